@@ -1,0 +1,388 @@
+//! What can go wrong, and the status a visitor gets for it.
+//!
+//! [`Error`] is one pointer: a [`Status`], a message for the visitor, a source for the log. Any foreign error becomes one
+//! through `?`, as a 500 whose chain goes to the log and of which nothing goes to the page.
+
+use std::error::Error as StdError;
+use std::fmt;
+
+/// The boxed error of the standard library, as handlers and tasks may return it.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+/// A result whose error is an [`Error`] unless it says otherwise.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Ends a closure that uses `?` without naming the error type.
+///
+/// ```
+/// use aside::background;
+///
+/// background(|| {
+///     let _port: u16 = "8000".parse()?;
+///     aside::ok(())
+/// });
+/// ```
+///
+/// With `Ok(())` there the compiler asks for a type: "type annotations needed for `Result<(), E>`" (E0282), because `?`
+/// could convert into any error.
+///
+/// # Errors
+/// Never: it is `Ok` with the error type [`Error`].
+pub fn ok<T>(value: T) -> Result<T> {
+    Ok(value)
+}
+
+/// An HTTP status code (RFC 9110, section 15).
+///
+/// ```
+/// use aside::Status;
+///
+/// assert_eq!(Status::NOT_FOUND.code(), 404);
+/// assert_eq!(Status::new(418).reason(), "");
+/// assert_eq!(Status::CREATED.to_string(), "201 Created");
+/// ```
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Status(u16);
+
+macro_rules! statuses {
+    ($($code:literal $name:ident $reason:literal,)*) => {
+        impl Status {
+            $(#[doc = concat!("`", $code, " ", $reason, "`")] pub const $name: Status = Status($code);)*
+
+            /// The reason phrase, or nothing for a code without a registered one.
+            pub const fn reason(self) -> &'static str {
+                match self.0 {
+                    $($code => $reason,)*
+                    _ => "",
+                }
+            }
+        }
+    };
+}
+
+statuses! {
+    100 CONTINUE "Continue",
+    200 OK "OK",
+    201 CREATED "Created",
+    202 ACCEPTED "Accepted",
+    204 NO_CONTENT "No Content",
+    206 PARTIAL_CONTENT "Partial Content",
+    301 MOVED_PERMANENTLY "Moved Permanently",
+    302 FOUND "Found",
+    303 SEE_OTHER "See Other",
+    304 NOT_MODIFIED "Not Modified",
+    307 TEMPORARY_REDIRECT "Temporary Redirect",
+    308 PERMANENT_REDIRECT "Permanent Redirect",
+    400 BAD_REQUEST "Bad Request",
+    401 UNAUTHORIZED "Unauthorized",
+    403 FORBIDDEN "Forbidden",
+    404 NOT_FOUND "Not Found",
+    405 METHOD_NOT_ALLOWED "Method Not Allowed",
+    406 NOT_ACCEPTABLE "Not Acceptable",
+    408 REQUEST_TIMEOUT "Request Timeout",
+    409 CONFLICT "Conflict",
+    410 GONE "Gone",
+    411 LENGTH_REQUIRED "Length Required",
+    412 PRECONDITION_FAILED "Precondition Failed",
+    413 CONTENT_TOO_LARGE "Content Too Large",
+    414 URI_TOO_LONG "URI Too Long",
+    415 UNSUPPORTED_MEDIA_TYPE "Unsupported Media Type",
+    416 RANGE_NOT_SATISFIABLE "Range Not Satisfiable",
+    417 EXPECTATION_FAILED "Expectation Failed",
+    421 MISDIRECTED_REQUEST "Misdirected Request",
+    422 UNPROCESSABLE_CONTENT "Unprocessable Content",
+    428 PRECONDITION_REQUIRED "Precondition Required",
+    429 TOO_MANY_REQUESTS "Too Many Requests",
+    431 REQUEST_HEADER_FIELDS_TOO_LARGE "Request Header Fields Too Large",
+    500 INTERNAL_SERVER_ERROR "Internal Server Error",
+    501 NOT_IMPLEMENTED "Not Implemented",
+    502 BAD_GATEWAY "Bad Gateway",
+    503 SERVICE_UNAVAILABLE "Service Unavailable",
+    504 GATEWAY_TIMEOUT "Gateway Timeout",
+    505 HTTP_VERSION_NOT_SUPPORTED "HTTP Version Not Supported",
+}
+
+impl Status {
+    /// A status from its number.
+    ///
+    /// # Panics
+    /// When the number is not one of 100 to 599, which is a mistake in the program.
+    pub const fn new(code: u16) -> Status {
+        assert!(code >= 100 && code <= 599, "an HTTP status is a number from 100 to 599");
+        Status(code)
+    }
+
+    /// The number.
+    pub const fn code(self) -> u16 {
+        self.0
+    }
+
+    /// Whether it is 400 to 499: the client's mistake.
+    pub const fn is_client_error(self) -> bool {
+        self.0 >= 400 && self.0 < 500
+    }
+
+    /// Whether it is 500 to 599: ours.
+    pub const fn is_server_error(self) -> bool {
+        self.0 >= 500
+    }
+
+    /// Whether a response with it never has a body: 1xx, 204 and 304.
+    pub const fn is_bodiless(self) -> bool {
+        matches!(self.0, 100..=199 | 204 | 304)
+    }
+}
+
+impl fmt::Display for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.0, self.reason())
+    }
+}
+
+impl fmt::Debug for Status {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Status({})", self.0)
+    }
+}
+
+/// What went wrong, with the status the visitor gets.
+///
+/// ```
+/// use aside::{Error, Request, Result, Status};
+///
+/// fn photo(req: &mut Request) -> Result<String> {
+///     let id: u64 = req.param("id")?;
+///     if id > 1_000 {
+///         return Err(Error::not_found("There is no such photo."));
+///     }
+///     let text = std::fs::read_to_string(format!("data/{id}.txt"))?; // any error: a 500, its chain in the log
+///     Ok(text)
+/// }
+///
+/// let error: Error = std::io::Error::other("disk on fire").into();
+/// assert_eq!(error.status(), Status::INTERNAL_SERVER_ERROR);
+/// assert_eq!(error.chain(), "disk on fire");
+/// ```
+///
+/// It does not implement [`std::error::Error`], so that `?` can take every error that does. It converts into
+/// `Box<dyn std::error::Error>` (with `Send + Sync` or without), and [`Error::from_box`] finds it there again, status and all.
+pub struct Error(Box<Inner>);
+
+struct Inner {
+    status: Status,
+    message: Option<String>,
+    source: Option<BoxError>,
+}
+
+impl Error {
+    /// An error with a status and words for the visitor.
+    pub fn new(status: Status, message: impl Into<String>) -> Error {
+        Error(Box::new(Inner { status, message: Some(message.into()), source: None }))
+    }
+
+    /// 400: the request is malformed.
+    pub fn bad_request(message: impl Into<String>) -> Error {
+        Error::new(Status::BAD_REQUEST, message)
+    }
+
+    /// 401: nobody is logged in.
+    pub fn unauthorized(message: impl Into<String>) -> Error {
+        Error::new(Status::UNAUTHORIZED, message)
+    }
+
+    /// 403: not allowed to this visitor.
+    pub fn forbidden(message: impl Into<String>) -> Error {
+        Error::new(Status::FORBIDDEN, message)
+    }
+
+    /// 404: nothing is there.
+    pub fn not_found(message: impl Into<String>) -> Error {
+        Error::new(Status::NOT_FOUND, message)
+    }
+
+    /// 409: at odds with what is there.
+    pub fn conflict(message: impl Into<String>) -> Error {
+        Error::new(Status::CONFLICT, message)
+    }
+
+    /// 413: over a limit. Name the setting in the message.
+    pub fn too_large(message: impl Into<String>) -> Error {
+        Error::new(Status::CONTENT_TOO_LARGE, message)
+    }
+
+    /// 422: well formed, and still wrong. Name the field in the message.
+    pub fn unprocessable(message: impl Into<String>) -> Error {
+        Error::new(Status::UNPROCESSABLE_CONTENT, message)
+    }
+
+    /// 500: ours. The message goes to the log, and to the page only in development.
+    pub fn internal(message: impl Into<String>) -> Error {
+        Error::new(Status::INTERNAL_SERVER_ERROR, message)
+    }
+
+    /// Any error that can be boxed: a foreign one, a boxed one, a string, or an [`Error`] that was boxed on its way here,
+    /// which comes out as it went in.
+    pub fn from_box(error: impl Into<BoxError>) -> Error {
+        match error.into().downcast::<Carrier>() {
+            Ok(carrier) => carrier.0,
+            Err(source) => {
+                Error(Box::new(Inner { status: Status::INTERNAL_SERVER_ERROR, message: None, source: Some(source) }))
+            }
+        }
+    }
+
+    /// The same error under another status.
+    pub fn with_status(mut self, status: Status) -> Error {
+        self.0.status = status;
+        self
+    }
+
+    /// The same error with words in front of its chain: what was being done when it happened.
+    pub fn context(self, message: impl Into<String>) -> Error {
+        let status = self.0.status;
+        let source = Some(BoxError::from(self));
+        Error(Box::new(Inner { status, message: Some(message.into()), source }))
+    }
+
+    /// The same error with what caused it, for the log.
+    pub fn with_source(mut self, source: impl Into<BoxError>) -> Error {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The status the visitor gets.
+    pub fn status(&self) -> Status {
+        self.0.status
+    }
+
+    /// The words for the visitor, when there are any. A page shows them for 4xx; for 5xx only in development.
+    pub fn message(&self) -> Option<&str> {
+        self.0.message.as_deref()
+    }
+
+    /// What caused it, when something did.
+    pub fn source(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
+        self.0.source.as_deref()
+    }
+
+    /// The whole chain of sources, joined by `: `, as the log shows it.
+    pub fn chain(&self) -> String {
+        let mut parts: Vec<String> = self.0.message.iter().cloned().collect();
+        if let Some(source) = self.source() {
+            parts.push(chain(source));
+        }
+        if parts.is_empty() { self.0.status.to_string() } else { parts.join(": ") }
+    }
+}
+
+/// An error and its chain of sources, joined by `: `. A source that its parent's text repeats at the end is not said twice.
+pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
+    // A carrier's text is its own chain already.
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(source) = next {
+        let words = source.to_string();
+        if !text.ends_with(&words) {
+            text = format!("{text}: {words}");
+        }
+        next = source.source();
+    }
+    text
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.0.message, &self.0.source) {
+            (Some(message), _) => f.write_str(message),
+            (None, Some(source)) => source.fmt(f),
+            (None, None) => self.0.status.fmt(f),
+        }
+    }
+}
+
+/// As `main` prints it when it returns one: status and chain on one line.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.chain(), self.0.status)
+    }
+}
+
+impl<E: StdError + Send + Sync + 'static> From<E> for Error {
+    fn from(error: E) -> Error {
+        Error::from_box(error)
+    }
+}
+
+impl From<Error> for BoxError {
+    fn from(error: Error) -> BoxError {
+        Box::new(Carrier(error))
+    }
+}
+
+impl From<Error> for Box<dyn StdError> {
+    fn from(error: Error) -> Box<dyn StdError> {
+        Box::new(Carrier(error))
+    }
+}
+
+/// Takes an [`Error`] through a `Box<dyn Error>`: `Error` itself cannot implement the trait and have `?` take every error.
+struct Carrier(Error);
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl fmt::Debug for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl StdError for Carrier {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let source = self.0.0.source.as_deref()?;
+        // Without words of its own the carrier's text is its source's, whose turn it is not again.
+        if self.0.0.message.is_some() { Some(source) } else { source.source() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn boxed(error: Error) -> BoxError {
+        error.into()
+    }
+
+    #[test]
+    fn a_status_survives_the_trip_through_a_box() {
+        let back = Error::from_box(boxed(Error::not_found("gone")));
+        assert_eq!(back.status(), Status::NOT_FOUND);
+        assert_eq!(back.message(), Some("gone"));
+    }
+
+    #[test]
+    fn a_status_survives_the_question_mark() {
+        fn inner() -> std::result::Result<(), BoxError> {
+            Err(Error::conflict("taken"))?;
+            Ok(())
+        }
+        assert_eq!(Error::from_box(inner().unwrap_err()).status(), Status::CONFLICT);
+    }
+
+    #[test]
+    fn the_chain_is_joined_and_says_nothing_twice() {
+        let source = std::io::Error::other("disk full");
+        let error = Error::from(source).context("cannot save the order").context("checkout");
+        assert_eq!(error.chain(), "checkout: cannot save the order: disk full");
+        assert_eq!(Error::from_box("plain words").chain(), "plain words");
+        assert_eq!(Error::from_box(boxed(Error::internal("once"))).chain(), "once");
+    }
+
+    #[test]
+    fn an_error_is_one_pointer() {
+        assert_eq!(size_of::<Result<()>>(), size_of::<usize>());
+    }
+}

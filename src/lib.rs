@@ -1,0 +1,3 @@
+//! aside
+mod error;
+pub use error::{BoxError, Error, Result, Status, ok};
