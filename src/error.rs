@@ -313,6 +313,13 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Error {
     }
 }
 
+/// The status alone, with no words of its own.
+impl From<Status> for Error {
+    fn from(status: Status) -> Error {
+        Error(Box::new(Inner { status, message: None, source: None }))
+    }
+}
+
 impl From<Error> for BoxError {
     fn from(error: Error) -> BoxError {
         Box::new(Carrier(error))
@@ -323,6 +330,20 @@ impl From<Error> for Box<dyn StdError> {
     fn from(error: Error) -> Box<dyn StdError> {
         Box::new(Carrier(error))
     }
+}
+
+/// The type of a function that never returns (`!`, which stable Rust does not let us name): `|| panic!("boom")` is a handler
+/// and a task like any other.
+pub(crate) type Never = <fn() -> ! as Returns>::Value;
+
+/// What a function pointer returns.
+pub trait Returns {
+    /// The type after the arrow.
+    type Value;
+}
+
+impl<T> Returns for fn() -> T {
+    type Value = T;
 }
 
 /// Takes an [`Error`] through a `Box<dyn Error>`: `Error` itself cannot implement the trait and have `?` take every error.

@@ -1,3 +1,17 @@
-//! aside
+//! aside: serve the page now, do the rest aside.
+
+mod background;
+mod config;
 mod error;
+mod http;
+
+pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome, Panic};
+pub use background::pool::Pool;
+pub use background::registry::{Counts, Progress, TaskState};
+pub use background::scope::Origin;
+pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, TaskInfo, background, task};
+pub use config::{Config, Mode};
 pub use error::{BoxError, Error, Result, Status, ok};
+pub use http::headers::Headers;
+pub use http::request::{Method, Request};
+pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};

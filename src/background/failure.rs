@@ -1,0 +1,158 @@
+//! How a task ended, when it did not end well.
+
+use std::fmt;
+
+use crate::error::{BoxError, Error, Never, chain};
+
+/// What a task came to: its value, or why there is none.
+pub type Outcome<T> = Result<T, Failure>;
+
+/// Why a task has no value.
+///
+/// ```
+/// use aside::{Failure, background};
+///
+/// let handle = background(|| Err::<(), _>("no such order"));
+/// match handle.join().expect("panics are caught inside") {
+///     Err(Failure::Error(error)) => assert_eq!(error.chain(), "no such order"),
+///     other => unreachable!("{other:?}"),
+/// }
+/// ```
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Failure {
+    /// It returned an error.
+    Error(Error),
+    /// It panicked.
+    Panic(Panic),
+    /// It was told to cancel, and did; or it never began.
+    Cancelled,
+    /// It was told to cancel because its deadline had passed, and did.
+    TimedOut,
+    /// The process stopped before it could begin, or begin again.
+    Abandoned,
+}
+
+impl Failure {
+    /// The failure that an error means: [`Cancelled`] somewhere in its chain is a cancellation, not an error.
+    pub(crate) fn from_error(error: BoxError) -> Failure {
+        let error = Error::from_box(error);
+        if says_cancelled(&error) { Failure::Cancelled } else { Failure::Error(error) }
+    }
+}
+
+fn says_cancelled(error: &Error) -> bool {
+    let mut next = error.source().map(|source| source as &(dyn std::error::Error + 'static));
+    while let Some(source) = next {
+        if source.is::<Cancelled>() {
+            return true;
+        }
+        next = source.source();
+    }
+    false
+}
+
+/// As the log line says it, after the task's name: `failed: connection refused`, `panicked: boom, at src/import.rs:50`.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Failure::Error(error) => write!(f, "failed: {}", error.chain()),
+            Failure::Panic(panic) => write!(f, "panicked: {panic}"),
+            Failure::Cancelled => f.write_str("was cancelled"),
+            Failure::TimedOut => f.write_str("timed out"),
+            Failure::Abandoned => f.write_str("was abandoned: the process is stopping"),
+        }
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// A panic that was caught: what it said, and where.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Panic {
+    /// What it said, or `(no message)` when the payload was no text.
+    pub message: String,
+    /// Where: file and line. Not known for a payload that `resume_unwind` sent on, nor under a later panic hook.
+    pub place: Option<String>,
+    /// The way there, when `RUST_BACKTRACE` asks for it.
+    pub backtrace: Option<String>,
+}
+
+impl fmt::Display for Panic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.place.as_ref().map_or(Ok(()), |place| write!(f, ", at {place}"))
+    }
+}
+
+/// The error of [`TaskContext::check`](crate::TaskContext::check) and [`sleep`](crate::TaskContext::sleep): the task was
+/// told to cancel. A task that returns it, alone or as the source of another error, counts as cancelled and not as failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cancelled;
+
+impl fmt::Display for Cancelled {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the task was told to cancel")
+    }
+}
+
+impl std::error::Error for Cancelled {}
+
+/// What a task may return: nothing, or a `Result` with any error that can be boxed.
+pub trait IntoOutcome {
+    /// What it yields when it goes well.
+    type Value;
+
+    /// The result as the registry and the log take it.
+    ///
+    /// # Errors
+    /// When the task returned an error.
+    fn into_outcome(self) -> Outcome<Self::Value>;
+}
+
+impl IntoOutcome for () {
+    type Value = ();
+
+    fn into_outcome(self) -> Outcome<()> {
+        Ok(())
+    }
+}
+
+impl IntoOutcome for Never {
+    type Value = Never;
+
+    fn into_outcome(self) -> Outcome<Never> {
+        self
+    }
+}
+
+impl<T, E: Into<BoxError>> IntoOutcome for Result<T, E> {
+    type Value = T;
+
+    fn into_outcome(self) -> Outcome<T> {
+        self.map_err(|error| Failure::from_error(error.into()))
+    }
+}
+
+/// The words of a failure's cause alone, without `failed:`; for a page or a record.
+pub(crate) fn cause(failure: &Failure) -> String {
+    match failure {
+        Failure::Error(error) => error.chain(),
+        Failure::Panic(panic) => panic.to_string(),
+        other => chain(other),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cancellation_is_found_under_other_errors() {
+        let error = Error::from(Cancelled).context("half of the rows are in");
+        assert!(matches!(Failure::from_error(error.into()), Failure::Cancelled));
+        assert!(matches!(Failure::from_error(Cancelled.into()), Failure::Cancelled));
+        assert!(matches!(Failure::from_error("other".into()), Failure::Error(_)));
+    }
+}

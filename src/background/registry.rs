@@ -1,0 +1,597 @@
+//! What runs, what waits, what ended, and who may begin.
+//!
+//! One registry for each application. It hands out the places that tasks run in: at most `ASIDE_MAX_TASKS`, past which
+//! work waits in one queue, in order. Nothing that it takes in is dropped without a line in the log.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::failure::{Failure, cause};
+use super::scope::Origin;
+use super::threads::{self, Work};
+use super::timer;
+use crate::config::Config;
+
+/// How many ended tasks are remembered, and how many failed ones.
+const ENDED: usize = 200;
+const FAILED: usize = 100;
+
+/// How often a wait is logged, and how soon a refused thread is asked for again.
+const WARN_EVERY: Duration = Duration::from_secs(5);
+const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// One task: who it is, how far it is, and how it ended.
+pub(crate) struct Record {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    pub(crate) key: Option<String>,
+    pub(crate) origin: Option<Arc<Origin>>,
+    began: OnceLock<Instant>,
+    end: OnceLock<End>,
+    stop: Mutex<Option<Stop>>,
+    told: Condvar,
+    stopped: AtomicBool,
+    progress: Mutex<Progress>,
+    overdue: AtomicBool,
+}
+
+/// Why a task was told to cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Asked,
+    Deadline,
+}
+
+/// How a task ended.
+struct End {
+    after: Duration,
+    failure: Option<String>,
+    backtrace: Option<String>,
+    kind: TaskState,
+}
+
+/// How far a task is, as it said itself.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Progress {
+    /// How many steps are done.
+    pub done: u64,
+    /// Of how many; 0 when it has not said.
+    pub total: u64,
+    /// What it is at.
+    pub message: String,
+}
+
+/// Where a task stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TaskState {
+    /// It has not begun: for a thread, or for its next try.
+    Waiting,
+    /// It runs.
+    Running,
+    /// It ended well.
+    Done,
+    /// It returned an error, panicked, or was abandoned.
+    Failed,
+    /// It was cancelled, or timed out.
+    Cancelled,
+}
+
+impl Record {
+    /// Whether it was told to cancel.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
+    /// Why it was told to cancel.
+    pub(crate) fn stop_reason(&self) -> Option<Stop> {
+        *lock(&self.stop)
+    }
+
+    /// Tells it to cancel; the first reason counts.
+    pub(crate) fn tell_to_stop(&self, why: Stop) {
+        lock(&self.stop).get_or_insert(why);
+        self.stopped.store(true, Ordering::Release);
+        self.told.notify_all();
+    }
+
+    /// Waits that long, or until told to cancel, and says whether it was.
+    pub(crate) fn wait_for_stop(&self, wait: Duration) -> bool {
+        let waiting = self.told.wait_timeout_while(lock(&self.stop), wait, |stop| stop.is_none());
+        waiting.unwrap_or_else(PoisonError::into_inner).0.is_some()
+    }
+
+    pub(crate) fn begin(&self) {
+        self.began.get_or_init(Instant::now);
+    }
+
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
+        change(&mut lock(&self.progress));
+    }
+
+    pub(crate) fn progress(&self) -> Progress {
+        lock(&self.progress).clone()
+    }
+
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.overdue.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.get().is_some()
+    }
+
+    pub(crate) fn failure(&self) -> Option<(&str, Option<&str>)> {
+        let end = self.end.get()?;
+        Some((end.failure.as_deref()?, end.backtrace.as_deref()))
+    }
+
+    pub(crate) fn state(&self) -> TaskState {
+        match (self.end.get(), self.began.get()) {
+            (Some(end), _) => end.kind,
+            (None, Some(_)) => TaskState::Running,
+            (None, None) => TaskState::Waiting,
+        }
+    }
+
+    /// How long it has run, or ran.
+    pub(crate) fn after(&self) -> Duration {
+        let so_far = || self.began.get().map_or(Duration::ZERO, Instant::elapsed);
+        self.end.get().map_or_else(so_far, |end| end.after)
+    }
+
+    /// The log line of what happened to it, whose parts cannot break it.
+    fn line(&self, what: &str) -> String {
+        let origin = self.origin.as_ref().map_or(String::new(), |origin| format!("{origin}, "));
+        let after = span(self.after());
+        escape(&format!("Background task {} {what} (task {}, {origin}after {after})", self.name, self.id))
+    }
+}
+
+/// A duration as people say it: `20 ms`, `1.2 s`, `3 min 20 s`.
+pub(crate) fn span(time: Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{} ms", time.as_millis()),
+        1..60 => format!("{:.1} s", time.as_secs_f64()),
+        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
+        seconds => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+    }
+}
+
+/// Text for one line of the log: line breaks, other control characters and marks that turn the direction of writing are
+/// shown by their escapes, so that nobody can forge a line.
+pub(crate) fn escape(text: &str) -> String {
+    let hidden = |c: char| {
+        c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(hidden) {
+        return text.to_owned();
+    }
+    text.chars().fold(String::with_capacity(text.len() + 8), |mut out, c| {
+        if hidden(c) {
+            out.extend(c.escape_default())
+        } else {
+            out.push(c)
+        }
+        out
+    })
+}
+
+/// How many tasks there are and were.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Counts {
+    /// Running, or waiting to.
+    pub unfinished: usize,
+    /// Waiting for a thread.
+    pub queued: usize,
+    /// Ended since the start of the process, well or not.
+    pub ended: u64,
+    /// Of these, failed.
+    pub failed: u64,
+}
+
+/// The tasks of one application.
+#[derive(Clone)]
+pub(crate) struct Registry(Arc<Shared>);
+
+struct Shared {
+    max_tasks: usize,
+    nice: i32,
+    ids: AtomicU64,
+    state: Mutex<State>,
+    /// Something ended, began to wait, or was queued. Told only while somebody watches: a call to the system for each.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    unfinished: BTreeMap<u64, Arc<Record>>,
+    places_taken: usize,
+    queue: VecDeque<Entry>,
+    waiting_to_retry: HashMap<u64, Work>,
+    ended: VecDeque<Arc<Record>>,
+    failed: VecDeque<Arc<Record>>,
+    ended_count: u64,
+    failed_count: u64,
+    watchers: usize,
+    closing: bool,
+}
+
+/// Who waits for a place.
+enum Entry {
+    Work(Work),
+    Caller(Arc<Gate>),
+}
+
+/// A caller of `background` that waits for a place.
+#[derive(Default)]
+struct Gate {
+    open: Mutex<bool>,
+    opened: Condvar,
+}
+
+impl Registry {
+    /// A registry with the limits of a configuration.
+    pub(crate) fn new(config: &Config) -> Registry {
+        timer::start();
+        Registry(Arc::new(Shared {
+            max_tasks: config.max_tasks,
+            nice: config.nice,
+            ids: AtomicU64::new(1),
+            state: Mutex::default(),
+            changed: Condvar::new(),
+        }))
+    }
+
+    /// The nice value of tasks.
+    pub(crate) fn nice(&self) -> i32 {
+        self.0.nice
+    }
+
+    /// Enters a new task.
+    pub(crate) fn enter(&self, name: String, key: Option<String>, origin: Option<Arc<Origin>>) -> Arc<Record> {
+        let record = Arc::new(Record {
+            id: self.0.ids.fetch_add(1, Ordering::Relaxed),
+            name,
+            key,
+            origin,
+            began: OnceLock::new(),
+            end: OnceLock::new(),
+            stop: Mutex::default(),
+            told: Condvar::new(),
+            stopped: AtomicBool::new(false),
+            progress: Mutex::default(),
+            overdue: AtomicBool::new(false),
+        });
+        self.state().unfinished.insert(record.id, record.clone());
+        record
+    }
+
+    /// Takes a place for the caller, waiting for one when all are taken. What a task starts is exempt from waiting, so
+    /// that parents and children cannot wait for one another.
+    pub(crate) fn take_place(&self, record: &Record, exempt: bool) {
+        let gate = {
+            let mut state = self.state();
+            if exempt || state.has_place(self.0.max_tasks) {
+                state.places_taken += 1;
+                return;
+            }
+            let gate = Arc::new(Gate::default());
+            state.queue.push_back(Entry::Caller(gate.clone()));
+            gate
+        };
+        let began = Instant::now();
+        while !gate.wait(WARN_EVERY) {
+            let (most, waited) = (self.0.max_tasks, span(began.elapsed()));
+            let words = format!("waits to begin: {most} tasks run already (ASIDE_MAX_TASKS), for {waited} so far");
+            log::warn!(target: "aside::background", "{}", record.line(&words));
+        }
+    }
+
+    /// Starts work in a place of its own, or queues it until there is one.
+    pub(crate) fn start(&self, work: Work, exempt: bool) {
+        {
+            let mut state = self.state();
+            if !exempt && !state.has_place(self.0.max_tasks) {
+                state.queue.push_back(Entry::Work(work));
+                return;
+            }
+            state.places_taken += 1;
+        }
+        self.run(work);
+    }
+
+    /// Runs work whose place is taken. Refused a thread, it is first in the queue and gives its place back.
+    fn run(&self, work: Work) {
+        let Err(work) = threads::run(self.0.nice, work) else { return };
+        log::warn!(target: "aside::background", "The system refuses another thread; the task waits for one.");
+        let mut state = self.state();
+        state.queue.push_front(Entry::Work(work));
+        state.places_taken -= 1;
+        drop(state);
+        let registry = self.clone();
+        timer::at(Instant::now() + ASK_AGAIN, move || registry.serve_queue());
+    }
+
+    fn serve_queue(&self) {
+        let next = {
+            let mut state = self.state();
+            if state.places_taken < self.0.max_tasks { state.next_in_queue() } else { None }
+        };
+        if let Some(work) = next {
+            self.run(work);
+        }
+    }
+
+    /// Gives a place back. What comes out has it now, and is for the same thread to do.
+    pub(crate) fn leave_place(&self) -> Option<Work> {
+        let mut state = self.state();
+        state.places_taken -= 1;
+        if state.places_taken < self.0.max_tasks { state.next_in_queue() } else { None }
+    }
+
+    /// The same on a thread that ends.
+    pub(crate) fn leave_place_and_pass_on(&self) {
+        if let Some(work) = self.leave_place() {
+            self.run(work);
+        }
+    }
+
+    /// Waits a moment after the system refused a thread, and says so.
+    pub(crate) fn wait_for_thread(&self, record: &Record) {
+        log::warn!(target: "aside::background", "{}", record.line("waits to begin: the system refuses another thread"));
+        let changed = self.watch(self.state(), Instant::now() + ASK_AGAIN);
+        drop(changed);
+    }
+
+    /// Tells the task to cancel when its deadline has passed, and says so in the log.
+    pub(crate) fn watch_deadline(&self, record: &Arc<Record>, deadline: Duration) -> timer::Ticket {
+        let record = record.clone();
+        timer::at(Instant::now() + deadline, move || {
+            record.overdue.store(true, Ordering::Relaxed);
+            record.tell_to_stop(Stop::Deadline);
+            let words = format!("is overdue: past its deadline of {}, told to cancel", span(deadline));
+            log::warn!(target: "aside::background", "{}", record.line(&words));
+        })
+    }
+
+    /// Keeps a task's next try until its time. The wait holds no thread and no place.
+    pub(crate) fn retry_after(&self, record: &Arc<Record>, wait: Duration, again: Work) {
+        let mut state = self.state();
+        state.waiting_to_retry.insert(record.id, again);
+        self.tell(&state);
+        drop(state);
+        let (registry, id) = (self.clone(), record.id);
+        timer::at(Instant::now() + wait, move || registry.retry_now(id));
+    }
+
+    /// Begins a task's next try, if it is waiting for that.
+    pub(crate) fn retry_now(&self, id: u64) {
+        let again = self.state().waiting_to_retry.remove(&id);
+        if let Some(work) = again {
+            self.start(work, false);
+        }
+    }
+
+    /// Says in the log that a try failed and when the next one is.
+    pub(crate) fn log_retry(&self, record: &Record, failure: &Failure, tries: (u32, u32), wait: Duration) {
+        let words = format!("{failure}; try {} of {}, the next in {}", tries.0, tries.1, span(wait));
+        log::warn!(target: "aside::background", "{}", record.line(&words));
+    }
+
+    /// Enters how a task ended, and logs it: once, on one line.
+    pub(crate) fn end(&self, record: &Arc<Record>, failure: Option<&Failure>) {
+        let end = End {
+            after: record.after(),
+            failure: failure.map(cause),
+            backtrace: failure.and_then(backtrace).map(str::to_owned),
+            kind: failure.map_or(TaskState::Done, state_after),
+        };
+        if record.end.set(end).is_err() {
+            return;
+        }
+        log_end(record, failure);
+        let mut state = self.state();
+        state.unfinished.remove(&record.id);
+        state.ended_count += 1;
+        keep(&mut state.ended, record, ENDED);
+        if record.state() == TaskState::Failed {
+            state.failed_count += 1;
+            keep(&mut state.failed, record, FAILED);
+        }
+        self.tell(&state);
+    }
+
+    /// What has not ended, oldest first.
+    pub(crate) fn unfinished(&self) -> Vec<Arc<Record>> {
+        self.state().unfinished.values().cloned().collect()
+    }
+
+    /// The last that ended, newest last.
+    pub(crate) fn ended(&self) -> Vec<Arc<Record>> {
+        self.state().ended.iter().cloned().collect()
+    }
+
+    /// The last that failed, newest last.
+    pub(crate) fn failed(&self) -> Vec<Arc<Record>> {
+        self.state().failed.iter().cloned().collect()
+    }
+
+    /// The newest task of that key, running before ended.
+    pub(crate) fn find(&self, key: &str) -> Option<Arc<Record>> {
+        let state = self.state();
+        let has_key = |record: &&Arc<Record>| record.key.as_deref() == Some(key);
+        let running = state.unfinished.values().rev().find(has_key);
+        running.or_else(|| state.ended.iter().rev().find(has_key)).cloned()
+    }
+
+    pub(crate) fn counts(&self) -> Counts {
+        let state = self.state();
+        Counts {
+            unfinished: state.unfinished.len(),
+            queued: state.queue.len(),
+            ended: state.ended_count,
+            failed: state.failed_count,
+        }
+    }
+
+    /// Whether the process is stopping: no task is tried again.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.state().closing
+    }
+
+    /// Waits until every task has ended, or until that time, and says whether they have. Waits between tries are cut short.
+    pub(crate) fn settle(&self, until: Instant) -> bool {
+        loop {
+            let waiting: Vec<u64> = self.state().waiting_to_retry.keys().copied().collect();
+            waiting.into_iter().for_each(|id| self.retry_now(id));
+            let state = self.state();
+            if state.unfinished.is_empty() {
+                return true;
+            }
+            if Instant::now() >= until {
+                return false;
+            }
+            if state.waiting_to_retry.is_empty() {
+                drop(self.watch(state, until));
+            }
+        }
+    }
+
+    /// Ends it all: waits for the tasks for `grace`, giving those between two tries their last one at once; tells what is
+    /// left to cancel and waits `more`; then names in the log, one by one, what is given up. Says whether nothing was.
+    pub(crate) fn drain(&self, grace: Duration, more: Duration) -> bool {
+        self.state().closing = true;
+        if self.settle(Instant::now() + grace) {
+            return true;
+        }
+        self.unfinished().iter().for_each(|record| record.tell_to_stop(Stop::Asked));
+        let settled = self.settle(Instant::now() + more);
+        // Dropped outside the lock: each tells its handle that it was abandoned.
+        let never_begun = std::mem::take(&mut self.state().queue);
+        self.unfinished().iter().for_each(|record| self.end(record, Some(&Failure::Abandoned)));
+        drop(never_begun);
+        settled
+    }
+
+    fn tell(&self, state: &State) {
+        if state.watchers > 0 {
+            self.0.changed.notify_all();
+        }
+    }
+
+    /// Waits for a change, at most until that time.
+    fn watch<'s>(&'s self, mut state: MutexGuard<'s, State>, until: Instant) -> MutexGuard<'s, State> {
+        state.watchers += 1;
+        let wait = until.saturating_duration_since(Instant::now());
+        let mut state = self.0.changed.wait_timeout(state, wait).unwrap_or_else(PoisonError::into_inner).0;
+        state.watchers -= 1;
+        state
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.0.state)
+    }
+}
+
+impl State {
+    /// Whether somebody new may begin: there is a place, and nobody came before.
+    fn has_place(&self, max_tasks: usize) -> bool {
+        self.places_taken < max_tasks && self.queue.is_empty()
+    }
+
+    /// Gives a place to the first in the queue. Work comes out with it; a caller is let go on.
+    fn next_in_queue(&mut self) -> Option<Work> {
+        let entry = self.queue.pop_front()?;
+        self.places_taken += 1;
+        match entry {
+            Entry::Work(work) => Some(work),
+            Entry::Caller(gate) => {
+                gate.open();
+                None
+            }
+        }
+    }
+}
+
+impl Gate {
+    fn open(&self) {
+        *lock(&self.open) = true;
+        self.opened.notify_one();
+    }
+
+    /// Waits that long for it to open, and says whether it did.
+    fn wait(&self, wait: Duration) -> bool {
+        let waiting = self.opened.wait_timeout_while(lock(&self.open), wait, |open| !*open);
+        *waiting.unwrap_or_else(PoisonError::into_inner).0
+    }
+}
+
+fn keep(list: &mut VecDeque<Arc<Record>>, record: &Arc<Record>, most: usize) {
+    if list.len() == most {
+        list.pop_front();
+    }
+    list.push_back(record.clone());
+}
+
+fn state_after(failure: &Failure) -> TaskState {
+    match failure {
+        Failure::Cancelled | Failure::TimedOut => TaskState::Cancelled,
+        _ => TaskState::Failed,
+    }
+}
+
+fn backtrace(failure: &Failure) -> Option<&str> {
+    match failure {
+        Failure::Panic(panic) => panic.backtrace.as_deref(),
+        _ => None,
+    }
+}
+
+fn log_end(record: &Record, failure: Option<&Failure>) {
+    let line = |what: &dyn std::fmt::Display| record.line(&what.to_string());
+    match failure {
+        None => log::debug!(target: "aside::background", "{}", line(&"is done")),
+        Some(failure @ Failure::Cancelled) => log::info!(target: "aside::background", "{}", line(failure)),
+        Some(failure) => {
+            let backtrace = backtrace(failure).map_or(String::new(), |lines| format!("\n{}", lines.trim_end()));
+            log::error!(target: "aside::background", "{}{backtrace}", line(failure));
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_duration_is_said_as_people_do() {
+        let said: Vec<String> =
+            [20, 1_234, 59_990, 200_000, 7_500_000].map(|ms| span(Duration::from_millis(ms))).into();
+        assert_eq!(said, ["20 ms", "1.2 s", "60.0 s", "3 min 20 s", "2 h 5 min"]);
+    }
+
+    #[test]
+    fn a_line_cannot_be_forged() {
+        assert_eq!(escape("a\nb\r\x1b[31m\u{202e}é"), "a\\nb\\r\\u{1b}[31m\\u{202e}é");
+    }
+
+    #[test]
+    fn the_lists_are_bounded() {
+        let registry = Registry::new(&Config::default());
+        for _ in 0..ENDED + 50 {
+            let record = registry.enter("t".into(), None, None);
+            registry.end(&record, Some(&Failure::Abandoned));
+        }
+        assert_eq!((registry.ended().len(), registry.failed().len()), (ENDED, FAILED));
+        assert_eq!(registry.counts().failed, ENDED as u64 + 50);
+    }
+}

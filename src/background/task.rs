@@ -1,0 +1,708 @@
+//! Tasks: from a closure to its outcome.
+
+use std::any::Any;
+use std::fmt;
+use std::panic::Location;
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::failure::{Cancelled, Failure, IntoOutcome, Outcome};
+use super::panics;
+use super::registry::{Progress, Record, Registry, Stop, TaskState};
+use super::scope::{Context, Origin};
+use super::threads::{self, Work};
+use super::timer;
+use crate::error::Error;
+
+/// Does `f` aside: on an OS thread of its own, from now on. Gives the standard library's handle back.
+///
+/// ```
+/// use aside::background;
+///
+/// # fn charge(_order: u64) -> Result<(), std::io::Error> { Ok(()) }
+/// let order = 17;
+/// background(move || charge(order)); // and on with the page
+///
+/// let answer = background(|| "42".parse::<u32>());
+/// assert_eq!(answer.join().unwrap().unwrap(), 42);
+/// ```
+///
+/// `f` returns nothing, or a `Result` with any error. Its error or panic is logged, once, at error level, and never becomes
+/// a response; [`Failure`] tells which it was. A closure that uses `?` ends in [`aside::ok(())`](crate::ok()).
+///
+/// The task is named after the function, or after the enclosing function and the line for a closure; it carries the
+/// request that it came from, also into tasks that it starts itself. At shutdown the process waits for it.
+///
+/// At most `ASIDE_MAX_TASKS` (1,000) tasks run at once. Past that this call waits for one to end, which the log says; a
+/// call from within a task does not wait. Hold no lock across it that a task may want.
+///
+/// On Linux tasks stand back behind pages (`ASIDE_BACKGROUND_NICE`, 10), and threads that they start inherit that: a rayon
+/// pool that a task is the first to use serves everybody at the lower priority from then on.
+///
+/// # Panics
+/// Never; `join` never gives an `Err`, since panics are caught inside. `panic = "abort"` is not supported.
+#[track_caller]
+pub fn background<F, R>(f: F) -> JoinHandle<Outcome<R::Value>>
+where
+    F: FnOnce() -> R + Send + 'static,
+    R: IntoOutcome,
+    R::Value: Send + 'static,
+{
+    let name = name_of::<F>(Location::caller());
+    let run = Run::new(Context::current(), Name { name, key: None, deadline: None }, once(move |_| f()));
+    run.on_a_thread_of_its_own()
+}
+
+/// A task with a name, a key to find it by, a deadline, or more than one try.
+///
+/// ```
+/// use aside::Task;
+/// use std::time::Duration;
+///
+/// let handle = Task::named("import").key("photo-17").deadline(Duration::from_secs(60)).run(|task| {
+///     for row in 0..100 {
+///         task.check()?; // cancelled, or past the deadline
+///         task.progress(row, 100);
+///     }
+///     aside::ok(100)
+/// });
+/// assert_eq!(handle.join().unwrap(), 100);
+/// ```
+///
+/// It has a thread to itself while it runs. When `ASIDE_MAX_TASKS` run already it waits in order; `run` does not.
+#[derive(Debug, Clone, Default)]
+#[must_use = "it begins with `run`"]
+pub struct Task {
+    name: Option<String>,
+    key: Option<String>,
+    deadline: Option<Duration>,
+}
+
+impl Task {
+    /// A task named after its function, as [`background`] names it.
+    pub fn new() -> Task {
+        Task::default()
+    }
+
+    /// A task of that name.
+    pub fn named(name: impl Into<String>) -> Task {
+        Task { name: Some(name.into()), ..Task::default() }
+    }
+
+    /// A key that [`task`](crate::task()) finds it by.
+    pub fn key(mut self, key: impl Into<String>) -> Task {
+        self.key = Some(key.into());
+        self
+    }
+
+    /// How long it may take, from its first beginning. A thread cannot be killed: past that time it is told to cancel
+    /// ([`TaskContext::is_cancelled`]), and the log says that it is overdue.
+    pub fn deadline(mut self, deadline: Duration) -> Task {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// Tries it more than once. The wait between two tries holds no thread.
+    ///
+    /// ```
+    /// use aside::{Retry, Task};
+    /// use std::time::Duration;
+    ///
+    /// Task::named("ping").retry(Retry::exponential(3, Duration::from_secs(1))).run(|task| {
+    ///     log::info!("try {}", task.attempt());
+    ///     aside::ok(())
+    /// });
+    /// ```
+    pub fn retry(self, retry: Retry) -> RetriedTask {
+        RetriedTask { task: self, retry }
+    }
+
+    /// Runs it aside.
+    #[track_caller]
+    pub fn run<F, R>(self, f: F) -> TaskHandle<R::Value>
+    where
+        F: FnOnce(&TaskContext) -> R + Send + 'static,
+        R: IntoOutcome,
+        R::Value: Send + 'static,
+    {
+        let name = self.naming::<F>(Location::caller());
+        Run::new(Context::current(), name, once(f)).with_handle()
+    }
+
+    pub(crate) fn naming<F>(self, place: &Location<'_>) -> Name {
+        let name = self.name.unwrap_or_else(|| name_of::<F>(place));
+        Name { name, key: self.key, deadline: self.deadline }
+    }
+}
+
+/// A [`Task`] that is tried more than once: its function is called anew for each try.
+#[derive(Debug, Clone)]
+#[must_use = "it begins with `run`"]
+pub struct RetriedTask {
+    task: Task,
+    retry: Retry,
+}
+
+impl RetriedTask {
+    /// Runs it aside. A failed try is logged as a warning with the time of the next; the last one as an error.
+    #[track_caller]
+    pub fn run<F, R>(self, f: F) -> TaskHandle<R::Value>
+    where
+        F: Fn(&TaskContext) -> R + Send + 'static,
+        R: IntoOutcome,
+        R::Value: Send + 'static,
+    {
+        let name = self.task.naming::<F>(Location::caller());
+        let call: Call<R::Value> = Box::new(move |task| f(task).into_outcome());
+        Run { retry: Some(self.retry), ..Run::new(Context::current(), name, call) }.with_handle()
+    }
+}
+
+/// How often something is tried, and how long it waits in between.
+#[derive(Clone)]
+pub struct Retry {
+    tries: u32,
+    first_wait: Duration,
+    only_if: Option<fn(&Error) -> bool>,
+}
+
+impl Retry {
+    /// That many tries in all. The first wait is as given, each further one twice the former, at most an hour; each is
+    /// shortened by up to a quarter at random, so that what failed together does not come back together.
+    pub fn exponential(tries: u32, first_wait: Duration) -> Retry {
+        Retry { tries: tries.max(1), first_wait, only_if: None }
+    }
+
+    /// Tries again only after errors that the function says yes to. Panics are tried again in any case.
+    pub fn only_if(mut self, worth_it: fn(&Error) -> bool) -> Retry {
+        self.only_if = Some(worth_it);
+        self
+    }
+
+    /// The wait after that many failed tries, if there is to be another.
+    fn wait_after(&self, failed: u32, failure: &Failure) -> Option<Duration> {
+        let worth_it = match failure {
+            Failure::Error(error) => self.only_if.is_none_or(|worth_it| worth_it(error)),
+            Failure::Panic(_) => true,
+            _ => false,
+        };
+        if failed >= self.tries || !worth_it {
+            return None;
+        }
+        let doubled = self.first_wait.saturating_mul(1 << (failed - 1).min(20));
+        Some(doubled.min(Duration::from_secs(3600)).mul_f64(1.0 - f64::from(random_byte()) / 1024.0))
+    }
+}
+
+impl fmt::Debug for Retry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Retry({} tries, {:?} and doubled)", self.tries, self.first_wait)
+    }
+}
+
+fn random_byte() -> u8 {
+    let mut byte = [128];
+    // Without randomness there is no jitter, and no harm.
+    let _ = getrandom::fill(&mut byte);
+    byte[0]
+}
+
+/// What a task knows of itself and can say of itself.
+#[derive(Clone)]
+pub struct TaskContext {
+    context: Context,
+    record: Arc<Record>,
+    attempt: u32,
+}
+
+impl TaskContext {
+    /// Its number, as in the log.
+    pub fn id(&self) -> u64 {
+        self.record.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// Which try this is, from 1.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    /// Says how far it is.
+    pub fn progress(&self, done: u64, total: u64) {
+        self.record.update(|progress| (progress.done, progress.total) = (done, total));
+    }
+
+    /// Says what it is at.
+    pub fn message(&self, message: impl Into<String>) {
+        let message = message.into();
+        self.record.update(|progress| progress.message = message);
+    }
+
+    /// Whether it was told to cancel: by its handle, by its deadline, or because the process stops.
+    pub fn is_cancelled(&self) -> bool {
+        self.record.is_cancelled()
+    }
+
+    /// The same for a `?`.
+    ///
+    /// # Errors
+    /// [`Cancelled`] when it was told to cancel. A task that returns it counts as cancelled, not as failed.
+    pub fn check(&self) -> Result<(), Cancelled> {
+        if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
+    }
+
+    /// Waits that long, or until it is told to cancel.
+    ///
+    /// # Errors
+    /// [`Cancelled`] when it was told to.
+    pub fn sleep(&self, time: Duration) -> Result<(), Cancelled> {
+        if self.record.wait_for_stop(time) { Err(Cancelled) } else { Ok(()) }
+    }
+
+    /// The application's state of that type.
+    ///
+    /// # Panics
+    /// When `App::state` was given none of that type.
+    pub fn state<T: Any + Send + Sync>(&self) -> Arc<T> {
+        self.context.scope.state()
+    }
+}
+
+/// A task that was set aside, to wait for, look at, or cancel. Letting it go changes nothing for the task.
+pub struct TaskHandle<T> {
+    info: TaskInfo,
+    result: Arc<Slot<T>>,
+}
+
+impl<T> TaskHandle<T> {
+    /// Waits for the task's outcome.
+    ///
+    /// # Errors
+    /// The [`Failure`], when it did not end well.
+    pub fn join(self) -> Outcome<T> {
+        self.result.wait()
+    }
+
+    /// Who it is and how far.
+    pub fn info(&self) -> &TaskInfo {
+        &self.info
+    }
+
+    /// Its number, as in the log.
+    pub fn id(&self) -> u64 {
+        self.info.id()
+    }
+
+    /// Tells it to cancel. One that has not begun never will.
+    pub fn cancel(&self) {
+        self.info.cancel();
+    }
+
+    /// Whether it has ended, well or not.
+    pub fn is_finished(&self) -> bool {
+        self.info.is_finished()
+    }
+}
+
+impl<T> fmt::Debug for TaskHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.info.fmt(f)
+    }
+}
+
+/// A look at one task, which goes on while it is looked at.
+#[derive(Clone)]
+pub struct TaskInfo {
+    record: Arc<Record>,
+    registry: Registry,
+}
+
+impl TaskInfo {
+    pub(crate) fn new(record: Arc<Record>, registry: &Registry) -> TaskInfo {
+        TaskInfo { record, registry: registry.clone() }
+    }
+
+    /// Its number, as in the log.
+    pub fn id(&self) -> u64 {
+        self.record.id
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.record.name
+    }
+
+    /// The key it was given.
+    pub fn key(&self) -> Option<&str> {
+        self.record.key.as_deref()
+    }
+
+    /// The request it came from.
+    pub fn origin(&self) -> Option<&Origin> {
+        self.record.origin.as_deref()
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> TaskState {
+        self.record.state()
+    }
+
+    /// How far it is, as it said itself.
+    pub fn progress(&self) -> Progress {
+        self.record.progress()
+    }
+
+    /// How long it has run, or ran.
+    pub fn after(&self) -> Duration {
+        self.record.after()
+    }
+
+    /// What went wrong, in the words of the log.
+    pub fn failure(&self) -> Option<&str> {
+        self.record.failure().map(|(words, _)| words)
+    }
+
+    /// The way to its panic, when `RUST_BACKTRACE` asked for it.
+    pub fn backtrace(&self) -> Option<&str> {
+        self.record.failure().and_then(|(_, backtrace)| backtrace)
+    }
+
+    /// Whether its deadline has passed while it ran.
+    pub fn is_overdue(&self) -> bool {
+        self.record.is_overdue()
+    }
+
+    /// Whether it has ended, well or not.
+    pub fn is_finished(&self) -> bool {
+        self.record.has_ended()
+    }
+
+    /// Tells it to cancel. One that has not begun never will.
+    pub fn cancel(&self) {
+        self.record.tell_to_stop(Stop::Asked);
+        self.registry.retry_now(self.record.id);
+    }
+}
+
+impl fmt::Debug for TaskInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "task {} {} ({:?})", self.id(), self.name(), self.state())?;
+        self.failure().map_or(Ok(()), |words| write!(f, ": {words}"))
+    }
+}
+
+/// The newest task of that key in this application: running, or among the last 200 that ended.
+///
+/// ```
+/// use aside::{Request, TaskState};
+///
+/// fn status(req: &mut Request) -> aside::Result<String> {
+///     let id: u64 = req.param("id")?;
+///     Ok(match aside::task(&format!("photo-{id}")) {
+///         Some(task) if task.is_finished() => format!("{:?}", task.state()),
+///         Some(task) => format!("{} of {}", task.progress().done, task.progress().total),
+///         None => "nothing is being done for it".into(),
+///     })
+/// }
+/// ```
+pub fn task(key: &str) -> Option<TaskInfo> {
+    let scope = Context::current().scope;
+    let record = scope.registry().find(key)?;
+    Some(TaskInfo::new(record, scope.registry()))
+}
+
+/// What a task is called, and how long it may take.
+pub(crate) struct Name {
+    name: String,
+    key: Option<String>,
+    deadline: Option<Duration>,
+}
+
+/// Work set aside on a response: it has not begun.
+pub(crate) struct Deferred {
+    context: Context,
+    name: Name,
+    call: Call<()>,
+}
+
+impl Deferred {
+    #[track_caller]
+    pub(crate) fn new<F, R>(f: F) -> Deferred
+    where
+        F: FnOnce() -> R + Send + 'static,
+        R: IntoOutcome,
+    {
+        let name = name_of::<F>(Location::caller());
+        let call = once(move |_| f().into_outcome().map(drop));
+        Deferred { context: Context::current(), name: Name { name, key: None, deadline: None }, call }
+    }
+
+    /// Begins it.
+    pub(crate) fn start(self) {
+        Run::new(self.context, self.name, self.call).start();
+    }
+}
+
+/// One try of a task.
+type Call<T> = Box<dyn FnMut(&TaskContext) -> Outcome<T> + Send>;
+
+/// A function that can be called once, as one that is.
+pub(crate) fn once<F, R>(f: F) -> Call<R::Value>
+where
+    F: FnOnce(&TaskContext) -> R + Send + 'static,
+    R: IntoOutcome,
+{
+    let mut f = Some(f);
+    Box::new(move |task| f.take().map_or(Err(Failure::Abandoned), |f| f(task).into_outcome()))
+}
+
+/// A task under way: all that a try needs, handed from thread to thread between tries.
+pub(crate) struct Run<T> {
+    context: Context,
+    registry: Registry,
+    record: Arc<Record>,
+    call: Call<T>,
+    retry: Option<Retry>,
+    tries: u32,
+    deadline: Option<Deadline>,
+    exempt: bool,
+}
+
+/// A deadline, and once the task has begun its place on the agenda, which it leaves with the task.
+struct Deadline(Duration, Option<timer::Ticket>);
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.1.take() {
+            timer::cancel(ticket);
+        }
+    }
+}
+
+impl<T: Send + 'static> Run<T> {
+    pub(crate) fn new(mut context: Context, name: Name, call: Call<T>) -> Run<T> {
+        let registry = context.scope.registry().clone();
+        let record = registry.enter(name.name, name.key, context.origin.clone());
+        let exempt = context.task.replace(record.clone()).is_some();
+        let deadline = name.deadline.map(|time| Deadline(time, None));
+        Run { context, registry, record, call, retry: None, tries: 0, deadline, exempt }
+    }
+
+    /// On a new thread, whose handle comes back.
+    fn on_a_thread_of_its_own(self) -> JoinHandle<Outcome<T>> {
+        let (registry, record) = (self.registry.clone(), self.record.clone());
+        registry.take_place(&record, self.exempt);
+        // The thread takes the task out of the slot: were it refused, nothing would be lost.
+        let slot = Arc::new(Mutex::new(Some(self)));
+        loop {
+            let theirs = slot.clone();
+            let spawned = threads::spawn(&record.name.replace('\0', ""), registry.nice(), move || {
+                let run = theirs.lock().unwrap_or_else(PoisonError::into_inner).take();
+                run.map_or(Err(Failure::Abandoned), Run::to_the_end)
+            });
+            match spawned {
+                Ok(handle) => return handle,
+                Err(_) => registry.wait_for_thread(&record),
+            }
+        }
+    }
+
+    fn to_the_end(mut self) -> Outcome<T> {
+        let outcome = self.attempt();
+        self.registry.end(&self.record, outcome.as_ref().err());
+        self.registry.leave_place_and_pass_on();
+        outcome
+    }
+
+    /// On a kept thread, with a handle of ours.
+    pub(crate) fn with_handle(self) -> TaskHandle<T> {
+        let (handle, promise) = self.handle();
+        self.start_with(promise);
+        handle
+    }
+
+    /// The handle, and the promise to fulfil for it.
+    pub(crate) fn handle(&self) -> (TaskHandle<T>, Promise<T>) {
+        let result = Arc::new(Slot::default());
+        let info = TaskInfo::new(self.record.clone(), &self.registry);
+        (TaskHandle { info, result: result.clone() }, Promise(result))
+    }
+
+    /// On a kept thread; its value is nobody's.
+    fn start(self) {
+        self.start_with(Promise(Arc::new(Slot::default())));
+    }
+
+    pub(crate) fn start_with(self, promise: Promise<T>) {
+        let (registry, exempt) = (self.registry.clone(), self.exempt);
+        registry.start(Work::new(move || self.step(promise)), exempt);
+    }
+
+    /// One try on a kept thread: then the next one is prepared, or the task has ended.
+    fn step(mut self, promise: Promise<T>) -> Option<Work> {
+        threads::rename(&self.record.name);
+        let outcome = self.attempt();
+        let registry = self.registry.clone();
+        match self.wait_before_next(&outcome) {
+            Some(wait) => {
+                let record = self.record.clone();
+                registry.retry_after(&record, wait, Work::new(move || self.step(promise)));
+            }
+            None => {
+                registry.end(&self.record, outcome.as_ref().err());
+                promise.fulfil(outcome);
+            }
+        }
+        registry.leave_place()
+    }
+
+    fn wait_before_next(&self, outcome: &Outcome<T>) -> Option<Duration> {
+        let (failure, retry) = (outcome.as_ref().err()?, self.retry.as_ref()?);
+        let wait = retry.wait_after(self.tries, failure)?;
+        if self.registry.is_closing() || self.record.is_cancelled() {
+            return None;
+        }
+        self.registry.log_retry(&self.record, failure, (self.tries, retry.tries), wait);
+        Some(wait)
+    }
+
+    /// Calls the function, unless the task was told to cancel before.
+    fn attempt(&mut self) -> Outcome<T> {
+        if self.record.is_cancelled() {
+            return Err(self.cancelled());
+        }
+        self.tries += 1;
+        self.record.begin();
+        if let Some(Deadline(time, ticket @ None)) = &mut self.deadline {
+            *ticket = Some(self.registry.watch_deadline(&self.record, *time));
+        }
+        let task = TaskContext { context: self.context.clone(), record: self.record.clone(), attempt: self.tries };
+        let _entered = self.context.clone().enter();
+        match panics::catch(|| (self.call)(&task)) {
+            Ok(Err(Failure::Cancelled)) => Err(self.cancelled()),
+            Ok(outcome) => outcome,
+            Err(panic) => Err(Failure::Panic(panic)),
+        }
+    }
+
+    fn cancelled(&self) -> Failure {
+        match self.record.stop_reason() {
+            Some(Stop::Deadline) => Failure::TimedOut,
+            _ => Failure::Cancelled,
+        }
+    }
+}
+
+/// Where an outcome is put for a handle.
+struct Slot<T> {
+    outcome: Mutex<Option<Outcome<T>>>,
+    ready: Condvar,
+}
+
+impl<T> Default for Slot<T> {
+    fn default() -> Slot<T> {
+        Slot { outcome: Mutex::new(None), ready: Condvar::new() }
+    }
+}
+
+impl<T> Slot<T> {
+    fn wait(&self) -> Outcome<T> {
+        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
+        let ready = self.ready.wait_while(outcome, |outcome| outcome.is_none());
+        let outcome = ready.unwrap_or_else(PoisonError::into_inner).take();
+        outcome.unwrap_or(Err(Failure::Abandoned))
+    }
+
+    fn put(&self, outcome: Outcome<T>) {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
+        self.ready.notify_all();
+    }
+}
+
+/// The duty to put an outcome into a slot. A task that is dropped before its end was abandoned, and whoever waits for it
+/// is told.
+pub(crate) struct Promise<T>(Arc<Slot<T>>);
+
+impl<T> Promise<T> {
+    fn fulfil(self, outcome: Outcome<T>) {
+        if Arc::strong_count(&self.0) > 1 {
+            return self.0.put(outcome);
+        }
+        // Nobody is there to take it; its drop is the task's own code, and may panic.
+        let _ = panics::catch(|| drop(outcome));
+    }
+}
+
+impl<T> Drop for Promise<T> {
+    fn drop(&mut self) {
+        self.0.put(Err(Failure::Abandoned));
+    }
+}
+
+/// What a task is called by its type: the function's name; for a closure the enclosing function's, with file and line.
+fn name_of<F>(place: &Location<'_>) -> String {
+    let full = std::any::type_name::<F>();
+    let at = || format!("{}:{}", place.file(), place.line());
+    if full.contains("dyn ") || full.contains("fn(") {
+        return format!("task ({})", at());
+    }
+    let enclosing = full.trim_end_matches("::{{closure}}");
+    let name = last_segment(enclosing);
+    if enclosing.len() == full.len() { name.to_owned() } else { format!("{name} ({})", at()) }
+}
+
+/// `send` of `shop::mail::send<alloc::string::String>`, and of `<shop::Mailer as shop::Send>::send`.
+fn last_segment(path: &str) -> &str {
+    let mut depth = 0;
+    let bare_end = path.char_indices().rev().find(|&(_, c)| {
+        depth += i32::from(c == '>') - i32::from(c == '<');
+        depth == 0 && c != '<'
+    });
+    let path = bare_end.map_or(path, |(index, c)| &path[..index + c.len_utf8()]);
+    path.trim_end_matches("::").rsplit("::").next().unwrap_or(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named() {}
+    fn generic<T>() {}
+
+    fn name<F: FnOnce()>(_: &F) -> String {
+        name_of::<F>(Location::caller())
+    }
+
+    #[test]
+    fn a_task_is_called_by_its_function() {
+        assert_eq!(name(&named), "named");
+        assert_eq!(name(&generic::<Vec<String>>), "generic");
+        assert_eq!(last_segment("<shop::Mailer as shop::Send>::send"), "send");
+        assert_eq!(last_segment("shop::Sender<a::B>::send<c::D<e::F>>"), "send");
+    }
+
+    #[test]
+    fn a_closure_is_called_by_where_it_stands() {
+        let closure = || ();
+        assert!(name(&closure).starts_with("a_closure_is_called_by_where_it_stands (src/background/task.rs:"));
+        let boxed: Box<dyn FnOnce()> = Box::new(|| ());
+        assert!(name(&boxed).starts_with("task (src/background/"));
+    }
+
+    #[test]
+    fn waits_double_and_are_bounded() {
+        let retry = Retry::exponential(30, Duration::from_secs(2));
+        let failure = Failure::Error(Error::internal("x"));
+        for (failed, most) in [(1, 2), (2, 4), (5, 32), (29, 3600)] {
+            let wait = retry.wait_after(failed, &failure).unwrap().as_secs_f64();
+            assert!(wait <= f64::from(most) && wait >= f64::from(most) * 0.75, "{failed}: {wait}");
+        }
+        assert!(retry.wait_after(30, &failure).is_none());
+        assert!(retry.only_if(|_| false).wait_after(1, &failure).is_none());
+    }
+}

@@ -1,0 +1,238 @@
+//! Settings: a struct that a test can fill in, read from the environment once.
+//!
+//! Every setting has one name in the code and one in the environment, and a setting that cannot be used is refused at
+//! start, by that name.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+/// How much the framework shows and how much it makes up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Mode {
+    /// Errors on the page, mail to files, a secret made up at start. The default.
+    #[default]
+    Development,
+    /// Nothing of the inside on a page; what is missing is refused at start.
+    Production,
+}
+
+/// The settings of an application.
+///
+/// ```
+/// use aside::Config;
+/// use std::time::Duration;
+///
+/// let config = Config { max_tasks: 50, grace: Duration::from_secs(5), ..Config::default() };
+/// assert_eq!(config.address, "127.0.0.1:8000");
+/// ```
+#[derive(Clone)]
+pub struct Config {
+    /// `ASIDE_ENV`: `development` (the default) or `production`.
+    pub mode: Mode,
+    /// `ASIDE_ADDR`: where to listen; `127.0.0.1:8000`. Port 0 takes a free one.
+    pub address: String,
+    /// `ASIDE_URL`: the site's own address, for absolute links in mail; `http://` and the address by default.
+    pub url: Option<String>,
+    /// `ASIDE_SECRET`: the keys of the session cookie, each at least 32 bytes, separated by commas. The first writes, all
+    /// read, so that a key can be replaced without logging anybody out.
+    pub secrets: Vec<String>,
+    /// `ASIDE_GRACE`: how long the process waits for its requests and tasks when it is told to stop; seconds, 25.
+    pub grace: Duration,
+    /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Past that they wait, in order.
+    pub max_tasks: usize,
+    /// `ASIDE_BACKGROUND_NICE`: how much tasks stand back behind pages, 0 to 19; 10. On Linux only.
+    pub nice: i32,
+    /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256.
+    pub max_workers: usize,
+    /// `ASIDE_MAX_STREAMS`: event streams and other slow responses at once, each of which holds a thread; 1,000.
+    pub max_streams: usize,
+    /// `ASIDE_MAX_FORM`: bytes of a urlencoded or JSON body, and of all text fields of a multipart one; 1 MiB.
+    pub max_form: u64,
+    /// `ASIDE_MAX_UPLOAD`: bytes of a multipart body; 32 MiB.
+    pub max_upload: u64,
+    /// `ASIDE_MAX_FIELDS`: fields of a form or a query; 1,000.
+    pub max_fields: usize,
+    /// `ASIDE_MAX_PARTS`: parts of a multipart body; 100.
+    pub max_parts: usize,
+    /// `ASIDE_MAIL_URL`: `smtp://user:password@host:587`, `smtps://…:465`, `file:DIR` or `memory:`. By default files
+    /// under `data/mail` in development; in production it must be set before the first mail.
+    pub mail_url: Option<String>,
+    /// `ASIDE_MAIL_FROM`: the sender where a mail names none; `aside@localhost` in development.
+    pub mail_from: Option<String>,
+    /// `ASIDE_TEMPLATES`: the folder of the templates; `templates`.
+    pub templates: PathBuf,
+}
+
+impl Default for Config {
+    fn default() -> Config {
+        Config {
+            mode: Mode::Development,
+            address: "127.0.0.1:8000".into(),
+            url: None,
+            secrets: Vec::new(),
+            grace: Duration::from_secs(25),
+            max_tasks: 1_000,
+            nice: 10,
+            max_workers: 256,
+            max_streams: 1_000,
+            max_form: 1 << 20,
+            max_upload: 32 << 20,
+            max_fields: 1_000,
+            max_parts: 100,
+            mail_url: None,
+            mail_from: None,
+            templates: "templates".into(),
+        }
+    }
+}
+
+/// Without the secrets and the mail server's password: a configuration is logged sooner or later.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Config")
+            .field("mode", &self.mode)
+            .field("address", &self.address)
+            .field("secrets", &format_args!("{} not shown", self.secrets.len()))
+            .finish_non_exhaustive()
+    }
+}
+
+impl Config {
+    /// The settings of this process's environment, with the defaults for what is not set.
+    ///
+    /// # Errors
+    /// When a variable cannot be used; the message names it and says what it takes.
+    pub fn from_env() -> Result<Config> {
+        let variables = std::env::vars_os()
+            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+            .filter(|(name, value)| name.starts_with("ASIDE_") && !value.is_empty());
+        Config::from_variables(variables.collect())
+    }
+
+    /// The same from variables that are given.
+    pub(crate) fn from_variables(variables: HashMap<String, String>) -> Result<Config> {
+        let read = Variables(variables);
+        let default = Config::default();
+        let config = Config {
+            mode: read.or("ASIDE_ENV", default.mode, "`development` or `production`")?,
+            address: read.text("ASIDE_ADDR").unwrap_or(default.address),
+            url: read.text("ASIDE_URL"),
+            secrets: read.list("ASIDE_SECRET"),
+            grace: Duration::from_secs(read.or("ASIDE_GRACE", default.grace.as_secs(), "whole seconds")?),
+            max_tasks: read.or("ASIDE_MAX_TASKS", default.max_tasks, "a whole number")?,
+            nice: read.or("ASIDE_BACKGROUND_NICE", default.nice, "a number from 0 to 19")?,
+            max_workers: read.or("ASIDE_MAX_WORKERS", default.max_workers, "a whole number")?,
+            max_streams: read.or("ASIDE_MAX_STREAMS", default.max_streams, "a whole number")?,
+            max_form: read.or("ASIDE_MAX_FORM", default.max_form, "a number of bytes")?,
+            max_upload: read.or("ASIDE_MAX_UPLOAD", default.max_upload, "a number of bytes")?,
+            max_fields: read.or("ASIDE_MAX_FIELDS", default.max_fields, "a whole number")?,
+            max_parts: read.or("ASIDE_MAX_PARTS", default.max_parts, "a whole number")?,
+            mail_url: read.text("ASIDE_MAIL_URL"),
+            mail_from: read.text("ASIDE_MAIL_FROM"),
+            templates: read.text("ASIDE_TEMPLATES").map_or(default.templates, PathBuf::from),
+        };
+        config.check()?;
+        Ok(config)
+    }
+
+    /// Refuses what cannot work, by the name of its variable.
+    ///
+    /// # Errors
+    /// When a setting cannot be used.
+    pub fn check(&self) -> Result<()> {
+        let short = self.secrets.iter().any(|secret| secret.len() < 32);
+        let rules = [
+            (short, "ASIDE_SECRET: each key needs at least 32 bytes; `openssl rand -base64 48` makes one"),
+            (
+                self.secrets.is_empty() && self.mode == Mode::Production,
+                "ASIDE_SECRET must be set in production: at least 32 bytes, the same at every start; `openssl rand -base64 48` makes one",
+            ),
+            (!(0..=19).contains(&self.nice), "ASIDE_BACKGROUND_NICE takes a number from 0 to 19"),
+            (self.max_tasks == 0, "ASIDE_MAX_TASKS must be at least 1"),
+            (self.max_workers == 0, "ASIDE_MAX_WORKERS must be at least 1"),
+        ];
+        rules.into_iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, words)| Err(Error::internal(words)))
+    }
+
+    /// Whether this is development.
+    pub fn is_development(&self) -> bool {
+        self.mode == Mode::Development
+    }
+}
+
+impl FromStr for Mode {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Mode> {
+        match text {
+            "development" => Ok(Mode::Development),
+            "production" => Ok(Mode::Production),
+            _ => Err(Error::internal("neither")),
+        }
+    }
+}
+
+struct Variables(HashMap<String, String>);
+
+impl Variables {
+    fn text(&self, name: &str) -> Option<String> {
+        self.0.get(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    }
+
+    fn list(&self, name: &str) -> Vec<String> {
+        let parts = |text: String| text.split(',').map(|part| part.trim().to_owned()).collect();
+        self.text(name).map_or_else(Vec::new, parts)
+    }
+
+    fn or<T: FromStr>(&self, name: &str, default: T, takes: &str) -> Result<T> {
+        let Some(text) = self.text(name) else { return Ok(default) };
+        text.parse().map_err(|_| Error::internal(format!("{name} takes {takes}, and is `{text}`")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(variables: &[(&str, &str)]) -> Result<Config> {
+        Config::from_variables(variables.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect())
+    }
+
+    #[test]
+    fn nothing_set_is_the_default() {
+        let config = read(&[]).unwrap();
+        assert_eq!((config.max_tasks, config.address.as_str()), (1_000, "127.0.0.1:8000"));
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_refused_by_its_name() {
+        for (name, value) in [
+            ("ASIDE_ENV", "prod"),
+            ("ASIDE_GRACE", "25s"),
+            ("ASIDE_MAX_TASKS", "0"),
+            ("ASIDE_BACKGROUND_NICE", "20"),
+            ("ASIDE_SECRET", "too short"),
+            ("ASIDE_MAX_UPLOAD", "-1"),
+        ] {
+            let words = read(&[(name, value)]).unwrap_err().to_string();
+            assert!(words.starts_with(name), "{words}");
+        }
+    }
+
+    #[test]
+    fn production_needs_a_secret() {
+        let words = read(&[("ASIDE_ENV", "production")]).unwrap_err().to_string();
+        assert!(words.contains("ASIDE_SECRET must be set"), "{words}");
+    }
+
+    #[test]
+    fn a_secret_is_never_shown() {
+        let config = read(&[("ASIDE_SECRET", &"s".repeat(32))]).unwrap();
+        assert!(!format!("{config:?}").contains("ssss"));
+    }
+}

@@ -1,0 +1,108 @@
+//! The header fields of a request or a response: a list in order, found by name without regard to case.
+
+use std::fmt;
+
+use crate::error::{Error, Result};
+
+/// Header fields in order (RFC 9110, section 5).
+///
+/// ```
+/// use aside::Headers;
+///
+/// let mut headers = Headers::new();
+/// headers.append("Vary", "Accept");
+/// headers.append("Vary", "Cookie");
+/// assert_eq!(headers.get("vary"), Some("Accept"));
+/// assert_eq!(headers.get_all("vary").collect::<Vec<_>>(), ["Accept", "Cookie"]);
+/// ```
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Headers(Vec<(String, String)>);
+
+impl Headers {
+    /// None yet.
+    pub const fn new() -> Headers {
+        Headers(Vec::new())
+    }
+
+    /// The first value of that name.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
+    }
+
+    /// All values of that name, in order.
+    pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
+        self.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+    }
+
+    /// Whether there is one of that name.
+    pub fn contains(&self, name: &str) -> bool {
+        self.get(name).is_some()
+    }
+
+    /// Sets a field, in place of all of that name.
+    pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        let name = name.into();
+        self.remove(&name);
+        self.0.push((name, value.into()));
+    }
+
+    /// Adds a field beside those of the same name.
+    pub fn append(&mut self, name: impl Into<String>, value: impl Into<String>) {
+        self.0.push((name.into(), value.into()));
+    }
+
+    /// Takes all of that name out.
+    pub fn remove(&mut self, name: &str) {
+        self.0.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
+    }
+
+    /// Names and values, in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// Refuses a name that is no token and a value that would end its line: with one of these a visitor's text could
+    /// write headers of its own (RFC 9110, section 5.5).
+    pub(crate) fn check(name: &str, value: &str) -> Result<()> {
+        if name.is_empty() || !name.bytes().all(is_token) {
+            return Err(Error::internal(format!("{name:?} cannot be a header name")));
+        }
+        if !value.bytes().all(is_value) {
+            return Err(Error::internal(format!("the value {value:?} cannot be a header's ({name})")));
+        }
+        Ok(())
+    }
+}
+
+impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
+    fn from_iter<I: IntoIterator<Item = (N, V)>>(fields: I) -> Headers {
+        Headers(fields.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+    }
+}
+
+/// As they go over the wire, a line each.
+impl fmt::Display for Headers {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.iter().try_for_each(|(name, value)| write!(f, "{name}: {value}\r\n"))
+    }
+}
+
+/// A byte of a token (RFC 9110, section 5.6.2): of a method's or a header's name.
+pub(crate) fn is_token(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+/// A byte that a header's value may have: no control character but the tab.
+pub(crate) fn is_value(byte: u8) -> bool {
+    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+}

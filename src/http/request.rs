@@ -1,0 +1,401 @@
+//! One request: what the client sent, and what the application knows about it.
+
+use std::any::{Any, TypeId};
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::fmt;
+use std::io::{self, Read};
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::sync::{Arc, LazyLock};
+
+use cookie::Cookie;
+use percent_encoding::percent_decode_str;
+
+use super::headers::Headers;
+use crate::background::scope::{Context, Origin, Scope};
+use crate::config::Config;
+use crate::error::{Error, Result, Status};
+
+/// A request method (RFC 9110, section 9). Case counts.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+#[allow(missing_docs)]
+pub enum Method {
+    Get,
+    Head,
+    Post,
+    Put,
+    Patch,
+    Delete,
+    Options,
+    /// Any other, as it came.
+    Other(String),
+}
+
+impl Method {
+    /// As it stands in the request line.
+    pub fn as_str(&self) -> &str {
+        match self {
+            Method::Get => "GET",
+            Method::Head => "HEAD",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Patch => "PATCH",
+            Method::Delete => "DELETE",
+            Method::Options => "OPTIONS",
+            Method::Other(name) => name,
+        }
+    }
+
+    /// Whether it is meant to change nothing (RFC 9110, section 9.2.1).
+    pub fn is_safe(&self) -> bool {
+        matches!(self, Method::Get | Method::Head | Method::Options) || self.as_str() == "TRACE"
+    }
+}
+
+impl From<&str> for Method {
+    fn from(name: &str) -> Method {
+        match name {
+            "GET" => Method::Get,
+            "HEAD" => Method::Head,
+            "POST" => Method::Post,
+            "PUT" => Method::Put,
+            "PATCH" => Method::Patch,
+            "DELETE" => Method::Delete,
+            "OPTIONS" => Method::Options,
+            other => Method::Other(other.to_owned()),
+        }
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// One request.
+///
+/// ```
+/// use aside::{Request, Result};
+///
+/// fn greet(req: &mut Request) -> Result<String> {
+///     let name: String = req.param("name")?;
+///     let language = req.header("Accept-Language").unwrap_or("en");
+///     Ok(format!("{name} reads {language}"))
+/// }
+/// # aside::App::new().get("/greet/{name}", greet);
+/// ```
+pub struct Request {
+    method: Method,
+    target: String,
+    path: String,
+    headers: Headers,
+    body: Body,
+    remote: Option<SocketAddr>,
+    id: String,
+    params: Vec<(String, String)>,
+    scope: Option<Scope>,
+    config: Arc<Config>,
+    extensions: HashMap<TypeId, Box<dyn Any + Send>>,
+}
+
+impl Request {
+    /// A request as a transport reads it. The target is the request line's, in origin form.
+    pub(crate) fn new(method: Method, target: impl Into<String>, headers: Headers, body: Body) -> Request {
+        static UNTIL_ADMITTED: LazyLock<Arc<Config>> = LazyLock::new(Arc::default);
+        let target = target.into();
+        let path = canonical_path(target.split('?').next().unwrap_or(""));
+        Request {
+            method,
+            target,
+            path,
+            headers,
+            body,
+            remote: None,
+            id: String::new(),
+            params: Vec::new(),
+            scope: None,
+            config: UNTIL_ADMITTED.clone(),
+            extensions: HashMap::new(),
+        }
+    }
+
+    /// The same request, with the peer it came from.
+    pub(crate) fn from_peer(mut self, remote: Option<SocketAddr>) -> Request {
+        self.remote = remote;
+        self
+    }
+
+    /// Makes it a request of that application.
+    pub(crate) fn admit(&mut self, scope: Scope, config: Arc<Config>, id: String) {
+        self.scope = Some(scope);
+        self.config = config;
+        self.id = id;
+    }
+
+    /// What goes along with the work that this request starts.
+    pub(crate) fn context(&self) -> Context {
+        let origin = Origin::new(self.method.as_str(), &self.path, &self.id);
+        Context { scope: self.scope(), origin: Some(Arc::new(origin)), task: None }
+    }
+
+    /// The application's scope, or the process's for a request that no application has seen.
+    pub(crate) fn scope(&self) -> Scope {
+        self.scope.clone().unwrap_or_else(Scope::process)
+    }
+
+    /// The application's settings.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The method.
+    pub fn method(&self) -> &Method {
+        &self.method
+    }
+
+    /// Whether only the head of the response is wanted.
+    pub fn is_head(&self) -> bool {
+        self.method == Method::Head
+    }
+
+    /// The path, percent-decoded but for what would change its meaning (`%2F`, `%25`, and bytes that are no UTF-8).
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The path and query as they came.
+    pub fn target(&self) -> &str {
+        &self.target
+    }
+
+    /// The query as it came, without the question mark; empty when there is none.
+    pub fn query_string(&self) -> &str {
+        self.target.split_once('?').map_or("", |(_, query)| query)
+    }
+
+    /// The header fields.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// The first header of that name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)
+    }
+
+    /// The media type of the body, in lower case and without parameters: `text/html`.
+    pub fn content_type(&self) -> Option<String> {
+        let value = self.header("Content-Type")?;
+        Some(value.split(';').next().unwrap_or("").trim().to_ascii_lowercase())
+    }
+
+    /// The host that was asked for, with its port when one was named.
+    pub fn host(&self) -> Option<&str> {
+        self.header("Host")
+    }
+
+    /// The peer on the other end of the connection, which is the proxy where there is one. Not known on a Unix socket.
+    pub fn remote_addr(&self) -> Option<SocketAddr> {
+        self.remote
+    }
+
+    /// The request's id, as in the access log, in the log lines of its tasks, and on an error page.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The cookies in order, their values percent-decoded where they are encoded.
+    pub fn cookies(&self) -> impl Iterator<Item = (String, String)> + '_ {
+        let each = |line| Cookie::split_parse(line).flatten();
+        self.headers.get_all("Cookie").flat_map(each).map(|cookie| {
+            let value = percent_decode_str(cookie.value()).decode_utf8().map(Cow::into_owned);
+            (cookie.name().to_owned(), value.unwrap_or_else(|_| cookie.value().to_owned()))
+        })
+    }
+
+    /// The first cookie of that name.
+    pub fn cookie(&self, name: &str) -> Option<String> {
+        self.cookies().find(|(key, _)| key == name).map(|(_, value)| value)
+    }
+
+    /// The part of the path that the route calls so: `req.param::<u64>("id")?` for `/photos/{id}`.
+    ///
+    /// # Errors
+    /// 404 when it does not parse: there is no such page. 500 when the route has no parameter of that name.
+    pub fn param<T: FromStr>(&self, name: &str) -> Result<T> {
+        let value = self.params.iter().find(|(key, _)| key == name).map(|(_, value)| value);
+        let value = value.ok_or_else(|| Error::internal(format!("this route has no parameter `{{{name}}}`")))?;
+        value.parse().map_err(|_| Error::from(Status::NOT_FOUND))
+    }
+
+    pub(crate) fn set_params(&mut self, params: Vec<(String, String)>) {
+        self.params = params;
+    }
+
+    /// The application's state of that type; an [`Arc`], which moves into tasks.
+    ///
+    /// # Panics
+    /// When `App::state` was given none of that type.
+    pub fn state<T: Any + Send + Sync>(&self) -> Arc<T> {
+        self.scope().state()
+    }
+
+    /// What something earlier on this request's way kept for something later.
+    pub fn extension<T: Any + Send>(&mut self) -> Option<&mut T> {
+        self.extensions.get_mut(&TypeId::of::<T>())?.downcast_mut()
+    }
+
+    /// Keeps a value for the rest of this request's way, one of each type.
+    pub fn set_extension<T: Any + Send>(&mut self, value: T) {
+        self.extensions.insert(TypeId::of::<T>(), Box::new(value));
+    }
+
+    /// The body's length, when the client declared it.
+    pub fn content_length(&self) -> Option<u64> {
+        self.body.length
+    }
+
+    /// The body, as it comes. It ends in an error when the client stopped before the length it had declared.
+    pub fn body(&mut self) -> &mut (dyn Read + Send) {
+        &mut self.body
+    }
+
+    /// The whole body, up to `ASIDE_MAX_FORM`.
+    ///
+    /// # Errors
+    /// 413 when it is larger, 400 when it was cut short.
+    pub fn bytes(&mut self) -> Result<Vec<u8>> {
+        let limit = self.config.max_form;
+        let too_large = || Error::too_large(format!("The body is larger than {limit} bytes (ASIDE_MAX_FORM)."));
+        if self.body.length.is_some_and(|length| length > limit) {
+            return Err(too_large());
+        }
+        let mut bytes = Vec::with_capacity(self.body.length.unwrap_or(0) as usize);
+        (&mut self.body).take(limit + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+        if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) }
+    }
+
+    /// The same as text.
+    ///
+    /// # Errors
+    /// As [`bytes`](Request::bytes), and 400 when it is not UTF-8.
+    pub fn text(&mut self) -> Result<String> {
+        String::from_utf8(self.bytes()?).map_err(|_| Error::bad_request("The body is not UTF-8."))
+    }
+}
+
+/// What a body that could not be read to its end means for the client.
+pub(crate) fn unreadable(error: io::Error) -> Error {
+    let error = Error::bad_request("The request's body was cut short or is malformed.").with_source(error);
+    error.with_status(Status::BAD_REQUEST)
+}
+
+/// The path in the one form that routes are matched in. What is encoded without need is decoded, so that a route may be
+/// written in any script; an encoded slash stays, so that it does not become a separator; an encoded percent sign stays,
+/// so that nothing is decoded twice; and what is no UTF-8 stays, so that nothing is lost.
+fn canonical_path(path: &str) -> String {
+    let mut out = Vec::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        match after.split_at_checked(2).and_then(|(digits, tail)| Some((unhex(digits)?, tail))) {
+            Some((decoded, tail)) if byte == b'%' && decoded != b'/' && decoded != b'%' => {
+                out.push(decoded);
+                rest = tail;
+            }
+            _ => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    String::from_utf8(out).unwrap_or_else(|_| path.to_owned())
+}
+
+fn unhex(digits: &[u8]) -> Option<u8> {
+    let digits = std::str::from_utf8(digits).ok()?;
+    digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| u8::from_str_radix(digits, 16).ok())?
+}
+
+/// A parameter of the path, with what [`canonical_path`] left encoded decoded too.
+pub(crate) fn decode_param(value: &str) -> String {
+    percent_decode_str(value).decode_utf8_lossy().into_owned()
+}
+
+/// A request's body. It is an error for it to end before its declared length.
+pub(crate) struct Body {
+    reader: Box<dyn Read + Send>,
+    length: Option<u64>,
+    read: u64,
+}
+
+impl Body {
+    /// A body that a transport reads, with the length that the client declared.
+    pub(crate) fn new(reader: impl Read + Send + 'static, length: Option<u64>) -> Body {
+        Body { reader: Box::new(reader), length, read: 0 }
+    }
+
+    /// No body.
+    pub(crate) fn empty() -> Body {
+        Body::new(io::empty(), Some(0))
+    }
+}
+
+impl From<Vec<u8>> for Body {
+    fn from(bytes: Vec<u8>) -> Body {
+        let length = bytes.len() as u64;
+        Body::new(io::Cursor::new(bytes), Some(length))
+    }
+}
+
+impl Read for Body {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.reader.read(buffer)?;
+        self.read += count as u64;
+        let cut = count == 0 && !buffer.is_empty() && self.length.is_some_and(|length| self.read < length);
+        if cut { Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early")) } else { Ok(count) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn get(target: &str) -> Request {
+        Request::new(Method::Get, target, Headers::new(), Body::empty())
+    }
+
+    #[test]
+    fn a_path_has_one_form() {
+        assert_eq!(get("/%D1%84%D0%BE%D1%82%D0%BE/a%20b?x=/y").path(), "/фото/a b");
+        assert_eq!(get("/a%2Fb%252e/%41").path(), "/a%2Fb%252e/A");
+        assert_eq!(get("/%ff%zz%4").path(), "/%ff%zz%4");
+        assert_eq!(get("/a?b=1?c").query_string(), "b=1?c");
+    }
+
+    #[test]
+    fn a_body_cut_short_is_an_error() {
+        let mut body = Body::new(&b"half"[..], Some(8));
+        assert_eq!(io::read_to_string(&mut body).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn a_body_over_the_limit_names_the_setting() {
+        let mut request =
+            Request::new(Method::Post, "/", Headers::new(), Body::new(io::repeat(b'x').take(2 << 20), None));
+        let error = request.bytes().unwrap_err();
+        assert_eq!(error.status(), Status::CONTENT_TOO_LARGE);
+        assert!(error.message().unwrap().contains("ASIDE_MAX_FORM"));
+    }
+
+    #[test]
+    fn cookies_are_listed_in_order() {
+        let headers = Headers::from_iter([("Cookie", "a=1; b=%C3%A9; c"), ("cookie", "a=2")]);
+        let request = Request::new(Method::Get, "/", headers, Body::empty());
+        let cookies: Vec<_> = request.cookies().map(|(name, value)| format!("{name}={value}")).collect();
+        assert_eq!(cookies, ["a=1", "b=é", "a=2"]);
+        assert_eq!(request.cookie("b").as_deref(), Some("é"));
+    }
+}
