@@ -1,10 +1,12 @@
 //! aside: serve the page now, do the rest aside.
 
+mod app;
 mod background;
 mod config;
 mod error;
 mod http;
 
+pub use app::App;
 pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome, Panic};
 pub use background::pool::Pool;
 pub use background::registry::{Counts, Progress, TaskState};
