@@ -151,6 +151,14 @@ impl App {
         self
     }
 
+    /// The same application, whose mail stays in the process unless the settings send it elsewhere.
+    pub(crate) fn for_tests(mut self) -> App {
+        if let Ok(config) = &mut self.config {
+            config.mail_url.get_or_insert_with(|| "memory:".into());
+        }
+        self
+    }
+
     /// The application, ready to answer.
     ///
     /// # Errors

@@ -5,6 +5,7 @@ mod background;
 mod config;
 mod error;
 mod http;
+pub mod testing;
 
 pub use app::App;
 pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome, Panic};
