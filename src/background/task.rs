@@ -438,7 +438,8 @@ impl Deferred {
         R: IntoOutcome,
     {
         let name = name_of::<F>(Location::caller());
-        let call = once(move |_| f().into_outcome().map(drop));
+        let mut f = Some(f);
+        let call = Box::new(move |_: &TaskContext| f.take().map_or(Ok(()), |f| f().into_outcome().map(drop)));
         Deferred { context: Context::current(), name: Name { name, key: None, deadline: None }, call }
     }
 
@@ -630,11 +631,8 @@ pub(crate) struct Promise<T>(Arc<Slot<T>>);
 
 impl<T> Promise<T> {
     fn fulfil(self, outcome: Outcome<T>) {
-        if Arc::strong_count(&self.0) > 1 {
-            return self.0.put(outcome);
-        }
-        // Nobody is there to take it; its drop is the task's own code, and may panic.
-        let _ = panics::catch(|| drop(outcome));
+        // With no handle left the value is dropped here: that is the task's own code, and may panic.
+        let _ = panics::catch(move || self.0.put(outcome));
     }
 }
 
