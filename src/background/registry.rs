@@ -378,10 +378,13 @@ impl Registry {
     pub(crate) fn watch_deadline(&self, record: &Arc<Record>, deadline: Duration) -> timer::Ticket {
         let record = record.clone();
         timer::at(Instant::now() + deadline, move || {
+            if record.has_ended() {
+                return;
+            }
             record.overdue.store(true, Ordering::Relaxed);
-            record.tell_to_stop(Stop::Deadline);
             let words = format!("is overdue: past its deadline of {}, told to cancel", span(deadline));
             log::warn!(target: "aside::background", "{}", record.line(&words));
+            record.tell_to_stop(Stop::Deadline);
         })
     }
 
