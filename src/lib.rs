@@ -1,3 +1,5 @@
 //! aside
 mod error;
 pub use error::{BoxError, Error, Result, Status, ok};
+mod cache;
+pub use cache::Cache;
