@@ -4,6 +4,10 @@ mod background;
 mod config;
 mod error;
 mod http;
+#[cfg(feature = "mail")]
+mod mail;
+#[cfg(feature = "webhook")]
+pub mod webhook;
 
 pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome, Panic};
 pub use background::pool::Pool;
@@ -15,3 +19,7 @@ pub use error::{BoxError, Error, Result, Status, ok};
 pub use http::headers::Headers;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
+#[cfg(feature = "mail")]
+pub use mail::{Attachment, Mail, SentMail};
+#[cfg(feature = "webhook")]
+pub use webhook::Webhook;
