@@ -361,3 +361,229 @@ fn is_signed(secrets: &[impl AsRef<[u8]>], id: &str, timestamp: i64, body: &[u8]
     }
     Ok(right.into())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+    use std::time::Instant;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::background::failure::Failure;
+    use crate::background::registry::Registry;
+    use crate::background::scope::{Context, Scope, Values};
+    use crate::config::Config;
+    use crate::http::request::{Body, Method};
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    /// A receiver that gives these answers one after the other, each on a connection of its own, and then is gone. An
+    /// empty answer is none: it waits until the sender is gone.
+    struct Receiver {
+        url: String,
+        got: Arc<Mutex<Vec<(Headers, Vec<u8>)>>>,
+    }
+
+    impl Receiver {
+        fn start(answers: &[&'static str]) -> Receiver {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}/hooks/geheim", listener.local_addr().unwrap());
+            let got = Arc::new(Mutex::new(Vec::new()));
+            let (mut answers, theirs) = (VecDeque::from(answers.to_vec()), got.clone());
+            thread::spawn(move || {
+                while let Some(answer) = answers.pop_front() {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    theirs.lock().unwrap().push(read(&stream));
+                    if answer.is_empty() {
+                        let _ = io::copy(&mut stream, &mut io::sink());
+                    } else {
+                        let _ = write!(stream, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                    }
+                }
+            });
+            Receiver { url, got }
+        }
+
+        fn got(&self) -> Vec<(Headers, Vec<u8>)> {
+            self.got.lock().unwrap().clone()
+        }
+    }
+
+    fn read(stream: &TcpStream) -> (Headers, Vec<u8>) {
+        let mut reader = BufReader::new(stream);
+        let lines = (&mut reader).lines().map(Result::unwrap).take_while(|line| !line.is_empty());
+        let field = |line: String| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let headers: Headers = lines.skip(1).filter_map(field).collect();
+        let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
+        reader.read_exact(&mut body).unwrap();
+        (headers, body)
+    }
+
+    /// Sends it and waits for the end, without the waits between tries. Gives the number of logged failures too.
+    fn send(webhook: Webhook) -> (Result<(), String>, usize) {
+        let scope = Scope::new(Registry::new(&Config::default()), Values::default());
+        let entered = Context { scope: scope.clone(), origin: None, task: None }.enter();
+        let handle = webhook.send();
+        drop(entered);
+        assert!(scope.registry().settle(Instant::now() + Duration::from_secs(30)));
+        let outcome = handle.join().map_err(|failure| match failure {
+            Failure::Error(error) => error.chain(),
+            other => panic!("{other}"),
+        });
+        (outcome, scope.registry().failed().len())
+    }
+
+    fn request(headers: &[(&str, &str)], body: &[u8]) -> Request {
+        let headers = headers.iter().copied().collect();
+        Request::new(Method::Post, "/hooks", headers, Body::from(body.to_vec()))
+    }
+
+    /// The specification's own example.
+    fn published() -> ([(&'static str, &'static str); 3], &'static [u8], i64) {
+        let headers = [
+            ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+            ("webhook-timestamp", "1614265330"),
+            ("webhook-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
+        ];
+        (headers, br#"{"test": 2432232314}"#, 1_614_265_330)
+    }
+
+    #[test]
+    fn the_published_example_is_signed_and_verified() {
+        let (headers, body, time) = published();
+        assert_eq!(sign(SECRET, headers[0].1, time, body).unwrap(), headers[2].1);
+        assert_eq!(verify_at(&mut request(&headers, body), &[SECRET], time).unwrap(), body);
+        let raw = STANDARD.decode(&SECRET[6..]).unwrap();
+        assert_eq!(verify_at(&mut request(&headers, body), &[raw], time + TOLERANCE).unwrap(), body);
+    }
+
+    #[test]
+    fn one_right_signature_by_one_of_the_secrets_is_enough() {
+        let (mut headers, body, time) = published();
+        let many = format!("v1a,AAAA v1,AAAA {}", headers[2].1);
+        headers[2].1 = &many;
+        let secrets = ["another secret that is long enough", SECRET];
+        assert_eq!(verify_at(&mut request(&headers, body), &secrets, time).unwrap(), body);
+    }
+
+    #[test]
+    fn what_was_changed_or_is_stale_is_refused() {
+        let (good, body, time) = published();
+        let status = |headers: &[(&str, &str)], body: &[u8], now: i64| {
+            verify_at(&mut request(headers, body), &[SECRET], now).unwrap_err().status().code()
+        };
+        assert_eq!(status(&good, br#"{"test": 2432232315}"#, time), 401);
+        assert_eq!(status(&good, body, time + TOLERANCE + 1), 401);
+        assert_eq!(status(&good, body, time - TOLERANCE - 1), 401);
+        assert_eq!(status(&good[..2], body, time), 400);
+        let with = |index: usize, value: &'static str| {
+            let mut headers = good;
+            headers[index].1 = value;
+            status(&headers, body, time)
+        };
+        assert_eq!((with(0, "msg_other"), with(0, "")), (401, 400));
+        assert_eq!((with(1, "1614265331"), with(1, "+1614265330"), with(1, "soon")), (401, 400, 400));
+        assert_eq!(with(2, "v2,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="), 401);
+        assert_eq!((with(2, "v1,"), with(2, "nonsense")), (401, 401));
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_used_is_our_mistake() {
+        let (headers, body, time) = published();
+        for secrets in [&[][..], &[""], &["whsec_"], &["whsec_?"], &["", SECRET]] {
+            let error = verify_at(&mut request(&headers, body), secrets, time).unwrap_err();
+            assert!(error.status().is_server_error() && error.chain().contains("secret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_webhook_is_signed_anew_at_each_try_under_one_id() {
+        let receiver = Receiver::start(&["500 Oh", "429 Later", "204 Fine"]);
+        let webhook = Webhook::post(&receiver.url).json(&json!({ "order": 17 })).secret(SECRET).header("X-Shop", "a");
+        assert_eq!(send(webhook), (Ok(()), 0));
+        let got = receiver.got();
+        assert_eq!(got.len(), 3);
+        for (headers, body) in got.clone() {
+            assert_eq!(headers.get("webhook-id"), got[0].0.get("webhook-id"));
+            assert_eq!((headers.get("content-type"), headers.get("x-shop")), (Some("application/json"), Some("a")));
+            assert_eq!(body, br#"{"order":17}"#);
+            let mut request = Request::new(Method::Post, "/", headers, Body::from(body));
+            verify(&mut request, &[SECRET]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_goes_on_failing_is_one_failure() {
+        let receiver = Receiver::start(&["500 Oh"; 6]);
+        let (outcome, failures) = send(Webhook::post(&receiver.url).json("x"));
+        assert_eq!(outcome.unwrap_err(), "webhook to 127.0.0.1 answered 500 Internal Server Error");
+        assert_eq!((receiver.got().len(), failures), (5, 1));
+        assert!(!receiver.got()[0].0.contains("webhook-signature"));
+    }
+
+    #[test]
+    fn a_refusal_is_the_last_word_and_a_redirect_is_one() {
+        for answer in ["410 Gone", "302 Found\r\nLocation: /else", "307 Go\r\nLocation: /else"] {
+            let receiver = Receiver::start(&[answer, "200 OK"]);
+            let (outcome, failures) = send(Webhook::post(&receiver.url).json("x"));
+            let words = outcome.unwrap_err();
+            assert!(words.starts_with("webhook to 127.0.0.1 ") && !words.contains("geheim"), "{words}");
+            assert!(words.contains(&answer[..3]), "{words}");
+            assert_eq!((receiver.got().len(), failures), (1, 1));
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_is_not_there_is_tried_again() {
+        let url = Receiver::start(&[]).url;
+        let (outcome, failures) = send(Webhook::post(url).json("x"));
+        let words = outcome.unwrap_err();
+        assert!(
+            words.starts_with("webhook to 127.0.0.1 did not get through: ") && !words.contains("geheim"),
+            "{words}"
+        );
+        assert_eq!(failures, 1);
+    }
+
+    #[test]
+    fn a_receiver_that_falls_silent_is_left_at_the_time_limit() {
+        let receiver = Receiver::start(&["", "200 OK"]);
+        let short = Duration::from_millis(200);
+        assert_eq!(send(Webhook::post(&receiver.url).json("x").limits(short, short)), (Ok(()), 0));
+        assert_eq!(receiver.got().len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_fails_in_the_task() {
+        let map = std::collections::HashMap::from([(vec![1], 2)]);
+        let to = || Webhook::post("http://127.0.0.1:9/geheim");
+        for (webhook, word) in [
+            (Webhook::post("geheim"), "address"),
+            (Webhook::post("file:///geheim"), "address"),
+            (Webhook::post(""), "address"),
+            (to().json(&map), "cannot be written as JSON"),
+            (to().header("X\r\nY", "z"), "header name"),
+            (to().id("a\r\nb"), "webhook-id"),
+            (to().id(""), "id"),
+            (to().secret("whsec_geheim!"), "secret"),
+        ] {
+            let (outcome, failures) = send(webhook);
+            let words = outcome.unwrap_err();
+            assert!(words.contains(word) && !words.contains("geheim"), "{words}");
+            assert_eq!(failures, 1);
+        }
+    }
+
+    #[test]
+    fn a_webhook_that_is_sent_now_says_how_it_went() {
+        let receiver = Receiver::start(&["200 OK", "503 Oh"]);
+        Webhook::post(&receiver.url).json("x").send_now().unwrap();
+        assert!(Webhook::post(&receiver.url).json("x").send_now().is_err());
+        assert_eq!(receiver.got().len(), 2);
+    }
+}
