@@ -19,7 +19,12 @@ pub use error::{BoxError, Error, Result, Status, ok};
 pub use http::headers::Headers;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
+pub use http::session::{Flash, Session};
 #[cfg(feature = "mail")]
 pub use mail::{Attachment, Mail, SentMail};
 #[cfg(feature = "webhook")]
 pub use webhook::Webhook;
+
+// For `context!`, which is expanded in the user's crate and can name only what is public here.
+#[doc(hidden)]
+pub use http::templates::private as __private;

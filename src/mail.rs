@@ -25,13 +25,16 @@ use lettre::transport::smtp::client::{Tls, TlsParameters};
 use lettre::transport::smtp::{self, SmtpTransport, extension::ClientId};
 use lettre::{Message, Transport as _};
 use minijinja::Value;
+use minijinja::value::Serde;
 use percent_encoding::percent_decode_str;
+use serde::Serialize;
 
 use crate::background::registry::span;
 use crate::background::scope::Context;
 use crate::background::task::{Retry, Task, TaskHandle};
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::http::templates::Templates;
 
 /// How often a mail is tried, and the first wait in between.
 const TRIES: u32 = 5;
@@ -46,7 +49,7 @@ const KEPT_BYTES: usize = 64 << 20;
 
 /// A mail in the making.
 ///
-/// ```
+/// ```no_run
 /// use aside::Mail;
 ///
 /// let order = 17;
@@ -165,8 +168,18 @@ impl Mail {
 
     /// A part from one of the application's templates, rendered in the task: the text when its name ends in `.txt`, else
     /// the HTML. For both, call it twice.
-    pub fn template(mut self, name: impl Into<String>, context: Value) -> Mail {
-        let name = name.into();
+    ///
+    /// ```no_run
+    /// use aside::{Mail, context};
+    ///
+    /// Mail::to("anna@shop.example")
+    ///     .subject("Your receipt")
+    ///     .template("receipt.txt", context! { order => 17 })
+    ///     .template("receipt.html", context! { order => 17 })
+    ///     .send();
+    /// ```
+    pub fn template(mut self, name: impl Into<String>, context: impl Serialize) -> Mail {
+        let (name, context) = (name.into(), Value::from(Serde(&context)));
         let part = if name.ends_with(".txt") { &mut self.text } else { &mut self.html };
         *part = Some(Content::Template(name, context));
         self
@@ -295,9 +308,12 @@ impl Content {
     }
 }
 
-/// Renders one of the application's templates.
-fn render(_name: &str, _context: &Value) -> Result<String> {
-    Err(Error::internal("templates are not merged yet"))
+/// Renders one of the application's templates: of the scope that came along with the task.
+fn render(name: &str, context: &Value) -> Result<String> {
+    let templates = Context::current().scope.get::<Templates>().ok_or_else(|| {
+        Error::internal("there are no templates here: mail with a template is sent from an application that has some")
+    })?;
+    templates.render(name, context.clone())
 }
 
 /// Adds the parts: text, HTML or both as alternatives, and around them the attachments.
@@ -753,6 +769,10 @@ mod tests {
         fn with(mailer: Mailer) -> Site {
             let mut values = Values::default();
             values.insert(mailer);
+            let mut templates = Templates::new("there/is/none", false);
+            templates.add("receipt.html", "<p>{{ name }}</p>").unwrap();
+            templates.add("receipt.txt", "Dear {{ name }}").unwrap();
+            values.insert(templates);
             Site(Scope::new(Registry::new(&Config::default()), values))
         }
 
@@ -819,6 +839,14 @@ mod tests {
             "{words}"
         );
         assert_eq!((server.connections(), site.failures()), (1, 1));
+    }
+
+    #[test]
+    fn a_server_without_encryption_gets_nothing_when_it_is_required() {
+        let server = SmtpServer::start(vec![]);
+        let words = Site::new(&format!("{}?tls=required", server.url())).send(mail()).unwrap_err();
+        assert!(words.contains("offers no encryption") && words.contains("ASIDE_MAIL_URL"), "{words}");
+        assert_eq!((server.connections(), server.received().len()), (1, 0));
     }
 
     #[test]
@@ -903,6 +931,20 @@ mod tests {
         let places = order.map(|part| raw.find(part).expect(part));
         assert!(places.is_sorted(), "{raw}");
         assert!(raw.contains("b25lCnR3bw0K"), "byte for byte: {raw}");
+    }
+
+    #[test]
+    fn templates_are_rendered_in_the_task() {
+        let site = Site::new("memory:");
+        let context = crate::context! { name => "A & B" };
+        site.send(mail().template("receipt.txt", &context).template("receipt.html", &context)).unwrap();
+        let sent = site.outbox().remove(0);
+        assert_eq!((sent.text.as_deref(), sent.html.as_deref()), (Some("Dear A & B"), Some("<p>A &amp; B</p>")));
+        for name in ["receipt.html", "gone.html"] {
+            let words = site.send(mail().template(name, crate::context! {})).unwrap_err();
+            assert!(words.starts_with(&format!("the mail's template `{name}` does not render: ")), "{words}");
+        }
+        assert_eq!((site.outbox().len(), site.failures()), (1, 2));
     }
 
     #[test]

@@ -103,7 +103,7 @@ impl Webhook {
         self
     }
 
-    /// A header more.
+    /// A header more. Those of the specification are ours and come out as they must.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Webhook {
         self.headers.append(name, value);
         self
@@ -382,11 +382,13 @@ mod tests {
 
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
+    type Got = (Headers, Vec<u8>);
+
     /// A receiver that gives these answers one after the other, each on a connection of its own, and then is gone. An
     /// empty answer is none: it waits until the sender is gone.
     struct Receiver {
         url: String,
-        got: Arc<Mutex<Vec<(Headers, Vec<u8>)>>>,
+        got: Arc<Mutex<Vec<Got>>>,
     }
 
     impl Receiver {
@@ -409,12 +411,12 @@ mod tests {
             Receiver { url, got }
         }
 
-        fn got(&self) -> Vec<(Headers, Vec<u8>)> {
+        fn got(&self) -> Vec<Got> {
             self.got.lock().unwrap().clone()
         }
     }
 
-    fn read(stream: &TcpStream) -> (Headers, Vec<u8>) {
+    fn read(stream: &TcpStream) -> Got {
         let mut reader = BufReader::new(stream);
         let lines = (&mut reader).lines().map(Result::unwrap).take_while(|line| !line.is_empty());
         let field = |line: String| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));

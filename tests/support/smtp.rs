@@ -116,7 +116,7 @@ fn listen(listener: &TcpListener, shared: &Arc<Mutex<Shared>>) {
 /// One connection. An error ends it: the client's, or the script's.
 fn talk(stream: &TcpStream, script: &Script, shared: &Mutex<Shared>) -> io::Result<()> {
     let mut lines = BufReader::new(stream);
-    let mut answer = |step: Step, line: &str| answer(stream, script, step, line);
+    let answer = |step: Step, line: &str| answer(stream, script, step, line);
     let mut mail = Received::default();
     answer(Step::Greeting, "220 ready")?;
     while let Some(line) = read_line(&mut lines)? {
