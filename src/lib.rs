@@ -12,6 +12,8 @@ pub use background::scope::Origin;
 pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, TaskInfo, background, task};
 pub use config::{Config, Mode};
 pub use error::{BoxError, Error, Result, Status, ok};
+pub use http::form::Form;
 pub use http::headers::Headers;
+pub use http::multipart::{Multipart, Part, Upload};
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
