@@ -684,3 +684,422 @@ fn shorten(name: &str, longest: usize) -> String {
     let end = (0..=room.min(stem.len())).rev().find(|at| stem.is_char_boundary(*at)).unwrap_or(0);
     format!("{}{extension}", &stem[..end])
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::headers::Headers;
+    use super::super::request::{Body, Method};
+    use super::*;
+
+    const LIMITS: Limits = Limits { upload: 1 << 20, text: 1 << 10, parts: 4, fields: 3 };
+
+    /// A part, its header lines and its content.
+    fn part(headers: &str, content: &[u8]) -> Vec<u8> {
+        [b"--BOUND\r\n", headers.as_bytes(), b"\r\n\r\n", content, b"\r\n"].concat()
+    }
+
+    fn field(parameters: &str, content: &[u8]) -> Vec<u8> {
+        part(&format!("Content-Disposition: form-data; {parameters}"), content)
+    }
+
+    fn body(parts: &[Vec<u8>]) -> Vec<u8> {
+        [&parts.concat()[..], b"--BOUND--\r\n"].concat()
+    }
+
+    fn request(content_type: &str, body: Body) -> Request {
+        Request::new(Method::Post, "/", Headers::from_iter([("Content-Type", content_type)]), body)
+    }
+
+    fn read(body: Vec<u8>) -> Result<Multipart> {
+        request("multipart/form-data; boundary=BOUND", Body::from(body)).multipart()
+    }
+
+    fn limited(mut body: &[u8]) -> Result<Vec<Part>> {
+        read_parts(&mut body, "BOUND", LIMITS)
+    }
+
+    fn one(parameters: &str, content: &[u8]) -> Multipart {
+        read(body(&[field(parameters, content)])).unwrap()
+    }
+
+    fn refused<T>(result: Result<T>) -> (u16, String) {
+        let error = result.err().expect("this must be refused");
+        (error.status().code(), error.message().unwrap_or_default().to_owned())
+    }
+
+    fn bytes(part: &Part) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        part.open().unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn example() -> Vec<u8> {
+        body(&[
+            field("name=\"title\"", b"a\r\n--BOUN\r\nsee --BOUND here\r"),
+            field("name=\"photo\"; filename=\"p.png\"\r\nContent-Type: image/png", b"\x89PNG\r\n\x1a\n\r\n--"),
+            field("name=\"tag\"", b""),
+            field("name=\"none\"; filename=\"\"\r\nContent-Type: application/octet-stream", b""),
+        ])
+    }
+
+    fn check_example(parts: &[Part]) {
+        let names: Vec<_> = parts.iter().map(|part| (part.name(), part.filename(), part.size())).collect();
+        assert_eq!(names, [("title", None, 28), ("photo", Some("p.png"), 12), ("tag", None, 0), ("none", Some(""), 0)]);
+        assert_eq!(bytes(&parts[0]), b"a\r\n--BOUN\r\nsee --BOUND here\r");
+        assert_eq!(bytes(&parts[1]), b"\x89PNG\r\n\x1a\n\r\n--");
+        assert_eq!(parts[1].content_type(), Some("image/png"));
+        assert!(parts[3].upload().is_none() && parts[3].text().is_none() && bytes(&parts[3]).is_empty());
+    }
+
+    #[test]
+    fn parts_are_read_in_order() {
+        let form = read(example()).unwrap();
+        check_example(form.parts());
+        assert_eq!(form.text("tag").unwrap(), "");
+        assert_eq!(form.file("photo").unwrap().size(), 12);
+    }
+
+    struct Dripping<R>(R);
+
+    impl<R: Read> Read for Dripping<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let most = buffer.len().min(1);
+            self.0.read(&mut buffer[..most])
+        }
+    }
+
+    #[test]
+    fn a_body_may_come_byte_by_byte() {
+        let body = example();
+        let mut drip = Dripping(&body[..]);
+        check_example(&read_parts(&mut drip, "BOUND", LIMITS).unwrap());
+    }
+
+    #[test]
+    fn a_body_that_is_cut_anywhere_is_refused_or_whole() {
+        let body = example();
+        let whole = body.len() - b"\r\n".len();
+        for cut in 0..body.len() {
+            match limited(&body[..cut]) {
+                Ok(parts) => {
+                    assert!(cut >= whole, "cut at {cut}");
+                    check_example(&parts);
+                }
+                Err(error) => {
+                    assert!(cut < whole, "cut at {cut}: {error:?}");
+                    assert!(error.to_string().contains("cut short"), "cut at {cut}: {error:?}");
+                    assert_eq!(error.status(), Status::BAD_REQUEST);
+                }
+            }
+            let declared = Body::new(io::Cursor::new(body[..cut].to_vec()), Some(body.len() as u64));
+            let result = request("multipart/form-data; boundary=BOUND", declared).multipart();
+            assert_eq!(result.is_ok(), result.is_ok_and(|form| form.parts().len() == 4));
+        }
+    }
+
+    #[test]
+    fn no_parts_is_a_form_and_no_body_is_not() {
+        assert!(read(b"--BOUND--\r\n".to_vec()).unwrap().parts().is_empty());
+        assert!(read(b"--BOUND--".to_vec()).unwrap().parts().is_empty());
+        assert_eq!(refused(read(Vec::new())).0, 400);
+    }
+
+    #[test]
+    fn what_stands_before_and_after_is_passed_over() {
+        let body = [b"This is multipart.\r\n", &example()[..], b"and more\r\n--BOUND\r\n"].concat();
+        check_example(read(body).unwrap().parts());
+    }
+
+    #[test]
+    fn a_name_may_come_more_than_once() {
+        let form = read(body(&[
+            field("name=tag", b"x"),
+            field("name=f; filename=1", b"one"),
+            field("name=tag", b""),
+            field("name=f; filename=2", b"two"),
+        ]))
+        .unwrap();
+        assert_eq!((form.text("tag").unwrap(), form.texts("tag").unwrap()), ("x", vec!["x", ""]));
+        let names: Vec<_> = form.files("f").iter().map(|file| file.filename()).collect();
+        assert_eq!((form.file("f").unwrap().filename(), names), ("1", vec!["1", "2"]));
+        assert!(form.texts("none").unwrap().is_empty() && form.files("none").is_empty());
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        let form = read(example()).unwrap();
+        assert_eq!(refused(form.text("name")), (422, "The field `name` is missing.".into()));
+        for name in ["none", "nothing", "title"] {
+            let words = format!("The field `{name}` has no file: please choose a file.");
+            assert_eq!(refused(form.file(name)), (422, words));
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_a_file_when_it_has_a_name() {
+        let form = one("name=f; filename=\"empty.txt\"", b"");
+        let file = form.file("f").unwrap();
+        assert_eq!((file.size(), file.content_type(), file.filename()), (0, "application/octet-stream", "empty.txt"));
+        assert_eq!(one("name=f; filename=\"\"", b"x").file("f").unwrap().filename(), "file");
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_refused_where_it_is_read() {
+        let form = one("name=t", b"\xff");
+        assert_eq!(bytes(&form.parts()[0]), b"\xff");
+        assert_eq!(refused(form.text("t")), (400, "The field `t` is not UTF-8.".into()));
+        assert_eq!((refused(form.texts("t")).0, refused(form.pairs()).0), (400, 400));
+    }
+
+    #[test]
+    fn a_content_type_that_does_not_fit_is_refused() {
+        let empty = |content_type: &str| refused(request(content_type, Body::empty()).multipart()).0;
+        assert_eq!(empty("text/plain"), 415);
+        assert_eq!(empty("multipart/mixed; boundary=x"), 415);
+        assert_eq!(refused(Request::new(Method::Post, "/", Headers::new(), Body::empty()).multipart()).0, 415);
+        let long = format!("multipart/form-data; boundary={}", "x".repeat(71));
+        for none in
+            ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=\"\"", &long]
+        {
+            assert!(refused(request(none, Body::empty()).multipart()).1.contains("boundary"), "{none}");
+        }
+        for one in ["Multipart/Form-Data;charset=utf-8;BOUNDARY=\"BOUND\"", "multipart/form-data; boundary=BOUND ; x=y"]
+        {
+            assert!(request(one, Body::from(example())).multipart().is_ok(), "{one}");
+        }
+    }
+
+    #[test]
+    fn a_part_must_have_a_name_and_headers_that_are_some() {
+        let refusal = |part: Vec<u8>| refused(read(body(&[part])));
+        assert_eq!(refusal(field("filename=x", b"")), (400, "A part of the multipart body has no name.".into()));
+        assert_eq!(refusal(part("Content-Type: text/plain", b"")).0, 400);
+        assert_eq!(refusal(part("", b"x")).0, 400);
+        assert!(refusal(part("Content Disposition: form-data; name=x", b"")).1.contains("malformed headers"));
+        assert!(refusal(field("name=x; filename=\"a\0b\"", b"")).1.contains("malformed headers"));
+        let many = "\r\nX-A: b".repeat(40);
+        assert!(refusal(field(&format!("name=x{many}"), b"")).1.contains("malformed headers"));
+    }
+
+    #[test]
+    fn each_limit_names_its_setting() {
+        let refusal = |result: Result<Vec<Part>>, setting: &str| {
+            let (status, words) = refused(result);
+            assert!(status == 413 && words.contains(setting), "{status} {words}");
+        };
+        let text = |length: usize| field("name=t", &vec![b'x'; length]);
+        assert!(limited(&body(&[text(1_000), text(24)])).is_ok());
+        refusal(limited(&body(&[text(1_000), text(25)])), "ASIDE_MAX_FORM");
+        assert!(limited(&body(&vec![text(1); 4])).is_ok());
+        refusal(limited(&body(&vec![text(1); 5])), "ASIDE_MAX_PARTS");
+        refusal(limited(&body(&[field("name=f; filename=f", &vec![0; 1 << 20])])), "ASIDE_MAX_UPLOAD");
+        let form = Multipart { parts: limited(&body(&vec![text(1); 4])).unwrap(), max_fields: 3 };
+        assert!(refused(form.pairs()).1.contains("ASIDE_MAX_FIELDS"));
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_anything_is_read() {
+        struct Untouched;
+        impl Read for Untouched {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                panic!("read")
+            }
+        }
+        let mut request = request("multipart/form-data; boundary=B", Body::new(Untouched, Some((32 << 20) + 1)));
+        assert!(refused(request.multipart()).1.contains("ASIDE_MAX_UPLOAD"));
+    }
+
+    #[test]
+    fn what_comes_before_a_part_is_bounded() {
+        for start in ["", "--BOUND\r\nX-Long: ", "--BOUND", "--BOUND   ", "--BOUND\r\n"] {
+            let mut endless = Counted::new(io::Cursor::new(start).chain(io::repeat(b'x')));
+            let read = endless.count.clone();
+            let limits = Limits { upload: u64::MAX, ..LIMITS };
+            assert_eq!(refused(read_parts(&mut endless, "BOUND", limits)).0, 400, "{start}");
+            assert!(read.load(Ordering::Relaxed) <= HEAD + CHUNK, "{start}");
+        }
+        let fits = field(&format!("name=t\r\nX-Long: {}", "x".repeat(HEAD / 2)), b"ok");
+        assert_eq!(read(body(&[fits.clone(), fits.clone(), fits])).unwrap().texts("t").unwrap().len(), 3);
+    }
+
+    /// Counts what is read from it.
+    struct Counted<R> {
+        inner: R,
+        count: Arc<AtomicUsize>,
+    }
+
+    impl<R> Counted<R> {
+        fn new(inner: R) -> Counted<R> {
+            Counted { inner, count: Arc::default() }
+        }
+    }
+
+    impl<R: Read> Read for Counted<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.inner.read(buffer)?;
+            self.count.fetch_add(count, Ordering::Relaxed);
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn a_large_part_is_never_in_memory() {
+        const LARGE: usize = 200 << 20;
+        let head = b"--BOUND\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\n";
+        let content = io::repeat(b'\r').take(LARGE as u64);
+        let mut body = Counted::new(head.chain(content).chain(&b"\r\n--BOUND--\r\n"[..]));
+        let (read, unheard) = (body.count.clone(), AtomicUsize::new(0));
+        let mut parser = Parser::new(&mut body, "BOUND", Limits { upload: u64::MAX, ..LIMITS }, &unheard);
+        let field = parser.next().unwrap().unwrap();
+        let (mut taken, mut furthest) = (0, 0);
+        let take = |piece: &[u8]| {
+            furthest = furthest.max(read.load(Ordering::Relaxed) - taken);
+            taken += piece.len();
+            Ok(())
+        };
+        parser.content(field, take).unwrap();
+        assert!(parser.next().unwrap().is_none());
+        assert_eq!(taken, LARGE);
+        assert!(furthest <= 4 * CHUNK, "{furthest} bytes ahead");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_in_a_file_is_cut_short() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+        }
+        let start = field("name=f; filename=f", &[b'x'; 50_000]);
+        let (status, words) = refused(read_parts(&mut start.chain(Broken), "BOUND", LIMITS));
+        assert!(status == 400 && words.contains("cut short"), "{words}");
+    }
+
+    #[test]
+    fn names_are_read_as_browsers_and_others_write_them() {
+        let names = |parameters: &str| {
+            let form = one(parameters, b"x");
+            (form.parts()[0].name().to_owned(), form.parts()[0].filename().map(str::to_owned))
+        };
+        for (parameters, name, filename) in [
+            (r#"name="a%22b%0D%0Ac%20"; filename="x%22.txt""#, "a\"b\r\nc%20", "x\".txt"),
+            (r#"name="a\"b"; filename="x\"; y.txt""#, "a\"b", "x\"; y.txt"),
+            (r#"name="n"; filename="C:\dir\x.txt""#, "n", "C:\\dir\\x.txt"),
+            (r#"name="n"; filename="back\""#, "n", "back\\"),
+            (r#"filename="a; name=evil; x="; NAME="n""#, "n", "a; name=evil; x="),
+            (r#"name="кот"; filename="фото.jpg""#, "кот", "фото.jpg"),
+            ("name = n ;filename=f.txt; x", "n", "f.txt"),
+            ("name=n; filename*=UTF-8''%D1%84.txt", "n", "ф.txt"),
+            (r#"name="n"; filename="../../etc/passwd""#, "n", "../../etc/passwd"),
+        ] {
+            assert_eq!(names(parameters), (name.to_owned(), Some(filename.to_owned())), "{parameters}");
+        }
+        assert_eq!(names(r#"name="x; filename=y""#), ("x; filename=y".to_owned(), None));
+    }
+
+    #[test]
+    fn a_filename_is_cleaned() {
+        for (raw, cleaned) in [
+            ("../../etc/passwd", "passwd"),
+            ("C:\\dir\\x.txt", "x.txt"),
+            ("a\0b\r\n\u{7f}\u{85}.txt", "ab.txt"),
+            ("фото 1.jpg", "фото 1.jpg"),
+            (".htaccess", "htaccess"),
+            ("evil\u{202e}gpj.exe", "evilgpj.exe"),
+            (" name. ", "name"),
+            ("archive.tar.gz", "archive.tar.gz"),
+        ] {
+            assert_eq!(clean(raw), cleaned);
+        }
+        for nothing in ["", ".", "..", "/", "a/", "a\\..", "\0", "  "] {
+            assert_eq!(clean(nothing), "file", "{nothing:?}");
+        }
+        let long = clean(&format!("{}.jpeg", "я".repeat(300)));
+        assert!(long.len() <= 255 && long.len() >= 254 && long.ends_with("я.jpeg"), "{long}");
+        assert_eq!(clean(&"x".repeat(300)).len(), 255);
+        assert_eq!(clean(&format!("a.{}", "я".repeat(300))).len(), 254);
+    }
+
+    #[test]
+    fn the_type_is_told_from_the_content() {
+        let kind = |content: &[u8]| {
+            let form = one("name=f; filename=\"f.exe\"\r\nContent-Type: application/x-lie", content);
+            let file = form.file("f").unwrap();
+            (file.content_type().to_owned(), file.kind.extension)
+        };
+        assert_eq!(kind(b"\x89PNG\r\n\x1a\n"), ("image/png".into(), "png"));
+        assert_eq!(kind(b"\xff\xd8\xff\xe0rest"), ("image/jpeg".into(), "jpg"));
+        assert_eq!(kind("просто текст\n".as_bytes()), ("text/plain".into(), "txt"));
+        assert_eq!(kind(b"<!DOCTYPE html><script>"), ("text/html".into(), "txt"));
+        assert_eq!(kind(b"a\0b"), ("application/octet-stream".into(), "bin"));
+        assert_eq!(kind(b"\xc3"), ("application/octet-stream".into(), "bin"));
+        // The eighth kibibyte ends within a letter.
+        assert_eq!(kind(format!("x{}", "я".repeat(5_000)).as_bytes()), ("text/plain".into(), "txt"));
+    }
+
+    #[test]
+    fn temporary_files_are_gone_with_the_form() {
+        let form = one("name=f; filename=f", b"content");
+        let path = form.file("f").unwrap().path().to_owned();
+        assert_eq!(fs::read(&path).unwrap(), b"content");
+        drop(form);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_upload_is_saved_under_a_name_of_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("new/folder");
+        let form = one("name=f; filename=\"../../evil.php\"", b"\x89PNG\r\n\x1a\n");
+        let file = form.file("f").unwrap();
+        // The first is another name of the temporary file, the second a copy.
+        let saved: Vec<PathBuf> = (0..3).map(|_| file.save_to(&dir).unwrap()).collect();
+        for path in &saved {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(path.parent() == Some(&dir) && name.len() == 36 && name.ends_with(".png"), "{name}");
+            assert_eq!(fs::read(path).unwrap(), b"\x89PNG\r\n\x1a\n");
+            let ordinary = File::create(dir.join("ordinary")).unwrap().metadata().unwrap().permissions();
+            assert_eq!(fs::metadata(path).unwrap().permissions(), ordinary);
+        }
+        fs::write(&saved[0], "changed").unwrap();
+        assert_eq!(fs::read(&saved[1]).unwrap(), b"\x89PNG\r\n\x1a\n");
+        fs::remove_file(dir.join("ordinary")).unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 3, "nothing else is left there");
+        drop(form);
+        assert!(saved.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn an_upload_is_saved_on_another_file_system() {
+        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+        let form = one("name=f; filename=f", b"content");
+        let path = form.file("f").unwrap().save_to(dir.path()).unwrap();
+        assert_eq!(fs::read(path).unwrap(), b"content");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_saved_leaves_nothing_half_written() {
+        struct Full(u8);
+        impl Read for Full {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0 += 1;
+                if self.0 > 2 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(buffer.len()) }
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let beside = Beside::new(dir.path().join(".x.part")).unwrap();
+        assert!(copy(&mut Full(0), &beside.file).is_err());
+        drop(beside);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let occupied = dir.path().join("file");
+        fs::write(&occupied, "").unwrap();
+        let error = one("name=f; filename=f", b"x").file("f").unwrap().save_to(&occupied).unwrap_err();
+        assert_eq!(error.status(), Status::INTERNAL_SERVER_ERROR);
+        assert!(error.chain().starts_with("cannot save an upload in "), "{error:?}");
+    }
+}
