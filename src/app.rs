@@ -20,6 +20,8 @@ use crate::http::response::{IntoResponse, Response};
 use crate::http::router::{Found, Handler, Router};
 use crate::http::session::{self, Keys};
 use crate::http::templates::Templates;
+#[cfg(feature = "mail")]
+use crate::mail::Mailer;
 
 /// A site: routes, state, settings.
 ///
@@ -214,6 +216,9 @@ impl App {
         self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
         self.values.insert(templates);
         self.values.insert(Keys::new(&config)?);
+        // Here and not at the first mail: its connection pool starts a thread, which must not inherit a task's priority.
+        #[cfg(feature = "mail")]
+        self.values.insert(Mailer::new(&config)?);
         let scope = Scope::new(Registry::new(&config), self.values);
         Ok(Service { config, router: self.router, fallback: self.fallback, scope, ids: Ids::new() })
     }

@@ -22,7 +22,9 @@ pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, Ta
 pub use cache::Cache;
 pub use config::{Config, Mode};
 pub use error::{BoxError, Error, Result, Status, ok};
+pub use http::form::Form;
 pub use http::headers::Headers;
+pub use http::multipart::{Multipart, Part, Upload};
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::session::{Flash, Session};

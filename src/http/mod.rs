@@ -1,7 +1,10 @@
 //! The request-to-page path.
 
+pub(crate) mod fields;
 pub(crate) mod files;
+pub(crate) mod form;
 pub(crate) mod headers;
+pub(crate) mod multipart;
 pub(crate) mod pages;
 pub(crate) mod request;
 pub(crate) mod response;
