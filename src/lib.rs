@@ -5,6 +5,7 @@ mod background;
 mod config;
 mod error;
 mod http;
+mod server;
 pub mod testing;
 
 pub use app::App;
@@ -18,3 +19,4 @@ pub use error::{BoxError, Error, Result, Status, ok};
 pub use http::headers::Headers;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
+pub use server::Server;
