@@ -108,6 +108,10 @@ impl fmt::Display for Cancelled {
 impl std::error::Error for Cancelled {}
 
 /// What a task may return: nothing, or a `Result` with any error that can be boxed.
+#[diagnostic::on_unimplemented(
+    message = "a task cannot return `{Self}`",
+    note = "a task returns () or a Result: end the closure in a semicolon, or in `aside::ok(value)`"
+)]
 pub trait IntoOutcome {
     /// What it yields when it goes well.
     type Value;

@@ -244,6 +244,10 @@ impl fmt::Debug for Response {
 }
 
 /// What a handler may return.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a response",
+    note = "a handler returns (), text, Html, Json, a Status, a Response, (Status, one of these), or a Result of them"
+)]
 pub trait IntoResponse {
     /// The response it means.
     fn into_response(self) -> Response;
