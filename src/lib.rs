@@ -50,6 +50,8 @@
 //!
 //! **Settings** are a [`Config`], read from the environment once.
 
+#![warn(unreachable_pub)]
+
 mod app;
 mod background;
 mod cache;

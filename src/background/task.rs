@@ -504,7 +504,7 @@ impl<T: Send + 'static> Run<T> {
             let theirs = slot.clone();
             let spawned = threads::spawn(&record.name.replace('\0', ""), registry.nice(), move || {
                 let run = theirs.lock().unwrap_or_else(PoisonError::into_inner).take();
-                run.map_or(Err(Failure::Abandoned), Run::to_the_end)
+                run.map_or(Err(Failure::Abandoned), Run::finish)
             });
             match spawned {
                 Ok(handle) => return handle,
@@ -513,7 +513,7 @@ impl<T: Send + 'static> Run<T> {
         }
     }
 
-    fn to_the_end(mut self) -> Outcome<T> {
+    fn finish(mut self) -> Outcome<T> {
         let outcome = self.attempt();
         self.registry.end(&self.record, outcome.as_ref().err());
         self.registry.leave_place_and_pass_on();

@@ -136,7 +136,7 @@ mod tests {
         let scope = Scope::new(Registry::new(&config), Values::default());
         let headers = Headers::from_iter(headers.iter().copied());
         let peer: SocketAddr = peer.parse().unwrap();
-        let mut req = Request::new(Method::Get, "/", headers, Body::empty()).from_peer(Some(peer));
+        let mut req = Request::new(Method::Get, "/", headers, Body::empty()).with_peer(Some(peer));
         req.admit(scope, Arc::new(config), "3f9a1c".into());
         req
     }

@@ -124,7 +124,7 @@ impl Request {
     }
 
     /// The same request, with the peer it came from.
-    pub(crate) fn from_peer(mut self, remote: Option<SocketAddr>) -> Request {
+    pub(crate) fn with_peer(mut self, remote: Option<SocketAddr>) -> Request {
         self.remote = remote;
         self
     }

@@ -40,8 +40,11 @@ pub(crate) enum ResponseBody {
     /// That many bytes of a file, from where it stands.
     File(File, u64),
     /// Written as they come up, without a length.
-    Stream(Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>),
+    Stream(StreamBody),
 }
+
+/// What writes a stream.
+pub(crate) type StreamBody = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
 
 impl ResponseBody {
     /// How long it is, when that is known.

@@ -298,8 +298,11 @@ impl Request {
     }
 }
 
+/// What finds the flash messages when they are looked at.
+pub(crate) type FlashReader = Box<dyn FnOnce() -> Vec<Flash> + Send>;
+
 /// The flash messages for a template, which may never look: the cookie is opened when it does.
-pub(crate) fn flashes_for_template(req: &mut Request) -> Box<dyn FnOnce() -> Vec<Flash> + Send> {
+pub(crate) fn flashes_for_template(req: &mut Request) -> FlashReader {
     if let Some(session) = req.extension::<Session>() {
         let flashes = session.contents.flashes.clone();
         return Box::new(move || flashes);

@@ -17,7 +17,7 @@ use serde::Serialize;
 use super::files;
 use super::request::Request;
 use super::response::Response;
-use super::session::{self, Flash};
+use super::session::{self, FlashReader};
 use crate::error::{Error, Result};
 
 /// The templates of an application: a folder, and those that are compiled in.
@@ -199,7 +199,7 @@ fn map(context: impl Serialize) -> Result<Value> {
 
 /// The flash messages, read when a template first looks at them, and noted as shown when it takes one out.
 struct Flashes {
-    read: Mutex<Option<Box<dyn FnOnce() -> Vec<Flash> + Send>>>,
+    read: Mutex<Option<FlashReader>>,
     messages: OnceLock<Vec<Value>>,
     shown: AtomicBool,
 }

@@ -139,7 +139,7 @@ impl TinyHttp {
         };
         let closes_itself = lock(loan).closes_itself;
         let head_only = asked.method.as_str() == "HEAD";
-        let request = Request::new(asked.method, asked.target, headers, body).from_peer(place.remote);
+        let request = Request::new(asked.method, asked.target, headers, body).with_peer(place.remote);
         let response = desk.service.handle(request);
         let left = lock(loan).settle();
         let mut terms = Terms { http10: asked.http10, head_only, close: closes_itself };

@@ -472,7 +472,11 @@ fn a_value_whose_drop_panics_ends_nothing_else() {
     client.settle();
     let barrier = Arc::new(Barrier::new(2));
     let theirs = barrier.clone();
-    client.within(|| Task::named("after").run(move |_| drop(theirs.wait())));
+    client.within(|| {
+        Task::named("after").run(move |_| {
+            theirs.wait();
+        })
+    });
     barrier.wait();
     client.settle();
 }
