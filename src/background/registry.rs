@@ -4,12 +4,12 @@
 //! work waits in one queue, in order. Nothing that it takes in is dropped without a line in the log.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::failure::{Failure, cause};
-use super::scope::Origin;
+use super::failure::Failure;
 use super::threads::{self, Work};
 use super::timer;
 use crate::config::Config;
@@ -21,6 +21,32 @@ const FAILED: usize = 100;
 /// How often a wait is logged, and how soon a refused thread is asked for again.
 const WARN_EVERY: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The request that something was started from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Origin {
+    /// The request's id, as in the access log and on the error page.
+    pub id: String,
+    /// Its method.
+    pub method: String,
+    /// Its path, without the query: that may hold what does not belong in a log.
+    pub path: String,
+}
+
+impl Origin {
+    /// The origin of what a request starts.
+    pub(crate) fn new(method: &str, path: &str, id: &str) -> Origin {
+        Origin { id: id.to_owned(), method: method.to_owned(), path: path.to_owned() }
+    }
+}
+
+/// As the log shows it: `POST /orders 3f9a1c`.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.method, self.path, self.id)
+    }
+}
 
 /// One task: who it is, how far it is, and how it ended.
 pub(crate) struct Record {
@@ -352,10 +378,13 @@ impl Registry {
     pub(crate) fn watch_deadline(&self, record: &Arc<Record>, deadline: Duration) -> timer::Ticket {
         let record = record.clone();
         timer::at(Instant::now() + deadline, move || {
+            if record.has_ended() {
+                return;
+            }
             record.overdue.store(true, Ordering::Relaxed);
-            record.tell_to_stop(Stop::Deadline);
             let words = format!("is overdue: past its deadline of {}, told to cancel", span(deadline));
             log::warn!(target: "aside::background", "{}", record.line(&words));
+            record.tell_to_stop(Stop::Deadline);
         })
     }
 
@@ -379,7 +408,7 @@ impl Registry {
 
     /// Says in the log that a try failed and when the next one is.
     pub(crate) fn log_retry(&self, record: &Record, failure: &Failure, tries: (u32, u32), wait: Duration) {
-        let words = format!("{failure}; try {} of {}, the next in {}", tries.0, tries.1, span(wait));
+        let words = format!("{}; try {} of {}, the next in {}", failure.verdict(), tries.0, tries.1, span(wait));
         log::warn!(target: "aside::background", "{}", record.line(&words));
     }
 
@@ -387,8 +416,8 @@ impl Registry {
     pub(crate) fn end(&self, record: &Arc<Record>, failure: Option<&Failure>) {
         let end = End {
             after: record.after(),
-            failure: failure.map(cause),
-            backtrace: failure.and_then(backtrace).map(str::to_owned),
+            failure: failure.map(Failure::to_string),
+            backtrace: failure.and_then(Failure::backtrace).map(str::to_owned),
             kind: failure.map_or(TaskState::Done, state_after),
         };
         if record.end.set(end).is_err() {
@@ -545,21 +574,13 @@ fn state_after(failure: &Failure) -> TaskState {
     }
 }
 
-fn backtrace(failure: &Failure) -> Option<&str> {
-    match failure {
-        Failure::Panic(panic) => panic.backtrace.as_deref(),
-        _ => None,
-    }
-}
-
 fn log_end(record: &Record, failure: Option<&Failure>) {
-    let line = |what: &dyn std::fmt::Display| record.line(&what.to_string());
     match failure {
-        None => log::debug!(target: "aside::background", "{}", line(&"is done")),
-        Some(failure @ Failure::Cancelled) => log::info!(target: "aside::background", "{}", line(failure)),
+        None => log::debug!(target: "aside::background", "{}", record.line("is done")),
+        Some(Failure::Cancelled) => log::info!(target: "aside::background", "{}", record.line("was cancelled")),
         Some(failure) => {
-            let backtrace = backtrace(failure).map_or(String::new(), |lines| format!("\n{}", lines.trim_end()));
-            log::error!(target: "aside::background", "{}{backtrace}", line(failure));
+            let backtrace = failure.backtrace().map_or(String::new(), |lines| format!("\n{lines}"));
+            log::error!(target: "aside::background", "{}{backtrace}", record.line(&failure.verdict()));
         }
     }
 }

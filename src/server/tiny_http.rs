@@ -124,13 +124,15 @@ impl TinyHttp {
 
     /// Looks at a request for the first time.
     fn admit(&self, request: tiny_http::Request) -> Job {
+        // First of all: what is sent behind it is taken by another worker in the same moment.
+        let remote = request.remote_addr().copied();
+        let mut place = self.book.enter(remote);
         let fields = request.headers().iter();
         let headers: Headers = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str())).collect();
         let version = request.http_version();
         let verdict = wire::check(request.method().as_str(), request.url(), (version.0, version.1), &headers);
-        let remote = request.remote_addr().copied();
+        place.judge(verdict.is_err());
         remote.iter().for_each(|remote| Nudges::note(&self.nudges, remote));
-        let place = self.book.enter(remote, verdict.is_err());
         Job { request, headers, verdict, place }
     }
 
@@ -768,9 +770,15 @@ struct Book {
 #[derive(Default)]
 struct Entries {
     last: u64,
-    in_flight: Vec<(u64, SocketAddr)>,
+    in_flight: Vec<Entry>,
     waiting: usize,
     condemned: Vec<(SocketAddr, Instant)>,
+}
+
+struct Entry {
+    id: u64,
+    remote: SocketAddr,
+    judged: bool,
 }
 
 /// A request's entry, struck out when dropped.
@@ -782,17 +790,12 @@ struct Place {
 }
 
 impl Book {
-    /// Enters a request. One that is malformed is the last that its connection gets answered.
-    fn enter(self: &Arc<Book>, remote: Option<SocketAddr>, malformed: bool) -> Place {
+    fn enter(self: &Arc<Book>, remote: Option<SocketAddr>) -> Place {
         let mut entries = lock(&self.entries);
         entries.last += 1;
         let id = entries.last;
-        entries.in_flight.extend(remote.map(|remote| (id, remote)));
-        let condemned = !entries.condemned.is_empty() && entries.is_condemned(remote);
-        if let Some(remote) = remote.filter(|_| malformed) {
-            entries.condemned.push((remote, Instant::now()));
-        }
-        Place { book: self.clone(), id, remote, condemned }
+        entries.in_flight.extend(remote.map(|remote| Entry { id, remote, judged: false }));
+        Place { book: self.clone(), id, remote, condemned: false }
     }
 
     fn condemn(&self, place: &Place) {
@@ -802,27 +805,60 @@ impl Book {
 
     /// Waits until all requests that came earlier on the same connection are answered.
     fn wait_for_turn(&self, place: &Place) {
-        let Some(remote) = place.remote else { return };
-        let mut entries = lock(&self.entries);
+        drop(self.wait_while(lock(&self.entries), place, |_| true));
+    }
+
+    /// Waits while there is such an earlier request on the same connection.
+    fn wait_while<'b>(
+        &'b self,
+        mut entries: MutexGuard<'b, Entries>,
+        place: &Place,
+        holds: fn(&Entry) -> bool,
+    ) -> MutexGuard<'b, Entries> {
+        let is_before = |entry: &Entry| Some(entry.remote) == place.remote && entry.id < place.id && holds(entry);
+        if !entries.in_flight.iter().any(is_before) {
+            return entries;
+        }
         entries.waiting += 1;
-        let earlier =
-            |entries: &mut Entries| entries.in_flight.iter().any(|&(id, other)| other == remote && id < place.id);
-        let mut entries = self.left.wait_while(entries, earlier).unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.left.wait_while(entries, |entries| entries.in_flight.iter().any(is_before));
+        entries = waiting.unwrap_or_else(PoisonError::into_inner);
         entries.waiting -= 1;
+        entries
+    }
+}
+
+impl Place {
+    /// Says whether its head is malformed, in which case it is the last of its connection that is answered; and learns
+    /// whether one before it was.
+    fn judge(&mut self, malformed: bool) {
+        let Some(remote) = self.remote else { return };
+        let mut entries = lock(&self.book.entries);
+        let own = entries.in_flight.iter_mut().rfind(|entry| entry.id == self.id);
+        own.into_iter().for_each(|entry| entry.judged = true);
+        if entries.waiting > 0 {
+            self.book.left.notify_all();
+        }
+        let mut entries = self.book.wait_while(entries, self, |entry| !entry.judged);
+        let condemned = !entries.condemned.is_empty() && entries.is_condemned(remote);
+        if malformed {
+            entries.condemned.push((remote, Instant::now()));
+        }
+        drop(entries);
+        self.condemned = condemned;
     }
 }
 
 impl Entries {
-    fn is_condemned(&mut self, remote: Option<SocketAddr>) -> bool {
+    fn is_condemned(&mut self, remote: SocketAddr) -> bool {
         self.condemned.retain(|(_, since)| since.elapsed() < CONDEMNED);
-        self.condemned.iter().any(|(condemned, _)| Some(*condemned) == remote)
+        self.condemned.iter().any(|(condemned, _)| *condemned == remote)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut entries = lock(&self.book.entries);
-        if let Some(index) = entries.in_flight.iter().rposition(|(id, _)| *id == self.id) {
+        if let Some(index) = entries.in_flight.iter().rposition(|entry| entry.id == self.id) {
             entries.in_flight.swap_remove(index);
         }
         if entries.waiting > 0 {

@@ -1,4 +1,6 @@
-//! The one integration binary. What looks at the inside stands beside the code it looks at.
+//! The integration tests: one binary, so that it is linked once. Each file says what belongs there.
 
-// What goes over the socket: heads that are refused, bodies read and unread, order, closing, workers, stopping, signals.
+mod background;
+mod logs;
+mod pages;
 mod wire;

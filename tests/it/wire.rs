@@ -420,7 +420,7 @@ fn as_many_slow_handlers_as_come_run_at_once() {
     };
     let server = start(app().get("/meet", handler));
     let mut clients: Vec<Raw> = (0..40).map(|_| Raw::to(&server)).collect();
-    clients.iter_mut().for_each(|raw| drop(raw.send("GET /meet HTTP/1.1\r\nHost: a\r\n\r\n")));
+    clients.iter_mut().for_each(|raw| _ = raw.send("GET /meet HTTP/1.1\r\nHost: a\r\n\r\n"));
     assert!(clients.iter_mut().all(|raw| raw.reply().body == "met"));
 }
 
@@ -428,7 +428,7 @@ fn as_many_slow_handlers_as_come_run_at_once() {
 fn of_connections_that_come_at_once_none_is_forgotten() {
     let server = start(app());
     let mut clients: Vec<Raw> = (0..30).map(|_| Raw::to(&server)).collect();
-    clients.iter_mut().for_each(|raw| drop(raw.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")));
+    clients.iter_mut().for_each(|raw| _ = raw.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
     // All are kept open: none frees a thread for another.
     assert!(clients.iter_mut().all(|raw| raw.reply().body == "home"));
 }
@@ -446,7 +446,7 @@ fn no_more_handlers_than_the_settings_say_run_at_once() {
     };
     let server = start(App::with_config(Config { max_workers: 1, ..config() }).get("/", handler));
     let mut clients: Vec<Raw> = (0..16).map(|_| Raw::to(&server)).collect();
-    clients.iter_mut().for_each(|raw| drop(raw.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n")));
+    clients.iter_mut().for_each(|raw| _ = raw.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
     assert!(clients.iter_mut().all(|raw| raw.reply().status == 200));
     assert_eq!(most.load(Ordering::SeqCst), 1);
 }
