@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use self::tiny_http::TinyHttp;
+use self::tiny_http as transport;
 use self::workers::Crew;
 use crate::app::{App, Service};
 use crate::background::registry::span;
@@ -203,7 +203,7 @@ impl App {
         let listener = listen(&service.config().address)?;
         let addr = listener.local_addr()?;
         let desk = Desk::new(service);
-        let transport = Arc::new(TinyHttp::new(listener)?);
+        let transport = Arc::new(transport::TinyHttp::new(listener)?);
         let crew = Crew::start(transport.clone(), desk.clone())?;
         Ok(Server { addr, running: Some(Running { desk, transport, crew }) })
     }
@@ -220,8 +220,8 @@ pub struct Server {
 
 struct Running {
     desk: Arc<Desk>,
-    transport: Arc<TinyHttp>,
-    crew: Crew<TinyHttp>,
+    transport: Arc<transport::TinyHttp>,
+    crew: Crew<transport::TinyHttp>,
 }
 
 impl Server {

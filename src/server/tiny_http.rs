@@ -16,14 +16,15 @@
 //!   request sent behind a malformed one is dropped, unless it was taken from the queue in the same instant.
 //! - A chunked body with trailers is refused (400). One that is cut short is told from one after which the client shut
 //!   its side by nothing: both are refused.
-//! - Of some 20 connections that send without a pause a few may wait until others close: tiny_http counts an idle thread
-//!   that was given a connection already.
+//! - Of connections that come at the same instant some get no thread: tiny_http counts an idle one that was given a
+//!   connection already. [`Nudges`] free them, one each 10 ms.
 //! - `panic = "abort"` in a profile makes a client that goes away end the process: tiny_http's threads panic then.
 //! - Where sockets cannot be found (Windows), a connection that should be closed is only told so, and what still comes on
 //!   it is not handled for a minute.
 
+use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -61,6 +62,9 @@ const CONDEMNED: Duration = Duration::from_secs(if cfg!(unix) { 15 } else { 60 }
 const PROBE: Duration = Duration::from_secs(3);
 const MEND_PAUSE: Duration = Duration::from_millis(100);
 
+/// How soon after a new connection another is made to ourselves.
+const NUDGE: Duration = Duration::from_millis(10);
+
 /// The transport.
 pub(crate) struct TinyHttp {
     current: RwLock<Arc<Server>>,
@@ -75,6 +79,9 @@ pub(crate) struct TinyHttp {
     waiting: AtomicBool,
     /// Requests whose thread and descriptors are gone for good.
     lost: AtomicUsize,
+    nudges: Arc<Nudges>,
+    /// The descriptors there were at the last inspection.
+    descriptors: AtomicUsize,
 }
 
 /// A request, its verdict, and its place among the requests of its connection.
@@ -102,6 +109,8 @@ impl TinyHttp {
             book: Arc::default(),
             waiting: AtomicBool::new(false),
             lost: AtomicUsize::new(0),
+            nudges: Arc::new(Nudges::new(addr)),
+            descriptors: AtomicUsize::new(0),
         })
     }
 
@@ -115,11 +124,15 @@ impl TinyHttp {
 
     /// Looks at a request for the first time.
     fn admit(&self, request: tiny_http::Request) -> Job {
+        // First of all: what is sent behind it is taken by another worker in the same moment.
+        let remote = request.remote_addr().copied();
+        let mut place = self.book.enter(remote);
         let fields = request.headers().iter();
         let headers: Headers = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str())).collect();
         let version = request.http_version();
         let verdict = wire::check(request.method().as_str(), request.url(), (version.0, version.1), &headers);
-        let place = self.book.enter(request.remote_addr().copied(), verdict.is_err());
+        place.judge(verdict.is_err());
+        remote.iter().for_each(|remote| Nudges::note(&self.nudges, remote));
         Job { request, headers, verdict, place }
     }
 
@@ -219,7 +232,7 @@ impl TinyHttp {
     /// Whether a connection to ourselves is taken: one that says nothing and ends is ended from the other side too.
     fn accepts(&self) -> bool {
         let probe = || {
-            let mut stream = TcpStream::connect_timeout(&self.addr, PROBE)?;
+            let mut stream = TcpStream::connect_timeout(&self.nudges.addr, PROBE)?;
             stream.set_read_timeout(Some(PROBE))?;
             stream.shutdown(Shutdown::Write)?;
             stream.read(&mut [0])
@@ -299,6 +312,10 @@ impl Transport for TinyHttp {
     }
 
     fn inspect(self: &Arc<Self>, desk: &Arc<Desk>) {
+        let count = socket::count();
+        if self.descriptors.swap(count, Ordering::Relaxed) != count {
+            self.nudges.nudge();
+        }
         let waiting = has_waiting(&self.listener);
         // For a moment connections wait on any busy server.
         if !(self.waiting.swap(waiting, Ordering::Relaxed) && waiting) || self.accepts() || self.is_closed() {
@@ -692,6 +709,57 @@ fn swallow(peer: Peer, mut request: tiny_http::Request) {
     drop(request.into_writer());
 }
 
+/// Connections to ourselves that say nothing. tiny_http makes a thread for a connection when none is idle, but its count
+/// of idle ones lags: of a burst some wait in its queue with nobody to take them. A thread made for a connection that ends
+/// at once takes one of these next. Its first request then looks new to us as well, and the next nudge follows.
+struct Nudges {
+    addr: SocketAddr,
+    /// The connections that were seen last, by their ports. One that falls out costs a nudge too many.
+    seen: Vec<AtomicUsize>,
+    soon: AtomicBool,
+    late: AtomicBool,
+}
+
+impl Nudges {
+    fn new(mut addr: SocketAddr) -> Nudges {
+        if addr.ip().is_unspecified() {
+            addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        }
+        let seen = (0..1024).map(|_| AtomicUsize::new(0)).collect();
+        Nudges { addr, seen, soon: AtomicBool::new(false), late: AtomicBool::new(false) }
+    }
+
+    /// Takes note of a request's connection. For a new one a nudge follows soon, and another later, for the case that the
+    /// first was counted wrongly itself.
+    fn note(nudges: &Arc<Nudges>, remote: &SocketAddr) {
+        let mut hasher = std::hash::DefaultHasher::new();
+        remote.hash(&mut hasher);
+        let mark = hasher.finish() as usize | 1;
+        let slot = &nudges.seen[usize::from(remote.port()) % nudges.seen.len()];
+        if slot.load(Ordering::Relaxed) != mark {
+            slot.store(mark, Ordering::Relaxed);
+            Nudges::plan(nudges, NUDGE, |nudges| &nudges.soon);
+            Nudges::plan(nudges, 10 * NUDGE, |nudges| &nudges.late);
+        }
+    }
+
+    fn plan(nudges: &Arc<Nudges>, wait: Duration, planned: fn(&Nudges) -> &AtomicBool) {
+        if planned(nudges).swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let nudges = nudges.clone();
+        timer::at(Instant::now() + wait, move || {
+            planned(&nudges).store(false, Ordering::Release);
+            aside(nudges, |nudges| nudges.nudge());
+        });
+    }
+
+    fn nudge(&self) {
+        // Refused when the server has stopped.
+        drop(TcpStream::connect_timeout(&self.addr, 10 * NUDGE));
+    }
+}
+
 /// Which requests are being answered, in the order in which they came, and which connections are closed.
 #[derive(Default)]
 struct Book {
@@ -702,9 +770,15 @@ struct Book {
 #[derive(Default)]
 struct Entries {
     last: u64,
-    in_flight: Vec<(u64, SocketAddr)>,
+    in_flight: Vec<Entry>,
     waiting: usize,
     condemned: Vec<(SocketAddr, Instant)>,
+}
+
+struct Entry {
+    id: u64,
+    remote: SocketAddr,
+    judged: bool,
 }
 
 /// A request's entry, struck out when dropped.
@@ -716,17 +790,12 @@ struct Place {
 }
 
 impl Book {
-    /// Enters a request. One that is malformed is the last that its connection gets answered.
-    fn enter(self: &Arc<Book>, remote: Option<SocketAddr>, malformed: bool) -> Place {
+    fn enter(self: &Arc<Book>, remote: Option<SocketAddr>) -> Place {
         let mut entries = lock(&self.entries);
         entries.last += 1;
         let id = entries.last;
-        entries.in_flight.extend(remote.map(|remote| (id, remote)));
-        let condemned = !entries.condemned.is_empty() && entries.is_condemned(remote);
-        if let Some(remote) = remote.filter(|_| malformed) {
-            entries.condemned.push((remote, Instant::now()));
-        }
-        Place { book: self.clone(), id, remote, condemned }
+        entries.in_flight.extend(remote.map(|remote| Entry { id, remote, judged: false }));
+        Place { book: self.clone(), id, remote, condemned: false }
     }
 
     fn condemn(&self, place: &Place) {
@@ -736,27 +805,60 @@ impl Book {
 
     /// Waits until all requests that came earlier on the same connection are answered.
     fn wait_for_turn(&self, place: &Place) {
-        let Some(remote) = place.remote else { return };
-        let mut entries = lock(&self.entries);
+        drop(self.wait_while(lock(&self.entries), place, |_| true));
+    }
+
+    /// Waits while there is such an earlier request on the same connection.
+    fn wait_while<'b>(
+        &'b self,
+        mut entries: MutexGuard<'b, Entries>,
+        place: &Place,
+        holds: fn(&Entry) -> bool,
+    ) -> MutexGuard<'b, Entries> {
+        let is_before = |entry: &Entry| Some(entry.remote) == place.remote && entry.id < place.id && holds(entry);
+        if !entries.in_flight.iter().any(is_before) {
+            return entries;
+        }
         entries.waiting += 1;
-        let earlier =
-            |entries: &mut Entries| entries.in_flight.iter().any(|&(id, other)| other == remote && id < place.id);
-        let mut entries = self.left.wait_while(entries, earlier).unwrap_or_else(PoisonError::into_inner);
+        let waiting = self.left.wait_while(entries, |entries| entries.in_flight.iter().any(is_before));
+        entries = waiting.unwrap_or_else(PoisonError::into_inner);
         entries.waiting -= 1;
+        entries
+    }
+}
+
+impl Place {
+    /// Says whether its head is malformed, in which case it is the last of its connection that is answered; and learns
+    /// whether one before it was.
+    fn judge(&mut self, malformed: bool) {
+        let Some(remote) = self.remote else { return };
+        let mut entries = lock(&self.book.entries);
+        let own = entries.in_flight.iter_mut().rfind(|entry| entry.id == self.id);
+        own.into_iter().for_each(|entry| entry.judged = true);
+        if entries.waiting > 0 {
+            self.book.left.notify_all();
+        }
+        let mut entries = self.book.wait_while(entries, self, |entry| !entry.judged);
+        let condemned = !entries.condemned.is_empty() && entries.is_condemned(remote);
+        if malformed {
+            entries.condemned.push((remote, Instant::now()));
+        }
+        drop(entries);
+        self.condemned = condemned;
     }
 }
 
 impl Entries {
-    fn is_condemned(&mut self, remote: Option<SocketAddr>) -> bool {
+    fn is_condemned(&mut self, remote: SocketAddr) -> bool {
         self.condemned.retain(|(_, since)| since.elapsed() < CONDEMNED);
-        self.condemned.iter().any(|(condemned, _)| Some(*condemned) == remote)
+        self.condemned.iter().any(|(condemned, _)| *condemned == remote)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut entries = lock(&self.book.entries);
-        if let Some(index) = entries.in_flight.iter().rposition(|(id, _)| *id == self.id) {
+        if let Some(index) = entries.in_flight.iter().rposition(|entry| entry.id == self.id) {
             entries.in_flight.swap_remove(index);
         }
         if entries.waiting > 0 {

@@ -5,3 +5,4 @@ mod background;
 mod bad_input;
 mod logs;
 mod pages;
+mod wire;
