@@ -1,14 +1,16 @@
 //! aside: serve the page now, do the rest aside.
 
+mod app;
 mod background;
 mod config;
 mod error;
 mod http;
+pub mod testing;
 
+pub use app::App;
 pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome, Panic};
 pub use background::pool::Pool;
-pub use background::registry::{Counts, Progress, TaskState};
-pub use background::scope::Origin;
+pub use background::registry::{Counts, Origin, Progress, TaskState};
 pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, TaskInfo, background, task};
 pub use config::{Config, Mode};
 pub use error::{BoxError, Error, Result, Status, ok};

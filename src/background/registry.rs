@@ -4,12 +4,12 @@
 //! work waits in one queue, in order. Nothing that it takes in is dropped without a line in the log.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::failure::{Failure, cause};
-use super::scope::Origin;
 use super::threads::{self, Work};
 use super::timer;
 use crate::config::Config;
@@ -21,6 +21,32 @@ const FAILED: usize = 100;
 /// How often a wait is logged, and how soon a refused thread is asked for again.
 const WARN_EVERY: Duration = Duration::from_secs(5);
 const ASK_AGAIN: Duration = Duration::from_millis(100);
+
+/// The request that something was started from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Origin {
+    /// The request's id, as in the access log and on the error page.
+    pub id: String,
+    /// Its method.
+    pub method: String,
+    /// Its path, without the query: that may hold what does not belong in a log.
+    pub path: String,
+}
+
+impl Origin {
+    /// The origin of what a request starts.
+    pub(crate) fn new(method: &str, path: &str, id: &str) -> Origin {
+        Origin { id: id.to_owned(), method: method.to_owned(), path: path.to_owned() }
+    }
+}
+
+/// As the log shows it: `POST /orders 3f9a1c`.
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {} {}", self.method, self.path, self.id)
+    }
+}
 
 /// One task: who it is, how far it is, and how it ended.
 pub(crate) struct Record {
@@ -553,7 +579,7 @@ fn backtrace(failure: &Failure) -> Option<&str> {
 }
 
 fn log_end(record: &Record, failure: Option<&Failure>) {
-    let line = |what: &dyn std::fmt::Display| record.line(&what.to_string());
+    let line = |what: &dyn fmt::Display| record.line(&what.to_string());
     match failure {
         None => log::debug!(target: "aside::background", "{}", line(&"is done")),
         Some(failure @ Failure::Cancelled) => log::info!(target: "aside::background", "{}", line(failure)),

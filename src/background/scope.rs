@@ -7,37 +7,10 @@
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::fmt;
 use std::sync::{Arc, LazyLock};
 
-use super::registry::{Record, Registry};
+use super::registry::{Origin, Record, Registry};
 use crate::config::Config;
-
-/// The request that something was started from.
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Origin {
-    /// The request's id, as in the access log and on the error page.
-    pub id: String,
-    /// Its method.
-    pub method: String,
-    /// Its path, without the query: that may hold what does not belong in a log.
-    pub path: String,
-}
-
-impl Origin {
-    /// The origin of what a request starts.
-    pub(crate) fn new(method: &str, path: &str, id: &str) -> Origin {
-        Origin { id: id.to_owned(), method: method.to_owned(), path: path.to_owned() }
-    }
-}
-
-/// As the log shows it: `POST /orders 3f9a1c`.
-impl fmt::Display for Origin {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {} {}", self.method, self.path, self.id)
-    }
-}
 
 /// What belongs to one application: its tasks, and a value of each type it was given (mailer, templates, state).
 #[derive(Clone)]

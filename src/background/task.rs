@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use super::failure::{Cancelled, Failure, IntoOutcome, Outcome};
 use super::panics;
-use super::registry::{Progress, Record, Registry, Stop, TaskState};
-use super::scope::{Context, Origin};
+use super::registry::{Origin, Progress, Record, Registry, Stop, TaskState};
+use super::scope::Context;
 use super::threads::{self, Work};
 use super::timer;
 use crate::error::Error;

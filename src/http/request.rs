@@ -13,7 +13,8 @@ use cookie::Cookie;
 use percent_encoding::percent_decode_str;
 
 use super::headers::Headers;
-use crate::background::scope::{Context, Origin, Scope};
+use crate::background::registry::Origin;
+use crate::background::scope::{Context, Scope};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
 

@@ -1,0 +1,300 @@
+//! A client for tests: it calls the application without a socket, and sees what was set aside.
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::{Read, Write};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::app::{App, Service};
+use crate::background::scope::Context;
+use crate::background::task::{Deferred, TaskInfo};
+use crate::error::Status;
+use crate::http::headers::Headers;
+use crate::http::request::{Method, Request};
+use crate::http::response::{Response, ResponseBody};
+
+/// How long [`TestClient::settle`] waits before it says which tasks do not end.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Calls an application as a browser would, cookies and all, without a socket.
+///
+/// ```
+/// use aside::testing::TestClient;
+/// use aside::{App, Request, background, redirect};
+///
+/// let app = App::new().post("/orders", |req: &mut Request| {
+///     let form = req.form_pairs()?;
+///     background(move || aside::ok(println!("charging {form:?}")));
+///     aside::ok(redirect("/thanks"))
+/// });
+/// let mut client = TestClient::new(app);
+/// let response = client.post("/orders").form(&[("quantity", "2")]).send();
+/// assert_eq!(response.location(), Some("/thanks"));
+/// client.settle();
+/// assert!(client.failures().is_empty());
+/// ```
+///
+/// Mail stays in [`outbox`](TestClient::outbox) unless the configuration sends it elsewhere. A test that leaves a task
+/// running fails when the client is dropped: let it [`settle`](TestClient::settle), or what the task does next happens in
+/// the middle of another test.
+pub struct TestClient {
+    service: Service,
+    cookies: BTreeMap<String, String>,
+}
+
+impl TestClient {
+    /// A client of that application.
+    ///
+    /// # Panics
+    /// When the application cannot start; the message says why.
+    pub fn new(app: App) -> TestClient {
+        let service = app.for_tests().build().unwrap_or_else(|error| panic!("the application cannot start: {error:?}"));
+        TestClient { service, cookies: BTreeMap::new() }
+    }
+
+    /// A GET.
+    pub fn get(&mut self, target: &str) -> TestResponse {
+        self.request("GET", target).send()
+    }
+
+    /// A POST, to be given a body.
+    pub fn post<'c>(&'c mut self, target: &str) -> TestRequest<'c> {
+        self.request("POST", target)
+    }
+
+    /// Any request.
+    pub fn request<'c>(&'c mut self, method: &str, target: &str) -> TestRequest<'c> {
+        let headers = Headers::from_iter([("Host", "localhost")]);
+        TestRequest { method: method.into(), target: target.to_owned(), headers, body: Vec::new(), client: self }
+    }
+
+    /// The cookies that the application has set, as a browser would keep them.
+    pub fn cookies(&self) -> &BTreeMap<String, String> {
+        &self.cookies
+    }
+
+    /// Puts a cookie into the jar, as it goes over the wire.
+    pub fn set_cookie(&mut self, name: &str, value: &str) {
+        self.cookies.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// The application's state of that type.
+    ///
+    /// # Panics
+    /// When `App::state` was given none of that type.
+    pub fn state<T: Any + Send + Sync>(&self) -> Arc<T> {
+        self.service.scope().state()
+    }
+
+    /// Runs `f` as part of the application, outside a request: what it sets aside or mails is the application's.
+    pub fn within<T>(&self, f: impl FnOnce() -> T) -> T {
+        let context = Context { scope: self.service.scope().clone(), origin: None, task: None };
+        let _entered = context.enter();
+        f()
+    }
+
+    /// Waits until all that was set aside has ended. Waits between two tries are cut short.
+    ///
+    /// # Panics
+    /// When something has not ended after 30 s; the message names it.
+    pub fn settle(&self) {
+        if !self.service.scope().registry().settle(Instant::now() + PATIENCE) {
+            panic!("after {PATIENCE:?} there still run: {:?}", self.running());
+        }
+    }
+
+    /// The tasks that have not ended.
+    pub fn running(&self) -> Vec<TaskInfo> {
+        let registry = self.service.scope().registry();
+        registry.unfinished().into_iter().map(|record| TaskInfo::new(record, registry)).collect()
+    }
+
+    /// The tasks that failed, in order.
+    pub fn failures(&self) -> Vec<TaskInfo> {
+        let registry = self.service.scope().registry();
+        registry.failed().into_iter().map(|record| TaskInfo::new(record, registry)).collect()
+    }
+
+    fn call(&mut self, method: Method, target: String, mut headers: Headers, body: Vec<u8>) -> TestResponse {
+        if !self.cookies.is_empty() && !headers.contains("Cookie") {
+            let pairs: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            headers.set("Cookie", pairs.join("; "));
+        }
+        let is_head = method == Method::Head;
+        let response = self.service.handle(Request::new(method, target, headers, body.into()));
+        let response = TestResponse::read(response, is_head);
+        response.headers.get_all("Set-Cookie").for_each(|line| keep_cookie(&mut self.cookies, line));
+        response
+    }
+}
+
+/// Fails the test that leaves a task behind.
+impl Drop for TestClient {
+    fn drop(&mut self) {
+        let running = self.running();
+        if !running.is_empty() && !std::thread::panicking() {
+            panic!("the test leaves tasks running (call `settle()` on the client): {running:?}");
+        }
+    }
+}
+
+fn keep_cookie(jar: &mut BTreeMap<String, String>, line: &str) {
+    let Ok(cookie) = cookie::Cookie::parse(line) else { return };
+    let gone = cookie.max_age().is_some_and(|age| !age.is_positive());
+    match gone {
+        true => jar.remove(cookie.name()),
+        false => jar.insert(cookie.name().to_owned(), cookie.value().to_owned()),
+    };
+}
+
+/// A request under way to a [`TestClient`]'s application.
+#[must_use = "it goes out with `send`"]
+pub struct TestRequest<'c> {
+    client: &'c mut TestClient,
+    method: Method,
+    target: String,
+    headers: Headers,
+    body: Vec<u8>,
+}
+
+/// Where the parts of a multipart body end. Long enough not to stand in a test's file by chance.
+const BOUNDARY: &str = "----aside-test-client-7d1f0c52b8e94a36";
+
+impl TestRequest<'_> {
+    /// Adds a header.
+    pub fn header(mut self, name: &str, value: &str) -> Self {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// A form's fields, as a browser sends them.
+    pub fn form(self, fields: &[(&str, &str)]) -> Self {
+        let body = serde_urlencoded::to_string(fields).expect("pairs of text can always be written");
+        self.body("application/x-www-form-urlencoded", body)
+    }
+
+    /// A value as JSON.
+    ///
+    /// # Panics
+    /// When it cannot be written as JSON.
+    pub fn json(self, value: &impl serde::Serialize) -> Self {
+        let body = serde_json::to_vec(value).expect("the test's value can be written as JSON");
+        self.body("application/json", body)
+    }
+
+    /// A text field of a form with files.
+    pub fn field(self, name: &str, value: &str) -> Self {
+        self.part(&format!("name=\"{}\"", escape_quotes(name)), value.as_bytes())
+    }
+
+    /// A file of a form, as a browser sends it.
+    pub fn file(self, name: &str, filename: &str, content_type: &str, content: &[u8]) -> Self {
+        let (name, filename) = (escape_quotes(name), escape_quotes(filename));
+        let disposition = format!("name=\"{name}\"; filename=\"{filename}\"\r\nContent-Type: {content_type}");
+        self.part(&disposition, content)
+    }
+
+    fn part(mut self, disposition: &str, content: &[u8]) -> Self {
+        let end = format!("--{BOUNDARY}--\r\n");
+        let so_far = self.body.len() - if self.body.ends_with(end.as_bytes()) { end.len() } else { 0 };
+        self.body.truncate(so_far);
+        let head = format!("--{BOUNDARY}\r\nContent-Disposition: form-data; {disposition}\r\n\r\n");
+        let body = [&self.body, head.as_bytes(), content, b"\r\n", end.as_bytes()].concat();
+        self.body(&format!("multipart/form-data; boundary={BOUNDARY}"), body)
+    }
+
+    /// Any body of that media type.
+    pub fn body(mut self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
+        self.headers.set("Content-Type", content_type);
+        self.body = body.into();
+        self.headers.set("Content-Length", self.body.len().to_string());
+        self
+    }
+
+    /// Sends it, reads the whole answer, and then begins what was set aside on it.
+    pub fn send(self) -> TestResponse {
+        self.client.call(self.method, self.target, self.headers, self.body)
+    }
+}
+
+/// As browsers write a name into a part's header (WHATWG HTML, multipart form data).
+fn escape_quotes(name: &str) -> String {
+    name.replace('\r', "%0D").replace('\n', "%0A").replace('"', "%22")
+}
+
+/// What the application answered.
+pub struct TestResponse {
+    status: Status,
+    headers: Headers,
+    body: Vec<u8>,
+}
+
+impl TestResponse {
+    fn read(mut response: Response, is_head: bool) -> TestResponse {
+        let (status, headers) = (response.status_code(), response.headers().clone());
+        let mut body = Vec::new();
+        if !is_head && !status.is_bodiless() {
+            read_body(std::mem::take(&mut response.body), &mut body);
+        }
+        response.take_set_aside().into_iter().for_each(Deferred::start);
+        TestResponse { status, headers, body }
+    }
+
+    /// The status.
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The first header of that name.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name)
+    }
+
+    /// All headers.
+    pub fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// Where a redirect leads.
+    pub fn location(&self) -> Option<&str> {
+        self.header("Location")
+    }
+
+    /// The body as it is.
+    pub fn bytes(&self) -> &[u8] {
+        &self.body
+    }
+
+    /// The body as text.
+    ///
+    /// # Panics
+    /// When it is not UTF-8.
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("the body is UTF-8")
+    }
+
+    /// The body as a value.
+    ///
+    /// # Panics
+    /// When it is no JSON of that shape.
+    pub fn json<T: serde::de::DeserializeOwned>(&self) -> T {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
+    }
+}
+
+fn read_body(body: ResponseBody, out: &mut Vec<u8>) {
+    let written = match body {
+        ResponseBody::Bytes(bytes) => out.write_all(&bytes),
+        ResponseBody::File(file, length) => file.take(length).read_to_end(out).map(drop),
+        ResponseBody::Stream(write) => write(out),
+    };
+    written.expect("the body can be read to its end");
+}
+
+impl fmt::Debug for TestResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}\n{}\n{}", self.status, self.headers, String::from_utf8_lossy(&self.body))
+    }
+}
