@@ -1,0 +1,215 @@
+//! Photos: the gallery, the upload, and the three sizes that are made once its visitor has been sent on.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aside::image::{Fit, Image, Size};
+use aside::{Error, Request, Response, Result, Status, context, redirect};
+use serde::Serialize;
+
+use crate::site::{Errors, Site, Values, day, machine_time, megabytes};
+use crate::store::{Photo, Prepared, Store};
+
+/// The longest side of each size, in pixels.
+const SIZES: [u32; 3] = [1600, 800, 200];
+
+/// What the sizes can be made of.
+const TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/webp", "image/gif"];
+
+const MAX_TITLE: usize = 100;
+const LATEST: u32 = 60;
+const OUR_FAULT: &str = "Something went wrong on our side.";
+
+/// A photo as the pages show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Card {
+    pub id: i64,
+    title: String,
+    is_ready: bool,
+    failure: Option<String>,
+    width: u32,
+    height: u32,
+    /// The width of the 800 size, which is less than that for a tall photo and a small one.
+    medium_width: u32,
+    uploaded_at: String,
+    uploaded_on: String,
+}
+
+impl From<Photo> for Card {
+    fn from(photo: Photo) -> Card {
+        let (width, height, failure) = match photo.state {
+            Prepared::Ready(width, height) => (width, height, None),
+            Prepared::Failed(why) => (0, 0, Some(why)),
+            Prepared::NotYet => (0, 0, None),
+        };
+        Card {
+            id: photo.id,
+            title: photo.title,
+            is_ready: width > 0,
+            failure,
+            width,
+            height,
+            medium_width: width * 800 / width.max(height).max(800),
+            uploaded_at: machine_time(photo.uploaded_at),
+            uploaded_on: day(photo.uploaded_at),
+        }
+    }
+}
+
+/// `GET /`
+pub fn gallery(req: &mut Request) -> Result<Response> {
+    gallery_page(req, &Values::new(), &Errors::new())
+}
+
+fn gallery_page(req: &mut Request, values: &Values, errors: &Errors) -> Result<Response> {
+    let photos = latest(&req.state::<Site>(), &req.state::<Store>())?;
+    let max_upload = megabytes(req.config().max_upload);
+    req.render("gallery.html", context! {
+        here => "/",
+        photos => photos.as_slice(),
+        form => context! { values, errors },
+        max_title => MAX_TITLE,
+        max_upload,
+    })
+}
+
+/// The newest photos, from the cache. However many ask at once, the database is asked once.
+pub fn latest(site: &Site, store: &Store) -> Result<Arc<Vec<Card>>> {
+    site.gallery.remember("latest", Duration::from_secs(60), || {
+        Ok(Arc::new(store.latest_photos(LATEST)?.into_iter().map(Card::from).collect()))
+    })
+}
+
+/// Forgets the newest photos and finds them again, before the next visitor asks.
+fn warm_cache(site: &Site, store: &Store) -> Result<()> {
+    site.gallery.remove("latest");
+    latest(site, store).map(drop)
+}
+
+/// `POST /photos`
+pub fn upload(req: &mut Request) -> Result<Response> {
+    let (site, store) = (req.state::<Site>(), req.state::<Store>());
+    let mut form = req.multipart()?;
+    let title = form.text("title").unwrap_or_default().trim().to_owned();
+    let mut errors = Errors::new();
+    if let Err(words) = check_title(&title) {
+        errors.insert("title", words);
+    }
+    let file = form.take_file("photo");
+    match check_file(file.as_ref()) {
+        Err(words) => drop(errors.insert("photo", words)),
+        Ok(_) => (),
+    }
+    let (Some(file), true) = (file, errors.is_empty()) else {
+        let page = gallery_page(req, &Values::from([("title", title)]), &errors)?;
+        return Ok(page.status(Status::UNPROCESSABLE_CONTENT));
+    };
+    let original = file.save_to(site.originals())?;
+    let id = store.add_photo(&title, &original).inspect_err(|_| drop(fs::remove_file(site.originals().join(&original))))?;
+    site.gallery.remove("latest");
+    req.flash("success", "Photo uploaded!");
+    let page = redirect(&format!("/photos/{id}"));
+    Ok(prepare_after(page, &site, &store, id).background(move || warm_cache(&site, &store)))
+}
+
+fn check_title(title: &str) -> Result<(), String> {
+    match title.chars().count() {
+        0 => Err("Give the photo a title.".into()),
+        length if length > MAX_TITLE => Err(format!("A title has at most {MAX_TITLE} characters; this one has {length}.")),
+        _ => Ok(()),
+    }
+}
+
+/// `GET /photos/{id}`
+pub fn show(req: &mut Request) -> Result<Response> {
+    let (site, store) = (req.state::<Site>(), req.state::<Store>());
+    let photo = find(req, &store)?;
+    let (id, is_being_prepared) = (photo.id, photo.state == Prepared::NotYet);
+    let page = req.render("photo.html", context! { photo => Card::from(photo), is_being_prepared })?;
+    // After a restart in the middle of the work nobody is at it: then this page begins it again.
+    Ok(if is_being_prepared { prepare_after(page.header("Cache-Control", "no-store"), &site, &store, id) } else { page })
+}
+
+/// `GET /photos/{id}/{size}.jpg`
+pub fn picture(req: &mut Request) -> Result<Response> {
+    let site = req.state::<Site>();
+    let (photo, size) = (find(req, &req.state::<Store>())?, req.param("size")?);
+    if !SIZES.contains(&size) || !matches!(photo.state, Prepared::Ready(..)) {
+        return Err(Error::not_found("There is no picture of that size, or not yet."));
+    }
+    let page = req.send_file(path(&site, photo.id, size))?;
+    Ok(page.header("Cache-Control", "public, max-age=31536000, immutable"))
+}
+
+fn find(req: &Request, store: &Store) -> Result<Photo> {
+    store.photo(req.param("id")?)?.ok_or_else(|| Error::not_found("There is no such photo."))
+}
+
+fn path(site: &Site, id: i64, size: u32) -> PathBuf {
+    site.photos().join(format!("{id}-{size}.jpg"))
+}
+
+/// Sets the work on a photo aside on that page, unless somebody is at it already.
+fn prepare_after(page: Response, site: &Arc<Site>, store: &Arc<Store>, id: i64) -> Response {
+    let Some(claim) = Claim::take(site, store, id) else { return page };
+    page.background(move || prepare(&claim))
+}
+
+/// Makes the sizes of a photo, and writes down what came of it.
+fn prepare(claim: &Claim) -> Result<()> {
+    let Claim { site, store, id } = claim;
+    let made = site.decoders.run(|| make_sizes(site, store, *id));
+    if let Err(error) = &made {
+        // What is wrong with the picture is for the visitor to read, what is wrong with the machine for the log.
+        let is_the_picture = error.status() == Status::UNPROCESSABLE_CONTENT;
+        store.photo_failed(*id, &if is_the_picture { error.to_string() } else { OUR_FAULT.into() })?;
+    }
+    warm_cache(site, store)?;
+    match made {
+        Err(error) if error.status() != Status::UNPROCESSABLE_CONTENT => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// All sizes from one decoding.
+fn make_sizes(site: &Site, store: &Store, id: i64) -> Result<()> {
+    let photo = store.photo(id)?.ok_or_else(|| Error::internal("the photo is gone"))?;
+    if photo.state != Prepared::NotYet {
+        return Ok(()); // made since the page that asked for it read that it was not
+    }
+    let image = Image::open(site.originals().join(&photo.original))?;
+    let made: Vec<Size> =
+        SIZES.iter().map(|&size| image.save(path(site, id, size), Fit::Inside(size, size))).collect::<Result<_>>()?;
+    store.photo_is_ready(id, made[0].width, made[0].height)
+}
+
+/// The photos that somebody is at.
+#[derive(Default)]
+pub struct Preparing(Mutex<HashSet<i64>>);
+
+/// The right to prepare a photo, which one has at a time. It is given back when the work is done, or never begins.
+struct Claim {
+    site: Arc<Site>,
+    store: Arc<Store>,
+    id: i64,
+}
+
+impl Claim {
+    fn take(site: &Arc<Site>, store: &Arc<Store>, id: i64) -> Option<Claim> {
+        let is_free = site.preparing.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        is_free.then(|| Claim { site: site.clone(), store: store.clone(), id })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Written down, so that the page does not begin it anew each second. The log has the panic.
+            let _ = self.store.photo_failed(self.id, OUR_FAULT);
+        }
+        self.site.preparing.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
