@@ -265,14 +265,11 @@ fn error_page(_request: &Request, error: &Error) -> Response {
 }
 
 fn log_error(request: &Request, error: &Error) {
-    let failure = error.source().and_then(|source| source.downcast_ref::<Failure>());
-    let what = failure.map_or_else(|| format!("failed: {}", error.chain()), Failure::to_string);
-    let backtrace = match failure {
-        Some(Failure::Panic(panic)) => panic.backtrace.as_deref().map(|lines| format!("\n{}", lines.trim_end())),
-        _ => None,
-    };
+    let panic = error.source().and_then(|source| source.downcast_ref::<Failure>());
+    let what = panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
+    let backtrace = panic.and_then(Failure::backtrace).map_or(String::new(), |lines| format!("\n{lines}"));
     let line = escape(&format!("{} {} {} {what}", request.method(), request.path(), request.id()));
-    log::error!(target: "aside::http", "{line}{}", backtrace.unwrap_or_default());
+    log::error!(target: "aside::http", "{line}{backtrace}");
 }
 
 fn log_access(request: &Request, response: &Response, began: Instant) {

@@ -265,6 +265,28 @@ impl Error {
         self.0.source.as_deref()
     }
 
+    /// The first error of that type among its sources.
+    ///
+    /// ```
+    /// use aside::Error;
+    ///
+    /// let error = Error::from("x".parse::<u8>().unwrap_err()).context("the age");
+    /// assert!(error.find_source::<std::num::ParseIntError>().is_some());
+    /// ```
+    pub fn find_source<T: StdError + 'static>(&self) -> Option<&T> {
+        let mut next = self.source().map(|source| source as &(dyn StdError + 'static));
+        while let Some(source) = next {
+            if let Some(Carrier(error)) = source.downcast_ref() {
+                return error.find_source();
+            }
+            if let Some(found) = source.downcast_ref() {
+                return Some(found);
+            }
+            next = source.source();
+        }
+        None
+    }
+
     /// The whole chain of sources, joined by `: `, as the log shows it.
     pub fn chain(&self) -> String {
         let mut parts: Vec<String> = self.0.message.iter().cloned().collect();
@@ -276,8 +298,7 @@ impl Error {
 }
 
 /// An error and its chain of sources, joined by `: `. A source that its parent's text repeats at the end is not said twice.
-pub(crate) fn chain(error: &(dyn StdError + 'static)) -> String {
-    // A carrier's text is its own chain already.
+fn chain(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(source) = next {

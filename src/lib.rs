@@ -2,9 +2,12 @@
 
 mod app;
 mod background;
+mod cache;
 mod config;
 mod error;
 mod http;
+#[cfg(feature = "image")]
+pub mod image;
 pub mod testing;
 
 pub use app::App;
@@ -12,6 +15,7 @@ pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome, Panic};
 pub use background::pool::Pool;
 pub use background::registry::{Counts, Origin, Progress, TaskState};
 pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, TaskInfo, background, task};
+pub use cache::Cache;
 pub use config::{Config, Mode};
 pub use error::{BoxError, Error, Result, Status, ok};
 pub use http::headers::Headers;

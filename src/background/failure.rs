@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::error::{BoxError, Error, Never, chain};
+use crate::error::{BoxError, Error, Never};
 
 /// What a task came to: its value, or why there is none.
 pub type Outcome<T> = Result<T, Failure>;
@@ -34,29 +34,37 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// What the log says after the name: `failed: connection refused`, `panicked: boom, at src/import.rs:50`.
+    pub(crate) fn verdict(&self) -> String {
+        match self {
+            Failure::Error(_) => format!("failed: {self}"),
+            _ => self.to_string(),
+        }
+    }
+
+    /// The way to the panic, when it was one and `RUST_BACKTRACE` asks for it: lines to follow the log's.
+    pub(crate) fn backtrace(&self) -> Option<&str> {
+        match self {
+            Failure::Panic(panic) => panic.backtrace.as_deref().map(str::trim_end),
+            _ => None,
+        }
+    }
+
     /// The failure that an error means: [`Cancelled`] somewhere in its chain is a cancellation, not an error.
     pub(crate) fn from_error(error: BoxError) -> Failure {
         let error = Error::from_box(error);
-        if says_cancelled(&error) { Failure::Cancelled } else { Failure::Error(error) }
-    }
-}
-
-fn says_cancelled(error: &Error) -> bool {
-    let mut next = error.source().map(|source| source as &(dyn std::error::Error + 'static));
-    while let Some(source) = next {
-        if source.is::<Cancelled>() {
-            return true;
+        match error.find_source::<Cancelled>() {
+            Some(Cancelled) => Failure::Cancelled,
+            None => Failure::Error(error),
         }
-        next = source.source();
     }
-    false
 }
 
-/// As the log line says it, after the task's name: `failed: connection refused`, `panicked: boom, at src/import.rs:50`.
+/// What went wrong: `connection refused`, `panicked: boom, at src/import.rs:50`, `was cancelled`.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Failure::Error(error) => write!(f, "failed: {}", error.chain()),
+            Failure::Error(error) => f.write_str(&error.chain()),
             Failure::Panic(panic) => write!(f, "panicked: {panic}"),
             Failure::Cancelled => f.write_str("was cancelled"),
             Failure::TimedOut => f.write_str("timed out"),
@@ -132,15 +140,6 @@ impl<T, E: Into<BoxError>> IntoOutcome for Result<T, E> {
 
     fn into_outcome(self) -> Outcome<T> {
         self.map_err(|error| Failure::from_error(error.into()))
-    }
-}
-
-/// The words of a failure's cause alone, without `failed:`; for a page or a record.
-pub(crate) fn cause(failure: &Failure) -> String {
-    match failure {
-        Failure::Error(error) => error.chain(),
-        Failure::Panic(panic) => panic.to_string(),
-        other => chain(other),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::failure::{Failure, cause};
+use super::failure::Failure;
 use super::threads::{self, Work};
 use super::timer;
 use crate::config::Config;
@@ -378,10 +378,13 @@ impl Registry {
     pub(crate) fn watch_deadline(&self, record: &Arc<Record>, deadline: Duration) -> timer::Ticket {
         let record = record.clone();
         timer::at(Instant::now() + deadline, move || {
+            if record.has_ended() {
+                return;
+            }
             record.overdue.store(true, Ordering::Relaxed);
-            record.tell_to_stop(Stop::Deadline);
             let words = format!("is overdue: past its deadline of {}, told to cancel", span(deadline));
             log::warn!(target: "aside::background", "{}", record.line(&words));
+            record.tell_to_stop(Stop::Deadline);
         })
     }
 
@@ -405,7 +408,7 @@ impl Registry {
 
     /// Says in the log that a try failed and when the next one is.
     pub(crate) fn log_retry(&self, record: &Record, failure: &Failure, tries: (u32, u32), wait: Duration) {
-        let words = format!("{failure}; try {} of {}, the next in {}", tries.0, tries.1, span(wait));
+        let words = format!("{}; try {} of {}, the next in {}", failure.verdict(), tries.0, tries.1, span(wait));
         log::warn!(target: "aside::background", "{}", record.line(&words));
     }
 
@@ -413,8 +416,8 @@ impl Registry {
     pub(crate) fn end(&self, record: &Arc<Record>, failure: Option<&Failure>) {
         let end = End {
             after: record.after(),
-            failure: failure.map(cause),
-            backtrace: failure.and_then(backtrace).map(str::to_owned),
+            failure: failure.map(Failure::to_string),
+            backtrace: failure.and_then(Failure::backtrace).map(str::to_owned),
             kind: failure.map_or(TaskState::Done, state_after),
         };
         if record.end.set(end).is_err() {
@@ -571,21 +574,13 @@ fn state_after(failure: &Failure) -> TaskState {
     }
 }
 
-fn backtrace(failure: &Failure) -> Option<&str> {
-    match failure {
-        Failure::Panic(panic) => panic.backtrace.as_deref(),
-        _ => None,
-    }
-}
-
 fn log_end(record: &Record, failure: Option<&Failure>) {
-    let line = |what: &dyn fmt::Display| record.line(&what.to_string());
     match failure {
-        None => log::debug!(target: "aside::background", "{}", line(&"is done")),
-        Some(failure @ Failure::Cancelled) => log::info!(target: "aside::background", "{}", line(failure)),
+        None => log::debug!(target: "aside::background", "{}", record.line("is done")),
+        Some(Failure::Cancelled) => log::info!(target: "aside::background", "{}", record.line("was cancelled")),
         Some(failure) => {
-            let backtrace = backtrace(failure).map_or(String::new(), |lines| format!("\n{}", lines.trim_end()));
-            log::error!(target: "aside::background", "{}{backtrace}", line(failure));
+            let backtrace = failure.backtrace().map_or(String::new(), |lines| format!("\n{lines}"));
+            log::error!(target: "aside::background", "{}{backtrace}", record.line(&failure.verdict()));
         }
     }
 }

@@ -438,7 +438,8 @@ impl Deferred {
         R: IntoOutcome,
     {
         let name = name_of::<F>(Location::caller());
-        let call = once(move |_| f().into_outcome().map(drop));
+        let mut f = Some(f);
+        let call = Box::new(move |_: &TaskContext| f.take().map_or(Ok(()), |f| f().into_outcome().map(drop)));
         Deferred { context: Context::current(), name: Name { name, key: None, deadline: None }, call }
     }
 
@@ -630,11 +631,8 @@ pub(crate) struct Promise<T>(Arc<Slot<T>>);
 
 impl<T> Promise<T> {
     fn fulfil(self, outcome: Outcome<T>) {
-        if Arc::strong_count(&self.0) > 1 {
-            return self.0.put(outcome);
-        }
-        // Nobody is there to take it; its drop is the task's own code, and may panic.
-        let _ = panics::catch(|| drop(outcome));
+        // With no handle left the value is dropped here: that is the task's own code, and may panic.
+        let _ = panics::catch(move || self.0.put(outcome));
     }
 }
 
@@ -669,7 +667,12 @@ fn last_segment(path: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::mpsc;
+    use std::time::Instant;
+
     use super::*;
+    use crate::background::scope::{Scope, Values};
+    use crate::config::Config;
 
     fn named() {}
     fn generic<T>() {}
@@ -704,5 +707,62 @@ mod tests {
         }
         assert!(retry.wait_after(30, &failure).is_none());
         assert!(retry.only_if(|_| false).wait_after(1, &failure).is_none());
+    }
+
+    /// A context of its own, with room for that many tasks.
+    fn context(max_tasks: usize) -> Context {
+        let registry = Registry::new(&Config { max_tasks, ..Config::default() });
+        Context { scope: Scope::new(registry, Values::default()), origin: None, task: None }
+    }
+
+    #[test]
+    fn at_shutdown_what_runs_is_finished() {
+        let context = context(10);
+        let (let_go, wait) = mpsc::channel::<()>();
+        let _entered = context.clone().enter();
+        let handle = Task::new().run(move |_| wait.recv());
+        assert!(!context.scope.registry().settle(Instant::now()));
+        let_go.send(()).unwrap();
+        assert!(context.scope.registry().drain(Duration::from_secs(30), Duration::ZERO));
+        assert!(handle.join().is_ok());
+    }
+
+    #[test]
+    fn at_shutdown_what_listens_is_cancelled_and_what_does_not_is_given_up() {
+        let context = context(2);
+        let (let_go, wait) = mpsc::channel::<()>();
+        let _entered = context.clone().enter();
+        let listens = Task::new().run(|task| task.sleep(Duration::from_secs(3600)));
+        let (tell, begun) = mpsc::channel();
+        let stubborn = Task::named("stubborn").run(move |_| {
+            tell.send(()).unwrap();
+            wait.recv()
+        });
+        begun.recv().unwrap();
+        let never_begun = Task::named("never-begun").run(|_| ());
+        let registry = context.scope.registry();
+        assert!(!registry.drain(Duration::ZERO, Duration::from_millis(50)));
+        assert!(matches!(listens.join(), Err(Failure::Cancelled)));
+        let given_up: Vec<_> = registry.failed().iter().map(|record| record.name.clone()).collect();
+        assert!(given_up.contains(&"stubborn".to_owned()), "{given_up:?}");
+        assert!(never_begun.join().is_err());
+        drop(let_go);
+        assert!(stubborn.join().is_err());
+    }
+
+    #[test]
+    fn at_shutdown_a_wait_between_tries_is_cut_short_for_a_last_one() {
+        let context = context(10);
+        let _entered = context.clone().enter();
+        let (tell, told) = mpsc::channel();
+        let retry = Retry::exponential(9, Duration::from_secs(3600));
+        let handle = Task::new().retry(retry).run(move |task| {
+            tell.send(task.attempt()).unwrap();
+            Err::<(), _>("down")
+        });
+        assert_eq!(told.recv().unwrap(), 1);
+        assert!(context.scope.registry().drain(Duration::from_secs(30), Duration::ZERO));
+        assert!(matches!(handle.join(), Err(Failure::Error(_))));
+        assert!(told.try_iter().count() <= 1);
     }
 }

@@ -1,0 +1,426 @@
+//! Values that are kept for a while: [`Cache`].
+//!
+//! A page that is the same for everybody is computed once and then read. What makes that more than a map behind a lock:
+//! an entry has a time to live, the number of entries has a bound, and of all who ask for a missing value at once only one
+//! computes it.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use quick_cache::sync::{Cache as Entries, DefaultLifecycle, GuardResult, PlaceholderGuard};
+use quick_cache::{DefaultHashBuilder, UnitWeighter};
+
+/// How many entries `Cache::default()` holds.
+const CAPACITY: usize = 10_000;
+
+/// How long a thread waits for another's computation before the log says so, and again each time as long.
+const WAIT_WARNING: Duration = Duration::from_secs(10);
+
+/// Values with a time to live, shared between threads.
+///
+/// ```
+/// use aside::Cache;
+/// use std::time::Duration;
+///
+/// fn latest_photos() -> aside::Result<Vec<String>> {
+///     Ok(vec!["harbour.jpg".into()]) // from a database, say
+/// }
+///
+/// let cache = Cache::new(100);
+/// let photos = cache.remember("latest", Duration::from_secs(60), latest_photos)?;
+/// assert_eq!(photos, ["harbour.jpg"]);
+/// assert_eq!(cache.get("latest"), Some(photos)); // for the next 60 seconds
+///
+/// cache.remove("latest"); // after an upload
+/// assert_eq!(cache.get("latest"), None);
+/// # aside::ok(())
+/// ```
+///
+/// A clone is the same cache and costs one counter. A value is cloned on its way out: wrap a large one in an [`Arc`].
+/// `Cache::default()` holds 10,000 entries. An entry past its time is never given out.
+pub struct Cache<V> {
+    entries: Arc<Entries<String, Arc<Entry<V>>>>,
+}
+
+/// In an [`Arc`], so that a value is cloned and dropped outside the locks: its code may be slow, panic, or use the cache.
+struct Entry<V> {
+    value: V,
+    /// Nothing when the time to live reaches past what the clock can count: for ever.
+    deadline: Option<Instant>,
+}
+
+/// The right to compute a key, and the duty: dropped without a value, it passes to the next who waits.
+type Claim<'a, V> = PlaceholderGuard<
+    'a,
+    String,
+    Arc<Entry<V>>,
+    UnitWeighter,
+    DefaultHashBuilder,
+    DefaultLifecycle<String, Arc<Entry<V>>>,
+>;
+
+impl<V> Entry<V> {
+    fn new(value: V, ttl: Duration, now: Instant) -> Arc<Entry<V>> {
+        Arc::new(Entry { value, deadline: now.checked_add(ttl) })
+    }
+
+    fn is_fresh(&self, now: Instant) -> bool {
+        self.deadline.is_none_or(|deadline| now < deadline)
+    }
+}
+
+impl<V: Clone> Cache<V> {
+    /// An empty cache for about `capacity` entries. Past that, the ones asked for least go first.
+    ///
+    /// The entries lie in parts with a lock each, so that the bound is `capacity` rounded up to a multiple of their number,
+    /// and a part that is full evicts while another has room.
+    pub fn new(capacity: usize) -> Cache<V> {
+        Cache { entries: Arc::new(Entries::new(capacity)) }
+    }
+
+    /// The value of `key`, or nothing when it is not there or its time is over.
+    pub fn get(&self, key: &str) -> Option<V> {
+        self.get_at(key, Instant::now())
+    }
+
+    /// Sets `key` to `value` for the time `ttl`, in place of what was there.
+    ///
+    /// With a `ttl` of zero nothing is kept; with [`Duration::MAX`] the value stays until it is removed or evicted. What
+    /// [`remember`](Cache::remember) computes for the same key meanwhile does not overwrite it.
+    pub fn set(&self, key: impl Into<String>, value: V, ttl: Duration) {
+        self.set_at(key.into(), value, ttl, Instant::now());
+    }
+
+    /// The value of `key`; when it is not there, computed by `f` and kept for the time `ttl`.
+    ///
+    /// ```
+    /// use aside::Cache;
+    /// use std::{sync::Arc, time::Duration};
+    ///
+    /// let cache: Cache<Arc<str>> = Cache::default();
+    /// let page = cache.remember("front", Duration::from_secs(5), || aside::ok("<h1>News</h1>".into()))?;
+    /// assert_eq!(&*page, "<h1>News</h1>");
+    /// # aside::ok(())
+    /// ```
+    ///
+    /// However many threads ask at once, `f` runs in one of them and the others wait for its value, with a warning in the
+    /// log every 10 s. When `f` fails or panics, its caller gets that, nothing is kept, and the next of those who wait
+    /// computes. The time to live begins when `f` returns.
+    ///
+    /// A key that is [removed](Cache::remove) while `f` runs is not kept: those who waited get the value, and who comes
+    /// later computes it anew. With a `ttl` of zero nothing is kept and nobody waits: every caller computes.
+    ///
+    /// # Errors
+    /// Those of `f`.
+    ///
+    /// # Panics
+    /// Those of `f`; and when `f` asks the same cache to remember the same key, which would wait for itself for ever. Two
+    /// keys whose computations ask for each other on two threads go unseen: the warning, again and again, is their sign.
+    #[track_caller]
+    pub fn remember<E>(&self, key: &str, ttl: Duration, f: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
+        if let Some(value) = self.get(key) {
+            return Ok(value);
+        }
+        if ttl.is_zero() {
+            return f();
+        }
+        let _computing = Computing::begin(self.address(), key);
+        match self.wait_or_claim(key) {
+            Ok(value) => Ok(value),
+            Err(claim) => {
+                let value = f()?;
+                // Refused when the key was set or removed meanwhile: that is newer than what `f` saw.
+                let _ = claim.insert(Entry::new(value.clone(), ttl, Instant::now()));
+                Ok(value)
+            }
+        }
+    }
+
+    /// Removes `key`, and whether it was there. What is being computed for it right now is not kept either.
+    pub fn remove(&self, key: &str) -> bool {
+        let now = Instant::now();
+        self.entries.remove(key).is_some_and(|(_, entry)| entry.is_fresh(now))
+    }
+
+    /// Removes everything.
+    pub fn clear(&self) {
+        // Held until the locks are free again: a value's `Drop` may use the cache.
+        let _held: Vec<_> = self.entries.iter().collect();
+        self.entries.clear();
+    }
+
+    /// How many entries there are. One past its time counts until somebody asks for it or it is evicted.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn get_at(&self, key: &str, now: Instant) -> Option<V> {
+        let entry = self.entries.get(key)?;
+        if entry.is_fresh(now) {
+            return Some(entry.value.clone());
+        }
+        self.discard(key, &entry);
+        None
+    }
+
+    fn set_at(&self, key: String, value: V, ttl: Duration, now: Instant) {
+        self.entries.insert(key, Entry::new(value, ttl, now));
+    }
+
+    /// Removes this very entry: another thread may have put a new one in its place.
+    fn discard(&self, key: &str, entry: &Arc<Entry<V>>) {
+        self.entries.remove_if(key, |there| Arc::ptr_eq(there, entry));
+    }
+
+    /// A fresh value, after waiting for whoever computes it; or the claim, when that is for us to do.
+    fn wait_or_claim(&self, key: &str) -> Result<V, Claim<'_, V>> {
+        loop {
+            match self.entries.get_value_or_guard(key, Some(WAIT_WARNING)) {
+                GuardResult::Value(entry) if entry.is_fresh(Instant::now()) => return Ok(entry.value.clone()),
+                GuardResult::Value(entry) => self.discard(key, &entry),
+                GuardResult::Guard(claim) => return Err(claim),
+                GuardResult::Timeout => {
+                    log::warn!(target: "aside::cache", "Still waiting for the cache key {key:?}, which another thread computes");
+                }
+            }
+        }
+    }
+
+    /// What tells this cache from another one, for as long as a clone of it lives.
+    fn address(&self) -> usize {
+        Arc::as_ptr(&self.entries).addr()
+    }
+}
+
+impl<V: Clone> Default for Cache<V> {
+    fn default() -> Cache<V> {
+        Cache::new(CAPACITY)
+    }
+}
+
+/// The same cache, not a copy.
+impl<V> Clone for Cache<V> {
+    fn clone(&self) -> Cache<V> {
+        Cache { entries: Arc::clone(&self.entries) }
+    }
+}
+
+impl<V: Clone> fmt::Debug for Cache<V> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Cache").field("len", &self.len()).finish_non_exhaustive()
+    }
+}
+
+thread_local! {
+    /// The keys this thread computes, the innermost last, each with its cache.
+    static COMPUTING: RefCell<Vec<(usize, String)>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Notes that this thread computes a key, until it is dropped.
+struct Computing;
+
+impl Computing {
+    #[track_caller]
+    fn begin(cache: usize, key: &str) -> Computing {
+        let again = COMPUTING.with_borrow(|keys| keys.iter().any(|(of, other)| *of == cache && other == key));
+        assert!(!again, "the computation of the cache key {key:?} asks for that key itself, and would wait for ever");
+        COMPUTING.with_borrow_mut(|keys| keys.push((cache, key.to_owned())));
+        Computing
+    }
+}
+
+impl Drop for Computing {
+    fn drop(&mut self) {
+        COMPUTING.with_borrow_mut(Vec::pop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{Barrier, mpsc};
+    use std::thread;
+
+    use super::*;
+
+    const MINUTE: Duration = Duration::from_secs(60);
+
+    fn fine(value: u32) -> Result<u32, Infallible> {
+        Ok(value)
+    }
+
+    #[test]
+    fn an_entry_past_its_time_is_never_given_out() {
+        let cache = Cache::new(10);
+        let start = Instant::now();
+        cache.set_at("a".into(), 1, MINUTE, start);
+        assert_eq!(cache.get_at("a", start + MINUTE - Duration::from_nanos(1)), Some(1));
+        assert_eq!(cache.get_at("a", start + MINUTE), None);
+        assert!(cache.is_empty(), "an entry that was found too old is let go of");
+    }
+
+    #[test]
+    fn zero_keeps_nothing_and_the_longest_time_is_for_ever() {
+        let cache = Cache::new(10);
+        cache.set("zero", 1, Duration::ZERO);
+        cache.set("ever", 2, Duration::MAX);
+        assert_eq!(cache.get("zero"), None);
+        assert_eq!(cache.get_at("ever", Instant::now() + 1_000_000 * MINUTE), Some(2));
+        assert_eq!(cache.remember("none", Duration::ZERO, || fine(3)), Ok(3));
+        assert_eq!(cache.get("none"), None);
+    }
+
+    #[test]
+    fn an_old_entry_is_computed_anew() {
+        let cache = Cache::new(10);
+        cache.set("a", 1, Duration::ZERO);
+        assert_eq!(cache.remember("a", MINUTE, || fine(2)), Ok(2));
+        assert_eq!(cache.remember("a", MINUTE, || fine(3)), Ok(2));
+    }
+
+    #[test]
+    fn many_who_ask_at_once_compute_once() {
+        let (cache, barrier, runs) = (Cache::new(10), Barrier::new(32), AtomicUsize::new(0));
+        let ask = || {
+            barrier.wait();
+            cache.remember("a", MINUTE, || {
+                runs.fetch_add(1, Ordering::SeqCst);
+                thread::yield_now();
+                fine(7)
+            })
+        };
+        thread::scope(|scope| {
+            let asking: Vec<_> = (0..32).map(|_| scope.spawn(ask)).collect();
+            assert!(asking.into_iter().all(|thread| thread.join().unwrap() == Ok(7)));
+        });
+        assert_eq!(runs.into_inner(), 1);
+    }
+
+    /// Eight threads ask at once, and the first to compute goes wrong.
+    fn first_goes_wrong(
+        wrong: impl Fn() -> Result<u32, &'static str> + Sync,
+    ) -> Vec<thread::Result<Result<u32, &'static str>>> {
+        let (cache, barrier, runs) = (Cache::new(10), Barrier::new(8), AtomicUsize::new(0));
+        let ask = || {
+            barrier.wait();
+            cache.remember("a", MINUTE, || if runs.fetch_add(1, Ordering::SeqCst) == 0 { wrong() } else { Ok(7) })
+        };
+        let results = thread::scope(|scope| {
+            let asking: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
+            asking.into_iter().map(|thread| thread.join()).collect()
+        });
+        assert_eq!(runs.into_inner(), 2, "one that goes wrong, one that computes for all the others");
+        assert_eq!(cache.get("a"), Some(7));
+        results
+    }
+
+    #[test]
+    fn a_failure_goes_to_its_caller_and_the_next_computes() {
+        let results = first_goes_wrong(|| Err("no"));
+        let results: Vec<_> = results.into_iter().map(Result::unwrap).collect();
+        assert_eq!(results.iter().filter(|result| **result == Err("no")).count(), 1);
+        assert_eq!(results.iter().filter(|result| **result == Ok(7)).count(), 7);
+    }
+
+    #[test]
+    fn a_panic_goes_to_its_caller_and_the_next_computes() {
+        let results = first_goes_wrong(|| std::panic::resume_unwind(Box::new("no")));
+        assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1);
+        assert_eq!(results.iter().filter(|result| matches!(result, Ok(Ok(7)))).count(), 7);
+    }
+
+    #[test]
+    fn what_is_set_or_removed_meanwhile_wins() {
+        let cache = Cache::new(10);
+        let _ = cache.remember("set", MINUTE, || {
+            cache.set("set", 1, MINUTE);
+            fine(2)
+        });
+        assert_eq!(cache.get("set"), Some(1));
+        let _ = cache.remember("removed", MINUTE, || {
+            cache.remove("removed");
+            fine(2)
+        });
+        assert_eq!(cache.get("removed"), None);
+        let _ = cache.remember("cleared", MINUTE, || {
+            cache.clear();
+            fine(2)
+        });
+        assert_eq!(cache.get("cleared"), None);
+    }
+
+    #[test]
+    fn a_computation_may_ask_for_other_keys_but_not_for_its_own() {
+        let (cache, other) = (Cache::new(10), Cache::new(10));
+        let nested = cache.remember("a", MINUTE, || {
+            let b = cache.remember("b", MINUTE, || fine(1))?;
+            let same_name = other.remember("a", MINUTE, || fine(10))?;
+            fine(b + same_name)
+        });
+        assert_eq!(nested, Ok(11));
+        let own = || cache.remember("c", MINUTE, || cache.clone().remember("c", MINUTE, || fine(1)));
+        let panic = catch_unwind(AssertUnwindSafe(own)).unwrap_err();
+        assert!(panic.downcast_ref::<String>().unwrap().contains("\"c\""));
+        assert_eq!(cache.remember("c", MINUTE, || fine(5)), Ok(5), "the key is free again");
+    }
+
+    #[test]
+    fn a_value_is_dropped_and_cloned_outside_the_locks() {
+        struct Asks(Cache<Asks>, mpsc::Sender<usize>);
+        impl Clone for Asks {
+            fn clone(&self) -> Asks {
+                Asks(self.0.clone(), self.1.clone())
+            }
+        }
+        impl Drop for Asks {
+            fn drop(&mut self) {
+                let _ = self.1.send(self.0.len());
+            }
+        }
+        let cache = Cache::new(1);
+        let (send, lens) = mpsc::channel();
+        for key in ["a", "b", "c"] {
+            cache.set(key, Asks(cache.clone(), send.clone()), MINUTE);
+        }
+        cache.clear();
+        assert_eq!(lens.try_iter().count(), 3);
+    }
+
+    #[test]
+    fn it_is_bounded() {
+        for capacity in [1, 10, 1_000] {
+            let cache = Cache::new(capacity);
+            for i in 0..10 * capacity {
+                cache.set(i.to_string(), i, MINUTE);
+            }
+            assert!((1..=capacity.next_multiple_of(64)).contains(&cache.len()), "{} of {capacity}", cache.len());
+        }
+        let cache = Cache::default();
+        (0..3 * CAPACITY).for_each(|i| cache.set(i.to_string(), i, MINUTE));
+        assert!(cache.len() > CAPACITY / 2 && cache.len() <= CAPACITY.next_multiple_of(1_024));
+    }
+
+    #[test]
+    fn a_cache_without_room_still_computes() {
+        let cache = Cache::new(0);
+        assert_eq!(cache.remember("a", MINUTE, || fine(1)), Ok(1));
+        assert_eq!(cache.get("a"), None);
+    }
+
+    #[test]
+    fn a_clone_is_the_same_cache() {
+        let cache = Cache::new(10);
+        cache.clone().set(String::from("a"), 1, MINUTE);
+        assert_eq!(cache.get(&String::from("a")), Some(1));
+        assert!(cache.remove("a") && !cache.remove("a"));
+    }
+}

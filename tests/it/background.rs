@@ -1,0 +1,478 @@
+//! Tasks, as an application uses them: what comes back, what is logged, what goes along, what waits for what.
+
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, Barrier, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use aside::testing::TestClient;
+use aside::{
+    App, Config, Error, Failure, Pool, Request, Response, Retry, Status, Task, TaskState, background, redirect,
+};
+use log::Level;
+
+use crate::logs;
+
+fn client() -> TestClient {
+    TestClient::new(App::with_config(Config::default()))
+}
+
+fn client_with(config: Config) -> TestClient {
+    TestClient::new(App::with_config(config))
+}
+
+/// A task that says when it has begun and ends when it is let go.
+struct Gate {
+    let_go: Sender<()>,
+    begun: Receiver<()>,
+}
+
+fn gate() -> (Gate, impl Fn() + Send + 'static) {
+    let ((let_go, wait), (tell, begun)) = (channel(), channel());
+    let hold = move || {
+        tell.send(()).unwrap();
+        let _ = wait.recv();
+    };
+    (Gate { let_go, begun }, hold)
+}
+
+#[test]
+fn a_value_comes_back_through_the_handle() {
+    let client = client();
+    let handle = client.within(|| background(|| "42".parse::<u32>()));
+    assert_eq!(handle.join().unwrap().unwrap(), 42);
+    client.settle();
+}
+
+#[test]
+fn every_kind_of_error_is_taken() {
+    fn cause<T: std::fmt::Debug>(outcome: aside::Outcome<T>) -> String {
+        match outcome.unwrap_err() {
+            Failure::Error(error) => error.chain(),
+            other => panic!("{other}"),
+        }
+    }
+    let client = client();
+    client.within(|| {
+        assert_eq!(cause(background(|| Err::<(), _>("words")).join().unwrap()), "words");
+        assert_eq!(cause(background(|| Err::<(), _>(String::from("owned"))).join().unwrap()), "owned");
+        assert_eq!(cause(background(|| Err::<(), _>(io::Error::other("io"))).join().unwrap()), "io");
+        assert_eq!(cause(background(|| Err::<(), _>(aside::BoxError::from("boxed"))).join().unwrap()), "boxed");
+        let ours = background(|| Err::<(), _>(Error::not_found("ours"))).join().unwrap().unwrap_err();
+        assert!(matches!(ours, Failure::Error(error) if error.status() == Status::NOT_FOUND));
+        let question_mark = background(|| {
+            "x".parse::<u32>()?;
+            aside::ok(())
+        });
+        assert_eq!(cause(question_mark.join().unwrap()), "invalid digit found in string");
+    });
+    client.settle();
+}
+
+fn send_webhook() -> Result<(), io::Error> {
+    Err(io::Error::new(io::ErrorKind::ConnectionRefused, "connection refused"))
+}
+
+#[test]
+fn a_failing_task_is_one_line_in_the_log_and_nothing_to_the_visitor() {
+    logs::keep();
+    let app = App::with_config(Config::default()).post("/orders", |_: &mut Request| {
+        background(send_webhook);
+        redirect("/thanks")
+    });
+    let mut client = TestClient::new(app);
+    let response = client.post("/orders").send();
+    client.settle();
+    assert_eq!(response.status(), Status::SEE_OTHER);
+    let id = response.header("X-Request-Id").unwrap();
+    let line = format!(
+        "aside::background: Background task send_webhook failed: connection refused (task 1, POST /orders {id}, after 0 ms)"
+    );
+    let lines = logs::with(&format!("POST /orders {id}"));
+    let lines: Vec<_> = lines.iter().filter(|(_, line)| line.contains("Background")).collect();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert_eq!((lines[0].0, without_digits_after(&lines[0].1)), (Level::Error, without_digits_after(&line)));
+    assert_eq!(client.failures()[0].failure(), Some("connection refused"));
+}
+
+/// The time a task took is not the test's to know.
+fn without_digits_after(line: &str) -> String {
+    let (front, after) = line.rsplit_once(" after ").expect("the line says how long");
+    format!("{front} after {}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
+}
+
+#[test]
+fn a_panicking_task_is_one_line_with_its_place() {
+    logs::keep();
+    let place = Arc::new(Mutex::new(0));
+    let theirs = place.clone();
+    let app = App::with_config(Config::default()).post("/import", move |_: &mut Request| {
+        *theirs.lock().unwrap() = line!() + 1;
+        background(|| panic!("boom-{}", 18));
+        "imported"
+    });
+    let mut client = TestClient::new(app);
+    let response = client.post("/import").send();
+    client.settle();
+    assert_eq!((response.status(), response.text()), (Status::OK, "imported"));
+    let (line, id) = (*place.lock().unwrap(), response.header("X-Request-Id").unwrap());
+    let file = "tests/it/background.rs";
+    let expected = format!(
+        "aside::background: Background task a_panicking_task_is_one_line_with_its_place ({file}:{line}) \
+         panicked: boom-18, at {file}:{line} (task 1, POST /import {id}, after 0 ms)"
+    );
+    let lines = logs::with("boom-18");
+    assert_eq!(lines.len(), 1);
+    let first = lines[0].1.lines().next().unwrap();
+    assert_eq!((lines[0].0, without_digits_after(first)), (Level::Error, without_digits_after(&expected)));
+}
+
+#[test]
+fn a_task_outside_a_request_leaves_the_request_out() {
+    logs::keep();
+    let client = client();
+    let name = "outside-of-any-request";
+    let _ = client.within(|| Task::named(name).run(|_| Err::<(), _>("no"))).join();
+    client.settle();
+    let line = &logs::at(Level::Error, name)[0];
+    let expected = format!("aside::background: Background task {name} failed: no (task 1, after 0 ms)");
+    assert_eq!(without_digits_after(line), without_digits_after(&expected));
+}
+
+#[test]
+fn nobody_can_forge_a_line() {
+    logs::keep();
+    let client = client();
+    let forged = "forger\n[2026-04-04 14:32:01] ERROR aside: all is lost";
+    let _ = client.within(|| Task::named(forged).run(|_| Err::<(), _>("a\r\nb\x1b[0m"))).join();
+    client.settle();
+    let lines = logs::with("forger");
+    assert!(lines[0].1.contains("forger\\n[2026") && lines[0].1.contains("failed: a\\r\\nb\\u{1b}[0m"), "{lines:?}");
+}
+
+#[test]
+fn where_it_comes_from_goes_along_into_nested_tasks() {
+    logs::keep();
+    let app = App::with_config(Config::default()).state(String::from("the state")).get("/nest", |_: &mut Request| {
+        background(|| {
+            let inner = background(|| {
+                Task::named("innermost-of-nest")
+                    .run(|task| Err::<(), _>(task.state::<String>().to_string()))
+                    .join()
+                    .map_err(Error::from)
+            });
+            inner.join().unwrap()
+        });
+    });
+    let mut client = TestClient::new(app);
+    let id = client.get("/nest").header("X-Request-Id").unwrap().to_owned();
+    client.settle();
+    let line = &logs::at(Level::Error, "innermost-of-nest failed: the state")[0];
+    assert!(line.contains(&format!("GET /nest {id}")), "{line}");
+    assert_eq!(client.failures().len(), 3);
+    assert!(client.failures().iter().all(|task| task.origin().unwrap().id == id));
+}
+
+#[test]
+fn what_is_set_aside_on_a_response_begins_after_it() {
+    let (gate, hold) = gate();
+    let hold = Mutex::new(Some(hold));
+    let app = App::with_config(Config::default()).get("/", move |_: &mut Request| {
+        let hold = hold.lock().unwrap().take().unwrap();
+        Response::text("page")
+            .background(hold)
+            .background(|| Err::<(), _>("first of two"))
+            .background(|| panic!("second of two"))
+    });
+    let mut client = TestClient::new(app);
+    assert_eq!(client.get("/").text(), "page");
+    gate.begun.recv().unwrap();
+    drop(gate.let_go);
+    client.settle();
+    let mut failures: Vec<_> = client.failures().iter().map(|task| task.failure().unwrap().to_owned()).collect();
+    failures.sort();
+    assert_eq!(failures.len(), 2);
+    assert!(failures[0] == "first of two" && failures[1].starts_with("panicked: second of two, at"), "{failures:?}");
+}
+
+#[test]
+fn what_was_set_aside_survives_an_error_page() {
+    let (tell, told) = channel();
+    let app = App::with_config(Config::default()).get("/", move |_: &mut Request| {
+        let tell = tell.clone();
+        Response::text("page").background(move || tell.send(())).header("X-Bad", "a\r\nb")
+    });
+    let mut client = TestClient::new(app);
+    assert_eq!(client.get("/").status(), Status::INTERNAL_SERVER_ERROR);
+    told.recv().unwrap();
+    client.settle();
+}
+
+#[test]
+fn a_task_is_found_by_its_key_and_says_how_far_it_is() {
+    let client = client();
+    let (gate, hold) = gate();
+    client.within(|| {
+        assert!(aside::task("photo-17").is_none());
+        Task::named("sizes").key("photo-17").run(move |task| {
+            task.progress(1, 3);
+            task.message("small");
+            hold();
+            aside::ok(())
+        });
+        gate.begun.recv().unwrap();
+        let task = aside::task("photo-17").unwrap();
+        assert_eq!((task.state(), task.progress().done, task.progress().total), (TaskState::Running, 1, 3));
+        assert_eq!(task.progress().message, "small");
+        drop(gate.let_go);
+        client.settle();
+        assert_eq!(aside::task("photo-17").unwrap().state(), TaskState::Done);
+    });
+}
+
+#[test]
+fn a_task_that_is_told_to_cancel_is_neither_done_nor_failed() {
+    let client = client();
+    let (tell, told) = channel();
+    let handle = client.within(|| {
+        Task::named("sleeper").run(move |task| {
+            tell.send(()).unwrap();
+            task.sleep(Duration::from_secs(3600))?;
+            aside::ok(())
+        })
+    });
+    told.recv().unwrap();
+    handle.cancel();
+    assert!(matches!(handle.join(), Err(Failure::Cancelled)));
+    client.settle();
+    assert!(client.failures().is_empty());
+}
+
+#[test]
+fn a_task_past_its_deadline_is_told_to_cancel_and_logged_as_overdue() {
+    logs::keep();
+    let client = client();
+    let task = Task::named("overdue-import").deadline(Duration::from_millis(5));
+    let handle = client.within(|| task.run(|task| task.sleep(Duration::from_secs(3600))));
+    let info = handle.info().clone();
+    assert!(matches!(handle.join(), Err(Failure::TimedOut)));
+    client.settle();
+    assert!(info.is_overdue());
+    assert_eq!(logs::at(Level::Warn, "overdue-import is overdue: past its deadline of 5 ms").len(), 1);
+    assert_eq!(logs::at(Level::Error, "overdue-import timed out").len(), 1);
+}
+
+#[test]
+fn a_task_that_never_began_can_be_cancelled() {
+    let client = client_with(Config { max_tasks: 1, ..Config::default() });
+    let (gate, hold) = gate();
+    let never = client.within(|| {
+        Task::named("first").run(move |_| hold());
+        gate.begun.recv().unwrap();
+        Task::named("never").run(|_| -> aside::Result<()> { unreachable!("it was cancelled before") })
+    });
+    assert_eq!(never.info().state(), TaskState::Waiting);
+    never.cancel();
+    drop(gate.let_go);
+    assert!(matches!(never.join(), Err(Failure::Cancelled)));
+    client.settle();
+}
+
+#[test]
+fn a_task_is_tried_again_and_only_its_end_is_an_error() {
+    logs::keep();
+    let client = client();
+    let retry = Retry::exponential(4, Duration::from_secs(600));
+    let flaky = |name: &str, good: u32| {
+        Task::named(name).retry(retry.clone()).run(move |task| match task.attempt() {
+            attempt if attempt == good => Ok(attempt),
+            attempt => Err(format!("try {attempt} went wrong")),
+        })
+    };
+    let (third, never) = client.within(|| (flaky("third-time-lucky", 3), flaky("never-lucky", 99)));
+    client.settle();
+    assert_eq!(third.join().unwrap(), 3);
+    assert!(matches!(never.join(), Err(Failure::Error(error)) if error.chain() == "try 4 went wrong"));
+    assert_eq!(logs::at(Level::Warn, "third-time-lucky").len(), 2);
+    assert_eq!(logs::at(Level::Error, "third-time-lucky").len(), 0);
+    assert_eq!(logs::at(Level::Warn, "never-lucky failed: try 1 went wrong; try 1 of 4, the next in ").len(), 1);
+    assert_eq!(logs::at(Level::Error, "never-lucky failed: try 4 went wrong (task ").len(), 1);
+}
+
+#[test]
+fn a_wait_between_tries_ends_when_the_task_is_cancelled() {
+    let client = client();
+    let retry = Retry::exponential(2, Duration::from_secs(3600));
+    let (tell, told) = channel();
+    let handle = client.within(|| {
+        Task::named("patient").retry(retry).run(move |_| {
+            tell.send(()).unwrap();
+            Err::<(), _>("no")
+        })
+    });
+    told.recv().unwrap();
+    handle.cancel();
+    assert!(handle.join().is_err());
+    client.settle();
+}
+
+#[test]
+fn a_pool_runs_so_many_at_once_and_no_more() {
+    let client = client();
+    let pool = Pool::new(3);
+    let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let work = move || {
+        most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        thread::yield_now();
+        now.fetch_sub(1, Ordering::SeqCst);
+        most.load(Ordering::SeqCst)
+    };
+    client.within(|| {
+        let handles: Vec<_> = (0..100)
+            .map(|_| (pool.clone(), work.clone()))
+            .map(|(pool, work)| pool.background(move || aside::ok(work())))
+            .collect();
+        let own = pool.run(&work);
+        let most = handles.into_iter().map(|handle| handle.join().unwrap()).max().unwrap();
+        assert!((1..=3).contains(&most.max(own)), "{most} at once");
+    });
+    client.settle();
+}
+
+#[test]
+fn a_pool_is_re_entrant_and_survives_a_panic() {
+    let pool = Pool::new(1);
+    let mut borrowed = String::new();
+    pool.run(|| pool.run(|| borrowed.push_str("inner")));
+    assert_eq!(borrowed, "inner");
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.run(|| panic!("inside a pool"))));
+    assert!(panicked.is_err());
+    let client = client();
+    client.within(|| {
+        let inner = pool.clone();
+        let _ = pool.background(|| panic!("aside in a pool")).join();
+        assert_eq!(pool.background(move || aside::ok(inner.run(|| 7))).join().unwrap(), 7);
+    });
+    client.settle();
+}
+
+#[test]
+fn what_is_too_much_waits_and_all_of_it_runs() {
+    let client = client_with(Config { max_tasks: 4, ..Config::default() });
+    let (now, most, all) =
+        (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    client.within(|| {
+        for _ in 0..500 {
+            let (now, most, all) = (now.clone(), most.clone(), all.clone());
+            Task::named("crowd").run(move |_| {
+                most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                thread::yield_now();
+                now.fetch_sub(1, Ordering::SeqCst);
+                all.fetch_add(1, Ordering::SeqCst);
+            });
+        }
+    });
+    client.settle();
+    assert_eq!(all.load(Ordering::SeqCst), 500);
+    assert!((1..=4).contains(&most.load(Ordering::SeqCst)), "{most:?} at once");
+}
+
+#[test]
+fn a_caller_waits_for_a_place_and_gets_it_in_its_turn() {
+    let client = client_with(Config { max_tasks: 1, ..Config::default() });
+    let (gate, hold) = gate();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    client.within(|| Task::named("holder").run(move |_| hold()));
+    gate.begun.recv().unwrap();
+    let queued = order.clone();
+    client.within(|| Task::named("queued").run(move |_| queued.lock().unwrap().push("queued")));
+    thread::scope(|scope| {
+        let called = order.clone();
+        let caller = scope.spawn(|| client.within(|| background(move || called.lock().unwrap().push("called"))));
+        while client.running().len() < 3 {
+            thread::yield_now();
+        }
+        assert!(!caller.is_finished());
+        drop(gate.let_go);
+        caller.join().unwrap().join().unwrap().unwrap();
+    });
+    client.settle();
+    assert_eq!(*order.lock().unwrap(), ["queued", "called"]);
+}
+
+#[test]
+fn parents_and_children_do_not_wait_for_one_another() {
+    let client = client_with(Config { max_tasks: 1, ..Config::default() });
+    let sum = client.within(|| {
+        background(|| {
+            let children: Vec<_> = (0..10).map(|n| background(move || aside::ok(n))).collect();
+            let grandchild = background(|| Task::named("grand").run(|_| aside::ok(1)).join());
+            let sum: i32 = children.into_iter().map(|child| child.join().unwrap().unwrap()).sum();
+            aside::ok(sum + grandchild.join().unwrap()?)
+        })
+    });
+    assert_eq!(sum.join().unwrap().unwrap(), 46);
+    client.settle();
+}
+
+#[test]
+fn two_applications_do_not_see_each_others_tasks() {
+    let (one, other) = (client(), client());
+    let _ = one.within(|| Task::named("mine").run(|_| Err::<(), _>("mine"))).join();
+    one.settle();
+    assert_eq!((one.failures().len(), other.failures().len()), (1, 0));
+}
+
+#[test]
+fn a_test_that_leaves_a_task_running_fails() {
+    let (gate, hold) = gate();
+    let client = client();
+    client.within(|| Task::named("left-behind").run(move |_| hold()));
+    gate.begun.recv().unwrap();
+    let words = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(client))).unwrap_err();
+    assert!(words.downcast_ref::<String>().unwrap().contains("left-behind"));
+    drop(gate.let_go);
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn tasks_stand_back_behind_pages() {
+    fn nice() -> i32 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
+    }
+    let client = client_with(Config { nice: 6, ..Config::default() });
+    let (own, spawned, kept) = client.within(|| {
+        let spawned = background(|| aside::ok(nice())).join().unwrap().unwrap();
+        (nice(), spawned, Task::new().run(|_| aside::ok(nice())).join().unwrap())
+    });
+    assert_eq!((spawned, kept), (6.max(own), 6.max(own)));
+    client.settle();
+}
+
+#[test]
+fn a_value_whose_drop_panics_ends_nothing_else() {
+    struct Grenade;
+    impl Drop for Grenade {
+        fn drop(&mut self) {
+            panic!("in a drop");
+        }
+    }
+    let client = client();
+    let (gate, hold) = gate();
+    client.within(|| {
+        drop(Task::named("grenade").run(move |_| {
+            hold();
+            aside::ok(Grenade)
+        }));
+    });
+    drop(gate.let_go);
+    client.settle();
+    let barrier = Arc::new(Barrier::new(2));
+    let theirs = barrier.clone();
+    client.within(|| Task::named("after").run(move |_| drop(theirs.wait())));
+    barrier.wait();
+    client.settle();
+}

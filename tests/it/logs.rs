@@ -1,0 +1,43 @@
+//! What was logged: a logger that keeps every line of this process. A test looks for words that only its own lines have.
+
+use std::sync::{Mutex, Once};
+
+use log::{Level, LevelFilter, Log, Metadata, Record};
+
+static LINES: Mutex<Vec<(Level, String)>> = Mutex::new(Vec::new());
+
+struct Keeper;
+
+impl Log for Keeper {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target().starts_with("aside")
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        if self.enabled(record.metadata()) {
+            let line = format!("{}: {}", record.target(), record.args());
+            LINES.lock().unwrap().push((record.level(), line));
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Begins to keep lines. Called first in a test that looks at them.
+pub fn keep() {
+    static SET: Once = Once::new();
+    SET.call_once(|| {
+        log::set_logger(&Keeper).expect("no other logger is set in these tests");
+        log::set_max_level(LevelFilter::Debug);
+    });
+}
+
+/// The lines with these words, in order.
+pub fn with(words: &str) -> Vec<(Level, String)> {
+    LINES.lock().unwrap().iter().filter(|(_, line)| line.contains(words)).cloned().collect()
+}
+
+/// The lines with these words at that level.
+pub fn at(level: Level, words: &str) -> Vec<String> {
+    with(words).into_iter().filter(|(theirs, _)| *theirs == level).map(|(_, line)| line).collect()
+}
