@@ -19,7 +19,7 @@
 use std::io::Read;
 
 use aside::image::{Fit, Format, Image};
-use aside::{App, Config, Error, Json, Request, Response, Result, redirect_or};
+use aside::{App, Config, Error, Json, Part, Request, Response, Result, redirect_or};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
@@ -39,7 +39,7 @@ fn app(config: Config, files: Option<&str>) -> App {
         .any("/t/thumb", thumb)
         .any("/t/redirect", |req: &mut Request| redirect_or(&query(req, "next"), "/"))
         .any("/t/header", header)
-        .any("/big", |_: &mut Request| "All work and no play makes a page of text that is one hundred letters wide.........................\n".repeat(10_000))
+        .any("/big", |_: &mut Request| LINE.repeat(10_000))
         .fallback(body);
     match files {
         Some(folder) => app.static_files("/static", folder),
@@ -47,11 +47,18 @@ fn app(config: Config, files: Option<&str>) -> App {
     }
 }
 
+/// A line of a hundred bytes, with its end.
+const LINE: &str =
+    "All work and no play makes a page of text that is one hundred letters wide.........................\n";
+
 /// `OK`, or the body as it came: as plain text, so that no browser takes it for a page of ours.
 fn body(req: &mut Request) -> Result<Response> {
     let limit = req.config().max_upload;
     let mut bytes = Vec::new();
-    req.body().take(limit + 1).read_to_end(&mut bytes).map_err(|error| Error::bad_request("The body was cut short.").with_source(error))?;
+    req.body()
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::bad_request("The body was cut short.").with_source(error))?;
     if bytes.len() as u64 > limit {
         return Err(Error::too_large(format!("The body is larger than {limit} bytes (ASIDE_MAX_UPLOAD).")));
     }
@@ -78,24 +85,44 @@ struct PartSeen {
     name: String,
     filename: Option<String>,
     content_type: Option<String>,
-    len: u64,
+    len: usize,
     sha256: String,
 }
 
-MULTIPART
+fn multipart(req: &mut Request) -> Result<Json<Vec<PartSeen>>> {
+    req.multipart()?.parts().iter().map(PartSeen::of).collect::<Result<_>>().map(Json)
+}
+
+impl PartSeen {
+    fn of(part: &Part) -> Result<PartSeen> {
+        let mut content = Vec::new();
+        part.open()?.read_to_end(&mut content)?;
+        Ok(PartSeen {
+            name: part.name().to_owned(),
+            filename: part.filename().map(str::to_owned),
+            content_type: part.content_type().map(str::to_owned),
+            len: content.len(),
+            sha256: hex(&Sha256::digest(&content)),
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// The image in the field `file`, small.
 fn thumb(req: &mut Request) -> Result<Response> {
-    let mut form = req.multipart()?;
-    let file = form.take_file("file").ok_or_else(|| Error::unprocessable("Send the image as the field `file`."))?;
-    let image = Image::read(file)?;
+    let image = Image::open(req.multipart()?.file("file")?.path())?;
     Ok(Response::bytes(Format::Png.content_type(), image.encode(Fit::Inside(256, 256), Format::Png)?))
 }
 
 fn header(req: &mut Request) -> Result<Response> {
     let value = query(req, "v");
     let response = Response::text("OK").cookie(("c", value.as_str()));
-    response.try_header("X-V", value).map_err(|error| Error::bad_request("That cannot be a header value.").with_source(error))
+    response
+        .try_header("X-V", value)
+        .map_err(|error| Error::bad_request("That cannot be a header value.").with_source(error))
 }
 
 #[cfg(test)]
@@ -112,7 +139,9 @@ mod tests {
     #[test]
     fn any_method_and_path_is_answered() {
         let mut client = client();
-        for (method, path) in [("GET", "/"), ("BREW", "/"), ("PUT", "/a/b/c"), ("DELETE", "/t"), ("GET", "/static/a.css")] {
+        for (method, path) in
+            [("GET", "/"), ("BREW", "/"), ("PUT", "/a/b/c"), ("DELETE", "/t"), ("GET", "/static/a.css")]
+        {
             let answer = client.request(method, path).send();
             assert_eq!((answer.status(), answer.text()), (Status::OK, "OK"), "{method} {path}");
         }
@@ -142,14 +171,18 @@ mod tests {
     #[test]
     fn parts_come_back_in_order_with_what_is_in_them() {
         let mut client = client();
-        let request = client.post("/t/multipart").field("b", "hello").file("f", "a.txt", "text/plain", b"abc").field("b", "");
+        let request =
+            client.post("/t/multipart").field("b", "hello").file("f", "a.txt", "text/plain", b"abc").field("b", "");
         let parts: serde_json::Value = request.send().json();
         let hash = |bytes: &[u8]| hex(&Sha256::digest(bytes));
-        assert_eq!(parts, serde_json::json!([
-            { "name": "b", "filename": null, "content_type": null, "len": 5, "sha256": hash(b"hello") },
-            { "name": "f", "filename": "a.txt", "content_type": "text/plain", "len": 3, "sha256": hash(b"abc") },
-            { "name": "b", "filename": null, "content_type": null, "len": 0, "sha256": hash(b"") },
-        ]));
+        assert_eq!(
+            parts,
+            serde_json::json!([
+                { "name": "b", "filename": null, "content_type": null, "len": 5, "sha256": hash(b"hello") },
+                { "name": "f", "filename": "a.txt", "content_type": "text/plain", "len": 3, "sha256": hash(b"abc") },
+                { "name": "b", "filename": null, "content_type": null, "len": 0, "sha256": hash(b"") },
+            ])
+        );
     }
 
     #[test]
@@ -203,6 +236,9 @@ mod tests {
     #[test]
     fn a_megabyte_is_a_megabyte() {
         let answer = client().get("/big");
-        assert_eq!((answer.bytes().len(), answer.header("Content-Type")), (1_000_000, Some("text/plain; charset=utf-8")));
+        assert_eq!(
+            (answer.bytes().len(), answer.header("Content-Type")),
+            (1_000_000, Some("text/plain; charset=utf-8"))
+        );
     }
 }

@@ -1,12 +1,12 @@
 //! Orders: what must be right before the thanks (the form, the record), and what comes after (charge, receipt, webhook).
 
-use aside::{Error, Mail, Request, Response, Result, Status, Webhook, context, redirect};
-use serde::Serialize;
+use aside::{Error, Form, Mail, Request, Response, Result, Status, Webhook, context, redirect};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-use crate::photos;
-use crate::site::{Errors, Site, Values, day, euros, is_mail_address, machine_time, typed};
-use crate::store::{NewOrder, Order, Prepared, Store};
+use crate::photos::{self, Card};
+use crate::site::{Site, day, euros, is_mail_address, machine_time};
+use crate::store::{Order, Photo, Store};
 
 const PRICE: i64 = 1_200;
 const MAX_QUANTITY: u32 = 50;
@@ -40,37 +40,59 @@ impl From<Order> for Line {
     }
 }
 
-/// `GET /orders`, with the photo chosen that `?photo=` names.
-pub fn list(req: &mut Request) -> Result<Response> {
-    let photo = req.query_pairs()?.into_iter().find(|(name, _)| name == "photo").map(|(_, value)| value);
-    let values = Values::from([("photo", photo.unwrap_or_default()), ("quantity", "1".into())]);
-    page(req, &values, &Errors::new())
+/// An order as the form has it.
+#[derive(Deserialize)]
+pub struct OrderForm {
+    photo: i64,
+    email: String,
+    quantity: u32,
+    /// The mark of the form that it came from, by which a second submit of the same form is known.
+    mark: Option<String>,
 }
 
-fn page(req: &mut Request, values: &Values, errors: &Errors) -> Result<Response> {
+/// `GET /orders`, with the photo chosen that `?photo=` names.
+pub fn list(req: &mut Request) -> Result<Response> {
+    let chosen = req.query_pairs()?.into_iter().find(|(name, _)| name == "photo");
+    let form = Form::empty().with("quantity", 1);
+    page(req, &chosen.into_iter().fold(form, |form, (_, photo)| form.with("photo", photo)))
+}
+
+fn page(req: &mut Request, form: &Form<OrderForm>) -> Result<Response> {
     let store = req.state::<Store>();
-    let photos = photos::latest(&req.state::<Site>(), &store)?;
+    let mut photos = photos::latest(&req.state::<Site>(), &store)?.to_vec();
+    // The one that was chosen may be older than the latest.
+    let chosen = store.photo(chosen(form))?.filter(Photo::can_be_printed);
+    photos.extend(chosen.filter(|chosen| photos.iter().all(|photo| photo.id != chosen.id)).map(Card::from));
     let orders: Vec<Line> = store.latest_orders(LATEST)?.into_iter().map(Line::from).collect();
-    req.render("orders.html", context! {
-        here => "/orders",
-        photos => photos.as_slice(),
-        orders,
-        form => context! { values, errors },
-        mark => format!("{:016x}", getrandom::u64()?),
-        max_quantity => MAX_QUANTITY,
-        price => euros(PRICE),
-    })
+    req.render(
+        "orders.html",
+        context! {
+            here => "/orders",
+            photos,
+            orders,
+            form,
+            mark => format!("{:016x}", getrandom::u64()?),
+            max_quantity => MAX_QUANTITY,
+            price => euros(PRICE),
+        },
+    )
+}
+
+fn chosen(form: &Form<OrderForm>) -> i64 {
+    form.typed_in("photo").trim().parse().unwrap_or(0)
 }
 
 /// `POST /orders`
 pub fn create(req: &mut Request) -> Result<Response> {
-    let values = typed(req, ["photo", "email", "quantity", "form"])?;
     let store = req.state::<Store>();
-    let order = match check(&values, &store)? {
+    let mut form: Form<OrderForm> = req.submitted()?;
+    check(&mut form, store.photo(chosen(&form))?);
+    let order = match form.valid() {
         Ok(order) => order,
-        Err(errors) => return Ok(page(req, &values, &errors)?.status(Status::UNPROCESSABLE_CONTENT)),
+        Err(form) => return Ok(page(req, &form)?.status(Status::UNPROCESSABLE_CONTENT)),
     };
-    let Some(id) = store.add_order(&order)? else {
+    let mark = order.mark.filter(|mark| (1..=64).contains(&mark.len()));
+    let Some(id) = store.add_order(order.photo, order.email.trim(), order.quantity, mark.as_deref())? else {
         req.flash("success", "We have this order already. Nothing is charged twice.");
         return Ok(redirect("/orders"));
     };
@@ -79,24 +101,16 @@ pub fn create(req: &mut Request) -> Result<Response> {
     Ok(redirect("/orders").background(move || process(&site, &store, id)))
 }
 
-/// The order that was meant, or what is wrong with which field.
-fn check<'a>(values: &'a Values, store: &Store) -> Result<Result<NewOrder<'a>, Errors>> {
-    let (email, form) = (values["email"].as_str(), values["form"].as_str());
-    let mut errors = Errors::new();
-    let photo = values["photo"].parse().unwrap_or(0);
-    let is_there = store.photo(photo)?.is_some_and(|photo| !matches!(photo.state, Prepared::Failed(_)));
-    if !is_there {
-        errors.insert("photo", "Choose one of the photos in the gallery.".into());
-    }
-    if !is_mail_address(email) {
-        errors.insert("email", "Give a mail address such as ada@example.org.".into());
-    }
-    let quantity = values["quantity"].parse().unwrap_or(0);
-    if !(1..=MAX_QUANTITY).contains(&quantity) {
-        errors.insert("quantity", format!("Give a whole number from 1 to {MAX_QUANTITY}."));
-    }
-    let form = Some(form).filter(|form| (1..=64).contains(&form.len()));
-    Ok(if errors.is_empty() { Ok(NewOrder { photo, email, quantity, form }) } else { Err(errors) })
+fn check(form: &mut Form<OrderForm>, photo: Option<Photo>) {
+    let can_be_printed = photo.is_some_and(|photo| photo.can_be_printed());
+    form.require(&["photo", "email", "quantity"])
+        .check("photo", |_| can_be_printed, "Choose one of the photos in the gallery.")
+        .check("email", |order| is_mail_address(order.email.trim()), "Give a mail address such as ada@example.org.")
+        .check(
+            "quantity",
+            |order| (1..=MAX_QUANTITY).contains(&order.quantity),
+            format!("Give a whole number from 1 to {MAX_QUANTITY}."),
+        );
 }
 
 /// What the visitor need not wait for. The receipt and the webhook are tasks of their own, tried again when they fail.
@@ -119,7 +133,8 @@ fn send_receipt(site: &Site, order: &Order) {
     let total = euros(order.cents.unwrap_or(0));
     let ordered_on = day(order.ordered_at);
     let receipt = || {
-        let (id, photo, title, quantity, ordered_on) = (order.id, order.photo, &order.title, order.quantity, &ordered_on);
+        let (id, photo, title, quantity, ordered_on) =
+            (order.id, order.photo, &order.title, order.quantity, &ordered_on);
         let order = context! { id, photo, title, quantity, ordered_on };
         context! { order, total => &total, price => euros(PRICE), url => site.url() }
     };

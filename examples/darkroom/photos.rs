@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aside::image::{Fit, Image, Size};
-use aside::{Error, Request, Response, Result, Status, context, redirect};
-use serde::Serialize;
+use aside::{Error, Form, Request, Response, Result, Status, Upload, context, redirect};
+use serde::{Deserialize, Serialize};
 
-use crate::site::{Errors, Site, Values, day, machine_time, megabytes};
+use crate::site::{Site, day, machine_time, megabytes};
 use crate::store::{Photo, Prepared, Store};
 
 /// The longest side of each size, in pixels.
@@ -59,21 +59,24 @@ impl From<Photo> for Card {
     }
 }
 
-/// `GET /`
-pub fn gallery(req: &mut Request) -> Result<Response> {
-    gallery_page(req, &Values::new(), &Errors::new())
+/// The text in the upload's form; the file stands beside it.
+#[derive(Deserialize)]
+struct NewPhoto {
+    title: String,
 }
 
-fn gallery_page(req: &mut Request, values: &Values, errors: &Errors) -> Result<Response> {
+/// `GET /`
+pub fn gallery(req: &mut Request) -> Result<Response> {
+    gallery_page(req, &Form::empty())
+}
+
+fn gallery_page(req: &mut Request, form: &Form<NewPhoto>) -> Result<Response> {
     let photos = latest(&req.state::<Site>(), &req.state::<Store>())?;
     let max_upload = megabytes(req.config().max_upload);
-    req.render("gallery.html", context! {
-        here => "/",
-        photos => photos.as_slice(),
-        form => context! { values, errors },
-        max_title => MAX_TITLE,
-        max_upload,
-    })
+    req.render(
+        "gallery.html",
+        context! { here => "/", photos => photos.as_slice(), form, max_title => MAX_TITLE, max_upload },
+    )
 }
 
 /// The newest photos, from the cache. However many ask at once, the database is asked once.
@@ -91,36 +94,43 @@ fn warm_cache(site: &Site, store: &Store) -> Result<()> {
 
 /// `POST /photos`
 pub fn upload(req: &mut Request) -> Result<Response> {
-    let (site, store) = (req.state::<Site>(), req.state::<Store>());
-    let mut form = req.multipart()?;
-    let title = form.text("title").unwrap_or_default().trim().to_owned();
-    let mut errors = Errors::new();
-    if let Err(words) = check_title(&title) {
-        errors.insert("title", words);
-    }
-    let file = form.take_file("photo");
-    match check_file(file.as_ref()) {
-        Err(words) => drop(errors.insert("photo", words)),
-        Ok(_) => (),
-    }
-    let (Some(file), true) = (file, errors.is_empty()) else {
-        let page = gallery_page(req, &Values::from([("title", title)]), &errors)?;
-        return Ok(page.status(Status::UNPROCESSABLE_CONTENT));
+    let parts = req.multipart()?;
+    let mut form: Form<NewPhoto> = parts.submitted()?;
+    check(&mut form, parts.file("photo").ok());
+    let photo = match form.valid() {
+        Ok(photo) => photo,
+        Err(form) => return Ok(gallery_page(req, &form)?.status(Status::UNPROCESSABLE_CONTENT)),
     };
-    let original = file.save_to(site.originals())?;
-    let id = store.add_photo(&title, &original).inspect_err(|_| drop(fs::remove_file(site.originals().join(&original))))?;
-    site.gallery.remove("latest");
+    let (site, store) = (req.state::<Site>(), req.state::<Store>());
+    let id = keep(&site, &store, photo.title.trim(), parts.file("photo")?)?;
     req.flash("success", "Photo uploaded!");
-    let page = redirect(&format!("/photos/{id}"));
-    Ok(prepare_after(page, &site, &store, id).background(move || warm_cache(&site, &store)))
+    let page = prepare_after(redirect(&format!("/photos/{id}")), &site, &store, id);
+    Ok(page.background(move || warm_cache(&site, &store)))
 }
 
-fn check_title(title: &str) -> Result<(), String> {
-    match title.chars().count() {
-        0 => Err("Give the photo a title.".into()),
-        length if length > MAX_TITLE => Err(format!("A title has at most {MAX_TITLE} characters; this one has {length}.")),
-        _ => Ok(()),
-    }
+fn check(form: &mut Form<NewPhoto>, file: Option<&Upload>) {
+    let fits = |photo: &NewPhoto| photo.title.trim().chars().count() <= MAX_TITLE;
+    form.require(&["title"]).check("title", fits, format!("A title has at most {MAX_TITLE} characters."));
+    // By its content, not its name: what is no image at all is refused before the redirect. One that is broken further in
+    // is found out when it is decoded, and its own page says so.
+    match file {
+        None => form.error("photo", "Choose a photo."),
+        Some(file) if file.size() == 0 => form.error("photo", "This file is empty."),
+        Some(file) if !TYPES.contains(&file.content_type()) => {
+            form.error("photo", "This is not an image that we can read. Choose a JPEG, PNG, WebP or GIF.")
+        }
+        Some(_) => form,
+    };
+}
+
+/// Keeps the file and its record, both or neither.
+fn keep(site: &Site, store: &Store, title: &str, file: &Upload) -> Result<i64> {
+    let path = file.save_to(site.originals())?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let id = store.add_photo(title, &name).inspect_err(|_| drop(fs::remove_file(&path)))?;
+    // Here and not in the background: whoever goes back to the gallery at once is to see it.
+    site.gallery.remove("latest");
+    Ok(id)
 }
 
 /// `GET /photos/{id}`
@@ -130,7 +140,11 @@ pub fn show(req: &mut Request) -> Result<Response> {
     let (id, is_being_prepared) = (photo.id, photo.state == Prepared::NotYet);
     let page = req.render("photo.html", context! { photo => Card::from(photo), is_being_prepared })?;
     // After a restart in the middle of the work nobody is at it: then this page begins it again.
-    Ok(if is_being_prepared { prepare_after(page.header("Cache-Control", "no-store"), &site, &store, id) } else { page })
+    Ok(if is_being_prepared {
+        prepare_after(page.header("Cache-Control", "no-store"), &site, &store, id)
+    } else {
+        page
+    })
 }
 
 /// `GET /photos/{id}/{size}.jpg`

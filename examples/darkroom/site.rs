@@ -1,11 +1,10 @@
 //! Where things lie, who is told what, and what all pages share.
 
-use std::collections::BTreeMap;
 use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aside::{Cache, Config, Pool, Request, Result};
+use aside::{Cache, Config, Pool, Result};
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::photos::{Card, Preparing};
@@ -78,28 +77,14 @@ impl Site {
     }
 }
 
-/// What is wrong with a form: the field's name, and words to stand beside it.
-pub type Errors = BTreeMap<&'static str, String>;
-
-/// What was typed into a form: the field's name, and the text as it came.
-pub type Values = BTreeMap<&'static str, String>;
-
-/// What was typed into these fields of a form, without the space around it; nothing for one that did not come.
-///
-/// # Errors
-/// As [`Request::form_pairs`].
-pub fn typed<const N: usize>(req: &mut Request, names: [&'static str; N]) -> Result<Values> {
-    let pairs = req.form_pairs()?;
-    let value = |name| pairs.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value.trim());
-    Ok(names.into_iter().map(|name| (name, value(name).to_owned())).collect())
-}
-
 /// Whether a mail can be sent to it, as far as its looks tell; whether it arrives is the mail server's to say.
 pub fn is_mail_address(text: &str) -> bool {
     let plain = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     let Some((name, host)) = text.rsplit_once('@') else { return false };
     let dots_apart = |text: &str| text.split('.').all(|part| !part.is_empty());
-    let bare = |text: &str| plain(text) && dots_apart(text) && !text.contains(['@', '<', '>', ',', ';', ':', '"', '(', ')', '\\']);
+    let bare = |text: &str| {
+        plain(text) && dots_apart(text) && !text.contains(['@', '<', '>', ',', ';', ':', '"', '(', ')', '\\'])
+    };
     text.len() <= 254 && bare(name) && bare(host) && (host.contains('.') || host == "localhost")
 }
 
@@ -132,7 +117,9 @@ mod tests {
         for good in ["ada@example.org", "a.b+c@mail.example.org", "имя@пример.рф"] {
             assert!(is_mail_address(good), "{good}");
         }
-        for bad in ["", "ada", "@example.org", "ada@", "ada@host", "a b@example.org", "a@b.org\r\nBcc: c@d.org", "a@b@c.org"] {
+        for bad in
+            ["", "ada", "@example.org", "ada@", "ada@host", "a b@example.org", "a@b.org\r\nBcc: c@d.org", "a@b@c.org"]
+        {
             assert!(!is_mail_address(bad), "{bad}");
         }
     }

@@ -26,7 +26,7 @@ const SCHEMA: &str = "
         photo INTEGER NOT NULL REFERENCES photos (id),
         email TEXT NOT NULL,
         quantity INTEGER NOT NULL CHECK (quantity > 0),
-        form TEXT UNIQUE,
+        mark TEXT UNIQUE,
         ordered_at INTEGER NOT NULL DEFAULT (unixepoch())
     ) STRICT;
     CREATE TABLE IF NOT EXISTS charges (
@@ -79,13 +79,11 @@ pub struct Order {
     pub has_picture: bool,
 }
 
-/// An order as it comes in.
-pub struct NewOrder<'a> {
-    pub photo: i64,
-    pub email: &'a str,
-    pub quantity: u32,
-    /// The mark of the form that it came from, by which a second submit of the same form is known.
-    pub form: Option<&'a str>,
+impl Photo {
+    /// Whether there is, or will be, a picture.
+    pub fn can_be_printed(&self) -> bool {
+        !matches!(self.state, Prepared::Failed(_))
+    }
 }
 
 impl Store {
@@ -115,7 +113,8 @@ impl Store {
     /// The newest photos first, without those that came to nothing.
     pub fn latest_photos(&self, most: u32) -> Result<Vec<Photo>> {
         let connection = self.connection();
-        let mut query = connection.prepare_cached(&format!("{PHOTO} WHERE failure IS NULL ORDER BY id DESC LIMIT ?"))?;
+        let mut query =
+            connection.prepare_cached(&format!("{PHOTO} WHERE failure IS NULL ORDER BY id DESC LIMIT ?"))?;
         let photos = query.query_map([most], photo)?.collect::<rusqlite::Result<_>>()?;
         Ok(photos)
     }
@@ -131,12 +130,12 @@ impl Store {
         Ok(())
     }
 
-    /// The new order's number; none when the same form has been sent before.
-    pub fn add_order(&self, order: &NewOrder<'_>) -> Result<Option<i64>> {
+    /// The new order's number; none when the form with that mark has been sent before.
+    pub fn add_order(&self, photo: i64, email: &str, quantity: u32, mark: Option<&str>) -> Result<Option<i64>> {
         let connection = self.connection();
-        let insert = "INSERT INTO orders (photo, email, quantity, form) VALUES (?, ?, ?, ?)
-            ON CONFLICT (form) DO NOTHING RETURNING id";
-        let values = params![order.photo, order.email, order.quantity, order.form];
+        let insert = "INSERT INTO orders (photo, email, quantity, mark) VALUES (?, ?, ?, ?)
+            ON CONFLICT (mark) DO NOTHING RETURNING id";
+        let values = params![photo, email, quantity, mark];
         Ok(connection.query_row(insert, values, |row| row.get(0)).optional()?)
     }
 
@@ -215,7 +214,7 @@ mod tests {
     fn a_form_makes_one_order_and_an_order_one_charge() {
         let store = store();
         let photo = store.add_photo("Harbour", "a.jpg").unwrap();
-        let order = |form| store.add_order(&NewOrder { photo, email: "a@b.example", quantity: 2, form }).unwrap();
+        let order = |mark| store.add_order(photo, "a@b.example", 2, mark).unwrap();
         let id = order(Some("x")).unwrap();
         assert_eq!(order(Some("x")), None);
         assert!(order(None).is_some() && order(None).is_some());
