@@ -1,3 +1,4 @@
+//! The smallest site: `cargo run --example hello`, then http://127.0.0.1:8000/hello/world
 use aside::{App, Request, Result};
 
 fn main() -> Result<()> {

@@ -86,7 +86,8 @@ fn chosen(form: &Form<OrderForm>) -> i64 {
 pub fn create(req: &mut Request) -> Result<Response> {
     let store = req.state::<Store>();
     let mut form: Form<OrderForm> = req.submitted()?;
-    check(&mut form, store.photo(chosen(&form))?);
+    let photo = store.photo(chosen(&form))?;
+    check(&mut form, photo.as_ref());
     let order = match form.valid() {
         Ok(order) => order,
         Err(form) => return Ok(page(req, &form)?.status(Status::UNPROCESSABLE_CONTENT)),
@@ -101,8 +102,8 @@ pub fn create(req: &mut Request) -> Result<Response> {
     Ok(redirect("/orders").background(move || process(&site, &store, id)))
 }
 
-fn check(form: &mut Form<OrderForm>, photo: Option<Photo>) {
-    let can_be_printed = photo.is_some_and(|photo| photo.can_be_printed());
+fn check(form: &mut Form<OrderForm>, photo: Option<&Photo>) {
+    let can_be_printed = photo.is_some_and(Photo::can_be_printed);
     form.require(&["photo", "email", "quantity"])
         .check("photo", |_| can_be_printed, "Choose one of the photos in the gallery.")
         .check("email", |order| is_mail_address(order.email.trim()), "Give a mail address such as ada@example.org.")
