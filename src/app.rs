@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::panic::Location;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -12,9 +13,15 @@ use crate::background::registry::{Registry, escape, span};
 use crate::background::scope::{Scope, Values};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
+use crate::http::files::StaticFiles;
+use crate::http::pages;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Response};
 use crate::http::router::{Found, Handler, Router};
+use crate::http::session::{self, Keys};
+use crate::http::templates::Templates;
+#[cfg(feature = "mail")]
+use crate::mail::Mailer;
 
 /// A site: routes, state, settings.
 ///
@@ -36,6 +43,8 @@ pub struct App {
     router: Router,
     fallback: Option<Handler>,
     values: Values,
+    templates: Option<PathBuf>,
+    compiled_in: Vec<(String, String)>,
     problems: Vec<Error>,
 }
 
@@ -57,8 +66,15 @@ impl App {
     }
 
     fn configured(config: Result<Config>) -> App {
-        let (router, values) = (Router::default(), Values::default());
-        App { config, router, fallback: None, values, problems: Vec::new() }
+        App {
+            config,
+            router: Router::default(),
+            fallback: None,
+            values: Values::default(),
+            templates: None,
+            compiled_in: Vec::new(),
+            problems: Vec::new(),
+        }
     }
 
     /// Answers GET, and HEAD with the same but the body.
@@ -151,6 +167,31 @@ impl App {
         self
     }
 
+    /// Answers GET under a path with the files of a folder: `.static_files("/static", "static")`.
+    ///
+    /// With their type, validators (304), and ranges. Dot files, links that lead out of the folder, and the folder's
+    /// subfolders themselves are not there (404).
+    #[track_caller]
+    pub fn static_files(self, path: &str, folder: impl Into<PathBuf>) -> App {
+        let files = StaticFiles::new(folder.into());
+        let answer = move |req: &mut Request| files.respond(req, &req.param::<String>("rest")?);
+        let route = format!("{}/{{*rest}}", path.trim_end_matches('/'));
+        self.route(Some(Method::Get), &route, answer, Location::caller())
+    }
+
+    /// Where the templates are, in place of `ASIDE_TEMPLATES` (the folder `templates`).
+    pub fn templates(mut self, folder: impl Into<PathBuf>) -> App {
+        self.templates = Some(folder.into());
+        self
+    }
+
+    /// A template that is compiled in: `.template("page.html", include_str!("page.html"))`. In development a file of that
+    /// name in the folder comes first, so that it can be worked on.
+    pub fn template(mut self, name: &str, source: &str) -> App {
+        self.compiled_in.push((name.to_owned(), source.to_owned()));
+        self
+    }
+
     /// The same application, whose mail stays in the process unless the settings send it elsewhere.
     pub(crate) fn for_tests(mut self) -> App {
         if let Ok(config) = &mut self.config {
@@ -163,13 +204,21 @@ impl App {
     ///
     /// # Errors
     /// When a setting cannot be used, or a route is malformed or there twice; all of them in one message.
-    pub(crate) fn build(self) -> Result<Service> {
+    pub(crate) fn build(mut self) -> Result<Service> {
         let config = Arc::new(self.config?);
         config.check()?;
         if !self.problems.is_empty() {
             let words: Vec<String> = self.problems.iter().map(Error::chain).collect();
             return Err(Error::internal(words.join("; ")));
         }
+        let folder = self.templates.unwrap_or_else(|| config.templates.clone());
+        let mut templates = Templates::new(folder, config.is_development());
+        self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
+        self.values.insert(templates);
+        self.values.insert(Keys::new(&config)?);
+        // Here and not at the first mail: its connection pool starts a thread, which must not inherit a task's priority.
+        #[cfg(feature = "mail")]
+        self.values.insert(Mailer::new(&config)?);
         let scope = Scope::new(Registry::new(&config), self.values);
         Ok(Service { config, router: self.router, fallback: self.fallback, scope, ids: Ids::new() })
     }
@@ -228,9 +277,9 @@ impl Service {
     }
 
     /// What every response goes through on its way out, whoever made it.
-    fn finish(&self, request: &mut Request, response: Response, began: Instant) -> Response {
-        let response = answer_error(request, response);
-        let response = response.header("X-Request-Id", request.id());
+    fn finish(&self, request: &mut Request, mut response: Response, began: Instant) -> Response {
+        session::save(request, &mut response);
+        let response = answer_error(request, response).header("X-Request-Id", request.id());
         log_access(request, &response, began);
         response
     }
@@ -253,15 +302,11 @@ fn answer_error(request: &Request, mut response: Response) -> Response {
     if error.status().is_server_error() {
         log_error(request, &error);
     }
-    let page = error_page(request, &error).with_set_aside(response.take_set_aside());
+    let page = pages::error_page(request, &error).with_set_aside(response.take_set_aside());
     let of_the_body = |name: &str| name.to_ascii_lowercase().starts_with("content-");
     let others = response.headers().iter().filter(|(name, _)| !of_the_body(name) && !page.headers().contains(name));
     let others: Vec<_> = others.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
     others.into_iter().fold(page, |page, (name, value)| page.append_header(&name, value))
-}
-
-fn error_page(_request: &Request, error: &Error) -> Response {
-    Response::text(error.to_string()).status(error.status())
 }
 
 fn log_error(request: &Request, error: &Error) {

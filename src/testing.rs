@@ -14,6 +14,8 @@ use crate::error::Status;
 use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
 use crate::http::response::{Response, ResponseBody};
+#[cfg(feature = "mail")]
+use crate::mail::{Mailer, SentMail};
 
 /// How long [`TestClient::settle`] waits before it says which tasks do not end.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -115,6 +117,12 @@ impl TestClient {
     pub fn failures(&self) -> Vec<TaskInfo> {
         let registry = self.service.scope().registry();
         registry.failed().into_iter().map(|record| TaskInfo::new(record, registry)).collect()
+    }
+
+    /// The mail that was sent, in order: the last 100, as far as it stays in memory or goes to files.
+    #[cfg(feature = "mail")]
+    pub fn outbox(&self) -> Vec<SentMail> {
+        self.service.scope().get::<Mailer>().map_or_else(Vec::new, |mailer| mailer.outbox())
     }
 
     fn call(&mut self, method: Method, target: String, mut headers: Headers, body: Vec<u8>) -> TestResponse {

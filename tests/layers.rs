@@ -13,6 +13,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("config", 1),
     ("http", 1),
     ("image", 1),
+    ("http::fields", 2),
     ("http::files", 2),
     ("http::form", 2),
     ("http::multipart", 2),

@@ -1,0 +1,596 @@
+//! Forms, queries and JSON: what a visitor sent, as a type.
+//!
+//! [`Request::form`] is for handlers that answer a wrong form with an error page; [`Request::submitted`] and [`Form`] are
+//! for pages that show what was typed beside what was wrong with it.
+
+use std::collections::BTreeMap;
+
+use percent_encoding::percent_decode;
+use serde::de::DeserializeOwned;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+
+use super::fields::{self, Reading};
+use super::multipart::Multipart;
+use super::request::Request;
+use crate::error::{Error, Result, Status};
+
+const URLENCODED: &str = "application/x-www-form-urlencoded";
+const MULTIPART: &str = "multipart/form-data";
+
+/// Fields by name and value, in the order in which they were sent.
+type Pairs = Vec<(String, String)>;
+
+impl Request {
+    /// The form in the body, urlencoded or the text fields of a multipart one, as a type.
+    ///
+    /// ```
+    /// use aside::{Request, Response, Result, redirect};
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Order { email: String, quantity: u32, gift: bool, tags: Vec<String>, coupon: Option<u64> }
+    ///
+    /// fn create_order(req: &mut Request) -> Result<Response> {
+    ///     let order: Order = req.form()?;
+    ///     println!("{} for {}", order.quantity, order.email);
+    ///     Ok(redirect("/orders"))
+    /// }
+    /// ```
+    ///
+    /// The type is a struct or a map. Repeated fields fill a `Vec`, blank ones among them; none sent is an empty one. A
+    /// checkbox is a `bool`: `on` when it is ticked, not sent when it is not. A blank field is `None` for an optional type
+    /// that cannot be blank (`Option<u64>`, a date), and `Some("")` for `Option<String>`. Spaces around numbers are
+    /// dropped. Fields that the type does not have are ignored, unless it says `#[serde(deny_unknown_fields)]`. Behind
+    /// `#[serde(flatten)]` serde hands out texts only, so put no numbers there.
+    ///
+    /// # Errors
+    /// 415 for another content type; 413 over `ASIDE_MAX_FORM` (1 MiB) or `ASIDE_MAX_FIELDS` (1,000), and for a multipart
+    /// form as [`multipart`](Request::multipart); 400 when it was cut short or is not UTF-8; 422, naming the field, when
+    /// one is missing or cannot be read.
+    pub fn form<T: DeserializeOwned>(&mut self) -> Result<T> {
+        first_refusal(fields::read(&self.form_pairs()?), "field").map_err(Error::unprocessable)
+    }
+
+    /// The form in the body with all that is wrong with it, for a page that shows both; see [`Form`].
+    ///
+    /// # Errors
+    /// As [`form`](Request::form) but for 422: a field that is missing or cannot be read is in [`Form::errors`].
+    pub fn submitted<T: DeserializeOwned>(&mut self) -> Result<Form<T>> {
+        Ok(Form::typed(self.form_pairs()?))
+    }
+
+    /// The fields of the form in the body by name and value, in order.
+    ///
+    /// # Errors
+    /// As [`form`](Request::form) but for 422.
+    pub fn form_pairs(&mut self) -> Result<Vec<(String, String)>> {
+        match self.content_type().as_deref() {
+            Some(URLENCODED) => pairs(&self.bytes()?, self.config().max_fields, "form"),
+            Some(MULTIPART) => self.multipart()?.pairs(),
+            other => Err(unsupported(&format!("{URLENCODED} or {MULTIPART}"), other)),
+        }
+    }
+
+    /// The query as a type, by the same rules as [`form`](Request::form).
+    ///
+    /// ```
+    /// use aside::{Request, Result};
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Page { page: Option<u32>, tag: Vec<String> }
+    ///
+    /// fn photos(req: &mut Request) -> Result<String> {
+    ///     let Page { page, tag } = req.query()?;
+    ///     Ok(format!("page {} of {}", page.unwrap_or(1), tag.join(" and ")))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// 400, naming the parameter, when one is missing or cannot be read; 400 when it is not UTF-8; 413 over
+    /// `ASIDE_MAX_FIELDS` (1,000).
+    pub fn query<T: DeserializeOwned>(&self) -> Result<T> {
+        first_refusal(fields::read(&self.query_pairs()?), "parameter").map_err(Error::bad_request)
+    }
+
+    /// The parameters of the query by name and value, in order.
+    ///
+    /// # Errors
+    /// 400 when it is not UTF-8; 413 over `ASIDE_MAX_FIELDS` (1,000).
+    pub fn query_pairs(&self) -> Result<Vec<(String, String)>> {
+        pairs(self.query_string().as_bytes(), self.config().max_fields, "query")
+    }
+
+    /// The body, which is JSON, as a type.
+    ///
+    /// ```
+    /// use aside::{Request, Result};
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Item { sku: String, quantity: u32 }
+    ///
+    /// fn add(req: &mut Request) -> Result<String> {
+    ///     let items: Vec<Item> = req.json()?;
+    ///     Ok(format!("{} items", items.len()))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// 415 when the content type is neither `application/json` nor one that ends in `+json`; 413 over `ASIDE_MAX_FORM`;
+    /// 400 with line and column when it is no JSON; 422 with the path (`items[1].quantity`) when it is JSON of another
+    /// shape.
+    pub fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let content_type = self.content_type();
+        let is_json = |name: &String| name == "application/json" || name.ends_with("+json");
+        if !content_type.as_ref().is_some_and(is_json) {
+            return Err(unsupported("application/json", content_type.as_deref()));
+        }
+        let bytes = self.bytes()?;
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut json).map_err(refused_json)?;
+        json.end().map_err(malformed_json)?;
+        Ok(value)
+    }
+}
+
+impl Multipart {
+    /// The text fields as a type, by the same rules as [`Request::form`].
+    ///
+    /// # Errors
+    /// 422, naming the field, when one is missing or cannot be read; 400 when one is not UTF-8; 413 over
+    /// `ASIDE_MAX_FIELDS`.
+    pub fn form<T: DeserializeOwned>(&self) -> Result<T> {
+        first_refusal(fields::read(&self.pairs()?), "field").map_err(Error::unprocessable)
+    }
+
+    /// The text fields with all that is wrong with them, for a page that shows both; see [`Form`].
+    ///
+    /// # Errors
+    /// As [`form`](Multipart::form) but for 422.
+    pub fn submitted<T: DeserializeOwned>(&self) -> Result<Form<T>> {
+        Ok(Form::typed(self.pairs()?))
+    }
+}
+
+fn first_refusal<T>(reading: Reading<T>, noun: &str) -> Result<T, String> {
+    match (reading.refusals.first(), reading.value) {
+        (Some(refusal), _) => Err(refusal.technical(noun)),
+        (None, Some(value)) => Ok(value),
+        (None, None) => Err("The form cannot be read.".to_owned()),
+    }
+}
+
+fn unsupported(expected: &str, came: Option<&str>) -> Error {
+    let came = came.filter(|name| !name.is_empty()).unwrap_or("none");
+    let words = format!("The body must be {expected}; its Content-Type is {came}.");
+    Error::new(Status::UNSUPPORTED_MEDIA_TYPE, words)
+}
+
+fn refused_json(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
+    if !error.inner().is_data() {
+        return malformed_json(error.into_inner());
+    }
+    let path = error.path().to_string();
+    let words = error.into_inner().to_string();
+    Error::unprocessable(match path.as_str() {
+        "." => format!("The JSON does not fit: {words}"),
+        path => format!("The field `{path}`: {words}"),
+    })
+}
+
+fn malformed_json(error: serde_json::Error) -> Error {
+    Error::bad_request(format!("The body is no JSON: {error}."))
+}
+
+/// Pairs as a browser writes them (WHATWG URL, section 5.1), but strict where that replaces what is not UTF-8.
+fn pairs(bytes: &[u8], limit: usize, noun: &str) -> Result<Pairs> {
+    let sequences = || bytes.split(|byte| *byte == b'&').filter(|sequence| !sequence.is_empty());
+    check_count(sequences().count(), limit, noun)?;
+    let pair = |sequence: &[u8]| {
+        let (name, value) = match sequence.iter().position(|byte| *byte == b'=') {
+            Some(at) => (&sequence[..at], &sequence[at + 1..]),
+            None => (sequence, &[][..]),
+        };
+        Some((decode(name)?, decode(value)?))
+    };
+    let pairs: Option<Pairs> = sequences().map(pair).collect();
+    pairs.ok_or_else(|| Error::bad_request(format!("The {noun} is not UTF-8.")))
+}
+
+fn decode(bytes: &[u8]) -> Option<String> {
+    let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    String::from_utf8(percent_decode(&spaced).collect()).ok()
+}
+
+fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
+    let words = || format!("The {noun} has more than {limit} fields (ASIDE_MAX_FIELDS).");
+    if count > limit { Err(Error::too_large(words())) } else { Ok(()) }
+}
+
+/// A form as it was typed, and what is wrong with it.
+///
+/// ```
+/// use aside::{Form, Request, Response, Result, Status, redirect};
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// struct Order { email: String, quantity: u32 }
+///
+/// fn new_order(_req: &mut Request) -> Result<Response> {
+///     page(Status::OK, &Form::empty())
+/// }
+///
+/// fn create_order(req: &mut Request) -> Result<Response> {
+///     let mut form: Form<Order> = req.submitted()?;
+///     form.require(&["email"])
+///         .check("email", |order| order.email.contains('@'), "That is no mail address.")
+///         .check("quantity", |order| (1..=100).contains(&order.quantity), "Between 1 and 100, please.");
+///     let order = match form.valid() {
+///         Ok(order) => order,
+///         Err(form) => return page(Status::UNPROCESSABLE_CONTENT, &form),
+///     };
+///     println!("{} for {}", order.quantity, order.email);
+///     Ok(redirect("/orders"))
+/// }
+///
+/// fn page(status: Status, form: &Form<Order>) -> Result<Response> {
+///     // req.render("orders.html", context! { form }) in an application
+///     Ok(Response::text(serde_json::to_string(form)?).status(status))
+/// }
+/// ```
+///
+/// A template reads `form.values.email`, `form.errors.email` and `form.valid`, and for fields that may be repeated
+/// `form.lists.tags`, which is a list however many were sent:
+///
+/// ```html
+/// <input name="email" value="{{ form.values.email }}">
+/// {% if form.errors.email %}<p class="error">{{ form.errors.email }}</p>{% endif %}
+/// <input type="checkbox" name="tags" value="red" {% if "red" in form.lists.tags %}checked{% endif %}>
+/// ```
+///
+/// An error that is about no single field is under `form`. Do not fill a password in again.
+#[derive(Debug, Clone)]
+pub struct Form<T> {
+    lists: BTreeMap<String, Vec<String>>,
+    errors: BTreeMap<String, String>,
+    /// With stand-ins for the fields that could not be read.
+    value: Option<T>,
+}
+
+/// The name under which an error goes that is about no single field.
+const WHOLE: &str = "form";
+
+impl<T> Default for Form<T> {
+    fn default() -> Form<T> {
+        Form { lists: BTreeMap::new(), errors: BTreeMap::new(), value: None }
+    }
+}
+
+impl<T> Form<T> {
+    /// A form in which nothing has been typed, for the page that is visited first. It has no errors, and no value.
+    pub fn empty() -> Form<T> {
+        Form::default()
+    }
+
+    /// The same form with that text in a field: what a page suggests.
+    ///
+    /// ```
+    /// # #[derive(serde::Deserialize)] struct Order;
+    /// let form: aside::Form<Order> = aside::Form::empty().with("quantity", 1);
+    /// assert_eq!(form.typed_in("quantity"), "1");
+    /// ```
+    pub fn with(mut self, field: &str, text: impl ToString) -> Form<T> {
+        self.lists.entry(field.to_owned()).or_default().push(text.to_string());
+        self
+    }
+
+    /// What was typed into a field, the first of several; empty when nothing was.
+    pub fn typed_in(&self, field: &str) -> &str {
+        self.lists.get(field).and_then(|texts| texts.first()).map_or("", String::as_str)
+    }
+
+    /// The errors by field. At most one each: the first that was found, or the last that was set by hand.
+    pub fn errors(&self) -> &BTreeMap<String, String> {
+        &self.errors
+    }
+
+    /// Sets a field's error: what only the database could know, for one. `"form"` stands for the form as a whole.
+    pub fn error(&mut self, field: &str, words: impl Into<String>) -> &mut Form<T> {
+        self.errors.insert(field.to_owned(), words.into());
+        self
+    }
+
+    /// Those fields must not be left blank; spaces alone are blank.
+    pub fn require(&mut self, fields: &[&str]) -> &mut Form<T> {
+        for field in fields {
+            let blank = self.lists.get(*field).is_none_or(|texts| texts.iter().all(|text| text.trim().is_empty()));
+            if blank {
+                self.first_error(field, "Please fill this in.");
+            }
+        }
+        self
+    }
+
+    /// A rule for a field, and the words for when it is broken. A field that has an error already is not looked at.
+    ///
+    /// The other fields may be wrong at the same time, so that a visitor hears of everything at once; those that could
+    /// not be read are 1, `false` or empty for the rule. A rule over several fields is for
+    /// [`check_together`](Form::check_together).
+    pub fn check(&mut self, field: &str, rule: impl FnOnce(&T) -> bool, words: impl Into<String>) -> &mut Form<T> {
+        self.check_together(&[field], rule, words)
+    }
+
+    /// A rule over several fields, looked at when none of them has an error. The words go to the first.
+    ///
+    /// ```
+    /// use aside::{Form, Request, Result};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Stay { from: u32, to: u32 }
+    ///
+    /// fn book(req: &mut Request) -> Result<()> {
+    ///     let mut form: Form<Stay> = req.submitted()?;
+    ///     form.check_together(&["to", "from"], |stay| stay.from < stay.to, "You leave before you arrive.");
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn check_together(
+        &mut self,
+        fields: &[&str],
+        rule: impl FnOnce(&T) -> bool,
+        words: impl Into<String>,
+    ) -> &mut Form<T> {
+        let sound = !fields.iter().any(|field| self.errors.contains_key(*field));
+        let broken = sound && self.value.as_ref().is_some_and(|value| !rule(value));
+        if broken {
+            self.first_error(fields.first().unwrap_or(&WHOLE), words);
+        }
+        self
+    }
+
+    fn first_error(&mut self, field: &str, words: impl Into<String>) {
+        self.errors.entry(field.to_owned()).or_insert_with(|| words.into());
+    }
+
+    /// Whether it was sent and nothing is wrong with it.
+    pub fn is_valid(&self) -> bool {
+        self.errors.is_empty() && self.value.is_some()
+    }
+
+    /// The value, while nothing is wrong with it: for a question to the database whose answer may be another
+    /// [`error`](Form::error).
+    pub fn value(&self) -> Option<&T> {
+        self.value.as_ref().filter(|_| self.errors.is_empty())
+    }
+
+    /// The value.
+    ///
+    /// # Errors
+    /// The form itself, to be shown again, when something is wrong with it.
+    pub fn valid(mut self) -> Result<T, Form<T>> {
+        match self.value.take() {
+            Some(value) if self.errors.is_empty() => Ok(value),
+            value => Err(Form { value, ..self }),
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Form<T> {
+    fn typed(pairs: Pairs) -> Form<T> {
+        let Reading { value, refusals } = fields::read(&pairs);
+        let mut form = Form { value, ..Form::default() };
+        for refusal in refusals {
+            form.first_error(refusal.field.as_deref().unwrap_or(WHOLE), refusal.friendly());
+        }
+        for (name, text) in pairs {
+            form.lists.entry(name).or_default().push(text);
+        }
+        form
+    }
+}
+
+impl<T: Serialize> Form<T> {
+    /// A form in which a value stands already, for a page that changes it.
+    ///
+    /// # Errors
+    /// 500 when the value is no flat struct or map of texts, numbers and lists of them.
+    pub fn filled(value: &T) -> Result<Form<T>> {
+        let cannot = |error: serde_html_form::ser::Error| {
+            Error::from(error).context("Form::filled takes a flat struct of texts, numbers and lists")
+        };
+        let text = serde_html_form::to_string(value).map_err(cannot)?;
+        let mut form = Form::default();
+        for (name, text) in pairs(text.as_bytes(), usize::MAX, "form")? {
+            form.lists.entry(name).or_default().push(text);
+        }
+        Ok(form)
+    }
+}
+
+/// `values`, `lists`, `errors` and `valid`, as a template reads them.
+impl<T> Serialize for Form<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let values: BTreeMap<&str, &str> = self.lists.keys().map(|name| (name.as_str(), self.typed_in(name))).collect();
+        let mut form = serializer.serialize_struct("Form", 4)?;
+        form.serialize_field("values", &values)?;
+        form.serialize_field("lists", &self.lists)?;
+        form.serialize_field("errors", &self.errors)?;
+        form.serialize_field("valid", &self.is_valid())?;
+        form.end()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::super::headers::Headers;
+    use super::super::request::{Body, Method};
+    use super::*;
+
+    fn post(content_type: &str, body: &[u8]) -> Request {
+        let headers = match content_type {
+            "" => Headers::new(),
+            name => Headers::from_iter([("Content-Type", name)]),
+        };
+        Request::new(Method::Post, "/", headers, Body::from(body.to_vec()))
+    }
+
+    fn typed(body: &str) -> Request {
+        post(URLENCODED, body.as_bytes())
+    }
+
+    fn get(target: &str) -> Request {
+        Request::new(Method::Get, target, Headers::new(), Body::empty())
+    }
+
+    fn refused<T>(result: Result<T>) -> (u16, String) {
+        let error = result.err().expect("this must be refused");
+        (error.status().code(), error.message().unwrap_or_default().to_owned())
+    }
+
+    #[derive(Debug, Deserialize, Serialize, PartialEq)]
+    struct Order {
+        email: String,
+        quantity: u32,
+    }
+
+    #[test]
+    fn a_form_is_read() {
+        let order: Order = typed("email=a%40b.c+%D1%8F&quantity=5&more=1").form().unwrap();
+        assert_eq!(order, Order { email: "a@b.c я".into(), quantity: 5 });
+        let multipart = b"--x\r\nContent-Disposition: form-data; name=\"email\"\r\n\r\nme\r\n--x\r\n\
+            Content-Disposition: form-data; name=\"quantity\"\r\n\r\n7\r\n--x--\r\n";
+        let order: Order = post("multipart/form-data; boundary=x", multipart).form().unwrap();
+        assert_eq!(order, Order { email: "me".into(), quantity: 7 });
+    }
+
+    #[test]
+    fn what_is_no_form_is_named() {
+        let words = "The body must be application/x-www-form-urlencoded or multipart/form-data; its Content-Type is";
+        assert_eq!(refused(post("text/plain", b"a=1").form::<Order>()), (415, format!("{words} text/plain.")));
+        assert_eq!(refused(post("", b"a=1").form::<Order>()), (415, format!("{words} none.")));
+        assert!(post("Application/X-WWW-Form-Urlencoded; charset=utf-8", b"a=1").form_pairs().is_ok());
+    }
+
+    #[test]
+    fn limits_name_their_settings() {
+        let (status, words) = refused(typed(&"&a=1".repeat(1_001)).form::<Order>());
+        assert!(status == 413 && words.contains("ASIDE_MAX_FIELDS"), "{words}");
+        assert_eq!(typed(&"&a=1".repeat(1_000)).form_pairs().unwrap().len(), 1_000);
+        let (status, words) = refused(typed(&"a".repeat((1 << 20) + 1)).form::<Order>());
+        assert!(status == 413 && words.contains("ASIDE_MAX_FORM"), "{words}");
+    }
+
+    #[test]
+    fn what_is_not_utf_8_is_refused() {
+        assert_eq!(refused(typed("a=%FF").form_pairs()), (400, "The form is not UTF-8.".into()));
+        assert_eq!(refused(post(URLENCODED, b"\xff=1").form_pairs()).0, 400);
+        assert_eq!(refused(get("/?a=%C3").query_pairs()), (400, "The query is not UTF-8.".into()));
+    }
+
+    #[test]
+    fn a_wrong_field_is_named() {
+        assert_eq!(refused(typed("quantity=1").form::<Order>()), (422, "The field `email` is missing.".into()));
+        assert_eq!(
+            refused(typed("email=a&quantity=x").form::<Order>()),
+            (422, "The field `quantity`: invalid digit found in string".into())
+        );
+        assert_eq!(
+            refused(get("/?email=a&quantity=x").query::<Order>()),
+            (400, "The parameter `quantity`: invalid digit found in string".into())
+        );
+    }
+
+    #[test]
+    fn pairs_come_in_order_and_as_browsers_write_them() {
+        let pairs = get("/?b=1&a=&&c&b=2=3&%zz=%4&=x&a+b=%2B").query_pairs().unwrap();
+        let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}:{value}")).collect();
+        assert_eq!(pairs, ["b:1", "a:", "c:", "b:2=3", "%zz:%4", ":x", "a b:+"]);
+        assert!(get("/").query_pairs().unwrap().is_empty());
+        assert!(typed("").form_pairs().unwrap().is_empty());
+    }
+
+    #[test]
+    fn json_is_read_or_refused_with_its_place() {
+        let json = |content_type: &str, body: &str| post(content_type, body.as_bytes()).json::<Vec<Order>>();
+        let good = r#"[{"email":"a","quantity":1}]"#;
+        assert_eq!(json("application/json; charset=utf-8", good).unwrap()[0].quantity, 1);
+        assert!(json("application/vnd.orders+json", good).is_ok());
+        assert_eq!(refused(json("text/plain", good)).0, 415);
+        let (status, words) = refused(json("application/json", "[\n{\"email\" 1}]"));
+        assert!(status == 400 && words.contains("line 2 column"), "{words}");
+        for malformed in ["", "[", "[] x", "nope"] {
+            assert_eq!(refused(json("application/json", malformed)).0, 400, "{malformed}");
+        }
+        let (status, words) = refused(json("application/json", r#"[{"email":"a","quantity":"x"}]"#));
+        assert!(status == 422 && words.starts_with("The field `[0].quantity`: invalid type"), "{words}");
+        let (status, words) = refused(json("application/json", r#"[{"quantity":1}]"#));
+        assert!(status == 422 && words.contains("missing field `email`"), "{words}");
+        assert_eq!(refused(json("application/json", "7")).0, 422);
+        assert_eq!(refused(json("application/json", &"[".repeat(2 << 20))).0, 413);
+    }
+
+    #[test]
+    fn a_valid_form_gives_its_value() {
+        let mut form: Form<Order> = typed("email=a%40b&quantity=5").submitted().unwrap();
+        form.require(&["email"]).check("email", |order| order.email.contains('@'), "No mail address.");
+        assert!(form.is_valid() && form.value().is_some());
+        assert_eq!(form.valid().unwrap().quantity, 5);
+    }
+
+    #[test]
+    fn an_invalid_form_shows_everything_that_is_wrong_and_what_was_typed() {
+        let mut form: Form<Order> = typed("email=nobody&quantity=many").submitted().unwrap();
+        form.check("quantity", |_| panic!("a field that could not be read is not checked"), "")
+            .check("email", |order| order.email.contains('@'), "No mail address.")
+            .check_together(&["email", "quantity"], |_| panic!("neither is a rule over it"), "");
+        let form = form.valid().unwrap_err();
+        let shown = serde_json::to_value(&form).unwrap();
+        assert_eq!(
+            shown,
+            serde_json::json!({
+                "values": { "email": "nobody", "quantity": "many" },
+                "lists": { "email": ["nobody"], "quantity": ["many"] },
+                "errors": { "email": "No mail address.", "quantity": "Please enter a whole number." },
+                "valid": false,
+            })
+        );
+    }
+
+    #[test]
+    fn blank_fields_are_asked_for() {
+        let mut form: Form<Order> = typed("email=+&quantity=").submitted().unwrap();
+        form.require(&["email", "quantity"]).check("email", |_| false, "not this one");
+        assert_eq!(form.errors()["email"], "Please fill this in.");
+        assert_eq!(form.errors()["quantity"], "Please fill this in.");
+    }
+
+    #[test]
+    fn an_error_is_added_by_hand() {
+        let mut form: Form<Order> = typed("email=a&quantity=1").submitted().unwrap();
+        if form.value().is_some_and(|order| order.email == "a") {
+            form.error("email", "Already taken.").error("form", "Try another.");
+        }
+        let form = form.valid().unwrap_err();
+        assert!(form.value().is_none());
+        assert_eq!(form.errors().len(), 2);
+    }
+
+    #[test]
+    fn an_empty_form_has_no_errors_and_a_filled_one_its_values() {
+        let form = Form::<Order>::empty().with("quantity", 1);
+        assert!(form.errors().is_empty() && !form.is_valid());
+        assert_eq!((form.typed_in("quantity"), form.typed_in("email")), ("1", ""));
+        let form = Form::filled(&Order { email: "a&b=c d".into(), quantity: 2 }).unwrap();
+        assert_eq!((form.typed_in("email"), form.typed_in("quantity")), ("a&b=c d", "2"));
+        assert_eq!(Form::filled(&vec![vec![1]]).unwrap_err().status(), Status::INTERNAL_SERVER_ERROR);
+    }
+
+    #[test]
+    fn a_form_that_is_no_form_is_an_error_all_the_same() {
+        assert_eq!(refused(post("text/plain", b"").submitted::<Order>()).0, 415);
+        assert_eq!(refused(typed("a=%FF").submitted::<Order>()).0, 400);
+    }
+}

@@ -1,0 +1,1105 @@
+//! Multipart bodies: forms with files (RFC 7578).
+//!
+//! The files go to temporary files as they come in and are gone with the [`Multipart`] that holds them; what is to stay
+//! goes through [`Upload::save_to`]. The parser is multer's, which is asynchronous, over a body that blocks: it is polled
+//! here, without a runtime (see [`Source`]).
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::future::Future;
+use std::io::{self, BufWriter, Read, Write};
+use std::path::{Path, PathBuf};
+use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::task::{Context, Poll, Waker};
+
+use futures_core::Stream;
+use percent_encoding::percent_decode_str;
+use tempfile::{NamedTempFile, TempPath};
+
+use super::request::{Request, unreadable};
+use crate::config::Config;
+use crate::error::{Error, Result, Status};
+
+/// What is read from the body at once.
+const CHUNK: usize = 16 << 10;
+
+/// What may be read without a part beginning or going on: the header of a part, or what stands before the first.
+const HEAD: usize = 16 << 10;
+
+/// What of a file is looked at to tell its type; `infer` asks for no more.
+const SNIFF: u64 = 8 << 10;
+
+/// The longest name of a file that the usual file systems take, in bytes.
+const LONGEST_NAME: usize = 255;
+
+impl Request {
+    /// The multipart body: text fields and uploaded files.
+    ///
+    /// ```
+    /// use aside::{Request, Response, Result, redirect};
+    ///
+    /// fn create_photo(req: &mut Request) -> Result<Response> {
+    ///     let form = req.multipart()?;
+    ///     let title = form.text("title")?;
+    ///     let path = form.file("photo")?.save_to("data/photos")?;
+    ///     println!("{title} is at {}", path.display());
+    ///     Ok(redirect("/photos"))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// 415 for another content type; 413 when the body is over `ASIDE_MAX_UPLOAD` (32 MiB), its text fields together are
+    /// over `ASIDE_MAX_FORM` (1 MiB), or it has more than `ASIDE_MAX_PARTS` (100) parts; 400 when it was cut short or is
+    /// malformed; 500 when the temporary files cannot be written.
+    pub fn multipart(&mut self) -> Result<Multipart> {
+        let boundary = self.boundary()?;
+        let limits = Limits::of(self.config());
+        if self.content_length().is_some_and(|length| length > limits.upload) {
+            return Err(limits.over_upload());
+        }
+        read_parts(self.body(), &boundary, limits).map(|parts| Multipart { parts, max_fields: limits.fields })
+    }
+
+    fn boundary(&self) -> Result<String> {
+        let content_type = self.content_type();
+        if content_type.as_deref() != Some("multipart/form-data") {
+            let came = content_type.filter(|name| !name.is_empty()).unwrap_or("none".to_owned());
+            let words = format!("The body must be multipart/form-data; its Content-Type is {came}.");
+            return Err(Error::new(Status::UNSUPPORTED_MEDIA_TYPE, words));
+        }
+        let parameters = parameters(self.header("Content-Type").unwrap_or_default().as_bytes());
+        let boundary = text_of(&parameters, "boundary").filter(|text| (1..=70).contains(&text.len()));
+        boundary.ok_or_else(|| Error::bad_request("The Content-Type has no boundary of 1 to 70 characters."))
+    }
+}
+
+/// The limits of one body, by the names of their settings.
+#[derive(Clone, Copy)]
+struct Limits {
+    upload: u64,
+    text: u64,
+    parts: usize,
+    fields: usize,
+}
+
+impl Limits {
+    fn of(config: &Config) -> Limits {
+        Limits { upload: config.max_upload, text: config.max_form, parts: config.max_parts, fields: config.max_fields }
+    }
+
+    fn over_upload(&self) -> Error {
+        Error::too_large(format!("The body is larger than {} bytes (ASIDE_MAX_UPLOAD).", self.upload))
+    }
+
+    fn over_text(&self) -> Error {
+        let words = format!("The text fields are larger than {} bytes together (ASIDE_MAX_FORM).", self.text);
+        Error::too_large(words)
+    }
+
+    fn over_parts(&self) -> Error {
+        Error::too_large(format!("The body has more than {} parts (ASIDE_MAX_PARTS).", self.parts))
+    }
+}
+
+/// The body as the stream that multer reads.
+///
+/// multer reads as long as it is given something, into memory. So after each chunk it is told once that there is nothing
+/// yet: it then works on what it has, and [`wait`] polls it again. And it sets no bound to what comes before a part: so a
+/// chunk is refused when too much has come since it last had something to say.
+struct Source<'r> {
+    body: &'r mut (dyn Read + Send),
+    limits: Limits,
+    read: u64,
+    unheard: &'r AtomicUsize,
+    resting: bool,
+}
+
+impl Source<'_> {
+    fn chunk(&mut self) -> Option<Result<Vec<u8>>> {
+        if self.unheard.load(Ordering::Relaxed) >= HEAD {
+            return Some(Err(Error::bad_request(format!(
+                "No part begins within {HEAD} bytes, or its header is longer."
+            ))));
+        }
+        let mut buffer = [0; CHUNK];
+        let count = loop {
+            match self.body.read(&mut buffer) {
+                Ok(0) => return None,
+                Ok(count) => break count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Some(Err(unreadable(error))),
+            }
+        };
+        self.read += count as u64;
+        self.unheard.fetch_add(count, Ordering::Relaxed);
+        Some(if self.read > self.limits.upload { Err(self.limits.over_upload()) } else { Ok(buffer[..count].to_vec()) })
+    }
+}
+
+impl Stream for Source<'_> {
+    type Item = Result<Vec<u8>>;
+
+    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        self.resting = !self.resting;
+        if self.resting { Poll::Ready(self.chunk()) } else { Poll::Pending }
+    }
+}
+
+/// Waits for what never waits: each poll reads from the body, which blocks.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    let mut future = pin!(future);
+    let mut context = Context::from_waker(Waker::noop());
+    loop {
+        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
+            return value;
+        }
+    }
+}
+
+/// multer over a [`Source`].
+struct Parser<'r> {
+    multer: multer::Multipart<'r>,
+    unheard: &'r AtomicUsize,
+}
+
+impl<'r> Parser<'r> {
+    fn new(body: &'r mut (dyn Read + Send), boundary: &str, limits: Limits, unheard: &'r AtomicUsize) -> Parser<'r> {
+        let source = Source { body, limits, read: 0, unheard, resting: false };
+        Parser { multer: multer::Multipart::new(source, boundary), unheard }
+    }
+
+    fn next(&mut self) -> Result<Option<multer::Field<'r>>> {
+        let field = wait(self.multer.next_field()).map_err(refused);
+        self.unheard.store(0, Ordering::Relaxed);
+        field
+    }
+
+    /// Hands the content of a part on, piece by piece.
+    fn content(&self, mut field: multer::Field<'r>, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
+        while let Some(piece) = wait(field.chunk()).map_err(refused)? {
+            self.unheard.store(0, Ordering::Relaxed);
+            take(&piece)?;
+        }
+        Ok(())
+    }
+}
+
+fn refused(error: multer::Error) -> Error {
+    match error {
+        // Ours, out of the source, with its status.
+        multer::Error::StreamReadFailed(error) => Error::from_box(error),
+        multer::Error::IncompleteStream
+        | multer::Error::IncompleteFieldData { .. }
+        | multer::Error::IncompleteHeaders => {
+            Error::bad_request("The multipart body was cut short or is malformed.").with_source(error)
+        }
+        error => Error::bad_request("A part of the multipart body has malformed headers.").with_source(error),
+    }
+}
+
+fn read_parts(body: &mut (dyn Read + Send), boundary: &str, limits: Limits) -> Result<Vec<Part>> {
+    let unheard = AtomicUsize::new(0);
+    let mut parser = Parser::new(body, boundary, limits, &unheard);
+    let mut parts = Vec::new();
+    let mut text_left = limits.text;
+    while let Some(field) = parser.next()? {
+        if parts.len() == limits.parts {
+            return Err(limits.over_parts());
+        }
+        let mut part = Part::from_headers(&field)?;
+        part.content = match &part.filename {
+            Some(filename) => read_file(&parser, field, filename)?,
+            None => Content::Text(read_text(&parser, field, &mut text_left, limits)?),
+        };
+        parts.push(part);
+    }
+    Ok(parts)
+}
+
+fn read_text<'r>(parser: &Parser<'r>, field: multer::Field<'r>, left: &mut u64, limits: Limits) -> Result<Vec<u8>> {
+    let mut text = Vec::new();
+    parser.content(field, |piece| {
+        *left = left.checked_sub(piece.len() as u64).ok_or_else(|| limits.over_text())?;
+        text.extend_from_slice(piece);
+        Ok(())
+    })?;
+    Ok(text)
+}
+
+/// What is sent for a file field where none was chosen (no name, no bytes) is no upload.
+fn read_file<'r>(parser: &Parser<'r>, field: multer::Field<'r>, filename: &str) -> Result<Content> {
+    let failed = |error: io::Error| {
+        let place = std::env::temp_dir();
+        Error::from(error).context(format!("cannot keep an upload in {}", place.display()))
+    };
+    let mut file: Option<BufWriter<NamedTempFile>> = None;
+    let create = || NamedTempFile::with_prefix("aside-").map(BufWriter::new).map_err(failed);
+    if !filename.is_empty() {
+        file = Some(create()?);
+    }
+    parser.content(field, |piece| {
+        if file.is_none() && !piece.is_empty() {
+            file = Some(create()?);
+        }
+        file.as_mut().map_or(Ok(()), |file| file.write_all(piece)).map_err(failed)
+    })?;
+    let Some(file) = file else { return Ok(Content::NoFile) };
+    let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
+    // The path alone: an upload that nobody reads holds no descriptor.
+    Upload::new(clean(filename), file.into_temp_path()).map(Content::File).map_err(failed)
+}
+
+/// A multipart body, read whole: its text fields in memory, its files in temporary ones that are deleted with it.
+///
+/// ```
+/// use aside::{Request, Result};
+///
+/// fn apply(req: &mut Request) -> Result<String> {
+///     let form = req.multipart()?;
+///     let name = form.text("name")?;
+///     let letters = form.files("letters"); // <input type="file" name="letters" multiple>
+///     let size: u64 = letters.iter().map(|letter| letter.size()).sum();
+///     Ok(format!("{name} sent {} letters, {size} bytes", letters.len()))
+/// }
+/// ```
+#[derive(Debug)]
+pub struct Multipart {
+    parts: Vec<Part>,
+    max_fields: usize,
+}
+
+impl Multipart {
+    /// All parts, in order.
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
+
+    fn named(&self, name: &str) -> impl Iterator<Item = &Part> {
+        self.parts.iter().filter(move |part| part.name == name)
+    }
+
+    /// The text field of that name, the first of several. It may be blank.
+    ///
+    /// # Errors
+    /// 422 when there is none, 400 when it is not UTF-8.
+    pub fn text(&self, name: &str) -> Result<&str> {
+        let text = self.named(name).find_map(Part::text);
+        text.unwrap_or_else(|| Err(Error::unprocessable(format!("The field `{name}` is missing."))))
+    }
+
+    /// All text fields of that name, in order; none is fine.
+    ///
+    /// # Errors
+    /// 400 when one is not UTF-8.
+    pub fn texts(&self, name: &str) -> Result<Vec<&str>> {
+        self.named(name).filter_map(Part::text).collect()
+    }
+
+    /// The file that was chosen in the field of that name, the first of several. It may be empty.
+    ///
+    /// # Errors
+    /// 422 when none was chosen.
+    pub fn file(&self, name: &str) -> Result<&Upload> {
+        let words = || format!("The field `{name}` has no file: please choose a file.");
+        self.named(name).find_map(Part::upload).ok_or_else(|| Error::unprocessable(words()))
+    }
+
+    /// All files that were chosen in the field of that name, in order; none is fine.
+    pub fn files(&self, name: &str) -> Vec<&Upload> {
+        self.named(name).filter_map(Part::upload).collect()
+    }
+
+    /// The text fields by name and value, in order.
+    ///
+    /// # Errors
+    /// 400 when one is not UTF-8, 413 over `ASIDE_MAX_FIELDS`.
+    pub(crate) fn pairs(&self) -> Result<Vec<(String, String)>> {
+        let texts = || self.parts.iter().filter_map(|part| Some((part.name.clone(), part.text()?)));
+        if texts().count() > self.max_fields {
+            let words = format!("The form has more than {} fields (ASIDE_MAX_FIELDS).", self.max_fields);
+            return Err(Error::too_large(words));
+        }
+        texts().map(|(name, text)| Ok((name, text?.to_owned()))).collect()
+    }
+}
+
+/// One part of a multipart body, as the client sent it.
+#[derive(Debug)]
+pub struct Part {
+    name: String,
+    filename: Option<String>,
+    content_type: Option<String>,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    Text(Vec<u8>),
+    File(Upload),
+    NoFile,
+}
+
+impl Part {
+    fn from_headers(field: &multer::Field<'_>) -> Result<Part> {
+        let header = |name: &str| field.headers().get(name).map(|value| value.as_bytes());
+        // multer's own reading takes a `name=` inside a file's name for the part's.
+        let parameters = parameters(header("content-disposition").unwrap_or_default());
+        let name = parameters.iter().find(|(key, _)| key == "name").map(|(_, value)| value.clone());
+        let name = name.ok_or_else(|| Error::bad_request("A part of the multipart body has no name."))?;
+        let name = String::from_utf8(name).map_err(|_| Error::bad_request("The name of a part is not UTF-8."))?;
+        let filename = text_of(&parameters, "filename").map(|text| unescape(&text));
+        Ok(Part {
+            name: unescape(&name),
+            filename: filename.or_else(|| extended(&text_of(&parameters, "filename*")?)),
+            content_type: header("content-type").map(|value| String::from_utf8_lossy(value).trim().to_owned()),
+            content: Content::NoFile,
+        })
+    }
+
+    /// The field's name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The file's name as the client gave it, which may be a path, or empty; none for a text field. Never a name to save
+    /// it under: see [`Upload::save_to`].
+    pub fn filename(&self) -> Option<&str> {
+        self.filename.as_deref()
+    }
+
+    /// The media type as the client gave it, parameters and all. For a file see [`Upload::content_type`].
+    pub fn content_type(&self) -> Option<&str> {
+        self.content_type.as_deref()
+    }
+
+    /// The length of the content in bytes.
+    pub fn size(&self) -> u64 {
+        match &self.content {
+            Content::Text(text) => text.len() as u64,
+            Content::File(upload) => upload.size(),
+            Content::NoFile => 0,
+        }
+    }
+
+    /// The content, text or file, from its beginning.
+    ///
+    /// # Errors
+    /// 500 when the temporary file cannot be read.
+    pub fn open(&self) -> Result<Box<dyn Read + '_>> {
+        Ok(match &self.content {
+            Content::Text(text) => Box::new(text.as_slice()),
+            Content::File(upload) => Box::new(upload.open()?),
+            Content::NoFile => Box::new(io::empty()),
+        })
+    }
+
+    /// The text, when this is a text field: one without a file's name.
+    ///
+    /// # Errors
+    /// 400 when it is not UTF-8.
+    pub fn text(&self) -> Option<Result<&str>> {
+        let Content::Text(text) = &self.content else { return None };
+        let words = || format!("The field `{}` is not UTF-8.", self.name);
+        Some(std::str::from_utf8(text).map_err(|_| Error::bad_request(words())))
+    }
+
+    /// The file, when one was chosen.
+    pub fn upload(&self) -> Option<&Upload> {
+        if let Content::File(upload) = &self.content { Some(upload) } else { None }
+    }
+}
+
+/// The parameters of a header value, their names in lower case: what comes after the first semicolon.
+///
+/// A quote inside a quoted value comes as `%22` from browsers and as `\"` from others. A backslash before a quote that
+/// ends the value is one from a file's name, though.
+fn parameters(value: &[u8]) -> Vec<(String, Vec<u8>)> {
+    let mut found = Vec::new();
+    let mut rest = value.iter().position(|byte| *byte == b';').map_or(&[][..], |at| &value[at + 1..]);
+    while let Some(equals) = rest.iter().position(|byte| matches!(byte, b'=' | b';')) {
+        let (name, after) = (&rest[..equals], &rest[equals + 1..]);
+        if rest[equals] == b';' {
+            rest = after;
+            continue;
+        }
+        let name = String::from_utf8_lossy(name).trim().to_ascii_lowercase();
+        let (value, left) = match after.trim_ascii_start() {
+            [b'"', quoted @ ..] => quoted_value(quoted),
+            plain => {
+                let end = plain.iter().position(|byte| *byte == b';').unwrap_or(plain.len());
+                (plain[..end].trim_ascii().to_vec(), &plain[end..])
+            }
+        };
+        found.push((name, value));
+        rest = left.iter().position(|byte| *byte == b';').map_or(&[][..], |at| &left[at + 1..]);
+    }
+    found
+}
+
+/// A quoted value from behind its opening quote, and what is left behind the closing one.
+fn quoted_value(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
+    let mut value = Vec::new();
+    let mut rest = quoted;
+    loop {
+        match rest {
+            [b'\\', b'"', after @ ..] if !ends_here(after) => {
+                value.push(b'"');
+                rest = after;
+            }
+            [b'\\', b'\\', after @ ..] => {
+                value.push(b'\\');
+                rest = after;
+            }
+            [b'"', after @ ..] => return (value, after),
+            [byte, after @ ..] => {
+                value.push(*byte);
+                rest = after;
+            }
+            [] => return (value, rest),
+        }
+    }
+}
+
+/// Whether a quote before this closes its value: nothing follows, or the next parameter does.
+fn ends_here(after: &[u8]) -> bool {
+    let [b';', next @ ..] = after.trim_ascii_start() else { return after.trim_ascii().is_empty() };
+    let next = next.trim_ascii_start();
+    let name = next.iter().take_while(|byte| byte.is_ascii_alphanumeric() || **byte == b'*').count();
+    name > 0 && next[name..].starts_with(b"=")
+}
+
+fn text_of(parameters: &[(String, Vec<u8>)], name: &str) -> Option<String> {
+    let (_, value) = parameters.iter().find(|(key, _)| key == name)?;
+    Some(String::from_utf8_lossy(value).into_owned())
+}
+
+/// What a browser escapes in a name, and nothing else (HTML, "multipart form data").
+fn unescape(name: &str) -> String {
+    name.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n")
+}
+
+/// `UTF-8''%D1%84.txt` (RFC 8187), which has no place in a form and comes from some clients all the same.
+fn extended(value: &str) -> Option<String> {
+    let (_charset, rest) = value.split_once('\'')?;
+    let (_language, text) = rest.split_once('\'')?;
+    Some(percent_decode_str(text).decode_utf8_lossy().into_owned())
+}
+
+/// A file that a visitor uploaded: a temporary one until it is [saved](Upload::save_to).
+pub struct Upload {
+    filename: String,
+    kind: FileKind,
+    size: u64,
+    temporary: TempPath,
+    /// Whether a saved file shares the temporary one's bytes on the disk.
+    linked: AtomicBool,
+}
+
+impl Upload {
+    fn new(filename: String, temporary: TempPath) -> io::Result<Upload> {
+        let mut file = File::open(&temporary)?;
+        let size = file.metadata()?.len();
+        let mut head = Vec::new();
+        (&mut file).take(SNIFF).read_to_end(&mut head)?;
+        let kind = FileKind::of(&head, size > head.len() as u64);
+        Ok(Upload { filename, kind, size, temporary, linked: AtomicBool::new(false) })
+    }
+
+    /// The file's name, to be shown: without folders, control characters, marks that turn the direction of writing, and
+    /// dots at its beginning; at most 255 bytes; `file` when nothing is left.
+    pub fn filename(&self) -> &str {
+        &self.filename
+    }
+
+    /// The media type, told from the content: what the client says is not looked at. `text/plain` for UTF-8 text,
+    /// `application/octet-stream` for what is not known.
+    pub fn content_type(&self) -> &str {
+        self.kind.content_type
+    }
+
+    /// Its size in bytes.
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// Where the temporary file is. It is gone when the [`Multipart`] is dropped.
+    pub fn path(&self) -> &Path {
+        &self.temporary
+    }
+
+    /// Opens the temporary file for reading, from its beginning.
+    ///
+    /// # Errors
+    /// 500 when it cannot be read.
+    pub fn open(&self) -> Result<File> {
+        File::open(&self.temporary).map_err(|error| Error::from(error).context("cannot read an upload"))
+    }
+
+    /// Saves the file in that folder, which is created if need be, and returns its path there.
+    ///
+    /// ```
+    /// # fn save(req: &mut aside::Request) -> aside::Result<()> {
+    /// let path = req.multipart()?.file("photo")?.save_to("data/photos")?;
+    /// assert_eq!(path.extension().unwrap(), "jpg"); // data/photos/9f86d081884c7d659a2feaa0c55ad015.jpg
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// Its name there is a random one, with the extension of the content's type: `bin` for what is not known, and `txt` for
+    /// every kind of text, HTML and XML among them, which a browser would run if they were served as they are. Nothing is
+    /// ever overwritten, and the file is there whole or not at all. It may be read by whom other new files may be read.
+    ///
+    /// # Errors
+    /// 500 when the folder cannot be written or the disk is full.
+    pub fn save_to(&self, dir: impl AsRef<Path>) -> Result<PathBuf> {
+        let dir = dir.as_ref();
+        let saved = self.save(dir);
+        saved.map_err(|error| Error::from(error).context(format!("cannot save an upload in {}", dir.display())))
+    }
+
+    fn save(&self, dir: &Path) -> io::Result<PathBuf> {
+        fs::create_dir_all(dir)?;
+        let name = random_name()?;
+        let path = dir.join(format!("{name}.{}", self.kind.extension));
+        let beside = Beside::new(dir.join(format!(".{name}.part")))?;
+        if !self.link(&beside, &path) {
+            copy(&mut File::open(&self.temporary)?, &beside.file)?;
+            beside.become_file(&path)?;
+        }
+        Ok(path)
+    }
+
+    /// Gives the temporary file a second name, which is all there is to saving it on the same file system. Once only: two
+    /// saved files are to be two files.
+    fn link(&self, ordinary: &Beside, path: &Path) -> bool {
+        if self.linked.swap(true, Ordering::Relaxed) {
+            return false;
+        }
+        let permissions = ordinary.file.metadata().map(|metadata| metadata.permissions());
+        permissions.and_then(|like| fs::set_permissions(&self.temporary, like)).is_ok()
+            && fs::hard_link(&self.temporary, path).is_ok()
+    }
+}
+
+impl fmt::Debug for Upload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upload")
+            .field("filename", &self.filename)
+            .field("content_type", &self.content_type())
+            .field("size", &self.size)
+            .finish_non_exhaustive()
+    }
+}
+
+fn random_name() -> io::Result<String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(io::Error::other)?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// An unfinished file beside the one that it is to become. It has the permissions of an ordinary new file, which nothing
+/// but making one tells, and is deleted unless it was finished.
+struct Beside {
+    path: PathBuf,
+    file: File,
+}
+
+impl Beside {
+    fn new(path: PathBuf) -> io::Result<Beside> {
+        let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
+        Ok(Beside { path, file })
+    }
+
+    /// The name is random: nothing is there that a rename, where the file system has no links, could overwrite.
+    fn become_file(&self, path: &Path) -> io::Result<()> {
+        fs::hard_link(&self.path, path).or_else(|_| fs::rename(&self.path, path))
+    }
+}
+
+impl Drop for Beside {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn copy(from: &mut impl Read, mut to: &File) -> io::Result<()> {
+    io::copy(from, &mut to).map(drop)
+}
+
+/// What a file is, by its first bytes.
+#[derive(Clone, Copy)]
+struct FileKind {
+    content_type: &'static str,
+    extension: &'static str,
+}
+
+impl FileKind {
+    fn of(head: &[u8], more: bool) -> FileKind {
+        match infer::get(head) {
+            Some(kind) if kind.mime_type().starts_with("text/") => {
+                FileKind { content_type: kind.mime_type(), extension: "txt" }
+            }
+            Some(kind) => FileKind { content_type: kind.mime_type(), extension: kind.extension() },
+            None if is_text(head, more) => FileKind { content_type: "text/plain", extension: "txt" },
+            None => FileKind { content_type: "application/octet-stream", extension: "bin" },
+        }
+    }
+}
+
+/// UTF-8 without control characters but for white space. The last character may be cut where there is more.
+fn is_text(head: &[u8], more: bool) -> bool {
+    let text = match std::str::from_utf8(head) {
+        Ok(text) => text,
+        Err(error) if more && error.error_len().is_none() => {
+            std::str::from_utf8(&head[..error.valid_up_to()]).unwrap_or_default()
+        }
+        Err(_) => return false,
+    };
+    !text.is_empty() && !text.chars().any(|c| c.is_control() && !c.is_whitespace())
+}
+
+/// A file's name that can be shown, and would do no harm as one either.
+fn clean(filename: &str) -> String {
+    let last = filename.rsplit(['/', '\\']).next().unwrap_or_default();
+    let harmless = |c: &char| {
+        !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    let name: String = last.chars().filter(harmless).collect();
+    let name = name.trim_start_matches(|c: char| c == '.' || c.is_whitespace());
+    let name = name.trim_end_matches(|c: char| c == '.' || c.is_whitespace());
+    if name.is_empty() { "file".to_owned() } else { shorten(name, LONGEST_NAME) }
+}
+
+/// At most that many bytes, the extension kept if it is one.
+fn shorten(name: &str, longest: usize) -> String {
+    if name.len() <= longest {
+        return name.to_owned();
+    }
+    let (stem, extension) = match name.rfind('.') {
+        Some(at) if name.len() - at <= 32 => name.split_at(at),
+        _ => (name, ""),
+    };
+    let room = longest - extension.len();
+    let end = (0..=room.min(stem.len())).rev().find(|at| stem.is_char_boundary(*at)).unwrap_or(0);
+    format!("{}{extension}", &stem[..end])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::headers::Headers;
+    use super::super::request::{Body, Method};
+    use super::*;
+
+    const LIMITS: Limits = Limits { upload: 1 << 20, text: 1 << 10, parts: 4, fields: 3 };
+
+    /// A part, its header lines and its content.
+    fn part(headers: &str, content: &[u8]) -> Vec<u8> {
+        [b"--BOUND\r\n", headers.as_bytes(), b"\r\n\r\n", content, b"\r\n"].concat()
+    }
+
+    fn field(parameters: &str, content: &[u8]) -> Vec<u8> {
+        part(&format!("Content-Disposition: form-data; {parameters}"), content)
+    }
+
+    fn body(parts: &[Vec<u8>]) -> Vec<u8> {
+        [&parts.concat()[..], b"--BOUND--\r\n"].concat()
+    }
+
+    fn request(content_type: &str, body: Body) -> Request {
+        Request::new(Method::Post, "/", Headers::from_iter([("Content-Type", content_type)]), body)
+    }
+
+    fn read(body: Vec<u8>) -> Result<Multipart> {
+        request("multipart/form-data; boundary=BOUND", Body::from(body)).multipart()
+    }
+
+    fn limited(mut body: &[u8]) -> Result<Vec<Part>> {
+        read_parts(&mut body, "BOUND", LIMITS)
+    }
+
+    fn one(parameters: &str, content: &[u8]) -> Multipart {
+        read(body(&[field(parameters, content)])).unwrap()
+    }
+
+    fn refused<T>(result: Result<T>) -> (u16, String) {
+        let error = result.err().expect("this must be refused");
+        (error.status().code(), error.message().unwrap_or_default().to_owned())
+    }
+
+    fn bytes(part: &Part) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        part.open().unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    }
+
+    fn example() -> Vec<u8> {
+        body(&[
+            field("name=\"title\"", b"a\r\n--BOUN\r\nsee --BOUND here\r"),
+            field("name=\"photo\"; filename=\"p.png\"\r\nContent-Type: image/png", b"\x89PNG\r\n\x1a\n\r\n--"),
+            field("name=\"tag\"", b""),
+            field("name=\"none\"; filename=\"\"\r\nContent-Type: application/octet-stream", b""),
+        ])
+    }
+
+    fn check_example(parts: &[Part]) {
+        let names: Vec<_> = parts.iter().map(|part| (part.name(), part.filename(), part.size())).collect();
+        assert_eq!(names, [("title", None, 28), ("photo", Some("p.png"), 12), ("tag", None, 0), ("none", Some(""), 0)]);
+        assert_eq!(bytes(&parts[0]), b"a\r\n--BOUN\r\nsee --BOUND here\r");
+        assert_eq!(bytes(&parts[1]), b"\x89PNG\r\n\x1a\n\r\n--");
+        assert_eq!(parts[1].content_type(), Some("image/png"));
+        assert!(parts[3].upload().is_none() && parts[3].text().is_none() && bytes(&parts[3]).is_empty());
+    }
+
+    #[test]
+    fn parts_are_read_in_order() {
+        let form = read(example()).unwrap();
+        check_example(form.parts());
+        assert_eq!(form.text("tag").unwrap(), "");
+        assert_eq!(form.file("photo").unwrap().size(), 12);
+    }
+
+    struct Dripping<R>(R);
+
+    impl<R: Read> Read for Dripping<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let most = buffer.len().min(1);
+            self.0.read(&mut buffer[..most])
+        }
+    }
+
+    #[test]
+    fn a_body_may_come_byte_by_byte() {
+        let body = example();
+        let mut drip = Dripping(&body[..]);
+        check_example(&read_parts(&mut drip, "BOUND", LIMITS).unwrap());
+    }
+
+    #[test]
+    fn a_body_that_is_cut_anywhere_is_refused_or_whole() {
+        let body = example();
+        let whole = body.len() - b"\r\n".len();
+        for cut in 0..body.len() {
+            match limited(&body[..cut]) {
+                Ok(parts) => {
+                    assert!(cut >= whole, "cut at {cut}");
+                    check_example(&parts);
+                }
+                Err(error) => {
+                    assert!(cut < whole, "cut at {cut}: {error:?}");
+                    assert!(error.to_string().contains("cut short"), "cut at {cut}: {error:?}");
+                    assert_eq!(error.status(), Status::BAD_REQUEST);
+                }
+            }
+            let declared = Body::new(io::Cursor::new(body[..cut].to_vec()), Some(body.len() as u64));
+            let result = request("multipart/form-data; boundary=BOUND", declared).multipart();
+            assert_eq!(result.is_ok(), result.is_ok_and(|form| form.parts().len() == 4));
+        }
+    }
+
+    #[test]
+    fn no_parts_is_a_form_and_no_body_is_not() {
+        assert!(read(b"--BOUND--\r\n".to_vec()).unwrap().parts().is_empty());
+        assert!(read(b"--BOUND--".to_vec()).unwrap().parts().is_empty());
+        assert_eq!(refused(read(Vec::new())).0, 400);
+    }
+
+    #[test]
+    fn what_stands_before_and_after_is_passed_over() {
+        let body = [b"This is multipart.\r\n", &example()[..], b"and more\r\n--BOUND\r\n"].concat();
+        check_example(read(body).unwrap().parts());
+    }
+
+    #[test]
+    fn a_name_may_come_more_than_once() {
+        let form = read(body(&[
+            field("name=tag", b"x"),
+            field("name=f; filename=1", b"one"),
+            field("name=tag", b""),
+            field("name=f; filename=2", b"two"),
+        ]))
+        .unwrap();
+        assert_eq!((form.text("tag").unwrap(), form.texts("tag").unwrap()), ("x", vec!["x", ""]));
+        let names: Vec<_> = form.files("f").iter().map(|file| file.filename()).collect();
+        assert_eq!((form.file("f").unwrap().filename(), names), ("1", vec!["1", "2"]));
+        assert!(form.texts("none").unwrap().is_empty() && form.files("none").is_empty());
+    }
+
+    #[test]
+    fn a_missing_field_is_named() {
+        let form = read(example()).unwrap();
+        assert_eq!(refused(form.text("name")), (422, "The field `name` is missing.".into()));
+        for name in ["none", "nothing", "title"] {
+            let words = format!("The field `{name}` has no file: please choose a file.");
+            assert_eq!(refused(form.file(name)), (422, words));
+        }
+    }
+
+    #[test]
+    fn an_empty_file_is_a_file_when_it_has_a_name() {
+        let form = one("name=f; filename=\"empty.txt\"", b"");
+        let file = form.file("f").unwrap();
+        assert_eq!((file.size(), file.content_type(), file.filename()), (0, "application/octet-stream", "empty.txt"));
+        assert_eq!(one("name=f; filename=\"\"", b"x").file("f").unwrap().filename(), "file");
+    }
+
+    #[test]
+    fn text_that_is_not_utf_8_is_refused_where_it_is_read() {
+        let form = one("name=t", b"\xff");
+        assert_eq!(bytes(&form.parts()[0]), b"\xff");
+        assert_eq!(refused(form.text("t")), (400, "The field `t` is not UTF-8.".into()));
+        assert_eq!((refused(form.texts("t")).0, refused(form.pairs()).0), (400, 400));
+    }
+
+    #[test]
+    fn a_content_type_that_does_not_fit_is_refused() {
+        let empty = |content_type: &str| refused(request(content_type, Body::empty()).multipart()).0;
+        assert_eq!(empty("text/plain"), 415);
+        assert_eq!(empty("multipart/mixed; boundary=x"), 415);
+        assert_eq!(refused(Request::new(Method::Post, "/", Headers::new(), Body::empty()).multipart()).0, 415);
+        let long = format!("multipart/form-data; boundary={}", "x".repeat(71));
+        for none in
+            ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=\"\"", &long]
+        {
+            assert!(refused(request(none, Body::empty()).multipart()).1.contains("boundary"), "{none}");
+        }
+        for one in ["Multipart/Form-Data;charset=utf-8;BOUNDARY=\"BOUND\"", "multipart/form-data; boundary=BOUND ; x=y"]
+        {
+            assert!(request(one, Body::from(example())).multipart().is_ok(), "{one}");
+        }
+    }
+
+    #[test]
+    fn a_part_must_have_a_name_and_headers_that_are_some() {
+        let refusal = |part: Vec<u8>| refused(read(body(&[part])));
+        assert_eq!(refusal(field("filename=x", b"")), (400, "A part of the multipart body has no name.".into()));
+        assert_eq!(refusal(part("Content-Type: text/plain", b"")).0, 400);
+        assert_eq!(refusal(part("", b"x")).0, 400);
+        assert!(refusal(part("Content Disposition: form-data; name=x", b"")).1.contains("malformed headers"));
+        assert!(refusal(field("name=x; filename=\"a\0b\"", b"")).1.contains("malformed headers"));
+        let many = "\r\nX-A: b".repeat(40);
+        assert!(refusal(field(&format!("name=x{many}"), b"")).1.contains("malformed headers"));
+    }
+
+    #[test]
+    fn each_limit_names_its_setting() {
+        let refusal = |result: Result<Vec<Part>>, setting: &str| {
+            let (status, words) = refused(result);
+            assert!(status == 413 && words.contains(setting), "{status} {words}");
+        };
+        let text = |length: usize| field("name=t", &vec![b'x'; length]);
+        assert!(limited(&body(&[text(1_000), text(24)])).is_ok());
+        refusal(limited(&body(&[text(1_000), text(25)])), "ASIDE_MAX_FORM");
+        assert!(limited(&body(&vec![text(1); 4])).is_ok());
+        refusal(limited(&body(&vec![text(1); 5])), "ASIDE_MAX_PARTS");
+        refusal(limited(&body(&[field("name=f; filename=f", &vec![0; 1 << 20])])), "ASIDE_MAX_UPLOAD");
+        let form = Multipart { parts: limited(&body(&vec![text(1); 4])).unwrap(), max_fields: 3 };
+        assert!(refused(form.pairs()).1.contains("ASIDE_MAX_FIELDS"));
+    }
+
+    #[test]
+    fn a_length_over_the_limit_is_refused_before_anything_is_read() {
+        struct Untouched;
+        impl Read for Untouched {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                panic!("read")
+            }
+        }
+        let mut request = request("multipart/form-data; boundary=B", Body::new(Untouched, Some((32 << 20) + 1)));
+        assert!(refused(request.multipart()).1.contains("ASIDE_MAX_UPLOAD"));
+    }
+
+    #[test]
+    fn what_comes_before_a_part_is_bounded() {
+        for start in ["", "--BOUND\r\nX-Long: ", "--BOUND", "--BOUND   ", "--BOUND\r\n"] {
+            let mut endless = Counted::new(io::Cursor::new(start).chain(io::repeat(b'x')));
+            let read = endless.count.clone();
+            let limits = Limits { upload: u64::MAX, ..LIMITS };
+            assert_eq!(refused(read_parts(&mut endless, "BOUND", limits)).0, 400, "{start}");
+            assert!(read.load(Ordering::Relaxed) <= HEAD + CHUNK, "{start}");
+        }
+        let fits = field(&format!("name=t\r\nX-Long: {}", "x".repeat(HEAD / 2)), b"ok");
+        assert_eq!(read(body(&[fits.clone(), fits.clone(), fits])).unwrap().texts("t").unwrap().len(), 3);
+    }
+
+    /// Counts what is read from it.
+    struct Counted<R> {
+        inner: R,
+        count: Arc<AtomicUsize>,
+    }
+
+    impl<R> Counted<R> {
+        fn new(inner: R) -> Counted<R> {
+            Counted { inner, count: Arc::default() }
+        }
+    }
+
+    impl<R: Read> Read for Counted<R> {
+        fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+            let count = self.inner.read(buffer)?;
+            self.count.fetch_add(count, Ordering::Relaxed);
+            Ok(count)
+        }
+    }
+
+    #[test]
+    fn a_large_part_is_never_in_memory() {
+        const LARGE: usize = 200 << 20;
+        let head = b"--BOUND\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\n";
+        let content = io::repeat(b'\r').take(LARGE as u64);
+        let mut body = Counted::new(head.chain(content).chain(&b"\r\n--BOUND--\r\n"[..]));
+        let (read, unheard) = (body.count.clone(), AtomicUsize::new(0));
+        let mut parser = Parser::new(&mut body, "BOUND", Limits { upload: u64::MAX, ..LIMITS }, &unheard);
+        let field = parser.next().unwrap().unwrap();
+        let (mut taken, mut furthest) = (0, 0);
+        let take = |piece: &[u8]| {
+            furthest = furthest.max(read.load(Ordering::Relaxed) - taken);
+            taken += piece.len();
+            Ok(())
+        };
+        parser.content(field, take).unwrap();
+        assert!(parser.next().unwrap().is_none());
+        assert_eq!(taken, LARGE);
+        assert!(furthest <= 4 * CHUNK, "{furthest} bytes ahead");
+    }
+
+    #[test]
+    fn a_connection_that_breaks_in_a_file_is_cut_short() {
+        struct Broken;
+        impl Read for Broken {
+            fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::ConnectionReset.into())
+            }
+        }
+        let start = field("name=f; filename=f", &[b'x'; 50_000]);
+        let (status, words) = refused(read_parts(&mut start.chain(Broken), "BOUND", LIMITS));
+        assert!(status == 400 && words.contains("cut short"), "{words}");
+    }
+
+    #[test]
+    fn names_are_read_as_browsers_and_others_write_them() {
+        let names = |parameters: &str| {
+            let form = one(parameters, b"x");
+            (form.parts()[0].name().to_owned(), form.parts()[0].filename().map(str::to_owned))
+        };
+        for (parameters, name, filename) in [
+            (r#"name="a%22b%0D%0Ac%20"; filename="x%22.txt""#, "a\"b\r\nc%20", "x\".txt"),
+            (r#"name="a\"b"; filename="x\"; y.txt""#, "a\"b", "x\"; y.txt"),
+            (r#"name="n"; filename="C:\dir\x.txt""#, "n", "C:\\dir\\x.txt"),
+            (r#"name="n"; filename="back\""#, "n", "back\\"),
+            (r#"filename="a; name=evil; x="; NAME="n""#, "n", "a; name=evil; x="),
+            (r#"name="кот"; filename="фото.jpg""#, "кот", "фото.jpg"),
+            ("name = n ;filename=f.txt; x", "n", "f.txt"),
+            ("name=n; filename*=UTF-8''%D1%84.txt", "n", "ф.txt"),
+            (r#"name="n"; filename="../../etc/passwd""#, "n", "../../etc/passwd"),
+        ] {
+            assert_eq!(names(parameters), (name.to_owned(), Some(filename.to_owned())), "{parameters}");
+        }
+        assert_eq!(names(r#"name="x; filename=y""#), ("x; filename=y".to_owned(), None));
+    }
+
+    #[test]
+    fn a_filename_is_cleaned() {
+        for (raw, cleaned) in [
+            ("../../etc/passwd", "passwd"),
+            ("C:\\dir\\x.txt", "x.txt"),
+            ("a\0b\r\n\u{7f}\u{85}.txt", "ab.txt"),
+            ("фото 1.jpg", "фото 1.jpg"),
+            (".htaccess", "htaccess"),
+            ("evil\u{202e}gpj.exe", "evilgpj.exe"),
+            (" name. ", "name"),
+            ("archive.tar.gz", "archive.tar.gz"),
+        ] {
+            assert_eq!(clean(raw), cleaned);
+        }
+        for nothing in ["", ".", "..", "/", "a/", "a\\..", "\0", "  "] {
+            assert_eq!(clean(nothing), "file", "{nothing:?}");
+        }
+        let long = clean(&format!("{}.jpeg", "я".repeat(300)));
+        assert!(long.len() <= 255 && long.len() >= 254 && long.ends_with("я.jpeg"), "{long}");
+        assert_eq!(clean(&"x".repeat(300)).len(), 255);
+        assert_eq!(clean(&format!("a.{}", "я".repeat(300))).len(), 254);
+    }
+
+    #[test]
+    fn the_type_is_told_from_the_content() {
+        let kind = |content: &[u8]| {
+            let form = one("name=f; filename=\"f.exe\"\r\nContent-Type: application/x-lie", content);
+            let file = form.file("f").unwrap();
+            (file.content_type().to_owned(), file.kind.extension)
+        };
+        assert_eq!(kind(b"\x89PNG\r\n\x1a\n"), ("image/png".into(), "png"));
+        assert_eq!(kind(b"\xff\xd8\xff\xe0rest"), ("image/jpeg".into(), "jpg"));
+        assert_eq!(kind("просто текст\n".as_bytes()), ("text/plain".into(), "txt"));
+        assert_eq!(kind(b"<!DOCTYPE html><script>"), ("text/html".into(), "txt"));
+        assert_eq!(kind(b"a\0b"), ("application/octet-stream".into(), "bin"));
+        assert_eq!(kind(b"\xc3"), ("application/octet-stream".into(), "bin"));
+        // The eighth kibibyte ends within a letter.
+        assert_eq!(kind(format!("x{}", "я".repeat(5_000)).as_bytes()), ("text/plain".into(), "txt"));
+    }
+
+    #[test]
+    fn temporary_files_are_gone_with_the_form() {
+        let form = one("name=f; filename=f", b"content");
+        let path = form.file("f").unwrap().path().to_owned();
+        assert_eq!(fs::read(&path).unwrap(), b"content");
+        drop(form);
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn an_upload_is_saved_under_a_name_of_ours() {
+        let dir = tempfile::tempdir().unwrap();
+        let dir = dir.path().join("new/folder");
+        let form = one("name=f; filename=\"../../evil.php\"", b"\x89PNG\r\n\x1a\n");
+        let file = form.file("f").unwrap();
+        // The first is another name of the temporary file, the second a copy.
+        let saved: Vec<PathBuf> = (0..3).map(|_| file.save_to(&dir).unwrap()).collect();
+        for path in &saved {
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(path.parent() == Some(&dir) && name.len() == 36 && name.ends_with(".png"), "{name}");
+            assert_eq!(fs::read(path).unwrap(), b"\x89PNG\r\n\x1a\n");
+            let ordinary = File::create(dir.join("ordinary")).unwrap().metadata().unwrap().permissions();
+            assert_eq!(fs::metadata(path).unwrap().permissions(), ordinary);
+        }
+        fs::write(&saved[0], "changed").unwrap();
+        assert_eq!(fs::read(&saved[1]).unwrap(), b"\x89PNG\r\n\x1a\n");
+        fs::remove_file(dir.join("ordinary")).unwrap();
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 3, "nothing else is left there");
+        drop(form);
+        assert!(saved.iter().all(|path| path.exists()));
+    }
+
+    #[test]
+    fn an_upload_is_saved_on_another_file_system() {
+        let Ok(dir) = tempfile::tempdir_in("/dev/shm") else { return };
+        let form = one("name=f; filename=f", b"content");
+        let path = form.file("f").unwrap().save_to(dir.path()).unwrap();
+        assert_eq!(fs::read(path).unwrap(), b"content");
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_saved_leaves_nothing_half_written() {
+        struct Full(u8);
+        impl Read for Full {
+            fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+                self.0 += 1;
+                if self.0 > 2 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(buffer.len()) }
+            }
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let beside = Beside::new(dir.path().join(".x.part")).unwrap();
+        assert!(copy(&mut Full(0), &beside.file).is_err());
+        drop(beside);
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+
+        let occupied = dir.path().join("file");
+        fs::write(&occupied, "").unwrap();
+        let error = one("name=f; filename=f", b"x").file("f").unwrap().save_to(&occupied).unwrap_err();
+        assert_eq!(error.status(), Status::INTERNAL_SERVER_ERROR);
+        assert!(error.chain().starts_with("cannot save an upload in "), "{error:?}");
+    }
+}

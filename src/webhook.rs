@@ -1,0 +1,591 @@
+//! Webhooks, sent and received, by the Standard Webhooks specification (<https://www.standardwebhooks.com>).
+//!
+//! [`Webhook::send`] begins a task that posts JSON to an address, signed, and again after a while where waiting can help.
+//! [`verify`] checks what another site sent in the same way.
+//!
+//! An address that a visitor gave may lead anywhere, into your own network too. Check it before it becomes a [`Webhook`]
+//! (`https`, a host that you know, or at least none that resolves to a private address), or let webhooks out through a
+//! proxy that does: `HTTPS_PROXY` and `HTTP_PROXY` are heeded.
+
+use std::error::Error as StdError;
+use std::fmt;
+use std::io::{self, Read as _};
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, STANDARD_PAD_INDIFFERENT};
+use hmac::{Hmac, KeyInit as _, Mac as _};
+use jiff::Timestamp;
+use serde::Serialize;
+use sha2::Sha256;
+use subtle::{Choice, ConstantTimeEq as _};
+use ureq::http::Uri;
+
+use crate::background::task::{Retry, Task, TaskHandle};
+use crate::error::{Error, Result, Status};
+use crate::http::headers::Headers;
+use crate::http::request::Request;
+
+/// How often a webhook is tried, and the first wait in between.
+const TRIES: u32 = 5;
+const FIRST_WAIT: Duration = Duration::from_secs(2);
+
+/// How long connecting may take, and one try as a whole.
+const LIMITS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(30));
+
+/// How much of an answer is read: it says nothing that is used, but a connection can be used again once it is read.
+const ANSWER: u64 = 64 << 10;
+
+/// How far the clock of a sender may be from ours; seconds, either way.
+const TOLERANCE: i64 = 300;
+
+/// A webhook in the making.
+///
+/// ```
+/// use aside::Webhook;
+///
+/// #[derive(serde::Serialize)]
+/// struct Paid {
+///     order: u64,
+/// }
+///
+/// # fn send(url: &str) {
+/// Webhook::post(url)
+///     .json(&Paid { order: 17 })
+///     .secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+///     .send(); // and on with the page
+/// # }
+/// ```
+///
+/// It goes out with `webhook-id`, which is the same at each try, and `webhook-timestamp`; with a secret also with
+/// `webhook-signature`.
+#[derive(Clone)]
+#[must_use = "it goes nowhere without `send`"]
+pub struct Webhook {
+    url: String,
+    id: String,
+    body: Result<Vec<u8>, String>,
+    secret: Option<Vec<u8>>,
+    headers: Headers,
+    limits: (Duration, Duration),
+}
+
+impl Webhook {
+    /// A webhook to that address, `http://` or `https://`. See the [module](crate::webhook) for one that a visitor gave.
+    pub fn post(url: impl Into<String>) -> Webhook {
+        Webhook {
+            url: url.into(),
+            id: random_id(),
+            body: Ok(Vec::new()),
+            secret: None,
+            headers: Headers::new(),
+            limits: LIMITS,
+        }
+    }
+
+    /// The payload, written as JSON now.
+    pub fn json(mut self, payload: &(impl Serialize + ?Sized)) -> Webhook {
+        self.body = serde_json::to_vec(payload).map_err(|error| error.to_string());
+        self
+    }
+
+    /// Signs it: with `whsec_` and base64, as the specification writes keys, or with the bytes as they are. The
+    /// specification asks for 24 to 64 bytes.
+    pub fn secret(mut self, key: impl AsRef<[u8]>) -> Webhook {
+        self.secret = Some(key.as_ref().to_vec());
+        self
+    }
+
+    /// The id of what it tells of, by which the receiver knows a second delivery; a random one by default.
+    pub fn id(mut self, id: impl Into<String>) -> Webhook {
+        self.id = id.into();
+        self
+    }
+
+    /// A header more. Those of the specification are ours and come out as they must.
+    pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Webhook {
+        self.headers.append(name, value);
+        self
+    }
+
+    /// Other time limits: for connecting, and for a try as a whole.
+    #[cfg(test)]
+    fn limits(mut self, connect: Duration, whole: Duration) -> Webhook {
+        self.limits = (connect, whole);
+        self
+    }
+
+    /// Sends it aside. The handle may be let go.
+    ///
+    /// The task is tried 5 times at most, with waits of 2 s, 4 s, 8 s and 16 s, and only where waiting can help: the
+    /// receiver cannot be reached within 10 s, does not answer within 30 s, or answers 408, 429 or 5xx. Any answer but 2xx
+    /// is a failure; redirects are not followed. The log names the receiver's host alone: the rest of such an address is
+    /// often a secret.
+    ///
+    /// # Errors
+    /// None in the hand. An address that is none, a payload that cannot be written as JSON, a header that cannot be one and
+    /// the receiver's refusal are failures of the task, which its handle gives and the log says.
+    pub fn send(self) -> TaskHandle<()> {
+        let name = address(&self.url).map_or("webhook".into(), |(_, host)| format!("webhook to {host}"));
+        let retry = Retry::exponential(TRIES, FIRST_WAIT).only_if(is_worth_another_try);
+        Task::named(name).retry(retry).run(move |_| self.deliver())
+    }
+
+    /// Sends it now, on this thread, with one try.
+    ///
+    /// # Errors
+    /// All that [`send`](Webhook::send) would log.
+    pub fn send_now(self) -> Result<()> {
+        self.deliver()
+    }
+
+    /// One try, signed at its own time.
+    fn deliver(&self) -> Result<()> {
+        let (url, host) = address(&self.url)?;
+        let body = self.body.as_ref().map_err(|words| {
+            Error::internal(format!("the payload of the webhook to {host} cannot be written as JSON: {words}"))
+        })?;
+        let headers = self.signed_headers(body, Timestamp::now().as_second())?;
+        let (connect, whole) = self.limits;
+        let request = agent().post(url).config().timeout_connect(Some(connect)).timeout_global(Some(whole)).build();
+        let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
+        let failed = |error| Trouble::from(&host, error);
+        let answer = request.send(&body[..]).map_err(failed)?;
+        let status = answer.status();
+        // Whether it can be read or not changes nothing for us.
+        let _ = io::copy(&mut answer.into_body().into_reader().take(ANSWER), &mut io::sink());
+        if status.is_success() { Ok(()) } else { Err(Trouble::answered(&host, status.as_u16()).into()) }
+    }
+
+    fn signed_headers(&self, body: &[u8], timestamp: i64) -> Result<Headers> {
+        if self.id.is_empty() {
+            return Err(Error::internal("a webhook needs an id that is not empty (`Webhook::id`)"));
+        }
+        let mut headers = self.headers.clone();
+        if !headers.contains("Content-Type") {
+            headers.set("Content-Type", "application/json");
+        }
+        let time = timestamp.to_string();
+        for (name, value) in [("webhook-id", &self.id), ("webhook-timestamp", &time)] {
+            headers.set(name, value);
+        }
+        headers.remove("webhook-signature");
+        if let Some(secret) = &self.secret {
+            headers.set("webhook-signature", sign(secret, &self.id, timestamp, body)?);
+        }
+        headers.iter().try_for_each(|(name, value)| Headers::check(name, value))?;
+        Ok(headers)
+    }
+}
+
+/// Without the secret, and without the address, which is often one.
+impl fmt::Debug for Webhook {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Webhook").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// The client of this process: it keeps connections for the next webhook. It has no thread of its own; looking a host's
+/// name up within a time limit takes one for that long.
+fn agent() -> &'static ureq::Agent {
+    static AGENT: LazyLock<ureq::Agent> = LazyLock::new(|| {
+        let config = ureq::Agent::config_builder()
+            .http_status_as_error(false)
+            .max_redirects(0)
+            .max_redirects_will_error(false)
+            .accept_encoding("identity")
+            .user_agent(concat!("aside/", env!("CARGO_PKG_VERSION")));
+        config.build().new_agent()
+    });
+    &AGENT
+}
+
+/// An address and its host.
+fn address(url: &str) -> Result<(Uri, String)> {
+    // The address itself is not shown: it is often a secret.
+    let wrong = || Error::internal("the webhook's address is none: it needs `https://` or `http://`, and a host");
+    let uri: Uri = url.parse().map_err(|_| wrong())?;
+    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(wrong)?.to_owned();
+    if matches!(uri.scheme_str(), Some("http" | "https")) { Ok((uri, host)) } else { Err(wrong()) }
+}
+
+/// Why a webhook did not arrive.
+#[derive(Debug)]
+struct Trouble {
+    words: String,
+    is_worth_another_try: bool,
+    source: Option<ureq::Error>,
+}
+
+impl Trouble {
+    fn answered(host: &str, code: u16) -> Trouble {
+        // A code that HTTP does not have may still stand in an answer.
+        let answer = if (100..=599).contains(&code) { Status::new(code).to_string() } else { code.to_string() };
+        let words = format!("webhook to {host} answered {}", answer.trim_end());
+        Trouble { words, is_worth_another_try: matches!(code, 408 | 429 | 500..=599), source: None }
+    }
+
+    fn from(host: &str, error: ureq::Error) -> Trouble {
+        let is_worth_another_try = match &error {
+            // A certificate that is not believed arrives as invalid data.
+            ureq::Error::Io(error) => error.kind() != io::ErrorKind::InvalidData,
+            other => matches!(
+                other,
+                ureq::Error::Timeout(_)
+                    | ureq::Error::HostNotFound
+                    | ureq::Error::ConnectionFailed
+                    | ureq::Error::ConnectProxyFailed(_)
+                    | ureq::Error::Protocol(_)
+            ),
+        };
+        Trouble { words: format!("webhook to {host} did not get through"), is_worth_another_try, source: Some(error) }
+    }
+}
+
+impl fmt::Display for Trouble {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl StdError for Trouble {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_ref().map(|error| error as _)
+    }
+}
+
+fn is_worth_another_try(error: &Error) -> bool {
+    let trouble = error.source().and_then(|source| source.downcast_ref::<Trouble>());
+    trouble.is_some_and(|trouble| trouble.is_worth_another_try)
+}
+
+fn random_id() -> String {
+    let mut bytes = [0; 16];
+    // Without randomness there is a task that fails, rather than an id that another webhook has.
+    if getrandom::fill(&mut bytes).is_err() {
+        return String::new();
+    }
+    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("msg_{digits}")
+}
+
+/// The signature of a webhook, as `webhook-signature` has it; the timestamp in seconds since 1970.
+///
+/// ```
+/// let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+/// let body = br#"{"test": 2432232314}"#;
+/// let signature = aside::webhook::sign(secret, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1614265330, body).unwrap();
+/// assert_eq!(signature, "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE=");
+/// ```
+///
+/// # Errors
+/// When the secret is empty, or begins with `whsec_` and does not go on in base64.
+pub fn sign(secret: impl AsRef<[u8]>, id: &str, timestamp: i64, body: &[u8]) -> Result<String> {
+    let key = key(secret.as_ref())?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).map_err(Error::from_box)?;
+    mac.update(format!("{id}.{timestamp}.").as_bytes());
+    mac.update(body);
+    Ok(format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
+}
+
+/// The bytes of a secret. Its text is never in an error.
+fn key(secret: &[u8]) -> Result<Vec<u8>> {
+    let key = match secret.strip_prefix(b"whsec_") {
+        Some(text) => STANDARD_PAD_INDIFFERENT
+            .decode(text)
+            .map_err(|_| Error::internal("the webhook's secret begins with `whsec_` and does not go on in base64"))?,
+        None => secret.to_vec(),
+    };
+    // Anybody can sign with no key.
+    if key.is_empty() { Err(Error::internal("the webhook's secret is empty")) } else { Ok(key) }
+}
+
+/// Reads a webhook that came in, up to `ASIDE_MAX_FORM`, and gives its body back when one of the secrets signed it within
+/// the last 5 minutes.
+///
+/// ```
+/// use aside::{Request, Result, webhook};
+///
+/// fn paid(req: &mut Request) -> Result<&'static str> {
+///     let body = webhook::verify(req, &["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"])?;
+///     let paid: serde_json::Value = serde_json::from_slice(&body)?;
+///     log::info!("order {} is paid", paid["order"]);
+///     Ok("thank you")
+/// }
+/// ```
+///
+/// With several secrets any may have signed, so that one can be replaced by and by. A webhook may come more than once:
+/// `webhook-id` is the same then.
+///
+/// # Errors
+/// 400 when a header is missing or malformed, 401 when no signature is right or the timestamp is more than 5 minutes from
+/// this machine's clock, 413 when the body is too large, 500 when there is no secret, or one that cannot be used.
+pub fn verify(req: &mut Request, secrets: &[impl AsRef<[u8]>]) -> Result<Vec<u8>> {
+    verify_at(req, secrets, Timestamp::now().as_second())
+}
+
+fn verify_at(req: &mut Request, secrets: &[impl AsRef<[u8]>], now: i64) -> Result<Vec<u8>> {
+    let (id, time) = (required(req, "webhook-id")?, required(req, "webhook-timestamp")?);
+    let signatures = required(req, "webhook-signature")?;
+    // Digits alone: what is signed is the number as we write it, which must be as it was sent.
+    let timestamp = time.parse::<i64>().ok().filter(|number| number.to_string() == time);
+    let timestamp = timestamp
+        .ok_or_else(|| Error::bad_request("The header webhook-timestamp is no whole number of seconds since 1970."))?;
+    if timestamp.abs_diff(now) > TOLERANCE.unsigned_abs() {
+        return Err(Error::unauthorized("The webhook's timestamp is more than 5 minutes from this server's clock."));
+    }
+    let body = req.bytes()?;
+    if is_signed(secrets, &id, timestamp, &body, &signatures)? {
+        return Ok(body);
+    }
+    Err(Error::unauthorized("No signature of this webhook is right: it was signed with another secret, or changed."))
+}
+
+fn required(req: &Request, name: &str) -> Result<String> {
+    let value = req.header(name).map(str::trim).filter(|value| !value.is_empty());
+    value.map(str::to_owned).ok_or_else(|| Error::bad_request(format!("The header {name} is missing.")))
+}
+
+/// Whether one of the signatures is by one of the secrets. All are compared, whichever is right, and each in the same time.
+fn is_signed(secrets: &[impl AsRef<[u8]>], id: &str, timestamp: i64, body: &[u8], signatures: &str) -> Result<bool> {
+    if secrets.is_empty() {
+        return Err(Error::internal("`webhook::verify` was given no secret"));
+    }
+    let mut right = Choice::from(0);
+    for secret in secrets {
+        let expected = sign(secret, id, timestamp, body)?;
+        for signature in signatures.split(' ') {
+            right |= signature.as_bytes().ct_eq(expected.as_bytes());
+        }
+    }
+    Ok(right.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::io::{BufRead, BufReader, Write};
+    use std::net::{TcpListener, TcpStream};
+    use std::sync::{Arc, Mutex};
+    use std::thread;
+    use std::time::Instant;
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::background::failure::Failure;
+    use crate::background::registry::Registry;
+    use crate::background::scope::{Context, Scope, Values};
+    use crate::config::Config;
+    use crate::http::request::{Body, Method};
+
+    const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+    type Got = (Headers, Vec<u8>);
+
+    /// A receiver that gives these answers one after the other, each on a connection of its own, and then is gone. An
+    /// empty answer is none: it waits until the sender is gone.
+    struct Receiver {
+        url: String,
+        got: Arc<Mutex<Vec<Got>>>,
+    }
+
+    impl Receiver {
+        fn start(answers: &[&'static str]) -> Receiver {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let url = format!("http://{}/hooks/geheim", listener.local_addr().unwrap());
+            let got = Arc::new(Mutex::new(Vec::new()));
+            let (mut answers, theirs) = (VecDeque::from(answers.to_vec()), got.clone());
+            thread::spawn(move || {
+                while let Some(answer) = answers.pop_front() {
+                    let (mut stream, _) = listener.accept().unwrap();
+                    theirs.lock().unwrap().push(read(&stream));
+                    if answer.is_empty() {
+                        let _ = io::copy(&mut stream, &mut io::sink());
+                    } else {
+                        let _ = write!(stream, "HTTP/1.1 {answer}\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+                    }
+                }
+            });
+            Receiver { url, got }
+        }
+
+        fn got(&self) -> Vec<Got> {
+            self.got.lock().unwrap().clone()
+        }
+    }
+
+    fn read(stream: &TcpStream) -> Got {
+        let mut reader = BufReader::new(stream);
+        let lines = (&mut reader).lines().map(Result::unwrap).take_while(|line| !line.is_empty());
+        let field = |line: String| line.split_once(": ").map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let headers: Headers = lines.skip(1).filter_map(field).collect();
+        let mut body = vec![0; headers.get("content-length").map_or(0, |length| length.parse().unwrap())];
+        reader.read_exact(&mut body).unwrap();
+        (headers, body)
+    }
+
+    /// Sends it and waits for the end, without the waits between tries. Gives the number of logged failures too.
+    fn send(webhook: Webhook) -> (Result<(), String>, usize) {
+        let scope = Scope::new(Registry::new(&Config::default()), Values::default());
+        let entered = Context { scope: scope.clone(), origin: None, task: None }.enter();
+        let handle = webhook.send();
+        drop(entered);
+        assert!(scope.registry().settle(Instant::now() + Duration::from_secs(30)));
+        let outcome = handle.join().map_err(|failure| match failure {
+            Failure::Error(error) => error.chain(),
+            other => panic!("{other}"),
+        });
+        (outcome, scope.registry().failed().len())
+    }
+
+    fn request(headers: &[(&str, &str)], body: &[u8]) -> Request {
+        let headers = headers.iter().copied().collect();
+        Request::new(Method::Post, "/hooks", headers, Body::from(body.to_vec()))
+    }
+
+    /// The specification's own example.
+    fn published() -> ([(&'static str, &'static str); 3], &'static [u8], i64) {
+        let headers = [
+            ("webhook-id", "msg_p5jXN8AQM9LWM0D4loKWxJek"),
+            ("webhook-timestamp", "1614265330"),
+            ("webhook-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
+        ];
+        (headers, br#"{"test": 2432232314}"#, 1_614_265_330)
+    }
+
+    #[test]
+    fn the_published_example_is_signed_and_verified() {
+        let (headers, body, time) = published();
+        assert_eq!(sign(SECRET, headers[0].1, time, body).unwrap(), headers[2].1);
+        assert_eq!(verify_at(&mut request(&headers, body), &[SECRET], time).unwrap(), body);
+        let raw = STANDARD.decode(&SECRET[6..]).unwrap();
+        assert_eq!(verify_at(&mut request(&headers, body), &[raw], time + TOLERANCE).unwrap(), body);
+    }
+
+    #[test]
+    fn one_right_signature_by_one_of_the_secrets_is_enough() {
+        let (mut headers, body, time) = published();
+        let many = format!("v1a,AAAA v1,AAAA {}", headers[2].1);
+        headers[2].1 = &many;
+        let secrets = ["another secret that is long enough", SECRET];
+        assert_eq!(verify_at(&mut request(&headers, body), &secrets, time).unwrap(), body);
+    }
+
+    #[test]
+    fn what_was_changed_or_is_stale_is_refused() {
+        let (good, body, time) = published();
+        let status = |headers: &[(&str, &str)], body: &[u8], now: i64| {
+            verify_at(&mut request(headers, body), &[SECRET], now).unwrap_err().status().code()
+        };
+        assert_eq!(status(&good, br#"{"test": 2432232315}"#, time), 401);
+        assert_eq!(status(&good, body, time + TOLERANCE + 1), 401);
+        assert_eq!(status(&good, body, time - TOLERANCE - 1), 401);
+        assert_eq!(status(&good[..2], body, time), 400);
+        let with = |index: usize, value: &'static str| {
+            let mut headers = good;
+            headers[index].1 = value;
+            status(&headers, body, time)
+        };
+        assert_eq!((with(0, "msg_other"), with(0, "")), (401, 400));
+        assert_eq!((with(1, "1614265331"), with(1, "+1614265330"), with(1, "soon")), (401, 400, 400));
+        assert_eq!(with(2, "v2,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="), 401);
+        assert_eq!((with(2, "v1,"), with(2, "nonsense")), (401, 401));
+    }
+
+    #[test]
+    fn a_secret_that_cannot_be_used_is_our_mistake() {
+        let (headers, body, time) = published();
+        for secrets in [&[][..], &[""], &["whsec_"], &["whsec_?"], &["", SECRET]] {
+            let error = verify_at(&mut request(&headers, body), secrets, time).unwrap_err();
+            assert!(error.status().is_server_error() && error.chain().contains("secret"), "{error:?}");
+        }
+    }
+
+    #[test]
+    fn a_webhook_is_signed_anew_at_each_try_under_one_id() {
+        let receiver = Receiver::start(&["500 Oh", "429 Later", "204 Fine"]);
+        let webhook = Webhook::post(&receiver.url).json(&json!({ "order": 17 })).secret(SECRET).header("X-Shop", "a");
+        assert_eq!(send(webhook), (Ok(()), 0));
+        let got = receiver.got();
+        assert_eq!(got.len(), 3);
+        for (headers, body) in got.clone() {
+            assert_eq!(headers.get("webhook-id"), got[0].0.get("webhook-id"));
+            assert_eq!((headers.get("content-type"), headers.get("x-shop")), (Some("application/json"), Some("a")));
+            assert_eq!(body, br#"{"order":17}"#);
+            let mut request = Request::new(Method::Post, "/", headers, Body::from(body));
+            verify(&mut request, &[SECRET]).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_goes_on_failing_is_one_failure() {
+        let receiver = Receiver::start(&["500 Oh"; 6]);
+        let (outcome, failures) = send(Webhook::post(&receiver.url).json("x"));
+        assert_eq!(outcome.unwrap_err(), "webhook to 127.0.0.1 answered 500 Internal Server Error");
+        assert_eq!((receiver.got().len(), failures), (5, 1));
+        assert!(!receiver.got()[0].0.contains("webhook-signature"));
+    }
+
+    #[test]
+    fn a_refusal_is_the_last_word_and_a_redirect_is_one() {
+        for answer in ["410 Gone", "302 Found\r\nLocation: /else", "307 Go\r\nLocation: /else"] {
+            let receiver = Receiver::start(&[answer, "200 OK"]);
+            let (outcome, failures) = send(Webhook::post(&receiver.url).json("x"));
+            let words = outcome.unwrap_err();
+            assert!(words.starts_with("webhook to 127.0.0.1 ") && !words.contains("geheim"), "{words}");
+            assert!(words.contains(&answer[..3]), "{words}");
+            assert_eq!((receiver.got().len(), failures), (1, 1));
+        }
+    }
+
+    #[test]
+    fn a_receiver_that_is_not_there_is_tried_again() {
+        let url = Receiver::start(&[]).url;
+        let (outcome, failures) = send(Webhook::post(url).json("x"));
+        let words = outcome.unwrap_err();
+        assert!(
+            words.starts_with("webhook to 127.0.0.1 did not get through: ") && !words.contains("geheim"),
+            "{words}"
+        );
+        assert_eq!(failures, 1);
+    }
+
+    #[test]
+    fn a_receiver_that_falls_silent_is_left_at_the_time_limit() {
+        let receiver = Receiver::start(&["", "200 OK"]);
+        let short = Duration::from_millis(200);
+        assert_eq!(send(Webhook::post(&receiver.url).json("x").limits(short, short)), (Ok(()), 0));
+        assert_eq!(receiver.got().len(), 2);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_fails_in_the_task() {
+        let map = std::collections::HashMap::from([(vec![1], 2)]);
+        let to = || Webhook::post("http://127.0.0.1:9/geheim");
+        for (webhook, word) in [
+            (Webhook::post("geheim"), "address"),
+            (Webhook::post("file:///geheim"), "address"),
+            (Webhook::post(""), "address"),
+            (to().json(&map), "cannot be written as JSON"),
+            (to().header("X\r\nY", "z"), "header name"),
+            (to().id("a\r\nb"), "webhook-id"),
+            (to().id(""), "id"),
+            (to().secret("whsec_geheim!"), "secret"),
+        ] {
+            let (outcome, failures) = send(webhook);
+            let words = outcome.unwrap_err();
+            assert!(words.contains(word) && !words.contains("geheim"), "{words}");
+            assert_eq!(failures, 1);
+        }
+    }
+
+    #[test]
+    fn a_webhook_that_is_sent_now_says_how_it_went() {
+        let receiver = Receiver::start(&["200 OK", "503 Oh"]);
+        Webhook::post(&receiver.url).json("x").send_now().unwrap();
+        assert!(Webhook::post(&receiver.url).json("x").send_now().is_err());
+        assert_eq!(receiver.got().len(), 2);
+    }
+}

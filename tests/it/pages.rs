@@ -1,0 +1,215 @@
+//! Pages through the test client: routes, what handlers may return, errors, sessions, templates, files.
+
+use aside::testing::TestClient;
+use aside::{App, BoxError, Config, Error, Html, Json, Mode, Request, Response, Result, Status, context, redirect};
+use log::Level;
+
+use crate::logs;
+
+fn app() -> App {
+    App::with_config(Config::default())
+}
+
+fn in_production() -> App {
+    let secrets = vec!["a secret of more than thirty-two bytes".to_owned()];
+    App::with_config(Config { mode: Mode::Production, secrets, ..Config::default() })
+}
+
+#[test]
+fn a_handler_may_return_what_it_likes() {
+    let app = app()
+        .get("/unit", |_| ())
+        .get("/str", |_| "text")
+        .get("/string", |req: &mut Request| format!("{} {}", req.method(), req.path()))
+        .get("/status", |_| (Status::CREATED, "made"))
+        .get("/json", |_| Json(vec![1, 2]))
+        .get("/html", |_| Html("<p>"))
+        .get("/foreign", |_| "x".parse::<u32>().map(|number| number.to_string()))
+        .get("/boxed", |_| -> Result<&str, BoxError> { Err(Error::not_found("no such thing"))? })
+        .get("/words", |_| Err::<(), _>("plain words"))
+        .get("/never", |_| panic!("never returns"));
+    let mut client = TestClient::new(app);
+    let mut status = |path: &str| client.get(path).status().code();
+    assert_eq!(["/unit", "/str", "/status", "/json"].map(&mut status), [200, 200, 201, 200]);
+    assert_eq!(["/foreign", "/boxed", "/words", "/never"].map(&mut status), [500, 404, 500, 500]);
+    assert_eq!(client.get("/str").header("Content-Type"), Some("text/plain; charset=utf-8"));
+    assert_eq!(client.get("/html").header("Content-Type"), Some("text/html; charset=utf-8"));
+    assert_eq!(client.get("/json").json::<Vec<u32>>(), [1, 2]);
+    assert_eq!(client.get("/string").text(), "GET /string");
+}
+
+#[test]
+fn a_wrong_method_is_told_the_right_ones() {
+    let mut client = TestClient::new(app().get("/a", |_| "a").post("/a", |_| "b"));
+    let response = client.request("DELETE", "/a").send();
+    assert_eq!(response.status(), Status::METHOD_NOT_ALLOWED);
+    assert_eq!(response.header("Allow"), Some("GET, POST, HEAD, OPTIONS"));
+    assert!(response.text().contains("DELETE is not possible here"), "{response:?}");
+    let response = client.request("OPTIONS", "/a").send();
+    assert_eq!((response.status().code(), response.header("Allow")), (204, Some("GET, POST, HEAD, OPTIONS")));
+    let response = client.request("HEAD", "/a").send();
+    assert_eq!((response.status().code(), response.bytes()), (200, &b""[..]));
+    assert_eq!(client.get("/b").status(), Status::NOT_FOUND);
+}
+
+#[test]
+fn a_parameter_that_does_not_parse_is_no_page() {
+    let app = app().get("/photos/{id}", |req: &mut Request| req.param::<u64>("id").map(|id| id.to_string()));
+    let mut client = TestClient::new(app);
+    assert_eq!(client.get("/photos/17").text(), "17");
+    for path in ["/photos/x", "/photos/-1", "/photos/", "/photos/99999999999999999999"] {
+        assert_eq!(client.get(path).status(), Status::NOT_FOUND, "{path}");
+    }
+}
+
+#[test]
+fn a_route_may_be_in_any_script() {
+    let mut client = TestClient::new(app().get("/фото/{имя}", |req: &mut Request| req.param::<String>("имя")));
+    assert_eq!(client.get("/%D1%84%D0%BE%D1%82%D0%BE/%D0%BC%D0%BE%D1%80%D0%B5").text(), "море");
+}
+
+#[test]
+fn the_mistakes_of_an_application_are_named_at_its_start() {
+    let app = app().get("/a/{id}", |_| "one").get("/a/{name}", |_| "two").get("/b/{", |_| "three");
+    let words = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| TestClient::new(app))).err().unwrap();
+    let words = words.downcast_ref::<String>().unwrap();
+    assert_eq!(words.matches("tests/it/pages.rs:").count(), 3, "{words}");
+    assert!(words.contains("`/a/{name}`") && words.contains("`/b/{`"), "{words}");
+}
+
+#[test]
+fn a_500_shows_its_id_to_the_visitor_and_its_chain_to_the_log_once() {
+    logs::keep();
+    let fail = |_: &mut Request| -> Result<()> {
+        Err(Error::from(std::io::Error::other("disk-on-fire-17")).context("cannot save"))
+    };
+    let mut client = TestClient::new(in_production().get("/save", fail));
+    let response = client.request("GET", "/save").header("Accept", "text/html").send();
+    let id = response.header("X-Request-Id").unwrap();
+    assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR);
+    assert!(response.text().contains(id) && !response.text().contains("disk") && !response.text().contains("save"));
+    let lines = logs::with("disk-on-fire-17");
+    let line = format!("aside::http: GET /save {id} failed: cannot save: disk-on-fire-17");
+    assert_eq!(lines, [(Level::Error, line)]);
+}
+
+#[test]
+fn a_handler_that_panics_is_a_500_and_one_line() {
+    logs::keep();
+    let mut client = TestClient::new(in_production().get("/boom", |_| panic!("handler-boom-3")));
+    let response = client.get("/boom");
+    assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR);
+    assert!(!response.text().contains("boom-3"));
+    let lines = logs::with("handler-boom-3");
+    assert_eq!(lines.len(), 1);
+    assert!(lines[0].1.contains(" panicked: handler-boom-3, at tests/it/pages.rs:"), "{lines:?}");
+    assert_eq!(client.get("/boom").status(), Status::INTERNAL_SERVER_ERROR);
+}
+
+#[test]
+fn in_development_the_page_says_what_happened() {
+    let mut client = TestClient::new(app().get("/save", |_| Err::<(), _>("disk on <fire>")));
+    let response = client.request("GET", "/save").header("Accept", "text/html").send();
+    assert!(response.text().contains("disk on &lt;fire&gt;"), "{response:?}");
+}
+
+#[test]
+fn a_404_says_what_the_handler_said() {
+    let mut client = TestClient::new(in_production().get("/p", |_| Err::<(), _>(Error::not_found("No <such> photo."))));
+    let response = client.request("GET", "/p").header("Accept", "text/html").send();
+    assert_eq!(response.status(), Status::NOT_FOUND);
+    assert!(response.text().contains("No &lt;such&gt; photo."), "{response:?}");
+}
+
+#[test]
+fn a_session_goes_from_page_to_page_and_cannot_be_tampered_with() {
+    let app = in_production()
+        .post("/login", |req: &mut Request| req.session().insert("user", 17))
+        .get("/who", |req: &mut Request| format!("{:?}", req.session().get::<u32>("user")));
+    let mut client = TestClient::new(app);
+    let response = client.post("/login").send();
+    let cookie = response.header("Set-Cookie").unwrap();
+    for attribute in ["__Host-session=", "HttpOnly", "SameSite=Lax", "Secure", "Path=/"] {
+        assert!(cookie.contains(attribute), "{cookie}");
+    }
+    assert_eq!(client.get("/who").text(), "Some(17)");
+    let sealed = client.cookies()["__Host-session"].clone();
+    let flipped = if sealed.starts_with('A') { "B" } else { "A" };
+    client.set_cookie("__Host-session", &format!("{flipped}{}", &sealed[1..]));
+    assert_eq!(client.get("/who").text(), "None");
+    client.set_cookie("__Host-session", "%00;nonsense");
+    assert_eq!(client.get("/who").status(), Status::OK);
+}
+
+#[test]
+fn a_flash_is_shown_once() {
+    let page = "{% for flash in flashes %}[{{ flash.kind }}: {{ flash.message }}]{% endfor %}";
+    let app = app()
+        .template("page.html", page)
+        .post("/orders", |req: &mut Request| {
+            req.flash("success", "Processing <your> order!");
+            redirect("/orders")
+        })
+        .get("/orders", |req: &mut Request| req.render("page.html", context! {}));
+    let mut client = TestClient::new(app);
+    client.post("/orders").send();
+    client.request("HEAD", "/orders").send();
+    assert_eq!(client.get("/orders").text(), "[success: Processing &lt;your&gt; order!]");
+    assert_eq!(client.get("/orders").text(), "");
+}
+
+#[test]
+fn a_session_that_is_too_large_is_an_error_that_says_so() {
+    logs::keep();
+    let app = app().get("/", |req: &mut Request| req.session().insert("big", "x".repeat(5_000)));
+    let mut client = TestClient::new(app);
+    let response = client.get("/");
+    let id = response.header("X-Request-Id").unwrap();
+    assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR);
+    let lines = logs::at(Level::Error, id);
+    assert!(lines.len() == 1 && lines[0].contains("the session has 50"), "{lines:?}");
+}
+
+#[test]
+fn static_files_come_with_validators_and_never_from_outside() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::create_dir(folder.path().join("static")).unwrap();
+    std::fs::write(folder.path().join("secret.txt"), "secret").unwrap();
+    std::fs::write(folder.path().join("static/app.css"), "p { color: red }").unwrap();
+    let mut client = TestClient::new(app().static_files("/static", folder.path().join("static")));
+    let whole = client.get("/static/app.css");
+    assert_eq!(whole.header("Content-Type"), Some("text/css; charset=utf-8"));
+    let etag = whole.header("ETag").unwrap();
+    let again = client.request("GET", "/static/app.css").header("If-None-Match", etag).send();
+    assert_eq!((again.status(), again.bytes()), (Status::NOT_MODIFIED, &b""[..]));
+    let part = client.request("GET", "/static/app.css").header("Range", "bytes=2-4").send();
+    assert_eq!((part.status(), part.text()), (Status::PARTIAL_CONTENT, "{ c"));
+    for path in [
+        "../secret.txt",
+        "..%2fsecret.txt",
+        "%2e%2e/secret.txt",
+        "%2e%2e%2fsecret.txt",
+        "%252e%252e%252fsecret.txt",
+        "..\\secret.txt",
+        "..%5csecret.txt",
+        "/etc/passwd",
+        "%2fetc%2fpasswd",
+        "app.css/",
+        "",
+        "%00",
+        "app.css%00.txt",
+    ] {
+        let response = client.get(&format!("/static/{path}"));
+        assert_eq!(response.status(), Status::NOT_FOUND, "{path}");
+    }
+}
+
+#[test]
+fn every_response_has_its_id_and_ids_differ() {
+    let mut client = TestClient::new(app().get("/", |_| Response::new()));
+    let mut ids: Vec<String> = (0..1_000).map(|_| client.get("/").header("X-Request-Id").unwrap().to_owned()).collect();
+    assert!(ids.iter().all(|id| id.len() == 6 && id.bytes().all(|digit| digit.is_ascii_hexdigit())));
+    ids.sort();
+    ids.dedup();
+    assert_eq!(ids.len(), 1_000);
+}
