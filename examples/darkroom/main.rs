@@ -15,6 +15,9 @@
 //! | `DARKROOM_WEBHOOK_URL` | who is told of a charged order; nobody unless set |
 //! | `DARKROOM_WEBHOOK_SECRET` | the key that this is signed with (`whsec_…`) |
 
+// The rooms below are private, and `pub` says what each shows to the others.
+#![allow(unreachable_pub)]
+
 mod contact;
 mod orders;
 mod photos;

@@ -1,6 +1,7 @@
 //! Orders: what must be right before the thanks (the form, the record), and what comes after (charge, receipt, webhook).
 
 use aside::{Error, Form, Mail, Request, Response, Result, Status, Webhook, context, redirect};
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
@@ -9,7 +10,7 @@ use crate::site::{Site, day, euros, is_mail_address, machine_time};
 use crate::store::{Order, Photo, Store};
 
 const PRICE: i64 = 1_200;
-const MAX_QUANTITY: u32 = 50;
+const MAX_QUANTITY: i64 = 50;
 const LATEST: u32 = 20;
 
 /// An order as the page shows it: to everybody, so without the address.
@@ -18,7 +19,7 @@ struct Line {
     id: i64,
     photo: i64,
     title: String,
-    quantity: u32,
+    quantity: i64,
     is_charged: bool,
     has_picture: bool,
     ordered_at: String,
@@ -45,7 +46,8 @@ impl From<Order> for Line {
 pub struct OrderForm {
     photo: i64,
     email: String,
-    quantity: u32,
+    /// Wider than it needs to be, so that `-1` and `1000000` get the words of our own rule.
+    quantity: i64,
     /// The mark of the form that it came from, by which a second submit of the same form is known.
     mark: Option<String>,
 }
@@ -127,7 +129,7 @@ fn process(site: &Site, store: &Store, id: i64) -> Result<()> {
 /// that knows a second call.
 fn charge(store: &Store, id: i64) -> Result<()> {
     let order = store.order(id)?.ok_or_else(|| Error::internal(format!("order {id} is gone")))?;
-    store.charge(id, i64::from(order.quantity) * PRICE)
+    store.charge(id, order.quantity * PRICE)
 }
 
 fn send_receipt(site: &Site, order: &Order) {
@@ -151,7 +153,7 @@ fn send_webhook(site: &Site, order: &Order) {
     let Some(url) = &site.settings.webhook_url else { return };
     let payload = json!({
         "type": "order.charged",
-        "timestamp": machine_time(order.ordered_at),
+        "timestamp": Timestamp::now().to_string(),
         "data": { "order": order.id, "photo": order.photo, "quantity": order.quantity, "cents": order.cents },
     });
     let mut webhook = Webhook::post(url).id(format!("order-{}-charged", order.id)).json(&payload);

@@ -21,7 +21,7 @@ const TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/webp", "image/gif"];
 
 const MAX_TITLE: usize = 100;
 const LATEST: u32 = 60;
-const OUR_FAULT: &str = "Something went wrong on our side.";
+const OUR_FAULT: &str = "Something went wrong on our side, and is in our log.";
 
 /// A photo as the pages show it.
 #[derive(Clone, Debug, Serialize)]
@@ -178,14 +178,15 @@ fn prepare(claim: &Claim) -> Result<()> {
     let made = site.decoders.run(|| make_sizes(site, store, *id));
     if let Err(error) = &made {
         // What is wrong with the picture is for the visitor to read, what is wrong with the machine for the log.
-        let is_the_picture = error.status() == Status::UNPROCESSABLE_CONTENT;
-        store.photo_failed(*id, &if is_the_picture { error.to_string() } else { OUR_FAULT.into() })?;
+        let words = if is_the_pictures(error) { error.to_string() } else { OUR_FAULT.into() };
+        store.photo_failed(*id, &words)?;
     }
     warm_cache(site, store)?;
-    match made {
-        Err(error) if error.status() != Status::UNPROCESSABLE_CONTENT => Err(error),
-        _ => Ok(()),
-    }
+    made.or_else(|error| if is_the_pictures(&error) { Ok(()) } else { Err(error) })
+}
+
+fn is_the_pictures(error: &Error) -> bool {
+    error.status() == Status::UNPROCESSABLE_CONTENT
 }
 
 /// All sizes from one decoding.
@@ -225,5 +226,51 @@ impl Drop for Claim {
             let _ = self.store.photo_failed(self.id, OUR_FAULT);
         }
         self.site.preparing.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    use aside::Config;
+
+    use super::*;
+    use crate::site::Settings;
+
+    fn rooms(data: &std::path::Path) -> (Arc<Site>, Arc<Store>) {
+        let (config, owner) = (Config::default(), String::new());
+        let settings = Settings { config, data: data.to_owned(), owner, webhook_url: None, webhook_secret: None };
+        let site = Site::new(settings).unwrap();
+        let store = Store::open(&site.database()).unwrap();
+        (Arc::new(site), Arc::new(store))
+    }
+
+    #[test]
+    fn a_photo_is_claimed_once_at_a_time_and_a_panic_is_written_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let (site, store) = rooms(folder.path());
+        let id = store.add_photo("Harbour", "a.jpg").unwrap();
+        let claim = Claim::take(&site, &store, id).unwrap();
+        assert!(Claim::take(&site, &store, id).is_none());
+        drop(claim);
+        assert_eq!(store.photo(id).unwrap().unwrap().state, Prepared::NotYet);
+
+        let claim = Claim::take(&site, &store, id).unwrap();
+        let work = AssertUnwindSafe(move || {
+            let _claim = claim;
+            resume_unwind(Box::new("a decoder's mistake"))
+        });
+        assert!(catch_unwind(work).map(|()| ()).is_err());
+        assert_eq!(store.photo(id).unwrap().unwrap().state, Prepared::Failed(OUR_FAULT.into()));
+    }
+
+    #[test]
+    fn the_width_of_the_middle_size_follows_the_proportions() {
+        for (width, height, expected) in [(1600, 1200, 800), (1200, 1600, 600), (300, 200, 300), (0, 0, 0)] {
+            let state = if width == 0 { Prepared::NotYet } else { Prepared::Ready(width, height) };
+            let photo = Photo { id: 1, title: String::new(), original: String::new(), state, uploaded_at: 0 };
+            assert_eq!(Card::from(photo).medium_width, expected);
+        }
     }
 }

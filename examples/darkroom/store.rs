@@ -71,7 +71,7 @@ pub struct Order {
     pub photo: i64,
     pub title: String,
     pub email: String,
-    pub quantity: u32,
+    pub quantity: i64,
     pub ordered_at: i64,
     /// What was charged for it, once it was.
     pub cents: Option<i64>,
@@ -131,7 +131,7 @@ impl Store {
     }
 
     /// The new order's number; none when the form with that mark has been sent before.
-    pub fn add_order(&self, photo: i64, email: &str, quantity: u32, mark: Option<&str>) -> Result<Option<i64>> {
+    pub fn add_order(&self, photo: i64, email: &str, quantity: i64, mark: Option<&str>) -> Result<Option<i64>> {
         let connection = self.connection();
         let insert = "INSERT INTO orders (photo, email, quantity, mark) VALUES (?, ?, ?, ?)
             ON CONFLICT (mark) DO NOTHING RETURNING id";
