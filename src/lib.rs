@@ -1,4 +1,54 @@
-//! aside: serve the page now, do the rest aside.
+//! *Serve the page now, do the rest aside.* A blocking web microframework for small server-rendered sites.
+//!
+//! ```
+//! use aside::testing::TestClient;
+//! use aside::{App, Request, Response, Result, background, redirect};
+//!
+//! fn charge(email: &str) -> Result<()> {
+//!     println!("charging {email}");
+//!     Ok(())
+//! }
+//!
+//! fn create_order(req: &mut Request) -> Result<Response> {
+//!     #[derive(serde::Deserialize)]
+//!     struct Order { email: String }
+//!
+//!     let order: Order = req.form()?;               // 422, naming the field, when it is not there
+//!     background(move || charge(&order.email));     // on a thread of its own, from now on
+//!     req.flash("success", "Processing your order!");
+//!     Ok(redirect("/orders"))
+//! }
+//!
+//! let app = App::new().post("/orders", create_order); // .run() serves it
+//! let mut client = TestClient::new(app);
+//! assert_eq!(client.post("/orders").form(&[("email", "ada@example.org")]).send().location(), Some("/orders"));
+//! client.settle();
+//! ```
+//!
+//! # The tour
+//!
+//! **An application** is an [`App`]: routes to handlers, state, and [`run`](App::run). A handler is a function of
+//! `&mut` [`Request`] that returns anything that is [`IntoResponse`]: text, [`Html`], [`Json`], a [`Response`], a
+//! [`redirect()`], a `Result` of these with any error.
+//!
+//! **What a visitor sent** comes out of the request: [`param`](Request::param), [`query`](Request::query),
+//! [`form`](Request::form), [`json`](Request::json), [`multipart`](Request::multipart) with its [`Upload`]s,
+//! [`session`](Request::session), [`cookie`](Request::cookie). [`submitted`](Request::submitted) gives a [`Form`] that shows
+//! what was typed beside what was wrong. [`render`](Request::render) makes a page of a template and a [`context!`].
+//!
+//! **What the visitor need not wait for** is set aside. [`background()`] begins now and gives the thread's handle back;
+//! [`Response::background`] begins once the response has gone out; a [`Task`] has a name, a key, a deadline, progress and
+//! retries; a [`Pool`] bounds how many run at once. `Mail` and `Webhook` go the same way. An error or a panic there is one
+//! line in the log, with the task, the request that it came from, and the time it took; never a response. A [`Failure`]
+//! tells the ways of ending apart. At shutdown all of it is waited for, and what is given up is named.
+//!
+//! **When something goes wrong** it is an [`Error`]: a [`Status`], words for the visitor, a source for the log. `?` takes any
+//! error as a 500. A closure that uses `?` ends in [`ok(())`](ok()).
+//!
+//! **Tests** call the application through [`testing::TestClient`], which waits for what was set aside and shows its mail and
+//! its failures.
+//!
+//! **Settings** are a [`Config`], read from the environment once.
 
 mod app;
 mod background;
@@ -36,3 +86,8 @@ pub use webhook::Webhook;
 // For `context!`, which is expanded in the user's crate and can name only what is public here.
 #[doc(hidden)]
 pub use http::templates::private as __private;
+
+/// The README's examples are tests too.
+#[cfg(all(doctest, feature = "mail"))]
+#[doc = include_str!("../README.md")]
+struct Readme;
