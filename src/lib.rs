@@ -60,6 +60,7 @@ mod http;
 pub mod image;
 #[cfg(feature = "mail")]
 mod mail;
+mod server;
 pub mod testing;
 #[cfg(feature = "webhook")]
 pub mod webhook;
@@ -80,6 +81,7 @@ pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_
 pub use http::session::{Flash, Session};
 #[cfg(feature = "mail")]
 pub use mail::{Attachment, Mail, SentMail};
+pub use server::Server;
 #[cfg(feature = "webhook")]
 pub use webhook::Webhook;
 

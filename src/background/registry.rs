@@ -440,11 +440,6 @@ impl Registry {
         self.state().unfinished.values().cloned().collect()
     }
 
-    /// The last that ended, newest last.
-    pub(crate) fn ended(&self) -> Vec<Arc<Record>> {
-        self.state().ended.iter().cloned().collect()
-    }
-
     /// The last that failed, newest last.
     pub(crate) fn failed(&self) -> Vec<Arc<Record>> {
         self.state().failed.iter().cloned().collect()
@@ -612,7 +607,7 @@ mod tests {
             let record = registry.enter("t".into(), None, None);
             registry.end(&record, Some(&Failure::Abandoned));
         }
-        assert_eq!((registry.ended().len(), registry.failed().len()), (ENDED, FAILED));
+        assert_eq!((registry.state().ended.len(), registry.failed().len()), (ENDED, FAILED));
         assert_eq!(registry.counts().failed, ENDED as u64 + 50);
     }
 }

@@ -67,11 +67,6 @@ impl Values {
     pub(crate) fn insert<T: Any + Send + Sync>(&mut self, value: T) {
         self.0.insert(TypeId::of::<T>(), Arc::new(value));
     }
-
-    /// The value of that type that is in so far.
-    pub(crate) fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        self.0.get(&TypeId::of::<T>()).cloned()?.downcast().ok()
-    }
 }
 
 thread_local! {

@@ -1,0 +1,188 @@
+//! What a page costs over the wire. `cargo bench --bench server`; the figures are in `benches/README.md`.
+//!
+//! Hello world through the adapter against bare tiny_http with a reply prepared beforehand, in turns in one run; and how
+//! long a page takes while one photo per core is being resized in the background, at several nice values. No logger is set:
+//! that costs the same with either.
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aside::image::{Fit, Format, Image};
+use aside::{App, Config, Request, Server, Task, context};
+
+const CONNECTIONS: usize = 32;
+const ROUND: Duration = Duration::from_secs(2);
+const ROUNDS: usize = 7;
+
+fn main() {
+    hello_world();
+    page_under_load();
+}
+
+fn app(nice: i32) -> App {
+    App::with_config(Config { address: "127.0.0.1:0".into(), nice, ..Config::default() })
+}
+
+fn hello_world() {
+    let aside = app(10).get("/", |_: &mut Request| "Hello, world!").start().expect("a free port");
+    let bare = bare_tiny_http(2);
+    let mut ratios = Vec::new();
+    let (mut of_aside, mut of_bare) = (Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let (bare, aside) = (requests_a_second(bare), requests_a_second(aside.addr()));
+        ratios.push(aside / bare);
+        of_aside.push(aside);
+        of_bare.push(bare);
+    }
+    let (ratio, aside_rate, bare_rate) = (median(&mut ratios), median(&mut of_aside), median(&mut of_bare));
+    println!(
+        "hello world, {CONNECTIONS} connections: aside {aside_rate:.0}/s, bare tiny_http {bare_rate:.0}/s, ratio {ratio:.2} \
+         (median of {ROUNDS}; {:.2} to {:.2})",
+        ratios[0],
+        ratios[ROUNDS - 1]
+    );
+    aside.stop();
+}
+
+/// tiny_http without anything on top: a reply that is there already, written at once.
+fn bare_tiny_http(workers: usize) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    socket2::SockRef::from(&listener).set_tcp_nodelay(true).expect("an option of every TCP socket");
+    let addr = listener.local_addr().expect("it is bound");
+    let server = Arc::new(tiny_http::Server::from_listener(listener, None).expect("a listener is all it needs"));
+    for _ in 0..workers {
+        let server = server.clone();
+        thread::spawn(move || {
+            let reply = b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: 13\r\n\r\nHello, world!";
+            while let Ok(request) = server.recv() {
+                let mut writer = request.into_writer();
+                let _ = writer.write_all(reply).and_then(|()| writer.flush());
+            }
+        });
+    }
+    addr
+}
+
+/// One thread, all connections with a request under way at the same time.
+fn requests_a_second(addr: SocketAddr) -> f64 {
+    let mut connections: Vec<Connection> = (0..CONNECTIONS).map(|_| Connection::open(addr)).collect();
+    let began = Instant::now();
+    let mut count = 0;
+    while began.elapsed() < ROUND {
+        connections.iter_mut().for_each(Connection::ask);
+        connections.iter_mut().for_each(Connection::read);
+        count += CONNECTIONS;
+    }
+    count as f64 / began.elapsed().as_secs_f64()
+}
+
+struct Connection(BufReader<TcpStream>);
+
+impl Connection {
+    fn open(addr: SocketAddr) -> Connection {
+        let stream = TcpStream::connect(addr).expect("the server listens");
+        stream.set_nodelay(true).expect("an option of every TCP socket");
+        Connection(BufReader::new(stream))
+    }
+
+    fn ask(&mut self) {
+        self.0.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("the connection is kept");
+    }
+
+    fn read(&mut self) {
+        let mut length = 0;
+        let mut line = String::new();
+        while line != "\r\n" {
+            line.clear();
+            self.0.read_line(&mut line).expect("a head");
+            if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
+                length = value.trim().parse().expect("a number");
+            }
+        }
+        self.0.read_exact(&mut vec![0; length]).expect("a body");
+    }
+}
+
+/// A page with a template, asked for every 2 ms by a visitor at normal priority.
+fn page_under_load() {
+    let idle = latencies(10, false);
+    println!("page, nothing else running: p50 {:?}, p99 {:?}", idle.0, idle.1);
+    for nice in [0, 5, 10, 15, 19] {
+        let idle = latencies(nice, false);
+        let busy = latencies(nice, true);
+        let ratio = busy.1.as_secs_f64() / idle.1.as_secs_f64();
+        println!(
+            "page, one resize per core at nice {nice}: p50 {:?}, p99 {:?}; idle p99 {:?}; ratio {ratio:.1}",
+            busy.0, busy.1, idle.1
+        );
+    }
+}
+
+fn latencies(nice: i32, busy: bool) -> (Duration, Duration) {
+    let page = "<ul>{% for n in numbers %}<li>{{ n }}</li>{% endfor %}</ul>";
+    let stop = Arc::new(AtomicBool::new(false));
+    let theirs = stop.clone();
+    let resize = move |_: &mut Request| {
+        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
+            let stop = theirs.clone();
+            Task::named("resize").run(move |_| resize_until(&stop));
+        }
+    };
+    let app = app(nice)
+        .template("page.html", page)
+        .get("/", |req: &mut Request| req.render("page.html", context! { numbers => (0..100).collect::<Vec<_>>() }))
+        .get("/resize", resize);
+    let server = app.start().expect("a free port");
+    if busy {
+        let mut starter = TcpStream::connect(server.addr()).expect("the server listens");
+        starter.write_all(b"GET /resize HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").expect("it reads");
+        starter.read_to_end(&mut Vec::new()).expect("it answers");
+    }
+    let times = visit(&server);
+    stop.store(true, Ordering::Relaxed);
+    server.stop();
+    (times[times.len() / 2], times[times.len() * 99 / 100])
+}
+
+fn resize_until(stop: &AtomicBool) -> aside::Result<()> {
+    let photo = photo();
+    while !stop.load(Ordering::Relaxed) {
+        Image::decode(&photo)?.encode(Fit::Inside(800, 800), Format::Jpeg)?;
+    }
+    Ok(())
+}
+
+/// A picture of 12 megapixels with something to compress.
+fn photo() -> Vec<u8> {
+    let pixel = |x: u32, y: u32| image::Rgb([(x / 16) as u8, (y / 12) as u8, ((x * y) >> 12) as u8]);
+    let picture = image::RgbImage::from_fn(4000, 3000, pixel);
+    let mut bytes = Vec::new();
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 85).encode_image(&picture).expect("memory has room");
+    bytes
+}
+
+fn visit(server: &Server) -> Vec<Duration> {
+    let mut connection = Connection::open(server.addr());
+    // The resizes need their photo first.
+    thread::sleep(Duration::from_millis(500));
+    let mut times: Vec<Duration> = (0..1_500)
+        .map(|_| {
+            thread::sleep(Duration::from_millis(2));
+            let began = Instant::now();
+            connection.ask();
+            connection.read();
+            began.elapsed()
+        })
+        .collect();
+    times.sort();
+    times
+}
+
+fn median(numbers: &mut [f64]) -> f64 {
+    numbers.sort_by(f64::total_cmp);
+    numbers[numbers.len() / 2]
+}

@@ -1,0 +1,19 @@
+//! The log's lines, as `App::run` sets them up when nobody else has.
+
+use std::io::Write;
+
+use env_logger::{Builder, Env};
+use jiff::Zoned;
+
+/// Sends the log to standard error: `[2026-04-04 14:32:01] ERROR aside::background: …`, local time, `info` and above
+/// unless `RUST_LOG` says otherwise. A logger that is there already stays.
+pub(crate) fn init() {
+    let mut builder = Builder::from_env(Env::default().default_filter_or("info"));
+    builder.format(|out, record| {
+        let time = Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
+        let (level, style) = (record.level(), out.default_level_style(record.level()));
+        writeln!(out, "[{time}] {style}{level}{style:#} {}: {}", record.target(), record.args())
+    });
+    // An error says that the application has set up a logger of its own.
+    let _ = builder.try_init();
+}

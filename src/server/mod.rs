@@ -1,0 +1,381 @@
+//! The wire: bytes to requests, responses to bytes, and the beginning and the end of the process.
+//!
+//! A [`Transport`] knows sockets and nothing of the application; [`Service::handle`] is the application and knows no
+//! socket; a crew of [`workers`] stands between them. One transport is here, [`tiny_http`]; another can be put under the
+//! same trait.
+
+pub(crate) mod log;
+pub(crate) mod socket;
+pub(crate) mod tiny_http;
+pub(crate) mod wire;
+pub(crate) mod workers;
+
+use std::fmt;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use self::tiny_http::TinyHttp;
+use self::workers::Crew;
+use crate::app::{App, Service};
+use crate::background::registry::span;
+use crate::config::Config;
+use crate::error::{Error, Result};
+
+/// What is left after the grace for tasks to obey their cancellation.
+const MORE: Duration = Duration::from_secs(2);
+
+/// How long a client may leave what was sent to it unacknowledged, or its window closed, before it counts as gone.
+const DEAD_PEER: Duration = Duration::from_secs(30);
+
+/// How many connections the system keeps until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// Sockets, as workers see them: [`take`](Transport::take) a job, [`serve`](Transport::serve) it.
+pub(crate) trait Transport: Send + Sync + 'static {
+    /// A request that has come in, and the way back.
+    type Job: Send;
+
+    /// Waits for a job, at most that long.
+    fn take(&self, wait: Duration) -> Taken<Self::Job>;
+
+    /// Answers it, down to the last byte.
+    fn serve(self: &Arc<Self>, job: Self::Job, desk: &Arc<Desk>);
+
+    /// Brings one worker back from `take` with nothing.
+    fn wake(&self);
+
+    /// Puts right what `take` found broken.
+    fn mend(self: &Arc<Self>, desk: &Arc<Desk>, why: &str);
+
+    /// Looks, every few seconds, whether something broke that nobody was told of.
+    fn inspect(self: &Arc<Self>, desk: &Arc<Desk>);
+
+    /// Takes no new connections from now on.
+    fn close(&self);
+
+    /// Ends the connections that are left.
+    fn hang_up(&self);
+}
+
+/// What a worker comes back with.
+pub(crate) enum Taken<J> {
+    Job(J),
+    /// The time has passed, or somebody woke it.
+    Nothing,
+    /// The transport takes no more connections, for that reason.
+    Broken(String),
+}
+
+/// What all workers share beside the transport: the application, and who is still at work.
+pub(crate) struct Desk {
+    pub(crate) service: Service,
+    stopping: AtomicBool,
+    streams: AtomicUsize,
+    at_work: Mutex<usize>,
+    left: Condvar,
+}
+
+impl Desk {
+    fn new(service: Service) -> Arc<Desk> {
+        Arc::new(Desk {
+            service,
+            stopping: AtomicBool::new(false),
+            streams: AtomicUsize::new(0),
+            at_work: Mutex::new(0),
+            left: Condvar::new(),
+        })
+    }
+
+    /// Whether the server is stopping: each response is its connection's last, live pages end.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::Acquire)
+    }
+
+    /// Counts somebody that a stop waits for.
+    pub(crate) fn at_work(self: &Arc<Desk>) -> AtWork {
+        *self.count() += 1;
+        AtWork(self.clone())
+    }
+
+    /// A place for one more stream, while there are fewer than `ASIDE_MAX_STREAMS`.
+    pub(crate) fn stream_place(self: &Arc<Desk>) -> Option<StreamPlace> {
+        let taken = self.streams.fetch_add(1, Ordering::Relaxed);
+        let place = StreamPlace(self.clone());
+        (taken < self.service.config().max_streams).then_some(place)
+    }
+
+    /// Waits until nobody is at work, or until that time, and says how many are left.
+    fn wait_until_left(&self, until: Instant) -> usize {
+        let wait = until.saturating_duration_since(Instant::now());
+        let waiting = self.left.wait_timeout_while(self.count(), wait, |count| *count > 0);
+        *waiting.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn count(&self) -> MutexGuard<'_, usize> {
+        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Somebody at work, until dropped.
+pub(crate) struct AtWork(Arc<Desk>);
+
+impl Drop for AtWork {
+    fn drop(&mut self) {
+        let mut count = self.0.count();
+        *count -= 1;
+        if *count == 0 {
+            self.0.left.notify_all();
+        }
+    }
+}
+
+/// One of the places for streams, free again when dropped.
+pub(crate) struct StreamPlace(Arc<Desk>);
+
+impl Drop for StreamPlace {
+    fn drop(&mut self) {
+        self.0.streams.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl App {
+    /// Serves the site until the process is told to stop, on `ASIDE_ADDR` (127.0.0.1:8000).
+    ///
+    /// ```no_run
+    /// use aside::{App, Request};
+    ///
+    /// fn main() -> aside::Result<()> {
+    ///     App::new().get("/", |_req: &mut Request| "Hello").run()
+    /// }
+    /// ```
+    ///
+    /// SIGTERM and SIGINT (Ctrl-C) stop it: no new connections, requests in flight are answered, live pages end, tasks are
+    /// waited for up to `ASIDE_GRACE` (25 s), then told to cancel and given 2 s more; what is left is named in the log. A
+    /// second signal ends it at once, with the exit status 128 and the signal's number.
+    ///
+    /// The log goes to standard error at `info` unless `RUST_LOG` says otherwise, or a logger of your own is there already.
+    ///
+    /// # Errors
+    /// When a setting or a route cannot be used, or the address is taken.
+    pub fn run(self) -> Result<()> {
+        log::init();
+        #[cfg(unix)]
+        let signals = Signals::watch()?;
+        let server = self.start()?;
+        let mode = if server.config().is_development() { "development" } else { "production" };
+        ::log::info!(target: "aside::server", "aside listens on http://{} ({mode})", server.addr());
+        #[cfg(unix)]
+        let why = signals.wait();
+        #[cfg(not(unix))]
+        let why = loop {
+            std::thread::park();
+        };
+        server.stop_because(why);
+        Ok(())
+    }
+
+    /// Serves the site in the background of this process, until the handle is told to stop or dropped.
+    ///
+    /// ```
+    /// use aside::{App, Config, Request};
+    ///
+    /// # fn main() -> aside::Result<()> {
+    /// let config = Config { address: "127.0.0.1:0".into(), ..Config::default() }; // port 0: a free one
+    /// let server = App::with_config(config).get("/", |_req: &mut Request| "Hello").start()?;
+    /// let page = ureq::get(format!("http://{}/", server.addr())).call()?.body_mut().read_to_string()?;
+    /// assert_eq!(page, "Hello");
+    /// server.stop();
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// It sets up no log and minds no signals; [`run`](App::run) does.
+    ///
+    /// # Errors
+    /// As [`run`](App::run).
+    pub fn start(self) -> Result<Server> {
+        let service = self.build()?;
+        raise_descriptor_limit();
+        let listener = listen(&service.config().address)?;
+        let addr = listener.local_addr()?;
+        let desk = Desk::new(service);
+        let transport = Arc::new(TinyHttp::new(listener)?);
+        let crew = Crew::start(transport.clone(), desk.clone())?;
+        Ok(Server { addr, running: Some(Running { desk, transport, crew }) })
+    }
+}
+
+/// A site that is being served: [`App::start`].
+///
+/// Dropping it stops it, as [`stop`](Server::stop) does.
+#[must_use = "the site is served until this is dropped"]
+pub struct Server {
+    addr: SocketAddr,
+    running: Option<Running>,
+}
+
+struct Running {
+    desk: Arc<Desk>,
+    transport: Arc<TinyHttp>,
+    crew: Crew<TinyHttp>,
+}
+
+impl Server {
+    /// Where it listens, with the port that was taken when the settings said 0.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// Stops it: no new connections, requests in flight are answered, tasks are waited for, all within `ASIDE_GRACE`.
+    pub fn stop(self) {
+        self.stop_because("request");
+    }
+
+    fn stop_because(mut self, why: &str) {
+        if let Some(running) = self.running.take() {
+            running.stop(why);
+        }
+    }
+
+    fn config(&self) -> &Config {
+        // It is there until `stop` has taken both.
+        self.running.as_ref().expect("the server runs").desk.service.config()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if let Some(running) = self.running.take() {
+            running.stop("drop");
+        }
+    }
+}
+
+impl fmt::Debug for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Server({})", self.addr)
+    }
+}
+
+impl Running {
+    fn stop(self, why: &str) {
+        let grace = self.desk.service.config().grace;
+        let until = Instant::now() + grace;
+        ::log::info!(target: "aside::server", "Stopping on {why}: no new connections; requests and tasks have {}.", span(grace));
+        self.desk.stopping.store(true, Ordering::Release);
+        self.transport.close();
+        self.crew.send_home();
+        match self.desk.wait_until_left(until) {
+            0 => ::log::info!(target: "aside::server", "All requests are answered."),
+            left => {
+                ::log::warn!(target: "aside::server", "Given up after {}: {left} requests are not answered.", span(grace))
+            }
+        }
+        self.transport.hang_up();
+        self.drain_tasks(until.saturating_duration_since(Instant::now()));
+    }
+
+    fn drain_tasks(&self, grace: Duration) {
+        let registry = self.desk.service.scope().registry();
+        let unfinished = registry.counts().unfinished;
+        if unfinished > 0 {
+            ::log::info!(target: "aside::server", "Waiting for {unfinished} tasks, up to {}.", span(grace));
+        }
+        match registry.drain(grace, MORE) {
+            true => ::log::info!(target: "aside::server", "Stopped."),
+            false => ::log::warn!(target: "aside::server", "Stopped; the tasks named above were given up."),
+        }
+    }
+}
+
+/// A listener with what must be set before the first connection, which inherits it: no delay for small writes, and an end
+/// for clients that are dead.
+fn listen(address: &str) -> Result<TcpListener> {
+    let wrong = |error: std::io::Error| {
+        let words = match error.kind() {
+            std::io::ErrorKind::AddrInUse => {
+                format!("{address} is in use by another process; stop that one, or set ASIDE_ADDR to another address")
+            }
+            std::io::ErrorKind::PermissionDenied => {
+                format!("this user may not listen on {address}; set ASIDE_ADDR to a port above 1023")
+            }
+            _ => {
+                format!("cannot listen on `{address}`; ASIDE_ADDR takes an address and a port, such as 127.0.0.1:8000")
+            }
+        };
+        Error::internal(words).with_source(error)
+    };
+    let addresses = address.to_socket_addrs().map_err(wrong)?;
+    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
+    for address in addresses {
+        match listen_on(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(wrong(last))
+}
+
+fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Where it means that a port is free at once after a restart. On Windows it means that two may have it.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    socket.set_tcp_nodelay(true)?;
+    // Never a timeout for reading: `accept` would inherit it, and an idle listener would end.
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// A connection takes two descriptors; the limit that a shell gives by default is for programs that use `select`.
+#[cfg(unix)]
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    if limit.current != limit.maximum {
+        limit.current = limit.maximum;
+        // Refused, we live with what there is.
+        let _ = setrlimit(Resource::Nofile, limit);
+    }
+}
+
+#[cfg(not(unix))]
+fn raise_descriptor_limit() {}
+
+/// SIGTERM and SIGINT: the first is waited for, the second ends the process.
+#[cfg(unix)]
+struct Signals(std::sync::mpsc::Receiver<&'static str>);
+
+#[cfg(unix)]
+impl Signals {
+    fn watch() -> Result<Signals> {
+        use signal_hook::consts::{SIGINT, SIGTERM};
+        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
+        let (tell, told) = std::sync::mpsc::channel();
+        let mind = move || {
+            let mut signals = signals.forever();
+            let name = |signal| if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
+            if let Some(first) = signals.next() {
+                let _ = tell.send(name(first));
+            }
+            if let Some(second) = signals.next() {
+                ::log::warn!(target: "aside::server", "A second signal, {}: ending at once.", name(second));
+                signal_hook::low_level::exit(128 + second);
+            }
+        };
+        std::thread::Builder::new().name("aside-signals".into()).spawn(mind)?;
+        Ok(Signals(told))
+    }
+
+    fn wait(&self) -> &'static str {
+        // The other end is held by a thread that does not end before the process.
+        self.0.recv().unwrap_or("an error")
+    }
+}

@@ -1,0 +1,125 @@
+//! The socket behind a connection that a library holds and does not give out.
+//!
+//! Looked for among the process's descriptors by its two addresses, which costs a call to the system for each of them:
+//! for what goes wrong, never for a page. The number stays the socket's own for as long as the library's writer for it
+//! is alive, since that holds the descriptor; whoever has a [`Peer`] keeps the writer, or the request, beside it.
+//!
+//! `rustix` asks for a borrowed descriptor, which cannot be had from a number without `unsafe`, and its
+//! `pidfd_getfd` is refused in most containers; `nix` takes the number.
+
+#[cfg(unix)]
+mod imp {
+    use std::io::{self, Write};
+    use std::net::{Shutdown, SocketAddr};
+
+    use nix::sys::socket::{self, MsgFlags, SockaddrLike, SockaddrStorage};
+
+    /// A connection's socket.
+    #[derive(Debug)]
+    pub(crate) struct Peer(i32);
+
+    /// The socket whose other end is `remote`, and whose own port is the listener's.
+    pub(crate) fn find(remote: SocketAddr, local_port: u16) -> Option<Peer> {
+        let is_it = |&fd: &i32| peer_of(fd) == Some(remote) && own_port(fd) == Some(local_port);
+        descriptors().into_iter().find(is_it).map(Peer)
+    }
+
+    /// Ends all connections to that port.
+    pub(crate) fn shut_all(local_port: u16) {
+        let of_port = |&fd: &i32| own_port(fd) == Some(local_port) && peer_of(fd).is_some();
+        descriptors().into_iter().filter(of_port).for_each(|fd| Peer(fd).shut(Shutdown::Both));
+    }
+
+    fn descriptors() -> Vec<i32> {
+        let listed = std::fs::read_dir("/dev/fd").map(|entries| {
+            let name = |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+            entries.filter_map(name).collect()
+        });
+        listed.unwrap_or_else(|_| (0..4096).collect())
+    }
+
+    fn peer_of(fd: i32) -> Option<SocketAddr> {
+        address(socket::getpeername(fd).ok()?)
+    }
+
+    fn own_port(fd: i32) -> Option<u16> {
+        address(socket::getsockname(fd).ok()?).map(|address| address.port())
+    }
+
+    fn address(address: SockaddrStorage) -> Option<SocketAddr> {
+        address.family()?;
+        let v4 = address.as_sockaddr_in().map(|v4| SocketAddr::V4((*v4).into()));
+        v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
+    }
+
+    impl Peer {
+        /// Ends one direction, or both.
+        pub(crate) fn shut(&self, how: Shutdown) {
+            let how = match how {
+                Shutdown::Read => socket::Shutdown::Read,
+                Shutdown::Write => socket::Shutdown::Write,
+                Shutdown::Both => socket::Shutdown::Both,
+            };
+            // Refused only when it is shut already.
+            let _ = socket::shutdown(self.0, how);
+        }
+
+        /// Whether the client has said that nothing more will come, and all that came has been read.
+        pub(crate) fn has_ended(&self) -> bool {
+            socket::recv(self.0, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
+        }
+    }
+
+    impl Write for Peer {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // The standard library ignores SIGPIPE in a program, but not for one that resets it.
+            #[cfg(target_os = "linux")]
+            let flags = MsgFlags::MSG_NOSIGNAL;
+            #[cfg(not(target_os = "linux"))]
+            let flags = MsgFlags::empty();
+            Ok(socket::send(self.0, bytes, flags)?)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+}
+
+#[cfg(not(unix))]
+mod imp {
+    use std::io::{self, Write};
+    use std::net::{Shutdown, SocketAddr};
+
+    /// Nothing: there is no way to a socket by its addresses here.
+    #[derive(Debug)]
+    pub(crate) enum Peer {}
+
+    pub(crate) fn find(_remote: SocketAddr, _local_port: u16) -> Option<Peer> {
+        None
+    }
+
+    pub(crate) fn shut_all(_local_port: u16) {}
+
+    impl Peer {
+        pub(crate) fn shut(&self, _how: Shutdown) {
+            match *self {}
+        }
+
+        pub(crate) fn has_ended(&self) -> bool {
+            match *self {}
+        }
+    }
+
+    impl Write for Peer {
+        fn write(&mut self, _bytes: &[u8]) -> io::Result<usize> {
+            match *self {}
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            match *self {}
+        }
+    }
+}
+
+pub(crate) use imp::{Peer, find, shut_all};

@@ -1,0 +1,770 @@
+//! The transport over the tiny_http crate, and what must be seen to on top of it.
+//!
+//! tiny_http 0.12 reads heads and keeps connections; we look at each head again ([`wire::check`]), read the body through
+//! it, and write the response ourselves, in one write. What it does that we work around is said where we do.
+//!
+//! A connection is closed by finding its socket among our descriptors ([`socket`]), since tiny_http does not give it out:
+//! after a head that is refused, what follows on that connection may be meant to be read as a request, and is not.
+//!
+//! What cannot be mended from here, and needs a proxy in front or another transport:
+//! - There is no limit on the bytes of a head, nor on connections, and no deadline for a slow head.
+//! - A request line that ends in `HTTP/2.0`, and a declared body above 256 MiB, each cost a thread and two descriptors
+//!   until the process ends. We count and log the latter.
+//! - Lines are trimmed before we see them: a continuation line is taken for a header, a vertical tab around a value is
+//!   gone, and what follows the version on the request line is dropped. Bytes outside ASCII close the connection silently.
+//! - Requests that a client sends without waiting for responses are handled side by side; their responses are in order. A
+//!   request sent behind a malformed one is dropped, unless it was taken from the queue in the same instant.
+//! - A chunked body with trailers is refused (400). One that is cut short is told from one after which the client shut
+//!   its side by nothing: both are refused.
+//! - Of some 20 connections that send without a pause a few may wait until others close: tiny_http counts an idle thread
+//!   that was given a connection already.
+//! - `panic = "abort"` in a profile makes a client that goes away end the process: tiny_http's threads panic then.
+//! - Where sockets cannot be found (Windows), a connection that should be closed is only told so, and what still comes on
+//!   it is not handled for a minute.
+
+use std::io::{self, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use tiny_http::{ReadWrite, Server};
+
+use super::socket::{self, Peer};
+use super::wire::{self, Asked, Framing, Malformed, PIECE, Terms};
+use super::{AtWork, Desk, StreamPlace, Taken, Transport};
+use crate::background::threads::{self, Work};
+use crate::background::{panics, timer};
+use crate::error::{Error, Result, Status};
+use crate::http::headers::Headers;
+use crate::http::request::{Body, Request};
+use crate::http::response::Response;
+
+/// The largest declared body that tiny_http may drain: it allocates what is left in one piece.
+const HUGE: u64 = 256 << 20;
+
+/// How much of a body that nobody read is read for the sake of the connection.
+const UNREAD: u64 = 256 << 10;
+
+/// A body up to this is read before we see the request, unless the client waits for a 100.
+const READ_AHEAD: u64 = 1024;
+
+/// How long a client whose connection is being closed may still send: closed earlier, the system would drop the response
+/// that it has not read yet.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_UNREAD: Duration = Duration::from_secs(10);
+
+/// How long what comes from a closed connection is not handled.
+const CONDEMNED: Duration = Duration::from_secs(if cfg!(unix) { 15 } else { 60 });
+
+/// How long a probe waits for its connection to be taken, and how soon another server may follow one.
+const PROBE: Duration = Duration::from_secs(3);
+const MEND_PAUSE: Duration = Duration::from_millis(100);
+
+/// The transport.
+pub(crate) struct TinyHttp {
+    current: RwLock<Arc<Server>>,
+    /// Those whose accept thread died. Their connections live on.
+    former: Mutex<Vec<Arc<Server>>>,
+    /// A duplicate: to close, and for the next server.
+    listener: TcpListener,
+    addr: SocketAddr,
+    closed: AtomicBool,
+    book: Arc<Book>,
+    /// Connections were waiting to be accepted at the last inspection.
+    waiting: AtomicBool,
+    /// Requests whose thread and descriptors are gone for good.
+    lost: AtomicUsize,
+}
+
+/// A request, its verdict, and its place among the requests of its connection.
+pub(crate) struct Job {
+    request: tiny_http::Request,
+    headers: Headers,
+    verdict: Result<Asked, Malformed>,
+    place: Place,
+}
+
+impl TinyHttp {
+    /// Takes the listener over.
+    ///
+    /// # Errors
+    /// When the system refuses a duplicate of it.
+    pub(crate) fn new(listener: TcpListener) -> Result<TinyHttp> {
+        let addr = listener.local_addr()?;
+        let server = server(&listener)?;
+        Ok(TinyHttp {
+            current: RwLock::new(Arc::new(server)),
+            former: Mutex::default(),
+            listener,
+            addr,
+            closed: AtomicBool::new(false),
+            book: Arc::default(),
+            waiting: AtomicBool::new(false),
+            lost: AtomicUsize::new(0),
+        })
+    }
+
+    fn current(&self) -> Arc<Server> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Looks at a request for the first time.
+    fn admit(&self, request: tiny_http::Request) -> Job {
+        let fields = request.headers().iter();
+        let headers: Headers = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str())).collect();
+        let version = request.http_version();
+        let verdict = wire::check(request.method().as_str(), request.url(), (version.0, version.1), &headers);
+        let place = self.book.enter(request.remote_addr().copied(), verdict.is_err());
+        Job { request, headers, verdict, place }
+    }
+
+    /// Answers a request whose head is fine.
+    fn answer(
+        self: &Arc<Self>,
+        loan: &Arc<Mutex<Loan>>,
+        asked: Asked,
+        headers: Headers,
+        place: Place,
+        desk: &Arc<Desk>,
+    ) {
+        let body = match lock(loan).framing {
+            Framing::Nothing => Body::empty(),
+            Framing::Length(length) => Body::new(Lent(loan.clone()), Some(length)),
+            Framing::Chunked => Body::new(Lent(loan.clone()), None),
+        };
+        let closes_itself = lock(loan).closes_itself;
+        let head_only = asked.method.as_str() == "HEAD";
+        let request = Request::new(asked.method, asked.target, headers, body).from_peer(place.remote);
+        let response = desk.service.handle(request);
+        let left = lock(loan).settle();
+        let mut terms = Terms { http10: asked.http10, head_only, close: closes_itself };
+        terms.close |= left != Left::Nothing
+            || desk.is_stopping()
+            || terms.ends_by_closing(&response)
+            || response.status_code() < Status::OK;
+        let Some(outlet) = self.outlet(loan, left, &place) else { return };
+        let (transport, desk) = (self.clone(), desk.clone());
+        Delivery { outlet, response, terms, place, closes_itself, transport, desk }.begin();
+    }
+
+    /// Answers a request that is refused, and ends its connection.
+    fn refuse(self: &Arc<Self>, loan: &Arc<Mutex<Loan>>, response: Response, place: Place, desk: &Arc<Desk>) {
+        let (closes_itself, left) = {
+            let loan = lock(loan);
+            (loan.closes_itself, if loan.may_drain() { Left::Unread } else { Left::Broken })
+        };
+        let terms = Terms { http10: false, head_only: false, close: true };
+        let Some(outlet) = self.outlet(loan, left, &place) else { return };
+        let (transport, desk) = (self.clone(), desk.clone());
+        Delivery { outlet, response, terms, place, closes_itself, transport, desk }.begin();
+    }
+
+    /// The way back. `into_writer` lets the connection go on to the next request, after it has read what is left of this
+    /// one's body: where that may take long, or was never meant to be sent, the response goes out another way.
+    fn outlet(&self, loan: &Mutex<Loan>, left: Left, place: &Place) -> Option<Outlet> {
+        let mut loan = lock(loan);
+        let request = loan.request.take()?;
+        if left != Left::Nothing && !loan.closes_itself {
+            self.book.condemn(place);
+        }
+        if left != Left::Unread {
+            return Some(Outlet::InLine(request.into_writer()));
+        }
+        self.book.wait_for_turn(place);
+        let huge = loan.is_huge();
+        match self.peer(place) {
+            Some(peer) => Some(Outlet::Beside { peer, request, huge }),
+            // An interim response is the only thing that tiny_http writes without draining first.
+            None => Some(Outlet::Interim { stream: request.upgrade("", tiny_http::Response::empty(100)), huge }),
+        }
+    }
+
+    fn peer(&self, place: &Place) -> Option<Peer> {
+        socket::find(place.remote?, self.addr.port())
+    }
+
+    /// A request of a connection that has been closed: it is not answered, and its connection ends when it can.
+    fn drop_unanswered(&self, loan: &Mutex<Loan>) {
+        let mut loan = lock(loan);
+        let huge = loan.is_huge();
+        let Some(request) = loan.request.take() else { return };
+        if huge { self.forget(request) } else { aside(request, |request| drop(request.into_writer())) }
+    }
+
+    /// Gives up a thread and two descriptors of tiny_http's: to drop this would allocate as much as the client declared.
+    fn forget<T>(&self, what: T) {
+        std::mem::forget(what);
+        let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
+        log::warn!(
+            target: "aside::server",
+            "A client declared a body of more than 256 MiB: refused. That cost a thread and two descriptors until the \
+             process ends ({lost} so far); a proxy in front with a limit of its own prevents it."
+        );
+    }
+
+    /// Takes connections that were there before a new server was needed, until the end.
+    fn serve_former(self: Arc<Self>, former: Arc<Server>, desk: Arc<Desk>) {
+        while !self.is_closed() {
+            let Ok(request) = former.recv() else { continue };
+            let (transport, desk) = (self.clone(), desk.clone());
+            aside((self.admit(request), desk.at_work()), move |(job, _at_work)| transport.serve(job, &desk));
+        }
+    }
+
+    /// Whether a connection to ourselves is taken: one that says nothing and ends is ended from the other side too.
+    fn accepts(&self) -> bool {
+        let probe = || {
+            let mut stream = TcpStream::connect_timeout(&self.addr, PROBE)?;
+            stream.set_read_timeout(Some(PROBE))?;
+            stream.shutdown(Shutdown::Write)?;
+            stream.read(&mut [0])
+        };
+        !probe()
+            .is_err_and(|error: io::Error| matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut))
+    }
+}
+
+impl Transport for TinyHttp {
+    type Job = Job;
+
+    fn take(&self, wait: Duration) -> Taken<Job> {
+        let server = self.current();
+        if self.is_closed() {
+            // What wakes workers looks like an empty queue, so the queue is asked more often than there can be of that.
+            let mut left = (0..2_000).filter_map(|_| server.try_recv().ok().flatten());
+            return left.next().map_or(Taken::Nothing, |request| Taken::Job(self.admit(request)));
+        }
+        match server.recv_timeout(wait) {
+            Ok(Some(request)) => Taken::Job(self.admit(request)),
+            Ok(None) => Taken::Nothing,
+            Err(error) => Taken::Broken(error.to_string()),
+        }
+    }
+
+    fn serve(self: &Arc<Self>, job: Job, desk: &Arc<Desk>) {
+        let Job { request, headers, verdict, place } = job;
+        // The request is out of reach of an unwinding stack: its drop answers it, and may panic.
+        let loan = Arc::new(Mutex::new(Loan::new(request, &verdict, place.remote, self.addr.port())));
+        let exchange = panics::catch(|| match verdict {
+            _ if place.condemned => self.drop_unanswered(&loan),
+            Err(malformed) => {
+                log::info!(target: "aside::access", "A malformed request{}: {}", from(place.remote), malformed.1);
+                self.refuse(&loan, malformed.response(), place, desk);
+            }
+            Ok(_) if lock(&loan).is_huge() => {
+                let limit = desk.service.config().max_upload;
+                self.refuse(&loan, too_large(limit), place, desk);
+            }
+            Ok(asked) => self.answer(&loan, asked, headers, place, desk),
+        });
+        if let Err(panic) = exchange {
+            log::error!(target: "aside::server", "A request could not be answered, its worker panicked: {panic}");
+        }
+        let _ = panics::catch(|| self.drop_unanswered(&loan));
+    }
+
+    fn wake(&self) {
+        self.current().unblock();
+    }
+
+    fn mend(self: &Arc<Self>, desk: &Arc<Desk>, why: &str) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        if self.is_closed() {
+            return;
+        }
+        log::error!(target: "aside::server", "No more connections are accepted ({why}); beginning anew.");
+        // Out of descriptors, say: the next attempt fails as this one did, until some are free.
+        std::thread::sleep(MEND_PAUSE);
+        let new = match server(&self.listener) {
+            Ok(new) => Arc::new(new),
+            Err(error) => {
+                return log::error!(target: "aside::server", "That failed, and is tried again: {}", error.chain());
+            }
+        };
+        let former = std::mem::replace(&mut *current, new);
+        drop(current);
+        lock(&self.former).push(former.clone());
+        (0..desk.service.config().max_workers).for_each(|_| former.unblock());
+        let (transport, desk) = (self.clone(), desk.clone());
+        let spawned =
+            std::thread::Builder::new().name("aside-former".into()).spawn(move || transport.serve_former(former, desk));
+        if let Err(error) = spawned {
+            log::error!(target: "aside::server", "Connections from before are not served any more: {error}");
+        }
+    }
+
+    fn inspect(self: &Arc<Self>, desk: &Arc<Desk>) {
+        let waiting = has_waiting(&self.listener);
+        // For a moment connections wait on any busy server.
+        if !(self.waiting.swap(waiting, Ordering::Relaxed) && waiting) || self.accepts() || self.is_closed() {
+            return;
+        }
+        self.waiting.store(false, Ordering::Relaxed);
+        self.mend(desk, "a connection of our own was not taken");
+    }
+
+    fn close(&self) {
+        // Under the lock that `mend` holds, so that no new server follows.
+        let current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        self.closed.store(true, Ordering::Release);
+        let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        drop(current);
+        lock(&self.former).iter().for_each(|former| former.unblock());
+    }
+
+    fn hang_up(&self) {
+        socket::shut_all(self.addr.port());
+    }
+}
+
+fn server(listener: &TcpListener) -> Result<Server> {
+    let server = Server::from_listener(listener.try_clone()?, None);
+    server.map_err(|error| Error::from_box(error).context("tiny_http cannot take the listener"))
+}
+
+/// Whether connections wait to be accepted.
+#[cfg(unix)]
+fn has_waiting(listener: &TcpListener) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&now)) == Ok(1)
+}
+
+#[cfg(not(unix))]
+fn has_waiting(_listener: &TcpListener) -> bool {
+    false
+}
+
+fn too_large(limit: u64) -> Response {
+    Response::text(format!("The body is larger than {limit} bytes (ASIDE_MAX_UPLOAD)."))
+        .status(Status::CONTENT_TOO_LARGE)
+}
+
+fn from(remote: Option<SocketAddr>) -> String {
+    remote.map_or(String::new(), |remote| format!(" from {remote}"))
+}
+
+/// Does something on a kept thread, or here when there is none.
+fn aside<T: Send + 'static>(what: T, f: impl FnOnce(T) + Send + 'static) {
+    let slot = Arc::new(Mutex::new(Some((what, f))));
+    let theirs = slot.clone();
+    let work = Work::new(move || {
+        threads::rename("aside-server");
+        let parts = lock(&theirs).take();
+        let _ = panics::catch(|| parts.into_iter().for_each(|(what, f)| f(what)));
+        None
+    });
+    if threads::run(0, work).is_err() {
+        let parts = lock(&slot).take();
+        parts.into_iter().for_each(|(what, f)| f(what));
+    }
+}
+
+/// tiny_http's request while the handler may read its body: lent, and taken back for the response.
+struct Loan {
+    request: Option<tiny_http::Request>,
+    framing: Framing,
+    /// tiny_http ends the connection after this request by itself, by the rules that it has for that.
+    closes_itself: bool,
+    /// What tiny_http thinks is the body's length, whatever we make of the head.
+    believed: u64,
+    expects: bool,
+    remote: Option<SocketAddr>,
+    port: u16,
+    read: u64,
+    touched: bool,
+    ended: bool,
+    broken: bool,
+}
+
+/// What is left of a request's body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    /// Nothing: the next request follows.
+    Nothing,
+    /// What follows is not known.
+    Broken,
+    /// A part that must not be waited for.
+    Unread,
+}
+
+impl Loan {
+    fn new(
+        request: tiny_http::Request,
+        verdict: &Result<Asked, Malformed>,
+        remote: Option<SocketAddr>,
+        port: u16,
+    ) -> Loan {
+        let connection = request.headers().iter().find(|header| header.field.equiv("Connection"));
+        let connection = connection.map(|header| header.value.as_str().to_ascii_lowercase());
+        let says = |word: &str| connection.as_ref().is_some_and(|value| value.contains(word));
+        let old = *request.http_version() <= (1, 0);
+        // The body of an upgrade is all that ever comes; it is not ours to read.
+        let framing = match verdict {
+            Ok(asked) if !says("upgrade") => asked.framing,
+            _ => Framing::Nothing,
+        };
+        let believed = if says("upgrade") { 0 } else { request.body_length().unwrap_or(0) as u64 };
+        Loan {
+            framing,
+            believed,
+            closes_itself: says("close") || says("upgrade") || (old && !says("keep-alive")),
+            expects: request.headers().iter().any(|header| header.field.equiv("Expect")),
+            request: Some(request),
+            remote,
+            port,
+            read: 0,
+            touched: false,
+            ended: false,
+            broken: false,
+        }
+    }
+
+    fn is_huge(&self) -> bool {
+        self.believed > HUGE
+    }
+
+    /// Whether tiny_http, asked for a writer, would read on first.
+    fn may_drain(&self) -> bool {
+        self.believed > READ_AHEAD || (self.believed > 0 && self.expects)
+    }
+
+    /// Reads a part of the body. tiny_http gives a body that was cut short as one that has ended.
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let Some(request) = self.request.as_mut() else {
+            return Err(io::Error::other("the body was read after its response"));
+        };
+        if self.broken {
+            return Err(cut_short());
+        }
+        if self.ended || buffer.is_empty() {
+            return Ok(0);
+        }
+        self.touched = true;
+        let result = request.as_reader().read(buffer);
+        match result {
+            Ok(0) => self.ended = true,
+            Ok(count) => self.read += count as u64,
+            Err(_) => self.broken = true,
+        }
+        if self.ended && self.was_cut() {
+            self.broken = true;
+            return Err(cut_short());
+        }
+        result
+    }
+
+    fn was_cut(&self) -> bool {
+        match self.framing {
+            Framing::Length(length) => self.read < length,
+            Framing::Chunked => {
+                let peer = self.remote.and_then(|remote| socket::find(remote, self.port));
+                peer.is_some_and(|peer| peer.has_ended())
+            }
+            Framing::Nothing => false,
+        }
+    }
+
+    /// Brings the body to its end, where that is worth it, and says what is left.
+    fn settle(&mut self) -> Left {
+        let unasked = self.expects && !self.touched;
+        match self.framing {
+            Framing::Nothing => Left::Nothing,
+            Framing::Length(0) => Left::Nothing,
+            Framing::Length(length) if length <= READ_AHEAD && !self.expects => Left::Nothing,
+            Framing::Length(length) if self.read == length => Left::Nothing,
+            _ if self.broken => Left::Broken,
+            Framing::Length(length) if unasked || length - self.read > UNREAD => Left::Unread,
+            Framing::Chunked if self.ended => Left::Nothing,
+            Framing::Chunked if unasked => Left::Broken,
+            _ => self.read_on(),
+        }
+    }
+
+    fn read_on(&mut self) -> Left {
+        let mut buffer = [0; 8 << 10];
+        let until = self.read + UNREAD;
+        while self.read < until {
+            match self.read(&mut buffer) {
+                Ok(0) => return Left::Nothing,
+                Ok(_) => {}
+                Err(_) => return Left::Broken,
+            }
+        }
+        let done = self.framing == Framing::Length(self.read);
+        if done { Left::Nothing } else { Left::Broken }
+    }
+}
+
+fn cut_short() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early")
+}
+
+/// A body's reader, for the application.
+struct Lent(Arc<Mutex<Loan>>);
+
+impl Read for Lent {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        lock(&self.0).read(buffer)
+    }
+}
+
+/// The way back to a client.
+enum Outlet {
+    /// tiny_http's writer: in order with the other responses of the connection.
+    InLine(Box<dyn Write + Send>),
+    /// The socket itself, the request still with its unread body.
+    Beside { peer: Peer, request: tiny_http::Request, huge: bool },
+    /// The same where the socket cannot be found, behind an interim response.
+    Interim { stream: Box<dyn ReadWrite + Send>, huge: bool },
+}
+
+impl Write for Outlet {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Outlet::InLine(writer) => writer.write(bytes),
+            Outlet::Beside { peer, .. } => peer.write(bytes),
+            Outlet::Interim { stream, .. } => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Outlet::InLine(writer) => writer.flush(),
+            Outlet::Beside { peer, .. } => peer.flush(),
+            Outlet::Interim { stream, .. } => stream.flush(),
+        }
+    }
+}
+
+/// A response on its way out.
+struct Delivery {
+    outlet: Outlet,
+    response: Response,
+    terms: Terms,
+    place: Place,
+    closes_itself: bool,
+    transport: Arc<TinyHttp>,
+    desk: Arc<Desk>,
+}
+
+impl Delivery {
+    /// Sends it: a stream on a thread of its own, the rest here and now.
+    fn begin(self) {
+        let body_is_sent = !self.terms.head_only && !self.response.status_code().is_bodiless();
+        if !(self.response.is_stream() && body_is_sent) {
+            return self.send();
+        }
+        match self.desk.stream_place() {
+            Some(place) => self.stream(place),
+            None => self.busy().send(),
+        }
+    }
+
+    fn stream(self, place: StreamPlace) {
+        // A live page has no end to wait for.
+        let at_work = (!self.is_live()).then(|| self.desk.at_work());
+        aside((self, place, at_work), |(delivery, place, at_work): (Delivery, StreamPlace, Option<AtWork>)| {
+            threads::rename("aside-stream");
+            delivery.send();
+            drop((place, at_work));
+        });
+    }
+
+    fn is_live(&self) -> bool {
+        let media_type = self.response.headers().get("Content-Type").unwrap_or("");
+        self.response.is_stream() && media_type.starts_with("text/event-stream")
+    }
+
+    /// The same delivery with an apology in the stream's place.
+    fn busy(mut self) -> Delivery {
+        let most = self.desk.service.config().max_streams;
+        log::warn!(target: "aside::server", "A stream is refused: there are {most} already (ASIDE_MAX_STREAMS).");
+        let aside = self.response.take_set_aside();
+        let apology = Response::text("There are too many visitors on live pages; try again in a moment.");
+        let apology = apology.status(Status::SERVICE_UNAVAILABLE).header("Retry-After", "5");
+        self.response = apology.with_set_aside(aside);
+        self
+    }
+
+    /// Writes it, ends what is to end, and begins what was set aside on it.
+    fn send(mut self) {
+        let aside = self.response.take_set_aside();
+        let live = self.is_live();
+        let mut out = Watched { outlet: &mut self.outlet, desk: &self.desk, live };
+        let sent = panics::catch(|| wire::send(&mut out, self.response, self.terms));
+        match &sent {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => log::debug!(target: "aside::server", "A response was cut short: {error}"),
+            Err(panic) => {
+                log::error!(target: "aside::server", "A response was cut short, its stream panicked: {panic}")
+            }
+        }
+        let whole = matches!(sent, Ok(Ok(())));
+        let end = End { whole, close: self.terms.close && !self.closes_itself, transport: self.transport };
+        end.end(self.outlet, &self.place);
+        drop(self.place);
+        aside.into_iter().for_each(|task| task.start());
+    }
+}
+
+/// The way back for a body: a live page's writes fail when the server stops.
+struct Watched<'d> {
+    outlet: &'d mut Outlet,
+    desk: &'d Desk,
+    live: bool,
+}
+
+impl Write for Watched<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.live && self.desk.is_stopping() {
+            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server is stopping"));
+        }
+        self.outlet.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.outlet.flush()
+    }
+}
+
+/// What becomes of a connection after a response.
+struct End {
+    whole: bool,
+    close: bool,
+    transport: Arc<TinyHttp>,
+}
+
+impl End {
+    fn end(self, outlet: Outlet, place: &Place) {
+        match outlet {
+            Outlet::InLine(writer) if self.whole && !self.close => drop(writer),
+            Outlet::InLine(writer) => self.hang_up(writer, place),
+            Outlet::Beside { peer, request, huge: true } => {
+                peer.shut(Shutdown::Write);
+                self.transport.forget(request);
+                // The descriptor is never closed again, so its number stays its own.
+                timer::at(Instant::now() + LINGER, move || peer.shut(Shutdown::Both));
+            }
+            Outlet::Beside { peer, request, huge: false } => {
+                peer.shut(Shutdown::Write);
+                aside((peer, request), |(peer, request)| swallow(peer, request));
+            }
+            Outlet::Interim { stream, huge: true } => self.transport.forget(stream),
+            Outlet::Interim { stream, huge: false } => aside(stream, drop),
+        }
+    }
+
+    /// Ends the connection: at once after a response that was cut short, and otherwise first our side of it, so that the
+    /// client gets the response to its end. The writer is kept till then, and the descriptor's number with it.
+    fn hang_up(&self, writer: Box<dyn Write + Send>, place: &Place) {
+        match self.transport.peer(place) {
+            None => drop(writer),
+            Some(peer) if !self.whole => peer.shut(Shutdown::Both),
+            Some(peer) => {
+                peer.shut(Shutdown::Write);
+                timer::at(Instant::now() + LINGER, move || {
+                    peer.shut(Shutdown::Both);
+                    drop(writer);
+                });
+            }
+        }
+    }
+}
+
+/// Reads what a client still sends of a body that nobody wants, for a while, so that it gets to read the response.
+fn swallow(peer: Peer, mut request: tiny_http::Request) {
+    let peer = Arc::new(Mutex::new(Some(peer)));
+    let theirs = peer.clone();
+    let shut = move || lock(&theirs).iter().for_each(|peer| peer.shut(Shutdown::Both));
+    let ticket = timer::at(Instant::now() + LINGER_UNREAD, shut);
+    let mut buffer = vec![0; PIECE];
+    // It may end in an error or at once; either way there is nothing more.
+    while matches!(request.as_reader().read(&mut buffer), Ok(count) if count > 0) {}
+    timer::cancel(ticket);
+    // From here on the number may become another's.
+    lock(&peer).take().iter().for_each(|peer| peer.shut(Shutdown::Both));
+    drop(request.into_writer());
+}
+
+/// Which requests are being answered, in the order in which they came, and which connections are closed.
+#[derive(Default)]
+struct Book {
+    entries: Mutex<Entries>,
+    left: Condvar,
+}
+
+#[derive(Default)]
+struct Entries {
+    last: u64,
+    in_flight: Vec<(u64, SocketAddr)>,
+    waiting: usize,
+    condemned: Vec<(SocketAddr, Instant)>,
+}
+
+/// A request's entry, struck out when dropped.
+struct Place {
+    book: Arc<Book>,
+    id: u64,
+    remote: Option<SocketAddr>,
+    condemned: bool,
+}
+
+impl Book {
+    /// Enters a request. One that is malformed is the last that its connection gets answered.
+    fn enter(self: &Arc<Book>, remote: Option<SocketAddr>, malformed: bool) -> Place {
+        let mut entries = lock(&self.entries);
+        entries.last += 1;
+        let id = entries.last;
+        entries.in_flight.extend(remote.map(|remote| (id, remote)));
+        let condemned = !entries.condemned.is_empty() && entries.is_condemned(remote);
+        if let Some(remote) = remote.filter(|_| malformed) {
+            entries.condemned.push((remote, Instant::now()));
+        }
+        Place { book: self.clone(), id, remote, condemned }
+    }
+
+    fn condemn(&self, place: &Place) {
+        let now = Instant::now();
+        lock(&self.entries).condemned.extend(place.remote.map(|remote| (remote, now)));
+    }
+
+    /// Waits until all requests that came earlier on the same connection are answered.
+    fn wait_for_turn(&self, place: &Place) {
+        let Some(remote) = place.remote else { return };
+        let mut entries = lock(&self.entries);
+        entries.waiting += 1;
+        let earlier =
+            |entries: &mut Entries| entries.in_flight.iter().any(|&(id, other)| other == remote && id < place.id);
+        let mut entries = self.left.wait_while(entries, earlier).unwrap_or_else(PoisonError::into_inner);
+        entries.waiting -= 1;
+    }
+}
+
+impl Entries {
+    fn is_condemned(&mut self, remote: Option<SocketAddr>) -> bool {
+        self.condemned.retain(|(_, since)| since.elapsed() < CONDEMNED);
+        self.condemned.iter().any(|(condemned, _)| Some(*condemned) == remote)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut entries = lock(&self.book.entries);
+        if let Some(index) = entries.in_flight.iter().rposition(|(id, _)| *id == self.id) {
+            entries.in_flight.swap_remove(index);
+        }
+        if entries.waiting > 0 {
+            self.book.left.notify_all();
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,384 @@
+//! What every transport shares: whether a request's head is well formed, and which bytes a response is.
+//!
+//! A head that two servers could read in two ways is refused before anything is routed: behind a proxy the second reading
+//! is somebody else's request (request smuggling, RFC 9112, section 11.2).
+
+use std::cell::RefCell;
+use std::fmt;
+use std::io::{self, Read, Write};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::error::Status;
+use crate::http::headers::{Headers, is_token, is_value};
+use crate::http::request::Method;
+use crate::http::response::{Response, ResponseBody};
+
+/// Bodies are copied, and read from files, in pieces of this size.
+pub(crate) const PIECE: usize = 64 << 10;
+
+/// The head of a request that is well formed.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) method: Method,
+    /// In origin form, or `*`.
+    pub(crate) target: String,
+    pub(crate) framing: Framing,
+    pub(crate) http10: bool,
+}
+
+/// How a request's body is delimited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Framing {
+    Nothing,
+    Length(u64),
+    Chunked,
+}
+
+/// Why a head is refused, in words for the client.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Malformed(pub(crate) Status, pub(crate) &'static str);
+
+impl Malformed {
+    /// The answer to it.
+    pub(crate) fn response(&self) -> Response {
+        Response::text(self.1).status(self.0)
+    }
+}
+
+const fn bad(words: &'static str) -> Malformed {
+    Malformed(Status::BAD_REQUEST, words)
+}
+
+/// Checks a head as a parser split it up.
+pub(crate) fn check(method: &str, target: &str, version: (u8, u8), headers: &Headers) -> Result<Asked, Malformed> {
+    if version != (1, 0) && version != (1, 1) {
+        return Err(bad("This server speaks HTTP/1.0 and HTTP/1.1."));
+    }
+    if method.is_empty() || !method.bytes().all(is_token) {
+        return Err(bad("The method is not a token."));
+    }
+    if headers.iter().any(|(name, _)| name.is_empty() || !name.bytes().all(is_token)) {
+        return Err(bad("The name of a header is not a token."));
+    }
+    if headers.iter().any(|(_, value)| !value.bytes().all(is_value)) {
+        return Err(bad("The value of a header has a control character."));
+    }
+    let http10 = version == (1, 0);
+    let framing = framing(headers, http10)?;
+    let target = reduce(method, target, host(headers, http10)?)?;
+    Ok(Asked { method: Method::from(method), target, framing, http10 })
+}
+
+/// Where the body ends, when that can be read in one way only (RFC 9112, section 6.3).
+fn framing(headers: &Headers, http10: bool) -> Result<Framing, Malformed> {
+    let mut lengths = headers.get_all("Content-Length");
+    let mut codings = headers.get_all("Transfer-Encoding");
+    match (lengths.next(), lengths.next(), codings.next(), codings.next()) {
+        (None, _, None, _) => Ok(Framing::Nothing),
+        (Some(length), None, None, _) => content_length(length),
+        (None, _, Some("chunked"), None) if !http10 => Ok(Framing::Chunked),
+        (None, ..) => Err(bad("The only Transfer-Encoding that is understood is `chunked`, once, in HTTP/1.1.")),
+        (_, _, Some(_), _) => Err(bad("Content-Length and Transfer-Encoding exclude one another.")),
+        (_, Some(_), ..) => Err(bad("Content-Length is there twice.")),
+    }
+}
+
+fn content_length(value: &str) -> Result<Framing, Malformed> {
+    let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
+    let length = value.parse().ok().filter(|_| digits);
+    length.map(Framing::Length).ok_or(bad("Content-Length is not a number of bytes."))
+}
+
+fn host(headers: &Headers, http10: bool) -> Result<Option<&str>, Malformed> {
+    let mut hosts = headers.get_all("Host");
+    match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => Err(bad("Host is there twice.")),
+        (None, _) if http10 => Ok(None),
+        (None, _) => Err(bad("There is no Host.")),
+        (Some(host), _) if is_authority(host) => Ok(Some(host)),
+        (Some(_), _) => Err(bad("Host is not a host, with a port or without.")),
+    }
+}
+
+/// Whether it is a host and perhaps a port, with no user before it and nothing behind.
+fn is_authority(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte))
+}
+
+/// The target in origin form: from the absolute form, which names the host once more, the path is left.
+fn reduce(method: &str, target: &str, host: Option<&str>) -> Result<String, Malformed> {
+    if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
+        return Err(bad("The target has a byte that must be percent-encoded."));
+    }
+    if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
+        return Ok(target.to_owned());
+    }
+    let (authority, rest) = absolute(target).ok_or(bad("The target is neither a path nor a URL."))?;
+    if !is_authority(authority) || host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
+        return Err(bad("The target's host is not the one in Host."));
+    }
+    Ok(if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") })
+}
+
+fn absolute(target: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = target.split_once("://")?;
+    let is_http = scheme.eq_ignore_ascii_case("http") || scheme.eq_ignore_ascii_case("https");
+    let end = rest.find(['/', '?']).unwrap_or(rest.len());
+    is_http.then(|| rest.split_at(end))
+}
+
+/// What the client and the connection say about how a response is to be written.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Terms {
+    pub(crate) http10: bool,
+    pub(crate) head_only: bool,
+    /// This is the connection's last response.
+    pub(crate) close: bool,
+}
+
+impl Terms {
+    /// Whether this response's body is delimited by the end of the connection.
+    pub(crate) fn ends_by_closing(&self, response: &Response) -> bool {
+        self.http10 && response.is_stream() && self.has_body(response)
+    }
+
+    fn has_body(&self, response: &Response) -> bool {
+        !self.head_only && !response.status_code().is_bodiless()
+    }
+}
+
+/// Writes a response: head and body, or its first piece, in one write, and a flush at the end. A stream is flushed at each
+/// write of its own.
+///
+/// # Errors
+/// When the client is gone, or the body came to an end before its time. Then the connection is of no more use.
+pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms) -> io::Result<()> {
+    let mut buffer = head(&response, terms);
+    if !terms.has_body(&response) {
+        out.write_all(&buffer)?;
+        return out.flush();
+    }
+    match response.body {
+        ResponseBody::Bytes(bytes) => {
+            let (first, rest) = bytes.split_at(bytes.len().min(PIECE));
+            buffer.extend_from_slice(first);
+            out.write_all(&buffer)?;
+            out.write_all(rest)?;
+        }
+        ResponseBody::File(file, length) => send_file(out, buffer, file, length)?,
+        ResponseBody::Stream(write) => {
+            out.write_all(&buffer)?;
+            out.flush()?;
+            let mut chunks = Chunks { out: &mut *out, framed: !terms.http10 };
+            write(&mut chunks)?;
+            chunks.end()?;
+        }
+    }
+    out.flush()
+}
+
+/// Sends that many bytes of a file, a piece at a time, the first together with the head.
+fn send_file(out: &mut dyn Write, mut buffer: Vec<u8>, mut file: impl Read, length: u64) -> io::Result<()> {
+    let mut left = length;
+    loop {
+        let piece = left.min(PIECE as u64);
+        let count = (&mut file).take(piece).read_to_end(&mut buffer)? as u64;
+        out.write_all(&buffer)?;
+        left -= count;
+        if left == 0 {
+            return Ok(());
+        }
+        if count < piece {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter"));
+        }
+        buffer.clear();
+    }
+}
+
+/// The head of a response, down to the empty line.
+pub(crate) fn head(response: &Response, terms: Terms) -> Vec<u8> {
+    let status = response.status_code();
+    let mut head =
+        Vec::with_capacity(512 + response.body.length().map_or(0, |length| length.min(PIECE as u64)) as usize);
+    put(&mut head, format_args!("HTTP/1.1 {} {}\r\n", status.code(), status.reason()));
+    with_date(|date| put(&mut head, format_args!("Date: {date}\r\n")));
+    for (name, value) in response.headers().iter().filter(|(name, value)| is_ours_to_send(name, value)) {
+        put(&mut head, format_args!("{name}: {value}\r\n"));
+    }
+    match response.body.length() {
+        _ if status.is_bodiless() => {}
+        Some(length) => put(&mut head, format_args!("Content-Length: {}\r\n", declared(response, terms, length))),
+        None if terms.head_only || terms.http10 => {}
+        None => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
+    }
+    match (terms.close, terms.http10) {
+        (true, _) => head.extend_from_slice(b"Connection: close\r\n"),
+        (false, true) => head.extend_from_slice(b"Connection: keep-alive\r\n"),
+        (false, false) => {}
+    }
+    head.extend_from_slice(b"\r\n");
+    head
+}
+
+/// The length that a head declares. A HEAD handler of its own may know the length of a body that it did not make.
+fn declared(response: &Response, terms: Terms, length: u64) -> u64 {
+    let said = || response.headers().get("Content-Length").and_then(|value| value.parse().ok());
+    if terms.head_only && length == 0 { said().unwrap_or(0) } else { length }
+}
+
+/// Whether a header goes out as it is: how a body is delimited is for the transport to say, and what could end its line
+/// goes nowhere.
+fn is_ours_to_send(name: &str, value: &str) -> bool {
+    const OF_THE_CONNECTION: [&str; 7] =
+        ["Connection", "Content-Length", "Transfer-Encoding", "Keep-Alive", "Upgrade", "Trailer", "Date"];
+    if let Err(error) = Headers::check(name, value) {
+        log::error!(target: "aside::server", "A header is left out of a response: {error}");
+        return false;
+    }
+    !OF_THE_CONNECTION.iter().any(|other| other.eq_ignore_ascii_case(name))
+}
+
+fn put(head: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+    // A vector takes all it is given.
+    let _ = head.write_fmt(text);
+}
+
+/// The date of this second, written once a second for each thread.
+fn with_date(use_it: impl FnOnce(&str)) {
+    thread_local! {
+        static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
+    }
+    let now = SystemTime::now();
+    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    DATE.with_borrow_mut(|(of, text)| {
+        if *of != second || text.is_empty() {
+            *text = httpdate::fmt_http_date(now);
+            *of = second;
+        }
+        use_it(text);
+    });
+}
+
+/// A stream's body: each write is a chunk, and goes out at once.
+struct Chunks<'o> {
+    out: &'o mut dyn Write,
+    /// Not for HTTP/1.0, where the end of the connection is the end of the body.
+    framed: bool,
+}
+
+impl Chunks<'_> {
+    fn end(self) -> io::Result<()> {
+        if self.framed { self.out.write_all(b"0\r\n\r\n") } else { Ok(()) }
+    }
+}
+
+impl Write for Chunks<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        // A chunk of no bytes would be the last one.
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        if self.framed {
+            let mut chunk = Vec::with_capacity(bytes.len() + 20);
+            put(&mut chunk, format_args!("{:x}\r\n", bytes.len()));
+            chunk.extend_from_slice(bytes);
+            chunk.extend_from_slice(b"\r\n");
+            self.out.write_all(&chunk)?;
+        } else {
+            self.out.write_all(bytes)?;
+        }
+        self.out.flush()?;
+        Ok(bytes.len())
+    }
+
+    /// One chunk for one `write!`, whatever the number of its parts.
+    fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        match text.as_str() {
+            Some(text) => self.write_all(text.as_bytes()),
+            None => self.write_all(text.to_string().as_bytes()),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(method: &str, target: &str, fields: &[(&str, &str)]) -> Result<Asked, Malformed> {
+        check(method, target, (1, 1), &fields.iter().copied().collect())
+    }
+
+    const HOST: (&str, &str) = ("Host", "a.example:8000");
+
+    #[test]
+    fn a_target_is_reduced_to_its_path() {
+        let target = |target| asked("GET", target, &[HOST]).map(|asked| asked.target);
+        assert_eq!(target("/a?b=1"), Ok("/a?b=1".into()));
+        assert_eq!(target("http://A.example:8000/a?b"), Ok("/a?b".into()));
+        assert_eq!(target("http://a.example:8000"), Ok("/".into()));
+        assert_eq!(target("HTTP://a.example:8000?b"), Ok("/?b".into()));
+        for wrong in
+            ["", "a", "*", "http://b.example/", "ftp://a.example:8000/", "a.example:443", "/a#b", "/a\tb", "/\0"]
+        {
+            assert!(target(wrong).is_err(), "{wrong:?}");
+        }
+        assert!(asked("OPTIONS", "*", &[HOST]).is_ok());
+        assert!(target("http://u@a.example:8000/").is_err());
+    }
+
+    #[test]
+    fn a_body_is_delimited_in_one_way_or_refused() {
+        let framing = |fields: &[(&str, &str)]| {
+            let fields: Vec<_> = [HOST].iter().chain(fields).copied().collect();
+            asked("POST", "/", &fields).map(|asked| asked.framing)
+        };
+        assert_eq!(framing(&[]), Ok(Framing::Nothing));
+        assert_eq!(framing(&[("content-length", "007")]), Ok(Framing::Length(7)));
+        assert_eq!(framing(&[("Content-Length", &u64::MAX.to_string())]), Ok(Framing::Length(u64::MAX)));
+        assert_eq!(framing(&[("Transfer-Encoding", "chunked")]), Ok(Framing::Chunked));
+        for length in ["", "+5", "-5", "5, 5", "0x5", "5 5", "18446744073709551616"] {
+            assert!(framing(&[("Content-Length", length)]).is_err(), "{length}");
+        }
+        for coding in ["", "gzip", "gzip, chunked", "chunked, identity", "xchunked", "identity"] {
+            assert!(framing(&[("Transfer-Encoding", coding)]).is_err(), "{coding}");
+        }
+        assert!(framing(&[("Content-Length", "5"), ("Content-Length", "5")]).is_err());
+        assert!(framing(&[("Content-Length", "5"), ("Transfer-Encoding", "chunked")]).is_err());
+        assert!(framing(&[("Transfer-Encoding", "chunked"), ("Transfer-Encoding", "chunked")]).is_err());
+    }
+
+    #[test]
+    fn a_head_that_is_none_is_refused() {
+        assert!(asked("GET", "/", &[]).is_err());
+        assert!(asked("GET", "/", &[HOST, HOST]).is_err());
+        assert!(asked("G(T", "/", &[HOST]).is_err());
+        assert!(asked("GET", "/", &[HOST, ("X", "a\0b")]).is_err());
+        assert!(asked("GET", "/", &[HOST, ("X\u{1}", "a")]).is_err());
+        for host in ["", "a b", "u@a", "a/b", "a,b"] {
+            assert!(asked("GET", "/", &[("Host", host)]).is_err(), "{host}");
+        }
+        let none = Headers::new();
+        assert!(check("GET", "/", (0, 9), &none).is_err());
+        assert!(check("GET", "/", (1, 0), &none).is_ok());
+    }
+
+    #[test]
+    fn a_head_declares_what_follows() {
+        let text = |response: &Response, http10, head_only| {
+            String::from_utf8(head(response, Terms { http10, head_only, close: false })).unwrap()
+        };
+        let page = Response::text("hello").header("Connection", "upgrade").header("Content-Length", "7");
+        assert!(text(&page, false, true).contains("\r\nContent-Length: 5\r\n"));
+        assert!(!text(&page, false, false).contains("Connection"));
+        assert!(text(&page, true, false).contains("\r\nConnection: keep-alive\r\n"));
+        let nothing = Response::new().status(Status::NOT_MODIFIED);
+        assert!(!text(&nothing, false, false).contains("Content-Length"));
+        let stream = Response::stream("text/plain", |_| Ok(()));
+        assert!(text(&stream, false, false).contains("\r\nTransfer-Encoding: chunked\r\n"));
+        assert!(!text(&stream, true, false).contains("Transfer-Encoding"));
+    }
+}
