@@ -261,7 +261,7 @@ mod tests {
             let _claim = claim;
             resume_unwind(Box::new("a decoder's mistake"))
         });
-        assert!(catch_unwind(work).map(|()| ()).is_err());
+        assert!(catch_unwind(work).is_err());
         assert_eq!(store.photo(id).unwrap().unwrap().state, Prepared::Failed(OUR_FAULT.into()));
     }
 
