@@ -1,0 +1,276 @@
+//! Photos: the gallery, the upload, and the three sizes that are made once its visitor has been sent on.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use aside::image::{Fit, Image, Size};
+use aside::{Error, Form, Request, Response, Result, Status, Upload, context, redirect};
+use serde::{Deserialize, Serialize};
+
+use crate::site::{Site, day, machine_time, megabytes};
+use crate::store::{Photo, Prepared, Store};
+
+/// The longest side of each size, in pixels.
+const SIZES: [u32; 3] = [1600, 800, 200];
+
+/// What the sizes can be made of.
+const TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/webp", "image/gif"];
+
+const MAX_TITLE: usize = 100;
+const LATEST: u32 = 60;
+const OUR_FAULT: &str = "Something went wrong on our side, and is in our log.";
+
+/// A photo as the pages show it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Card {
+    pub id: i64,
+    title: String,
+    is_ready: bool,
+    failure: Option<String>,
+    width: u32,
+    height: u32,
+    /// The width of the 800 size, which is less than that for a tall photo and a small one.
+    medium_width: u32,
+    uploaded_at: String,
+    uploaded_on: String,
+}
+
+impl From<Photo> for Card {
+    fn from(photo: Photo) -> Card {
+        let (width, height, failure) = match photo.state {
+            Prepared::Ready(width, height) => (width, height, None),
+            Prepared::Failed(why) => (0, 0, Some(why)),
+            Prepared::NotYet => (0, 0, None),
+        };
+        Card {
+            id: photo.id,
+            title: photo.title,
+            is_ready: width > 0,
+            failure,
+            width,
+            height,
+            medium_width: width * 800 / width.max(height).max(800),
+            uploaded_at: machine_time(photo.uploaded_at),
+            uploaded_on: day(photo.uploaded_at),
+        }
+    }
+}
+
+/// The text in the upload's form; the file stands beside it.
+#[derive(Deserialize)]
+struct NewPhoto {
+    title: String,
+}
+
+/// `GET /`
+pub fn gallery(req: &mut Request) -> Result<Response> {
+    gallery_page(req, &Form::empty())
+}
+
+fn gallery_page(req: &mut Request, form: &Form<NewPhoto>) -> Result<Response> {
+    let photos = latest(&req.state::<Site>(), &req.state::<Store>())?;
+    let max_upload = megabytes(req.config().max_upload);
+    req.render(
+        "gallery.html",
+        context! { here => "/", photos => photos.as_slice(), form, max_title => MAX_TITLE, max_upload },
+    )
+}
+
+/// The newest photos, from the cache. However many ask at once, the database is asked once.
+pub fn latest(site: &Site, store: &Store) -> Result<Arc<Vec<Card>>> {
+    site.gallery.remember("latest", Duration::from_secs(60), || {
+        Ok(Arc::new(store.latest_photos(LATEST)?.into_iter().map(Card::from).collect()))
+    })
+}
+
+/// Forgets the newest photos and finds them again, before the next visitor asks.
+fn warm_cache(site: &Site, store: &Store) -> Result<()> {
+    site.gallery.remove("latest");
+    latest(site, store).map(drop)
+}
+
+/// `POST /photos`
+pub fn upload(req: &mut Request) -> Result<Response> {
+    let parts = req.multipart()?;
+    let mut form: Form<NewPhoto> = parts.submitted()?;
+    check(&mut form, parts.file("photo").ok());
+    let photo = match form.valid() {
+        Ok(photo) => photo,
+        Err(form) => return Ok(gallery_page(req, &form)?.status(Status::UNPROCESSABLE_CONTENT)),
+    };
+    let (site, store) = (req.state::<Site>(), req.state::<Store>());
+    let id = keep(&site, &store, photo.title.trim(), parts.file("photo")?)?;
+    req.flash("success", "Photo uploaded!");
+    let page = prepare_after(redirect(&format!("/photos/{id}")), &site, &store, id);
+    Ok(page.background(move || warm_cache(&site, &store)))
+}
+
+fn check(form: &mut Form<NewPhoto>, file: Option<&Upload>) {
+    let fits = |photo: &NewPhoto| photo.title.trim().chars().count() <= MAX_TITLE;
+    form.require(&["title"]).check("title", fits, format!("A title has at most {MAX_TITLE} characters."));
+    // By its content, not its name: what is no image at all is refused before the redirect. One that is broken further in
+    // is found out when it is decoded, and its own page says so.
+    match file {
+        None => form.error("photo", "Choose a photo."),
+        Some(file) if file.size() == 0 => form.error("photo", "This file is empty."),
+        Some(file) if !TYPES.contains(&file.content_type()) => {
+            form.error("photo", "This is not an image that we can read. Choose a JPEG, PNG, WebP or GIF.")
+        }
+        Some(_) => form,
+    };
+}
+
+/// Keeps the file and its record, both or neither.
+fn keep(site: &Site, store: &Store, title: &str, file: &Upload) -> Result<i64> {
+    let path = file.save_to(site.originals())?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let id = store.add_photo(title, &name).inspect_err(|_| drop(fs::remove_file(&path)))?;
+    // Here and not in the background: whoever goes back to the gallery at once is to see it.
+    site.gallery.remove("latest");
+    Ok(id)
+}
+
+/// `GET /photos/{id}`
+pub fn show(req: &mut Request) -> Result<Response> {
+    let (site, store) = (req.state::<Site>(), req.state::<Store>());
+    let photo = find(req, &store)?;
+    let (id, is_being_prepared) = (photo.id, photo.state == Prepared::NotYet);
+    let page = req.render("photo.html", context! { photo => Card::from(photo), is_being_prepared })?;
+    // After a restart in the middle of the work nobody is at it: then this page begins it again.
+    Ok(if is_being_prepared {
+        prepare_after(page.header("Cache-Control", "no-store"), &site, &store, id)
+    } else {
+        page
+    })
+}
+
+/// `GET /photos/{id}/{size}.jpg`
+pub fn picture(req: &mut Request) -> Result<Response> {
+    let site = req.state::<Site>();
+    let (photo, size) = (find(req, &req.state::<Store>())?, req.param("size")?);
+    if !SIZES.contains(&size) || !matches!(photo.state, Prepared::Ready(..)) {
+        return Err(Error::not_found("There is no picture of that size, or not yet."));
+    }
+    let page = req.send_file(path(&site, photo.id, size))?;
+    Ok(page.header("Cache-Control", "public, max-age=31536000, immutable"))
+}
+
+fn find(req: &Request, store: &Store) -> Result<Photo> {
+    store.photo(req.param("id")?)?.ok_or_else(|| Error::not_found("There is no such photo."))
+}
+
+fn path(site: &Site, id: i64, size: u32) -> PathBuf {
+    site.photos().join(format!("{id}-{size}.jpg"))
+}
+
+/// Sets the work on a photo aside on that page, unless somebody is at it already.
+fn prepare_after(page: Response, site: &Arc<Site>, store: &Arc<Store>, id: i64) -> Response {
+    let Some(claim) = Claim::take(site, store, id) else { return page };
+    page.background(move || prepare(&claim))
+}
+
+/// Makes the sizes of a photo, and writes down what came of it.
+fn prepare(claim: &Claim) -> Result<()> {
+    let Claim { site, store, id } = claim;
+    let made = site.decoders.run(|| make_sizes(site, store, *id));
+    if let Err(error) = &made {
+        // What is wrong with the picture is for the visitor to read, what is wrong with the machine for the log.
+        let words = if is_the_pictures(error) { error.to_string() } else { OUR_FAULT.into() };
+        store.photo_failed(*id, &words)?;
+    }
+    warm_cache(site, store)?;
+    made.or_else(|error| if is_the_pictures(&error) { Ok(()) } else { Err(error) })
+}
+
+fn is_the_pictures(error: &Error) -> bool {
+    error.status() == Status::UNPROCESSABLE_CONTENT
+}
+
+/// All sizes from one decoding.
+fn make_sizes(site: &Site, store: &Store, id: i64) -> Result<()> {
+    let photo = store.photo(id)?.ok_or_else(|| Error::internal("the photo is gone"))?;
+    if photo.state != Prepared::NotYet {
+        return Ok(()); // made since the page that asked for it read that it was not
+    }
+    let image = Image::open(site.originals().join(&photo.original))?;
+    let made: Vec<Size> =
+        SIZES.iter().map(|&size| image.save(path(site, id, size), Fit::Inside(size, size))).collect::<Result<_>>()?;
+    store.photo_is_ready(id, made[0].width, made[0].height)
+}
+
+/// The photos that somebody is at.
+#[derive(Default)]
+pub struct Preparing(Mutex<HashSet<i64>>);
+
+/// The right to prepare a photo, which one has at a time. It is given back when the work is done, or never begins.
+struct Claim {
+    site: Arc<Site>,
+    store: Arc<Store>,
+    id: i64,
+}
+
+impl Claim {
+    fn take(site: &Arc<Site>, store: &Arc<Store>, id: i64) -> Option<Claim> {
+        let is_free = site.preparing.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
+        is_free.then(|| Claim { site: site.clone(), store: store.clone(), id })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Written down, so that the page does not begin it anew each second. The log has the panic.
+            let _ = self.store.photo_failed(self.id, OUR_FAULT);
+        }
+        self.site.preparing.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+
+    use aside::Config;
+
+    use super::*;
+    use crate::site::Settings;
+
+    fn rooms(data: &std::path::Path) -> (Arc<Site>, Arc<Store>) {
+        let (config, owner) = (Config::default(), String::new());
+        let settings = Settings { config, data: data.to_owned(), owner, webhook_url: None, webhook_secret: None };
+        let site = Site::new(settings).unwrap();
+        let store = Store::open(&site.database()).unwrap();
+        (Arc::new(site), Arc::new(store))
+    }
+
+    #[test]
+    fn a_photo_is_claimed_once_at_a_time_and_a_panic_is_written_down() {
+        let folder = tempfile::tempdir().unwrap();
+        let (site, store) = rooms(folder.path());
+        let id = store.add_photo("Harbour", "a.jpg").unwrap();
+        let claim = Claim::take(&site, &store, id).unwrap();
+        assert!(Claim::take(&site, &store, id).is_none());
+        drop(claim);
+        assert_eq!(store.photo(id).unwrap().unwrap().state, Prepared::NotYet);
+
+        let claim = Claim::take(&site, &store, id).unwrap();
+        let work = AssertUnwindSafe(move || {
+            let _claim = claim;
+            resume_unwind(Box::new("a decoder's mistake"))
+        });
+        assert!(catch_unwind(work).is_err());
+        assert_eq!(store.photo(id).unwrap().unwrap().state, Prepared::Failed(OUR_FAULT.into()));
+    }
+
+    #[test]
+    fn the_width_of_the_middle_size_follows_the_proportions() {
+        for (width, height, expected) in [(1600, 1200, 800), (1200, 1600, 600), (300, 200, 300), (0, 0, 0)] {
+            let state = if width == 0 { Prepared::NotYet } else { Prepared::Ready(width, height) };
+            let photo = Photo { id: 1, title: String::new(), original: String::new(), state, uploaded_at: 0 };
+            assert_eq!(Card::from(photo).medium_width, expected);
+        }
+    }
+}

@@ -1,0 +1,132 @@
+//! Where things lie, who is told what, and what all pages share.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use aside::{Cache, Config, Pool, Result};
+use jiff::{Timestamp, tz::TimeZone};
+
+use crate::photos::{Card, Preparing};
+
+/// The site's own settings, beside the framework's.
+pub struct Settings {
+    pub config: Config,
+    pub data: PathBuf,
+    pub owner: String,
+    pub webhook_url: Option<String>,
+    pub webhook_secret: Option<String>,
+}
+
+impl Settings {
+    /// Those of the environment.
+    pub fn from_env() -> Result<Settings> {
+        let set = |name| env::var(name).ok().filter(|value: &String| !value.is_empty());
+        let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let data = set("DARKROOM_DATA").map_or_else(|| here.join("data"), PathBuf::from);
+        let mut config = Config::from_env()?;
+        if config.is_development() && config.mail_url.is_none() {
+            config.mail_url = Some(format!("file:{}", data.join("mail").display()));
+        }
+        Ok(Settings {
+            config,
+            data,
+            owner: set("DARKROOM_OWNER").unwrap_or_else(|| "owner@localhost".into()),
+            webhook_url: set("DARKROOM_WEBHOOK_URL"),
+            webhook_secret: set("DARKROOM_WEBHOOK_SECRET"),
+        })
+    }
+}
+
+/// What handlers and tasks share.
+pub struct Site {
+    pub settings: Settings,
+    /// The gallery, ready for its template.
+    pub gallery: Cache<Arc<Vec<Card>>>,
+    pub preparing: Preparing,
+    /// A decoded photo takes a hundred megabytes: two at a time, however many are uploaded at once.
+    pub decoders: Pool,
+}
+
+impl Site {
+    /// Makes the folders.
+    pub fn new(settings: Settings) -> Result<Site> {
+        let (gallery, preparing, decoders) = (Cache::new(10), Preparing::default(), Pool::new(2));
+        let site = Site { settings, gallery, preparing, decoders };
+        std::fs::create_dir_all(site.originals())?;
+        Ok(site)
+    }
+
+    pub fn database(&self) -> PathBuf {
+        self.settings.data.join("darkroom.db")
+    }
+
+    pub fn photos(&self) -> PathBuf {
+        self.settings.data.join("photos")
+    }
+
+    pub fn originals(&self) -> PathBuf {
+        self.photos().join("originals")
+    }
+
+    /// The site's own address, for links in mail.
+    pub fn url(&self) -> String {
+        let config = &self.settings.config;
+        let url = config.url.clone().unwrap_or_else(|| format!("http://{}", config.address));
+        url.trim_end_matches('/').to_owned()
+    }
+}
+
+/// Whether a mail can be sent to it, as far as its looks tell; whether it arrives is the mail server's to say.
+pub fn is_mail_address(text: &str) -> bool {
+    let plain = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
+    let Some((name, host)) = text.rsplit_once('@') else { return false };
+    let dots_apart = |text: &str| text.split('.').all(|part| !part.is_empty());
+    let bare = |text: &str| {
+        plain(text) && dots_apart(text) && !text.contains(['@', '<', '>', ',', ';', ':', '"', '(', ')', '\\'])
+    };
+    text.len() <= 254 && bare(name) && bare(host) && (host.contains('.') || host == "localhost")
+}
+
+/// A time for a machine: `2026-11-20T09:41:00Z`.
+pub fn machine_time(seconds: i64) -> String {
+    Timestamp::from_second(seconds).unwrap_or_default().to_string()
+}
+
+/// A time for a person: `20 November 2026`.
+pub fn day(seconds: i64) -> String {
+    Timestamp::from_second(seconds).unwrap_or_default().to_zoned(TimeZone::system()).strftime("%-d %B %Y").to_string()
+}
+
+/// A number of bytes for a person, as in `32 MB`.
+pub fn megabytes(bytes: u64) -> String {
+    format!("{} MB", bytes >> 20)
+}
+
+/// An amount for a person, as in `€24.00`.
+pub fn euros(cents: i64) -> String {
+    format!("€{}.{:02}", cents / 100, cents % 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_has_a_name_and_a_host() {
+        for good in ["ada@example.org", "a.b+c@mail.example.org", "имя@пример.рф"] {
+            assert!(is_mail_address(good), "{good}");
+        }
+        for bad in
+            ["", "ada", "@example.org", "ada@", "ada@host", "a b@example.org", "a@b.org\r\nBcc: c@d.org", "a@b@c.org"]
+        {
+            assert!(!is_mail_address(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn times_and_amounts_are_for_people() {
+        assert_eq!(machine_time(0), "1970-01-01T00:00:00Z");
+        assert_eq!((euros(1_205), megabytes(32 << 20)), ("€12.05".into(), "32 MB".into()));
+    }
+}

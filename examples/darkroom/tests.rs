@@ -1,0 +1,404 @@
+//! The site as a visitor meets it: through its pages, without a socket.
+
+use std::fs;
+use std::io::{BufRead, BufReader, Cursor, Read, Write};
+use std::net::TcpListener;
+use std::path::Path;
+use std::sync::mpsc::{self, Receiver};
+
+use aside::testing::{TestClient, TestResponse};
+use aside::{Config, SentMail, Status};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use hmac::{Hmac, KeyInit, Mac};
+use image::{ImageFormat, Rgb, RgbImage};
+use sha2::Sha256;
+use tempfile::TempDir;
+
+use super::{Settings, app};
+
+/// A site with a folder of its own, and a visitor. The visitor goes first, and the folder with all in it last.
+struct Visit {
+    client: TestClient,
+    folder: TempDir,
+}
+
+impl std::ops::Deref for Visit {
+    type Target = TestClient;
+    fn deref(&self) -> &TestClient {
+        &self.client
+    }
+}
+
+impl std::ops::DerefMut for Visit {
+    fn deref_mut(&mut self) -> &mut TestClient {
+        &mut self.client
+    }
+}
+
+fn settings(data: &Path) -> Settings {
+    Settings {
+        config: Config::default(),
+        data: data.to_owned(),
+        owner: "owner@darkroom.example".into(),
+        webhook_url: None,
+        webhook_secret: None,
+    }
+}
+
+fn visit_with(change: impl FnOnce(&mut Settings)) -> Visit {
+    let folder = TempDir::new().unwrap();
+    let mut settings = settings(folder.path());
+    change(&mut settings);
+    Visit { client: TestClient::new(app(settings).unwrap()), folder }
+}
+
+fn visit() -> Visit {
+    visit_with(|_| ())
+}
+
+impl Visit {
+    fn upload(&mut self, title: &str, filename: &str, content: &[u8]) -> TestResponse {
+        self.post("/photos").field("title", title).file("photo", filename, "image/jpeg", content).send()
+    }
+
+    /// A photo that is all there.
+    fn with_photo() -> Visit {
+        let mut visit = visit();
+        assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200)).status(), Status::SEE_OTHER);
+        visit.settle();
+        visit
+    }
+
+    fn order(&mut self, fields: &[(&str, &str)]) -> TestResponse {
+        self.post("/orders").form(fields).send()
+    }
+
+    fn files(&self) -> Vec<String> {
+        let photos = self.folder.path().join("photos");
+        let names = |folder: &Path| -> Vec<String> {
+            let entries = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap());
+            entries
+                .filter(|entry| entry.path().is_file())
+                .map(|entry| entry.file_name().into_string().unwrap())
+                .collect()
+        };
+        [names(&photos), names(&photos.join("originals"))].concat()
+    }
+}
+
+/// Left half red, right half blue.
+fn picture(width: u32, height: u32) -> RgbImage {
+    RgbImage::from_fn(width, height, |x, _| if x < width / 2 { Rgb([220, 20, 20]) } else { Rgb([20, 20, 220]) })
+}
+
+fn jpeg(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture(width, height).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
+    bytes.into_inner()
+}
+
+/// The same as a phone held upright writes it: lying, with a note to turn it by 90 degrees to the right.
+fn turned_jpeg(width: u32, height: u32) -> Vec<u8> {
+    let tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
+    let exif = [b"Exif\0\0", &tiff[..]].concat();
+    let length = u16::try_from(exif.len() + 2).unwrap().to_be_bytes();
+    let jpeg = jpeg(width, height);
+    [&jpeg[..2], b"\xff\xe1", &length, &exif, &jpeg[2..]].concat()
+}
+
+#[test]
+fn an_empty_gallery_invites() {
+    let page = visit().get("/");
+    assert_eq!(page.status(), Status::OK);
+    assert!(page.text().contains("The walls are still bare"));
+    assert!(page.text().contains(r#"enctype="multipart/form-data""#));
+    assert!(!page.text().contains("style=") && !page.text().contains("<script"));
+}
+
+#[test]
+fn a_photo_is_uploaded_and_comes_out_upright_in_three_sizes() {
+    let mut visit = visit();
+    let answer = visit.upload("Harbour", "harbour.jpg", &turned_jpeg(2400, 1200));
+    assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/photos/1")));
+    visit.settle();
+    assert!(visit.failures().is_empty(), "{:?}", visit.failures());
+
+    let page = visit.get("/photos/1");
+    assert!(page.text().contains("Photo uploaded!") && page.text().contains("/photos/1/1600.jpg"), "{page:?}");
+    assert!(!page.text().contains("http-equiv"));
+    assert!(!visit.get("/photos/1").text().contains("Photo uploaded!"));
+    for (size, expected) in [(1600, (800, 1600)), (800, (400, 800)), (200, (100, 200))] {
+        let answer = visit.get(&format!("/photos/1/{size}.jpg"));
+        assert_eq!(answer.header("Content-Type"), Some("image/jpeg"));
+        let picture = image::load_from_memory(answer.bytes()).unwrap().into_rgb8();
+        assert_eq!(picture.dimensions(), expected);
+        let (top, bottom) = (picture.get_pixel(20, 10), picture.get_pixel(20, expected.1 - 10));
+        assert!(top[0] > 150 && top[2] < 100 && bottom[2] > 150 && bottom[0] < 100, "{size}: {top:?} {bottom:?}");
+    }
+    assert!(visit.get("/").text().contains("/photos/1/800.jpg"));
+}
+
+#[test]
+fn a_photo_in_the_middle_of_the_work_says_so_and_the_work_begins_again() {
+    let mut visit = Visit::with_photo();
+    // As a process that was killed half-way leaves it.
+    let database = rusqlite::Connection::open(visit.folder.path().join("darkroom.db")).unwrap();
+    database.execute("UPDATE photos SET width = NULL, height = NULL", []).unwrap();
+    assert_eq!(visit.get("/photos/1/800.jpg").status(), Status::NOT_FOUND);
+
+    let page = visit.get("/photos/1");
+    assert!(page.text().contains("being prepared"));
+    assert!(page.text().contains(r#"<meta http-equiv="refresh" content="1">"#));
+    visit.settle();
+    assert!(visit.get("/photos/1").text().contains("/photos/1/1600.jpg"));
+}
+
+#[test]
+fn what_is_our_fault_is_in_the_log_and_on_the_page_and_is_not_tried_for_ever() {
+    let mut visit = Visit::with_photo();
+    let database = rusqlite::Connection::open(visit.folder.path().join("darkroom.db")).unwrap();
+    database.execute("UPDATE photos SET width = NULL, height = NULL", []).unwrap();
+    fs::remove_dir_all(visit.folder.path().join("photos/originals")).unwrap();
+    visit.get("/photos/1");
+    visit.settle();
+    assert_eq!(visit.failures().len(), 1);
+    let page = visit.get("/photos/1");
+    assert!(page.text().contains("went wrong on our side") && !page.text().contains("http-equiv"), "{page:?}");
+}
+
+#[test]
+fn what_only_begins_like_an_image_is_accepted_and_the_page_says_what_became_of_it() {
+    let mut visit = visit();
+    let cut_short = &jpeg(600, 400)[..400];
+    assert_eq!(visit.upload("Fog", "fog.jpg", cut_short).status(), Status::SEE_OTHER);
+    visit.settle();
+    let page = visit.get("/photos/1");
+    assert!(page.text().contains("could not be prepared") && page.text().contains("Try another file"), "{page:?}");
+    assert!(!page.text().contains("http-equiv"));
+    assert!(!visit.get("/").text().contains("Fog"), "it is not in the gallery");
+    let answer = visit.order(&[("photo", "1"), ("email", "ada@example.org"), ("quantity", "1")]);
+    assert_eq!(answer.status(), Status::UNPROCESSABLE_CONTENT);
+}
+
+#[test]
+fn a_bad_upload_is_422_with_words_beside_the_field_and_leaves_nothing() {
+    let (good, long) = (jpeg(30, 20), "x".repeat(101));
+    let cases: [(&str, &str, &[u8], &str); 6] = [
+        ("Notes", "notes.jpg", b"Dear diary, this is no picture.", "not an image"),
+        ("Nothing", "empty.jpg", b"", "is empty"),
+        ("No file", "", b"", "Choose a photo"),
+        ("", "a.jpg", &good, "Please fill this in"),
+        ("   ", "a.jpg", &good, "Please fill this in"),
+        (&long, "a.jpg", &good, "at most 100 characters"),
+    ];
+    for (title, filename, content, words) in cases {
+        let mut visit = visit();
+        let page = visit.upload(title, filename, content);
+        assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT, "{title}");
+        assert!(page.text().contains(words) && page.text().contains(r#"aria-invalid="true""#), "{title}: {page:?}");
+        assert!(page.text().contains(&format!("value=\"{title}\"")), "the title is kept");
+        visit.settle();
+        assert!(visit.files().is_empty(), "{title}: {:?}", visit.files());
+        assert!(visit.get("/").text().contains("The walls are still bare"));
+    }
+}
+
+#[test]
+fn an_upload_that_is_no_multipart_or_too_large_is_refused() {
+    let mut visit = visit_with(|settings| settings.config.max_upload = 5_000);
+    assert_eq!(visit.post("/photos").form(&[("title", "x")]).send().status(), Status::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(visit.upload("Big", "big.jpg", &[0xff; 6_000]).status(), Status::CONTENT_TOO_LARGE);
+    assert!(visit.files().is_empty());
+}
+
+#[test]
+fn a_form_without_its_fields_is_422() {
+    let mut visit = visit();
+    let page = visit.post("/photos").field("other", "x").send();
+    assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT);
+    assert!(page.text().contains("title-wrong") && page.text().contains("photo-wrong"));
+    for path in ["/orders", "/contact"] {
+        assert_eq!(visit.post(path).form(&[]).send().status(), Status::UNPROCESSABLE_CONTENT, "{path}");
+    }
+}
+
+#[test]
+fn a_title_is_shown_as_it_was_typed_and_never_run() {
+    let mut visit = visit();
+    for title in ["<script>alert(1)</script>", "Туман над рекой \"у моста\""] {
+        assert_eq!(visit.upload(title, "фото.jpg", &jpeg(40, 30)).status(), Status::SEE_OTHER);
+        visit.settle();
+    }
+    let pages = [visit.get("/"), visit.get("/photos/1"), visit.get("/photos/2"), visit.get("/orders")];
+    for page in &pages {
+        assert!(!page.text().contains("<script"), "{page:?}");
+    }
+    assert!(pages[1].text().contains("&lt;script&gt;alert(1)"));
+    assert!(pages[2].text().contains("Туман над рекой &quot;у моста&quot;"), "{:?}", pages[2]);
+}
+
+#[test]
+fn a_second_upload_of_the_same_is_a_second_photo() {
+    let mut visit = Visit::with_photo();
+    assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200)).location(), Some("/photos/2"));
+    visit.settle();
+    assert_eq!(visit.get("/").text().matches("Harbour</span>").count(), 2);
+}
+
+#[test]
+fn an_order_is_charged_and_makes_one_mail_and_one_signed_webhook() {
+    let (url, received) = listener();
+    let key = [7; 32];
+    let mut visit = visit_with(|settings| {
+        settings.webhook_url = Some(url);
+        settings.webhook_secret = Some(format!("whsec_{}", STANDARD.encode(key)));
+    });
+    visit.upload("Harbour & sea", "harbour.jpg", &jpeg(300, 200));
+    visit.settle();
+    let answer = visit.order(&[("photo", "1"), ("email", "ada@example.org"), ("quantity", "2")]);
+    assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/orders")));
+    visit.settle();
+    assert!(visit.failures().is_empty(), "{:?}", visit.failures());
+
+    let page = visit.get("/orders");
+    assert!(page.text().contains("Processing your order!") && page.text().contains("Charged"), "{page:?}");
+    assert!(!page.text().contains("ada@example.org"), "an address is nobody else's business");
+
+    let mails = visit.outbox();
+    assert_eq!(mails.len(), 1);
+    let receipt = &mails[0];
+    assert_eq!(
+        (&receipt.to[..], receipt.subject.as_str()),
+        (&["ada@example.org".to_owned()][..], "Receipt for order 1")
+    );
+    let text = receipt.text.as_deref().unwrap();
+    assert!(text.contains("2 x \"Harbour & sea\"") && text.contains("Charged: €24.00"), "{text}");
+    assert!(receipt.html.as_deref().unwrap().contains("Harbour &amp; sea"));
+
+    let webhooks: Vec<Received> = received.try_iter().collect();
+    assert_eq!(webhooks.len(), 1);
+    let Received { headers, body } = &webhooks[0];
+    let header = |name: &str| headers.iter().find(|(key, _)| key == name).map_or("", |(_, value)| value);
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).unwrap();
+    mac.update(format!("{}.{}.{body}", header("webhook-id"), header("webhook-timestamp")).as_bytes());
+    assert_eq!(header("webhook-signature"), format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())));
+    let payload: serde_json::Value = serde_json::from_str(body).unwrap();
+    assert_eq!((&payload["type"], &payload["data"]["cents"]), (&"order.charged".into(), &2_400.into()));
+}
+
+#[test]
+fn an_order_that_is_wrong_keeps_what_was_typed() {
+    let mut visit = Visit::with_photo();
+    let cases = [
+        ([("photo", "1"), ("email", "ada"), ("quantity", "2")], "Give a mail address", r#"value="ada""#),
+        ([("photo", "1"), ("email", "ada@example.org"), ("quantity", "0")], "from 1 to 50", r#"value="0""#),
+        ([("photo", "1"), ("email", "ada@example.org"), ("quantity", "two")], "whole number", r#"value="two""#),
+        (
+            [("photo", "1"), ("email", "ada@example.org"), ("quantity", "-1")],
+            "from 1 to 50",
+            r#"<option value="1" selected>"#,
+        ),
+        (
+            [("photo", "99"), ("email", "ada@example.org"), ("quantity", "3")],
+            "Choose one of the photos",
+            r#"value="3""#,
+        ),
+        ([("photo", ""), ("email", "a@b.c\r\nBcc: x@y.z"), ("quantity", "")], "Please fill this in", "Bcc: x@y.z"),
+    ];
+    for (fields, words, kept) in cases {
+        let page = visit.order(&fields);
+        assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT, "{fields:?}");
+        assert!(page.text().contains(words) && page.text().contains(kept), "{fields:?}: {page:?}");
+    }
+    visit.settle();
+    assert!(visit.outbox().is_empty());
+    assert!(visit.get("/orders").text().contains("No prints have been ordered"));
+}
+
+#[test]
+fn a_second_submit_of_the_same_form_is_one_order() {
+    let mut visit = Visit::with_photo();
+    let page = visit.get("/orders?photo=1");
+    assert!(page.text().contains(r#"<option value="1" selected>"#));
+    let mark = page.text().split(r#"name="mark" value=""#).nth(1).unwrap().split('"').next().unwrap().to_owned();
+    let fields = [("photo", "1"), ("email", "ada@example.org"), ("quantity", "1"), ("mark", &mark)];
+    for _ in 0..2 {
+        assert_eq!(visit.order(&fields).status(), Status::SEE_OTHER);
+        visit.settle();
+    }
+    assert_eq!(visit.outbox().len(), 1);
+    assert_eq!(visit.get("/orders").text().matches("Charged").count(), 1);
+}
+
+#[test]
+fn a_message_reaches_the_owner() {
+    let mut visit = visit();
+    let answer = visit.post("/contact").form(&[("email", "ada@example.org"), ("message", "Привет!\nA print?")]).send();
+    assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/contact")));
+    visit.settle();
+    assert!(visit.get("/contact").text().contains("on its way"));
+    let mails = visit.outbox();
+    assert_eq!(mails.len(), 1);
+    let SentMail { to, reply_to, text, .. } = &mails[0];
+    assert_eq!((to[0].as_str(), reply_to[0].as_str()), ("owner@darkroom.example", "ada@example.org"));
+    assert_eq!(text.as_deref(), Some("Привет!\nA print?"));
+
+    let page = visit.post("/contact").form(&[("email", "ada@"), ("message", "Keep <me>")]).send();
+    assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT);
+    assert!(page.text().contains("Give a mail address") && page.text().contains("Keep &lt;me&gt;"), "{page:?}");
+    assert_eq!(visit.outbox().len(), 1);
+}
+
+#[test]
+fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
+    let mut visit = Visit::with_photo();
+    for path in [
+        "/photos/999",
+        "/photos/x",
+        "/photos/1/801.jpg",
+        "/photos/1/800.png",
+        "/photos/x/800.jpg",
+        "/nothing",
+        "/static/none.css",
+    ] {
+        assert_eq!(visit.get(path).status(), Status::NOT_FOUND, "{path}");
+    }
+    for (method, path) in [("GET", "/photos"), ("POST", "/"), ("DELETE", "/photos/1"), ("PUT", "/orders")] {
+        let answer = visit.request(method, path).send();
+        assert_eq!(answer.status(), Status::METHOD_NOT_ALLOWED, "{method} {path}");
+        assert!(answer.header("Allow").is_some());
+    }
+    assert_eq!(visit.get("/healthz").status(), Status::OK);
+    let sheet = visit.get("/static/darkroom.css");
+    assert_eq!((sheet.status(), sheet.header("Content-Type")), (Status::OK, Some("text/css; charset=utf-8")));
+}
+
+struct Received {
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+/// A server that says 204 to whatever is posted to it, and what that was.
+fn listener() -> (String, Receiver<Received>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/hook", listener.local_addr().unwrap());
+    let (tell, told) = mpsc::channel();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let lines = stream.by_ref().lines().map(|line| line.unwrap()).take_while(|line| !line.is_empty());
+            let headers: Vec<(String, String)> = lines
+                .filter_map(|line| {
+                    line.split_once(": ").map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+                })
+                .collect();
+            let length = headers.iter().find(|(name, _)| name == "content-length").unwrap().1.parse().unwrap();
+            let mut body = vec![0; length];
+            stream.read_exact(&mut body).unwrap();
+            tell.send(Received { headers, body: String::from_utf8(body).unwrap() }).unwrap();
+            stream.get_mut().write_all(b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n").unwrap();
+        }
+    });
+    (url, told)
+}

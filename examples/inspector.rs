@@ -1,0 +1,244 @@
+//! Shows exactly what the framework made of a request: for people who debug clients, and for conformance suites.
+//!
+//! Not to be copied as it stands: it turns protections off, so that it answers whatever comes. The fields of a form, the
+//! headers and the cookies of a visitor are no business of a page that anybody can have another site's visitor post to.
+//!
+//! | Path | What it answers |
+//! |---|---|
+//! | any method on `/`, and on any path not listed here | `OK`, or the body as it came |
+//! | `/echo` | the request's headers, `Name: value` lines, in order |
+//! | `/cookie`, `/t/cookies` | cookies as `name=value` lines |
+//! | `/t/form`, `/t/query` | JSON `[["name","value"], …]` in order, of the urlencoded body, or the query |
+//! | `/t/multipart` | JSON list of `{name, filename, content_type, len, sha256}`, in order |
+//! | `/t/thumb` | multipart field `file`: the image to fit in 256x256, as PNG; 422 for what is no image, or is too large |
+//! | `/t/redirect?next=` | a redirect to `next` when it is local, to `/` otherwise |
+//! | `/t/header?v=` | 200 with the header `X-V: v` and a cookie `c=v`; 400 when `v` cannot be a header value |
+//! | `/static/` | the files of `ASIDE_STATIC`, when set |
+//! | `/big` | 1 MB of text |
+
+use std::io::Read;
+
+use aside::image::{Fit, Format, Image};
+use aside::{App, Config, Error, Json, Part, Request, Response, Result, redirect_or};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+
+fn main() -> Result<()> {
+    app(Config::from_env()?, std::env::var("ASIDE_STATIC").ok().as_deref()).run()
+}
+
+fn app(config: Config, files: Option<&str>) -> App {
+    let app = App::with_config(config)
+        // The cross-origin check is turned off here, once there is one.
+        .any("/echo", echo)
+        .any("/cookie", cookies)
+        .any("/t/cookies", cookies)
+        .any("/t/form", |req: &mut Request| req.form_pairs().map(Json))
+        .any("/t/query", |req: &mut Request| req.query_pairs().map(Json))
+        .any("/t/multipart", multipart)
+        .any("/t/thumb", thumb)
+        .any("/t/redirect", |req: &mut Request| redirect_or(&query(req, "next"), "/"))
+        .any("/t/header", header)
+        .any("/big", |_: &mut Request| LINE.repeat(10_000))
+        .fallback(body);
+    match files {
+        Some(folder) => app.static_files("/static", folder),
+        None => app,
+    }
+}
+
+/// A line of a hundred bytes, with its end.
+const LINE: &str =
+    "All work and no play makes a page of text that is one hundred letters wide.........................\n";
+
+/// `OK`, or the body as it came: as plain text, so that no browser takes it for a page of ours.
+fn body(req: &mut Request) -> Result<Response> {
+    let limit = req.config().max_upload;
+    let mut bytes = Vec::new();
+    req.body()
+        .take(limit + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Error::bad_request("The body was cut short.").with_source(error))?;
+    if bytes.len() as u64 > limit {
+        return Err(Error::too_large(format!("The body is larger than {limit} bytes (ASIDE_MAX_UPLOAD).")));
+    }
+    let bytes = if bytes.is_empty() { b"OK".to_vec() } else { bytes };
+    Ok(Response::bytes("text/plain; charset=utf-8", bytes))
+}
+
+fn echo(req: &mut Request) -> String {
+    req.headers().iter().map(|(name, value)| format!("{name}: {value}\n")).collect()
+}
+
+fn cookies(req: &mut Request) -> String {
+    req.cookies().map(|(name, value)| format!("{name}={value}\n")).collect()
+}
+
+fn query(req: &mut Request, name: &str) -> String {
+    let pairs = req.query_pairs().unwrap_or_default();
+    pairs.into_iter().find(|(key, _)| key == name).map_or_else(String::new, |(_, value)| value)
+}
+
+/// What is in each part, and how much of it.
+#[derive(Serialize)]
+struct PartSeen {
+    name: String,
+    filename: Option<String>,
+    content_type: Option<String>,
+    len: usize,
+    sha256: String,
+}
+
+fn multipart(req: &mut Request) -> Result<Json<Vec<PartSeen>>> {
+    req.multipart()?.parts().iter().map(PartSeen::of).collect::<Result<_>>().map(Json)
+}
+
+impl PartSeen {
+    fn of(part: &Part) -> Result<PartSeen> {
+        let mut content = Vec::new();
+        part.open()?.read_to_end(&mut content)?;
+        Ok(PartSeen {
+            name: part.name().to_owned(),
+            filename: part.filename().map(str::to_owned),
+            content_type: part.content_type().map(str::to_owned),
+            len: content.len(),
+            sha256: hex(&Sha256::digest(&content)),
+        })
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The image in the field `file`, small.
+fn thumb(req: &mut Request) -> Result<Response> {
+    let image = Image::open(req.multipart()?.file("file")?.path())?;
+    Ok(Response::bytes(Format::Png.content_type(), image.encode(Fit::Inside(256, 256), Format::Png)?))
+}
+
+fn header(req: &mut Request) -> Result<Response> {
+    let value = query(req, "v");
+    let response = Response::text("OK").cookie(("c", value.as_str()));
+    response
+        .try_header("X-V", value)
+        .map_err(|error| Error::bad_request("That cannot be a header value.").with_source(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use aside::Status;
+    use aside::testing::TestClient;
+
+    use super::*;
+
+    fn client() -> TestClient {
+        TestClient::new(app(Config::default(), None))
+    }
+
+    #[test]
+    fn any_method_and_path_is_answered() {
+        let mut client = client();
+        for (method, path) in
+            [("GET", "/"), ("BREW", "/"), ("PUT", "/a/b/c"), ("DELETE", "/t"), ("GET", "/static/a.css")]
+        {
+            let answer = client.request(method, path).send();
+            assert_eq!((answer.status(), answer.text()), (Status::OK, "OK"), "{method} {path}");
+        }
+        assert_eq!(client.post("/").body("application/octet-stream", b"\0\xff".to_vec()).send().bytes(), b"\0\xff");
+    }
+
+    #[test]
+    fn headers_and_cookies_come_back_in_order() {
+        let mut client = client();
+        let answer = client.request("GET", "/echo").header("X-B", "2").header("x-a", "1").header("X-B", "3").send();
+        assert!(answer.text().ends_with("X-B: 2\nx-a: 1\nX-B: 3\n"), "{answer:?}");
+        for path in ["/cookie", "/t/cookies"] {
+            let answer = client.request("GET", path).header("Cookie", "b=2; a=1; b=%C3%A9; q=\"x\"").send();
+            assert!(answer.text().starts_with("b=2\na=1\nb=é\nq="), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn pairs_come_back_in_order() {
+        let mut client = client();
+        let answer = client.post("/t/form").form(&[("b", "2"), ("a", ""), ("b", "1 é&=")]).send();
+        assert_eq!(answer.text(), r#"[["b","2"],["a",""],["b","1 é&="]]"#);
+        assert_eq!(client.get("/t/query?b=2&a&b=%C3%A9+x").text(), r#"[["b","2"],["a",""],["b","é x"]]"#);
+        assert_eq!(client.post("/t/form").json(&1).send().status(), Status::UNSUPPORTED_MEDIA_TYPE);
+    }
+
+    #[test]
+    fn parts_come_back_in_order_with_what_is_in_them() {
+        let mut client = client();
+        let request =
+            client.post("/t/multipart").field("b", "hello").file("f", "a.txt", "text/plain", b"abc").field("b", "");
+        let parts: serde_json::Value = request.send().json();
+        let hash = |bytes: &[u8]| hex(&Sha256::digest(bytes));
+        assert_eq!(
+            parts,
+            serde_json::json!([
+                { "name": "b", "filename": null, "content_type": null, "len": 5, "sha256": hash(b"hello") },
+                { "name": "f", "filename": "a.txt", "content_type": "text/plain", "len": 3, "sha256": hash(b"abc") },
+                { "name": "b", "filename": null, "content_type": null, "len": 0, "sha256": hash(b"") },
+            ])
+        );
+    }
+
+    #[test]
+    fn an_image_comes_back_small_and_what_is_none_is_422() {
+        let mut client = client();
+        let mut bytes = std::io::Cursor::new(Vec::new());
+        image::RgbImage::new(1000, 500).write_to(&mut bytes, image::ImageFormat::Jpeg).unwrap();
+        let answer = client.post("/t/thumb").file("file", "a.jpg", "image/jpeg", bytes.get_ref()).send();
+        assert_eq!(answer.header("Content-Type"), Some("image/png"));
+        let small = image::load_from_memory_with_format(answer.bytes(), image::ImageFormat::Png).unwrap();
+        assert_eq!((small.width(), small.height()), (256, 128));
+        for bad in [&b"no image"[..], b"", &bytes.get_ref()[..300]] {
+            let answer = client.post("/t/thumb").file("file", "a.jpg", "image/jpeg", bad).send();
+            assert_eq!(answer.status(), Status::UNPROCESSABLE_CONTENT, "{answer:?}");
+        }
+        assert_eq!(client.post("/t/thumb").field("other", "x").send().status(), Status::UNPROCESSABLE_CONTENT);
+    }
+
+    #[test]
+    fn only_local_redirects_are_followed() {
+        let mut client = client();
+        for (next, to) in [("/a%3Fb=1", "/a?b=1"), ("//evil.example", "/"), ("https://evil.example", "/"), ("", "/")] {
+            assert_eq!(client.get(&format!("/t/redirect?next={next}")).location(), Some(to), "{next}");
+        }
+        assert_eq!(client.get("/t/redirect").location(), Some("/"));
+    }
+
+    #[test]
+    fn a_header_is_set_or_refused() {
+        let mut client = client();
+        let answer = client.get("/t/header?v=one%20two");
+        assert_eq!((answer.status(), answer.header("X-V")), (Status::OK, Some("one two")));
+        assert_eq!(client.cookies()["c"], "one%20two");
+        for bad in ["a%0D%0ASet-Cookie:%20x=y", "a%0Ab", "a%00b", "%7F"] {
+            let answer = client.get(&format!("/t/header?v={bad}"));
+            assert_eq!((answer.status(), answer.header("X-V")), (Status::BAD_REQUEST, None), "{bad}");
+            assert!(!answer.headers().contains("Set-Cookie"));
+        }
+    }
+
+    #[test]
+    fn files_are_served_when_a_folder_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("a.css"), "a {}").unwrap();
+        let mut client = TestClient::new(app(Config::default(), folder.path().to_str()));
+        assert_eq!(client.get("/static/a.css").text(), "a {}");
+        assert_eq!(client.get("/static/b.css").status(), Status::NOT_FOUND);
+        assert_eq!(client.get("/static/../Cargo.toml").status(), Status::NOT_FOUND);
+    }
+
+    #[test]
+    fn a_megabyte_is_a_megabyte() {
+        let answer = client().get("/big");
+        assert_eq!(
+            (answer.bytes().len(), answer.header("Content-Type")),
+            (1_000_000, Some("text/plain; charset=utf-8"))
+        );
+    }
+}
