@@ -431,16 +431,14 @@ pub(crate) struct Deferred {
 }
 
 impl Deferred {
-    #[track_caller]
-    pub(crate) fn new<F, R>(f: F) -> Deferred
+    pub(crate) fn new<F, R>(name: Name, f: F) -> Deferred
     where
-        F: FnOnce() -> R + Send + 'static,
+        F: FnOnce(&TaskContext) -> R + Send + 'static,
         R: IntoOutcome,
     {
-        let name = name_of::<F>(Location::caller());
         let mut f = Some(f);
-        let call = Box::new(move |_: &TaskContext| f.take().map_or(Ok(()), |f| f().into_outcome().map(drop)));
-        Deferred { context: Context::current(), name: Name { name, key: None, deadline: None }, call }
+        let call = Box::new(move |task: &TaskContext| f.take().map_or(Ok(()), |f| f(task).into_outcome().map(drop)));
+        Deferred { context: Context::current(), name, call }
     }
 
     /// Begins it.

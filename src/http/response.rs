@@ -4,6 +4,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::panic::Location;
 
 use cookie::Cookie;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
@@ -11,7 +12,7 @@ use serde::Serialize;
 
 use super::headers::Headers;
 use crate::background::failure::IntoOutcome;
-use crate::background::task::Deferred;
+use crate::background::task::{Deferred, Task, TaskContext};
 use crate::error::{BoxError, Error, Never, Result, Status};
 
 /// What a handler answers.
@@ -201,7 +202,31 @@ impl Response {
         F: FnOnce() -> R + Send + 'static,
         R: IntoOutcome,
     {
-        self.set_aside.push(Deferred::new(f));
+        let name = Task::new().naming::<F>(Location::caller());
+        self.set_aside.push(Deferred::new(name, move |_| f()));
+        self
+    }
+
+    /// The same with a name, a key to find it by after the redirect, or a deadline.
+    ///
+    /// ```
+    /// use aside::{Request, Response, Task, redirect};
+    ///
+    /// fn upload(_req: &mut Request) -> Response {
+    ///     redirect("/photos/17").task(Task::named("sizes").key("photo-17"), |task| {
+    ///         task.progress(1, 3);
+    ///         aside::ok(())
+    ///     })
+    /// }
+    /// ```
+    #[track_caller]
+    pub fn task<F, R>(mut self, task: Task, f: F) -> Response
+    where
+        F: FnOnce(&TaskContext) -> R + Send + 'static,
+        R: IntoOutcome,
+    {
+        let name = task.naming::<F>(Location::caller());
+        self.set_aside.push(Deferred::new(name, f));
         self
     }
 

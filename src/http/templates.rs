@@ -34,7 +34,7 @@ impl Templates {
     /// compiled in comes first and a file is read at its first use, so that a running site does not change under its
     /// visitors.
     ///
-    /// Undefined variables are errors where they are printed, looped over or looked into, and false in an `if`: a name
+    /// Undefined variables are errors where they are printed, compared, looped over or looked into, and false in a bare `if`: a name
     /// that was mistyped is a page that says so, and not a receipt with a hole. `{{ title | default("Shop") }}` is for what
     /// may be missing.
     pub(crate) fn new(dir: impl Into<PathBuf>, reload: bool) -> Templates {

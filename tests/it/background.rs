@@ -182,15 +182,20 @@ fn what_is_set_aside_on_a_response_begins_after_it() {
     let app = App::with_config(Config::default()).get("/", move |_: &mut Request| {
         let hold = hold.lock().unwrap().take().unwrap();
         Response::text("page")
-            .background(hold)
+            .task(Task::named("with-a-key").key("k-1"), move |task| {
+                task.message("going");
+                hold();
+            })
             .background(|| Err::<(), _>("first of two"))
             .background(|| panic!("second of two"))
     });
     let mut client = TestClient::new(app);
     assert_eq!(client.get("/").text(), "page");
     gate.begun.recv().unwrap();
+    assert_eq!(client.within(|| aside::task("k-1")).unwrap().progress().message, "going");
     drop(gate.let_go);
     client.settle();
+    assert!(client.failures().iter().all(|task| task.name().contains("(tests/it/background.rs:")));
     let mut failures: Vec<_> = client.failures().iter().map(|task| task.failure().unwrap().to_owned()).collect();
     failures.sort();
     assert_eq!(failures.len(), 2);
