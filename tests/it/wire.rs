@@ -110,7 +110,9 @@ impl Raw {
     fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
-            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("no end: {error}"),
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => {
+                panic!("no end after {:?}: {error}", String::from_utf8_lossy(&rest))
+            }
             _ => String::from_utf8_lossy(&rest).into_owned(),
         }
     }
