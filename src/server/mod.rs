@@ -379,3 +379,37 @@ impl Signals {
         self.0.recv().unwrap_or("an error")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::net::TcpStream;
+
+    use super::*;
+    use crate::http::request::Request;
+
+    fn ask(stream: &mut TcpStream) {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let mut buffer = [0; 1024];
+        let count = stream.read(&mut buffer).unwrap();
+        assert!(buffer[..count].ends_with(b"hello"));
+    }
+
+    #[test]
+    fn connections_from_before_and_after_a_mend_are_served() {
+        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+        let server = App::with_config(config).get("/", |_req: &mut Request| "hello").start().unwrap();
+        let mut before = TcpStream::connect(server.addr()).unwrap();
+        before.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        ask(&mut before);
+        let running = server.running.as_ref().unwrap();
+        running.transport.mend(&running.desk, "a test says so");
+        let mut after = TcpStream::connect(server.addr()).unwrap();
+        after.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        for _ in 0..3 {
+            ask(&mut before);
+            ask(&mut after);
+        }
+        server.stop();
+    }
+}

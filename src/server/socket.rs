@@ -1,8 +1,8 @@
 //! The socket behind a connection that a library holds and does not give out.
 //!
 //! Looked for among the process's descriptors by its two addresses, which costs a call to the system for each of them:
-//! for what goes wrong, never for a page. The number stays the socket's own for as long as the library's writer for it
-//! is alive, since that holds the descriptor; whoever has a [`Peer`] keeps the writer, or the request, beside it.
+//! for what goes wrong, never for a page. A number stays a connection's own only while the library holds both its halves:
+//! reading and writing need a request whose body has not been let go beside the [`Peer`]; ending looks anew.
 //!
 //! `rustix` asks for a borrowed descriptor, which cannot be had from a number without `unsafe`, and its
 //! `pidfd_getfd` is refused in most containers; `nix` takes the number.
@@ -16,18 +16,22 @@ mod imp {
 
     /// A connection's socket.
     #[derive(Debug)]
-    pub(crate) struct Peer(i32);
+    pub(crate) struct Peer {
+        fd: i32,
+        remote: SocketAddr,
+        local_port: u16,
+    }
 
     /// The socket whose other end is `remote`, and whose own port is the listener's.
     pub(crate) fn find(remote: SocketAddr, local_port: u16) -> Option<Peer> {
-        let is_it = |&fd: &i32| peer_of(fd) == Some(remote) && own_port(fd) == Some(local_port);
-        descriptors().into_iter().find(is_it).map(Peer)
+        let is_it = |&fd: &i32| is(fd, remote, local_port);
+        descriptors().into_iter().find(is_it).map(|fd| Peer { fd, remote, local_port })
     }
 
     /// Ends all connections to that port.
     pub(crate) fn shut_all(local_port: u16) {
         let of_port = |&fd: &i32| own_port(fd) == Some(local_port) && peer_of(fd).is_some();
-        descriptors().into_iter().filter(of_port).for_each(|fd| Peer(fd).shut(Shutdown::Both));
+        descriptors().into_iter().filter(of_port).for_each(|fd| shut(fd, Shutdown::Both));
     }
 
     /// How many descriptors the process has.
@@ -41,6 +45,20 @@ mod imp {
             entries.filter_map(name).collect()
         });
         listed.unwrap_or_else(|_| (0..4096).collect())
+    }
+
+    fn is(fd: i32, remote: SocketAddr, local_port: u16) -> bool {
+        peer_of(fd) == Some(remote) && own_port(fd) == Some(local_port)
+    }
+
+    fn shut(fd: i32, how: Shutdown) {
+        let how = match how {
+            Shutdown::Read => socket::Shutdown::Read,
+            Shutdown::Write => socket::Shutdown::Write,
+            Shutdown::Both => socket::Shutdown::Both,
+        };
+        // Refused only when it is shut already.
+        let _ = socket::shutdown(fd, how);
     }
 
     fn peer_of(fd: i32) -> Option<SocketAddr> {
@@ -58,20 +76,20 @@ mod imp {
     }
 
     impl Peer {
-        /// Ends one direction, or both.
+        /// Ends one direction, or both. The library has two descriptors for a connection, and may have closed the one
+        /// that was found: its number may be another's by now.
         pub(crate) fn shut(&self, how: Shutdown) {
-            let how = match how {
-                Shutdown::Read => socket::Shutdown::Read,
-                Shutdown::Write => socket::Shutdown::Write,
-                Shutdown::Both => socket::Shutdown::Both,
-            };
-            // Refused only when it is shut already.
-            let _ = socket::shutdown(self.0, how);
+            if is(self.fd, self.remote, self.local_port) {
+                return shut(self.fd, how);
+            }
+            if let Some(other) = find(self.remote, self.local_port) {
+                shut(other.fd, how);
+            }
         }
 
         /// Whether the client has said that nothing more will come, and all that came has been read.
         pub(crate) fn has_ended(&self) -> bool {
-            socket::recv(self.0, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
+            socket::recv(self.fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
         }
     }
 
@@ -82,7 +100,7 @@ mod imp {
             let flags = MsgFlags::MSG_NOSIGNAL;
             #[cfg(not(target_os = "linux"))]
             let flags = MsgFlags::empty();
-            Ok(socket::send(self.0, bytes, flags)?)
+            Ok(socket::send(self.fd, bytes, flags)?)
         }
 
         fn flush(&mut self) -> io::Result<()> {

@@ -12,8 +12,7 @@
 //!   until the process ends. We count and log the latter.
 //! - Lines are trimmed before we see them: a continuation line is taken for a header, a vertical tab around a value is
 //!   gone, and what follows the version on the request line is dropped. Bytes outside ASCII close the connection silently.
-//! - Requests that a client sends without waiting for responses are handled side by side; their responses are in order. A
-//!   request sent behind a malformed one is dropped, unless it was taken from the queue in the same instant.
+//! - Requests that a client sends without waiting for responses are handled side by side; their responses are in order.
 //! - A chunked body with trailers is refused (400). One that is cut short is told from one after which the client shut
 //!   its side by nothing: both are refused.
 //! - Of connections that come at the same instant some get no thread: tiny_http counts an idle one that was given a
@@ -75,6 +74,8 @@ pub(crate) struct TinyHttp {
     addr: SocketAddr,
     closed: AtomicBool,
     book: Arc<Book>,
+    /// Whose turn it is to take from the queue.
+    turn: Mutex<()>,
     /// Connections were waiting to be accepted at the last inspection.
     waiting: AtomicBool,
     /// Requests whose thread and descriptors are gone for good.
@@ -107,6 +108,7 @@ impl TinyHttp {
             addr,
             closed: AtomicBool::new(false),
             book: Arc::default(),
+            turn: Mutex::default(),
             waiting: AtomicBool::new(false),
             lost: AtomicUsize::new(0),
             nudges: Arc::new(Nudges::new(addr)),
@@ -122,11 +124,17 @@ impl TinyHttp {
         self.closed.load(Ordering::Acquire)
     }
 
+    /// Enters what came out of the queue. The turn, which is ended by this, makes the book's order the queue's: what is sent
+    /// behind a malformed request is taken by another worker at the same moment, and must not overtake it.
+    fn enter(&self, request: tiny_http::Request, turn: MutexGuard<'_, ()>) -> (tiny_http::Request, Place) {
+        let place = self.book.enter(request.remote_addr().copied());
+        drop(turn);
+        (request, place)
+    }
+
     /// Looks at a request for the first time.
-    fn admit(&self, request: tiny_http::Request) -> Job {
-        // First of all: what is sent behind it is taken by another worker in the same moment.
-        let remote = request.remote_addr().copied();
-        let mut place = self.book.enter(remote);
+    fn admit(&self, (request, mut place): (tiny_http::Request, Place)) -> Job {
+        let remote = place.remote;
         let fields = request.headers().iter();
         let headers: Headers = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str())).collect();
         let version = request.http_version();
@@ -224,8 +232,9 @@ impl TinyHttp {
     fn serve_former(self: Arc<Self>, former: Arc<Server>, desk: Arc<Desk>) {
         while !self.is_closed() {
             let Ok(request) = former.recv() else { continue };
+            let place = self.book.enter(request.remote_addr().copied());
             let (transport, desk) = (self.clone(), desk.clone());
-            aside((self.admit(request), desk.at_work()), move |(job, _at_work)| transport.serve(job, &desk));
+            aside((self.admit((request, place)), desk.at_work()), move |(job, _at_work)| transport.serve(job, &desk));
         }
     }
 
@@ -246,14 +255,16 @@ impl Transport for TinyHttp {
     type Job = Job;
 
     fn take(&self, wait: Duration) -> Taken<Job> {
+        let turn = lock(&self.turn);
         let server = self.current();
         if self.is_closed() {
             // What wakes workers looks like an empty queue, so the queue is asked more often than there can be of that.
             let mut left = (0..2_000).filter_map(|_| server.try_recv().ok().flatten());
-            return left.next().map_or(Taken::Nothing, |request| Taken::Job(self.admit(request)));
+            let next = left.next();
+            return next.map_or(Taken::Nothing, |request| Taken::Job(self.admit(self.enter(request, turn))));
         }
         match server.recv_timeout(wait) {
-            Ok(Some(request)) => Taken::Job(self.admit(request)),
+            Ok(Some(request)) => Taken::Job(self.admit(self.enter(request, turn))),
             Ok(None) => Taken::Nothing,
             Err(error) => Taken::Broken(error.to_string()),
         }
@@ -420,7 +431,7 @@ impl Loan {
         let connection = request.headers().iter().find(|header| header.field.equiv("Connection"));
         let connection = connection.map(|header| header.value.as_str().to_ascii_lowercase());
         let says = |word: &str| connection.as_ref().is_some_and(|value| value.contains(word));
-        let old = *request.http_version() <= (1, 0);
+        let old = *request.http_version() == (1, 0);
         // The body of an upgrade is all that ever comes; it is not ours to read.
         let framing = match verdict {
             Ok(asked) if !says("upgrade") => asked.framing,
@@ -772,7 +783,8 @@ struct Entries {
     last: u64,
     in_flight: Vec<Entry>,
     waiting: usize,
-    condemned: Vec<(SocketAddr, Instant)>,
+    /// With the request that was the connection's last, and since when.
+    condemned: Vec<(SocketAddr, u64, Instant)>,
 }
 
 struct Entry {
@@ -800,7 +812,7 @@ impl Book {
 
     fn condemn(&self, place: &Place) {
         let now = Instant::now();
-        lock(&self.entries).condemned.extend(place.remote.map(|remote| (remote, now)));
+        lock(&self.entries).condemned.extend(place.remote.map(|remote| (remote, place.id, now)));
     }
 
     /// Waits until all requests that came earlier on the same connection are answered.
@@ -835,23 +847,23 @@ impl Place {
         let mut entries = lock(&self.book.entries);
         let own = entries.in_flight.iter_mut().rfind(|entry| entry.id == self.id);
         own.into_iter().for_each(|entry| entry.judged = true);
+        if malformed {
+            entries.condemned.push((remote, self.id, Instant::now()));
+        }
         if entries.waiting > 0 {
             self.book.left.notify_all();
         }
         let mut entries = self.book.wait_while(entries, self, |entry| !entry.judged);
-        let condemned = !entries.condemned.is_empty() && entries.is_condemned(remote);
-        if malformed {
-            entries.condemned.push((remote, Instant::now()));
-        }
+        let condemned = !entries.condemned.is_empty() && entries.is_condemned(remote, self.id);
         drop(entries);
         self.condemned = condemned;
     }
 }
 
 impl Entries {
-    fn is_condemned(&mut self, remote: SocketAddr) -> bool {
-        self.condemned.retain(|(_, since)| since.elapsed() < CONDEMNED);
-        self.condemned.iter().any(|(condemned, _)| *condemned == remote)
+    fn is_condemned(&mut self, remote: SocketAddr, id: u64) -> bool {
+        self.condemned.retain(|(_, _, since)| since.elapsed() < CONDEMNED);
+        self.condemned.iter().any(|(condemned, by, _)| *condemned == remote && *by < id)
     }
 }
 

@@ -110,7 +110,9 @@ impl Raw {
     fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
-            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => panic!("no end: {error}"),
+            Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => {
+                panic!("no end after {:?}: {error}", String::from_utf8_lossy(&rest))
+            }
             _ => String::from_utf8_lossy(&rest).into_owned(),
         }
     }
@@ -533,7 +535,7 @@ fn a_stream_goes_out_event_by_event() {
 
 #[test]
 fn a_stream_to_http_1_0_ends_with_the_connection() {
-    let handler = |_req: &mut Request| Response::stream("text/plain", |out| write!(out, "{}", "all"));
+    let handler = |_req: &mut Request| Response::stream("text/plain", |out| out.write_all(b"all"));
     let server = start(app().get("/stream", handler));
     let mut raw = Raw::to(&server);
     let head = raw.send("GET /stream HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").head();
