@@ -15,8 +15,11 @@ use std::sync::Arc;
 use ::image::codecs::gif::GifEncoder;
 use ::image::codecs::jpeg::JpegEncoder;
 use ::image::metadata::Orientation;
-use ::image::{DynamicImage, Frame, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, RgbImage};
-use fast_image_resize::{ResizeOptions, Resizer};
+use ::image::{
+    ColorType, DynamicImage, Frame, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, RgbImage,
+};
+use fast_image_resize::pixels::{U8, U8x3, U8x4};
+use fast_image_resize::{IntoImageView, IntoImageViewMut, PixelTrait, ResizeOptions, Resizer};
 use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
 
 use crate::error::{BoxError, Error, Result};
@@ -281,7 +284,7 @@ impl Limits {
         // Neither is worth refusing a picture for: without them it is shown as it lies.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let profile = decoder.icc_profile().ok().flatten();
-        let pixels = DynamicImage::from_decoder(decoder).map_err(|error| self.refusal(error))?;
+        let pixels = eight_bits(DynamicImage::from_decoder(decoder).map_err(|error| self.refusal(error))?);
         let to_srgb = profile.and_then(|profile| to_srgb(&profile, &pixels));
         Ok(Image { pixels, orientation, to_srgb })
     }
@@ -413,7 +416,7 @@ impl Image {
     /// The pixels at their new size: upright, 8 bits a channel, sRGB.
     fn fitted(&self, fit: Fit) -> Result<DynamicImage> {
         let fit = if self.is_turned() { fit.turned() } else { fit };
-        let mut pixels = eight_bits(scaled(&self.pixels, fit)?);
+        let mut pixels = scaled(&self.pixels, fit)?;
         if let Some(to_srgb) = &self.to_srgb {
             pixels = recoloured(pixels, &**to_srgb)?;
         }
@@ -442,18 +445,29 @@ fn scaled(pixels: &DynamicImage, fit: Fit) -> Result<DynamicImage> {
     // Lanczos3, and with the colours weighed by their alpha: what is transparent leaves no dark rim.
     let options = ResizeOptions::new().crop(left.into(), top.into(), part.width.into(), part.height.into());
     let mut small = DynamicImage::new(to.width, to.height, pixels.color());
-    Resizer::new().resize(pixels, &mut small, &options)?;
+    match pixels.color() {
+        ColorType::L8 => resample::<U8>(pixels, &mut small, &options),
+        ColorType::Rgb8 => resample::<U8x3>(pixels, &mut small, &options),
+        _ => resample::<U8x4>(pixels, &mut small, &options),
+    }?;
     Ok(small)
 }
 
-/// Once the pixels are few: 16 bits are of no use on a page, and three of the four formats have none.
+/// By the kind of pixel: left to find it out itself the library would be compiled for all thirteen that there are.
+fn resample<P: PixelTrait>(from: &DynamicImage, to: &mut DynamicImage, options: &ResizeOptions) -> Result<()> {
+    let views = from.image_view::<P>().zip(to.image_view_mut::<P>());
+    let (from, mut to) =
+        views.ok_or_else(|| Error::internal("the pixels are of another kind than their colour says"))?;
+    Ok(Resizer::new().resize_typed(&from, &mut to, options)?)
+}
+
+/// As gray, RGB or RGBA of 8 bits a channel: more is of no use on a page, and three of the four formats have none.
 fn eight_bits(pixels: DynamicImage) -> DynamicImage {
-    match pixels {
-        DynamicImage::ImageLuma16(_) => pixels.to_luma8().into(),
-        DynamicImage::ImageLumaA16(_) => pixels.to_luma_alpha8().into(),
-        DynamicImage::ImageRgb16(_) => pixels.to_rgb8().into(),
-        DynamicImage::ImageRgba16(_) => pixels.to_rgba8().into(),
-        eight => eight,
+    match pixels.color() {
+        ColorType::L8 | ColorType::Rgb8 | ColorType::Rgba8 => pixels,
+        ColorType::L16 => pixels.to_luma8().into(),
+        color if color.has_alpha() => pixels.to_rgba8().into(),
+        _ => pixels.to_rgb8().into(),
     }
 }
 

@@ -607,7 +607,8 @@ mod tests {
             let record = registry.enter("t".into(), None, None);
             registry.end(&record, Some(&Failure::Abandoned));
         }
-        assert_eq!((registry.state().ended.len(), registry.failed().len()), (ENDED, FAILED));
+        let remembered = registry.state().ended.len();
+        assert_eq!((remembered, registry.failed().len()), (ENDED, FAILED));
         assert_eq!(registry.counts().failed, ENDED as u64 + 50);
     }
 }

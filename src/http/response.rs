@@ -12,6 +12,7 @@ use serde::Serialize;
 
 use super::headers::Headers;
 use crate::background::failure::IntoOutcome;
+use crate::background::scope::Context;
 use crate::background::task::{Deferred, Task, TaskContext};
 use crate::error::{BoxError, Error, Never, Result, Status};
 
@@ -103,7 +104,7 @@ impl Response {
         Response { body: ResponseBody::File(file, length), ..Response::default() }
     }
 
-    /// A body written as it comes up, chunk by chunk, on a thread of its own.
+    /// A body written as it comes up, chunk by chunk, on a thread of its own. What it sets aside is still this request's.
     ///
     /// ```
     /// use aside::Response;
@@ -117,7 +118,11 @@ impl Response {
     where
         F: FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
     {
-        let body = ResponseBody::Stream(Box::new(write));
+        let context = Context::current();
+        let body = ResponseBody::Stream(Box::new(move |out| {
+            let _entered = context.enter();
+            write(out)
+        }));
         Response { body, ..Response::default() }.header("Content-Type", content_type)
     }
 
