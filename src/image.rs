@@ -5,6 +5,7 @@
 //! visitor; and what goes out is only pixels: upright, in sRGB, with no place, camera or name in it.
 
 use std::any::Any;
+use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
 use std::io::{Cursor, Read, Write};
@@ -16,12 +17,14 @@ use ::image::codecs::gif::GifEncoder;
 use ::image::codecs::jpeg::JpegEncoder;
 use ::image::metadata::Orientation;
 use ::image::{
-    ColorType, DynamicImage, Frame, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult, RgbImage,
+    ColorType, DynamicImage, Frame, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult,
+    RgbImage, RgbaImage,
 };
 use fast_image_resize::pixels::{U8, U8x3, U8x4};
 use fast_image_resize::{IntoImageView, IntoImageViewMut, PixelTrait, ResizeOptions, Resizer};
 use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
 
+use crate::background::scope::is_task;
 use crate::error::{BoxError, Error, Result};
 
 /// Where JPEG is hard to tell from the original, at a third of the bytes of 95.
@@ -284,7 +287,7 @@ impl Limits {
         // Neither is worth refusing a picture for: without them it is shown as it lies.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let profile = decoder.icc_profile().ok().flatten();
-        let pixels = eight_bits(DynamicImage::from_decoder(decoder).map_err(|error| self.refusal(error))?);
+        let pixels = eight_bits(decoded(decoder).map_err(|error| self.refusal(error))?);
         let to_srgb = profile.and_then(|profile| to_srgb(&profile, &pixels));
         Ok(Image { pixels, orientation, to_srgb })
     }
@@ -435,6 +438,45 @@ impl Image {
 impl fmt::Debug for Image {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Image({})", self.size())
+    }
+}
+
+thread_local! {
+    /// Room for the next picture that this thread decodes.
+    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What a decoder gives, in the room that the last picture of this thread left.
+///
+/// Tens of megabytes are mapped for each picture otherwise and unmapped after it, and the kernel, busy with that, keeps the
+/// threads that make pages waiting for milliseconds, whatever their priority. The room is given back with the thread:
+/// a task's is kept for some seconds.
+fn decoded(decoder: impl ImageDecoder) -> ImageResult<DynamicImage> {
+    let ((width, height), color) = (decoder.dimensions(), decoder.color_type());
+    if !matches!(color, ColorType::L8 | ColorType::Rgb8 | ColorType::Rgba8) {
+        return DynamicImage::from_decoder(decoder);
+    }
+    let mut bytes = ROOM.take();
+    // Zeroed: a decoder that stops short must not show the picture before.
+    bytes.clear();
+    bytes.resize(decoder.total_bytes() as usize, 0);
+    decoder.read_image(&mut bytes)?;
+    let pixels = match color {
+        ColorType::L8 => GrayImage::from_raw(width, height, bytes).map(DynamicImage::from),
+        ColorType::Rgb8 => RgbImage::from_raw(width, height, bytes).map(DynamicImage::from),
+        _ => RgbaImage::from_raw(width, height, bytes).map(DynamicImage::from),
+    };
+    Ok(pixels.expect("there are as many bytes as the decoder asked for"))
+}
+
+/// Leaves its room to the next picture, on a thread that is a task's.
+impl Drop for Image {
+    fn drop(&mut self) {
+        if is_task() {
+            let bytes = std::mem::take(&mut self.pixels).into_bytes();
+            // Not when the thread itself is at its end.
+            let _ = ROOM.try_with(|room| room.replace(bytes));
+        }
     }
 }
 
@@ -1005,5 +1047,31 @@ mod tests {
     fn an_image_goes_from_thread_to_thread() {
         fn goes<T: Send + Sync + 'static>() {}
         goes::<Image>();
+    }
+
+    #[test]
+    fn the_room_of_one_picture_is_the_next_ones_and_shows_nothing_of_it() {
+        let client = crate::testing::TestClient::new(crate::app::App::with_config(crate::config::Config::default()));
+        let png = |value: u8| {
+            let mut bytes = Vec::new();
+            let picture = RgbImage::from_pixel(300, 300, ::image::Rgb([value; 3]));
+            picture.write_to(&mut Cursor::new(&mut bytes), ImageFormat::Png).unwrap();
+            bytes
+        };
+        let (first, second) = (png(250), png(3));
+        let cut = second[..second.len() / 2].to_vec();
+        let work = move || {
+            drop(Image::decode(&first)?);
+            assert_eq!(ROOM.with_borrow(Vec::len), 300 * 300 * 3);
+            assert!(Image::decode(&cut).is_err());
+            drop(Image::decode(&first)?);
+            let image = Image::decode(&second)?;
+            assert!(image.pixels.as_bytes().iter().all(|&byte| byte == 3));
+            crate::error::ok(())
+        };
+        client.within(|| crate::background::task::background(work)).join().unwrap().unwrap();
+        client.settle();
+        drop(Image::decode(png(7)).unwrap());
+        assert_eq!(ROOM.with_borrow(Vec::len), 0, "outside a task nothing is kept");
     }
 }

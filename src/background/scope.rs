@@ -97,6 +97,12 @@ impl Context {
     }
 }
 
+/// Whether this thread is a task's.
+#[cfg(feature = "image")]
+pub(crate) fn is_task() -> bool {
+    CURRENT.with_borrow(|current| current.as_ref().is_some_and(|current| current.task.is_some()))
+}
+
 /// Puts the former context back when dropped.
 pub(crate) struct Entered(Option<Context>);
 
