@@ -83,10 +83,20 @@ fn requests_a_second(addr: SocketAddr) -> f64 {
 struct Connection(BufReader<TcpStream>);
 
 impl Connection {
+    /// A connection that has been answered once. Bare tiny_http sometimes leaves one of many new connections without a
+    /// thread until another comes: then another comes.
     fn open(addr: SocketAddr) -> Connection {
         let stream = TcpStream::connect(addr).expect("the server listens");
         stream.set_nodelay(true).expect("an option of every TCP socket");
-        Connection(BufReader::new(stream))
+        stream.set_read_timeout(Some(Duration::from_millis(100))).expect("an option of every TCP socket");
+        let mut connection = Connection(BufReader::new(stream));
+        connection.ask();
+        while connection.0.fill_buf().is_err() {
+            drop(TcpStream::connect(addr));
+        }
+        connection.0.get_ref().set_read_timeout(None).expect("an option of every TCP socket");
+        connection.read();
+        connection
     }
 
     fn ask(&mut self) {
