@@ -83,7 +83,8 @@ impl Pool {
             let _held = permit.as_ref().map(Permit::hold);
             f()
         });
-        let run = Run::new(Context::current(), name, call);
+        // With a permit in its hand it must not wait for a place: whoever has one may be waiting for the permit.
+        let run = Run::new(Context::current(), name, call).exempt();
         let (handle, promise) = run.handle();
         self.when_free(Box::new(move |granted| {
             *permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(granted);

@@ -238,7 +238,8 @@ struct State {
     unfinished: BTreeMap<u64, Arc<Record>>,
     places_taken: usize,
     queue: VecDeque<Entry>,
-    waiting_to_retry: HashMap<u64, Work>,
+    /// Between two tries, and exempt from waiting for a place or not.
+    waiting_to_retry: HashMap<u64, (Work, bool)>,
     ended: VecDeque<Arc<Record>>,
     failed: VecDeque<Arc<Record>>,
     ended_count: u64,
@@ -298,7 +299,8 @@ impl Registry {
     }
 
     /// Takes a place for the caller, waiting for one when all are taken. What a task starts is exempt from waiting, so
-    /// that parents and children cannot wait for one another.
+    /// that parents and children cannot wait for one another; and so is what has a pool's permit, which those that run may
+    /// be waiting for.
     pub(crate) fn take_place(&self, record: &Record, exempt: bool) {
         let gate = {
             let mut state = self.state();
@@ -389,9 +391,9 @@ impl Registry {
     }
 
     /// Keeps a task's next try until its time. The wait holds no thread and no place.
-    pub(crate) fn retry_after(&self, record: &Arc<Record>, wait: Duration, again: Work) {
+    pub(crate) fn retry_after(&self, record: &Arc<Record>, wait: Duration, again: Work, exempt: bool) {
         let mut state = self.state();
-        state.waiting_to_retry.insert(record.id, again);
+        state.waiting_to_retry.insert(record.id, (again, exempt));
         self.tell(&state);
         drop(state);
         let (registry, id) = (self.clone(), record.id);
@@ -401,8 +403,8 @@ impl Registry {
     /// Begins a task's next try, if it is waiting for that.
     pub(crate) fn retry_now(&self, id: u64) {
         let again = self.state().waiting_to_retry.remove(&id);
-        if let Some(work) = again {
-            self.start(work, false);
+        if let Some((work, exempt)) = again {
+            self.start(work, exempt);
         }
     }
 

@@ -492,6 +492,12 @@ impl<T: Send + 'static> Run<T> {
         Run { context, registry, record, call, retry: None, tries: 0, deadline, exempt }
     }
 
+    /// The same, without waiting for a place.
+    pub(crate) fn exempt(mut self) -> Run<T> {
+        self.exempt = true;
+        self
+    }
+
     /// On a new thread, whose handle comes back.
     fn on_a_thread_of_its_own(self) -> JoinHandle<Outcome<T>> {
         let (registry, record) = (self.registry.clone(), self.record.clone());
@@ -549,8 +555,8 @@ impl<T: Send + 'static> Run<T> {
         let registry = self.registry.clone();
         match self.wait_before_next(&outcome) {
             Some(wait) => {
-                let record = self.record.clone();
-                registry.retry_after(&record, wait, Work::new(move || self.step(promise)));
+                let (record, exempt) = (self.record.clone(), self.exempt);
+                registry.retry_after(&record, wait, Work::new(move || self.step(promise)), exempt);
             }
             None => {
                 registry.end(&self.record, outcome.as_ref().err());

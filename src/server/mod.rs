@@ -272,7 +272,7 @@ impl Running {
         match self.desk.wait_until_left(until) {
             0 => ::log::info!(target: "aside::server", "All requests are answered."),
             left => {
-                ::log::warn!(target: "aside::server", "Given up after {}: {left} requests are not answered.", span(grace))
+                ::log::warn!(target: "aside::server", "Given up after {}: {left} workers are still busy.", span(grace))
             }
         }
         self.transport.hang_up();
@@ -283,7 +283,8 @@ impl Running {
         let registry = self.desk.service.scope().registry();
         let unfinished = registry.counts().unfinished;
         if unfinished > 0 {
-            ::log::info!(target: "aside::server", "Waiting for {unfinished} tasks, up to {}.", span(grace));
+            let tasks = if unfinished == 1 { "task" } else { "tasks" };
+            ::log::info!(target: "aside::server", "Waiting for {unfinished} {tasks}, up to {}.", span(grace));
         }
         match registry.drain(grace, MORE) {
             true => ::log::info!(target: "aside::server", "Stopped."),

@@ -364,6 +364,24 @@ fn a_pool_is_re_entrant_and_survives_a_panic() {
 }
 
 #[test]
+fn a_pool_and_the_bound_on_tasks_do_not_wait_for_one_another() {
+    let client = client_with(Config { max_tasks: 1, ..Config::default() });
+    let (pool, (gate, hold)) = (Pool::new(1), gate());
+    let wants_the_permit = pool.clone();
+    client.within(|| {
+        let has_the_place = Task::named("has-the-place").run(move |_| {
+            hold();
+            wants_the_permit.run(|| aside::ok(()))
+        });
+        gate.begun.recv().unwrap();
+        let has_the_permit = pool.background(|| aside::ok(()));
+        drop(gate.let_go);
+        assert!(has_the_permit.join().is_ok() && has_the_place.join().is_ok());
+    });
+    client.settle();
+}
+
+#[test]
 fn what_is_too_much_waits_and_all_of_it_runs() {
     let client = client_with(Config { max_tasks: 4, ..Config::default() });
     let (now, most, all) =
