@@ -63,6 +63,7 @@ pub mod image;
 #[cfg(feature = "mail")]
 mod mail;
 mod server;
+mod sync;
 pub mod testing;
 #[cfg(feature = "webhook")]
 pub mod webhook;

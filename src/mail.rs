@@ -13,7 +13,7 @@ use std::error::Error as StdError;
 use std::fmt;
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use lettre::Address;
@@ -35,6 +35,7 @@ use crate::background::task::{Retry, Task, TaskHandle};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::templates::Templates;
+use crate::sync::lock;
 
 /// How often a mail is tried, and the first wait in between.
 const TRIES: u32 = 5;
@@ -541,7 +542,7 @@ impl Outbox {
     }
 
     fn lock(&self) -> MutexGuard<'_, VecDeque<SentMail>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Each room's floor. A room is a file, or a folder with all that is in it.
 const FLOORS: &[(&str, u32)] = &[
     ("error", 0),
+    ("sync", 0),
     ("background", 1),
     ("cache", 1),
     ("config", 1),

@@ -4,11 +4,12 @@ use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::failure::IntoOutcome;
 use super::scope::Context;
 use super::task::{Run, Task, TaskHandle, once};
+use crate::sync::{lock, wait_while};
 
 /// At most n pieces of work at once, on whatever threads: image work on two cores, calls to a service that allows four.
 ///
@@ -79,7 +80,7 @@ impl Pool {
         let permit = Arc::new(Mutex::new(None::<Permit>));
         let theirs = permit.clone();
         let call = once(move |_| {
-            let permit = theirs.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let permit = lock(&theirs).take();
             let _held = permit.as_ref().map(Permit::hold);
             f()
         });
@@ -87,7 +88,7 @@ impl Pool {
         let run = Run::new(Context::current(), name, call).exempt();
         let (handle, promise) = run.handle();
         self.when_free(Box::new(move |granted| {
-            *permit.lock().unwrap_or_else(PoisonError::into_inner) = Some(granted);
+            *lock(&permit) = Some(granted);
             run.start_with(promise);
         }));
         handle
@@ -97,8 +98,7 @@ impl Pool {
     fn wait_for_permit(&self) -> Permit {
         let mut state = self.0.state();
         state.callers_waiting += 1;
-        let waiting = self.0.freed.wait_while(state, |state| state.taken >= self.0.size);
-        state = waiting.unwrap_or_else(PoisonError::into_inner);
+        state = wait_while(&self.0.freed, state, |state| state.taken >= self.0.size);
         state.callers_waiting -= 1;
         state.taken += 1;
         Permit(self.0.clone())
@@ -123,7 +123,7 @@ impl fmt::Debug for Pool {
 
 impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

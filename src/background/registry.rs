@@ -13,6 +13,7 @@ use super::failure::Failure;
 use super::threads::{self, Work};
 use super::timer;
 use crate::config::Config;
+use crate::sync::{lock, wait_while_for};
 
 /// How many ended tasks are remembered, and how many failed ones.
 const ENDED: usize = 200;
@@ -126,8 +127,7 @@ impl Record {
 
     /// Waits that long, or until told to cancel, and says whether it was.
     pub(crate) fn wait_for_stop(&self, wait: Duration) -> bool {
-        let waiting = self.told.wait_timeout_while(lock(&self.stop), wait, |stop| stop.is_none());
-        waiting.unwrap_or_else(PoisonError::into_inner).0.is_some()
+        wait_while_for(&self.told, lock(&self.stop), wait, |stop| stop.is_none()).is_some()
     }
 
     pub(crate) fn begin(&self) {
@@ -378,7 +378,7 @@ impl Registry {
 
     /// Tells the task to cancel when its deadline has passed, and says so in the log.
     pub(crate) fn watch_deadline(&self, record: &Arc<Record>, deadline: Duration) -> timer::Ticket {
-        let record = record.clone();
+        let (registry, record) = (self.clone(), record.clone());
         timer::at(Instant::now() + deadline, move || {
             if record.has_ended() {
                 return;
@@ -387,6 +387,7 @@ impl Registry {
             let words = format!("is overdue: past its deadline of {}, told to cancel", span(deadline));
             log::warn!(target: "aside::background", "{}", record.line(&words));
             record.tell_to_stop(Stop::Deadline);
+            registry.retry_now(record.id);
         })
     }
 
@@ -398,6 +399,10 @@ impl Registry {
         drop(state);
         let (registry, id) = (self.clone(), record.id);
         timer::at(Instant::now() + wait, move || registry.retry_now(id));
+        // Told to cancel before it was there to be found.
+        if record.is_cancelled() {
+            self.retry_now(id);
+        }
     }
 
     /// Begins a task's next try, if it is waiting for that.
@@ -552,8 +557,7 @@ impl Gate {
 
     /// Waits that long for it to open, and says whether it did.
     fn wait(&self, wait: Duration) -> bool {
-        let waiting = self.opened.wait_timeout_while(lock(&self.open), wait, |open| !*open);
-        *waiting.unwrap_or_else(PoisonError::into_inner).0
+        *wait_while_for(&self.opened, lock(&self.open), wait, |open| !*open)
     }
 }
 
@@ -580,10 +584,6 @@ fn log_end(record: &Record, failure: Option<&Failure>) {
             log::error!(target: "aside::background", "{}{backtrace}", record.line(&failure.verdict()));
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

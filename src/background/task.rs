@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -14,6 +14,7 @@ use super::scope::Context;
 use super::threads::{self, Work};
 use super::timer;
 use crate::error::Error;
+use crate::sync::{lock, wait_while};
 
 /// Does `f` aside: on an OS thread of its own, from now on. Gives the standard library's handle back.
 ///
@@ -507,7 +508,7 @@ impl<T: Send + 'static> Run<T> {
         loop {
             let theirs = slot.clone();
             let spawned = threads::spawn(&record.name.replace('\0', ""), registry.nice(), move || {
-                let run = theirs.lock().unwrap_or_else(PoisonError::into_inner).take();
+                let run = lock(&theirs).take();
                 run.map_or(Err(Failure::Abandoned), Run::finish)
             });
             match spawned {
@@ -617,14 +618,12 @@ impl<T> Default for Slot<T> {
 
 impl<T> Slot<T> {
     fn wait(&self) -> Outcome<T> {
-        let outcome = self.outcome.lock().unwrap_or_else(PoisonError::into_inner);
-        let ready = self.ready.wait_while(outcome, |outcome| outcome.is_none());
-        let outcome = ready.unwrap_or_else(PoisonError::into_inner).take();
+        let outcome = wait_while(&self.ready, lock(&self.outcome), |outcome| outcome.is_none()).take();
         outcome.unwrap_or(Err(Failure::Abandoned))
     }
 
     fn put(&self, outcome: Outcome<T>) {
-        self.outcome.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(outcome);
+        lock(&self.outcome).get_or_insert(outcome);
         self.ready.notify_all();
     }
 }

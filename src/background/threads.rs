@@ -4,9 +4,11 @@
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
+
+use crate::sync::{lock, wait_while, wait_while_for};
 
 /// How long an idle thread is kept.
 const KEPT: Duration = Duration::from_secs(10);
@@ -75,8 +77,7 @@ fn keep(nice: i32, first: Option<Work>) {
 /// off first, whose letter is then on its way.
 fn wait(me: &Arc<Idle>) -> Option<Work> {
     let letter = lock(&me.letter);
-    let waiting = me.arrived.wait_timeout_while(letter, KEPT, |letter| letter.is_none());
-    let (mut letter, _) = waiting.unwrap_or_else(PoisonError::into_inner);
+    let mut letter = wait_while_for(&me.arrived, letter, KEPT, |letter| letter.is_none());
     if letter.is_some() {
         return letter.take();
     }
@@ -87,8 +88,7 @@ fn wait(me: &Arc<Idle>) -> Option<Work> {
         return None;
     }
     drop(threads);
-    let letter = me.arrived.wait_while(lock(&me.letter), |letter| letter.is_none());
-    letter.unwrap_or_else(PoisonError::into_inner).take()
+    wait_while(&me.arrived, lock(&me.letter), |letter| letter.is_none()).take()
 }
 
 /// Starts a thread at that priority.
@@ -167,10 +167,6 @@ pub(crate) fn rename(name: &str) {
     }
     #[cfg(not(target_os = "linux"))]
     let _ = name;
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -3,11 +3,12 @@
 //! Nothing slow runs on it: what is due starts a thread of its own, or sets a flag.
 
 use std::collections::BTreeMap;
-use std::sync::{Condvar, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
 use super::panics;
+use crate::sync::lock;
 
 type Action = Box<dyn FnOnce() + Send>;
 
@@ -35,7 +36,7 @@ pub(crate) fn start() {
 
 /// Does something at that time. It must be quick.
 pub(crate) fn at(time: Instant, action: impl FnOnce() + Send + 'static) -> Ticket {
-    let mut agenda = lock();
+    let mut agenda = lock(&AGENDA);
     agenda.last += 1;
     let ticket = (time, agenda.last);
     let is_next = agenda.due.first_key_value().is_none_or(|(next, _)| ticket < *next);
@@ -49,11 +50,11 @@ pub(crate) fn at(time: Instant, action: impl FnOnce() + Send + 'static) -> Ticke
 /// Takes it off the agenda, if it is still there.
 pub(crate) fn cancel(ticket: Ticket) {
     // Dropped after the lock is gone: what it holds may have a drop of its own.
-    let _action = lock().due.remove(&ticket);
+    let _action = lock(&AGENDA).due.remove(&ticket);
 }
 
 fn keep_time() {
-    let mut agenda = lock();
+    let mut agenda = lock(&AGENDA);
     loop {
         let now = Instant::now();
         agenda = match agenda.due.first_key_value().map(|(ticket, _)| ticket.0) {
@@ -65,14 +66,10 @@ fn keep_time() {
                 let action = agenda.due.pop_first().map(|(_, action)| action);
                 drop(agenda);
                 let _ = action.map(panics::catch);
-                lock()
+                lock(&AGENDA)
             }
         };
     }
-}
-
-fn lock() -> MutexGuard<'static, Agenda> {
-    AGENDA.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use minijinja::value::{Enumerator, Object, ObjectRepr, merge_maps};
 use minijinja::{AutoEscape, Environment, ErrorKind, TemplateSource, UndefinedBehavior, Value, path_loader};
@@ -19,6 +19,7 @@ use super::request::Request;
 use super::response::Response;
 use super::session::{self, FlashReader};
 use crate::error::{Error, Result};
+use crate::sync::lock;
 
 /// The templates of an application: a folder, and those that are compiled in.
 pub(crate) struct Templates {
@@ -109,10 +110,6 @@ fn loader(
 /// The folder in full: a relative one is looked for where the process was started, which is what is wrong most often.
 fn shown(dir: &Path) -> String {
     std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string()
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// How values are escaped, by the template's name: as JSON in `.json` and its like, not in plain text, and as HTML in all

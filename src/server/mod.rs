@@ -13,7 +13,7 @@ pub(crate) mod workers;
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -24,6 +24,7 @@ use crate::app::{App, Service};
 use crate::background::registry::span;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::sync::{lock, wait_while_for};
 
 /// What is left after the grace for tasks to obey their cancellation.
 const MORE: Duration = Duration::from_secs(2);
@@ -111,12 +112,11 @@ impl Desk {
     /// Waits until nobody is at work, or until that time, and says how many are left.
     fn wait_until_left(&self, until: Instant) -> usize {
         let wait = until.saturating_duration_since(Instant::now());
-        let waiting = self.left.wait_timeout_while(self.count(), wait, |count| *count > 0);
-        *waiting.unwrap_or_else(PoisonError::into_inner).0
+        *wait_while_for(&self.left, self.count(), wait, |count| *count > 0)
     }
 
     fn count(&self) -> MutexGuard<'_, usize> {
-        self.at_work.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.at_work)
     }
 }
 

@@ -39,6 +39,7 @@ use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Request};
 use crate::http::response::Response;
+use crate::sync::{lock, wait_while};
 
 /// The largest declared body that tiny_http may drain: it allocates what is left in one piece.
 const HUGE: u64 = 256 << 20;
@@ -832,8 +833,7 @@ impl Book {
             return entries;
         }
         entries.waiting += 1;
-        let waiting = self.left.wait_while(entries, |entries| entries.in_flight.iter().any(is_before));
-        entries = waiting.unwrap_or_else(PoisonError::into_inner);
+        entries = wait_while(&self.left, entries, |entries| entries.in_flight.iter().any(is_before));
         entries.waiting -= 1;
         entries
     }
@@ -877,8 +877,4 @@ impl Drop for Place {
             self.book.left.notify_all();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
