@@ -192,10 +192,12 @@ impl App {
         self
     }
 
-    /// The same application, whose mail stays in the process unless the settings send it elsewhere.
+    /// The same application, whose mail stays in the process unless the settings send it elsewhere, and whose tasks stand
+    /// back behind nobody: on a busy machine a test would wait for them in vain.
     pub(crate) fn for_tests(mut self) -> App {
         if let Ok(config) = &mut self.config {
             config.mail_url.get_or_insert_with(|| "memory:".into());
+            config.nice = 0;
         }
         self
     }

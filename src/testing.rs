@@ -18,7 +18,7 @@ use crate::http::response::{Response, ResponseBody};
 use crate::mail::{Mailer, SentMail};
 
 /// How long [`TestClient::settle`] waits before it says which tasks do not end.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Calls an application as a browser would, cookies and all, without a socket.
 ///
@@ -38,7 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// assert!(client.failures().is_empty());
 /// ```
 ///
-/// Mail stays in [`outbox`](TestClient::outbox) unless the configuration sends it elsewhere. A test that leaves a task
+/// Mail stays in [`outbox`](TestClient::outbox) unless the configuration sends it elsewhere. Tasks run at the priority of the
+/// test, whatever `ASIDE_BACKGROUND_NICE` says. A test that leaves a task
 /// running fails when the client is dropped: let it [`settle`](TestClient::settle), or what the task does next happens in
 /// the middle of another test.
 pub struct TestClient {
@@ -100,7 +101,7 @@ impl TestClient {
     /// Waits until all that was set aside has ended. Waits between two tries are cut short.
     ///
     /// # Panics
-    /// When something has not ended after 30 s; the message names it.
+    /// When something has not ended after 60 s; the message names it.
     pub fn settle(&self) {
         if !self.service.scope().registry().settle(Instant::now() + PATIENCE) {
             panic!("after {PATIENCE:?} there still run: {:?}", self.running());

@@ -478,13 +478,17 @@ fn tasks_stand_back_behind_pages() {
         let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
         stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
     }
-    let client = client_with(Config { nice: 6, ..Config::default() });
-    let (own, spawned, kept) = client.within(|| {
-        let spawned = background(|| aside::ok(nice())).join().unwrap().unwrap();
-        (nice(), spawned, Task::new().run(|_| aside::ok(nice())).join().unwrap())
+    let config = Config { address: "127.0.0.1:0".into(), nice: 6, ..Config::default() };
+    let app = App::with_config(config).get("/", |_: &mut Request| {
+        let spawned = background(|| aside::ok(nice())).join().unwrap()?;
+        let kept = Task::new().run(|_| aside::ok(nice())).join()?;
+        aside::ok(format!("{} {spawned} {kept}", nice()))
     });
-    assert_eq!((spawned, kept), (6.max(own), 6.max(own)));
-    client.settle();
+    let server = app.start().unwrap();
+    let page = ureq::get(format!("http://{}/", server.addr())).call().unwrap().body_mut().read_to_string().unwrap();
+    let own = nice();
+    assert_eq!(page, format!("{own} {0} {0}", 6.max(own)));
+    server.stop();
 }
 
 #[test]
