@@ -232,7 +232,14 @@ impl TinyHttp {
     /// Takes connections that were there before a new server was needed, until the end.
     fn serve_former(self: Arc<Self>, former: Arc<Server>, desk: Arc<Desk>) {
         while !self.is_closed() {
-            let Ok(request) = former.recv() else { continue };
+            let Ok(request) = former.recv() else {
+                // Woken in the place of a worker that still waits here: besides us only the list of former ones knows it.
+                if Arc::strong_count(&former) > 2 {
+                    former.unblock();
+                    std::thread::yield_now();
+                }
+                continue;
+            };
             let place = self.book.enter(request.remote_addr().copied());
             let (transport, desk) = (self.clone(), desk.clone());
             aside((self.admit((request, place)), desk.at_work()), move |(job, _at_work)| transport.serve(job, &desk));
