@@ -500,7 +500,8 @@ impl Registry {
         if self.settle(Instant::now() + grace) {
             return true;
         }
-        self.unfinished().iter().for_each(|record| record.tell_to_stop(Stop::Asked));
+        // The newest first: what still waits is told before the place of one that ends could let it begin.
+        self.unfinished().iter().rev().for_each(|record| record.tell_to_stop(Stop::Asked));
         let settled = self.settle(Instant::now() + more);
         // Dropped outside the lock: each tells its handle that it was abandoned.
         let never_begun = std::mem::take(&mut self.state().queue);
