@@ -152,7 +152,7 @@ impl Response {
     fn change(mut self, name: &str, value: &str, change: impl FnOnce(&mut Headers)) -> Response {
         match Headers::check(name, value) {
             Ok(()) => change(&mut self.headers),
-            Err(error) => self.error = Some(error),
+            Err(error) => (self.status, self.error) = (error.status(), Some(error)),
         }
         self
     }
