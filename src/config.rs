@@ -36,7 +36,7 @@ pub struct Config {
     pub mode: Mode,
     /// `ASIDE_ADDR`: where to listen; `127.0.0.1:8000`. Port 0 takes a free one.
     pub address: String,
-    /// `ASIDE_URL`: the site's own address, for absolute links in mail; `http://` and the address by default.
+    /// `ASIDE_URL`: the site's own address, for the application to make absolute links of, in mail. Not set by default.
     pub url: Option<String>,
     /// `ASIDE_SECRET`: the keys of the session cookie, each at least 32 bytes, separated by commas. The first writes, all
     /// read, so that a key can be replaced without logging anybody out.

@@ -448,9 +448,9 @@ thread_local! {
 
 /// What a decoder gives, in the room that the last picture of this thread left.
 ///
-/// Tens of megabytes are mapped for each picture otherwise and unmapped after it, and the kernel, busy with that, keeps the
-/// threads that make pages waiting for milliseconds, whatever their priority. The room is given back with the thread:
-/// a task's is kept for some seconds.
+/// Tens of megabytes are mapped for each picture otherwise and unmapped after it. Measured, that keeps the threads that make
+/// pages waiting for milliseconds whatever their priority, and room that is used again does not. It is given back with the
+/// thread: a task's is kept for some seconds.
 fn decoded(decoder: impl ImageDecoder) -> ImageResult<DynamicImage> {
     let ((width, height), color) = (decoder.dimensions(), decoder.color_type());
     if !matches!(color, ColorType::L8 | ColorType::Rgb8 | ColorType::Rgba8) {

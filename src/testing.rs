@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::app::{App, Service};
+use crate::background::registry::Counts;
 use crate::background::scope::Context;
 use crate::background::task::{Deferred, TaskInfo};
 use crate::error::Status;
@@ -114,7 +115,12 @@ impl TestClient {
         registry.unfinished().into_iter().map(|record| TaskInfo::new(record, registry)).collect()
     }
 
-    /// The tasks that failed, in order.
+    /// How many tasks there are and were.
+    pub fn counts(&self) -> Counts {
+        self.service.scope().registry().counts()
+    }
+
+    /// The tasks that failed, in order: the last 100.
     pub fn failures(&self) -> Vec<TaskInfo> {
         let registry = self.service.scope().registry();
         registry.failed().into_iter().map(|record| TaskInfo::new(record, registry)).collect()

@@ -290,8 +290,7 @@ impl Request {
 
 /// What a body that could not be read to its end means for the client.
 pub(crate) fn unreadable(error: io::Error) -> Error {
-    let error = Error::bad_request("The request's body was cut short or is malformed.").with_source(error);
-    error.with_status(Status::BAD_REQUEST)
+    Error::bad_request("The request's body was cut short or is malformed.").with_source(error)
 }
 
 /// The path in the one form that routes are matched in. What is encoded without need is decoded, so that a route may be

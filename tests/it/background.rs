@@ -411,6 +411,8 @@ fn what_is_too_much_waits_and_all_of_it_runs() {
     });
     client.settle();
     assert_eq!(all.load(Ordering::SeqCst), 500);
+    let counts = client.counts();
+    assert_eq!((counts.unfinished, counts.queued, counts.ended, counts.failed), (0, 0, 500, 0));
     assert!((1..=4).contains(&most.load(Ordering::SeqCst)), "{most:?} at once");
 }
 
