@@ -19,6 +19,7 @@ use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Response};
 use crate::http::router::{Found, Handler, Router};
 use crate::http::session::{self, Keys};
+use crate::http::store::Store;
 use crate::http::templates::Templates;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
@@ -218,6 +219,7 @@ impl App {
         self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
         self.values.insert(templates);
         self.values.insert(Keys::new(&config)?);
+        self.values.insert(Store::open(&config)?);
         // Here and not at the first mail: its connection pool starts a thread, which must not inherit a task's priority.
         #[cfg(feature = "mail")]
         self.values.insert(Mailer::new(&config)?);

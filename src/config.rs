@@ -38,9 +38,25 @@ pub struct Config {
     pub address: String,
     /// `ASIDE_URL`: the site's own address, for the application to make absolute links of, in mail. Not set by default.
     pub url: Option<String>,
+    /// `ASIDE_ALLOWED_HOSTS`: the names that the site answers to, separated by commas; `.example.org` stands for that
+    /// and all below it, `*` for any. Without it: `localhost`, `127.0.0.1` and `[::1]` in development, the host of
+    /// `ASIDE_URL` in production, and any where that is not set either.
+    pub allowed_hosts: Vec<String>,
+    /// `ASIDE_TRUSTED_ORIGINS`: other sites whose pages may send forms here, such as `https://shop.example.org`; none.
+    pub trusted_origins: Vec<String>,
+    /// `ASIDE_TRUSTED_PROXIES`: addresses or networks (`127.0.0.1`, `10.0.0.0/8`) whose `X-Forwarded-For`,
+    /// `X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Request-Id` are believed; none.
+    pub trusted_proxies: Vec<String>,
     /// `ASIDE_SECRET`: the keys of the session cookie, each at least 32 bytes, separated by commas. The first writes, all
     /// read, so that a key can be replaced without logging anybody out.
     pub secrets: Vec<String>,
+    /// `ASIDE_SESSION_IDLE`: how long a session lives without a request; seconds, one day.
+    pub session_idle: Duration,
+    /// `ASIDE_SESSION_LIFETIME`: how long it lives at most, from its beginning or from the login; seconds, 30 days.
+    pub session_lifetime: Duration,
+    /// `ASIDE_STORE`: where the framework remembers ended sessions and answered forms: `sqlite:PATH`, or `memory:`, the
+    /// default, which forgets them at a restart.
+    pub store: Option<String>,
     /// `ASIDE_GRACE`: how long the process waits for its requests and tasks when it is told to stop; seconds, 25.
     pub grace: Duration,
     /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Past that they wait, in order.
@@ -74,7 +90,13 @@ impl Default for Config {
             mode: Mode::Development,
             address: "127.0.0.1:8000".into(),
             url: None,
+            allowed_hosts: Vec::new(),
+            trusted_origins: Vec::new(),
+            trusted_proxies: Vec::new(),
             secrets: Vec::new(),
+            session_idle: Duration::from_secs(24 * 3600),
+            session_lifetime: Duration::from_secs(30 * 24 * 3600),
+            store: None,
             grace: Duration::from_secs(25),
             max_tasks: 1_000,
             nice: 10,
@@ -122,8 +144,14 @@ impl Config {
             mode: read.or("ASIDE_ENV", default.mode, "`development` or `production`")?,
             address: read.text("ASIDE_ADDR").unwrap_or(default.address),
             url: read.text("ASIDE_URL"),
+            allowed_hosts: read.list("ASIDE_ALLOWED_HOSTS"),
+            trusted_origins: read.list("ASIDE_TRUSTED_ORIGINS"),
+            trusted_proxies: read.list("ASIDE_TRUSTED_PROXIES"),
             secrets: read.list("ASIDE_SECRET"),
-            grace: Duration::from_secs(read.or("ASIDE_GRACE", default.grace.as_secs(), "whole seconds")?),
+            session_idle: read.seconds("ASIDE_SESSION_IDLE", default.session_idle)?,
+            session_lifetime: read.seconds("ASIDE_SESSION_LIFETIME", default.session_lifetime)?,
+            store: read.text("ASIDE_STORE"),
+            grace: read.seconds("ASIDE_GRACE", default.grace)?,
             max_tasks: read.or("ASIDE_MAX_TASKS", default.max_tasks, "a whole number")?,
             nice: read.or("ASIDE_BACKGROUND_NICE", default.nice, "a number from 0 to 19")?,
             max_workers: read.or("ASIDE_MAX_WORKERS", default.max_workers, "a whole number")?,
@@ -187,6 +215,10 @@ impl Variables {
     fn list(&self, name: &str) -> Vec<String> {
         let parts = |text: String| text.split(',').map(|part| part.trim().to_owned()).collect();
         self.text(name).map_or_else(Vec::new, parts)
+    }
+
+    fn seconds(&self, name: &str, default: Duration) -> Result<Duration> {
+        self.or(name, default.as_secs(), "whole seconds").map(Duration::from_secs)
     }
 
     fn or<T: FromStr>(&self, name: &str, default: T, takes: &str) -> Result<T> {

@@ -20,6 +20,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("http::multipart", 2),
     ("http::pages", 2),
     ("http::session", 2),
+    ("http::store", 2),
     ("http::templates", 2),
     ("mail", 5),
     ("webhook", 5),

@@ -10,4 +10,5 @@ pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod router;
 pub(crate) mod session;
+pub(crate) mod store;
 pub(crate) mod templates;

@@ -1,0 +1,221 @@
+//! What the framework itself must remember from one request to another: which sessions were ended, which forms were
+//! answered. A few words under a key, until a time.
+//!
+//! In memory it is forgotten at a restart; in a SQLite file (`ASIDE_STORE=sqlite:PATH`, feature `sqlite`) it is kept, and
+//! shared by all processes that name the same file.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::sync::lock;
+
+/// Entries that memory holds; past that the one that ends first goes.
+const MOST_ENTRIES: usize = 100_000;
+
+/// The store of an application.
+pub(crate) struct Store(Backend);
+
+enum Backend {
+    Memory(Mutex<HashMap<(Shelf, String), Entry>>),
+    #[cfg(feature = "sqlite")]
+    Sqlite(Mutex<rusqlite::Connection>),
+}
+
+/// What a key is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Shelf {
+    /// Sessions that were ended, by their id.
+    EndedSessions,
+    /// Users all of whose sessions were ended, by their id; the value is the time of that.
+    EndedUsers,
+    /// Forms that were answered, by their key; the value is the answer.
+    AnsweredForms,
+}
+
+struct Entry {
+    value: String,
+    until: i64,
+}
+
+impl Shelf {
+    #[cfg(feature = "sqlite")]
+    fn name(self) -> &'static str {
+        match self {
+            Shelf::EndedSessions => "ended session",
+            Shelf::EndedUsers => "ended user",
+            Shelf::AnsweredForms => "answered form",
+        }
+    }
+}
+
+/// Seconds since 1970, as all times here are.
+pub(crate) fn now() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
+}
+
+impl Store {
+    /// The store that the settings name.
+    ///
+    /// # Errors
+    /// When `ASIDE_STORE` cannot be used.
+    pub(crate) fn open(config: &Config) -> Result<Store> {
+        let named = config.store.as_deref().unwrap_or("memory:");
+        match named.split_once(':') {
+            Some(("memory", "")) => Ok(Store(Backend::Memory(Mutex::default()))),
+            Some(("sqlite", path)) if !path.is_empty() => sqlite(path),
+            _ => Err(Error::internal(format!("ASIDE_STORE takes `sqlite:PATH` or `memory:`, and is `{named}`"))),
+        }
+    }
+
+    /// What is kept under a key, while its time has not come.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn get(&self, shelf: Shelf, key: &str) -> Result<Option<String>> {
+        match &self.0 {
+            Backend::Memory(entries) => {
+                let entries = lock(entries);
+                let entry = entries.get(&(shelf, key.to_owned())).filter(|entry| entry.until > now());
+                Ok(entry.map(|entry| entry.value.clone()))
+            }
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(connection) => {
+                use rusqlite::OptionalExtension;
+                let sql = "SELECT value FROM remembered WHERE shelf = ?1 AND key = ?2 AND until > ?3";
+                let connection = lock(connection);
+                let mut query = connection.prepare_cached(sql)?;
+                Ok(query.query_row((shelf.name(), key, now()), |row| row.get(0)).optional()?)
+            }
+        }
+    }
+
+    /// Keeps words under a key until that second, in place of what was there.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub(crate) fn put(&self, shelf: Shelf, key: &str, value: &str, until: i64) -> Result<()> {
+        match &self.0 {
+            Backend::Memory(entries) => {
+                let mut entries = lock(entries);
+                make_room(&mut entries);
+                entries.insert((shelf, key.to_owned()), Entry { value: value.to_owned(), until });
+            }
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(connection) => {
+                let connection = lock(connection);
+                connection.prepare_cached("DELETE FROM remembered WHERE until <= ?1")?.execute([now()])?;
+                let sql = "INSERT OR REPLACE INTO remembered (shelf, key, value, until) VALUES (?1, ?2, ?3, ?4)";
+                connection.prepare_cached(sql)?.execute((shelf.name(), key, value, until))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn make_room(entries: &mut HashMap<(Shelf, String), Entry>) {
+    if entries.len() < MOST_ENTRIES {
+        return;
+    }
+    entries.retain(|_, entry| entry.until > now());
+    if entries.len() >= MOST_ENTRIES {
+        log::warn!(
+            target: "aside::store",
+            "{MOST_ENTRIES} entries are remembered in memory, and the oldest are forgotten: set ASIDE_STORE to `sqlite:PATH`."
+        );
+        let mut ends: Vec<i64> = entries.values().map(|entry| entry.until).collect();
+        // A tenth at once, so that not every call has to look for the next one.
+        let (_, &mut last, _) = ends.select_nth_unstable(MOST_ENTRIES / 10);
+        entries.retain(|_, entry| entry.until > last);
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite(path: &str) -> Result<Store> {
+    let open = || -> Result<rusqlite::Connection> {
+        if let Some(folder) = std::path::Path::new(path).parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let connection = rusqlite::Connection::open(path)?;
+        connection.busy_timeout(std::time::Duration::from_secs(5))?;
+        connection.execute_batch(
+            "PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             CREATE TABLE IF NOT EXISTS remembered (
+                 shelf TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, until INTEGER NOT NULL,
+                 PRIMARY KEY (shelf, key)
+             ) WITHOUT ROWID;
+             CREATE INDEX IF NOT EXISTS remembered_until ON remembered (until);",
+        )?;
+        Ok(connection)
+    };
+    let connection = open().map_err(|error| error.context(format!("ASIDE_STORE: `{path}` cannot be opened")))?;
+    Ok(Store(Backend::Sqlite(Mutex::new(connection))))
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn sqlite(_path: &str) -> Result<Store> {
+    Err(Error::internal("ASIDE_STORE: `sqlite:` needs the feature `sqlite`, which this program was built without"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn stores(folder: &std::path::Path) -> Vec<Store> {
+        let at = |store: String| Store::open(&Config { store: Some(store), ..Config::default() }).unwrap();
+        let mut stores = vec![at("memory:".into())];
+        if cfg!(feature = "sqlite") {
+            stores.push(at(format!("sqlite:{}", folder.join("new/site.db").display())));
+        }
+        stores
+    }
+
+    #[test]
+    fn what_is_kept_is_there_until_its_time() {
+        let folder = tempfile::tempdir().unwrap();
+        for store in stores(folder.path()) {
+            store.put(Shelf::EndedSessions, "a", "1", now() + 60).unwrap();
+            store.put(Shelf::EndedUsers, "a", "2", now() + 60).unwrap();
+            store.put(Shelf::EndedUsers, "a", "3", now() + 60).unwrap();
+            store.put(Shelf::EndedUsers, "late", "4", now()).unwrap();
+            assert_eq!(store.get(Shelf::EndedSessions, "a").unwrap().as_deref(), Some("1"));
+            assert_eq!(store.get(Shelf::EndedUsers, "a").unwrap().as_deref(), Some("3"));
+            assert_eq!(store.get(Shelf::EndedUsers, "late").unwrap(), None);
+            assert_eq!(store.get(Shelf::AnsweredForms, "a").unwrap(), None);
+        }
+    }
+
+    #[cfg(feature = "sqlite")]
+    #[test]
+    fn a_file_is_remembered_past_a_restart_and_by_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let [_, one] = stores(folder.path()).try_into().ok().unwrap();
+        let [_, other] = stores(folder.path()).try_into().ok().unwrap();
+        one.put(Shelf::EndedSessions, "a", "", now() + 60).unwrap();
+        assert_eq!(other.get(Shelf::EndedSessions, "a").unwrap().as_deref(), Some(""));
+        drop((one, other));
+        let [_, again] = stores(folder.path()).try_into().ok().unwrap();
+        assert!(again.get(Shelf::EndedSessions, "a").unwrap().is_some());
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let store = Store::open(&Config::default()).unwrap();
+        for number in 0..=MOST_ENTRIES {
+            store.put(Shelf::AnsweredForms, &number.to_string(), "", now() + 60 + number as i64).unwrap();
+        }
+        assert!(store.get(Shelf::AnsweredForms, "0").unwrap().is_none());
+        assert!(store.get(Shelf::AnsweredForms, &MOST_ENTRIES.to_string()).unwrap().is_some());
+    }
+
+    #[test]
+    fn another_name_is_refused_with_what_it_takes() {
+        for named in ["redis://x", "sqlite:", "data.db", "memory:x"] {
+            let config = Config { store: Some(named.into()), ..Config::default() };
+            assert!(Store::open(&config).err().unwrap().to_string().contains("ASIDE_STORE"), "{named}");
+        }
+    }
+}
