@@ -43,6 +43,7 @@ pub struct Config {
     /// `ASIDE_URL` in production, and any where that is not set either.
     pub allowed_hosts: Vec<String>,
     /// `ASIDE_TRUSTED_ORIGINS`: other sites whose pages may send forms here, such as `https://shop.example.org`; none.
+    /// `*` turns the check off.
     pub trusted_origins: Vec<String>,
     /// `ASIDE_TRUSTED_PROXIES`: addresses or networks (`127.0.0.1`, `10.0.0.0/8`) whose `X-Forwarded-For`,
     /// `X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Request-Id` are believed; none.

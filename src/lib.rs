@@ -69,6 +69,8 @@ pub mod testing;
 pub mod webhook;
 
 pub use app::App;
+pub use app::check::{Advice, check};
+pub use app::parts::IntoAnswer;
 pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome, Panic};
 pub use background::pool::Pool;
 pub use background::registry::{Counts, Origin, Progress, TaskState};
@@ -77,6 +79,7 @@ pub use cache::Cache;
 pub use config::{Config, Mode};
 pub use error::{BoxError, Error, Result, Status, ok};
 pub use http::form::Form;
+pub use http::guard::rates::{Rate, RateLimit};
 pub use http::headers::Headers;
 pub use http::multipart::{Multipart, Part, Upload};
 pub use http::request::{Method, Request};

@@ -504,6 +504,16 @@ impl Mailer {
         Mailer { way: Way::Nowhere(why), from: Some("aside@localhost".into()), outbox: Outbox::default() }
     }
 
+    /// Where the mail goes, in words for the log.
+    pub(crate) fn destination(&self) -> String {
+        match &self.way {
+            Way::Server(server) => server.name.clone(),
+            Way::Folder(folder) => format!("files in {}", folder.display()),
+            Way::Memory => "memory".into(),
+            Way::Nowhere(why) => format!("nobody: {why}"),
+        }
+    }
+
     /// The mails that it remembers, oldest first.
     pub(crate) fn outbox(&self) -> Vec<SentMail> {
         self.outbox.list()

@@ -4,13 +4,16 @@ use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::app::{App, Service};
+use crate::app::App;
+use crate::app::service::Service;
 use crate::background::registry::Counts;
 use crate::background::scope::Context;
 use crate::background::task::{Deferred, TaskInfo};
+use crate::config::Config;
 use crate::error::Status;
 use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
@@ -70,8 +73,15 @@ impl TestClient {
 
     /// Any request.
     pub fn request<'c>(&'c mut self, method: &str, target: &str) -> TestRequest<'c> {
-        let headers = Headers::from_iter([("Host", "localhost")]);
-        TestRequest { method: method.into(), target: target.to_owned(), headers, body: Vec::new(), client: self }
+        let headers = Headers::new();
+        TestRequest {
+            method: method.into(),
+            target: target.to_owned(),
+            headers,
+            body: Vec::new(),
+            peer: None,
+            client: self,
+        }
     }
 
     /// The cookies that the application has set, as a browser would keep them.
@@ -132,14 +142,9 @@ impl TestClient {
         self.service.scope().get::<Mailer>().map_or_else(Vec::new, |mailer| mailer.outbox())
     }
 
-    fn call(&mut self, method: Method, target: String, mut headers: Headers, body: Vec<u8>) -> TestResponse {
-        if !self.cookies.is_empty() && !headers.contains("Cookie") {
-            let pairs: Vec<String> = self.cookies.iter().map(|(name, value)| format!("{name}={value}")).collect();
-            headers.set("Cookie", pairs.join("; "));
-        }
-        let is_head = method == Method::Head;
-        let response = self.service.handle(Request::new(method, target, headers, body.into()));
-        let response = TestResponse::read(response, is_head);
+    fn call(&mut self, request: Request) -> TestResponse {
+        let is_head = request.is_head();
+        let response = TestResponse::read(self.service.handle(request), is_head);
         response.headers.get_all("Set-Cookie").for_each(|line| keep_cookie(&mut self.cookies, line));
         response
     }
@@ -172,6 +177,7 @@ pub struct TestRequest<'c> {
     target: String,
     headers: Headers,
     body: Vec<u8>,
+    peer: Option<SocketAddr>,
 }
 
 /// Where the parts of a multipart body end. Long enough not to stand in a test's file by chance.
@@ -181,6 +187,15 @@ impl TestRequest<'_> {
     /// Adds a header.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         self.headers.append(name, value);
+        self
+    }
+
+    /// Sends it as if from that address; without, the peer is not known, as on a Unix socket.
+    ///
+    /// # Panics
+    /// When it is no address and port, such as `192.0.2.1:5000`.
+    pub fn peer(mut self, address: &str) -> Self {
+        self.peer = Some(address.parse().expect("an address and a port, such as 192.0.2.1:5000"));
         self
     }
 
@@ -229,9 +244,24 @@ impl TestRequest<'_> {
     }
 
     /// Sends it, reads the whole answer, and then begins what was set aside on it.
-    pub fn send(self) -> TestResponse {
-        self.client.call(self.method, self.target, self.headers, self.body)
+    pub fn send(mut self) -> TestResponse {
+        if !self.client.cookies.is_empty() && !self.headers.contains("Cookie") {
+            let pairs = self.client.cookies.iter().map(|(name, value)| format!("{name}={value}"));
+            self.headers.set("Cookie", pairs.collect::<Vec<_>>().join("; "));
+        }
+        if !self.headers.contains("Host") {
+            self.headers.set("Host", host(self.client.service.config()));
+        }
+        let request = Request::new(self.method, self.target, self.headers, self.body.into()).with_peer(self.peer);
+        self.client.call(request)
     }
+}
+
+/// A host that the site answers to.
+fn host(config: &Config) -> String {
+    let of_url = config.url.as_deref().and_then(|url| url.split("://").nth(1)?.split('/').next());
+    let listed = || config.allowed_hosts.first().map(|host| host.trim_start_matches('.')).filter(|host| *host != "*");
+    of_url.or_else(listed).unwrap_or("localhost").to_owned()
 }
 
 /// As browsers write a name into a part's header (WHATWG HTML, multipart form data).

@@ -67,6 +67,15 @@ impl Values {
     pub(crate) fn insert<T: Any + Send + Sync>(&mut self, value: T) {
         self.0.insert(TypeId::of::<T>(), Arc::new(value));
     }
+
+    /// Puts all of another's in. Whether no type was there twice; then ours stays.
+    pub(crate) fn merge(&mut self, others: Values) -> bool {
+        let twice = others.0.keys().any(|key| self.0.contains_key(key));
+        others.0.into_iter().for_each(|(key, value)| {
+            self.0.entry(key).or_insert(value);
+        });
+        !twice
+    }
 }
 
 thread_local! {

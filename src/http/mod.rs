@@ -1,8 +1,10 @@
 //! The request-to-page path.
 
+pub(crate) mod encoding;
 pub(crate) mod fields;
 pub(crate) mod files;
 pub(crate) mod form;
+pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod multipart;
 pub(crate) mod pages;
@@ -12,3 +14,4 @@ pub(crate) mod router;
 pub(crate) mod session;
 pub(crate) mod store;
 pub(crate) mod templates;
+pub(crate) mod urls;

@@ -21,6 +21,11 @@ pub(crate) fn error_page(req: &Request, error: &Error) -> Response {
     response.status(page.status).header("Cache-Control", "no-store")
 }
 
+/// Whether the page is for somebody else than a visitor: the site's own page is not meant for them.
+pub(crate) fn is_for_others(req: &Request, status: Status) -> bool {
+    status.is_server_error() && is_for_the_developer(req)
+}
+
 /// What stands on the page.
 struct Page {
     status: Status,

@@ -5,9 +5,9 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::str::FromStr;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, OnceLock};
 
 use cookie::Cookie;
 use percent_encoding::percent_decode_str;
@@ -95,11 +95,22 @@ pub struct Request {
     headers: Headers,
     body: Body,
     remote: Option<SocketAddr>,
+    client: Client,
+    nonce: Arc<OnceLock<String>>,
     id: String,
     params: Vec<(String, String)>,
     scope: Option<Scope>,
     config: Arc<Config>,
     extensions: HashMap<TypeId, Box<dyn Any + Send>>,
+}
+
+/// Who asks and how, in the words of the connection or of the proxies that are trusted.
+#[derive(Debug, Default)]
+pub(crate) struct Client {
+    pub(crate) ip: Option<IpAddr>,
+    pub(crate) https: bool,
+    /// Where a proxy was asked for another host than it asks for here.
+    pub(crate) host: Option<String>,
 }
 
 impl Request {
@@ -115,6 +126,8 @@ impl Request {
             headers,
             body,
             remote: None,
+            client: Client::default(),
+            nonce: Arc::default(),
             id: String::new(),
             params: Vec::new(),
             scope: None,
@@ -134,6 +147,21 @@ impl Request {
         self.scope = Some(scope);
         self.config = config;
         self.id = id;
+    }
+
+    /// Says who asks, when that is known.
+    pub(crate) fn set_client(&mut self, client: Client) {
+        self.client = client;
+    }
+
+    /// Gives it the id that a trusted proxy knows it by.
+    pub(crate) fn set_id(&mut self, id: String) {
+        self.id = id;
+    }
+
+    /// Where this response's nonce is, or will be.
+    pub(crate) fn nonce(&self) -> &Arc<OnceLock<String>> {
+        &self.nonce
     }
 
     /// What goes along with the work that this request starts.
@@ -193,12 +221,26 @@ impl Request {
         Some(value.split(';').next().unwrap_or("").trim().to_ascii_lowercase())
     }
 
-    /// The host that was asked for, with its port when one was named.
+    /// The host that was asked for, with its port when one was named; in the words of a trusted proxy's
+    /// `X-Forwarded-Host`, where there is one (`ASIDE_TRUSTED_PROXIES`).
     pub fn host(&self) -> Option<&str> {
-        self.header("Host")
+        self.client.host.as_deref().or_else(|| self.header("Host"))
     }
 
-    /// The peer on the other end of the connection, which is the proxy where there is one. Not known on a Unix socket.
+    /// Whether the visitor's connection is encrypted: as a trusted proxy says in `X-Forwarded-Proto`; without one, whether
+    /// `ASIDE_URL` begins with `https:` in production.
+    pub fn is_https(&self) -> bool {
+        self.client.https
+    }
+
+    /// The visitor's address. Behind proxies that are trusted (`ASIDE_TRUSTED_PROXIES`) it is the rightmost address in
+    /// `X-Forwarded-For` that is none of theirs; otherwise the peer's, whatever headers say.
+    pub fn client_ip(&self) -> Option<IpAddr> {
+        self.client.ip
+    }
+
+    /// The peer on the other end of the connection, which is the proxy where there is one: then the visitor is
+    /// [`client_ip`](Request::client_ip). Not known on a Unix socket.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         self.remote
     }
@@ -291,6 +333,11 @@ impl Request {
 /// What a body that could not be read to its end means for the client.
 pub(crate) fn unreadable(error: io::Error) -> Error {
     Error::bad_request("The request's body was cut short or is malformed.").with_source(error)
+}
+
+/// Whether it is a host and perhaps a port, with no user before it and nothing behind.
+pub(crate) fn is_authority(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte))
 }
 
 /// The path in the one form that routes are matched in. What is encoded without need is decoded, so that a route may be

@@ -179,6 +179,11 @@ impl Response {
         &self.headers
     }
 
+    /// Its header fields, to be changed in place by a hook.
+    pub fn headers_mut(&mut self) -> &mut Headers {
+        &mut self.headers
+    }
+
     /// The error that this response is the answer to.
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
@@ -250,6 +255,12 @@ impl Response {
     /// The answer to an error. Its page is made when the response is finished.
     pub(crate) fn from_error(error: Error) -> Response {
         Response { status: error.status(), error: Some(error), ..Response::default() }
+    }
+
+    /// Makes it the answer to an error. What was set aside on it stays.
+    pub(crate) fn fail(&mut self, error: Error) {
+        let set_aside = self.take_set_aside();
+        *self = Response::from_error(error).with_set_aside(set_aside);
     }
 
     /// Takes the error out, for the one who makes its page.

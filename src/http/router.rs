@@ -1,27 +1,40 @@
-//! Which handler answers a path.
+//! Which route answers a path.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
-use std::sync::Arc;
 
-use super::request::{Method, Request, decode_param};
-use super::response::Response;
+use super::request::{Method, decode_param};
 use crate::error::{Error, Result};
 
-/// A handler, whatever it was before.
-pub(crate) type Handler = Arc<dyn Fn(&mut Request) -> Response + Send + Sync>;
+/// A route, and what is found by it.
+#[derive(Clone)]
+pub(crate) struct Route<T> {
+    /// None: any.
+    pub(crate) method: Option<Method>,
+    pub(crate) pattern: String,
+    /// Where it was added.
+    pub(crate) place: &'static Location<'static>,
+    pub(crate) goal: T,
+}
+
+impl<T> Route<T> {
+    /// Its method, or `*`.
+    pub(crate) fn verb(&self) -> &str {
+        self.method.as_ref().map_or(ANY, Method::as_str)
+    }
+}
 
 /// Routes: one tree for each method, and one for the routes that take any.
-#[derive(Default)]
-pub(crate) struct Router {
-    trees: BTreeMap<String, matchit::Router<Handler>>,
-    places: Vec<(String, String, &'static Location<'static>)>,
+pub(crate) struct Router<T> {
+    routes: Vec<Route<T>>,
+    /// The numbers of the routes above, by method and path.
+    trees: BTreeMap<String, matchit::Router<usize>>,
 }
 
 /// What a path leads to.
-pub(crate) enum Found {
-    /// This handler, with the parameters of the path.
-    Handler(Handler, Vec<(String, String)>),
+pub(crate) enum Found<'r, T> {
+    /// This, with the parameters of the path.
+    Route(&'r T, Vec<(String, String)>),
     /// A path that is there, for these methods only.
     OtherMethods(Vec<String>),
     /// Nothing.
@@ -31,40 +44,55 @@ pub(crate) enum Found {
 /// The tree for routes of any method.
 const ANY: &str = "*";
 
-impl Router {
-    /// Adds a route, for one method or for any.
+impl<T> Default for Router<T> {
+    fn default() -> Router<T> {
+        Router { routes: Vec::new(), trees: BTreeMap::new() }
+    }
+}
+
+impl<T> Router<T> {
+    /// Adds a route.
     ///
     /// # Errors
-    /// When the route is malformed, or another one answers the same paths; both places are named.
-    pub(crate) fn add(
-        &mut self,
-        method: Option<Method>,
-        route: &str,
-        handler: Handler,
-        place: &'static Location<'static>,
-    ) -> Result<()> {
-        let method = method.as_ref().map_or(ANY, Method::as_str);
-        let tree = self.trees.entry(method.to_owned()).or_default();
-        tree.insert(route, handler).map_err(|error| self.refusal(method, route, place, &error))?;
-        self.places.push((method.to_owned(), route.to_owned(), place));
+    /// When its pattern is malformed, or another one answers the same paths; both places are named.
+    pub(crate) fn add(&mut self, route: Route<T>) -> Result<()> {
+        let tree = self.trees.entry(route.verb().to_owned()).or_default();
+        tree.insert(&route.pattern, self.routes.len()).map_err(|error| self.refusal(&route, &error))?;
+        self.routes.push(route);
         Ok(())
     }
 
-    fn refusal(&self, method: &str, route: &str, place: &Location<'_>, error: &matchit::InsertError) -> Error {
+    fn refusal(&self, route: &Route<T>, error: &matchit::InsertError) -> Error {
+        let (pattern, place) = (&route.pattern, route.place);
         let matchit::InsertError::Conflict { with } = error else {
-            return Error::internal(format!("the route `{route}` at {place} cannot be used: {error}"));
+            return Error::internal(format!("the route `{pattern}` at {place} cannot be used: {error}"));
         };
-        let first = self.places.iter().find(|(theirs, route, _)| theirs == method && route == with);
-        let first = first.map_or(String::new(), |(_, _, first)| format!(" at {first}"));
-        Error::internal(format!("the route {method} `{route}` at {place} is taken by `{with}`{first}"))
+        let first = self.routes.iter().find(|other| other.verb() == route.verb() && other.pattern == *with);
+        let first = first.map_or(String::new(), |first| format!(" at {}", first.place));
+        Error::internal(format!("the route {} `{pattern}` at {place} is taken by `{with}`{first}", route.verb()))
     }
 
-    /// The handler for a method and a path. HEAD is answered by GET's where it has none of its own.
-    pub(crate) fn find(&self, method: &Method, path: &str) -> Found {
+    /// All routes, in the order in which they were added.
+    pub(crate) fn routes(&self) -> &[Route<T>] {
+        &self.routes
+    }
+
+    /// The same, to be added to another router.
+    pub(crate) fn into_routes(self) -> Vec<Route<T>> {
+        self.routes
+    }
+
+    /// The route that was added last.
+    pub(crate) fn last_mut(&mut self) -> Option<&mut Route<T>> {
+        self.routes.last_mut()
+    }
+
+    /// The route for a method and a path. HEAD is answered by GET's where it has none of its own.
+    pub(crate) fn find(&self, method: &Method, path: &str) -> Found<'_, T> {
         let own = self.at(method.as_str(), path);
         let or_get = || if *method == Method::Head { self.at("GET", path) } else { None };
-        if let Some((handler, params)) = own.or_else(or_get).or_else(|| self.at(ANY, path)) {
-            return Found::Handler(handler, params);
+        if let Some((route, params)) = own.or_else(or_get).or_else(|| self.at(ANY, path)) {
+            return Found::Route(route, params);
         }
         match self.methods(path) {
             methods if methods.is_empty() => Found::Nothing,
@@ -72,20 +100,21 @@ impl Router {
         }
     }
 
-    fn at(&self, method: &str, path: &str) -> Option<(Handler, Vec<(String, String)>)> {
+    fn at(&self, method: &str, path: &str) -> Option<(&T, Vec<(String, String)>)> {
         let found = self.trees.get(method)?.at(path).ok()?;
         let params = found.params.iter().map(|(name, value)| (name.to_owned(), decode_param(value)));
-        Some((found.value.clone(), params.collect()))
+        Some((&self.routes[*found.value].goal, params.collect()))
     }
 
-    /// The methods that a path is there for, in the words of an `Allow` header.
+    /// The methods that a path is there for, in the words of an `Allow` header. `*` stands for the site as a whole (RFC
+    /// 9110, section 9.3.7).
     fn methods(&self, path: &str) -> Vec<String> {
-        let here = self.trees.iter().filter(|(_, tree)| tree.at(path).is_ok());
+        let here = self.trees.iter().filter(|(method, tree)| *method != ANY && (path == "*" || tree.at(path).is_ok()));
         let mut methods: Vec<String> = here.map(|(method, _)| method.clone()).collect();
         if methods.iter().any(|method| method == "GET") && !methods.iter().any(|method| method == "HEAD") {
             methods.push("HEAD".into());
         }
-        if !methods.is_empty() {
+        if !methods.is_empty() && !methods.iter().any(|method| method == "OPTIONS") {
             methods.push("OPTIONS".into());
         }
         methods
@@ -96,7 +125,7 @@ impl Router {
 mod tests {
     use super::*;
 
-    fn router(routes: &[(Option<Method>, &str)]) -> Router {
+    fn router(routes: &[(Option<Method>, &str)]) -> Router<()> {
         let mut router = Router::default();
         for (method, route) in routes {
             add(&mut router, method.clone(), route).unwrap();
@@ -104,14 +133,13 @@ mod tests {
         router
     }
 
-    fn add(router: &mut Router, method: Option<Method>, route: &str) -> Result<()> {
-        let name = route.to_owned();
-        router.add(method, route, Arc::new(move |_| Response::text(name.clone())), Location::caller())
+    fn add(router: &mut Router<()>, method: Option<Method>, route: &str) -> Result<()> {
+        router.add(Route { method, pattern: route.to_owned(), place: Location::caller(), goal: () })
     }
 
-    fn params(found: Found) -> Vec<(String, String)> {
+    fn params(found: Found<'_, ()>) -> Vec<(String, String)> {
         match found {
-            Found::Handler(_, params) => params,
+            Found::Route(_, params) => params,
             _ => panic!("no handler"),
         }
     }
@@ -129,7 +157,14 @@ mod tests {
         let router = router(&[(Some(Method::Get), "/a"), (Some(Method::Post), "/a"), (None, "/b")]);
         let Found::OtherMethods(methods) = router.find(&Method::Delete, "/a") else { panic!("found") };
         assert_eq!(methods, ["GET", "POST", "HEAD", "OPTIONS"]);
-        assert!(matches!(router.find(&Method::Other("BREW".into()), "/b"), Found::Handler(..)));
+        assert!(matches!(router.find(&Method::Other("BREW".into()), "/b"), Found::Route(..)));
+    }
+
+    #[test]
+    fn the_site_as_a_whole_has_the_methods_of_all_routes() {
+        let router = router(&[(Some(Method::Get), "/a"), (Some(Method::Put), "/b"), (None, "/c")]);
+        let Found::OtherMethods(methods) = router.find(&Method::Options, "*") else { panic!("found") };
+        assert_eq!(methods, ["GET", "PUT", "HEAD", "OPTIONS"]);
     }
 
     #[test]

@@ -341,10 +341,7 @@ pub(crate) fn save(req: &mut Request, response: &mut Response) {
     match set_cookie(session, scope.get::<Keys>().as_deref()) {
         Ok(None) => {}
         Ok(Some(cookie)) => response.headers.append("Set-Cookie", cookie),
-        Err(error) => {
-            let set_aside = response.take_set_aside();
-            *response = Response::from_error(error).with_set_aside(set_aside);
-        }
+        Err(error) => response.fail(error),
     }
 }
 

@@ -10,14 +10,16 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-use minijinja::value::{Enumerator, Object, ObjectRepr, merge_maps};
+use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, merge_maps};
 use minijinja::{AutoEscape, Environment, ErrorKind, TemplateSource, UndefinedBehavior, Value, path_loader};
 use serde::Serialize;
 
 use super::files;
+use super::guard::policy;
 use super::request::Request;
 use super::response::Response;
 use super::session::{self, FlashReader};
+use super::urls::Urls;
 use crate::error::{Error, Result};
 use crate::sync::lock;
 
@@ -152,8 +154,9 @@ impl Request {
     ///
     /// The media type goes by the name, and so does escaping: `.txt` is plain text and not escaped, `.json` is escaped as
     /// JSON, and all others as HTML. Every template also has `flashes` (the messages of [`flash`](Request::flash), each
-    /// with `kind` and `message`; those that a page has shown are gone), `path` (this request's) and `request_id`; a
-    /// value of the same name in the context comes first.
+    /// with `kind` and `message`; those that a page has shown are gone), `path` (this request's), `request_id`,
+    /// `url_for(name, …)` ([`url_for`](Request::url_for)) and `csp_nonce` ([`csp_nonce`](Request::csp_nonce)); a value
+    /// of the same name in the context comes first.
     ///
     /// In development a template that changed is read again. An undefined name is an error where it is printed, and false
     /// in an `if`; `{{ title | default("Shop") }}` is for what may be missing.
@@ -176,13 +179,46 @@ impl Request {
     }
 }
 
-/// What every template has. The policy's nonce, `url_for` and `static` join it here.
+/// What every template has.
 fn provided(req: &Request, flashes: &Arc<Flashes>) -> Value {
     private::context([
         ("flashes", Value::from_dyn_object(Arc::clone(flashes))),
         ("path", Value::from(req.path())),
         ("request_id", Value::from(req.id())),
+        ("csp_nonce", Value::from_object(Nonce(Arc::clone(req.nonce())))),
+        ("url_for", Value::from_function(url_for(req.scope().get().unwrap_or_default()))),
     ])
+}
+
+/// The path of a route: `{{ url_for("photo", id=17) }}`.
+fn url_for(urls: Arc<Urls>) -> impl Fn(&str, Kwargs) -> std::result::Result<Value, minijinja::Error> {
+    move |name, params| {
+        let value = |key: &str| Ok((key.to_owned(), params.get::<Value>(key)?.to_string()));
+        let pairs: std::result::Result<_, minijinja::Error> = params.args().map(value).collect();
+        let url = urls
+            .build(name, pairs?)
+            .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.chain()))?;
+        Ok(Value::from(url))
+    }
+}
+
+/// The response's nonce, made when a template looks at it.
+struct Nonce(Arc<OnceLock<String>>);
+
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Nonce")
+    }
+}
+
+impl Object for Nonce {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(policy::make(&self.0))
+    }
 }
 
 fn map(context: impl Serialize) -> Result<Value> {

@@ -20,9 +20,9 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use self::tiny_http as transport;
 use self::workers::Crew;
-use crate::app::{App, Service};
+use crate::app::App;
+use crate::app::service::Service;
 use crate::background::registry::span;
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sync::{lock, wait_while_for};
 
@@ -166,8 +166,7 @@ impl App {
         #[cfg(unix)]
         let signals = Signals::watch()?;
         let server = self.start()?;
-        let mode = if server.config().is_development() { "development" } else { "production" };
-        ::log::info!(target: "aside::server", "aside listens on http://{} ({mode})", server.addr());
+        ::log::info!(target: "aside::server", "{}", server.service().banner(server.addr()));
         #[cfg(unix)]
         let why = signals.wait();
         #[cfg(not(unix))]
@@ -199,6 +198,7 @@ impl App {
     /// As [`run`](App::run).
     pub fn start(self) -> Result<Server> {
         let service = self.build()?;
+        service.warn_of_settings();
         raise_descriptor_limit();
         let listener = listen(&service.config().address)?;
         let addr = listener.local_addr()?;
@@ -241,9 +241,9 @@ impl Server {
         }
     }
 
-    fn config(&self) -> &Config {
+    fn service(&self) -> &Service {
         // It is there until `stop` has taken both.
-        self.running.as_ref().expect("the server runs").desk.service.config()
+        &self.running.as_ref().expect("the server runs").desk.service
     }
 }
 
@@ -387,10 +387,11 @@ mod tests {
     use std::net::TcpStream;
 
     use super::*;
+    use crate::config::Config;
     use crate::http::request::Request;
 
     fn ask(stream: &mut TcpStream) {
-        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
         let mut buffer = [0; 1024];
         let count = stream.read(&mut buffer).unwrap();
         assert!(buffer[..count].ends_with(b"hello"));

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::error::Status;
 use crate::http::headers::{Headers, is_token, is_value};
-use crate::http::request::Method;
+use crate::http::request::{Method, is_authority};
 use crate::http::response::{Response, ResponseBody};
 
 /// Bodies are copied, and read from files, in pieces of this size.
@@ -98,11 +98,6 @@ fn host(headers: &Headers, http10: bool) -> Result<Option<&str>, Malformed> {
         (Some(host), _) if is_authority(host) => Ok(Some(host)),
         (Some(_), _) => Err(bad("Host is not a host, with a port or without.")),
     }
-}
-
-/// Whether it is a host and perhaps a port, with no user before it and nothing behind.
-fn is_authority(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte))
 }
 
 /// The target in origin form: from the absolute form, which names the host once more, the path is left.

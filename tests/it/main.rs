@@ -1,8 +1,10 @@
 //! The integration tests: one binary, so that it is linked once. Each file says what belongs there.
 
+mod app;
 mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
+mod guard;
 mod logs;
 mod pages;
 mod wire;

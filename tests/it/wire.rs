@@ -13,7 +13,7 @@ use aside::{App, Config, Request, Response, Server, Status, background};
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn config() -> Config {
-    Config { address: "127.0.0.1:0".into(), grace: PATIENCE, ..Config::default() }
+    Config { address: "127.0.0.1:0".into(), allowed_hosts: vec!["*".into()], grace: PATIENCE, ..Config::default() }
 }
 
 fn app() -> App {

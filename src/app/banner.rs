@@ -1,0 +1,45 @@
+//! What a developer wants to know at the start: where the site is, what answers where, and where the mail goes.
+
+use std::net::SocketAddr;
+
+use super::service::{Goal, Service};
+use crate::http::router::Route;
+#[cfg(feature = "mail")]
+use crate::mail::Mailer;
+
+impl Service {
+    /// Lines about the site, in development for the log. In production its address alone.
+    pub(crate) fn banner(&self, addr: SocketAddr) -> String {
+        if !self.config().is_development() {
+            return format!("aside listens on http://{addr} (production)");
+        }
+        let routes = self.router.routes().iter();
+        let width = routes.clone().map(|route| route.pattern.len()).max().unwrap_or(0).min(40);
+        let routes: Vec<String> = routes.map(|route| line(route, width)).collect();
+        format!("aside listens on http://{addr} (development)\n{}\n{}", routes.join("\n"), self.surroundings())
+    }
+
+    fn surroundings(&self) -> String {
+        let config = self.config();
+        let secret =
+            if config.secrets.is_empty() { "made up: they end with this process" } else { "from ASIDE_SECRET" };
+        #[allow(unused_mut)]
+        let mut lines = vec![
+            format!("    templates  in {}", config.templates.display()),
+            format!("    sessions   with a key {secret}"),
+            format!("    remembers  in {}", config.store.as_deref().unwrap_or("memory:")),
+        ];
+        #[cfg(feature = "mail")]
+        lines.extend(
+            self.scope().get::<Mailer>().map(|mailer| format!("    mail       goes to {}", mailer.destination())),
+        );
+        lines.join("\n")
+    }
+}
+
+/// Method, path, name, and where it was added.
+fn line(route: &Route<Goal>, width: usize) -> String {
+    let name = route.goal.name.as_deref().map_or(String::new(), |name| format!("  {name}"));
+    let (verb, pattern, place) = (route.verb(), &route.pattern, route.place);
+    format!("    {verb:<7} {pattern:<width$}  {}:{}{name}", place.file(), place.line())
+}

@@ -1,0 +1,472 @@
+//! The application: its routes and its state, and the one way from a request to a response.
+
+mod banner;
+pub(crate) mod check;
+pub(crate) mod parts;
+pub(crate) mod service;
+
+use std::any::Any;
+use std::collections::BTreeMap;
+use std::panic::Location;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use self::parts::{IntoAnswer, Part};
+use self::service::{Goal, Service};
+use crate::background::registry::Registry;
+use crate::background::scope::{Scope, Values};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::http::files::StaticFiles;
+use crate::http::guard::policy::Policy;
+use crate::http::guard::rates::RateLimit;
+use crate::http::guard::{Guard, Passage};
+use crate::http::request::{Method, Request};
+use crate::http::response::{IntoResponse, Json, Response};
+use crate::http::router::{Route, Router};
+use crate::http::session::Keys;
+use crate::http::store::Store;
+use crate::http::templates::Templates;
+use crate::http::urls::Urls;
+#[cfg(feature = "mail")]
+use crate::mail::Mailer;
+
+/// A site: routes, state, settings.
+///
+/// ```no_run
+/// use aside::{App, Request};
+///
+/// fn main() -> aside::Result<()> {
+///     App::new()
+///         .get("/", |_req: &mut Request| "Hello")
+///         .get("/hello/{name}", |req: &mut Request| req.param::<String>("name"))
+///         .run()
+/// }
+/// ```
+///
+/// A handler is a function of `&mut Request` that returns anything that is [`IntoResponse`]. Mistakes in the routes and
+/// settings are reported when the application starts, all together.
+///
+/// Every request goes the same way: who asks is found out; the host, the origin of a form and the rate are checked; hooks
+/// ([`before`](App::before)) may answer; the handler does; an error becomes its page; hooks ([`after`](App::after)) may
+/// change the response; the session is saved, text compressed, the [default headers](App::default_header) added, and the
+/// access logged.
+pub struct App {
+    config: Result<Config>,
+    router: Router<Goal>,
+    /// The whole site first, then what is mounted.
+    parts: Vec<Part>,
+    policy: Policy,
+    values: Values,
+    templates: Option<PathBuf>,
+    compiled_in: Vec<(String, String)>,
+    problems: Vec<Error>,
+}
+
+impl Default for App {
+    fn default() -> App {
+        App::new()
+    }
+}
+
+impl App {
+    /// An application with the settings of the environment ([`Config::from_env`]).
+    pub fn new() -> App {
+        App::configured(Config::from_env())
+    }
+
+    /// An application with these settings; tests pass their own.
+    pub fn with_config(config: Config) -> App {
+        App::configured(Ok(config))
+    }
+
+    fn configured(config: Result<Config>) -> App {
+        App {
+            config,
+            router: Router::default(),
+            parts: vec![Part::default()],
+            policy: Policy::default(),
+            values: Values::default(),
+            templates: None,
+            compiled_in: Vec::new(),
+            problems: Vec::new(),
+        }
+    }
+
+    /// Answers GET, and HEAD with the same but the body.
+    ///
+    /// A part of the path in braces is a parameter, `{*rest}` the rest of it: `/photos/{id}`, `/files/{*rest}`.
+    #[track_caller]
+    pub fn get<F, R>(self, route: &str, handler: F) -> App
+    where
+        F: Fn(&mut Request) -> R + Send + Sync + 'static,
+        R: IntoResponse,
+    {
+        self.route(Some(Method::Get), route, handler, Location::caller())
+    }
+
+    /// Answers POST.
+    #[track_caller]
+    pub fn post<F, R>(self, route: &str, handler: F) -> App
+    where
+        F: Fn(&mut Request) -> R + Send + Sync + 'static,
+        R: IntoResponse,
+    {
+        self.route(Some(Method::Post), route, handler, Location::caller())
+    }
+
+    /// Answers PUT.
+    #[track_caller]
+    pub fn put<F, R>(self, route: &str, handler: F) -> App
+    where
+        F: Fn(&mut Request) -> R + Send + Sync + 'static,
+        R: IntoResponse,
+    {
+        self.route(Some(Method::Put), route, handler, Location::caller())
+    }
+
+    /// Answers PATCH.
+    #[track_caller]
+    pub fn patch<F, R>(self, route: &str, handler: F) -> App
+    where
+        F: Fn(&mut Request) -> R + Send + Sync + 'static,
+        R: IntoResponse,
+    {
+        self.route(Some(Method::Patch), route, handler, Location::caller())
+    }
+
+    /// Answers DELETE.
+    #[track_caller]
+    pub fn delete<F, R>(self, route: &str, handler: F) -> App
+    where
+        F: Fn(&mut Request) -> R + Send + Sync + 'static,
+        R: IntoResponse,
+    {
+        self.route(Some(Method::Delete), route, handler, Location::caller())
+    }
+
+    /// Answers every method that the path has no handler of its own for.
+    #[track_caller]
+    pub fn any<F, R>(self, route: &str, handler: F) -> App
+    where
+        F: Fn(&mut Request) -> R + Send + Sync + 'static,
+        R: IntoResponse,
+    {
+        self.route(None, route, handler, Location::caller())
+    }
+
+    fn route<F, R>(mut self, method: Option<Method>, pattern: &str, f: F, place: &'static Location<'static>) -> App
+    where
+        F: Fn(&mut Request) -> R + Send + Sync + 'static,
+        R: IntoResponse,
+    {
+        let goal = Goal { handler: service::handler(f), name: None, passage: Passage::default() };
+        self.add(Route { method, pattern: pattern.to_owned(), place, goal });
+        self
+    }
+
+    fn add(&mut self, route: Route<Goal>) {
+        let added = self.router.add(route);
+        self.problems.extend(added.err());
+    }
+
+    /// Changes the route that was added last.
+    fn change_route(mut self, what: &str, change: impl FnOnce(&mut Goal)) -> App {
+        match self.router.last_mut() {
+            Some(route) => change(&mut route.goal),
+            None => self
+                .problems
+                .push(Error::internal(format!("App::{what} stands before any route: it is for the one above"))),
+        }
+        self
+    }
+
+    /// Names the route above, for [`Request::url_for`] and `{{ url_for("photo", id=17) }}` in templates.
+    ///
+    /// ```
+    /// # use aside::{App, Request};
+    /// App::new().get("/photos/{id}", |req: &mut Request| req.param::<u64>("id").map(|id| id.to_string())).named("photo");
+    /// ```
+    ///
+    /// Routes of the same path may share a name: GET and POST of a form.
+    pub fn named(self, name: &str) -> App {
+        self.change_route("named", |goal| goal.name = Some(name.to_owned()))
+    }
+
+    /// Lets pages of other sites send to the route above: for a webhook that browsers may send too, or a form that others
+    /// embed.
+    ///
+    /// Everywhere else what a browser sends from another site with POST, PUT, PATCH or DELETE is refused (403), unless that
+    /// site is one of `ASIDE_TRUSTED_ORIGINS`. Servers, which send no `Origin`, are not concerned: a webhook that no
+    /// browser sends needs nothing.
+    pub fn allow_cross_origin(self) -> App {
+        self.change_route("allow_cross_origin", |goal| goal.passage.cross_origin = true)
+    }
+
+    /// Limits how often one visitor may ask for the route above: a login, a contact form.
+    ///
+    /// ```
+    /// use aside::{App, Rate, Request};
+    ///
+    /// App::new()
+    ///     .get("/login", |_req: &mut Request| "the form")
+    ///     .post("/login", |_req: &mut Request| "welcome")
+    ///     .rate_limit(Rate::per_minute(10));
+    /// ```
+    ///
+    /// One too many gets 429 with `Retry-After`. Visitors are told apart by [`client_ip`](Request::client_ip), so
+    /// `ASIDE_TRUSTED_PROXIES` must be right where there is a proxy. Given a [`RateLimit`], and its clone to another
+    /// route, both count together.
+    pub fn rate_limit(self, limit: impl Into<RateLimit>) -> App {
+        let limit = limit.into();
+        self.change_route("rate_limit", |goal| goal.passage.limits.push(limit))
+    }
+
+    /// Answers every path that no route is there for, in place of the 404.
+    pub fn fallback<F, R>(mut self, f: F) -> App
+    where
+        F: Fn(&mut Request) -> R + Send + Sync + 'static,
+        R: IntoResponse,
+    {
+        self.parts[0].fallback = Some(service::handler(f));
+        self
+    }
+
+    /// Runs before the handler, for every request that the guard lets pass, in the order in which hooks were added. A hook
+    /// that gives a response ends it there; so does an error.
+    ///
+    /// ```
+    /// use aside::{App, Request, redirect};
+    ///
+    /// let admin = App::new()
+    ///     .before(|req: &mut Request| req.session().get::<u64>("admin").is_none().then(|| redirect("/login")))
+    ///     .get("/", |_req: &mut Request| "for the admin");
+    /// App::new().mount("/admin", admin);
+    /// ```
+    ///
+    /// Those of an application that is [mounted](App::mount) run for everything below its path, whether there is a route
+    /// or not.
+    pub fn before<F, R>(mut self, f: F) -> App
+    where
+        F: Fn(&mut Request) -> R + Send + Sync + 'static,
+        R: IntoAnswer,
+    {
+        self.parts[0].before.push(Box::new(move |request| f(request).into_answer()));
+        self
+    }
+
+    /// Runs after the handler, for every response, error pages and refusals among them.
+    ///
+    /// ```
+    /// use aside::{App, Request, Response};
+    ///
+    /// App::new().after(|_req: &mut Request, response: &mut Response| response.headers_mut().set("X-Made-By", "aside"));
+    /// ```
+    pub fn after<F>(mut self, f: F) -> App
+    where
+        F: Fn(&mut Request, &mut Response) + Send + Sync + 'static,
+    {
+        self.parts[0].after.push(Box::new(f));
+        self
+    }
+
+    /// The site's own page for a status of 400 or above.
+    ///
+    /// ```
+    /// use aside::{App, Error, Request, context};
+    ///
+    /// App::new().error_page(404, |req: &mut Request, error: &Error| {
+    ///     req.render("404.html", context! { words => error.message() })
+    /// });
+    /// ```
+    ///
+    /// It keeps the status of the error. In development, whoever sits at the machine sees the page for developers at a 5xx;
+    /// clients that ask for JSON get JSON. When the page itself fails, the built-in one takes its place.
+    pub fn error_page<F, R>(mut self, status: u16, f: F) -> App
+    where
+        F: Fn(&mut Request, &Error) -> R + Send + Sync + 'static,
+        R: IntoResponse,
+    {
+        if !(400..600).contains(&status) {
+            self.problems.push(Error::internal(format!("App::error_page: {status} is the status of no error")));
+        }
+        self.parts[0].error_pages.insert(status, Box::new(move |request, error| f(request, error).into_response()));
+        self
+    }
+
+    /// Puts another application's routes below a path, with its hooks, error pages and fallback for that part of the site.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Request};
+    ///
+    /// let shop = App::new().get("/", |_req: &mut Request| "the shop").get("/cart", |_req: &mut Request| "the cart");
+    /// let mut client = TestClient::new(App::new().mount("/shop", shop));
+    /// assert_eq!(client.get("/shop").text(), "the shop");
+    /// assert_eq!(client.get("/shop/cart").text(), "the cart");
+    /// ```
+    ///
+    /// Its state and its compiled-in templates join those of the site; its settings, headers and template folder are the
+    /// site's. [`Request::path`] stays the whole path, and the names of routes are those of the whole site.
+    pub fn mount(mut self, path: &str, app: App) -> App {
+        let prefix = path.trim_end_matches('/');
+        if !prefix.starts_with('/') || prefix.contains(['{', '}']) {
+            self.problems.push(Error::internal(format!("App::mount: `{path}` is no plain path such as `/admin`")));
+            return self;
+        }
+        app.router.into_routes().into_iter().for_each(|route| self.add_below(prefix, route));
+        self.parts.extend(app.parts.into_iter().map(|part| part.below(prefix)));
+        self.compiled_in.extend(app.compiled_in);
+        self.problems.extend(app.problems);
+        if !self.values.merge(app.values) {
+            let words = "both sites have a state of one type, and there can be only one of each";
+            self.problems.push(Error::internal(format!("App::mount(`{path}`): {words}")));
+        }
+        self
+    }
+
+    /// `/` of what is mounted is the path itself, with a slash behind it or without.
+    fn add_below(&mut self, prefix: &str, route: Route<Goal>) {
+        if route.pattern == "/" {
+            self.add(Route { pattern: prefix.to_owned(), ..route.clone() });
+            let goal = Goal { name: None, ..route.goal };
+            self.add(Route { pattern: format!("{prefix}/"), goal, ..route });
+        } else {
+            self.add(Route { pattern: format!("{prefix}{}", route.pattern), ..route });
+        }
+    }
+
+    /// Sets a header that every response gets which has none of that name; an empty value leaves a default out.
+    ///
+    /// ```
+    /// # use aside::App;
+    /// App::new()
+    ///     .default_header("Content-Security-Policy", "default-src 'self'; script-src 'self' 'nonce-{nonce}' https://js.stripe.com")
+    ///     .default_header("X-Frame-Options", "");
+    /// ```
+    ///
+    /// | Default | |
+    /// |---|---|
+    /// | `Content-Security-Policy` | everything from the site itself, no plug-ins, no frames around it, no `unsafe-inline`; `'nonce-{nonce}'` becomes [`csp_nonce`](Request::csp_nonce) |
+    /// | `Strict-Transport-Security` | `max-age=31536000`, on https alone ([`is_https`](Request::is_https)) |
+    /// | `X-Content-Type-Options` | `nosniff` |
+    /// | `X-Frame-Options` | `DENY` |
+    /// | `Referrer-Policy` | `strict-origin-when-cross-origin` |
+    /// | `Cross-Origin-Opener-Policy`, `Cross-Origin-Resource-Policy` | `same-origin` |
+    /// | `Permissions-Policy` | `camera=(), geolocation=(), microphone=()` |
+    pub fn default_header(mut self, name: &str, value: &str) -> App {
+        let set = self.policy.set(name, value);
+        self.problems.extend(set.err());
+        self
+    }
+
+    /// Answers `GET /healthz` with 200 and the state of the background as JSON, whatever host is asked for: for load
+    /// balancers and container platforms.
+    ///
+    /// ```
+    /// use aside::App;
+    /// use aside::testing::TestClient;
+    ///
+    /// let answer = TestClient::new(App::new().healthz()).get("/healthz");
+    /// assert_eq!(answer.json::<serde_json::Value>()["status"], "ok");
+    /// ```
+    ///
+    /// `running` and `waiting` are tasks now, `succeeded` and `failed` since the start.
+    #[track_caller]
+    pub fn healthz(self) -> App {
+        let app = self.route(
+            Some(Method::Get),
+            "/healthz",
+            |req: &mut Request| Json(service::health(req)),
+            Location::caller(),
+        );
+        app.change_route("healthz", |goal| goal.passage.any_host = true)
+    }
+
+    /// Keeps a value for all handlers and tasks, one of each type: [`Request::state`], [`TaskContext::state`].
+    ///
+    /// [`TaskContext::state`]: crate::TaskContext::state
+    pub fn state<T: Any + Send + Sync>(mut self, value: T) -> App {
+        self.values.insert(value);
+        self
+    }
+
+    /// Answers GET under a path with the files of a folder: `.static_files("/static", "static")`.
+    ///
+    /// With their type, validators (304), and ranges. Dot files, links that lead out of the folder, and the folder's
+    /// subfolders themselves are not there (404).
+    #[track_caller]
+    pub fn static_files(self, path: &str, folder: impl Into<PathBuf>) -> App {
+        let files = StaticFiles::new(folder.into());
+        let answer = move |req: &mut Request| files.respond(req, &req.param::<String>("rest")?);
+        let route = format!("{}/{{*rest}}", path.trim_end_matches('/'));
+        self.route(Some(Method::Get), &route, answer, Location::caller())
+    }
+
+    /// Where the templates are, in place of `ASIDE_TEMPLATES` (the folder `templates`).
+    pub fn templates(mut self, folder: impl Into<PathBuf>) -> App {
+        self.templates = Some(folder.into());
+        self
+    }
+
+    /// A template that is compiled in: `.template("page.html", include_str!("page.html"))`. In development a file of that
+    /// name in the folder comes first, so that it can be worked on.
+    pub fn template(mut self, name: &str, source: &str) -> App {
+        self.compiled_in.push((name.to_owned(), source.to_owned()));
+        self
+    }
+
+    /// The same application, whose mail stays in the process unless the settings send it elsewhere, and whose tasks stand
+    /// back behind nobody: on a busy machine a test would wait for them in vain.
+    pub(crate) fn for_tests(mut self) -> App {
+        if let Ok(config) = &mut self.config {
+            config.mail_url.get_or_insert_with(|| "memory:".into());
+            config.nice = 0;
+        }
+        self
+    }
+
+    /// The application, ready to answer.
+    ///
+    /// # Errors
+    /// When a setting cannot be used, or a route is malformed or there twice; all of them in one message.
+    pub(crate) fn build(mut self) -> Result<Service> {
+        let config = Arc::new(self.config?);
+        config.check()?;
+        let guard = Guard::new(&config, self.policy)?;
+        let urls = urls(&self.router).map_err(|error| self.problems.push(error)).unwrap_or_default();
+        if !self.problems.is_empty() {
+            let words: Vec<String> = self.problems.iter().map(Error::chain).collect();
+            return Err(Error::internal(words.join("; ")));
+        }
+        let folder = self.templates.unwrap_or_else(|| config.templates.clone());
+        let mut templates = Templates::new(folder, config.is_development());
+        self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
+        self.values.insert(templates);
+        self.values.insert(urls);
+        self.values.insert(Keys::new(&config)?);
+        self.values.insert(Store::open(&config)?);
+        // Here and not at the first mail: its connection pool starts a thread, which must not inherit a task's priority.
+        #[cfg(feature = "mail")]
+        self.values.insert(Mailer::new(&config)?);
+        let scope = Scope::new(Registry::new(&config), self.values);
+        Ok(Service::new(config, self.router, self.parts, guard, scope))
+    }
+}
+
+/// The names of the routes, and the paths that they stand for.
+///
+/// # Errors
+/// When two routes have the same name and different paths; both places are named.
+fn urls(router: &Router<Goal>) -> Result<Urls> {
+    let named = router.routes().iter().filter_map(|route| Some((route.goal.name.as_deref()?, route)));
+    let mut first: BTreeMap<&str, &Route<Goal>> = BTreeMap::new();
+    for (name, route) in named {
+        let first = *first.entry(name).or_insert(route);
+        if first.pattern != route.pattern {
+            let (first, second) = (first.place, route.place);
+            return Err(Error::internal(format!("the route name `{name}` at {second} is taken, at {first}")));
+        }
+    }
+    Ok(first.into_iter().map(|(name, route)| (name.to_owned(), route.pattern.clone())).collect())
+}

@@ -1,0 +1,252 @@
+//! An application at work: the one way from a request to a response.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::check::check;
+use super::parts::{Handler, Part};
+use crate::background::failure::Failure;
+use crate::background::panics;
+use crate::background::registry::{escape, span};
+use crate::background::scope::Scope;
+use crate::config::Config;
+use crate::error::{Error, Status};
+use crate::http::guard::rates::TooSoon;
+use crate::http::guard::{Guard, Passage};
+use crate::http::request::{Method, Request};
+use crate::http::response::{IntoResponse, Response};
+use crate::http::router::{Found, Router};
+use crate::http::{encoding, pages, session};
+
+/// What a route leads to.
+#[derive(Clone)]
+pub(crate) struct Goal {
+    pub(crate) handler: Handler,
+    pub(crate) name: Option<String>,
+    pub(crate) passage: Passage,
+}
+
+/// Any handler, as the router keeps it.
+pub(crate) fn handler<F, R>(f: F) -> Handler
+where
+    F: Fn(&mut Request) -> R + Send + Sync + 'static,
+    R: IntoResponse,
+{
+    Arc::new(move |request| f(request).into_response())
+}
+
+/// An application at work: requests in, responses out. It knows no socket.
+pub(crate) struct Service {
+    config: Arc<Config>,
+    pub(super) router: Router<Goal>,
+    /// The whole site first, what is mounted deeper later.
+    parts: Vec<Part>,
+    guard: Guard,
+    scope: Scope,
+    ids: Ids,
+}
+
+impl Service {
+    pub(super) fn new(
+        config: Arc<Config>,
+        router: Router<Goal>,
+        mut parts: Vec<Part>,
+        guard: Guard,
+        scope: Scope,
+    ) -> Service {
+        parts.sort_by_key(|part| part.prefix.len());
+        Service { config, router, parts, guard, scope, ids: Ids::new() }
+    }
+
+    /// The settings.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The tasks, the mailer and all else that is the application's own.
+    pub(crate) fn scope(&self) -> &Scope {
+        &self.scope
+    }
+
+    /// In production, puts what should be looked at into the log.
+    pub(crate) fn warn_of_settings(&self) {
+        if !self.config.is_development() {
+            check(&self.config).iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
+        }
+    }
+
+    /// Answers a request. It never panics: what a handler does is caught here.
+    pub(crate) fn handle(&self, mut request: Request) -> Response {
+        let began = Instant::now();
+        request.admit(self.scope.clone(), self.config.clone(), self.ids.next());
+        self.guard.identify(&mut request);
+        let _entered = request.context().enter();
+        let response = caught(|| self.answer(&mut request));
+        self.finish(&mut request, response, began)
+    }
+
+    /// The guard, the hooks, the handler.
+    fn answer(&self, request: &mut Request) -> Response {
+        let found = self.router.find(request.method(), request.path());
+        let unknown = Passage::default();
+        let passage = if let Found::Route(goal, _) = &found { &goal.passage } else { &unknown };
+        if let Err(error) = self.guard.check(request, passage) {
+            return Response::from_error(error);
+        }
+        if let Some(answer) = self.before(request) {
+            return answer;
+        }
+        match found {
+            Found::Route(goal, params) => {
+                request.set_params(params);
+                (goal.handler)(request)
+            }
+            Found::OtherMethods(methods) => other_methods(request.method(), &methods),
+            Found::Nothing => self.fallback(request),
+        }
+    }
+
+    /// The first answer of a hook.
+    fn before(&self, request: &mut Request) -> Option<Response> {
+        let parts = self.parts.iter().filter(|part| !part.before.is_empty());
+        parts
+            .flat_map(|part| part.before.iter().map(move |hook| (part, hook)))
+            .find_map(|(part, hook)| if part.holds(request.path()) { hook(request) } else { None })
+    }
+
+    fn fallback(&self, request: &mut Request) -> Response {
+        match self.innermost(request.path(), |part| part.fallback.as_ref()) {
+            Some(fallback) => fallback(request),
+            None => Response::from_error(Status::NOT_FOUND.into()),
+        }
+    }
+
+    /// What the deepest part has that a path lies in.
+    fn innermost<'s, T>(&'s self, path: &str, has: impl Fn(&'s Part) -> Option<&'s T>) -> Option<&'s T> {
+        self.parts.iter().rev().filter(|part| part.holds(path)).find_map(has)
+    }
+
+    /// What every response goes through on its way out, whoever made it.
+    fn finish(&self, request: &mut Request, response: Response, began: Instant) -> Response {
+        let mut response = self.answer_error(request, response);
+        self.after(request, &mut response);
+        session::save(request, &mut response);
+        encoding::compress(request, &mut response);
+        let mut response = self.answer_error(request, response);
+        self.guard.protect(request, &mut response);
+        response.headers_mut().set("X-Request-Id", request.id());
+        log_access(request, &response, began);
+        response
+    }
+
+    fn after(&self, request: &mut Request, response: &mut Response) {
+        for part in self.parts.iter().rev().filter(|part| !part.after.is_empty()) {
+            if !part.holds(request.path()) {
+                continue;
+            }
+            if let Err(panic) = panics::catch(|| part.after.iter().for_each(|hook| hook(request, response))) {
+                response.fail(Failure::Panic(panic).into());
+            }
+        }
+    }
+
+    /// Puts the page of an error in the place of the response that carries one. What was set aside on that stays, and so
+    /// do its headers, but for those that spoke of its body.
+    fn answer_error(&self, request: &mut Request, mut response: Response) -> Response {
+        let Some(error) = response.take_error() else { return response };
+        if error.status().is_server_error() {
+            log_error(request, &error);
+        }
+        if let Some(soon) = error.find_source::<TooSoon>() {
+            response.headers_mut().set("Retry-After", soon.seconds.to_string());
+        }
+        let page = self.error_page(request, &error).with_set_aside(response.take_set_aside());
+        let of_the_body = |name: &str| name.to_ascii_lowercase().starts_with("content-");
+        let others = response.headers().iter().filter(|(name, _)| !of_the_body(name) && !page.headers().contains(name));
+        let others: Vec<_> = others.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        others.into_iter().fold(page, |page, (name, value)| page.append_header(&name, value))
+    }
+
+    /// The site's own page for an error, or the built-in one.
+    fn error_page(&self, request: &mut Request, error: &Error) -> Response {
+        let status = error.status();
+        let own = self.innermost(request.path(), |part| part.error_pages.get(&status.code()));
+        let own = own.filter(|_| !pages::is_for_others(request, status));
+        let Some(own) = own else { return pages::error_page(request, error) };
+        let mut page = caught(|| own(request, error));
+        if let Some(second) = page.take_error() {
+            log_error(request, &second.context(format!("the site's page for {status}")));
+            return pages::error_page(request, error).with_set_aside(page.take_set_aside());
+        }
+        if !page.headers().contains("Cache-Control") {
+            page.headers_mut().set("Cache-Control", "no-store");
+        }
+        page.status(status)
+    }
+}
+
+/// What a function makes, or the response to its panic.
+fn caught(f: impl FnOnce() -> Response) -> Response {
+    panics::catch(f).unwrap_or_else(|panic| Response::from_error(Failure::Panic(panic).into()))
+}
+
+/// The path is there for other methods: those are named, to one who asks for them with 204.
+fn other_methods(method: &Method, methods: &[String]) -> Response {
+    let allow = methods.join(", ");
+    if *method == Method::Options {
+        return Response::new().status(Status::NO_CONTENT).header("Allow", allow);
+    }
+    let words = format!("{method} is not possible here; {allow} are.");
+    Response::from_error(Error::new(Status::METHOD_NOT_ALLOWED, words)).header("Allow", allow)
+}
+
+/// How the process is, as far as it knows.
+pub(super) fn health(request: &Request) -> Value {
+    let counts = request.scope().registry().counts();
+    json!({
+        "status": "ok",
+        "running": counts.unfinished.saturating_sub(counts.queued),
+        "waiting": counts.queued,
+        "succeeded": counts.ended.saturating_sub(counts.failed),
+        "failed": counts.failed,
+    })
+}
+
+fn log_error(request: &Request, error: &Error) {
+    let panic = error.source().and_then(|source| source.downcast_ref::<Failure>());
+    let what = panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
+    let backtrace = panic.and_then(Failure::backtrace).map_or(String::new(), |lines| format!("\n{lines}"));
+    let line = escape(&format!("{} {} {} {what}", request.method(), request.path(), request.id()));
+    log::error!(target: "aside::http", "{line}{backtrace}");
+}
+
+fn log_access(request: &Request, response: &Response, began: Instant) {
+    if !log::log_enabled!(target: "aside::access", log::Level::Info) {
+        return;
+    }
+    let client = request.client_ip().map_or(String::new(), |client| format!(", {client}"));
+    let (method, path, id) = (request.method(), request.path(), request.id());
+    let (status, after) = (response.status_code().code(), span(began.elapsed()));
+    log::info!(target: "aside::access", "{}", escape(&format!("{method} {path} {status} after {after} ({id}{client})")));
+}
+
+/// Request ids: six hexadecimal digits, no two alike within 16 million requests of a process.
+struct Ids(AtomicU32);
+
+impl Ids {
+    fn new() -> Ids {
+        let mut start = [0; 4];
+        // Without randomness the ids begin at the same place at each start, and are as different as before.
+        let _ = getrandom::fill(&mut start);
+        Ids(AtomicU32::new(u32::from_ne_bytes(start)))
+    }
+
+    fn next(&self) -> String {
+        // Times an odd number is one to one in 24 bits, and neighbours do not look alike.
+        let number = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b1) & 0xff_ffff;
+        format!("{number:06x}")
+    }
+}

@@ -1,0 +1,203 @@
+//! The headers that tell a browser what to refuse, on every response that has none of its own.
+//!
+//! They are what the OWASP Secure Headers Project and Mozilla's HTTP Observatory ask for. Nothing of another origin is
+//! loaded, framed by others or told where visitors come from; scripts and styles run when they are files of the site or
+//! carry the response's nonce.
+
+use std::sync::OnceLock;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use crate::error::{Error, Result};
+use crate::http::headers::Headers;
+use crate::http::request::Request;
+use crate::http::response::Response;
+
+/// `'nonce-{nonce}'` stands for the response's nonce, and is left out where no template has asked for it.
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' \
+     'nonce-{nonce}'; img-src 'self' data:; font-src 'self'; media-src 'self'; connect-src 'self'; manifest-src 'self'; \
+     worker-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+const DEFAULTS: [(&str, &str); 6] = [
+    ("X-Content-Type-Options", "nosniff"),
+    ("X-Frame-Options", "DENY"),
+    ("Referrer-Policy", "strict-origin-when-cross-origin"),
+    ("Cross-Origin-Opener-Policy", "same-origin"),
+    ("Cross-Origin-Resource-Policy", "same-origin"),
+    ("Permissions-Policy", "camera=(), geolocation=(), microphone=()"),
+];
+
+const CSP: &str = "Content-Security-Policy";
+const HSTS: &str = "Strict-Transport-Security";
+
+/// A year (RFC 6797). Without the subdomains, which may be somebody else's to decide about.
+const ONE_YEAR: &str = "max-age=31536000";
+
+/// How a policy names the nonce.
+const NONCE: &str = " 'nonce-{nonce}'";
+
+/// The default headers of an application.
+pub(crate) struct Policy {
+    headers: Headers,
+    /// With the place of the nonce.
+    csp: String,
+    /// The same for a page that has not asked for one.
+    csp_without_nonce: String,
+    hsts: String,
+}
+
+impl Default for Policy {
+    fn default() -> Policy {
+        let mut policy = Policy {
+            headers: Headers::from_iter(DEFAULTS),
+            csp: String::new(),
+            csp_without_nonce: String::new(),
+            hsts: ONE_YEAR.to_owned(),
+        };
+        policy.set_csp(CONTENT_SECURITY_POLICY.to_owned());
+        policy
+    }
+}
+
+impl Policy {
+    /// Changes a default, or leaves it out: an empty value.
+    ///
+    /// # Errors
+    /// When it cannot be a header.
+    pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<()> {
+        Headers::check(name, value).map_err(|error| error.context("App::default_header"))?;
+        if name.eq_ignore_ascii_case("Content-Length") || name.eq_ignore_ascii_case("Set-Cookie") {
+            return Err(Error::internal(format!("App::default_header: {name} is no header for every response")));
+        }
+        match () {
+            () if name.eq_ignore_ascii_case(CSP) => self.set_csp(value.to_owned()),
+            () if name.eq_ignore_ascii_case(HSTS) => self.hsts = value.to_owned(),
+            () if value.is_empty() => self.headers.remove(name),
+            () => self.headers.set(name, value),
+        }
+        Ok(())
+    }
+
+    fn set_csp(&mut self, csp: String) {
+        self.csp_without_nonce = csp.replace(NONCE, "");
+        self.csp = csp;
+    }
+
+    /// Adds what the response has not got.
+    pub(crate) fn apply(&self, request: &Request, response: &mut Response) {
+        let headers = &mut response.headers;
+        for (name, value) in self.headers.iter() {
+            add(headers, name, value);
+        }
+        match request.nonce().get() {
+            Some(nonce) => add(headers, CSP, &self.csp.replace("{nonce}", nonce)),
+            None => add(headers, CSP, &self.csp_without_nonce),
+        }
+        if request.is_https() {
+            add(headers, HSTS, &self.hsts);
+        }
+    }
+}
+
+fn add(headers: &mut Headers, name: &str, value: &str) {
+    if !value.is_empty() && !headers.contains(name) {
+        headers.append(name, value);
+    }
+}
+
+impl Request {
+    /// The nonce with which a `<script>` or `<style>` of this response may stand in the page itself; in templates
+    /// `<script nonce="{{ csp_nonce }}">` (Content Security Policy 3, section 2.3).
+    ///
+    /// 128 random bits, made at the first call; only then does the header name it.
+    ///
+    /// ```
+    /// use aside::{Html, Request};
+    ///
+    /// fn page(req: &mut Request) -> Html<String> {
+    ///     Html(format!("<script nonce=\"{}\">console.log('here')</script>", req.csp_nonce()))
+    /// }
+    /// ```
+    pub fn csp_nonce(&self) -> String {
+        make(self.nonce()).to_owned()
+    }
+}
+
+/// The nonce, made when it is first asked for.
+pub(crate) fn make(nonce: &OnceLock<String>) -> &str {
+    nonce.get_or_init(|| {
+        let mut bytes = [0; 16];
+        // A nonce that can be guessed would let in what it is there to keep out: none is better.
+        match getrandom::fill(&mut bytes) {
+            Ok(()) => URL_SAFE_NO_PAD.encode(bytes),
+            Err(error) => {
+                log::error!(target: "aside::http", "There are no random bytes for a nonce: {error}");
+                String::new()
+            }
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::request::{Body, Client, Method};
+
+    fn request(https: bool) -> Request {
+        let mut request = Request::new(Method::Get, "/", Headers::new(), Body::empty());
+        request.set_client(Client { https, ..Client::default() });
+        request
+    }
+
+    fn applied(policy: &Policy, request: &Request, mut response: Response) -> Headers {
+        policy.apply(request, &mut response);
+        response.headers
+    }
+
+    #[test]
+    fn every_response_has_the_defaults_and_its_own_come_first() {
+        let response =
+            Response::text("hi").header("x-frame-options", "SAMEORIGIN").header("Referrer-Policy", "no-referrer");
+        let headers = applied(&Policy::default(), &request(false), response);
+        assert_eq!(headers.get_all("X-Frame-Options").collect::<Vec<_>>(), ["SAMEORIGIN"]);
+        assert_eq!(headers.get("Referrer-Policy"), Some("no-referrer"));
+        assert_eq!(headers.get("X-Content-Type-Options"), Some("nosniff"));
+        assert!(!headers.get(CSP).unwrap().contains("unsafe"), "{headers}");
+    }
+
+    #[test]
+    fn the_policy_names_the_nonce_once_somebody_has_asked_for_it() {
+        let (with, without) = (request(false), request(false));
+        let nonce = with.csp_nonce();
+        assert_eq!((nonce.len(), with.csp_nonce()), (22, nonce.clone()));
+        let named = format!("script-src 'self' 'nonce-{nonce}'");
+        assert!(applied(&Policy::default(), &with, Response::new()).get(CSP).unwrap().contains(&named));
+        let plain = applied(&Policy::default(), &without, Response::new());
+        assert!(plain.get(CSP).unwrap().contains("script-src 'self';"), "{plain}");
+        assert_ne!(request(false).csp_nonce(), nonce);
+    }
+
+    #[test]
+    fn transport_security_is_for_https() {
+        let of = |https| applied(&Policy::default(), &request(https), Response::new());
+        assert_eq!(of(true).get(HSTS), Some("max-age=31536000"));
+        assert_eq!(of(false).get(HSTS), None);
+    }
+
+    #[test]
+    fn defaults_can_be_changed_and_left_out() {
+        let mut policy = Policy::default();
+        policy.set("x-frame-options", "").unwrap();
+        policy.set("content-security-policy", "script-src 'nonce-{nonce}'").unwrap();
+        policy.set("strict-transport-security", "max-age=60").unwrap();
+        policy.set("X-Made-By", "aside").unwrap();
+        let request = request(true);
+        let csp = format!("script-src 'nonce-{}'", request.csp_nonce());
+        let headers = applied(&policy, &request, Response::new());
+        assert_eq!(headers.get(CSP), Some(csp.as_str()));
+        assert_eq!((headers.get(HSTS), headers.get("X-Made-By")), (Some("max-age=60"), Some("aside")));
+        assert!(!headers.contains("X-Frame-Options"));
+        assert!(policy.set("X-A", "1\r\n2").is_err() && policy.set("set-cookie", "a=b").is_err());
+    }
+}

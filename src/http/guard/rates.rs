@@ -1,0 +1,228 @@
+//! How often: a limit for each visitor on the routes where trying again and again is the attack.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result, Status};
+use crate::http::request::Request;
+use crate::sync::lock;
+
+/// Visitors that a limit remembers; past that those go first who are nearest to being forgotten anyway.
+const MOST_VISITORS: usize = 50_000;
+
+/// So often within a time: [`App::rate_limit`](crate::App::rate_limit), [`RateLimit`].
+///
+/// ```
+/// use aside::Rate;
+///
+/// let rate = Rate::per_minute(5);
+/// assert_eq!(rate.to_string(), "5 in 60 s");
+/// ```
+///
+/// All of them may come at once; then the next is free when its share of the time has passed: with 5 in a minute, one each
+/// 12 seconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    count: u32,
+    per: Duration,
+}
+
+impl Rate {
+    /// So many within that time.
+    ///
+    /// # Panics
+    /// When either is zero, which is a mistake in the program.
+    pub const fn new(count: u32, per: Duration) -> Rate {
+        assert!(count > 0 && !per.is_zero(), "a rate is at least one within some time");
+        Rate { count, per }
+    }
+
+    /// So many within a second.
+    pub const fn per_second(count: u32) -> Rate {
+        Rate::new(count, Duration::from_secs(1))
+    }
+
+    /// So many within a minute.
+    pub const fn per_minute(count: u32) -> Rate {
+        Rate::new(count, Duration::from_secs(60))
+    }
+
+    /// So many within an hour.
+    pub const fn per_hour(count: u32) -> Rate {
+        Rate::new(count, Duration::from_secs(3600))
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {} s", self.count, self.per.as_secs_f64())
+    }
+}
+
+/// A limit by any key: for what no route knows, such as the account that somebody tries passwords for.
+///
+/// ```
+/// use aside::{Rate, RateLimit, Request, Response, Result, redirect};
+///
+/// struct Logins(RateLimit); // .state(Logins(RateLimit::new(Rate::per_hour(20))))
+///
+/// fn log_in(req: &mut Request) -> Result<Response> {
+///     #[derive(serde::Deserialize)]
+///     struct Login { email: String }
+///
+///     let login: Login = req.form()?;
+///     req.state::<Logins>().0.check(&login.email)?; // 429 with Retry-After
+///     Ok(redirect("/"))
+/// }
+/// ```
+///
+/// It counts in this process, in memory: a restart forgets, and of several processes each counts for itself. A clone is
+/// the same limit.
+#[derive(Clone)]
+pub struct RateLimit {
+    rate: Rate,
+    /// When each visitor will be as one who never came. One number for each is all that is needed (the generic cell rate
+    /// algorithm, ITU-T I.371).
+    visitors: Arc<Mutex<HashMap<String, Instant>>>,
+}
+
+impl RateLimit {
+    /// A limit that nobody has used yet.
+    pub fn new(rate: Rate) -> RateLimit {
+        RateLimit { rate, visitors: Arc::default() }
+    }
+
+    /// Counts one for that key.
+    ///
+    /// # Errors
+    /// 429 when it is one too many; the response says in `Retry-After` when to come again.
+    pub fn check(&self, key: &str) -> Result<()> {
+        self.count(key, Instant::now()).map_err(too_soon)
+    }
+
+    /// Counts one for the visitor's address.
+    pub(crate) fn check_client(&self, request: &Request) -> Result<()> {
+        self.check(&request.client_ip().map_or_else(String::new, visitor))
+    }
+
+    fn count(&self, key: &str, now: Instant) -> Result<(), Duration> {
+        let mut visitors = lock(&self.visitors);
+        let free = visitors.get(key).copied().unwrap_or(now).max(now) + self.rate.per / self.rate.count;
+        let wait = free.saturating_duration_since(now + self.rate.per);
+        if !wait.is_zero() {
+            return Err(wait);
+        }
+        if visitors.len() >= MOST_VISITORS && !visitors.contains_key(key) {
+            forget_some(&mut visitors, now);
+        }
+        visitors.insert(key.to_owned(), free);
+        Ok(())
+    }
+}
+
+impl From<Rate> for RateLimit {
+    fn from(rate: Rate) -> RateLimit {
+        RateLimit::new(rate)
+    }
+}
+
+impl fmt::Debug for RateLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RateLimit({})", self.rate)
+    }
+}
+
+/// Whom an address stands for. In version 6 a visitor has a whole /64 to choose from.
+fn visitor(address: IpAddr) -> String {
+    match address {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            format!("{a:x}:{b:x}:{c:x}:{d:x}")
+        }
+    }
+}
+
+fn forget_some(visitors: &mut HashMap<String, Instant>, now: Instant) {
+    visitors.retain(|_, free| *free > now);
+    if visitors.len() >= MOST_VISITORS {
+        let mut times: Vec<Instant> = visitors.values().copied().collect();
+        // A tenth at once, so that not every call has to look for the next one.
+        let (_, &mut last, _) = times.select_nth_unstable(MOST_VISITORS / 10);
+        visitors.retain(|_, free| *free > last);
+    }
+}
+
+/// Carries the wait to where the response gets its header.
+#[derive(Debug)]
+pub(crate) struct TooSoon {
+    /// Whole seconds, at least one.
+    pub(crate) seconds: u64,
+}
+
+impl fmt::Display for TooSoon {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "free again in {} s", self.seconds)
+    }
+}
+
+impl std::error::Error for TooSoon {}
+
+fn too_soon(wait: Duration) -> Error {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let unit = if seconds == 1 { "second" } else { "seconds" };
+    let words = format!("That was too often. Please wait {seconds} {unit}, and try again.");
+    Error::new(Status::TOO_MANY_REQUESTS, words).with_source(TooSoon { seconds })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn so_many_at_once_and_then_one_at_a_time() {
+        let limit = RateLimit::new(Rate::per_minute(5));
+        let start = Instant::now();
+        let at = |seconds| start + Duration::from_secs(seconds);
+        (0..5).for_each(|_| limit.count("a", at(0)).unwrap());
+        assert_eq!(limit.count("a", at(0)), Err(Duration::from_secs(12)));
+        assert_eq!(limit.count("a", at(11)), Err(Duration::from_secs(1)));
+        limit.count("a", at(12)).unwrap();
+        assert!(limit.count("a", at(12)).is_err());
+        (0..5).for_each(|_| limit.count("a", at(200)).unwrap());
+        assert!(limit.count("a", at(200)).is_err());
+    }
+
+    #[test]
+    fn each_key_has_its_own_and_a_clone_counts_along() {
+        let limit = RateLimit::new(Rate::per_hour(1));
+        let clone = limit.clone();
+        limit.check("a").unwrap();
+        clone.check("b").unwrap();
+        let error = clone.check("a").unwrap_err();
+        assert_eq!(error.status(), Status::TOO_MANY_REQUESTS);
+        assert!(error.find_source::<TooSoon>().is_some_and(|soon| (3599..=3600).contains(&soon.seconds)));
+    }
+
+    #[test]
+    fn a_network_of_version_6_is_one_visitor() {
+        let of = |address: &str| visitor(address.parse().unwrap());
+        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
+        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
+        assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
+    }
+
+    #[test]
+    fn memory_is_bounded_and_the_busiest_are_kept() {
+        let limit = RateLimit::new(Rate::per_minute(2));
+        let now = Instant::now();
+        (0..2).for_each(|_| limit.count("busy", now).unwrap());
+        (0..MOST_VISITORS + 10)
+            .for_each(|number| limit.count(&number.to_string(), now + Duration::from_micros(number as u64)).unwrap());
+        assert!(lock(&limit.visitors).len() <= MOST_VISITORS);
+        assert!(limit.count("busy", now).is_err());
+    }
+}

@@ -1,0 +1,152 @@
+//! Paths from the names of routes, so that a link follows when its page moves.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::request::Request;
+use crate::error::{Error, Result};
+
+/// What stands in a path as it is (RFC 3986, section 3.3).
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~')
+    .remove(b'!')
+    .remove(b'$')
+    .remove(b'&')
+    .remove(b'\'')
+    .remove(b'(')
+    .remove(b')')
+    .remove(b'*')
+    .remove(b'+')
+    .remove(b',')
+    .remove(b';')
+    .remove(b'=')
+    .remove(b':')
+    .remove(b'@');
+
+/// The same in what stands for several parts of a path.
+const PATH: &AsciiSet = &SEGMENT.remove(b'/');
+
+/// The paths of the routes that have a name.
+#[derive(Default)]
+pub(crate) struct Urls(BTreeMap<String, String>);
+
+impl FromIterator<(String, String)> for Urls {
+    fn from_iter<I: IntoIterator<Item = (String, String)>>(named: I) -> Urls {
+        Urls(named.into_iter().collect())
+    }
+}
+
+impl Urls {
+    /// The path of a route with its parameters filled in; what the route has no parameter for becomes the query.
+    ///
+    /// # Errors
+    /// 500 when no route has that name, or a parameter is missing or cannot stand in a path.
+    pub(crate) fn build(&self, name: &str, mut params: Vec<(String, String)>) -> Result<String> {
+        let unknown = || Error::internal(format!("no route is named `{name}`: name it with `App::named`"));
+        let mut rest = self.0.get(name).ok_or_else(unknown)?.as_str();
+        let mut url = String::new();
+        while let Some(at) = rest.find(['{', '}']) {
+            url.push_str(&rest[..at]);
+            rest = &rest[at..];
+            rest = match rest.strip_prefix("{{").or_else(|| rest.strip_prefix("}}")) {
+                Some(after) => {
+                    // Doubled it stands for itself, as the router reads it.
+                    url.push_str(if rest.starts_with('{') { "%7B" } else { "%7D" });
+                    after
+                }
+                None => fill(&mut url, name, rest, &mut params)?,
+            };
+        }
+        url.push_str(rest);
+        if !params.is_empty() {
+            url.push('?');
+            url.push_str(&serde_urlencoded::to_string(params)?);
+        }
+        Ok(url)
+    }
+}
+
+/// Writes the parameter that stands at the beginning, and gives what follows it.
+fn fill<'p>(url: &mut String, name: &str, rest: &'p str, params: &mut Vec<(String, String)>) -> Result<&'p str> {
+    let (param, after) = rest[1..].split_once('}').unwrap_or((&rest[1..], ""));
+    let (param, set) = param.strip_prefix('*').map_or((param, SEGMENT), |param| (param, PATH));
+    let at = params.iter().position(|(key, _)| key == param);
+    let at = at.ok_or_else(|| Error::internal(format!("url_for(`{name}`): the parameter `{param}` is missing")))?;
+    let (_, value) = params.remove(at);
+    if value.is_empty() || value.split('/').any(|part| matches!(part, "." | "..")) {
+        let words = format!("url_for(`{name}`): `{value}` cannot stand in a path, for the parameter `{param}`");
+        return Err(Error::internal(words));
+    }
+    url.extend(utf8_percent_encode(&value, set));
+    Ok(after)
+}
+
+impl Request {
+    /// The path of the route with that name; in templates `{{ url_for("photo", id=17) }}`.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Request, Response, Result, redirect};
+    ///
+    /// fn upload(req: &mut Request) -> Result<Response> {
+    ///     Ok(redirect(&req.url_for("photo", &[("id", &17), ("from", &"upload")])?))
+    /// }
+    ///
+    /// let app = App::new()
+    ///     .post("/photos", upload)
+    ///     .get("/photos/{id}", |req: &mut Request| req.param::<String>("id"))
+    ///     .named("photo");
+    /// assert_eq!(TestClient::new(app).post("/photos").send().location(), Some("/photos/17?from=upload"));
+    /// ```
+    ///
+    /// Parameters of the route are percent-encoded; others become the query.
+    ///
+    /// # Errors
+    /// 500 when no route has that name, or a parameter of the route is missing, empty, or `.` or `..`.
+    pub fn url_for(&self, name: &str, params: &[(&str, &dyn Display)]) -> Result<String> {
+        let params = params.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        self.scope().get::<Urls>().unwrap_or_default().build(name, params)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn build(pattern: &str, params: &[(&str, &str)]) -> Result<String> {
+        let urls = Urls::from_iter([("it".to_owned(), pattern.to_owned())]);
+        urls.build("it", params.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect())
+    }
+
+    #[test]
+    fn parameters_are_filled_in_and_the_rest_is_the_query() {
+        for (pattern, params, url) in [
+            ("/", &[][..], "/"),
+            ("/photos/{id}/{size}.jpg", &[("size", "800"), ("id", "17")], "/photos/17/800.jpg"),
+            ("/p/{id}", &[("id", "a/b?c d%"), ("page", "2"), ("q", "ä&")], "/p/a%2Fb%3Fc%20d%25?page=2&q=%C3%A4%26"),
+            ("/f/{*rest}", &[("rest", "a/б c")], "/f/a/%D0%B1%20c"),
+            ("/{{x}}/{id}", &[("id", "1")], "/%7Bx%7D/1"),
+        ] {
+            assert_eq!(build(pattern, params).unwrap(), url);
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_a_path_is_an_error_that_names_it() {
+        for (pattern, params, words) in [
+            ("/p/{id}", &[][..], "`id` is missing"),
+            ("/p/{id}", &[("id", "")], "cannot stand in a path"),
+            ("/p/{id}", &[("id", "..")], "`..` cannot stand"),
+            ("/p/{*rest}", &[("rest", "a/../b")], "cannot stand"),
+        ] {
+            assert!(build(pattern, params).unwrap_err().to_string().contains(words));
+        }
+        let words = Urls::default().build("gone", Vec::new()).unwrap_err().to_string();
+        assert!(words.contains("`gone`") && words.contains("App::named"), "{words}");
+    }
+}

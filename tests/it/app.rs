@@ -1,0 +1,207 @@
+//! The application: hooks, mounts, names of routes, error pages of its own, health.
+
+use aside::testing::TestClient;
+use aside::{App, Config, Error, Json, Mode, Request, Response, Result, Status, context, redirect};
+use log::Level;
+
+use crate::logs;
+
+fn app() -> App {
+    App::with_config(Config::default())
+}
+
+fn in_production() -> App {
+    let secrets = vec!["a secret of more than thirty-two bytes".to_owned()];
+    App::with_config(Config { mode: Mode::Production, secrets, ..Config::default() })
+}
+
+fn note(req: &mut Request, word: &str) {
+    match req.extension::<Vec<String>>() {
+        Some(words) => words.push(word.to_owned()),
+        None => req.set_extension(vec![word.to_owned()]),
+    }
+}
+
+fn notes(req: &mut Request) -> String {
+    req.extension::<Vec<String>>().map_or_else(String::new, |words| words.join(" "))
+}
+
+#[test]
+fn hooks_run_in_order_around_the_handler() {
+    let app = app()
+        .before(|req: &mut Request| note(req, "first"))
+        .before(|req: &mut Request| -> Result<Option<Response>> {
+            note(req, "second");
+            match req.query_string() {
+                "stop" => Ok(Some(redirect("/elsewhere"))),
+                "fail" => Err(Error::forbidden("not you")),
+                _ => Ok(None),
+            }
+        })
+        .after(|req: &mut Request, response: &mut Response| {
+            let words = notes(req);
+            response.headers_mut().set("X-Notes", words);
+        })
+        .get("/", |req: &mut Request| {
+            note(req, "handler");
+            "page"
+        });
+    let mut client = TestClient::new(app);
+    let page = client.get("/");
+    assert_eq!((page.text(), page.header("X-Notes")), ("page", Some("first second handler")));
+    let stopped = client.get("/?stop");
+    assert_eq!((stopped.location(), stopped.header("X-Notes")), (Some("/elsewhere"), Some("first second")));
+    let failed = client.get("/?fail");
+    assert_eq!((failed.status(), failed.header("X-Notes")), (Status::FORBIDDEN, Some("first second")));
+    assert_eq!(client.get("/gone").header("X-Notes"), Some("first second"));
+}
+
+#[test]
+fn a_hook_that_panics_is_a_page_and_loses_nothing() {
+    logs::keep();
+    let app = app()
+        .before(|req: &mut Request| {
+            if req.query_string() == "before" {
+                panic!("before the handler")
+            }
+        })
+        .after(|req: &mut Request, _: &mut Response| {
+            if req.query_string() == "after" {
+                panic!("after the handler")
+            }
+        })
+        .get("/", |_| Response::text("page").background(|| ()));
+    let mut client = TestClient::new(app);
+    for query in ["before", "after"] {
+        let response = client.get(&format!("/?{query}"));
+        assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR, "{query}");
+        let lines = logs::at(Level::Error, &format!("panicked: {query} the handler"));
+        assert!(lines.len() == 1 && lines[0].contains(response.header("X-Request-Id").unwrap()), "{lines:?}");
+    }
+    client.settle();
+    assert_eq!(client.counts().ended, 1);
+    assert_eq!(client.get("/").text(), "page");
+    client.settle();
+}
+
+fn admin() -> App {
+    App::new()
+        .before(|req: &mut Request| (req.query_string() != "key").then(|| redirect("/login")))
+        .error_page(404, |req: &mut Request, _: &Error| format!("no {} in here", req.path()))
+        .get("/", |req: &mut Request| req.path().to_owned())
+        .get("/users/{id}", |req: &mut Request| req.param::<u64>("id").map(|id| format!("user {id}")))
+        .named("user")
+        .mount("/deep", App::new().get("/", |_| "deep").fallback(|_: &mut Request| "deep down"))
+        .state(17_u64)
+        .template("admin.html", "admin")
+}
+
+#[test]
+fn a_mounted_site_answers_below_its_path_with_its_own_rules() {
+    let app = app().get("/", |_| "outside").get("/administration", |_| "elsewhere").mount("/admin", admin());
+    let mut client = TestClient::new(app);
+    assert_eq!((client.get("/").text(), client.get("/administration").text()), ("outside", "elsewhere"));
+    for path in ["/admin?key", "/admin/?key"] {
+        assert!(client.get(path).text().starts_with("/admin"), "{path}");
+    }
+    assert_eq!(client.get("/admin/users/7?key").text(), "user 7");
+    for path in ["/admin", "/admin/", "/admin/users/7", "/admin/nothing", "/admin/deep/x"] {
+        assert_eq!(client.get(path).location(), Some("/login"), "{path}");
+    }
+    let gone = client.get("/admin/nothing?key");
+    assert_eq!((gone.status(), gone.text()), (Status::NOT_FOUND, "no /admin/nothing in here"));
+    assert!(client.get("/nothing").text().contains("404"));
+    assert_eq!(client.get("/admin/deep?key").text(), "deep");
+    assert_eq!(client.get("/admin/deep/er?key").text(), "deep down");
+    assert_eq!(*client.state::<u64>(), 17);
+}
+
+#[test]
+fn a_mount_that_cannot_be_is_refused_at_start() {
+    let refused = |app: App| app.start().err().unwrap().chain();
+    assert!(refused(app().mount("/{x}", App::new())).contains("no plain path"));
+    assert!(refused(app().mount("/", App::new())).contains("no plain path"));
+    assert!(refused(app().state(1_u8).mount("/a", App::new().state(2_u8))).contains("state of one type"));
+    assert!(refused(app().get("/a/b", |_| "").mount("/a", App::new().get("/b", |_| ""))).contains("is taken by"));
+    assert!(refused(app().named("x")).contains("stands before any route"));
+    assert!(refused(app().error_page(200, |_: &mut Request, _: &Error| "")).contains("status of no error"));
+    let twice = app().get("/a", |_| "").named("x").get("/b", |_| "").named("x");
+    assert!(refused(twice).contains("the route name `x`"));
+}
+
+#[test]
+fn links_follow_the_names_of_routes() {
+    logs::keep();
+    let app = app()
+        .get("/photos/{id}/{size}.jpg", |_| "")
+        .named("picture")
+        .get("/to", |req: &mut Request| req.url_for("picture", &[("id", &17), ("size", &"a b"), ("v", &"1&2")]))
+        .get("/broken", |req: &mut Request| req.url_for("picture", &[]))
+        .template("links.html", "<a href=\"{{ url_for('picture', id=17, size=200, next='/x?a&b') }}\">")
+        .get("/links", |req: &mut Request| req.render("links.html", context! {}))
+        .mount("/admin", admin())
+        .get("/user", |req: &mut Request| req.url_for("user", &[("id", &7)]));
+    let mut client = TestClient::new(app);
+    assert_eq!(client.get("/to").text(), "/photos/17/a%20b.jpg?v=1%262");
+    assert_eq!(client.get("/user").text(), "/admin/users/7");
+    let link = client.get("/links").text().replace("&#x2f;", "/");
+    assert_eq!(link, "<a href=\"/photos/17/200.jpg?next=%2Fx%3Fa%26b\">");
+    assert_eq!(client.get("/broken").status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(logs::at(Level::Error, "the parameter `id` is missing").len(), 1);
+}
+
+#[test]
+fn a_site_has_error_pages_of_its_own() {
+    logs::keep();
+    let app = || {
+        in_production()
+            .template("404.html", "<h1>{{ words }}</h1>{% for flash in flashes %}{{ flash.message }}{% endfor %}")
+            .error_page(404, |req: &mut Request, error: &Error| {
+                req.render("404.html", context! { words => error.message().unwrap_or("nothing here") })
+            })
+            .error_page(500, |_: &mut Request, _: &Error| -> Result<&str> {
+                Err(Error::internal("the page broke too"))
+            })
+            .error_page(503, |_: &mut Request, _: &Error| panic!("the page panicked"))
+            .get("/photo", |_| -> Result<()> { Err(Error::not_found("no such photo")) })
+            .get("/flash", |req: &mut Request| req.flash("note", "told on the way"))
+            .get("/broken", |_| -> Result<()> { Err(Error::internal("a secret of the house")) })
+            .get("/busy", |_| Status::SERVICE_UNAVAILABLE)
+    };
+    let mut client = TestClient::new(app());
+    let gone = client.get("/gone");
+    assert_eq!((gone.status(), gone.text()), (Status::NOT_FOUND, "<h1>nothing here</h1>"));
+    assert_eq!(gone.header("Cache-Control"), Some("no-store"));
+    client.get("/flash");
+    assert_eq!(client.get("/photo").text(), "<h1>no such photo</h1>told on the way");
+    assert_eq!(client.get("/photo").text(), "<h1>no such photo</h1>");
+    let broken = client.get("/broken");
+    assert_eq!(broken.status(), Status::INTERNAL_SERVER_ERROR);
+    assert!(!broken.text().contains("secret") && broken.text().contains(broken.header("X-Request-Id").unwrap()));
+    assert_eq!(logs::at(Level::Error, "the page broke too").len(), 1);
+    assert_eq!(client.get("/busy").status(), Status::SERVICE_UNAVAILABLE);
+    assert_eq!(logs::at(Level::Error, "panicked: the page panicked").len(), 1);
+}
+
+#[test]
+fn health_says_how_the_background_is() {
+    let app = app()
+        .healthz()
+        .get("/work", |_| Response::new().background(|| "done".parse::<u8>().map(drop)).background(|| ()));
+    let mut client = TestClient::new(app);
+    client.get("/work");
+    client.settle();
+    let health: serde_json::Value = client.get("/healthz").json();
+    let expected = serde_json::json!({ "status": "ok", "running": 0, "waiting": 0, "succeeded": 1, "failed": 1 });
+    assert_eq!(health, expected);
+}
+
+#[test]
+fn the_site_as_a_whole_has_options_too() {
+    let mut client = TestClient::new(app().get("/a", |_| "").put("/b", |_| ""));
+    let answer = client.request("OPTIONS", "*").send();
+    assert_eq!((answer.status().code(), answer.header("Allow")), (204, Some("GET, PUT, HEAD, OPTIONS")));
+    assert_eq!(client.get("*").status(), Status::METHOD_NOT_ALLOWED);
+    let mut own = TestClient::new(self::app().any("/a", |req: &mut Request| Json(req.method().as_str().to_owned())));
+    assert_eq!(own.request("OPTIONS", "/a").send().text(), "\"OPTIONS\"");
+}
