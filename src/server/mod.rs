@@ -157,6 +157,9 @@ impl App {
     /// waited for up to `ASIDE_GRACE` (25 s), then told to cancel and given 2 s more; what is left is named in the log. A
     /// second signal ends it at once, with the exit status 128 and the signal's number.
     ///
+    /// A socket that the service manager hands over (systemd's socket activation: `LISTEN_FDS`) is listened on in the place of
+    /// `ASIDE_ADDR`: then a restart refuses nobody, and the process need not be allowed to listen on port 80 itself.
+    ///
     /// The log goes to standard error at `info` unless `RUST_LOG` says otherwise, or a logger of your own is there already.
     ///
     /// # Errors
@@ -165,7 +168,7 @@ impl App {
         log::init();
         #[cfg(unix)]
         let signals = Signals::watch()?;
-        let server = self.start()?;
+        let server = self.start_on(handed_over()?)?;
         ::log::info!(target: "aside::server", "{}", server.service().banner(server.addr()));
         #[cfg(unix)]
         let why = signals.wait();
@@ -197,10 +200,14 @@ impl App {
     /// # Errors
     /// As [`run`](App::run).
     pub fn start(self) -> Result<Server> {
+        self.start_on(None)
+    }
+
+    fn start_on(self, listener: Option<TcpListener>) -> Result<Server> {
         let service = self.build()?;
         service.warn_of_settings();
         raise_descriptor_limit();
-        let listener = listen(&service.config().address)?;
+        let listener = listener.map_or_else(|| listen(&service.config().address), Ok)?;
         let addr = listener.local_addr()?;
         let desk = Desk::new(service);
         let transport = Arc::new(transport::TinyHttp::new(listener)?);
@@ -293,6 +300,32 @@ impl Running {
     }
 }
 
+/// The first socket that the service manager hands over, when it does.
+///
+/// # Errors
+/// When that is no TCP socket that listens.
+#[cfg(unix)]
+fn handed_over() -> Result<Option<TcpListener>> {
+    let mut handed_over = listenfd::ListenFd::from_env();
+    if handed_over.len() == 0 {
+        return Ok(None);
+    }
+    let listener = handed_over.take_tcp_listener(0).map_err(|error| {
+        let words = "the socket that was handed over (LISTEN_FDS) is no TCP socket; use ListenStream=127.0.0.1:8000";
+        Error::internal(words).with_source(error)
+    })?;
+    if let Some(listener) = &listener {
+        listener.set_nonblocking(false)?;
+        prepare(&socket2::SockRef::from(listener))?;
+    }
+    Ok(listener)
+}
+
+#[cfg(not(unix))]
+fn handed_over() -> Result<Option<TcpListener>> {
+    Ok(None)
+}
+
 /// A listener with what must be set before the first connection, which inherits it: no delay for small writes, and an end
 /// for clients that are dead.
 fn listen(address: &str) -> Result<TcpListener> {
@@ -326,13 +359,17 @@ fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
     // Where it means that a port is free at once after a restart. On Windows it means that two may have it.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
-    socket.set_tcp_nodelay(true)?;
-    // Never a timeout for reading: `accept` would inherit it, and an idle listener would end.
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
+    prepare(&socket)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// Sets what connections inherit. Never a timeout for reading: `accept` would inherit it too, and an idle listener end.
+fn prepare(socket: &Socket) -> std::io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
+    socket.set_tcp_nodelay(true)
 }
 
 /// A connection takes two descriptors; the limit that a shell gives by default is for programs that use `select`.

@@ -7,4 +7,5 @@ mod bad_input;
 mod guard;
 mod logs;
 mod pages;
+mod start;
 mod wire;
