@@ -442,6 +442,9 @@ impl App {
         let folder = self.templates.unwrap_or_else(|| config.templates.clone());
         let mut templates = Templates::new(folder, config.is_development());
         self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
+        if !config.is_development() {
+            templates.read_all()?;
+        }
         self.values.insert(templates);
         self.values.insert(urls);
         self.values.insert(Keys::new(&config)?);

@@ -67,6 +67,21 @@ impl Templates {
         Ok(self.environment.add_template_owned(name.to_owned(), source)?)
     }
 
+    /// Reads all pages and texts of the folder, so that a mistake in one shows at the start and not to its first visitor.
+    ///
+    /// # Errors
+    /// When one is no template; all of them are named, with their lines.
+    pub(crate) fn read_all(&self) -> Result<()> {
+        let mut names = Vec::new();
+        collect(&self.dir, "", &mut names);
+        let read = |name: &String| self.environment.get_template(name).err();
+        let wrong: Vec<String> = names.iter().filter_map(read).map(|error| Error::from(error).chain()).collect();
+        match wrong.is_empty() {
+            true => Ok(()),
+            false => Err(Error::internal(format!("templates that cannot be used: {}", wrong.join("; ")))),
+        }
+    }
+
     /// The page that a template makes of these values.
     ///
     /// # Errors
@@ -80,6 +95,22 @@ impl Templates {
 impl fmt::Debug for Templates {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Templates({}, reload: {})", self.dir.display(), self.reload)
+    }
+}
+
+/// The names of what is surely a template. A folder that cannot be read has none.
+fn collect(folder: &Path, prefix: &str, names: &mut Vec<String>) {
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let path = entry.path();
+        match () {
+            () if name.starts_with('.') => {}
+            () if path.is_dir() => collect(&path, &format!("{prefix}{name}/"), names),
+            () if matches!(extension(&name).as_str(), "html" | "htm" | "xml" | "txt" | "text") => {
+                names.push(format!("{prefix}{name}"));
+            }
+            () => {}
+        }
     }
 }
 
@@ -338,6 +369,21 @@ mod tests {
             templates.add(name, source.to_string()).unwrap();
         }
         templates
+    }
+
+    #[test]
+    fn mistakes_in_a_folder_are_found_before_anybody_asks() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("shop")).unwrap();
+        std::fs::write(folder.path().join("fine.html"), "{{ title }}").unwrap();
+        std::fs::write(folder.path().join("app.js"), "{{{{").unwrap();
+        let templates = || Templates::new(folder.path(), false);
+        templates().read_all().unwrap();
+        Templates::new(folder.path().join("gone"), false).read_all().unwrap();
+        std::fs::write(folder.path().join("shop/cart.html"), "one\n{% if %}").unwrap();
+        std::fs::write(folder.path().join("mail.txt"), "{{ open").unwrap();
+        let words = templates().read_all().unwrap_err().to_string();
+        assert!(words.contains("shop/cart.html:2") && words.contains("mail.txt:1"), "{words}");
     }
 
     fn request(method: Method, cookie: &str, templates: Option<Templates>) -> Request {
