@@ -1,8 +1,8 @@
 //! What a page costs over the wire. `cargo bench --bench server`; the figures are in `benches/README.md`.
 //!
-//! Hello world through the adapter against bare tiny_http with a reply prepared beforehand, in turns in one run; and how
-//! long a page takes while one photo per core is being resized in the background, at several nice values. No logger is set:
-//! that costs the same with either.
+//! Hello world through the adapter against bare tiny_http with a reply prepared beforehand, and a page with a session that it
+//! reads and changes, in turns in one run; and how long a page takes while one photo per core is being resized in the
+//! background, at several nice values. Guard and default headers are always on; the access log is written, to nowhere.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -19,6 +19,7 @@ const ROUND: Duration = Duration::from_secs(2);
 const ROUNDS: usize = 9;
 
 fn main() {
+    log_to_nowhere();
     hello_world();
     page_under_load();
 }
@@ -27,25 +28,39 @@ fn app(nice: i32) -> App {
     App::with_config(Config { address: "127.0.0.1:0".into(), nice, ..Config::default() })
 }
 
+/// The access log as `App::run` writes it, but for where it goes.
+fn log_to_nowhere() {
+    let format = |out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>| {
+        let time = jiff::Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
+        writeln!(out, "[{time}] {} {}: {}", record.level(), record.target(), record.args())
+    };
+    let nowhere = env_logger::Target::Pipe(Box::new(std::io::sink()));
+    env_logger::Builder::new().filter_level(log::LevelFilter::Info).format(format).target(nowhere).init();
+}
+
 fn hello_world() {
-    let aside = app(10).get("/", |_: &mut Request| "Hello, world!").start().expect("a free port");
-    let bare = bare_tiny_http(2);
-    let mut ratios = Vec::new();
-    let (mut of_aside, mut of_bare) = (Vec::new(), Vec::new());
-    for _ in 0..ROUNDS {
-        let (bare, aside) = (requests_a_second(bare), requests_a_second(aside.addr()));
-        ratios.push(aside / bare);
-        of_aside.push(aside);
-        of_bare.push(bare);
+    let secrets = vec!["a secret of more than thirty-two bytes".to_owned()];
+    let config = Config { address: "127.0.0.1:0".into(), secrets, ..Config::default() };
+    let plain = app(10).get("/", |_: &mut Request| "Hello, world!").start().expect("a free port");
+    let visited = App::with_config(config).get("/", count_visits).start().expect("a free port");
+    let servers = [bare_tiny_http(2), plain.addr(), visited.addr()];
+    let rates: Vec<[f64; 3]> = (0..ROUNDS).map(|_| servers.map(requests_a_second)).collect();
+    let mut of_bare: Vec<f64> = rates.iter().map(|[bare, ..]| *bare).collect();
+    println!("hello world, {CONNECTIONS} connections: bare tiny_http {:.0}/s (median of {ROUNDS})", median(&mut of_bare));
+    for (name, which) in [("aside with guard, headers and log", 1), ("the same with a session that changes", 2)] {
+        let mut of_these: Vec<f64> = rates.iter().map(|round| round[which]).collect();
+        let mut ratios: Vec<f64> = rates.iter().map(|round| round[which] / round[0]).collect();
+        let (rate, ratio) = (median(&mut of_these), median(&mut ratios));
+        println!("{name}: {rate:.0}/s, ratio {ratio:.2} ({:.2} to {:.2})", ratios[0], ratios[ROUNDS - 1]);
     }
-    let (ratio, aside_rate, bare_rate) = (median(&mut ratios), median(&mut of_aside), median(&mut of_bare));
-    println!(
-        "hello world, {CONNECTIONS} connections: aside {aside_rate:.0}/s, bare tiny_http {bare_rate:.0}/s, ratio {ratio:.2} \
-         (median of {ROUNDS}; {:.2} to {:.2})",
-        ratios[0],
-        ratios[ROUNDS - 1]
-    );
-    aside.stop();
+    plain.stop();
+    visited.stop();
+}
+
+fn count_visits(req: &mut Request) -> String {
+    let visits = req.session().get::<u64>("visits").unwrap_or(0);
+    req.session().insert("visits", visits + 1);
+    format!("Hello {visits}!")
 }
 
 /// tiny_http without anything on top: a reply that is there already, written at once.
@@ -80,7 +95,11 @@ fn requests_a_second(addr: SocketAddr) -> f64 {
     count as f64 / began.elapsed().as_secs_f64()
 }
 
-struct Connection(BufReader<TcpStream>);
+struct Connection {
+    stream: BufReader<TcpStream>,
+    /// The last cookie that was set.
+    cookie: String,
+}
 
 impl Connection {
     /// A connection that has been answered once. Bare tiny_http sometimes leaves one of many new connections without a
@@ -89,18 +108,19 @@ impl Connection {
         let stream = TcpStream::connect(addr).expect("the server listens");
         stream.set_nodelay(true).expect("an option of every TCP socket");
         stream.set_read_timeout(Some(Duration::from_millis(100))).expect("an option of every TCP socket");
-        let mut connection = Connection(BufReader::new(stream));
+        let mut connection = Connection { stream: BufReader::new(stream), cookie: String::new() };
         connection.ask();
-        while connection.0.fill_buf().is_err() {
+        while connection.stream.fill_buf().is_err() {
             drop(TcpStream::connect(addr));
         }
-        connection.0.get_ref().set_read_timeout(None).expect("an option of every TCP socket");
+        connection.stream.get_ref().set_read_timeout(None).expect("an option of every TCP socket");
         connection.read();
         connection
     }
 
     fn ask(&mut self) {
-        self.0.get_mut().write_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").expect("the connection is kept");
+        let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", self.cookie);
+        self.stream.get_mut().write_all(head.as_bytes()).expect("the connection is kept");
     }
 
     fn read(&mut self) {
@@ -108,12 +128,15 @@ impl Connection {
         let mut line = String::new();
         while line != "\r\n" {
             line.clear();
-            self.0.read_line(&mut line).expect("a head");
+            self.stream.read_line(&mut line).expect("a head");
+            if let Some(cookie) = line.strip_prefix("Set-Cookie: ") {
+                self.cookie = format!("Cookie: {}\r\n", cookie.split(';').next().unwrap_or(""));
+            }
             if let Some(value) = line.to_ascii_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse().expect("a number");
             }
         }
-        self.0.read_exact(&mut vec![0; length]).expect("a body");
+        self.stream.read_exact(&mut vec![0; length]).expect("a body");
     }
 }
 
