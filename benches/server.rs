@@ -46,7 +46,10 @@ fn hello_world() {
     let servers = [bare_tiny_http(2), plain.addr(), visited.addr()];
     let rates: Vec<[f64; 3]> = (0..ROUNDS).map(|_| servers.map(requests_a_second)).collect();
     let mut of_bare: Vec<f64> = rates.iter().map(|[bare, ..]| *bare).collect();
-    println!("hello world, {CONNECTIONS} connections: bare tiny_http {:.0}/s (median of {ROUNDS})", median(&mut of_bare));
+    println!(
+        "hello world, {CONNECTIONS} connections: bare tiny_http {:.0}/s (median of {ROUNDS})",
+        median(&mut of_bare)
+    );
     for (name, which) in [("aside with guard, headers and log", 1), ("the same with a session that changes", 2)] {
         let mut of_these: Vec<f64> = rates.iter().map(|round| round[which]).collect();
         let mut ratios: Vec<f64> = rates.iter().map(|round| round[which] / round[0]).collect();

@@ -73,7 +73,7 @@ impl TestClient {
 
     /// Any request.
     pub fn request<'c>(&'c mut self, method: &str, target: &str) -> TestRequest<'c> {
-        let headers = Headers::new();
+        let headers = Headers::from_iter([("Host", host(self.service.config()))]);
         TestRequest {
             method: method.into(),
             target: target.to_owned(),
@@ -184,9 +184,12 @@ pub struct TestRequest<'c> {
 const BOUNDARY: &str = "----aside-test-client-7d1f0c52b8e94a36";
 
 impl TestRequest<'_> {
-    /// Adds a header.
+    /// Adds a header. `Host` takes the place of the one that is there: a host that the site answers to.
     pub fn header(mut self, name: &str, value: &str) -> Self {
-        self.headers.append(name, value);
+        match name.eq_ignore_ascii_case("Host") {
+            true => self.headers.set(name, value),
+            false => self.headers.append(name, value),
+        }
         self
     }
 
@@ -248,9 +251,6 @@ impl TestRequest<'_> {
         if !self.client.cookies.is_empty() && !self.headers.contains("Cookie") {
             let pairs = self.client.cookies.iter().map(|(name, value)| format!("{name}={value}"));
             self.headers.set("Cookie", pairs.collect::<Vec<_>>().join("; "));
-        }
-        if !self.headers.contains("Host") {
-            self.headers.set("Host", host(self.client.service.config()));
         }
         let request = Request::new(self.method, self.target, self.headers, self.body.into()).with_peer(self.peer);
         self.client.call(request)
