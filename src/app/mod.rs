@@ -348,7 +348,7 @@ impl App {
     /// | Default | |
     /// |---|---|
     /// | `Content-Security-Policy` | everything from the site itself, no plug-ins, no frames around it, no `unsafe-inline`; `'nonce-{nonce}'` becomes [`csp_nonce`](Request::csp_nonce) |
-    /// | `Strict-Transport-Security` | `max-age=31536000`, on https alone ([`is_https`](Request::is_https)) |
+    /// | `Strict-Transport-Security` | `max-age=31536000; includeSubDomains`, on https alone ([`is_https`](Request::is_https)) |
     /// | `X-Content-Type-Options` | `nosniff` |
     /// | `X-Frame-Options` | `DENY` |
     /// | `Referrer-Policy` | `strict-origin-when-cross-origin` |

@@ -84,7 +84,7 @@ fn a_site_behind_https_says_so_and_others_do_not() {
     const HSTS: &str = "Strict-Transport-Security";
     let mut client = TestClient::new(site(in_production()));
     for path in ["/", "/away", "/broken", "/gone"] {
-        assert_eq!(client.get(path).header(HSTS), Some("max-age=31536000"), "{path}");
+        assert_eq!(client.get(path).header(HSTS), Some("max-age=31536000; includeSubDomains"), "{path}");
     }
     let plain = Config { url: None, ..in_production() };
     let mut client = TestClient::new(site(plain));

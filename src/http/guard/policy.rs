@@ -31,8 +31,8 @@ const DEFAULTS: [(&str, &str); 6] = [
 const CSP: &str = "Content-Security-Policy";
 const HSTS: &str = "Strict-Transport-Security";
 
-/// A year (RFC 6797). Without the subdomains, which may be somebody else's to decide about.
-const ONE_YEAR: &str = "max-age=31536000";
+/// A year, and all hosts below this one (RFC 6797; OWASP ASVS 5, 3.4.1).
+const ONE_YEAR: &str = "max-age=31536000; includeSubDomains";
 
 /// How a policy names the nonce.
 const NONCE: &str = " 'nonce-{nonce}'";
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn transport_security_is_for_https() {
         let of = |https| applied(&Policy::default(), &request(https), Response::new());
-        assert_eq!(of(true).get(HSTS), Some("max-age=31536000"));
+        assert_eq!(of(true).get(HSTS), Some(ONE_YEAR));
         assert_eq!(of(false).get(HSTS), None);
     }
 
