@@ -79,6 +79,7 @@ pub use error::{BoxError, Error, Result, Status, ok};
 pub use http::form::Form;
 pub use http::headers::Headers;
 pub use http::multipart::{Multipart, Part, Upload};
+pub use http::password;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::session::{Flash, Session};

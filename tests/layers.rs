@@ -19,6 +19,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("http::form", 2),
     ("http::multipart", 2),
     ("http::pages", 2),
+    ("http::password", 2),
     ("http::session", 2),
     ("http::store", 2),
     ("http::templates", 2),

@@ -6,6 +6,7 @@ pub(crate) mod form;
 pub(crate) mod headers;
 pub(crate) mod multipart;
 pub(crate) mod pages;
+pub mod password;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod router;
