@@ -5,4 +5,5 @@ mod background;
 mod bad_input;
 mod logs;
 mod pages;
+mod sessions;
 mod wire;
