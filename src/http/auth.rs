@@ -109,7 +109,8 @@ pub fn login(req: &mut Request, id: impl Display) -> Result<()> {
 /// of those who are logged in: a link would be followed by what loads pages ahead.
 ///
 /// With `ASIDE_STORE` in memory, the default, a copy of the cookie lives again when the process is started anew, until its
-/// time is over. `sqlite:PATH` forgets nothing, and is shared by all processes that name the same file.
+/// time is over, and other processes never know of the logout. `sqlite:PATH` forgets nothing, and is shared by all that
+/// name the same file.
 ///
 /// # Errors
 /// 503 when `ASIDE_STORE` cannot be written: this browser is logged out, but a copy of the cookie lives.

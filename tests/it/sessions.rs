@@ -25,7 +25,8 @@ fn site(config: Config) -> TestClient {
         .get("/age", |req: &mut Request| req.session().age().as_secs().to_string())
         .post("/basket/{thing}", |req: &mut Request| {
             let thing = req.param::<String>("thing")?;
-            aside::ok(req.session().insert("basket", thing))
+            req.session().insert("basket", thing);
+            aside::ok(())
         })
         .post("/login/{id}", |req: &mut Request| {
             let id: u64 = req.param("id")?;
