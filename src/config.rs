@@ -51,9 +51,11 @@ pub struct Config {
     /// `ASIDE_SECRET`: the keys of the session cookie, each at least 32 bytes, separated by commas. The first writes, all
     /// read, so that a key can be replaced without logging anybody out.
     pub secrets: Vec<String>,
-    /// `ASIDE_SESSION_IDLE`: how long a session lives without a request; seconds, one day.
+    /// `ASIDE_SESSION_IDLE`: how long a session lives without a request that looks at it; whole seconds, one day. Where
+    /// it is longer than the lifetime, that rules alone.
     pub session_idle: Duration,
-    /// `ASIDE_SESSION_LIFETIME`: how long it lives at most, from its beginning or from the login; seconds, 30 days.
+    /// `ASIDE_SESSION_LIFETIME`: how long it lives at most, from its beginning or from the login; whole seconds, 30 days.
+    /// An ended session is remembered for so long: whoever makes it longer also changes `ASIDE_SECRET`.
     pub session_lifetime: Duration,
     /// `ASIDE_STORE`: where the framework remembers ended sessions and answered forms: `sqlite:PATH`, or `memory:`, the
     /// default, which forgets them at a restart.
@@ -181,6 +183,8 @@ impl Config {
                 self.secrets.is_empty() && self.mode == Mode::Production,
                 "ASIDE_SECRET must be set in production: at least 32 bytes, the same at every start; `openssl rand -base64 48` makes one",
             ),
+            (self.session_idle.as_secs() == 0, "ASIDE_SESSION_IDLE must be at least 1 second"),
+            (self.session_lifetime.as_secs() == 0, "ASIDE_SESSION_LIFETIME must be at least 1 second"),
             (!(0..=19).contains(&self.nice), "ASIDE_BACKGROUND_NICE takes a number from 0 to 19"),
             (self.max_tasks == 0, "ASIDE_MAX_TASKS must be at least 1"),
             (self.max_workers == 0, "ASIDE_MAX_WORKERS must be at least 1"),
@@ -251,6 +255,8 @@ mod tests {
             ("ASIDE_BACKGROUND_NICE", "20"),
             ("ASIDE_SECRET", "too short"),
             ("ASIDE_MAX_UPLOAD", "-1"),
+            ("ASIDE_SESSION_IDLE", "0"),
+            ("ASIDE_SESSION_LIFETIME", "0"),
         ] {
             let words = read(&[(name, value)]).unwrap_err().to_string();
             assert!(words.starts_with(name), "{words}");

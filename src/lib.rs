@@ -34,7 +34,9 @@
 //! **What a visitor sent** comes out of the request: [`param`](Request::param), [`query`](Request::query),
 //! [`form`](Request::form), [`json`](Request::json), [`multipart`](Request::multipart) with its [`Upload`]s,
 //! [`session`](Request::session), [`cookie`](Request::cookie). [`submitted`](Request::submitted) gives a [`Form`] that shows
-//! what was typed beside what was wrong. [`render`](Request::render) makes a page of a template and a [`context!`].
+//! what was typed beside what was wrong. Who the visitor is comes from [`login`](login()), [`logout`] and
+//! [`user`](Request::user); [`password`] keeps passwords. [`render`](Request::render) makes a page of a template and a
+//! [`context!`].
 //!
 //! **What the visitor need not wait for** is set aside. [`background()`] begins now and gives the thread's handle back;
 //! [`Response::background`] begins once the response has gone out; a [`Task`] has a name, a key, a deadline, progress and
@@ -78,10 +80,12 @@ pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, Ta
 pub use cache::Cache;
 pub use config::{Config, Mode};
 pub use error::{BoxError, Error, Result, Status, ok};
+pub use http::auth::{login, logout, logout_everywhere};
 pub use http::form::Form;
 pub use http::guard::rates::{Rate, RateLimit};
 pub use http::headers::Headers;
 pub use http::multipart::{Multipart, Part, Upload};
+pub use http::password;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::session::{Flash, Session};

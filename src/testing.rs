@@ -18,6 +18,7 @@ use crate::error::Status;
 use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
 use crate::http::response::{Response, ResponseBody};
+use crate::http::session::Keys;
 #[cfg(feature = "mail")]
 use crate::mail::{Mailer, SentMail};
 
@@ -92,6 +93,26 @@ impl TestClient {
     /// Puts a cookie into the jar, as it goes over the wire.
     pub fn set_cookie(&mut self, name: &str, value: &str) {
         self.cookies.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Lets that much time pass for sessions, whole seconds of it: for a test of what happens when one is over.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Request, login};
+    /// use std::time::Duration;
+    ///
+    /// let app = App::new()
+    ///     .post("/login", |req: &mut Request| login(req, 17))
+    ///     .get("/", |req: &mut Request| format!("{:?}", req.user::<u64>()));
+    /// let mut client = TestClient::new(app);
+    /// client.post("/login").send();
+    /// assert_eq!(client.get("/").text(), "Some(17)");
+    /// client.advance(Duration::from_secs(24 * 3600));
+    /// assert_eq!(client.get("/").text(), "None");
+    /// ```
+    pub fn advance(&mut self, time: Duration) {
+        self.state::<Keys>().advance(time);
     }
 
     /// The application's state of that type.

@@ -1,5 +1,6 @@
 //! The request-to-page path.
 
+pub(crate) mod auth;
 pub(crate) mod encoding;
 pub(crate) mod fields;
 pub(crate) mod files;
@@ -8,6 +9,7 @@ pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod multipart;
 pub(crate) mod pages;
+pub mod password;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod router;

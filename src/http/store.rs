@@ -29,7 +29,7 @@ enum Backend {
 pub(crate) enum Shelf {
     /// Sessions that were ended, by their id.
     EndedSessions,
-    /// Users all of whose sessions were ended, by their id; the value is the time of that.
+    /// Users all of whose sessions were ended, by their id; the value is different each time.
     EndedUsers,
     /// Forms that were answered, by their key; the value is the answer.
     AnsweredForms,
@@ -76,11 +76,7 @@ impl Store {
     /// When the file cannot be read.
     pub(crate) fn get(&self, shelf: Shelf, key: &str) -> Result<Option<String>> {
         match &self.0 {
-            Backend::Memory(entries) => {
-                let entries = lock(entries);
-                let entry = entries.get(&(shelf, key.to_owned())).filter(|entry| entry.until > now());
-                Ok(entry.map(|entry| entry.value.clone()))
-            }
+            Backend::Memory(entries) => Ok(alive(&lock(entries), shelf, key)),
             #[cfg(feature = "sqlite")]
             Backend::Sqlite(connection) => {
                 use rusqlite::OptionalExtension;
@@ -88,6 +84,29 @@ impl Store {
                 let connection = lock(connection);
                 let mut query = connection.prepare_cached(sql)?;
                 Ok(query.query_row((shelf.name(), key, now()), |row| row.get(0)).optional()?)
+            }
+        }
+    }
+
+    /// The same for two keys, in one question.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn get_both(&self, asked: [(Shelf, &str); 2]) -> Result<[Option<String>; 2]> {
+        match &self.0 {
+            Backend::Memory(entries) => {
+                let entries = lock(entries);
+                Ok(asked.map(|(shelf, key)| alive(&entries, shelf, key)))
+            }
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(connection) => {
+                let sql = "SELECT (SELECT value FROM remembered WHERE shelf = ?1 AND key = ?2 AND until > ?5),
+                                  (SELECT value FROM remembered WHERE shelf = ?3 AND key = ?4 AND until > ?5)";
+                let [(shelf, key), (other_shelf, other_key)] = asked;
+                let connection = lock(connection);
+                let mut query = connection.prepare_cached(sql)?;
+                let asked = (shelf.name(), key, other_shelf.name(), other_key, now());
+                Ok(query.query_row(asked, |row| Ok([row.get(0)?, row.get(1)?]))?)
             }
         }
     }
@@ -113,6 +132,11 @@ impl Store {
         }
         Ok(())
     }
+}
+
+fn alive(entries: &HashMap<(Shelf, String), Entry>, shelf: Shelf, key: &str) -> Option<String> {
+    let entry = entries.get(&(shelf, key.to_owned())).filter(|entry| entry.until > now());
+    entry.map(|entry| entry.value.clone())
 }
 
 fn make_room(entries: &mut HashMap<(Shelf, String), Entry>) {
@@ -185,6 +209,9 @@ mod tests {
             assert_eq!(store.get(Shelf::EndedUsers, "a").unwrap().as_deref(), Some("3"));
             assert_eq!(store.get(Shelf::EndedUsers, "late").unwrap(), None);
             assert_eq!(store.get(Shelf::AnsweredForms, "a").unwrap(), None);
+            let both = |one, other| store.get_both([(Shelf::EndedSessions, one), (Shelf::EndedUsers, other)]).unwrap();
+            assert_eq!(both("a", "a"), [Some("1".to_owned()), Some("3".to_owned())]);
+            assert_eq!((both("a", "late"), both("b", "a")), ([Some("1".into()), None], [None, Some("3".into())]));
         }
     }
 

@@ -18,7 +18,7 @@ use super::files;
 use super::guard::policy;
 use super::request::Request;
 use super::response::Response;
-use super::session::{self, FlashReader};
+use super::session::{self, Glance};
 use super::urls::Urls;
 use crate::error::{Error, Result};
 use crate::sync::lock;
@@ -185,9 +185,9 @@ impl Request {
     ///
     /// The media type goes by the name, and so does escaping: `.txt` is plain text and not escaped, `.json` is escaped as
     /// JSON, and all others as HTML. Every template also has `flashes` (the messages of [`flash`](Request::flash), each
-    /// with `kind` and `message`; those that a page has shown are gone), `path` (this request's), `request_id`,
-    /// `url_for(name, …)` ([`url_for`](Request::url_for)) and `csp_nonce` ([`csp_nonce`](Request::csp_nonce)); a value
-    /// of the same name in the context comes first.
+    /// with `kind` and `message`; those that a page has shown are gone), `user` (the id of whoever is logged in, as text,
+    /// or none), `path` (this request's), `request_id`, `url_for(name, …)` ([`url_for`](Request::url_for)) and `csp_nonce`
+    /// ([`csp_nonce`](Request::csp_nonce)); a value of the same name in the context comes first.
     ///
     /// In development a template that changed is read again. An undefined name is an error where it is printed, and false
     /// in an `if`; `{{ title | default("Shop") }}` is for what may be missing.
@@ -200,9 +200,12 @@ impl Request {
                          one in with `App::template(name, source)`";
             Error::internal(words)
         })?;
-        let flashes = Arc::new(Flashes::of(self));
-        let context = merge_maps([provided(self, &flashes), map(context)?]);
+        let glance = Arc::new(Glance::of(self));
+        let flashes = Arc::new(Flashes::of(&glance));
+        let visitor = Value::from_object(Visitor(Arc::clone(&glance)));
+        let context = merge_maps([provided(self, &flashes), visitor, map(context)?]);
         let page = templates.render(name, context)?;
+        glance.note(self);
         if flashes.shown.load(Ordering::Relaxed) {
             session::note_shown(self);
         }
@@ -263,22 +266,18 @@ fn map(context: impl Serialize) -> Result<Value> {
 
 /// The flash messages, read when a template first looks at them, and noted as shown when it takes one out.
 struct Flashes {
-    read: Mutex<Option<FlashReader>>,
+    glance: Arc<Glance>,
     messages: OnceLock<Vec<Value>>,
     shown: AtomicBool,
 }
 
 impl Flashes {
-    fn of(req: &mut Request) -> Flashes {
-        let read = Mutex::new(Some(session::flashes_for_template(req)));
-        Flashes { read, messages: OnceLock::new(), shown: AtomicBool::new(false) }
+    fn of(glance: &Arc<Glance>) -> Flashes {
+        Flashes { glance: Arc::clone(glance), messages: OnceLock::new(), shown: AtomicBool::new(false) }
     }
 
     fn messages(&self) -> &[Value] {
-        self.messages.get_or_init(|| {
-            let read = lock(&self.read).take();
-            read.map_or_else(Vec::new, |read| read().iter().map(private::value).collect())
-        })
+        self.messages.get_or_init(|| self.glance.flashes().iter().map(private::value).collect())
     }
 }
 
@@ -301,6 +300,25 @@ impl Object for Flashes {
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
         Enumerator::Seq(self.messages().len())
+    }
+}
+
+/// What is known of the visitor, found out when a template asks for it.
+struct Visitor(Arc<Glance>);
+
+impl fmt::Debug for Visitor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Visitor")
+    }
+}
+
+impl Object for Visitor {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        (key.as_str()? == "user").then(|| Value::from(self.0.user()))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&["user"])
     }
 }
 
@@ -362,6 +380,7 @@ mod tests {
     use crate::http::request::{Body, Method};
     use crate::http::response::ResponseBody;
     use crate::http::session::Keys;
+    use crate::http::store::Store;
 
     fn templates(sources: &[(&str, &str)]) -> Templates {
         let mut templates = Templates::new("no/such/folder", false);
@@ -390,6 +409,7 @@ mod tests {
         let config = Arc::new(Config { secrets: vec!["a".repeat(32)], ..Config::default() });
         let mut values = Values::default();
         values.insert(Keys::new(&config).unwrap());
+        values.insert(Store::open(&config).unwrap());
         if let Some(templates) = templates {
             values.insert(templates);
         }

@@ -7,5 +7,6 @@ mod bad_input;
 mod guard;
 mod logs;
 mod pages;
+mod sessions;
 mod start;
 mod wire;

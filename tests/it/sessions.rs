@@ -1,0 +1,363 @@
+//! Sessions and logins as OWASP ASVS 5 wants them (V3.3, V7.2 to V7.5), by a visitor who plays by the rules, and by one
+//! who has a copy of somebody's cookie.
+
+use std::time::Duration;
+
+use aside::testing::{TestClient, TestResponse};
+use aside::{App, Config, Mode, Request, login, logout, logout_everywhere, redirect};
+
+const DAY: Duration = Duration::from_secs(24 * 3_600);
+const COOKIE: &str = "__Host-session";
+
+fn config(secrets: &[char]) -> Config {
+    let secrets = secrets.iter().map(|letter| letter.to_string().repeat(32)).collect();
+    Config { mode: Mode::Production, secrets, ..Config::default() }
+}
+
+fn site(config: Config) -> TestClient {
+    let app = App::with_config(config)
+        .template("home.html", "{% if user %}Hello {{ user }}{% else %}Hello you{% endif %}")
+        .template("plain.html", "{{ path }}")
+        .get("/", |req: &mut Request| req.render("home.html", ()))
+        .get("/plain", |req: &mut Request| req.render("plain.html", ()))
+        .get("/who", |req: &mut Request| format!("{:?}", req.user::<u64>()))
+        .get("/basket", |req: &mut Request| format!("{:?}", req.session().get::<String>("basket")))
+        .get("/age", |req: &mut Request| req.session().age().as_secs().to_string())
+        .post("/basket/{thing}", |req: &mut Request| {
+            let thing = req.param::<String>("thing")?;
+            req.session().insert("basket", thing);
+            aside::ok(())
+        })
+        .post("/login/{id}", |req: &mut Request| {
+            let id: u64 = req.param("id")?;
+            login(req, id)?;
+            aside::ok(redirect("/"))
+        })
+        .post("/remember/{id}", |req: &mut Request| {
+            let id: u64 = req.param("id")?;
+            login(req, id)?;
+            req.session().remember(true);
+            aside::ok(())
+        })
+        .post("/logout", |req: &mut Request| {
+            logout(req)?;
+            req.flash("success", "Goodbye.");
+            aside::ok(redirect("/"))
+        })
+        .post("/ended/{id}", |req: &mut Request| {
+            let id: u64 = req.param("id")?;
+            logout_everywhere(req, id)
+        })
+        .post("/password/{id}", |req: &mut Request| {
+            let id: u64 = req.param("id")?;
+            logout_everywhere(req, id)?;
+            login(req, id)
+        });
+    TestClient::new(app)
+}
+
+/// What somebody with these cookies is answered, who is not the visitor: the visitor's jar stays as it was.
+fn elsewhere(client: &mut TestClient, method: &str, path: &str, cookies: &str) -> TestResponse {
+    let own = client.cookies().get(COOKIE).cloned();
+    let response = client.request(method, path).header("Cookie", cookies).send();
+    client.set_cookie(COOKIE, own.as_deref().unwrap_or(""));
+    response
+}
+
+fn ask(client: &mut TestClient, path: &str, cookie: &str) -> TestResponse {
+    elsewhere(client, "GET", path, &format!("{COOKIE}={cookie}"))
+}
+
+/// Who somebody with that cookie is, whatever is in the client's jar.
+fn who(client: &mut TestClient, cookie: &str) -> String {
+    ask(client, "/who", cookie).text().to_owned()
+}
+
+/// A login in a browser of its own: its cookie.
+fn logged_in(client: &mut TestClient, id: u64) -> String {
+    set(&elsewhere(client, "POST", &format!("/login/{id}"), "other=1")).unwrap()
+}
+
+/// The session cookie that a response sets, or removes (empty).
+fn set(response: &TestResponse) -> Option<String> {
+    let start = format!("{COOKIE}=");
+    let line = response.headers().get_all("Set-Cookie").find_map(|line| line.strip_prefix(&start))?;
+    Some(line.split(';').next().unwrap().to_owned())
+}
+
+/// V3.3.1, V3.3.2, V3.3.3, V3.3.4.
+#[test]
+fn the_cookie_is_secure_samesite_host_and_httponly_whether_it_is_set_or_removed() {
+    let mut client = site(config(&['a']));
+    for path in ["/login/17", "/remember/17", "/logout"] {
+        let response = client.post(path).send();
+        let lines: Vec<&str> = response.headers().get_all("Set-Cookie").collect();
+        assert_eq!(lines.len(), 1, "{path}: {lines:?}");
+        for attribute in ["__Host-session=", "; Secure", "; SameSite=Lax", "; HttpOnly", "; Path=/"] {
+            assert!(lines[0].contains(attribute), "{path}: {lines:?}");
+        }
+        assert!(!lines[0].contains("Domain"), "{path}: {lines:?}");
+        assert_eq!(lines[0].contains("Max-Age="), path == "/remember/17", "{path}: {lines:?}");
+    }
+}
+
+/// V7.2.1, V7.2.2: only what this server sealed is believed, and nothing that is the same for everybody.
+#[test]
+fn a_cookie_of_another_application_is_nobodys() {
+    let stolen = logged_in(&mut site(config(&['z'])), 17);
+    let mut client = site(config(&['a']));
+    assert_eq!(who(&mut client, &stolen), "None");
+    assert_eq!(who(&mut client, r#"{"i":"x","b":1,"s":1,"u":"17"}"#), "None");
+}
+
+/// V7.2.3: and sealed in another way each time, so that two cookies cannot be compared.
+#[test]
+fn no_two_cookies_are_alike() {
+    let mut client = site(config(&['a']));
+    let mut cookies: Vec<String> = (0..100).map(|_| logged_in(&mut client, 17)).collect();
+    cookies.sort();
+    cookies.dedup();
+    assert_eq!(cookies.len(), 100);
+}
+
+/// V7.2.4: what was planted before the login does not become the user's, and what was copied is dead.
+#[test]
+fn a_login_begins_another_session_and_ends_the_one_before() {
+    let mut client = site(config(&['a']));
+    client.post("/basket/camera").send();
+    let planted = client.cookies()[COOKIE].clone();
+    client.post("/login/17").send();
+    let first = client.cookies()[COOKIE].clone();
+    assert_eq!(client.get("/basket").text(), r#"Some("camera")"#, "the visitor's own things stay");
+    assert_eq!(who(&mut client, &planted), "None");
+    assert_eq!(ask(&mut client, "/basket", &planted).text(), "None", "it is over");
+
+    client.post("/login/17").send();
+    assert_eq!((who(&mut client, &first).as_str(), client.get("/who").text()), ("None", "Some(17)"));
+    assert_eq!(client.get("/basket").text(), r#"Some("camera")"#);
+}
+
+#[test]
+fn another_user_does_not_find_the_things_of_the_one_before() {
+    let mut client = site(config(&['a']));
+    client.post("/login/17").send();
+    client.post("/basket/camera").send();
+    client.post("/login/18").send();
+    assert_eq!((client.get("/who").text(), client.get("/basket").text()), ("Some(18)", "None"));
+}
+
+/// V7.3.1.
+#[test]
+fn a_login_is_over_when_it_was_idle() {
+    let mut client = site(config(&['a']));
+    let stolen = logged_in(&mut client, 17);
+    client.post("/login/17").send();
+    client.advance(DAY * 3 / 4);
+    assert_eq!(client.get("/").text(), "Hello 17", "a template that asks for the user moves the time on");
+    client.advance(DAY * 3 / 4);
+    assert_eq!((client.get("/who").text(), who(&mut client, &stolen).as_str()), ("Some(17)", "None"));
+    client.advance(DAY);
+    assert_eq!(client.get("/who").text(), "None");
+    assert!(client.cookies().is_empty(), "the browser has been told");
+}
+
+/// V7.3.2.
+#[test]
+fn a_login_is_over_at_its_lifetime_however_busy_it_was() {
+    let limits = Config { session_lifetime: 2 * DAY, session_idle: 3 * DAY, ..config(&['a']) };
+    let mut client = site(limits);
+    client.post("/basket/camera").send();
+    client.advance(DAY);
+    client.post("/remember/17").send();
+    for _ in 0..7 {
+        client.advance(DAY / 4);
+        assert_eq!(client.get("/who").text(), "Some(17)");
+    }
+    client.advance(DAY / 4);
+    assert_eq!((client.get("/who").text(), client.get("/basket").text()), ("None", "None"));
+}
+
+/// V7.4.1.
+#[test]
+fn a_copy_of_the_cookie_is_dead_after_a_logout() {
+    let mut client = site(config(&['a']));
+    client.post("/login/17").send();
+    let early = client.cookies()[COOKIE].clone();
+    client.advance(DAY / 2);
+    assert_eq!(client.get("/who").text(), "Some(17)");
+    let late = client.cookies()[COOKIE].clone();
+    assert!(early != late);
+    client.post("/logout").send();
+    for stolen in [early, late] {
+        let response = ask(&mut client, "/who", &stolen);
+        assert_eq!((response.text(), set(&response).as_deref()), ("None", Some("")));
+    }
+    assert_eq!(client.get("/").text(), "Hello you");
+}
+
+/// V7.4.1: the way back must not show the page, and no cache in between may keep it (V14.3.2).
+#[test]
+fn a_page_for_somebody_is_not_stored_and_one_for_nobody_is_asked_for_again() {
+    let mut client = site(config(&['a']));
+    let caching = |response: TestResponse| {
+        let header = |name| response.header(name).unwrap_or("").to_owned();
+        (header("Vary"), header("Cache-Control"))
+    };
+    for (path, control) in [("/", "private, no-cache"), ("/who", "private, no-cache"), ("/plain", "")] {
+        let (vary, theirs) = caching(client.get(path));
+        assert_eq!((vary.contains("Cookie"), theirs.as_str()), (!control.is_empty(), control), "{path}");
+    }
+    client.post("/login/17").send();
+    for (path, control) in [("/", "no-store"), ("/who", "no-store"), ("/basket", "no-store"), ("/plain", "")] {
+        let (vary, theirs) = caching(client.get(path));
+        assert_eq!((vary.contains("Cookie"), theirs.as_str()), (!control.is_empty(), control), "{path}");
+    }
+    assert_eq!(caching(client.post("/logout").send()).1, "no-store");
+}
+
+/// V7.4.2, V7.4.5: an account that is closed, by somebody else.
+#[test]
+fn an_administrator_ends_all_sessions_of_a_user_and_of_nobody_else() {
+    let mut client = site(config(&['a']));
+    let (one, other) = (logged_in(&mut client, 17), logged_in(&mut client, 17));
+    let bystander = logged_in(&mut client, 18);
+    client.post("/login/1").send();
+    client.post("/ended/17").send();
+    assert_eq!((who(&mut client, &one), who(&mut client, &other)), ("None".into(), "None".into()));
+    assert_eq!((who(&mut client, &bystander).as_str(), client.get("/who").text()), ("Some(18)", "Some(1)"));
+}
+
+/// V7.4.3: with all that within one second, and most likely within one tick.
+#[test]
+fn after_a_change_of_password_only_the_browser_that_changed_it_stays() {
+    let mut client = site(config(&['a']));
+    for _ in 0..20 {
+        let other = logged_in(&mut client, 17);
+        client.post("/login/17").send();
+        client.post("/password/17").send();
+        assert_eq!((who(&mut client, &other).as_str(), client.get("/who").text()), ("None", "Some(17)"));
+        let again = logged_in(&mut client, 17);
+        assert_eq!(who(&mut client, &again), "Some(17)");
+    }
+    client.post("/ended/17").send();
+    assert_eq!(client.get("/who").text(), "None");
+    assert!(client.cookies().is_empty(), "one's own session is cleared");
+}
+
+/// V7.4.5, for all users: the key is replaced. And kept when it is only rotated.
+#[test]
+fn a_former_key_still_reads_a_login_and_a_replaced_one_ends_it() {
+    let cookie = logged_in(&mut site(config(&['a'])), 17);
+    let mut rotated = site(config(&['b', 'a']));
+    let response = ask(&mut rotated, "/who", &cookie);
+    assert_eq!(response.text(), "Some(17)");
+    let renewed = set(&response).expect("it is sealed anew under the first key");
+    let mut replaced = site(config(&['b']));
+    assert_eq!((who(&mut replaced, &cookie).as_str(), who(&mut replaced, &renewed).as_str()), ("None", "Some(17)"));
+}
+
+/// V7.5.1: how long ago the password was given.
+#[test]
+fn the_age_of_a_session_is_counted_from_the_login() {
+    let mut client = site(config(&['a']));
+    client.post("/basket/camera").send();
+    client.advance(DAY / 2);
+    let age: u64 = client.get("/age").text().parse().unwrap();
+    assert!(age >= DAY.as_secs() / 2);
+    client.post("/login/17").send();
+    let age: u64 = client.get("/age").text().parse().unwrap();
+    assert!(age < 60, "{age}");
+}
+
+#[test]
+fn the_first_cookie_that_lives_is_the_one() {
+    let mut client = site(config(&['a']));
+    let idle = logged_in(&mut client, 1);
+    client.advance(DAY);
+    let (first, second) = (logged_in(&mut client, 17), logged_in(&mut client, 18));
+    for (cookies, user) in [
+        (vec!["planted", &first], "Some(17)"),
+        (vec![&first, &second], "Some(17)"),
+        (vec!["", &idle, &second, &first], "Some(18)"),
+        (vec![&idle, "x"], "None"),
+    ] {
+        let line: Vec<String> = cookies.iter().map(|value| format!("{COOKIE}={value}")).collect();
+        let response = elsewhere(&mut client, "GET", "/who", &line.join("; "));
+        assert_eq!(response.text(), user, "{line:?}");
+    }
+}
+
+#[test]
+fn head_sees_the_same_session() {
+    let mut client = site(config(&['a']));
+    client.post("/login/17").send();
+    client.advance(DAY / 2);
+    let response = client.request("HEAD", "/").send();
+    assert_eq!((response.status().code(), response.header("Cache-Control")), (200, Some("no-store")));
+    assert!(set(&response).is_some(), "it moves the time on too");
+}
+
+#[test]
+fn an_id_that_is_no_number_is_no_user_for_one_who_asks_for_a_number() {
+    let app = App::with_config(config(&['a']))
+        .post("/login", |req: &mut Request| login(req, "ada"))
+        .post("/nobody", |req: &mut Request| login(req, ""))
+        .get("/", |req: &mut Request| format!("{:?} {:?}", req.user::<u64>(), req.user::<String>()));
+    let mut client = TestClient::new(app);
+    client.post("/login").send();
+    assert_eq!(client.get("/").text(), r#"None Some("ada")"#);
+    assert_eq!(client.post("/nobody").send().status().code(), 500);
+    assert_eq!(client.get("/").text(), r#"None Some("ada")"#);
+}
+
+#[cfg(feature = "sqlite")]
+mod in_a_file {
+    use log::Level;
+
+    use super::*;
+    use crate::logs;
+
+    fn kept_in(path: &std::path::Path) -> TestClient {
+        site(Config { store: Some(format!("sqlite:{}", path.display())), ..config(&['a']) })
+    }
+
+    /// V7.4.1, past a restart and in another process.
+    #[test]
+    fn a_logout_is_known_after_a_restart_and_to_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("site.db");
+        let (mut here, mut there) = (kept_in(&path), kept_in(&path));
+        let (one, other) = (logged_in(&mut here, 17), logged_in(&mut here, 18));
+        assert_eq!(who(&mut there, &one), "Some(17)");
+        elsewhere(&mut here, "POST", "/logout", &format!("{COOKIE}={one}"));
+        here.post("/ended/18").send();
+        for mut client in [here, there, kept_in(&path)] {
+            assert_eq!((who(&mut client, &one), who(&mut client, &other)), ("None".into(), "None".into()));
+        }
+    }
+
+    #[test]
+    fn when_nobody_can_say_what_was_ended_nobody_is_served_on_a_guess() {
+        logs::keep();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("site.db");
+        let mut client = kept_in(&path);
+        client.post("/login/17").send();
+        let cookie = client.cookies()[COOKIE].clone();
+        rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE remembered").unwrap();
+        for path in ["/who", "/", "/basket"] {
+            let response = client.get(path);
+            assert_eq!(response.status().code(), 503, "{path}");
+            assert!(!response.text().contains("17"), "{path}");
+            let lines = logs::at(Level::Error, response.header("X-Request-Id").unwrap());
+            assert!(lines.len() == 1 && lines[0].contains("nobody is taken to be logged in"), "{lines:?}");
+        }
+        for path in ["/logout", "/login/18", "/ended/17"] {
+            assert_eq!(client.post(path).send().status().code(), 503, "{path}");
+        }
+        assert_eq!(client.cookies()[COOKIE], cookie, "it may be good again in a moment");
+        assert_eq!(client.get("/plain").status().code(), 200, "what looks at no session needs no store");
+        let stranger = elsewhere(&mut client, "GET", "/", "other=1");
+        assert_eq!(stranger.text(), "Hello you", "and nobody asks for one who has no cookie");
+    }
+}
