@@ -315,8 +315,11 @@ fn answer_error(request: &Request, mut response: Response) -> Response {
 
 fn log_error(request: &Request, error: &Error) {
     let panic = error.source().and_then(|source| source.downcast_ref::<Failure>());
-    let what = panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
-    let backtrace = panic.and_then(Failure::backtrace).map_or(String::new(), |lines| format!("\n{lines}"));
+    let what = || panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
+    // What an error says is code of the application's, which may panic in its turn.
+    let what = panics::catch(what).unwrap_or_else(|panic| format!("failed, and what it says panicked: {panic}"));
+    let backtrace = panic.map_or_else(|| error.backtrace_lines(), Failure::backtrace);
+    let backtrace = backtrace.map_or(String::new(), |lines| format!("\n{lines}"));
     let line = escape(&format!("{} {} {} {what}", request.method(), request.path(), request.id()));
     log::error!(target: "aside::http", "{line}{backtrace}");
 }
