@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::frames::{Frame, frames};
-use super::place::{Excerpt, named, places};
+use super::place::{Excerpt, Line, Place, named, places};
 use super::visible::visible;
 use super::words::Words;
 use crate::background::failure::{Failure, Panic};
@@ -74,7 +74,7 @@ impl Report {
 }
 
 fn plain_excerpt(excerpt: &Excerpt) -> String {
-    let line = |line: &super::place::Line| {
+    let line = |line: &Line| {
         let mark = if line.failed { '>' } else { ' ' };
         format!("{mark} {:>4} | {}\n", line.number, line.text).replace(" \n", "\n")
     };
@@ -107,19 +107,19 @@ fn way(error: &Error, panic: Option<&Panic>) -> Vec<Frame> {
     lines.map_or_else(Vec::new, |lines| frames(&lines))
 }
 
-/// The places that the error speaks of; without one, the first line of the application on the way there.
+/// The places that the error speaks of, and when none of them is the application's, the last line of it on the way there.
 fn excerpts(error: &Error, frames: &[Frame]) -> Vec<Excerpt> {
-    let mut excerpts: Vec<Excerpt> = places(error).iter().map(|place| place.excerpt()).collect();
-    if excerpts.is_empty() {
-        let own = frames.iter().filter(|frame| frame.own).find_map(|frame| named("Called at", frame.place.as_deref()?));
-        excerpts.extend(own.map(|place| place.excerpt()));
+    let mut places = places(error);
+    if places.iter().all(Place::is_foreign) {
+        let mut own = frames.iter().filter(|frame| frame.own);
+        places.extend(own.find_map(|frame| named("Called at", frame.place.as_deref()?)));
     }
-    excerpts
+    places.iter().map(Place::excerpt).collect()
 }
 
 fn facts(req: &Request) -> Vec<(&'static str, String)> {
     let peer = req.remote_addr().map(|peer| peer.to_string());
-    [("Request", Some(visible(req.id()))), ("Peer", peer)]
+    [("Request id", Some(visible(req.id()))), ("Peer", peer)]
         .into_iter()
         .filter_map(|(name, fact)| Some((name, fact?)))
         .collect()

@@ -44,24 +44,24 @@ fn without_number(line: &str) -> &str {
 
 impl Frame {
     fn set_place(&mut self, place: &str) {
-        self.own = !is_foreign(place) && !is_ours(&self.name, place);
+        // The C library's frames have places too.
+        self.own = place.contains(".rs:") && !is_foreign(place) && !is_ours(&self.name);
         self.place = Some(visible(place));
     }
 }
 
-/// Whether a file is of the standard library or of a dependency that cargo fetched.
-fn is_foreign(place: &str) -> bool {
+/// Whether a file is of the standard library, of a dependency that cargo fetched, or of this crate.
+pub(super) fn is_foreign(place: &str) -> bool {
     let place = place.replace('\\', "/");
     let folders =
         ["/rustc/", "/rustlib/", "/.cargo/", "/cargo/registry/", "/library/std/", "/library/core/", "/library/alloc/"];
-    folders.iter().any(|folder| place.contains(folder))
+    folders.iter().any(|folder| place.contains(folder)) || is_of_the_framework(place.trim_start_matches("./"))
 }
 
-/// Whether it is this crate's, by the crate in the function's name: in its own tests and examples the paths are alike.
-fn is_ours(name: &str, place: &str) -> bool {
+/// Whether the function is this crate's.
+fn is_ours(name: &str) -> bool {
     let ours = module_path!().split("::").next();
-    let krate = name.trim_start_matches(['<', '&', '*']).split([':', '[']).next();
-    krate == ours || is_of_the_framework(place.trim_start_matches("./"))
+    name.trim_start_matches(['<', '&', '*']).split([':', '[']).next() == ours
 }
 
 #[cfg(test)]
@@ -80,7 +80,9 @@ mod tests {
              at /home/ada/aside/src/app.rs:99:5
    4: serde::de::visit
              at /home/ada/.cargo/registry/src/index.crates.io-1/serde-1.0/src/de.rs:1:1
-   5: __libc_start_main
+   5: start_thread
+             at ./nptl/pthread_create.c:442:8
+   6: __libc_start_main
 ";
 
     #[test]
@@ -88,9 +90,9 @@ mod tests {
         let frames = frames(BACKTRACE);
         let own: Vec<_> = frames.iter().filter(|frame| frame.own).map(|frame| frame.name.as_str()).collect();
         assert_eq!(own, ["<shop::Order as core::ops::Drop>::drop", "shop::save"]);
-        assert_eq!(frames.len(), 7);
+        assert_eq!(frames.len(), 8);
         assert_eq!(frames[3].place.as_deref(), Some("./site/main.rs:40:9"));
-        assert_eq!(frames[6], Frame { name: "__libc_start_main".into(), place: None, own: false });
+        assert_eq!(frames[7], Frame { name: "__libc_start_main".into(), place: None, own: false });
     }
 
     #[test]

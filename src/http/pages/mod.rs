@@ -153,7 +153,10 @@ mod tests {
     fn a_development_server_tells_nothing_to_others() {
         let far = request(Mode::Development, &[], "192.0.2.1:4000");
         let proxied = request(Mode::Development, &[("X-Forwarded-For", "192.0.2.1")], "127.0.0.1:4000");
-        assert!(!is_for_the_developer(&far) && !is_for_the_developer(&proxied));
+        for req in [far, proxied] {
+            let ResponseBody::Bytes(text) = error_page(&req, &broken()).body else { panic!("no bytes") };
+            assert!(!is_for_the_developer(&req) && !String::from_utf8_lossy(&text).contains("disk"), "{text:?}");
+        }
         for local in ["127.0.0.1:4000", "[::1]:4000", "[::ffff:127.0.0.1]:4000"] {
             assert!(is_for_the_developer(&request(Mode::Development, &[], local)), "{local}");
             assert!(!is_for_the_developer(&request(Mode::Production, &[], local)), "{local}");
@@ -169,5 +172,21 @@ mod tests {
         assert_eq!(text, "404 Not Found\n\nThere is no page at this address.\n");
         let (_, text) = page(Mode::Production, BROWSER, Error::new(Status::new(418), "Tea."));
         assert!(text.contains("418 Error"), "{text}");
+    }
+
+    #[test]
+    fn the_style_has_the_nonce_of_the_policy() {
+        let (req, error) = (request(Mode::Development, &[], "127.0.0.1:4000"), broken());
+        let words = Words::of(&req, &error, true);
+        let report = private::value(&Report::of(&req, &error, &words));
+        for (name, page) in [("error.html", private::value(&words)), ("debug.html", report)] {
+            let template = PAGES.get_template(name).unwrap();
+            let render = |nonce| {
+                let context = [("page", page.clone()), ("csp_nonce", Value::from(nonce))];
+                template.render(private::context(context)).unwrap()
+            };
+            assert_eq!(render("r4nd0m").matches("<style nonce=\"r4nd0m\">").count(), 1);
+            assert_eq!(render("").matches("<style>").count(), 1);
+        }
     }
 }

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+use super::frames::is_foreign;
 use super::visible::visible;
 use crate::background::failure::Failure;
 use crate::error::Error;
@@ -93,6 +94,11 @@ impl fmt::Display for Place<'_> {
 }
 
 impl Place<'_> {
+    /// Whether nobody who looks for a mistake of the application's will find it there.
+    pub(super) fn is_foreign(&self) -> bool {
+        is_foreign(&self.name)
+    }
+
     /// The place with the lines around it; without them when the source is not to be had, or is too short to be the one.
     pub(super) fn excerpt(&self) -> Excerpt {
         let lines = match self.text {
@@ -105,7 +111,7 @@ impl Place<'_> {
 
 fn around(text: &str, failed: usize) -> Vec<Line> {
     let first = failed.saturating_sub(AROUND).max(1);
-    let lines = text.lines().enumerate().skip(first - 1).take(failed + AROUND + 1 - first);
+    let lines = text.lines().enumerate().skip(first - 1).take(failed.saturating_add(AROUND + 1) - first);
     let line = |(at, text): (usize, &str)| Line { number: at + 1, text: visible(text), failed: at + 1 == failed };
     let lines: Vec<Line> = lines.map(line).collect();
     if lines.iter().any(|line| line.failed) { lines } else { Vec::new() }
@@ -128,4 +134,48 @@ fn candidates(name: &str) -> Vec<PathBuf> {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let folders = package.iter().flat_map(|package| package.ancestors().take(4));
     std::iter::once(PathBuf::from(name)).chain(folders.map(|folder| folder.join(name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(lines: &[Line]) -> Vec<usize> {
+        lines.iter().map(|line| line.number).collect()
+    }
+
+    #[test]
+    fn five_lines_are_shown_on_either_side_as_far_as_they_go() {
+        let text: String = (1..=20).map(|number| format!("line {number}\n")).collect();
+        for (failed, from, to) in [(10, 5, 15), (1, 1, 6), (3, 1, 8), (20, 15, 20)] {
+            let lines = around(&text, failed);
+            assert_eq!(numbers(&lines), (from..=to).collect::<Vec<_>>());
+            let marked: Vec<_> = lines.iter().filter(|line| line.failed).map(|line| line.text.as_str()).collect();
+            assert_eq!(marked, [format!("line {failed}")]);
+        }
+        for no_line in [0, 21, usize::MAX] {
+            assert!(around(&text, no_line).is_empty(), "{no_line}");
+        }
+    }
+
+    #[test]
+    fn a_source_that_is_not_there_leaves_the_place() {
+        for place in ["no/such/file.rs:17", "/rustc/0/library/std/src/io.rs:3:9", "src:1"] {
+            let excerpt = named("Made at", place).unwrap().excerpt();
+            assert!(excerpt.lines.is_empty() && place.starts_with(&excerpt.place), "{excerpt:?}");
+        }
+    }
+
+    #[test]
+    fn a_place_is_a_file_and_a_line() {
+        for (place, expected) in [
+            ("src/main.rs:17", Some("src/main.rs:17")),
+            ("./src/main.rs:17:5", Some("./src/main.rs:17")),
+            (r"C:\shop\main.rs:17:5", Some(r"C:\shop\main.rs:17")),
+            ("src/main.rs", None),
+            ("", None),
+        ] {
+            assert_eq!(named("at", place).map(|place| place.to_string()).as_deref(), expected, "{place}");
+        }
+    }
 }

@@ -38,7 +38,7 @@ impl Words {
             reason: if status.reason().is_empty() { "Error" } else { status.reason() },
             message: own.unwrap_or_else(|| usual_words(status)).to_owned(),
             request_id: req.id().to_owned(),
-            inside: for_the_developer.then(|| Inside::of(error)).filter(Inside::says_more),
+            inside: for_the_developer.then(|| Inside::of(error)).filter(|inside| inside.says_more(error)),
         }
     }
 }
@@ -48,8 +48,9 @@ impl Words {
     pub(super) fn text(&self) -> String {
         let mut text = format!("{} {}\n\n{}\n", self.code, self.reason, self.message);
         if let Some(Inside { chain, place }) = &self.inside {
-            let place = place.as_ref().map_or(String::new(), |place| format!("at {place}\n"));
-            text += &format!("\n{}\n{place}", chain.join(": "));
+            let chain = Some(chain.join(": ")).filter(|chain| *chain != self.message && !chain.is_empty());
+            let place = place.as_ref().map(|place| format!("at {place}"));
+            chain.iter().chain(&place).for_each(|line| text += &format!("\n{line}\n"));
         }
         if self.status.is_server_error() && !self.request_id.is_empty() {
             text += &format!("\nRequest {}\n", self.request_id);
@@ -64,9 +65,9 @@ impl Inside {
         Inside { chain, place: places(error).first().map(|place| visible(&place.to_string())) }
     }
 
-    /// A bare status of the framework's own, such as the 404 of a path without a route, has no inside.
-    fn says_more(&self) -> bool {
-        !self.chain.is_empty() || self.place.is_some()
+    /// What the framework itself says to a visitor, such as the 404 of a path without a route, has no inside.
+    fn says_more(&self, error: &Error) -> bool {
+        self.place.is_some() || error.source().is_some() || error.status().is_server_error()
     }
 }
 
