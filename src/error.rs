@@ -508,6 +508,38 @@ mod tests {
         assert_eq!(Error::from_box(boxed(Error::internal("once"))).chain(), "once");
     }
 
+    /// Its own cause, which a careless `source` makes of an error.
+    #[derive(Debug)]
+    struct Endless;
+
+    impl fmt::Display for Endless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("again")
+        }
+    }
+
+    impl StdError for Endless {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(self)
+        }
+    }
+
+    #[test]
+    fn an_endless_chain_ends() {
+        let error = Error::from(Endless).context("once");
+        assert_eq!(error.chain(), "once: again");
+        assert!(error.find_source::<fmt::Error>().is_none());
+    }
+
+    #[test]
+    fn what_a_visitor_did_wrong_takes_no_backtrace_and_context_keeps_the_one_that_is_there() {
+        assert!(Error::not_found("gone").backtrace().is_none() && Error::from(Status::NOT_FOUND).backtrace().is_none());
+        let error = Error::internal("ours");
+        let captured = error.backtrace().map(ToString::to_string);
+        assert_eq!(captured.is_some(), Backtrace::capture().status() == BacktraceStatus::Captured);
+        assert_eq!(error.context("outside").backtrace().map(ToString::to_string), captured);
+    }
+
     #[test]
     fn an_error_is_one_pointer() {
         assert_eq!(size_of::<Result<()>>(), size_of::<usize>());

@@ -157,6 +157,18 @@ fn the_way_there_is_shown_when_it_was_asked_for() {
 }
 
 #[test]
+fn a_backtrace_follows_the_line_of_the_log() {
+    logs::keep();
+    let response = get(Mode::Production, "/save/17", &[]);
+    let lines = logs::at(Level::Error, response.header("X-Request-Id").unwrap());
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let (line, backtrace) = lines[0].split_once('\n').unwrap_or((&lines[0], ""));
+    assert!(line.ends_with("failed: invalid digit found in string"), "{line}");
+    let captured = std::backtrace::Backtrace::capture().status() == std::backtrace::BacktraceStatus::Captured;
+    assert_eq!(backtrace.contains("error_pages::save"), captured, "{backtrace}");
+}
+
+#[test]
 fn a_terminal_reads_the_same_as_text() {
     let response = get(Mode::Development, "/save/17", &[("Accept", "*/*"), ("Cookie", "a=hunter2")]);
     let text = response.text();

@@ -56,20 +56,25 @@ impl Report {
         let mut text = format!("{} {}\n\n{}: {}\n", self.code, self.reason, self.kind, self.happened);
         self.causes.iter().for_each(|cause| text += &format!("  because: {cause}\n"));
         self.excerpts.iter().for_each(|excerpt| text += &plain_excerpt(excerpt));
-        let own: Vec<&Frame> = self.frames.iter().filter(|frame| frame.own).collect();
-        text += if self.frames.is_empty() {
-            "\nSet RUST_BACKTRACE=1 to see the way there.\n"
-        } else {
-            "\nThe way there, the last call first:\n"
-        };
+        text + &self.plain_way() + &self.plain_request()
+    }
+
+    fn plain_way(&self) -> String {
+        if self.frames.is_empty() {
+            return "\nStart with RUST_BACKTRACE=1 to see the calls that led there.\n".into();
+        }
         let place = |frame: &Frame| frame.place.as_ref().map_or(String::new(), |place| format!("\n      at {place}"));
-        own.iter().for_each(|frame| text += &format!("  {}{}\n", frame.name, place(frame)));
-        text += &format!("\n{} {}\n", self.method, self.target);
+        let own = self.frames.iter().filter(|frame| frame.own);
+        let own: String = own.map(|frame| format!("  {}{}\n", frame.name, place(frame))).collect();
+        format!("\nCalls of the application, the last first, of {} in all:\n{own}", self.frames.len())
+    }
+
+    fn plain_request(&self) -> String {
         let params = self.params.iter().map(|(name, value)| format!("  {{{name}}} = {value}\n"));
         let facts = self.facts.iter().map(|(name, value)| format!("  {name}: {value}\n"));
         let headers = self.headers.iter().map(|(name, value)| format!("  {name}: {value}\n"));
-        params.chain(facts).chain(headers).for_each(|line| text += &line);
-        text
+        let lines: String = params.chain(facts).chain(headers).collect();
+        format!("\n{} {}\n{lines}", self.method, self.target)
     }
 }
 

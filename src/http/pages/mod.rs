@@ -20,6 +20,7 @@ use self::debug::Report;
 use self::problem::problem;
 use self::words::Words;
 use crate::background::panics;
+use crate::background::registry::escape;
 use crate::error::{Error, Status};
 use crate::http::request::Request;
 use crate::http::response::Response;
@@ -30,7 +31,7 @@ use crate::http::templates::private;
 pub(crate) fn error_page(req: &Request, error: &Error) -> Response {
     // What the error says is code of the application's, which may panic in its turn.
     let page = panics::catch(|| page(req, error)).unwrap_or_else(|panic| {
-        log::error!(target: "aside::pages", "The page for an error {panic:?}");
+        log::error!(target: "aside::pages", "The page for an error panicked: {}", escape(&panic.to_string()));
         bare(error.status())
     });
     // An error is of the moment, and the next one must not be answered from a cache.

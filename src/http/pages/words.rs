@@ -41,9 +41,7 @@ impl Words {
             inside: for_the_developer.then(|| Inside::of(error)).filter(|inside| inside.says_more(error)),
         }
     }
-}
 
-impl Words {
     /// The page for a terminal.
     pub(super) fn text(&self) -> String {
         let mut text = format!("{} {}\n\n{}\n", self.code, self.reason, self.message);
