@@ -1,10 +1,14 @@
 //! What can go wrong, and the status a visitor gets for it.
 //!
-//! [`Error`] is one pointer: a [`Status`], a message for the visitor, a source for the log. Any foreign error becomes one
+//! [`Error`] is one pointer: a [`Status`], a message for the visitor, a source for the log, and the place where it was made. Any foreign error becomes one
 //! through `?`, as a 500 whose chain goes to the log and of which nothing goes to the page.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error as StdError;
 use std::fmt;
+use std::iter::successors;
+use std::mem::replace;
+use std::panic::Location;
 
 /// The boxed error of the standard library, as handlers and tasks may return it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
@@ -172,62 +176,87 @@ struct Inner {
     status: Status,
     message: Option<String>,
     source: Option<BoxError>,
+    location: Option<&'static Location<'static>>,
+    backtrace: Backtrace,
 }
+
+/// Sources deeper than this are left out: an error that is its own source must not hold up the log.
+const DEEPEST: usize = 64;
 
 impl Error {
     /// An error with a status and words for the visitor.
+    #[track_caller]
     pub fn new(status: Status, message: impl Into<String>) -> Error {
-        Error(Box::new(Inner { status, message: Some(message.into()), source: None }))
+        Error::made_at(Location::caller(), status, Some(message.into()), None)
+    }
+
+    fn made_at(
+        caller: &'static Location<'static>,
+        status: Status,
+        message: Option<String>,
+        source: Option<BoxError>,
+    ) -> Error {
+        // A visitor can ask for any number of pages that are not there; only what is ours to mend is worth the walk.
+        let backtrace = if status.is_server_error() { Backtrace::capture() } else { Backtrace::disabled() };
+        let location = Some(caller).filter(|place| !is_of_the_framework(place.file()));
+        Error(Box::new(Inner { status, message, source, location, backtrace }))
     }
 
     /// 400: the request is malformed.
+    #[track_caller]
     pub fn bad_request(message: impl Into<String>) -> Error {
         Error::new(Status::BAD_REQUEST, message)
     }
 
     /// 401: nobody is logged in.
+    #[track_caller]
     pub fn unauthorized(message: impl Into<String>) -> Error {
         Error::new(Status::UNAUTHORIZED, message)
     }
 
     /// 403: not allowed to this visitor.
+    #[track_caller]
     pub fn forbidden(message: impl Into<String>) -> Error {
         Error::new(Status::FORBIDDEN, message)
     }
 
     /// 404: nothing is there.
+    #[track_caller]
     pub fn not_found(message: impl Into<String>) -> Error {
         Error::new(Status::NOT_FOUND, message)
     }
 
     /// 409: at odds with what is there.
+    #[track_caller]
     pub fn conflict(message: impl Into<String>) -> Error {
         Error::new(Status::CONFLICT, message)
     }
 
     /// 413: over a limit. Name the setting in the message.
+    #[track_caller]
     pub fn too_large(message: impl Into<String>) -> Error {
         Error::new(Status::CONTENT_TOO_LARGE, message)
     }
 
     /// 422: well formed, and still wrong. Name the field in the message.
+    #[track_caller]
     pub fn unprocessable(message: impl Into<String>) -> Error {
         Error::new(Status::UNPROCESSABLE_CONTENT, message)
     }
 
     /// 500: ours. The message goes to the log, and to the page only in development.
+    #[track_caller]
     pub fn internal(message: impl Into<String>) -> Error {
         Error::new(Status::INTERNAL_SERVER_ERROR, message)
     }
 
     /// Any error that can be boxed: a foreign one, a boxed one, a string, or an [`Error`] that was boxed on its way here,
     /// which comes out as it went in.
+    #[track_caller]
     pub fn from_box(error: impl Into<BoxError>) -> Error {
         match error.into().downcast::<Carrier>() {
             Ok(carrier) => carrier.0,
-            Err(source) => {
-                Error(Box::new(Inner { status: Status::INTERNAL_SERVER_ERROR, message: None, source: Some(source) }))
-            }
+            Err(source) => Error::made_at(Location::caller(), Status::INTERNAL_SERVER_ERROR, None, Some(source)),
         }
     }
 
@@ -238,10 +267,13 @@ impl Error {
     }
 
     /// The same error with words in front of its chain: what was being done when it happened.
-    pub fn context(self, message: impl Into<String>) -> Error {
-        let status = self.0.status;
+    ///
+    /// It was made where it was made before: place and backtrace stay.
+    pub fn context(mut self, message: impl Into<String>) -> Error {
+        let Inner { status, location, .. } = *self.0;
+        let backtrace = replace(&mut self.0.backtrace, Backtrace::disabled());
         let source = Some(BoxError::from(self));
-        Error(Box::new(Inner { status, message: Some(message.into()), source }))
+        Error(Box::new(Inner { status, message: Some(message.into()), source, location, backtrace }))
     }
 
     /// The same error with what caused it, for the log.
@@ -265,6 +297,40 @@ impl Error {
         self.0.source.as_deref()
     }
 
+    /// Where it was made: the line of the `?` that took a foreign error, or of `Error::not_found` and its like.
+    ///
+    /// ```
+    /// use aside::Error;
+    ///
+    /// let error = Error::internal("the till is empty");
+    /// if let Some(place) = error.location() {
+    ///     println!("{error}, at {}:{}", place.file(), place.line());
+    /// }
+    /// ```
+    ///
+    /// Not known for what aside itself made, such as the 404 of a parameter that does not parse, nor for an error that a
+    /// handler or a task returned in its own type, which no `?` took on its way.
+    pub fn location(&self) -> Option<&'static Location<'static>> {
+        self.0.location
+    }
+
+    /// The way to the place where it was made, when `RUST_BACKTRACE` asks for it and the status was 500 or above then.
+    ///
+    /// ```
+    /// use aside::Error;
+    ///
+    /// // What a visitor did wrong has none, so that it costs no more than it must.
+    /// assert!(Error::not_found("There is no such photo.").backtrace().is_none());
+    /// ```
+    pub fn backtrace(&self) -> Option<&Backtrace> {
+        Some(&self.0.backtrace).filter(|backtrace| backtrace.status() == BacktraceStatus::Captured)
+    }
+
+    /// The same as lines to follow the log's.
+    pub(crate) fn backtrace_lines(&self) -> Option<String> {
+        self.backtrace().map(|backtrace| backtrace.to_string().trim_end().to_owned())
+    }
+
     /// The first error of that type among its sources.
     ///
     /// ```
@@ -274,41 +340,58 @@ impl Error {
     /// assert!(error.find_source::<std::num::ParseIntError>().is_some());
     /// ```
     pub fn find_source<T: StdError + 'static>(&self) -> Option<&T> {
-        let mut next = self.source().map(|source| source as &(dyn StdError + 'static));
-        while let Some(source) = next {
-            if let Some(Carrier(error)) = source.downcast_ref() {
-                return error.find_source();
+        self.sources().find_map(|source| source.downcast_ref())
+    }
+
+    /// What caused it, and what caused that, as far as it goes. Errors of this type among them are looked into.
+    pub(crate) fn sources(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        successors(self.first_source(), |source| (**source).source().and_then(unpacked)).take(DEEPEST)
+    }
+
+    fn first_source(&self) -> Option<&(dyn StdError + 'static)> {
+        unpacked(self.source()?)
+    }
+
+    /// The words of each error in the chain, its own first. A source that its parent's words repeat at their end is not
+    /// said twice.
+    pub(crate) fn causes(&self) -> Vec<String> {
+        let mut causes: Vec<String> = Vec::new();
+        let first = self.source().map(|source| source as &(dyn StdError + 'static));
+        for source in successors(first, |source| (**source).source()).take(DEEPEST) {
+            let words = words(source);
+            if !causes.last().is_some_and(|parent| parent.ends_with(&words)) {
+                causes.push(words);
             }
-            if let Some(found) = source.downcast_ref() {
-                return Some(found);
-            }
-            next = source.source();
         }
-        None
+        causes.splice(0..0, self.0.message.clone());
+        causes
     }
 
     /// The whole chain of sources, joined by `: `, as the log shows it.
     pub fn chain(&self) -> String {
-        let mut parts: Vec<String> = self.0.message.iter().cloned().collect();
-        if let Some(source) = self.source() {
-            parts.push(chain(source));
-        }
-        if parts.is_empty() { self.0.status.to_string() } else { parts.join(": ") }
+        let causes = self.causes();
+        if causes.is_empty() { self.0.status.to_string() } else { causes.join(": ") }
     }
 }
 
-/// An error and its chain of sources, joined by `: `. A source that its parent's text repeats at the end is not said twice.
-fn chain(error: &(dyn StdError + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(source) = next {
-        let words = source.to_string();
-        if !text.ends_with(&words) {
-            text = format!("{text}: {words}");
-        }
-        next = source.source();
+/// What an error says, as far as it got: an implementation of `Display` may fail, at which `to_string` panics.
+fn words(error: &dyn StdError) -> String {
+    let mut words = String::new();
+    let _ = fmt::write(&mut words, format_args!("{error}"));
+    words
+}
+
+/// The error that a carrier has for a source, and any other as it is.
+fn unpacked<'a>(source: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
+    match source.downcast_ref() {
+        Some(Carrier(error)) => error.first_source(),
+        None => Some(source),
     }
-    text
+}
+
+/// Whether a source file, as the compiler names it, is one of this crate's: a place in there tells nobody what to mend.
+pub(crate) fn is_of_the_framework(file: &str) -> bool {
+    file!().strip_suffix("error.rs").is_some_and(|folder| file.starts_with(folder))
 }
 
 impl fmt::Display for Error {
@@ -329,6 +412,7 @@ impl fmt::Debug for Error {
 }
 
 impl<E: StdError + Send + Sync + 'static> From<E> for Error {
+    #[track_caller]
     fn from(error: E) -> Error {
         Error::from_box(error)
     }
@@ -336,8 +420,9 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Error {
 
 /// The status alone, with no words of its own.
 impl From<Status> for Error {
+    #[track_caller]
     fn from(status: Status) -> Error {
-        Error(Box::new(Inner { status, message: None, source: None }))
+        Error::made_at(Location::caller(), status, None, None)
     }
 }
 
@@ -421,6 +506,38 @@ mod tests {
         assert_eq!(error.chain(), "checkout: cannot save the order: disk full");
         assert_eq!(Error::from_box("plain words").chain(), "plain words");
         assert_eq!(Error::from_box(boxed(Error::internal("once"))).chain(), "once");
+    }
+
+    /// Its own cause, which a careless `source` makes of an error.
+    #[derive(Debug)]
+    struct Endless;
+
+    impl fmt::Display for Endless {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("again")
+        }
+    }
+
+    impl StdError for Endless {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            Some(self)
+        }
+    }
+
+    #[test]
+    fn an_endless_chain_ends() {
+        let error = Error::from(Endless).context("once");
+        assert_eq!(error.chain(), "once: again");
+        assert!(error.find_source::<fmt::Error>().is_none());
+    }
+
+    #[test]
+    fn what_a_visitor_did_wrong_takes_no_backtrace_and_context_keeps_the_one_that_is_there() {
+        assert!(Error::not_found("gone").backtrace().is_none() && Error::from(Status::NOT_FOUND).backtrace().is_none());
+        let error = Error::internal("ours");
+        let captured = error.backtrace().map(ToString::to_string);
+        assert_eq!(captured.is_some(), Backtrace::capture().status() == BacktraceStatus::Captured);
+        assert_eq!(error.context("outside").backtrace().map(ToString::to_string), captured);
     }
 
     #[test]

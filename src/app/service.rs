@@ -174,7 +174,8 @@ impl Service {
     fn error_page(&self, request: &mut Request, error: &Error) -> Response {
         let status = error.status();
         let own = self.innermost(request.path(), |part| part.error_pages.get(&status.code()));
-        let own = own.filter(|_| !pages::is_for_others(request, status));
+        let is_for_others = request.wants_json() || (status.is_server_error() && pages::is_for_the_developer(request));
+        let own = own.filter(|_| !is_for_others);
         let Some(own) = own else { return pages::error_page(request, error) };
         let mut page = caught(|| own(request, error));
         if let Some(second) = page.take_error() {
@@ -217,8 +218,11 @@ pub(super) fn health(request: &Request) -> Value {
 
 fn log_error(request: &Request, error: &Error) {
     let panic = error.source().and_then(|source| source.downcast_ref::<Failure>());
-    let what = panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
-    let backtrace = panic.and_then(Failure::backtrace).map_or(String::new(), |lines| format!("\n{lines}"));
+    let what = || panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
+    // What an error says is code of the application's, which may panic in its turn.
+    let what = panics::catch(what).unwrap_or_else(|panic| format!("failed, and what it says panicked: {panic}"));
+    let backtrace = panic.map_or_else(|| error.backtrace_lines(), Failure::backtrace);
+    let backtrace = backtrace.map_or(String::new(), |lines| format!("\n{lines}"));
     let line = escape(&format!("{} {} {} {what}", request.method(), request.path(), request.id()));
     log::error!(target: "aside::http", "{line}{backtrace}");
 }

@@ -42,12 +42,18 @@ impl Failure {
         }
     }
 
-    /// The way to the panic, when it was one and `RUST_BACKTRACE` asks for it: lines to follow the log's.
-    pub(crate) fn backtrace(&self) -> Option<&str> {
+    /// The way to the error or the panic, when `RUST_BACKTRACE` asks for it: lines to follow the log's.
+    pub(crate) fn backtrace(&self) -> Option<String> {
         match self {
-            Failure::Panic(panic) => panic.backtrace.as_deref().map(str::trim_end),
+            Failure::Error(error) => error.backtrace_lines(),
+            Failure::Panic(panic) => panic.backtrace.as_deref().map(|lines| lines.trim_end().to_owned()),
             _ => None,
         }
+    }
+
+    /// The panic, when it was one.
+    pub(crate) fn panic(&self) -> Option<&Panic> {
+        if let Failure::Panic(panic) = self { Some(panic) } else { None }
     }
 
     /// The failure that an error means: [`Cancelled`] somewhere in its chain is a cancellation, not an error.

@@ -424,7 +424,7 @@ impl Registry {
         let end = End {
             after: record.after(),
             failure: failure.map(Failure::to_string),
-            backtrace: failure.and_then(Failure::backtrace).map(str::to_owned),
+            backtrace: failure.and_then(Failure::backtrace),
             kind: failure.map_or(TaskState::Done, state_after),
         };
         if record.end.set(end).is_err() {
@@ -581,7 +581,8 @@ fn log_end(record: &Record, failure: Option<&Failure>) {
         None => log::debug!(target: "aside::background", "{}", record.line("is done")),
         Some(Failure::Cancelled) => log::info!(target: "aside::background", "{}", record.line("was cancelled")),
         Some(failure) => {
-            let backtrace = failure.backtrace().map_or(String::new(), |lines| format!("\n{lines}"));
+            let backtrace = record.failure().and_then(|(_, lines)| lines);
+            let backtrace = backtrace.map_or(String::new(), |lines| format!("\n{lines}"));
             log::error!(target: "aside::background", "{}{backtrace}", record.line(&failure.verdict()));
         }
     }

@@ -368,7 +368,7 @@ impl TaskInfo {
         self.record.failure().map(|(words, _)| words)
     }
 
-    /// The way to its panic, when `RUST_BACKTRACE` asked for it.
+    /// The way to its error or its panic, when `RUST_BACKTRACE` asked for it.
     pub fn backtrace(&self) -> Option<&str> {
         self.record.failure().and_then(|(_, backtrace)| backtrace)
     }

@@ -274,6 +274,11 @@ impl Request {
         value.parse().map_err(|_| Error::from(Status::NOT_FOUND))
     }
 
+    /// All parts of the path that the route names, in its order.
+    pub(crate) fn params(&self) -> &[(String, String)] {
+        &self.params
+    }
+
     pub(crate) fn set_params(&mut self, params: Vec<(String, String)>) {
         self.params = params;
     }

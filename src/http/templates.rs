@@ -47,6 +47,8 @@ impl Templates {
         environment.set_auto_escape_callback(auto_escape);
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         environment.set_auto_reload(reload);
+        // So that an error has the template's lines and says which name was undefined, in a release build too.
+        environment.set_debug(true);
         environment.set_loader(loader(dir.clone(), Arc::clone(&compiled_in)));
         Templates { environment, compiled_in, dir, reload }
     }

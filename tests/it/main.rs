@@ -4,6 +4,7 @@ mod app;
 mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
+mod error_pages;
 mod guard;
 mod logs;
 mod pages;
