@@ -4,6 +4,7 @@
 //! goes through [`Upload::save_to`]. The parser is multer's, which is asynchronous, over a body that blocks: it is polled
 //! here, without a runtime (see [`Source`]).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
@@ -210,7 +211,7 @@ fn read_parts(body: &mut (dyn Read + Send), boundary: &str, limits: Limits) -> R
         let mut part = Part::from_headers(&field)?;
         part.content = match &part.filename {
             Some(filename) => read_file(&parser, field, filename)?,
-            None => Content::Text(read_text(&parser, field, &mut text_left, limits)?),
+            None => text_content(read_text(&parser, field, &mut text_left, limits)?),
         };
         parts.push(part);
     }
@@ -225,6 +226,15 @@ fn read_text<'r>(parser: &Parser<'r>, field: multer::Field<'r>, left: &mut u64, 
         Ok(())
     })?;
     Ok(text)
+}
+
+/// Text as the fetch standard reads a field: UTF-8, with U+FFFD for what is none.
+fn text_content(bytes: Vec<u8>) -> Content {
+    let mended = match String::from_utf8_lossy(&bytes) {
+        Cow::Owned(mended) => Some(mended),
+        Cow::Borrowed(_) => None,
+    };
+    Content::Text(bytes, mended)
 }
 
 /// What is sent for a file field where none was chosen (no name, no bytes) is no upload.
@@ -282,17 +292,14 @@ impl Multipart {
     /// The text field of that name, the first of several. It may be blank.
     ///
     /// # Errors
-    /// 422 when there is none, 400 when it is not UTF-8.
+    /// 422 when there is none.
     pub fn text(&self, name: &str) -> Result<&str> {
         let text = self.named(name).find_map(Part::text);
-        text.unwrap_or_else(|| Err(Error::unprocessable(format!("The field `{name}` is missing."))))
+        text.ok_or_else(|| Error::unprocessable(format!("The field `{name}` is missing.")))
     }
 
     /// All text fields of that name, in order; none is fine.
-    ///
-    /// # Errors
-    /// 400 when one is not UTF-8.
-    pub fn texts(&self, name: &str) -> Result<Vec<&str>> {
+    pub fn texts(&self, name: &str) -> Vec<&str> {
         self.named(name).filter_map(Part::text).collect()
     }
 
@@ -313,14 +320,14 @@ impl Multipart {
     /// The text fields by name and value, in order.
     ///
     /// # Errors
-    /// 400 when one is not UTF-8, 413 over `ASIDE_MAX_FIELDS`.
+    /// 413 over `ASIDE_MAX_FIELDS`.
     pub(crate) fn pairs(&self) -> Result<Vec<(String, String)>> {
-        let texts = || self.parts.iter().filter_map(|part| Some((part.name.clone(), part.text()?)));
+        let texts = || self.parts.iter().filter_map(|part| Some((part.name.clone(), part.text()?.to_owned())));
         if texts().count() > self.max_fields {
             let words = format!("The form has more than {} fields (ASIDE_MAX_FIELDS).", self.max_fields);
             return Err(Error::too_large(words));
         }
-        texts().map(|(name, text)| Ok((name, text?.to_owned()))).collect()
+        Ok(texts().collect())
     }
 }
 
@@ -335,7 +342,8 @@ pub struct Part {
 
 #[derive(Debug)]
 enum Content {
-    Text(Vec<u8>),
+    /// The bytes, and the text that they are read as where they are no UTF-8.
+    Text(Vec<u8>, Option<String>),
     File(Upload),
     NoFile,
 }
@@ -376,7 +384,7 @@ impl Part {
     /// The length of the content in bytes.
     pub fn size(&self) -> u64 {
         match &self.content {
-            Content::Text(text) => text.len() as u64,
+            Content::Text(bytes, _) => bytes.len() as u64,
             Content::File(upload) => upload.size(),
             Content::NoFile => 0,
         }
@@ -388,20 +396,17 @@ impl Part {
     /// 500 when the temporary file cannot be read.
     pub fn open(&self) -> Result<Box<dyn Read + '_>> {
         Ok(match &self.content {
-            Content::Text(text) => Box::new(text.as_slice()),
+            Content::Text(bytes, _) => Box::new(bytes.as_slice()),
             Content::File(upload) => Box::new(upload.open()?),
             Content::NoFile => Box::new(io::empty()),
         })
     }
 
-    /// The text, when this is a text field: one without a file's name.
-    ///
-    /// # Errors
-    /// 400 when it is not UTF-8.
-    pub fn text(&self) -> Option<Result<&str>> {
-        let Content::Text(text) = &self.content else { return None };
-        let words = || format!("The field `{}` is not UTF-8.", self.name);
-        Some(std::str::from_utf8(text).map_err(|_| Error::bad_request(words())))
+    /// The text, when this is a text field: one without a file's name. What is no UTF-8 is U+FFFD there, as in a urlencoded
+    /// form; [`open`](Part::open) has the bytes.
+    pub fn text(&self) -> Option<&str> {
+        let Content::Text(bytes, mended) = &self.content else { return None };
+        mended.as_deref().or_else(|| std::str::from_utf8(bytes).ok())
     }
 
     /// The file, when one was chosen.
@@ -821,10 +826,10 @@ mod tests {
             field("name=f; filename=2", b"two"),
         ]))
         .unwrap();
-        assert_eq!((form.text("tag").unwrap(), form.texts("tag").unwrap()), ("x", vec!["x", ""]));
+        assert_eq!((form.text("tag").unwrap(), form.texts("tag")), ("x", vec!["x", ""]));
         let names: Vec<_> = form.files("f").iter().map(|file| file.filename()).collect();
         assert_eq!((form.file("f").unwrap().filename(), names), ("1", vec!["1", "2"]));
-        assert!(form.texts("none").unwrap().is_empty() && form.files("none").is_empty());
+        assert!(form.texts("none").is_empty() && form.files("none").is_empty());
     }
 
     #[test]
@@ -846,11 +851,12 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_utf_8_is_refused_where_it_is_read() {
-        let form = one("name=t", b"\xff");
-        assert_eq!(bytes(&form.parts()[0]), b"\xff");
-        assert_eq!(refused(form.text("t")), (400, "The field `t` is not UTF-8.".into()));
-        assert_eq!((refused(form.texts("t")).0, refused(form.pairs()).0), (400, 400));
+    fn text_that_is_not_utf_8_is_mended_and_its_bytes_are_kept() {
+        let form = one("name=t", b"\xff\xed\xa0\x80\xef\xbb\xbfa");
+        assert_eq!(bytes(&form.parts()[0]), b"\xff\xed\xa0\x80\xef\xbb\xbfa");
+        let mended = "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{feff}a";
+        assert_eq!((form.text("t").unwrap(), form.texts("t")), (mended, vec![mended]));
+        assert_eq!(form.pairs().unwrap(), [("t".to_owned(), mended.to_owned())]);
     }
 
     #[test]
@@ -921,7 +927,7 @@ mod tests {
             assert!(read.load(Ordering::Relaxed) <= HEAD + CHUNK, "{start}");
         }
         let fits = field(&format!("name=t\r\nX-Long: {}", "x".repeat(HEAD / 2)), b"ok");
-        assert_eq!(read(body(&[fits.clone(), fits.clone(), fits])).unwrap().texts("t").unwrap().len(), 3);
+        assert_eq!(read(body(&[fits.clone(), fits.clone(), fits])).unwrap().texts("t").len(), 3);
     }
 
     /// Counts what is read from it.
