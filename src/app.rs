@@ -14,6 +14,7 @@ use crate::background::scope::{Scope, Values};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
 use crate::http::files::StaticFiles;
+use crate::http::once::UnderWay;
 use crate::http::pages;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Response};
@@ -220,6 +221,7 @@ impl App {
         self.values.insert(templates);
         self.values.insert(Keys::new(&config)?);
         self.values.insert(Store::open(&config)?);
+        self.values.insert(UnderWay::default());
         // Here and not at the first mail: its connection pool starts a thread, which must not inherit a task's priority.
         #[cfg(feature = "mail")]
         self.values.insert(Mailer::new(&config)?);

@@ -18,6 +18,8 @@ const FLOORS: &[(&str, u32)] = &[
     ("http::files", 2),
     ("http::form", 2),
     ("http::multipart", 2),
+    ("http::names", 2),
+    ("http::once", 2),
     ("http::pages", 2),
     ("http::session", 2),
     ("http::store", 2),

@@ -5,6 +5,8 @@ pub(crate) mod files;
 pub(crate) mod form;
 pub(crate) mod headers;
 pub(crate) mod multipart;
+pub(crate) mod names;
+pub(crate) mod once;
 pub(crate) mod pages;
 pub(crate) mod request;
 pub(crate) mod response;

@@ -11,6 +11,7 @@ use std::future::Future;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
@@ -18,6 +19,7 @@ use futures_core::Stream;
 use percent_encoding::percent_decode_str;
 use tempfile::{NamedTempFile, TempPath};
 
+use super::once;
 use super::request::{Request, unreadable};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
@@ -59,7 +61,9 @@ impl Request {
         if self.content_length().is_some_and(|length| length > limits.upload) {
             return Err(limits.over_upload());
         }
-        read_parts(self.body(), &boundary, limits).map(|parts| Multipart { parts, max_fields: limits.fields })
+        let parts = read_parts(self.body(), &boundary, limits)?;
+        once::note(self, parts.iter().map(|part| (part.name(), part.text().or(part.filename()).unwrap_or_default())));
+        Ok(Multipart { parts, max_fields: limits.fields })
     }
 
     fn boundary(&self) -> Result<String> {
@@ -322,12 +326,19 @@ impl Multipart {
     /// # Errors
     /// 413 over `ASIDE_MAX_FIELDS`.
     pub(crate) fn pairs(&self) -> Result<Vec<(String, String)>> {
-        let texts = || self.parts.iter().filter_map(|part| Some((part.name.clone(), part.text()?.to_owned())));
-        if texts().count() > self.max_fields {
+        self.check_count()?;
+        let text = |part: &Part| Some((part.name.clone(), part.text()?.to_owned()));
+        Ok(self.parts.iter().filter_map(text).collect())
+    }
+
+    /// # Errors
+    /// 413 over `ASIDE_MAX_FIELDS`.
+    pub(crate) fn check_count(&self) -> Result<()> {
+        if self.parts.iter().filter_map(Part::text).count() > self.max_fields {
             let words = format!("The form has more than {} fields (ASIDE_MAX_FIELDS).", self.max_fields);
             return Err(Error::too_large(words));
         }
-        Ok(texts().collect())
+        Ok(())
     }
 }
 
@@ -492,13 +503,15 @@ fn extended(value: &str) -> Option<String> {
 }
 
 /// A file that a visitor uploaded: a temporary one until it is [saved](Upload::save_to).
+#[derive(Clone)]
 pub struct Upload {
     filename: String,
     kind: FileKind,
     size: u64,
-    temporary: TempPath,
+    /// Shared, so that a form's value may have the upload beside the body that it came in.
+    temporary: Arc<TempPath>,
     /// Whether a saved file shares the temporary one's bytes on the disk.
-    linked: AtomicBool,
+    linked: Arc<AtomicBool>,
 }
 
 impl Upload {
@@ -508,7 +521,12 @@ impl Upload {
         let mut head = Vec::new();
         (&mut file).take(SNIFF).read_to_end(&mut head)?;
         let kind = FileKind::of(&head, size > head.len() as u64);
-        Ok(Upload { filename, kind, size, temporary, linked: AtomicBool::new(false) })
+        Ok(Upload { filename, kind, size, temporary: Arc::new(temporary), linked: Arc::default() })
+    }
+
+    /// One of no bytes, in the place of one that is missing.
+    pub(crate) fn empty() -> io::Result<Upload> {
+        Upload::new(clean(""), NamedTempFile::with_prefix("aside-")?.into_temp_path())
     }
 
     /// The file's name, to be shown: without folders, control characters, marks that turn the direction of writing, and
@@ -528,7 +546,7 @@ impl Upload {
         self.size
     }
 
-    /// Where the temporary file is. It is gone when the [`Multipart`] is dropped.
+    /// Where the temporary file is. It is gone when the [`Multipart`] and all clones of the upload are dropped.
     pub fn path(&self) -> &Path {
         &self.temporary
     }
@@ -538,7 +556,7 @@ impl Upload {
     /// # Errors
     /// 500 when it cannot be read.
     pub fn open(&self) -> Result<File> {
-        File::open(&self.temporary).map_err(|error| Error::from(error).context("cannot read an upload"))
+        File::open(self.path()).map_err(|error| Error::from(error).context("cannot read an upload"))
     }
 
     /// Saves the file in that folder, which is created if need be, and returns its path there.
@@ -569,7 +587,7 @@ impl Upload {
         let path = dir.join(format!("{name}.{}", self.kind.extension));
         let beside = Beside::new(dir.join(format!(".{name}.part")))?;
         if !self.link(&beside, &path) {
-            copy(&mut File::open(&self.temporary)?, &beside.file)?;
+            copy(&mut File::open(self.path())?, &beside.file)?;
             beside.become_file(&path)?;
         }
         Ok(path)
@@ -582,8 +600,8 @@ impl Upload {
             return false;
         }
         let permissions = ordinary.file.metadata().map(|metadata| metadata.permissions());
-        permissions.and_then(|like| fs::set_permissions(&self.temporary, like)).is_ok()
-            && fs::hard_link(&self.temporary, path).is_ok()
+        permissions.and_then(|like| fs::set_permissions(self.path(), like)).is_ok()
+            && fs::hard_link(self.path(), path).is_ok()
     }
 }
 
@@ -692,7 +710,6 @@ fn shorten(name: &str, longest: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::super::headers::Headers;
     use super::super::request::{Body, Method};

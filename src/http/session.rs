@@ -298,6 +298,16 @@ impl Request {
     }
 }
 
+/// How many flash messages there are so far, for [`flashes_since`].
+pub(crate) fn flash_count(req: &mut Request) -> usize {
+    req.session_unasked().contents.flashes.len()
+}
+
+/// The flash messages that came after there were that many.
+pub(crate) fn flashes_since(req: &mut Request, count: usize) -> Vec<Flash> {
+    req.session_unasked().contents.flashes.get(count..).unwrap_or_default().to_vec()
+}
+
 /// What finds the flash messages when they are looked at.
 pub(crate) type FlashReader = Box<dyn FnOnce() -> Vec<Flash> + Send>;
 

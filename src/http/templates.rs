@@ -15,6 +15,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, TemplateSource, UndefinedBeh
 use serde::Serialize;
 
 use super::files;
+use super::once;
 use super::request::Request;
 use super::response::Response;
 use super::session::{self, FlashReader};
@@ -180,6 +181,7 @@ impl Request {
 fn provided(req: &Request, flashes: &Arc<Flashes>) -> Value {
     private::context([
         ("flashes", Value::from_dyn_object(Arc::clone(flashes))),
+        ("once", once::function()),
         ("path", Value::from(req.path())),
         ("request_id", Value::from(req.id())),
     ])
