@@ -178,8 +178,10 @@ struct Attempt<'a> {
     /// Of each node of the tree.
     modes: Vec<Mode>,
     literal: Literal,
-    /// What was asked for on the way: optional groups, names with brackets, a map in which every name has its place.
+    /// What was asked for on the way: optional groups, groups whose fields the type names one by one, names with brackets,
+    /// a map in which every name has its place.
     optional: RefCell<HashSet<usize>>,
+    named: RefCell<HashSet<usize>>,
     with_brackets: RefCell<Vec<&'static str>>,
     is_map: Cell<bool>,
 }
@@ -197,6 +199,7 @@ impl<'a> Attempt<'a> {
             modes,
             literal,
             optional: RefCell::default(),
+            named: RefCell::default(),
             with_brackets: RefCell::default(),
             is_map: Cell::new(false),
         }
@@ -261,10 +264,17 @@ impl<'a> Attempt<'a> {
         has_room
     }
 
+    /// What is learned of a blank field holds for all of the same type: those that are alike, and in a map all its values.
     fn blank_is_none(&mut self, at: usize) {
-        for &alike in self.tree.alike(at) {
-            if self.modes[alike] == Mode::Given {
-                self.modes[alike] = Mode::BlankIsNone;
+        let group = self.tree.node(at).parent;
+        let values = || self.tree.alike(group).iter().flat_map(|group| &self.tree.node(*group).children);
+        let of_its_type: Vec<usize> = match self.named.borrow().contains(&group) {
+            true => self.tree.alike(at).to_vec(),
+            false => values().copied().collect(),
+        };
+        for at in of_its_type {
+            if self.modes[at] == Mode::Given {
+                self.modes[at] = Mode::BlankIsNone;
             }
         }
     }
@@ -277,7 +287,7 @@ impl<'a> Attempt<'a> {
         }
         let kind = match refusal.kind {
             Kind::Grouped => Kind::Missing,
-            Kind::Other => Kind::Other,
+            kind @ (Kind::Other | Kind::Unexpected | Kind::NoFile) => kind,
             _ if is_blank => Kind::Blank,
             kind => kind,
         };
@@ -379,9 +389,9 @@ impl Fields<'_> {
     }
 
     fn is_shown(&self, at: usize) -> bool {
-        let node = self.attempt.tree.node(at);
-        let is_file = node.texts.is_empty() && node.children.is_empty() && !node.files.is_empty();
-        self.attempt.modes[at] != Mode::Hidden && (!is_file || self.known.contains(&node.key))
+        let tree = &self.attempt.tree;
+        let has_place = || !tree.has_only_files(at) || self.known.contains(&tree.node(at).key);
+        self.attempt.modes[at] != Mode::Hidden && has_place()
     }
 }
 
@@ -536,7 +546,13 @@ impl<'a> de::Deserializer<'a> for Value<'a> {
     }
 
     texts! {
-        deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf deserialize_identifier
+        deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf
+    }
+
+    /// The name of a struct's field. The keys of a map are texts.
+    fn deserialize_identifier<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        self.attempt.named.borrow_mut().insert(self.attempt.tree.node(self.at).parent);
+        visitor.visit_borrowed_str(self.one()?)
     }
 
     whole_numbers! {
@@ -782,6 +798,7 @@ mod tests {
         right::<Lenient>("id=1&x=1&x=2");
         assert_eq!(wrong::<Strict>("x=1&id=y").len(), 2);
         assert_eq!(wrong::<Strict>("x=1&id=1"), ["The field `x` is not expected here."]);
+        assert_eq!(wrong::<Strict>("x=&id=1"), ["The field `x` is not expected here."]);
     }
 
     #[test]
@@ -1044,6 +1061,31 @@ mod tests {
         let text: Vec<String> = (0..500).map(row).collect();
         assert_eq!(right::<Rows>(&text.join("&")).rows.len(), 500);
         assert!(READ.get() <= 4 * 500, "{}", READ.get());
+
+        #[derive(Deserialize)]
+        struct Number(#[serde(deserialize_with = "counted")] Option<u32>);
+        fn counted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+            READ.set(READ.get() + 1);
+            Option::deserialize(deserializer)
+        }
+        READ.set(0);
+        let text: Vec<String> = (0..500).map(|number| format!("name {number}=")).collect();
+        let map: HashMap<String, Number> = right(&text.join("&"));
+        assert!(map.len() == 500 && map.values().all(|number| number.0.is_none()));
+        assert!(READ.get() <= 3 * 500, "{}", READ.get());
+    }
+
+    #[test]
+    fn a_blank_text_beside_a_blank_number_stays_a_text() {
+        #[derive(Deserialize)]
+        struct Search {
+            text: Option<String>,
+            page: Option<u32>,
+            #[serde(flatten)]
+            rest: HashMap<String, String>,
+        }
+        let search: Search = right("text=&page=&x=");
+        assert_eq!((search.text.as_deref(), search.page, search.rest["x"].as_str()), (Some(""), None, ""));
     }
 
     #[test]

@@ -26,7 +26,7 @@ const MULTIPART: &str = "multipart/form-data";
 type Pairs = Vec<(String, String)>;
 
 impl Request {
-    /// The form in the body, urlencoded or the text fields of a multipart one, as a type.
+    /// The form in the body, urlencoded or multipart, as a type.
     ///
     /// ```
     /// use aside::{Request, Response, Result, redirect};
@@ -46,7 +46,7 @@ impl Request {
     /// checkbox is a `bool`: `on` when it is ticked, not sent when it is not. A blank field is `None` for an optional type
     /// that cannot be blank (`Option<u64>`, a date), and `Some("")` for `Option<String>`. Spaces around numbers are
     /// dropped. Fields that the type does not have are ignored, unless it says `#[serde(deny_unknown_fields)]`. Behind
-    /// `#[serde(flatten)]` serde hands out texts only, so put no numbers and files there.
+    /// `#[serde(flatten)]` serde hands out texts only, so put no numbers there; a type that has it takes no files.
     ///
     /// **Names with brackets** fill structs, lists and maps within: `address[city]`, `items[0][name]`, `items[][name]`,
     /// `tags[]`, `prices[17]`.
@@ -198,7 +198,7 @@ impl Request {
 }
 
 impl Multipart {
-    /// The text fields as a type, by the same rules as [`Request::form`].
+    /// The fields as a type, files among them, by the same rules as [`Request::form`] and [`Request::submitted`].
     ///
     /// # Errors
     /// 422, naming the field, when one is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS`.
@@ -206,7 +206,7 @@ impl Multipart {
         first_refusal(fields::read(&sent(self)?), "field").map_err(Error::unprocessable)
     }
 
-    /// The text fields with all that is wrong with them, for a page that shows both; see [`Form`].
+    /// The fields with all that is wrong with them, for a page that shows both; see [`Form`].
     ///
     /// # Errors
     /// As [`form`](Multipart::form) but for 422.

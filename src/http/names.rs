@@ -96,6 +96,13 @@ impl<'a> Tree<'a> {
         node.files.is_empty() && node.texts.iter().all(is_blank) && node.children.iter().all(|at| self.is_blank(*at))
     }
 
+    /// Whether files were sent here or below, and no text.
+    pub(crate) fn has_only_files(&self, at: usize) -> bool {
+        let node = &self.nodes[at];
+        let is_something = !node.files.is_empty() || !node.children.is_empty();
+        is_something && node.texts.is_empty() && node.children.iter().all(|at| self.has_only_files(*at))
+    }
+
     /// The nodes of the same kind, itself among them.
     pub(crate) fn alike(&self, at: usize) -> &[usize] {
         &self.of_kind[self.nodes[at].kind]

@@ -28,6 +28,9 @@ const KEY_BYTES: usize = 16;
 /// How long a second one waits for the first.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// What is remembered of an answer at most, in bytes of its target and of its messages.
+const MOST_BYTES: usize = 4 << 10;
+
 /// How long an answer is remembered, in seconds.
 const REMEMBERED: i64 = 24 * 60 * 60;
 
@@ -68,9 +71,9 @@ impl Request {
     /// Where `f` came to nothing (an error, a panic, a status from 400) the form may be sent again. Read the form first, and
     /// validate it outside: a form that is shown again with its errors has not been answered.
     ///
-    /// Of the answer its status and `Location` are kept, and the messages; other headers, and what `f` put into the
-    /// session, go with the first alone. An answer that is no redirect cannot be given again: the second visitor is told
-    /// (409) that the form was received. Answers are kept where `ASIDE_STORE` says; in memory they are forgotten at a
+    /// Of the answer its status and `Location` are kept, and the messages, each up to 4 KiB; other headers, and what `f` put
+    /// into the session, go with the first alone. An answer that is no redirect cannot be given again: who sends the form a
+    /// second time is told (409) that it was received. Answers are kept where `ASIDE_STORE` says; in memory they are forgotten at a
     /// restart. Several processes with one SQLite file know each other's answers, but do not wait for one another.
     ///
     /// # Errors
@@ -122,9 +125,13 @@ struct Answer {
 }
 
 impl Answer {
-    fn of(response: &Response, flashes: Vec<Flash>) -> Answer {
-        let location = response.headers().get("Location").map(str::to_owned);
-        Answer { status: response.status_code().code(), location, flashes }
+    fn of(response: &Response, mut flashes: Vec<Flash>) -> Answer {
+        let status = response.status_code().code();
+        let location = response.headers().get("Location").filter(|to| status >= 300 && to.len() <= MOST_BYTES);
+        if flashes.iter().map(|flash| flash.kind.len() + flash.message.len()).sum::<usize>() > MOST_BYTES {
+            flashes.clear();
+        }
+        Answer { status, location: location.map(str::to_owned), flashes }
     }
 }
 
@@ -259,6 +266,17 @@ mod tests {
         ] {
             assert_ne!(noted(path, &fields).unwrap(), first, "{path} {fields:?}");
         }
+    }
+
+    #[test]
+    fn little_is_remembered_of_a_large_answer() {
+        let flash = |length| vec![Flash { kind: "success".into(), message: "x".repeat(length) }];
+        let to = |path: String| Response::new().status(Status::SEE_OTHER).header("Location", path);
+        let kept = Answer::of(&to("/a".into()), flash(1_000));
+        assert_eq!((kept.location.as_deref(), kept.flashes.len()), (Some("/a"), 1));
+        let kept = Answer::of(&to("/".repeat(5_000)), flash(5_000));
+        assert_eq!((kept.status, kept.location, kept.flashes.len()), (303, None, 0));
+        assert_eq!(Answer::of(&to("/a".into()).status(Status::CREATED), Vec::new()).location, None);
     }
 
     #[test]

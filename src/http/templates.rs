@@ -153,8 +153,9 @@ impl Request {
     ///
     /// The media type goes by the name, and so does escaping: `.txt` is plain text and not escaped, `.json` is escaped as
     /// JSON, and all others as HTML. Every template also has `flashes` (the messages of [`flash`](Request::flash), each
-    /// with `kind` and `message`; those that a page has shown are gone), `path` (this request's) and `request_id`; a
-    /// value of the same name in the context comes first.
+    /// with `kind` and `message`; those that a page has shown are gone), `path` (this request's), `request_id`, and
+    /// [`once()`](Request::once) for a form that must not be answered twice; a value of the same name in the context comes
+    /// first.
     ///
     /// In development a template that changed is read again. An undefined name is an error where it is printed, and false
     /// in an `if`; `{{ title | default("Shop") }}` is for what may be missing.

@@ -159,12 +159,18 @@ fn files_that_no_field_is_there_for_are_left_alone() {
     let app = app().post("/", |req: &mut Request| {
         let parts = req.multipart()?;
         let title: Title = parts.form()?;
-        let map: std::collections::BTreeMap<String, String> = parts.form()?;
+        let map: std::collections::BTreeMap<String, Vec<String>> = parts.form()?;
         aside::ok(format!("{} {map:?} {}", title.title, parts.file("photo")?.filename()))
     });
     let mut client = TestClient::new(app);
-    let answer = client.post("/").field("title", "a").field("_once", "x").file("photo", "p.jpg", "", b"1").send();
-    assert_eq!(answer.text(), r#"a {"title": "a"} p.jpg"#, "{answer:?}");
+    let answer = client
+        .post("/")
+        .field("title", "a")
+        .field("_once", "x")
+        .file("photo", "p.jpg", "", b"1")
+        .file("more[]", "q", "", b"1");
+    let answer = answer.send();
+    assert_eq!(answer.text(), r#"a {"title": ["a"]} p.jpg"#, "{answer:?}");
 }
 
 #[test]
