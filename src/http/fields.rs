@@ -235,13 +235,12 @@ impl<'a> Attempt<'a> {
     /// Takes note of a failure. Whether another attempt can tell more; each one moves a field on to its next mode, so
     /// there is an end to it.
     fn learn(&mut self, refusal: Refusal, refusals: &mut Vec<Refusal>) -> bool {
-        let at = refusal.node.unwrap_or(ROOT);
-        let at = match refusal.child {
-            Some(key) => match self.tree.child(at, key) {
-                Some(child) => child,
-                None => return self.expect(at, key),
-            },
-            None => at,
+        let group = refusal.node.unwrap_or(ROOT);
+        let child = refusal.child.map(|key| (key, self.tree.child(group, key)));
+        let at = match child {
+            Some((key, None)) if self.expect(group, key) => return true,
+            Some((_, Some(child))) => child,
+            _ => group,
         };
         if at == ROOT {
             refusals.push(refusal);
@@ -257,7 +256,8 @@ impl<'a> Attempt<'a> {
         true
     }
 
-    /// A field that was not sent is one in all elements of a list, which so are learned of at once.
+    /// A field that was not sent is one in all elements of a list, which so are learned of at once. Whether there was room
+    /// for it.
     fn expect(&mut self, at: usize, key: &'static str) -> bool {
         let has_room = self.tree.expect(at, key);
         self.modes.resize(self.tree.len(), Mode::Absent);
@@ -1095,7 +1095,8 @@ mod tests {
         struct Endless {
             next: Box<Endless>,
         }
-        assert!(read::<Endless>(&sent("next[next]=1")).value.is_none());
+        let reading = read::<Endless>(&sent("next[next]=1"));
+        assert!(reading.value.is_none() && !reading.refusals.is_empty());
         #[derive(Deserialize)]
         struct Comment {
             text: String,
