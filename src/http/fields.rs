@@ -282,8 +282,7 @@ impl<'a> Attempt<'a> {
     /// Refuses a field, unless it belongs to an optional group in which nothing was filled in.
     fn refuse(&mut self, at: usize, is_blank: bool, refusal: Refusal, refusals: &mut Vec<Refusal>) {
         if let Some(group) = self.untouched_group(at) {
-            self.modes[group] = Mode::BlankIsNone;
-            return;
+            return self.blank_is_none(group);
         }
         let kind = match refusal.kind {
             Kind::Grouped => Kind::Missing,
@@ -1073,6 +1072,21 @@ mod tests {
         let map: HashMap<String, Number> = right(&text.join("&"));
         assert!(map.len() == 500 && map.values().all(|number| number.0.is_none()));
         assert!(READ.get() <= 3 * 500, "{}", READ.get());
+
+        #[derive(Deserialize)]
+        #[allow(dead_code)]
+        struct Spare {
+            name: Counted,
+            age: u32,
+        }
+        #[derive(Deserialize)]
+        struct Spares {
+            rows: Vec<Option<Spare>>,
+        }
+        READ.set(0);
+        let text: Vec<String> = (0..300).map(|number| format!("rows[{number}][name]=&rows[{number}][age]=")).collect();
+        assert!(right::<Spares>(&text.join("&")).rows.iter().all(Option::is_none));
+        assert!(READ.get() <= 3 * 300, "{}", READ.get());
     }
 
     #[test]
