@@ -66,15 +66,15 @@ impl Request {
     /// time. The first such form runs `f`. One with the same key, fields and path that comes while `f` still runs waits for
     /// it, at most 30 s; it and all later ones, for 24 hours, get the redirect that `f` answered and the messages that it
     /// flashed, and nothing is done a second time: no row, no mail, nothing set aside. A form that was changed before it
-    /// was sent again is another one. Without a key, or with one that is none of ours, `f` runs.
+    /// was sent again (a file: by its name) is another one. Without a key, or with one that is none of ours, `f` runs.
     ///
     /// Where `f` came to nothing (an error, a panic, a status from 400) the form may be sent again. Read the form first, and
     /// validate it outside: a form that is shown again with its errors has not been answered.
     ///
     /// Of the answer its status and `Location` are kept, and the messages, each up to 4 KiB; other headers, and what `f` put
     /// into the session, go with the first alone. An answer that is no redirect cannot be given again: who sends the form a
-    /// second time is told (409) that it was received. Answers are kept where `ASIDE_STORE` says; in memory they are forgotten at a
-    /// restart. Several processes with one SQLite file know each other's answers, but do not wait for one another.
+    /// second time is told (409) that it was received. Answers are kept where `ASIDE_STORE` says; in memory they are
+    /// forgotten at a restart. Several processes with one SQLite file know each other's answers, but do not wait for one another.
     ///
     /// # Errors
     /// Those of `f`; 409 when the first is not done after 30 s, or cannot be answered again; 500 when the store cannot be
