@@ -21,6 +21,8 @@ const FLOORS: &[(&str, u32)] = &[
     ("http::form", 2),
     ("http::guard", 2),
     ("http::multipart", 2),
+    ("http::names", 2),
+    ("http::once", 2),
     ("http::pages", 2),
     ("http::password", 2),
     ("http::session", 2),

@@ -21,6 +21,7 @@ use crate::http::files::StaticFiles;
 use crate::http::guard::policy::Policy;
 use crate::http::guard::rates::RateLimit;
 use crate::http::guard::{Guard, Passage};
+use crate::http::once::UnderWay;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Route, Router};
@@ -449,6 +450,7 @@ impl App {
         self.values.insert(urls);
         self.values.insert(Keys::new(&config)?);
         self.values.insert(Store::open(&config)?);
+        self.values.insert(UnderWay::default());
         // Here and not at the first mail: its connection pool starts a thread, which must not inherit a task's priority.
         #[cfg(feature = "mail")]
         self.values.insert(Mailer::new(&config)?);

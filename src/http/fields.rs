@@ -1,17 +1,23 @@
-//! What was typed into a form, read into a type: serde over names and lists of texts.
+//! What was typed into a form, read into a type: serde over a tree of names with texts and files.
 //!
 //! A form knows neither types nor absence: an unticked checkbox and an empty multiple choice are not sent at all, an
 //! optional number that was left alone is sent blank. What a field was meant to be shows only when serde asks for it, and a
 //! visitor can be asked only once. So a reading is tried, and tried again with what the failure taught about its field
 //! (see [`Mode`]), until it succeeds or every field that cannot be read is known, not only the first.
 
-use std::collections::HashMap;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
 use std::fmt;
-use std::num::IntErrorKind;
+use std::num::{IntErrorKind, ParseIntError};
+use std::str::FromStr;
 
-use serde::de::value::{BorrowedStrDeserializer, SeqDeserializer};
-use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, MapAccess, Visitor};
+use serde::de::{
+    self, Deserialize, DeserializeOwned, DeserializeSeed, Deserializer, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+};
 use serde::forward_to_deserialize_any;
+
+use super::multipart::Upload;
+use super::names::{ROOT, Sent, Tree};
 
 /// As many wrong fields as a page can sensibly show; looking for more only costs time.
 const MOST_REFUSALS: usize = 100;
@@ -19,11 +25,14 @@ const MOST_REFUSALS: usize = 100;
 /// Why a field could not be read.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
-    /// Its name; none when it is the whole that is wrong.
+    /// Its name as it was typed into the form; none when it is the whole that is wrong.
     pub(crate) field: Option<String>,
     pub(crate) kind: Kind,
     /// In the words of the one who refused it.
     pub(crate) words: String,
+    /// Where it is in the tree of names, and the child there that was meant, when it was not sent.
+    node: Option<usize>,
+    child: Option<&'static str>,
 }
 
 /// What sort of refusal it is, for words that a visitor understands.
@@ -35,19 +44,31 @@ pub(crate) enum Kind {
     WholeNumber,
     TooLarge,
     TooSmall,
+    Negative,
     Number,
     Choice,
     Repeated,
+    Grouped,
+    NoFile,
     Other,
 }
 
 impl Refusal {
     fn new(kind: Kind, words: impl fmt::Display) -> Refusal {
-        Refusal { field: None, kind, words: words.to_string() }
+        Refusal { field: None, kind, words: words.to_string(), node: None, child: None }
     }
 
-    fn at(self, field: &str) -> Refusal {
-        Refusal { field: self.field.or_else(|| Some(field.to_owned())), ..self }
+    /// The same refusal, met there, unless it was met further in.
+    fn within(self, node: usize) -> Refusal {
+        Refusal { node: self.node.or(Some(node)), ..self }
+    }
+
+    fn about(self, child: &'static str) -> Refusal {
+        Refusal { child: Some(child), ..self }
+    }
+
+    fn is_about_the_whole(&self) -> bool {
+        self.node.is_none_or(|node| node == ROOT) && self.child.is_none()
     }
 
     /// For a client that reads error messages, with what kind of thing the field is: `field`, `parameter`.
@@ -63,10 +84,12 @@ impl Refusal {
     /// For a visitor, beside the field.
     pub(crate) fn friendly(&self) -> String {
         match self.kind {
-            Kind::Missing | Kind::Blank => "Please fill this in.".to_owned(),
+            Kind::Missing | Kind::Blank | Kind::Grouped => "Please fill this in.".to_owned(),
+            Kind::NoFile => "Please choose a file.".to_owned(),
             Kind::WholeNumber => "Please enter a whole number.".to_owned(),
             Kind::TooLarge => "Please enter a smaller number.".to_owned(),
             Kind::TooSmall => "Please enter a larger number.".to_owned(),
+            Kind::Negative => "Please enter a number that is not negative.".to_owned(),
             Kind::Number => "Please enter a number.".to_owned(),
             Kind::Choice => "Please choose one of the options.".to_owned(),
             Kind::Repeated => "Please give one value only.".to_owned(),
@@ -89,15 +112,15 @@ impl de::Error for Refusal {
     }
 
     fn missing_field(field: &'static str) -> Refusal {
-        Refusal::new(Kind::Missing, format_args!("missing field `{field}`")).at(field)
+        Refusal::new(Kind::Missing, format_args!("missing field `{field}`")).about(field)
     }
 
-    fn unknown_field(field: &str, _expected: &'static [&'static str]) -> Refusal {
-        Refusal::new(Kind::Unexpected, "This field is not expected here.").at(field)
+    fn unknown_field(_field: &str, _expected: &'static [&'static str]) -> Refusal {
+        Refusal::new(Kind::Unexpected, "This field is not expected here.")
     }
 
     fn duplicate_field(field: &'static str) -> Refusal {
-        Refusal::new(Kind::Repeated, "given more than once").at(field)
+        Refusal::new(Kind::Repeated, "given more than once").about(field)
     }
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Refusal {
@@ -128,143 +151,339 @@ enum Mode {
     Hidden,
 }
 
-/// Reads what was typed.
-pub(crate) fn read<T: DeserializeOwned>(pairs: &[(String, String)]) -> Reading<T> {
-    let mut attempt = Attempt::new(pairs);
-    let mut refusals = Vec::new();
+/// Names whose brackets are letters like any other.
+#[derive(Clone, PartialEq, Eq)]
+enum Literal {
+    Nothing,
+    /// Those that the type itself has: `#[serde(rename = "tags[]")]`.
+    Names(Vec<&'static str>),
+    /// All: a map of texts was asked for.
+    Everything,
+}
+
+/// Reads what was sent.
+pub(crate) fn read<T: DeserializeOwned>(sent: &[(String, Sent)]) -> Reading<T> {
+    let mut literal = Literal::Nothing;
     loop {
-        let refusal = match T::deserialize(&attempt) {
-            Ok(value) => return Reading { value: Some(value), refusals },
-            Err(refusal) => refusal,
-        };
-        if !attempt.learn(&refusal, &mut refusals) || refusals.len() >= MOST_REFUSALS {
-            return Reading { value: None, refusals };
+        match Attempt::new(sent, literal).read() {
+            Ok(reading) => return reading,
+            Err(other) => literal = other,
         }
     }
 }
 
-/// The fields, by name in the order of their first appearance, and how each is to be read.
-struct Attempt<'de> {
-    fields: Vec<Field<'de>>,
-    index: HashMap<String, usize>,
+/// The fields, and how each is to be read.
+struct Attempt<'a> {
+    tree: Tree<'a>,
+    /// Of each node of the tree.
+    modes: Vec<Mode>,
+    literal: Literal,
+    /// What was asked for on the way: optional groups, groups whose fields the type names one by one, names with brackets,
+    /// a map in which every name has its place.
+    optional: RefCell<HashSet<usize>>,
+    named: RefCell<HashSet<usize>>,
+    with_brackets: RefCell<Vec<&'static str>>,
+    is_map: Cell<bool>,
 }
 
-struct Field<'de> {
-    name: std::borrow::Cow<'de, str>,
-    values: Vec<&'de str>,
-    mode: Mode,
-}
+impl<'a> Attempt<'a> {
+    fn new(sent: &'a [(String, Sent)], literal: Literal) -> Attempt<'a> {
+        let tree = Tree::new(sent, |name| match &literal {
+            Literal::Nothing => false,
+            Literal::Names(names) => names.contains(&name),
+            Literal::Everything => true,
+        });
+        let modes = vec![Mode::Given; tree.len()];
+        Attempt {
+            tree,
+            modes,
+            literal,
+            optional: RefCell::default(),
+            named: RefCell::default(),
+            with_brackets: RefCell::default(),
+            is_map: Cell::new(false),
+        }
+    }
 
-impl<'de> Attempt<'de> {
-    fn new(pairs: &'de [(String, String)]) -> Attempt<'de> {
-        let mut attempt = Attempt { fields: Vec::new(), index: HashMap::new() };
-        for (name, value) in pairs {
-            let at = *attempt.index.entry(name.clone()).or_insert(attempt.fields.len());
-            match attempt.fields.get_mut(at) {
-                Some(field) => field.values.push(value),
-                None => {
-                    attempt.fields.push(Field { name: name.into(), values: vec![value], mode: Mode::Given });
-                }
+    /// Tries until it succeeds or every refusal is known. The error is to begin anew with other names taken literally.
+    fn read<T: DeserializeOwned>(mut self) -> Result<Reading<T>, Literal> {
+        let mut refusals = Vec::new();
+        loop {
+            let refusal = match T::deserialize(Root(&self)) {
+                Ok(value) => return Ok(Reading { value: Some(value), refusals }),
+                Err(refusal) => refusal,
+            };
+            if let Some(literal) = self.other_names(&refusal) {
+                return Err(literal);
+            }
+            if !self.learn(refusal, &mut refusals) || refusals.len() >= MOST_REFUSALS {
+                return Ok(Reading { value: None, refusals });
             }
         }
-        attempt
+    }
+
+    fn other_names(&self, refusal: &Refusal) -> Option<Literal> {
+        let names = self.with_brackets.take();
+        if !names.is_empty() {
+            return Some(Literal::Names(names));
+        }
+        let for_groups = refusal.kind == Kind::Grouped || refusal.is_about_the_whole();
+        let can_be_map = for_groups && self.is_map.get() && self.tree.has_groups();
+        (can_be_map && self.literal != Literal::Everything).then_some(Literal::Everything)
     }
 
     /// Takes note of a failure. Whether another attempt can tell more; each one moves a field on to its next mode, so
     /// there is an end to it.
-    fn learn(&mut self, refusal: &Refusal, refusals: &mut Vec<Refusal>) -> bool {
-        let Some(name) = &refusal.field else {
-            refusals.push(refusal.clone());
+    fn learn(&mut self, refusal: Refusal, refusals: &mut Vec<Refusal>) -> bool {
+        let group = refusal.node.unwrap_or(ROOT);
+        let child = refusal.child.map(|key| (key, self.tree.child(group, key)));
+        let at = match child {
+            Some((key, None)) if self.expect(group, key) => return true,
+            Some((_, Some(child))) => child,
+            _ => group,
+        };
+        if at == ROOT {
+            refusals.push(refusal);
             return false;
-        };
-        let Some(&at) = self.index.get(name) else {
-            self.index.insert(name.clone(), self.fields.len());
-            self.fields.push(Field { name: name.clone().into(), values: Vec::new(), mode: Mode::Absent });
-            return true;
-        };
-        let field = &mut self.fields[at];
-        let blank = field.values.iter().any(|value| value.trim().is_empty());
-        field.mode = match field.mode {
-            Mode::Given if blank => Mode::BlankIsNone,
-            Mode::Given | Mode::BlankIsNone | Mode::Absent => {
-                let kind = if blank && refusal.kind != Kind::Other { Kind::Blank } else { refusal.kind };
-                refusals.push(Refusal { kind, ..refusal.clone() });
-                if refusal.kind == Kind::Unexpected { Mode::Hidden } else { Mode::StandIn }
-            }
-            Mode::StandIn => Mode::Hidden,
-            Mode::Hidden => return false,
-        };
+        }
+        let is_blank = self.tree.node(at).texts.iter().any(|text| text.trim().is_empty());
+        match self.modes[at] {
+            Mode::Given if is_blank => self.blank_is_none(at),
+            Mode::Given | Mode::BlankIsNone | Mode::Absent => self.refuse(at, is_blank, refusal, refusals),
+            Mode::StandIn => self.modes[at] = Mode::Hidden,
+            Mode::Hidden => return self.hide_group_of(at),
+        }
         true
+    }
+
+    /// A field that was not sent is one in all elements of a list, which so are learned of at once. Whether there was room
+    /// for it.
+    fn expect(&mut self, at: usize, key: &'static str) -> bool {
+        let has_room = self.tree.expect(at, key);
+        self.modes.resize(self.tree.len(), Mode::Absent);
+        has_room
+    }
+
+    /// What is learned of a blank field holds for all of the same type: those that are alike, and in a map all its values.
+    fn blank_is_none(&mut self, at: usize) {
+        let group = self.tree.node(at).parent;
+        let values = || self.tree.alike(group).iter().flat_map(|group| &self.tree.node(*group).children);
+        let of_its_type: Vec<usize> = match self.named.borrow().contains(&group) {
+            true => self.tree.alike(at).to_vec(),
+            false => values().copied().collect(),
+        };
+        for at in of_its_type {
+            if self.modes[at] == Mode::Given {
+                self.modes[at] = Mode::BlankIsNone;
+            }
+        }
+    }
+
+    /// Refuses a field, unless it belongs to an optional group in which nothing was filled in.
+    fn refuse(&mut self, at: usize, is_blank: bool, refusal: Refusal, refusals: &mut Vec<Refusal>) {
+        if let Some(group) = self.untouched_group(at) {
+            return self.blank_is_none(group);
+        }
+        let kind = match refusal.kind {
+            Kind::Grouped => Kind::Missing,
+            kind @ (Kind::Other | Kind::Unexpected | Kind::NoFile) => kind,
+            _ if is_blank => Kind::Blank,
+            kind => kind,
+        };
+        self.modes[at] = if kind == Kind::Unexpected { Mode::Hidden } else { Mode::StandIn };
+        refusals.push(Refusal { field: Some(self.tree.node(at).name.to_string()), kind, ..refusal });
+    }
+
+    fn untouched_group(&self, at: usize) -> Option<usize> {
+        let above = |at: &usize| Some(self.tree.node(*at).parent).filter(|parent| *parent != ROOT);
+        let mut groups = std::iter::successors(Some(at), above);
+        let is_optional = |at: usize| self.modes[at] == Mode::Given && self.optional.borrow().contains(&at);
+        groups.find(|at| is_optional(*at) && self.tree.is_blank(*at))
+    }
+
+    /// A group that cannot do without the field is hidden with it, for the sake of what comes after the group.
+    fn hide_group_of(&mut self, at: usize) -> bool {
+        let group = self.tree.node(at).parent;
+        self.modes[group] = Mode::Hidden;
+        group != ROOT
+    }
+
+    fn value(&self, at: usize) -> Value<'_> {
+        let node = self.tree.node(at);
+        let (texts, files, children) = (&node.texts, &node.files, &node.children);
+        Value { attempt: self, at, texts, files, children, mode: self.modes[at] }
+    }
+
+    /// A text by itself: a part of a name, one of several under a name.
+    fn text<'t>(&'t self, at: usize, text: &'t &'t str) -> Value<'t> {
+        let texts = std::slice::from_ref(text);
+        Value { attempt: self, at, texts, files: &[], children: &[], mode: self.modes[at] }
+    }
+
+    /// The fields of a group. Where the type's fields are known files are among them; a map of texts has no place for them.
+    fn fields<'t>(&'t self, at: usize, known: &'static [&'static str]) -> Fields<'t> {
+        Fields { attempt: self, left: self.tree.node(at).children.iter(), known, current: ROOT }
     }
 }
 
-impl<'de, 'a: 'de> de::Deserializer<'de> for &'a Attempt<'de> {
+/// The form as a whole.
+struct Root<'a>(&'a Attempt<'a>);
+
+impl<'a> de::Deserializer<'a> for Root<'a> {
     type Error = Refusal;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
-        visitor.visit_map(Fields { left: self.fields.iter(), current: None })
+    fn deserialize_any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        self.0.is_map.set(true);
+        visitor.visit_map(self.0.fields(ROOT, &[])).map_err(|refusal| refusal.within(ROOT))
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_struct<V: Visitor<'a>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Refusal> {
+        let with_brackets = fields.iter().copied().filter(|name| name.contains('['));
+        if self.0.literal == Literal::Nothing && with_brackets.clone().next().is_some() {
+            self.0.with_brackets.borrow_mut().extend(with_brackets);
+            return Err(de::Error::custom("some names have brackets"));
+        }
+        visitor.visit_map(self.0.fields(ROOT, fields)).map_err(|refusal| refusal.within(ROOT))
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'a>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refusal> {
         visitor.visit_newtype_struct(self)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_option<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
         visitor.visit_some(self)
     }
 
-    fn deserialize_unit<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_unit<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
         visitor.visit_unit()
     }
 
     forward_to_deserialize_any! {
+        <V: Visitor<'a>>
         bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf unit_struct seq tuple
-        tuple_struct map struct enum identifier ignored_any
+        tuple_struct map enum identifier ignored_any
     }
 }
 
-struct Fields<'a, 'de> {
-    left: std::slice::Iter<'a, Field<'de>>,
-    current: Option<&'a Field<'de>>,
+struct Fields<'a> {
+    attempt: &'a Attempt<'a>,
+    left: std::slice::Iter<'a, usize>,
+    known: &'static [&'static str],
+    current: usize,
 }
 
-impl<'de, 'a: 'de> MapAccess<'de> for Fields<'a, 'de> {
+impl Fields<'_> {
+    fn next_shown(&mut self) -> Option<usize> {
+        loop {
+            let at = *self.left.next()?;
+            if self.is_shown(at) {
+                return Some(at);
+            }
+        }
+    }
+
+    fn is_shown(&self, at: usize) -> bool {
+        let tree = &self.attempt.tree;
+        let has_place = || !tree.has_only_files(at) || self.known.contains(&tree.node(at).key);
+        self.attempt.modes[at] != Mode::Hidden && has_place()
+    }
+}
+
+impl<'a> MapAccess<'a> for Fields<'a> {
     type Error = Refusal;
 
-    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Refusal> {
-        self.current = self.left.find(|field| field.mode != Mode::Hidden);
-        let Some(field) = self.current else { return Ok(None) };
-        let key = BorrowedStrDeserializer::new(&field.name);
-        seed.deserialize(key).map(Some).map_err(|refusal: Refusal| refusal.at(&field.name))
+    fn next_key_seed<K: DeserializeSeed<'a>>(&mut self, seed: K) -> Result<Option<K::Value>, Refusal> {
+        let Some(at) = self.next_shown() else { return Ok(None) };
+        self.current = at;
+        let key = Value { mode: Mode::Given, ..self.attempt.text(at, &self.attempt.tree.node(at).key) };
+        seed.deserialize(key).map(Some).map_err(|refusal| refusal.within(at))
     }
 
-    fn next_value_seed<S: DeserializeSeed<'de>>(&mut self, seed: S) -> Result<S::Value, Refusal> {
-        let Some(field) = self.current else { return Err(de::Error::custom("a value was asked for before its name")) };
-        let value = Value { texts: &field.values, mode: field.mode };
-        seed.deserialize(value).map_err(|refusal| refusal.at(&field.name))
+    fn next_value_seed<S: DeserializeSeed<'a>>(&mut self, seed: S) -> Result<S::Value, Refusal> {
+        seed.deserialize(self.attempt.value(self.current)).map_err(|refusal| refusal.within(self.current))
+    }
+}
+
+/// The values of a list, in order.
+struct Elements<'a>(std::vec::IntoIter<Value<'a>>);
+
+impl<'a> SeqAccess<'a> for Elements<'a> {
+    type Error = Refusal;
+
+    fn next_element_seed<S: DeserializeSeed<'a>>(&mut self, seed: S) -> Result<Option<S::Value>, Refusal> {
+        let Some(value) = self.0.next() else { return Ok(None) };
+        seed.deserialize(value).map(Some).map_err(|refusal| refusal.within(value.at))
     }
 }
 
 /// What was sent under one name.
 #[derive(Clone, Copy)]
-struct Value<'a, 'de> {
-    texts: &'a [&'de str],
+struct Value<'a> {
+    attempt: &'a Attempt<'a>,
+    at: usize,
+    texts: &'a [&'a str],
+    files: &'a [&'a Upload],
+    children: &'a [usize],
     mode: Mode,
 }
 
-impl<'de> Value<'_, 'de> {
+impl<'a> Value<'a> {
     /// The one text.
-    fn one(self) -> Result<&'de str, Refusal> {
+    fn one(self) -> Result<&'a str, Refusal> {
         match (self.mode, self.texts) {
             (Mode::StandIn, _) => Ok(""),
             (_, [text]) => Ok(text),
-            (_, []) => Err(Refusal::new(Kind::Missing, "missing")),
+            (_, []) if self.children.is_empty() => Err(Refusal::new(Kind::Missing, "missing")),
+            (_, []) => Err(Refusal::new(Kind::Grouped, "given with brackets, where one value is expected")),
             (_, _) => Err(Refusal::new(Kind::Repeated, "given more than once, where one value is expected")),
         }
     }
 
+    /// The one file. A stand-in is an empty one.
+    fn file(self) -> Result<Upload, Refusal> {
+        let missing = match self.texts {
+            [] => "no file was chosen",
+            _ => "it came as text; a form with files needs enctype=\"multipart/form-data\"",
+        };
+        match (self.mode, self.files) {
+            (Mode::StandIn, _) => Upload::empty().map_err(de::Error::custom),
+            (_, [file]) => Ok(Upload::clone(file)),
+            (_, []) => Err(Refusal::new(Kind::NoFile, missing)),
+            (_, _) => Err(Refusal::new(Kind::Repeated, "given more than once, where one file is expected")),
+        }
+    }
+
+    fn elements(self) -> Vec<Value<'a>> {
+        if self.mode == Mode::StandIn {
+            return Vec::new();
+        }
+        // A blank text beside groups is the habit of sending something where a list may be empty.
+        let counts = |text: &&&str| self.children.is_empty() || !text.trim().is_empty();
+        let texts = self.texts.iter().filter(counts).map(|text| self.attempt.text(self.at, text));
+        let files = self.files.iter().map(|file| {
+            let files = std::slice::from_ref(file);
+            Value { files, texts: &[], children: &[], ..self }
+        });
+        let groups = if self.children.is_empty() { Vec::new() } else { self.attempt.tree.elements(self.at) };
+        let shown = groups.into_iter().filter(|at| self.attempt.modes[*at] != Mode::Hidden);
+        texts.chain(files).chain(shown.map(|at| self.attempt.value(at))).collect()
+    }
+
+    /// The group that the names with brackets make.
+    fn group<V: Visitor<'a>>(self, known: &'static [&'static str], visitor: V) -> Result<V::Value, Refusal> {
+        if self.children.is_empty() && !self.texts.is_empty() {
+            return Err(Refusal::new(Kind::Other, "a single value, where names with brackets are expected"));
+        }
+        visitor.visit_map(self.attempt.fields(self.at, known)).map_err(|refusal| refusal.within(self.at))
+    }
+
     /// The one text as a number. A stand-in is 1, which `NonZero` takes too.
-    fn number(self) -> Result<&'de str, Refusal> {
+    fn number(self) -> Result<&'a str, Refusal> {
         if self.mode == Mode::StandIn { Ok("1") } else { self.one().map(str::trim) }
     }
 
@@ -282,13 +501,14 @@ impl<'de> Value<'_, 'de> {
     }
 }
 
-fn whole(error: std::num::ParseIntError) -> Refusal {
-    let kind = match error.kind() {
-        IntErrorKind::PosOverflow => Kind::TooLarge,
-        IntErrorKind::NegOverflow => Kind::TooSmall,
-        _ => Kind::WholeNumber,
-    };
-    Refusal::new(kind, error)
+fn whole<N: FromStr<Err = ParseIntError>>(text: &str) -> Result<N, Refusal> {
+    let is_negative = || text.strip_prefix('-').is_some_and(|rest| rest.parse::<u128>().is_ok());
+    text.parse().map_err(|error: ParseIntError| match error.kind() {
+        IntErrorKind::PosOverflow => Refusal::new(Kind::TooLarge, error),
+        IntErrorKind::NegOverflow => Refusal::new(Kind::TooSmall, error),
+        _ if is_negative() => Refusal::new(Kind::Negative, "negative, where a number from 0 is expected"),
+        _ => Refusal::new(Kind::WholeNumber, error),
+    })
 }
 
 /// `NaN` and `inf` parse, and are never what a form means.
@@ -299,16 +519,38 @@ fn finite(text: &str) -> Result<f64, Refusal> {
 
 macro_rules! whole_numbers {
     ($($method:ident $visit:ident $type:ty,)*) => {
-        $(fn $method<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
-            visitor.$visit(self.number()?.parse::<$type>().map_err(whole)?)
+        $(fn $method<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
+            visitor.$visit(whole::<$type>(self.number()?)?)
         })*
     };
 }
 
-impl<'de> de::Deserializer<'de> for Value<'_, 'de> {
+macro_rules! texts {
+    ($($method:ident)*) => {
+        $(fn $method<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
+            visitor.visit_borrowed_str(self.one()?)
+        })*
+    };
+}
+
+impl<'a> de::Deserializer<'a> for Value<'a> {
     type Error = Refusal;
 
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        match (self.mode, self.children) {
+            (Mode::StandIn, _) | (_, []) => visitor.visit_borrowed_str(self.one()?),
+            _ if self.attempt.tree.is_list(self.at) => self.deserialize_seq(visitor),
+            _ => self.group(&[], visitor),
+        }
+    }
+
+    texts! {
+        deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf
+    }
+
+    /// The name of a struct's field. The keys of a map are texts.
+    fn deserialize_identifier<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        self.attempt.named.borrow_mut().insert(self.attempt.tree.node(self.at).parent);
         visitor.visit_borrowed_str(self.one()?)
     }
 
@@ -325,42 +567,61 @@ impl<'de> de::Deserializer<'de> for Value<'_, 'de> {
         deserialize_u128 visit_u128 u128,
     }
 
-    fn deserialize_f32<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_f32<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
         visitor.visit_f64(finite(self.number()?)?)
     }
 
-    fn deserialize_f64<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_f64<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
         visitor.visit_f64(finite(self.number()?)?)
     }
 
-    fn deserialize_bool<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_bool<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
         visitor.visit_bool(self.truth()?)
     }
 
-    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
-        let blank = self.texts.iter().all(|text| text.trim().is_empty());
+    fn deserialize_option<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        let is_blank = || self.texts.iter().all(|text| text.trim().is_empty()) && self.files.is_empty();
+        let is_blank = || is_blank() && self.children.iter().all(|at| self.attempt.tree.is_blank(*at));
+        if !self.children.is_empty() {
+            self.attempt.optional.borrow_mut().insert(self.at);
+        }
         match self.mode {
             Mode::StandIn | Mode::Absent => visitor.visit_none(),
-            Mode::BlankIsNone if blank => visitor.visit_none(),
+            Mode::BlankIsNone if is_blank() => visitor.visit_none(),
             _ => visitor.visit_some(self),
         }
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, Refusal> {
-        visitor.visit_newtype_struct(self)
+    fn deserialize_newtype_struct<V: Visitor<'a>>(self, name: &'static str, visitor: V) -> Result<V::Value, Refusal> {
+        if name != UPLOAD {
+            return visitor.visit_newtype_struct(self);
+        }
+        HANDED_OVER.set(Some(self.file()?));
+        visitor.visit_unit()
     }
 
-    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
-        let texts = if self.mode == Mode::StandIn { &[] } else { self.texts };
-        let each = texts.iter().map(|text| Value { texts: std::slice::from_ref(text), mode: self.mode });
-        visitor.visit_seq(SeqDeserializer::new(each))
+    fn deserialize_seq<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        visitor.visit_seq(Elements(self.elements().into_iter()))
     }
 
-    fn deserialize_tuple<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_map<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
+        self.group(&[], visitor)
+    }
+
+    fn deserialize_struct<V: Visitor<'a>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Refusal> {
+        self.group(fields, visitor)
+    }
+
+    fn deserialize_tuple<V: Visitor<'a>>(self, _: usize, visitor: V) -> Result<V::Value, Refusal> {
         self.deserialize_seq(visitor)
     }
 
-    fn deserialize_enum<V: Visitor<'de>>(
+    fn deserialize_enum<V: Visitor<'a>>(
         self,
         _: &'static str,
         variants: &'static [&'static str],
@@ -371,20 +632,40 @@ impl<'de> de::Deserializer<'de> for Value<'_, 'de> {
         visitor.visit_enum(text.into_deserializer())
     }
 
-    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Refusal> {
+    fn deserialize_ignored_any<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
         visitor.visit_unit()
     }
 
     forward_to_deserialize_any! {
-        char str string bytes byte_buf unit unit_struct tuple_struct map struct identifier
+        <V: Visitor<'a>>
+        unit unit_struct tuple_struct
     }
 }
 
-impl<'de> IntoDeserializer<'de, Refusal> for Value<'_, 'de> {
-    type Deserializer = Self;
+/// What an [`Upload`] calls itself when serde asks for it.
+const UPLOAD: &str = "aside::Upload";
 
-    fn into_deserializer(self) -> Self {
-        self
+thread_local! {
+    /// Serde carries texts and numbers. A file goes beside it, from the form's side to the type's on the same thread.
+    static HANDED_OVER: Cell<Option<Upload>> = const { Cell::new(None) };
+}
+
+/// A file field of a form's type: see [`Request::submitted`](crate::Request::submitted).
+impl<'de> Deserialize<'de> for Upload {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Upload, D::Error> {
+        struct Taken;
+        impl Visitor<'_> for Taken {
+            type Value = Upload;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a file of a multipart form")
+            }
+
+            fn visit_unit<E: de::Error>(self) -> Result<Upload, E> {
+                HANDED_OVER.take().ok_or_else(|| E::invalid_type(de::Unexpected::Unit, &self))
+            }
+        }
+        deserializer.deserialize_newtype_struct(UPLOAD, Taken)
     }
 }
 
@@ -397,19 +678,20 @@ mod tests {
 
     use super::*;
 
-    fn pairs(text: &str) -> Vec<(String, String)> {
-        let pair = |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+    fn sent(text: &str) -> Vec<(String, Sent)> {
+        let pair =
+            |pair: &str| pair.split_once('=').map(|(name, value)| (name.to_owned(), Sent::Text(value.to_owned())));
         text.split('&').filter_map(pair).collect()
     }
 
     fn right<T: DeserializeOwned>(text: &str) -> T {
-        let reading = read(&pairs(text));
+        let reading = read(&sent(text));
         assert!(reading.refusals.is_empty(), "{:?}", reading.refusals);
         reading.value.unwrap()
     }
 
     fn wrong<T: DeserializeOwned>(text: &str) -> Vec<String> {
-        read::<T>(&pairs(text)).refusals.iter().map(|refusal| refusal.technical("field")).collect()
+        read::<T>(&sent(text)).refusals.iter().map(|refusal| refusal.technical("field")).collect()
     }
 
     #[derive(Deserialize, Debug, PartialEq)]
@@ -515,6 +797,7 @@ mod tests {
         right::<Lenient>("id=1&x=1&x=2");
         assert_eq!(wrong::<Strict>("x=1&id=y").len(), 2);
         assert_eq!(wrong::<Strict>("x=1&id=1"), ["The field `x` is not expected here."]);
+        assert_eq!(wrong::<Strict>("x=&id=1"), ["The field `x` is not expected here."]);
     }
 
     #[test]
@@ -530,15 +813,338 @@ mod tests {
         assert_eq!(wrong::<HashMap<String, u32>>(&text.join("&")).len(), MOST_REFUSALS);
     }
 
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Address {
+        city: String,
+        zip: u32,
+    }
+
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Item {
+        sku: String,
+        quantity: u32,
+        gift: bool,
+        #[serde(default)]
+        notes: Vec<String>,
+    }
+
+    #[derive(Deserialize, Debug, PartialEq)]
+    struct Cart {
+        address: Address,
+        items: Vec<Item>,
+        billing: Option<Address>,
+        tags: Vec<String>,
+    }
+
+    fn skus(text: &str) -> Vec<String> {
+        #[derive(Deserialize)]
+        struct Sku {
+            sku: String,
+        }
+        #[derive(Deserialize)]
+        struct Skus {
+            items: Vec<Sku>,
+        }
+        right::<Skus>(text).items.into_iter().map(|item| item.sku).collect()
+    }
+
+    #[test]
+    fn names_with_brackets_fill_what_is_within() {
+        let cart: Cart = right(
+            "address[city]=Lviv&address[zip]=79000&items[0][sku]=a&items[0][quantity]=1&items[1][sku]=b&\
+             items[1][quantity]= 2 &items[1][gift]=on&items[1][notes][]=x&items[1][notes][]=y&tags[]=red&tags[]=&tags=z",
+        );
+        assert_eq!(cart.address, Address { city: "Lviv".into(), zip: 79000 });
+        assert_eq!(cart.tags, ["z", "red", ""]);
+        assert_eq!(cart.billing, None);
+        let [first, second] = &cart.items[..] else { panic!("{:?}", cart.items) };
+        assert!(!first.gift && first.notes.is_empty() && second.gift);
+        assert_eq!((second.quantity, &second.notes[..]), (2, &["x".to_owned(), "y".to_owned()][..]));
+    }
+
+    #[test]
+    fn numbers_group_and_order_and_nothing_more() {
+        assert_eq!(skus("items[999999999999999999999][sku]=c&items[10][sku]=b&items[9][sku]=a"), ["a", "b", "c"]);
+        assert_eq!(skus("items[new][sku]=c&items[][sku]=d&items[0][sku]=a&items[01][sku]=b"), ["a", "b", "c", "d"]);
+        assert_eq!(skus("items[][sku]=b&items[][sku]=a"), ["b", "a"]);
+        assert_eq!(skus("items=&items[0][sku]=a"), ["a"]);
+        assert!(skus("").is_empty());
+    }
+
+    #[test]
+    fn the_next_item_begins_where_a_name_comes_again() {
+        #[derive(Deserialize)]
+        struct Items {
+            items: Vec<Item>,
+        }
+        let items = right::<Items>(
+            "items[][sku]=a&items[][quantity]=1&items[][notes][]=x&items[][notes][]=y&items[][sku]=b&items[][quantity]=2",
+        );
+        let read: Vec<_> = items.items.iter().map(|item| (&item.sku[..], item.quantity, item.notes.len())).collect();
+        assert_eq!(read, [("a", 1, 2), ("b", 2, 0)]);
+    }
+
+    #[test]
+    fn wrong_fields_within_are_found_at_once_by_the_names_that_were_typed() {
+        assert_eq!(
+            wrong::<Cart>("address[city]=a&items[2][quantity]=x&items[2][gift]=?&items[][sku]=b&items[][quantity]=-1"),
+            [
+                "The field `address[zip]` is missing.",
+                "The field `items[2][quantity]`: invalid digit found in string",
+                "The field `items[2][gift]`: `?` is neither `on` nor `off`",
+                "The field `items[2][sku]` is missing.",
+                "The field `items[][quantity]`: negative, where a number from 0 is expected",
+            ]
+        );
+        assert_eq!(
+            wrong::<Cart>("tags=a"),
+            ["The field `address[city]` is missing.", "The field `address[zip]` is missing."]
+        );
+    }
+
+    #[test]
+    fn a_group_left_blank_is_none_where_it_is_optional() {
+        let good = "address[city]=a&address[zip]=1";
+        let cart: Cart = right(&format!("{good}&billing[city]=&billing[zip]= "));
+        assert_eq!(cart.billing, None);
+        let cart: Cart = right(&format!("{good}&billing="));
+        assert_eq!(cart.billing, None);
+        assert_eq!(wrong::<Cart>(&format!("{good}&billing[city]=a&billing[zip]=")).len(), 1);
+        assert_eq!(wrong::<Cart>(&format!("{good}&billing[city]=a")), ["The field `billing[zip]` is missing."]);
+        #[derive(Deserialize)]
+        struct Rows {
+            rows: Vec<Option<Address>>,
+        }
+        let rows = right::<Rows>("rows[0][city]=a&rows[0][zip]=1&rows[1][city]=&rows[1][zip]=").rows;
+        assert!(rows[0].is_some() && rows[1].is_none());
+    }
+
+    #[test]
+    fn a_name_that_the_type_has_with_its_brackets_is_taken_whole() {
+        #[derive(Deserialize)]
+        struct Flat {
+            #[serde(rename = "tags[]")]
+            tags: Vec<String>,
+            #[serde(rename = "address[city]")]
+            city: String,
+            address: HashMap<String, String>,
+        }
+        let flat: Flat = right("tags[]=a&tags[]=b&address[city]=Lviv&address[zip]=1");
+        assert_eq!(
+            (flat.tags, flat.city, flat.address["zip"].as_str()),
+            (vec!["a".into(), "b".into()], "Lviv".into(), "1")
+        );
+        assert_eq!(wrong::<Flat>("address[zip]=1"), ["The field `address[city]` is missing."]);
+    }
+
+    #[test]
+    fn maps_take_groups_and_texts() {
+        let map: HashMap<String, String> = right("a[b]=1&a[c]=2&tags[]=3&d.e=4");
+        assert_eq!((map["a[b]"].as_str(), map["tags[]"].as_str(), map["d.e"].as_str()), ("1", "3", "4"));
+        let map: HashMap<String, HashMap<u64, f64>> = right("prices[17]=1.5&prices[4]=2");
+        assert_eq!((map["prices"][&17], map["prices"][&4]), (1.5, 2.0));
+        assert_eq!(wrong::<HashMap<String, HashMap<u64, f64>>>("p[x]=1&p[2]=y").len(), 2);
+        let json: HashMap<String, serde_json::Value> = right("a[b][0]=1&a[b][1]=2&c=3&f[]=x");
+        assert_eq!(
+            serde_json::to_value(json).unwrap(),
+            serde_json::json!({ "a": { "b": ["1", "2"] }, "c": "3", "f": ["x"] })
+        );
+        #[derive(Deserialize)]
+        struct Rest {
+            id: u32,
+            #[serde(flatten)]
+            rest: HashMap<String, String>,
+        }
+        let rest: Rest = right("id=1&a[b]=2");
+        assert_eq!((rest.id, rest.rest["a[b]"].as_str()), (1, "2"));
+    }
+
+    #[test]
+    fn names_at_odds_take_what_the_type_means() {
+        #[derive(Deserialize, Debug)]
+        struct Text {
+            a: String,
+        }
+        #[derive(Deserialize, Debug)]
+        struct Group {
+            a: HashMap<String, String>,
+        }
+        assert_eq!(right::<Text>("a=1&a[b]=2").a, "1");
+        assert_eq!(right::<Text>("a[b]=2&a=1").a, "1");
+        assert_eq!(right::<Group>("a=1&a[b]=2").a["b"], "2");
+        assert_eq!(wrong::<Text>("a[b]=2"), ["The field `a` is missing."]);
+        assert!(wrong::<Group>("a=1")[0].starts_with("The field `a`: a single value"));
+        assert_eq!(right::<Text>("a=1&a[=2&a[b=3&a]=4&[a]=5").a, "1");
+    }
+
+    #[test]
+    fn unknown_names_within_are_refused_where_they_are_denied() {
+        #[derive(Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(dead_code)]
+        struct Strict {
+            id: u32,
+        }
+        #[derive(Deserialize)]
+        #[allow(dead_code)]
+        struct Outer {
+            strict: Vec<Strict>,
+        }
+        assert_eq!(
+            wrong::<Outer>("strict[0][x]=1&strict[0][id]=y&strict[1][id]=1"),
+            [
+                "The field `strict[0][x]` is not expected here.",
+                "The field `strict[0][id]`: invalid digit found in string"
+            ]
+        );
+    }
+
+    #[test]
+    fn a_group_that_cannot_be_made_hides_nothing_behind_it() {
+        #[derive(Deserialize, Debug)]
+        #[serde(try_from = "String")]
+        struct Mail;
+        impl TryFrom<String> for Mail {
+            type Error = String;
+            fn try_from(_: String) -> Result<Mail, String> {
+                Err("That is no mail address.".to_owned())
+            }
+        }
+        #[derive(Deserialize)]
+        #[allow(dead_code)]
+        struct Person {
+            mail: Mail,
+        }
+        #[derive(Deserialize)]
+        #[allow(dead_code)]
+        struct Team {
+            head: Person,
+            others: Vec<Person>,
+            size: u32,
+        }
+        assert_eq!(
+            wrong::<Team>("head[mail]=x&others[0][mail]=y&size=z"),
+            [
+                "The field `head[mail]`: That is no mail address.",
+                "The field `others[0][mail]`: That is no mail address.",
+                "The field `size`: invalid digit found in string",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_long_list_with_empty_boxes_is_read_a_few_times_and_not_once_for_each() {
+        thread_local!(static READ: Cell<usize> = const { Cell::new(0) });
+        #[derive(Deserialize)]
+        #[serde(from = "String")]
+        struct Counted;
+        impl From<String> for Counted {
+            fn from(_: String) -> Counted {
+                READ.set(READ.get() + 1);
+                Counted
+            }
+        }
+        #[derive(Deserialize)]
+        #[allow(dead_code)]
+        struct Row {
+            name: Counted,
+            ticked: bool,
+            many: Vec<u32>,
+            age: Option<u32>,
+        }
+        #[derive(Deserialize)]
+        struct Rows {
+            rows: Vec<Row>,
+        }
+        let row = |number| format!("rows[{number}][age]=&rows[{number}][name]=x");
+        let text: Vec<String> = (0..500).map(row).collect();
+        assert_eq!(right::<Rows>(&text.join("&")).rows.len(), 500);
+        assert!(READ.get() <= 4 * 500, "{}", READ.get());
+
+        #[derive(Deserialize)]
+        struct Number(#[serde(deserialize_with = "counted")] Option<u32>);
+        fn counted<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u32>, D::Error> {
+            READ.set(READ.get() + 1);
+            Option::deserialize(deserializer)
+        }
+        READ.set(0);
+        let text: Vec<String> = (0..500).map(|number| format!("name {number}=")).collect();
+        let map: HashMap<String, Number> = right(&text.join("&"));
+        assert!(map.len() == 500 && map.values().all(|number| number.0.is_none()));
+        assert!(READ.get() <= 3 * 500, "{}", READ.get());
+
+        #[derive(Deserialize)]
+        #[allow(dead_code)]
+        struct Spare {
+            name: Counted,
+            age: u32,
+        }
+        #[derive(Deserialize)]
+        struct Spares {
+            rows: Vec<Option<Spare>>,
+        }
+        READ.set(0);
+        let text: Vec<String> = (0..300).map(|number| format!("rows[{number}][name]=&rows[{number}][age]=")).collect();
+        assert!(right::<Spares>(&text.join("&")).rows.iter().all(Option::is_none));
+        assert!(READ.get() <= 3 * 300, "{}", READ.get());
+    }
+
+    #[test]
+    fn a_blank_text_beside_a_blank_number_stays_a_text() {
+        #[derive(Deserialize)]
+        struct Search {
+            text: Option<String>,
+            page: Option<u32>,
+            #[serde(flatten)]
+            rest: HashMap<String, String>,
+        }
+        let search: Search = right("text=&page=&x=");
+        assert_eq!((search.text.as_deref(), search.page, search.rest["x"].as_str()), (Some(""), None, ""));
+    }
+
+    #[test]
+    fn a_type_without_an_end_is_not_followed_to_it() {
+        #[derive(Deserialize)]
+        #[allow(dead_code)]
+        struct Endless {
+            next: Box<Endless>,
+        }
+        let reading = read::<Endless>(&sent("next[next]=1"));
+        assert!(reading.value.is_none() && !reading.refusals.is_empty());
+        #[derive(Deserialize)]
+        struct Comment {
+            text: String,
+            replies: Vec<Comment>,
+        }
+        let deep = right::<Comment>("text=a&replies[0][text]=b&replies[0][replies][0][text]=c");
+        assert_eq!((&deep.text[..], &deep.replies[0].replies[0].text[..]), ("a", "c"));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_names_are_read_without_a_panic(
+            names in proptest::collection::vec("(address|items|tags|billing|x)?(\\[(city|zip|sku|0|9{20}|x)?\\]){0,10}[a\\[\\]]?", 0..40),
+            text in "(1|on|x| |)",
+        ) {
+            let sent: Vec<_> = names.into_iter().map(|name| (name, Sent::Text(text.clone()))).collect();
+            let reading = read::<Cart>(&sent);
+            proptest::prop_assert!(reading.value.is_some() || !reading.refusals.is_empty());
+            read::<HashMap<String, serde_json::Value>>(&sent);
+            let texts = read::<HashMap<String, Vec<String>>>(&sent);
+            proptest::prop_assert!(texts.refusals.is_empty(), "{:?}", texts.refusals);
+        }
+    }
+
     #[test]
     fn friendly_words_say_what_to_do() {
-        let friendly = |text: &str| -> Vec<String> {
-            read::<Order>(&pairs(text)).refusals.iter().map(Refusal::friendly).collect()
-        };
+        let friendly =
+            |text: &str| -> Vec<String> { read::<Order>(&sent(text)).refusals.iter().map(Refusal::friendly).collect() };
         assert_eq!(
             friendly("email=a&quantity=&price=x&size=&tags=a"),
             ["Please fill this in.", "Please enter a number.", "Please fill this in."]
         );
         assert_eq!(friendly("email=a&quantity=99999999999&price=1&size=small"), ["Please enter a smaller number."]);
+        assert_eq!(friendly("email=a&quantity=-1&price=1&size=small"), ["Please enter a number that is not negative."]);
+        assert_eq!(friendly("email=a&quantity=--1&price=1&size=small"), ["Please enter a whole number."]);
     }
 }

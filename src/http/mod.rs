@@ -8,6 +8,8 @@ pub(crate) mod form;
 pub(crate) mod guard;
 pub(crate) mod headers;
 pub(crate) mod multipart;
+pub(crate) mod names;
+pub(crate) mod once;
 pub(crate) mod pages;
 pub mod password;
 pub(crate) mod request;

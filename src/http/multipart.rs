@@ -4,12 +4,14 @@
 //! goes through [`Upload::save_to`]. The parser is multer's, which is asynchronous, over a body that blocks: it is polled
 //! here, without a runtime (see [`Source`]).
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::future::Future;
 use std::io::{self, BufWriter, Read, Write};
 use std::path::{Path, PathBuf};
 use std::pin::{Pin, pin};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
@@ -17,6 +19,7 @@ use futures_core::Stream;
 use percent_encoding::percent_decode_str;
 use tempfile::{NamedTempFile, TempPath};
 
+use super::once;
 use super::request::{Request, unreadable};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
@@ -58,7 +61,9 @@ impl Request {
         if self.content_length().is_some_and(|length| length > limits.upload) {
             return Err(limits.over_upload());
         }
-        read_parts(self.body(), &boundary, limits).map(|parts| Multipart { parts, max_fields: limits.fields })
+        let parts = read_parts(self.body(), &boundary, limits)?;
+        once::note(self, parts.iter().map(|part| (part.name(), part.text().or(part.filename()).unwrap_or_default())));
+        Ok(Multipart { parts, max_fields: limits.fields })
     }
 
     fn boundary(&self) -> Result<String> {
@@ -210,7 +215,7 @@ fn read_parts(body: &mut (dyn Read + Send), boundary: &str, limits: Limits) -> R
         let mut part = Part::from_headers(&field)?;
         part.content = match &part.filename {
             Some(filename) => read_file(&parser, field, filename)?,
-            None => Content::Text(read_text(&parser, field, &mut text_left, limits)?),
+            None => text_content(read_text(&parser, field, &mut text_left, limits)?),
         };
         parts.push(part);
     }
@@ -225,6 +230,15 @@ fn read_text<'r>(parser: &Parser<'r>, field: multer::Field<'r>, left: &mut u64, 
         Ok(())
     })?;
     Ok(text)
+}
+
+/// Text as the fetch standard reads a field: UTF-8, with U+FFFD for what is none.
+fn text_content(bytes: Vec<u8>) -> Content {
+    let mended = match String::from_utf8_lossy(&bytes) {
+        Cow::Owned(mended) => Some(mended),
+        Cow::Borrowed(_) => None,
+    };
+    Content::Text(bytes, mended)
 }
 
 /// What is sent for a file field where none was chosen (no name, no bytes) is no upload.
@@ -282,17 +296,14 @@ impl Multipart {
     /// The text field of that name, the first of several. It may be blank.
     ///
     /// # Errors
-    /// 422 when there is none, 400 when it is not UTF-8.
+    /// 422 when there is none.
     pub fn text(&self, name: &str) -> Result<&str> {
         let text = self.named(name).find_map(Part::text);
-        text.unwrap_or_else(|| Err(Error::unprocessable(format!("The field `{name}` is missing."))))
+        text.ok_or_else(|| Error::unprocessable(format!("The field `{name}` is missing.")))
     }
 
     /// All text fields of that name, in order; none is fine.
-    ///
-    /// # Errors
-    /// 400 when one is not UTF-8.
-    pub fn texts(&self, name: &str) -> Result<Vec<&str>> {
+    pub fn texts(&self, name: &str) -> Vec<&str> {
         self.named(name).filter_map(Part::text).collect()
     }
 
@@ -313,14 +324,21 @@ impl Multipart {
     /// The text fields by name and value, in order.
     ///
     /// # Errors
-    /// 400 when one is not UTF-8, 413 over `ASIDE_MAX_FIELDS`.
+    /// 413 over `ASIDE_MAX_FIELDS`.
     pub(crate) fn pairs(&self) -> Result<Vec<(String, String)>> {
-        let texts = || self.parts.iter().filter_map(|part| Some((part.name.clone(), part.text()?)));
-        if texts().count() > self.max_fields {
+        self.check_count()?;
+        let text = |part: &Part| Some((part.name.clone(), part.text()?.to_owned()));
+        Ok(self.parts.iter().filter_map(text).collect())
+    }
+
+    /// # Errors
+    /// 413 over `ASIDE_MAX_FIELDS`.
+    pub(crate) fn check_count(&self) -> Result<()> {
+        if self.parts.iter().filter_map(Part::text).count() > self.max_fields {
             let words = format!("The form has more than {} fields (ASIDE_MAX_FIELDS).", self.max_fields);
             return Err(Error::too_large(words));
         }
-        texts().map(|(name, text)| Ok((name, text?.to_owned()))).collect()
+        Ok(())
     }
 }
 
@@ -335,7 +353,8 @@ pub struct Part {
 
 #[derive(Debug)]
 enum Content {
-    Text(Vec<u8>),
+    /// The bytes, and the text that they are read as where they are no UTF-8.
+    Text(Vec<u8>, Option<String>),
     File(Upload),
     NoFile,
 }
@@ -376,7 +395,7 @@ impl Part {
     /// The length of the content in bytes.
     pub fn size(&self) -> u64 {
         match &self.content {
-            Content::Text(text) => text.len() as u64,
+            Content::Text(bytes, _) => bytes.len() as u64,
             Content::File(upload) => upload.size(),
             Content::NoFile => 0,
         }
@@ -388,20 +407,17 @@ impl Part {
     /// 500 when the temporary file cannot be read.
     pub fn open(&self) -> Result<Box<dyn Read + '_>> {
         Ok(match &self.content {
-            Content::Text(text) => Box::new(text.as_slice()),
+            Content::Text(bytes, _) => Box::new(bytes.as_slice()),
             Content::File(upload) => Box::new(upload.open()?),
             Content::NoFile => Box::new(io::empty()),
         })
     }
 
-    /// The text, when this is a text field: one without a file's name.
-    ///
-    /// # Errors
-    /// 400 when it is not UTF-8.
-    pub fn text(&self) -> Option<Result<&str>> {
-        let Content::Text(text) = &self.content else { return None };
-        let words = || format!("The field `{}` is not UTF-8.", self.name);
-        Some(std::str::from_utf8(text).map_err(|_| Error::bad_request(words())))
+    /// The text, when this is a text field: one without a file's name. What is no UTF-8 is U+FFFD there, as in a urlencoded
+    /// form; [`open`](Part::open) has the bytes.
+    pub fn text(&self) -> Option<&str> {
+        let Content::Text(bytes, mended) = &self.content else { return None };
+        mended.as_deref().or_else(|| std::str::from_utf8(bytes).ok())
     }
 
     /// The file, when one was chosen.
@@ -487,13 +503,15 @@ fn extended(value: &str) -> Option<String> {
 }
 
 /// A file that a visitor uploaded: a temporary one until it is [saved](Upload::save_to).
+#[derive(Clone)]
 pub struct Upload {
     filename: String,
     kind: FileKind,
     size: u64,
-    temporary: TempPath,
+    /// Shared, so that a form's value may have the upload beside the body that it came in.
+    temporary: Arc<TempPath>,
     /// Whether a saved file shares the temporary one's bytes on the disk.
-    linked: AtomicBool,
+    linked: Arc<AtomicBool>,
 }
 
 impl Upload {
@@ -503,7 +521,12 @@ impl Upload {
         let mut head = Vec::new();
         (&mut file).take(SNIFF).read_to_end(&mut head)?;
         let kind = FileKind::of(&head, size > head.len() as u64);
-        Ok(Upload { filename, kind, size, temporary, linked: AtomicBool::new(false) })
+        Ok(Upload { filename, kind, size, temporary: Arc::new(temporary), linked: Arc::default() })
+    }
+
+    /// One of no bytes, in the place of one that is missing.
+    pub(crate) fn empty() -> io::Result<Upload> {
+        Upload::new(clean(""), NamedTempFile::with_prefix("aside-")?.into_temp_path())
     }
 
     /// The file's name, to be shown: without folders, control characters, marks that turn the direction of writing, and
@@ -523,7 +546,7 @@ impl Upload {
         self.size
     }
 
-    /// Where the temporary file is. It is gone when the [`Multipart`] is dropped.
+    /// Where the temporary file is. It is gone when the [`Multipart`] and all clones of the upload are dropped.
     pub fn path(&self) -> &Path {
         &self.temporary
     }
@@ -533,7 +556,7 @@ impl Upload {
     /// # Errors
     /// 500 when it cannot be read.
     pub fn open(&self) -> Result<File> {
-        File::open(&self.temporary).map_err(|error| Error::from(error).context("cannot read an upload"))
+        File::open(self.path()).map_err(|error| Error::from(error).context("cannot read an upload"))
     }
 
     /// Saves the file in that folder, which is created if need be, and returns its path there.
@@ -564,7 +587,7 @@ impl Upload {
         let path = dir.join(format!("{name}.{}", self.kind.extension));
         let beside = Beside::new(dir.join(format!(".{name}.part")))?;
         if !self.link(&beside, &path) {
-            copy(&mut File::open(&self.temporary)?, &beside.file)?;
+            copy(&mut File::open(self.path())?, &beside.file)?;
             beside.become_file(&path)?;
         }
         Ok(path)
@@ -577,8 +600,8 @@ impl Upload {
             return false;
         }
         let permissions = ordinary.file.metadata().map(|metadata| metadata.permissions());
-        permissions.and_then(|like| fs::set_permissions(&self.temporary, like)).is_ok()
-            && fs::hard_link(&self.temporary, path).is_ok()
+        permissions.and_then(|like| fs::set_permissions(self.path(), like)).is_ok()
+            && fs::hard_link(self.path(), path).is_ok()
     }
 }
 
@@ -687,7 +710,6 @@ fn shorten(name: &str, longest: usize) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
 
     use super::super::headers::Headers;
     use super::super::request::{Body, Method};
@@ -821,10 +843,10 @@ mod tests {
             field("name=f; filename=2", b"two"),
         ]))
         .unwrap();
-        assert_eq!((form.text("tag").unwrap(), form.texts("tag").unwrap()), ("x", vec!["x", ""]));
+        assert_eq!((form.text("tag").unwrap(), form.texts("tag")), ("x", vec!["x", ""]));
         let names: Vec<_> = form.files("f").iter().map(|file| file.filename()).collect();
         assert_eq!((form.file("f").unwrap().filename(), names), ("1", vec!["1", "2"]));
-        assert!(form.texts("none").unwrap().is_empty() && form.files("none").is_empty());
+        assert!(form.texts("none").is_empty() && form.files("none").is_empty());
     }
 
     #[test]
@@ -846,11 +868,12 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_utf_8_is_refused_where_it_is_read() {
-        let form = one("name=t", b"\xff");
-        assert_eq!(bytes(&form.parts()[0]), b"\xff");
-        assert_eq!(refused(form.text("t")), (400, "The field `t` is not UTF-8.".into()));
-        assert_eq!((refused(form.texts("t")).0, refused(form.pairs()).0), (400, 400));
+    fn text_that_is_not_utf_8_is_mended_and_its_bytes_are_kept() {
+        let form = one("name=t", b"\xff\xed\xa0\x80\xef\xbb\xbfa");
+        assert_eq!(bytes(&form.parts()[0]), b"\xff\xed\xa0\x80\xef\xbb\xbfa");
+        let mended = "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{feff}a";
+        assert_eq!((form.text("t").unwrap(), form.texts("t")), (mended, vec![mended]));
+        assert_eq!(form.pairs().unwrap(), [("t".to_owned(), mended.to_owned())]);
     }
 
     #[test]
@@ -921,7 +944,7 @@ mod tests {
             assert!(read.load(Ordering::Relaxed) <= HEAD + CHUNK, "{start}");
         }
         let fits = field(&format!("name=t\r\nX-Long: {}", "x".repeat(HEAD / 2)), b"ok");
-        assert_eq!(read(body(&[fits.clone(), fits.clone(), fits])).unwrap().texts("t").unwrap().len(), 3);
+        assert_eq!(read(body(&[fits.clone(), fits.clone(), fits])).unwrap().texts("t").len(), 3);
     }
 
     /// Counts what is read from it.

@@ -551,6 +551,16 @@ impl Request {
     }
 }
 
+/// How many flash messages there are so far, for [`flashes_since`].
+pub(crate) fn flash_count(req: &mut Request) -> usize {
+    req.session().contents.flashes.len()
+}
+
+/// The flash messages that came after there were that many.
+pub(crate) fn flashes_since(req: &mut Request, count: usize) -> Vec<Flash> {
+    req.session().contents.flashes.get(count..).unwrap_or_default().to_vec()
+}
+
 /// What a template may look at: the flash messages, and who is logged in. The cookie is opened when it does, which may be
 /// never.
 pub(crate) struct Glance {

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use super::files;
 use super::guard::policy;
+use super::once;
 use super::request::Request;
 use super::response::Response;
 use super::session::{self, Glance};
@@ -188,8 +189,9 @@ impl Request {
     /// The media type goes by the name, and so does escaping: `.txt` is plain text and not escaped, `.json` is escaped as
     /// JSON, and all others as HTML. Every template also has `flashes` (the messages of [`flash`](Request::flash), each
     /// with `kind` and `message`; those that a page has shown are gone), `user` (the id of whoever is logged in, as text,
-    /// or none), `path` (this request's), `request_id`, `url_for(name, …)` ([`url_for`](Request::url_for)) and `csp_nonce`
-    /// ([`csp_nonce`](Request::csp_nonce)); a value of the same name in the context comes first.
+    /// or none), `path` (this request's), `request_id`, `url_for(name, …)` ([`url_for`](Request::url_for)), `csp_nonce`
+    /// ([`csp_nonce`](Request::csp_nonce)) and [`once()`](Request::once) for a form that must not be answered twice; a
+    /// value of the same name in the context comes first.
     ///
     /// In development a template that changed is read again. An undefined name is an error where it is printed, and false
     /// in an `if`; `{{ title | default("Shop") }}` is for what may be missing.
@@ -219,6 +221,7 @@ impl Request {
 fn provided(req: &Request, flashes: &Arc<Flashes>) -> Value {
     private::context([
         ("flashes", Value::from_dyn_object(Arc::clone(flashes))),
+        ("once", once::function()),
         ("path", Value::from(req.path())),
         ("request_id", Value::from(req.id())),
         ("csp_nonce", Value::from_object(Nonce(Arc::clone(req.nonce())))),

@@ -81,8 +81,8 @@ fn a_form_that_is_good() {
 
 #[test]
 fn a_form_that_is_not_utf_8() {
-    form(b"email=%ff%fe&quantity=1", 400, &["UTF-8"]);
-    form(b"email=\xff&quantity=1", 400, &["UTF-8"]);
+    form(b"email=%ff%fe&quantity=1", 200, &["\u{fffd}\u{fffd} 1"]);
+    form(b"email=\xff&quantity=1", 200, &["\u{fffd} 1"]);
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn json_that_is_malformed_or_of_another_shape() {
 #[test]
 fn a_query_that_does_not_fit() {
     let mut client = client();
-    for target in ["/search?email=a&quantity=x", "/search?email=a", "/search?email=%ff&quantity=1"] {
+    for target in ["/search?email=a&quantity=x", "/search?email=a", "/search?email=%ff&quantity=%ff"] {
         let response = client.get(target);
         expect(&mut client, response, 400, &[]);
     }

@@ -1,0 +1,390 @@
+//! Forms as a visitor meets them: typed, refused, shown again with all that was wrong, sent twice.
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::sync::mpsc::channel;
+use std::sync::{Arc, Mutex};
+use std::thread;
+
+use aside::testing::{TestClient, TestResponse};
+use aside::{App, Config, Error, Form, Request, Response, Result, Status, Upload, context, redirect};
+use serde::Deserialize;
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+fn app() -> App {
+    App::with_config(Config::default())
+}
+
+#[derive(Deserialize)]
+struct Photo {
+    title: String,
+    photo: Upload,
+    #[serde(default)]
+    address: Option<Address>,
+    letters: Vec<Upload>,
+    cover: Option<Upload>,
+    items: Vec<Item>,
+    tags: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Address {
+    city: String,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    name: String,
+    picture: Upload,
+}
+
+const PAGE: &str = r#"
+<input name="title" value="{{ form.values.title }}">{{ form.errors.title | default }}
+<input name="address[city]" value="{{ form.values["address[city]"] }}">{{ form.errors["address[city]"] | default }}
+<input type="file" name="photo">{{ form.errors.photo | default }}
+{% for tag in ["red", "sea"] %}<input type="checkbox" name="tags" value="{{ tag }}"{% if tag in form.lists.tags %} checked{% endif %}>{% endfor %}
+{% for name, words in form.errors | items %}[{{ name }}: {{ words }}]{% endfor %}"#;
+
+fn photos() -> TestClient {
+    TestClient::new(
+        app()
+            .template("new.html", PAGE)
+            .get("/new", |req: &mut Request| page(req, &Form::empty()))
+            .post("/photos", create_photo)
+            .post("/strict", |req: &mut Request| req.form::<Photo>().map(|new| new.photo.filename().to_owned())),
+    )
+}
+
+fn page(req: &mut Request, form: &Form<Photo>) -> Result<Response> {
+    Ok(req.render("new.html", context! { form })?.status(form.status()))
+}
+
+fn create_photo(req: &mut Request) -> Result<Response> {
+    let mut form: Form<Photo> = req.submitted()?;
+    form.require(&["title"])
+        .check("photo", |new| new.photo.size() > 0, "This file is empty.")
+        .check("letters", |new| new.letters.iter().all(|letter| letter.size() < 10), "Too long a letter.")
+        .try_check("title", |new| Ok::<_, Error>(new.title != "taken"), "Taken.")?;
+    let new = match form.valid() {
+        Ok(new) => new,
+        Err(form) => return page(req, &form),
+    };
+    let content = std::fs::read_to_string(new.photo.path())?;
+    let city = new.address.map_or(String::new(), |address| address.city);
+    let items: Vec<String> =
+        new.items.iter().map(|item| format!("{}:{}", item.name, item.picture.filename())).collect();
+    let letters: Vec<&str> = new.letters.iter().map(Upload::filename).collect();
+    let cover = new.cover.map(|cover| cover.filename().to_owned());
+    Ok(Response::text(format!("{} {content} {city} {items:?} {letters:?} {cover:?} {:?}", new.title, new.tags)))
+}
+
+#[test]
+fn files_and_texts_of_one_form_fill_one_type() {
+    let mut client = photos();
+    let answer = client
+        .post("/photos")
+        .field("title", "Harbour")
+        .field("address[city]", "Lviv")
+        .file("photo", "a.jpg", "image/jpeg", b"light")
+        .file("letters", "1.txt", "text/plain", b"one")
+        .file("letters", "2.txt", "text/plain", b"two")
+        .file("cover", "", "application/octet-stream", b"")
+        .field("items[][name]", "x")
+        .file("items[][picture]", "x.png", "image/png", b"1")
+        .field("items[][name]", "y")
+        .file("items[][picture]", "y.png", "image/png", b"2")
+        .field("tags", "red")
+        .send();
+    assert_eq!(
+        answer.text(),
+        r#"Harbour light Lviv ["x:x.png", "y:y.png"] ["1.txt", "2.txt"] None ["red"]"#,
+        "{answer:?}"
+    );
+}
+
+#[test]
+fn a_page_shows_what_was_typed_and_everything_that_was_wrong() {
+    let mut client = photos();
+    let first = client.get("/new");
+    assert!(first.status() == Status::OK && first.text().contains(r#"name="title" value="">"#), "{first:?}");
+    let refused = client
+        .post("/photos")
+        .field("title", " ")
+        .field("address[city]", "Lviv <3")
+        .file("photo", "", "application/octet-stream", b"")
+        .file("letters", "1.txt", "text/plain", b"much too long a letter")
+        .file("items[3][picture]", "x.png", "image/png", b"1")
+        .field("tags", "sea")
+        .send();
+    assert_eq!(refused.status(), Status::UNPROCESSABLE_CONTENT);
+    for shown in [
+        r#"name="title" value=" ">Please fill this in."#,
+        r#"name="address[city]" value="Lviv &lt;3">"#,
+        r#"name="photo">Please choose a file."#,
+        r#"value="red">"#,
+        r#"value="sea" checked>"#,
+        "[letters: Too long a letter.]",
+        "[items[3][name]: Please fill this in.]",
+    ] {
+        assert!(refused.text().contains(shown), "{shown} in {refused:?}");
+    }
+    let taken = client.post("/photos").field("title", "taken").file("photo", "a", "image/png", b"").send();
+    assert!(taken.text().contains("[photo: This file is empty.][title: Taken.]"), "{taken:?}");
+}
+
+#[test]
+fn a_file_that_is_missing_comes_twice_or_as_text_is_refused_with_its_name() {
+    let mut client = photos();
+    let twice =
+        client.post("/photos").field("title", "a").file("photo", "a", "", b"1").file("photo", "b", "", b"2").send();
+    assert!(twice.text().contains("[photo: Please give one value only.]"), "{twice:?}");
+    let text = client.post("/strict").form(&[("title", "a"), ("photo", "a.jpg")]).send();
+    assert_eq!(text.status(), Status::UNPROCESSABLE_CONTENT);
+    assert!(text.text().contains("`photo`: it came as text; a form with files needs enctype="), "{text:?}");
+    let missing = client.post("/strict").field("title", "a").send();
+    assert!(missing.text().contains("The field `photo`: no file was chosen"), "{missing:?}");
+    let json =
+        serde_json::from_str::<Address>(r#"{"city":1}"#).is_err() && serde_json::from_str::<Upload>("1").is_err();
+    assert!(json, "a file does not come out of JSON");
+}
+
+#[test]
+fn files_that_no_field_is_there_for_are_left_alone() {
+    #[derive(Deserialize)]
+    #[serde(deny_unknown_fields)]
+    struct Title {
+        title: String,
+    }
+    let app = app().post("/", |req: &mut Request| {
+        let parts = req.multipart()?;
+        let title: Title = parts.form()?;
+        let map: std::collections::BTreeMap<String, Vec<String>> = parts.form()?;
+        aside::ok(format!("{} {map:?} {}", title.title, parts.file("photo")?.filename()))
+    });
+    let mut client = TestClient::new(app);
+    let answer = client
+        .post("/")
+        .field("title", "a")
+        .field("_once", "x")
+        .file("photo", "p.jpg", "", b"1")
+        .file("more[]", "q", "", b"1");
+    let answer = answer.send();
+    assert_eq!(answer.text(), r#"a {"title": ["a"]} p.jpg"#, "{answer:?}");
+}
+
+#[test]
+fn an_upload_lives_as_long_as_the_value_that_has_it() {
+    let kept: Arc<Mutex<Option<Upload>>> = Arc::default();
+    let slot = kept.clone();
+    let app = app().post("/", move |req: &mut Request| {
+        let form: Form<Item> = req.submitted()?;
+        *slot.lock().unwrap() = form.valid().ok().map(|item| item.picture);
+        aside::ok(())
+    });
+    let mut client = TestClient::new(app);
+    client.post("/").field("name", "a").file("picture", "p.jpg", "", b"light").send();
+    let upload = kept.lock().unwrap().take().unwrap();
+    assert_eq!(std::fs::read(upload.path()).unwrap(), b"light");
+    let path = upload.path().to_owned();
+    drop(upload);
+    assert!(!path.exists());
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Order {
+    email: String,
+}
+
+/// What an order does, by its address.
+type Work = dyn Fn(&str) -> Result<Response> + Send + Sync;
+
+/// An application that takes orders, and how many it has taken.
+fn shop(config: Config, work: impl Fn(&str) -> Result<Response> + Send + Sync + 'static) -> (App, Arc<Mutex<u32>>) {
+    let taken = Arc::new(Mutex::new(0));
+    let (count, work): (_, Arc<Work>) = (taken.clone(), Arc::new(work));
+    let order = move |req: &mut Request| {
+        let order: Order = req.form()?;
+        req.once(|req| {
+            *count.lock().unwrap() += 1;
+            req.flash("success", "Thank you!");
+            work(&order.email)
+        })
+    };
+    let app = App::with_config(config)
+        .template("form.html", "{{ once() }}")
+        .template("flashes.html", "{% for flash in flashes %}{{ flash.message }}{% endfor %}")
+        .get("/form", |req: &mut Request| req.render("form.html", ()))
+        .get("/flashes", |req: &mut Request| req.render("flashes.html", ()))
+        .post("/orders", order.clone())
+        .post("/others", order);
+    (app, taken)
+}
+
+/// The key of a form, as the page has it.
+fn key(client: &mut TestClient) -> String {
+    let field = client.get("/form").text().to_owned();
+    let key =
+        field.strip_prefix(r#"<input type="hidden" name="_once" value=""#).and_then(|rest| rest.strip_suffix("\">"));
+    key.unwrap_or_else(|| panic!("{field}")).to_owned()
+}
+
+fn order(client: &mut TestClient, path: &str, key: &str, email: &str) -> TestResponse {
+    client.post(path).form(&[("email", email), ("_once", key)]).send()
+}
+
+#[test]
+fn a_form_that_is_sent_again_gets_the_same_answer_and_does_nothing() {
+    let (app, taken) = shop(Config::default(), |_| Ok(redirect("/orders/17").background(|| ())));
+    let mut client = TestClient::new(app);
+    let (one, other) = (key(&mut client), key(&mut client));
+    assert!(one != other && one.len() == 32);
+    for _ in 0..3 {
+        let answer = order(&mut client, "/orders", &one, "a");
+        assert_eq!((answer.status().code(), answer.location()), (303, Some("/orders/17")));
+        assert_eq!(client.get("/flashes").text(), "Thank you!");
+    }
+    client.settle();
+    assert_eq!((*taken.lock().unwrap(), client.counts().ended), (1, 1), "what was set aside ran once");
+    order(&mut client, "/others", &one, "a");
+    order(&mut client, "/orders", &one, "changed");
+    order(&mut client, "/orders", &other, "a");
+    assert_eq!(*taken.lock().unwrap(), 4, "another path, other fields, another key");
+    for none in ["", "short", &"x".repeat(32)] {
+        order(&mut client, "/orders", none, "a");
+        order(&mut client, "/orders", none, "a");
+    }
+    assert_eq!(*taken.lock().unwrap(), 10);
+    client.settle();
+}
+
+#[test]
+fn a_form_that_came_to_nothing_may_be_sent_again() {
+    let tries = Mutex::new(0);
+    let (app, taken) = shop(Config::default(), move |_| {
+        let mut tries = tries.lock().unwrap_or_else(|panicked| panicked.into_inner());
+        *tries += 1;
+        match *tries {
+            1 => Err(Error::conflict("sold out")),
+            2 => panic!("a mistake"),
+            3 => Ok(Response::text("no").status(Status::new(402))),
+            4 => Ok(Response::new().header("Location", "a\r\nb")),
+            _ => Ok(redirect("/done")),
+        }
+    });
+    let mut client = TestClient::new(app);
+    let key = key(&mut client);
+    let statuses: Vec<u16> = (0..6).map(|_| order(&mut client, "/orders", &key, "a").status().code()).collect();
+    assert_eq!(statuses, [409, 500, 402, 500, 303, 303]);
+    assert_eq!(*taken.lock().unwrap(), 5);
+}
+
+#[test]
+fn an_answer_that_is_no_redirect_is_not_given_again() {
+    let (app, taken) = shop(Config::default(), |_| Ok(Response::text("made")));
+    let mut client = TestClient::new(app);
+    let key = key(&mut client);
+    assert_eq!(order(&mut client, "/orders", &key, "a").text(), "made");
+    let again = order(&mut client, "/orders", &key, "a");
+    assert!(again.status() == Status::CONFLICT && again.text().contains("received before"), "{again:?}");
+    assert_eq!(*taken.lock().unwrap(), 1);
+}
+
+#[test]
+fn a_form_with_files_has_a_key_too() {
+    let app = app().template("form.html", "{{ once() }}").get("/form", |req: &mut Request| req.render("form.html", ()));
+    let app = app.post("/", |req: &mut Request| {
+        let form: Form<Item> = req.submitted()?;
+        let name = form.value().map_or(String::new(), |item| item.picture.filename().to_owned());
+        req.once(|_| Ok(redirect(&format!("/{name}/{}", *COUNT.lock().unwrap()))))
+            .inspect(|_| *COUNT.lock().unwrap() += 1)
+    });
+    static COUNT: Mutex<u32> = Mutex::new(0);
+    let mut client = TestClient::new(app);
+    let key = key(&mut client);
+    let mut send = |file: &str| {
+        let request = client.post("/").field("_once", &key).field("name", "a").file("picture", file, "", b"1");
+        request.send().location().unwrap().to_owned()
+    };
+    assert_eq!([send("a"), send("a"), send("b")], ["/a/0", "/a/0", "/b/2"]);
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_form_is_known_past_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = Some(format!("sqlite:{}", folder.path().join("site.db").display()));
+    let config = Config { store, ..Config::default() };
+    let same_key = "0123456789abcdef0123456789abcdef";
+    let takes = [1, 0].map(|_| {
+        let (app, taken) = shop(config.clone(), |_| Ok(redirect("/orders")));
+        let mut client = TestClient::new(app);
+        assert_eq!(order(&mut client, "/orders", same_key, "a").location(), Some("/orders"));
+        assert_eq!(client.get("/flashes").text(), "Thank you!");
+        drop(client);
+        *taken.lock().unwrap()
+    });
+    assert_eq!(takes, [1, 0]);
+}
+
+/// Sends the same order twice at the same time, and lets `work` go on when both have arrived. The statuses and targets,
+/// in order, and how often it was done.
+fn at_once(work: impl Fn(u32) -> Response + Send + Sync + 'static) -> (Vec<String>, u32) {
+    let (arrived, arrivals) = channel();
+    let (go, gate) = channel::<()>();
+    let (arrived, gate, done) = (Mutex::new(arrived), Mutex::new(gate), Arc::new(Mutex::new(0)));
+    let count = done.clone();
+    let app = App::with_config(Config { address: "127.0.0.1:0".into(), ..Config::default() });
+    let app = app.post("/orders", move |req: &mut Request| {
+        let _order: Order = req.form()?;
+        arrived.lock().unwrap().send(()).unwrap();
+        req.once(|_| {
+            let turn = {
+                let mut count = count.lock().unwrap();
+                *count += 1;
+                *count
+            };
+            gate.lock().unwrap_or_else(|panicked| panicked.into_inner()).recv().unwrap();
+            Ok(work(turn))
+        })
+    });
+    let server = app.start().unwrap();
+    let address = server.addr();
+    let clients = [(); 2].map(|_| thread::spawn(move || answer_to_order(address)));
+    (0..2).for_each(|_| arrivals.recv().unwrap());
+    (0..2).for_each(|_| go.send(()).unwrap());
+    let mut answers: Vec<String> = clients.into_iter().map(|client| client.join().unwrap()).collect();
+    answers.sort();
+    server.stop();
+    let done = *done.lock().unwrap();
+    (answers, done)
+}
+
+fn answer_to_order(address: SocketAddr) -> String {
+    let body = "email=a&_once=0123456789abcdef0123456789abcdef";
+    let mut stream = TcpStream::connect(address).unwrap();
+    write!(
+        stream,
+        "POST /orders HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: {FORM}\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let location = answer.lines().find_map(|line| line.strip_prefix("Location: ")).unwrap_or("nowhere");
+    format!("{} {location}", &answer[9..12])
+}
+
+#[test]
+fn two_clicks_at_the_same_time_are_one_order() {
+    let (answers, done) = at_once(|turn| redirect(&format!("/orders/{turn}")));
+    assert_eq!((answers, done), (vec!["303 /orders/1".to_owned(); 2], 1));
+}
+
+#[test]
+fn the_second_click_is_answered_where_the_first_one_panicked() {
+    let (answers, done) = at_once(|turn| if turn == 1 { panic!("a mistake") } else { redirect("/orders/2") });
+    assert_eq!((answers, done), (vec!["303 /orders/2".to_owned(), "500 nowhere".to_owned()], 2));
+}
