@@ -14,6 +14,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("config", 1),
     ("http", 1),
     ("image", 1),
+    ("http::disposition", 2),
     ("http::fields", 2),
     ("http::files", 2),
     ("http::form", 2),

@@ -1,5 +1,6 @@
 //! The request-to-page path.
 
+mod disposition;
 pub(crate) mod fields;
 pub(crate) mod files;
 pub(crate) mod form;
