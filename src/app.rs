@@ -14,6 +14,7 @@ use crate::background::scope::{Scope, Values};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
 use crate::http::files::StaticFiles;
+use crate::http::files::folders::StaticFolders;
 use crate::http::pages;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Response};
@@ -44,6 +45,7 @@ pub struct App {
     router: Router,
     fallback: Option<Handler>,
     values: Values,
+    static_folders: StaticFolders,
     templates: Option<PathBuf>,
     compiled_in: Vec<(String, String)>,
     problems: Vec<Error>,
@@ -72,6 +74,7 @@ impl App {
             router: Router::default(),
             fallback: None,
             values: Values::default(),
+            static_folders: StaticFolders::default(),
             templates: None,
             compiled_in: Vec::new(),
             problems: Vec::new(),
@@ -171,10 +174,15 @@ impl App {
     /// Answers GET under a path with the files of a folder: `.static_files("/static", "static")`.
     ///
     /// With their type, validators (304), and ranges. Dot files, links that lead out of the folder, and the folder's
-    /// subfolders themselves are not there (404).
+    /// subfolders themselves are not there (404). `app.css.br`, `app.css.zst` or `app.css.gz` beside `app.css`, and not
+    /// older, go in its place to those who accept the coding.
+    ///
+    /// A browser may keep a file for an hour (in development it asks each time), and for a year under the address that
+    /// `{{ static('app.css') }}` makes in a template.
     #[track_caller]
-    pub fn static_files(self, path: &str, folder: impl Into<PathBuf>) -> App {
+    pub fn static_files(mut self, path: &str, folder: impl Into<PathBuf>) -> App {
         let files = StaticFiles::new(folder.into());
+        self.static_folders.add(path, files.clone());
         let answer = move |req: &mut Request| files.respond(req, &req.param::<String>("rest")?);
         let route = format!("{}/{{*rest}}", path.trim_end_matches('/'));
         self.route(Some(Method::Get), &route, answer, Location::caller())
@@ -219,6 +227,7 @@ impl App {
         self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
         self.values.insert(templates);
         self.values.insert(Keys::new(&config)?);
+        self.values.insert(self.static_folders);
         self.values.insert(Store::open(&config)?);
         // Here and not at the first mail: its connection pool starts a thread, which must not inherit a task's priority.
         #[cfg(feature = "mail")]

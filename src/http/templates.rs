@@ -15,6 +15,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, TemplateSource, UndefinedBeh
 use serde::Serialize;
 
 use super::files;
+use super::files::folders::StaticFolders;
 use super::request::Request;
 use super::response::Response;
 use super::session::{self, FlashReader};
@@ -153,7 +154,9 @@ impl Request {
     /// The media type goes by the name, and so does escaping: `.txt` is plain text and not escaped, `.json` is escaped as
     /// JSON, and all others as HTML. Every template also has `flashes` (the messages of [`flash`](Request::flash), each
     /// with `kind` and `message`; those that a page has shown are gone), `path` (this request's) and `request_id`; a
-    /// value of the same name in the context comes first.
+    /// value of the same name in the context comes first. `{{ static('app.css') }}` is the address of a file of
+    /// [`App::static_files`](crate::App::static_files) with a hash of its content, `/static/app.css?v=…`, which a browser
+    /// keeps until the file changes; a file that is not there is an error.
     ///
     /// In development a template that changed is read again. An undefined name is an error where it is printed, and false
     /// in an `if`; `{{ title | default("Shop") }}` is for what may be missing.
@@ -176,13 +179,22 @@ impl Request {
     }
 }
 
-/// What every template has. The policy's nonce, `url_for` and `static` join it here.
+/// What every template has. The policy's nonce and `url_for` join it here.
 fn provided(req: &Request, flashes: &Arc<Flashes>) -> Value {
     private::context([
         ("flashes", Value::from_dyn_object(Arc::clone(flashes))),
         ("path", Value::from(req.path())),
         ("request_id", Value::from(req.id())),
+        ("static", static_address(req)),
     ])
+}
+
+/// `static('app.css')`, in a template.
+fn static_address(req: &Request) -> Value {
+    let folders = req.scope().get::<StaticFolders>().unwrap_or_default();
+    Value::from_function(move |name: &str| {
+        folders.url(name).map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.chain()))
+    })
 }
 
 fn map(context: impl Serialize) -> Result<Value> {

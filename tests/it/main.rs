@@ -3,6 +3,7 @@
 mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
+mod files;
 mod logs;
 mod pages;
 mod wire;
