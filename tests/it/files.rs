@@ -1,6 +1,7 @@
 //! Files as a browser, a proxy and an attacker ask for them: static folders, their compressed forms, parts, hashes,
 //! downloads, and every way that is known to ask for what is outside.
 
+use std::cell::RefCell;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::TcpStream;
@@ -9,6 +10,8 @@ use std::time::{Duration, SystemTime};
 
 use aside::testing::{TestClient, TestResponse};
 use aside::{App, Config, Mode, Request, Response, Result, Status, context};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 fn app() -> App {
     App::with_config(Config::default())
@@ -198,6 +201,43 @@ fn several_ranges_are_several_parts() {
     }
     let head = ask(&mut client, "HEAD", "/static/a.txt", &[("Range", "bytes=0-1,4-5")]);
     assert_eq!((head.status(), head.header("Content-Type")), (Status::OK, Some("text/plain; charset=utf-8")));
+}
+
+/// A range in its header's form, and what a careless or a hostile client makes of it.
+fn ranges() -> impl Strategy<Value = String> {
+    let number = prop_oneof![Just(String::new()), (0u32..30).prop_map(|n| n.to_string()), "[0-9]{1,30}"];
+    let spec = (number.clone(), number).prop_map(|(first, last)| format!("{first}-{last}"));
+    let set = proptest::collection::vec(spec, 1..6).prop_map(|specs| format!("bytes={}", specs.join(", ")));
+    prop_oneof![3 => set, 1 => "bytes=[-0-9, ]{0,20}", 1 => "\\PC{0,30}"]
+}
+
+#[test]
+fn what_is_sent_of_a_file_is_in_the_file() {
+    let dir = folder();
+    let content = "0123456789abcdefghij";
+    put(dir.path(), "static/a.txt", content);
+    let client = RefCell::new(client(dir.path()));
+    let is_there = |place: &str, part: &str| {
+        let (range, length) = place.strip_prefix("bytes ").and_then(|place| place.split_once('/')).unwrap();
+        let (first, last) = range.split_once('-').unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        length == "20" && content.get(first..=last) == Some(part)
+    };
+    let check = |range: String| {
+        let response = get(&mut client.borrow_mut(), "/static/a.txt", &[("Range", &range)]);
+        match (response.status().code(), response.header("Content-Range")) {
+            (200, None) => prop_assert_eq!(response.text(), content),
+            (206, Some(place)) => prop_assert!(is_there(place, response.text()), "{:?}", response),
+            (206, None) => {
+                let parts = parts(&response);
+                prop_assert!(parts.len() > 1 && parts.iter().all(|(place, part)| is_there(place, part)));
+            }
+            (416, place) => prop_assert_eq!(place, Some("bytes */20")),
+            _ => prop_assert!(false, "{:?}", response),
+        }
+        Ok(())
+    };
+    TestRunner::default().run(&ranges(), check).unwrap();
 }
 
 #[test]
