@@ -354,6 +354,7 @@ fn read_body(body: ResponseBody, out: &mut Vec<u8>) {
     let written = match body {
         ResponseBody::Bytes(bytes) => out.write_all(&bytes),
         ResponseBody::File(file, length) => file.take(length).read_to_end(out).map(drop),
+        ResponseBody::Reader(reader, length) => reader.take(length).read_to_end(out).map(drop),
         ResponseBody::Stream(write) => write(out),
     };
     written.expect("the body can be read to its end");

@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("image", 1),
     ("http::encoding", 2),
     ("http::auth", 2),
+    ("http::disposition", 2),
     ("http::fields", 2),
     ("http::files", 2),
     ("http::form", 2),

@@ -18,6 +18,7 @@ use crate::background::scope::{Scope, Values};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::files::StaticFiles;
+use crate::http::files::folders::StaticFolders;
 use crate::http::guard::policy::Policy;
 use crate::http::guard::rates::RateLimit;
 use crate::http::guard::{Guard, Passage};
@@ -59,6 +60,7 @@ pub struct App {
     parts: Vec<Part>,
     policy: Policy,
     values: Values,
+    static_folders: StaticFolders,
     templates: Option<PathBuf>,
     compiled_in: Vec<(String, String)>,
     problems: Vec<Error>,
@@ -88,6 +90,7 @@ impl App {
             parts: vec![Part::default()],
             policy: Policy::default(),
             values: Values::default(),
+            static_folders: StaticFolders::default(),
             templates: None,
             compiled_in: Vec::new(),
             problems: Vec::new(),
@@ -317,6 +320,7 @@ impl App {
         }
         app.router.into_routes().into_iter().for_each(|route| self.add_below(prefix, route));
         self.parts.extend(app.parts.into_iter().map(|part| part.below(prefix)));
+        self.static_folders.add_below(prefix, app.static_folders);
         self.compiled_in.extend(app.compiled_in);
         self.problems.extend(app.problems);
         if !self.values.merge(app.values) {
@@ -395,10 +399,15 @@ impl App {
     /// Answers GET under a path with the files of a folder: `.static_files("/static", "static")`.
     ///
     /// With their type, validators (304), and ranges. Dot files, links that lead out of the folder, and the folder's
-    /// subfolders themselves are not there (404).
+    /// subfolders themselves are not there (404). `app.css.br`, `app.css.zst` or `app.css.gz` beside `app.css`, and not
+    /// older, go in its place to those who accept the coding.
+    ///
+    /// A browser may keep a file for an hour (in development it asks each time), and for a year under the address that
+    /// `{{ static('app.css') }}` makes in a template.
     #[track_caller]
-    pub fn static_files(self, path: &str, folder: impl Into<PathBuf>) -> App {
+    pub fn static_files(mut self, path: &str, folder: impl Into<PathBuf>) -> App {
         let files = StaticFiles::new(folder.into());
+        self.static_folders.add(path, files.clone());
         let answer = move |req: &mut Request| files.respond(req, &req.param::<String>("rest")?);
         let route = format!("{}/{{*rest}}", path.trim_end_matches('/'));
         self.route(Some(Method::Get), &route, answer, Location::caller())
@@ -448,6 +457,7 @@ impl App {
         }
         self.values.insert(templates);
         self.values.insert(urls);
+        self.values.insert(self.static_folders);
         self.values.insert(Keys::new(&config)?);
         self.values.insert(Store::open(&config)?);
         self.values.insert(UnderWay::default());

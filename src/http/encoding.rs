@@ -9,6 +9,7 @@ use std::io::{self, Read, Write};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::files::encodings::{Accepted, GZIP, is_compressible};
 use super::headers::Headers;
 use super::request::Request;
 use super::response::{Response, ResponseBody};
@@ -23,7 +24,7 @@ pub(crate) fn compress(request: &Request, response: &mut Response) {
         return;
     }
     add_vary(&mut response.headers);
-    if !takes_gzip(request) {
+    if Accepted::of(request.headers()).choose([GZIP].into_iter()).is_none() {
         return;
     }
     match gzipped(std::mem::take(&mut response.body)) {
@@ -44,36 +45,11 @@ fn is_worth_it(response: &Response) -> bool {
     let sized = response.body.length().is_some_and(|length| SIZES.contains(&length));
     let kept = headers.get_all("Cache-Control").any(|value| value.contains("no-transform"));
     let whole = !status.is_bodiless() && status != Status::PARTIAL_CONTENT;
-    sized && whole && !kept && !headers.contains("Content-Encoding") && is_text(headers.get("Content-Type"))
-}
-
-fn is_text(content_type: Option<&str>) -> bool {
-    let name = content_type.unwrap_or("").split(';').next().unwrap_or("").trim().to_ascii_lowercase();
-    let (kind, subtype) = name.split_once('/').unwrap_or(("", ""));
-    match kind {
-        "text" => subtype != "event-stream",
-        "application" | "image" => {
-            matches!(subtype, "json" | "javascript" | "xml" | "wasm" | "manifest+json" | "x-ndjson" | "rtf")
-                || subtype.ends_with("+json")
-                || subtype.ends_with("+xml")
-        }
-        "font" => matches!(subtype, "ttf" | "otf"),
-        _ => false,
-    }
-}
-
-/// Whether the client names gzip, or everything, and does not refuse it (RFC 9110, section 12.5.3).
-fn takes_gzip(request: &Request) -> bool {
-    let weight = |wanted: &str| {
-        let mut codings = request.headers().get_all("Accept-Encoding").flat_map(|line| line.split(','));
-        codings.find_map(|coding| {
-            let mut parts = coding.split(';').map(str::trim);
-            let named = parts.next()?.eq_ignore_ascii_case(wanted);
-            let quality = |part: &str| part.strip_prefix("q=").or(part.strip_prefix("Q="))?.parse::<f32>().ok();
-            named.then(|| parts.find_map(quality).unwrap_or(1.0))
-        })
-    };
-    weight("gzip").or_else(|| weight("x-gzip")).or_else(|| weight("*")).is_some_and(|weight| weight > 0.0)
+    sized
+        && whole
+        && !kept
+        && !headers.contains("Content-Encoding")
+        && headers.get("Content-Type").is_some_and(is_compressible)
 }
 
 fn gzipped(body: ResponseBody) -> io::Result<Vec<u8>> {
@@ -81,9 +57,8 @@ fn gzipped(body: ResponseBody) -> io::Result<Vec<u8>> {
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
     match body {
         ResponseBody::Bytes(bytes) => encoder.write_all(&bytes)?,
-        ResponseBody::File(file, length) => {
-            io::copy(&mut file.take(length), &mut encoder)?;
-        }
+        ResponseBody::File(file, length) => drop(io::copy(&mut file.take(length), &mut encoder)?),
+        ResponseBody::Reader(reader, length) => drop(io::copy(&mut reader.take(length), &mut encoder)?),
         ResponseBody::Stream(write) => write(&mut encoder)?,
     }
     encoder.finish()

@@ -1,6 +1,7 @@
 //! The request-to-page path.
 
 pub(crate) mod auth;
+mod disposition;
 pub(crate) mod encoding;
 pub(crate) mod fields;
 pub(crate) mod files;

@@ -615,7 +615,8 @@ impl fmt::Debug for Upload {
     }
 }
 
-fn random_name() -> io::Result<String> {
+/// 32 digits that nobody can guess.
+pub(crate) fn random_name() -> io::Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
@@ -683,10 +684,11 @@ fn is_text(head: &[u8], more: bool) -> bool {
 }
 
 /// A file's name that can be shown, and would do no harm as one either.
-fn clean(filename: &str) -> String {
+pub(crate) fn clean(filename: &str) -> String {
     let last = filename.rsplit(['/', '\\']).next().unwrap_or_default();
     let harmless = |c: &char| {
-        !c.is_control() && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        !c.is_control()
+            && !matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     let name: String = last.chars().filter(harmless).collect();
     let name = name.trim_start_matches(|c: char| c == '.' || c.is_whitespace());

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::panic::Location;
 
 use cookie::Cookie;
@@ -41,6 +41,8 @@ pub(crate) enum ResponseBody {
     Bytes(Cow<'static, [u8]>),
     /// That many bytes of a file, from where it stands.
     File(File, u64),
+    /// That many bytes, read as they go out.
+    Reader(Box<dyn Read + Send>, u64),
     /// Written as they come up, without a length.
     Stream(StreamBody),
 }
@@ -53,7 +55,7 @@ impl ResponseBody {
     pub(crate) fn length(&self) -> Option<u64> {
         match self {
             ResponseBody::Bytes(bytes) => Some(bytes.len() as u64),
-            ResponseBody::File(_, length) => Some(*length),
+            ResponseBody::File(_, length) | ResponseBody::Reader(_, length) => Some(*length),
             ResponseBody::Stream(_) => None,
         }
     }
@@ -97,11 +99,6 @@ impl Response {
     pub fn bytes(content_type: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Response {
         let body = ResponseBody::Bytes(bytes.into());
         Response { body, ..Response::default() }.header("Content-Type", content_type)
-    }
-
-    /// A response whose body is a file, or a part of one.
-    pub(crate) fn file(file: File, length: u64) -> Response {
-        Response { body: ResponseBody::File(file, length), ..Response::default() }
     }
 
     /// A body written as it comes up, chunk by chunk, on a thread of its own. What it sets aside is still this request's.

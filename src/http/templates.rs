@@ -15,6 +15,7 @@ use minijinja::{AutoEscape, Environment, ErrorKind, TemplateSource, UndefinedBeh
 use serde::Serialize;
 
 use super::files;
+use super::files::folders::StaticFolders;
 use super::guard::policy;
 use super::once;
 use super::request::Request;
@@ -191,7 +192,9 @@ impl Request {
     /// with `kind` and `message`; those that a page has shown are gone), `user` (the id of whoever is logged in, as text,
     /// or none), `path` (this request's), `request_id`, `url_for(name, …)` ([`url_for`](Request::url_for)), `csp_nonce`
     /// ([`csp_nonce`](Request::csp_nonce)) and [`once()`](Request::once) for a form that must not be answered twice; a
-    /// value of the same name in the context comes first.
+    /// value of the same name in the context comes first. `{{ static('app.css') }}` is the address of a file of
+    /// [`App::static_files`](crate::App::static_files) with a hash of its content, `/static/app.css?v=…`, which a browser
+    /// keeps until the file changes; a file that is not there is an error.
     ///
     /// In development a template that changed is read again. An undefined name is an error where it is printed, and false
     /// in an `if`; `{{ title | default("Shop") }}` is for what may be missing.
@@ -225,6 +228,7 @@ fn provided(req: &Request, flashes: &Arc<Flashes>) -> Value {
         ("path", Value::from(req.path())),
         ("request_id", Value::from(req.id())),
         ("csp_nonce", Value::from_object(Nonce(Arc::clone(req.nonce())))),
+        ("static", static_address(req)),
         ("url_for", Value::from_function(url_for(req.scope().get().unwrap_or_default()))),
     ])
 }
@@ -258,6 +262,14 @@ impl Object for Nonce {
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(policy::make(&self.0))
     }
+}
+
+/// `static('app.css')`, in a template.
+fn static_address(req: &Request) -> Value {
+    let folders = req.scope().get::<StaticFolders>().unwrap_or_default();
+    Value::from_function(move |name: &str| {
+        folders.url(name).map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.chain()))
+    })
 }
 
 fn map(context: impl Serialize) -> Result<Value> {

@@ -161,6 +161,7 @@ pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms) -> io:
             out.write_all(rest)?;
         }
         ResponseBody::File(file, length) => send_file(out, buffer, file, length)?,
+        ResponseBody::Reader(reader, length) => send_file(out, buffer, reader, length)?,
         ResponseBody::Stream(write) => {
             out.write_all(&buffer)?;
             out.flush()?;
@@ -172,7 +173,7 @@ pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms) -> io:
     out.flush()
 }
 
-/// Sends that many bytes of a file, a piece at a time, the first together with the head.
+/// Sends that many bytes of a file or of files, a piece at a time, the first together with the head.
 fn send_file(out: &mut dyn Write, mut buffer: Vec<u8>, mut file: impl Read, length: u64) -> io::Result<()> {
     let mut left = length;
     loop {

@@ -5,6 +5,7 @@ mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
 mod error_pages;
+mod files;
 mod forms;
 mod guard;
 mod logs;

@@ -1,39 +1,102 @@
-//! Files as responses: their type, their validators, a part of them.
+//! Files as responses: their type, their validators, parts of them.
 //!
 //! A file is opened once, and its length and its validators are those of what was opened, so that one that is replaced
 //! meanwhile is sent as it was. What a visitor may name is checked twice: the name, before it touches the disk, and the
 //! place it leads to, after all links.
+
+pub(crate) mod encodings;
+pub(crate) mod folders;
+
+mod conditions;
+mod hashes;
+mod ranges;
 
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
 use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use self::conditions::{Validators, Verdict};
+use self::encodings::{Accepted, CODINGS, Coding, is_compressible};
+use self::hashes::Hashes;
+use self::ranges::Wanted;
 use super::request::{Method, Request};
-use super::response::Response;
+use super::response::{Response, ResponseBody};
 use crate::error::{Error, Result, Status};
 
-/// A folder whose files anybody may have.
-#[derive(Debug, Clone)]
+/// A folder whose files anybody may have. A clone knows the same hashes.
+#[derive(Clone)]
 pub(crate) struct StaticFiles {
     dir: PathBuf,
+    hashes: Hashes,
 }
 
 impl StaticFiles {
     /// The files of a folder, which need not be there yet.
     pub(crate) fn new(dir: impl Into<PathBuf>) -> StaticFiles {
-        StaticFiles { dir: dir.into() }
+        StaticFiles { dir: dir.into(), hashes: Hashes::default() }
     }
 
-    /// The file that the rest of the path names, decoded. In production a browser may keep it for an hour; in development
-    /// it asks each time.
+    /// The file that the rest of the path names, decoded. In production a browser may keep it for an hour, in
+    /// development it asks each time; under an address with the file's hash it may keep it for a year.
+    ///
+    /// Where the same name with `.br`, `.zst` or `.gz` behind it is there too, and not older than the file, a client
+    /// that accepts the coding gets that one.
     ///
     /// # Errors
     /// 404 for what is no file of the folder, or begins with a dot; 412 when a precondition fails.
     pub(crate) fn respond(&self, req: &Request, rest: &str) -> Result<Response> {
         let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
-        let cache = if req.config().is_development() { "no-cache" } else { "public, max-age=3600" };
-        Opened::at(&path)?.respond(req, cache)
+        let original = Opened::at(&path)?;
+        let cache = self.caching(req, &path, &original);
+        self.precompressed(req, rest, original).respond(req, cache)
+    }
+
+    /// How long the file may be kept by who asked in this way. An old address leads to the file as it is now, which
+    /// must not be kept under it.
+    fn caching(&self, req: &Request, path: &Path, file: &Opened) -> &'static str {
+        let is_right = |asked: &str| self.hash_of(path, file).is_ok_and(|hash| hash == asked);
+        match hashes::asked_for(req.query_string()) {
+            Some(asked) if is_right(asked) => "public, max-age=31536000, immutable",
+            _ if req.config().is_development() => "no-cache",
+            _ => "public, max-age=3600",
+        }
+    }
+
+    /// The hash of what is in a file of the folder.
+    ///
+    /// # Errors
+    /// 404 for what is no file of the folder, 500 when it cannot be read.
+    fn hash(&self, rest: &str) -> Result<String> {
+        let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
+        let file = Opened::at(&path)?;
+        Ok(self.hash_of(&path, &file)?)
+    }
+
+    fn hash_of(&self, path: &Path, file: &Opened) -> io::Result<String> {
+        // The tag alone tells two versions apart, the path two files of different disks.
+        self.hashes.of(&format!("{} {}", file.validators.etag, path.display()), &file.file)
+    }
+
+    /// The file, or what it was compressed to beforehand, as the client likes.
+    fn precompressed(&self, req: &Request, rest: &str, mut original: Opened) -> Opened {
+        let there: Vec<_> = CODINGS.into_iter().filter_map(|coding| self.sibling(rest, &original, coding)).collect();
+        original.varies |= !there.is_empty();
+        let chosen = Accepted::of(req.headers()).choose(there.iter().map(|(coding, _)| *coding));
+        let chosen = there.into_iter().find(|(coding, _)| Some(*coding) == chosen);
+        match chosen.and_then(|(coding, path)| Some((coding, Opened::at(&path).ok()?))) {
+            Some((coding, sibling)) => sibling.in_place_of(original, coding),
+            None => original,
+        }
+    }
+
+    /// What the file was compressed to, unless the file was changed since.
+    fn sibling(&self, rest: &str, original: &Opened, coding: Coding) -> Option<(Coding, PathBuf)> {
+        let name = format!("{rest}{}", coding.ending);
+        // Asked first because it is cheap, and mostly there is none.
+        let metadata = join(&self.dir, &name)?.metadata().ok().filter(Metadata::is_file)?;
+        let is_current = !is_older(metadata.modified().ok()?, original.validators.modified?);
+        is_current.then(|| self.find(&name)).flatten().map(|path| (coding, path))
     }
 
     /// Where the name leads to, when that is in the folder.
@@ -44,6 +107,16 @@ impl StaticFiles {
         let inside = path.strip_prefix(&folder).ok()?;
         let shown = |part: Component<'_>| !part.as_os_str().as_encoded_bytes().starts_with(b".");
         inside.components().all(shown).then_some(path)
+    }
+}
+
+/// Whether a file was made before another one. Some compressors give theirs the time of the original without the
+/// fraction of the second: that is the same time.
+fn is_older(file: SystemTime, other: SystemTime) -> bool {
+    let fraction = file.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
+    match fraction {
+        0 => conditions::seconds(file) < conditions::seconds(other),
+        _ => file < other,
     }
 }
 
@@ -94,10 +167,13 @@ impl Request {
 /// A file that was opened, as it was then.
 struct Opened {
     file: File,
-    content_type: String,
     length: u64,
-    modified: Option<SystemTime>,
-    etag: String,
+    content_type: String,
+    validators: Validators,
+    /// How it is encoded, when it stands for one that is not.
+    coding: Option<Coding>,
+    /// Whether another client might get another coding.
+    varies: bool,
 }
 
 impl Opened {
@@ -113,120 +189,85 @@ impl Opened {
         }
         // A date to come is not one to send (RFC 9110, section 8.8.2.1).
         let modified = metadata.modified().ok().map(|time| time.min(SystemTime::now()));
-        Ok(Opened { file, content_type: content_type(path), length: metadata.len(), modified, etag: etag(&metadata) })
+        let validators = Validators { etag: etag(&metadata), modified };
+        let content_type = content_type(path);
+        let varies = is_compressible(&content_type);
+        Ok(Opened { file, length: metadata.len(), content_type, validators, coding: None, varies })
+    }
+
+    /// The same file as the encoded form of another one: with that one's type, and a tag that no other form has
+    /// (section 8.8.3.3).
+    fn in_place_of(mut self, original: Opened, coding: Coding) -> Opened {
+        let tag = self.validators.etag.trim_matches('"');
+        self.validators.etag = format!("\"{tag}-{}\"", coding.name);
+        Opened { content_type: original.content_type, coding: Some(coding), varies: true, ..self }
     }
 
     fn respond(self, req: &Request, cache: &str) -> Result<Response> {
-        let wanted = self.check(req)?;
-        let dated = self.modified.filter(|time| *time >= UNIX_EPOCH).map(httpdate::fmt_http_date);
-        let etag = self.etag.clone();
-        let response = self.send(wanted)?.header("ETag", etag).header("Cache-Control", cache);
-        Ok(match dated {
-            Some(date) => response.header("Last-Modified", date),
-            None => response,
-        })
+        match self.validators.check(req) {
+            Verdict::Failed => {
+                let words = "The file is not the one that was asked for any more.";
+                Err(Error::new(Status::PRECONDITION_FAILED, words))
+            }
+            Verdict::NotModified => Ok(self.described(cache).status(Status::NOT_MODIFIED)),
+            Verdict::GoOn => {
+                let wanted = self.range(req);
+                self.send(wanted, cache)
+            }
+        }
     }
 
-    fn send(mut self, wanted: Wanted) -> Result<Response> {
+    /// What a client that keeps the file must know, be it sent or not (section 15.4.5).
+    fn described(&self, cache: &str) -> Response {
+        let response = Response::new().header("ETag", &self.validators.etag).header("Cache-Control", cache);
+        if self.varies { response.header("Vary", "Accept-Encoding") } else { response }
+    }
+
+    fn send(mut self, wanted: Wanted, cache: &str) -> Result<Response> {
+        let mut response = self.described(cache).header("Accept-Ranges", "bytes");
+        if let Some(time) = self.validators.modified.filter(|time| *time >= UNIX_EPOCH) {
+            response = response.header("Last-Modified", httpdate::fmt_http_date(time));
+        }
+        if let Some(coding) = self.coding {
+            response = response.header("Content-Encoding", coding.name);
+        }
         let length = self.length;
-        let response = match wanted {
-            Wanted::NotModified => return Ok(Response::new().status(Status::NOT_MODIFIED)),
-            Wanted::OutOfRange => {
-                let response = Response::text("The file is shorter than that.\n").status(Status::RANGE_NOT_SATISFIABLE);
-                return Ok(response.header("Content-Range", format!("bytes */{length}")));
+        match wanted {
+            Wanted::Nothing => return Ok(out_of_range(length)),
+            Wanted::Whole => response.body = ResponseBody::File(self.file, length),
+            Wanted::Part(part) => {
+                self.file.seek(SeekFrom::Start(part.start))?;
+                response.body = ResponseBody::File(self.file, part.end - part.start);
+                let place = ranges::content_range(&part, length);
+                response = response.status(Status::PARTIAL_CONTENT).header("Content-Range", place);
             }
-            Wanted::Whole => Response::file(self.file, length),
-            Wanted::Part(first, last) => {
-                self.file.seek(SeekFrom::Start(first))?;
-                let response = Response::file(self.file, last - first + 1).status(Status::PARTIAL_CONTENT);
-                response.header("Content-Range", format!("bytes {first}-{last}/{length}"))
+            Wanted::Parts(parts) => {
+                let (kind, body) = ranges::multipart(self.file, &self.content_type, length, parts)?;
+                (self.content_type, response.body) = (kind, body);
+                response = response.status(Status::PARTIAL_CONTENT);
             }
-        };
-        Ok(response.header("Content-Type", self.content_type).header("Accept-Ranges", "bytes"))
-    }
-
-    /// What the preconditions and the range come to, in the order of RFC 9110, section 13.2.2.
-    fn check(&self, req: &Request) -> Result<Wanted> {
-        if !self.may_go_on(req) {
-            let words = "The file is not the one that was asked for any more.";
-            return Err(Error::new(Status::PRECONDITION_FAILED, words));
         }
-        if self.is_known(req) {
-            return Ok(Wanted::NotModified);
-        }
-        Ok(self.range(req))
+        Ok(response.header("Content-Type", self.content_type))
     }
 
-    fn may_go_on(&self, req: &Request) -> bool {
-        if req.headers().contains("If-Match") {
-            return listed(req, "If-Match").any(|tag| tag == "*" || tag == self.etag);
-        }
-        // A date that cannot be read is no date.
-        date(req, "If-Unmodified-Since").is_none_or(|since| self.seconds().is_some_and(|changed| changed <= since))
-    }
-
-    fn is_known(&self, req: &Request) -> bool {
-        if req.headers().contains("If-None-Match") {
-            let same = |tag: &str| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.etag;
-            return listed(req, "If-None-Match").any(same);
-        }
-        date(req, "If-Modified-Since").is_some_and(|since| self.seconds().is_some_and(|changed| changed <= since))
-    }
-
-    /// When it was changed, to the second, as dates in headers are.
-    fn seconds(&self) -> Option<u64> {
-        self.modified.map(|time| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
-    }
-
-    /// The range, for GET alone (RFC 9110, section 14.2), and only of the very file that the client has the rest of.
+    /// The range, for GET alone (section 14.2), and only of the very file that the client has the rest of.
     fn range(&self, req: &Request) -> Wanted {
-        let mut ranges = req.headers().get_all("Range");
-        let (Some(range), None) = (ranges.next(), ranges.next()) else { return Wanted::Whole };
-        let same = req.header("If-Range").is_none_or(|tag| tag.trim() == self.etag);
-        if *req.method() == Method::Get && same { parse_range(range, self.length) } else { Wanted::Whole }
+        let Some(range) = conditions::only(req, "Range") else { return Wanted::Whole };
+        if *req.method() != Method::Get || !self.validators.is_same(req) {
+            return Wanted::Whole;
+        }
+        match ranges::wanted(range, self.length) {
+            // The header would say that all of the body is encoded, and only its parts are.
+            Wanted::Parts(_) if self.coding.is_some() => Wanted::Whole,
+            wanted => wanted,
+        }
     }
 }
 
-/// What of a file is to be sent.
-#[derive(Debug, PartialEq)]
-enum Wanted {
-    Whole,
-    /// From this byte to that one, both included.
-    Part(u64, u64),
-    OutOfRange,
-    NotModified,
-}
-
-/// One range of bytes. What is no range, or several, means the whole: a server may do as if none had been asked for.
-fn parse_range(value: &str, length: u64) -> Wanted {
-    let range = value.split_once('=').filter(|(unit, _)| unit.trim().eq_ignore_ascii_case("bytes"));
-    let Some((first, last)) = range.and_then(|(_, range)| range.trim().split_once('-')) else { return Wanted::Whole };
-    let of = |digits: &str| if digits.is_empty() { Some(None) } else { number(digits).map(Some) };
-    let (Some(first), Some(last)) = (of(first), of(last)) else { return Wanted::Whole };
-    match (first, last) {
-        (None, None) => Wanted::Whole,
-        (Some(first), Some(last)) if first > last => Wanted::Whole,
-        (Some(first), _) if first >= length => Wanted::OutOfRange,
-        (Some(first), last) => Wanted::Part(first, last.unwrap_or(u64::MAX).min(length - 1)),
-        (None, Some(0)) => Wanted::OutOfRange,
-        // The last bytes of an empty file are there, all none of them, and cannot be said as a range.
-        (None, Some(_)) if length == 0 => Wanted::Whole,
-        (None, Some(count)) => Wanted::Part(length.saturating_sub(count), length - 1),
-    }
-}
-
-/// Digits alone; more than fit are as good as the most that do.
-fn number(digits: &str) -> Option<u64> {
-    digits.bytes().all(|digit| digit.is_ascii_digit()).then(|| digits.parse().unwrap_or(u64::MAX))
-}
-
-fn listed<'r>(req: &'r Request, name: &'r str) -> impl Iterator<Item = &'r str> {
-    req.headers().get_all(name).flat_map(|value| value.split(',')).map(str::trim)
-}
-
-fn date(req: &Request, name: &str) -> Option<u64> {
-    let time = httpdate::parse_http_date(req.header(name)?).ok()?;
-    Some(time.duration_since(UNIX_EPOCH).ok()?.as_secs())
+/// The answer to who asks for what the file has not. Nobody is to keep it.
+fn out_of_range(length: u64) -> Response {
+    let response = Response::text("The file is shorter than that.\n").status(Status::RANGE_NOT_SATISFIABLE);
+    response.header("Content-Range", format!("bytes */{length}")).header("Accept-Ranges", "bytes")
 }
 
 /// Strong: a file that is written anew has another time, one that is put in its place another number too.
@@ -283,7 +324,6 @@ mod tests {
     use crate::config::Config;
     use crate::http::headers::Headers;
     use crate::http::request::Body;
-    use crate::http::response::ResponseBody;
 
     fn request_of(method: Method, headers: &[(&str, &str)]) -> Request {
         let config = Config::default();
@@ -314,6 +354,7 @@ mod tests {
         match response.body {
             ResponseBody::Bytes(bytes) => String::from_utf8(bytes.into_owned()).unwrap(),
             ResponseBody::File(file, length) => io::read_to_string(file.take(length)).unwrap(),
+            ResponseBody::Reader(reader, length) => io::read_to_string(reader.take(length)).unwrap(),
             ResponseBody::Stream(_) => panic!("a stream"),
         }
     }
@@ -419,39 +460,6 @@ mod tests {
         assert!(known.headers().contains("ETag") && known.headers().contains("Cache-Control"));
         assert!(!known.headers().contains("Content-Type"));
         assert_eq!(known.body.length(), Some(0));
-    }
-
-    #[test]
-    fn one_range_is_a_part() {
-        let (_dir, files) = folder();
-        for (range, content_range, body) in [
-            ("bytes=2-4", "bytes 2-4/10", "234"),
-            ("bytes=7-", "bytes 7-9/10", "789"),
-            ("bytes=-3", "bytes 7-9/10", "789"),
-            ("bytes=-99", "bytes 0-9/10", "0123456789"),
-            ("Bytes=0-99999999999999999999999", "bytes 0-9/10", "0123456789"),
-        ] {
-            let response = files.respond(&get(&[("Range", range)]), "a.txt").unwrap();
-            assert_eq!(response.status_code(), Status::PARTIAL_CONTENT, "{range}");
-            assert_eq!(response.headers().get("Content-Range"), Some(content_range));
-            assert_eq!(text(response), body);
-        }
-    }
-
-    #[test]
-    fn other_ranges_are_the_whole_or_refused() {
-        for range in ["bytes=4-2", "bytes=", "bytes=-", "bytes=a-b", "bytes=0-1,3-4", "bytes=+1-2", "lines=0-1", "0-1"]
-        {
-            assert_eq!(parse_range(range, 10), Wanted::Whole, "{range}");
-        }
-        for range in ["bytes=10-", "bytes=99-100", "bytes=-0"] {
-            assert_eq!(parse_range(range, 10), Wanted::OutOfRange, "{range}");
-        }
-        assert_eq!((parse_range("bytes=0-", 0), parse_range("bytes=-5", 0)), (Wanted::OutOfRange, Wanted::Whole));
-        let (_dir, files) = folder();
-        let response = files.respond(&get(&[("Range", "bytes=10-")]), "a.txt").unwrap();
-        assert_eq!(response.status_code(), Status::RANGE_NOT_SATISFIABLE);
-        assert_eq!(response.headers().get("Content-Range"), Some("bytes */10"));
     }
 
     #[test]

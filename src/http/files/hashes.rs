@@ -1,0 +1,66 @@
+//! Hashes of what is in files, for addresses that change with it.
+
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::time::Duration;
+
+use sha2::{Digest, Sha256};
+
+use crate::cache::Cache;
+
+/// How many bytes of a hash go into an address, as twice as many digits: two versions of a file will never share them.
+const BYTES: usize = 8;
+
+/// The hashes of files, each computed once for each version of a file. A clone is the same memory.
+#[derive(Clone, Default)]
+pub(super) struct Hashes(Cache<String>);
+
+impl Hashes {
+    /// The hash of what is in the file. The key names one version of one file.
+    pub(super) fn of(&self, key: &str, file: &File) -> io::Result<String> {
+        self.0.remember(key, Duration::MAX, || hash(file))
+    }
+}
+
+/// Reads the file to its end, and leaves it at its start.
+fn hash(mut file: &File) -> io::Result<String> {
+    let mut hasher = Sha256::new();
+    let mut piece = vec![0; 64 << 10];
+    loop {
+        match file.read(&mut piece) {
+            Ok(0) => break,
+            Ok(count) => hasher.update(&piece[..count]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    file.rewind()?;
+    Ok(hasher.finalize()[..BYTES].iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The hash that a query names, when it names one and nothing else.
+pub(super) fn asked_for(query: &str) -> Option<&str> {
+    let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    query.strip_prefix("v=").filter(|hash| hash.len() == 2 * BYTES && hash.bytes().all(digit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_asks_for_a_hash_in_one_way() {
+        assert_eq!(asked_for("v=9f86d081884c7d65"), Some("9f86d081884c7d65"));
+        for query in [
+            "",
+            "v=",
+            "v=9f86",
+            "V=9f86d081884c7d65",
+            "v=9F86D081884C7D65",
+            "v=9f86d081884c7d65&a",
+            "a&v=9f86d081884c7d65",
+        ] {
+            assert_eq!(asked_for(query), None, "{query}");
+        }
+    }
+}

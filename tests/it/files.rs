@@ -1,0 +1,573 @@
+//! Files as a browser, a proxy and an attacker ask for them: static folders, their compressed forms, parts, hashes,
+//! downloads, and every way that is known to ask for what is outside.
+
+use std::cell::RefCell;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use aside::testing::{TestClient, TestResponse};
+use aside::{App, Config, Mode, Request, Response, Result, Status, context};
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+
+fn app() -> App {
+    App::with_config(Config::default())
+}
+
+fn in_production() -> App {
+    let secrets = vec!["a secret of more than thirty-two bytes".to_owned()];
+    App::with_config(Config { mode: Mode::Production, secrets, ..Config::default() })
+}
+
+/// A folder `static` with some files, and a secret beside it.
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::create_dir_all(dir.path().join("static/css")).unwrap();
+    put(dir.path(), "secret.txt", "SECRET");
+    put(dir.path(), "static/a.txt", "0123456789");
+    put(dir.path(), "static/empty.txt", "");
+    put(dir.path(), "static/css/app.css", "p { color: red }");
+    dir
+}
+
+fn put(dir: &Path, name: &str, content: &str) {
+    fs::write(dir.join(name), content).unwrap();
+}
+
+/// Makes a file as old as that.
+fn age(dir: &Path, name: &str, age: Duration) {
+    File::options().write(true).open(dir.join(name)).unwrap().set_modified(SystemTime::now() - age).unwrap();
+}
+
+const HOUR: Duration = Duration::from_secs(3_600);
+
+fn client(dir: &Path) -> TestClient {
+    TestClient::new(app().static_files("/static", dir.join("static")))
+}
+
+fn ask(client: &mut TestClient, method: &str, path: &str, headers: &[(&str, &str)]) -> TestResponse {
+    let request = client.request(method, path);
+    headers.iter().fold(request, |request, (name, value)| request.header(name, value)).send()
+}
+
+fn get(client: &mut TestClient, path: &str, headers: &[(&str, &str)]) -> TestResponse {
+    ask(client, "GET", path, headers)
+}
+
+/// The headers but for those that differ from request to request.
+fn lasting(response: &TestResponse) -> Vec<(String, String)> {
+    let fields = response.headers().iter().filter(|(name, _)| *name != "X-Request-Id");
+    fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+/// `app.css` in all codings, older than each of them.
+fn compressed() -> tempfile::TempDir {
+    let dir = folder();
+    age(dir.path(), "static/css/app.css", HOUR);
+    for (ending, content) in [("br", "in brotli"), ("zst", "in zstandard"), ("gz", "in gzip")] {
+        put(dir.path(), &format!("static/css/app.css.{ending}"), content);
+    }
+    dir
+}
+
+const CSS: &str = "/static/css/app.css";
+
+#[test]
+fn a_compressed_form_goes_to_who_accepts_it() {
+    let dir = compressed();
+    let mut client = client(dir.path());
+    let mut tags = Vec::new();
+    for (accept, coding, content) in [
+        ("gzip, deflate, br, zstd", Some("br"), "in brotli"),
+        ("gzip, zstd", Some("zstd"), "in zstandard"),
+        ("gzip", Some("gzip"), "in gzip"),
+        ("identity", None, "p { color: red }"),
+    ] {
+        let response = get(&mut client, CSS, &[("Accept-Encoding", accept)]);
+        assert_eq!((response.status().code(), response.text()), (200, content), "{accept}");
+        assert_eq!(response.header("Content-Encoding"), coding);
+        assert_eq!(response.header("Content-Type"), Some("text/css; charset=utf-8"));
+        assert_eq!(response.header("Vary"), Some("Accept-Encoding"));
+        let head = ask(&mut client, "HEAD", CSS, &[("Accept-Encoding", accept)]);
+        assert_eq!((lasting(&head), head.bytes()), (lasting(&response), &b""[..]));
+        tags.push(response.header("ETag").unwrap().to_owned());
+    }
+    assert_eq!(get(&mut client, CSS, &[]).header("Content-Encoding"), None);
+    tags.sort();
+    tags.dedup();
+    assert_eq!(tags.len(), 4);
+}
+
+#[test]
+fn a_compressed_form_is_a_file_with_its_own_validators_and_parts() {
+    let dir = compressed();
+    let mut client = client(dir.path());
+    let gzip = ("Accept-Encoding", "gzip");
+    let etag = get(&mut client, CSS, &[gzip]).header("ETag").unwrap().to_owned();
+    let known = get(&mut client, CSS, &[gzip, ("If-None-Match", &etag)]);
+    assert_eq!(known.status(), Status::NOT_MODIFIED);
+    assert_eq!((known.header("Vary"), known.header("ETag")), (Some("Accept-Encoding"), Some(etag.as_str())));
+    assert_eq!(known.header("Content-Encoding"), None);
+    assert_eq!(get(&mut client, CSS, &[("If-None-Match", &etag)]).status(), Status::OK, "another form");
+
+    let part = get(&mut client, CSS, &[gzip, ("Range", "bytes=3-6"), ("If-Range", &etag)]);
+    assert_eq!((part.status(), part.text()), (Status::PARTIAL_CONTENT, "gzip"));
+    assert_eq!((part.header("Content-Encoding"), part.header("Content-Range")), (Some("gzip"), Some("bytes 3-6/7")));
+    let other = get(&mut client, CSS, &[("Range", "bytes=3-6"), ("If-Range", &etag)]);
+    assert_eq!((other.status(), other.text()), (Status::OK, "p { color: red }"));
+    let several = get(&mut client, CSS, &[gzip, ("Range", "bytes=0-0,3-6")]);
+    assert_eq!((several.status(), several.text()), (Status::OK, "in gzip"), "parts in an encoded whole cannot be said");
+
+    let itself = get(&mut client, "/static/css/app.css.gz", &[gzip]);
+    assert_eq!((itself.text(), itself.header("Content-Encoding"), itself.header("Vary")), ("in gzip", None, None));
+    assert_eq!(itself.header("Content-Type"), Some("application/gzip"));
+}
+
+#[test]
+fn a_compressed_form_that_is_older_is_not_sent() {
+    let dir = compressed();
+    let mut client = client(dir.path());
+    let any = ("Accept-Encoding", "br, gzip");
+    age(dir.path(), "static/css/app.css.br", 2 * HOUR);
+    assert_eq!(get(&mut client, CSS, &[any]).text(), "in gzip");
+    age(dir.path(), "static/css/app.css.gz", 2 * HOUR);
+    age(dir.path(), "static/css/app.css.zst", 2 * HOUR);
+    let plain = get(&mut client, CSS, &[any]);
+    assert_eq!((plain.text(), plain.header("Content-Encoding")), ("p { color: red }", None));
+    // Some compressors copy the original's time without its fraction.
+    fs::remove_file(dir.path().join("static/css/app.css.br")).unwrap();
+    fs::remove_file(dir.path().join("static/css/app.css.zst")).unwrap();
+    let second = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000_000);
+    let set = |name: &str, time| {
+        let file = File::options().write(true).open(dir.path().join("static/css").join(name)).unwrap();
+        file.set_modified(time).unwrap();
+    };
+    set("app.css", second + Duration::from_millis(700));
+    set("app.css.gz", second);
+    assert_eq!(get(&mut client, CSS, &[any]).text(), "in gzip");
+    set("app.css.gz", second + Duration::from_millis(600));
+    assert_eq!(get(&mut client, CSS, &[any]).text(), "p { color: red }");
+}
+
+#[cfg(unix)]
+#[test]
+fn a_compressed_form_is_no_way_out() {
+    use std::os::unix::fs::symlink;
+    let dir = folder();
+    age(dir.path(), "static/a.txt", HOUR);
+    symlink(dir.path().join("secret.txt"), dir.path().join("static/a.txt.gz")).unwrap();
+    fs::create_dir(dir.path().join("static/a.txt.br")).unwrap();
+    put(dir.path(), "static/only.txt.gz", "no original");
+    let mut client = client(dir.path());
+    let response = get(&mut client, "/static/a.txt", &[("Accept-Encoding", "br, gzip")]);
+    assert_eq!((response.status().code(), response.text()), (200, "0123456789"));
+    assert_eq!(response.header("Content-Encoding"), None);
+    assert_eq!(get(&mut client, "/static/only.txt", &[("Accept-Encoding", "gzip")]).status(), Status::NOT_FOUND);
+}
+
+/// The parts of a `multipart/byteranges`: place and content.
+fn parts(response: &TestResponse) -> Vec<(String, String)> {
+    let kind = response.header("Content-Type").unwrap();
+    let boundary = kind.strip_prefix("multipart/byteranges; boundary=").unwrap();
+    let body = response.text().strip_suffix(&format!("\r\n--{boundary}--\r\n")).unwrap();
+    let body = body.strip_prefix(&format!("--{boundary}\r\n")).unwrap();
+    body.split(&format!("\r\n--{boundary}\r\n"))
+        .map(|part| {
+            let (head, content) = part.split_once("\r\n\r\n").unwrap();
+            let place = head.strip_prefix("Content-Type: text/plain; charset=utf-8\r\nContent-Range: ").unwrap();
+            (place.to_owned(), content.to_owned())
+        })
+        .collect()
+}
+
+#[test]
+fn several_ranges_are_several_parts() {
+    let dir = folder();
+    let mut client = client(dir.path());
+    let response = get(&mut client, "/static/a.txt", &[("Range", "bytes=7-8, 0-1,-1, 99-")]);
+    assert_eq!((response.status(), response.header("Content-Range")), (Status::PARTIAL_CONTENT, None));
+    let expected = [("bytes 7-9/10", "789"), ("bytes 0-1/10", "01")];
+    assert_eq!(parts(&response), expected.map(|(place, content)| (place.to_owned(), content.to_owned())));
+    assert!(response.header("ETag").is_some() && response.header("Last-Modified").is_some());
+
+    let one = get(&mut client, "/static/a.txt", &[("Range", "bytes=0-1,2-4")]);
+    assert_eq!((one.text(), one.header("Content-Range")), ("01234", Some("bytes 0-4/10")));
+    for many in ["bytes=0-,0-,0-".to_owned(), format!("bytes={}", vec!["0-0"; 20].join(","))] {
+        let response = get(&mut client, "/static/a.txt", &[("Range", &many)]);
+        assert_eq!((response.status(), response.text()), (Status::OK, "0123456789"), "{many}");
+    }
+    let head = ask(&mut client, "HEAD", "/static/a.txt", &[("Range", "bytes=0-1,4-5")]);
+    assert_eq!((head.status(), head.header("Content-Type")), (Status::OK, Some("text/plain; charset=utf-8")));
+}
+
+/// A range in its header's form, and what a careless or a hostile client makes of it.
+fn ranges() -> impl Strategy<Value = String> {
+    let number = prop_oneof![Just(String::new()), (0u32..30).prop_map(|n| n.to_string()), "[0-9]{1,30}"];
+    let spec = (number.clone(), number).prop_map(|(first, last)| format!("{first}-{last}"));
+    let set = proptest::collection::vec(spec, 1..6).prop_map(|specs| format!("bytes={}", specs.join(", ")));
+    prop_oneof![3 => set, 1 => "bytes=[-0-9, ]{0,20}", 1 => "\\PC{0,30}"]
+}
+
+#[test]
+fn what_is_sent_of_a_file_is_in_the_file() {
+    let dir = folder();
+    let content = "0123456789abcdefghij";
+    put(dir.path(), "static/a.txt", content);
+    let client = RefCell::new(client(dir.path()));
+    let is_there = |place: &str, part: &str| {
+        let (range, length) = place.strip_prefix("bytes ").and_then(|place| place.split_once('/')).unwrap();
+        let (first, last) = range.split_once('-').unwrap();
+        let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
+        length == "20" && content.get(first..=last) == Some(part)
+    };
+    let check = |range: String| {
+        let response = get(&mut client.borrow_mut(), "/static/a.txt", &[("Range", &range)]);
+        match (response.status().code(), response.header("Content-Range")) {
+            (200, None) => prop_assert_eq!(response.text(), content),
+            (206, Some(place)) => prop_assert!(is_there(place, response.text()), "{:?}", response),
+            (206, None) => {
+                let parts = parts(&response);
+                prop_assert!(parts.len() > 1 && parts.iter().all(|(place, part)| is_there(place, part)));
+            }
+            (416, place) => prop_assert_eq!(place, Some("bytes */20")),
+            _ => prop_assert!(false, "{:?}", response),
+        }
+        Ok(())
+    };
+    TestRunner::default().run(&ranges(), check).unwrap();
+}
+
+#[test]
+fn several_parts_go_over_the_wire_with_their_length() {
+    let dir = folder();
+    let alphabet: String = ('a'..='z').collect();
+    let big = alphabet.repeat(10_000);
+    put(dir.path(), "static/big.txt", &big);
+    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+    let app = App::with_config(config).static_files("/static", dir.path().join("static"));
+    let server = app.start().unwrap();
+    let mut stream = TcpStream::connect(server.addr()).unwrap();
+    let range = "Range: bytes=0-99999,150000-249999";
+    write!(stream, "GET /static/big.txt HTTP/1.1\r\nHost: localhost\r\n{range}\r\n\r\n").unwrap();
+    write!(stream, "GET /static/a.txt HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
+    let answers = io::read_to_string(stream).unwrap();
+    let (head, rest) = answers.split_once("\r\n\r\n").unwrap();
+    let length = head.lines().find_map(|line| line.strip_prefix("Content-Length: ")).unwrap();
+    let (body, next) = rest.split_at(length.parse().unwrap());
+    assert!(head.starts_with("HTTP/1.1 206 ") && body.starts_with("--") && body.ends_with("--\r\n"), "{head}");
+    assert!(body.contains(&big[..100_000]) && body.contains(&big[150_000..250_000]));
+    assert!(next.starts_with("HTTP/1.1 200 ") && next.ends_with("0123456789"), "{next}");
+}
+
+#[test]
+fn a_range_that_is_not_there_is_refused_and_kept_by_nobody() {
+    let dir = folder();
+    let mut client = TestClient::new(in_production().static_files("/static", dir.path().join("static")));
+    for (path, range, length) in [
+        ("/static/a.txt", "bytes=10-", "bytes */10"),
+        ("/static/a.txt", "bytes=10-11,20-,-0", "bytes */10"),
+        ("/static/empty.txt", "bytes=0-", "bytes */0"),
+    ] {
+        let response = get(&mut client, path, &[("Range", range)]);
+        assert_eq!(response.status(), Status::RANGE_NOT_SATISFIABLE, "{range}");
+        assert_eq!((response.header("Content-Range"), response.header("Cache-Control")), (Some(length), None));
+    }
+    for range in ["bytes=-5", "lines=0-1", "bytes=x", "bytes=1-0"] {
+        let response = get(&mut client, "/static/empty.txt", &[("Range", range)]);
+        assert_eq!((response.status(), response.bytes()), (Status::OK, &b""[..]), "{range}");
+    }
+}
+
+#[test]
+fn the_rest_of_a_file_is_of_the_same_file() {
+    let dir = folder();
+    age(dir.path(), "static/a.txt", HOUR);
+    let mut client = client(dir.path());
+    let whole = get(&mut client, "/static/a.txt", &[]);
+    let (etag, date) = (whole.header("ETag").unwrap(), whole.header("Last-Modified").unwrap());
+    let weak = format!("W/{etag}");
+    let range = ("Range", "bytes=5-");
+    for (validator, expected) in [
+        (etag, 206),
+        (date, 206),
+        (&weak, 200),
+        ("\"other\"", 200),
+        ("Thu, 01 Jan 1970 00:00:01 GMT", 200),
+        ("Fri, 01 Jan 2100 00:00:00 GMT", 200),
+        ("tomorrow", 200),
+        ("", 200),
+    ] {
+        let response = get(&mut client, "/static/a.txt", &[range, ("If-Range", validator)]);
+        assert_eq!(response.status().code(), expected, "{validator}");
+    }
+    let unmet = get(&mut client, "/static/a.txt", &[("Range", "bytes=99-"), ("If-Range", "\"other\"")]);
+    assert_eq!(unmet.status(), Status::OK, "the range is not looked at");
+    put(dir.path(), "static/a.txt", "abcdefghij");
+    let response = get(&mut client, "/static/a.txt", &[range, ("If-Range", etag)]);
+    assert_eq!((response.status(), response.text()), (Status::OK, "abcdefghij"));
+}
+
+#[test]
+fn what_is_not_sent_again_comes_with_what_a_cache_must_know() {
+    let dir = folder();
+    age(dir.path(), "static/a.txt", HOUR);
+    let mut client = TestClient::new(in_production().static_files("/static", dir.path().join("static")));
+    let whole = get(&mut client, "/static/a.txt", &[]);
+    let (etag, date) = (whole.header("ETag").unwrap(), whole.header("Last-Modified").unwrap());
+    for header in [("If-None-Match", etag), ("If-Modified-Since", date)] {
+        let known = get(&mut client, "/static/a.txt", &[header, ("Range", "bytes=0-1")]);
+        assert_eq!((known.status(), known.bytes()), (Status::NOT_MODIFIED, &b""[..]));
+        assert_eq!((known.header("ETag"), known.header("Cache-Control")), (Some(etag), whole.header("Cache-Control")));
+        for name in ["Content-Type", "Content-Length", "Content-Range", "Last-Modified"] {
+            assert_eq!(known.header(name), None, "{name}");
+        }
+    }
+    let head = ask(&mut client, "HEAD", "/static/a.txt", &[]);
+    assert_eq!(lasting(&head), lasting(&whole));
+}
+
+#[test]
+fn an_address_with_a_hash_is_kept_for_a_year() {
+    let dir = folder();
+    let page = "{{ static('css/app.css') | safe }}";
+    let app = in_production()
+        .static_files("/static", dir.path().join("static"))
+        .template("page.txt", page)
+        .get("/", |req: &mut Request| req.render("page.txt", context! {}));
+    let mut client = TestClient::new(app);
+    let address = client.get("/").text().to_owned();
+    let (path, query) = address.split_once('?').unwrap();
+    assert_eq!((path, query.len()), (CSS, "v=".len() + 16));
+
+    let cache = |client: &mut TestClient, address: &str| {
+        let response = client.get(address);
+        (response.text().to_owned(), response.header("Cache-Control").unwrap().to_owned())
+    };
+    let year = "public, max-age=31536000, immutable";
+    assert_eq!(cache(&mut client, &address), ("p { color: red }".into(), year.into()));
+    let hour = "public, max-age=3600";
+    for other in [CSS.to_owned(), format!("{CSS}?v=0123456789abcdef"), format!("{address}&a"), address.to_uppercase()] {
+        let other = other.replace("/STATIC/CSS/APP.CSS", CSS);
+        assert_eq!(cache(&mut client, &other).1, hour, "{other}");
+    }
+    put(dir.path(), "static/css/app.css", "p { color: blue; }");
+    assert_eq!(cache(&mut client, &address), ("p { color: blue; }".into(), hour.into()));
+    let edited = client.get("/").text().to_owned();
+    assert_ne!(edited, address);
+    assert_eq!(cache(&mut client, &edited).1, year);
+
+    let etag = client.get(&edited).header("ETag").unwrap().to_owned();
+    let known = get(&mut client, &edited, &[("If-None-Match", &etag)]);
+    assert_eq!((known.status(), known.header("Cache-Control")), (Status::NOT_MODIFIED, Some(year)));
+}
+
+#[test]
+fn an_address_of_a_file_that_is_not_there_is_an_error_that_names_the_folders() {
+    let dir = folder();
+    let app = app()
+        .static_files("/static", dir.path().join("static"))
+        .template("page.html", "{{ static('ap.css') }}")
+        .get("/", |req: &mut Request| req.render("page.html", context! {}));
+    let mut client = TestClient::new(app);
+    let response = get(&mut client, "/", &[("Accept", "text/html")]);
+    assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR);
+    let text = response.text().replace("&#x2f;", "/");
+    assert!(text.contains("ap.css") && text.contains(&dir.path().join("static").display().to_string()), "{text}");
+}
+
+#[test]
+fn a_download_has_a_name_in_any_script() {
+    let dir = folder();
+    let path = dir.path().join("static/a.txt");
+    let download =
+        move |req: &mut Request| -> Result<Response> { Ok(req.send_file(&path)?.attachment("отчёт 1.pdf")) };
+    let mut client = TestClient::new(app().get("/report", download));
+    let expected = "attachment; filename=\"_____ 1.pdf\"; filename*=UTF-8''%D0%BE%D1%82%D1%87%D1%91%D1%82%201.pdf";
+    let response = client.get("/report");
+    assert_eq!((response.header("Content-Disposition"), response.text()), (Some(expected), "0123456789"));
+    let part = get(&mut client, "/report", &[("Range", "bytes=0-0,9-9")]);
+    assert_eq!(parts(&part).len(), 2);
+}
+
+/// What means "up one folder" to somebody.
+const UP: [&str; 24] = [
+    "..",
+    "%2e%2e",
+    "%2E%2E",
+    ".%2e",
+    "%2e.",
+    "%252e%252e",
+    "%25252e%25252e",
+    "%c0%ae%c0%ae",
+    "%C0%AE%C0%AE",
+    "%e0%80%ae%e0%80%ae",
+    "%f0%80%80%ae%f0%80%80%ae",
+    "%c0%2e%c0%2e",
+    "%u002e%u002e",
+    "．．",
+    "%ef%bc%8e%ef%bc%8e",
+    "‥",
+    "....",
+    "...",
+    "..;",
+    "..;a=b",
+    "..%00",
+    ".. ",
+    "..%20",
+    "..::$INDEX_ALLOCATION",
+];
+
+/// What parts two folders for somebody.
+const SLASH: [&str; 16] = [
+    "/",
+    "//",
+    "/./",
+    "%2f",
+    "%2F",
+    "%252f",
+    "%25252F",
+    "\\",
+    "%5c",
+    "%5C",
+    "%255c",
+    "%c0%af",
+    "%e0%80%af",
+    "%c1%9c",
+    "／",
+    "%ef%bc%8f",
+];
+
+/// What is asked for outside, or pretends to be something else inside.
+const WANTED: [&str; 10] = [
+    "secret.txt",
+    "secret.txt.",
+    "secret.txt%20",
+    "secret.txt%00.css",
+    "secret.txt;a.css",
+    "secret.txt::$DATA",
+    "static/a.txt",
+    "out.txt",
+    "etc/passwd",
+    "",
+];
+
+/// Where it begins.
+const BEFORE: [&str; 6] = ["", "css/", "a.txt/", "/", "./", "up/"];
+
+fn hostile() -> Vec<String> {
+    let mut paths = Vec::new();
+    for before in BEFORE {
+        for up in UP {
+            for slash in SLASH {
+                for wanted in WANTED {
+                    let step = format!("{up}{slash}");
+                    paths.extend([1, 2, 7].map(|depth| format!("{before}{}{wanted}", step.repeat(depth))));
+                }
+            }
+        }
+    }
+    paths
+}
+
+/// Those that are no combination.
+fn odd(outside: &str) -> Vec<String> {
+    let encoded = outside.replace('/', "%2f");
+    let mut paths: Vec<String> = [
+        outside,
+        &encoded,
+        "out.txt",
+        "out.txt/",
+        "up/secret.txt",
+        "up%2fsecret.txt",
+        "up/static/a.txt",
+        "..",
+        "../",
+        "/",
+        "//",
+        "%00",
+        "%",
+        "%2",
+        "%zz",
+        "%ff%fe",
+        "~",
+        "~root/secret.txt",
+        "a.txt%00",
+        "a.txt%00.html",
+        "a.txt%0a",
+        "a.txt%0d%0aX: y",
+        "a.txt::$DATA",
+        "a.txt:",
+        "a.txt.",
+        "a.txt ",
+        "a.txt%20",
+        "a.txt;",
+        "a.txt\\",
+        "A~1.TXT",
+        "css",
+        "css/",
+        "css/.",
+        "css%2fapp.css",
+        "css\\app.css",
+        "css//app.css",
+        ".%00./secret.txt",
+        "\u{202e}txt.terces",
+        "C:/secret.txt",
+        "C:\\secret.txt",
+        "c%3a%5csecret.txt",
+        "\\\\localhost\\c$\\secret.txt",
+        "//localhost/c$/secret.txt",
+        "\\\\?\\C:\\secret.txt",
+        "file:///etc/passwd",
+        "http://127.0.0.1/secret.txt",
+        "CON",
+        "con.txt",
+        "NUL",
+        "aux.css",
+        "COM1",
+        "LPT1:",
+        "PRN .txt",
+        "*",
+        "?",
+        "$HOME",
+        "`id`",
+        "|id",
+        "{a,b}",
+        "\u{feff}a.txt",
+    ]
+    .map(str::to_owned)
+    .into();
+    paths.push("x".repeat(5_000));
+    paths.push("x/".repeat(5_000));
+    paths.push("../".repeat(5_000));
+    paths.push(format!("{}secret.txt", "css/../".repeat(500)));
+    paths
+}
+
+#[test]
+fn nothing_outside_can_be_had_in_any_encoding() {
+    let dir = folder();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::symlink;
+        symlink(dir.path().join("secret.txt"), dir.path().join("static/out.txt")).unwrap();
+        symlink(dir.path(), dir.path().join("static/up")).unwrap();
+    }
+    let mut client = client(dir.path());
+    let outside = dir.path().join("secret.txt");
+    let paths: Vec<String> = hostile().into_iter().chain(odd(outside.to_str().unwrap())).collect();
+    assert!(paths.len() > 60_000, "{}", paths.len());
+    for path in paths {
+        let target = format!("/static/{path}");
+        let response = client.get(&target);
+        assert!(!String::from_utf8_lossy(response.bytes()).contains("SECRET"), "{target}");
+        match response.status().code() {
+            400 | 404 => {}
+            200 => assert!(["0123456789", "p { color: red }"].contains(&response.text()), "{target}: {response:?}"),
+            code => panic!("{target}: {code}"),
+        }
+    }
+    assert_eq!(client.get("/static/a.txt").text(), "0123456789");
+}
