@@ -266,6 +266,14 @@ impl Service {
         self.finish(&mut request, response, began)
     }
 
+    /// Answers what a transport refuses, by the same last step as all else. None of the application's handlers sees it.
+    pub(crate) fn refuse(&self, mut request: Request, error: Error) -> Response {
+        let began = Instant::now();
+        request.admit(self.scope.clone(), self.config.clone(), self.ids.next());
+        let _entered = request.context().enter();
+        self.finish(&mut request, Response::from_error(error), began)
+    }
+
     fn dispatch(&self, request: &mut Request) -> Response {
         match self.router.find(request.method(), request.path()) {
             Found::Handler(handler, params) => {
