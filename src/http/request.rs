@@ -9,7 +9,6 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock};
 
-use cookie::Cookie;
 use percent_encoding::percent_decode_str;
 
 use super::headers::Headers;
@@ -208,13 +207,10 @@ impl Request {
         &self.id
     }
 
-    /// The cookies in order, their values percent-decoded where they are encoded.
+    /// The cookies in order, their values percent-decoded where they are encoded. Names are as they came: a browser keeps
+    /// others from setting `__Host-session`, and would not know `__%48ost-session` for the same.
     pub fn cookies(&self) -> impl Iterator<Item = (String, String)> + '_ {
-        let each = |line| Cookie::split_parse(line).flatten();
-        self.headers.get_all("Cookie").flat_map(each).map(|cookie| {
-            let value = percent_decode_str(cookie.value()).decode_utf8().map(Cow::into_owned);
-            (cookie.name().to_owned(), value.unwrap_or_else(|_| cookie.value().to_owned()))
-        })
+        self.headers.get_all("Cookie").flat_map(|line| line.split(';')).filter_map(cookie)
     }
 
     /// The first cookie of that name.
@@ -286,6 +282,15 @@ impl Request {
     pub fn text(&mut self) -> Result<String> {
         String::from_utf8(self.bytes()?).map_err(|_| Error::bad_request("The body is not UTF-8."))
     }
+}
+
+/// A name and a value. The white space that is cut off is what browsers know as such: a name with another kind of space
+/// behind `__Host-session` is another name to them, and anybody may set it.
+fn cookie(pair: &str) -> Option<(String, String)> {
+    let (name, value) = pair.split_once('=')?;
+    let (name, value) = (name.trim_matches([' ', '\t']), value.trim_matches([' ', '\t']));
+    let decoded = percent_decode_str(value).decode_utf8().map(Cow::into_owned);
+    (!name.is_empty()).then(|| (name.to_owned(), decoded.unwrap_or_else(|_| value.to_owned())))
 }
 
 /// What a body that could not be read to its end means for the client.
