@@ -3,6 +3,9 @@
 mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
+mod conformance;
+mod hostile;
 mod logs;
+mod multipart;
 mod pages;
 mod wire;
