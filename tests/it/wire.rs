@@ -523,6 +523,7 @@ fn a_stream_too_many_is_told_to_come_again() {
     first.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n").head();
     let refused = Raw::to(&server).get("/stream");
     assert_eq!((refused.status, refused.header("Retry-After")), (503, Some("5")));
+    assert!(refused.header("X-Request-Id").is_some(), "{refused:?}");
     gate.open();
     assert_eq!(first.chunk(), "");
 }

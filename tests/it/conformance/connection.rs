@@ -98,7 +98,7 @@ fn pipelined_requests_are_answered_in_order() {
         let chunked =
             format!("POST /{n} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{n:x}\r\n{body}\r\n0\r\n\r\n");
         let plain = format!("POST /{n} HTTP/1.1\r\nHost: a\r\nContent-Length: {n}\r\n\r\n{body}");
-        if n % 2 == 0 { chunked } else { plain }
+        if n.is_multiple_of(2) { chunked } else { plain }
     };
     raw.send((1..60).map(requests).collect::<String>());
     (1..60).for_each(|n| assert_eq!(raw.reply().body, format!("{n} bytes")));
