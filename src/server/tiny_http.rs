@@ -551,7 +551,8 @@ impl Loan {
             Framing::Length(length) => self.read < length,
             Framing::Chunked => {
                 let peer = self.remote.and_then(|remote| socket::find(remote, self.port));
-                peer.is_some_and(|peer| peer.has_ended())
+                // Of a connection's last request tiny_http gives the reader up at the body's end, and shuts our side.
+                peer.is_some_and(|peer| peer.has_ended(self.closes_itself))
             }
             Framing::Nothing => false,
         }

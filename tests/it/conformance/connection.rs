@@ -130,6 +130,30 @@ fn a_request_may_come_byte_by_byte() {
     }
 }
 
+#[test]
+fn the_chunked_body_of_a_last_request_is_whole_or_cut() {
+    let site = Site::start();
+    let server_v6 = std::net::TcpListener::bind("[::1]:0").map(drop).map(|()| {
+        start(
+            App::with_config(aside::Config { address: "[::1]:0".into(), ..config() })
+                .fallback(|req: &mut Request| req.text()),
+        )
+    });
+    let body = |size: usize| format!("{size:x}\r\n{}\r\n", "x".repeat(size)).repeat(3);
+    for server in [&site.server].into_iter().chain(&server_v6) {
+        for size in [1, 1_000, 20_000].repeat(10) {
+            let head = "POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+            let mut raw = Raw::to(server);
+            let text = raw.send(head).send(body(size)).send("0\r\n\r\n").rest();
+            assert!(text.starts_with("HTTP/1.1 200 "), "{size}: {text}");
+            let mut raw = Raw::to(server);
+            raw.send(head).send(format!("{}100000\r\ncut", body(size)));
+            raw.0.get_ref().shutdown(Shutdown::Write).unwrap();
+            one_answer(&raw.rest(), 400);
+        }
+    }
+}
+
 fn several() -> Server {
     let app = App::with_config(config())
         .get("/text", |_: &mut Request| "hello")
