@@ -59,6 +59,9 @@ mod background;
 mod cache;
 mod config;
 mod error;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod http;
 #[cfg(feature = "image")]
 pub mod image;

@@ -79,12 +79,21 @@ impl Service {
     }
 
     /// Answers a request. It never panics: what a handler does is caught here.
-    pub(crate) fn handle(&self, mut request: Request) -> Response {
+    pub(crate) fn handle(&self, request: Request) -> Response {
+        self.respond(request, |request| self.answer(request))
+    }
+
+    /// Answers what a transport refuses, by the same last step as all else. None of the application's handlers sees it.
+    pub(crate) fn refuse(&self, request: Request, error: Error) -> Response {
+        self.respond(request, |_| Response::from_error(error))
+    }
+
+    fn respond(&self, mut request: Request, answer: impl FnOnce(&mut Request) -> Response) -> Response {
         let began = Instant::now();
         request.admit(self.scope.clone(), self.config.clone(), self.ids.next());
         self.guard.identify(&mut request);
         let _entered = request.context().enter();
-        let response = caught(|| self.answer(&mut request));
+        let response = caught(|| answer(&mut request));
         self.finish(&mut request, response, began)
     }
 

@@ -16,7 +16,6 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use futures_core::Stream;
-use percent_encoding::percent_decode_str;
 use tempfile::{NamedTempFile, TempPath};
 
 use super::once;
@@ -74,8 +73,9 @@ impl Request {
             return Err(Error::new(Status::UNSUPPORTED_MEDIA_TYPE, words));
         }
         let parameters = parameters(self.header("Content-Type").unwrap_or_default().as_bytes());
-        let boundary = text_of(&parameters, "boundary").filter(|text| (1..=70).contains(&text.len()));
-        boundary.ok_or_else(|| Error::bad_request("The Content-Type has no boundary of 1 to 70 characters."))
+        let boundary = only(&parameters, "boundary")?.map(String::from_utf8_lossy).filter(|text| is_boundary(text));
+        let words = "The Content-Type has no boundary of 1 to 70 characters.";
+        boundary.map(|text| text.into_owned()).ok_or_else(|| Error::bad_request(words))
     }
 }
 
@@ -362,15 +362,20 @@ enum Content {
 impl Part {
     fn from_headers(field: &multer::Field<'_>) -> Result<Part> {
         let header = |name: &str| field.headers().get(name).map(|value| value.as_bytes());
-        // multer's own reading takes a `name=` inside a file's name for the part's.
-        let parameters = parameters(header("content-disposition").unwrap_or_default());
-        let name = parameters.iter().find(|(key, _)| key == "name").map(|(_, value)| value.clone());
+        let disposition = header("content-disposition").unwrap_or_default();
+        if !is_form_data(disposition) {
+            return Err(Error::bad_request("A part of the multipart body has no Content-Disposition of form-data."));
+        }
+        // multer's own reading takes a `name=` inside a file's name for the part's. A `filename*` has no place in a form
+        // (RFC 7578, section 4.2): with one, two servers could see two names.
+        let parameters = parameters(disposition);
+        let name = only(&parameters, "name")?;
         let name = name.ok_or_else(|| Error::bad_request("A part of the multipart body has no name."))?;
-        let name = String::from_utf8(name).map_err(|_| Error::bad_request("The name of a part is not UTF-8."))?;
-        let filename = text_of(&parameters, "filename").map(|text| unescape(&text));
+        let name = str::from_utf8(name).map_err(|_| Error::bad_request("The name of a part is not UTF-8."))?;
+        let filename = only(&parameters, "filename")?.map(String::from_utf8_lossy);
         Ok(Part {
-            name: unescape(&name),
-            filename: filename.or_else(|| extended(&text_of(&parameters, "filename*")?)),
+            name: unescape(name),
+            filename: filename.map(|text| unescape(&text)),
             content_type: header("content-type").map(|value| String::from_utf8_lossy(value).trim().to_owned()),
             content: Content::NoFile,
         })
@@ -485,21 +490,28 @@ fn ends_here(after: &[u8]) -> bool {
     name > 0 && next[name..].starts_with(b"=")
 }
 
-fn text_of(parameters: &[(String, Vec<u8>)], name: &str) -> Option<String> {
-    let (_, value) = parameters.iter().find(|(key, _)| key == name)?;
-    Some(String::from_utf8_lossy(value).into_owned())
+/// The parameter of that name. Where there are two, two readers could each take another.
+fn only<'p>(parameters: &'p [(String, Vec<u8>)], name: &str) -> Result<Option<&'p [u8]>> {
+    let mut found = parameters.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_slice());
+    match (found.next(), found.next()) {
+        (_, Some(_)) => Err(Error::bad_request(format!("The parameter `{name}` is there twice."))),
+        (one, None) => Ok(one),
+    }
+}
+
+/// What may stand between parts (RFC 2046, section 5.1.1), and what else of ASCII clients put there.
+fn is_boundary(text: &str) -> bool {
+    (1..=70).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !text.ends_with(' ')
+}
+
+fn is_form_data(disposition: &[u8]) -> bool {
+    let kind = disposition.split(|byte| *byte == b';').next().unwrap_or_default();
+    kind.trim_ascii().eq_ignore_ascii_case(b"form-data")
 }
 
 /// What a browser escapes in a name, and nothing else (HTML, "multipart form data").
 fn unescape(name: &str) -> String {
     name.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n")
-}
-
-/// `UTF-8''%D1%84.txt` (RFC 8187), which has no place in a form and comes from some clients all the same.
-fn extended(value: &str) -> Option<String> {
-    let (_charset, rest) = value.split_once('\'')?;
-    let (_language, text) = rest.split_once('\'')?;
-    Some(percent_decode_str(text).decode_utf8_lossy().into_owned())
 }
 
 /// A file that a visitor uploaded: a temporary one until it is [saved](Upload::save_to).
@@ -530,7 +542,8 @@ impl Upload {
     }
 
     /// The file's name, to be shown: without folders, control characters, marks that turn the direction of writing, and
-    /// dots at its beginning; at most 255 bytes; `file` when nothing is left.
+    /// dots at its ends; `_` for what Windows gives a meaning (`a:b`), and before its devices (`_con.txt`); at most 255
+    /// bytes; `file` when nothing is left.
     pub fn filename(&self) -> &str {
         &self.filename
     }
@@ -686,14 +699,32 @@ fn is_text(head: &[u8], more: bool) -> bool {
 /// A file's name that can be shown, and would do no harm as one either.
 pub(crate) fn clean(filename: &str) -> String {
     let last = filename.rsplit(['/', '\\']).next().unwrap_or_default();
-    let harmless = |c: &char| {
-        !c.is_control()
-            && !matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-    };
-    let name: String = last.chars().filter(harmless).collect();
-    let name = name.trim_start_matches(|c: char| c == '.' || c.is_whitespace());
-    let name = name.trim_end_matches(|c: char| c == '.' || c.is_whitespace());
-    if name.is_empty() { "file".to_owned() } else { shorten(name, LONGEST_NAME) }
+    let shown: String = last.chars().filter(|c| !is_hidden(*c)).map(|c| if is_special(c) { '_' } else { c }).collect();
+    let name = shown.trim_matches(|c: char| c == '.' || c.is_whitespace());
+    match name {
+        "" => "file".to_owned(),
+        name if is_device(name) => shorten(&format!("_{name}"), LONGEST_NAME),
+        name => shorten(name, LONGEST_NAME),
+    }
+}
+
+/// Control characters, line ends, and marks that turn the direction of writing.
+fn is_hidden(c: char) -> bool {
+    let marks = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || marks || c == '\u{feff}'
+}
+
+/// What has a meaning of its own in a name on Windows, a second stream of a file among it.
+fn is_special(c: char) -> bool {
+    matches!(c, '<' | '>' | ':' | '"' | '|' | '?' | '*')
+}
+
+/// What is a device on Windows, whatever its extension.
+fn is_device(name: &str) -> bool {
+    let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
+    let numbered =
+        |stem: &str| stem.strip_prefix("COM").or(stem.strip_prefix("LPT")).is_some_and(|rest| rest.len() == 1);
+    matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$") || numbered(&stem)
 }
 
 /// At most that many bytes, the extension kept if it is one.
@@ -885,9 +916,15 @@ mod tests {
         assert_eq!(empty("multipart/mixed; boundary=x"), 415);
         assert_eq!(refused(Request::new(Method::Post, "/", Headers::new(), Body::empty()).multipart()).0, 415);
         let long = format!("multipart/form-data; boundary={}", "x".repeat(71));
-        for none in
-            ["multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=\"\"", &long]
-        {
+        for none in [
+            "multipart/form-data",
+            "multipart/form-data; boundary=",
+            "multipart/form-data; boundary=\"\"",
+            &long,
+            "multipart/form-data; boundary=a; boundary=a",
+            "multipart/form-data; boundary=\"a \"",
+            "multipart/form-data; boundary=\u{e9}",
+        ] {
             assert!(refused(request(none, Body::empty()).multipart()).1.contains("boundary"), "{none}");
         }
         for one in ["Multipart/Form-Data;charset=utf-8;BOUNDARY=\"BOUND\"", "multipart/form-data; boundary=BOUND ; x=y"]
@@ -901,6 +938,9 @@ mod tests {
         let refusal = |part: Vec<u8>| refused(read(body(&[part])));
         assert_eq!(refusal(field("filename=x", b"")), (400, "A part of the multipart body has no name.".into()));
         assert_eq!(refusal(part("Content-Type: text/plain", b"")).0, 400);
+        assert!(refusal(part("Content-Disposition: attachment; name=x", b"")).1.contains("form-data"));
+        assert!(refusal(field("name=x; NAME=y", b"")).1.contains("twice"));
+        assert!(refusal(field("name=x; filename=x; filename=y", b"")).1.contains("twice"));
         assert_eq!(refusal(part("", b"x")).0, 400);
         assert!(refusal(part("Content Disposition: form-data; name=x", b"")).1.contains("malformed headers"));
         assert!(refusal(field("name=x; filename=\"a\0b\"", b"")).1.contains("malformed headers"));
@@ -1017,7 +1057,7 @@ mod tests {
             (r#"filename="a; name=evil; x="; NAME="n""#, "n", "a; name=evil; x="),
             (r#"name="кот"; filename="фото.jpg""#, "кот", "фото.jpg"),
             ("name = n ;filename=f.txt; x", "n", "f.txt"),
-            ("name=n; filename*=UTF-8''%D1%84.txt", "n", "ф.txt"),
+            ("name=n; filename*=UTF-8''%D1%84.txt; filename=a.txt", "n", "a.txt"),
             (r#"name="n"; filename="../../etc/passwd""#, "n", "../../etc/passwd"),
         ] {
             assert_eq!(names(parameters), (name.to_owned(), Some(filename.to_owned())), "{parameters}");
@@ -1036,6 +1076,13 @@ mod tests {
             ("evil\u{202e}gpj.exe", "evilgpj.exe"),
             (" name. ", "name"),
             ("archive.tar.gz", "archive.tar.gz"),
+            ("a.txt:evil.exe", "a.txt_evil.exe"),
+            ("what?.jpg", "what_.jpg"),
+            ("CON", "_CON"),
+            ("nul.txt", "_nul.txt"),
+            ("Com1.tar.gz", "_Com1.tar.gz"),
+            ("console.txt", "console.txt"),
+            ("\u{feff}a\u{61c}\u{2028}b.txt", "ab.txt"),
         ] {
             assert_eq!(clean(raw), cleaned);
         }

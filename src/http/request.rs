@@ -5,11 +5,10 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock, OnceLock};
 
-use cookie::Cookie;
 use percent_encoding::percent_decode_str;
 
 use super::headers::Headers;
@@ -250,13 +249,10 @@ impl Request {
         &self.id
     }
 
-    /// The cookies in order, their values percent-decoded where they are encoded.
+    /// The cookies in order, their values percent-decoded where they are encoded. Names are as they came: a browser keeps
+    /// others from setting `__Host-session`, and would not know `__%48ost-session` for the same.
     pub fn cookies(&self) -> impl Iterator<Item = (String, String)> + '_ {
-        let each = |line| Cookie::split_parse(line).flatten();
-        self.headers.get_all("Cookie").flat_map(each).map(|cookie| {
-            let value = percent_decode_str(cookie.value()).decode_utf8().map(Cow::into_owned);
-            (cookie.name().to_owned(), value.unwrap_or_else(|_| cookie.value().to_owned()))
-        })
+        self.headers.get_all("Cookie").flat_map(|line| line.split(';')).filter_map(cookie)
     }
 
     /// The first cookie of that name.
@@ -335,14 +331,38 @@ impl Request {
     }
 }
 
+/// A name and a value. The white space that is cut off is what browsers know as such: a name with another kind of space
+/// behind `__Host-session` is another name to them, and anybody may set it.
+fn cookie(pair: &str) -> Option<(String, String)> {
+    let (name, value) = pair.split_once('=')?;
+    let (name, value) = (name.trim_matches([' ', '\t']), value.trim_matches([' ', '\t']));
+    let decoded = percent_decode_str(value).decode_utf8().map(Cow::into_owned);
+    (!name.is_empty()).then(|| (name.to_owned(), decoded.unwrap_or_else(|_| value.to_owned())))
+}
+
 /// What a body that could not be read to its end means for the client.
 pub(crate) fn unreadable(error: io::Error) -> Error {
     Error::bad_request("The request's body was cut short or is malformed.").with_source(error)
 }
 
-/// Whether it is a host and perhaps a port, with no user before it and nothing behind.
+/// Whether it is a host and perhaps a port, with no user before it and nothing behind (RFC 9110, section 7.2).
 pub(crate) fn is_authority(text: &str) -> bool {
-    !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=:[]".contains(&byte))
+    let (host, port) = match text.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, port),
+        _ => (text, ""),
+    };
+    is_host(host)
+        && (port.is_empty() || (port.bytes().all(|byte| byte.is_ascii_digit()) && port.parse::<u16>().is_ok()))
+}
+
+fn is_host(text: &str) -> bool {
+    match text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
+        Some(address) => address.parse::<Ipv6Addr>().is_ok(),
+        None => {
+            let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~%!$&'()*+;=".contains(&byte);
+            !text.is_empty() && text.bytes().all(fits)
+        }
+    }
 }
 
 /// The path in the one form that routes are matched in. What is encoded without need is decoded, so that a route may be

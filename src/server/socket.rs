@@ -10,7 +10,7 @@
 #[cfg(unix)]
 mod imp {
     use std::io::{self, Write};
-    use std::net::{Shutdown, SocketAddr};
+    use std::net::{IpAddr, Shutdown, SocketAddr};
 
     use nix::sys::socket::{self, MsgFlags, SockaddrLike, SockaddrStorage};
 
@@ -75,6 +75,31 @@ mod imp {
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
     }
 
+    /// Whether neither side has sent its end. Where there is no table of connections (Linux has one) it is taken for so:
+    /// a body that is cut on a connection's last request then looks whole.
+    fn is_established(remote: SocketAddr, local_port: u16) -> bool {
+        const ESTABLISHED: &str = "01";
+        let table = if remote.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
+        let Ok(table) = std::fs::read_to_string(table) else { return true };
+        let (remote, local) = (in_table(remote), format!(":{local_port:04X}"));
+        table.lines().any(|line| {
+            let mut columns = line.split_whitespace().skip(1);
+            let mut next = || columns.next().unwrap_or_default();
+            next().ends_with(&local) && next() == remote && next() == ESTABLISHED
+        })
+    }
+
+    /// An address as the table has it: words of 32 bits, in the machine's order.
+    fn in_table(address: SocketAddr) -> String {
+        let words = match address.ip() {
+            IpAddr::V4(ip) => format!("{:08X}", u32::from_be(ip.to_bits())),
+            IpAddr::V6(ip) => {
+                [96, 64, 32, 0].map(|shift| format!("{:08X}", u32::from_be((ip.to_bits() >> shift) as u32))).concat()
+            }
+        };
+        format!("{words}:{:04X}", address.port())
+    }
+
     impl Peer {
         /// Ends one direction, or both. The library has two descriptors for a connection, and may have closed the one
         /// that was found: its number may be another's by now.
@@ -87,9 +112,11 @@ mod imp {
             }
         }
 
-        /// Whether the client has said that nothing more will come, and all that came has been read.
-        pub(crate) fn has_ended(&self) -> bool {
-            socket::recv(self.fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
+        /// Whether the client has said that nothing more will come, and all that came has been read. Where our side may
+        /// have been shut for reading, the socket looks the same for that, and the system's table is asked.
+        pub(crate) fn has_ended(&self, ours_may_be_shut: bool) -> bool {
+            let nothing = socket::recv(self.fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0);
+            nothing && !(ours_may_be_shut && is_established(self.remote, self.local_port))
         }
     }
 
@@ -133,7 +160,7 @@ mod imp {
             match *self {}
         }
 
-        pub(crate) fn has_ended(&self) -> bool {
+        pub(crate) fn has_ended(&self, _ours_may_be_shut: bool) -> bool {
             match *self {}
         }
     }

@@ -8,13 +8,19 @@ use std::fmt;
 use std::io::{self, Read, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::error::Status;
+use crate::error::{Error, Status};
 use crate::http::headers::{Headers, is_token, is_value};
 use crate::http::request::{Method, is_authority};
 use crate::http::response::{Response, ResponseBody};
 
 /// Bodies are copied, and read from files, in pieces of this size.
 pub(crate) const PIECE: usize = 64 << 10;
+
+/// What a head has at most. A proxy in front allows less, and no page needs as much.
+const LONGEST_METHOD: usize = 32;
+const LONGEST_TARGET: usize = 16 << 10;
+const LONGEST_HEAD: usize = 64 << 10;
+const MOST_FIELDS: usize = 128;
 
 /// The head of a request that is well formed.
 #[derive(Debug)]
@@ -24,6 +30,8 @@ pub(crate) struct Asked {
     pub(crate) target: String,
     pub(crate) framing: Framing,
     pub(crate) http10: bool,
+    /// The client wants no more on this connection.
+    pub(crate) close: bool,
 }
 
 /// How a request's body is delimited.
@@ -39,13 +47,13 @@ pub(crate) enum Framing {
 pub(crate) struct Malformed(pub(crate) Status, pub(crate) &'static str);
 
 impl Malformed {
-    /// The answer to it.
-    pub(crate) fn response(&self) -> Response {
-        Response::text(self.1).status(self.0)
+    /// The error that it is to the client.
+    pub(crate) fn error(&self) -> Error {
+        Error::new(self.0, self.1)
     }
 }
 
-const fn bad(words: &'static str) -> Malformed {
+pub(crate) const fn bad(words: &'static str) -> Malformed {
     Malformed(Status::BAD_REQUEST, words)
 }
 
@@ -54,9 +62,10 @@ pub(crate) fn check(method: &str, target: &str, version: (u8, u8), headers: &Hea
     if version != (1, 0) && version != (1, 1) {
         return Err(bad("This server speaks HTTP/1.0 and HTTP/1.1."));
     }
-    if method.is_empty() || !method.bytes().all(is_token) {
-        return Err(bad("The method is not a token."));
+    if !(1..=LONGEST_METHOD).contains(&method.len()) || !method.bytes().all(is_token) {
+        return Err(bad("The method is not a token of at most 32 characters."));
     }
+    measure(target, headers)?;
     if headers.iter().any(|(name, _)| name.is_empty() || !name.bytes().all(is_token)) {
         return Err(bad("The name of a header is not a token."));
     }
@@ -66,7 +75,27 @@ pub(crate) fn check(method: &str, target: &str, version: (u8, u8), headers: &Hea
     let http10 = version == (1, 0);
     let framing = framing(headers, http10)?;
     let target = reduce(method, target, host(headers, http10)?)?;
-    Ok(Asked { method: Method::from(method), target, framing, http10 })
+    let close = closes(headers, http10);
+    Ok(Asked { method: Method::from(method), target, framing, http10, close })
+}
+
+fn measure(target: &str, headers: &Headers) -> Result<(), Malformed> {
+    if target.len() > LONGEST_TARGET {
+        return Err(Malformed(Status::URI_TOO_LONG, "The target is longer than 16 KiB."));
+    }
+    let length: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if length > LONGEST_HEAD || headers.len() > MOST_FIELDS {
+        let words = "There are more than 128 headers, or more than 64 KiB of them.";
+        return Err(Malformed(Status::REQUEST_HEADER_FIELDS_TOO_LARGE, words));
+    }
+    Ok(())
+}
+
+/// Whether the client has said that this is the last request of its connection (RFC 9112, section 9.3).
+fn closes(headers: &Headers, http10: bool) -> bool {
+    let options = || headers.get_all("Connection").flat_map(|value| value.split(','));
+    let says = |word: &str| options().any(|option| option.trim().eq_ignore_ascii_case(word));
+    says("close") || (http10 && !says("keep-alive"))
 }
 
 /// Where the body ends, when that can be read in one way only (RFC 9112, section 6.3).
@@ -76,7 +105,7 @@ fn framing(headers: &Headers, http10: bool) -> Result<Framing, Malformed> {
     match (lengths.next(), lengths.next(), codings.next(), codings.next()) {
         (None, _, None, _) => Ok(Framing::Nothing),
         (Some(length), None, None, _) => content_length(length),
-        (None, _, Some("chunked"), None) if !http10 => Ok(Framing::Chunked),
+        (None, _, Some(coding), None) if coding.eq_ignore_ascii_case("chunked") && !http10 => Ok(Framing::Chunked),
         (None, ..) => Err(bad("The only Transfer-Encoding that is understood is `chunked`, once, in HTTP/1.1.")),
         (_, _, Some(_), _) => Err(bad("Content-Length and Transfer-Encoding exclude one another.")),
         (_, Some(_), ..) => Err(bad("Content-Length is there twice.")),
@@ -104,6 +133,9 @@ fn host(headers: &Headers, http10: bool) -> Result<Option<&str>, Malformed> {
 fn reduce(method: &str, target: &str, host: Option<&str>) -> Result<String, Malformed> {
     if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Err(bad("The target has a byte that must be percent-encoded."));
+    }
+    if method == "CONNECT" {
+        return Err(bad("CONNECT is for proxies, and this is none."));
     }
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok(target.to_owned());
@@ -323,6 +355,8 @@ mod tests {
             assert!(target(wrong).is_err(), "{wrong:?}");
         }
         assert!(asked("OPTIONS", "*", &[HOST]).is_ok());
+        assert!(asked("CONNECT", "/", &[HOST]).is_err());
+        assert!(asked(&"A".repeat(33), "/", &[HOST]).is_err());
         assert!(target("http://u@a.example:8000/").is_err());
     }
 
@@ -336,6 +370,7 @@ mod tests {
         assert_eq!(framing(&[("content-length", "007")]), Ok(Framing::Length(7)));
         assert_eq!(framing(&[("Content-Length", &u64::MAX.to_string())]), Ok(Framing::Length(u64::MAX)));
         assert_eq!(framing(&[("Transfer-Encoding", "chunked")]), Ok(Framing::Chunked));
+        assert_eq!(framing(&[("transfer-encoding", "Chunked")]), Ok(Framing::Chunked));
         for length in ["", "+5", "-5", "5, 5", "0x5", "5 5", "18446744073709551616"] {
             assert!(framing(&[("Content-Length", length)]).is_err(), "{length}");
         }
@@ -354,12 +389,74 @@ mod tests {
         assert!(asked("G(T", "/", &[HOST]).is_err());
         assert!(asked("GET", "/", &[HOST, ("X", "a\0b")]).is_err());
         assert!(asked("GET", "/", &[HOST, ("X\u{1}", "a")]).is_err());
-        for host in ["", "a b", "u@a", "a/b", "a,b"] {
+        for host in
+            ["", "a b", "u@a", "a/b", "a,b", ":80", "a:b", "a:99999", "a:80:80", "[::1", "[::g]", "::1", "[a]:80"]
+        {
             assert!(asked("GET", "/", &[("Host", host)]).is_err(), "{host}");
+        }
+        for host in ["a:", "a_b.example:8000", "[::1]", "[::ffff:127.0.0.1]:80", "127.0.0.1"] {
+            assert!(asked("GET", "/", &[("Host", host)]).is_ok(), "{host}");
         }
         let none = Headers::new();
         assert!(check("GET", "/", (0, 9), &none).is_err());
         assert!(check("GET", "/", (1, 0), &none).is_ok());
+    }
+
+    #[test]
+    fn a_head_beyond_all_measure_is_refused() {
+        let status = |target: &str, fields: &[(&str, &str)]| {
+            let fields: Vec<_> = [HOST].iter().chain(fields).copied().collect();
+            asked("GET", target, &fields).map_or_else(|malformed| malformed.0.code(), |_| 200)
+        };
+        let path = |length: usize| format!("/{}", "a".repeat(length - 1));
+        assert_eq!((status(&path(16 << 10), &[]), status(&path((16 << 10) + 1), &[])), (200, 414));
+        assert_eq!((status("/", &[("X", "y"); 127]), status("/", &[("X", "y"); 128])), (200, 431));
+        assert_eq!(status("/", &[("X", &"y".repeat(64 << 10))]), 431);
+    }
+
+    #[test]
+    fn a_connection_ends_when_the_client_says_so_in_whole_words() {
+        let closes = |version, values: &[&str]| {
+            let headers: Headers = values.iter().map(|value| ("Connection", *value)).chain([HOST]).collect();
+            check("GET", "/", version, &headers).unwrap().close
+        };
+        for (values, in_1_1, in_1_0) in [
+            (&[][..], false, true),
+            (&["close"], true, true),
+            (&["foo, Close"], true, true),
+            (&["Keep-Alive", "close"], true, true),
+            (&["keep-alive"], false, false),
+            (&["disclose"], false, true),
+        ] {
+            assert_eq!((closes((1, 1), values), closes((1, 0), values)), (in_1_1, in_1_0), "{values:?}");
+        }
+    }
+
+    proptest::proptest! {
+        /// Whatever a parser makes of a stranger's bytes: what is let through can be read in one way only.
+        #[test]
+        fn what_passes_is_well_formed(
+            method in "[A-Z]{0,5}|\\PC{0,4}",
+            target in "[/*h]?[ -~]{0,12}|(http://a)?/?\\PC{0,8}|[\\x00-\\xff]{0,6}",
+            fields in proptest::collection::vec(
+                (
+                    "(?i)content-length|transfer-encoding|host|connection|x|[ -~]{0,6}",
+                    "[0-9+, -]{0,21}|(?i)chunked|gzip, chunked|a|a:[0-9]{0,6}|[\\x00-\\xff]{0,6}",
+                ),
+                0..5,
+            ),
+            minor in 0u8..3,
+        ) {
+            let headers: Headers = fields.into_iter().collect();
+            let Ok(asked) = check(&method, &target, (1, minor), &headers) else { return Ok(()) };
+            let (lengths, codings) = (headers.get_all("Content-Length").count(), headers.get_all("Transfer-Encoding").count());
+            proptest::prop_assert!(minor < 2 && lengths + codings <= 1);
+            proptest::prop_assert_eq!(asked.framing == Framing::Nothing, lengths + codings == 0);
+            proptest::prop_assert!(asked.target.starts_with('/') || (asked.target == "*" && method == "OPTIONS"));
+            proptest::prop_assert!(asked.target.bytes().all(|byte| byte.is_ascii_graphic()));
+            proptest::prop_assert!(method.bytes().all(is_token) && headers.iter().all(|(name, value)| Headers::check(name, value).is_ok()));
+            proptest::prop_assert!(headers.get_all("Host").count() == 1 || (asked.http10 && !headers.contains("Host")));
+        }
     }
 
     #[test]

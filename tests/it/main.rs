@@ -4,11 +4,14 @@ mod app;
 mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
+mod conformance;
 mod error_pages;
 mod files;
 mod forms;
 mod guard;
+mod hostile;
 mod logs;
+mod multipart;
 mod pages;
 mod sessions;
 mod start;

@@ -10,10 +10,10 @@ use std::time::Duration;
 use aside::{App, Config, Request, Response, Server, Status, background};
 
 /// Long enough for a busy machine, short enough to notice that something hangs.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(20);
 
-fn config() -> Config {
-    Config { address: "127.0.0.1:0".into(), allowed_hosts: vec!["*".into()], grace: PATIENCE, ..Config::default() }
+pub fn config() -> Config {
+    Config { address: "127.0.0.1:0".into(), grace: PATIENCE, allowed_hosts: vec!["*".into()], ..Config::default() }
 }
 
 fn app() -> App {
@@ -30,36 +30,36 @@ fn app() -> App {
         .fallback(|req: &mut Request| format!("{} {}", req.method(), req.target()))
 }
 
-fn start(app: App) -> Server {
+pub fn start(app: App) -> Server {
     app.start().expect("a free port is there")
 }
 
 /// A connection that says what it is told, byte for byte.
-struct Raw(BufReader<TcpStream>);
+pub struct Raw(pub BufReader<TcpStream>);
 
 #[derive(Debug)]
-struct Reply {
-    status: u16,
-    head: String,
-    body: String,
+pub struct Reply {
+    pub status: u16,
+    pub head: String,
+    pub body: String,
 }
 
 impl Reply {
-    fn header(&self, name: &str) -> Option<&str> {
+    pub fn header(&self, name: &str) -> Option<&str> {
         let fields = self.head.lines().filter_map(|line| line.split_once(": "));
         fields.into_iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 }
 
 impl Raw {
-    fn to(server: &Server) -> Raw {
+    pub fn to(server: &Server) -> Raw {
         let stream = TcpStream::connect(server.addr()).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_nodelay(true).unwrap();
         Raw(BufReader::new(stream))
     }
 
-    fn send(&mut self, text: impl AsRef<[u8]>) -> &mut Raw {
+    pub fn send(&mut self, text: impl AsRef<[u8]>) -> &mut Raw {
         self.0.get_mut().write_all(text.as_ref()).unwrap();
         self
     }
@@ -70,7 +70,7 @@ impl Raw {
         line
     }
 
-    fn head(&mut self) -> Reply {
+    pub fn head(&mut self) -> Reply {
         let mut head = String::new();
         while !head.ends_with("\r\n\r\n") {
             let line = self.line();
@@ -81,13 +81,13 @@ impl Raw {
         Reply { status, head, body: String::new() }
     }
 
-    fn exactly(&mut self, length: usize) -> String {
+    pub fn exactly(&mut self, length: usize) -> String {
         let mut bytes = vec![0; length];
         self.0.read_exact(&mut bytes).unwrap();
         String::from_utf8(bytes).unwrap()
     }
 
-    fn chunk(&mut self) -> String {
+    pub fn chunk(&mut self) -> String {
         let size = usize::from_str_radix(self.line().trim(), 16).expect("a chunk's size");
         let data = self.exactly(size);
         assert_eq!(self.line(), "\r\n");
@@ -95,19 +95,19 @@ impl Raw {
     }
 
     /// A response that declares its length.
-    fn reply(&mut self) -> Reply {
+    pub fn reply(&mut self) -> Reply {
         let mut reply = self.head();
         let length = reply.header("Content-Length").map_or(0, |length| length.parse().unwrap());
         reply.body = self.exactly(length);
         reply
     }
 
-    fn get(&mut self, path: &str) -> Reply {
+    pub fn get(&mut self, path: &str) -> Reply {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).reply()
     }
 
     /// All that comes until the server ends the connection. A reset is an end too.
-    fn rest(&mut self) -> String {
+    pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
             Err(error) if error.kind() != std::io::ErrorKind::ConnectionReset => {
@@ -131,60 +131,6 @@ impl Gate {
     fn pass(&self) {
         let _open = self.1.wait_while(self.0.lock().unwrap(), |open| !*open).unwrap();
     }
-}
-
-#[test]
-fn a_malformed_head_is_refused_and_nothing_behind_it_is_handled() {
-    static HANDLED: AtomicUsize = AtomicUsize::new(0);
-    let count = |_req: &mut Request| {
-        HANDLED.fetch_add(1, Ordering::SeqCst);
-        "handled"
-    };
-    let server = start(App::with_config(config()).fallback(count));
-    let heads = [
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 5",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nContent-Length: 6",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5000\r\nContent-Length: 5",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000000\r\nContent-Length: 5",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: +5000",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: -5",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5, 5",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 18446744073709551616",
-        "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\nTransfer-Encoding: chunked",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: xchunked",
-        "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: identity",
-        "POST / HTTP/1.0\r\nHost: a\r\nTransfer-Encoding: chunked",
-        "GET /\0 HTTP/1.1\r\nHost: a",
-        "GET /\x01 HTTP/1.1\r\nHost: a",
-        "GET / HTTP/1.1\r\nHost: a\r\nX: a\0b",
-        "GET / HTTP/1.1\r\nHost: a\r\nX: a\rb",
-        "GET / HTTP/1.1\r\nHost: a\r\nX: a\nContent-Length: 5",
-        "GET / HTTP/1.1\r\nHost: a\r\nName : v",
-        "GET / HTTP/1.1\r\nHost: a\r\n: v",
-        "GET / HTTP/1.1\r\nHost: a\r\nN(me: v",
-        "G(T / HTTP/1.1\r\nHost: a",
-        "GET / HTTP/1.1",
-        "GET / HTTP/1.1\r\nHost: a\r\nHost: a",
-        "GET / HTTP/1.1\r\nHost: a b",
-        "GET / HTTP/1.1\r\nHost:",
-        "GET / HTTP/0.9\r\nHost: a",
-        "GET  / HTTP/1.1\r\nHost: a",
-        "GET a HTTP/1.1\r\nHost: a",
-        "GET * HTTP/1.1\r\nHost: a",
-        "GET http://b/ HTTP/1.1\r\nHost: a",
-        "CONNECT a:80 HTTP/1.1\r\nHost: a",
-    ];
-    for head in heads {
-        let mut raw = Raw::to(&server);
-        raw.send(format!("{head}\r\n\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n"));
-        let text = raw.rest();
-        assert!(text.starts_with("HTTP/1.1 400 ") || text.starts_with("HTTP/1.0 400 "), "{head:?}: {text:?}");
-        assert_eq!(text.matches("\r\nDate: ").count(), 1, "{head:?}: {text:?}");
-    }
-    assert_eq!(HANDLED.load(Ordering::SeqCst), 0);
-    assert_eq!(Raw::to(&server).get("/").body, "handled");
 }
 
 #[test]
@@ -577,6 +523,7 @@ fn a_stream_too_many_is_told_to_come_again() {
     first.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n").head();
     let refused = Raw::to(&server).get("/stream");
     assert_eq!((refused.status, refused.header("Retry-After")), (503, Some("5")));
+    assert!(refused.header("X-Request-Id").is_some(), "{refused:?}");
     gate.open();
     assert_eq!(first.chunk(), "");
 }

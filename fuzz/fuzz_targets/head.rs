@@ -1,0 +1,8 @@
+//! The checks of a request's head.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+
+fuzz_target!(|text: &str| {
+    aside::fuzzing::head(text);
+});

@@ -1,0 +1,15 @@
+//! What the targets under `fuzz/` reach that nobody else does: there only where cargo fuzz builds the crate. All else that
+//! reads bytes from strangers they reach as everybody does, through a test client.
+
+use crate::http::headers::Headers;
+use crate::server::wire;
+
+/// The checks of a head, as a parser splits it up: method, target and minor version, and a field on each further line.
+pub fn head(text: &str) -> bool {
+    let mut lines = text.split('\n');
+    let mut line = lines.next().unwrap_or_default().splitn(3, ' ');
+    let mut word = || line.next().unwrap_or_default();
+    let (method, target, minor) = (word(), word(), word().len() as u8);
+    let headers: Headers = lines.map(|line| line.split_once(':').unwrap_or((line, ""))).collect();
+    wire::check(method, target, (1, minor), &headers).is_ok()
+}

@@ -1,0 +1,141 @@
+//! Everything odd there is in these tables, thrown at one server: no panic, no 5xx, and no memory that stays.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
+
+use super::*;
+use crate::wire::PATIENCE;
+
+/// All probes of all tables.
+pub(crate) fn all_probes() -> Vec<Probe> {
+    use super::{connection, fields, framing, request_line};
+    let tables: [fn() -> Vec<Probe>; 13] = [
+        request_line::methods,
+        request_line::targets,
+        request_line::versions,
+        request_line::white_space,
+        fields::names,
+        fields::values,
+        fields::folds,
+        fields::sizes,
+        fields::hosts,
+        framing::lengths,
+        framing::codings,
+        framing::chunks,
+        connection::persistence,
+    ];
+    tables.iter().flat_map(|table| table()).collect()
+}
+
+/// How much more may be resident after the second round than after the first, in pages of 4 KiB: threads come and go.
+const MORE_PAGES: u64 = 16 << 8;
+
+/// Not a test of its own: the server that the test below starts as another process.
+#[test]
+fn site_in_a_child() {
+    if std::env::var_os("ASIDE_TEST_INPUTS").is_none() {
+        return;
+    }
+    let pages = |_: &mut Request| std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let app = App::with_config(config()).get("/statm", pages).post("/multipart", crate::multipart::read);
+    app.fallback(|req: &mut Request| req.bytes().map(|body| format!("{} bytes", body.len()))).run().unwrap();
+}
+
+/// A server in a process of its own, and the lines of its log.
+struct Apart {
+    child: Child,
+    log: Option<JoinHandle<Vec<String>>>,
+    addr: String,
+}
+
+impl Apart {
+    fn start() -> Apart {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "conformance::inputs::site_in_a_child", "--nocapture", "--test-threads=1"])
+            .env("ASIDE_TEST_INPUTS", "1")
+            .env_remove("RUST_LOG")
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines().map(Result::unwrap);
+        let line = lines.find(|line| line.contains("aside listens on http://")).expect("it starts");
+        let addr = line.split("http://").nth(1).unwrap().split(' ').next().unwrap().to_owned();
+        let log = Some(std::thread::spawn(move || lines.collect()));
+        Apart { child, log, addr }
+    }
+
+    fn send(&self, bytes: &[u8]) -> String {
+        use std::io::{Read, Write};
+        let mut stream = TcpStream::connect(&self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        // It may be refused, and the connection be gone, before all is sent.
+        let _ = stream.write_all(bytes);
+        let _ = stream.shutdown(Shutdown::Write);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        String::from_utf8_lossy(&answer).into_owned()
+    }
+
+    /// Everything once, and the memory that is resident then, in pages.
+    fn round(&self, inputs: &[Vec<u8>]) -> u64 {
+        for input in inputs {
+            let answer = self.send(input);
+            assert!(
+                !answer.contains("HTTP/1.1 5") && !answer.contains("HTTP/1.0 5"),
+                "{:?}: {answer}",
+                String::from_utf8_lossy(input)
+            );
+        }
+        let statm = self.send(b"GET /statm HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        statm.split_whitespace().rev().nth(5).map_or(0, |pages| pages.parse().unwrap())
+    }
+
+    fn end(mut self) -> Vec<String> {
+        self.child.kill().unwrap();
+        self.log.take().expect("it is read once").join().unwrap()
+    }
+}
+
+impl Drop for Apart {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn inputs() -> Vec<Vec<u8>> {
+    let heads = all_probes().into_iter().filter(|probe| probe.must_not_cost_a_thread()).map(|probe| probe.sent);
+    let bodies = crate::multipart::streams().into_iter().map(|stream| {
+        let (length, content_type) = (stream.body.len(), stream.content_type);
+        let head = format!(
+            "POST /multipart HTTP/1.1\r\nHost: a\r\nContent-Type: {content_type}\r\nContent-Length: {length}\r\n\r\n"
+        );
+        [head.into_bytes(), stream.body].concat()
+    });
+    heads.chain(bodies).collect()
+}
+
+impl Probe {
+    /// A body beyond all measure is refused at the cost of a thread, for good.
+    fn must_not_cost_a_thread(&self) -> bool {
+        !matches!(self.must, Must::Refuse(413))
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn odd_inputs_leave_nothing_behind() {
+    let site = Apart::start();
+    let inputs = inputs();
+    // The first rounds fill what is kept for the next one: threads, buffers.
+    let before = (0..3).map(|_| site.round(&inputs)).max().unwrap();
+    let after = site.round(&inputs);
+    assert!(before > 0 && after < before + MORE_PAGES, "{before} pages, then {after}");
+    let log = site.end();
+    assert!(inputs.len() * 4 > 2_000 && log.len() > 1_000, "{} inputs, {} lines", inputs.len(), log.len());
+    let panics: Vec<_> = log.iter().filter(|line| line.contains("panicked")).collect();
+    assert!(panics.is_empty(), "{panics:?}");
+}
