@@ -15,9 +15,9 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 
 /// `'nonce-{nonce}'` stands for the response's nonce, and is left out where no template has asked for it.
-const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; object-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' \
-     'nonce-{nonce}'; img-src 'self' data:; font-src 'self'; media-src 'self'; connect-src 'self'; manifest-src 'self'; \
-     worker-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; object-src 'none'; script-src 'self' 'nonce-{nonce}'; \
+     style-src 'self' 'nonce-{nonce}'; img-src 'self' data:; font-src 'self'; media-src 'self'; connect-src 'self'; \
+     manifest-src 'self'; worker-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 const DEFAULTS: [(&str, &str); 6] = [
     ("X-Content-Type-Options", "nosniff"),
