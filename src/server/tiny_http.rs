@@ -413,7 +413,9 @@ fn too_large(limit: u64) -> Error {
 /// ones in all of them.
 fn connection_says(request: &tiny_http::Request, word: &str) -> bool {
     let connection = request.headers().iter().find(|header| header.field.equiv("Connection"));
-    connection.is_some_and(|header| header.value.as_str().to_ascii_lowercase().contains(word))
+    let within =
+        |value: &str| value.as_bytes().windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()));
+    connection.is_some_and(|header| within(header.value.as_str()))
 }
 
 fn is_upgrade(request: &tiny_http::Request) -> bool {
