@@ -11,6 +11,7 @@
 mod imp {
     use std::io::{self, Write};
     use std::net::{IpAddr, Shutdown, SocketAddr};
+    use std::path::PathBuf;
 
     use nix::sys::socket::{self, MsgFlags, SockaddrLike, SockaddrStorage};
 
@@ -26,6 +27,12 @@ mod imp {
     pub(crate) fn find(remote: SocketAddr, local_port: u16) -> Option<Peer> {
         let is_it = |&fd: &i32| is(fd, remote, local_port);
         descriptors().into_iter().find(is_it).map(|fd| Peer { fd, remote, local_port })
+    }
+
+    /// What the system calls the socket of that connection, where it says so (Linux does). Another connection from the same
+    /// address, after this one, has another name.
+    pub(crate) fn name(remote: SocketAddr, local_port: u16) -> Option<PathBuf> {
+        std::fs::read_link(format!("/dev/fd/{}", find(remote, local_port)?.fd)).ok()
     }
 
     /// Ends all connections to that port.
@@ -149,6 +156,10 @@ mod imp {
         None
     }
 
+    pub(crate) fn name(_remote: SocketAddr, _local_port: u16) -> Option<std::path::PathBuf> {
+        None
+    }
+
     pub(crate) fn shut_all(_local_port: u16) {}
 
     pub(crate) fn count() -> usize {
@@ -176,4 +187,4 @@ mod imp {
     }
 }
 
-pub(crate) use imp::{Peer, count, find, shut_all};
+pub(crate) use imp::{Peer, count, find, name, shut_all};

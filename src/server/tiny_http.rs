@@ -33,6 +33,7 @@
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -120,7 +121,7 @@ impl TinyHttp {
             listener,
             addr,
             closed: AtomicBool::new(false),
-            book: Arc::default(),
+            book: Arc::new(Book::of(addr.port())),
             turn: Mutex::default(),
             waiting: AtomicBool::new(false),
             lost: AtomicUsize::new(0),
@@ -835,8 +836,8 @@ impl Nudges {
 }
 
 /// Which requests are being answered, in the order in which they came, and which connections are closed.
-#[derive(Default)]
 struct Book {
+    port: u16,
     entries: Mutex<Entries>,
     left: Condvar,
 }
@@ -846,8 +847,17 @@ struct Entries {
     last: u64,
     in_flight: Vec<Entry>,
     waiting: usize,
-    /// With the request that was the connection's last, and since when.
-    condemned: Vec<(SocketAddr, u64, Instant)>,
+    condemned: Vec<Condemned>,
+}
+
+/// A connection of which nothing more is handled.
+struct Condemned {
+    remote: SocketAddr,
+    /// The socket's name: a port is soon another connection's, behind a proxy above all.
+    socket: Option<PathBuf>,
+    /// The request that was its last.
+    by: u64,
+    since: Instant,
 }
 
 struct Entry {
@@ -865,6 +875,10 @@ struct Place {
 }
 
 impl Book {
+    fn of(port: u16) -> Book {
+        Book { port, entries: Mutex::default(), left: Condvar::new() }
+    }
+
     fn enter(self: &Arc<Book>, remote: Option<SocketAddr>) -> Place {
         let mut entries = lock(&self.entries);
         entries.last += 1;
@@ -874,8 +888,10 @@ impl Book {
     }
 
     fn condemn(&self, place: &Place) {
-        let now = Instant::now();
-        lock(&self.entries).condemned.extend(place.remote.map(|remote| (remote, place.id, now)));
+        let Some(remote) = place.remote else { return };
+        let socket = socket::name(remote, self.port);
+        let condemned = Condemned { remote, socket, by: place.id, since: Instant::now() };
+        lock(&self.entries).condemned.push(condemned);
     }
 
     /// Waits until all requests that came earlier on the same connection are answered.
@@ -906,26 +922,31 @@ impl Place {
     /// more; and learns whether one before it was.
     fn judge(&mut self, last: bool) {
         let Some(remote) = self.remote else { return };
+        if last {
+            self.book.condemn(self);
+        }
         let mut entries = lock(&self.book.entries);
         let own = entries.in_flight.iter_mut().rfind(|entry| entry.id == self.id);
         own.into_iter().for_each(|entry| entry.judged = true);
-        if last {
-            entries.condemned.push((remote, self.id, Instant::now()));
-        }
         if entries.waiting > 0 {
             self.book.left.notify_all();
         }
         let mut entries = self.book.wait_while(entries, self, |entry| !entry.judged);
-        let condemned = !entries.condemned.is_empty() && entries.is_condemned(remote, self.id);
+        let socket = entries.condemned_before(remote, self.id);
         drop(entries);
-        self.condemned = condemned;
+        self.condemned = socket.is_some_and(|then| match (then, socket::name(remote, self.book.port)) {
+            (Some(then), Some(now)) => then == now,
+            _ => true,
+        });
     }
 }
 
 impl Entries {
-    fn is_condemned(&mut self, remote: SocketAddr, id: u64) -> bool {
-        self.condemned.retain(|(_, _, since)| since.elapsed() < CONDEMNED);
-        self.condemned.iter().any(|(condemned, by, _)| *condemned == remote && *by < id)
+    /// The name of the socket that was condemned last at that address, by a request before this one.
+    fn condemned_before(&mut self, remote: SocketAddr, id: u64) -> Option<Option<PathBuf>> {
+        self.condemned.retain(|condemned| condemned.since.elapsed() < CONDEMNED);
+        let condemned = self.condemned.iter().rfind(|condemned| condemned.remote == remote && condemned.by < id)?;
+        Some(condemned.socket.clone())
     }
 }
 
