@@ -688,6 +688,9 @@ impl Delivery {
     fn send(mut self) {
         let aside = self.response.take_set_aside();
         let live = self.is_live();
+        let close = self.terms.close && !self.closes_itself;
+        // Looked for before the client has its answer: with that it may go, and another come from the same port.
+        let peer = if close { self.transport.peer(&self.place) } else { None };
         let mut out = Watched { outlet: &mut self.outlet, desk: &self.desk, live };
         let sent = panics::catch(|| wire::send(&mut out, self.response, self.terms));
         match &sent {
@@ -698,7 +701,7 @@ impl Delivery {
             }
         }
         let whole = matches!(sent, Ok(Ok(())));
-        let end = End { whole, close: self.terms.close && !self.closes_itself, transport: self.transport };
+        let end = End { whole, close, peer, transport: self.transport };
         end.end(self.outlet, &self.place);
         drop(self.place);
         aside.into_iter().for_each(|task| task.start());
@@ -729,6 +732,8 @@ impl Write for Watched<'_> {
 struct End {
     whole: bool,
     close: bool,
+    /// The socket of a connection that is to be closed.
+    peer: Option<Peer>,
     transport: Arc<TinyHttp>,
 }
 
@@ -754,8 +759,9 @@ impl End {
 
     /// Ends the connection: at once after a response that was cut short, and otherwise first our side of it, so that the
     /// client gets the response to its end. The writer is kept till then, and the descriptor's number with it.
-    fn hang_up(&self, writer: Box<dyn Write + Send>, place: &Place) {
-        match self.transport.peer(place) {
+    fn hang_up(self, writer: Box<dyn Write + Send>, place: &Place) {
+        let peer = if self.close { self.peer } else { self.transport.peer(place) };
+        match peer {
             None => drop(writer),
             Some(peer) if !self.whole => peer.shut(Shutdown::Both),
             Some(peer) => {
