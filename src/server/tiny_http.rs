@@ -229,7 +229,7 @@ impl TinyHttp {
         self.book.wait_for_turn(place);
         let huge = loan.is_huge();
         match self.peer(place) {
-            Some(peer) => Some(Outlet::Beside { peer, request, huge }),
+            Some(peer) => Some(Outlet::Beside { peer, request: Box::new(request), huge }),
             // An interim response is the only thing that tiny_http writes without draining first.
             None => Some(Outlet::Interim { stream: request.upgrade("", tiny_http::Response::empty(100)), huge }),
         }
@@ -610,7 +610,7 @@ enum Outlet {
     /// tiny_http's writer: in order with the other responses of the connection.
     InLine(Box<dyn Write + Send>),
     /// The socket itself, the request still with its unread body.
-    Beside { peer: Peer, request: tiny_http::Request, huge: bool },
+    Beside { peer: Peer, request: Box<tiny_http::Request>, huge: bool },
     /// The same where the socket cannot be found, behind an interim response.
     Interim { stream: Box<dyn ReadWrite + Send>, huge: bool },
 }
@@ -750,7 +750,7 @@ impl End {
             }
             Outlet::Beside { peer, request, huge: false } => {
                 peer.shut(Shutdown::Write);
-                aside((peer, request), |(peer, request)| swallow(peer, request));
+                aside((peer, request), |(peer, request)| swallow(peer, *request));
             }
             Outlet::Interim { stream, huge: true } => self.transport.forget(stream),
             Outlet::Interim { stream, huge: false } => aside(stream, drop),
