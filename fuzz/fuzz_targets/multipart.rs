@@ -17,7 +17,10 @@ fn read(req: &mut Request) -> Result<()> {
         let mut content = Vec::new();
         part.open()?.read_to_end(&mut content)?;
         assert_eq!(content.len() as u64, part.size());
-        assert!(part.upload().is_none_or(|file| !file.filename().contains(['/', '\\', '\0', '\n']) && file.filename() != ".."));
+        assert!(
+            part.upload()
+                .is_none_or(|file| !file.filename().contains(['/', '\\', '\0', '\n']) && file.filename() != "..")
+        );
     }
     Ok(())
 }

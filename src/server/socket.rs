@@ -11,6 +11,7 @@
 mod imp {
     use std::io::{self, Write};
     use std::net::{IpAddr, Shutdown, SocketAddr};
+    use std::path::PathBuf;
 
     use nix::sys::socket::{self, MsgFlags, SockaddrLike, SockaddrStorage};
 
@@ -20,12 +21,24 @@ mod imp {
         fd: i32,
         remote: SocketAddr,
         local_port: u16,
+        name: Option<PathBuf>,
     }
 
     /// The socket whose other end is `remote`, and whose own port is the listener's.
     pub(crate) fn find(remote: SocketAddr, local_port: u16) -> Option<Peer> {
         let is_it = |&fd: &i32| is(fd, remote, local_port);
-        descriptors().into_iter().find(is_it).map(|fd| Peer { fd, remote, local_port })
+        let fd = descriptors().into_iter().find(is_it)?;
+        Some(Peer { fd, remote, local_port, name: name_of(fd) })
+    }
+
+    /// What the system calls the socket of that connection, where it says so (Linux does). Another connection from the same
+    /// address, after this one, has another name.
+    pub(crate) fn name(remote: SocketAddr, local_port: u16) -> Option<PathBuf> {
+        find(remote, local_port)?.name
+    }
+
+    fn name_of(fd: i32) -> Option<PathBuf> {
+        std::fs::read_link(format!("/dev/fd/{fd}")).ok()
     }
 
     /// Ends all connections to that port.
@@ -102,21 +115,24 @@ mod imp {
 
     impl Peer {
         /// Ends one direction, or both. The library has two descriptors for a connection, and may have closed the one
-        /// that was found: its number may be another's by now.
+        /// that was found: its number may be another's by now, and so may the client's port.
         pub(crate) fn shut(&self, how: Shutdown) {
-            if is(self.fd, self.remote, self.local_port) {
+            if is(self.fd, self.remote, self.local_port) && name_of(self.fd) == self.name {
                 return shut(self.fd, how);
             }
-            if let Some(other) = find(self.remote, self.local_port) {
+            if let Some(other) = find(self.remote, self.local_port).filter(|other| other.name == self.name) {
                 shut(other.fd, how);
             }
         }
 
         /// Whether the client has said that nothing more will come, and all that came has been read. Where our side may
-        /// have been shut for reading, the socket looks the same for that, and the system's table is asked.
+        /// have been shut for reading, the socket looks the same for that, or is just being closed: then the system's table
+        /// is asked.
         pub(crate) fn has_ended(&self, ours_may_be_shut: bool) -> bool {
-            let nothing = socket::recv(self.fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0);
-            nothing && !(ours_may_be_shut && is_established(self.remote, self.local_port))
+            if ours_may_be_shut {
+                return !is_established(self.remote, self.local_port);
+            }
+            socket::recv(self.fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
         }
     }
 
@@ -149,6 +165,10 @@ mod imp {
         None
     }
 
+    pub(crate) fn name(_remote: SocketAddr, _local_port: u16) -> Option<std::path::PathBuf> {
+        None
+    }
+
     pub(crate) fn shut_all(_local_port: u16) {}
 
     pub(crate) fn count() -> usize {
@@ -176,4 +196,4 @@ mod imp {
     }
 }
 
-pub(crate) use imp::{Peer, count, find, shut_all};
+pub(crate) use imp::{Peer, count, find, name, shut_all};

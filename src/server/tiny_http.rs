@@ -33,6 +33,7 @@
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -120,7 +121,7 @@ impl TinyHttp {
             listener,
             addr,
             closed: AtomicBool::new(false),
-            book: Arc::default(),
+            book: Arc::new(Book::of(addr.port())),
             turn: Mutex::default(),
             waiting: AtomicBool::new(false),
             lost: AtomicUsize::new(0),
@@ -228,7 +229,7 @@ impl TinyHttp {
         self.book.wait_for_turn(place);
         let huge = loan.is_huge();
         match self.peer(place) {
-            Some(peer) => Some(Outlet::Beside { peer, request, huge }),
+            Some(peer) => Some(Outlet::Beside { peer, request: Box::new(request), huge }),
             // An interim response is the only thing that tiny_http writes without draining first.
             None => Some(Outlet::Interim { stream: request.upgrade("", tiny_http::Response::empty(100)), huge }),
         }
@@ -413,7 +414,9 @@ fn too_large(limit: u64) -> Error {
 /// ones in all of them.
 fn connection_says(request: &tiny_http::Request, word: &str) -> bool {
     let connection = request.headers().iter().find(|header| header.field.equiv("Connection"));
-    connection.is_some_and(|header| header.value.as_str().to_ascii_lowercase().contains(word))
+    let within =
+        |value: &str| value.as_bytes().windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()));
+    connection.is_some_and(|header| within(header.value.as_str()))
 }
 
 fn is_upgrade(request: &tiny_http::Request) -> bool {
@@ -607,7 +610,7 @@ enum Outlet {
     /// tiny_http's writer: in order with the other responses of the connection.
     InLine(Box<dyn Write + Send>),
     /// The socket itself, the request still with its unread body.
-    Beside { peer: Peer, request: tiny_http::Request, huge: bool },
+    Beside { peer: Peer, request: Box<tiny_http::Request>, huge: bool },
     /// The same where the socket cannot be found, behind an interim response.
     Interim { stream: Box<dyn ReadWrite + Send>, huge: bool },
 }
@@ -685,6 +688,9 @@ impl Delivery {
     fn send(mut self) {
         let aside = self.response.take_set_aside();
         let live = self.is_live();
+        let close = self.terms.close && !self.closes_itself;
+        // Looked for before the client has its answer: with that it may go, and another come from the same port.
+        let peer = if close { self.transport.peer(&self.place) } else { None };
         let mut out = Watched { outlet: &mut self.outlet, desk: &self.desk, live };
         let sent = panics::catch(|| wire::send(&mut out, self.response, self.terms));
         match &sent {
@@ -695,7 +701,7 @@ impl Delivery {
             }
         }
         let whole = matches!(sent, Ok(Ok(())));
-        let end = End { whole, close: self.terms.close && !self.closes_itself, transport: self.transport };
+        let end = End { whole, close, peer, transport: self.transport };
         end.end(self.outlet, &self.place);
         drop(self.place);
         aside.into_iter().for_each(|task| task.start());
@@ -726,6 +732,8 @@ impl Write for Watched<'_> {
 struct End {
     whole: bool,
     close: bool,
+    /// The socket of a connection that is to be closed.
+    peer: Option<Peer>,
     transport: Arc<TinyHttp>,
 }
 
@@ -742,7 +750,7 @@ impl End {
             }
             Outlet::Beside { peer, request, huge: false } => {
                 peer.shut(Shutdown::Write);
-                aside((peer, request), |(peer, request)| swallow(peer, request));
+                aside((peer, request), |(peer, request)| swallow(peer, *request));
             }
             Outlet::Interim { stream, huge: true } => self.transport.forget(stream),
             Outlet::Interim { stream, huge: false } => aside(stream, drop),
@@ -751,8 +759,9 @@ impl End {
 
     /// Ends the connection: at once after a response that was cut short, and otherwise first our side of it, so that the
     /// client gets the response to its end. The writer is kept till then, and the descriptor's number with it.
-    fn hang_up(&self, writer: Box<dyn Write + Send>, place: &Place) {
-        match self.transport.peer(place) {
+    fn hang_up(self, writer: Box<dyn Write + Send>, place: &Place) {
+        let peer = if self.close { self.peer } else { self.transport.peer(place) };
+        match peer {
             None => drop(writer),
             Some(peer) if !self.whole => peer.shut(Shutdown::Both),
             Some(peer) => {
@@ -833,8 +842,8 @@ impl Nudges {
 }
 
 /// Which requests are being answered, in the order in which they came, and which connections are closed.
-#[derive(Default)]
 struct Book {
+    port: u16,
     entries: Mutex<Entries>,
     left: Condvar,
 }
@@ -844,8 +853,17 @@ struct Entries {
     last: u64,
     in_flight: Vec<Entry>,
     waiting: usize,
-    /// With the request that was the connection's last, and since when.
-    condemned: Vec<(SocketAddr, u64, Instant)>,
+    condemned: Vec<Condemned>,
+}
+
+/// A connection of which nothing more is handled.
+struct Condemned {
+    remote: SocketAddr,
+    /// The socket's name: a port is soon another connection's, behind a proxy above all.
+    socket: Option<PathBuf>,
+    /// The request that was its last.
+    by: u64,
+    since: Instant,
 }
 
 struct Entry {
@@ -863,6 +881,10 @@ struct Place {
 }
 
 impl Book {
+    fn of(port: u16) -> Book {
+        Book { port, entries: Mutex::default(), left: Condvar::new() }
+    }
+
     fn enter(self: &Arc<Book>, remote: Option<SocketAddr>) -> Place {
         let mut entries = lock(&self.entries);
         entries.last += 1;
@@ -872,8 +894,10 @@ impl Book {
     }
 
     fn condemn(&self, place: &Place) {
-        let now = Instant::now();
-        lock(&self.entries).condemned.extend(place.remote.map(|remote| (remote, place.id, now)));
+        let Some(remote) = place.remote else { return };
+        let socket = socket::name(remote, self.port);
+        let condemned = Condemned { remote, socket, by: place.id, since: Instant::now() };
+        lock(&self.entries).condemned.push(condemned);
     }
 
     /// Waits until all requests that came earlier on the same connection are answered.
@@ -904,26 +928,31 @@ impl Place {
     /// more; and learns whether one before it was.
     fn judge(&mut self, last: bool) {
         let Some(remote) = self.remote else { return };
+        if last {
+            self.book.condemn(self);
+        }
         let mut entries = lock(&self.book.entries);
         let own = entries.in_flight.iter_mut().rfind(|entry| entry.id == self.id);
         own.into_iter().for_each(|entry| entry.judged = true);
-        if last {
-            entries.condemned.push((remote, self.id, Instant::now()));
-        }
         if entries.waiting > 0 {
             self.book.left.notify_all();
         }
         let mut entries = self.book.wait_while(entries, self, |entry| !entry.judged);
-        let condemned = !entries.condemned.is_empty() && entries.is_condemned(remote, self.id);
+        let socket = entries.condemned_before(remote, self.id);
         drop(entries);
-        self.condemned = condemned;
+        self.condemned = socket.is_some_and(|then| match (then, socket::name(remote, self.book.port)) {
+            (Some(then), Some(now)) => then == now,
+            _ => true,
+        });
     }
 }
 
 impl Entries {
-    fn is_condemned(&mut self, remote: SocketAddr, id: u64) -> bool {
-        self.condemned.retain(|(_, _, since)| since.elapsed() < CONDEMNED);
-        self.condemned.iter().any(|(condemned, by, _)| *condemned == remote && *by < id)
+    /// The name of the socket that was condemned last at that address, by a request before this one.
+    fn condemned_before(&mut self, remote: SocketAddr, id: u64) -> Option<Option<PathBuf>> {
+        self.condemned.retain(|condemned| condemned.since.elapsed() < CONDEMNED);
+        let condemned = self.condemned.iter().rfind(|condemned| condemned.remote == remote && condemned.by < id)?;
+        Some(condemned.socket.clone())
     }
 }
 

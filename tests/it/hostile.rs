@@ -192,6 +192,8 @@ fn headers_from(value: &str) -> Vec<Response> {
         Response::text("x").try_header("X-V", value.as_str()).unwrap_or_default(),
         Response::text("x").cookie(("c", value.clone())),
         Response::text("x").cookie((value.clone(), "v")),
+        Response::text("x").cookie(cookie::Cookie::build(("c", "v")).path(value.clone())),
+        Response::text("x").cookie(cookie::Cookie::build(("c", "v")).domain(value.clone())),
         Response::bytes(&value, b"x".to_vec()),
         redirect(&value),
         redirect_or(&value, "/"),

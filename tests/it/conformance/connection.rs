@@ -216,6 +216,35 @@ fn a_refusal_goes_the_way_of_every_response() {
     assert!(text.contains("The value of a header has a control character."), "{text}");
 }
 
+/// A connection that was refused is done with; the next one from the same port is another.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_port_that_was_refused_may_come_again() {
+    use socket2::{Domain, SockAddr, Socket, Type};
+    let site = Site::start();
+    let from = |port: u16| {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&SockAddr::from(std::net::SocketAddr::from(([127, 0, 0, 1], port)))).unwrap();
+        socket.connect(&site.server.addr().into()).unwrap();
+        // Closed with a reset, so that the port is free at once.
+        socket.set_linger(Some(std::time::Duration::ZERO)).unwrap();
+        std::net::TcpStream::from(socket)
+    };
+    let refused = from(0);
+    let port = refused.local_addr().unwrap().port();
+    let mut raw = Raw(std::io::BufReader::new(refused));
+    assert_eq!(raw.send("GET /1 HTTP/1.1\r\n\r\n").reply().status, 400);
+    drop(raw);
+    let mut raw = Raw(std::io::BufReader::new(from(port)));
+    // For longer than the refused one may linger.
+    let until = std::time::Instant::now() + std::time::Duration::from_millis(1_500);
+    while std::time::Instant::now() < until {
+        assert_eq!(raw.get("/2").status, 200);
+    }
+    assert!(site.seen_by(port).iter().all(|seen| seen == "GET /2"));
+}
+
 /// The words of an RFC are for `OPTIONS *` as well: a transport hands it on, and the application says what it can.
 #[test]
 fn options_of_the_whole_server_reach_the_application() {
