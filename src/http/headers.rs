@@ -41,9 +41,10 @@ impl Headers {
 
     /// Sets a field, in place of all of that name.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        let name = name.into();
+        let (name, value) = (name.into(), value.into());
+        let at = self.iter().position(|(key, _)| key.eq_ignore_ascii_case(&name));
         self.remove(&name);
-        self.0.push((name, value.into()));
+        self.0.insert(at.unwrap_or(self.0.len()), (name, value));
     }
 
     /// Adds a field beside those of the same name.

@@ -170,10 +170,11 @@ impl TinyHttp {
         self: &Arc<Self>,
         loan: &Arc<Mutex<Loan>>,
         asked: Asked,
-        headers: Headers,
+        mut headers: Headers,
         place: Place,
         desk: &Arc<Desk>,
     ) {
+        asked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
         let body = match lock(loan).framing {
             Framing::Nothing | Framing::Length(0) => Body::empty(),
             Framing::Length(length) => Body::new(Lent(loan.clone()), Some(length)),

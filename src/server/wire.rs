@@ -28,6 +28,8 @@ pub(crate) struct Asked {
     pub(crate) method: Method,
     /// In origin form, or `*`.
     pub(crate) target: String,
+    /// The host that the target named, in the place of which Host does not count (RFC 9112, section 3.2.2).
+    pub(crate) authority: Option<String>,
     pub(crate) framing: Framing,
     pub(crate) http10: bool,
     /// The client wants no more on this connection.
@@ -74,9 +76,10 @@ pub(crate) fn check(method: &str, target: &str, version: (u8, u8), headers: &Hea
     }
     let http10 = version == (1, 0);
     let framing = framing(headers, http10)?;
-    let target = reduce(method, target, host(headers, http10)?)?;
+    check_host(headers, http10)?;
+    let (target, authority) = reduce(method, target)?;
     let close = closes(headers, http10);
-    Ok(Asked { method: Method::from(method), target, framing, http10, close })
+    Ok(Asked { method: Method::from(method), target, authority, framing, http10, close })
 }
 
 fn measure(target: &str, headers: &Headers) -> Result<(), Malformed> {
@@ -118,19 +121,20 @@ fn content_length(value: &str) -> Result<Framing, Malformed> {
     length.map(Framing::Length).ok_or(bad("Content-Length is not a number of bytes."))
 }
 
-fn host(headers: &Headers, http10: bool) -> Result<Option<&str>, Malformed> {
+/// Host must be there, once and as a host (RFC 9112, section 3.2).
+fn check_host(headers: &Headers, http10: bool) -> Result<(), Malformed> {
     let mut hosts = headers.get_all("Host");
     match (hosts.next(), hosts.next()) {
         (_, Some(_)) => Err(bad("Host is there twice.")),
-        (None, _) if http10 => Ok(None),
+        (None, _) if http10 => Ok(()),
         (None, _) => Err(bad("There is no Host.")),
-        (Some(host), _) if is_authority(host) => Ok(Some(host)),
+        (Some(host), _) if is_authority(host) => Ok(()),
         (Some(_), _) => Err(bad("Host is not a host, with a port or without.")),
     }
 }
 
-/// The target in origin form: from the absolute form, which names the host once more, the path is left.
-fn reduce(method: &str, target: &str, host: Option<&str>) -> Result<String, Malformed> {
+/// The target in origin form; from the absolute form, which names the host once more, the path is left beside that.
+fn reduce(method: &str, target: &str) -> Result<(String, Option<String>), Malformed> {
     if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
         return Err(bad("The target has a byte that must be percent-encoded."));
     }
@@ -138,13 +142,14 @@ fn reduce(method: &str, target: &str, host: Option<&str>) -> Result<String, Malf
         return Err(bad("CONNECT is for proxies, and this is none."));
     }
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
-        return Ok(target.to_owned());
+        return Ok((target.to_owned(), None));
     }
     let (authority, rest) = absolute(target).ok_or(bad("The target is neither a path nor a URL."))?;
-    if !is_authority(authority) || host.is_some_and(|host| !host.eq_ignore_ascii_case(authority)) {
-        return Err(bad("The target's host is not the one in Host."));
+    if !is_authority(authority) {
+        return Err(bad("The target's host is not a host, with a port or without."));
     }
-    Ok(if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") })
+    let path = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    Ok((path, Some(authority.to_owned())))
 }
 
 fn absolute(target: &str) -> Option<(&str, &str)> {
@@ -350,10 +355,12 @@ mod tests {
         assert_eq!(target("http://a.example:8000"), Ok("/".into()));
         assert_eq!(target("HTTP://a.example:8000?b"), Ok("/?b".into()));
         for wrong in
-            ["", "a", "*", "http://b.example/", "ftp://a.example:8000/", "a.example:443", "/a#b", "/a\tb", "/\0"]
+            ["", "a", "*", "http://b.example:x/", "ftp://a.example:8000/", "a.example:443", "/a#b", "/a\tb", "/\0"]
         {
             assert!(target(wrong).is_err(), "{wrong:?}");
         }
+        let other = asked("GET", "http://b.example/", &[HOST]).unwrap();
+        assert_eq!((other.target.as_str(), other.authority.as_deref()), ("/", Some("b.example")));
         assert!(asked("OPTIONS", "*", &[HOST]).is_ok());
         assert!(asked("CONNECT", "/", &[HOST]).is_err());
         assert!(asked(&"A".repeat(33), "/", &[HOST]).is_err());

@@ -98,8 +98,14 @@ fn admin() -> App {
 
 #[test]
 fn a_mounted_site_answers_below_its_path_with_its_own_rules() {
-    let app = app().get("/", |_| "outside").get("/administration", |_| "elsewhere").mount("/admin", admin());
+    let app = app()
+        .mount("/admin", admin())
+        .error_page(404, |_: &mut Request, _: &Error| "nothing out here")
+        .before(|req: &mut Request| (req.query_string() == "outside").then(|| "stopped outside"))
+        .get("/", |_| "outside")
+        .get("/administration", |_| "elsewhere");
     let mut client = TestClient::new(app);
+    assert_eq!(client.get("/admin?outside").text(), "stopped outside");
     assert_eq!((client.get("/").text(), client.get("/administration").text()), ("outside", "elsewhere"));
     for path in ["/admin?key", "/admin/?key"] {
         assert!(client.get(path).text().starts_with("/admin"), "{path}");
@@ -110,7 +116,7 @@ fn a_mounted_site_answers_below_its_path_with_its_own_rules() {
     }
     let gone = client.get("/admin/nothing?key");
     assert_eq!((gone.status(), gone.text()), (Status::NOT_FOUND, "no /admin/nothing in here"));
-    assert!(client.get("/nothing").text().contains("404"));
+    assert_eq!(client.get("/nothing").text(), "nothing out here");
     assert_eq!(client.get("/admin/deep?key").text(), "deep");
     assert_eq!(client.get("/admin/deep/er?key").text(), "deep down");
     assert_eq!(*client.state::<u64>(), 17);

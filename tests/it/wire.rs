@@ -20,6 +20,7 @@ fn app() -> App {
     App::with_config(config())
         .get("/", |_req: &mut Request| "home")
         .get("/path", |req: &mut Request| req.target().to_owned())
+        .get("/host", |req: &mut Request| req.host().unwrap_or_default().to_owned())
         .get("/big", |_req: &mut Request| "x".repeat(2_000))
         .get("/huge", |_req: &mut Request| "x".repeat(1_000_000))
         .get("/panic", |_req: &mut Request| panic!("boom"))
@@ -154,6 +155,8 @@ fn a_target_may_be_a_url() {
     let mut raw = Raw::to(&server);
     let reply = raw.send("GET http://a.example/path?b=1 HTTP/1.1\r\nHost: a.example\r\n\r\n").reply();
     assert_eq!(reply.body, "/path?b=1");
+    let reply = raw.send("GET http://b.example/host HTTP/1.1\r\nHost: a.example\r\n\r\n").reply();
+    assert_eq!(reply.body, "b.example");
     let reply = raw.send("OPTIONS * HTTP/1.1\r\nHost: a.example\r\n\r\n").reply();
     assert!(reply.head.starts_with("HTTP/1.1 204 ") && reply.head.contains("\r\nAllow: GET, "), "{}", reply.head);
 }
