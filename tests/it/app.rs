@@ -123,6 +123,29 @@ fn a_mounted_site_answers_below_its_path_with_its_own_rules() {
 }
 
 #[test]
+fn the_files_of_a_mounted_site_are_below_its_path() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.css"), "a {}").unwrap();
+    let shop = App::new()
+        .static_files("/assets", folder.path())
+        .template("shop.html", "{{ static('a.css') }}")
+        .get("/", |req: &mut Request| req.render("shop.html", context! {}));
+    let mut client = TestClient::new(app().mount("/shop", shop));
+    let address = client.get("/shop").text().replace("&#x2f;", "/");
+    assert!(address.starts_with("/shop/assets/a.css?v="), "{address}");
+    assert_eq!(client.get(&address).text(), "a {}");
+}
+
+#[test]
+fn production_does_not_begin_with_a_broken_template() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("page.html"), "{% if %}").unwrap();
+    let words = in_production().templates(folder.path()).start().err().unwrap().chain();
+    assert!(words.contains("page.html:1"), "{words}");
+    drop(TestClient::new(app().templates(folder.path())));
+}
+
+#[test]
 fn a_mount_that_cannot_be_is_refused_at_start() {
     let refused = |app: App| app.start().err().unwrap().chain();
     assert!(refused(app().mount("/{x}", App::new())).contains("no plain path"));
