@@ -41,26 +41,34 @@ fn log_to_nowhere() {
 fn hello_world() {
     let secrets = vec!["a secret of more than thirty-two bytes".to_owned()];
     let config = Config { address: "127.0.0.1:0".into(), secrets, ..Config::default() };
-    let plain = app(10).get("/", |_: &mut Request| "Hello, world!").start().expect("a free port");
-    let visited = App::with_config(config).get("/", count_visits).start().expect("a free port");
-    let servers = [bare_tiny_http(2), plain.addr(), visited.addr()];
-    let rates: Vec<[f64; 3]> = (0..ROUNDS).map(|_| servers.map(requests_a_second)).collect();
+    let site = |answer: fn(&mut Request) -> String| {
+        let app = App::with_config(config.clone()).get("/begin", change).get("/", answer);
+        app.start().expect("a free port")
+    };
+    let sites = [site(|_| "Hello, world!".to_owned()), site(read), site(change)];
+    let [plain, reading, changing] = [0, 1, 2].map(|which: usize| sites[which].addr());
+    let servers = [bare_tiny_http(2), plain, reading, changing];
+    let rates: Vec<[f64; 4]> = (0..ROUNDS).map(|_| servers.map(requests_a_second)).collect();
     let mut of_bare: Vec<f64> = rates.iter().map(|[bare, ..]| *bare).collect();
     println!(
         "hello world, {CONNECTIONS} connections: bare tiny_http {:.0}/s (median of {ROUNDS})",
         median(&mut of_bare)
     );
-    for (name, which) in [("aside with guard, headers and log", 1), ("the same with a session that changes", 2)] {
-        let mut of_these: Vec<f64> = rates.iter().map(|round| round[which]).collect();
-        let mut ratios: Vec<f64> = rates.iter().map(|round| round[which] / round[0]).collect();
+    let names = ["aside with guard, headers and log", "the same, reading a session", "the same, changing a session"];
+    for (which, name) in names.into_iter().enumerate() {
+        let mut of_these: Vec<f64> = rates.iter().map(|round| round[which + 1]).collect();
+        let mut ratios: Vec<f64> = rates.iter().map(|round| round[which + 1] / round[0]).collect();
         let (rate, ratio) = (median(&mut of_these), median(&mut ratios));
         println!("{name}: {rate:.0}/s, ratio {ratio:.2} ({:.2} to {:.2})", ratios[0], ratios[ROUNDS - 1]);
     }
-    plain.stop();
-    visited.stop();
+    sites.into_iter().for_each(Server::stop);
 }
 
-fn count_visits(req: &mut Request) -> String {
+fn read(req: &mut Request) -> String {
+    format!("Hello {}!", req.session().get::<u64>("visits").unwrap_or(0))
+}
+
+fn change(req: &mut Request) -> String {
     let visits = req.session().get::<u64>("visits").unwrap_or(0);
     req.session().insert("visits", visits + 1);
     format!("Hello {visits}!")
@@ -91,7 +99,7 @@ fn requests_a_second(addr: SocketAddr) -> f64 {
     let began = Instant::now();
     let mut count = 0;
     while began.elapsed() < ROUND {
-        connections.iter_mut().for_each(Connection::ask);
+        connections.iter_mut().for_each(|connection| connection.ask("/"));
         connections.iter_mut().for_each(Connection::read);
         count += CONNECTIONS;
     }
@@ -112,7 +120,7 @@ impl Connection {
         stream.set_nodelay(true).expect("an option of every TCP socket");
         stream.set_read_timeout(Some(Duration::from_millis(100))).expect("an option of every TCP socket");
         let mut connection = Connection { stream: BufReader::new(stream), cookie: String::new() };
-        connection.ask();
+        connection.ask("/begin");
         while connection.stream.fill_buf().is_err() {
             drop(TcpStream::connect(addr));
         }
@@ -121,8 +129,8 @@ impl Connection {
         connection
     }
 
-    fn ask(&mut self) {
-        let head = format!("GET / HTTP/1.1\r\nHost: localhost\r\n{}\r\n", self.cookie);
+    fn ask(&mut self, path: &str) {
+        let head = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n{}\r\n", self.cookie);
         self.stream.get_mut().write_all(head.as_bytes()).expect("the connection is kept");
     }
 
@@ -213,7 +221,7 @@ fn visit(server: &Server) -> Vec<Duration> {
         .map(|_| {
             thread::sleep(Duration::from_millis(2));
             let began = Instant::now();
-            connection.ask();
+            connection.ask("/");
             connection.read();
             began.elapsed()
         })
