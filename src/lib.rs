@@ -31,10 +31,17 @@
 //! `&mut` [`Request`] that returns anything that is [`IntoResponse`]: text, [`Html`], [`Json`], a [`Response`], a
 //! [`redirect()`], a `Result` of these with any error.
 //!
+//! [`before`](App::before) and [`after`](App::after) run around every handler, [`mount`](App::mount) puts one application
+//! below a path of another, [`named`](App::named) routes are found again by [`url_for`](Request::url_for).
+//!
+//! **What stands in front of the handlers** is on by default: forms of other sites and other host names are refused, and every
+//! response has security headers with a Content-Security-Policy ([`default_header`](App::default_header)).
+//! [`rate_limit`](App::rate_limit) is for a login; [`check()`] looks at the settings before the site goes public.
+//!
 //! **What a visitor sent** comes out of the request: [`param`](Request::param), [`query`](Request::query),
 //! [`form`](Request::form), [`json`](Request::json), [`multipart`](Request::multipart) with its [`Upload`]s,
 //! [`session`](Request::session), [`cookie`](Request::cookie). [`submitted`](Request::submitted) gives a [`Form`] that shows
-//! what was typed beside what was wrong. Who the visitor is comes from [`login`](login()), [`logout`] and
+//! what was typed beside what was wrong, and [`once`](Request::once) answers a form that is sent twice once. Who the visitor is comes from [`login`](login()), [`logout`] and
 //! [`user`](Request::user); [`password`] keeps passwords. [`render`](Request::render) makes a page of a template and a
 //! [`context!`].
 //!
@@ -45,7 +52,8 @@
 //! tells the ways of ending apart. At shutdown all of it is waited for, and what is given up is named.
 //!
 //! **When something goes wrong** it is an [`Error`]: a [`Status`], words for the visitor, a source for the log. `?` takes any
-//! error as a 500. A closure that uses `?` ends in [`ok(())`](ok()).
+//! error as a 500, with its place and its source lines on the page in development. [`error_page`](App::error_page) is the
+//! site's own. A closure that uses `?` ends in [`ok(())`](ok()).
 //!
 //! **Tests** call the application through [`testing::TestClient`], which waits for what was set aside and shows its mail and
 //! its failures.
