@@ -23,17 +23,24 @@ impl Service {
         let config = self.config();
         let secret =
             if config.secrets.is_empty() { "made up: they end with this process" } else { "from ASIDE_SECRET" };
-        #[allow(unused_mut)]
-        let mut lines = vec![
-            format!("    templates  in {}", config.templates.display()),
-            format!("    sessions   with a key {secret}"),
-            format!("    remembers  in {}", config.store.as_deref().unwrap_or("memory:")),
+        let lines = [
+            ("templates", Some(format!("in {}", config.templates.display()))),
+            ("sessions", Some(format!("with a key {secret}"))),
+            ("remembers", Some(format!("in {}", config.store.as_deref().unwrap_or("memory:")))),
+            ("mail", self.mail()),
         ];
-        #[cfg(feature = "mail")]
-        lines.extend(
-            self.scope().get::<Mailer>().map(|mailer| format!("    mail       goes to {}", mailer.destination())),
-        );
-        lines.join("\n")
+        let line = |(what, place): (&str, Option<String>)| Some(format!("    {what:<9}  {}", place?));
+        lines.into_iter().filter_map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    #[cfg(feature = "mail")]
+    fn mail(&self) -> Option<String> {
+        Some(format!("goes to {}", self.scope().get::<Mailer>()?.destination()))
+    }
+
+    #[cfg(not(feature = "mail"))]
+    fn mail(&self) -> Option<String> {
+        None
     }
 }
 

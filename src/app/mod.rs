@@ -219,7 +219,7 @@ impl App {
     /// ```
     ///
     /// One too many gets 429 with `Retry-After`. Visitors are told apart by [`client_ip`](Request::client_ip), so
-    /// `ASIDE_TRUSTED_PROXIES` must be right where there is a proxy. Given a [`RateLimit`], and its clone to another
+    /// `ASIDE_TRUSTED_PROXIES` must be right where there is a proxy; those whose address is not known count as one. Given a [`RateLimit`], and its clone to another
     /// route, both count together.
     pub fn rate_limit(self, limit: impl Into<RateLimit>) -> App {
         let limit = limit.into();

@@ -101,7 +101,7 @@ fn a_mounted_site_answers_below_its_path_with_its_own_rules() {
     let app = app()
         .mount("/admin", admin())
         .error_page(404, |_: &mut Request, _: &Error| "nothing out here")
-        .before(|req: &mut Request| (req.query_string() == "outside").then(|| "stopped outside"))
+        .before(|req: &mut Request| (req.query_string() == "outside").then_some("stopped outside"))
         .get("/", |_| "outside")
         .get("/administration", |_| "elsewhere");
     let mut client = TestClient::new(app);
