@@ -5,7 +5,9 @@ use std::fs;
 use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Barrier;
 use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
 use aside::testing::{TestClient, TestResponse};
 use aside::{Config, Error, Mode, Request, SentMail, Status};
@@ -16,7 +18,7 @@ use image::{ImageFormat, Rgb, RgbImage};
 use sha2::Sha256;
 use tempfile::TempDir;
 
-use super::site::Settings;
+use super::site::{Settings, Site};
 use super::{app, errors};
 
 const PASSWORD: &str = "a lamp that is red";
@@ -548,6 +550,31 @@ fn a_photo_that_is_taken_down_is_gone_and_its_orders_stay() {
     assert_eq!(visit.post("/account/photos/1/delete").send().status(), Status::NOT_FOUND);
 }
 
+/// Or the sizes would be left behind, of a photo that is not there.
+#[test]
+fn a_photo_that_is_being_prepared_is_not_taken_down() {
+    let mut visit = Visit::as_owner();
+    let site = visit.state::<Site>();
+    let (begun, over) = (Barrier::new(3), Barrier::new(3));
+    let occupy = || {
+        begun.wait();
+        over.wait();
+    };
+    let page = thread::scope(|scope| {
+        (0..2).for_each(|_| drop(scope.spawn(|| site.decoders.run(occupy))));
+        begun.wait();
+        visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
+        visit.post("/account/photos/2/delete").send();
+        let page = visit.get("/account");
+        over.wait();
+        page
+    });
+    assert!(page.text().contains("“Fog” is being prepared"), "{page:?}");
+    visit.settle();
+    visit.post("/account/photos/2/delete").send();
+    assert_eq!((visit.get("/photos/2").status(), visit.files().len()), (Status::NOT_FOUND, 4));
+}
+
 #[test]
 fn a_new_password_ends_all_other_sessions_and_this_one_goes_on() {
     let mut visit = Visit::as_owner();
@@ -643,7 +670,9 @@ fn what_remembers_the_sessions_is_broken_and_the_page_says_so() {
         .unwrap()
         .map(Result::unwrap)
         .collect();
-    tables.iter().for_each(|table| drop(file.execute(&format!("DROP TABLE {table}"), []).unwrap()));
+    for table in tables {
+        file.execute(&format!("DROP TABLE {table}"), []).unwrap();
+    }
     let page = visit.post("/logout").send();
     assert!(page.status().code() == 503 && page.text().contains("The darkroom is busy"), "{page:?}");
 }
@@ -712,7 +741,7 @@ fn listener() -> (String, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = BufReader::new(stream.unwrap());
             let lines = stream.by_ref().lines().map(|line| line.unwrap()).take_while(|line| !line.is_empty());
