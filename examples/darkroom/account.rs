@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use crate::orders::Line;
 use crate::photos::{self, Card};
-use crate::site::{Site, is_mail_address};
+use crate::site::{NO_ADDRESS, Site, is_mail_address};
 use crate::store::{Owner, Store};
 
 /// Characters of a password at least, as NIST and OWASP advise where it stands alone; and bytes at most.
@@ -81,11 +81,7 @@ fn taken() -> Error {
 pub fn sign_up(req: &mut Request) -> Result<Response> {
     only_the_first(req)?;
     let mut form: Form<SignUp> = req.submitted()?;
-    form.require(&["email", "password"]).check(
-        "email",
-        |new| is_mail_address(new.email.trim()),
-        "Give a mail address such as ada@example.org.",
-    );
+    form.require(&["email", "password"]).check("email", |new| is_mail_address(new.email.trim()), NO_ADDRESS);
     check_password(&mut form, |new| &new.password);
     let new = match form.valid() {
         Ok(new) => new,
@@ -99,15 +95,10 @@ pub fn sign_up(req: &mut Request) -> Result<Response> {
 }
 
 fn check_password<T>(form: &mut Form<T>, password: impl Fn(&T) -> &String) {
-    let (too_short, too_long) = (
-        format!("A password has at least {MIN_PASSWORD} characters."),
-        format!("A password has at most {MAX_PASSWORD} bytes."),
-    );
-    form.check("password", |new| password(new).chars().count() >= MIN_PASSWORD, too_short).check(
-        "password",
-        |new| password(new).len() <= MAX_PASSWORD,
-        too_long,
-    );
+    let too_short = format!("A password has at least {MIN_PASSWORD} characters.");
+    let too_long = format!("A password has at most {MAX_PASSWORD} bytes.");
+    form.check("password", |new| password(new).chars().count() >= MIN_PASSWORD, too_short);
+    form.check("password", |new| password(new).len() <= MAX_PASSWORD, too_long);
 }
 
 #[derive(Deserialize)]

@@ -3,7 +3,7 @@
 use aside::{Form, Mail, Request, Response, Result, context, redirect};
 use serde::Deserialize;
 
-use crate::site::{Site, is_mail_address};
+use crate::site::{NO_ADDRESS, Site, is_mail_address};
 
 const MAX_MESSAGE: usize = 5_000;
 
@@ -33,9 +33,10 @@ fn page(req: &mut Request, form: &Form<Message>) -> Result<Response> {
 /// `POST /contact`
 pub fn send(req: &mut Request) -> Result<Response> {
     let mut form: Form<Message> = req.submitted()?;
-    form.require(&["email", "message"])
-        .check("email", |typed| is_mail_address(typed.email.trim()), "Give a mail address such as ada@example.org.")
-        .check("message", Message::fits, format!("A message has at most {MAX_MESSAGE} characters."));
+    let too_long = format!("A message has at most {MAX_MESSAGE} characters.");
+    form.require(&["email", "message"]);
+    form.check("email", |typed| is_mail_address(typed.email.trim()), NO_ADDRESS);
+    form.check("message", Message::fits, too_long);
     let Message { email, message } = match form.valid() {
         Ok(message) => message,
         Err(form) => return page(req, &form),

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::photos::{self, Card};
-use crate::site::{Site, day, euros, is_mail_address, machine_time};
+use crate::site::{NO_ADDRESS, Site, day, euros, is_mail_address, machine_time};
 use crate::store::{Order, Photo, Store};
 
 const PRICE: i64 = 1_200;
@@ -106,7 +106,7 @@ fn check(form: &mut Form<OrderForm>, store: &Store) -> Result<()> {
         |order: &OrderForm| aside::ok(store.photo(order.photo)?.is_some_and(|photo| photo.can_be_printed()));
     form.require(&["photo", "email", "quantity"])
         .try_check("photo", can_be_printed, "Choose one of the photos in the gallery.")?
-        .check("email", |order| is_mail_address(order.email.trim()), "Give a mail address such as ada@example.org.")
+        .check("email", |order| is_mail_address(order.email.trim()), NO_ADDRESS)
         .check(
             "quantity",
             |order| (1..=MAX_QUANTITY).contains(&order.quantity),

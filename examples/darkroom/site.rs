@@ -86,6 +86,9 @@ impl Site {
     }
 }
 
+/// What to say of one that is none.
+pub const NO_ADDRESS: &str = "Give a mail address such as ada@example.org.";
+
 /// Whether a mail can be sent to it, as far as its looks tell; whether it arrives is the mail server's to say.
 pub fn is_mail_address(text: &str) -> bool {
     let plain = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
