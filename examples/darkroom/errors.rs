@@ -37,8 +37,9 @@ fn heading(status: Status) -> &'static str {
 fn advice(req: &Request, status: Status) -> String {
     let config = req.config();
     match status {
-        Status::FORBIDDEN => "Nothing was changed. Open the page here, and send the form from there.".into(),
+        Status::FORBIDDEN => "Nothing was changed.".into(),
         Status::NOT_FOUND => "The address may be mistyped, or the photo was taken down.".into(),
+        Status::METHOD_NOT_ALLOWED => "It has a form or a button for that: go to the page, and use it.".into(),
         Status::CONTENT_TOO_LARGE => format!(
             "An upload takes up to {}, any other form up to {}. Save the photo smaller, and send it again.",
             size(config.max_upload),
