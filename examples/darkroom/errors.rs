@@ -4,8 +4,9 @@ use aside::{Error, Request, Response, Result, Status, context};
 
 use crate::site::size;
 
-/// The statuses that have such a page.
-pub const STATUSES: [u16; 14] = [400, 401, 403, 404, 405, 408, 409, 413, 415, 421, 422, 429, 500, 503];
+/// The statuses that have such a page. Not 421: whoever comes by a name that is none of ours is refused the style sheet too,
+/// and the built-in page carries its own.
+pub const STATUSES: [u16; 13] = [400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503];
 
 /// One page for all: what happened, and what to do next.
 pub fn page(req: &mut Request, error: &Error) -> Result<Response> {
@@ -26,7 +27,6 @@ fn heading(status: Status) -> &'static str {
         Status::NOT_FOUND => "Nothing has been hung here",
         Status::METHOD_NOT_ALLOWED => "This page cannot do that",
         Status::CONTENT_TOO_LARGE => "That is too large for our trays",
-        Status::MISDIRECTED_REQUEST => "This is not our name",
         Status::TOO_MANY_REQUESTS => "One at a time, please",
         Status::SERVICE_UNAVAILABLE => "The darkroom is busy",
         status if status.is_server_error() => "Something spilled",
@@ -45,9 +45,6 @@ fn advice(req: &Request, status: Status) -> String {
             size(config.max_upload),
             size(config.max_form)
         ),
-        Status::MISDIRECTED_REQUEST => {
-            "Check the address in your browser: the site is asked for by another name.".into()
-        }
         Status::TOO_MANY_REQUESTS => "Nothing is lost: go back, and what you typed is still there.".into(),
         Status::SERVICE_UNAVAILABLE => "Please try again in a minute.".into(),
         status if status.is_server_error() => {

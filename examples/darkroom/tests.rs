@@ -648,7 +648,7 @@ fn an_error_of_every_status_has_the_looks_of_the_site() {
         "{refused:?}"
     );
     let elsewhere = client.request("GET", "/").header("Host", "evil.example").send();
-    assert!(elsewhere.status().code() == 421 && elsewhere.text().contains("not our name"), "{elsewhere:?}");
+    assert!(elsewhere.status().code() == 421 && !elsewhere.text().contains("/static/"), "{elsewhere:?}");
     assert_eq!(client.get("/account/nothing").location(), Some("/login?next=%2Faccount%2Fnothing"));
     assert!(client.get("/nothing").text().contains("Nothing has been hung here"));
 }
