@@ -1,9 +1,9 @@
 //! A form that becomes a mail to the owner.
 
-use aside::{Form, Mail, Request, Response, Result, Status, context, redirect};
+use aside::{Form, Mail, Request, Response, Result, context, redirect};
 use serde::Deserialize;
 
-use crate::site::{Site, is_mail_address};
+use crate::site::{NO_ADDRESS, Site, is_mail_address};
 
 const MAX_MESSAGE: usize = 5_000;
 
@@ -13,25 +13,33 @@ struct Message {
     message: String,
 }
 
+impl Message {
+    /// Browsers count a line break as one character and send two.
+    fn fits(&self) -> bool {
+        self.message.replace("\r\n", "\n").chars().count() <= MAX_MESSAGE
+    }
+}
+
 /// `GET /contact`
 pub fn form(req: &mut Request) -> Result<Response> {
     page(req, &Form::empty())
 }
 
 fn page(req: &mut Request, form: &Form<Message>) -> Result<Response> {
-    req.render("contact.html", context! { here => "/contact", form, max_message => MAX_MESSAGE })
+    let page = req.render("contact.html", context! { here => "contact", form, max_message => MAX_MESSAGE })?;
+    Ok(page.status(form.status()))
 }
 
 /// `POST /contact`
 pub fn send(req: &mut Request) -> Result<Response> {
     let mut form: Form<Message> = req.submitted()?;
-    // Browsers count a line break as one character and send two.
-    form.require(&["email", "message"])
-        .check("email", |typed| is_mail_address(typed.email.trim()), "Give a mail address such as ada@example.org.")
-        .check("message", |typed| typed.message.replace("\r\n", "\n").chars().count() <= MAX_MESSAGE, too_long());
+    let too_long = format!("A message has at most {MAX_MESSAGE} characters.");
+    form.require(&["email", "message"]);
+    form.check("email", |typed| is_mail_address(typed.email.trim()), NO_ADDRESS);
+    form.check("message", Message::fits, too_long);
     let Message { email, message } = match form.valid() {
         Ok(message) => message,
-        Err(form) => return Ok(page(req, &form)?.status(Status::UNPROCESSABLE_CONTENT)),
+        Err(form) => return page(req, &form),
     };
     // From our own address, whatever the visitor's: servers refuse mail that pretends to come from elsewhere.
     Mail::to(&req.state::<Site>().settings.owner)
@@ -40,9 +48,5 @@ pub fn send(req: &mut Request) -> Result<Response> {
         .text(message)
         .send();
     req.flash("success", "Thank you! Your message is on its way.");
-    Ok(redirect("/contact"))
-}
-
-fn too_long() -> String {
-    format!("A message has at most {MAX_MESSAGE} characters.")
+    Ok(redirect(&req.url_for("contact", &[])?))
 }

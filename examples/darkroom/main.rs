@@ -6,7 +6,10 @@
 //!
 //! No page waits for what its visitor need not wait for. Sizes are made and the cache is warmed after the redirect; an
 //! order is charged, receipted by mail and announced by webhook after the thanks. What it keeps lies under `data/`: the
-//! database, the photos, and the mail as files unless `ASIDE_MAIL_URL` names a server.
+//! database, the photos, the sessions that were ended, and the mail as files unless `ASIDE_MAIL_URL` names a server.
+//!
+//! The site has one owner: **whoever signs up first**, at `/signup`, which is closed from then on. So sign up before you
+//! tell anybody the address. The owner sees the orders with their addresses, and takes photos down.
 //!
 //! | Setting | |
 //! |---|---|
@@ -15,9 +18,11 @@
 //! | `DARKROOM_WEBHOOK_URL` | who is told of a charged order; nobody unless set |
 //! | `DARKROOM_WEBHOOK_SECRET` | the key that this is signed with (`whsec_…`) |
 
+mod account;
 #[cfg(test)]
 mod browser;
 mod contact;
+mod errors;
 mod orders;
 mod photos;
 mod site;
@@ -27,7 +32,7 @@ mod tests;
 
 use std::path::Path;
 
-use aside::{App, Result};
+use aside::{App, Rate, Result};
 
 use site::{Settings, Site};
 use store::Store;
@@ -42,18 +47,37 @@ fn app(settings: Settings) -> Result<App> {
     let config = settings.config.clone();
     let site = Site::new(settings)?;
     let store = Store::open(&site.database())?;
-    Ok(App::with_config(config)
+    let app = App::with_config(config)
         .templates(here.join("templates/darkroom"))
         .static_files("/static", here.join("examples/darkroom/static"))
         .state(site)
         .state(store)
         .get("/", photos::gallery)
+        .named("gallery")
         .post("/photos", photos::upload)
+        .named("upload")
         .get("/photos/{id}", photos::show)
+        .named("photo")
         .get("/photos/{id}/{size}.jpg", photos::picture)
+        .named("picture")
         .get("/orders", orders::list)
+        .named("orders")
         .post("/orders", orders::create)
         .get("/contact", contact::form)
+        .named("contact")
         .post("/contact", contact::send)
-        .get("/healthz", |_: &mut aside::Request| "OK"))
+        .rate_limit(Rate::per_hour(10))
+        .get("/signup", account::signup_form)
+        .named("signup")
+        .post("/signup", account::sign_up)
+        .rate_limit(Rate::per_minute(10))
+        .get("/login", account::login_form)
+        .named("login")
+        .post("/login", account::log_in)
+        .rate_limit(Rate::per_minute(10))
+        .post("/logout", account::log_out)
+        .named("logout")
+        .mount("/account", account::app())
+        .healthz();
+    Ok(errors::STATUSES.iter().fold(app, |app, &status| app.error_page(status, errors::page)))
 }

@@ -1,29 +1,42 @@
 //! Orders: what must be right before the thanks (the form, the record), and what comes after (charge, receipt, webhook).
 
-use aside::{Error, Form, Mail, Request, Response, Result, Status, Webhook, context, redirect};
+use std::sync::Arc;
+
+use aside::{Error, Form, Mail, Request, Response, Result, Webhook, context, redirect};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::photos::{self, Card};
-use crate::site::{Site, day, euros, is_mail_address, machine_time};
+use crate::site::{NO_ADDRESS, Site, day, euros, is_mail_address, machine_time};
 use crate::store::{Order, Photo, Store};
 
 const PRICE: i64 = 1_200;
 const MAX_QUANTITY: i64 = 50;
 const LATEST: u32 = 20;
 
-/// An order as the page shows it: to everybody, so without the address.
+/// An order as a page shows it.
 #[derive(Serialize)]
-struct Line {
+pub struct Line {
     id: i64,
-    photo: i64,
+    photo: Option<i64>,
     title: String,
     quantity: i64,
     is_charged: bool,
     has_picture: bool,
     ordered_at: String,
     ordered_on: String,
+    /// For the owner alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    email: Option<String>,
+}
+
+impl Line {
+    /// The order with the address of who gave it.
+    pub fn for_the_owner(order: Order) -> Line {
+        let email = Some(order.email.clone());
+        Line { email, ..Line::from(order) }
+    }
 }
 
 impl From<Order> for Line {
@@ -37,6 +50,7 @@ impl From<Order> for Line {
             has_picture: order.has_picture,
             ordered_at: machine_time(order.ordered_at),
             ordered_on: day(order.ordered_at),
+            email: None,
         }
     }
 }
@@ -48,79 +62,73 @@ pub struct OrderForm {
     email: String,
     /// Wider than it needs to be, so that `-1` and `1000000` get the words of our own rule.
     quantity: i64,
-    /// The mark of the form that it came from, by which a second submit of the same form is known.
-    mark: Option<String>,
+}
+
+/// What stands behind the address of the page: `?photo=17`.
+#[derive(Deserialize)]
+struct Chosen {
+    photo: Option<String>,
 }
 
 /// `GET /orders`, with the photo chosen that `?photo=` names.
 pub fn list(req: &mut Request) -> Result<Response> {
-    let chosen = req.query_pairs()?.into_iter().find(|(name, _)| name == "photo");
-    let form = Form::empty().with("quantity", 1);
-    page(req, &chosen.into_iter().fold(form, |form, (_, photo)| form.with("photo", photo)))
+    let Chosen { photo } = req.query()?;
+    page(req, &Form::empty().with("quantity", 1).with("photo", photo.unwrap_or_default()))
 }
 
 fn page(req: &mut Request, form: &Form<OrderForm>) -> Result<Response> {
     let store = req.state::<Store>();
     let mut photos = photos::latest(&req.state::<Site>(), &store)?.to_vec();
     // The one that was chosen may be older than the latest.
-    let chosen = store.photo(chosen(form))?.filter(Photo::can_be_printed);
+    let chosen = store.photo(form.typed_in("photo").trim().parse().unwrap_or(0))?.filter(Photo::can_be_printed);
     photos.extend(chosen.filter(|chosen| photos.iter().all(|photo| photo.id != chosen.id)).map(Card::from));
     let orders: Vec<Line> = store.latest_orders(LATEST)?.into_iter().map(Line::from).collect();
-    req.render(
-        "orders.html",
-        context! {
-            here => "/orders",
-            photos,
-            orders,
-            form,
-            mark => format!("{:016x}", getrandom::u64()?),
-            max_quantity => MAX_QUANTITY,
-            price => euros(PRICE),
-        },
-    )
-}
-
-fn chosen(form: &Form<OrderForm>) -> i64 {
-    form.typed_in("photo").trim().parse().unwrap_or(0)
+    let (max_quantity, price) = (MAX_QUANTITY, euros(PRICE));
+    let page = req.render("orders.html", context! { here => "orders", photos, orders, form, max_quantity, price })?;
+    Ok(page.status(form.status()))
 }
 
 /// `POST /orders`
 pub fn create(req: &mut Request) -> Result<Response> {
     let store = req.state::<Store>();
     let mut form: Form<OrderForm> = req.submitted()?;
-    let photo = store.photo(chosen(&form))?;
-    check(&mut form, photo.as_ref());
+    check(&mut form, &store)?;
     let order = match form.valid() {
         Ok(order) => order,
-        Err(form) => return Ok(page(req, &form)?.status(Status::UNPROCESSABLE_CONTENT)),
+        Err(form) => return page(req, &form),
     };
-    let mark = order.mark.filter(|mark| (1..=64).contains(&mark.len()));
-    let Some(id) = store.add_order(order.photo, order.email.trim(), order.quantity, mark.as_deref())? else {
-        req.flash("success", "We have this order already. Nothing is charged twice.");
-        return Ok(redirect("/orders"));
-    };
-    req.flash("success", "Processing your order!");
-    let site = req.state::<Site>();
-    Ok(redirect("/orders").background(move || process(&site, &store, id)))
+    // However often an impatient visitor sends it: one order, one charge, one receipt.
+    req.once(|req| place(req, &store, &order))
 }
 
-fn check(form: &mut Form<OrderForm>, photo: Option<&Photo>) {
-    let can_be_printed = photo.is_some_and(Photo::can_be_printed);
+fn check(form: &mut Form<OrderForm>, store: &Store) -> Result<()> {
+    let can_be_printed =
+        |order: &OrderForm| aside::ok(store.photo(order.photo)?.is_some_and(|photo| photo.can_be_printed()));
     form.require(&["photo", "email", "quantity"])
-        .check("photo", |_| can_be_printed, "Choose one of the photos in the gallery.")
-        .check("email", |order| is_mail_address(order.email.trim()), "Give a mail address such as ada@example.org.")
+        .try_check("photo", can_be_printed, "Choose one of the photos in the gallery.")?
+        .check("email", |order| is_mail_address(order.email.trim()), NO_ADDRESS)
         .check(
             "quantity",
             |order| (1..=MAX_QUANTITY).contains(&order.quantity),
             format!("Give a whole number from 1 to {MAX_QUANTITY}."),
         );
+    Ok(())
+}
+
+fn place(req: &mut Request, store: &Arc<Store>, order: &OrderForm) -> Result<Response> {
+    let photo = store.photo(order.photo)?.ok_or_else(|| Error::conflict("This photo was taken down a moment ago."))?;
+    let id = store.add_order(&photo, order.email.trim(), order.quantity)?;
+    req.flash("success", "Processing your order!");
+    let (site, store) = (req.state::<Site>(), store.clone());
+    let link = site.url() + &req.url_for("photo", &[("id", &photo.id)])?;
+    Ok(redirect(&req.url_for("orders", &[])?).background(move || process(&site, &store, id, &link)))
 }
 
 /// What the visitor need not wait for. The receipt and the webhook are tasks of their own, tried again when they fail.
-fn process(site: &Site, store: &Store, id: i64) -> Result<()> {
+fn process(site: &Site, store: &Store, id: i64, link: &str) -> Result<()> {
     charge(store, id)?;
     let order = store.order(id)?.ok_or_else(|| Error::internal(format!("order {id} is gone")))?;
-    send_receipt(site, &order);
+    send_receipt(&order, link);
     send_webhook(site, &order);
     Ok(())
 }
@@ -132,14 +140,13 @@ fn charge(store: &Store, id: i64) -> Result<()> {
     store.charge(id, order.quantity * PRICE)
 }
 
-fn send_receipt(site: &Site, order: &Order) {
+fn send_receipt(order: &Order, link: &str) {
     let total = euros(order.cents.unwrap_or(0));
     let ordered_on = day(order.ordered_at);
     let receipt = || {
-        let (id, photo, title, quantity, ordered_on) =
-            (order.id, order.photo, &order.title, order.quantity, &ordered_on);
-        let order = context! { id, photo, title, quantity, ordered_on };
-        context! { order, total => &total, price => euros(PRICE), url => site.url() }
+        let (id, title, quantity, ordered_on) = (order.id, &order.title, order.quantity, &ordered_on);
+        let order = context! { id, title, quantity, ordered_on };
+        context! { order, total => &total, price => euros(PRICE), link }
     };
     Mail::to(&order.email)
         .subject(format!("Receipt for order {}", order.id))

@@ -1,7 +1,8 @@
-//! Photos: the gallery, the upload, and the three sizes that are made once its visitor has been sent on.
+//! Photos: the gallery, the upload, the three sizes that are made once its visitor has been sent on, and the end of one.
 
 use std::collections::HashSet;
 use std::fs;
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -10,7 +11,7 @@ use aside::image::{Fit, Image, Size};
 use aside::{Error, Form, Request, Response, Result, Status, Upload, context, redirect};
 use serde::{Deserialize, Serialize};
 
-use crate::site::{Site, day, machine_time, megabytes};
+use crate::site::{Site, day, machine_time, size};
 use crate::store::{Photo, Prepared, Store};
 
 /// The longest side of each size, in pixels.
@@ -18,6 +19,9 @@ const SIZES: [u32; 3] = [1600, 800, 200];
 
 /// What the sizes can be made of.
 const TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/webp", "image/gif"];
+
+/// Bytes of a file, as far as `ASIDE_MAX_UPLOAD` lets that many in: what is over that cannot be shown again with its title.
+const MAX_FILE: u64 = 20 << 20;
 
 const MAX_TITLE: usize = 100;
 const LATEST: u32 = 60;
@@ -59,10 +63,11 @@ impl From<Photo> for Card {
     }
 }
 
-/// The text in the upload's form; the file stands beside it.
+/// The upload's form.
 #[derive(Deserialize)]
 struct NewPhoto {
     title: String,
+    photo: Upload,
 }
 
 /// `GET /`
@@ -72,11 +77,9 @@ pub fn gallery(req: &mut Request) -> Result<Response> {
 
 fn gallery_page(req: &mut Request, form: &Form<NewPhoto>) -> Result<Response> {
     let photos = latest(&req.state::<Site>(), &req.state::<Store>())?;
-    let max_upload = megabytes(req.config().max_upload);
-    req.render(
-        "gallery.html",
-        context! { here => "/", photos => photos.as_slice(), form, max_title => MAX_TITLE, max_upload },
-    )
+    let max_file = size(MAX_FILE.min(req.config().max_upload));
+    let context = context! { here => "gallery", photos => photos.as_slice(), form, max_title => MAX_TITLE, max_file };
+    Ok(req.render("gallery.html", context)?.status(form.status()))
 }
 
 /// The newest photos, from the cache. However many ask at once, the database is asked once.
@@ -94,33 +97,34 @@ fn warm_cache(site: &Site, store: &Store) -> Result<()> {
 
 /// `POST /photos`
 pub fn upload(req: &mut Request) -> Result<Response> {
-    let parts = req.multipart()?;
-    let mut form: Form<NewPhoto> = parts.submitted()?;
-    check(&mut form, parts.file("photo").ok());
-    let photo = match form.valid() {
-        Ok(photo) => photo,
-        Err(form) => return Ok(gallery_page(req, &form)?.status(Status::UNPROCESSABLE_CONTENT)),
+    let mut form: Form<NewPhoto> = req.submitted()?;
+    check(&mut form);
+    let new = match form.valid() {
+        Ok(new) => new,
+        Err(form) => return gallery_page(req, &form),
     };
-    let (site, store) = (req.state::<Site>(), req.state::<Store>());
-    let id = keep(&site, &store, photo.title.trim(), parts.file("photo")?)?;
-    req.flash("success", "Photo uploaded!");
-    let page = prepare_after(redirect(&format!("/photos/{id}")), &site, &store, id);
-    Ok(page.background(move || warm_cache(&site, &store)))
+    // A second click is no second photo.
+    req.once(|req| hang(req, &new))
 }
 
-fn check(form: &mut Form<NewPhoto>, file: Option<&Upload>) {
-    let fits = |photo: &NewPhoto| photo.title.trim().chars().count() <= MAX_TITLE;
-    form.require(&["title"]).check("title", fits, format!("A title has at most {MAX_TITLE} characters."));
-    // By its content, not its name: what is no image at all is refused before the redirect. One that is broken further in
-    // is found out when it is decoded, and its own page says so.
-    match file {
-        None => form.error("photo", "Choose a photo."),
-        Some(file) if file.size() == 0 => form.error("photo", "This file is empty."),
-        Some(file) if !TYPES.contains(&file.content_type()) => {
-            form.error("photo", "This is not an image that we can read. Choose a JPEG, PNG, WebP or GIF.")
-        }
-        Some(_) => form,
-    };
+/// By its content, not its name: what is no image at all is refused before the redirect. One that is broken further in is
+/// found out when it is decoded, and its own page says so.
+fn check(form: &mut Form<NewPhoto>) {
+    let title_fits = |new: &NewPhoto| new.title.trim().chars().count() <= MAX_TITLE;
+    let is_image = |new: &NewPhoto| TYPES.contains(&new.photo.content_type());
+    form.require(&["title"])
+        .check("title", title_fits, format!("A title has at most {MAX_TITLE} characters."))
+        .check("photo", |new| new.photo.size() > 0, "This file is empty.")
+        .check("photo", |new| new.photo.size() <= MAX_FILE, format!("A photo has at most {}.", size(MAX_FILE)))
+        .check("photo", is_image, "This is not an image that we can read. Choose a JPEG, PNG, WebP or GIF.");
+}
+
+fn hang(req: &mut Request, new: &NewPhoto) -> Result<Response> {
+    let (site, store) = (req.state::<Site>(), req.state::<Store>());
+    let id = keep(&site, &store, new.title.trim(), &new.photo)?;
+    req.flash("success", "Photo uploaded!");
+    let page = redirect(&req.url_for("photo", &[("id", &id)])?);
+    Ok(prepare_after(page, &site, &store, id).background(move || warm_cache(&site, &store)))
 }
 
 /// Keeps the file and its record, both or neither.
@@ -158,6 +162,34 @@ pub fn picture(req: &mut Request) -> Result<Response> {
     Ok(page.header("Cache-Control", "public, max-age=31536000, immutable"))
 }
 
+/// `POST /account/photos/{id}/delete`: the record first, so that no page shows a picture that is not there.
+pub fn take_down(req: &mut Request) -> Result<Response> {
+    let (site, store) = (req.state::<Site>(), req.state::<Store>());
+    let photo = find(req, &store)?;
+    let page = redirect(&req.url_for("account", &[])?);
+    // Who makes its sizes right now would leave them behind.
+    let Some(_claim) = Claim::take(&site, &store, photo.id) else {
+        req.flash("warning", format!("“{}” is being prepared. Take it down in a moment.", photo.title));
+        return Ok(page);
+    };
+    store.remove_photo(photo.id)?;
+    site.gallery.clear();
+    remove_files(&site, &photo)?;
+    req.flash("success", format!("“{}” is taken down.", photo.title));
+    Ok(page)
+}
+
+fn remove_files(site: &Site, photo: &Photo) -> Result<()> {
+    let original = site.originals().join(&photo.original);
+    for file in SIZES.map(|size| path(site, photo.id, size)).into_iter().chain([original]) {
+        match fs::remove_file(&file) {
+            Err(error) if error.kind() != ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
 fn find(req: &Request, store: &Store) -> Result<Photo> {
     store.photo(req.param("id")?)?.ok_or_else(|| Error::not_found("There is no such photo."))
 }
@@ -191,10 +223,8 @@ fn is_the_pictures(error: &Error) -> bool {
 
 /// All sizes from one decoding.
 fn make_sizes(site: &Site, store: &Store, id: i64) -> Result<()> {
-    let photo = store.photo(id)?.ok_or_else(|| Error::internal("the photo is gone"))?;
-    if photo.state != Prepared::NotYet {
-        return Ok(()); // made since the page that asked for it read that it was not
-    }
+    // Made, or taken down, since the page that asked for it read that it was not.
+    let Some(photo) = store.photo(id)?.filter(|photo| photo.state == Prepared::NotYet) else { return Ok(()) };
     let image = Image::open(site.originals().join(&photo.original))?;
     let made: Vec<Size> =
         SIZES.iter().map(|&size| image.save(path(site, id, size), Fit::Inside(size, size))).collect::<Result<_>>()?;

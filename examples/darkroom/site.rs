@@ -4,7 +4,7 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aside::{Cache, Config, Pool, Result};
+use aside::{Cache, Config, Pool, Rate, RateLimit, Result};
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::photos::{Card, Preparing};
@@ -28,6 +28,8 @@ impl Settings {
         if config.is_development() && config.mail_url.is_none() {
             config.mail_url = Some(format!("file:{}", data.join("mail").display()));
         }
+        // Beside the rest of what it keeps: who logged out stays logged out, at the next start too.
+        config.store.get_or_insert_with(|| format!("sqlite:{}", data.join("aside.db").display()));
         Ok(Settings {
             config,
             data,
@@ -46,13 +48,20 @@ pub struct Site {
     pub preparing: Preparing,
     /// A decoded photo takes a hundred megabytes: two at a time, however many are uploaded at once.
     pub decoders: Pool,
+    /// How often passwords are tried for an account, by whomever.
+    pub tries: RateLimit,
 }
 
 impl Site {
     /// Makes the folders.
     pub fn new(settings: Settings) -> Result<Site> {
-        let (gallery, preparing, decoders) = (Cache::new(10), Preparing::default(), Pool::new(2));
-        let site = Site { settings, gallery, preparing, decoders };
+        let site = Site {
+            settings,
+            gallery: Cache::new(10),
+            preparing: Preparing::default(),
+            decoders: Pool::new(2),
+            tries: RateLimit::new(Rate::per_hour(20)),
+        };
         std::fs::create_dir_all(site.originals())?;
         Ok(site)
     }
@@ -77,6 +86,9 @@ impl Site {
     }
 }
 
+/// What to say of one that is none.
+pub const NO_ADDRESS: &str = "Give a mail address such as ada@example.org.";
+
 /// Whether a mail can be sent to it, as far as its looks tell; whether it arrives is the mail server's to say.
 pub fn is_mail_address(text: &str) -> bool {
     let plain = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
@@ -98,9 +110,9 @@ pub fn day(seconds: i64) -> String {
     Timestamp::from_second(seconds).unwrap_or_default().to_zoned(TimeZone::system()).strftime("%-d %B %Y").to_string()
 }
 
-/// A number of bytes for a person, as in `32 MB`.
-pub fn megabytes(bytes: u64) -> String {
-    format!("{} MB", bytes >> 20)
+/// A number of bytes for a person, as in `32 MB` or `500 kB`.
+pub fn size(bytes: u64) -> String {
+    if bytes < 1 << 20 { format!("{} kB", bytes >> 10) } else { format!("{} MB", bytes >> 20) }
 }
 
 /// An amount for a person, as in `€24.00`.
@@ -127,6 +139,7 @@ mod tests {
     #[test]
     fn times_and_amounts_are_for_people() {
         assert_eq!(machine_time(0), "1970-01-01T00:00:00Z");
-        assert_eq!((euros(1_205), megabytes(32 << 20)), ("€12.05".into(), "32 MB".into()));
+        assert_eq!(euros(1_205), "€12.05");
+        assert_eq!((size(32 << 20), size(5_000)), ("32 MB".into(), "4 kB".into()));
     }
 }

@@ -1,4 +1,4 @@
-//! What the site remembers: photos, orders, charges, in one SQLite file.
+//! What the site remembers: its owner, photos, orders, charges, in one SQLite file.
 //!
 //! One connection behind a lock. SQLite has one writer at a time in any case, the queries here take microseconds, and the
 //! gallery comes from the cache: a pool of readers would be more code and no faster. Nothing slow happens under the lock.
@@ -8,11 +8,14 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aside::Result;
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
+/// What made the file what it is, in order. The file knows how many of them it has seen (`user_version`), so they are
+/// never changed, only added to.
+///
 /// Times are seconds since 1970, money is cents. A charge has its order's number, so that there can be only one.
-const SCHEMA: &str = "
-    CREATE TABLE IF NOT EXISTS photos (
+const MIGRATIONS: [&str; 2] = [
+    "CREATE TABLE IF NOT EXISTS photos (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         title TEXT NOT NULL,
         original TEXT NOT NULL,
@@ -33,15 +36,42 @@ const SCHEMA: &str = "
         \"order\" INTEGER PRIMARY KEY REFERENCES orders (id),
         cents INTEGER NOT NULL,
         charged_at INTEGER NOT NULL DEFAULT (unixepoch())
+    ) STRICT;",
+    // One owner. An order keeps its title, so that it outlives its photo; and the framework knows a form that is sent twice.
+    "CREATE TABLE owner (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        email TEXT NOT NULL,
+        password TEXT NOT NULL
     ) STRICT;
-";
+    CREATE TABLE new_orders (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        photo INTEGER REFERENCES photos (id) ON DELETE SET NULL,
+        title TEXT NOT NULL,
+        email TEXT NOT NULL,
+        quantity INTEGER NOT NULL CHECK (quantity > 0),
+        ordered_at INTEGER NOT NULL DEFAULT (unixepoch())
+    ) STRICT;
+    INSERT INTO new_orders (id, photo, title, email, quantity, ordered_at)
+        SELECT orders.id, photo, title, email, quantity, ordered_at FROM orders JOIN photos ON photos.id = photo;
+    DROP TABLE orders;
+    ALTER TABLE new_orders RENAME TO orders;",
+];
 
 const PHOTO: &str = "SELECT id, title, original, width, height, failure, uploaded_at FROM photos";
-const ORDER: &str = "SELECT orders.id, photo, title, email, quantity, ordered_at, cents, width
-    FROM orders JOIN photos ON photos.id = photo LEFT JOIN charges ON \"order\" = orders.id";
+const ORDER: &str = "SELECT orders.id, photo, orders.title, email, quantity, ordered_at, cents, width
+    FROM orders LEFT JOIN photos ON photos.id = photo LEFT JOIN charges ON \"order\" = orders.id";
 
 /// The site's memory.
 pub struct Store(Mutex<Connection>);
+
+/// Whose site it is.
+#[derive(Debug, Clone)]
+pub struct Owner {
+    pub id: i64,
+    pub email: String,
+    /// As `aside::password` keeps it.
+    pub password: String,
+}
 
 /// A photo, and how far it is.
 #[derive(Debug, Clone)]
@@ -68,7 +98,8 @@ pub enum Prepared {
 #[derive(Debug, Clone)]
 pub struct Order {
     pub id: i64,
-    pub photo: i64,
+    /// None once it was taken down.
+    pub photo: Option<i64>,
     pub title: String,
     pub email: String,
     pub quantity: i64,
@@ -87,15 +118,32 @@ impl Photo {
 }
 
 impl Store {
-    /// Opens the file, and makes it and its tables where they are missing.
+    /// Opens the file, and makes of it what this version needs.
     pub fn open(path: &Path) -> Result<Store> {
-        let connection = Connection::open(path)?;
+        let mut connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "NORMAL")?;
+        migrate(&mut connection)?;
         connection.pragma_update(None, "foreign_keys", true)?;
-        connection.execute_batch(SCHEMA)?;
         Ok(Store(Mutex::new(connection)))
+    }
+
+    /// Makes that the owner, and whether it is: of two who sign up at the same time only one is the first.
+    pub fn add_owner(&self, email: &str, password: &str) -> Result<Option<Owner>> {
+        let insert = "INSERT INTO owner (id, email, password) VALUES (1, ?, ?) ON CONFLICT DO NOTHING";
+        let added = self.connection().execute(insert, [email, password])?;
+        if added == 0 { Ok(None) } else { self.owner() }
+    }
+
+    pub fn owner(&self) -> Result<Option<Owner>> {
+        let query = "SELECT id, email, password FROM owner";
+        Ok(self.connection().query_row(query, [], owner).optional()?)
+    }
+
+    pub fn change_password(&self, password: &str) -> Result<()> {
+        self.connection().execute("UPDATE owner SET password = ?", [password])?;
+        Ok(())
     }
 
     pub fn add_photo(&self, title: &str, original: &str) -> Result<i64> {
@@ -119,6 +167,20 @@ impl Store {
         Ok(photos)
     }
 
+    /// The newest photos first, whatever came of them.
+    pub fn all_photos(&self, most: u32) -> Result<Vec<Photo>> {
+        let connection = self.connection();
+        let mut query = connection.prepare_cached(&format!("{PHOTO} ORDER BY id DESC LIMIT ?"))?;
+        let photos = query.query_map([most], photo)?.collect::<rusqlite::Result<_>>()?;
+        Ok(photos)
+    }
+
+    /// Forgets a photo. Orders of it stay, with its title.
+    pub fn remove_photo(&self, id: i64) -> Result<()> {
+        self.connection().execute("DELETE FROM photos WHERE id = ?", [id])?;
+        Ok(())
+    }
+
     pub fn photo_is_ready(&self, id: i64, width: u32, height: u32) -> Result<()> {
         let change = "UPDATE photos SET width = ?, height = ?, failure = NULL WHERE id = ?";
         self.connection().execute(change, params![width, height, id])?;
@@ -130,13 +192,12 @@ impl Store {
         Ok(())
     }
 
-    /// The new order's number; none when the form with that mark has been sent before.
-    pub fn add_order(&self, photo: i64, email: &str, quantity: i64, mark: Option<&str>) -> Result<Option<i64>> {
+    /// The new order's number.
+    pub fn add_order(&self, photo: &Photo, email: &str, quantity: i64) -> Result<i64> {
         let connection = self.connection();
-        let insert = "INSERT INTO orders (photo, email, quantity, mark) VALUES (?, ?, ?, ?)
-            ON CONFLICT (mark) DO NOTHING RETURNING id";
-        let values = params![photo, email, quantity, mark];
-        Ok(connection.query_row(insert, values, |row| row.get(0)).optional()?)
+        let insert = "INSERT INTO orders (photo, title, email, quantity) VALUES (?, ?, ?, ?)";
+        connection.execute(insert, params![photo.id, photo.title, email, quantity])?;
+        Ok(connection.last_insert_rowid())
     }
 
     pub fn order(&self, id: i64) -> Result<Option<Order>> {
@@ -162,6 +223,21 @@ impl Store {
         // A panic under the lock leaves no transaction open: SQLite has the last whole statement.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Does to the file what it has not seen yet: all of it or nothing, and once, when two processes start together.
+fn migrate(connection: &mut Connection) -> Result<()> {
+    // A table that others refer to is replaced in between.
+    connection.pragma_update(None, "foreign_keys", false)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let seen: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    MIGRATIONS.iter().skip(seen as usize).try_for_each(|step| transaction.execute_batch(step))?;
+    transaction.pragma_update(None, "user_version", seen.max(MIGRATIONS.len() as u32))?;
+    Ok(transaction.commit()?)
+}
+
+fn owner(row: &Row<'_>) -> rusqlite::Result<Owner> {
+    Ok(Owner { id: row.get("id")?, email: row.get("email")?, password: row.get("password")? })
 }
 
 fn photo(row: &Row<'_>) -> rusqlite::Result<Photo> {
@@ -211,16 +287,53 @@ mod tests {
     }
 
     #[test]
-    fn a_form_makes_one_order_and_an_order_one_charge() {
+    fn an_order_is_charged_once_and_outlives_its_photo() {
         let store = store();
-        let photo = store.add_photo("Harbour", "a.jpg").unwrap();
-        let order = |mark| store.add_order(photo, "a@b.example", 2, mark).unwrap();
-        let id = order(Some("x")).unwrap();
-        assert_eq!(order(Some("x")), None);
-        assert!(order(None).is_some() && order(None).is_some());
-        store.charge(id, 2_400).unwrap();
-        store.charge(id, 9_900).unwrap();
-        assert_eq!(store.order(id).unwrap().unwrap().cents, Some(2_400));
-        assert_eq!(store.latest_orders(10).unwrap().len(), 3);
+        let id = store.add_photo("Harbour", "a.jpg").unwrap();
+        let photo = store.photo(id).unwrap().unwrap();
+        let order = store.add_order(&photo, "a@b.example", 2).unwrap();
+        store.charge(order, 2_400).unwrap();
+        store.charge(order, 9_900).unwrap();
+        assert_eq!(store.order(order).unwrap().unwrap().cents, Some(2_400));
+        store.remove_photo(id).unwrap();
+        let order = store.order(order).unwrap().unwrap();
+        assert_eq!((order.photo, order.title.as_str(), order.cents), (None, "Harbour", Some(2_400)));
+        assert_eq!((store.latest_orders(10).unwrap().len(), store.all_photos(10).unwrap().len()), (1, 0));
+    }
+
+    #[test]
+    fn there_is_one_owner_and_it_is_the_first() {
+        let store = store();
+        assert!(store.owner().unwrap().is_none());
+        assert!(store.add_owner("ada@example.org", "a hash").unwrap().is_some());
+        assert!(store.add_owner("eve@example.org", "another").unwrap().is_none());
+        store.change_password("a new hash").unwrap();
+        let owner = store.owner().unwrap().unwrap();
+        assert_eq!((owner.email.as_str(), owner.password.as_str()), ("ada@example.org", "a new hash"));
+    }
+
+    #[test]
+    fn a_file_of_the_first_version_keeps_what_it_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("darkroom.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch(
+            "INSERT INTO photos (title, original, width, height) VALUES ('Harbour', 'a.jpg', 800, 600);
+            INSERT INTO orders (id, photo, email, quantity, mark) VALUES (7, 1, 'ada@example.org', 2, 'x');
+            INSERT INTO charges VALUES (7, 2400, 1);",
+        )
+        .unwrap();
+        drop(old);
+        for _ in 0..2 {
+            let store = Store::open(&path).unwrap();
+            let order = store.order(7).unwrap().unwrap();
+            assert_eq!((order.title.as_str(), order.cents, order.has_picture), ("Harbour", Some(2_400), true));
+        }
+        let store = Store::open(&path).unwrap();
+        let photo = store.photo(1).unwrap().unwrap();
+        let next = store.add_order(&photo, "ada@example.org", 1).unwrap();
+        store.charge(next, 1_200).unwrap();
+        assert!(next == 8 && store.charge(99, 1).is_err(), "a charge still belongs to an order");
     }
 }

@@ -1,13 +1,16 @@
 //! The site as a visitor meets it: through its pages, without a socket.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
+use std::sync::Barrier;
 use std::sync::mpsc::{self, Receiver};
+use std::thread;
 
 use aside::testing::{TestClient, TestResponse};
-use aside::{Config, SentMail, Status};
+use aside::{Config, Error, Mode, Request, SentMail, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
@@ -15,7 +18,10 @@ use image::{ImageFormat, Rgb, RgbImage};
 use sha2::Sha256;
 use tempfile::TempDir;
 
-use super::{Settings, app};
+use super::site::{Settings, Site};
+use super::{app, errors};
+
+const PASSWORD: &str = "a lamp that is red";
 
 /// A site with a folder of its own, and a visitor. The visitor goes first, and the folder with all in it last.
 struct Visit {
@@ -70,6 +76,38 @@ impl Visit {
         visit
     }
 
+    /// A site with its owner, who is logged in.
+    fn as_owner() -> Visit {
+        let mut visit = Visit::with_photo();
+        assert_eq!(visit.sign_up("ada@example.org", PASSWORD).location(), Some("/account"));
+        assert!(visit.get("/").text().contains("This site is yours"));
+        visit
+    }
+
+    fn sign_up(&mut self, email: &str, password: &str) -> TestResponse {
+        self.post("/signup").form(&[("email", email), ("password", password)]).send()
+    }
+
+    fn log_in(&mut self, password: &str) -> TestResponse {
+        self.post("/login").form(&[("email", "ada@example.org"), ("password", password), ("next", "")]).send()
+    }
+
+    /// The same site for a browser that has another's cookies, or none.
+    fn as_another<T>(&mut self, cookies: BTreeMap<String, String>, f: impl FnOnce(&mut Visit) -> T) -> T {
+        let own = self.cookies().clone();
+        self.swap_cookies(cookies);
+        let result = f(self);
+        self.swap_cookies(own);
+        result
+    }
+
+    fn swap_cookies(&mut self, cookies: BTreeMap<String, String>) {
+        for name in ["session", "__Host-session"] {
+            let value = cookies.get(name).map_or("", String::as_str);
+            self.set_cookie(name, value);
+        }
+    }
+
     fn order(&mut self, fields: &[(&str, &str)]) -> TestResponse {
         self.post("/orders").form(fields).send()
     }
@@ -113,7 +151,7 @@ fn an_empty_gallery_invites() {
     assert_eq!(page.status(), Status::OK);
     assert!(page.text().contains("The walls are still bare"));
     assert!(page.text().contains(r#"enctype="multipart/form-data""#));
-    assert!(!page.text().contains("style=") && !page.text().contains("<script"));
+    assert!(!page.text().contains(" style=") && !page.text().contains("<script"));
 }
 
 #[test]
@@ -184,10 +222,12 @@ fn what_only_begins_like_an_image_is_accepted_and_the_page_says_what_became_of_i
 #[test]
 fn a_bad_upload_is_422_with_words_beside_the_field_and_leaves_nothing() {
     let (good, long) = (jpeg(30, 20), "x".repeat(101));
-    let cases: [(&str, &str, &[u8], &str); 6] = [
+    let huge = [&good[..], &vec![0; 20 << 20]].concat();
+    let cases: [(&str, &str, &[u8], &str); 7] = [
+        ("Too large", "huge.jpg", &huge, "at most 20 MB"),
         ("Notes", "notes.jpg", b"Dear diary, this is no picture.", "not an image"),
         ("Nothing", "empty.jpg", b"", "is empty"),
-        ("No file", "", b"", "Choose a photo"),
+        ("No file", "", b"", "Please choose a file"),
         ("", "a.jpg", &good, "Please fill this in"),
         ("   ", "a.jpg", &good, "Please fill this in"),
         (&long, "a.jpg", &good, "at most 100 characters"),
@@ -205,10 +245,12 @@ fn a_bad_upload_is_422_with_words_beside_the_field_and_leaves_nothing() {
 }
 
 #[test]
-fn an_upload_that_is_no_multipart_or_too_large_is_refused() {
+fn an_upload_that_is_no_form_or_too_large_is_refused() {
     let mut visit = visit_with(|settings| settings.config.max_upload = 5_000);
-    assert_eq!(visit.post("/photos").form(&[("title", "x")]).send().status(), Status::UNSUPPORTED_MEDIA_TYPE);
-    assert_eq!(visit.upload("Big", "big.jpg", &[0xff; 6_000]).status(), Status::CONTENT_TOO_LARGE);
+    assert_eq!(visit.post("/photos").body("text/plain", "a photo").send().status(), Status::UNSUPPORTED_MEDIA_TYPE);
+    let page = visit.upload("Big", "big.jpg", &[0xff; 6_000]);
+    assert_eq!(page.status(), Status::CONTENT_TOO_LARGE);
+    assert!(page.text().contains("takes up to 4 kB") && page.text().contains("ASIDE_MAX_UPLOAD"), "{page:?}");
     assert!(visit.files().is_empty());
 }
 
@@ -321,14 +363,30 @@ fn a_second_submit_of_the_same_form_is_one_order() {
     let mut visit = Visit::with_photo();
     let page = visit.get("/orders?photo=1");
     assert!(page.text().contains(r#"<option value="1" selected>"#));
-    let mark = page.text().split(r#"name="mark" value=""#).nth(1).unwrap().split('"').next().unwrap().to_owned();
-    let fields = [("photo", "1"), ("email", "ada@example.org"), ("quantity", "1"), ("mark", &mark)];
+    let key = once_of(page.text());
+    let fields = [("photo", "1"), ("email", "ada@example.org"), ("quantity", "1"), ("_once", &key)];
     for _ in 0..2 {
-        assert_eq!(visit.order(&fields).status(), Status::SEE_OTHER);
+        assert_eq!(visit.order(&fields).location(), Some("/orders"));
         visit.settle();
     }
     assert_eq!(visit.outbox().len(), 1);
     assert_eq!(visit.get("/orders").text().matches("Charged").count(), 1);
+}
+
+#[test]
+fn a_second_click_on_upload_is_one_photo() {
+    let mut visit = visit();
+    let key = once_of(visit.get("/").text());
+    for _ in 0..2 {
+        let form = visit.post("/photos").field("_once", &key).field("title", "Harbour");
+        assert_eq!(form.file("photo", "a.jpg", "image/jpeg", &jpeg(30, 20)).send().location(), Some("/photos/1"));
+        visit.settle();
+    }
+    assert_eq!(visit.files().len(), 4, "the original and three sizes: {:?}", visit.files());
+}
+
+fn once_of(page: &str) -> String {
+    page.split(r#"name="_once" value=""#).nth(1).unwrap().split('"').next().unwrap().to_owned()
 }
 
 #[test]
@@ -369,9 +427,308 @@ fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
         assert_eq!(answer.status(), Status::METHOD_NOT_ALLOWED, "{method} {path}");
         assert!(answer.header("Allow").is_some());
     }
-    assert_eq!(visit.get("/healthz").status(), Status::OK);
+    let health = visit.request("GET", "/healthz").header("Host", "10.0.0.7:8000").send();
+    assert_eq!(health.json::<serde_json::Value>()["status"], "ok");
     let sheet = visit.get("/static/darkroom.css");
     assert_eq!((sheet.status(), sheet.header("Content-Type")), (Status::OK, Some("text/css; charset=utf-8")));
+}
+
+#[test]
+fn whoever_signs_up_first_is_the_owner_and_nobody_after() {
+    let mut visit = visit();
+    assert!(visit.get("/login").text().contains(r#"href="/signup""#));
+    assert!(visit.get("/signup").text().contains(r#"autocomplete="new-password""#));
+    for (email, password, words) in [
+        ("ada", PASSWORD, "Give a mail address"),
+        ("ada@example.org", "too short", "at least 12 characters"),
+        ("ada@example.org", "", "Please fill this in"),
+        ("ada@example.org", &"x".repeat(1_025), "at most 1024 bytes"),
+    ] {
+        let page = visit.sign_up(email, password);
+        assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT, "{words}");
+        assert!(page.text().contains(words) && page.text().contains(&format!("value=\"{email}\"")), "{page:?}");
+        assert!(password.is_empty() || !page.text().contains(password), "a password is not shown again");
+    }
+    assert_eq!(visit.sign_up(" Ada@example.org ", PASSWORD).location(), Some("/account"));
+    let page = visit.get("/account");
+    assert!(page.text().contains("This site is yours") && page.text().contains("Logged in as Ada@example.org"));
+    assert!(visit.get("/").text().contains(r#"<a href="/account">Account</a>"#));
+
+    assert_eq!(visit.get("/signup").status(), Status::NOT_FOUND);
+    assert_eq!(visit.sign_up("eve@example.org", PASSWORD).status(), Status::NOT_FOUND);
+    assert!(!visit.get("/login").text().contains("/signup"));
+    let stored = rusqlite::Connection::open(visit.folder.path().join("darkroom.db")).unwrap();
+    let hash: String = stored.query_row("SELECT password FROM owner", [], |row| row.get(0)).unwrap();
+    assert!(hash.starts_with("$argon2id$"), "{hash}");
+}
+
+#[test]
+fn strangers_are_sent_to_the_login_and_then_back() {
+    let mut visit = Visit::as_owner();
+    let stranger = BTreeMap::new();
+    visit.as_another(stranger.clone(), |visit| {
+        assert_eq!(visit.get("/account?page=2").location(), Some("/login?next=%2Faccount%3Fpage%3D2"));
+        for (method, path) in
+            [("POST", "/account/password"), ("POST", "/account/photos/1/delete"), ("GET", "/account/")]
+        {
+            assert_eq!(visit.request(method, path).send().status(), Status::SEE_OTHER, "{method} {path}");
+        }
+        assert_eq!(visit.get("/photos/1").status(), Status::OK, "it still hangs");
+        assert!(visit.get("/login?next=/account").text().contains(r#"name="next" value="/account""#));
+    });
+    for (next, to) in [("/orders", "/orders"), ("//evil.example", "/account"), ("https://evil.example", "/account")] {
+        visit.as_another(stranger.clone(), |visit| {
+            let fields = [("email", "ADA@example.org"), ("password", PASSWORD), ("next", next)];
+            assert_eq!(visit.post("/login").form(&fields).send().location(), Some(to));
+        });
+    }
+}
+
+#[test]
+fn a_wrong_password_and_an_unknown_address_get_the_same_words() {
+    let mut visit = Visit::as_owner();
+    let mut pages = Vec::new();
+    for email in ["ada@example.org", "eve@example.org"] {
+        let fields = [("email", email), ("password", "not the password"), ("next", "/orders")];
+        let page = visit.post("/login").form(&fields).send();
+        assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT);
+        assert!(page.text().contains(r#"aria-describedby="form-wrong""#) && page.text().contains(r#"value="/orders""#));
+        assert!(page.text().contains("The address or the password is not right."));
+        assert!(!page.text().contains("not the password"), "a password is not shown again");
+        pages.push(page.text().replace(email, ""));
+    }
+    assert_eq!(pages[0], pages[1]);
+}
+
+#[test]
+fn passwords_cannot_be_tried_for_ever() {
+    let mut visit = Visit::as_owner();
+    let try_from = |visit: &mut Visit, peer: &str, email: &str| {
+        let fields = [("email", email), ("password", "not the password")];
+        visit.post("/login").peer(peer).form(&fields).send()
+    };
+    // One visitor: ten in a minute, whatever the account.
+    let last = (0..11).map(|n| try_from(&mut visit, "192.0.2.1:5000", &format!("{n}@example.org"))).last().unwrap();
+    assert_eq!(last.status(), Status::TOO_MANY_REQUESTS);
+    // One account: twenty in an hour, whoever asks.
+    let statuses: Vec<u16> = (0..21)
+        .map(|n| try_from(&mut visit, &format!("198.51.100.{n}:5000"), "Ada@example.org").status().code())
+        .collect();
+    assert_eq!(statuses, [vec![422; 20], vec![429]].concat());
+}
+
+#[test]
+fn a_logout_ends_a_copy_of_the_cookie_too() {
+    let mut visit = Visit::as_owner();
+    let copy = visit.cookies().clone();
+    assert!(visit.get("/account").text().contains(r#"action="/logout""#));
+    assert_eq!(visit.post("/logout").send().location(), Some("/"));
+    let page = visit.get("/");
+    assert!(page.text().contains("You are logged out") && page.text().contains(r#"href="/login""#), "{page:?}");
+    visit.as_another(copy, |visit| assert_eq!(visit.get("/account").status(), Status::SEE_OTHER));
+}
+
+#[test]
+fn a_photo_that_is_taken_down_is_gone_and_its_orders_stay() {
+    let mut visit = Visit::as_owner();
+    visit.order(&[("photo", "1"), ("email", "bob@example.org"), ("quantity", "2")]);
+    visit.settle();
+    let page = visit.get("/account");
+    assert!(page.text().contains("bob@example.org") && page.text().contains("Charged"), "{page:?}");
+    assert!(page.text().contains(r#"action="/account/photos/1/delete""#), "{page:?}");
+
+    assert_eq!(visit.post("/account/photos/1/delete").send().location(), Some("/account"));
+    let page = visit.get("/account");
+    assert!(page.text().contains("“Harbour” is taken down") && page.text().contains("bob@example.org"), "{page:?}");
+    assert!(visit.files().is_empty(), "{:?}", visit.files());
+    for path in ["/photos/1", "/photos/1/800.jpg"] {
+        assert_eq!(visit.get(path).status(), Status::NOT_FOUND, "{path}");
+    }
+    assert!(visit.get("/").text().contains("The walls are still bare"));
+    let page = visit.get("/orders");
+    assert!(page.text().contains(r#"<span class="what">Harbour</span>"#) && !page.text().contains("/photos/1"));
+    assert_eq!(visit.post("/account/photos/1/delete").send().status(), Status::NOT_FOUND);
+}
+
+/// Or the sizes would be left behind, of a photo that is not there.
+#[test]
+fn a_photo_that_is_being_prepared_is_not_taken_down() {
+    let mut visit = Visit::as_owner();
+    let site = visit.state::<Site>();
+    let (begun, over) = (Barrier::new(3), Barrier::new(3));
+    let occupy = || {
+        begun.wait();
+        over.wait();
+    };
+    let page = thread::scope(|scope| {
+        (0..2).for_each(|_| drop(scope.spawn(|| site.decoders.run(occupy))));
+        begun.wait();
+        visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
+        visit.post("/account/photos/2/delete").send();
+        let page = visit.get("/account");
+        over.wait();
+        page
+    });
+    assert!(page.text().contains("“Fog” is being prepared"), "{page:?}");
+    visit.settle();
+    visit.post("/account/photos/2/delete").send();
+    assert_eq!((visit.get("/photos/2").status(), visit.files().len()), (Status::NOT_FOUND, 4));
+}
+
+#[test]
+fn a_new_password_ends_all_other_sessions_and_this_one_goes_on() {
+    let mut visit = Visit::as_owner();
+    let other = visit.as_another(BTreeMap::new(), |visit| {
+        visit.log_in(PASSWORD);
+        visit.cookies().clone()
+    });
+    let before = visit.cookies().clone();
+    let mut change = |current: &str, password: &str| {
+        visit.post("/account/password").form(&[("current", current), ("password", password)]).send()
+    };
+    for (current, password, words) in [
+        ("not the password", "an enlarger with a lens", "current-wrong"),
+        (PASSWORD, "short", "at least 12 characters"),
+        ("", "", "Please fill this in"),
+    ] {
+        let page = change(current, password);
+        assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT, "{words}");
+        assert!(page.text().contains(words) && !page.text().contains("enlarger"), "{page:?}");
+    }
+    assert_eq!(change(PASSWORD, "an enlarger with a lens").location(), Some("/account"));
+    assert!(visit.get("/account").text().contains("The password is changed"));
+    for cookies in [other, before] {
+        visit.as_another(cookies, |visit| assert_eq!(visit.get("/account").status(), Status::SEE_OTHER));
+    }
+    assert_eq!(visit.log_in(PASSWORD).status(), Status::UNPROCESSABLE_CONTENT);
+    assert_eq!(visit.log_in("an enlarger with a lens").status(), Status::SEE_OTHER);
+}
+
+#[test]
+fn the_tenth_message_in_an_hour_is_the_last_and_the_page_says_when_to_come_again() {
+    let mut visit = visit();
+    let mut send = |peer| {
+        let fields = [("email", "ada@example.org"), ("message", "Hello")];
+        visit.post("/contact").peer(peer).form(&fields).send()
+    };
+    (0..10).for_each(|_| assert_eq!(send("192.0.2.1:5000").status(), Status::SEE_OTHER));
+    let page = send("192.0.2.1:5000");
+    assert_eq!((page.status(), page.header("Retry-After").is_some()), (Status::TOO_MANY_REQUESTS, true));
+    assert!(page.text().contains("Please wait 6 minutes"), "{page:?}");
+    assert_eq!(send("192.0.2.2:5000").status(), Status::SEE_OTHER, "another visitor may write");
+    visit.settle();
+}
+
+/// In production, under a name and with https in front.
+fn in_production(settings: &mut Settings) {
+    settings.config.mode = Mode::Production;
+    settings.config.url = Some("https://darkroom.example".into());
+    settings.config.secrets = vec!["k2m9-Qx7v_Lr4Tz8w1Bn6Yc3Hs5Dj0Gf".into()];
+}
+
+#[test]
+fn an_error_of_every_status_has_the_looks_of_the_site() {
+    let folder = TempDir::new().unwrap();
+    let mut settings = settings(folder.path());
+    in_production(&mut settings);
+    let fails = |req: &mut Request| Err::<(), _>(Error::new(Status::new(req.param("status")?), "Said <b>by</b> us."));
+    let mut client = TestClient::new(app(settings).unwrap().get("/fails/{status}", fails));
+    for status in errors::STATUSES {
+        let page = client.get(&format!("/fails/{status}"));
+        let (text, is_ours) = (page.text(), status >= 500);
+        assert_eq!(page.status().code(), status);
+        assert!(text.contains("darkroom") && text.contains("<h1>") && text.contains(">To the gallery</a>"), "{status}");
+        assert_eq!(text.contains("Said &lt;b&gt;by&lt;/b&gt; us."), !is_ours, "{status}: what is ours is for the log");
+        let id = format!("<code>{}</code>", page.header("X-Request-Id").unwrap());
+        assert_eq!(text.contains(&id), is_ours, "{status}");
+    }
+    let refused = client.post("/contact").header("Sec-Fetch-Site", "cross-site").send();
+    assert!(
+        refused.status() == Status::FORBIDDEN && refused.text().contains("came from somewhere else"),
+        "{refused:?}"
+    );
+    let elsewhere = client.request("GET", "/").header("Host", "evil.example").send();
+    assert!(elsewhere.status().code() == 421 && !elsewhere.text().contains("/static/"), "{elsewhere:?}");
+    assert_eq!(client.get("/account/nothing").location(), Some("/login?next=%2Faccount%2Fnothing"));
+    assert!(client.get("/nothing").text().contains("Nothing has been hung here"));
+}
+
+#[test]
+fn what_remembers_the_sessions_is_broken_and_the_page_says_so() {
+    let folder = TempDir::new().unwrap();
+    let store = folder.path().join("aside.db");
+    let mut settings = settings(folder.path());
+    in_production(&mut settings);
+    settings.config.store = Some(format!("sqlite:{}", store.display()));
+    let mut visit = Visit { client: TestClient::new(app(settings).unwrap()), folder };
+    visit.sign_up("ada@example.org", PASSWORD);
+    let file = rusqlite::Connection::open(store).unwrap();
+    let tables: Vec<String> = file
+        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
+        .unwrap()
+        .query_map([], |row| row.get(0))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    for table in tables {
+        file.execute(&format!("DROP TABLE {table}"), []).unwrap();
+    }
+    let page = visit.post("/logout").send();
+    assert!(page.status().code() == 503 && page.text().contains("The darkroom is busy"), "{page:?}");
+}
+
+#[test]
+fn in_production_every_page_keeps_browsers_strict() {
+    let mut visit = visit_with(in_production);
+    visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200));
+    visit.settle();
+    let signed_up = visit.sign_up("ada@example.org", PASSWORD);
+    let cookie = signed_up.header("Set-Cookie").unwrap();
+    for flag in ["__Host-session=", "; HttpOnly", "; SameSite=Lax", "; Secure", "; Path=/"] {
+        assert!(cookie.contains(flag), "{flag}: {cookie}");
+    }
+    let mut answers = vec![signed_up, visit.order(&[("photo", "1")]), visit.post("/contact").form(&[]).send()];
+    answers.push(visit.post("/account/password").form(&[]).send());
+    answers.extend(
+        ["/", "/photos/1", "/orders", "/contact", "/login", "/account", "/signup", "/healthz"]
+            .map(|path| visit.get(path)),
+    );
+    answers.extend(["/photos/1/800.jpg", "/static/darkroom.css", "/static/none.css"].map(|path| visit.get(path)));
+    visit.post("/logout").send();
+    answers.extend(["/", "/account", "/login"].map(|path| visit.get(path)));
+    for answer in &answers {
+        assert_strict(answer);
+    }
+}
+
+/// What header scanners ask for, and that the page needs no exception from it.
+fn assert_strict(answer: &TestResponse) {
+    let header = |name: &str| answer.header(name).unwrap_or_else(|| panic!("no {name}: {answer:?}"));
+    let policy = header("Content-Security-Policy");
+    assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
+    assert!(!policy.contains("unsafe") && !policy.contains('*') && !policy.contains("http:"), "{policy}");
+    assert!(header("Strict-Transport-Security").starts_with("max-age=31536000"));
+    assert_eq!(header("X-Content-Type-Options"), "nosniff");
+    assert_eq!(header("X-Frame-Options"), "DENY");
+    assert_eq!(header("Referrer-Policy"), "strict-origin-when-cross-origin");
+    if answer.header("Content-Type").is_some_and(|kind| kind.starts_with("text/html")) {
+        let page = answer.text();
+        assert!(!page.contains(" style=") && !page.contains(" onclick=") && !page.contains("javascript:"), "{page}");
+        assert!(!page.contains("<script") && !page.contains("http://"), "{page}");
+        for (at, _) in page.match_indices("<style") {
+            let nonce = page[at..].strip_prefix("<style nonce=\"").and_then(|rest| rest.split('"').next()).unwrap();
+            assert!(nonce.len() >= 22 && policy.contains(&format!("'nonce-{nonce}'")), "{policy}: {page}");
+        }
+    }
+}
+
+#[test]
+fn files_have_addresses_with_a_hash() {
+    let mut visit = visit();
+    let page = visit.get("/").text().to_owned();
+    let sheet = page.split("rel=\"stylesheet\" href=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(sheet.starts_with("/static/darkroom.css?v="), "{sheet}");
+    assert!(visit.get(sheet).header("Cache-Control").is_some(), "{sheet}");
 }
 
 struct Received {
@@ -384,7 +741,7 @@ fn listener() -> (String, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let (tell, told) = mpsc::channel();
-    std::thread::spawn(move || {
+    thread::spawn(move || {
         for stream in listener.incoming() {
             let mut stream = BufReader::new(stream.unwrap());
             let lines = stream.by_ref().lines().map(|line| line.unwrap()).take_while(|line| !line.is_empty());

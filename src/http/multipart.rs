@@ -23,8 +23,9 @@ use super::request::{Request, unreadable};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
 
-/// What is read from the body at once.
-const CHUNK: usize = 16 << 10;
+/// What is read from the body at once. Until the first part begins multer reads twice before it looks at anything, so two
+/// of them are no more than [`HEAD`].
+const CHUNK: usize = 8 << 10;
 
 /// What may be read without a part beginning or going on: the header of a part, or what stands before the first.
 const HEAD: usize = 16 << 10;
@@ -122,7 +123,7 @@ struct Source<'r> {
 
 impl Source<'_> {
     fn chunk(&mut self) -> Option<Result<Vec<u8>>> {
-        if self.unheard.load(Ordering::Relaxed) >= HEAD {
+        if self.unheard.load(Ordering::Relaxed) > HEAD {
             return Some(Err(Error::bad_request(format!(
                 "No part begins within {HEAD} bytes, or its header is longer."
             ))));
@@ -788,6 +789,18 @@ mod tests {
         let mut bytes = Vec::new();
         part.open().unwrap().read_to_end(&mut bytes).unwrap();
         bytes
+    }
+
+    /// The rest of what the server read with the head comes first, however little that is; then as much as fits.
+    #[test]
+    fn the_first_bytes_may_come_alone() {
+        let content = vec![b'x'; 3 * HEAD];
+        let whole = body(&[field("name=title", b"Harbour"), field("name=photo; filename=a.bin", &content)]);
+        for first in 1..100 {
+            let (start, rest) = whole.split_at(first);
+            let parts = read_parts(&mut start.chain(rest), "BOUND", Limits::of(&Config::default())).unwrap();
+            assert_eq!(bytes(&parts[1]).len(), content.len(), "{first} bytes first");
+        }
     }
 
     fn example() -> Vec<u8> {

@@ -11,7 +11,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, merge_maps};
-use minijinja::{AutoEscape, Environment, ErrorKind, TemplateSource, UndefinedBehavior, Value, path_loader};
+use minijinja::{
+    AutoEscape, Environment, ErrorKind, Output, State, TemplateSource, UndefinedBehavior, Value, escape_formatter,
+    path_loader,
+};
 use serde::Serialize;
 
 use super::files;
@@ -47,6 +50,7 @@ impl Templates {
         let compiled_in = Arc::default();
         let mut environment = Environment::new();
         environment.set_auto_escape_callback(auto_escape);
+        environment.set_formatter(write_value);
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         environment.set_auto_reload(reload);
         // So that an error has the template's lines and says which name was undefined, in a release build too.
@@ -157,6 +161,26 @@ fn auto_escape(name: &str) -> AutoEscape {
         "json" | "json5" | "js" | "yaml" | "yml" => AutoEscape::Json,
         _ => AutoEscape::Html,
     }
+}
+
+/// Writes a value as minijinja does, but for the slash in HTML: it needs no escape there, and every link would be full of
+/// `&#x2f;` for those who read the page's source.
+fn write_value(
+    out: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> std::result::Result<(), minijinja::Error> {
+    let text = value.as_str().filter(|text| !value.is_safe() && text.contains('/'));
+    let Some(text) = text.filter(|_| matches!(state.auto_escape(), AutoEscape::Html)) else {
+        return escape_formatter(out, state, value);
+    };
+    for (place, part) in text.split('/').enumerate() {
+        if place > 0 {
+            out.write_str("/")?;
+        }
+        escape_formatter(out, state, &Value::from(part))?;
+    }
+    Ok(())
 }
 
 fn plain_name(name: &str) -> &str {
@@ -405,6 +429,16 @@ mod tests {
             templates.add(name, source.to_string()).unwrap();
         }
         templates
+    }
+
+    #[test]
+    fn what_is_escaped_in_a_page_is_not_the_slash() {
+        let templates = templates(&[("page.html", "{{ text }}|{{ text | safe }}"), ("mail.txt", "{{ text }}")]);
+        let text = "/a?b='1'&c=\"2\"</script>/";
+        let page = templates.render("page.html", private::context([("text", Value::from(text))])).unwrap();
+        assert_eq!(page, format!("/a?b=&#x27;1&#x27;&amp;c=&quot;2&quot;&lt;/script&gt;/|{text}"));
+        let mail = templates.render("mail.txt", private::context([("text", Value::from(text))])).unwrap();
+        assert_eq!(mail, text);
     }
 
     #[test]

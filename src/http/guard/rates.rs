@@ -173,9 +173,18 @@ impl std::error::Error for TooSoon {}
 
 fn too_soon(wait: Duration) -> Error {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    let unit = if seconds == 1 { "second" } else { "seconds" };
-    let words = format!("That was too often. Please wait {seconds} {unit}, and try again.");
+    let words = format!("That was too often. Please wait {}, and try again.", in_words(seconds));
     Error::new(Status::TOO_MANY_REQUESTS, words).with_source(TooSoon { seconds })
+}
+
+/// A wait for a person to read, rounded up: nobody counts 360 seconds.
+fn in_words(seconds: u64) -> String {
+    let (count, unit) = match seconds {
+        0..120 => (seconds, "second"),
+        120..7_200 => (seconds.div_ceil(60), "minute"),
+        _ => (seconds.div_ceil(3_600), "hour"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
 #[cfg(test)]
@@ -205,6 +214,15 @@ mod tests {
         let error = clone.check("a").unwrap_err();
         assert_eq!(error.status(), Status::TOO_MANY_REQUESTS);
         assert!(error.find_source::<TooSoon>().is_some_and(|soon| (3599..=3600).contains(&soon.seconds)));
+    }
+
+    #[test]
+    fn a_wait_is_in_words_and_never_too_short() {
+        for (seconds, words) in
+            [(1, "1 second"), (119, "119 seconds"), (120, "2 minutes"), (301, "6 minutes"), (7_201, "3 hours")]
+        {
+            assert_eq!(in_words(seconds), words);
+        }
     }
 
     #[test]
