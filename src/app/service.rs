@@ -232,8 +232,8 @@ fn log_error(request: &Request, error: &Error) {
     let what = panics::catch(what).unwrap_or_else(|panic| format!("failed, and what it says panicked: {panic}"));
     let backtrace = panic.map_or_else(|| error.backtrace_lines(), Failure::backtrace);
     let backtrace = backtrace.map_or(String::new(), |lines| format!("\n{lines}"));
-    let line = escape(&format!("{} {} {} {what}", request.method(), request.path(), request.id()));
-    log::error!(target: "aside::http", "{line}{backtrace}");
+    let line = format!("{} {} {} {what}", request.method(), request.path(), request.id());
+    log::error!(target: "aside::http", "{}{backtrace}", escape(&line));
 }
 
 fn log_access(request: &Request, response: &Response, began: Instant) {

@@ -3,6 +3,7 @@
 //! One registry for each application. It hands out the places that tasks run in: at most `ASIDE_MAX_TASKS`, past which
 //! work waits in one queue, in order. Nothing that it takes in is dropped without a line in the log.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -173,7 +174,7 @@ impl Record {
     fn line(&self, what: &str) -> String {
         let origin = self.origin.as_ref().map_or(String::new(), |origin| format!("{origin}, "));
         let after = span(self.after());
-        escape(&format!("Background task {} {what} (task {}, {origin}after {after})", self.name, self.id))
+        escape(&format!("Background task {} {what} (task {}, {origin}after {after})", self.name, self.id)).into_owned()
     }
 }
 
@@ -189,21 +190,24 @@ pub(crate) fn span(time: Duration) -> String {
 
 /// Text for one line of the log: line breaks, other control characters and marks that turn the direction of writing are
 /// shown by their escapes, so that nobody can forge a line.
-pub(crate) fn escape(text: &str) -> String {
+pub(crate) fn escape(text: &str) -> Cow<'_, str> {
     let hidden = |c: char| {
         c.is_control() || matches!(c, '\u{2028}' | '\u{2029}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
-    if !text.contains(hidden) {
-        return text.to_owned();
+    let is_plain = text.bytes().fold(true, |plain, byte| plain & (b' '..=b'~').contains(&byte));
+    if is_plain || !text.contains(hidden) {
+        return Cow::Borrowed(text);
     }
-    text.chars().fold(String::with_capacity(text.len() + 8), |mut out, c| {
-        if hidden(c) {
-            out.extend(c.escape_default())
-        } else {
-            out.push(c)
-        }
-        out
-    })
+    text.chars()
+        .fold(String::with_capacity(text.len() + 8), |mut out, c| {
+            if hidden(c) {
+                out.extend(c.escape_default())
+            } else {
+                out.push(c)
+            }
+            out
+        })
+        .into()
 }
 
 /// How many tasks there are and were.

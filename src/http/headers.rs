@@ -1,5 +1,6 @@
 //! The header fields of a request or a response: a list in order, found by name without regard to case.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use crate::error::{Error, Result};
@@ -16,7 +17,10 @@ use crate::error::{Error, Result};
 /// assert_eq!(headers.get_all("vary").collect::<Vec<_>>(), ["Accept", "Cookie"]);
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Headers(Vec<(String, String)>);
+pub struct Headers(Vec<(Text, Text)>);
+
+/// Most names and many values are the same in every response, and need no copy.
+type Text = Cow<'static, str>;
 
 impl Headers {
     /// None yet.
@@ -31,7 +35,7 @@ impl Headers {
 
     /// All values of that name, in order.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
-        self.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_ref())
     }
 
     /// Whether there is one of that name.
@@ -44,12 +48,22 @@ impl Headers {
         let (name, value) = (name.into(), value.into());
         let at = self.iter().position(|(key, _)| key.eq_ignore_ascii_case(&name));
         self.remove(&name);
-        self.0.insert(at.unwrap_or(self.0.len()), (name, value));
+        self.0.insert(at.unwrap_or(self.0.len()), (name.into(), value.into()));
     }
 
     /// Adds a field beside those of the same name.
     pub fn append(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        self.0.push((name.into(), value.into()));
+        self.0.push((name.into().into(), value.into().into()));
+    }
+
+    /// Adds what others have and these have not.
+    pub(crate) fn complete(&mut self, defaults: &Headers) {
+        let known = self.0.len();
+        for (name, value) in &defaults.0 {
+            if !self.0[..known].iter().any(|(key, _)| key.eq_ignore_ascii_case(name)) {
+                self.0.push((name.clone(), value.clone()));
+            }
+        }
     }
 
     /// Takes all of that name out.
@@ -59,7 +73,7 @@ impl Headers {
 
     /// Names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+        self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 
     /// How many there are.
@@ -78,16 +92,24 @@ impl Headers {
         if name.is_empty() || !name.bytes().all(is_token) {
             return Err(Error::internal(format!("{name:?} cannot be a header name")));
         }
-        if !value.bytes().all(is_value) {
+        // All bytes at once, where most values are fine: the processor looks at many at a time.
+        if !value.bytes().fold(true, |fine, byte| fine & is_value(byte)) {
             return Err(Error::internal(format!("the value {value:?} cannot be a header's ({name})")));
         }
         Ok(())
     }
 }
 
+/// Names and values that are part of the program, which are not copied.
+impl From<&[(&'static str, &'static str)]> for Headers {
+    fn from(fields: &[(&'static str, &'static str)]) -> Headers {
+        Headers(fields.iter().map(|(name, value)| (Cow::Borrowed(*name), Cow::Borrowed(*value))).collect())
+    }
+}
+
 impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
     fn from_iter<I: IntoIterator<Item = (N, V)>>(fields: I) -> Headers {
-        Headers(fields.into_iter().map(|(name, value)| (name.into(), value.into())).collect())
+        Headers(fields.into_iter().map(|(name, value)| (name.into().into(), value.into().into())).collect())
     }
 }
 

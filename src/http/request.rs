@@ -252,12 +252,21 @@ impl Request {
     /// The cookies in order, their values percent-decoded where they are encoded. Names are as they came: a browser keeps
     /// others from setting `__Host-session`, and would not know `__%48ost-session` for the same.
     pub fn cookies(&self) -> impl Iterator<Item = (String, String)> + '_ {
-        self.headers.get_all("Cookie").flat_map(|line| line.split(';')).filter_map(cookie)
+        self.cookies_as_sent().map(|(name, value)| (name.to_owned(), decode_cookie(value)))
     }
 
     /// The first cookie of that name.
     pub fn cookie(&self, name: &str) -> Option<String> {
-        self.cookies().find(|(key, _)| key == name).map(|(_, value)| value)
+        self.cookies_named(name).next()
+    }
+
+    /// The cookies of that name: a subdomain may have planted another beside one's own.
+    pub(crate) fn cookies_named<'r>(&'r self, name: &'r str) -> impl Iterator<Item = String> + 'r {
+        self.cookies_as_sent().filter(move |(theirs, _)| *theirs == name).map(|(_, value)| decode_cookie(value))
+    }
+
+    fn cookies_as_sent(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.headers.get_all("Cookie").flat_map(|line| line.split(';')).filter_map(split_cookie)
     }
 
     /// The part of the path that the route calls so: `req.param::<u64>("id")?` for `/photos/{id}`.
@@ -333,11 +342,14 @@ impl Request {
 
 /// A name and a value. The white space that is cut off is what browsers know as such: a name with another kind of space
 /// behind `__Host-session` is another name to them, and anybody may set it.
-fn cookie(pair: &str) -> Option<(String, String)> {
+fn split_cookie(pair: &str) -> Option<(&str, &str)> {
     let (name, value) = pair.split_once('=')?;
     let (name, value) = (name.trim_matches([' ', '\t']), value.trim_matches([' ', '\t']));
-    let decoded = percent_decode_str(value).decode_utf8().map(Cow::into_owned);
-    (!name.is_empty()).then(|| (name.to_owned(), decoded.unwrap_or_else(|_| value.to_owned())))
+    (!name.is_empty()).then_some((name, value))
+}
+
+fn decode_cookie(value: &str) -> String {
+    percent_decode_str(value).decode_utf8().map_or_else(|_| value.to_owned(), Cow::into_owned)
 }
 
 /// What a body that could not be read to its end means for the client.

@@ -109,9 +109,8 @@ impl Keys {
 
     /// The contents, and whether the key was one that does not write any more.
     fn open(&self, sealed: &str) -> Option<(Contents, bool)> {
-        let cookie = Cookie::new(self.name(), sealed.to_owned());
         let jar = CookieJar::new();
-        let open = |key| jar.private(key).decrypt(cookie.clone());
+        let open = |key| jar.private(key).decrypt(Cookie::new(self.name(), sealed.to_owned()));
         let (place, cookie) = self.keys.iter().enumerate().find_map(|(place, key)| Some((place, open(key)?)))?;
         Some((serde_json::from_str(cookie.value()).ok()?, place > 0))
     }
@@ -464,9 +463,7 @@ impl Sealed {
             return sealed.clone();
         }
         let keys = req.scope().get::<Keys>();
-        let name = keys.as_ref().map(|keys| keys.name());
-        let ours = req.cookies().filter(|(theirs, _)| Some(theirs.as_str()) == name);
-        let values = ours.map(|(_, value)| value).collect();
+        let values = keys.as_ref().map_or_else(Vec::new, |keys| req.cookies_named(keys.name()).collect());
         let (store, request_id) = (req.scope().get(), req.id().to_owned());
         let sealed = Arc::new(Sealed { values, keys, store, request_id, opened: OnceLock::new() });
         req.set_extension(sealed.clone());

@@ -4,6 +4,7 @@
 //! socket; a crew of [`workers`] stands between them. One transport is here, [`tiny_http`]; another can be put under the
 //! same trait.
 
+pub(crate) mod clock;
 pub(crate) mod log;
 pub(crate) mod socket;
 pub(crate) mod tiny_http;

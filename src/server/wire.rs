@@ -3,15 +3,18 @@
 //! A head that two servers could read in two ways is refused before anything is routed: behind a proxy the second reading
 //! is somebody else's request (request smuggling, RFC 9112, section 11.2).
 
-use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::time::{SystemTime, UNIX_EPOCH};
 
+use super::clock::Clock;
 use crate::error::{Error, Status};
 use crate::http::headers::{Headers, is_token, is_value};
 use crate::http::request::{Method, is_authority};
 use crate::http::response::{Response, ResponseBody};
+
+thread_local! {
+    static DATE: Clock = const { Clock::new() };
+}
 
 /// Bodies are copied, and read from files, in pieces of this size.
 pub(crate) const PIECE: usize = 64 << 10;
@@ -234,10 +237,9 @@ pub(crate) fn head(response: &Response, terms: Terms) -> Vec<u8> {
     let mut head =
         Vec::with_capacity(512 + response.body.length().map_or(0, |length| length.min(PIECE as u64)) as usize);
     put(&mut head, format_args!("HTTP/1.1 {} {}\r\n", status.code(), status.reason()));
-    with_date(|date| put(&mut head, format_args!("Date: {date}\r\n")));
-    for (name, value) in response.headers().iter().filter(|(name, value)| is_ours_to_send(name, value)) {
-        put(&mut head, format_args!("{name}: {value}\r\n"));
-    }
+    DATE.with(|date| date.show(httpdate::fmt_http_date, |date| put_line(&mut head, "Date", date)));
+    let ours = response.headers().iter().filter(|(name, value)| is_ours_to_send(name, value));
+    ours.for_each(|(name, value)| put_line(&mut head, name, value));
     match response.body.length() {
         _ if status.is_bodiless() => {}
         Some(length) => put(&mut head, format_args!("Content-Length: {}\r\n", declared(response, terms, length))),
@@ -271,25 +273,13 @@ fn is_ours_to_send(name: &str, value: &str) -> bool {
     !OF_THE_CONNECTION.iter().any(|other| other.eq_ignore_ascii_case(name))
 }
 
+fn put_line(head: &mut Vec<u8>, name: &str, value: &str) {
+    [name, ": ", value, "\r\n"].iter().for_each(|part| head.extend_from_slice(part.as_bytes()));
+}
+
 fn put(head: &mut Vec<u8>, text: fmt::Arguments<'_>) {
     // A vector takes all it is given.
     let _ = head.write_fmt(text);
-}
-
-/// The date of this second, written once a second for each thread.
-fn with_date(use_it: impl FnOnce(&str)) {
-    thread_local! {
-        static DATE: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
-    }
-    let now = SystemTime::now();
-    let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-    DATE.with_borrow_mut(|(of, text)| {
-        if *of != second || text.is_empty() {
-            *text = httpdate::fmt_http_date(now);
-            *of = second;
-        }
-        use_it(text);
-    });
 }
 
 /// A stream's body: each write is a chunk, and goes out at once.

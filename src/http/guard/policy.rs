@@ -50,7 +50,7 @@ pub(crate) struct Policy {
 impl Default for Policy {
     fn default() -> Policy {
         let mut policy = Policy {
-            headers: Headers::from_iter(DEFAULTS),
+            headers: Headers::from(&DEFAULTS[..]),
             csp: String::new(),
             csp_without_nonce: String::new(),
             hsts: ONE_YEAR.to_owned(),
@@ -87,9 +87,7 @@ impl Policy {
     /// Adds what the response has not got.
     pub(crate) fn apply(&self, request: &Request, response: &mut Response) {
         let headers = &mut response.headers;
-        for (name, value) in self.headers.iter() {
-            add(headers, name, value);
-        }
+        headers.complete(&self.headers);
         match request.nonce().get() {
             Some(nonce) => add(headers, CSP, &self.csp.replace("{nonce}", nonce)),
             None => add(headers, CSP, &self.csp_without_nonce),

@@ -10,7 +10,7 @@ const LONGEST: usize = 1_000;
 pub(super) fn visible(text: &str) -> String {
     let end = text.char_indices().nth(LONGEST).map(|(end, _)| end);
     let lines = text[..end.unwrap_or(text.len())].replace('\t', "    ");
-    let lines: Vec<String> = lines.lines().map(escape).collect();
+    let lines: Vec<String> = lines.lines().map(|line| escape(line).into_owned()).collect();
     let rest = end.map_or(String::new(), |_| format!("… ({} bytes)", text.len()));
     lines.join("\n") + &rest
 }
