@@ -13,6 +13,7 @@ mod imp {
     use std::net::{IpAddr, Shutdown, SocketAddr};
     use std::path::PathBuf;
 
+    use nix::errno::Errno;
     use nix::sys::socket::{self, MsgFlags, SockaddrLike, SockaddrStorage};
 
     /// A connection's socket.
@@ -125,14 +126,15 @@ mod imp {
             }
         }
 
-        /// Whether the client has said that nothing more will come, and all that came has been read. Where our side may
-        /// have been shut for reading, the socket looks the same for that, or is just being closed: then the system's table
-        /// is asked.
-        pub(crate) fn has_ended(&self, ours_may_be_shut: bool) -> bool {
+        /// Whether the connection is there for more: the client has not said that nothing more will come, or something has
+        /// come that was not read. Where our side may have been shut for reading, the socket looks the same for that, or is
+        /// just being closed: then the system's table is asked.
+        pub(crate) fn is_open(&self, ours_may_be_shut: bool) -> bool {
             if ours_may_be_shut {
-                return !is_established(self.remote, self.local_port);
+                return is_established(self.remote, self.local_port);
             }
-            socket::recv(self.fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) == Ok(0)
+            let peeked = socket::recv(self.fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+            matches!(peeked, Ok(1..) | Err(Errno::EAGAIN))
         }
     }
 
@@ -180,7 +182,7 @@ mod imp {
             match *self {}
         }
 
-        pub(crate) fn has_ended(&self, _ours_may_be_shut: bool) -> bool {
+        pub(crate) fn is_open(&self, _ours_may_be_shut: bool) -> bool {
             match *self {}
         }
     }

@@ -556,7 +556,9 @@ impl Loan {
             Framing::Chunked => {
                 let peer = self.remote.and_then(|remote| socket::find(remote, self.port));
                 // Of a connection's last request tiny_http gives the reader up at the body's end, and shuts our side.
-                peer.is_some_and(|peer| peer.has_ended(self.closes_itself))
+                let is_open = peer.map(|peer| peer.is_open(self.closes_itself));
+                // A connection that is gone has brought no end of a body. Where none can be found ever, there is no telling.
+                !is_open.unwrap_or(!cfg!(unix))
             }
             Framing::Nothing => false,
         }
