@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use super::service::{Goal, Service};
 use crate::http::router::Route;
+use crate::http::templates::Templates;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
 
@@ -24,7 +25,7 @@ impl Service {
         let secret =
             if config.secrets.is_empty() { "made up: they end with this process" } else { "from ASIDE_SECRET" };
         let lines = [
-            ("templates", Some(format!("in {}", config.templates.display()))),
+            ("templates", self.scope().get::<Templates>().map(|templates| format!("in {}", templates.dir().display()))),
             ("sessions", Some(format!("with a key {secret}"))),
             ("remembers", Some(format!("in {}", config.store.as_deref().unwrap_or("memory:")))),
             ("mail", self.mail()),

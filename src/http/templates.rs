@@ -59,6 +59,11 @@ impl Templates {
         Templates { environment, compiled_in, dir, reload }
     }
 
+    /// The folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// Adds a template that is compiled in: `include_str!("../templates/page.html")`.
     ///
     /// # Errors

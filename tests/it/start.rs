@@ -69,7 +69,7 @@ fn site_in_a_child() {
         return;
     }
     let app = App::new().get("/hello/{name}", |req: &mut Request| req.param::<String>("name")).named("hello");
-    app.post("/orders", |_| "ordered").run().unwrap();
+    app.post("/orders", |_| "ordered").templates("pages").run().unwrap();
 }
 
 #[test]
