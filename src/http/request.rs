@@ -349,6 +349,10 @@ fn split_cookie(pair: &str) -> Option<(&str, &str)> {
 }
 
 fn decode_cookie(value: &str) -> String {
+    // The largest cookie, the session's, has none.
+    if !value.contains('%') {
+        return value.to_owned();
+    }
     percent_decode_str(value).decode_utf8().map_or_else(|_| value.to_owned(), Cow::into_owned)
 }
 
