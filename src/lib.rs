@@ -73,6 +73,7 @@ pub mod fuzzing;
 mod http;
 #[cfg(feature = "image")]
 pub mod image;
+mod live;
 #[cfg(feature = "mail")]
 mod mail;
 mod server;
@@ -100,6 +101,7 @@ pub use http::password;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::session::{Flash, Session};
+pub use live::{Live, LiveGuard};
 #[cfg(feature = "mail")]
 pub use mail::{Attachment, Mail, SentMail};
 pub use server::Server;

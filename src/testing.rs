@@ -3,9 +3,9 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
 use crate::app::App;
@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::error::Status;
 use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
-use crate::http::response::{Response, ResponseBody};
+use crate::http::response::{Response, ResponseBody, StreamBody};
 use crate::http::session::Keys;
 #[cfg(feature = "mail")]
 use crate::mail::{Mailer, SentMail};
@@ -65,6 +65,29 @@ impl TestClient {
     /// A GET.
     pub fn get(&mut self, target: &str) -> TestResponse {
         self.request("GET", target).send()
+    }
+
+    /// A GET for an event stream, which is read for as long as the test likes.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Live, Request};
+    ///
+    /// let count = Live::new(1);
+    /// let shown = count.clone();
+    /// let app = App::new()
+    ///     .template("count.html", "<b>{{ state }}</b>")
+    ///     .get("/live", move |req: &mut Request| req.live(&shown, "count.html"));
+    /// let mut events = TestClient::new(app).events("/live");
+    /// assert_eq!(events.next().data, "<b>1</b>");
+    /// count.update(|count| *count += 1);
+    /// assert_eq!(events.next().data, "<b>2</b>");
+    /// ```
+    ///
+    /// # Panics
+    /// When the answer is no event stream; the message shows it.
+    pub fn events(&mut self, target: &str) -> Events {
+        self.request("GET", target).events()
     }
 
     /// A POST, to be given a body.
@@ -267,14 +290,36 @@ impl TestRequest<'_> {
         self
     }
 
+    /// Sends it, and reads the event stream that it is answered with; see [`TestClient::events`].
+    ///
+    /// # Panics
+    /// When the answer is no event stream; the message shows it.
+    pub fn events(mut self) -> Events {
+        let request = self.request();
+        let mut response = self.client.service.handle(request);
+        let is_events = response.headers().get("Content-Type") == Some("text/event-stream");
+        match std::mem::take(&mut response.body) {
+            ResponseBody::Stream(write) if is_events => Events::read(write),
+            body => {
+                response.body = body;
+                panic!("no event stream: {:?}", TestResponse::read(response, false))
+            }
+        }
+    }
+
     /// Sends it, reads the whole answer, and then begins what was set aside on it.
     pub fn send(mut self) -> TestResponse {
+        let request = self.request();
+        self.client.call(request)
+    }
+
+    fn request(&mut self) -> Request {
         if !self.client.cookies.is_empty() && !self.headers.contains("Cookie") {
             let pairs = self.client.cookies.iter().map(|(name, value)| format!("{name}={value}"));
             self.headers.set("Cookie", pairs.collect::<Vec<_>>().join("; "));
         }
-        let request = Request::new(self.method, self.target, self.headers, self.body.into()).with_peer(self.peer);
-        self.client.call(request)
+        let (target, headers) = (std::mem::take(&mut self.target), std::mem::take(&mut self.headers));
+        Request::new(self.method.clone(), target, headers, std::mem::take(&mut self.body).into()).with_peer(self.peer)
     }
 }
 
@@ -347,6 +392,93 @@ impl TestResponse {
     /// When it is no JSON of that shape.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> T {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
+    }
+}
+
+/// An event stream (WHATWG HTML, server-sent events). The visitor leaves when it is dropped.
+pub struct Events {
+    lines: mpsc::Receiver<Vec<u8>>,
+    unread: String,
+}
+
+/// One event of an [`Events`] stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Event {
+    /// Its name; empty for a message.
+    pub name: String,
+    /// What the page says it has seen, when it comes back.
+    pub id: String,
+    /// Its lines, without the last line end.
+    pub data: String,
+}
+
+impl Events {
+    fn read(write: StreamBody) -> Events {
+        let (tell, lines) = mpsc::channel();
+        let spawned = std::thread::Builder::new().name("test-events".into()).spawn(move || {
+            // It ends in an error when the test has left.
+            let _ = write(&mut Pipe(tell));
+        });
+        spawned.expect("the system has a thread to spare");
+        Events { lines, unread: String::new() }
+    }
+
+    /// Waits for the next event. Comments are passed over.
+    ///
+    /// # Panics
+    /// When none comes within 60 s, or the stream ends.
+    #[allow(clippy::should_implement_trait)]
+    pub fn next(&mut self) -> Event {
+        loop {
+            while let Some((block, rest)) = self.unread.split_once("\n\n") {
+                let (event, rest) = (Event::of(block), rest.to_owned());
+                self.unread = rest;
+                if let Some(event) = event {
+                    return event;
+                }
+            }
+            let bytes = self.lines.recv_timeout(PATIENCE).expect("the stream goes on with another event");
+            self.unread
+                .push_str(std::str::from_utf8(&bytes).expect("an event stream is UTF-8, written in whole events"));
+        }
+    }
+}
+
+impl Event {
+    /// None for a block that has no data, as of a comment.
+    fn of(block: &str) -> Option<Event> {
+        let mut event = Event::default();
+        let mut data: Vec<&str> = Vec::new();
+        for (name, value) in block.lines().filter_map(|line| line.split_once(": ").or(line.split_once(':'))) {
+            match name {
+                "event" => event.name = value.to_owned(),
+                "id" => event.id = value.to_owned(),
+                "data" => data.push(value),
+                _ => {}
+            }
+        }
+        event.data = data.join("\n");
+        (!data.is_empty()).then_some(event)
+    }
+}
+
+impl fmt::Debug for Events {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Events")
+    }
+}
+
+/// A client that reads as much as comes, until it leaves.
+struct Pipe(mpsc::Sender<Vec<u8>>);
+
+impl Write for Pipe {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.send(bytes.to_vec()).map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))?;
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
     }
 }
 

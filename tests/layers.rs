@@ -30,6 +30,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("http::store", 2),
     ("http::templates", 2),
     ("http::urls", 2),
+    ("live", 3),
     ("mail", 5),
     ("webhook", 5),
     ("app", 6),

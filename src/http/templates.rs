@@ -231,11 +231,7 @@ impl Request {
     /// # Errors
     /// 500 when the template is not there, cannot be read or fails; the log has the template, the line and the reason.
     pub fn render(&mut self, name: &str, context: impl Serialize) -> Result<Response> {
-        let templates = self.scope().get::<Templates>().ok_or_else(|| {
-            let words = "this application has no templates: name their folder with `App::templates(dir)`, or compile \
-                         one in with `App::template(name, source)`";
-            Error::internal(words)
-        })?;
+        let templates = templates_of(self)?;
         let glance = Arc::new(Glance::of(self));
         let flashes = Arc::new(Flashes::of(&glance));
         let visitor = Value::from_object(Visitor(Arc::clone(&glance)));
@@ -247,6 +243,42 @@ impl Request {
         }
         Ok(Response::bytes(&content_type(name), page.into_bytes()))
     }
+}
+
+/// A template that is rendered for one request again and again, on another thread: the part of a page that changes.
+pub(crate) struct Fragment {
+    templates: Arc<Templates>,
+    name: String,
+    provided: Value,
+}
+
+/// The template of that name, with what every template has, but for what belongs to the answer of a request: its flash
+/// messages and its nonce are the page's.
+pub(crate) fn fragment(req: &Request, name: &str) -> Result<Fragment> {
+    let provided = private::context([
+        ("path", Value::from(req.path())),
+        ("request_id", Value::from(req.id())),
+        ("static", static_address(req)),
+        ("url_for", Value::from_function(url_for(req.scope().get().unwrap_or_default()))),
+    ]);
+    Ok(Fragment { templates: templates_of(req)?, name: name.to_owned(), provided })
+}
+
+impl Fragment {
+    /// The template with that state: its fields by their names, and the whole as `state`.
+    pub(crate) fn render(&self, state: &impl Serialize) -> Result<String> {
+        let whole = private::context([("state", private::value(state))]);
+        let fields = map(state).unwrap_or_else(|_| private::context([]));
+        self.templates.render(&self.name, merge_maps([self.provided.clone(), whole, fields]))
+    }
+}
+
+fn templates_of(req: &Request) -> Result<Arc<Templates>> {
+    req.scope().get::<Templates>().ok_or_else(|| {
+        let words = "this application has no templates: name their folder with `App::templates(dir)`, or compile one in \
+                     with `App::template(name, source)`";
+        Error::internal(words)
+    })
 }
 
 /// What every template has.
