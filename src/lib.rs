@@ -93,6 +93,7 @@ pub use cache::Cache;
 pub use config::{Config, Mode};
 pub use error::{BoxError, Error, Result, Status, ok};
 pub use http::auth::{login, logout, logout_everywhere};
+pub use http::events::{Event, Events};
 pub use http::form::Form;
 pub use http::guard::rates::{Rate, RateLimit};
 pub use http::headers::Headers;

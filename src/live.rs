@@ -5,7 +5,7 @@
 //! see, get the latest state and none of those between.
 
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
@@ -15,6 +15,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::error::{Error, Result};
+use crate::http::events::{Event, Events};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::session::unguessable;
@@ -23,6 +24,9 @@ use crate::sync::{lock, wait_while_for};
 
 /// Between two updates of one page: nobody sees more than that, and a thousand changes in a second cost a page twenty.
 const FRAME: Duration = Duration::from_millis(50);
+
+/// How soon a page comes back whose connection was lost.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// How often a page that has nothing to tell says that it is there: proxies close what is silent for a minute, and a visitor
 /// who has left is noticed by writing to him.
@@ -217,9 +221,7 @@ impl Request {
         fragment.render(&*live.get())?;
         let known = self.header("Last-Event-ID").and_then(|id| live.version_of(id)).unwrap_or(0);
         let watch = Watch::new(live);
-        let stream = Response::stream("text/event-stream", move |out| watch.follow(&fragment, known, out));
-        // The second for nginx, which would otherwise gather the stream before it passes any of it on.
-        Ok(stream.header("Cache-Control", "no-store").header("X-Accel-Buffering", "no"))
+        Ok(Response::events(move |events| watch.follow(&fragment, known, events)))
     }
 }
 
@@ -253,19 +255,19 @@ impl<T> Drop for Watch<T> {
 
 impl<T: Clone + Serialize> Watch<T> {
     /// Writes what is new, until that fails because the visitor has left.
-    fn follow(self, fragment: &Fragment, mut known: u64, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(b"retry: 1000\n\n")?;
+    fn follow(self, fragment: &Fragment, mut known: u64, events: &mut Events<'_>) -> io::Result<()> {
+        events.retry_after(RETRY)?;
         loop {
             match self.0.newer_than(known, HEARTBEAT) {
                 Some((version, state)) => {
                     match fragment.render(&*state) {
-                        Ok(text) => write_event(out, &self.0.event_id(version), &text)?,
+                        Ok(text) => events.send_event(&Event::new(text).id(self.0.event_id(version)))?,
                         Err(error) => self.tell(version, &error),
                     }
                     known = version;
                     thread::sleep(FRAME);
                 }
-                None => out.write_all(b": still here\n\n")?,
+                None => events.keep_alive()?,
             }
         }
     }
@@ -275,15 +277,4 @@ impl<T: Clone + Serialize> Watch<T> {
             log::error!(target: "aside::live", "A state cannot be shown, and pages keep the one before: {}", error.chain());
         }
     }
-}
-
-/// One event, in one write. A line end of any kind begins a new `data` line.
-fn write_event(out: &mut dyn Write, id: &str, text: &str) -> io::Result<()> {
-    let mut event = format!("id: {id}\n");
-    let lines = text.replace("\r\n", "\n").replace('\r', "\n");
-    for line in lines.strip_suffix('\n').unwrap_or(&lines).split('\n') {
-        event.extend(["data: ", line, "\n"]);
-    }
-    event.push('\n');
-    out.write_all(event.as_bytes())
 }

@@ -15,6 +15,7 @@ use crate::background::scope::Context;
 use crate::background::task::{Deferred, TaskInfo};
 use crate::config::Config;
 use crate::error::Status;
+use crate::http::events::Event;
 use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
 use crate::http::response::{Response, ResponseBody, StreamBody};
@@ -86,7 +87,7 @@ impl TestClient {
     ///
     /// # Panics
     /// When the answer is no event stream; the message shows it.
-    pub fn events(&mut self, target: &str) -> Events {
+    pub fn events(&mut self, target: &str) -> EventReader {
         self.request("GET", target).events()
     }
 
@@ -294,12 +295,12 @@ impl TestRequest<'_> {
     ///
     /// # Panics
     /// When the answer is no event stream; the message shows it.
-    pub fn events(mut self) -> Events {
+    pub fn events(mut self) -> EventReader {
         let request = self.request();
         let mut response = self.client.service.handle(request);
         let is_events = response.headers().get("Content-Type") == Some("text/event-stream");
         match std::mem::take(&mut response.body) {
-            ResponseBody::Stream(write) if is_events => Events::read(write),
+            ResponseBody::Stream(write) if is_events => EventReader::read(write),
             body => {
                 response.body = body;
                 panic!("no event stream: {:?}", TestResponse::read(response, false))
@@ -396,31 +397,20 @@ impl TestResponse {
 }
 
 /// An event stream (WHATWG HTML, server-sent events). The visitor leaves when it is dropped.
-pub struct Events {
+pub struct EventReader {
     lines: mpsc::Receiver<Vec<u8>>,
     unread: String,
 }
 
-/// One event of an [`Events`] stream.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Event {
-    /// Its name; empty for a message.
-    pub name: String,
-    /// What the page says it has seen, when it comes back.
-    pub id: String,
-    /// Its lines, without the last line end.
-    pub data: String,
-}
-
-impl Events {
-    fn read(write: StreamBody) -> Events {
+impl EventReader {
+    fn read(write: StreamBody) -> EventReader {
         let (tell, lines) = mpsc::channel();
         let spawned = std::thread::Builder::new().name("test-events".into()).spawn(move || {
             // It ends in an error when the test has left.
             let _ = write(&mut Pipe(tell));
         });
         spawned.expect("the system has a thread to spare");
-        Events { lines, unread: String::new() }
+        EventReader { lines, unread: String::new() }
     }
 
     /// Waits for the next event. Comments are passed over.
@@ -431,7 +421,7 @@ impl Events {
     pub fn next(&mut self) -> Event {
         loop {
             while let Some((block, rest)) = self.unread.split_once("\n\n") {
-                let (event, rest) = (Event::of(block), rest.to_owned());
+                let (event, rest) = (event_of(block), rest.to_owned());
                 self.unread = rest;
                 if let Some(event) = event {
                     return event;
@@ -444,27 +434,25 @@ impl Events {
     }
 }
 
-impl Event {
-    /// None for a block that has no data, as of a comment.
-    fn of(block: &str) -> Option<Event> {
-        let mut event = Event::default();
-        let mut data: Vec<&str> = Vec::new();
-        for (name, value) in block.lines().filter_map(|line| line.split_once(": ").or(line.split_once(':'))) {
-            match name {
-                "event" => event.name = value.to_owned(),
-                "id" => event.id = value.to_owned(),
-                "data" => data.push(value),
-                _ => {}
-            }
+/// The event that a block of lines is; none for one without data, such as a comment.
+fn event_of(block: &str) -> Option<Event> {
+    let mut event = Event::default();
+    let mut data: Vec<&str> = Vec::new();
+    for (name, value) in block.lines().filter_map(|line| line.split_once(": ").or(line.split_once(':'))) {
+        match name {
+            "event" => event.name = value.to_owned(),
+            "id" => event.id = value.to_owned(),
+            "data" => data.push(value),
+            _ => {}
         }
-        event.data = data.join("\n");
-        (!data.is_empty()).then_some(event)
     }
+    event.data = data.join("\n");
+    (!data.is_empty()).then_some(event)
 }
 
-impl fmt::Debug for Events {
+impl fmt::Debug for EventReader {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Events")
+        f.write_str("EventReader")
     }
 }
 

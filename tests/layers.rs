@@ -17,6 +17,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("http::encoding", 2),
     ("http::auth", 2),
     ("http::disposition", 2),
+    ("http::events", 2),
     ("http::fields", 2),
     ("http::files", 2),
     ("http::form", 2),

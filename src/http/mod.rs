@@ -3,6 +3,7 @@
 pub(crate) mod auth;
 mod disposition;
 pub(crate) mod encoding;
+pub(crate) mod events;
 pub(crate) mod fields;
 pub(crate) mod files;
 pub(crate) mod form;

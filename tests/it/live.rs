@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
-use aside::testing::{Event, TestClient};
-use aside::{App, Config, Live, Request, Status};
+use aside::testing::TestClient;
+use aside::{App, Config, Event, Live, Request, Response, Status};
 use log::Level;
 use serde::Serialize;
 
@@ -160,4 +160,20 @@ fn watchers_are_counted_until_they_leave() {
         add(&live, "anybody there?");
         thread::yield_now();
     }
+}
+
+#[test]
+fn events_of_ones_own_come_in_order_and_end() {
+    let app = App::with_config(Config::default()).get("/events", |_| {
+        Response::events(|events| {
+            events.send("one\ntwo")?;
+            events.keep_alive()?;
+            events.send_event(&Event::new("done").named("end").id("7"))
+        })
+    });
+    let mut client = TestClient::new(app);
+    let mut events = client.events("/events");
+    assert_eq!(events.next(), Event::new("one\ntwo"));
+    assert_eq!(events.next(), Event::new("done").named("end").id("7"));
+    assert_eq!(client.get("/events").text().matches("data: ").count(), 3);
 }
