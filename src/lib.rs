@@ -102,7 +102,7 @@ pub use http::password;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::session::{Flash, Session};
-pub use live::{Live, LiveGuard};
+pub use live::{Live, LiveGuard, LiveMap};
 #[cfg(feature = "mail")]
 pub use mail::{Attachment, Mail, SentMail};
 pub use server::Server;

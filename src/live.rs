@@ -4,13 +4,15 @@
 //! change that ends in a panic leaves the last good state. Watchers that are slow, or asked for more often than anybody can
 //! see, get the latest state and none of those between.
 
+use std::collections::HashMap;
 use std::fmt;
+use std::hash::Hash;
 use std::io;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
@@ -276,5 +278,156 @@ impl<T: Clone + Serialize> Watch<T> {
         if self.0.0.unrendered.fetch_max(version, Ordering::Relaxed) < version {
             log::error!(target: "aside::live", "A state cannot be shown, and pages keep the one before: {}", error.chain());
         }
+    }
+}
+
+/// How long an entry of a [`LiveMap`] is kept that nobody holds any more: a page that is being loaded anew, or that the
+/// visitor is still on the way to, finds it.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// A [`Live`] state for each key: for each visitor, by something in the session, or for each order, by its number.
+///
+/// ```
+/// use aside::{LiveMap, Request, Response, Result, background, redirect};
+///
+/// struct Imports(LiveMap<String, u32>); // .state(Imports(LiveMap::new()))
+///
+/// fn import(req: &mut Request) -> Result<Response> {
+///     let rows = req.state::<Imports>().0.entry(req.id().to_owned(), || 0);
+///     background(move || (0..100).for_each(|_| rows.update(|rows| *rows += 1)));
+///     Ok(redirect(&format!("/imports/{}", req.id())))
+/// }
+///
+/// fn watch(req: &mut Request) -> Result<Response> {
+///     let rows = req.state::<Imports>().0.get(&req.param::<String>("id")?);
+///     let rows = rows.ok_or_else(|| aside::Error::not_found("This import is over."))?;
+///     req.live(&rows, "rows.html")
+/// }
+/// ```
+///
+/// An entry goes by itself once nobody has held it for a minute: no page watches it, and no task has it to change.
+pub struct LiveMap<K, T>(Arc<Mutex<Entries<K, T>>>);
+
+struct Entries<K, T> {
+    entries: HashMap<K, Entry<T>>,
+    swept: Instant,
+}
+
+struct Entry<T> {
+    live: Live<T>,
+    /// When somebody was last seen to hold it.
+    held: Instant,
+}
+
+impl<K, T> Clone for LiveMap<K, T> {
+    fn clone(&self) -> LiveMap<K, T> {
+        LiveMap(self.0.clone())
+    }
+}
+
+impl<K: Eq + Hash, T: Clone> Default for LiveMap<K, T> {
+    fn default() -> LiveMap<K, T> {
+        LiveMap::new()
+    }
+}
+
+impl<K: Eq + Hash, T: Clone> LiveMap<K, T> {
+    /// A map without entries.
+    pub fn new() -> LiveMap<K, T> {
+        LiveMap(Arc::new(Mutex::new(Entries { entries: HashMap::new(), swept: Instant::now() })))
+    }
+
+    /// The state of a key, begun when there is none.
+    pub fn entry(&self, key: K, begin: impl FnOnce() -> T) -> Live<T> {
+        let now = Instant::now();
+        let mut map = lock(&self.0);
+        map.sweep(now);
+        let entry = map.entries.entry(key).or_insert_with(|| Entry { live: Live::new(begin()), held: now });
+        entry.held = now;
+        entry.live.clone()
+    }
+
+    /// The state of a key, when there is one.
+    pub fn get(&self, key: &K) -> Option<Live<T>> {
+        let now = Instant::now();
+        let mut map = lock(&self.0);
+        map.sweep(now);
+        let entry = map.entries.get_mut(key)?;
+        entry.held = now;
+        Some(entry.live.clone())
+    }
+
+    /// Forgets a key. Who holds its state goes on with it.
+    pub fn remove(&self, key: &K) {
+        lock(&self.0).entries.remove(key);
+    }
+
+    /// How many keys there are, those among them that go at the next look.
+    pub fn len(&self) -> usize {
+        lock(&self.0).entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl<K: Eq + Hash, T> Entries<K, T> {
+    /// Drops what nobody has held for a while. Not at each look: it goes through all of them.
+    fn sweep(&mut self, now: Instant) {
+        if now.duration_since(self.swept) < KEPT / 4 {
+            return;
+        }
+        self.swept = now;
+        self.entries.retain(|_, entry| {
+            if Arc::strong_count(&entry.live.0) > 1 {
+                entry.held = now;
+            }
+            now.duration_since(entry.held) < KEPT
+        });
+    }
+}
+
+impl<K, T> fmt::Debug for LiveMap<K, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LiveMap({} entries)", lock(&self.0).entries.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keys(map: &LiveMap<u32, u32>, later: Duration) -> Vec<u32> {
+        let mut map = lock(&map.0);
+        let now = map.swept + later;
+        map.sweep(now);
+        let mut keys: Vec<u32> = map.entries.keys().copied().collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    #[test]
+    fn an_entry_goes_when_nobody_has_held_it_for_a_minute() {
+        let map = LiveMap::new();
+        let held = map.entry(1, || 0);
+        drop(map.entry(2, || 0));
+        assert_eq!(keys(&map, KEPT / 2), [1, 2], "who reloads the page finds it");
+        assert_eq!(keys(&map, KEPT), [1]);
+        drop(held);
+        assert_eq!(keys(&map, KEPT / 2), [1], "it was held until the last look");
+        assert_eq!(keys(&map, KEPT), [0; 0]);
+    }
+
+    #[test]
+    fn a_key_has_one_state_and_others_have_theirs() {
+        let map = LiveMap::new();
+        let one = map.entry("a", || 1);
+        map.entry("a", || 7).update(|number| *number += 1);
+        map.entry("b", || 1);
+        assert_eq!((*one.get(), *map.get(&"b").unwrap().get(), map.len()), (2, 1, 2));
+        map.remove(&"a");
+        assert!(map.get(&"a").is_none() && *one.get() == 2);
     }
 }
