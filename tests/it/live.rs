@@ -1,5 +1,7 @@
 //! State that pages watch: what they are shown, when, and what becomes of what goes wrong.
 
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
@@ -157,9 +159,32 @@ fn watchers_are_counted_until_they_leave() {
     drop((one, two));
     // It is noticed when something is written to them.
     while live.watchers() > 0 {
-        add(&live, "anybody there?");
+        live.update(|posts| posts.titles = vec!["anybody there?".to_owned()]);
         thread::yield_now();
     }
+}
+
+#[test]
+fn a_visitor_who_leaves_in_the_middle_is_let_go() {
+    let live = Live::new(Posts::default());
+    let shown = live.clone();
+    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+    let app = App::with_config(config)
+        .template("posts.html", LIST)
+        .get("/live", move |req: &mut Request| req.live(&shown, "posts.html"));
+    let server = app.start().unwrap();
+    let mut stream = TcpStream::connect(server.addr()).unwrap();
+    stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
+    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    add(&live, "seen");
+    assert!(lines.any(|line| line == "data: <li>seen</li>"));
+    assert_eq!(live.watchers(), 1);
+    drop(lines);
+    while live.watchers() > 0 {
+        live.update(|posts| posts.titles = vec!["anybody there?".to_owned()]);
+        thread::yield_now();
+    }
+    server.stop();
 }
 
 #[test]
