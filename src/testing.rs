@@ -419,6 +419,8 @@ impl EventReader {
     /// When none comes within 60 s, or the stream ends.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Event {
+        // For the event and not for each comment on the way.
+        let until = Instant::now() + PATIENCE;
         loop {
             while let Some((block, rest)) = self.unread.split_once("\n\n") {
                 let (event, rest) = (event_of(block), rest.to_owned());
@@ -427,7 +429,8 @@ impl EventReader {
                     return event;
                 }
             }
-            let bytes = self.lines.recv_timeout(PATIENCE).expect("the stream goes on with another event");
+            let wait = until.saturating_duration_since(Instant::now());
+            let bytes = self.lines.recv_timeout(wait).expect("the stream goes on with another event");
             self.unread
                 .push_str(std::str::from_utf8(&bytes).expect("an event stream is UTF-8, written in whole events"));
         }
