@@ -153,16 +153,14 @@ fn what_cannot_be_shown_is_logged_once_and_the_page_goes_on() {
         site("{% if titles | length == 1 %}{{ titles.broken_here.name }}{% endif %}{{ titles | length }}.");
     let mut watching = [client.events("/live"), client.events("/live")];
     watching.iter_mut().for_each(|events| assert_eq!(events.next().data, "0."));
-    let told = || logs::at(Level::Error, "A state cannot be shown").len();
     for count in 1..=5 {
         live.update(|posts| posts.titles = vec!["broken".into()]);
-        while told() < count {
-            thread::yield_now();
-        }
+        logs::wait_for(count, "A state cannot be shown");
     }
     add(&live, "whole");
     watching.iter_mut().for_each(|events| assert_eq!(events.next().data, "2."));
-    assert_eq!(told(), 5, "once for each state, not for each watcher");
+    let told = logs::at(Level::Error, "A state cannot be shown").len();
+    assert_eq!(told, 5, "once for each state, not for each watcher");
 }
 
 #[test]
