@@ -133,7 +133,7 @@ impl<T: Clone> Live<T> {
     }
 
     /// How many pages watch it now: a task that works for them alone may stop when there are none. A visitor who has left
-    /// counts until something is written to him, 15 s at most.
+    /// counts until writing to him fails, which takes one or two heartbeats of 15 s when nothing changes.
     pub fn watchers(&self) -> usize {
         self.0.watchers.load(Ordering::Relaxed)
     }
@@ -267,6 +267,7 @@ impl<T: Clone + Serialize> Watch<T> {
                         Err(error) => self.tell(version, &error),
                     }
                     known = version;
+                    // Not to be woken: what comes meanwhile is in the next state.
                     thread::sleep(FRAME);
                 }
                 None => events.keep_alive()?,

@@ -116,13 +116,13 @@ fn collect(folder: &Path, prefix: &str, names: &mut Vec<String>) {
     for entry in folder.read_dir().into_iter().flatten().flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
         let path = entry.path();
-        match () {
-            () if name.starts_with('.') => {}
-            () if path.is_dir() => collect(&path, &format!("{prefix}{name}/"), names),
-            () if matches!(extension(&name).as_str(), "html" | "htm" | "xml" | "txt" | "text") => {
-                names.push(format!("{prefix}{name}"));
-            }
-            () => {}
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            collect(&path, &format!("{prefix}{name}/"), names);
+        } else if matches!(extension(&name).as_str(), "html" | "htm" | "xml" | "txt" | "text") {
+            names.push(format!("{prefix}{name}"));
         }
     }
 }

@@ -70,11 +70,14 @@ impl Policy {
         if name.eq_ignore_ascii_case("Content-Length") || name.eq_ignore_ascii_case("Set-Cookie") {
             return Err(Error::internal(format!("App::default_header: {name} is no header for every response")));
         }
-        match () {
-            () if name.eq_ignore_ascii_case(CSP) => self.set_csp(value.to_owned()),
-            () if name.eq_ignore_ascii_case(HSTS) => self.hsts = value.to_owned(),
-            () if value.is_empty() => self.headers.remove(name),
-            () => self.headers.set(name, value),
+        if name.eq_ignore_ascii_case(CSP) {
+            self.set_csp(value.to_owned());
+        } else if name.eq_ignore_ascii_case(HSTS) {
+            self.hsts = value.to_owned();
+        } else if value.is_empty() {
+            self.headers.remove(name);
+        } else {
+            self.headers.set(name, value);
         }
         Ok(())
     }
