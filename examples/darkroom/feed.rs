@@ -21,9 +21,9 @@ use crate::photos::OUR_FAULT;
 
 /// Where to look unless `DARKROOM_FEEDS` says.
 const SOURCES: &str = "PetaPixel=https://petapixel.com/feed/, \
-    Photography-School=https://digital-photography-school.com/feed/, \
-    Astronomy-Picture=https://apod.nasa.gov/apod.rss, \
-    Space-Photo=https://www.space.com/feeds/tag/image-of-the-day";
+    Digital_Photography_School=https://digital-photography-school.com/feed/, \
+    Astronomy_Picture_of_the_Day=https://apod.nasa.gov/apod.rss, \
+    Space.com=https://www.space.com/feeds/tag/image-of-the-day";
 
 /// How long a source has for its answer, the name's look-up and all redirects with it.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -60,7 +60,7 @@ impl Sources {
         Sources::parse(named.as_deref().unwrap_or(SOURCES))
     }
 
-    /// `name=URL` pairs, or URLs, with commas or spaces between them.
+    /// `name=URL` pairs, or URLs, with commas or spaces between them. In a name `_` stands for a space.
     pub fn parse(named: &str) -> Result<Sources> {
         let words = named.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
         Ok(Sources { list: words.map(source).collect::<Result<_>>()?, patience: PATIENCE })
@@ -77,7 +77,7 @@ fn source(word: &str) -> Result<Source> {
         ))
     })?;
     let name = if name.is_empty() { url.host_str().unwrap_or_default() } else { name };
-    Ok(Source { name: name.to_owned(), url })
+    Ok(Source { name: name.replace('_', " "), url })
 }
 
 fn is_web(url: &Url) -> bool {
@@ -308,7 +308,9 @@ fn post(reader: &mut Reader<&[u8]>, base: &Url) -> Result<Post> {
                 let within = text(reader)?;
                 link = base.join(attribute(&tag, "href").unwrap_or(within).trim()).ok();
             }
-            Event::Start(tag) => drop(reader.read_to_end(tag.name()).map_err(malformed)?),
+            Event::Start(tag) => {
+                reader.read_to_end(tag.name()).map_err(malformed)?;
+            }
             Event::End(_) => break,
             Event::Eof => return Err(no_feed()),
             _ => {}
@@ -479,13 +481,13 @@ mod tests {
     #[test]
     fn sources_are_named_or_not() {
         let sources =
-            Sources::parse("Peta=https://a.example/feed?x=1, http://b.example:8080/?name=1\n https://c.example")
+            Sources::parse("Peta_Pixel=https://a.example/feed?x=1, http://b.example:8080/?name=1\n https://c.example")
                 .unwrap();
         let names: Vec<(&str, &str)> = sources.list.iter().map(|source| (&*source.name, source.url.as_str())).collect();
         assert_eq!(
             names,
             [
-                ("Peta", "https://a.example/feed?x=1"),
+                ("Peta Pixel", "https://a.example/feed?x=1"),
                 ("b.example", "http://b.example:8080/?name=1"),
                 ("c.example", "https://c.example/")
             ]

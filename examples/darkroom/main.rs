@@ -15,7 +15,7 @@
 //! | Setting | |
 //! |---|---|
 //! | `DARKROOM_DATA` | the folder for all of that; `data` beside `Cargo.toml` |
-//! | `DARKROOM_FEEDS` | the sources of the feed, RSS or Atom: URLs or `name=URL` pairs, with commas or spaces between them; four public ones |
+//! | `DARKROOM_FEEDS` | the sources of the feed, RSS or Atom: URLs or `name=URL` pairs (`_` for a space in a name), with commas or spaces between them; four public ones |
 //! | `DARKROOM_OWNER` | who gets what visitors write; `owner@localhost` |
 //! | `DARKROOM_WEBHOOK_URL` | who is told of a charged order; nobody unless set |
 //! | `DARKROOM_WEBHOOK_SECRET` | the key that this is signed with (`whsec_…`) |
