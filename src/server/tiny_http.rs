@@ -47,6 +47,7 @@ use super::{Counted, Desk, Taken, Transport};
 use crate::background::threads::{self, Work};
 use crate::background::{panics, timer};
 use crate::error::{Error, Result, Status};
+use crate::http::disconnect::Disconnect;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::{Response, ResponseBody};
