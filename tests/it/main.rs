@@ -16,4 +16,5 @@ mod multipart;
 mod pages;
 mod sessions;
 mod start;
+mod streams;
 mod wire;
