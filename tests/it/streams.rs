@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use aside::testing::TestClient;
 use aside::{App, Config, Event, Request, Response, Server};
 
 use crate::wire::{Gate, PATIENCE, Raw, config, start};
@@ -249,6 +250,15 @@ fn who_reads_nothing_of_endless_data_holds_nobody_up() {
         stopped.recv_timeout(PATIENCE).expect("the server stops");
         assert!(reported.recv_timeout(PATIENCE).unwrap().is_err());
     }
+}
+
+#[test]
+fn a_test_that_has_read_enough_has_left() {
+    let (app, reported) = waiting(config());
+    let mut events = TestClient::new(app).events("/wait/test");
+    assert_eq!(events.next().data, "here");
+    drop(events);
+    assert_eq!(next(&reported), told("test"));
 }
 
 #[test]
