@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::Shutdown;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use aside::testing::TestClient;
 use aside::{App, Config, Event, Request, Response, Server};
@@ -213,7 +213,10 @@ fn a_live_page_ends_whole_when_the_server_stops() {
     begun.recv_timeout(PATIENCE).unwrap();
     let stopped = stop(server);
     (0..10).for_each(|_| assert!(next(&reported).as_told));
-    while ticking.chunk() == "data: tick\n\n" {}
+    let until = Instant::now() + PATIENCE;
+    while ticking.chunk() == "data: tick\n\n" {
+        assert!(Instant::now() < until, "it does not end");
+    }
     // Their connections end with them, while a page is still being made.
     staying.push(ticking);
     for raw in &mut staying[..10] {
@@ -290,7 +293,6 @@ mod alone {
     use std::io::{BufRead, BufReader, Read};
     use std::net::{SocketAddr, TcpStream};
     use std::process::{Child, Command, Stdio};
-    use std::time::Instant;
 
     use super::*;
 
