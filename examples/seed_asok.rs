@@ -183,6 +183,8 @@ fn greet(req: &mut Request) -> Result<Response> {
 // What the answer needs (reads, validation) is plain code before the `return`, as in `create_order`. A number that is shown
 // at once and goes on changing is a `Live`: examples/seed_reflex.rs.
 
+// The page
+
 const PAGE: &str = r#"<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

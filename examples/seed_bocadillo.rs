@@ -63,6 +63,8 @@ fn invite(req: &mut Request) -> Result<Response> {
     Ok(guests.fold(answer, |answer, guest| answer.background(move || send_confirmation(&guest))))
 }
 
+// The page
+
 const PAGE: &str = r#"<!doctype html>
 <html lang="en">
 <meta charset="utf-8">

@@ -5,7 +5,8 @@
 use std::ops::Range;
 use std::time::Duration;
 
-use aside::{App, Config, Failure, Pool, Request, Response, Result, TaskHandle, background, context};
+use aside::{App, Config, Error, Failure, Pool, Request, Response, Result};
+use aside::{Task, TaskContext, TaskHandle, TaskInfo, background, context, redirect};
 use serde::Deserialize;
 
 fn main() -> Result<()> {
@@ -22,7 +23,7 @@ fn slow_service() -> App {
     let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
     App::with_config(config).get("/reports/{id}", |req: &mut Request| {
         std::thread::sleep(Duration::from_secs(3));
-        Ok::<_, aside::Error>(format!("Report {}: all is well.", req.param::<u32>("id")?))
+        Ok::<_, Error>(format!("Report {}: all is well.", req.param::<u32>("id")?))
     })
 }
 
@@ -46,6 +47,11 @@ pub fn app(config: Config, reports: impl Into<String>) -> App {
         .get("/aside/{id}", set_aside)
         .get("/pooled/{id}", pooled)
         .get("/primes", primes)
+        .template("job.html", JOB)
+        .get("/job", job)
+        .post("/job", start_job)
+        .get("/job/live", follow_job)
+        .post("/job/cancel", cancel_job)
 }
 
 fn page(req: &mut Request) -> Result<Response> {
@@ -57,7 +63,7 @@ fn show(req: &mut Request, message: &str) -> Result<Response> {
 }
 
 // Sample 1: "a function that blocks"
-// As there: it waits. No client without blocking is needed in its place, nor a second kind of function.
+// As there: it waits, for a service in the place of `time.sleep`.
 fn blocking_function(site: &Site, id: u32) -> Result<String> {
     let mut answer = site.agent.get(format!("{}/reports/{id}", site.reports)).call()?;
     Ok(answer.body_mut().read_to_string()?)
@@ -106,9 +112,63 @@ fn primes(req: &mut Request) -> Result<Response> {
 }
 
 fn count_primes(range: Range<u32>) -> usize {
-    let is_prime = |number: &u32| *number > 1 && (2..=number.isqrt()).all(|divisor| number % divisor > 0);
+    let is_prime = |number: &u32| *number > 1 && !(2..=number.isqrt()).any(|divisor| number.is_multiple_of(divisor));
     range.filter(is_prime).count()
 }
+
+// Sample 6: "background-progress", the example that the page links to
+// Wave's job is handed the page, the event loop and an event to be cancelled by. This one says how far it is, and pages show
+// it; without JavaScript as it was when they were loaded.
+fn reports(site: &Site, task: &TaskContext) -> Result<()> {
+    for id in 0..10 {
+        task.check()?; // ends here when it was told to cancel
+        task.progress(id.into(), 10);
+        blocking_function(site, id)?;
+    }
+    Ok(())
+}
+
+fn start_job(req: &mut Request) -> Result<Response> {
+    let (site, key) = (req.state::<Site>(), format!("reports-{:x}", getrandom::u64()?));
+    req.session().insert("job", &key);
+    Task::named("reports").key(key).run(move |task| reports(&site, task));
+    Ok(redirect("/job"))
+}
+
+/// The visitor's own job: its key is in his session.
+fn job_of(req: &mut Request) -> Result<TaskInfo> {
+    let key = req.session().get::<String>("job");
+    key.and_then(|key| aside::task(&key)).ok_or_else(|| Error::not_found("There is no job."))
+}
+
+fn job(req: &mut Request) -> Result<Response> {
+    let progress = job_of(req)?.live().part(req, "/job/live", "job.html")?;
+    req.render("page.html", context! { progress })
+}
+
+fn follow_job(req: &mut Request) -> Result<Response> {
+    let live = job_of(req)?.live();
+    req.live(&live, "job.html")
+}
+
+fn cancel_job(req: &mut Request) -> Result<Response> {
+    job_of(req)?.cancel();
+    Ok(redirect("/job"))
+}
+
+const JOB: &str = r#"{% include "aside/progress.html" %}
+{% if not is_finished and not is_cancelling %}
+<form method="post" action="/job/cancel"><button>Cancel</button></form>
+{% endif %}
+"#;
+
+// Caveat 1: "Performing blocking operations in your handler will hang your app's server"
+// It hangs nothing: see sample 2.
+
+// Caveat 2: "better off replacing blocking HTTP clients like requests with non-blocking clients"
+// `ureq` blocks, and may: a thread that waits costs its stack. There are no two kinds of functions, nor of clients.
+
+// The page
 
 const PAGE: &str = r#"<!doctype html>
 <html lang="en">
@@ -126,6 +186,8 @@ const PAGE: &str = r#"<!doctype html>
 <p><label>Primes below <input name="below" type="number" min="0" max="5000000" value="1000000" required></label></p>
 <button>Count</button>
 </form>
+<form method="post" action="/job"><button>Start ten reports</button></form>
+{% if progress %}{{ progress }}{% endif %}
 </html>
 "#;
 
@@ -134,11 +196,11 @@ mod tests {
     use std::sync::{Arc, Barrier};
     use std::thread::{self, Scope, ScopedJoinHandle};
 
-    use aside::Server;
     use aside::testing::TestClient;
+    use aside::{Server, Status};
 
     use super::*;
-    use crate::seeds::Service;
+    use crate::seeds::{Service, wait_for};
 
     /// The site over sockets, as visitors have it.
     fn site(service: &Service) -> Server {
@@ -156,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn sample_1_a_function_may_block() {
+    fn sample_1_caveat_2_a_function_may_block() {
         let service = Service::start();
         let client = TestClient::new(app(Config::default(), service.url()));
         let site = client.state::<Site>();
@@ -171,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn sample_2_a_handler_that_blocks_keeps_nobody_else_waiting() {
+    fn sample_2_caveat_1_a_handler_that_blocks_keeps_nobody_else_waiting() {
         let service = Service::start();
         let site = site(&service);
         thread::scope(|scope| {
@@ -229,7 +291,11 @@ mod tests {
         let two = Pool::new(2);
         let meet = || {
             let there = both_are_there.clone();
-            client.within(|| two.background(move || drop(there.wait())))
+            client.within(|| {
+                two.background(move || {
+                    there.wait();
+                })
+            })
         };
         [meet(), meet()].into_iter().for_each(|task| task.join().unwrap());
         client.settle();
@@ -243,5 +309,39 @@ mod tests {
         assert!(matches!(counting.join(), Err(Failure::Panic(_))));
         assert!(client.get("/primes?below=100").text().contains("There are 25 primes"));
         client.settle();
+    }
+    #[test]
+    fn sample_6_a_page_follows_the_job_and_cancels_it() {
+        let service = Service::start();
+        let mut client = TestClient::new(app(Config::default(), service.url()));
+        assert_eq!(client.get("/job").status(), Status::NOT_FOUND);
+        assert_eq!(client.post("/job").send().location(), Some("/job"));
+        let mut events = client.events("/job/live");
+        service.next_call().answer("one");
+        service.next_call().answer("two");
+        wait_for(&mut events, "20 %");
+        let last = service.next_call();
+        let page = client.get("/job").text().to_owned();
+        assert!(
+            page.contains(r#"<progress value="20" max="100""#) && page.contains("<button>Cancel</button>"),
+            "{page}"
+        );
+        assert_eq!(client.post("/job/cancel").send().location(), Some("/job"));
+        wait_for(&mut events, "Stopping…");
+        last.answer("three");
+        wait_for(&mut events, "Cancelled.");
+        client.settle();
+        assert!(service.has_no_call() && client.failures().is_empty());
+        assert!(!client.get("/job").text().contains("<button>Cancel</button>"));
+    }
+
+    #[test]
+    fn sample_6_a_job_comes_to_its_end() {
+        let service = Service::start();
+        let mut client = TestClient::new(app(Config::default(), service.url()));
+        client.post("/job").send();
+        (0..10).for_each(|_| service.next_call().answer("a report"));
+        client.settle();
+        assert!(client.get("/job").text().contains("<p>Done.</p>"));
     }
 }
