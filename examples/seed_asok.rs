@@ -17,7 +17,7 @@ fn main() -> Result<()> {
     app(Config::from_env()?, Site::new(services, "data/uploads")).run()
 }
 
-pub struct Site {
+struct Site {
     services: String,
     uploads: PathBuf,
     agent: ureq::Agent,
@@ -33,7 +33,7 @@ struct Post {
 }
 
 impl Site {
-    pub fn new(services: impl Into<String>, uploads: impl Into<PathBuf>) -> Site {
+    fn new(services: impl Into<String>, uploads: impl Into<PathBuf>) -> Site {
         // A service that does not answer is given up after 10 s.
         let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build();
         Site {
@@ -55,7 +55,7 @@ impl Site {
     }
 }
 
-pub fn app(config: Config, site: Site) -> App {
+fn app(config: Config, site: Site) -> App {
     App::with_config(config)
         .state(site)
         .template("page.html", PAGE)
@@ -192,6 +192,7 @@ const PAGE: &str = r#"<!doctype html>
 <title>Asok's samples</title>
 <h1>Asok's samples</h1>
 {% for flash in flashes %}<p role="status">{{ flash.message }}</p>{% endfor %}
+{% if path == "/signup" %}<p role="status">Welcome.</p>{% endif %}
 <h2>Order</h2>
 <form method="post" action="/orders">
 <p><label>Mail address <input name="email" type="email" required></label></p>

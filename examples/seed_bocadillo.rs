@@ -9,7 +9,7 @@ fn main() -> Result<()> {
     app(Config::from_env()?).run()
 }
 
-pub fn app(config: Config) -> App {
+fn app(config: Config) -> App {
     App::with_config(config)
         .template("page.html", PAGE)
         .get("/", page)

@@ -28,7 +28,7 @@ fn slow_service() -> App {
     })
 }
 
-pub struct Site {
+struct Site {
     /// Ends in a slash, so that no other host begins with it.
     from: String,
     agent: ureq::Agent,
@@ -50,7 +50,7 @@ struct Labels {
     result: String,
 }
 
-pub fn app(config: Config, from: impl Into<String>) -> App {
+fn app(config: Config, from: impl Into<String>) -> App {
     let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(30))).max_redirects(0).build();
     App::with_config(config)
         .state(Site { from: from.into(), agent: agent.into(), labels: LiveMap::new() })
@@ -152,9 +152,9 @@ fn run_heavy_task(req: &mut Request) -> Result<Response> {
 // There it takes a queue and a timer that asks it. Here the task says how far it is, and the built-in page part shows that;
 // and it can be cancelled, which a thread of `run.io_bound` cannot.
 fn heavy_computation(task: &TaskContext) -> Result<()> {
-    for step in 0..50 {
+    for step in 0..500 {
         task.check()?; // ends here when it was told to cancel
-        task.progress(step, 50);
+        task.progress(step, 500);
         black_box(heavy_calculation(4));
     }
     task.message("Done!");

@@ -30,7 +30,7 @@ fn slow_service() -> App {
         .get("/words/{text}", |_: &mut Request| "lorem ipsum dolor ")
 }
 
-pub struct Site {
+struct Site {
     url: String,
     agent: ureq::Agent,
     /// Each visitor's own.
@@ -44,7 +44,7 @@ impl Site {
     }
 }
 
-pub fn app(config: Config, url: impl Into<String>) -> App {
+fn app(config: Config, url: impl Into<String>) -> App {
     let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(30))).build().into();
     App::with_config(config)
         .state(Site { url: url.into(), agent, feeds: LiveMap::new(), texts: LiveMap::new() })

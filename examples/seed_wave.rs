@@ -27,7 +27,7 @@ fn slow_service() -> App {
     })
 }
 
-pub struct Site {
+struct Site {
     reports: String,
     agent: ureq::Agent,
     /// At most two calls at once: more than that the service does not like.
@@ -36,7 +36,7 @@ pub struct Site {
     cores: Pool,
 }
 
-pub fn app(config: Config, reports: impl Into<String>) -> App {
+fn app(config: Config, reports: impl Into<String>) -> App {
     let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(30))).build().into();
     let cores = Pool::new(std::thread::available_parallelism().map_or(1, usize::from));
     App::with_config(config)
