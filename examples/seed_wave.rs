@@ -225,7 +225,7 @@ mod tests {
         thread::scope(|scope| {
             let message = scope.spawn(|| blocking_function(&site, 42));
             let call = service.next_call();
-            assert_eq!(call.path, "/reports/42");
+            assert_eq!((call.path.as_str(), call.body.as_str()), ("/reports/42", ""));
             assert!(!message.is_finished());
             call.answer("Done!");
             assert_eq!(message.join().unwrap().unwrap(), "Done!");

@@ -77,10 +77,6 @@ impl Service {
 }
 
 impl Call {
-    pub(crate) fn json(&self) -> serde_json::Value {
-        serde_json::from_str(&self.body).unwrap()
-    }
-
     pub(crate) fn answer(self, text: &str) {
         self.answer.send(text.to_owned()).unwrap();
     }
