@@ -98,10 +98,11 @@ fn slow_blocking_task(req: &mut Request) -> Result<Response> {
 // The same function in `background`: the page is there at once, and shows the words when they are.
 fn slow_task(req: &mut Request) -> Result<Response> {
     let (site, labels) = (req.state::<Site>(), labels_of(req)?);
+    labels.update(|labels| labels.slow = "under way".into());
     background(move || {
-        let words = site.fetch(&format!("{}slow", site.from))?;
-        labels.update(|labels| labels.slow = words);
-        aside::ok(())
+        let words = site.fetch(&format!("{}slow", site.from));
+        labels.update(|labels| labels.slow = words.as_deref().unwrap_or("failed").to_owned());
+        words.map(drop)
     });
     Ok(redirect("/"))
 }
@@ -133,7 +134,7 @@ fn fetch_url_content(req: &mut Request) -> Result<Response> {
 
 // Sample 4: "run.cpu_bound(func, *args, **kwargs)"
 // NiceGUI needs a process for this, and arguments that can be pickled. A thread computes on a core of its own here. What else
-// a process gives, a crash that stays in it, will come with durable jobs and is not there yet.
+// a process gives, a crash that stays in it, is not there yet: it comes with durable jobs.
 fn heavy_calculation(duration: u64) -> u64 {
     (0..duration * 1_000_000).map(|i| black_box(i) % 10).sum()
 }
@@ -196,8 +197,8 @@ const COMPUTATION: &str = r#"{% include "aside/progress.html" %}
 "#;
 
 // Sample 6: "How Concurrency Works (Under the Hood)"
-// The diagram's seven arrows are three here: the browser posts, and has its page; the task updates the state; whoever
-// watches that is sent the part of the page anew. The steps in between, pickling and awaiting, are not there.
+// Of the diagram's eleven arrows three are left: the browser posts, and has its page; the task updates the state; whoever
+// watches that is sent the part of the page anew.
 fn follow(req: &mut Request) -> Result<Response> {
     let live = labels_of(req)?;
     req.live(&live, "labels.html")
@@ -274,10 +275,14 @@ mod tests {
         let service = Service::start();
         let mut client = client(&service);
         assert_eq!(client.post("/slow").send().location(), Some("/"));
-        assert!(client.get("/").text().contains("<p>Slow task: not begun</p>"));
+        assert!(client.get("/").text().contains("<p>Slow task: under way</p>"));
         service.next_call().answer("finished");
         client.settle();
         assert!(client.get("/").text().contains("<p>Slow task: finished</p>"));
+        client.post("/slow").send();
+        service.next_call().fail();
+        client.settle();
+        assert!(client.get("/").text().contains("<p>Slow task: failed</p>") && client.failures().len() == 1);
     }
 
     #[test]
@@ -332,7 +337,7 @@ mod tests {
         let call = service.next_call();
         assert_eq!(client.get("/").status(), Status::OK);
         let mut events = client.events("/labels/live");
-        assert!(events.next().data.contains("not begun"));
+        assert!(events.next().data.contains("under way"));
         call.answer("the change");
         assert!(events.next().data.contains("<p>Slow task: the change</p>"), "no event but for what changed");
         client.settle();

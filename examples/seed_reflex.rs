@@ -170,19 +170,20 @@ struct Text {
 fn stream_text(site: &Site, texts: &Live<Texts>, id: u32, run: u32) -> Result<()> {
     let mut goes_on = true;
     while goes_on {
-        let words = site.fetch(&format!("/words/{id}"))?;
-        goes_on = texts.update(|texts| texts.add(id, run, &words));
+        let words = site.fetch(&format!("/words/{id}"));
+        goes_on = texts.update(|texts| texts.add(id, run, words.as_deref().ok()));
+        words?;
     }
     Ok(())
 }
 
 impl Texts {
-    /// Adds words to a text, unless it was stopped or removed meanwhile; and says whether there are more to come.
-    fn add(&mut self, id: u32, run: u32, words: &str) -> bool {
+    /// Adds words to a text, unless it was stopped or removed meanwhile; without words it stops. Says whether it goes on.
+    fn add(&mut self, id: u32, run: u32, words: Option<&str>) -> bool {
         let Some(text) = self.texts.get_mut(&id).filter(|text| text.run == Some(run)) else { return false };
-        text.words += words;
-        text.progress += 1;
-        text.run = (text.progress < text.end_at).then_some(run);
+        text.words += words.unwrap_or_default();
+        text.progress += u32::from(words.is_some());
+        text.run = (words.is_some() && text.progress < text.end_at).then_some(run);
         text.run.is_some()
     }
 
@@ -406,7 +407,9 @@ mod tests {
         assert!(wait_for(&mut events, "once ").contains("<p>once </p>"));
         service.next_call().fail();
         client.settle();
-        assert!(service.has_no_call() && client.get("/").text().contains("<p>once </p>"));
+        let page = client.get("/").text().to_owned();
+        assert!(service.has_no_call() && page.contains("<p>once </p>"));
+        assert!(page.contains(">Resume</button>"), "words that did not come have stopped it: {page}");
     }
 
     #[test]
