@@ -33,7 +33,7 @@ struct Site {
     from: String,
     agent: ureq::Agent,
     /// Each visitor's own.
-    labels: LiveMap<u64, Labels>,
+    labels: LiveMap<String, Labels>,
 }
 
 impl Site {
@@ -71,11 +71,7 @@ fn app(config: Config, from: impl Into<String>) -> App {
 
 /// The visitor's own labels. There they are a global, and whoever fetches something writes over what the others see.
 fn labels_of(req: &mut Request) -> Result<Live<Labels>> {
-    let visitor = match req.session().get("visitor") {
-        Some(visitor) => visitor,
-        None => getrandom::u64()?,
-    };
-    req.session().insert("visitor", visitor);
+    let visitor = req.session().id()?;
     Ok(req.state::<Site>().labels.entry(visitor, Labels::default))
 }
 
@@ -346,7 +342,7 @@ mod tests {
     #[test]
     fn caveat_2_a_task_updates_the_page_itself() {
         let mut client = client(&Service::start());
-        let labels = client.state::<Site>().labels.entry(7, Labels::default);
+        let labels = client.state::<Site>().labels.entry("7".into(), Labels::default);
         let theirs = labels.clone();
         client.within(|| background(move || theirs.update(|labels| labels.result = "from a thread".into())));
         client.settle();

@@ -34,8 +34,8 @@ struct Site {
     url: String,
     agent: ureq::Agent,
     /// Each visitor's own.
-    feeds: LiveMap<u64, Feed>,
-    texts: LiveMap<u64, Texts>,
+    feeds: LiveMap<String, Feed>,
+    texts: LiveMap<String, Texts>,
 }
 
 impl Site {
@@ -62,18 +62,8 @@ fn app(config: Config, url: impl Into<String>) -> App {
         .post("/texts/{id}/remove", remove_text)
 }
 
-/// The number that the visitor's session knows him by.
-fn visitor(req: &mut Request) -> Result<u64> {
-    if let Some(visitor) = req.session().get("visitor") {
-        return Ok(visitor);
-    }
-    let visitor = getrandom::u64()?;
-    req.session().insert("visitor", visitor);
-    Ok(visitor)
-}
-
 fn feed_of(req: &mut Request) -> Result<Live<Feed>> {
-    let visitor = visitor(req)?;
+    let visitor = req.session().id()?;
     Ok(req.state::<Site>().feeds.entry(visitor, Feed::default))
 }
 
@@ -83,7 +73,7 @@ fn follow_posts(req: &mut Request) -> Result<Response> {
 }
 
 fn texts_of(req: &mut Request) -> Result<Live<Texts>> {
-    let visitor = visitor(req)?;
+    let visitor = req.session().id()?;
     Ok(req.state::<Site>().texts.entry(visitor, Texts::default))
 }
 
@@ -415,7 +405,7 @@ mod tests {
     #[test]
     fn caveat_2_tasks_and_handlers_change_the_state_alike_and_nothing_is_lost() {
         let client = client(&Service::start());
-        let feed = client.state::<Site>().feeds.entry(7, Feed::default);
+        let feed = client.state::<Site>().feeds.entry("7".into(), Feed::default);
         thread::scope(|scope| {
             for _ in 0..4 {
                 let (feed, theirs) = (&feed, feed.clone());

@@ -402,6 +402,8 @@ const KEPT: Duration = Duration::from_secs(60);
 /// }
 /// ```
 ///
+/// For each visitor take [`Session::id`](crate::Session::id) for the key.
+///
 /// An entry goes by itself once nobody has held it for a minute: no page watches it, and no task has it to change.
 pub struct LiveMap<K, T>(Arc<Mutex<Entries<K, T>>>);
 
