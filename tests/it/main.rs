@@ -14,6 +14,8 @@ mod live;
 mod logs;
 mod multipart;
 mod pages;
+mod seeds;
 mod sessions;
 mod start;
+mod streams;
 mod wire;
