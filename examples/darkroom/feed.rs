@@ -509,6 +509,20 @@ mod tests {
     }
 
     #[test]
+    fn what_is_our_own_fault_is_shown_as_that_and_nothing_more() {
+        let mut news = News { posts: vec![Post { title: "Fog".into(), link: None }], ..News::none_yet("a") };
+        let foreign = Failure::Error(Error::from_box("a secret"));
+        for failure in [foreign, Failure::Abandoned] {
+            news.is_being_asked = true;
+            news.answered(Err(failure));
+            assert_eq!((news.failure.as_deref(), news.posts.len()), (Some(OUR_FAULT), 1));
+            assert!(!news.is_being_asked && news.asked_at.is_some());
+        }
+        news.answered(Ok(Vec::new()));
+        assert_eq!((news.failure, news.posts.len()), (None, 0));
+    }
+
+    #[test]
     fn an_age_is_in_words() {
         let words = [0, 1, 2, 119, 120].map(|minutes| age(SignedDuration::from_mins(minutes)));
         assert_eq!(words, ["less than a minute", "a minute", "2 minutes", "119 minutes", "2 hours"]);

@@ -935,6 +935,7 @@ fn a_source_is_asked_once_however_many_look_and_again_when_its_news_are_old() {
     let mut visit = visit_to(&[("Good", &good.url), ("Bad", &bad.url)], LONG);
     // A page that was open before a restart comes to its stream first.
     let mut events = visit.events("/feed/live");
+    wait_for(&mut events, "Being asked…");
     (0..2).for_each(|_| assert_eq!(visit.get("/feed").text().matches("Being asked…").count(), 2));
     good.posts("<item><title>Fog</title></item>");
     bad.answer("500 Oops", b"");
@@ -998,22 +999,26 @@ fn what_a_source_sends_cannot_hurt() {
         ("Script", script.to_vec(), "Click"),
     ];
     let sources = cases.each_ref().map(|_| source());
-    let (bomb, round) = (source(), source());
+    let (bomb, round, endless) = (source(), source(), source());
     let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
     let gone = format!("http://{gone}/feed.xml");
-    let mut named: Vec<(&str, &str)> = vec![("Bomb", &bomb.url), ("Round", &round.url), ("Gone", &gone)];
+    let mut named: Vec<(&str, &str)> =
+        vec![("Bomb", &bomb.url), ("Round", &round.url), ("Endless", &endless.url), ("Gone", &gone)];
     named.extend(cases.iter().zip(&sources).map(|((name, ..), source)| (*name, &*source.url)));
 
     let mut visit = visit_to(&named, LONG);
     visit.get("/feed");
     bomb.answers.send([head.as_bytes(), &packed].concat()).unwrap();
     (0..5).for_each(|_| round.answer(&format!("302 Found\r\nLocation: {}", round.url), b""));
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
+    endless.answers.send([&head[..], &vec![b' '; 2 << 20]].concat()).unwrap();
     cases.iter().zip(&sources).for_each(|((_, body, _), source)| source.answer("200 OK", body));
     visit.settle();
 
     let page = visit.get("/feed");
     for (name, words) in cases.iter().map(|(name, _, words)| (*name, *words)).chain([
         ("Bomb", too_large),
+        ("Endless", too_large),
         ("Round", "It sends us from one address to the next."),
         ("Gone", "It could not be reached."),
     ]) {
