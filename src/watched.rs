@@ -94,7 +94,8 @@ impl<T: Clone> Watched<T> {
     /// A copy to change, and the right to put it in place.
     pub(crate) fn lock(&self) -> LiveGuard<'_, T> {
         let turn = lock(&self.turn);
-        LiveGuard { watched: self, value: Some(T::clone(&self.get())), _turn: turn }
+        let was_panicking = thread::panicking();
+        LiveGuard { watched: self, value: Some(T::clone(&self.get())), was_panicking, _turn: turn }
     }
 
     fn publish(&self, value: T) {
@@ -201,6 +202,8 @@ pub struct LiveGuard<'l, T: Clone> {
     watched: &'l Watched<T>,
     /// There until the guard goes.
     value: Option<T>,
+    /// It was made on the way out of a panic, and is no part of what panicked.
+    was_panicking: bool,
     _turn: MutexGuard<'l, ()>,
 }
 
@@ -221,7 +224,7 @@ impl<T: Clone> DerefMut for LiveGuard<'_, T> {
 impl<T: Clone> Drop for LiveGuard<'_, T> {
     fn drop(&mut self) {
         match self.value.take() {
-            Some(_) if thread::panicking() => {
+            Some(_) if thread::panicking() && !self.was_panicking => {
                 log::error!(target: "aside::live", "A change panicked; the state is as it was before it.");
             }
             Some(value) => self.watched.publish(value),
@@ -278,6 +281,25 @@ mod tests {
         assert_eq!(waiting_while(&watched, &done, give_up), None);
         done.store(false, Ordering::Relaxed);
         assert_eq!(waiting_while(&watched, &done, || watched.finish()), Some(7));
+    }
+
+    #[test]
+    fn a_change_on_the_way_out_of_a_panic_is_a_change() {
+        struct Last(Arc<Watched<&'static str>>);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                self.0.update(|words| *words = "it panicked");
+            }
+        }
+        let watched = Arc::new(Watched::new("under way"));
+        let last = Last(watched.clone());
+        thread::spawn(move || {
+            let _last = last;
+            std::panic::resume_unwind(Box::new(()));
+        })
+        .join()
+        .unwrap_err();
+        assert_eq!(*watched.get(), "it panicked");
     }
 
     #[test]

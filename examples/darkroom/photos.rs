@@ -330,19 +330,13 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let has_panicked = thread::panicking();
-        if has_panicked {
+        if thread::panicking() {
             // Written down, so that the page does not begin it anew each time. The log has the panic.
             let _ = self.store.photo_failed(self.id, OUR_FAULT);
         }
         // First, so that whoever looks from here on sees, or does, what is still to be done.
         self.site.preparing.lock().remove(&self.id);
-        if has_panicked {
-            // From another thread: a state takes no change from one that panics.
-            thread::scope(|scope| drop(thread::Builder::new().spawn_scoped(scope, || self.show_the_end())));
-        } else {
-            self.show_the_end();
-        }
+        self.show_the_end();
     }
 }
 
