@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::OWN;
 use super::service::{Goal, Service};
 use crate::http::router::Route;
 use crate::http::templates::Templates;
@@ -14,7 +15,7 @@ impl Service {
         if !self.config().is_development() {
             return format!("aside listens on http://{addr} (production)");
         }
-        let routes = self.router.routes().iter();
+        let routes = self.router.routes().iter().filter(|route| !is_own(route));
         let width = routes.clone().map(|route| route.pattern.len()).max().unwrap_or(0).min(40);
         let routes: Vec<String> = routes.map(|route| line(route, width)).collect();
         format!("aside listens on http://{addr} (development)\n{}\n{}", routes.join("\n"), self.surroundings())
@@ -28,6 +29,7 @@ impl Service {
             ("templates", self.scope().get::<Templates>().map(|templates| format!("in {}", templates.dir().display()))),
             ("sessions", Some(format!("with a key {secret}"))),
             ("remembers", Some(format!("in {}", config.store.as_deref().unwrap_or("memory:")))),
+            ("panel", Some(format!("at {OWN}"))),
             ("mail", self.mail()),
         ];
         let line = |(what, place): (&str, Option<String>)| Some(format!("    {what:<9}  {}", place?));
@@ -43,6 +45,11 @@ impl Service {
     fn mail(&self) -> Option<String> {
         None
     }
+}
+
+/// Whether the framework itself has added it.
+fn is_own(route: &Route<Goal>) -> bool {
+    route.pattern.strip_prefix(OWN).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Method, path, name, and where it was added.
