@@ -15,7 +15,7 @@ impl Service {
         if !self.config().is_development() {
             return format!("aside listens on http://{addr} (production)");
         }
-        let routes = self.router.routes().iter().filter(|route| !is_own(route));
+        let routes = self.router.routes().iter().filter(|route| !route.is_builtin());
         let width = routes.clone().map(|route| route.pattern.len()).max().unwrap_or(0).min(40);
         let routes: Vec<String> = routes.map(|route| line(route, width)).collect();
         format!("aside listens on http://{addr} (development)\n{}\n{}", routes.join("\n"), self.surroundings())
@@ -45,11 +45,6 @@ impl Service {
     fn mail(&self) -> Option<String> {
         None
     }
-}
-
-/// Whether the framework itself has added it.
-fn is_own(route: &Route<Goal>) -> bool {
-    route.pattern.strip_prefix(OWN).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// Method, path, name, and where it was added.

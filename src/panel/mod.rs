@@ -86,10 +86,11 @@ impl Panel {
         let panel = Panel { app: page::with_templates(App::new()).state(Watch::default()), nothing_here };
         let panel = panel
             .get("/", tasks::overview)
-            .get("/live", tasks::live)
+            .get("/live", tasks::follow_all)
             .get("/failed", tasks::failed)
             .get("/ended", tasks::ended)
             .get("/tasks/{id}", tasks::task)
+            .get("/tasks/{id}/live", tasks::follow_task)
             .post("/tasks/{id}/cancel", tasks::cancel)
             .get("/panel.css", page::style_sheet);
         with_outbox(panel)

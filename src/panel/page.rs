@@ -1,15 +1,14 @@
 //! What all pages of the panel have: their templates, their style sheet, and headers of their own, so that no setting of
 //! the site breaks them.
 
-use std::fmt::Write;
 use std::sync::LazyLock;
 
 use serde::Serialize;
-use sha2::{Digest, Sha256};
 
 use crate::app::{App, OWN};
 use crate::context;
 use crate::error::{Result, Status};
+use crate::http::files::hashes;
 use crate::http::request::Request;
 use crate::http::response::Response;
 
@@ -18,6 +17,7 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("aside/panel_base.html", include_str!("../../templates/aside/panel_base.html")),
     ("aside/panel_gone.html", include_str!("../../templates/aside/panel_gone.html")),
     ("aside/panel_list.html", include_str!("../../templates/aside/panel_list.html")),
+    ("aside/panel_record.html", include_str!("../../templates/aside/panel_record.html")),
     ("aside/panel_rows.html", include_str!("../../templates/aside/panel_rows.html")),
     ("aside/panel_task.html", include_str!("../../templates/aside/panel_task.html")),
     ("aside/panel_tasks.html", include_str!("../../templates/aside/panel_tasks.html")),
@@ -61,11 +61,5 @@ pub(super) fn style_sheet(_req: &mut Request) -> Result<Response> {
     Ok(response.header("Cache-Control", "private, max-age=31536000, immutable"))
 }
 
-static STYLE_ADDRESS: LazyLock<String> = LazyLock::new(|| {
-    let hash = Sha256::digest(STYLE);
-    hash[..8].iter().fold(format!("{OWN}/panel.css?v="), |mut address, byte| {
-        // Into a string, which takes everything.
-        let _ = write!(address, "{byte:02x}");
-        address
-    })
-});
+static STYLE_ADDRESS: LazyLock<String> =
+    LazyLock::new(|| format!("{OWN}/panel.css?v={}", hashes::of(STYLE.as_bytes())));

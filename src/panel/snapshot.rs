@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::background::registry::{Record, TaskState, span};
 use crate::background::scope::Scope;
-use crate::http::pages::visible::visible_line;
+use crate::http::pages::visible::{visible_line, visible_up_to};
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
 
@@ -79,7 +79,7 @@ pub(super) struct Row {
     name: String,
     key: Option<String>,
     origin: Option<String>,
-    state: &'static str,
+    state: TaskState,
     has_ended: bool,
     is_overdue: bool,
     is_cancelling: bool,
@@ -94,14 +94,14 @@ pub(super) struct Row {
 
 impl Row {
     pub(super) fn of(record: &Record) -> Row {
-        let (progress, has_ended) = (record.progress(), record.has_ended());
+        let (progress, has_ended) = (record.progress.get(), record.has_ended());
         let line = |text: &str| visible_line(text, LONGEST);
         Row {
             id: record.id,
             name: line(&record.name),
             key: record.key.as_deref().map(line),
             origin: record.origin.as_ref().map(|origin| line(&origin.to_string())),
-            state: in_words(record.state()),
+            state: record.state(),
             has_ended,
             is_overdue: record.is_overdue(),
             is_cancelling: record.is_cancelled() && !has_ended,
@@ -109,26 +109,36 @@ impl Row {
             took: if has_ended { span(record.after()) } else { so_far(record.after()) },
             done: progress.done,
             total: progress.total,
-            percent: percent(progress.done, progress.total),
+            percent: progress.percent(),
             message: line(&progress.message),
             failure: record.failure().map(|(words, _)| line(words)),
         }
     }
 }
 
-fn in_words(state: TaskState) -> &'static str {
-    match state {
-        TaskState::Waiting => "waiting",
-        TaskState::Running => "running",
-        TaskState::Done => "done",
-        TaskState::Failed => "failed",
-        TaskState::Cancelled => "cancelled",
-    }
+/// How many characters of a failure, and of the way to it, where there is one task alone.
+const FAILURE: usize = 10_000;
+const BACKTRACE: usize = 100_000;
+
+/// One task with all that is known of it.
+#[derive(Clone, PartialEq, Serialize)]
+pub(super) struct Whole {
+    row: Row,
+    tries: u32,
+    failure: Option<String>,
+    backtrace: Option<String>,
 }
 
-fn percent(done: u64, total: u64) -> Option<u8> {
-    let percent = (u128::from(done) * 100).checked_div(u128::from(total))?;
-    Some(percent.min(100) as u8)
+impl Whole {
+    pub(super) fn of(record: &Record) -> Whole {
+        let (failure, backtrace) = record.failure().unzip();
+        Whole {
+            row: Row::of(record),
+            tries: record.tries(),
+            failure: failure.map(|words| visible_up_to(words, FAILURE)),
+            backtrace: backtrace.flatten().map(|lines| visible_up_to(lines, BACKTRACE)),
+        }
+    }
 }
 
 /// In whole seconds: a page that is watched changes once in a second for it, and not at each look.
@@ -149,13 +159,6 @@ fn moment(time: SystemTime) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_share_is_never_more_than_the_whole() {
-        let shares = [(0, 0), (5, 0), (0, 7), (1, 3), (7, 7), (9, 7), (u64::MAX, u64::MAX - 1)];
-        let percents = shares.map(|(done, total)| percent(done, total));
-        assert_eq!(percents, [None, None, Some(0), Some(33), Some(100), Some(100), Some(100)]);
-    }
 
     #[test]
     fn what_runs_has_whole_seconds() {

@@ -4,33 +4,34 @@
 use std::sync::Arc;
 
 use super::page::{gone, page};
-use super::snapshot::{Row, newest_first};
-use super::watch::Watch;
+use super::snapshot::{Whole, newest_first};
+use super::watch::{self, Watch};
 use crate::app::OWN;
 use crate::background::registry::Record;
 use crate::background::task::TaskInfo;
 use crate::context;
 use crate::error::Result;
-use crate::http::pages::visible::{visible_line, visible_up_to};
+use crate::http::pages::visible::visible_line;
 use crate::http::request::Request;
 use crate::http::response::{Response, redirect_or};
+use crate::live::Live;
 
-/// How many characters of a failure, and of the way to it.
-const FAILURE: usize = 10_000;
-const BACKTRACE: usize = 100_000;
+/// The parts of pages that change.
+const ALL: &str = "aside/panel_tasks.html";
+const ONE: &str = "aside/panel_record.html";
 
-/// The part of the first page that changes.
-const PART: &str = "aside/panel_tasks.html";
+/// How many characters of a name in a title.
+const NAME: usize = 200;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
     let watch = req.state::<Watch>();
-    let state = watch.look(&req.scope()).get();
-    page(req, "aside/panel.html", "Tasks", context! { state => *state })
+    let part = watch.look(&req.scope()).part(req, &format!("{OWN}/live"), ALL)?;
+    page(req, "aside/panel.html", "Tasks", context! { part })
 }
 
-pub(super) fn live(req: &mut Request) -> Result<Response> {
+pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
     let (watch, scope) = (req.state::<Watch>(), req.scope());
-    let response = req.live(watch.look(&scope), PART)?;
+    let response = req.live(watch.look(&scope), ALL)?;
     watch.keep_up(scope);
     Ok(response)
 }
@@ -52,21 +53,36 @@ fn list(req: &mut Request, title: &str, words: &str, records: &[Arc<Record>]) ->
 
 pub(super) fn task(req: &mut Request) -> Result<Response> {
     let Some(record) = asked_for(req)? else { return not_remembered(req) };
-    let row = Row::of(&record);
-    let (failure, backtrace) = record.failure().unzip();
-    let context = context! {
-        row,
-        tries => record.tries(),
-        failure => failure.map(|words| visible_up_to(words, FAILURE)),
-        backtrace => backtrace.flatten().map(|lines| visible_up_to(lines, BACKTRACE)),
-    };
-    page(req, "aside/panel_task.html", &visible_line(&record.name, 80), context)
+    let live = look_at(&record);
+    let part = live.part(req, &format!("{OWN}/tasks/{}/live", record.id), ONE)?;
+    let name = visible_line(&record.name, NAME);
+    page(req, "aside/panel_task.html", &name, context! { name, part })
+}
+
+/// Follows one task. Not by its own [`TaskInfo::live`](crate::TaskInfo::live): who looks on from here is not one of those
+/// whom it works for, and it must not be cancelled when he leaves.
+pub(super) fn follow_task(req: &mut Request) -> Result<Response> {
+    let Some(record) = asked_for(req)? else { return not_remembered(req) };
+    let live = look_at(&record);
+    let response = req.live(&live, ONE)?;
+    watch::follow(live, record);
+    Ok(response)
+}
+
+fn look_at(record: &Record) -> Live<Whole> {
+    // Asked first: what ends in between is looked at once more.
+    let has_ended = record.has_ended();
+    let live = Live::new(Whole::of(record));
+    if has_ended {
+        live.finish();
+    }
+    live
 }
 
 pub(super) fn cancel(req: &mut Request) -> Result<Response> {
     let Some(record) = asked_for(req)? else { return not_remembered(req) };
     let back = req.query_pairs()?.into_iter().find(|(name, _)| name == "back").map(|(_, path)| path);
-    let name = visible_line(&record.name, 80);
+    let name = visible_line(&record.name, 100);
     if record.has_ended() {
         req.flash("warning", format!("{name} (task {}) had ended already.", record.id));
     } else {
@@ -82,6 +98,7 @@ fn asked_for(req: &Request) -> Result<Option<Arc<Record>>> {
 }
 
 fn not_remembered(req: &mut Request) -> Result<Response> {
-    let words = "No task of that number is remembered: of those that ended, the last 200 are, and the last 100 that failed.";
+    let words =
+        "No task of that number is remembered: of those that ended, the last 200 are, and the last 100 that failed.";
     gone(req, words)
 }

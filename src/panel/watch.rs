@@ -8,8 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::snapshot::Snapshot;
-use crate::background::scope::{Context, Scope};
+use super::snapshot::{Snapshot, Whole};
+use crate::background::registry::Record;
+use crate::background::scope::Scope;
 use crate::live::Live;
 use crate::sync::lock;
 
@@ -34,10 +35,7 @@ impl Watch {
     /// The tasks as they are now, shown to all who watch when they are not what was shown before.
     pub(super) fn look(&self, scope: &Scope) -> &Live<Snapshot> {
         let _turn = lock(&self.turn);
-        let now = Snapshot::of(scope);
-        if now != *self.live.get() {
-            self.live.update(|shown| *shown = now);
-        }
+        show(&self.live, Snapshot::of(scope));
         &self.live
     }
 
@@ -47,21 +45,18 @@ impl Watch {
             return;
         }
         let watch = self.clone();
-        let spawned = thread::Builder::new().name("aside-panel".into()).spawn(move || watch.run(scope));
-        if let Err(error) = spawned {
+        if !aside(move || watch.run(&scope)) {
             self.is_kept_up.store(false, Ordering::Release);
-            log::warn!(target: "aside::panel", "The panel is not kept up to date, there is no thread for it: {error}");
         }
     }
 
-    fn run(&self, scope: Scope) {
-        let _entered = Context { scope: scope.clone(), origin: None, task: None }.enter();
+    fn run(&self, scope: &Scope) {
         loop {
             thread::sleep(EVERY);
-            if !self.goes_on(&scope) {
+            if !self.goes_on(scope) {
                 return;
             }
-            self.look(&scope);
+            self.look(scope);
         }
     }
 
@@ -74,4 +69,34 @@ impl Watch {
         self.is_kept_up.swap(false, Ordering::AcqRel);
         is_watched() && !self.is_kept_up.swap(true, Ordering::AcqRel)
     }
+}
+
+/// Shows a page that watches one task how it goes on, to its end.
+pub(super) fn follow(live: Live<Whole>, record: Arc<Record>) {
+    aside(move || {
+        while live.watchers() > 0 && !live.is_finished() {
+            thread::sleep(EVERY);
+            let has_ended = record.has_ended();
+            show(&live, Whole::of(&record));
+            if has_ended {
+                live.finish();
+            }
+        }
+    });
+}
+
+/// Shows what differs from what was shown before.
+fn show<T: Clone + PartialEq>(live: &Live<T>, now: T) {
+    if now != *live.get() {
+        live.update(|shown| *shown = now);
+    }
+}
+
+/// On a thread that is no task: a list of what runs would have it in it. Whether there is one.
+fn aside(work: impl FnOnce() + Send + 'static) -> bool {
+    let spawned = thread::Builder::new().name("aside-panel".into()).spawn(work);
+    let refused = spawned.err().inspect(|error| {
+        log::warn!(target: "aside::panel", "The panel is not kept up to date, there is no thread for it: {error}");
+    });
+    refused.is_none()
 }

@@ -60,6 +60,7 @@ const PATHS: &[&str] = &[
     "/_aside/failed",
     "/_aside/ended",
     "/_aside/tasks/1",
+    "/_aside/tasks/1/live",
     "/_aside/tasks/1/cancel",
     "/_aside/tasks/x",
     "/_aside/panel.css",
@@ -235,6 +236,8 @@ fn a_running_task_is_shown_with_all_that_is_known() {
     assert!(now.contains(&format!("POST /imports {id}")) && now.contains("value=\"25\"") && now.contains("30 of 120"));
     assert!(now.contains("action=\"/_aside/tasks/1/cancel?back=/_aside\""), "{now}");
     assert!(overview.contains("<dt>Running</dt><dd>1</dd>"), "{overview}");
+    let script = overview.split("<script src=\"").nth(1).unwrap().split('"').next().unwrap();
+    assert!(overview.contains("<aside-live src=\"/_aside/live\"") && client.get(script).status() == Status::OK);
     let whole = page(&mut client, "/_aside/tasks/1");
     for words in ["photo-17", &id, "running", "Cancel", "25 %", "<dt>Tries</dt><dd class=\"number\">1</dd>"] {
         assert!(whole.contains(words), "{words} in {whole}");
@@ -257,7 +260,9 @@ fn what_waits_for_a_place_is_counted_and_listed() {
     assert!(overview.contains("<dt>Running</dt><dd>1</dd>") && overview.contains("<dt>Waiting</dt><dd>1</dd>"));
     let second = overview.split("<bdi>second</bdi>").nth(1).unwrap();
     assert!(second.contains("waiting"), "{second}");
-    assert!(page(&mut client, "/_aside/tasks/2").contains("<dt>Began</dt><dd class=\"number\"><span class=\"soft\">never"));
+    assert!(
+        page(&mut client, "/_aside/tasks/2").contains("<dt>Began</dt><dd class=\"number\"><span class=\"soft\">never")
+    );
     let_go.send(()).unwrap();
     client.settle();
 }
@@ -270,7 +275,7 @@ fn what_failed_is_shown_with_the_way_to_it() {
     let mut client = TestClient::new(app);
     let id = client.post("/charge").send().header("X-Request-Id").unwrap().to_owned();
     client.settle();
-    client.within(|| Task::named("boom").run(|_| panic!("no <paper> left"))).join().map(|never: ()| never).unwrap_err();
+    client.within(|| Task::named("boom").run(|_| panic!("no <paper> left"))).join().map(drop).unwrap_err();
     let overview = page(&mut client, "/_aside");
     let failed = section(&overview, "Failed");
     for words in ["cannot charge: connection refused", &id, "panicked: no &lt;paper&gt; left, at tests/it/panel.rs:"] {
@@ -446,6 +451,47 @@ fn a_page_that_is_open_sees_a_task_begin_and_end() {
 }
 
 #[test]
+fn the_page_of_a_task_sees_how_it_goes_on_and_how_it_ends() {
+    let mut client = TestClient::new(development());
+    let (let_go, waits) = mpsc::channel();
+    let handle = client.within(|| {
+        Task::named("import").run(move |task| {
+            for row in waits {
+                task.progress(row, 4);
+            }
+            Err::<(), _>("the last row is broken")
+        })
+    });
+    assert!(page(&mut client, "/_aside/tasks/1").contains("<aside-live src=\"/_aside/tasks/1/live\""));
+    let mut events = client.events("/_aside/tasks/1/live");
+    let mut shown = |words: &str| {
+        while !events.next().data.contains(words) {
+            // What runs shows for how long, so there are states in between.
+        }
+    };
+    let_go.send(3).unwrap();
+    shown("75 %, 3 of 4");
+    drop(let_go);
+    shown("the last row is broken");
+    handle.join().unwrap_err();
+    while events.next().name != "end" {}
+    let page = page(&mut client, "/_aside/tasks/1");
+    assert!(page.contains("the last row is broken") && !page.contains("src=\"/_aside/tasks"), "{page}");
+}
+
+#[test]
+fn to_look_at_a_task_in_the_panel_is_not_to_watch_it() {
+    let mut client = TestClient::new(development());
+    let task = Task::named("search").cancel_unwatched(Duration::ZERO);
+    let (handle, let_go) = held(&client, task);
+    let mut events = client.events("/_aside/tasks/1/live");
+    events.next();
+    assert_eq!(handle.live().watchers(), 0);
+    let_go.send(()).unwrap();
+    handle.join().unwrap();
+}
+
+#[test]
 fn a_page_that_comes_back_is_kept_up_to_date_too() {
     let mut client = TestClient::new(development());
     for name in ["before", "after"] {
@@ -479,7 +525,8 @@ mod outbox {
 
     use super::*;
 
-    const HTML: &str = "<h1>Hi</h1><script>parent.document.title='x'</script><img src=\"https://tracker.example/1.gif\">";
+    const HTML: &str =
+        "<h1>Hi</h1><script>parent.document.title='x'</script><img src=\"https://tracker.example/1.gif\">";
 
     fn send(client: &TestClient, mail: Mail) {
         client.within(|| mail.send()).join().unwrap();
@@ -546,7 +593,8 @@ mod outbox {
         let html = client.get(&format!("{address}/html"));
         assert_eq!(html.text(), HTML, "as it was written");
         let policy = html.header("Content-Security-Policy").unwrap();
-        for rule in ["sandbox;", "default-src 'none'", "img-src data:", "frame-ancestors 'self'", "form-action 'none'"] {
+        for rule in ["sandbox;", "default-src 'none'", "img-src data:", "frame-ancestors 'self'", "form-action 'none'"]
+        {
             assert!(policy.contains(rule), "{rule} in {policy}");
         }
         for risk in ["allow-", "script-src", "http", "'self' "] {
