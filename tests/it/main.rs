@@ -17,4 +17,5 @@ mod pages;
 mod panel;
 mod sessions;
 mod start;
+mod streams;
 mod wire;
