@@ -131,9 +131,11 @@ pub(super) struct Whole {
 
 impl Whole {
     pub(super) fn of(record: &Record) -> Whole {
+        // First: what has ended by then has its failure.
+        let row = Row::of(record);
         let (failure, backtrace) = record.failure().unzip();
         Whole {
-            row: Row::of(record),
+            row,
             tries: record.tries(),
             failure: failure.map(|words| visible_up_to(words, FAILURE)),
             backtrace: backtrace.flatten().map(|lines| visible_up_to(lines, BACKTRACE)),
