@@ -811,7 +811,7 @@ mod tests {
         }
 
         fn outbox(&self) -> Vec<SentMail> {
-            self.0.get::<Mailer>().unwrap().outbox()
+            self.0.get::<Mailer>().unwrap().outbox().iter().map(|mail| SentMail::clone(mail)).collect()
         }
     }
 
