@@ -87,19 +87,27 @@ mod imp {
         let mut found: Vec<Option<OwnedFd>> = wanted.iter().map(|_| None).collect();
         for fd in listed()? {
             let Some(remote) = peer_of(fd).filter(|_| own_port(fd) == Some(local_port)) else { continue };
-            for place in places.remove(&remote).into_iter().flatten() {
-                found[place] = Some(duplicate(fd)?).filter(|copy| is(copy.as_raw_fd(), remote, local_port));
+            for &place in places.get(&remote).into_iter().flatten() {
+                if found[place].is_none() {
+                    // The library may just have closed this one of its two. The other comes later in the list: were it
+                    // first, it would have been taken.
+                    found[place] = duplicate(fd)?.filter(|copy| is(copy.as_raw_fd(), remote, local_port));
+                }
             }
         }
         Ok(found)
     }
 
-    /// A duplicate of what has that number, by sending it to ourselves: what else makes one wants more than a number.
+    /// A duplicate of what has that number, if anything has, by sending it to ourselves: what else makes one wants more than
+    /// a number.
     #[cfg(target_os = "linux")]
-    fn duplicate(fd: i32) -> io::Result<OwnedFd> {
+    fn duplicate(fd: i32) -> io::Result<Option<OwnedFd>> {
         let (there, here) = UnixDatagram::pair()?;
         let rights = [ControlMessage::ScmRights(&[fd])];
-        socket::sendmsg::<()>(there.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::empty(), None)?;
+        match socket::sendmsg::<()>(there.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::empty(), None) {
+            Err(Errno::EBADF) => return Ok(None),
+            sent => sent?,
+        };
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         rustix::net::recvmsg(&here, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)?;
@@ -108,7 +116,7 @@ mod imp {
             _ => None,
         });
         // With none to spare the message comes without it.
-        descriptors.flatten().next().ok_or_else(|| Errno::EMFILE.into())
+        descriptors.flatten().next().map(Some).ok_or_else(|| Errno::EMFILE.into())
     }
 
     fn is(fd: i32, remote: SocketAddr, local_port: u16) -> bool {

@@ -26,6 +26,8 @@
 //!   its side by nothing: both are refused.
 //! - Of connections that come at the same instant some get no thread: tiny_http counts an idle one that was given a
 //!   connection already. [`Nudges`] free them, one each 10 ms.
+//! - A live page ends when its client sends, without waiting for that, a request with `Connection: close` behind it: our
+//!   side of the connection is then shut for reading, which looks as if the client had shut its own (`departures`).
 //! - `panic = "abort"` in a profile makes a client that goes away end the process: tiny_http's threads panic then.
 //! - Where sockets cannot be found (Windows), a connection that should be closed is only told so, and what still comes on
 //!   it is not handled for a minute.
@@ -47,7 +49,6 @@ use super::{Counted, Desk, Taken, Transport};
 use crate::background::threads::{self, Work};
 use crate::background::{panics, timer};
 use crate::error::{Error, Result, Status};
-use crate::http::disconnect::Disconnect;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::{Response, ResponseBody};

@@ -1,12 +1,12 @@
 //! Streams over real sockets: who leaves is noticed, nobody is held up, and all of them end with the server.
 
 use std::collections::BTreeSet;
-use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::Shutdown;
 use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use aside::testing::TestClient;
 use aside::{App, Config, Event, Request, Response, Server};
 
 use crate::wire::{Gate, PATIENCE, Raw, config, start};
@@ -73,8 +73,8 @@ fn a_visitor_who_leaves_is_noticed_without_a_word() {
         assert_eq!(raw.head().status, 200);
         raw
     };
-    drop(visitor(&server, "has seen all"));
-    assert_eq!(next(&reported), told("has seen all"));
+    drop(visitor(&server, "seen"));
+    assert_eq!(next(&reported), told("seen"));
     // With an event unread, which is a reset.
     drop(head("/wait/reset HTTP/1.1"));
     assert_eq!(next(&reported), told("reset"));
@@ -90,6 +90,22 @@ fn a_visitor_who_leaves_is_noticed_without_a_word() {
     assert_eq!(last.chunk(), "data: here\n\n");
     drop(last);
     assert_eq!(next(&reported), told("last"));
+}
+
+/// The socket is looked for while one of the library's two descriptors of it is being closed.
+#[test]
+fn a_visitor_who_leaves_as_he_comes_is_noticed() {
+    let (app, reported) = waiting(config());
+    let server = start(app);
+    let visitors: Vec<Raw> = (0..200)
+        .map(|number| {
+            let raw = ask(&server, &format!("/wait/{number} HTTP/1.1"));
+            raw.0.get_ref().shutdown(Shutdown::Write).unwrap();
+            raw
+        })
+        .collect();
+    let ended: BTreeSet<Ended> = visitors.iter().map(|_| next(&reported)).collect();
+    assert_eq!(ended, (0..200).map(told).collect());
 }
 
 #[test]
@@ -237,6 +253,15 @@ fn who_reads_nothing_of_endless_data_holds_nobody_up() {
 }
 
 #[test]
+fn a_test_that_has_read_enough_has_left() {
+    let (app, reported) = waiting(config());
+    let mut events = TestClient::new(app).events("/wait/test");
+    assert_eq!(events.next().data, "here");
+    drop(events);
+    assert_eq!(next(&reported), told("test"));
+}
+
+#[test]
 fn the_head_of_a_stream_is_asked_for_without_it() {
     let (app, reported) = waiting(config());
     let server = start(app);
@@ -251,7 +276,8 @@ fn the_head_of_a_stream_is_asked_for_without_it() {
 /// What is served by a process of its own: its memory is measured, and it has its own descriptors.
 #[cfg(target_os = "linux")]
 mod alone {
-    use std::io::{BufRead, BufReader};
+    use std::io::{BufRead, BufReader, Read};
+    use std::net::{SocketAddr, TcpStream};
     use std::process::{Child, Command, Stdio};
 
     use super::*;
