@@ -41,6 +41,7 @@ impl Snapshot {
     pub(super) fn of(scope: &Scope) -> Snapshot {
         let registry = scope.registry();
         let (counts, mut unfinished) = (registry.counts(), registry.unfinished());
+        unfinished.retain(|record| !record.has_ended());
         unfinished.sort_by_key(|record| !record.is_overdue());
         Snapshot {
             running: counts.unfinished.saturating_sub(counts.queued),

@@ -20,8 +20,8 @@ use crate::live::Live;
 const ALL: &str = "aside/panel_tasks.html";
 const ONE: &str = "aside/panel_record.html";
 
-/// How many characters of a name in a title.
-const NAME: usize = 200;
+/// How many characters of a name in a heading or in a message.
+const NAME: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
     let watch = req.state::<Watch>();
@@ -82,7 +82,7 @@ fn look_at(record: &Record) -> Live<Whole> {
 pub(super) fn cancel(req: &mut Request) -> Result<Response> {
     let Some(record) = asked_for(req)? else { return not_remembered(req) };
     let back = req.query_pairs()?.into_iter().find(|(name, _)| name == "back").map(|(_, path)| path);
-    let name = visible_line(&record.name, 100);
+    let name = visible_line(&record.name, NAME);
     if record.has_ended() {
         req.flash("warning", format!("{name} (task {}) had ended already.", record.id));
     } else {

@@ -100,3 +100,20 @@ fn aside(work: impl FnOnce() + Send + 'static) -> bool {
     });
     refused.is_none()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::background::registry::Registry;
+    use crate::background::scope::Values;
+    use crate::config::Config;
+
+    #[test]
+    fn a_thread_that_nobody_needs_goes_and_leaves_room_for_the_next() {
+        let scope = Scope::new(Registry::new(&Config::default()), Values::default());
+        let watch = Watch::default();
+        watch.is_kept_up.store(true, Ordering::Release);
+        assert!(!watch.goes_on(&scope));
+        assert!(!watch.is_kept_up.load(Ordering::Acquire));
+    }
+}

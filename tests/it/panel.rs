@@ -84,7 +84,9 @@ fn assert_hidden(client: &mut TestClient, as_stranger: impl Fn(aside::testing::T
 
 #[test]
 fn in_development_it_is_there_for_whoever_sits_at_the_machine() {
-    let mut client = TestClient::new(development());
+    // A policy that its own pages do not go by.
+    let mut client =
+        TestClient::new(development().default_header("Content-Security-Policy", "style-src 'unsafe-inline'"));
     for peer in ["127.0.0.1:5000", "[::1]:5000"] {
         let response = client.request("GET", "/_aside").peer(peer).send();
         assert_eq!(response.status(), Status::OK);
@@ -327,6 +329,7 @@ fn a_task_is_cancelled_with_a_plain_form() {
     });
     let response = client.post("/_aside/tasks/1/cancel?back=/_aside/tasks/1").form(&[]).send();
     assert_eq!((response.status(), response.location()), (Status::new(303), Some("/_aside/tasks/1")));
+    assert!(handle.live().get().is_cancelling, "else it would be waited for in vain");
     assert_eq!(handle.join().unwrap_err().to_string(), "was cancelled");
     let whole = page(&mut client, "/_aside/tasks/1");
     assert!(whole.contains("long (task 1) was told to cancel.") && whole.contains("cancelled"), "{whole}");
