@@ -22,7 +22,18 @@ pub(crate) struct Watched<T> {
     changed: Condvar,
     /// The last version that somebody complained about.
     complained: AtomicU64,
+    made: Mutex<Made>,
 }
+
+/// The texts that were made of a version, each by what it was made with.
+#[derive(Default)]
+struct Made {
+    version: u64,
+    texts: Vec<(Key, Arc<str>)>,
+}
+
+/// What a text is made with: one of the sets of templates in this process, and the name of one in it.
+pub(crate) type Key = (u64, String);
 
 struct Now<T> {
     /// How many values there were, this one with them.
@@ -61,6 +72,7 @@ impl<T: Clone> Watched<T> {
             }),
             changed: Condvar::new(),
             complained: AtomicU64::new(0),
+            made: Mutex::default(),
         }
     }
 
@@ -122,6 +134,28 @@ impl<T: Clone> Watched<T> {
         let mut now = wait_while_for(&self.changed, now, time, |now| !is_news(now) && !give_up());
         now.waiting -= 1;
         is_news(&now).then(|| now.seen())
+    }
+
+    /// A text of that version, made once for all who want to show it. Who comes while it is being made waits for it.
+    pub(crate) fn make_once<E>(
+        &self,
+        version: u64,
+        key: &Key,
+        make: impl FnOnce() -> Result<String, E>,
+    ) -> Result<Arc<str>, E> {
+        let mut made = lock(&self.made);
+        if made.version < version {
+            *made = Made { version, texts: Vec::new() };
+        }
+        let found = made.texts.iter().find(|(other, _)| made.version == version && other == key);
+        if let Some((_, text)) = found {
+            return Ok(text.clone());
+        }
+        let text: Arc<str> = make()?.into();
+        if made.version == version {
+            made.texts.push((key.clone(), text.clone()));
+        }
+        Ok(text)
     }
 
     /// Whether this is the first complaint about that version.
@@ -244,6 +278,23 @@ mod tests {
         assert_eq!(waiting_while(&watched, &done, give_up), None);
         done.store(false, Ordering::Relaxed);
         assert_eq!(waiting_while(&watched, &done, || watched.finish()), Some(7));
+    }
+
+    #[test]
+    fn a_text_is_made_once_for_each_version_and_key() {
+        let watched = Watched::new(());
+        let made = std::cell::Cell::new(0);
+        let text = |version, key: &str| {
+            let make = || {
+                made.set(made.get() + 1);
+                Ok::<_, ()>(format!("{version} {key} {}", made.get()))
+            };
+            watched.make_once(version, &(1, key.to_owned()), make).unwrap().to_string()
+        };
+        assert_eq!([text(1, "a"), text(1, "a"), text(1, "b")], ["1 a 1", "1 a 1", "1 b 2"]);
+        assert_eq!([text(2, "a"), text(1, "a"), text(2, "a")], ["2 a 3", "1 a 4", "2 a 3"]);
+        assert_eq!(watched.make_once(3, &(1, "c".into()), || Err("no")), Err("no"));
+        assert_eq!(watched.make_once(3, &(1, "c".into()), || Ok::<_, ()>("yes".into())).unwrap().as_ref(), "yes");
     }
 
     #[test]
