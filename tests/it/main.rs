@@ -14,6 +14,7 @@ mod live;
 mod logs;
 mod multipart;
 mod pages;
+mod panel;
 mod seeds;
 mod sessions;
 mod start;
