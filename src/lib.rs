@@ -53,7 +53,8 @@
 //!
 //! **What changes while it is looked at** is a [`Live`]: state that is [updated](Live::update) under a lock, shown by
 //! [`part`](Live::part) in a page, and followed over [`Request::live`]. A task's progress is one
-//! ([`TaskHandle::live`]). [`Response::events`] and [`Response::stream`] write by hand.
+//! ([`TaskHandle::live`]). [`Response::events`] and [`Response::stream`] write by hand. **The panel** at `/_aside` shows what
+//! was set aside, what failed and how, and the mail ([`App::panel`]).
 //!
 //! **When something goes wrong** it is an [`Error`]: a [`Status`], words for the visitor, a source for the log. `?` takes any
 //! error as a 500, with its place and its source lines on the page in development. [`error_page`](App::error_page) is the

@@ -34,9 +34,6 @@ use crate::live;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
 
-/// Below it is what the framework itself serves.
-pub(crate) const OWN: &str = "/_aside";
-
 /// A site: routes, state, settings.
 ///
 /// ```no_run

@@ -25,7 +25,7 @@ impl<T> Route<T> {
 
     /// Whether it is one that the framework adds itself: nothing to list among those of the site.
     pub(crate) fn is_builtin(&self) -> bool {
-        self.pattern.strip_prefix("/_aside").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        self.pattern.strip_prefix(BUILTIN).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 }
 
@@ -45,6 +45,9 @@ pub(crate) enum Found<'r, T> {
     /// Nothing.
     Nothing,
 }
+
+/// What lies below is the framework's own.
+pub(crate) const BUILTIN: &str = "/_aside";
 
 /// The tree for routes of any method.
 const ANY: &str = "*";

@@ -14,14 +14,15 @@ mod watch;
 use std::sync::Arc;
 
 use self::watch::Watch;
+use crate::app::App;
 use crate::app::parts::Handler;
-use crate::app::{App, OWN};
 use crate::background::panics;
 use crate::background::registry::escape;
 use crate::error::{Error, Result, Status};
 use crate::http::pages;
 use crate::http::request::Request;
 use crate::http::response::{IntoResponse, Response};
+use crate::http::router::BUILTIN;
 
 impl App {
     /// Shows the panel at `/_aside` to those whom a function says yes to, in production too.
@@ -50,8 +51,8 @@ impl App {
 
     /// The application with its panel, which may be behind closed doors.
     pub(crate) fn with_panel(self) -> App {
-        let nothing_here = self.fallback_at(OWN).unwrap_or_else(|| Arc::new(no_page));
-        self.mount(OWN, Panel::new(nothing_here).app)
+        let nothing_here = self.fallback_at(BUILTIN).unwrap_or_else(|| Arc::new(no_page));
+        self.mount(BUILTIN, Panel::new(nothing_here).app)
     }
 }
 

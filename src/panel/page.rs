@@ -5,12 +5,13 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
-use crate::app::{App, OWN};
+use crate::app::App;
 use crate::context;
 use crate::error::{Result, Status};
 use crate::http::files::hashes;
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::http::router::BUILTIN;
 
 const TEMPLATES: &[(&str, &str)] = &[
     ("aside/panel.html", include_str!("../../templates/aside/panel.html")),
@@ -62,4 +63,4 @@ pub(super) fn style_sheet(_req: &mut Request) -> Result<Response> {
 }
 
 static STYLE_ADDRESS: LazyLock<String> =
-    LazyLock::new(|| format!("{OWN}/panel.css?v={}", hashes::of(STYLE.as_bytes())));
+    LazyLock::new(|| format!("{BUILTIN}/panel.css?v={}", hashes::of(STYLE.as_bytes())));

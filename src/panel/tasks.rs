@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::page::{gone, page};
 use super::snapshot::{Whole, newest_first};
 use super::watch::{self, Watch};
-use crate::app::OWN;
 use crate::background::registry::Record;
 use crate::background::task::TaskInfo;
 use crate::context;
@@ -14,6 +13,7 @@ use crate::error::Result;
 use crate::http::pages::visible::visible_line;
 use crate::http::request::Request;
 use crate::http::response::{Response, redirect_or};
+use crate::http::router::BUILTIN;
 use crate::live::Live;
 
 /// The parts of pages that change.
@@ -25,7 +25,7 @@ const NAME: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
     let watch = req.state::<Watch>();
-    let part = watch.look(&req.scope()).part(req, &format!("{OWN}/live"), ALL)?;
+    let part = watch.look(&req.scope()).part(req, &format!("{BUILTIN}/live"), ALL)?;
     page(req, "aside/panel.html", "Tasks", context! { part })
 }
 
@@ -54,7 +54,7 @@ fn list(req: &mut Request, title: &str, words: &str, records: &[Arc<Record>]) ->
 pub(super) fn task(req: &mut Request) -> Result<Response> {
     let Some(record) = asked_for(req)? else { return not_remembered(req) };
     let live = look_at(&record);
-    let part = live.part(req, &format!("{OWN}/tasks/{}/live", record.id), ONE)?;
+    let part = live.part(req, &format!("{BUILTIN}/tasks/{}/live", record.id), ONE)?;
     let name = visible_line(&record.name, NAME);
     page(req, "aside/panel_task.html", &name, context! { name, part })
 }
@@ -89,7 +89,7 @@ pub(super) fn cancel(req: &mut Request) -> Result<Response> {
         TaskInfo::new(record.clone(), req.scope().registry()).cancel();
         req.flash("success", format!("{name} (task {}) was told to cancel.", record.id));
     }
-    Ok(redirect_or(back.as_deref().unwrap_or(OWN), OWN))
+    Ok(redirect_or(back.as_deref().unwrap_or(BUILTIN), BUILTIN))
 }
 
 /// The task whose number is in the path, when it is remembered. A number that is none is a path that is not there.

@@ -366,7 +366,7 @@ fn a_part_shows_the_state_and_says_where_it_goes_on() {
     let mut client = TestClient::new(app);
     let page = client.get("/");
     let part = r#"<main><aside-live src="/live?a=1&amp;b=&quot;2&quot;" aria-live="polite"><li>&lt;b&gt;</li>"#;
-    assert!(page.text().replace("&#x2f;", "/").starts_with(part), "{page:?}");
+    assert!(page.text().starts_with(part), "{page:?}");
     assert!(page.text().ends_with("</script></main>&lt;i&gt;"), "{page:?}");
 
     let script = page.text().split("<script src=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
