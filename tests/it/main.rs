@@ -4,6 +4,9 @@ mod app;
 mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
+#[path = "../support/browser.rs"]
+mod browser;
+mod browser_driver;
 mod conformance;
 mod error_pages;
 mod files;
