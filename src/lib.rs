@@ -79,6 +79,7 @@ mod mail;
 mod server;
 mod sync;
 pub mod testing;
+mod watched;
 #[cfg(feature = "webhook")]
 pub mod webhook;
 
@@ -102,10 +103,11 @@ pub use http::password;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::session::{Flash, Session};
-pub use live::{Live, LiveGuard, LiveMap};
+pub use live::{Live, LiveMap, LivePart};
 #[cfg(feature = "mail")]
 pub use mail::{Attachment, Mail, SentMail};
 pub use server::Server;
+pub use watched::LiveGuard;
 #[cfg(feature = "webhook")]
 pub use webhook::Webhook;
 

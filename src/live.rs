@@ -1,88 +1,85 @@
 //! State that pages watch: changed under a lock, shown again by everybody who looks at it.
 //!
-//! A change is made on a copy, and put in place when the lock is let go. Whoever reads or renders holds no lock, and a
-//! change that ends in a panic leaves the last good state. Watchers that are slow, or asked for more often than anybody can
-//! see, get the latest state and none of those between.
+//! The state itself is a [`Watched`] value; here it becomes a part of a page, and a stream of events that the page follows.
+//! Watchers that are slow, or asked for more often than anybody can see, get the latest state and none of those between.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
 use std::io;
-use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
-use std::thread;
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use serde::Serialize;
+use minijinja::{HtmlEscape, Value};
+use serde::{Serialize, Serializer};
 
+use crate::background::registry::Progress;
+use crate::background::task::{TaskHandle, TaskInfo};
 use crate::error::{Error, Result};
 use crate::http::events::{Event, Events};
+use crate::http::files::hashes;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::session::unguessable;
 use crate::http::templates::{Fragment, fragment};
-use crate::sync::{lock, wait_while_for};
+use crate::sync::lock;
+use crate::watched::{LiveGuard, Watched};
 
 /// Between two updates of one page: nobody sees more than that, and a thousand changes in a second cost a page twenty.
 const FRAME: Duration = Duration::from_millis(50);
 
-/// How soon a page comes back whose connection was lost.
-const RETRY: Duration = Duration::from_secs(1);
+/// How soon a page comes back whose connection was lost, when it does not know better itself: between one second and two,
+/// by the number of pages, so that after a restart not all come at once.
+fn retry(watchers: usize) -> Duration {
+    Duration::from_millis(1_000 + (watchers as u64 * 97) % 1_000)
+}
 
-/// How often a page that has nothing to tell says that it is there: proxies close what is silent for a minute, and a visitor
-/// who has left is noticed by writing to him.
+/// How often a page that has nothing to tell says that it is there: proxies close what is silent for a minute.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 /// State that pages watch.
 ///
 /// ```
-/// use aside::{App, Live, Request, Response, Result, background};
+/// use aside::testing::TestClient;
+/// use aside::{App, Live, Request, Response, Result, background, context, redirect};
 ///
 /// #[derive(Clone, Default, serde::Serialize)]
 /// struct Posts { titles: Vec<String> }
 ///
 /// struct Board(Live<Posts>);
 ///
-/// fn post(req: &mut Request) -> Result<()> {
+/// fn board(req: &mut Request) -> Result<Response> {
+///     let feed = req.state::<Board>().0.part(req, "/live", "posts.html")?; // as it is now, and then follows it
+///     req.render("board.html", context! { feed })
+/// }
+///
+/// fn follow(req: &mut Request) -> Result<Response> {
+///     req.live(&req.state::<Board>().0, "posts.html")
+/// }
+///
+/// fn post(req: &mut Request) -> Result<Response> {
 ///     let (board, title) = (req.state::<Board>(), req.text()?);
-///     background(move || board.0.update(|posts| posts.titles.push(title)));
-///     Ok(())
+///     background(move || board.0.update(|posts| posts.titles.push(title))); // every page that is open shows it
+///     Ok(redirect("/"))
 /// }
 ///
-/// fn watch(req: &mut Request) -> Result<Response> {
-///     req.live(&req.state::<Board>().0, "posts.html") // every page that is open shows the new post
-/// }
-///
-/// App::new()
+/// let app = App::new()
 ///     .state(Board(Live::new(Posts::default())))
+///     .template("board.html", "<h1>Posts</h1> {{ feed }}")
 ///     .template("posts.html", "<ul>{% for title in titles %}<li>{{ title }}</li>{% endfor %}</ul>")
-///     .post("/posts", post)
-///     .get("/posts/live", watch);
+///     .get("/", board)
+///     .get("/live", follow)
+///     .post("/", post);
+///
+/// let mut client = TestClient::new(app);
+/// let mut events = client.events("/live");
+/// client.post("/").body("text/plain", "Hello").send();
+/// while events.next().data != "<ul><li>Hello</li></ul>" {}
+/// client.settle();
 /// ```
 ///
 /// A clone is the same state. It is kept in memory: what must survive a restart is for the database.
-pub struct Live<T>(Arc<Shared<T>>);
-
-struct Shared<T> {
-    /// Whose turn it is to change it.
-    turn: Mutex<()>,
-    now: Mutex<Published<T>>,
-    changed: Condvar,
-    watchers: AtomicUsize,
-    /// Tells the versions of this process from those of another, when a page comes back after a restart.
-    epoch: String,
-    /// The last version that could not be rendered, so that the log has it once and not for each watcher.
-    unrendered: AtomicU64,
-}
-
-/// A state, and how many there were before.
-struct Published<T> {
-    version: u64,
-    state: Arc<T>,
-    /// How many wait for the next one. Telling them is a call to the system, which is left out when there are none.
-    waiting: usize,
-}
+pub struct Live<T>(Arc<Watched<T>>);
 
 impl<T> Clone for Live<T> {
     fn clone(&self) -> Live<T> {
@@ -93,20 +90,12 @@ impl<T> Clone for Live<T> {
 impl<T: Clone> Live<T> {
     /// State that nobody has changed yet.
     pub fn new(state: T) -> Live<T> {
-        Live(Arc::new(Shared {
-            turn: Mutex::new(()),
-            now: Mutex::new(Published { version: 1, state: Arc::new(state), waiting: 0 }),
-            changed: Condvar::new(),
-            watchers: AtomicUsize::new(0),
-            // Without randomness a page that comes back after a restart may keep what it shows until the next change.
-            epoch: unguessable().unwrap_or_default(),
-            unrendered: AtomicU64::new(0),
-        }))
+        Live(Arc::new(Watched::new(state)))
     }
 
     /// The state as it is. It does not change in the hand, and holds nobody up.
     pub fn get(&self) -> Arc<T> {
-        lock(&self.0.now).state.clone()
+        self.0.get()
     }
 
     /// Changes the state, and then shows it to every page that watches. One change at a time; the others wait.
@@ -120,7 +109,7 @@ impl<T: Clone> Live<T> {
     /// # Panics
     /// When `change` does. The state is then as it was before, and the log says so.
     pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
-        change(&mut self.lock())
+        self.0.update(change)
     }
 
     /// The same with a guard, for a change that does not fit into a closure. The state is copied here, put in place when
@@ -128,36 +117,32 @@ impl<T: Clone> Live<T> {
     ///
     /// A thread that holds a guard and asks for another waits for itself, for ever.
     pub fn lock(&self) -> LiveGuard<'_, T> {
-        let turn = lock(&self.0.turn);
-        LiveGuard { live: self, state: Some(T::clone(&self.get())), _turn: turn }
+        self.0.lock()
     }
 
-    /// How many pages watch it now: a task that works for them alone may stop when there are none. A visitor who has left
-    /// counts until writing to him fails, which takes one or two heartbeats of 15 s when nothing changes.
+    /// Says that no change comes any more: pages that watch show the last state, and let the stream go.
+    ///
+    /// ```
+    /// let rows = aside::Live::new(0);
+    /// rows.update(|rows| *rows = 17);
+    /// rows.finish();
+    /// assert!(rows.is_finished());
+    /// ```
+    ///
+    /// A change that does come all the same is seen by pages that are loaded later.
+    pub fn finish(&self) {
+        self.0.finish();
+    }
+
+    /// Whether no change comes any more.
+    pub fn is_finished(&self) -> bool {
+        self.0.look().is_finished
+    }
+
+    /// How many pages watch it now: a task that works for them alone may stop when there are none
+    /// ([`Task::cancel_unwatched`](crate::Task::cancel_unwatched) does).
     pub fn watchers(&self) -> usize {
-        self.0.watchers.load(Ordering::Relaxed)
-    }
-
-    fn publish(&self, state: T) {
-        let state = Arc::new(state);
-        let mut now = lock(&self.0.now);
-        let former = std::mem::replace(&mut now.state, state);
-        now.version += 1;
-        let someone_waits = now.waiting > 0;
-        drop(now);
-        if someone_waits {
-            self.0.changed.notify_all();
-        }
-        drop(former);
-    }
-
-    /// The state, once there is a newer one than that; none, when none came in that time.
-    fn newer_than(&self, version: u64, time: Duration) -> Option<(u64, Arc<T>)> {
-        let mut now = lock(&self.0.now);
-        now.waiting += 1;
-        let mut now = wait_while_for(&self.0.changed, now, time, |now| now.version == version);
-        now.waiting -= 1;
-        (now.version != version).then(|| (now.version, now.state.clone()))
+        self.0.watchers()
     }
 }
 
@@ -167,49 +152,142 @@ impl<T: fmt::Debug + Clone> fmt::Debug for Live<T> {
     }
 }
 
-/// The right to change a [`Live`] state, until it goes.
-pub struct LiveGuard<'l, T: Clone> {
-    live: &'l Live<T>,
-    /// There until the guard goes.
-    state: Option<T>,
-    _turn: MutexGuard<'l, ()>,
-}
-
-impl<T: Clone> Deref for LiveGuard<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        self.state.as_ref().expect("the state is there until the guard goes")
+impl TaskInfo {
+    /// How far the task is, for a page to watch. It is finished when the task has ended.
+    ///
+    /// ```
+    /// use aside::{Error, Request, Response, Result, context, task};
+    ///
+    /// // GET /imports/{id}
+    /// fn import(req: &mut Request) -> Result<Response> {
+    ///     let id: u64 = req.param("id")?;
+    ///     let task = task(&format!("import-{id}")).ok_or_else(|| Error::not_found("This import is over."))?;
+    ///     let progress = task.live().part(req, &format!("/imports/{id}/live"), "aside/progress.html")?;
+    ///     req.render("import.html", context! { id, progress })
+    /// }
+    ///
+    /// // GET /imports/{id}/live
+    /// fn follow(req: &mut Request) -> Result<Response> {
+    ///     let id: u64 = req.param("id")?;
+    ///     let task = task(&format!("import-{id}")).ok_or_else(|| Error::not_found("This import is over."))?;
+    ///     req.live(&task.live(), "aside/progress.html")
+    /// }
+    /// ```
+    ///
+    /// The template `aside/progress.html` is built in: a bar, the task's message, and words for how it ended. One of your own
+    /// has the fields of [`Progress`], and may hold a form that cancels the task, which works without JavaScript too:
+    /// `{% if not is_finished %}<form method="post" action="/imports/17/cancel"><button>Cancel</button></form>{% endif %}`,
+    /// with `aside::task(key)` and [`cancel`](TaskInfo::cancel) behind it.
+    pub fn live(&self) -> Live<Progress> {
+        Live(self.watched().clone())
     }
 }
 
-impl<T: Clone> DerefMut for LiveGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        self.state.as_mut().expect("the state is there until the guard goes")
+impl<T> TaskHandle<T> {
+    /// How far the task is, for a page to watch; see [`TaskInfo::live`].
+    pub fn live(&self) -> Live<Progress> {
+        self.info().live()
     }
 }
 
-impl<T: Clone> Drop for LiveGuard<'_, T> {
-    fn drop(&mut self) {
-        match self.state.take() {
-            Some(_) if thread::panicking() => {
-                log::error!(target: "aside::live", "A change panicked; the state is as it was before it.");
-            }
-            Some(state) => self.live.publish(state),
-            None => {}
-        }
+impl<T> Live<T>
+where
+    T: Clone + Serialize + Send + Sync + 'static,
+{
+    /// A part of a page that shows the state as it is now, and then follows it: the template is rendered with it, in an
+    /// element that listens to the event stream at `url`, which [`Request::live`] answers there with the same template.
+    ///
+    /// ```
+    /// use aside::{Live, Request, Response, Result, context};
+    ///
+    /// struct Visits(Live<u64>);
+    ///
+    /// fn page(req: &mut Request) -> Result<Response> {
+    ///     let visits = req.state::<Visits>();
+    ///     let counter = visits.0.part(req, "/visits/live", "visits.html")?;
+    ///     req.render("page.html", context! { counter }) // {{ counter }} in the page
+    /// }
+    /// ```
+    ///
+    /// The script that follows it is under 2 kB, is served by every application at `/_aside/live.js`, and is allowed by the
+    /// default Content-Security-Policy. It changes what differs and leaves the rest: what was typed, the focus, an opened
+    /// `<details>`. Elements of a list that have an `id` keep it when others come and go. While the connection is lost it
+    /// says so, in a `<p class="aside-lost">`, and tries again after half a second to half a minute. Screen readers are told
+    /// politely of what changes (`aria-live`); give what changes all the time an `aria-live="off"` of its own. Without
+    /// JavaScript the page shows the state that it had.
+    ///
+    /// A browser opens six connections to a server without HTTP/2, in all of its windows together, and each part takes one
+    /// while it is shown: with many of them put a proxy in front that speaks HTTP/2.
+    ///
+    /// # Errors
+    /// 500 when the state cannot be rendered.
+    pub fn part(&self, req: &Request, url: &str, template: &str) -> Result<LivePart> {
+        let seen = self.0.look();
+        let html = fragment(req, template)?.render(&*seen.value)?;
+        Ok(LivePart { url: (!seen.is_finished).then(|| url.to_owned()), html })
     }
 }
+
+/// A part of a page that follows a state: [`Live::part`]. A template prints it with `{{ feed }}`, under the name that the
+/// context gives it.
+#[derive(Debug, Clone)]
+pub struct LivePart {
+    /// Where it goes on; none when nothing comes any more.
+    url: Option<String>,
+    html: String,
+}
+
+impl fmt::Display for LivePart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let html = &self.html;
+        let Some(url) = &self.url else {
+            return write!(f, "<aside-live>{html}</aside-live>");
+        };
+        let (url, script) = (HtmlEscape(url), &*SCRIPT_URL);
+        write!(
+            f,
+            r#"<aside-live src="{url}" aria-live="polite">{html}</aside-live><script src="{script}" async></script>"#
+        )
+    }
+}
+
+/// As text that a template need not escape any more.
+impl Serialize for LivePart {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        Value::from_safe_string(self.to_string()).serialize(serializer)
+    }
+}
+
+/// Where every application answers with the script that follows a part.
+pub(crate) const SCRIPT_PATH: &str = "/_aside/live.js";
+
+/// The script without what is for its readers.
+static SCRIPT: LazyLock<String> = LazyLock::new(|| {
+    let lines = include_str!("live.js").lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
+    lines.flat_map(|line| [line, "\n"]).collect()
+});
+
+static SCRIPT_URL: LazyLock<String> = LazyLock::new(|| format!("{SCRIPT_PATH}?v={}", hashes::of(SCRIPT.as_bytes())));
+
+/// Answers with the script. Under the address that a page names it never changes.
+pub(crate) fn script(req: &mut Request) -> Response {
+    let keep = if req.target() == *SCRIPT_URL { "public, max-age=31536000, immutable" } else { "no-cache" };
+    Response::bytes("text/javascript; charset=utf-8", SCRIPT.as_bytes()).header("Cache-Control", keep)
+}
+
+/// The template for a task's progress that every application has.
+pub(crate) const PROGRESS: (&str, &str) = ("aside/progress.html", include_str!("../templates/aside/progress.html"));
 
 impl Request {
     /// Answers with the event stream of a state: the template is rendered with it now, and again after each change, for as
     /// long as the visitor stays (WHATWG HTML, server-sent events).
     ///
     /// The state's fields are names in the template, and the whole is `state`. There are also `path`, `request_id`,
-    /// `url_for`, `static`, and no flash messages. Each event is an unnamed message, as `EventSource` and the SSE extension
-    /// of htmx expect, and carries an id: a page that comes back with it (`Last-Event-ID`) is told only what is new. At most
-    /// 20 events a second, each the latest state; a comment every 15 s when there is nothing to tell. A stream holds a
-    /// thread (`ASIDE_MAX_STREAMS`).
+    /// `url_for`, `static`, and no flash messages. Each event is an unnamed message, as [`Live::part`], `EventSource` and the
+    /// SSE extension of htmx expect, and carries an id: a page that comes back with it (`Last-Event-ID`) is told only what
+    /// is new. After the last change ([`Live::finish`]) comes an event named `end`, at which a page lets the stream go
+    /// (`sse-close="end"` with htmx). At most 20 events a second, each the latest state; a comment every 15 s when there is
+    /// nothing to tell. A stream holds a thread (`ASIDE_MAX_STREAMS`), which ends when the visitor leaves.
     ///
     /// A change that cannot be rendered is in the log, once, and the page keeps what it shows.
     ///
@@ -227,15 +305,21 @@ impl Request {
     }
 }
 
+/// Tells the versions of this process from those of another, when a page comes back after a restart. Without randomness a
+/// page may then keep what it shows until the next change.
+static PROCESS: LazyLock<String> = LazyLock::new(|| unguessable().unwrap_or_default());
+
 impl<T: Clone> Live<T> {
     fn event_id(&self, version: u64) -> String {
-        format!("{}-{version}", self.0.epoch)
+        format!("{}-{}-{version}", *PROCESS, self.0.id)
     }
 
-    /// The version that an id stands for, when it is one of this process.
+    /// The version that an id stands for, when it is one of this state.
     fn version_of(&self, id: &str) -> Option<u64> {
-        let (epoch, version) = id.rsplit_once('-')?;
-        if epoch == self.0.epoch { version.parse().ok() } else { None }
+        let (state, version) = id.rsplit_once('-')?;
+        let (process, id) = state.rsplit_once('-')?;
+        let is_ours = process == *PROCESS && id.parse() == Ok(self.0.id);
+        if is_ours { version.parse().ok() } else { None }
     }
 }
 
@@ -244,39 +328,51 @@ struct Watch<T>(Live<T>);
 
 impl<T: Clone> Watch<T> {
     fn new(live: &Live<T>) -> Watch<T> {
-        live.0.watchers.fetch_add(1, Ordering::Relaxed);
+        live.0.enter();
         Watch(live.clone())
     }
 }
 
 impl<T> Drop for Watch<T> {
     fn drop(&mut self) {
-        self.0.0.watchers.fetch_sub(1, Ordering::Relaxed);
+        self.0.0.leave();
     }
 }
 
-impl<T: Clone + Serialize> Watch<T> {
-    /// Writes what is new, until that fails because the visitor has left.
+impl<T> Watch<T>
+where
+    T: Clone + Serialize + Send + Sync + 'static,
+{
+    /// Writes what is new, until the visitor leaves or nothing comes any more.
     fn follow(self, fragment: &Fragment, mut known: u64, events: &mut Events<'_>) -> io::Result<()> {
-        events.retry_after(RETRY)?;
-        loop {
-            match self.0.newer_than(known, HEARTBEAT) {
-                Some((version, state)) => {
-                    match fragment.render(&*state) {
-                        Ok(text) => events.send_event(&Event::new(text).id(self.0.event_id(version)))?,
-                        Err(error) => self.tell(version, &error),
-                    }
-                    known = version;
-                    // Not to be woken: what comes meanwhile is in the next state.
-                    thread::sleep(FRAME);
+        let watched = &self.0.0;
+        let gone = events.disconnect().clone();
+        let theirs = watched.clone();
+        let _woken = gone.on_told(move || theirs.wake());
+        events.retry_after(retry(watched.watchers()))?;
+        while !gone.is_told() {
+            let Some(seen) = watched.wait(known, HEARTBEAT, || gone.is_told()) else {
+                events.keep_alive()?;
+                continue;
+            };
+            if seen.version != known {
+                match fragment.render(&*seen.value) {
+                    Ok(text) => events.send_event(&Event::new(text).id(self.0.event_id(seen.version)))?,
+                    Err(error) => self.complain(seen.version, &error),
                 }
-                None => events.keep_alive()?,
+                known = seen.version;
             }
+            if seen.is_finished {
+                return events.send_event(&Event::new("").named("end"));
+            }
+            // Not for news: what comes meanwhile is in the next state.
+            events.wait(FRAME)?;
         }
+        Ok(())
     }
 
-    fn tell(&self, version: u64, error: &Error) {
-        if self.0.0.unrendered.fetch_max(version, Ordering::Relaxed) < version {
+    fn complain(&self, version: u64, error: &Error) {
+        if self.0.0.is_first_complaint(version) {
             log::error!(target: "aside::live", "A state cannot be shown, and pages keep the one before: {}", error.chain());
         }
     }
@@ -399,6 +495,12 @@ impl<K, T> fmt::Debug for LiveMap<K, T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_script_is_as_small_as_it_is_said_to_be() {
+        assert!(SCRIPT.len() < 2_048, "{} bytes", SCRIPT.len());
+        assert!(SCRIPT.starts_with("customElements") && SCRIPT.ends_with("})())\n"), "{}", *SCRIPT);
+    }
 
     fn keys(map: &LiveMap<u32, u32>, later: Duration) -> Vec<u32> {
         let mut map = lock(&map.0);

@@ -15,10 +15,11 @@ use crate::background::scope::Context;
 use crate::background::task::{Deferred, TaskInfo};
 use crate::config::Config;
 use crate::error::Status;
+use crate::http::disconnect::Disconnect;
 use crate::http::events::Event;
 use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
-use crate::http::response::{Response, ResponseBody, StreamBody};
+use crate::http::response::{Outlet, Response, ResponseBody, StreamBody};
 use crate::http::session::Keys;
 #[cfg(feature = "mail")]
 use crate::mail::{Mailer, SentMail};
@@ -400,17 +401,20 @@ impl TestResponse {
 pub struct EventReader {
     lines: mpsc::Receiver<Vec<u8>>,
     unread: String,
+    disconnect: Disconnect,
 }
 
 impl EventReader {
     fn read(write: StreamBody) -> EventReader {
         let (tell, lines) = mpsc::channel();
+        let disconnect = Disconnect::default();
+        let theirs = disconnect.clone();
         let spawned = std::thread::Builder::new().name("test-events".into()).spawn(move || {
             // It ends in an error when the test has left.
-            let _ = write(&mut Pipe(tell));
+            let _ = write(Outlet::new(&mut Pipe(tell), theirs));
         });
         spawned.expect("the system has a thread to spare");
-        EventReader { lines, unread: String::new() }
+        EventReader { lines, unread: String::new(), disconnect }
     }
 
     /// Waits for the next event. Comments are passed over.
@@ -434,6 +438,12 @@ impl EventReader {
             self.unread
                 .push_str(std::str::from_utf8(&bytes).expect("an event stream is UTF-8, written in whole events"));
         }
+    }
+}
+
+impl Drop for EventReader {
+    fn drop(&mut self) {
+        self.disconnect.tell();
     }
 }
 
@@ -478,7 +488,7 @@ fn read_body(body: ResponseBody, out: &mut Vec<u8>) {
         ResponseBody::Bytes(bytes) => out.write_all(&bytes),
         ResponseBody::File(file, length) => file.take(length).read_to_end(out).map(drop),
         ResponseBody::Reader(reader, length) => reader.take(length).read_to_end(out).map(drop),
-        ResponseBody::Stream(write) => write(out),
+        ResponseBody::Stream(write) => write(Outlet::new(out, Disconnect::default())),
     };
     written.expect("the body can be read to its end");
 }

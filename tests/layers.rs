@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 const FLOORS: &[(&str, u32)] = &[
     ("error", 0),
     ("sync", 0),
+    ("watched", 0),
     ("background", 1),
     ("cache", 1),
     ("config", 1),

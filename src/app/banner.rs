@@ -14,7 +14,7 @@ impl Service {
         if !self.config().is_development() {
             return format!("aside listens on http://{addr} (production)");
         }
-        let routes = self.router.routes().iter();
+        let routes = self.router.routes().iter().filter(|route| !route.is_builtin());
         let width = routes.clone().map(|route| route.pattern.len()).max().unwrap_or(0).min(40);
         let routes: Vec<String> = routes.map(|route| line(route, width)).collect();
         format!("aside listens on http://{addr} (development)\n{}\n{}", routes.join("\n"), self.surroundings())

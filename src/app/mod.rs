@@ -30,6 +30,7 @@ use crate::http::session::Keys;
 use crate::http::store::Store;
 use crate::http::templates::Templates;
 use crate::http::urls::Urls;
+use crate::live;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
 
@@ -436,11 +437,19 @@ impl App {
         self
     }
 
+    /// Adds the script that live parts of pages need.
+    fn answer_with_script(&mut self) {
+        let goal = Goal { handler: service::handler(live::script), name: None, passage: Passage::default() };
+        let (method, pattern, place) = (Some(Method::Get), live::SCRIPT_PATH.to_owned(), Location::caller());
+        self.add(Route { method, pattern, place, goal });
+    }
+
     /// The application, ready to answer.
     ///
     /// # Errors
     /// When a setting cannot be used, or a route is malformed or there twice; all of them in one message.
     pub(crate) fn build(mut self) -> Result<Service> {
+        self.answer_with_script();
         let config = Arc::new(self.config?);
         config.check()?;
         let guard = Guard::new(&config, self.policy)?;
@@ -451,6 +460,7 @@ impl App {
         }
         let folder = self.templates.unwrap_or_else(|| config.templates.clone());
         let mut templates = Templates::new(folder, config.is_development());
+        templates.add(live::PROGRESS.0, live::PROGRESS.1)?;
         self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
         if !config.is_development() {
             templates.read_all()?;

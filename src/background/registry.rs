@@ -10,11 +10,15 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+use serde::ser::{SerializeStruct, Serializer};
+
 use super::failure::Failure;
 use super::threads::{self, Work};
 use super::timer;
 use crate::config::Config;
 use crate::sync::{lock, wait_while_for};
+use crate::watched::Watched;
 
 /// How many ended tasks are remembered, and how many failed ones.
 const ENDED: usize = 200;
@@ -61,7 +65,7 @@ pub(crate) struct Record {
     stop: Mutex<Option<Stop>>,
     told: Condvar,
     stopped: AtomicBool,
-    progress: Mutex<Progress>,
+    pub(crate) progress: Arc<Watched<Progress>>,
     overdue: AtomicBool,
 }
 
@@ -81,22 +85,59 @@ struct End {
 }
 
 /// How far a task is, as it said itself.
+///
+/// In a template there are also `percent` and `is_finished`, and `state` is one of `waiting`, `running`, `done`, `failed`
+/// and `cancelled`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
+    /// Where it stands.
+    pub state: TaskState,
     /// How many steps are done.
     pub done: u64,
     /// Of how many; 0 when it has not said.
     pub total: u64,
     /// What it is at.
     pub message: String,
+    /// It was told to cancel, and may not have noticed yet.
+    pub is_cancelling: bool,
+}
+
+impl Progress {
+    /// How many steps of a hundred are done, when it has said of how many.
+    pub fn percent(&self) -> Option<u8> {
+        let percent = (u128::from(self.done) * 100).checked_div(u128::from(self.total))?;
+        // At most 100, which fits.
+        Some(percent.min(100) as u8)
+    }
+
+    /// Whether it has ended, well or not.
+    pub fn is_finished(&self) -> bool {
+        !matches!(self.state, TaskState::Waiting | TaskState::Running)
+    }
+}
+
+impl Serialize for Progress {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Progress", 7)?;
+        fields.serialize_field("state", &self.state)?;
+        fields.serialize_field("done", &self.done)?;
+        fields.serialize_field("total", &self.total)?;
+        fields.serialize_field("message", &self.message)?;
+        fields.serialize_field("is_cancelling", &self.is_cancelling)?;
+        fields.serialize_field("percent", &self.percent())?;
+        fields.serialize_field("is_finished", &self.is_finished())?;
+        fields.end()
+    }
 }
 
 /// Where a task stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum TaskState {
-    /// It has not begun: for a thread, or for its next try.
+    /// It waits: for a thread, or for its next try.
+    #[default]
     Waiting,
     /// It runs.
     Running,
@@ -124,6 +165,7 @@ impl Record {
         lock(&self.stop).get_or_insert(why);
         self.stopped.store(true, Ordering::Release);
         self.told.notify_all();
+        self.update(|progress| progress.is_cancelling = true);
     }
 
     /// Waits that long, or until told to cancel, and says whether it was.
@@ -133,14 +175,23 @@ impl Record {
 
     pub(crate) fn begin(&self) {
         self.began.get_or_init(Instant::now);
+        self.update(|progress| progress.state = TaskState::Running);
     }
 
+    /// Changes what the task says of itself, and tells those who watch it.
     pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
-        change(&mut lock(&self.progress));
+        self.progress.update(change);
     }
 
-    pub(crate) fn progress(&self) -> Progress {
-        lock(&self.progress).clone()
+    /// Enters how it ended, and tells those who watch it. Whether it had not ended before.
+    fn end(&self, end: End) -> bool {
+        let kind = end.kind;
+        let is_first = self.end.set(end).is_ok();
+        if is_first {
+            self.update(|progress| progress.state = kind);
+            self.progress.finish();
+        }
+        is_first
     }
 
     pub(crate) fn is_overdue(&self) -> bool {
@@ -157,11 +208,7 @@ impl Record {
     }
 
     pub(crate) fn state(&self) -> TaskState {
-        match (self.end.get(), self.began.get()) {
-            (Some(end), _) => end.kind,
-            (None, Some(_)) => TaskState::Running,
-            (None, None) => TaskState::Waiting,
-        }
+        self.end.get().map_or_else(|| self.progress.get().state, |end| end.kind)
     }
 
     /// How long it has run, or ran.
@@ -295,7 +342,7 @@ impl Registry {
             stop: Mutex::default(),
             told: Condvar::new(),
             stopped: AtomicBool::new(false),
-            progress: Mutex::default(),
+            progress: Arc::new(Watched::new(Progress::default())),
             overdue: AtomicBool::new(false),
         });
         self.state().unfinished.insert(record.id, record.clone());
@@ -395,8 +442,26 @@ impl Registry {
         })
     }
 
+    /// Tells the task to cancel once nobody has watched it any more for that long, after somebody did.
+    pub(crate) fn watch_watchers(&self, record: &Arc<Record>, grace: Duration) {
+        if record.has_ended() || record.is_cancelled() {
+            return;
+        }
+        let unwatched = record.progress.left_since().map(|left| left.elapsed());
+        if unwatched.is_some_and(|time| time >= grace) {
+            let words = format!("is told to cancel: nobody has watched it for {}", span(grace));
+            log::info!(target: "aside::background", "{}", record.line(&words));
+            record.tell_to_stop(Stop::Asked);
+            return self.retry_now(record.id);
+        }
+        let wait = grace.saturating_sub(unwatched.unwrap_or_default()).max(ASK_AGAIN);
+        let (registry, record) = (self.clone(), record.clone());
+        timer::at(Instant::now() + wait, move || registry.watch_watchers(&record, grace));
+    }
+
     /// Keeps a task's next try until its time. The wait holds no thread and no place.
     pub(crate) fn retry_after(&self, record: &Arc<Record>, wait: Duration, again: Work, exempt: bool) {
+        record.update(|progress| progress.state = TaskState::Waiting);
         let mut state = self.state();
         state.waiting_to_retry.insert(record.id, (again, exempt));
         self.tell(&state);
@@ -431,7 +496,7 @@ impl Registry {
             backtrace: failure.and_then(Failure::backtrace),
             kind: failure.map_or(TaskState::Done, state_after),
         };
-        if record.end.set(end).is_err() {
+        if !record.end(end) {
             return;
         }
         log_end(record, failure);
@@ -606,6 +671,32 @@ mod tests {
     #[test]
     fn a_line_cannot_be_forged() {
         assert_eq!(escape("a\nb\r\x1b[31m\u{202e}é"), "a\\nb\\r\\u{1b}[31m\\u{202e}é");
+    }
+
+    #[test]
+    fn a_task_is_told_when_nobody_watches_any_more_and_not_when_nobody_ever_did() {
+        let registry = Registry::new(&Config::default());
+        let record = registry.enter("t".into(), None, None);
+        let told = || {
+            registry.watch_watchers(&record, Duration::ZERO);
+            record.is_cancelled()
+        };
+        assert!(!told(), "a visitor without JavaScript watches nothing");
+        record.progress.enter();
+        assert!(!told());
+        record.progress.leave();
+        registry.watch_watchers(&record, Duration::from_secs(3_600));
+        assert!(!record.is_cancelled(), "there is time to come back");
+        assert!(told());
+    }
+
+    #[test]
+    fn progress_is_told_in_percent_and_words() {
+        let of = |done, total| Progress { done, total, ..Progress::default() }.percent();
+        assert_eq!([of(0, 0), of(1, 3), of(3, 3), of(9, 3)], [None, Some(33), Some(100), Some(100)]);
+        assert_eq!(of(u64::MAX - 1, u64::MAX), Some(99));
+        let written = serde_json::to_value(Progress::default()).unwrap();
+        assert_eq!((&written["state"], &written["is_finished"]), (&"waiting".into(), &false.into()));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::threads::{self, Work};
 use super::timer;
 use crate::error::Error;
 use crate::sync::{lock, wait_while};
+use crate::watched::Watched;
 
 /// Does `f` aside: on an OS thread of its own, from now on. Gives the standard library's handle back.
 ///
@@ -51,7 +52,8 @@ where
     R::Value: Send + 'static,
 {
     let name = name_of::<F>(Location::caller());
-    let run = Run::new(Context::current(), Name { name, key: None, deadline: None }, once(move |_| f()));
+    let run =
+        Run::new(Context::current(), Name { name, key: None, deadline: None, unwatched: None }, once(move |_| f()));
     run.on_a_thread_of_its_own()
 }
 
@@ -78,6 +80,7 @@ pub struct Task {
     name: Option<String>,
     key: Option<String>,
     deadline: Option<Duration>,
+    unwatched: Option<Duration>,
 }
 
 impl Task {
@@ -101,6 +104,29 @@ impl Task {
     /// ([`TaskContext::is_cancelled`]), and the log says that it is overdue.
     pub fn deadline(mut self, deadline: Duration) -> Task {
         self.deadline = Some(deadline);
+        self
+    }
+
+    /// Tells it to cancel once nobody watches it any more: when no page has followed its [`live`](TaskHandle::live) progress
+    /// for that long, after one did. For work that is for the page alone, such as a search.
+    ///
+    /// ```
+    /// use aside::Task;
+    /// use std::time::Duration;
+    ///
+    /// Task::named("search").key("search-17").cancel_unwatched(Duration::from_secs(30)).run(|task| {
+    ///     for shelf in 0..1_000 {
+    ///         task.check()?; // the visitor has left
+    ///         task.progress(shelf, 1_000);
+    ///     }
+    ///     aside::ok(())
+    /// });
+    /// ```
+    ///
+    /// A visitor without JavaScript watches nothing, and his task runs to its end. A page that is loaded anew stops watching
+    /// for a moment: leave it some seconds.
+    pub fn cancel_unwatched(mut self, grace: Duration) -> Task {
+        self.unwatched = Some(grace);
         self
     }
 
@@ -133,7 +159,7 @@ impl Task {
 
     pub(crate) fn naming<F>(self, place: &Location<'_>) -> Name {
         let name = self.name.unwrap_or_else(|| name_of::<F>(place));
-        Name { name, key: self.key, deadline: self.deadline }
+        Name { name, key: self.key, deadline: self.deadline, unwatched: self.unwatched }
     }
 }
 
@@ -355,7 +381,12 @@ impl TaskInfo {
 
     /// How far it is, as it said itself.
     pub fn progress(&self) -> Progress {
-        self.record.progress()
+        Progress::clone(&self.record.progress.get())
+    }
+
+    /// The same for those who wait for what is new of it.
+    pub(crate) fn watched(&self) -> &Arc<Watched<Progress>> {
+        &self.record.progress
     }
 
     /// How long it has run, or ran.
@@ -422,6 +453,7 @@ pub(crate) struct Name {
     name: String,
     key: Option<String>,
     deadline: Option<Duration>,
+    unwatched: Option<Duration>,
 }
 
 /// Work set aside on a response: it has not begun.
@@ -490,6 +522,9 @@ impl<T: Send + 'static> Run<T> {
         let record = registry.enter(name.name, name.key, context.origin.clone());
         let exempt = context.task.replace(record.clone()).is_some();
         let deadline = name.deadline.map(|time| Deadline(time, None));
+        if let Some(grace) = name.unwatched {
+            registry.watch_watchers(&record, grace);
+        }
         Run { context, registry, record, call, retry: None, tries: 0, deadline, exempt }
     }
 

@@ -9,10 +9,11 @@ use std::io::{self, Read, Write};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 
+use super::disconnect::Disconnect;
 use super::files::encodings::{Accepted, GZIP, is_compressible};
 use super::headers::Headers;
 use super::request::Request;
-use super::response::{Response, ResponseBody};
+use super::response::{Outlet, Response, ResponseBody};
 use crate::error::Status;
 
 /// Below this a packet is a packet, and above it a file should have a compressed sibling.
@@ -59,7 +60,7 @@ fn gzipped(body: ResponseBody) -> io::Result<Vec<u8>> {
         ResponseBody::Bytes(bytes) => encoder.write_all(&bytes)?,
         ResponseBody::File(file, length) => drop(io::copy(&mut file.take(length), &mut encoder)?),
         ResponseBody::Reader(reader, length) => drop(io::copy(&mut reader.take(length), &mut encoder)?),
-        ResponseBody::Stream(write) => write(&mut encoder)?,
+        ResponseBody::Stream(write) => write(Outlet::new(&mut encoder, Disconnect::default()))?,
     }
     encoder.finish()
 }

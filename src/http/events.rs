@@ -3,7 +3,8 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::response::Response;
+use super::disconnect::Disconnect;
+use super::response::{Outlet, Response};
 
 /// One event of a stream.
 ///
@@ -61,7 +62,7 @@ impl Event {
 
 /// A stream of events on its way out: [`Response::events`].
 pub struct Events<'o> {
-    out: &'o mut dyn Write,
+    out: Outlet<'o>,
 }
 
 impl Events<'_> {
@@ -81,8 +82,39 @@ impl Events<'_> {
         self.out.write_all(event.to_wire().as_bytes())
     }
 
-    /// Sends a comment, which no page hears: proxies close what is silent for a minute, and that a visitor has left is
-    /// noticed by writing to him.
+    /// Waits that long before the next event, or until nobody would hear it: the visitor has left, or the server stops.
+    ///
+    /// ```
+    /// use aside::{Request, Response};
+    /// use std::time::Duration;
+    ///
+    /// fn clock(_req: &mut Request) -> Response {
+    ///     Response::events(|events| {
+    ///         for seconds in 0.. {
+    ///             events.send(format!("{seconds} s"))?;
+    ///             events.wait(Duration::from_secs(1))?;
+    ///         }
+    ///         Ok(())
+    ///     })
+    /// }
+    /// ```
+    ///
+    /// On Linux a visitor who leaves is noticed at once; elsewhere at the next event that is sent, so send a
+    /// [`keep_alive`](Events::keep_alive) now and then. A stop is noticed at once everywhere.
+    ///
+    /// # Errors
+    /// As soon as nobody hears any more: the stream should end.
+    pub fn wait(&mut self, time: Duration) -> io::Result<()> {
+        self.out.disconnect().wait(time);
+        self.out.check()
+    }
+
+    /// What is told when nobody hears any more.
+    pub(crate) fn disconnect(&self) -> &Disconnect {
+        self.out.disconnect()
+    }
+
+    /// Sends a comment, which no page hears: proxies close what is silent for a minute.
     ///
     /// # Errors
     /// As [`send`](Events::send).
@@ -125,7 +157,7 @@ impl Response {
     where
         F: FnOnce(&mut Events<'_>) -> io::Result<()> + Send + 'static,
     {
-        let stream = Response::stream("text/event-stream", move |out| write(&mut Events { out }));
+        let stream = Response::stream_to("text/event-stream", move |out| write(&mut Events { out }));
         // The second for nginx, which would otherwise gather the stream before it passes any of it on.
         stream.header("Cache-Control", "no-store").header("X-Accel-Buffering", "no")
     }
@@ -145,7 +177,7 @@ mod tests {
     #[test]
     fn a_stream_is_what_the_closure_sends() {
         let mut out = Vec::new();
-        let mut events = Events { out: &mut out };
+        let mut events = Events { out: Outlet::new(&mut out, Disconnect::default()) };
         events.retry_after(Duration::from_millis(1_500)).unwrap();
         events.send("<b>").unwrap();
         events.keep_alive().unwrap();

@@ -10,6 +10,7 @@ use cookie::Cookie;
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
+use super::disconnect::Disconnect;
 use super::headers::Headers;
 use crate::background::failure::IntoOutcome;
 use crate::background::scope::Context;
@@ -48,7 +49,52 @@ pub(crate) enum ResponseBody {
 }
 
 /// What writes a stream.
-pub(crate) type StreamBody = Box<dyn FnOnce(&mut dyn Write) -> io::Result<()> + Send>;
+pub(crate) type StreamBody = Box<dyn FnOnce(Outlet<'_>) -> io::Result<()> + Send>;
+
+/// The way out for a stream. Writing fails once nobody reads any more.
+pub(crate) struct Outlet<'o> {
+    out: &'o mut dyn Write,
+    disconnect: Disconnect,
+}
+
+impl<'o> Outlet<'o> {
+    pub(crate) fn new(out: &'o mut dyn Write, disconnect: Disconnect) -> Outlet<'o> {
+        Outlet { out, disconnect }
+    }
+
+    /// What is told when nobody reads any more.
+    pub(crate) fn disconnect(&self) -> &Disconnect {
+        &self.disconnect
+    }
+
+    /// Whether somebody still reads.
+    ///
+    /// # Errors
+    /// When nobody does.
+    pub(crate) fn check(&self) -> io::Result<()> {
+        match self.disconnect.is_told() {
+            true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the visitor has left, or the server stops")),
+            false => Ok(()),
+        }
+    }
+}
+
+impl Write for Outlet<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.check()?;
+        self.out.write(bytes)
+    }
+
+    /// In one piece, which goes out as one.
+    fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
+        self.check()?;
+        self.out.write_fmt(text)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
 
 impl ResponseBody {
     /// How long it is, when that is known.
@@ -114,6 +160,14 @@ impl Response {
     pub fn stream<F>(content_type: &str, write: F) -> Response
     where
         F: FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
+    {
+        Response::stream_to(content_type, move |mut out| write(&mut out))
+    }
+
+    /// The same for who wants to know when nobody reads any more.
+    pub(crate) fn stream_to<F>(content_type: &str, write: F) -> Response
+    where
+        F: FnOnce(Outlet<'_>) -> io::Result<()> + Send + 'static,
     {
         let context = Context::current();
         let body = ResponseBody::Stream(Box::new(move |out| {

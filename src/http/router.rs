@@ -22,6 +22,11 @@ impl<T> Route<T> {
     pub(crate) fn verb(&self) -> &str {
         self.method.as_ref().map_or(ANY, Method::as_str)
     }
+
+    /// Whether it is one that the framework adds itself: nothing to list among those of the site.
+    pub(crate) fn is_builtin(&self) -> bool {
+        self.pattern.strip_prefix("/_aside").is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    }
 }
 
 /// Routes: one tree for each method, and one for the routes that take any.
@@ -109,7 +114,12 @@ impl<T> Router<T> {
     /// The methods that a path is there for, in the words of an `Allow` header. `*` stands for the site as a whole (RFC
     /// 9110, section 9.3.7).
     fn methods(&self, path: &str) -> Vec<String> {
-        let here = self.trees.iter().filter(|(method, tree)| *method != ANY && (path == "*" || tree.at(path).is_ok()));
+        let of_the_site = |method: &str| self.routes.iter().any(|route| route.verb() == method && !route.is_builtin());
+        let is_here = |method: &str, tree: &matchit::Router<usize>| match path {
+            "*" => of_the_site(method),
+            path => tree.at(path).is_ok(),
+        };
+        let here = self.trees.iter().filter(|(method, tree)| *method != ANY && is_here(method, tree));
         let mut methods: Vec<String> = here.map(|(method, _)| method.clone()).collect();
         if methods.iter().any(|method| method == "GET") && !methods.iter().any(|method| method == "HEAD") {
             methods.push("HEAD".into());

@@ -46,6 +46,7 @@ use super::{AtWork, Desk, StreamPlace, Taken, Transport};
 use crate::background::threads::{self, Work};
 use crate::background::{panics, timer};
 use crate::error::{Error, Result, Status};
+use crate::http::disconnect::Disconnect;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::{Response, ResponseBody};
@@ -695,7 +696,7 @@ impl Delivery {
         // Looked for before the client has its answer: with that it may go, and another come from the same port.
         let peer = if close { self.transport.peer(&self.place) } else { None };
         let mut out = Watched { outlet: &mut self.outlet, desk: &self.desk, live };
-        let sent = panics::catch(|| wire::send(&mut out, self.response, self.terms));
+        let sent = panics::catch(|| wire::send(&mut out, self.response, self.terms, &Disconnect::default()));
         match &sent {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::debug!(target: "aside::server", "A response was cut short: {error}"),

@@ -8,9 +8,10 @@ use std::io::{self, Read, Write};
 
 use super::clock::Clock;
 use crate::error::{Error, Status};
+use crate::http::disconnect::Disconnect;
 use crate::http::headers::{Headers, is_token, is_value};
 use crate::http::request::{Method, is_authority};
-use crate::http::response::{Response, ResponseBody};
+use crate::http::response::{Outlet, Response, ResponseBody};
 
 thread_local! {
     static DATE: Clock = const { Clock::new() };
@@ -187,7 +188,7 @@ impl Terms {
 ///
 /// # Errors
 /// When the client is gone, or the body came to an end before its time. Then the connection is of no more use.
-pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms) -> io::Result<()> {
+pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms, disconnect: &Disconnect) -> io::Result<()> {
     let mut buffer = head(&response, terms);
     if !terms.has_body(&response) {
         out.write_all(&buffer)?;
@@ -206,7 +207,7 @@ pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms) -> io:
             out.write_all(&buffer)?;
             out.flush()?;
             let mut chunks = Chunks { out: &mut *out, framed: !terms.http10 };
-            write(&mut chunks)?;
+            write(Outlet::new(&mut chunks, disconnect.clone()))?;
             chunks.end()?;
         }
     }

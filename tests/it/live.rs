@@ -5,8 +5,13 @@ use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
 
+use std::sync::mpsc;
+use std::time::Duration;
+
 use aside::testing::TestClient;
-use aside::{App, Config, Event, Live, Request, Response, Status};
+use aside::{
+    App, Config, Error, Event, Failure, Live, Request, Response, Result, Status, Task, background, context, redirect,
+};
 use log::Level;
 use serde::Serialize;
 
@@ -171,9 +176,8 @@ fn watchers_are_counted_until_they_leave() {
     one.next();
     assert_eq!(live.watchers(), 2);
     drop((one, two));
-    // It is noticed when something is written to them.
+    // It is noticed without anything being written to them.
     while live.watchers() > 0 {
-        live.update(|posts| posts.titles = vec!["anybody there?".to_owned()]);
         thread::yield_now();
     }
 }
@@ -215,4 +219,198 @@ fn events_of_ones_own_come_in_order_and_end() {
     assert_eq!(events.next(), Event::new("one\ntwo"));
     assert_eq!(events.next(), Event::new("done").named("end").id("7"));
     assert_eq!(client.get("/events").text().matches("data: ").count(), 3);
+}
+
+fn is_end(event: &Event) -> bool {
+    (event.name.as_str(), event.data.as_str()) == ("end", "")
+}
+
+#[test]
+fn after_the_last_state_comes_the_end() {
+    let (mut client, live) = site(LIST);
+    let mut watching = client.events("/live");
+    let known = watching.next();
+    add(&live, "last");
+    live.finish();
+    assert!(event_with("last", || watching.next()).name.is_empty());
+    assert!(is_end(&watching.next()) && live.is_finished());
+
+    // Who comes later is shown the state, and nobody is shown twice what he knows.
+    let mut late = client.request("GET", "/live").header("Last-Event-ID", &known.id).events();
+    let last = late.next();
+    assert!(last.data.contains("last") && is_end(&late.next()));
+    let mut back = client.request("GET", "/live").header("Last-Event-ID", &last.id).events();
+    assert!(is_end(&back.next()));
+    assert!(client.get("/live").text().ends_with("event: end\ndata: \n\n"), "and the stream has an end");
+}
+
+#[test]
+fn ids_of_another_state_are_not_taken_for_ones_own() {
+    let (mut client, live) = site(LIST);
+    let (mut other_client, other) = site(LIST);
+    for live in [&live, &other] {
+        add(live, "one");
+    }
+    let id = client.events("/live").next().id;
+    let mut events = other_client.request("GET", "/live").header("Last-Event-ID", &id).events();
+    assert!(events.next().data.contains("one"), "both are at the same version, and the visitor has not seen this one");
+}
+
+#[test]
+fn a_part_shows_the_state_and_says_where_it_goes_on() {
+    let live = Live::new(Posts { titles: vec!["<b>".into()], author: None });
+    let shown = live.clone();
+    let app = App::with_config(Config::default())
+        .template("posts.html", LIST)
+        .template("page.html", "<main>{{ feed }}</main>{{ other }}")
+        .get("/", move |req: &mut Request| -> Result<Response> {
+            let feed = shown.part(req, "/live?a=1&b=\"2\"", "posts.html")?;
+            req.render("page.html", context! { feed, other => "<i>" })
+        });
+    let mut client = TestClient::new(app);
+    let page = client.get("/");
+    let part = r#"<main><aside-live src="/live?a=1&amp;b=&quot;2&quot;" aria-live="polite"><li>&lt;b&gt;</li>"#;
+    assert!(page.text().replace("&#x2f;", "/").starts_with(part), "{page:?}");
+    assert!(page.text().ends_with("</script></main>&lt;i&gt;"), "{page:?}");
+
+    let script = page.text().split("<script src=\"").nth(1).and_then(|rest| rest.split('"').next()).unwrap();
+    let answer = client.get(script);
+    assert_eq!(answer.header("Content-Type"), Some("text/javascript; charset=utf-8"));
+    assert!(answer.header("Cache-Control").unwrap().contains("immutable") && answer.text().contains("EventSource"));
+    for other in ["/_aside/live.js", "/_aside/live.js?v=0123456789abcdef"] {
+        assert_eq!(client.get(other).header("Cache-Control"), Some("no-cache"), "{other}");
+    }
+
+    live.finish();
+    let page = client.get("/");
+    assert!(page.text().starts_with("<main><aside-live><li>") && !page.text().contains("script"), "{page:?}");
+}
+
+#[test]
+fn a_part_that_cannot_be_rendered_is_a_500_and_the_process_lives_on() {
+    let live = Live::new(Posts::default());
+    let app = App::with_config(Config::default()).template("posts.html", "{{ nothing.there }}").get(
+        "/",
+        move |req: &mut Request| -> Result<Response> {
+            let feed = live.part(req, "/live", "posts.html")?;
+            req.render("posts.html", context! { feed })
+        },
+    );
+    let mut client = TestClient::new(app);
+    assert_eq!(client.get("/").status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(client.get("/_aside/live.js").status(), Status::OK);
+}
+
+#[test]
+fn a_task_that_panics_while_it_holds_the_lock_spoils_nothing() {
+    let (mut client, live) = site(LIST);
+    add(&live, "good");
+    let mut events = client.events("/live");
+    events.next();
+    let held = live.clone();
+    let task = client.within(|| {
+        background(move || {
+            let mut posts = held.lock();
+            posts.titles.clear();
+            panic!("with the lock in hand");
+        })
+    });
+    assert!(matches!(task.join().unwrap(), Err(Failure::Panic(_))));
+    add(&live, "better");
+    assert!(events.next().data.contains("<li>good</li>\n<li>better</li>"));
+    client.settle();
+}
+
+/// A site whose one task does a step each time it is told to.
+fn steps() -> (TestClient, mpsc::Sender<u64>) {
+    let (step, steps) = mpsc::channel();
+    let app = App::with_config(Config::default())
+        .template("mine.html", "{{ state }} {{ done }}/{{ total }} {{ percent }} {{ message }} {{ is_cancelling }}")
+        .get("/{template}/live", |req: &mut Request| -> Result<Response> {
+            let task = aside::task("import").ok_or_else(|| Error::not_found("There is no import."))?;
+            req.live(&task.live(), &format!("{}.html", req.param::<String>("template")?.replace('-', "/")))
+        })
+        .post("/cancel", |_req: &mut Request| {
+            aside::task("import").inspect(|task| task.cancel());
+            redirect("/")
+        });
+    let client = TestClient::new(app);
+    client.within(|| {
+        Task::named("import").key("import").run(move |task| {
+            for done in steps {
+                task.check()?;
+                match done {
+                    0..=4 => task.progress(done, 4),
+                    _ => return Err(Error::internal("the password of the database is wrong")),
+                }
+                task.message(format!("row <{done}>"));
+            }
+            Ok(())
+        })
+    });
+    (client, step)
+}
+
+#[test]
+fn a_page_follows_a_task_to_its_end() {
+    let (mut client, step) = steps();
+    let mut events = client.events("/mine/live");
+    event_with("running 0/0 None  False", || events.next());
+    for (done, shown) in [(1, "1/4 25 row &lt;1&gt;"), (4, "4/4 100 row &lt;4&gt;")] {
+        step.send(done).unwrap();
+        event_with(shown, || events.next());
+    }
+    drop(step);
+    event_with("done 4/4 100", || events.next());
+    assert!(is_end(&events.next()));
+    client.settle();
+    assert_eq!(client.get("/mine/live").text().matches("data: done 4/4").count(), 1, "also for who comes later");
+}
+
+#[test]
+fn the_built_in_progress_is_a_bar_with_words_and_tells_no_inside() {
+    let (mut client, step) = steps();
+    let mut events = client.events("/aside-progress/live");
+    let begun = event_with("Under way", || events.next());
+    assert!(begun.data.contains("<progress max=\"100\" aria-label=\"Progress\">"), "{}", begun.data);
+    step.send(2).unwrap();
+    let half = event_with("<p>row &lt;2&gt;</p>", || events.next());
+    assert!(half.data.contains("<progress value=\"50\" max=\"100\""), "{}", half.data);
+    step.send(99).unwrap();
+    let failed = event_with("did not work out", || events.next());
+    assert!(!failed.data.contains("password") && !failed.data.contains("<progress"), "{}", failed.data);
+    assert!(is_end(&events.next()));
+    client.settle();
+    assert_eq!(client.failures().len(), 1);
+}
+
+#[test]
+fn a_task_is_cancelled_from_a_page() {
+    let (mut client, step) = steps();
+    let mut events = client.events("/mine/live");
+    event_with("running", || events.next());
+    assert_eq!(client.post("/cancel").send().location(), Some("/"));
+    event_with("True", || events.next());
+    step.send(1).unwrap();
+    event_with("cancelled 0/0", || events.next());
+    assert!(is_end(&events.next()));
+    client.settle();
+    assert!(client.failures().is_empty());
+}
+
+#[test]
+fn a_task_for_the_page_alone_is_cancelled_when_nobody_watches_any_more() {
+    let app = App::with_config(Config::default()).get("/live", |req: &mut Request| -> Result<Response> {
+        req.live(&aside::task("search").unwrap().live(), "aside/progress.html")
+    });
+    let mut client = TestClient::new(app);
+    let search = client.within(|| {
+        let task = Task::named("search").key("search").cancel_unwatched(Duration::from_millis(1));
+        task.run(|task| Ok::<_, Error>(task.sleep(Duration::from_secs(3_600))?))
+    });
+    let mut events = client.events("/live");
+    event_with("Under way", || events.next());
+    assert!(!search.is_finished(), "it is watched");
+    drop(events);
+    assert!(matches!(search.join(), Err(Failure::Cancelled)));
 }

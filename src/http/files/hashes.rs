@@ -35,7 +35,16 @@ fn hash(mut file: &File) -> io::Result<String> {
         }
     }
     file.rewind()?;
-    Ok(hasher.finalize()[..BYTES].iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(in_address(hasher))
+}
+
+/// The hash of what is compiled in.
+pub(crate) fn of(bytes: &[u8]) -> String {
+    in_address(Sha256::new_with_prefix(bytes))
+}
+
+fn in_address(hasher: Sha256) -> String {
+    hasher.finalize()[..BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The hash that a query names, when it names one and nothing else.

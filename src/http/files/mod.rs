@@ -8,7 +8,7 @@ pub(crate) mod encodings;
 pub(crate) mod folders;
 
 mod conditions;
-mod hashes;
+pub(crate) mod hashes;
 mod ranges;
 
 use std::fs::{File, Metadata, OpenOptions};
