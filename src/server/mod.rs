@@ -5,6 +5,7 @@
 //! same trait.
 
 pub(crate) mod clock;
+mod departures;
 pub(crate) mod log;
 pub(crate) mod socket;
 pub(crate) mod tiny_http;
@@ -13,8 +14,8 @@ pub(crate) mod workers;
 
 use std::fmt;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
@@ -29,6 +30,9 @@ use crate::sync::{lock, wait_while_for};
 
 /// What is left after the grace for tasks to obey their cancellation.
 const MORE: Duration = Duration::from_secs(2);
+
+/// How long live pages have to end once they are told.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// How long a client may leave what was sent to it unacknowledged, or its window closed, before it counts as gone.
 const DEAD_PEER: Duration = Duration::from_secs(30);
@@ -76,20 +80,13 @@ pub(crate) enum Taken<J> {
 pub(crate) struct Desk {
     pub(crate) service: Service,
     stopping: AtomicBool,
-    streams: AtomicUsize,
-    at_work: Mutex<usize>,
-    left: Condvar,
+    streams: Arc<Tally>,
+    at_work: Arc<Tally>,
 }
 
 impl Desk {
     fn new(service: Service) -> Arc<Desk> {
-        Arc::new(Desk {
-            service,
-            stopping: AtomicBool::new(false),
-            streams: AtomicUsize::new(0),
-            at_work: Mutex::new(0),
-            left: Condvar::new(),
-        })
+        Arc::new(Desk { service, stopping: AtomicBool::new(false), streams: Arc::default(), at_work: Arc::default() })
     }
 
     /// Whether the server is stopping: each response is its connection's last, live pages end.
@@ -98,48 +95,50 @@ impl Desk {
     }
 
     /// Counts somebody that a stop waits for.
-    pub(crate) fn at_work(self: &Arc<Desk>) -> AtWork {
-        *self.count() += 1;
-        AtWork(self.clone())
+    pub(crate) fn at_work(&self) -> Counted {
+        Tally::add(&self.at_work, usize::MAX).expect("there are fewer threads than that")
     }
 
     /// A place for one more stream, while there are fewer than `ASIDE_MAX_STREAMS`.
-    pub(crate) fn stream_place(self: &Arc<Desk>) -> Option<StreamPlace> {
-        let taken = self.streams.fetch_add(1, Ordering::Relaxed);
-        let place = StreamPlace(self.clone());
-        (taken < self.service.config().max_streams).then_some(place)
-    }
-
-    /// Waits until nobody is at work, or until that time, and says how many are left.
-    fn wait_until_left(&self, until: Instant) -> usize {
-        let wait = until.saturating_duration_since(Instant::now());
-        *wait_while_for(&self.left, self.count(), wait, |count| *count > 0)
-    }
-
-    fn count(&self) -> MutexGuard<'_, usize> {
-        lock(&self.at_work)
+    pub(crate) fn stream_place(&self) -> Option<Counted> {
+        Tally::add(&self.streams, self.service.config().max_streams)
     }
 }
 
-/// Somebody at work, until dropped.
-pub(crate) struct AtWork(Arc<Desk>);
+/// How many there are of something.
+#[derive(Default)]
+struct Tally {
+    count: Mutex<usize>,
+    none: Condvar,
+}
 
-impl Drop for AtWork {
+impl Tally {
+    /// One more, while there are fewer than that.
+    fn add(tally: &Arc<Tally>, most: usize) -> Option<Counted> {
+        let mut count = lock(&tally.count);
+        (*count < most).then(|| {
+            *count += 1;
+            Counted(tally.clone())
+        })
+    }
+
+    /// Waits until there is none, or until that time, and says how many are left.
+    fn wait_for_none(&self, until: Instant) -> usize {
+        let wait = until.saturating_duration_since(Instant::now());
+        *wait_while_for(&self.none, lock(&self.count), wait, |count| *count > 0)
+    }
+}
+
+/// Somebody or something that counts, until dropped.
+pub(crate) struct Counted(Arc<Tally>);
+
+impl Drop for Counted {
     fn drop(&mut self) {
-        let mut count = self.0.count();
+        let mut count = lock(&self.0.count);
         *count -= 1;
         if *count == 0 {
-            self.0.left.notify_all();
+            self.0.none.notify_all();
         }
-    }
-}
-
-/// One of the places for streams, free again when dropped.
-pub(crate) struct StreamPlace(Arc<Desk>);
-
-impl Drop for StreamPlace {
-    fn drop(&mut self) {
-        self.0.streams.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -277,12 +276,14 @@ impl Running {
         self.desk.stopping.store(true, Ordering::Release);
         self.transport.close();
         self.crew.send_home();
-        match self.desk.wait_until_left(until) {
+        match self.desk.at_work.wait_for_none(until) {
             0 => ::log::info!(target: "aside::server", "All requests are answered."),
             left => {
                 ::log::warn!(target: "aside::server", "Given up after {}: {left} workers are still busy.", span(grace))
             }
         }
+        // Told by `close`; a page whose visitor reads nothing ends when it is hung up.
+        self.desk.streams.wait_for_none(Instant::now() + LAST_WORDS);
         self.transport.hang_up();
         self.drain_tasks(until.saturating_duration_since(Instant::now()));
     }

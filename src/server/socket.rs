@@ -2,19 +2,33 @@
 //!
 //! Looked for among the process's descriptors by its two addresses, which costs a call to the system for each of them:
 //! for what goes wrong, never for a page. A number stays a connection's own only while the library holds both its halves:
-//! reading and writing need a request whose body has not been let go beside the [`Peer`]; ending looks anew.
+//! reading and writing need a request whose body has not been let go beside the [`Peer`]; ending looks anew. What is held
+//! for longer is a duplicate of our own ([`duplicates`]).
 //!
 //! `rustix` asks for a borrowed descriptor, which cannot be had from a number without `unsafe`, and its
 //! `pidfd_getfd` is refused in most containers; `nix` takes the number.
 
 #[cfg(unix)]
 mod imp {
+    use std::collections::HashSet;
     use std::io::{self, Write};
     use std::net::{IpAddr, Shutdown, SocketAddr};
     use std::path::PathBuf;
+    #[cfg(target_os = "linux")]
+    use std::{
+        collections::HashMap,
+        io::{IoSlice, IoSliceMut},
+        mem::MaybeUninit,
+        os::fd::{AsRawFd, OwnedFd},
+        os::unix::net::UnixDatagram,
+    };
 
     use nix::errno::Errno;
+    #[cfg(target_os = "linux")]
+    use nix::sys::socket::ControlMessage;
     use nix::sys::socket::{self, MsgFlags, SockaddrLike, SockaddrStorage};
+    #[cfg(target_os = "linux")]
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
     /// A connection's socket.
     #[derive(Debug)]
@@ -54,11 +68,55 @@ mod imp {
     }
 
     fn descriptors() -> Vec<i32> {
-        let listed = std::fs::read_dir("/dev/fd").map(|entries| {
-            let name = |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
-            entries.filter_map(name).collect()
+        listed().unwrap_or_else(|_| (0..4096).collect())
+    }
+
+    fn listed() -> io::Result<Vec<i32>> {
+        let name = |entry: io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+        Ok(std::fs::read_dir("/dev/fd")?.filter_map(name).collect())
+    }
+
+    /// A duplicate of the socket of each of those connections; none where there is no such connection any more.
+    ///
+    /// # Errors
+    /// When the descriptors cannot be listed, or the system has no more.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn duplicates(wanted: &[SocketAddr], local_port: u16) -> io::Result<Vec<Option<OwnedFd>>> {
+        let mut places: HashMap<SocketAddr, Vec<usize>> = HashMap::new();
+        wanted.iter().enumerate().for_each(|(place, remote)| places.entry(*remote).or_default().push(place));
+        let mut found: Vec<Option<OwnedFd>> = wanted.iter().map(|_| None).collect();
+        for fd in listed()? {
+            let Some(remote) = peer_of(fd).filter(|_| own_port(fd) == Some(local_port)) else { continue };
+            for &place in places.get(&remote).into_iter().flatten() {
+                if found[place].is_none() {
+                    // The library may just have closed this one of its two. The other comes later in the list: were it
+                    // first, it would have been taken.
+                    found[place] = duplicate(fd)?.filter(|copy| is(copy.as_raw_fd(), remote, local_port));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    /// A duplicate of what has that number, if anything has, by sending it to ourselves: what else makes one wants more than
+    /// a number.
+    #[cfg(target_os = "linux")]
+    fn duplicate(fd: i32) -> io::Result<Option<OwnedFd>> {
+        let (there, here) = UnixDatagram::pair()?;
+        let rights = [ControlMessage::ScmRights(&[fd])];
+        match socket::sendmsg::<()>(there.as_raw_fd(), &[IoSlice::new(&[0])], &rights, MsgFlags::empty(), None) {
+            Err(Errno::EBADF) => return Ok(None),
+            sent => sent?,
+        };
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        rustix::net::recvmsg(&here, &mut [IoSliceMut::new(&mut [0])], &mut control, RecvFlags::CMSG_CLOEXEC)?;
+        let descriptors = control.drain().filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
         });
-        listed.unwrap_or_else(|_| (0..4096).collect())
+        // With none to spare the message comes without it.
+        descriptors.flatten().next().map(Some).ok_or_else(|| Errno::EMFILE.into())
     }
 
     fn is(fd: i32, remote: SocketAddr, local_port: u16) -> bool {
@@ -89,18 +147,30 @@ mod imp {
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
     }
 
-    /// Whether neither side has sent its end. Where there is no table of connections (Linux has one) it is taken for so:
-    /// a body that is cut on a connection's last request then looks whole.
-    fn is_established(remote: SocketAddr, local_port: u16) -> bool {
-        const ESTABLISHED: &str = "01";
-        let table = if remote.is_ipv4() { "/proc/net/tcp" } else { "/proc/net/tcp6" };
-        let Ok(table) = std::fs::read_to_string(table) else { return true };
-        let (remote, local) = (in_table(remote), format!(":{local_port:04X}"));
-        table.lines().any(|line| {
-            let mut columns = line.split_whitespace().skip(1);
-            let mut next = || columns.next().unwrap_or_default();
-            next().ends_with(&local) && next() == remote && next() == ESTABLISHED
-        })
+    /// The connections to a port of which neither side has sent its end, as the system's table has them. Where there is no
+    /// such table (Linux has one) all are taken for so: a body that is cut on a connection's last request then looks whole.
+    pub(crate) struct Established(Option<HashSet<String>>);
+
+    impl Established {
+        pub(crate) fn read(local_port: u16) -> Established {
+            const ESTABLISHED: &str = "01";
+            let tables = ["/proc/net/tcp", "/proc/net/tcp6"].map(std::fs::read_to_string);
+            let local = format!(":{local_port:04X}");
+            let remote = |line: &str| {
+                let mut columns = line.split_whitespace().skip(1);
+                let mut next = || columns.next().unwrap_or_default();
+                let (ours, theirs, state) = (next(), next(), next());
+                (ours.ends_with(&local) && state == ESTABLISHED).then(|| theirs.to_owned())
+            };
+            let any = tables.iter().any(Result::is_ok);
+            Established(
+                any.then(|| tables.iter().flatten().flat_map(|table| table.lines()).filter_map(remote).collect()),
+            )
+        }
+
+        pub(crate) fn has(&self, remote: SocketAddr) -> bool {
+            self.0.as_ref().is_none_or(|table| table.contains(&in_table(remote)))
+        }
     }
 
     /// An address as the table has it: words of 32 bits, in the machine's order.
@@ -131,7 +201,7 @@ mod imp {
         /// just being closed: then the system's table is asked.
         pub(crate) fn is_open(&self, ours_may_be_shut: bool) -> bool {
             if ours_may_be_shut {
-                return is_established(self.remote, self.local_port);
+                return Established::read(self.local_port).has(self.remote);
             }
             let peeked = socket::recv(self.fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
             matches!(peeked, Ok(1..) | Err(Errno::EAGAIN))
@@ -198,4 +268,6 @@ mod imp {
     }
 }
 
+#[cfg(target_os = "linux")]
+pub(crate) use imp::{Established, duplicates};
 pub(crate) use imp::{Peer, count, find, name, shut_all};

@@ -26,6 +26,8 @@
 //!   its side by nothing: both are refused.
 //! - Of connections that come at the same instant some get no thread: tiny_http counts an idle one that was given a
 //!   connection already. [`Nudges`] free them, one each 10 ms.
+//! - A live page ends when its client sends, without waiting for that, a request with `Connection: close` behind it: our
+//!   side of the connection is then shut for reading, which looks as if the client had shut its own (`departures`).
 //! - `panic = "abort"` in a profile makes a client that goes away end the process: tiny_http's threads panic then.
 //! - Where sockets cannot be found (Windows), a connection that should be closed is only told so, and what still comes on
 //!   it is not handled for a minute.
@@ -40,13 +42,13 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{ReadWrite, Server};
 
+use super::departures::{Departures, Presence};
 use super::socket::{self, Peer};
 use super::wire::{self, Asked, Framing, Malformed, PIECE, Terms};
-use super::{AtWork, Desk, StreamPlace, Taken, Transport};
+use super::{Counted, Desk, Taken, Transport};
 use crate::background::threads::{self, Work};
 use crate::background::{panics, timer};
 use crate::error::{Error, Result, Status};
-use crate::http::disconnect::Disconnect;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::{Response, ResponseBody};
@@ -96,6 +98,7 @@ pub(crate) struct TinyHttp {
     /// Requests whose thread and descriptors are gone for good.
     lost: AtomicUsize,
     nudges: Arc<Nudges>,
+    departures: Departures,
     /// The descriptors there were at the last inspection.
     descriptors: AtomicUsize,
 }
@@ -127,6 +130,7 @@ impl TinyHttp {
             waiting: AtomicBool::new(false),
             lost: AtomicUsize::new(0),
             nudges: Arc::new(Nudges::new(addr)),
+            departures: Departures::new(addr.port())?,
             descriptors: AtomicUsize::new(0),
         })
     }
@@ -383,6 +387,7 @@ impl Transport for TinyHttp {
         let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
         drop(current);
         lock(&self.former).iter().for_each(|former| former.unblock());
+        self.departures.close();
     }
 
     fn hang_up(&self) {
@@ -653,20 +658,23 @@ impl Delivery {
     fn begin(self) {
         let body_is_sent = !self.terms.head_only && !self.response.status_code().is_bodiless();
         if !(self.response.is_stream() && body_is_sent) {
-            return self.send();
+            return self.send(None);
         }
         match self.desk.stream_place() {
             Some(place) => self.stream(place),
-            None => self.busy().send(),
+            None => self.busy().send(None),
         }
     }
 
-    fn stream(self, place: StreamPlace) {
-        // A live page has no end to wait for.
-        let at_work = (!self.is_live()).then(|| self.desk.at_work());
-        aside((self, place, at_work), |(delivery, place, at_work): (Delivery, StreamPlace, Option<AtWork>)| {
+    fn stream(self, place: Counted) {
+        // A live page has no end to wait for: it is told to end.
+        let (presence, at_work) = match self.is_live() {
+            true => (Some(self.transport.departures.begin(self.place.remote, self.closes_itself)), None),
+            false => (None, Some(self.desk.at_work())),
+        };
+        aside((self, presence, place, at_work), |(delivery, presence, place, at_work)| {
             threads::rename("aside-stream");
-            delivery.send();
+            delivery.send(presence);
             drop((place, at_work));
         });
     }
@@ -689,14 +697,15 @@ impl Delivery {
     }
 
     /// Writes it, ends what is to end, and begins what was set aside on it.
-    fn send(mut self) {
+    fn send(mut self, presence: Option<Presence>) {
         let aside = self.response.take_set_aside();
-        let live = self.is_live();
         let close = self.terms.close && !self.closes_itself;
         // Looked for before the client has its answer: with that it may go, and another come from the same port.
         let peer = if close { self.transport.peer(&self.place) } else { None };
-        let mut out = Watched { outlet: &mut self.outlet, desk: &self.desk, live };
-        let sent = panics::catch(|| wire::send(&mut out, self.response, self.terms, &Disconnect::default()));
+        let disconnect = presence.as_ref().map(Presence::disconnect).cloned().unwrap_or_default();
+        let sent = panics::catch(|| wire::send(&mut self.outlet, self.response, self.terms, &disconnect));
+        // Before the connection is let go.
+        drop(presence);
         match &sent {
             Ok(Ok(())) => {}
             Ok(Err(error)) => log::debug!(target: "aside::server", "A response was cut short: {error}"),
@@ -712,26 +721,6 @@ impl Delivery {
     }
 }
 
-/// The way back for a body: a live page's writes fail when the server stops.
-struct Watched<'d> {
-    outlet: &'d mut Outlet,
-    desk: &'d Desk,
-    live: bool,
-}
-
-impl Write for Watched<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.live && self.desk.is_stopping() {
-            return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the server is stopping"));
-        }
-        self.outlet.write(bytes)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.outlet.flush()
-    }
-}
-
 /// What becomes of a connection after a response.
 struct End {
     whole: bool,
@@ -744,7 +733,7 @@ struct End {
 impl End {
     fn end(self, outlet: Outlet, place: &Place) {
         match outlet {
-            Outlet::InLine(writer) if self.whole && !self.close => drop(writer),
+            Outlet::InLine(writer) if self.whole && !self.close && !self.transport.is_closed() => drop(writer),
             Outlet::InLine(writer) => self.hang_up(writer, place),
             Outlet::Beside { peer, request, huge: true } => {
                 peer.shut(Shutdown::Write);

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::{AtWork, Desk, Taken, Transport};
+use super::{Counted, Desk, Taken, Transport};
 use crate::background::panics;
 
 /// How long a worker waits for a job before it may go.
@@ -102,7 +102,7 @@ impl<T: Transport> Shared<T> {
     }
 
     /// A worker's life. Going home, it wakes another, who may have missed the call.
-    fn work(&self, _at_work: AtWork) {
+    fn work(&self, _at_work: Counted) {
         loop {
             let stopping = self.desk.is_stopping();
             match self.transport.take(if stopping { Duration::ZERO } else { IDLE }) {

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use aside::testing::TestClient;
 use aside::{
-    App, Config, Error, Event, Failure, Live, Request, Response, Result, Status, Task, background, context, redirect,
+    App, Config, Error, Event, Failure, Live, Request, Response, Result, Server, Status, Task, background, context,
+    redirect,
 };
 use log::Level;
 use serde::Serialize;
@@ -182,27 +183,91 @@ fn watchers_are_counted_until_they_leave() {
     }
 }
 
+/// A site over a socket, at that address.
+fn serve(live: &Live<Posts>, address: &str) -> Server {
+    let shown = live.clone();
+    let config = Config { address: address.to_owned(), ..Config::default() };
+    App::with_config(config)
+        .template("posts.html", LIST)
+        .get("/live", move |req: &mut Request| req.live(&shown, "posts.html"))
+        .get("/", |_req: &mut Request| "a page")
+        .start()
+        .unwrap()
+}
+
+/// A visitor who watches over a socket, with what he has seen before.
+fn connect(server: &Server, known: &str) -> TcpStream {
+    let mut stream = TcpStream::connect(server.addr()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+    let request = format!("GET /live HTTP/1.1\r\nHost: localhost\r\nLast-Event-ID: {known}\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    stream
+}
+
+/// Reads up to the line that begins so, and gives it.
+fn line_with(reader: &mut impl BufRead, start: &str) -> String {
+    let mut lines = reader.lines().map(Result::unwrap);
+    lines.find(|line| line.starts_with(start)).expect("the stream goes on")
+}
+
 #[test]
 fn a_visitor_who_leaves_in_the_middle_is_let_go() {
     let live = Live::new(Posts::default());
-    let shown = live.clone();
-    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
-    let app = App::with_config(config)
-        .template("posts.html", LIST)
-        .get("/live", move |req: &mut Request| req.live(&shown, "posts.html"));
-    let server = app.start().unwrap();
-    let mut stream = TcpStream::connect(server.addr()).unwrap();
-    stream.write_all(b"GET /live HTTP/1.1\r\nHost: localhost\r\n\r\n").unwrap();
-    let mut lines = BufReader::new(stream).lines().map(Result::unwrap);
+    let server = serve(&live, "127.0.0.1:0");
+    let mut reader = BufReader::new(connect(&server, ""));
     add(&live, "seen");
-    assert!(lines.any(|line| line == "data: <li>seen</li>"));
+    line_with(&mut reader, "data: <li>seen</li>");
     assert_eq!(live.watchers(), 1);
-    drop(lines);
+    drop(reader);
     while live.watchers() > 0 {
-        live.update(|posts| posts.titles = vec!["anybody there?".to_owned()]);
         thread::yield_now();
     }
     server.stop();
+}
+
+#[test]
+fn a_restart_brings_all_pages_back_at_once() {
+    const PAGES: usize = 200;
+    let (before, after) = (Live::new(Posts::default()), Live::new(Posts::default()));
+    let server = serve(&before, "127.0.0.1:0");
+    let address = server.addr().to_string();
+    let mut pages: Vec<_> = (0..PAGES).map(|_| BufReader::new(connect(&server, ""))).collect();
+    let ids: Vec<String> = pages.iter_mut().map(|page| line_with(page, "id: ")[4..].to_owned()).collect();
+    assert_eq!(before.watchers(), PAGES);
+    server.stop();
+    while before.watchers() > 0 {
+        thread::yield_now();
+    }
+
+    let server = serve(&after, &address);
+    // At the version that they know, of another process.
+    let mut pages: Vec<_> = ids.iter().map(|id| BufReader::new(connect(&server, id))).collect();
+    assert_eq!(ureq::get(format!("http://{address}/")).call().unwrap().status(), 200, "and pages are answered");
+    pages.iter_mut().for_each(|page| drop(line_with(page, "data: /live")));
+    assert_eq!(after.watchers(), PAGES);
+    drop(pages);
+    server.stop();
+}
+
+#[test]
+fn a_watcher_that_reads_nothing_holds_nobody_up() {
+    let live = Live::new(Posts::default());
+    let server = serve(&live, "127.0.0.1:0");
+    let asleep = connect(&server, "");
+    let mut awake = BufReader::new(connect(&server, ""));
+    line_with(&mut awake, "id: ");
+    // Far more than the system keeps for one who does not read.
+    let page = "x".repeat(1 << 20);
+    for number in 0..40 {
+        live.update(|posts| posts.titles = vec![format!("{number} {page}")]);
+        line_with(&mut awake, &format!("data: <li>{number} "));
+    }
+    assert_eq!(live.watchers(), 2);
+    server.stop();
+    while live.watchers() > 0 {
+        thread::yield_now();
+    }
+    drop(asleep);
 }
 
 #[test]

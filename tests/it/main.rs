@@ -19,4 +19,5 @@ mod multipart;
 mod pages;
 mod sessions;
 mod start;
+mod streams;
 mod wire;

@@ -121,15 +121,15 @@ impl Raw {
 
 /// A gate that handlers wait at.
 #[derive(Default)]
-struct Gate(Mutex<bool>, Condvar);
+pub struct Gate(Mutex<bool>, Condvar);
 
 impl Gate {
-    fn open(&self) {
+    pub fn open(&self) {
         *self.0.lock().unwrap() = true;
         self.1.notify_all();
     }
 
-    fn pass(&self) {
+    pub fn pass(&self) {
         let _open = self.1.wait_while(self.0.lock().unwrap(), |open| !*open).unwrap();
     }
 }

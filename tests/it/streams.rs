@@ -1,0 +1,389 @@
+//! Streams over real sockets: who leaves is noticed, nobody is held up, and all of them end with the server.
+
+use std::collections::BTreeSet;
+use std::net::Shutdown;
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
+
+use aside::testing::TestClient;
+use aside::{App, Config, Event, Request, Response, Server};
+
+use crate::wire::{Gate, PATIENCE, Raw, config, start};
+
+/// Longer than any test is waited for.
+const LONG: Duration = Duration::from_secs(600);
+
+/// What became of a stream.
+#[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Ended {
+    name: String,
+    as_told: bool,
+}
+
+fn told(name: impl ToString) -> Ended {
+    Ended { name: name.to_string(), as_told: true }
+}
+
+/// A site with `/wait/{name}`: an event, and then nothing for a long time. How that ends is reported.
+fn waiting(config: Config) -> (App, mpsc::Receiver<Ended>) {
+    let (report, reported) = mpsc::channel();
+    let report = Mutex::new(report);
+    let handler = move |req: &mut Request| {
+        let (name, report) = (req.param::<String>("name")?, report.lock().unwrap().clone());
+        aside::ok(Response::events(move |events| {
+            let waited = events.send("here").and_then(|()| events.wait(LONG));
+            let _ = report.send(Ended { name, as_told: waited.is_err() });
+            waited
+        }))
+    };
+    (App::with_config(config).get("/", |_req: &mut Request| "home").get("/wait/{name}", handler), reported)
+}
+
+fn next(reported: &mpsc::Receiver<Ended>) -> Ended {
+    reported.recv_timeout(PATIENCE).expect("a stream is told that its visitor has left")
+}
+
+fn ask(server: &Server, request: &str) -> Raw {
+    let mut raw = Raw::to(server);
+    raw.send(format!("GET {request}\r\nHost: a\r\n\r\n"));
+    raw
+}
+
+/// Somebody who has seen the first event.
+fn visitor(server: &Server, name: &str) -> Raw {
+    let mut raw = ask(server, &format!("/wait/{name} HTTP/1.1"));
+    assert_eq!(raw.head().status, 200);
+    assert_eq!(raw.chunk(), "data: here\n\n");
+    raw
+}
+
+/// Comes and leaves, so that what happened before has been looked at when this is over.
+fn one_who_leaves(server: &Server, reported: &mpsc::Receiver<Ended>) {
+    drop(visitor(server, "leaves"));
+    assert_eq!(next(reported), told("leaves"));
+}
+
+#[test]
+fn a_visitor_who_leaves_is_noticed_without_a_word() {
+    let (app, reported) = waiting(config());
+    let server = start(app);
+    let head = |request: &str| {
+        let mut raw = ask(&server, request);
+        assert_eq!(raw.head().status, 200);
+        raw
+    };
+    drop(visitor(&server, "seen"));
+    assert_eq!(next(&reported), told("seen"));
+    // With an event unread, which is a reset.
+    drop(head("/wait/reset HTTP/1.1"));
+    assert_eq!(next(&reported), told("reset"));
+    let half = visitor(&server, "half");
+    half.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    assert_eq!(next(&reported), told("half"));
+    // As proxies ask by default.
+    for request in ["/wait/old HTTP/1.0", "/wait/old HTTP/1.0\r\nConnection: keep-alive"] {
+        drop(head(request));
+        assert_eq!(next(&reported), told("old"));
+    }
+    let mut last = head("/wait/last HTTP/1.1\r\nConnection: close");
+    assert_eq!(last.chunk(), "data: here\n\n");
+    drop(last);
+    assert_eq!(next(&reported), told("last"));
+}
+
+/// The socket is looked for while one of the library's two descriptors of it is being closed.
+#[test]
+fn a_visitor_who_leaves_as_he_comes_is_noticed() {
+    let (app, reported) = waiting(config());
+    let server = start(app);
+    let visitors: Vec<Raw> = (0..200)
+        .map(|number| {
+            let raw = ask(&server, &format!("/wait/{number} HTTP/1.1"));
+            raw.0.get_ref().shutdown(Shutdown::Write).unwrap();
+            raw
+        })
+        .collect();
+    let ended: BTreeSet<Ended> = visitors.iter().map(|_| next(&reported)).collect();
+    assert_eq!(ended, (0..200).map(told).collect());
+}
+
+#[test]
+fn of_two_hundred_visitors_those_are_told_of_who_left() {
+    let (app, reported) = waiting(config());
+    let server = start(app);
+    let visitors: Vec<(usize, Raw)> = (0..200).map(|number| (number, visitor(&server, &number.to_string()))).collect();
+    let (leaving, staying): (Vec<_>, Vec<_>) = visitors.into_iter().partition(|(number, _)| number % 2 == 0);
+    for group in [leaving, staying] {
+        let expected: BTreeSet<Ended> = group.iter().map(|(number, _)| told(number)).collect();
+        drop(group);
+        let ended: BTreeSet<Ended> = (0..100).map(|_| next(&reported)).collect();
+        assert_eq!(ended, expected);
+    }
+}
+
+#[test]
+fn a_visitor_whose_connection_is_to_be_closed_stays() {
+    let (app, reported) = waiting(config());
+    let server = start(app);
+    let mut staying: Vec<Raw> = (0..20)
+        .map(|number| {
+            let mut raw = ask(&server, &format!("/wait/{number} HTTP/1.1\r\nConnection: close"));
+            raw.head();
+            assert_eq!(raw.chunk(), "data: here\n\n");
+            raw
+        })
+        .collect();
+    one_who_leaves(&server, &reported);
+    assert_eq!(reported.try_recv().unwrap_err(), mpsc::TryRecvError::Empty);
+    staying.clear();
+    let ended: BTreeSet<Ended> = (0..20).map(|_| next(&reported)).collect();
+    assert_eq!(ended.len(), 20);
+}
+
+#[test]
+fn a_visitor_who_shuts_his_side_gets_a_download_to_its_end() {
+    let (app, reported) = waiting(config());
+    let gate = Arc::new(Gate::default());
+    let theirs = gate.clone();
+    let rows = "1,2,3\n".repeat(100_000);
+    let rest = rows.clone();
+    let server = start(app.get("/rows", move |_req: &mut Request| {
+        let (gate, rest) = (theirs.clone(), rest.clone());
+        Response::stream("text/csv", move |out| {
+            out.write_all(b"a,b,c\n")?;
+            gate.pass();
+            out.write_all(rest.as_bytes())
+        })
+    }));
+    let mut raw = ask(&server, "/rows HTTP/1.1");
+    raw.head();
+    assert_eq!(raw.chunk(), "a,b,c\n");
+    raw.0.get_ref().shutdown(Shutdown::Write).unwrap();
+    one_who_leaves(&server, &reported);
+    gate.open();
+    assert!(raw.chunk() == rows);
+    assert_eq!(raw.chunk(), "");
+}
+
+#[test]
+fn a_request_behind_a_live_page_waits_for_its_end() {
+    let (app, reported) = waiting(config());
+    let gate = Arc::new(Gate::default());
+    let theirs = gate.clone();
+    let server = start(app.get("/events", move |_req: &mut Request| {
+        let gate = theirs.clone();
+        Response::events(move |events| {
+            events.send("one")?;
+            gate.pass();
+            events.wait(Duration::ZERO)?;
+            events.send_event(&Event::new("two").named("end"))
+        })
+    }));
+    let mut raw = ask(&server, "/events HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1");
+    raw.head();
+    assert_eq!(raw.chunk(), "data: one\n\n");
+    one_who_leaves(&server, &reported);
+    gate.open();
+    assert_eq!((raw.chunk(), raw.chunk()), ("event: end\ndata: two\n\n".into(), String::new()));
+    assert_eq!(raw.reply().body, "home");
+    assert_eq!(raw.get("/").body, "home");
+}
+
+/// Stops it elsewhere, and says when that is done.
+fn stop(server: Server) -> mpsc::Receiver<()> {
+    let (tell, stopped) = mpsc::channel();
+    thread::spawn(move || {
+        server.stop();
+        let _ = tell.send(());
+    });
+    stopped
+}
+
+#[test]
+fn a_live_page_ends_whole_when_the_server_stops() {
+    let (app, reported) = waiting(Config { grace: LONG, ..config() });
+    let server = start(app);
+    let mut staying: Vec<Raw> = (0..10).map(|number| visitor(&server, &number.to_string())).collect();
+    let stopped = stop(server);
+    (0..10).for_each(|_| assert!(next(&reported).as_told));
+    stopped.recv_timeout(PATIENCE).unwrap();
+    for raw in &mut staying {
+        assert_eq!(raw.chunk(), "", "the body's end, so that no proxy takes it for cut");
+        assert_eq!(raw.rest(), "");
+    }
+}
+
+/// A site with streams that do not end by themselves, and what their writes ended in.
+fn endless(grace: Duration) -> (Server, mpsc::Receiver<std::io::Result<()>>) {
+    let (report, reported) = mpsc::channel();
+    let report = Arc::new(Mutex::new(report));
+    let reports = report.clone();
+    let text = "x".repeat(64 << 10);
+    let page = text.clone();
+    let events = move |_req: &mut Request| {
+        let (report, page) = (report.lock().unwrap().clone(), page.clone());
+        Response::events(move |events| {
+            let error = (0..).try_for_each(|_: u64| events.send(page.as_str()));
+            report.send(error).map_err(std::io::Error::other)
+        })
+    };
+    let download = move |_req: &mut Request| {
+        let (report, text) = (reports.lock().unwrap().clone(), text.clone());
+        Response::stream("text/plain", move |out| {
+            let error = (0..).try_for_each(|_: u64| out.write_all(text.as_bytes()));
+            report.send(error).map_err(std::io::Error::other)
+        })
+    };
+    let app = App::with_config(Config { grace, ..config() }).get("/", |_req: &mut Request| "home");
+    (start(app.get("/events", events).get("/download", download)), reported)
+}
+
+#[test]
+fn who_reads_nothing_of_endless_data_holds_nobody_up() {
+    for (path, grace) in [("/events", LONG), ("/download", Duration::from_millis(100))] {
+        let (server, reported) = endless(grace);
+        let mut unread = ask(&server, &format!("{path} HTTP/1.1"));
+        assert_eq!(unread.head().status, 200);
+        assert_eq!(Raw::to(&server).get("/").body, "home");
+        let stopped = stop(server);
+        stopped.recv_timeout(PATIENCE).expect("the server stops");
+        assert!(reported.recv_timeout(PATIENCE).unwrap().is_err());
+    }
+}
+
+#[test]
+fn a_test_that_has_read_enough_has_left() {
+    let (app, reported) = waiting(config());
+    let mut events = TestClient::new(app).events("/wait/test");
+    assert_eq!(events.next().data, "here");
+    drop(events);
+    assert_eq!(next(&reported), told("test"));
+}
+
+#[test]
+fn the_head_of_a_stream_is_asked_for_without_it() {
+    let (app, reported) = waiting(config());
+    let server = start(app);
+    let mut raw = Raw::to(&server);
+    let head = raw.send("HEAD /wait/head HTTP/1.1\r\nHost: a\r\n\r\n").head();
+    assert_eq!((head.status, head.header("Content-Type")), (200, Some("text/event-stream")));
+    assert_eq!(raw.get("/").body, "home");
+    one_who_leaves(&server, &reported);
+    assert_eq!(reported.try_recv().unwrap_err(), mpsc::TryRecvError::Empty);
+}
+
+/// What is served by a process of its own: its memory is measured, and it has its own descriptors.
+#[cfg(target_os = "linux")]
+mod alone {
+    use std::io::{BufRead, BufReader, Read};
+    use std::net::{SocketAddr, TcpStream};
+    use std::process::{Child, Command, Stdio};
+
+    use super::*;
+
+    const LARGE: usize = 64 << 20;
+
+    /// This test binary once more, with [`site_alone`] as its only test.
+    struct Site {
+        child: Child,
+        addr: SocketAddr,
+    }
+
+    impl Site {
+        fn start(max_streams: usize) -> Site {
+            let mut child = Command::new(std::env::current_exe().unwrap())
+                .args(["--exact", "streams::alone::site_alone", "--nocapture", "--test-threads=1"])
+                .env("ASIDE_TEST_STREAMS", max_streams.to_string())
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+            let mut found = lines.filter_map(|line| Some(line.split_once("listens on ")?.1.trim().parse().unwrap()));
+            let addr = found.next().expect("the site says where it listens");
+            Site { child, addr }
+        }
+
+        fn ask(&self, path: &str) -> Raw {
+            let stream = TcpStream::connect(self.addr).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            let mut raw = Raw(BufReader::new(stream));
+            raw.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n"));
+            raw
+        }
+
+        /// The most memory that it has had, in KiB.
+        fn memory(&self) -> u64 {
+            let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+            line.trim().trim_end_matches(" kB").parse().unwrap()
+        }
+    }
+
+    impl Drop for Site {
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+
+    /// Not a test of its own: what the tests here start as another process. It ends with its standard input.
+    #[test]
+    fn site_alone() {
+        let Ok(max_streams) = std::env::var("ASIDE_TEST_STREAMS") else { return };
+        let (app, _reported) = waiting(Config { max_streams: max_streams.parse().unwrap(), ..config() });
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("large.bin"), vec![b'x'; LARGE]).unwrap();
+        let stream = |_req: &mut Request| {
+            Response::stream("text/csv", |out| (0..LARGE / 1024).try_for_each(|_| out.write_all(&[b'x'; 1024])))
+        };
+        let server = start(app.get("/stream", stream).static_files("/files", folder.path()));
+        println!("\nlistens on {}", server.addr());
+        std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
+    }
+
+    #[test]
+    fn a_download_of_any_size_takes_little_memory() {
+        let site = Site::start(10);
+        assert_eq!(site.ask("/").reply().body, "home");
+        let before = site.memory();
+        let mut stream = site.ask("/stream");
+        assert_eq!(stream.head().status, 200);
+        let length: usize = std::iter::repeat_with(|| stream.chunk().len()).take_while(|length| *length > 0).sum();
+        assert_eq!(length, LARGE);
+        let mut file = site.ask("/files/large.bin");
+        assert_eq!(file.head().header("Content-Length"), Some(LARGE.to_string().as_str()));
+        let length = std::io::copy(&mut file.0.by_ref().take(LARGE as u64), &mut std::io::sink()).unwrap();
+        assert_eq!(length, LARGE as u64);
+        let grown = site.memory().saturating_sub(before);
+        assert!(grown < 16 << 10, "{grown} KiB for 64 MiB");
+    }
+
+    #[test]
+    fn a_thousand_visitors_and_one_more() {
+        use rustix::process::{Resource, getrlimit, setrlimit};
+        let mut limit = getrlimit(Resource::Nofile);
+        if limit.maximum.is_some_and(|most| most < 5_000) {
+            return eprintln!(
+                "skipped: the limit of descriptors is {:?}, for 1,000 streams it takes 5,000",
+                limit.maximum
+            );
+        }
+        limit.current = limit.maximum;
+        setrlimit(Resource::Nofile, limit).unwrap();
+        let site = Site::start(Config::default().max_streams);
+        let mut visitors: Vec<Raw> = (0..1_000).map(|number| site.ask(&format!("/wait/{number}"))).collect();
+        for visitor in &mut visitors {
+            assert_eq!(visitor.head().status, 200);
+            assert_eq!(visitor.chunk(), "data: here\n\n");
+        }
+        let refused = site.ask("/wait/one-more").reply();
+        assert_eq!((refused.status, refused.header("Retry-After")), (503, Some("5")));
+        assert_eq!(site.ask("/").reply().body, "home");
+        visitors.pop();
+        // His place is free once it is noticed that he has left.
+        let admitted = std::iter::repeat_with(|| site.ask("/wait/one-more").head().status);
+        assert!(admitted.into_iter().any(|status| status == 200));
+    }
+}
