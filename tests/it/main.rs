@@ -14,6 +14,7 @@ mod forms;
 mod guard;
 mod hostile;
 mod live;
+mod live_pages;
 mod logs;
 mod multipart;
 mod pages;
