@@ -248,7 +248,7 @@ impl Page {
         self.wire.messages(&self.session)
     }
 
-    /// Takes the page off the network, or gives it back.
+    /// Takes the page off the network, or gives it back. An event stream that is open goes on: stop the server to cut it.
     pub(crate) fn offline(&self, offline: bool) {
         let unlimited = json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
         self.call("Network.emulateNetworkConditions", unlimited);
