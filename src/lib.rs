@@ -51,6 +51,10 @@
 //! line in the log, with the task, the request that it came from, and the time it took; never a response. A [`Failure`]
 //! tells the ways of ending apart. At shutdown all of it is waited for, and what is given up is named.
 //!
+//! **What changes while it is looked at** is a [`Live`]: state that is [updated](Live::update) under a lock, shown by
+//! [`part`](Live::part) in a page, and followed over [`Request::live`]. A task's progress is one
+//! ([`TaskHandle::live`]). [`Response::events`] and [`Response::stream`] write by hand.
+//!
 //! **When something goes wrong** it is an [`Error`]: a [`Status`], words for the visitor, a source for the log. `?` takes any
 //! error as a 500, with its place and its source lines on the page in development. [`error_page`](App::error_page) is the
 //! site's own. A closure that uses `?` ends in [`ok(())`](ok()).

@@ -223,7 +223,7 @@ where
     /// 500 when the state cannot be rendered.
     pub fn part(&self, req: &Request, url: &str, template: &str) -> Result<LivePart> {
         let seen = self.0.look();
-        let html = fragment(req, template)?.render(&*seen.value)?;
+        let html = fragment(req, template)?.render(&self.0, &seen)?;
         Ok(LivePart { url: (!seen.is_finished).then(|| url.to_owned()), html })
     }
 }
@@ -234,7 +234,7 @@ where
 pub struct LivePart {
     /// Where it goes on; none when nothing comes any more.
     url: Option<String>,
-    html: String,
+    html: Arc<str>,
 }
 
 impl fmt::Display for LivePart {
@@ -282,8 +282,8 @@ impl Request {
     /// Answers with the event stream of a state: the template is rendered with it now, and again after each change, for as
     /// long as the visitor stays (WHATWG HTML, server-sent events).
     ///
-    /// The state's fields are names in the template, and the whole is `state`. There are also `path`, `request_id`,
-    /// `url_for`, `static`, and no flash messages. Each event is an unnamed message, as [`Live::part`], `EventSource` and the
+    /// The state's fields are names in the template, and the whole is `state`. There are also `url_for` and `static`, and
+    /// nothing of a request: one rendering serves all who watch. Each event is an unnamed message, as [`Live::part`], `EventSource` and the
     /// SSE extension of htmx expect, and carries an id: a page that comes back with it (`Last-Event-ID`) is told only what
     /// is new. After the last change ([`Live::finish`]) comes an event named `end`, at which a page lets the stream go
     /// (`sse-close="end"` with htmx). At most 20 events a second, each the latest state; a comment every 15 s when there is
@@ -298,7 +298,7 @@ impl Request {
         T: Clone + Serialize + Send + Sync + 'static,
     {
         let fragment = fragment(self, template)?;
-        fragment.render(&*live.get())?;
+        fragment.render(&live.0, &live.0.look())?;
         let known = self.header("Last-Event-ID").and_then(|id| live.version_of(id)).unwrap_or(0);
         let watch = Watch::new(live);
         Ok(Response::events(move |events| watch.follow(&fragment, known, events)))
@@ -356,8 +356,8 @@ where
                 continue;
             };
             if seen.version != known {
-                match fragment.render(&*seen.value) {
-                    Ok(text) => events.send_event(&Event::new(text).id(self.0.event_id(seen.version)))?,
+                match fragment.render(watched, &seen) {
+                    Ok(text) => events.send_event(&Event::new(&*text).id(self.0.event_id(seen.version)))?,
                     Err(error) => self.complain(seen.version, &error),
                 }
                 known = seen.version;
@@ -401,6 +401,8 @@ const KEPT: Duration = Duration::from_secs(60);
 ///     req.live(&rows, "rows.html")
 /// }
 /// ```
+///
+/// For each visitor take [`Session::id`](crate::Session::id) for the key.
 ///
 /// An entry goes by itself once nobody has held it for a minute: no page watches it, and no task has it to change.
 pub struct LiveMap<K, T>(Arc<Mutex<Entries<K, T>>>);

@@ -22,7 +22,18 @@ pub(crate) struct Watched<T> {
     changed: Condvar,
     /// The last version that somebody complained about.
     complained: AtomicU64,
+    made: Mutex<Made>,
 }
+
+/// The texts that were made of a version, each by what it was made with.
+#[derive(Default)]
+struct Made {
+    version: u64,
+    texts: Vec<(Key, Arc<str>)>,
+}
+
+/// What a text is made with: one of the sets of templates in this process, and the name of one in it.
+pub(crate) type Key = (u64, String);
 
 struct Now<T> {
     /// How many values there were, this one with them.
@@ -61,6 +72,7 @@ impl<T: Clone> Watched<T> {
             }),
             changed: Condvar::new(),
             complained: AtomicU64::new(0),
+            made: Mutex::default(),
         }
     }
 
@@ -82,7 +94,8 @@ impl<T: Clone> Watched<T> {
     /// A copy to change, and the right to put it in place.
     pub(crate) fn lock(&self) -> LiveGuard<'_, T> {
         let turn = lock(&self.turn);
-        LiveGuard { watched: self, value: Some(T::clone(&self.get())), _turn: turn }
+        let was_panicking = thread::panicking();
+        LiveGuard { watched: self, value: Some(T::clone(&self.get())), was_panicking, _turn: turn }
     }
 
     fn publish(&self, value: T) {
@@ -122,6 +135,28 @@ impl<T: Clone> Watched<T> {
         let mut now = wait_while_for(&self.changed, now, time, |now| !is_news(now) && !give_up());
         now.waiting -= 1;
         is_news(&now).then(|| now.seen())
+    }
+
+    /// A text of that version, made once for all who want to show it. Who comes while it is being made waits for it.
+    pub(crate) fn make_once<E>(
+        &self,
+        version: u64,
+        key: &Key,
+        make: impl FnOnce() -> Result<String, E>,
+    ) -> Result<Arc<str>, E> {
+        let mut made = lock(&self.made);
+        if made.version < version {
+            *made = Made { version, texts: Vec::new() };
+        }
+        let found = made.texts.iter().find(|(other, _)| made.version == version && other == key);
+        if let Some((_, text)) = found {
+            return Ok(text.clone());
+        }
+        let text: Arc<str> = make()?.into();
+        if made.version == version {
+            made.texts.push((key.clone(), text.clone()));
+        }
+        Ok(text)
     }
 
     /// Whether this is the first complaint about that version.
@@ -167,6 +202,8 @@ pub struct LiveGuard<'l, T: Clone> {
     watched: &'l Watched<T>,
     /// There until the guard goes.
     value: Option<T>,
+    /// It was made on the way out of a panic, and is no part of what panicked.
+    was_panicking: bool,
     _turn: MutexGuard<'l, ()>,
 }
 
@@ -187,7 +224,7 @@ impl<T: Clone> DerefMut for LiveGuard<'_, T> {
 impl<T: Clone> Drop for LiveGuard<'_, T> {
     fn drop(&mut self) {
         match self.value.take() {
-            Some(_) if thread::panicking() => {
+            Some(_) if thread::panicking() && !self.was_panicking => {
                 log::error!(target: "aside::live", "A change panicked; the state is as it was before it.");
             }
             Some(value) => self.watched.publish(value),
@@ -244,6 +281,42 @@ mod tests {
         assert_eq!(waiting_while(&watched, &done, give_up), None);
         done.store(false, Ordering::Relaxed);
         assert_eq!(waiting_while(&watched, &done, || watched.finish()), Some(7));
+    }
+
+    #[test]
+    fn a_change_on_the_way_out_of_a_panic_is_a_change() {
+        struct Last(Arc<Watched<&'static str>>);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                self.0.update(|words| *words = "it panicked");
+            }
+        }
+        let watched = Arc::new(Watched::new("under way"));
+        let last = Last(watched.clone());
+        thread::spawn(move || {
+            let _last = last;
+            std::panic::resume_unwind(Box::new(()));
+        })
+        .join()
+        .unwrap_err();
+        assert_eq!(*watched.get(), "it panicked");
+    }
+
+    #[test]
+    fn a_text_is_made_once_for_each_version_and_key() {
+        let watched = Watched::new(());
+        let made = std::cell::Cell::new(0);
+        let text = |version, key: &str| {
+            let make = || {
+                made.set(made.get() + 1);
+                Ok::<_, ()>(format!("{version} {key} {}", made.get()))
+            };
+            watched.make_once(version, &(1, key.to_owned()), make).unwrap().to_string()
+        };
+        assert_eq!([text(1, "a"), text(1, "a"), text(1, "b")], ["1 a 1", "1 a 1", "1 b 2"]);
+        assert_eq!([text(2, "a"), text(1, "a"), text(2, "a")], ["2 a 3", "1 a 4", "2 a 3"]);
+        assert_eq!(watched.make_once(3, &(1, "c".into()), || Err("no")), Err("no"));
+        assert_eq!(watched.make_once(3, &(1, "c".into()), || Ok::<_, ()>("yes".into())).unwrap().as_ref(), "yes");
     }
 
     #[test]

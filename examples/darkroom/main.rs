@@ -4,8 +4,9 @@
 //! cargo run --example darkroom        # http://127.0.0.1:8000
 //! ```
 //!
-//! No page waits for what its visitor need not wait for. Sizes are made and the cache is warmed after the redirect; an
-//! order is charged, receipted by mail and announced by webhook after the thanks. What it keeps lies under `data/`: the
+//! No page waits for what its visitor need not wait for. Sizes are made and the cache is warmed after the redirect, and the
+//! photo's page shows how far they are; an order is charged, receipted by mail and announced by webhook after the thanks; the
+//! feed asks its sources while its page is already there, and shows each answer as it comes. What it keeps lies under `data/`: the
 //! database, the photos, the sessions that were ended, and the mail as files unless `ASIDE_MAIL_URL` names a server.
 //!
 //! The site has one owner: **whoever signs up first**, at `/signup`, which is closed from then on. So sign up before you
@@ -14,6 +15,7 @@
 //! | Setting | |
 //! |---|---|
 //! | `DARKROOM_DATA` | the folder for all of that; `data` beside `Cargo.toml` |
+//! | `DARKROOM_FEEDS` | the sources of the feed, RSS or Atom: URLs or `name=URL` pairs (`_` for a space in a name), with commas or spaces between them; four public ones |
 //! | `DARKROOM_OWNER` | who gets what visitors write; `owner@localhost` |
 //! | `DARKROOM_WEBHOOK_URL` | who is told of a charged order; nobody unless set |
 //! | `DARKROOM_WEBHOOK_SECRET` | the key that this is signed with (`whsec_…`) |
@@ -27,6 +29,7 @@ mod contact;
 #[path = "../../tests/support/browser.rs"]
 mod driver;
 mod errors;
+mod feed;
 mod orders;
 mod photos;
 mod site;
@@ -38,15 +41,22 @@ use std::path::Path;
 
 use aside::{App, Rate, Result};
 
+use feed::{Feed, Sources};
 use site::{Settings, Site};
 use store::Store;
 
 fn main() -> Result<()> {
-    app(Settings::from_env()?)?.run()
+    app_with(Settings::from_env()?, Sources::from_env()?)?.run()
+}
+
+/// The site without sources for its feed, for tests that are about something else.
+#[cfg(test)]
+fn app(settings: Settings) -> Result<App> {
+    app_with(settings, Sources::parse("")?)
 }
 
 /// The whole site, for `main` and for the tests.
-fn app(settings: Settings) -> Result<App> {
+fn app_with(settings: Settings, sources: Sources) -> Result<App> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = settings.config.clone();
     let site = Site::new(settings)?;
@@ -56,17 +66,24 @@ fn app(settings: Settings) -> Result<App> {
         .static_files("/static", here.join("examples/darkroom/static"))
         .state(site)
         .state(store)
+        .state(Feed::new(sources))
         .get("/", photos::gallery)
         .named("gallery")
         .post("/photos", photos::upload)
         .named("upload")
         .get("/photos/{id}", photos::show)
         .named("photo")
+        .get("/photos/{id}/live", photos::follow)
+        .named("photo_live")
         .get("/photos/{id}/{size}.jpg", photos::picture)
         .named("picture")
         .get("/orders", orders::list)
         .named("orders")
         .post("/orders", orders::create)
+        .get("/feed", feed::show)
+        .named("feed")
+        .get("/feed/live", feed::follow)
+        .named("feed_live")
         .get("/contact", contact::form)
         .named("contact")
         .post("/contact", contact::send)

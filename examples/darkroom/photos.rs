@@ -1,14 +1,15 @@
 //! Photos: the gallery, the upload, the three sizes that are made once its visitor has been sent on, and the end of one.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 use std::time::Duration;
 
-use aside::image::{Fit, Image, Size};
-use aside::{Error, Form, Request, Response, Result, Status, Upload, context, redirect};
+use aside::image::{Fit, Image};
+use aside::{Error, Form, Live, Request, Response, Result, Status, Upload, background, context, redirect};
 use serde::{Deserialize, Serialize};
 
 use crate::site::{Site, day, machine_time, size};
@@ -25,7 +26,7 @@ const MAX_FILE: u64 = 20 << 20;
 
 const MAX_TITLE: usize = 100;
 const LATEST: u32 = 60;
-const OUR_FAULT: &str = "Something went wrong on our side, and is in our log.";
+pub const OUR_FAULT: &str = "Something went wrong on our side, and is in our log.";
 
 /// A photo as the pages show it.
 #[derive(Clone, Debug, Serialize)]
@@ -60,6 +61,22 @@ impl From<Photo> for Card {
             uploaded_at: machine_time(photo.uploaded_at),
             uploaded_on: day(photo.uploaded_at),
         }
+    }
+}
+
+/// What a photo's own page shows of it: how far its sizes are, and then the photo, or why there is none.
+#[derive(Clone, Debug, Serialize)]
+pub struct Bath {
+    photo: Card,
+    pub made: usize,
+    sizes: usize,
+    /// Nobody is at it any more, whatever came of it.
+    pub is_over: bool,
+}
+
+impl Bath {
+    fn new(photo: Photo, is_over: bool) -> Bath {
+        Bath { photo: photo.into(), made: 0, sizes: SIZES.len(), is_over }
     }
 }
 
@@ -121,34 +138,47 @@ fn check(form: &mut Form<NewPhoto>) {
 
 fn hang(req: &mut Request, new: &NewPhoto) -> Result<Response> {
     let (site, store) = (req.state::<Site>(), req.state::<Store>());
-    let id = keep(&site, &store, new.title.trim(), &new.photo)?;
+    let photo = keep(&site, &store, new.title.trim(), &new.photo)?;
     req.flash("success", "Photo uploaded!");
-    let page = redirect(&req.url_for("photo", &[("id", &id)])?);
-    Ok(prepare_after(page, &site, &store, id).background(move || warm_cache(&site, &store)))
+    let page = redirect(&req.url_for("photo", &[("id", &photo.id)])?);
+    let (_, claim) = watch(&site, &store, photo);
+    Ok(prepare_after(page, claim).background(move || warm_cache(&site, &store)))
 }
 
 /// Keeps the file and its record, both or neither.
-fn keep(site: &Site, store: &Store, title: &str, file: &Upload) -> Result<i64> {
+fn keep(site: &Site, store: &Store, title: &str, file: &Upload) -> Result<Photo> {
     let path = file.save_to(site.originals())?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let id = store.add_photo(title, &name).inspect_err(|_| drop(fs::remove_file(&path)))?;
     // Here and not in the background: whoever goes back to the gallery at once is to see it.
     site.gallery.remove("latest");
-    Ok(id)
+    store.photo(id)?.ok_or_else(gone)
 }
 
 /// `GET /photos/{id}`
 pub fn show(req: &mut Request) -> Result<Response> {
     let (site, store) = (req.state::<Site>(), req.state::<Store>());
     let photo = find(req, &store)?;
-    let (id, is_being_prepared) = (photo.id, photo.state == Prepared::NotYet);
-    let page = req.render("photo.html", context! { photo => Card::from(photo), is_being_prepared })?;
-    // After a restart in the middle of the work nobody is at it: then this page begins it again.
-    Ok(if is_being_prepared {
-        prepare_after(page.header("Cache-Control", "no-store"), &site, &store, id)
-    } else {
-        page
-    })
+    if photo.state != Prepared::NotYet {
+        return req.render("photo.html", context! { photo => Card::from(photo) });
+    }
+    let url = req.url_for("photo_live", &[("id", &photo.id)])?;
+    let (bath, claim) = watch(&site, &store, photo);
+    let live = bath.part(req, &url, "print.html")?;
+    let page = req.render("photo.html", context! { photo => &bath.get().photo, live })?;
+    Ok(prepare_after(page.header("Cache-Control", "no-store"), claim))
+}
+
+/// `GET /photos/{id}/live`
+pub fn follow(req: &mut Request) -> Result<Response> {
+    let (site, store) = (req.state::<Site>(), req.state::<Store>());
+    let photo = find(req, &store)?;
+    let (bath, claim) = watch(&site, &store, photo);
+    // Now and not after the answer, which is over when the photo is there.
+    if let Some(claim) = claim {
+        background(move || prepare(&claim));
+    }
+    req.live(&bath, "print.html")
 }
 
 /// `GET /photos/{id}/{size}.jpg`
@@ -168,7 +198,7 @@ pub fn take_down(req: &mut Request) -> Result<Response> {
     let photo = find(req, &store)?;
     let page = redirect(&req.url_for("account", &[])?);
     // Who makes its sizes right now would leave them behind.
-    let Some(_claim) = Claim::take(&site, &store, photo.id) else {
+    let (_, Some(_claim)) = Claim::take(&site, &store, photo.clone()) else {
         req.flash("warning", format!("“{}” is being prepared. Take it down in a moment.", photo.title));
         return Ok(page);
     };
@@ -191,23 +221,40 @@ fn remove_files(site: &Site, photo: &Photo) -> Result<()> {
 }
 
 fn find(req: &Request, store: &Store) -> Result<Photo> {
-    store.photo(req.param("id")?)?.ok_or_else(|| Error::not_found("There is no such photo."))
+    store.photo(req.param("id")?)?.ok_or_else(gone)
+}
+
+fn gone() -> Error {
+    Error::not_found("There is no such photo.")
 }
 
 fn path(site: &Site, id: i64, size: u32) -> PathBuf {
     site.photos().join(format!("{id}-{size}.jpg"))
 }
 
-/// Sets the work on a photo aside on that page, unless somebody is at it already.
-fn prepare_after(page: Response, site: &Arc<Site>, store: &Arc<Store>, id: i64) -> Response {
-    let Some(claim) = Claim::take(site, store, id) else { return page };
-    page.background(move || prepare(&claim))
+/// What is to be seen of a photo, and the right to make its sizes when that is to be done and nobody is at it: after an
+/// upload, and after a restart in the middle of the work, when the next look at the page begins it again.
+fn watch(site: &Arc<Site>, store: &Arc<Store>, photo: Photo) -> (Live<Bath>, Option<Claim>) {
+    if photo.state == Prepared::NotYet {
+        return Claim::take(site, store, photo);
+    }
+    let bath = Live::new(Bath::new(photo, true));
+    bath.finish();
+    (bath, None)
+}
+
+/// Sets the work aside on that page, unless somebody is at it already.
+fn prepare_after(page: Response, claim: Option<Claim>) -> Response {
+    match claim {
+        Some(claim) => page.background(move || prepare(&claim)),
+        None => page,
+    }
 }
 
 /// Makes the sizes of a photo, and writes down what came of it.
 fn prepare(claim: &Claim) -> Result<()> {
-    let Claim { site, store, id } = claim;
-    let made = site.decoders.run(|| make_sizes(site, store, *id));
+    let Claim { site, store, id, .. } = claim;
+    let made = site.decoders.run(|| make_sizes(claim));
     if let Err(error) = &made {
         // What is wrong with the picture is for the visitor to read, what is wrong with the machine for the log.
         let words = if is_the_pictures(error) { error.to_string() } else { OUR_FAULT.into() };
@@ -222,40 +269,74 @@ fn is_the_pictures(error: &Error) -> bool {
 }
 
 /// All sizes from one decoding.
-fn make_sizes(site: &Site, store: &Store, id: i64) -> Result<()> {
+fn make_sizes(claim: &Claim) -> Result<()> {
+    let Claim { site, store, id, bath } = claim;
     // Made, or taken down, since the page that asked for it read that it was not.
-    let Some(photo) = store.photo(id)?.filter(|photo| photo.state == Prepared::NotYet) else { return Ok(()) };
+    let Some(photo) = store.photo(*id)?.filter(|photo| photo.state == Prepared::NotYet) else { return Ok(()) };
     let image = Image::open(site.originals().join(&photo.original))?;
-    let made: Vec<Size> =
-        SIZES.iter().map(|&size| image.save(path(site, id, size), Fit::Inside(size, size))).collect::<Result<_>>()?;
-    store.photo_is_ready(id, made[0].width, made[0].height)
+    let mut made = Vec::new();
+    for size in SIZES {
+        made.push(image.save(path(site, *id, size), Fit::Inside(size, size))?);
+        bath.update(|bath| bath.made = made.len());
+    }
+    store.photo_is_ready(*id, made[0].width, made[0].height)
 }
 
-/// The photos that somebody is at.
+/// The photos that somebody is at, as their pages show them. Not a `LiveMap`: an entry is the right to do the work as well,
+/// and goes with it.
 #[derive(Default)]
-pub struct Preparing(Mutex<HashSet<i64>>);
+pub struct Preparing(Mutex<HashMap<i64, Live<Bath>>>);
 
-/// The right to prepare a photo, which one has at a time. It is given back when the work is done, or never begins.
+impl Preparing {
+    pub fn lock(&self) -> MutexGuard<'_, HashMap<i64, Live<Bath>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to prepare a photo, which one has at a time. It is given back when the work is done, or never begins; and then
+/// the pages that watch are told what became of the photo.
 struct Claim {
     site: Arc<Site>,
     store: Arc<Store>,
     id: i64,
+    bath: Live<Bath>,
 }
 
 impl Claim {
-    fn take(site: &Arc<Site>, store: &Arc<Store>, id: i64) -> Option<Claim> {
-        let is_free = site.preparing.0.lock().unwrap_or_else(PoisonError::into_inner).insert(id);
-        is_free.then(|| Claim { site: site.clone(), store: store.clone(), id })
+    /// What those see who watch it; and the right, unless somebody has it.
+    fn take(site: &Arc<Site>, store: &Arc<Store>, photo: Photo) -> (Live<Bath>, Option<Claim>) {
+        let mut preparing = site.preparing.lock();
+        let id = photo.id;
+        if let Some(bath) = preparing.get(&id) {
+            return (bath.clone(), None);
+        }
+        let bath = Live::new(Bath::new(photo, false));
+        preparing.insert(id, bath.clone());
+        (bath.clone(), Some(Claim { site: site.clone(), store: store.clone(), id, bath }))
+    }
+
+    /// Shows what the store knows of the photo now, for the last time.
+    fn show_the_end(&self) {
+        let photo = self.store.photo(self.id).ok().flatten();
+        self.bath.update(|bath| {
+            bath.is_over = true;
+            if let Some(photo) = photo {
+                bath.photo = photo.into();
+            }
+        });
+        self.bath.finish();
     }
 }
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        if std::thread::panicking() {
-            // Written down, so that the page does not begin it anew each second. The log has the panic.
+        if thread::panicking() {
+            // Written down, so that the page does not begin it anew each time. The log has the panic.
             let _ = self.store.photo_failed(self.id, OUR_FAULT);
         }
-        self.site.preparing.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
+        // First, so that whoever looks from here on sees, or does, what is still to be done.
+        self.site.preparing.lock().remove(&self.id);
+        self.show_the_end();
     }
 }
 
@@ -281,18 +362,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (site, store) = rooms(folder.path());
         let id = store.add_photo("Harbour", "a.jpg").unwrap();
-        let claim = Claim::take(&site, &store, id).unwrap();
-        assert!(Claim::take(&site, &store, id).is_none());
+        let photo = store.photo(id).unwrap().unwrap();
+        let take = || Claim::take(&site, &store, photo.clone());
+        let (given_up, claim) = take();
+        assert!(claim.is_some() && take().1.is_none());
         drop(claim);
         assert_eq!(store.photo(id).unwrap().unwrap().state, Prepared::NotYet);
+        assert!(given_up.is_finished() && given_up.get().is_over);
 
-        let claim = Claim::take(&site, &store, id).unwrap();
+        let (bath, claim) = take();
+        let (theirs, none) = take();
+        assert!(none.is_none() && !theirs.is_finished());
         let work = AssertUnwindSafe(move || {
             let _claim = claim;
             resume_unwind(Box::new("a decoder's mistake"))
         });
         assert!(catch_unwind(work).is_err());
         assert_eq!(store.photo(id).unwrap().unwrap().state, Prepared::Failed(OUR_FAULT.into()));
+        for bath in [bath, theirs] {
+            assert_eq!((bath.is_finished(), bath.get().photo.failure.as_deref()), (true, Some(OUR_FAULT)));
+        }
     }
 
     #[test]

@@ -5,21 +5,26 @@ use std::fs;
 use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::net::TcpListener;
 use std::path::Path;
-use std::sync::Barrier;
-use std::sync::mpsc::{self, Receiver};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
+use std::time::Duration;
 
-use aside::testing::{TestClient, TestResponse};
+use aside::testing::{EventReader, TestClient, TestResponse};
 use aside::{Config, Error, Mode, Request, SentMail, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use flate2::{Compression, write::GzEncoder};
 use hmac::{Hmac, KeyInit, Mac};
 use image::{ImageFormat, Rgb, RgbImage};
+use jiff::SignedDuration;
 use sha2::Sha256;
 use tempfile::TempDir;
 
+use super::feed::{Feed, Sources};
 use super::site::{Settings, Site};
-use super::{app, errors};
+use super::{app, app_with, errors};
 
 const PASSWORD: &str = "a lamp that is red";
 
@@ -125,6 +130,63 @@ impl Visit {
     }
 }
 
+/// A source of news on this machine. Whoever asks it waits until the test lets it answer.
+struct LocalSource {
+    url: String,
+    answers: Sender<Vec<u8>>,
+    asked: Arc<AtomicUsize>,
+}
+
+fn source() -> LocalSource {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/feed.xml", listener.local_addr().unwrap());
+    let ((answers, let_go), asked) = (mpsc::channel::<Vec<u8>>(), Arc::<AtomicUsize>::default());
+    let count = asked.clone();
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = BufReader::new(stream.unwrap());
+            let lines = stream.by_ref().lines().map_while(Result::ok);
+            assert!(lines.take_while(|line| !line.is_empty()).count() > 1, "a request has a head");
+            count.fetch_add(1, Ordering::SeqCst);
+            let Ok(answer) = let_go.recv() else { return };
+            // Who asked may have heard enough in the middle.
+            let _ = stream.get_mut().write_all(&answer);
+        }
+    });
+    LocalSource { url, answers, asked }
+}
+
+impl LocalSource {
+    fn answer(&self, status: &str, body: &[u8]) {
+        let head = format!("HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {}\r\n\r\n", body.len());
+        self.answers.send([head.as_bytes(), body].concat()).unwrap();
+    }
+
+    fn posts(&self, posts: &str) {
+        self.answer("200 OK", format!("<rss><channel>{posts}</channel></rss>").as_bytes());
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+}
+
+/// A site whose feed has these sources.
+fn visit_to(sources: &[(&str, &str)], patience: Duration) -> Visit {
+    let folder = TempDir::new().unwrap();
+    let named: String = sources.iter().flat_map(|(name, url)| [*name, "=", *url, ","]).collect();
+    let sources = Sources { patience, ..Sources::parse(&named).unwrap() };
+    Visit { client: TestClient::new(app_with(settings(folder.path()), sources).unwrap()), folder }
+}
+
+const LONG: Duration = Duration::from_secs(60);
+
+/// What a page or an event shows of one source.
+fn of_source<'p>(page: &'p str, name: &str) -> &'p str {
+    let named = |part: &&str| part.contains(&format!(">{name}</h2>"));
+    page.split("</section>").find(named).unwrap_or_else(|| panic!("no {name} in {page}"))
+}
+
 /// Left half red, right half blue.
 fn picture(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, _| if x < width / 2 { Rgb([220, 20, 20]) } else { Rgb([20, 20, 220]) })
@@ -187,9 +249,125 @@ fn a_photo_in_the_middle_of_the_work_says_so_and_the_work_begins_again() {
 
     let page = visit.get("/photos/1");
     assert!(page.text().contains("being prepared"));
-    assert!(page.text().contains(r#"<meta http-equiv="refresh" content="1">"#));
+    assert!(page.text().contains(r#"<noscript><meta http-equiv="refresh" content="2"></noscript>"#), "{page:?}");
     visit.settle();
     assert!(visit.get("/photos/1").text().contains("/photos/1/1600.jpg"));
+
+    // A page that was open then comes back to its stream.
+    database.execute("UPDATE photos SET width = NULL, height = NULL", []).unwrap();
+    let mut events = visit.events("/photos/1/live");
+    wait_for(&mut events, "/photos/1/1600.jpg");
+    visit.settle();
+}
+
+/// The first event that shows it.
+fn wait_for(events: &mut EventReader, words: &str) -> String {
+    loop {
+        let event = events.next();
+        assert_eq!(event.name, "", "it is not over before it shows {words:?}");
+        if event.data.contains(words) {
+            return event.data;
+        }
+    }
+}
+
+/// What a visitor sees who comes, and stays, while nobody gets to decode.
+fn while_it_waits<T>(visit: &mut Visit, look: impl FnOnce(&mut Visit) -> T) -> T {
+    let site = visit.state::<Site>();
+    // A lock rather than a second barrier: a look that panics lets it go as well.
+    let (begun, gate) = (Barrier::new(3), Mutex::new(()));
+    let occupy = || {
+        begun.wait();
+        drop(gate.lock());
+    };
+    thread::scope(|scope| {
+        let _shut = gate.lock();
+        (0..2).for_each(|_| drop(scope.spawn(|| site.decoders.run(occupy))));
+        begun.wait();
+        look(visit)
+    })
+}
+
+#[test]
+fn a_photo_goes_from_the_tray_to_the_wall_while_two_look_on() {
+    let mut visit = visit();
+    let (bath, mut watchers) = while_it_waits(&mut visit, |visit| {
+        visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200));
+        let page = visit.get("/photos/1").text().to_owned();
+        assert!(
+            page.contains(r#"<aside-live src="&#x2f;photos&#x2f;1&#x2f;live""#) && page.contains("0 of 3 sizes"),
+            "{page}"
+        );
+        assert!(page.contains(r#"<noscript><meta http-equiv="refresh""#) && page.contains("Look again now"), "{page}");
+        let bath = visit.state::<Site>().preparing.lock()[&1].clone();
+        let mut watchers = [visit.events("/photos/1/live"), visit.events("/photos/1/live")];
+        watchers.iter_mut().for_each(|events| drop(wait_for(events, r#"<progress value="0" max="3""#)));
+        bath.update(|bath| bath.made = 1);
+        watchers.iter_mut().for_each(|events| drop(wait_for(events, "1 of 3 sizes")));
+        (bath, watchers)
+    });
+    let seen = watchers.each_mut().map(|events| {
+        let data = wait_for(events, "/photos/1/1600.jpg");
+        assert_eq!(events.next().name, "end");
+        data
+    });
+    assert!(seen[0] == seen[1] && seen[0].contains(r#"width="300" height="200""#), "{seen:?}");
+    visit.settle();
+    assert_eq!((bath.get().made, visit.failures().len()), (3, 0));
+    assert!(visit.state::<Site>().preparing.lock().is_empty());
+    let page = visit.get("/photos/1").text().to_owned();
+    assert!(page.contains(seen[0].trim()), "the page shows the same without the stream: {page}");
+    assert!(!page.contains("<aside-live") && !page.contains("<noscript") && !page.contains("<script"), "{page}");
+}
+
+#[test]
+fn what_goes_wrong_with_a_photo_is_told_to_who_looks_on() {
+    let mut visit = visit();
+    let mut broken = while_it_waits(&mut visit, |visit| {
+        visit.upload("Fog", "fog.jpg", &jpeg(600, 400)[..400]);
+        visit.events("/photos/1/live")
+    });
+    wait_for(&mut broken, "could not be prepared");
+    assert_eq!(broken.next().name, "end");
+
+    let mut ours = while_it_waits(&mut visit, |visit| {
+        visit.upload("Rain", "rain.jpg", &jpeg(30, 20));
+        fs::remove_dir_all(visit.folder.path().join("photos/originals")).unwrap();
+        visit.events("/photos/2/live")
+    });
+    wait_for(&mut ours, "went wrong on our side");
+    assert_eq!(ours.next().name, "end");
+    visit.settle();
+    assert_eq!(visit.failures().len(), 1);
+}
+
+#[test]
+fn work_that_was_given_up_is_shown_as_interrupted() {
+    let mut visit = visit();
+    while_it_waits(&mut visit, |visit| {
+        visit.upload("Harbour", "harbour.jpg", &jpeg(30, 20));
+        let bath = visit.state::<Site>().preparing.lock()[&1].clone();
+        let mut events = visit.events("/photos/1/live");
+        bath.update(|bath| bath.is_over = true);
+        assert!(wait_for(&mut events, "was interrupted").contains(r#"href="/photos/1""#));
+    });
+    visit.settle();
+}
+
+#[test]
+fn the_stream_of_a_photo_that_is_over_says_so_and_ends() {
+    let mut visit = Visit::with_photo();
+    visit.upload("Fog", "fog.jpg", &jpeg(600, 400)[..400]);
+    visit.settle();
+    for (path, words) in [("/photos/1/live", "/photos/1/1600.jpg"), ("/photos/2/live", "could not be prepared")] {
+        let mut events = visit.events(path);
+        wait_for(&mut events, words);
+        assert_eq!(events.next().name, "end", "{path}");
+    }
+    assert!(visit.running().is_empty(), "nothing is begun: {:?}", visit.running());
+    for path in ["/photos/99/live", "/photos/x/live"] {
+        assert_eq!(visit.get(path).status(), Status::NOT_FOUND, "{path}");
+    }
 }
 
 #[test]
@@ -554,20 +732,10 @@ fn a_photo_that_is_taken_down_is_gone_and_its_orders_stay() {
 #[test]
 fn a_photo_that_is_being_prepared_is_not_taken_down() {
     let mut visit = Visit::as_owner();
-    let site = visit.state::<Site>();
-    let (begun, over) = (Barrier::new(3), Barrier::new(3));
-    let occupy = || {
-        begun.wait();
-        over.wait();
-    };
-    let page = thread::scope(|scope| {
-        (0..2).for_each(|_| drop(scope.spawn(|| site.decoders.run(occupy))));
-        begun.wait();
+    let page = while_it_waits(&mut visit, |visit| {
         visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
         visit.post("/account/photos/2/delete").send();
-        let page = visit.get("/account");
-        over.wait();
-        page
+        visit.get("/account")
     });
     assert!(page.text().contains("“Fog” is being prepared"), "{page:?}");
     visit.settle();
@@ -690,10 +858,15 @@ fn in_production_every_page_keeps_browsers_strict() {
     let mut answers = vec![signed_up, visit.order(&[("photo", "1")]), visit.post("/contact").form(&[]).send()];
     answers.push(visit.post("/account/password").form(&[]).send());
     answers.extend(
-        ["/", "/photos/1", "/orders", "/contact", "/login", "/account", "/signup", "/healthz"]
+        ["/", "/photos/1", "/feed", "/orders", "/contact", "/login", "/account", "/signup", "/healthz"]
             .map(|path| visit.get(path)),
     );
     answers.extend(["/photos/1/800.jpg", "/static/darkroom.css", "/static/none.css"].map(|path| visit.get(path)));
+    answers.push(while_it_waits(&mut visit, |visit| {
+        visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
+        visit.get("/photos/2")
+    }));
+    visit.settle();
     visit.post("/logout").send();
     answers.extend(["/", "/account", "/login"].map(|path| visit.get(path)));
     for answer in &answers {
@@ -714,12 +887,159 @@ fn assert_strict(answer: &TestResponse) {
     if answer.header("Content-Type").is_some_and(|kind| kind.starts_with("text/html")) {
         let page = answer.text();
         assert!(!page.contains(" style=") && !page.contains(" onclick=") && !page.contains("javascript:"), "{page}");
-        assert!(!page.contains("<script") && !page.contains("http://"), "{page}");
+        // The one that follows what is live, from here.
+        let scripts = page.matches("<script").count();
+        assert_eq!(scripts, page.matches(r#"<script src="/_aside/live.js?v="#).count(), "{page}");
+        assert!(!page.contains("http://"), "{page}");
         for (at, _) in page.match_indices("<style") {
             let nonce = page[at..].strip_prefix("<style nonce=\"").and_then(|rest| rest.split('"').next()).unwrap();
             assert!(nonce.len() >= 22 && policy.contains(&format!("'nonce-{nonce}'")), "{policy}: {page}");
         }
     }
+}
+
+#[test]
+fn each_source_is_shown_as_it_comes_and_one_that_fails_as_failed() {
+    let (slow, quick, broken) = (source(), source(), source());
+    let mut visit = visit_to(&[("Slow", &slow.url), ("Quick", &quick.url), ("Broken", &broken.url)], LONG);
+    let page = visit.get("/feed");
+    assert_eq!((page.status(), page.text().matches("Being asked…").count()), (Status::OK, 3), "{page:?}");
+    assert!(
+        page.text().contains(r#"<aside-live src="&#x2f;feed&#x2f;live""#) && page.text().contains(">Look again</a>")
+    );
+
+    let mut events = visit.events("/feed/live");
+    quick.posts("<item><title>Fog &amp;amp; light</title><link>https://quick.example/1</link></item>");
+    let seen = wait_for(&mut events, "Fog");
+    let post = r#"<a href="https://quick.example/1" rel="noopener nofollow"><bdi>Fog &amp; light</bdi></a>"#;
+    assert!(of_source(&seen, "Quick").contains(post), "{seen}");
+    assert!(of_source(&seen, "Quick").contains("less than a minute before this was shown"), "{seen}");
+    assert!(of_source(&seen, "Slow").contains("Being asked…") && of_source(&seen, "Broken").contains("Being asked…"));
+
+    broken.answer("404 Not Found", b"");
+    let seen = wait_for(&mut events, "did not work out");
+    assert!(of_source(&seen, "Broken").contains("There is nothing at its address any more."), "{seen}");
+    assert!(of_source(&seen, "Slow").contains("Being asked…"), "{seen}");
+
+    slow.posts("<item><title>Rain</title></item>");
+    let seen = wait_for(&mut events, "<li><bdi>Rain</bdi></li>");
+    assert!(!seen.contains("Being asked…") && seen.contains("Fog"), "{seen}");
+    visit.settle();
+    let failures: Vec<_> = visit.failures().iter().map(|task| task.name().to_owned()).collect();
+    assert_eq!(failures, ["ask Broken"], "the log names it");
+}
+
+#[test]
+fn a_source_is_asked_once_however_many_look_and_again_when_its_news_are_old() {
+    let (good, bad) = (source(), source());
+    let mut visit = visit_to(&[("Good", &good.url), ("Bad", &bad.url)], LONG);
+    // A page that was open before a restart comes to its stream first.
+    let mut events = visit.events("/feed/live");
+    wait_for(&mut events, "Being asked…");
+    (0..2).for_each(|_| assert_eq!(visit.get("/feed").text().matches("Being asked…").count(), 2));
+    good.posts("<item><title>Fog</title></item>");
+    bad.answer("500 Oops", b"");
+    visit.settle();
+    assert!(visit.get("/feed").text().contains("Fog"));
+    visit.settle();
+    assert_eq!((good.asked(), bad.asked()), (1, 1));
+
+    let feed = visit.state::<Feed>();
+    let mut after = |minutes: i64| {
+        feed.board.update(|board| {
+            for time in board.news.iter_mut().filter_map(|news| news.asked_at.as_mut()) {
+                *time -= SignedDuration::from_mins(minutes);
+            }
+        });
+        visit.get("/feed").text().to_owned()
+    };
+    let page = after(2);
+    assert!(of_source(&page, "Bad").contains("Being asked…") && !of_source(&page, "Good").contains("Being asked…"));
+    assert!(of_source(&page, "Good").contains("2 minutes before this was shown"), "{page}");
+    bad.posts("<item><title>Rain</title></item>");
+    wait_for(&mut events, "Rain");
+
+    // What was there stays until there is something newer.
+    let page = after(11);
+    assert!(of_source(&page, "Good").contains("Being asked…") && of_source(&page, "Good").contains("Fog"), "{page}");
+    good.posts("<item><title>Snow</title></item>");
+    bad.answer("503 Busy", b"");
+    let seen = wait_for(&mut events, "This is what it sent before:");
+    assert!(
+        of_source(&seen, "Bad").contains("It answered with an error of its own.") && seen.contains("Rain"),
+        "{seen}"
+    );
+    visit.settle();
+    let page = visit.get("/feed");
+    assert!(page.text().contains("Snow") && !page.text().contains("Fog"), "{page:?}");
+    assert_eq!((good.asked(), bad.asked()), (2, 3));
+}
+
+#[test]
+fn what_a_source_sends_cannot_hurt() {
+    let mut packed = GzEncoder::new(Vec::new(), Compression::best());
+    packed.write_all(&vec![b' '; 20 << 20]).unwrap();
+    let packed = packed.finish().unwrap();
+    let head = format!("HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: {}\r\n\r\n", packed.len());
+    let laughs = (1..10).fold("<!ENTITY l0 'ha'>".to_owned(), |text, n| {
+        format!("{text}<!ENTITY l{n} '{}'>", format!("&l{};", n - 1).repeat(10))
+    });
+    let laughs = format!("<!DOCTYPE rss [{laughs}]><rss><item><title>&l9;</title></item></rss>");
+    let deep = "<a>".repeat(300_000);
+    let script =
+        b"<rss><item><title>&lt;script&gt;alert(1)&lt;/script&gt;Click</title><link>javascript:alert(1)</link></item>\
+        <item><title><![CDATA[&lt;img src=x onerror=alert(1)&gt;]]></title></item></rss>";
+    let (no_feed, too_large) = ("What it sent is no feed that we can read.", "It sent more than we read.");
+    let cases: [(&str, Vec<u8>, &str); 6] = [
+        ("Laughs", laughs.into(), no_feed),
+        ("Deep", deep.into(), no_feed),
+        ("Bytes", b"<rss><item><title>\xff\xfe</title></item></rss>".to_vec(), no_feed),
+        ("Page", b"<!doctype html><p>Hello".to_vec(), no_feed),
+        ("Large", vec![b' '; 2 << 20], too_large),
+        ("Script", script.to_vec(), "Click"),
+    ];
+    let sources = cases.each_ref().map(|_| source());
+    let (bomb, round, endless) = (source(), source(), source());
+    let gone = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let gone = format!("http://{gone}/feed.xml");
+    let mut named: Vec<(&str, &str)> =
+        vec![("Bomb", &bomb.url), ("Round", &round.url), ("Endless", &endless.url), ("Gone", &gone)];
+    named.extend(cases.iter().zip(&sources).map(|((name, ..), source)| (*name, &*source.url)));
+
+    let mut visit = visit_to(&named, LONG);
+    visit.get("/feed");
+    bomb.answers.send([head.as_bytes(), &packed].concat()).unwrap();
+    (0..5).for_each(|_| round.answer(&format!("302 Found\r\nLocation: {}", round.url), b""));
+    let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
+    endless.answers.send([&head[..], &vec![b' '; 2 << 20]].concat()).unwrap();
+    cases.iter().zip(&sources).for_each(|((_, body, _), source)| source.answer("200 OK", body));
+    visit.settle();
+
+    let page = visit.get("/feed");
+    for (name, words) in cases.iter().map(|(name, _, words)| (*name, *words)).chain([
+        ("Bomb", too_large),
+        ("Endless", too_large),
+        ("Round", "It sends us from one address to the next."),
+        ("Gone", "It could not be reached."),
+    ]) {
+        assert!(of_source(page.text(), name).contains(words), "{name}: {page:?}");
+    }
+    let script = of_source(page.text(), "Script");
+    assert!(!script.contains("<script") && !script.contains("<img") && !script.contains("javascript:"), "{script}");
+    assert!(script.contains("<bdi>&lt;img src=x onerror=alert(1)&gt;</bdi>"), "{script}");
+    for internal in ["127.0.0.1", "refused", "os error", "Io"] {
+        assert!(!page.text().contains(internal), "{internal}: {page:?}");
+    }
+}
+
+#[test]
+fn a_source_that_never_answers_has_its_time_and_no_more() {
+    let silent = source();
+    let mut visit = visit_to(&[("Silent", &silent.url)], Duration::from_millis(200));
+    visit.get("/feed");
+    let mut events = visit.events("/feed/live");
+    wait_for(&mut events, "It did not answer in time.");
+    visit.settle();
 }
 
 #[test]

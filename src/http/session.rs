@@ -247,6 +247,9 @@ struct Contents {
     /// Whether the cookie stays when the browser is closed.
     #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
     remember: bool,
+    /// Whether something outside is kept under its id, so that it is kept although it is empty.
+    #[serde(rename = "k", default, skip_serializing_if = "std::ops::Not::not")]
+    is_key: bool,
     #[serde(rename = "v", default, skip_serializing_if = "Map::is_empty")]
     values: Map<String, Value>,
     #[serde(rename = "f", default, skip_serializing_if = "Vec::is_empty")]
@@ -335,6 +338,33 @@ impl Session {
         Duration::from_secs(self.now.saturating_sub(self.contents.born).try_into().unwrap_or(0))
     }
 
+    /// Its id: the key of what is kept for this visitor alone, in a [`LiveMap`](crate::LiveMap), a cache or a table.
+    ///
+    /// ```
+    /// use aside::{LiveMap, Request, Response, Result};
+    ///
+    /// struct Searches(LiveMap<String, Vec<String>>);
+    ///
+    /// fn follow(req: &mut Request) -> Result<Response> {
+    ///     let visitor = req.session().id()?;
+    ///     let found = req.state::<Searches>().0.entry(visitor, Vec::new);
+    ///     req.live(&found, "found.html")
+    /// }
+    /// ```
+    ///
+    /// 128 random bits, which nobody can guess and the visitor does not see. It is another one after a login or a logout.
+    ///
+    /// # Errors
+    /// 500 when the system has no random numbers.
+    pub fn id(&mut self) -> Result<String> {
+        if self.contents.id.is_empty() {
+            self.contents.id = unguessable()?;
+            self.changed = true;
+        }
+        self.changed |= !std::mem::replace(&mut self.contents.is_key, true);
+        Ok(self.contents.id.clone())
+    }
+
     /// The user, as text.
     pub(crate) fn user(&self) -> Option<&str> {
         self.contents.user.as_deref()
@@ -409,13 +439,14 @@ impl Contents {
             user: None,
             mark: None,
             remember: false,
+            is_key: false,
             values: Map::new(),
             flashes: Vec::new(),
         }
     }
 
     fn is_empty(&self) -> bool {
-        self.values.is_empty() && self.flashes.is_empty() && self.user.is_none()
+        self.values.is_empty() && self.flashes.is_empty() && self.user.is_none() && !self.is_key
     }
 
     fn to_json(&self) -> Result<String> {
@@ -816,6 +847,19 @@ mod tests {
         {
             assert!(line.contains(attribute), "{attribute} in {line}");
         }
+    }
+
+    #[test]
+    fn the_key_of_what_is_a_visitors_stays_until_the_login() {
+        let mut req = request("");
+        let id = req.session().id().unwrap();
+        assert_eq!((id.len(), req.session().id().unwrap()), (ID_CHARS, id.clone()));
+        let mut back = request(&cookie_of(&saved(&mut req)));
+        assert_eq!(back.session().id().unwrap(), id);
+        assert!(!saved(&mut back).headers().contains("Set-Cookie"), "nothing is new");
+        back.session().begin("17".into(), None);
+        assert_ne!(back.session().id().unwrap(), id);
+        assert_ne!(request("").session().id().unwrap(), id);
     }
 
     /// The size that is checked is the size that is sealed: what `try_insert` took, `save` does not refuse.

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, merge_maps};
@@ -27,9 +27,12 @@ use super::session::{self, Glance};
 use super::urls::Urls;
 use crate::error::{Error, Result};
 use crate::sync::lock;
+use crate::watched::{Key, Seen, Watched};
 
 /// The templates of an application: a folder, and those that are compiled in.
 pub(crate) struct Templates {
+    /// Which of those of this process.
+    id: u64,
     environment: Environment<'static>,
     compiled_in: Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>,
     dir: PathBuf,
@@ -46,7 +49,8 @@ impl Templates {
     /// that was mistyped is a page that says so, and not a receipt with a hole. `{{ title | default("Shop") }}` is for what
     /// may be missing.
     pub(crate) fn new(dir: impl Into<PathBuf>, reload: bool) -> Templates {
-        let dir = dir.into();
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let (id, dir) = (IDS.fetch_add(1, Ordering::Relaxed), dir.into());
         let compiled_in = Arc::default();
         let mut environment = Environment::new();
         environment.set_auto_escape_callback(auto_escape);
@@ -56,7 +60,7 @@ impl Templates {
         // So that an error has the template's lines and says which name was undefined, in a release build too.
         environment.set_debug(true);
         environment.set_loader(loader(dir.clone(), Arc::clone(&compiled_in)));
-        Templates { environment, compiled_in, dir, reload }
+        Templates { id, environment, compiled_in, dir, reload }
     }
 
     /// The folder.
@@ -245,31 +249,34 @@ impl Request {
     }
 }
 
-/// A template that is rendered for one request again and again, on another thread: the part of a page that changes.
+/// A template that is rendered again and again, on other threads: the part of a page that changes. It knows the state and
+/// nothing of a request, so that it is the same in the page and in the stream, and one rendering serves all who watch.
 pub(crate) struct Fragment {
     templates: Arc<Templates>,
-    name: String,
+    key: Key,
     provided: Value,
 }
 
-/// The template of that name, with what every template has, but for what belongs to the answer of a request: its flash
-/// messages and its nonce are the page's.
+/// The template of that name.
 pub(crate) fn fragment(req: &Request, name: &str) -> Result<Fragment> {
+    let templates = templates_of(req)?;
     let provided = private::context([
-        ("path", Value::from(req.path())),
-        ("request_id", Value::from(req.id())),
         ("static", static_address(req)),
         ("url_for", Value::from_function(url_for(req.scope().get().unwrap_or_default()))),
     ]);
-    Ok(Fragment { templates: templates_of(req)?, name: name.to_owned(), provided })
+    Ok(Fragment { key: (templates.id, name.to_owned()), templates, provided })
 }
 
 impl Fragment {
     /// The template with that state: its fields by their names, and the whole as `state`.
-    pub(crate) fn render(&self, state: &impl Serialize) -> Result<String> {
-        let whole = private::context([("state", private::value(state))]);
-        let fields = map(state).unwrap_or_else(|_| private::context([]));
-        self.templates.render(&self.name, merge_maps([self.provided.clone(), whole, fields]))
+    pub(crate) fn render<T: Clone + Serialize>(&self, watched: &Watched<T>, seen: &Seen<T>) -> Result<Arc<str>> {
+        let render = || {
+            let whole = private::context([("state", private::value(&*seen.value))]);
+            let fields = map(&*seen.value).unwrap_or_else(|_| private::context([]));
+            self.templates.render(&self.key.1, merge_maps([self.provided.clone(), whole, fields]))
+        };
+        // A template that is being worked on may change where the state does not.
+        if self.templates.reload { Ok(render()?.into()) } else { watched.make_once(seen.version, &self.key, render) }
     }
 }
 

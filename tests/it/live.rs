@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use aside::testing::TestClient;
 use aside::{
-    App, Config, Error, Event, Failure, Live, Request, Response, Result, Server, Status, Task, background, context,
-    redirect,
+    App, Config, Error, Event, Failure, Live, Mode, Request, Response, Result, Server, Status, Task, background,
+    context, redirect,
 };
 use log::Level;
 use serde::Serialize;
@@ -25,7 +25,7 @@ struct Posts {
     author: Option<String>,
 }
 
-const LIST: &str = "{% for title in titles %}<li>{{ title }}</li>\n{% endfor %}{{ path }}";
+const LIST: &str = "{% for title in titles %}<li>{{ title }}</li>\n{% endfor %}.";
 
 fn site(template: &str) -> (TestClient, Live<Posts>) {
     let live = Live::new(Posts::default());
@@ -34,6 +34,37 @@ fn site(template: &str) -> (TestClient, Live<Posts>) {
         .template("posts.html", template)
         .get("/live", move |req: &mut Request| req.live(&shown, "posts.html"));
     (TestClient::new(app), live)
+}
+
+/// The same in production, where what was rendered for one visitor serves the others.
+fn production() -> Config {
+    Config {
+        mode: Mode::Production,
+        secrets: vec!["a secret of more than thirty-two bytes".into()],
+        allowed_hosts: vec!["localhost".into()],
+        ..Config::default()
+    }
+}
+
+#[test]
+fn in_production_too_each_template_shows_each_state() {
+    let live = Live::new(Posts::default());
+    let shown = live.clone();
+    let app = App::with_config(production())
+        .template("list.html", LIST)
+        .template("count.html", "{{ titles | length }}.")
+        .get("/{template}/live", move |req: &mut Request| -> Result<Response> {
+            req.live(&shown, &format!("{}.html", req.param::<String>("template")?))
+        });
+    let mut client = TestClient::new(app);
+    let mut watching = ["/list/live", "/count/live", "/list/live"].map(|path| client.events(path));
+    watching.iter_mut().for_each(|events| drop(events.next()));
+    for (count, title) in [(1, "one"), (2, "two")] {
+        add(&live, title);
+        let [list, counted, same] = watching.each_mut().map(|events| events.next().data);
+        assert!(list.contains(title) && list == same, "{list} {same}");
+        assert_eq!(counted, format!("{count}."));
+    }
 }
 
 fn add(live: &Live<Posts>, title: &str) {
@@ -56,9 +87,9 @@ fn a_page_shows_the_state_at_once_and_then_each_change() {
     add(&live, "before <b>");
     let mut events = client.events("/live");
     let first = events.next();
-    assert_eq!((first.name.as_str(), first.data.as_str()), ("", "<li>before &lt;b&gt;</li>\n/live"));
+    assert_eq!((first.name.as_str(), first.data.as_str()), ("", "<li>before &lt;b&gt;</li>\n."));
     add(&live, "one\r\ntwo\rthree");
-    assert_eq!(events.next().data, "<li>before &lt;b&gt;</li>\n<li>one\ntwo\nthree</li>\n/live");
+    assert_eq!(events.next().data, "<li>before &lt;b&gt;</li>\n<li>one\ntwo\nthree</li>\n.");
 }
 
 #[test]
@@ -243,7 +274,7 @@ fn a_restart_brings_all_pages_back_at_once() {
     // At the version that they know, of another process.
     let mut pages: Vec<_> = ids.iter().map(|id| BufReader::new(connect(&server, id))).collect();
     assert_eq!(ureq::get(format!("http://{address}/")).call().unwrap().status(), 200, "and pages are answered");
-    pages.iter_mut().for_each(|page| drop(line_with(page, "data: /live")));
+    pages.iter_mut().for_each(|page| drop(line_with(page, "data: .")));
     assert_eq!(after.watchers(), PAGES);
     drop(pages);
     server.stop();

@@ -1,0 +1,264 @@
+//! The five systems that this project answers to: their documents' samples, one example for each document, with the tests
+//! in its file; and the README's tables, which say where each answer is.
+
+#[cfg(all(feature = "mail", feature = "image"))]
+#[path = "../../examples/seed_asok.rs"]
+#[allow(dead_code, reason = "its `main` is the example's")]
+mod seed_asok;
+#[cfg(feature = "mail")]
+#[path = "../../examples/seed_bocadillo.rs"]
+#[allow(dead_code, reason = "its `main` is the example's")]
+mod seed_bocadillo;
+#[path = "../../examples/seed_wave.rs"]
+#[allow(dead_code, reason = "its `main` is the example's")]
+mod seed_wave;
+
+#[path = "../../examples/seed_nicegui.rs"]
+#[allow(dead_code, reason = "its `main` is the example's")]
+mod seed_nicegui;
+#[path = "../../examples/seed_reflex.rs"]
+#[allow(dead_code, reason = "its `main` is the example's")]
+mod seed_reflex;
+
+use std::fs;
+use std::path::Path;
+use std::sync::mpsc::{Receiver, Sender, channel};
+
+use aside::testing::EventReader;
+use aside::{App, Config, Error, Request, Result, Server, Status};
+
+/// A service on the loopback that the examples call: it says who calls, and answers when the test says so.
+pub(crate) struct Service {
+    calls: Receiver<Call>,
+    server: Server,
+}
+
+/// A call that waits for its answer. One that is dropped is answered with 503.
+pub(crate) struct Call {
+    pub(crate) path: String,
+    pub(crate) body: String,
+    answer: Sender<String>,
+}
+
+impl Service {
+    pub(crate) fn start() -> Service {
+        let (tell, calls) = channel();
+        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+        let wait = move |req: &mut Request| -> Result<String> {
+            let (answer, answered) = channel();
+            let call = Call { path: req.path().to_owned(), body: req.text()?, answer };
+            let _ = tell.send(call);
+            answered.recv().map_err(|_| Error::new(Status::SERVICE_UNAVAILABLE, "The test wants it so."))
+        };
+        let server = App::with_config(config).fallback(wait).start().unwrap();
+        Service { calls, server }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.server.addr())
+    }
+
+    /// Waits for the next call.
+    pub(crate) fn next_call(&self) -> Call {
+        self.calls.recv().unwrap()
+    }
+
+    /// Whether nobody is calling.
+    pub(crate) fn has_no_call(&self) -> bool {
+        self.calls.try_recv().is_err()
+    }
+
+    /// Waits for that many calls, which are all there at once, and gives them in the order of their paths.
+    pub(crate) fn calls<const N: usize>(&self) -> [Call; N] {
+        let mut calls = std::array::from_fn(|_| self.next_call());
+        calls.sort_by(|one: &Call, other| one.path.cmp(&other.path));
+        calls
+    }
+}
+
+impl Call {
+    pub(crate) fn answer(self, text: &str) {
+        self.answer.send(text.to_owned()).unwrap();
+    }
+
+    pub(crate) fn fail(self) {}
+}
+
+/// Waits for an event with these words, which is given back.
+pub(crate) fn wait_for(events: &mut EventReader, words: &str) -> String {
+    loop {
+        let event = events.next();
+        if event.data.contains(words) {
+            return event.data;
+        }
+    }
+}
+
+const README: &str = include_str!("../../README.md");
+
+/// A document, its example, and how many samples and caveats it has.
+const DOCUMENTS: [(&str, &str, &str, [usize; 2]); 5] = [
+    ("Asok", "examples/seed_asok.rs", include_str!("../../examples/seed_asok.rs"), [7, 1]),
+    ("Bocadillo", "examples/seed_bocadillo.rs", include_str!("../../examples/seed_bocadillo.rs"), [2, 2]),
+    ("Wave", "examples/seed_wave.rs", include_str!("../../examples/seed_wave.rs"), [6, 2]),
+    ("Reflex", "examples/seed_reflex.rs", include_str!("../../examples/seed_reflex.rs"), [4, 3]),
+    ("NiceGUI", "examples/seed_nicegui.rs", include_str!("../../examples/seed_nicegui.rs"), [6, 2]),
+];
+
+/// What a reader of the five asks for, one row each.
+const PROPERTIES: [&str; 10] = [
+    "Starts",
+    "Gives back",
+    "Failure",
+    "Cancel",
+    "Shutdown",
+    "Limit",
+    "Shared state",
+    "Progress on the page",
+    "Process isolation",
+    "Mail",
+];
+
+/// A sample or a caveat of a document, and its counterpart.
+struct Counterpart<'s> {
+    /// `Sample 2` or `Caveat 1`.
+    mark: &'s str,
+    /// What the document calls it, or says.
+    words: &'s str,
+    /// What is different here, from the comment below the marker.
+    here: String,
+    first: usize,
+    last: usize,
+}
+
+impl<'s> Counterpart<'s> {
+    /// From its marker, `// Sample 2: "API"`, to the next one.
+    fn of(source: &'s str) -> Vec<Counterpart<'s>> {
+        let lines: Vec<&str> = source.lines().collect();
+        let is_marker = |line: &str| {
+            ["// Sample ", "// Caveat ", "// The page", "#[cfg(test)]"].iter().any(|start| line.starts_with(start))
+        };
+        let marks: Vec<usize> = (0..lines.len()).filter(|&at| is_marker(lines[at])).collect();
+        let between = marks.windows(2).map(|pair| (pair[0], &lines[pair[0]..pair[1]]));
+        between.filter_map(|(at, lines)| Counterpart::read(at, lines)).collect()
+    }
+
+    fn read(at: usize, lines: &[&'s str]) -> Option<Counterpart<'s>> {
+        let (mark, title) = lines[0].strip_prefix("// ")?.split_once(": ")?;
+        let words = &title[title.find('"')? + 1..title.rfind('"')?];
+        let comment = lines[1..].iter().map_while(|line| line.strip_prefix("// "));
+        let length = lines.iter().rposition(|line| !line.is_empty())? + 1;
+        Some(Counterpart { mark, words, here: comment.collect::<Vec<_>>().join(" "), first: at + 1, last: at + length })
+    }
+
+    fn is_caveat(&self) -> bool {
+        self.mark.starts_with("Caveat")
+    }
+
+    /// `sample_2`, as the names of its tests have it.
+    fn key(&self) -> String {
+        self.mark.to_lowercase().replace(' ', "_")
+    }
+
+    fn row(&self, file: &str, tests: &[&str]) -> String {
+        let Counterpart { words, here, first, last, .. } = self;
+        let link = format!("[{file}:{first}–{last}]({file}#L{first}-L{last})");
+        let mine: Vec<String> =
+            tests.iter().filter(|test| answers(test, &self.key())).map(|test| format!("`{test}`")).collect();
+        assert!(!mine.is_empty(), "{} of {file} has no test", self.mark);
+        let (tests, words) = (mine.join(", "), words.replace('*', r"\*"));
+        match self.is_caveat() {
+            true => format!("| “{words}” | {here} | {link} | {tests} |\n"),
+            false => format!("| {words} | {link} | {tests} |\n"),
+        }
+    }
+}
+
+/// Whether a test names what it answers: `sample_2_caveat_1_each_post_is_on_the_page`.
+fn answers(test: &str, key: &str) -> bool {
+    let mut rest = test;
+    while let Some(number) = rest.strip_prefix("sample_").or_else(|| rest.strip_prefix("caveat_")) {
+        let (number, after) = number.split_once('_').unwrap_or((number, ""));
+        if rest[..rest.len() - after.len()].trim_end_matches('_') == key {
+            return true;
+        }
+        assert!(number.parse::<u32>().is_ok(), "{test} has no number");
+        rest = after;
+    }
+    false
+}
+
+/// The names of the tests in a source.
+fn tests_in(source: &str) -> Vec<&str> {
+    let after = source.split("#[test]\n").skip(1);
+    after.filter_map(|code| code.split_once("fn ")?.1.split('(').next()).collect()
+}
+
+/// The table of a document, as the README should have it.
+fn table(file: &str, source: &str, of_caveats: bool) -> String {
+    let head = match of_caveats {
+        true => "| Caveat | Here | Lines | Tests |\n|---|---|---|---|\n",
+        false => "| Sample | Lines | Tests |\n|---|---|---|\n",
+    };
+    let counterparts = Counterpart::of(source);
+    let tests = tests_in(source);
+    let rows = counterparts.iter().filter(|one| one.is_caveat() == of_caveats).map(|one| one.row(file, &tests));
+    head.to_owned() + &rows.collect::<String>()
+}
+
+#[test]
+fn the_readme_maps_each_sample_and_caveat_to_its_lines_and_tests() {
+    let mut wanted = String::new();
+    for (document, file, source, _) in DOCUMENTS {
+        let (samples, caveats) = (table(file, source, false), table(file, source, true));
+        let text = format!("### {document}\n\n{samples}\n{caveats}");
+        if !README.contains(&text) {
+            wanted += &format!("\n{text}");
+        }
+    }
+    assert!(wanted.is_empty(), "the README should have these tables, as they are:\n{wanted}");
+}
+
+#[test]
+fn every_sample_and_caveat_has_its_marker() {
+    for (document, file, source, counts) in DOCUMENTS {
+        let marks: Vec<String> = Counterpart::of(source).iter().map(|one| one.mark.to_owned()).collect();
+        let numbered = |kind: &str, count| (1..=count).map(|number| format!("{kind} {number}")).collect::<Vec<_>>();
+        let all = [numbered("Sample", counts[0]), numbered("Caveat", counts[1])].concat();
+        assert_eq!(marks, all, "{document}, in {file}");
+    }
+}
+
+#[test]
+fn the_readme_answers_each_property_with_tests_that_are_there() {
+    let mut tests = Vec::new();
+    for folder in ["src", "tests", "examples"] {
+        read_tests(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut tests);
+    }
+    let (_, table) = README.split_once("| | Here | Tests |\n|---|---|---|\n").expect("the README has the table");
+    let rows: Vec<Vec<&str>> = table
+        .lines()
+        .map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
+        .map(|row| row.split(" | ").collect())
+        .collect();
+    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), PROPERTIES);
+    for row in rows {
+        let named: Vec<&str> = row[2].split('`').skip(1).step_by(2).collect();
+        assert!(!named.is_empty(), "no test is named for {}", row[0]);
+        for name in named {
+            assert!(tests.iter().any(|test| test == name), "there is no test {name} ({})", row[0]);
+        }
+    }
+}
+
+/// The names of all tests below a folder.
+fn read_tests(folder: &Path, tests: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            read_tests(&path, tests);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            tests.extend(tests_in(&fs::read_to_string(path).unwrap()).into_iter().map(str::to_owned));
+        }
+    }
+}
