@@ -80,6 +80,7 @@ pub mod image;
 mod live;
 #[cfg(feature = "mail")]
 mod mail;
+mod panel;
 mod server;
 mod sync;
 pub mod testing;

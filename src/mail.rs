@@ -514,8 +514,13 @@ impl Mailer {
         }
     }
 
+    /// Whether it remembers what it sends.
+    pub(crate) fn remembers(&self) -> bool {
+        matches!(self.way, Way::Folder(_) | Way::Memory)
+    }
+
     /// The mails that it remembers, oldest first.
-    pub(crate) fn outbox(&self) -> Vec<SentMail> {
+    pub(crate) fn outbox(&self) -> Vec<Arc<SentMail>> {
         self.outbox.list()
     }
 
@@ -535,23 +540,23 @@ impl Mailer {
 
 /// The last mails.
 #[derive(Default)]
-struct Outbox(Mutex<VecDeque<SentMail>>);
+struct Outbox(Mutex<VecDeque<Arc<SentMail>>>);
 
 impl Outbox {
     fn add(&self, mail: SentMail) {
         let mut mails = self.lock();
-        mails.push_back(mail);
+        mails.push_back(Arc::new(mail));
         let mut bytes: usize = mails.iter().map(|mail| mail.raw.len()).sum();
         while mails.len() > KEPT || (bytes > KEPT_BYTES && mails.len() > 1) {
             bytes -= mails.pop_front().map_or(0, |mail| mail.raw.len());
         }
     }
 
-    fn list(&self) -> Vec<SentMail> {
+    fn list(&self) -> Vec<Arc<SentMail>> {
         self.lock().iter().cloned().collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<SentMail>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Arc<SentMail>>> {
         lock(&self.0)
     }
 }
@@ -806,7 +811,7 @@ mod tests {
         }
 
         fn outbox(&self) -> Vec<SentMail> {
-            self.0.get::<Mailer>().unwrap().outbox()
+            self.0.get::<Mailer>().unwrap().outbox().iter().map(|mail| SentMail::clone(mail)).collect()
         }
     }
 

@@ -60,7 +60,11 @@ impl TestClient {
     /// # Panics
     /// When the application cannot start; the message says why.
     pub fn new(app: App) -> TestClient {
-        let service = app.for_tests().build().unwrap_or_else(|error| panic!("the application cannot start: {error:?}"));
+        let service = app
+            .for_tests()
+            .with_panel()
+            .build()
+            .unwrap_or_else(|error| panic!("the application cannot start: {error:?}"));
         TestClient { service, cookies: BTreeMap::new() }
     }
 
@@ -185,7 +189,8 @@ impl TestClient {
     /// The mail that was sent, in order: the last 100, as far as it stays in memory or goes to files.
     #[cfg(feature = "mail")]
     pub fn outbox(&self) -> Vec<SentMail> {
-        self.service.scope().get::<Mailer>().map_or_else(Vec::new, |mailer| mailer.outbox())
+        let mails = self.service.scope().get::<Mailer>().map_or_else(Vec::new, |mailer| mailer.outbox());
+        mails.iter().map(|mail| SentMail::clone(mail)).collect()
     }
 
     fn call(&mut self, request: Request) -> TestResponse {

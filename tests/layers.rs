@@ -36,6 +36,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("mail", 5),
     ("webhook", 5),
     ("app", 6),
+    ("panel", 7),
     ("fuzzing", 8),
     ("server", 8),
     ("testing", 8),

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::OWN;
 use super::service::{Goal, Service};
 use crate::http::router::Route;
 use crate::http::templates::Templates;
@@ -28,6 +29,7 @@ impl Service {
             ("templates", self.scope().get::<Templates>().map(|templates| format!("in {}", templates.dir().display()))),
             ("sessions", Some(format!("with a key {secret}"))),
             ("remembers", Some(format!("in {}", config.store.as_deref().unwrap_or("memory:")))),
+            ("panel", Some(format!("at {OWN}"))),
             ("mail", self.mail()),
         ];
         let line = |(what, place): (&str, Option<String>)| Some(format!("    {what:<9}  {}", place?));

@@ -11,7 +11,7 @@ use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::parts::{IntoAnswer, Part};
+use self::parts::{Handler, IntoAnswer, Part};
 use self::service::{Goal, Service};
 use crate::background::registry::Registry;
 use crate::background::scope::{Scope, Values};
@@ -33,6 +33,9 @@ use crate::http::urls::Urls;
 use crate::live;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
+
+/// Below it is what the framework itself serves.
+pub(crate) const OWN: &str = "/_aside";
 
 /// A site: routes, state, settings.
 ///
@@ -235,6 +238,12 @@ impl App {
     {
         self.parts[0].fallback = Some(service::handler(f));
         self
+    }
+
+    /// What answers a path that no route is there for, when that is not the 404.
+    pub(crate) fn fallback_at(&self, path: &str) -> Option<Handler> {
+        let parts = self.parts.iter().filter(|part| part.fallback.is_some() && part.holds(path));
+        parts.max_by_key(|part| part.prefix.len())?.fallback.clone()
     }
 
     /// Runs before the handler, for every request that the guard lets pass, in the order in which hooks were added. A hook

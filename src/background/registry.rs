@@ -6,9 +6,9 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
@@ -60,7 +60,8 @@ pub(crate) struct Record {
     pub(crate) name: String,
     pub(crate) key: Option<String>,
     pub(crate) origin: Option<Arc<Origin>>,
-    began: OnceLock<Instant>,
+    began: OnceLock<(Instant, SystemTime)>,
+    tries: AtomicU32,
     end: OnceLock<End>,
     stop: Mutex<Option<Stop>>,
     told: Condvar,
@@ -173,9 +174,21 @@ impl Record {
         wait_while_for(&self.told, lock(&self.stop), wait, |stop| stop.is_none()).is_some()
     }
 
+    /// A try begins.
     pub(crate) fn begin(&self) {
-        self.began.get_or_init(Instant::now);
+        self.began.get_or_init(|| (Instant::now(), SystemTime::now()));
+        self.tries.fetch_add(1, Ordering::Relaxed);
         self.update(|progress| progress.state = TaskState::Running);
+    }
+
+    /// When its first try began, once it has.
+    pub(crate) fn began_at(&self) -> Option<SystemTime> {
+        self.began.get().map(|(_, at)| *at)
+    }
+
+    /// How many tries have begun.
+    pub(crate) fn tries(&self) -> u32 {
+        self.tries.load(Ordering::Relaxed)
     }
 
     /// Changes what the task says of itself, and tells those who watch it.
@@ -213,7 +226,7 @@ impl Record {
 
     /// How long it has run, or ran.
     pub(crate) fn after(&self) -> Duration {
-        let so_far = || self.began.get().map_or(Duration::ZERO, Instant::elapsed);
+        let so_far = || self.began.get().map_or(Duration::ZERO, |(began, _)| began.elapsed());
         self.end.get().map_or_else(so_far, |end| end.after)
     }
 
@@ -338,6 +351,7 @@ impl Registry {
             key,
             origin,
             began: OnceLock::new(),
+            tries: AtomicU32::new(0),
             end: OnceLock::new(),
             stop: Mutex::default(),
             told: Condvar::new(),
@@ -519,6 +533,18 @@ impl Registry {
     /// The last that failed, newest last.
     pub(crate) fn failed(&self) -> Vec<Arc<Record>> {
         self.state().failed.iter().cloned().collect()
+    }
+
+    /// The last that ended, well or not, newest last.
+    pub(crate) fn ended(&self) -> Vec<Arc<Record>> {
+        self.state().ended.iter().cloned().collect()
+    }
+
+    /// The task of that number, while it runs and as long as it is remembered.
+    pub(crate) fn numbered(&self, id: u64) -> Option<Arc<Record>> {
+        let state = self.state();
+        let ended = || state.ended.iter().chain(&state.failed).find(|record| record.id == id);
+        state.unfinished.get(&id).or_else(ended).cloned()
     }
 
     /// The newest task of that key, running before ended.

@@ -204,7 +204,7 @@ impl App {
     }
 
     fn start_on(self, listener: Option<TcpListener>) -> Result<Server> {
-        let service = self.build()?;
+        let service = self.with_panel().build()?;
         service.warn_of_settings();
         raise_descriptor_limit();
         let listener = listener.map_or_else(|| listen(&service.config().address), Ok)?;

@@ -18,6 +18,7 @@ mod live_pages;
 mod logs;
 mod multipart;
 mod pages;
+mod panel;
 mod seeds;
 mod sessions;
 mod start;

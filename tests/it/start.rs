@@ -77,11 +77,17 @@ fn development_begins_with_what_a_developer_wants_to_know() {
     let mut site = Site::start(&[("ASIDE_MAIL_URL", "file:letters")], Stdio::null());
     let banner = site.log_to("    mail ");
     assert!(banner.contains("INFO aside::server: aside listens on http://127.0.0.1:"), "{banner}");
-    for words in
-        ["GET     /hello/{name}  tests/it/start.rs:", "  hello\n", "POST    /orders ", "made up", "files in letters"]
-    {
+    for words in [
+        "GET     /hello/{name}  tests/it/start.rs:",
+        "  hello\n",
+        "POST    /orders ",
+        "made up",
+        "panel      at /_aside\n",
+        "files in letters",
+    ] {
         assert!(banner.contains(words), "{words:?} in {banner}");
     }
+    assert_eq!(banner.matches("/_aside").count(), 1, "its routes are not the site's: {banner}");
 }
 
 #[test]

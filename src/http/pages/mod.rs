@@ -12,7 +12,7 @@ mod debug;
 mod frames;
 mod place;
 mod problem;
-mod visible;
+pub(crate) mod visible;
 mod words;
 
 use self::accept::{Representation, preferred};

@@ -8,11 +8,29 @@ const LONGEST: usize = 1_000;
 /// Text whose control characters and marks of direction are shown by their escapes; line breaks stay. What is long is cut,
 /// with a word on how long it was.
 pub(super) fn visible(text: &str) -> String {
-    let end = text.char_indices().nth(LONGEST).map(|(end, _)| end);
-    let lines = text[..end.unwrap_or(text.len())].replace('\t', "    ");
+    visible_up_to(text, LONGEST)
+}
+
+/// The same with another limit, in characters.
+pub(crate) fn visible_up_to(text: &str, longest: usize) -> String {
+    let (text, rest) = cut(text, longest);
+    let lines = text.replace('\t', "    ");
     let lines: Vec<String> = lines.lines().map(|line| escape(line).into_owned()).collect();
-    let rest = end.map_or(String::new(), |_| format!("… ({} bytes)", text.len()));
     lines.join("\n") + &rest
+}
+
+/// The same on one line, line breaks shown by their escapes too.
+pub(crate) fn visible_line(text: &str, longest: usize) -> String {
+    let (text, rest) = cut(text, longest);
+    escape(text).into_owned() + &rest
+}
+
+/// As many characters of a text, and what to say of those that are left out.
+fn cut(text: &str, longest: usize) -> (&str, String) {
+    match text.char_indices().nth(longest) {
+        Some((end, _)) => (&text[..end], format!("… ({} bytes)", text.len())),
+        None => (text, String::new()),
+    }
 }
 
 #[cfg(test)]
@@ -24,6 +42,7 @@ mod tests {
         assert_eq!(visible("a\tb\r\nc"), "a    b\nc");
         assert_eq!(visible("\x1b[31m\0\u{202e}"), r"\u{1b}[31m\u{0}\u{202e}");
         assert_eq!(visible(""), "");
+        assert_eq!(visible_line("a\nb\u{2067}", 10), r"a\nb\u{2067}");
     }
 
     #[test]

@@ -1,0 +1,171 @@
+//! What the panel shows of the tasks, as text that can be looked at: cut, and with nothing hidden in it.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use serde::Serialize;
+
+use crate::background::registry::{Record, TaskState, span};
+use crate::background::scope::Scope;
+use crate::http::pages::visible::{visible_line, visible_up_to};
+#[cfg(feature = "mail")]
+use crate::mail::Mailer;
+
+/// How many tasks that have not ended are listed.
+const UNFINISHED: usize = 100;
+
+/// How many of those that ended are on the first page; the others have pages of their own.
+const NEWEST: usize = 10;
+
+/// How many characters of one text.
+const LONGEST: usize = 200;
+
+/// The tasks of an application at one moment.
+#[derive(Clone, Default, PartialEq, Serialize)]
+pub(super) struct Snapshot {
+    running: usize,
+    waiting: usize,
+    done: u64,
+    failed: u64,
+    /// None where no mail is kept.
+    mails: Option<usize>,
+    unfinished: Vec<Row>,
+    unlisted: usize,
+    failures: Vec<Row>,
+    ended: Vec<Row>,
+}
+
+impl Snapshot {
+    pub(super) fn of(scope: &Scope) -> Snapshot {
+        let registry = scope.registry();
+        let (counts, mut unfinished) = (registry.counts(), registry.unfinished());
+        unfinished.retain(|record| !record.has_ended());
+        unfinished.sort_by_key(|record| !record.is_overdue());
+        Snapshot {
+            running: counts.unfinished.saturating_sub(counts.queued),
+            waiting: counts.queued,
+            done: counts.ended.saturating_sub(counts.failed),
+            failed: counts.failed,
+            mails: mails(scope),
+            unlisted: unfinished.len().saturating_sub(UNFINISHED),
+            unfinished: unfinished.iter().take(UNFINISHED).map(|record| Row::of(record)).collect(),
+            failures: newest_first(&registry.failed(), NEWEST),
+            ended: newest_first(&registry.ended(), NEWEST),
+        }
+    }
+}
+
+#[cfg(feature = "mail")]
+fn mails(scope: &Scope) -> Option<usize> {
+    let mailer = scope.get::<Mailer>()?;
+    mailer.remembers().then(|| mailer.outbox().len())
+}
+
+#[cfg(not(feature = "mail"))]
+fn mails(_scope: &Scope) -> Option<usize> {
+    None
+}
+
+/// The last of them.
+pub(super) fn newest_first(records: &[Arc<Record>], most: usize) -> Vec<Row> {
+    records.iter().rev().take(most).map(|record| Row::of(record)).collect()
+}
+
+/// One task in a list.
+#[derive(Clone, PartialEq, Serialize)]
+pub(super) struct Row {
+    id: u64,
+    name: String,
+    key: Option<String>,
+    origin: Option<String>,
+    state: TaskState,
+    has_ended: bool,
+    is_overdue: bool,
+    is_cancelling: bool,
+    began: Option<String>,
+    took: String,
+    done: u64,
+    total: u64,
+    percent: Option<u8>,
+    message: String,
+    failure: Option<String>,
+}
+
+impl Row {
+    pub(super) fn of(record: &Record) -> Row {
+        let (progress, has_ended) = (record.progress.get(), record.has_ended());
+        let line = |text: &str| visible_line(text, LONGEST);
+        Row {
+            id: record.id,
+            name: line(&record.name),
+            key: record.key.as_deref().map(line),
+            origin: record.origin.as_ref().map(|origin| line(&origin.to_string())),
+            state: record.state(),
+            has_ended,
+            is_overdue: record.is_overdue(),
+            is_cancelling: record.is_cancelled() && !has_ended,
+            began: record.began_at().map(moment),
+            took: if has_ended { span(record.after()) } else { so_far(record.after()) },
+            done: progress.done,
+            total: progress.total,
+            percent: progress.percent(),
+            message: line(&progress.message),
+            failure: record.failure().map(|(words, _)| line(words)),
+        }
+    }
+}
+
+/// How many characters of a failure, and of the way to it, where there is one task alone.
+const FAILURE: usize = 10_000;
+const BACKTRACE: usize = 100_000;
+
+/// One task with all that is known of it.
+#[derive(Clone, PartialEq, Serialize)]
+pub(super) struct Whole {
+    row: Row,
+    tries: u32,
+    failure: Option<String>,
+    backtrace: Option<String>,
+}
+
+impl Whole {
+    pub(super) fn of(record: &Record) -> Whole {
+        // First: what has ended by then has its failure.
+        let row = Row::of(record);
+        let (failure, backtrace) = record.failure().unzip();
+        Whole {
+            row,
+            tries: record.tries(),
+            failure: failure.map(|words| visible_up_to(words, FAILURE)),
+            backtrace: backtrace.flatten().map(|lines| visible_up_to(lines, BACKTRACE)),
+        }
+    }
+}
+
+/// In whole seconds: a page that is watched changes once in a second for it, and not at each look.
+fn so_far(time: Duration) -> String {
+    match time.as_secs() {
+        0 => "under 1 s".into(),
+        seconds @ 1..60 => format!("{seconds} s"),
+        _ => span(time),
+    }
+}
+
+/// A time as the log writes it.
+fn moment(time: SystemTime) -> String {
+    let zoned = Timestamp::try_from(time).map(|time| time.to_zoned(TimeZone::system()));
+    zoned.map_or_else(|_| String::new(), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_has_whole_seconds() {
+        let said = [999, 1_000, 59_999, 61_500].map(|ms| so_far(Duration::from_millis(ms)));
+        assert_eq!(said, ["under 1 s", "1 s", "59 s", "1 min 1 s"]);
+    }
+}
