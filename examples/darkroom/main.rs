@@ -24,6 +24,10 @@ mod account;
 #[cfg(test)]
 mod browser;
 mod contact;
+#[cfg(test)]
+#[allow(dead_code)] // There is more to it than these tests use.
+#[path = "../../tests/support/browser.rs"]
+mod driver;
 mod errors;
 mod feed;
 mod orders;

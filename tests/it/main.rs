@@ -4,6 +4,9 @@ mod app;
 mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
+#[path = "../support/browser.rs"]
+mod browser;
+mod browser_driver;
 mod conformance;
 mod error_pages;
 mod files;
@@ -11,6 +14,7 @@ mod forms;
 mod guard;
 mod hostile;
 mod live;
+mod live_pages;
 mod logs;
 mod multipart;
 mod pages;

@@ -1,0 +1,497 @@
+//! Live parts in a browser: they change under the visitor's eyes and leave alone what he does, come back after a loss, end
+//! when there is no more to come, and make sense without JavaScript.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use aside::{
+    App, Config, Error, Failure, Live, Outcome, Request, Response, Result, Server, Task, TaskHandle, TaskInfo, context,
+    redirect, task,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::browser::{Browser, Page};
+
+/// What the server was asked for, in order.
+#[derive(Clone, Default)]
+struct Asked(Arc<Mutex<Vec<String>>>);
+
+impl Asked {
+    fn count(&self, path: &str) -> usize {
+        self.0.lock().unwrap().iter().filter(|asked| *asked == path).count()
+    }
+
+    fn by(&self, app: App) -> App {
+        let asked = self.clone();
+        app.before(move |req: &mut Request| -> Option<Response> {
+            asked.0.lock().unwrap().push(req.path().to_owned());
+            None
+        })
+    }
+}
+
+fn config() -> Config {
+    Config { address: "127.0.0.1:0".into(), ..Config::default() }
+}
+
+fn url(server: &Server, path: &str) -> String {
+    format!("http://{}{path}", server.addr())
+}
+
+fn no_messages(page: &Page) {
+    assert_eq!(page.messages(), [""; 0]);
+}
+
+/// Waits until the page shows these words.
+fn shows(page: &Page, words: &str) {
+    page.wait_for(&format!("document.body.innerText.includes({})", json!(words)));
+}
+
+const IMPORT: &str = r#"<!doctype html><html lang="en"><title>Import</title><h1>Import</h1>{{ bar }}
+    <form method="post" action="/import"><button id="start">Start</button></form>"#;
+
+const BAR: &str = r#"{% include "aside/progress.html" %}{% if not is_finished %}
+    <form method="post" action="/import/cancel"><button id="cancel">Cancel</button></form>{% endif %}"#;
+
+const OTHER: &str = r#"<!doctype html><html lang="en"><title>Notes</title><p id="count">{{ notes | length }} notes</p>
+    <form method="post" action="/notes"><input id="note" name="note"><button id="send">Send</button></form>"#;
+
+#[derive(Deserialize)]
+struct Note {
+    note: String,
+}
+
+/// What the handlers have of it.
+struct Import {
+    steps: Mutex<Option<Receiver<u64>>>,
+    begun: Mutex<Sender<TaskHandle<()>>>,
+    template: &'static str,
+}
+
+/// A site with one task to begin, that does a step each time the test says so.
+struct Imports {
+    server: Server,
+    step: Sender<u64>,
+    begun: Receiver<TaskHandle<()>>,
+}
+
+fn imports(template: &'static str) -> Imports {
+    let ((step, steps), (begin, begun)) = (mpsc::channel(), mpsc::channel());
+    let app = App::with_config(config())
+        .state(Import { steps: Mutex::new(Some(steps)), begun: Mutex::new(begin), template })
+        .state(Mutex::new(Vec::<String>::new()))
+        .template("import.html", IMPORT)
+        .template("bar.html", BAR)
+        .template("notes.html", OTHER)
+        .get("/", show)
+        .post("/import", import)
+        .post("/import/cancel", |_: &mut Request| {
+            task("import").inspect(|task| task.cancel());
+            redirect("/")
+        })
+        .get("/import/live", |req: &mut Request| -> Result<Response> {
+            req.live(&task("import").unwrap().live(), req.state::<Import>().template)
+        })
+        .get("/notes", notes)
+        .post("/notes", write);
+    Imports { server: app.start().unwrap(), step, begun }
+}
+
+fn show(req: &mut Request) -> Result<Response> {
+    let part = |task: TaskInfo| task.live().part(req, "/import/live", req.state::<Import>().template);
+    let bar = task("import").map(part).transpose()?;
+    req.render("import.html", context! { bar })
+}
+
+fn import(req: &mut Request) -> Response {
+    let import = req.state::<Import>();
+    let steps = import.steps.lock().unwrap().take().unwrap();
+    let task = Task::named("import").key("import").run(move |task| {
+        for done in steps {
+            task.check()?;
+            task.progress(done, 100);
+            task.message(format!("{done} rows"));
+        }
+        aside::ok(())
+    });
+    import.begun.lock().unwrap().send(task).unwrap();
+    redirect("/")
+}
+
+fn notes(req: &mut Request) -> Result<Response> {
+    let notes = req.state::<Mutex<Vec<String>>>().lock().unwrap().clone();
+    req.render("notes.html", context! { notes })
+}
+
+fn write(req: &mut Request) -> Result<Response> {
+    let note = req.form::<Note>()?.note;
+    req.state::<Mutex<Vec<String>>>().lock().unwrap().push(note);
+    Ok(redirect("/notes"))
+}
+
+#[test]
+fn a_bar_moves_while_another_page_of_the_site_is_used() {
+    let Some(browser) = Browser::start() else { return };
+    let (site, bar, other) = (imports("aside/progress.html"), browser.page(), browser.page());
+    bar.goto(&url(&site.server, "/"));
+    bar.click("#start");
+    bar.wait_for("document.querySelector('progress').position == -1");
+    bar.evaluate("window.same = true");
+    other.goto(&url(&site.server, "/notes"));
+    for step in (0..=100).step_by(20) {
+        site.step.send(step).unwrap();
+        other.type_text("#note", "a note");
+        other.click("#send");
+        shows(&other, &format!("{} notes", step / 20 + 1));
+        bar.wait_for(&format!("document.querySelector('progress').value == {step}"));
+        shows(&bar, &format!("{step} rows"));
+    }
+    drop(site.step);
+    bar.wait_for("!document.querySelector('progress')");
+    assert_eq!(bar.evaluate("window.same"), true, "it was never loaded anew");
+    assert!(site.begun.recv().unwrap().join().is_ok());
+    assert_eq!(bar.evaluate("document.querySelector('aside-live').ariaLive"), "polite");
+    no_messages(&bar);
+    site.server.stop();
+}
+
+/// Presses the button while the task is at its first step, and lets that end.
+fn cancel(imports: &Imports, page: &Page) {
+    page.goto(&url(&imports.server, "/"));
+    page.click("#start");
+    page.click("#cancel");
+    shows(page, "Stopping");
+    imports.step.send(1).unwrap();
+    assert!(matches!(imports.begun.recv().unwrap().join(), Err(Failure::Cancelled)));
+}
+
+#[test]
+fn a_button_cancels_the_task_and_the_page_says_so() {
+    let Some(browser) = Browser::start() else { return };
+    let (imports, page) = (imports("bar.html"), browser.page());
+    cancel(&imports, &page);
+    page.wait_for("document.body.innerText.includes('Cancelled.') && !document.querySelector('#cancel')");
+    no_messages(&page);
+    imports.server.stop();
+}
+
+#[test]
+fn a_button_cancels_the_task_without_javascript_too() {
+    let Some(browser) = Browser::start() else { return };
+    let (imports, page) = (imports("bar.html"), browser.page().without_javascript());
+    cancel(&imports, &page);
+    assert!(page.text().contains("Stopping"), "nothing follows it: {}", page.text());
+    page.goto(&url(&imports.server, "/"));
+    assert!(page.text().contains("Cancelled.") && !page.text().contains("Stopping"), "{}", page.text());
+    no_messages(&page);
+    imports.server.stop();
+}
+
+#[derive(Clone, Serialize)]
+struct Items {
+    items: Vec<&'static str>,
+    note: String,
+}
+
+/// A form beside the part, and one in it whose fields are named like what an element has of its own.
+const BOARD: &str = r##"<!doctype html><html lang="en"><title>Board</title>
+    <script nonce="{{ csp_nonce }}">
+    const streams = [], waits = [], later = setTimeout;
+    window.EventSource = class extends EventSource { constructor(url) { super(url); streams.push(this) } };
+    window.setTimeout = (call, time) => { time > 100 && waits.push(time); return later(call, time) };
+    </script>
+    <form><label>Beside <input id="beside"></label></form>{{ board }}{{ count }}"##;
+
+const ITEMS: &str = r#"<p id="note">{{ note }}</p>
+    <form id="form" method="post"><input type="hidden" name="id" value="{{ note }}"><input type="hidden" name="children">
+    <label>Within <input id="within" value="{{ note }}"></label><textarea id="text">{{ note }}</textarea>
+    <label><input type="checkbox" id="check"> Check</label>
+    <button{% if note == "first" %} disabled{% endif %}>Send</button></form>
+    <details id="more"><summary id="summary">More</summary>{{ note }}</details>
+    <details id="less" open><summary id="shut">Less</summary>{{ note }}</details>
+    <ul>{% for item in items %}<li id="{{ item }}"><input id="input-{{ item }}" aria-label="{{ item }}"> {{ note }}</li>{% endfor %}</ul>
+    {% if note == "first" %}<form><button name="remove">Remove</button></form>{% endif %}"#;
+
+struct Board {
+    server: Server,
+    live: Live<Items>,
+    count: Live<u64>,
+    asked: Asked,
+}
+
+fn board_with(config: Config, note: &str) -> Board {
+    let live = Live::new(Items { items: vec!["b", "c", "d"], note: note.to_owned() });
+    let (count, asked) = (Live::new(0), Asked::default());
+    let app = App::with_config(config)
+        .state(live.clone())
+        .state(count.clone())
+        .template("board.html", BOARD)
+        .template("items.html", ITEMS)
+        .template("count.html", r#"<p id="count">{{ state }}</p>"#)
+        .get("/", |req: &mut Request| -> Result<Response> {
+            let board = req.state::<Live<Items>>().part(req, "/live", "items.html")?;
+            req.render("board.html", context! { board, count => "" })
+        })
+        .get("/two", |req: &mut Request| -> Result<Response> {
+            let board = req.state::<Live<Items>>().part(req, "/live", "items.html")?;
+            let count = req.state::<Live<u64>>().part(req, "/count?of=all&as=text", "count.html")?;
+            req.render("board.html", context! { board, count })
+        })
+        .get("/live", |req: &mut Request| req.live(&req.state::<Live<Items>>(), "items.html"))
+        .get("/count", |req: &mut Request| req.live(&req.state::<Live<u64>>(), "count.html"))
+        .get("/away", |_: &mut Request| "Away");
+    Board { server: asked.by(app).start().unwrap(), live, count, asked }
+}
+
+fn board() -> Board {
+    board_with(config(), "first")
+}
+
+impl Board {
+    /// Changes the note, and waits until the page shows it.
+    fn note(&self, note: &str, page: &Page) {
+        self.live.update(|items| items.note = note.to_owned());
+        page.wait_for(&format!("document.querySelector('#note').textContent == {}", json!(note)));
+    }
+
+    /// Changes the list, and waits until the page shows it.
+    fn items(&self, items: &[&'static str], page: &Page) {
+        self.live.update(|state| state.items = items.to_vec());
+        let shown = "[...document.querySelectorAll('li')].map(item => item.id).join()";
+        page.wait_for(&format!("{shown} == '{}'", items.join(",")));
+    }
+
+    /// Changes the other part, and waits until the page shows it.
+    fn count(&self, count: u64, page: &Page) {
+        self.count.update(|shown| *shown = count);
+        page.wait_for(&format!("document.querySelector('#count').textContent == '{count}'"));
+    }
+}
+
+/// What was typed, and where the caret is.
+fn typed(page: &Page, css: &str) -> String {
+    let js = "`${e.value.slice(0, e.selectionStart)}|${e.value.slice(e.selectionEnd)} ${document.activeElement == e}`";
+    page.evaluate(&format!("(e => {js})(document.querySelector('{css}'))")).as_str().unwrap().to_owned()
+}
+
+#[test]
+fn what_is_typed_beside_and_within_stays_with_focus_and_caret() {
+    let Some(browser) = Browser::start() else { return };
+    let (board, page) = (board(), browser.page());
+    page.goto(&url(&board.server, "/"));
+    for (number, css) in ["#beside", "#within", "#text"].into_iter().enumerate() {
+        page.type_text(css, "tpe");
+        page.press("ArrowLeft");
+        page.press("ArrowLeft");
+        board.note(&format!("{number}a"), &page);
+        assert!(typed(&page, css).ends_with("t|pe true"), "{css}: {}", typed(&page, css));
+        page.press("y");
+        board.note(&format!("{number}b"), &page);
+        assert!(typed(&page, css).ends_with("ty|pe true"), "{css}: {}", typed(&page, css));
+    }
+    page.click("#check");
+    board.note("last", &page);
+    let rest = "[form.check.checked, form.within.getAttribute('value'), form.querySelector('button').disabled]";
+    let rest = format!("(form => {rest})(document.querySelector('#form'))");
+    assert_eq!(page.evaluate(&rest), json!([true, "last", false]), "and the rest follows");
+    no_messages(&page);
+    board.server.stop();
+}
+
+#[test]
+fn what_was_opened_stays_open_and_what_was_shut_stays_shut() {
+    let Some(browser) = Browser::start() else { return };
+    let (board, page) = (board(), browser.page());
+    page.goto(&url(&board.server, "/"));
+    page.click("#summary");
+    page.click("#shut");
+    board.note("second", &page);
+    assert_eq!(
+        page.evaluate(
+            "(([more, less]) => [more.open, less.open, more.lastChild.data])(document.querySelectorAll('details'))"
+        ),
+        json!([true, false, "second"])
+    );
+    board.server.stop();
+}
+
+#[test]
+fn a_list_grows_and_shrinks_around_an_item_in_use() {
+    let Some(browser) = Browser::start() else { return };
+    let (board, page) = (board(), browser.page());
+    page.goto(&url(&board.server, "/"));
+    page.type_text("#input-c", "in the middle");
+    page.press("ArrowLeft");
+    // Not every browser moves an element without taking its focus; for others to come and go it need not be moved.
+    page.evaluate("moves = Element.prototype.moveBefore; delete Element.prototype.moveBefore");
+    for items in [&["a0", "a", "b", "c", "d"][..], &["x", "c", "y", "z"], &["c"], &["b", "c"]] {
+        board.items(items, &page);
+        assert_eq!(typed(&page, "#input-c"), "in the middl|e true", "{items:?}");
+    }
+    page.evaluate("Element.prototype.moveBefore = moves; document.querySelector('#input-b').value = 'typed'");
+    board.items(&["c", "b"], &page);
+    assert_eq!(typed(&page, "#input-c"), "in the middl|e true", "it was moved");
+    assert_eq!(typed(&page, "#input-b"), "typed| false", "and so was this");
+    no_messages(&page);
+    board.server.stop();
+}
+
+#[test]
+fn after_a_restart_the_page_shows_the_new_state_and_has_lost_nothing() {
+    let Some(browser) = Browser::start() else { return };
+    let (board, page) = (board(), browser.page());
+    page.goto(&url(&board.server, "/"));
+    page.type_text("#within", "typed, ");
+    board.note("second", &page);
+    let address = board.server.addr().to_string();
+    board.server.stop();
+    page.wait_for("document.querySelector('aside-live > p.aside-lost[role=status]')");
+    shows(&page, "Connection lost. Trying again");
+
+    let board = board_with(Config { address, ..config() }, "of the next process");
+    page.wait_for("document.querySelector('#note').textContent == 'of the next process'");
+    assert_eq!(page.evaluate("document.querySelectorAll('.aside-lost').length"), 0);
+    board.note("and on", &page);
+    assert_eq!(typed(&page, "#within"), "firsttyped, | true");
+    assert_eq!(board.asked.count("/"), 0, "the page was not loaded anew");
+    board.server.stop();
+    page.wait_for("document.querySelector('.aside-lost')");
+}
+
+#[test]
+fn a_page_for_which_there_is_no_place_tries_until_there_is_one() {
+    let Some(browser) = Browser::start() else { return };
+    let (board, page) = (board_with(Config { max_streams: 1, ..config() }, "first"), browser.page());
+    let mut taken = TcpStream::connect(board.server.addr()).unwrap();
+    write!(taken, "GET /live HTTP/1.1\r\nHost: {}\r\n\r\n", board.server.addr()).unwrap();
+    taken.read_exact(&mut [0; 100]).unwrap();
+    page.goto(&url(&board.server, "/"));
+    page.wait_for("waits.length == 3 && document.querySelector('.aside-lost')");
+    assert_eq!(page.evaluate("waits[0] < 1000 && waits[1] >= 1000 && waits[2] >= 2000"), true, "each wait is longer");
+    assert!(page.messages().iter().all(|message| message.contains("503")), "{:?}", page.messages());
+    drop(taken);
+    page.wait_for("!document.querySelector('.aside-lost')");
+    board.note("second", &page);
+    board.server.stop();
+}
+
+#[test]
+fn a_state_that_is_finished_is_not_asked_for_any_more() {
+    let Some(browser) = Browser::start() else { return };
+    let (board, page) = (board(), browser.page());
+    page.goto(&url(&board.server, "/"));
+    board.note("last but one", &page);
+    board.live.update(|items| items.note = "last".to_owned());
+    board.live.finish();
+    page.wait_for(
+        "document.querySelector('#note').textContent == 'last' && streams[0].readyState == EventSource.CLOSED",
+    );
+    assert_eq!(page.evaluate("[streams.length, waits.length]"), json!([1, 0]));
+    assert_eq!(page.evaluate("document.querySelectorAll('.aside-lost').length"), 0);
+    page.goto(&url(&board.server, "/two"));
+    board.count(7, &page);
+    assert_eq!(page.evaluate("[document.querySelector('#note').textContent, streams.length]"), json!(["last", 1]));
+    assert_eq!((board.asked.count("/live"), board.asked.count("/count")), (1, 1));
+    no_messages(&page);
+    board.server.stop();
+}
+
+#[test]
+fn without_javascript_a_page_shows_the_state_that_it_had() {
+    let Some(browser) = Browser::start() else { return };
+    let (board, page) = (board(), browser.page().without_javascript());
+    page.goto(&url(&board.server, "/"));
+    assert_eq!(page.evaluate("document.querySelector('#note').textContent"), "first");
+    board.live.update(|items| items.note = "second".to_owned());
+    page.goto(&url(&board.server, "/"));
+    assert_eq!(page.evaluate("document.querySelector('#note').textContent"), "second");
+    assert_eq!(board.asked.count("/live"), 0);
+    no_messages(&page);
+    board.server.stop();
+}
+
+#[test]
+fn two_parts_of_a_page_share_a_script() {
+    let Some(browser) = Browser::start() else { return };
+    let (board, page) = (board(), browser.page());
+    page.goto(&url(&board.server, "/two"));
+    board.note("second", &page);
+    board.count(7, &page);
+    assert_eq!((board.live.watchers(), board.count.watchers()), (1, 1));
+    assert_eq!((board.asked.count("/live"), board.asked.count("/count")), (1, 1));
+    assert_eq!(board.asked.count("/_aside/live.js"), 1);
+    assert_eq!(
+        page.evaluate("[...document.querySelectorAll('aside-live')].map(part => part.ariaLive).join()"),
+        "polite,polite"
+    );
+    no_messages(&page);
+    board.server.stop();
+}
+
+#[test]
+fn a_page_to_which_the_visitor_comes_back_goes_on() {
+    let Some(browser) = Browser::start() else { return };
+    let (board, page) = (board(), browser.page());
+    page.goto(&url(&board.server, "/"));
+    page.type_text("#within", ", typed");
+    board.note("second", &page);
+    // A browser may keep the page for a minute, connections and all.
+    let closed = "streams.every(stream => stream.readyState == EventSource.CLOSED)";
+    page.evaluate(&format!("addEventListener('pagehide', () => sessionStorage.closed = {closed})"));
+    page.goto(&url(&board.server, "/away"));
+    assert_eq!(page.evaluate("sessionStorage.closed"), "true");
+    board.live.update(|items| items.note = "third".to_owned());
+    page.evaluate("history.back()");
+    page.wait_for("document.querySelector('#note').textContent == 'third'");
+    board.note("fourth", &page);
+    assert_eq!(page.evaluate("document.querySelector('#within').value"), "first, typed");
+    no_messages(&page);
+    board.server.stop();
+}
+
+/// How a task ends, sooner than a browser would let go of a page that it keeps.
+fn outcome(task: TaskHandle<()>) -> Outcome<()> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(task.join()));
+    told.recv_timeout(Duration::from_secs(30)).expect("nobody watches it, and it goes on")
+}
+
+#[test]
+fn who_leaves_a_page_watches_it_no_more() {
+    let Some(browser) = Browser::start() else { return };
+    let ((begin, begun), (watch, watched)) = (mpsc::channel(), mpsc::channel());
+    let (begin, watch) = (Mutex::new(begin), Mutex::new(watch));
+    let app = App::with_config(config())
+        .template("page.html", r#"<!doctype html>{{ bar }}<a id="away" href="/away">Away</a>"#)
+        .get("/", move |req: &mut Request| -> Result<Response> {
+            let search = Task::named("search").key("search").cancel_unwatched(Duration::from_millis(1));
+            let search = search.run(|task| Ok::<_, Error>(task.sleep(Duration::from_secs(3_600))?));
+            let bar = search.live().part(req, "/live", "aside/progress.html")?;
+            begin.lock().unwrap().send(search).unwrap();
+            req.render("page.html", context! { bar })
+        })
+        .get("/live", move |req: &mut Request| -> Result<Response> {
+            let stream = req.live(&task("search").unwrap().live(), "aside/progress.html");
+            watch.lock().unwrap().send(()).unwrap();
+            stream
+        })
+        .get("/away", |_: &mut Request| "Away");
+    let (server, page) = (app.start().unwrap(), browser.page());
+    for leave in [
+        "document.querySelector('#away').click()",
+        "location = 'about:blank'",
+        "document.querySelector('aside-live').remove()",
+    ] {
+        page.goto(&url(&server, "/"));
+        let search = begun.recv().unwrap();
+        watched.recv().unwrap();
+        page.evaluate(leave);
+        assert!(matches!(outcome(search), Err(Failure::Cancelled)), "{leave}");
+    }
+    server.stop();
+}
