@@ -294,6 +294,8 @@ mod alone {
     use std::net::{SocketAddr, TcpStream};
     use std::process::{Child, Command, Stdio};
 
+    use tempfile::TempDir;
+
     use super::*;
 
     const LARGE: usize = 64 << 20;
@@ -302,13 +304,18 @@ mod alone {
     struct Site {
         child: Child,
         addr: SocketAddr,
+        _folder: TempDir,
     }
 
     impl Site {
         fn start(max_streams: usize) -> Site {
+            // Written here: the memory that it takes is not the site's.
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("large.bin"), vec![b'x'; LARGE]).unwrap();
             let mut child = Command::new(std::env::current_exe().unwrap())
                 .args(["--exact", "streams::alone::site_alone", "--nocapture", "--test-threads=1"])
                 .env("ASIDE_TEST_STREAMS", max_streams.to_string())
+                .env("ASIDE_TEST_FOLDER", folder.path())
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
                 .spawn()
@@ -316,7 +323,7 @@ mod alone {
             let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
             let mut found = lines.filter_map(|line| Some(line.split_once("listens on ")?.1.trim().parse().unwrap()));
             let addr = found.next().expect("the site says where it listens");
-            Site { child, addr }
+            Site { child, addr, _folder: folder }
         }
 
         fn ask(&self, path: &str) -> Raw {
@@ -347,12 +354,11 @@ mod alone {
     fn site_alone() {
         let Ok(max_streams) = std::env::var("ASIDE_TEST_STREAMS") else { return };
         let (app, _reported) = waiting(Config { max_streams: max_streams.parse().unwrap(), ..config() });
-        let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("large.bin"), vec![b'x'; LARGE]).unwrap();
+        let folder = std::env::var("ASIDE_TEST_FOLDER").unwrap();
         let stream = |_req: &mut Request| {
             Response::stream("text/csv", |out| (0..LARGE / 1024).try_for_each(|_| out.write_all(&[b'x'; 1024])))
         };
-        let server = start(app.get("/stream", stream).static_files("/files", folder.path()));
+        let server = start(app.get("/stream", stream).static_files("/files", folder));
         println!("\nlistens on {}", server.addr());
         std::io::stdin().read_to_end(&mut Vec::new()).unwrap();
     }
