@@ -78,24 +78,27 @@ impl Watchers {
         let words = format!("at {done}.");
         let mut when = vec![None; self.0.len()];
         while when.iter().any(Option::is_none) {
-            self.poll(Duration::from_secs(10));
+            let ready = self.ready();
             let now = Instant::now();
-            for ((stream, text), when) in self.0.iter_mut().zip(&mut when).filter(|(_, when)| when.is_none()) {
+            for index in ready {
+                let (stream, text) = &mut self.0[index];
                 read(stream, text);
                 if contains(text, words.as_bytes()) {
                     text.clear();
-                    *when = Some(now);
+                    when[index] = Some(now);
                 }
             }
         }
         when.into_iter().flatten().collect()
     }
 
-    fn poll(&self, most: Duration) {
+    /// Waits for bytes, and says whose they are.
+    fn ready(&self) -> Vec<usize> {
+        let most = Duration::from_secs(10).try_into().expect("some seconds are a time");
         let mut sockets: Vec<PollFd<'_>> =
             self.0.iter().map(|(stream, _)| PollFd::new(stream, PollFlags::IN)).collect();
-        let most = most.try_into().expect("some seconds are a time");
         assert!(poll(&mut sockets, Some(&most)).expect("sockets can be polled") > 0, "nothing comes any more");
+        sockets.iter().enumerate().filter(|(_, socket)| !socket.revents().is_empty()).map(|(index, _)| index).collect()
     }
 }
 
@@ -118,8 +121,10 @@ fn read(stream: &mut TcpStream, text: &mut Vec<u8>) {
     }
 }
 
+/// Near the end, where it is.
 fn contains(text: &[u8], words: &[u8]) -> bool {
-    text.windows(words.len()).any(|window| window == words)
+    let end = &text[text.len().saturating_sub(64)..];
+    end.windows(words.len()).any(|window| window == words)
 }
 
 fn from_release_to_bytes(addr: SocketAddr, live: &Live<State>) {
@@ -194,8 +199,8 @@ fn until_alone(live: &Live<State>) {
 fn swallow(mut watchers: Watchers, stopped: &mpsc::Receiver<()>) -> usize {
     let mut events = 0;
     while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
-        watchers.poll(Duration::from_secs(10));
-        for (stream, text) in &mut watchers.0 {
+        for index in watchers.ready() {
+            let (stream, text) = &mut watchers.0[index];
             read(stream, text);
             events += text.windows(6).filter(|window| window == b"data: ").count();
             text.clear();

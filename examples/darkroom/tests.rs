@@ -294,10 +294,7 @@ fn a_photo_goes_from_the_tray_to_the_wall_while_two_look_on() {
     let (bath, mut watchers) = while_it_waits(&mut visit, |visit| {
         visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200));
         let page = visit.get("/photos/1").text().to_owned();
-        assert!(
-            page.contains(r#"<aside-live src="/photos/1/live""#) && page.contains("0 of 3 sizes"),
-            "{page}"
-        );
+        assert!(page.contains(r#"<aside-live src="/photos/1/live""#) && page.contains("0 of 3 sizes"), "{page}");
         assert!(page.contains(r#"<noscript><meta http-equiv="refresh""#) && page.contains("Look again now"), "{page}");
         let bath = visit.state::<Site>().preparing.lock()[&1].clone();
         let mut watchers = [visit.events("/photos/1/live"), visit.events("/photos/1/live")];
@@ -904,9 +901,7 @@ fn each_source_is_shown_as_it_comes_and_one_that_fails_as_failed() {
     let mut visit = visit_to(&[("Slow", &slow.url), ("Quick", &quick.url), ("Broken", &broken.url)], LONG);
     let page = visit.get("/feed");
     assert_eq!((page.status(), page.text().matches("Being asked…").count()), (Status::OK, 3), "{page:?}");
-    assert!(
-        page.text().contains(r#"<aside-live src="/feed/live""#) && page.text().contains(">Look again</a>")
-    );
+    assert!(page.text().contains(r#"<aside-live src="/feed/live""#) && page.text().contains(">Look again</a>"));
 
     let mut events = visit.events("/feed/live");
     quick.posts("<item><title>Fog &amp;amp; light</title><link>https://quick.example/1</link></item>");
