@@ -4,9 +4,6 @@ mod app;
 mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
-#[path = "../support/browser.rs"]
-mod browser;
-mod browser_driver;
 mod conformance;
 mod error_pages;
 mod files;
@@ -14,7 +11,6 @@ mod forms;
 mod guard;
 mod hostile;
 mod live;
-mod live_pages;
 mod logs;
 mod multipart;
 mod pages;

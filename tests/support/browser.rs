@@ -17,7 +17,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
+pub(crate) const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// Pages do not grow slow when another is in front, and the browser does nothing of its own. A phone's window.
 const FLAGS: [&str; 13] = [

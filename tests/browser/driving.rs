@@ -51,9 +51,7 @@ fn url(server: &Server, path: &str) -> String {
     format!("http://{}{path}", server.addr())
 }
 
-#[test]
-fn a_form_is_filled_in_and_sent_by_mouse_and_keys() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn a_form_is_filled_in_and_sent_by_mouse_and_keys(browser: Browser) {
     let (server, page) = (site(), browser.page());
     page.goto(&url(&server, "/"));
     page.type_text("#name", "Ada & <b>");
@@ -74,9 +72,7 @@ fn a_form_is_filled_in_and_sent_by_mouse_and_keys() {
     server.stop();
 }
 
-#[test]
-fn a_page_that_changes_by_itself_is_waited_for_and_its_messages_are_kept() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn a_page_that_changes_by_itself_is_waited_for_and_its_messages_are_kept(browser: Browser) {
     let (server, page) = (site(), browser.page());
     page.goto(&url(&server, "/restless"));
     page.wait_for("+document.querySelector('#count').textContent > 5");
@@ -90,9 +86,7 @@ fn a_page_that_changes_by_itself_is_waited_for_and_its_messages_are_kept() {
     server.stop();
 }
 
-#[test]
-fn a_visitor_without_javascript_uses_the_form_too() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn a_visitor_without_javascript_uses_the_form_too(browser: Browser) {
     let (server, page) = (site(), browser.page().without_javascript());
     page.goto(&url(&server, "/restless"));
     assert_eq!(page.text(), "0");
@@ -106,9 +100,7 @@ fn a_visitor_without_javascript_uses_the_form_too() {
     server.stop();
 }
 
-#[test]
-fn two_pages_run_side_by_side() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn two_pages_run_side_by_side(browser: Browser) {
     let server = site();
     let (one, two) = (browser.page(), browser.page());
     one.goto(&url(&server, "/restless"));
@@ -126,9 +118,7 @@ fn two_pages_run_side_by_side() {
     server.stop();
 }
 
-#[test]
-fn what_cannot_be_is_said_and_the_browser_goes_with_its_test() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn what_cannot_be_is_said_and_the_browser_goes_with_its_test(browser: Browser) {
     let page = browser.page();
     let said = |wrong: &dyn Fn()| *catch_unwind(AssertUnwindSafe(wrong)).unwrap_err().downcast::<String>().unwrap();
     assert!(said(&|| drop(page.evaluate("nothing.there"))).contains("nothing is not defined"));

@@ -134,9 +134,7 @@ fn write(req: &mut Request) -> Result<Response> {
     Ok(redirect("/notes"))
 }
 
-#[test]
-fn a_bar_moves_while_another_page_of_the_site_is_used() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn a_bar_moves_while_another_page_of_the_site_is_used(browser: Browser) {
     let (site, bar, other) = (imports("aside/progress.html"), browser.page(), browser.page());
     bar.goto(&url(&site.server, "/"));
     bar.click("#start");
@@ -170,9 +168,7 @@ fn cancel(imports: &Imports, page: &Page) {
     assert!(matches!(imports.begun.recv().unwrap().join(), Err(Failure::Cancelled)));
 }
 
-#[test]
-fn a_button_cancels_the_task_and_the_page_says_so() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn a_button_cancels_the_task_and_the_page_says_so(browser: Browser) {
     let (imports, page) = (imports("bar.html"), browser.page());
     cancel(&imports, &page);
     page.wait_for("document.body.innerText.includes('Cancelled.') && !document.querySelector('#cancel')");
@@ -180,9 +176,7 @@ fn a_button_cancels_the_task_and_the_page_says_so() {
     imports.server.stop();
 }
 
-#[test]
-fn a_button_cancels_the_task_without_javascript_too() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn a_button_cancels_the_task_without_javascript_too(browser: Browser) {
     let (imports, page) = (imports("bar.html"), browser.page().without_javascript());
     cancel(&imports, &page);
     assert!(page.text().contains("Stopping"), "nothing follows it: {}", page.text());
@@ -279,9 +273,7 @@ fn typed(page: &Page, css: &str) -> String {
     page.evaluate(&format!("(e => {js})(document.querySelector('{css}'))")).as_str().unwrap().to_owned()
 }
 
-#[test]
-fn what_is_typed_beside_and_within_stays_with_focus_and_caret() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn what_is_typed_beside_and_within_stays_with_focus_and_caret(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     for (number, css) in ["#beside", "#within", "#text"].into_iter().enumerate() {
@@ -303,9 +295,7 @@ fn what_is_typed_beside_and_within_stays_with_focus_and_caret() {
     board.server.stop();
 }
 
-#[test]
-fn what_was_opened_stays_open_and_what_was_shut_stays_shut() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn what_was_opened_stays_open_and_what_was_shut_stays_shut(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     page.click("#summary");
@@ -320,9 +310,7 @@ fn what_was_opened_stays_open_and_what_was_shut_stays_shut() {
     board.server.stop();
 }
 
-#[test]
-fn a_list_grows_and_shrinks_around_an_item_in_use() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn a_list_grows_and_shrinks_around_an_item_in_use(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     page.type_text("#input-c", "in the middle");
@@ -341,9 +329,7 @@ fn a_list_grows_and_shrinks_around_an_item_in_use() {
     board.server.stop();
 }
 
-#[test]
-fn after_a_restart_the_page_shows_the_new_state_and_has_lost_nothing() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn after_a_restart_the_page_shows_the_new_state_and_has_lost_nothing(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     page.type_text("#within", "typed, ");
@@ -363,9 +349,7 @@ fn after_a_restart_the_page_shows_the_new_state_and_has_lost_nothing() {
     page.wait_for("document.querySelector('.aside-lost')");
 }
 
-#[test]
-fn a_page_for_which_there_is_no_place_tries_until_there_is_one() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn a_page_for_which_there_is_no_place_tries_until_there_is_one(browser: Browser) {
     let (board, page) = (board_with(Config { max_streams: 1, ..config() }, "first"), browser.page());
     let mut taken = TcpStream::connect(board.server.addr()).unwrap();
     write!(taken, "GET /live HTTP/1.1\r\nHost: {}\r\n\r\n", board.server.addr()).unwrap();
@@ -380,9 +364,7 @@ fn a_page_for_which_there_is_no_place_tries_until_there_is_one() {
     board.server.stop();
 }
 
-#[test]
-fn a_state_that_is_finished_is_not_asked_for_any_more() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn a_state_that_is_finished_is_not_asked_for_any_more(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     board.note("last but one", &page);
@@ -401,9 +383,7 @@ fn a_state_that_is_finished_is_not_asked_for_any_more() {
     board.server.stop();
 }
 
-#[test]
-fn without_javascript_a_page_shows_the_state_that_it_had() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn without_javascript_a_page_shows_the_state_that_it_had(browser: Browser) {
     let (board, page) = (board(), browser.page().without_javascript());
     page.goto(&url(&board.server, "/"));
     assert_eq!(page.evaluate("document.querySelector('#note').textContent"), "first");
@@ -415,9 +395,7 @@ fn without_javascript_a_page_shows_the_state_that_it_had() {
     board.server.stop();
 }
 
-#[test]
-fn two_parts_of_a_page_share_a_script() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn two_parts_of_a_page_share_a_script(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/two"));
     board.note("second", &page);
@@ -433,9 +411,7 @@ fn two_parts_of_a_page_share_a_script() {
     board.server.stop();
 }
 
-#[test]
-fn a_page_to_which_the_visitor_comes_back_goes_on() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn a_page_to_which_the_visitor_comes_back_goes_on(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     page.type_text("#within", ", typed");
@@ -461,9 +437,7 @@ fn outcome(task: TaskHandle<()>) -> Outcome<()> {
     told.recv_timeout(Duration::from_secs(30)).expect("nobody watches it, and it goes on")
 }
 
-#[test]
-fn who_leaves_a_page_watches_it_no_more() {
-    let Some(browser) = Browser::start() else { return };
+pub(crate) fn who_leaves_a_page_watches_it_no_more(browser: Browser) {
     let ((begin, begun), (watch, watched)) = (mpsc::channel(), mpsc::channel());
     let (begin, watch) = (Mutex::new(begin), Mutex::new(watch));
     let app = App::with_config(config())
