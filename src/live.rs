@@ -210,8 +210,10 @@ where
     /// ```
     ///
     /// The script that follows it is under 2 kB, is served by every application at `/_aside/live.js`, and is allowed by the
-    /// default Content-Security-Policy. It changes what differs and leaves the rest: what was typed, the focus, an opened
-    /// `<details>`. Elements of a list that have an `id` keep it when others come and go. While the connection is lost it
+    /// default Content-Security-Policy. It changes what differs and leaves the rest: what was typed, the focus, what was opened
+    /// or shut in `<details>` (a later `open` from the template changes nothing). Elements that have an `id` stay the same
+    /// when others come and go around them. A page that was left lets its stream go at once, and follows again when its
+    /// visitor comes back to it. While the connection is lost it
     /// says so, in a `<p class="aside-lost">`, and tries again after half a second to half a minute. Screen readers are told
     /// politely of what changes (`aria-live`); give what changes all the time an `aria-live="off"` of its own. Without
     /// JavaScript the page shows the state that it had.
@@ -291,7 +293,12 @@ impl Request {
     /// (`sse-close="end"` with htmx). At most 20 events a second, each the latest state; a comment every 15 s when there is
     /// nothing to tell. A stream holds a thread (`ASIDE_MAX_STREAMS`), which ends when the visitor leaves.
     ///
-    /// A change that cannot be rendered is in the log, once, and the page keeps what it shows.
+    /// A change that cannot be rendered is in the log, once, and the page keeps what it shows. To a stream that is refused (404
+    /// for a task that is forgotten after a restart, say) [`Live::part`] comes back again and again; answer with a state that
+    /// is finished where it shall not.
+    ///
+    /// Where the state is found by the session, as each visitor's own, find it before: `let live = mine(req)?;`, and then
+    /// `req.live(&live, "mine.html")`.
     ///
     /// # Errors
     /// 500 when the state cannot be rendered as it is now.
