@@ -383,7 +383,7 @@ impl App {
     /// assert_eq!(answer.json::<serde_json::Value>()["status"], "ok");
     /// ```
     ///
-    /// `running` and `waiting` are tasks now, `succeeded` and `failed` since the start.
+    /// `running` and `waiting` are tasks now, `succeeded`, `failed` and `cancelled` since the start.
     #[track_caller]
     pub fn healthz(self) -> App {
         let app = self.route(

@@ -220,8 +220,9 @@ pub(super) fn health(request: &Request) -> Value {
         "status": "ok",
         "running": counts.unfinished.saturating_sub(counts.queued),
         "waiting": counts.queued,
-        "succeeded": counts.ended.saturating_sub(counts.failed),
+        "succeeded": counts.done(),
         "failed": counts.failed,
+        "cancelled": counts.cancelled,
     })
 }
 

@@ -282,6 +282,15 @@ pub struct Counts {
     pub ended: u64,
     /// Of these, failed.
     pub failed: u64,
+    /// Of these, cancelled, or timed out.
+    pub cancelled: u64,
+}
+
+impl Counts {
+    /// Ended well since the start of the process.
+    pub fn done(&self) -> u64 {
+        self.ended.saturating_sub(self.failed + self.cancelled)
+    }
 }
 
 /// The tasks of one application.
@@ -308,6 +317,7 @@ struct State {
     failed: VecDeque<Arc<Record>>,
     ended_count: u64,
     failed_count: u64,
+    cancelled_count: u64,
     watchers: usize,
     closing: bool,
 }
@@ -518,9 +528,13 @@ impl Registry {
         state.unfinished.remove(&record.id);
         state.ended_count += 1;
         keep(&mut state.ended, record, ENDED);
-        if record.state() == TaskState::Failed {
-            state.failed_count += 1;
-            keep(&mut state.failed, record, FAILED);
+        match record.state() {
+            TaskState::Failed => {
+                state.failed_count += 1;
+                keep(&mut state.failed, record, FAILED);
+            }
+            TaskState::Cancelled => state.cancelled_count += 1,
+            _ => {}
         }
         self.tell(&state);
     }
@@ -562,6 +576,7 @@ impl Registry {
             queued: state.queue.len(),
             ended: state.ended_count,
             failed: state.failed_count,
+            cancelled: state.cancelled_count,
         }
     }
 
@@ -734,6 +749,9 @@ mod tests {
         }
         let remembered = registry.state().ended.len();
         assert_eq!((remembered, registry.failed().len()), (ENDED, FAILED));
-        assert_eq!(registry.counts().failed, ENDED as u64 + 50);
+        let cancelled = registry.enter("t".into(), None, None);
+        registry.end(&cancelled, Some(&Failure::Cancelled));
+        let counts = registry.counts();
+        assert_eq!((counts.failed, counts.cancelled, counts.done()), (ENDED as u64 + 50, 1, 0));
     }
 }

@@ -28,6 +28,7 @@ pub(super) struct Snapshot {
     running: usize,
     waiting: usize,
     done: u64,
+    cancelled: u64,
     failed: u64,
     /// None where no mail is kept.
     mails: Option<usize>,
@@ -46,7 +47,8 @@ impl Snapshot {
         Snapshot {
             running: counts.unfinished.saturating_sub(counts.queued),
             waiting: counts.queued,
-            done: counts.ended.saturating_sub(counts.failed),
+            done: counts.done(),
+            cancelled: counts.cancelled,
             failed: counts.failed,
             mails: mails(scope),
             unlisted: unfinished.len().saturating_sub(UNFINISHED),

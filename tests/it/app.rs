@@ -216,12 +216,16 @@ fn a_site_has_error_pages_of_its_own() {
 fn health_says_how_the_background_is() {
     let app = app()
         .healthz()
-        .get("/work", |_| Response::new().background(|| "done".parse::<u8>().map(drop)).background(|| ()));
+        .get("/work", |_| Response::new().background(|| "done".parse::<u8>().map(drop)).background(|| ()))
+        .get("/cancelled", |_| Response::new().background(|| Err::<(), _>(aside::Cancelled)));
     let mut client = TestClient::new(app);
     client.get("/work");
+    client.get("/cancelled");
     client.settle();
     let health: serde_json::Value = client.get("/healthz").json();
-    let expected = serde_json::json!({ "status": "ok", "running": 0, "waiting": 0, "succeeded": 1, "failed": 1 });
+    let expected = serde_json::json!({
+        "status": "ok", "running": 0, "waiting": 0, "succeeded": 1, "failed": 1, "cancelled": 1
+    });
     assert_eq!(health, expected);
 }
 
