@@ -434,7 +434,7 @@ pub(crate) fn a_page_to_which_the_visitor_comes_back_goes_on(browser: Browser) {
 fn outcome(task: TaskHandle<()>) -> Outcome<()> {
     let (tell, told) = mpsc::channel();
     thread::spawn(move || tell.send(task.join()));
-    told.recv_timeout(Duration::from_secs(30)).expect("nobody watches it, and it goes on")
+    told.recv_timeout(Duration::from_secs(60)).expect("nobody watches it, and it goes on")
 }
 
 pub(crate) fn who_leaves_a_page_watches_it_no_more(browser: Browser) {
