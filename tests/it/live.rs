@@ -1,6 +1,6 @@
 //! State that pages watch: what they are shown, when, and what becomes of what goes wrong.
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::thread;
@@ -111,7 +111,8 @@ fn who_comes_back_is_told_only_what_is_new() {
     assert!(back.next().data.contains("new"), "the state that was known does not come again");
     // Of another process, or of none: the page may show anything.
     let version = live_version(&mut client);
-    for id in ["", "x", "-", &version, &format!("another-{version}"), "99999999999999999999"] {
+    let of_another_process = format!("x{}", client.events("/live").next().id);
+    for id in ["", "x", "-", &version, &format!("another-{version}"), &of_another_process, "99999999999999999999"] {
         let mut events = client.request("GET", "/live").header("Last-Event-ID", id).events();
         assert!(events.next().data.contains("new"), "{id}");
     }
@@ -254,6 +255,23 @@ fn a_visitor_who_leaves_in_the_middle_is_let_go() {
         thread::yield_now();
     }
     server.stop();
+}
+
+#[test]
+fn a_page_with_nothing_to_tell_ends_whole_when_the_server_stops() {
+    let live = Live::new(Posts::default());
+    let server = serve(&live, "127.0.0.1:0");
+    let known = line_with(&mut BufReader::new(connect(&server, "")), "id: ")[4..].to_owned();
+    let mut reader = BufReader::new(connect(&server, &known));
+    line_with(&mut reader, "retry: ");
+    while live.watchers() > 1 {
+        thread::yield_now();
+    }
+    server.stop();
+    // It was told, and did not sit until its next heartbeat, at which its connection would have been gone.
+    let mut rest = Vec::new();
+    reader.read_to_end(&mut rest).unwrap();
+    assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
 }
 
 #[test]
