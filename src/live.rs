@@ -15,7 +15,7 @@ use serde::{Serialize, Serializer};
 
 use crate::background::registry::Progress;
 use crate::background::task::{TaskHandle, TaskInfo};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::http::events::{Event, Events};
 use crate::http::files::hashes;
 use crate::http::request::Request;
@@ -23,7 +23,7 @@ use crate::http::response::Response;
 use crate::http::session::unguessable;
 use crate::http::templates::{Fragment, fragment};
 use crate::sync::lock;
-use crate::watched::{LiveGuard, Watched};
+use crate::watched::{LiveGuard, Seen, Watched};
 
 /// Between two updates of one page: nobody sees more than that, and a thousand changes in a second cost a page twenty.
 const FRAME: Duration = Duration::from_millis(50);
@@ -287,9 +287,9 @@ impl Request {
     /// long as the visitor stays (WHATWG HTML, server-sent events).
     ///
     /// The state's fields are names in the template, and the whole is `state`. There are also `url_for` and `static`, and
-    /// nothing of a request: one rendering serves all who watch. Each event is an unnamed message, as [`Live::part`], `EventSource` and the
-    /// SSE extension of htmx expect, and carries an id: a page that comes back with it (`Last-Event-ID`) is told only what
-    /// is new. After the last change ([`Live::finish`]) comes an event named `end`, at which a page lets the stream go
+    /// nothing of a request: one rendering serves all who watch. Each event is an unnamed message, as [`Live::part`],
+    /// `EventSource` and the SSE extension of htmx expect, and carries an id: a page that comes back with it
+    /// (`Last-Event-ID`) is told only what is new. After the last change ([`Live::finish`]) comes an event named `end`, at which a page lets the stream go
     /// (`sse-close="end"` with htmx). At most 20 events a second, each the latest state; a comment every 15 s when there is
     /// nothing to tell. A stream holds a thread (`ASIDE_MAX_STREAMS`), which ends when the visitor leaves.
     ///
@@ -365,10 +365,7 @@ where
                 continue;
             };
             if seen.version != known {
-                match fragment.render(watched, &seen) {
-                    Ok(text) => events.send_event(&Event::new(&*text).id(self.0.event_id(seen.version)))?,
-                    Err(error) => self.complain(seen.version, &error),
-                }
+                self.show(fragment, &seen, events)?;
                 known = seen.version;
             }
             if seen.is_finished {
@@ -380,10 +377,18 @@ where
         Ok(())
     }
 
-    fn complain(&self, version: u64, error: &Error) {
-        if self.0.0.is_first_complaint(version) {
-            log::error!(target: "aside::live", "A state cannot be shown, and pages keep the one before: {}", error.chain());
+    /// Sends the state as the template shows it. One that cannot be rendered is in the log, once for all who watch.
+    fn show(&self, fragment: &Fragment, seen: &Seen<T>, events: &mut Events<'_>) -> io::Result<()> {
+        let watched = &self.0.0;
+        match fragment.render(watched, seen) {
+            Ok(text) => return events.send_event(&Event::new(&*text).id(self.0.event_id(seen.version))),
+            Err(error) if watched.is_first_complaint(seen.version) => {
+                let chain = error.chain();
+                log::error!(target: "aside::live", "A state cannot be shown, and pages keep the one before: {chain}");
+            }
+            Err(_) => {}
         }
+        Ok(())
     }
 }
 
