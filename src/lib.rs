@@ -78,6 +78,7 @@ pub mod fuzzing;
 mod http;
 #[cfg(feature = "image")]
 pub mod image;
+mod jobs;
 mod live;
 #[cfg(feature = "mail")]
 mod mail;

@@ -33,6 +33,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("http::templates", 2),
     ("http::urls", 2),
     ("live", 3),
+    ("jobs", 4),
     ("mail", 5),
     ("webhook", 5),
     ("app", 6),

@@ -1,0 +1,254 @@
+//! What keeps the jobs: the one behaviour that memory, SQLite and Redis have.
+//!
+//! An engine knows no types and runs nothing. It keeps each job until somebody takes it away, hands it to one worker at a
+//! time, and knows what became of it. Everything here blocks, and may be called from any thread.
+//!
+//! **Life of a job.** `enqueue` makes it *waiting*, or *scheduled* until its time. `claim` hands it to a worker: *running*,
+//! with a token that no other claim of it had. `settle`, with that token, says what came of it. A token that is not the
+//! last one is stale: its worker was taken for dead and the job given to another, and whatever it says is refused.
+//!
+//! **Workers** are processes. Each `join`s, shows with `beat` that it lives, and may `leave`. `recover` gives back what those
+//! hold that show no life: an observer has seen no beat of theirs for a whole lease **by its own steady clock** (so that no
+//! step of a wall clock makes anybody look dead), or knows better (a lock that went with the process). What is given back
+//! waits again at once, before what came later, and counts an interruption; after [`MOST_INTERRUPTIONS`] it is dead.
+//!
+//! **Order** within a queue: by the time since when it waits, with each point of priority counting as
+//! [`PRIORITY_STEP`] earlier; so what is urgent goes first and nothing waits for ever. Equal ones in the order of their ids.
+//!
+//! **Times** are the wall clock's and come in from outside, so that a test can move them.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use crate::error::Result;
+use crate::sync::{lock, wait_while_for};
+
+/// How often a job's process may end under it before it is dead: it may well be the job that ends it.
+pub(crate) const MOST_INTERRUPTIONS: u32 = 10;
+
+/// How much earlier a job counts for each point of its priority; milliseconds.
+pub(crate) const PRIORITY_STEP: Millis = 60_000;
+
+/// How many failures of one job are kept: the last ones.
+pub(crate) const MOST_FAILURES: usize = 25;
+
+/// Where jobs are kept. See the module for what all of them do alike.
+pub(crate) trait Engine: Send + Sync + 'static {
+    /// Which one it is, for the log: `sqlite data/jobs.db`. No password is in it.
+    fn describe(&self) -> String;
+
+    /// What it can beyond what all can.
+    fn abilities(&self) -> Abilities;
+
+    /// Rings the bell from now on whenever there may be more to claim: something was enqueued, revived, resumed, given back
+    /// or cancelled, by whichever process. May ring for nothing; may be late by half a second for what other processes do. Called
+    /// once, from a thread of normal priority, on which the engine may start threads of its own; they end when the bell is
+    /// dropped or soon after.
+    fn listen(&self, bell: &Arc<Bell>) -> Result<()>;
+
+    /// Keeps new jobs: all or none. They are as durable as this engine can make them when it returns.
+    ///
+    /// Where one of the same name and unique key waits, is scheduled or runs, that one's id comes back and nothing is kept.
+    fn enqueue(&self, jobs: Vec<Entry>, now: Millis) -> Result<Vec<Enqueued>>;
+
+    /// A worker begins. Its id is no other's.
+    fn join(&self) -> Result<WorkerId>;
+
+    /// The worker lives, and its jobs are so far. What is not in `held` is left as it is.
+    fn beat(&self, worker: &WorkerId, held: &[Held], now: Millis) -> Result<Beat>;
+
+    /// The worker ends: what it holds waits again at once, which counts neither as a try nor as an interruption.
+    fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()>;
+
+    /// Gives back what workers hold that are gone: no beat for a lease, or known to be dead. Called every second or two by each
+    /// process, and once at its start. How many jobs were given back.
+    fn recover(&self, lease: Duration, now: Millis) -> Result<usize>;
+
+    /// Makes waiting what is due, and hands out what waits: of each queue at most as many as it has room for, none of a queue
+    /// that is paused. Each claim begins a try: `attempt` is one more, `began_at` is now, the progress is empty.
+    fn claim(&self, worker: &WorkerId, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>>;
+
+    /// When the next scheduled job is due.
+    fn next_due(&self) -> Result<Option<Millis>>;
+
+    /// Says what came of a try. Whether it still was that try's to say: a stale token changes nothing.
+    fn settle(&self, id: u64, token: u64, end: End, now: Millis) -> Result<bool>;
+
+    /// Cancels it: at once while it waits or is scheduled; running it is told to, with the next `beat` of its worker. The
+    /// state it is in then; none when there is no such job.
+    fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>>;
+
+    /// Makes one that is scheduled, dead or cancelled wait from now on; for the latter two tries and interruptions begin
+    /// anew, and its failures stay. Whether it was one of these. Its unique key counts again; while another has it: false.
+    fn revive(&self, id: u64, now: Millis) -> Result<bool>;
+
+    /// Takes away one that does not run. Whether there was one.
+    fn discard(&self, id: u64) -> Result<bool>;
+
+    /// Begins nothing more of that queue, or goes on with it. Holds for all processes, and past a restart.
+    fn pause(&self, queue: &str, paused: bool) -> Result<()>;
+
+    /// The job of that number.
+    fn find(&self, id: u64) -> Result<Option<JobInfo>>;
+
+    /// Jobs in that state, by falling id, from the one before that id on.
+    fn list(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>>;
+
+    /// How many there are.
+    fn counts(&self) -> Result<JobCounts>;
+
+    /// The queues that something waits or runs in, and those that are paused, by name.
+    fn queues(&self) -> Result<Vec<QueueInfo>>;
+
+    /// When that schedule was last due, by `tick`.
+    fn last_tick(&self, schedule: &str) -> Result<Option<Millis>>;
+
+    /// Enqueues the job of a schedule for that due time, once however many processes say so: only where `due` is later than
+    /// the last tick, which it becomes. Without a job only the time is noted. Whether it was.
+    fn tick(&self, schedule: &str, due: Millis, job: Option<Entry>, now: Millis) -> Result<bool>;
+
+    /// Takes away what ended well or was cancelled, and is older or more than is kept; never dead ones. How many.
+    fn trim(&self, keep: Keep, now: Millis) -> Result<usize>;
+
+    /// The wall clock may have been put back: what was to wait for some time and is due later than that time from now
+    /// ([`When::After`]) is due after it, counted from now.
+    fn clock_went_back(&self, now: Millis) -> Result<()>;
+
+    /// The engine itself, for what only one of them has.
+    fn as_any(&self) -> &(dyn std::any::Any + Send + Sync);
+}
+
+/// What an engine can beyond what all can.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Abilities {
+    /// Its jobs outlive the process.
+    pub(crate) is_durable: bool,
+    /// Several processes can work on it.
+    pub(crate) is_shared: bool,
+    /// A job can be enqueued, and completed, in one transaction with other writes.
+    pub(crate) has_transactions: bool,
+}
+
+/// A job to be kept.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) label: String,
+    pub(crate) payload: String,
+    pub(crate) queue: String,
+    pub(crate) priority: i32,
+    pub(crate) unique: Option<String>,
+    pub(crate) when: When,
+    pub(crate) origin: Option<String>,
+}
+
+/// When a job may begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Now: whatever the clock says later, it waits and is not scheduled.
+    Now,
+    /// At that time of the wall clock.
+    At(Millis),
+    /// That long from now.
+    After(Millis),
+}
+
+/// What came of `enqueue`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Enqueued {
+    /// The job's number: the new one's, or that of the one with its unique key that was there.
+    pub id: u64,
+    /// Whether it is a new one.
+    pub is_new: bool,
+}
+
+/// One process that runs jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct WorkerId(pub(crate) String);
+
+/// How many more of a queue there is room for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Room {
+    pub(crate) queue: String,
+    pub(crate) free: usize,
+}
+
+/// A job in a worker's hands.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Claimed {
+    pub(crate) id: u64,
+    /// What shows that this claim is the last one.
+    pub(crate) token: u64,
+    pub(crate) name: String,
+    pub(crate) label: String,
+    pub(crate) payload: String,
+    pub(crate) queue: String,
+    /// Which try it is, from 1.
+    pub(crate) attempt: u32,
+    pub(crate) origin: Option<String>,
+    pub(crate) enqueued_at: Millis,
+}
+
+/// A job that a worker says it holds, and how far it is.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Held {
+    pub(crate) id: u64,
+    pub(crate) token: u64,
+    /// Done, of how many, and what it is at; when that has changed.
+    pub(crate) progress: Option<(u64, u64, String)>,
+}
+
+/// What a worker learns from its beat.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Beat {
+    /// It was taken for dead, and must join anew: all that it holds is lost to others.
+    pub(crate) is_evicted: bool,
+    /// Jobs of those it holds that are to be cancelled.
+    pub(crate) cancel: Vec<u64>,
+    /// Jobs that are not its own any more.
+    pub(crate) lost: Vec<u64>,
+}
+
+/// What came of a try. Where there are words, they are kept as its [`JobFailure`](super::record::JobFailure).
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum End {
+    Done,
+    /// It failed, and is tried again after that wait.
+    Retry { wait: Millis, words: String },
+    /// It failed for good.
+    Dead { words: String },
+    /// It was cancelled; the words say by what, when that was a failure too.
+    Cancelled { words: Option<String> },
+    /// It did not come to an end and waits again at once, as if the try had not begun: `attempt` is one less.
+    Released,
+}
+
+/// How much is kept of what ended well or was cancelled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keep {
+    pub(crate) age: Duration,
+    pub(crate) count: u64,
+}
+
+/// What somebody waits at who wants to know when there is something to do.
+#[derive(Debug, Default)]
+pub(crate) struct Bell {
+    is_rung: Mutex<bool>,
+    changed: Condvar,
+}
+
+impl Bell {
+    /// Lets the one who waits look, now or when he comes next.
+    pub(crate) fn ring(&self) {
+        *lock(&self.is_rung) = true;
+        self.changed.notify_all();
+    }
+
+    /// Waits until it is rung, at most that long. Whether it was.
+    pub(crate) fn wait(&self, most: Duration) -> bool {
+        let mut is_rung = wait_while_for(&self.changed, lock(&self.is_rung), most, |is_rung| !*is_rung);
+        std::mem::take(&mut *is_rung)
+    }
+}
