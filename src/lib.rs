@@ -78,7 +78,7 @@ pub mod fuzzing;
 mod http;
 #[cfg(feature = "image")]
 pub mod image;
-mod jobs;
+pub mod jobs;
 mod live;
 #[cfg(feature = "mail")]
 mod mail;
@@ -110,6 +110,7 @@ pub use http::password;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::session::{Flash, Session};
+pub use jobs::{Enqueued, Job, JobCounts, JobFailure, JobInfo, JobState, Jobs, NewJob, QueueInfo, enqueue};
 pub use live::{Live, LiveMap, LivePart};
 #[cfg(feature = "mail")]
 pub use mail::{Attachment, Mail, SentMail};

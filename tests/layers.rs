@@ -35,6 +35,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("live", 3),
     ("jobs", 4),
     ("jobs::memory", 5),
+    ("jobs::open", 5),
     ("mail", 5),
     ("webhook", 5),
     ("app", 6),
