@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 use serde::de::DeserializeOwned;
 
 use super::engine::{Bell, Engine, Enqueued};
-use super::follow::Follow;
+use super::follow::{Follow, progress};
 use super::plan::{Plan, decode};
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo, millis};
 use super::schedule::Schedule;
@@ -189,7 +189,32 @@ impl Jobs {
     /// # Errors
     /// When the engine cannot be asked.
     pub fn follow(&self, id: u64) -> Result<Option<Live<Progress>>> {
-        self.shared.follow.follow(self, id)
+        self.follow_as(id, progress)
+    }
+
+    /// The same with what the application makes of the job: called anew whenever something of it has changed, on a thread of
+    /// its own.
+    ///
+    /// ```
+    /// use aside::{JobState, Live, Request, Result};
+    ///
+    /// #[derive(Clone, PartialEq, serde::Serialize)]
+    /// struct Import { rows: u64, is_done: bool }
+    ///
+    /// fn watch(req: &mut Request) -> Result<Option<Live<Import>>> {
+    ///     let jobs = req.jobs()?;
+    ///     jobs.follow_as(req.param("id")?, |job| Import { rows: job.done, is_done: job.state == JobState::Done })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn follow_as<T, F>(&self, id: u64, show: F) -> Result<Option<Live<T>>>
+    where
+        T: Clone + PartialEq + Send + Sync + 'static,
+        F: Fn(&JobInfo) -> T + Send + 'static,
+    {
+        self.shared.follow.follow(self, id, show)
     }
 
     /// Jobs in that state, the newest first, from the one before that id on; at most 100.
@@ -323,6 +348,11 @@ impl Jobs {
     /// Where they are kept, in words for the log: `sqlite data/jobs.db`.
     pub fn describe(&self) -> String {
         self.engine.describe()
+    }
+
+    /// Whether they outlive the process.
+    pub fn is_durable(&self) -> bool {
+        self.engine.abilities().is_durable
     }
 
     pub(super) fn now(&self) -> Millis {

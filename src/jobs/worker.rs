@@ -60,10 +60,15 @@ impl InHand {
     fn held(&self) -> Held {
         let progress = self.record.progress.get();
         let now = (progress.done, progress.total, progress.message.clone());
-        let mut told = lock(&self.told);
-        let news = (*told != now).then(|| now.clone());
-        *told = now;
-        Held { id: self.id, token: self.token, progress: news }
+        let news = *lock(&self.told) != now;
+        Held { id: self.id, token: self.token, progress: news.then_some(now) }
+    }
+
+    /// A beat has said that.
+    fn was_told(&self, held: Held) {
+        if let Some(progress) = held.progress {
+            *lock(&self.told) = progress;
+        }
     }
 }
 
@@ -119,6 +124,8 @@ pub(crate) struct Crew {
     jobs: Jobs,
     scope: Scope,
     me: Mutex<Option<WorkerId>>,
+    /// When the next job of a crontab is due, as far as that is known.
+    next_tick: Mutex<Option<Millis>>,
     is_stopping: AtomicBool,
     /// Rung when it stops.
     stop: Bell,
@@ -153,6 +160,7 @@ impl Crew {
             jobs: jobs.clone(),
             scope,
             me: Mutex::default(),
+            next_tick: Mutex::default(),
             is_stopping: AtomicBool::new(false),
             stop: Bell::default(),
             threads: Mutex::default(),
@@ -217,8 +225,12 @@ impl Crew {
     /// Enqueues what is due by a crontab, and says when the next is.
     fn tick(&self) -> Result<Option<Millis>> {
         let (engine, now) = (&*self.jobs.engine, self.jobs.now());
-        let next = self.jobs.plan.schedules.iter().map(|schedule| schedule.tick(engine, now));
-        Ok(next.collect::<Result<Vec<_>>>()?.into_iter().min())
+        let mut next_tick = lock(&self.next_tick);
+        if next_tick.is_none_or(|next| next <= now) {
+            let next = self.jobs.plan.schedules.iter().map(|schedule| schedule.tick(engine, now));
+            *next_tick = next.collect::<Result<Vec<_>>>()?.into_iter().min();
+        }
+        Ok(*next_tick)
     }
 
     fn rooms(&self) -> Vec<Room> {
@@ -324,6 +336,7 @@ impl Crew {
         let hands = self.jobs.shared.hands.all();
         let held: Vec<Held> = hands.iter().map(|hand| hand.held()).collect();
         let beat = self.jobs.engine.beat(&me, &held, self.jobs.now())?;
+        hands.iter().zip(held).for_each(|(hand, held)| hand.was_told(held));
         for id in beat.cancel {
             self.jobs.shared.hands.cancel(id);
         }
