@@ -3,6 +3,8 @@
 // Until all of it is there.
 #![allow(dead_code)]
 
+#[cfg(test)]
+pub(crate) mod conformance;
 pub(crate) mod engine;
 pub(crate) mod memory;
 pub(crate) mod record;
