@@ -649,3 +649,34 @@ impl Job {
         self.wait_for(When::Now, now);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::conformance;
+    use crate::jobs::conformance::Bench;
+
+    struct MemoryBench(Arc<Memory>);
+
+    impl MemoryBench {
+        fn new() -> MemoryBench {
+            MemoryBench(Arc::new(Memory::new()))
+        }
+    }
+
+    impl Bench for MemoryBench {
+        fn engine(&self) -> Arc<dyn Engine> {
+            self.0.clone()
+        }
+
+        fn another(&self) -> Arc<dyn Engine> {
+            self.0.clone()
+        }
+
+        fn restarted(&self) -> Arc<dyn Engine> {
+            Arc::new(Memory::new())
+        }
+    }
+
+    conformance::conformance!(memory, || Ok(MemoryBench::new()));
+}

@@ -7,6 +7,8 @@
 //! one try from beginning to end.
 
 mod attempt;
+#[cfg(test)]
+pub(crate) mod conformance;
 pub(crate) mod engine;
 mod follow;
 pub(crate) mod isolate;
@@ -14,7 +16,11 @@ mod memory;
 mod open;
 mod plan;
 pub(crate) mod record;
+#[cfg(feature = "redis")]
+mod redis;
 mod schedule;
+#[cfg(feature = "sqlite")]
+mod sqlite;
 mod store;
 pub(crate) mod worker;
 
