@@ -5,3 +5,5 @@
 
 pub(crate) mod engine;
 pub(crate) mod record;
+#[cfg(feature = "redis")]
+pub(crate) mod redis;
