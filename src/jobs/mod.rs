@@ -4,4 +4,5 @@
 #![allow(dead_code)]
 
 pub(crate) mod engine;
+pub(crate) mod isolate;
 pub(crate) mod record;
