@@ -646,6 +646,16 @@ impl<T: Send + 'static> Run<T> {
         Some(wait)
     }
 
+    /// The try of that number on this thread, for the sake of its outcome alone, which is told elsewhere: it is neither
+    /// logged nor remembered here.
+    #[cfg(unix)]
+    pub(crate) fn attempt_here(mut self, number: u32) -> Outcome<T> {
+        self.tries = number.saturating_sub(1);
+        let outcome = self.attempt();
+        self.registry.forget(&self.record);
+        outcome
+    }
+
     /// Calls the function, unless the task was told to cancel before.
     fn attempt(&mut self) -> Outcome<T> {
         if self.record.is_cancelled() {
