@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::failure::{Cancelled, Failure, IntoOutcome, Outcome};
 use super::panics;
 use super::registry::{Origin, Progress, Record, Registry, Stop, TaskState};
-use super::scope::{Context, Scope};
+use super::scope::Context;
 use super::threads::{self, Work};
 use super::timer;
 use crate::error::Error;
@@ -267,10 +267,6 @@ impl TaskContext {
 
     pub(crate) fn record(&self) -> &Arc<Record> {
         &self.record
-    }
-
-    pub(crate) fn scope(&self) -> &Scope {
-        &self.context.scope
     }
 
     /// Its number, as in the log.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::engine::Bell;
 use super::record::{JobInfo, JobState};
-use super::store::Jobs;
 use crate::background::panics;
 use crate::background::registry::{Progress, TaskState};
 use crate::error::Result;
@@ -30,6 +29,11 @@ struct Followed {
     jobs: Vec<(u64, Box<dyn Look>)>,
     is_looked_after: bool,
 }
+
+/// What finds a job by its number.
+pub(super) trait Find: Fn(u64) -> Result<Option<JobInfo>> + Send + 'static {}
+
+impl<F: Fn(u64) -> Result<Option<JobInfo>> + Send + 'static> Find for F {}
 
 /// Somebody's look at a job.
 trait Look: Send {
@@ -71,12 +75,12 @@ impl<T: Clone + PartialEq + Send + Sync, F: Fn(&JobInfo) -> T + Send> Look for S
 
 impl Follow {
     /// What a job shows, from now on; none when there is no such job.
-    pub(super) fn follow<T, F>(&self, jobs: &Jobs, id: u64, show: F) -> Result<Option<Live<T>>>
+    pub(super) fn follow<T, F>(self: &Arc<Follow>, id: u64, show: F, find: impl Find) -> Result<Option<Live<T>>>
     where
         T: Clone + PartialEq + Send + Sync + 'static,
         F: Fn(&JobInfo) -> T + Send + 'static,
     {
-        let Some(job) = jobs.find(id)? else { return Ok(None) };
+        let Some(job) = find(id)? else { return Ok(None) };
         let watched = Arc::new(Watched::new(show(&job)));
         if job.state.is_finished() {
             watched.finish();
@@ -86,7 +90,7 @@ impl Follow {
         let mut followed = lock(&self.followed);
         followed.jobs.push((id, Box::new(look)));
         if !followed.is_looked_after {
-            followed.is_looked_after = look_after(jobs.clone());
+            followed.is_looked_after = look_after(self.clone(), find);
         }
         Ok(Some(Live::of(watched)))
     }
@@ -124,20 +128,20 @@ impl Follow {
 type Looks = Vec<(u64, Box<dyn Look>)>;
 
 /// On a thread that is no task. Whether there is one.
-fn look_after(jobs: Jobs) -> bool {
+fn look_after(follow: Arc<Follow>, find: impl Find) -> bool {
     let look = move || {
         loop {
-            let watched = jobs.shared.follow.watched();
+            let watched = follow.watched();
             if watched.is_empty() {
                 return;
             }
             for id in watched {
                 // An engine that cannot be asked is asked again at the next look.
-                if let Ok(job) = jobs.find(id) {
-                    jobs.shared.follow.show(id, job.as_ref());
+                if let Ok(job) = find(id) {
+                    follow.show(id, job.as_ref());
                 }
             }
-            jobs.shared.follow.bell.wait(EVERY);
+            follow.bell.wait(EVERY);
         }
     };
     let spawned = thread::Builder::new().name("aside-jobs-follow".into()).spawn(look);
