@@ -1,0 +1,1 @@
+//! A mail that is a job.
