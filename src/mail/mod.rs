@@ -20,7 +20,7 @@ use lettre::message::header::{ContentTransferEncoding, ContentType};
 use lettre::message::{Attachment as AttachedPart, Body, Mailbox, MessageBuilder, MultiPart, SinglePart};
 use minijinja::Value;
 use minijinja::value::Serde;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 pub(crate) use self::mailer::Mailer;
 
@@ -51,8 +51,42 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// An address is `anna@shop.example` or `Anna <anna@shop.example>`, one to a call; names and subjects may be in any script.
 /// Control characters in any of them are refused, so that a visitor's text cannot add headers of its own. A mail with text
 /// and HTML is sent as two alternatives; without either it is empty.
+///
+/// # Sent or enqueued
+/// [`send`](Mail::send) is a task: it costs nothing, and is gone when the process dies or the server is away for longer than
+/// half a minute. A mail that somebody waits for (a receipt, a link to log in) is enqueued, with the application's
+/// [`Jobs`](crate::Jobs):
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aside::{Job, Mail, Request, Result, context};
+///
+/// fn paid(req: &mut Request) -> Result<&'static str> {
+///     let receipt = Mail::to("anna@shop.example").subject("Your receipt");
+///     req.enqueue(receipt.template("receipt.txt", context! { order => 17 }))?; // kept when this returns
+///     let reminder = Mail::to("anna@shop.example").subject("How was it?").text("…");
+///     req.enqueue(reminder.in_(Duration::from_secs(7 * 24 * 3600)))?;
+///     Ok("thank you")
+/// }
+/// ```
+///
+/// It then is tried 90 times over about three days, the first time again after 10 s, later once an hour, where waiting can
+/// help. What cannot be helped by that (the server answers 5xx, an address is none, the sender or `ASIDE_MAIL_URL` is not
+/// set) is kept as dead at once, with the server's words, and can be tried again once it is mended.
+///
+/// - Each try has the Message-ID and the date that were written down; for one that was enqueued for later this is the date
+///   that it was to go out. A recipient may get it twice, when the process dies before it has noted that the server took it:
+///   mail programs know the second by its Message-ID.
+/// - What is written down holds addresses, texts and files in the clear. The panel does not show them.
+/// - A template's context is written down too, and rendered at each try. What JSON cannot hold (bytes, maps whose keys are no
+///   text, text that is marked as safe) is an error of `enqueue`, which says where it is.
+/// - 1 MiB fits, which is 700 kB of attachments, and more is an error of `enqueue`. For larger ones write a job of your
+///   own, with what is needed to find or make the file, and let it call [`send_now`](Mail::send_now).
+/// - Not for [`Jobs::every`](crate::Jobs::every), which would send one and the same mail again and again: give it a job of
+///   your own that makes a mail each time.
 #[derive(Debug, Clone)]
-#[must_use = "it goes nowhere without `send`"]
+#[must_use = "it goes nowhere without `send` or `enqueue`"]
 pub struct Mail {
     id: String,
     date: SystemTime,
@@ -68,10 +102,15 @@ pub struct Mail {
 }
 
 /// What a part is made of.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum Content {
     Written(String),
-    Template(String, Value),
+    Template {
+        name: String,
+        #[serde(serialize_with = "job::write_context")]
+        context: Value,
+    },
 }
 
 /// A file that goes with a mail.
@@ -153,7 +192,7 @@ impl Mail {
         self
     }
 
-    /// A part from one of the application's templates, rendered in the task: the text when its name ends in `.txt`, else
+    /// A part from one of the application's templates, rendered in the task or job: the text when its name ends in `.txt`, else
     /// the HTML. For both, call it twice.
     ///
     /// ```no_run
@@ -168,7 +207,7 @@ impl Mail {
     pub fn template(mut self, name: impl Into<String>, context: impl Serialize) -> Mail {
         let (name, context) = (name.into(), Value::from(Serde(&context)));
         let part = if name.ends_with(".txt") { &mut self.text } else { &mut self.html };
-        *part = Some(Content::Template(name, context));
+        *part = Some(Content::Template { name, context });
         self
     }
 
@@ -184,7 +223,8 @@ impl Mail {
         self
     }
 
-    /// Sends it aside, by the way of `ASIDE_MAIL_URL`. The handle may be let go.
+    /// Sends it aside, by the way of `ASIDE_MAIL_URL`. The handle may be let go. It is gone when the process dies: what must
+    /// not be is [enqueued](Mail#sent-or-enqueued).
     ///
     /// The task is tried 5 times at most, with waits of 2 s, 4 s, 8 s and 16 s, and only where waiting can help: the server
     /// cannot be reached, hangs up, is silent for 30 s, or answers 4xx. A server that hangs up after the last byte
@@ -287,7 +327,7 @@ impl Content {
     fn render(&self) -> Result<String> {
         match self {
             Content::Written(text) => Ok(text.clone()),
-            Content::Template(name, context) => {
+            Content::Template { name, context } => {
                 let error = |error: Error| error.context(format!("the mail's template `{name}` does not render"));
                 render(name, context).map_err(error)
             }
