@@ -1,6 +1,7 @@
 //! Webhooks, sent and received, by the Standard Webhooks specification (<https://www.standardwebhooks.com>).
 //!
 //! [`Webhook::send`] begins a task that posts JSON to an address, signed, and again after a while where waiting can help.
+//! A [`Webhook`] is a [`Job`] too: one that is enqueued survives the process.
 //! [`verify`] checks what another site sent in the same way.
 //!
 //! An address that a visitor gave may lead anywhere, into your own network too. Check it before it becomes a [`Webhook`]
@@ -17,19 +18,26 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_PAD_INDIFFERENT};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq as _};
 use ureq::http::Uri;
 
-use crate::background::task::{Retry, Task, TaskHandle};
+use crate::background::task::{Retry, Task, TaskContext, TaskHandle};
 use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
 use crate::http::request::Request;
+use crate::jobs::Job;
 
 /// How often a webhook is tried, and the first wait in between.
 const TRIES: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_secs(2);
+
+/// The same for one that is a job: for about three days, after the first hours once an hour.
+const JOB_TRIES: u32 = 90;
+const JOB_FIRST_WAIT: Duration = Duration::from_secs(10);
 
 /// How long connecting may take, and one try as a whole.
 const LIMITS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(30));
@@ -60,8 +68,34 @@ const TOLERANCE: i64 = 300;
 ///
 /// It goes out with `webhook-id`, which is the same at each try, and `webhook-timestamp`; with a secret also with
 /// `webhook-signature`.
+///
+/// # Sent or enqueued
+/// [`send`](Webhook::send) is a task: it costs nothing, and is gone when the process dies. What a receiver must not miss is
+/// enqueued, with the application's [`Jobs`](crate::Jobs):
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aside::{Job, Request, Result, Webhook};
+///
+/// fn paid(req: &mut Request) -> Result<&'static str> {
+///     let webhook = Webhook::post("https://shop.example/hooks").json(&serde_json::json!({ "order": 17 }));
+///     req.enqueue(webhook.clone())?; // kept when this returns
+///     req.enqueue(webhook.id("order-17-feedback").in_(Duration::from_secs(24 * 3600)))?;
+///     Ok("thank you")
+/// }
+/// ```
+///
+/// It then is tried 90 times over about three days, on the same terms as one that is sent, and kept as dead in the end, or
+/// at once after an answer such as 404 or 410. Each try has the `webhook-id` and the body that were written down, and a
+/// timestamp and a signature of its own. A receiver may see it twice, when this process dies before it has noted the
+/// answer: it knows the second by its `webhook-id`.
+///
+/// **What is written down holds the secret and the address in the clear**, in the jobs' file or in Redis: whoever reads
+/// that can sign in the site's name. The panel, the log and the failures do not show them. Where that is too much, enqueue a
+/// job of your own that reads the secret from the settings and calls [`send_now`](Webhook::send_now).
 #[derive(Clone)]
-#[must_use = "it goes nowhere without `send`"]
+#[must_use = "it goes nowhere without `send` or `enqueue`"]
 pub struct Webhook {
     url: String,
     id: String,
@@ -116,7 +150,8 @@ impl Webhook {
         self
     }
 
-    /// Sends it aside. The handle may be let go.
+    /// Sends it aside. The handle may be let go. It is gone when the process dies: what must not be is
+    /// [enqueued](Webhook#sent-or-enqueued).
     ///
     /// The task is tried 5 times at most, with waits of 2 s, 4 s, 8 s and 16 s, and only where waiting can help: the
     /// receiver cannot be reached within 10 s, does not answer within 30 s, or answers 408, 429 or 5xx. Any answer but 2xx
@@ -127,9 +162,8 @@ impl Webhook {
     /// None in the hand. An address that is none, a payload that cannot be written as JSON, a header that cannot be one and
     /// the receiver's refusal are failures of the task, which its handle gives and the log says.
     pub fn send(self) -> TaskHandle<()> {
-        let name = address(&self.url).map_or("webhook".into(), |(_, host)| format!("webhook to {host}"));
         let retry = Retry::exponential(TRIES, FIRST_WAIT).only_if(is_worth_another_try);
-        Task::named(name).retry(retry).run(move |_| self.deliver())
+        Task::named(self.task_name()).retry(retry).run(move |_| self.deliver())
     }
 
     /// Sends it now, on this thread, with one try.
@@ -140,18 +174,29 @@ impl Webhook {
         self.deliver()
     }
 
+    /// Which webhook it is, in the log.
+    fn task_name(&self) -> String {
+        address(&self.url).map_or("webhook".into(), |(_, host)| format!("webhook to {host}"))
+    }
+
+    /// The payload.
+    fn body(&self) -> Result<&[u8]> {
+        let wrong = |words| {
+            Error::internal(format!("the payload of the {} cannot be written as JSON: {words}", self.task_name()))
+        };
+        self.body.as_deref().map_err(wrong)
+    }
+
     /// One try, signed at its own time.
     fn deliver(&self) -> Result<()> {
         let (url, host) = address(&self.url)?;
-        let body = self.body.as_ref().map_err(|words| {
-            Error::internal(format!("the payload of the webhook to {host} cannot be written as JSON: {words}"))
-        })?;
+        let body = self.body()?;
         let headers = self.signed_headers(body, Timestamp::now().as_second())?;
         let (connect, whole) = self.limits;
         let request = agent().post(url).config().timeout_connect(Some(connect)).timeout_global(Some(whole)).build();
         let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
         let failed = |error| Trouble::from(&host, error);
-        let answer = request.send(&body[..]).map_err(failed)?;
+        let answer = request.send(body).map_err(failed)?;
         let status = answer.status();
         // Whether it can be read or not changes nothing for us.
         let _ = io::copy(&mut answer.into_body().into_reader().take(ANSWER), &mut io::sink());
@@ -176,6 +221,76 @@ impl Webhook {
         }
         headers.iter().try_for_each(|(name, value)| Headers::check(name, value))?;
         Ok(headers)
+    }
+}
+
+/// `req.enqueue(webhook)?`: a webhook that survives the process. See [there](Webhook#sent-or-enqueued).
+impl Job for Webhook {
+    const NAME: &'static str = "webhook";
+    const PRIVATE: bool = true;
+
+    fn retry() -> Retry {
+        Retry::exponential(JOB_TRIES, JOB_FIRST_WAIT)
+            .only_if(|error| is_worth_another_try(error) || is_of_a_later_version(error))
+    }
+
+    fn label(&self) -> String {
+        self.task_name()
+    }
+
+    fn run(self, _task: &TaskContext) -> Result<()> {
+        self.deliver()
+    }
+}
+
+/// What cannot be read here may have been enqueued by a program that is newer, and is taking this one's place.
+fn is_of_a_later_version(error: &Error) -> bool {
+    error.find_source::<serde_json::Error>().is_some()
+}
+
+/// A webhook as it is written down. A field that is new has a default, and is written only where it is used: an earlier
+/// version of the program refuses what it does not know, and the job waits for one that does.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    url: String,
+    id: String,
+    body: String,
+    /// Base64, since it may be any bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<(String, String)>,
+}
+
+impl Serialize for Webhook {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let body = self.body().map_err(|error| S::Error::custom(error.chain()))?;
+        let written = Written {
+            url: self.url.clone(),
+            id: self.id.clone(),
+            // It is JSON, which is UTF-8.
+            body: String::from_utf8(body.to_vec()).map_err(S::Error::custom)?,
+            secret: self.secret.as_ref().map(|secret| STANDARD.encode(secret)),
+            headers: self.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        };
+        written.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Webhook {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Webhook, D::Error> {
+        let written = Written::deserialize(from)?;
+        // Without what could not be decoded: it is a secret.
+        let decode = |text| STANDARD.decode(text).map_err(|_| D::Error::custom("the webhook's secret is no base64"));
+        Ok(Webhook {
+            url: written.url,
+            id: written.id,
+            body: Ok(written.body.into_bytes()),
+            secret: written.secret.map(decode).transpose()?,
+            headers: written.headers.into_iter().collect(),
+            limits: LIMITS,
+        })
     }
 }
 
