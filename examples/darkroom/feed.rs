@@ -17,7 +17,7 @@ use quick_xml::events::{BytesRef, BytesStart, Event};
 use serde::{Serialize, Serializer};
 use url::Url;
 
-use crate::photos::OUR_FAULT;
+use crate::site::OUR_FAULT;
 
 /// Where to look unless `DARKROOM_FEEDS` says.
 const SOURCES: &str = "PetaPixel=https://petapixel.com/feed/, \

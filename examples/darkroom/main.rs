@@ -6,8 +6,15 @@
 //!
 //! No page waits for what its visitor need not wait for. Sizes are made and the cache is warmed after the redirect, and the
 //! photo's page shows how far they are; an order is charged, receipted by mail and announced by webhook after the thanks; the
-//! feed asks its sources while its page is already there, and shows each answer as it comes. What it keeps lies under `data/`: the
-//! database, the photos, the sessions that were ended, and the mail as files unless `ASIDE_MAIL_URL` names a server.
+//! feed asks its sources while its page is already there, and shows each answer as it comes.
+//!
+//! What somebody was promised is a **job**, kept in the site's own database in one transaction with what it belongs to: the
+//! sizes of a photo, the charge of an order with its receipt and its webhook, the mail to the owner, the files of a photo
+//! that was taken down. Kill the process with `kill -9` in the middle, start it again, and it goes on. What is worth nothing
+//! after a restart is set aside with `background`: the warm-up of the cache, the questions to the feed's sources.
+//!
+//! What it keeps lies under `data/`: the database with the jobs, the photos, the sessions that were ended, and the mail as
+//! files unless `ASIDE_MAIL_URL` names a server.
 //!
 //! The site has one owner: **whoever signs up first**, at `/signup`, which is closed from then on. So sign up before you
 //! tell anybody the address. The owner sees the orders with their addresses, and takes photos down.
@@ -33,16 +40,19 @@ mod feed;
 mod orders;
 mod photos;
 mod site;
+mod sizes;
 mod store;
 #[cfg(test)]
 mod tests;
 
 use std::path::Path;
 
-use aside::{App, Rate, Result};
+use aside::{App, Jobs, Rate, Result};
 
 use feed::{Feed, Sources};
+use orders::Charge;
 use site::{Settings, Site};
+use sizes::{Hang, MakeSizes, RemoveFiles};
 use store::Store;
 
 fn main() -> Result<()> {
@@ -55,13 +65,14 @@ fn app(settings: Settings) -> Result<App> {
     app_with(settings, Sources::parse("")?)
 }
 
-/// The whole site, for `main` and for the tests.
+/// The whole site, for `main` and for the tests. The process of an isolated job comes through here too.
 fn app_with(settings: Settings, sources: Sources) -> Result<App> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = settings.config.clone();
     let site = Site::new(settings)?;
     let store = Store::open(&site.database())?;
     let app = App::with_config(config)
+        .jobs(jobs(&site)?)
         .templates(here.join("templates/darkroom"))
         .static_files("/static", here.join("examples/darkroom/static"))
         .state(site)
@@ -101,4 +112,11 @@ fn app_with(settings: Settings, sources: Sources) -> Result<App> {
         .mount("/account", account::app())
         .healthz();
     Ok(errors::STATUSES.iter().fold(app, |app, &status| app.error_page(status, errors::page)))
+}
+
+/// In the site's own file: a job is there if and only if what it belongs to is.
+fn jobs(site: &Site) -> Result<Jobs> {
+    let jobs = Jobs::sqlite(site.database())?;
+    let jobs = jobs.register::<MakeSizes>().register::<Hang>().register::<RemoveFiles>().register::<Charge>();
+    Ok(jobs.queue(sizes::QUEUE.0, sizes::QUEUE.1))
 }

@@ -1,15 +1,15 @@
 //! Orders: what must be right before the thanks (the form, the record), and what comes after (charge, receipt, webhook).
 
-use std::sync::Arc;
-
-use aside::{Error, Form, Mail, Request, Response, Result, Webhook, context, redirect};
+use aside::rusqlite::Transaction;
+use aside::{Error, Form, Job, Jobs, Mail, Request, Response, Result, TaskContext, Webhook, context, redirect};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::photos::{self, Card};
 use crate::site::{NO_ADDRESS, Site, day, euros, is_mail_address, machine_time};
-use crate::store::{Order, Photo, Store};
+use crate::sizes::Lab;
+use crate::store::{self, Order, Photo, Store};
 
 const PRICE: i64 = 1_200;
 const MAX_QUANTITY: i64 = 50;
@@ -78,7 +78,7 @@ pub fn list(req: &mut Request) -> Result<Response> {
 
 fn page(req: &mut Request, form: &Form<OrderForm>) -> Result<Response> {
     let store = req.state::<Store>();
-    let mut photos = photos::latest(&req.state::<Site>(), &store)?.to_vec();
+    let mut photos = photos::latest(&Lab::of(req)?)?.to_vec();
     // The one that was chosen may be older than the latest.
     let chosen = store.photo(form.typed_in("photo").trim().parse().unwrap_or(0))?.filter(Photo::can_be_printed);
     photos.extend(chosen.filter(|chosen| photos.iter().all(|photo| photo.id != chosen.id)).map(Card::from));
@@ -115,32 +115,68 @@ fn check(form: &mut Form<OrderForm>, store: &Store) -> Result<()> {
     Ok(())
 }
 
-fn place(req: &mut Request, store: &Arc<Store>, order: &OrderForm) -> Result<Response> {
-    let photo = store.photo(order.photo)?.ok_or_else(|| Error::conflict("This photo was taken down a moment ago."))?;
-    let id = store.add_order(&photo, order.email.trim(), order.quantity)?;
+/// The order and the job that charges it are kept together: once somebody is thanked, both are there, whatever becomes of
+/// this process; and of an order that could not be kept nothing is charged.
+fn place(req: &mut Request, store: &Store, order: &OrderForm) -> Result<Response> {
+    let (jobs, site) = (req.jobs()?, req.state::<Site>());
+    let link = site.url() + &req.url_for("photo", &[("id", &order.photo)])?;
+    store.write(|db| {
+        let photo = store::photo(db, order.photo)?;
+        let photo = photo.ok_or_else(|| Error::conflict("This photo was taken down a moment ago."))?;
+        let order = store::add_order(db, &photo, order.email.trim(), order.quantity)?;
+        jobs.enqueue_in(db, Charge { order, link })
+    })?;
     req.flash("success", "Processing your order!");
-    let (site, store) = (req.state::<Site>(), store.clone());
-    let link = site.url() + &req.url_for("photo", &[("id", &photo.id)])?;
-    Ok(redirect(&req.url_for("orders", &[])?).background(move || process(&site, &store, id, &link)))
+    Ok(redirect(&req.url_for("orders", &[])?))
 }
 
-/// What the visitor need not wait for. The receipt and the webhook are tasks of their own, tried again when they fail.
-fn process(site: &Site, store: &Store, id: i64, link: &str) -> Result<()> {
-    charge(store, id)?;
-    let order = store.order(id)?.ok_or_else(|| Error::internal(format!("order {id} is gone")))?;
-    send_receipt(&order, link);
-    send_webhook(site, &order);
-    Ok(())
+/// What the visitor need not wait for: charges an order, and has the receipt and the webhook sent, which are jobs of their
+/// own and tried again when they fail.
+#[derive(Serialize, Deserialize)]
+pub struct Charge {
+    pub order: i64,
+    /// The address of the photo's page, for the receipt.
+    pub link: String,
 }
 
-/// Writes the charge down. A real site would call its payment service here, with the order's number as the key by which
-/// that knows a second call.
-fn charge(store: &Store, id: i64) -> Result<()> {
-    let order = store.order(id)?.ok_or_else(|| Error::internal(format!("order {id} is gone")))?;
-    store.charge(id, order.quantity * PRICE)
+impl Job for Charge {
+    const NAME: &'static str = "charge";
+
+    fn label(&self) -> String {
+        format!("charge order {}", self.order)
+    }
+
+    /// In one transaction: the charge, the jobs that tell of it, and that this one is done. So each of them happens once,
+    /// wherever the process is killed.
+    ///
+    /// A real site would call its payment service before, with the order's number as the key by which that knows a second
+    /// call; and write down here what it answered.
+    fn run(self, task: &TaskContext) -> Result<()> {
+        let (site, jobs) = (task.state::<Site>(), task.jobs()?);
+        task.transaction(|db| self.charge(db, &site, &jobs))
+    }
 }
 
-fn send_receipt(order: &Order, link: &str) {
+impl Charge {
+    fn charge(&self, db: &Transaction<'_>, site: &Site, jobs: &Jobs) -> Result<()> {
+        let find = || store::order(db, self.order)?.ok_or_else(|| self.is_gone());
+        if !store::charge(db, self.order, find()?.quantity * PRICE)? {
+            return Ok(()); // by another job for the same order, which has told of it as well
+        }
+        let order = find()?;
+        jobs.enqueue_in(db, receipt(&order, &self.link))?;
+        if let Some(webhook) = webhook(site, &order) {
+            jobs.enqueue_in(db, webhook)?;
+        }
+        Ok(())
+    }
+
+    fn is_gone(&self) -> Error {
+        Error::internal(format!("order {} is gone", self.order))
+    }
+}
+
+fn receipt(order: &Order, link: &str) -> Mail {
     let total = euros(order.cents.unwrap_or(0));
     let ordered_on = day(order.ordered_at);
     let receipt = || {
@@ -152,20 +188,19 @@ fn send_receipt(order: &Order, link: &str) {
         .subject(format!("Receipt for order {}", order.id))
         .template("receipt.txt", receipt())
         .template("receipt.html", receipt())
-        .send();
 }
 
-/// Tells the shop's own systems, when an address for that is set.
-fn send_webhook(site: &Site, order: &Order) {
-    let Some(url) = &site.settings.webhook_url else { return };
+/// What tells the shop's own systems, when an address for that is set. They may hear of it twice, and know that by its id.
+fn webhook(site: &Site, order: &Order) -> Option<Webhook> {
+    let url = site.settings.webhook_url.as_ref()?;
     let payload = json!({
         "type": "order.charged",
         "timestamp": Timestamp::now().to_string(),
         "data": { "order": order.id, "photo": order.photo, "quantity": order.quantity, "cents": order.cents },
     });
-    let mut webhook = Webhook::post(url).id(format!("order-{}-charged", order.id)).json(&payload);
-    if let Some(secret) = &site.settings.webhook_secret {
-        webhook = webhook.secret(secret);
-    }
-    webhook.send();
+    let webhook = Webhook::post(url).id(format!("order-{}-charged", order.id)).json(&payload);
+    Some(match &site.settings.webhook_secret {
+        Some(secret) => webhook.secret(secret),
+        None => webhook,
+    })
 }

@@ -4,10 +4,10 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aside::{Cache, Config, Pool, Rate, RateLimit, Result};
+use aside::{Cache, Config, Rate, RateLimit, Result};
 use jiff::{Timestamp, tz::TimeZone};
 
-use crate::photos::{Card, Preparing};
+use crate::photos::Card;
 
 /// The site's own settings, beside the framework's.
 pub struct Settings {
@@ -45,9 +45,6 @@ pub struct Site {
     pub settings: Settings,
     /// The gallery, ready for its template.
     pub gallery: Cache<Arc<Vec<Card>>>,
-    pub preparing: Preparing,
-    /// A decoded photo takes a hundred megabytes: two at a time, however many are uploaded at once.
-    pub decoders: Pool,
     /// How often passwords are tried for an account, by whomever.
     pub tries: RateLimit,
 }
@@ -55,13 +52,7 @@ pub struct Site {
 impl Site {
     /// Makes the folders.
     pub fn new(settings: Settings) -> Result<Site> {
-        let site = Site {
-            settings,
-            gallery: Cache::new(10),
-            preparing: Preparing::default(),
-            decoders: Pool::new(2),
-            tries: RateLimit::new(Rate::per_hour(20)),
-        };
+        let site = Site { settings, gallery: Cache::new(10), tries: RateLimit::new(Rate::per_hour(20)) };
         std::fs::create_dir_all(site.originals())?;
         Ok(site)
     }
@@ -85,6 +76,9 @@ impl Site {
         url.trim_end_matches('/').to_owned()
     }
 }
+
+/// What a visitor is told of what the log tells.
+pub const OUR_FAULT: &str = "Something went wrong on our side, and is in our log.";
 
 /// What to say of one that is none.
 pub const NO_ADDRESS: &str = "Give a mail address such as ada@example.org.";

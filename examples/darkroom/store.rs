@@ -2,19 +2,23 @@
 //!
 //! One connection behind a lock. SQLite has one writer at a time in any case, the queries here take microseconds, and the
 //! gallery comes from the cache: a pool of readers would be more code and no faster. Nothing slow happens under the lock.
+//!
+//! The site's jobs lie in the same file, in tables of their own (`aside_…`), so that what is written here and the job that
+//! belongs to it are there together or not at all: see [`Store::write`]. What takes part in a transaction is a function of
+//! this module, for the transaction of a job is not on this connection (`TaskContext::transaction`).
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aside::Result;
-use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
+use aside::rusqlite::{self, Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 /// What made the file what it is, in order. The file knows how many of them it has seen (`user_version`), so they are
 /// never changed, only added to.
 ///
 /// Times are seconds since 1970, money is cents. A charge has its order's number, so that there can be only one.
-const MIGRATIONS: [&str; 2] = [
+const MIGRATIONS: [&str; 3] = [
     "CREATE TABLE IF NOT EXISTS photos (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         title TEXT NOT NULL,
@@ -55,9 +59,11 @@ const MIGRATIONS: [&str; 2] = [
         SELECT orders.id, photo, title, email, quantity, ordered_at FROM orders JOIN photos ON photos.id = photo;
     DROP TABLE orders;
     ALTER TABLE new_orders RENAME TO orders;",
+    // The job that makes a photo's sizes, by its number; none for a photo from before there were jobs.
+    "ALTER TABLE photos ADD COLUMN job INTEGER;",
 ];
 
-const PHOTO: &str = "SELECT id, title, original, width, height, failure, uploaded_at FROM photos";
+const PHOTO: &str = "SELECT id, title, original, width, height, failure, uploaded_at, job FROM photos";
 const ORDER: &str = "SELECT orders.id, photo, orders.title, email, quantity, ordered_at, cents, width
     FROM orders LEFT JOIN photos ON photos.id = photo LEFT JOIN charges ON \"order\" = orders.id";
 
@@ -74,7 +80,7 @@ pub struct Owner {
 }
 
 /// A photo, and how far it is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Photo {
     pub id: i64,
     pub title: String,
@@ -82,6 +88,8 @@ pub struct Photo {
     pub original: String,
     pub state: Prepared,
     pub uploaded_at: i64,
+    /// The job that makes its sizes, or made them.
+    pub job: Option<u64>,
 }
 
 /// Whether a photo's sizes are there.
@@ -123,7 +131,8 @@ impl Store {
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        connection.pragma_update(None, "synchronous", "NORMAL")?;
+        // Who was thanked for an order is not to hear after a power cut that there is none.
+        connection.pragma_update(None, "synchronous", "FULL")?;
         migrate(&mut connection)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         Ok(Store(Mutex::new(connection)))
@@ -138,7 +147,7 @@ impl Store {
 
     pub fn owner(&self) -> Result<Option<Owner>> {
         let query = "SELECT id, email, password FROM owner";
-        Ok(self.connection().query_row(query, [], owner).optional()?)
+        Ok(self.connection().query_row(query, [], owner_in).optional()?)
     }
 
     pub fn change_password(&self, password: &str) -> Result<()> {
@@ -146,16 +155,17 @@ impl Store {
         Ok(())
     }
 
-    pub fn add_photo(&self, title: &str, original: &str) -> Result<i64> {
-        let connection = self.connection();
-        connection.execute("INSERT INTO photos (title, original) VALUES (?, ?)", params![title, original])?;
-        Ok(connection.last_insert_rowid())
+    /// Writes all of it or nothing. `f` is short, and uses the functions of this module: the lock is held meanwhile.
+    pub fn write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let value = f(&transaction)?;
+        transaction.commit()?;
+        Ok(value)
     }
 
     pub fn photo(&self, id: i64) -> Result<Option<Photo>> {
-        let connection = self.connection();
-        let mut query = connection.prepare_cached(&format!("{PHOTO} WHERE id = ?"))?;
-        Ok(query.query_row([id], photo).optional()?)
+        photo(&self.connection(), id)
     }
 
     /// The newest photos first, without those that came to nothing.
@@ -163,7 +173,7 @@ impl Store {
         let connection = self.connection();
         let mut query =
             connection.prepare_cached(&format!("{PHOTO} WHERE failure IS NULL ORDER BY id DESC LIMIT ?"))?;
-        let photos = query.query_map([most], photo)?.collect::<rusqlite::Result<_>>()?;
+        let photos = query.query_map([most], photo_in)?.collect::<rusqlite::Result<_>>()?;
         Ok(photos)
     }
 
@@ -171,52 +181,15 @@ impl Store {
     pub fn all_photos(&self, most: u32) -> Result<Vec<Photo>> {
         let connection = self.connection();
         let mut query = connection.prepare_cached(&format!("{PHOTO} ORDER BY id DESC LIMIT ?"))?;
-        let photos = query.query_map([most], photo)?.collect::<rusqlite::Result<_>>()?;
+        let photos = query.query_map([most], photo_in)?.collect::<rusqlite::Result<_>>()?;
         Ok(photos)
-    }
-
-    /// Forgets a photo. Orders of it stay, with its title.
-    pub fn remove_photo(&self, id: i64) -> Result<()> {
-        self.connection().execute("DELETE FROM photos WHERE id = ?", [id])?;
-        Ok(())
-    }
-
-    pub fn photo_is_ready(&self, id: i64, width: u32, height: u32) -> Result<()> {
-        let change = "UPDATE photos SET width = ?, height = ?, failure = NULL WHERE id = ?";
-        self.connection().execute(change, params![width, height, id])?;
-        Ok(())
-    }
-
-    pub fn photo_failed(&self, id: i64, why: &str) -> Result<()> {
-        self.connection().execute("UPDATE photos SET failure = ? WHERE id = ?", params![why, id])?;
-        Ok(())
-    }
-
-    /// The new order's number.
-    pub fn add_order(&self, photo: &Photo, email: &str, quantity: i64) -> Result<i64> {
-        let connection = self.connection();
-        let insert = "INSERT INTO orders (photo, title, email, quantity) VALUES (?, ?, ?, ?)";
-        connection.execute(insert, params![photo.id, photo.title, email, quantity])?;
-        Ok(connection.last_insert_rowid())
-    }
-
-    pub fn order(&self, id: i64) -> Result<Option<Order>> {
-        let connection = self.connection();
-        Ok(connection.query_row(&format!("{ORDER} WHERE orders.id = ?"), [id], order).optional()?)
     }
 
     pub fn latest_orders(&self, most: u32) -> Result<Vec<Order>> {
         let connection = self.connection();
         let mut query = connection.prepare_cached(&format!("{ORDER} ORDER BY orders.id DESC LIMIT ?"))?;
-        let orders = query.query_map([most], order)?.collect::<rusqlite::Result<_>>()?;
+        let orders = query.query_map([most], order_in)?.collect::<rusqlite::Result<_>>()?;
         Ok(orders)
-    }
-
-    /// Writes a charge down. A second one for the same order changes nothing.
-    pub fn charge(&self, order: i64, cents: i64) -> Result<()> {
-        let insert = "INSERT INTO charges (\"order\", cents) VALUES (?, ?) ON CONFLICT DO NOTHING";
-        self.connection().execute(insert, params![order, cents])?;
-        Ok(())
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
@@ -227,20 +200,82 @@ impl Store {
 
 /// Does to the file what it has not seen yet: all of it or nothing, and once, when two processes start together.
 fn migrate(connection: &mut Connection) -> Result<()> {
+    // The process of an isolated job opens the file too: it has nothing to do here, and waits for nobody's lock.
+    if seen(connection)? >= MIGRATIONS.len() {
+        return Ok(());
+    }
     // A table that others refer to is replaced in between.
     connection.pragma_update(None, "foreign_keys", false)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let seen: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
-    MIGRATIONS.iter().skip(seen as usize).try_for_each(|step| transaction.execute_batch(step))?;
-    transaction.pragma_update(None, "user_version", seen.max(MIGRATIONS.len() as u32))?;
+    let seen = seen(&transaction)?;
+    MIGRATIONS.iter().skip(seen).try_for_each(|step| transaction.execute_batch(step))?;
+    transaction.pragma_update(None, "user_version", seen.max(MIGRATIONS.len()) as u32)?;
     Ok(transaction.commit()?)
 }
 
-fn owner(row: &Row<'_>) -> rusqlite::Result<Owner> {
+/// How many of the migrations the file has seen.
+fn seen(db: &Connection) -> Result<usize> {
+    let seen: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    Ok(seen as usize)
+}
+
+pub fn photo(db: &Connection, id: i64) -> Result<Option<Photo>> {
+    let mut query = db.prepare_cached(&format!("{PHOTO} WHERE id = ?"))?;
+    Ok(query.query_row([id], photo_in).optional()?)
+}
+
+/// The new photo's number.
+pub fn add_photo(db: &Connection, title: &str, original: &str) -> Result<i64> {
+    db.execute("INSERT INTO photos (title, original) VALUES (?, ?)", params![title, original])?;
+    Ok(db.last_insert_rowid())
+}
+
+/// Whose work a photo is from now on.
+pub fn set_job(db: &Connection, id: i64, job: u64) -> Result<()> {
+    db.execute("UPDATE photos SET job = ? WHERE id = ?", params![job.cast_signed(), id])?;
+    Ok(())
+}
+
+/// What has become of a photo. Nothing happens when it was taken down.
+pub fn set_state(db: &Connection, id: i64, state: &Prepared) -> Result<()> {
+    let (width, height, failure) = match state {
+        Prepared::NotYet => (None, None, None),
+        Prepared::Ready(width, height) => (Some(width), Some(height), None),
+        Prepared::Failed(why) => (None, None, Some(why)),
+    };
+    let change = "UPDATE photos SET width = ?, height = ?, failure = ? WHERE id = ?";
+    db.execute(change, params![width, height, failure, id])?;
+    Ok(())
+}
+
+/// Forgets a photo. Orders of it stay, with its title.
+pub fn remove_photo(db: &Connection, id: i64) -> Result<()> {
+    db.execute("DELETE FROM photos WHERE id = ?", [id])?;
+    Ok(())
+}
+
+/// The new order's number.
+pub fn add_order(db: &Connection, photo: &Photo, email: &str, quantity: i64) -> Result<i64> {
+    let insert = "INSERT INTO orders (photo, title, email, quantity) VALUES (?, ?, ?, ?)";
+    db.execute(insert, params![photo.id, photo.title, email, quantity])?;
+    Ok(db.last_insert_rowid())
+}
+
+pub fn order(db: &Connection, id: i64) -> Result<Option<Order>> {
+    Ok(db.query_row(&format!("{ORDER} WHERE orders.id = ?"), [id], order_in).optional()?)
+}
+
+/// Writes a charge down, unless there is one for that order. Whether it did.
+pub fn charge(db: &Connection, order: i64, cents: i64) -> Result<bool> {
+    let insert = "INSERT INTO charges (\"order\", cents) VALUES (?, ?) ON CONFLICT DO NOTHING";
+    Ok(db.execute(insert, params![order, cents])? == 1)
+}
+
+fn owner_in(row: &Row<'_>) -> rusqlite::Result<Owner> {
     Ok(Owner { id: row.get("id")?, email: row.get("email")?, password: row.get("password")? })
 }
 
-fn photo(row: &Row<'_>) -> rusqlite::Result<Photo> {
+fn photo_in(row: &Row<'_>) -> rusqlite::Result<Photo> {
     let size: (Option<u32>, Option<u32>) = (row.get("width")?, row.get("height")?);
     let state = match (size, row.get("failure")?) {
         (_, Some(why)) => Prepared::Failed(why),
@@ -248,10 +283,11 @@ fn photo(row: &Row<'_>) -> rusqlite::Result<Photo> {
         _ => Prepared::NotYet,
     };
     let (title, original) = (row.get("title")?, row.get("original")?);
-    Ok(Photo { id: row.get("id")?, title, original, state, uploaded_at: row.get("uploaded_at")? })
+    let job = row.get::<_, Option<i64>>("job")?.map(i64::cast_unsigned);
+    Ok(Photo { id: row.get("id")?, title, original, state, uploaded_at: row.get("uploaded_at")?, job })
 }
 
-fn order(row: &Row<'_>) -> rusqlite::Result<Order> {
+fn order_in(row: &Row<'_>) -> rusqlite::Result<Order> {
     Ok(Order {
         id: row.get("id")?,
         photo: row.get("photo")?,
@@ -275,28 +311,47 @@ mod tests {
     #[test]
     fn a_photo_goes_from_not_yet_to_ready_or_failed() {
         let store = store();
-        let (good, bad) = (store.add_photo("Harbour", "a.jpg").unwrap(), store.add_photo("Noise", "b.jpg").unwrap());
+        let add = |title: &str| store.write(|db| add_photo(db, title, "a.jpg")).unwrap();
+        let (good, bad) = (add("Harbour"), add("Noise"));
         assert_eq!(store.photo(good).unwrap().unwrap().state, Prepared::NotYet);
-        store.photo_is_ready(good, 1600, 1200).unwrap();
-        store.photo_failed(bad, "no image").unwrap();
+        let set = |id, state| store.write(|db| set_state(db, id, &state)).unwrap();
+        set(good, Prepared::Ready(1600, 1200));
+        set(bad, Prepared::Failed("no image".into()));
         assert_eq!(store.photo(good).unwrap().unwrap().state, Prepared::Ready(1600, 1200));
         assert_eq!(store.photo(bad).unwrap().unwrap().state, Prepared::Failed("no image".into()));
         let latest = store.latest_photos(10).unwrap();
         assert_eq!(latest.iter().map(|photo| photo.id).collect::<Vec<_>>(), [good]);
         assert!(store.photo(999).unwrap().is_none());
+        set(999, Prepared::NotYet);
+        set(bad, Prepared::NotYet);
+        assert_eq!(store.photo(bad).unwrap().unwrap().state, Prepared::NotYet);
+    }
+
+    #[test]
+    fn what_is_written_together_is_there_or_none_of_it() {
+        let store = store();
+        let refused = store.write(|db| {
+            add_photo(db, "Harbour", "a.jpg")?;
+            Err::<(), _>(aside::Error::internal("no room for the job"))
+        });
+        assert!(refused.is_err() && store.all_photos(10).unwrap().is_empty());
+        let id = store.write(|db| add_photo(db, "Harbour", "a.jpg")).unwrap();
+        store.write(|db| set_job(db, id, u64::MAX)).unwrap();
+        assert_eq!(store.photo(id).unwrap().unwrap().job, Some(u64::MAX));
     }
 
     #[test]
     fn an_order_is_charged_once_and_outlives_its_photo() {
         let store = store();
-        let id = store.add_photo("Harbour", "a.jpg").unwrap();
+        let id = store.write(|db| add_photo(db, "Harbour", "a.jpg")).unwrap();
         let photo = store.photo(id).unwrap().unwrap();
-        let order = store.add_order(&photo, "a@b.example", 2).unwrap();
-        store.charge(order, 2_400).unwrap();
-        store.charge(order, 9_900).unwrap();
-        assert_eq!(store.order(order).unwrap().unwrap().cents, Some(2_400));
-        store.remove_photo(id).unwrap();
-        let order = store.order(order).unwrap().unwrap();
+        let number = store.write(|db| add_order(db, &photo, "a@b.example", 2)).unwrap();
+        let charges = [2_400, 9_900].map(|cents| store.write(|db| charge(db, number, cents)).unwrap());
+        assert_eq!(charges, [true, false]);
+        let find = || store.write(|db| order(db, number)).unwrap().unwrap();
+        assert_eq!(find().cents, Some(2_400));
+        store.write(|db| remove_photo(db, id)).unwrap();
+        let order = find();
         assert_eq!((order.photo, order.title.as_str(), order.cents), (None, "Harbour", Some(2_400)));
         assert_eq!((store.latest_orders(10).unwrap().len(), store.all_photos(10).unwrap().len()), (1, 0));
     }
@@ -327,13 +382,16 @@ mod tests {
         drop(old);
         for _ in 0..2 {
             let store = Store::open(&path).unwrap();
-            let order = store.order(7).unwrap().unwrap();
+            let order = store.write(|db| order(db, 7)).unwrap().unwrap();
             assert_eq!((order.title.as_str(), order.cents, order.has_picture), ("Harbour", Some(2_400), true));
         }
         let store = Store::open(&path).unwrap();
         let photo = store.photo(1).unwrap().unwrap();
-        let next = store.add_order(&photo, "ada@example.org", 1).unwrap();
-        store.charge(next, 1_200).unwrap();
-        assert!(next == 8 && store.charge(99, 1).is_err(), "a charge still belongs to an order");
+        assert_eq!((photo.state, photo.job), (Prepared::Ready(800, 600), None));
+        let photo = store.photo(1).unwrap().unwrap();
+        let next = store.write(|db| add_order(db, &photo, "ada@example.org", 1)).unwrap();
+        store.write(|db| charge(db, next, 1_200)).unwrap();
+        let of_none = store.write(|db| charge(db, 99, 1));
+        assert!(next == 8 && of_none.is_err(), "a charge still belongs to an order");
     }
 }
