@@ -39,6 +39,8 @@ mod errors;
 mod feed;
 mod orders;
 mod photos;
+#[cfg(all(test, unix))]
+mod processes;
 mod site;
 mod sizes;
 mod store;

@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io::{BufRead, BufReader, Cursor, Read, Write};
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
 use aside::testing::{EventReader, TestClient, TestResponse};
-use aside::{Config, Error, Mode, Request, SentMail, Status};
+use aside::{Config, Error, JobInfo, JobState, Mode, Request, SentMail, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::{Compression, write::GzEncoder};
@@ -23,7 +23,10 @@ use sha2::Sha256;
 use tempfile::TempDir;
 
 use super::feed::{Feed, Sources};
+use super::orders::Charge;
 use super::site::{Settings, Site};
+use super::sizes::MakeSizes;
+use super::store::Store;
 use super::{app, app_with, errors};
 
 const PASSWORD: &str = "a lamp that is red";
@@ -117,6 +120,34 @@ impl Visit {
         self.post("/orders").form(fields).send()
     }
 
+    fn database(&self) -> rusqlite::Connection {
+        rusqlite::Connection::open(self.folder.path().join("darkroom.db")).unwrap()
+    }
+
+    /// The job that a photo's sizes are, or were, made by.
+    fn job_of(&self, photo: i64) -> JobInfo {
+        let job = self.state::<Store>().photo(photo).unwrap().unwrap().job.unwrap();
+        self.jobs().find(job).unwrap().unwrap()
+    }
+
+    /// Lets all tries have their time.
+    fn try_to_the_end(&mut self) {
+        for _ in 0..3 {
+            self.advance(Duration::from_secs(60));
+            self.settle();
+        }
+    }
+
+    /// Puts a pipe where a photo's original is: who reads it waits until somebody writes.
+    #[cfg(unix)]
+    fn original_becomes_a_pipe(&self, photo: i64) -> PathBuf {
+        let name = self.state::<Store>().photo(photo).unwrap().unwrap().original;
+        let original = self.folder.path().join("photos/originals").join(name);
+        fs::remove_file(&original).unwrap();
+        make_a_pipe(&original);
+        original
+    }
+
     fn files(&self) -> Vec<String> {
         let photos = self.folder.path().join("photos");
         let names = |folder: &Path| -> Vec<String> {
@@ -128,6 +159,12 @@ impl Visit {
         };
         [names(&photos), names(&photos.join("originals"))].concat()
     }
+}
+
+#[cfg(unix)]
+pub fn make_a_pipe(path: &Path) {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
 
 /// A source of news on this machine. Whoever asks it waits until the test lets it answer.
@@ -192,7 +229,7 @@ fn picture(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, _| if x < width / 2 { Rgb([220, 20, 20]) } else { Rgb([20, 20, 220]) })
 }
 
-fn jpeg(width: u32, height: u32) -> Vec<u8> {
+pub fn jpeg(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
     picture(width, height).write_to(&mut bytes, ImageFormat::Jpeg).unwrap();
     bytes.into_inner()
@@ -239,25 +276,35 @@ fn a_photo_is_uploaded_and_comes_out_upright_in_three_sizes() {
     assert!(visit.get("/").text().contains("/photos/1/800.jpg"));
 }
 
+/// As an earlier version of the site leaves it that was killed half-way.
+const UNFINISHED: &str = "UPDATE photos SET width = NULL, height = NULL, job = NULL";
+
 #[test]
-fn a_photo_in_the_middle_of_the_work_says_so_and_the_work_begins_again() {
+fn a_photo_that_nobody_is_at_says_so_and_the_work_begins_again() {
     let mut visit = Visit::with_photo();
-    // As a process that was killed half-way leaves it.
-    let database = rusqlite::Connection::open(visit.folder.path().join("darkroom.db")).unwrap();
-    database.execute("UPDATE photos SET width = NULL, height = NULL", []).unwrap();
+    visit.database().execute(UNFINISHED, []).unwrap();
     assert_eq!(visit.get("/photos/1/800.jpg").status(), Status::NOT_FOUND);
 
     let page = visit.get("/photos/1");
     assert!(page.text().contains("being prepared"));
     assert!(page.text().contains(r#"<noscript><meta http-equiv="refresh" content="2"></noscript>"#), "{page:?}");
+    assert!(visit.get("/photos/1").text().contains("being prepared"));
+    assert_eq!(visit.jobs().enqueued::<MakeSizes>().len(), 1, "one job, however many look");
     visit.settle();
     assert!(visit.get("/photos/1").text().contains("/photos/1/1600.jpg"));
 
     // A page that was open then comes back to its stream.
-    database.execute("UPDATE photos SET width = NULL, height = NULL", []).unwrap();
+    visit.database().execute(UNFINISHED, []).unwrap();
     let mut events = visit.events("/photos/1/live");
-    wait_for(&mut events, "/photos/1/1600.jpg");
     visit.settle();
+    wait_for(&mut events, "/photos/1/1600.jpg");
+
+    // Or the gallery is opened.
+    visit.database().execute(UNFINISHED, []).unwrap();
+    visit.state::<Site>().gallery.clear();
+    assert!(visit.get("/").text().contains("Being prepared"));
+    visit.settle();
+    assert!(visit.get("/").text().contains("/photos/1/800.jpg"));
 }
 
 /// The first event that shows it.
@@ -271,84 +318,105 @@ fn wait_for(events: &mut EventReader, words: &str) -> String {
     }
 }
 
-/// What a visitor sees who comes, and stays, while nobody gets to decode.
-fn while_it_waits<T>(visit: &mut Visit, look: impl FnOnce(&mut Visit) -> T) -> T {
-    let site = visit.state::<Site>();
-    // A lock rather than a second barrier: a look that panics lets it go as well.
-    let (begun, gate) = (Barrier::new(3), Mutex::new(()));
-    let occupy = || {
-        begun.wait();
-        drop(gate.lock());
-    };
-    thread::scope(|scope| {
-        let _shut = gate.lock();
-        (0..2).for_each(|_| drop(scope.spawn(|| site.decoders.run(occupy))));
-        begun.wait();
-        look(visit)
-    })
-}
-
 #[test]
 fn a_photo_goes_from_the_tray_to_the_wall_while_two_look_on() {
     let mut visit = visit();
-    let (bath, mut watchers) = while_it_waits(&mut visit, |visit| {
-        visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200));
-        let page = visit.get("/photos/1").text().to_owned();
-        assert!(page.contains(r#"<aside-live src="/photos/1/live""#) && page.contains("0 of 3 sizes"), "{page}");
-        assert!(page.contains(r#"<noscript><meta http-equiv="refresh""#) && page.contains("Look again now"), "{page}");
-        let bath = visit.state::<Site>().preparing.lock()[&1].clone();
-        let mut watchers = [visit.events("/photos/1/live"), visit.events("/photos/1/live")];
-        watchers.iter_mut().for_each(|events| drop(wait_for(events, r#"<progress value="0" max="3""#)));
-        bath.update(|bath| bath.made = 1);
-        watchers.iter_mut().for_each(|events| drop(wait_for(events, "1 of 3 sizes")));
-        (bath, watchers)
-    });
+    visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200));
+    let page = visit.get("/photos/1").text().to_owned();
+    assert!(page.contains(r#"<aside-live src="/photos/1/live""#) && page.contains("0 of 3 sizes"), "{page}");
+    assert!(page.contains(r#"<noscript><meta http-equiv="refresh""#) && page.contains("Look again now"), "{page}");
+    assert!(visit.get("/").text().contains("Being prepared"));
+    let mut watchers = [visit.events("/photos/1/live"), visit.events("/photos/1/live")];
+    watchers.iter_mut().for_each(|events| drop(wait_for(events, r#"<progress value="0" max="3""#)));
+    // As a process tells it that has the job.
+    visit.database().execute("UPDATE aside_jobs SET done = 1", []).unwrap();
+    watchers.iter_mut().for_each(|events| drop(wait_for(events, "1 of 3 sizes")));
+    visit.settle();
     let seen = watchers.each_mut().map(|events| {
         let data = wait_for(events, "/photos/1/1600.jpg");
         assert_eq!(events.next().name, "end");
         data
     });
     assert!(seen[0] == seen[1] && seen[0].contains(r#"width="300" height="200""#), "{seen:?}");
-    visit.settle();
-    assert_eq!((bath.get().made, visit.failures().len()), (3, 0));
-    assert!(visit.state::<Site>().preparing.lock().is_empty());
+    assert_eq!((visit.job_of(1).state, visit.failures().len()), (JobState::Done, 0));
     let page = visit.get("/photos/1").text().to_owned();
     assert!(page.contains(seen[0].trim()), "the page shows the same without the stream: {page}");
     assert!(!page.contains("<aside-live") && !page.contains("<noscript") && !page.contains("<script"), "{page}");
+    assert!(!visit.folder.path().join("photos/making/1").exists(), "the tray is put away");
 }
 
 #[test]
 fn what_goes_wrong_with_a_photo_is_told_to_who_looks_on() {
     let mut visit = visit();
-    let mut broken = while_it_waits(&mut visit, |visit| {
-        visit.upload("Fog", "fog.jpg", &jpeg(600, 400)[..400]);
-        visit.events("/photos/1/live")
-    });
+    visit.upload("Fog", "fog.jpg", &jpeg(600, 400)[..400]);
+    let mut broken = visit.events("/photos/1/live");
+    visit.settle();
     wait_for(&mut broken, "could not be prepared");
     assert_eq!(broken.next().name, "end");
+    assert_eq!(
+        (visit.job_of(1).state, visit.failures().len()),
+        (JobState::Done, 0),
+        "it is nobody's but the picture's"
+    );
 
-    let mut ours = while_it_waits(&mut visit, |visit| {
-        visit.upload("Rain", "rain.jpg", &jpeg(30, 20));
-        fs::remove_dir_all(visit.folder.path().join("photos/originals")).unwrap();
-        visit.events("/photos/2/live")
-    });
+    visit.upload("Rain", "rain.jpg", &jpeg(30, 20));
+    let (originals, away) = (visit.folder.path().join("photos/originals"), visit.folder.path().join("away"));
+    fs::rename(&originals, &away).unwrap();
+    let mut ours = visit.events("/photos/2/live");
+    visit.settle();
+    wait_for(&mut ours, "is tried again in a moment");
+    visit.try_to_the_end();
     wait_for(&mut ours, "went wrong on our side");
     assert_eq!(ours.next().name, "end");
+    assert!(!visit.get("/").text().contains("Rain"), "it is not in the gallery");
+    assert_eq!((visit.job_of(2).state, visit.job_of(2).failures.len()), (JobState::Dead, 3));
+
+    // The owner has mended it, and has it tried again.
+    fs::rename(&away, &originals).unwrap();
+    assert!(visit.jobs().retry(visit.job_of(2).id).unwrap());
+    assert!(visit.get("/photos/2").text().contains("0 of 3 sizes"));
+    let mut again = visit.events("/photos/2/live");
     visit.settle();
-    assert_eq!(visit.failures().len(), 1);
+    wait_for(&mut again, "/photos/2/1600.jpg");
+    assert!(visit.get("/").text().contains("/photos/2/800.jpg"));
 }
 
 #[test]
 fn work_that_was_given_up_is_shown_as_interrupted() {
     let mut visit = visit();
-    while_it_waits(&mut visit, |visit| {
-        visit.upload("Harbour", "harbour.jpg", &jpeg(30, 20));
-        let bath = visit.state::<Site>().preparing.lock()[&1].clone();
-        let mut events = visit.events("/photos/1/live");
-        bath.update(|bath| bath.is_over = true);
-        assert!(wait_for(&mut events, "was interrupted").contains(r#"href="/photos/1""#));
-    });
+    for (title, words) in [("Harbour", "was interrupted"), ("Fog", "was called off")] {
+        let page = visit.upload(title, "photo.jpg", &jpeg(30, 20)).location().unwrap().to_owned();
+        let job = visit.jobs().list(JobState::Waiting, None).unwrap()[0].id;
+        let mut events = visit.events(&format!("{page}/live"));
+        match title {
+            "Harbour" => assert!(visit.jobs().discard(job).unwrap()),
+            _ => drop(visit.jobs().cancel(job).unwrap()),
+        }
+        wait_for(&mut events, words);
+        assert_eq!(events.next().name, "end");
+        visit.settle();
+    }
+    assert!(visit.get("/photos/1").text().contains("/photos/1/1600.jpg"), "whoever looks has it begun again");
+    assert!(visit.get("/photos/2").text().contains("was called off"));
+}
+
+#[test]
+fn a_photo_and_its_job_are_kept_together_or_not_at_all() {
+    let mut visit = visit();
+    visit.database().execute_batch("ALTER TABLE aside_jobs RENAME TO elsewhere").unwrap();
+    assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(30, 20)).status(), Status::INTERNAL_SERVER_ERROR);
+    visit.database().execute_batch("ALTER TABLE elsewhere RENAME TO aside_jobs").unwrap();
+    assert!(visit.files().is_empty(), "{:?}", visit.files());
+    assert!(visit.get("/").text().contains("The walls are still bare"));
+    assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(30, 20)).location(), Some("/photos/1"));
+    assert_eq!(visit.jobs().enqueued::<MakeSizes>().iter().map(|job| job.id).collect::<Vec<_>>(), [1]);
+
     visit.settle();
+    visit.database().execute_batch("ALTER TABLE aside_jobs RENAME TO elsewhere").unwrap();
+    let fields = [("photo", "1"), ("email", "ada@example.org"), ("quantity", "1")];
+    assert_eq!(visit.order(&fields).status(), Status::INTERNAL_SERVER_ERROR);
+    visit.database().execute_batch("ALTER TABLE elsewhere RENAME TO aside_jobs").unwrap();
+    assert!(visit.get("/orders").text().contains("No prints have been ordered"));
 }
 
 #[test]
@@ -361,7 +429,7 @@ fn the_stream_of_a_photo_that_is_over_says_so_and_ends() {
         wait_for(&mut events, words);
         assert_eq!(events.next().name, "end", "{path}");
     }
-    assert!(visit.running().is_empty(), "nothing is begun: {:?}", visit.running());
+    assert_eq!(visit.jobs().counts().unwrap().waiting, 0, "nothing is begun");
     for path in ["/photos/99/live", "/photos/x/live"] {
         assert_eq!(visit.get(path).status(), Status::NOT_FOUND, "{path}");
     }
@@ -370,14 +438,19 @@ fn the_stream_of_a_photo_that_is_over_says_so_and_ends() {
 #[test]
 fn what_is_our_fault_is_in_the_log_and_on_the_page_and_is_not_tried_for_ever() {
     let mut visit = Visit::with_photo();
-    let database = rusqlite::Connection::open(visit.folder.path().join("darkroom.db")).unwrap();
-    database.execute("UPDATE photos SET width = NULL, height = NULL", []).unwrap();
+    visit.database().execute(UNFINISHED, []).unwrap();
     fs::remove_dir_all(visit.folder.path().join("photos/originals")).unwrap();
     visit.get("/photos/1");
     visit.settle();
-    assert_eq!(visit.failures().len(), 1);
-    let page = visit.get("/photos/1");
-    assert!(page.text().contains("went wrong on our side") && !page.text().contains("http-equiv"), "{page:?}");
+    visit.try_to_the_end();
+    assert_eq!(visit.job_of(1).state, JobState::Dead);
+    for _ in 0..2 {
+        let page = visit.get("/photos/1");
+        assert!(page.text().contains("went wrong on our side") && !page.text().contains("http-equiv"), "{page:?}");
+        visit.settle();
+    }
+    let tries = visit.failures().iter().filter(|task| task.name().contains("make sizes of photo 1")).count();
+    assert_eq!((tries, visit.jobs().enqueued::<MakeSizes>().len()), (3, 0), "{:?}", visit.failures());
 }
 
 #[test]
@@ -502,6 +575,26 @@ fn an_order_is_charged_and_makes_one_mail_and_one_signed_webhook() {
     assert_eq!(header("webhook-signature"), format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())));
     let payload: serde_json::Value = serde_json::from_str(body).unwrap();
     assert_eq!((&payload["type"], &payload["data"]["cents"]), (&"order.charged".into(), &2_400.into()));
+}
+
+#[test]
+fn an_order_is_charged_once_however_often_its_job_runs() {
+    let mut visit = Visit::with_photo();
+    visit.order(&[("photo", "1"), ("email", "ada@example.org"), ("quantity", "2")]);
+    visit.jobs().assert_enqueued(|charge: &Charge| charge.order == 1);
+    assert!(visit.get("/orders").text().contains("In hand") && visit.outbox().is_empty());
+    let again = Charge { order: 1, link: "http://darkroom.example/photos/1".into() };
+    visit.jobs().enqueue(again).unwrap();
+    visit.settle();
+    let charged: (i64, i64) =
+        visit.database().query_row("SELECT count(*), sum(cents) FROM charges", [], |row| row.try_into()).unwrap();
+    assert_eq!((charged, visit.outbox().len(), visit.failures().len()), ((1, 2_400), 1, 0));
+    assert_eq!(visit.jobs().counts().unwrap().done, 5, "the sizes, the gallery, two charges and a mail");
+
+    // Of what is charged for nobody, nothing is left half done.
+    visit.jobs().enqueue(Charge { order: 99, link: String::new() }).unwrap();
+    visit.settle();
+    assert_eq!((visit.outbox().len(), visit.jobs().counts().unwrap().scheduled), (1, 1));
 }
 
 #[test]
@@ -715,6 +808,7 @@ fn a_photo_that_is_taken_down_is_gone_and_its_orders_stay() {
     assert_eq!(visit.post("/account/photos/1/delete").send().location(), Some("/account"));
     let page = visit.get("/account");
     assert!(page.text().contains("“Harbour” is taken down") && page.text().contains("bob@example.org"), "{page:?}");
+    visit.settle();
     assert!(visit.files().is_empty(), "{:?}", visit.files());
     for path in ["/photos/1", "/photos/1/800.jpg"] {
         assert_eq!(visit.get(path).status(), Status::NOT_FOUND, "{path}");
@@ -725,19 +819,49 @@ fn a_photo_that_is_taken_down_is_gone_and_its_orders_stay() {
     assert_eq!(visit.post("/account/photos/1/delete").send().status(), Status::NOT_FOUND);
 }
 
+#[test]
+fn a_photo_that_is_still_to_be_prepared_can_be_taken_down() {
+    let mut visit = Visit::as_owner();
+    visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
+    let job = visit.job_of(2).id;
+    let mut events = visit.events("/photos/2/live");
+    assert_eq!(visit.post("/account/photos/2/delete").send().location(), Some("/account"));
+    // As it happens when there is a worker for each: the files are removed first.
+    visit.jobs().pause("photos").unwrap();
+    visit.settle();
+    visit.jobs().resume("photos").unwrap();
+    visit.settle();
+    wait_for(&mut events, "was taken down");
+    assert_eq!(visit.jobs().find(job).unwrap().unwrap().state, JobState::Cancelled);
+    assert_eq!((visit.get("/photos/2").status(), visit.files().len()), (Status::NOT_FOUND, 4));
+    assert!(visit.failures().is_empty(), "{:?}", visit.failures());
+}
+
 /// Or the sizes would be left behind, of a photo that is not there.
 #[test]
-fn a_photo_that_is_being_prepared_is_not_taken_down() {
+#[cfg(unix)]
+fn a_photo_that_is_being_prepared_makes_way_first() {
     let mut visit = Visit::as_owner();
-    let page = while_it_waits(&mut visit, |visit| {
-        visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
-        visit.post("/account/photos/2/delete").send();
-        visit.get("/account")
-    });
-    assert!(page.text().contains("“Fog” is being prepared"), "{page:?}");
-    visit.settle();
+    visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
+    let original = visit.original_becomes_a_pipe(2);
+    let (jobs, job) = (visit.jobs(), visit.job_of(2).id);
+    let at_work = thread::spawn(move || jobs.run_next().unwrap().unwrap());
+    // Returns when it is read from.
+    let mut pipe = fs::OpenOptions::new().write(true).open(&original).unwrap();
+
     visit.post("/account/photos/2/delete").send();
+    while visit.jobs().find(job).unwrap().is_some_and(|job| !job.is_cancelling) {
+        assert!(visit.jobs().run_next().unwrap().is_some(), "one of them tells it to stop");
+    }
+    pipe.write_all(&jpeg(30, 20)).unwrap();
+    drop(pipe);
+    assert_eq!(at_work.join().unwrap().state, JobState::Cancelled);
+    visit.settle();
+    assert!(original.exists(), "not yet");
+    visit.advance(Duration::from_secs(1));
+    visit.settle();
     assert_eq!((visit.get("/photos/2").status(), visit.files().len()), (Status::NOT_FOUND, 4));
+    assert!(!original.exists() && !visit.folder.path().join("photos/making/2").exists());
 }
 
 #[test]
@@ -859,10 +983,8 @@ fn in_production_every_page_keeps_browsers_strict() {
             .map(|path| visit.get(path)),
     );
     answers.extend(["/photos/1/800.jpg", "/static/darkroom.css", "/static/none.css"].map(|path| visit.get(path)));
-    answers.push(while_it_waits(&mut visit, |visit| {
-        visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
-        visit.get("/photos/2")
-    }));
+    visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
+    answers.push(visit.get("/photos/2"));
     visit.settle();
     visit.post("/logout").send();
     answers.extend(["/", "/account", "/login"].map(|path| visit.get(path)));
