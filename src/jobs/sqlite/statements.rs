@@ -94,7 +94,7 @@ pub(super) fn enqueue(db: &Connection, entry: &Entry, now: Millis) -> Result<Enq
 fn owner_of(db: &Connection, name: &str, unique: Option<&str>) -> Result<Option<u64>> {
     let Some(unique) = unique else { return Ok(None) };
     db.prepare_cached(
-        "SELECT id FROM aside_jobs WHERE name = ?1 AND unique_key = ?2 AND unique_key IS NOT NULL AND state < 3",
+        "SELECT id FROM aside_jobs INDEXED BY aside_jobs_unique WHERE name = ?1 AND unique_key = ?2 AND unique_key IS NOT NULL AND state < 3",
     )?
     .query_row([name, unique], id_in)
     .optional()

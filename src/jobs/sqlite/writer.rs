@@ -118,9 +118,18 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
+        self.ask(commit, run)?.recv().map_err(|_| ended())?.map_err(Error::internal)
+    }
+
+    /// The same without waiting for the answer.
+    pub(super) fn ask<T, F>(&self, commit: Commit, run: F) -> Result<Receiver<Result<T, String>>>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
         let (answer, answered) = channel();
         self.send(Message::Write(Box::new(Op { commit, run, value: None, answer })))?;
-        answered.recv().map_err(|_| ended())?.map_err(Error::internal)
+        Ok(answered)
     }
 
     /// The connection itself, for as long as the loan is kept. Nobody else writes meanwhile.
