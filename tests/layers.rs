@@ -34,6 +34,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("http::urls", 2),
     ("live", 3),
     ("jobs", 4),
+    ("jobs::memory", 5),
     ("mail", 5),
     ("webhook", 5),
     ("app", 6),
