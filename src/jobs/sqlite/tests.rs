@@ -9,6 +9,7 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
+use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::When;
 
 /// A time of the wall clock.
@@ -89,6 +90,19 @@ fn refused<T>(outcome: Result<T>, words: &str) -> String {
     assert!(chain.contains(words), "{words:?} is not in {chain:?}");
     chain
 }
+
+/// Each handle as another process would have it.
+impl Bench for Home {
+    fn engine(&self) -> Arc<dyn Engine> {
+        Arc::new(self.open())
+    }
+
+    fn another(&self) -> Arc<dyn Engine> {
+        Arc::new(self.open())
+    }
+}
+
+conformance::conformance!(sqlite, || Ok(Home::new()));
 
 #[test]
 fn jobs_outlive_the_handle() {
