@@ -22,6 +22,9 @@ use crate::jobs::engine::Bell;
 /// How many writes share one transaction at most, so that the first of them does not wait for ever.
 const MOST_TOGETHER: usize = 256;
 
+/// How long a write may wait for others to share its sync.
+const MOST_DELAY: Duration = Duration::from_millis(1);
+
 /// How often to look whether another process has written.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -221,14 +224,28 @@ struct Desk {
     seen: Option<i64>,
     looked_at: Instant,
     soon_until: Option<Instant>,
+    /// How many writes the last transaction had.
+    crowd: usize,
+    /// How long the last durable commit took.
+    last_sync: Duration,
     /// Whether commits sync, as the connection is set now.
     syncs: Option<bool>,
 }
 
 impl Desk {
     fn new(db: Connection, place: Place, inbox: Receiver<Message>) -> Desk {
-        let looked_at = Instant::now();
-        Desk { db: Some(db), place, inbox, bells: Vec::new(), seen: None, looked_at, soon_until: None, syncs: None }
+        Desk {
+            db: Some(db),
+            place,
+            inbox,
+            bells: Vec::new(),
+            seen: None,
+            looked_at: Instant::now(),
+            soon_until: None,
+            crowd: 1,
+            last_sync: Duration::ZERO,
+            syncs: None,
+        }
     }
 
     fn serve(mut self) {
@@ -282,10 +299,15 @@ impl Desk {
     }
 
     /// All the writes that have come meanwhile, up to the first message that is something else.
+    ///
+    /// Those who were answered together come again within a moment, and one after the other: without a short wait for them
+    /// the first would have a sync of the disk to itself, and all others the next one.
     fn gather(&self, first: Box<dyn Write>) -> (Vec<Box<dyn Write>>, Option<Message>) {
+        let until = Instant::now() + self.moment();
         let mut batch = vec![first];
         while batch.len() < MOST_TOGETHER {
-            match self.inbox.try_recv() {
+            let wait = if batch.len() < self.crowd { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            match self.inbox.recv_timeout(wait) {
                 Ok(Message::Write(write)) => batch.push(write),
                 Ok(other) => return (batch, Some(other)),
                 Err(_) => break,
@@ -294,7 +316,13 @@ impl Desk {
         (batch, None)
     }
 
+    /// How long to wait for as many as there were the last time: a fraction of what a sync takes here.
+    fn moment(&self) -> Duration {
+        (self.last_sync / 4).min(MOST_DELAY)
+    }
+
     fn commit(&mut self, mut batch: Vec<Box<dyn Write>>) {
+        self.crowd = batch.len();
         match self.attempt(&mut batch) {
             Err(Fault::InOne(_)) if batch.len() > 1 => self.commit_each(batch),
             outcome => self.answer(batch, outcome.map_err(Fault::into_words)),
@@ -338,7 +366,11 @@ impl Desk {
         for write in batch {
             write.run(db).map_err(|e| Fault::InOne(said(e)))?;
         }
+        let began = Instant::now();
         let committed = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        if self.syncs == Some(true) {
+            self.last_sync = began.elapsed();
+        }
         committed.map(drop).map_err(|e| Fault::InOne(said(e)))
     }
 
