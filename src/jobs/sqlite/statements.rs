@@ -323,13 +323,19 @@ fn runs(db: &Connection, id: i64, token: u64) -> Result<bool> {
     db.prepare_cached("SELECT 1 FROM aside_jobs WHERE id = ?1 AND state = 2 AND token = ?2")?.exists([id, key(token)])
 }
 
-/// The one statement of a job that ends well, when its claim is still the last one: whether it was.
+/// Ends it well, when that claim of it is still the last one: whether it was.
 pub(super) fn complete(db: &Connection, id: u64, token: u64, now: Millis) -> Result<bool> {
     let is_its_own = runs(db, key(id), token)?;
     if is_its_own {
         finish(db, key(id), JobState::Done, now)?;
     }
     Ok(is_its_own)
+}
+
+/// Whether [`complete`] still holds within its transaction.
+pub(super) fn is_completed(db: &Connection, id: u64, token: u64) -> Result<bool> {
+    db.prepare_cached("SELECT 1 FROM aside_jobs WHERE id = ?1 AND state = 3 AND token = ?2")?
+        .exists([key(id), key(token)])
 }
 
 fn finish(db: &Connection, id: i64, state: JobState, now: Millis) -> Result<()> {

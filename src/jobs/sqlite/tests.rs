@@ -68,6 +68,13 @@ fn add(jobs: &Sqlite, name: &str) -> u64 {
     jobs.enqueue(vec![entry(name)], T).unwrap()[0].id
 }
 
+/// So many by one thread, one after the other.
+fn add_each(jobs: &Sqlite, many: usize) {
+    for _ in 0..many {
+        add(jobs, "a");
+    }
+}
+
 fn take(jobs: &Sqlite, worker: &WorkerId) -> Claimed {
     jobs.claim(worker, &[Room { queue: "default".to_owned(), free: 1 }], T).unwrap().remove(0)
 }
@@ -243,7 +250,7 @@ fn many_may_begin_together() {
     let path = home.path();
     thread::scope(|scope| {
         let all: Vec<_> = (0..8).map(|_| scope.spawn(|| add(&Sqlite::open(&path).unwrap(), "a"))).collect();
-        all.into_iter().for_each(|one| drop(one.join().unwrap()));
+        assert!(all.into_iter().all(|one| one.join().unwrap() > 0));
     });
     assert_eq!(home.open().counts().unwrap().waiting, 8);
 }
@@ -415,7 +422,7 @@ fn many_threads_enqueue_at_once() {
     thread::scope(|scope| {
         for number in 0..8 {
             let jobs = &handles[number % 2];
-            scope.spawn(move || (0..50).for_each(|_| drop(add(jobs, "a"))));
+            scope.spawn(move || add_each(jobs, 50));
         }
     });
     assert_eq!(handles[0].counts().unwrap().waiting, 400);
@@ -495,12 +502,13 @@ fn within_a_transaction_the_engine_says_what_to_do_instead() {
 fn a_transaction_that_was_ended_by_hand_is_an_error() {
     let home = Home::new();
     let jobs = home.open();
-    let (_, claimed) = running(&jobs);
-    let ends = |db: &Transaction<'_>| Ok(db.execute_batch("ROLLBACK; BEGIN; CREATE TABLE half (a)")?);
-    jobs.transaction(claimed.id, claimed.token, T, ends).unwrap();
-    let (_, claimed) = running(&jobs);
-    let ends = |db: &Transaction<'_>| Ok(db.execute_batch("ROLLBACK")?);
-    refused(jobs.transaction(claimed.id, claimed.token, T, ends), "no transaction is active");
+    for ended in ["ROLLBACK", "COMMIT", "ROLLBACK; BEGIN"] {
+        let (_, claimed) = running(&jobs);
+        let ends = |db: &Transaction<'_>| Ok(db.execute_batch(ended)?);
+        refused(jobs.transaction(claimed.id, claimed.token, T, ends), "leave that to aside");
+        let is_done = ended == "COMMIT";
+        assert_eq!(jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap(), !is_done, "{ended}");
+    }
     add(&jobs, "b");
 }
 
@@ -557,6 +565,19 @@ fn the_bell_rings_for_commits_of_ones_own_and_of_others() {
 }
 
 #[test]
+fn a_bell_rings_for_the_very_next_commit() {
+    let home = Home::new();
+    let (jobs, other) = (home.open(), home.open());
+    for _ in 0..50 {
+        let bell = Arc::new(Bell::default());
+        jobs.listen(&bell).unwrap();
+        jobs.look_soon();
+        add(&other, "a");
+        assert!(bell.wait(PATIENCE));
+    }
+}
+
+#[test]
 fn a_bell_does_not_ring_for_ones_own_claims() {
     let home = Home::new();
     let jobs = home.open();
@@ -608,7 +629,7 @@ fn figures() {
     let home = Home(tempfile::tempdir_in(".").unwrap());
     let jobs = home.open();
     let began = Instant::now();
-    thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| (0..1000).for_each(|_| drop(add(&jobs, "a")))))));
+    thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| add_each(&jobs, 1000)))));
     println!("enqueued by 8 threads: {:.0}/s", 8000.0 / began.elapsed().as_secs_f64());
     let began = Instant::now();
     for _ in 0..92 {
@@ -636,10 +657,10 @@ fn drain(jobs: &Sqlite, threads: usize, most: u64) {
     thread::scope(|scope| {
         for _ in 0..threads {
             scope.spawn(|| {
-                while let Ok(job) = {
+                loop {
+                    // The lock is let go of before the job is settled.
                     let next = lock(&receiver).recv();
-                    next
-                } {
+                    let Ok(job) = next else { break };
                     assert!(jobs.settle(job.id, job.token, End::Done, T).unwrap());
                     settled.fetch_add(1, Ordering::Relaxed);
                 }

@@ -88,7 +88,7 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Write for Op<
 enum Message {
     Write(Box<dyn Write>),
     Lend(Sender<Result<Loan, String>>),
-    Listen(Weak<Bell>),
+    Listen(Weak<Bell>, Sender<()>),
     LookSoon,
 }
 
@@ -144,9 +144,11 @@ impl Writer {
         Ok(Borrowed { loan, number: self.number })
     }
 
-    /// Rings that bell from now on.
+    /// Rings that bell for all that is committed after this has returned.
     pub(super) fn listen(&self, bell: &Arc<Bell>) -> Result<()> {
-        self.send(Message::Listen(Arc::downgrade(bell)))
+        let (answer, answered) = channel();
+        self.send(Message::Listen(Arc::downgrade(bell), answer))?;
+        answered.recv().map_err(|_| ended())
     }
 
     /// Looks often whether something was committed, for a moment.
@@ -290,9 +292,10 @@ impl Desk {
                 }
             }
             Message::Lend(answer) => self.lend(&answer),
-            Message::Listen(bell) => {
+            Message::Listen(bell, answer) => {
                 self.look();
                 self.bells.push(bell);
+                let _ = answer.send(());
             }
             Message::LookSoon => self.soon_until = Some(Instant::now() + SOON),
         }
@@ -306,7 +309,8 @@ impl Desk {
         let until = Instant::now() + self.moment();
         let mut batch = vec![first];
         while batch.len() < MOST_TOGETHER {
-            let wait = if batch.len() < self.crowd { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            let wait =
+                if batch.len() < self.crowd { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
             match self.inbox.recv_timeout(wait) {
                 Ok(Message::Write(write)) => batch.push(write),
                 Ok(other) => return (batch, Some(other)),
@@ -380,7 +384,7 @@ impl Desk {
             return Err(self.place.gone());
         }
         if self.db.is_none() {
-            self.db = Some(self.place.connect().map_err(|error| error.to_string())?);
+            self.db = Some(self.place.connect_to_write().map_err(|error| error.to_string())?);
             self.syncs = None;
         }
         if let Some(db) = self.db.as_ref().filter(|_| self.syncs != Some(is_durable)) {
