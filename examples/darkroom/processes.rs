@@ -118,7 +118,7 @@ impl Place {
     /// Uploads a photo, and puts a pipe where its original is. The pipe's path, and that of the photo.
     fn upload_with_a_pipe(&self, served: &Served) -> (PathBuf, PathBuf) {
         self.jobs.pause("photos").unwrap();
-        served.upload(&jpeg(2400, 1600));
+        served.upload(&jpeg(300, 200));
         let original = self.folder.path().join("photos/originals").join(self.photo(1).original);
         let away = self.folder.path().join("away.jpg");
         fs::rename(&original, &away).unwrap();

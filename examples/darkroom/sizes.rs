@@ -25,7 +25,8 @@ pub const SIZES: [u32; 3] = [1600, 800, 200];
 /// Where [`MakeSizes`] waits. Two at a time, however many are uploaded at once: a decoded photo takes a hundred megabytes.
 pub const QUEUE: (&str, usize) = ("photos", 2);
 
-/// Bytes that [`MakeSizes`] may take.
+/// Bytes that [`MakeSizes`] may take. The largest photo that is let in, 50 megapixels, was seen to take 460 MB; and a decoder
+/// may take 512 MB (`aside::image::Limits`), with the pixels at 8 bits beside what it made.
 const MEMORY: u64 = 1 << 30;
 
 const CALLED_OFF: &str = "The work on it was called off.";
@@ -159,8 +160,8 @@ impl Job for MakeSizes {
     const QUEUE: &'static str = QUEUE.0;
     const ISOLATED: bool = true;
 
-    /// The largest photo takes a few seconds of a quick processor.
-    const DEADLINE: Option<Duration> = Some(Duration::from_secs(60));
+    /// The largest photo that is let in takes a second of a processor, which may be a slow one and have other things to do.
+    const DEADLINE: Option<Duration> = Some(Duration::from_secs(120));
 
     const MEMORY: u64 = MEMORY;
 
@@ -178,7 +179,9 @@ impl Job for MakeSizes {
         let lab = Lab::of_job(task)?;
         let is_to_do = |photo: &Photo| !matches!(photo.state, Prepared::Ready(..));
         let Some(photo) = lab.store.photo(self.id)?.filter(is_to_do) else { return Ok(()) };
-        let state = match make_sizes(&lab.site, &photo, task) {
+        let made = make_sizes(&lab.site, &photo, task);
+        empty(&tray(&lab.site, self.id))?;
+        let state = match made {
             Ok((width, height)) => Prepared::Ready(width, height),
             // What is wrong with the picture is for the visitor to read, and no other try mends it.
             Err(error) if is_the_pictures(&error) => Prepared::Failed(error.to_string()),
@@ -210,7 +213,6 @@ fn make_sizes(site: &Site, photo: &Photo, task: &TaskContext) -> Result<(u32, u3
     for size in SIZES {
         fs::rename(tray.join(format!("{size}.jpg")), path(site, photo.id, size))?;
     }
-    empty(&tray)?;
     largest.ok_or_else(|| Error::internal("no size is made of photos"))
 }
 
