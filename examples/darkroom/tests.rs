@@ -359,6 +359,8 @@ fn what_goes_wrong_with_a_photo_is_told_to_who_looks_on() {
         "it is nobody's but the picture's"
     );
 
+    assert!(!visit.folder.path().join("photos/making/1").exists());
+
     visit.upload("Rain", "rain.jpg", &jpeg(30, 20));
     let (originals, away) = (visit.folder.path().join("photos/originals"), visit.folder.path().join("away"));
     fs::rename(&originals, &away).unwrap();
