@@ -169,3 +169,39 @@ fn take(path: &Path) -> io::Result<Option<File>> {
         Err(TryLockError::Error(error)) => Err(error),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(8);
+
+    /// A clock that is set by hand.
+    fn at(began: Instant, seconds: u64) -> Instant {
+        began + Duration::from_secs(seconds)
+    }
+
+    fn worker(beat: i64) -> [(String, i64, bool); 1] {
+        [("w".to_owned(), beat, false)]
+    }
+
+    #[test]
+    fn without_a_beat_for_a_lease_it_is_gone() {
+        let (mut seen, began) = (Seen::default(), Instant::now());
+        for second in [0, 3, 6] {
+            assert!(seen.expired(&worker(1), LEASE, at(began, second)).is_empty());
+        }
+        assert!(seen.expired(&worker(2), LEASE, at(began, 9)).is_empty(), "it has beaten");
+        assert!(seen.expired(&worker(2), LEASE, at(began, 13)).is_empty());
+        assert_eq!(seen.expired(&worker(2), LEASE, at(began, 17)), ["w"]);
+    }
+
+    #[test]
+    fn whoever_stood_still_grants_everybody_a_lease() {
+        let (mut seen, began) = (Seen::default(), Instant::now());
+        assert!(seen.expired(&worker(1), LEASE, at(began, 0)).is_empty());
+        assert!(seen.expired(&worker(1), LEASE, at(began, 60)).is_empty());
+        assert!(seen.expired(&worker(1), LEASE, at(began, 64)).is_empty());
+        assert_eq!(seen.expired(&worker(1), LEASE, at(began, 68)), ["w"]);
+    }
+}
