@@ -104,18 +104,20 @@ impl Workers {
         }
     }
 
-    /// Takes away lock files that nobody holds and no worker is known for: of processes that ended as they began or left.
-    pub(super) fn sweep(&self, is_known: impl Fn(&str) -> Result<bool>) -> Result<()> {
+    /// Takes away lock files that nobody holds: of processes that ended as they began or left. Where a worker is still known
+    /// by that name, it is as dead without its file as with one that can be locked.
+    pub(super) fn sweep(&self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let (Some(folder), Some(prefix)) = (file.parent(), self.path("")) else { return Ok(()) };
         let Some(prefix) = prefix.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { return Ok(()) };
         for entry in fs::read_dir(folder)?.flatten() {
-            let name = entry.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
+            if !entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+                continue;
+            }
             // With its lock in hand: whoever has just made it sees that and makes another.
             let held =
                 File::open(entry.path()).and_then(|file| file.try_lock().map(|()| file).map_err(io::Error::from));
-            if held.is_ok() && !is_known(id)? {
+            if held.is_ok() {
                 let _ = fs::remove_file(entry.path());
             }
         }
