@@ -135,12 +135,8 @@ impl Sqlite {
         if self.has_swept.swap(true, Ordering::Relaxed) {
             return;
         }
-        let swept = self.workers.sweep(|id| {
-            let id = id.to_owned();
-            self.read(move |db| statements::is_worker(db, &id))
-        });
         // They are in nobody's way.
-        if let Err(error) = swept {
+        if let Err(error) = self.workers.sweep() {
             log::debug!("lock files that were left beside {} stay there: {error}", self.place.shown);
         }
     }
