@@ -16,10 +16,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::protocol::{
     Begin, Ended, Inbox, LONGEST_ORDER, LONGEST_REPORT, Limits, Order, ToChild, ToParent, VARIABLE, frame,
 };
-use crate::background::failure::Outcome;
+use crate::background::failure::{Failure, Outcome};
 use crate::background::registry::{Origin, Progress, Registry};
 use crate::background::scope::{Context, Scope};
-use crate::background::task::{Run, Task, TaskContext, TaskInfo, once};
+use crate::background::task::{Run, Task, TaskContext, TaskInfo};
 use crate::error::{Error, Result};
 use crate::sync::lock;
 use crate::watched::Watched;
@@ -83,7 +83,10 @@ fn work(
     let Begin { order, .. } = begin;
     let (limits, attempt, context) = (order.limits, order.attempt, context(scope, &order));
     let name = Task::named(order.label.clone()).naming::<()>(Location::caller());
-    let run = Run::new(context, name, once(move |task| run(&order, task)));
+    let mut run = Some(run);
+    // Not as a task's function, whose failure would be taken for an error of its own.
+    let call = move |task: &TaskContext| run.take().map_or(Err(Failure::Abandoned), |run| run(&order, task));
+    let run = Run::new(context, name, Box::new(call));
     let (handle, _promise) = run.handle();
     let registry = scope.registry().clone();
     listen(line, handle.info().clone(), registry.clone())?;
