@@ -47,13 +47,14 @@ fn dispatch(order: &Order, task: &TaskContext) -> Outcome<()> {
         "exit" => std::process::exit(order.payload.parse().unwrap()),
         "abort" => std::process::abort(),
         "overflow" => drop(overflow(0)),
-        "allocate" => drop(std::hint::black_box(vec![1_u8; 100 << 30])),
+        "allocate" => drop(std::hint::black_box(vec![1_u8; order.payload.parse::<usize>().unwrap() << 20])),
         "grow" => grow(),
-        "touch" => drop(std::hint::black_box(vec![1_u8; 32 << 20])),
         "never" => never(order),
         "sleep" => {
             task.message("asleep");
-            return task.sleep(Duration::from_secs(3_600)).map_err(|error| Failure::from_error(error.into()));
+            let slept = task.sleep(Duration::from_secs(3_600));
+            task.message("stopped");
+            return slept.map_err(|error| Failure::from_error(error.into()));
         }
         "nested" => return run(order, task),
         "noise" => noise(),
@@ -310,12 +311,15 @@ fn each_end_of_a_process_is_told_in_its_own_words() {
 #[test]
 fn memory_is_limited_and_its_want_is_told() {
     let limits = Limits { deadline: SOON, memory: 128 << 20 };
-    for (name, asked) in [("allocate", "107374182400 bytes"), ("grow", "")] {
-        let words = failure(Order { limits, ..order(name, "") }).to_string();
+    // The address space is limited too, but more widely than what is had of it.
+    for (name, megabytes, asked) in
+        [("allocate", "102400", "107374182400 bytes"), ("allocate", "140", "146800640 bytes"), ("grow", "", "")]
+    {
+        let words = failure(Order { limits, ..order(name, megabytes) }).to_string();
         let told = "its process ran out of memory, of which it may have 128 MiB: memory allocation of ";
         assert!(words.starts_with(told) && words.contains(asked), "{name}: {words}");
     }
-    start(Order { limits, ..order("touch", "") }).join().expect("what is below the limit can be had");
+    start(Order { limits, ..order("allocate", "64") }).join().expect("what is below the limit can be had");
 }
 
 #[test]
@@ -334,7 +338,9 @@ fn one_that_obeys_is_cancelled_and_one_that_does_not_is_killed() {
     let ignores = start(order("never", folder.path().join("s").to_str().unwrap()));
     let (mut connection, _) = accept(&listener);
     ignores.cancel();
+    let told = obeys.info().clone();
     assert_cancelled(obeys);
+    assert_eq!(told.progress().message, "stopped", "it was not killed");
     assert_cancelled(ignores);
     assert_eq!(connection.read_to_string(&mut String::new()).unwrap(), 0);
 }
