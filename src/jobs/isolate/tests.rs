@@ -58,6 +58,7 @@ fn dispatch(order: &Order, task: &TaskContext) -> Outcome<()> {
         }
         "nested" => return run(order, task),
         "noise" => noise(),
+        "last-words" => last_words(),
         "flood" => flood(&order.payload),
         "descriptors" => task.message(descriptors()),
         "leave-behind" => leave_behind(&order.payload),
@@ -75,6 +76,7 @@ fn dispatch(order: &Order, task: &TaskContext) -> Outcome<()> {
 fn tell(order: &Order, task: &TaskContext) -> Outcome<()> {
     log::info!(target: "shop::till", "counting «{}»", order.payload);
     log::debug!(target: "shop::till", "nobody wants to know");
+    assert_eq!(log::max_level(), log::LevelFilter::Info, "nor is it sent");
     task.progress(2, 3);
     task.message(format!("готово 🎉 {}", order.payload));
     let origin = Context::current().origin.map_or("none".to_owned(), |origin| origin.path.clone());
@@ -115,6 +117,17 @@ fn noise() {
     let _ = std::io::stdout().flush();
     let mut typed = String::new();
     assert_eq!(std::io::stdin().read_line(&mut typed).unwrap(), 0, "standard input is empty");
+}
+
+/// Says much and dies, while whoever reads it is held up by the first of it until it is dead.
+fn last_words() {
+    log::info!(target: "shop", "wait for the end of {}", std::process::id());
+    for number in 0..100 {
+        log::info!(target: "shop", "report {number}");
+        eprintln!("line {number} {}", ".".repeat(400));
+    }
+    eprintln!("out of paper");
+    std::process::exit(5);
 }
 
 /// Prints that many megabytes without a line break, and as many lines, and logs as much.
@@ -249,7 +262,11 @@ impl log::Log for Book {
 
     fn log(&self, record: &log::Record<'_>) {
         if record.target().starts_with("shop") || record.target() == "aside::jobs" {
-            lock(&LINES).push(format!("{} {}: {}", record.level(), record.target(), record.args()));
+            let line = format!("{} {}: {}", record.level(), record.target(), record.args());
+            if let Some((_, pid)) = line.split_once("wait for the end of ") {
+                wait_for_the_end(pid.parse().unwrap());
+            }
+            lock(&LINES).push(line);
         }
     }
 
@@ -431,9 +448,13 @@ fn what_a_job_started_is_killed_with_it() {
     let grandchild: i32 = wait_for_message(&handle).parse().unwrap();
     handle.cancel();
     assert_cancelled(handle);
-    // It was told to end; until its new parent has taken its status it is still there, as one that has ended.
+    wait_for_the_end(grandchild);
+}
+
+/// Until its status is taken a process is still there, as one that has ended.
+fn wait_for_the_end(pid: i32) {
     let until = Instant::now() + SOON;
-    while is_alive(grandchild) {
+    while is_alive(pid) {
         assert!(Instant::now() < until);
         std::thread::yield_now();
     }
@@ -442,6 +463,14 @@ fn what_a_job_started_is_killed_with_it() {
 fn is_alive(pid: i32) -> bool {
     let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     state.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[test]
+fn what_a_dead_process_has_said_is_still_heard() {
+    read_the_log();
+    let words = words("last-words", "");
+    assert_eq!(words, "its process exited with status 5 before the end of the job; its last words: out of paper");
+    assert_eq!(logged("INFO shop: report ").len(), 100);
 }
 
 #[test]
