@@ -23,7 +23,7 @@ local function text(number) return string.format('%.0f', number) end
 local function padded(id) return string.rep('0', 16 - #id) .. id end
 local function unpadded(member) return (string.gsub(member, '^0+', '')) end
 
--- The server's clock, in microseconds. Leases go by it, and nothing else does.
+-- The server's clock, in microseconds. What a job knows of times comes from outside.
 local function micros()
   local time = call('TIME')
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
@@ -245,6 +245,6 @@ local function dismiss(worker, how, now)
     until #pending == 0
     call('XGROUP', 'DELCONSUMER', stream, GROUP, worker)
   end
-  call('ZREM', P .. 'workers', worker)
+  call('HDEL', P .. 'workers', worker)
   return taken
 end
