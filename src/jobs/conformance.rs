@@ -68,6 +68,35 @@ macro_rules! conformance {
             longer_than_the_clock_counts,
             a_clock_that_went_back,
             due_is_due_in_all_queues,
+            progress_is_seen_elsewhere,
+            a_beat_tells_what_is_lost,
+            a_stranger_is_evicted,
+            what_the_gone_held_waits_again,
+            dead_after_many_interruptions,
+            who_beats_is_not_gone,
+            who_comes_back_is_evicted,
+            who_leaves_gives_back,
+            two_workers_never_have_the_same,
+            a_tick_counts_once,
+            a_tick_counts_once_in_a_race,
+            trimmed_by_age,
+            trimmed_by_number,
+            lists_have_pages,
+            counts_and_queues,
+            unknown_numbers,
+            texts_come_back_as_they_were,
+            a_megabyte_comes_back,
+            queues_of_any_name,
+            a_bell_for_what_is_enqueued_here,
+            a_bell_for_what_is_enqueued,
+            a_bell_for_a_tick,
+            a_bell_for_what_is_revived,
+            a_bell_for_a_queue_that_goes_on,
+            a_bell_for_what_is_left,
+            a_bell_for_what_is_recovered,
+            a_bell_for_what_is_cancelled,
+            a_bell_that_is_dropped,
+            after_a_restart,
         ] }
     };
     (@each $engine:ident, $bench:expr, [$($case:ident,)*]) => {
@@ -870,4 +899,523 @@ pub(crate) fn due_is_due_in_all_queues(bench: &dyn Bench) {
     assert_eq!(process.next_due().unwrap(), Some(T + 30));
     let counts = process.counts().unwrap();
     assert_eq!((counts.waiting, counts.scheduled), (2, 1));
+}
+
+// Workers.
+
+pub(crate) fn progress_is_seen_elsewhere(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let id = one.add(entry(), T);
+    let claimed = one.take_one(T);
+    let so_far = |engine: &Process| {
+        let info = engine.info(id);
+        (info.done, info.total, info.message)
+    };
+    let told = |done, total, message: &str| {
+        one.beats(&[Held { progress: Some((done, total, message.to_owned())), ..held(&claimed) }])
+    };
+    assert_eq!(so_far(&other), (0, 0, String::new()));
+    assert_eq!(told(3, 10, "фото 3 из 10 📷"), Beat::default());
+    assert_eq!(so_far(&other), (3, 10, "фото 3 из 10 📷".to_owned()));
+    // Nothing new, nothing held: it stays as it is.
+    one.beats(&[held(&claimed)]);
+    one.beats(&[]);
+    assert_eq!(so_far(&other), (3, 10, "фото 3 из 10 📷".to_owned()));
+    assert_eq!(told(0, 0, ""), Beat::default());
+    assert_eq!(so_far(&other), (0, 0, String::new()));
+    // What a program counts may be odd; its worker is not to be taken for dead for it.
+    assert_eq!(told(u64::MAX, u64::MAX, "all"), Beat::default());
+    assert!(so_far(&other).0 >= i64::MAX as u64);
+    one.finish(&claimed, retry(0), T);
+    other.take_one(T);
+    assert_eq!(so_far(&one), (0, 0, String::new()), "each try begins at nothing");
+}
+
+pub(crate) fn a_beat_tells_what_is_lost(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    one.enqueue(vec![entry(); 3], T).unwrap();
+    let claimed = one.take(3, T);
+    one.finish(&claimed[0], retry(0), T);
+    let again = other.take_one(T);
+    assert_eq!(again.id, claimed[0].id);
+    one.finish(&claimed[1], End::Done, T);
+    one.discard(claimed[1].id).unwrap();
+    other.cancel(again.id, T).unwrap();
+    let progress = Some((1, 2, "by one that has lost it".to_owned()));
+    let all: Vec<Held> = claimed.iter().map(|claimed| Held { progress: progress.clone(), ..held(claimed) }).collect();
+    let beat = one.beats(&all);
+    let lost: BTreeSet<u64> = beat.lost.into_iter().collect();
+    assert_eq!(lost, [claimed[0].id, claimed[1].id].into());
+    assert_eq!((beat.is_evicted, beat.cancel), (false, Vec::new()));
+    assert_eq!(one.info(again.id).message, "");
+    assert_eq!(one.info(claimed[2].id).message, "by one that has lost it");
+    assert_eq!(other.beats(&[held(&again)]), Beat { cancel: vec![again.id], ..Beat::default() });
+}
+
+/// One that has not joined, or has left, gets nothing: nobody would notice that it is gone.
+pub(crate) fn a_stranger_is_evicted(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    assert_ne!(one.worker, other.worker);
+    one.leaves(T);
+    one.leaves(T);
+    let id = other.add(entry(), T);
+    for stranger in [&one.worker, &WorkerId("nobody".to_owned())] {
+        assert!(one.beat(stranger, &[], T).unwrap().is_evicted);
+        let claimed = one.claim(stranger, &[room(QUEUE, 1)], T);
+        assert!(claimed.is_err() || claimed.is_ok_and(|claimed| claimed.is_empty()));
+        one.leave(stranger, T).unwrap();
+    }
+    assert!(!other.beats(&[]).is_evicted);
+    assert_eq!(other.take_all(T), [id]);
+}
+
+/// Looks for the gone until there are some. How many jobs they held.
+fn recover(process: &Process, now: Millis) -> usize {
+    eventually(|| Some(process.recover(SHORT, now).unwrap()).filter(|jobs| *jobs > 0))
+}
+
+pub(crate) fn what_the_gone_held_waits_again(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    one.enqueue(vec![entry(); 2], T).unwrap();
+    let lost = one.take(2, T);
+    let later = other.add(entry(), T + 1);
+    let tried = other.take_one(T + 1);
+    assert_eq!(tried.id, later);
+    other.finish(&tried, End::Released, T + 1);
+
+    // Not before a lease is over, by which no step of the wall clock counts.
+    assert_eq!(other.recover(LONG, T).unwrap() + other.recover(LONG, T + YEAR).unwrap(), 0);
+    let given_back = eventually(|| {
+        other.beats(&[]);
+        Some(other.recover(SHORT, T + 2).unwrap()).filter(|jobs| *jobs > 0)
+    });
+    assert_eq!(given_back, 2);
+    for lost in &lost {
+        let info = other.info(lost.id);
+        assert_eq!((info.state, info.attempt, info.interruptions), (JobState::Waiting, 0, 1));
+        assert!(info.failures.is_empty());
+    }
+    let again = other.take(9, T + 3);
+    assert_eq!(ids(&again), [lost[0].id, lost[1].id, later]);
+    assert!(again.iter().all(|claimed| claimed.attempt == 1), "an interrupted try is none");
+    assert_eq!(other.recover(LONG, T).unwrap(), 0);
+}
+
+pub(crate) fn dead_after_many_interruptions(bench: &dyn Bench) {
+    let first = Process::of(bench);
+    let observer = bench.another();
+    let id = first.add(entry(), T);
+    for interruptions in 1..=MOST_INTERRUPTIONS {
+        let worker = Process::new(first.engine.clone());
+        assert_eq!(worker.take_one(T).attempt, 1);
+        eventually(|| (observer.recover(SHORT, T + 9).is_ok() && first.state(id) != JobState::Running).then_some(()));
+        let info = first.info(id);
+        assert_eq!((info.interruptions, info.attempt), (interruptions, 0));
+        assert_eq!(info.state == JobState::Dead, interruptions == MOST_INTERRUPTIONS);
+        assert_eq!(info.failures.len(), usize::from(interruptions == MOST_INTERRUPTIONS));
+    }
+    let info = first.info(id);
+    let failure = &info.failures[0];
+    assert_eq!((failure.attempt, failure.at, info.ended_at), (1, T + 9, Some(T + 9)));
+    assert!(failure.words.contains(&MOST_INTERRUPTIONS.to_string()), "{}", failure.words);
+    assert!(first.revive(id, T + 10).unwrap());
+    assert_eq!(first.info(id).interruptions, 0);
+}
+
+pub(crate) fn who_beats_is_not_gone(bench: &dyn Bench) {
+    const LEASE: Duration = Duration::from_millis(20);
+    let (one, other) = Process::two(bench);
+    let id = one.job_in(JobState::Running, T);
+    let began = Instant::now();
+    // Each look sees a beat that it has not seen before, however long the machine takes between two.
+    while began.elapsed() < 4 * LEASE {
+        assert_eq!(one.beat(&one.worker, &[], T).unwrap(), Beat::default());
+        other.beats(&[]);
+        assert_eq!(other.recover(LEASE, T).unwrap(), 0);
+    }
+    assert_eq!(one.state(id), JobState::Running);
+}
+
+pub(crate) fn who_comes_back_is_evicted(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let id = one.add(entry(), T);
+    let claimed = one.take_one(T);
+    recover(&other, T);
+    let progress = Some((1, 2, "by one that was thought dead".to_owned()));
+    assert!(one.beats(&[Held { progress, ..held(&claimed) }]).is_evicted);
+    let before = other.info(id);
+    assert_eq!((before.state, before.message.as_str()), (JobState::Waiting, ""));
+    assert!(every_end().into_iter().all(|end| !one.settle(id, claimed.token, end, T).unwrap()));
+    assert_eq!(other.info(id), before);
+    // It begins anew under another name, with a token of its own.
+    let again = Process::new(one.engine.clone());
+    assert_ne!(again.worker, one.worker);
+    let reclaimed = again.take_one(T);
+    assert_eq!((reclaimed.id, reclaimed.attempt), (id, 1));
+    assert!(!one.settle(id, claimed.token, End::Done, T).unwrap());
+    assert_eq!(again.beats(&[held(&reclaimed)]), Beat::default());
+    again.finish(&reclaimed, End::Done, T);
+}
+
+pub(crate) fn who_leaves_gives_back(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let held_by_one = one.enqueue(vec![entry(), entry()], T).unwrap();
+    let claimed = one.take(2, T);
+    let later = other.add(entry(), T + 1);
+    let others = other.take_one(T + 1);
+    one.leaves(T + 2);
+    for claimed in &claimed {
+        let info = other.info(claimed.id);
+        assert_eq!((info.state, info.attempt, info.interruptions), (JobState::Waiting, 0, 0));
+        assert!(!one.settle(claimed.id, claimed.token, End::Done, T + 3).unwrap());
+    }
+    assert_eq!((others.id, other.state(later)), (later, JobState::Running));
+    other.finish(&others, End::Released, T + 3);
+    assert_eq!(other.take_all(T + 3), [held_by_one[0].id, held_by_one[1].id, later]);
+}
+
+pub(crate) fn two_workers_never_have_the_same(bench: &dyn Bench) {
+    const JOBS: usize = 2_000;
+    let (one, other) = Process::two(bench);
+    one.enqueue(vec![entry(); JOBS], T).unwrap();
+    let taken = race([&*one, &*other], |engine, barrier| {
+        let worker = engine.join().unwrap();
+        barrier.wait();
+        let claim = || engine.claim(&worker, &[room(QUEUE, 7)], T).unwrap();
+        std::iter::from_fn(|| Some(claim()).filter(|some| !some.is_empty())).flatten().collect::<Vec<_>>()
+    });
+    let all: Vec<Claimed> = taken.into_iter().flatten().collect();
+    assert_eq!(all.len(), JOBS);
+    assert_eq!(all.iter().map(|claimed| claimed.id).collect::<BTreeSet<_>>().len(), JOBS);
+    assert_eq!(one.counts().unwrap(), JobCounts { running: JOBS as u64, ..JobCounts::default() });
+}
+
+// Schedules.
+
+pub(crate) fn a_tick_counts_once(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let tick = |engine: &Process, due, job| engine.tick("nightly", due, job, T + 5).unwrap();
+    assert_eq!(one.last_tick("nightly").unwrap(), None);
+    // Without a job only the time is noted.
+    assert!(tick(&one, T, None));
+    assert_eq!((other.last_tick("nightly").unwrap(), other.take(1, T + 5)), (Some(T), Vec::new()));
+    assert!(!tick(&other, T, Some(entry())));
+    assert!(!tick(&other, T - 1, Some(entry())));
+    assert!(!tick(&other, T - YEAR, None));
+    assert_eq!((one.last_tick("nightly").unwrap(), one.counts().unwrap().waiting), (Some(T), 0));
+    assert!(tick(&other, T + 1, Some(unique("night"))));
+    let info = one.info(one.take_one(T + 5).id);
+    assert_eq!((info.enqueued_at, info.unique.as_deref(), info.attempt), (T + 5, Some("night"), 1));
+    // The last one still runs: this one is noted and not enqueued.
+    assert!(tick(&one, T + 2, Some(unique("night"))));
+    assert_eq!((one.last_tick("nightly").unwrap(), one.take(1, T + YEAR)), (Some(T + 2), Vec::new()));
+    // Each schedule for itself; also before 1970.
+    assert!(one.tick("ночью", -5, Some(entry()), T).unwrap());
+    assert!(!one.tick("ночью", -5, Some(entry()), T).unwrap());
+    assert_eq!(other.last_tick("ночью").unwrap(), Some(-5));
+    assert_eq!(one.counts().unwrap(), JobCounts { waiting: 1, running: 1, ..JobCounts::default() });
+}
+
+pub(crate) fn a_tick_counts_once_in_a_race(bench: &dyn Bench) {
+    const ROUNDS: i64 = 20;
+    let (one, other) = Process::two(bench);
+    let wins = race([&*one, &*other], |engine, barrier| {
+        let tick = |round: &i64| {
+            barrier.wait();
+            engine.tick("each minute", T + round, Some(entry()), T).unwrap()
+        };
+        (0..ROUNDS).filter(tick).collect::<Vec<_>>()
+    });
+    let mut wins: Vec<i64> = wins.into_iter().flatten().collect();
+    wins.sort_unstable();
+    assert!(wins.iter().copied().eq(0..ROUNDS), "{wins:?}");
+    assert_eq!(one.counts().unwrap().waiting, ROUNDS as u64);
+}
+
+// What is kept, and what is shown of it.
+
+const ALL: Keep = Keep { age: Duration::MAX, count: u64::MAX };
+
+/// One job that came to that end at that time.
+fn ended(process: &Process, end: End, at: Millis) -> u64 {
+    let id = process.add(entry(), T - YEAR);
+    let claimed = process.take_one(T - YEAR);
+    process.finish(&claimed, end, at);
+    id
+}
+
+pub(crate) fn trimmed_by_age(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let old = [ended(&one, End::Done, T), ended(&one, cancelled(None), T + 10)];
+    let young = [ended(&one, End::Done, T + 20), ended(&one, cancelled(None), T + 30)];
+    let dead = ended(&one, dead("broken"), T);
+    let others = [JobState::Running, JobState::Waiting, JobState::Scheduled].map(|state| one.job_in(state, T - YEAR));
+    assert_eq!(other.trim(ALL, T + 40).unwrap(), 0);
+    assert_eq!(other.trim(Keep { age: Duration::from_millis(25), ..ALL }, T + 40).unwrap(), 2);
+    assert!(old.iter().all(|id| one.find(*id).unwrap().is_none()));
+    assert!(young.iter().chain(&others).chain([&dead]).all(|id| one.find(*id).unwrap().is_some()));
+    assert_eq!(other.trim(Keep { age: Duration::ZERO, ..ALL }, T + YEAR).unwrap(), 2);
+    let rest = JobCounts { dead: 1, waiting: 1, running: 1, scheduled: 1, ..JobCounts::default() };
+    assert_eq!(one.counts().unwrap(), rest);
+}
+
+pub(crate) fn trimmed_by_number(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    // The last to end stay, whatever their numbers are; dead ones do not count.
+    let ends = [(5, End::Done), (1, cancelled(None)), (4, cancelled(None)), (2, End::Done), (3, End::Done)];
+    let ended_then = ends.map(|(at, end)| (at, ended(&one, end, T + at)));
+    let never: Vec<u64> = (0..3).map(|_| ended(&one, dead("broken"), T)).collect();
+    assert_eq!(other.trim(Keep { count: 5, ..ALL }, T + 9).unwrap(), 0);
+    assert_eq!(other.trim(Keep { count: 2, ..ALL }, T + 9).unwrap(), 3);
+    for (at, id) in ended_then {
+        assert_eq!(one.find(id).unwrap().is_some(), at >= 4, "the one that ended {at} ms later");
+    }
+    assert_eq!(other.trim(Keep { count: 0, ..ALL }, T + 9).unwrap(), 2);
+    assert!(never.iter().all(|id| one.state(*id) == JobState::Dead));
+    assert_eq!(one.counts().unwrap(), JobCounts { dead: 3, ..JobCounts::default() });
+}
+
+pub(crate) fn lists_have_pages(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    // The order of the line is another one.
+    let all: Vec<u64> = (0..7).map(|i| one.add(urgent(i * 5 % 7), T)).collect();
+    let page = |before, most| {
+        let list = other.list(JobState::Waiting, before, most).unwrap();
+        list.into_iter().map(|info| info.id).collect::<Vec<_>>()
+    };
+    assert_eq!(page(None, 3), [all[6], all[5], all[4]]);
+    assert_eq!(page(Some(all[4]), 3), [all[3], all[2], all[1]]);
+    assert_eq!(page(Some(all[1]), 3), [all[0]]);
+    assert_eq!((page(Some(all[0]), 3), page(None, 0)), (Vec::new(), Vec::new()));
+    assert_eq!((page(Some(all[6] + 100), 1), page(None, 99).len()), (vec![all[6]], 7));
+    assert_eq!(other.list(JobState::Waiting, None, 1).unwrap(), [one.info(all[6])]);
+    // Also past one that is not there any more.
+    one.discard(all[3]).unwrap();
+    assert_eq!(page(Some(all[3]), 2), [all[2], all[1]]);
+    assert_eq!(page(Some(all[4]), 2), [all[2], all[1]]);
+    assert!(one.list(JobState::Dead, None, 9).unwrap().is_empty());
+}
+
+pub(crate) fn counts_and_queues(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    assert_eq!((other.counts().unwrap(), other.queues().unwrap()), (JobCounts::default(), Vec::new()));
+    let order = [
+        JobState::Done,
+        JobState::Dead,
+        JobState::Cancelled,
+        JobState::Scheduled,
+        JobState::Running,
+        JobState::Waiting,
+    ];
+    for (i, state) in order.into_iter().enumerate() {
+        for _ in 0..=i {
+            one.job_in(state, T);
+        }
+    }
+    for state in JobState::ALL {
+        assert_eq!(other.list(state, None, 99).unwrap().len() as u64, *other.counts().unwrap().of(state));
+    }
+    let counts = JobCounts { done: 1, dead: 2, cancelled: 3, scheduled: 4, running: 5, waiting: 6 };
+    assert_eq!(other.counts().unwrap(), counts);
+    one.add(of_queue("b"), T);
+    one.add(of_queue("a"), T);
+    other.pause("empty", true).unwrap();
+    let ended = one.add(of_queue("ended"), T);
+    one.cancel(ended, T).unwrap();
+    let queue =
+        |name: &str, waiting, running, is_paused| QueueInfo { name: name.to_owned(), waiting, running, is_paused };
+    let queues =
+        [queue("a", 1, 0, false), queue("b", 1, 0, false), queue(QUEUE, 6, 5, false), queue("empty", 0, 0, true)];
+    assert_eq!(other.queues().unwrap(), queues);
+}
+
+pub(crate) fn unknown_numbers(bench: &dyn Bench) {
+    let process = Process::of(bench);
+    let id = process.job_in(JobState::Running, T);
+    for unknown in [0, id + 1, u64::from(u32::MAX), i64::MAX as u64] {
+        assert_eq!(process.find(unknown).unwrap(), None);
+        assert_eq!(process.cancel(unknown, T).unwrap(), None);
+        assert!(!process.revive(unknown, T).unwrap());
+        assert!(!process.discard(unknown).unwrap());
+        assert!(!process.settle(unknown, 1, End::Done, T).unwrap());
+        assert_eq!(process.beats(&[Held { id: unknown, token: 1, progress: None }]).lost, [unknown]);
+    }
+    assert_eq!(process.last_tick("unknown").unwrap(), None);
+    assert_eq!(process.counts().unwrap(), JobCounts { running: 1, ..JobCounts::default() });
+}
+
+// Texts.
+
+/// What people write, and what breaks a query or a key that is put together by hand.
+const TEXTS: [&str; 9] = [
+    "Фото из Ленинграда",
+    "📷🧑‍🎨 été\u{301}",
+    "it's \"quoted\"; DROP TABLE jobs; --",
+    "one\ntwo\r\n\tthree\u{1b}[31m",
+    "{curly} [square] %percent% *star* ?:@#$&|\\",
+    "   spaces   ",
+    "",
+    "12",
+    "null",
+];
+
+pub(crate) fn texts_come_back_as_they_were(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    for text in TEXTS {
+        let owned = || text.to_owned();
+        let full = Entry {
+            name: owned(),
+            label: owned(),
+            payload: owned(),
+            queue: owned(),
+            unique: Some(owned()),
+            origin: Some(owned()),
+            ..entry()
+        };
+        let id = one.add(full.clone(), T);
+        assert_eq!(other.try_add(full, T), Enqueued { id, is_new: false });
+        let claimed = other.claim(&other.worker, &[room(text, 1)], T).unwrap().pop().expect(text);
+        assert_eq!((claimed.name.as_str(), claimed.label.as_str(), claimed.payload.as_str()), (text, text, text));
+        assert_eq!((claimed.queue.as_str(), claimed.origin.as_deref()), (text, Some(text)));
+        other.beats(&[Held { progress: Some((1, 2, owned())), ..held(&claimed) }]);
+        other.finish(&claimed, dead(text), T);
+        let info = one.info(id);
+        assert_eq!((info.name.as_str(), info.label.as_str(), info.payload.as_str()), (text, text, text));
+        assert_eq!(
+            (info.queue.as_str(), info.unique.as_deref(), info.origin.as_deref()),
+            (text, Some(text), Some(text))
+        );
+        assert_eq!((info.message.as_str(), info.failures[0].words.as_str()), (text, text));
+    }
+}
+
+pub(crate) fn a_megabyte_comes_back(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let payload: String = "длинный \"текст\"\n".chars().cycle().take(1 << 20).collect();
+    let id = one.add(Entry { payload: payload.clone(), ..entry() }, T);
+    assert!(other.take_one(T).payload == payload);
+    assert!(one.info(id).payload == payload);
+}
+
+pub(crate) fn queues_of_any_name(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let names: BTreeSet<&str> = TEXTS.into_iter().collect();
+    for name in &names {
+        one.pause(name, true).unwrap();
+        one.add(of_queue(name), T);
+    }
+    let queues = other.queues().unwrap();
+    assert!(queues.iter().map(|queue| queue.name.as_str()).eq(names.iter().copied()), "{queues:?}");
+    assert!(queues.iter().all(|queue| (queue.waiting, queue.running, queue.is_paused) == (1, 0, true)));
+    for name in names {
+        assert_eq!(one.claim(&one.worker, &[room(name, 9)], T).unwrap(), []);
+        other.pause(name, false).unwrap();
+        let claimed = one.claim(&one.worker, &[room(name, 9)], T).unwrap();
+        assert!(claimed.iter().map(|claimed| claimed.queue.as_str()).eq([name]));
+    }
+}
+
+// The bell.
+
+/// Whether the bell of one process rings for what another does.
+fn rings(one: &Process, cause: impl FnOnce()) {
+    let bell = Arc::new(Bell::default());
+    one.listen(&bell).unwrap();
+    cause();
+    assert!(bell.wait(PATIENCE), "the bell has not rung");
+}
+
+pub(crate) fn a_bell_for_what_is_enqueued_here(bench: &dyn Bench) {
+    let one = Process::of(bench);
+    rings(&one, || assert!(one.try_add(entry(), T).is_new));
+}
+
+pub(crate) fn a_bell_for_what_is_enqueued(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    // Also for what is due later: it may be the first that is.
+    rings(&one, || assert!(other.try_add(timed(When::After(YEAR)), T).is_new));
+}
+
+pub(crate) fn a_bell_for_a_tick(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    rings(&one, || assert!(other.tick("nightly", T, Some(entry()), T).unwrap()));
+}
+
+pub(crate) fn a_bell_for_what_is_revived(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let id = one.job_in(JobState::Dead, T);
+    rings(&one, || assert!(other.revive(id, T).unwrap()));
+}
+
+pub(crate) fn a_bell_for_a_queue_that_goes_on(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    one.add(entry(), T);
+    one.pause(QUEUE, true).unwrap();
+    rings(&one, || other.pause(QUEUE, false).unwrap());
+}
+
+pub(crate) fn a_bell_for_what_is_left(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    other.job_in(JobState::Running, T);
+    rings(&one, || other.leaves(T));
+}
+
+pub(crate) fn a_bell_for_what_is_recovered(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    other.job_in(JobState::Running, T);
+    rings(&one, || assert_eq!(recover(&other, T), 1));
+}
+
+pub(crate) fn a_bell_for_what_is_cancelled(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let id = one.job_in(JobState::Running, T);
+    rings(&one, || assert_eq!(other.cancel(id, T).unwrap(), Some(JobState::Running)));
+}
+
+pub(crate) fn a_bell_that_is_dropped(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let bell = Arc::new(Bell::default());
+    one.listen(&bell).unwrap();
+    let engine = Arc::downgrade(&bell);
+    drop(bell);
+    // The engine holds on to nobody's bell, and goes on without.
+    eventually(|| (engine.strong_count() == 0).then_some(()));
+    other.add(entry(), T);
+    assert_eq!(one.take_all(T).len(), 1);
+}
+
+// The process.
+
+pub(crate) fn after_a_restart(bench: &dyn Bench) {
+    let before = Process::of(bench);
+    assert!(!before.describe().is_empty());
+    let is_durable = before.abilities().is_durable;
+    // The one that waits comes last, or it would be claimed as one of the others.
+    let rest = [JobState::Done, JobState::Dead, JobState::Cancelled, JobState::Scheduled, JobState::Waiting];
+    let infos = rest.map(|state| before.info(before.job_in(state, T)));
+    before.pause("paused", true).unwrap();
+    before.tick("nightly", T, None, T).unwrap();
+    let running = before.add(Entry { priority: 9, ..unique("photo-7") }, T);
+    let stale = before.take_one(T);
+    assert_eq!(stale.id, running);
+    drop(before);
+
+    let after = Process::new(bench.restarted());
+    if !is_durable {
+        assert_eq!((after.counts().unwrap(), after.queues().unwrap()), (JobCounts::default(), Vec::new()));
+        return assert_eq!((after.find(running).unwrap(), after.last_tick("nightly").unwrap()), (None, None));
+    }
+    for info in infos {
+        assert_eq!(after.info(info.id), info);
+    }
+    assert!(after.queues().unwrap().iter().any(|queue| queue.name == "paused" && queue.is_paused));
+    assert_eq!(after.last_tick("nightly").unwrap(), Some(T));
+    assert_eq!(after.try_add(unique("photo-7"), T), Enqueued { id: running, is_new: false });
+    eventually(|| (after.recover(SHORT, T).is_ok() && after.state(running) == JobState::Waiting).then_some(()));
+    let again = Process::new(after.engine.clone());
+    let claimed = again.take_one(T);
+    assert_eq!((claimed.id, claimed.attempt, again.info(running).interruptions), (running, 1, 1));
+    assert!(!again.settle(running, stale.token, End::Done, T).unwrap());
+    again.finish(&claimed, End::Done, T);
+    assert!(again.add(entry(), T) > running, "numbers go on where they were");
 }
