@@ -216,11 +216,18 @@ pub(crate) struct Beat {
 pub(crate) enum End {
     Done,
     /// It failed, and is tried again after that wait.
-    Retry { wait: Millis, words: String },
+    Retry {
+        wait: Millis,
+        words: String,
+    },
     /// It failed for good.
-    Dead { words: String },
+    Dead {
+        words: String,
+    },
     /// It was cancelled; the words say by what, when that was a failure too.
-    Cancelled { words: Option<String> },
+    Cancelled {
+        words: Option<String>,
+    },
     /// It did not come to an end and waits again at once, as if the try had not begun: `attempt` is one less.
     Released,
 }

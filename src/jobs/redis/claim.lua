@@ -1,5 +1,5 @@
 -- now, worker, and for each room: queue, how many. What is handed out: for each job its values, in one list.
-local now, worker = ARGV[5], ARGV[6]
+local now, worker = ARGV[4], ARGV[5]
 
 local function handed_out(ids)
   local jobs = {}
@@ -86,7 +86,7 @@ local function begin(queue, first)
 end
 
 local ids = {}
-for room = 7, #ARGV, 2 do
+for room = 6, #ARGV, 2 do
   local queue, many = ARGV[room], tonumber(ARGV[room + 1])
   if many > 0 and call('SISMEMBER', P .. 'paused', queue) == 0 then
     local first, of_stream = first_of(queue, many), {}

@@ -12,7 +12,7 @@
 -- What runs is pending in its stream, and its entry there goes when it stops to run. Numbers stay strings where they
 -- can: Lua prints large ones inexactly.
 
-local P, CALLER, CALL, IS_REPEATED = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local P, CALLER, CALL = ARGV[1], ARGV[2], ARGV[3]
 local GROUP, LATE = 'aside', ARGV[1] .. 'late'
 local MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP = 25, 10, 60000
 local call = redis.call
@@ -29,16 +29,18 @@ local function micros()
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
--- What this very call came to when its answer was lost on the way, so that a second try does nothing twice.
+-- What this very call came to when its answer got lost on the way, so that a second try does nothing twice. Each caller makes
+-- one call at a time. One of before that comes after the next was made was held up, and nobody waits for it.
 local function answer_of_before()
-  local kept = IS_REPEATED and call('GET', P .. 'call:' .. CALLER)
+  local kept = call('GET', P .. 'call:' .. CALLER)
   if not kept then return nil end
-  local number, answer = string.match(kept, '^(%d+) (.*)$')
-  return number == CALL and answer or nil
+  local number, words = string.match(kept, '^(%d+) (.*)$')
+  if tonumber(number) > tonumber(CALL) then error('the call comes too late') end
+  return number == CALL and words or nil
 end
 
 local function answer(words)
-  call('SET', P .. 'call:' .. CALLER, CALL .. ' ' .. words, 'EX', 120)
+  call('SET', P .. 'call:' .. CALLER, CALL .. ' ' .. words, 'EX', 3600)
   return words
 end
 

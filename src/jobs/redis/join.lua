@@ -1,2 +1,2 @@
 -- worker.
-return call('HSET', P .. 'workers', ARGV[5], '0')
+return call('HSET', P .. 'workers', ARGV[4], '0')

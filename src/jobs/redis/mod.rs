@@ -145,7 +145,7 @@ impl Engine for Redis {
     fn claim(&self, worker: &WorkerId, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>> {
         let mut values = values![values::exact(now), worker.0];
         values.extend(rooms.iter().flat_map(|room| values![room.queue, room.free.min(MOST_AT_ONCE)]));
-        let handed: Vec<values::Handed> = self.run(&scripts::CLAIM, &values)?;
+        let handed: Vec<values::Handed> = self.link.run_as(&worker.0, &scripts::CLAIM, &values)?;
         Ok(handed.into_iter().map(values::claimed).collect())
     }
 
@@ -157,9 +157,9 @@ impl Engine for Redis {
         let now = values::exact(now);
         let mut values = values![now, id, token];
         values.extend(values::end(end, now));
-        let was_its_own = self.whether(&scripts::SETTLE, &values)?;
+        let answer: String = self.link.run_as(&format!("{id} {token}"), &scripts::SETTLE, &values)?;
         self.ring();
-        Ok(was_its_own)
+        Ok(answer == "1")
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {

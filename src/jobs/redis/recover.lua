@@ -1,8 +1,8 @@
 -- now, lease in milliseconds, and for each worker that is gone: its name, and how many beats of it were seen. How many jobs
 -- were given back.
-local now, lease = ARGV[5], tonumber(ARGV[6])
+local now, lease = ARGV[4], tonumber(ARGV[5])
 local taken = 0
-for at = 7, #ARGV, 2 do
+for at = 6, #ARGV, 2 do
   local worker = ARGV[at]
   -- It may have beaten just now.
   if call('HGET', P .. 'workers', worker) == ARGV[at + 1] then taken = taken + dismiss(worker, interrupt, now) end
