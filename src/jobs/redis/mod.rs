@@ -191,7 +191,8 @@ impl Engine for Redis {
 
     fn list(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
         let before = before.map_or_else(|| "+inf".to_owned(), |id| format!("({id}"));
-        let shown: Vec<values::Shown> = self.run(&scripts::LIST, &values![state, before, most])?;
+        let shown: Vec<values::Shown> =
+            self.run(&scripts::LIST, &values![state, before, most.min(i32::MAX as usize)])?;
         shown.into_iter().map(values::info).collect()
     }
 
