@@ -78,7 +78,7 @@ pub mod fuzzing;
 mod http;
 #[cfg(feature = "image")]
 pub mod image;
-mod jobs;
+pub mod jobs;
 mod live;
 #[cfg(feature = "mail")]
 mod mail;
@@ -110,6 +110,7 @@ pub use http::password;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::session::{Flash, Session};
+pub use jobs::{Enqueued, Job, JobCounts, JobFailure, JobInfo, JobState, Jobs, NewJob, QueueInfo, enqueue};
 pub use live::{Live, LiveMap, LivePart};
 #[cfg(feature = "mail")]
 pub use mail::{Attachment, Mail, SentMail};
@@ -117,6 +118,10 @@ pub use server::Server;
 pub use watched::LiveGuard;
 #[cfg(feature = "webhook")]
 pub use webhook::Webhook;
+
+/// The database of [`Jobs::enqueue_in`] and [`TaskContext::transaction`], in the version that they take.
+#[cfg(feature = "sqlite")]
+pub use rusqlite;
 
 // For `context!`, which is expanded in the user's crate and can name only what is public here.
 #[doc(hidden)]

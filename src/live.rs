@@ -81,6 +81,13 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// A clone is the same state. It is kept in memory: what must survive a restart is for the database.
 pub struct Live<T>(Arc<Watched<T>>);
 
+impl<T> Live<T> {
+    /// That value, for pages to watch.
+    pub(crate) fn of(watched: Arc<Watched<T>>) -> Live<T> {
+        Live(watched)
+    }
+}
+
 impl<T> Clone for Live<T> {
     fn clone(&self) -> Live<T> {
         Live(self.0.clone())

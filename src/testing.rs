@@ -21,6 +21,7 @@ use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
 use crate::http::response::{Outlet, Response, ResponseBody, StreamBody};
 use crate::http::session::Keys;
+use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::{Mailer, SentMail};
 
@@ -124,7 +125,7 @@ impl TestClient {
         self.cookies.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Lets that much time pass for sessions, whole seconds of it: for a test of what happens when one is over.
+    /// Lets that much time pass: for sessions, whole seconds of it, and for jobs that are for later.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -142,6 +143,9 @@ impl TestClient {
     /// ```
     pub fn advance(&mut self, time: Duration) {
         self.state::<Keys>().advance(time);
+        if let Some(jobs) = self.service.scope().get::<Jobs>() {
+            jobs.advance(time);
+        }
     }
 
     /// The application's state of that type.
@@ -159,14 +163,61 @@ impl TestClient {
         f()
     }
 
-    /// Waits until all that was set aside has ended. Waits between two tries are cut short.
+    /// Waits until all that was set aside has ended, and runs the jobs that wait, until there are none. Waits between two
+    /// tries of a task are cut short; jobs that are for later, tried again ones among them, are left for
+    /// [`advance`](TestClient::advance).
     ///
     /// # Panics
-    /// When something has not ended after 60 s; the message names it.
+    /// When something has not ended after 60 s, or jobs go on making jobs for so long; the message names it.
     pub fn settle(&self) {
-        if !self.service.scope().registry().settle(Instant::now() + PATIENCE) {
-            panic!("after {PATIENCE:?} there still run: {:?}", self.running());
+        let until = Instant::now() + PATIENCE;
+        loop {
+            if !self.service.scope().registry().settle(until) || Instant::now() > until {
+                panic!("after {PATIENCE:?} there still run: {:?}", self.running());
+            }
+            if !self.run_job() {
+                return;
+            }
         }
+    }
+
+    /// Runs the next job that waits. Whether there was one.
+    fn run_job(&self) -> bool {
+        let jobs = self.service.scope().get::<Jobs>();
+        let ran = jobs.map_or(Ok(None), |jobs| jobs.run_next());
+        ran.unwrap_or_else(|error| panic!("the jobs cannot be run: {error:?}")).is_some()
+    }
+
+    /// The application's jobs, which run when the test says so: [`Jobs::run_next`], [`settle`](TestClient::settle).
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Job, Jobs, Request, Result, TaskContext};
+    ///
+    /// #[derive(serde::Serialize, serde::Deserialize)]
+    /// struct Charge { order: u64 }
+    ///
+    /// impl Job for Charge {
+    ///     const NAME: &'static str = "charge";
+    ///     fn run(self, _task: &TaskContext) -> Result<()> { Err(aside::Error::internal("no credit")) }
+    /// }
+    ///
+    /// let app = App::new()
+    ///     .jobs(Jobs::memory().register::<Charge>())
+    ///     .post("/orders", |req: &mut Request| req.enqueue(Charge { order: 17 }).map(|_| "thank you"));
+    /// let mut client = TestClient::new(app);
+    /// client.post("/orders").send();
+    /// client.jobs().assert_enqueued(|charge: &Charge| charge.order == 17);
+    /// let charge = client.jobs().run_next().unwrap().unwrap();
+    /// assert_eq!((charge.state.as_str(), &*charge.failures[0].words), ("scheduled", "no credit"));
+    /// client.advance(std::time::Duration::from_secs(5));
+    /// assert_eq!(client.jobs().run_next().unwrap().unwrap().attempt, 2);
+    /// ```
+    ///
+    /// # Panics
+    /// When the application has none.
+    pub fn jobs(&self) -> Jobs {
+        Jobs::clone(&self.state::<Jobs>())
     }
 
     /// The tasks that have not ended.

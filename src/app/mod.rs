@@ -30,6 +30,7 @@ use crate::http::session::Keys;
 use crate::http::store::Store;
 use crate::http::templates::Templates;
 use crate::http::urls::Urls;
+use crate::jobs::Jobs;
 use crate::live;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
@@ -403,6 +404,30 @@ impl App {
         self
     }
 
+    /// Gives the application jobs: work that survives the process.
+    ///
+    /// ```no_run
+    /// use aside::{App, Job, Jobs, Result, TaskContext};
+    ///
+    /// #[derive(serde::Serialize, serde::Deserialize)]
+    /// struct Report;
+    ///
+    /// impl Job for Report {
+    ///     const NAME: &'static str = "report";
+    ///     fn run(self, _task: &TaskContext) -> Result<()> { Ok(()) }
+    /// }
+    ///
+    /// fn main() -> Result<()> {
+    ///     App::new().jobs(Jobs::sqlite("data/jobs.db")?.register::<Report>()).run()
+    /// }
+    /// ```
+    ///
+    /// While the application is served ([`run`](App::run), [`start`](App::start)) it also runs them, in this process.
+    /// [`work`](App::work) runs them alone.
+    pub fn jobs(self, jobs: Jobs) -> App {
+        self.state(jobs)
+    }
+
     /// Answers GET under a path with the files of a folder: `.static_files("/static", "static")`.
     ///
     /// With their type, validators (304), and ranges. Dot files, links that lead out of the folder, and the folder's
@@ -433,9 +458,12 @@ impl App {
         self
     }
 
-    /// The same application, whose mail stays in the process unless the settings send it elsewhere, and whose tasks stand
+    /// The same application, whose jobs are run by the test, whose mail stays in the process unless the settings send it elsewhere, and whose tasks stand
     /// back behind nobody: on a busy machine a test would wait for them in vain.
     pub(crate) fn for_tests(mut self) -> App {
+        if let Some(jobs) = self.values.get::<Jobs>() {
+            jobs.for_tests();
+        }
         if let Ok(config) = &mut self.config {
             config.mail_url.get_or_insert_with(|| "memory:".into());
             config.nice = 0;
@@ -458,6 +486,8 @@ impl App {
         self.answer_with_script();
         let config = Arc::new(self.config?);
         config.check()?;
+        let jobs = self.values.get::<Jobs>();
+        jobs.as_ref().map_or(Ok(()), |jobs| jobs.check())?;
         let guard = Guard::new(&config, self.policy)?;
         let urls = urls(&self.router).map_err(|error| self.problems.push(error)).unwrap_or_default();
         if !self.problems.is_empty() {
@@ -481,6 +511,7 @@ impl App {
         #[cfg(feature = "mail")]
         self.values.insert(Mailer::new(&config)?);
         let scope = Scope::new(Registry::new(&config), self.values);
+        jobs.iter().for_each(|jobs| jobs.belong_to(&scope));
         Ok(Service::new(config, self.router, self.parts, guard, scope))
     }
 }

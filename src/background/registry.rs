@@ -45,6 +45,13 @@ impl Origin {
     pub(crate) fn new(method: &str, path: &str, id: &str) -> Origin {
         Origin { id: id.to_owned(), method: method.to_owned(), path: path.to_owned() }
     }
+
+    /// One that was written down as the log shows it.
+    pub(crate) fn parse(text: &str) -> Option<Origin> {
+        let (rest, id) = text.rsplit_once(' ')?;
+        let (method, path) = rest.split_once(' ')?;
+        Some(Origin::new(method, path, id))
+    }
 }
 
 /// As the log shows it: `POST /orders 3f9a1c`.
@@ -514,6 +521,20 @@ impl Registry {
 
     /// Enters how a task ended, and logs it: once, on one line.
     pub(crate) fn end(&self, record: &Arc<Record>, failure: Option<&Failure>) {
+        if self.enter_end(record, failure) {
+            log_end(record, failure);
+        }
+    }
+
+    /// The same for a try that failed and is not the last: a warning, with the time of the next.
+    pub(crate) fn end_try(&self, record: &Arc<Record>, failure: &Failure, tries: (u32, u32), wait: Duration) {
+        if self.enter_end(record, Some(failure)) {
+            self.log_retry(record, failure, tries, wait);
+        }
+    }
+
+    /// Enters how a task ended. Whether it had not ended before.
+    fn enter_end(&self, record: &Arc<Record>, failure: Option<&Failure>) -> bool {
         let end = End {
             after: record.after(),
             failure: failure.map(Failure::to_string),
@@ -521,9 +542,8 @@ impl Registry {
             kind: failure.map_or(TaskState::Done, state_after),
         };
         if !record.end(end) {
-            return;
+            return false;
         }
-        log_end(record, failure);
         let mut state = self.state();
         state.unfinished.remove(&record.id);
         state.ended_count += 1;
@@ -536,6 +556,15 @@ impl Registry {
             TaskState::Cancelled => state.cancelled_count += 1,
             _ => {}
         }
+        self.tell(&state);
+        true
+    }
+
+    /// Knows nothing more of a task whose end is told elsewhere.
+    #[cfg(unix)]
+    pub(crate) fn forget(&self, record: &Record) {
+        let mut state = self.state();
+        state.unfinished.remove(&record.id);
         self.tell(&state);
     }
 

@@ -7,7 +7,7 @@
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
 use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
+use std::sync::{Arc, LazyLock, Weak};
 
 use super::registry::{Origin, Record, Registry};
 use crate::config::Config;
@@ -16,15 +16,26 @@ use crate::config::Config;
 #[derive(Clone)]
 pub(crate) struct Scope(Arc<Inner>);
 
+/// The same, without keeping it alive: for what it holds itself.
+#[derive(Clone)]
+pub(crate) struct WeakScope(Weak<Inner>);
+
+impl WeakScope {
+    /// The scope, while somebody keeps it.
+    pub(crate) fn upgrade(&self) -> Option<Scope> {
+        self.0.upgrade().map(Scope)
+    }
+}
+
 struct Inner {
     registry: Registry,
-    values: HashMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    values: Values,
 }
 
 impl Scope {
     /// A scope with these values.
     pub(crate) fn new(registry: Registry, values: Values) -> Scope {
-        Scope(Arc::new(Inner { registry, values: values.0 }))
+        Scope(Arc::new(Inner { registry, values }))
     }
 
     /// The process's own, for work that no application started.
@@ -36,6 +47,11 @@ impl Scope {
         PROCESS.clone()
     }
 
+    /// The same, without keeping it alive.
+    pub(crate) fn downgrade(&self) -> WeakScope {
+        WeakScope(Arc::downgrade(&self.0))
+    }
+
     /// The tasks.
     pub(crate) fn registry(&self) -> &Registry {
         &self.0.registry
@@ -43,7 +59,7 @@ impl Scope {
 
     /// The value of that type, when the application has one.
     pub(crate) fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        self.0.values.get(&TypeId::of::<T>()).cloned()?.downcast().ok()
+        self.0.values.get()
     }
 
     /// The application's state of that type.
@@ -66,6 +82,11 @@ impl Values {
     /// Puts a value in, in place of one of the same type.
     pub(crate) fn insert<T: Any + Send + Sync>(&mut self, value: T) {
         self.0.insert(TypeId::of::<T>(), Arc::new(value));
+    }
+
+    /// The value of that type, when there is one.
+    pub(crate) fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.0.get(&TypeId::of::<T>()).cloned()?.downcast().ok()
     }
 
     /// Puts all of another's in. Whether no type was there twice; then ours stays.

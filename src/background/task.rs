@@ -207,14 +207,24 @@ impl Retry {
         self
     }
 
+    /// How often something is tried in all.
+    pub(crate) fn tries(&self) -> u32 {
+        self.tries
+    }
+
     /// The wait after that many failed tries, if there is to be another.
-    fn wait_after(&self, failed: u32, failure: &Failure) -> Option<Duration> {
+    pub(crate) fn wait_after(&self, failed: u32, failure: &Failure) -> Option<Duration> {
         let worth_it = match failure {
             Failure::Error(error) => self.only_if.is_none_or(|worth_it| worth_it(error)),
             Failure::Panic(_) => true,
             _ => false,
         };
-        if failed >= self.tries || !worth_it {
+        if worth_it { self.wait(failed) } else { None }
+    }
+
+    /// The same, whatever it failed of.
+    pub(crate) fn wait(&self, failed: u32) -> Option<Duration> {
+        if failed >= self.tries {
             return None;
         }
         let doubled = self.first_wait.saturating_mul(1 << (failed - 1).min(20));
@@ -241,9 +251,24 @@ pub struct TaskContext {
     context: Context,
     record: Arc<Record>,
     attempt: u32,
+    attached: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 impl TaskContext {
+    /// The same as that try of something that is more than a task.
+    pub(crate) fn attach(&self, attempt: u32, attached: Arc<dyn Any + Send + Sync>) -> TaskContext {
+        TaskContext { attempt, attached: Some(attached), ..self.clone() }
+    }
+
+    /// What it is more than a task.
+    pub(crate) fn attached<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
+        self.attached.clone()?.downcast().ok()
+    }
+
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
     /// Its number, as in the log.
     pub fn id(&self) -> u64 {
         self.record.id
@@ -534,6 +559,11 @@ impl<T: Send + 'static> Run<T> {
         self
     }
 
+    /// Its entry in the registry.
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
     /// On a new thread, whose handle comes back.
     fn on_a_thread_of_its_own(self) -> JoinHandle<Outcome<T>> {
         let (registry, record) = (self.registry.clone(), self.record.clone());
@@ -612,6 +642,16 @@ impl<T: Send + 'static> Run<T> {
         Some(wait)
     }
 
+    /// The try of that number on this thread, for the sake of its outcome alone, which is told elsewhere: it is neither
+    /// logged nor remembered here.
+    #[cfg(unix)]
+    pub(crate) fn attempt_here(mut self, number: u32) -> Outcome<T> {
+        self.tries = number.saturating_sub(1);
+        let outcome = self.attempt();
+        self.registry.forget(&self.record);
+        outcome
+    }
+
     /// Calls the function, unless the task was told to cancel before.
     fn attempt(&mut self) -> Outcome<T> {
         if self.record.is_cancelled() {
@@ -622,7 +662,8 @@ impl<T: Send + 'static> Run<T> {
         if let Some(Deadline(time, ticket @ None)) = &mut self.deadline {
             *ticket = Some(self.registry.watch_deadline(&self.record, *time));
         }
-        let task = TaskContext { context: self.context.clone(), record: self.record.clone(), attempt: self.tries };
+        let (context, record) = (self.context.clone(), self.record.clone());
+        let task = TaskContext { context, record, attempt: self.tries, attached: None };
         let _entered = self.context.clone().enter();
         match panics::catch(|| (self.call)(&task)) {
             Ok(Err(Failure::Cancelled)) => Err(self.cancelled()),

@@ -688,8 +688,8 @@ mod tests {
             payload: format!(r#"{{"id":{i}}}"#),
             queue: ["default", "mail"][i as usize % 2].to_owned(),
             priority: (i * 7 % 11) as i32 - 5,
-            unique: (i % 100 == 0).then(|| i.to_string()),
-            when: if i % 50 == 0 { When::After((i % 1_000) as Millis) } else { When::Now },
+            unique: i.is_multiple_of(100).then(|| i.to_string()),
+            when: if i.is_multiple_of(50) { When::After((i % 1_000) as Millis) } else { When::Now },
             origin: None,
         }
     }

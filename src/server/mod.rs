@@ -26,6 +26,8 @@ use crate::app::App;
 use crate::app::service::Service;
 use crate::background::registry::span;
 use crate::error::{Error, Result};
+use crate::jobs::isolate::is_child;
+use crate::jobs::{self, Jobs};
 use crate::sync::{lock, wait_while_for};
 
 /// What is left after the grace for tasks to obey their cancellation.
@@ -165,6 +167,9 @@ impl App {
     /// # Errors
     /// When a setting or a route cannot be used, or the address is taken.
     pub fn run(self) -> Result<()> {
+        if is_child() {
+            return self.run_isolated_job();
+        }
         log::init();
         #[cfg(unix)]
         let signals = Signals::watch()?;
@@ -177,6 +182,59 @@ impl App {
             std::thread::park();
         };
         server.stop_because(why);
+        Ok(())
+    }
+
+    /// Runs the application's jobs until the process is told to stop, and serves no pages: for a process that works beside
+    /// the site, on this machine or another.
+    ///
+    /// ```no_run
+    /// use aside::{App, Job, Jobs, Result, TaskContext};
+    ///
+    /// #[derive(serde::Serialize, serde::Deserialize)]
+    /// struct Report;
+    ///
+    /// impl Job for Report {
+    ///     const NAME: &'static str = "report";
+    ///     fn run(self, _task: &TaskContext) -> Result<()> { Ok(()) }
+    /// }
+    ///
+    /// fn main() -> Result<()> {
+    ///     let app = App::new().jobs(Jobs::open(&std::env::var("ASIDE_JOBS")?)?.register::<Report>());
+    ///     if std::env::args().nth(1).as_deref() == Some("work") { app.work() } else { app.run() }
+    /// }
+    /// ```
+    ///
+    /// It stops as [`run`](App::run) does: jobs that run have `ASIDE_GRACE` to end, then they are told to cancel, and what
+    /// is left is given back, for another worker to take at once.
+    ///
+    /// # Errors
+    /// When it has no jobs, a setting cannot be used, or what keeps the jobs cannot be reached.
+    pub fn work(self) -> Result<()> {
+        if is_child() {
+            return self.run_isolated_job();
+        }
+        log::init();
+        #[cfg(unix)]
+        let signals = Signals::watch()?;
+        let service = self.build()?;
+        service.warn_of_settings();
+        raise_descriptor_limit();
+        let jobs = start_jobs(&service)?;
+        let kept = service.scope().get::<Jobs>().map(|jobs| jobs.describe());
+        let kept =
+            kept.ok_or_else(|| Error::internal("App::work: there are no jobs to work on; add them with `App::jobs`"))?;
+        ::log::info!(target: "aside::server", "aside works on the jobs in {kept}");
+        #[cfg(unix)]
+        let why = signals.wait();
+        #[cfg(not(unix))]
+        let why = loop {
+            std::thread::park();
+        };
+        let grace = service.config().grace;
+        ::log::info!(target: "aside::server", "Stopping on {why}: jobs have {}.", span(grace));
+        jobs.iter().for_each(|jobs| jobs.stop_claiming());
+        drain_tasks(&service, jobs.as_deref(), Instant::now() + grace);
         Ok(())
     }
 
@@ -203,6 +261,18 @@ impl App {
         self.start_on(None)
     }
 
+    /// Does the one job that this process was started for, and ends it.
+    ///
+    /// # Errors
+    /// When the application cannot be built, or has no jobs.
+    fn run_isolated_job(self) -> Result<()> {
+        let service = self.build()?;
+        let jobs = service.scope().get::<Jobs>();
+        let jobs =
+            jobs.ok_or_else(|| Error::internal("an isolated job was begun, and this application has no jobs"))?;
+        jobs.run_isolated(service.scope())
+    }
+
     fn start_on(self, listener: Option<TcpListener>) -> Result<Server> {
         let service = self.with_panel().build()?;
         service.warn_of_settings();
@@ -211,8 +281,9 @@ impl App {
         let addr = listener.local_addr()?;
         let desk = Desk::new(service);
         let transport = Arc::new(transport::TinyHttp::new(listener)?);
+        let jobs = start_jobs(&desk.service)?;
         let crew = Crew::start(transport.clone(), desk.clone())?;
-        Ok(Server { addr, running: Some(Running { desk, transport, crew }) })
+        Ok(Server { addr, running: Some(Running { desk, transport, crew, jobs }) })
     }
 }
 
@@ -229,6 +300,7 @@ struct Running {
     desk: Arc<Desk>,
     transport: Arc<transport::TinyHttp>,
     crew: Crew<transport::TinyHttp>,
+    jobs: Option<Arc<jobs::worker::Crew>>,
 }
 
 impl Server {
@@ -274,6 +346,9 @@ impl Running {
         let until = Instant::now() + grace;
         ::log::info!(target: "aside::server", "Stopping on {why}: no new connections; requests and tasks have {}.", span(grace));
         self.desk.stopping.store(true, Ordering::Release);
+        if let Some(jobs) = &self.jobs {
+            jobs.stop_claiming();
+        }
         self.transport.close();
         self.crew.send_home();
         match self.desk.at_work.wait_for_none(until) {
@@ -285,20 +360,31 @@ impl Running {
         // Told by `close`; a page whose visitor reads nothing ends when it is hung up.
         self.desk.streams.wait_for_none(Instant::now() + LAST_WORDS);
         self.transport.hang_up();
-        self.drain_tasks(until.saturating_duration_since(Instant::now()));
+        drain_tasks(&self.desk.service, self.jobs.as_deref(), until);
     }
+}
 
-    fn drain_tasks(&self, grace: Duration) {
-        let registry = self.desk.service.scope().registry();
-        let unfinished = registry.counts().unfinished;
-        if unfinished > 0 {
-            let tasks = if unfinished == 1 { "task" } else { "tasks" };
-            ::log::info!(target: "aside::server", "Waiting for {unfinished} {tasks}, up to {}.", span(grace));
-        }
-        match registry.drain(grace, MORE) {
-            true => ::log::info!(target: "aside::server", "Stopped."),
-            false => ::log::warn!(target: "aside::server", "Stopped; the tasks named above were given up."),
-        }
+/// The workers of the application's jobs, when it has some.
+fn start_jobs(service: &Service) -> Result<Option<Arc<jobs::worker::Crew>>> {
+    let jobs = service.scope().get::<Jobs>();
+    jobs.map(|jobs| jobs::worker::Crew::start(&jobs, service.scope().clone())).transpose()
+}
+
+/// Waits for the tasks, jobs among them, and gives back the jobs that had to be given up.
+fn drain_tasks(service: &Service, jobs: Option<&jobs::worker::Crew>, until: Instant) {
+    let (registry, grace) = (service.scope().registry(), until.saturating_duration_since(Instant::now()));
+    let unfinished = registry.counts().unfinished;
+    if unfinished > 0 {
+        let tasks = if unfinished == 1 { "task" } else { "tasks" };
+        ::log::info!(target: "aside::server", "Waiting for {unfinished} {tasks}, up to {}.", span(grace));
+    }
+    let nothing_is_given_up = registry.drain(grace, MORE);
+    if let Some(jobs) = jobs {
+        jobs.leave();
+    }
+    match nothing_is_given_up {
+        true => ::log::info!(target: "aside::server", "Stopped."),
+        false => ::log::warn!(target: "aside::server", "Stopped; the tasks named above were given up."),
     }
 }
 

@@ -1,0 +1,210 @@
+//! One try of a job, from a worker's hand to what came of it: run, then settle, in this one place for every engine.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::engine::{Claimed, End};
+use super::hands::InHand;
+use super::isolate::{self, Limits, Order};
+use super::plan::Kind;
+use super::record::Millis;
+use super::store::Jobs;
+use crate::background::failure::{Failure, Outcome};
+use crate::background::panics;
+use crate::background::registry::{Registry, Stop, escape};
+use crate::background::task::{Retry, TaskContext};
+use crate::error::Error;
+
+/// The longest wait until what came of a try is said again to an engine that cannot be reached.
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// How many characters of a failure are kept.
+const MOST_WORDS: usize = 10_000;
+
+/// The job that a task is a try of, as [`TaskContext`] knows it.
+pub(super) struct JobRun {
+    pub(super) jobs: Jobs,
+    pub(super) id: u64,
+    pub(super) token: u64,
+    /// It was completed together with its own writes.
+    pub(super) is_committed: AtomicBool,
+}
+
+impl TaskContext {
+    /// The number of the job that this is a try of; none for a task that is no job.
+    pub fn job(&self) -> Option<u64> {
+        self.attached::<JobRun>().map(|run| run.id)
+    }
+}
+
+/// Does the job that this process was started for, as the try that it is in its parent.
+pub(super) fn run_isolated(jobs: &Jobs, order: &Order, task: &TaskContext) -> Outcome<()> {
+    let run = JobRun { jobs: jobs.clone(), id: order.id, token: order.token, is_committed: AtomicBool::new(false) };
+    let task = task.attach(order.attempt, Arc::new(run));
+    match jobs.plan.kind(&order.name) {
+        Some(kind) => kind.call(&order.payload, &task),
+        None => Err(Failure::Error(Error::internal(format!("no job `{}` is registered in this program", order.name)))),
+    }
+}
+
+/// A try that a worker has in its hands. One that is dropped without having been run gives the job back.
+pub(super) struct Attempt {
+    jobs: Jobs,
+    claimed: Claimed,
+    hand: Arc<InHand>,
+    registry: Registry,
+    run: Arc<JobRun>,
+    is_settled: bool,
+}
+
+impl Attempt {
+    pub(super) fn new(jobs: &Jobs, claimed: Claimed, hand: Arc<InHand>, registry: &Registry) -> Attempt {
+        let (id, token) = (claimed.id, claimed.token);
+        let run = JobRun { jobs: jobs.clone(), id, token, is_committed: AtomicBool::new(false) };
+        Attempt { jobs: jobs.clone(), claimed, hand, registry: registry.clone(), run: Arc::new(run), is_settled: false }
+    }
+
+    /// Does it, and says what came of it.
+    pub(super) fn run(&mut self, task: &TaskContext) -> Outcome<()> {
+        let task = task.attach(self.claimed.attempt, self.run.clone());
+        let outcome = panics::catch(|| self.call(&task)).unwrap_or_else(|panic| Err(Failure::Panic(panic)));
+        self.conclude(&task, outcome)
+    }
+
+    fn call(&self, task: &TaskContext) -> Outcome<()> {
+        let Some(kind) = self.kind() else {
+            let words = format!("no job `{}` is registered in this program", self.claimed.name);
+            return Err(Failure::Error(Error::internal(words)));
+        };
+        match &kind.isolated {
+            // A test's program is no application that could be started once more.
+            Some(limits) if !self.jobs.is_by_hand() => isolate::run(&self.order(*limits), task),
+            _ => kind.call(&self.claimed.payload, task),
+        }
+    }
+
+    /// What a process of its own is told.
+    fn order(&self, limits: Limits) -> Order {
+        let Claimed { id, token, name, label, payload, attempt, origin, .. } = self.claimed.clone();
+        Order { name, payload, id, token, attempt, label, origin, limits }
+    }
+
+    fn kind(&self) -> Option<&Kind> {
+        self.jobs.plan.kind(&self.claimed.name)
+    }
+
+    fn conclude(&mut self, task: &TaskContext, outcome: Outcome<()>) -> Outcome<()> {
+        let outcome = match outcome {
+            Err(Failure::Cancelled) if task.record().stop_reason() == Some(Stop::Deadline) => Err(Failure::TimedOut),
+            other => other,
+        };
+        let (end, wait) = self.end(&outcome);
+        let is_ours = self.settle(end);
+        if let Err(failure) = &outcome {
+            self.say(task, failure, wait.filter(|_| is_ours));
+        }
+        outcome
+    }
+
+    /// Logs a failure that the task's own end does not tell of.
+    fn say(&self, task: &TaskContext, failure: &Failure, wait: Option<Duration>) {
+        if self.run.is_committed.load(Ordering::Acquire) {
+            self.warn(&format!("{} after its transaction had completed it: it counts as done", failure.verdict()));
+        } else if let Some(wait) = wait {
+            self.registry.end_try(task.record(), failure, (self.claimed.attempt, self.retry().tries()), wait);
+        }
+    }
+
+    /// What a try came to, and the wait for the next when there is one.
+    fn end(&self, outcome: &Outcome<()>) -> (End, Option<Duration>) {
+        let failure = match outcome {
+            Ok(()) => return (End::Done, None),
+            Err(Failure::Cancelled) => return (self.cancelled(), None),
+            Err(failure) => failure,
+        };
+        let words = words(&failure.to_string());
+        let wait = match failure {
+            Failure::TimedOut => self.retry().wait(self.claimed.attempt),
+            other => self.retry().wait_after(self.claimed.attempt, other),
+        };
+        match wait {
+            // Told to cancel, and failed of it perhaps: it is not to be tried again.
+            Some(_) if self.hand.is_cancelled() => (End::Cancelled { words: Some(words) }, None),
+            Some(wait) => (End::Retry { wait: wait.as_millis() as Millis, words }, Some(wait)),
+            None => (End::Dead { words }, None),
+        }
+    }
+
+    /// Cancelled by somebody, or told to stop because the process does.
+    fn cancelled(&self) -> End {
+        let stops_with_the_process = self.registry.is_closing() && !self.hand.is_cancelled();
+        if stops_with_the_process { End::Released } else { End::Cancelled { words: None } }
+    }
+
+    fn retry(&self) -> Retry {
+        self.kind().map_or_else(|| Retry::exponential(20, Duration::from_secs(60)), |kind| kind.retry.clone())
+    }
+
+    /// Says what came of it until somebody listens. Whether it was still ours to say.
+    ///
+    /// An engine that cannot be reached must not make a job that is done run again: the thread waits for it, and the lease is
+    /// renewed when it is back. Only a process that stops gives up; then the job runs again elsewhere.
+    fn settle(&mut self, end: End) -> bool {
+        self.is_settled = true;
+        let mut wait = Duration::from_millis(50);
+        loop {
+            match self.jobs.engine.settle(self.claimed.id, self.claimed.token, end.clone(), self.jobs.now()) {
+                Ok(true) => return self.let_go(true),
+                Ok(false) => {
+                    self.warn("was given to another worker meanwhile: what it came to here does not count");
+                    return self.let_go(false);
+                }
+                Err(error) if self.registry.is_closing() => {
+                    self.warn(&format!("cannot be settled, and will run again: {}", error.chain()));
+                    return self.let_go(false);
+                }
+                Err(error) => {
+                    self.warn(&format!("cannot be settled now, and is tried again: {}", error.chain()));
+                    thread::sleep(wait);
+                    wait = (wait * 2).min(LONGEST_WAIT);
+                }
+            }
+        }
+    }
+
+    fn let_go(&self, is_ours: bool) -> bool {
+        self.jobs.shared.hands.let_go(&self.hand);
+        self.jobs.shared.follow.look();
+        self.jobs.shared.bell.ring();
+        is_ours
+    }
+
+    fn warn(&self, what: &str) {
+        let line = format!("Job {} ({}) {what}", self.claimed.id, self.claimed.label);
+        log::warn!(target: "aside::jobs", "{}", escape(&line));
+    }
+}
+
+/// A task that never began: it was cancelled before, or the process stopped.
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if self.is_settled {
+            return;
+        }
+        let settled = self.jobs.engine.settle(self.claimed.id, self.claimed.token, self.cancelled(), self.jobs.now());
+        if let Err(error) = settled {
+            self.warn(&format!("cannot be given back, and waits for its lease to end: {}", error.chain()));
+        }
+        self.let_go(true);
+    }
+}
+
+/// What is kept of a failure.
+fn words(all: &str) -> String {
+    match all.char_indices().nth(MOST_WORDS) {
+        Some((end, _)) => format!("{}…", &all[..end]),
+        None => all.to_owned(),
+    }
+}

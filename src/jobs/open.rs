@@ -1,0 +1,74 @@
+//! The engine that a setting names.
+
+use super::memory::Memory;
+use super::store::Jobs;
+use crate::error::{Error, Result};
+
+impl Jobs {
+    /// Jobs that are kept in memory, and gone with the process: for tests, and to begin with.
+    pub fn memory() -> Jobs {
+        Jobs::on(Memory::new())
+    }
+
+    /// Jobs in what a setting names: `sqlite:PATH`, `redis://HOST:PORT/DATABASE` or `memory:`.
+    ///
+    /// ```
+    /// # fn main() -> aside::Result<()> {
+    /// let jobs = aside::Jobs::open("memory:")?; // or std::env::var("ASIDE_JOBS")
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When it names no engine, one that this program was built without, or one that cannot be opened.
+    pub fn open(setting: &str) -> Result<Jobs> {
+        match setting.split_once(':') {
+            Some(("memory", "")) => Ok(Jobs::memory()),
+            Some(("sqlite", path)) if !path.is_empty() => sqlite(path),
+            Some(("redis" | "rediss" | "redis+unix", _)) => redis(setting),
+            _ => Err(Error::internal("jobs are kept in `sqlite:PATH`, `redis://HOST:PORT/DATABASE` or `memory:`")),
+        }
+    }
+
+    /// Jobs in a SQLite file, which is made when it is not there.
+    ///
+    /// A file of their own, or the application's: in the application's, a job can be enqueued and completed in one
+    /// transaction with other writes ([`enqueue_in`](Jobs::enqueue_in),
+    /// [`TaskContext::transaction`](crate::TaskContext::transaction)). Several processes on one machine may use one file.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is damaged, or is of a later version.
+    #[cfg(feature = "sqlite")]
+    pub fn sqlite(path: impl AsRef<std::path::Path>) -> Result<Jobs> {
+        Ok(Jobs::on(super::sqlite::Sqlite::open(path.as_ref())?))
+    }
+
+    /// Jobs in Redis, 7.0 or later, with persistence: for more than one machine. `redis://:password@host:6379/0`.
+    ///
+    /// # Errors
+    /// When the server cannot be reached, or is set up so that it would lose jobs.
+    #[cfg(feature = "redis")]
+    pub fn redis(url: &str) -> Result<Jobs> {
+        Ok(Jobs::on(super::redis::Redis::open(url)?))
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite(path: &str) -> Result<Jobs> {
+    Jobs::sqlite(path)
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn sqlite(_path: &str) -> Result<Jobs> {
+    Err(Error::internal("`sqlite:` needs the feature `sqlite`, which this program was built without"))
+}
+
+#[cfg(feature = "redis")]
+fn redis(url: &str) -> Result<Jobs> {
+    Jobs::redis(url)
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis(_url: &str) -> Result<Jobs> {
+    Err(Error::internal("`redis://` needs the feature `redis`, which this program was built without"))
+}

@@ -1,0 +1,165 @@
+//! What may be enqueued and how it is run: the types of jobs, the queues, the limits.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+
+use super::engine::{Entry, Keep};
+use super::isolate::Limits;
+use super::job::{Job, NewJob};
+use super::schedule::Schedule;
+use crate::background::failure::{Failure, Outcome};
+use crate::background::scope::Context;
+use crate::background::task::{Retry, TaskContext};
+use crate::error::{Error, Result};
+
+/// The longest payload: 1 MiB. A job says what is to be done; what it is done to lies elsewhere.
+const MOST_PAYLOAD: usize = 1 << 20;
+
+/// The longest name of a queue, and the longest unique key.
+const MOST_NAME: usize = 200;
+const MOST_KEY: usize = 1_000;
+
+/// How long an isolated job may take that does not say.
+const ISOLATED_DEADLINE: Duration = Duration::from_secs(15 * 60);
+
+/// All that a process knows of its jobs before it runs one.
+#[derive(Clone)]
+pub(super) struct Plan {
+    kinds: BTreeMap<&'static str, Kind>,
+    queues: BTreeMap<String, usize>,
+    pub(super) schedules: Vec<Schedule>,
+    /// How many of a queue run at once in one process that does not say.
+    pub(super) workers: usize,
+    pub(super) lease: Duration,
+    pub(super) keep: Keep,
+    /// What cannot be used; said when the application starts.
+    pub(super) problems: Vec<String>,
+}
+
+impl Default for Plan {
+    fn default() -> Plan {
+        Plan {
+            kinds: BTreeMap::new(),
+            queues: BTreeMap::new(),
+            schedules: Vec::new(),
+            workers: 4,
+            lease: Duration::from_secs(20),
+            keep: Keep { age: Duration::from_secs(24 * 3600), count: 10_000 },
+            problems: Vec::new(),
+        }
+    }
+}
+
+/// One type of jobs, without its type.
+#[derive(Clone)]
+pub(super) struct Kind {
+    type_name: &'static str,
+    pub(super) queue: &'static str,
+    pub(super) deadline: Option<Duration>,
+    /// What it may take, when it runs in a process of its own.
+    pub(super) isolated: Option<Limits>,
+    pub(super) is_private: bool,
+    pub(super) retry: Retry,
+    run: fn(&str, &TaskContext) -> Result<()>,
+}
+
+impl Kind {
+    fn of<J: Job>() -> Kind {
+        let limits = Limits { deadline: J::DEADLINE.unwrap_or(ISOLATED_DEADLINE), memory: J::MEMORY };
+        Kind {
+            type_name: std::any::type_name::<J>(),
+            queue: J::QUEUE,
+            // The clock of an isolated one is its parent's, which kills.
+            deadline: J::DEADLINE.filter(|_| !J::ISOLATED),
+            isolated: J::ISOLATED.then_some(limits),
+            is_private: J::PRIVATE,
+            retry: J::retry(),
+            run: |payload, task| decode::<J>(payload)?.run(task),
+        }
+    }
+}
+
+impl Kind {
+    /// Does a job of this type.
+    pub(super) fn call(&self, payload: &str, task: &TaskContext) -> Outcome<()> {
+        (self.run)(payload, task).map_err(|error| Failure::from_error(error.into()))
+    }
+}
+
+/// A job from what was written down.
+pub(super) fn decode<J: DeserializeOwned>(payload: &str) -> Result<J> {
+    serde_json::from_str(payload).map_err(|error| {
+        Error::internal("what was enqueued cannot be read as this job any more: give new fields `#[serde(default)]`")
+            .with_source(error)
+    })
+}
+
+impl Plan {
+    pub(super) fn register<J: Job>(&mut self) {
+        let kind = Kind::of::<J>();
+        let type_name = kind.type_name;
+        let former = self.kinds.insert(J::NAME, kind);
+        if let Some(former) = former.filter(|former| former.type_name != type_name) {
+            let words = format!("two jobs have the NAME `{}`: {} and {type_name}", J::NAME, former.type_name);
+            self.problems.push(words);
+        }
+    }
+
+    pub(super) fn queue(&mut self, name: &str, at_once: usize) {
+        if name.is_empty() || name.len() > MOST_NAME {
+            self.problems.push(format!("Jobs::queue: a name has 1 to {MOST_NAME} bytes, and this is {name:?}"));
+        }
+        self.queues.insert(name.to_owned(), at_once);
+    }
+
+    pub(super) fn kind(&self, name: &str) -> Option<&Kind> {
+        self.kinds.get(name)
+    }
+
+    /// The queues that this process serves, and how many of each it runs at once.
+    pub(super) fn queues(&self) -> BTreeMap<&str, usize> {
+        let of_kinds = self.kinds.values().map(|kind| (kind.queue, self.workers));
+        let named = self.queues.iter().map(|(name, at_once)| (name.as_str(), *at_once));
+        of_kinds.chain(named).collect()
+    }
+
+    /// What is kept of a job that is to be enqueued.
+    ///
+    /// # Errors
+    /// When nobody here could run it, or it cannot be written down.
+    pub(super) fn entry<J: Job>(&self, new: NewJob<J>) -> Result<Entry> {
+        let Some(kind) = self.kinds.get(J::NAME) else {
+            let words = "is not registered: add `.register::<…>()` where the application's jobs are made";
+            return Err(Error::internal(format!("the job `{}` {words}", J::NAME)));
+        };
+        let queue = new.queue.unwrap_or_else(|| kind.queue.to_owned());
+        if queue != kind.queue && !self.queues().contains_key(&*queue) {
+            return Err(Error::internal(format!("no worker serves the queue `{queue}`: add it with `Jobs::queue`")));
+        }
+        let payload = serde_json::to_string(&new.job).map_err(|error| {
+            Error::internal(format!("the job `{}` cannot be written as JSON", J::NAME)).with_source(error)
+        })?;
+        limit(J::NAME, "payload", payload.len(), MOST_PAYLOAD)?;
+        limit(J::NAME, "unique key", new.unique.as_ref().map_or(0, String::len), MOST_KEY)?;
+        Ok(Entry {
+            name: J::NAME.to_owned(),
+            label: new.job.label(),
+            payload,
+            queue,
+            priority: new.priority,
+            unique: new.unique,
+            when: new.when,
+            origin: Context::current().origin.map(|origin| origin.to_string()),
+        })
+    }
+}
+
+fn limit(name: &str, what: &str, bytes: usize, most: usize) -> Result<()> {
+    if bytes <= most {
+        return Ok(());
+    }
+    let words = "keep what it is about in a file or a table, and its id in the job";
+    Err(Error::internal(format!("the {what} of the job `{name}` has {bytes} bytes, and {most} at most fit: {words}")))
+}

@@ -1,0 +1,82 @@
+//! Jobs that come again and again: at the times of a crontab, in a time zone that is named.
+
+use cronexpr::Crontab;
+use jiff::Timestamp;
+
+use super::engine::{Engine, Entry};
+use super::record::Millis;
+use crate::error::{Error, Result};
+
+/// A job and the times that it is enqueued at.
+#[derive(Clone)]
+pub(super) struct Schedule {
+    /// By which the engine remembers when it was last due.
+    name: String,
+    crontab: Crontab,
+    entry: Entry,
+}
+
+impl Schedule {
+    /// # Errors
+    /// When the crontab cannot be read, or never comes.
+    pub(super) fn new(crontab: &str, entry: Entry) -> Result<Schedule> {
+        let wrong = |error: cronexpr::Error| {
+            let words = "is no crontab with a time zone, such as `0 3 * * * Europe/Berlin` (minute, hour, day, month, weekday, zone)";
+            Error::internal(format!("`{crontab}` {words}")).with_source(error)
+        };
+        let parsed = cronexpr::parse_crontab(crontab).map_err(wrong)?;
+        let name = format!("{} {}", entry.name, entry.payload);
+        let schedule = Schedule { name, crontab: parsed, entry };
+        schedule.after(0).map(|_| schedule)
+    }
+
+    /// Enqueues it when it is due and no process has done so, and says when it is due next. What was due while nobody ran is
+    /// enqueued once.
+    ///
+    /// # Errors
+    /// When the engine cannot.
+    pub(super) fn tick(&self, engine: &dyn Engine, now: Millis) -> Result<Millis> {
+        let Some(last) = engine.last_tick(&self.name)? else {
+            // Seen for the first time: what was due before it was there is nobody's.
+            engine.tick(&self.name, now, None, now)?;
+            return self.after(now);
+        };
+        match self.last_due(last, now)? {
+            Some(due) => {
+                engine.tick(&self.name, due, Some(self.entry.clone()), now)?;
+                self.after(now)
+            }
+            // The clock may have been put back behind the last time.
+            None => self.after(last.max(now)),
+        }
+    }
+
+    /// The last time after one and up to another that it was due.
+    fn last_due(&self, after: Millis, up_to: Millis) -> Result<Option<Millis>> {
+        if self.after(after)? > up_to {
+            return Ok(None);
+        }
+        // Back from the end in wider and wider steps: a minutely job of a site that was off for a year has half a million.
+        let mut step = 60_000;
+        loop {
+            let from = (up_to - step).max(after);
+            let mut due = self.after(from)?;
+            if due <= up_to {
+                while let Some(next) = Some(self.after(due)?).filter(|next| *next <= up_to) {
+                    due = next;
+                }
+                return Ok(Some(due));
+            }
+            step *= 2;
+        }
+    }
+
+    fn after(&self, time: Millis) -> Result<Millis> {
+        let never = |error: String| {
+            Error::internal(format!("the schedule of the job `{}` never comes: {error}", self.entry.name))
+        };
+        let time = Timestamp::from_millisecond(time).map_err(|error| never(error.to_string()))?;
+        let next = self.crontab.find_next(cronexpr::MakeTimestamp(time)).map_err(|error| never(error.to_string()))?;
+        Ok(next.timestamp().as_millisecond())
+    }
+}

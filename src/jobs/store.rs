@@ -1,0 +1,387 @@
+//! The jobs of an application: what they are kept in, what may be enqueued, and what can be done with those that are there.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, SystemTime};
+
+use serde::de::DeserializeOwned;
+
+use super::engine::{Bell, Engine, Enqueued};
+use super::follow::{Follow, progress};
+use super::hands::Hands;
+use super::job::{Job, NewJob};
+use super::plan::{Plan, decode};
+use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo, millis};
+use super::schedule::Schedule;
+
+use crate::background::registry::Progress;
+use crate::background::scope::{Context, Scope, WeakScope};
+use crate::error::{Error, Result, Status};
+use crate::live::Live;
+
+/// How many jobs one look gives.
+const PAGE: usize = 100;
+
+/// Where an application's jobs are kept, and what it knows of them: made at its start, given to
+/// [`App::jobs`](crate::App::jobs), found again by [`Request::jobs`](crate::Request::jobs).
+///
+/// ```
+/// use aside::{Job, Jobs, Result, TaskContext};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Report;
+///
+/// impl Job for Report {
+///     const NAME: &'static str = "report";
+///     const QUEUE: &'static str = "reports";
+///     fn run(self, _task: &TaskContext) -> Result<()> { Ok(()) }
+/// }
+///
+/// let jobs = Jobs::memory()
+///     .register::<Report>()
+///     .queue("reports", 1) // one at a time
+///     .every("0 3 * * * Europe/Berlin", Report);
+/// jobs.enqueue(Report).unwrap();
+/// assert_eq!(jobs.counts().unwrap().waiting, 1);
+/// ```
+///
+/// A copy is the same jobs.
+#[derive(Clone)]
+pub struct Jobs {
+    pub(super) engine: Arc<dyn Engine>,
+    pub(super) plan: Arc<Plan>,
+    pub(super) shared: Arc<Shared>,
+}
+
+/// What all copies share.
+#[derive(Default)]
+pub(super) struct Shared {
+    /// What the wall clock is moved by; milliseconds.
+    clock: AtomicI64,
+    /// A test runs them, and not workers.
+    is_by_hand: AtomicBool,
+    /// What runs them where they are enqueued.
+    inline: OnceLock<fn(&Jobs) -> Result<()>>,
+    pub(super) bell: Arc<Bell>,
+    pub(super) hands: Hands,
+    pub(super) follow: Arc<Follow>,
+    /// The application, once it is there.
+    pub(super) scope: OnceLock<WeakScope>,
+}
+
+impl Jobs {
+    pub(super) fn on(engine: impl Engine) -> Jobs {
+        Jobs { engine: Arc::new(engine), plan: Arc::default(), shared: Arc::default() }
+    }
+
+    fn plan(mut self, change: impl FnOnce(&mut Plan)) -> Jobs {
+        change(Arc::make_mut(&mut self.plan));
+        self
+    }
+
+    /// Makes a type of jobs known, to be enqueued and to be run. What is there and of no known type is tried again later, as
+    /// a failure, since the next version of the program may know it; and is kept as dead in the end.
+    pub fn register<J: Job>(self) -> Jobs {
+        self.plan(|plan| plan.register::<J>())
+    }
+
+    /// How many jobs of a queue this process runs at once; 0 for none. Queues that no job names in
+    /// [`QUEUE`](Job::QUEUE) are made known by this.
+    pub fn queue(self, name: &str, at_once: usize) -> Jobs {
+        self.plan(|plan| plan.queue(name, at_once))
+    }
+
+    /// How many jobs this process runs at once of each queue that [`queue`](Jobs::queue) does not speak of; 4. With 0 it
+    /// enqueues and runs none: another process does ([`App::work`](crate::App::work)).
+    pub fn workers(self, at_once: usize) -> Jobs {
+        self.plan(|plan| plan.workers = at_once)
+    }
+
+    /// How long a process may show no life until its jobs are given to another; 20 s, at least 3. A process that has ended
+    /// on this machine is known at once with SQLite, whatever this says.
+    pub fn lease(self, lease: Duration) -> Jobs {
+        self.plan(|plan| plan.lease = lease.max(Duration::from_secs(3)))
+    }
+
+    /// How much is kept of jobs that ended well or were cancelled: so long, and so many; a day and 10,000. Dead ones are
+    /// kept until somebody retries or discards them.
+    pub fn keep(self, age: Duration, count: u64) -> Jobs {
+        self.plan(|plan| plan.keep = super::engine::Keep { age, count })
+    }
+
+    /// Enqueues a job at the times of a crontab, with the time zone at its end: `0 3 * * * Europe/Berlin` is each night at
+    /// three, on the clocks of Berlin. Minute, hour, day of the month, month, day of the week.
+    ///
+    /// It is enqueued once, however many processes say the same. What was due while none of them ran is enqueued once, when
+    /// the first of them is there again. Where a clock is put forward in spring, what would be in the missing hour comes
+    /// after it.
+    pub fn every<J: Job>(self, crontab: &str, job: impl Into<NewJob<J>>) -> Jobs {
+        let jobs = self.register::<J>();
+        let schedule = jobs.plan.entry(job.into()).and_then(|entry| Schedule::new(crontab, entry));
+        jobs.plan(|plan| match schedule {
+            Ok(schedule) => plan.schedules.push(schedule),
+            Err(error) => plan.problems.push(error.context("Jobs::every").chain()),
+        })
+    }
+
+    /// Keeps a job: [`enqueue`](crate::enqueue()).
+    ///
+    /// # Errors
+    /// As [`enqueue`](crate::enqueue()).
+    pub fn enqueue<J: Job>(&self, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
+        let mut enqueued = self.enqueue_all([job])?;
+        // One comes back for each that went in.
+        enqueued.pop().ok_or_else(|| Error::internal("the engine kept nothing"))
+    }
+
+    /// Keeps several jobs of one type: all or none, and faster than one by one.
+    ///
+    /// # Errors
+    /// As [`enqueue`](crate::enqueue()); then none is kept.
+    pub fn enqueue_all<J: Job, N: Into<NewJob<J>>>(&self, jobs: impl IntoIterator<Item = N>) -> Result<Vec<Enqueued>> {
+        let entries = jobs.into_iter().map(|job| self.plan.entry(job.into())).collect::<Result<_>>()?;
+        let enqueued = self.engine.enqueue(entries, self.now()).map_err(unavailable)?;
+        self.shared.inline.get().map_or(Ok(()), |run| run(self))?;
+        Ok(enqueued)
+    }
+
+    /// The job of that number, while it is kept.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn find(&self, id: u64) -> Result<Option<JobInfo>> {
+        let found = self.engine.find(id)?;
+        Ok(found.map(|job| self.shared.hands.up_to_date(job)))
+    }
+
+    /// How far a job is, for a page to watch: wherever it runs, and over all its tries. None when there is no such job (any
+    /// more). The template `aside/progress.html` shows it.
+    ///
+    /// ```
+    /// use aside::{Error, Request, Response, Result};
+    ///
+    /// // GET /imports/{id}/live
+    /// fn follow(req: &mut Request) -> Result<Response> {
+    ///     let live = req.jobs()?.follow(req.param("id")?)?;
+    ///     req.live(&live.ok_or_else(|| Error::not_found("There is no such import."))?, "aside/progress.html")
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn follow(&self, id: u64) -> Result<Option<Live<Progress>>> {
+        self.follow_as(id, progress)
+    }
+
+    /// The same with what the application makes of the job: called anew whenever something of it has changed, on a thread of
+    /// its own.
+    ///
+    /// ```
+    /// use aside::{JobState, Live, Request, Result};
+    ///
+    /// #[derive(Clone, PartialEq, serde::Serialize)]
+    /// struct Import { rows: u64, is_done: bool }
+    ///
+    /// fn watch(req: &mut Request) -> Result<Option<Live<Import>>> {
+    ///     let jobs = req.jobs()?;
+    ///     jobs.follow_as(req.param("id")?, |job| Import { rows: job.done, is_done: job.state == JobState::Done })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn follow_as<T, F>(&self, id: u64, show: F) -> Result<Option<Live<T>>>
+    where
+        T: Clone + PartialEq + Send + Sync + 'static,
+        F: Fn(&JobInfo) -> T + Send + 'static,
+    {
+        let jobs = self.clone();
+        self.shared.follow.follow(id, show, move |id| jobs.find(id))
+    }
+
+    /// Jobs in that state, the newest first, from the one before that id on; at most 100.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn list(&self, state: JobState, before: Option<u64>) -> Result<Vec<JobInfo>> {
+        let jobs = self.engine.list(state, before, PAGE)?;
+        Ok(jobs.into_iter().map(|job| self.shared.hands.up_to_date(job)).collect())
+    }
+
+    /// How many jobs there are in each state.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn counts(&self) -> Result<JobCounts> {
+        self.engine.counts()
+    }
+
+    /// The queues that something is in, that are paused, or that this process serves, by name.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn queues(&self) -> Result<Vec<QueueInfo>> {
+        let mut queues = self.engine.queues()?;
+        for name in self.plan.queues().into_keys() {
+            if !queues.iter().any(|queue| queue.name == name) {
+                queues.push(QueueInfo { name: name.to_owned(), waiting: 0, running: 0, is_paused: false });
+            }
+        }
+        queues.sort_by(|one, other| one.name.cmp(&other.name));
+        Ok(queues)
+    }
+
+    /// Cancels a job: at once while it waits; running it is told to, and ends where it looks whether it was
+    /// ([`TaskContext::check`](crate::TaskContext::check)). The state that it is in then; none when there is no such job.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn cancel(&self, id: u64) -> Result<Option<JobState>> {
+        let state = self.engine.cancel(id, self.now())?;
+        if state == Some(JobState::Running) {
+            self.shared.hands.cancel(id);
+        }
+        self.shared.follow.look();
+        Ok(state)
+    }
+
+    /// Has a job that is dead, cancelled, or scheduled tried again from now on, with all its tries before it. Whether it
+    /// was one of these.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn retry(&self, id: u64) -> Result<bool> {
+        self.engine.revive(id, self.now())
+    }
+
+    /// Takes a job away for good that does not run. Whether there was one.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn discard(&self, id: u64) -> Result<bool> {
+        self.engine.discard(id)
+    }
+
+    /// Begins nothing more of a queue, in any process, until it is [resumed](Jobs::resume). What runs goes on.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn pause(&self, queue: &str) -> Result<()> {
+        self.engine.pause(queue, true)
+    }
+
+    /// Goes on with a queue.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn resume(&self, queue: &str) -> Result<()> {
+        self.engine.pause(queue, false)
+    }
+
+    /// The jobs of that type that wait, are scheduled or run, the oldest first: for tests.
+    ///
+    /// # Panics
+    /// When one cannot be read.
+    pub fn enqueued<J: Job + DeserializeOwned>(&self) -> Vec<J> {
+        let states = [JobState::Waiting, JobState::Scheduled, JobState::Running];
+        let all =
+            states.into_iter().flat_map(|state| self.engine.list(state, None, 10_000).expect("the jobs can be listed"));
+        let mut all: Vec<JobInfo> = all.filter(|job| job.name == J::NAME).collect();
+        all.sort_by_key(|job| job.id);
+        all.iter().map(|job| decode(&job.payload).expect("a job can be read again")).collect()
+    }
+
+    /// Fails a test unless a job of that type that the function says yes to waits, is scheduled or runs.
+    ///
+    /// # Panics
+    /// When there is none; the message says what there is.
+    #[track_caller]
+    pub fn assert_enqueued<J: Job>(&self, is_it: impl Fn(&J) -> bool) {
+        let all = self.enqueued::<J>();
+        if !all.iter().any(is_it) {
+            let shown: Vec<_> = all.iter().map(|job| serde_json::to_string(job).unwrap_or_default()).collect();
+            panic!("no such `{}` is enqueued; there are {}: {}", J::NAME, all.len(), shown.join(", "));
+        }
+    }
+
+    /// Lets that much time pass for jobs that are for later: for tests.
+    pub fn advance(&self, time: Duration) {
+        self.shared.clock.fetch_add(time.as_millis() as i64, Ordering::Relaxed);
+        self.shared.bell.ring();
+    }
+
+    /// Puts the clock of jobs back, as an administrator may do with that on the wall: for tests.
+    pub fn put_back(&self, time: Duration) {
+        self.shared.clock.fetch_sub(time.as_millis() as i64, Ordering::Relaxed);
+        self.shared.bell.ring();
+    }
+
+    /// Where they are kept, in words for the log: `sqlite data/jobs.db`.
+    pub fn describe(&self) -> String {
+        self.engine.describe()
+    }
+
+    /// Whether they outlive the process.
+    pub fn is_durable(&self) -> bool {
+        self.engine.abilities().is_durable
+    }
+
+    pub(super) fn now(&self) -> Millis {
+        millis(SystemTime::now()).saturating_add(self.shared.clock.load(Ordering::Relaxed))
+    }
+
+    /// Whether a test runs them.
+    pub(super) fn is_by_hand(&self) -> bool {
+        self.shared.is_by_hand.load(Ordering::Relaxed)
+    }
+
+    /// Has all that is enqueued run by that function, at once.
+    pub(super) fn run_where_enqueued(&self, run: fn(&Jobs) -> Result<()>) {
+        self.for_tests();
+        self.shared.inline.get_or_init(|| run);
+    }
+
+    /// Leaves the running to a test.
+    pub(crate) fn for_tests(&self) {
+        self.shared.is_by_hand.store(true, Ordering::Relaxed);
+    }
+
+    /// What cannot be used of what was said, all in one.
+    ///
+    /// # Errors
+    /// When there is something.
+    pub(crate) fn check(&self) -> Result<()> {
+        let problems = &self.plan.problems;
+        if problems.is_empty() { Ok(()) } else { Err(Error::internal(problems.join("; "))) }
+    }
+
+    /// Makes them that application's.
+    pub(crate) fn belong_to(&self, scope: &Scope) {
+        // A second application with the same jobs is a test's; the first stays.
+        let _ = self.shared.scope.set(scope.downgrade());
+    }
+
+    /// The application that they belong to, or the one that this thread works for.
+    pub(super) fn scope(&self) -> Scope {
+        let own = self.shared.scope.get().and_then(WeakScope::upgrade);
+        own.unwrap_or_else(|| Context::current().scope)
+    }
+
+    /// Whether what is in a job of that name may be shown.
+    pub(crate) fn is_private(&self, name: &str) -> bool {
+        self.plan.kind(name).is_some_and(|kind| kind.is_private)
+    }
+}
+
+impl fmt::Debug for Jobs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Jobs({})", self.engine.describe())
+    }
+}
+
+/// The visitor may come again: it is the place where jobs are kept that is not there now.
+fn unavailable(error: Error) -> Error {
+    let words = "The work that belongs to this cannot be kept at the moment. Nothing was done; try again in a minute.";
+    Error::new(Status::SERVICE_UNAVAILABLE, words).with_source(error)
+}

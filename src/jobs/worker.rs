@@ -1,0 +1,360 @@
+//! Who runs the jobs of a process: one thread that claims them, one that shows that the process lives, and a task for each.
+
+use std::fmt;
+use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use super::attempt::{Attempt, run_isolated};
+use super::engine::{Bell, Claimed, Held, Room, WorkerId};
+use super::hands::InHand;
+use super::isolate;
+use super::record::{JobInfo, Millis};
+use super::store::Jobs;
+use crate::background::registry::{Origin, escape};
+use crate::background::scope::{Context, Scope};
+use crate::background::task::{Run, Task, TaskContext, TaskHandle};
+use crate::error::{Error, Result};
+use crate::sync::lock;
+
+/// The longest that the claiming thread waits without looking: the clock on the wall may have been moved.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Between two looks at those that show no life, and between two beats of one that has jobs.
+const BEAT: Duration = Duration::from_secs(1);
+
+/// Between two rounds of throwing away what is not kept.
+const TRIM: Duration = Duration::from_secs(60);
+
+/// How much the clocks may differ until the wall's counts as put back.
+const STEP_BACK: Millis = 1_000;
+
+impl Jobs {
+    /// Runs each job where it is enqueued, before [`enqueue`](Jobs::enqueue) returns: for tests that look at what comes of it.
+    /// What is for later is kept. A job that fails is in [`failures`](crate::testing::TestClient::failures), not in the
+    /// handler's hand.
+    pub fn inline(self) -> Jobs {
+        self.run_where_enqueued(|jobs| {
+            while jobs.run_next()?.is_some() {}
+            Ok(())
+        });
+        self
+    }
+
+    /// Runs the next job that waits, of whatever queue, and gives back what came of it: for tests. None when none waits, or
+    /// all that do are in queues that are paused.
+    ///
+    /// An isolated one runs in this process too: a test's program is no application.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn run_next(&self) -> Result<Option<JobInfo>> {
+        Crew::by_hand(self, self.scope()).run_next()
+    }
+
+    /// Does the one isolated job that this process was started for, and ends it.
+    pub(crate) fn run_isolated(&self, scope: &Scope) -> ! {
+        let jobs = self.clone();
+        isolate::child_main(scope, move |order, task| run_isolated(&jobs, order, task))
+    }
+}
+
+/// The workers of a process.
+pub(crate) struct Crew {
+    jobs: Jobs,
+    scope: Scope,
+    me: Mutex<Option<WorkerId>>,
+    /// When the next job of a crontab is due, as far as that is known.
+    next_tick: Mutex<Option<Millis>>,
+    is_stopping: AtomicBool,
+    /// Rung when it stops.
+    stop: Bell,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+impl Crew {
+    /// Begins to run jobs. To be called from a thread of normal priority.
+    ///
+    /// # Errors
+    /// When the engine cannot be reached, or there is no thread.
+    pub(crate) fn start(jobs: &Jobs, scope: Scope) -> Result<Arc<Crew>> {
+        let crew = Arc::new(Crew::new(jobs, scope));
+        jobs.engine.listen(&jobs.shared.bell)?;
+        jobs.engine.clock_went_back(jobs.now())?;
+        let recovered = jobs.engine.recover(jobs.plan.lease, jobs.now())?;
+        say_recovered(recovered);
+        *lock(&crew.me) = Some(jobs.engine.join()?);
+        let (claiming, keeping) = (crew.clone(), crew.clone());
+        crew.spawn("aside-jobs", move || claiming.claim_and_begin())?;
+        crew.spawn("aside-jobs-beat", move || keeping.keep())?;
+        Ok(crew)
+    }
+
+    /// One that a test drives.
+    pub(super) fn by_hand(jobs: &Jobs, scope: Scope) -> Arc<Crew> {
+        Arc::new(Crew::new(jobs, scope))
+    }
+
+    fn new(jobs: &Jobs, scope: Scope) -> Crew {
+        Crew {
+            jobs: jobs.clone(),
+            scope,
+            me: Mutex::default(),
+            next_tick: Mutex::default(),
+            is_stopping: AtomicBool::new(false),
+            stop: Bell::default(),
+            threads: Mutex::default(),
+        }
+    }
+
+    fn spawn(&self, name: &str, work: impl FnOnce() + Send + 'static) -> Result<()> {
+        let thread = thread::Builder::new().name(name.to_owned()).spawn(work)?;
+        lock(&self.threads).push(thread);
+        Ok(())
+    }
+
+    /// Begins nothing more. What runs goes on.
+    pub(crate) fn stop_claiming(&self) {
+        self.is_stopping.store(true, Ordering::Release);
+        self.jobs.shared.bell.ring();
+    }
+
+    /// Gives back what still runs, and ends: to be called when the tasks have been waited for.
+    pub(crate) fn leave(&self) {
+        self.stop_claiming();
+        self.stop.ring();
+        lock(&self.threads).drain(..).for_each(|thread| drop(thread.join()));
+        let Some(me) = lock(&self.me).take() else { return };
+        if let Err(error) = self.jobs.engine.leave(&me, self.jobs.now()) {
+            complain("cannot be left in order; what ran is recovered when its lease is over", &error);
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.is_stopping.load(Ordering::Acquire)
+    }
+
+    /// The life of the claiming thread.
+    fn claim_and_begin(self: &Arc<Crew>) {
+        let (mut trouble, mut heard) = (Trouble::default(), 0);
+        while !self.is_stopping() {
+            let wait = match self.round() {
+                Ok(wait) => trouble.is_over(wait),
+                Err(error) => trouble.goes_on(&error),
+            };
+            self.jobs.shared.bell.wait_as(&mut heard, wait);
+        }
+    }
+
+    /// Begins all that may begin now, and says for how long there is nothing more.
+    fn round(self: &Arc<Crew>) -> Result<Duration> {
+        let next_tick = self.tick()?;
+        while !self.is_stopping() {
+            let rooms = self.rooms();
+            let claimed = if rooms.is_empty() { Vec::new() } else { self.claim(&rooms)? };
+            if claimed.is_empty() {
+                break;
+            }
+            claimed.into_iter().for_each(|claimed| drop(self.begin(claimed)));
+        }
+        let next = [self.jobs.engine.next_due()?, next_tick].into_iter().flatten().min();
+        let wait = next.map_or(LOOK, |next| Duration::from_millis((next - self.jobs.now()).max(0) as u64));
+        Ok(wait.min(LOOK))
+    }
+
+    /// Enqueues what is due by a crontab, and says when the next is.
+    fn tick(&self) -> Result<Option<Millis>> {
+        let (engine, now) = (&*self.jobs.engine, self.jobs.now());
+        let mut next_tick = lock(&self.next_tick);
+        if next_tick.is_none_or(|next| next <= now) {
+            let next = self.jobs.plan.schedules.iter().map(|schedule| schedule.tick(engine, now));
+            *next_tick = next.collect::<Result<Vec<_>>>()?.into_iter().min();
+        }
+        Ok(*next_tick)
+    }
+
+    fn rooms(&self) -> Vec<Room> {
+        let room = |(queue, most): (&str, usize)| {
+            let free = most.saturating_sub(self.jobs.shared.hands.running_of(queue));
+            Room { queue: queue.to_owned(), free }
+        };
+        self.jobs.plan.queues().into_iter().map(room).filter(|room| room.free > 0).collect()
+    }
+
+    fn claim(&self, rooms: &[Room]) -> Result<Vec<Claimed>> {
+        let Some(me) = lock(&self.me).clone() else { return Ok(Vec::new()) };
+        self.jobs.engine.claim(&me, rooms, self.jobs.now())
+    }
+
+    /// Begins a try, as a task like any other.
+    fn begin(&self, claimed: Claimed) -> TaskHandle<()> {
+        let deadline = self.jobs.plan.kind(&claimed.name).and_then(|kind| kind.deadline);
+        let task = Task::named(format!("{} (job {})", claimed.label, claimed.id)).key(format!("job-{}", claimed.id));
+        let task = match deadline {
+            Some(deadline) => task.deadline(deadline),
+            None => task,
+        };
+        let origin = claimed.origin.as_deref().and_then(Origin::parse).map(Arc::new);
+        let context = Context { scope: self.scope.clone(), origin, task: None };
+        // The record is there before the work is, which has to know it.
+        let attempt = Arc::new(Mutex::new(None::<Attempt>));
+        let theirs = attempt.clone();
+        let call = Box::new(move |task: &TaskContext| {
+            let attempt = lock(&theirs).take();
+            attempt.map_or(Ok(()), |mut attempt| attempt.run(task))
+        });
+        let run = Run::new(context, task.naming::<Attempt>(Location::caller()), call);
+        let hand = self.jobs.shared.hands.take(&claimed, run.record().clone());
+        *lock(&attempt) = Some(Attempt::new(&self.jobs, claimed, hand, self.scope.registry()));
+        run.with_handle()
+    }
+
+    /// Claims the next job of any queue, runs it, and gives back what came of it.
+    pub(super) fn run_next(self: &Arc<Crew>) -> Result<Option<JobInfo>> {
+        *lock(&self.me) = Some(self.jobs.engine.join()?);
+        let ran = self.claim_one().map(|claimed| {
+            claimed.map(|claimed| {
+                let id = claimed.id;
+                // How it ended is in its record.
+                let _ = self.begin(claimed).join();
+                id
+            })
+        });
+        self.leave();
+        ran?.map_or(Ok(None), |id| self.jobs.find(id))
+    }
+
+    fn claim_one(&self) -> Result<Option<Claimed>> {
+        for queue in self.jobs.plan.queues().into_keys() {
+            let room = Room { queue: queue.to_owned(), free: 1 };
+            if let Some(claimed) = self.claim(&[room])?.pop() {
+                return Ok(Some(claimed));
+            }
+        }
+        Ok(None)
+    }
+
+    /// The life of the thread that shows that this process lives.
+    fn keep(self: &Arc<Crew>) {
+        let (mut trouble, mut clock) = (Trouble::default(), SteadyClock::new(self.jobs.now()));
+        let (mut beaten, mut trimmed) = (Instant::now(), Instant::now());
+        let mut wait = BEAT;
+        while !self.stop.wait(wait) {
+            let (is_busy, lease) = (!self.jobs.shared.hands.all().is_empty(), self.jobs.plan.lease);
+            let kept = self.look_after(&mut clock, is_busy || beaten.elapsed() > lease / 4, trimmed.elapsed() > TRIM);
+            match kept {
+                Ok(kept) => {
+                    beaten = if kept.has_beaten { Instant::now() } else { beaten };
+                    trimmed = if kept.has_trimmed { Instant::now() } else { trimmed };
+                    wait = trouble.is_over(BEAT);
+                }
+                Err(error) => wait = trouble.goes_on(&error),
+            }
+        }
+    }
+
+    fn look_after(&self, clock: &mut SteadyClock, beat: bool, trim: bool) -> Result<Kept> {
+        let (engine, now) = (&self.jobs.engine, self.jobs.now());
+        if beat {
+            self.beat()?;
+        }
+        if clock.was_put_back(now) {
+            log::warn!(target: "aside::jobs", "The clock was put back; jobs that wait for some time still wait for no longer.");
+            engine.clock_went_back(now)?;
+            self.jobs.shared.bell.ring();
+        }
+        say_recovered(engine.recover(self.jobs.plan.lease, now)?);
+        if trim {
+            engine.trim(self.jobs.plan.keep, now)?;
+        }
+        Ok(Kept { has_beaten: beat, has_trimmed: trim })
+    }
+
+    /// Shows life, says how far all is, and hears what is to be cancelled and what is lost.
+    fn beat(&self) -> Result<()> {
+        let Some(me) = lock(&self.me).clone() else { return Ok(()) };
+        let hands = self.jobs.shared.hands.all();
+        let held: Vec<Held> = hands.iter().map(|hand| hand.held()).collect();
+        let beat = self.jobs.engine.beat(&me, &held, self.jobs.now())?;
+        hands.iter().zip(held).for_each(|(hand, held)| hand.was_told(held));
+        for id in beat.cancel {
+            self.jobs.shared.hands.cancel(id);
+        }
+        let is_lost = |hand: &&Arc<InHand>| beat.is_evicted || beat.lost.contains(&hand.id);
+        hands.iter().filter(is_lost).for_each(|hand| hand.is_lost());
+        if beat.is_evicted {
+            log::warn!(target: "aside::jobs", "This process showed no life for too long: its jobs were given to others.");
+            *lock(&self.me) = Some(self.jobs.engine.join()?);
+        }
+        Ok(())
+    }
+}
+
+struct Kept {
+    has_beaten: bool,
+    has_trimmed: bool,
+}
+
+fn say_recovered(count: usize) {
+    if count > 0 {
+        let words = if count == 1 { "job waits again whose process has" } else { "jobs wait again whose process has" };
+        log::warn!(target: "aside::jobs", "{count} {words} ended, or shows no life.");
+    }
+}
+
+/// The clock on the wall beside the one that nobody moves.
+struct SteadyClock {
+    wall: Millis,
+    steady: Instant,
+}
+
+impl SteadyClock {
+    fn new(wall: Millis) -> SteadyClock {
+        SteadyClock { wall, steady: Instant::now() }
+    }
+
+    /// Whether the wall's has been put back since this was last asked.
+    fn was_put_back(&mut self, wall: Millis) -> bool {
+        let expected = self.wall + self.steady.elapsed().as_millis() as Millis;
+        *self = SteadyClock::new(wall);
+        wall < expected - STEP_BACK
+    }
+}
+
+/// An engine that does not answer: said once, and again each minute, and when it is over.
+#[derive(Default)]
+struct Trouble {
+    said: Option<Instant>,
+    wait: Duration,
+}
+
+impl Trouble {
+    fn goes_on(&mut self, error: &Error) -> Duration {
+        if self.said.is_none_or(|said| said.elapsed() > Duration::from_secs(60)) {
+            complain("cannot be reached, and are tried again", error);
+            self.said = Some(Instant::now());
+        }
+        self.wait = (self.wait * 2).clamp(Duration::from_millis(100), LOOK);
+        self.wait
+    }
+
+    fn is_over(&mut self, wait: Duration) -> Duration {
+        if self.said.take().is_some() {
+            log::info!(target: "aside::jobs", "The jobs are there again.");
+        }
+        self.wait = Duration::ZERO;
+        wait
+    }
+}
+
+fn complain(what: &str, error: &Error) {
+    log::warn!(target: "aside::jobs", "{}", escape(&format!("The jobs {what}: {}", error.chain())));
+}
+
+impl fmt::Debug for Crew {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Crew of {:?}", self.jobs)
+    }
+}
