@@ -29,7 +29,7 @@ use self::values::values;
 use self::watch::Watch;
 use super::engine::{Abilities, Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sync::lock;
 
 /// What all keys begin with.
@@ -40,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The most that one claim hands out of a queue, and that one call trims: so long a script keeps all others waiting.
 const MOST_AT_ONCE: usize = 1_000;
+
+/// The most that one call enqueues: all of them are one step, which takes the server about a second.
+const MOST_NEW: usize = 20_000;
 
 /// Keeps jobs in a Redis server.
 pub(crate) struct Redis {
@@ -101,6 +104,10 @@ impl Engine for Redis {
     fn enqueue(&self, jobs: Vec<Entry>, now: Millis) -> Result<Vec<Enqueued>> {
         if jobs.is_empty() {
             return Ok(Vec::new());
+        }
+        if jobs.len() > MOST_NEW {
+            let words = "jobs are too many to be kept in Redis at once, all or none";
+            return Err(Error::internal(format!("{} {words}; enqueue at most {MOST_NEW} in one call", jobs.len())));
         }
         let now = values::exact(now);
         let mut values = values![now, jobs.len()];
