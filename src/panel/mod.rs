@@ -138,8 +138,8 @@ fn with_jobs(panel: Panel) -> Panel {
     Panel { app, ..panel }
         .get("/jobs", jobs::overview)
         .get("/jobs/live", jobs::follow_all)
-        .post("/jobs/pause", job_actions::pause)
-        .post("/jobs/resume", job_actions::resume)
+        .post("/queues/pause", job_actions::pause)
+        .post("/queues/resume", job_actions::resume)
         .post("/jobs/dead/retry", job_actions::retry_all)
         .post("/jobs/dead/discard", job_actions::discard_all)
         .get("/jobs/{id}", jobs::list_or_job)
