@@ -119,6 +119,10 @@ pub use watched::LiveGuard;
 #[cfg(feature = "webhook")]
 pub use webhook::Webhook;
 
+/// The database of [`Jobs::enqueue_in`] and [`TaskContext::transaction`], in the version that they take.
+#[cfg(feature = "sqlite")]
+pub use rusqlite;
+
 // For `context!`, which is expanded in the user's crate and can name only what is public here.
 #[doc(hidden)]
 pub use http::templates::private as __private;

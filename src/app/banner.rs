@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use super::service::{Goal, Service};
 use crate::http::router::{BUILTIN, Route};
 use crate::http::templates::Templates;
+use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
 
@@ -30,6 +31,7 @@ impl Service {
             ("remembers", Some(format!("in {}", config.store.as_deref().unwrap_or("memory:")))),
             ("panel", Some(format!("at {BUILTIN}"))),
             ("mail", self.mail()),
+            ("jobs", self.scope().get::<Jobs>().map(|jobs| format!("in {}", jobs.describe()))),
         ];
         let line = |(what, place): (&str, Option<String>)| Some(format!("    {what:<9}  {}", place?));
         lines.into_iter().filter_map(line).collect::<Vec<_>>().join("\n")

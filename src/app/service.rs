@@ -20,6 +20,7 @@ use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Response};
 use crate::http::router::{Found, Router};
 use crate::http::{encoding, pages, session};
+use crate::jobs::Jobs;
 
 /// What a route leads to.
 #[derive(Clone)]
@@ -73,8 +74,12 @@ impl Service {
 
     /// In production, puts what should be looked at into the log.
     pub(crate) fn warn_of_settings(&self) {
-        if !self.config.is_development() {
-            check(&self.config).iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
+        if self.config.is_development() {
+            return;
+        }
+        check(&self.config).iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
+        if self.scope.get::<Jobs>().is_some_and(|jobs| !jobs.is_durable()) {
+            log::warn!(target: "aside::check", "App::jobs keeps them in memory, and they end with the process: use `Jobs::sqlite`");
         }
     }
 

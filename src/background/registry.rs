@@ -560,6 +560,14 @@ impl Registry {
         true
     }
 
+    /// Knows nothing more of a task whose end is told elsewhere.
+    #[cfg(unix)]
+    pub(crate) fn forget(&self, record: &Record) {
+        let mut state = self.state();
+        state.unfinished.remove(&record.id);
+        self.tell(&state);
+    }
+
     /// What has not ended, oldest first.
     pub(crate) fn unfinished(&self) -> Vec<Arc<Record>> {
         self.state().unfinished.values().cloned().collect()

@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::failure::{Cancelled, Failure, IntoOutcome, Outcome};
 use super::panics;
 use super::registry::{Origin, Progress, Record, Registry, Stop, TaskState};
-use super::scope::{Context, Scope};
+use super::scope::Context;
 use super::threads::{self, Work};
 use super::timer;
 use crate::error::Error;
@@ -267,10 +267,6 @@ impl TaskContext {
 
     pub(crate) fn record(&self) -> &Arc<Record> {
         &self.record
-    }
-
-    pub(crate) fn scope(&self) -> &Scope {
-        &self.context.scope
     }
 
     /// Its number, as in the log.
@@ -644,6 +640,16 @@ impl<T: Send + 'static> Run<T> {
         }
         self.registry.log_retry(&self.record, failure, (self.tries, retry.tries), wait);
         Some(wait)
+    }
+
+    /// The try of that number on this thread, for the sake of its outcome alone, which is told elsewhere: it is neither
+    /// logged nor remembered here.
+    #[cfg(unix)]
+    pub(crate) fn attempt_here(mut self, number: u32) -> Outcome<T> {
+        self.tries = number.saturating_sub(1);
+        let outcome = self.attempt();
+        self.registry.forget(&self.record);
+        outcome
     }
 
     /// Calls the function, unless the task was told to cancel before.

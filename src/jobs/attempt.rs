@@ -6,11 +6,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::engine::{Claimed, End};
-use super::isolate::{self, Order};
+use super::hands::InHand;
+use super::isolate::{self, Limits, Order};
 use super::plan::Kind;
 use super::record::Millis;
-use super::store::{Jobs, Mode};
-use super::worker::InHand;
+use super::store::Jobs;
 use crate::background::failure::{Failure, Outcome};
 use crate::background::panics;
 use crate::background::registry::{Registry, Stop, escape};
@@ -36,6 +36,16 @@ impl TaskContext {
     /// The number of the job that this is a try of; none for a task that is no job.
     pub fn job(&self) -> Option<u64> {
         self.attached::<JobRun>().map(|run| run.id)
+    }
+}
+
+/// Does the job that this process was started for, as the try that it is in its parent.
+pub(super) fn run_isolated(jobs: &Jobs, order: &Order, task: &TaskContext) -> Outcome<()> {
+    let run = JobRun { jobs: jobs.clone(), id: order.id, token: order.token, is_committed: AtomicBool::new(false) };
+    let task = task.attach(order.attempt, Arc::new(run));
+    match jobs.plan.kind(&order.name) {
+        Some(kind) => kind.call(&order.payload, &task),
+        None => Err(Failure::Error(Error::internal(format!("no job `{}` is registered in this program", order.name)))),
     }
 }
 
@@ -69,11 +79,16 @@ impl Attempt {
             return Err(Failure::Error(Error::internal(words)));
         };
         match &kind.isolated {
-            Some(limits) if self.jobs.mode() == Mode::Workers => {
-                isolate::run(&Order::new(&self.claimed, limits.clone()), task)
-            }
-            _ => (kind.run)(&self.claimed.payload, task).map_err(|error| Failure::from_error(error.into())),
+            // A test's program is no application that could be started once more.
+            Some(limits) if !self.jobs.is_by_hand() => isolate::run(&self.order(*limits), task),
+            _ => kind.call(&self.claimed.payload, task),
         }
+    }
+
+    /// What a process of its own is told.
+    fn order(&self, limits: Limits) -> Order {
+        let Claimed { id, token, name, label, payload, attempt, origin, .. } = self.claimed.clone();
+        Order { name, payload, id, token, attempt, label, origin, limits }
     }
 
     fn kind(&self) -> Option<&Kind> {

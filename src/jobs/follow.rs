@@ -1,13 +1,13 @@
 //! How far jobs are, for pages that watch them: wherever they run, one thread looks, as long as somebody watches.
 
-use std::collections::HashMap;
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
 use super::engine::Bell;
 use super::record::{JobInfo, JobState};
-use super::store::Jobs;
+use crate::background::panics;
 use crate::background::registry::{Progress, TaskState};
 use crate::error::Result;
 use crate::live::Live;
@@ -26,26 +26,71 @@ pub(super) struct Follow {
 
 #[derive(Default)]
 struct Followed {
-    jobs: HashMap<u64, Weak<Watched<Progress>>>,
+    jobs: Vec<(u64, Box<dyn Look>)>,
     is_looked_after: bool,
 }
 
-impl Follow {
-    /// How far that job is, from now on; none when there is none.
-    pub(super) fn follow(&self, jobs: &Jobs, id: u64) -> Result<Option<Live<Progress>>> {
-        let Some(job) = jobs.find(id)? else { return Ok(None) };
-        let mut followed = lock(&self.followed);
-        if let Some(watched) = followed.jobs.get(&id).and_then(Weak::upgrade) {
-            return Ok(Some(Live::of(watched)));
+/// What finds a job by its number.
+pub(super) trait Find: Fn(u64) -> Result<Option<JobInfo>> + Send + 'static {}
+
+impl<F: Fn(u64) -> Result<Option<JobInfo>> + Send + 'static> Find for F {}
+
+/// Somebody's look at a job.
+trait Look: Send {
+    /// Whether anybody still watches.
+    fn is_watched(&self) -> bool;
+
+    /// Shows what is known of the job now; none when it is there no more.
+    fn show(&mut self, job: Option<&JobInfo>);
+}
+
+/// What a page shows of a job, as the application makes it.
+struct Shown<T, F> {
+    watched: Weak<Watched<T>>,
+    show: F,
+    /// What it was made of last.
+    of: JobInfo,
+}
+
+impl<T: Clone + PartialEq + Send + Sync, F: Fn(&JobInfo) -> T + Send> Look for Shown<T, F> {
+    fn is_watched(&self) -> bool {
+        self.watched.strong_count() > 0
+    }
+
+    fn show(&mut self, job: Option<&JobInfo>) {
+        let Some(watched) = self.watched.upgrade() else { return };
+        let job = job.cloned().unwrap_or_else(|| discarded(&self.of));
+        if job != self.of {
+            self.of = job;
+            let now = (self.show)(&self.of);
+            if *watched.get() != now {
+                watched.update(|shown| *shown = now);
+            }
         }
-        let watched = Arc::new(Watched::new(progress(&job)));
+        if self.of.state.is_finished() {
+            watched.finish();
+        }
+    }
+}
+
+impl Follow {
+    /// What a job shows, from now on; none when there is no such job.
+    pub(super) fn follow<T, F>(self: &Arc<Follow>, id: u64, show: F, find: impl Find) -> Result<Option<Live<T>>>
+    where
+        T: Clone + PartialEq + Send + Sync + 'static,
+        F: Fn(&JobInfo) -> T + Send + 'static,
+    {
+        let Some(job) = find(id)? else { return Ok(None) };
+        let watched = Arc::new(Watched::new(show(&job)));
         if job.state.is_finished() {
             watched.finish();
             return Ok(Some(Live::of(watched)));
         }
-        followed.jobs.insert(id, Arc::downgrade(&watched));
+        let look = Shown { watched: Arc::downgrade(&watched), show, of: job };
+        let mut followed = lock(&self.followed);
+        followed.jobs.push((id, Box::new(look)));
         if !followed.is_looked_after {
-            followed.is_looked_after = look_after(jobs.clone());
+            followed.is_looked_after = look_after(self.clone(), find);
         }
         Ok(Some(Live::of(watched)))
     }
@@ -55,31 +100,48 @@ impl Follow {
         self.bell.ring();
     }
 
-    /// Those that somebody still watches. When there are none the thread that asks is not needed.
-    fn watched(&self) -> Vec<(u64, Arc<Watched<Progress>>)> {
+    /// The jobs that somebody still watches. When there are none the thread that asks is not needed.
+    fn watched(&self) -> BTreeSet<u64> {
         let mut followed = lock(&self.followed);
-        followed.jobs.retain(|_, watched| watched.strong_count() > 0);
-        let watched = followed.jobs.iter().filter_map(|(id, watched)| Some((*id, watched.upgrade()?)));
-        let watched: Vec<_> = watched.collect();
-        followed.is_looked_after = !watched.is_empty();
-        watched
+        followed.jobs.retain(|(_, look)| look.is_watched());
+        followed.is_looked_after = !followed.jobs.is_empty();
+        followed.jobs.iter().map(|(id, _)| *id).collect()
     }
 
-    fn forget(&self, id: u64) {
-        lock(&self.followed).jobs.remove(&id);
+    /// Shows what is new of a job to all who watch it, and forgets it when it is over.
+    fn show(&self, id: u64, job: Option<&JobInfo>) {
+        // Taken out meanwhile: what an application shows may follow a job itself.
+        let (mut of_it, others) =
+            std::mem::take(&mut lock(&self.followed).jobs).into_iter().partition(|(of, _)| *of == id);
+        lock(&self.followed).jobs.extend::<Looks>(others);
+        of_it.iter_mut().for_each(|(_, look): &mut (u64, Box<dyn Look>)| {
+            if let Err(panic) = panics::catch(|| look.show(job)) {
+                log::error!(target: "aside::jobs", "What is shown of job {id} panicked: {panic}");
+            }
+        });
+        if job.is_some_and(|job| !job.state.is_finished()) {
+            lock(&self.followed).jobs.extend::<Looks>(of_it);
+        }
     }
 }
 
+type Looks = Vec<(u64, Box<dyn Look>)>;
+
 /// On a thread that is no task. Whether there is one.
-fn look_after(jobs: Jobs) -> bool {
+fn look_after(follow: Arc<Follow>, find: impl Find) -> bool {
     let look = move || {
         loop {
-            let watched = jobs.shared.follow.watched();
+            let watched = follow.watched();
             if watched.is_empty() {
                 return;
             }
-            watched.into_iter().for_each(|(id, watched)| show(&jobs, id, &watched));
-            jobs.shared.follow.bell.wait(EVERY);
+            for id in watched {
+                // An engine that cannot be asked is asked again at the next look.
+                if let Ok(job) = find(id) {
+                    follow.show(id, job.as_ref());
+                }
+            }
+            follow.bell.wait(EVERY);
         }
     };
     let spawned = thread::Builder::new().name("aside-jobs-follow".into()).spawn(look);
@@ -89,26 +151,13 @@ fn look_after(jobs: Jobs) -> bool {
     refused.is_none()
 }
 
-/// Shows what is new of a job. An engine that cannot be asked is asked again at the next look.
-fn show(jobs: &Jobs, id: u64, watched: &Watched<Progress>) {
-    let Ok(job) = jobs.find(id) else { return };
-    let now = job.as_ref().map_or_else(gone, progress);
-    let is_over = job.is_none_or(|job| job.state.is_finished());
-    if *watched.get() != now {
-        watched.update(|shown| *shown = now);
-    }
-    if is_over {
-        jobs.shared.follow.forget(id);
-        watched.finish();
-    }
+/// A job that somebody took away: to those who watch it, it was cancelled.
+fn discarded(job: &JobInfo) -> JobInfo {
+    if job.state.is_finished() { job.clone() } else { JobInfo { state: JobState::Cancelled, ..job.clone() } }
 }
 
-/// What a page shows of a job that is there no more: it was discarded.
-fn gone() -> Progress {
-    Progress { state: TaskState::Cancelled, ..Progress::default() }
-}
-
-fn progress(job: &JobInfo) -> Progress {
+/// How far a job is, as a task would say it.
+pub(super) fn progress(job: &JobInfo) -> Progress {
     let state = match job.state {
         JobState::Waiting | JobState::Scheduled => TaskState::Waiting,
         JobState::Running => TaskState::Running,

@@ -33,15 +33,14 @@ impl Jobs {
     /// Jobs in a SQLite file, which is made when it is not there.
     ///
     /// A file of their own, or the application's: in the application's, a job can be enqueued and completed in one
-    /// transaction with other writes (`enqueue_in`,
-    /// `transaction`). Several processes on one machine may use one file.
+    /// transaction with other writes ([`enqueue_in`](Jobs::enqueue_in),
+    /// [`TaskContext::transaction`](crate::TaskContext::transaction)). Several processes on one machine may use one file.
     ///
     /// # Errors
     /// When the file cannot be opened, is damaged, or is of a later version.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(path: impl AsRef<std::path::Path>) -> Result<Jobs> {
-        let _ = path;
-        Err(Error::internal("not yet"))
+        Ok(Jobs::on(super::sqlite::Sqlite::open(path.as_ref())?))
     }
 
     /// Jobs in Redis, 7.0 or later, with persistence: for more than one machine. `redis://:password@host:6379/0`.
@@ -50,8 +49,7 @@ impl Jobs {
     /// When the server cannot be reached, or is set up so that it would lose jobs.
     #[cfg(feature = "redis")]
     pub fn redis(url: &str) -> Result<Jobs> {
-        let _ = url;
-        Err(Error::internal("not yet"))
+        Ok(Jobs::on(super::redis::Redis::open(url)?))
     }
 }
 

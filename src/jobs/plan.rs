@@ -7,8 +7,9 @@ use serde::de::DeserializeOwned;
 
 use super::engine::{Entry, Keep};
 use super::isolate::Limits;
+use super::job::{Job, NewJob};
 use super::schedule::Schedule;
-use super::{Job, NewJob};
+use crate::background::failure::{Failure, Outcome};
 use crate::background::scope::Context;
 use crate::background::task::{Retry, TaskContext};
 use crate::error::{Error, Result};
@@ -61,7 +62,7 @@ pub(super) struct Kind {
     pub(super) isolated: Option<Limits>,
     pub(super) is_private: bool,
     pub(super) retry: Retry,
-    pub(super) run: fn(&str, &TaskContext) -> Result<()>,
+    run: fn(&str, &TaskContext) -> Result<()>,
 }
 
 impl Kind {
@@ -77,6 +78,13 @@ impl Kind {
             retry: J::retry(),
             run: |payload, task| decode::<J>(payload)?.run(task),
         }
+    }
+}
+
+impl Kind {
+    /// Does a job of this type.
+    pub(super) fn call(&self, payload: &str, task: &TaskContext) -> Outcome<()> {
+        (self.run)(payload, task).map_err(|error| Failure::from_error(error.into()))
     }
 }
 

@@ -1,7 +1,7 @@
 //! What is known of a job: where it stands, what every try came to, how far it is.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -14,13 +14,6 @@ pub(crate) fn millis(time: SystemTime) -> Millis {
         Ok(since) => since.as_millis().try_into().unwrap_or(Millis::MAX),
         Err(before) => -before.duration().as_millis().try_into().unwrap_or(Millis::MAX),
     }
-}
-
-/// The same for the standard library.
-pub(crate) fn system_time(millis: Millis) -> SystemTime {
-    let span = Duration::from_millis(millis.unsigned_abs());
-    let time = if millis < 0 { UNIX_EPOCH.checked_sub(span) } else { UNIX_EPOCH.checked_add(span) };
-    time.unwrap_or(UNIX_EPOCH)
 }
 
 /// Where a job stands.

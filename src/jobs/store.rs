@@ -1,19 +1,20 @@
 //! The jobs of an application: what they are kept in, what may be enqueued, and what can be done with those that are there.
 
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 
 use super::engine::{Bell, Engine, Enqueued};
-use super::follow::Follow;
+use super::follow::{Follow, progress};
+use super::hands::Hands;
+use super::job::{Job, NewJob};
 use super::plan::{Plan, decode};
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo, millis};
 use super::schedule::Schedule;
-use super::worker::{Crew, Hands};
-use super::{Job, NewJob};
+
 use crate::background::registry::Progress;
 use crate::background::scope::{Context, Scope, WeakScope};
 use crate::error::{Error, Result, Status};
@@ -58,24 +59,15 @@ pub struct Jobs {
 pub(super) struct Shared {
     /// What the wall clock is moved by; milliseconds.
     clock: AtomicI64,
-    mode: AtomicU8,
+    /// A test runs them, and not workers.
+    is_by_hand: AtomicBool,
+    /// What runs them where they are enqueued.
+    inline: OnceLock<fn(&Jobs) -> Result<()>>,
     pub(super) bell: Arc<Bell>,
     pub(super) hands: Hands,
-    pub(super) follow: Follow,
+    pub(super) follow: Arc<Follow>,
     /// The application, once it is there.
     pub(super) scope: OnceLock<WeakScope>,
-}
-
-/// Who runs the jobs.
-#[derive(Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Mode {
-    /// Workers, once the application is served.
-    Workers = 0,
-    /// A test, one by one.
-    ByHand = 1,
-    /// `enqueue` itself.
-    Inline = 2,
 }
 
 impl Jobs {
@@ -133,14 +125,6 @@ impl Jobs {
         })
     }
 
-    /// Runs each job where it is enqueued, before [`enqueue`](Jobs::enqueue) returns: for tests that look at what comes of it.
-    /// What is for later is kept. A job that fails is in [`failures`](crate::testing::TestClient::failures), not in the
-    /// handler's hand.
-    pub fn inline(self) -> Jobs {
-        self.set_mode(Mode::Inline);
-        self
-    }
-
     /// Keeps a job: [`enqueue`](crate::enqueue()).
     ///
     /// # Errors
@@ -158,9 +142,7 @@ impl Jobs {
     pub fn enqueue_all<J: Job, N: Into<NewJob<J>>>(&self, jobs: impl IntoIterator<Item = N>) -> Result<Vec<Enqueued>> {
         let entries = jobs.into_iter().map(|job| self.plan.entry(job.into())).collect::<Result<_>>()?;
         let enqueued = self.engine.enqueue(entries, self.now()).map_err(unavailable)?;
-        if self.mode() == Mode::Inline {
-            while self.run_next()?.is_some() {}
-        }
+        self.shared.inline.get().map_or(Ok(()), |run| run(self))?;
         Ok(enqueued)
     }
 
@@ -189,7 +171,33 @@ impl Jobs {
     /// # Errors
     /// When the engine cannot be asked.
     pub fn follow(&self, id: u64) -> Result<Option<Live<Progress>>> {
-        self.shared.follow.follow(self, id)
+        self.follow_as(id, progress)
+    }
+
+    /// The same with what the application makes of the job: called anew whenever something of it has changed, on a thread of
+    /// its own.
+    ///
+    /// ```
+    /// use aside::{JobState, Live, Request, Result};
+    ///
+    /// #[derive(Clone, PartialEq, serde::Serialize)]
+    /// struct Import { rows: u64, is_done: bool }
+    ///
+    /// fn watch(req: &mut Request) -> Result<Option<Live<Import>>> {
+    ///     let jobs = req.jobs()?;
+    ///     jobs.follow_as(req.param("id")?, |job| Import { rows: job.done, is_done: job.state == JobState::Done })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn follow_as<T, F>(&self, id: u64, show: F) -> Result<Option<Live<T>>>
+    where
+        T: Clone + PartialEq + Send + Sync + 'static,
+        F: Fn(&JobInfo) -> T + Send + 'static,
+    {
+        let jobs = self.clone();
+        self.shared.follow.follow(id, show, move |id| jobs.find(id))
     }
 
     /// Jobs in that state, the newest first, from the one before that id on; at most 100.
@@ -302,17 +310,6 @@ impl Jobs {
         }
     }
 
-    /// Runs the next job that waits, of whatever queue, and gives back what came of it: for tests. None when none waits, or
-    /// all that do are in queues that are paused.
-    ///
-    /// An isolated one runs in this process too: a test's program is no application.
-    ///
-    /// # Errors
-    /// When the engine cannot be asked.
-    pub fn run_next(&self) -> Result<Option<JobInfo>> {
-        Crew::by_hand(self, self.scope()).run_next()
-    }
-
     /// Lets that much time pass for jobs that are for later: for tests.
     pub fn advance(&self, time: Duration) {
         self.shared.clock.fetch_add(time.as_millis() as i64, Ordering::Relaxed);
@@ -330,27 +327,29 @@ impl Jobs {
         self.engine.describe()
     }
 
+    /// Whether they outlive the process.
+    pub fn is_durable(&self) -> bool {
+        self.engine.abilities().is_durable
+    }
+
     pub(crate) fn now(&self) -> Millis {
         millis(SystemTime::now()).saturating_add(self.shared.clock.load(Ordering::Relaxed))
     }
 
-    pub(super) fn mode(&self) -> Mode {
-        match self.shared.mode.load(Ordering::Relaxed) {
-            0 => Mode::Workers,
-            1 => Mode::ByHand,
-            _ => Mode::Inline,
-        }
+    /// Whether a test runs them.
+    pub(super) fn is_by_hand(&self) -> bool {
+        self.shared.is_by_hand.load(Ordering::Relaxed)
     }
 
-    pub(super) fn set_mode(&self, mode: Mode) {
-        self.shared.mode.store(mode as u8, Ordering::Relaxed);
+    /// Has all that is enqueued run by that function, at once.
+    pub(super) fn run_where_enqueued(&self, run: fn(&Jobs) -> Result<()>) {
+        self.for_tests();
+        self.shared.inline.get_or_init(|| run);
     }
 
     /// Leaves the running to a test.
     pub(crate) fn for_tests(&self) {
-        if self.mode() == Mode::Workers {
-            self.set_mode(Mode::ByHand);
-        }
+        self.shared.is_by_hand.store(true, Ordering::Relaxed);
     }
 
     /// What cannot be used of what was said, all in one.
@@ -368,7 +367,8 @@ impl Jobs {
         let _ = self.shared.scope.set(scope.downgrade());
     }
 
-    fn scope(&self) -> Scope {
+    /// The application that they belong to, or the one that this thread works for.
+    pub(super) fn scope(&self) -> Scope {
         let own = self.shared.scope.get().and_then(WeakScope::upgrade);
         own.unwrap_or_else(|| Context::current().scope)
     }

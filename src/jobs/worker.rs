@@ -1,6 +1,5 @@
 //! Who runs the jobs of a process: one thread that claims them, one that shows that the process lives, and a task for each.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,11 +7,13 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, run_isolated};
 use super::engine::{Bell, Claimed, Held, Room, WorkerId};
-use super::record::{JobInfo, JobState, Millis};
+use super::hands::InHand;
+use super::isolate;
+use super::record::{JobInfo, Millis};
 use super::store::Jobs;
-use crate::background::registry::{Origin, Progress, Record, Stop, escape};
+use crate::background::registry::{Origin, escape};
 use crate::background::scope::{Context, Scope};
 use crate::background::task::{Run, Task, TaskContext, TaskHandle};
 use crate::error::{Error, Result};
@@ -30,87 +31,33 @@ const TRIM: Duration = Duration::from_secs(60);
 /// How much the clocks may differ until the wall's counts as put back.
 const STEP_BACK: Millis = 1_000;
 
-/// What a process has in its hands.
-#[derive(Default)]
-pub(super) struct Hands(Mutex<BTreeMap<(u64, u64), Arc<InHand>>>);
-
-/// One job that runs here.
-pub(super) struct InHand {
-    id: u64,
-    token: u64,
-    queue: String,
-    record: Arc<Record>,
-    /// Somebody has cancelled the job, and not the process its tasks.
-    is_cancelled: AtomicBool,
-    /// How far the engine knows it to be.
-    told: Mutex<(u64, u64, String)>,
-}
-
-impl InHand {
-    pub(super) fn is_cancelled(&self) -> bool {
-        self.is_cancelled.load(Ordering::Acquire)
+impl Jobs {
+    /// Runs each job where it is enqueued, before [`enqueue`](Jobs::enqueue) returns: for tests that look at what comes of it.
+    /// What is for later is kept. A job that fails is in [`failures`](crate::testing::TestClient::failures), not in the
+    /// handler's hand.
+    pub fn inline(self) -> Jobs {
+        self.run_where_enqueued(|jobs| {
+            while jobs.run_next()?.is_some() {}
+            Ok(())
+        });
+        self
     }
 
-    fn cancel(&self) {
-        self.is_cancelled.store(true, Ordering::Release);
-        self.record.tell_to_stop(Stop::Asked);
+    /// Runs the next job that waits, of whatever queue, and gives back what came of it: for tests. None when none waits, or
+    /// all that do are in queues that are paused.
+    ///
+    /// An isolated one runs in this process too: a test's program is no application.
+    ///
+    /// # Errors
+    /// When the engine cannot be asked.
+    pub fn run_next(&self) -> Result<Option<JobInfo>> {
+        Crew::by_hand(self, self.scope()).run_next()
     }
 
-    /// What a beat says of it.
-    fn held(&self) -> Held {
-        let progress = self.record.progress.get();
-        let now = (progress.done, progress.total, progress.message.clone());
-        let mut told = lock(&self.told);
-        let news = (*told != now).then(|| now.clone());
-        *told = now;
-        Held { id: self.id, token: self.token, progress: news }
-    }
-}
-
-impl Hands {
-    fn take(&self, claimed: &Claimed, record: Arc<Record>) -> Arc<InHand> {
-        let (id, token, queue) = (claimed.id, claimed.token, claimed.queue.clone());
-        let told = Mutex::default();
-        let hand = Arc::new(InHand { id, token, queue, record, is_cancelled: AtomicBool::new(false), told });
-        lock(&self.0).insert((id, token), hand.clone());
-        hand
-    }
-
-    pub(super) fn let_go(&self, hand: &InHand) {
-        lock(&self.0).remove(&(hand.id, hand.token));
-    }
-
-    fn all(&self) -> Vec<Arc<InHand>> {
-        lock(&self.0).values().cloned().collect()
-    }
-
-    /// Those of one job: more than one when it was lost and came back.
-    fn of(&self, id: u64) -> Vec<Arc<InHand>> {
-        lock(&self.0).range((id, 0)..=(id, u64::MAX)).map(|(_, hand)| hand.clone()).collect()
-    }
-
-    pub(super) fn cancel(&self, id: u64) {
-        self.of(id).iter().for_each(|hand| hand.cancel());
-    }
-
-    fn running_of(&self, queue: &str) -> usize {
-        lock(&self.0).values().filter(|hand| hand.queue == queue).count()
-    }
-
-    /// How far a job is that runs here.
-    pub(super) fn progress(&self, id: u64) -> Option<Progress> {
-        self.of(id).pop().map(|hand| Progress::clone(&hand.record.progress.get()))
-    }
-
-    /// What an engine knows of a job, with what it will know after the next beat.
-    pub(super) fn up_to_date(&self, mut job: JobInfo) -> JobInfo {
-        if job.state == JobState::Running
-            && let Some(progress) = self.progress(job.id)
-        {
-            (job.done, job.total, job.message) = (progress.done, progress.total, progress.message);
-            job.is_cancelling |= progress.is_cancelling;
-        }
-        job
+    /// Does the one isolated job that this process was started for, and ends it.
+    pub(crate) fn run_isolated(&self, scope: &Scope) -> ! {
+        let jobs = self.clone();
+        isolate::child_main(scope, move |order, task| run_isolated(&jobs, order, task))
     }
 }
 
@@ -119,6 +66,8 @@ pub(crate) struct Crew {
     jobs: Jobs,
     scope: Scope,
     me: Mutex<Option<WorkerId>>,
+    /// When the next job of a crontab is due, as far as that is known.
+    next_tick: Mutex<Option<Millis>>,
     is_stopping: AtomicBool,
     /// Rung when it stops.
     stop: Bell,
@@ -153,6 +102,7 @@ impl Crew {
             jobs: jobs.clone(),
             scope,
             me: Mutex::default(),
+            next_tick: Mutex::default(),
             is_stopping: AtomicBool::new(false),
             stop: Bell::default(),
             threads: Mutex::default(),
@@ -188,13 +138,13 @@ impl Crew {
 
     /// The life of the claiming thread.
     fn claim_and_begin(self: &Arc<Crew>) {
-        let mut trouble = Trouble::default();
+        let (mut trouble, mut heard) = (Trouble::default(), 0);
         while !self.is_stopping() {
             let wait = match self.round() {
                 Ok(wait) => trouble.is_over(wait),
                 Err(error) => trouble.goes_on(&error),
             };
-            self.jobs.shared.bell.wait(wait);
+            self.jobs.shared.bell.wait_as(&mut heard, wait);
         }
     }
 
@@ -217,8 +167,12 @@ impl Crew {
     /// Enqueues what is due by a crontab, and says when the next is.
     fn tick(&self) -> Result<Option<Millis>> {
         let (engine, now) = (&*self.jobs.engine, self.jobs.now());
-        let next = self.jobs.plan.schedules.iter().map(|schedule| schedule.tick(engine, now));
-        Ok(next.collect::<Result<Vec<_>>>()?.into_iter().min())
+        let mut next_tick = lock(&self.next_tick);
+        if next_tick.is_none_or(|next| next <= now) {
+            let next = self.jobs.plan.schedules.iter().map(|schedule| schedule.tick(engine, now));
+            *next_tick = next.collect::<Result<Vec<_>>>()?.into_iter().min();
+        }
+        Ok(*next_tick)
     }
 
     fn rooms(&self) -> Vec<Room> {
@@ -324,11 +278,12 @@ impl Crew {
         let hands = self.jobs.shared.hands.all();
         let held: Vec<Held> = hands.iter().map(|hand| hand.held()).collect();
         let beat = self.jobs.engine.beat(&me, &held, self.jobs.now())?;
+        hands.iter().zip(held).for_each(|(hand, held)| hand.was_told(held));
         for id in beat.cancel {
             self.jobs.shared.hands.cancel(id);
         }
         let is_lost = |hand: &&Arc<InHand>| beat.is_evicted || beat.lost.contains(&hand.id);
-        hands.iter().filter(is_lost).for_each(|hand| hand.record.tell_to_stop(Stop::Asked));
+        hands.iter().filter(is_lost).for_each(|hand| hand.is_lost());
         if beat.is_evicted {
             log::warn!(target: "aside::jobs", "This process showed no life for too long: its jobs were given to others.");
             *lock(&self.me) = Some(self.jobs.engine.join()?);

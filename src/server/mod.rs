@@ -26,6 +26,7 @@ use crate::app::App;
 use crate::app::service::Service;
 use crate::background::registry::span;
 use crate::error::{Error, Result};
+use crate::jobs::isolate::is_child;
 use crate::jobs::{self, Jobs};
 use crate::sync::{lock, wait_while_for};
 
@@ -166,6 +167,9 @@ impl App {
     /// # Errors
     /// When a setting or a route cannot be used, or the address is taken.
     pub fn run(self) -> Result<()> {
+        if is_child() {
+            return self.run_isolated_job();
+        }
         log::init();
         #[cfg(unix)]
         let signals = Signals::watch()?;
@@ -207,6 +211,9 @@ impl App {
     /// # Errors
     /// When it has no jobs, a setting cannot be used, or what keeps the jobs cannot be reached.
     pub fn work(self) -> Result<()> {
+        if is_child() {
+            return self.run_isolated_job();
+        }
         log::init();
         #[cfg(unix)]
         let signals = Signals::watch()?;
@@ -252,6 +259,18 @@ impl App {
     /// As [`run`](App::run).
     pub fn start(self) -> Result<Server> {
         self.start_on(None)
+    }
+
+    /// Does the one job that this process was started for, and ends it.
+    ///
+    /// # Errors
+    /// When the application cannot be built, or has no jobs.
+    fn run_isolated_job(self) -> Result<()> {
+        let service = self.build()?;
+        let jobs = service.scope().get::<Jobs>();
+        let jobs =
+            jobs.ok_or_else(|| Error::internal("an isolated job was begun, and this application has no jobs"))?;
+        jobs.run_isolated(service.scope())
     }
 
     fn start_on(self, listener: Option<TcpListener>) -> Result<Server> {

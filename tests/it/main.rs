@@ -10,6 +10,7 @@ mod files;
 mod forms;
 mod guard;
 mod hostile;
+mod jobs;
 mod live;
 mod logs;
 mod multipart;

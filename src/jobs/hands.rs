@@ -1,0 +1,104 @@
+//! What a process has in its hands: the jobs that run here.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::engine::{Claimed, Held};
+use super::record::{JobInfo, JobState};
+use crate::background::registry::{Progress, Record, Stop};
+use crate::sync::lock;
+
+/// What a process has in its hands.
+#[derive(Default)]
+pub(super) struct Hands(Mutex<BTreeMap<(u64, u64), Arc<InHand>>>);
+
+/// One job that runs here.
+pub(super) struct InHand {
+    pub(super) id: u64,
+    token: u64,
+    queue: String,
+    record: Arc<Record>,
+    /// Somebody has cancelled the job, and not the process its tasks.
+    is_cancelled: AtomicBool,
+    /// How far the engine knows it to be.
+    told: Mutex<(u64, u64, String)>,
+}
+
+impl InHand {
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// It is another's by now: what it still does is for nobody.
+    pub(super) fn is_lost(&self) {
+        self.record.tell_to_stop(Stop::Asked);
+    }
+
+    fn cancel(&self) {
+        self.is_cancelled.store(true, Ordering::Release);
+        self.record.tell_to_stop(Stop::Asked);
+    }
+
+    /// What a beat says of it.
+    pub(super) fn held(&self) -> Held {
+        let progress = self.record.progress.get();
+        let now = (progress.done, progress.total, progress.message.clone());
+        let news = *lock(&self.told) != now;
+        Held { id: self.id, token: self.token, progress: news.then_some(now) }
+    }
+
+    /// A beat has said that.
+    pub(super) fn was_told(&self, held: Held) {
+        if let Some(progress) = held.progress {
+            *lock(&self.told) = progress;
+        }
+    }
+}
+
+impl Hands {
+    pub(super) fn take(&self, claimed: &Claimed, record: Arc<Record>) -> Arc<InHand> {
+        let (id, token, queue) = (claimed.id, claimed.token, claimed.queue.clone());
+        let told = Mutex::default();
+        let hand = Arc::new(InHand { id, token, queue, record, is_cancelled: AtomicBool::new(false), told });
+        lock(&self.0).insert((id, token), hand.clone());
+        hand
+    }
+
+    pub(super) fn let_go(&self, hand: &InHand) {
+        lock(&self.0).remove(&(hand.id, hand.token));
+    }
+
+    pub(super) fn all(&self) -> Vec<Arc<InHand>> {
+        lock(&self.0).values().cloned().collect()
+    }
+
+    /// Those of one job: more than one when it was lost and came back.
+    fn of(&self, id: u64) -> Vec<Arc<InHand>> {
+        lock(&self.0).range((id, 0)..=(id, u64::MAX)).map(|(_, hand)| hand.clone()).collect()
+    }
+
+    pub(super) fn cancel(&self, id: u64) {
+        self.of(id).iter().for_each(|hand| hand.cancel());
+    }
+
+    pub(super) fn running_of(&self, queue: &str) -> usize {
+        lock(&self.0).values().filter(|hand| hand.queue == queue).count()
+    }
+
+    /// How far a job is that runs here.
+    pub(super) fn progress(&self, id: u64) -> Option<Progress> {
+        self.of(id).pop().map(|hand| Progress::clone(&hand.record.progress.get()))
+    }
+
+    /// What an engine knows of a job, with what it will know after the next beat.
+    pub(super) fn up_to_date(&self, mut job: JobInfo) -> JobInfo {
+        if job.state == JobState::Running
+            && let Some(progress) = self.progress(job.id)
+        {
+            (job.done, job.total, job.message) = (progress.done, progress.total, progress.message);
+            job.is_cancelling |= progress.is_cancelling;
+        }
+        job
+    }
+}

@@ -1,0 +1,106 @@
+//! What a child prints, line by line: for the log, and the last of it to tell what the process died of.
+
+use std::collections::VecDeque;
+
+use super::protocol::clip;
+
+/// The longest line, in bytes; what is beyond is left out.
+const LONGEST: usize = 4 << 10;
+
+/// How many of the last lines are kept.
+const KEPT: usize = 20;
+
+/// The longest of the last words that a failure repeats.
+const LONGEST_WORDS: usize = 300;
+
+/// Bytes in, lines out. It holds one line and the last few, whatever comes.
+#[derive(Default)]
+pub(super) struct Lines {
+    line: Vec<u8>,
+    is_cut: bool,
+    last: VecDeque<String>,
+}
+
+impl Lines {
+    /// Takes in what was printed, and gives each whole line to that.
+    pub(super) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
+        for part in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, is_whole) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
+            let room = LONGEST - self.line.len();
+            self.is_cut |= text.len() > room;
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            if is_whole {
+                self.end_line(&mut each);
+            }
+        }
+    }
+
+    /// There is no more: what is left is a line.
+    pub(super) fn finish(&mut self, mut each: impl FnMut(&str)) {
+        self.end_line(&mut each);
+    }
+
+    fn end_line(&mut self, each: &mut impl FnMut(&str)) {
+        let mut line = String::from_utf8_lossy(&self.line).trim_end().to_owned();
+        if std::mem::take(&mut self.is_cut) {
+            line.push('…');
+        }
+        self.line.clear();
+        if line.is_empty() {
+            return;
+        }
+        each(&line);
+        if self.last.len() == KEPT {
+            self.last.pop_front();
+        }
+        self.last.push_back(line);
+    }
+
+    /// The last of the last lines that has all of these words.
+    pub(super) fn with(&self, words: &[&str]) -> Option<&str> {
+        self.last.iter().rev().find(|line| words.iter().all(|words| line.contains(words))).map(String::as_str)
+    }
+
+    /// The very last line, as far as a failure repeats it.
+    pub(super) fn last_words(&self) -> Option<String> {
+        self.last.back().map(|line| clip(line, LONGEST_WORDS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(lines: &mut Lines, bytes: &[u8]) -> Vec<String> {
+        let mut told = Vec::new();
+        lines.feed(bytes, |line| told.push(line.to_owned()));
+        told
+    }
+
+    #[test]
+    fn lines_come_whole_however_they_are_cut() {
+        let mut lines = Lines::default();
+        assert_eq!(told(&mut lines, b"one\ntw"), ["one"]);
+        assert_eq!(told(&mut lines, "o\r\n\nжук".as_bytes()), ["two"]);
+        assert_eq!(told(&mut lines, b"\n\xff!\nend"), ["жук", "\u{fffd}!"]);
+        let mut rest = Vec::new();
+        lines.finish(|line| rest.push(line.to_owned()));
+        lines.finish(|line| rest.push(line.to_owned()));
+        assert_eq!(rest, ["end"]);
+        assert_eq!((lines.with(&["t", "w"]), lines.with(&["none"])), (Some("two"), None));
+        assert_eq!(lines.last_words().as_deref(), Some("end"));
+    }
+
+    #[test]
+    fn a_flood_without_a_line_break_and_one_of_lines_are_bounded() {
+        let mut lines = Lines::default();
+        for _ in 0..1_000 {
+            assert!(told(&mut lines, &[b'x'; 1_000]).is_empty());
+        }
+        assert!(lines.line.len() <= LONGEST && lines.line.capacity() <= 4 * LONGEST);
+        let line = told(&mut lines, b"\nshort\n");
+        assert_eq!((line[0].len(), line[0].ends_with('…'), line[1].as_str()), (LONGEST + 3, true, "short"));
+        (0..1_000).for_each(|number| drop(told(&mut lines, format!("{number}\n").as_bytes())));
+        assert_eq!((lines.last.len(), lines.last[0].as_str()), (KEPT, "980"));
+    }
+}

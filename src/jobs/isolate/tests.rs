@@ -1,0 +1,580 @@
+//! Jobs in processes of their own: this test binary once more, with [`child`] as its only test.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixListener;
+use std::process::{Command, Stdio};
+use std::sync::{Mutex, Once};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::parent::run_with;
+use super::{Limits, Order, child_main, is_child, run};
+use crate::background::failure::{Failure, Outcome};
+use crate::background::registry::Registry;
+use crate::background::scope::{Context, Scope, Values};
+use crate::background::task::{Run, Task, TaskContext, TaskHandle, background};
+use crate::config::Config;
+use crate::error::Error;
+use crate::sync::lock;
+
+/// How long a test waits for what comes much sooner.
+const SOON: Duration = Duration::from_secs(60);
+
+/// Not a test of its own: what the others start as another process.
+#[test]
+fn child() {
+    if is_child() {
+        println!("noise on standard output, before");
+        child_main(&scope(), dispatch);
+    }
+}
+
+/// What the child can do, by name.
+fn dispatch(order: &Order, task: &TaskContext) -> Outcome<()> {
+    match order.name.as_str() {
+        "nothing" => {}
+        "tell" => return tell(order, task),
+        "fail" => {
+            let error = Error::from(std::io::Error::other(order.payload.clone()));
+            return Err(Failure::Error(
+                error.context("cannot save the order").with_status(crate::error::Status::CONFLICT),
+            ));
+        }
+        "panic" => panic!("{}", order.payload),
+        "exit" => std::process::exit(order.payload.parse().unwrap()),
+        "abort" => std::process::abort(),
+        "overflow" => drop(overflow(0)),
+        "allocate" => drop(std::hint::black_box(vec![1_u8; order.payload.parse::<usize>().unwrap() << 20])),
+        "grow" => grow(),
+        "never" => never(order),
+        "sleep" => {
+            task.message("asleep");
+            let slept = task.sleep(Duration::from_secs(3_600));
+            task.message("stopped");
+            return slept.map_err(|error| Failure::from_error(error.into()));
+        }
+        "nested" => return run(order, task),
+        "noise" => noise(),
+        "last-words" => last_words(),
+        "flood" => flood(&order.payload),
+        "descriptors" => task.message(descriptors()),
+        "leave-behind" => leave_behind(&order.payload),
+        "close" => close(),
+        "linger" => STUCK.with(|_| ()),
+        "spawn" => drop(Command::new("sleep").arg("3600").stdin(Stdio::null()).spawn().map(|child| {
+            task.message(child.id().to_string());
+            never(order);
+        })),
+        other => unreachable!("{other}"),
+    }
+    Ok(())
+}
+
+fn tell(order: &Order, task: &TaskContext) -> Outcome<()> {
+    log::info!(target: "shop::till", "counting «{}»", order.payload);
+    log::debug!(target: "shop::till", "nobody wants to know");
+    assert_eq!(log::max_level(), log::LevelFilter::Info, "nor is it sent");
+    task.progress(2, 3);
+    task.message(format!("готово 🎉 {}", order.payload));
+    let origin = Context::current().origin.map_or("none".to_owned(), |origin| origin.path.clone());
+    log::warn!(target: "shop::till", "try {} of {} from {origin}", task.attempt(), task.name());
+    Ok(())
+}
+
+#[expect(unconditional_recursion, reason = "that is what it is for")]
+fn overflow(depth: u64) -> u64 {
+    std::hint::black_box([depth; 64]).len() as u64 + overflow(depth + 1)
+}
+
+/// Until there is no more to have.
+fn grow() {
+    let mut kept = Vec::new();
+    loop {
+        kept.push(vec![1_u8; 10_000]);
+        std::hint::black_box(&kept);
+    }
+}
+
+/// Neither ends nor listens. Whoever is told where it is sees by the end of the connection that it is gone.
+fn never(order: &Order) {
+    let _connection = std::os::unix::net::UnixStream::connect(&order.payload).map(|mut connection| {
+        let _ = writeln!(connection, "{}", std::process::id());
+        connection
+    });
+    loop {
+        std::thread::park();
+    }
+}
+
+fn noise() {
+    for _ in 0..100 {
+        println!("{{\"Ended\":\"Done\"}} \0\0\0\u{1}");
+        let _ = std::io::stdout().write_all(b"\xff\xff\xff\xff\x00");
+    }
+    let _ = std::io::stdout().flush();
+    let mut typed = String::new();
+    assert_eq!(std::io::stdin().read_line(&mut typed).unwrap(), 0, "standard input is empty");
+}
+
+/// Says much and dies, while whoever reads it is held up by the first of it until it is dead.
+fn last_words() {
+    log::info!(target: "shop", "wait for the end of {}", std::process::id());
+    for number in 0..100 {
+        log::info!(target: "shop", "report {number}");
+        eprintln!("line {number} {}", ".".repeat(400));
+    }
+    eprintln!("out of paper");
+    std::process::exit(5);
+}
+
+/// Prints that many megabytes without a line break, and as many lines, and logs as much.
+fn flood(megabytes: &str) {
+    let megabytes: usize = megabytes.parse().unwrap();
+    let block = vec![b'x'; 1 << 20];
+    for _ in 0..megabytes {
+        let _ = std::io::stderr().write_all(&block);
+    }
+    let long = "y".repeat(1 << 20);
+    for _ in 0..megabytes {
+        let _ = writeln!(std::io::stderr(), "\n{long}");
+        log::info!(target: "shop::flood", "{long}");
+    }
+}
+
+/// What is open here, as `number what`, each on a line.
+fn descriptors() -> String {
+    let mut numbers: Vec<u32> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    numbers.sort_unstable();
+    let what = |number: &u32| Some((*number, std::fs::read_link(format!("/proc/self/fd/{number}")).ok()?));
+    // The folder that was read then is gone by now.
+    numbers.iter().filter_map(what).map(|(number, what)| format!("{number} {}\n", what.display())).collect()
+}
+
+/// What this process was started with, and hands on because whoever started it did.
+fn is_handed_on(line: &str) -> bool {
+    let number = line.split(' ').next().unwrap_or_default();
+    let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
+    let flags = info.lines().find_map(|line| line.strip_prefix("flags:\t"));
+    flags.is_some_and(|flags| u32::from_str_radix(flags, 8).unwrap() & 0o2_000_000 == 0)
+}
+
+/// Sets something aside that ends after the job, and says so in a file.
+fn leave_behind(path: &str) {
+    let path = path.to_owned();
+    drop(background(move || {
+        std::thread::sleep(Duration::from_millis(50));
+        std::fs::write(path, "sent")
+    }));
+}
+
+/// Lets go of the channel, which no job does by accident, and goes on.
+fn close() {
+    for number in 3..20 {
+        let path = format!("/proc/self/fd/{number}");
+        if std::fs::read_link(path).is_ok_and(|what| what.to_string_lossy().starts_with("socket:")) {
+            // Without unsafe code the only way: the other end is told that this one is shut.
+            let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
+            let socket = rustix::process::pidfd_getfd(own.unwrap(), number, rustix::process::PidfdGetfdFlags::empty());
+            let _ = rustix::net::shutdown(socket.unwrap(), rustix::net::Shutdown::Write);
+        }
+    }
+    loop {
+        std::thread::park();
+    }
+}
+
+/// Holds up the end of its thread, and so of the process.
+struct Stuck;
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+thread_local! {
+    static STUCK: Stuck = const { Stuck };
+}
+
+fn scope() -> Scope {
+    Scope::new(Registry::new(&Config { nice: 0, ..Config::default() }), Values::default())
+}
+
+fn order(name: &str, payload: &str) -> Order {
+    Order {
+        name: name.into(),
+        payload: payload.into(),
+        id: 17,
+        token: 1,
+        attempt: 3,
+        label: format!("{name}-job"),
+        origin: Some("POST /orders 3f9a1c".into()),
+        limits: Limits { deadline: SOON, memory: 0 },
+    }
+}
+
+/// This test binary as a child.
+fn again() -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", "jobs::isolate::tests::child", "--nocapture", "--test-threads=1"]);
+    command.env_remove("RUST_BACKTRACE");
+    command
+}
+
+/// Does the job, and gives the task that waits for it.
+fn start_by(command: Command, order: Order) -> TaskHandle<()> {
+    let _entered = Context { scope: scope(), origin: None, task: None }.enter();
+    let name = Task::named("waits").naming::<()>(std::panic::Location::caller());
+    let mut command = Some(command);
+    let call = move |task: &TaskContext| run_with(command.take().expect("one try"), &order, task);
+    Run::new(Context::current(), name, Box::new(call)).with_handle()
+}
+
+fn start(order: Order) -> TaskHandle<()> {
+    start_by(again(), order)
+}
+
+fn failure(order: Order) -> Failure {
+    start(order).join().expect_err("it does not end well")
+}
+
+fn words(name: &str, payload: &str) -> String {
+    failure(order(name, payload)).to_string()
+}
+
+/// The log of this process, as far as a test looks for it.
+struct Book;
+
+static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
+
+impl log::Log for Book {
+    fn enabled(&self, _: &log::Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &log::Record<'_>) {
+        if record.target().starts_with("shop") || record.target() == "aside::jobs" {
+            let line = format!("{} {}: {}", record.level(), record.target(), record.args());
+            if let Some((_, pid)) = line.split_once("wait for the end of ") {
+                wait_for_the_end(pid.parse().unwrap());
+            }
+            lock(&LINES).push(line);
+        }
+    }
+
+    fn flush(&self) {}
+}
+
+/// Writes the log down from now on. Whether this test may: another logger of this process keeps its place.
+fn read_the_log() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        log::set_logger(&Book).expect("no other unit test sets up a log");
+        log::set_max_level(log::LevelFilter::Info);
+    });
+}
+
+fn logged(words: &str) -> Vec<String> {
+    lock(&LINES).iter().filter(|line| line.contains(words)).cloned().collect()
+}
+
+#[test]
+fn a_job_is_done_elsewhere_and_its_log_and_progress_are_here() {
+    read_the_log();
+    let handle = start(order("tell", "воробьи 🐦\u{0}"));
+    let info = handle.info().clone();
+    handle.join().unwrap();
+    let progress = info.progress();
+    assert_eq!((progress.done, progress.total, progress.message.as_str()), (2, 3, "готово 🎉 воробьи 🐦\0"));
+    assert_eq!(logged("counting"), ["INFO shop::till: counting «воробьи 🐦\0»"]);
+    assert_eq!(logged("try 3 of"), ["WARN shop::till: try 3 of tell-job from /orders"]);
+    assert_eq!(logged("nobody wants"), [""; 0]);
+    let printed = logged("INFO aside::jobs: Isolated job tell-job (job 17, try 3) printed: ");
+    assert!(printed.iter().any(|line| line.ends_with("noise on standard output, before")), "{printed:?}");
+}
+
+#[test]
+fn an_error_comes_with_its_chain_and_a_panic_with_its_place() {
+    let Failure::Error(error) = failure(order("fail", "диск полон 💾")) else { panic!("an error") };
+    assert_eq!((error.chain().as_str(), error.status().code()), ("cannot save the order: диск полон 💾", 409));
+    assert!(error.backtrace().is_none());
+    let Failure::Panic(panic) = failure(order("panic", "бум 💥")) else { panic!("a panic") };
+    assert_eq!(panic.message, "бум 💥");
+    assert!(panic.place.as_deref().is_some_and(|place| place.starts_with("src/jobs/isolate/tests.rs:")), "{panic:?}");
+}
+
+#[test]
+fn each_end_of_a_process_is_told_in_its_own_words() {
+    for (name, payload, told) in [
+        ("exit", "3", "its process exited with status 3 before the end of the job"),
+        ("exit", "0", "its process exited with status 0 before the end of the job"),
+        ("abort", "", "its process was killed by signal 6 (SIGABRT)"),
+        ("overflow", "", "its process overflowed its stack"),
+        ("nested", "", "an isolated job cannot run another one inside itself"),
+    ] {
+        let words = words(name, payload);
+        assert!(words.starts_with(told), "{name} {payload}: {words}");
+    }
+}
+
+#[test]
+fn memory_is_limited_and_its_want_is_told() {
+    let limits = Limits { deadline: SOON, memory: 128 << 20 };
+    // The address space is limited too, but more widely than what is had of it.
+    for (name, megabytes, asked) in
+        [("allocate", "102400", "107374182400 bytes"), ("allocate", "140", "146800640 bytes"), ("grow", "", "")]
+    {
+        let words = failure(Order { limits, ..order(name, megabytes) }).to_string();
+        let told = "its process ran out of memory, of which it may have 128 MiB: memory allocation of ";
+        assert!(words.starts_with(told) && words.contains(asked), "{name}: {words}");
+    }
+    start(Order { limits, ..order("allocate", "64") }).join().expect("what is below the limit can be had");
+}
+
+#[test]
+fn one_that_never_returns_is_killed_at_its_time_limit() {
+    let limits = Limits { deadline: Duration::from_millis(1_500), memory: 0 };
+    let words = failure(Order { limits, ..order("never", "") }).to_string();
+    assert_eq!(words, "its process was killed at its time limit of 1.5 s");
+}
+
+#[test]
+fn one_that_obeys_is_cancelled_and_one_that_does_not_is_killed() {
+    let obeys = start(order("sleep", ""));
+    wait_for_message(&obeys);
+    obeys.cancel();
+    let (listener, folder) = listener();
+    let ignores = start(order("never", folder.path().join("s").to_str().unwrap()));
+    let (mut connection, _) = accept(&listener);
+    ignores.cancel();
+    let told = obeys.info().clone();
+    assert_cancelled(obeys);
+    assert_eq!(told.progress().message, "stopped", "it was not killed");
+    assert_cancelled(ignores);
+    assert_eq!(connection.read_to_string(&mut String::new()).unwrap(), 0);
+}
+
+fn assert_cancelled(handle: TaskHandle<()>) {
+    let outcome = handle.join();
+    assert!(matches!(outcome, Err(Failure::Cancelled)), "{outcome:?}");
+}
+
+fn wait_for_message(handle: &TaskHandle<()>) -> String {
+    let (mut known, until) = (0, Instant::now() + SOON);
+    while Instant::now() < until {
+        if let Some(seen) = handle.info().watched().wait(known, SOON, || false) {
+            known = seen.version;
+            if !seen.value.message.is_empty() {
+                return seen.value.message.clone();
+            }
+        }
+    }
+    panic!("it said nothing")
+}
+
+/// Where a job can say where it is.
+fn listener() -> (UnixListener, tempfile::TempDir) {
+    let folder = tempfile::tempdir().unwrap();
+    (UnixListener::bind(folder.path().join("s")).unwrap(), folder)
+}
+
+/// The job that has come, and its process.
+fn accept(listener: &UnixListener) -> (BufReader<std::os::unix::net::UnixStream>, Pid) {
+    let (connection, _) = listener.accept().unwrap();
+    connection.set_read_timeout(Some(SOON)).unwrap();
+    let mut connection = BufReader::new(connection);
+    let mut line = String::new();
+    connection.read_line(&mut line).unwrap();
+    (connection, Pid::from_raw(line.trim().parse().unwrap()).unwrap())
+}
+
+#[test]
+fn one_that_is_killed_from_outside_says_by_what() {
+    let (listener, folder) = listener();
+    for (signal, told) in [
+        (Signal::KILL, "its process was killed by signal 9 (SIGKILL), perhaps for want of memory"),
+        (Signal::USR1, "its process was killed by signal 10 (SIGUSR1)"),
+    ] {
+        let handle = start(order("never", folder.path().join("s").to_str().unwrap()));
+        let (_connection, pid) = accept(&listener);
+        // When a service is stopped, all of it may be told: the job goes on until its parent says otherwise.
+        kill_process(pid, Signal::TERM).unwrap();
+        kill_process(pid, Signal::INT).unwrap();
+        kill_process(pid, signal).unwrap();
+        let words = handle.join().unwrap_err().to_string();
+        assert!(words.starts_with(told), "{words}");
+    }
+}
+
+/// Not a test of its own: the process in the middle, which starts a job and is killed.
+#[test]
+fn parent() {
+    if let Ok(path) = std::env::var("ASIDE_TEST_ISOLATE_PARENT") {
+        let _ = start(order("never", &path)).join();
+    }
+}
+
+#[test]
+fn a_job_ends_with_its_parent_even_when_it_is_stopped() {
+    let (listener, folder) = listener();
+    for is_stopped in [false, true] {
+        let mut parent = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "jobs::isolate::tests::parent", "--nocapture"])
+            .env("ASIDE_TEST_ISOLATE_PARENT", folder.path().join("s"))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        let (mut connection, pid) = accept(&listener);
+        if is_stopped {
+            kill_process(pid, Signal::STOP).unwrap();
+        }
+        parent.kill().unwrap();
+        parent.wait().unwrap();
+        assert_eq!(connection.read_to_string(&mut String::new()).unwrap(), 0, "it is gone");
+    }
+}
+
+#[test]
+fn what_a_job_started_is_killed_with_it() {
+    let handle = start(order("spawn", ""));
+    let grandchild: i32 = wait_for_message(&handle).parse().unwrap();
+    handle.cancel();
+    assert_cancelled(handle);
+    wait_for_the_end(grandchild);
+}
+
+/// Until its status is taken a process is still there, as one that has ended.
+fn wait_for_the_end(pid: i32) {
+    let until = Instant::now() + SOON;
+    while is_alive(pid) {
+        assert!(Instant::now() < until);
+        std::thread::yield_now();
+    }
+}
+
+fn is_alive(pid: i32) -> bool {
+    let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    state.rsplit_once(") ").is_some_and(|(_, rest)| !rest.starts_with('Z'))
+}
+
+#[test]
+fn what_a_dead_process_has_said_is_still_heard() {
+    read_the_log();
+    let words = words("last-words", "");
+    assert_eq!(words, "its process exited with status 5 before the end of the job; its last words: out of paper");
+    assert_eq!(logged("INFO shop: report ").len(), 100);
+}
+
+#[test]
+fn what_it_prints_harms_nobody() {
+    start(order("noise", "")).join().unwrap();
+}
+
+#[test]
+fn a_flood_is_cut_and_not_kept() {
+    read_the_log();
+    start(order("flood", "8")).join().unwrap();
+    let logged: Vec<usize> = logged("yyyy").iter().chain(&logged("xxxx")).map(String::len).collect();
+    assert!(logged.len() >= 17 && logged.iter().all(|length| *length < 20 << 10), "{logged:?}");
+}
+
+#[test]
+fn nothing_that_is_open_here_is_open_there() {
+    let before: Vec<String> = descriptors().lines().filter(|line| is_handed_on(line)).map(str::to_owned).collect();
+    let file = File::open("Cargo.toml").unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let visitor = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+    let accepted = listener.accept().unwrap();
+    let handle = start(order("descriptors", ""));
+    let open = wait_for_message(&handle);
+    handle.join().unwrap();
+    assert!(open.starts_with("0 /dev/null\n"), "{open}");
+    let own = open.lines().skip(1).filter(|line| !before.contains(&(*line).to_owned()));
+    let kinds: Vec<&str> = own.filter_map(|line| line.split('[').next()).collect();
+    // The channel, once to read from and once to write to.
+    assert_eq!(kinds, ["1 pipe:", "2 pipe:", "3 socket:", "4 socket:"], "{open}");
+    drop((file, listener, visitor, accepted));
+}
+
+#[test]
+fn what_the_job_set_aside_is_done_before_the_process_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("mail");
+    start(order("leave-behind", path.to_str().unwrap())).join().unwrap();
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "sent");
+}
+
+#[test]
+fn one_that_lets_go_of_the_channel_ends() {
+    let words = words("close", "");
+    assert!(words.starts_with("its process exited with status 1 before the end of the job"), "{words}");
+}
+
+#[test]
+fn one_that_is_done_and_does_not_exit_is_done() {
+    read_the_log();
+    start(order("linger", "")).join().unwrap();
+    assert_eq!(
+        logged("Isolated job linger-job (job 17, try 3) had ended, and its process not after 2.0 s: killed.").len(),
+        1
+    );
+}
+
+/// `cargo test --release --lib how_long_an_empty_job_takes -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn how_long_an_empty_job_takes() {
+    let mut times: Vec<Duration> = (0..100)
+        .map(|_| {
+            let began = Instant::now();
+            start(order("nothing", "")).join().unwrap();
+            began.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    println!("an empty isolated job: median {:?}, 95th of a hundred {:?}", times[50], times[95]);
+}
+
+#[test]
+fn one_that_does_not_come_to_its_job_says_what_it_printed() {
+    let mut command = Command::new("sh");
+    command.args(["-c", "echo 'no such database' >&2; exit 4"]);
+    let words = start_by(command, order("nothing", "")).join().unwrap_err().to_string();
+    assert!(words.starts_with("its process exited with status 4 before the end of the job; its last words: no such database (it had not come to `App::run`"), "{words}");
+    let mut command = Command::new("sh");
+    command.args(["-c", r"printf '\377\377\377\377' >&0; sleep 3600"]);
+    let words = start_by(command, order("nothing", "")).join().unwrap_err().to_string();
+    assert!(words.contains("what it sent was no report (a message of 4294967295 bytes"), "{words}");
+    let nowhere = start_by(Command::new("/nonexistent/program"), order("nothing", ""));
+    let words = nowhere.join().unwrap_err().to_string();
+    assert!(words.starts_with("cannot start \"/nonexistent/program\" for the isolated job: No such file"), "{words}");
+}
+
+#[test]
+fn an_order_that_its_child_never_reads_holds_nobody_up() {
+    let mut command = Command::new("sleep");
+    command.arg("3600");
+    let limits = Limits { deadline: Duration::from_millis(300), memory: 0 };
+    let large = Order { limits, ..order("nothing", &"x".repeat(8 << 20)) };
+    let words = start_by(command, large).join().unwrap_err().to_string();
+    assert!(words.starts_with("its process was killed at its time limit of 300 ms"), "{words}");
+    let too_large = failure(order("nothing", &"x".repeat(65 << 20))).to_string();
+    assert!(too_large.starts_with("the isolated job's payload is too long: a message of 68"), "{too_large}");
+    start(order("nothing", &"x".repeat(8 << 20))).join().unwrap();
+}
+
+#[test]
+fn a_variable_that_was_set_by_mistake_is_told() {
+    let output = again().env("ASIDE_ISOLATED_JOB", "1").stdin(Stdio::null()).output().unwrap();
+    let words = String::from_utf8_lossy(&output.stderr);
+    assert!(words.contains("ASIDE_ISOLATED_JOB is set") && words.contains("unset it"), "{words}");
+    assert_eq!(output.status.code(), Some(1));
+}

@@ -1,0 +1,20 @@
+-- worker, and for each job: id, token, whether its progress is told, done, total, message.
+-- Whether the worker is known, the jobs to be cancelled, and those that are not its own any more.
+local worker = ARGV[4]
+if call('HEXISTS', P .. 'workers', worker) == 0 then return { 0, {}, {} } end
+call('HINCRBY', P .. 'workers', worker, 1)
+local cancel, lost = {}, {}
+for at = 5, #ARGV, 6 do
+  local id, key = ARGV[at], job_key(ARGV[at])
+  local job = call('HMGET', key, 'state', 'token', 'cancelling', 'stream', 'entry')
+  if job[1] ~= 'running' or job[2] ~= ARGV[at + 1] then
+    table.insert(lost, id)
+  else
+    call('XCLAIM', job[4], GROUP, worker, 0, job[5], 'JUSTID')
+    if job[3] == '1' then table.insert(cancel, id) end
+    if ARGV[at + 2] == '1' then
+      call('HSET', key, 'done', ARGV[at + 3], 'total', ARGV[at + 4], 'message', ARGV[at + 5])
+    end
+  end
+end
+return { 1, cancel, lost }

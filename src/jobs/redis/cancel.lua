@@ -1,0 +1,14 @@
+-- now, id. The state it is in then.
+local now, id = ARGV[4], ARGV[5]
+local job = read(id)
+if not job then return '' end
+if job.state == 'running' then
+  call('HSET', job_key(id), 'cancelling', '1')
+  ring()
+elseif not IS_FINISHED[job.state] then
+  take(job)
+  finish(job, 'cancelled', now)
+  put(job)
+  ring()
+end
+return job.state

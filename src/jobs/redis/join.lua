@@ -1,0 +1,2 @@
+-- worker.
+return call('HSET', P .. 'workers', ARGV[4], '0')

@@ -1,0 +1,2 @@
+-- schedule.
+return call('HGET', P .. 'ticks', ARGV[4])

@@ -1,0 +1,265 @@
+//! Jobs kept in Redis: for more than one machine.
+//!
+//! A single server is meant, from version 7.0 on, and not a cluster: each step is one script there, which sees all keys. With
+//! `appendonly yes` the jobs outlive the server, and with `appendfsync always` a power cut too; `open` warns where that is
+//! not set. What waits lies in streams, one for each queue and priority in use, of which a consumer group hands out; what
+//! runs is pending there, and the beats of its worker renew the claim. `common.lua` says where everything lies.
+//!
+//! **Leases.** The server counts the beats, and each process looks by its own steady clock who has not beaten. What a worker
+//! that lives has not spoken of for two leases comes back too: where its claim was cut short, it never heard of it. Where the
+//! server was away, everybody has a lease from then on.
+//!
+//! **When the server is away** each call fails with words that name it, and the next one connects anew. A call that a broken
+//! connection cut short is made once more, and does nothing twice.
+
+mod link;
+mod news;
+mod scripts;
+mod server;
+mod values;
+mod watch;
+
+use std::sync::{Arc, Mutex, Weak};
+use std::time::{Duration, Instant};
+
+use ::redis::{FromRedisValue, Script};
+
+use self::link::{Link, random_name};
+use self::values::values;
+use self::watch::Watch;
+use super::engine::{Abilities, Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
+use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use crate::error::Result;
+use crate::sync::lock;
+
+/// What all keys begin with.
+const PREFIX: &str = "aside:";
+
+/// How long the server may take to take a connection, and to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The most that one claim hands out of a queue, and that one call trims: so long a script keeps all others waiting.
+const MOST_AT_ONCE: usize = 1_000;
+
+/// Keeps jobs in a Redis server.
+pub(crate) struct Redis {
+    link: Arc<Link>,
+    /// Rung at what this process does itself, without the way over the server.
+    bells: Mutex<Vec<Weak<Bell>>>,
+    watch: Mutex<Watch>,
+}
+
+impl Redis {
+    /// Connects: `redis://user:password@host:6379/0`, or `redis+unix:///run/redis.sock`.
+    ///
+    /// # Errors
+    /// When the address is none, the server cannot be reached, or cannot keep jobs: it is too old, one of a cluster, a
+    /// replica, or set to throw keys away when its memory is full.
+    pub(crate) fn open(url: &str) -> Result<Redis> {
+        Redis::open_with(url, PREFIX, PATIENCE)
+    }
+
+    /// The same, with keys of their own and other patience.
+    fn open_with(url: &str, prefix: &str, patience: Duration) -> Result<Redis> {
+        let link = Arc::new(Link::new(url, prefix, patience)?);
+        server::check(&link)?;
+        let redis = Redis { link, bells: Mutex::default(), watch: Mutex::default() };
+        // Whether this user may do what it must.
+        redis.counts()?;
+        Ok(redis)
+    }
+
+    fn run<T: FromRedisValue>(&self, script: &Script, values: &[String]) -> Result<T> {
+        self.link.run(script, values)
+    }
+
+    /// The answer of a script that says `1` or `0`.
+    fn whether(&self, script: &Script, values: &[String]) -> Result<bool> {
+        Ok(self.run::<String>(script, values)? == "1")
+    }
+
+    fn ring(&self) {
+        lock(&self.bells).retain(|bell| bell.upgrade().inspect(|bell| bell.ring()).is_some());
+    }
+}
+
+impl Engine for Redis {
+    fn describe(&self) -> String {
+        format!("redis {}", self.link.address())
+    }
+
+    fn abilities(&self) -> Abilities {
+        Abilities { is_durable: true, is_shared: true, has_transactions: false }
+    }
+
+    fn listen(&self, bell: &Arc<Bell>) -> Result<()> {
+        news::listen(&self.link, bell)?;
+        lock(&self.bells).push(Arc::downgrade(bell));
+        Ok(())
+    }
+
+    fn enqueue(&self, jobs: Vec<Entry>, now: Millis) -> Result<Vec<Enqueued>> {
+        if jobs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let now = values::exact(now);
+        let mut values = values![now, jobs.len()];
+        values.extend(jobs.into_iter().flat_map(|job| values::entry(job, now)));
+        let words: String = self.run(&scripts::ENQUEUE, &values)?;
+        self.ring();
+        values::enqueued(&words)
+    }
+
+    fn join(&self) -> Result<WorkerId> {
+        let id = random_name()?;
+        self.run::<()>(&scripts::JOIN, &values![id])?;
+        Ok(WorkerId(id))
+    }
+
+    fn beat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<Beat> {
+        let mut values = values![worker.0];
+        values.extend(held.iter().flat_map(values::held));
+        let (is_known, cancel, lost): (bool, Vec<u64>, Vec<u64>) = self.run(&scripts::BEAT, &values)?;
+        Ok(Beat { is_evicted: !is_known, cancel, lost })
+    }
+
+    fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()> {
+        self.run::<()>(&scripts::LEAVE, &values![values::exact(now), worker.0])?;
+        self.ring();
+        Ok(())
+    }
+
+    fn recover(&self, lease: Duration, now: Millis) -> Result<usize> {
+        let beats = self.run(&scripts::WORKERS, &[])?;
+        let gone = lock(&self.watch).gone(beats, lease, Instant::now());
+        let span = values::exact(lease.as_millis().try_into().unwrap_or(Millis::MAX));
+        let mut values = values![values::exact(now), span];
+        values.extend(gone.iter().flat_map(|(worker, beats)| values![worker, beats]));
+        let given_back = self.run(&scripts::RECOVER, &values)?;
+        if given_back > 0 {
+            self.ring();
+        }
+        Ok(given_back)
+    }
+
+    fn claim(&self, worker: &WorkerId, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>> {
+        let mut values = values![values::exact(now), worker.0];
+        values.extend(rooms.iter().flat_map(|room| values![room.queue, room.free.min(MOST_AT_ONCE)]));
+        let handed: Vec<values::Handed> = self.link.run_as(&worker.0, &scripts::CLAIM, &values)?;
+        Ok(handed.into_iter().map(values::claimed).collect())
+    }
+
+    fn next_due(&self) -> Result<Option<Millis>> {
+        self.run(&scripts::NEXT_DUE, &[])
+    }
+
+    fn settle(&self, id: u64, token: u64, end: End, now: Millis) -> Result<bool> {
+        let now = values::exact(now);
+        let mut values = values![now, id, token];
+        values.extend(values::end(end, now));
+        let answer: String = self.link.run_as(&format!("{id} {token}"), &scripts::SETTLE, &values)?;
+        self.ring();
+        Ok(answer == "1")
+    }
+
+    fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {
+        let word: String = self.run(&scripts::CANCEL, &values![values::exact(now), id])?;
+        self.ring();
+        Ok(JobState::of(&word))
+    }
+
+    fn revive(&self, id: u64, now: Millis) -> Result<bool> {
+        let is_waiting = self.whether(&scripts::REVIVE, &values![values::exact(now), id])?;
+        self.ring();
+        Ok(is_waiting)
+    }
+
+    fn discard(&self, id: u64) -> Result<bool> {
+        self.whether(&scripts::DISCARD, &values![id])
+    }
+
+    fn pause(&self, queue: &str, paused: bool) -> Result<()> {
+        self.run::<()>(&scripts::PAUSE, &values![queue, i32::from(paused)])?;
+        self.ring();
+        Ok(())
+    }
+
+    fn find(&self, id: u64) -> Result<Option<JobInfo>> {
+        let shown: Vec<values::Shown> = self.run(&scripts::FIND, &values![id])?;
+        shown.into_iter().next().map(values::info).transpose()
+    }
+
+    fn list(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
+        let before = before.map_or_else(|| "+inf".to_owned(), |id| format!("({id}"));
+        let shown: Vec<values::Shown> =
+            self.run(&scripts::LIST, &values![state, before, most.min(i32::MAX as usize)])?;
+        shown.into_iter().map(values::info).collect()
+    }
+
+    fn counts(&self) -> Result<JobCounts> {
+        let numbers: Vec<u64> = self.run(&scripts::COUNTS, &JobState::ALL.map(|state| state.to_string()))?;
+        let mut counts = JobCounts::default();
+        for (state, number) in JobState::ALL.into_iter().zip(numbers) {
+            *counts.of(state) = number;
+        }
+        Ok(counts)
+    }
+
+    fn queues(&self) -> Result<Vec<QueueInfo>> {
+        let shown: values::Queues = self.run(&scripts::QUEUES, &[])?;
+        Ok(values::queues(&shown))
+    }
+
+    fn last_tick(&self, schedule: &str) -> Result<Option<Millis>> {
+        self.run(&scripts::LAST_TICK, &values![schedule])
+    }
+
+    fn tick(&self, schedule: &str, due: Millis, job: Option<Entry>, now: Millis) -> Result<bool> {
+        let now = values::exact(now);
+        let mut values = values![now, schedule, values::exact(due), i32::from(job.is_some())];
+        values.extend(job.into_iter().flat_map(|job| values::entry(job, now)));
+        let was_noted = self.whether(&scripts::TICK, &values)?;
+        self.ring();
+        Ok(was_noted)
+    }
+
+    fn trim(&self, keep: Keep, now: Millis) -> Result<usize> {
+        let age = keep.age.as_millis().try_into().unwrap_or(Millis::MAX);
+        let oldest = values::exact(now.saturating_sub(age));
+        let mut trimmed = 0;
+        loop {
+            let gone: usize = self.run(&scripts::TRIM, &values![oldest, keep.count, MOST_AT_ONCE])?;
+            trimmed += gone;
+            if gone == 0 {
+                return Ok(trimmed);
+            }
+        }
+    }
+
+    fn clock_went_back(&self, now: Millis) -> Result<()> {
+        self.run::<()>(&scripts::CLOCK_WENT_BACK, &values![values::exact(now)])?;
+        self.ring();
+        Ok(())
+    }
+
+    fn as_any(&self) -> &(dyn std::any::Any + Send + Sync) {
+        self
+    }
+}
+
+/// The thread that listens is woken to end. Everybody else's is too, and looks for nothing.
+impl Drop for Redis {
+    fn drop(&mut self) {
+        self.link.close();
+        if !lock(&self.bells).is_empty() {
+            self.link.wake();
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "../../../tests/support/redis.rs"]
+mod server_of_tests;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,43 @@
+-- now, lease in milliseconds, and for each worker that is gone: its name, and how many beats of it were seen. How many jobs
+-- were given back.
+local now, lease = ARGV[4], tonumber(ARGV[5])
+local taken = 0
+for at = 6, #ARGV, 2 do
+  local worker = ARGV[at]
+  -- It may have beaten just now.
+  if call('HGET', P .. 'workers', worker) == ARGV[at + 1] then taken = taken + dismiss(worker, interrupt, now) end
+end
+
+-- What a worker that lives has not spoken of for two leases: it never heard that it got it. Where nobody looked for long
+-- the server was away, stood still, or had its clock set, and nobody could have spoken: all have that time from then on.
+local at = micros() / 1000
+local watch = call('HMGET', P .. 'watch', 'since', 'last')
+local since, last, silence = tonumber(watch[1]), tonumber(watch[2]), math.max(2 * lease, 10000)
+if not last or at < last or at - last > silence / 4 then since = at end
+call('HSET', P .. 'watch', 'since', text(since), 'last', text(at))
+for _, stream in ipairs(at - since >= silence and streams() or {}) do
+  local from = '0-0'
+  repeat
+    local claimed = call('XAUTOCLAIM', stream, GROUP, 'nobody', text(silence), from, 'COUNT', 1000, 'JUSTID')
+    from = claimed[1]
+    for _, entry in ipairs(claimed[2]) do
+      if take_back(stream, entry, interrupt, now) then taken = taken + 1 end
+    end
+  until from == '0-0'
+end
+
+-- Streams that nothing is in.
+for _, queue in ipairs(call('SMEMBERS', P .. 'queues')) do
+  local priorities = P .. 'priorities:' .. queue
+  for _, priority in ipairs(call('SMEMBERS', priorities)) do
+    local stream = ready_stream(queue, priority)
+    if call('XLEN', stream) == 0 then
+      call('DEL', stream)
+      call('SREM', priorities, priority)
+    end
+  end
+  if call('EXISTS', priorities) == 0 then call('SREM', P .. 'queues', queue) end
+end
+if call('XLEN', LATE) == 0 then call('DEL', LATE) end
+if taken > 0 then ring() end
+return taken

@@ -1,0 +1,102 @@
+//! What a server must be to keep jobs, and what it should be.
+
+use std::collections::HashMap;
+
+use super::link::Link;
+use crate::error::{Error, Result};
+
+/// Looks at what the server says of itself.
+///
+/// # Errors
+/// When it cannot be reached, is too old, is one of a cluster, a replica or busy loading, or may throw jobs away.
+pub(super) fn check(link: &Link) -> Result<()> {
+    let address = link.address();
+    let Some(info) = link.facts()? else {
+        log::warn!(
+            target: "aside::jobs",
+            "Redis at {address} does not let this user ask INFO: whether it keeps jobs over a restart (appendonly yes) and \
+             throws none away (maxmemory-policy noeviction) is not checked."
+        );
+        return Ok(());
+    };
+    if let Some(fault) = fault(&info) {
+        return Err(Error::internal(format!("Redis at {address} cannot keep jobs: {fault}")));
+    }
+    for risk in risks(&info) {
+        log::warn!(target: "aside::jobs", "Redis at {address}: {risk}");
+    }
+    Ok(())
+}
+
+/// Why such a server cannot be used at all.
+pub(super) fn fault(info: &str) -> Option<String> {
+    Facts::of(info).fault()
+}
+
+/// What may cost jobs later.
+pub(super) fn risks(info: &str) -> Vec<String> {
+    Facts::of(info).risks()
+}
+
+struct Facts<'a>(HashMap<&'a str, &'a str>);
+
+impl<'a> Facts<'a> {
+    fn of(info: &'a str) -> Facts<'a> {
+        Facts(info.lines().filter_map(|line| line.trim_end().split_once(':')).collect())
+    }
+
+    fn get(&self, name: &str) -> &str {
+        self.0.get(name).copied().unwrap_or("")
+    }
+
+    fn fault(&self) -> Option<String> {
+        let version = self.get("redis_version");
+        if major(version).is_some_and(|major| major < 7) {
+            return Some(format!(
+                "it is version {version}, and 7.0 is the first that knows the flags of scripts; update it"
+            ));
+        }
+        if self.get("redis_mode") == "cluster" {
+            return Some("it is one of a cluster, where a script sees only a part; name a single server".to_owned());
+        }
+        if matches!(self.get("role"), "slave" | "replica") {
+            return Some("it is a replica, which takes no writes; name its primary".to_owned());
+        }
+        if self.get("loading") == "1" {
+            return Some("it is still loading what it kept; try again in a moment".to_owned());
+        }
+        (self.may_evict() && self.get("maxmemory") != "0").then(|| {
+            let policy = self.get("maxmemory_policy");
+            format!(
+                "its maxmemory-policy is {policy}, which throws jobs away when the memory is full; set maxmemory-policy noeviction"
+            )
+        })
+    }
+
+    fn risks(&self) -> Vec<String> {
+        let mut risks = Vec::new();
+        if self.get("aof_enabled") == "0" {
+            risks.push(
+                "appendonly is no, so a restart loses the jobs since its last snapshot, or all; set appendonly yes \
+                 (and appendfsync always, where not even a power cut may cost the last second)"
+                    .to_owned(),
+            );
+        }
+        if self.may_evict() {
+            let policy = self.get("maxmemory_policy");
+            risks.push(format!(
+                "maxmemory-policy is {policy}, which would throw jobs away once maxmemory is set; set maxmemory-policy noeviction"
+            ));
+        }
+        risks
+    }
+
+    /// The `volatile` policies take only what has a time to live, and no job has one.
+    fn may_evict(&self) -> bool {
+        self.get("maxmemory_policy").starts_with("allkeys")
+    }
+}
+
+fn major(version: &str) -> Option<u32> {
+    version.split('.').next()?.parse().ok()
+}

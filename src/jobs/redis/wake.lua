@@ -1,0 +1,3 @@
+-- Wakes those who listen.
+ring()
+return 1

@@ -1,0 +1,574 @@
+//! What is said to SQLite: each operation as statements within a transaction that the caller began.
+//!
+//! The numbers of states stand in the text, since an index of some states is used only where it can be seen that no others
+//! are asked for; where it matters for how long a claim takes, the index is named, so that no other plan is ever made.
+
+use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
+
+use crate::jobs::engine::{
+    Beat, Claimed, End, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When,
+};
+use crate::jobs::record::{JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
+
+type Result<T> = rusqlite::Result<T>;
+
+/// How many scheduled jobs one claim makes waiting: with more that are due at once it would hold up everybody else. The
+/// next claim goes on, the earliest due first.
+const MOST_DUE: u32 = 10_000;
+
+/// A longer wait is for ever whatever the clock says, and would be more than SQLite can count to.
+const LONGEST_WAIT: Millis = Millis::MAX / 2;
+
+/// How many jobs are taken away in one transaction.
+pub(super) const MOST_TRIMMED: usize = 500;
+
+/// Its number in the table.
+fn number(state: JobState) -> u8 {
+    match state {
+        JobState::Waiting => 0,
+        JobState::Scheduled => 1,
+        JobState::Running => 2,
+        JobState::Done => 3,
+        JobState::Dead => 4,
+        JobState::Cancelled => 5,
+    }
+}
+
+fn state_of(number: u8) -> Result<JobState> {
+    let state = JobState::ALL.into_iter().find(|state| self::number(*state) == number);
+    state.ok_or(rusqlite::Error::IntegralValueOutOfRange(0, number.into()))
+}
+
+/// An id as SQLite keeps it; one that is too large is no job's.
+fn key(id: u64) -> i64 {
+    i64::try_from(id).unwrap_or(-1)
+}
+
+/// A count as SQLite keeps it.
+fn count(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// When it is due, and since when it waits or is to wait.
+fn due(when: When, now: Millis) -> (Millis, Millis) {
+    let due = match when {
+        When::Now => now,
+        When::At(time) => time,
+        When::After(wait) => now.saturating_add(wait),
+    };
+    (due, due.max(now))
+}
+
+fn rank(since: Millis, priority: i32) -> Millis {
+    since.saturating_sub(Millis::from(priority) * PRIORITY_STEP)
+}
+
+pub(super) fn enqueue(db: &Connection, entry: &Entry, now: Millis) -> Result<Enqueued> {
+    if let Some(id) = owner_of(db, &entry.name, entry.unique.as_deref())? {
+        return Ok(Enqueued { id, is_new: false });
+    }
+    let (due, since) = due(entry.when, now);
+    let wait = if let When::After(wait) = entry.when { Some(wait) } else { None };
+    db.prepare_cached(
+        "INSERT INTO aside_jobs (state, rank, queue, name, unique_key, priority, enqueued_at, due_at, wait, label, origin, payload)
+         VALUES (:state, :rank, :queue, :name, :unique, :priority, :now, :due, :wait, :label, :origin, :payload)",
+    )?
+    .execute(named_params! {
+        ":state": number(if due > now { JobState::Scheduled } else { JobState::Waiting }),
+        ":rank": rank(since, entry.priority),
+        ":queue": entry.queue,
+        ":name": entry.name,
+        ":unique": entry.unique,
+        ":priority": entry.priority,
+        ":now": now,
+        ":due": due,
+        ":wait": wait,
+        ":label": entry.label,
+        ":origin": entry.origin,
+        ":payload": entry.payload,
+    })?;
+    Ok(Enqueued { id: db.last_insert_rowid().unsigned_abs(), is_new: true })
+}
+
+/// The job that has that unique key.
+fn owner_of(db: &Connection, name: &str, unique: Option<&str>) -> Result<Option<u64>> {
+    let Some(unique) = unique else { return Ok(None) };
+    db.prepare_cached(
+        "SELECT id FROM aside_jobs INDEXED BY aside_jobs_unique WHERE name = ?1 AND unique_key = ?2 AND unique_key IS NOT NULL AND state < 3",
+    )?
+    .query_row([name, unique], id_in)
+    .optional()
+}
+
+fn id_in(row: &Row<'_>) -> Result<u64> {
+    row.get::<_, i64>(0).map(i64::unsigned_abs)
+}
+
+pub(super) fn join(db: &Connection, worker: &str, has_lock: bool) -> Result<()> {
+    let joined = "INSERT INTO aside_workers (id, beat, has_lock) VALUES (?1, 0, ?2)";
+    db.prepare_cached(joined)?.execute(params![worker, has_lock]).map(drop)
+}
+
+pub(super) fn beat(db: &Connection, worker: &str, held: &[Held]) -> Result<Beat> {
+    let beats = db.prepare_cached("UPDATE aside_workers SET beat = beat + 1 WHERE id = ?1")?.execute([worker])?;
+    if beats == 0 {
+        return Ok(Beat { is_evicted: true, ..Beat::default() });
+    }
+    let mut beat = Beat::default();
+    for held in held {
+        match is_cancelling(db, held)? {
+            None => beat.lost.push(held.id),
+            Some(true) => beat.cancel.push(held.id),
+            Some(false) => {}
+        }
+        note_progress(db, held)?;
+    }
+    Ok(beat)
+}
+
+/// Whether that job is to be cancelled; none when it is another's by now.
+fn is_cancelling(db: &Connection, held: &Held) -> Result<Option<bool>> {
+    db.prepare_cached("SELECT is_cancelling FROM aside_jobs WHERE id = ?1 AND state = 2 AND token = ?2")?
+        .query_row([key(held.id), key(held.token)], |row| row.get(0))
+        .optional()
+}
+
+fn note_progress(db: &Connection, held: &Held) -> Result<()> {
+    let Some((done, total, message)) = &held.progress else { return Ok(()) };
+    db.prepare_cached(
+        "UPDATE aside_jobs SET done = ?3, total = ?4, message = ?5 WHERE id = ?1 AND state = 2 AND token = ?2",
+    )?
+    .execute(params![key(held.id), key(held.token), count(*done), count(*total), message])
+    .map(drop)
+}
+
+/// The worker is no more: what it holds waits as before it was taken, or is cancelled, when that was wanted.
+pub(super) fn leave(db: &Connection, worker: &str, now: Millis) -> Result<()> {
+    db.prepare_cached("DELETE FROM aside_workers WHERE id = ?1")?.execute([worker])?;
+    for id in held_by(db, worker)? {
+        release(db, id, now)?;
+    }
+    Ok(())
+}
+
+fn held_by(db: &Connection, worker: &str) -> Result<Vec<i64>> {
+    let mut held =
+        db.prepare_cached("SELECT id FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 AND worker = ?1")?;
+    held.query_map([worker], |row| row.get(0))?.collect()
+}
+
+fn release(db: &Connection, id: i64, now: Millis) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE aside_jobs SET
+            state = CASE WHEN is_cancelling THEN 5 ELSE 0 END,
+            ended_at = CASE WHEN is_cancelling THEN ?2 END,
+            attempt = attempt - 1, worker = NULL, is_cancelling = 0
+         WHERE id = ?1",
+    )?
+    .execute([id, now])
+    .map(drop)
+}
+
+/// A worker of which somebody thinks that it is gone.
+#[derive(Debug, Clone)]
+pub(super) struct Silent {
+    pub(super) worker: String,
+    /// What was its last beat then; one that has beaten since lives. None for one that cannot have.
+    pub(super) beat: Option<i64>,
+}
+
+/// Gives back what they hold. Those that were gone indeed, and how many jobs were given back.
+pub(super) fn recover(db: &Connection, silent: &[Silent], now: Millis) -> Result<(Vec<String>, usize)> {
+    let (mut gone, mut recovered) = (Vec::new(), 0);
+    for Silent { worker, beat } in silent {
+        let mut forget = db.prepare_cached("DELETE FROM aside_workers WHERE id = ?1 AND (?2 IS NULL OR beat = ?2)")?;
+        let is_gone = forget.execute(params![worker, beat])? > 0 || beat.is_none();
+        if is_gone {
+            recovered += interrupt_all(db, worker, now)?;
+            gone.push(worker.clone());
+        }
+    }
+    Ok((gone, recovered))
+}
+
+fn interrupt_all(db: &Connection, worker: &str, now: Millis) -> Result<usize> {
+    let held = held_by(db, worker)?;
+    for id in &held {
+        interrupt(db, *id, now)?;
+    }
+    Ok(held.len())
+}
+
+/// Back in its place in the line, unless its process has ended under it too often.
+fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
+    let counted = "UPDATE aside_jobs SET interruptions = interruptions + 1 WHERE id = ?1
+                   RETURNING interruptions >= ?2 AND NOT is_cancelling";
+    let is_fatal: bool = db.prepare_cached(counted)?.query_row(params![id, MOST_INTERRUPTIONS], |row| row.get(0))?;
+    if !is_fatal {
+        return release(db, id, now);
+    }
+    let words = format!(
+        "the process that ran it ended {MOST_INTERRUPTIONS} times before it did, and it may well be what ends it; find out how \
+         (is memory short?), then retry it"
+    );
+    fail(db, id, &words, now)?;
+    finish(db, id, JobState::Dead, now)?;
+    db.prepare_cached("UPDATE aside_jobs SET attempt = attempt - 1 WHERE id = ?1")?.execute([id]).map(drop)
+}
+
+/// Running jobs whose worker is not known: none, unless somebody took a row away.
+pub(super) fn orphans(db: &Connection) -> Result<Vec<String>> {
+    let mut orphans = db.prepare_cached(
+        "SELECT DISTINCT worker FROM aside_jobs INDEXED BY aside_jobs_state
+         WHERE state = 2 AND worker NOT IN (SELECT id FROM aside_workers)",
+    )?;
+    orphans.query_map([], |row| row.get(0))?.collect()
+}
+
+/// Each worker: its id, its last beat, and whether it has a lock.
+pub(super) fn workers(db: &Connection) -> Result<Vec<(String, i64, bool)>> {
+    let mut workers = db.prepare_cached("SELECT id, beat, has_lock FROM aside_workers")?;
+    workers.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+}
+
+pub(super) fn is_worker(db: &Connection, worker: &str) -> Result<bool> {
+    db.prepare_cached("SELECT 1 FROM aside_workers WHERE id = ?1")?.exists([worker])
+}
+
+pub(super) fn claim(db: &Connection, worker: &str, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>> {
+    db.prepare_cached(
+        "UPDATE aside_jobs SET state = 0 WHERE id IN
+            (SELECT id FROM aside_jobs INDEXED BY aside_jobs_due WHERE state = 1 AND due_at <= ?1 ORDER BY due_at LIMIT ?2)",
+    )?
+    .execute(params![now, MOST_DUE])?;
+    // Who was taken for dead gets nothing until it has joined anew: nobody would notice when it really dies.
+    if !is_worker(db, worker)? {
+        return Ok(Vec::new());
+    }
+    let mut claimed = Vec::new();
+    for room in rooms {
+        claimed.extend(claim_of(db, worker, room, now)?);
+    }
+    Ok(claimed)
+}
+
+fn claim_of(db: &Connection, worker: &str, room: &Room, now: Millis) -> Result<Vec<Claimed>> {
+    let is_paused = db.prepare_cached("SELECT 1 FROM aside_queues WHERE name = ?1")?.exists([&room.queue])?;
+    if is_paused || room.free == 0 {
+        return Ok(Vec::new());
+    }
+    let mut claim = db.prepare_cached(
+        "UPDATE aside_jobs SET
+            state = 2, worker = ?1, token = token + 1, attempt = attempt + 1, began_at = ?2, done = 0, total = 0, message = ''
+         WHERE id IN (SELECT id FROM aside_jobs INDEXED BY aside_jobs_waiting
+                      WHERE state = 0 AND queue = ?3 ORDER BY rank, id LIMIT ?4)
+         RETURNING id, token, name, label, payload, queue, attempt, origin, enqueued_at, rank",
+    )?;
+    let rows = claim.query_map(params![worker, now, room.queue, count(room.free as u64)], claimed_in)?;
+    let mut ranked: Vec<(Millis, Claimed)> = rows.collect::<Result<_>>()?;
+    // What is returned comes in no order that is promised.
+    ranked.sort_by_key(|(rank, job)| (*rank, job.id));
+    Ok(ranked.into_iter().map(|(_, job)| job).collect())
+}
+
+fn claimed_in(row: &Row<'_>) -> Result<(Millis, Claimed)> {
+    let job = Claimed {
+        id: id_in(row)?,
+        token: row.get::<_, i64>(1)?.unsigned_abs(),
+        name: row.get(2)?,
+        label: row.get(3)?,
+        payload: row.get(4)?,
+        queue: row.get(5)?,
+        attempt: row.get(6)?,
+        origin: row.get(7)?,
+        enqueued_at: row.get(8)?,
+    };
+    Ok((row.get(9)?, job))
+}
+
+pub(super) fn next_due(db: &Connection) -> Result<Option<Millis>> {
+    db.prepare_cached(
+        "SELECT due_at FROM aside_jobs INDEXED BY aside_jobs_due WHERE state = 1 ORDER BY due_at LIMIT 1",
+    )?
+    .query_row([], |row| row.get(0))
+    .optional()
+}
+
+pub(super) fn settle(db: &Connection, id: u64, token: u64, end: &End, now: Millis) -> Result<bool> {
+    let id = key(id);
+    if !runs(db, id, token)? {
+        return Ok(false);
+    }
+    match end {
+        End::Done => finish(db, id, JobState::Done, now)?,
+        End::Retry { wait, words } => {
+            fail(db, id, words, now)?;
+            try_again(db, id, *wait, now)?;
+        }
+        End::Dead { words } => {
+            fail(db, id, words, now)?;
+            finish(db, id, JobState::Dead, now)?;
+        }
+        End::Cancelled { words } => {
+            words.iter().try_for_each(|words| fail(db, id, words, now))?;
+            finish(db, id, JobState::Cancelled, now)?;
+        }
+        End::Released => release(db, id, now)?,
+    }
+    Ok(true)
+}
+
+/// Whether that claim of it is the last one, and has not ended.
+fn runs(db: &Connection, id: i64, token: u64) -> Result<bool> {
+    db.prepare_cached("SELECT 1 FROM aside_jobs WHERE id = ?1 AND state = 2 AND token = ?2")?.exists([id, key(token)])
+}
+
+/// Ends it well, when that claim of it is still the last one: whether it was.
+pub(super) fn complete(db: &Connection, id: u64, token: u64, now: Millis) -> Result<bool> {
+    let is_its_own = runs(db, key(id), token)?;
+    if is_its_own {
+        finish(db, key(id), JobState::Done, now)?;
+    }
+    Ok(is_its_own)
+}
+
+/// Whether [`complete`] still holds within its transaction.
+pub(super) fn is_completed(db: &Connection, id: u64, token: u64) -> Result<bool> {
+    db.prepare_cached("SELECT 1 FROM aside_jobs WHERE id = ?1 AND state = 3 AND token = ?2")?
+        .exists([key(id), key(token)])
+}
+
+fn finish(db: &Connection, id: i64, state: JobState, now: Millis) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE aside_jobs SET state = ?2, ended_at = ?3, worker = NULL, is_cancelling = 0 WHERE id = ?1",
+    )?
+    .execute(params![id, number(state), now])
+    .map(drop)
+}
+
+/// Waits for the next try, unless somebody wants it cancelled, of which the worker may not have heard.
+fn try_again(db: &Connection, id: i64, wait: Millis, now: Millis) -> Result<()> {
+    let (due, since) = due(When::After(wait), now);
+    let priority =
+        db.prepare_cached("SELECT priority FROM aside_jobs WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
+    db.prepare_cached(
+        "UPDATE aside_jobs SET
+            state = CASE WHEN is_cancelling THEN 5 ELSE :state END,
+            ended_at = CASE WHEN is_cancelling THEN :now END,
+            rank = :rank, due_at = :due, wait = :wait, worker = NULL, is_cancelling = 0
+         WHERE id = :id",
+    )?
+    .execute(named_params! {
+        ":id": id,
+        ":state": number(if due > now { JobState::Scheduled } else { JobState::Waiting }),
+        ":now": now,
+        ":rank": rank(since, priority),
+        ":due": due,
+        ":wait": wait,
+    })
+    .map(drop)
+}
+
+/// Keeps what a try came to, and the last ones before it.
+fn fail(db: &Connection, id: i64, words: &str, now: Millis) -> Result<()> {
+    let last = "SELECT coalesce(max(number), 0) FROM aside_failures WHERE job = ?1";
+    let number = 1 + db.prepare_cached(last)?.query_row([id], |row| row.get::<_, i64>(0))?;
+    db.prepare_cached(
+        "INSERT INTO aside_failures (job, number, attempt, at, words)
+         SELECT id, ?2, attempt, ?3, ?4 FROM aside_jobs WHERE id = ?1",
+    )?
+    .execute(params![id, number, now, words])?;
+    db.prepare_cached("DELETE FROM aside_failures WHERE job = ?1 AND number <= ?2 - ?3")?
+        .execute(params![id, number, MOST_FAILURES as i64])
+        .map(drop)
+}
+
+pub(super) fn cancel(db: &Connection, id: u64, now: Millis) -> Result<Option<JobState>> {
+    let id = key(id);
+    let Some(state) = state(db, id)? else { return Ok(None) };
+    match state {
+        JobState::Waiting | JobState::Scheduled => {
+            finish(db, id, JobState::Cancelled, now)?;
+            return Ok(Some(JobState::Cancelled));
+        }
+        JobState::Running => {
+            db.prepare_cached("UPDATE aside_jobs SET is_cancelling = 1 WHERE id = ?1")?.execute([id])?;
+        }
+        JobState::Done | JobState::Dead | JobState::Cancelled => {}
+    }
+    Ok(Some(state))
+}
+
+fn state(db: &Connection, id: i64) -> Result<Option<JobState>> {
+    let state = db
+        .prepare_cached("SELECT state FROM aside_jobs WHERE id = ?1")?
+        .query_row([id], |row| row.get(0))
+        .optional()?;
+    state.map(state_of).transpose()
+}
+
+pub(super) fn revive(db: &Connection, id: u64, now: Millis) -> Result<bool> {
+    let known = "SELECT name, unique_key FROM aside_jobs WHERE id = ?1 AND state IN (1, 4, 5)";
+    let key_of = |row: &Row<'_>| Ok((row.get(0)?, row.get(1)?));
+    let known: Option<(String, Option<String>)> = db.prepare_cached(known)?.query_row([key(id)], key_of).optional()?;
+    let Some((name, unique)) = known else { return Ok(false) };
+    if owner_of(db, &name, unique.as_deref())?.is_some_and(|owner| owner != id) {
+        return Ok(false);
+    }
+    let revived = db
+        .prepare_cached(
+            "UPDATE aside_jobs SET
+                attempt = CASE WHEN state = 1 THEN attempt ELSE 0 END,
+                interruptions = CASE WHEN state = 1 THEN interruptions ELSE 0 END,
+                state = 0, rank = ?2 - priority * ?3, due_at = ?2, wait = NULL, ended_at = NULL
+             WHERE id = ?1",
+        )?
+        .execute(params![key(id), now, PRIORITY_STEP])?;
+    Ok(revived > 0)
+}
+
+pub(super) fn discard(db: &Connection, id: u64) -> Result<bool> {
+    let discarded = db.prepare_cached("DELETE FROM aside_jobs WHERE id = ?1 AND state <> 2")?.execute([key(id)])?;
+    if discarded > 0 {
+        db.prepare_cached("DELETE FROM aside_failures WHERE job = ?1")?.execute([key(id)])?;
+    }
+    Ok(discarded > 0)
+}
+
+pub(super) fn pause(db: &Connection, queue: &str, paused: bool) -> Result<()> {
+    let told = if paused {
+        "INSERT INTO aside_queues (name) VALUES (?1) ON CONFLICT (name) DO NOTHING"
+    } else {
+        "DELETE FROM aside_queues WHERE name = ?1"
+    };
+    db.prepare_cached(told)?.execute([queue]).map(drop)
+}
+
+/// The columns that [`info_in`] reads.
+const INFO: &str = "id, name, label, queue, priority, state, attempt, interruptions, payload, unique_key, origin, enqueued_at, \
+                    due_at, began_at, ended_at, is_cancelling, done, total, message";
+
+fn info_in(row: &Row<'_>) -> Result<JobInfo> {
+    Ok(JobInfo {
+        id: id_in(row)?,
+        name: row.get(1)?,
+        label: row.get(2)?,
+        queue: row.get(3)?,
+        priority: row.get(4)?,
+        state: state_of(row.get(5)?)?,
+        attempt: row.get(6)?,
+        interruptions: row.get(7)?,
+        payload: row.get(8)?,
+        unique: row.get(9)?,
+        origin: row.get(10)?,
+        enqueued_at: row.get(11)?,
+        due_at: row.get(12)?,
+        began_at: row.get(13)?,
+        ended_at: row.get(14)?,
+        is_cancelling: row.get(15)?,
+        done: row.get::<_, i64>(16)?.unsigned_abs(),
+        total: row.get::<_, i64>(17)?.unsigned_abs(),
+        message: row.get(18)?,
+        failures: Vec::new(),
+    })
+}
+
+pub(super) fn find(db: &Connection, id: u64) -> Result<Option<JobInfo>> {
+    let mut find = db.prepare_cached(&format!("SELECT {INFO} FROM aside_jobs WHERE id = ?1"))?;
+    let info = find.query_row([key(id)], info_in).optional()?;
+    info.map(|info| with_failures(db, info)).transpose()
+}
+
+pub(super) fn list(db: &Connection, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
+    let list = format!(
+        "SELECT {INFO} FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+    );
+    let before = before.map_or(i64::MAX, count);
+    let mut list = db.prepare_cached(&list)?;
+    let jobs = list.query_map(params![number(state), before, count(most as u64)], info_in)?;
+    jobs.map(|info| with_failures(db, info?)).collect()
+}
+
+fn with_failures(db: &Connection, mut info: JobInfo) -> Result<JobInfo> {
+    let mut failures =
+        db.prepare_cached("SELECT attempt, at, words FROM aside_failures WHERE job = ?1 ORDER BY number")?;
+    let read = |row: &Row<'_>| Ok(JobFailure { attempt: row.get(0)?, at: row.get(1)?, words: row.get(2)? });
+    info.failures = failures.query_map([key(info.id)], read)?.collect::<Result<_>>()?;
+    Ok(info)
+}
+
+pub(super) fn counts(db: &Connection) -> Result<JobCounts> {
+    let mut counts = JobCounts::default();
+    let mut each = db.prepare_cached("SELECT state, count(*) FROM aside_jobs GROUP BY state")?;
+    let mut rows = each.query([])?;
+    while let Some(row) = rows.next()? {
+        *counts.of(state_of(row.get(0)?)?) = row.get::<_, i64>(1)?.unsigned_abs();
+    }
+    Ok(counts)
+}
+
+pub(super) fn queues(db: &Connection) -> Result<Vec<QueueInfo>> {
+    let mut queues = db.prepare_cached(
+        "SELECT name, sum(waiting), sum(running), max(is_paused) FROM (
+            SELECT queue AS name, count(*) AS waiting, 0 AS running, 0 AS is_paused
+                FROM aside_jobs INDEXED BY aside_jobs_waiting WHERE state = 0 GROUP BY queue
+            UNION ALL SELECT queue, 0, count(*), 0 FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 GROUP BY queue
+            UNION ALL SELECT name, 0, 0, 1 FROM aside_queues
+         ) GROUP BY name ORDER BY name",
+    )?;
+    let rows = queues.query_map([], |row| {
+        let (waiting, running): (i64, i64) = (row.get(1)?, row.get(2)?);
+        let (waiting, running) = (waiting.unsigned_abs(), running.unsigned_abs());
+        Ok(QueueInfo { name: row.get(0)?, waiting, running, is_paused: row.get(3)? })
+    })?;
+    rows.collect()
+}
+
+pub(super) fn last_tick(db: &Connection, schedule: &str) -> Result<Option<Millis>> {
+    let last = "SELECT last_tick FROM aside_schedules WHERE name = ?1";
+    db.prepare_cached(last)?.query_row([schedule], |row| row.get(0)).optional()
+}
+
+pub(super) fn tick(db: &Connection, schedule: &str, due: Millis, job: Option<&Entry>, now: Millis) -> Result<bool> {
+    let ticked = db
+        .prepare_cached(
+            "INSERT INTO aside_schedules (name, last_tick) VALUES (?1, ?2)
+             ON CONFLICT (name) DO UPDATE SET last_tick = excluded.last_tick WHERE excluded.last_tick > last_tick",
+        )?
+        .execute(params![schedule, due])?;
+    if ticked == 0 {
+        return Ok(false);
+    }
+    job.map(|entry| enqueue(db, entry, now)).transpose()?;
+    Ok(true)
+}
+
+/// Takes away some of what is kept too long or too many. How many.
+pub(super) fn trim(db: &Connection, keep: Keep, now: Millis) -> Result<usize> {
+    let age = Millis::try_from(keep.age.as_millis()).unwrap_or(Millis::MAX);
+    let surplus = db
+        .prepare_cached(
+            "SELECT ended_at, id FROM aside_jobs INDEXED BY aside_jobs_ended WHERE state IN (3, 5)
+             ORDER BY ended_at DESC, id DESC LIMIT 1 OFFSET ?1",
+        )?
+        .query_row([count(keep.count)], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    let (last, last_id): (Millis, i64) = surplus.unwrap_or((Millis::MIN, 0));
+    let mut old = db.prepare_cached(
+        "SELECT id FROM aside_jobs INDEXED BY aside_jobs_ended
+         WHERE state IN (3, 5) AND (ended_at < ?1 OR (ended_at, id) <= (?2, ?3)) ORDER BY ended_at, id LIMIT ?4",
+    )?;
+    let ids = old.query_map(params![now.saturating_sub(age), last, last_id, MOST_TRIMMED as i64], id_in)?;
+    let ids: Vec<u64> = ids.collect::<Result<_>>()?;
+    ids.iter().try_for_each(|id| discard(db, *id).map(drop))?;
+    Ok(ids.len())
+}
+
+pub(super) fn clock_went_back(db: &Connection, now: Millis) -> Result<()> {
+    db.prepare_cached(
+        "UPDATE aside_jobs SET due_at = ?1 + wait, rank = ?1 + wait - priority * ?2
+         WHERE state = 1 AND wait <= ?3 AND due_at > ?1 + wait",
+    )?
+    .execute([now, PRIORITY_STEP, LONGEST_WAIT])
+    .map(drop)
+}
