@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::snapshot::{moment, so_far};
+use super::snapshot::{so_far, written};
 use crate::background::registry::Progress;
 use crate::background::scope::Scope;
 use crate::error::{Error, Result};
 use crate::http::pages::visible::{visible_line, visible_up_to};
-use crate::jobs::record::{Millis, system_time};
+use crate::jobs::record::Millis;
 use crate::jobs::{JobCounts, JobFailure, JobInfo, JobState, Jobs, QueueInfo};
 
 /// How many of each state are on the first page; the others have pages of their own.
@@ -208,7 +209,7 @@ fn time_of(job: &JobInfo) -> Option<Millis> {
 }
 
 fn at(time: Option<Millis>) -> Option<String> {
-    time.map(|time| moment(system_time(time)))
+    time.and_then(|time| Timestamp::from_millisecond(time).ok()).map(written)
 }
 
 fn between(from: Millis, to: Millis) -> Duration {

@@ -165,10 +165,13 @@ pub(super) fn so_far(time: Duration) -> String {
     }
 }
 
+fn moment(time: SystemTime) -> String {
+    Timestamp::try_from(time).map_or_else(|_| String::new(), written)
+}
+
 /// A time as the log writes it.
-pub(super) fn moment(time: SystemTime) -> String {
-    let zoned = Timestamp::try_from(time).map(|time| time.to_zoned(TimeZone::system()));
-    zoned.map_or_else(|_| String::new(), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+pub(super) fn written(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 #[cfg(test)]
