@@ -77,14 +77,7 @@ impl Shared {
     fn visit(&self, visitor: usize, mut dice: Dice) {
         let (mut agent, mut known) = (None, String::new());
         for n in 0_u32.. {
-            let base = self.base.lock().expect("the site's address");
-            let absent = |base: &mut Option<String>| base.is_none() && !self.is_over.load(Ordering::Relaxed);
-            let (base, _) = self.is_there.wait_timeout_while(base, PATIENCE, absent).expect("the site's address");
-            let base = base.clone();
-            if self.is_over.load(Ordering::Relaxed) {
-                return;
-            }
-            let base = base.expect("the site comes back");
+            let Some(base) = self.whereabouts() else { return };
             if base != known {
                 // No connection to one that was killed is used for the next.
                 (agent, known) = (Some(new_agent()), base);
@@ -92,6 +85,14 @@ impl Shared {
             self.enqueue(agent.as_ref().expect("an agent"), &known, format!("{visitor}-{n}"));
             dice.pause(if self.ahead() > MOST_AHEAD { 200 } else { 8 });
         }
+    }
+
+    /// Where the site is, once it is there; nowhere when all is over.
+    fn whereabouts(&self) -> Option<String> {
+        let absent = |base: &mut Option<String>| base.is_none() && !self.is_over.load(Ordering::Relaxed);
+        let base = self.base.lock().expect("the site's address");
+        let (base, _) = self.is_there.wait_timeout_while(base, PATIENCE, absent).expect("the site's address");
+        base.clone().filter(|_| !self.is_over.load(Ordering::Relaxed))
     }
 
     fn ahead(&self) -> usize {
