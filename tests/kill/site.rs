@@ -1,5 +1,8 @@
 //! The site: an application with jobs that say to the ledger what they do, and record it in their own transaction.
 
+use std::fs::File;
+use std::io::Write;
+use std::path::{Path, PathBuf};
 use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
@@ -271,7 +274,9 @@ pub(crate) fn run(role: &str) -> Result<()> {
         .get("/job", job)
         .get("/counts", |req: &mut Request| req.jobs()?.counts().map(Json))
         .get("/effects", effects)
-        .post("/put_back", put_back);
+        .post("/put_back", put_back)
+        .post("/fill", fill)
+        .post("/free", |_: &mut Request| std::fs::remove_file(filler()));
     if role == "worker" { app.work() } else { app.run() }
 }
 
@@ -303,6 +308,17 @@ fn effects(_: &mut Request) -> Result<String> {
     let mut rows = db.prepare("SELECT id FROM effects ORDER BY id")?;
     let ids: Vec<String> = rows.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?;
     Ok(ids.join("\n"))
+}
+
+/// What takes all room, beside the jobs.
+fn filler() -> PathBuf {
+    Path::new(variable(JOBS).trim_start_matches("sqlite:")).with_file_name("filler")
+}
+
+fn fill(_: &mut Request) -> Result<String> {
+    let mut file = File::create(filler())?;
+    let full = std::iter::repeat_with(|| file.write_all(&[1; 4096])).find_map(std::io::Result::err);
+    Ok(full.map(|error| error.to_string()).unwrap_or_default())
 }
 
 fn put_back(req: &mut Request) -> Result<Status> {

@@ -301,7 +301,8 @@ impl<'a> Storm<'a> {
         let killed: BTreeMap<u32, &Killed> = self.killed.iter().map(|killed| (killed.pid, killed)).collect();
         for (id, pids) in runs(lines) {
             for pid in &pids[..pids.len() - 1] {
-                let killed = killed.get(pid).unwrap_or_else(|| panic!("{id} ran again, and {pid} was not killed: {pids:?}"));
+                let killed =
+                    killed.get(pid).unwrap_or_else(|| panic!("{id} ran again, and {pid} was not killed: {pids:?}"));
                 let was_running = killed.running.as_ref().is_none_or(|running| running.contains(id));
                 assert!(was_running, "{id} ran again, and did not run when {pid} was killed");
             }
