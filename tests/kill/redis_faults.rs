@@ -62,10 +62,14 @@ pub(crate) fn a_clock_that_is_put_back_holds_nothing_up() -> Completion {
     with_ground(faults::a_clock_that_is_put_back_holds_nothing_up)
 }
 
-pub(crate) fn nothing_is_lost_where_workers_are_killed() -> Completion {
+pub(crate) fn nothing_is_lost_where_workers_and_the_server_are_killed() -> Completion {
     with_place(|place| {
-        let plan = Plan { name: "Redis, three processes", kills: 60, workers: 2, file: None };
-        Storm::new(plan, Setup { workers: 8, ..place.setup() }, &place.ledger).run();
+        let setup = Setup { workers: 8, ..place.setup() };
+        let Place { mut server, ledger, _folder } = place;
+        let tenth: Option<Box<dyn FnMut()>> = Some(Box::new(move || server.restart()));
+        let plan =
+            Plan { name: "Redis, three processes, and the server itself", kills: 60, workers: 2, file: None, tenth };
+        Storm::new(plan, setup, &ledger).run();
     })
 }
 

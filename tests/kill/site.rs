@@ -153,7 +153,7 @@ impl Job for Work {
     fn run(self, task: &TaskContext) -> Result<()> {
         tell("began", &self.id, task)?;
         match &*self.what {
-            "short" => task.sleep(Duration::from_millis(3))?,
+            "short" => task.sleep(Duration::from_millis(10))?,
             "hold" => {
                 while !is_open(&self.id) {
                     task.sleep(Duration::from_millis(20))?;

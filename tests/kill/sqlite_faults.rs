@@ -40,7 +40,7 @@ impl Place {
 
 pub(crate) fn nothing_is_lost_in_two_hundred_kills() {
     let place = Place::new();
-    let plan = Plan { name: "SQLite, one process", kills: 200, workers: 0, file: Some(place.file()) };
+    let plan = Plan { name: "SQLite, one process", kills: 200, workers: 0, file: Some(place.file()), tenth: None };
     Storm::new(plan, Setup { workers: 8, ..place.setup() }, &place.ledger).run();
 }
 
@@ -114,7 +114,7 @@ pub(crate) fn a_job_that_ends_its_process_is_dead_in_the_end() {
 
 pub(crate) fn nothing_is_lost_where_several_processes_share_a_file() {
     let place = Place::new();
-    let plan = Plan { name: "SQLite, three processes", kills: 40, workers: 2, file: Some(place.file()) };
+    let plan = Plan { name: "SQLite, three processes", kills: 40, workers: 2, file: Some(place.file()), tenth: None };
     Storm::new(plan, Setup { workers: 4, ..place.setup() }, &place.ledger).run();
 }
 

@@ -32,6 +32,8 @@ pub(crate) struct Plan {
     pub(crate) workers: usize,
     /// The file of the jobs, where they are in one.
     pub(crate) file: Option<PathBuf>,
+    /// What else is done at every tenth kill.
+    pub(crate) tenth: Option<Box<dyn FnMut()>>,
 }
 
 /// Random numbers that come again with the same seed (splitmix64).
@@ -206,6 +208,9 @@ impl<'a> Storm<'a> {
         // Some are killed while they begin, most later, and some only when what was in flight is done again.
         if self.dice.below(6) > 0 || at > 0 {
             self.wait_for(at);
+        }
+        if let Some(tenth) = self.plan.tenth.as_mut().filter(|_| n % 10 == 9) {
+            tenth();
         }
         if n % 8 == 7 {
             self.wait_for_recovery();
