@@ -242,20 +242,35 @@ pub(crate) struct Keep {
 /// What somebody waits at who wants to know when there is something to do.
 #[derive(Debug, Default)]
 pub(crate) struct Bell {
-    is_rung: Mutex<bool>,
+    rung: Mutex<Rung>,
     changed: Condvar,
 }
 
+#[derive(Debug, Default)]
+struct Rung {
+    /// How often it was.
+    count: u64,
+    /// How often the one had heard who waits alone.
+    heard: u64,
+}
+
 impl Bell {
-    /// Lets the one who waits look, now or when he comes next.
+    /// Lets those who wait look, now or when they come next.
     pub(crate) fn ring(&self) {
-        *lock(&self.is_rung) = true;
+        lock(&self.rung).count += 1;
         self.changed.notify_all();
     }
 
-    /// Waits until it is rung, at most that long. Whether it was.
+    /// Waits until it is rung, at most that long. Whether it was. For who waits alone.
     pub(crate) fn wait(&self, most: Duration) -> bool {
-        let mut is_rung = wait_while_for(&self.changed, lock(&self.is_rung), most, |is_rung| !*is_rung);
-        std::mem::take(&mut *is_rung)
+        let mut rung = wait_while_for(&self.changed, lock(&self.rung), most, |rung| rung.count == rung.heard);
+        let was_rung = rung.count != rung.heard;
+        rung.heard = rung.count;
+        was_rung
+    }
+
+    /// The same for one of several, each of whom remembers what he has heard.
+    pub(crate) fn wait_as(&self, heard: &mut u64, most: Duration) {
+        *heard = wait_while_for(&self.changed, lock(&self.rung), most, |rung| rung.count == *heard).count;
     }
 }

@@ -679,4 +679,89 @@ mod tests {
     }
 
     conformance::conformance!(memory, || Ok(MemoryBench::new()));
+
+    /// One of so many that names, queues and priorities are mixed.
+    fn entry(i: u64) -> Entry {
+        Entry {
+            name: "resize-photo".to_owned(),
+            label: String::new(),
+            payload: format!(r#"{{"id":{i}}}"#),
+            queue: ["default", "mail"][i as usize % 2].to_owned(),
+            priority: (i * 7 % 11) as i32 - 5,
+            unique: i.is_multiple_of(100).then(|| i.to_string()),
+            when: if i.is_multiple_of(50) { When::After((i % 1_000) as Millis) } else { When::Now },
+            origin: None,
+        }
+    }
+
+    fn room(free: usize) -> Room {
+        Room { queue: "default".to_owned(), free }
+    }
+
+    /// A claim looks at the first in line only: by looking at all, this test would take hours.
+    #[test]
+    fn a_million_wait_in_order() {
+        const JOBS: u64 = 1_000_000;
+        const CLAIMS: u64 = 20_000;
+        let memory = Memory::new();
+        for first in (0..JOBS).step_by(10_000) {
+            memory.enqueue((first..first + 10_000).map(entry).collect(), first as Millis).unwrap();
+        }
+        let worker = memory.join().unwrap();
+        let now = JOBS as Millis;
+        let mut ranks = Vec::new();
+        for _ in 0..CLAIMS {
+            let claimed = memory.claim(&worker, &[room(1)], now).unwrap().pop().unwrap();
+            let info = memory.find(claimed.id).unwrap().unwrap();
+            ranks.push((info.due_at - Millis::from(info.priority) * PRIORITY_STEP, info.id));
+            assert!(memory.settle(claimed.id, claimed.token, End::Done, now).unwrap());
+        }
+        assert!(ranks.is_sorted());
+        assert_eq!(memory.counts().unwrap().waiting, JOBS - CLAIMS);
+        assert_eq!(memory.trim(Keep { age: Duration::MAX, count: 5 }, now).unwrap() as u64, CLAIMS - 5);
+    }
+
+    /// Where the process was stopped, or the machine slept, nobody could beat: nobody is taken for dead at the awakening.
+    #[test]
+    fn who_could_not_beat_is_not_gone() {
+        let memory = Memory::new();
+        let worker = memory.join().unwrap();
+        memory.enqueue(vec![Entry { when: When::Now, ..entry(2) }], 0).unwrap();
+        assert_eq!(memory.claim(&worker, &[room(1)], 0).unwrap().len(), 1);
+        let lease = Duration::from_secs(20);
+        let began = Instant::now();
+        let look = |seconds| memory.state().recover(lease, 0, began + Duration::from_secs(seconds));
+        assert_eq!([look(0), look(10), look(19)], [0; 3]);
+        // It stood still for an hour; then there are twenty seconds, as for one that has just joined.
+        assert_eq!([look(3_619), look(3_625), look(3_635)], [0; 3]);
+        assert!(!memory.beat(&worker, &[], 0).unwrap().is_evicted);
+        assert_eq!([look(3_640), look(3_650), look(3_659)], [0; 3]);
+        assert_eq!(look(3_660), 1);
+        assert!(memory.beat(&worker, &[], 0).unwrap().is_evicted);
+    }
+
+    #[test]
+    fn nothing_is_left_of_what_is_taken_away() {
+        let memory = Memory::new();
+        let worker = memory.join().unwrap();
+        let bell = Arc::new(Bell::default());
+        memory.listen(&bell).unwrap();
+        drop(bell);
+        for enqueued in memory.enqueue((0..100).map(entry).collect(), 0).unwrap() {
+            if enqueued.id % 3 == 0 {
+                memory.cancel(enqueued.id, 0).unwrap();
+            }
+        }
+        for claimed in memory.claim(&worker, &[room(99)], 0).unwrap() {
+            memory.settle(claimed.id, claimed.token, End::Done, 0).unwrap();
+        }
+        for id in 1..=100 {
+            memory.discard(id).unwrap();
+        }
+        memory.leave(&worker, 0).unwrap();
+        let state = memory.state();
+        assert!(state.jobs.is_empty() && state.lines.is_empty() && state.scheduled.is_empty());
+        assert!(state.trimmable.is_empty() && state.unique.is_empty() && state.workers.is_empty());
+        assert!(state.by_state.values().all(BTreeSet::is_empty) && state.bells.is_empty());
+    }
 }

@@ -118,7 +118,8 @@ impl Jobs {
     /// after it.
     pub fn every<J: Job>(self, crontab: &str, job: impl Into<NewJob<J>>) -> Jobs {
         let jobs = self.register::<J>();
-        let schedule = jobs.plan.entry(job.into()).and_then(|entry| Schedule::new(crontab, entry));
+        let number = jobs.plan.schedules.iter().filter(|schedule| schedule.is_of(J::NAME, crontab)).count();
+        let schedule = jobs.plan.entry(job.into()).and_then(|entry| Schedule::new(crontab, entry, number));
         jobs.plan(|plan| match schedule {
             Ok(schedule) => plan.schedules.push(schedule),
             Err(error) => plan.problems.push(error.context("Jobs::every").chain()),

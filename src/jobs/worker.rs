@@ -138,13 +138,13 @@ impl Crew {
 
     /// The life of the claiming thread.
     fn claim_and_begin(self: &Arc<Crew>) {
-        let mut trouble = Trouble::default();
+        let (mut trouble, mut heard) = (Trouble::default(), 0);
         while !self.is_stopping() {
             let wait = match self.round() {
                 Ok(wait) => trouble.is_over(wait),
                 Err(error) => trouble.goes_on(&error),
             };
-            self.jobs.shared.bell.wait(wait);
+            self.jobs.shared.bell.wait_as(&mut heard, wait);
         }
     }
 

@@ -59,6 +59,16 @@ impl Job for Fail {
     }
 }
 
+/// Runs a test with jobs in each engine that needs no server.
+fn on_each_engine(test: impl Fn(Jobs)) {
+    test(Jobs::memory());
+    #[cfg(feature = "sqlite")]
+    {
+        let folder = tempfile::tempdir().unwrap();
+        test(Jobs::sqlite(folder.path().join("jobs.db")).unwrap());
+    }
+}
+
 fn app(jobs: Jobs) -> App {
     App::with_config(Config::default()).jobs(jobs).state(Notes::default())
 }
@@ -77,90 +87,99 @@ fn note(words: &str) -> Note {
 
 #[test]
 fn a_job_is_run_as_a_task_of_the_request_that_it_came_from() {
-    logs::keep();
-    #[derive(Serialize, Deserialize)]
-    struct Who;
-    impl Job for Who {
-        const NAME: &'static str = "who-asks";
-        fn run(self, task: &TaskContext) -> Result<()> {
-            let (name, job) = (task.name().to_owned(), task.job());
-            task.state::<Notes>().add(format!("{name} {job:?} {}", task.attempt()));
-            Err(Error::internal("so that it is in the log"))
+    on_each_engine(|kept| {
+        logs::keep();
+        #[derive(Serialize, Deserialize)]
+        struct Who;
+        impl Job for Who {
+            const NAME: &'static str = "who-asks";
+            fn run(self, task: &TaskContext) -> Result<()> {
+                let (name, job) = (task.name().to_owned(), task.job());
+                task.state::<Notes>().add(format!("{name} {job:?} {}", task.attempt()));
+                Err(Error::internal("so that it is in the log"))
+            }
         }
-    }
-    let app = app(Jobs::memory().register::<Who>())
-        .post("/orders", |req: &mut Request| req.enqueue(Who).map(|enqueued| enqueued.id.to_string()));
-    let mut client = TestClient::new(app);
-    assert_eq!(client.post("/orders").send().text(), "1");
-    client.settle();
-    assert_eq!(notes(&client), ["who-asks (job 1) Some(1) 1"]);
-    let lines = logs::with("Background task who-asks (job 1) failed: so that it is in the log; try 1 of 20");
-    assert!(lines.len() == 1 && lines[0].1.contains(", POST /orders "), "{lines:?}");
-    let job = client.jobs().find(1).unwrap().unwrap();
-    assert!(job.origin.unwrap().starts_with("POST /orders "));
+        let app = app(kept.register::<Who>())
+            .post("/orders", |req: &mut Request| req.enqueue(Who).map(|enqueued| enqueued.id.to_string()));
+        let mut client = TestClient::new(app);
+        assert_eq!(client.post("/orders").send().text(), "1");
+        client.settle();
+        assert_eq!(notes(&client), ["who-asks (job 1) Some(1) 1"]);
+        let lines = logs::with("Background task who-asks (job 1) failed: so that it is in the log; try 1 of 20");
+        assert!(lines.last().unwrap().1.contains(", POST /orders "), "{lines:?}");
+        let job = client.jobs().find(1).unwrap().unwrap();
+        assert!(job.origin.unwrap().starts_with("POST /orders "));
+    });
 }
 
 #[test]
 fn what_fails_is_tried_again_after_longer_waits_and_then_kept() {
-    let mut client = client(Jobs::memory().register::<Fail>());
-    let id = client.jobs().enqueue(Fail("no credit".into())).unwrap().id;
-    for (attempt, waits) in [(1, 7_500..=10_000), (2, 15_000..=20_000)] {
+    on_each_engine(|kept| {
+        let mut client = client(kept.register::<Fail>());
+        let id = client.jobs().enqueue(Fail("no credit".into())).unwrap().id;
+        for (attempt, waits) in [(1, 7_500..=10_000), (2, 15_000..=20_000)] {
+            let job = client.jobs().run_next().unwrap().unwrap();
+            assert_eq!((job.state, job.attempt), (JobState::Scheduled, attempt));
+            let wait = job.due_at - job.failures.last().unwrap().at;
+            assert!(waits.contains(&wait), "{wait} ms after try {attempt}");
+            assert!(client.jobs().run_next().unwrap().is_none());
+            client.advance(Duration::from_secs(20));
+        }
         let job = client.jobs().run_next().unwrap().unwrap();
-        assert_eq!((job.state, job.attempt), (JobState::Scheduled, attempt));
-        let wait = job.due_at - job.failures.last().unwrap().at;
-        assert!(waits.contains(&wait), "{wait} ms after try {attempt}");
-        assert!(client.jobs().run_next().unwrap().is_none());
-        client.advance(Duration::from_secs(20));
-    }
-    let job = client.jobs().run_next().unwrap().unwrap();
-    assert_eq!((job.id, job.state, job.failures.len()), (id, JobState::Dead, 3));
-    assert!(job.failures.iter().all(|failure| failure.words == "no credit"), "{:?}", job.failures);
-    assert_eq!(client.failures().len(), 3);
+        assert_eq!((job.id, job.state, job.failures.len()), (id, JobState::Dead, 3));
+        assert!(job.failures.iter().all(|failure| failure.words == "no credit"), "{:?}", job.failures);
+        assert_eq!(client.failures().len(), 3);
 
-    assert!(client.jobs().retry(id).unwrap());
-    let job = client.jobs().run_next().unwrap().unwrap();
-    assert_eq!((job.state, job.attempt, job.failures.len()), (JobState::Scheduled, 1, 4));
-    assert!(client.jobs().discard(id).unwrap() && client.jobs().find(id).unwrap().is_none());
+        assert!(client.jobs().retry(id).unwrap());
+        let job = client.jobs().run_next().unwrap().unwrap();
+        assert_eq!((job.state, job.attempt, job.failures.len()), (JobState::Scheduled, 1, 4));
+        assert!(client.jobs().discard(id).unwrap() && client.jobs().find(id).unwrap().is_none());
+    });
 }
 
 #[test]
 fn a_failure_for_good_is_not_tried_again_and_a_panic_is_a_failure() {
-    let client = client(Jobs::memory().register::<Fail>());
-    for (words, state, kept) in [
-        ("lost for good", JobState::Dead, "lost for good"),
-        ("panic", JobState::Scheduled, "panicked: boom, at tests/it/jobs.rs:"),
-    ] {
-        client.jobs().enqueue(Fail(words.into())).unwrap();
-        let job = client.jobs().run_next().unwrap().unwrap();
-        assert_eq!(job.state, state, "{words}");
-        assert!(job.failures[0].words.starts_with(kept), "{:?}", job.failures);
-    }
+    on_each_engine(|kept| {
+        let client = client(kept.register::<Fail>());
+        for (words, state, kept) in [
+            ("lost for good", JobState::Dead, "lost for good"),
+            ("panic", JobState::Scheduled, "panicked: boom, at tests/it/jobs.rs:"),
+        ] {
+            client.jobs().enqueue(Fail(words.into())).unwrap();
+            let job = client.jobs().run_next().unwrap().unwrap();
+            assert_eq!(job.state, state, "{words}");
+            assert!(job.failures[0].words.starts_with(kept), "{:?}", job.failures);
+        }
+    });
 }
 
 #[test]
 fn a_job_that_nobody_knows_any_more_is_kept_and_does_not_spin() {
-    #[derive(Serialize, Deserialize)]
-    struct OldNote {
-        words: String,
-    }
-    impl Job for OldNote {
-        const NAME: &'static str = "note";
-        fn run(self, _task: &TaskContext) -> Result<()> {
-            Ok(())
+    on_each_engine(|kept| {
+        #[derive(Serialize, Deserialize)]
+        struct OldNote {
+            words: String,
         }
-    }
-    let jobs = Jobs::memory();
-    let former = jobs.clone().register::<Fail>().register::<OldNote>();
-    let unknown = former.enqueue(Fail("it does not come to that".into())).unwrap().id;
-    let changed = former.enqueue(OldNote { words: "x".into() }).unwrap().id;
-    let client = client(jobs.register::<Note>());
-    client.settle();
-    for (id, words) in [(unknown, "no job `fail` is registered"), (changed, "cannot be read as this job any more")] {
-        let job = client.jobs().find(id).unwrap().unwrap();
-        assert_eq!((job.state, job.attempt), (JobState::Scheduled, 1));
-        assert!(job.failures[0].words.contains(words), "{:?}", job.failures);
-        assert!(job.payload.contains('x') || id == unknown);
-    }
+        impl Job for OldNote {
+            const NAME: &'static str = "note";
+            fn run(self, _task: &TaskContext) -> Result<()> {
+                Ok(())
+            }
+        }
+        let jobs = kept;
+        let former = jobs.clone().register::<Fail>().register::<OldNote>();
+        let unknown = former.enqueue(Fail("it does not come to that".into())).unwrap().id;
+        let changed = former.enqueue(OldNote { words: "x".into() }).unwrap().id;
+        let client = client(jobs.register::<Note>());
+        client.settle();
+        for (id, words) in [(unknown, "no job `fail` is registered"), (changed, "cannot be read as this job any more")]
+        {
+            let job = client.jobs().find(id).unwrap().unwrap();
+            assert_eq!((job.state, job.attempt), (JobState::Scheduled, 1));
+            assert!(job.failures[0].words.contains(words), "{:?}", job.failures);
+            assert!(job.payload.contains('x') || id == unknown);
+        }
+    });
 }
 
 #[test]
@@ -202,28 +221,30 @@ fn what_is_wrong_with_the_jobs_is_said_at_the_start() {
 
 #[test]
 fn a_job_may_be_for_later_be_there_once_and_be_urgent() {
-    let mut client = client(Jobs::memory().register::<Note>());
-    let jobs = client.jobs();
-    let keep = |job: NewJob<Note>| jobs.enqueue(job).unwrap();
-    keep(note("in an hour").in_(Duration::from_secs(3600)));
-    keep(note("at").at(SystemTime::now() + Duration::from_secs(7200)));
-    keep(note("plain").into());
-    keep(note("urgent").priority(5));
-    keep(note("not urgent").priority(-5));
-    let first = keep(note("once").unique("17"));
-    let second = keep(note("twice").unique("17"));
-    assert_eq!((second.id, first.is_new, second.is_new), (first.id, true, false));
-    jobs.assert_enqueued(|note: &Note| note.0 == "once");
-    assert_eq!(jobs.enqueued::<Note>().len(), 6);
-    client.settle();
-    assert_eq!(notes(&client), ["urgent", "plain", "once", "not urgent"]);
-    assert!(keep(note("once more").unique("17")).is_new);
-    client.advance(Duration::from_secs(3601));
-    client.settle();
-    assert_eq!(notes(&client), ["once more", "in an hour"]);
-    client.advance(Duration::from_secs(3600));
-    client.settle();
-    assert_eq!(notes(&client), ["at"]);
+    on_each_engine(|kept| {
+        let mut client = client(kept.register::<Note>());
+        let jobs = client.jobs();
+        let keep = |job: NewJob<Note>| jobs.enqueue(job).unwrap();
+        keep(note("in an hour").in_(Duration::from_secs(3600)));
+        keep(note("at").at(SystemTime::now() + Duration::from_secs(7200)));
+        keep(note("plain").into());
+        keep(note("urgent").priority(5));
+        keep(note("not urgent").priority(-5));
+        let first = keep(note("once").unique("17"));
+        let second = keep(note("twice").unique("17"));
+        assert_eq!((second.id, first.is_new, second.is_new), (first.id, true, false));
+        jobs.assert_enqueued(|note: &Note| note.0 == "once");
+        assert_eq!(jobs.enqueued::<Note>().len(), 6);
+        client.settle();
+        assert_eq!(notes(&client), ["urgent", "plain", "once", "not urgent"]);
+        assert!(keep(note("once more").unique("17")).is_new);
+        client.advance(Duration::from_secs(3601));
+        client.settle();
+        assert_eq!(notes(&client), ["once more", "in an hour"]);
+        client.advance(Duration::from_secs(3600));
+        client.settle();
+        assert_eq!(notes(&client), ["at"]);
+    });
 }
 
 #[test]
@@ -256,30 +277,32 @@ fn jobs_of_jobs_are_run_too_and_inline_runs_them_at_once() {
 
 #[test]
 fn a_schedule_comes_once_for_all_processes_and_once_for_what_was_missed() {
-    let jobs = Jobs::memory();
-    let process = || client(jobs.clone().every("0 3 * * * Europe/Berlin", note("nightly")));
-    let served = |jobs: Jobs| {
-        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
-        App::with_config(config).jobs(jobs).state(Notes::default()).start().unwrap()
-    };
-    let _ = process();
-    // Paused, so that what is enqueued stays to be counted.
-    jobs.pause("default").unwrap();
-    let servers: Vec<_> =
-        (0..3).map(|_| served(jobs.clone().every("0 3 * * * Europe/Berlin", note("nightly")))).collect();
-    assert_eq!(jobs.counts().unwrap().waiting, 0);
-    for night in 1..=3 {
-        jobs.advance(Duration::from_secs(24 * 3600));
-        until(|| jobs.counts().unwrap().waiting >= night);
-    }
-    drop(servers);
-    jobs.advance(Duration::from_secs(10 * 24 * 3600));
-    let server = served(jobs.clone().every("0 3 * * * Europe/Berlin", note("nightly")));
-    until(|| jobs.counts().unwrap().waiting >= 4);
-    drop(server);
-    assert_eq!(jobs.counts().unwrap().waiting, 4, "ten nights without anybody are one job");
-    let nightly = jobs.list(JobState::Waiting, None).unwrap();
-    assert!(nightly.iter().all(|job| job.name == "note"));
+    on_each_engine(|kept| {
+        let jobs = kept;
+        let process = || client(jobs.clone().every("0 3 * * * Europe/Berlin", note("nightly")));
+        let served = |jobs: Jobs| {
+            let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+            App::with_config(config).jobs(jobs).state(Notes::default()).start().unwrap()
+        };
+        let _ = process();
+        // Paused, so that what is enqueued stays to be counted.
+        jobs.pause("default").unwrap();
+        let servers: Vec<_> =
+            (0..3).map(|_| served(jobs.clone().every("0 3 * * * Europe/Berlin", note("nightly")))).collect();
+        assert_eq!(jobs.counts().unwrap().waiting, 0);
+        for night in 1..=3 {
+            jobs.advance(Duration::from_secs(24 * 3600));
+            until(|| jobs.counts().unwrap().waiting >= night);
+        }
+        drop(servers);
+        jobs.advance(Duration::from_secs(10 * 24 * 3600));
+        let server = served(jobs.clone().every("0 3 * * * Europe/Berlin", note("nightly")));
+        until(|| jobs.counts().unwrap().waiting >= 4);
+        drop(server);
+        assert_eq!(jobs.counts().unwrap().waiting, 4, "ten nights without anybody are one job");
+        let nightly = jobs.list(JobState::Waiting, None).unwrap();
+        assert!(nightly.iter().all(|job| job.name == "note"));
+    });
 }
 
 /// Waits for something that comes by itself.
@@ -341,115 +364,200 @@ fn site(jobs: &Jobs, grace: Duration) -> Site {
 
 #[test]
 fn workers_begin_what_is_enqueued_as_many_as_the_queue_lets() {
-    let jobs = Jobs::memory().register::<Held>().queue("held", 2);
-    let site = site(&jobs, SOON);
-    let ids = ["a", "b", "c"].map(|name| jobs.enqueue(Held(name.into())).unwrap().id);
-    let mut begun = [(); 2].map(|()| site.begun.recv_timeout(SOON).unwrap());
-    begun.sort();
-    assert_eq!(begun, ["a 1", "b 1"]);
-    let queue = jobs.queues().unwrap().into_iter().find(|queue| queue.name == "held").unwrap();
-    assert_eq!((queue.running, queue.waiting), (2, 1));
-    site.go.send(()).unwrap();
-    assert_eq!(site.begun.recv_timeout(SOON).unwrap(), "c 1");
-    (0..2).for_each(|_| site.go.send(()).unwrap());
-    until(|| jobs.counts().unwrap().done == 3);
-    assert!(ids.iter().all(|id| jobs.find(*id).unwrap().unwrap().state == JobState::Done));
-    site.server.stop();
+    on_each_engine(|kept| {
+        let jobs = kept.register::<Held>().queue("held", 2);
+        let site = site(&jobs, SOON);
+        let ids = ["a", "b", "c"].map(|name| jobs.enqueue(Held(name.into())).unwrap().id);
+        let mut begun = [(); 2].map(|()| site.begun.recv_timeout(SOON).unwrap());
+        begun.sort();
+        assert_eq!(begun, ["a 1", "b 1"]);
+        let queue = jobs.queues().unwrap().into_iter().find(|queue| queue.name == "held").unwrap();
+        assert_eq!((queue.running, queue.waiting), (2, 1));
+        site.go.send(()).unwrap();
+        assert_eq!(site.begun.recv_timeout(SOON).unwrap(), "c 1");
+        (0..2).for_each(|_| site.go.send(()).unwrap());
+        until(|| jobs.counts().unwrap().done == 3);
+        assert!(ids.iter().all(|id| jobs.find(*id).unwrap().unwrap().state == JobState::Done));
+        site.server.stop();
+    });
 }
 
 #[test]
 fn a_running_job_is_cancelled_and_followed_to_its_end() {
-    let jobs = Jobs::memory().register::<Held>();
-    let site = site(&jobs, SOON);
-    let id = jobs.enqueue(Held("a".into())).unwrap().id;
-    let live = jobs.follow(id).unwrap().unwrap();
-    site.begun.recv_timeout(SOON).unwrap();
-    until(|| live.get().state == TaskState::Running && live.get().percent() == Some(50));
-    assert_eq!(jobs.find(id).unwrap().unwrap().done, 1);
-    assert_eq!(jobs.cancel(id).unwrap(), Some(JobState::Running));
-    until(|| live.is_finished());
-    assert_eq!(live.get().state, TaskState::Cancelled);
-    assert_eq!(jobs.find(id).unwrap().unwrap().state, JobState::Cancelled);
-    assert!(jobs.follow(id).unwrap().unwrap().is_finished() && jobs.follow(999).unwrap().is_none());
-    site.server.stop();
+    on_each_engine(|kept| {
+        let jobs = kept.register::<Held>();
+        let site = site(&jobs, SOON);
+        let id = jobs.enqueue(Held("a".into())).unwrap().id;
+        let live = jobs.follow(id).unwrap().unwrap();
+        site.begun.recv_timeout(SOON).unwrap();
+        until(|| live.get().state == TaskState::Running && live.get().percent() == Some(50));
+        assert_eq!(jobs.find(id).unwrap().unwrap().done, 1);
+        assert_eq!(jobs.cancel(id).unwrap(), Some(JobState::Running));
+        until(|| live.is_finished());
+        assert_eq!(live.get().state, TaskState::Cancelled);
+        assert_eq!(jobs.find(id).unwrap().unwrap().state, JobState::Cancelled);
+        assert!(jobs.follow(id).unwrap().unwrap().is_finished() && jobs.follow(999).unwrap().is_none());
+        site.server.stop();
+    });
 }
 
 #[test]
 fn a_waiting_job_is_cancelled_at_once_and_never_runs() {
-    let client = client(Jobs::memory().register::<Note>());
-    let id = client.jobs().enqueue(note("never")).unwrap().id;
-    assert_eq!(client.jobs().cancel(id).unwrap(), Some(JobState::Cancelled));
-    client.settle();
-    assert!(notes(&client).is_empty());
-    assert_eq!(client.jobs().cancel(999).unwrap(), None);
+    on_each_engine(|kept| {
+        let client = client(kept.register::<Note>());
+        let id = client.jobs().enqueue(note("never")).unwrap().id;
+        assert_eq!(client.jobs().cancel(id).unwrap(), Some(JobState::Cancelled));
+        client.settle();
+        assert!(notes(&client).is_empty());
+        assert_eq!(client.jobs().cancel(999).unwrap(), None);
+    });
 }
 
 #[test]
 fn at_a_stop_what_ends_in_time_is_done_and_the_rest_is_another_worker_s_at_once() {
-    let jobs = Jobs::memory().register::<Held>();
-    let first = site(&jobs, Duration::ZERO);
-    let id = jobs.enqueue(Held("a".into())).unwrap().id;
-    assert_eq!(first.begun.recv_timeout(SOON).unwrap(), "a 1");
-    first.server.stop();
-    let job = jobs.find(id).unwrap().unwrap();
-    assert_eq!((job.state, job.attempt, job.interruptions), (JobState::Waiting, 0, 0));
-    let second = site(&jobs, SOON);
-    assert_eq!(second.begun.recv_timeout(SOON).unwrap(), "a 1");
-    second.go.send(()).unwrap();
-    second.server.stop();
-    assert_eq!(jobs.find(id).unwrap().unwrap().state, JobState::Done);
+    on_each_engine(|kept| {
+        let jobs = kept.register::<Held>();
+        let first = site(&jobs, Duration::ZERO);
+        let id = jobs.enqueue(Held("a".into())).unwrap().id;
+        assert_eq!(first.begun.recv_timeout(SOON).unwrap(), "a 1");
+        first.server.stop();
+        let job = jobs.find(id).unwrap().unwrap();
+        assert_eq!((job.state, job.attempt, job.interruptions), (JobState::Waiting, 0, 0));
+        let second = site(&jobs, SOON);
+        assert_eq!(second.begun.recv_timeout(SOON).unwrap(), "a 1");
+        second.go.send(()).unwrap();
+        second.server.stop();
+        assert_eq!(jobs.find(id).unwrap().unwrap().state, JobState::Done);
+    });
 }
 
 #[test]
 fn a_paused_queue_begins_nothing_and_the_others_go_on() {
-    let jobs = Jobs::memory().register::<Held>().register::<Note>();
-    let site = site(&jobs, SOON);
-    jobs.pause("held").unwrap();
-    let held = jobs.enqueue(Held("a".into())).unwrap().id;
-    let other = jobs.enqueue(note("goes on")).unwrap().id;
-    until(|| jobs.find(other).unwrap().unwrap().state == JobState::Done);
-    assert_eq!(jobs.find(held).unwrap().unwrap().state, JobState::Waiting);
-    jobs.resume("held").unwrap();
-    site.begun.recv_timeout(SOON).unwrap();
-    site.go.send(()).unwrap();
-    site.server.stop();
+    on_each_engine(|kept| {
+        let jobs = kept.register::<Held>().register::<Note>();
+        let site = site(&jobs, SOON);
+        jobs.pause("held").unwrap();
+        let held = jobs.enqueue(Held("a".into())).unwrap().id;
+        let other = jobs.enqueue(note("goes on")).unwrap().id;
+        until(|| jobs.find(other).unwrap().unwrap().state == JobState::Done);
+        assert_eq!(jobs.find(held).unwrap().unwrap().state, JobState::Waiting);
+        jobs.resume("held").unwrap();
+        site.begun.recv_timeout(SOON).unwrap();
+        site.go.send(()).unwrap();
+        site.server.stop();
+    });
 }
 
 #[test]
 fn a_job_past_its_deadline_has_failed_and_is_tried_again() {
-    #[derive(Serialize, Deserialize)]
-    struct Slow;
-    impl Job for Slow {
-        const NAME: &'static str = "slow";
-        const DEADLINE: Option<Duration> = Some(Duration::from_millis(20));
-        fn run(self, task: &TaskContext) -> Result<()> {
-            Ok(task.sleep(Duration::from_secs(3600))?)
+    on_each_engine(|kept| {
+        #[derive(Serialize, Deserialize)]
+        struct Slow;
+        impl Job for Slow {
+            const NAME: &'static str = "slow";
+            const DEADLINE: Option<Duration> = Some(Duration::from_millis(20));
+            fn run(self, task: &TaskContext) -> Result<()> {
+                Ok(task.sleep(Duration::from_secs(3600))?)
+            }
         }
-    }
-    let client = client(Jobs::memory().register::<Slow>());
-    client.jobs().enqueue(Slow).unwrap();
-    let job = client.jobs().run_next().unwrap().unwrap();
-    assert_eq!((job.state, &*job.failures[0].words), (JobState::Scheduled, "timed out"));
+        let client = client(kept.register::<Slow>());
+        client.jobs().enqueue(Slow).unwrap();
+        let job = client.jobs().run_next().unwrap().unwrap();
+        assert_eq!((job.state, &*job.failures[0].words), (JobState::Scheduled, "timed out"));
+    });
 }
 
 #[test]
 fn a_job_is_cancelled_by_its_task_too() {
-    let jobs = Jobs::memory().register::<Held>();
-    let site = site(&jobs, SOON);
-    let id = jobs.enqueue(Held("a".into())).unwrap().id;
-    site.begun.recv_timeout(SOON).unwrap();
-    ureq::post(format!("http://{}/cancel/{id}", site.server.addr())).send_empty().unwrap();
-    until(|| jobs.find(id).unwrap().unwrap().state == JobState::Cancelled);
-    site.server.stop();
+    on_each_engine(|kept| {
+        let jobs = kept.register::<Held>();
+        let site = site(&jobs, SOON);
+        let id = jobs.enqueue(Held("a".into())).unwrap().id;
+        site.begun.recv_timeout(SOON).unwrap();
+        ureq::post(format!("http://{}/cancel/{id}", site.server.addr())).send_empty().unwrap();
+        until(|| jobs.find(id).unwrap().unwrap().state == JobState::Cancelled);
+        site.server.stop();
+    });
 }
 
 #[test]
 fn the_clock_put_back_holds_nothing_up() {
-    let client = client(Jobs::memory().register::<Note>());
-    let jobs = client.jobs();
-    jobs.advance(Duration::from_secs(7200));
-    jobs.enqueue(note("waits")).unwrap();
-    jobs.put_back(Duration::from_secs(3600));
-    client.settle();
-    assert_eq!(notes(&client), ["waits"]);
+    on_each_engine(|kept| {
+        let client = client(kept.register::<Note>());
+        let jobs = client.jobs();
+        jobs.advance(Duration::from_secs(7200));
+        jobs.enqueue(note("waits")).unwrap();
+        jobs.put_back(Duration::from_secs(3600));
+        client.settle();
+        assert_eq!(notes(&client), ["waits"]);
+    });
+}
+
+/// Writes an effect in the transaction that completes it, and fails before or after that.
+#[cfg(feature = "sqlite")]
+#[derive(Serialize, Deserialize)]
+struct Effect(String);
+
+#[cfg(feature = "sqlite")]
+impl Job for Effect {
+    const NAME: &'static str = "effect";
+
+    fn run(self, task: &TaskContext) -> Result<()> {
+        task.transaction(|db| {
+            db.execute("INSERT INTO effects VALUES (?)", [&self.0])?;
+            task.jobs()?.enqueue_in(db, note(&format!("after {}", self.0)))?;
+            match &*self.0 {
+                "fails within" => Err(Error::internal("within")),
+                "panics within" => panic!("within"),
+                _ => Ok(()),
+            }
+        })?;
+        if self.0 == "fails after" { Err(Error::internal("after")) } else { Ok(()) }
+    }
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn what_a_job_writes_is_committed_with_its_end_or_not_at_all() {
+    logs::keep();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("shop.db");
+    let client = client(Jobs::sqlite(&path).unwrap().register::<Effect>().register::<Note>());
+    let db = aside::rusqlite::Connection::open(&path).unwrap();
+    db.execute_batch("CREATE TABLE effects (words TEXT)").unwrap();
+    let effects = || -> Vec<String> {
+        let mut query = db.prepare("SELECT words FROM effects").unwrap();
+        query.query_map([], |row| row.get(0)).unwrap().collect::<Result<_, _>>().unwrap()
+    };
+    for (words, state, count, follows) in [
+        ("goes well", JobState::Done, 1, true),
+        ("fails within", JobState::Scheduled, 0, false),
+        ("panics within", JobState::Scheduled, 0, false),
+        ("fails after", JobState::Done, 1, true),
+    ] {
+        let id = client.jobs().enqueue(Effect(words.into())).unwrap().id;
+        let job = client.jobs().run_next().unwrap().unwrap();
+        assert_eq!((job.id, job.state), (id, state), "{words}");
+        assert_eq!(effects().iter().filter(|effect| *effect == words).count(), count, "{words}");
+        client.settle();
+        assert_eq!(notes(&client) == [format!("after {words}")], follows, "{words}");
+    }
+    assert_eq!(logs::with("after its transaction had completed it: it counts as done").len(), 1);
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_transaction_and_its_jobs_must_be_in_one_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let jobs = Jobs::sqlite(folder.path().join("jobs.db")).unwrap().register::<Note>();
+    let mut other = aside::rusqlite::Connection::open(folder.path().join("shop.db")).unwrap();
+    let transaction = other.transaction().unwrap();
+    let refusal = |jobs: &Jobs| jobs.enqueue_in(&transaction, note("x")).unwrap_err().to_string();
+    assert!(
+        refusal(&jobs).contains("jobs.db") && refusal(&Jobs::memory().register::<Note>()).contains("same SQLite file")
+    );
+    let memory = client(Jobs::memory().register::<Effect>());
+    memory.jobs().enqueue(Effect("x".into())).unwrap();
+    let job = memory.jobs().run_next().unwrap().unwrap();
+    assert!(job.failures[0].words.contains("Jobs::sqlite"), "{:?}", job.failures);
 }

@@ -86,6 +86,11 @@ impl Sqlite {
                 .with_source(Cancelled));
         }
         let value = f(&transaction)?;
+        if transaction.is_autocommit() || !statements::is_completed(&transaction, id, token).map_err(said)? {
+            return Err(Error::internal(
+                "a job's transaction was ended within it (COMMIT or ROLLBACK): leave that to aside, and return an error to roll back",
+            ));
+        }
         transaction.commit().map_err(said)?;
         lock(&self.completed).insert((id, token));
         Ok(value)
@@ -126,14 +131,14 @@ impl Sqlite {
     }
 
     /// Once, when the first who recovers comes: what processes left beside the file that ended between two steps.
-    fn sweep(&self) -> Result<()> {
+    fn sweep(&self) {
         if self.has_swept.swap(true, Ordering::Relaxed) {
-            return Ok(());
+            return;
         }
-        self.workers.sweep(|id| {
-            let id = id.to_owned();
-            self.read(move |db| statements::is_worker(db, &id))
-        })
+        // They are in nobody's way.
+        if let Err(error) = self.workers.sweep() {
+            log::debug!("lock files that were left beside {} stay there: {error}", self.place.shown);
+        }
     }
 }
 
@@ -143,7 +148,8 @@ fn reader(place: &Place) -> Result<Connection> {
     Ok(db)
 }
 
-/// Keeps a new job if and when that transaction of the application's commits.
+/// Keeps a new job if and when that transaction of the application's commits. It is as durable then as all that commits on
+/// that connection, which by default (`synchronous` is FULL) is past a power cut.
 ///
 /// # Errors
 /// When its database has no tables for jobs, or those of another version; and those of the database.
@@ -218,7 +224,7 @@ impl Engine for Sqlite {
     }
 
     fn recover(&self, lease: Duration, now: Millis) -> Result<usize> {
-        self.sweep()?;
+        self.sweep();
         let (workers, orphans) = self.read(|db| Ok((statements::workers(db)?, statements::orphans(db)?)))?;
         let mut silent = self.workers.silent(&workers, lease, Instant::now());
         silent.extend(orphans.into_iter().map(|worker| statements::Silent { worker, beat: None }));

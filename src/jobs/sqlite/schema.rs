@@ -53,6 +53,13 @@ impl Place {
         self.try_connect().map_err(|error| words::error(&self.shown, &error))
     }
 
+    /// One that may write.
+    pub(super) fn connect_to_write(&self) -> Result<Connection> {
+        let db = self.connect()?;
+        set_up_to_write(&db).map_err(|error| words::error(&self.shown, &error))?;
+        Ok(db)
+    }
+
     fn try_connect(&self) -> rusqlite::Result<Connection> {
         // Without the flag for URIs: a path is a path, whatever it looks like.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -111,12 +118,12 @@ fn identity(_file: &Path) -> Option<(u64, u64)> {
 
 /// A connection that may write, to a file that has the tables of this version.
 pub(super) fn prepare(place: &Place, steps: &[&str]) -> Result<Connection> {
-    let mut db = place.connect()?;
+    let mut db = place.connect_to_write()?;
     let said = |error: rusqlite::Error| words::error(&place.shown, &error);
     read_through(&db, place)?;
     let found = version(&db).map_err(said)?;
     refuse_newer(place, found, steps)?;
-    keep_a_log(&db, place).map_err(said)?;
+    keep_a_log(&db, place)?;
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(said)?;
     // Again, now that nobody else can: two processes may have started together.
     let found = version(&transaction).map_err(said)?;
@@ -127,19 +134,37 @@ pub(super) fn prepare(place: &Place, steps: &[&str]) -> Result<Connection> {
 }
 
 /// Write-ahead logging: readers do not wait for the writer, and a commit is one write and one sync.
-fn keep_a_log(db: &Connection, place: &Place) -> rusqlite::Result<()> {
+fn keep_a_log(db: &Connection, place: &Place) -> Result<()> {
     let until = Instant::now() + place.busy;
     loop {
-        // Whoever else opens the file now makes this fail at once, without the wait that other statements have.
-        match db.pragma_update(None, "journal_mode", "WAL") {
+        let mode = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
+        match mode {
+            // Whoever else opens the file now makes this fail at once, without the wait that other statements have.
             Err(error) if is_busy(&error) && Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
-            done => return done,
+            Err(error) => return Err(words::error(&place.shown, &error)),
+            Ok(mode) if mode == "wal" || place.file.is_none() => return Ok(()),
+            Ok(_) => return Err(no_log(place)),
         }
     }
 }
 
+/// SQLite says nothing when it cannot, and goes on in a mode in which readers and writers shut each other out.
+fn no_log(place: &Place) -> Error {
+    Error::internal(format!(
+        "the jobs in {}: this file system has no memory that processes share, which SQLite needs for its write-ahead log: put \
+         the file on a local disk",
+        place.shown
+    ))
+}
+
 fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+}
+
+/// For one that writes all the time: more of the file in memory, and fewer but larger moves from the log into it.
+fn set_up_to_write(db: &Connection) -> rusqlite::Result<()> {
+    db.pragma_update(None, "cache_size", -16_000)?;
+    db.pragma_update(None, "wal_autocheckpoint", 4_000)
 }
 
 fn read_through(db: &Connection, place: &Place) -> Result<()> {

@@ -94,7 +94,7 @@ pub(super) fn enqueue(db: &Connection, entry: &Entry, now: Millis) -> Result<Enq
 fn owner_of(db: &Connection, name: &str, unique: Option<&str>) -> Result<Option<u64>> {
     let Some(unique) = unique else { return Ok(None) };
     db.prepare_cached(
-        "SELECT id FROM aside_jobs WHERE name = ?1 AND unique_key = ?2 AND unique_key IS NOT NULL AND state < 3",
+        "SELECT id FROM aside_jobs INDEXED BY aside_jobs_unique WHERE name = ?1 AND unique_key = ?2 AND unique_key IS NOT NULL AND state < 3",
     )?
     .query_row([name, unique], id_in)
     .optional()
@@ -323,13 +323,19 @@ fn runs(db: &Connection, id: i64, token: u64) -> Result<bool> {
     db.prepare_cached("SELECT 1 FROM aside_jobs WHERE id = ?1 AND state = 2 AND token = ?2")?.exists([id, key(token)])
 }
 
-/// The one statement of a job that ends well, when its claim is still the last one: whether it was.
+/// Ends it well, when that claim of it is still the last one: whether it was.
 pub(super) fn complete(db: &Connection, id: u64, token: u64, now: Millis) -> Result<bool> {
     let is_its_own = runs(db, key(id), token)?;
     if is_its_own {
         finish(db, key(id), JobState::Done, now)?;
     }
     Ok(is_its_own)
+}
+
+/// Whether [`complete`] still holds within its transaction.
+pub(super) fn is_completed(db: &Connection, id: u64, token: u64) -> Result<bool> {
+    db.prepare_cached("SELECT 1 FROM aside_jobs WHERE id = ?1 AND state = 3 AND token = ?2")?
+        .exists([key(id), key(token)])
 }
 
 fn finish(db: &Connection, id: i64, state: JobState, now: Millis) -> Result<()> {

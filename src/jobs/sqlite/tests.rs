@@ -1,1 +1,726 @@
-//! Tests.
+//! What only SQLite has; what all engines do alike is in the conformance suite.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread;
+
+use rusqlite::Connection;
+use tempfile::TempDir;
+
+use super::*;
+use crate::jobs::conformance::{self, Bench};
+use crate::jobs::engine::When;
+
+/// A time of the wall clock.
+const T: Millis = 2_000_000_000_000;
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A lease that is not over while a test runs.
+const LONG: Duration = Duration::from_secs(3600);
+
+/// A wait for locks that is soon over.
+const BRIEF: Duration = Duration::from_millis(30);
+
+/// A folder of one's own and the file in it.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Home {
+        Home(tempfile::tempdir().unwrap())
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("jobs.db")
+    }
+
+    fn open(&self) -> Sqlite {
+        Sqlite::open(&self.path()).unwrap()
+    }
+
+    fn connect(&self) -> Connection {
+        Connection::open(self.path()).unwrap()
+    }
+
+    /// The lock files that are there.
+    fn locks(&self) -> usize {
+        let names = fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        names.filter(|name| name.starts_with("jobs.db-worker-")).count()
+    }
+}
+
+fn entry(name: &str) -> Entry {
+    Entry {
+        name: name.to_owned(),
+        label: name.to_owned(),
+        payload: "{}".to_owned(),
+        queue: "default".to_owned(),
+        priority: 0,
+        unique: None,
+        when: When::Now,
+        origin: None,
+    }
+}
+
+fn add(jobs: &Sqlite, name: &str) -> u64 {
+    jobs.enqueue(vec![entry(name)], T).unwrap()[0].id
+}
+
+/// So many by one thread, one after the other.
+fn add_each(jobs: &Sqlite, many: usize) {
+    for _ in 0..many {
+        add(jobs, "a");
+    }
+}
+
+fn take(jobs: &Sqlite, worker: &WorkerId) -> Claimed {
+    jobs.claim(worker, &[Room { queue: "default".to_owned(), free: 1 }], T).unwrap().remove(0)
+}
+
+/// A job that runs.
+fn running(jobs: &Sqlite) -> (WorkerId, Claimed) {
+    let worker = jobs.join().unwrap();
+    add(jobs, "a");
+    let claimed = take(jobs, &worker);
+    (worker, claimed)
+}
+
+fn state(jobs: &Sqlite, id: u64) -> JobState {
+    jobs.find(id).unwrap().unwrap().state
+}
+
+#[track_caller]
+fn refused<T>(outcome: Result<T>, words: &str) -> String {
+    let chain = outcome.map(drop).unwrap_err().chain();
+    assert!(chain.contains(words), "{words:?} is not in {chain:?}");
+    chain
+}
+
+/// Each handle as another process would have it.
+impl Bench for Home {
+    fn engine(&self) -> Arc<dyn Engine> {
+        Arc::new(self.open())
+    }
+
+    fn another(&self) -> Arc<dyn Engine> {
+        Arc::new(self.open())
+    }
+}
+
+conformance::conformance!(sqlite, || Ok(Home::new()));
+
+#[test]
+fn jobs_outlive_the_handle() {
+    let home = Home::new();
+    let (waiting, claimed) = {
+        let jobs = home.open();
+        let (_, claimed) = running(&jobs);
+        jobs.pause("mail", true).unwrap();
+        jobs.tick("nightly", T, None, T).unwrap();
+        (add(&jobs, "b"), claimed)
+    };
+    let jobs = home.open();
+    assert_eq!((state(&jobs, waiting), state(&jobs, claimed.id)), (JobState::Waiting, JobState::Running));
+    assert_eq!(jobs.last_tick("nightly").unwrap(), Some(T));
+    assert!(jobs.queues().unwrap().iter().any(|queue| queue.name == "mail" && queue.is_paused));
+    assert_eq!(jobs.describe(), format!("sqlite {}", home.path().display()));
+}
+
+#[test]
+fn no_number_is_given_twice() {
+    let home = Home::new();
+    let last = add(&home.open(), "a");
+    assert!(home.open().discard(last).unwrap());
+    assert!(add(&home.open(), "b") > last);
+}
+
+#[test]
+fn two_handles_work_on_one_file() {
+    let home = Home::new();
+    let (one, other) = (home.open(), home.open());
+    let id = add(&one, "a");
+    let worker = other.join().unwrap();
+    let claimed = take(&other, &worker);
+    assert_eq!((claimed.id, state(&one, id)), (id, JobState::Running));
+    assert!(one.settle(id, claimed.token, End::Done, T).unwrap());
+    assert_eq!(other.counts().unwrap().done, 1);
+}
+
+#[test]
+fn what_is_claimed_together_comes_in_its_order() {
+    let home = Home::new();
+    let jobs = home.open();
+    let urgent = |priority| Entry { priority, ..entry("a") };
+    let ids = jobs.enqueue([0, 2, 1, 3].map(urgent).into(), T).unwrap();
+    let worker = jobs.join().unwrap();
+    let claimed = jobs.claim(&worker, &[Room { queue: "default".to_owned(), free: 9 }], T).unwrap();
+    let order = [3, 1, 2, 0].map(|index| ids[index].id);
+    assert!(claimed.iter().map(|job| job.id).eq(order), "{claimed:?}");
+}
+
+#[test]
+fn who_has_died_is_known_by_its_lock_at_once() {
+    let home = Home::new();
+    let (dying, other) = (home.open(), home.open());
+    let (worker, claimed) = running(&dying);
+    assert_eq!(home.locks(), 1);
+    assert_eq!(other.recover(LONG, T).unwrap(), 0, "{worker:?} lives");
+    drop(dying);
+    assert_eq!(other.recover(LONG, T).unwrap(), 1);
+    let info = other.find(claimed.id).unwrap().unwrap();
+    assert_eq!((info.state, info.interruptions, info.attempt), (JobState::Waiting, 1, 0));
+    assert_eq!(home.locks(), 0);
+    assert_eq!(other.recover(LONG, T).unwrap(), 0);
+}
+
+#[test]
+fn who_leaves_takes_its_lock_along() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (worker, claimed) = running(&jobs);
+    jobs.leave(&worker, T).unwrap();
+    assert_eq!((home.locks(), state(&jobs, claimed.id)), (0, JobState::Waiting));
+    assert!(jobs.beat(&worker, &[], T).unwrap().is_evicted);
+}
+
+#[test]
+fn a_lock_file_that_is_gone_means_death() {
+    let home = Home::new();
+    let (one, other) = (home.open(), home.open());
+    let (worker, claimed) = running(&one);
+    fs::remove_file(home.0.path().join(format!("jobs.db-worker-{}", worker.0))).unwrap();
+    assert_eq!(other.recover(LONG, T).unwrap(), 1);
+    assert!(one.beat(&worker, &[], T).unwrap().is_evicted);
+    assert!(!one.settle(claimed.id, claimed.token, End::Done, T).unwrap());
+}
+
+#[test]
+fn lock_files_of_nobody_are_taken_away() {
+    let home = Home::new();
+    let jobs = home.open();
+    let left_over = home.0.path().join("jobs.db-worker-1-00");
+    let held = home.0.path().join("jobs.db-worker-2-00");
+    fs::write(&left_over, "").unwrap();
+    let file = fs::File::create(&held).unwrap();
+    file.try_lock().unwrap();
+    jobs.join().unwrap();
+    jobs.recover(LONG, T).unwrap();
+    assert!(!left_over.exists() && held.exists());
+    assert_eq!(home.locks(), 2);
+}
+
+#[test]
+fn jobs_of_a_worker_that_nobody_knows_are_given_back() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (_, claimed) = running(&jobs);
+    home.connect().execute("DELETE FROM aside_workers", []).unwrap();
+    assert_eq!(jobs.recover(LONG, T).unwrap(), 1);
+    assert_eq!(state(&jobs, claimed.id), JobState::Waiting);
+}
+
+#[test]
+fn a_beat_between_the_look_and_the_verdict_counts() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (worker, claimed) = running(&jobs);
+    let silent = vec![statements::Silent { worker: worker.0.clone(), beat: Some(0) }];
+    jobs.beat(&worker, &[], T).unwrap();
+    let verdict = jobs.write(Commit::DURABLE, move |db| statements::recover(db, &silent, T)).unwrap();
+    assert_eq!(verdict, (vec![], 0));
+    assert_eq!(state(&jobs, claimed.id), JobState::Running);
+}
+
+#[test]
+fn a_later_version_finds_the_jobs_of_the_first() {
+    let home = Home::new();
+    let id = add(&home.open(), "a");
+    let steps = [schema::STEPS[0], "ALTER TABLE aside_jobs ADD COLUMN colour TEXT"];
+    let jobs = Sqlite::open_with(&home.path(), BUSY, &steps).unwrap();
+    assert_eq!(state(&jobs, id), JobState::Waiting);
+    home.connect().prepare("SELECT colour FROM aside_jobs").unwrap();
+    let words = refused(Sqlite::open(&home.path()), "tables of version 2, and this one knows those up to 1");
+    assert!(words.contains("jobs.db"), "{words}");
+}
+
+#[test]
+fn a_step_that_fails_leaves_all_as_it_was() {
+    let home = Home::new();
+    let id = add(&home.open(), "a");
+    let steps = [schema::STEPS[0], "DROP TABLE aside_queues; DROP TABLE no_such_table"];
+    refused(Sqlite::open_with(&home.path(), BUSY, &steps), "no such table");
+    let jobs = home.open();
+    assert_eq!(state(&jobs, id), JobState::Waiting);
+    assert_eq!(jobs.queues().unwrap().len(), 1);
+}
+
+#[test]
+fn many_may_begin_together() {
+    let home = Home::new();
+    let path = home.path();
+    thread::scope(|scope| {
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(|| add(&Sqlite::open(&path).unwrap(), "a"))).collect();
+        assert!(all.into_iter().all(|one| one.join().unwrap() > 0));
+    });
+    assert_eq!(home.open().counts().unwrap().waiting, 8);
+}
+
+#[test]
+fn many_may_migrate_together() {
+    let home = Home::new();
+    add(&home.open(), "a");
+    let (path, barrier) = (home.path(), std::sync::Barrier::new(8));
+    let open = || {
+        let steps = [schema::STEPS[0], "ALTER TABLE aside_jobs ADD COLUMN colour TEXT"];
+        barrier.wait();
+        Sqlite::open_with(&path, BUSY, &steps).map(|jobs| jobs.counts().unwrap().waiting)
+    };
+    thread::scope(|scope| {
+        let all: Vec<_> = (0..8).map(|_| scope.spawn(open)).collect();
+        all.into_iter().for_each(|one| assert_eq!(one.join().unwrap().unwrap(), 1));
+    });
+}
+
+#[test]
+fn the_applications_database_stays_its_own() {
+    let home = Home::new();
+    let db = home.connect();
+    db.execute_batch("PRAGMA user_version = 7; CREATE TABLE orders (id INTEGER PRIMARY KEY)").unwrap();
+    add(&home.open(), "a");
+    assert_eq!(db.query_row("PRAGMA user_version", [], |row| row.get::<_, i64>(0)).unwrap(), 7);
+    let names = "SELECT group_concat(name) FROM sqlite_master WHERE type = 'table' AND name NOT LIKE 'aside_%'";
+    let names: String = db.query_row(names, [], |row| row.get(0)).unwrap();
+    assert_eq!(names, "orders,sqlite_sequence");
+}
+
+#[test]
+fn what_is_no_database_is_refused_and_left_alone() {
+    let home = Home::new();
+    let text = "this is a letter, not a database. ".repeat(100);
+    fs::write(home.path(), &text).unwrap();
+    let words = refused(Sqlite::open(&home.path()), "no SQLite database");
+    assert!(words.contains("jobs.db"), "{words}");
+    assert_eq!(fs::read_to_string(home.path()).unwrap(), text);
+    refused(Sqlite::open(home.0.path()), "it cannot be opened");
+    refused(Sqlite::open(Path::new("")), "data/jobs.db");
+    refused(Sqlite::open(&home.path().join("deeper/jobs.db")), "the folder of");
+}
+
+#[test]
+fn a_damaged_file_is_refused() {
+    let home = Home::new();
+    home.open().enqueue(vec![Entry { payload: "x".repeat(1000), ..entry("a") }; 200], T).unwrap();
+    let mut bytes = fs::read(home.path()).unwrap();
+    // One page of the jobs themselves, which nothing reads at the start unless it looks for damage.
+    let page = bytes.len() / 4096 / 2 * 4096;
+    assert!(page > 100_000, "the file holds its jobs after it was closed");
+    bytes[page..page + 4096].fill(0x55);
+    fs::write(home.path(), bytes).unwrap();
+    let words = refused(Sqlite::open(&home.path()), "damaged");
+    assert!(words.contains("jobs.db"), "{words}");
+}
+
+#[test]
+fn a_folder_that_is_missing_is_made() {
+    let home = Home::new();
+    let path = home.0.path().join("data/here/jobs.db");
+    add(&Sqlite::open(&path).unwrap(), "a");
+    assert!(path.exists());
+}
+
+#[test]
+fn a_full_disk_keeps_nothing_of_a_call_and_all_that_was_there() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (_, claimed) = running(&jobs);
+    limit(&jobs, Some(4));
+    let large = Entry { payload: "x".repeat(100_000), ..entry("large") };
+    refused(jobs.enqueue(vec![entry("small"), large.clone()], T), "there is no room left");
+    assert_eq!(jobs.counts().unwrap(), JobCounts { running: 1, ..JobCounts::default() });
+    assert!(jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap(), "what needs no room goes on");
+    limit(&jobs, None);
+    assert_eq!(jobs.enqueue(vec![large], T).unwrap().len(), 1);
+}
+
+/// So many more pages may the file have.
+fn limit(jobs: &Sqlite, more: Option<u32>) {
+    let set = move |db: &Connection| {
+        let pages: u32 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
+        let most = more.map_or(1 << 30, |more| pages + more);
+        db.query_row(&format!("PRAGMA max_page_count = {most}"), [], |_| Ok(()))
+    };
+    jobs.write(Commit::PASSING, set).unwrap();
+}
+
+#[test]
+fn a_lock_of_somebody_else_is_waited_for_and_then_named() {
+    let home = Home::new();
+    let jobs = Sqlite::open_with(&home.path(), BRIEF, schema::STEPS).unwrap();
+    let id = add(&jobs, "a");
+    let other = home.connect();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let words = refused(jobs.enqueue(vec![entry("b"), entry("c")], T), "another process or connection has it locked");
+    assert!(words.contains("jobs.db"), "{words}");
+    assert_eq!(state(&jobs, id), JobState::Waiting, "who reads does not wait");
+    other.execute_batch("COMMIT").unwrap();
+    assert_eq!(jobs.counts().unwrap().waiting, 1);
+    assert_eq!(add(&jobs, "b"), id + 1);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_file_that_is_deleted_takes_nothing_more() {
+    let home = Home::new();
+    let jobs = home.open();
+    let id = add(&jobs, "a");
+    let aside = home.0.path().join("aside.db");
+    fs::rename(home.path(), &aside).unwrap();
+    refused(jobs.enqueue(vec![entry("b")], T), "deleted or replaced");
+    fs::write(home.path(), "").unwrap();
+    refused(jobs.enqueue(vec![entry("b")], T), "deleted or replaced");
+    fs::rename(&aside, home.path()).unwrap();
+    assert_eq!(add(&jobs, "b"), id + 1);
+}
+
+#[test]
+fn a_write_that_panics_or_fails_takes_no_other_along() {
+    let home = Home::new();
+    let jobs = home.open();
+    // While the connection is out, what is asked gathers.
+    let borrowed = jobs.writer.borrow().unwrap();
+    let asked = thread::scope(|scope| {
+        let ask = || {
+            let one = jobs.writer.ask(Commit::DURABLE, |db| statements::enqueue(db, &entry("a"), T)).unwrap();
+            let boom = jobs.writer.ask(Commit::DURABLE, |_| -> rusqlite::Result<()> { panic!("boom") }).unwrap();
+            let wrong = jobs.writer.ask(Commit::DURABLE, |db| db.execute("no SQL", [])).unwrap();
+            let two = jobs.writer.ask(Commit::DURABLE, |db| statements::enqueue(db, &entry("b"), T)).unwrap();
+            (one, boom, wrong, two)
+        };
+        scope.spawn(ask).join().unwrap()
+    });
+    drop(borrowed);
+    let (one, boom, wrong, two) = asked;
+    assert!(one.recv().unwrap().unwrap().is_new);
+    assert!(boom.recv().unwrap().unwrap_err().contains("panicked"));
+    assert!(wrong.recv().unwrap().unwrap_err().contains("syntax error"));
+    assert!(two.recv().unwrap().unwrap().is_new);
+    assert_eq!(jobs.counts().unwrap().waiting, 2);
+}
+
+#[test]
+fn what_has_gathered_is_committed_at_once() {
+    let home = Home::new();
+    let jobs = home.open();
+    let borrowed = jobs.writer.borrow().unwrap();
+    let path = home.path();
+    let answers = thread::scope(|scope| {
+        let ask = || {
+            let add = || jobs.writer.ask(Commit::DURABLE, |db| statements::enqueue(db, &entry("a"), T)).unwrap();
+            let added: Vec<_> = (0..20).map(|_| add()).collect();
+            // What the others wrote is there for the last one, and for nobody else yet.
+            let look = move |db: &Connection| Ok((count(db), count(&Connection::open(&path)?)));
+            (added, jobs.writer.ask(Commit::DURABLE, look).unwrap())
+        };
+        scope.spawn(ask).join().unwrap()
+    });
+    drop(borrowed);
+    assert_eq!(answers.1.recv().unwrap().unwrap(), (20, 0));
+    assert!(answers.0.into_iter().all(|added| added.recv().unwrap().unwrap().is_new));
+}
+
+fn count(db: &Connection) -> i64 {
+    db.query_row("SELECT count(*) FROM aside_jobs", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn what_is_answered_as_durable_is_synced() {
+    let home = Home::new();
+    let jobs = home.open();
+    let synced = |commit| jobs.write(commit, |db| db.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0)));
+    assert_eq!([Commit::DURABLE, Commit::PASSING, Commit::RINGING].map(|commit| synced(commit).unwrap()), [2, 1, 2]);
+    let mut borrowed = jobs.writer.borrow().unwrap();
+    let lent = borrowed.db().unwrap().query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0));
+    assert_eq!(lent.unwrap(), 2);
+}
+
+#[test]
+fn many_threads_enqueue_at_once() {
+    let home = Home::new();
+    let handles = [home.open(), home.open()];
+    thread::scope(|scope| {
+        for number in 0..8 {
+            let jobs = &handles[number % 2];
+            scope.spawn(move || add_each(jobs, 50));
+        }
+    });
+    assert_eq!(handles[0].counts().unwrap().waiting, 400);
+}
+
+#[test]
+fn a_transaction_completes_the_job_with_what_it_writes() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (worker, claimed) = running(&jobs);
+    home.connect().execute_batch("CREATE TABLE orders (name TEXT)").unwrap();
+    let order = |db: &Transaction<'_>| Ok(db.execute("INSERT INTO orders VALUES ('tea')", [])?);
+    assert_eq!(jobs.transaction(claimed.id, claimed.token, T, order).unwrap(), 1);
+    assert_eq!((state(&jobs, claimed.id), orders(&home)), (JobState::Done, 1));
+    let held = [Held { id: claimed.id, token: claimed.token, progress: None }];
+    assert_eq!(jobs.beat(&worker, &held, T).unwrap(), Beat::default(), "it is not lost while it comes to its end");
+    let late = End::Retry { wait: 0, words: "too late".to_owned() };
+    assert!(jobs.settle(claimed.id, claimed.token, late, T).unwrap());
+    assert_eq!(state(&jobs, claimed.id), JobState::Done);
+    assert!(!jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap());
+}
+
+fn orders(home: &Home) -> i64 {
+    home.connect().query_row("SELECT count(*) FROM orders", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_transaction_that_fails_or_panics_undoes_all_and_the_job_runs_on() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (_, claimed) = running(&jobs);
+    home.connect().execute_batch("CREATE TABLE orders (name TEXT)").unwrap();
+    let fails = |db: &Transaction<'_>| -> Result<()> {
+        db.execute("INSERT INTO orders VALUES ('tea')", [])?;
+        Err(Error::conflict("sold out"))
+    };
+    refused(jobs.transaction(claimed.id, claimed.token, T, fails), "sold out");
+    let panics = |db: &Transaction<'_>| -> Result<()> {
+        db.execute("INSERT INTO orders VALUES ('tea')", [])?;
+        panic!("boom")
+    };
+    let panicking = || jobs.transaction(claimed.id, claimed.token, T, panics);
+    assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking)).is_err());
+    assert_eq!((state(&jobs, claimed.id), orders(&home)), (JobState::Running, 0));
+    assert!(jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap());
+}
+
+#[test]
+fn a_transaction_of_a_stale_claim_writes_nothing() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (_, claimed) = running(&jobs);
+    jobs.settle(claimed.id, claimed.token, End::Released, T).unwrap();
+    let outcome = jobs.transaction(claimed.id, claimed.token, T, |_| -> Result<()> { panic!("it is not run") });
+    assert!(outcome.unwrap_err().find_source::<Cancelled>().is_some());
+    assert_eq!(state(&jobs, claimed.id), JobState::Waiting);
+}
+
+#[test]
+fn within_a_transaction_the_engine_says_what_to_do_instead() {
+    let home = Home::new();
+    let (jobs, other) = (home.open(), Home::new());
+    let (_, claimed) = running(&jobs);
+    let elsewhere = other.open();
+    let nested = |db: &Transaction<'_>| -> Result<u64> {
+        refused(jobs.enqueue(vec![entry("b")], T), "enqueue_in");
+        refused(jobs.transaction(1, 1, T, |_| Ok(())), "enqueue_in");
+        add(&elsewhere, "c");
+        Ok(enqueue_in(db, &entry("d"), T)?.id)
+    };
+    let bell = Arc::new(Bell::default());
+    jobs.listen(&bell).unwrap();
+    let id = jobs.transaction(claimed.id, claimed.token, T, nested).unwrap();
+    assert!(bell.wait(PATIENCE), "for what was enqueued in it");
+    assert_eq!(jobs.find(id).unwrap().unwrap().name, "d");
+    add(&jobs, "e");
+}
+
+#[test]
+fn a_transaction_that_was_ended_by_hand_is_an_error() {
+    let home = Home::new();
+    let jobs = home.open();
+    for ended in ["ROLLBACK", "COMMIT", "ROLLBACK; BEGIN"] {
+        let (_, claimed) = running(&jobs);
+        let ends = |db: &Transaction<'_>| Ok(db.execute_batch(ended)?);
+        refused(jobs.transaction(claimed.id, claimed.token, T, ends), "leave that to aside");
+        let is_done = ended == "COMMIT";
+        assert_eq!(jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap(), !is_done, "{ended}");
+    }
+    add(&jobs, "b");
+}
+
+#[test]
+fn enqueued_if_and_only_if_the_applications_transaction_commits() {
+    let home = Home::new();
+    let jobs = home.open();
+    let mut db = home.connect();
+    let dropped = db.transaction().unwrap();
+    let unique = Entry { unique: Some("k".to_owned()), ..entry("a") };
+    assert!(enqueue_in(&dropped, &unique, T).unwrap().is_new);
+    drop(dropped);
+    assert_eq!(jobs.counts().unwrap(), JobCounts::default());
+    let kept = db.transaction().unwrap();
+    let first = enqueue_in(&kept, &unique, T).unwrap();
+    assert_eq!(enqueue_in(&kept, &unique, T).unwrap(), Enqueued { id: first.id, is_new: false });
+    assert_eq!(jobs.counts().unwrap(), JobCounts::default());
+    kept.commit().unwrap();
+    assert_eq!(state(&jobs, first.id), JobState::Waiting);
+}
+
+#[test]
+fn a_database_without_our_tables_is_named() {
+    let home = Home::new();
+    let mut db = home.connect();
+    let transaction = db.transaction().unwrap();
+    let words = refused(enqueue_in(&transaction, &entry("a"), T), "has no tables for jobs");
+    assert!(words.contains("jobs.db"), "{words}");
+    drop(transaction);
+    let jobs = home.open();
+    assert!(jobs.is_same_file(&db) && !jobs.is_same_file(&Connection::open_in_memory().unwrap()));
+    db.execute("UPDATE aside_meta SET value = 2 WHERE key = 'version'", []).unwrap();
+    refused(enqueue_in(&db.transaction().unwrap(), &entry("a"), T), "tables of version 2");
+}
+
+#[test]
+fn the_bell_rings_for_commits_of_ones_own_and_of_others() {
+    let home = Home::new();
+    let (jobs, other) = (home.open(), home.open());
+    let bell = Arc::new(Bell::default());
+    jobs.listen(&bell).unwrap();
+    let id = add(&jobs, "a");
+    assert!(bell.wait(PATIENCE), "for one's own");
+    add(&other, "b");
+    assert!(bell.wait(PATIENCE), "for another's");
+    jobs.cancel(id, T).unwrap();
+    assert!(bell.wait(PATIENCE), "for a cancellation");
+    let mut db = home.connect();
+    let transaction = db.transaction().unwrap();
+    enqueue_in(&transaction, &entry("c"), T).unwrap();
+    jobs.look_soon();
+    transaction.commit().unwrap();
+    assert!(bell.wait(PATIENCE), "for the application's");
+}
+
+#[test]
+fn a_bell_rings_for_the_very_next_commit() {
+    let home = Home::new();
+    let (jobs, other) = (home.open(), home.open());
+    let bell = Arc::new(Bell::default());
+    let (added, was_added) = std::sync::mpsc::channel();
+    // The writer has no time to see what there is, until the loan comes back.
+    let borrowed = jobs.writer.borrow().unwrap();
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            jobs.listen(&bell).unwrap();
+            added.send(add(&other, "a")).unwrap();
+        });
+        let _ = was_added.recv_timeout(BRIEF);
+        drop(borrowed);
+    });
+    assert!(bell.wait(PATIENCE));
+}
+
+#[test]
+fn a_bell_does_not_ring_for_ones_own_claims() {
+    let home = Home::new();
+    let jobs = home.open();
+    let (worker, claimed) = running(&jobs);
+    let bell = Arc::new(Bell::default());
+    jobs.listen(&bell).unwrap();
+    jobs.look_soon();
+    jobs.beat(&worker, &[], T).unwrap();
+    jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap();
+    assert!(!bell.wait(Duration::from_millis(20)));
+    assert_eq!(Arc::strong_count(&bell), 1);
+}
+
+#[test]
+fn in_memory_it_is_the_same_without_files() {
+    let jobs = Sqlite::open(Path::new(":memory:")).unwrap();
+    let (worker, claimed) = running(&jobs);
+    assert_eq!(jobs.recover(LONG, T).unwrap(), 0);
+    assert!(jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap());
+    assert_eq!((state(&jobs, claimed.id), jobs.counts().unwrap().done), (JobState::Done, 1));
+    assert!(!jobs.abilities().is_durable && jobs.place.file.is_none());
+    jobs.leave(&worker, T).unwrap();
+}
+
+#[test]
+fn trimming_goes_on_past_one_transaction() {
+    let home = Home::new();
+    let jobs = home.open();
+    let many = statements::MOST_TRIMMED + 20;
+    let all = jobs.enqueue(vec![entry("a"); many], T).unwrap();
+    for job in &all {
+        jobs.writer
+            .ask(Commit::PASSING, {
+                let id = job.id;
+                move |db| statements::cancel(db, id, T)
+            })
+            .unwrap();
+    }
+    let keep = Keep { age: LONG, count: 3 };
+    assert_eq!(jobs.trim(keep, T).unwrap(), many - 3);
+    assert_eq!(jobs.counts().unwrap().cancelled, 3);
+    assert_eq!(state(&jobs, all[many - 1].id), JobState::Cancelled);
+}
+
+/// Figures, for a person: `cargo test --release --lib jobs::sqlite::tests::figures -- --ignored --nocapture`
+#[test]
+#[ignore = "measures, and takes a minute"]
+fn figures() {
+    let home = Home(tempfile::tempdir_in(".").unwrap());
+    let jobs = home.open();
+    let began = Instant::now();
+    thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| add_each(&jobs, 1000)))));
+    println!("enqueued by 8 threads: {:.0}/s", 8000.0 / began.elapsed().as_secs_f64());
+    let began = Instant::now();
+    for _ in 0..92 {
+        jobs.enqueue(vec![entry("a"); 1000], T).unwrap();
+    }
+    println!("enqueued by the thousand: {:.0}/s", 92_000.0 / began.elapsed().as_secs_f64());
+    drain(&jobs, 16, 40_000);
+    drain(&jobs, 32, 40_000);
+    claim_time(&jobs);
+    for _ in 0..100 {
+        jobs.enqueue(vec![entry("a"); 10_000], T).unwrap();
+    }
+    claim_time(&jobs);
+    let began = Instant::now();
+    println!("{:?} in {:?}", jobs.counts().unwrap(), began.elapsed());
+    let began = Instant::now();
+    println!("{:?} in {:?}", jobs.queues().unwrap(), began.elapsed());
+}
+
+/// Claimed in batches by one thread, settled from many.
+fn drain(jobs: &Sqlite, threads: usize, most: u64) {
+    let worker = jobs.join().unwrap();
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<Claimed>(threads * 4);
+    let (receiver, settled, began) = (Mutex::new(receiver), AtomicU64::new(0), Instant::now());
+    thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    // The lock is let go of before the job is settled.
+                    let next = lock(&receiver).recv();
+                    let Ok(job) = next else { break };
+                    assert!(jobs.settle(job.id, job.token, End::Done, T).unwrap());
+                    settled.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        let mut claimed = 0;
+        while claimed < most {
+            let some = jobs.claim(&worker, &[Room { queue: "default".to_owned(), free: threads * 4 }], T).unwrap();
+            claimed += some.len() as u64;
+            some.into_iter().for_each(|job| sender.send(job).unwrap());
+        }
+        drop(sender);
+    });
+    println!("drained by {threads} threads: {:.0}/s", settled.into_inner() as f64 / began.elapsed().as_secs_f64());
+}
+
+fn claim_time(jobs: &Sqlite) {
+    let worker = jobs.join().unwrap();
+    let waiting = jobs.counts().unwrap().waiting;
+    let began = Instant::now();
+    (0..1000).for_each(|_| drop(take(jobs, &worker)));
+    println!("a claim of one with {waiting} waiting: {:?}", began.elapsed() / 1000);
+    jobs.leave(&worker, T).unwrap();
+}

@@ -22,6 +22,9 @@ use crate::jobs::engine::Bell;
 /// How many writes share one transaction at most, so that the first of them does not wait for ever.
 const MOST_TOGETHER: usize = 256;
 
+/// How long a write may wait for others to share its sync.
+const MOST_DELAY: Duration = Duration::from_millis(1);
+
 /// How often to look whether another process has written.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
@@ -85,7 +88,7 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Write for Op<
 enum Message {
     Write(Box<dyn Write>),
     Lend(Sender<Result<Loan, String>>),
-    Listen(Weak<Bell>),
+    Listen(Weak<Bell>, Sender<()>),
     LookSoon,
 }
 
@@ -118,9 +121,18 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
+        self.ask(commit, run)?.recv().map_err(|_| ended())?.map_err(Error::internal)
+    }
+
+    /// The same without waiting for the answer.
+    pub(super) fn ask<T, F>(&self, commit: Commit, run: F) -> Result<Receiver<Result<T, String>>>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
         let (answer, answered) = channel();
         self.send(Message::Write(Box::new(Op { commit, run, value: None, answer })))?;
-        answered.recv().map_err(|_| ended())?.map_err(Error::internal)
+        Ok(answered)
     }
 
     /// The connection itself, for as long as the loan is kept. Nobody else writes meanwhile.
@@ -132,9 +144,11 @@ impl Writer {
         Ok(Borrowed { loan, number: self.number })
     }
 
-    /// Rings that bell from now on.
+    /// Rings that bell for all that is committed after this has returned.
     pub(super) fn listen(&self, bell: &Arc<Bell>) -> Result<()> {
-        self.send(Message::Listen(Arc::downgrade(bell)))
+        let (answer, answered) = channel();
+        self.send(Message::Listen(Arc::downgrade(bell), answer))?;
+        answered.recv().map_err(|_| ended())
     }
 
     /// Looks often whether something was committed, for a moment.
@@ -212,14 +226,28 @@ struct Desk {
     seen: Option<i64>,
     looked_at: Instant,
     soon_until: Option<Instant>,
+    /// How many writes the last transaction had.
+    crowd: usize,
+    /// How long the last durable commit took.
+    last_sync: Duration,
     /// Whether commits sync, as the connection is set now.
     syncs: Option<bool>,
 }
 
 impl Desk {
     fn new(db: Connection, place: Place, inbox: Receiver<Message>) -> Desk {
-        let looked_at = Instant::now();
-        Desk { db: Some(db), place, inbox, bells: Vec::new(), seen: None, looked_at, soon_until: None, syncs: None }
+        Desk {
+            db: Some(db),
+            place,
+            inbox,
+            bells: Vec::new(),
+            seen: None,
+            looked_at: Instant::now(),
+            soon_until: None,
+            crowd: 1,
+            last_sync: Duration::ZERO,
+            syncs: None,
+        }
     }
 
     fn serve(mut self) {
@@ -264,19 +292,26 @@ impl Desk {
                 }
             }
             Message::Lend(answer) => self.lend(&answer),
-            Message::Listen(bell) => {
+            Message::Listen(bell, answer) => {
                 self.look();
                 self.bells.push(bell);
+                let _ = answer.send(());
             }
             Message::LookSoon => self.soon_until = Some(Instant::now() + SOON),
         }
     }
 
     /// All the writes that have come meanwhile, up to the first message that is something else.
+    ///
+    /// Those who were answered together come again within a moment, and one after the other: without a short wait for them
+    /// the first would have a sync of the disk to itself, and all others the next one.
     fn gather(&self, first: Box<dyn Write>) -> (Vec<Box<dyn Write>>, Option<Message>) {
+        let until = Instant::now() + self.moment();
         let mut batch = vec![first];
         while batch.len() < MOST_TOGETHER {
-            match self.inbox.try_recv() {
+            let wait =
+                if batch.len() < self.crowd { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            match self.inbox.recv_timeout(wait) {
                 Ok(Message::Write(write)) => batch.push(write),
                 Ok(other) => return (batch, Some(other)),
                 Err(_) => break,
@@ -285,7 +320,13 @@ impl Desk {
         (batch, None)
     }
 
+    /// How long to wait for as many as there were the last time: a fraction of what a sync takes here.
+    fn moment(&self) -> Duration {
+        (self.last_sync / 4).min(MOST_DELAY)
+    }
+
     fn commit(&mut self, mut batch: Vec<Box<dyn Write>>) {
+        self.crowd = batch.len();
         match self.attempt(&mut batch) {
             Err(Fault::InOne(_)) if batch.len() > 1 => self.commit_each(batch),
             outcome => self.answer(batch, outcome.map_err(Fault::into_words)),
@@ -329,7 +370,11 @@ impl Desk {
         for write in batch {
             write.run(db).map_err(|e| Fault::InOne(said(e)))?;
         }
+        let began = Instant::now();
         let committed = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
+        if self.syncs == Some(true) {
+            self.last_sync = began.elapsed();
+        }
         committed.map(drop).map_err(|e| Fault::InOne(said(e)))
     }
 
@@ -339,7 +384,7 @@ impl Desk {
             return Err(self.place.gone());
         }
         if self.db.is_none() {
-            self.db = Some(self.place.connect().map_err(|error| error.to_string())?);
+            self.db = Some(self.place.connect_to_write().map_err(|error| error.to_string())?);
             self.syncs = None;
         }
         if let Some(db) = self.db.as_ref().filter(|_| self.syncs != Some(is_durable)) {
