@@ -35,7 +35,8 @@ pub(crate) fn now() -> u64 {
 
 /// The driver's end of it.
 pub(crate) struct Ledger {
-    child: Child,
+    /// Lives as long as this.
+    _child: Child,
     base: String,
 }
 
@@ -44,15 +45,11 @@ impl Ledger {
         let file = folder.join("ledger.txt");
         let child = Child::start("ledger", &[("KILL_FILE", file.to_str().expect("a path in UTF-8"))], None);
         let base = child.log.wait_for("ledger at ").rsplit(' ').next().expect("a word").to_owned();
-        Ledger { child, base }
+        Ledger { _child: child, base }
     }
 
     pub(crate) fn base(&self) -> &str {
         &self.base
-    }
-
-    pub(crate) fn pid(&self) -> u32 {
-        self.child.pid()
     }
 
     /// All that it was told, in order.

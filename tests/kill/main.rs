@@ -3,7 +3,6 @@
 //!
 //! Settings, to try harder: `ASIDE_KILLS` (how many kills a storm has), `ASIDE_KILL_SEED` (to have one again),
 //! `ASIDE_REDIS_GONE` (for how many seconds Redis is gone; 5).
-#![cfg(all(unix, feature = "sqlite"))]
 
 mod faults;
 mod ledger;
@@ -81,8 +80,10 @@ fn main() {
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
 
-/// What this process is when another has started it.
+/// What this process is when another has started it, with which it ends.
 fn play(role: &str) {
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).expect("it can be set");
     match role {
         "ledger" => ledger::serve(),
         "hold" => sqlite_faults::hold(),

@@ -65,7 +65,7 @@ impl Child {
         };
         let mut process = command
             .env(ROLE, role)
-            .env_remove("RUST_LOG")
+            .env("RUST_LOG", "info,aside::access=warn")
             .env_remove("ASIDE_ENV")
             .envs(environment.iter().copied())
             .stdin(Stdio::null())

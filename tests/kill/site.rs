@@ -83,10 +83,6 @@ pub(crate) fn address(child: &Child) -> Result<String, String> {
 }
 
 impl Site {
-    pub(crate) fn base(&self) -> &str {
-        &self.base
-    }
-
     /// The status and the body, when it answers.
     pub(crate) fn try_post(base: &str, target: &str) -> Result<(u16, String), ureq::Error> {
         let mut answer = agent().post(format!("{base}{target}")).send_empty()?;

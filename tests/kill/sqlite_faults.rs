@@ -205,7 +205,9 @@ pub(crate) fn a_damaged_file_is_named() {
     for (name, damage) in [("head", (0, 100)), ("everything but the head", (4096, u64::MAX)), ("cut", (0, 0))] {
         let place = Place::new();
         let mut site = Setup { workers: 0, ..place.setup() }.site();
-        (0..200).for_each(|n| drop(site.enqueue(&format!("job-{n}"), "short")));
+        for n in 0..200 {
+            site.enqueue(&format!("job-{n}"), "short");
+        }
         site.signal(Signal::TERM);
         site.child.wait();
         spoil(&place.file(), damage);

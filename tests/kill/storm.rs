@@ -374,7 +374,9 @@ fn runs(lines: &[Line]) -> BTreeMap<&str, Vec<u32>> {
 fn interrupted(lines: &[Line]) -> BTreeMap<u32, BTreeSet<&str>> {
     let mut interrupted = BTreeMap::<u32, BTreeSet<&str>>::new();
     for (id, pids) in runs(lines) {
-        pids[..pids.len() - 1].iter().for_each(|pid| drop(interrupted.entry(*pid).or_default().insert(id)));
+        for pid in &pids[..pids.len() - 1] {
+            interrupted.entry(*pid).or_default().insert(id);
+        }
     }
     interrupted
 }
