@@ -61,6 +61,7 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
+    #[allow(dead_code)] // Not every binary that has this file asks.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
