@@ -489,11 +489,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::app::App;
     use crate::background::failure::Failure;
     use crate::background::registry::Registry;
     use crate::background::scope::{Context, Scope, Values};
     use crate::config::Config;
     use crate::http::request::{Body, Method};
+    use crate::jobs::{JobInfo, JobState, Jobs};
+    use crate::testing::TestClient;
 
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -702,5 +705,131 @@ mod tests {
         Webhook::post(&receiver.url).json("x").send_now().unwrap();
         assert!(Webhook::post(&receiver.url).json("x").send_now().is_err());
         assert_eq!(receiver.got().len(), 2);
+    }
+    /// Longer than any wait between two tries.
+    const LATER: Duration = Duration::from_secs(3600);
+
+    fn site() -> TestClient {
+        TestClient::new(App::with_config(Config::default()).jobs(Jobs::memory()))
+    }
+
+    fn job(client: &TestClient, id: u64) -> JobInfo {
+        client.jobs().find(id).unwrap().unwrap()
+    }
+
+    /// The time that it was signed at.
+    fn signed_at(headers: &Headers) -> i64 {
+        headers.get("webhook-timestamp").unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_webhook_that_is_enqueued_is_signed_anew_at_each_try_under_one_id() {
+        let receiver = Receiver::start(&["500 Oh", "429 Later", "204 Fine"]);
+        let mut client = site();
+        let payload = json!({ "order": 17, "name": "Анна \"\\" });
+        let webhook =
+            Webhook::post(&receiver.url).json(&payload).secret(SECRET).header("X-Shop", "a").header("X-Shop", "b");
+        let id = client.jobs().enqueue(webhook.clone()).unwrap().id;
+        for (state, seen) in [(JobState::Scheduled, 1), (JobState::Scheduled, 2), (JobState::Done, 3)] {
+            client.settle();
+            assert_eq!((job(&client, id).state, receiver.got().len()), (state, seen));
+            client.advance(LATER);
+        }
+        for (headers, body) in receiver.got() {
+            assert_eq!(headers.get("webhook-id"), Some(&*webhook.id));
+            assert_eq!(headers.get_all("x-shop").collect::<Vec<_>>(), ["a", "b"]);
+            assert_eq!(body, serde_json::to_vec(&payload).unwrap());
+            let mut request = Request::new(Method::Post, "/", headers, Body::from(body));
+            verify(&mut request, &[SECRET]).unwrap();
+        }
+    }
+
+    /// What is written down has no time, so that a try of next week is not signed for today.
+    #[test]
+    fn a_webhook_that_waited_is_signed_for_the_time_of_its_try() {
+        let receiver = Receiver::start(&["200 OK"]);
+        let webhook = Webhook::post(&receiver.url).id("msg_1").json("x").secret([0, 255, 10]);
+        let written = serde_json::to_string(&webhook).unwrap();
+        assert!(!written.contains("time") && !written.contains("v1,"), "{written}");
+        let read: Webhook = serde_json::from_str(&written).unwrap();
+        let (one, other) = (webhook.signed_headers(b"x", 1_000).unwrap(), read.signed_headers(b"x", 2_000).unwrap());
+        assert_ne!(one.get("webhook-signature"), other.get("webhook-signature"));
+        assert_eq!(other.get("webhook-signature").unwrap(), sign([0, 255, 10], "msg_1", 2_000, b"x").unwrap());
+        let before = Timestamp::now().as_second();
+        let client = site();
+        client.jobs().enqueue(read).unwrap();
+        client.settle();
+        let time = signed_at(&receiver.got()[0].0);
+        assert!((before..=Timestamp::now().as_second()).contains(&time), "{time}");
+    }
+
+    #[test]
+    fn a_refusal_makes_it_dead_and_shows_no_secret() {
+        let receiver = Receiver::start(&["410 Gone", "200 OK"]);
+        let mut client = site();
+        let webhook = Webhook::post(&receiver.url).json("x").secret("geheim, and long enough").header("X", "geheim");
+        assert!(!format!("{webhook:?} {:?}", webhook.clone().in_(LATER)).contains("geheim"));
+        let id = client.jobs().enqueue(webhook).unwrap().id;
+        client.settle();
+        client.advance(LATER);
+        client.settle();
+        let job = job(&client, id);
+        assert_eq!((job.state, receiver.got().len(), job.failures.len()), (JobState::Dead, 1, 1));
+        assert_eq!((&*job.label, client.jobs().is_private(&job.name)), ("webhook to 127.0.0.1", true));
+        assert_eq!(job.failures[0].words, "webhook to 127.0.0.1 answered 410 Gone");
+        let tasks = format!("{:?}", client.failures());
+        assert!(tasks.contains("410 Gone") && !tasks.contains("geheim"), "{tasks}");
+        assert!(client.jobs().retry(id).unwrap());
+        client.settle();
+        assert_eq!(receiver.got().len(), 2);
+    }
+
+    #[test]
+    fn a_payload_that_is_no_json_is_refused_when_it_is_enqueued() {
+        let client = site();
+        let map = std::collections::HashMap::from([(vec![1], 2)]);
+        let error = client.jobs().enqueue(Webhook::post("http://127.0.0.1:9/geheim").json(&map)).unwrap_err();
+        let words = error.chain();
+        let expected = "the payload of the webhook to 127.0.0.1 cannot be written as JSON: key must be a string";
+        assert!(words.ends_with(expected) && !words.contains("geheim"), "{words}");
+        assert_eq!(client.jobs().counts().unwrap().waiting, 0);
+    }
+
+    #[test]
+    fn a_request_enqueues_a_webhook() {
+        let receiver = Receiver::start(&["200 OK"]);
+        let url = receiver.url.clone();
+        let handler =
+            move |req: &mut Request| req.enqueue(Webhook::post(&url).json("x").unique("x")).map(|_| "thank you");
+        let app = App::with_config(Config::default()).jobs(Jobs::memory()).post("/orders", handler);
+        let mut client = TestClient::new(app);
+        client.post("/orders").send();
+        client.post("/orders").send();
+        client.jobs().assert_enqueued(|webhook: &Webhook| webhook.url == receiver.url);
+        client.settle();
+        assert_eq!(receiver.got().len(), 1);
+    }
+
+    /// Word for word what this version writes, and what is least: versions to come must read both.
+    #[test]
+    fn what_was_written_down_is_read_by_later_versions() {
+        let all =
+            r#"{"url":"https://a.example/x","id":"msg_1","body":"{\"a\":1}","secret":"AP8K","headers":[["X","y"]]}"#;
+        let webhook: Webhook = serde_json::from_str(all).unwrap();
+        assert_eq!(serde_json::to_string(&webhook).unwrap(), all);
+        assert_eq!(
+            (webhook.body.as_deref(), webhook.secret.as_deref()),
+            (Ok(&b"{\"a\":1}"[..]), Some(&[0, 255, 10][..]))
+        );
+        let least = r#"{"url":"https://a.example","id":"msg_1","body":""}"#;
+        assert_eq!(serde_json::to_string(&serde_json::from_str::<Webhook>(least).unwrap()).unwrap(), least);
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_waits_for_it() {
+        let newer = r#"{"url":"https://a.example","id":"msg_1","body":"","proxy":"b.example"}"#;
+        let error = Error::internal("…").with_source(serde_json::from_str::<Webhook>(newer).unwrap_err());
+        assert!(Webhook::retry().wait_after(1, &Failure::from_error(error.into())).is_some());
+        assert!(Webhook::retry().wait_after(1, &Failure::from_error(Error::internal("…").into())).is_none());
     }
 }

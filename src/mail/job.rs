@@ -508,6 +508,13 @@ mod tests {
             {{ most }} {{ whole }} {{ small }} {{ third }} {{ large }} {{ zero }} {{ list | join }} {{ empty }} [{{ gone }}]", context)
         };
         assert_eq!(render(&context).unwrap(), render(&values).unwrap());
+        for number in (1..10_000).map(|number| f64::from(number).sqrt()) {
+            let written = serde_json::to_string(&mail().template("a.txt", number)).unwrap();
+            let Some(Content::Template { context, .. }) = serde_json::from_str::<Mail>(&written).unwrap().text else {
+                panic!()
+            };
+            assert_eq!(f64::try_from(context).unwrap(), number);
+        }
     }
 
     #[test]
