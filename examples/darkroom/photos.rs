@@ -56,13 +56,6 @@ impl From<Photo> for Card {
     }
 }
 
-impl Card {
-    /// The same photo, of which nothing comes, and why.
-    pub fn spoilt(self, why: &str) -> Card {
-        Card { is_ready: false, failure: Some(why.to_owned()), ..self }
-    }
-}
-
 /// The upload's form.
 #[derive(Deserialize)]
 struct NewPhoto {
@@ -193,7 +186,7 @@ fn find(req: &Request, store: &Store) -> Result<Photo> {
     store.photo(req.param("id")?)?.ok_or_else(gone)
 }
 
-pub fn gone() -> Error {
+fn gone() -> Error {
     Error::not_found("There is no such photo.")
 }
 

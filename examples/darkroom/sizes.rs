@@ -96,7 +96,13 @@ impl Lab {
             Some(JobState::Cancelled) => self.write_off(&photo, CALLED_OFF)?,
             _ => self.unless_changed(&photo, |db| self.prepare(db, photo.id))?,
         }
-        self.look_at(self.store.photo(photo.id)?.ok_or_else(photos::gone)?)
+        self.find(&photo).and_then(|photo| self.look_at(photo))
+    }
+
+    /// What is known of a photo by now.
+    fn find(&self, photo: &Photo) -> Result<Photo> {
+        let is_gone = || Photo { state: Prepared::Failed(TAKEN_DOWN.into()), job: None, ..photo.clone() };
+        Ok(self.store.photo(photo.id)?.unwrap_or_else(is_gone))
     }
 
     fn write_off(&self, photo: &Photo, words: &str) -> Result<()> {
@@ -121,24 +127,21 @@ impl Lab {
 
     /// What those see who watch a photo while that job is at it, whichever process runs it.
     pub fn follow(&self, photo: &Photo, job: &JobInfo) -> Result<Live<Bath>> {
-        let (lab, card) = (self.clone(), Card::from(photo.clone()));
+        let (lab, known) = (self.clone(), photo.clone());
         let show = move |job: &JobInfo| match job.state.is_finished() {
-            false => Bath::at_work(card.clone(), job),
+            false => Bath::at_work(known.clone().into(), job),
             // What cannot be read now is read when the page is opened again.
-            true => Bath::over(lab.latest(&card).unwrap_or_else(|_| card.clone())),
+            true => Bath::over(lab.last_look(&known).unwrap_or_else(|_| known.clone().into())),
         };
         match self.jobs.follow_as(job.id, show)? {
             Some(live) => Ok(live),
-            None => Ok(ended(self.latest(&Card::from(photo.clone()))?)),
+            None => Ok(ended(self.last_look(photo)?)),
         }
     }
 
-    /// What is known of a photo now.
-    fn latest(&self, card: &Card) -> Result<Card> {
-        match self.store.photo(card.id)? {
-            Some(photo) => self.look_at(photo).map(|(photo, _)| Card::from(photo)),
-            None => Ok(card.clone().spoilt(TAKEN_DOWN)),
-        }
+    fn last_look(&self, photo: &Photo) -> Result<Card> {
+        let (photo, _) = self.find(photo).and_then(|photo| self.look_at(photo))?;
+        Ok(photo.into())
     }
 }
 
