@@ -16,6 +16,7 @@ use aside::{JobInfo, JobState, Jobs};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
+use super::driver::Browser;
 use super::store::{Photo, Prepared, Store};
 use super::tests::{jpeg, make_a_pipe};
 
@@ -56,9 +57,13 @@ impl Place {
     }
 
     fn serve(&self, grace: &str) -> Served {
+        self.serve_on("127.0.0.1:0", grace)
+    }
+
+    fn serve_on(&self, address: &str, grace: &str) -> Served {
         let mut process = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "processes::serve", "--nocapture"])
-            .envs([("DARKROOM_SERVED", "1"), ("ASIDE_ADDR", "127.0.0.1:0"), ("ASIDE_GRACE", grace)])
+            .envs([("DARKROOM_SERVED", "1"), ("ASIDE_ADDR", address), ("ASIDE_GRACE", grace)])
             .env("DARKROOM_DATA", self.folder.path())
             .env_remove("RUST_LOG")
             .stdin(Stdio::null())
@@ -234,6 +239,24 @@ fn a_photo_is_prepared_though_the_process_is_killed_in_the_middle() {
     assert!(!place.folder.path().join("photos/making/1").exists());
     let (log, status) = served.end_with(Signal::TERM);
     assert!(status.success() && !log.contains("ERROR"), "{log}");
+}
+
+/// And who waits at its page sees it come, without doing anything.
+#[test]
+fn a_page_that_is_open_when_the_process_is_killed_gets_there() {
+    let Some(browser) = Browser::start() else { return };
+    let place = Place::new();
+    let served = place.serve(GRACE);
+    let (pipe, _) = place.in_the_middle(&served);
+    let page = browser.page();
+    page.goto(&format!("http://{}/photos/1", served.address));
+    page.wait_for("document.body.innerText.includes('0 of 3 sizes') && (window.isTheSame = true)");
+    let address = served.address.clone();
+    served.end_with(Signal::KILL);
+    drop(pipe);
+    let _served = place.serve_on(&address, GRACE);
+    page.wait_for("document.querySelector('img[src=\"/photos/1/1600.jpg\"]')?.complete");
+    assert_eq!(page.evaluate("window.isTheSame"), true, "it was not loaded again");
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Duration;
 
 use aside::testing::{EventReader, TestClient, TestResponse};
-use aside::{Config, Error, JobInfo, JobState, Mode, Request, SentMail, Status};
+use aside::{Config, Error, JobInfo, JobState, Mail, Mode, Request, SentMail, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::{Compression, write::GzEncoder};
@@ -664,6 +664,7 @@ fn a_message_reaches_the_owner() {
     let mut visit = visit();
     let answer = visit.post("/contact").form(&[("email", "ada@example.org"), ("message", "Привет!\nA print?")]).send();
     assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/contact")));
+    assert_eq!(visit.jobs().enqueued::<Mail>().len(), 1, "there is no other copy of it");
     visit.settle();
     assert!(visit.get("/contact").text().contains("on its way"));
     let mails = visit.outbox();
