@@ -8,7 +8,7 @@ use std::thread;
 use std::time::Duration;
 
 use aside::rusqlite::Connection;
-use aside::{App, Error, Job, JobInfo, Jobs, Json, Request, Result, Retry, Status, TaskContext};
+use aside::{App, Error, Job, JobInfo, JobState, Jobs, Json, Request, Result, Retry, Status, TaskContext};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
@@ -268,6 +268,7 @@ pub(crate) fn run(role: &str) -> Result<()> {
         .get("/", |_: &mut Request| "a page")
         .post("/enqueue", enqueue)
         .get("/job", job)
+        .get("/dead", |req: &mut Request| req.jobs()?.list(JobState::Dead, None).map(Json))
         .get("/counts", |req: &mut Request| req.jobs()?.counts().map(Json))
         .get("/effects", effects)
         .post("/put_back", put_back)

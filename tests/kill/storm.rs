@@ -205,7 +205,7 @@ impl<'a> Storm<'a> {
         self.processes[at] = self.spawn(at);
         let next = self.processes[at].pid();
         self.killed.push(Killed { pid, restarted, next, running });
-        // Some are killed while they begin, most later, and some only when what was in flight is done again.
+        // Some are killed while they begin, most later, and some only when all that was in flight is done.
         if self.dice.below(6) > 0 || at > 0 {
             self.wait_for(at);
         }
@@ -233,15 +233,18 @@ impl<'a> Storm<'a> {
         Some(ids(&jobs))
     }
 
-    /// Waits until a job is done again that was in flight when the last process was killed.
+    /// Waits until all is done again that was in flight when the last process was killed: what is interrupted ten times
+    /// would be dead, and rightly so.
     fn wait_for_recovery(&mut self) {
         let Some(killed) = self.killed.last() else { return };
         let Some(running) = killed.running.clone().filter(|running| !running.is_empty()) else { return };
         let next = killed.next;
         self.wait_for(0);
-        until("a job is recovered", || {
-            let is_it = |line: &Line| line.what == "done" && line.pid == next && running.contains(&line.id);
-            self.ledger.lines().iter().any(is_it).then_some(())
+        until("all that was in flight is done", || {
+            let lines = self.ledger.lines();
+            let done = lines.iter().filter(|line| line.what == "done" && line.pid == next);
+            let done: BTreeSet<&String> = done.map(|line| &line.id).collect();
+            running.iter().all(|id| done.contains(id)).then_some(())
         });
     }
 
@@ -281,7 +284,7 @@ impl<'a> Storm<'a> {
         self.print_recoveries(&lines);
         assert!(acknowledged.len() >= self.plan.kills, "hardly anything was enqueued");
         assert!(lost.is_empty(), "lost: {lost:?}");
-        assert_eq!(counts["dead"], 0);
+        assert_eq!(counts["dead"], 0, "dead: {}", self.get("/dead"));
         self.judge_repeated(&lines, &acknowledged);
         if let Some(effects) = effects {
             self.judge_effects(&effects, &acknowledged, &done);
