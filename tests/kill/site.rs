@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Ledger;
-use crate::process::{Child, agent, until};
+use crate::process::{Child, NUMBER, agent, until};
 
 /// Where jobs are kept, and how long a process may show no life.
 const JOBS: &str = "KILL_JOBS";
@@ -147,7 +147,7 @@ impl Job for Work {
     }
 
     fn run(self, task: &TaskContext) -> Result<()> {
-        tell("began", &self.id, task)?;
+        tell("began", &self.id, false, task)?;
         match &*self.what {
             "short" => task.sleep(Duration::from_millis(10))?,
             "hold" => {
@@ -162,7 +162,7 @@ impl Job for Work {
             }
             fate => meet(fate),
         }
-        tell("done", &self.id, task)?;
+        tell("done", &self.id, false, task)?;
         record(&self.id, task)
     }
 }
@@ -185,9 +185,9 @@ impl Job for Isolated {
     }
 
     fn run(self, task: &TaskContext) -> Result<()> {
-        tell("began", &self.id, task)?;
+        tell("began", &self.id, true, task)?;
         meet(&self.what);
-        tell("done", &self.id, task)
+        tell("done", &self.id, true, task)
     }
 }
 
@@ -221,9 +221,10 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is set"))
 }
 
-fn tell(what: &str, id: &str, task: &TaskContext) -> Result<()> {
-    let pid = std::process::id();
-    let url = format!("{}/{what}?id={id}&attempt={}&pid={pid}", ledger(), task.attempt());
+fn tell(what: &str, id: &str, is_isolated: bool, task: &TaskContext) -> Result<()> {
+    // One that is isolated has a process of its own, which has no number of the driver's.
+    let process = if is_isolated { std::process::id().to_string() } else { variable(NUMBER) };
+    let url = format!("{}/{what}?id={id}&attempt={}&process={process}", ledger(), task.attempt());
     agent().post(url).send_empty()?;
     Ok(())
 }

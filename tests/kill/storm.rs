@@ -123,7 +123,7 @@ fn new_agent() -> ureq::Agent {
 
 /// A process that was killed.
 struct Killed {
-    pid: u32,
+    process: u32,
     /// When the next was started.
     restarted: u64,
     /// The one that was started.
@@ -198,13 +198,13 @@ impl<'a> Storm<'a> {
         if at == 0 {
             self.shared.place(None);
         }
-        let pid = self.processes[at].pid();
+        let process = self.processes[at].number();
         self.processes[at].kill();
         let running = self.running();
         let restarted = now();
         self.processes[at] = self.spawn(at);
-        let next = self.processes[at].pid();
-        self.killed.push(Killed { pid, restarted, next, running });
+        let next = self.processes[at].number();
+        self.killed.push(Killed { process, restarted, next, running });
         // Some are killed while they begin, most later, and some only when all that was in flight is done.
         if self.dice.below(6) > 0 || at > 0 {
             self.wait_for(at);
@@ -242,7 +242,7 @@ impl<'a> Storm<'a> {
         self.wait_for(0);
         until("all that was in flight is done", || {
             let lines = self.ledger.lines();
-            let done = lines.iter().filter(|line| line.what == "done" && line.pid == next);
+            let done = lines.iter().filter(|line| line.what == "done" && line.process == next);
             let done: BTreeSet<&String> = done.map(|line| &line.id).collect();
             running.iter().all(|id| done.contains(id)).then_some(())
         });
@@ -306,23 +306,24 @@ impl<'a> Storm<'a> {
 
     /// Each run that another run of the same job came after was in a process that was killed, which had the job in hand.
     fn judge_repeated(&self, lines: &[Line], acknowledged: &BTreeMap<String, u64>) {
-        let killed: BTreeMap<u32, &Killed> = self.killed.iter().map(|killed| (killed.pid, killed)).collect();
-        for (id, pids) in runs(lines) {
-            for pid in &pids[..pids.len() - 1] {
-                let killed =
-                    killed.get(pid).unwrap_or_else(|| panic!("{id} ran again, and {pid} was not killed: {pids:?}"));
+        let killed: BTreeMap<u32, &Killed> = self.killed.iter().map(|killed| (killed.process, killed)).collect();
+        for (id, processes) in runs(lines) {
+            for process in &processes[..processes.len() - 1] {
+                let killed = killed
+                    .get(process)
+                    .unwrap_or_else(|| panic!("{id} ran again, and {process} was not killed: {processes:?}"));
                 let was_running = killed.running.as_ref().is_none_or(|running| running.contains(id));
-                assert!(was_running, "{id} ran again, and did not run when {pid} was killed");
+                assert!(was_running, "{id} ran again, and did not run when {process} was killed");
             }
-            let distinct = pids.iter().collect::<BTreeSet<_>>().len();
-            assert_eq!(distinct, pids.len(), "{id} ran twice in one process: {pids:?}");
-            if pids.len() > 1
+            let distinct = processes.iter().collect::<BTreeSet<_>>().len();
+            assert_eq!(distinct, processes.len(), "{id} ran twice in one process: {processes:?}");
+            if processes.len() > 1
                 && let Some(number) = acknowledged.get(id)
             {
                 let job = self.get(&format!("/job?number={number}"));
                 let job: serde_json::Value = serde_json::from_str(&job).expect("a job as JSON");
                 let interruptions = job["interruptions"].as_u64().expect("a number") as usize;
-                assert!(interruptions >= pids.len() - 1, "{id} began {} times: {job}", pids.len());
+                assert!(interruptions >= processes.len() - 1, "{id} began {} times: {job}", processes.len());
                 assert_eq!(job["attempt"], 1, "an interruption is no try: {job}");
             }
         }
@@ -332,10 +333,10 @@ impl<'a> Storm<'a> {
     fn print_recoveries(&self, lines: &[Line]) {
         let interrupted = interrupted(lines);
         let recovery = |killed: &Killed| {
-            let ids = interrupted.get(&killed.pid)?;
+            let ids = interrupted.get(&killed.process)?;
             let is_next = |line: &&Line| match self.plan.workers {
-                0 => line.pid == killed.next,
-                _ => line.pid != killed.pid,
+                0 => line.process == killed.next,
+                _ => line.process != killed.process,
             };
             let after = lines.iter().filter(|line| line.what == "done" && line.at >= killed.restarted);
             let first = after.filter(is_next).find(|line| ids.contains(&*line.id))?;
@@ -369,16 +370,19 @@ fn ids(jobs: &Jobs) -> BTreeSet<String> {
 /// The processes that each job was begun in, in order.
 fn runs(lines: &[Line]) -> BTreeMap<&str, Vec<u32>> {
     let mut runs = BTreeMap::<&str, Vec<u32>>::new();
-    lines.iter().filter(|line| line.what == "began").for_each(|line| runs.entry(&line.id).or_default().push(line.pid));
+    lines
+        .iter()
+        .filter(|line| line.what == "began")
+        .for_each(|line| runs.entry(&line.id).or_default().push(line.process));
     runs
 }
 
 /// The jobs that were begun by each process and then again by another.
 fn interrupted(lines: &[Line]) -> BTreeMap<u32, BTreeSet<&str>> {
     let mut interrupted = BTreeMap::<u32, BTreeSet<&str>>::new();
-    for (id, pids) in runs(lines) {
-        for pid in &pids[..pids.len() - 1] {
-            interrupted.entry(*pid).or_default().insert(id);
+    for (id, processes) in runs(lines) {
+        for process in &processes[..processes.len() - 1] {
+            interrupted.entry(*process).or_default().insert(id);
         }
     }
     interrupted
