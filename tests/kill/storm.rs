@@ -142,6 +142,8 @@ pub(crate) struct Storm<'a> {
     /// The first is the site.
     processes: Vec<Child>,
     killed: Vec<Killed>,
+    /// What was in flight at one of the last kills.
+    interrupted: BTreeSet<String>,
 }
 
 impl<'a> Storm<'a> {
@@ -150,8 +152,8 @@ impl<'a> Storm<'a> {
         let kills = number("ASIDE_KILLS").map_or(plan.kills, |kills| kills as usize);
         println!("{}: {kills} kills, ASIDE_KILL_SEED={seed}", plan.name);
         let plan = Plan { kills, ..plan };
-        let (processes, killed) = (Vec::new(), Vec::new());
-        Storm { plan, setup, ledger, dice: Dice(seed), shared: Arc::default(), processes, killed }
+        let (processes, killed, interrupted) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Storm { plan, setup, ledger, dice: Dice(seed), shared: Arc::default(), processes, killed, interrupted }
     }
 
     /// Lets it rage, waits until all is done, and looks at what came of it.
@@ -201,6 +203,7 @@ impl<'a> Storm<'a> {
         let process = self.processes[at].number();
         self.processes[at].kill();
         let running = self.running();
+        self.interrupted.extend(running.iter().flatten().cloned());
         let restarted = now();
         self.processes[at] = self.spawn(at);
         let next = self.processes[at].number();
@@ -212,7 +215,7 @@ impl<'a> Storm<'a> {
         if let Some(tenth) = self.plan.tenth.as_mut().filter(|_| n % 10 == 9) {
             tenth();
         }
-        if n % 8 == 7 {
+        if n % 5 == 4 && self.plan.file.is_some() {
             self.wait_for_recovery();
         }
         self.shared.done.store(self.ledger.count(), Ordering::Relaxed);
@@ -233,18 +236,16 @@ impl<'a> Storm<'a> {
         Some(ids(&jobs))
     }
 
-    /// Waits until all is done again that was in flight when the last process was killed: what is interrupted ten times
-    /// would be dead, and rightly so.
+    /// Waits until all is done that was in flight at one of the last kills: what is interrupted ten times would be dead, and
+    /// rightly so.
     fn wait_for_recovery(&mut self) {
-        let Some(killed) = self.killed.last() else { return };
-        let Some(running) = killed.running.clone().filter(|running| !running.is_empty()) else { return };
-        let next = killed.next;
         self.wait_for(0);
+        let interrupted = std::mem::take(&mut self.interrupted);
         until("all that was in flight is done", || {
-            let lines = self.ledger.lines();
-            let done = lines.iter().filter(|line| line.what == "done" && line.process == next);
-            let done: BTreeSet<&String> = done.map(|line| &line.id).collect();
-            running.iter().all(|id| done.contains(id)).then_some(())
+            let effects = self.get("/effects");
+            let effects: BTreeSet<&str> = effects.lines().collect();
+            assert_eq!(self.counts()["dead"], 0, "dead: {}", self.get("/dead"));
+            interrupted.iter().all(|id| effects.contains(&**id)).then_some(())
         });
     }
 
