@@ -246,6 +246,11 @@ impl App {
         parts.max_by_key(|part| part.prefix.len())?.fallback.clone()
     }
 
+    /// Whether it has jobs, or what is mounted in it has.
+    pub(crate) fn has_jobs(&self) -> bool {
+        self.values.get::<Jobs>().is_some()
+    }
+
     /// Runs before the handler, for every request that the guard lets pass, in the order in which hooks were added. A hook
     /// that gives a response ends it there; so does an error.
     ///

@@ -71,7 +71,7 @@ pub(super) struct Shared {
 }
 
 impl Jobs {
-    pub(super) fn on(engine: impl Engine) -> Jobs {
+    pub(crate) fn on(engine: impl Engine) -> Jobs {
         Jobs { engine: Arc::new(engine), plan: Arc::default(), shared: Arc::default() }
     }
 
@@ -206,7 +206,12 @@ impl Jobs {
     /// # Errors
     /// When the engine cannot be asked.
     pub fn list(&self, state: JobState, before: Option<u64>) -> Result<Vec<JobInfo>> {
-        let jobs = self.engine.list(state, before, PAGE)?;
+        self.newest(state, before, PAGE)
+    }
+
+    /// The same, so many of them.
+    pub(crate) fn newest(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
+        let jobs = self.engine.list(state, before, most)?;
         Ok(jobs.into_iter().map(|job| self.shared.hands.up_to_date(job)).collect())
     }
 
@@ -328,7 +333,7 @@ impl Jobs {
         self.engine.abilities().is_durable
     }
 
-    pub(super) fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> Millis {
         millis(SystemTime::now()).saturating_add(self.shared.clock.load(Ordering::Relaxed))
     }
 
@@ -369,9 +374,9 @@ impl Jobs {
         own.unwrap_or_else(|| Context::current().scope)
     }
 
-    /// Whether what is in a job of that name may be shown.
+    /// Whether what is in a job of that name may not be shown. Nobody knows that of a type that is not registered.
     pub(crate) fn is_private(&self, name: &str) -> bool {
-        self.plan.kind(name).is_some_and(|kind| kind.is_private)
+        self.plan.kind(name).is_none_or(|kind| kind.is_private)
     }
 }
 

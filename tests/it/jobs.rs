@@ -209,7 +209,7 @@ fn what_is_wrong_with_the_jobs_is_said_at_the_start() {
     }
     let start = |jobs: Jobs| {
         let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
-        App::with_config(config).jobs(jobs).start().err().expect("it is refused").to_string()
+        App::with_config(config).jobs(jobs).start().expect_err("it is refused").to_string()
     };
     let words = start(Jobs::memory().register::<Note>().register::<Other>().queue("", 1));
     assert!(words.contains("two jobs have the NAME `note`") && words.contains("Jobs::queue"), "{words}");

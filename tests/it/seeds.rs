@@ -230,25 +230,29 @@ fn every_sample_and_caveat_has_its_marker() {
 }
 
 #[test]
-fn the_readme_answers_each_property_with_tests_that_are_there() {
+fn the_readme_answers_each_property_and_promise_with_tests_that_are_there() {
     let mut tests = Vec::new();
     for folder in ["src", "tests", "examples"] {
         read_tests(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut tests);
     }
-    let (_, table) = README.split_once("| | Here | Tests |\n|---|---|---|\n").expect("the README has the table");
-    let rows: Vec<Vec<&str>> = table
-        .lines()
-        .map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |"))
-        .map(|row| row.split(" | ").collect())
-        .collect();
-    assert_eq!(rows.iter().map(|row| row[0]).collect::<Vec<_>>(), PROPERTIES);
-    for row in rows {
+    let properties = rows_below("| | Here | Tests |\n|---|---|---|\n");
+    assert_eq!(properties.iter().map(|row| row[0]).collect::<Vec<_>>(), PROPERTIES);
+    let promises = rows_below("| Promise | Who else | Tests |\n|---|---|---|\n");
+    assert!(!promises.is_empty());
+    for row in properties.into_iter().chain(promises) {
         let named: Vec<&str> = row[2].split('`').skip(1).step_by(2).collect();
         assert!(!named.is_empty(), "no test is named for {}", row[0]);
         for name in named {
             assert!(tests.iter().any(|test| test == name), "there is no test {name} ({})", row[0]);
         }
     }
+}
+
+/// The rows of the README's table of that head.
+fn rows_below(head: &str) -> Vec<Vec<&'static str>> {
+    let (_, table) = README.split_once(head).expect("the README has the table");
+    let rows = table.lines().map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    rows.map(|row| row.split(" | ").collect()).collect()
 }
 
 /// The names of all tests below a folder.
@@ -258,7 +262,18 @@ fn read_tests(folder: &Path, tests: &mut Vec<String>) {
         if path.is_dir() {
             read_tests(&path, tests);
         } else if path.extension().is_some_and(|extension| extension == "rs") {
-            tests.extend(tests_in(&fs::read_to_string(path).unwrap()).into_iter().map(str::to_owned));
+            let source = fs::read_to_string(&path).unwrap();
+            tests.extend(tests_in(&source).into_iter().map(str::to_owned));
+            tests.extend(trials_in(&path, &source));
         }
     }
+}
+
+/// The names of what is tried by another way than `#[test]`: the cases of the suite over all engines, and what real processes
+/// are made to suffer.
+fn trials_in(path: &Path, source: &str) -> Vec<String> {
+    let is_suite = path.ends_with("jobs/conformance.rs") || path.to_string_lossy().contains("_faults.rs");
+    let public =
+        source.lines().filter_map(|line| line.trim().strip_prefix("pub")?.split_once("fn ")?.1.split('(').next());
+    public.filter(|_| is_suite).map(|name| name.split('<').next().unwrap_or(name).to_owned()).collect()
 }

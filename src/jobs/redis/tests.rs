@@ -211,6 +211,15 @@ fn a_full_memory_takes_no_job_and_lets_others_end() {
     add(&engine, "there is room again").unwrap();
 }
 
+#[test]
+fn too_many_at_once_are_refused_before_the_server_is_held_up() {
+    let Ok(bench) = RedisBench::new() else { return };
+    let engine = Redis::open_with(&bench.server.url(), &bench.prefix, PATIENCE).unwrap();
+    let refused = engine.enqueue(vec![entry("job"); 20_001], T).unwrap_err().chain();
+    assert!(refused.contains("at most 20000 in one call"), "{refused}");
+    assert_eq!(engine.counts().unwrap(), counts(0, 0, 0));
+}
+
 // A server that is away.
 
 #[test]
