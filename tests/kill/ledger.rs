@@ -72,7 +72,7 @@ impl Ledger {
         self.of(id).iter().filter(|line| line.what == what).count()
     }
 
-    /// Lets jobs of that id end that wait.
+    /// Lets jobs of that id end that wait; with `@` and its number behind it, in that process alone.
     pub(crate) fn open(&self, id: &str) {
         self.ask(&format!("open?id={id}"));
     }
@@ -128,7 +128,11 @@ impl Book {
                 self.gates.insert(of("id"));
                 String::new()
             }
-            "/gate" => if self.gates.contains(&of("id")) { "open" } else { "shut" }.to_owned(),
+            "/gate" => {
+                let (everywhere, here) = (of("id"), format!("{}@{}", of("id"), of("process")));
+                let is_open = self.gates.contains(&everywhere) || self.gates.contains(&here);
+                if is_open { "open" } else { "shut" }.to_owned()
+            }
             _ => "what?".to_owned(),
         }
     }

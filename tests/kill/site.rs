@@ -230,7 +230,7 @@ fn tell(what: &str, id: &str, is_isolated: bool, task: &TaskContext) -> Result<(
 }
 
 fn is_open(id: &str) -> bool {
-    let answer = agent().get(format!("{}/gate?id={id}", ledger())).call();
+    let answer = agent().get(format!("{}/gate?id={id}&process={}", ledger(), variable(NUMBER))).call();
     answer.is_ok_and(|mut answer| answer.body_mut().read_to_string().is_ok_and(|words| words == "open"))
 }
 
