@@ -158,12 +158,15 @@ fn header(req: &mut Request) -> Result<Response> {
 /// The longest id of a job, in bytes.
 const MOST_ID: usize = 1_000;
 
+/// How long a process may show no life until its jobs are given to another: short, so that nobody who tries waits long.
+const LEASE: Duration = Duration::from_secs(5);
+
 /// How long one POST to the ledger may take.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The application with jobs that are kept there.
 fn with_jobs(app: App, setting: &str, ledger: Option<String>) -> Result<App> {
-    let jobs = Jobs::open(setting)?.register::<Effect>().workers(16);
+    let jobs = Jobs::open(setting)?.register::<Effect>().workers(16).lease(LEASE);
     let agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().new_agent();
     let ledger = ledger.map(|base| base.trim_end_matches('/').to_owned());
     Ok(app.state(Effects { kept: Kept::open(setting)?, ledger, agent }).jobs(jobs))

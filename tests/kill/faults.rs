@@ -32,9 +32,9 @@ impl Ground<'_> {
 
     /// Waits until a run of that job has begun in that process.
     #[track_caller]
-    fn wait_for_run(&self, id: &str, pid: u32) {
-        let is_it = |line: &Line| line.what == "began" && line.pid == pid;
-        until(&format!("{id} begins in {pid}"), || self.ledger.of(id).iter().any(is_it).then_some(()));
+    fn wait_for_run(&self, id: &str, process: u32) {
+        let is_it = |line: &Line| line.what == "began" && line.process == process;
+        until(&format!("{id} begins in process {process}"), || self.ledger.of(id).iter().any(is_it).then_some(()));
     }
 
     #[track_caller]
@@ -45,26 +45,29 @@ impl Ground<'_> {
     }
 }
 
-/// A process that is held still past its lease loses its jobs, and when it goes on nothing of them counts.
+/// A process that is held still past its lease loses its jobs, and when it goes on nothing of them counts, though a job
+/// goes to its end that does not listen.
 pub(crate) fn a_process_that_stood_still_is_fenced_off(ground: &Ground) {
     let lease = 3;
     let (site, mut first) = (ground.site(lease), ground.worker(lease, 25));
-    let job = site.enqueue("stood", "hold");
-    ground.wait_for_run("stood", first.pid());
+    let job = site.enqueue("stood", "stubborn");
+    ground.wait_for_run("stood", first.number());
     first.signal(Signal::STOP);
     let mut second = ground.worker(lease, 25);
-    ground.wait_for_run("stood", second.pid());
+    ground.wait_for_run("stood", second.number());
+    first.signal(Signal::CONT);
+    ground.ledger.open(&format!("stood@{}", first.number()));
+    first.log.wait_for("was given to another worker meanwhile: what it came to here does not count");
+    assert_eq!((ground.ledger.times("began", "stood"), ground.ledger.times("done", "stood")), (2, 1));
+    assert_eq!(site.job(job)["state"], "running", "the second still has it");
+    ground.has_effects(&site, &[]);
     ground.ledger.open("stood");
     let record = site.wait_for(job, "done");
     assert_eq!((&record["interruptions"], &record["attempt"]), (&Value::from(1), &Value::from(1)), "{record}");
-    first.signal(Signal::CONT);
-    // It hears of it with its beat, or where it says what came of the job.
-    first.log.wait_for("given to ");
     second.kill();
     let after = site.enqueue("after", "short");
     site.wait_for(after, "done");
-    ground.wait_for_run("after", first.pid());
-    assert_eq!(site.job(job)["state"], "done");
+    ground.wait_for_run("after", first.number());
     assert!(first.is_alive());
     ground.has_effects(&site, &["after", "stood"]);
 }
@@ -74,8 +77,8 @@ pub(crate) fn a_process_that_stood_still_is_fenced_off(ground: &Ground) {
 pub(crate) fn a_stop_lets_short_jobs_end_and_gives_long_ones_back(ground: &Ground) {
     let (site, mut first) = (ground.site(LONG), ground.worker(LONG, 3));
     let (short, long) = (site.enqueue("short", "hold"), site.enqueue("long", "hold"));
-    ground.wait_for_run("short", first.pid());
-    ground.wait_for_run("long", first.pid());
+    ground.wait_for_run("short", first.number());
+    ground.wait_for_run("long", first.number());
     let waiting = site.enqueue("waiting", "hold");
     first.signal(Signal::TERM);
     first.log.wait_for("Stopping on SIGTERM");
@@ -84,7 +87,7 @@ pub(crate) fn a_stop_lets_short_jobs_end_and_gives_long_ones_back(ground: &Groun
     let mut second = ground.worker(LONG, 25);
     assert!(first.wait().success(), "{}", first.log.whole());
     for (job, id) in [(long, "long"), (waiting, "waiting")] {
-        ground.wait_for_run(id, second.pid());
+        ground.wait_for_run(id, second.number());
         ground.ledger.open(id);
         let record = site.wait_for(job, "done");
         assert_eq!((&record["attempt"], &record["interruptions"]), (&Value::from(1), &Value::from(0)), "{record}");
@@ -100,13 +103,13 @@ pub(crate) fn a_stop_lets_short_jobs_end_and_gives_long_ones_back(ground: &Groun
 pub(crate) fn a_stop_does_not_wait_for_ever_for_a_stubborn_job(ground: &Ground) {
     let (site, mut first) = (ground.site(LONG), ground.worker(LONG, 1));
     let job = site.enqueue("stubborn", "stubborn");
-    ground.wait_for_run("stubborn", first.pid());
+    ground.wait_for_run("stubborn", first.number());
     first.signal(Signal::TERM);
     first.wait();
     let log = first.log.whole();
     assert!(log.contains(&format!("(job {job})")) && log.contains("given up"), "{log}");
     let second = ground.worker(LONG, 25);
-    ground.wait_for_run("stubborn", second.pid());
+    ground.wait_for_run("stubborn", second.number());
     ground.ledger.open("stubborn");
     let record = site.wait_for(job, "done");
     assert_eq!((&record["attempt"], &record["interruptions"]), (&Value::from(1), &Value::from(0)), "{record}");
@@ -120,11 +123,11 @@ pub(crate) fn what_ran_is_recovered_after_sigquit(ground: &Ground) {
     let site = ground.site(lease);
     let mut first = Setup { workers: 1, lease, through: without_core, ..ground.setup.clone() }.worker();
     let job = site.enqueue("quit", "hold");
-    ground.wait_for_run("quit", first.pid());
+    ground.wait_for_run("quit", first.number());
     first.signal(Signal::QUIT);
     assert!(!first.wait().success());
     let second = ground.worker(lease, 25);
-    ground.wait_for_run("quit", second.pid());
+    ground.wait_for_run("quit", second.number());
     ground.ledger.open("quit");
     let record = site.wait_for(job, "done");
     assert_eq!((&record["attempt"], &record["interruptions"]), (&Value::from(1), &Value::from(1)), "{record}");
@@ -139,12 +142,12 @@ pub(crate) fn several_processes_share_and_one_is_killed(ground: &Ground) {
     let jobs: Vec<(u64, String)> =
         (0..6).map(|n| format!("job-{n}")).map(|id| (site.enqueue(&id, "hold"), id)).collect();
     // Each has a place for one.
-    let working = || ground.ledger.lines().iter().map(|line| line.pid).collect::<BTreeSet<_>>();
+    let working = || ground.ledger.lines().iter().map(|line| line.process).collect::<BTreeSet<_>>();
     until("each process has a job", || (working().len() == 3).then_some(()));
     let lines = ground.ledger.lines();
     assert_eq!(lines.iter().map(|line| &line.id).collect::<BTreeSet<_>>().len(), 3, "each job once: {lines:?}");
     let mut killed = workers.remove(1);
-    let victim = lines.iter().find(|line| line.pid == killed.pid()).expect("it has one").id.clone();
+    let victim = lines.iter().find(|line| line.process == killed.number()).expect("it has one").id.clone();
     killed.kill();
     jobs.iter().for_each(|(_, id)| ground.ledger.open(id));
     for (job, id) in &jobs {
@@ -161,7 +164,7 @@ pub(crate) fn several_processes_share_and_one_is_killed(ground: &Ground) {
 pub(crate) fn a_clock_that_is_put_back_holds_nothing_up(ground: &Ground) {
     let site = ground.setup.site();
     let (running, later) = (site.enqueue("running", "hold"), site.enqueue("later", "later-short"));
-    ground.wait_for_run("running", site.child.pid());
+    ground.wait_for_run("running", site.child.number());
     assert_eq!(site.post("/put_back?seconds=3600").0, 200);
     let after = site.enqueue("then", "short");
     ground.ledger.open("running");

@@ -22,7 +22,7 @@ pub(crate) struct Line {
     /// Which try it was, as the job knew it.
     pub(crate) attempt: u32,
     /// Which process it ran in.
-    pub(crate) pid: u32,
+    pub(crate) process: u32,
     /// When; milliseconds since 1970.
     pub(crate) at: u64,
 }
@@ -72,7 +72,7 @@ impl Ledger {
         self.of(id).iter().filter(|line| line.what == what).count()
     }
 
-    /// Lets jobs of that id end that wait.
+    /// Lets jobs of that id end that wait; with `@` and its number behind it, in that process alone.
     pub(crate) fn open(&self, id: &str) {
         self.ask(&format!("open?id={id}"));
     }
@@ -90,7 +90,7 @@ impl Line {
         let mut word = || words.next().expect("a line of five words");
         let (what, id) = (word().to_owned(), word().to_owned());
         let mut number = || word().parse().expect("a number");
-        Line { what, id, attempt: number() as u32, pid: number() as u32, at: number() }
+        Line { what, id, attempt: number() as u32, process: number() as u32, at: number() }
     }
 }
 
@@ -119,7 +119,7 @@ impl Book {
         match path {
             "/began" | "/done" => {
                 let (what, id) = (&path[1..], of("id"));
-                self.note(format!("{what} {id} {} {} {}", of("attempt"), of("pid"), now()), &id);
+                self.note(format!("{what} {id} {} {} {}", of("attempt"), of("process"), now()), &id);
                 String::new()
             }
             "/lines" => self.lines.join("\n"),
@@ -128,7 +128,11 @@ impl Book {
                 self.gates.insert(of("id"));
                 String::new()
             }
-            "/gate" => if self.gates.contains(&of("id")) { "open" } else { "shut" }.to_owned(),
+            "/gate" => {
+                let (everywhere, here) = (of("id"), format!("{}@{}", of("id"), of("process")));
+                let is_open = self.gates.contains(&everywhere) || self.gates.contains(&here);
+                if is_open { "open" } else { "shut" }.to_owned()
+            }
             _ => "what?".to_owned(),
         }
     }

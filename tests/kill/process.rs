@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, LazyLock, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -11,6 +12,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 /// Names the role; see `main`.
 pub(crate) const ROLE: &str = "ASIDE_KILL_ROLE";
+
+/// Says which one it is.
+pub(crate) const NUMBER: &str = "ASIDE_KILL_NUMBER";
 
 /// How long anything may take that a test waits for. Long: the machine may be busy with other things.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
@@ -48,12 +52,15 @@ pub(crate) fn pairs(query: &str) -> BTreeMap<String, String> {
 /// A process, which is killed when this is dropped.
 pub(crate) struct Child {
     process: std::process::Child,
+    number: u32,
     pub(crate) log: Log,
 }
 
 impl Child {
     /// Starts one. With a command, that begins it and is to run the program that it is given as its last argument.
     pub(crate) fn start(role: &str, environment: &[(&str, &str)], through: Option<&[&str]>) -> Child {
+        static LAST: AtomicU32 = AtomicU32::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         let program = std::env::current_exe().expect("this program");
         let mut command = match through {
             Some(words) => {
@@ -65,6 +72,7 @@ impl Child {
         };
         let mut process = command
             .env(ROLE, role)
+            .env(NUMBER, number.to_string())
             .env("RUST_LOG", "info,aside::access=warn")
             .env_remove("ASIDE_ENV")
             .envs(environment.iter().copied())
@@ -74,9 +82,15 @@ impl Child {
             .spawn()
             .expect("a process");
         let log = Log::of(process.stderr.take().expect("its log"));
-        Child { process, log }
+        Child { process, number, log }
     }
 
+    /// Which one it is: the system's own numbers come again after some thousands.
+    pub(crate) fn number(&self) -> u32 {
+        self.number
+    }
+
+    /// The system's number.
     pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
@@ -106,7 +120,7 @@ impl Drop for Child {
     fn drop(&mut self) {
         self.kill();
         if thread::panicking() {
-            eprintln!("--- the log of process {}:\n{}---", self.pid(), self.log.text());
+            eprintln!("--- the log of process {}:\n{}---", self.number, self.log.text());
         }
     }
 }

@@ -8,12 +8,12 @@ use std::thread;
 use std::time::Duration;
 
 use aside::rusqlite::Connection;
-use aside::{App, Error, Job, JobInfo, Jobs, Json, Request, Result, Retry, Status, TaskContext};
+use aside::{App, Error, Job, JobInfo, JobState, Jobs, Json, Request, Result, Retry, Status, TaskContext};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::Ledger;
-use crate::process::{Child, agent, until};
+use crate::process::{Child, NUMBER, agent, until};
 
 /// Where jobs are kept, and how long a process may show no life.
 const JOBS: &str = "KILL_JOBS";
@@ -147,7 +147,7 @@ impl Job for Work {
     }
 
     fn run(self, task: &TaskContext) -> Result<()> {
-        tell("began", &self.id, task)?;
+        tell("began", &self.id, false, task)?;
         match &*self.what {
             "short" => task.sleep(Duration::from_millis(10))?,
             "hold" => {
@@ -162,7 +162,7 @@ impl Job for Work {
             }
             fate => meet(fate),
         }
-        tell("done", &self.id, task)?;
+        tell("done", &self.id, false, task)?;
         record(&self.id, task)
     }
 }
@@ -185,9 +185,9 @@ impl Job for Isolated {
     }
 
     fn run(self, task: &TaskContext) -> Result<()> {
-        tell("began", &self.id, task)?;
+        tell("began", &self.id, true, task)?;
         meet(&self.what);
-        tell("done", &self.id, task)
+        tell("done", &self.id, true, task)
     }
 }
 
@@ -221,15 +221,16 @@ fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| panic!("{name} is set"))
 }
 
-fn tell(what: &str, id: &str, task: &TaskContext) -> Result<()> {
-    let pid = std::process::id();
-    let url = format!("{}/{what}?id={id}&attempt={}&pid={pid}", ledger(), task.attempt());
+fn tell(what: &str, id: &str, is_isolated: bool, task: &TaskContext) -> Result<()> {
+    // One that is isolated has a process of its own, which has no number of the driver's.
+    let process = if is_isolated { std::process::id().to_string() } else { variable(NUMBER) };
+    let url = format!("{}/{what}?id={id}&attempt={}&process={process}", ledger(), task.attempt());
     agent().post(url).send_empty()?;
     Ok(())
 }
 
 fn is_open(id: &str) -> bool {
-    let answer = agent().get(format!("{}/gate?id={id}", ledger())).call();
+    let answer = agent().get(format!("{}/gate?id={id}&process={}", ledger(), variable(NUMBER))).call();
     answer.is_ok_and(|mut answer| answer.body_mut().read_to_string().is_ok_and(|words| words == "open"))
 }
 
@@ -268,6 +269,7 @@ pub(crate) fn run(role: &str) -> Result<()> {
         .get("/", |_: &mut Request| "a page")
         .post("/enqueue", enqueue)
         .get("/job", job)
+        .get("/dead", |req: &mut Request| req.jobs()?.list(JobState::Dead, None).map(Json))
         .get("/counts", |req: &mut Request| req.jobs()?.counts().map(Json))
         .get("/effects", effects)
         .post("/put_back", put_back)

@@ -269,8 +269,10 @@ pub(crate) fn an_isolated_job_harms_nobody() {
         assert!(said.contains(words), "{fate}: {said}");
     }
     site.wait_for(well, "done");
+    let lines = place.ledger.of("well");
     let pid = site.child.pid();
-    assert!(place.ledger.of("well").iter().all(|line| line.pid != pid), "in a process of its own");
+    assert!(lines.len() == 2 && lines.iter().all(|line| line.process != pid), "in a process of its own: {lines:?}");
+    assert_eq!(lines[0].process, lines[1].process);
     assert_eq!(site.get("/"), (200, "a page".into()));
     assert!(site.child.is_alive());
 }

@@ -123,7 +123,7 @@ fn new_agent() -> ureq::Agent {
 
 /// A process that was killed.
 struct Killed {
-    pid: u32,
+    process: u32,
     /// When the next was started.
     restarted: u64,
     /// The one that was started.
@@ -142,6 +142,8 @@ pub(crate) struct Storm<'a> {
     /// The first is the site.
     processes: Vec<Child>,
     killed: Vec<Killed>,
+    /// What was in flight at one of the last kills.
+    interrupted: BTreeSet<String>,
 }
 
 impl<'a> Storm<'a> {
@@ -150,8 +152,8 @@ impl<'a> Storm<'a> {
         let kills = number("ASIDE_KILLS").map_or(plan.kills, |kills| kills as usize);
         println!("{}: {kills} kills, ASIDE_KILL_SEED={seed}", plan.name);
         let plan = Plan { kills, ..plan };
-        let (processes, killed) = (Vec::new(), Vec::new());
-        Storm { plan, setup, ledger, dice: Dice(seed), shared: Arc::default(), processes, killed }
+        let (processes, killed, interrupted) = (Vec::new(), Vec::new(), BTreeSet::new());
+        Storm { plan, setup, ledger, dice: Dice(seed), shared: Arc::default(), processes, killed, interrupted }
     }
 
     /// Lets it rage, waits until all is done, and looks at what came of it.
@@ -198,21 +200,22 @@ impl<'a> Storm<'a> {
         if at == 0 {
             self.shared.place(None);
         }
-        let pid = self.processes[at].pid();
+        let process = self.processes[at].number();
         self.processes[at].kill();
         let running = self.running();
+        self.interrupted.extend(running.iter().flatten().cloned());
         let restarted = now();
         self.processes[at] = self.spawn(at);
-        let next = self.processes[at].pid();
-        self.killed.push(Killed { pid, restarted, next, running });
-        // Some are killed while they begin, most later, and some only when what was in flight is done again.
+        let next = self.processes[at].number();
+        self.killed.push(Killed { process, restarted, next, running });
+        // Some are killed while they begin, most later, and some only when all that was in flight is done.
         if self.dice.below(6) > 0 || at > 0 {
             self.wait_for(at);
         }
         if let Some(tenth) = self.plan.tenth.as_mut().filter(|_| n % 10 == 9) {
             tenth();
         }
-        if n % 8 == 7 {
+        if n % 5 == 4 && self.plan.file.is_some() {
             self.wait_for_recovery();
         }
         self.shared.done.store(self.ledger.count(), Ordering::Relaxed);
@@ -233,15 +236,16 @@ impl<'a> Storm<'a> {
         Some(ids(&jobs))
     }
 
-    /// Waits until a job is done again that was in flight when the last process was killed.
+    /// Waits until all is done that was in flight at one of the last kills: what is interrupted ten times would be dead, and
+    /// rightly so.
     fn wait_for_recovery(&mut self) {
-        let Some(killed) = self.killed.last() else { return };
-        let Some(running) = killed.running.clone().filter(|running| !running.is_empty()) else { return };
-        let next = killed.next;
         self.wait_for(0);
-        until("a job is recovered", || {
-            let is_it = |line: &Line| line.what == "done" && line.pid == next && running.contains(&line.id);
-            self.ledger.lines().iter().any(is_it).then_some(())
+        let interrupted = std::mem::take(&mut self.interrupted);
+        until("all that was in flight is done", || {
+            let effects = self.get("/effects");
+            let effects: BTreeSet<&str> = effects.lines().collect();
+            assert_eq!(self.counts()["dead"], 0, "dead: {}", self.get("/dead"));
+            interrupted.iter().all(|id| effects.contains(&**id)).then_some(())
         });
     }
 
@@ -281,7 +285,7 @@ impl<'a> Storm<'a> {
         self.print_recoveries(&lines);
         assert!(acknowledged.len() >= self.plan.kills, "hardly anything was enqueued");
         assert!(lost.is_empty(), "lost: {lost:?}");
-        assert_eq!(counts["dead"], 0);
+        assert_eq!(counts["dead"], 0, "dead: {}", self.get("/dead"));
         self.judge_repeated(&lines, &acknowledged);
         if let Some(effects) = effects {
             self.judge_effects(&effects, &acknowledged, &done);
@@ -303,23 +307,24 @@ impl<'a> Storm<'a> {
 
     /// Each run that another run of the same job came after was in a process that was killed, which had the job in hand.
     fn judge_repeated(&self, lines: &[Line], acknowledged: &BTreeMap<String, u64>) {
-        let killed: BTreeMap<u32, &Killed> = self.killed.iter().map(|killed| (killed.pid, killed)).collect();
-        for (id, pids) in runs(lines) {
-            for pid in &pids[..pids.len() - 1] {
-                let killed =
-                    killed.get(pid).unwrap_or_else(|| panic!("{id} ran again, and {pid} was not killed: {pids:?}"));
+        let killed: BTreeMap<u32, &Killed> = self.killed.iter().map(|killed| (killed.process, killed)).collect();
+        for (id, processes) in runs(lines) {
+            for process in &processes[..processes.len() - 1] {
+                let killed = killed
+                    .get(process)
+                    .unwrap_or_else(|| panic!("{id} ran again, and {process} was not killed: {processes:?}"));
                 let was_running = killed.running.as_ref().is_none_or(|running| running.contains(id));
-                assert!(was_running, "{id} ran again, and did not run when {pid} was killed");
+                assert!(was_running, "{id} ran again, and did not run when {process} was killed");
             }
-            let distinct = pids.iter().collect::<BTreeSet<_>>().len();
-            assert_eq!(distinct, pids.len(), "{id} ran twice in one process: {pids:?}");
-            if pids.len() > 1
+            let distinct = processes.iter().collect::<BTreeSet<_>>().len();
+            assert_eq!(distinct, processes.len(), "{id} ran twice in one process: {processes:?}");
+            if processes.len() > 1
                 && let Some(number) = acknowledged.get(id)
             {
                 let job = self.get(&format!("/job?number={number}"));
                 let job: serde_json::Value = serde_json::from_str(&job).expect("a job as JSON");
                 let interruptions = job["interruptions"].as_u64().expect("a number") as usize;
-                assert!(interruptions >= pids.len() - 1, "{id} began {} times: {job}", pids.len());
+                assert!(interruptions >= processes.len() - 1, "{id} began {} times: {job}", processes.len());
                 assert_eq!(job["attempt"], 1, "an interruption is no try: {job}");
             }
         }
@@ -329,10 +334,10 @@ impl<'a> Storm<'a> {
     fn print_recoveries(&self, lines: &[Line]) {
         let interrupted = interrupted(lines);
         let recovery = |killed: &Killed| {
-            let ids = interrupted.get(&killed.pid)?;
+            let ids = interrupted.get(&killed.process)?;
             let is_next = |line: &&Line| match self.plan.workers {
-                0 => line.pid == killed.next,
-                _ => line.pid != killed.pid,
+                0 => line.process == killed.next,
+                _ => line.process != killed.process,
             };
             let after = lines.iter().filter(|line| line.what == "done" && line.at >= killed.restarted);
             let first = after.filter(is_next).find(|line| ids.contains(&*line.id))?;
@@ -366,16 +371,19 @@ fn ids(jobs: &Jobs) -> BTreeSet<String> {
 /// The processes that each job was begun in, in order.
 fn runs(lines: &[Line]) -> BTreeMap<&str, Vec<u32>> {
     let mut runs = BTreeMap::<&str, Vec<u32>>::new();
-    lines.iter().filter(|line| line.what == "began").for_each(|line| runs.entry(&line.id).or_default().push(line.pid));
+    lines
+        .iter()
+        .filter(|line| line.what == "began")
+        .for_each(|line| runs.entry(&line.id).or_default().push(line.process));
     runs
 }
 
 /// The jobs that were begun by each process and then again by another.
 fn interrupted(lines: &[Line]) -> BTreeMap<u32, BTreeSet<&str>> {
     let mut interrupted = BTreeMap::<u32, BTreeSet<&str>>::new();
-    for (id, pids) in runs(lines) {
-        for pid in &pids[..pids.len() - 1] {
-            interrupted.entry(*pid).or_default().insert(id);
+    for (id, processes) in runs(lines) {
+        for process in &processes[..processes.len() - 1] {
+            interrupted.entry(*process).or_default().insert(id);
         }
     }
     interrupted
