@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 
 use super::words;
 use crate::error::{Error, Result};
+use crate::jobs::isolate::is_child;
 
 /// What makes the tables of each version out of those of the one before. Never change one that was released: add another.
 pub(super) const STEPS: &[&str] = &[include_str!("first.sql")];
@@ -120,10 +121,16 @@ fn identity(_file: &Path) -> Option<(u64, u64)> {
 pub(super) fn prepare(place: &Place, steps: &[&str]) -> Result<Connection> {
     let mut db = place.connect_to_write()?;
     let said = |error: rusqlite::Error| words::error(&place.shown, &error);
-    read_through(&db, place)?;
+    // The parent of a child has done that.
+    if !is_child() {
+        read_through(&db, place)?;
+    }
     let found = version(&db).map_err(said)?;
     refuse_newer(place, found, steps)?;
     keep_a_log(&db, place)?;
+    if found == newest(steps) {
+        return Ok(db);
+    }
     let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(said)?;
     // Again, now that nobody else can: two processes may have started together.
     let found = version(&transaction).map_err(said)?;
