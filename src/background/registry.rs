@@ -521,20 +521,16 @@ impl Registry {
 
     /// Enters how a task ended, and logs it: once, on one line.
     pub(crate) fn end(&self, record: &Arc<Record>, failure: Option<&Failure>) {
-        if self.enter_end(record, failure) {
-            log_end(record, failure);
-        }
+        self.end_with(record, failure, || log_end(record, failure));
     }
 
     /// The same for a try that failed and is not the last: a warning, with the time of the next.
     pub(crate) fn end_try(&self, record: &Arc<Record>, failure: &Failure, tries: (u32, u32), wait: Duration) {
-        if self.enter_end(record, Some(failure)) {
-            self.log_retry(record, failure, tries, wait);
-        }
+        self.end_with(record, Some(failure), || self.log_retry(record, failure, tries, wait));
     }
 
-    /// Enters how a task ended. Whether it had not ended before.
-    fn enter_end(&self, record: &Arc<Record>, failure: Option<&Failure>) -> bool {
+    /// Enters how a task ended, and says so before anybody who waits for its end can go on.
+    fn end_with(&self, record: &Arc<Record>, failure: Option<&Failure>, say: impl FnOnce()) {
         let end = End {
             after: record.after(),
             failure: failure.map(Failure::to_string),
@@ -542,8 +538,9 @@ impl Registry {
             kind: failure.map_or(TaskState::Done, state_after),
         };
         if !record.end(end) {
-            return false;
+            return;
         }
+        say();
         let mut state = self.state();
         state.unfinished.remove(&record.id);
         state.ended_count += 1;
@@ -557,7 +554,6 @@ impl Registry {
             _ => {}
         }
         self.tell(&state);
-        true
     }
 
     /// Knows nothing more of a task whose end is told elsewhere.
