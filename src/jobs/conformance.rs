@@ -22,7 +22,7 @@ use std::time::{Duration, Instant};
 
 use super::engine::{
     Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP,
-    Room, When, WorkerId,
+    Room, When, WorkerId, wait_after_interruption,
 };
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
 
@@ -1008,10 +1008,15 @@ pub(crate) fn dead_after_many_interruptions(bench: &dyn Bench) {
     let first = Process::of(bench);
     let observer = bench.another();
     let id = first.add(entry(), T);
+    let mut due = T;
     for interruptions in 1..=MOST_INTERRUPTIONS {
         let worker = Process::new(first.engine.clone());
-        assert_eq!(worker.take_one(T).attempt, 1);
+        assert!(due == T || worker.take(1, due - 1).is_empty(), "it waits longer each time");
+        assert_eq!(worker.take_one(due).attempt, 1);
         eventually(|| (observer.recover(SHORT, T + 9).is_ok() && first.state(id) != JobState::Running).then_some(()));
+        let wait = wait_after_interruption(interruptions);
+        due = if wait == 0 { T } else { T + 9 + wait };
+        assert_eq!(first.info(id).state == JobState::Waiting, interruptions <= 3);
         let info = first.info(id);
         assert_eq!((info.interruptions, info.attempt), (interruptions, 0));
         assert_eq!(info.state == JobState::Dead, interruptions == MOST_INTERRUPTIONS);

@@ -10,7 +10,8 @@
 //! **Workers** are processes. Each `join`s, shows with `beat` that it lives, and may `leave`. `recover` gives back what those
 //! hold that show no life: an observer has seen no beat of theirs for a whole lease **by its own steady clock** (so that no
 //! step of a wall clock makes anybody look dead), or knows better (a lock that went with the process). What is given back
-//! waits again at once, before what came later, and counts an interruption; after [`MOST_INTERRUPTIONS`] it is dead.
+//! waits again at once, before what came later, and counts an interruption. What was interrupted again and again may be what
+//! ends its processes: it waits longer and longer ([`wait_after_interruption`]), and after [`MOST_INTERRUPTIONS`] it is dead.
 //!
 //! **Order** within a queue: by the time since when it waits, with each point of priority counting as
 //! [`PRIORITY_STEP`] earlier; so what is urgent goes first and nothing waits for ever. Equal ones in the order of their ids.
@@ -26,6 +27,15 @@ use crate::sync::{lock, wait_while_for};
 
 /// How often a job's process may end under it before it is dead: it may well be the job that ends it.
 pub(crate) const MOST_INTERRUPTIONS: u32 = 10;
+
+/// How long a job waits that was interrupted for the so-manieth time: not at all the first three times, which happen to anybody;
+/// then a second, and twice as long each time.
+pub(crate) fn wait_after_interruption(count: u32) -> Millis {
+    match count {
+        0..=3 => 0,
+        count => 1_000 << (count - 4).min(6),
+    }
+}
 
 /// How much earlier a job counts for each point of its priority; milliseconds.
 pub(crate) const PRIORITY_STEP: Millis = 60_000;

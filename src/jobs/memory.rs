@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use super::engine::{
     Abilities, Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS,
-    PRIORITY_STEP, Room, When, WorkerId,
+    PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
 };
 use super::record::{JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::Result;
@@ -591,11 +591,19 @@ impl Job {
         self.go_on(now, Job::come_due);
     }
 
+    fn release_for(&mut self, wait: Millis, now: Millis) {
+        self.info.attempt -= 1;
+        self.go_on(now, |job| job.wait_for(When::After(wait), now));
+    }
+
     /// Back to where it was in the line, unless its process has ended under it too often.
     fn interrupt(&mut self, now: Millis) {
         self.info.interruptions += 1;
         if self.info.interruptions < MOST_INTERRUPTIONS || self.info.is_cancelling {
-            return self.release(now);
+            return match wait_after_interruption(self.info.interruptions) {
+                0 => self.release(now),
+                wait => self.release_for(wait, now),
+            };
         }
         let words = format!(
             "the process that ran it ended {MOST_INTERRUPTIONS} times before it did, and it may well be what ends it; \

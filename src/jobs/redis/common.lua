@@ -175,13 +175,24 @@ local function release(job, now)
   if goes_on(job, now) then job.state = 'waiting' end
 end
 
+-- The same after a wait.
+local function release_for(wait, job, now)
+  job.attempt = text(tonumber(job.attempt) - 1)
+  if goes_on(job, now) then
+    job.wait = text(wait)
+    wait_until(job, text(tonumber(now) + wait), now)
+  end
+end
+
 local TOO_OFTEN = 'the process that ran it ended ' .. MOST_INTERRUPTIONS .. ' times before it did, and it may well be '
   .. 'what ends it; find out how (is memory short?), then retry it'
 
 -- The same, unless its process has ended under it too often.
 local function interrupt(job, now)
   job.interruptions = text(tonumber(job.interruptions) + 1)
-  if tonumber(job.interruptions) < MOST_INTERRUPTIONS then return release(job, now) end
+  local times = tonumber(job.interruptions)
+  if times <= 3 then return release(job, now) end
+  if times < MOST_INTERRUPTIONS then return release_for(1000 * 2 ^ math.min(times - 4, 6), job, now) end
   fail(job, now, TOO_OFTEN)
   job.attempt = text(tonumber(job.attempt) - 1)
   finish(job, 'dead', now)

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use crate::jobs::engine::{
     Beat, Claimed, End, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When,
+    wait_after_interruption,
 };
 use crate::jobs::record::{JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
 
@@ -203,10 +204,17 @@ fn interrupt_all(db: &Connection, worker: &str, now: Millis) -> Result<usize> {
 /// Back in its place in the line, unless its process has ended under it too often.
 fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
     let counted = "UPDATE aside_jobs SET interruptions = interruptions + 1 WHERE id = ?1
-                   RETURNING interruptions >= ?2 AND NOT is_cancelling";
-    let is_fatal: bool = db.prepare_cached(counted)?.query_row(params![id, MOST_INTERRUPTIONS], |row| row.get(0))?;
-    if !is_fatal {
-        return release(db, id, now);
+                   RETURNING interruptions, is_cancelling";
+    let (count, is_cancelling): (u32, bool) =
+        db.prepare_cached(counted)?.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    if count < MOST_INTERRUPTIONS || is_cancelling {
+        return match wait_after_interruption(count) {
+            0 => release(db, id, now),
+            wait => {
+                take_back_try(db, id)?;
+                try_again(db, id, wait, now)
+            }
+        };
     }
     let words = format!(
         "the process that ran it ended {MOST_INTERRUPTIONS} times before it did, and it may well be what ends it; find out how \
@@ -214,6 +222,11 @@ fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
     );
     fail(db, id, &words, now)?;
     finish(db, id, JobState::Dead, now)?;
+    take_back_try(db, id)
+}
+
+/// A try that was interrupted is none.
+fn take_back_try(db: &Connection, id: i64) -> Result<()> {
     db.prepare_cached("UPDATE aside_jobs SET attempt = attempt - 1 WHERE id = ?1")?.execute([id]).map(drop)
 }
 
