@@ -269,6 +269,7 @@ pub(crate) fn run(role: &str) -> Result<()> {
         .get("/", |_: &mut Request| "a page")
         .post("/enqueue", enqueue)
         .get("/job", job)
+        .post("/retry", retry)
         .get("/dead", |req: &mut Request| req.jobs()?.list(JobState::Dead, None).map(Json))
         .get("/counts", |req: &mut Request| req.jobs()?.counts().map(Json))
         .get("/effects", effects)
@@ -299,6 +300,11 @@ fn enqueue(req: &mut Request) -> Result<String> {
 fn job(req: &mut Request) -> Result<Json<JobInfo>> {
     let number = parameter(req, "number")?.parse().map_err(|_| Error::bad_request("no number"))?;
     req.jobs()?.find(number)?.map(Json).ok_or_else(|| Error::not_found("no such job"))
+}
+
+fn retry(req: &mut Request) -> Result<String> {
+    let number = parameter(req, "number")?.parse().map_err(|_| Error::bad_request("no number"))?;
+    Ok(req.jobs()?.retry(number)?.to_string())
 }
 
 fn effects(_: &mut Request) -> Result<String> {

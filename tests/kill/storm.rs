@@ -142,8 +142,6 @@ pub(crate) struct Storm<'a> {
     /// The first is the site.
     processes: Vec<Child>,
     killed: Vec<Killed>,
-    /// What was in flight at one of the last kills.
-    interrupted: BTreeSet<String>,
 }
 
 impl<'a> Storm<'a> {
@@ -152,8 +150,8 @@ impl<'a> Storm<'a> {
         let kills = number("ASIDE_KILLS").map_or(plan.kills, |kills| kills as usize);
         println!("{}: {kills} kills, ASIDE_KILL_SEED={seed}", plan.name);
         let plan = Plan { kills, ..plan };
-        let (processes, killed, interrupted) = (Vec::new(), Vec::new(), BTreeSet::new());
-        Storm { plan, setup, ledger, dice: Dice(seed), shared: Arc::default(), processes, killed, interrupted }
+        let (processes, killed) = (Vec::new(), Vec::new());
+        Storm { plan, setup, ledger, dice: Dice(seed), shared: Arc::default(), processes, killed }
     }
 
     /// Lets it rage, waits until all is done, and looks at what came of it.
@@ -203,7 +201,6 @@ impl<'a> Storm<'a> {
         let process = self.processes[at].number();
         self.processes[at].kill();
         let running = self.running();
-        self.interrupted.extend(running.iter().flatten().cloned());
         let restarted = now();
         self.processes[at] = self.spawn(at);
         let next = self.processes[at].number();
@@ -214,9 +211,6 @@ impl<'a> Storm<'a> {
         }
         if let Some(tenth) = self.plan.tenth.as_mut().filter(|_| n % 10 == 9) {
             tenth();
-        }
-        if n % 5 == 4 && self.plan.file.is_some() {
-            self.wait_for_recovery();
         }
         self.shared.done.store(self.ledger.count(), Ordering::Relaxed);
     }
@@ -234,19 +228,6 @@ impl<'a> Storm<'a> {
         copy_of(file, &target, "-wal");
         let jobs = Jobs::sqlite(&target).expect("what is left behind can be opened");
         Some(ids(&jobs))
-    }
-
-    /// Waits until all is done that was in flight at one of the last kills: what is interrupted ten times would be dead, and
-    /// rightly so.
-    fn wait_for_recovery(&mut self) {
-        self.wait_for(0);
-        let interrupted = std::mem::take(&mut self.interrupted);
-        until("all that was in flight is done", || {
-            let effects = self.get("/effects");
-            let effects: BTreeSet<&str> = effects.lines().collect();
-            assert_eq!(self.counts()["dead"], 0, "dead: {}", self.get("/dead"));
-            interrupted.iter().all(|id| effects.contains(&**id)).then_some(())
-        });
     }
 
     fn get(&self, target: &str) -> String {
