@@ -12,7 +12,8 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 /// Runs the server and kills it when the input ends, which it does with the test's process at the latest.
-const KEEPER: &str = r#"redis-server "$@" & pid=$!; echo "$pid"; exec >/dev/null; read -r _; kill -9 $pid; wait $pid"#;
+const KEEPER: &str =
+    r#"redis-server "$@" & pid=$!; echo "$pid"; exec >/dev/null 2>&1; read -r _; kill -9 $pid; wait $pid"#;
 
 /// How long a server may take to be there.
 const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,10 +1,10 @@
 -- worker, and for each job: id, token, whether its progress is told, done, total, message.
 -- Whether the worker is known, the jobs to be cancelled, and those that are not its own any more.
-local worker = ARGV[5]
-if not call('ZSCORE', P .. 'workers', worker) then return { 0, {}, {} } end
-call('ZADD', P .. 'workers', text(micros() / 1000), worker)
+local worker = ARGV[4]
+if call('HEXISTS', P .. 'workers', worker) == 0 then return { 0, {}, {} } end
+call('HINCRBY', P .. 'workers', worker, 1)
 local cancel, lost = {}, {}
-for at = 6, #ARGV, 6 do
+for at = 5, #ARGV, 6 do
   local id, key = ARGV[at], job_key(ARGV[at])
   local job = call('HMGET', key, 'state', 'token', 'cancelling', 'stream', 'entry')
   if job[1] ~= 'running' or job[2] ~= ARGV[at + 1] then

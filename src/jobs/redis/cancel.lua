@@ -1,5 +1,5 @@
 -- now, id. The state it is in then.
-local now, id = ARGV[5], ARGV[6]
+local now, id = ARGV[4], ARGV[5]
 local job = read(id)
 if not job then return '' end
 if job.state == 'running' then

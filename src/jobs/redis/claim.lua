@@ -1,5 +1,5 @@
 -- now, worker, and for each room: queue, how many. What is handed out: for each job its values, in one list.
-local now, worker = ARGV[5], ARGV[6]
+local now, worker = ARGV[4], ARGV[5]
 
 local function handed_out(ids)
   local jobs = {}
@@ -27,10 +27,8 @@ for _, member in ipairs(call('ZRANGEBYSCORE', P .. 'due', '-inf', now, 'LIMIT', 
   put(job)
 end
 
--- Who was taken for dead gets nothing until it has joined anew. A claim is a sign of life.
-if not call('ZSCORE', P .. 'workers', worker) then return {} end
-local at = micros()
-call('ZADD', P .. 'workers', text(at / 1000), worker)
+-- Who was taken for dead gets nothing until it has joined anew.
+if call('HEXISTS', P .. 'workers', worker) == 0 then return {} end
 
 local function delivered(stream)
   for _, group in ipairs(call('XINFO', 'GROUPS', stream)) do
@@ -78,8 +76,8 @@ end
 local function begin(queue, first)
   local key = job_key(first.job)
   local job = call('HMGET', key, 'attempt', 'token')
-  -- No other claim had it, also after the server has lost its last second: not a count.
-  local token = math.max(at, tonumber(job[2] or '0') + 1)
+  -- No other claim had it, also where the server has lost its last second: so it is not a count.
+  local token = math.max(micros(), tonumber(job[2] or '0') + 1)
   call('HSET', key, 'state', 'running', 'attempt', text(tonumber(job[1]) + 1), 'began_at', now, 'ended_at', '',
     'token', text(token), 'worker', worker, 'stream', first.stream, 'entry', first.entry, 'done', '0', 'total', '0',
     'message', '')
@@ -88,7 +86,7 @@ local function begin(queue, first)
 end
 
 local ids = {}
-for room = 7, #ARGV, 2 do
+for room = 6, #ARGV, 2 do
   local queue, many = ARGV[room], tonumber(ARGV[room + 1])
   if many > 0 and call('SISMEMBER', P .. 'paused', queue) == 0 then
     local first, of_stream = first_of(queue, many), {}

@@ -1,5 +1,5 @@
 -- now.
-local now = ARGV[5]
+local now = ARGV[4]
 for _, member in ipairs(call('ZRANGEBYSCORE', P .. 'due', '(' .. now, '+inf')) do
   local key = job_key(unpadded(member))
   local job = call('HMGET', key, 'wait', 'due_at')

@@ -12,7 +12,7 @@
 -- What runs is pending in its stream, and its entry there goes when it stops to run. Numbers stay strings where they
 -- can: Lua prints large ones inexactly.
 
-local P, CALLER, CALL, IS_REPEATED = ARGV[1], ARGV[2], ARGV[3], ARGV[4] == '1'
+local P, CALLER, CALL = ARGV[1], ARGV[2], ARGV[3]
 local GROUP, LATE = 'aside', ARGV[1] .. 'late'
 local MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP = 25, 10, 60000
 local call = redis.call
@@ -23,22 +23,24 @@ local function text(number) return string.format('%.0f', number) end
 local function padded(id) return string.rep('0', 16 - #id) .. id end
 local function unpadded(member) return (string.gsub(member, '^0+', '')) end
 
--- The server's clock, in microseconds. Leases go by it, and nothing else does.
+-- The server's clock, in microseconds. What a job knows of times comes from outside.
 local function micros()
   local time = call('TIME')
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
--- What this very call came to when its answer was lost on the way, so that a second try does nothing twice.
+-- What this very call came to when its answer got lost on the way, so that a second try does nothing twice. Each caller makes
+-- one call at a time. One of before that comes after the next was made was held up, and nobody waits for it.
 local function answer_of_before()
-  local kept = IS_REPEATED and call('GET', P .. 'call:' .. CALLER)
+  local kept = call('GET', P .. 'call:' .. CALLER)
   if not kept then return nil end
-  local number, answer = string.match(kept, '^(%d+) (.*)$')
-  return number == CALL and answer or nil
+  local number, words = string.match(kept, '^(%d+) (.*)$')
+  if tonumber(number) > tonumber(CALL) then error('the call comes too late') end
+  return number == CALL and words or nil
 end
 
 local function answer(words)
-  call('SET', P .. 'call:' .. CALLER, CALL .. ' ' .. words, 'EX', 120)
+  call('SET', P .. 'call:' .. CALLER, CALL .. ' ' .. words, 'EX', 3600)
   return words
 end
 
@@ -245,6 +247,6 @@ local function dismiss(worker, how, now)
     until #pending == 0
     call('XGROUP', 'DELCONSUMER', stream, GROUP, worker)
   end
-  call('ZREM', P .. 'workers', worker)
+  call('HDEL', P .. 'workers', worker)
   return taken
 end

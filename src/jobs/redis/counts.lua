@@ -1,4 +1,4 @@
 -- states. How many there are of each.
 local counts = {}
-for at = 5, #ARGV do table.insert(counts, call('ZCARD', P .. 'state:' .. ARGV[at])) end
+for at = 4, #ARGV do table.insert(counts, call('ZCARD', P .. 'state:' .. ARGV[at])) end
 return counts

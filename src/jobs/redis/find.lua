@@ -1,6 +1,6 @@
 -- ids. Each one's fields, and its failures.
 local found = {}
-for at = 5, #ARGV do
+for at = 4, #ARGV do
   local job = call('HGETALL', job_key(ARGV[at]))
   if #job > 0 then table.insert(found, { ARGV[at], job, call('LRANGE', P .. 'failures:' .. ARGV[at], 0, -1) }) end
 end

@@ -1,3 +1,2 @@
 -- worker.
-call('ZADD', P .. 'workers', text(micros() / 1000), ARGV[5])
-return 1
+return call('HSET', P .. 'workers', ARGV[4], '0')

@@ -1,2 +1,2 @@
 -- schedule.
-return call('HGET', P .. 'ticks', ARGV[5])
+return call('HGET', P .. 'ticks', ARGV[4])

@@ -1,3 +1,3 @@
 -- now, worker.
-if dismiss(ARGV[6], release, ARGV[5]) > 0 then ring() end
+if dismiss(ARGV[5], release, ARGV[4]) > 0 then ring() end
 return 1

@@ -2,8 +2,9 @@
 //!
 //! A call has a connection for itself. Where that breaks, the call is made once more on a new one: with the same number, by
 //! which a script knows that it has done it already. A call that is not answered in time is not made again, since the server
-//! hangs; what came of it is not known then, as with any server.
+//! hangs; what came of it is not known then, as with any server, unless it has a name under which it comes again.
 
+use std::collections::HashMap;
 use std::sync::{Condvar, Mutex};
 use std::time::Duration;
 
@@ -26,6 +27,8 @@ pub(super) struct Link {
     /// How long the server may take to take a connection, and to answer.
     patience: Duration,
     idle: Mutex<Vec<Caller>>,
+    /// Who waits to make a call again, by the call's name.
+    unheard: Mutex<HashMap<String, Caller>>,
     is_closed: Mutex<bool>,
     closed: Condvar,
 }
@@ -35,6 +38,8 @@ struct Caller {
     name: String,
     calls: u64,
     connection: Option<Connection>,
+    /// The last call may have been done, and its answer was lost.
+    is_unheard: bool,
 }
 
 /// What went wrong, and whether the server may have heard of the call.
@@ -57,8 +62,8 @@ impl Link {
                  through a tunnel (stunnel)",
             ));
         }
-        let (idle, is_closed, closed) = Default::default();
-        Ok(Link { client, prefix: prefix.to_owned(), patience, idle, is_closed, closed })
+        let (idle, unheard, is_closed, closed) = Default::default();
+        Ok(Link { client, prefix: prefix.to_owned(), patience, idle, unheard, is_closed, closed })
     }
 
     /// Where the server is: `127.0.0.1:6379/0`, without a password.
@@ -88,16 +93,44 @@ impl Link {
 
     /// Runs a script with these arguments.
     pub(super) fn run<T: FromRedisValue>(&self, script: &Script, arguments: &[String]) -> Result<T> {
-        let mut caller = lock(&self.idle).pop().map_or_else(Caller::new, Ok)?;
-        caller.calls += 1;
-        let mut came = self.call(&mut caller, script, arguments, false);
-        if let Err(Failure::Calling(error)) = &came
-            && was_cut(error)
-        {
-            came = self.call(&mut caller, script, arguments, true);
-        }
+        let mut caller = self.caller()?;
+        let came = self.call_twice(&mut caller, script, arguments);
         self.keep(caller);
         came.map_err(|failure| self.explain(failure))
+    }
+
+    /// The same, where the call may come again under that name after it failed: if the server has done it and only its answer
+    /// was lost, that answer comes now.
+    pub(super) fn run_as<T: FromRedisValue>(&self, name: &str, script: &Script, arguments: &[String]) -> Result<T> {
+        let of_before = lock(&self.unheard).remove(name);
+        let mut caller = of_before.map_or_else(|| self.caller(), Ok)?;
+        let came = self.call_twice(&mut caller, script, arguments);
+        if caller.is_unheard {
+            lock(&self.unheard).insert(name.to_owned(), caller);
+        } else {
+            self.keep(caller);
+        }
+        came.map_err(|failure| self.explain(failure))
+    }
+
+    /// One who has a call to make.
+    fn caller(&self) -> Result<Caller> {
+        let mut caller = lock(&self.idle).pop().map_or_else(Caller::new, Ok)?;
+        caller.calls += 1;
+        caller.is_unheard = false;
+        Ok(caller)
+    }
+
+    fn call_twice<T: FromRedisValue>(
+        &self,
+        caller: &mut Caller,
+        script: &Script,
+        arguments: &[String],
+    ) -> Result<T, Failure> {
+        match self.call(caller, script, arguments) {
+            Err(Failure::Calling(error)) if was_cut(&error) => self.call(caller, script, arguments),
+            came => came,
+        }
     }
 
     fn call<T: FromRedisValue>(
@@ -105,21 +138,21 @@ impl Link {
         caller: &mut Caller,
         script: &Script,
         arguments: &[String],
-        is_repeated: bool,
     ) -> Result<T, Failure> {
         let connection = match &mut caller.connection {
             Some(connection) => connection,
             none => none.insert(self.connect(self.patience).map_err(Failure::Connecting)?),
         };
         let mut call = script.prepare_invoke();
-        call.arg(&self.prefix).arg(&caller.name).arg(caller.calls).arg(i32::from(is_repeated)).arg(arguments);
-        call.invoke(connection).map_err(|error| {
+        call.arg(&self.prefix).arg(&caller.name).arg(caller.calls).arg(arguments);
+        let came = call.invoke(connection);
+        match &came {
+            Ok(_) => caller.is_unheard = false,
+            Err(error) if is_answer(error) => {}
             // What is half read would be taken for the next call's answer.
-            if !is_answer(&error) {
-                caller.connection = None;
-            }
-            Failure::Calling(error)
-        })
+            Err(_) => (caller.connection, caller.is_unheard) = (None, true),
+        }
+        came.map_err(Failure::Calling)
     }
 
     fn keep(&self, caller: Caller) {
@@ -170,7 +203,7 @@ impl Link {
             connection.set_read_timeout(Some(FAREWELL))?;
             connection.set_write_timeout(Some(FAREWELL))?;
             let mut call = scripts::WAKE.prepare_invoke();
-            call.arg(&self.prefix).arg("").arg(0).arg(0).invoke::<()>(&mut connection)
+            call.arg(&self.prefix).arg("").arg(0).invoke::<()>(&mut connection)
         });
     }
 
@@ -186,7 +219,7 @@ impl Link {
 
 impl Caller {
     fn new() -> Result<Caller> {
-        Ok(Caller { name: random_name()?, calls: 0, connection: None })
+        Ok(Caller { name: random_name()?, calls: 0, connection: None, is_unheard: false })
     }
 }
 

@@ -5,8 +5,9 @@
 //! not set. What waits lies in streams, one for each queue and priority in use, of which a consumer group hands out; what
 //! runs is pending there, and the beats of its worker renew the claim. `common.lua` says where everything lies.
 //!
-//! **Leases** go by the server's clock, which no worker's can be at odds with. Where the server was away, stood still, or had
-//! its clock set, everybody has a lease from then on.
+//! **Leases.** The server counts the beats, and each process looks by its own steady clock who has not beaten. What a worker
+//! that lives has not spoken of for two leases comes back too: where its claim was cut short, it never heard of it. Where the
+//! server was away, everybody has a lease from then on.
 //!
 //! **When the server is away** each call fails with words that name it, and the next one connects anew. A call that a broken
 //! connection cut short is made once more, and does nothing twice.
@@ -16,14 +17,16 @@ mod news;
 mod scripts;
 mod server;
 mod values;
+mod watch;
 
 use std::sync::{Arc, Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ::redis::{FromRedisValue, Script};
 
 use self::link::{Link, random_name};
 use self::values::values;
+use self::watch::Watch;
 use super::engine::{Abilities, Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::Result;
@@ -43,6 +46,7 @@ pub(crate) struct Redis {
     link: Arc<Link>,
     /// Rung at what this process does itself, without the way over the server.
     bells: Mutex<Vec<Weak<Bell>>>,
+    watch: Mutex<Watch>,
 }
 
 impl Redis {
@@ -59,7 +63,7 @@ impl Redis {
     fn open_with(url: &str, prefix: &str, patience: Duration) -> Result<Redis> {
         let link = Arc::new(Link::new(url, prefix, patience)?);
         server::check(&link)?;
-        let redis = Redis { link, bells: Mutex::default() };
+        let redis = Redis { link, bells: Mutex::default(), watch: Mutex::default() };
         // Whether this user may do what it must.
         redis.counts()?;
         Ok(redis)
@@ -126,8 +130,12 @@ impl Engine for Redis {
     }
 
     fn recover(&self, lease: Duration, now: Millis) -> Result<usize> {
-        let lease = values::exact(lease.as_millis().try_into().unwrap_or(Millis::MAX));
-        let given_back = self.run(&scripts::RECOVER, &values![values::exact(now), lease])?;
+        let beats = self.run(&scripts::WORKERS, &[])?;
+        let gone = lock(&self.watch).gone(beats, lease, Instant::now());
+        let span = values::exact(lease.as_millis().try_into().unwrap_or(Millis::MAX));
+        let mut values = values![values::exact(now), span];
+        values.extend(gone.iter().flat_map(|(worker, beats)| values![worker, beats]));
+        let given_back = self.run(&scripts::RECOVER, &values)?;
         if given_back > 0 {
             self.ring();
         }
@@ -137,7 +145,7 @@ impl Engine for Redis {
     fn claim(&self, worker: &WorkerId, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>> {
         let mut values = values![values::exact(now), worker.0];
         values.extend(rooms.iter().flat_map(|room| values![room.queue, room.free.min(MOST_AT_ONCE)]));
-        let handed: Vec<values::Handed> = self.run(&scripts::CLAIM, &values)?;
+        let handed: Vec<values::Handed> = self.link.run_as(&worker.0, &scripts::CLAIM, &values)?;
         Ok(handed.into_iter().map(values::claimed).collect())
     }
 
@@ -149,9 +157,9 @@ impl Engine for Redis {
         let now = values::exact(now);
         let mut values = values![now, id, token];
         values.extend(values::end(end, now));
-        let was_its_own = self.whether(&scripts::SETTLE, &values)?;
+        let answer: String = self.link.run_as(&format!("{id} {token}"), &scripts::SETTLE, &values)?;
         self.ring();
-        Ok(was_its_own)
+        Ok(answer == "1")
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {
@@ -247,3 +255,10 @@ impl Drop for Redis {
         }
     }
 }
+
+#[cfg(test)]
+#[path = "../../../tests/support/redis.rs"]
+mod server_of_tests;
+
+#[cfg(test)]
+mod tests;

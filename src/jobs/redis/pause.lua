@@ -1,8 +1,8 @@
 -- queue, whether it is paused.
-if ARGV[6] == '1' then
-  call('SADD', P .. 'paused', ARGV[5])
+if ARGV[5] == '1' then
+  call('SADD', P .. 'paused', ARGV[4])
 else
-  call('SREM', P .. 'paused', ARGV[5])
+  call('SREM', P .. 'paused', ARGV[4])
   ring()
 end
 return 1

@@ -1,41 +1,24 @@
--- now, lease in milliseconds. How many jobs were given back.
-local now, lease, at = ARGV[5], tonumber(ARGV[6]), micros() / 1000
-local watch = call('HMGET', P .. 'watch', 'since', 'last')
-local since, last = tonumber(watch[1]), tonumber(watch[2])
-
--- Where nobody looked for long the server was away, or stood still, or its clock was set; or nobody was there. Nobody could
--- have beaten meanwhile, and everybody has a lease from now on.
-local is_anew = not last or at < last or at - last > math.max(5000, lease / 2)
-if is_anew then since = at end
-call('HSET', P .. 'watch', 'since', text(since), 'last', text(at))
-
--- Who beat before the clock was put back would be alive until the clock is there again.
-if last and at < last then
-  for _, worker in ipairs(call('ZRANGE', P .. 'workers', 0, -1)) do
-    call('ZADD', P .. 'workers', text(at), worker)
-  end
-  for _, stream in ipairs(streams()) do
-    local from = '-'
-    repeat
-      local pending = call('XPENDING', stream, GROUP, from, '+', 1000)
-      for _, entry in ipairs(pending) do
-        call('XCLAIM', stream, GROUP, entry[2], 0, entry[1], 'IDLE', 0, 'JUSTID')
-        from = '(' .. entry[1]
-      end
-    until #pending == 0
-  end
-end
-if at - since < lease then return 0 end
-
+-- now, lease in milliseconds, and for each worker that is gone: its name, and how many beats of it were seen. How many jobs
+-- were given back.
+local now, lease = ARGV[4], tonumber(ARGV[5])
 local taken = 0
-for _, worker in ipairs(call('ZRANGEBYSCORE', P .. 'workers', '-inf', text(at - lease))) do
-  taken = taken + dismiss(worker, interrupt, now)
+for at = 6, #ARGV, 2 do
+  local worker = ARGV[at]
+  -- It may have beaten just now.
+  if call('HGET', P .. 'workers', worker) == ARGV[at + 1] then taken = taken + dismiss(worker, interrupt, now) end
 end
--- What a worker that lives does not speak of: it never heard that the job is its own.
-for _, stream in ipairs(streams()) do
+
+-- What a worker that lives has not spoken of for two leases: it never heard that it got it. Where nobody looked for long
+-- the server was away, stood still, or had its clock set, and nobody could have spoken: all have that time from then on.
+local at = micros() / 1000
+local watch = call('HMGET', P .. 'watch', 'since', 'last')
+local since, last, silence = tonumber(watch[1]), tonumber(watch[2]), math.max(2 * lease, 10000)
+if not last or at < last or at - last > silence / 4 then since = at end
+call('HSET', P .. 'watch', 'since', text(since), 'last', text(at))
+for _, stream in ipairs(at - since >= silence and streams() or {}) do
   local from = '0-0'
   repeat
-    local claimed = call('XAUTOCLAIM', stream, GROUP, 'nobody', text(lease), from, 'COUNT', 1000, 'JUSTID')
+    local claimed = call('XAUTOCLAIM', stream, GROUP, 'nobody', text(silence), from, 'COUNT', 1000, 'JUSTID')
     from = claimed[1]
     for _, entry in ipairs(claimed[2]) do
       if take_back(stream, entry, interrupt, now) then taken = taken + 1 end

@@ -1,7 +1,7 @@
 -- now, id. Whether it waits now.
 local before = answer_of_before()
 if before then return before end
-local now, id = ARGV[5], ARGV[6]
+local now, id = ARGV[4], ARGV[5]
 local job = read(id)
 if not job or (job.state ~= 'scheduled' and job.state ~= 'dead' and job.state ~= 'cancelled') then return answer('0') end
 local owner = job.unique and call('HGET', P .. 'uniques', unique_field(job))

@@ -26,6 +26,7 @@ scripts! {
     JOIN "join.lua" ",allow-oom",
     LEAVE "leave.lua" ",allow-oom",
     BEAT "beat.lua" ",allow-oom",
+    WORKERS "workers.lua" ",no-writes",
     RECOVER "recover.lua" ",allow-oom",
     CLAIM "claim.lua" ",allow-oom",
     SETTLE "settle.lua" ",allow-oom",

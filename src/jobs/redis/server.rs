@@ -19,14 +19,23 @@ pub(super) fn check(link: &Link) -> Result<()> {
         );
         return Ok(());
     };
-    let facts = Facts::of(&info);
-    if let Some(fault) = facts.fault() {
+    if let Some(fault) = fault(&info) {
         return Err(Error::internal(format!("Redis at {address} cannot keep jobs: {fault}")));
     }
-    for risk in facts.risks() {
+    for risk in risks(&info) {
         log::warn!(target: "aside::jobs", "Redis at {address}: {risk}");
     }
     Ok(())
+}
+
+/// Why such a server cannot be used at all.
+pub(super) fn fault(info: &str) -> Option<String> {
+    Facts::of(info).fault()
+}
+
+/// What may cost jobs later.
+pub(super) fn risks(info: &str) -> Vec<String> {
+    Facts::of(info).risks()
 }
 
 struct Facts<'a>(HashMap<&'a str, &'a str>);
@@ -40,7 +49,6 @@ impl<'a> Facts<'a> {
         self.0.get(name).copied().unwrap_or("")
     }
 
-    /// Why it cannot be used at all.
     fn fault(&self) -> Option<String> {
         let version = self.get("redis_version");
         if major(version).is_some_and(|major| major < 7) {
@@ -65,7 +73,6 @@ impl<'a> Facts<'a> {
         })
     }
 
-    /// What may cost jobs later.
     fn risks(&self) -> Vec<String> {
         let mut risks = Vec::new();
         if self.get("aof_enabled") == "0" {

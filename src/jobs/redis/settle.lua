@@ -1,7 +1,7 @@
 -- now, id, token, end, words (`=` before them, or nothing at all), due, wait.
 local before = answer_of_before()
 if before then return before end
-local now, id, token, ending, words = ARGV[5], ARGV[6], ARGV[7], ARGV[8], ARGV[9]
+local now, id, token, ending, words = ARGV[4], ARGV[5], ARGV[6], ARGV[7], ARGV[8]
 local job = read(id)
 if not job or job.state ~= 'running' or job.token ~= token then return answer('0') end
 take(job)
@@ -11,8 +11,8 @@ if ending == 'released' then
 elseif ending ~= 'retry' then
   finish(job, ending, now)
 elseif goes_on(job, now) then
-  job.wait = ARGV[11]
-  wait_until(job, ARGV[10], now)
+  job.wait = ARGV[10]
+  wait_until(job, ARGV[9], now)
 end
 put(job)
 if not IS_FINISHED[job.state] then ring() end

@@ -1,8 +1,8 @@
 -- the time before which all goes, how many may stay, how many to take at once. How many went.
-local ended, most = P .. 'ended', tonumber(ARGV[7])
-local gone = call('ZRANGEBYSCORE', ended, '-inf', '(' .. ARGV[5], 'LIMIT', 0, most)
+local ended, most = P .. 'ended', tonumber(ARGV[6])
+local gone = call('ZRANGEBYSCORE', ended, '-inf', '(' .. ARGV[4], 'LIMIT', 0, most)
 if #gone == 0 then
-  local surplus = math.min(call('ZCARD', ended) - tonumber(ARGV[6]), most)
+  local surplus = math.min(call('ZCARD', ended) - tonumber(ARGV[5]), most)
   if surplus > 0 then gone = call('ZRANGE', ended, 0, surplus - 1) end
 end
 for _, member in ipairs(gone) do

@@ -1,0 +1,622 @@
+//! What only Redis has: a server that can be away, killed or set wrongly, and connections that break.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use ::redis::{Client, FromRedisValue, Value};
+
+use super::server_of_tests::RedisServer;
+use super::{PATIENCE, Redis, server};
+use crate::error::Result;
+use crate::jobs::conformance::{self, Bench};
+use crate::jobs::engine::{Beat, Bell, Claimed, End, Engine, Entry, Held, Keep, Room, When, WorkerId};
+use crate::jobs::memory::Memory;
+use crate::jobs::record::{JobCounts, JobState, Millis};
+use crate::sync::lock;
+
+/// One server for all cases at once, each with keys of its own.
+struct RedisBench {
+    server: Arc<RedisServer>,
+    prefix: String,
+}
+
+impl RedisBench {
+    fn new() -> Result<RedisBench, String> {
+        static NUMBER: AtomicUsize = AtomicUsize::new(0);
+        let server = shared().ok_or("no redis-server is installed")?;
+        Ok(RedisBench { server, prefix: format!("case-{}:", NUMBER.fetch_add(1, Ordering::Relaxed)) })
+    }
+}
+
+/// A server for those that do it no harm. It ends with the last test that holds it, and comes again for the next.
+fn shared() -> Option<Arc<RedisServer>> {
+    static SERVER: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
+    let mut server = lock(&SERVER);
+    if let Some(running) = server.upgrade() {
+        return Some(running);
+    }
+    let started = Arc::new(RedisServer::start(&["appendonly yes"])?);
+    *server = Arc::downgrade(&started);
+    Some(started)
+}
+
+impl Bench for RedisBench {
+    fn engine(&self) -> Arc<dyn Engine> {
+        self.another()
+    }
+
+    fn another(&self) -> Arc<dyn Engine> {
+        Arc::new(Redis::open_with(&self.server.url(), &self.prefix, PATIENCE).expect("the server takes it"))
+    }
+}
+
+conformance::conformance!(redis, RedisBench::new);
+
+const T: Millis = 2_000_000_000_000;
+
+/// How long a test waits for what must come.
+const LONG: Duration = Duration::from_secs(30);
+
+/// What a server may take that is held still by the test.
+const SHORT: Duration = Duration::from_millis(300);
+
+fn open(server: &RedisServer) -> Redis {
+    Redis::open(&server.url()).expect("the server takes it")
+}
+
+fn entry(label: &str) -> Entry {
+    Entry {
+        name: "job".to_owned(),
+        label: label.to_owned(),
+        payload: "{}".to_owned(),
+        queue: "default".to_owned(),
+        priority: 0,
+        unique: None,
+        when: When::Now,
+        origin: None,
+    }
+}
+
+fn add(engine: &Redis, label: &str) -> Result<u64> {
+    Ok(engine.enqueue(vec![entry(label)], T)?[0].id)
+}
+
+fn take(engine: &Redis, worker: &WorkerId, most: usize) -> Result<Vec<Claimed>> {
+    engine.claim(worker, &[Room { queue: "default".to_owned(), free: most }], T)
+}
+
+fn end(engine: &Redis, claimed: &Claimed, end: End) -> Result<bool> {
+    engine.settle(claimed.id, claimed.token, end, T)
+}
+
+fn counts(waiting: u64, running: u64, done: u64) -> JobCounts {
+    JobCounts { waiting, running, done, ..JobCounts::default() }
+}
+
+/// Asks again and again until there is an answer.
+fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(began.elapsed() < LONG, "it has not happened within {LONG:?}");
+        std::thread::yield_now();
+    }
+}
+
+/// What the server answers to a command, for looking behind the engine.
+fn ask<T: FromRedisValue>(server: &RedisServer, command: &str) -> T {
+    let mut connection = Client::open(server.url()).unwrap().get_connection().unwrap();
+    let mut words = command.split(' ');
+    ::redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).query(&mut connection).unwrap()
+}
+
+fn refusal(opened: Result<Redis>) -> String {
+    opened.err().expect("it is refused").chain()
+}
+
+// Settings.
+
+#[test]
+fn an_append_only_file_that_is_off_is_told_with_its_price() {
+    let Some(server) = RedisServer::start(&["appendonly no"]) else { return };
+    let risks = |server| server::risks(&open(server).link.facts().unwrap().unwrap());
+    let told = risks(&server);
+    assert!(told.len() == 1 && told[0].contains("appendonly") && told[0].contains("loses"), "{told:?}");
+    let () = ask(&server, "CONFIG SET appendonly yes");
+    assert_eq!(risks(&server), Vec::<String>::new());
+}
+
+#[test]
+fn a_policy_that_throws_jobs_away_is_refused() {
+    let Some(server) = RedisServer::start(&["appendonly yes", "maxmemory-policy allkeys-lru"]) else { return };
+    // Nothing is thrown away without a limit.
+    let told = server::risks(&open(&server).link.facts().unwrap().unwrap());
+    assert!(told.len() == 1 && told[0].contains("maxmemory-policy noeviction"), "{told:?}");
+    let () = ask(&server, "CONFIG SET maxmemory 100mb");
+    let refusal = refusal(Redis::open(&server.url()));
+    assert!(refusal.contains("allkeys-lru") && refusal.contains("set maxmemory-policy noeviction"), "{refusal}");
+    let () = ask(&server, "CONFIG SET maxmemory-policy volatile-lru");
+    open(&server);
+}
+
+#[test]
+fn an_old_server_and_a_replica_are_refused() {
+    let fault = |info: &str| server::fault(info).unwrap_or_default();
+    assert!(fault("redis_version:6.2.14\r\nredis_mode:standalone\r\n").contains("7.0"));
+    assert!(fault("redis_version:7.2.1\r\nredis_mode:cluster\r\n").contains("cluster"));
+    assert!(fault("redis_version:7.2.1\r\nrole:slave\r\n").contains("primary"));
+    assert_eq!(fault("redis_version:10.0.1\r\nredis_mode:standalone\r\nrole:master\r\n"), "");
+}
+
+#[test]
+fn a_password_is_never_shown() {
+    const PASSWORD: &str = "hunter2-secret";
+    let Some(mut server) = RedisServer::start(&["appendonly yes", &format!("requirepass {PASSWORD}")]) else { return };
+    let with = |password: &str| format!("redis://:{password}@127.0.0.1:{}/3", server.port());
+    let url = with(PASSWORD);
+    let engine = Redis::open_with(&url, "aside:", SHORT).unwrap();
+    assert_eq!(engine.describe(), format!("redis 127.0.0.1:{}/3", server.port()));
+    let mut told = vec![
+        engine.describe(),
+        refusal(Redis::open(&with("hunter2-wrong"))),
+        refusal(Redis::open(&server.url())),
+        refusal(Redis::open(&url.replace("redis://", "rediss://"))),
+        refusal(Redis::open(&url.replace("redis://", "http://"))),
+        refusal(Redis::open(&url.replace("/3", "/x"))),
+    ];
+    server.hold();
+    told.push(add(&engine, "held").unwrap_err().chain());
+    server.go_on();
+    server.kill();
+    told.push(add(&engine, "away").unwrap_err().chain());
+    told.push(refusal(Redis::open(&url)));
+    assert!(told.iter().all(|words| !words.contains("hunter2")), "{told:#?}");
+    let address = format!("127.0.0.1:{}", server.port());
+    assert!(told[6..].iter().all(|words| words.contains(&address)), "{told:#?}");
+    assert!(told[1].contains("refuses the connection") && told[4].contains("redis://user:password@host"), "{told:#?}");
+}
+
+#[test]
+fn a_user_without_info_can_keep_jobs() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let () = ask(&server, "ACL SETUSER app on >pass ~aside:* +@all -info");
+    let engine = Redis::open(&format!("redis://app:pass@127.0.0.1:{}/", server.port())).unwrap();
+    add(&engine, "mine").unwrap();
+    let () = ask(&server, "ACL SETUSER poor on >pass ~aside:* +@read");
+    let refusal = refusal(Redis::open(&format!("redis://poor:pass@127.0.0.1:{}/", server.port())));
+    assert!(refusal.contains("permission"), "{refusal}");
+}
+
+#[test]
+fn a_full_memory_takes_no_job_and_lets_others_end() {
+    let Some(server) = RedisServer::start(&["appendonly yes", "maxmemory-policy noeviction"]) else { return };
+    let engine = open(&server);
+    let worker = engine.join().unwrap();
+    let ids = engine.enqueue(vec![entry("kept"); 3], T).unwrap();
+    let () = ask(&server, "CONFIG SET maxmemory 1mb");
+    let error = add(&engine, "one too many").unwrap_err().chain();
+    assert!(error.contains("OOM") && error.contains("maxmemory"), "{error}");
+    let claimed = take(&engine, &worker, 9).unwrap();
+    assert_eq!(claimed.len(), ids.len());
+    assert!(end(&engine, &claimed[0], End::Done).unwrap());
+    assert!(end(&engine, &claimed[1], End::Released).unwrap());
+    assert_eq!(engine.counts().unwrap(), counts(1, 1, 1));
+    let () = ask(&server, "CONFIG SET maxmemory 0");
+    add(&engine, "there is room again").unwrap();
+}
+
+// A server that is away.
+
+#[test]
+fn what_was_acknowledged_outlives_a_killed_server() {
+    let Some(mut server) = RedisServer::durable() else { return };
+    let engine = open(&server);
+    let kept: Mutex<Vec<(u64, String)>> = Mutex::default();
+    let enough = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let (engine, kept, enough) = (&engine, &kept, &enough);
+        for thread in 0..4 {
+            scope.spawn(move || {
+                for number in 0.. {
+                    let label = format!("{thread}-{number}");
+                    let Ok(id) = add(engine, &label) else { return };
+                    lock(kept).push((id, label));
+                    enough.fetch_add(1, Ordering::Relaxed);
+                }
+            });
+        }
+        eventually(|| (enough.load(Ordering::Relaxed) > 300).then_some(()));
+        server.kill();
+    });
+    server.restart();
+    let kept = lock(&kept);
+    for (id, label) in kept.iter() {
+        assert_eq!(engine.find(*id).unwrap().map(|job| job.label).as_ref(), Some(label));
+    }
+    // Whoever was told that it failed may have been heard all the same, once.
+    let waiting = engine.counts().unwrap().waiting;
+    assert!((kept.len() as u64..=kept.len() as u64 + 4).contains(&waiting), "{waiting} of {}", kept.len());
+}
+
+#[test]
+fn work_goes_on_over_restarts_of_the_server() {
+    const JOBS: usize = 400;
+    let Some(mut server) = RedisServer::durable() else { return };
+    let engine = open(&server);
+    engine.enqueue(vec![entry("job"); JOBS], T).unwrap();
+    let done = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let (engine, done) = (&engine, &done);
+        for _ in 0..3 {
+            scope.spawn(move || {
+                let worker = eventually(|| engine.join().ok());
+                while done.load(Ordering::Relaxed) < JOBS {
+                    // Whatever was cut short comes again: no claim is lost, and no end.
+                    for claimed in eventually(|| take(engine, &worker, 5).ok()) {
+                        assert!(eventually(|| end(engine, &claimed, End::Done).ok()));
+                        done.fetch_add(1, Ordering::Relaxed);
+                    }
+                }
+            });
+        }
+        for share in [JOBS / 4, JOBS / 2] {
+            eventually(|| (done.load(Ordering::Relaxed) > share).then_some(()));
+            server.restart();
+        }
+    });
+    assert_eq!(engine.counts().unwrap(), counts(0, 0, JOBS as u64));
+}
+
+#[test]
+fn a_server_that_stands_still_is_told_and_works_when_it_goes_on() {
+    let Some(server) = RedisServer::durable() else { return };
+    let engine = Redis::open_with(&server.url(), "aside:", SHORT).unwrap();
+    let worker = engine.join().unwrap();
+    let id = add(&engine, "before").unwrap();
+    server.hold();
+    let refused = take(&engine, &worker, 1).unwrap_err().chain();
+    assert!(refused.contains("has not answered within 300ms"), "{refused}");
+    let refused = add(&engine, "meanwhile").unwrap_err().chain();
+    assert!(refused.contains("has not answered") || refused.contains("cannot be reached"), "{refused}");
+    server.go_on();
+    // What the server did late is the worker's, and it hears of it.
+    let claimed = eventually(|| take(&engine, &worker, 1).ok());
+    assert_eq!(claimed.iter().map(|claimed| claimed.id).collect::<Vec<_>>(), [id]);
+    assert!(end(&engine, &claimed[0], End::Done).unwrap());
+    add(&engine, "after").unwrap();
+}
+
+#[test]
+fn an_address_where_nobody_is() {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    // It takes the connection and says nothing.
+    let began = refusal(Redis::open_with(&format!("redis://{address}"), "aside:", SHORT));
+    assert!(began.contains(&address.to_string()), "{began}");
+    drop(listener);
+    let words = refusal(Redis::open(&format!("redis://{address}")));
+    assert!(words.contains(&format!("Redis at {address}/0 cannot be reached")), "{words}");
+}
+
+// Connections that break.
+
+/// Stands between engine and server, and can lose answers: the server has done it, and nobody hears.
+struct Proxy {
+    address: SocketAddr,
+    lost: Arc<AtomicUsize>,
+}
+
+impl Proxy {
+    fn new(server: &RedisServer) -> Proxy {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let (address, port) = (listener.local_addr().unwrap(), server.port());
+        let lost = Arc::new(AtomicUsize::new(0));
+        let losing = Arc::clone(&lost);
+        thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { return };
+                let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
+                thread::spawn(move || pass(&from, &to, &AtomicUsize::new(0)));
+                let losing = Arc::clone(&losing);
+                thread::spawn(move || pass(&server, &client, &losing));
+            }
+        });
+        Proxy { address, lost }
+    }
+
+    fn open(&self) -> Redis {
+        Redis::open(&format!("redis://{}", self.address)).unwrap()
+    }
+
+    /// The next answer is lost, and its connection with it. The one after it where `twice`.
+    fn lose(&self, answers: usize) {
+        self.lost.store(answers, Ordering::SeqCst);
+    }
+
+    fn has_lost_all(&self) -> bool {
+        self.lost.load(Ordering::SeqCst) == 0
+    }
+}
+
+/// Passes on what comes, until an answer is to be lost.
+fn pass(mut from: &TcpStream, mut to: &TcpStream, lost: &AtomicUsize) {
+    let mut bytes = [0; 65_536];
+    while let Ok(count @ 1..) = from.read(&mut bytes) {
+        let is_lost = lost.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if is_lost || to.write_all(&bytes[..count]).is_err() {
+            break;
+        }
+    }
+    let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+#[test]
+fn an_answer_that_is_lost_does_nothing_twice() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let (proxy, direct) = (Proxy::new(&server), open(&server));
+    let engine = proxy.open();
+    let worker = engine.join().unwrap();
+    // Each script is known to the server, so that the answer that is lost is that of the step itself.
+    let id = add(&engine, "warm").unwrap();
+    assert!(end(&engine, &take(&engine, &worker, 1).unwrap()[0], End::Done).unwrap());
+    assert!(!engine.revive(id, T).unwrap() && engine.discard(id).unwrap());
+    assert!(engine.tick("warm", 1, None, T).unwrap());
+    let lose = || proxy.lose(1);
+
+    lose();
+    let id = add(&engine, "once").unwrap();
+    assert!(proxy.has_lost_all());
+    assert_eq!(direct.counts().unwrap(), counts(1, 0, 0));
+    lose();
+    let claimed = take(&engine, &worker, 5).unwrap();
+    assert_eq!((claimed.len(), claimed[0].id, claimed[0].attempt), (1, id, 1));
+    lose();
+    assert!(end(&engine, &claimed[0], End::Dead { words: "broken".to_owned() }).unwrap());
+    assert_eq!(direct.find(id).unwrap().unwrap().failures.len(), 1);
+    lose();
+    assert!(engine.revive(id, T).unwrap());
+    lose();
+    assert!(engine.tick("daily", 7, Some(entry("ticked")), T).unwrap());
+    lose();
+    assert!(engine.discard(id).unwrap());
+    assert!(proxy.has_lost_all());
+    assert_eq!(direct.counts().unwrap(), counts(1, 0, 0));
+}
+
+#[test]
+fn a_call_that_failed_is_answered_when_it_comes_again() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let (proxy, direct) = (Proxy::new(&server), open(&server));
+    let engine = proxy.open();
+    let worker = engine.join().unwrap();
+    add(&engine, "warm").unwrap();
+    assert!(end(&engine, &take(&engine, &worker, 1).unwrap()[0], End::Done).unwrap());
+
+    let id = add(&engine, "job").unwrap();
+    // Also the answer to the second try: the first one's connection was the only one that is known to be broken.
+    proxy.lose(2);
+    let refused = take(&engine, &worker, 1).unwrap_err().chain();
+    assert!(refused.contains("was lost") || refused.contains("cannot be reached"), "{refused}");
+    assert_eq!(direct.find(id).unwrap().unwrap().state, JobState::Running);
+    let claimed = take(&engine, &worker, 1).unwrap();
+    assert_eq!((claimed.len(), claimed[0].id), (1, id));
+    proxy.lose(2);
+    end(&engine, &claimed[0], End::Done).unwrap_err();
+    assert_eq!(direct.find(id).unwrap().unwrap().state, JobState::Done);
+    assert!(end(&engine, &claimed[0], End::Done).unwrap());
+    assert!(!end(&engine, &claimed[0], End::Done).unwrap());
+}
+
+#[test]
+fn a_bell_is_heard_again_when_the_server_is_back() {
+    let Some(mut server) = RedisServer::durable() else { return };
+    let (engine, other) = (open(&server), open(&server));
+    let bell = Arc::new(Bell::default());
+    engine.listen(&bell).unwrap();
+    // Once when it begins to listen.
+    assert!(bell.wait(LONG));
+    add(&other, "first").unwrap();
+    assert!(bell.wait(LONG));
+    server.restart();
+    // Once for what may have come meanwhile.
+    assert!(bell.wait(LONG));
+    while bell.wait(Duration::ZERO) {}
+    add(&other, "second").unwrap();
+    assert!(bell.wait(LONG));
+}
+
+#[test]
+fn who_listens_ends_with_the_engine() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let engine = open(&server);
+    let bell = Arc::new(Bell::default());
+    engine.listen(&bell).unwrap();
+    assert!(bell.wait(LONG));
+    let link = Arc::downgrade(&engine.link);
+    drop(engine);
+    eventually(|| link.upgrade().is_none().then_some(()));
+}
+
+// The same as the others.
+
+/// Small numbers that look random, always the same.
+struct Dice(u64);
+
+impl Dice {
+    fn throw(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+
+    fn entry(&mut self) -> Entry {
+        let when = match self.throw(6) {
+            0 => When::At(T + self.throw(400) as i64 - 100),
+            1 => When::After(self.throw(300) as i64),
+            _ => When::Now,
+        };
+        let queue = ["default", "mail"][self.throw(2) as usize].to_owned();
+        let unique = (self.throw(4) == 0).then(|| self.throw(5).to_string());
+        Entry { queue, unique, when, priority: self.throw(3) as i32 - 1, ..entry("job") }
+    }
+
+    fn end(&mut self) -> End {
+        match self.throw(6) {
+            0 => End::Released,
+            1 => End::Retry { wait: self.throw(80) as i64, words: "again".to_owned() },
+            2 => End::Dead { words: "broken".to_owned() },
+            3 => End::Cancelled { words: None },
+            _ => End::Done,
+        }
+    }
+}
+
+/// One engine and its workers, with what they hold.
+struct Player<E> {
+    engine: E,
+    workers: Vec<WorkerId>,
+    held: Vec<Claimed>,
+}
+
+impl<E: Engine> Player<E> {
+    fn new(engine: E) -> Player<E> {
+        let workers = (0..2).map(|_| engine.join().unwrap()).collect();
+        Player { engine, workers, held: Vec::new() }
+    }
+
+    /// Does one thing, and says all that can be seen of it.
+    fn play(&mut self, dice: &mut Dice, now: Millis) -> String {
+        let (worker, id) = (dice.throw(2) as usize, dice.throw(120));
+        let engine = &self.engine;
+        match dice.throw(16) {
+            0..4 => format!("{:?}", engine.enqueue((0..=dice.throw(3)).map(|_| dice.entry()).collect(), now).unwrap()),
+            4..7 => {
+                let rooms = ["mail", "default"].map(|queue| Room { queue: queue.into(), free: dice.throw(4) as usize });
+                let claimed = engine.claim(&self.workers[worker], &rooms, now).unwrap();
+                self.held.extend(claimed.clone());
+                format!("{:?}", claimed.iter().map(|job| (job.id, job.attempt)).collect::<Vec<_>>())
+            }
+            7..11 if !self.held.is_empty() => {
+                let job = self.held.swap_remove(dice.throw(self.held.len() as u64) as usize);
+                format!("{} {}", job.id, engine.settle(job.id, job.token, dice.end(), now).unwrap())
+            }
+            11 => format!("{id} {:?}", engine.cancel(id, now).unwrap()),
+            12 => format!("{id} {}", engine.revive(id, now).unwrap()),
+            13 => format!("{id} {}", engine.discard(id).unwrap()),
+            14 if dice.throw(4) == 0 => {
+                engine.leave(&self.workers[worker], now).unwrap();
+                self.workers[worker] = engine.join().unwrap();
+                "left".to_owned()
+            }
+            15 if dice.throw(4) == 0 => {
+                engine.pause("mail", dice.throw(2) == 0).unwrap();
+                format!("{:?}", engine.trim(Keep { age: Duration::from_millis(500), count: 40 }, now).unwrap())
+            }
+            _ => format!("{:?}", engine.clock_went_back(now - 50)),
+        }
+    }
+
+    fn all(&self) -> String {
+        let jobs: Vec<_> =
+            JobState::ALL.iter().flat_map(|state| self.engine.list(*state, None, 9999).unwrap()).collect();
+        let engine = &self.engine;
+        let (counts, queues, due) = (engine.counts().unwrap(), engine.queues().unwrap(), engine.next_due().unwrap());
+        format!("{jobs:#?}\n{counts:?} {queues:?} {due:?}")
+    }
+}
+
+#[test]
+fn redis_and_memory_do_the_same_whatever_happens() {
+    for seed in 0..8 {
+        let Ok(bench) = RedisBench::new() else { return };
+        let redis = Redis::open_with(&bench.server.url(), &bench.prefix, PATIENCE).unwrap();
+        let (mut redis, mut memory) = (Player::new(redis), Player::new(Memory::new()));
+        let (mut dice, mut now) = (Dice(seed), T);
+        for step in 0..400 {
+            // Now and then the clock is put back a little.
+            now += dice.throw(12) as i64 - 2;
+            let mut same = Dice(dice.0);
+            let (one, other) = (redis.play(&mut dice, now), memory.play(&mut same, now));
+            assert_eq!(one, other, "seed {seed}, step {step}");
+            if step % 20 == 19 {
+                assert_eq!(redis.all(), memory.all(), "seed {seed}, step {step}");
+            }
+        }
+    }
+}
+
+// What lies on the server.
+
+#[test]
+fn nothing_is_left_pending_and_nothing_grows() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let engine = open(&server);
+    let worker = engine.join().unwrap();
+    let ends = [
+        End::Done,
+        End::Released,
+        End::Retry { wait: 0, words: "again".to_owned() },
+        End::Dead { words: "broken".to_owned() },
+        End::Cancelled { words: None },
+    ];
+    for round in 0..300_usize {
+        let priority = [0, 5][round % 2];
+        engine.enqueue(vec![Entry { priority, unique: Some(round.to_string()), ..entry("job") }; 2], T).unwrap();
+        for claimed in take(&engine, &worker, 3).unwrap() {
+            assert!(end(&engine, &claimed, ends[round % ends.len()].clone()).unwrap());
+        }
+        let length: usize = ask(&server, "XLEN aside:ready:default:0");
+        assert!(length < 50, "{length} entries in round {round}");
+    }
+    while let Some(claimed) = take(&engine, &worker, 1).unwrap().pop() {
+        assert!(end(&engine, &claimed, End::Done).unwrap());
+    }
+    let pending: (usize, Value, Value, Value) = ask(&server, "XPENDING aside:ready:default:0 aside");
+    let length: usize = ask(&server, "XLEN aside:ready:default:0");
+    assert_eq!((pending.0, length), (0, 0));
+    let news: usize = ask(&server, "XLEN aside:news");
+    assert!(news <= 250, "{news} news");
+
+    for dead in engine.list(JobState::Dead, None, 1000).unwrap() {
+        assert!(engine.discard(dead.id).unwrap());
+    }
+    let ended = engine.counts().unwrap();
+    assert!(ended.done > 0 && ended.cancelled > 0, "{ended:?}");
+    assert_eq!(engine.trim(Keep { age: Duration::ZERO, count: 0 }, T).unwrap() as u64, ended.done + ended.cancelled);
+    engine.recover(LONG, T).unwrap();
+    engine.leave(&worker, T).unwrap();
+    let mut keys: Vec<String> = ask(&server, "KEYS *");
+    keys.retain(|key| !key.starts_with("aside:call:"));
+    keys.sort();
+    assert_eq!(keys, ["aside:last-id", "aside:news", "aside:watch"]);
+}
+
+#[test]
+fn a_claim_that_nobody_speaks_of_comes_back() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let engine = open(&server);
+    let worker = engine.join().unwrap();
+    let ids = engine.enqueue(vec![entry("job"); 2], T).unwrap();
+    let claimed = take(&engine, &worker, 2).unwrap();
+    let held = |claimed: &Claimed| Held { id: claimed.id, token: claimed.token, progress: None };
+    engine.recover(LONG, T).unwrap();
+    // A minute ago, as far as the server knows.
+    let idle = "IDLE 60000 JUSTID";
+    let stream = "aside:ready:default:0";
+    for id in &ids {
+        let () = ask(&server, &format!("XCLAIM {stream} aside {} 0 {T}-{} {idle}", worker.0, id.id));
+    }
+    let now: Vec<i64> = ask(&server, "TIME");
+    let () = ask(&server, &format!("HSET aside:watch since {}", now[0] * 1000 - 60_000));
+    assert_eq!(engine.beat(&worker, &[held(&claimed[0])], T).unwrap(), Beat::default());
+    assert_eq!(engine.recover(Duration::from_secs(20), T).unwrap(), 1);
+    let lost = engine.beat(&worker, &claimed.iter().map(held).collect::<Vec<_>>(), T).unwrap();
+    assert_eq!(lost, Beat { lost: vec![ids[1].id], ..Beat::default() });
+    assert!(end(&engine, &claimed[0], End::Done).unwrap() && !end(&engine, &claimed[1], End::Done).unwrap());
+    assert_eq!(engine.find(ids[1].id).unwrap().unwrap().interruptions, 1);
+}
