@@ -15,16 +15,38 @@
 //! | `/t/header?v=` | 200 with the header `X-V: v` and a cookie `c=v`; 400 when `v` cannot be a header value |
 //! | `/static/` | the files of `ASIDE_STATIC`, when set |
 //! | `/big` | 1 MB of text |
+//! | `POST /t/enqueue` | body = an id of 1 to 1,000 bytes: 200 and the job's number when the job is durable |
+//! | `/t/ready` | 200 when workers run and what keeps the jobs answers; 503 otherwise |
+//! | `/t/effects` | the ids of the jobs that have had their effect, a line each, control characters and `%` percent-encoded |
+//!
+//! The last three need `ASIDE_JOBS` (`sqlite:PATH`, or `redis://…` with `--features redis`), and answer 503 without it. The job
+//! sleeps for 20 ms, then POSTs `/done?id=…&attempt=…` to `ASIDE_LEDGER` (a base URL; nothing is sent without it), and has its
+//! effect: it records the id. `attempt` counts every run from 1, those too whose process died. A ledger that is down, or answers
+//! with an error, is a failed try, which comes again a second later, then after two, and so on.
+//!
+//! With SQLite the effect is written in the transaction that completes the job, so each has it exactly once. Redis has no
+//! such thing: there the id is kept before the job completes, under the job's number, so that a job that runs again is still
+//! listed once; what is missing is that a job that ends as dead may be listed too.
 
 use std::io::Read;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use aside::image::{Fit, Format, Image};
-use aside::{App, Config, Error, Json, Part, Request, Response, Result, redirect_or};
-use serde::Serialize;
+use aside::rusqlite::Connection;
+use aside::{
+    App, Config, Error, Job, Jobs, Json, Part, Request, Response, Result, Retry, Status, TaskContext, redirect_or,
+};
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 fn main() -> Result<()> {
-    app(Config::from_env()?, std::env::var("ASIDE_STATIC").ok().as_deref()).run()
+    let variable = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let app = app(Config::from_env()?, variable("ASIDE_STATIC").as_deref());
+    match variable("ASIDE_JOBS") {
+        Some(setting) => with_jobs(app, &setting, variable("ASIDE_LEDGER"))?.run(),
+        None => app.run(),
+    }
 }
 
 fn app(config: Config, files: Option<&str>) -> App {
@@ -39,6 +61,9 @@ fn app(config: Config, files: Option<&str>) -> App {
         .any("/t/redirect", |req: &mut Request| redirect_or(&query(req, "next").unwrap_or_default(), "/"))
         .any("/t/header", header)
         .any("/big", |_: &mut Request| LINE.repeat(10_000))
+        .post("/t/enqueue", enqueue)
+        .get("/t/ready", ready)
+        .get("/t/effects", effects)
         .fallback(body);
     match files {
         Some(folder) => app.static_files("/static", folder),
@@ -130,9 +155,185 @@ fn header(req: &mut Request) -> Result<Response> {
         .map_err(|error| Error::bad_request("That cannot be a header value.").with_source(error))
 }
 
+/// The longest id of a job, in bytes.
+const MOST_ID: usize = 1_000;
+
+/// How long one POST to the ledger may take.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The application with jobs that are kept there.
+fn with_jobs(app: App, setting: &str, ledger: Option<String>) -> Result<App> {
+    let jobs = Jobs::open(setting)?.register::<Effect>().workers(16);
+    let agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().new_agent();
+    let ledger = ledger.map(|base| base.trim_end_matches('/').to_owned());
+    Ok(app.state(Effects { kept: Kept::open(setting)?, ledger, agent }).jobs(jobs))
+}
+
+/// A job that is to have one effect.
+#[derive(Serialize, Deserialize)]
+struct Effect {
+    id: String,
+}
+
+impl Job for Effect {
+    const NAME: &'static str = "effect";
+
+    fn retry() -> Retry {
+        Retry::exponential(20, Duration::from_secs(1))
+    }
+
+    fn run(self, task: &TaskContext) -> Result<()> {
+        task.sleep(Duration::from_millis(20))?;
+        let effects: Arc<Effects> = task.state();
+        effects.tell(&self.id, task)?;
+        effects.kept.put(&self.id, task)
+    }
+}
+
+/// What the effects of jobs are recorded with.
+struct Effects {
+    kept: Kept,
+    ledger: Option<String>,
+    agent: ureq::Agent,
+}
+
+impl Effects {
+    /// Tells the ledger, when there is one, that the job's work is done.
+    fn tell(&self, id: &str, task: &TaskContext) -> Result<()> {
+        let Some(base) = &self.ledger else { return Ok(()) };
+        let url = format!("{base}/done");
+        let request = self.agent.post(url).query("id", id).query("attempt", run(task)?.to_string());
+        request.send_empty().map_err(|error| Error::from(error).context("the ledger did not take it"))?;
+        Ok(())
+    }
+}
+
+/// Which run of its job this is, from 1: the tries that failed, and those that ended with their process.
+fn run(task: &TaskContext) -> Result<u32> {
+    let job = task.job().map(|id| task.jobs()?.find(id)).transpose()?.flatten();
+    Ok(task.attempt() + job.map_or(0, |job| job.interruptions))
+}
+
+/// Where effects are kept: beside the jobs.
+enum Kept {
+    /// The file of the jobs.
+    Sqlite(String),
+    /// The database of the jobs.
+    #[cfg(feature = "redis")]
+    Redis(redis::Client),
+    /// Here, as long as the jobs.
+    Memory(Mutex<Vec<String>>),
+}
+
+impl Kept {
+    fn open(setting: &str) -> Result<Kept> {
+        if let Some(path) = setting.strip_prefix("sqlite:") {
+            let table = "CREATE TABLE IF NOT EXISTS effects (number INTEGER PRIMARY KEY, id TEXT NOT NULL)";
+            connect(path)?.execute_batch(table)?;
+            return Ok(Kept::Sqlite(path.to_owned()));
+        }
+        #[cfg(feature = "redis")]
+        if setting.starts_with("redis") {
+            return Ok(Kept::Redis(redis::Client::open(setting)?));
+        }
+        Ok(Kept::Memory(Mutex::default()))
+    }
+
+    /// Records the effect of the job that this is a run of.
+    fn put(&self, id: &str, task: &TaskContext) -> Result<()> {
+        match self {
+            Kept::Sqlite(_) => task.transaction(|db| {
+                db.execute("INSERT INTO effects (id) VALUES (?1)", [id])?;
+                Ok(())
+            }),
+            #[cfg(feature = "redis")]
+            Kept::Redis(client) => Ok(redis::cmd("HSETNX")
+                .arg(REDIS_KEY)
+                .arg(task.job())
+                .arg(id)
+                .query::<()>(&mut client.get_connection_with_timeout(PATIENCE)?)?),
+            Kept::Memory(ids) => {
+                ids.lock().unwrap_or_else(PoisonError::into_inner).push(id.to_owned());
+                Ok(())
+            }
+        }
+    }
+
+    /// All of them, in the order in which they came, or with Redis that of the jobs.
+    fn all(&self) -> Result<Vec<String>> {
+        match self {
+            Kept::Sqlite(path) => {
+                let db = connect(path)?;
+                let mut rows = db.prepare("SELECT id FROM effects ORDER BY number")?;
+                Ok(rows.query_map([], |row| row.get(0))?.collect::<Result<_, _>>()?)
+            }
+            #[cfg(feature = "redis")]
+            Kept::Redis(client) => {
+                let mut connection = client.get_connection_with_timeout(PATIENCE)?;
+                let ids: std::collections::BTreeMap<u64, String> =
+                    redis::cmd("HGETALL").arg(REDIS_KEY).query(&mut connection)?;
+                Ok(ids.into_values().collect())
+            }
+            Kept::Memory(ids) => Ok(ids.lock().unwrap_or_else(PoisonError::into_inner).clone()),
+        }
+    }
+}
+
+/// The hash that effects are kept in: the number of the job, and the id.
+#[cfg(feature = "redis")]
+const REDIS_KEY: &str = "inspector:effects";
+
+fn connect(path: &str) -> Result<Connection> {
+    let db = Connection::open(path)?;
+    db.busy_timeout(PATIENCE)?;
+    Ok(db)
+}
+
+fn enqueue(req: &mut Request) -> Result<String> {
+    jobs(req)?;
+    let mut body = Vec::new();
+    req.body().take(MOST_ID as u64 + 1).read_to_end(&mut body)?;
+    if body.len() > MOST_ID {
+        return Err(Error::too_large(format!("An id has at most {MOST_ID} bytes.")));
+    }
+    let id = String::from_utf8(body).map_err(|_| Error::bad_request("An id is text in UTF-8."))?;
+    if id.is_empty() {
+        return Err(Error::bad_request("The body is to be the id of the job, and is empty."));
+    }
+    Ok(format!("{}\n", req.enqueue(Effect { id })?.id))
+}
+
+fn ready(req: &mut Request) -> Result<String> {
+    let jobs = jobs(req)?;
+    // Workers run before the first request is taken.
+    jobs.counts().map_err(|error| error.with_status(Status::SERVICE_UNAVAILABLE))?;
+    Ok("ready\n".into())
+}
+
+fn effects(req: &mut Request) -> Result<String> {
+    jobs(req)?;
+    let ids = req.state::<Effects>().kept.all()?;
+    Ok(ids.iter().map(|id| line(id) + "\n").collect())
+}
+
+/// An id as one line.
+fn line(id: &str) -> String {
+    let encode = |c: char| match c {
+        c if c == '%' || c.is_ascii_control() => format!("%{:02X}", c as u32),
+        c => c.to_string(),
+    };
+    id.chars().map(encode).collect()
+}
+
+fn jobs(req: &Request) -> Result<Jobs> {
+    req.jobs().map_err(|error| {
+        let words = "There are no jobs here: start the inspector with ASIDE_JOBS=sqlite:PATH (or redis://…).";
+        Error::new(Status::SERVICE_UNAVAILABLE, words).with_source(error)
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use aside::Status;
     use aside::testing::TestClient;
 
     use super::*;
@@ -349,5 +550,85 @@ mod tests {
             (answer.bytes().len(), answer.header("Content-Type")),
             (1_000_000, Some("text/plain; charset=utf-8"))
         );
+    }
+
+    /// A ledger that keeps what it was told, and takes nothing as often as it is asked to.
+    fn ledger(refusals: usize) -> (aside::Server, Arc<Mutex<Vec<String>>>) {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let theirs = told.clone();
+        let done = move |req: &mut Request| {
+            let mut told = theirs.lock().unwrap();
+            told.push(format!("{} {}", req.method(), req.target()));
+            if told.len() <= refusals { Status::SERVICE_UNAVAILABLE } else { Status::OK }
+        };
+        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+        (App::with_config(config).post("/done", done).start().unwrap(), told)
+    }
+
+    fn with_sqlite(folder: &tempfile::TempDir, ledger: Option<&aside::Server>) -> TestClient {
+        let setting = format!("sqlite:{}", folder.path().join("jobs.db").display());
+        let ledger = ledger.map(|ledger| format!("http://{}/", ledger.addr()));
+        TestClient::new(with_jobs(app(Config::default(), None), &setting, ledger).unwrap())
+    }
+
+    fn enqueue(client: &mut TestClient, id: impl Into<Vec<u8>>) -> u16 {
+        client.post("/t/enqueue").body("text/plain", id).send().status().code()
+    }
+
+    #[test]
+    fn without_jobs_it_says_how_to_have_some() {
+        let mut client = client();
+        assert_eq!(enqueue(&mut client, "a"), 503);
+        for path in ["/t/ready", "/t/effects"] {
+            let answer = client.get(path);
+            assert_eq!(answer.status(), Status::SERVICE_UNAVAILABLE);
+            assert!(answer.text().contains("ASIDE_JOBS"), "{answer:?}");
+        }
+    }
+
+    #[test]
+    fn a_job_tells_the_ledger_and_has_its_effect_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, told) = ledger(0);
+        let mut client = with_sqlite(&folder, Some(&ledger));
+        assert_eq!(client.get("/t/ready").text(), "ready\n");
+        let longest = "x".repeat(MOST_ID);
+        for id in ["17", "Привет & пока", "a\nb%", " a ", &longest] {
+            assert_eq!(enqueue(&mut client, id), 200, "{id}");
+        }
+        assert_eq!(client.get("/t/effects").text(), "");
+        client.settle();
+        assert_eq!(client.get("/t/effects").text(), format!("17\nПривет & пока\na%0Ab%25\n a \n{longest}\n"));
+        let told = told.lock().unwrap();
+        assert_eq!(told[0], "POST /done?id=17&attempt=1");
+        assert_eq!(told.len(), 5);
+        assert!(told[2].starts_with("POST /done?id=a%0Ab%25&attempt=1"), "{told:?}");
+    }
+
+    #[test]
+    fn what_is_no_id_is_refused_and_nothing_is_enqueued() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut client = with_sqlite(&folder, None);
+        for (body, status) in
+            [(vec![], 400), (vec![0xff], 400), (vec![b'x'; MOST_ID + 1], 413), (vec![b'x'; 1 << 20], 413)]
+        {
+            assert_eq!(enqueue(&mut client, body), status);
+        }
+        assert_eq!(client.get("/t/enqueue").status(), Status::METHOD_NOT_ALLOWED);
+        assert_eq!(client.jobs().counts().unwrap(), aside::JobCounts::default());
+    }
+
+    #[test]
+    fn a_ledger_that_takes_nothing_is_tried_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (ledger, told) = ledger(1);
+        let mut client = with_sqlite(&folder, Some(&ledger));
+        assert_eq!(enqueue(&mut client, "a"), 200);
+        client.settle();
+        assert_eq!(client.get("/t/effects").text(), "", "it has failed");
+        client.advance(Duration::from_secs(2));
+        client.settle();
+        assert_eq!(client.get("/t/effects").text(), "a\n");
+        assert_eq!(*told.lock().unwrap(), ["POST /done?id=a&attempt=1", "POST /done?id=a&attempt=2"]);
     }
 }

@@ -1,6 +1,7 @@
 //! Webhooks, sent and received, by the Standard Webhooks specification (<https://www.standardwebhooks.com>).
 //!
 //! [`Webhook::send`] begins a task that posts JSON to an address, signed, and again after a while where waiting can help.
+//! A [`Webhook`] is a [`Job`] too: one that is enqueued survives the process.
 //! [`verify`] checks what another site sent in the same way.
 //!
 //! An address that a visitor gave may lead anywhere, into your own network too. Check it before it becomes a [`Webhook`]
@@ -17,19 +18,26 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, STANDARD_PAD_INDIFFERENT};
 use hmac::{Hmac, KeyInit as _, Mac as _};
 use jiff::Timestamp;
-use serde::Serialize;
+use serde::de::Error as _;
+use serde::ser::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq as _};
 use ureq::http::Uri;
 
-use crate::background::task::{Retry, Task, TaskHandle};
+use crate::background::task::{Retry, Task, TaskContext, TaskHandle};
 use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
 use crate::http::request::Request;
+use crate::jobs::Job;
 
 /// How often a webhook is tried, and the first wait in between.
 const TRIES: u32 = 5;
 const FIRST_WAIT: Duration = Duration::from_secs(2);
+
+/// The same for one that is a job: for about three days, after the first hours once an hour.
+const JOB_TRIES: u32 = 90;
+const JOB_FIRST_WAIT: Duration = Duration::from_secs(10);
 
 /// How long connecting may take, and one try as a whole.
 const LIMITS: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(30));
@@ -60,8 +68,34 @@ const TOLERANCE: i64 = 300;
 ///
 /// It goes out with `webhook-id`, which is the same at each try, and `webhook-timestamp`; with a secret also with
 /// `webhook-signature`.
+///
+/// # Sent or enqueued
+/// [`send`](Webhook::send) is a task: it costs nothing, and is gone when the process dies. What a receiver must not miss is
+/// enqueued, with the application's [`Jobs`](crate::Jobs):
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use aside::{Job, Request, Result, Webhook};
+///
+/// fn paid(req: &mut Request) -> Result<&'static str> {
+///     let webhook = Webhook::post("https://shop.example/hooks").json(&serde_json::json!({ "order": 17 }));
+///     req.enqueue(webhook.clone())?; // kept when this returns
+///     req.enqueue(webhook.id("order-17-feedback").in_(Duration::from_secs(24 * 3600)))?;
+///     Ok("thank you")
+/// }
+/// ```
+///
+/// It then is tried 90 times over about three days, on the same terms as one that is sent, and kept as dead in the end, or
+/// at once after an answer such as 404 or 410. Each try has the `webhook-id` and the body that were written down, and a
+/// timestamp and a signature of its own. A receiver may see it twice, when this process dies before it has noted the
+/// answer: it knows the second by its `webhook-id`.
+///
+/// **What is written down holds the secret and the address in the clear**, in the jobs' file or in Redis: whoever reads
+/// that can sign in the site's name. The panel, the log and the failures do not show them. Where that is too much, enqueue a
+/// job of your own that reads the secret from the settings and calls [`send_now`](Webhook::send_now).
 #[derive(Clone)]
-#[must_use = "it goes nowhere without `send`"]
+#[must_use = "it goes nowhere without `send` or `enqueue`"]
 pub struct Webhook {
     url: String,
     id: String,
@@ -116,7 +150,8 @@ impl Webhook {
         self
     }
 
-    /// Sends it aside. The handle may be let go.
+    /// Sends it aside. The handle may be let go. It is gone when the process dies: what must not be is
+    /// [enqueued](Webhook#sent-or-enqueued).
     ///
     /// The task is tried 5 times at most, with waits of 2 s, 4 s, 8 s and 16 s, and only where waiting can help: the
     /// receiver cannot be reached within 10 s, does not answer within 30 s, or answers 408, 429 or 5xx. Any answer but 2xx
@@ -127,9 +162,8 @@ impl Webhook {
     /// None in the hand. An address that is none, a payload that cannot be written as JSON, a header that cannot be one and
     /// the receiver's refusal are failures of the task, which its handle gives and the log says.
     pub fn send(self) -> TaskHandle<()> {
-        let name = address(&self.url).map_or("webhook".into(), |(_, host)| format!("webhook to {host}"));
         let retry = Retry::exponential(TRIES, FIRST_WAIT).only_if(is_worth_another_try);
-        Task::named(name).retry(retry).run(move |_| self.deliver())
+        Task::named(self.task_name()).retry(retry).run(move |_| self.deliver())
     }
 
     /// Sends it now, on this thread, with one try.
@@ -140,18 +174,29 @@ impl Webhook {
         self.deliver()
     }
 
+    /// Which webhook it is, in the log.
+    fn task_name(&self) -> String {
+        address(&self.url).map_or("webhook".into(), |(_, host)| format!("webhook to {host}"))
+    }
+
+    /// The payload.
+    fn body(&self) -> Result<&[u8]> {
+        let wrong = |words| {
+            Error::internal(format!("the payload of the {} cannot be written as JSON: {words}", self.task_name()))
+        };
+        self.body.as_deref().map_err(wrong)
+    }
+
     /// One try, signed at its own time.
     fn deliver(&self) -> Result<()> {
         let (url, host) = address(&self.url)?;
-        let body = self.body.as_ref().map_err(|words| {
-            Error::internal(format!("the payload of the webhook to {host} cannot be written as JSON: {words}"))
-        })?;
+        let body = self.body()?;
         let headers = self.signed_headers(body, Timestamp::now().as_second())?;
         let (connect, whole) = self.limits;
         let request = agent().post(url).config().timeout_connect(Some(connect)).timeout_global(Some(whole)).build();
         let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
         let failed = |error| Trouble::from(&host, error);
-        let answer = request.send(&body[..]).map_err(failed)?;
+        let answer = request.send(body).map_err(failed)?;
         let status = answer.status();
         // Whether it can be read or not changes nothing for us.
         let _ = io::copy(&mut answer.into_body().into_reader().take(ANSWER), &mut io::sink());
@@ -176,6 +221,76 @@ impl Webhook {
         }
         headers.iter().try_for_each(|(name, value)| Headers::check(name, value))?;
         Ok(headers)
+    }
+}
+
+/// `req.enqueue(webhook)?`: a webhook that survives the process. See [there](Webhook#sent-or-enqueued).
+impl Job for Webhook {
+    const NAME: &'static str = "webhook";
+    const PRIVATE: bool = true;
+
+    fn retry() -> Retry {
+        Retry::exponential(JOB_TRIES, JOB_FIRST_WAIT)
+            .only_if(|error| is_worth_another_try(error) || is_of_a_later_version(error))
+    }
+
+    fn label(&self) -> String {
+        self.task_name()
+    }
+
+    fn run(self, _task: &TaskContext) -> Result<()> {
+        self.deliver()
+    }
+}
+
+/// What cannot be read here may have been enqueued by a program that is newer, and is taking this one's place.
+fn is_of_a_later_version(error: &Error) -> bool {
+    error.find_source::<serde_json::Error>().is_some()
+}
+
+/// A webhook as it is written down. A field that is new has a default, and is written only where it is used: an earlier
+/// version of the program refuses what it does not know, and the job waits for one that does.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Written {
+    url: String,
+    id: String,
+    body: String,
+    /// Base64, since it may be any bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    secret: Option<String>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    headers: Vec<(String, String)>,
+}
+
+impl Serialize for Webhook {
+    fn serialize<S: Serializer>(&self, to: S) -> Result<S::Ok, S::Error> {
+        let body = self.body().map_err(|error| S::Error::custom(error.chain()))?;
+        let written = Written {
+            url: self.url.clone(),
+            id: self.id.clone(),
+            // It is JSON, which is UTF-8.
+            body: String::from_utf8(body.to_vec()).map_err(S::Error::custom)?,
+            secret: self.secret.as_ref().map(|secret| STANDARD.encode(secret)),
+            headers: self.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+        };
+        written.serialize(to)
+    }
+}
+
+impl<'de> Deserialize<'de> for Webhook {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Webhook, D::Error> {
+        let written = Written::deserialize(from)?;
+        // Without what could not be decoded: it is a secret.
+        let decode = |text| STANDARD.decode(text).map_err(|_| D::Error::custom("the webhook's secret is no base64"));
+        Ok(Webhook {
+            url: written.url,
+            id: written.id,
+            body: Ok(written.body.into_bytes()),
+            secret: written.secret.map(decode).transpose()?,
+            headers: written.headers.into_iter().collect(),
+            limits: LIMITS,
+        })
     }
 }
 
@@ -374,11 +489,14 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::app::App;
     use crate::background::failure::Failure;
     use crate::background::registry::Registry;
     use crate::background::scope::{Context, Scope, Values};
     use crate::config::Config;
     use crate::http::request::{Body, Method};
+    use crate::jobs::{JobInfo, JobState, Jobs};
+    use crate::testing::TestClient;
 
     const SECRET: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
@@ -587,5 +705,131 @@ mod tests {
         Webhook::post(&receiver.url).json("x").send_now().unwrap();
         assert!(Webhook::post(&receiver.url).json("x").send_now().is_err());
         assert_eq!(receiver.got().len(), 2);
+    }
+    /// Longer than any wait between two tries.
+    const LATER: Duration = Duration::from_secs(3600);
+
+    fn site() -> TestClient {
+        TestClient::new(App::with_config(Config::default()).jobs(Jobs::memory()))
+    }
+
+    fn job(client: &TestClient, id: u64) -> JobInfo {
+        client.jobs().find(id).unwrap().unwrap()
+    }
+
+    /// The time that it was signed at.
+    fn signed_at(headers: &Headers) -> i64 {
+        headers.get("webhook-timestamp").unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn a_webhook_that_is_enqueued_is_signed_anew_at_each_try_under_one_id() {
+        let receiver = Receiver::start(&["500 Oh", "429 Later", "204 Fine"]);
+        let mut client = site();
+        let payload = json!({ "order": 17, "name": "Анна \"\\" });
+        let webhook =
+            Webhook::post(&receiver.url).json(&payload).secret(SECRET).header("X-Shop", "a").header("X-Shop", "b");
+        let id = client.jobs().enqueue(webhook.clone()).unwrap().id;
+        for (state, seen) in [(JobState::Scheduled, 1), (JobState::Scheduled, 2), (JobState::Done, 3)] {
+            client.settle();
+            assert_eq!((job(&client, id).state, receiver.got().len()), (state, seen));
+            client.advance(LATER);
+        }
+        for (headers, body) in receiver.got() {
+            assert_eq!(headers.get("webhook-id"), Some(&*webhook.id));
+            assert_eq!(headers.get_all("x-shop").collect::<Vec<_>>(), ["a", "b"]);
+            assert_eq!(body, serde_json::to_vec(&payload).unwrap());
+            let mut request = Request::new(Method::Post, "/", headers, Body::from(body));
+            verify(&mut request, &[SECRET]).unwrap();
+        }
+    }
+
+    /// What is written down has no time, so that a try of next week is not signed for today.
+    #[test]
+    fn a_webhook_that_waited_is_signed_for_the_time_of_its_try() {
+        let receiver = Receiver::start(&["200 OK"]);
+        let webhook = Webhook::post(&receiver.url).id("msg_1").json("x").secret([0, 255, 10]);
+        let written = serde_json::to_string(&webhook).unwrap();
+        assert!(!written.contains("time") && !written.contains("v1,"), "{written}");
+        let read: Webhook = serde_json::from_str(&written).unwrap();
+        let (one, other) = (webhook.signed_headers(b"x", 1_000).unwrap(), read.signed_headers(b"x", 2_000).unwrap());
+        assert_ne!(one.get("webhook-signature"), other.get("webhook-signature"));
+        assert_eq!(other.get("webhook-signature").unwrap(), sign([0, 255, 10], "msg_1", 2_000, b"x").unwrap());
+        let before = Timestamp::now().as_second();
+        let client = site();
+        client.jobs().enqueue(read).unwrap();
+        client.settle();
+        let time = signed_at(&receiver.got()[0].0);
+        assert!((before..=Timestamp::now().as_second()).contains(&time), "{time}");
+    }
+
+    #[test]
+    fn a_refusal_makes_it_dead_and_shows_no_secret() {
+        let receiver = Receiver::start(&["410 Gone", "200 OK"]);
+        let mut client = site();
+        let webhook = Webhook::post(&receiver.url).json("x").secret("geheim, and long enough").header("X", "geheim");
+        assert!(!format!("{webhook:?} {:?}", webhook.clone().in_(LATER)).contains("geheim"));
+        let id = client.jobs().enqueue(webhook).unwrap().id;
+        client.settle();
+        client.advance(LATER);
+        client.settle();
+        let job = job(&client, id);
+        assert_eq!((job.state, receiver.got().len(), job.failures.len()), (JobState::Dead, 1, 1));
+        assert_eq!((&*job.label, client.jobs().is_private(&job.name)), ("webhook to 127.0.0.1", true));
+        assert_eq!(job.failures[0].words, "webhook to 127.0.0.1 answered 410 Gone");
+        let tasks = format!("{:?}", client.failures());
+        assert!(tasks.contains("410 Gone") && !tasks.contains("geheim"), "{tasks}");
+        assert!(client.jobs().retry(id).unwrap());
+        client.settle();
+        assert_eq!(receiver.got().len(), 2);
+    }
+
+    #[test]
+    fn a_payload_that_is_no_json_is_refused_when_it_is_enqueued() {
+        let client = site();
+        let map = std::collections::HashMap::from([(vec![1], 2)]);
+        let error = client.jobs().enqueue(Webhook::post("http://127.0.0.1:9/geheim").json(&map)).unwrap_err();
+        let words = error.chain();
+        let expected = "the payload of the webhook to 127.0.0.1 cannot be written as JSON: key must be a string";
+        assert!(words.ends_with(expected) && !words.contains("geheim"), "{words}");
+        assert_eq!(client.jobs().counts().unwrap().waiting, 0);
+    }
+
+    #[test]
+    fn a_request_enqueues_a_webhook() {
+        let receiver = Receiver::start(&["200 OK"]);
+        let url = receiver.url.clone();
+        let handler =
+            move |req: &mut Request| req.enqueue(Webhook::post(&url).json("x").unique("x")).map(|_| "thank you");
+        let app = App::with_config(Config::default()).jobs(Jobs::memory()).post("/orders", handler);
+        let mut client = TestClient::new(app);
+        client.post("/orders").send();
+        client.post("/orders").send();
+        client.jobs().assert_enqueued(|webhook: &Webhook| webhook.url == receiver.url);
+        client.settle();
+        assert_eq!(receiver.got().len(), 1);
+    }
+
+    /// Word for word what this version writes, and what is least: versions to come must read both.
+    #[test]
+    fn what_was_written_down_is_read_by_later_versions() {
+        let all =
+            r#"{"url":"https://a.example/x","id":"msg_1","body":"{\"a\":1}","secret":"AP8K","headers":[["X","y"]]}"#;
+        let webhook: Webhook = serde_json::from_str(all).unwrap();
+        assert_eq!(serde_json::to_string(&webhook).unwrap(), all);
+        assert_eq!(
+            (webhook.body.as_deref(), webhook.secret.as_deref()),
+            (Ok(&b"{\"a\":1}"[..]), Some(&[0, 255, 10][..]))
+        );
+        let least = r#"{"url":"https://a.example","id":"msg_1","body":""}"#;
+        assert_eq!(serde_json::to_string(&serde_json::from_str::<Webhook>(least).unwrap()).unwrap(), least);
+    }
+
+    #[test]
+    fn what_a_later_version_wrote_waits_for_it() {
+        let newer = r#"{"url":"https://a.example","id":"msg_1","body":"","proxy":"b.example"}"#;
+        let error = Error::internal("…").with_source(serde_json::from_str::<Webhook>(newer).unwrap_err());
+        assert!(Webhook::retry().wait_after(1, &Failure::from_error(error.into())).is_some());
+        assert!(Webhook::retry().wait_after(1, &Failure::from_error(Error::internal("…").into())).is_none());
     }
 }

@@ -33,7 +33,9 @@ use crate::http::urls::Urls;
 use crate::jobs::Jobs;
 use crate::live;
 #[cfg(feature = "mail")]
-use crate::mail::Mailer;
+use crate::mail::{Mail, Mailer};
+#[cfg(feature = "webhook")]
+use crate::webhook::Webhook;
 
 /// A site: routes, state, settings.
 ///
@@ -244,6 +246,11 @@ impl App {
         parts.max_by_key(|part| part.prefix.len())?.fallback.clone()
     }
 
+    /// Whether it has jobs, or what is mounted in it has.
+    pub(crate) fn has_jobs(&self) -> bool {
+        self.values.get::<Jobs>().is_some()
+    }
+
     /// Runs before the handler, for every request that the guard lets pass, in the order in which hooks were added. A hook
     /// that gives a response ends it there; so does an error.
     ///
@@ -423,8 +430,12 @@ impl App {
     /// ```
     ///
     /// While the application is served ([`run`](App::run), [`start`](App::start)) it also runs them, in this process.
-    /// [`work`](App::work) runs them alone.
+    /// [`work`](App::work) runs them alone. `Mail` and `Webhook` are jobs too, and registered by this.
     pub fn jobs(self, jobs: Jobs) -> App {
+        #[cfg(feature = "mail")]
+        let jobs = jobs.register::<Mail>();
+        #[cfg(feature = "webhook")]
+        let jobs = jobs.register::<Webhook>();
         self.state(jobs)
     }
 

@@ -153,7 +153,7 @@ impl Attempt {
     /// renewed when it is back. Only a process that stops gives up; then the job runs again elsewhere.
     fn settle(&mut self, end: End) -> bool {
         self.is_settled = true;
-        let mut wait = Duration::from_millis(50);
+        let (mut wait, mut is_said) = (Duration::from_millis(50), false);
         loop {
             match self.jobs.engine.settle(self.claimed.id, self.claimed.token, end.clone(), self.jobs.now()) {
                 Ok(true) => return self.let_go(true),
@@ -166,7 +166,10 @@ impl Attempt {
                     return self.let_go(false);
                 }
                 Err(error) => {
-                    self.warn(&format!("cannot be settled now, and is tried again: {}", error.chain()));
+                    // Once: an engine that is away for an hour is told of by the worker.
+                    if !std::mem::replace(&mut is_said, true) {
+                        self.warn(&format!("cannot be settled now, and is tried again: {}", error.chain()));
+                    }
                     thread::sleep(wait);
                     wait = (wait * 2).min(LONGEST_WAIT);
                 }

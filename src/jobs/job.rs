@@ -62,9 +62,15 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
 
     /// Runs it in a child process of the same program, which may crash, hang or take all memory: that is a failure of this
     /// job, and nobody else notices. Starting one takes some milliseconds. False by default. On Unix alone.
+    ///
+    /// The child comes through the program's `main` to [`App::run`](crate::App::run) or [`work`](crate::App::work) as its
+    /// parent did, so what must happen once is not for the way there. What it logs and prints, and its progress, come to the
+    /// parent; what it changes in memory (state, a [`Live`](crate::Live), a cache) stays in the child. Of its error
+    /// [`Retry::only_if`] sees the words and the status. What it sets aside itself is waited for, within the deadline.
     const ISOLATED: bool = false;
 
-    /// How many bytes of address space an isolated job may have; 2 GiB.
+    /// How many bytes of memory an isolated job may have, itself and each process that it starts; 2 GiB. 0 is as many as there
+    /// are.
     const MEMORY: u64 = 2 << 30;
 
     /// Whether what is in it is nobody's business: then the panel does not show it. It is written down all the same.

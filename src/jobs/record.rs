@@ -89,7 +89,9 @@ pub struct JobFailure {
 }
 
 /// A job as its engine knows it.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+///
+/// What it was enqueued with is neither in its `Debug` nor in a template: it may be nobody's business.
+#[derive(Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct JobInfo {
     /// Its number, which no other job of that engine has.
@@ -109,6 +111,7 @@ pub struct JobInfo {
     /// How often its process ended while it ran.
     pub interruptions: u32,
     /// What it was enqueued with, as JSON.
+    #[serde(skip)]
     pub payload: String,
     /// Its unique key.
     pub unique: Option<String>,
@@ -132,6 +135,13 @@ pub struct JobInfo {
     pub message: String,
     /// The tries that did not end well, oldest first: the last 25.
     pub failures: Vec<JobFailure>,
+}
+
+impl fmt::Debug for JobInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let JobInfo { id, label, state, attempt, failures, .. } = self;
+        write!(f, "job {id} {label} ({state}, try {attempt}) {failures:?}")
+    }
 }
 
 /// A queue with what is in it.

@@ -17,17 +17,25 @@ pub(super) struct Schedule {
 }
 
 impl Schedule {
+    /// A schedule, the so-manieth of its type and crontab.
+    ///
     /// # Errors
     /// When the crontab cannot be read, or never comes.
-    pub(super) fn new(crontab: &str, entry: Entry) -> Result<Schedule> {
+    pub(super) fn new(crontab: &str, entry: Entry, number: usize) -> Result<Schedule> {
         let wrong = |error: cronexpr::Error| {
             let words = "is no crontab with a time zone, such as `0 3 * * * Europe/Berlin` (minute, hour, day, month, weekday, zone)";
             Error::internal(format!("`{crontab}` {words}")).with_source(error)
         };
         let parsed = cronexpr::parse_crontab(crontab).map_err(wrong)?;
-        let name = format!("{} {}", entry.name, entry.payload);
+        // Not by what is in it, which may be different at each start, and nobody's business.
+        let name = format!("{} {crontab} {number}", entry.name);
         let schedule = Schedule { name, crontab: parsed, entry };
         schedule.after(0).map(|_| schedule)
+    }
+
+    /// Whether it is one of that type and crontab.
+    pub(super) fn is_of(&self, name: &str, crontab: &str) -> bool {
+        self.name.starts_with(&format!("{name} {crontab} "))
     }
 
     /// Enqueues it when it is due and no process has done so, and says when it is due next. What was due while nobody ran is

@@ -71,7 +71,7 @@ pub(super) struct Shared {
 }
 
 impl Jobs {
-    pub(super) fn on(engine: impl Engine) -> Jobs {
+    pub(crate) fn on(engine: impl Engine) -> Jobs {
         Jobs { engine: Arc::new(engine), plan: Arc::default(), shared: Arc::default() }
     }
 
@@ -118,7 +118,8 @@ impl Jobs {
     /// after it.
     pub fn every<J: Job>(self, crontab: &str, job: impl Into<NewJob<J>>) -> Jobs {
         let jobs = self.register::<J>();
-        let schedule = jobs.plan.entry(job.into()).and_then(|entry| Schedule::new(crontab, entry));
+        let number = jobs.plan.schedules.iter().filter(|schedule| schedule.is_of(J::NAME, crontab)).count();
+        let schedule = jobs.plan.entry(job.into()).and_then(|entry| Schedule::new(crontab, entry, number));
         jobs.plan(|plan| match schedule {
             Ok(schedule) => plan.schedules.push(schedule),
             Err(error) => plan.problems.push(error.context("Jobs::every").chain()),
@@ -205,7 +206,12 @@ impl Jobs {
     /// # Errors
     /// When the engine cannot be asked.
     pub fn list(&self, state: JobState, before: Option<u64>) -> Result<Vec<JobInfo>> {
-        let jobs = self.engine.list(state, before, PAGE)?;
+        self.newest(state, before, PAGE)
+    }
+
+    /// The same, so many of them.
+    pub(crate) fn newest(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
+        let jobs = self.engine.list(state, before, most)?;
         Ok(jobs.into_iter().map(|job| self.shared.hands.up_to_date(job)).collect())
     }
 
@@ -327,7 +333,7 @@ impl Jobs {
         self.engine.abilities().is_durable
     }
 
-    pub(super) fn now(&self) -> Millis {
+    pub(crate) fn now(&self) -> Millis {
         millis(SystemTime::now()).saturating_add(self.shared.clock.load(Ordering::Relaxed))
     }
 
@@ -368,9 +374,9 @@ impl Jobs {
         own.unwrap_or_else(|| Context::current().scope)
     }
 
-    /// Whether what is in a job of that name may be shown.
+    /// Whether what is in a job of that name may not be shown. Nobody knows that of a type that is not registered.
     pub(crate) fn is_private(&self, name: &str) -> bool {
-        self.plan.kind(name).is_some_and(|kind| kind.is_private)
+        self.plan.kind(name).is_none_or(|kind| kind.is_private)
     }
 }
 

@@ -1,18 +1,25 @@
-//! The panel at `/_aside`: what runs aside, what ended, what failed and how, and the mail that was written.
+//! The panel at `/_aside`: what runs aside, what ended, what failed and how, the jobs, and the mail that was written.
 //!
 //! It is an application that is mounted, of the same parts as any other. In development whoever sits at the machine sees
 //! it; all others, and everybody in production, only when a function that the application gives says yes. To whoever may
 //! not see it there is nothing there: the answer is the site's own for a path without a route.
 
+mod job_actions;
+mod job_snapshot;
+mod jobs;
 #[cfg(feature = "mail")]
 mod outbox;
 mod page;
+mod sign;
 mod snapshot;
 mod tasks;
 mod watch;
 
 use std::sync::Arc;
 
+use self::job_snapshot::Overview;
+use self::sign::Asker;
+use self::snapshot::Snapshot;
 use self::watch::Watch;
 use crate::app::App;
 use crate::app::parts::Handler;
@@ -35,9 +42,11 @@ impl App {
     /// App::new().panel(|req: &mut Request| req.user() == Some(OWNER));
     /// ```
     ///
-    /// It lists the tasks that run, wait, failed and ended, with the requests that they came from, and the mail that is kept
-    /// in memory or in a folder; tasks can be told to cancel there. That is for those who run the site and for nobody else:
-    /// addresses, texts and backtraces are shown as they are.
+    /// It lists the tasks that run, wait, failed and ended, with the requests that they came from, the application's
+    /// [jobs](App::jobs), and the mail that is kept in memory or in a folder. Tasks can be told to cancel there, jobs can be
+    /// cancelled, retried and discarded, and queues paused. That is for those who run the site and for nobody else:
+    /// addresses, texts and backtraces are shown as they are, and so is what is in a job, unless it is
+    /// [private](crate::Job::PRIVATE).
     ///
     /// Everybody else gets the site's 404, or its [`fallback`](App::fallback). In development a browser on the same machine
     /// sees the panel in any case, unless the request came through a proxy. The function is asked for each request to the
@@ -52,7 +61,9 @@ impl App {
     /// The application with its panel, which may be behind closed doors.
     pub(crate) fn with_panel(self) -> App {
         let nothing_here = self.fallback_at(BUILTIN).unwrap_or_else(|| Arc::new(no_page));
-        self.mount(BUILTIN, Panel::new(nothing_here).app)
+        let panel = Panel::new(nothing_here);
+        let panel = if self.has_jobs() { with_jobs(panel) } else { panel };
+        self.mount(BUILTIN, panel.app)
     }
 }
 
@@ -84,7 +95,8 @@ struct Panel {
 
 impl Panel {
     fn new(nothing_here: Handler) -> Panel {
-        let panel = Panel { app: page::with_templates(App::new()).state(Watch::default()), nothing_here };
+        let app = page::with_templates(App::new()).state(Watch::new(Snapshot::of));
+        let panel = Panel { app, nothing_here };
         let panel = panel
             .get("/", tasks::overview)
             .get("/live", tasks::follow_all)
@@ -118,6 +130,23 @@ impl Panel {
 fn only(methods: &str) -> Result<Response> {
     let error = Error::new(Status::METHOD_NOT_ALLOWED, format!("This page answers {methods}."));
     Ok(Response::from_error(error).header("Allow", methods))
+}
+
+/// Where the application has jobs.
+fn with_jobs(panel: Panel) -> Panel {
+    let app = panel.app.state(Watch::new(Overview::of)).state(Asker::default());
+    Panel { app, ..panel }
+        .get("/jobs", jobs::overview)
+        .get("/jobs/live", jobs::follow_all)
+        .post("/queues/pause", job_actions::pause)
+        .post("/queues/resume", job_actions::resume)
+        .post("/jobs/dead/retry", job_actions::retry_all)
+        .post("/jobs/dead/discard", job_actions::discard_all)
+        .get("/jobs/{id}", jobs::list_or_job)
+        .get("/jobs/{id}/live", jobs::follow_job)
+        .post("/jobs/{id}/cancel", job_actions::cancel)
+        .post("/jobs/{id}/retry", job_actions::retry)
+        .post("/jobs/{id}/discard", job_actions::discard)
 }
 
 #[cfg(feature = "mail")]

@@ -21,6 +21,9 @@ const LINE: usize = 500;
 const POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; \
      base-uri 'none'; frame-ancestors 'self'";
 
+/// Where a page goes on whose mail is not there.
+const ALL_MAIL: (&str, &str) = ("/_aside/outbox", "All mail");
+
 /// One mail in the list.
 #[derive(Serialize)]
 struct Line {
@@ -81,7 +84,7 @@ pub(super) fn mail(req: &mut Request) -> Result<Response> {
 /// The HTML for the frame in the page, or for whoever opens its address: locked up by its headers.
 pub(super) fn html(req: &mut Request) -> Result<Response> {
     let Some(mail) = asked_for(req)? else { return not_remembered(req) };
-    let Some(html) = mail.html.clone() else { return gone(req, "This mail has no HTML.") };
+    let Some(html) = mail.html.clone() else { return gone(req, "This mail has no HTML.", ALL_MAIL) };
     let response = private(Response::html(html)).header("Content-Security-Policy", POLICY);
     Ok(response.header("X-Frame-Options", "SAMEORIGIN").header("X-DNS-Prefetch-Control", "off"))
 }
@@ -138,7 +141,7 @@ fn asked_for(req: &Request) -> Result<Option<Arc<SentMail>>> {
 
 fn not_remembered(req: &mut Request) -> Result<Response> {
     let words = "No mail of that id is remembered: the last 100 are, of 64 MiB at most, while this process runs.";
-    gone(req, words)
+    gone(req, words, ALL_MAIL)
 }
 
 #[cfg(test)]

@@ -5,18 +5,29 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
+use super::sign::Sign;
 use crate::app::App;
 use crate::context;
 use crate::error::{Result, Status};
 use crate::http::files::hashes;
 use crate::http::request::Request;
-use crate::http::response::Response;
+use crate::http::response::{Response, redirect_or};
 use crate::http::router::BUILTIN;
 
 const TEMPLATES: &[(&str, &str)] = &[
     ("aside/panel.html", include_str!("../../templates/aside/panel.html")),
     ("aside/panel_base.html", include_str!("../../templates/aside/panel_base.html")),
     ("aside/panel_gone.html", include_str!("../../templates/aside/panel_gone.html")),
+    ("aside/panel_job.html", include_str!("../../templates/aside/panel_job.html")),
+    ("aside/panel_job_all.html", include_str!("../../templates/aside/panel_job_all.html")),
+    ("aside/panel_job_do.html", include_str!("../../templates/aside/panel_job_do.html")),
+    ("aside/panel_job_list.html", include_str!("../../templates/aside/panel_job_list.html")),
+    ("aside/panel_job_progress.html", include_str!("../../templates/aside/panel_job_progress.html")),
+    ("aside/panel_job_record.html", include_str!("../../templates/aside/panel_job_record.html")),
+    ("aside/panel_job_rows.html", include_str!("../../templates/aside/panel_job_rows.html")),
+    ("aside/panel_job_trouble.html", include_str!("../../templates/aside/panel_job_trouble.html")),
+    ("aside/panel_jobs.html", include_str!("../../templates/aside/panel_jobs.html")),
+    ("aside/panel_jobs_part.html", include_str!("../../templates/aside/panel_jobs_part.html")),
     ("aside/panel_list.html", include_str!("../../templates/aside/panel_list.html")),
     ("aside/panel_record.html", include_str!("../../templates/aside/panel_record.html")),
     ("aside/panel_rows.html", include_str!("../../templates/aside/panel_rows.html")),
@@ -41,15 +52,23 @@ pub(super) fn with_templates(app: App) -> App {
 
 /// A page of the panel. Nobody keeps it: it is of the moment, and not for everybody.
 pub(super) fn page(req: &mut Request, template: &str, title: &str, context: impl Serialize) -> Result<Response> {
-    let head = context! { title, style => &*STYLE_ADDRESS, has_outbox => cfg!(feature = "mail") };
+    let sign = Sign::of(req);
+    let head = context! { title, style => &*STYLE_ADDRESS, has_outbox => cfg!(feature = "mail"), sign };
     let response = req.render(template, context! { page => head, shown => context })?;
     Ok(private(response).header("Content-Security-Policy", POLICY))
 }
 
-/// The page for what is not remembered any more.
-pub(super) fn gone(req: &mut Request, words: &str) -> Result<Response> {
-    let page = page(req, "aside/panel_gone.html", "Not remembered", context! { words })?;
+/// The page for what is not remembered any more, with a link to all that is.
+pub(super) fn gone(req: &mut Request, words: &str, all: (&str, &str)) -> Result<Response> {
+    let (path, link) = all;
+    let page = page(req, "aside/panel_gone.html", "Not remembered", context! { words, path, link })?;
     Ok(page.status(Status::NOT_FOUND))
+}
+
+/// Back to the page that a button was on (`?back=`), where that is one of this site's.
+pub(super) fn back(req: &Request, or: &str) -> Result<Response> {
+    let back = req.query_pairs()?.into_iter().find(|(name, _)| name == "back");
+    Ok(redirect_or(back.as_ref().map_or(or, |(_, path)| path), or))
 }
 
 pub(super) fn private(response: Response) -> Response {

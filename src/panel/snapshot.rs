@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::background::registry::{Record, TaskState, span};
 use crate::background::scope::Scope;
 use crate::http::pages::visible::{visible_line, visible_up_to};
+use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
 
@@ -52,9 +53,9 @@ impl Snapshot {
             failed: counts.failed,
             mails: mails(scope),
             unlisted: unfinished.len().saturating_sub(UNFINISHED),
-            unfinished: unfinished.iter().take(UNFINISHED).map(|record| Row::of(record)).collect(),
-            failures: newest_first(&registry.failed(), NEWEST),
-            ended: newest_first(&registry.ended(), NEWEST),
+            unfinished: unfinished.iter().take(UNFINISHED).map(|record| Row::of(record, scope)).collect(),
+            failures: newest_first(&registry.failed(), NEWEST, scope),
+            ended: newest_first(&registry.ended(), NEWEST, scope),
         }
     }
 }
@@ -71,8 +72,8 @@ fn mails(_scope: &Scope) -> Option<usize> {
 }
 
 /// The last of them.
-pub(super) fn newest_first(records: &[Arc<Record>], most: usize) -> Vec<Row> {
-    records.iter().rev().take(most).map(|record| Row::of(record)).collect()
+pub(super) fn newest_first(records: &[Arc<Record>], most: usize, scope: &Scope) -> Vec<Row> {
+    records.iter().rev().take(most).map(|record| Row::of(record, scope)).collect()
 }
 
 /// One task in a list.
@@ -81,6 +82,8 @@ pub(super) struct Row {
     id: u64,
     name: String,
     key: Option<String>,
+    /// The job that it is a try of.
+    job: Option<u64>,
     origin: Option<String>,
     state: TaskState,
     has_ended: bool,
@@ -96,13 +99,14 @@ pub(super) struct Row {
 }
 
 impl Row {
-    pub(super) fn of(record: &Record) -> Row {
+    pub(super) fn of(record: &Record, scope: &Scope) -> Row {
         let (progress, has_ended) = (record.progress.get(), record.has_ended());
         let line = |text: &str| visible_line(text, LONGEST);
         Row {
             id: record.id,
             name: line(&record.name),
             key: record.key.as_deref().map(line),
+            job: record.key.as_deref().and_then(job_of).filter(|_| scope.get::<Jobs>().is_some()),
             origin: record.origin.as_ref().map(|origin| line(&origin.to_string())),
             state: record.state(),
             has_ended,
@@ -119,6 +123,12 @@ impl Row {
     }
 }
 
+/// The job whose tries have that key.
+fn job_of(key: &str) -> Option<u64> {
+    let id = key.strip_prefix("job-")?;
+    id.parse().ok().filter(|number: &u64| number.to_string() == id)
+}
+
 /// How many characters of a failure, and of the way to it, where there is one task alone.
 const FAILURE: usize = 10_000;
 const BACKTRACE: usize = 100_000;
@@ -133,9 +143,9 @@ pub(super) struct Whole {
 }
 
 impl Whole {
-    pub(super) fn of(record: &Record) -> Whole {
+    pub(super) fn of(record: &Record, scope: &Scope) -> Whole {
         // First: what has ended by then has its failure.
-        let row = Row::of(record);
+        let row = Row::of(record, scope);
         let (failure, backtrace) = record.failure().unzip();
         Whole {
             row,
@@ -147,7 +157,7 @@ impl Whole {
 }
 
 /// In whole seconds: a page that is watched changes once in a second for it, and not at each look.
-fn so_far(time: Duration) -> String {
+pub(super) fn so_far(time: Duration) -> String {
     match time.as_secs() {
         0 => "under 1 s".into(),
         seconds @ 1..60 => format!("{seconds} s"),
@@ -155,10 +165,13 @@ fn so_far(time: Duration) -> String {
     }
 }
 
-/// A time as the log writes it.
 fn moment(time: SystemTime) -> String {
-    let zoned = Timestamp::try_from(time).map(|time| time.to_zoned(TimeZone::system()));
-    zoned.map_or_else(|_| String::new(), |time| time.strftime("%Y-%m-%d %H:%M:%S").to_string())
+    Timestamp::try_from(time).map_or_else(|_| String::new(), written)
+}
+
+/// A time as the log writes it.
+pub(super) fn written(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 #[cfg(test)]
@@ -169,5 +182,11 @@ mod tests {
     fn what_runs_has_whole_seconds() {
         let said = [999, 1_000, 59_999, 61_500].map(|ms| so_far(Duration::from_millis(ms)));
         assert_eq!(said, ["under 1 s", "1 s", "59 s", "1 min 1 s"]);
+    }
+
+    #[test]
+    fn a_key_is_that_of_a_job_or_of_something_else() {
+        let found = ["job-17", "job-", "job-017", "job-x", "jobs-1", "17"].map(job_of);
+        assert_eq!(found, [Some(17), None, None, None, None, None]);
     }
 }

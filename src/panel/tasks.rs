@@ -3,16 +3,17 @@
 
 use std::sync::Arc;
 
-use super::page::{gone, page};
-use super::snapshot::{Whole, newest_first};
+use super::page::{back, gone, page};
+use super::snapshot::{Snapshot, Whole, newest_first};
 use super::watch::{self, Watch};
 use crate::background::registry::Record;
+use crate::background::scope::Scope;
 use crate::background::task::TaskInfo;
 use crate::context;
 use crate::error::Result;
 use crate::http::pages::visible::visible_line;
 use crate::http::request::Request;
-use crate::http::response::{Response, redirect_or};
+use crate::http::response::Response;
 use crate::http::router::BUILTIN;
 use crate::live::Live;
 
@@ -24,13 +25,13 @@ const ONE: &str = "aside/panel_record.html";
 const NAME: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
-    let watch = req.state::<Watch>();
+    let watch = req.state::<Watch<Snapshot>>();
     let part = watch.look(&req.scope()).part(req, &format!("{BUILTIN}/live"), ALL)?;
     page(req, "aside/panel.html", "Tasks", context! { part })
 }
 
 pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
-    let (watch, scope) = (req.state::<Watch>(), req.scope());
+    let (watch, scope) = (req.state::<Watch<Snapshot>>(), req.scope());
     let response = req.live(watch.look(&scope), ALL)?;
     watch.keep_up(scope);
     Ok(response)
@@ -47,13 +48,13 @@ pub(super) fn ended(req: &mut Request) -> Result<Response> {
 }
 
 fn list(req: &mut Request, title: &str, words: &str, records: &[Arc<Record>]) -> Result<Response> {
-    let rows = newest_first(records, records.len());
+    let rows = newest_first(records, records.len(), &req.scope());
     page(req, "aside/panel_list.html", title, context! { title, words, rows })
 }
 
 pub(super) fn task(req: &mut Request) -> Result<Response> {
     let Some(record) = asked_for(req)? else { return not_remembered(req) };
-    let live = look_at(&record);
+    let live = look_at(&record, &req.scope());
     let part = live.part(req, &format!("{BUILTIN}/tasks/{}/live", record.id), ONE)?;
     let name = visible_line(&record.name, NAME);
     page(req, "aside/panel_task.html", &name, context! { name, part })
@@ -63,25 +64,31 @@ pub(super) fn task(req: &mut Request) -> Result<Response> {
 /// whom it works for, and it must not be cancelled when he leaves.
 pub(super) fn follow_task(req: &mut Request) -> Result<Response> {
     let Some(record) = asked_for(req)? else { return not_remembered(req) };
-    let live = look_at(&record);
+    let live = look_at(&record, &req.scope());
     let response = req.live(&live, ONE)?;
-    watch::follow(live, record);
+    let scope = req.scope();
+    watch::follow(live, move || look(&record, &scope));
     Ok(response)
 }
 
-fn look_at(record: &Record) -> Live<Whole> {
-    // Asked first: what ends in between is looked at once more.
-    let has_ended = record.has_ended();
-    let live = Live::new(Whole::of(record));
+fn look_at(record: &Record, scope: &Scope) -> Live<Whole> {
+    let (whole, has_ended) = look(record, scope);
+    let live = Live::new(whole);
     if has_ended {
         live.finish();
     }
     live
 }
 
+/// The task as it is, and whether it has ended. That is asked first: what ends in between is looked at once more.
+fn look(record: &Record, scope: &Scope) -> (Whole, bool) {
+    let has_ended = record.has_ended();
+    (Whole::of(record, scope), has_ended)
+}
+
 pub(super) fn cancel(req: &mut Request) -> Result<Response> {
     let Some(record) = asked_for(req)? else { return not_remembered(req) };
-    let back = req.query_pairs()?.into_iter().find(|(name, _)| name == "back").map(|(_, path)| path);
+    let back = back(req, BUILTIN)?;
     let name = visible_line(&record.name, NAME);
     if record.has_ended() {
         req.flash("warning", format!("{name} (task {}) had ended already.", record.id));
@@ -89,7 +96,7 @@ pub(super) fn cancel(req: &mut Request) -> Result<Response> {
         TaskInfo::new(record.clone(), req.scope().registry()).cancel();
         req.flash("success", format!("{name} (task {}) was told to cancel.", record.id));
     }
-    Ok(redirect_or(back.as_deref().unwrap_or(BUILTIN), BUILTIN))
+    Ok(back)
 }
 
 /// The task whose number is in the path, when it is remembered. A number that is none is a path that is not there.
@@ -100,5 +107,5 @@ fn asked_for(req: &Request) -> Result<Option<Arc<Record>>> {
 fn not_remembered(req: &mut Request) -> Result<Response> {
     let words =
         "No task of that number is remembered: of those that ended, the last 200 are, and the last 100 that failed.";
-    gone(req, words)
+    gone(req, words, (BUILTIN, "All tasks"))
 }

@@ -16,6 +16,7 @@ mod logs;
 mod multipart;
 mod pages;
 mod panel;
+mod panel_jobs;
 mod seeds;
 mod sessions;
 mod start;

@@ -9,11 +9,11 @@ use aside::{App, Config, Error, Mode, Request, Response, Retry, Status, Task, Ta
 
 use crate::logs;
 
-fn development() -> App {
+pub(crate) fn development() -> App {
     App::with_config(Config::default())
 }
 
-fn production() -> App {
+pub(crate) fn production() -> App {
     let secrets = vec!["k2m9-Qx7v_Lr4Tz8w1Bn6Yc3Hs5Dj0Gf".into()];
     App::with_config(Config { mode: Mode::Production, secrets, ..Config::default() })
 }
@@ -34,14 +34,14 @@ fn held(client: &TestClient, task: Task) -> (TaskHandle<()>, Sender<()>) {
 }
 
 /// The page, which is there, with its addresses as a browser reads them.
-fn page(client: &mut TestClient, path: &str) -> String {
+pub(crate) fn page(client: &mut TestClient, path: &str) -> String {
     let response = client.get(path);
     assert_eq!(response.status(), Status::OK, "{path}: {}", response.text());
     response.text().replace("&#x2f;", "/")
 }
 
 /// The text of the part of a page between its heading and the next.
-fn section<'p>(page: &'p str, heading: &str) -> &'p str {
+pub(crate) fn section<'p>(page: &'p str, heading: &str) -> &'p str {
     let (_, rest) = page.split_once(&format!("<h2>{heading}</h2>")).unwrap_or_else(|| panic!("{heading}: {page}"));
     rest.split("<h2>").next().unwrap()
 }
@@ -68,11 +68,26 @@ const PATHS: &[&str] = &[
     "/_aside/outbox/1",
     "/_aside/outbox/1/html",
     "/_aside/outbox/1/source",
+    "/_aside/jobs",
+    "/_aside/jobs/live",
+    "/_aside/jobs/dead",
+    "/_aside/jobs/dead/retry",
+    "/_aside/jobs/dead/discard",
+    "/_aside/queues/pause?queue=default",
+    "/_aside/queues/resume?queue=default",
+    "/_aside/jobs/1",
+    "/_aside/jobs/1/live",
+    "/_aside/jobs/1/cancel",
+    "/_aside/jobs/1/retry",
+    "/_aside/jobs/1/discard",
     "/_aside/nothing",
 ];
 
 /// Nothing of the panel is there: each path answers as one that no route is there for.
-fn assert_hidden(client: &mut TestClient, as_stranger: impl Fn(aside::testing::TestRequest<'_>) -> TestResponse) {
+pub(crate) fn assert_hidden(
+    client: &mut TestClient,
+    as_stranger: impl Fn(aside::testing::TestRequest<'_>) -> TestResponse,
+) {
     for method in ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "PROPFIND"] {
         let expected = what_is_told(&as_stranger(client.request(method, "/no-such-page")));
         for path in PATHS {

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 /// Runs the server and kills it when the input ends, which it does with the test's process at the latest.
 const KEEPER: &str =
-    r#"redis-server "$@" & pid=$!; echo "$pid"; exec >/dev/null 2>&1; read -r _; kill -9 $pid; wait $pid"#;
+    r#"redis-server "$@" & pid=$!; echo "keeper: $pid"; exec >/dev/null 2>&1; read -r _; kill -9 $pid; wait $pid"#;
 
 /// How long a server may take to be there.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -61,6 +61,7 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
+    #[allow(dead_code)] // Not every binary that has this file asks.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
@@ -104,21 +105,21 @@ impl RedisServer {
             command.arg(format!("--{name}")).args(value.split(' '));
         }
         let mut keeper = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh can be run");
-        let mut lines = BufReader::new(keeper.stdout.take().expect("its output is piped")).lines();
-        let pid = lines.next().and_then(Result::ok).and_then(|line| line.parse().ok()).and_then(Pid::from_raw);
-        let server = pid.expect("the keeper says the number of the server's process");
-        let process = Process { leash: keeper.stdin.take(), keeper, server };
-        self.process = Some(process);
-        let (ready, is_ready) = mpsc::channel();
-        // Reads on to the end, so that the server never waits for a reader.
+        let lines = BufReader::new(keeper.stdout.take().expect("its output is piped")).lines();
+        let (tell, told) = mpsc::channel();
+        // Reads on to the end, so that the server never waits for a reader. It may speak before its keeper does.
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
-                if line.contains("Ready to accept connections") {
-                    let _ = ready.send(());
+                let number = line.strip_prefix("keeper: ").map(|number| number.parse().expect("a process's number"));
+                if number.is_some() || line.contains("Ready to accept connections") {
+                    let _ = tell.send(number);
                 }
             }
         });
-        let came_up = is_ready.recv_timeout(PATIENCE).is_ok();
+        let mut heard: Vec<Option<i32>> = (0..2).map_while(|_| told.recv_timeout(PATIENCE).ok()).collect();
+        let came_up = heard.len() == 2;
+        let server = heard.drain(..).flatten().next().and_then(Pid::from_raw).expect("the keeper says whom it keeps");
+        self.process = Some(Process { leash: keeper.stdin.take(), keeper, server });
         if !came_up {
             self.kill();
         }

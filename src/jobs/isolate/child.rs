@@ -16,10 +16,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use super::protocol::{
     Begin, Ended, Inbox, LONGEST_ORDER, LONGEST_REPORT, Limits, Order, ToChild, ToParent, VARIABLE, frame,
 };
-use crate::background::failure::Outcome;
+use crate::background::failure::{Failure, Outcome};
 use crate::background::registry::{Origin, Progress, Registry};
 use crate::background::scope::{Context, Scope};
-use crate::background::task::{Run, Task, TaskContext, TaskInfo, once};
+use crate::background::task::{Run, Task, TaskContext, TaskInfo};
 use crate::error::{Error, Result};
 use crate::sync::lock;
 use crate::watched::Watched;
@@ -80,10 +80,8 @@ fn work(
     let voice = Voice::new(line.channel.try_clone()?);
     voice.take_over_the_log(&begin.level);
     voice.say(&ToParent::Begun);
-    let Begin { order, .. } = begin;
-    let (limits, attempt, context) = (order.limits, order.attempt, context(scope, &order));
-    let name = Task::named(order.label.clone()).naming::<()>(Location::caller());
-    let run = Run::new(context, name, once(move |task| run(&order, task)));
+    let (limits, attempt) = (begin.order.limits, begin.order.attempt);
+    let run = prepare(scope, begin.order, run);
     let (handle, _promise) = run.handle();
     let registry = scope.registry().clone();
     listen(line, handle.info().clone(), registry.clone())?;
@@ -94,6 +92,20 @@ fn work(
     voice.say_progress(&handle.info().progress());
     voice.say(&ToParent::Ended(Ended::of(&outcome)));
     Ok(())
+}
+
+/// The job as a task of the application.
+fn prepare(
+    scope: &Scope,
+    order: Order,
+    run: impl FnOnce(&Order, &TaskContext) -> Outcome<()> + Send + 'static,
+) -> Run<()> {
+    let context = context(scope, &order);
+    let name = Task::named(order.label.clone()).naming::<()>(Location::caller());
+    let mut run = Some(run);
+    // Not as a task's function, whose failure would be taken for an error of its own.
+    let call = move |task: &TaskContext| run.take().map_or(Err(Failure::Abandoned), |run| run(&order, task));
+    Run::new(context, name, Box::new(call))
 }
 
 /// Waits for what the job has set aside, a mail for one, which would be gone with the process. It is given up in time for

@@ -50,6 +50,9 @@ impl Lines {
             return;
         }
         each(&line);
+        if is_of_backtrace(&line) {
+            return;
+        }
         if self.last.len() == KEPT {
             self.last.pop_front();
         }
@@ -65,6 +68,14 @@ impl Lines {
     pub(super) fn last_words(&self) -> Option<String> {
         self.last.back().map(|line| clip(line, LONGEST_WORDS))
     }
+}
+
+/// Whether it is a line of a backtrace, which tells where and not what, and is longer than what is kept.
+fn is_of_backtrace(line: &str) -> bool {
+    let text = line.trim_start();
+    let is_frame = text.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
+    let is_indented = text.len() < line.len();
+    is_indented && (is_frame || text.starts_with("at ")) || line == "stack backtrace:" || line.starts_with("note: ")
 }
 
 #[cfg(test)]
@@ -89,6 +100,16 @@ mod tests {
         assert_eq!(rest, ["end"]);
         assert_eq!((lines.with(&["t", "w"]), lines.with(&["none"])), (Some("two"), None));
         assert_eq!(lines.last_words().as_deref(), Some("end"));
+    }
+
+    #[test]
+    fn a_backtrace_takes_no_last_words_away() {
+        let mut lines = Lines::default();
+        let frames = "   0: std::alloc::rust_oom\n             at /rustc/library/std/src/alloc.rs:1:2\n".repeat(30);
+        let note = "note: run with `RUST_BACKTRACE=full` for more\n";
+        let all = format!("memory allocation of 9 bytes failed\nstack backtrace:\n{frames}{note}");
+        assert_eq!(told(&mut lines, all.as_bytes()).len(), 63, "the log has all of it");
+        assert_eq!(lines.last_words().as_deref(), Some("memory allocation of 9 bytes failed"));
     }
 
     #[test]

@@ -14,47 +14,20 @@
 
 #[cfg(unix)]
 mod child;
+#[cfg(not(unix))]
+mod elsewhere;
 #[cfg(unix)]
 mod lines;
 #[cfg(unix)]
 mod parent;
 mod protocol;
-#[cfg(all(test, unix))]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;
 
 #[cfg(unix)]
 pub(crate) use child::child_main;
+#[cfg(not(unix))]
+pub(crate) use elsewhere::{child_main, run};
 #[cfg(unix)]
 pub(crate) use parent::run;
 pub(crate) use protocol::{Limits, Order, is_child};
-
-#[cfg(not(unix))]
-pub(crate) use elsewhere::{child_main, run};
-
-/// Where there is no Unix, the same names say so.
-#[cfg(not(unix))]
-mod elsewhere {
-    use super::protocol::Order;
-    use crate::background::failure::{Failure, Outcome};
-    use crate::background::scope::Scope;
-    use crate::background::task::TaskContext;
-    use crate::error::Error;
-
-    /// Runs no job.
-    ///
-    /// # Errors
-    /// Always.
-    pub(crate) fn run(order: &Order, _task: &TaskContext) -> Result<(), Failure> {
-        let words = "an isolated job needs Unix: run it there, or without `const ISOLATED: bool = true`";
-        Err(Failure::Error(Error::internal(format!("{}: {words}", order.label))))
-    }
-
-    /// There are no children here: whoever set the variable made a mistake.
-    pub(crate) fn child_main(
-        _scope: &Scope,
-        _run: impl FnOnce(&Order, &TaskContext) -> Outcome<()> + Send + 'static,
-    ) -> ! {
-        eprintln!("{} is set, and isolated jobs need Unix", super::protocol::VARIABLE);
-        std::process::exit(1)
-    }
-}

@@ -7,7 +7,7 @@ use std::io::{self, ErrorKind, PipeReader, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -71,9 +71,7 @@ pub(super) fn run_with(command: Command, order: &Order, task: &TaskContext) -> R
         let words = "an isolated job cannot run another one inside itself: enqueue it, or do without `ISOLATED` there";
         return Err(Failure::Error(said(format!("{words} ({VARIABLE} is set)"))));
     }
-    let started = Running::start(command, order, task);
-    let running = started.map_err(|error| could_not("cannot start a process for the isolated job", error))?;
-    running.watch()
+    Running::start(command, order, task)?.watch()
 }
 
 fn could_not(words: &str, error: io::Error) -> Failure {
@@ -111,16 +109,13 @@ enum Why {
 }
 
 impl<'r> Running<'r> {
-    fn start(command: Command, order: &Order, task: &'r TaskContext) -> io::Result<Running<'r>> {
-        let begin =
-            Begin { order: order.clone(), parent: std::process::id(), level: log::max_level().as_str().to_owned() };
-        let outbox = frame(&ToChild::Begin(Box::new(begin)), LONGEST_ORDER)?;
-        let (channel, theirs) = UnixStream::pair()?;
-        let (output, printed) = io::pipe()?;
-        channel.set_nonblocking(true)?;
-        rustix::io::ioctl_fionbio(&output, true)?;
+    fn start(command: Command, order: &Order, task: &'r TaskContext) -> Result<Running<'r>, Failure> {
+        let outbox =
+            first_message(order).map_err(|error| could_not("the isolated job's payload is too long", error))?;
+        let program = command.get_program().to_owned();
         let began = Instant::now();
-        let child = spawn(command, theirs, printed.into())?;
+        let (child, channel, output) = spawn(command)
+            .map_err(|error| could_not(&format!("cannot start {program:?} for the isolated job"), error))?;
         Ok(Running {
             child,
             channel: Some(channel),
@@ -400,20 +395,31 @@ impl Drop for Running<'_> {
     }
 }
 
-fn spawn(mut command: Command, channel: UnixStream, printed: OwnedFd) -> io::Result<Child> {
+fn first_message(order: &Order) -> io::Result<Vec<u8>> {
+    let level = log::max_level().as_str().to_owned();
+    let begin = Begin { order: order.clone(), parent: std::process::id(), level };
+    frame(&ToChild::Begin(Box::new(begin)), LONGEST_ORDER)
+}
+
+/// Starts the child. Our ends of the channel and of the pipe that it prints to do not keep us waiting.
+fn spawn(mut command: Command) -> io::Result<(Child, UnixStream, PipeReader)> {
+    let (channel, theirs) = UnixStream::pair()?;
+    let (output, printed) = io::pipe()?;
+    channel.set_nonblocking(true)?;
+    rustix::io::ioctl_fionbio(&output, true)?;
     command
         .env(VARIABLE, "1")
         // What a service manager handed over was for this process alone.
         .env_remove("LISTEN_FDS")
         .env_remove("LISTEN_PID")
         .env_remove("LISTEN_FDNAMES")
-        .stdin(Stdio::from(OwnedFd::from(channel)))
-        .stdout(Stdio::from(printed.try_clone()?))
-        .stderr(Stdio::from(printed))
+        .stdin(OwnedFd::from(theirs))
+        .stdout(printed.try_clone()?)
+        .stderr(printed)
         // A group of its own: what the job starts is killed with it, and Ctrl-C is for the parent to deal with.
-        .process_group(0)
-        .spawn()
-    // With the command go this process's copies of the child's ends.
+        .process_group(0);
+    // With the command go our copies of the child's ends.
+    Ok((command.spawn()?, channel, output))
 }
 
 /// Kills a child whose exit status was not taken, and its group.

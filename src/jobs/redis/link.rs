@@ -15,7 +15,7 @@ use crate::error::{Error, Result, Status};
 use crate::sync::{lock, wait_while_for};
 
 /// Connections that are kept for the next call; more are opened when more threads call at once.
-const MOST_IDLE: usize = 16;
+const MOST_IDLE: usize = 32;
 
 /// How long the end of an engine may be held up by a server that hangs.
 const FAREWELL: Duration = Duration::from_millis(500);
@@ -155,10 +155,14 @@ impl Link {
         came.map_err(Failure::Calling)
     }
 
-    fn keep(&self, caller: Caller) {
+    /// Keeps all who ever called, since the server remembers the name of each for a while, and some of their connections.
+    fn keep(&self, mut caller: Caller) {
         let mut idle = lock(&self.idle);
         if idle.len() < MOST_IDLE {
             idle.push(caller);
+        } else {
+            caller.connection = None;
+            idle.insert(0, caller);
         }
     }
 
@@ -233,10 +237,10 @@ pub(super) fn random_name() -> Result<String> {
 
 /// Whether the connection broke under the call: it may be made again.
 fn was_cut(error: &RedisError) -> bool {
-    !is_answer(error) && !error.is_timeout()
+    error.is_io_error() && !error.is_timeout()
 }
 
 /// Whether the server itself said so: the connection is as good as before.
 fn is_answer(error: &RedisError) -> bool {
-    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension)
+    matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType)
 }

@@ -29,7 +29,7 @@ use self::values::values;
 use self::watch::Watch;
 use super::engine::{Abilities, Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sync::lock;
 
 /// What all keys begin with.
@@ -40,6 +40,9 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// The most that one claim hands out of a queue, and that one call trims: so long a script keeps all others waiting.
 const MOST_AT_ONCE: usize = 1_000;
+
+/// The most that one call enqueues: all of them are one step, which takes the server about a second.
+const MOST_NEW: usize = 20_000;
 
 /// Keeps jobs in a Redis server.
 pub(crate) struct Redis {
@@ -102,8 +105,12 @@ impl Engine for Redis {
         if jobs.is_empty() {
             return Ok(Vec::new());
         }
+        if jobs.len() > MOST_NEW {
+            let words = "jobs are too many to be kept in Redis at once, all or none";
+            return Err(Error::internal(format!("{} {words}; enqueue at most {MOST_NEW} in one call", jobs.len())));
+        }
         let now = values::exact(now);
-        let mut values = values![now, jobs.len()];
+        let mut values = values![now, jobs.len()].to_vec();
         values.extend(jobs.into_iter().flat_map(|job| values::entry(job, now)));
         let words: String = self.run(&scripts::ENQUEUE, &values)?;
         self.ring();
@@ -117,7 +124,7 @@ impl Engine for Redis {
     }
 
     fn beat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<Beat> {
-        let mut values = values![worker.0];
+        let mut values = values![worker.0].to_vec();
         values.extend(held.iter().flat_map(values::held));
         let (is_known, cancel, lost): (bool, Vec<u64>, Vec<u64>) = self.run(&scripts::BEAT, &values)?;
         Ok(Beat { is_evicted: !is_known, cancel, lost })
@@ -133,7 +140,7 @@ impl Engine for Redis {
         let beats = self.run(&scripts::WORKERS, &[])?;
         let gone = lock(&self.watch).gone(beats, lease, Instant::now());
         let span = values::exact(lease.as_millis().try_into().unwrap_or(Millis::MAX));
-        let mut values = values![values::exact(now), span];
+        let mut values = values![values::exact(now), span].to_vec();
         values.extend(gone.iter().flat_map(|(worker, beats)| values![worker, beats]));
         let given_back = self.run(&scripts::RECOVER, &values)?;
         if given_back > 0 {
@@ -143,7 +150,7 @@ impl Engine for Redis {
     }
 
     fn claim(&self, worker: &WorkerId, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>> {
-        let mut values = values![values::exact(now), worker.0];
+        let mut values = values![values::exact(now), worker.0].to_vec();
         values.extend(rooms.iter().flat_map(|room| values![room.queue, room.free.min(MOST_AT_ONCE)]));
         let handed: Vec<values::Handed> = self.link.run_as(&worker.0, &scripts::CLAIM, &values)?;
         Ok(handed.into_iter().map(values::claimed).collect())
@@ -155,7 +162,7 @@ impl Engine for Redis {
 
     fn settle(&self, id: u64, token: u64, end: End, now: Millis) -> Result<bool> {
         let now = values::exact(now);
-        let mut values = values![now, id, token];
+        let mut values = values![now, id, token].to_vec();
         values.extend(values::end(end, now));
         let answer: String = self.link.run_as(&format!("{id} {token}"), &scripts::SETTLE, &values)?;
         self.ring();
@@ -191,7 +198,8 @@ impl Engine for Redis {
 
     fn list(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
         let before = before.map_or_else(|| "+inf".to_owned(), |id| format!("({id}"));
-        let shown: Vec<values::Shown> = self.run(&scripts::LIST, &values![state, before, most])?;
+        let shown: Vec<values::Shown> =
+            self.run(&scripts::LIST, &values![state, before, most.min(i32::MAX as usize)])?;
         shown.into_iter().map(values::info).collect()
     }
 
@@ -215,7 +223,7 @@ impl Engine for Redis {
 
     fn tick(&self, schedule: &str, due: Millis, job: Option<Entry>, now: Millis) -> Result<bool> {
         let now = values::exact(now);
-        let mut values = values![now, schedule, values::exact(due), i32::from(job.is_some())];
+        let mut values = values![now, schedule, values::exact(due), i32::from(job.is_some())].to_vec();
         values.extend(job.into_iter().flat_map(|job| values::entry(job, now)));
         let was_noted = self.whether(&scripts::TICK, &values)?;
         self.ring();

@@ -30,12 +30,14 @@ pub(super) fn listen(link: &Arc<Link>, bell: &Arc<Bell>) -> Result<()> {
 fn follow(link: &Link, bell: &Weak<Bell>) {
     let mut pause = FIRST_PAUSE;
     while is_wanted(link, bell) {
-        let came = link.connect(STANDS + link.patience()).and_then(|connection| {
+        let came = link.connect(STANDS + link.patience()).and_then(|mut connection| {
+            // One that loads what it has kept takes connections, and is not there yet.
+            let last = newest(&mut connection, &link.key("news"))?;
             if pause > FIRST_PAUSE {
                 log::info!(target: "aside::jobs", "Redis at {} is there again.", link.address());
             }
             pause = FIRST_PAUSE;
-            hear(link, connection, bell)
+            hear(link, connection, last, bell)
         });
         if let Err(error) = came {
             if pause == FIRST_PAUSE {
@@ -51,9 +53,8 @@ fn is_wanted(link: &Link, bell: &Weak<Bell>) -> bool {
     !link.is_closed() && bell.strong_count() > 0
 }
 
-fn hear(link: &Link, mut connection: Connection, bell: &Weak<Bell>) -> RedisResult<()> {
+fn hear(link: &Link, mut connection: Connection, mut last: String, bell: &Weak<Bell>) -> RedisResult<()> {
     let news = link.key("news");
-    let mut last = newest(&mut connection, &news)?;
     // What came while nobody listened.
     ring(bell);
     while is_wanted(link, bell) {

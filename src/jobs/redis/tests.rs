@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use ::redis::{Client, FromRedisValue, Value};
 
 use super::server_of_tests::RedisServer;
-use super::{PATIENCE, Redis, server};
+use super::{PATIENCE, Redis, scripts, server};
 use crate::error::Result;
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::{Beat, Bell, Claimed, End, Engine, Entry, Held, Keep, Room, When, WorkerId};
@@ -211,6 +211,15 @@ fn a_full_memory_takes_no_job_and_lets_others_end() {
     add(&engine, "there is room again").unwrap();
 }
 
+#[test]
+fn too_many_at_once_are_refused_before_the_server_is_held_up() {
+    let Ok(bench) = RedisBench::new() else { return };
+    let engine = Redis::open_with(&bench.server.url(), &bench.prefix, PATIENCE).unwrap();
+    let refused = engine.enqueue(vec![entry("job"); 20_001], T).unwrap_err().chain();
+    assert!(refused.contains("at most 20000 in one call"), "{refused}");
+    assert_eq!(engine.counts().unwrap(), counts(0, 0, 0));
+}
+
 // A server that is away.
 
 #[test]
@@ -271,6 +280,36 @@ fn work_goes_on_over_restarts_of_the_server() {
         }
     });
     assert_eq!(engine.counts().unwrap(), counts(0, 0, JOBS as u64));
+}
+
+#[test]
+fn what_runs_outlives_a_killed_server() {
+    let Some(mut server) = RedisServer::durable() else { return };
+    let engine = open(&server);
+    let worker = engine.join().unwrap();
+    let ids: Vec<u64> = engine.enqueue(vec![entry("job"); 4], T).unwrap().iter().map(|new| new.id).collect();
+    // One that came back runs out of another stream.
+    let first = take(&engine, &worker, 1).unwrap();
+    assert!(end(&engine, &first[0], End::Released).unwrap());
+    let claimed = take(&engine, &worker, 3).unwrap();
+    let order = |claimed: &[Claimed]| claimed.iter().map(|claimed| claimed.id).collect::<Vec<_>>();
+    assert_eq!(order(&claimed), ids[..3]);
+    for is_rewritten in [false, true] {
+        if is_rewritten {
+            let () = ask(&server, "BGREWRITEAOF");
+            eventually(|| {
+                let facts: String = ask(&server, "INFO persistence");
+                (facts.contains("aof_rewrite_in_progress:0") && facts.contains("aof_rewrite_scheduled:0")).then_some(())
+            });
+        }
+        server.restart();
+        let held: Vec<_> = claimed.iter().map(|job| Held { id: job.id, token: job.token, progress: None }).collect();
+        assert_eq!(engine.beat(&worker, &held, T).unwrap(), Beat::default());
+    }
+    assert!(end(&engine, &claimed[1], End::Done).unwrap());
+    engine.leave(&worker, T).unwrap();
+    let worker = engine.join().unwrap();
+    assert_eq!(order(&take(&engine, &worker, 9).unwrap()), [ids[0], ids[2], ids[3]]);
 }
 
 #[test]
@@ -429,6 +468,39 @@ fn a_bell_is_heard_again_when_the_server_is_back() {
     while bell.wait(Duration::ZERO) {}
     add(&other, "second").unwrap();
     assert!(bell.wait(LONG));
+}
+
+#[test]
+fn a_bell_for_what_comes_back_elsewhere() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let (engine, other) = (open(&server), open(&server));
+    let worker = other.join().unwrap();
+    other.enqueue(vec![entry("job"); 2], T).unwrap();
+    let claimed = take(&other, &worker, 2).unwrap();
+    let bell = Arc::new(Bell::default());
+    engine.listen(&bell).unwrap();
+    assert!(bell.wait(LONG));
+    assert!(end(&other, &claimed[0], End::Released).unwrap());
+    assert!(bell.wait(LONG));
+    assert!(end(&other, &claimed[1], End::Retry { wait: 0, words: "again".to_owned() }).unwrap());
+    assert!(bell.wait(LONG));
+}
+
+#[test]
+fn who_beats_at_the_last_moment_is_not_gone() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let engine = open(&server);
+    let worker = engine.join().unwrap();
+    add(&engine, "job").unwrap();
+    take(&engine, &worker, 1).unwrap();
+    let evict = |beats: u64| {
+        let values = [T.to_string(), "20000".to_owned(), worker.0.clone(), beats.to_string()];
+        engine.run::<usize>(&scripts::RECOVER, &values).unwrap()
+    };
+    engine.beat(&worker, &[], T).unwrap();
+    assert_eq!(evict(0), 0);
+    assert_eq!(engine.counts().unwrap(), counts(0, 1, 0));
+    assert_eq!(evict(1), 1);
 }
 
 #[test]
@@ -612,9 +684,14 @@ fn a_claim_that_nobody_speaks_of_comes_back() {
         let () = ask(&server, &format!("XCLAIM {stream} aside {} 0 {T}-{} {idle}", worker.0, id.id));
     }
     let now: Vec<i64> = ask(&server, "TIME");
-    let () = ask(&server, &format!("HSET aside:watch since {}", now[0] * 1000 - 60_000));
+    let before = now[0] * 1000 - 60_000;
+    let lease = Duration::from_secs(20);
+    // Nobody looked meanwhile, so the server may have been away.
+    let () = ask(&server, &format!("HSET aside:watch since {before} last {before}"));
+    assert_eq!(engine.recover(lease, T).unwrap(), 0);
+    let () = ask(&server, &format!("HSET aside:watch since {before}"));
     assert_eq!(engine.beat(&worker, &[held(&claimed[0])], T).unwrap(), Beat::default());
-    assert_eq!(engine.recover(Duration::from_secs(20), T).unwrap(), 1);
+    assert_eq!(engine.recover(lease, T).unwrap(), 1);
     let lost = engine.beat(&worker, &claimed.iter().map(held).collect::<Vec<_>>(), T).unwrap();
     assert_eq!(lost, Beat { lost: vec![ids[1].id], ..Beat::default() });
     assert!(end(&engine, &claimed[0], End::Done).unwrap() && !end(&engine, &claimed[1], End::Done).unwrap());

@@ -11,7 +11,7 @@ const LARGEST: Millis = (1 << 53) - 1;
 
 /// The values of a call, as strings.
 macro_rules! values {
-    ($($value:expr),* $(,)?) => { vec![$($value.to_string()),*] };
+    ($($value:expr),* $(,)?) => { [$($value.to_string()),*] };
 }
 pub(super) use values;
 

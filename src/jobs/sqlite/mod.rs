@@ -5,7 +5,6 @@
 //! of SQLite's that another has committed, and by a lock beside the file that another has died ([`workers`]).
 
 use std::any::Any;
-use std::collections::HashSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -41,8 +40,6 @@ pub(crate) struct Sqlite {
     reader: Option<Mutex<Connection>>,
     workers: Workers,
     has_swept: AtomicBool,
-    /// Claims whose jobs are done by a transaction of their own, and that the worker has not settled yet.
-    completed: Mutex<HashSet<(u64, u64)>>,
 }
 
 impl Sqlite {
@@ -62,8 +59,7 @@ impl Sqlite {
         let reader = place.file.as_ref().map(|_| reader(&place)).transpose()?.map(Mutex::new);
         let workers = Workers::new(place.file.as_deref());
         let writer = Writer::start(db, place.clone())?;
-        let completed = Mutex::default();
-        Ok(Sqlite { place, writer, reader, workers, has_swept: AtomicBool::new(false), completed })
+        Ok(Sqlite { place, writer, reader, workers, has_swept: AtomicBool::new(false) })
     }
 
     /// Completes that claim's job together with what `f` writes: both or neither. An error of `f` rolls back, and so does a
@@ -92,7 +88,6 @@ impl Sqlite {
             ));
         }
         transaction.commit().map_err(said)?;
-        lock(&self.completed).insert((id, token));
         Ok(value)
     }
 
@@ -135,12 +130,8 @@ impl Sqlite {
         if self.has_swept.swap(true, Ordering::Relaxed) {
             return;
         }
-        let swept = self.workers.sweep(|id| {
-            let id = id.to_owned();
-            self.read(move |db| statements::is_worker(db, &id))
-        });
         // They are in nobody's way.
-        if let Err(error) = swept {
+        if let Err(error) = self.workers.sweep() {
             log::debug!("lock files that were left beside {} stay there: {error}", self.place.shown);
         }
     }
@@ -207,16 +198,11 @@ impl Engine for Sqlite {
     }
 
     fn beat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<Beat> {
-        let completed = lock(&self.completed).clone();
-        let held = held.iter().filter(|held| !completed.contains(&(held.id, held.token)));
-        let (id, held) = (worker.0.clone(), held.cloned().collect::<Vec<_>>());
-        let mut beat = self.write(Commit::PASSING, move |db| statements::beat(db, &id, &held))?;
+        let (id, held) = (worker.0.clone(), held.to_vec());
+        let beat = self.write(Commit::PASSING, move |db| statements::beat(db, &id, &held))?;
         if beat.is_evicted {
             self.workers.end(&worker.0);
         }
-        // A transaction of its own may have completed it since.
-        let completed = lock(&self.completed).clone();
-        beat.lost.retain(|id| !completed.iter().any(|(done, _)| done == id));
         Ok(beat)
     }
 
@@ -250,9 +236,6 @@ impl Engine for Sqlite {
     }
 
     fn settle(&self, id: u64, token: u64, end: End, now: Millis) -> Result<bool> {
-        if lock(&self.completed).remove(&(id, token)) {
-            return Ok(true);
-        }
         let rings = matches!(end, End::Retry { .. } | End::Released);
         let commit = if rings { Commit::RINGING } else { Commit::DURABLE };
         self.write(commit, move |db| statements::settle(db, id, token, &end, now))

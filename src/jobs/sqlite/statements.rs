@@ -117,6 +117,7 @@ pub(super) fn beat(db: &Connection, worker: &str, held: &[Held]) -> Result<Beat>
     let mut beat = Beat::default();
     for held in held {
         match is_cancelling(db, held)? {
+            None if is_completed(db, held.id, held.token)? => {}
             None => beat.lost.push(held.id),
             Some(true) => beat.cancel.push(held.id),
             Some(false) => {}
@@ -297,7 +298,7 @@ pub(super) fn next_due(db: &Connection) -> Result<Option<Millis>> {
 pub(super) fn settle(db: &Connection, id: u64, token: u64, end: &End, now: Millis) -> Result<bool> {
     let id = key(id);
     if !runs(db, id, token)? {
-        return Ok(false);
+        return hear_of_completed(db, id, token);
     }
     match end {
         End::Done => finish(db, id, JobState::Done, now)?,
@@ -328,8 +329,16 @@ pub(super) fn complete(db: &Connection, id: u64, token: u64, now: Millis) -> Res
     let is_its_own = runs(db, key(id), token)?;
     if is_its_own {
         finish(db, key(id), JobState::Done, now)?;
+        // Its worker has not heard of it: it may be another process than that which does the job.
+        db.prepare_cached("UPDATE aside_jobs SET worker = '' WHERE id = ?1")?.execute([key(id)])?;
     }
     Ok(is_its_own)
+}
+
+/// A worker settles a job that its own transaction has completed, once. Whether it is one.
+fn hear_of_completed(db: &Connection, id: i64, token: u64) -> Result<bool> {
+    let sql = "UPDATE aside_jobs SET worker = NULL WHERE id = ?1 AND token = ?2 AND state = 3 AND worker = ''";
+    Ok(db.prepare_cached(sql)?.execute([id, key(token)])? == 1)
 }
 
 /// Whether [`complete`] still holds within its transaction.

@@ -104,18 +104,20 @@ impl Workers {
         }
     }
 
-    /// Takes away lock files that nobody holds and no worker is known for: of processes that ended as they began or left.
-    pub(super) fn sweep(&self, is_known: impl Fn(&str) -> Result<bool>) -> Result<()> {
+    /// Takes away lock files that nobody holds: of processes that ended as they began or left. Where a worker is still known
+    /// by that name, it is as dead without its file as with one that can be locked.
+    pub(super) fn sweep(&self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let (Some(folder), Some(prefix)) = (file.parent(), self.path("")) else { return Ok(()) };
         let Some(prefix) = prefix.file_name().and_then(|name| name.to_str()).map(str::to_owned) else { return Ok(()) };
         for entry in fs::read_dir(folder)?.flatten() {
-            let name = entry.file_name();
-            let Some(id) = name.to_str().and_then(|name| name.strip_prefix(&prefix)) else { continue };
+            if !entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
+                continue;
+            }
             // With its lock in hand: whoever has just made it sees that and makes another.
             let held =
                 File::open(entry.path()).and_then(|file| file.try_lock().map(|()| file).map_err(io::Error::from));
-            if held.is_ok() && !is_known(id)? {
+            if held.is_ok() {
                 let _ = fs::remove_file(entry.path());
             }
         }
@@ -167,5 +169,41 @@ fn take(path: &Path) -> io::Result<Option<File>> {
         Ok(()) => Ok(path.exists().then_some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),
         Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEASE: Duration = Duration::from_secs(8);
+
+    /// A clock that is set by hand.
+    fn at(began: Instant, seconds: u64) -> Instant {
+        began + Duration::from_secs(seconds)
+    }
+
+    fn worker(beat: i64) -> [(String, i64, bool); 1] {
+        [("w".to_owned(), beat, false)]
+    }
+
+    #[test]
+    fn without_a_beat_for_a_lease_it_is_gone() {
+        let (mut seen, began) = (Seen::default(), Instant::now());
+        for second in [0, 3, 6] {
+            assert!(seen.expired(&worker(1), LEASE, at(began, second)).is_empty());
+        }
+        assert!(seen.expired(&worker(2), LEASE, at(began, 9)).is_empty(), "it has beaten");
+        assert!(seen.expired(&worker(2), LEASE, at(began, 13)).is_empty());
+        assert_eq!(seen.expired(&worker(2), LEASE, at(began, 17)), ["w"]);
+    }
+
+    #[test]
+    fn whoever_stood_still_grants_everybody_a_lease() {
+        let (mut seen, began) = (Seen::default(), Instant::now());
+        assert!(seen.expired(&worker(1), LEASE, at(began, 0)).is_empty());
+        assert!(seen.expired(&worker(1), LEASE, at(began, 60)).is_empty());
+        assert!(seen.expired(&worker(1), LEASE, at(began, 64)).is_empty());
+        assert_eq!(seen.expired(&worker(1), LEASE, at(began, 68)), ["w"]);
     }
 }

@@ -1,0 +1,369 @@
+//! What the panel shows of the jobs, as text that can be looked at: cut, and with nothing hidden in it.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::Serialize;
+
+use super::snapshot::{so_far, written};
+use crate::background::registry::Progress;
+use crate::background::scope::Scope;
+use crate::error::{Error, Result};
+use crate::http::pages::visible::{visible_line, visible_up_to};
+use crate::jobs::record::Millis;
+use crate::jobs::{JobCounts, JobFailure, JobInfo, JobState, Jobs, QueueInfo};
+
+/// How many of each state are on the first page; the others have pages of their own.
+const NEWEST: usize = 10;
+
+/// How many characters of one text in a list, of a failure, and of what a job was enqueued with.
+const LONGEST: usize = 200;
+const FAILURE: usize = 4_000;
+const PAYLOAD: usize = 10_000;
+
+/// How deep the lines of a payload are indented at most: text that opens a thousand brackets is not to fill a page with blanks.
+const DEEPEST: usize = 12;
+
+/// The order of the lists.
+const LISTS: [JobState; 6] =
+    [JobState::Running, JobState::Waiting, JobState::Scheduled, JobState::Dead, JobState::Done, JobState::Cancelled];
+
+/// The jobs of an application at one moment.
+#[derive(Clone, Default, PartialEq, Serialize)]
+pub(super) struct Overview {
+    /// Why nothing can be shown.
+    trouble: Option<String>,
+    kept_in: String,
+    counts: JobCounts,
+    queues: Vec<Queue>,
+    lists: Vec<List>,
+}
+
+impl Overview {
+    pub(super) fn of(scope: &Scope) -> Overview {
+        let Some(jobs) = scope.get::<Jobs>() else { return Overview::default() };
+        Overview::ask(&jobs).unwrap_or_else(|error| Overview { trouble: Some(trouble(&error)), ..Overview::default() })
+    }
+
+    fn ask(jobs: &Jobs) -> Result<Overview> {
+        let list = |state| List::of(jobs, state, None, NEWEST);
+        Ok(Overview {
+            trouble: None,
+            kept_in: visible_line(&jobs.describe(), LONGEST),
+            counts: jobs.counts()?,
+            queues: jobs.queues()?.into_iter().map(Queue::of).collect(),
+            lists: LISTS.into_iter().map(list).collect::<Result<_>>()?,
+        })
+    }
+}
+
+/// What is said when the engine cannot be asked.
+pub(super) fn trouble(error: &Error) -> String {
+    visible_up_to(&error.chain(), LONGEST * 5)
+}
+
+/// A queue in the list.
+#[derive(Clone, PartialEq, Serialize)]
+struct Queue {
+    name: String,
+    shown: String,
+    waiting: u64,
+    running: u64,
+    is_paused: bool,
+}
+
+impl Queue {
+    fn of(queue: QueueInfo) -> Queue {
+        let QueueInfo { name, waiting, running, is_paused } = queue;
+        Queue { shown: visible_line(&name, LONGEST), name, waiting, running, is_paused }
+    }
+}
+
+/// Jobs of one state, the newest first.
+#[derive(Clone, PartialEq, Serialize)]
+pub(super) struct List {
+    state: JobState,
+    /// What is special about them.
+    words: &'static str,
+    /// What the time in the list is that of.
+    time: &'static str,
+    rows: Vec<Row>,
+    /// The number that older ones come before, when there are some.
+    older: Option<u64>,
+}
+
+impl List {
+    pub(super) fn of(jobs: &Jobs, state: JobState, before: Option<u64>, most: usize) -> Result<List> {
+        let mut found = jobs.newest(state, before, most + 1)?;
+        let is_more = found.len() > most;
+        found.truncate(most);
+        let now = jobs.now();
+        let rows: Vec<Row> = found.iter().map(|job| Row::of(job, now)).collect();
+        let older = rows.last().map(|row| row.id).filter(|_| is_more);
+        Ok(List { state, words: words(state), time: time(state), rows, older })
+    }
+
+    /// The names of the types that are in it, each once.
+    pub(super) fn names(&self) -> Vec<&str> {
+        let mut names: Vec<&str> = self.rows.iter().map(|row| &*row.exact_name).collect();
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+}
+
+fn words(state: JobState) -> &'static str {
+    match state {
+        JobState::Running => "In the hands of a worker, in whatever process. The newest first.",
+        JobState::Waiting => "They begin as soon as a worker has room for them. The newest first.",
+        JobState::Scheduled => "They wait for their time, or for the next try. The newest first.",
+        JobState::Dead => {
+            "Given up after the last try. Each is kept until somebody retries or discards it. The newest first."
+        }
+        JobState::Done => "They ended well; the oldest are forgotten by and by. The newest first.",
+        JobState::Cancelled => {
+            "Somebody did not want them any more; the oldest are forgotten by and by. The newest first."
+        }
+    }
+}
+
+fn time(state: JobState) -> &'static str {
+    match state {
+        JobState::Running => "Began",
+        JobState::Waiting => "Enqueued",
+        JobState::Scheduled => "Due",
+        JobState::Dead | JobState::Done | JobState::Cancelled => "Ended",
+    }
+}
+
+/// What can be done with a job: the last part of the address, and the word on the button.
+fn actions(job: &JobInfo) -> &'static [(&'static str, &'static str)] {
+    match job.state {
+        JobState::Running if job.is_cancelling => &[],
+        JobState::Running | JobState::Waiting => &[("cancel", "Cancel")],
+        JobState::Scheduled => &[("retry", "Run now"), ("cancel", "Cancel")],
+        JobState::Dead | JobState::Cancelled => &[("retry", "Retry"), ("discard", "Discard")],
+        JobState::Done => &[("discard", "Discard")],
+    }
+}
+
+/// One job in a list.
+#[derive(Clone, PartialEq, Serialize)]
+pub(super) struct Row {
+    id: u64,
+    label: String,
+    name: String,
+    #[serde(skip)]
+    exact_name: String,
+    queue: String,
+    state: JobState,
+    is_cancelling: bool,
+    origin: Option<String>,
+    /// When it began, is due or ended, as its state is.
+    time: Option<String>,
+    /// For how long it runs.
+    so_far: Option<String>,
+    tries: u32,
+    done: u64,
+    total: u64,
+    percent: Option<u8>,
+    message: String,
+    /// The words of the last try that did not end well.
+    failure: Option<String>,
+    actions: &'static [(&'static str, &'static str)],
+}
+
+impl Row {
+    fn of(job: &JobInfo, now: Millis) -> Row {
+        let line = |text: &str| visible_line(text, LONGEST);
+        let runs_since = job.began_at.filter(|_| job.state == JobState::Running);
+        Row {
+            id: job.id,
+            label: line(&job.label),
+            name: line(&job.name),
+            exact_name: job.name.clone(),
+            queue: line(&job.queue),
+            state: job.state,
+            is_cancelling: job.is_cancelling,
+            origin: job.origin.as_deref().map(line),
+            time: at(time_of(job)),
+            so_far: runs_since.map(|began| so_far(between(began, now))),
+            tries: job.attempt,
+            done: job.done,
+            total: job.total,
+            percent: percent(job),
+            message: line(&job.message),
+            failure: job.failures.last().map(|failure| line(&failure.words)),
+            actions: actions(job),
+        }
+    }
+}
+
+fn time_of(job: &JobInfo) -> Option<Millis> {
+    match job.state {
+        JobState::Running => job.began_at,
+        JobState::Waiting => Some(job.enqueued_at),
+        JobState::Scheduled => Some(job.due_at),
+        JobState::Dead | JobState::Done | JobState::Cancelled => job.ended_at,
+    }
+}
+
+fn at(time: Option<Millis>) -> Option<String> {
+    time.and_then(|time| Timestamp::from_millisecond(time).ok()).map(written)
+}
+
+fn between(from: Millis, to: Millis) -> Duration {
+    Duration::from_millis(to.saturating_sub(from).max(0).unsigned_abs())
+}
+
+fn percent(job: &JobInfo) -> Option<u8> {
+    Progress { done: job.done, total: job.total, ..Progress::default() }.percent()
+}
+
+/// One job with all that is known of it; or why it cannot be shown.
+#[derive(Clone, PartialEq, Serialize)]
+pub(super) struct Shown {
+    id: u64,
+    trouble: Option<String>,
+    /// None when it is there no more, too.
+    job: Option<Whole>,
+}
+
+impl Shown {
+    pub(super) fn of(id: u64, job: Option<&JobInfo>, scope: &Scope, now: Millis) -> Shown {
+        Shown { id, trouble: None, job: job.map(|job| Whole::of(job, scope, now)) }
+    }
+
+    pub(super) fn in_trouble(id: u64, error: &Error) -> Shown {
+        Shown { id, trouble: Some(trouble(error)), job: None }
+    }
+}
+
+#[derive(Clone, PartialEq, Serialize)]
+struct Whole {
+    row: Row,
+    priority: i32,
+    unique: Option<String>,
+    interruptions: u32,
+    enqueued: Option<String>,
+    due: Option<String>,
+    began: Option<String>,
+    ended: Option<String>,
+    /// The try that runs, when that is here.
+    task: Option<u64>,
+    failures: Vec<Failure>,
+}
+
+impl Whole {
+    fn of(job: &JobInfo, scope: &Scope, now: Millis) -> Whole {
+        let task = scope.registry().find(&format!("job-{}", job.id)).filter(|record| !record.has_ended());
+        Whole {
+            row: Row::of(job, now),
+            priority: job.priority,
+            unique: job.unique.as_deref().map(|key| visible_line(key, LONGEST)),
+            interruptions: job.interruptions,
+            enqueued: at(Some(job.enqueued_at)),
+            due: at(Some(job.due_at)),
+            began: at(job.began_at),
+            ended: at(job.ended_at),
+            task: task.map(|record| record.id),
+            failures: job.failures.iter().rev().map(Failure::of).collect(),
+        }
+    }
+}
+
+/// A try that did not end well.
+#[derive(Clone, PartialEq, Serialize)]
+struct Failure {
+    attempt: u32,
+    at: Option<String>,
+    words: String,
+}
+
+impl Failure {
+    fn of(failure: &JobFailure) -> Failure {
+        let words = visible_up_to(&failure.words, FAILURE);
+        Failure { attempt: failure.attempt, at: at(Some(failure.at)), words }
+    }
+}
+
+/// What a job was enqueued with, where it may be shown.
+pub(super) fn payload(jobs: &Jobs, job: &JobInfo) -> Option<String> {
+    (!jobs.is_private(&job.name)).then(|| indented(&visible_up_to(&job.payload, PAYLOAD)))
+}
+
+/// JSON in lines, as it is but for the blanks: numbers keep their digits and fields their order, and what was cut is shown as
+/// far as it goes.
+fn indented(json: &str) -> String {
+    let (mut text, mut depth, mut is_escaped, mut in_string) = (String::new(), 0_usize, false, false);
+    let mut chars = json.chars().peekable();
+    while let Some(char) = chars.next() {
+        if in_string {
+            in_string = is_escaped || char != '"';
+            is_escaped = char == '\\' && !is_escaped;
+            text.push(char);
+            continue;
+        }
+        in_string = char == '"';
+        match char {
+            '{' | '[' if chars.peek().is_some_and(|next| !matches!(next, '}' | ']')) => {
+                depth += 1;
+                text.push(char);
+                new_line(&mut text, depth);
+            }
+            '}' | ']' if !text.ends_with(['{', '[']) => {
+                depth = depth.saturating_sub(1);
+                new_line(&mut text, depth);
+                text.push(char);
+            }
+            ',' => {
+                text.push(char);
+                new_line(&mut text, depth);
+            }
+            ':' => text.push_str(": "),
+            _ => text.push(char),
+        }
+    }
+    text
+}
+
+fn new_line(text: &mut String, depth: usize) {
+    text.push('\n');
+    text.push_str(&"  ".repeat(depth.min(DEEPEST)));
+}
+
+/// A name in a heading or in a message.
+pub(super) fn short(text: &str) -> String {
+    visible_line(text, 100)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_is_shown_as_it_is_in_lines() {
+        let json = r#"{"b":1.0,"a":[18446744073709551616,{}],"t":"a\"{,:\\","e":[]}"#;
+        let lines = [
+            "{",
+            r#"  "b": 1.0,"#,
+            r#"  "a": ["#,
+            "    18446744073709551616,",
+            "    {}",
+            "  ],",
+            r#"  "t": "a\"{,:\\","#,
+            r#"  "e": []"#,
+            "}",
+        ];
+        assert_eq!(indented(json), lines.join("\n"));
+        assert_eq!(indented("17"), "17");
+        assert_eq!(indented(r#"{"a":"cut… (90 bytes)"#), "{\n  \"a\": \"cut… (90 bytes)");
+    }
+
+    #[test]
+    fn a_thousand_brackets_do_not_fill_a_page() {
+        let deep = format!("{}{}", "[".repeat(5_000), "]".repeat(5_000));
+        assert!(indented(&deep).len() < 300_000, "{}", indented(&deep).len());
+        assert_eq!(indented("]]]}"), "\n]\n]\n]\n}");
+    }
+}

@@ -1,0 +1,296 @@
+//! The pages about jobs: all of them at a glance, lists by state, and one of them with all that is known.
+//!
+//! An engine that cannot be asked is something to show, and no error of the page: whoever looks wants to know just that.
+
+use serde::Deserialize;
+
+use super::job_snapshot::{List, Overview, Shown, payload, short, trouble};
+use super::page::{gone, page};
+use super::watch::{self, Watch};
+use crate::background::scope::Scope;
+use crate::context;
+use crate::error::{Error, Result, Status};
+use crate::http::request::Request;
+use crate::http::response::Response;
+use crate::http::router::BUILTIN;
+use crate::jobs::{JobInfo, JobState, Jobs};
+use crate::live::Live;
+
+/// The parts of pages that change.
+const ALL: &str = "aside/panel_jobs_part.html";
+const ONE: &str = "aside/panel_job_record.html";
+
+/// How many jobs a list shows.
+const PAGE: usize = 100;
+
+pub(super) fn overview(req: &mut Request) -> Result<Response> {
+    let watch = req.state::<Watch<Overview>>();
+    let part = watch.look(&req.scope()).part(req, &format!("{BUILTIN}/jobs/live"), ALL)?;
+    page(req, "aside/panel_jobs.html", "Jobs", context! { part })
+}
+
+pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
+    let (watch, scope) = (req.state::<Watch<Overview>>(), req.scope());
+    let response = req.live(watch.look(&scope), ALL)?;
+    watch.keep_up(scope);
+    Ok(response)
+}
+
+/// The list of a state by its word, or the job of a number.
+pub(super) fn list_or_job(req: &mut Request) -> Result<Response> {
+    let word: String = req.param("id")?;
+    match JobState::of(&word) {
+        Some(state) => list(req, state),
+        None => job(req),
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    before: Option<u64>,
+}
+
+fn list(req: &mut Request, state: JobState) -> Result<Response> {
+    let (jobs, Page { before }) = (req.jobs()?, req.query()?);
+    let list = match List::of(&jobs, state, before, PAGE) {
+        Ok(list) => list,
+        Err(error) => return unreachable(req, &error),
+    };
+    let names: Vec<_> = list.names().into_iter().map(|name| context! { name, shown => short(name) }).collect();
+    let back = format!("{BUILTIN}/jobs/{state}{}", before.map_or(String::new(), |id| format!("?before={id}")));
+    let title = match state {
+        JobState::Dead => "Dead jobs".to_owned(),
+        other => format!("Jobs that are {other}"),
+    };
+    let context = context! { list, names, title, back, before, now => jobs.now() };
+    page(req, "aside/panel_job_list.html", &title, context)
+}
+
+fn unreachable(req: &mut Request, error: &Error) -> Result<Response> {
+    let title = "Jobs";
+    let page = page(req, "aside/panel_job_list.html", title, context! { title, trouble => trouble(error) })?;
+    Ok(page.status(Status::SERVICE_UNAVAILABLE))
+}
+
+fn job(req: &mut Request) -> Result<Response> {
+    let (jobs, id) = (req.jobs()?, req.param("id")?);
+    let found = jobs.find(id);
+    if matches!(found, Ok(None)) {
+        return not_kept(req);
+    }
+    let job = found.as_ref().ok().and_then(Option::as_ref);
+    let name = job.map_or_else(|| format!("Job {id}"), |job| short(&job.label));
+    let payload = job.and_then(|job| payload(&jobs, job));
+    let is_known = job.is_some();
+    let part = part_of(&jobs, id, found, &req.scope()).part(req, &format!("{BUILTIN}/jobs/{id}/live"), ONE)?;
+    page(req, "aside/panel_job.html", &name, context! { name, part, payload, is_known })
+}
+
+pub(super) fn follow_job(req: &mut Request) -> Result<Response> {
+    let (jobs, id, scope) = (req.jobs()?, req.param("id")?, req.scope());
+    let live = part_of(&jobs, id, jobs.find(id), &scope);
+    let response = req.live(&live, ONE)?;
+    watch::follow(live, move || look(&jobs, id, jobs.find(id), &scope));
+    Ok(response)
+}
+
+fn part_of(jobs: &Jobs, id: u64, found: Result<Option<JobInfo>>, scope: &Scope) -> Live<Shown> {
+    let (shown, is_last) = look(jobs, id, found, scope);
+    let live = Live::new(shown);
+    if is_last {
+        live.finish();
+    }
+    live
+}
+
+/// The job as it is, and whether that is how it stays: until somebody presses a button, whose page comes anew.
+fn look(jobs: &Jobs, id: u64, found: Result<Option<JobInfo>>, scope: &Scope) -> (Shown, bool) {
+    let is_last = found.as_ref().is_ok_and(|job| job.as_ref().is_none_or(|job| job.state.is_finished()));
+    let shown = match &found {
+        Ok(job) => Shown::of(id, job.as_ref(), scope, jobs.now()),
+        Err(error) => Shown::in_trouble(id, error),
+    };
+    (shown, is_last)
+}
+
+pub(super) fn not_kept(req: &mut Request) -> Result<Response> {
+    let words = "No job of that number is kept: those that ended well or were cancelled are forgotten by and by, and \
+                 discarded ones at once.";
+    gone(req, words, ("/_aside/jobs", "All jobs"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Condvar, Mutex};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::app::App;
+    use crate::config::Config;
+    use crate::jobs::engine::{
+        Abilities, Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId,
+    };
+    use crate::jobs::record::{JobCounts, Millis, QueueInfo};
+    use crate::sync::{lock, wait_while};
+    use crate::testing::TestClient;
+
+    /// An engine that cannot be reached: each call fails, at once or when the gate opens.
+    struct Away(Option<Arc<Gate>>);
+
+    #[derive(Default)]
+    struct Gate {
+        is_open: Mutex<bool>,
+        opened: Condvar,
+    }
+
+    impl Away {
+        fn fail<T>(&self) -> Result<T> {
+            if let Some(gate) = &self.0 {
+                drop(wait_while(&gate.opened, lock(&gate.is_open), |is_open| !*is_open));
+            }
+            Err(Error::internal("the engine <b>is away\u{202e}"))
+        }
+    }
+
+    impl Engine for Away {
+        fn describe(&self) -> String {
+            "away".into()
+        }
+        fn abilities(&self) -> Abilities {
+            Abilities { is_durable: true, is_shared: true, has_transactions: false }
+        }
+        fn listen(&self, _: &Arc<Bell>) -> Result<()> {
+            self.fail()
+        }
+        fn enqueue(&self, _: Vec<Entry>, _: Millis) -> Result<Vec<Enqueued>> {
+            self.fail()
+        }
+        fn join(&self) -> Result<WorkerId> {
+            self.fail()
+        }
+        fn beat(&self, _: &WorkerId, _: &[Held], _: Millis) -> Result<Beat> {
+            self.fail()
+        }
+        fn leave(&self, _: &WorkerId, _: Millis) -> Result<()> {
+            self.fail()
+        }
+        fn recover(&self, _: Duration, _: Millis) -> Result<usize> {
+            self.fail()
+        }
+        fn claim(&self, _: &WorkerId, _: &[Room], _: Millis) -> Result<Vec<Claimed>> {
+            self.fail()
+        }
+        fn next_due(&self) -> Result<Option<Millis>> {
+            self.fail()
+        }
+        fn settle(&self, _: u64, _: u64, _: End, _: Millis) -> Result<bool> {
+            self.fail()
+        }
+        fn cancel(&self, _: u64, _: Millis) -> Result<Option<JobState>> {
+            self.fail()
+        }
+        fn revive(&self, _: u64, _: Millis) -> Result<bool> {
+            self.fail()
+        }
+        fn discard(&self, _: u64) -> Result<bool> {
+            self.fail()
+        }
+        fn pause(&self, _: &str, _: bool) -> Result<()> {
+            self.fail()
+        }
+        fn find(&self, _: u64) -> Result<Option<JobInfo>> {
+            self.fail()
+        }
+        fn list(&self, _: JobState, _: Option<u64>, _: usize) -> Result<Vec<JobInfo>> {
+            self.fail()
+        }
+        fn counts(&self) -> Result<JobCounts> {
+            self.fail()
+        }
+        fn queues(&self) -> Result<Vec<QueueInfo>> {
+            self.fail()
+        }
+        fn last_tick(&self, _: &str) -> Result<Option<Millis>> {
+            self.fail()
+        }
+        fn tick(&self, _: &str, _: Millis, _: Option<Entry>, _: Millis) -> Result<bool> {
+            self.fail()
+        }
+        fn trim(&self, _: Keep, _: Millis) -> Result<usize> {
+            self.fail()
+        }
+        fn clock_went_back(&self, _: Millis) -> Result<()> {
+            self.fail()
+        }
+        fn as_any(&self) -> &(dyn std::any::Any + Send + Sync) {
+            self
+        }
+    }
+
+    fn client(engine: Away) -> TestClient {
+        TestClient::new(App::with_config(Config::default()).jobs(Jobs::on(engine)))
+    }
+
+    const WORDS: &str = r"the engine &lt;b&gt;is away\u{202e}";
+
+    #[test]
+    fn an_engine_that_cannot_be_reached_is_shown_in_words() {
+        let mut client = client(Away(None));
+        for path in ["/_aside/jobs", "/_aside/jobs/17"] {
+            let page = client.get(path);
+            assert_eq!(page.status(), Status::OK, "{path}");
+            assert!(page.text().contains("cannot be reached") && page.text().contains(WORDS), "{}", page.text());
+            let live = format!("{path}/live");
+            assert!(page.text().contains(&format!("<aside-live src=\"{live}\"")), "it may come back: {}", page.text());
+            assert!(client.events(&live).next().data.contains(WORDS), "{live}");
+        }
+        let list = client.get("/_aside/jobs/dead");
+        assert_eq!(list.status(), Status::SERVICE_UNAVAILABLE);
+        assert!(list.text().contains(WORDS), "{}", list.text());
+    }
+
+    #[test]
+    fn the_page_of_the_tasks_is_there_without_the_engine() {
+        let mut client = client(Away(None));
+        let page = client.get("/_aside");
+        assert!(page.text().contains("Nothing runs.") && page.text().contains("/jobs\">Jobs</a>"), "{}", page.text());
+        assert!(client.events("/_aside/live").next().data.contains("Nothing runs."));
+    }
+
+    #[test]
+    fn an_engine_that_does_not_answer_holds_up_no_other_page() {
+        let gate = Arc::new(Gate::default());
+        let mut client = client(Away(Some(gate.clone())));
+        for _ in 0..3 {
+            // Comes back while the gate is shut, or never.
+            let page = client.get("/_aside");
+            assert!(
+                page.text().contains("Nothing runs.") && page.text().contains("/jobs\">Jobs</a>"),
+                "{}",
+                page.text()
+            );
+        }
+        *lock(&gate.is_open) = true;
+        gate.opened.notify_all();
+    }
+
+    #[test]
+    fn a_button_that_does_nothing_says_why() {
+        let mut client = client(Away(None));
+        let posts = [
+            ("/_aside/jobs/17/cancel", "/_aside/jobs"),
+            ("/_aside/jobs/17/retry", "/_aside/jobs"),
+            ("/_aside/jobs/17/discard", "/_aside/jobs"),
+            ("/_aside/queues/pause?queue=q", "/_aside/jobs"),
+            ("/_aside/queues/resume?queue=q", "/_aside/jobs"),
+            ("/_aside/jobs/dead/retry", "/_aside/jobs/dead"),
+            ("/_aside/jobs/dead/discard", "/_aside/jobs/dead"),
+        ];
+        for (path, back) in posts {
+            let response = client.post(path).form(&[("name", ""), ("until", "17")]).send();
+            assert_eq!(response.location(), Some(back), "{path}: {}", response.text());
+            let page = client.get("/_aside");
+            assert!(page.text().contains("The jobs cannot be reached at the moment: the engine"), "{}", page.text());
+        }
+    }
+}

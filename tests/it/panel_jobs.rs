@@ -1,0 +1,650 @@
+//! The panel's pages about jobs: what they show, what their buttons do, and that nothing in a job can do harm. Memory keeps
+//! the jobs here; an engine that cannot be reached is tried beside the pages themselves.
+
+use std::collections::HashMap;
+use std::sync::Mutex;
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use aside::testing::{TestClient, TestResponse};
+use aside::{App, Config, Error, Job, JobInfo, JobState, Jobs, NewJob, Result, Retry, Status, TaskContext};
+use serde::{Deserialize, Serialize};
+
+use crate::panel::{assert_hidden, development, page, production, section};
+
+/// A job that does as it is told; what fails is dead at once.
+#[derive(Serialize, Deserialize, Default)]
+struct Work {
+    label: String,
+    fails: Option<String>,
+}
+
+impl Job for Work {
+    const NAME: &'static str = "work";
+
+    fn retry() -> Retry {
+        Retry::exponential(1, Duration::from_secs(60))
+    }
+
+    fn label(&self) -> String {
+        self.label.clone()
+    }
+
+    fn run(self, task: &TaskContext) -> Result<()> {
+        task.message(self.label);
+        self.fails.map_or(Ok(()), |words| Err(Error::internal(words)))
+    }
+}
+
+fn work(label: &str) -> Work {
+    Work { label: label.to_owned(), fails: None }
+}
+
+fn failing(label: &str, words: &str) -> Work {
+    Work { label: label.to_owned(), fails: Some(words.to_owned()) }
+}
+
+/// A job that fails, and is tried again after a minute or so, twice.
+#[derive(Serialize, Deserialize)]
+struct Flaky;
+
+impl Job for Flaky {
+    const NAME: &'static str = "flaky";
+
+    fn retry() -> Retry {
+        Retry::exponential(3, Duration::from_secs(60))
+    }
+
+    fn run(self, _task: &TaskContext) -> Result<()> {
+        Err(Error::internal("it rains"))
+    }
+}
+
+/// A job with something in it that is nobody's business.
+#[derive(Serialize, Deserialize)]
+struct Secret {
+    password: String,
+}
+
+impl Job for Secret {
+    const NAME: &'static str = "secret";
+    const PRIVATE: bool = true;
+
+    fn run(self, _task: &TaskContext) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// A job that runs until it is let go, or told to cancel where it looks.
+#[derive(Serialize, Deserialize)]
+struct Held {
+    gate: String,
+}
+
+/// What a held job says when it has begun, and what it waits for: how far it is then.
+type Gate = (Sender<()>, Receiver<u64>);
+
+static GATES: Mutex<Option<HashMap<String, Gate>>> = Mutex::new(None);
+
+impl Job for Held {
+    const NAME: &'static str = "held";
+    const QUEUE: &'static str = "gates";
+
+    fn run(self, task: &TaskContext) -> Result<()> {
+        let (begins, waits) = GATES.lock().unwrap().as_mut().and_then(|gates| gates.remove(&self.gate)).unwrap();
+        begins.send(()).unwrap();
+        for done in waits {
+            task.progress(done, 4);
+            task.check()?;
+        }
+        Ok(())
+    }
+}
+
+/// A held job in the hands of a worker.
+struct Holding {
+    id: u64,
+    let_go: Option<Sender<u64>>,
+    runs: JoinHandle<Result<Option<JobInfo>>>,
+}
+
+impl Holding {
+    fn begin(jobs: &Jobs, gate: &str) -> Holding {
+        let ((begins, begun), (let_go, waits)) = (mpsc::channel(), mpsc::channel());
+        GATES.lock().unwrap().get_or_insert_default().insert(gate.to_owned(), (begins, waits));
+        let id = jobs.enqueue(Held { gate: gate.to_owned() }).unwrap().id;
+        let theirs = jobs.clone();
+        let runs = thread::spawn(move || theirs.run_next());
+        begun.recv().unwrap();
+        Holding { id, let_go: Some(let_go), runs }
+    }
+
+    fn go_on(&self, done: u64) {
+        self.let_go.as_ref().unwrap().send(done).unwrap();
+    }
+
+    fn end(mut self) -> JobInfo {
+        self.let_go = None;
+        self.runs.join().unwrap().unwrap().unwrap()
+    }
+}
+
+fn jobs() -> Jobs {
+    Jobs::memory().register::<Work>().register::<Flaky>().register::<Secret>().register::<Held>()
+}
+
+fn client() -> TestClient {
+    TestClient::new(development().jobs(jobs()))
+}
+
+fn enqueue<J: Job>(client: &TestClient, job: impl Into<NewJob<J>>) -> u64 {
+    client.jobs().enqueue(job).unwrap().id
+}
+
+/// A job that is dead.
+fn dead(client: &TestClient, label: &str) -> u64 {
+    let id = enqueue(client, failing(label, "it broke"));
+    assert_eq!(client.jobs().run_next().unwrap().unwrap().state, JobState::Dead);
+    id
+}
+
+fn state(client: &TestClient, id: u64) -> Option<JobState> {
+    client.jobs().find(id).unwrap().map(|job| job.state)
+}
+
+/// Presses a button, and gives back what the page says then that it leads to.
+fn press(client: &mut TestClient, path: &str) -> String {
+    let response = client.post(path).form(&[]).send();
+    assert_eq!(response.status(), Status::new(303), "{path}: {}", response.text());
+    let back = response.location().unwrap().to_owned();
+    let page = page(client, &back);
+    let flash = page.split("<p class=\"flash\" role=\"status\">").nth(1).expect("it says what it did");
+    flash.split("</p>").next().unwrap().to_owned()
+}
+
+/// Presses "Retry all" or "Discard all" on its page, for one name or for all.
+fn press_all(client: &mut TestClient, page: &str, action: &str, name: &str) -> TestResponse {
+    let until = page.split("name=\"until\" value=\"").nth(1).unwrap().split('"').next().unwrap();
+    client.post(&format!("/_aside/jobs/dead/{action}")).form(&[("name", name), ("until", until)]).send()
+}
+
+#[test]
+fn without_jobs_there_is_nothing_of_them() {
+    let mut client = TestClient::new(development());
+    assert!(!page(&mut client, "/_aside").contains("Jobs"));
+    for path in ["/_aside/jobs", "/_aside/jobs/live", "/_aside/jobs/dead", "/_aside/jobs/1"] {
+        assert_eq!(client.get(path).status(), Status::NOT_FOUND, "{path}");
+    }
+    assert_eq!(client.post("/_aside/queues/pause?queue=q").send().status(), Status::NOT_FOUND);
+}
+
+#[test]
+fn strangers_see_none_of_them_and_do_nothing_to_them() {
+    let mut client = client();
+    let (broken, waiting) = (dead(&client, "hidden"), enqueue(&client, work("hidden")));
+    assert_eq!(broken, 1, "the paths name it");
+    assert_hidden(&mut client, |request| request.peer("192.0.2.1:5000").send());
+    assert_eq!((state(&client, broken), state(&client, waiting)), (Some(JobState::Dead), Some(JobState::Waiting)));
+    assert!(client.jobs().queues().unwrap().iter().all(|queue| !queue.is_paused));
+    let app = production().jobs(jobs());
+    assert_hidden(&mut TestClient::new(app), |request| request.peer("127.0.0.1:5000").send());
+}
+
+#[test]
+fn a_form_of_another_site_does_nothing() {
+    let mut client = client();
+    let id = dead(&client, "wanted");
+    for path in ["/_aside/jobs/1/discard", "/_aside/jobs/dead/discard", "/_aside/queues/pause?queue=default"] {
+        let request = client.post(path).header("Sec-Fetch-Site", "cross-site");
+        assert_eq!(request.form(&[("name", ""), ("until", "9999999999999")]).send().status(), Status::FORBIDDEN);
+    }
+    assert_eq!(state(&client, id), Some(JobState::Dead));
+}
+
+#[test]
+fn where_there_are_none_each_list_says_so() {
+    let mut client = client();
+    let overview = page(&mut client, "/_aside/jobs");
+    for heading in ["Running", "Waiting", "Scheduled", "Dead", "Done", "Cancelled"] {
+        assert!(section(&overview, heading).contains("There are none."), "{heading}: {overview}");
+        let list = page(&mut client, &format!("/_aside/jobs/{}", heading.to_lowercase()));
+        assert!(list.contains("There are none.") && !list.contains("<table"), "{list}");
+    }
+    let queues = section(&overview, "Queues");
+    assert!(queues.contains("<bdi>default</bdi>") && queues.contains("<bdi>gates</bdi>"), "{queues}");
+    assert!(overview.contains("kept in <bdi>memory"), "{overview}");
+}
+
+#[test]
+fn each_job_is_in_the_list_of_its_state() {
+    let mut client = client();
+    enqueue(&client, Flaky);
+    client.settle();
+    dead(&client, "broken one");
+    enqueue(&client, work("well done"));
+    client.settle();
+    let unwanted = enqueue(&client, work("unwanted"));
+    client.jobs().cancel(unwanted).unwrap();
+    let holding = Holding::begin(&client.jobs(), "list");
+    holding.go_on(3);
+    enqueue(&client, work("in line"));
+    enqueue(&client, work("later").in_(Duration::from_secs(3600)));
+    while client.jobs().find(holding.id).unwrap().unwrap().done < 3 {
+        thread::yield_now();
+    }
+    let overview = page(&mut client, "/_aside/jobs");
+    let lists = [
+        ("Running", &["<bdi>held</bdi>", "75 %, 3 of 4", "for ", "queue <bdi>gates</bdi>", "Cancel<"][..]),
+        ("Waiting", &["<bdi>in line</bdi>", ", <bdi>work</bdi>", "Cancel<"]),
+        ("Scheduled", &["<bdi>later</bdi>", "<bdi>flaky</bdi>", "it rains", "Run now<", "Cancel<"]),
+        ("Dead", &["<bdi>broken one</bdi>", "it broke", "Retry<", "Discard<"]),
+        ("Done", &["<bdi>well done</bdi>", "Discard<"]),
+        ("Cancelled", &["<bdi>unwanted</bdi>", "Retry<", "Discard<"]),
+    ];
+    for (heading, words) in lists {
+        let (on_overview, list) = (section(&overview, heading), heading.to_lowercase());
+        let alone = page(&mut client, &format!("/_aside/jobs/{list}"));
+        for word in words {
+            assert!(on_overview.contains(word), "{word} under {heading}: {on_overview}");
+            assert!(alone.contains(word), "{word} in {alone}");
+        }
+        let count = if list == "scheduled" { 2 } else { 1 };
+        assert!(overview.contains(&format!("{count}<span class=\"unseen\"> {list}<")), "{list}: {overview}");
+        assert_eq!(on_overview.matches("<tr id=").count(), count, "{heading}: {on_overview}");
+    }
+    let queues = section(&overview, "Queues");
+    let gates = queues.split("<bdi>gates</bdi>").nth(1).unwrap();
+    assert!(gates.contains("data-label=\"Running\" class=\"number\">1<"), "{queues}");
+    assert!(page(&mut client, "/_aside").contains("<span class=\"sign\">1<span class=\"unseen\"> dead</span></span>"));
+    holding.end();
+}
+
+#[test]
+fn one_job_is_shown_with_all_that_is_known() {
+    let mut client = client();
+    let id = enqueue(&client, Flaky.unique("weather-17").priority(5));
+    for _ in 0..3 {
+        client.settle();
+        client.advance(Duration::from_secs(3600));
+    }
+    client.settle();
+    let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
+    for words in
+        ["weather-17", ">5<", "<bdi>default</bdi>", ">dead</span>", "Enqueued", "Ended", "no request", "Retry<"]
+    {
+        assert!(shown.contains(words), "{words} in {shown}");
+    }
+    let failures = section(&shown, "What went wrong");
+    assert_eq!(failures.matches("it rains").count(), 3, "{failures}");
+    assert!(failures.find("Try 3,").unwrap() < failures.find("Try 1,").unwrap(), "the newest first: {failures}");
+    assert_eq!(failures.matches(" open>").count(), 1, "{failures}");
+    assert!(section(&shown, "What it was enqueued with").contains(">null</pre>"), "{shown}");
+    let id = enqueue(&client, failing("Größe", "x"));
+    let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
+    let payload = section(&shown, "What it was enqueued with");
+    assert!(payload.contains("{\n  &quot;label&quot;: &quot;Größe&quot;,\n  &quot;fails&quot;"), "{payload}");
+    assert!(shown.contains("never</span>") && !shown.contains("What went wrong"), "{shown}");
+}
+
+#[test]
+fn what_is_private_is_not_shown() {
+    let kept = Jobs::memory();
+    let others = kept.clone().register::<Secret>().register::<Work>();
+    let mut client = TestClient::new(development().jobs(kept.register::<Secret>()));
+    let id = enqueue(&client, Secret { password: "hush-17".into() });
+    let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
+    assert!(shown.contains("It is private") && !shown.contains("hush-17"), "{shown}");
+    // Of a type that is not known here nobody knows whether it is.
+    let id = others.enqueue(work("hush-18").queue("default")).unwrap().id;
+    let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
+    assert!(shown.contains("a type that this program does not know") && !shown.contains("&quot;label"), "{shown}");
+}
+
+#[test]
+fn each_button_does_what_it_says() {
+    let mut client = client();
+    let waits = enqueue(&client, work("one"));
+    assert_eq!(press(&mut client, &format!("/_aside/jobs/{waits}/cancel")), format!("one (job {waits}) is cancelled."));
+    assert_eq!(state(&client, waits), Some(JobState::Cancelled));
+    let said = press(&mut client, &format!("/_aside/jobs/{waits}/cancel"));
+    assert_eq!(said, format!("one (job {waits}) had ended already."));
+    let said = press(&mut client, &format!("/_aside/jobs/{waits}/retry"));
+    assert_eq!(said, format!("one (job {waits}) waits for a worker now."));
+    assert_eq!(state(&client, waits), Some(JobState::Waiting));
+    assert!(press(&mut client, &format!("/_aside/jobs/{waits}/retry")).ends_with("waits or runs already."));
+    client.settle();
+    assert!(press(&mut client, &format!("/_aside/jobs/{waits}/retry")).ends_with("had ended already, and well."));
+    assert!(press(&mut client, &format!("/_aside/jobs/{waits}/cancel")).ends_with("had ended already."));
+    assert!(press(&mut client, &format!("/_aside/jobs/{waits}/discard")).ends_with("was discarded."));
+    assert_eq!(state(&client, waits), None);
+    let later = enqueue(&client, work("later").in_(Duration::from_secs(3600)));
+    assert!(press(&mut client, &format!("/_aside/jobs/{later}/retry")).ends_with("waits for a worker now."));
+    assert_eq!(state(&client, later), Some(JobState::Waiting));
+    client.settle();
+    let broken = dead(&client, "broken");
+    assert!(press(&mut client, &format!("/_aside/jobs/{broken}/cancel")).ends_with("had ended already."));
+    assert!(press(&mut client, &format!("/_aside/jobs/{broken}/discard?back=/_aside/jobs/dead")).contains("discarded"));
+    assert_eq!(state(&client, broken), None);
+}
+
+#[test]
+fn a_job_that_runs_is_told_to_cancel_and_is_not_discarded() {
+    let mut client = client();
+    let holding = Holding::begin(&client.jobs(), "cancel");
+    let path = format!("/_aside/jobs/{}", holding.id);
+    assert!(press(&mut client, &format!("{path}/discard")).ends_with("runs, and stays: cancel it first."));
+    let said = press(&mut client, &format!("{path}/cancel?back={path}"));
+    assert_eq!(said, format!("held (job {}) was told to cancel.", holding.id));
+    let shown = page(&mut client, &path);
+    assert!(shown.contains("told to cancel") && !shown.contains("<button>"), "{shown}");
+    assert!(section(&page(&mut client, "/_aside/jobs"), "Running").contains("told to cancel"));
+    holding.go_on(1);
+    assert_eq!(holding.end().state, JobState::Cancelled);
+}
+
+#[test]
+fn one_whose_unique_key_another_has_stays_dead_and_the_page_says_why() {
+    let mut client = client();
+    let broken = enqueue(&client, failing("first", "x").unique("key"));
+    client.settle();
+    enqueue(&client, work("second").unique("key"));
+    let said = press(&mut client, &format!("/_aside/jobs/{broken}/retry"));
+    assert!(said.contains("another job with its unique key waits or runs"), "{said}");
+    assert_eq!(state(&client, broken), Some(JobState::Dead));
+}
+
+#[test]
+fn a_button_leads_back_within_the_site_and_nowhere_else() {
+    let mut client = client();
+    let id = enqueue(&client, work("one"));
+    let backs =
+        [("?back=/_aside/jobs/waiting", "/_aside/jobs/waiting"), ("?back=https://elsewhere.example/", "/_aside/jobs")];
+    for (back, expected) in backs.into_iter().chain([("", "/_aside/jobs")]) {
+        let response = client.post(&format!("/_aside/jobs/{id}/cancel{back}")).send();
+        assert_eq!(response.location(), Some(expected), "{back}");
+    }
+}
+
+#[test]
+fn a_queue_is_paused_and_goes_on_whatever_its_name() {
+    let odd = "a/b ?q=1&x#é%2F\r\n\"<b>\u{202e}";
+    let mut client = TestClient::new(development().jobs(jobs().queue(odd, 1)));
+    for (word, is_paused) in [("pause", true), ("resume", false)] {
+        let overview = page(&mut client, "/_aside/jobs");
+        assert!(!overview.contains("<b>") && !overview.contains('\u{202e}'), "{overview}");
+        let mut actions = overview.split("action=\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+        let action = actions.find(|action| action.contains(&format!("/{word}?queue=a"))).expect("its button");
+        let said = press(&mut client, &action.replace("&amp;", "&"));
+        assert!(said.contains(r"The queue a/b ?q=1&amp;x#é%2F\r\n"), "{said}");
+        let queues = client.jobs().queues().unwrap();
+        assert_eq!(queues.iter().find(|queue| queue.name == odd).unwrap().is_paused, is_paused, "{queues:?}");
+        assert_eq!(queues.iter().filter(|queue| queue.is_paused).count(), usize::from(is_paused), "{queues:?}");
+    }
+    for bad in ["", "?queue=", &format!("?queue={}", "q".repeat(201))] {
+        let response = client.post(&format!("/_aside/queues/pause{bad}")).send();
+        assert_eq!(response.status(), Status::BAD_REQUEST, "{bad}");
+    }
+    assert!(client.jobs().queues().unwrap().iter().all(|queue| !queue.is_paused));
+}
+
+#[test]
+fn a_queue_that_is_paused_is_shown_so() {
+    let mut client = client();
+    client.jobs().pause("default").unwrap();
+    let overview = page(&mut client, "/_aside/jobs");
+    let queues = section(&overview, "Queues");
+    assert!(queues.contains("paused</strong>") && queues.contains("Resume<") && queues.contains("open"), "{queues}");
+}
+
+#[test]
+fn all_that_are_dead_are_retried_or_discarded_together() {
+    let mut client = client();
+    let works: Vec<u64> = (0..3).map(|n| dead(&client, &format!("work {n}"))).collect();
+    let flaky = enqueue(&client, Flaky);
+    for _ in 0..4 {
+        client.settle();
+        client.advance(Duration::from_secs(3600));
+    }
+    let list = page(&mut client, "/_aside/jobs/dead");
+    assert!(list.contains("<option value=\"flaky\">") && list.contains("<option value=\"work\">"), "{list}");
+    let response = press_all(&mut client, &list, "retry", "flaky");
+    assert_eq!(response.location(), Some("/_aside/jobs/dead"));
+    assert!(page(&mut client, "/_aside/jobs/dead").contains(">1 dead job waits for a worker now.<"));
+    assert_eq!(state(&client, flaky), Some(JobState::Waiting));
+    // One that died after the page was loaded is not meant.
+    client.advance(Duration::from_secs(1));
+    client.jobs().pause("default").unwrap();
+    client.jobs().cancel(flaky).unwrap();
+    client.jobs().resume("default").unwrap();
+    let younger = dead(&client, "younger");
+    press_all(&mut client, &list, "discard", "");
+    assert!(page(&mut client, "/_aside/jobs/dead").contains(">3 dead jobs were discarded.<"));
+    assert!(works.iter().all(|id| state(&client, *id).is_none()));
+    assert_eq!(state(&client, younger), Some(JobState::Dead));
+    for fields in [&[("name", "")][..], &[("name", ""), ("until", "x")], &[("until", "9999999999999")], &[]] {
+        let response = client.post("/_aside/jobs/dead/discard").form(fields).send();
+        assert!(response.status().code() >= 400 && response.status().code() < 500, "{fields:?}");
+    }
+    assert_eq!(state(&client, younger), Some(JobState::Dead));
+}
+
+#[test]
+fn no_button_concerns_more_than_five_hundred() {
+    let mut client = client();
+    client.jobs().enqueue_all((0..503).map(|n| failing(&format!("many {n}"), "x"))).unwrap();
+    client.settle();
+    let list = page(&mut client, "/_aside/jobs/dead");
+    press_all(&mut client, &list, "discard", "");
+    assert!(page(&mut client, "/_aside").contains(">500 dead jobs were discarded. There may be more: press again"));
+    assert_eq!(client.jobs().counts().unwrap().dead, 3);
+    press_all(&mut client, &list, "retry", "work");
+    assert!(page(&mut client, "/_aside").contains(">3 dead jobs wait for a worker now.<"));
+    assert_eq!(client.jobs().counts().unwrap().waiting, 3);
+}
+
+#[test]
+fn a_long_list_has_pages() {
+    let mut client = client();
+    client.jobs().enqueue_all((1..=205).map(|n| work(&format!("job of {n}")))).unwrap();
+    let overview = page(&mut client, "/_aside/jobs");
+    let waiting = section(&overview, "Waiting");
+    assert_eq!(waiting.matches("<tr id=").count(), 10, "{waiting}");
+    assert!(waiting.contains("\"/_aside/jobs/waiting\">All that are waiting"), "{waiting}");
+    let (mut path, mut seen) = ("/_aside/jobs/waiting".to_owned(), Vec::new());
+    for expected in [100, 100, 5] {
+        let list = page(&mut client, &path);
+        let ids = list.split("<tr id=\"waiting-").skip(1).map(|rest| rest.split('"').next().unwrap().parse().unwrap());
+        let ids: Vec<u64> = ids.collect();
+        assert_eq!(ids.len(), expected, "{path}");
+        seen.extend(ids);
+        let next = list.split("rel=\"next\"").next().filter(|before| before.len() < list.len());
+        path = next
+            .map_or(String::new(), |before| before.rsplit("href=\"").next().unwrap().split('"').next().unwrap().into());
+    }
+    assert_eq!((seen, &*path), ((1..=205).rev().collect::<Vec<u64>>(), ""));
+    assert!(page(&mut client, "/_aside/jobs/waiting?before=1").contains("There are none that are older."));
+    // A button leads back to the page that it was on.
+    assert!(page(&mut client, "/_aside/jobs/waiting?before=50").contains("?back=/_aside/jobs/waiting%3Fbefore%3D50\""));
+    assert_eq!(client.get("/_aside/jobs/waiting?before=x").status(), Status::BAD_REQUEST);
+    page(&mut client, "/_aside/jobs/waiting?before=18446744073709551615");
+}
+
+#[test]
+fn what_is_not_there_is_not_there_and_the_page_says_so() {
+    let mut client = client();
+    for id in ["17", "0", "18446744073709551615"] {
+        let posts = ["cancel", "retry", "discard"].map(|action| format!("/_aside/jobs/{id}/{action}"));
+        let mut responses = vec![client.get(&format!("/_aside/jobs/{id}"))];
+        responses.extend(posts.iter().map(|path| client.post(path).send()));
+        for response in responses {
+            assert_eq!(response.status(), Status::NOT_FOUND);
+            assert!(response.text().contains("No job of that number is kept"), "{}", response.text());
+            assert!(
+                response.text().replace("&#x2f;", "/").contains("\"/_aside/jobs\">All jobs<"),
+                "{}",
+                response.text()
+            );
+        }
+    }
+    for path in
+        ["/_aside/jobs/x", "/_aside/jobs/-1", "/_aside/jobs/dying", "/_aside/jobs/dead/live", "/_aside/jobs/x/live"]
+    {
+        assert_eq!(client.get(path).status(), Status::NOT_FOUND, "{path}");
+    }
+    // A stream of what is gone ends: the page is not to ask again and again.
+    let mut events = client.events("/_aside/jobs/17/live");
+    assert!(events.next().data.contains("It is not kept any more."));
+    assert_eq!(events.next().name, "end");
+}
+
+#[test]
+fn other_methods_are_refused() {
+    let mut client = client();
+    let posts = ["queues/pause", "queues/resume"].into_iter().chain([
+        "jobs/dead/retry",
+        "jobs/dead/discard",
+        "jobs/1/cancel",
+        "jobs/1/retry",
+        "jobs/1/discard",
+    ]);
+    for path in posts.map(|path| format!("/_aside/{path}")) {
+        let response = client.get(&path);
+        assert_eq!((response.status(), response.header("Allow")), (Status::METHOD_NOT_ALLOWED, Some("POST")), "{path}");
+    }
+    for path in ["/_aside/jobs", "/_aside/jobs/dead", "/_aside/jobs/1", "/_aside/jobs/live"] {
+        let response = client.post(path).send();
+        assert_eq!(
+            (response.status(), response.header("Allow")),
+            (Status::METHOD_NOT_ALLOWED, Some("GET, HEAD")),
+            "{path}"
+        );
+    }
+}
+
+#[test]
+fn nothing_in_a_job_does_harm() {
+    let hostile = "<script>alert(1)</script>\" onx='1'\u{202e}\u{7}\nعربي Привет";
+    let mut client = TestClient::new(development().jobs(jobs().queue(&format!("q{hostile}"), 4)));
+    let long = "é".repeat(100_000);
+    let (label, words) = (format!("{hostile}{long}"), format!("{hostile}{long}"));
+    let new = |fails: Option<&String>| {
+        let job = Work { label: label.clone(), fails: fails.cloned() };
+        job.unique(format!("u{hostile}")).queue(format!("q{hostile}"))
+    };
+    let dead = enqueue(&client, new(Some(&words)));
+    client.settle();
+    let done = enqueue(&client, new(None));
+    client.settle();
+    let cancelled = enqueue(&client, new(None));
+    client.jobs().cancel(cancelled).unwrap();
+    let scheduled = enqueue(&client, new(None).in_(Duration::from_secs(60)));
+    let paths = [dead, done, cancelled, scheduled].map(|id| format!("/_aside/jobs/{id}"));
+    let lists = ["", "/dead", "/done", "/cancelled", "/scheduled"].map(|list| format!("/_aside/jobs{list}"));
+    for path in paths.iter().chain(&lists) {
+        let page = page(&mut client, path);
+        assert!(!page.contains("<script>alert") && !page.contains("onx='1'"), "{path}: {page}");
+        assert!(!page.contains(['\u{202e}', '\u{7}']), "{path}");
+        assert!(
+            page.contains("&lt;script&gt;alert(1)&lt;/script&gt;&quot;") && page.contains(r"\u{202e}"),
+            "{path}: {page}"
+        );
+        assert!(page.contains("عربي Привет") && page.len() < 100_000, "{path}: {} bytes", page.len());
+    }
+    let said = press(&mut client, &format!("/_aside/jobs/{dead}/discard"));
+    assert!(said.starts_with("&lt;script&gt;alert(1)") && said.ends_with("was discarded."), "{said}");
+}
+
+#[test]
+fn the_task_of_a_job_leads_to_it_and_back() {
+    let mut client = client();
+    let holding = Holding::begin(&client.jobs(), "task");
+    let overview = page(&mut client, "/_aside");
+    let link = format!("<a href=\"/_aside/jobs/{id}\">job {id}</a>", id = holding.id);
+    assert!(section(&overview, "Now").contains(&link), "{overview}");
+    assert!(page(&mut client, "/_aside/tasks/1").contains(&format!("href=\"/_aside/jobs/{}\"", holding.id)));
+    let shown = page(&mut client, &format!("/_aside/jobs/{}", holding.id));
+    assert!(shown.contains("<a href=\"/_aside/tasks/1\">task 1</a>"), "{shown}");
+    holding.end();
+    assert!(section(&page(&mut client, "/_aside"), "Ended").contains(&link));
+    // In an application without jobs such a key says nothing.
+    let mut client = TestClient::new(development());
+    client.within(|| aside::Task::named("x").key("job-17").run(|_| ())).join().unwrap();
+    let overview = page(&mut client, "/_aside");
+    assert!(overview.contains("key <bdi>job-17</bdi>") && !overview.contains("/jobs/17"), "{overview}");
+}
+
+#[test]
+fn a_page_that_is_open_sees_a_job_come_and_go() {
+    let mut client = client();
+    let mut events = client.events("/_aside/jobs/live");
+    assert!(section(&events.next().data, "Waiting").contains("There are none."));
+    let mut shown = |heading: &str, words: &str| {
+        while !section(&events.next().data, heading).contains(words) {
+            // What runs shows for how long, so there are states in between.
+        }
+    };
+    let id = enqueue(&client, failing("seen-live", "x"));
+    shown("Waiting", "seen-live");
+    client.settle();
+    shown("Dead", "seen-live");
+    client.jobs().discard(id).unwrap();
+    shown("Dead", "There are none.");
+    client.jobs().pause("default").unwrap();
+    shown("Queues", "paused");
+}
+
+#[test]
+fn the_page_of_a_job_sees_how_it_goes_on_and_how_it_ends() {
+    let mut client = client();
+    let holding = Holding::begin(&client.jobs(), "live");
+    let path = format!("/_aside/jobs/{}", holding.id);
+    assert!(page(&mut client, &path).contains(&format!("<aside-live src=\"{path}/live\"")));
+    let mut events = client.events(&format!("{path}/live"));
+    let mut shown = |words: &str| {
+        while !events.next().data.contains(words) {
+            // What runs shows for how long, so there are states in between.
+        }
+    };
+    holding.go_on(3);
+    shown("75 %, 3 of 4");
+    holding.end();
+    shown(">done</span>");
+    while events.next().name != "end" {}
+    assert!(!page(&mut client, &path).contains("aside-live src"));
+}
+
+#[test]
+fn the_page_of_a_job_that_is_discarded_says_so() {
+    let mut client = client();
+    let id = enqueue(&client, work("short-lived").in_(Duration::from_secs(60)));
+    let mut events = client.events(&format!("/_aside/jobs/{id}/live"));
+    assert!(events.next().data.contains("scheduled"));
+    client.jobs().discard(id).unwrap();
+    while !events.next().data.contains("It is not kept any more.") {}
+    while events.next().name != "end" {}
+}
+
+#[test]
+fn over_a_socket_a_worker_is_seen_at_work() {
+    let jobs = jobs();
+    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+    let server = App::with_config(config).jobs(jobs.clone()).start().unwrap();
+    let url = |path: &str| format!("http://{}{path}", server.addr());
+    let ((begins, begun), (let_go, waits)) = (mpsc::channel(), mpsc::channel());
+    GATES.lock().unwrap().get_or_insert_default().insert("socket".into(), (begins, waits));
+    let id = jobs.enqueue(Held { gate: "socket".into() }).unwrap().id;
+    begun.recv().unwrap();
+    let mut live = ureq::get(url("/_aside/jobs/live")).call().unwrap();
+    assert_eq!(live.headers().get("Content-Type").unwrap(), "text/event-stream");
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(live.body_mut().as_reader()));
+    let mut shown = |words: &str| while !lines.next().unwrap().unwrap().contains(words) {};
+    shown(&format!("id=\"running-{id}\""));
+    let_go.send(2).unwrap();
+    shown("50 %, 2 of 4");
+    let cancelled = ureq::post(url(&format!("/_aside/jobs/{id}/cancel"))).send_empty().unwrap();
+    assert!(cancelled.into_body().read_to_string().unwrap().contains("<h1>Jobs</h1>"), "it leads back");
+    let_go.send(3).unwrap();
+    shown(&format!("id=\"cancelled-{id}\""));
+    server.stop();
+}

@@ -1,0 +1,173 @@
+//! What can go wrong with any engine: signals, jobs that end their process, clocks.
+
+use std::collections::BTreeSet;
+
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::ledger::{Ledger, Line};
+use crate::process::{Child, until};
+use crate::site::{Setup, Site};
+
+/// A lease that no test waits for.
+const LONG: u64 = 600;
+
+/// Where jobs are kept, and who writes down what they do.
+pub(crate) struct Ground<'a> {
+    pub(crate) setup: Setup,
+    pub(crate) ledger: &'a Ledger,
+    /// A job's effect is written in the transaction that completes it.
+    pub(crate) has_effects: bool,
+}
+
+impl Ground<'_> {
+    /// A site that has no workers: what is asked of it is not disturbed by the test.
+    fn site(&self, lease: u64) -> Site {
+        Setup { workers: 0, lease, ..self.setup.clone() }.site()
+    }
+
+    fn worker(&self, lease: u64, grace: u64) -> Child {
+        Setup { workers: 2, lease, grace, ..self.setup.clone() }.worker()
+    }
+
+    /// Waits until a run of that job has begun in that process.
+    #[track_caller]
+    fn wait_for_run(&self, id: &str, pid: u32) {
+        let is_it = |line: &Line| line.what == "began" && line.pid == pid;
+        until(&format!("{id} begins in {pid}"), || self.ledger.of(id).iter().any(is_it).then_some(()));
+    }
+
+    #[track_caller]
+    fn has_effects(&self, site: &Site, ids: &[&str]) {
+        if self.has_effects {
+            assert_eq!(site.effects(), ids);
+        }
+    }
+}
+
+/// A process that is held still past its lease loses its jobs, and when it goes on nothing of them counts.
+pub(crate) fn a_process_that_stood_still_is_fenced_off(ground: &Ground) {
+    let lease = 3;
+    let (site, mut first) = (ground.site(lease), ground.worker(lease, 25));
+    let job = site.enqueue("stood", "hold");
+    ground.wait_for_run("stood", first.pid());
+    first.signal(Signal::STOP);
+    let mut second = ground.worker(lease, 25);
+    ground.wait_for_run("stood", second.pid());
+    ground.ledger.open("stood");
+    let record = site.wait_for(job, "done");
+    assert_eq!((&record["interruptions"], &record["attempt"]), (&Value::from(1), &Value::from(1)), "{record}");
+    first.signal(Signal::CONT);
+    // It hears of it with its beat, or where it says what came of the job.
+    first.log.wait_for("given to ");
+    second.kill();
+    let after = site.enqueue("after", "short");
+    site.wait_for(after, "done");
+    ground.wait_for_run("after", first.pid());
+    assert_eq!(site.job(job)["state"], "done");
+    assert!(first.is_alive());
+    ground.has_effects(&site, &["after", "stood"]);
+}
+
+/// What is short ends while the process waits; what is long is given back, and begun at once by another process: no lease is
+/// waited for, and it counts as no try.
+pub(crate) fn a_stop_lets_short_jobs_end_and_gives_long_ones_back(ground: &Ground) {
+    let (site, mut first) = (ground.site(LONG), ground.worker(LONG, 3));
+    let (short, long) = (site.enqueue("short", "hold"), site.enqueue("long", "hold"));
+    ground.wait_for_run("short", first.pid());
+    ground.wait_for_run("long", first.pid());
+    let waiting = site.enqueue("waiting", "hold");
+    first.signal(Signal::TERM);
+    first.log.wait_for("Stopping on SIGTERM");
+    ground.ledger.open("short");
+    site.wait_for(short, "done");
+    let mut second = ground.worker(LONG, 25);
+    assert!(first.wait().success(), "{}", first.log.whole());
+    for (job, id) in [(long, "long"), (waiting, "waiting")] {
+        ground.wait_for_run(id, second.pid());
+        ground.ledger.open(id);
+        let record = site.wait_for(job, "done");
+        assert_eq!((&record["attempt"], &record["interruptions"]), (&Value::from(1), &Value::from(0)), "{record}");
+        assert_eq!(record["failures"], Value::Array(Vec::new()));
+    }
+    assert_eq!((ground.ledger.times("began", "long"), ground.ledger.times("began", "waiting")), (2, 1));
+    assert_eq!(ground.ledger.times("done", "short"), 1);
+    second.kill();
+    ground.has_effects(&site, &["long", "short", "waiting"]);
+}
+
+/// A job that does not listen is given up, named, and given back all the same.
+pub(crate) fn a_stop_does_not_wait_for_ever_for_a_stubborn_job(ground: &Ground) {
+    let (site, mut first) = (ground.site(LONG), ground.worker(LONG, 1));
+    let job = site.enqueue("stubborn", "stubborn");
+    ground.wait_for_run("stubborn", first.pid());
+    first.signal(Signal::TERM);
+    first.wait();
+    let log = first.log.whole();
+    assert!(log.contains(&format!("(job {job})")) && log.contains("given up"), "{log}");
+    let second = ground.worker(LONG, 25);
+    ground.wait_for_run("stubborn", second.pid());
+    ground.ledger.open("stubborn");
+    let record = site.wait_for(job, "done");
+    assert_eq!((&record["attempt"], &record["interruptions"]), (&Value::from(1), &Value::from(0)), "{record}");
+    ground.has_effects(&site, &["stubborn"]);
+}
+
+/// SIGQUIT is not minded: it ends a process like a crash, and what ran is recovered.
+pub(crate) fn what_ran_is_recovered_after_sigquit(ground: &Ground) {
+    let lease = 3;
+    let without_core = ["sh", "-c", r#"ulimit -c 0; exec "$0""#].map(str::to_owned).to_vec();
+    let site = ground.site(lease);
+    let mut first = Setup { workers: 1, lease, through: without_core, ..ground.setup.clone() }.worker();
+    let job = site.enqueue("quit", "hold");
+    ground.wait_for_run("quit", first.pid());
+    first.signal(Signal::QUIT);
+    assert!(!first.wait().success());
+    let second = ground.worker(lease, 25);
+    ground.wait_for_run("quit", second.pid());
+    ground.ledger.open("quit");
+    let record = site.wait_for(job, "done");
+    assert_eq!((&record["attempt"], &record["interruptions"]), (&Value::from(1), &Value::from(1)), "{record}");
+    ground.has_effects(&site, &["quit"]);
+}
+
+/// One of several processes is killed: the others do what it had, and nothing else is done again.
+pub(crate) fn several_processes_share_and_one_is_killed(ground: &Ground) {
+    let (lease, site) = (3, ground.site(3));
+    let alone = Setup { workers: 1, lease, ..ground.setup.clone() };
+    let mut workers: Vec<Child> = (0..3).map(|_| alone.worker()).collect();
+    let jobs: Vec<(u64, String)> =
+        (0..6).map(|n| format!("job-{n}")).map(|id| (site.enqueue(&id, "hold"), id)).collect();
+    // Each has a place for one.
+    let working = || ground.ledger.lines().iter().map(|line| line.pid).collect::<BTreeSet<_>>();
+    until("each process has a job", || (working().len() == 3).then_some(()));
+    let lines = ground.ledger.lines();
+    assert_eq!(lines.iter().map(|line| &line.id).collect::<BTreeSet<_>>().len(), 3, "each job once: {lines:?}");
+    let mut killed = workers.remove(1);
+    let victim = lines.iter().find(|line| line.pid == killed.pid()).expect("it has one").id.clone();
+    killed.kill();
+    jobs.iter().for_each(|(_, id)| ground.ledger.open(id));
+    for (job, id) in &jobs {
+        let record = site.wait_for(*job, "done");
+        let (times, interruptions) = if *id == victim { (2, 1) } else { (1, 0) };
+        assert_eq!((ground.ledger.times("began", id), &record["interruptions"]), (times, &Value::from(interruptions)));
+        assert_eq!(ground.ledger.times("done", id), 1);
+    }
+    let ids: Vec<&str> = jobs.iter().map(|(_, id)| &**id).collect();
+    ground.has_effects(&site, &ids);
+}
+
+/// A clock that is put back by an hour holds nothing up by an hour, and nothing is done twice.
+pub(crate) fn a_clock_that_is_put_back_holds_nothing_up(ground: &Ground) {
+    let site = ground.setup.site();
+    let (running, later) = (site.enqueue("running", "hold"), site.enqueue("later", "later-short"));
+    ground.wait_for_run("running", site.child.pid());
+    assert_eq!(site.post("/put_back?seconds=3600").0, 200);
+    let after = site.enqueue("then", "short");
+    ground.ledger.open("running");
+    for (job, id) in [(running, "running"), (after, "then"), (later, "later")] {
+        site.wait_for(job, "done");
+        assert_eq!(ground.ledger.times("began", id), 1, "{id}");
+    }
+    ground.has_effects(&site, &["later", "running", "then"]);
+}

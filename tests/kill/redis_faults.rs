@@ -1,0 +1,147 @@
+//! What can go wrong with a server, and with those that work on its jobs.
+
+use libtest_mimic::Completion;
+use tempfile::TempDir;
+
+use crate::faults::{self, Ground};
+use crate::ledger::Ledger;
+use crate::process::until;
+use crate::redis::RedisServer;
+use crate::site::{Setup, Site};
+use crate::storm::{Plan, Storm};
+
+/// A server that keeps what it has acknowledged, and a ledger.
+struct Place {
+    _folder: TempDir,
+    server: RedisServer,
+    ledger: Ledger,
+}
+
+impl Place {
+    fn setup(&self) -> Setup {
+        Setup::new(&self.server.url(), &self.ledger)
+    }
+}
+
+/// Runs it where there is a server to be had.
+fn with_place(test: impl FnOnce(Place)) -> Completion {
+    let Some(server) = RedisServer::durable() else {
+        return Completion::ignored_with("no redis-server is installed (Debian: apt install redis-server)");
+    };
+    let folder = tempfile::tempdir().expect("a folder");
+    let ledger = Ledger::start(folder.path());
+    test(Place { _folder: folder, server, ledger });
+    Completion::Completed
+}
+
+fn with_ground(test: fn(&Ground)) -> Completion {
+    with_place(|place| test(&Ground { setup: place.setup(), ledger: &place.ledger, has_effects: false }))
+}
+
+pub(crate) fn a_process_that_stood_still_is_fenced_off() -> Completion {
+    with_ground(faults::a_process_that_stood_still_is_fenced_off)
+}
+
+pub(crate) fn a_stop_lets_short_jobs_end_and_gives_long_ones_back() -> Completion {
+    with_ground(faults::a_stop_lets_short_jobs_end_and_gives_long_ones_back)
+}
+
+pub(crate) fn a_stop_does_not_wait_for_ever_for_a_stubborn_job() -> Completion {
+    with_ground(faults::a_stop_does_not_wait_for_ever_for_a_stubborn_job)
+}
+
+pub(crate) fn what_ran_is_recovered_after_sigquit() -> Completion {
+    with_ground(faults::what_ran_is_recovered_after_sigquit)
+}
+
+pub(crate) fn several_processes_share_and_one_is_killed() -> Completion {
+    with_ground(faults::several_processes_share_and_one_is_killed)
+}
+
+pub(crate) fn a_clock_that_is_put_back_holds_nothing_up() -> Completion {
+    with_ground(faults::a_clock_that_is_put_back_holds_nothing_up)
+}
+
+pub(crate) fn nothing_is_lost_where_workers_and_the_server_are_killed() -> Completion {
+    with_place(|place| {
+        let setup = Setup { workers: 8, ..place.setup() };
+        let Place { mut server, ledger, _folder } = place;
+        let tenth: Option<Box<dyn FnMut()>> = Some(Box::new(move || server.restart()));
+        let plan =
+            Plan { name: "Redis, three processes, and the server itself", kills: 60, workers: 2, file: None, tenth };
+        Storm::new(plan, setup, &ledger).run();
+    })
+}
+
+/// What was acknowledged is there after the server was killed; what ran meanwhile ends, and is not done again.
+pub(crate) fn a_server_that_is_killed_comes_back_with_all_it_acknowledged() -> Completion {
+    with_place(|mut place| {
+        let site = place.setup().site();
+        let jobs: Vec<(u64, String)> =
+            (0..6).map(|n| format!("job-{n}")).map(|id| (site.enqueue(&id, "hold"), id)).collect();
+        let later = site.enqueue("later", "later-short");
+        until("four have begun", || (place.ledger.lines().len() == 4).then_some(()));
+        place.server.restart();
+        jobs.iter().for_each(|(_, id)| place.ledger.open(id));
+        once_each(&place.ledger, &site, &jobs);
+        site.wait_for(later, "done");
+    })
+}
+
+/// While the server is away for longer than a lease nothing is acknowledged and pages are answered; what ran goes on, and
+/// when the server is there again it counts: nobody takes those for dead who could not show that they live.
+pub(crate) fn a_server_may_be_away_for_a_while() -> Completion {
+    let seconds = std::env::var("ASIDE_REDIS_GONE").map_or(5, |value| value.parse().expect("seconds"));
+    with_place(|mut place| {
+        println!("Redis is gone for {seconds} s (ASIDE_REDIS_GONE), with a lease of 3 s");
+        let (site, _worker) = (place.setup().site(), place.setup().worker());
+        let jobs: Vec<(u64, String)> =
+            (0..8).map(|n| format!("job-{n}")).map(|id| (site.enqueue(&id, "hold"), id)).collect();
+        until("eight have begun", || (place.ledger.lines().len() == 8).then_some(()));
+        place.server.kill();
+        let (status, body) = site.post("/enqueue?id=refused&what=short");
+        assert_eq!(status, 503, "{body}");
+        assert_eq!(site.get("/"), (200, "a page".into()));
+        place.ledger.open("job-0");
+        until("one is done", || (place.ledger.times("done", "job-0") == 1).then_some(()));
+        // How long it is away is what is tried.
+        std::thread::sleep(std::time::Duration::from_secs(seconds));
+        place.server.restart();
+        jobs.iter().for_each(|(_, id)| place.ledger.open(id));
+        once_each(&place.ledger, &site, &jobs);
+        site.child.log.wait_for("The jobs are there again");
+        let after = until("it takes jobs again", || {
+            let (status, body) = site.post("/enqueue?id=after&what=short");
+            (status == 200).then(|| body.parse().expect("a number"))
+        });
+        site.wait_for(after, "done");
+        assert_eq!(place.ledger.times("began", "refused"), 0);
+    })
+}
+
+/// A server that takes connections and answers nothing is as good as none.
+pub(crate) fn a_server_that_stands_still_is_not_waited_for() -> Completion {
+    with_place(|place| {
+        let site = place.setup().site();
+        let jobs = vec![(site.enqueue("running", "hold"), "running".to_owned())];
+        until("it begins", || (place.ledger.times("began", "running") == 1).then_some(()));
+        place.server.hold();
+        assert_eq!(site.get("/"), (200, "a page".into()));
+        let (status, body) = site.post("/enqueue?id=refused&what=short");
+        assert_eq!(status, 503, "{body}");
+        place.server.go_on();
+        place.ledger.open("running");
+        once_each(&place.ledger, &site, &jobs);
+    })
+}
+
+fn once_each(ledger: &Ledger, site: &Site, jobs: &[(u64, String)]) {
+    for (job, id) in jobs {
+        // The engine may be away when it is asked.
+        until(&format!("{id} is done"), || {
+            let (status, body) = site.get(&format!("/job?number={job}"));
+            (status == 200 && body.contains(r#""state":"done""#)).then_some(())
+        });
+        assert_eq!((ledger.times("began", id), ledger.times("done", id)), (1, 1), "{id}: {:?}", ledger.of(id));
+    }
+}
