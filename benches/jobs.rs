@@ -105,13 +105,16 @@ fn main() {
     // On the disk that builds are on: the usual folder may be in memory, where a sync costs nothing.
     std::fs::create_dir_all(env!("CARGO_TARGET_TMPDIR")).expect("the folder below target can be made");
     let _ = tempfile::env::override_temp_dir(Path::new(env!("CARGO_TARGET_TMPDIR")));
-    surroundings();
     for place in &mut places() {
         println!("\n{}", place.words());
         let parts: [(&str, fn(&mut Place)); 4] =
             [("enqueue", enqueue), ("drain", drain), ("latency", latency), ("million", million)];
-        parts.into_iter().filter(|(part, _)| wants(part)).for_each(|(_, measure)| measure(place));
+        parts.into_iter().filter(|(part, _)| wants(part)).for_each(|(_, measure)| {
+            surroundings();
+            measure(place);
+        });
         if wants("peers") {
+            surroundings();
             side_by_side(place);
         }
     }
@@ -127,7 +130,7 @@ fn rounds() -> usize {
 /// What the figures depend on besides the code.
 fn surroundings() {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    println!("load {}; a sync of 4 KiB takes {:.2} ms here (median of 200)", load.trim(), sync_time() * 1e3);
+    println!("  load {}; a sync of 4 KiB takes {:.2} ms here (median of 200)", load.trim(), sync_time() * 1e3);
 }
 
 /// How long the disk takes for what a durable commit waits for: seconds.
@@ -326,6 +329,8 @@ fn drain(place: &mut Place) {
 fn drain_rate(setting: &str, at_once: usize, all: usize, drained: usize) -> f64 {
     let jobs = jobs(setting).workers(at_once);
     fill(&jobs, all);
+    // What was written for them does not stand in the way of what is measured.
+    rustix::fs::sync();
     let before = BEGUN.load(Ordering::Relaxed);
     let began = Instant::now();
     let server = start(jobs.clone());
@@ -360,21 +365,22 @@ fn latency(place: &mut Place) {
     *STAMPS.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
     let jobs = jobs(&place.empty());
     let server = start(jobs.clone());
-    say_latency("in one process", &jobs, 1_000, &stamps);
+    say_latency("in one process", &jobs, 1_000, 1, &stamps);
     server.stop();
     drop(jobs);
     *STAMPS.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let setting = place.empty();
     let jobs = self::jobs(&setting).workers(0);
     let (mut worker, stamps) = worker(&setting);
-    // SQLite's other process looks each half second.
-    let times = if setting.starts_with("sqlite") { 60 } else { 1_000 };
-    say_latency("to another process", &jobs, times, &stamps);
+    // SQLite's other process looks each half second: fewer, and at all moments between two looks.
+    let (times, apart) = if setting.starts_with("sqlite") { (60, 37) } else { (1_000, 1) };
+    say_latency("to another process", &jobs, times, apart, &stamps);
     drop(worker.stdin.take());
     worker.wait().expect("the worker ends with its input");
 }
 
-fn say_latency(what: &str, jobs: &Jobs, times: usize, stamps: &Receiver<u64>) {
+/// `apart` is by how many milliseconds the pauses between them differ; they go round within half a second.
+fn say_latency(what: &str, jobs: &Jobs, times: usize, apart: u64, stamps: &Receiver<u64>) {
     let mut took = [Vec::new(), Vec::new()];
     for round in 0..times + 10 {
         let called = steady();
@@ -385,7 +391,8 @@ fn say_latency(what: &str, jobs: &Jobs, times: usize, stamps: &Receiver<u64>) {
             took[0].push(began.saturating_sub(called));
             took[1].push(began.saturating_sub(returned));
         }
-        thread::sleep(APART);
+        let more = if apart > 1 { Duration::from_millis(round as u64 * apart % 500) } else { Duration::ZERO };
+        thread::sleep(APART + more);
     }
     for (from, mut took) in ["the call", "the return"].into_iter().zip(took) {
         took.sort_unstable();
@@ -436,7 +443,7 @@ fn isolated() {
         }
         began.elapsed().as_secs_f64() * 1e6
     };
-    (0..5).for_each(|round| drop(once(round)));
+    (0..5).map(once).for_each(drop);
     println!();
     say("an empty isolated job, enqueue to done", "µs", (0..100).map(once).collect());
     server.stop();
