@@ -226,7 +226,7 @@ struct Desk {
     seen: Option<i64>,
     looked_at: Instant,
     soon_until: Option<Instant>,
-    /// How many writes shared the last sync.
+    /// How many writes the last transaction had.
     crowd: usize,
     /// How long the last durable commit took.
     last_sync: Duration,
@@ -286,7 +286,6 @@ impl Desk {
         match message {
             Message::Write(first) => {
                 let (batch, other) = self.gather(first);
-                self.crowd = batch.len();
                 self.commit(batch);
                 if let Some(other) = other {
                     self.take(other);
@@ -302,38 +301,23 @@ impl Desk {
         }
     }
 
-    /// All the writes that have come meanwhile and need a sync, up to the first message that is something else. Those that
-    /// need none are made at once: a claim does not wait for the disk.
+    /// All the writes that have come meanwhile, up to the first message that is something else.
     ///
     /// Those who were answered together come again within a moment, and one after the other: without a short wait for them
     /// the first would have a sync of the disk to itself, and all others the next one.
-    fn gather(&mut self, first: Box<dyn Write>) -> (Vec<Box<dyn Write>>, Option<Message>) {
+    fn gather(&self, first: Box<dyn Write>) -> (Vec<Box<dyn Write>>, Option<Message>) {
         let until = Instant::now() + self.moment();
-        let (mut batch, mut next) = (Vec::new(), Some(Message::Write(first)));
-        loop {
-            let (passing, other) = self.sort(next, &mut batch);
-            self.commit(passing);
-            let wait = until.saturating_duration_since(Instant::now());
-            if other.is_some() || batch.is_empty() || batch.len() >= self.crowd || wait.is_zero() {
-                return (batch, other);
+        let mut batch = vec![first];
+        while batch.len() < MOST_TOGETHER {
+            let wait =
+                if batch.len() < self.crowd { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+            match self.inbox.recv_timeout(wait) {
+                Ok(Message::Write(write)) => batch.push(write),
+                Ok(other) => return (batch, Some(other)),
+                Err(_) => break,
             }
-            next = self.inbox.recv_timeout(wait).ok();
         }
-    }
-
-    /// Puts what is there into the batch, or, where it needs no sync, into one that comes back.
-    fn sort(&self, first: Option<Message>, batch: &mut Vec<Box<dyn Write>>) -> (Vec<Box<dyn Write>>, Option<Message>) {
-        let (mut passing, mut next) = (Vec::new(), first);
-        while let Some(message) = next {
-            match message {
-                Message::Write(write) if write.commit().is_durable => batch.push(write),
-                Message::Write(write) => passing.push(write),
-                other => return (passing, Some(other)),
-            }
-            let is_full = batch.len() + passing.len() >= MOST_TOGETHER;
-            next = if is_full { None } else { self.inbox.try_recv().ok() };
-        }
-        (passing, None)
+        (batch, None)
     }
 
     /// How long to wait for as many as there were the last time: a fraction of what a sync takes here.
@@ -342,9 +326,7 @@ impl Desk {
     }
 
     fn commit(&mut self, mut batch: Vec<Box<dyn Write>>) {
-        if batch.is_empty() {
-            return;
-        }
+        self.crowd = batch.len();
         match self.attempt(&mut batch) {
             Err(Fault::InOne(_)) if batch.len() > 1 => self.commit_each(batch),
             outcome => self.answer(batch, outcome.map_err(Fault::into_words)),
