@@ -92,6 +92,9 @@ fn steady() -> u64 {
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
+/// One part: measures that place, and prints what came of it.
+type Measure = fn(&mut Place);
+
 fn main() {
     // An isolated job's process comes this way too, and goes no further.
     if std::env::var_os("ASIDE_ISOLATED_JOB").is_some() {
@@ -107,7 +110,7 @@ fn main() {
     let _ = tempfile::env::override_temp_dir(Path::new(env!("CARGO_TARGET_TMPDIR")));
     for place in &mut places() {
         println!("\n{}", place.words());
-        let parts: [(&str, fn(&mut Place)); 4] =
+        let parts: [(&str, Measure); 4] =
             [("enqueue", enqueue), ("drain", drain), ("latency", latency), ("million", million)];
         parts.into_iter().filter(|(part, _)| wants(part)).for_each(|(_, measure)| {
             surroundings();
