@@ -8,6 +8,9 @@
 //! Words on the command line choose among the parts: `-- enqueue drain`. `ASIDE_BENCH_ROUNDS` is how often each is measured.
 //! SQLite's file lies below `target`, Redis is a server of the bench's own, there too; every round begins with nothing.
 
+// Without both engines some of this has no use.
+#![cfg_attr(not(all(feature = "sqlite", feature = "redis")), allow(unused))]
+
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -174,26 +177,27 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
+// Dereferenced, since without both features there is no place, which only the value itself can show.
 impl Place {
     fn words(&self) -> String {
-        match self {
+        match *self {
             #[cfg(feature = "sqlite")]
             Place::Sqlite(_) => "SQLite, synchronous=FULL".to_owned(),
             #[cfg(feature = "redis")]
-            Place::Redis(_, sync) => format!("Redis, appendonly yes, {sync}"),
+            Place::Redis(_, ref sync) => format!("Redis, appendonly yes, {sync}"),
         }
     }
 
     /// The setting of a place in which nothing is.
     fn empty(&mut self) -> String {
-        match self {
+        match *self {
             #[cfg(feature = "sqlite")]
-            Place::Sqlite(folder) => {
+            Place::Sqlite(ref mut folder) => {
                 *folder = self::folder();
                 format!("sqlite:{}", folder.path().join("jobs.db").display())
             }
             #[cfg(feature = "redis")]
-            Place::Redis(server, _) => {
+            Place::Redis(ref server, _) => {
                 flush(server.port());
                 server.url()
             }
@@ -203,9 +207,9 @@ impl Place {
     /// What the peer is told, and what it is: one line of settings for each variant that is measured.
     fn peers(&mut self) -> Vec<(&'static str, Vec<String>)> {
         let setting = self.empty();
-        match self {
+        match *self {
             #[cfg(feature = "sqlite")]
-            Place::Sqlite(folder) => {
+            Place::Sqlite(ref folder) => {
                 let path = |name: &str| folder.path().join(name).display().to_string();
                 let huey = |sync: &str| vec!["huey".to_owned(), path(sync), sync.to_owned()];
                 vec![("Huey, synchronous=FULL", huey("full")), ("Huey, fsync=False", huey("off"))]
