@@ -151,17 +151,24 @@ impl Crew {
     /// Begins all that may begin now, and says for how long there is nothing more.
     fn round(self: &Arc<Crew>) -> Result<Duration> {
         let next_tick = self.tick()?;
-        while !self.is_stopping() {
-            let rooms = self.rooms();
-            let claimed = if rooms.is_empty() { Vec::new() } else { self.claim(&rooms)? };
+        let mut rooms = self.rooms();
+        while !rooms.is_empty() && !self.is_stopping() {
+            let claimed = self.claim(&rooms)?;
             if claimed.is_empty() {
-                break;
+                return Ok(self.until([self.jobs.engine.next_due()?, next_tick]));
             }
             claimed.into_iter().for_each(|claimed| drop(self.begin(claimed)));
+            rooms = self.rooms();
         }
-        let next = [self.jobs.engine.next_due()?, next_tick].into_iter().flatten().min();
+        // Whatever is due, nothing can begin before one of those that run has ended, which rings.
+        Ok(self.until([next_tick, None]))
+    }
+
+    /// How long it is until the first of these times, as far as it is waited for.
+    fn until(&self, times: [Option<Millis>; 2]) -> Duration {
+        let next = times.into_iter().flatten().min();
         let wait = next.map_or(LOOK, |next| Duration::from_millis((next - self.jobs.now()).max(0) as u64));
-        Ok(wait.min(LOOK))
+        wait.min(LOOK)
     }
 
     /// Enqueues what is due by a crontab, and says when the next is.

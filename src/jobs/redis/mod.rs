@@ -163,9 +163,13 @@ impl Engine for Redis {
     fn settle(&self, id: u64, token: u64, end: End, now: Millis) -> Result<bool> {
         let now = values::exact(now);
         let mut values = values![now, id, token].to_vec();
+        // What has ended for good leaves room, of which its worker knows; only what waits again is news.
+        let waits_again = matches!(end, End::Retry { .. } | End::Released);
         values.extend(values::end(end, now));
         let answer: String = self.link.run_as(&format!("{id} {token}"), &scripts::SETTLE, &values)?;
-        self.ring();
+        if waits_again {
+            self.ring();
+        }
         Ok(answer == "1")
     }
 

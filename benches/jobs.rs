@@ -1,0 +1,499 @@
+//! What jobs cost that survive the process. `cargo bench --bench jobs --features redis`; the figures are in
+//! `benches/README.md`.
+//!
+//! Empty jobs, through the public API: how many are kept in a second, how many done; how long one takes from `enqueue` to its
+//! first line; whether a long queue is slower than a short one; what a process of its own costs. And the same work done by Huey
+//! and RQ, in turns within the run, when `ASIDE_PEERS_PYTHON` names a Python that has them (`pip install huey rq`).
+//!
+//! Words on the command line choose among the parts: `-- enqueue drain`. `ASIDE_BENCH_ROUNDS` is how often each is measured.
+//! SQLite's file lies below `target`, Redis is a server of the bench's own, there too; every round begins with nothing.
+
+// Without both engines some of this has no use.
+#![cfg_attr(not(all(feature = "sqlite", feature = "redis")), allow(unused))]
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use aside::{App, Config, Job, JobState, Jobs, Mode, Result, Server, TaskContext};
+use rustix::time::{ClockId, clock_gettime};
+use serde::{Deserialize, Serialize};
+use tempfile::TempDir;
+
+#[cfg(feature = "redis")]
+#[allow(dead_code)]
+#[path = "../tests/support/redis.rs"]
+mod redis;
+
+/// Says to this program, started once more, that it is to work on these jobs and enqueue none.
+const WORK_ON: &str = "ASIDE_BENCH_WORK_ON";
+
+/// How many threads enqueue at once.
+const THREADS: usize = 8;
+
+/// How many jobs are drained in one round.
+const MANY: usize = 20_000;
+
+/// Between two jobs whose latency is measured: all is idle again.
+const APART: Duration = Duration::from_millis(3);
+
+/// How many have begun in this process.
+static BEGUN: AtomicU64 = AtomicU64::new(0);
+
+/// Where a stamped job says when it began; none in a process that says it on its standard output.
+static STAMPS: Mutex<Option<Sender<u64>>> = Mutex::new(None);
+
+#[derive(Serialize, Deserialize)]
+struct Empty;
+
+impl Job for Empty {
+    const NAME: &'static str = "empty";
+
+    fn run(self, _task: &TaskContext) -> Result<()> {
+        BEGUN.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
+/// One that says when it began.
+#[derive(Serialize, Deserialize)]
+struct Stamped;
+
+impl Job for Stamped {
+    const NAME: &'static str = "stamped";
+
+    fn run(self, _task: &TaskContext) -> Result<()> {
+        let now = steady();
+        match &*STAMPS.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(stamps) => drop(stamps.send(now)),
+            None => writeln!(std::io::stdout(), "{now}")?,
+        }
+        Ok(())
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Isolated;
+
+impl Job for Isolated {
+    const NAME: &'static str = "isolated";
+    const ISOLATED: bool = true;
+
+    fn run(self, _task: &TaskContext) -> Result<()> {
+        Ok(())
+    }
+}
+
+/// Nanoseconds of the clock that all processes have in common and nobody moves.
+fn steady() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// One part: measures that place, and prints what came of it.
+type Measure = fn(&mut Place);
+
+fn main() {
+    // An isolated job's process comes this way too, and goes no further.
+    if std::env::var_os("ASIDE_ISOLATED_JOB").is_some() {
+        return app(jobs("memory:")).run().expect("the isolated job is done");
+    }
+    if let Ok(setting) = std::env::var(WORK_ON) {
+        return work_on(&setting);
+    }
+    let chosen: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
+    let wants = |part: &str| chosen.is_empty() || chosen.iter().any(|word| word == part);
+    // On the disk that builds are on: the usual folder may be in memory, where a sync costs nothing.
+    std::fs::create_dir_all(env!("CARGO_TARGET_TMPDIR")).expect("the folder below target can be made");
+    let _ = tempfile::env::override_temp_dir(Path::new(env!("CARGO_TARGET_TMPDIR")));
+    for place in &mut places() {
+        println!("\n{}", place.words());
+        let parts: [(&str, Measure); 4] =
+            [("enqueue", enqueue), ("drain", drain), ("latency", latency), ("million", million)];
+        parts.into_iter().filter(|(part, _)| wants(part)).for_each(|(_, measure)| {
+            surroundings();
+            measure(place);
+        });
+        if wants("peers") {
+            surroundings();
+            side_by_side(place);
+        }
+    }
+    if wants("isolated") {
+        isolated();
+    }
+}
+
+fn rounds() -> usize {
+    std::env::var("ASIDE_BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5)
+}
+
+/// What the figures depend on besides the code.
+fn surroundings() {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    println!("  load {}; a sync of 4 KiB takes {:.2} ms here (median of 200)", load.trim(), sync_time() * 1e3);
+}
+
+/// How long the disk takes for what a durable commit waits for: seconds.
+fn sync_time() -> f64 {
+    use std::os::unix::fs::FileExt;
+    let file = tempfile::tempfile().expect("a temporary file");
+    file.write_all_at(&[1; 200 * 4096], 0).and_then(|()| file.sync_all()).expect("it can be written");
+    let once = |page: u64| {
+        let began = Instant::now();
+        file.write_all_at(&[2; 4096], page * 4096).and_then(|()| file.sync_data()).expect("it can be synced");
+        began.elapsed().as_secs_f64()
+    };
+    median((0..200).map(once).collect())
+}
+
+/// Where jobs are kept, and kept anew for each round.
+enum Place {
+    #[cfg(feature = "sqlite")]
+    Sqlite(TempDir),
+    #[cfg(feature = "redis")]
+    Redis(redis::RedisServer, &'static str),
+}
+
+fn places() -> Vec<Place> {
+    let mut places = Vec::new();
+    #[cfg(feature = "sqlite")]
+    places.push(Place::Sqlite(folder()));
+    #[cfg(feature = "redis")]
+    for sync in ["appendfsync everysec", "appendfsync always"] {
+        // Not while it is measured: after a million jobs the server writes all of them anew, beside its work.
+        let server = redis::RedisServer::start(&["appendonly yes", sync, "auto-aof-rewrite-percentage 0"]);
+        places.extend(server.map(|server| Place::Redis(server, sync)));
+    }
+    places
+}
+
+fn folder() -> TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+// Dereferenced, since without both features there is no place, which only the value itself can show.
+impl Place {
+    fn words(&self) -> String {
+        match *self {
+            #[cfg(feature = "sqlite")]
+            Place::Sqlite(_) => "SQLite, synchronous=FULL".to_owned(),
+            #[cfg(feature = "redis")]
+            Place::Redis(_, ref sync) => format!("Redis, appendonly yes, {sync}"),
+        }
+    }
+
+    /// The setting of a place in which nothing is.
+    fn empty(&mut self) -> String {
+        match *self {
+            #[cfg(feature = "sqlite")]
+            Place::Sqlite(ref mut folder) => {
+                *folder = self::folder();
+                format!("sqlite:{}", folder.path().join("jobs.db").display())
+            }
+            #[cfg(feature = "redis")]
+            Place::Redis(ref server, _) => {
+                flush(server.port());
+                server.url()
+            }
+        }
+    }
+
+    /// What the peer is told, and what it is: one line of settings for each variant that is measured.
+    fn peers(&mut self) -> Vec<(&'static str, Vec<String>)> {
+        let setting = self.empty();
+        match *self {
+            #[cfg(feature = "sqlite")]
+            Place::Sqlite(ref folder) => {
+                let path = |name: &str| folder.path().join(name).display().to_string();
+                let huey = |sync: &str| vec!["huey".to_owned(), path(sync), sync.to_owned()];
+                vec![("Huey, synchronous=FULL", huey("full")), ("Huey, fsync=False", huey("off"))]
+            }
+            #[cfg(feature = "redis")]
+            Place::Redis(..) => {
+                let rq = |worker: &str| vec!["rq".to_owned(), setting.clone(), worker.to_owned()];
+                vec![("RQ, SimpleWorker", rq("simple")), ("RQ, Worker", rq("fork"))]
+            }
+        }
+    }
+}
+
+/// Empties the server, by the one word that needs no client.
+#[cfg(feature = "redis")]
+fn flush(port: u16) {
+    let mut server = std::net::TcpStream::connect(("127.0.0.1", port)).expect("the server is there");
+    server.write_all(b"FLUSHALL\r\n").expect("it reads");
+    let mut answer = String::new();
+    BufReader::new(server).read_line(&mut answer).expect("it answers");
+    assert_eq!(answer.trim(), "+OK");
+}
+
+fn jobs(setting: &str) -> Jobs {
+    let jobs = Jobs::open(setting).expect("jobs can be kept there");
+    jobs.register::<Empty>().register::<Stamped>().register::<Isolated>()
+}
+
+fn app(jobs: Jobs) -> App {
+    let config = Config {
+        mode: Mode::Production,
+        address: "127.0.0.1:0".into(),
+        secrets: vec!["a secret of more than thirty-two bytes".into()],
+        allowed_hosts: vec!["localhost".into()],
+        ..Config::default()
+    };
+    App::with_config(config).jobs(jobs)
+}
+
+fn start(jobs: Jobs) -> Server {
+    app(jobs).start().expect("a free port")
+}
+
+/// Keeps that many empty jobs, a thousand with each call.
+fn fill(jobs: &Jobs, many: usize) {
+    for left in (1..=many).rev().step_by(1_000) {
+        jobs.enqueue_all((0..left.min(1_000)).map(|_| Empty)).expect("they are kept");
+    }
+}
+
+/// Waits until so many have begun in this process.
+fn until_begun(many: u64) {
+    while BEGUN.load(Ordering::Relaxed) < many {
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Waits until what has begun is settled too.
+fn until_empty(jobs: &Jobs) {
+    let is_empty = |jobs: &Jobs| {
+        let queues = jobs.queues().expect("they can be looked at");
+        queues.iter().all(|queue| queue.waiting + queue.running == 0)
+    };
+    while !is_empty(jobs) {
+        thread::sleep(Duration::from_micros(500));
+    }
+}
+
+fn median(mut all: Vec<f64>) -> f64 {
+    all.sort_by(f64::total_cmp);
+    all[all.len() / 2]
+}
+
+/// The median over the rounds, and the lowest and the highest.
+fn say(what: &str, unit: &str, mut all: Vec<f64>) {
+    all.sort_by(f64::total_cmp);
+    let (low, high) = (all[0], all[all.len() - 1]);
+    println!("  {what}: {:.0} {unit} ({low:.0} to {high:.0})", median(all));
+}
+
+fn enqueue(place: &mut Place) {
+    let mut rates = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..rounds() {
+        rates[0].push(enqueue_rate(&jobs(&place.empty()), THREADS, 1));
+        rates[1].push(enqueue_rate(&jobs(&place.empty()), 1, 1));
+        rates[2].push(enqueue_rate(&jobs(&place.empty()), 1, 100));
+    }
+    let [eight, one, hundreds] = rates;
+    say(&format!("enqueue from {THREADS} threads"), "jobs/s", eight);
+    say("enqueue from 1 thread", "jobs/s", one);
+    say("enqueue_all, a hundred at a time, from 1 thread", "jobs/s", hundreds);
+}
+
+/// How many are kept in a second, over a second.
+fn enqueue_rate(jobs: &Jobs, threads: usize, at_a_time: usize) -> f64 {
+    let (began, kept) = (Instant::now(), AtomicU64::new(0));
+    let enqueue = || {
+        while began.elapsed() < Duration::from_secs(1) {
+            let enqueued = match at_a_time {
+                1 => jobs.enqueue(Empty).map(|_| 1),
+                _ => jobs.enqueue_all((0..at_a_time).map(|_| Empty)).map(|all| all.len()),
+            };
+            kept.fetch_add(enqueued.expect("it is kept") as u64, Ordering::Relaxed);
+        }
+    };
+    thread::scope(|scope| (0..threads).for_each(|_| drop(scope.spawn(enqueue))));
+    kept.into_inner() as f64 / began.elapsed().as_secs_f64()
+}
+
+fn drain(place: &mut Place) {
+    let at_once = [4, 16, 32];
+    let mut rates = at_once.map(|_| Vec::new());
+    for _ in 0..rounds() {
+        for (rates, at_once) in rates.iter_mut().zip(at_once) {
+            rates.push(drain_rate(&place.empty(), at_once, MANY, MANY));
+        }
+    }
+    for (rates, at_once) in rates.into_iter().zip(at_once) {
+        say(&format!("{MANY} drained, {at_once} at once"), "jobs/s", rates);
+    }
+}
+
+/// How many are done in a second, from the start of the workers to the last one settled; of more than that, to the last of
+/// these begun.
+fn drain_rate(setting: &str, at_once: usize, all: usize, drained: usize) -> f64 {
+    let jobs = jobs(setting).workers(at_once);
+    fill(&jobs, all);
+    // What was written for them does not stand in the way of what is measured.
+    rustix::fs::sync();
+    let before = BEGUN.load(Ordering::Relaxed);
+    let began = Instant::now();
+    let server = start(jobs.clone());
+    until_begun(before + drained as u64);
+    if all == drained {
+        until_empty(&jobs);
+    }
+    let took = began.elapsed();
+    server.stop();
+    drained as f64 / took.as_secs_f64()
+}
+
+/// As fast out of a long queue as out of a short one.
+fn million(place: &mut Place) {
+    const DRAINED: usize = 2_000;
+    let lengths = [DRAINED + 1_000, DRAINED + 1_000_000];
+    let mut rates = lengths.map(|_| Vec::new());
+    for _ in 0..rounds().min(3) {
+        for (rates, length) in rates.iter_mut().zip(lengths) {
+            rates.push(drain_rate(&place.empty(), 4, length, DRAINED));
+        }
+    }
+    place.empty();
+    for (rates, length) in rates.into_iter().zip(lengths) {
+        say(&format!("the first {DRAINED} of {length}"), "jobs/s", rates);
+    }
+}
+
+/// From `enqueue`, and from its return, to the first line of the job, with nothing else to do.
+fn latency(place: &mut Place) {
+    let (sender, stamps) = channel();
+    *STAMPS.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
+    let jobs = jobs(&place.empty());
+    let server = start(jobs.clone());
+    say_latency("in one process", &jobs, 1_000, 1, &stamps);
+    server.stop();
+    drop(jobs);
+    *STAMPS.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    let setting = place.empty();
+    let jobs = self::jobs(&setting).workers(0);
+    let (mut worker, stamps) = worker(&setting);
+    // SQLite's other process looks each half second: fewer, and at all moments between two looks.
+    let (times, apart) = if setting.starts_with("sqlite") { (60, 37) } else { (1_000, 1) };
+    say_latency("to another process", &jobs, times, apart, &stamps);
+    drop(worker.stdin.take());
+    worker.wait().expect("the worker ends with its input");
+}
+
+/// `apart` is by how many milliseconds the pauses between them differ; they go round within half a second.
+fn say_latency(what: &str, jobs: &Jobs, times: usize, apart: u64, stamps: &Receiver<u64>) {
+    let mut took = [Vec::new(), Vec::new()];
+    for round in 0..times + 10 {
+        let called = steady();
+        jobs.enqueue(Stamped).expect("it is kept");
+        let returned = steady();
+        let began = stamps.recv_timeout(Duration::from_secs(30)).expect("it begins");
+        if round >= 10 {
+            took[0].push(began.saturating_sub(called));
+            took[1].push(began.saturating_sub(returned));
+        }
+        let more = if apart > 1 { Duration::from_millis(round as u64 * apart % 500) } else { Duration::ZERO };
+        thread::sleep(APART + more);
+    }
+    for (from, mut took) in ["the call", "the return"].into_iter().zip(took) {
+        took.sort_unstable();
+        let at = |part: f64| took[((took.len() - 1) as f64 * part) as usize] as f64 / 1e6;
+        println!(
+            "  from {from} of enqueue to the job's first line, {what}: p50 {:.2} ms, p99 {:.2} ms, worst {:.2} ms, of {times}",
+            at(0.5),
+            at(0.99),
+            at(1.0)
+        );
+    }
+}
+
+/// This program as a worker on these jobs, and the stamps that it prints.
+fn worker(setting: &str) -> (Child, Receiver<u64>) {
+    let program = std::env::current_exe().expect("this program");
+    let mut command = Command::new(program);
+    command.env(WORK_ON, setting).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut worker = command.spawn().expect("it can be started again");
+    let (sender, stamps) = channel();
+    let mut lines = BufReader::new(worker.stdout.take().expect("it is piped")).lines().map_while(|line| line.ok());
+    assert_eq!(lines.next().as_deref(), Some("at work"));
+    thread::spawn(move || {
+        for stamp in lines.filter_map(|line| line.parse().ok()) {
+            let _ = sender.send(stamp);
+        }
+    });
+    (worker, stamps)
+}
+
+/// The other process: works until its input ends.
+fn work_on(setting: &str) {
+    let server = start(jobs(setting));
+    println!("at work");
+    let _ = std::io::stdin().read_line(&mut String::new());
+    server.stop();
+}
+
+/// From the process's spawn to its end and a little more: one after the other, kept in memory.
+fn isolated() {
+    let jobs = jobs("memory:");
+    let server = start(jobs.clone());
+    let once = |_| {
+        let began = Instant::now();
+        let id = jobs.enqueue(Isolated).expect("it is kept").id;
+        while jobs.find(id).expect("memory answers").is_none_or(|job| job.state != JobState::Done) {
+            thread::sleep(Duration::from_micros(100));
+        }
+        began.elapsed().as_secs_f64() * 1e6
+    };
+    (0..5).map(once).for_each(drop);
+    println!();
+    say("an empty isolated job, enqueue to done", "µs", (0..100).map(once).collect());
+    server.stop();
+}
+
+/// Ours and theirs in turns: enqueued from eight threads one by one, and then done by four workers.
+fn side_by_side(place: &mut Place) {
+    let Some(python) = std::env::var_os("ASIDE_PEERS_PYTHON") else {
+        return println!("  peers are left out: ASIDE_PEERS_PYTHON names no Python that has huey and rq");
+    };
+    let python = PathBuf::from(python);
+    let mut ours = (Vec::new(), Vec::new());
+    let mut theirs: Vec<(&str, Vec<f64>, Vec<f64>)> = Vec::new();
+    for _ in 0..rounds() {
+        ours.0.push(enqueue_rate(&jobs(&place.empty()), THREADS, 1));
+        ours.1.push(drain_rate(&place.empty(), 4, MANY, MANY));
+        for (index, (name, words)) in place.peers().into_iter().enumerate() {
+            let (enqueued, drained) = peer(&python, &words);
+            if theirs.len() == index {
+                theirs.push((name, Vec::new(), Vec::new()));
+            }
+            theirs[index].1.push(enqueued);
+            theirs[index].2.push(drained);
+        }
+    }
+    let (enqueued, drained) = (median(ours.0.clone()), median(ours.1.clone()));
+    say("ours: enqueue", "jobs/s", ours.0);
+    say("ours: drain, 4 at once", "jobs/s", ours.1);
+    for (name, their_enqueued, their_drained) in theirs {
+        let times = (enqueued / median(their_enqueued.clone()), drained / median(their_drained.clone()));
+        say(&format!("{name}: enqueue"), "jobs/s", their_enqueued);
+        say(&format!("{name}: drain, 4 workers"), "jobs/s", their_drained);
+        println!("  ours against {name}: enqueue {:.1} times, drain {:.1} times", times.0, times.1);
+    }
+}
+
+/// What it enqueues and drains in a second, as its last line says.
+fn peer(python: &Path, words: &[String]) -> (f64, f64) {
+    let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/jobs_peers.py");
+    let output = Command::new(python).arg(script).args(words).stderr(Stdio::inherit()).output();
+    let output = String::from_utf8_lossy(&output.expect("python can be run").stdout).into_owned();
+    let mut rates = output.lines().last().unwrap_or_default().split_whitespace().filter_map(|rate| rate.parse().ok());
+    let rates = rates.next().zip(rates.next());
+    rates.unwrap_or_else(|| panic!("jobs_peers.py {words:?} said {output:?}"))
+}
