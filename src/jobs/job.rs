@@ -167,7 +167,7 @@ impl<J: Job> NewJob<J> {
     }
 
     /// To be there once: while a job of this type with this key waits or runs, another is not kept, and
-    /// [`enqueue`] gives back the id of the one that is there. One that has ended, well or not, is in nobody's way.
+    /// [`enqueue`](crate::enqueue()) gives back the id of the one that is there. One that has ended, well or not, is in nobody's way.
     pub fn unique(self, key: impl Into<String>) -> NewJob<J> {
         NewJob { unique: Some(key.into()), ..self }
     }
