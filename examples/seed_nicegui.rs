@@ -130,7 +130,7 @@ fn fetch_url_content(req: &mut Request) -> Result<Response> {
 
 // Sample 4: "run.cpu_bound(func, *args, **kwargs)"
 // NiceGUI needs a process for this, and arguments that can be pickled. A thread computes on a core of its own here. What else
-// a process gives, a crash that stays in it, is not there yet: it comes with durable jobs.
+// a process gives, a crash that stays in it, a `Job` has with `const ISOLATED: bool = true`: darkroom resizes so.
 fn heavy_calculation(duration: u64) -> u64 {
     (0..duration * 1_000_000).map(|i| black_box(i) % 10).sum()
 }

@@ -96,7 +96,7 @@ fn pooled(req: &mut Request) -> Result<Response> {
 
 // Sample 5: "a process pool"
 // Python needs processes to compute on two cores; threads do that here. What else a process gives, a crash or a leak that
-// stays in it, will come with durable jobs and is not there yet. A panic is the task's failure in any case.
+// stays in it, a `Job` has with `const ISOLATED: bool = true`. A panic is the task's failure in any case.
 #[derive(Deserialize)]
 struct Question {
     below: u32,
