@@ -153,6 +153,8 @@ impl Attempt {
     /// renewed when it is back. Only a process that stops gives up; then the job runs again elsewhere.
     fn settle(&mut self, end: End) -> bool {
         self.is_settled = true;
+        self.hand.ends();
+        self.jobs.shared.bell.ring();
         let (mut wait, mut is_said) = (Duration::from_millis(50), false);
         loop {
             match self.jobs.engine.settle(self.claimed.id, self.claimed.token, end.clone(), self.jobs.now()) {

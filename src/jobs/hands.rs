@@ -9,6 +9,9 @@ use super::record::{JobInfo, JobState};
 use crate::background::registry::{Progress, Record, Stop};
 use crate::sync::lock;
 
+/// How many of a queue may have ended without the engine knowing it, beside those that run.
+const MOST_ENDING: usize = 8;
+
 /// What a process has in its hands.
 #[derive(Default)]
 pub(super) struct Hands(Mutex<BTreeMap<(u64, u64), Arc<InHand>>>);
@@ -21,6 +24,8 @@ pub(super) struct InHand {
     record: Arc<Record>,
     /// Somebody has cancelled the job, and not the process its tasks.
     is_cancelled: AtomicBool,
+    /// It has ended, and the engine is being told.
+    is_ending: AtomicBool,
     /// How far the engine knows it to be.
     told: Mutex<(u64, u64, String)>,
 }
@@ -28,6 +33,11 @@ pub(super) struct InHand {
 impl InHand {
     pub(super) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Its body has ended: the next may begin while the engine is told.
+    pub(super) fn ends(&self) {
+        self.is_ending.store(true, Ordering::Release);
     }
 
     /// It is another's by now: what it still does is for nobody.
@@ -60,7 +70,15 @@ impl Hands {
     pub(super) fn take(&self, claimed: &Claimed, record: Arc<Record>) -> Arc<InHand> {
         let (id, token, queue) = (claimed.id, claimed.token, claimed.queue.clone());
         let told = Mutex::default();
-        let hand = Arc::new(InHand { id, token, queue, record, is_cancelled: AtomicBool::new(false), told });
+        let hand = Arc::new(InHand {
+            id,
+            token,
+            queue,
+            record,
+            is_cancelled: AtomicBool::new(false),
+            is_ending: AtomicBool::new(false),
+            told,
+        });
         lock(&self.0).insert((id, token), hand.clone());
         hand
     }
@@ -82,8 +100,13 @@ impl Hands {
         self.of(id).iter().for_each(|hand| hand.cancel());
     }
 
+    /// How many of a queue run. Of those that have ended and wait for the engine to know it, only what is more than
+    /// [`MOST_ENDING`] counts: the next may begin meanwhile, and they share the engine's sync.
     pub(super) fn running_of(&self, queue: &str) -> usize {
-        lock(&self.0).values().filter(|hand| hand.queue == queue).count()
+        let hands = lock(&self.0);
+        let (ending, running): (Vec<_>, Vec<_>) =
+            hands.values().filter(|hand| hand.queue == queue).partition(|hand| hand.is_ending.load(Ordering::Acquire));
+        running.len() + ending.len().saturating_sub(MOST_ENDING)
     }
 
     /// How far a job is that runs here.
