@@ -51,6 +51,11 @@
 //! line in the log, with the task, the request that it came from, and the time it took; never a response. A [`Failure`]
 //! tells the ways of ending apart. At shutdown all of it is waited for, and what is given up is named.
 //!
+//! **What must survive the process** is a [`Job`]: a value that is written down by [`enqueue`](enqueue()) and run by a worker,
+//! again and again until it is done, or kept as dead for somebody to look at. [`Jobs`] keeps them in SQLite, in Redis, or in
+//! memory; [`App::jobs`] gives them to the application, [`App::work`] runs them without serving pages. One that may crash is
+//! [isolated](Job::ISOLATED); what one writes can be [committed with its end](Jobs::sqlite). `Mail` and `Webhook` are jobs too.
+//!
 //! **What changes while it is looked at** is a [`Live`]: state that is [updated](Live::update) under a lock, shown by
 //! [`part`](Live::part) in a page, and followed over [`Request::live`]. A task's progress is one
 //! ([`TaskHandle::live`]). [`Response::events`] and [`Response::stream`] write by hand. **The panel** at `/_aside` shows what
@@ -60,8 +65,8 @@
 //! error as a 500, with its place and its source lines on the page in development. [`error_page`](App::error_page) is the
 //! site's own. A closure that uses `?` ends in [`ok(())`](ok()).
 //!
-//! **Tests** call the application through [`testing::TestClient`], which waits for what was set aside and shows its mail and
-//! its failures.
+//! **Tests** call the application through [`testing::TestClient`], which waits for what was set aside, runs the jobs when the
+//! test says so, and shows its mail and its failures.
 //!
 //! **Settings** are a [`Config`], read from the environment once.
 

@@ -52,8 +52,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
     fn abilities(&self) -> Abilities;
 
     /// Rings the bell from now on whenever there may be more to claim: something was enqueued, revived, resumed, given back
-    /// or cancelled, by whichever process. May ring for nothing; may be late by half a second for what other processes do. Called
-    /// once, from a thread of normal priority, on which the engine may start threads of its own; they end when the bell is
+    /// or cancelled, by whichever process, after this has returned. May ring for nothing; may be late by half a second for what other
+    /// processes do. Called once, from a thread of normal priority, on which the engine may start threads of its own; they end when the bell is
     /// dropped or soon after.
     fn listen(&self, bell: &Arc<Bell>) -> Result<()>;
 
@@ -65,14 +65,15 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// A worker begins. Its id is no other's.
     fn join(&self) -> Result<WorkerId>;
 
-    /// The worker lives, and its jobs are so far. What is not in `held` is left as it is.
+    /// The worker lives, and its jobs are so far. `held` names all that it has in hand: an engine may give back what a living
+    /// worker has not spoken of for long, since it never heard that it got it.
     fn beat(&self, worker: &WorkerId, held: &[Held], now: Millis) -> Result<Beat>;
 
     /// The worker ends: what it holds waits again at once, which counts neither as a try nor as an interruption.
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()>;
 
     /// Gives back what workers hold that are gone: no beat for a lease, or known to be dead. Called every second or two by each
-    /// process, and once at its start. How many jobs were given back.
+    /// process, and once at its start; to judge by a lease takes two looks. How many jobs were given back.
     fn recover(&self, lease: Duration, now: Millis) -> Result<usize>;
 
     /// Makes waiting what is due, and hands out what waits: of each queue at most as many as it has room for, none of a queue

@@ -59,8 +59,8 @@ use crate::http::request::Request;
 ///
 /// # Errors
 /// When the application has no jobs ([`App::jobs`](crate::App::jobs)), the type is not registered, the queue not known, the
-/// job cannot be written as JSON or is larger than 1 MiB; and with 503 when the engine cannot keep it now: then nothing was
-/// kept.
+/// job cannot be written as JSON or is larger than 1 MiB; and with 503 when the engine cannot keep it now. Nothing
+/// was kept then, unless the answer of a Redis server was lost on its way.
 pub fn enqueue<J: Job>(job: impl Into<NewJob<J>>) -> Result<Enqueued> {
     Jobs::current()?.enqueue(job)
 }

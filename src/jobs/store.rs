@@ -388,6 +388,6 @@ impl fmt::Debug for Jobs {
 
 /// The visitor may come again: it is the place where jobs are kept that is not there now.
 fn unavailable(error: Error) -> Error {
-    let words = "The work that belongs to this cannot be kept at the moment. Nothing was done; try again in a minute.";
+    let words = "What was to be done for this cannot be kept at the moment. Try again in a minute.";
     Error::new(Status::SERVICE_UNAVAILABLE, words).with_source(error)
 }
