@@ -24,6 +24,7 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 const MOST_WORDS: usize = 10_000;
 
 /// The job that a task is a try of, as [`TaskContext`] knows it.
+#[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "only SQLite completes a job from within"))]
 pub(super) struct JobRun {
     pub(super) jobs: Jobs,
     pub(super) id: u64,

@@ -127,6 +127,7 @@ pub(crate) trait Engine: Send + Sync + 'static {
     fn clock_went_back(&self, now: Millis) -> Result<()>;
 
     /// The engine itself, for what only one of them has.
+    #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "it is SQLite that has something"))]
     fn as_any(&self) -> &(dyn std::any::Any + Send + Sync);
 }
 
