@@ -728,6 +728,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn an_origin_is_read_as_it_was_written() {
+        let written = |text| Origin::parse(text).map(|origin| origin.to_string());
+        assert_eq!(written("POST /a b/c 3f9a1c").as_deref(), Some("POST /a b/c 3f9a1c"));
+        assert_eq!(Origin::parse("GET /x 1").unwrap().path, "/x");
+        assert!(Origin::parse("nothing").is_none());
+    }
+
+    #[test]
     fn a_duration_is_said_as_people_do() {
         let said: Vec<String> =
             [20, 1_234, 59_990, 200_000, 7_500_000].map(|ms| span(Duration::from_millis(ms))).into();

@@ -145,15 +145,8 @@ fn ignore_signals() -> Result<()> {
 
 /// Where the job comes from.
 fn context(scope: &Scope, order: &Order) -> Context {
-    let origin = order.origin.as_deref().and_then(origin).map(Arc::new);
+    let origin = order.origin.as_deref().and_then(Origin::parse).map(Arc::new);
     Context { scope: scope.clone(), origin, task: None }
-}
-
-/// The origin that reads so: `POST /orders 3f9a1c`.
-fn origin(text: &str) -> Option<Origin> {
-    let (method, rest) = text.split_once(' ')?;
-    let (path, id) = rest.rsplit_once(' ')?;
-    Some(Origin::new(method, path, id))
 }
 
 /// Hears what the parent says. With the end of the line the process ends, whatever it is at.
@@ -269,17 +262,4 @@ impl Log for Relay {
     }
 
     fn flush(&self) {}
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_origin_is_read_as_it_was_written() {
-        let origin_of = |text| origin(text).map(|origin| origin.to_string());
-        assert_eq!(origin_of("POST /a b/c 3f9a1c").as_deref(), Some("POST /a b/c 3f9a1c"));
-        assert_eq!(origin("GET /x 1").unwrap().path, "/x");
-        assert!(origin("nothing").is_none());
-    }
 }
