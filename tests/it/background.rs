@@ -330,7 +330,8 @@ fn a_wait_between_tries_ends_when_the_task_is_cancelled() {
 fn a_deadline_ends_a_wait_between_tries() {
     let client = client();
     let retry = Retry::exponential(2, Duration::from_secs(3600));
-    let task = Task::named("impatient").deadline(Duration::from_millis(5)).retry(retry);
+    // Long enough for the first try to have failed, on a busy machine too.
+    let task = Task::named("impatient").deadline(Duration::from_millis(500)).retry(retry);
     let handle = client.within(|| task.run(|_| Err::<(), _>("no")));
     assert!(matches!(handle.join(), Err(Failure::TimedOut)));
     client.settle();
