@@ -365,3 +365,69 @@ impl fmt::Debug for Crew {
         write!(f, "Crew of {:?}", self.jobs)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::background::registry::Registry;
+    use crate::background::scope::Values;
+    use crate::config::Config;
+    use crate::jobs::job::Job;
+    use crate::jobs::record::JobState;
+
+    #[derive(Serialize, Deserialize)]
+    struct Quick;
+
+    impl Job for Quick {
+        const NAME: &'static str = "quick";
+
+        fn run(self, _task: &TaskContext) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn who_was_taken_for_dead_joins_anew_and_who_leaves_is_gone() {
+        let scope = Scope::new(Registry::new(&Config::default()), Values::default());
+        let jobs = Jobs::memory().register::<Quick>();
+        let crew = Crew::start(&jobs, scope).unwrap();
+        let me = || lock(&crew.me).clone().unwrap();
+        let is_gone = |worker: &WorkerId| jobs.engine.beat(worker, &[], jobs.now()).unwrap().is_evicted;
+        let first = me();
+        jobs.engine.leave(&first, jobs.now()).unwrap();
+        crew.beat().unwrap();
+        let second = me();
+        assert!(second != first && is_gone(&first) && !is_gone(&second));
+        let id = jobs.enqueue(Quick).unwrap().id;
+        let began = Instant::now();
+        while jobs.find(id).unwrap().unwrap().state != JobState::Done {
+            assert!(began.elapsed() < Duration::from_secs(20), "it works on under its new name");
+            thread::yield_now();
+        }
+        crew.leave();
+        assert!(is_gone(&second));
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_is_noticed_and_one_that_goes_on_is_not() {
+        let wall = 1_000_000;
+        for (later, was_put_back) in [(wall, false), (wall + 3_600_000, false), (wall - 60_000, true)] {
+            assert_eq!(SteadyClock::new(wall).was_put_back(later), was_put_back, "{later}");
+        }
+        let mut clock = SteadyClock::new(wall);
+        assert!(clock.was_put_back(wall - 60_000) && !clock.was_put_back(wall - 60_000), "once for each step");
+    }
+
+    #[test]
+    fn what_is_not_kept_is_thrown_away() {
+        let scope = Scope::new(Registry::new(&Config::default()), Values::default());
+        let jobs = Jobs::memory().register::<Quick>().keep(Duration::ZERO, 0);
+        let id = jobs.enqueue(Quick).unwrap().id;
+        let crew = Crew::by_hand(&jobs, scope);
+        assert_eq!(crew.run_next().unwrap().unwrap().state, JobState::Done);
+        crew.look_after(&mut SteadyClock::new(jobs.now()), false, true).unwrap();
+        assert!(jobs.find(id).unwrap().is_none());
+    }
+}
