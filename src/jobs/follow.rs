@@ -167,3 +167,42 @@ pub(super) fn progress(job: &JobInfo) -> Progress {
     };
     Progress { state, done: job.done, total: job.total, message: job.message.clone(), is_cancelling: job.is_cancelling }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::background::task::TaskContext;
+    use crate::jobs::job::Job;
+    use crate::jobs::store::Jobs;
+
+    #[derive(Serialize, Deserialize)]
+    struct Quick;
+
+    impl Job for Quick {
+        const NAME: &'static str = "quick";
+
+        fn run(self, _task: &TaskContext) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn nobody_looks_after_what_nobody_watches() {
+        let jobs = Jobs::memory().register::<Quick>();
+        let id = jobs.enqueue(Quick).unwrap().id;
+        let live = jobs.follow(id).unwrap().unwrap();
+        let is_looked_after = || lock(&jobs.shared.follow.followed).is_looked_after;
+        assert!(is_looked_after());
+        drop(live);
+        jobs.shared.follow.look();
+        let began = Instant::now();
+        while is_looked_after() {
+            assert!(began.elapsed() < Duration::from_secs(20), "the thread goes");
+            thread::yield_now();
+        }
+    }
+}

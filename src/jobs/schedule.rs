@@ -88,3 +88,22 @@ impl Schedule {
         Ok(next.timestamp().as_millisecond())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::engine::When;
+
+    #[test]
+    fn what_was_missed_is_the_last_of_its_times() {
+        let [name, label, payload, queue] = ["a", "a", "null", "default"].map(str::to_owned);
+        let entry = Entry { name, label, payload, queue, priority: 0, unique: None, when: When::Now, origin: None };
+        let schedule = Schedule::new("0,1,2 3 * * * UTC", entry, 0).unwrap();
+        let at = |text: &str| text.parse::<Timestamp>().unwrap().as_millisecond();
+        let last_due = |from, to| schedule.last_due(at(from), at(to)).unwrap();
+        let last = at("2026-11-20T03:02:00Z");
+        assert_eq!(last_due("2026-11-01T00:00:00Z", "2026-11-20T03:10:00Z"), Some(last));
+        assert_eq!(last_due("2026-11-20T03:01:00Z", "2026-11-20T03:10:00Z"), Some(last));
+        assert_eq!(last_due("2026-11-20T03:02:00Z", "2026-11-20T23:00:00Z"), None);
+    }
+}
