@@ -154,6 +154,17 @@ fn a_failure_for_good_is_not_tried_again_and_a_panic_is_a_failure() {
 }
 
 #[test]
+fn a_job_knows_which_try_it_is() {
+    on_each_engine(|kept| {
+        let mut client = client(kept.register::<Fail>());
+        client.jobs().enqueue(Fail("second time".into())).unwrap();
+        assert_eq!(client.jobs().run_next().unwrap().unwrap().state, JobState::Scheduled);
+        client.advance(Duration::from_secs(10));
+        assert_eq!(client.jobs().run_next().unwrap().unwrap().state, JobState::Done);
+    });
+}
+
+#[test]
 fn a_job_that_nobody_knows_any_more_is_kept_and_does_not_spin() {
     on_each_engine(|kept| {
         #[derive(Serialize, Deserialize)]
