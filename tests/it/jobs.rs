@@ -345,6 +345,9 @@ impl Job for Held {
         task.progress(1, 2);
         gates.tell.lock().unwrap().send(format!("{} {}", self.0, task.attempt())).unwrap();
         loop {
+            if self.0 == "fails of it" && task.is_cancelled() {
+                return Err(Error::internal("cut short"));
+            }
             task.check()?;
             if gates.go.lock().unwrap().recv_timeout(Duration::from_millis(10)).is_ok() {
                 return Ok(());
@@ -408,6 +411,21 @@ fn a_running_job_is_cancelled_and_followed_to_its_end() {
         assert_eq!(live.get().state, TaskState::Cancelled);
         assert_eq!(jobs.find(id).unwrap().unwrap().state, JobState::Cancelled);
         assert!(jobs.follow(id).unwrap().unwrap().is_finished() && jobs.follow(999).unwrap().is_none());
+        site.server.stop();
+    });
+}
+
+#[test]
+fn a_job_that_fails_of_its_cancellation_is_cancelled_and_not_tried_again() {
+    on_each_engine(|kept| {
+        let jobs = kept.register::<Held>();
+        let site = site(&jobs, SOON);
+        let id = jobs.enqueue(Held("fails of it".into())).unwrap().id;
+        site.begun.recv_timeout(SOON).unwrap();
+        jobs.cancel(id).unwrap();
+        until(|| jobs.find(id).unwrap().unwrap().state.is_finished());
+        let job = jobs.find(id).unwrap().unwrap();
+        assert_eq!((job.state, &*job.failures[0].words), (JobState::Cancelled, "cut short"));
         site.server.stop();
     });
 }

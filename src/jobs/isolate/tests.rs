@@ -528,21 +528,6 @@ fn one_that_is_done_and_does_not_exit_is_done() {
     );
 }
 
-/// `cargo test --release --lib how_long_an_empty_job_takes -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement"]
-fn how_long_an_empty_job_takes() {
-    let mut times: Vec<Duration> = (0..100)
-        .map(|_| {
-            let began = Instant::now();
-            start(order("nothing", "")).join().unwrap();
-            began.elapsed()
-        })
-        .collect();
-    times.sort_unstable();
-    println!("an empty isolated job: median {:?}, 95th of a hundred {:?}", times[50], times[95]);
-}
-
 #[test]
 fn one_that_does_not_come_to_its_job_says_what_it_printed() {
     let mut command = Command::new("sh");

@@ -2,7 +2,6 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 
 use rusqlite::Connection;
@@ -660,70 +659,4 @@ fn trimming_goes_on_past_one_transaction() {
     assert_eq!(jobs.trim(keep, T).unwrap(), many - 3);
     assert_eq!(jobs.counts().unwrap().cancelled, 3);
     assert_eq!(state(&jobs, all[many - 1].id), JobState::Cancelled);
-}
-
-/// Figures, for a person: `cargo test --release --lib jobs::sqlite::tests::figures -- --ignored --nocapture`
-#[test]
-#[ignore = "measures, and takes a minute"]
-fn figures() {
-    let home = Home(tempfile::tempdir_in(".").unwrap());
-    let jobs = home.open();
-    let began = Instant::now();
-    thread::scope(|scope| (0..8).for_each(|_| drop(scope.spawn(|| add_each(&jobs, 1000)))));
-    println!("enqueued by 8 threads: {:.0}/s", 8000.0 / began.elapsed().as_secs_f64());
-    let began = Instant::now();
-    for _ in 0..92 {
-        jobs.enqueue(vec![entry("a"); 1000], T).unwrap();
-    }
-    println!("enqueued by the thousand: {:.0}/s", 92_000.0 / began.elapsed().as_secs_f64());
-    drain(&jobs, 16, 40_000);
-    drain(&jobs, 32, 40_000);
-    claim_time(&jobs);
-    for _ in 0..100 {
-        jobs.enqueue(vec![entry("a"); 10_000], T).unwrap();
-    }
-    claim_time(&jobs);
-    let began = Instant::now();
-    println!("{:?} in {:?}", jobs.counts().unwrap(), began.elapsed());
-    let began = Instant::now();
-    println!("{:?} in {:?}", jobs.queues().unwrap(), began.elapsed());
-}
-
-/// Claimed in batches by one thread, settled from many.
-fn drain(jobs: &Sqlite, threads: usize, most: u64) {
-    let worker = jobs.join().unwrap();
-    let (sender, receiver) = std::sync::mpsc::sync_channel::<Claimed>(threads * 4);
-    let (receiver, settled, began) = (Mutex::new(receiver), AtomicU64::new(0), Instant::now());
-    thread::scope(|scope| {
-        for _ in 0..threads {
-            scope.spawn(|| {
-                loop {
-                    // The lock is let go of before the job is settled.
-                    let next = lock(&receiver).recv();
-                    let Ok(job) = next else { break };
-                    assert!(jobs.settle(job.id, job.token, End::Done, T).unwrap());
-                    settled.fetch_add(1, Ordering::Relaxed);
-                }
-            });
-        }
-        let mut claimed = 0;
-        while claimed < most {
-            let some = jobs.claim(&worker, &[Room { queue: "default".to_owned(), free: threads * 4 }], T).unwrap();
-            claimed += some.len() as u64;
-            some.into_iter().for_each(|job| sender.send(job).unwrap());
-        }
-        drop(sender);
-    });
-    println!("drained by {threads} threads: {:.0}/s", settled.into_inner() as f64 / began.elapsed().as_secs_f64());
-}
-
-fn claim_time(jobs: &Sqlite) {
-    let worker = jobs.join().unwrap();
-    let waiting = jobs.counts().unwrap().waiting;
-    // The first ones pay for moving what was enqueued from the log into the file.
-    (0..500).for_each(|_| drop(take(jobs, &worker)));
-    let began = Instant::now();
-    (0..1000).for_each(|_| drop(take(jobs, &worker)));
-    println!("a claim of one with {waiting} waiting: {:?}", began.elapsed() / 1000);
-    jobs.leave(&worker, T).unwrap();
 }
