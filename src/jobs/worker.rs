@@ -85,6 +85,8 @@ impl Crew {
         jobs.engine.clock_went_back(jobs.now())?;
         let recovered = jobs.engine.recover(jobs.plan.lease, jobs.now())?;
         say_recovered(recovered);
+        // A schedule counts from here on, and not from when a thread first has its turn.
+        crew.tick()?;
         *lock(&crew.me) = Some(jobs.engine.join()?);
         let (claiming, keeping) = (crew.clone(), crew.clone());
         crew.spawn("aside-jobs", move || claiming.claim_and_begin())?;
@@ -408,6 +410,15 @@ mod tests {
         }
         crew.leave();
         assert!(is_gone(&second));
+    }
+
+    #[test]
+    fn a_schedule_counts_from_the_start_on() {
+        let scope = Scope::new(Registry::new(&Config::default()), Values::default());
+        let jobs = Jobs::memory().every("0 3 * * * Europe/Berlin", Quick);
+        let crew = Crew::start(&jobs, scope).unwrap();
+        assert!(lock(&crew.next_tick).is_some(), "what is due from now on is not missed, whenever a thread has its turn");
+        crew.leave();
     }
 
     #[test]
