@@ -21,6 +21,17 @@ pub enum Mode {
     Production,
 }
 
+/// What speaks HTTP with the visitors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum ServerKind {
+    /// `tiny_http`, on every platform: a thread for each connection. The default.
+    #[default]
+    TinyHttp,
+    /// `epoll`, on Linux, with the feature `epoll`: no thread for a connection that waits, and a limit on everything.
+    Epoll,
+}
+
 /// The settings of an application.
 ///
 /// ```
@@ -36,6 +47,8 @@ pub struct Config {
     pub mode: Mode,
     /// `ASIDE_ADDR`: where to listen; `127.0.0.1:8000`. Port 0 takes a free one.
     pub address: String,
+    /// `ASIDE_SERVER`: `tiny_http` (the default) or `epoll`, which is there on Linux with the feature `epoll`.
+    pub server: ServerKind,
     /// `ASIDE_URL`: the site's own address, for the application to make absolute links of, in mail. Not set by default.
     pub url: Option<String>,
     /// `ASIDE_ALLOWED_HOSTS`: the names that the site answers to, separated by commas; `.example.org` stands for that
@@ -70,6 +83,26 @@ pub struct Config {
     pub max_workers: usize,
     /// `ASIDE_MAX_STREAMS`: event streams and other slow responses at once, each of which holds a thread; 1,000.
     pub max_streams: usize,
+    /// `ASIDE_MAX_HEAD`: bytes of all header fields of a request; 64 KiB. With tiny_http they are all read before they are
+    /// counted.
+    pub max_head: usize,
+    /// `ASIDE_MAX_HEADERS`: header fields of a request; 128.
+    pub max_headers: usize,
+    /// `ASIDE_MAX_CONNECTIONS`: connections at once; 20,000. One too many gets 503. Like all that follows up to
+    /// `ASIDE_WRITE_TIMEOUT` it is for `epoll` alone; tiny_http has no such limits.
+    pub max_connections: usize,
+    /// `ASIDE_MAX_REQUESTS`: requests on one connection; 100,000.
+    pub max_requests: u32,
+    /// `ASIDE_HEAD_TIMEOUT`: how long the head of a request may take to come; whole seconds, 15.
+    pub head_timeout: Duration,
+    /// `ASIDE_BODY_TIMEOUT`: how long nothing may come of a body; whole seconds, 30.
+    pub body_timeout: Duration,
+    /// `ASIDE_MIN_RATE`: bytes of a body that must come in a second, on the whole and not in its first 10 s; 500.
+    pub min_rate: u64,
+    /// `ASIDE_IDLE_TIMEOUT`: how long a connection is kept for its next request; whole seconds, 75.
+    pub idle_timeout: Duration,
+    /// `ASIDE_WRITE_TIMEOUT`: how long a client may take nothing of a response; whole seconds, 30.
+    pub write_timeout: Duration,
     /// `ASIDE_MAX_FORM`: bytes of a urlencoded or JSON body, and of all text fields of a multipart one; 1 MiB.
     pub max_form: u64,
     /// `ASIDE_MAX_UPLOAD`: bytes of a multipart body; 32 MiB.
@@ -92,6 +125,7 @@ impl Default for Config {
         Config {
             mode: Mode::Development,
             address: "127.0.0.1:8000".into(),
+            server: ServerKind::default(),
             url: None,
             allowed_hosts: Vec::new(),
             trusted_origins: Vec::new(),
@@ -105,6 +139,15 @@ impl Default for Config {
             nice: 10,
             max_workers: 256,
             max_streams: 1_000,
+            max_head: 64 << 10,
+            max_headers: 128,
+            max_connections: 20_000,
+            max_requests: 100_000,
+            head_timeout: Duration::from_secs(15),
+            body_timeout: Duration::from_secs(30),
+            min_rate: 500,
+            idle_timeout: Duration::from_secs(75),
+            write_timeout: Duration::from_secs(30),
             max_form: 1 << 20,
             max_upload: 32 << 20,
             max_fields: 1_000,
@@ -146,6 +189,7 @@ impl Config {
         let config = Config {
             mode: read.or("ASIDE_ENV", default.mode, "`development` or `production`")?,
             address: read.text("ASIDE_ADDR").unwrap_or(default.address),
+            server: read.or("ASIDE_SERVER", default.server, "`tiny_http` or `epoll`")?,
             url: read.text("ASIDE_URL"),
             allowed_hosts: read.list("ASIDE_ALLOWED_HOSTS"),
             trusted_origins: read.list("ASIDE_TRUSTED_ORIGINS"),
@@ -159,6 +203,15 @@ impl Config {
             nice: read.or("ASIDE_BACKGROUND_NICE", default.nice, "a number from 0 to 19")?,
             max_workers: read.or("ASIDE_MAX_WORKERS", default.max_workers, "a whole number")?,
             max_streams: read.or("ASIDE_MAX_STREAMS", default.max_streams, "a whole number")?,
+            max_head: read.or("ASIDE_MAX_HEAD", default.max_head, "a number of bytes")?,
+            max_headers: read.or("ASIDE_MAX_HEADERS", default.max_headers, "a whole number")?,
+            max_connections: read.or("ASIDE_MAX_CONNECTIONS", default.max_connections, "a whole number")?,
+            max_requests: read.or("ASIDE_MAX_REQUESTS", default.max_requests, "a whole number")?,
+            head_timeout: read.seconds("ASIDE_HEAD_TIMEOUT", default.head_timeout)?,
+            body_timeout: read.seconds("ASIDE_BODY_TIMEOUT", default.body_timeout)?,
+            min_rate: read.or("ASIDE_MIN_RATE", default.min_rate, "bytes in a second")?,
+            idle_timeout: read.seconds("ASIDE_IDLE_TIMEOUT", default.idle_timeout)?,
+            write_timeout: read.seconds("ASIDE_WRITE_TIMEOUT", default.write_timeout)?,
             max_form: read.or("ASIDE_MAX_FORM", default.max_form, "a number of bytes")?,
             max_upload: read.or("ASIDE_MAX_UPLOAD", default.max_upload, "a number of bytes")?,
             max_fields: read.or("ASIDE_MAX_FIELDS", default.max_fields, "a whole number")?,
@@ -188,6 +241,20 @@ impl Config {
             (!(0..=19).contains(&self.nice), "ASIDE_BACKGROUND_NICE takes a number from 0 to 19"),
             (self.max_tasks == 0, "ASIDE_MAX_TASKS must be at least 1"),
             (self.max_workers == 0, "ASIDE_MAX_WORKERS must be at least 1"),
+            (self.max_headers == 0, "ASIDE_MAX_HEADERS must be at least 1"),
+            (
+                !(1..=1_000_000).contains(&self.max_connections),
+                "ASIDE_MAX_CONNECTIONS takes a number from 1 to 1,000,000",
+            ),
+            (self.max_requests == 0, "ASIDE_MAX_REQUESTS must be at least 1"),
+            (self.head_timeout.is_zero(), "ASIDE_HEAD_TIMEOUT must be at least 1 second"),
+            (self.body_timeout.is_zero(), "ASIDE_BODY_TIMEOUT must be at least 1 second"),
+            (self.idle_timeout.is_zero(), "ASIDE_IDLE_TIMEOUT must be at least 1 second"),
+            (self.write_timeout.is_zero(), "ASIDE_WRITE_TIMEOUT must be at least 1 second"),
+            (
+                self.server == ServerKind::Epoll && !cfg!(all(feature = "epoll", target_os = "linux")),
+                "ASIDE_SERVER is `epoll`, which is there on Linux alone, with aside's feature `epoll`",
+            ),
         ];
         rules.into_iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, words)| Err(Error::internal(words)))
     }
@@ -205,6 +272,18 @@ impl FromStr for Mode {
         match text {
             "development" => Ok(Mode::Development),
             "production" => Ok(Mode::Production),
+            _ => Err(Error::internal("neither")),
+        }
+    }
+}
+
+impl FromStr for ServerKind {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<ServerKind> {
+        match text {
+            "tiny_http" => Ok(ServerKind::TinyHttp),
+            "epoll" => Ok(ServerKind::Epoll),
             _ => Err(Error::internal("neither")),
         }
     }
@@ -257,6 +336,9 @@ mod tests {
             ("ASIDE_MAX_UPLOAD", "-1"),
             ("ASIDE_SESSION_IDLE", "0"),
             ("ASIDE_SESSION_LIFETIME", "0"),
+            ("ASIDE_SERVER", "nginx"),
+            ("ASIDE_MAX_CONNECTIONS", "0"),
+            ("ASIDE_HEAD_TIMEOUT", "0"),
         ] {
             let words = read(&[(name, value)]).unwrap_err().to_string();
             assert!(words.starts_with(name), "{words}");

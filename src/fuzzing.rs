@@ -1,6 +1,7 @@
 //! What the targets under `fuzz/` reach that nobody else does: there only where cargo fuzz builds the crate. All else that
 //! reads bytes from strangers they reach as everybody does, through a test client.
 
+use crate::config::Config;
 use crate::http::headers::Headers;
 use crate::server::wire;
 
@@ -11,5 +12,5 @@ pub fn head(text: &str) -> bool {
     let mut word = || line.next().unwrap_or_default();
     let (method, target, minor) = (word(), word(), word().len() as u8);
     let headers: Headers = lines.map(|line| line.split_once(':').unwrap_or((line, ""))).collect();
-    wire::check(method, target, (1, minor), &headers).is_ok()
+    wire::check(method, target, (1, minor), &headers, &Config::default()).is_ok()
 }

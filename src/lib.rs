@@ -103,7 +103,7 @@ pub use background::pool::Pool;
 pub use background::registry::{Counts, Origin, Progress, TaskState};
 pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, TaskInfo, background, task};
 pub use cache::Cache;
-pub use config::{Config, Mode};
+pub use config::{Config, Mode, ServerKind};
 pub use error::{BoxError, Error, Result, Status, ok};
 pub use http::auth::{login, logout, logout_everywhere};
 pub use http::events::{Event, Events};

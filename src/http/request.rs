@@ -319,7 +319,7 @@ impl Request {
     /// The whole body, up to `ASIDE_MAX_FORM`.
     ///
     /// # Errors
-    /// 413 when it is larger, 400 when it was cut short.
+    /// 413 when it is larger, 400 when it was cut short, 408 when it did not come in time.
     pub fn bytes(&mut self) -> Result<Vec<u8>> {
         let limit = self.config.max_form;
         let too_large = || Error::too_large(format!("The body is larger than {limit} bytes (ASIDE_MAX_FORM)."));
@@ -358,6 +358,9 @@ fn decode_cookie(value: &str) -> String {
 
 /// What a body that could not be read to its end means for the client.
 pub(crate) fn unreadable(error: io::Error) -> Error {
+    if error.kind() == io::ErrorKind::TimedOut {
+        return Error::new(Status::REQUEST_TIMEOUT, "The request's body did not come in time.").with_source(error);
+    }
     Error::bad_request("The request's body was cut short or is malformed.").with_source(error)
 }
 

@@ -76,6 +76,25 @@ impl Departures {
         Presence { of: self.0.clone(), id, disconnect }
     }
 
+    /// The same for a page whose socket is known: a descriptor of its own.
+    #[cfg(all(feature = "epoll", target_os = "linux"))]
+    pub(crate) fn begin_on(&self, socket: Socket) -> Presence {
+        let disconnect = Disconnect::default();
+        let mut pages = lock(&self.0.pages);
+        pages.last += 1;
+        let id = pages.last;
+        if pages.is_closed {
+            disconnect.tell();
+        }
+        if self.0.is_watching(&mut pages) {
+            self.0.hang_ups.add(id, &socket).err().iter().for_each(unnoticed);
+        }
+        let page = Page { remote: None, disconnect: disconnect.clone(), may_be_shut: false, socket: Some(socket) };
+        pages.open.insert(id, page);
+        drop(pages);
+        Presence { of: self.0.clone(), id, disconnect }
+    }
+
     /// Tells all pages, those too that still come.
     pub(crate) fn close(&self) {
         let mut pages = lock(&self.0.pages);

@@ -1,13 +1,16 @@
 //! The wire: bytes to requests, responses to bytes, and the beginning and the end of the process.
 //!
 //! A [`Transport`] knows sockets and nothing of the application; [`Service::handle`] is the application and knows no
-//! socket; a crew of [`workers`] stands between them. One transport is here, [`tiny_http`]; another can be put under the
-//! same trait.
+//! socket; a crew of [`workers`] stands between them. Two transports are here: [`tiny_http`], on every platform, and
+//! `epoll`, on Linux.
 
 pub(crate) mod clock;
 mod departures;
+#[cfg(all(feature = "epoll", target_os = "linux"))]
+mod epoll;
 pub(crate) mod log;
 pub(crate) mod socket;
+mod streams;
 pub(crate) mod tiny_http;
 pub(crate) mod wire;
 pub(crate) mod workers;
@@ -20,11 +23,13 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
-use self::tiny_http as transport;
+use self::tiny_http::TinyHttp;
 use self::workers::Crew;
 use crate::app::App;
 use crate::app::service::Service;
 use crate::background::registry::span;
+#[cfg(all(feature = "epoll", target_os = "linux"))]
+use crate::config::ServerKind;
 use crate::error::{Error, Result};
 use crate::jobs::isolate::is_child;
 use crate::jobs::{self, Jobs};
@@ -279,11 +284,12 @@ impl App {
         raise_descriptor_limit();
         let listener = listener.map_or_else(|| listen(&service.config().address), Ok)?;
         let addr = listener.local_addr()?;
-        let desk = Desk::new(service);
-        let transport = Arc::new(transport::TinyHttp::new(listener)?);
-        let jobs = start_jobs(&desk.service)?;
-        let crew = Crew::start(transport.clone(), desk.clone())?;
-        Ok(Server { addr, running: Some(Running { desk, transport, crew, jobs }) })
+        let running: Box<dyn Run> = match service.config().server {
+            #[cfg(all(feature = "epoll", target_os = "linux"))]
+            ServerKind::Epoll => Running::start(epoll::Epoll::new(listener, service.config())?, service)?,
+            _ => Running::start(TinyHttp::new(listener, service.config())?, service)?,
+        };
+        Ok(Server { addr, running: Some(running) })
     }
 }
 
@@ -293,13 +299,20 @@ impl App {
 #[must_use = "the site is served until this is dropped"]
 pub struct Server {
     addr: SocketAddr,
-    running: Option<Running>,
+    running: Option<Box<dyn Run>>,
 }
 
-struct Running {
+/// A server that runs, over whichever transport.
+trait Run: Send + Sync {
+    fn service(&self) -> &Service;
+
+    fn stop(self: Box<Self>, why: &str);
+}
+
+struct Running<T: Transport> {
     desk: Arc<Desk>,
-    transport: Arc<transport::TinyHttp>,
-    crew: Crew<transport::TinyHttp>,
+    transport: Arc<T>,
+    crew: Crew<T>,
     jobs: Option<Arc<jobs::worker::Crew>>,
 }
 
@@ -322,7 +335,7 @@ impl Server {
 
     fn service(&self) -> &Service {
         // It is there until `stop` has taken both.
-        &self.running.as_ref().expect("the server runs").desk.service
+        self.running.as_ref().expect("the server runs").service()
     }
 }
 
@@ -340,8 +353,21 @@ impl fmt::Debug for Server {
     }
 }
 
-impl Running {
-    fn stop(self, why: &str) {
+impl<T: Transport> Running<T> {
+    fn start(transport: T, service: Service) -> Result<Box<Running<T>>> {
+        let (desk, transport) = (Desk::new(service), Arc::new(transport));
+        let jobs = start_jobs(&desk.service)?;
+        let crew = Crew::start(transport.clone(), desk.clone())?;
+        Ok(Box::new(Running { desk, transport, crew, jobs }))
+    }
+}
+
+impl<T: Transport> Run for Running<T> {
+    fn service(&self) -> &Service {
+        &self.desk.service
+    }
+
+    fn stop(self: Box<Self>, why: &str) {
         let grace = self.desk.service.config().grace;
         let until = Instant::now() + grace;
         ::log::info!(target: "aside::server", "Stopping on {why}: no new connections; requests and tasks have {}.", span(grace));
@@ -524,19 +550,25 @@ mod tests {
 
     #[test]
     fn connections_from_before_and_after_a_mend_are_served() {
-        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
-        let server = App::with_config(config).get("/", |_req: &mut Request| "hello").start().unwrap();
-        let mut before = TcpStream::connect(server.addr()).unwrap();
-        before.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let service = App::with_config(Config::default()).get("/", |_req: &mut Request| "hello").build().unwrap();
+        let listener = listen("127.0.0.1:0").unwrap();
+        let connect = {
+            let addr = listener.local_addr().unwrap();
+            move || {
+                let stream = TcpStream::connect(addr).unwrap();
+                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+                stream
+            }
+        };
+        let running = Running::start(TinyHttp::new(listener, service.config()).unwrap(), service).unwrap();
+        let mut before = connect();
         ask(&mut before);
-        let running = server.running.as_ref().unwrap();
         running.transport.mend(&running.desk, "a test says so");
-        let mut after = TcpStream::connect(server.addr()).unwrap();
-        after.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+        let mut after = connect();
         for _ in 0..3 {
             ask(&mut before);
             ask(&mut after);
         }
-        server.stop();
+        running.stop("test");
     }
 }

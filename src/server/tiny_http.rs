@@ -45,14 +45,15 @@ use tiny_http::{ReadWrite, Server};
 
 use super::departures::{Departures, Presence};
 use super::socket::{self, Peer};
-use super::wire::{self, Asked, Framing, Malformed, PIECE, Terms};
+use super::streams::{self, aside};
+use super::wire::{self, Asked, Framing, LOGGED, Malformed, PIECE, Terms};
 use super::{Counted, Desk, Taken, Transport};
-use crate::background::threads::{self, Work};
-use crate::background::{panics, timer};
+use crate::background::{panics, threads, timer};
+use crate::config::Config;
 use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
-use crate::http::response::{Response, ResponseBody};
+use crate::http::response::Response;
 use crate::sync::{lock, wait_while};
 
 /// The largest declared body that tiny_http may drain: it allocates what is left in one piece.
@@ -63,9 +64,6 @@ const UNREAD: u64 = 256 << 10;
 
 /// A body up to this is read before we see the request, unless the client waits for a 100.
 const READ_AHEAD: u64 = 1024;
-
-/// How much of a method or a target that is refused goes to the log.
-const LOGGED: usize = 200;
 
 /// How long a client whose connection is being closed may still send: closed earlier, the system would drop the response
 /// that it has not read yet.
@@ -84,6 +82,7 @@ const NUDGE: Duration = Duration::from_millis(10);
 
 /// The transport.
 pub(crate) struct TinyHttp {
+    config: Config,
     current: RwLock<Arc<Server>>,
     /// Those whose accept thread died. Their connections live on.
     former: Mutex<Vec<Arc<Server>>>,
@@ -117,10 +116,11 @@ impl TinyHttp {
     ///
     /// # Errors
     /// When the system refuses a duplicate of it.
-    pub(crate) fn new(listener: TcpListener) -> Result<TinyHttp> {
+    pub(crate) fn new(listener: TcpListener, config: &Config) -> Result<TinyHttp> {
         let addr = listener.local_addr()?;
         let server = server(&listener)?;
         Ok(TinyHttp {
+            config: config.clone(),
             current: RwLock::new(Arc::new(server)),
             former: Mutex::default(),
             listener,
@@ -158,7 +158,8 @@ impl TinyHttp {
         let fields = request.headers().iter();
         let headers: Headers = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str())).collect();
         let version = request.http_version();
-        let verdict = wire::check(request.method().as_str(), request.url(), (version.0, version.1), &headers);
+        let verdict =
+            wire::check(request.method().as_str(), request.url(), (version.0, version.1), &headers, &self.config);
         let verdict = verdict.and_then(|asked| match asked.framing {
             Framing::Chunked if is_upgrade(&request) => {
                 Err(wire::bad("An upgrade with a chunked body is not understood."))
@@ -441,22 +442,6 @@ fn from(remote: Option<SocketAddr>) -> String {
     remote.map_or(String::new(), |remote| format!(" from {remote}"))
 }
 
-/// Does something on a kept thread, or here when there is none.
-fn aside<T: Send + 'static>(what: T, f: impl FnOnce(T) + Send + 'static) {
-    let slot = Arc::new(Mutex::new(Some((what, f))));
-    let theirs = slot.clone();
-    let work = Work::new(move || {
-        threads::rename("aside-server");
-        let parts = lock(&theirs).take();
-        let _ = panics::catch(|| parts.into_iter().for_each(|(what, f)| f(what)));
-        None
-    });
-    if threads::run(0, work).is_err() {
-        let parts = lock(&slot).take();
-        parts.into_iter().for_each(|(what, f)| f(what));
-    }
-}
-
 /// tiny_http's request while the handler may read its body: lent, and taken back for the response.
 struct Loan {
     request: Option<tiny_http::Request>,
@@ -657,19 +642,21 @@ struct Delivery {
 impl Delivery {
     /// Sends it: a stream on a thread of its own, the rest here and now.
     fn begin(self) {
-        let body_is_sent = !self.terms.head_only && !self.response.status_code().is_bodiless();
-        if !(self.response.is_stream() && body_is_sent) {
+        if !(self.response.is_stream() && self.terms.has_body(self.response.status_code())) {
             return self.send(None);
         }
         match self.desk.stream_place() {
             Some(place) => self.stream(place),
-            None => self.busy().send(None),
+            None => {
+                let response = streams::too_many(self.response, self.desk.service.config().max_streams);
+                Delivery { response, ..self }.send(None);
+            }
         }
     }
 
     fn stream(self, place: Counted) {
         // A live page has no end to wait for: it is told to end.
-        let (presence, at_work) = match self.is_live() {
+        let (presence, at_work) = match streams::is_live(&self.response) {
             true => (Some(self.transport.departures.begin(self.place.remote, self.closes_itself)), None),
             false => (None, Some(self.desk.at_work())),
         };
@@ -680,23 +667,6 @@ impl Delivery {
         });
     }
 
-    fn is_live(&self) -> bool {
-        let media_type = self.response.headers().get("Content-Type").unwrap_or("");
-        self.response.is_stream() && media_type.starts_with("text/event-stream")
-    }
-
-    /// The same delivery with an apology in the stream's place.
-    fn busy(mut self) -> Delivery {
-        let most = self.desk.service.config().max_streams;
-        log::warn!(target: "aside::server", "A stream is refused: there are {most} already (ASIDE_MAX_STREAMS).");
-        let apology = "There are too many visitors on live pages; try again in a moment.";
-        // In place, so that the headers that every response has stay, and what was set aside on it.
-        self.response.body = ResponseBody::Bytes(apology.as_bytes().into());
-        let response = self.response.status(Status::SERVICE_UNAVAILABLE).header("Retry-After", "5");
-        self.response = response.header("Content-Type", "text/plain; charset=utf-8");
-        self
-    }
-
     /// Writes it, ends what is to end, and begins what was set aside on it.
     fn send(mut self, presence: Option<Presence>) {
         let aside = self.response.take_set_aside();
@@ -704,17 +674,9 @@ impl Delivery {
         // Looked for before the client has its answer: with that it may go, and another come from the same port.
         let peer = if close { self.transport.peer(&self.place) } else { None };
         let disconnect = presence.as_ref().map(Presence::disconnect).cloned().unwrap_or_default();
-        let sent = panics::catch(|| wire::send(&mut self.outlet, self.response, self.terms, &disconnect));
+        let whole = streams::send(&mut self.outlet, self.response, self.terms, &disconnect);
         // Before the connection is let go.
         drop(presence);
-        match &sent {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => log::debug!(target: "aside::server", "A response was cut short: {error}"),
-            Err(panic) => {
-                log::error!(target: "aside::server", "A response was cut short, its stream panicked: {panic}")
-            }
-        }
-        let whole = matches!(sent, Ok(Ok(())));
         let end = End { whole, close, peer, transport: self.transport };
         end.end(self.outlet, &self.place);
         drop(self.place);

@@ -7,6 +7,7 @@ use std::fmt;
 use std::io::{self, Read, Write};
 
 use super::clock::Clock;
+use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::http::disconnect::Disconnect;
 use crate::http::headers::{Headers, is_token, is_value};
@@ -20,11 +21,20 @@ thread_local! {
 /// Bodies are copied, and read from files, in pieces of this size.
 pub(crate) const PIECE: usize = 64 << 10;
 
-/// What a head has at most. A proxy in front allows less, and no page needs as much.
-const LONGEST_METHOD: usize = 32;
-const LONGEST_TARGET: usize = 16 << 10;
-const LONGEST_HEAD: usize = 64 << 10;
-const MOST_FIELDS: usize = 128;
+/// What a request line has at most. A proxy in front allows less, and no page needs as much.
+pub(crate) const LONGEST_METHOD: usize = 32;
+pub(crate) const LONGEST_TARGET: usize = 16 << 10;
+
+/// How much of a method or a target that is refused goes to the log.
+pub(crate) const LOGGED: usize = 200;
+
+pub(crate) const OTHER_VERSION: Malformed = bad("This server speaks HTTP/1.0 and HTTP/1.1.");
+pub(crate) const UNKNOWN_METHOD: Malformed = bad("The method is not a token of at most 32 characters.");
+pub(crate) const LONG_TARGET: Malformed = Malformed(Status::URI_TOO_LONG, "The target is longer than 16 KiB.");
+pub(crate) const MUCH_HEAD: Malformed = Malformed(
+    Status::REQUEST_HEADER_FIELDS_TOO_LARGE,
+    "There are too many headers, or they are too long (ASIDE_MAX_HEADERS, ASIDE_MAX_HEAD).",
+);
 
 /// The head of a request that is well formed.
 #[derive(Debug)]
@@ -64,14 +74,20 @@ pub(crate) const fn bad(words: &'static str) -> Malformed {
 }
 
 /// Checks a head as a parser split it up.
-pub(crate) fn check(method: &str, target: &str, version: (u8, u8), headers: &Headers) -> Result<Asked, Malformed> {
+pub(crate) fn check(
+    method: &str,
+    target: &str,
+    version: (u8, u8),
+    headers: &Headers,
+    config: &Config,
+) -> Result<Asked, Malformed> {
     if version != (1, 0) && version != (1, 1) {
-        return Err(bad("This server speaks HTTP/1.0 and HTTP/1.1."));
+        return Err(OTHER_VERSION);
     }
     if !(1..=LONGEST_METHOD).contains(&method.len()) || !method.bytes().all(is_token) {
-        return Err(bad("The method is not a token of at most 32 characters."));
+        return Err(UNKNOWN_METHOD);
     }
-    measure(target, headers)?;
+    measure(target, headers, config)?;
     if headers.iter().any(|(name, _)| name.is_empty() || !name.bytes().all(is_token)) {
         return Err(bad("The name of a header is not a token."));
     }
@@ -86,23 +102,20 @@ pub(crate) fn check(method: &str, target: &str, version: (u8, u8), headers: &Hea
     Ok(Asked { method: Method::from(method), target, authority, framing, http10, close })
 }
 
-fn measure(target: &str, headers: &Headers) -> Result<(), Malformed> {
+fn measure(target: &str, headers: &Headers, config: &Config) -> Result<(), Malformed> {
     if target.len() > LONGEST_TARGET {
-        return Err(Malformed(Status::URI_TOO_LONG, "The target is longer than 16 KiB."));
+        return Err(LONG_TARGET);
     }
     let length: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if length > LONGEST_HEAD || headers.len() > MOST_FIELDS {
-        let words = "There are more than 128 headers, or more than 64 KiB of them.";
-        return Err(Malformed(Status::REQUEST_HEADER_FIELDS_TOO_LARGE, words));
-    }
-    Ok(())
+    if length > config.max_head || headers.len() > config.max_headers { Err(MUCH_HEAD) } else { Ok(()) }
 }
 
-/// Whether the client has said that this is the last request of its connection (RFC 9112, section 9.3).
+/// Whether this is the last request of its connection: the client says so (RFC 9112, section 9.3), or would go on in another
+/// protocol, which is not spoken here.
 fn closes(headers: &Headers, http10: bool) -> bool {
     let options = || headers.get_all("Connection").flat_map(|value| value.split(','));
     let says = |word: &str| options().any(|option| option.trim().eq_ignore_ascii_case(word));
-    says("close") || (http10 && !says("keep-alive"))
+    says("close") || says("upgrade") || (http10 && !says("keep-alive"))
 }
 
 /// Where the body ends, when that can be read in one way only (RFC 9112, section 6.3).
@@ -175,11 +188,12 @@ pub(crate) struct Terms {
 impl Terms {
     /// Whether this response's body is delimited by the end of the connection.
     pub(crate) fn ends_by_closing(&self, response: &Response) -> bool {
-        self.http10 && response.is_stream() && self.has_body(response)
+        self.http10 && response.is_stream() && self.has_body(response.status_code())
     }
 
-    fn has_body(&self, response: &Response) -> bool {
-        !self.head_only && !response.status_code().is_bodiless()
+    /// Whether a response of that status has a body to send.
+    pub(crate) fn has_body(&self, status: Status) -> bool {
+        !self.head_only && !status.is_bodiless()
     }
 }
 
@@ -190,7 +204,7 @@ impl Terms {
 /// When the client is gone, or the body came to an end before its time. Then the connection is of no more use.
 pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms, disconnect: &Disconnect) -> io::Result<()> {
     let mut buffer = head(&response, terms);
-    if !terms.has_body(&response) {
+    if !terms.has_body(response.status_code()) {
         out.write_all(&buffer)?;
         return out.flush();
     }
@@ -230,10 +244,15 @@ fn send_file(out: &mut dyn Write, mut buffer: Vec<u8>, mut file: impl Read, leng
             return Ok(());
         }
         if count < piece {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter"));
+            return Err(has_become_shorter());
         }
         buffer.clear();
     }
+}
+
+/// A file of which there is less than its response has promised.
+pub(crate) fn has_become_shorter() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter")
 }
 
 /// The head of a response, down to the empty line.
@@ -337,7 +356,7 @@ mod tests {
     use super::*;
 
     fn asked(method: &str, target: &str, fields: &[(&str, &str)]) -> Result<Asked, Malformed> {
-        check(method, target, (1, 1), &fields.iter().copied().collect())
+        check(method, target, (1, 1), &fields.iter().copied().collect(), &Config::default())
     }
 
     const HOST: (&str, &str) = ("Host", "a.example:8000");
@@ -400,8 +419,8 @@ mod tests {
             assert!(asked("GET", "/", &[("Host", host)]).is_ok(), "{host}");
         }
         let none = Headers::new();
-        assert!(check("GET", "/", (0, 9), &none).is_err());
-        assert!(check("GET", "/", (1, 0), &none).is_ok());
+        assert!(check("GET", "/", (0, 9), &none, &Config::default()).is_err());
+        assert!(check("GET", "/", (1, 0), &none, &Config::default()).is_ok());
     }
 
     #[test]
@@ -420,7 +439,7 @@ mod tests {
     fn a_connection_ends_when_the_client_says_so_in_whole_words() {
         let closes = |version, values: &[&str]| {
             let headers: Headers = values.iter().map(|value| ("Connection", *value)).chain([HOST]).collect();
-            check("GET", "/", version, &headers).unwrap().close
+            check("GET", "/", version, &headers, &Config::default()).unwrap().close
         };
         for (values, in_1_1, in_1_0) in [
             (&[][..], false, true),
@@ -450,7 +469,7 @@ mod tests {
             minor in 0u8..3,
         ) {
             let headers: Headers = fields.into_iter().collect();
-            let Ok(asked) = check(&method, &target, (1, minor), &headers) else { return Ok(()) };
+            let Ok(asked) = check(&method, &target, (1, minor), &headers, &Config::default()) else { return Ok(()) };
             let (lengths, codings) = (headers.get_all("Content-Length").count(), headers.get_all("Transfer-Encoding").count());
             proptest::prop_assert!(minor < 2 && lengths + codings <= 1);
             proptest::prop_assert_eq!(asked.framing == Framing::Nothing, lengths + codings == 0);

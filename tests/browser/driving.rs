@@ -32,7 +32,7 @@ struct Name {
 }
 
 fn site() -> Server {
-    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+    let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
     App::with_config(config)
         .template("page.html", PAGE)
         .template("restless.html", RESTLESS)

@@ -36,7 +36,7 @@ impl Asked {
 }
 
 fn config() -> Config {
-    Config { address: "127.0.0.1:0".into(), ..Config::default() }
+    Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() }
 }
 
 fn url(server: &Server, path: &str) -> String {

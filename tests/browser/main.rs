@@ -10,6 +10,11 @@ mod live_pages;
 use browser::Browser;
 use libtest_mimic::{Arguments, Completion, Trial};
 
+/// The transport that pages come over: `ASIDE_SERVER`.
+fn server() -> aside::ServerKind {
+    aside::Config::from_env().expect("settings that can be used").server
+}
+
 /// The tests, by their names. One that is left out is a function that nobody calls, which the compiler says.
 macro_rules! trials {
     ($($module:ident::$test:ident),+ $(,)?) => {

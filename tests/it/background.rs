@@ -482,7 +482,7 @@ fn tasks_stand_back_behind_pages() {
         let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
         stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
     }
-    let config = Config { address: "127.0.0.1:0".into(), nice: 6, ..Config::default() };
+    let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), nice: 6, ..Config::default() };
     let app = App::with_config(config).get("/", |_: &mut Request| {
         let spawned = background(|| aside::ok(nice())).join().unwrap()?;
         let kept = Task::new().run(|_| aside::ok(nice())).join()?;

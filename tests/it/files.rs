@@ -246,7 +246,7 @@ fn several_parts_go_over_the_wire_with_their_length() {
     let alphabet: String = ('a'..='z').collect();
     let big = alphabet.repeat(10_000);
     put(dir.path(), "static/big.txt", &big);
-    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+    let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
     let app = App::with_config(config).static_files("/static", dir.path().join("static"));
     let server = app.start().unwrap();
     let mut stream = TcpStream::connect(server.addr()).unwrap();

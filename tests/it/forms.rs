@@ -335,7 +335,7 @@ fn at_once(work: impl Fn(u32) -> Response + Send + Sync + 'static) -> (Vec<Strin
     let (go, gate) = channel::<()>();
     let (arrived, gate, done) = (Mutex::new(arrived), Mutex::new(gate), Arc::new(Mutex::new(0)));
     let count = done.clone();
-    let app = App::with_config(Config { address: "127.0.0.1:0".into(), ..Config::default() });
+    let app = App::with_config(Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() });
     let app = app.post("/orders", move |req: &mut Request| {
         let _order: Order = req.form()?;
         arrived.lock().unwrap().send(()).unwrap();

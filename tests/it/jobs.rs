@@ -219,7 +219,7 @@ fn what_is_wrong_with_the_jobs_is_said_at_the_start() {
         }
     }
     let start = |jobs: Jobs| {
-        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+        let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
         App::with_config(config).jobs(jobs).start().expect_err("it is refused").to_string()
     };
     let words = start(Jobs::memory().register::<Note>().register::<Other>().queue("", 1));
@@ -292,7 +292,7 @@ fn a_schedule_comes_once_for_all_processes_and_once_for_what_was_missed() {
         let jobs = kept;
         let process = || client(jobs.clone().every("0 3 * * * Europe/Berlin", note("nightly")));
         let served = |jobs: Jobs| {
-            let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+            let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
             App::with_config(config).jobs(jobs).state(Notes::default()).start().unwrap()
         };
         let _ = process();
@@ -364,7 +364,7 @@ struct Site {
 
 fn site(jobs: &Jobs, grace: Duration) -> Site {
     let ((tell, begun), (go, wait)) = (channel(), channel());
-    let config = Config { address: "127.0.0.1:0".into(), grace, ..Config::default() };
+    let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), grace, ..Config::default() };
     let app = App::with_config(config)
         .jobs(jobs.clone().register::<Held>().register::<Note>())
         .post("/cancel/{id}", |req: &mut Request| {

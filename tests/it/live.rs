@@ -218,7 +218,7 @@ fn watchers_are_counted_until_they_leave() {
 /// A site over a socket, at that address.
 fn serve(live: &Live<Posts>, address: &str) -> Server {
     let shown = live.clone();
-    let config = Config { address: address.to_owned(), ..Config::default() };
+    let config = Config { address: address.to_owned(), server: crate::server(), ..Config::default() };
     App::with_config(config)
         .template("posts.html", LIST)
         .get("/live", move |req: &mut Request| req.live(&shown, "posts.html"))

@@ -22,3 +22,12 @@ mod sessions;
 mod start;
 mod streams;
 mod wire;
+
+/// The transport that servers are tested over: `ASIDE_SERVER=epoll cargo test --features epoll --test it` is the other one.
+fn server() -> aside::ServerKind {
+    aside::Config::from_env().expect("settings that can be used").server
+}
+
+fn is_tiny_http() -> bool {
+    server() == aside::ServerKind::TinyHttp
+}

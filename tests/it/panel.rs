@@ -197,7 +197,7 @@ fn other_methods_and_other_paths_are_told_to_the_developer() {
 
 #[test]
 fn a_route_of_the_sites_own_in_its_place_is_refused_and_both_places_are_named() {
-    let config = || Config { address: "127.0.0.1:0".into(), ..Config::default() };
+    let config = || Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
     let line = line!() + 1;
     let app = App::with_config(config()).get("/_aside", |_: &mut Request| "mine");
     let words = app.start().unwrap_err().to_string();
@@ -522,7 +522,7 @@ fn a_page_that_comes_back_is_kept_up_to_date_too() {
 
 #[test]
 fn over_a_socket_it_is_a_site_like_any_other() {
-    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+    let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
     let server = App::with_config(config).post("/work", |_: &mut Request| drop(background(|| ()))).start().unwrap();
     let url = |path: &str| format!("http://{}{path}", server.addr());
     ureq::post(url("/work")).send_empty().unwrap();

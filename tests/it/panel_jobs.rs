@@ -628,7 +628,7 @@ fn the_page_of_a_job_that_is_discarded_says_so() {
 #[test]
 fn over_a_socket_a_worker_is_seen_at_work() {
     let jobs = jobs();
-    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+    let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
     let server = App::with_config(config).jobs(jobs.clone()).start().unwrap();
     let url = |path: &str| format!("http://{}{path}", server.addr());
     let ((begins, begun), (let_go, waits)) = (mpsc::channel(), mpsc::channel());

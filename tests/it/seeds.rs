@@ -43,7 +43,7 @@ pub(crate) struct Call {
 impl Service {
     pub(crate) fn start() -> Service {
         let (tell, calls) = channel();
-        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+        let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
         let wait = move |req: &mut Request| -> Result<String> {
             let (answer, answered) = channel();
             let call = Call { path: req.path().to_owned(), body: req.text()?, answer };

@@ -21,7 +21,11 @@ pub(crate) fn persistence() -> Vec<Probe> {
         get("1.1", "Connection: close\r\nConnection: keep-alive\r\n", last("GET /x")),
         get("1.1", "Connection: foo\r\nconnection: Close\r\n", last("GET /x")),
         get("1.1", "Proxy-Connection: close\r\n", handle("GET /x")),
-        get("1.1", "Connection: enclosed\r\n", fault(last("GET /x"), "`close` within a word ends the connection")),
+        get(
+            "1.1",
+            "Connection: enclosed\r\n",
+            fault(handle("GET /x"), last("GET /x"), "`close` within a word ends the connection"),
+        ),
         get("1.0", "", last("GET /x")),
         get("1.0", "Connection: close\r\n", last("GET /x")),
         get("1.0", "Connection: keep-alive, close\r\n", last("GET /x")),
@@ -47,7 +51,11 @@ pub(crate) fn persistence() -> Vec<Probe> {
         probe(
             "an upgrade with a chunked body",
             "POST /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            fault(refuse(400), "tiny_http gives out what follows an upgrade as it comes, chunks and all"),
+            fault(
+                last("POST /x"),
+                refuse(400),
+                "tiny_http gives out what follows an upgrade as it comes, chunks and all",
+            ),
         ),
     ]);
     probes
@@ -82,11 +90,14 @@ fn an_expectation_is_met_when_the_body_is_read() {
 
 /// Known: tiny_http sends the interim response to HTTP/1.0 as well, which must not get one (RFC 9110, section 10.1.1).
 #[test]
-fn an_expectation_of_http_1_0_is_met_too() {
+fn an_expectation_of_http_1_0_is_none() {
     let site = Site::start();
     let mut raw = Raw::to(&site.server);
     raw.send("POST /x HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello");
-    assert_eq!((raw.head().status, raw.reply().body.as_str(), raw.rest().as_str()), (100, "5 bytes", ""));
+    if crate::is_tiny_http() {
+        assert_eq!(raw.head().status, 100);
+    }
+    assert_eq!((raw.reply().body.as_str(), raw.rest().as_str()), ("5 bytes", ""));
 }
 
 #[test]

@@ -41,7 +41,7 @@ pub(crate) fn names() -> Vec<Probe> {
     let good = ["Name: v", "name:v", "n!#$%&'*+-.^_`|~0: v", "X: 1\r\nX: 2\r\nx: 3", "Transfer_Encoding: chunked"];
     let mut probes: Vec<Probe> = bad.into_iter().map(|lines| with(lines, refuse(400))).collect();
     probes.extend(good.into_iter().map(|lines| with(lines, handle("GET /x"))));
-    probes.push(with("Ñame: v", fault(Must::Silence, NOT_ASCII)));
+    probes.push(with("Ñame: v", fault(refuse(400), Must::Silence, NOT_ASCII)));
     probes
 }
 
@@ -61,11 +61,14 @@ pub(crate) fn values() -> Vec<Probe> {
     ];
     let mut probes: Vec<Probe> = good.into_iter().map(|lines| with(lines, handle("GET /x"))).collect();
     probes.extend(bad.into_iter().map(|lines| with(lines, refuse(400))));
-    probes.push(with(b"X: caf\xe9", fault(Must::Silence, NOT_ASCII)));
-    probes.push(with("X: café", fault(Must::Silence, NOT_ASCII)));
-    probes.push(with(b"X: \xff\xfe", fault(Must::Silence, NOT_ASCII)));
-    probes.push(with("X: a\r", fault(handle("GET /x"), "a CR before a line's end is trimmed with the line")));
-    probes.push(with("X: a\x0b", fault(handle("GET /x"), "a vertical tab around a value is trimmed")));
+    probes.push(with(b"X: caf\xe9", fault(handle("GET /x"), Must::Silence, NOT_ASCII)));
+    probes.push(with("X: café", fault(handle("GET /x"), Must::Silence, NOT_ASCII)));
+    probes.push(with(b"X: \xff\xfe", fault(handle("GET /x"), Must::Silence, NOT_ASCII)));
+    probes.push(with(
+        "X: a\r",
+        fault(refuse(400), handle("GET /x"), "a CR before a line's end is trimmed with the line"),
+    ));
+    probes.push(with("X: a\x0b", fault(refuse(400), handle("GET /x"), "a vertical tab around a value is trimmed")));
     probes
 }
 
@@ -74,9 +77,13 @@ pub(crate) fn folds() -> Vec<Probe> {
         with("X: a\r\n b", refuse(400)),
         with("X: a\r\n\tb", refuse(400)),
         with("X: a\r\n ", refuse(400)),
-        with("X: a\r\n b: c", fault(handle("GET /x"), FOLDED)),
-        with("X: a\r\n\tb: c", fault(handle("GET /x"), FOLDED)),
-        probe("a space before the first field", "GET /x HTTP/1.1\r\n Host: a\r\n\r\n", fault(handle("GET /x"), FOLDED)),
+        with("X: a\r\n b: c", fault(refuse(400), handle("GET /x"), FOLDED)),
+        with("X: a\r\n\tb: c", fault(refuse(400), handle("GET /x"), FOLDED)),
+        probe(
+            "a space before the first field",
+            "GET /x HTTP/1.1\r\n Host: a\r\n\r\n",
+            fault(refuse(400), handle("GET /x"), FOLDED),
+        ),
         probe("a space before the first line that is none", "GET /x HTTP/1.1\r\n x\r\nHost: a\r\n\r\n", refuse(400)),
     ]
 }

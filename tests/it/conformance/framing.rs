@@ -10,6 +10,12 @@ fn post(lines: &str, body: &str, must: Must) -> Probe {
 }
 
 const SAID: &str = "POST /x hello";
+
+/// A body that could not be read.
+fn broken() -> Must {
+    Must::Break(400, "POST /x".into())
+}
+
 const TRIMMED: &str = "a vertical tab or a form feed around a value is trimmed as if it were white space";
 
 pub(crate) fn lengths() -> Vec<Probe> {
@@ -49,27 +55,33 @@ pub(crate) fn lengths() -> Vec<Probe> {
     ];
     let mut probes: Vec<Probe> = good.into_iter().map(|lines| post(lines, "hello", handle(SAID))).collect();
     probes.extend(bad.into_iter().map(|lines| post(lines, "hello", refuse(400))));
+    let too_large = Must::Break(413, "POST /x".into());
+    let huge = fault(too_large, refuse(413), "a body above 256 MiB is refused before a handler could say no");
     probes.extend([
         post("Content-Length: 0", "", handle("POST /x")),
         post("X: y", "", handle("POST /x")),
-        post("Content-Length: \x0b5", "hello", fault(handle(SAID), TRIMMED)),
-        post("Content-Length: 5\x0c", "hello", fault(handle(SAID), TRIMMED)),
+        post("Content-Length: \x0b5", "hello", fault(refuse(400), handle(SAID), TRIMMED)),
+        post("Content-Length: 5\x0c", "hello", fault(refuse(400), handle(SAID), TRIMMED)),
         post(
             "Content-Length: 5\n",
             "hello",
-            fault(handle(SAID), "a line feed before a line's end is trimmed with the line"),
+            fault(refuse(400), handle(SAID), "a line feed before a line's end is trimmed with the line"),
         ),
-        post("X: y\r\n Content-Length: 5", "hello", fault(handle(SAID), "a folded line is taken for a field")),
+        post(
+            "X: y\r\n Content-Length: 5",
+            "hello",
+            fault(refuse(400), handle(SAID), "a folded line is taken for a field"),
+        ),
         post(
             "Content-Length: ٥",
             "hello",
-            fault(Must::Silence, "bytes outside ASCII end a connection without an answer"),
+            fault(refuse(400), Must::Silence, "bytes outside ASCII end a connection without an answer"),
         ),
-        post("Content-Length: 5000", "half", Must::Break("POST /x".into())).cut(),
+        post("Content-Length: 5000", "half", broken()).cut(),
         post(
             "Content-Length: 50",
             "half",
-            fault(Must::Silence, "a small body that is cut ends the connection without an answer"),
+            fault(broken(), Must::Silence, "a small body that is cut ends the connection without an answer"),
         )
         .cut(),
         probe(
@@ -79,7 +91,7 @@ pub(crate) fn lengths() -> Vec<Probe> {
         ),
         probe("a body in HTTP/1.0", "POST /x HTTP/1.0\r\nContent-Length: 5\r\n\r\nhello", last(SAID)),
         probe("a length of another name", "GET /x HTTP/1.1\r\nHost: a\r\nContent_Length: 5\r\n\r\n", handle("GET /x")),
-        probe("a huge body", "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 300000000\r\n\r\n", refuse(413)),
+        probe("a huge body", "POST /x HTTP/1.1\r\nHost: a\r\nContent-Length: 300000000\r\n\r\n", huge),
     ]);
     probes
 }
@@ -131,10 +143,14 @@ pub(crate) fn codings() -> Vec<Probe> {
     let mut probes: Vec<Probe> = good.into_iter().map(|lines| post(lines, HELLO, handle(SAID))).collect();
     probes.extend(bad.into_iter().map(|lines| post(lines, HELLO, refuse(400))));
     probes.extend([
-        post("Transfer-Encoding: \x0bchunked", HELLO, fault(handle(SAID), TRIMMED)),
-        post("Transfer-Encoding: chunked\x0b", HELLO, fault(handle(SAID), TRIMMED)),
-        post("Transfer-Encoding: chunked\x0c", HELLO, fault(handle(SAID), TRIMMED)),
-        post("X: y\r\n Transfer-Encoding: chunked", HELLO, fault(handle(SAID), "a folded line is taken for a field")),
+        post("Transfer-Encoding: \x0bchunked", HELLO, fault(refuse(400), handle(SAID), TRIMMED)),
+        post("Transfer-Encoding: chunked\x0b", HELLO, fault(refuse(400), handle(SAID), TRIMMED)),
+        post("Transfer-Encoding: chunked\x0c", HELLO, fault(refuse(400), handle(SAID), TRIMMED)),
+        post(
+            "X: y\r\n Transfer-Encoding: chunked",
+            HELLO,
+            fault(refuse(400), handle(SAID), "a folded line is taken for a field"),
+        ),
         post("Transfer-Encoding: chunked\r\nTrailer: X", HELLO, handle(SAID)),
         probe(
             "chunked in HTTP/1.0",
@@ -157,7 +173,6 @@ pub(crate) fn codings() -> Vec<Probe> {
 
 pub(crate) fn chunks() -> Vec<Probe> {
     let chunked = |body: &str, must| post("Transfer-Encoding: chunked", body, must);
-    let broken = || Must::Break("POST /x".into());
     const SIZES: &str = "a chunk's size may have a sign and white space around it, line ends among it";
     let ten = handle("POST /x helloworld");
     let good = [
@@ -221,14 +236,16 @@ pub(crate) fn chunks() -> Vec<Probe> {
     probes.extend(bad.into_iter().map(|body| chunked(body, broken())));
     probes.extend(cut.into_iter().map(|body| chunked(body, broken()).cut()));
     let signed = ["+5", " 5", "5 ", "\t5", "5\x0b", "\n5", "5\n"];
-    probes.extend(signed.map(|size| chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n"), fault(handle(SAID), SIZES))));
+    probes.extend(
+        signed.map(|size| chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n"), fault(broken(), handle(SAID), SIZES))),
+    );
     probes.extend([
-        chunked("5;a\nb\r\nhello\r\n0\r\n\r\n", fault(handle(SAID), "a line feed may stand in an extension")),
-        chunked("5;\0\r\nhello\r\n0\r\n\r\n", fault(handle(SAID), "an extension is not looked at")),
-        chunked("5\r\nhello\r\n0\r\nX: y\r\n\r\n", fault(broken(), "a body with trailers is refused")),
+        chunked("5;a\nb\r\nhello\r\n0\r\n\r\n", fault(broken(), handle(SAID), "a line feed may stand in an extension")),
+        chunked("5;\0\r\nhello\r\n0\r\n\r\n", fault(broken(), handle(SAID), "an extension is not looked at")),
+        chunked("5\r\nhello\r\n0\r\nX: y\r\n\r\n", fault(handle(SAID), broken(), "a body with trailers is refused")),
         chunked(
             "5\r\nhello\r\n0\r\nContent-Length: 5\r\nHost: b\r\n\r\n",
-            fault(broken(), "a body with trailers is refused"),
+            fault(handle(SAID), broken(), "a body with trailers is refused"),
         ),
         Probe {
             name: "a long extension".into(),

@@ -123,7 +123,7 @@ fn inputs() -> Vec<Vec<u8>> {
 impl Probe {
     /// A body beyond all measure is refused at the cost of a thread, for good.
     fn must_not_cost_a_thread(&self) -> bool {
-        !matches!(self.must, Must::Refuse(413))
+        !matches!(self.must.here(), Must::Refuse(413))
     }
 }
 

@@ -115,8 +115,10 @@ pub(crate) fn targets() -> Vec<Probe> {
     probes.push(line("CONNECT a:80 HTTP/1.1", refuse(400)));
     probes.push(line("CONNECT /x HTTP/1.1", refuse(400)));
     probes.push(line("CONNECT http://a/ HTTP/1.1", refuse(400)));
-    probes
-        .push(line("GET /é HTTP/1.1", fault(Must::Silence, "bytes outside ASCII end a connection without an answer")));
+    probes.push(line(
+        "GET /é HTTP/1.1",
+        fault(refuse(400), Must::Silence, "bytes outside ASCII end a connection without an answer"),
+    ));
     probes
 }
 
@@ -166,23 +168,30 @@ pub(crate) fn white_space() -> Vec<Probe> {
         line("GET\x0b/x\x0bHTTP/1.1", refuse(400)),
         line("GET /x\rHTTP/1.1", refuse(400)),
         line("GET /x\nHTTP/1.1", refuse(400)),
-        line("GET\u{a0}/x HTTP/1.1", fault(Must::Silence, "bytes outside ASCII end a connection without an answer")),
-        line(" GET /x HTTP/1.1", fault(seen(), TRIMMED)),
-        line("\tGET /x HTTP/1.1", fault(seen(), TRIMMED)),
-        line("\x0bGET /x HTTP/1.1", fault(seen(), TRIMMED)),
-        line("\nGET /x HTTP/1.1", fault(seen(), TRIMMED)),
-        line("GET /x HTTP/1.1 ", fault(seen(), TRIMMED)),
-        line("GET /x HTTP/1.1\r", fault(seen(), TRIMMED)),
-        line("GET /x HTTP/1.1 HTTP/1.1", fault(seen(), TRIMMED)),
-        line("GET /x HTTP/1.1 b", fault(seen(), TRIMMED)),
-        line("\r\nGET /x HTTP/1.1", fault(refuse(400), "an empty line before a request is not passed over")),
+        line(
+            "GET\u{a0}/x HTTP/1.1",
+            fault(refuse(400), Must::Silence, "bytes outside ASCII end a connection without an answer"),
+        ),
+        line(" GET /x HTTP/1.1", fault(refuse(400), seen(), TRIMMED)),
+        line("\tGET /x HTTP/1.1", fault(refuse(400), seen(), TRIMMED)),
+        line("\x0bGET /x HTTP/1.1", fault(refuse(400), seen(), TRIMMED)),
+        line("\nGET /x HTTP/1.1", fault(refuse(400), seen(), TRIMMED)),
+        line("GET /x HTTP/1.1 ", fault(refuse(400), seen(), TRIMMED)),
+        line("GET /x HTTP/1.1\r", fault(refuse(400), seen(), TRIMMED)),
+        line("GET /x HTTP/1.1 HTTP/1.1", fault(refuse(400), seen(), TRIMMED)),
+        line("GET /x HTTP/1.1 b", fault(refuse(400), seen(), TRIMMED)),
+        line("\r\nGET /x HTTP/1.1", fault(seen(), refuse(400), "an empty line before a request is not passed over")),
         line("\r\n\r\nGET /x HTTP/1.1", refuse(400)),
         probe("lines that end in LF", "GET /x HTTP/1.1\nHost: a\n\n", refuse(400)),
         probe("lines that end in CR", "GET /x HTTP/1.1\rHost: a\r\r", refuse(400)),
         probe("a request line that ends in LF", "GET /x HTTP/1.1\nHost: a\r\n\r\n", refuse(400)),
         probe("a line without an end", "GET /x HTTP/1.1", Must::Silence).cut(),
         probe("a head without an end", "GET /x HTTP/1.1\r\nHost: a\r\n", Must::Silence).cut(),
-        probe("what is TLS", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n".to_vec(), Must::Silence),
+        probe(
+            "what is TLS",
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n".to_vec(),
+            fault(refuse(400), Must::Silence, "bytes outside ASCII end a connection without an answer"),
+        ),
         probe("what is no HTTP", "EHLO client.example\r\n", refuse(400)),
         probe("only line ends", "\r\n\r\n\r\n", refuse(400)),
     ]

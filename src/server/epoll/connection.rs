@@ -1,0 +1,298 @@
+//! A connection while nobody but its owner has it: what has come, what is half done, and what it waits for next.
+
+use std::cell::Cell;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::super::wire::{Asked, LOGGED, Malformed};
+use super::framing::Rest;
+use super::head::{self, Head, Search};
+use super::poller::Interest;
+use super::reply::Reply;
+use super::slots::{Place, Token};
+use super::stream::{Received, Stream};
+use crate::config::Config;
+use crate::error::{Error, Status};
+use crate::http::headers::Headers;
+use crate::http::request::{Body, Method, Request};
+
+/// How much is read at once.
+const READ: usize = 16 << 10;
+
+/// A body up to this is there to its end before a handler sees the request, so that no worker waits for it. Of a longer one
+/// the handler reads the rest as it comes.
+pub(super) const GATHERED: usize = 64 << 10;
+
+/// How long a body may take whatever its rate: a phone that changes networks stands still for some seconds.
+const RATE_GRACE: Duration = Duration::from_secs(10);
+
+/// How long a client that is to hear no more may still send. Ended earlier, the system would drop the response that it has
+/// not read yet.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+pub(super) const LINGER_UNREAD: Duration = Duration::from_secs(10);
+
+thread_local! {
+    /// The buffer of the last connection that had nothing left in it.
+    static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+pub(super) struct Connection {
+    pub(super) stream: Arc<Stream>,
+    pub(super) remote: Option<SocketAddr>,
+    /// What has come, and was not taken yet.
+    pub(super) inbox: Vec<u8>,
+    /// Requests that have been answered.
+    pub(super) served: u32,
+    pub(super) phase: Phase,
+    /// When it is ended, unless something happens before.
+    pub(super) deadline: Instant,
+    place: Place,
+}
+
+/// What it is at.
+pub(super) enum Phase {
+    /// Waits for a request, or for the rest of a head.
+    Head(Search),
+    /// Waits for the rest of a small body.
+    Body(Gathering),
+    /// Has a request, and waits for its turn.
+    Asked(Box<Ask>),
+    /// Waits for room to write.
+    Reply(Box<Reply>),
+    /// Passes over what is left of a body that nobody read.
+    Drain(u64),
+    /// Has said its last, and waits for the client to have read it.
+    Linger,
+}
+
+/// A request whose body is on its way.
+pub(super) struct Gathering {
+    ask: Box<Ask>,
+    began: Instant,
+}
+
+/// A request, with as much of its body as has come.
+pub(super) struct Ask {
+    pub(super) asked: Asked,
+    pub(super) headers: Headers,
+    pub(super) expects: bool,
+    pub(super) rest: Rest,
+    pub(super) body: Vec<u8>,
+}
+
+/// What is to be done with a connection that somebody was woken for.
+pub(super) enum Step {
+    /// A request to answer.
+    Ask(Box<Ask>),
+    /// A request to refuse.
+    Refuse(Box<Request>, Error),
+    /// A response to go on with.
+    Write,
+    /// Nothing yet.
+    Wait(Interest),
+    /// It is over.
+    End,
+}
+
+impl Connection {
+    pub(super) fn new(stream: Arc<Stream>, remote: Option<SocketAddr>, place: Place, config: &Config) -> Connection {
+        Connection {
+            stream,
+            remote,
+            inbox: Vec::new(),
+            served: 0,
+            phase: Phase::Head(Search::default()),
+            deadline: Instant::now() + config.head_timeout,
+            place,
+        }
+    }
+
+    pub(super) fn token(&self) -> Token {
+        self.place.token()
+    }
+
+    /// Whether somebody waits for a response.
+    pub(super) fn is_in_flight(&self) -> bool {
+        !matches!(self.phase, Phase::Head(_) | Phase::Drain(_) | Phase::Linger)
+    }
+
+    /// Goes on where it stands.
+    pub(super) fn step(&mut self, config: &Config) -> Step {
+        match self.phase {
+            Phase::Head(_) | Phase::Body(_) => match self.receive(READ) {
+                Received::Bytes(_) => self.look(config),
+                Received::Nothing => Step::Wait(Interest::Read),
+                Received::End => self.cut_short(),
+            },
+            Phase::Asked(_) => self.ask(),
+            Phase::Reply(_) => Step::Write,
+            Phase::Drain(left) => self.drain(left, config),
+            Phase::Linger => self.linger(),
+        }
+    }
+
+    fn receive(&mut self, room: usize) -> Received {
+        if self.inbox.capacity() == 0 {
+            self.inbox = SPARE.take();
+        }
+        self.stream.receive(&mut self.inbox, room)
+    }
+
+    /// Gives its buffer away while there is nothing in it: one that waits costs no more than its place.
+    pub(super) fn rest(&mut self) {
+        if self.inbox.is_empty() {
+            SPARE.set(std::mem::take(&mut self.inbox));
+        }
+    }
+
+    /// Begins with the next request, of which something may have come already.
+    pub(super) fn next_request(&mut self, config: &Config) -> Step {
+        self.phase = Phase::Head(Search::default());
+        self.deadline = Instant::now() + config.idle_timeout;
+        if self.inbox.is_empty() { Step::Wait(Interest::Read) } else { self.look(config) }
+    }
+
+    /// Looks whether a request is there.
+    fn look(&mut self, config: &Config) -> Step {
+        match &mut self.phase {
+            Phase::Head(search) => {
+                let is_first = search.is_fresh();
+                match search.end(&self.inbox, config) {
+                    Ok(Some(end)) => self.begin(end, config),
+                    Ok(None) => {
+                        if is_first {
+                            self.deadline = Instant::now() + config.head_timeout;
+                        }
+                        Step::Wait(Interest::Read)
+                    }
+                    Err(malformed) => self.refuse(&malformed),
+                }
+            }
+            _ => self.gather(config),
+        }
+    }
+
+    /// Has a head, and looks for the body.
+    fn begin(&mut self, end: usize, config: &Config) -> Step {
+        match head::parse(&self.inbox[..end], config) {
+            Err(malformed) => self.refuse(&malformed),
+            Ok(Head { asked, headers, expects }) => {
+                self.inbox.drain(..end);
+                let rest = Rest::from(asked.framing);
+                let ask =
+                    Box::new(Ask { asked, headers, expects: expects && !rest.is_whole(), rest, body: Vec::new() });
+                if rest.is_whole() || ask.expects || matches!(rest, Rest::Length(length) if length > GATHERED as u64) {
+                    return Step::Ask(ask);
+                }
+                self.phase = Phase::Body(Gathering { ask, began: Instant::now() });
+                self.gather(config)
+            }
+        }
+    }
+
+    /// Gathers a body that is small, as far as that is known.
+    fn gather(&mut self, config: &Config) -> Step {
+        let Phase::Body(gathering) = &mut self.phase else { return Step::End };
+        let Ask { rest, body, .. } = &mut *gathering.ask;
+        // One more than is gathered: then it is a large one.
+        if let Err(malformed) = rest.take(&mut self.inbox, body, GATHERED + 1 - body.len().min(GATHERED)) {
+            return self.refuse_ask(malformed.error());
+        }
+        if rest.is_whole() || body.len() > GATHERED {
+            return self.ask();
+        }
+        let now = Instant::now();
+        let by_rate = Duration::from_secs(body.len() as u64 / config.min_rate.max(1));
+        self.deadline = (now + config.body_timeout).min(gathering.began + RATE_GRACE + by_rate);
+        Step::Wait(Interest::Read)
+    }
+
+    /// Takes the request out that it has.
+    fn ask(&mut self) -> Step {
+        match std::mem::replace(&mut self.phase, Phase::Linger) {
+            Phase::Body(Gathering { ask, .. }) | Phase::Asked(ask) => Step::Ask(ask),
+            _ => Step::End,
+        }
+    }
+
+    /// What a client that has taken too long is told; nothing when it has not begun to ask.
+    pub(super) fn overdue(&mut self) -> Step {
+        match &self.phase {
+            Phase::Head(_) if !self.inbox.is_empty() => {
+                let words = "The head of the request did not come in time (ASIDE_HEAD_TIMEOUT).";
+                Step::Refuse(Box::new(self.as_it_came()), Error::new(Status::REQUEST_TIMEOUT, words))
+            }
+            Phase::Body(_) => {
+                let words = "The body did not come in time (ASIDE_BODY_TIMEOUT, ASIDE_MIN_RATE).";
+                self.refuse_ask(Error::new(Status::REQUEST_TIMEOUT, words))
+            }
+            Phase::Asked(_) => {
+                let words = "There are too many large uploads at once; try again in a moment.";
+                self.refuse_ask(Error::new(Status::SERVICE_UNAVAILABLE, words))
+            }
+            _ => Step::End,
+        }
+    }
+
+    fn refuse(&mut self, malformed: &Malformed) -> Step {
+        let from = self.remote.map_or(String::new(), |remote| format!(" from {remote}"));
+        log::info!(target: "aside::server", "A malformed request{from}: {}", malformed.1);
+        Step::Refuse(Box::new(self.as_it_came()), malformed.error())
+    }
+
+    /// The client sends nothing more. Of one that has asked for nothing yet there is nothing to say.
+    fn cut_short(&mut self) -> Step {
+        match self.phase {
+            Phase::Body(_) => self.refuse_ask(Error::bad_request("The request's body was cut short.")),
+            _ => Step::End,
+        }
+    }
+
+    /// Refuses a request whose head is fine.
+    fn refuse_ask(&mut self, error: Error) -> Step {
+        match self.ask() {
+            Step::Ask(ask) => {
+                let Ask { asked, headers, .. } = *ask;
+                let request = Request::new(asked.method, asked.target, headers, Body::empty());
+                Step::Refuse(Box::new(request.with_peer(self.remote)), error)
+            }
+            other => other,
+        }
+    }
+
+    /// The request as far as a head that is refused can be trusted: what it asks for, cut to what fits in a log.
+    fn as_it_came(&self) -> Request {
+        let start = &self.inbox[..self.inbox.len().min(LOGGED)];
+        let line = start.trim_ascii_start().split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+        let line = String::from_utf8_lossy(line);
+        let mut words = line.split(' ');
+        let method = Method::from(words.next().unwrap_or_default());
+        let target = words.next().unwrap_or_default();
+        Request::new(method, target, Headers::new(), Body::empty()).with_peer(self.remote)
+    }
+
+    /// Passes over what is left of a body, and begins with the next request behind it.
+    fn drain(&mut self, left: u64, config: &Config) -> Step {
+        if self.inbox.is_empty() && !matches!(self.receive(READ), Received::Bytes(_)) {
+            return Step::End;
+        }
+        let count = self.inbox.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.inbox.drain(..count);
+        match left - count as u64 {
+            0 => self.next_request(config),
+            left => {
+                self.phase = Phase::Drain(left);
+                Step::Wait(Interest::Read)
+            }
+        }
+    }
+
+    fn linger(&mut self) -> Step {
+        self.inbox.clear();
+        match self.receive(READ) {
+            Received::End => Step::End,
+            _ => Step::Wait(Interest::Read),
+        }
+    }
+}

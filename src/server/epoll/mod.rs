@@ -1,0 +1,532 @@
+//! The transport over one epoll, for Linux: no thread for a connection, and no request handed from one thread to another.
+//!
+//! All workers wait on the same epoll. Who is woken has the connection to itself ([`poller`]): reads what is there, and when
+//! that is a whole request answers it, writes the response in one call, goes on with what the client has sent behind it, up
+//! to [`TURN`] of those, lays the connection back into its place ([`slots`]), and waits again. While a connection waits for
+//! anything, for its next request, for the rest of a head or of a small body, for room to write, it costs its place and what
+//! has come of it, and no thread.
+//!
+//! A worker is held by a handler, and by a large body that a handler reads as it comes ([`upload`]): by those half of the
+//! workers at most, and the others wait for their turn with what has come. A stream has a thread to itself.
+//!
+//! Everything has a limit, each a setting: how many connections, how long a head and how many fields, how long it may take
+//! to come, how fast a body must come, how long nothing may happen, how long a client may read nothing.
+
+mod connection;
+mod framing;
+mod head;
+mod poller;
+mod reply;
+mod slots;
+mod stream;
+mod upload;
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+use rustix::net::{SocketFlags, acceptfrom_with};
+
+use self::connection::{Ask, Connection, LINGER, LINGER_UNREAD, Phase, Step};
+use self::framing::Rest;
+use self::poller::{Event, Interest, Poller};
+use self::reply::{After, Reply};
+use self::slots::{Slots, Token};
+use self::stream::{Patient, Stream};
+use self::upload::{Left, Lent, Upload};
+use super::departures::{Departures, Presence};
+use super::streams::{self, aside};
+use super::wire::{self, Terms};
+use super::{Counted, Desk, Taken, Transport};
+use crate::background::task::Deferred;
+use crate::background::threads;
+use crate::config::Config;
+use crate::error::{Error, Result, Status};
+use crate::http::headers::Headers;
+use crate::http::request::{Body, Request};
+use crate::http::response::Response;
+use crate::sync::lock;
+
+/// How many requests of one connection are answered before others have their turn.
+const TURN: usize = 16;
+
+/// How many connections are accepted before somebody else is woken for the next.
+const ACCEPTED_AT_ONCE: usize = 64;
+
+/// How often workers look, while the server stops, whether anybody still waits for something.
+const LOOK: Duration = Duration::from_millis(20);
+
+/// What a connection too many gets to read.
+const FULL: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// The transport.
+pub(crate) struct Epoll {
+    config: Config,
+    listener: TcpListener,
+    poller: Poller,
+    slots: Arc<Slots>,
+    uploads: Mutex<Uploads>,
+    departures: Departures,
+    is_closed: AtomicBool,
+    /// The connections that are left have had their time.
+    is_over: AtomicBool,
+    /// Nothing is accepted, since the system has no descriptors left.
+    is_starved: AtomicBool,
+    /// Connections that were refused since that was last said.
+    refused: AtomicUsize,
+}
+
+/// The workers that wait for large bodies, and the connections that wait for one of these.
+#[derive(Default)]
+struct Uploads {
+    count: usize,
+    waiting: VecDeque<Token>,
+}
+
+/// A connection, and what is to be done for it.
+pub(crate) struct Job {
+    connection: Box<Connection>,
+    work: Work,
+}
+
+enum Work {
+    Ask(Box<Ask>),
+    Refuse(Box<Request>, Error),
+    Write,
+}
+
+impl Epoll {
+    /// Takes the listener over.
+    ///
+    /// # Errors
+    /// When the system has no descriptors left.
+    pub(crate) fn new(listener: TcpListener, config: &Config) -> Result<Epoll> {
+        listener.set_nonblocking(true)?;
+        let poller = Poller::new()?;
+        poller.add_listener(&listener)?;
+        Ok(Epoll {
+            config: config.clone(),
+            departures: Departures::new(listener.local_addr()?.port())?,
+            listener,
+            poller,
+            slots: Slots::new(config.max_connections),
+            uploads: Mutex::default(),
+            is_closed: AtomicBool::new(false),
+            is_over: AtomicBool::new(false),
+            is_starved: AtomicBool::new(false),
+            refused: AtomicUsize::new(0),
+        })
+    }
+
+    fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Accepts what waits, and has the next one wake somebody again.
+    fn accept(&self) {
+        for _ in 0..ACCEPTED_AT_ONCE {
+            match acceptfrom_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+                Ok((socket, from)) => self.welcome(socket, from.and_then(|from| SocketAddr::try_from(from).ok())),
+                Err(Errno::AGAIN) => break,
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => return self.starve(error),
+                // It was gone before it was taken.
+                Err(_) if !self.is_closed() => {}
+                Err(_) => return,
+            }
+        }
+        // Refused only when the listener has been closed.
+        let _ = self.poller.arm_listener(&self.listener);
+    }
+
+    /// Accepts nothing until the next inspection: who knocks waits meanwhile.
+    fn starve(&self, error: Errno) {
+        self.is_starved.store(true, Ordering::Release);
+        log::warn!(target: "aside::server", "Connections have to wait: {error}. The limit of open files is too low for as many (ulimit -n, LimitNOFILE=).");
+    }
+
+    fn welcome(&self, socket: OwnedFd, from: Option<SocketAddr>) {
+        let stream = Arc::new(Stream::new(socket));
+        let Some(place) = self.slots.enter(&stream) else {
+            let _ = stream.send(&[io::IoSlice::new(FULL)]);
+            self.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let connection = Box::new(Connection::new(stream, from, place, &self.config));
+        // When the system refuses, it is let go.
+        let _ = self.slots.park(connection, |stream, token| self.poller.add(stream, token, Interest::Read));
+    }
+
+    /// Goes on with a connection, and says what a worker is needed for.
+    fn go_on(&self, mut connection: Box<Connection>) -> Option<Job> {
+        let step = connection.step(&self.config);
+        self.take_step(connection, step)
+    }
+
+    fn take_step(&self, connection: Box<Connection>, step: Step) -> Option<Job> {
+        let work = match step {
+            Step::Ask(ask) => Work::Ask(ask),
+            Step::Refuse(request, error) => Work::Refuse(request, error),
+            Step::Write => Work::Write,
+            Step::Wait(interest) => {
+                self.park(connection, interest);
+                return None;
+            }
+            Step::End => return None,
+        };
+        Some(Job { connection, work })
+    }
+
+    /// Lays a connection into its place until that happens.
+    fn park(&self, mut connection: Box<Connection>, interest: Interest) {
+        connection.rest();
+        // When the system refuses, it is let go.
+        let _ = self.slots.park(connection, |stream, token| self.poller.arm(stream, token, interest));
+    }
+
+    /// Keeps a connection until one of the workers that may wait for large bodies is free.
+    fn queue(&self, mut connection: Box<Connection>, ask: Box<Ask>) {
+        let token = connection.token();
+        connection.phase = Phase::Asked(ask);
+        let _ = self.slots.park(connection, |_, _| Ok(()));
+        lock(&self.uploads).waiting.push_back(token);
+        self.call_next();
+    }
+
+    /// Calls the next of those, when a worker is free for it.
+    fn call_next(&self) {
+        let next = || {
+            let mut uploads = lock(&self.uploads);
+            if uploads.count < self.most_uploads() { uploads.waiting.pop_front() } else { None }
+        };
+        while let Some(token) = next() {
+            if self.slots.call(token, |stream, token| self.poller.arm(stream, token, Interest::Turn)) {
+                return;
+            }
+        }
+    }
+
+    fn most_uploads(&self) -> usize {
+        (self.config.max_workers / 2).max(1)
+    }
+
+    /// Does one thing for a connection, and says what comes next for it.
+    fn work(self: &Arc<Self>, Job { connection, work }: Job, desk: &Arc<Desk>) -> Option<Job> {
+        match work {
+            Work::Ask(ask) if ask.rest.is_whole() => self.answer(connection, *ask, desk),
+            Work::Ask(ask) => self.answer_upload(connection, ask, desk),
+            Work::Refuse(request, error) => self.refuse(connection, *request, error, desk),
+            Work::Write => self.write(connection),
+        }
+    }
+
+    fn answer(self: &Arc<Self>, connection: Box<Connection>, ask: Ask, desk: &Arc<Desk>) -> Option<Job> {
+        let Ask { asked, headers, body, .. } = ask;
+        let body = if body.is_empty() { Body::empty() } else { Body::from(body) };
+        let (asked, response) = handle(asked, headers, body, connection.remote, desk);
+        self.reply(connection, asked, response, Left::Bytes(0), desk)
+    }
+
+    /// Answers a request whose body the handler reads as it comes.
+    fn answer_upload(
+        self: &Arc<Self>,
+        mut connection: Box<Connection>,
+        ask: Box<Ask>,
+        desk: &Arc<Desk>,
+    ) -> Option<Job> {
+        let Some(_turn) = UploadTurn::take(self) else {
+            connection.deadline = Instant::now() + self.config.body_timeout;
+            self.queue(connection, ask);
+            return None;
+        };
+        let Ask { asked, headers, expects, rest, body } = *ask;
+        let length = if let Rest::Length(length) = rest { Some(length) } else { None };
+        let remote = connection.remote;
+        let upload = Arc::new(Mutex::new(Some(Upload::new(connection, rest, body, expects, &self.config))));
+        let (asked, response) = handle(asked, headers, Body::new(Lent(upload.clone()), length), remote, desk);
+        let (connection, left) = lock(&upload).take()?.end();
+        self.reply(connection, asked, response, left, desk)
+    }
+
+    fn refuse(
+        self: &Arc<Self>,
+        connection: Box<Connection>,
+        request: Request,
+        error: Error,
+        desk: &Arc<Desk>,
+    ) -> Option<Job> {
+        let head_only = request.is_head();
+        let response = desk.service.refuse(request, error);
+        let terms = Terms { http10: false, head_only, close: true };
+        self.send(connection, Reply::new(response, terms, After::End { is_unread: true }))
+    }
+
+    /// Sends what a handler answered.
+    fn reply(
+        self: &Arc<Self>,
+        mut connection: Box<Connection>,
+        asked: Terms,
+        response: Response,
+        left: Left,
+        desk: &Arc<Desk>,
+    ) -> Option<Job> {
+        connection.served += 1;
+        let mut terms = asked;
+        terms.close |= left == Left::Unknown
+            || connection.served >= self.config.max_requests
+            || desk.is_stopping()
+            || terms.ends_by_closing(&response)
+            || response.status_code() < Status::OK;
+        let after = match left {
+            Left::Bytes(left) if !terms.close => After::Next(left),
+            left => After::End { is_unread: left != Left::Bytes(0) },
+        };
+        if !(response.is_stream() && terms.has_body(response.status_code())) {
+            return self.send(connection, Reply::new(response, terms, after));
+        }
+        match desk.stream_place() {
+            Some(place) => self.stream(connection, Streaming { response, terms, after }, place, desk),
+            None => {
+                let response = streams::too_many(response, self.config.max_streams);
+                return self.send(connection, Reply::new(response, terms, after));
+            }
+        }
+        None
+    }
+
+    fn send(&self, mut connection: Box<Connection>, reply: Reply) -> Option<Job> {
+        connection.phase = Phase::Reply(Box::new(reply));
+        self.write(connection)
+    }
+
+    /// Goes on with a response.
+    fn write(&self, mut connection: Box<Connection>) -> Option<Job> {
+        let Phase::Reply(reply) = &mut connection.phase else { return None };
+        match reply.push(&connection.stream) {
+            Ok(true) => {
+                let (after, set_aside) = (reply.after, std::mem::take(&mut reply.set_aside));
+                self.ended(connection, after, set_aside)
+            }
+            Ok(false) => {
+                connection.deadline = Instant::now() + self.config.write_timeout;
+                self.park(connection, Interest::Write);
+                None
+            }
+            Err(error) => {
+                log::debug!(target: "aside::server", "A response was cut short: {error}");
+                give_up(connection);
+                None
+            }
+        }
+    }
+
+    /// What comes after the last byte of a response.
+    fn ended(&self, mut connection: Box<Connection>, after: After, set_aside: Vec<Deferred>) -> Option<Job> {
+        set_aside.into_iter().for_each(|task| task.start());
+        let step = match after {
+            After::Next(0) => connection.next_request(&self.config),
+            After::Next(left) => {
+                connection.phase = Phase::Drain(left);
+                connection.deadline = Instant::now() + LINGER_UNREAD;
+                connection.step(&self.config)
+            }
+            After::End { is_unread } => {
+                connection.stream.shut(Shutdown::Write);
+                connection.phase = Phase::Linger;
+                connection.deadline = Instant::now() + if is_unread { LINGER_UNREAD } else { LINGER };
+                Step::Wait(Interest::Read)
+            }
+        };
+        self.take_step(connection, step)
+    }
+
+    /// Writes a stream, on a thread of its own.
+    fn stream(self: &Arc<Self>, connection: Box<Connection>, streaming: Streaming, place: Counted, desk: &Arc<Desk>) {
+        // A live page has no end to wait for: it is told to end.
+        let (presence, at_work) = match streams::is_live(&streaming.response) {
+            true => (connection.stream.duplicate().ok().map(|socket| self.departures.begin_on(socket)), None),
+            false => (None, Some(desk.at_work())),
+        };
+        let transport = self.clone();
+        aside(
+            (connection, streaming, presence, place, at_work),
+            move |(connection, streaming, presence, place, at_work)| {
+                threads::rename("aside-stream");
+                transport.write_stream(connection, streaming, presence);
+                drop((place, at_work));
+            },
+        );
+    }
+
+    fn write_stream(&self, connection: Box<Connection>, streaming: Streaming, presence: Option<Presence>) {
+        let Streaming { mut response, terms, after } = streaming;
+        let set_aside = response.take_set_aside();
+        let disconnect = presence.as_ref().map(Presence::disconnect).cloned().unwrap_or_default();
+        let mut out = Patient { stream: &connection.stream, patience: self.config.write_timeout };
+        let is_whole = streams::send(&mut out, response, terms, &disconnect);
+        // Before the connection is let go.
+        drop(presence);
+        if !is_whole {
+            connection.stream.shut(Shutdown::Both);
+            set_aside.into_iter().for_each(|task| task.start());
+            return;
+        }
+        let after = if self.is_closed() { After::End { is_unread: false } } else { after };
+        if let Some(Job { mut connection, work }) = self.ended(connection, after, set_aside) {
+            // A request that came meanwhile is for a worker.
+            match work {
+                Work::Ask(ask) => connection.phase = Phase::Asked(ask),
+                Work::Refuse(..) | Work::Write => return,
+            }
+            self.park(connection, Interest::Turn);
+        }
+    }
+
+    /// Ends what has taken too long, each in its way.
+    fn end_overdue(self: &Arc<Self>, desk: &Arc<Desk>) {
+        for mut connection in self.slots.overdue(Instant::now()) {
+            match connection.overdue() {
+                Step::Refuse(request, error) => drop(self.refuse(connection, *request, error, desk)),
+                _ => give_up(connection),
+            }
+        }
+    }
+
+    fn say_refused(&self) {
+        let refused = self.refused.swap(0, Ordering::Relaxed);
+        if refused > 0 {
+            let most = self.config.max_connections;
+            log::warn!(target: "aside::server", "{refused} connections were refused: there are {most} already (ASIDE_MAX_CONNECTIONS).");
+        }
+    }
+}
+
+/// A stream, and what is said of how it goes out.
+struct Streaming {
+    response: Response,
+    terms: Terms,
+    after: After,
+}
+
+/// Has a request answered, and says on which terms.
+fn handle(
+    asked: wire::Asked,
+    mut headers: Headers,
+    body: Body,
+    remote: Option<SocketAddr>,
+    desk: &Desk,
+) -> (Terms, Response) {
+    let terms = Terms { http10: asked.http10, head_only: asked.method.as_str() == "HEAD", close: asked.close };
+    asked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
+    let request = Request::new(asked.method, asked.target, headers, body).with_peer(remote);
+    (terms, desk.service.handle(request))
+}
+
+/// Lets a connection go. What was set aside on a response that cannot go out whole begins all the same.
+fn give_up(mut connection: Box<Connection>) {
+    if let Phase::Reply(reply) = &mut connection.phase {
+        let set_aside = std::mem::take(&mut reply.set_aside);
+        drop(connection);
+        set_aside.into_iter().for_each(|task| task.start());
+    }
+}
+
+/// One of the workers that wait for large bodies.
+struct UploadTurn(Arc<Epoll>);
+
+impl UploadTurn {
+    fn take(transport: &Arc<Epoll>) -> Option<UploadTurn> {
+        let mut uploads = lock(&transport.uploads);
+        (uploads.count < transport.most_uploads()).then(|| {
+            uploads.count += 1;
+            UploadTurn(transport.clone())
+        })
+    }
+}
+
+impl Drop for UploadTurn {
+    fn drop(&mut self) {
+        lock(&self.0.uploads).count -= 1;
+        self.0.call_next();
+    }
+}
+
+impl Transport for Epoll {
+    type Job = Job;
+
+    fn take(&self, wait: Duration) -> Taken<Job> {
+        let until = Instant::now() + wait;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.poller.wait(if self.is_closed() { LOOK } else { left }) {
+                Ok(Some(Event::Connection(token))) => {
+                    if let Some(job) = self.slots.take(token).and_then(|connection| self.go_on(connection)) {
+                        return Taken::Job(job);
+                    }
+                }
+                Ok(Some(Event::Listener)) => self.accept(),
+                Ok(Some(Event::Bell)) => {
+                    self.poller.heard();
+                    return Taken::Nothing;
+                }
+                // While it stops, workers stay for those that still wait for a response.
+                Ok(None) if self.is_closed() && !self.is_over.load(Ordering::Acquire) && self.slots.are_in_flight() => {
+                }
+                Ok(None) if left.is_zero() || self.is_closed() => return Taken::Nothing,
+                Ok(None) => {}
+                Err(error) => return Taken::Broken(error.to_string()),
+            }
+        }
+    }
+
+    fn serve(self: &Arc<Self>, job: Job, desk: &Arc<Desk>) {
+        let mut next = Some(job);
+        for _ in 0..TURN {
+            let Some(job) = next else { return };
+            next = self.work(job, desk);
+        }
+        // The others first. What has been read of this request stays with it.
+        if let Some(Job { mut connection, work }) = next {
+            match work {
+                Work::Ask(ask) => connection.phase = Phase::Asked(ask),
+                Work::Refuse(request, error) => return drop(self.refuse(connection, *request, error, desk)),
+                Work::Write => {}
+            }
+            self.park(connection, Interest::Turn);
+        }
+    }
+
+    fn wake(&self) {
+        self.poller.ring();
+    }
+
+    /// The epoll does not break.
+    fn mend(self: &Arc<Self>, _desk: &Arc<Desk>, why: &str) {
+        log::error!(target: "aside::server", "The system does not say what has come: {why}");
+        std::thread::sleep(LOOK);
+    }
+
+    fn inspect(self: &Arc<Self>, desk: &Arc<Desk>) {
+        self.end_overdue(desk);
+        self.say_refused();
+        if self.is_starved.swap(false, Ordering::AcqRel) {
+            let _ = self.poller.arm_listener(&self.listener);
+        }
+    }
+
+    fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
+        let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        self.departures.close();
+    }
+
+    fn hang_up(&self) {
+        self.is_over.store(true, Ordering::Release);
+        self.slots.end_all();
+    }
+}

@@ -1,0 +1,87 @@
+//! A response on its way out, piece by piece as the client takes it: a slow reader costs no worker.
+
+use std::borrow::Cow;
+use std::io::{self, IoSlice, Read};
+
+use super::super::wire::{self, PIECE, Terms};
+use super::stream::Stream;
+use crate::background::task::Deferred;
+use crate::http::response::{Response, ResponseBody};
+
+pub(super) struct Reply {
+    /// The head, or a piece of a file.
+    buffer: Vec<u8>,
+    source: Source,
+    /// How much of the buffer, and of bytes behind it, has gone out.
+    sent: usize,
+    pub(super) after: After,
+    /// What begins when the last byte has gone out.
+    pub(super) set_aside: Vec<Deferred>,
+}
+
+/// Where the rest comes from.
+enum Source {
+    Bytes(Cow<'static, [u8]>),
+    Reader(Box<dyn Read + Send>, u64),
+}
+
+/// What becomes of the connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum After {
+    /// The next request, behind so much of a body that nobody read.
+    Next(u64),
+    /// The end, and whether the client may still be sending.
+    End { is_unread: bool },
+}
+
+impl Reply {
+    /// A response that is no stream.
+    pub(super) fn new(mut response: Response, terms: Terms, after: After) -> Reply {
+        let set_aside = response.take_set_aside();
+        let buffer = wire::head(&response, terms);
+        let source = match response.body {
+            _ if !terms.has_body(response.status_code()) => Source::Bytes(Cow::Borrowed(&[])),
+            ResponseBody::Bytes(bytes) => Source::Bytes(bytes),
+            ResponseBody::File(file, length) => Source::Reader(Box::new(file), length),
+            ResponseBody::Reader(reader, length) => Source::Reader(reader, length),
+            ResponseBody::Stream(_) => Source::Bytes(Cow::Borrowed(&[])),
+        };
+        Reply { buffer, source, sent: 0, after, set_aside }
+    }
+
+    /// Sends as much as the client takes, and says whether that was the last of it.
+    ///
+    /// # Errors
+    /// When the client is gone, or a file has become shorter.
+    pub(super) fn push(&mut self, stream: &Stream) -> io::Result<bool> {
+        loop {
+            let bytes: &[u8] = if let Source::Bytes(bytes) = &self.source { bytes } else { &[] };
+            let whole = self.buffer.len() + bytes.len();
+            while self.sent < whole {
+                let (head, body) = (self.sent.min(self.buffer.len()), self.sent.saturating_sub(self.buffer.len()));
+                let parts = [IoSlice::new(&self.buffer[head..]), IoSlice::new(&bytes[body..])];
+                match stream.send(&parts)? {
+                    0 => return Ok(false),
+                    count => self.sent += count,
+                }
+            }
+            if !self.refill()? {
+                return Ok(true);
+            }
+        }
+    }
+
+    /// Reads the next piece into the buffer, when there is one.
+    fn refill(&mut self) -> io::Result<bool> {
+        let Source::Reader(reader, left) = &mut self.source else { return Ok(false) };
+        let piece = (*left).min(PIECE as u64);
+        if piece == 0 {
+            return Ok(false);
+        }
+        self.buffer.clear();
+        self.sent = 0;
+        let count = reader.take(piece).read_to_end(&mut self.buffer)? as u64;
+        *left -= count;
+        if count < piece { Err(wire::has_become_shorter()) } else { Ok(true) }
+    }
+}

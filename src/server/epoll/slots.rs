@@ -1,0 +1,142 @@
+//! The places of the connections. A connection lies in its place while it waits, and is taken out by whoever is woken for
+//! it; what the system says of a place whose connection has gone is not taken for the next one's.
+
+use std::net::Shutdown;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use super::connection::Connection;
+use super::stream::Stream;
+use crate::sync::lock;
+
+/// A place and which of its connections: the number of the place below, of the connection above.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Token(pub(super) u64);
+
+impl Token {
+    fn index(self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
+
+pub(super) struct Slots {
+    slots: Box<[Mutex<Slot>]>,
+    free: Mutex<Vec<u32>>,
+    /// Connections that lie in their places with a request or a response half done.
+    in_flight: AtomicUsize,
+}
+
+#[derive(Default)]
+struct Slot {
+    generation: u32,
+    /// Whoever has the connection.
+    stream: Option<Arc<Stream>>,
+    parked: Option<Box<Connection>>,
+}
+
+impl Slots {
+    pub(super) fn new(most: usize) -> Arc<Slots> {
+        let slots = (0..most).map(|_| Mutex::default()).collect();
+        // The last is taken first.
+        let free = Mutex::new((0..most as u32).rev().collect());
+        Arc::new(Slots { slots, free, in_flight: AtomicUsize::new(0) })
+    }
+
+    /// A place for a connection, while one is free.
+    pub(super) fn enter(self: &Arc<Slots>, stream: &Arc<Stream>) -> Option<Place> {
+        let index = lock(&self.free).pop()?;
+        let mut slot = lock(&self.slots[index as usize]);
+        slot.stream = Some(stream.clone());
+        let token = Token(u64::from(slot.generation) << 32 | u64::from(index));
+        Some(Place { slots: self.clone(), token })
+    }
+
+    /// Lays a connection into its place. What wakes somebody for it is done under the same lock; when that fails it comes
+    /// back.
+    pub(super) fn park(
+        &self,
+        connection: Box<Connection>,
+        wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>,
+    ) -> Result<(), Box<Connection>> {
+        let token = connection.token();
+        let mut slot = lock(&self.slots[token.index()]);
+        if wake(&connection.stream, token).is_err() {
+            return Err(connection);
+        }
+        self.in_flight.fetch_add(usize::from(connection.is_in_flight()), Ordering::AcqRel);
+        slot.parked = Some(connection);
+        Ok(())
+    }
+
+    /// Takes a connection out of its place, when it lies there.
+    pub(super) fn take(&self, token: Token) -> Option<Box<Connection>> {
+        self.take_if(token.index(), |slot, _| slot.generation == token.generation())
+    }
+
+    fn take_if(&self, index: usize, is_wanted: impl Fn(&Slot, &Connection) -> bool) -> Option<Box<Connection>> {
+        let mut slot = lock(self.slots.get(index)?);
+        let parked = slot.parked.take()?;
+        if !is_wanted(&slot, &parked) {
+            slot.parked = Some(parked);
+            return None;
+        }
+        self.in_flight.fetch_sub(usize::from(parked.is_in_flight()), Ordering::AcqRel);
+        Some(parked)
+    }
+
+    /// Takes out those that have waited for too long.
+    pub(super) fn overdue(&self, now: Instant) -> Vec<Box<Connection>> {
+        self.take_all(|connection| connection.deadline <= now)
+    }
+
+    fn take_all(&self, is_wanted: impl Fn(&Connection) -> bool) -> Vec<Box<Connection>> {
+        (0..self.slots.len()).filter_map(|index| self.take_if(index, |_, parked| is_wanted(parked))).collect()
+    }
+
+    /// Wakes somebody for a connection that lies in its place; false when it has gone.
+    pub(super) fn call(&self, token: Token, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) -> bool {
+        let slot = lock(&self.slots[token.index()]);
+        let is_there = slot.generation == token.generation() && slot.parked.is_some();
+        is_there && slot.stream.as_ref().is_some_and(|stream| wake(stream, token).is_ok())
+    }
+
+    pub(super) fn are_in_flight(&self) -> bool {
+        self.in_flight.load(Ordering::Acquire) > 0
+    }
+
+    /// Ends all connections, whoever has them.
+    pub(super) fn end_all(&self) {
+        drop(self.take_all(|_| true));
+        for slot in &self.slots {
+            let stream = lock(slot).stream.clone();
+            stream.iter().for_each(|stream| stream.shut(Shutdown::Both));
+        }
+    }
+}
+
+/// A connection's place, free again when dropped.
+pub(super) struct Place {
+    slots: Arc<Slots>,
+    token: Token,
+}
+
+impl Place {
+    pub(super) fn token(&self) -> Token {
+        self.token
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut slot = lock(&self.slots.slots[self.token.index()]);
+        slot.generation = slot.generation.wrapping_add(1);
+        let _stream = slot.stream.take();
+        drop(slot);
+        lock(&self.slots.free).push(self.token.index() as u32);
+    }
+}

@@ -1,0 +1,55 @@
+//! What transports do alike with responses that take a while.
+
+use std::io::Write;
+use std::sync::{Arc, Mutex};
+
+use super::wire::{self, Terms};
+use crate::background::panics;
+use crate::background::threads::{self, Work};
+use crate::error::Status;
+use crate::http::disconnect::Disconnect;
+use crate::http::response::{Response, ResponseBody};
+use crate::sync::lock;
+
+/// Whether it is a live page, which has no end to wait for.
+pub(super) fn is_live(response: &Response) -> bool {
+    let media_type = response.headers().get("Content-Type").unwrap_or("");
+    response.is_stream() && media_type.starts_with("text/event-stream")
+}
+
+/// An apology in the place of a stream, when there are as many as may be already.
+pub(super) fn too_many(mut response: Response, most: usize) -> Response {
+    log::warn!(target: "aside::server", "A stream is refused: there are {most} already (ASIDE_MAX_STREAMS).");
+    let apology = "There are too many visitors on live pages; try again in a moment.";
+    // In place, so that the headers that every response has stay, and what was set aside on it.
+    response.body = ResponseBody::Bytes(apology.as_bytes().into());
+    let response = response.status(Status::SERVICE_UNAVAILABLE).header("Retry-After", "5");
+    response.header("Content-Type", "text/plain; charset=utf-8")
+}
+
+/// Sends a response to its end, and says whether that worked out; what did not is in the log.
+pub(super) fn send(out: &mut dyn Write, response: Response, terms: Terms, disconnect: &Disconnect) -> bool {
+    let sent = panics::catch(|| wire::send(out, response, terms, disconnect));
+    match &sent {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => log::debug!(target: "aside::server", "A response was cut short: {error}"),
+        Err(panic) => log::error!(target: "aside::server", "A response was cut short, its stream panicked: {panic}"),
+    }
+    matches!(sent, Ok(Ok(())))
+}
+
+/// Does something on a kept thread, or here when there is none.
+pub(super) fn aside<T: Send + 'static>(what: T, f: impl FnOnce(T) + Send + 'static) {
+    let slot = Arc::new(Mutex::new(Some((what, f))));
+    let theirs = slot.clone();
+    let work = Work::new(move || {
+        threads::rename("aside-server");
+        let parts = lock(&theirs).take();
+        let _ = panics::catch(|| parts.into_iter().for_each(|(what, f)| f(what)));
+        None
+    });
+    if threads::run(0, work).is_err() {
+        let parts = lock(&slot).take();
+        parts.into_iter().for_each(|(what, f)| f(what));
+    }
+}
