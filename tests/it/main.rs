@@ -11,6 +11,8 @@ mod forms;
 mod guard;
 mod hostile;
 mod jobs;
+#[cfg(all(feature = "epoll", target_os = "linux"))]
+mod limits;
 mod live;
 mod logs;
 mod multipart;

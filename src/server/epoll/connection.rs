@@ -142,7 +142,8 @@ impl Connection {
     /// Gives its buffer away while there is nothing in it: one that waits costs no more than its place.
     pub(super) fn rest(&mut self) {
         if self.inbox.is_empty() {
-            SPARE.set(std::mem::take(&mut self.inbox));
+            let buffer = std::mem::take(&mut self.inbox);
+            SPARE.set(if buffer.capacity() <= 4 * READ { buffer } else { Vec::new() });
         }
     }
 

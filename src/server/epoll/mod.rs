@@ -124,6 +124,11 @@ impl Epoll {
         })
     }
 
+    /// Whether workers stay, while it stops, for those that still wait for a response.
+    fn is_awaited(&self) -> bool {
+        self.is_closed() && !self.is_over.load(Ordering::Acquire) && self.slots.are_in_flight()
+    }
+
     fn is_closed(&self) -> bool {
         self.is_closed.load(Ordering::Acquire)
     }
@@ -337,6 +342,7 @@ impl Epoll {
             }
             After::End { is_unread } => {
                 connection.stream.shut(Shutdown::Write);
+                connection.inbox.clear();
                 connection.phase = Phase::Linger;
                 connection.deadline = Instant::now() + if is_unread { LINGER_UNREAD } else { LINGER };
                 Step::Wait(Interest::Read)
@@ -468,18 +474,19 @@ impl Transport for Epoll {
                     if let Some(job) = self.slots.take(token).and_then(|connection| self.go_on(connection)) {
                         return Taken::Job(job);
                     }
+                    continue;
                 }
-                Ok(Some(Event::Listener)) => self.accept(),
-                Ok(Some(Event::Bell)) => {
-                    self.poller.heard();
-                    return Taken::Nothing;
+                Ok(Some(Event::Listener)) => {
+                    self.accept();
+                    continue;
                 }
-                // While it stops, workers stay for those that still wait for a response.
-                Ok(None) if self.is_closed() && !self.is_over.load(Ordering::Acquire) && self.slots.are_in_flight() => {
-                }
-                Ok(None) if left.is_zero() || self.is_closed() => return Taken::Nothing,
-                Ok(None) => {}
+                Ok(Some(Event::Bell)) => self.poller.heard(),
+                Ok(None) if self.is_closed() || left.is_zero() => {}
+                Ok(None) => continue,
                 Err(error) => return Taken::Broken(error.to_string()),
+            }
+            if !self.is_awaited() {
+                return Taken::Nothing;
             }
         }
     }

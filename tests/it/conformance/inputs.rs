@@ -39,23 +39,28 @@ fn site_in_a_child() {
     if std::env::var_os("ASIDE_TEST_INPUTS").is_none() {
         return;
     }
+    if let Some(most) = std::env::var("ASIDE_TEST_FILES").ok().and_then(|most| most.parse().ok()) {
+        use rustix::process::{Resource, Rlimit, setrlimit};
+        setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) }).unwrap();
+    }
     let pages = |_: &mut Request| std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let app = App::with_config(config()).get("/statm", pages).post("/multipart", crate::multipart::read);
     app.fallback(|req: &mut Request| req.bytes().map(|body| format!("{} bytes", body.len()))).run().unwrap();
 }
 
 /// A server in a process of its own, and the lines of its log.
-struct Apart {
+pub(crate) struct Apart {
     child: Child,
     log: Option<JoinHandle<Vec<String>>>,
-    addr: String,
+    pub(crate) addr: String,
 }
 
 impl Apart {
-    fn start() -> Apart {
+    pub(crate) fn start(settings: &[(&str, &str)]) -> Apart {
         let mut child = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "conformance::inputs::site_in_a_child", "--nocapture", "--test-threads=1"])
             .env("ASIDE_TEST_INPUTS", "1")
+            .envs(settings.iter().copied())
             .env_remove("RUST_LOG")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -90,12 +95,23 @@ impl Apart {
                 String::from_utf8_lossy(input)
             );
         }
+        self.resident()
+    }
+
+    /// The memory that is resident, in pages.
+    pub(crate) fn resident(&self) -> u64 {
         let statm = self.send(b"GET /statm HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
         let pages = statm.split_whitespace().rev().nth(5).unwrap_or_else(|| panic!("no answer: {statm:?}"));
         pages.parse().unwrap()
     }
 
-    fn end(mut self) -> Vec<String> {
+    /// How many threads it has.
+    #[cfg(all(feature = "epoll", target_os = "linux"))]
+    pub(crate) fn threads(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
+    }
+
+    pub(crate) fn end(mut self) -> Vec<String> {
         self.child.kill().unwrap();
         self.log.take().expect("it is read once").join().unwrap()
     }
@@ -130,7 +146,7 @@ impl Probe {
 #[cfg(target_os = "linux")]
 #[test]
 fn odd_inputs_leave_nothing_behind() {
-    let site = Apart::start();
+    let site = Apart::start(&[]);
     let inputs = inputs();
     // The first rounds fill what is kept for the next one: threads, buffers.
     let before = (0..3).map(|_| site.round(&inputs)).max().unwrap();

@@ -5,7 +5,7 @@
 mod connection;
 mod fields;
 mod framing;
-mod inputs;
+pub(crate) mod inputs;
 mod request_line;
 
 use std::net::Shutdown;

@@ -1,0 +1,334 @@
+//! What the epoll transport bounds: clients that are slow, many, or gone, over real sockets, with pages answered all along.
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
+
+use aside::{App, Config, Request, Response, Server, ServerKind};
+use socket2::SockRef;
+
+use crate::conformance::inputs::Apart;
+use crate::wire::{Gate, PATIENCE, Raw, config, start};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// More than any system keeps for a client that does not read.
+static LARGE: [u8; 16 << 20] = [b'x'; 16 << 20];
+
+fn epoll() -> Config {
+    Config { server: ServerKind::Epoll, ..config() }
+}
+
+fn site(config: Config) -> Server {
+    let app = App::with_config(config)
+        .get("/", |_: &mut Request| "home")
+        .get("/large", |_: &mut Request| Response::bytes("text/plain", &LARGE[..]))
+        .get("/million", |_: &mut Request| Response::bytes("text/plain", &LARGE[..1_000_000]))
+        .post("/read", |req: &mut Request| req.bytes().map(|body| format!("{} bytes", body.len())));
+    start(app)
+}
+
+fn is_answered(server: &Server) {
+    assert_eq!(Raw::to(server).get("/").body, "home");
+}
+
+#[test]
+fn heads_that_do_not_end_cost_no_worker_and_are_told_so() {
+    let server = site(Config { max_workers: 1, head_timeout: SECOND, ..epoll() });
+    let mut slow: Vec<Raw> = (0..300).map(|_| Raw::to(&server)).collect();
+    slow.iter_mut().for_each(|raw| _ = raw.send("GET / HTTP/1.1\r\nHost: a\r\nX: "));
+    is_answered(&server);
+    for raw in &mut slow {
+        let reply = raw.reply();
+        assert_eq!((reply.status, reply.header("Connection")), (408, Some("close")));
+        assert!(reply.body.contains("ASIDE_HEAD_TIMEOUT"), "{reply:?}");
+    }
+    is_answered(&server);
+}
+
+#[test]
+fn small_bodies_that_do_not_come_cost_no_worker() {
+    let server = site(Config { max_workers: 1, body_timeout: SECOND, ..epoll() });
+    let mut slow: Vec<Raw> = (0..300).map(|_| Raw::to(&server)).collect();
+    for (raw, framing) in slow.iter_mut().zip(["Content-Length: 60000", "Transfer-Encoding: chunked"].iter().cycle()) {
+        raw.send(format!("POST /read HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n1\r\n"));
+    }
+    is_answered(&server);
+    assert!(slow.iter_mut().all(|raw| raw.reply().status == 408));
+}
+
+#[test]
+fn large_bodies_that_do_not_come_leave_workers_for_pages() {
+    let server = site(Config { body_timeout: 4 * SECOND, ..epoll() });
+    let mut slow: Vec<Raw> = (0..300).map(|_| Raw::to(&server)).collect();
+    for raw in &mut slow {
+        raw.send("POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nx");
+    }
+    is_answered(&server);
+    // Half of the workers wait for them, and the rest of them for these.
+    let mut told: Vec<u16> = slow.iter_mut().map(|raw| raw.reply().status).collect();
+    told.sort();
+    told.dedup();
+    assert_eq!(told, [408, 503]);
+    is_answered(&server);
+}
+
+#[test]
+fn large_bodies_that_wait_for_their_turn_are_read_in_the_end() {
+    let server = site(Config { max_workers: 4, ..epoll() });
+    let body = "x".repeat(500_000);
+    let mut slow: Vec<Raw> = (0..20).map(|_| Raw::to(&server)).collect();
+    for raw in &mut slow {
+        raw.send("POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 500000\r\n\r\n").send(&body[..1]);
+    }
+    is_answered(&server);
+    for raw in &mut slow {
+        assert_eq!(raw.send(&body[1..]).reply().body, "500000 bytes");
+    }
+}
+
+#[test]
+fn who_reads_slowly_costs_no_worker_and_gets_it_all() {
+    let server = site(Config { max_workers: 1, ..epoll() });
+    let mut slow: Vec<Raw> = (0..300).map(|_| Raw::to(&server)).collect();
+    slow.iter_mut().for_each(|raw| _ = raw.send("GET /million HTTP/1.1\r\nHost: a\r\n\r\n"));
+    slow[..3].iter_mut().for_each(|raw| _ = raw.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n"));
+    is_answered(&server);
+    assert!(slow.iter_mut().all(|raw| raw.reply().body.len() == 1_000_000));
+    assert!(slow[..3].iter_mut().all(|raw| raw.reply().body.len() == LARGE.len()));
+}
+
+#[test]
+fn who_reads_nothing_is_let_go_and_what_was_set_aside_begins() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let handler = move |_: &mut Request| {
+        let tell = tell.lock().unwrap().clone();
+        Response::bytes("text/plain", &LARGE[..]).background(move || tell.send(()).unwrap())
+    };
+    let app = App::with_config(Config { write_timeout: SECOND, ..epoll() }).get("/large", handler);
+    let server = start(app);
+    let mut raw = Raw::to(&server);
+    raw.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    told.recv_timeout(PATIENCE).unwrap();
+    assert!(raw.rest().len() < LARGE.len());
+}
+
+#[test]
+fn a_stream_that_nobody_reads_ends() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let handler = move |_: &mut Request| {
+        let tell = tell.lock().unwrap().clone();
+        Response::stream("text/plain", move |out| {
+            let ended = out.write_all(&LARGE);
+            tell.send(ended.as_ref().map_err(std::io::Error::kind).copied()).unwrap();
+            ended
+        })
+    };
+    let server = start(App::with_config(Config { write_timeout: SECOND, ..epoll() }).get("/stream", handler));
+    let mut raw = Raw::to(&server);
+    raw.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\n");
+    assert_eq!(told.recv_timeout(PATIENCE).unwrap(), Err(std::io::ErrorKind::TimedOut));
+}
+
+#[test]
+fn a_connection_that_is_idle_ends_without_a_word() {
+    let server = site(Config { idle_timeout: SECOND, head_timeout: SECOND, ..epoll() });
+    let (mut new, mut used) = (Raw::to(&server), Raw::to(&server));
+    assert_eq!(used.get("/").body, "home");
+    assert_eq!((new.rest(), used.rest()), (String::new(), String::new()));
+}
+
+#[test]
+fn ten_thousand_idle_connections_are_kept() {
+    const MANY: usize = 10_000;
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    setrlimit(Resource::Nofile, limit).unwrap();
+    if limit.maximum.is_some_and(|most| most < MANY as u64 + 2_000) {
+        return eprintln!("skipped: only {:?} open files are allowed", limit.maximum);
+    }
+    let site = Apart::start(&[("ASIDE_SERVER", "epoll")]);
+    let mut buffer = [0; 4096];
+    let mut ask = |stream: &mut TcpStream| {
+        stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+        let count = stream.read(&mut buffer).unwrap();
+        assert!(buffer[..count].ends_with(b"0 bytes"));
+    };
+    let before = site.resident();
+    let mut idle = Vec::with_capacity(MANY);
+    for _ in 0..MANY {
+        let mut stream = TcpStream::connect(&site.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        ask(&mut stream);
+        idle.push(stream);
+    }
+    let more = site.resident().saturating_sub(before) << 12;
+    assert!(more / MANY as u64 <= 1 << 10, "{more} bytes for {MANY}");
+    assert!(site.threads() < 20, "{} threads", site.threads());
+    idle.iter_mut().step_by(97).for_each(ask);
+}
+
+#[test]
+fn a_connection_too_many_is_told_to_come_again() {
+    let server = site(Config { max_connections: 3, ..epoll() });
+    let mut kept: Vec<Raw> = (0..3).map(|_| Raw::to(&server)).collect();
+    assert!(kept.iter_mut().all(|raw| raw.get("/").body == "home"));
+    let refused = Raw::to(&server).rest();
+    assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\r\nRetry-After: 5\r\n"), "{refused}");
+    // One that asks for its end, so that it is known when it has gone.
+    kept.remove(0).send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").rest();
+    let began = std::time::Instant::now();
+    while Raw::to(&server).send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").rest().contains(" 503 ") {
+        assert!(began.elapsed() < PATIENCE, "its place is not free again");
+    }
+}
+
+#[test]
+fn a_connection_has_so_many_requests() {
+    let server = site(Config { max_requests: 3, ..epoll() });
+    let mut raw = Raw::to(&server);
+    let last = [(); 3].map(|()| raw.get("/").header("Connection").map(str::to_owned));
+    assert_eq!((last, raw.rest().as_str()), ([None, None, Some("close".into())], ""));
+}
+
+#[test]
+fn many_requests_at_once_are_answered_in_order_and_others_in_between() {
+    let count: usize = std::env::var("ASIDE_PIPELINED").map_or(20_000, |count| count.parse().unwrap());
+    let app = App::with_config(Config { max_workers: 1, max_requests: u32::MAX, ..epoll() });
+    let server = start(app.get("/", |_: &mut Request| "home").get("/{n}", |req: &mut Request| req.target().to_owned()));
+    let raw = Raw::to(&server);
+    let mut out = raw.0.get_ref().try_clone().unwrap();
+    let sending = std::thread::spawn(move || {
+        for n in 0..count {
+            out.write_all(format!("GET /{n} HTTP/1.1\r\nHost: a\r\n\r\n").as_bytes()).unwrap();
+        }
+    });
+    let mut raw = raw;
+    for n in 0..count {
+        assert_eq!(raw.reply().body, format!("/{n}"));
+        if n % (count / 10) == 0 {
+            is_answered(&server);
+        }
+    }
+    sending.join().unwrap();
+}
+
+#[test]
+fn an_endless_head_is_refused_and_costs_no_memory() {
+    let site = Apart::start(&[("ASIDE_SERVER", "epoll")]);
+    let mut before = 0;
+    let mut endless: Vec<TcpStream> = (0..11).map(|_| TcpStream::connect(&site.addr).unwrap()).collect();
+    for (number, stream) in endless.iter_mut().enumerate() {
+        if number == 1 {
+            // The first fills what is kept for the next one.
+            before = site.resident();
+        }
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX: ");
+        let piece = [b'x'; 64 << 10];
+        // 4 MB each; the server reads on, and forgets it.
+        for _ in 0..64 {
+            let _ = stream.write_all(&piece);
+        }
+        let mut answer = [0; 12];
+        stream.read_exact(&mut answer).unwrap();
+        assert_eq!(&answer, b"HTTP/1.1 431");
+    }
+    let after = site.resident();
+    // In pages of 4 KiB: less than a megabyte for all ten.
+    assert!(after < before + (1 << 8), "{before} pages, then {after}");
+}
+
+#[test]
+fn descriptors_are_used_up_and_given_back() {
+    let site = Apart::start(&[("ASIDE_SERVER", "epoll"), ("ASIDE_TEST_FILES", "60")]);
+    let connect = || {
+        let stream = TcpStream::connect(&site.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream
+    };
+    let mut all: Vec<TcpStream> = (0..100).map(|_| connect()).collect();
+    all.iter_mut().for_each(|stream| stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap());
+    let mut answered = 0;
+    let mut buffer = [0; 1024];
+    // Each that is answered leaves, and makes room for one that waits.
+    while let Some(mut stream) = (!all.is_empty()).then(|| all.remove(0)) {
+        assert!(stream.read(&mut buffer).unwrap() > 0);
+        answered += 1;
+    }
+    assert_eq!(answered, 100);
+    let log = site.end();
+    assert!(log.iter().any(|line| line.contains("Connections have to wait")), "{log:?}");
+}
+
+#[test]
+fn resets_at_every_moment_hurt_nobody_else() {
+    let server = site(epoll());
+    let request = format!("POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
+    let reset = |sent: &[u8], read: usize| {
+        let mut stream = TcpStream::connect(server.addr()).unwrap();
+        SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.write_all(sent).unwrap();
+        let _ = stream.read_exact(&mut vec![0; read]);
+    };
+    for sent in (0..100).chain([1_000, 70_000, 99_999, request.len()]) {
+        reset(&request.as_bytes()[..sent], 0);
+    }
+    for read in [0, 1, 100, 1_000, 100_000] {
+        reset(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n", read);
+    }
+    is_answered(&server);
+}
+
+#[test]
+fn a_client_that_has_said_all_is_answered() {
+    let server = site(epoll());
+    for request in [
+        "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(40),
+        format!("POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000)),
+    ] {
+        let mut raw = Raw::to(&server);
+        raw.send(&request).0.get_ref().shutdown(Shutdown::Write).unwrap();
+        let rest = raw.rest();
+        assert_eq!(rest.matches("HTTP/1.1 200 OK").count(), request.matches(" HTTP/1.1\r\n").count(), "{rest}");
+    }
+}
+
+#[test]
+fn a_stop_waits_for_slow_readers_and_for_bodies_that_are_on_their_way() {
+    let gate = Arc::new(Gate::default());
+    let (theirs, begun) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
+    let count = begun.clone();
+    let app = App::with_config(epoll())
+        .get("/large", move |_: &mut Request| {
+            count.fetch_add(1, Ordering::SeqCst);
+            theirs.pass();
+            Response::bytes("text/plain", &LARGE[..])
+        })
+        .post("/read", |req: &mut Request| req.bytes().map(|body| format!("{} bytes", body.len())));
+    let server = start(app);
+    let addr = server.addr();
+    let (mut slow, mut half) = (Raw::to(&server), Raw::to(&server));
+    half.send("POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 10\r\n\r\nhalf ");
+    slow.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+    while begun.load(Ordering::SeqCst) == 0 {
+        std::thread::yield_now();
+    }
+    let stopping = std::thread::spawn(move || server.stop());
+    while TcpStream::connect(addr).is_ok() {
+        std::thread::yield_now();
+    }
+    gate.open();
+    let reply = half.send("whole").reply();
+    assert_eq!((reply.body.as_str(), reply.header("Connection")), ("10 bytes", Some("close")));
+    let reply = slow.reply();
+    assert_eq!((reply.body.len(), reply.header("Connection")), (LARGE.len(), Some("close")));
+    drop((half, slow));
+    stopping.join().unwrap();
+}
