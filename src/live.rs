@@ -6,7 +6,6 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::Hash;
-use std::io;
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,14 +15,15 @@ use serde::{Serialize, Serializer};
 use crate::background::registry::Progress;
 use crate::background::task::{TaskHandle, TaskInfo};
 use crate::error::Result;
-use crate::http::events::{Event, Events};
+use crate::http::events::{Event, STILL_HERE, retry_after};
+use crate::http::feed::{Feed, Pause};
 use crate::http::files::hashes;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::session::unguessable;
 use crate::http::templates::{Fragment, fragment};
 use crate::sync::lock;
-use crate::watched::{LiveGuard, Seen, Watched};
+use crate::watched::{Call, LiveGuard, Seen, Watched};
 
 /// Between two updates of one page: nobody sees more than that, and a thousand changes in a second cost a page twenty.
 const FRAME: Duration = Duration::from_millis(50);
@@ -316,8 +316,7 @@ impl Request {
         let fragment = fragment(self, template)?;
         fragment.render(&live.0, &live.0.look())?;
         let known = self.header("Last-Event-ID").and_then(|id| live.version_of(id)).unwrap_or(0);
-        let watch = Watch::new(live);
-        Ok(Response::events(move |events| watch.follow(&fragment, known, events)))
+        Ok(Response::event_feed(Watch::new(live, fragment, known)))
     }
 }
 
@@ -340,18 +339,53 @@ impl<T: Clone> Live<T> {
 }
 
 /// Somebody who watches, counted until it goes.
-struct Watch<T>(Live<T>);
+struct Watch<T> {
+    live: Live<T>,
+    watcher: u64,
+    fragment: Fragment,
+    /// The version that the page shows; 0 for none of these.
+    known: u64,
+    has_begun: bool,
+}
 
 impl<T: Clone> Watch<T> {
-    fn new(live: &Live<T>) -> Watch<T> {
-        live.0.enter();
-        Watch(live.clone())
+    fn new(live: &Live<T>, fragment: Fragment, known: u64) -> Watch<T> {
+        Watch { live: live.clone(), watcher: live.0.enter(), fragment, known, has_begun: false }
     }
 }
 
 impl<T> Drop for Watch<T> {
     fn drop(&mut self) {
-        self.0.0.leave();
+        self.live.0.leave(self.watcher);
+    }
+}
+
+/// The stream of events of one page.
+impl<T> Feed for Watch<T>
+where
+    T: Clone + Serialize + Send + Sync + 'static,
+{
+    fn write(&mut self, out: &mut Vec<u8>) -> Option<Pause> {
+        let seen = self.live.0.look();
+        let is_news = seen.version != self.known;
+        if !self.has_begun {
+            out.extend_from_slice(retry_after(retry(self.live.0.watchers())).as_bytes());
+        }
+        if is_news {
+            self.show(&seen, out);
+        } else if self.has_begun && !seen.is_finished {
+            out.extend_from_slice(STILL_HERE);
+        }
+        (self.has_begun, self.known) = (true, seen.version);
+        if seen.is_finished {
+            out.extend_from_slice(Event::new("").named("end").to_wire().as_bytes());
+            return None;
+        }
+        Some(Pause { at_least: if is_news { FRAME } else { Duration::ZERO }, at_most: HEARTBEAT })
+    }
+
+    fn call_when_new(&self, call: Call) {
+        self.live.0.call_when_new(self.watcher, self.known, call);
     }
 }
 
@@ -359,43 +393,20 @@ impl<T> Watch<T>
 where
     T: Clone + Serialize + Send + Sync + 'static,
 {
-    /// Writes what is new, until the visitor leaves or nothing comes any more.
-    fn follow(self, fragment: &Fragment, mut known: u64, events: &mut Events<'_>) -> io::Result<()> {
-        let watched = &self.0.0;
-        let gone = events.disconnect().clone();
-        let theirs = watched.clone();
-        let _woken = gone.on_told(move || theirs.wake());
-        events.retry_after(retry(watched.watchers()))?;
-        while !gone.is_told() {
-            let Some(seen) = watched.wait(known, HEARTBEAT, || gone.is_told()) else {
-                events.keep_alive()?;
-                continue;
-            };
-            if seen.version != known {
-                self.show(fragment, &seen, events)?;
-                known = seen.version;
+    /// Writes the state as the template shows it. One that cannot be rendered is in the log, once for all who watch.
+    fn show(&self, seen: &Seen<T>, out: &mut Vec<u8>) {
+        let watched = &self.live.0;
+        match self.fragment.render(watched, seen) {
+            Ok(text) => {
+                let event = Event::new(&*text).id(self.live.event_id(seen.version));
+                out.extend_from_slice(event.to_wire().as_bytes());
             }
-            if seen.is_finished {
-                return events.send_event(&Event::new("").named("end"));
-            }
-            // Not for news: what comes meanwhile is in the next state.
-            events.wait(FRAME)?;
-        }
-        Ok(())
-    }
-
-    /// Sends the state as the template shows it. One that cannot be rendered is in the log, once for all who watch.
-    fn show(&self, fragment: &Fragment, seen: &Seen<T>, events: &mut Events<'_>) -> io::Result<()> {
-        let watched = &self.0.0;
-        match fragment.render(watched, seen) {
-            Ok(text) => return events.send_event(&Event::new(&*text).id(self.0.event_id(seen.version))),
             Err(error) if watched.is_first_complaint(seen.version) => {
                 let chain = error.chain();
                 log::error!(target: "aside::live", "A state cannot be shown, and pages keep the one before: {chain}");
             }
             Err(_) => {}
         }
-        Ok(())
     }
 }
 

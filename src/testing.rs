@@ -3,7 +3,7 @@
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
@@ -17,9 +17,11 @@ use crate::config::Config;
 use crate::error::Status;
 use crate::http::disconnect::Disconnect;
 use crate::http::events::Event;
+use crate::http::feed::follow;
 use crate::http::headers::Headers;
+use crate::http::outlet::Outlet;
 use crate::http::request::{Method, Request};
-use crate::http::response::{Outlet, Response, ResponseBody, StreamBody};
+use crate::http::response::{Response, ResponseBody, StreamBody};
 use crate::http::session::Keys;
 use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
@@ -358,6 +360,7 @@ impl TestRequest<'_> {
         let is_events = response.headers().get("Content-Type") == Some("text/event-stream");
         match std::mem::take(&mut response.body) {
             ResponseBody::Stream(write) if is_events => EventReader::read(write),
+            ResponseBody::Feed(feed) if is_events => EventReader::read(Box::new(move |out| follow(feed, out))),
             body => {
                 response.body = body;
                 panic!("no event stream: {:?}", TestResponse::read(response, false))
@@ -405,7 +408,8 @@ impl TestResponse {
         let (status, headers) = (response.status_code(), response.headers().clone());
         let mut body = Vec::new();
         if !is_head && !status.is_bodiless() {
-            read_body(std::mem::take(&mut response.body), &mut body);
+            let all = std::mem::take(&mut response.body).write_to(&mut body);
+            all.expect("the body can be read to its end");
         }
         response.take_set_aside().into_iter().for_each(Deferred::start);
         TestResponse { status, headers, body }
@@ -537,16 +541,6 @@ impl Write for Pipe {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
-}
-
-fn read_body(body: ResponseBody, out: &mut Vec<u8>) {
-    let written = match body {
-        ResponseBody::Bytes(bytes) => out.write_all(&bytes),
-        ResponseBody::File(file, length) => file.take(length).read_to_end(out).map(drop),
-        ResponseBody::Reader(reader, length) => reader.take(length).read_to_end(out).map(drop),
-        ResponseBody::Stream(write) => write(Outlet::new(out, Disconnect::default())),
-    };
-    written.expect("the body can be read to its end");
 }
 
 impl fmt::Debug for TestResponse {

@@ -1,16 +1,17 @@
 //! A value that is changed under a lock, and those who wait for the change.
 //!
 //! A change is made on a copy, and put in place when the lock is let go. Whoever reads holds no lock, and a change that ends
-//! in a panic leaves the last good value. Those who wait are told that there is something newer, not what it was: who is
+//! in a panic leaves the last good value. Those who watch are told that there is something newer, not what it was: who is
 //! slow gets the latest value and none of those between.
 
+use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use crate::sync::{lock, wait_while_for};
+use crate::sync::lock;
 
 /// The value, and who waits for it.
 pub(crate) struct Watched<T> {
@@ -19,11 +20,13 @@ pub(crate) struct Watched<T> {
     /// Whose turn it is to change it.
     turn: Mutex<()>,
     now: Mutex<Now<T>>,
-    changed: Condvar,
     /// The last version that somebody complained about.
     complained: AtomicU64,
     made: Mutex<Made>,
 }
+
+/// What is done for a watcher when there is something new. It must be quick.
+pub(crate) type Call = Arc<dyn Fn() + Send + Sync>;
 
 /// The texts that were made of a version, each by what it was made with.
 #[derive(Default)]
@@ -40,9 +43,9 @@ struct Now<T> {
     version: u64,
     value: Arc<T>,
     is_finished: bool,
-    /// How many wait for the next one. Telling them is a call to the system, which is left out when there are none.
-    waiting: usize,
     watchers: usize,
+    /// Who wants to be called for the next one.
+    calls: HashMap<u64, Call>,
     /// Since when nobody has watched it who did.
     left: Option<Instant>,
 }
@@ -53,6 +56,12 @@ pub(crate) struct Seen<T> {
     pub(crate) value: Arc<T>,
     /// Nothing comes after it.
     pub(crate) is_finished: bool,
+}
+
+/// A number for somebody to be called by.
+pub(crate) fn caller() -> u64 {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed)
 }
 
 impl<T: Clone> Watched<T> {
@@ -66,11 +75,10 @@ impl<T: Clone> Watched<T> {
                 version: 1,
                 value: Arc::new(value),
                 is_finished: false,
-                waiting: 0,
                 watchers: 0,
+                calls: HashMap::new(),
                 left: None,
             }),
-            changed: Condvar::new(),
             complained: AtomicU64::new(0),
             made: Mutex::default(),
         }
@@ -114,27 +122,23 @@ impl<T: Clone> Watched<T> {
         self.tell(now);
     }
 
-    /// Lets everybody who waits look around.
-    pub(crate) fn wake(&self) {
-        self.tell(lock(&self.now));
-    }
-
-    fn tell(&self, now: MutexGuard<'_, Now<T>>) {
-        let someone_waits = now.waiting > 0;
+    /// Calls all who want to be, once.
+    fn tell(&self, mut now: MutexGuard<'_, Now<T>>) {
+        let calls = std::mem::take(&mut now.calls);
         drop(now);
-        if someone_waits {
-            self.changed.notify_all();
-        }
+        calls.values().for_each(|call| call());
     }
 
-    /// Waits for a newer value than that version, or for the end: none when neither came in that time, or `give_up` said so.
-    pub(crate) fn wait(&self, known: u64, time: Duration, give_up: impl Fn() -> bool) -> Option<Seen<T>> {
-        let is_news = |now: &Now<T>| now.version != known || now.is_finished;
+    /// Has somebody called once for a newer value than that version, or for the end; here and now when one is there. By a
+    /// number of his own, so that a second call takes the place of the first.
+    pub(crate) fn call_when_new(&self, caller: u64, known: u64, call: Call) {
         let mut now = lock(&self.now);
-        now.waiting += 1;
-        let mut now = wait_while_for(&self.changed, now, time, |now| !is_news(now) && !give_up());
-        now.waiting -= 1;
-        is_news(&now).then(|| now.seen())
+        if now.version == known && !now.is_finished {
+            now.calls.insert(caller, call);
+            return;
+        }
+        drop(now);
+        call();
     }
 
     /// A text of that version, made once for all who want to show it. Who comes while it is being made waits for it.
@@ -176,18 +180,24 @@ impl<T> Watched<T> {
         lock(&self.now).left
     }
 
-    /// Somebody begins to watch.
-    pub(crate) fn enter(&self) {
+    /// Somebody begins to watch, whose number is this.
+    pub(crate) fn enter(&self) -> u64 {
         let mut now = lock(&self.now);
         now.watchers += 1;
         now.left = None;
+        drop(now);
+        caller()
     }
 
     /// Somebody who watched has left.
-    pub(crate) fn leave(&self) {
+    pub(crate) fn leave(&self, watcher: u64) {
         let mut now = lock(&self.now);
+        let call = now.calls.remove(&watcher);
         now.watchers -= 1;
         now.left = (now.watchers == 0).then(Instant::now);
+        drop(now);
+        // What it holds may have a drop of its own.
+        drop(call);
     }
 }
 
@@ -235,52 +245,39 @@ impl<T: Clone> Drop for LiveGuard<'_, T> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::AtomicBool;
-    use std::sync::mpsc;
-
     use super::*;
 
-    const SOON: Duration = Duration::from_secs(20);
-
     #[test]
-    fn who_waits_gets_the_latest_value_and_the_end() {
+    fn who_watches_is_called_once_for_what_is_new_and_for_the_end() {
         let watched = Watched::new(0);
-        assert!(watched.wait(1, Duration::ZERO, || false).is_none());
+        let watcher = watched.enter();
+        let calls = Arc::new(AtomicU64::new(0));
+        let call_after = |known| {
+            let theirs = calls.clone();
+            watched.call_when_new(watcher, known, Arc::new(move || _ = theirs.fetch_add(1, Ordering::Relaxed)));
+            calls.load(Ordering::Relaxed)
+        };
+        assert_eq!(call_after(1), 0);
         (1..=3).for_each(|number| watched.update(|value| *value = number));
-        let seen = watched.wait(1, SOON, || false).unwrap();
+        assert_eq!(calls.load(Ordering::Relaxed), 1);
+        assert_eq!(call_after(1), 2, "there is something new already");
+        let seen = watched.look();
         assert_eq!((seen.version, *seen.value, seen.is_finished), (4, 3, false));
+        assert_eq!(call_after(4), 2);
         watched.finish();
-        let seen = watched.wait(4, SOON, || false).unwrap();
-        assert_eq!((seen.version, seen.is_finished), (4, true));
-    }
-
-    /// What somebody comes back with who would wait for an hour, once he waits and that was done.
-    fn waiting_while(watched: &Arc<Watched<u32>>, done: &Arc<AtomicBool>, act: impl FnOnce()) -> Option<u32> {
-        let (tell, told) = mpsc::channel();
-        let (theirs, done) = (watched.clone(), done.clone());
-        let known = watched.look().version;
-        thread::spawn(move || {
-            let seen = theirs.wait(known, Duration::from_secs(3_600), || done.load(Ordering::Relaxed));
-            tell.send(seen.map(|seen| *seen.value))
-        });
-        while lock(&watched.now).waiting == 0 {
-            thread::yield_now();
-        }
-        act();
-        told.recv_timeout(SOON).expect("who waits is told at once")
+        assert_eq!((calls.load(Ordering::Relaxed), watched.look().is_finished), (3, true));
+        assert_eq!(call_after(4), 4, "nothing comes after it");
     }
 
     #[test]
-    fn a_wait_is_told_at_once_and_ends_when_it_shall() {
-        let (watched, done) = (Arc::new(Watched::new(0)), Arc::default());
-        assert_eq!(waiting_while(&watched, &done, || watched.update(|value| *value = 7)), Some(7));
-        let give_up = || {
-            done.store(true, Ordering::Relaxed);
-            watched.wake();
-        };
-        assert_eq!(waiting_while(&watched, &done, give_up), None);
-        done.store(false, Ordering::Relaxed);
-        assert_eq!(waiting_while(&watched, &done, || watched.finish()), Some(7));
+    fn who_has_left_is_called_no_more() {
+        let watched = Watched::new(0);
+        let (watcher, held) = (watched.enter(), Arc::new(()));
+        let theirs = held.clone();
+        watched.call_when_new(watcher, 1, Arc::new(move || panic!("called: {theirs:?}")));
+        watched.leave(watcher);
+        assert_eq!(Arc::strong_count(&held), 1);
+        watched.update(|value| *value = 1);
     }
 
     #[test]
@@ -323,11 +320,10 @@ mod tests {
     fn it_is_known_since_when_nobody_watches_any_more() {
         let watched = Watched::new(());
         assert_eq!((watched.watchers(), watched.left_since()), (0, None));
-        watched.enter();
-        watched.enter();
-        watched.leave();
+        let [one, other] = [watched.enter(), watched.enter()];
+        watched.leave(one);
         assert_eq!((watched.watchers(), watched.left_since()), (1, None));
-        watched.leave();
+        watched.leave(other);
         assert!(watched.left_since().is_some());
         watched.enter();
         assert!(watched.left_since().is_none());

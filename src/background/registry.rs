@@ -756,9 +756,9 @@ mod tests {
             record.is_cancelled()
         };
         assert!(!told(), "a visitor without JavaScript watches nothing");
-        record.progress.enter();
+        let watcher = record.progress.enter();
         assert!(!told());
-        record.progress.leave();
+        record.progress.leave(watcher);
         registry.watch_watchers(&record, Duration::from_secs(3_600));
         assert!(!record.is_cancelled(), "there is time to come back");
         assert!(told());

@@ -3,8 +3,9 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::disconnect::Disconnect;
-use super::response::{Outlet, Response};
+use super::feed::Feed;
+use super::outlet::Outlet;
+use super::response::Response;
 
 /// One event of a stream.
 ///
@@ -43,7 +44,7 @@ impl Event {
 
     /// As it goes over the wire. A line end of any kind in the text begins a new `data` line; in a name or an id it would
     /// begin another field, and is left out.
-    fn to_wire(&self) -> String {
+    pub(crate) fn to_wire(&self) -> String {
         let in_one_line = |text: &str| text.replace(['\r', '\n', '\0'], "");
         let mut wire = String::with_capacity(self.data.len() + 64);
         for (field, value) in [("event", &self.name), ("id", &self.id)] {
@@ -109,17 +110,12 @@ impl Events<'_> {
         self.out.check()
     }
 
-    /// What is told when nobody hears any more.
-    pub(crate) fn disconnect(&self) -> &Disconnect {
-        self.out.disconnect()
-    }
-
     /// Sends a comment, which no page hears: proxies close what is silent for a minute.
     ///
     /// # Errors
     /// As [`send`](Events::send).
     pub fn keep_alive(&mut self) -> io::Result<()> {
-        self.out.write_all(b": still here\n\n")
+        self.out.write_all(STILL_HERE)
     }
 
     /// Says how long a page waits before it comes back, when the connection is lost. Browsers wait 3 s or so by themselves.
@@ -127,8 +123,22 @@ impl Events<'_> {
     /// # Errors
     /// As [`send`](Events::send).
     pub fn retry_after(&mut self, time: Duration) -> io::Result<()> {
-        self.out.write_all(format!("retry: {}\n\n", time.as_millis()).as_bytes())
+        self.out.write_all(retry_after(time).as_bytes())
     }
+}
+
+/// A comment.
+pub(crate) const STILL_HERE: &[u8] = b": still here\n\n";
+
+/// How long a page waits before it comes back.
+pub(crate) fn retry_after(time: Duration) -> String {
+    format!("retry: {}\n\n", time.as_millis())
+}
+
+/// A stream of events, to whom it goes and how.
+fn as_events(stream: Response) -> Response {
+    // The second for nginx, which would otherwise gather the stream before it passes any of it on.
+    stream.header("Cache-Control", "no-store").header("X-Accel-Buffering", "no")
 }
 
 impl Response {
@@ -157,15 +167,19 @@ impl Response {
     where
         F: FnOnce(&mut Events<'_>) -> io::Result<()> + Send + 'static,
     {
-        let stream = Response::stream_to("text/event-stream", move |out| write(&mut Events { out }));
-        // The second for nginx, which would otherwise gather the stream before it passes any of it on.
-        stream.header("Cache-Control", "no-store").header("X-Accel-Buffering", "no")
+        as_events(Response::stream_to("text/event-stream", move |out| write(&mut Events { out })))
+    }
+
+    /// Events that a feed writes.
+    pub(crate) fn event_feed(feed: impl Feed + 'static) -> Response {
+        as_events(Response::feed("text/event-stream", feed))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::disconnect::Disconnect;
 
     #[test]
     fn an_event_has_its_fields_each_on_a_line() {

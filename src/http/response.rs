@@ -11,7 +11,9 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use serde::Serialize;
 
 use super::disconnect::Disconnect;
+use super::feed::{Feed, InContext, follow};
 use super::headers::Headers;
+use super::outlet::Outlet;
 use crate::background::failure::IntoOutcome;
 use crate::background::scope::Context;
 use crate::background::task::{Deferred, Task, TaskContext};
@@ -46,55 +48,12 @@ pub(crate) enum ResponseBody {
     Reader(Box<dyn Read + Send>, u64),
     /// Written as they come up, without a length.
     Stream(StreamBody),
+    /// The same, by somebody who need not be waited for.
+    Feed(Box<dyn Feed>),
 }
 
 /// What writes a stream.
 pub(crate) type StreamBody = Box<dyn FnOnce(Outlet<'_>) -> io::Result<()> + Send>;
-
-/// The way out for a stream. Writing fails once nobody reads any more.
-pub(crate) struct Outlet<'o> {
-    out: &'o mut dyn Write,
-    disconnect: Disconnect,
-}
-
-impl<'o> Outlet<'o> {
-    pub(crate) fn new(out: &'o mut dyn Write, disconnect: Disconnect) -> Outlet<'o> {
-        Outlet { out, disconnect }
-    }
-
-    /// What is told when nobody reads any more.
-    pub(crate) fn disconnect(&self) -> &Disconnect {
-        &self.disconnect
-    }
-
-    /// Whether somebody still reads.
-    ///
-    /// # Errors
-    /// When nobody does.
-    pub(crate) fn check(&self) -> io::Result<()> {
-        match self.disconnect.is_told() {
-            true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the visitor has left, or the server stops")),
-            false => Ok(()),
-        }
-    }
-}
-
-impl Write for Outlet<'_> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.check()?;
-        self.out.write(bytes)
-    }
-
-    /// In one piece, which goes out as one.
-    fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
-        self.check()?;
-        self.out.write_fmt(text)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
-}
 
 impl ResponseBody {
     /// How long it is, when that is known.
@@ -102,7 +61,21 @@ impl ResponseBody {
         match self {
             ResponseBody::Bytes(bytes) => Some(bytes.len() as u64),
             ResponseBody::File(_, length) | ResponseBody::Reader(_, length) => Some(*length),
-            ResponseBody::Stream(_) => None,
+            ResponseBody::Stream(_) | ResponseBody::Feed(_) => None,
+        }
+    }
+
+    /// Writes all of it, however long that takes.
+    ///
+    /// # Errors
+    /// When it cannot be read, or written.
+    pub(crate) fn write_to(self, out: &mut dyn Write) -> io::Result<()> {
+        match self {
+            ResponseBody::Bytes(bytes) => out.write_all(&bytes),
+            ResponseBody::File(file, length) => io::copy(&mut file.take(length), out).map(drop),
+            ResponseBody::Reader(reader, length) => io::copy(&mut reader.take(length), out).map(drop),
+            ResponseBody::Stream(write) => write(Outlet::new(out, Disconnect::default())),
+            ResponseBody::Feed(feed) => follow(feed, Outlet::new(out, Disconnect::default())),
         }
     }
 }
@@ -177,6 +150,13 @@ impl Response {
         Response { body, ..Response::default() }.header("Content-Type", content_type)
     }
 
+    /// A body that a feed writes.
+    pub(crate) fn feed(content_type: &str, feed: impl Feed + 'static) -> Response {
+        let feed = InContext { context: Context::current(), feed: Box::new(feed) };
+        let body = ResponseBody::Feed(Box::new(feed));
+        Response { body, ..Response::default() }.header("Content-Type", content_type)
+    }
+
     /// The same response with that status.
     pub fn status(mut self, status: Status) -> Response {
         self.status = status;
@@ -242,7 +222,7 @@ impl Response {
 
     /// Whether the body comes as a stream, for which some things are not done: a length, compression.
     pub(crate) fn is_stream(&self) -> bool {
-        matches!(self.body, ResponseBody::Stream(_))
+        matches!(self.body, ResponseBody::Stream(_) | ResponseBody::Feed(_))
     }
 
     /// Sets work aside: it begins when the last byte of this response has gone out, or the visitor has left.

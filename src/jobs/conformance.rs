@@ -21,10 +21,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP,
-    Room, When, WorkerId, wait_after_interruption,
+    Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Room,
+    When, WorkerId, wait_after_interruption,
 };
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use crate::sync::Bell;
 
 /// Makes a module of tests, one for each case.
 ///

@@ -5,13 +5,12 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
-use super::engine::Bell;
 use super::record::{JobInfo, JobState};
 use crate::background::panics;
 use crate::background::registry::{Progress, TaskState};
 use crate::error::Result;
 use crate::live::Live;
-use crate::sync::lock;
+use crate::sync::{Bell, lock};
 use crate::watched::Watched;
 
 /// Between two looks, unless something ended.

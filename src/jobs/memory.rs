@@ -12,12 +12,12 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Abilities, Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS,
+    Abilities, Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS,
     PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
 };
 use super::record::{JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::Result;
-use crate::sync::lock;
+use crate::sync::{Bell, lock};
 
 /// How long nobody may have looked for life, at the least, before what was seen is too old to say who is gone.
 const BLINK: Duration = Duration::from_secs(5);

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use serde::de::DeserializeOwned;
 
-use super::engine::{Bell, Engine, Enqueued};
+use super::engine::{Engine, Enqueued};
 use super::follow::{Follow, progress};
 use super::hands::Hands;
 use super::job::{Job, NewJob};
@@ -19,6 +19,7 @@ use crate::background::registry::Progress;
 use crate::background::scope::{Context, Scope, WeakScope};
 use crate::error::{Error, Result, Status};
 use crate::live::Live;
+use crate::sync::Bell;
 
 /// How many jobs one look gives.
 const PAGE: usize = 100;

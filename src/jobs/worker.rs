@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, run_isolated};
-use super::engine::{Bell, Claimed, Held, Room, WorkerId};
+use super::engine::{Claimed, Held, Room, WorkerId};
 use super::hands::InHand;
 use super::isolate;
 use super::record::{JobInfo, Millis};
@@ -17,7 +17,7 @@ use crate::background::registry::{Origin, escape};
 use crate::background::scope::{Context, Scope};
 use crate::background::task::{Run, Task, TaskContext, TaskHandle};
 use crate::error::{Error, Result};
-use crate::sync::lock;
+use crate::sync::{Bell, lock};
 
 /// The longest that the claiming thread waits without looking: the clock on the wall may have been moved.
 const LOOK: Duration = Duration::from_secs(5);

@@ -127,11 +127,9 @@ mod tests {
     use super::*;
     use crate::app::App;
     use crate::config::Config;
-    use crate::jobs::engine::{
-        Abilities, Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId,
-    };
+    use crate::jobs::engine::{Abilities, Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
     use crate::jobs::record::{JobCounts, Millis, QueueInfo};
-    use crate::sync::{lock, wait_while};
+    use crate::sync::{Bell, lock, wait_while};
     use crate::testing::TestClient;
 
     /// An engine that cannot be reached: each call fails, at once or when the gate opens.

@@ -10,9 +10,11 @@ use super::clock::Clock;
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::http::disconnect::Disconnect;
+use crate::http::feed::follow;
 use crate::http::headers::{Headers, is_token, is_value};
+use crate::http::outlet::Outlet;
 use crate::http::request::{Method, is_authority};
-use crate::http::response::{Outlet, Response, ResponseBody};
+use crate::http::response::{Response, ResponseBody};
 
 thread_local! {
     static DATE: Clock = const { Clock::new() };
@@ -219,17 +221,31 @@ pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms, discon
         ResponseBody::Reader(reader, length) => send_file(out, buffer, reader, length)?,
         ResponseBody::Stream(write) => {
             out.write_all(&buffer)?;
-            out.flush()?;
-            let mut chunks = Chunks { out: &mut *out, framed: !terms.http10 };
-            let written = write(Outlet::new(&mut chunks, disconnect.clone()));
-            // One that is told to end mostly does so by an error: the body is whole all the same.
-            if !disconnect.is_told() {
-                written?;
-            }
-            chunks.end()?;
+            send_stream(out, terms, disconnect, write)?;
+        }
+        ResponseBody::Feed(feed) => {
+            out.write_all(&buffer)?;
+            send_stream(out, terms, disconnect, |out| follow(feed, out))?;
         }
     }
     out.flush()
+}
+
+/// Sends a stream, chunk by chunk as it writes them.
+fn send_stream(
+    out: &mut dyn Write,
+    terms: Terms,
+    disconnect: &Disconnect,
+    write: impl FnOnce(Outlet<'_>) -> io::Result<()>,
+) -> io::Result<()> {
+    out.flush()?;
+    let mut chunks = Chunks::new(out, terms);
+    let written = write(Outlet::new(&mut chunks, disconnect.clone()));
+    // One that is told to end mostly does so by an error: the body is whole all the same.
+    if !disconnect.is_told() {
+        written?;
+    }
+    chunks.end()
 }
 
 /// Sends that many bytes of a file or of files, a piece at a time, the first together with the head.
@@ -307,14 +323,22 @@ fn put(head: &mut Vec<u8>, text: fmt::Arguments<'_>) {
 }
 
 /// A stream's body: each write is a chunk, and goes out at once.
-struct Chunks<'o> {
+pub(crate) struct Chunks<'o> {
     out: &'o mut dyn Write,
     /// Not for HTTP/1.0, where the end of the connection is the end of the body.
     framed: bool,
 }
 
-impl Chunks<'_> {
-    fn end(self) -> io::Result<()> {
+impl<'o> Chunks<'o> {
+    pub(crate) fn new(out: &'o mut dyn Write, terms: Terms) -> Chunks<'o> {
+        Chunks { out, framed: !terms.http10 }
+    }
+
+    /// The last one, which is empty.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub(crate) fn end(self) -> io::Result<()> {
         if self.framed { self.out.write_all(b"0\r\n\r\n") } else { Ok(()) }
     }
 }

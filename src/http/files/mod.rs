@@ -315,7 +315,6 @@ fn refused(path: &Path, error: io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Read;
     use std::sync::Arc;
 
     use super::*;
@@ -351,12 +350,9 @@ mod tests {
     }
 
     fn text(response: Response) -> String {
-        match response.body {
-            ResponseBody::Bytes(bytes) => String::from_utf8(bytes.into_owned()).unwrap(),
-            ResponseBody::File(file, length) => io::read_to_string(file.take(length)).unwrap(),
-            ResponseBody::Reader(reader, length) => io::read_to_string(reader.take(length)).unwrap(),
-            ResponseBody::Stream(_) => panic!("a stream"),
-        }
+        let mut text = Vec::new();
+        response.body.write_to(&mut text).unwrap();
+        String::from_utf8(text).unwrap()
     }
 
     fn code(result: Result<Response>) -> u16 {

@@ -21,8 +21,8 @@ use crate::background::registry::{Origin, Progress, Registry};
 use crate::background::scope::{Context, Scope};
 use crate::background::task::{Run, Task, TaskContext, TaskInfo};
 use crate::error::{Error, Result};
-use crate::sync::lock;
-use crate::watched::Watched;
+use crate::sync::{Bell, lock};
+use crate::watched::{Watched, caller};
 
 /// How long before the time limit the tasks that a job has left behind are told to cancel.
 const RESERVE: Duration = Duration::from_secs(4);
@@ -164,10 +164,16 @@ fn listen(mut line: Line, job: TaskInfo, registry: Registry) -> Result<()> {
 /// Tells the parent how far the job is: the latest, and nothing of what was between two looks.
 fn tell_progress(voice: Arc<Voice>, progress: Arc<Watched<Progress>>) -> Result<()> {
     serve("aside-progress", move || {
-        let mut known = 0;
-        while let Some(seen) = progress.wait(known, Duration::MAX, || false) {
-            known = seen.version;
+        let (me, bell) = (caller(), Arc::new(Bell::default()));
+        loop {
+            let seen = progress.look();
             voice.say_progress(&seen.value);
+            if seen.is_finished {
+                return;
+            }
+            let theirs = bell.clone();
+            progress.call_when_new(me, seen.version, Arc::new(move || theirs.ring()));
+            bell.wait(Duration::MAX);
         }
     })
 }

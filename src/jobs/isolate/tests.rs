@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
-use std::sync::{Mutex, Once};
+use std::sync::{Arc, Mutex, Once};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -18,7 +18,8 @@ use crate::background::scope::{Context, Scope, Values};
 use crate::background::task::{Run, Task, TaskContext, TaskHandle, background};
 use crate::config::Config;
 use crate::error::Error;
-use crate::sync::lock;
+use crate::sync::{Bell, lock};
+use crate::watched::caller;
 
 /// How long a test waits for what comes much sooner.
 const SOON: Duration = Duration::from_secs(60);
@@ -368,14 +369,15 @@ fn assert_cancelled(handle: TaskHandle<()>) {
 }
 
 fn wait_for_message(handle: &TaskHandle<()>) -> String {
-    let (mut known, until) = (0, Instant::now() + SOON);
+    let (me, bell, until) = (caller(), Arc::new(Bell::default()), Instant::now() + SOON);
     while Instant::now() < until {
-        if let Some(seen) = handle.info().watched().wait(known, SOON, || false) {
-            known = seen.version;
-            if !seen.value.message.is_empty() {
-                return seen.value.message.clone();
-            }
+        let seen = handle.info().watched().look();
+        if !seen.value.message.is_empty() {
+            return seen.value.message.clone();
         }
+        let theirs = bell.clone();
+        handle.info().watched().call_when_new(me, seen.version, Arc::new(move || theirs.ring()));
+        bell.wait(SOON);
     }
     panic!("it said nothing")
 }

@@ -27,10 +27,10 @@ use ::redis::{FromRedisValue, Script};
 use self::link::{Link, random_name};
 use self::values::values;
 use self::watch::Watch;
-use super::engine::{Abilities, Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
+use super::engine::{Abilities, Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::{Error, Result};
-use crate::sync::lock;
+use crate::sync::{Bell, lock};
 
 /// What all keys begin with.
 const PREFIX: &str = "aside:";

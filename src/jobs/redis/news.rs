@@ -10,7 +10,7 @@ use redis::{Connection, RedisResult};
 
 use super::link::Link;
 use crate::error::{Error, Result};
-use crate::jobs::engine::Bell;
+use crate::sync::Bell;
 
 /// How long one question stands before it is asked again, which only shows that the connection lives.
 const STANDS: Duration = Duration::from_secs(30);

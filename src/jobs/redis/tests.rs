@@ -13,10 +13,10 @@ use super::server_of_tests::RedisServer;
 use super::{PATIENCE, Redis, scripts, server};
 use crate::error::Result;
 use crate::jobs::conformance::{self, Bench};
-use crate::jobs::engine::{Beat, Bell, Claimed, End, Engine, Entry, Held, Keep, Room, When, WorkerId};
+use crate::jobs::engine::{Beat, Claimed, End, Engine, Entry, Held, Keep, Room, When, WorkerId};
 use crate::jobs::memory::Memory;
 use crate::jobs::record::{JobCounts, JobState, Millis};
-use crate::sync::lock;
+use crate::sync::{Bell, lock};
 
 /// One server for all cases at once, each with keys of its own.
 struct RedisBench {

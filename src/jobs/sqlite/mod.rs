@@ -15,11 +15,11 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use self::schema::Place;
 use self::workers::Workers;
 use self::writer::{Commit, Writer};
-use super::engine::{Abilities, Beat, Bell, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
+use super::engine::{Abilities, Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::background::failure::Cancelled;
 use crate::error::{Error, Result};
-use crate::sync::lock;
+use crate::sync::{Bell, lock};
 
 mod schema;
 mod statements;

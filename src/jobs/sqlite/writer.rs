@@ -17,7 +17,7 @@ use rusqlite::Connection;
 use super::schema::Place;
 use super::words;
 use crate::error::{Error, Result};
-use crate::jobs::engine::Bell;
+use crate::sync::Bell;
 
 /// How many writes share one transaction at most, so that the first of them does not wait for ever.
 const MOST_TOGETHER: usize = 256;

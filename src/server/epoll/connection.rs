@@ -12,6 +12,7 @@ use super::poller::Interest;
 use super::reply::Reply;
 use super::slots::{Place, Token};
 use super::stream::{Received, Stream};
+use super::watcher::Watcher;
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::http::headers::Headers;
@@ -60,6 +61,8 @@ pub(super) enum Phase {
     Asked(Box<Ask>),
     /// Waits for room to write.
     Reply(Box<Reply>),
+    /// Is a live page, and waits for news.
+    Live(Box<Watcher>),
     /// Passes over what is left of a body that nobody read.
     Drain(u64),
     /// Has said its last, and waits for the client to have read it.
@@ -89,6 +92,8 @@ pub(super) enum Step {
     Refuse(Box<Request>, Error),
     /// A response to go on with.
     Write,
+    /// A live page to go on with.
+    Watch,
     /// Nothing yet.
     Wait(Interest),
     /// It is over.
@@ -112,9 +117,22 @@ impl Connection {
         self.place.token()
     }
 
-    /// Whether somebody waits for a response.
+    /// Whether somebody waits for a response. A live page does while it is awake: one whose client reads nothing has no last
+    /// word to hear.
     pub(super) fn is_in_flight(&self) -> bool {
-        !matches!(self.phase, Phase::Head(_) | Phase::Drain(_) | Phase::Linger)
+        match &self.phase {
+            Phase::Head(_) | Phase::Drain(_) | Phase::Linger => false,
+            Phase::Live(watcher) => watcher.is_flushed(),
+            Phase::Body(_) | Phase::Asked(_) | Phase::Reply(_) => true,
+        }
+    }
+
+    pub(super) fn has_asked(&self) -> bool {
+        matches!(self.phase, Phase::Asked(_))
+    }
+
+    pub(super) fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live(_))
     }
 
     /// Goes on where it stands.
@@ -127,6 +145,7 @@ impl Connection {
             },
             Phase::Asked(_) => self.ask(),
             Phase::Reply(_) => Step::Write,
+            Phase::Live(_) => Step::Watch,
             Phase::Drain(left) => self.drain(left, config),
             Phase::Linger => self.linger(),
         }
@@ -232,6 +251,7 @@ impl Connection {
                 let words = "There are too many large uploads at once; try again in a moment.";
                 self.refuse_ask(Error::new(Status::SERVICE_UNAVAILABLE, words))
             }
+            Phase::Live(watcher) if watcher.is_flushed() => Step::Watch,
             _ => Step::End,
         }
     }

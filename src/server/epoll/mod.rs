@@ -7,7 +7,9 @@
 //! has come of it, and no thread.
 //!
 //! A worker is held by a handler, and by a large body that a handler reads as it comes ([`upload`]): by those half of the
-//! workers at most, and the others wait for their turn with what has come. A stream has a thread to itself.
+//! workers at most, and the others wait for their turn with what has come. Pages that follow a [`Live`](crate::live::Live)
+//! state lie in their places too, and a worker is called for them by whoever changes it ([`watcher`]). A stream that writes
+//! as it likes has a thread to itself.
 //!
 //! Everything has a limit, each a setting: how many connections, how long a head and how many fields, how long it may take
 //! to come, how fast a body must come, how long nothing may happen, how long a client may read nothing.
@@ -20,6 +22,7 @@ mod reply;
 mod slots;
 mod stream;
 mod upload;
+mod watcher;
 
 use std::collections::VecDeque;
 use std::io;
@@ -39,18 +42,20 @@ use self::reply::{After, Reply};
 use self::slots::{Slots, Token};
 use self::stream::{Patient, Stream};
 use self::upload::{Left, Lent, Upload};
+use self::watcher::{Waits, Watcher};
 use super::departures::{Departures, Presence};
 use super::streams::{self, aside};
 use super::wire::{self, Terms};
 use super::{Counted, Desk, Taken, Transport};
 use crate::background::task::Deferred;
-use crate::background::threads;
+use crate::background::{panics, threads, timer};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Request};
-use crate::http::response::Response;
+use crate::http::response::{Response, ResponseBody};
 use crate::sync::lock;
+use crate::watched::Call;
 
 /// How many requests of one connection are answered before others have their turn.
 const TURN: usize = 16;
@@ -99,6 +104,7 @@ enum Work {
     Ask(Box<Ask>),
     Refuse(Box<Request>, Error),
     Write,
+    Watch,
 }
 
 impl Epoll {
@@ -164,11 +170,15 @@ impl Epoll {
         };
         let connection = Box::new(Connection::new(stream, from, place, &self.config));
         // When the system refuses, it is let go.
-        let _ = self.slots.park(connection, |stream, token| self.poller.add(stream, token, Interest::Read));
+        let _ = self.slots.park(connection, |stream, token, _| self.poller.add(stream, token, Interest::Read));
     }
 
     /// Goes on with a connection, and says what a worker is needed for.
-    fn go_on(&self, mut connection: Box<Connection>) -> Option<Job> {
+    fn go_on(&self, mut connection: Box<Connection>, has_left: bool) -> Option<Job> {
+        if has_left && connection.is_live() {
+            give_up(connection);
+            return None;
+        }
         let step = connection.step(&self.config);
         self.take_step(connection, step)
     }
@@ -178,6 +188,7 @@ impl Epoll {
             Step::Ask(ask) => Work::Ask(ask),
             Step::Refuse(request, error) => Work::Refuse(request, error),
             Step::Write => Work::Write,
+            Step::Watch => Work::Watch,
             Step::Wait(interest) => {
                 self.park(connection, interest);
                 return None;
@@ -191,14 +202,20 @@ impl Epoll {
     fn park(&self, mut connection: Box<Connection>, interest: Interest) {
         connection.rest();
         // When the system refuses, it is let go.
-        let _ = self.slots.park(connection, |stream, token| self.poller.arm(stream, token, interest));
+        let _ = self.slots.park(connection, |stream, token, is_called| {
+            self.poller.arm(
+                stream,
+                token,
+                if is_called && interest == Interest::Departure { Interest::Turn } else { interest },
+            )
+        });
     }
 
     /// Keeps a connection until one of the workers that may wait for large bodies is free.
     fn queue(&self, mut connection: Box<Connection>, ask: Box<Ask>) {
         let token = connection.token();
         connection.phase = Phase::Asked(ask);
-        let _ = self.slots.park(connection, |_, _| Ok(()));
+        let _ = self.slots.park(connection, |_, _, _| Ok(()));
         lock(&self.uploads).waiting.push_back(token);
         self.call_next();
     }
@@ -210,7 +227,7 @@ impl Epoll {
             if uploads.count < self.most_uploads() { uploads.waiting.pop_front() } else { None }
         };
         while let Some(token) = next() {
-            if self.slots.call(token, |stream, token| self.poller.arm(stream, token, Interest::Turn)) {
+            if self.slots.call_asked(token, |stream, token| self.poller.arm(stream, token, Interest::Turn)) {
                 return;
             }
         }
@@ -227,6 +244,7 @@ impl Epoll {
             Work::Ask(ask) => self.answer_upload(connection, ask, desk),
             Work::Refuse(request, error) => self.refuse(connection, *request, error, desk),
             Work::Write => self.write(connection),
+            Work::Watch => self.watch(connection),
         }
     }
 
@@ -276,7 +294,7 @@ impl Epoll {
         self: &Arc<Self>,
         mut connection: Box<Connection>,
         asked: Terms,
-        response: Response,
+        mut response: Response,
         left: Left,
         desk: &Arc<Desk>,
     ) -> Option<Job> {
@@ -294,14 +312,69 @@ impl Epoll {
         if !(response.is_stream() && terms.has_body(response.status_code())) {
             return self.send(connection, Reply::new(response, terms, after));
         }
-        match desk.stream_place() {
-            Some(place) => self.stream(connection, Streaming { response, terms, after }, place, desk),
-            None => {
-                let response = streams::too_many(response, self.config.max_streams);
-                return self.send(connection, Reply::new(response, terms, after));
+        let Some(place) = desk.stream_place() else {
+            let response = streams::too_many(response, self.config.max_streams);
+            return self.send(connection, Reply::new(response, terms, after));
+        };
+        // It says how its body is delimited, so before that is taken out.
+        let head = wire::head(&response, terms);
+        match std::mem::take(&mut response.body) {
+            ResponseBody::Feed(feed) => {
+                let watcher = Watcher::new(feed, head, terms, after, response.take_set_aside(), place);
+                connection.phase = Phase::Live(Box::new(watcher));
+                self.watch(connection)
+            }
+            body => {
+                response.body = body;
+                self.stream(connection, Streaming { response, terms, after }, place, desk);
+                None
             }
         }
+    }
+
+    /// Goes on with a live page.
+    fn watch(self: &Arc<Self>, mut connection: Box<Connection>) -> Option<Job> {
+        let token = connection.token();
+        let Phase::Live(watcher) = &mut connection.phase else { return None };
+        let waits = panics::catch(|| watcher.go_on(&connection.stream, self.is_closed()));
+        let (wait, interest) = match waits {
+            Ok(Ok(Waits::Ended)) => {
+                let (after, set_aside) = (watcher.after, std::mem::take(&mut watcher.set_aside));
+                return self.ended(connection, after, set_aside);
+            }
+            Ok(Ok(Waits::ToWrite)) => (self.config.write_timeout, Interest::Write),
+            Ok(Ok(Waits::ForNews(wait))) => {
+                watcher.call_when_new(self.call(token));
+                (wait, Interest::Departure)
+            }
+            Ok(Ok(Waits::Until(time))) => {
+                let call = self.call(token);
+                timer::at(time, move || call());
+                (self.config.idle_timeout, Interest::Departure)
+            }
+            Ok(Err(_)) => {
+                give_up(connection);
+                return None;
+            }
+            Err(panic) => {
+                log::error!(target: "aside::server", "A response was cut short, its stream panicked: {panic}");
+                give_up(connection);
+                return None;
+            }
+        };
+        connection.deadline = Instant::now() + wait;
+        self.park(connection, interest);
         None
+    }
+
+    /// What calls a worker for that connection.
+    fn call(self: &Arc<Self>, token: Token) -> Call {
+        let transport = Arc::downgrade(self);
+        Arc::new(move || {
+            if let Some(transport) = transport.upgrade() {
+                transport.slots.call(token, |stream, token| transport.poller.arm(stream, token, Interest::Turn));
+            }
+        })
     }
 
     fn send(&self, mut connection: Box<Connection>, reply: Reply) -> Option<Job> {
@@ -387,7 +460,7 @@ impl Epoll {
             // A request that came meanwhile is for a worker.
             match work {
                 Work::Ask(ask) => connection.phase = Phase::Asked(ask),
-                Work::Refuse(..) | Work::Write => return,
+                Work::Refuse(..) | Work::Write | Work::Watch => return,
             }
             self.park(connection, Interest::Turn);
         }
@@ -398,6 +471,7 @@ impl Epoll {
         for mut connection in self.slots.overdue(Instant::now()) {
             match connection.overdue() {
                 Step::Refuse(request, error) => drop(self.refuse(connection, *request, error, desk)),
+                Step::Watch => drop(self.watch(connection)),
                 _ => give_up(connection),
             }
         }
@@ -435,11 +509,13 @@ fn handle(
 
 /// Lets a connection go. What was set aside on a response that cannot go out whole begins all the same.
 fn give_up(mut connection: Box<Connection>) {
-    if let Phase::Reply(reply) = &mut connection.phase {
-        let set_aside = std::mem::take(&mut reply.set_aside);
-        drop(connection);
-        set_aside.into_iter().for_each(|task| task.start());
-    }
+    let set_aside = match &mut connection.phase {
+        Phase::Reply(reply) => std::mem::take(&mut reply.set_aside),
+        Phase::Live(watcher) => std::mem::take(&mut watcher.set_aside),
+        _ => Vec::new(),
+    };
+    drop(connection);
+    set_aside.into_iter().for_each(|task| task.start());
 }
 
 /// One of the workers that wait for large bodies.
@@ -470,8 +546,8 @@ impl Transport for Epoll {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             match self.poller.wait(if self.is_closed() { LOOK } else { left }) {
-                Ok(Some(Event::Connection(token))) => {
-                    if let Some(job) = self.slots.take(token).and_then(|connection| self.go_on(connection)) {
+                Ok(Some(Event::Connection(token, has_left))) => {
+                    if let Some(job) = self.slots.take(token).and_then(|connection| self.go_on(connection, has_left)) {
                         return Taken::Job(job);
                     }
                     continue;
@@ -502,7 +578,7 @@ impl Transport for Epoll {
             match work {
                 Work::Ask(ask) => connection.phase = Phase::Asked(ask),
                 Work::Refuse(request, error) => return drop(self.refuse(connection, *request, error, desk)),
-                Work::Write => {}
+                Work::Write | Work::Watch => {}
             }
             self.park(connection, Interest::Turn);
         }
@@ -530,6 +606,7 @@ impl Transport for Epoll {
         self.is_closed.store(true, Ordering::Release);
         let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
         self.departures.close();
+        self.slots.call_all(|stream, token| self.poller.arm(stream, token, Interest::Turn));
     }
 
     fn hang_up(&self) {

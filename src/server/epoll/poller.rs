@@ -25,6 +25,8 @@ pub(super) enum Interest {
     Write,
     /// Its next turn, behind the others that are ready: a socket can be written to nearly always.
     Turn,
+    /// The end of the client's side.
+    Departure,
 }
 
 impl Interest {
@@ -32,8 +34,9 @@ impl Interest {
         let event = match self {
             Interest::Read => EventFlags::IN,
             Interest::Write | Interest::Turn => EventFlags::OUT,
+            Interest::Departure => EventFlags::empty(),
         };
-        event | EventFlags::ONESHOT
+        event | EventFlags::RDHUP | EventFlags::ONESHOT
     }
 }
 
@@ -42,7 +45,8 @@ impl Interest {
 pub(super) enum Event {
     Listener,
     Bell,
-    Connection(Token),
+    /// And whether the client has shut its side, or is gone.
+    Connection(Token, bool),
 }
 
 /// The epoll, and a bell in it.
@@ -85,14 +89,15 @@ impl Poller {
         let mut room = [MaybeUninit::uninit(); 1];
         let time = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
         let event = match epoll::wait(&self.epoll, &mut room, Some(&time)) {
-            Ok((events, _)) => events.first().map(|event| event.data.u64()),
+            Ok((events, _)) => events.first().copied(),
             Err(Errno::INTR) => None,
             Err(error) => return Err(error.into()),
         };
-        Ok(event.map(|event| match event {
+        let has_left = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
+        Ok(event.map(|event| match event.data.u64() {
             LISTENER => Event::Listener,
             BELL => Event::Bell,
-            token => Event::Connection(Token(token)),
+            token => Event::Connection(Token(token), { event.flags }.intersects(has_left)),
         }))
     }
 

@@ -44,7 +44,7 @@ impl Reply {
             ResponseBody::Bytes(bytes) => Source::Bytes(bytes),
             ResponseBody::File(file, length) => Source::Reader(Box::new(file), length),
             ResponseBody::Reader(reader, length) => Source::Reader(reader, length),
-            ResponseBody::Stream(_) => Source::Bytes(Cow::Borrowed(&[])),
+            ResponseBody::Stream(_) | ResponseBody::Feed(_) => Source::Bytes(Cow::Borrowed(&[])),
         };
         Reply { buffer, source, sent: 0, after, set_aside }
     }

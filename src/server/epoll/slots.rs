@@ -36,6 +36,8 @@ struct Slot {
     generation: u32,
     /// Whoever has the connection.
     stream: Option<Arc<Stream>>,
+    /// Somebody was called for it while it was not in its place.
+    is_called: bool,
     parked: Option<Box<Connection>>,
 }
 
@@ -56,16 +58,16 @@ impl Slots {
         Some(Place { slots: self.clone(), token })
     }
 
-    /// Lays a connection into its place. What wakes somebody for it is done under the same lock; when that fails it comes
-    /// back.
+    /// Lays a connection into its place. What wakes somebody for it is done under the same lock, and hears whether somebody
+    /// was called meanwhile; when that fails it comes back.
     pub(super) fn park(
         &self,
         connection: Box<Connection>,
-        wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>,
+        wake: impl FnOnce(&Stream, Token, bool) -> std::io::Result<()>,
     ) -> Result<(), Box<Connection>> {
         let token = connection.token();
         let mut slot = lock(&self.slots[token.index()]);
-        if wake(&connection.stream, token).is_err() {
+        if wake(&connection.stream, token, std::mem::take(&mut slot.is_called)).is_err() {
             return Err(connection);
         }
         self.in_flight.fetch_add(usize::from(connection.is_in_flight()), Ordering::AcqRel);
@@ -98,11 +100,42 @@ impl Slots {
         (0..self.slots.len()).filter_map(|index| self.take_if(index, |_, parked| is_wanted(parked))).collect()
     }
 
-    /// Wakes somebody for a connection that lies in its place; false when it has gone.
-    pub(super) fn call(&self, token: Token, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) -> bool {
+    /// Calls somebody for a live page, now or when it is back in its place.
+    pub(super) fn call(&self, token: Token, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) {
+        let mut slot = lock(&self.slots[token.index()]);
+        if slot.generation != token.generation() {
+            return;
+        }
+        match (&slot.parked, &slot.stream) {
+            // Refused, it ends with its time.
+            (Some(parked), Some(stream)) if parked.is_live() => _ = wake(stream, token),
+            (Some(_), _) => {}
+            (None, _) => slot.is_called = true,
+        }
+    }
+
+    /// Calls somebody for a connection that waits for its turn; false when it does so no more.
+    pub(super) fn call_asked(&self, token: Token, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) -> bool {
         let slot = lock(&self.slots[token.index()]);
-        let is_there = slot.generation == token.generation() && slot.parked.is_some();
-        is_there && slot.stream.as_ref().is_some_and(|stream| wake(stream, token).is_ok())
+        match (&slot.parked, &slot.stream) {
+            (Some(parked), Some(stream)) if slot.generation == token.generation() => {
+                parked.has_asked() && wake(stream, token).is_ok()
+            }
+            _ => false,
+        }
+    }
+
+    /// Calls somebody for each live page.
+    pub(super) fn call_all(&self, wake: impl Fn(&Stream, Token) -> std::io::Result<()>) {
+        for slot in &self.slots {
+            let slot = lock(slot);
+            if let (Some(parked), Some(stream)) = (&slot.parked, &slot.stream)
+                && parked.is_live()
+            {
+                // Refused, it ends with the others.
+                let _ = wake(stream, parked.token());
+            }
+        }
     }
 
     pub(super) fn are_in_flight(&self) -> bool {
@@ -135,6 +168,7 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut slot = lock(&self.slots.slots[self.token.index()]);
         slot.generation = slot.generation.wrapping_add(1);
+        slot.is_called = false;
         let _stream = slot.stream.take();
         drop(slot);
         lock(&self.slots.free).push(self.token.index() as u32);
