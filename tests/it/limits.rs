@@ -1,6 +1,6 @@
 //! What the epoll transport bounds: clients that are slow, many, or gone, over real sockets, with pages answered all along.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
@@ -171,6 +171,33 @@ fn ten_thousand_idle_connections_are_kept() {
     assert!(more / MANY as u64 <= 1 << 10, "{more} bytes for {MANY}");
     assert!(site.threads() < 20, "{} threads", site.threads());
     idle.iter_mut().step_by(97).for_each(ask);
+}
+
+#[test]
+fn thousands_of_live_pages_take_no_threads() {
+    const MANY: usize = 2_000;
+    let site = Apart::start(&[("ASIDE_SERVER", "epoll")]);
+    let mut pages: Vec<_> = (0..MANY)
+        .map(|_| {
+            let mut stream = TcpStream::connect(&site.addr).unwrap();
+            stream.set_read_timeout(Some(PATIENCE)).unwrap();
+            stream.write_all(b"GET /live HTTP/1.1\r\nHost: a\r\n\r\n").unwrap();
+            BufReader::new(stream)
+        })
+        .collect();
+    let shows = |page: &mut BufReader<TcpStream>, words: &str| {
+        let mut lines = page.lines().map(Result::unwrap);
+        assert!(lines.any(|line| line == words), "the stream goes on");
+    };
+    pages.iter_mut().for_each(|page| shows(page, "data: 0"));
+    assert!(site.threads() < 20, "{} threads", site.threads());
+    assert!(site.ask("GET /live").starts_with("HTTP/1.1 503 "), "there are as many as may be");
+    assert!(site.ask("POST /count").starts_with("HTTP/1.1 200 "));
+    pages.iter_mut().for_each(|page| shows(page, "data: 1"));
+    drop(pages.split_off(1));
+    while !site.ask("GET /watchers").ends_with("\r\n\r\n1") {}
+    site.ask("POST /count");
+    shows(&mut pages[0], "data: 2");
 }
 
 #[test]

@@ -44,7 +44,14 @@ fn site_in_a_child() {
         setrlimit(Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) }).unwrap();
     }
     let pages = |_: &mut Request| std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let app = App::with_config(config()).get("/statm", pages).post("/multipart", crate::multipart::read);
+    let live = aside::Live::new(std::collections::BTreeMap::from([("count", 0)]));
+    let (shown, counted) = (live.clone(), live.clone());
+    let config = aside::Config { max_streams: 2_000, ..config() };
+    let app = App::with_config(config).get("/statm", pages).post("/multipart", crate::multipart::read);
+    let app = app.template("count.html", "{{ count }}");
+    let app = app.get("/live", move |req: &mut Request| req.live(&shown, "count.html"));
+    let app = app.get("/watchers", move |_: &mut Request| counted.watchers().to_string());
+    let app = app.post("/count", move |_: &mut Request| live.update(|state| *state.entry("count").or_default() += 1));
     app.fallback(|req: &mut Request| req.bytes().map(|body| format!("{} bytes", body.len()))).run().unwrap();
 }
 
@@ -100,9 +107,14 @@ impl Apart {
 
     /// The memory that is resident, in pages.
     pub(crate) fn resident(&self) -> u64 {
-        let statm = self.send(b"GET /statm HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let statm = self.ask("GET /statm");
         let pages = statm.split_whitespace().rev().nth(5).unwrap_or_else(|| panic!("no answer: {statm:?}"));
         pages.parse().unwrap()
+    }
+
+    /// The answer to a request on a connection of its own.
+    pub(crate) fn ask(&self, what: &str) -> String {
+        self.send(format!("{what} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())
     }
 
     /// How many threads it has.
