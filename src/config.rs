@@ -81,7 +81,8 @@ pub struct Config {
     pub nice: i32,
     /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256.
     pub max_workers: usize,
-    /// `ASIDE_MAX_STREAMS`: event streams and other slow responses at once, each of which holds a thread; 1,000.
+    /// `ASIDE_MAX_STREAMS`: event streams and other slow responses at once; 1,000. Each holds a thread, but for live
+    /// pages with `epoll`.
     pub max_streams: usize,
     /// `ASIDE_MAX_HEAD`: bytes of all header fields of a request; 64 KiB. With tiny_http they are all read before they are
     /// counted.

@@ -9,6 +9,11 @@ use std::time::Duration;
 
 use crate::sync::{lock, wait_while_for};
 
+/// A connection that can be asked whether its client is still there.
+pub(crate) trait Connection: Send + Sync {
+    fn is_there(&self) -> bool;
+}
+
 /// Told once nobody will read what is written any more: the visitor has left, or the server stops. A clone is the same.
 #[derive(Clone, Default)]
 pub(crate) struct Disconnect(Arc<Shared>);

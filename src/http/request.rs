@@ -11,6 +11,7 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use percent_encoding::percent_decode_str;
 
+use super::disconnect::Connection;
 use super::headers::Headers;
 use crate::background::registry::Origin;
 use crate::background::scope::{Context, Scope};
@@ -94,6 +95,7 @@ pub struct Request {
     headers: Headers,
     body: Body,
     remote: Option<SocketAddr>,
+    connection: Option<Arc<dyn Connection>>,
     client: Client,
     nonce: Arc<OnceLock<String>>,
     id: String,
@@ -125,6 +127,7 @@ impl Request {
             headers,
             body,
             remote: None,
+            connection: None,
             client: Client::default(),
             nonce: Arc::default(),
             id: String::new(),
@@ -138,6 +141,12 @@ impl Request {
     /// The same request, with the peer it came from.
     pub(crate) fn with_peer(mut self, remote: Option<SocketAddr>) -> Request {
         self.remote = remote;
+        self
+    }
+
+    /// The same request, with the connection that it came on.
+    pub(crate) fn on(mut self, connection: Arc<dyn Connection>) -> Request {
+        self.connection = Some(connection);
         self
     }
 
@@ -242,6 +251,31 @@ impl Request {
     /// [`client_ip`](Request::client_ip). Not known on a Unix socket.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         self.remote
+    }
+
+    /// Whether the client is still there, for a handler that has long to do and could leave it: a visitor who has gone on to
+    /// another page will not see this one.
+    ///
+    /// ```
+    /// use aside::{Request, Response, Result, Status};
+    ///
+    /// fn report(req: &mut Request) -> Result<Response> {
+    ///     let mut rows = Vec::new();
+    ///     for number in 0..1_000_000 {
+    ///         if number % 1_000 == 0 && !req.is_connected() {
+    ///             return Ok(Response::new().status(Status::NO_CONTENT)); // nobody reads it
+    ///         }
+    ///         rows.push(format!("{number}\n"));
+    ///     }
+    ///     Ok(Response::text(rows.concat()))
+    /// }
+    /// ```
+    ///
+    /// Each call asks the system; with tiny_http it looks through all descriptors of the process. A client that has shut its
+    /// side of the connection counts as gone, as browsers do not do that, and one that has sent its next request already as
+    /// there. What does not know of a connection, as the test client, says yes.
+    pub fn is_connected(&self) -> bool {
+        self.connection.as_ref().is_none_or(|connection| connection.is_there())
     }
 
     /// The request's id, as in the access log, in the log lines of its tasks, and on an error page.

@@ -51,6 +51,7 @@ use super::{Counted, Desk, Taken, Transport};
 use crate::background::{panics, threads, timer};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
+use crate::http::disconnect::Connection;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::Response;
@@ -190,6 +191,10 @@ impl TinyHttp {
         let closes_itself = lock(loan).closes_itself;
         let head_only = asked.method.as_str() == "HEAD";
         let request = Request::new(asked.method, asked.target, headers, body).with_peer(place.remote);
+        let request = match place.remote {
+            Some(remote) => request.on(Arc::new(Elsewhere { remote, port: self.addr.port(), closes_itself })),
+            None => request,
+        };
         let response = desk.service.handle(request);
         let left = lock(loan).settle();
         let mut terms = Terms { http10: asked.http10, head_only, close: closes_itself || asked.close };
@@ -589,6 +594,21 @@ impl Loan {
 
 fn cut_short() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early")
+}
+
+/// A connection whose socket tiny_http has.
+struct Elsewhere {
+    remote: SocketAddr,
+    port: u16,
+    closes_itself: bool,
+}
+
+impl Connection for Elsewhere {
+    /// Where sockets cannot be found there is no telling.
+    fn is_there(&self) -> bool {
+        let peer = socket::find(self.remote, self.port);
+        peer.map_or(!cfg!(unix), |peer| peer.is_open(self.closes_itself))
+    }
 }
 
 /// A body's reader, for the application.

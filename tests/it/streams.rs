@@ -25,6 +25,29 @@ fn told(name: impl ToString) -> Ended {
     Ended { name: name.to_string(), as_told: true }
 }
 
+#[test]
+fn a_handler_can_ask_whether_the_visitor_is_still_there() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let handler = move |req: &mut Request| {
+        let tell = tell.lock().unwrap();
+        tell.send(req.is_connected()).unwrap();
+        while req.is_connected() {
+            thread::yield_now();
+        }
+        tell.send(false).unwrap();
+    };
+    let server = start(App::with_config(config()).get("/", handler));
+    for headers in ["", "Connection: close\r\n"] {
+        let mut raw = Raw::to(&server);
+        raw.send(format!("GET / HTTP/1.1\r\nHost: a\r\n{headers}\r\n"));
+        assert!(told.recv_timeout(PATIENCE).unwrap(), "{headers:?}");
+        drop(raw);
+        assert!(!told.recv_timeout(PATIENCE).unwrap(), "{headers:?}");
+    }
+    server.stop();
+}
+
 /// A site with `/wait/{name}`: an event, and then nothing for a long time. How that ends is reported.
 fn waiting(config: Config) -> (App, mpsc::Receiver<Ended>) {
     let (report, reported) = mpsc::channel();

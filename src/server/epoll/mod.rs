@@ -251,7 +251,8 @@ impl Epoll {
     fn answer(self: &Arc<Self>, connection: Box<Connection>, ask: Ask, desk: &Arc<Desk>) -> Option<Job> {
         let Ask { asked, headers, body, .. } = ask;
         let body = if body.is_empty() { Body::empty() } else { Body::from(body) };
-        let (asked, response) = handle(asked, headers, body, connection.remote, desk);
+        let (stream, remote) = (connection.stream.clone(), connection.remote);
+        let (asked, response) = handle(asked, headers, body, (stream, remote), desk);
         self.reply(connection, asked, response, Left::Bytes(0), desk)
     }
 
@@ -269,9 +270,9 @@ impl Epoll {
         };
         let Ask { asked, headers, expects, rest, body } = *ask;
         let length = if let Rest::Length(length) = rest { Some(length) } else { None };
-        let remote = connection.remote;
+        let client = (connection.stream.clone(), connection.remote);
         let upload = Arc::new(Mutex::new(Some(Upload::new(connection, rest, body, expects, &self.config))));
-        let (asked, response) = handle(asked, headers, Body::new(Lent(upload.clone()), length), remote, desk);
+        let (asked, response) = handle(asked, headers, Body::new(Lent(upload.clone()), length), client, desk);
         let (connection, left) = lock(&upload).take()?.end();
         self.reply(connection, asked, response, left, desk)
     }
@@ -498,12 +499,12 @@ fn handle(
     asked: wire::Asked,
     mut headers: Headers,
     body: Body,
-    remote: Option<SocketAddr>,
+    (stream, remote): (Arc<Stream>, Option<SocketAddr>),
     desk: &Desk,
 ) -> (Terms, Response) {
     let terms = Terms { http10: asked.http10, head_only: asked.method.as_str() == "HEAD", close: asked.close };
     asked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
-    let request = Request::new(asked.method, asked.target, headers, body).with_peer(remote);
+    let request = Request::new(asked.method, asked.target, headers, body).with_peer(remote).on(stream);
     (terms, desk.service.handle(request))
 }
 

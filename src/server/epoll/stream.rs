@@ -10,6 +10,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
+use crate::http::disconnect::Connection;
+
 /// The socket. It does not block.
 pub(super) struct Stream(OwnedFd);
 
@@ -80,6 +82,16 @@ impl Stream {
     /// When the system has none left.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.0.try_clone()
+    }
+}
+
+impl Connection for Stream {
+    fn is_there(&self) -> bool {
+        let mut byte = [0; 1];
+        match recv(&self.0, &mut byte[..], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+            Ok((count, _)) => count > 0,
+            Err(error) => matches!(error, Errno::AGAIN | Errno::INTR),
+        }
     }
 }
 
