@@ -10,7 +10,7 @@ use super::framing::Rest;
 use super::head::{self, Head, Search};
 use super::poller::Interest;
 use super::reply::Reply;
-use super::slots::{Place, Token};
+use super::slots::{Guest, Place, Token};
 use super::stream::{Received, Stream};
 use super::watcher::Watcher;
 use crate::config::Config;
@@ -48,7 +48,7 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     /// When it is ended, unless something happens before.
     pub(super) deadline: Instant,
-    place: Place,
+    place: Place<Connection>,
 }
 
 /// What it is at.
@@ -100,8 +100,44 @@ pub(super) enum Step {
     End,
 }
 
+impl Guest for Connection {
+    fn token(&self) -> Token {
+        self.place.token()
+    }
+
+    fn stream(&self) -> &Stream {
+        &self.stream
+    }
+
+    fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// A live page is while it is awake: one whose client reads nothing has no last word to hear.
+    fn is_in_flight(&self) -> bool {
+        match &self.phase {
+            Phase::Head(_) | Phase::Drain(_) | Phase::Linger => false,
+            Phase::Live(watcher) => watcher.is_flushed(),
+            Phase::Body(_) | Phase::Asked(_) | Phase::Reply(_) => true,
+        }
+    }
+
+    fn is_live(&self) -> bool {
+        matches!(self.phase, Phase::Live(_))
+    }
+
+    fn has_asked(&self) -> bool {
+        matches!(self.phase, Phase::Asked(_))
+    }
+}
+
 impl Connection {
-    pub(super) fn new(stream: Arc<Stream>, remote: Option<SocketAddr>, place: Place, config: &Config) -> Connection {
+    pub(super) fn new(
+        stream: Arc<Stream>,
+        remote: Option<SocketAddr>,
+        place: Place<Connection>,
+        config: &Config,
+    ) -> Connection {
         Connection {
             stream,
             remote,
@@ -111,28 +147,6 @@ impl Connection {
             deadline: Instant::now() + config.head_timeout,
             place,
         }
-    }
-
-    pub(super) fn token(&self) -> Token {
-        self.place.token()
-    }
-
-    /// Whether somebody waits for a response. A live page does while it is awake: one whose client reads nothing has no last
-    /// word to hear.
-    pub(super) fn is_in_flight(&self) -> bool {
-        match &self.phase {
-            Phase::Head(_) | Phase::Drain(_) | Phase::Linger => false,
-            Phase::Live(watcher) => watcher.is_flushed(),
-            Phase::Body(_) | Phase::Asked(_) | Phase::Reply(_) => true,
-        }
-    }
-
-    pub(super) fn has_asked(&self) -> bool {
-        matches!(self.phase, Phase::Asked(_))
-    }
-
-    pub(super) fn is_live(&self) -> bool {
-        matches!(self.phase, Phase::Live(_))
     }
 
     /// Goes on where it stands.

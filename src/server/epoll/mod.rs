@@ -39,7 +39,7 @@ use self::connection::{Ask, Connection, LINGER, LINGER_UNREAD, Phase, Step};
 use self::framing::Rest;
 use self::poller::{Event, Interest, Poller};
 use self::reply::{After, Reply};
-use self::slots::{Slots, Token};
+use self::slots::{Guest, Slots, Token};
 use self::stream::{Patient, Stream};
 use self::upload::{Left, Lent, Upload};
 use self::watcher::{Waits, Watcher};
@@ -75,7 +75,7 @@ pub(crate) struct Epoll {
     config: Config,
     listener: TcpListener,
     poller: Poller,
-    slots: Arc<Slots>,
+    slots: Arc<Slots<Connection>>,
     uploads: Mutex<Uploads>,
     departures: Departures,
     is_closed: AtomicBool,

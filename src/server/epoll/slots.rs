@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::connection::Connection;
 use super::stream::Stream;
 use crate::sync::lock;
 
@@ -24,25 +23,49 @@ impl Token {
     }
 }
 
-pub(super) struct Slots {
-    slots: Box<[Mutex<Slot>]>,
+/// What lies in a place: a connection, as far as that matters here.
+pub(super) trait Guest {
+    fn token(&self) -> Token;
+
+    fn stream(&self) -> &Stream;
+
+    /// When it has waited for too long.
+    fn deadline(&self) -> Instant;
+
+    /// Whether somebody waits for a response.
+    fn is_in_flight(&self) -> bool;
+
+    /// Whether it is a live page.
+    fn is_live(&self) -> bool;
+
+    /// Whether it has a request, and waits for its turn.
+    fn has_asked(&self) -> bool;
+}
+
+pub(super) struct Slots<G> {
+    slots: Box<[Mutex<Slot<G>>]>,
     free: Mutex<Vec<u32>>,
     /// Connections that lie in their places with a request or a response half done.
     in_flight: AtomicUsize,
 }
 
-#[derive(Default)]
-struct Slot {
+struct Slot<G> {
     generation: u32,
     /// Whoever has the connection.
     stream: Option<Arc<Stream>>,
     /// Somebody was called for it while it was not in its place.
     is_called: bool,
-    parked: Option<Box<Connection>>,
+    parked: Option<Box<G>>,
 }
 
-impl Slots {
-    pub(super) fn new(most: usize) -> Arc<Slots> {
+impl<G> Default for Slot<G> {
+    fn default() -> Slot<G> {
+        Slot { generation: 0, stream: None, is_called: false, parked: None }
+    }
+}
+
+impl<G: Guest> Slots<G> {
+    pub(super) fn new(most: usize) -> Arc<Slots<G>> {
         let slots = (0..most).map(|_| Mutex::default()).collect();
         // The last is taken first.
         let free = Mutex::new((0..most as u32).rev().collect());
@@ -50,7 +73,7 @@ impl Slots {
     }
 
     /// A place for a connection, while one is free.
-    pub(super) fn enter(self: &Arc<Slots>, stream: &Arc<Stream>) -> Option<Place> {
+    pub(super) fn enter(self: &Arc<Slots<G>>, stream: &Arc<Stream>) -> Option<Place<G>> {
         let index = lock(&self.free).pop()?;
         let mut slot = lock(&self.slots[index as usize]);
         slot.stream = Some(stream.clone());
@@ -62,12 +85,12 @@ impl Slots {
     /// was called meanwhile; when that fails it comes back.
     pub(super) fn park(
         &self,
-        connection: Box<Connection>,
+        connection: Box<G>,
         wake: impl FnOnce(&Stream, Token, bool) -> std::io::Result<()>,
-    ) -> Result<(), Box<Connection>> {
+    ) -> Result<(), Box<G>> {
         let token = connection.token();
         let mut slot = lock(&self.slots[token.index()]);
-        if wake(&connection.stream, token, std::mem::take(&mut slot.is_called)).is_err() {
+        if wake(connection.stream(), token, std::mem::take(&mut slot.is_called)).is_err() {
             return Err(connection);
         }
         self.in_flight.fetch_add(usize::from(connection.is_in_flight()), Ordering::AcqRel);
@@ -76,11 +99,11 @@ impl Slots {
     }
 
     /// Takes a connection out of its place, when it lies there.
-    pub(super) fn take(&self, token: Token) -> Option<Box<Connection>> {
+    pub(super) fn take(&self, token: Token) -> Option<Box<G>> {
         self.take_if(token.index(), |slot, _| slot.generation == token.generation())
     }
 
-    fn take_if(&self, index: usize, is_wanted: impl Fn(&Slot, &Connection) -> bool) -> Option<Box<Connection>> {
+    fn take_if(&self, index: usize, is_wanted: impl Fn(&Slot<G>, &G) -> bool) -> Option<Box<G>> {
         let mut slot = lock(self.slots.get(index)?);
         let parked = slot.parked.take()?;
         if !is_wanted(&slot, &parked) {
@@ -92,11 +115,11 @@ impl Slots {
     }
 
     /// Takes out those that have waited for too long.
-    pub(super) fn overdue(&self, now: Instant) -> Vec<Box<Connection>> {
-        self.take_all(|connection| connection.deadline <= now)
+    pub(super) fn overdue(&self, now: Instant) -> Vec<Box<G>> {
+        self.take_all(|connection| connection.deadline() <= now)
     }
 
-    fn take_all(&self, is_wanted: impl Fn(&Connection) -> bool) -> Vec<Box<Connection>> {
+    fn take_all(&self, is_wanted: impl Fn(&G) -> bool) -> Vec<Box<G>> {
         (0..self.slots.len()).filter_map(|index| self.take_if(index, |_, parked| is_wanted(parked))).collect()
     }
 
@@ -153,18 +176,18 @@ impl Slots {
 }
 
 /// A connection's place, free again when dropped.
-pub(super) struct Place {
-    slots: Arc<Slots>,
+pub(super) struct Place<G> {
+    slots: Arc<Slots<G>>,
     token: Token,
 }
 
-impl Place {
+impl<G> Place<G> {
     pub(super) fn token(&self) -> Token {
         self.token
     }
 }
 
-impl Drop for Place {
+impl<G> Drop for Place<G> {
     fn drop(&mut self) {
         let mut slot = lock(&self.slots.slots[self.token.index()]);
         slot.generation = slot.generation.wrapping_add(1);
