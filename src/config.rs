@@ -45,7 +45,8 @@ pub enum ServerKind {
 pub struct Config {
     /// `ASIDE_ENV`: `development` (the default) or `production`.
     pub mode: Mode,
-    /// `ASIDE_ADDR`: where to listen; `127.0.0.1:8000`. Port 0 takes a free one.
+    /// `ASIDE_ADDR`: where to listen; `127.0.0.1:8000`. Port 0 takes a free one. `unix:/run/site.sock` is a Unix socket, with
+    /// `epoll`.
     pub address: String,
     /// `ASIDE_SERVER`: `tiny_http` (the default) or `epoll`, which is there on Linux with the feature `epoll`.
     pub server: ServerKind,

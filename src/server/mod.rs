@@ -8,6 +8,7 @@ pub(crate) mod clock;
 mod departures;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 mod epoll;
+mod listener;
 pub(crate) mod log;
 pub(crate) mod socket;
 mod streams;
@@ -16,13 +17,12 @@ pub(crate) mod wire;
 pub(crate) mod workers;
 
 use std::fmt;
-use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
-use socket2::{Domain, Protocol, Socket, Type};
-
+use self::listener::{Address, Listener};
 use self::tiny_http::TinyHttp;
 use self::workers::Crew;
 use crate::app::App;
@@ -40,12 +40,6 @@ const MORE: Duration = Duration::from_secs(2);
 
 /// How long live pages have to end once they are told.
 const LAST_WORDS: Duration = Duration::from_secs(1);
-
-/// How long a client may leave what was sent to it unacknowledged, or its window closed, before it counts as gone.
-const DEAD_PEER: Duration = Duration::from_secs(30);
-
-/// How many connections the system keeps until they are accepted.
-const BACKLOG: i32 = 1024;
 
 /// Sockets, as workers see them: [`take`](Transport::take) a job, [`serve`](Transport::serve) it.
 pub(crate) trait Transport: Send + Sync + 'static {
@@ -160,6 +154,10 @@ impl App {
     /// }
     /// ```
     ///
+    /// With `ASIDE_ADDR=unix:/run/site.sock` it listens on a Unix socket, for a proxy on the same machine (with
+    /// `ASIDE_SERVER=epoll`; put `unix` into `ASIDE_TRUSTED_PROXIES`). Who may connect is for the permissions of its folder; a
+    /// file that a dead process has left is replaced, and the file goes with the server.
+    ///
     /// SIGTERM and SIGINT (Ctrl-C) stop it: no new connections, requests in flight are answered, live pages end, tasks are
     /// waited for up to `ASIDE_GRACE` (25 s), then told to cancel and given 2 s more; what is left is named in the log. A
     /// second signal ends it at once, with the exit status 128 and the signal's number.
@@ -178,8 +176,8 @@ impl App {
         log::init();
         #[cfg(unix)]
         let signals = Signals::watch()?;
-        let server = self.start_on(handed_over()?)?;
-        ::log::info!(target: "aside::server", "{}", server.service().banner(server.addr()));
+        let server = self.start_on(Listener::handed_over()?)?;
+        ::log::info!(target: "aside::server", "{}", server.service().banner(&server.address()));
         #[cfg(unix)]
         let why = signals.wait();
         #[cfg(not(unix))]
@@ -278,16 +276,18 @@ impl App {
         jobs.run_isolated(service.scope())
     }
 
-    fn start_on(self, listener: Option<TcpListener>) -> Result<Server> {
+    fn start_on(self, listener: Option<Listener>) -> Result<Server> {
         let service = self.with_panel().build()?;
         service.warn_of_settings();
         raise_descriptor_limit();
-        let listener = listener.map_or_else(|| listen(&service.config().address), Ok)?;
-        let addr = listener.local_addr()?;
-        let running: Box<dyn Run> = match service.config().server {
+        let listener = listener.map_or_else(|| Listener::on(&service.config().address), Ok)?;
+        let addr = listener.address()?;
+        let running: Box<dyn Run> = match (service.config().server, listener) {
             #[cfg(all(feature = "epoll", target_os = "linux"))]
-            ServerKind::Epoll => Running::start(epoll::Epoll::new(listener, service.config())?, service)?,
-            _ => Running::start(TinyHttp::new(listener, service.config())?, service)?,
+            (ServerKind::Epoll, listener) => Running::start(epoll::Epoll::new(listener, service.config())?, service)?,
+            (_, Listener::Tcp(listener)) => Running::start(TinyHttp::new(listener, service.config())?, service)?,
+            #[cfg(unix)]
+            (_, Listener::Unix(..)) => return Err(Error::internal(listener::FOR_EPOLL)),
         };
         Ok(Server { addr, running: Some(running) })
     }
@@ -298,7 +298,7 @@ impl App {
 /// Dropping it stops it, as [`stop`](Server::stop) does.
 #[must_use = "the site is served until this is dropped"]
 pub struct Server {
-    addr: SocketAddr,
+    addr: Address,
     running: Option<Box<dyn Run>>,
 }
 
@@ -318,8 +318,19 @@ struct Running<T: Transport> {
 
 impl Server {
     /// Where it listens, with the port that was taken when the settings said 0.
+    ///
+    /// # Panics
+    /// When it listens on a Unix socket, which has no such address; [`address`](Server::address) has words for both.
     pub fn addr(&self) -> SocketAddr {
-        self.addr
+        match &self.addr {
+            Address::Tcp(addr) => *addr,
+            Address::Unix(path) => panic!("a Unix socket, {}, has no address with a port", path.display()),
+        }
+    }
+
+    /// Where it listens, as its log says: `http://127.0.0.1:8000`, or `unix:/run/site.sock`.
+    pub fn address(&self) -> String {
+        self.addr.to_string()
     }
 
     /// Stops it: no new connections, requests in flight are answered, tasks are waited for, all within `ASIDE_GRACE`.
@@ -414,78 +425,6 @@ fn drain_tasks(service: &Service, jobs: Option<&jobs::worker::Crew>, until: Inst
     }
 }
 
-/// The first socket that the service manager hands over, when it does.
-///
-/// # Errors
-/// When that is no TCP socket that listens.
-#[cfg(unix)]
-fn handed_over() -> Result<Option<TcpListener>> {
-    let mut handed_over = listenfd::ListenFd::from_env();
-    if handed_over.len() == 0 {
-        return Ok(None);
-    }
-    let listener = handed_over.take_tcp_listener(0).map_err(|error| {
-        let words = "the socket that was handed over (LISTEN_FDS) is no TCP socket; use ListenStream=127.0.0.1:8000";
-        Error::internal(words).with_source(error)
-    })?;
-    if let Some(listener) = &listener {
-        listener.set_nonblocking(false)?;
-        prepare(&socket2::SockRef::from(listener))?;
-    }
-    Ok(listener)
-}
-
-#[cfg(not(unix))]
-fn handed_over() -> Result<Option<TcpListener>> {
-    Ok(None)
-}
-
-/// A listener with what must be set before the first connection, which inherits it: no delay for small writes, and an end
-/// for clients that are dead.
-fn listen(address: &str) -> Result<TcpListener> {
-    let wrong = |error: std::io::Error| {
-        let words = match error.kind() {
-            std::io::ErrorKind::AddrInUse => {
-                format!("{address} is in use by another process; stop that one, or set ASIDE_ADDR to another address")
-            }
-            std::io::ErrorKind::PermissionDenied => {
-                format!("this user may not listen on {address}; set ASIDE_ADDR to a port above 1023")
-            }
-            _ => {
-                format!("cannot listen on `{address}`; ASIDE_ADDR takes an address and a port, such as 127.0.0.1:8000")
-            }
-        };
-        Error::internal(words).with_source(error)
-    };
-    let addresses = address.to_socket_addrs().map_err(wrong)?;
-    let mut last = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
-    for address in addresses {
-        match listen_on(address) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => last = error,
-        }
-    }
-    Err(wrong(last))
-}
-
-fn listen_on(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Where it means that a port is free at once after a restart. On Windows it means that two may have it.
-    #[cfg(unix)]
-    socket.set_reuse_address(true)?;
-    prepare(&socket)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-/// Sets what connections inherit. Never a timeout for reading: `accept` would inherit it too, and an idle listener end.
-fn prepare(socket: &Socket) -> std::io::Result<()> {
-    #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
-    socket.set_tcp_nodelay(true)
-}
-
 /// A connection takes two descriptors; the limit that a shell gives by default is for programs that use `select`.
 #[cfg(unix)]
 fn raise_descriptor_limit() {
@@ -551,7 +490,7 @@ mod tests {
     #[test]
     fn connections_from_before_and_after_a_mend_are_served() {
         let service = App::with_config(Config::default()).get("/", |_req: &mut Request| "hello").build().unwrap();
-        let listener = listen("127.0.0.1:0").unwrap();
+        let Listener::Tcp(listener) = Listener::on("127.0.0.1:0").unwrap() else { panic!("a Unix socket") };
         let connect = {
             let addr = listener.local_addr().unwrap();
             move || {

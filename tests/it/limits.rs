@@ -359,3 +359,38 @@ fn a_stop_waits_for_slow_readers_and_for_bodies_that_are_on_their_way() {
     drop((half, slow));
     stopping.join().unwrap();
 }
+
+#[test]
+fn a_unix_socket_is_listened_on_and_its_file_goes_with_the_server() {
+    use std::os::unix::net::{UnixListener, UnixStream};
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("site.sock");
+    // As a process that was killed leaves it.
+    drop(UnixListener::bind(&path).unwrap());
+    let address = format!("unix:{}", path.display());
+    let config = || Config { address: address.clone(), trusted_proxies: vec!["unix".into()], ..epoll() };
+    let who = |req: &mut Request| format!("{:?} {:?}", req.client_ip().map(|ip| ip.to_string()), req.remote_addr());
+    let server = start(App::with_config(config()).get("/", who));
+    assert_eq!(server.address(), address);
+    let taken = App::with_config(config()).start().unwrap_err().to_string();
+    assert!(taken.contains("in use") && taken.contains("ASIDE_ADDR"), "{taken}");
+    let mut stream = UnixStream::connect(&path).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-For: 192.0.2.7\r\nConnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.ends_with("Some(\"192.0.2.7\") None"), "{answer}");
+    server.stop();
+    assert!(!path.exists());
+}
+
+#[test]
+fn a_unix_socket_is_for_epoll() {
+    let config = Config { address: "unix:/nowhere/site.sock".into(), ..epoll() };
+    let words = App::with_config(config).start().unwrap_err().to_string();
+    assert!(words.contains("unix:/nowhere/site.sock") && words.contains("ASIDE_ADDR"), "{words}");
+    let folder = tempfile::tempdir().unwrap();
+    let address = format!("unix:{}", folder.path().join("site.sock").display());
+    let config = Config { address, server: ServerKind::TinyHttp, ..self::config() };
+    assert!(App::with_config(config).start().unwrap_err().to_string().contains("ASIDE_SERVER=epoll"));
+}

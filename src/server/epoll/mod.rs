@@ -26,8 +26,9 @@ mod watcher;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Shutdown, SocketAddr, TcpListener};
+use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -44,6 +45,7 @@ use self::stream::{Patient, Stream};
 use self::upload::{Left, Lent, Upload};
 use self::watcher::{Waits, Watcher};
 use super::departures::{Departures, Presence};
+use super::listener::Listener;
 use super::streams::{self, aside};
 use super::wire::{self, Terms};
 use super::{Counted, Desk, Taken, Transport};
@@ -73,7 +75,9 @@ const FULL: &[u8] =
 /// The transport.
 pub(crate) struct Epoll {
     config: Config,
-    listener: TcpListener,
+    listener: OwnedFd,
+    /// The file of a Unix socket, which goes with the server.
+    file: Option<PathBuf>,
     poller: Poller,
     slots: Arc<Slots<Connection>>,
     uploads: Mutex<Uploads>,
@@ -112,14 +116,22 @@ impl Epoll {
     ///
     /// # Errors
     /// When the system has no descriptors left.
-    pub(crate) fn new(listener: TcpListener, config: &Config) -> Result<Epoll> {
-        listener.set_nonblocking(true)?;
+    pub(super) fn new(listener: Listener, config: &Config) -> Result<Epoll> {
+        let (listener, file, port): (OwnedFd, _, _) = match listener {
+            Listener::Tcp(listener) => {
+                let port = listener.local_addr()?.port();
+                (listener.into(), None, port)
+            }
+            Listener::Unix(listener, file) => (listener.into(), file, 0),
+        };
+        rustix::io::ioctl_fionbio(&listener, true)?;
         let poller = Poller::new()?;
         poller.add_listener(&listener)?;
         Ok(Epoll {
             config: config.clone(),
-            departures: Departures::new(listener.local_addr()?.port())?,
+            departures: Departures::new(port)?,
             listener,
+            file,
             poller,
             slots: Slots::new(config.max_connections),
             uploads: Mutex::default(),
@@ -606,6 +618,8 @@ impl Transport for Epoll {
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        // Gone already, or somebody else's by now: either way nothing is lost.
+        self.file.iter().for_each(|file| drop(std::fs::remove_file(file)));
         self.departures.close();
         self.slots.call_all(|stream, token| self.poller.arm(stream, token, Interest::Turn));
     }

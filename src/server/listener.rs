@@ -1,0 +1,174 @@
+//! Where the server listens: on an address and a port, on a Unix socket, or on a socket that the service manager hands over.
+
+use std::fmt;
+use std::io;
+use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
+#[cfg(unix)]
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+#[cfg(target_os = "linux")]
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::error::{Error, Result};
+
+/// How long a client may leave what was sent to it unacknowledged, or its window closed, before it counts as gone.
+#[cfg(target_os = "linux")]
+const DEAD_PEER: Duration = Duration::from_secs(30);
+
+/// How many connections the system keeps until they are accepted.
+const BACKLOG: i32 = 1024;
+
+/// What an address on a Unix socket begins with.
+const UNIX: &str = "unix:";
+
+#[cfg(unix)]
+pub(super) const FOR_EPOLL: &str = "ASIDE_ADDR, or the socket that was handed over, is a Unix socket: that takes ASIDE_SERVER=epoll (Linux, feature `epoll`)";
+
+/// A socket that listens.
+pub(super) enum Listener {
+    Tcp(TcpListener),
+    /// And the file that goes with it, when it is ours.
+    #[cfg(unix)]
+    Unix(UnixListener, Option<PathBuf>),
+}
+
+/// Where that is.
+#[derive(Debug, Clone)]
+pub(super) enum Address {
+    Tcp(SocketAddr),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Address::Tcp(addr) => write!(f, "http://{addr}"),
+            Address::Unix(path) => write!(f, "{UNIX}{}", path.display()),
+        }
+    }
+}
+
+impl Listener {
+    /// A listener on what `ASIDE_ADDR` says.
+    ///
+    /// # Errors
+    /// When that is no address, or it cannot be listened on.
+    pub(super) fn on(address: &str) -> Result<Listener> {
+        #[cfg(unix)]
+        if let Some(path) = address.strip_prefix(UNIX) {
+            return on_file(path.into()).map_err(|error| refused(address, error));
+        }
+        on_port(address).map(Listener::Tcp).map_err(|error| refused(address, error))
+    }
+
+    /// The first socket that the service manager hands over, when it does.
+    ///
+    /// # Errors
+    /// When that is no socket that listens.
+    #[cfg(unix)]
+    pub(super) fn handed_over() -> Result<Option<Listener>> {
+        let mut handed_over = listenfd::ListenFd::from_env();
+        if handed_over.len() == 0 {
+            return Ok(None);
+        }
+        if let Ok(Some(listener)) = handed_over.take_tcp_listener(0) {
+            listener.set_nonblocking(false)?;
+            prepare(&socket2::SockRef::from(&listener))?;
+            return Ok(Some(Listener::Tcp(listener)));
+        }
+        let unix = handed_over.take_unix_listener(0).map_err(|error| {
+            let words = "the socket that was handed over (LISTEN_FDS) does not listen; use ListenStream=127.0.0.1:8000";
+            Error::internal(words).with_source(error)
+        })?;
+        // The file is the service manager's.
+        Ok(unix.map(|listener| Listener::Unix(listener, None)))
+    }
+
+    #[cfg(not(unix))]
+    pub(super) fn handed_over() -> Result<Option<Listener>> {
+        Ok(None)
+    }
+
+    /// Where it listens.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub(super) fn address(&self) -> io::Result<Address> {
+        match self {
+            Listener::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+            #[cfg(unix)]
+            Listener::Unix(listener, _) => {
+                let path = listener.local_addr()?.as_pathname().map(PathBuf::from);
+                Ok(Address::Unix(path.unwrap_or_default()))
+            }
+        }
+    }
+}
+
+fn refused(address: &str, error: io::Error) -> Error {
+    let words = match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("{address} is in use by another process; stop that one, or set ASIDE_ADDR to another address")
+        }
+        io::ErrorKind::PermissionDenied if address.starts_with(UNIX) => {
+            format!("this user may not make the socket {address}; set ASIDE_ADDR to a folder that is its own")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("this user may not listen on {address}; set ASIDE_ADDR to a port above 1023")
+        }
+        _ => format!(
+            "cannot listen on `{address}`; ASIDE_ADDR takes an address and a port, such as 127.0.0.1:8000, or a Unix socket, such as unix:/run/site.sock"
+        ),
+    };
+    Error::internal(words).with_source(error)
+}
+
+/// A listener with what must be set before the first connection, which inherits it: no delay for small writes, and an end
+/// for clients that are dead.
+fn on_port(address: &str) -> io::Result<TcpListener> {
+    let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
+    for address in address.to_socket_addrs()? {
+        match on_address(address) {
+            Ok(listener) => return Ok(listener),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
+fn on_address(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    // Where it means that a port is free at once after a restart. On Windows it means that two may have it.
+    #[cfg(unix)]
+    socket.set_reuse_address(true)?;
+    prepare(&socket)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+/// Sets what connections inherit. Never a timeout for reading: `accept` would inherit it too, and an idle listener end.
+fn prepare(socket: &Socket) -> io::Result<()> {
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
+    socket.set_tcp_nodelay(true)
+}
+
+/// Makes the file anew when nobody listens there any more: a process that was killed leaves it.
+#[cfg(unix)]
+fn on_file(path: PathBuf) -> io::Result<Listener> {
+    let bound = UnixListener::bind(&path);
+    let is_left = || UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    let listener = match bound {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left() => {
+            std::fs::remove_file(&path)?;
+            UnixListener::bind(&path)?
+        }
+        bound => bound?,
+    };
+    // The proxy is another user's. Who gets there is for the permissions of the folder.
+    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
+    Ok(Listener::Unix(listener, Some(path)))
+}
