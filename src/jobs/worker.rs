@@ -417,7 +417,10 @@ mod tests {
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
         let jobs = Jobs::memory().every("0 3 * * * Europe/Berlin", Quick);
         let crew = Crew::start(&jobs, scope).unwrap();
-        assert!(lock(&crew.next_tick).is_some(), "what is due from now on is not missed, whenever a thread has its turn");
+        assert!(
+            lock(&crew.next_tick).is_some(),
+            "what is due from now on is not missed, whenever a thread has its turn"
+        );
         crew.leave();
     }
 
