@@ -151,7 +151,7 @@ impl Service {
         encoding::compress(request, &mut response);
         let mut response = self.answer_error(request, response);
         self.guard.protect(request, &mut response);
-        response.headers_mut().set("X-Request-Id", request.id());
+        response.headers_mut().put("X-Request-Id", request.id().to_owned());
         log_access(request, &response, began);
         response
     }

@@ -45,10 +45,18 @@ impl Headers {
 
     /// Sets a field, in place of all of that name.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        let (name, value) = (name.into(), value.into());
+        self.place(name.into().into(), value.into().into());
+    }
+
+    /// The same with a name that is part of the program, and is not copied.
+    pub(crate) fn put(&mut self, name: &'static str, value: impl Into<Text>) {
+        self.place(name.into(), value.into());
+    }
+
+    fn place(&mut self, name: Text, value: Text) {
         let at = self.iter().position(|(key, _)| key.eq_ignore_ascii_case(&name));
         self.remove(&name);
-        self.0.insert(at.unwrap_or(self.0.len()), (name.into(), value.into()));
+        self.0.insert(at.unwrap_or(self.0.len()), (name, value));
     }
 
     /// Adds a field beside those of the same name.
@@ -56,9 +64,16 @@ impl Headers {
         self.0.push((name.into().into(), value.into().into()));
     }
 
+    /// The same with a name that is part of the program.
+    pub(crate) fn add(&mut self, name: &'static str, value: impl Into<Text>) {
+        self.0.push((name.into(), value.into()));
+    }
+
     /// Adds what others have and these have not.
     pub(crate) fn complete(&mut self, defaults: &Headers) {
         let known = self.0.len();
+        // With room for the few that are not the same for all.
+        self.0.reserve(defaults.len() + 4);
         for (name, value) in &defaults.0 {
             if !self.0[..known].iter().any(|(key, _)| key.eq_ignore_ascii_case(name)) {
                 self.0.push((name.clone(), value.clone()));

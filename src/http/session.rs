@@ -647,7 +647,7 @@ pub(crate) fn save(req: &mut Request, response: &mut Response) {
     keep_apart(response, session.had_user || session.user().is_some());
     match set_cookie(session, scope.get::<Keys>().as_deref()) {
         Ok(None) => {}
-        Ok(Some(cookie)) => response.headers.append("Set-Cookie", cookie),
+        Ok(Some(cookie)) => response.headers.add("Set-Cookie", cookie),
         Err(error) => response.fail(error),
     }
 }
@@ -681,10 +681,10 @@ fn keep_apart(response: &mut Response, is_somebodys: bool) {
         value.split(',').any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("cookie"))
     };
     if !response.headers.get_all("Vary").any(varies) {
-        response.headers.append("Vary", "Cookie");
+        response.headers.add("Vary", "Cookie");
     }
     if !response.headers.contains("Cache-Control") {
-        response.headers.set("Cache-Control", if is_somebodys { "no-store" } else { "private, no-cache" });
+        response.headers.put("Cache-Control", if is_somebodys { "no-store" } else { "private, no-cache" });
     }
 }
 

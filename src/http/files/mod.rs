@@ -203,7 +203,7 @@ impl Opened {
         Opened { content_type: original.content_type, coding: Some(coding), varies: true, ..self }
     }
 
-    fn respond(self, req: &Request, cache: &str) -> Result<Response> {
+    fn respond(self, req: &Request, cache: &'static str) -> Result<Response> {
         match self.validators.check(req) {
             Verdict::Failed => {
                 let words = "The file is not the one that was asked for any more.";
@@ -218,18 +218,19 @@ impl Opened {
     }
 
     /// What a client that keeps the file must know, be it sent or not (section 15.4.5).
-    fn described(&self, cache: &str) -> Response {
-        let response = Response::new().header("ETag", &self.validators.etag).header("Cache-Control", cache);
-        if self.varies { response.header("Vary", "Accept-Encoding") } else { response }
+    fn described(&self, cache: &'static str) -> Response {
+        let response =
+            Response::new().own_header("ETag", self.validators.etag.clone()).own_header("Cache-Control", cache);
+        if self.varies { response.own_header("Vary", "Accept-Encoding") } else { response }
     }
 
-    fn send(mut self, wanted: Wanted, cache: &str) -> Result<Response> {
-        let mut response = self.described(cache).header("Accept-Ranges", "bytes");
+    fn send(mut self, wanted: Wanted, cache: &'static str) -> Result<Response> {
+        let mut response = self.described(cache).own_header("Accept-Ranges", "bytes");
         if let Some(time) = self.validators.modified.filter(|time| *time >= UNIX_EPOCH) {
-            response = response.header("Last-Modified", httpdate::fmt_http_date(time));
+            response = response.own_header("Last-Modified", httpdate::fmt_http_date(time));
         }
         if let Some(coding) = self.coding {
-            response = response.header("Content-Encoding", coding.name);
+            response = response.own_header("Content-Encoding", coding.name);
         }
         let length = self.length;
         match wanted {
@@ -239,7 +240,7 @@ impl Opened {
                 self.file.seek(SeekFrom::Start(part.start))?;
                 response.body = ResponseBody::File(self.file, part.end - part.start);
                 let place = ranges::content_range(&part, length);
-                response = response.status(Status::PARTIAL_CONTENT).header("Content-Range", place);
+                response = response.status(Status::PARTIAL_CONTENT).own_header("Content-Range", place);
             }
             Wanted::Parts(parts) => {
                 let (kind, body) = ranges::multipart(self.file, &self.content_type, length, parts)?;
@@ -247,7 +248,7 @@ impl Opened {
                 response = response.status(Status::PARTIAL_CONTENT);
             }
         }
-        Ok(response.header("Content-Type", self.content_type))
+        Ok(response.own_header("Content-Type", self.content_type))
     }
 
     /// The range, for GET alone (section 14.2), and only of the very file that the client has the rest of.
