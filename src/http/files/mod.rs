@@ -48,14 +48,14 @@ impl StaticFiles {
     pub(crate) fn respond(&self, req: &Request, rest: &str) -> Result<Response> {
         let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
         let original = Opened::at(&path)?;
-        let cache = self.caching(req, &path, &original);
+        let cache = self.caching(req, rest, &original);
         self.precompressed(req, rest, original).respond(req, cache)
     }
 
     /// How long the file may be kept by who asked in this way. An old address leads to the file as it is now, which
     /// must not be kept under it.
-    fn caching(&self, req: &Request, path: &Path, file: &Opened) -> &'static str {
-        let is_right = |asked: &str| self.hash_of(path, file).is_ok_and(|hash| hash == asked);
+    fn caching(&self, req: &Request, rest: &str, file: &Opened) -> &'static str {
+        let is_right = |asked: &str| self.hash_of(rest, file).is_ok_and(|hash| hash == asked);
         match hashes::asked_for(req.query_string()) {
             Some(asked) if is_right(asked) => "public, max-age=31536000, immutable",
             _ if req.config().is_development() => "no-cache",
@@ -68,14 +68,22 @@ impl StaticFiles {
     /// # Errors
     /// 404 for what is no file of the folder, 500 when it cannot be read.
     fn hash(&self, rest: &str) -> Result<String> {
+        if let Some(hash) = self.known_hash(rest) {
+            return Ok(hash);
+        }
         let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
         let file = Opened::at(&path)?;
-        Ok(self.hash_of(&path, &file)?)
+        Ok(self.hash_of(rest, &file)?)
     }
 
-    fn hash_of(&self, path: &Path, file: &Opened) -> io::Result<String> {
-        // The tag alone tells two versions apart, the path two files of different disks.
-        self.hashes.of(&format!("{} {}", file.validators.etag, path.display()), &file.file)
+    /// The hash of a version that was found to be a file of the folder, and read, before.
+    fn known_hash(&self, rest: &str) -> Option<String> {
+        let metadata = join(&self.dir, rest)?.metadata().ok()?;
+        self.hashes.known(&version(rest, &etag(&metadata)))
+    }
+
+    fn hash_of(&self, rest: &str, file: &Opened) -> io::Result<String> {
+        self.hashes.of(&version(rest, &file.validators.etag), &file.file)
     }
 
     /// The file, or what it was compressed to beforehand, as the client likes.
@@ -108,6 +116,11 @@ impl StaticFiles {
         let shown = |part: Component<'_>| !part.as_os_str().as_encoded_bytes().starts_with(b".");
         inside.components().all(shown).then_some(path)
     }
+}
+
+/// One version of one file of a folder: the tag alone tells two versions apart, the name two files of different disks.
+fn version(rest: &str, etag: &str) -> String {
+    format!("{etag} {rest}")
 }
 
 /// Whether a file was made before another one. Some compressors give theirs the time of the original without the
