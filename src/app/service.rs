@@ -151,7 +151,7 @@ impl Service {
         encoding::compress(request, &mut response);
         let mut response = self.answer_error(request, response);
         self.guard.protect(request, &mut response);
-        response.headers_mut().set("X-Request-Id", request.id());
+        response.headers_mut().put("X-Request-Id", request.id().to_owned());
         log_access(request, &response, began);
         response
     }
@@ -249,7 +249,9 @@ fn log_access(request: &Request, response: &Response, began: Instant) {
     let client = request.client_ip().map_or(String::new(), |client| format!(", {client}"));
     let (method, path, id) = (request.method(), request.path(), request.id());
     let (status, after) = (response.status_code().code(), span(began.elapsed()));
-    log::info!(target: "aside::access", "{}", escape(&format!("{method} {path} {status} after {after} ({id}{client})")));
+    // The id is of our own characters, whoever gave it.
+    let (method, path) = (escape(method.as_str()), escape(path));
+    log::info!(target: "aside::access", "{method} {path} {status} after {after} ({id}{client})");
 }
 
 /// Request ids: six hexadecimal digits, no two alike within 16 million requests of a process.

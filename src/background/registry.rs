@@ -246,12 +246,21 @@ impl Record {
 }
 
 /// A duration as people say it: `20 ms`, `1.2 s`, `3 min 20 s`.
-pub(crate) fn span(time: Duration) -> String {
-    match time.as_secs() {
-        0 => format!("{} ms", time.as_millis()),
-        1..60 => format!("{:.1} s", time.as_secs_f64()),
-        seconds @ 60..3600 => format!("{} min {} s", seconds / 60, seconds % 60),
-        seconds => format!("{} h {} min", seconds / 3600, seconds / 60 % 60),
+pub(crate) fn span(time: Duration) -> Span {
+    Span(time)
+}
+
+/// As [`span`] says it.
+pub(crate) struct Span(Duration);
+
+impl fmt::Display for Span {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0.as_secs() {
+            0 => write!(f, "{} ms", self.0.as_millis()),
+            1..60 => write!(f, "{:.1} s", self.0.as_secs_f64()),
+            seconds @ 60..3600 => write!(f, "{} min {} s", seconds / 60, seconds % 60),
+            seconds => write!(f, "{} h {} min", seconds / 3600, seconds / 60 % 60),
+        }
     }
 }
 
@@ -738,7 +747,7 @@ mod tests {
     #[test]
     fn a_duration_is_said_as_people_do() {
         let said: Vec<String> =
-            [20, 1_234, 59_990, 200_000, 7_500_000].map(|ms| span(Duration::from_millis(ms))).into();
+            [20, 1_234, 59_990, 200_000, 7_500_000].map(|ms| span(Duration::from_millis(ms)).to_string()).into();
         assert_eq!(said, ["20 ms", "1.2 s", "60.0 s", "3 min 20 s", "2 h 5 min"]);
     }
 

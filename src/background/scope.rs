@@ -6,7 +6,7 @@
 
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Weak};
 
 use super::registry::{Origin, Record, Registry};
@@ -76,7 +76,7 @@ impl Scope {
 
 /// The values of a scope in the making, one of each type.
 #[derive(Default)]
-pub(crate) struct Values(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+pub(crate) struct Values(BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
 impl Values {
     /// Puts a value in, in place of one of the same type.

@@ -30,7 +30,7 @@ pub(crate) fn compress(request: &Request, response: &mut Response) {
     match gzipped(std::mem::take(&mut response.body)) {
         Ok(bytes) => {
             response.body = ResponseBody::Bytes(bytes.into());
-            response.headers.set("Content-Encoding", "gzip");
+            response.headers.put("Content-Encoding", "gzip");
             // Parts are of the file as it is, not of what is made here.
             response.headers.remove("Accept-Ranges");
             weaken_etag(&mut response.headers);
@@ -64,7 +64,7 @@ fn add_vary(headers: &mut Headers) {
         value.split(',').any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("accept-encoding"))
     };
     if !headers.get_all("Vary").any(varies) {
-        headers.append("Vary", "Accept-Encoding");
+        headers.add("Vary", "Accept-Encoding");
     }
 }
 
@@ -72,7 +72,7 @@ fn add_vary(headers: &mut Headers) {
 fn weaken_etag(headers: &mut Headers) {
     if let Some(strong) = headers.get("ETag").filter(|etag| !etag.starts_with("W/")) {
         let weak = format!("W/{strong}");
-        headers.set("ETag", weak);
+        headers.put("ETag", weak);
     }
 }
 

@@ -45,10 +45,18 @@ impl Headers {
 
     /// Sets a field, in place of all of that name.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        let (name, value) = (name.into(), value.into());
+        self.place(name.into().into(), value.into().into());
+    }
+
+    /// The same with a name that is part of the program, and is not copied.
+    pub(crate) fn put(&mut self, name: &'static str, value: impl Into<Text>) {
+        self.place(name.into(), value.into());
+    }
+
+    fn place(&mut self, name: Text, value: Text) {
         let at = self.iter().position(|(key, _)| key.eq_ignore_ascii_case(&name));
         self.remove(&name);
-        self.0.insert(at.unwrap_or(self.0.len()), (name.into(), value.into()));
+        self.0.insert(at.unwrap_or(self.0.len()), (name, value));
     }
 
     /// Adds a field beside those of the same name.
@@ -56,9 +64,16 @@ impl Headers {
         self.0.push((name.into().into(), value.into().into()));
     }
 
+    /// The same with a name that is part of the program.
+    pub(crate) fn add(&mut self, name: &'static str, value: impl Into<Text>) {
+        self.0.push((name.into(), value.into()));
+    }
+
     /// Adds what others have and these have not.
     pub(crate) fn complete(&mut self, defaults: &Headers) {
         let known = self.0.len();
+        // With room for the few that are not the same for all.
+        self.0.reserve(defaults.len() + 4);
         for (name, value) in &defaults.0 {
             if !self.0[..known].iter().any(|(key, _)| key.eq_ignore_ascii_case(name)) {
                 self.0.push((name.clone(), value.clone()));
@@ -92,8 +107,7 @@ impl Headers {
         if name.is_empty() || !name.bytes().all(is_token) {
             return Err(Error::internal(format!("{name:?} cannot be a header name")));
         }
-        // All bytes at once, where most values are fine: the processor looks at many at a time.
-        if !value.bytes().fold(true, |fine, byte| fine & is_value(byte)) {
+        if !is_value(value) {
             return Err(Error::internal(format!("the value {value:?} cannot be a header's ({name})")));
         }
         Ok(())
@@ -122,10 +136,25 @@ impl fmt::Display for Headers {
 
 /// A byte of a token (RFC 9110, section 5.6.2): of a method's or a header's name.
 pub(crate) fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    matches!(
+        byte,
+        b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'0'..=b'9' | b'A'..=b'Z' | b'^'..=b'z' | b'|' | b'~'
+    )
 }
 
-/// A byte that a header's value may have: no control character but the tab.
-pub(crate) fn is_value(byte: u8) -> bool {
-    byte == b'\t' || (byte >= b' ' && byte != 0x7f)
+/// Whether a header may have that value: no control character but the tab.
+pub(crate) fn is_value(text: &str) -> bool {
+    // All bytes at once, where most values are fine: the processor looks at many at a time.
+    text.bytes().fold(true, |fine, byte| fine & (byte == b'\t' || (byte >= b' ' && byte != 0x7f)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_of_the_bytes_that_the_standard_lists() {
+        let listed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        assert!((0..=255).all(|byte| is_token(byte) == listed(byte)));
+    }
 }

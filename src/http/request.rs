@@ -1,8 +1,7 @@
 //! One request: what the client sent, and what the application knows about it.
 
-use std::any::{Any, TypeId};
+use std::any::Any;
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -91,18 +90,19 @@ impl fmt::Display for Method {
 pub struct Request {
     method: Method,
     target: String,
-    path: String,
+    /// With the path and the id; what the request starts knows it too.
+    origin: Arc<Origin>,
     headers: Headers,
     body: Body,
     remote: Option<SocketAddr>,
     connection: Option<Arc<dyn Connection>>,
     client: Client,
     nonce: Arc<OnceLock<String>>,
-    id: String,
     params: Vec<(String, String)>,
     scope: Option<Scope>,
     config: Arc<Config>,
-    extensions: HashMap<TypeId, Box<dyn Any + Send>>,
+    /// One of each type, and of few types.
+    extensions: Vec<Box<dyn Any + Send>>,
 }
 
 /// Who asks and how, in the words of the connection or of the proxies that are trusted.
@@ -120,21 +120,21 @@ impl Request {
         static UNTIL_ADMITTED: LazyLock<Arc<Config>> = LazyLock::new(Arc::default);
         let target = target.into();
         let path = canonical_path(target.split('?').next().unwrap_or(""));
+        let origin = Origin { id: String::new(), method: method.as_str().to_owned(), path };
         Request {
             method,
             target,
-            path,
+            origin: Arc::new(origin),
             headers,
             body,
             remote: None,
             connection: None,
             client: Client::default(),
             nonce: Arc::default(),
-            id: String::new(),
             params: Vec::new(),
             scope: None,
             config: UNTIL_ADMITTED.clone(),
-            extensions: HashMap::new(),
+            extensions: Vec::new(),
         }
     }
 
@@ -154,7 +154,7 @@ impl Request {
     pub(crate) fn admit(&mut self, scope: Scope, config: Arc<Config>, id: String) {
         self.scope = Some(scope);
         self.config = config;
-        self.id = id;
+        self.set_id(id);
     }
 
     /// Says who asks, when that is known.
@@ -164,7 +164,7 @@ impl Request {
 
     /// Gives it the id that a trusted proxy knows it by.
     pub(crate) fn set_id(&mut self, id: String) {
-        self.id = id;
+        Arc::make_mut(&mut self.origin).id = id;
     }
 
     /// Where this response's nonce is, or will be.
@@ -174,8 +174,12 @@ impl Request {
 
     /// What goes along with the work that this request starts.
     pub(crate) fn context(&self) -> Context {
-        let origin = Origin::new(self.method.as_str(), &self.path, &self.id);
-        Context { scope: self.scope(), origin: Some(Arc::new(origin)), task: None }
+        Context { scope: self.scope(), origin: Some(self.origin.clone()), task: None }
+    }
+
+    /// The request as the log and its tasks name it.
+    pub(crate) fn origin(&self) -> &Arc<Origin> {
+        &self.origin
     }
 
     /// The application's scope, or the process's for a request that no application has seen.
@@ -200,7 +204,7 @@ impl Request {
 
     /// The path, percent-decoded but for what would change its meaning (`%2F`, `%25`, and bytes that are no UTF-8).
     pub fn path(&self) -> &str {
-        &self.path
+        &self.origin.path
     }
 
     /// The path and query as they came.
@@ -280,7 +284,7 @@ impl Request {
 
     /// The request's id, as in the access log, in the log lines of its tasks, and on an error page.
     pub fn id(&self) -> &str {
-        &self.id
+        &self.origin.id
     }
 
     /// The cookies in order, their values percent-decoded where they are encoded. Names are as they came: a browser keeps
@@ -332,12 +336,15 @@ impl Request {
 
     /// What something earlier on this request's way kept for something later.
     pub fn extension<T: Any + Send>(&mut self) -> Option<&mut T> {
-        self.extensions.get_mut(&TypeId::of::<T>())?.downcast_mut()
+        self.extensions.iter_mut().find_map(|value| value.downcast_mut())
     }
 
     /// Keeps a value for the rest of this request's way, one of each type.
     pub fn set_extension<T: Any + Send>(&mut self, value: T) {
-        self.extensions.insert(TypeId::of::<T>(), Box::new(value));
+        match self.extension::<T>() {
+            Some(former) => *former = value,
+            None => self.extensions.push(Box::new(value)),
+        }
     }
 
     /// The body's length, when the client declared it.
@@ -422,6 +429,9 @@ fn is_host(text: &str) -> bool {
 /// written in any script; an encoded slash stays, so that it does not become a separator; an encoded percent sign stays,
 /// so that nothing is decoded twice; and what is no UTF-8 stays, so that nothing is lost.
 fn canonical_path(path: &str) -> String {
+    if !path.contains('%') {
+        return path.to_owned();
+    }
     let mut out = Vec::with_capacity(path.len());
     let mut rest = path.as_bytes();
     while let Some((&byte, after)) = rest.split_first() {

@@ -7,7 +7,7 @@ use std::io::{self, Read, Write};
 use std::panic::Location;
 
 use cookie::Cookie;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde::Serialize;
 
 use super::disconnect::Disconnect;
@@ -117,7 +117,7 @@ impl Response {
     /// Bytes of that media type.
     pub fn bytes(content_type: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Response {
         let body = ResponseBody::Bytes(bytes.into());
-        Response { body, ..Response::default() }.header("Content-Type", content_type)
+        Response { body, ..Response::default() }.own_header("Content-Type", content_type.to_owned())
     }
 
     /// A body written as it comes up, chunk by chunk, on a thread of its own. What it sets aside is still this request's.
@@ -147,7 +147,7 @@ impl Response {
             let _entered = context.enter();
             write(out)
         }));
-        Response { body, ..Response::default() }.header("Content-Type", content_type)
+        Response { body, ..Response::default() }.own_header("Content-Type", content_type.to_owned())
     }
 
     /// A body that a feed writes.
@@ -170,19 +170,22 @@ impl Response {
 
     /// The same response with that header, in place of those of the same name.
     pub fn header(self, name: &str, value: impl Into<String>) -> Response {
-        let value = value.into();
-        self.change(name, &value, |headers| headers.set(name, value.clone()))
+        self.change(name, value.into(), |headers, value| headers.set(name, value))
+    }
+
+    /// The same with a name that is part of the program, and perhaps its value too, which are not copied.
+    pub(crate) fn own_header(self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Response {
+        self.change(name, value.into(), |headers, value| headers.put(name, value))
     }
 
     /// The same response with that header beside those of the same name.
     pub fn append_header(self, name: &str, value: impl Into<String>) -> Response {
-        let value = value.into();
-        self.change(name, &value, |headers| headers.append(name, value.clone()))
+        self.change(name, value.into(), |headers, value| headers.append(name, value))
     }
 
-    fn change(mut self, name: &str, value: &str, change: impl FnOnce(&mut Headers)) -> Response {
-        match Headers::check(name, value) {
-            Ok(()) => change(&mut self.headers),
+    fn change<V: AsRef<str>>(mut self, name: &str, value: V, change: impl FnOnce(&mut Headers, V)) -> Response {
+        match Headers::check(name, value.as_ref()) {
+            Ok(()) => change(&mut self.headers, value),
             Err(error) => (self.status, self.error) = (error.status(), Some(error)),
         }
         self
@@ -445,7 +448,7 @@ pub fn redirect_or(next: &str, fallback: &str) -> Response {
 
 /// To any address, 303. Never give it what a visitor sent.
 pub fn redirect_to_url(url: &str) -> Response {
-    Response::new().status(Status::SEE_OTHER).header("Location", encode_url(url))
+    Response::new().status(Status::SEE_OTHER).own_header("Location", encode_url(url))
 }
 
 /// Whether a browser that resolves this stays on the site: one slash and then no other of either kind, which would name a
@@ -457,13 +460,10 @@ fn is_local(path: &str) -> bool {
 
 /// What a URL may not have as it is: spaces, quotes and letters outside ASCII. Escapes that are there stay.
 fn encode_url(url: &str) -> String {
-    const NOT_IN_A_URL: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}');
     // Control characters are left alone: a header value that has one is refused, not mended.
-    let encode = |c: char| match c.is_ascii_control() {
-        true => c.to_string(),
-        false => utf8_percent_encode(c.encode_utf8(&mut [0; 4]), NOT_IN_A_URL).to_string(),
-    };
-    url.chars().map(encode).collect()
+    const NOT_IN_A_URL: &AsciiSet =
+        &AsciiSet::EMPTY.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}');
+    utf8_percent_encode(url, NOT_IN_A_URL).to_string()
 }
 
 #[cfg(test)]

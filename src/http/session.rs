@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use super::request::Request;
 use super::response::Response;
 use super::store::{self, Shelf, Store};
+use crate::background::registry::Origin;
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result, Status};
 
@@ -473,7 +474,7 @@ struct Sealed {
     values: Vec<String>,
     keys: Option<Arc<Keys>>,
     store: Option<Arc<Store>>,
-    request_id: String,
+    origin: Arc<Origin>,
     opened: OnceLock<Opened>,
 }
 
@@ -495,8 +496,8 @@ impl Sealed {
         }
         let keys = req.scope().get::<Keys>();
         let values = keys.as_ref().map_or_else(Vec::new, |keys| req.cookies_named(keys.name()).collect());
-        let (store, request_id) = (req.scope().get(), req.id().to_owned());
-        let sealed = Arc::new(Sealed { values, keys, store, request_id, opened: OnceLock::new() });
+        let (store, origin) = (req.scope().get(), req.origin().clone());
+        let sealed = Arc::new(Sealed { values, keys, store, origin, opened: OnceLock::new() });
         req.set_extension(sealed.clone());
         sealed
     }
@@ -543,7 +544,7 @@ impl Sealed {
 
     fn tell(&self, what: &str) {
         if !self.values.is_empty() {
-            log::debug!(target: "aside::session", "The session {what}; it is empty now. ({})", self.request_id);
+            log::debug!(target: "aside::session", "The session {what}; it is empty now. ({})", self.origin.id);
         }
     }
 }
@@ -647,7 +648,7 @@ pub(crate) fn save(req: &mut Request, response: &mut Response) {
     keep_apart(response, session.had_user || session.user().is_some());
     match set_cookie(session, scope.get::<Keys>().as_deref()) {
         Ok(None) => {}
-        Ok(Some(cookie)) => response.headers.append("Set-Cookie", cookie),
+        Ok(Some(cookie)) => response.headers.add("Set-Cookie", cookie),
         Err(error) => response.fail(error),
     }
 }
@@ -681,10 +682,10 @@ fn keep_apart(response: &mut Response, is_somebodys: bool) {
         value.split(',').any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("cookie"))
     };
     if !response.headers.get_all("Vary").any(varies) {
-        response.headers.append("Vary", "Cookie");
+        response.headers.add("Vary", "Cookie");
     }
     if !response.headers.contains("Cache-Control") {
-        response.headers.set("Cache-Control", if is_somebodys { "no-store" } else { "private, no-cache" });
+        response.headers.put("Cache-Control", if is_somebodys { "no-store" } else { "private, no-cache" });
     }
 }
 

@@ -179,17 +179,27 @@ fn write_value(
     state: &mut State<'_, '_>,
     value: &Value,
 ) -> std::result::Result<(), minijinja::Error> {
-    let text = value.as_str().filter(|text| !value.is_safe() && text.contains('/'));
-    let Some(text) = text.filter(|_| matches!(state.auto_escape(), AutoEscape::Html)) else {
-        return escape_formatter(out, state, value);
-    };
-    for (place, part) in text.split('/').enumerate() {
-        if place > 0 {
-            out.write_str("/")?;
-        }
-        escape_formatter(out, state, &Value::from(part))?;
+    match value.as_str() {
+        Some(text) if !value.is_safe() && matches!(state.auto_escape(), AutoEscape::Html) => Ok(write_html(out, text)?),
+        _ => escape_formatter(out, state, value),
     }
-    Ok(())
+}
+
+fn write_html(out: &mut Output<'_>, mut text: &str) -> fmt::Result {
+    let escape = |byte| match byte {
+        b'<' => Some("&lt;"),
+        b'>' => Some("&gt;"),
+        b'&' => Some("&amp;"),
+        b'"' => Some("&quot;"),
+        b'\'' => Some("&#x27;"),
+        _ => None,
+    };
+    while let Some((at, escaped)) = text.bytes().enumerate().find_map(|(at, byte)| Some((at, escape(byte)?))) {
+        out.write_str(&text[..at])?;
+        out.write_str(escaped)?;
+        text = &text[at + 1..];
+    }
+    out.write_str(text)
 }
 
 fn plain_name(name: &str) -> &str {
@@ -304,7 +314,7 @@ fn provided(req: &Request, flashes: &Arc<Flashes>) -> Value {
 /// The path of a route: `{{ url_for("photo", id=17) }}`.
 fn url_for(urls: Arc<Urls>) -> impl Fn(&str, Kwargs) -> std::result::Result<Value, minijinja::Error> {
     move |name, params| {
-        let value = |key: &str| Ok((key.to_owned(), params.get::<Value>(key)?.to_string()));
+        let value = |key| Ok((key, params.peek::<Value>(key)?.to_string()));
         let pairs: std::result::Result<_, minijinja::Error> = params.args().map(value).collect();
         let url = urls
             .build(name, pairs?)

@@ -46,10 +46,10 @@ impl Urls {
     ///
     /// # Errors
     /// 500 when no route has that name, or a parameter is missing or cannot stand in a path.
-    pub(crate) fn build(&self, name: &str, mut params: Vec<(String, String)>) -> Result<String> {
+    pub(crate) fn build(&self, name: &str, mut params: Vec<(&str, String)>) -> Result<String> {
         let unknown = || Error::internal(format!("no route is named `{name}`: name it with `App::named`"));
         let mut rest = self.0.get(name).ok_or_else(unknown)?.as_str();
-        let mut url = String::new();
+        let mut url = String::with_capacity(rest.len() + 16);
         while let Some(at) = rest.find(['{', '}']) {
             url.push_str(&rest[..at]);
             rest = &rest[at..];
@@ -72,10 +72,10 @@ impl Urls {
 }
 
 /// Writes the parameter that stands at the beginning, and gives what follows it.
-fn fill<'p>(url: &mut String, name: &str, rest: &'p str, params: &mut Vec<(String, String)>) -> Result<&'p str> {
+fn fill<'p>(url: &mut String, name: &str, rest: &'p str, params: &mut Vec<(&str, String)>) -> Result<&'p str> {
     let (param, after) = rest[1..].split_once('}').unwrap_or((&rest[1..], ""));
     let (param, set) = param.strip_prefix('*').map_or((param, SEGMENT), |param| (param, PATH));
-    let at = params.iter().position(|(key, _)| key == param);
+    let at = params.iter().position(|(key, _)| *key == param);
     let at = at.ok_or_else(|| Error::internal(format!("url_for(`{name}`): the parameter `{param}` is missing")))?;
     let (_, value) = params.remove(at);
     if value.is_empty() || value.split('/').any(|part| matches!(part, "." | "..")) {
@@ -109,7 +109,7 @@ impl Request {
     /// # Errors
     /// 500 when no route has that name, or a parameter of the route is missing, empty, or `.` or `..`.
     pub fn url_for(&self, name: &str, params: &[(&str, &dyn Display)]) -> Result<String> {
-        let params = params.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let params = params.iter().map(|(name, value)| (*name, value.to_string())).collect();
         self.scope().get::<Urls>().unwrap_or_default().build(name, params)
     }
 }
@@ -120,7 +120,7 @@ mod tests {
 
     fn build(pattern: &str, params: &[(&str, &str)]) -> Result<String> {
         let urls = Urls::from_iter([("it".to_owned(), pattern.to_owned())]);
-        urls.build("it", params.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect())
+        urls.build("it", params.iter().map(|(name, value)| (*name, value.to_string())).collect())
     }
 
     #[test]

@@ -113,7 +113,7 @@ impl Row {
             is_overdue: record.is_overdue(),
             is_cancelling: record.is_cancelled() && !has_ended,
             began: record.began_at().map(moment),
-            took: if has_ended { span(record.after()) } else { so_far(record.after()) },
+            took: if has_ended { span(record.after()).to_string() } else { so_far(record.after()) },
             done: progress.done,
             total: progress.total,
             percent: progress.percent(),
@@ -161,7 +161,7 @@ pub(super) fn so_far(time: Duration) -> String {
     match time.as_secs() {
         0 => "under 1 s".into(),
         seconds @ 1..60 => format!("{seconds} s"),
-        _ => span(time),
+        _ => span(time).to_string(),
     }
 }
 

@@ -93,7 +93,7 @@ pub(crate) fn check(
     if headers.iter().any(|(name, _)| name.is_empty() || !name.bytes().all(is_token)) {
         return Err(bad("The name of a header is not a token."));
     }
-    if headers.iter().any(|(_, value)| !value.bytes().all(is_value)) {
+    if headers.iter().any(|(_, value)| !is_value(value)) {
         return Err(bad("The value of a header has a control character."));
     }
     let http10 = version == (1, 0);

@@ -20,6 +20,11 @@ impl Hashes {
     pub(super) fn of(&self, key: &str, file: &File) -> io::Result<String> {
         self.0.remember(key, Duration::MAX, || hash(file))
     }
+
+    /// The same, when it was computed before.
+    pub(super) fn known(&self, key: &str) -> Option<String> {
+        self.0.get(key)
+    }
 }
 
 /// Reads the file to its end, and leaves it at its start.

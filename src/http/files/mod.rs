@@ -48,14 +48,14 @@ impl StaticFiles {
     pub(crate) fn respond(&self, req: &Request, rest: &str) -> Result<Response> {
         let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
         let original = Opened::at(&path)?;
-        let cache = self.caching(req, &path, &original);
+        let cache = self.caching(req, rest, &original);
         self.precompressed(req, rest, original).respond(req, cache)
     }
 
     /// How long the file may be kept by who asked in this way. An old address leads to the file as it is now, which
     /// must not be kept under it.
-    fn caching(&self, req: &Request, path: &Path, file: &Opened) -> &'static str {
-        let is_right = |asked: &str| self.hash_of(path, file).is_ok_and(|hash| hash == asked);
+    fn caching(&self, req: &Request, rest: &str, file: &Opened) -> &'static str {
+        let is_right = |asked: &str| self.hash_of(rest, file).is_ok_and(|hash| hash == asked);
         match hashes::asked_for(req.query_string()) {
             Some(asked) if is_right(asked) => "public, max-age=31536000, immutable",
             _ if req.config().is_development() => "no-cache",
@@ -68,14 +68,22 @@ impl StaticFiles {
     /// # Errors
     /// 404 for what is no file of the folder, 500 when it cannot be read.
     fn hash(&self, rest: &str) -> Result<String> {
+        if let Some(hash) = self.known_hash(rest) {
+            return Ok(hash);
+        }
         let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
         let file = Opened::at(&path)?;
-        Ok(self.hash_of(&path, &file)?)
+        Ok(self.hash_of(rest, &file)?)
     }
 
-    fn hash_of(&self, path: &Path, file: &Opened) -> io::Result<String> {
-        // The tag alone tells two versions apart, the path two files of different disks.
-        self.hashes.of(&format!("{} {}", file.validators.etag, path.display()), &file.file)
+    /// The hash of a version that was found to be a file of the folder, and read, before.
+    fn known_hash(&self, rest: &str) -> Option<String> {
+        let metadata = join(&self.dir, rest)?.metadata().ok()?;
+        self.hashes.known(&version(rest, &etag(&metadata)))
+    }
+
+    fn hash_of(&self, rest: &str, file: &Opened) -> io::Result<String> {
+        self.hashes.of(&version(rest, &file.validators.etag), &file.file)
     }
 
     /// The file, or what it was compressed to beforehand, as the client likes.
@@ -108,6 +116,11 @@ impl StaticFiles {
         let shown = |part: Component<'_>| !part.as_os_str().as_encoded_bytes().starts_with(b".");
         inside.components().all(shown).then_some(path)
     }
+}
+
+/// One version of one file of a folder: the tag alone tells two versions apart, the name two files of different disks.
+fn version(rest: &str, etag: &str) -> String {
+    format!("{etag} {rest}")
 }
 
 /// Whether a file was made before another one. Some compressors give theirs the time of the original without the
@@ -203,7 +216,7 @@ impl Opened {
         Opened { content_type: original.content_type, coding: Some(coding), varies: true, ..self }
     }
 
-    fn respond(self, req: &Request, cache: &str) -> Result<Response> {
+    fn respond(self, req: &Request, cache: &'static str) -> Result<Response> {
         match self.validators.check(req) {
             Verdict::Failed => {
                 let words = "The file is not the one that was asked for any more.";
@@ -218,18 +231,19 @@ impl Opened {
     }
 
     /// What a client that keeps the file must know, be it sent or not (section 15.4.5).
-    fn described(&self, cache: &str) -> Response {
-        let response = Response::new().header("ETag", &self.validators.etag).header("Cache-Control", cache);
-        if self.varies { response.header("Vary", "Accept-Encoding") } else { response }
+    fn described(&self, cache: &'static str) -> Response {
+        let response =
+            Response::new().own_header("ETag", self.validators.etag.clone()).own_header("Cache-Control", cache);
+        if self.varies { response.own_header("Vary", "Accept-Encoding") } else { response }
     }
 
-    fn send(mut self, wanted: Wanted, cache: &str) -> Result<Response> {
-        let mut response = self.described(cache).header("Accept-Ranges", "bytes");
+    fn send(mut self, wanted: Wanted, cache: &'static str) -> Result<Response> {
+        let mut response = self.described(cache).own_header("Accept-Ranges", "bytes");
         if let Some(time) = self.validators.modified.filter(|time| *time >= UNIX_EPOCH) {
-            response = response.header("Last-Modified", httpdate::fmt_http_date(time));
+            response = response.own_header("Last-Modified", httpdate::fmt_http_date(time));
         }
         if let Some(coding) = self.coding {
-            response = response.header("Content-Encoding", coding.name);
+            response = response.own_header("Content-Encoding", coding.name);
         }
         let length = self.length;
         match wanted {
@@ -239,7 +253,7 @@ impl Opened {
                 self.file.seek(SeekFrom::Start(part.start))?;
                 response.body = ResponseBody::File(self.file, part.end - part.start);
                 let place = ranges::content_range(&part, length);
-                response = response.status(Status::PARTIAL_CONTENT).header("Content-Range", place);
+                response = response.status(Status::PARTIAL_CONTENT).own_header("Content-Range", place);
             }
             Wanted::Parts(parts) => {
                 let (kind, body) = ranges::multipart(self.file, &self.content_type, length, parts)?;
@@ -247,7 +261,7 @@ impl Opened {
                 response = response.status(Status::PARTIAL_CONTENT);
             }
         }
-        Ok(response.header("Content-Type", self.content_type))
+        Ok(response.own_header("Content-Type", self.content_type))
     }
 
     /// The range, for GET alone (section 14.2), and only of the very file that the client has the rest of.

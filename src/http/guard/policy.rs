@@ -101,9 +101,9 @@ impl Policy {
     }
 }
 
-fn add(headers: &mut Headers, name: &str, value: &str) {
+fn add(headers: &mut Headers, name: &'static str, value: &str) {
     if !value.is_empty() && !headers.contains(name) {
-        headers.append(name, value);
+        headers.add(name, value.to_owned());
     }
 }
 
