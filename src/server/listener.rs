@@ -31,7 +31,10 @@ pub(super) enum Listener {
     Tcp(TcpListener),
     /// And the file that goes with it, when it is ours.
     #[cfg(unix)]
-    Unix(UnixListener, Option<PathBuf>),
+    Unix(
+        UnixListener,
+        #[cfg_attr(not(all(feature = "epoll", target_os = "linux")), expect(dead_code))] Option<PathBuf>,
+    ),
 }
 
 /// Where that is.

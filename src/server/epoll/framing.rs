@@ -1,7 +1,7 @@
 //! Where a body ends in what has come, and what is left of it (RFC 9112, sections 6 and 7).
 
 use super::super::wire::{Framing, Malformed, bad};
-use crate::http::headers::{is_token, is_value};
+use crate::http::headers::is_token;
 
 /// The longest line of a chunk's size with its extensions, and of a trailer.
 const LONGEST_LINE: usize = 16 << 10;
@@ -116,7 +116,7 @@ fn line(inbox: &[u8]) -> Result<Option<&[u8]>, Malformed> {
         return if is_long { Err(bad("A line between the chunks of the body is too long.")) } else { Ok(None) };
     };
     let line = inbox[..end].strip_suffix(b"\r").ok_or(bad("A line between the chunks does not end in CR and LF."))?;
-    let is_fine = line.len() <= LONGEST_LINE && line.iter().all(|byte| is_value(*byte));
+    let is_fine = line.len() <= LONGEST_LINE && line.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control());
     if is_fine {
         Ok(Some(line))
     } else {

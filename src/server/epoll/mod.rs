@@ -68,7 +68,10 @@ const ACCEPTED_AT_ONCE: usize = 64;
 /// How often workers look, while the server stops, whether anybody still waits for something.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// What a connection too many gets to read.
+/// Places for connections too many, while they get to read that they are.
+const SPARE: usize = 64;
+
+/// What they get to read.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
@@ -133,7 +136,7 @@ impl Epoll {
             listener,
             file,
             poller,
-            slots: Slots::new(config.max_connections),
+            slots: Slots::new(config.max_connections + SPARE),
             uploads: Mutex::default(),
             is_closed: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
@@ -175,12 +178,17 @@ impl Epoll {
 
     fn welcome(&self, socket: OwnedFd, from: Option<SocketAddr>) {
         let stream = Arc::new(Stream::new(socket));
-        let Some(place) = self.slots.enter(&stream) else {
-            let _ = stream.send(&[io::IoSlice::new(FULL)]);
+        let entered = self.slots.enter(&stream);
+        if !matches!(entered, Some((_, SPARE..))) {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            return;
-        };
-        let connection = Box::new(Connection::new(stream, from, place, &self.config));
+            let _ = stream.send(&[io::IoSlice::new(FULL)]);
+            stream.shut(Shutdown::Write);
+        }
+        let Some((place, left)) = entered else { return };
+        let mut connection = Box::new(Connection::new(stream, from, place, &self.config));
+        if left < SPARE {
+            (connection.phase, connection.deadline) = (Phase::Linger, Instant::now() + LINGER);
+        }
         // When the system refuses, it is let go.
         let _ = self.slots.park(connection, |stream, token, _| self.poller.add(stream, token, Interest::Read));
     }

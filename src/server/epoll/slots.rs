@@ -72,13 +72,16 @@ impl<G: Guest> Slots<G> {
         Arc::new(Slots { slots, free, in_flight: AtomicUsize::new(0) })
     }
 
-    /// A place for a connection, while one is free.
-    pub(super) fn enter(self: &Arc<Slots<G>>, stream: &Arc<Stream>) -> Option<Place<G>> {
-        let index = lock(&self.free).pop()?;
+    /// A place for a connection, while one is free, and how many are left.
+    pub(super) fn enter(self: &Arc<Slots<G>>, stream: &Arc<Stream>) -> Option<(Place<G>, usize)> {
+        let (index, left) = {
+            let mut free = lock(&self.free);
+            (free.pop()?, free.len())
+        };
         let mut slot = lock(&self.slots[index as usize]);
         slot.stream = Some(stream.clone());
         let token = Token(u64::from(slot.generation) << 32 | u64::from(index));
-        Some(Place { slots: self.clone(), token })
+        Some((Place { slots: self.clone(), token }, left))
     }
 
     /// Lays a connection into its place. What wakes somebody for it is done under the same lock, and hears whether somebody
