@@ -68,10 +68,13 @@ impl Options {
         self.only.is_empty() || self.only.iter().any(|only| name.starts_with(only))
     }
 
+    fn few(&self) -> usize {
+        (self.rounds / 2).max(1)
+    }
+
     /// How many rounds at each number of connections.
     fn rounds(&self) -> [(usize, usize); 3] {
-        let few = self.rounds.div_ceil(2);
-        [(32, self.rounds), (1, few), (256, few)]
+        [(32, self.rounds), (1, self.few()), (256, self.few())]
     }
 }
 
@@ -97,7 +100,7 @@ fn run(options: &Options) -> Result<(), String> {
         "{} rounds of {:?} at 32 connections, {} at 1 and 256; medians; in turns, all servers up and one of them under load.",
         options.rounds,
         options.time,
-        options.rounds.div_ceil(2)
+        options.few()
     );
     let mut results = Results {
         machine: machine(),
@@ -196,7 +199,7 @@ fn load_them(options: &Options, servers: &[Running], results: &mut Results) -> R
 fn interrupt_them(options: &Options, servers: &mut Vec<Running>, results: &mut Results) {
     servers.retain(|server| server.peer.is_whole());
     let time = if options.is_quick { Duration::from_millis(500) } else { Duration::from_millis(1_500) };
-    let rounds = options.rounds.div_ceil(2);
+    let rounds = options.few();
     for round in 0..rounds {
         eprintln!("a page every 2 ms, round {} of {rounds}", round + 1);
         let mut lost = Vec::new();

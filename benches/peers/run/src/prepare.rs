@@ -18,7 +18,7 @@ pub fn peer(peer: &Peer, places: &Places) -> Result<(), String> {
         Start::Package(package) => {
             // One by one: built together, each would have the features of all.
             let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-            cargo.args(["build", "--release", "--quiet", "--locked", "--package", package]);
+            cargo.args(["build", "--release", "--quiet", "--package", package]);
             succeed(cargo.current_dir(&places.root), "it does not build")
         }
         Start::Gunicorn { .. } => {
