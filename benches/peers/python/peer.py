@@ -6,7 +6,7 @@ import struct
 import threading
 
 PLAIN = "Hello, world!"
-SECRET = "sixty-four bytes that are no secret at all, since this is a bench"
+SECRET = "sixty-four bytes that are no secret at all since this is but a bench"
 CORES = os.cpu_count() or 1
 
 

@@ -33,7 +33,7 @@ fn orders(req: &mut Request) -> Result<Response> {
 fn create_order(req: &mut Request) -> Result<Response> {
     let order: NewOrder = req.form()?;
     if !order.is_valid() {
-        return Ok(Response::new().status(Status::UNPROCESSABLE_ENTITY));
+        return Ok(Response::new().status(Status::UNPROCESSABLE_CONTENT));
     }
     Ok(redirect("/orders").background(|| site::charge(order)))
 }
@@ -42,7 +42,7 @@ fn create_order(req: &mut Request) -> Result<Response> {
 fn create_order_now(req: &mut Request) -> Result<Response> {
     let order: NewOrder = req.form()?;
     if !order.is_valid() {
-        return Ok(Response::new().status(Status::UNPROCESSABLE_ENTITY));
+        return Ok(Response::new().status(Status::UNPROCESSABLE_CONTENT));
     }
     background(|| site::charge(order));
     Ok(redirect("/orders"))

@@ -336,4 +336,4 @@ fn command(peer: &Peer, places: &Places, addr: SocketAddr) -> Result<Command, St
     Ok(command)
 }
 
-const SECRET: &str = "sixty-four bytes that are no secret at all, since this is a bench";
+const SECRET: &str = "sixty-four bytes that are no secret at all since this is but a bench";

@@ -21,7 +21,7 @@ pub const TEMPLATE: &str = include_str!("../../templates/orders.html");
 pub const PLAIN: &str = "Hello, world!";
 
 /// What sessions are sealed with: 64 bytes, which is the most that one of the peers asks for.
-pub const SECRET: &str = "sixty-four bytes that are no secret at all, since this is a bench";
+pub const SECRET: &str = "sixty-four bytes that are no secret at all since this is but a bench";
 
 const _: () = assert!(SECRET.len() >= 64);
 
