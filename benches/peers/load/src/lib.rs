@@ -1,0 +1,381 @@
+//! A load generator: one thread, non-blocking sockets on an epoll, a fixed number of connections.
+//!
+//! Every response is looked at, and every connection is accounted for: a rate says nothing of those that never get an
+//! answer. [`run`] with [`Pace::Closed`] asks again as soon as it is answered; with [`Pace::Open`] it asks at fixed times,
+//! whatever the server does, and counts from when a request was due, so that a stall is not one slow answer but all that
+//! were due meanwhile.
+
+mod answer;
+mod herd;
+
+use std::collections::VecDeque;
+use std::io::{self, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+pub use answer::{Answer, Expect};
+use answer::{Parsed, parse};
+pub use hdrhistogram::Histogram;
+pub use herd::{Herd, ask};
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
+use socket2::{Domain, Socket, Type};
+
+/// How long is waited for answers that are still out when the time is over.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// After a refused connection.
+const PAUSE: Duration = Duration::from_millis(10);
+
+const TIMER: u64 = u64::MAX;
+
+/// What is asked, and what the answer must be.
+pub struct Target {
+    pub addr: SocketAddr,
+    pub request: Vec<u8>,
+    pub expect: Expect,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub enum Pace {
+    /// Each connection asks again when it has its answer.
+    Closed,
+    /// One request each that often, over whichever connection is free.
+    Open(Duration),
+}
+
+/// What came of it.
+pub struct Outcome {
+    /// Requests that went out.
+    pub sent: u64,
+    /// Right answers within the time.
+    pub in_time: u64,
+    /// Right answers, with those that came in the second after it.
+    pub right: u64,
+    /// Answers that were not what was expected, and the first of them.
+    pub wrong: u64,
+    pub first_wrong: Option<String>,
+    /// Connections that were refused, or broke with a request under way.
+    pub broken: u64,
+    /// Connections that the server closed after an answer, each of which was opened anew.
+    pub closed: u64,
+    /// Connections that never had an answer.
+    pub silent: usize,
+    /// Requests that had no answer a second after the end.
+    pub unanswered: u64,
+    /// From when a request was sent, or due, to its answer, in nanoseconds; the unanswered with the time they waited.
+    pub times: Histogram<u64>,
+    /// By how much this program itself was late with what was due.
+    pub late: Histogram<u64>,
+    pub elapsed: Duration,
+}
+
+impl Outcome {
+    fn new() -> Outcome {
+        Outcome {
+            sent: 0,
+            in_time: 0,
+            right: 0,
+            wrong: 0,
+            first_wrong: None,
+            broken: 0,
+            closed: 0,
+            silent: 0,
+            unanswered: 0,
+            times: histogram(),
+            late: histogram(),
+            elapsed: Duration::ZERO,
+        }
+    }
+
+    /// Right answers a second.
+    pub fn rate(&self) -> f64 {
+        self.in_time as f64 / self.elapsed.as_secs_f64()
+    }
+}
+
+/// From a microsecond to a minute, to three digits.
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1_000, 60_000_000_000, 3).expect("these are bounds")
+}
+
+/// Asks for that long over so many connections.
+///
+/// # Errors
+/// When the system refuses sockets or timers; what the server does wrong is in the outcome.
+pub fn run(target: &Target, connections: usize, pace: Pace, time: Duration) -> io::Result<Outcome> {
+    let mut run = Run::new(target, connections, pace, time)?;
+    run.begin()?;
+    while run.goes_on() {
+        run.turn()?;
+    }
+    Ok(run.end())
+}
+
+/// Lets this thread run before others, or not any more: a visitor is on another machine, and waits for no processor here.
+/// It is refused to all but root.
+pub fn hurry(yes: bool) -> bool {
+    rustix::process::setpriority_process(None, if yes { -10 } else { 0 }).is_ok()
+}
+
+struct Run<'t> {
+    target: &'t Target,
+    pace: Pace,
+    epoll: OwnedFd,
+    timer: Option<OwnedFd>,
+    slots: Vec<Slot>,
+    /// Slots without a request, where the pace is open.
+    free: Vec<usize>,
+    /// When requests were due that no slot was free for.
+    overdue: VecDeque<Instant>,
+    /// Slots whose connection was refused, and when to try again.
+    refused: VecDeque<(Instant, usize)>,
+    began: Instant,
+    until: Instant,
+    ticks: u32,
+    outcome: Outcome,
+}
+
+/// A connection, and the next one after it was closed.
+#[derive(Default)]
+struct Slot {
+    stream: Option<TcpStream>,
+    is_connecting: bool,
+    /// Since when an answer is waited for.
+    since: Option<Instant>,
+    buffer: Vec<u8>,
+    filled: usize,
+    is_answered: bool,
+}
+
+impl<'t> Run<'t> {
+    fn new(target: &'t Target, connections: usize, pace: Pace, time: Duration) -> io::Result<Run<'t>> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+        let slots = (0..connections).map(|_| Slot { buffer: vec![0; 16 * 1024], ..Slot::default() }).collect();
+        let began = Instant::now();
+        let (free, until) = (Vec::new(), began + time);
+        let (overdue, refused) = (VecDeque::new(), VecDeque::new());
+        let outcome = Outcome::new();
+        Ok(Run { target, pace, epoll, timer: None, slots, free, overdue, refused, began, until, ticks: 0, outcome })
+    }
+
+    fn begin(&mut self) -> io::Result<()> {
+        match self.pace {
+            Pace::Closed => (0..self.slots.len()).try_for_each(|slot| self.ask(slot, self.began)),
+            Pace::Open(every) => {
+                self.free = (0..self.slots.len()).collect();
+                let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
+                let timer = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
+                let every = Timespec::try_from(every).expect("a pace is short");
+                let times = Itimerspec { it_interval: every, it_value: every };
+                rustix::time::timerfd_settime(&timer, TimerfdTimerFlags::empty(), &times)?;
+                epoll::add(&self.epoll, &timer, EventData::new_u64(TIMER), EventFlags::IN)?;
+                self.timer = Some(timer);
+                Ok(())
+            }
+        }
+    }
+
+    fn goes_on(&self) -> bool {
+        let now = Instant::now();
+        let is_waiting = || !self.overdue.is_empty() || self.slots.iter().any(|slot| slot.since.is_some());
+        now < self.until || (now < self.until + GRACE && is_waiting())
+    }
+
+    fn turn(&mut self) -> io::Result<()> {
+        let mut events = [Event { flags: EventFlags::empty(), data: EventData::new_u64(0) }; 256];
+        let wait = Timespec { tv_sec: 0, tv_nsec: 10_000_000 };
+        let count = match epoll::wait(&self.epoll, &mut events, Some(&wait)) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        for event in &events[..count] {
+            match event.data.u64() {
+                TIMER => self.tick()?,
+                slot => self.happened(slot as usize)?,
+            }
+        }
+        self.try_again()
+    }
+
+    /// What was due by now.
+    fn tick(&mut self) -> io::Result<()> {
+        let Pace::Open(every) = self.pace else { return Ok(()) };
+        if let Some(timer) = &self.timer {
+            // How often it went off is reckoned from the clock.
+            let _ = rustix::io::read(timer, &mut [0; 8]);
+        }
+        loop {
+            let due = self.began + every * (self.ticks + 1);
+            if due > Instant::now() || due >= self.until {
+                return Ok(());
+            }
+            self.ticks += 1;
+            match self.free.pop() {
+                Some(slot) => {
+                    let late = due.elapsed();
+                    record(&mut self.outcome.late, late);
+                    self.ask(slot, due)?;
+                }
+                None => self.overdue.push_back(due),
+            }
+        }
+    }
+
+    fn ask(&mut self, which: usize, since: Instant) -> io::Result<()> {
+        let slot = &mut self.slots[which];
+        slot.since = Some(since);
+        slot.filled = 0;
+        match &slot.stream {
+            Some(_) => self.write(which),
+            None => self.connect(which),
+        }
+    }
+
+    fn connect(&mut self, which: usize) -> io::Result<()> {
+        let socket = Socket::new(Domain::for_address(self.target.addr), Type::STREAM, None)?;
+        socket.set_nonblocking(true)?;
+        socket.set_tcp_nodelay(true)?;
+        // In progress, or refused: either is told when it becomes writable.
+        let _ = socket.connect(&self.target.addr.into());
+        let stream = TcpStream::from(socket);
+        epoll::add(&self.epoll, &stream, EventData::new_u64(which as u64), EventFlags::OUT)?;
+        let slot = &mut self.slots[which];
+        (slot.stream, slot.is_connecting) = (Some(stream), true);
+        Ok(())
+    }
+
+    fn happened(&mut self, which: usize) -> io::Result<()> {
+        let slot = &mut self.slots[which];
+        let Some(stream) = &slot.stream else { return Ok(()) };
+        if slot.is_connecting {
+            slot.is_connecting = false;
+            if stream.take_error()?.is_some() {
+                return self.broke(which);
+            }
+            epoll::modify(&self.epoll, stream, EventData::new_u64(which as u64), EventFlags::IN)?;
+            return self.write(which);
+        }
+        self.read(which)
+    }
+
+    fn write(&mut self, which: usize) -> io::Result<()> {
+        let Some(mut stream) = self.slots[which].stream.as_ref() else { return Ok(()) };
+        // A request is far smaller than what the system takes at once.
+        match stream.write(&self.target.request) {
+            Ok(count) if count == self.target.request.len() => {
+                self.outcome.sent += 1;
+                Ok(())
+            }
+            _ => self.broke(which),
+        }
+    }
+
+    fn read(&mut self, which: usize) -> io::Result<()> {
+        let slot = &mut self.slots[which];
+        let Some(mut stream) = slot.stream.as_ref() else { return Ok(()) };
+        if slot.filled == slot.buffer.len() {
+            slot.buffer.resize(2 * slot.filled, 0);
+        }
+        let is_end = match stream.read(&mut slot.buffer[slot.filled..]) {
+            Ok(0) => true,
+            Ok(count) => {
+                slot.filled += count;
+                false
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(_) => return self.broke(which),
+        };
+        if slot.since.is_none() {
+            // Closed by the server between two requests, or something that nobody asked for.
+            slot.stream = None;
+            self.outcome.closed += 1;
+            return Ok(());
+        }
+        match parse(&slot.buffer[..slot.filled], is_end) {
+            Parsed::Part if is_end => self.broke(which),
+            Parsed::Part => Ok(()),
+            Parsed::Whole(answer) => {
+                let wrong = self.target.expect.check(&answer).err();
+                let is_over = answer.closes || is_end;
+                self.answered(which, wrong, is_over)
+            }
+            Parsed::Broken => self.answered(which, Some("no HTTP response".into()), true),
+        }
+    }
+
+    fn answered(&mut self, which: usize, wrong: Option<String>, is_over: bool) -> io::Result<()> {
+        let slot = &mut self.slots[which];
+        let now = Instant::now();
+        if let Some(since) = slot.since.take() {
+            record(&mut self.outcome.times, now - since);
+        }
+        slot.is_answered = true;
+        match wrong {
+            None => {
+                self.outcome.right += 1;
+                self.outcome.in_time += u64::from(now <= self.until);
+            }
+            Some(words) => {
+                self.outcome.wrong += 1;
+                self.outcome.first_wrong.get_or_insert(words);
+            }
+        }
+        if is_over {
+            slot.stream = None;
+            self.outcome.closed += 1;
+        }
+        self.next(which, now)
+    }
+
+    fn next(&mut self, which: usize, now: Instant) -> io::Result<()> {
+        match self.pace {
+            Pace::Closed if now < self.until => self.ask(which, now),
+            Pace::Closed => Ok(()),
+            Pace::Open(_) => match self.overdue.pop_front() {
+                Some(due) => self.ask(which, due),
+                None => {
+                    self.free.push(which);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// The request goes out again over a new connection, and its time goes on.
+    fn broke(&mut self, which: usize) -> io::Result<()> {
+        self.slots[which].stream = None;
+        self.outcome.broken += 1;
+        self.refused.push_back((Instant::now() + PAUSE, which));
+        Ok(())
+    }
+
+    fn try_again(&mut self) -> io::Result<()> {
+        while let Some((at, which)) = self.refused.front().copied() {
+            if Instant::now() < at {
+                break;
+            }
+            self.refused.pop_front();
+            if let Some(since) = self.slots[which].since {
+                self.ask(which, since)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn end(mut self) -> Outcome {
+        let waiting: Vec<Instant> = self.slots.iter().filter_map(|slot| slot.since).chain(self.overdue).collect();
+        waiting.iter().for_each(|since| record(&mut self.outcome.times, since.elapsed()));
+        self.outcome.unanswered = waiting.len() as u64;
+        let has_asked = |slot: &&Slot| matches!(self.pace, Pace::Closed) || slot.since.is_some();
+        self.outcome.silent = self.slots.iter().filter(has_asked).filter(|slot| !slot.is_answered).count();
+        self.outcome.elapsed = self.until - self.began;
+        self.outcome
+    }
+}
+
+fn record(times: &mut Histogram<u64>, time: Duration) {
+    times.saturating_record(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+}

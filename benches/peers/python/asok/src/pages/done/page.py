@@ -1,0 +1,6 @@
+import peer
+from asok import Request
+
+
+def render(request: Request):
+    return request.text(peer.COUNTS.sums())
