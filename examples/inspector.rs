@@ -143,7 +143,7 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The image in the field `file`, small.
 fn thumb(req: &mut Request) -> Result<Response> {
-    let image = Image::open(req.multipart()?.file("file")?.path())?;
+    let image = Image::open_for(req.multipart()?.file("file")?.path(), Fit::Inside(256, 256))?;
     Ok(Response::bytes(Format::Png.content_type(), image.encode(Fit::Inside(256, 256), Format::Png)?))
 }
 

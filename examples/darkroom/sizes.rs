@@ -19,7 +19,7 @@ use crate::photos::{self, Card};
 use crate::site::{OUR_FAULT, Site};
 use crate::store::{self, Photo, Prepared, Store};
 
-/// The longest side of each size, in pixels.
+/// The longest side of each size, in pixels, the largest first.
 pub const SIZES: [u32; 3] = [1600, 800, 200];
 
 /// Where [`MakeSizes`] waits. Two at a time, however many are uploaded at once: a decoded photo takes a hundred megabytes.
@@ -205,7 +205,7 @@ fn make_sizes(site: &Site, photo: &Photo, task: &TaskContext) -> Result<(u32, u3
     let tray = tray(site, photo.id);
     empty(&tray)?;
     fs::create_dir_all(&tray)?;
-    let image = Image::open(site.originals().join(&photo.original))?;
+    let image = Image::open_for(site.originals().join(&photo.original), Fit::Inside(SIZES[0], SIZES[0]))?;
     let mut largest = None;
     for (made, size) in (1..).zip(SIZES) {
         task.check()?;

@@ -4,6 +4,8 @@
 //! against [`Limits`] before anything is decoded; whatever goes wrong with the picture itself is a 422 with words for the
 //! visitor; and what goes out is only pixels: upright, in sRGB, with no place, camera or name in it.
 
+mod shrunk;
+
 use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
@@ -14,7 +16,6 @@ use std::path::Path;
 use std::sync::Arc;
 
 use ::image::codecs::gif::GifEncoder;
-use ::image::codecs::jpeg::JpegEncoder;
 use ::image::metadata::Orientation;
 use ::image::{
     ColorType, DynamicImage, Frame, GrayImage, ImageDecoder, ImageError, ImageFormat, ImageReader, ImageResult,
@@ -22,6 +23,7 @@ use ::image::{
 };
 use fast_image_resize::pixels::{U8, U8x3, U8x4};
 use fast_image_resize::{IntoImageView, IntoImageViewMut, PixelTrait, ResizeOptions, Resizer};
+use jpeg_encoder::{ColorType as JpegColor, SamplingFactor};
 use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
 
 use crate::background::scope::is_task;
@@ -57,14 +59,14 @@ const NOT_AN_IMAGE: &str = "This is not an image that can be read (JPEG, PNG, We
 /// and all that is not pixels is left out. `to` appears whole or not at all: it is written beside and renamed, in place of
 /// what was there. The two may be the same file. [`Limits`] are the default ones.
 ///
-/// A photo of 12 megapixels takes less than a tenth of a second: leave that to `background`, with a `Pool` when many
-/// may come at once.
+/// A photo of 12 megapixels takes some hundredths of a second: leave that to `background`, with a `Pool` when many may
+/// come at once. A JPEG is decoded no larger than it has to be, as by [`Image::open_for`].
 ///
 /// # Errors
 /// 422 with words for the visitor: no image, broken, cut short, or over a limit. 500: a file that cannot be read or
 /// written, or an extension that no format has.
 pub fn resize(from: impl AsRef<Path>, to: impl AsRef<Path>, fit: Fit) -> Result<Size> {
-    Image::open(from)?.save(to, fit)
+    Image::open_for(from, fit)?.save(to, fit)
 }
 
 /// A width and a height, in pixels.
@@ -137,11 +139,15 @@ pub enum Fit {
 }
 
 impl Fit {
-    /// The same, for a picture that is still to be turned by 90 degrees.
-    fn turned(self) -> Fit {
+    /// As large as it is.
+    const WHOLE: Fit = Fit::Inside(u32::MAX, u32::MAX);
+
+    /// The same, for a picture that is still to be turned upright.
+    fn lying(self, orientation: Orientation) -> Fit {
         match self {
-            Fit::Inside(width, height) => Fit::Inside(height, width),
-            Fit::Cover(width, height) => Fit::Cover(height, width),
+            Fit::Inside(width, height) if is_turned(orientation) => Fit::Inside(height, width),
+            Fit::Cover(width, height) if is_turned(orientation) => Fit::Cover(height, width),
+            fit => fit,
         }
     }
 
@@ -157,6 +163,13 @@ impl Fit {
                 (to.grown_or_shrunk_to(from), to)
             }
         }
+    }
+
+    /// By how much a picture may be divided before it is made to fit, and still not be enlarged for that.
+    fn divisor(self, from: Size) -> u32 {
+        let (part, to) = self.plan(from);
+        let is_enough = |by: &u32| to.fits_in(Size::new(part.width / by, part.height / by));
+        [8, 4, 2].into_iter().find(is_enough).unwrap_or(1)
     }
 }
 
@@ -254,9 +267,17 @@ impl Limits {
     /// # Errors
     /// Those of [`Image::open`].
     pub fn open(self, path: impl AsRef<Path>) -> Result<Image> {
+        self.open_for(path, Fit::WHOLE)
+    }
+
+    /// [`Image::open_for`] with these limits.
+    ///
+    /// # Errors
+    /// Those of [`Image::open`].
+    pub fn open_for(self, path: impl AsRef<Path>, largest: Fit) -> Result<Image> {
         let path = path.as_ref();
         let file = File::open(path).map_err(|error| Error::from(error).context(format!("cannot open {path:?}")))?;
-        self.read(file)
+        self.read_for(file, largest)
     }
 
     /// [`Image::read`] with these limits.
@@ -264,11 +285,19 @@ impl Limits {
     /// # Errors
     /// Those of [`Image::read`].
     pub fn read(self, from: impl Read) -> Result<Image> {
+        self.read_for(from, Fit::WHOLE)
+    }
+
+    /// [`Image::read_for`] with these limits.
+    ///
+    /// # Errors
+    /// Those of [`Image::read`].
+    pub fn read_for(self, from: impl Read, largest: Fit) -> Result<Image> {
         // The whole of it first: the decoders want most of it in memory, and an error of the disk is told from a broken
         // picture for certain.
         let mut bytes = Vec::new();
         from.take(self.max_memory.saturating_add(1)).read_to_end(&mut bytes)?;
-        self.decode(bytes)
+        self.decode_for(bytes, largest)
     }
 
     /// [`Image::decode`] with these limits.
@@ -276,20 +305,34 @@ impl Limits {
     /// # Errors
     /// Those of [`Image::decode`].
     pub fn decode(self, bytes: impl AsRef<[u8]>) -> Result<Image> {
+        self.decode_for(bytes, Fit::WHOLE)
+    }
+
+    /// [`Image::decode_for`] with these limits.
+    ///
+    /// # Errors
+    /// Those of [`Image::decode`].
+    pub fn decode_for(self, bytes: impl AsRef<[u8]>, largest: Fit) -> Result<Image> {
         let bytes = bytes.as_ref();
         // No panic is known in the decoders (1.5 million mutated pictures found none), and one that a stranger finds is no
         // reason for a 500.
-        catch_unwind(|| self.decode_or_panic(bytes)).unwrap_or_else(|payload| Err(unreadable(panicked(&*payload))))
+        catch_unwind(|| self.decode_or_panic(bytes, largest))
+            .unwrap_or_else(|payload| Err(unreadable(panicked(&*payload))))
     }
 
-    fn decode_or_panic(self, bytes: &[u8]) -> Result<Image> {
+    fn decode_or_panic(self, bytes: &[u8], largest: Fit) -> Result<Image> {
         let mut decoder = self.decoder(bytes)?;
+        let size = Size::from(decoder.dimensions());
         // Neither is worth refusing a picture for: without them it is shown as it lies.
         let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
         let profile = decoder.icc_profile().ok().flatten();
-        let pixels = eight_bits(decoded(decoder).map_err(|error| self.refusal(error))?);
+        let divisor = largest.lying(orientation).divisor(size);
+        let (pixels, divisor) = match shrunk(bytes, size, divisor) {
+            Some(pixels) => (pixels, divisor),
+            None => (eight_bits(decoded(decoder).map_err(|error| self.refusal(error))?), 1),
+        };
         let to_srgb = profile.and_then(|profile| to_srgb(&profile, &pixels));
-        Ok(Image { pixels, orientation, to_srgb })
+        Ok(Image { pixels, divisor, size, orientation, to_srgb })
     }
 
     /// A decoder that has read the header and found it within the limits.
@@ -345,7 +388,7 @@ impl Limits {
 /// # std::env::set_current_dir(&folder)?;
 /// # image::RgbImage::new(3000, 2000).save("upload.jpg")?;
 ///
-/// let photo = Image::open("upload.jpg")?;
+/// let photo = Image::open_for("upload.jpg", Fit::Inside(1600, 1600))?;
 /// for side in [1600, 800, 200] {
 ///     photo.save(format!("{side}.jpg"), Fit::Inside(side, side))?;
 /// }
@@ -353,11 +396,16 @@ impl Limits {
 /// # aside::ok(())
 /// ```
 ///
-/// It holds all its pixels, three or four bytes each: 36 MB for a photo of 12 megapixels.
+/// It holds its pixels, three or four bytes each: 36 MB for a photo of 12 megapixels, 4000 x 3000. Opened *for* 1600 pixels a
+/// side, as a JPEG, it holds 9 MB and is decoded sooner.
 #[derive(Clone)]
 pub struct Image {
     /// As they lie in the file: turning is cheaper once they are fewer.
     pixels: DynamicImage,
+    /// How many pixels of the file one of these stands for, across and down.
+    divisor: u32,
+    /// That of the whole picture, as it lies in the file.
+    size: Size,
     orientation: Orientation,
     /// For a picture with a colour profile of its own: what its pixels have to go through to mean the same without it.
     to_srgb: Option<Arc<Transform8BitExecutor>>,
@@ -372,12 +420,45 @@ impl Image {
         Limits::default().open(path)
     }
 
+    /// The picture in a file, for sizes up to the largest that is wanted of it.
+    ///
+    /// ```
+    /// use aside::image::{Fit, Image};
+    /// # let folder = tempfile::tempdir()?;
+    /// # std::env::set_current_dir(&folder)?;
+    /// # image::RgbImage::new(3000, 2000).save("upload.jpg")?;
+    ///
+    /// let photo = Image::open_for("upload.jpg", Fit::Inside(800, 800))?;
+    /// assert_eq!(photo.size().to_string(), "3,000 x 2,000");
+    /// photo.save("800.jpg", Fit::Inside(800, 800))?;
+    /// photo.save("square.jpg", Fit::Cover(200, 200))?;
+    /// # aside::ok(())
+    /// ```
+    ///
+    /// A JPEG as cameras write it (baseline, gray or YCbCr) is then decoded at a half, a quarter or an eighth of its size:
+    /// the smallest that is as large as that. A progressive or CMYK one, a PNG, a WebP and a GIF are decoded whole, as by
+    /// [`Image::open`]. What is larger than was said here still comes out at its size, but less sharp.
+    ///
+    /// # Errors
+    /// Those of [`Image::open`].
+    pub fn open_for(path: impl AsRef<Path>, largest: Fit) -> Result<Image> {
+        Limits::default().open_for(path, largest)
+    }
+
     /// The picture that a reader gives, an upload for instance. [`Limits`] are the default ones.
     ///
     /// # Errors
     /// 422 with words for the visitor: no image, broken, cut short, or over a limit. 500 when reading fails.
     pub fn read(from: impl Read) -> Result<Image> {
         Limits::default().read(from)
+    }
+
+    /// The picture that a reader gives, for sizes up to that: see [`Image::open_for`].
+    ///
+    /// # Errors
+    /// Those of [`Image::read`].
+    pub fn read_for(from: impl Read, largest: Fit) -> Result<Image> {
+        Limits::default().read_for(from, largest)
     }
 
     /// The picture in these bytes. [`Limits`] are the default ones.
@@ -388,10 +469,17 @@ impl Image {
         Limits::default().decode(bytes)
     }
 
-    /// Its size, upright.
+    /// The picture in these bytes, for sizes up to that: see [`Image::open_for`].
+    ///
+    /// # Errors
+    /// Those of [`Image::decode`].
+    pub fn decode_for(bytes: impl AsRef<[u8]>, largest: Fit) -> Result<Image> {
+        Limits::default().decode_for(bytes, largest)
+    }
+
+    /// Its size, upright, and whole whatever it was opened for.
     pub fn size(&self) -> Size {
-        let size = Size::of(&self.pixels);
-        if self.is_turned() { size.turned() } else { size }
+        if is_turned(self.orientation) { self.size.turned() } else { self.size }
     }
 
     /// Makes it fit and writes it to a file: the format is the extension's, and the size is what it came to.
@@ -418,8 +506,7 @@ impl Image {
 
     /// The pixels at their new size: upright, 8 bits a channel, sRGB.
     fn fitted(&self, fit: Fit) -> Result<DynamicImage> {
-        let fit = if self.is_turned() { fit.turned() } else { fit };
-        let mut pixels = scaled(&self.pixels, fit)?;
+        let mut pixels = self.scaled(fit.lying(self.orientation))?;
         if let Some(to_srgb) = &self.to_srgb {
             pixels = recoloured(pixels, &**to_srgb)?;
         }
@@ -427,11 +514,28 @@ impl Image {
         Ok(pixels)
     }
 
-    /// Whether width and height change places on the way to upright.
-    fn is_turned(&self) -> bool {
-        use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
-        matches!(self.orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
+    fn scaled(&self, fit: Fit) -> Result<DynamicImage> {
+        let (part, to) = fit.plan(self.size);
+        let (left, top) = ((self.size.width - part.width) / 2, (self.size.height - part.height) / 2);
+        // In the pixels that there are, the last of which may stand for less than a whole one.
+        let [left, top, width, height] =
+            [left, top, part.width, part.height].map(|side| f64::from(side) / f64::from(self.divisor));
+        // Lanczos3, and with the colours weighed by their alpha: what is transparent leaves no dark rim.
+        let options = ResizeOptions::new().crop(left, top, width, height);
+        let mut small = DynamicImage::new(to.width, to.height, self.pixels.color());
+        match self.pixels.color() {
+            ColorType::L8 => resample::<U8>(&self.pixels, &mut small, &options),
+            ColorType::Rgb8 => resample::<U8x3>(&self.pixels, &mut small, &options),
+            _ => resample::<U8x4>(&self.pixels, &mut small, &options),
+        }?;
+        Ok(small)
     }
+}
+
+/// Whether width and height change places on the way to upright.
+fn is_turned(orientation: Orientation) -> bool {
+    use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+    matches!(orientation, Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH)
 }
 
 /// Its size; millions of pixels would tell nobody anything.
@@ -444,6 +548,11 @@ impl fmt::Debug for Image {
 thread_local! {
     /// Room for the next picture that this thread decodes.
     static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The JPEG divided in each direction, when it is one that can be, in the room that the last picture of this thread left.
+fn shrunk(bytes: &[u8], size: Size, divisor: u32) -> Option<DynamicImage> {
+    (divisor > 1).then(|| shrunk::decode(bytes, size, divisor, || ROOM.take())).flatten()
 }
 
 /// What a decoder gives, in the room that the last picture of this thread left.
@@ -478,21 +587,6 @@ impl Drop for Image {
             let _ = ROOM.try_with(|room| room.replace(bytes));
         }
     }
-}
-
-fn scaled(pixels: &DynamicImage, fit: Fit) -> Result<DynamicImage> {
-    let from = Size::of(pixels);
-    let (part, to) = fit.plan(from);
-    let (left, top) = ((from.width - part.width) / 2, (from.height - part.height) / 2);
-    // Lanczos3, and with the colours weighed by their alpha: what is transparent leaves no dark rim.
-    let options = ResizeOptions::new().crop(left.into(), top.into(), part.width.into(), part.height.into());
-    let mut small = DynamicImage::new(to.width, to.height, pixels.color());
-    match pixels.color() {
-        ColorType::L8 => resample::<U8>(pixels, &mut small, &options),
-        ColorType::Rgb8 => resample::<U8x3>(pixels, &mut small, &options),
-        _ => resample::<U8x4>(pixels, &mut small, &options),
-    }?;
-    Ok(small)
 }
 
 /// By the kind of pixel: left to find it out itself the library would be compiled for all thirteen that there are.
@@ -540,24 +634,31 @@ fn recoloured(mut pixels: DynamicImage, to_srgb: &Transform8BitExecutor) -> Resu
 fn encoded(pixels: &DynamicImage, format: Format) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     encode_into(&mut bytes, pixels, format)
-        .map_err(|error| Error::from(error).context(format!("cannot encode as {}", format.content_type())))?;
+        .map_err(|error| error.context(format!("cannot encode as {}", format.content_type())))?;
     Ok(bytes)
 }
 
-fn encode_into(bytes: &mut Vec<u8>, pixels: &DynamicImage, format: Format) -> ImageResult<()> {
+fn encode_into(bytes: &mut Vec<u8>, pixels: &DynamicImage, format: Format) -> Result<()> {
     match format {
-        Format::Jpeg => {
-            let encoder = JpegEncoder::new_with_quality(bytes, JPEG_QUALITY);
-            if pixels.color().has_alpha() {
-                on_white(pixels).write_with_encoder(encoder)
-            } else {
-                pixels.write_with_encoder(encoder)
-            }
-        }
-        Format::Png => pixels.write_to(&mut Cursor::new(bytes), ImageFormat::Png),
-        Format::WebP => pixels.write_to(&mut Cursor::new(bytes), ImageFormat::WebP),
-        Format::Gif => GifEncoder::new_with_speed(bytes, GIF_SPEED).encode_frame(Frame::new(pixels.to_rgba8())),
+        Format::Jpeg => encode_jpeg(bytes, pixels)?,
+        Format::Png => pixels.write_to(&mut Cursor::new(bytes), ImageFormat::Png)?,
+        Format::WebP => pixels.write_to(&mut Cursor::new(bytes), ImageFormat::WebP)?,
+        Format::Gif => GifEncoder::new_with_speed(bytes, GIF_SPEED).encode_frame(Frame::new(pixels.to_rgba8()))?,
     }
+    Ok(())
+}
+
+fn encode_jpeg(bytes: &mut Vec<u8>, pixels: &DynamicImage) -> Result<()> {
+    let (width, height) = (u16::try_from(pixels.width())?, u16::try_from(pixels.height())?);
+    let mut encoder = jpeg_encoder::Encoder::new(bytes, JPEG_QUALITY);
+    // Colours at the full resolution: at half of it the rim of what is red turns dark.
+    encoder.set_sampling_factor(SamplingFactor::F_1_1);
+    match pixels {
+        DynamicImage::ImageLuma8(gray) => encoder.encode(gray, width, height, JpegColor::Luma)?,
+        DynamicImage::ImageRgb8(colours) => encoder.encode(colours, width, height, JpegColor::Rgb)?,
+        _ => encoder.encode(&on_white(pixels), width, height, JpegColor::Rgb)?,
+    }
+    Ok(())
 }
 
 fn on_white(pixels: &DynamicImage) -> RgbImage {
@@ -656,7 +757,7 @@ mod tests {
 
     const FORMATS: [Format; 4] = [Format::Jpeg, Format::Png, Format::WebP, Format::Gif];
     const RED: Rgb<u8> = Rgb([255, 0, 0]);
-    const AS_IT_IS: Fit = Fit::Inside(u32::MAX, u32::MAX);
+    const AS_IT_IS: Fit = Fit::WHOLE;
 
     fn bytes_of(pixels: impl Into<DynamicImage>, format: Format) -> Vec<u8> {
         encoded(&pixels.into(), format).unwrap()

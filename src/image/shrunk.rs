@@ -1,0 +1,665 @@
+//! JPEGs decoded at a half, a quarter or an eighth of their size, as libjpeg does it: of the 64 waves that make a block of
+//! 8 x 8 pixels only the slow ones are added up, and those at fewer places. So a photo is neither computed nor held in
+//! memory at its whole size when a small picture is all that is wanted of it.
+//!
+//! For what cameras write: baseline JPEG, gray or YCbCr, all of it in one scan. To everything else, and to anything that is
+//! out of order, the answer is `None`: then the whole picture is decoded by `image`, which has the last word on it. So this
+//! need not tell what is wrong, and may give up wherever it is in doubt.
+
+use std::array::from_fn;
+use std::f32::consts::{FRAC_1_SQRT_2, PI};
+use std::ops::ControlFlow;
+
+use ::image::{DynamicImage, GrayImage, RgbImage};
+
+use super::Size;
+
+/// The waves of a block in the order of the file, slow ones first: each its row times eight, and its column.
+#[rustfmt::skip]
+const ZIGZAG: [u8; 64] = [
+    0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
+    35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
+];
+
+/// Codes that are no longer than this with their value are looked up at once: nearly all.
+const SHORT: u32 = 10;
+
+/// The JPEG, which must be of that size, at the `by`th part of it (2, 4 or 8) in each direction, rounded up, with its pixels
+/// in that room.
+pub(super) fn decode(jpeg: &[u8], size: Size, by: u32, room: impl FnOnce() -> Vec<u8>) -> Option<DynamicImage> {
+    let (header, scan) = Header::read(jpeg)?;
+    // The limits were held against what another decoder read.
+    if Size::new(header.width as u32, header.height as u32) != size {
+        return None;
+    }
+    let (width, height) = (size.width.div_ceil(by), size.height.div_ceil(by));
+    let pixels = Decoder::new(&header, scan, by as usize)?.pixels(width as usize, height as usize, room())?;
+    match header.components.len() {
+        1 => GrayImage::from_raw(width, height, pixels).map(DynamicImage::from),
+        _ => RgbImage::from_raw(width, height, pixels).map(DynamicImage::from),
+    }
+}
+
+/// What stands before the pixels.
+#[derive(Default)]
+struct Header {
+    width: usize,
+    height: usize,
+    components: Vec<Component>,
+    /// Blocks in one MCU, the unit in which the components take turns, from left to right and from top to bottom.
+    across: usize,
+    down: usize,
+    /// By their number, in the order of the file.
+    quantization: [Option<[f32; 64]>; 4],
+    dc: [Option<Huffman>; 4],
+    ac: [Option<Huffman>; 4],
+    /// MCUs from one restart marker to the next; 0 for none.
+    restarts: usize,
+    is_rgb: bool,
+}
+
+/// One of the colours that a picture is made of.
+#[derive(Default)]
+struct Component {
+    id: u8,
+    /// Blocks in one MCU.
+    across: usize,
+    down: usize,
+    quantization: usize,
+    dc: usize,
+    ac: usize,
+}
+
+impl Header {
+    /// The header, and what comes after it.
+    fn read(jpeg: &[u8]) -> Option<(Header, &[u8])> {
+        let mut header = Header::default();
+        let mut rest = jpeg.strip_prefix(&[0xff, 0xd8])?;
+        loop {
+            let (&[0xff, marker, high, low], after) = rest.split_first_chunk()? else { return None };
+            let length = usize::from(u16::from_be_bytes([high, low])).checked_sub(2)?;
+            let (segment, after) = after.split_at_checked(length)?;
+            rest = after;
+            if header.take(marker, segment)?.is_break() {
+                return Some((header, rest));
+            }
+        }
+    }
+
+    /// Takes in a segment; breaks at the last, after which the pixels come.
+    fn take(&mut self, marker: u8, segment: &[u8]) -> Option<ControlFlow<()>> {
+        match marker {
+            0xc0 | 0xc1 if self.components.is_empty() => self.frame(segment)?,
+            0xc4 => self.huffman(segment)?,
+            0xda => return self.scan(segment).map(ControlFlow::Break),
+            0xdb => self.quantization(segment)?,
+            0xdd => self.restarts = usize::from(u16::from_be_bytes(segment.try_into().ok()?)),
+            0xee => self.is_rgb |= segment.starts_with(b"Adobe") && segment.get(11) == Some(&0),
+            0xe0..=0xef | 0xfe => {}
+            _ => return None, // progressive, arithmetic and whatever else there is
+        }
+        Some(ControlFlow::Continue(()))
+    }
+
+    fn frame(&mut self, segment: &[u8]) -> Option<()> {
+        let (&[8, h1, h0, w1, w0, count], components) = segment.split_first_chunk()? else { return None };
+        (self.height, self.width) = (u16::from_be_bytes([h1, h0]).into(), u16::from_be_bytes([w1, w0]).into());
+        let is_known = matches!(count, 1 | 3) && components.len() == usize::from(count) * 3;
+        if !is_known || self.width == 0 || self.height == 0 {
+            return None;
+        }
+        self.components = components.chunks_exact(3).map(Component::new).collect::<Option<_>>()?;
+        if let [gray] = &mut self.components[..] {
+            // Alone it is not split into anything larger than a block, whatever it says.
+            (gray.across, gray.down) = (1, 1);
+        }
+        self.across = self.components.iter().map(|component| component.across).max()?;
+        self.down = self.components.iter().map(|component| component.down).max()?;
+        self.is_rgb |= self.components.iter().map(|component| component.id).eq(*b"RGB");
+        Some(())
+    }
+
+    fn quantization(&mut self, mut segment: &[u8]) -> Option<()> {
+        while let Some((&which, values)) = segment.split_first() {
+            // The first four bits tell of 16-bit values, which only 12-bit pictures need.
+            let (values, rest) = values.split_first_chunk::<64>()?;
+            *self.quantization.get_mut(usize::from(which))? = Some(values.map(f32::from));
+            segment = rest;
+        }
+        Some(())
+    }
+
+    fn huffman(&mut self, mut segment: &[u8]) -> Option<()> {
+        while let Some((&which, table)) = segment.split_first() {
+            let (counts, symbols) = table.split_first_chunk::<16>()?;
+            let (symbols, rest) = symbols.split_at_checked(counts.iter().map(|&count| usize::from(count)).sum())?;
+            let tables = if which & 0x10 == 0 { &mut self.dc } else { &mut self.ac };
+            *tables.get_mut(usize::from(which & !0x10))? = Some(Huffman::new(counts, symbols)?);
+            segment = rest;
+        }
+        Some(())
+    }
+
+    /// The scan's own header: it must have all components in it, and in their order.
+    fn scan(&mut self, segment: &[u8]) -> Option<()> {
+        let (&count, rest) = segment.split_first()?;
+        let (tables, range) = rest.split_at_checked(usize::from(count) * 2)?;
+        if self.is_rgb || usize::from(count) != self.components.len() || count == 0 || range != [0, 63, 0] {
+            return None;
+        }
+        for (component, table) in self.components.iter_mut().zip(tables.chunks_exact(2)) {
+            if component.id != table[0] {
+                return None;
+            }
+            (component.dc, component.ac) = (usize::from(table[1] >> 4), usize::from(table[1] & 15));
+        }
+        Some(())
+    }
+}
+
+impl Component {
+    fn new(bytes: &[u8]) -> Option<Component> {
+        let &[id, sampling, quantization] = bytes else { return None };
+        let (across, down) = (usize::from(sampling >> 4), usize::from(sampling & 15));
+        let is_usual = |blocks: usize| matches!(blocks, 1 | 2 | 4);
+        let usual = Component { id, across, down, quantization: quantization.into(), ..Component::default() };
+        (is_usual(across) && is_usual(down)).then_some(usual)
+    }
+}
+
+/// What a code and the bits after it stand for: so many zeros, and then a value.
+#[derive(Clone, Copy, Default)]
+struct Coefficient {
+    value: i16,
+    zeros: u8,
+    /// How many bits they are; 0 when there are too many to look them up at once.
+    length: u8,
+}
+
+impl Coefficient {
+    /// As many zeros as no block has: the rest of it is nothing else.
+    const NO_MORE: u8 = 64;
+
+    /// From the bits that follow a code of that length, whose symbol is four bits for the zeros and four for the value's size.
+    #[inline]
+    fn new(symbol: u8, length: u32, after: u64) -> Coefficient {
+        let (zeros, size) = (symbol >> 4, u32::from(symbol & 15));
+        let zeros = if symbol == 0 { Coefficient::NO_MORE } else { zeros };
+        let bits = after.checked_shr(64 - size).unwrap_or(0) as i32;
+        // Those that begin with 0 are negative.
+        let is_negative = size > 0 && bits >> (size - 1) == 0;
+        let value = if is_negative { bits - (1 << size) + 1 } else { bits };
+        Coefficient { value: value as i16, zeros, length: (length + size) as u8 }
+    }
+}
+
+/// The codes of one table.
+struct Huffman {
+    /// By the next bits, when code and value are no more than these.
+    short: Box<[Coefficient; 1 << SHORT]>,
+    /// For each length where its codes end, as 16 bits, and what must be added to a code to find its symbol.
+    lengths: [(u32, i32); 17],
+    symbols: Vec<u8>,
+}
+
+impl Huffman {
+    fn new(counts: &[u8; 16], symbols: &[u8]) -> Option<Huffman> {
+        let (mut code, mut first, mut lengths) = (0, 0, [(0, 0); 17]);
+        for (length, &count) in (1..=16).zip(counts) {
+            code += i32::from(count);
+            if code > 1 << length {
+                return None;
+            }
+            first += i32::from(count);
+            lengths[length] = ((code as u32) << (16 - length), first - code);
+            code <<= 1;
+        }
+        let short = Box::new([Coefficient::default(); 1 << SHORT]);
+        let mut table = Huffman { short, lengths, symbols: symbols.to_vec() };
+        for bits in 0..1 << SHORT {
+            let coefficient = table.look_up((bits as u64) << (64 - SHORT)).unwrap_or_default();
+            if u32::from(coefficient.length) <= SHORT {
+                table.short[bits] = coefficient;
+            }
+        }
+        Some(table)
+    }
+
+    /// What these bits begin with; nothing for a code that the table does not have.
+    fn look_up(&self, bits: u64) -> Option<Coefficient> {
+        let code = (bits >> 48) as u32;
+        let length = (1..=16).find(|&length| code < self.lengths[length].0)?;
+        let place = (code >> (16 - length)) as i32 + self.lengths[length].1;
+        Some(Coefficient::new(*self.symbols.get(place as usize)?, length as u32, bits << length))
+    }
+}
+
+/// The bits of the pixels.
+#[derive(Clone, Copy)]
+struct Bits<'a> {
+    /// The next `held` bits, from the top; zeros after them.
+    bits: u64,
+    held: u32,
+    rest: &'a [u8],
+}
+
+impl<'a> Bits<'a> {
+    fn new(rest: &'a [u8]) -> Bits<'a> {
+        Bits { bits: 0, held: 0, rest }
+    }
+
+    /// Holds 32 bits at least, which a code and its value never exceed; fewer before a marker.
+    #[inline]
+    fn refill(&mut self) {
+        if self.held >= 32 {
+            return;
+        }
+        match self.rest.first_chunk().map(|bytes| u64::from_be_bytes(*bytes)) {
+            Some(next) if !has_marker(next) => {
+                let bytes = (64 - self.held) / 8;
+                let after = self.held + bytes * 8;
+                self.bits |= (next >> self.held) & !u64::MAX.checked_shr(after).unwrap_or(0);
+                self.held = after;
+                self.rest = &self.rest[bytes as usize..];
+            }
+            _ => self.refill_bytewise(),
+        }
+    }
+
+    fn refill_bytewise(&mut self) {
+        while self.held <= 56 {
+            let (byte, rest) = match *self.rest {
+                [0xff, 0, ref rest @ ..] => (0xff, rest), // as a marker's first byte is told from a pixel's
+                [0xff, ..] | [] => return,
+                [byte, ref rest @ ..] => (byte, rest),
+            };
+            self.bits |= u64::from(byte) << (56 - self.held);
+            self.held += 8;
+            self.rest = rest;
+        }
+    }
+
+    #[inline]
+    fn next(&mut self, table: &Huffman) -> Option<Coefficient> {
+        self.refill();
+        let mut next = table.short[(self.bits >> (64 - SHORT)) as usize];
+        if next.length == 0 {
+            next = table.look_up(self.bits)?;
+        }
+        self.held = self.held.checked_sub(next.length.into())?;
+        self.bits <<= next.length;
+        Some(next)
+    }
+
+    /// Goes past the marker that comes next, when it is that one.
+    fn pass(&mut self, marker: u8) -> Option<()> {
+        *self = Bits::new(self.rest.strip_prefix(&[0xff, marker])?);
+        Some(())
+    }
+}
+
+/// Whether one of these bytes is 0xff.
+fn has_marker(bytes: u64) -> bool {
+    let (ones, tops) = (u64::MAX / 255, u64::MAX / 255 * 128);
+    (!bytes).wrapping_sub(ones) & bytes & tops != 0
+}
+
+/// A component on its way, a row of MCUs at a time.
+struct Plane<'a> {
+    quantization: &'a [f32; 64],
+    dc: &'a Huffman,
+    ac: &'a Huffman,
+    /// What the next block's mean is told relative to.
+    mean: i32,
+    /// Blocks in one MCU.
+    across: usize,
+    down: usize,
+    /// The side that a block comes out with: 1, 2, 4 or 8.
+    side: usize,
+    /// What each wave is worth at each place of that side.
+    waves: [[f32; 8]; 8],
+    /// How many pixels of the picture one of this takes, across and down: more than 1 for colours that are coarser.
+    spread: (usize, usize),
+    /// The pixels of the row.
+    width: usize,
+    pixels: Vec<u8>,
+}
+
+struct Decoder<'a> {
+    header: &'a Header,
+    planes: Vec<Plane<'a>>,
+    bits: Bits<'a>,
+    /// MCUs since the last restart, and how many restarts there were.
+    since: usize,
+    restarts: u8,
+    /// Lines of the picture in a row of MCUs.
+    lines: usize,
+}
+
+impl<'a> Decoder<'a> {
+    fn new(header: &'a Header, scan: &'a [u8], by: usize) -> Option<Decoder<'a>> {
+        let mcus = header.width.div_ceil(header.across * 8);
+        let plane = |component: &Component| {
+            // Pixels of the picture that a block of this covers. Where colours are coarser they come out of more waves.
+            let wide = 8 / by * header.across / component.across;
+            let high = 8 / by * header.down / component.down;
+            let side = wide.min(high).min(8);
+            let width = mcus * component.across * side;
+            Some(Plane {
+                quantization: header.quantization.get(component.quantization)?.as_ref()?,
+                dc: header.dc.get(component.dc)?.as_ref()?,
+                ac: header.ac.get(component.ac)?.as_ref()?,
+                mean: 0,
+                across: component.across,
+                down: component.down,
+                side,
+                waves: waves(side),
+                spread: (wide / side, high / side),
+                width,
+                pixels: vec![0; width * component.down * side],
+            })
+        };
+        let planes = header.components.iter().map(plane).collect::<Option<_>>()?;
+        let lines = 8 / by * header.down;
+        Some(Decoder { header, planes, bits: Bits::new(scan), since: 0, restarts: 0, lines })
+    }
+
+    fn pixels(mut self, width: usize, height: usize, mut room: Vec<u8>) -> Option<Vec<u8>> {
+        let line = width * self.planes.len();
+        room.clear();
+        room.resize(line * height, 0);
+        for lines in room.chunks_mut(line * self.lines) {
+            self.row()?;
+            for (y, line) in lines.chunks_exact_mut(line).enumerate() {
+                self.line(y, line);
+            }
+        }
+        // Anything but the end: more scans, or bytes that should not be there.
+        self.bits.pass(0xd9)?;
+        Some(room)
+    }
+
+    /// Decodes a row of MCUs.
+    fn row(&mut self) -> Option<()> {
+        for mcu in 0..self.header.width.div_ceil(self.header.across * 8) {
+            self.restart()?;
+            for plane in &mut self.planes {
+                match plane.side {
+                    1 => plane.mcu::<1>(mcu, &mut self.bits),
+                    2 => plane.mcu::<2>(mcu, &mut self.bits),
+                    4 => plane.mcu::<4>(mcu, &mut self.bits),
+                    _ => plane.mcu::<8>(mcu, &mut self.bits),
+                }?;
+            }
+        }
+        Some(())
+    }
+
+    /// Before an MCU: takes the restart marker when one is due.
+    fn restart(&mut self) -> Option<()> {
+        if self.header.restarts > 0 && self.since == self.header.restarts {
+            self.bits.pass(0xd0 + self.restarts % 8)?;
+            self.restarts = self.restarts.wrapping_add(1);
+            self.since = 0;
+            self.planes.iter_mut().for_each(|plane| plane.mean = 0);
+        }
+        self.since += 1;
+        Some(())
+    }
+
+    /// Puts a line of the picture together, the `y`th of the row.
+    fn line(&self, y: usize, line: &mut [u8]) {
+        match &self.planes[..] {
+            [gray] => line.copy_from_slice(&gray.line(y)[..line.len()]),
+            [luma, blue, red] if luma.spread.0 == 1 && blue.spread.0 == 1 && red.spread.0 == 1 => {
+                let colours = luma.line(y).iter().zip(blue.line(y)).zip(red.line(y));
+                for (pixel, ((&luma, &blue), &red)) in line.as_chunks_mut().0.iter_mut().zip(colours) {
+                    *pixel = rgb(luma, blue, red);
+                }
+            }
+            planes => {
+                for (x, pixel) in line.as_chunks_mut().0.iter_mut().enumerate() {
+                    let [luma, blue, red] = from_fn(|which| planes[which].line(y)[x / planes[which].spread.0]);
+                    *pixel = rgb(luma, blue, red);
+                }
+            }
+        }
+    }
+}
+
+impl Plane<'_> {
+    fn line(&self, y: usize) -> &[u8] {
+        &self.pixels[y / self.spread.1 * self.width..][..self.width]
+    }
+
+    fn mcu<const N: usize>(&mut self, mcu: usize, shared: &mut Bits<'_>) -> Option<()> {
+        let mut bits = *shared;
+        for down in 0..self.down {
+            for across in 0..self.across {
+                let block = self.block::<N>(&mut bits)?;
+                let left = (mcu * self.across + across) * N;
+                for (y, line) in block.iter().enumerate() {
+                    let start = (down * N + y) * self.width + left;
+                    self.pixels[start..start + N].copy_from_slice(line);
+                }
+            }
+        }
+        *shared = bits;
+        Some(())
+    }
+
+    /// The next block, `N` pixels high and wide.
+    fn block<const N: usize>(&mut self, bits: &mut Bits<'_>) -> Option<[[u8; N]; N]> {
+        self.mean = self.mean.wrapping_add(bits.next(self.dc)?.value.into());
+        // Each row of waves, added up across.
+        let mut rows = [[0.0; N]; N];
+        rows[0] = [self.mean as f32 * self.quantization[0] * self.waves[0][0]; N];
+        let (mut at, mut high) = (1, 1);
+        while at < 64 {
+            let next = bits.next(self.ac)?;
+            if next.zeros == Coefficient::NO_MORE {
+                break;
+            }
+            at += usize::from(next.zeros);
+            let wave = usize::from(*ZIGZAG.get(at)?);
+            let (u, v) = (wave % 8, wave / 8);
+            if u < N && v < N {
+                let value = f32::from(next.value) * self.quantization[at];
+                (0..N).for_each(|x| rows[v][x] += value * self.waves[u][x]);
+                high = high.max(v + 1);
+            }
+            at += 1;
+        }
+        // And down, around the middle gray.
+        let mut block = [[0; N]; N];
+        for (y, line) in block.iter_mut().enumerate() {
+            let mut sums = [128.0; N];
+            for (v, row) in rows[..high].iter().enumerate() {
+                (0..N).for_each(|x| sums[x] += row[x] * self.waves[v][y]);
+            }
+            *line = sums.map(rounded);
+        }
+        Some(block)
+    }
+}
+
+/// By adding 2²³, after which a float has no room for a fraction: much faster than a cast, which looks out for what is no number.
+#[inline]
+fn rounded(value: f32) -> u8 {
+    (value.clamp(0.0, 255.0) + 8_388_608.0).to_bits() as u8
+}
+
+/// The waves of the cosine transform where a block has that side: the same waves, looked at in fewer places.
+fn waves(side: usize) -> [[f32; 8]; 8] {
+    let wave = |u: usize, x: usize| match u {
+        0 => FRAC_1_SQRT_2 / 2.0,
+        _ => ((2 * x + 1) as f32 * u as f32 * PI / (2 * side) as f32).cos() / 2.0,
+    };
+    from_fn(|u| from_fn(|x| wave(u, x)))
+}
+
+/// The red, green and blue of a luma and its differences to blue and red, as JFIF has them.
+#[inline]
+fn rgb(luma: u8, blue: u8, red: u8) -> [u8; 3] {
+    let (luma, blue, red) = ((i32::from(luma) << 16) + (1 << 15), i32::from(blue) - 128, i32::from(red) - 128);
+    let channels = [luma + 91_881 * red, luma - 22_554 * blue - 46_802 * red, luma + 116_130 * blue];
+    channels.map(|channel| (channel >> 16).clamp(0, 255) as u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use ::image::{RgbaImage, imageops};
+    use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
+
+    use super::*;
+    use crate::image::{Fit, Format, Image, NOT_AN_IMAGE};
+
+    /// Clouds of colour, with the hard edges of writing and the noise of a sensor in them. Neither side is whole blocks.
+    fn photo() -> RgbImage {
+        let mut seed = 1_u32;
+        RgbImage::from_fn(331, 245, |x, y| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            let (noise, ink) = ((seed >> 24) as f32 / 16.0, if x % 40 < 6 && y % 60 < 45 { 90.0 } else { 0.0 });
+            let cloud = |across: f32, down: f32| ((x as f32 / across).sin() + (y as f32 / down).cos()) * 50.0 + 120.0;
+            ::image::Rgb([cloud(31.0, 47.0), cloud(43.0, 29.0), cloud(71.0, 37.0)].map(|c| (c + noise - ink) as u8))
+        })
+    }
+
+    fn jpeg(change: impl FnOnce(&mut Encoder<&mut Vec<u8>>)) -> Vec<u8> {
+        let (photo, mut bytes) = (photo(), Vec::new());
+        let mut encoder = Encoder::new(&mut bytes, 92);
+        change(&mut encoder);
+        encoder.encode(&photo, photo.width() as u16, photo.height() as u16, ColorType::Rgb).unwrap();
+        bytes
+    }
+
+    fn gray() -> Vec<u8> {
+        let (photo, mut bytes) = (imageops::grayscale(&photo()), Vec::new());
+        let encoder = Encoder::new(&mut bytes, 92);
+        encoder.encode(&photo, photo.width() as u16, photo.height() as u16, ColorType::Luma).unwrap();
+        bytes
+    }
+
+    fn upright(mut jpeg: Vec<u8>, orientation: u8) -> Vec<u8> {
+        let exif = [
+            b"\xff\xe1\0\x22Exif\0\0II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0",
+            &[orientation, 0, 0, 0][..],
+            &[0; 4],
+        ];
+        jpeg.splice(2..2, exif.concat());
+        jpeg
+    }
+
+    fn made(image: &Image, fit: Fit) -> RgbaImage {
+        ::image::load_from_memory(&image.encode(fit, Format::Png).unwrap()).unwrap().to_rgba8()
+    }
+
+    /// That it is decoded at that part of its size, and looks as if it were not: less than three of 256 steps apart on average.
+    fn same_divided_by(divisor: u32, jpeg: &[u8], fit: Fit) {
+        let (whole, shrunk) = (Image::decode(jpeg).unwrap(), Image::decode_for(jpeg, fit).unwrap());
+        assert_eq!((shrunk.divisor, shrunk.size()), (divisor, whole.size()));
+        let (whole, shrunk) = (made(&whole, fit), made(&shrunk, fit));
+        assert_eq!(whole.dimensions(), shrunk.dimensions());
+        let apart: u64 = whole.iter().zip(shrunk.iter()).map(|(one, other)| u64::from(one.abs_diff(*other))).sum();
+        let apart = apart as f64 / whole.len() as f64;
+        assert!(apart < 3.0, "{apart} apart, {fit:?}");
+    }
+
+    #[test]
+    fn a_shrunk_picture_is_the_whole_one_made_smaller() {
+        use SamplingFactor::*;
+        for sampling in [F_1_1, F_2_1, F_1_2, F_2_2] {
+            let jpeg = jpeg(|encoder| encoder.set_sampling_factor(sampling));
+            same_divided_by(2, &jpeg, Fit::Inside(120, 120));
+            same_divided_by(4, &jpeg, Fit::Inside(80, 80));
+            same_divided_by(8, &jpeg, Fit::Inside(30, 30));
+            same_divided_by(4, &jpeg, Fit::Cover(50, 60));
+        }
+        same_divided_by(2, &gray(), Fit::Cover(100, 20));
+        same_divided_by(8, &gray(), Fit::Inside(40, 40));
+    }
+
+    #[test]
+    fn a_shrunk_picture_is_upright() {
+        for orientation in 1..=8 {
+            let jpeg = upright(jpeg(|_| ()), orientation);
+            same_divided_by(4, &jpeg, Fit::Inside(75, 60));
+            same_divided_by(2, &jpeg, if orientation < 5 { Fit::Cover(160, 40) } else { Fit::Cover(40, 160) });
+        }
+    }
+
+    #[test]
+    fn restarts_are_passed() {
+        let jpeg = jpeg(|encoder| encoder.set_restart_interval(7));
+        same_divided_by(4, &jpeg, Fit::Inside(80, 80));
+    }
+
+    #[test]
+    fn no_more_is_left_away_than_is_in_the_way() {
+        let jpeg = jpeg(|_| ());
+        same_divided_by(1, &jpeg, Fit::Inside(166, 166));
+        same_divided_by(1, &jpeg, Fit::Inside(u32::MAX, 200));
+        // The width would allow a quarter.
+        same_divided_by(2, &jpeg, Fit::Cover(20, 122));
+    }
+
+    #[test]
+    fn what_is_not_baseline_is_decoded_whole() {
+        same_divided_by(1, &jpeg(|encoder| encoder.set_progressive(true)), Fit::Inside(80, 80));
+        // This encoder gives each colour a scan of its own then.
+        same_divided_by(1, &jpeg(|encoder| encoder.set_sampling_factor(SamplingFactor::F_4_1)), Fit::Inside(80, 80));
+        // As RGB, by its components' names.
+        let mut named = jpeg(|encoder| encoder.set_sampling_factor(SamplingFactor::F_1_1));
+        let frame = named.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
+        (0..3).for_each(|i| named[frame + 10 + i * 3] = b"RGB"[i]);
+        assert!(decode(&named, Size::new(331, 245), 4, Vec::new).is_none());
+    }
+
+    #[test]
+    fn larger_than_it_was_opened_for_is_as_large_as_asked() {
+        let image = Image::decode_for(jpeg(|_| ()), Fit::Inside(40, 40)).unwrap();
+        assert_eq!((image.divisor, made(&image, Fit::Inside(200, 200)).dimensions()), (8, (200, 148)));
+    }
+
+    #[test]
+    fn what_is_cut_short_is_refused_and_not_shrunk() {
+        let whole = jpeg(|_| ());
+        for length in (0..whole.len()).step_by(97) {
+            let cut = &whole[..length];
+            assert!(decode(cut, Size::new(331, 245), 8, Vec::new).is_none());
+            let error = Image::decode_for(cut, Fit::Inside(30, 30)).unwrap_err();
+            assert_eq!((error.status().code(), error.message()), (422, Some(NOT_AN_IMAGE)));
+            // With an end marker it is refused here too, and then `image` has the word.
+            let ended = [cut, &[0xff, 0xd9]].concat();
+            assert!(decode(&ended, Size::new(331, 245), 8, Vec::new).is_none());
+        }
+    }
+
+    #[test]
+    fn another_size_than_was_checked_is_not_believed() {
+        assert!(decode(&gray(), Size::new(331, 244), 8, Vec::new).is_none());
+    }
+
+    #[test]
+    fn no_bytes_make_it_panic() {
+        let mut seed = 7_usize;
+        let mut next = |below: usize| {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (seed >> 33) % below
+        };
+        for whole in [gray(), jpeg(|encoder| encoder.set_restart_interval(3))] {
+            let scan = whole.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
+            for _ in 0..500 {
+                let mut bytes = whole.clone();
+                for _ in 0..=next(4) {
+                    let at = if next(2) == 0 { next(bytes.len()) } else { next(scan + 16) };
+                    bytes[at] = next(256) as u8;
+                }
+                for by in [2, 4, 8] {
+                    // Broken or not: it ends, and within its bounds.
+                    let _ = decode(&bytes, Size::new(331, 245), by, Vec::new);
+                }
+            }
+        }
+    }
+}
