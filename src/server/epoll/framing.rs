@@ -147,6 +147,10 @@ fn check_trailer(line: &[u8], all: usize) -> Result<(), Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     /// The body, and what is left in the inbox behind it; none when it is not whole.
@@ -168,6 +172,20 @@ mod tests {
         }
         for part in 0..text.len() - "GET /".len() {
             assert_eq!(body(&text[..part], 7), Ok(None), "{part}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_the_same_however_it_comes(
+            parts in vec(select(vec!["0", "3", "a", ";", "=", " ", "\r\n", "\r\n", "\r", "\n", "\t", ":", "abc", "\0"]), 0..20),
+            at_once in 1_usize..8,
+        ) {
+            let text = parts.concat();
+            match (body(&text, usize::MAX), body(&text, at_once)) {
+                (Ok(whole), Ok(split)) => prop_assert_eq!(whole, split),
+                (whole, split) => prop_assert_eq!(whole.is_err(), split.is_err()),
+            }
         }
     }
 

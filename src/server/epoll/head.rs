@@ -141,6 +141,10 @@ fn expects(headers: &Headers, http10: bool) -> Result<bool, Malformed> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     fn end(inbox: &str) -> Result<Option<usize>, Malformed> {
@@ -173,6 +177,24 @@ mod tests {
             assert_eq!(search.end(&head.as_bytes()[..part], &Config::default()), Ok(None));
         }
         assert_eq!(search.end(head.as_bytes(), &Config::default()), Ok(Some(head.len())));
+    }
+
+    proptest! {
+        #[test]
+        fn its_end_is_the_same_however_it_comes(
+            parts in vec(select(vec!["GET / HTTP/1.1", "Host: a", "X: y", "\r\n", "\r\n", "\r", "\n", " ", "\0"]), 0..16),
+        ) {
+            let text = parts.concat();
+            let mut search = Search::default();
+            let found = (0..=text.len()).map(|part| search.end(&text.as_bytes()[..part], &Config::default()));
+            let first = found.into_iter().find(|found| *found != Ok(None)).unwrap_or(Ok(None));
+            prop_assert_eq!(end(&text), first);
+        }
+
+        #[test]
+        fn nothing_that_comes_makes_it_panic(text in "(?s).{0,200}") {
+            let _ = parse(text.as_bytes(), &Config::default());
+        }
     }
 
     #[test]
