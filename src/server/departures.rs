@@ -60,26 +60,17 @@ impl Departures {
 
     /// Begins to look after a page, until what is given back is dropped.
     pub(crate) fn begin(&self, remote: Option<SocketAddr>, may_be_shut: bool) -> Presence {
-        let disconnect = Disconnect::default();
-        let mut pages = lock(&self.0.pages);
-        pages.last += 1;
-        let id = pages.last;
-        if pages.is_closed {
-            disconnect.tell();
-        }
-        pages.open.insert(id, Page { remote, disconnect: disconnect.clone(), may_be_shut, socket: None });
-        if self.0.is_watching(&mut pages) {
-            pages.new.push(id);
-            self.0.hang_ups.ring();
-        }
-        drop(pages);
-        Presence { of: self.0.clone(), id, disconnect }
+        self.open(Page { remote, disconnect: Disconnect::default(), may_be_shut, socket: None })
     }
 
     /// The same for a page whose socket is known: a descriptor of its own.
     #[cfg(all(feature = "epoll", target_os = "linux"))]
     pub(crate) fn begin_on(&self, socket: Socket) -> Presence {
-        let disconnect = Disconnect::default();
+        self.open(Page { remote: None, disconnect: Disconnect::default(), may_be_shut: false, socket: Some(socket) })
+    }
+
+    fn open(&self, page: Page) -> Presence {
+        let disconnect = page.disconnect.clone();
         let mut pages = lock(&self.0.pages);
         pages.last += 1;
         let id = pages.last;
@@ -87,9 +78,14 @@ impl Departures {
             disconnect.tell();
         }
         if self.0.is_watching(&mut pages) {
-            self.0.hang_ups.add(id, &socket).err().iter().for_each(unnoticed);
+            match &page.socket {
+                Some(socket) => self.0.hang_ups.add(id, socket).err().iter().for_each(unnoticed),
+                None => {
+                    pages.new.push(id);
+                    self.0.hang_ups.ring();
+                }
+            }
         }
-        let page = Page { remote: None, disconnect: disconnect.clone(), may_be_shut: false, socket: Some(socket) };
         pages.open.insert(id, page);
         drop(pages);
         Presence { of: self.0.clone(), id, disconnect }
