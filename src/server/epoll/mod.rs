@@ -452,18 +452,24 @@ impl Epoll {
             true => (connection.stream.duplicate().ok().map(|socket| self.departures.begin_on(socket)), None),
             false => (None, Some(desk.at_work())),
         };
-        let transport = self.clone();
+        let (transport, desk) = (self.clone(), desk.clone());
         aside(
             (connection, streaming, presence, place, at_work),
             move |(connection, streaming, presence, place, at_work)| {
                 threads::rename("aside-stream");
-                transport.write_stream(connection, streaming, presence);
+                transport.write_stream(connection, streaming, presence, &desk);
                 drop((place, at_work));
             },
         );
     }
 
-    fn write_stream(&self, connection: Box<Connection>, streaming: Streaming, presence: Option<Presence>) {
+    fn write_stream(
+        self: &Arc<Self>,
+        connection: Box<Connection>,
+        streaming: Streaming,
+        presence: Option<Presence>,
+        desk: &Arc<Desk>,
+    ) {
         let Streaming { mut response, terms, after } = streaming;
         let set_aside = response.take_set_aside();
         let disconnect = presence.as_ref().map(Presence::disconnect).cloned().unwrap_or_default();
@@ -477,14 +483,18 @@ impl Epoll {
             return;
         }
         let after = if self.is_closed() { After::End { is_unread: false } } else { after };
-        if let Some(Job { mut connection, work }) = self.ended(connection, after, set_aside) {
-            // A request that came meanwhile is for a worker.
-            match work {
-                Work::Ask(ask) => connection.phase = Phase::Asked(ask),
-                Work::Refuse(..) | Work::Write | Work::Watch => return,
-            }
-            self.park(connection, Interest::Turn);
+        // A request that came meanwhile is for a worker.
+        self.ended(connection, after, set_aside).into_iter().for_each(|job| self.put_off(job, desk));
+    }
+
+    /// Lets others have their turn first. What has been read of a request stays with it.
+    fn put_off(self: &Arc<Self>, Job { mut connection, work }: Job, desk: &Arc<Desk>) {
+        match work {
+            Work::Ask(ask) => connection.phase = Phase::Asked(ask),
+            Work::Refuse(request, error) => return drop(self.refuse(connection, *request, error, desk)),
+            Work::Write | Work::Watch => {}
         }
+        self.park(connection, Interest::Turn);
     }
 
     /// Ends what has taken too long, each in its way.
@@ -594,15 +604,7 @@ impl Transport for Epoll {
             let Some(job) = next else { return };
             next = self.work(job, desk);
         }
-        // The others first. What has been read of this request stays with it.
-        if let Some(Job { mut connection, work }) = next {
-            match work {
-                Work::Ask(ask) => connection.phase = Phase::Asked(ask),
-                Work::Refuse(request, error) => return drop(self.refuse(connection, *request, error, desk)),
-                Work::Write | Work::Watch => {}
-            }
-            self.park(connection, Interest::Turn);
-        }
+        next.into_iter().for_each(|job| self.put_off(job, desk));
     }
 
     fn wake(&self) {

@@ -129,15 +129,14 @@ impl<G: Guest> Slots<G> {
     /// Calls somebody for a live page, now or when it is back in its place.
     pub(super) fn call(&self, token: Token, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) {
         let mut slot = lock(&self.slots[token.index()]);
-        if slot.generation != token.generation() {
-            return;
+        if slot.generation == token.generation() {
+            slot.call(wake);
         }
-        match (&slot.parked, &slot.stream) {
-            // Refused, it ends with its time.
-            (Some(parked), Some(stream)) if parked.is_live() => _ = wake(stream, token),
-            (Some(_), _) => {}
-            (None, _) => slot.is_called = true,
-        }
+    }
+
+    /// The same for each, those too that somebody is at now.
+    pub(super) fn call_all(&self, wake: impl Fn(&Stream, Token) -> std::io::Result<()>) {
+        self.slots.iter().for_each(|slot| lock(slot).call(&wake));
     }
 
     /// Calls somebody for a connection that waits for its turn; false when it does so no more.
@@ -151,19 +150,6 @@ impl<G: Guest> Slots<G> {
         }
     }
 
-    /// Calls somebody for each live page.
-    pub(super) fn call_all(&self, wake: impl Fn(&Stream, Token) -> std::io::Result<()>) {
-        for slot in &self.slots {
-            let slot = lock(slot);
-            if let (Some(parked), Some(stream)) = (&slot.parked, &slot.stream)
-                && parked.is_live()
-            {
-                // Refused, it ends with the others.
-                let _ = wake(stream, parked.token());
-            }
-        }
-    }
-
     pub(super) fn are_in_flight(&self) -> bool {
         self.in_flight.load(Ordering::Acquire) > 0
     }
@@ -174,6 +160,17 @@ impl<G: Guest> Slots<G> {
         for slot in &self.slots {
             let stream = lock(slot).stream.clone();
             stream.iter().for_each(|stream| stream.shut(Shutdown::Both));
+        }
+    }
+}
+
+impl<G: Guest> Slot<G> {
+    fn call(&mut self, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) {
+        match (&self.parked, &self.stream) {
+            // Refused, it ends with its time.
+            (Some(parked), Some(stream)) if parked.is_live() => _ = wake(stream, parked.token()),
+            (None, Some(_)) => self.is_called = true,
+            _ => {}
         }
     }
 }

@@ -122,11 +122,14 @@ impl Pace {
             return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing more came of the body (ASIDE_BODY_TIMEOUT)"));
         }
         self.waited += began.elapsed();
-        let due = self.min_rate.saturating_mul(self.waited.saturating_sub(GRACE).as_secs());
-        if self.came < due {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "the body comes too slowly (ASIDE_MIN_RATE)"));
+        match self.is_too_slow() {
+            true => Err(io::Error::new(io::ErrorKind::TimedOut, "the body comes too slowly (ASIDE_MIN_RATE)")),
+            false => Ok(()),
         }
-        Ok(())
+    }
+
+    fn is_too_slow(&self) -> bool {
+        self.came < self.min_rate.saturating_mul(self.waited.saturating_sub(GRACE).as_secs())
     }
 }
 
@@ -143,5 +146,18 @@ impl Read for Lent {
             Some(upload) => upload.read(buffer),
             None => Err(io::Error::other("the body was read after its response")),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_body_may_stand_still_for_a_while_and_must_then_come_at_its_rate() {
+        let config = Config { min_rate: 500, ..Config::default() };
+        let is_too_slow =
+            |seconds, came| Pace { waited: Duration::from_secs(seconds), came, ..Pace::new(&config) }.is_too_slow();
+        assert!(!is_too_slow(10, 0) && is_too_slow(12, 999) && !is_too_slow(12, 1_000));
     }
 }
