@@ -398,3 +398,12 @@ fn a_unix_socket_is_for_epoll() {
     let config = Config { address, server: ServerKind::TinyHttp, ..self::config() };
     assert!(App::with_config(config).start().unwrap_err().to_string().contains("ASIDE_SERVER=epoll"));
 }
+
+#[test]
+fn what_is_malformed_behind_a_stream_is_told_so() {
+    let handler = |_: &mut Request| Response::stream("text/plain", |out| out.write_all(b"all"));
+    let server = start(App::with_config(epoll()).get("/stream", handler));
+    let mut raw = Raw::to(&server);
+    let rest = raw.send("GET /stream HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1\r\n\r\n").rest();
+    assert!(rest.starts_with("HTTP/1.1 200 ") && rest.contains("\r\n0\r\n\r\nHTTP/1.1 400 "), "{rest}");
+}
