@@ -205,7 +205,8 @@ impl Terms {
 /// # Errors
 /// When the client is gone, or the body came to an end before its time. Then the connection is of no more use.
 pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms, disconnect: &Disconnect) -> io::Result<()> {
-    let mut buffer = head(&response, terms);
+    let mut buffer =
+        head(&response, terms, response.body.length().map_or(0, |length| length.min(PIECE as u64)) as usize);
     if !terms.has_body(response.status_code()) {
         out.write_all(&buffer)?;
         return out.flush();
@@ -271,11 +272,12 @@ pub(crate) fn has_become_shorter() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter")
 }
 
-/// The head of a response, down to the empty line.
-pub(crate) fn head(response: &Response, terms: Terms) -> Vec<u8> {
+/// The head of a response, down to the empty line, with room behind it for a piece of so many bytes.
+pub(crate) fn head(response: &Response, terms: Terms, room: usize) -> Vec<u8> {
     let status = response.status_code();
-    let mut head =
-        Vec::with_capacity(512 + response.body.length().map_or(0, |length| length.min(PIECE as u64)) as usize);
+    // Four for the signs of each line, and the lines that the transport writes itself.
+    let fields: usize = response.headers().iter().map(|(name, value)| name.len() + value.len() + 4).sum();
+    let mut head = Vec::with_capacity(fields + 192 + room);
     put(&mut head, format_args!("HTTP/1.1 {} {}\r\n", status.code(), status.reason()));
     DATE.with(|date| date.show(httpdate::fmt_http_date, |date| put_line(&mut head, "Date", date)));
     let ours = response.headers().iter().filter(|(name, value)| is_ours_to_send(name, value));
@@ -507,7 +509,7 @@ mod tests {
     #[test]
     fn a_head_declares_what_follows() {
         let text = |response: &Response, http10, head_only| {
-            String::from_utf8(head(response, Terms { http10, head_only, close: false })).unwrap()
+            String::from_utf8(head(response, Terms { http10, head_only, close: false }, 0)).unwrap()
         };
         let page = Response::text("hello").header("Connection", "upgrade").header("Content-Length", "7");
         assert!(text(&page, false, true).contains("\r\nContent-Length: 5\r\n"));

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::super::wire::{Asked, LOGGED, Malformed};
 use super::framing::Rest;
 use super::head::{self, Head, Search};
-use super::poller::Interest;
+use super::poller::{Report, Unread};
 use super::reply::Reply;
 use super::slots::{Guest, Place, Token};
 use super::stream::{Received, Stream};
@@ -43,6 +43,8 @@ pub(super) struct Connection {
     pub(super) remote: Option<SocketAddr>,
     /// What has come, and was not taken yet.
     pub(super) inbox: Vec<u8>,
+    /// What the system holds for it.
+    unread: Unread,
     /// Requests that have been answered.
     pub(super) served: u32,
     pub(super) phase: Phase,
@@ -95,7 +97,7 @@ pub(super) enum Step {
     /// A live page to go on with.
     Watch,
     /// Nothing yet.
-    Wait(Interest),
+    Wait,
     /// It is over.
     End,
 }
@@ -129,6 +131,25 @@ impl Guest for Connection {
     fn has_asked(&self) -> bool {
         matches!(self.phase, Phase::Asked(_))
     }
+
+    fn note(&mut self, unread: Unread) {
+        self.unread = self.unread.max(unread);
+    }
+
+    fn has_read_all(&self) -> bool {
+        self.unread == Unread::Nothing
+    }
+
+    /// What a client sends meanwhile is no reason to go on with a response, nor to be before others.
+    fn is_due(&self, report: Report, is_called: bool) -> bool {
+        match &self.phase {
+            Phase::Head(_) | Phase::Body(_) | Phase::Drain(_) | Phase::Linger => true,
+            Phase::Asked(_) => is_called,
+            Phase::Reply(_) => report.has_room,
+            Phase::Live(watcher) if watcher.is_flushed() => is_called || report.unread == Unread::End,
+            Phase::Live(_) => report.has_room || report.unread == Unread::End,
+        }
+    }
 }
 
 impl Connection {
@@ -142,6 +163,7 @@ impl Connection {
             stream,
             remote,
             inbox: Vec::new(),
+            unread: Unread::Nothing,
             served: 0,
             phase: Phase::Head(Search::default()),
             deadline: Instant::now() + config.head_timeout,
@@ -153,12 +175,14 @@ impl Connection {
     pub(super) fn step(&mut self, config: &Config) -> Step {
         match self.phase {
             Phase::Head(_) | Phase::Body(_) => match self.receive(READ) {
-                Received::Bytes(_) => self.look(config),
-                Received::Nothing => Step::Wait(Interest::Read),
+                Received::Bytes { .. } => self.look(config),
+                Received::Nothing => Step::Wait,
                 Received::End => self.cut_short(),
             },
             Phase::Asked(_) => self.ask(),
             Phase::Reply(_) => Step::Write,
+            // There is nobody who looks at it.
+            Phase::Live(_) if self.unread == Unread::End => Step::End,
             Phase::Live(_) => Step::Watch,
             Phase::Drain(left) => self.drain(left, config),
             Phase::Linger => self.linger(),
@@ -169,7 +193,12 @@ impl Connection {
         if self.inbox.capacity() == 0 {
             self.inbox = SPARE.take();
         }
-        self.stream.receive(&mut self.inbox, room)
+        let received = self.stream.receive(&mut self.inbox, room);
+        // Less than there was room for was all: of what comes after it there is a new report.
+        if self.unread == Unread::Something && !matches!(received, Received::Bytes { is_full: true }) {
+            self.unread = Unread::Nothing;
+        }
+        received
     }
 
     /// Gives its buffer away while there is nothing in it: one that waits costs no more than its place.
@@ -184,7 +213,7 @@ impl Connection {
     pub(super) fn next_request(&mut self, config: &Config) -> Step {
         self.phase = Phase::Head(Search::default());
         self.deadline = Instant::now() + config.idle_timeout;
-        if self.inbox.is_empty() { Step::Wait(Interest::Read) } else { self.look(config) }
+        if self.inbox.is_empty() { Step::Wait } else { self.look(config) }
     }
 
     /// Looks whether a request is there.
@@ -198,7 +227,7 @@ impl Connection {
                         if is_first {
                             self.deadline = Instant::now() + config.head_timeout;
                         }
-                        Step::Wait(Interest::Read)
+                        Step::Wait
                     }
                     Err(malformed) => self.refuse(&malformed),
                 }
@@ -239,7 +268,7 @@ impl Connection {
         let now = Instant::now();
         let by_rate = Duration::from_secs(body.len() as u64 / config.min_rate.max(1));
         self.deadline = (now + config.body_timeout).min(gathering.began + RATE_GRACE + by_rate);
-        Step::Wait(Interest::Read)
+        Step::Wait
     }
 
     /// Takes the request out that it has.
@@ -309,7 +338,7 @@ impl Connection {
 
     /// Passes over what is left of a body, and begins with the next request behind it.
     fn drain(&mut self, left: u64, config: &Config) -> Step {
-        if self.inbox.is_empty() && !matches!(self.receive(READ), Received::Bytes(_)) {
+        if self.inbox.is_empty() && self.receive(READ) == Received::End {
             return Step::End;
         }
         let count = self.inbox.len().min(usize::try_from(left).unwrap_or(usize::MAX));
@@ -318,7 +347,7 @@ impl Connection {
             0 => self.next_request(config),
             left => {
                 self.phase = Phase::Drain(left);
-                Step::Wait(Interest::Read)
+                Step::Wait
             }
         }
     }
@@ -327,7 +356,7 @@ impl Connection {
         self.inbox.clear();
         match self.receive(READ) {
             Received::End => Step::End,
-            _ => Step::Wait(Interest::Read),
+            _ => Step::Wait,
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The transport over one epoll, for Linux: no thread for a connection, and no request handed from one thread to another.
 //!
-//! All workers wait on the same epoll. Who is woken has the connection to itself ([`poller`]): reads what is there, and when
-//! that is a whole request answers it, writes the response in one call, goes on with what the client has sent behind it, up
-//! to [`TURN`] of those, lays the connection back into its place ([`slots`]), and waits again. While a connection waits for
+//! All workers look at the same epoll ([`poller`]). Who is told of a connection takes it out of its place ([`slots`]) and has it
+//! to itself: reads what is there, and when that is a whole request answers it, writes the response in one call, goes on with
+//! what the client has sent behind it, up to [`TURN`] of those, lays the connection back, and looks again. While a connection waits for
 //! anything, for its next request, for the rest of a head or of a small body, for room to write, it costs its place and what
 //! has come of it, and no thread.
 //!
@@ -38,9 +38,9 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 
 use self::connection::{Ask, Connection, LINGER, LINGER_UNREAD, Phase, Step};
 use self::framing::Rest;
-use self::poller::{Event, Interest, Poller};
+use self::poller::{Event, Poller};
 use self::reply::{After, Reply};
-use self::slots::{Guest, Slots, Token};
+use self::slots::{Guest, Slots, Token, Wait};
 use self::stream::{Patient, Stream};
 use self::upload::{Left, Lent, Upload};
 use self::watcher::{Waits, Watcher};
@@ -189,53 +189,58 @@ impl Epoll {
         if left < SPARE {
             (connection.phase, connection.deadline) = (Phase::Linger, Instant::now() + LINGER);
         }
-        // When the system refuses, it is let go.
-        let _ = self.slots.park(connection, |stream, token, _| self.poller.add(stream, token, Interest::Read));
+        if self.poller.add(&*connection.stream, connection.token()).is_err() {
+            return;
+        }
+        // What has come already has its turn behind what others have sent.
+        if let Some(connection) = self.park(connection, Wait::Arrival) {
+            self.park(connection, Wait::Turn);
+        }
     }
 
     /// Goes on with a connection, and says what a worker is needed for.
-    fn go_on(&self, mut connection: Box<Connection>, has_left: bool) -> Option<Job> {
-        if has_left && connection.is_live() {
-            give_up(connection);
-            return None;
-        }
+    fn go_on(&self, mut connection: Box<Connection>) -> Option<Job> {
         let step = connection.step(&self.config);
         self.take_step(connection, step)
     }
 
-    fn take_step(&self, connection: Box<Connection>, step: Step) -> Option<Job> {
-        let work = match step {
-            Step::Ask(ask) => Work::Ask(ask),
-            Step::Refuse(request, error) => Work::Refuse(request, error),
-            Step::Write => Work::Write,
-            Step::Watch => Work::Watch,
-            Step::Wait(interest) => {
-                self.park(connection, interest);
-                return None;
+    fn take_step(&self, mut connection: Box<Connection>, mut step: Step) -> Option<Job> {
+        let mut turns = 0..TURN;
+        let work = loop {
+            match step {
+                Step::Ask(ask) => break Work::Ask(ask),
+                Step::Refuse(request, error) => break Work::Refuse(request, error),
+                Step::Write => break Work::Write,
+                Step::Watch => break Work::Watch,
+                Step::Wait => {
+                    let wait = if turns.next().is_some() { Wait::Arrival } else { Wait::Turn };
+                    connection = self.park(connection, wait)?;
+                    step = connection.step(&self.config);
+                }
+                Step::End => {
+                    give_up(connection);
+                    return None;
+                }
             }
-            Step::End => return None,
         };
         Some(Job { connection, work })
     }
 
-    /// Lays a connection into its place until that happens.
-    fn park(&self, mut connection: Box<Connection>, interest: Interest) {
+    /// Lays a connection into its place until that happens; it comes back when it has happened already.
+    fn park(&self, mut connection: Box<Connection>, wait: Wait) -> Option<Box<Connection>> {
         connection.rest();
-        // When the system refuses, it is let go.
-        let _ = self.slots.park(connection, |stream, token, is_called| {
-            self.poller.arm(
-                stream,
-                token,
-                if is_called && interest == Interest::Departure { Interest::Turn } else { interest },
-            )
-        });
+        let nudge = |stream: &Stream, token| self.poller.nudge(stream, token);
+        self.slots.park(connection, wait, nudge).unwrap_or_else(|refused| {
+            give_up(refused);
+            None
+        })
     }
 
     /// Keeps a connection until one of the workers that may wait for large bodies is free.
     fn queue(&self, mut connection: Box<Connection>, ask: Box<Ask>) {
         let token = connection.token();
         connection.phase = Phase::Asked(ask);
-        let _ = self.slots.park(connection, |_, _, _| Ok(()));
+        self.park(connection, Wait::Call);
         lock(&self.uploads).waiting.push_back(token);
         self.call_next();
     }
@@ -247,7 +252,7 @@ impl Epoll {
             if uploads.count < self.most_uploads() { uploads.waiting.pop_front() } else { None }
         };
         while let Some(token) = next() {
-            if self.slots.call_asked(token, |stream, token| self.poller.arm(stream, token, Interest::Turn)) {
+            if self.slots.call_asked(token, |stream, token| self.poller.nudge(stream, token)) {
                 return;
             }
         }
@@ -290,10 +295,15 @@ impl Epoll {
         };
         let Ask { asked, headers, expects, rest, body } = *ask;
         let length = if let Rest::Length(length) = rest { Some(length) } else { None };
-        let client = (connection.stream.clone(), connection.remote);
+        let (stream, token) = (connection.stream.clone(), connection.token());
+        let client = (stream.clone(), connection.remote);
+        // Who reads it waits for what comes; told of that, others would wake for nothing. Refused, they do.
+        let _ = self.poller.ignore(&*stream, token);
         let upload = Arc::new(Mutex::new(Some(Upload::new(connection, rest, body, expects, &self.config))));
         let (asked, response) = handle(asked, headers, Body::new(Lent(upload.clone()), length), client, desk);
         let (connection, left) = lock(&upload).take()?.end();
+        // Refused, it ends with its time.
+        let _ = self.poller.heed(&*stream, token);
         self.reply(connection, asked, response, left, desk)
     }
 
@@ -338,7 +348,7 @@ impl Epoll {
             return self.send(connection, Reply::new(response, terms, after));
         };
         // It says how its body is delimited, so before that is taken out.
-        let head = wire::head(&response, terms);
+        let head = wire::head(&response, terms, 0);
         match std::mem::take(&mut response.body) {
             ResponseBody::Feed(feed) => {
                 let watcher = Watcher::new(feed, head, terms, after, response.take_set_aside(), place);
@@ -358,20 +368,20 @@ impl Epoll {
         let token = connection.token();
         let Phase::Live(watcher) = &mut connection.phase else { return None };
         let waits = panics::catch(|| watcher.go_on(&connection.stream, self.is_closed()));
-        let (wait, interest) = match waits {
+        let (time, wait) = match waits {
             Ok(Ok(Waits::Ended)) => {
                 let (after, set_aside) = (watcher.after, std::mem::take(&mut watcher.set_aside));
                 return self.ended(connection, after, set_aside);
             }
-            Ok(Ok(Waits::ToWrite)) => (self.config.write_timeout, Interest::Write),
+            Ok(Ok(Waits::ToWrite)) => (self.config.write_timeout, Wait::Room),
             Ok(Ok(Waits::ForNews(wait))) => {
                 watcher.call_when_new(self.call(token));
-                (wait, Interest::Departure)
+                (wait, Wait::Call)
             }
             Ok(Ok(Waits::Until(time))) => {
                 let call = self.call(token);
                 timer::at(time, move || call());
-                (self.config.idle_timeout, Interest::Departure)
+                (self.config.idle_timeout, Wait::Call)
             }
             Ok(Err(_)) => {
                 give_up(connection);
@@ -383,8 +393,8 @@ impl Epoll {
                 return None;
             }
         };
-        connection.deadline = Instant::now() + wait;
-        self.park(connection, interest);
+        connection.deadline = Instant::now() + time;
+        self.park(connection, wait);
         None
     }
 
@@ -393,7 +403,7 @@ impl Epoll {
         let transport = Arc::downgrade(self);
         Arc::new(move || {
             if let Some(transport) = transport.upgrade() {
-                transport.slots.call(token, |stream, token| transport.poller.arm(stream, token, Interest::Turn));
+                transport.slots.call(token, |stream, token| transport.poller.nudge(stream, token));
             }
         })
     }
@@ -413,7 +423,7 @@ impl Epoll {
             }
             Ok(false) => {
                 connection.deadline = Instant::now() + self.config.write_timeout;
-                self.park(connection, Interest::Write);
+                self.park(connection, Wait::Room);
                 None
             }
             Err(error) => {
@@ -439,7 +449,7 @@ impl Epoll {
                 connection.inbox.clear();
                 connection.phase = Phase::Linger;
                 connection.deadline = Instant::now() + if is_unread { LINGER_UNREAD } else { LINGER };
-                Step::Wait(Interest::Read)
+                Step::Wait
             }
         };
         self.take_step(connection, step)
@@ -494,7 +504,7 @@ impl Epoll {
             Work::Refuse(request, error) => return drop(self.refuse(connection, *request, error, desk)),
             Work::Write | Work::Watch => {}
         }
-        self.park(connection, Interest::Turn);
+        self.park(connection, Wait::Turn);
     }
 
     /// Ends what has taken too long, each in its way.
@@ -576,9 +586,9 @@ impl Transport for Epoll {
         let until = Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.poller.wait(if self.is_closed() { LOOK } else { left }) {
-                Ok(Some(Event::Connection(token, has_left))) => {
-                    if let Some(job) = self.slots.take(token).and_then(|connection| self.go_on(connection, has_left)) {
+            match self.poller.next(if self.is_closed() { LOOK } else { left }) {
+                Ok(Some(Event::Connection(token, report))) => {
+                    if let Some(job) = self.slots.take(token, report).and_then(|connection| self.go_on(connection)) {
                         return Taken::Job(job);
                     }
                     continue;
@@ -587,7 +597,12 @@ impl Transport for Epoll {
                     self.accept();
                     continue;
                 }
-                Ok(Some(Event::Bell)) => self.poller.heard(),
+                Ok(Some(Event::Bell)) => {
+                    self.poller.heard();
+                    if !self.is_closed() {
+                        continue;
+                    }
+                }
                 Ok(None) if self.is_closed() || left.is_zero() => {}
                 Ok(None) => continue,
                 Err(error) => return Taken::Broken(error.to_string()),
@@ -631,7 +646,7 @@ impl Transport for Epoll {
         // Gone already, or somebody else's by now: either way nothing is lost.
         self.file.iter().for_each(|file| drop(std::fs::remove_file(file)));
         self.departures.close();
-        self.slots.call_all(|stream, token| self.poller.arm(stream, token, Interest::Turn));
+        self.slots.call_all(|stream, token| self.poller.nudge(stream, token));
     }
 
     fn hang_up(&self) {

@@ -1,9 +1,16 @@
-//! One epoll for all: every worker waits on it, and who is woken has what it was woken for to itself, until it arms that
-//! again.
+//! One epoll for all, which every worker looks at.
+//!
+//! A connection is registered once and reported at each change (edge-triggered), so a request costs no call to arm it again;
+//! what is reported while somebody is at it is noted in its place ([`slots`](super::slots)). A worker that finds several
+//! events takes them all when nobody else is waiting: with who waits, the system shares them out itself.
 
+use std::collections::VecDeque;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -11,48 +18,73 @@ use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
 use super::slots::Token;
+use crate::sync::lock;
 
 /// What the listener and the bell are called among the connections, whose places are far fewer.
 const LISTENER: u64 = u64::MAX;
 const BELL: u64 = u64::MAX - 1;
 
-/// What a connection waits for.
+/// How many events are taken at once.
+const BATCH: usize = 32;
+
+/// What is reported of a connection.
+const ARRIVALS: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
+
+/// The client has shut its side, or is gone.
+const HAS_LEFT: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
+
+/// A response can go on, or has nobody to go to.
+const HAS_ROOM: EventFlags = EventFlags::OUT.union(EventFlags::HUP).union(EventFlags::ERR);
+
+/// What has come of a client and was not read yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(super) enum Unread {
+    #[default]
+    Nothing,
+    Something,
+    /// Its end too. It stays so, whatever is read before that.
+    End,
+}
+
+/// What is reported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Interest {
-    /// Something to read.
-    Read,
-    /// Room to write.
-    Write,
-    /// Its next turn, behind the others that are ready: a socket can be written to nearly always.
-    Turn,
-    /// The end of the client's side.
-    Departure,
-}
-
-impl Interest {
-    fn flags(self) -> EventFlags {
-        let event = match self {
-            Interest::Read => EventFlags::IN,
-            Interest::Write | Interest::Turn => EventFlags::OUT,
-            Interest::Departure => EventFlags::empty(),
-        };
-        event | EventFlags::RDHUP | EventFlags::ONESHOT
-    }
-}
-
-/// What somebody is woken for.
-#[derive(Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Listener,
     Bell,
-    /// And whether the client has shut its side, or is gone.
-    Connection(Token, bool),
+    Connection(Token, Report),
+}
+
+/// What is so of a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Report {
+    pub(super) unread: Unread,
+    pub(super) has_room: bool,
+}
+
+impl From<epoll::Event> for Event {
+    fn from(event: epoll::Event) -> Event {
+        let flags = event.flags;
+        let unread = match () {
+            () if flags.intersects(HAS_LEFT) => Unread::End,
+            () if flags.contains(EventFlags::IN) => Unread::Something,
+            () => Unread::Nothing,
+        };
+        match event.data.u64() {
+            LISTENER => Event::Listener,
+            BELL => Event::Bell,
+            token => Event::Connection(Token(token), Report { unread, has_room: flags.intersects(HAS_ROOM) }),
+        }
+    }
 }
 
 /// The epoll, and a bell in it.
 pub(super) struct Poller {
     epoll: OwnedFd,
     bell: OwnedFd,
+    /// What was reported and is still to be looked at.
+    found: Mutex<VecDeque<Event>>,
+    /// Workers that wait, or are about to.
+    waiting: AtomicUsize,
 }
 
 impl Poller {
@@ -62,43 +94,86 @@ impl Poller {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE)?;
         epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
-        Ok(Poller { epoll, bell })
+        Ok(Poller { epoll, bell, found: Mutex::default(), waiting: AtomicUsize::new(0) })
     }
 
     /// Begins to wait for connections.
     pub(super) fn add_listener(&self, listener: impl AsFd) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, listener, EventData::new_u64(LISTENER), Interest::Read.flags())?)
+        Ok(epoll::add(&self.epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::ONESHOT)?)
     }
 
+    /// Waits for them again, once: whoever accepts is alone at it.
     pub(super) fn arm_listener(&self, listener: impl AsFd) -> io::Result<()> {
-        Ok(epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), Interest::Read.flags())?)
+        Ok(epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::ONESHOT)?)
     }
 
-    /// Begins to wait for a connection. It leaves by itself when its last descriptor is closed.
-    pub(super) fn add(&self, stream: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, stream, EventData::new_u64(token.0), interest.flags())?)
+    /// Begins to report what comes of a connection. It leaves by itself when its last descriptor is closed.
+    pub(super) fn add(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
+        Ok(epoll::add(&self.epoll, stream, EventData::new_u64(token.0), ARRIVALS)?)
     }
 
-    /// Waits for it again, once.
-    pub(super) fn arm(&self, stream: impl AsFd, token: Token, interest: Interest) -> io::Result<()> {
-        Ok(epoll::modify(&self.epoll, stream, EventData::new_u64(token.0), interest.flags())?)
+    /// Has it reported anew as soon as it can be written to, which is at once nearly always, behind all that is ready.
+    pub(super) fn nudge(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, stream, EventData::new_u64(token.0), ARRIVALS | EventFlags::OUT)?)
+    }
+
+    /// Reports of it no more until it is heeded: somebody else waits for what comes.
+    pub(super) fn ignore(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, stream, EventData::new_u64(token.0), EventFlags::ET)?)
+    }
+
+    /// Reports of it again, what has come by now included.
+    pub(super) fn heed(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, stream, EventData::new_u64(token.0), ARRIVALS)?)
     }
 
     /// Waits for the next event, at most that long.
-    pub(super) fn wait(&self, time: Duration) -> io::Result<Option<Event>> {
-        let mut room = [MaybeUninit::uninit(); 1];
+    pub(super) fn next(&self, time: Duration) -> io::Result<Option<Event>> {
+        if let Some(event) = self.look()? {
+            return Ok(Some(event));
+        }
+        // Going to sleep and being woken costs more than a request. Whoever is behind the next one may be about to write it.
+        thread::yield_now();
+        match self.look()? {
+            None => self.wait(time),
+            event => Ok(event),
+        }
+    }
+
+    /// The next event that is there already.
+    fn look(&self) -> io::Result<Option<Event>> {
+        let found = lock(&self.found).pop_front();
+        if found.is_some() { Ok(found) } else { self.fetch(Duration::ZERO) }
+    }
+
+    fn wait(&self, time: Duration) -> io::Result<Option<Event>> {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        // Who has laid something down before that has not seen that somebody waits.
+        let found = lock(&self.found).pop_front();
+        let event = if found.is_some() { Ok(found) } else { self.fetch(time) };
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+        event
+    }
+
+    /// Asks the system, and lays down what it reports beyond the first.
+    fn fetch(&self, time: Duration) -> io::Result<Option<Event>> {
+        let mut room = [MaybeUninit::uninit(); BATCH];
+        let most = if self.waiting.load(Ordering::SeqCst) == 0 { BATCH } else { 1 };
         let time = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
-        let event = match epoll::wait(&self.epoll, &mut room, Some(&time)) {
-            Ok((events, _)) => events.first().copied(),
-            Err(Errno::INTR) => None,
+        let events = match epoll::wait(&self.epoll, &mut room[..most], Some(&time)) {
+            Ok((events, _)) => events,
+            Err(Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
-        let has_left = EventFlags::RDHUP | EventFlags::HUP | EventFlags::ERR;
-        Ok(event.map(|event| match event.data.u64() {
-            LISTENER => Event::Listener,
-            BELL => Event::Bell,
-            token => Event::Connection(Token(token), { event.flags }.intersects(has_left)),
-        }))
+        let Some((first, rest)) = events.split_first() else { return Ok(None) };
+        if !rest.is_empty() {
+            lock(&self.found).extend(rest.iter().map(|event| Event::from(*event)));
+            // Somebody has begun to wait meanwhile.
+            if self.waiting.load(Ordering::SeqCst) > 0 {
+                self.ring();
+            }
+        }
+        Ok(Some(Event::from(*first)))
     }
 
     /// Wakes one who waits, now or later.

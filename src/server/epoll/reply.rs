@@ -38,7 +38,7 @@ impl Reply {
     /// A response that is no stream.
     pub(super) fn new(mut response: Response, terms: Terms, after: After) -> Reply {
         let set_aside = response.take_set_aside();
-        let buffer = wire::head(&response, terms);
+        let buffer = wire::head(&response, terms, 0);
         let source = match response.body {
             _ if !terms.has_body(response.status_code()) => Source::Bytes(Cow::Borrowed(&[])),
             ResponseBody::Bytes(bytes) => Source::Bytes(bytes),

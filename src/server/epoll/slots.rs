@@ -1,11 +1,13 @@
 //! The places of the connections. A connection lies in its place while it waits, and is taken out by whoever is woken for
-//! it; what the system says of a place whose connection has gone is not taken for the next one's.
+//! it; what the system reports while somebody is at it is noted in its place, and what it reports of a connection that has
+//! gone is not taken for the next one's.
 
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use super::poller::{Report, Unread};
 use super::stream::Stream;
 use crate::sync::lock;
 
@@ -40,6 +42,28 @@ pub(super) trait Guest {
 
     /// Whether it has a request, and waits for its turn.
     fn has_asked(&self) -> bool;
+
+    /// Hears what came of its client.
+    fn note(&mut self, unread: Unread);
+
+    /// Whether nothing has come that it has not read.
+    fn has_read_all(&self) -> bool;
+
+    /// Whether it can go on, that being reported, and somebody called for it or not.
+    fn is_due(&self, report: Report, is_called: bool) -> bool;
+}
+
+/// What a connection waits for in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wait {
+    /// Something to read.
+    Arrival,
+    /// Room to write.
+    Room,
+    /// Its next turn, behind the others that are ready.
+    Turn,
+    /// That somebody calls for it.
+    Call,
 }
 
 pub(super) struct Slots<G> {
@@ -53,14 +77,16 @@ struct Slot<G> {
     generation: u32,
     /// Whoever has the connection.
     stream: Option<Arc<Stream>>,
-    /// Somebody was called for it while it was not in its place.
+    /// Somebody was called for it, and has not come yet.
     is_called: bool,
+    /// What came while it was not in its place.
+    unread: Unread,
     parked: Option<Box<G>>,
 }
 
 impl<G> Default for Slot<G> {
     fn default() -> Slot<G> {
-        Slot { generation: 0, stream: None, is_called: false, parked: None }
+        Slot { generation: 0, stream: None, is_called: false, unread: Unread::Nothing, parked: None }
     }
 }
 
@@ -84,35 +110,53 @@ impl<G: Guest> Slots<G> {
         Some((Place { slots: self.clone(), token }, left))
     }
 
-    /// Lays a connection into its place. What wakes somebody for it is done under the same lock, and hears whether somebody
-    /// was called meanwhile; when that fails it comes back.
+    /// Lays a connection into its place, unless what it waits for is there: then it comes back. `nudge` has it reported anew.
+    ///
+    /// # Errors
+    /// With the connection, when the system refuses that.
     pub(super) fn park(
         &self,
-        connection: Box<G>,
-        wake: impl FnOnce(&Stream, Token, bool) -> std::io::Result<()>,
-    ) -> Result<(), Box<G>> {
+        mut connection: Box<G>,
+        wait: Wait,
+        nudge: impl FnOnce(&Stream, Token) -> std::io::Result<()>,
+    ) -> Result<Option<Box<G>>, Box<G>> {
         let token = connection.token();
         let mut slot = lock(&self.slots[token.index()]);
-        if wake(connection.stream(), token, std::mem::take(&mut slot.is_called)).is_err() {
+        connection.note(std::mem::take(&mut slot.unread));
+        if wait == Wait::Arrival && !connection.has_read_all() {
+            return Ok(Some(connection));
+        }
+        slot.is_called = wait == Wait::Turn || (wait == Wait::Call && slot.is_called);
+        if (slot.is_called || wait == Wait::Room) && nudge(connection.stream(), token).is_err() {
             return Err(connection);
         }
         self.in_flight.fetch_add(usize::from(connection.is_in_flight()), Ordering::AcqRel);
         slot.parked = Some(connection);
-        Ok(())
+        Ok(None)
     }
 
-    /// Takes a connection out of its place, when it lies there.
-    pub(super) fn take(&self, token: Token) -> Option<Box<G>> {
-        self.take_if(token.index(), |slot, _| slot.generation == token.generation())
-    }
-
-    fn take_if(&self, index: usize, is_wanted: impl Fn(&Slot<G>, &G) -> bool) -> Option<Box<G>> {
-        let mut slot = lock(self.slots.get(index)?);
-        let parked = slot.parked.take()?;
-        if !is_wanted(&slot, &parked) {
-            slot.parked = Some(parked);
+    /// Takes a connection out of its place, when it lies there and can go on.
+    pub(super) fn take(&self, token: Token, report: Report) -> Option<Box<G>> {
+        let mut slot = lock(self.slots.get(token.index())?);
+        if slot.generation != token.generation() {
             return None;
         }
+        let is_called = slot.is_called;
+        match &mut slot.parked {
+            Some(parked) => {
+                parked.note(report.unread);
+                if parked.is_due(report, is_called) { self.take_out(&mut slot) } else { None }
+            }
+            None => {
+                slot.unread = slot.unread.max(report.unread);
+                None
+            }
+        }
+    }
+
+    fn take_out(&self, slot: &mut Slot<G>) -> Option<Box<G>> {
+        let parked = slot.parked.take()?;
+        slot.is_called = false;
         self.in_flight.fetch_sub(usize::from(parked.is_in_flight()), Ordering::AcqRel);
         Some(parked)
     }
@@ -123,7 +167,11 @@ impl<G: Guest> Slots<G> {
     }
 
     fn take_all(&self, is_wanted: impl Fn(&G) -> bool) -> Vec<Box<G>> {
-        (0..self.slots.len()).filter_map(|index| self.take_if(index, |_, parked| is_wanted(parked))).collect()
+        let take = |slot: &Mutex<Slot<G>>| {
+            let mut slot = lock(slot);
+            if slot.parked.as_deref().is_some_and(&is_wanted) { self.take_out(&mut slot) } else { None }
+        };
+        self.slots.iter().filter_map(take).collect()
     }
 
     /// Calls somebody for a live page, now or when it is back in its place.
@@ -141,13 +189,13 @@ impl<G: Guest> Slots<G> {
 
     /// Calls somebody for a connection that waits for its turn; false when it does so no more.
     pub(super) fn call_asked(&self, token: Token, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) -> bool {
-        let slot = lock(&self.slots[token.index()]);
-        match (&slot.parked, &slot.stream) {
-            (Some(parked), Some(stream)) if slot.generation == token.generation() => {
-                parked.has_asked() && wake(stream, token).is_ok()
-            }
-            _ => false,
+        let mut slot = lock(&self.slots[token.index()]);
+        let Slot { parked: Some(parked), is_called, generation, .. } = &mut *slot else { return false };
+        if *generation != token.generation() || !parked.has_asked() {
+            return false;
         }
+        *is_called = true;
+        wake(parked.stream(), token).is_ok()
     }
 
     pub(super) fn are_in_flight(&self) -> bool {
@@ -166,10 +214,13 @@ impl<G: Guest> Slots<G> {
 
 impl<G: Guest> Slot<G> {
     fn call(&mut self, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) {
-        match (&self.parked, &self.stream) {
-            // Refused, it ends with its time.
-            (Some(parked), Some(stream)) if parked.is_live() => _ = wake(stream, parked.token()),
-            (None, Some(_)) => self.is_called = true,
+        match &self.parked {
+            Some(parked) if parked.is_live() => {
+                self.is_called = true;
+                // Refused, it ends with its time.
+                let _ = wake(parked.stream(), parked.token());
+            }
+            None if self.stream.is_some() => self.is_called = true,
             _ => {}
         }
     }
@@ -191,7 +242,7 @@ impl<G> Drop for Place<G> {
     fn drop(&mut self) {
         let mut slot = lock(&self.slots.slots[self.token.index()]);
         slot.generation = slot.generation.wrapping_add(1);
-        slot.is_called = false;
+        (slot.is_called, slot.unread) = (false, Unread::Nothing);
         let _stream = slot.stream.take();
         drop(slot);
         lock(&self.slots.free).push(self.token.index() as u32);

@@ -18,7 +18,9 @@ pub(super) struct Stream(OwnedFd);
 /// What came of a look at what has arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    Bytes(usize),
+    Bytes {
+        is_full: bool,
+    },
     /// Nothing yet.
     Nothing,
     /// Nothing any more: the client has shut its side, or is gone.
@@ -30,13 +32,13 @@ impl Stream {
         Stream(socket)
     }
 
-    /// Takes what has arrived, as far as there is room behind what is in the buffer.
+    /// Takes what has arrived, as far as there is room behind what is in the buffer: at least so much.
     pub(super) fn receive(&self, into: &mut Vec<u8>, room: usize) -> Received {
         into.reserve(room);
         loop {
             return match recv(&self.0, spare_capacity(into), RecvFlags::empty()) {
                 Ok((_, 0)) => Received::End,
-                Ok((_, count)) => Received::Bytes(count),
+                Ok(_) => Received::Bytes { is_full: into.len() == into.capacity() },
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Received::Nothing,
                 Err(_) => Received::End,

@@ -95,7 +95,7 @@ impl Upload {
                 return Ok(());
             }
             match self.connection.stream.receive(inbox, AHEAD) {
-                Received::Bytes(_) => {}
+                Received::Bytes { .. } => {}
                 Received::Nothing => self.pace.wait(&self.connection)?,
                 Received::End => return Err(cut_short()),
             }
