@@ -3,16 +3,18 @@
 //! A worker counts itself busy and free with two atomic additions; nobody is woken for that. Only when the last free one
 //! becomes busy it wakes the supervisor, which then looks every few milliseconds: no request finished since the last look
 //! means that all wait for something, and half as many workers again are called; all busy for a tenth of a second, though
-//! they get on, means one more, up to a few for each core, since on a busy processor more threads make nothing faster.
+//! they get on, means one more, up to a few for each core, unless as many of them are running as there are cores: then more
+//! threads make nothing faster, and what is late later.
 
 use std::io;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::{Counted, Desk, Taken, Transport};
 use crate::background::panics;
+use crate::sync::lock;
 
 /// How long a worker waits for a job before it may go.
 const IDLE: Duration = Duration::from_secs(10);
@@ -21,7 +23,7 @@ const IDLE: Duration = Duration::from_secs(10);
 const LOOK: Duration = Duration::from_millis(5);
 const LOOK_WHEN_FULL: Duration = Duration::from_millis(100);
 
-/// How many looks in a row find all busy until one more is called although they get on.
+/// How many looks find all busy until one more is called although they get on.
 const PATIENCE: u32 = 20;
 
 /// How often the transport is looked after.
@@ -39,6 +41,7 @@ struct Shared<T: Transport> {
     /// Workers there are, and of these busy.
     total: AtomicUsize,
     busy: AtomicUsize,
+    threads: Threads,
     /// Jobs done since the start.
     done: AtomicU64,
     /// The supervisor is awake.
@@ -63,6 +66,7 @@ impl<T: Transport> Crew<T> {
             desk,
             total: AtomicUsize::new(0),
             busy: AtomicUsize::new(0),
+            threads: Threads::default(),
             done: AtomicU64::new(0),
             watched: AtomicBool::new(false),
             fewest,
@@ -103,6 +107,7 @@ impl<T: Transport> Shared<T> {
 
     /// A worker's life. Going home, it wakes another, who may have missed the call.
     fn work(&self, _at_work: Counted) {
+        let _entry = self.threads.enter();
         loop {
             let stopping = self.desk.is_stopping();
             match self.transport.take(if stopping { Duration::ZERO } else { IDLE }) {
@@ -159,15 +164,84 @@ impl<T: Transport> Shared<T> {
         }
     }
 
-    /// How many more the looks call for.
-    fn wanted(&self, stuck: bool, looks: u32) -> usize {
+    /// How many more a look calls for. One that finds all busy, though they get on, is noted down; it counts when a core is to
+    /// be had.
+    fn wanted(&self, stuck: bool, looks: &mut Looks) -> usize {
         let total = self.total.load(Ordering::Acquire);
-        match stuck {
-            true => (total / 2).clamp(1, 8),
-            false if looks.is_multiple_of(PATIENCE) && total < (4 * self.cores).max(16) => 1,
-            false => 0,
+        if stuck {
+            return (total / 2).clamp(1, 8);
         }
+        let has_room = total < (4 * self.cores).max(16) && self.threads.running(self.cores) < self.cores;
+        usize::from(looks.note(has_room))
     }
+}
+
+/// What the last looks found.
+#[derive(Default)]
+struct Looks {
+    count: u32,
+    with_room: u32,
+}
+
+impl Looks {
+    /// Whether there were enough, and most of them found that one more would have a core.
+    fn note(&mut self, has_room: bool) -> bool {
+        self.count += 1;
+        self.with_room += u32::from(has_room);
+        if self.count < PATIENCE {
+            return false;
+        }
+        2 * std::mem::take(self).with_room > PATIENCE
+    }
+}
+
+/// The workers' threads, by the system's numbers.
+#[derive(Default)]
+struct Threads(Mutex<Vec<i32>>);
+
+impl Threads {
+    /// Puts this thread on the list, until that is dropped.
+    fn enter(&self) -> Entry<'_> {
+        let id = thread_id();
+        lock(&self.0).push(id);
+        Entry(self, id)
+    }
+
+    /// How many have a core, or wait for one, as far as that is asked for.
+    fn running(&self, most: usize) -> usize {
+        lock(&self.0).iter().filter(|id| is_running(**id)).take(most).count()
+    }
+}
+
+struct Entry<'t>(&'t Threads, i32);
+
+impl Drop for Entry<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.0).retain(|id| *id != self.1);
+    }
+}
+
+#[cfg(target_os = "linux")]
+fn thread_id() -> i32 {
+    rustix::thread::gettid().as_raw_nonzero().get()
+}
+
+/// The state is what stands behind the name, which is in brackets and may have some itself (proc_pid_stat(5)).
+#[cfg(target_os = "linux")]
+fn is_running(id: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{id}/stat")).unwrap_or_default();
+    stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('R'))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn thread_id() -> i32 {
+    0
+}
+
+/// Not known here.
+#[cfg(not(target_os = "linux"))]
+fn is_running(_id: i32) -> bool {
+    false
 }
 
 /// The supervisor's life.
@@ -189,7 +263,7 @@ fn supervise<T: Transport>(shared: &Arc<Shared<T>>) {
 /// Looks until somebody is free again, or it is time to look elsewhere too.
 fn watch<T: Transport>(shared: &Arc<Shared<T>>) {
     let until = Instant::now() + INSPECT;
-    let mut looks = 0;
+    let mut looks = Looks::default();
     while Instant::now() < until && !shared.desk.is_stopping() {
         let before = shared.done.load(Ordering::Acquire);
         let full = shared.total.load(Ordering::Acquire) >= shared.most;
@@ -202,8 +276,7 @@ fn watch<T: Transport>(shared: &Arc<Shared<T>>) {
             }
             continue;
         }
-        looks += 1;
         let stuck = shared.done.load(Ordering::Acquire) == before;
-        Shared::grow(shared, shared.wanted(stuck, looks));
+        Shared::grow(shared, shared.wanted(stuck, &mut looks));
     }
 }
