@@ -2,8 +2,8 @@
 //!
 //! Every response is looked at, and every connection is accounted for: a rate says nothing of those that never get an
 //! answer. [`run`] with [`Pace::Closed`] asks again as soon as it is answered; with [`Pace::Open`] it asks at fixed times,
-//! whatever the server does, and counts from when a request was due, so that a stall is not one slow answer but all that
-//! were due meanwhile.
+//! whatever the server does, and counts from when it saw that a request was due, so that a stall is not one slow answer but all
+//! that were due meanwhile. By how much it saw that too late itself is told apart: it has no core of its own.
 
 mod answer;
 mod herd;
@@ -64,7 +64,7 @@ pub struct Outcome {
     pub silent: usize,
     /// Requests that had no answer a second after the end.
     pub unanswered: u64,
-    /// From when a request was sent, or due, to its answer, in nanoseconds; the unanswered with the time they waited.
+    /// From when a request was sent, or seen to be due, to its answer, in nanoseconds; the unanswered with the time they waited.
     pub times: Histogram<u64>,
     /// By how much this program itself was late with what was due.
     pub late: Histogram<u64>,
@@ -127,7 +127,7 @@ struct Run<'t> {
     slots: Vec<Slot>,
     /// Slots without a request, where the pace is open.
     free: Vec<usize>,
-    /// When requests were due that no slot was free for.
+    /// When requests were seen to be due that no slot was free for.
     overdue: VecDeque<Instant>,
     /// Slots whose connection was refused, and when to try again.
     refused: VecDeque<(Instant, usize)>,
@@ -208,18 +208,15 @@ impl<'t> Run<'t> {
             let _ = rustix::io::read(timer, &mut [0; 8]);
         }
         loop {
-            let due = self.began + every * (self.ticks + 1);
-            if due > Instant::now() || due >= self.until {
+            let (due, now) = (self.began + every * (self.ticks + 1), Instant::now());
+            if due > now || due >= self.until {
                 return Ok(());
             }
             self.ticks += 1;
+            record(&mut self.outcome.late, now - due);
             match self.free.pop() {
-                Some(slot) => {
-                    let late = due.elapsed();
-                    record(&mut self.outcome.late, late);
-                    self.ask(slot, due)?;
-                }
-                None => self.overdue.push_back(due),
+                Some(slot) => self.ask(slot, now)?,
+                None => self.overdue.push_back(now),
             }
         }
     }

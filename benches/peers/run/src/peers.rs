@@ -73,8 +73,9 @@ const fn package(
     Peer { name, start: Start::Package(package), env, pages, is_blocking: true }
 }
 
-pub const PEERS: [Peer; 13] = [
+pub const PEERS: [Peer; 14] = [
     package("aside epoll", "peer-aside", &[EPOLL], &PAGES),
+    package("aside epoll, no access log", "peer-aside", &[EPOLL, ("RUST_LOG", "warn")], &PAGES),
     package("aside epoll, background()", "peer-aside", &[EPOLL, ("PEER_VARIANT", "now")], FORM),
     package("aside tiny_http", "peer-aside", &[TINY_HTTP], &PAGES),
     package("aside tiny_http, background()", "peer-aside", &[TINY_HTTP, ("PEER_VARIANT", "now")], FORM),
