@@ -14,7 +14,7 @@ use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
 use super::failure::Failure;
-use super::threads::{self, Work};
+use super::threads::{self, ASK_AGAIN, Work};
 use super::timer;
 use crate::config::Config;
 use crate::sync::{lock, wait_while_for};
@@ -24,9 +24,8 @@ use crate::watched::Watched;
 const ENDED: usize = 200;
 const FAILED: usize = 100;
 
-/// How often a wait is logged, and how soon a refused thread is asked for again.
+/// How often a wait is logged.
 const WARN_EVERY: Duration = Duration::from_secs(5);
-const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// The request that something was started from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -424,26 +423,9 @@ impl Registry {
         self.run(work);
     }
 
-    /// Runs work whose place is taken. Refused a thread, it is first in the queue and gives its place back.
+    /// Runs work whose place is taken.
     fn run(&self, work: Work) {
-        let Err(work) = threads::run(self.0.nice, work) else { return };
-        log::warn!(target: "aside::background", "The system refuses another thread; the task waits for one.");
-        let mut state = self.state();
-        state.queue.push_front(Entry::Work(work));
-        state.places_taken -= 1;
-        drop(state);
-        let registry = self.clone();
-        timer::at(Instant::now() + ASK_AGAIN, move || registry.serve_queue());
-    }
-
-    fn serve_queue(&self) {
-        let next = {
-            let mut state = self.state();
-            if state.places_taken < self.0.max_tasks { state.next_in_queue() } else { None }
-        };
-        if let Some(work) = next {
-            self.run(work);
-        }
+        threads::run(self.0.nice, work);
     }
 
     /// Gives a place back. What comes out has it now, and is for the same thread to do.
@@ -553,16 +535,18 @@ impl Registry {
         let mut state = self.state();
         state.unfinished.remove(&record.id);
         state.ended_count += 1;
-        keep(&mut state.ended, record, ENDED);
+        let mut gone = [keep(&mut state.ended, record, ENDED), None];
         match record.state() {
             TaskState::Failed => {
                 state.failed_count += 1;
-                keep(&mut state.failed, record, FAILED);
+                gone[1] = keep(&mut state.failed, record, FAILED);
             }
             TaskState::Cancelled => state.cancelled_count += 1,
             _ => {}
         }
         self.tell(&state);
+        // Others wait for the lock, and not for what is freed with the oldest.
+        drop((state, gone));
     }
 
     /// Knows nothing more of a task whose end is told elsewhere.
@@ -706,11 +690,10 @@ impl Gate {
     }
 }
 
-fn keep(list: &mut VecDeque<Arc<Record>>, record: &Arc<Record>, most: usize) {
-    if list.len() == most {
-        list.pop_front();
-    }
+/// Remembers it, and gives out the oldest when there are more.
+fn keep(list: &mut VecDeque<Arc<Record>>, record: &Arc<Record>, most: usize) -> Option<Arc<Record>> {
     list.push_back(record.clone());
+    if list.len() > most { list.pop_front() } else { None }
 }
 
 fn state_after(failure: &Failure) -> TaskState {

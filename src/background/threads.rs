@@ -1,17 +1,24 @@
 //! Threads for tasks: made when none is idle, kept for the next task for a while, at a lower priority than pages.
 //!
-//! Making a thread costs 50 to 80 µs of processor time on a small virtual machine, waking one that waits 3 to 11.
+//! Making a thread costs 50 to 80 µs of processor time on a small virtual machine, waking one that sleeps 3 to 11, whoever wakes
+//! it. So one at a time is sent for, and who arrives sends for another when there is more: no piece of work waits for
+//! another to end, and of many short ones that come at once one thread does several before it sleeps again.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, LazyLock, Mutex};
-use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::{Duration, Instant};
 
-use crate::sync::{lock, wait_while, wait_while_for};
+use super::timer;
+use crate::sync::lock;
 
 /// How long an idle thread is kept.
 const KEPT: Duration = Duration::from_secs(10);
+
+/// How soon a thread that was refused is asked for again.
+pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One piece of work for a thread. It gives back what the same thread should do next, if anything.
 pub(crate) struct Work(Box<dyn FnOnce() -> Option<Work> + Send>);
@@ -23,72 +30,107 @@ impl Work {
     }
 }
 
-/// An idle thread's letter box.
-struct Idle {
-    nice: i32,
-    letter: Mutex<Option<Work>>,
-    arrived: Condvar,
+/// The threads of one nice value. While there is work in the queue, somebody is coming.
+#[derive(Default)]
+struct Pool {
+    queue: VecDeque<Work>,
+    /// Who sleeps, the one who has for the shortest time last: it is the one whose memory is still warm.
+    idle: Vec<Arc<Idle>>,
+    is_somebody_coming: bool,
 }
 
-/// The idle threads, the one idle for the shortest time last: it is the one whose memory is still warm.
-static IDLE: Mutex<Vec<Arc<Idle>>> = Mutex::new(Vec::new());
+/// An idle thread, and whether it was sent for.
+struct Idle {
+    thread: Thread,
+    is_wanted: AtomicBool,
+}
+
+static POOLS: Mutex<BTreeMap<i32, Pool>> = Mutex::new(BTreeMap::new());
 
 /// The threads of all tasks in this process, of either kind.
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs work on an idle thread, or a new one. When no thread can be had, the work comes back.
-pub(crate) fn run(nice: i32, work: Work) -> Result<(), Work> {
-    let idle = {
-        let mut threads = lock(&IDLE);
-        threads.iter().rposition(|thread| thread.nice == nice).map(|index| threads.remove(index))
-    };
+/// Has work done on an idle thread, or a new one. Where the system refuses one it waits for one.
+pub(crate) fn run(nice: i32, work: Work) {
+    let mut pools = lock(&POOLS);
+    pools.entry(nice).or_default().queue.push_back(work);
+    send_for_one(nice, pools);
+}
+
+/// Sends for a thread, when there is work and nobody is coming.
+fn send_for_one(nice: i32, mut pools: MutexGuard<'_, BTreeMap<i32, Pool>>) {
+    let pool = pools.entry(nice).or_default();
+    if pool.queue.is_empty() || std::mem::replace(&mut pool.is_somebody_coming, true) {
+        return;
+    }
+    let idle = pool.idle.pop();
+    drop(pools);
     match idle {
-        Some(thread) => {
-            *lock(&thread.letter) = Some(work);
-            thread.arrived.notify_one();
-            Ok(())
+        Some(idle) => {
+            idle.is_wanted.store(true, Ordering::Release);
+            idle.thread.unpark();
         }
+        None if spawn("aside-task", nice, move || keep(nice)).is_ok() => {}
         None => {
-            let slot = Arc::new(Mutex::new(Some(work)));
-            let theirs = slot.clone();
-            let spawned = spawn("aside-task", nice, move || keep(nice, lock(&theirs).take()));
-            spawned.map(drop).map_err(|_| lock(&slot).take().expect("a thread that did not start took nothing"))
+            log::warn!(target: "aside::background", "The system refuses another thread; what is set aside waits for one.");
+            timer::at(Instant::now() + ASK_AGAIN, move || send_for_one(nice, nobody_came(nice)));
         }
     }
 }
 
-/// The life of a kept thread: work, and wait for more.
-fn keep(nice: i32, first: Option<Work>) {
-    let mut next = first;
+fn nobody_came(nice: i32) -> MutexGuard<'static, BTreeMap<i32, Pool>> {
+    let mut pools = lock(&POOLS);
+    pools.entry(nice).or_default().is_somebody_coming = false;
+    pools
+}
+
+/// The life of a kept thread: it arrives, works as long as there is something, and sleeps until it is sent for.
+fn keep(nice: i32) {
+    let me = Arc::new(Idle { thread: thread::current(), is_wanted: AtomicBool::new(false) });
     loop {
+        let mut next = arrive(nice);
         while let Some(work) = next {
-            next = (work.0)();
+            next = (work.0)().or_else(|| more(nice));
         }
-        let me = Arc::new(Idle { nice, letter: Mutex::new(None), arrived: Condvar::new() });
-        lock(&IDLE).push(me.clone());
-        next = wait(&me);
-        if next.is_none() {
+        lock(&POOLS).entry(nice).or_default().idle.push(me.clone());
+        if !sleep(nice, &me) {
             return;
         }
     }
 }
 
-/// Waits for a letter. After a while without one the thread takes itself off the list and ends, unless somebody took it
-/// off first, whose letter is then on its way.
-fn wait(me: &Arc<Idle>) -> Option<Work> {
-    let letter = lock(&me.letter);
-    let mut letter = wait_while_for(&me.arrived, letter, KEPT, |letter| letter.is_none());
-    if letter.is_some() {
-        return letter.take();
+/// Takes what there is for who was sent for, who sends for another when that was not all.
+fn arrive(nice: i32) -> Option<Work> {
+    let mut pools = nobody_came(nice);
+    let work = pools.entry(nice).or_default().queue.pop_front();
+    send_for_one(nice, pools);
+    work
+}
+
+/// The next piece of work for who is there already.
+fn more(nice: i32) -> Option<Work> {
+    lock(&POOLS).entry(nice).or_default().queue.pop_front()
+}
+
+/// Sleeps until it is sent for. After a while without that the thread takes itself off the list and ends, unless somebody
+/// took it off first, who is then about to wake it.
+fn sleep(nice: i32, me: &Arc<Idle>) -> bool {
+    let until = Instant::now() + KEPT;
+    while !me.is_wanted.swap(false, Ordering::Acquire) {
+        match until.checked_duration_since(Instant::now()) {
+            Some(left) => thread::park_timeout(left),
+            None if take_off(nice, me) => return false,
+            None => thread::park(),
+        }
     }
-    drop(letter);
-    let mut threads = lock(&IDLE);
-    if let Some(index) = threads.iter().position(|thread| Arc::ptr_eq(thread, me)) {
-        threads.remove(index);
-        return None;
-    }
-    drop(threads);
-    wait_while(&me.arrived, lock(&me.letter), |letter| letter.is_none()).take()
+    true
+}
+
+fn take_off(nice: i32, me: &Arc<Idle>) -> bool {
+    let mut pools = lock(&POOLS);
+    let idle = &mut pools.entry(nice).or_default().idle;
+    let place = idle.iter().position(|idle| Arc::ptr_eq(idle, me));
+    place.map(|index| idle.remove(index)).is_some()
 }
 
 /// Starts a thread at that priority.
@@ -171,7 +213,7 @@ pub(crate) fn rename(name: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
+    use std::sync::{Barrier, mpsc};
 
     use super::*;
 
@@ -186,12 +228,12 @@ mod tests {
                 None
             })
         };
-        assert!(run(nice, work(tell.clone())).is_ok());
+        run(nice, work(tell.clone()));
         let first = told.recv().unwrap();
-        while !lock(&IDLE).iter().any(|thread| thread.nice == nice) {
+        while lock(&POOLS)[&nice].idle.is_empty() {
             thread::yield_now();
         }
-        assert!(run(nice, work(tell)).is_ok());
+        run(nice, work(tell));
         assert_eq!(told.recv().unwrap(), first);
     }
 
@@ -206,8 +248,25 @@ mod tests {
                 None
             }))
         });
-        assert!(run(14, work).is_ok());
+        run(14, work);
         assert_eq!(told.recv().unwrap(), told.recv().unwrap());
+    }
+
+    #[test]
+    fn no_work_waits_for_another_to_end() {
+        let most = 20;
+        let together = Arc::new(Barrier::new(most + 1));
+        for _ in 0..most {
+            let together = together.clone();
+            run(
+                15,
+                Work::new(move || {
+                    together.wait();
+                    None
+                }),
+            );
+        }
+        together.wait();
     }
 
     #[cfg(target_os = "linux")]

@@ -1,7 +1,6 @@
 //! What transports do alike with responses that take a while.
 
 use std::io::Write;
-use std::sync::{Arc, Mutex};
 
 use super::wire::{self, Terms};
 use crate::background::panics;
@@ -9,7 +8,6 @@ use crate::background::threads::{self, Work};
 use crate::error::Status;
 use crate::http::disconnect::Disconnect;
 use crate::http::response::{Response, ResponseBody};
-use crate::sync::lock;
 
 /// Whether it is a live page, which has no end to wait for.
 pub(super) fn is_live(response: &Response) -> bool {
@@ -38,18 +36,14 @@ pub(super) fn send(out: &mut dyn Write, response: Response, terms: Terms, discon
     matches!(sent, Ok(Ok(())))
 }
 
-/// Does something on a kept thread, or here when there is none.
-pub(super) fn aside<T: Send + 'static>(what: T, f: impl FnOnce(T) + Send + 'static) {
-    let slot = Arc::new(Mutex::new(Some((what, f))));
-    let theirs = slot.clone();
+/// Does something on a kept thread.
+pub(super) fn aside(f: impl FnOnce() + Send + 'static) {
     let work = Work::new(move || {
         threads::rename("aside-server");
-        let parts = lock(&theirs).take();
-        let _ = panics::catch(|| parts.into_iter().for_each(|(what, f)| f(what)));
+        if let Err(panic) = panics::catch(f) {
+            log::error!(target: "aside::server", "A connection was given up, it panicked: {panic}");
+        }
         None
     });
-    if threads::run(0, work).is_err() {
-        let parts = lock(&slot).take();
-        parts.into_iter().for_each(|(what, f)| f(what));
-    }
+    threads::run(0, work);
 }

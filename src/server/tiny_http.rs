@@ -257,7 +257,7 @@ impl TinyHttp {
         let mut loan = lock(loan);
         let huge = loan.is_huge();
         let Some(request) = loan.request.take() else { return };
-        if huge { self.forget(request) } else { aside(request, |request| drop(request.into_writer())) }
+        if huge { self.forget(request) } else { aside(|| drop(request.into_writer())) }
     }
 
     /// Gives up a thread and two descriptors of tiny_http's: to drop this would allocate as much as the client declared.
@@ -284,7 +284,11 @@ impl TinyHttp {
             };
             let place = self.book.enter(request.remote_addr().copied());
             let (transport, desk) = (self.clone(), desk.clone());
-            aside((self.admit((request, place)), desk.at_work()), move |(job, _at_work)| transport.serve(job, &desk));
+            let (job, at_work) = (self.admit((request, place)), desk.at_work());
+            aside(move || {
+                transport.serve(job, &desk);
+                drop(at_work);
+            });
         }
     }
 
@@ -680,9 +684,9 @@ impl Delivery {
             true => (Some(self.transport.departures.begin(self.place.remote, self.closes_itself)), None),
             false => (None, Some(self.desk.at_work())),
         };
-        aside((self, presence, place, at_work), |(delivery, presence, place, at_work)| {
+        aside(move || {
             threads::rename("aside-stream");
-            delivery.send(presence);
+            self.send(presence);
             drop((place, at_work));
         });
     }
@@ -726,10 +730,10 @@ impl End {
             }
             Outlet::Beside { peer, request, huge: false } => {
                 peer.shut(Shutdown::Write);
-                aside((peer, request), |(peer, request)| swallow(peer, *request));
+                aside(|| swallow(peer, *request));
             }
             Outlet::Interim { stream, huge: true } => self.transport.forget(stream),
-            Outlet::Interim { stream, huge: false } => aside(stream, drop),
+            Outlet::Interim { stream, huge: false } => aside(|| drop(stream)),
         }
     }
 
@@ -807,7 +811,7 @@ impl Nudges {
         let nudges = nudges.clone();
         timer::at(Instant::now() + wait, move || {
             planned(&nudges).store(false, Ordering::Release);
-            aside(nudges, |nudges| nudges.nudge());
+            aside(move || nudges.nudge());
         });
     }
 

@@ -463,14 +463,11 @@ impl Epoll {
             false => (None, Some(desk.at_work())),
         };
         let (transport, desk) = (self.clone(), desk.clone());
-        aside(
-            (connection, streaming, presence, place, at_work),
-            move |(connection, streaming, presence, place, at_work)| {
-                threads::rename("aside-stream");
-                transport.write_stream(connection, streaming, presence, &desk);
-                drop((place, at_work));
-            },
-        );
+        aside(move || {
+            threads::rename("aside-stream");
+            transport.write_stream(connection, streaming, presence, &desk);
+            drop((place, at_work));
+        });
     }
 
     fn write_stream(
