@@ -14,3 +14,11 @@ pub fn head(text: &str) -> bool {
     let headers: Headers = lines.map(|line| line.split_once(':').unwrap_or((line, ""))).collect();
     wire::check(method, target, (1, minor), &headers, &Config::default()).is_ok()
 }
+
+/// What the epoll transport reads in what a client sends is the same in whatever pieces it comes.
+#[cfg(all(feature = "epoll", target_os = "linux"))]
+pub fn connection(bytes: &[u8], at_once: usize) {
+    use crate::server::epoll::fuzzing::requests;
+
+    assert_eq!(requests(bytes, bytes.len()), requests(bytes, at_once));
+}

@@ -7,7 +7,7 @@
 pub(crate) mod clock;
 mod departures;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
-mod epoll;
+pub(crate) mod epoll;
 mod listener;
 pub(crate) mod log;
 pub(crate) mod socket;

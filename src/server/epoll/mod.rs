@@ -16,6 +16,8 @@
 
 mod connection;
 mod framing;
+#[cfg(fuzzing)]
+pub(crate) mod fuzzing;
 mod head;
 mod poller;
 mod reply;
