@@ -183,7 +183,7 @@ impl Epoll {
         let entered = self.slots.enter(&stream);
         if !matches!(entered, Some((_, SPARE..))) {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            let _ = stream.send(&[io::IoSlice::new(FULL)]);
+            let _ = stream.send(&[io::IoSlice::new(FULL)], false);
             stream.shut(Shutdown::Write);
         }
         let Some((place, left)) = entered else { return };

@@ -1,5 +1,6 @@
 //! A connection's socket, which never keeps anybody waiting unless asked to.
 
+use std::fs::File;
 use std::io::{self, IoSlice, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::sendfile;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
@@ -46,16 +48,34 @@ impl Stream {
         }
     }
 
-    /// Sends what fits into the system's buffer, and says how much that was.
+    /// Sends what fits into the system's buffer, and says how much that was. With more to come at once, the last packet may
+    /// wait for that.
     ///
     /// # Errors
     /// When the client is gone.
-    pub(super) fn send(&self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+    pub(super) fn send(&self, parts: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
+        let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         loop {
-            return match sendmsg(&self.0, parts, &mut SendAncillaryBuffer::default(), SendFlags::NOSIGNAL) {
+            return match sendmsg(&self.0, parts, &mut SendAncillaryBuffer::default(), flags) {
                 Ok(count) => Ok(count),
                 Err(Errno::INTR) => continue,
                 Err(Errno::AGAIN) => Ok(0),
+                Err(error) => Err(error.into()),
+            };
+        }
+    }
+
+    /// Sends as much of a file, from where it stands, and says how much that was; none when nothing fits.
+    ///
+    /// # Errors
+    /// When the client is gone, or the file cannot be read.
+    pub(super) fn send_file(&self, file: &File, most: u64) -> io::Result<Option<u64>> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        loop {
+            return match sendfile(&self.0, file, None, most) {
+                Ok(count) => Ok(Some(count as u64)),
+                Err(Errno::INTR) => continue,
+                Err(Errno::AGAIN) => Ok(None),
                 Err(error) => Err(error.into()),
             };
         }
@@ -115,7 +135,7 @@ impl Write for Patient<'_> {
             return Ok(0);
         }
         loop {
-            match self.stream.send(&[IoSlice::new(bytes)])? {
+            match self.stream.send(&[IoSlice::new(bytes)], false)? {
                 0 if !self.stream.wait(PollFlags::OUT, self.patience) => {
                     let words = "the client reads nothing (ASIDE_WRITE_TIMEOUT)";
                     return Err(io::Error::new(io::ErrorKind::TimedOut, words));

@@ -65,7 +65,7 @@ impl Watcher {
         let mut patience = None;
         loop {
             while !self.is_flushed() {
-                match stream.send(&[IoSlice::new(&self.out[self.sent..])])? {
+                match stream.send(&[IoSlice::new(&self.out[self.sent..])], false)? {
                     0 => return Ok(Waits::ToWrite),
                     count => self.sent += count,
                 }
