@@ -5,7 +5,8 @@
 //! system's; allocations are dhat's.
 //!
 //! `cargo bench --bench hot -- gallery form` counts those alone. `cargo bench --bench hot -- --ask gallery 1000` asks for one
-//! a thousand times and counts nothing, for a profiler of one's own choice.
+//! a thousand times and counts nothing, for a profiler of one's own choice. With `--features epoll` the pages over the wire are
+//! counted over either transport.
 //!
 //! The site is in production, and its log is written, to nowhere. Pages are asked for through the test client, whose own
 //! work for them is counted too; those over the wire by a client of a few lines, on one connection.
@@ -30,7 +31,7 @@ use std::path::Path;
 use std::process::Command;
 
 use aside::testing::TestClient;
-use aside::{App, Config, Jobs, Mode, Request, Response, Result, context, redirect};
+use aside::{App, Config, Jobs, Mode, Request, Response, Result, ServerKind, context, redirect};
 use serde::{Deserialize, Serialize};
 
 use orders::Charge;
@@ -38,8 +39,10 @@ use site::{Settings, Site};
 use sizes::{Hang, MakeSizes, RemoveFiles};
 use store::{Prepared, Store};
 
-const PAGES: [&str; 10] =
-    ["hello", "rows", "form", "file", "unchanged", "gallery", "gallery-gzip", "order", "wire-hello", "wire-form"];
+const PAGES: [&str; 8] = ["hello", "rows", "form", "file", "unchanged", "gallery", "gallery-gzip", "order"];
+
+/// Those that are asked for over the wire too.
+const OVER_THE_WIRE: [&str; 3] = ["hello", "form", "gallery"];
 
 /// How many requests are counted, and how many come before.
 const COUNTED: usize = 200;
@@ -61,8 +64,17 @@ fn main() {
     let args: Vec<String> = env::args().skip(1).filter(|arg| arg != "--bench").collect();
     match args.iter().map(String::as_str).collect::<Vec<_>>()[..] {
         ["--ask", page, count] => ask(page, BEFORE + count.parse::<usize>().expect("a number of requests")),
-        ref named => PAGES.iter().filter(|page| named.is_empty() || named.contains(page)).for_each(|page| count(page)),
+        ref named => {
+            let is_named = |page: &String| named.is_empty() || named.contains(&page.as_str());
+            pages().into_iter().filter(is_named).for_each(|page| count(&page));
+        }
     }
+}
+
+fn pages() -> Vec<String> {
+    let transports = if cfg!(feature = "epoll") { &["tiny_http", "epoll"][..] } else { &["tiny_http"] };
+    let over = |transport: &&'static str| OVER_THE_WIRE.map(|page| format!("{transport}-{page}"));
+    PAGES.map(str::to_owned).into_iter().chain(transports.iter().flat_map(over)).collect()
 }
 
 fn count(page: &str) {
@@ -99,12 +111,20 @@ fn allocations(said: &str) -> Option<f64> {
 fn ask(page: &str, count: usize) {
     log_to_nowhere();
     let folder = tempfile::tempdir().expect("a folder for what is written");
-    match page.strip_prefix("wire-") {
-        Some(page) => ask_over_the_wire(page, count, shop(folder.path())),
-        None if ["gallery", "gallery-gzip", "order"].contains(&page) => {
-            ask_client(page, count, darkroom(folder.path()).expect("the example can be opened"));
-        }
-        None => ask_client(page, count, shop(folder.path())),
+    let over = |transport: &str| page.strip_prefix(transport)?.strip_prefix('-');
+    let (page, server) = match (over("tiny_http"), over("epoll")) {
+        (Some(page), _) => (page, Some(ServerKind::TinyHttp)),
+        (_, Some(page)) => (page, Some(ServerKind::Epoll)),
+        _ => (page, None),
+    };
+    let config = Config { server: server.unwrap_or_default(), ..config(folder.path()) };
+    let app = match page {
+        "gallery" | "gallery-gzip" | "order" => darkroom(folder.path(), config).expect("the example can be opened"),
+        _ => shop(folder.path(), config),
+    };
+    match server {
+        Some(_) => ask_over_the_wire(page, count, app),
+        None => ask_client(page, count, app),
     }
 }
 
@@ -154,7 +174,9 @@ fn ask_over_the_wire(page: &str, count: usize, app: App) {
         _ => format!("GET / HTTP/1.1\r\nHost: localhost\r\nCookie: {cookie}\r\n\r\n"),
     };
     for _ in 0..count {
-        exchange(&mut stream, &request);
+        let head = exchange(&mut stream, &request);
+        let is_right = head.starts_with("HTTP/1.1 200 ") || head.starts_with("HTTP/1.1 303 ");
+        assert!(is_right, "{page}: {head}");
     }
     server.stop();
 }
@@ -183,11 +205,11 @@ fn config(folder: &Path) -> Config {
     }
 }
 
-fn shop(folder: &Path) -> App {
+fn shop(folder: &Path, config: Config) -> App {
     let files = folder.join("static");
     std::fs::create_dir(&files).expect("the folder is new");
     std::fs::write(files.join("app.css"), "p { margin: 0 }\n".repeat(500)).expect("the folder is new");
-    App::with_config(config(folder))
+    App::with_config(config)
         .template("rows.html", ROWS)
         .static_files("/static", files)
         .get("/", |_: &mut Request| "Hello, world!")
@@ -225,10 +247,10 @@ fn order(req: &mut Request) -> Result<Response> {
 }
 
 /// The example's gallery and its orders; where its pages lead beside that there is nothing.
-fn darkroom(folder: &Path) -> Result<App> {
+fn darkroom(folder: &Path, config: Config) -> Result<App> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let store = format!("sqlite:{}", folder.join("aside.db").display());
-    let config = Config { store: Some(store), ..config(folder) };
+    let config = Config { store: Some(store), ..config };
     let (data, owner) = (folder.to_owned(), "owner@localhost".to_owned());
     let site = Site::new(Settings { config: config.clone(), data, owner, webhook_url: None, webhook_secret: None })?;
     let store = Store::open(&site.database())?;

@@ -101,16 +101,25 @@ impl Headers {
         self.0.is_empty()
     }
 
+    /// Names and values, each as it may go out or why not. What is part of the program is well formed: only the rest is
+    /// looked at.
+    pub(crate) fn checked(&self) -> impl Iterator<Item = Result<(&str, &str)>> {
+        self.0.iter().map(|(name, value)| {
+            if let Cow::Owned(name) = name {
+                check_name(name)?;
+            }
+            if let Cow::Owned(value) = value {
+                check_value(name, value)?;
+            }
+            Ok((name.as_ref(), value.as_ref()))
+        })
+    }
+
     /// Refuses a name that is no token and a value that would end its line: with one of these a visitor's text could
     /// write headers of its own (RFC 9110, section 5.5).
     pub(crate) fn check(name: &str, value: &str) -> Result<()> {
-        if name.is_empty() || !name.bytes().all(is_token) {
-            return Err(Error::internal(format!("{name:?} cannot be a header name")));
-        }
-        if !is_value(value) {
-            return Err(Error::internal(format!("the value {value:?} cannot be a header's ({name})")));
-        }
-        Ok(())
+        check_name(name)?;
+        check_value(name, value)
     }
 }
 
@@ -131,6 +140,20 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
 impl fmt::Display for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.iter().try_for_each(|(name, value)| write!(f, "{name}: {value}\r\n"))
+    }
+}
+
+fn check_name(name: &str) -> Result<()> {
+    match name.is_empty() || !name.bytes().all(is_token) {
+        true => Err(Error::internal(format!("{name:?} cannot be a header name"))),
+        false => Ok(()),
+    }
+}
+
+fn check_value(name: &str, value: &str) -> Result<()> {
+    match is_value(value) {
+        true => Ok(()),
+        false => Err(Error::internal(format!("the value {value:?} cannot be a header's ({name})"))),
     }
 }
 

@@ -280,7 +280,7 @@ pub(crate) fn head(response: &Response, terms: Terms, room: usize) -> Vec<u8> {
     let mut head = Vec::with_capacity(fields + 192 + room);
     put(&mut head, format_args!("HTTP/1.1 {} {}\r\n", status.code(), status.reason()));
     DATE.with(|date| date.show(httpdate::fmt_http_date, |date| put_line(&mut head, "Date", date)));
-    let ours = response.headers().iter().filter(|(name, value)| is_ours_to_send(name, value));
+    let ours = response.headers().checked().filter_map(well_formed).filter(|(name, _)| !is_of_the_connection(name));
     ours.for_each(|(name, value)| put_line(&mut head, name, value));
     match response.body.length() {
         _ if status.is_bodiless() => {}
@@ -303,16 +303,17 @@ fn declared(response: &Response, terms: Terms, length: u64) -> u64 {
     if terms.head_only && length == 0 { said().unwrap_or(0) } else { length }
 }
 
-/// Whether a header goes out as it is: how a body is delimited is for the transport to say, and what could end its line
-/// goes nowhere.
-fn is_ours_to_send(name: &str, value: &str) -> bool {
-    const OF_THE_CONNECTION: [&str; 7] =
-        ["Connection", "Content-Length", "Transfer-Encoding", "Keep-Alive", "Upgrade", "Trailer", "Date"];
-    if let Err(error) = Headers::check(name, value) {
-        log::error!(target: "aside::server", "A header is left out of a response: {error}");
-        return false;
-    }
-    !OF_THE_CONNECTION.iter().any(|other| other.eq_ignore_ascii_case(name))
+/// What could end its line goes nowhere.
+fn well_formed<'h>(header: Result<(&'h str, &'h str), Error>) -> Option<(&'h str, &'h str)> {
+    let said = |error| log::error!(target: "aside::server", "A header is left out of a response: {error}");
+    header.map_err(said).ok()
+}
+
+/// Whether a header is for the transport to write: how a body is delimited, and what becomes of the connection.
+fn is_of_the_connection(name: &str) -> bool {
+    ["Connection", "Content-Length", "Transfer-Encoding", "Keep-Alive", "Upgrade", "Trailer", "Date"]
+        .iter()
+        .any(|other| other.eq_ignore_ascii_case(name))
 }
 
 fn put_line(head: &mut Vec<u8>, name: &str, value: &str) {
