@@ -360,3 +360,30 @@ impl Connection {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::super::slots::Slots;
+    use super::*;
+
+    #[test]
+    fn a_small_body_has_a_moment_and_then_the_time_that_its_rate_gives_it() {
+        let config = Config { min_rate: 10, body_timeout: Duration::from_secs(3_600), ..Config::default() };
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stream = Arc::new(Stream::new(ours.into()));
+        let (place, _) = Slots::new(1).enter(&stream).unwrap();
+        let began = Instant::now();
+        let mut connection = Connection::new(stream, None, place, &config);
+        theirs.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").unwrap();
+        for seconds in [10, 13, 16] {
+            assert!(matches!(connection.step(&config), Step::Wait));
+            let allowed = Duration::from_secs(seconds);
+            assert!((began + allowed..Instant::now() + allowed).contains(&connection.deadline), "{seconds}");
+            theirs.write_all(&[b'x'; 30]).unwrap();
+        }
+    }
+}
