@@ -116,7 +116,9 @@ impl Header {
         self.across = self.components.iter().map(|component| component.across).max()?;
         self.down = self.components.iter().map(|component| component.down).max()?;
         self.is_rgb |= self.components.iter().map(|component| component.id).eq(*b"RGB");
-        Some(())
+        // Brightness is not written coarser than colour; where it is, ours and the whole picture were too far apart.
+        let brightness = self.components.first()?;
+        (brightness.across == self.across && brightness.down == self.down).then_some(())
     }
 
     fn quantization(&mut self, mut segment: &[u8]) -> Option<()> {
