@@ -372,7 +372,8 @@ fn a_unix_socket_is_listened_on_and_its_file_goes_with_the_server() {
     // As a process that was killed leaves it.
     drop(UnixListener::bind(&path).unwrap());
     let address = format!("unix:{}", path.display());
-    let config = || Config { address: address.clone(), trusted_proxies: vec!["unix".into()], ..epoll() };
+    let grace = Duration::from_secs(3_600);
+    let config = || Config { address: address.clone(), trusted_proxies: vec!["unix".into()], grace, ..epoll() };
     let who = |req: &mut Request| format!("{:?} {:?}", req.client_ip().map(|ip| ip.to_string()), req.remote_addr());
     let server = start(App::with_config(config()).get("/", who));
     assert_eq!(server.address(), address);
@@ -384,7 +385,12 @@ fn a_unix_socket_is_listened_on_and_its_file_goes_with_the_server() {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     assert!(answer.ends_with("Some(\"192.0.2.7\") None"), "{answer}");
-    server.stop();
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        server.stop();
+        tell.send(())
+    });
+    told.recv_timeout(PATIENCE).expect("nobody is waited for");
     assert!(!path.exists());
 }
 

@@ -168,8 +168,10 @@ impl Epoll {
                 Err(_) => return,
             }
         }
-        // Refused only when the listener has been closed.
-        let _ = self.poller.arm_listener(&self.listener);
+        // A Unix socket that was shut has nobody to accept either, and would be reported for ever.
+        if !self.is_closed() {
+            let _ = self.poller.arm_listener(&self.listener);
+        }
     }
 
     /// Accepts nothing until the next inspection: who knocks waits meanwhile.
