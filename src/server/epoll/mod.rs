@@ -40,9 +40,9 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 
 use self::connection::{Ask, Connection, LINGER, LINGER_UNREAD, Phase, Step};
 use self::framing::Rest;
-use self::poller::{Event, Poller};
+use self::poller::{Event, Poller, Token};
 use self::reply::{After, Reply};
-use self::slots::{Guest, Slots, Token, Wait};
+use self::slots::{Guest, Slots, Wait};
 use self::stream::{Patient, Stream};
 use self::upload::{Left, Lent, Upload};
 use self::watcher::{Waits, Watcher};

@@ -17,7 +17,6 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
-use super::slots::Token;
 use crate::sync::lock;
 
 /// What the listener and the bell are called among the connections, whose places are far fewer.
@@ -35,6 +34,24 @@ const HAS_LEFT: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(Even
 
 /// A response can go on, or has nobody to go to.
 const HAS_ROOM: EventFlags = EventFlags::OUT.union(EventFlags::HUP).union(EventFlags::ERR);
+
+/// What the epoll calls a connection: its place, and which of the connections that had it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Token(u64);
+
+impl Token {
+    pub(super) fn new(index: u32, generation: u32) -> Token {
+        Token(u64::from(generation) << 32 | u64::from(index))
+    }
+
+    pub(super) fn index(self) -> usize {
+        self.0 as u32 as usize
+    }
+
+    pub(super) fn generation(self) -> u32 {
+        (self.0 >> 32) as u32
+    }
+}
 
 /// What has come of a client and was not read yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]

@@ -7,23 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
-use super::poller::{Report, Unread};
+use super::poller::{Report, Token, Unread};
 use super::stream::Stream;
 use crate::sync::lock;
-
-/// A place and which of its connections: the number of the place below, of the connection above.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Token(pub(super) u64);
-
-impl Token {
-    fn index(self) -> usize {
-        self.0 as u32 as usize
-    }
-
-    fn generation(self) -> u32 {
-        (self.0 >> 32) as u32
-    }
-}
 
 /// What lies in a place: a connection, as far as that matters here.
 pub(super) trait Guest {
@@ -106,7 +92,7 @@ impl<G: Guest> Slots<G> {
         };
         let mut slot = lock(&self.slots[index as usize]);
         slot.stream = Some(stream.clone());
-        let token = Token(u64::from(slot.generation) << 32 | u64::from(index));
+        let token = Token::new(index, slot.generation);
         Some((Place { slots: self.clone(), token }, left))
     }
 
