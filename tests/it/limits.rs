@@ -228,6 +228,16 @@ fn a_connection_has_so_many_requests() {
 }
 
 #[test]
+fn a_body_that_nobody_reads_may_still_come() {
+    let server = start(App::with_config(epoll()).get("/", |_: &mut Request| "home").post("/", |_: &mut Request| "no"));
+    let mut raw = Raw::to(&server);
+    raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n");
+    assert_eq!(raw.reply().body, "no");
+    raw.send(&"x".repeat(200_000));
+    assert_eq!(raw.get("/").body, "home");
+}
+
+#[test]
 fn many_requests_at_once_are_answered_in_order_and_others_in_between() {
     let count: usize = std::env::var("ASIDE_PIPELINED").map_or(20_000, |count| count.parse().unwrap());
     let app = App::with_config(Config { max_workers: 1, max_requests: u32::MAX, ..epoll() });
