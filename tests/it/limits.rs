@@ -233,7 +233,7 @@ fn a_body_that_nobody_reads_may_still_come() {
     let mut raw = Raw::to(&server);
     raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n");
     assert_eq!(raw.reply().body, "no");
-    raw.send(&"x".repeat(200_000));
+    raw.send("x".repeat(200_000));
     assert_eq!(raw.get("/").body, "home");
 }
 
