@@ -18,7 +18,7 @@ use crate::sync::lock;
 const KEPT: Duration = Duration::from_secs(10);
 
 /// How soon a thread that was refused is asked for again.
-pub(crate) const ASK_AGAIN: Duration = Duration::from_millis(100);
+pub(super) const ASK_AGAIN: Duration = Duration::from_millis(100);
 
 /// One piece of work for a thread. It gives back what the same thread should do next, if anything.
 pub(crate) struct Work(Box<dyn FnOnce() -> Option<Work> + Send>);
@@ -45,7 +45,10 @@ struct Idle {
     is_wanted: AtomicBool,
 }
 
-static POOLS: Mutex<BTreeMap<i32, Pool>> = Mutex::new(BTreeMap::new());
+/// By their nice values.
+type Pools = BTreeMap<i32, Pool>;
+
+static POOLS: Mutex<Pools> = Mutex::new(Pools::new());
 
 /// The threads of all tasks in this process, of either kind.
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
@@ -58,7 +61,7 @@ pub(crate) fn run(nice: i32, work: Work) {
 }
 
 /// Sends for a thread, when there is work and nobody is coming.
-fn send_for_one(nice: i32, mut pools: MutexGuard<'_, BTreeMap<i32, Pool>>) {
+fn send_for_one(nice: i32, mut pools: MutexGuard<'_, Pools>) {
     let pool = pools.entry(nice).or_default();
     if pool.queue.is_empty() || std::mem::replace(&mut pool.is_somebody_coming, true) {
         return;
@@ -78,7 +81,7 @@ fn send_for_one(nice: i32, mut pools: MutexGuard<'_, BTreeMap<i32, Pool>>) {
     }
 }
 
-fn nobody_came(nice: i32) -> MutexGuard<'static, BTreeMap<i32, Pool>> {
+fn nobody_came(nice: i32) -> MutexGuard<'static, Pools> {
     let mut pools = lock(&POOLS);
     pools.entry(nice).or_default().is_somebody_coming = false;
     pools

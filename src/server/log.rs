@@ -41,9 +41,12 @@ fn is_styled() -> bool {
 }
 
 fn write_line(out: &mut dyn Write, record: &Record<'_>, level: impl Display) -> io::Result<()> {
-    let (target, words) = (record.target(), record.args());
-    let line = |time: &str| writeln!(out, "[{time}] {level} {target}: {words}");
-    TIME.with(|time| time.show(|_| Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string(), line))
+    let now = || Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
+    let mut put_time = |time: &str| write!(out, "[{time}] ");
+    // On a thread that is ending there is nothing kept any more.
+    TIME.try_with(|time| time.show(|_| now(), &mut put_time)).unwrap_or_else(|_| put_time(&now()))?;
+    // Behind it, and not with the time in hand: what is logged may log something itself while it is put into words.
+    writeln!(out, "{level} {}: {}", record.target(), record.args())
 }
 
 /// Lines for a file or a service manager: each is one write, under nobody's lock, so that no request waits for another's line.
@@ -65,13 +68,13 @@ impl Log for Lines {
         if !self.0.matches(record) {
             return;
         }
-        // Taken out of its place: what is logged may log something itself while it is written.
-        let mut line = ROOM.take();
+        // Taken out of its place, for the same reason; and that is gone where the thread is ending.
+        let mut line = ROOM.try_with(Cell::take).unwrap_or_default();
         // Whom to tell that the log cannot be written?
         let _ = write_line(&mut line, record, record.level()).and_then(|()| put(&line));
         line.clear();
         if line.capacity() <= KEPT {
-            ROOM.set(line);
+            let _ = ROOM.try_with(|room| room.set(line));
         }
     }
 
@@ -90,4 +93,56 @@ fn put(mut line: &[u8]) -> io::Result<()> {
 #[cfg(not(unix))]
 fn put(line: &[u8]) -> io::Result<()> {
     io::stderr().write_all(line)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fmt;
+
+    use log::Level;
+
+    use super::*;
+
+    fn line(words: fmt::Arguments<'_>) -> String {
+        let mut out = Vec::new();
+        let record = Record::builder().target("aside::test").level(Level::Info).args(words).build();
+        write_line(&mut out, &record, Level::Info).unwrap();
+        String::from_utf8(out).unwrap()
+    }
+
+    struct Loud;
+
+    impl Display for Loud {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(line(format_args!("within")).trim_end())
+        }
+    }
+
+    #[test]
+    fn what_is_logged_may_log_something_itself() {
+        let line = line(format_args!("{Loud}"));
+        assert_eq!(line.matches("] INFO aside::test: ").count(), 2, "{line}");
+        assert!(line.ends_with("within\n"), "{line}");
+    }
+
+    #[test]
+    fn the_last_words_of_a_thread_are_written() {
+        struct Last(std::sync::mpsc::Sender<String>);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                let _ = self.0.send(line(format_args!("last")));
+            }
+        }
+        thread_local! {
+            static LAST: Cell<Option<Last>> = const { Cell::new(None) };
+        }
+        let (tell, told) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            // Kept first, and so dropped last.
+            LAST.set(Some(Last(tell)));
+            line(format_args!("first"));
+        });
+        thread.join().unwrap();
+        assert!(told.recv().unwrap().ends_with("] INFO aside::test: last\n"));
+    }
 }

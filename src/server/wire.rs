@@ -521,5 +521,10 @@ mod tests {
         let stream = Response::stream("text/plain", |_| Ok(()));
         assert!(text(&stream, false, false).contains("\r\nTransfer-Encoding: chunked\r\n"));
         assert!(!text(&stream, true, false).contains("Transfer-Encoding"));
+        let mut forged = Response::new();
+        forged.headers_mut().set("X-Note", "a\r\nSet-Cookie: b=c");
+        forged.headers_mut().set("X: y\r\nZ", "a");
+        let head = text(&forged, false, false);
+        assert!(!head.contains("X") && !head.contains("Set-Cookie"), "{head}");
     }
 }

@@ -280,3 +280,36 @@ fn watch<T: Transport>(shared: &Arc<Shared<T>>) {
         Shared::grow(shared, shared.wanted(stuck, &mut looks));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_more_is_called_when_most_looks_found_a_core_for_it() {
+        let calls = |with_room: u32| {
+            let mut looks = Looks::default();
+            (0..2 * PATIENCE).filter(|look| looks.note(look % PATIENCE < with_room)).count()
+        };
+        assert_eq!([0, PATIENCE / 2, PATIENCE / 2 + 1, PATIENCE].map(calls), [0, 0, 2, 2]);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn who_waits_is_not_running() {
+        let (threads, (tell, told)) = (&Threads::default(), std::sync::mpsc::channel::<()>());
+        let _entry = threads.enter();
+        thread::scope(|scope| {
+            scope.spawn(move || {
+                let _entry = threads.enter();
+                told.recv()
+            });
+            while lock(&threads.0).len() < 2 || threads.running(2) > 1 {
+                thread::yield_now();
+            }
+            assert_eq!(threads.running(2), 1, "this one is");
+            drop(tell);
+        });
+        assert_eq!(lock(&threads.0).len(), 1);
+    }
+}

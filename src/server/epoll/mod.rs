@@ -1,10 +1,10 @@
 //! The transport over one epoll, for Linux: no thread for a connection, and no request handed from one thread to another.
 //!
-//! All workers look at the same epoll ([`poller`]). Who is told of a connection takes it out of its place ([`slots`]) and has it
-//! to itself: reads what is there, and when that is a whole request answers it, writes the response in one call, goes on with
-//! what the client has sent behind it, up to [`TURN`] of those, lays the connection back, and looks again. While a connection waits for
-//! anything, for its next request, for the rest of a head or of a small body, for room to write, it costs its place and what
-//! has come of it, and no thread.
+//! All workers look at the same epoll ([`poller`]). Who is told of a connection takes it out of its place ([`slots`]) and
+//! has it to itself: reads what is there, and when that is a whole request answers it, writes the response in one call, goes
+//! on with what the client has sent behind it, up to [`TURN`] of those, lays the connection back, and looks again. While a
+//! connection waits for anything, for its next request, for the rest of a head or of a small body, for room to write, it
+//! costs its place and what has come of it, and no thread.
 //!
 //! A worker is held by a handler, and by a large body that a handler reads as it comes ([`upload`]): by those half of the
 //! workers at most, and the others wait for their turn with what has come. Pages that follow a [`Live`](crate::live::Live)

@@ -20,9 +20,8 @@ pub(super) struct Stream(OwnedFd);
 /// What came of a look at what has arrived.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    Bytes {
-        is_full: bool,
-    },
+    /// Some bytes, and whether there was no room for more.
+    Bytes { is_full: bool },
     /// Nothing yet.
     Nothing,
     /// Nothing any more: the client has shut its side, or is gone.
