@@ -535,18 +535,16 @@ impl Registry {
         let mut state = self.state();
         state.unfinished.remove(&record.id);
         state.ended_count += 1;
-        let mut gone = [keep(&mut state.ended, record, ENDED), None];
+        keep(&mut state.ended, record, ENDED);
         match record.state() {
             TaskState::Failed => {
                 state.failed_count += 1;
-                gone[1] = keep(&mut state.failed, record, FAILED);
+                keep(&mut state.failed, record, FAILED);
             }
             TaskState::Cancelled => state.cancelled_count += 1,
             _ => {}
         }
         self.tell(&state);
-        // Others wait for the lock, and not for what is freed with the oldest.
-        drop((state, gone));
     }
 
     /// Knows nothing more of a task whose end is told elsewhere.
@@ -690,10 +688,11 @@ impl Gate {
     }
 }
 
-/// Remembers it, and gives out the oldest when there are more.
-fn keep(list: &mut VecDeque<Arc<Record>>, record: &Arc<Record>, most: usize) -> Option<Arc<Record>> {
+fn keep(list: &mut VecDeque<Arc<Record>>, record: &Arc<Record>, most: usize) {
+    if list.len() == most {
+        list.pop_front();
+    }
     list.push_back(record.clone());
-    if list.len() > most { list.pop_front() } else { None }
 }
 
 fn state_after(failure: &Failure) -> TaskState {
