@@ -209,8 +209,10 @@ impl<'a> Storm<'a> {
         if self.dice.below(6) > 0 || at > 0 {
             self.wait_for(at);
         }
-        if let Some(tenth) = self.plan.tenth.as_mut().filter(|_| n % 10 == 9) {
-            tenth();
+        if n % 10 == 9 && self.plan.tenth.is_some() {
+            // A site that begins just then would be refused, as its log says, and not begin.
+            self.wait_for(0);
+            self.plan.tenth.iter_mut().for_each(|tenth| tenth());
         }
         self.shared.done.store(self.ledger.count(), Ordering::Relaxed);
     }
