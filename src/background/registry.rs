@@ -565,11 +565,6 @@ impl Registry {
         self.state().failed.iter().cloned().collect()
     }
 
-    /// The last that ended, well or not, newest last.
-    pub(crate) fn ended(&self) -> Vec<Arc<Record>> {
-        self.state().ended.iter().cloned().collect()
-    }
-
     /// The task of that number, while it runs and as long as it is remembered.
     pub(crate) fn numbered(&self, id: u64) -> Option<Arc<Record>> {
         let state = self.state();
@@ -586,13 +581,21 @@ impl Registry {
     }
 
     pub(crate) fn counts(&self) -> Counts {
+        self.state().counts()
+    }
+
+    /// Returns the tasks at one moment, each in the list where it belongs. A task that has ended and is still being logged
+    /// counts as ended: read one after another, the lists can miss it or hold it twice.
+    pub(crate) fn lists(&self) -> TaskLists {
         let state = self.state();
-        Counts {
-            unfinished: state.unfinished.len(),
-            queued: state.queue.len(),
-            ended: state.ended_count,
-            failed: state.failed_count,
-            cancelled: state.cancelled_count,
+        let (ending, unfinished): (Vec<_>, Vec<_>) =
+            state.unfinished.values().cloned().partition(|record| record.has_ended());
+        let ending_failed = ending.iter().filter(|record| record.state() == TaskState::Failed);
+        TaskLists {
+            counts: state.counts(),
+            unfinished,
+            failed: state.failed.iter().chain(ending_failed).cloned().collect(),
+            ended: state.ended.iter().chain(&ending).cloned().collect(),
         }
     }
 
@@ -656,7 +659,27 @@ impl Registry {
     }
 }
 
+/// The tasks of an application at one moment.
+pub(crate) struct TaskLists {
+    pub(crate) counts: Counts,
+    /// Oldest first.
+    pub(crate) unfinished: Vec<Arc<Record>>,
+    /// Newest last, as `ended`.
+    pub(crate) failed: Vec<Arc<Record>>,
+    pub(crate) ended: Vec<Arc<Record>>,
+}
+
 impl State {
+    fn counts(&self) -> Counts {
+        Counts {
+            unfinished: self.unfinished.len(),
+            queued: self.queue.len(),
+            ended: self.ended_count,
+            failed: self.failed_count,
+            cancelled: self.cancelled_count,
+        }
+    }
+
     /// Whether somebody new may begin: there is a place, and nobody came before.
     fn has_place(&self, max_tasks: usize) -> bool {
         self.places_taken < max_tasks && self.queue.is_empty()
@@ -762,6 +785,21 @@ mod tests {
         assert_eq!(of(u64::MAX - 1, u64::MAX), Some(99));
         let written = serde_json::to_value(Progress::default()).unwrap();
         assert_eq!((&written["state"], &written["is_finished"]), (&"waiting".into(), &false.into()));
+    }
+
+    /// The panel missed a task between its end and the line in the log, on a busy machine.
+    #[test]
+    fn a_task_that_is_being_logged_is_listed_as_ended() {
+        let registry = Registry::new(&Config::default());
+        let record = registry.enter("t".into(), None, None);
+        let mut found = None;
+        registry.end_with(&record, Some(&Failure::Abandoned), || {
+            let lists = registry.lists();
+            found = Some([lists.unfinished, lists.failed, lists.ended].map(|list| list.len()));
+        });
+        assert_eq!(found, Some([0, 1, 1]));
+        let lists = registry.lists();
+        assert_eq!([lists.unfinished, lists.failed, lists.ended].map(|list| list.len()), [0, 1, 1]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::background::registry::{Record, TaskState, span};
+use crate::background::registry::{Record, TaskLists, TaskState, span};
 use crate::background::scope::Scope;
 use crate::http::pages::visible::{visible_line, visible_up_to};
 use crate::jobs::Jobs;
@@ -41,9 +41,7 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     pub(super) fn of(scope: &Scope) -> Snapshot {
-        let registry = scope.registry();
-        let (counts, mut unfinished) = (registry.counts(), registry.unfinished());
-        unfinished.retain(|record| !record.has_ended());
+        let TaskLists { counts, mut unfinished, failed, ended } = scope.registry().lists();
         unfinished.sort_by_key(|record| !record.is_overdue());
         Snapshot {
             running: counts.unfinished.saturating_sub(counts.queued),
@@ -54,8 +52,8 @@ impl Snapshot {
             mails: mails(scope),
             unlisted: unfinished.len().saturating_sub(UNFINISHED),
             unfinished: unfinished.iter().take(UNFINISHED).map(|record| Row::of(record, scope)).collect(),
-            failures: newest_first(&registry.failed(), NEWEST, scope),
-            ended: newest_first(&registry.ended(), NEWEST, scope),
+            failures: newest_first(&failed, NEWEST, scope),
+            ended: newest_first(&ended, NEWEST, scope),
         }
     }
 }

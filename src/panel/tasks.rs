@@ -38,12 +38,12 @@ pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
 }
 
 pub(super) fn failed(req: &mut Request) -> Result<Response> {
-    let records = req.scope().registry().failed();
+    let records = req.scope().registry().lists().failed;
     list(req, "Failed", "The last 100 tasks that failed, the newest first.", &records)
 }
 
 pub(super) fn ended(req: &mut Request) -> Result<Response> {
-    let records = req.scope().registry().ended();
+    let records = req.scope().registry().lists().ended;
     list(req, "Ended", "The last 200 tasks that ended, well or not, the newest first.", &records)
 }
 
