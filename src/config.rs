@@ -21,15 +21,36 @@ pub enum Mode {
     Production,
 }
 
-/// What speaks HTTP with the visitors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// The transport that serves HTTP.
+///
+/// The default is `Epoll` on Linux with the feature `epoll` (a default feature), and `TinyHttp` everywhere else.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ServerKind {
-    /// `tiny_http`, on every platform: a thread for each connection. The default.
-    #[default]
+    /// `tiny_http`, the portable base, on every platform: a thread for each connection.
     TinyHttp,
     /// `epoll`, on Linux, with the feature `epoll`: no thread for a connection that waits, and a limit on everything.
     Epoll,
+}
+
+impl ServerKind {
+    const HAS_EPOLL: bool = cfg!(all(feature = "epoll", target_os = "linux"));
+}
+
+impl Default for ServerKind {
+    fn default() -> ServerKind {
+        if ServerKind::HAS_EPOLL { ServerKind::Epoll } else { ServerKind::TinyHttp }
+    }
+}
+
+/// Displays the value that `ASIDE_SERVER` takes.
+impl fmt::Display for ServerKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            ServerKind::TinyHttp => "tiny_http",
+            ServerKind::Epoll => "epoll",
+        })
+    }
 }
 
 /// The settings of an application.
@@ -48,7 +69,7 @@ pub struct Config {
     /// `ASIDE_ADDR`: where to listen; `127.0.0.1:8000`. Port 0 takes a free one. `unix:/run/site.sock` is a Unix socket, with
     /// `epoll`.
     pub address: String,
-    /// `ASIDE_SERVER`: `tiny_http` (the default) or `epoll`, which is there on Linux with the feature `epoll`.
+    /// `ASIDE_SERVER`: `epoll`, the default on Linux, or `tiny_http`, the default elsewhere and without the feature `epoll`.
     pub server: ServerKind,
     /// `ASIDE_URL`: the site's own address, for the application to make absolute links of, in mail. Not set by default.
     pub url: Option<String>,
@@ -254,8 +275,8 @@ impl Config {
             (self.idle_timeout.is_zero(), "ASIDE_IDLE_TIMEOUT must be at least 1 second"),
             (self.write_timeout.is_zero(), "ASIDE_WRITE_TIMEOUT must be at least 1 second"),
             (
-                self.server == ServerKind::Epoll && !cfg!(all(feature = "epoll", target_os = "linux")),
-                "ASIDE_SERVER is `epoll`, which is there on Linux alone, with aside's feature `epoll`",
+                self.server == ServerKind::Epoll && !ServerKind::HAS_EPOLL,
+                "ASIDE_SERVER is `epoll`, which needs Linux and aside's feature `epoll`; leave it out, or set it to `tiny_http`",
             ),
         ];
         rules.into_iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, words)| Err(Error::internal(words)))
@@ -325,6 +346,15 @@ mod tests {
     fn nothing_set_is_the_default() {
         let config = read(&[]).unwrap();
         assert_eq!((config.max_tasks, config.address.as_str()), (1_000, "127.0.0.1:8000"));
+    }
+
+    #[test]
+    fn the_default_server_is_epoll_where_there_is_one() {
+        let default = read(&[]).unwrap().server;
+        let expected = if cfg!(all(feature = "epoll", target_os = "linux")) { "epoll" } else { "tiny_http" };
+        assert_eq!(default.to_string(), expected);
+        assert_eq!(read(&[("ASIDE_SERVER", "tiny_http")]).unwrap().server, ServerKind::TinyHttp);
+        assert_eq!(read(&[("ASIDE_SERVER", "epoll")]).is_ok(), expected == "epoll");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! What a developer wants to know at the start: where the site is, what answers where, and where the mail goes.
 
 use super::service::{Goal, Service};
+use crate::config::ServerKind;
 use crate::http::router::{BUILTIN, Route};
 use crate::http::templates::Templates;
 use crate::jobs::Jobs;
@@ -8,15 +9,19 @@ use crate::jobs::Jobs;
 use crate::mail::Mailer;
 
 impl Service {
-    /// Lines about the site, in development for the log. In production its address alone.
-    pub(crate) fn banner(&self, address: &str) -> String {
+    /// Lines about the site, in development for the log. In production its address and its transport alone.
+    pub(crate) fn banner(&self, address: &str, server: ServerKind) -> String {
         if !self.config().is_development() {
-            return format!("aside listens on {address} (production)");
+            return format!("aside listens on {address} over {server} (production)");
         }
         let routes = self.router.routes().iter().filter(|route| !route.is_builtin());
         let width = routes.clone().map(|route| route.pattern.len()).max().unwrap_or(0).min(40);
         let routes: Vec<String> = routes.map(|route| line(route, width)).collect();
-        format!("aside listens on {address} (development)\n{}\n{}", routes.join("\n"), self.surroundings())
+        format!(
+            "aside listens on {address} over {server} (development)\n{}\n{}",
+            routes.join("\n"),
+            self.surroundings()
+        )
     }
 
     fn surroundings(&self) -> String {

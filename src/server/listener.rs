@@ -24,7 +24,7 @@ const BACKLOG: i32 = 1024;
 const UNIX: &str = "unix:";
 
 #[cfg(unix)]
-pub(super) const FOR_EPOLL: &str = "ASIDE_ADDR, or the socket that was handed over, is a Unix socket: that takes ASIDE_SERVER=epoll (Linux, feature `epoll`)";
+pub(super) const FOR_EPOLL: &str = "ASIDE_ADDR, or the socket that was handed over, is a Unix socket, which only the server `epoll` takes: leave ASIDE_SERVER out, on Linux with the feature `epoll`";
 
 /// A socket that listens.
 pub(super) enum Listener {

@@ -1,8 +1,8 @@
 //! The wire: bytes to requests, responses to bytes, and the beginning and the end of the process.
 //!
 //! A [`Transport`] knows sockets and nothing of the application; [`Service::handle`] is the application and knows no
-//! socket; a crew of [`workers`] stands between them. Two transports are here: [`tiny_http`], on every platform, and
-//! `epoll`, on Linux.
+//! socket; a crew of [`workers`] stands between them. Two transports are here: `epoll`, the default on Linux, and
+//! [`tiny_http`], the portable base.
 
 pub(crate) mod clock;
 mod departures;
@@ -28,7 +28,6 @@ use self::workers::Crew;
 use crate::app::App;
 use crate::app::service::Service;
 use crate::background::registry::span;
-#[cfg(all(feature = "epoll", target_os = "linux"))]
 use crate::config::ServerKind;
 use crate::error::{Error, Result};
 use crate::jobs::isolate::is_child;
@@ -154,8 +153,8 @@ impl App {
     /// }
     /// ```
     ///
-    /// With `ASIDE_ADDR=unix:/run/site.sock` it listens on a Unix socket, for a proxy on the same machine (with
-    /// `ASIDE_SERVER=epoll`; put `unix` into `ASIDE_TRUSTED_PROXIES`). Who may connect is for the permissions of its folder; a
+    /// With `ASIDE_ADDR=unix:/run/site.sock` it listens on a Unix socket, for a proxy on the same machine (over
+    /// `epoll`; put `unix` into `ASIDE_TRUSTED_PROXIES`). Who may connect is for the permissions of its folder; a
     /// file that a dead process has left is replaced, and the file goes with the server.
     ///
     /// SIGTERM and SIGINT (Ctrl-C) stop it: no new connections, requests in flight are answered, live pages end, tasks are
@@ -177,7 +176,7 @@ impl App {
         #[cfg(unix)]
         let signals = Signals::watch()?;
         let server = self.start_on(Listener::handed_over()?)?;
-        ::log::info!(target: "aside::server", "{}", server.service().banner(&server.address()));
+        ::log::info!(target: "aside::server", "{}", server.service().banner(&server.address(), server.kind));
         #[cfg(unix)]
         let why = signals.wait();
         #[cfg(not(unix))]
@@ -282,14 +281,15 @@ impl App {
         raise_descriptor_limit();
         let listener = listener.map_or_else(|| Listener::on(&service.config().address), Ok)?;
         let addr = listener.address()?;
-        let running: Box<dyn Run> = match (service.config().server, listener) {
+        let kind = service.config().server;
+        let running: Box<dyn Run> = match (kind, listener) {
             #[cfg(all(feature = "epoll", target_os = "linux"))]
             (ServerKind::Epoll, listener) => Running::start(epoll::Epoll::new(listener, service.config())?, service)?,
             (_, Listener::Tcp(listener)) => Running::start(TinyHttp::new(listener, service.config())?, service)?,
             #[cfg(unix)]
             (_, Listener::Unix(..)) => return Err(Error::internal(listener::FOR_EPOLL)),
         };
-        Ok(Server { addr, running: Some(running) })
+        Ok(Server { addr, kind, running: Some(running) })
     }
 }
 
@@ -299,6 +299,7 @@ impl App {
 #[must_use = "the site is served until this is dropped"]
 pub struct Server {
     addr: Address,
+    kind: ServerKind,
     running: Option<Box<dyn Run>>,
 }
 

@@ -412,7 +412,7 @@ fn a_unix_socket_is_for_epoll() {
     let folder = tempfile::tempdir().unwrap();
     let address = format!("unix:{}", folder.path().join("site.sock").display());
     let config = Config { address, server: ServerKind::TinyHttp, ..self::config() };
-    assert!(App::with_config(config).start().unwrap_err().to_string().contains("ASIDE_SERVER=epoll"));
+    assert!(App::with_config(config).start().unwrap_err().to_string().contains("server `epoll`"));
 }
 
 #[test]

@@ -25,7 +25,7 @@ mod start;
 mod streams;
 mod wire;
 
-/// The transport that servers are tested over: `ASIDE_SERVER=epoll cargo test --features epoll --test it` is the other one.
+/// The transport that servers are tested over: `ASIDE_SERVER=tiny_http cargo test --test it` is the other one on Linux.
 fn server() -> aside::ServerKind {
     aside::Config::from_env().expect("settings that can be used").server
 }

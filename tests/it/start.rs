@@ -77,6 +77,7 @@ fn development_begins_with_what_a_developer_wants_to_know() {
     let mut site = Site::start(&[("ASIDE_MAIL_URL", "file:letters")], Stdio::null());
     let banner = site.log_to("    mail ");
     assert!(banner.contains("INFO aside::server: aside listens on http://127.0.0.1:"), "{banner}");
+    assert!(banner.contains(&format!(" over {} (development)\n", crate::server())), "{banner}");
     for words in [
         "GET     /hello/{name}  tests/it/start.rs:",
         "  hello\n",
