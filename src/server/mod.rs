@@ -14,6 +14,7 @@ pub(crate) mod socket;
 mod streams;
 pub(crate) mod tiny_http;
 pub(crate) mod wire;
+mod worker_policy;
 pub(crate) mod workers;
 
 use std::fmt;

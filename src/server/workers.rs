@@ -1,30 +1,22 @@
 //! The crew: few workers at first, more when all are busy, fewer again when idle.
 //!
 //! A worker counts itself busy and free with two atomic additions; nobody is woken for that. Only when the last free one
-//! becomes busy it wakes the supervisor, which then looks every few milliseconds: no request finished since the last look
-//! means that all wait for something, and half as many workers again are called; all busy for a tenth of a second, though
-//! they get on, means one more, up to a few for each core, unless as many of them are running as there are cores: then more
-//! threads make nothing faster, and what is late later.
+//! becomes busy it wakes the supervisor, which then looks every few milliseconds, and on a tick even if nobody wakes it. What
+//! a look decides is in [`worker_policy`](super::worker_policy).
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use super::worker_policy::{Count, Headcount, Policy, TICK, Watch};
 use super::{Counted, Desk, Taken, Transport};
 use crate::background::panics;
 use crate::sync::lock;
 
 /// How long a worker waits for a job before it may go.
 const IDLE: Duration = Duration::from_secs(10);
-
-/// How often the supervisor looks while all are busy, and while there cannot be more of them.
-const LOOK: Duration = Duration::from_millis(5);
-const LOOK_WHEN_FULL: Duration = Duration::from_millis(100);
-
-/// How many looks find all busy until one more is called although they get on.
-const PATIENCE: u32 = 20;
 
 /// How often the transport is looked after.
 const INSPECT: Duration = Duration::from_secs(2);
@@ -38,17 +30,13 @@ pub(crate) struct Crew<T: Transport> {
 struct Shared<T: Transport> {
     transport: Arc<T>,
     desk: Arc<Desk>,
-    /// Workers there are, and of these busy.
-    total: AtomicUsize,
-    busy: AtomicUsize,
+    count: Headcount,
     threads: Threads,
     /// Jobs done since the start.
     done: AtomicU64,
     /// The supervisor is awake.
     watched: AtomicBool,
-    fewest: usize,
-    most: usize,
-    cores: usize,
+    policy: Policy,
     supervisor: std::sync::OnceLock<thread::Thread>,
 }
 
@@ -64,14 +52,11 @@ impl<T: Transport> Crew<T> {
         let shared = Arc::new(Shared {
             transport,
             desk,
-            total: AtomicUsize::new(0),
-            busy: AtomicUsize::new(0),
+            count: Headcount::new(),
             threads: Threads::default(),
             done: AtomicU64::new(0),
             watched: AtomicBool::new(false),
-            fewest,
-            most,
-            cores,
+            policy: Policy { fewest, most, cores },
             supervisor: std::sync::OnceLock::new(),
         });
         for _ in 0..fewest {
@@ -86,7 +71,7 @@ impl<T: Transport> Crew<T> {
     /// Lets the workers finish what there is and go.
     pub(crate) fn send_home(&self) {
         self.supervisor.thread().unpark();
-        for _ in 0..self.shared.total.load(Ordering::Acquire) {
+        for _ in 0..self.shared.count.now().total {
             self.shared.transport.wake();
         }
     }
@@ -95,103 +80,66 @@ impl<T: Transport> Crew<T> {
 impl<T: Transport> Shared<T> {
     /// One more worker.
     fn hire(shared: &Arc<Shared<T>>) -> io::Result<()> {
-        let worker = shared.clone();
         let at_work = shared.desk.at_work();
-        shared.total.fetch_add(1, Ordering::AcqRel);
-        let spawned = thread::Builder::new().name("aside-worker".into()).spawn(move || worker.work(at_work));
-        if spawned.is_err() {
-            shared.total.fetch_sub(1, Ordering::AcqRel);
+        let employed = Employed::begin(shared);
+        thread::Builder::new().name("aside-worker".into()).spawn(move || employed.work(at_work)).map(drop)
+    }
+
+    fn do_it(&self, job: T::Job) {
+        self.look_if_all_busy(self.count.begin());
+        if let Err(panic) = panics::catch(|| self.transport.serve(job, &self.desk)) {
+            log::error!(target: "aside::server", "A worker panicked, and lives on: {panic}");
         }
-        spawned.map(drop)
+        self.count.end();
+        self.done.fetch_add(1, Ordering::Release);
+    }
+
+    fn look_if_all_busy(&self, count: Count) {
+        if count.all_busy() && !self.watched.load(Ordering::SeqCst) && !self.watched.swap(true, Ordering::SeqCst) {
+            self.supervisor.get().iter().for_each(|supervisor| supervisor.unpark());
+        }
+    }
+}
+
+/// A worker that counts. However its thread ends, the others are counted rightly then.
+struct Employed<T: Transport> {
+    shared: Arc<Shared<T>>,
+    has_left: bool,
+}
+
+impl<T: Transport> Employed<T> {
+    fn begin(shared: &Arc<Shared<T>>) -> Employed<T> {
+        shared.count.enter();
+        Employed { shared: shared.clone(), has_left: false }
     }
 
     /// A worker's life. Going home, it wakes another, who may have missed the call.
-    fn work(&self, _at_work: Counted) {
-        let _entry = self.threads.enter();
+    fn work(mut self, _at_work: Counted) {
+        let shared = self.shared.clone();
+        let _entry = shared.threads.enter();
         loop {
-            let stopping = self.desk.is_stopping();
-            match self.transport.take(if stopping { Duration::ZERO } else { IDLE }) {
-                Taken::Job(job) => self.do_it(job),
-                Taken::Broken(why) if !stopping => self.transport.mend(&self.desk, &why),
-                _ if stopping => break self.transport.wake(),
+            let stopping = shared.desk.is_stopping();
+            match shared.transport.take(if stopping { Duration::ZERO } else { IDLE }) {
+                Taken::Job(job) => shared.do_it(job),
+                Taken::Broken(why) if !stopping => shared.transport.mend(&shared.desk, &why),
+                _ if stopping => break shared.transport.wake(),
+                _ if shared.desk.is_stopping() => {}
                 _ => {
-                    if !self.desk.is_stopping() && self.may_leave() {
+                    self.has_left = shared.count.leave_if_idle(&shared.policy);
+                    if self.has_left {
                         return;
                     }
                 }
             }
         }
     }
-
-    fn do_it(&self, job: T::Job) {
-        let busy = self.busy.fetch_add(1, Ordering::AcqRel) + 1;
-        if busy >= self.total.load(Ordering::Acquire) && !self.watched.load(Ordering::Acquire) {
-            self.call_supervisor();
-        }
-        if let Err(panic) = panics::catch(|| self.transport.serve(job, &self.desk)) {
-            log::error!(target: "aside::server", "A worker panicked, and lives on: {panic}");
-        }
-        self.busy.fetch_sub(1, Ordering::AcqRel);
-        self.done.fetch_add(1, Ordering::Release);
-    }
-
-    fn call_supervisor(&self) {
-        if !self.watched.swap(true, Ordering::AcqRel)
-            && let Some(supervisor) = self.supervisor.get()
-        {
-            supervisor.unpark();
-        }
-    }
-
-    /// Whether there are more than enough without this one, who is then no longer counted.
-    fn may_leave(&self) -> bool {
-        let fewer = |total: usize| (total > self.fewest).then(|| total - 1);
-        self.total.fetch_update(Ordering::AcqRel, Ordering::Acquire, fewer).is_ok()
-    }
-
-    fn all_busy(&self) -> bool {
-        self.busy.load(Ordering::Acquire) >= self.total.load(Ordering::Acquire)
-    }
-
-    /// Calls more workers, as far as the settings and the system let it.
-    fn grow(shared: &Arc<Shared<T>>, by: usize) {
-        let room = shared.most.saturating_sub(shared.total.load(Ordering::Acquire));
-        for _ in 0..by.min(room) {
-            if let Err(error) = Shared::hire(shared) {
-                log::warn!(target: "aside::server", "The system refuses another worker: {error}");
-                return;
-            }
-        }
-    }
-
-    /// How many more a look calls for. One that finds all busy, though they get on, is noted down; it counts when a core is to
-    /// be had.
-    fn wanted(&self, stuck: bool, looks: &mut Looks) -> usize {
-        let total = self.total.load(Ordering::Acquire);
-        if stuck {
-            return (total / 2).clamp(1, 8);
-        }
-        let has_room = total < (4 * self.cores).max(16) && self.threads.running(self.cores) < self.cores;
-        usize::from(looks.note(has_room))
-    }
 }
 
-/// What the last looks found.
-#[derive(Default)]
-struct Looks {
-    count: u32,
-    with_room: u32,
-}
-
-impl Looks {
-    /// Whether there were enough, and most of them found that one more would have a core.
-    fn note(&mut self, has_room: bool) -> bool {
-        self.count += 1;
-        self.with_room += u32::from(has_room);
-        if self.count < PATIENCE {
-            return false;
+impl<T: Transport> Drop for Employed<T> {
+    fn drop(&mut self) {
+        if !self.has_left {
+            self.shared.look_if_all_busy(self.shared.count.leave());
         }
-        2 * std::mem::take(self).with_room > PATIENCE
     }
 }
 
@@ -244,55 +192,47 @@ fn is_running(_id: i32) -> bool {
     false
 }
 
-/// The supervisor's life.
+/// The supervisor's life: looks at the workers and after the transport.
 fn supervise<T: Transport>(shared: &Arc<Shared<T>>) {
-    let mut inspected = Instant::now();
+    let (mut watch, mut inspected) = (Watch::default(), Instant::now());
     while !shared.desk.is_stopping() {
-        if shared.watched.load(Ordering::Acquire) {
-            watch(shared);
-        } else {
-            thread::park_timeout(INSPECT);
-        }
-        if inspected.elapsed() >= INSPECT && !shared.desk.is_stopping() {
+        let next = look(shared, &mut watch);
+        if inspected.elapsed() >= INSPECT {
             let _ = panics::catch(|| shared.transport.inspect(&shared.desk));
             inspected = Instant::now();
         }
+        thread::park_timeout(next);
     }
 }
 
-/// Looks until somebody is free again, or it is time to look elsewhere too.
-fn watch<T: Transport>(shared: &Arc<Shared<T>>) {
-    let until = Instant::now() + INSPECT;
-    let mut looks = Looks::default();
-    while Instant::now() < until && !shared.desk.is_stopping() {
-        let before = shared.done.load(Ordering::Acquire);
-        let full = shared.total.load(Ordering::Acquire) >= shared.most;
-        thread::park_timeout(if full { LOOK_WHEN_FULL } else { LOOK });
-        if !shared.all_busy() {
-            shared.watched.store(false, Ordering::Release);
-            // Who became busy before that store saw a watch that no longer is.
-            if !shared.all_busy() || shared.watched.swap(true, Ordering::AcqRel) {
-                return;
-            }
-            continue;
-        }
-        let stuck = shared.done.load(Ordering::Acquire) == before;
-        Shared::grow(shared, shared.wanted(stuck, &mut looks));
+/// Looks once, adds the workers that are wanted, as far as the operating system lets it, and returns when to look again.
+fn look<T: Transport>(shared: &Arc<Shared<T>>, watch: &mut Watch) -> Duration {
+    let cores = shared.policy.cores;
+    let look = |watch: &mut Watch| {
+        let (count, done) = (shared.count.now(), shared.done.load(Ordering::Acquire));
+        watch.look(&shared.policy, count, done, || shared.threads.running(cores) < cores)
+    };
+    let mut decision = look(watch);
+    if decision.next == TICK {
+        // The last free worker may have become busy and not called, since the watch was still on: it looks again.
+        shared.watched.swap(false, Ordering::SeqCst);
+        decision = look(watch);
     }
+    if decision.next != TICK {
+        shared.watched.store(true, Ordering::SeqCst);
+    }
+    for _ in 0..decision.hire {
+        if let Err(error) = Shared::hire(shared) {
+            log::warn!(target: "aside::server", "The operating system refuses another worker: {error}");
+            break;
+        }
+    }
+    decision.next
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn one_more_is_called_when_most_looks_found_a_core_for_it() {
-        let calls = |with_room: u32| {
-            let mut looks = Looks::default();
-            (0..2 * PATIENCE).filter(|look| looks.note(look % PATIENCE < with_room)).count()
-        };
-        assert_eq!([0, PATIENCE / 2, PATIENCE / 2 + 1, PATIENCE].map(calls), [0, 0, 2, 2]);
-    }
 
     #[cfg(target_os = "linux")]
     #[test]

@@ -1,0 +1,268 @@
+//! When the worker pool grows and shrinks: decisions over counts and looks, without threads and without a clock.
+//!
+//! One rule comes before all others: while there are fewer workers than `ASIDE_MAX_WORKERS`, one of them is free or about
+//! to be. So an idle worker leaves only if another one stays free, and a look that finds all workers busy, on a tick or
+//! because the last free worker became busy, begins a watch that adds workers.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// The time between two looks while all workers are busy, and while the pool cannot grow.
+const LOOK: Duration = Duration::from_millis(5);
+const LOOK_WHEN_FULL: Duration = Duration::from_millis(100);
+
+/// The time between two looks while a worker is free: the tick on which everything is checked again.
+pub(super) const TICK: Duration = Duration::from_secs(2);
+
+/// How many looks find all workers busy until one is added although they make progress.
+const PATIENCE: u32 = 20;
+
+/// The limits of a worker pool.
+pub(super) struct Policy {
+    pub(super) fewest: usize,
+    pub(super) most: usize,
+    pub(super) cores: usize,
+}
+
+/// The workers at one moment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Count {
+    pub(super) total: usize,
+    pub(super) busy: usize,
+}
+
+impl Count {
+    pub(super) fn all_busy(self) -> bool {
+        self.busy >= self.total
+    }
+
+    fn free(self) -> usize {
+        self.total.saturating_sub(self.busy)
+    }
+}
+
+impl Policy {
+    /// Returns true if an idle worker may leave: there are more than the fewest, and another one stays free.
+    fn may_leave(&self, count: Count) -> bool {
+        count.total > self.fewest && count.free() > 1
+    }
+}
+
+/// The numbers of all and of busy workers, in one word: a worker that leaves and another one that becomes busy at the same
+/// moment cannot both see a free worker in the other.
+pub(super) struct Headcount(AtomicU64);
+
+const ONE_MORE: u64 = 1 << 32;
+const ONE_BUSY: u64 = 1;
+
+impl Headcount {
+    pub(super) const fn new() -> Headcount {
+        Headcount(AtomicU64::new(0))
+    }
+
+    pub(super) fn now(&self) -> Count {
+        count(self.0.load(Ordering::SeqCst))
+    }
+
+    /// Counts a worker that comes.
+    pub(super) fn enter(&self) {
+        self.0.fetch_add(ONE_MORE, Ordering::AcqRel);
+    }
+
+    /// Counts a worker out, and returns the others.
+    pub(super) fn leave(&self) -> Count {
+        count(self.0.fetch_sub(ONE_MORE, Ordering::SeqCst) - ONE_MORE)
+    }
+
+    /// Counts an idle worker out if it may leave.
+    pub(super) fn leave_if_idle(&self, policy: &Policy) -> bool {
+        let fewer = |word: u64| policy.may_leave(count(word)).then(|| word - ONE_MORE);
+        self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, fewer).is_ok()
+    }
+
+    /// Counts a worker as busy, and returns how many are now.
+    pub(super) fn begin(&self) -> Count {
+        count(self.0.fetch_add(ONE_BUSY, Ordering::SeqCst) + ONE_BUSY)
+    }
+
+    /// Counts a worker as free again.
+    pub(super) fn end(&self) {
+        self.0.fetch_sub(ONE_BUSY, Ordering::AcqRel);
+    }
+}
+
+fn count(word: u64) -> Count {
+    Count { total: (word >> 32) as usize, busy: (word & u64::from(u32::MAX)) as usize }
+}
+
+/// What a look decides.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Decision {
+    /// Workers to add.
+    pub(super) hire: usize,
+    /// When to look again. A worker that becomes the last busy one calls for a look before that, unless it is soon anyway.
+    pub(super) next: Duration,
+}
+
+/// The watch while all workers are busy: how many requests had ended at the look before, and what the looks found.
+#[derive(Default)]
+pub(super) struct Watch {
+    done: Option<u64>,
+    looks: u32,
+    with_core: u32,
+}
+
+impl Watch {
+    /// Looks once. `done` counts the requests since the start, `has_core` tells if one more worker would have a core.
+    ///
+    /// No request finished since the look before means that all workers wait for something: then half as many again are
+    /// added. If they make progress, all of them busy for a tenth of a second, one is added, up to a few for each core,
+    /// unless as many of them are running as there are cores: more threads would make nothing faster.
+    pub(super) fn look(
+        &mut self,
+        policy: &Policy,
+        count: Count,
+        done: u64,
+        has_core: impl FnOnce() -> bool,
+    ) -> Decision {
+        if !count.all_busy() {
+            *self = Watch::default();
+            return Decision { hire: 0, next: TICK };
+        }
+        let before = self.done.replace(done);
+        let room = policy.most.saturating_sub(count.total);
+        if room == 0 {
+            return Decision { hire: 0, next: LOOK_WHEN_FULL };
+        }
+        let wanted = match before {
+            // A pool without any worker has lost them; there is nothing to wait for.
+            _ if count.total == 0 => policy.fewest,
+            None => 0,
+            Some(before) if before == done => (count.total / 2).clamp(1, 8),
+            Some(_) => usize::from(self.note(count.total < (4 * policy.cores).max(16) && has_core())),
+        };
+        Decision { hire: wanted.min(room), next: LOOK }
+    }
+
+    /// Returns true if there were enough looks, and most of them found a core for one more worker.
+    fn note(&mut self, has_core: bool) -> bool {
+        self.looks += 1;
+        self.with_core += u32::from(has_core);
+        if self.looks < PATIENCE {
+            return false;
+        }
+        let with_core = std::mem::take(&mut self.with_core);
+        self.looks = 0;
+        2 * with_core > PATIENCE
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Policy = Policy { fewest: 2, most: 6, cores: 2 };
+
+    /// A pool whose clock is the test's: requests begin, workers have been idle, the supervisor ticks.
+    struct Simulated {
+        count: Headcount,
+        watch: Watch,
+        done: u64,
+    }
+
+    impl Simulated {
+        fn new() -> Simulated {
+            let pool = Simulated { count: Headcount::new(), watch: Watch::default(), done: 0 };
+            (0..POLICY.fewest).for_each(|_| pool.count.enter());
+            pool
+        }
+
+        fn look(&mut self) -> Decision {
+            let decision = self.watch.look(&POLICY, self.count.now(), self.done, || true);
+            (0..decision.hire).for_each(|_| self.count.enter());
+            decision
+        }
+
+        /// Looks, as the supervisor does, until it would sleep for a tick or cannot add any more workers.
+        fn supervise(&mut self) {
+            while self.look().next == LOOK {}
+        }
+    }
+
+    /// Each idle worker used to leave after 10 quiet seconds, the last free one too, although all the others were held by
+    /// slow handlers, and no look came before another request began: which no worker was there to begin.
+    #[test]
+    fn idle_workers_stay_while_others_are_busy() {
+        let mut pool = Simulated::new();
+        for slow in 1..POLICY.most {
+            pool.count.begin();
+            pool.supervise();
+            while pool.count.leave_if_idle(&POLICY) {}
+            assert!(!pool.count.now().all_busy(), "with {slow} slow handlers: {:?}", pool.count.now());
+        }
+        pool.count.begin();
+        pool.supervise();
+        assert_eq!(pool.count.now(), Count { total: POLICY.most, busy: POLICY.most }, "up to the maximum");
+    }
+
+    #[test]
+    fn idle_workers_leave_down_to_the_fewest_when_all_is_quiet() {
+        let pool = Simulated::new();
+        (0..3).for_each(|_| pool.count.enter());
+        let left = (0..10).filter(|_| pool.count.leave_if_idle(&POLICY)).count();
+        assert_eq!((left, pool.count.now().total), (3, POLICY.fewest));
+    }
+
+    /// Also after a worker thread has died, and where the operating system refused the thread at first.
+    #[test]
+    fn a_tick_finds_all_workers_busy_without_any_request() {
+        let mut pool = Simulated::new();
+        assert_eq!(pool.look(), Decision { hire: 0, next: TICK });
+        for _ in 0..POLICY.fewest {
+            pool.count.begin();
+        }
+        assert_eq!(pool.look(), Decision { hire: 0, next: LOOK });
+        assert_eq!(pool.look(), Decision { hire: 1, next: LOOK });
+        assert_eq!(pool.look().next, TICK);
+        pool.count.end();
+        for _ in 0..pool.count.now().total - 1 {
+            pool.count.leave();
+        }
+        assert!(pool.count.now().all_busy());
+        pool.supervise();
+        assert!(!pool.count.now().all_busy());
+    }
+
+    #[test]
+    fn a_pool_that_has_lost_all_its_workers_gets_new_ones_at_once() {
+        let mut pool = Simulated::new();
+        for _ in 0..POLICY.fewest {
+            pool.count.leave();
+        }
+        assert_eq!(pool.look().hire, POLICY.fewest);
+    }
+
+    #[test]
+    fn a_full_pool_is_looked_at_less_often() {
+        let mut pool = Simulated::new();
+        for _ in 0..POLICY.most {
+            pool.count.begin();
+        }
+        pool.supervise();
+        assert_eq!(pool.look(), Decision { hire: 0, next: LOOK_WHEN_FULL });
+        assert_eq!(pool.count.now().total, POLICY.most);
+    }
+
+    #[test]
+    fn one_worker_is_added_when_most_looks_found_a_core_for_it() {
+        let added = |with_core: u32| {
+            let (mut watch, count) = (Watch::default(), Count { total: 2, busy: 2 });
+            let looks = (0..=2 * PATIENCE).map(|look| {
+                let has_core = || look > 0 && (look - 1) % PATIENCE < with_core;
+                watch.look(&POLICY, count, u64::from(look), has_core).hire
+            });
+            looks.sum::<usize>()
+        };
+        assert_eq!([0, PATIENCE / 2, PATIENCE / 2 + 1, PATIENCE].map(added), [0, 0, 2, 2]);
+    }
+}
