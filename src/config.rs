@@ -53,6 +53,12 @@ impl fmt::Display for ServerKind {
     }
 }
 
+/// The longest timeout, in seconds: 366 days.
+const MOST_TIMEOUT: u64 = 366 * 24 * 3600;
+
+/// The longest life of a session, in seconds: a hundred years.
+const MOST_SESSION: u64 = 100 * 366 * 24 * 3600;
+
 /// The settings of an application.
 ///
 /// ```
@@ -87,7 +93,7 @@ pub struct Config {
     /// read, so that a key can be replaced without logging anybody out.
     pub secrets: Vec<String>,
     /// `ASIDE_SESSION_IDLE`: how long a session lives without a request that looks at it; whole seconds, one day. Where
-    /// it is longer than the lifetime, that rules alone.
+    /// it is longer than the lifetime, that rules alone. Both are at most 100 years.
     pub session_idle: Duration,
     /// `ASIDE_SESSION_LIFETIME`: how long it lives at most, from its beginning or from the login; whole seconds, 30 days.
     /// An ended session is remembered for so long: whoever makes it longer also changes `ASIDE_SECRET`.
@@ -95,7 +101,8 @@ pub struct Config {
     /// `ASIDE_STORE`: where the framework remembers ended sessions and answered forms: `sqlite:PATH`, or `memory:`, the
     /// default, which forgets them at a restart.
     pub store: Option<String>,
-    /// `ASIDE_GRACE`: how long the process waits for its requests and tasks when it is told to stop; seconds, 25.
+    /// `ASIDE_GRACE`: how long the process waits for its requests and tasks when it is told to stop; seconds, 25. This and each
+    /// timeout is at most 366 days.
     pub grace: Duration,
     /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Past that they wait, in order.
     pub max_tasks: usize,
@@ -259,8 +266,6 @@ impl Config {
                 self.secrets.is_empty() && self.mode == Mode::Production,
                 "ASIDE_SECRET must be set in production: at least 32 bytes, the same at every start; `openssl rand -base64 48` makes one",
             ),
-            (self.session_idle.as_secs() == 0, "ASIDE_SESSION_IDLE must be at least 1 second"),
-            (self.session_lifetime.as_secs() == 0, "ASIDE_SESSION_LIFETIME must be at least 1 second"),
             (!(0..=19).contains(&self.nice), "ASIDE_BACKGROUND_NICE takes a number from 0 to 19"),
             (self.max_tasks == 0, "ASIDE_MAX_TASKS must be at least 1"),
             (self.max_workers == 0, "ASIDE_MAX_WORKERS must be at least 1"),
@@ -270,16 +275,34 @@ impl Config {
                 "ASIDE_MAX_CONNECTIONS takes a number from 1 to 1,000,000",
             ),
             (self.max_requests == 0, "ASIDE_MAX_REQUESTS must be at least 1"),
-            (self.head_timeout.is_zero(), "ASIDE_HEAD_TIMEOUT must be at least 1 second"),
-            (self.body_timeout.is_zero(), "ASIDE_BODY_TIMEOUT must be at least 1 second"),
-            (self.idle_timeout.is_zero(), "ASIDE_IDLE_TIMEOUT must be at least 1 second"),
-            (self.write_timeout.is_zero(), "ASIDE_WRITE_TIMEOUT must be at least 1 second"),
             (
                 self.server == ServerKind::Epoll && !ServerKind::HAS_EPOLL,
                 "ASIDE_SERVER is `epoll`, which needs Linux and aside's feature `epoll`; leave it out, or set it to `tiny_http`",
             ),
         ];
-        rules.into_iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, words)| Err(Error::internal(words)))
+        rules.into_iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, words)| Err(Error::internal(words)))?;
+        self.check_times()
+    }
+
+    /// Refuses a time that no site can mean: a limit past the life of a process is none, and past what the clock can count it
+    /// is a mistake.
+    fn check_times(&self) -> Result<()> {
+        let times = [
+            ("ASIDE_SESSION_IDLE", self.session_idle, 1, MOST_SESSION),
+            ("ASIDE_SESSION_LIFETIME", self.session_lifetime, 1, MOST_SESSION),
+            ("ASIDE_GRACE", self.grace, 0, MOST_TIMEOUT),
+            ("ASIDE_HEAD_TIMEOUT", self.head_timeout, 1, MOST_TIMEOUT),
+            ("ASIDE_BODY_TIMEOUT", self.body_timeout, 1, MOST_TIMEOUT),
+            ("ASIDE_IDLE_TIMEOUT", self.idle_timeout, 1, MOST_TIMEOUT),
+            ("ASIDE_WRITE_TIMEOUT", self.write_timeout, 1, MOST_TIMEOUT),
+        ];
+        match times.into_iter().find(|(_, time, least, most)| !(*least..=*most).contains(&time.as_secs())) {
+            Some((name, time, least, most)) => {
+                let seconds = time.as_secs();
+                Err(Error::internal(format!("{name} takes {least} to {most} seconds, and is {seconds}")))
+            }
+            None => Ok(()),
+        }
     }
 
     /// Whether this is development.
@@ -371,6 +394,12 @@ mod tests {
             ("ASIDE_SERVER", "nginx"),
             ("ASIDE_MAX_CONNECTIONS", "0"),
             ("ASIDE_HEAD_TIMEOUT", "0"),
+            ("ASIDE_HEAD_TIMEOUT", "18446744073709551615"),
+            ("ASIDE_BODY_TIMEOUT", "31622401"),
+            ("ASIDE_IDLE_TIMEOUT", "18446744073709551615"),
+            ("ASIDE_WRITE_TIMEOUT", "18446744073709551615"),
+            ("ASIDE_GRACE", "18446744073709551615"),
+            ("ASIDE_SESSION_LIFETIME", "18446744073709551615"),
         ] {
             let words = read(&[(name, value)]).unwrap_err().to_string();
             assert!(words.starts_with(name), "{words}");

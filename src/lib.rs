@@ -76,6 +76,7 @@ mod app;
 mod background;
 mod cache;
 mod config;
+mod deadline;
 mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -17,12 +17,16 @@ use super::failure::Failure;
 use super::threads::{self, ASK_AGAIN, Work};
 use super::timer;
 use crate::config::Config;
+use crate::deadline;
 use crate::sync::{lock, wait_while_for};
 use crate::watched::Watched;
 
 /// How many ended tasks are remembered, and how many failed ones.
 const ENDED: usize = 200;
 const FAILED: usize = 100;
+
+/// The longest time between two looks whether anyone still watches a task.
+const LOOK_AT_WATCHERS: Duration = Duration::from_secs(60);
 
 /// How often a wait is logged.
 const WARN_EVERY: Duration = Duration::from_secs(5);
@@ -452,7 +456,7 @@ impl Registry {
     /// Tells the task to cancel when its deadline has passed, and says so in the log.
     pub(crate) fn watch_deadline(&self, record: &Arc<Record>, deadline: Duration) -> timer::Ticket {
         let (registry, record) = (self.clone(), record.clone());
-        timer::at(Instant::now() + deadline, move || {
+        timer::at(deadline::after(deadline), move || {
             if record.has_ended() {
                 return;
             }
@@ -476,9 +480,10 @@ impl Registry {
             record.tell_to_stop(Stop::Asked);
             return self.retry_now(record.id);
         }
-        let wait = grace.saturating_sub(unwatched.unwrap_or_default()).max(ASK_AGAIN);
+        // A record that has ended meanwhile is held until then, so not for as long as a caller may like.
+        let wait = grace.saturating_sub(unwatched.unwrap_or_default()).clamp(ASK_AGAIN, LOOK_AT_WATCHERS);
         let (registry, record) = (self.clone(), record.clone());
-        timer::at(Instant::now() + wait, move || registry.watch_watchers(&record, grace));
+        timer::at(deadline::after(wait), move || registry.watch_watchers(&record, grace));
     }
 
     /// Keeps a task's next try until its time. The wait holds no thread and no place.
@@ -489,7 +494,7 @@ impl Registry {
         self.tell(&state);
         drop(state);
         let (registry, id) = (self.clone(), record.id);
-        timer::at(Instant::now() + wait, move || registry.retry_now(id));
+        timer::at(deadline::after(wait), move || registry.retry_now(id));
         // Told to cancel before it was there to be found.
         if record.is_cancelled() {
             self.retry_now(id);
@@ -626,12 +631,12 @@ impl Registry {
     /// left to cancel and waits `more`; then names in the log, one by one, what is given up. Says whether nothing was.
     pub(crate) fn drain(&self, grace: Duration, more: Duration) -> bool {
         self.state().closing = true;
-        if self.settle(Instant::now() + grace) {
+        if self.settle(deadline::after(grace)) {
             return true;
         }
         // The newest first: what still waits is told before the place of one that ends could let it begin.
         self.unfinished().iter().rev().for_each(|record| record.tell_to_stop(Stop::Asked));
-        let settled = self.settle(Instant::now() + more);
+        let settled = self.settle(deadline::after(more));
         // Dropped outside the lock: each tells its handle that it was abandoned.
         let never_begun = std::mem::take(&mut self.state().queue);
         self.unfinished().iter().for_each(|record| self.end(record, Some(&Failure::Abandoned)));

@@ -795,6 +795,15 @@ mod tests {
     }
 
     #[test]
+    fn at_shutdown_a_grace_without_an_end_waits_for_all() {
+        let context = context(10);
+        let _entered = context.clone().enter();
+        let handle = Task::new().run(|_| ());
+        assert!(context.scope.registry().drain(Duration::MAX, Duration::MAX));
+        assert!(handle.join().is_ok());
+    }
+
+    #[test]
     fn at_shutdown_what_runs_is_finished() {
         let context = context(10);
         let (let_go, wait) = mpsc::channel::<()>();

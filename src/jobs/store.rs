@@ -314,14 +314,20 @@ impl Jobs {
 
     /// Lets that much time pass for jobs that are for later: for tests.
     pub fn advance(&self, time: Duration) {
-        self.shared.clock.fetch_add(time.as_millis() as i64, Ordering::Relaxed);
+        self.move_clock(time, 1);
         self.shared.bell.ring();
     }
 
     /// Puts the clock of jobs back, as an administrator may do with that on the wall: for tests.
     pub fn put_back(&self, time: Duration) {
-        self.shared.clock.fetch_sub(time.as_millis() as i64, Ordering::Relaxed);
+        self.move_clock(time, -1);
         self.shared.bell.ring();
+    }
+
+    fn move_clock(&self, time: Duration, direction: Millis) {
+        let time = Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX) * direction;
+        let moved = |clock: Millis| Some(clock.saturating_add(time));
+        let _ = self.shared.clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
     }
 
     /// Where they are kept, in words for the log: `sqlite data/jobs.db`.

@@ -169,7 +169,7 @@ impl Crew {
     /// How long it is until the first of these times, as far as it is waited for.
     fn until(&self, times: [Option<Millis>; 2]) -> Duration {
         let next = times.into_iter().flatten().min();
-        let wait = next.map_or(LOOK, |next| Duration::from_millis((next - self.jobs.now()).max(0) as u64));
+        let wait = next.map_or(LOOK, |next| Duration::from_millis(next.saturating_sub(self.jobs.now()).max(0) as u64));
         wait.min(LOOK)
     }
 

@@ -30,6 +30,7 @@ use crate::app::App;
 use crate::app::service::Service;
 use crate::background::registry::span;
 use crate::config::ServerKind;
+use crate::deadline;
 use crate::error::{Error, Result};
 use crate::jobs::isolate::is_child;
 use crate::jobs::{self, Jobs};
@@ -237,7 +238,7 @@ impl App {
         let grace = service.config().grace;
         ::log::info!(target: "aside::server", "Stopping on {why}: jobs have {}.", span(grace));
         jobs.iter().for_each(|jobs| jobs.stop_claiming());
-        drain_tasks(&service, jobs.as_deref(), Instant::now() + grace);
+        drain_tasks(&service, jobs.as_deref(), deadline::after(grace));
         Ok(())
     }
 
@@ -382,7 +383,7 @@ impl<T: Transport> Run for Running<T> {
 
     fn stop(self: Box<Self>, why: &str) {
         let grace = self.desk.service.config().grace;
-        let until = Instant::now() + grace;
+        let until = deadline::after(grace);
         ::log::info!(target: "aside::server", "Stopping on {why}: no new connections; requests and tasks have {}.", span(grace));
         self.desk.stopping.store(true, Ordering::Release);
         if let Some(jobs) = &self.jobs {

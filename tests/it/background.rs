@@ -273,6 +273,35 @@ fn a_task_past_its_deadline_is_told_to_cancel_and_logged_as_overdue() {
 }
 
 #[test]
+fn a_time_without_an_end_is_never() {
+    let client = client();
+    let named = |name: &str| Task::named(name);
+    client.within(|| {
+        let deadline = named("deadline").deadline(Duration::MAX).run(|_| aside::ok(1));
+        assert_eq!(deadline.join().unwrap(), 1);
+        let unwatched = named("unwatched").cancel_unwatched(Duration::MAX).run(|_| aside::ok(2));
+        assert_eq!(unwatched.join().unwrap(), 2);
+        let (tell, begun) = channel();
+        let asleep = named("asleep").run(move |task| {
+            tell.send(()).unwrap();
+            task.sleep(Duration::MAX)
+        });
+        begun.recv().unwrap();
+        asleep.cancel();
+        assert!(matches!(asleep.join(), Err(Failure::Cancelled)));
+        let (tell, tried) = channel();
+        let retried = named("retried").retry(Retry::exponential(2, Duration::MAX)).run(move |task| {
+            tell.send(task.attempt()).unwrap();
+            Err::<(), _>("down")
+        });
+        assert_eq!(tried.recv().unwrap(), 1);
+        retried.cancel();
+        assert!(retried.join().is_err());
+    });
+    client.settle();
+}
+
+#[test]
 fn a_task_that_never_began_can_be_cancelled() {
     let client = client_with(Config { max_tasks: 1, ..Config::default() });
     let (gate, hold) = gate();

@@ -1,5 +1,7 @@
 //! The guard through the test client: hosts, origins, proxies, rates, and the headers on every response.
 
+use std::time::Duration;
+
 use aside::testing::{TestClient, TestResponse};
 use aside::{App, Config, Error, Html, Mode, Rate, RateLimit, Request, Response, Result, Status, context, redirect};
 
@@ -132,6 +134,19 @@ fn another_name_is_not_answered_but_by_the_health_check() {
     assert_eq!(refused.status(), Status::MISDIRECTED_REQUEST);
     assert!(refused.text().contains("ASIDE_ALLOWED_HOSTS"), "{refused:?}");
     assert_eq!(get("/healthz", "10.0.0.7:8000").status(), Status::OK);
+}
+
+#[test]
+fn a_rate_over_a_time_without_an_end_lets_as_many_through_as_it_says() {
+    let app = App::with_config(config()).post("/vote", |_| "counted").rate_limit(Rate::new(5, Duration::MAX));
+    let mut client = TestClient::new(app);
+    for _ in 0..5 {
+        assert_eq!(client.post("/vote").peer("192.0.2.1:1").send().text(), "counted");
+    }
+    let refused = client.post("/vote").peer("192.0.2.1:1").send();
+    assert_eq!(refused.status(), Status::TOO_MANY_REQUESTS);
+    assert!(refused.header("Retry-After").is_some_and(|seconds| seconds.parse::<u64>().is_ok()), "{refused:?}");
+    assert_eq!(client.post("/vote").peer("192.0.2.2:1").send().text(), "counted");
 }
 
 #[test]

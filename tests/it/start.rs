@@ -73,6 +73,12 @@ fn site_in_a_child() {
 }
 
 #[test]
+fn a_grace_past_what_the_clock_can_count_is_refused_at_start() {
+    let refusal = Site::start(&[("ASIDE_GRACE", "18446744073709551615")], Stdio::null()).refusal();
+    assert!(refusal.contains("ASIDE_GRACE takes 0 to 31622400 seconds"), "{refusal}");
+}
+
+#[test]
 fn development_begins_with_what_a_developer_wants_to_know() {
     let mut site = Site::start(&[("ASIDE_MAIL_URL", "file:letters")], Stdio::null());
     let banner = site.log_to("    mail ");

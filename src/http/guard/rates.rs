@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::deadline::{self, FAR};
 use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
 use crate::sync::lock;
@@ -110,8 +111,10 @@ impl RateLimit {
 
     fn count(&self, key: &str, now: Instant) -> Result<(), Duration> {
         let mut visitors = lock(&self.visitors);
-        let free = visitors.get(key).copied().unwrap_or(now).max(now) + self.rate.per / self.rate.count;
-        let wait = free.saturating_duration_since(now + self.rate.per);
+        // Bounded before it is divided: the shares of all that may come must add up to the whole.
+        let per = self.rate.per.min(FAR);
+        let free = deadline::later(visitors.get(key).copied().unwrap_or(now).max(now), per / self.rate.count);
+        let wait = free.saturating_duration_since(deadline::later(now, per));
         if !wait.is_zero() {
             return Err(wait);
         }

@@ -14,6 +14,7 @@ use super::slots::{Guest, Place};
 use super::stream::{Received, Stream};
 use super::watcher::Watcher;
 use crate::config::Config;
+use crate::deadline;
 use crate::error::{Error, Status};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
@@ -166,7 +167,7 @@ impl Connection {
             unread: Unread::Nothing,
             served: 0,
             phase: Phase::Head(Search::default()),
-            deadline: Instant::now() + config.head_timeout,
+            deadline: deadline::after(config.head_timeout),
             place,
         }
     }
@@ -212,7 +213,7 @@ impl Connection {
     /// Begins with the next request, of which something may have come already.
     pub(super) fn next_request(&mut self, config: &Config) -> Step {
         self.phase = Phase::Head(Search::default());
-        self.deadline = Instant::now() + config.idle_timeout;
+        self.deadline = deadline::after(config.idle_timeout);
         if self.inbox.is_empty() { Step::Wait } else { self.look(config) }
     }
 
@@ -225,7 +226,7 @@ impl Connection {
                     Ok(Some(end)) => self.begin(end, config),
                     Ok(None) => {
                         if is_first {
-                            self.deadline = Instant::now() + config.head_timeout;
+                            self.deadline = deadline::after(config.head_timeout);
                         }
                         Step::Wait
                     }
@@ -265,9 +266,9 @@ impl Connection {
         if rest.is_whole() || body.len() > GATHERED {
             return self.ask();
         }
-        let now = Instant::now();
         let by_rate = Duration::from_secs(body.len() as u64 / config.min_rate.max(1));
-        self.deadline = (now + config.body_timeout).min(gathering.began + RATE_GRACE + by_rate);
+        let by_rate = deadline::later(gathering.began, RATE_GRACE + by_rate);
+        self.deadline = deadline::after(config.body_timeout).min(by_rate);
         Step::Wait
     }
 
@@ -385,5 +386,22 @@ mod tests {
             assert!((began + allowed..Instant::now() + allowed).contains(&connection.deadline), "{seconds}");
             theirs.write_all(&[b'x'; 30]).unwrap();
         }
+    }
+
+    #[test]
+    fn a_connection_whose_times_have_no_end_is_read_like_any_other() {
+        let times = (Duration::MAX, Duration::MAX, Duration::MAX);
+        let (head_timeout, body_timeout, idle_timeout) = times;
+        let config = Config { head_timeout, body_timeout, idle_timeout, ..Config::default() };
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stream = Arc::new(Stream::new(ours.into()));
+        let (place, _) = Slots::new(1).enter(&stream).unwrap();
+        let mut connection = Connection::new(stream, None, place, &config);
+        theirs.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na").unwrap();
+        assert!(matches!(connection.step(&config), Step::Wait));
+        theirs.write_all(b"bc").unwrap();
+        assert!(matches!(connection.step(&config), Step::Ask(_)));
+        assert!(matches!(connection.next_request(&config), Step::Wait));
     }
 }

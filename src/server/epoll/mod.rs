@@ -54,6 +54,7 @@ use super::{Counted, Desk, Taken, Transport};
 use crate::background::task::Deferred;
 use crate::background::{panics, threads, timer};
 use crate::config::Config;
+use crate::deadline;
 use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Request};
@@ -293,7 +294,7 @@ impl Epoll {
         desk: &Arc<Desk>,
     ) -> Option<Job> {
         let Some(_turn) = UploadTurn::take(self) else {
-            connection.deadline = Instant::now() + self.config.body_timeout;
+            connection.deadline = deadline::after(self.config.body_timeout);
             self.queue(connection, ask);
             return None;
         };
@@ -397,7 +398,7 @@ impl Epoll {
                 return None;
             }
         };
-        connection.deadline = Instant::now() + time;
+        connection.deadline = deadline::after(time);
         self.park(connection, wait);
         None
     }
@@ -426,7 +427,7 @@ impl Epoll {
                 self.ended(connection, after, set_aside)
             }
             Ok(false) => {
-                connection.deadline = Instant::now() + self.config.write_timeout;
+                connection.deadline = deadline::after(self.config.write_timeout);
                 self.park(connection, Wait::Room);
                 None
             }

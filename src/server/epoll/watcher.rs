@@ -8,6 +8,7 @@ use super::super::wire::{Chunks, Terms};
 use super::reply::After;
 use super::stream::Stream;
 use crate::background::task::Deferred;
+use crate::deadline;
 use crate::http::feed::Feed;
 use crate::watched::Call;
 
@@ -89,7 +90,7 @@ impl Watcher {
         // A vector takes all it is given.
         let _ = std::io::Write::write_all(&mut Chunks::new(&mut self.out, self.terms), &news);
         match pause {
-            Some(pause) => self.not_before = Instant::now() + pause.at_least,
+            Some(pause) => self.not_before = deadline::after(pause.at_least),
             None => self.end(),
         }
         pause.map(|pause| pause.at_most)
