@@ -2,8 +2,9 @@
 //! signals: this binary starts itself in other roles. Its harness can say at run time that a test was not run, and why.
 //!
 //! Settings, to try harder: `ASIDE_KILLS` (how many kills a storm has), `ASIDE_KILL_SEED` (to have one again),
-//! `ASIDE_REDIS_GONE` (for how many seconds Redis is gone; 5).
+//! `ASIDE_REDIS_GONE` (for how many seconds Redis is gone; 5), `ASIDE_STORM_SECONDS` (how long each attack lasts; 3).
 
+mod fair_shares;
 mod faults;
 mod ledger;
 mod process;
@@ -63,6 +64,8 @@ fn main() {
         sqlite_faults::a_file_that_is_locked_is_a_503_until_it_is_free,
         sqlite_faults::a_damaged_file_is_named,
         sqlite_faults::an_isolated_job_harms_nobody,
+        fair_shares::every_page_is_answered_over_epoll,
+        fair_shares::every_page_is_answered_over_tiny_http,
     ];
     #[cfg(feature = "redis")]
     trials.extend(trials![
@@ -86,6 +89,7 @@ fn play(role: &str) {
     rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL)).expect("it can be set");
     match role {
         "ledger" => ledger::serve(),
+        "fair_shares" => fair_shares::serve().expect("it serves"),
         "hold" => sqlite_faults::hold(),
         _ => site::run(role).unwrap_or_else(|error| {
             eprintln!("{}", error.chain());
