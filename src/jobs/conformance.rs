@@ -21,8 +21,8 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Room,
-    When, WorkerId, wait_after_interruption,
+    Beat, CLOCK_SLACK, Claimed, End, Engine, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES,
+    MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
 };
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::sync::Bell;
@@ -68,6 +68,8 @@ macro_rules! conformance {
             at_a_time_and_after_a_while,
             longer_than_the_clock_counts,
             a_clock_that_went_back,
+            a_clock_that_is_a_little_off_changes_nothing,
+            a_schedule_of_a_clock_that_was_far_ahead,
             due_is_due_in_all_queues,
             progress_is_seen_elsewhere,
             a_beat_tells_what_is_lost,
@@ -877,10 +879,6 @@ pub(crate) fn a_clock_that_went_back(bench: &dyn Bench) {
     let tried = one.job_in(JobState::Waiting, T);
     one.finish(&one.take_one(T), retry(500), T);
     let due = || [after, at, tried].map(|id| other.info(id).due_at);
-    // It went on, or only back by what nobody notices.
-    other.clock_went_back(T + 1).unwrap();
-    other.clock_went_back(T).unwrap();
-    assert_eq!(due(), [T + 1_000, T + 1_000, T + 500]);
     let now = T - YEAR;
     other.clock_went_back(now).unwrap();
     assert_eq!(due(), [now + 1_000, T + 1_000, now + 500]);
@@ -890,6 +888,33 @@ pub(crate) fn a_clock_that_went_back(bench: &dyn Bench) {
     let later = one.add(entry(), now + 1_001);
     assert_eq!(ids(&one.take(9, now + 1_001)), [after, later]);
     assert_eq!(ids(&one.take(9, T + 1_000)), [at]);
+}
+
+/// A clock that went on, the clock of another machine, or a time that was taken before a wait for a lock.
+pub(crate) fn a_clock_that_is_a_little_off_changes_nothing(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let after = one.add(timed(When::After(1_000)), T);
+    let tried = one.job_in(JobState::Waiting, T);
+    one.finish(&one.take_one(T), retry(500), T);
+    for now in [T + YEAR, T + 1, T, T - 1, T - CLOCK_SLACK] {
+        other.clock_went_back(now).unwrap();
+        assert_eq!([after, tried].map(|id| other.info(id).due_at), [T + 1_000, T + 500], "{}", now - T);
+    }
+    let now = T - CLOCK_SLACK - 1;
+    other.clock_went_back(now).unwrap();
+    assert_eq!([after, tried].map(|id| other.info(id).due_at), [now + 1_000, now + 500]);
+}
+
+/// A machine that started with its clock in another year: the schedule does not wait for that year.
+pub(crate) fn a_schedule_of_a_clock_that_was_far_ahead(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    assert!(one.tick("nightly", T + YEAR, None, T + YEAR).unwrap());
+    assert!(one.tick("hourly", T + LATEST_TICK, None, T).unwrap());
+    other.clock_went_back(T).unwrap();
+    let last = |schedule| one.last_tick(schedule).unwrap();
+    assert_eq!((last("nightly"), last("hourly")), (Some(T), Some(T + LATEST_TICK)));
+    assert!(one.tick("nightly", T + 1, Some(entry()), T + 1).unwrap());
+    assert_eq!(one.counts().unwrap().waiting, 1);
 }
 
 pub(crate) fn due_is_due_in_all_queues(bench: &dyn Bench) {

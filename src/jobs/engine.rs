@@ -16,7 +16,9 @@
 //! **Order** within a queue: by the time since when it waits, with each point of priority counting as
 //! [`PRIORITY_STEP`] earlier; so what is urgent goes first and nothing waits for ever. Equal ones in the order of their ids.
 //!
-//! **Times** are the wall clock's and come in from outside, so that a test can move them.
+//! **Times** are the wall clock's and come in from outside, so that a test can move them. A time may be some seconds old when
+//! the engine uses it: the call has waited for a lock or for the network. Nothing that an engine does may depend on less than
+//! [`CLOCK_SLACK`].
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +41,13 @@ pub(crate) fn wait_after_interruption(count: u32) -> Millis {
 
 /// How much earlier a job counts for each point of its priority; milliseconds.
 pub(crate) const PRIORITY_STEP: Millis = 60_000;
+
+/// By how much clocks may differ without having been put back; milliseconds. More than a call waits for a lock or the network,
+/// and more than the clocks of two machines are apart.
+pub(crate) const CLOCK_SLACK: Millis = 15_000;
+
+/// How far in the future the last tick of a schedule may lie; milliseconds. Past that it comes from a clock that was wrong.
+pub(crate) const LATEST_TICK: Millis = 24 * 3_600_000;
 
 /// How many failures of one job are kept: the last ones.
 pub(crate) const MOST_FAILURES: usize = 25;
@@ -122,8 +131,9 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Takes away what ended well or was cancelled, and is older or more than is kept; never dead ones. How many.
     fn trim(&self, keep: Keep, now: Millis) -> Result<usize>;
 
-    /// The wall clock may have been put back: what was to wait for some time and is due later than that time from now
-    /// ([`When::After`]) is due after it, counted from now.
+    /// The wall clock may have been put back: what was to wait for some time ([`When::After`]) and is due more than
+    /// [`CLOCK_SLACK`] later than that time from now is due after it, counted from now. A schedule whose last tick is more
+    /// than [`LATEST_TICK`] from now was last due now.
     fn clock_went_back(&self, now: Millis) -> Result<()>;
 
     /// The engine itself, for what only one of them has.

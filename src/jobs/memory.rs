@@ -12,8 +12,8 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Abilities, Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS,
-    PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
+    Abilities, Beat, CLOCK_SLACK, Claimed, End, Engine, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES,
+    MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
 };
 use super::record::{JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::Result;
@@ -467,6 +467,7 @@ impl State {
         for id in later {
             self.change(id, |job| job.wait_no_longer_than_told(now));
         }
+        self.ticks.values_mut().filter(|last| **last > now.saturating_add(LATEST_TICK)).for_each(|last| *last = now);
         self.ring();
     }
 }
@@ -550,9 +551,9 @@ impl Job {
     }
 
     fn wait_no_longer_than_told(&mut self, now: Millis) {
-        if let Some(due) = self.wait.map(|wait| now.saturating_add(wait)) {
-            self.info.due_at = due.min(self.info.due_at);
-            self.since = self.info.due_at;
+        let due = self.wait.map(|wait| now.saturating_add(wait));
+        if let Some(due) = due.filter(|due| due.saturating_add(CLOCK_SLACK) < self.info.due_at) {
+            (self.info.due_at, self.since) = (due, due);
         }
     }
 

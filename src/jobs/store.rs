@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, OnceLock};
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, LazyLock, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
 
 use serde::de::DeserializeOwned;
 
@@ -58,8 +58,10 @@ pub struct Jobs {
 /// What all copies share.
 #[derive(Default)]
 pub(super) struct Shared {
-    /// What the wall clock is moved by; milliseconds.
-    clock: AtomicI64,
+    /// How much time tests have let pass; milliseconds.
+    passed: AtomicI64,
+    /// How far the wall clock was put back beside that; milliseconds.
+    put_back: AtomicI64,
     /// A test runs them, and not workers.
     is_by_hand: AtomicBool,
     /// What runs them where they are enqueued.
@@ -115,8 +117,12 @@ impl Jobs {
     /// three, on the clocks of Berlin. Minute, hour, day of the month, month, day of the week.
     ///
     /// It is enqueued once, however many processes say the same. What was due while none of them ran is enqueued once, when
-    /// the first of them is there again. Where a clock is put forward in spring, what would be in the missing hour comes
-    /// after it.
+    /// the first of them is there again.
+    ///
+    /// Where the clocks of the zone go forward, what falls into the missing hour comes once, when that hour is over: `30 2 * * *`
+    /// at 03:00. Where they go back, what falls into the repeated hour comes once, the first time. An interval (minute or hour
+    /// is `*`, `*/n` or the whole range) goes on through both.
+    ///
     pub fn every<J: Job>(self, crontab: &str, job: impl Into<NewJob<J>>) -> Jobs {
         let jobs = self.register::<J>();
         let number = jobs.plan.schedules.iter().filter(|schedule| schedule.is_of(J::NAME, crontab)).count();
@@ -314,20 +320,14 @@ impl Jobs {
 
     /// Lets that much time pass for jobs that are for later: for tests.
     pub fn advance(&self, time: Duration) {
-        self.move_clock(time, 1);
+        add(&self.shared.passed, time);
         self.shared.bell.ring();
     }
 
     /// Puts the clock of jobs back, as an administrator may do with that on the wall: for tests.
     pub fn put_back(&self, time: Duration) {
-        self.move_clock(time, -1);
+        add(&self.shared.put_back, time);
         self.shared.bell.ring();
-    }
-
-    fn move_clock(&self, time: Duration, direction: Millis) {
-        let time = Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX) * direction;
-        let moved = |clock: Millis| Some(clock.saturating_add(time));
-        let _ = self.shared.clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, moved);
     }
 
     /// Where they are kept, in words for the log: `sqlite data/jobs.db`.
@@ -341,7 +341,17 @@ impl Jobs {
     }
 
     pub(crate) fn now(&self) -> Millis {
-        millis(SystemTime::now()).saturating_add(self.shared.clock.load(Ordering::Relaxed))
+        self.moment().wall
+    }
+
+    /// The wall clock and the steady clock at one moment. The thread may be held up between any two of these lines.
+    pub(super) fn moment(&self) -> Moment {
+        static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
+        let [passed, put_back] = [&self.shared.passed, &self.shared.put_back].map(|time| time.load(Ordering::Relaxed));
+        let steady = || passed.saturating_add(BEGINNING.elapsed().as_millis() as Millis);
+        let earliest = steady();
+        let wall = millis(SystemTime::now()).saturating_add(passed).saturating_sub(put_back);
+        Moment { wall, earliest, latest: steady() }
     }
 
     /// Whether a test runs them.
@@ -385,6 +395,19 @@ impl Jobs {
     pub(crate) fn is_private(&self, name: &str) -> bool {
         self.plan.kind(name).is_none_or(|kind| kind.is_private)
     }
+}
+
+/// A time of the wall clock, and the steady clock's just before and just after; milliseconds.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Moment {
+    pub(super) wall: Millis,
+    pub(super) earliest: Millis,
+    pub(super) latest: Millis,
+}
+
+fn add(clock: &AtomicI64, time: Duration) {
+    let time = Millis::try_from(time.as_millis()).unwrap_or(Millis::MAX);
+    let _ = clock.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |clock| Some(clock.saturating_add(time)));
 }
 
 impl fmt::Debug for Jobs {

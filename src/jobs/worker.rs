@@ -8,11 +8,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, run_isolated};
-use super::engine::{Claimed, Held, Room, WorkerId};
+use super::engine::{CLOCK_SLACK, Claimed, Held, Room, WorkerId};
 use super::hands::InHand;
 use super::isolate;
 use super::record::{JobInfo, Millis};
-use super::store::Jobs;
+use super::store::{Jobs, Moment};
 use crate::background::registry::{Origin, escape};
 use crate::background::scope::{Context, Scope};
 use crate::background::task::{Run, Task, TaskContext, TaskHandle};
@@ -27,9 +27,6 @@ const BEAT: Duration = Duration::from_secs(1);
 
 /// Between two rounds of throwing away what is not kept.
 const TRIM: Duration = Duration::from_secs(60);
-
-/// How much the clocks may differ until the wall's counts as put back.
-const STEP_BACK: Millis = 1_000;
 
 impl Jobs {
     /// Runs each job where it is enqueued, before [`enqueue`](Jobs::enqueue) returns: for tests that look at what comes of it.
@@ -175,8 +172,8 @@ impl Crew {
 
     /// Enqueues what is due by a crontab, and says when the next is.
     fn tick(&self) -> Result<Option<Millis>> {
-        let (engine, now) = (&*self.jobs.engine, self.jobs.now());
         let mut next_tick = lock(&self.next_tick);
+        let (engine, now) = (&*self.jobs.engine, self.jobs.now());
         if next_tick.is_none_or(|next| next <= now) {
             let next = self.jobs.plan.schedules.iter().map(|schedule| schedule.tick(engine, now));
             *next_tick = next.collect::<Result<Vec<_>>>()?.into_iter().min();
@@ -247,7 +244,7 @@ impl Crew {
 
     /// The life of the thread that shows that this process lives.
     fn keep(self: &Arc<Crew>) {
-        let (mut trouble, mut clock) = (Trouble::default(), SteadyClock::new(self.jobs.now()));
+        let (mut trouble, mut clock) = (Trouble::default(), SteadyClock::new(self.jobs.moment()));
         let (mut beaten, mut trimmed) = (Instant::now(), Instant::now());
         let mut wait = BEAT;
         while !self.stop.wait(wait) {
@@ -265,20 +262,26 @@ impl Crew {
     }
 
     fn look_after(&self, clock: &mut SteadyClock, beat: bool, trim: bool) -> Result<Kept> {
-        let (engine, now) = (&self.jobs.engine, self.jobs.now());
+        let engine = &self.jobs.engine;
         if beat {
             self.beat()?;
         }
-        if clock.was_put_back(now) {
+        if clock.was_put_back(self.jobs.moment()) {
             log::warn!(target: "aside::jobs", "The clock was put back; jobs that wait for some time still wait for no longer.");
-            engine.clock_went_back(now)?;
-            self.jobs.shared.bell.ring();
+            self.clock_went_back()?;
         }
-        say_recovered(engine.recover(self.jobs.plan.lease, now)?);
+        say_recovered(engine.recover(self.jobs.plan.lease, self.jobs.now())?);
         if trim {
-            engine.trim(self.jobs.plan.keep, now)?;
+            engine.trim(self.jobs.plan.keep, self.jobs.now())?;
         }
         Ok(Kept { has_beaten: beat, has_trimmed: trim })
+    }
+
+    fn clock_went_back(&self) -> Result<()> {
+        self.jobs.engine.clock_went_back(self.jobs.now())?;
+        *lock(&self.next_tick) = None;
+        self.jobs.shared.bell.ring();
+        Ok(())
     }
 
     /// Shows life, says how far all is, and hears what is to be cancelled and what is lost.
@@ -313,22 +316,19 @@ fn say_recovered(count: usize) {
     }
 }
 
-/// The clock on the wall beside the one that nobody moves.
-struct SteadyClock {
-    wall: Millis,
-    steady: Instant,
-}
+/// Compares the wall clock with the steady one.
+struct SteadyClock(Moment);
 
 impl SteadyClock {
-    fn new(wall: Millis) -> SteadyClock {
-        SteadyClock { wall, steady: Instant::now() }
+    fn new(now: Moment) -> SteadyClock {
+        SteadyClock(now)
     }
 
-    /// Whether the wall's has been put back since this was last asked.
-    fn was_put_back(&mut self, wall: Millis) -> bool {
-        let expected = self.wall + self.steady.elapsed().as_millis() as Millis;
-        *self = SteadyClock::new(wall);
-        wall < expected - STEP_BACK
+    /// Returns true if the wall clock has been put back since the last call.
+    fn was_put_back(&mut self, now: Moment) -> bool {
+        let last = std::mem::replace(&mut self.0, now);
+        let passed = now.earliest.saturating_sub(last.latest).max(0);
+        now.wall < last.wall.saturating_add(passed).saturating_sub(CLOCK_SLACK)
     }
 }
 
@@ -426,12 +426,60 @@ mod tests {
 
     #[test]
     fn a_clock_that_is_put_back_is_noticed_and_one_that_goes_on_is_not() {
-        let wall = 1_000_000;
-        for (later, was_put_back) in [(wall, false), (wall + 3_600_000, false), (wall - 60_000, true)] {
-            assert_eq!(SteadyClock::new(wall).was_put_back(later), was_put_back, "{later}");
-        }
-        let mut clock = SteadyClock::new(wall);
-        assert!(clock.was_put_back(wall - 60_000) && !clock.was_put_back(wall - 60_000), "once for each step");
+        let jobs = Jobs::memory();
+        let mut clock = SteadyClock::new(jobs.moment());
+        jobs.advance(Duration::from_secs(3_600));
+        assert!(!clock.was_put_back(jobs.moment()));
+        jobs.put_back(Duration::from_secs(60));
+        assert!(clock.was_put_back(jobs.moment()) && !clock.was_put_back(jobs.moment()), "once for each step");
+    }
+
+    #[test]
+    fn a_thread_that_is_held_up_while_it_reads_the_clocks_takes_neither_for_put_back() {
+        let held_up = |wall: Millis, earliest: Millis, latest: Millis| Moment {
+            wall: wall * 1_000,
+            earliest: earliest * 1_000,
+            latest: latest * 1_000,
+        };
+        let mut clock = SteadyClock::new(held_up(0, 0, 0));
+        // For a minute, before and after it reads the wall clock.
+        assert!(!clock.was_put_back(held_up(60, 0, 60)));
+        assert!(!clock.was_put_back(held_up(60, 60, 120)));
+        assert!(!clock.was_put_back(held_up(120, 120, 120)));
+        assert!(clock.was_put_back(held_up(120, 180, 180)));
+    }
+
+    /// A heartbeat waited for a locked database: a time from before the wait looked as if the clock had been put back.
+    #[cfg(feature = "sqlite")]
+    #[test]
+    fn a_heartbeat_that_waits_for_a_lock_does_not_see_a_clock_that_was_put_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("jobs.db");
+        let scope = Scope::new(Registry::new(&Config::default()), Values::default());
+        let jobs = Jobs::sqlite(&path).unwrap().register::<Quick>();
+        let crew = Crew::by_hand(&jobs, scope);
+        *lock(&crew.me) = Some(jobs.engine.join().unwrap());
+        let mut clock = SteadyClock::new(jobs.moment());
+        *lock(&crew.next_tick) = Some(0);
+        let blocker = rusqlite::Connection::open(&path).unwrap();
+        blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
+        let (begins, begun) = std::sync::mpsc::channel();
+        thread::scope(|scope| {
+            let looks = scope.spawn(|| {
+                begins.send(()).unwrap();
+                crew.look_after(&mut clock, true, false).unwrap();
+            });
+            begun.recv().unwrap();
+            // Time passes all the while, before and after the lock is let go.
+            let minute = || jobs.advance(Duration::from_secs(60));
+            (0..10_000).for_each(|_| minute());
+            blocker.execute_batch("COMMIT").unwrap();
+            while !looks.is_finished() {
+                minute();
+            }
+            looks.join().unwrap();
+        });
+        assert_eq!(*lock(&crew.next_tick), Some(0), "the clock was taken for put back");
     }
 
     #[test]
@@ -441,7 +489,7 @@ mod tests {
         let id = jobs.enqueue(Quick).unwrap().id;
         let crew = Crew::by_hand(&jobs, scope);
         assert_eq!(crew.run_next().unwrap().unwrap().state, JobState::Done);
-        crew.look_after(&mut SteadyClock::new(jobs.now()), false, true).unwrap();
+        crew.look_after(&mut SteadyClock::new(jobs.moment()), false, true).unwrap();
         assert!(jobs.find(id).unwrap().is_none());
     }
 }

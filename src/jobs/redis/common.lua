@@ -15,6 +15,7 @@
 local P, CALLER, CALL = ARGV[1], ARGV[2], ARGV[3]
 local GROUP, LATE = 'aside', ARGV[1] .. 'late'
 local MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP = 25, 10, 60000
+local CLOCK_SLACK, LATEST_TICK = 15000, 86400000
 local call = redis.call
 
 local function text(number) return string.format('%.0f', number) end

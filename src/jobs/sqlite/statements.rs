@@ -6,8 +6,8 @@
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use crate::jobs::engine::{
-    Beat, Claimed, End, Enqueued, Entry, Held, Keep, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When,
-    wait_after_interruption,
+    Beat, CLOCK_SLACK, Claimed, End, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES, MOST_INTERRUPTIONS,
+    PRIORITY_STEP, Room, When, wait_after_interruption,
 };
 use crate::jobs::record::{JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
 
@@ -589,8 +589,10 @@ pub(super) fn trim(db: &Connection, keep: Keep, now: Millis) -> Result<usize> {
 pub(super) fn clock_went_back(db: &Connection, now: Millis) -> Result<()> {
     db.prepare_cached(
         "UPDATE aside_jobs SET due_at = ?1 + wait, rank = ?1 + wait - priority * ?2
-         WHERE state = 1 AND wait <= ?3 AND due_at > ?1 + wait",
+         WHERE state = 1 AND wait <= ?3 AND due_at > ?1 + wait + ?4",
     )?
-    .execute([now, PRIORITY_STEP, LONGEST_WAIT])
-    .map(drop)
+    .execute([now, PRIORITY_STEP, LONGEST_WAIT, CLOCK_SLACK])?;
+    db.prepare_cached("UPDATE aside_schedules SET last_tick = ?1 WHERE last_tick > ?1 + ?2")?
+        .execute([now, LATEST_TICK])
+        .map(drop)
 }
