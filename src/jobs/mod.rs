@@ -9,6 +9,7 @@
 mod attempt;
 #[cfg(test)]
 pub(crate) mod conformance;
+mod crontab;
 pub(crate) mod engine;
 mod follow;
 mod hands;

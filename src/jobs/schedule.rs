@@ -1,8 +1,8 @@
-//! Jobs that come again and again: at the times of a crontab, in a time zone that is named.
+//! Jobs that come again and again: at the times of a crontab, in its time zone.
 
-use cronexpr::Crontab;
 use jiff::Timestamp;
 
+use super::crontab::Crontab;
 use super::engine::{Engine, Entry};
 use super::record::Millis;
 use crate::error::{Error, Result};
@@ -22,11 +22,7 @@ impl Schedule {
     /// # Errors
     /// When the crontab cannot be read, or never comes.
     pub(super) fn new(crontab: &str, entry: Entry, number: usize) -> Result<Schedule> {
-        let wrong = |error: cronexpr::Error| {
-            let words = "is no crontab with a time zone, such as `0 3 * * * Europe/Berlin` (minute, hour, day, month, weekday, zone)";
-            Error::internal(format!("`{crontab}` {words}")).with_source(error)
-        };
-        let parsed = cronexpr::parse_crontab(crontab).map_err(wrong)?;
+        let parsed = Crontab::parse(crontab)?;
         // Not by what is in it, which may be different at each start, and nobody's business.
         let name = format!("{} {crontab} {number}", entry.name);
         let schedule = Schedule { name, crontab: parsed, entry };
@@ -80,12 +76,9 @@ impl Schedule {
     }
 
     fn after(&self, time: Millis) -> Result<Millis> {
-        let never = |error: String| {
-            Error::internal(format!("the schedule of the job `{}` never comes: {error}", self.entry.name))
-        };
-        let time = Timestamp::from_millisecond(time).map_err(|error| never(error.to_string()))?;
-        let next = self.crontab.find_next(cronexpr::MakeTimestamp(time)).map_err(|error| never(error.to_string()))?;
-        Ok(next.timestamp().as_millisecond())
+        let never = |error: Error| error.context(format!("the schedule of the job `{}` never comes", self.entry.name));
+        let time = Timestamp::from_millisecond(time).map_err(|error| never(Error::from(error)))?;
+        self.crontab.after(time).map(|next| next.as_millisecond()).map_err(never)
     }
 }
 
@@ -93,13 +86,47 @@ impl Schedule {
 mod tests {
     use super::*;
     use crate::jobs::engine::When;
+    use crate::jobs::record::JobState;
+    use crate::jobs::store::Jobs;
+
+    fn schedule(crontab: &str) -> Schedule {
+        let [name, label, payload, queue] = ["a", "a", "null", "default"].map(str::to_owned);
+        let entry = Entry { name, label, payload, queue, priority: 0, unique: None, when: When::Now, origin: None };
+        Schedule::new(crontab, entry, 0).unwrap()
+    }
+
+    fn at(text: &str) -> Millis {
+        text.parse::<Timestamp>().unwrap().as_millisecond()
+    }
+
+    /// Looks each minute, as a worker does. When each job was enqueued.
+    fn enqueued(crontab: &str, from: &str, until: &str) -> Vec<String> {
+        let (jobs, schedule) = (Jobs::memory(), schedule(crontab));
+        for now in (at(from)..at(until)).step_by(60_000) {
+            schedule.tick(&*jobs.engine, now).unwrap();
+        }
+        let mut times: Vec<Millis> =
+            jobs.list(JobState::Waiting, None).unwrap().iter().map(|job| job.enqueued_at).collect();
+        times.sort_unstable();
+        times.into_iter().map(|time| Timestamp::from_millisecond(time).unwrap().to_string()).collect()
+    }
+
+    #[test]
+    fn a_job_in_the_hour_of_a_clock_change_is_enqueued_once() {
+        let daily = "30 2 * * * Europe/Berlin";
+        let spring = enqueued(daily, "2027-03-27T12:00:00Z", "2027-03-29T12:00:00Z");
+        assert_eq!(spring, ["2027-03-28T01:00:00Z", "2027-03-29T00:30:00Z"]);
+        let autumn = enqueued(daily, "2027-10-30T12:00:00Z", "2027-11-01T12:00:00Z");
+        assert_eq!(autumn, ["2027-10-31T00:30:00Z", "2027-11-01T01:30:00Z"]);
+        let weekly = enqueued("30 2 * * SUN Europe/Berlin", "2027-03-27T12:00:00Z", "2027-03-29T12:00:00Z");
+        assert_eq!(weekly, ["2027-03-28T01:00:00Z"]);
+        let half_hours = enqueued("*/30 * * * * Europe/Berlin", "2027-10-31T00:00:00Z", "2027-10-31T02:01:00Z");
+        assert_eq!(half_hours.len(), 4, "the first look only notes the time: {half_hours:?}");
+    }
 
     #[test]
     fn what_was_missed_is_the_last_of_its_times() {
-        let [name, label, payload, queue] = ["a", "a", "null", "default"].map(str::to_owned);
-        let entry = Entry { name, label, payload, queue, priority: 0, unique: None, when: When::Now, origin: None };
-        let schedule = Schedule::new("0,1,2 3 * * * UTC", entry, 0).unwrap();
-        let at = |text: &str| text.parse::<Timestamp>().unwrap().as_millisecond();
+        let schedule = schedule("0,1,2 3 * * * UTC");
         let last_due = |from, to| schedule.last_due(at(from), at(to)).unwrap();
         let last = at("2026-11-20T03:02:00Z");
         assert_eq!(last_due("2026-11-01T00:00:00Z", "2026-11-20T03:10:00Z"), Some(last));
