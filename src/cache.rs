@@ -6,14 +6,20 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::{Cache as Entries, DefaultLifecycle, GuardResult, PlaceholderGuard};
 use quick_cache::{DefaultHashBuilder, UnitWeighter};
 
+use crate::bounds::{self, LONGEST_KEY};
+use crate::sync::lock;
+
 /// How many entries `Cache::default()` holds.
 const CAPACITY: usize = 10_000;
+
+/// How often entries past their time are dropped.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a thread waits for another's computation before the log says so, and again each time as long.
 const WAIT_WARNING: Duration = Duration::from_secs(10);
@@ -39,9 +45,11 @@ const WAIT_WARNING: Duration = Duration::from_secs(10);
 /// ```
 ///
 /// A clone is the same cache and costs one counter. A value is cloned on its way out: wrap a large one in an [`Arc`].
-/// `Cache::default()` holds 10,000 entries. An entry past its time is never given out.
+/// `Cache::default()` holds 10,000 entries. An entry past its time is never given out, and is dropped within a minute when
+/// the cache is written to. A key may be of any length: past 64 bytes its hash is kept in its place.
 pub struct Cache<V> {
     entries: Arc<Entries<String, Arc<Entry<V>>>>,
+    swept: Arc<Mutex<Instant>>,
 }
 
 /// In an [`Arc`], so that a value is cloned and dropped outside the locks: its code may be slow, panic, or use the cache.
@@ -77,7 +85,7 @@ impl<V: Clone> Cache<V> {
     /// The entries lie in parts with a lock each, so that the bound is `capacity` rounded up to a multiple of their number,
     /// and a part that is full evicts while another has room.
     pub fn new(capacity: usize) -> Cache<V> {
-        Cache { entries: Arc::new(Entries::new(capacity)) }
+        Cache { entries: Arc::new(Entries::new(capacity)), swept: Arc::new(Mutex::new(Instant::now())) }
     }
 
     /// The value of `key`, or nothing when it is not there or its time is over.
@@ -90,7 +98,7 @@ impl<V: Clone> Cache<V> {
     /// With a `ttl` of zero nothing is kept; with [`Duration::MAX`] the value stays until it is removed or evicted. What
     /// [`remember`](Cache::remember) computes for the same key meanwhile does not overwrite it.
     pub fn set(&self, key: impl Into<String>, value: V, ttl: Duration) {
-        self.set_at(key.into(), value, ttl, Instant::now());
+        self.set_at(&key.into(), value, ttl, Instant::now());
     }
 
     /// The value of `key`; when it is not there, computed by `f` and kept for the time `ttl`.
@@ -126,11 +134,13 @@ impl<V: Clone> Cache<V> {
         if ttl.is_zero() {
             return f();
         }
+        let key = &*bounds::key(key, LONGEST_KEY);
         let _computing = Computing::begin(self.address(), key);
         match self.wait_or_claim(key) {
             Ok(value) => Ok(value),
             Err(claim) => {
                 let value = f()?;
+                self.sweep(Instant::now());
                 // Refused when the key was set or removed meanwhile: that is newer than what `f` saw.
                 let _ = claim.insert(Entry::new(value.clone(), ttl, Instant::now()));
                 Ok(value)
@@ -141,7 +151,7 @@ impl<V: Clone> Cache<V> {
     /// Removes `key`, and whether it was there. What is being computed for it right now is not kept either.
     pub fn remove(&self, key: &str) -> bool {
         let now = Instant::now();
-        self.entries.remove(key).is_some_and(|(_, entry)| entry.is_fresh(now))
+        self.entries.remove(&*bounds::key(key, LONGEST_KEY)).is_some_and(|(_, entry)| entry.is_fresh(now))
     }
 
     /// Removes everything.
@@ -151,7 +161,7 @@ impl<V: Clone> Cache<V> {
         self.entries.clear();
     }
 
-    /// How many entries there are. One past its time counts until somebody asks for it or it is evicted.
+    /// How many entries there are. One past its time counts until it is dropped.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -162,16 +172,32 @@ impl<V: Clone> Cache<V> {
     }
 
     fn get_at(&self, key: &str, now: Instant) -> Option<V> {
-        let entry = self.entries.get(key)?;
+        let key = bounds::key(key, LONGEST_KEY);
+        let entry = self.entries.get(&*key)?;
         if entry.is_fresh(now) {
             return Some(entry.value.clone());
         }
-        self.discard(key, &entry);
+        self.discard(&key, &entry);
         None
     }
 
-    fn set_at(&self, key: String, value: V, ttl: Duration, now: Instant) {
-        self.entries.insert(key, Entry::new(value, ttl, now));
+    fn set_at(&self, key: &str, value: V, ttl: Duration, now: Instant) {
+        self.sweep(now);
+        self.entries.insert(bounds::key(key, LONGEST_KEY).into_owned(), Entry::new(value, ttl, now));
+    }
+
+    /// Drops entries past their time, at most once a minute: it looks at all of them.
+    fn sweep(&self, now: Instant) {
+        {
+            let mut swept = lock(&self.swept);
+            if now.saturating_duration_since(*swept) < SWEEP_EVERY {
+                return;
+            }
+            *swept = now;
+        }
+        // Collected first: a value's `Drop` may use the cache.
+        let expired: Vec<_> = self.entries.iter().filter(|(_, entry)| !entry.is_fresh(now)).collect();
+        expired.iter().for_each(|(key, entry)| self.discard(key, entry));
     }
 
     /// Removes this very entry: another thread may have put a new one in its place.
@@ -208,7 +234,7 @@ impl<V: Clone> Default for Cache<V> {
 /// The same cache, not a copy.
 impl<V> Clone for Cache<V> {
     fn clone(&self) -> Cache<V> {
-        Cache { entries: Arc::clone(&self.entries) }
+        Cache { entries: Arc::clone(&self.entries), swept: Arc::clone(&self.swept) }
     }
 }
 
@@ -262,10 +288,34 @@ mod tests {
     fn an_entry_past_its_time_is_never_given_out() {
         let cache = Cache::new(10);
         let start = Instant::now();
-        cache.set_at("a".into(), 1, MINUTE, start);
+        cache.set_at("a", 1, MINUTE, start);
         assert_eq!(cache.get_at("a", start + MINUTE - Duration::from_nanos(1)), Some(1));
         assert_eq!(cache.get_at("a", start + MINUTE), None);
         assert!(cache.is_empty(), "an entry that was found too old is let go of");
+    }
+
+    #[test]
+    fn entries_past_their_time_are_dropped_though_nobody_asks_for_them() {
+        let cache = Cache::new(1_000);
+        let start = Instant::now();
+        (0..500).for_each(|number| cache.set_at(&number.to_string(), number, MINUTE / 2, start));
+        cache.set_at("stays", 1, 10 * MINUTE, start);
+        assert!(cache.len() > 400);
+        cache.set_at("later", 1, MINUTE, start + 2 * SWEEP_EVERY);
+        assert_eq!(cache.len(), 2);
+    }
+
+    #[test]
+    fn a_long_key_takes_no_more_memory_than_a_short_one() {
+        let (cache, long) = (Cache::new(10), "a".repeat(1_000_000));
+        cache.set(&*long, 1, MINUTE);
+        assert_eq!(cache.remember(&long, MINUTE, || fine(2)), Ok(1));
+        assert_eq!(cache.remember(&format!("{long}b"), MINUTE, || fine(2)), Ok(2));
+        assert!(cache.entries.iter().all(|(key, _)| key.len() < 100));
+        // A client that sends what the other's key is kept as gets an entry of its own.
+        let kept = bounds::key(&long, LONGEST_KEY).into_owned();
+        assert_eq!((cache.get(&kept), cache.get(&long)), (None, Some(1)));
+        assert!(cache.remove(&long) && cache.get(&long).is_none());
     }
 
     #[test]

@@ -74,6 +74,7 @@
 
 mod app;
 mod background;
+mod bounds;
 mod cache;
 mod config;
 mod deadline;

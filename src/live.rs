@@ -5,7 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::hash::Hash;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
@@ -415,6 +415,10 @@ where
 /// visitor is still on the way to, finds it.
 const KEPT: Duration = Duration::from_secs(60);
 
+/// How many entries a [`LiveMap`] keeps that nobody holds, and how many bytes of their keys. A client may choose them.
+const MOST_UNHELD: usize = 10_000;
+const MOST_KEY_BYTES: usize = 4 << 20;
+
 /// A [`Live`] state for each key: for each visitor, by something in the session, or for each order, by its number.
 ///
 /// ```
@@ -437,11 +441,14 @@ const KEPT: Duration = Duration::from_secs(60);
 ///
 /// For each visitor take [`Session::id`](crate::Session::id) for the key.
 ///
-/// An entry goes by itself once nobody has held it for a minute: no page watches it, and no task has it to change.
+/// An entry goes by itself once nobody has held it for a minute: no page watches it, and no task has it to change. Past
+/// 10,000 entries that nobody holds, or 4 MiB of their keys, the ones that were held least recently go at once.
 pub struct LiveMap<K, T>(Arc<Mutex<Entries<K, T>>>);
 
 struct Entries<K, T> {
     entries: HashMap<K, Entry<T>>,
+    /// Of all keys together.
+    key_bytes: usize,
     swept: Instant,
 }
 
@@ -449,6 +456,35 @@ struct Entry<T> {
     live: Live<T>,
     /// When somebody was last seen to hold it.
     held: Instant,
+    key_bytes: usize,
+}
+
+impl<T> Entry<T> {
+    fn is_held(&self) -> bool {
+        Arc::strong_count(&self.live.0) > 1
+    }
+}
+
+/// Counts the bytes of a key of any type by what it gives to a hasher.
+#[derive(Default)]
+struct Counter(usize);
+
+impl Counter {
+    fn of(key: &impl Hash) -> usize {
+        let mut counter = Counter::default();
+        key.hash(&mut counter);
+        counter.0
+    }
+}
+
+impl Hasher for Counter {
+    fn write(&mut self, bytes: &[u8]) {
+        self.0 += bytes.len();
+    }
+
+    fn finish(&self) -> u64 {
+        0
+    }
 }
 
 impl<K, T> Clone for LiveMap<K, T> {
@@ -466,7 +502,7 @@ impl<K: Eq + Hash, T: Clone> Default for LiveMap<K, T> {
 impl<K: Eq + Hash, T: Clone> LiveMap<K, T> {
     /// A map without entries.
     pub fn new() -> LiveMap<K, T> {
-        LiveMap(Arc::new(Mutex::new(Entries { entries: HashMap::new(), swept: Instant::now() })))
+        LiveMap(Arc::new(Mutex::new(Entries { entries: HashMap::new(), key_bytes: 0, swept: Instant::now() })))
     }
 
     /// The state of a key, begun when there is none.
@@ -474,9 +510,15 @@ impl<K: Eq + Hash, T: Clone> LiveMap<K, T> {
         let now = Instant::now();
         let mut map = lock(&self.0);
         map.sweep(now);
-        let entry = map.entries.entry(key).or_insert_with(|| Entry { live: Live::new(begin()), held: now });
-        entry.held = now;
-        entry.live.clone()
+        if let Some(entry) = map.entries.get_mut(&key) {
+            entry.held = now;
+            return entry.live.clone();
+        }
+        let (live, key_bytes) = (Live::new(begin()), Counter::of(&key));
+        map.make_room(key_bytes);
+        map.key_bytes += key_bytes;
+        map.entries.insert(key, Entry { live: live.clone(), held: now, key_bytes });
+        live
     }
 
     /// The state of a key, when there is one.
@@ -491,7 +533,10 @@ impl<K: Eq + Hash, T: Clone> LiveMap<K, T> {
 
     /// Forgets a key. Who holds its state goes on with it.
     pub fn remove(&self, key: &K) {
-        lock(&self.0).entries.remove(key);
+        let mut map = lock(&self.0);
+        if let Some(entry) = map.entries.remove(key) {
+            map.key_bytes -= entry.key_bytes;
+        }
     }
 
     /// How many keys there are, those among them that go at the next look.
@@ -512,12 +557,32 @@ impl<K: Eq + Hash, T> Entries<K, T> {
             return;
         }
         self.swept = now;
-        self.entries.retain(|_, entry| {
-            if Arc::strong_count(&entry.live.0) > 1 {
+        self.retain(|entry| {
+            if entry.is_held() {
                 entry.held = now;
             }
             now.duration_since(entry.held) < KEPT
         });
+    }
+
+    /// Drops entries that nobody holds where they are too many, the ones that were held least recently first.
+    fn make_room(&mut self, key_bytes: usize) {
+        while self.entries.len() >= MOST_UNHELD || self.key_bytes + key_bytes > MOST_KEY_BYTES {
+            let unheld = self.entries.values().filter(|entry| !entry.is_held());
+            let mut times: Vec<Instant> = unheld.map(|entry| entry.held).collect();
+            if times.is_empty() {
+                return;
+            }
+            // A tenth at once, so that not every call has to look for the next one.
+            let tenth = times.len() / 10;
+            let (_, &mut last, _) = times.select_nth_unstable(tenth);
+            self.retain(|entry| entry.is_held() || entry.held > last);
+        }
+    }
+
+    fn retain(&mut self, mut keeps: impl FnMut(&mut Entry<T>) -> bool) {
+        self.entries.retain(|_, entry| keeps(entry));
+        self.key_bytes = self.entries.values().map(|entry| entry.key_bytes).sum();
     }
 }
 
@@ -556,6 +621,17 @@ mod tests {
         drop(held);
         assert_eq!(keys(&map, KEPT / 2), [1], "it was held until the last look");
         assert_eq!(keys(&map, KEPT), [0; 0]);
+    }
+
+    #[test]
+    fn a_client_that_chooses_keys_cannot_fill_the_map() {
+        let map: LiveMap<String, u32> = LiveMap::new();
+        let held = map.entry("held".into(), || 7);
+        (0..2 * MOST_UNHELD).for_each(|number| drop(map.entry(number.to_string(), || 0)));
+        assert!((MOST_UNHELD / 2..=MOST_UNHELD).contains(&map.len()), "{}", map.len());
+        (0..100).for_each(|number| drop(map.entry(format!("{number}{}", "x".repeat(1 << 20)), || 0)));
+        assert!(map.len() <= 4, "{}", map.len());
+        assert!(map.get(&"held".to_owned()).is_some_and(|live| *live.get() == *held.get()));
     }
 
     #[test]

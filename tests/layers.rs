@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// Each room's floor. A room is a file, or a folder with all that is in it.
 const FLOORS: &[(&str, u32)] = &[
     ("deadline", 0),
+    ("bounds", 0),
     ("error", 0),
     ("sync", 0),
     ("watched", 0),

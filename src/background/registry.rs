@@ -16,6 +16,7 @@ use serde::ser::{SerializeStruct, Serializer};
 use super::failure::Failure;
 use super::threads::{self, ASK_AGAIN, Work};
 use super::timer;
+use crate::bounds;
 use crate::config::Config;
 use crate::deadline;
 use crate::sync::{lock, wait_while_for};
@@ -27,6 +28,9 @@ const FAILED: usize = 100;
 
 /// The longest time between two looks whether anyone still watches a task.
 const LOOK_AT_WATCHERS: Duration = Duration::from_secs(60);
+/// How much is kept of what a task is called, of its key and of its failure, in bytes: a client may have a say in each.
+const LONGEST_NAME: usize = 200;
+const LONGEST_FAILURE: usize = 10_000;
 
 /// How often a wait is logged.
 const WARN_EVERY: Duration = Duration::from_secs(5);
@@ -376,8 +380,8 @@ impl Registry {
     pub(crate) fn enter(&self, name: String, key: Option<String>, origin: Option<Arc<Origin>>) -> Arc<Record> {
         let record = Arc::new(Record {
             id: self.0.ids.fetch_add(1, Ordering::Relaxed),
-            name,
-            key,
+            name: bounds::shorten(&name, LONGEST_NAME).into_owned(),
+            key: key.map(|key| bounds::key(&key, LONGEST_NAME).into_owned()),
             origin,
             began: OnceLock::new(),
             tries: AtomicU32::new(0),
@@ -529,7 +533,7 @@ impl Registry {
     fn end_with(&self, record: &Arc<Record>, failure: Option<&Failure>, say: impl FnOnce()) {
         let end = End {
             after: record.after(),
-            failure: failure.map(Failure::to_string),
+            failure: failure.map(|failure| bounds::shorten(&failure.to_string(), LONGEST_FAILURE).into_owned()),
             backtrace: failure.and_then(Failure::backtrace),
             kind: failure.map_or(TaskState::Done, state_after),
         };
@@ -579,8 +583,9 @@ impl Registry {
 
     /// The newest task of that key, running before ended.
     pub(crate) fn find(&self, key: &str) -> Option<Arc<Record>> {
+        let key = bounds::key(key, LONGEST_NAME);
         let state = self.state();
-        let has_key = |record: &&Arc<Record>| record.key.as_deref() == Some(key);
+        let has_key = |record: &&Arc<Record>| record.key.as_deref() == Some(&*key);
         let running = state.unfinished.values().rev().find(has_key);
         running.or_else(|| state.ended.iter().rev().find(has_key)).cloned()
     }
@@ -805,6 +810,16 @@ mod tests {
         assert_eq!(found, Some([0, 1, 1]));
         let lists = registry.lists();
         assert_eq!([lists.unfinished, lists.failed, lists.ended].map(|list| list.len()), [0, 1, 1]);
+    }
+
+    #[test]
+    fn what_a_client_has_a_say_in_is_bounded() {
+        let (registry, long) = (Registry::new(&Config::default()), "a".repeat(1_000_000));
+        let record = registry.enter(long.clone(), Some(long.clone()), None);
+        registry.end(&record, Some(&Failure::from_error(long.clone().into())));
+        assert!(record.name.len() + record.key.as_ref().map_or(0, String::len) < 500);
+        assert!(record.failure().unwrap().0.len() < 11_000);
+        assert!(registry.find(&long).is_some() && registry.find(&long[1..]).is_none());
     }
 
     #[test]

@@ -13,9 +13,13 @@ use super::registry::{Origin, Progress, Record, Registry, Stop, TaskState};
 use super::scope::Context;
 use super::threads::{self, Work};
 use super::timer;
+use crate::bounds;
 use crate::error::Error;
 use crate::sync::{lock, wait_while};
 use crate::watched::Watched;
+
+/// How much of a task's message is kept, in bytes.
+const LONGEST_MESSAGE: usize = 10_000;
 
 /// Does `f` aside: on an OS thread of its own, from now on. Gives the standard library's handle back.
 ///
@@ -94,7 +98,7 @@ impl Task {
         Task { name: Some(name.into()), ..Task::default() }
     }
 
-    /// A key that [`task`](crate::task()) finds it by.
+    /// A key that [`task`](crate::task()) finds it by. Of one over 200 bytes the hash is kept.
     pub fn key(mut self, key: impl Into<String>) -> Task {
         self.key = Some(key.into());
         self
@@ -289,9 +293,9 @@ impl TaskContext {
         self.record.update(|progress| (progress.done, progress.total) = (done, total));
     }
 
-    /// Says what it is at.
+    /// Says what it is at, in up to 10,000 bytes.
     pub fn message(&self, message: impl Into<String>) {
-        let message = message.into();
+        let message = bounds::shorten(&message.into(), LONGEST_MESSAGE).into_owned();
         self.record.update(|progress| progress.message = message);
     }
 
@@ -389,7 +393,7 @@ impl TaskInfo {
         &self.record.name
     }
 
-    /// The key it was given.
+    /// The key it was given; its hash where that has more than 200 bytes.
     pub fn key(&self) -> Option<&str> {
         self.record.key.as_deref()
     }

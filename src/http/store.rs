@@ -12,14 +12,21 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sync::lock;
 
-/// Entries that memory holds; past that the one that ends first goes.
+/// Entries that memory holds, and bytes of them; past either the ones that end first go.
 const MOST_ENTRIES: usize = 100_000;
+const MOST_BYTES: usize = 64 << 20;
+
+/// What an entry takes beside its texts, in bytes.
+const OVERHEAD: usize = 128;
+
+/// How often entries are dropped whose time is over, in seconds.
+const SWEEP_EVERY: i64 = 60;
 
 /// The store of an application.
 pub(crate) struct Store(Backend);
 
 enum Backend {
-    Memory(Mutex<HashMap<(Shelf, String), Entry>>),
+    Memory(Mutex<Memory>),
     #[cfg(feature = "sqlite")]
     Sqlite(Mutex<rusqlite::Connection>),
 }
@@ -33,6 +40,14 @@ pub(crate) enum Shelf {
     EndedUsers,
     /// Forms that were answered, by their key; the value is the answer.
     AnsweredForms,
+}
+
+#[derive(Default)]
+struct Memory {
+    entries: HashMap<(Shelf, String), Entry>,
+    bytes: usize,
+    /// When entries past their time were last dropped.
+    swept: i64,
 }
 
 struct Entry {
@@ -76,7 +91,7 @@ impl Store {
     /// When the file cannot be read.
     pub(crate) fn get(&self, shelf: Shelf, key: &str) -> Result<Option<String>> {
         match &self.0 {
-            Backend::Memory(entries) => Ok(alive(&lock(entries), shelf, key)),
+            Backend::Memory(memory) => Ok(lock(memory).alive(shelf, key)),
             #[cfg(feature = "sqlite")]
             Backend::Sqlite(connection) => {
                 use rusqlite::OptionalExtension;
@@ -94,9 +109,9 @@ impl Store {
     /// When the file cannot be read.
     pub(crate) fn get_both(&self, asked: [(Shelf, &str); 2]) -> Result<[Option<String>; 2]> {
         match &self.0 {
-            Backend::Memory(entries) => {
-                let entries = lock(entries);
-                Ok(asked.map(|(shelf, key)| alive(&entries, shelf, key)))
+            Backend::Memory(memory) => {
+                let memory = lock(memory);
+                Ok(asked.map(|(shelf, key)| memory.alive(shelf, key)))
             }
             #[cfg(feature = "sqlite")]
             Backend::Sqlite(connection) => {
@@ -117,10 +132,8 @@ impl Store {
     /// When the file cannot be written.
     pub(crate) fn put(&self, shelf: Shelf, key: &str, value: &str, until: i64) -> Result<()> {
         match &self.0 {
-            Backend::Memory(entries) => {
-                let mut entries = lock(entries);
-                make_room(&mut entries);
-                entries.insert((shelf, key.to_owned()), Entry { value: value.to_owned(), until });
+            Backend::Memory(memory) => {
+                lock(memory).put((shelf, key.to_owned()), Entry { value: value.to_owned(), until }, now());
             }
             #[cfg(feature = "sqlite")]
             Backend::Sqlite(connection) => {
@@ -134,26 +147,57 @@ impl Store {
     }
 }
 
-fn alive(entries: &HashMap<(Shelf, String), Entry>, shelf: Shelf, key: &str) -> Option<String> {
-    let entry = entries.get(&(shelf, key.to_owned())).filter(|entry| entry.until > now());
-    entry.map(|entry| entry.value.clone())
-}
-
-fn make_room(entries: &mut HashMap<(Shelf, String), Entry>) {
-    if entries.len() < MOST_ENTRIES {
-        return;
+impl Memory {
+    fn alive(&self, shelf: Shelf, key: &str) -> Option<String> {
+        let entry = self.entries.get(&(shelf, key.to_owned())).filter(|entry| entry.until > now());
+        entry.map(|entry| entry.value.clone())
     }
-    entries.retain(|_, entry| entry.until > now());
-    if entries.len() >= MOST_ENTRIES {
+
+    fn put(&mut self, key: (Shelf, String), entry: Entry, now: i64) {
+        if now >= self.swept + SWEEP_EVERY {
+            self.swept = now;
+            self.retain(|entry| entry.until > now);
+            self.entries.shrink_to(2 * self.entries.len());
+        }
+        self.bytes += size(&key, &entry);
+        if let Some(former) = self.entries.insert(key.clone(), entry) {
+            self.bytes -= size(&key, &former);
+        }
+        if self.is_full() {
+            self.make_room(now);
+        }
+    }
+
+    fn is_full(&self) -> bool {
+        self.entries.len() > MOST_ENTRIES || self.bytes > MOST_BYTES
+    }
+
+    fn make_room(&mut self, now: i64) {
+        self.retain(|entry| entry.until > now);
+        if !self.is_full() {
+            return;
+        }
         log::warn!(
             target: "aside::store",
-            "{MOST_ENTRIES} entries are remembered in memory, and the oldest are forgotten: set ASIDE_STORE to `sqlite:PATH`."
+            "{} entries of {} bytes are remembered in memory, and the oldest are forgotten: set ASIDE_STORE to `sqlite:PATH`.",
+            self.entries.len(),
+            self.bytes
         );
-        let mut ends: Vec<i64> = entries.values().map(|entry| entry.until).collect();
+        let mut ends: Vec<i64> = self.entries.values().map(|entry| entry.until).collect();
         // A tenth at once, so that not every call has to look for the next one.
-        let (_, &mut last, _) = ends.select_nth_unstable(MOST_ENTRIES / 10);
-        entries.retain(|_, entry| entry.until > last);
+        let tenth = ends.len() / 10;
+        let (_, &mut last, _) = ends.select_nth_unstable(tenth);
+        self.retain(|entry| entry.until > last);
     }
+
+    fn retain(&mut self, keeps: impl Fn(&Entry) -> bool) {
+        self.entries.retain(|_, entry| keeps(entry));
+        self.bytes = self.entries.iter().map(|(key, entry)| size(key, entry)).sum();
+    }
+}
+
+fn size((_, key): &(Shelf, String), entry: &Entry) -> usize {
+    key.len() + entry.value.len() + OVERHEAD
 }
 
 #[cfg(feature = "sqlite")]
@@ -236,6 +280,27 @@ mod tests {
         }
         assert!(store.get(Shelf::AnsweredForms, "0").unwrap().is_none());
         assert!(store.get(Shelf::AnsweredForms, &MOST_ENTRIES.to_string()).unwrap().is_some());
+    }
+
+    #[test]
+    fn memory_is_bounded_by_bytes_too() {
+        let (mut memory, most) = (Memory::default(), 8 << 10);
+        let entry = |until| Entry { value: "x".repeat(most), until };
+        for number in 0..3 * MOST_BYTES / most {
+            memory.put((Shelf::AnsweredForms, number.to_string()), entry(60 + number as i64), 0);
+            assert!(memory.bytes <= MOST_BYTES);
+        }
+        assert!(memory.entries.len() > MOST_BYTES / most / 2);
+    }
+
+    #[test]
+    fn entries_past_their_time_are_dropped_though_nobody_asks_for_them() {
+        let mut memory = Memory::default();
+        let entry = |until| Entry { value: String::new(), until };
+        (0..1_000).for_each(|number| memory.put((Shelf::EndedSessions, number.to_string()), entry(1_060), 1_000));
+        memory.put((Shelf::EndedSessions, "later".into()), entry(2_000), 1_000 + SWEEP_EVERY);
+        assert_eq!((memory.entries.len(), memory.bytes), (1, "later".len() + OVERHEAD));
+        assert!(memory.entries.capacity() < 100);
     }
 
     #[test]

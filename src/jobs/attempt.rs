@@ -15,12 +15,13 @@ use crate::background::failure::{Failure, Outcome};
 use crate::background::panics;
 use crate::background::registry::{Registry, Stop, escape};
 use crate::background::task::{Retry, TaskContext};
+use crate::bounds;
 use crate::error::Error;
 
 /// The longest wait until what came of a try is said again to an engine that cannot be reached.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// How many characters of a failure are kept.
+/// How many bytes of a failure are kept.
 const MOST_WORDS: usize = 10_000;
 
 /// The job that a task is a try of, as [`TaskContext`] knows it.
@@ -209,8 +210,5 @@ impl Drop for Attempt {
 
 /// What is kept of a failure.
 fn words(all: &str) -> String {
-    match all.char_indices().nth(MOST_WORDS) {
-        Some((end, _)) => format!("{}…", &all[..end]),
-        None => all.to_owned(),
-    }
+    bounds::shorten(all, MOST_WORDS).into_owned()
 }

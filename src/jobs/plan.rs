@@ -12,12 +12,13 @@ use super::schedule::Schedule;
 use crate::background::failure::{Failure, Outcome};
 use crate::background::scope::Context;
 use crate::background::task::{Retry, TaskContext};
+use crate::bounds;
 use crate::error::{Error, Result};
 
 /// The longest payload: 1 MiB. A job says what is to be done; what it is done to lies elsewhere.
 const MOST_PAYLOAD: usize = 1 << 20;
 
-/// The longest name of a queue, and the longest unique key.
+/// The longest name of a queue, what is kept of a label, and the longest unique key that is kept as it is.
 const MOST_NAME: usize = 200;
 const MOST_KEY: usize = 1_000;
 
@@ -141,25 +142,25 @@ impl Plan {
         let payload = serde_json::to_string(&new.job).map_err(|error| {
             Error::internal(format!("the job `{}` cannot be written as JSON", J::NAME)).with_source(error)
         })?;
-        limit(J::NAME, "payload", payload.len(), MOST_PAYLOAD)?;
-        limit(J::NAME, "unique key", new.unique.as_ref().map_or(0, String::len), MOST_KEY)?;
+        if payload.len() > MOST_PAYLOAD {
+            return Err(too_large(J::NAME, payload.len()));
+        }
         Ok(Entry {
             name: J::NAME.to_owned(),
-            label: new.job.label(),
+            label: bounds::shorten(&new.job.label(), MOST_NAME).into_owned(),
             payload,
             queue,
             priority: new.priority,
-            unique: new.unique,
+            unique: new.unique.map(|key| bounds::key(&key, MOST_KEY).into_owned()),
             when: new.when,
             origin: Context::current().origin.map(|origin| origin.to_string()),
         })
     }
 }
 
-fn limit(name: &str, what: &str, bytes: usize, most: usize) -> Result<()> {
-    if bytes <= most {
-        return Ok(());
-    }
+fn too_large(name: &str, bytes: usize) -> Error {
     let words = "keep what it is about in a file or a table, and its id in the job";
-    Err(Error::internal(format!("the {what} of the job `{name}` has {bytes} bytes, and {most} at most fit: {words}")))
+    Error::internal(format!(
+        "the payload of the job `{name}` has {bytes} bytes, and {MOST_PAYLOAD} at most fit: {words}"
+    ))
 }

@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::bounds::{self, LONGEST_KEY};
 use crate::deadline::{self, FAR};
 use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
@@ -13,6 +14,9 @@ use crate::sync::lock;
 
 /// Visitors that a limit remembers; past that those go first who are nearest to being forgotten anyway.
 const MOST_VISITORS: usize = 50_000;
+
+/// How often those are dropped whose time is over.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// So often within a time: [`App::rate_limit`](crate::App::rate_limit), [`RateLimit`].
 ///
@@ -81,19 +85,27 @@ impl fmt::Display for Rate {
 /// ```
 ///
 /// It counts in this process, in memory: a restart forgets, and of several processes each counts for itself. A clone is
-/// the same limit.
+/// the same limit. A key may be of any length: past 64 bytes its hash is kept in its place. At most 50,000 keys are
+/// counted; past that the ones that are nearest to being free again are forgotten first.
 #[derive(Clone)]
 pub struct RateLimit {
     rate: Rate,
+    visitors: Arc<Mutex<Visitors>>,
+}
+
+/// The visitors that a limit remembers.
+struct Visitors {
     /// When each visitor will be as one who never came. One number for each is all that is needed (the generic cell rate
     /// algorithm, ITU-T I.371).
-    visitors: Arc<Mutex<HashMap<String, Instant>>>,
+    free_at: HashMap<String, Instant>,
+    swept: Instant,
 }
 
 impl RateLimit {
     /// A limit that nobody has used yet.
     pub fn new(rate: Rate) -> RateLimit {
-        RateLimit { rate, visitors: Arc::default() }
+        let visitors = Visitors { free_at: HashMap::new(), swept: Instant::now() };
+        RateLimit { rate, visitors: Arc::new(Mutex::new(visitors)) }
     }
 
     /// Counts one for that key.
@@ -110,19 +122,44 @@ impl RateLimit {
     }
 
     fn count(&self, key: &str, now: Instant) -> Result<(), Duration> {
+        let key = bounds::key(key, LONGEST_KEY);
         let mut visitors = lock(&self.visitors);
         // Bounded before it is divided: the shares of all that may come must add up to the whole.
         let per = self.rate.per.min(FAR);
-        let free = deadline::later(visitors.get(key).copied().unwrap_or(now).max(now), per / self.rate.count);
+        let so_far = visitors.free_at.get(&*key).copied().unwrap_or(now).max(now);
+        let free = deadline::later(so_far, per / self.rate.count);
         let wait = free.saturating_duration_since(deadline::later(now, per));
         if !wait.is_zero() {
             return Err(wait);
         }
-        if visitors.len() >= MOST_VISITORS && !visitors.contains_key(key) {
-            forget_some(&mut visitors, now);
+        visitors.sweep(now);
+        if visitors.free_at.len() >= MOST_VISITORS && !visitors.free_at.contains_key(&*key) {
+            visitors.forget_some(now);
         }
-        visitors.insert(key.to_owned(), free);
+        visitors.free_at.insert(key.into_owned(), free);
         Ok(())
+    }
+}
+
+impl Visitors {
+    /// Drops those who are as if they had never come, and gives their memory back.
+    fn sweep(&mut self, now: Instant) {
+        if now.saturating_duration_since(self.swept) < SWEEP_EVERY {
+            return;
+        }
+        self.swept = now;
+        self.free_at.retain(|_, free| *free > now);
+        self.free_at.shrink_to(2 * self.free_at.len());
+    }
+
+    fn forget_some(&mut self, now: Instant) {
+        self.free_at.retain(|_, free| *free > now);
+        if self.free_at.len() >= MOST_VISITORS {
+            let mut times: Vec<Instant> = self.free_at.values().copied().collect();
+            // A tenth at once, so that not every call has to look for the next one.
+            let (_, &mut last, _) = times.select_nth_unstable(MOST_VISITORS / 10);
+            self.free_at.retain(|_, free| *free > last);
+        }
     }
 }
 
@@ -146,16 +183,6 @@ fn visitor(address: IpAddr) -> String {
             let [a, b, c, d, ..] = address.segments();
             format!("{a:x}:{b:x}:{c:x}:{d:x}")
         }
-    }
-}
-
-fn forget_some(visitors: &mut HashMap<String, Instant>, now: Instant) {
-    visitors.retain(|_, free| *free > now);
-    if visitors.len() >= MOST_VISITORS {
-        let mut times: Vec<Instant> = visitors.values().copied().collect();
-        // A tenth at once, so that not every call has to look for the next one.
-        let (_, &mut last, _) = times.select_nth_unstable(MOST_VISITORS / 10);
-        visitors.retain(|_, free| *free > last);
     }
 }
 
@@ -243,7 +270,29 @@ mod tests {
         (0..2).for_each(|_| limit.count("busy", now).unwrap());
         (0..MOST_VISITORS + 10)
             .for_each(|number| limit.count(&number.to_string(), now + Duration::from_micros(number as u64)).unwrap());
-        assert!(lock(&limit.visitors).len() <= MOST_VISITORS);
+        assert!(lock(&limit.visitors).free_at.len() <= MOST_VISITORS);
         assert!(limit.count("busy", now).is_err());
+    }
+
+    #[test]
+    fn a_long_key_takes_no_more_memory_than_a_short_one() {
+        let limit = RateLimit::new(Rate::per_hour(1));
+        let long = "a".repeat(1_000_000);
+        limit.check(&long).unwrap();
+        limit.check(&format!("{long}b")).unwrap();
+        assert!(limit.check(&long).is_err(), "it is counted by all of its bytes");
+        let longest = lock(&limit.visitors).free_at.keys().map(String::len).max();
+        assert!(longest < Some(100), "{longest:?}");
+    }
+
+    #[test]
+    fn keys_whose_time_is_over_are_dropped() {
+        let limit = RateLimit::new(Rate::per_second(1));
+        let start = Instant::now();
+        (0..1_000).for_each(|number| limit.count(&number.to_string(), start).unwrap());
+        limit.count("later", start + 2 * SWEEP_EVERY).unwrap();
+        let visitors = lock(&limit.visitors);
+        assert_eq!(visitors.free_at.keys().collect::<Vec<_>>(), ["later"]);
+        assert!(visitors.free_at.capacity() < 100);
     }
 }

@@ -1,0 +1,52 @@
+//! Bounds on text that clients choose, where it is kept.
+
+use std::borrow::Cow;
+
+use sha2::{Digest, Sha256};
+
+/// The longest key, in bytes, of a map that clients can fill.
+pub(crate) const LONGEST_KEY: usize = 64;
+
+/// What a key that stands for a longer one begins with.
+const HASHED: &str = "sha256:";
+
+/// Returns a key for a map: the text itself up to `most` bytes, a hash of it past that.
+///
+/// Two texts never have the same key: one that looks like a hash is hashed too.
+pub(crate) fn key(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most && !text.starts_with(HASHED) {
+        return Cow::Borrowed(text);
+    }
+    let digits = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+    Cow::Owned(format!("{HASHED}{digits}"))
+}
+
+/// Returns the text itself up to `most` bytes, and its beginning with an ellipsis past that.
+pub(crate) fn shorten(text: &str, most: usize) -> Cow<'_, str> {
+    if text.len() <= most {
+        return Cow::Borrowed(text);
+    }
+    let end = (0..=most).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    Cow::Owned(format!("{}…", &text[..end]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_is_short_and_no_two_texts_share_one() {
+        let long = "a".repeat(LONGEST_KEY + 1);
+        assert_eq!(key(&long[1..], LONGEST_KEY), long[1..]);
+        let hashed = key(&long, LONGEST_KEY).into_owned();
+        assert_eq!(hashed.len(), HASHED.len() + 64);
+        assert_ne!(key(&format!("{long}a"), LONGEST_KEY), hashed);
+        assert_ne!(key(&hashed, 1_000), hashed, "a client may send what a hash looks like");
+    }
+
+    #[test]
+    fn text_is_cut_between_characters() {
+        assert_eq!(shorten("éé", 4), "éé");
+        assert_eq!(shorten("ééé", 5), "éé…");
+    }
+}
