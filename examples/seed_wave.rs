@@ -90,7 +90,7 @@ fn set_aside(req: &mut Request) -> Result<Response> {
 // The pool is the site's and not the request's, so that its bound holds for all. The call stays on the request's thread.
 fn pooled(req: &mut Request) -> Result<Response> {
     let (site, id) = (req.state::<Site>(), req.param("id")?);
-    let message = site.callers.run(|| blocking_function(&site, id))?;
+    let message = site.callers.run(|| blocking_function(&site, id))??;
     show(req, &message)
 }
 

@@ -13,7 +13,9 @@ use quick_cache::sync::{Cache as Entries, DefaultLifecycle, GuardResult, Placeho
 use quick_cache::{DefaultHashBuilder, UnitWeighter};
 
 use crate::bounds::{self, LONGEST_KEY};
+use crate::error::{Error, Result};
 use crate::sync::lock;
+use crate::worker_share::{self, Wait};
 
 /// How many entries `Cache::default()` holds.
 const CAPACITY: usize = 10_000;
@@ -69,6 +71,12 @@ type Claim<'a, V> = PlaceholderGuard<
     DefaultLifecycle<String, Arc<Entry<V>>>,
 >;
 
+/// What [`Cache::remember`] goes on with.
+enum Found<'a, V> {
+    Value(V),
+    Claim(Claim<'a, V>),
+}
+
 impl<V> Entry<V> {
     fn new(value: V, ttl: Duration, now: Instant) -> Arc<Entry<V>> {
         Arc::new(Entry { value, deadline: now.checked_add(ttl) })
@@ -114,32 +122,33 @@ impl<V: Clone> Cache<V> {
     /// ```
     ///
     /// However many threads ask at once, `f` runs in one of them and the others wait for its value, with a warning in the
-    /// log every 10 s. When `f` fails or panics, its caller gets that, nothing is kept, and the next of those who wait
+    /// log every 10 s. In handlers at most a quarter of the workers wait (`ASIDE_MAX_WAITING`), so that a slow computation
+    /// leaves workers to other pages. When `f` fails or panics, its caller gets that, nothing is kept, and the next of those who wait
     /// computes. The time to live begins when `f` returns.
     ///
     /// A key that is [removed](Cache::remove) while `f` runs is not kept: those who waited get the value, and who comes
     /// later computes it anew. With a `ttl` of zero nothing is kept and nobody waits: every caller computes.
     ///
     /// # Errors
-    /// Those of `f`.
+    /// Those of `f`; 503 with `Retry-After`, in a handler, when as many workers wait for another thread's value already.
     ///
     /// # Panics
     /// Those of `f`; and when `f` asks the same cache to remember the same key, which would wait for itself for ever. Two
     /// keys whose computations ask for each other on two threads go unseen: the warning, again and again, is their sign.
     #[track_caller]
-    pub fn remember<E>(&self, key: &str, ttl: Duration, f: impl FnOnce() -> Result<V, E>) -> Result<V, E> {
+    pub fn remember<E: Into<Error>>(&self, key: &str, ttl: Duration, f: impl FnOnce() -> Result<V, E>) -> Result<V> {
         if let Some(value) = self.get(key) {
             return Ok(value);
         }
         if ttl.is_zero() {
-            return f();
+            return f().map_err(E::into);
         }
         let key = &*bounds::key(key, LONGEST_KEY);
         let _computing = Computing::begin(self.address(), key);
-        match self.wait_or_claim(key) {
-            Ok(value) => Ok(value),
-            Err(claim) => {
-                let value = f()?;
+        match self.wait_or_claim(key)? {
+            Found::Value(value) => Ok(value),
+            Found::Claim(claim) => {
+                let value = f().map_err(E::into)?;
                 self.sweep(Instant::now());
                 // Refused when the key was set or removed meanwhile: that is newer than what `f` saw.
                 let _ = claim.insert(Entry::new(value.clone(), ttl, Instant::now()));
@@ -206,12 +215,21 @@ impl<V: Clone> Cache<V> {
     }
 
     /// A fresh value, after waiting for whoever computes it; or the claim, when that is for us to do.
-    fn wait_or_claim(&self, key: &str) -> Result<V, Claim<'_, V>> {
+    ///
+    /// # Errors
+    /// 503 when this is a worker and too many of them wait.
+    fn wait_or_claim(&self, key: &str) -> Result<Found<'_, V>> {
+        let (mut patience, mut _share) = (Duration::ZERO, None);
         loop {
-            match self.entries.get_value_or_guard(key, Some(WAIT_WARNING)) {
-                GuardResult::Value(entry) if entry.is_fresh(Instant::now()) => return Ok(entry.value.clone()),
+            match self.entries.get_value_or_guard(key, Some(patience)) {
+                GuardResult::Value(entry) if entry.is_fresh(Instant::now()) => {
+                    return Ok(Found::Value(entry.value.clone()));
+                }
                 GuardResult::Value(entry) => self.discard(key, &entry),
-                GuardResult::Guard(claim) => return Err(claim),
+                GuardResult::Guard(claim) => return Ok(Found::Claim(claim)),
+                GuardResult::Timeout if patience.is_zero() => {
+                    (patience, _share) = (WAIT_WARNING, worker_share::wait(Wait::Cache)?);
+                }
                 GuardResult::Timeout => {
                     log::warn!(target: "aside::cache", "Still waiting for the cache key {key:?}, which another thread computes");
                 }
@@ -277,6 +295,7 @@ mod tests {
     use std::thread;
 
     use super::*;
+    use crate::worker_share::tests::one_of_two_workers_is_refused;
 
     const MINUTE: Duration = Duration::from_secs(60);
 
@@ -309,8 +328,8 @@ mod tests {
     fn a_long_key_takes_no_more_memory_than_a_short_one() {
         let (cache, long) = (Cache::new(10), "a".repeat(1_000_000));
         cache.set(&*long, 1, MINUTE);
-        assert_eq!(cache.remember(&long, MINUTE, || fine(2)), Ok(1));
-        assert_eq!(cache.remember(&format!("{long}b"), MINUTE, || fine(2)), Ok(2));
+        assert_eq!(cache.remember(&long, MINUTE, || fine(2)).unwrap(), 1);
+        assert_eq!(cache.remember(&format!("{long}b"), MINUTE, || fine(2)).unwrap(), 2);
         assert!(cache.entries.iter().all(|(key, _)| key.len() < 100));
         // A client that sends what the other's key is kept as gets an entry of its own.
         let kept = bounds::key(&long, LONGEST_KEY).into_owned();
@@ -325,7 +344,7 @@ mod tests {
         cache.set("ever", 2, Duration::MAX);
         assert_eq!(cache.get("zero"), None);
         assert_eq!(cache.get_at("ever", Instant::now() + 1_000_000 * MINUTE), Some(2));
-        assert_eq!(cache.remember("none", Duration::ZERO, || fine(3)), Ok(3));
+        assert_eq!(cache.remember("none", Duration::ZERO, || fine(3)).unwrap(), 3);
         assert_eq!(cache.get("none"), None);
     }
 
@@ -333,8 +352,8 @@ mod tests {
     fn an_old_entry_is_computed_anew() {
         let cache = Cache::new(10);
         cache.set("a", 1, Duration::ZERO);
-        assert_eq!(cache.remember("a", MINUTE, || fine(2)), Ok(2));
-        assert_eq!(cache.remember("a", MINUTE, || fine(3)), Ok(2));
+        assert_eq!(cache.remember("a", MINUTE, || fine(2)).unwrap(), 2);
+        assert_eq!(cache.remember("a", MINUTE, || fine(3)).unwrap(), 2);
     }
 
     #[test]
@@ -350,19 +369,17 @@ mod tests {
         };
         thread::scope(|scope| {
             let asking: Vec<_> = (0..32).map(|_| scope.spawn(ask)).collect();
-            assert!(asking.into_iter().all(|thread| thread.join().unwrap() == Ok(7)));
+            assert!(asking.into_iter().all(|thread| thread.join().unwrap().unwrap() == 7));
         });
         assert_eq!(runs.into_inner(), 1);
     }
 
     /// Eight threads ask at once, and the first to compute goes wrong.
-    fn first_goes_wrong(
-        wrong: impl Fn() -> Result<u32, &'static str> + Sync,
-    ) -> Vec<thread::Result<Result<u32, &'static str>>> {
+    fn first_goes_wrong(wrong: impl Fn() -> Result<u32, fmt::Error> + Sync) -> Vec<thread::Result<Option<u32>>> {
         let (cache, barrier, runs) = (Cache::new(10), Barrier::new(8), AtomicUsize::new(0));
         let ask = || {
             barrier.wait();
-            cache.remember("a", MINUTE, || if runs.fetch_add(1, Ordering::SeqCst) == 0 { wrong() } else { Ok(7) })
+            cache.remember("a", MINUTE, || if runs.fetch_add(1, Ordering::SeqCst) == 0 { wrong() } else { Ok(7) }).ok()
         };
         let results = thread::scope(|scope| {
             let asking: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
@@ -375,17 +392,26 @@ mod tests {
 
     #[test]
     fn a_failure_goes_to_its_caller_and_the_next_computes() {
-        let results = first_goes_wrong(|| Err("no"));
+        let results = first_goes_wrong(|| Err(fmt::Error));
         let results: Vec<_> = results.into_iter().map(Result::unwrap).collect();
-        assert_eq!(results.iter().filter(|result| **result == Err("no")).count(), 1);
-        assert_eq!(results.iter().filter(|result| **result == Ok(7)).count(), 7);
+        assert_eq!(results.iter().filter(|result| result.is_none()).count(), 1);
+        assert_eq!(results.iter().filter(|result| **result == Some(7)).count(), 7);
     }
 
     #[test]
     fn a_panic_goes_to_its_caller_and_the_next_computes() {
         let results = first_goes_wrong(|| std::panic::resume_unwind(Box::new("no")));
         assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1);
-        assert_eq!(results.iter().filter(|result| matches!(result, Ok(Ok(7)))).count(), 7);
+        assert_eq!(results.iter().filter(|result| matches!(result, Ok(Some(7)))).count(), 7);
+    }
+
+    /// A value that took long to compute used to hold all workers that asked for it.
+    #[test]
+    fn few_workers_wait_for_a_value() {
+        let cache = Cache::new(10);
+        let Found::Claim(claim) = cache.wait_or_claim("a").unwrap() else { panic!("an empty cache has a value") };
+        let computed = || drop(claim.insert(Entry::new(7, MINUTE, Instant::now())));
+        assert_eq!(one_of_two_workers_is_refused(|| cache.remember("a", MINUTE, || fine(8)), computed), 7);
     }
 
     #[test]
@@ -414,13 +440,13 @@ mod tests {
         let nested = cache.remember("a", MINUTE, || {
             let b = cache.remember("b", MINUTE, || fine(1))?;
             let same_name = other.remember("a", MINUTE, || fine(10))?;
-            fine(b + same_name)
+            crate::error::ok(b + same_name)
         });
-        assert_eq!(nested, Ok(11));
+        assert_eq!(nested.unwrap(), 11);
         let own = || cache.remember("c", MINUTE, || cache.clone().remember("c", MINUTE, || fine(1)));
         let panic = catch_unwind(AssertUnwindSafe(own)).unwrap_err();
         assert!(panic.downcast_ref::<String>().unwrap().contains("\"c\""));
-        assert_eq!(cache.remember("c", MINUTE, || fine(5)), Ok(5), "the key is free again");
+        assert_eq!(cache.remember("c", MINUTE, || fine(5)).unwrap(), 5, "the key is free again");
     }
 
     #[test]
@@ -462,7 +488,7 @@ mod tests {
     #[test]
     fn a_cache_without_room_still_computes() {
         let cache = Cache::new(0);
-        assert_eq!(cache.remember("a", MINUTE, || fine(1)), Ok(1));
+        assert_eq!(cache.remember("a", MINUTE, || fine(1)).unwrap(), 1);
         assert_eq!(cache.get("a"), None);
     }
 

@@ -10,6 +10,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::worker_share::Bounds;
 
 /// How much the framework shows and how much it makes up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -110,9 +111,25 @@ pub struct Config {
     pub nice: i32,
     /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256.
     pub max_workers: usize,
+    /// `ASIDE_MAX_WAITING`: workers that may wait for the same kind of thing, be it password hashing, a permit of a
+    /// [`Pool`](crate::Pool), a value of a [`Cache`](crate::Cache) that another thread computes, or the first of two equal
+    /// forms; a quarter of `ASIDE_MAX_WORKERS`. A request past that gets 503. All kinds together, bodies included, leave a
+    /// quarter of the workers to other requests.
+    pub max_waiting: Option<usize>,
+    /// `ASIDE_MAX_UPLOADS`: request bodies at once that workers wait for; half of `ASIDE_MAX_WORKERS`. With `epoll` those
+    /// are bodies over 64 KiB, and one more waits for its turn up to `ASIDE_BODY_TIMEOUT`; with tiny_http bodies over 1 KiB,
+    /// and one more gets 503.
+    pub max_uploads: Option<usize>,
+    /// `ASIDE_MAX_UPLOADS_PER_CLIENT`: those of one client address, or of one /64 network with IPv6; a quarter of
+    /// `ASIDE_MAX_UPLOADS`. One more gets 503. Loopback and Unix sockets have no such limit: they are a proxy's.
+    pub max_uploads_per_client: Option<usize>,
     /// `ASIDE_MAX_STREAMS`: event streams and other slow responses at once; 1,000. Each holds a thread, but for live
     /// pages with `epoll`.
     pub max_streams: usize,
+    /// `ASIDE_MAX_STREAMS_PER_CLIENT`: those of one client address, or of one /64 network with IPv6; a quarter of
+    /// `ASIDE_MAX_STREAMS`. One more gets 503. Loopback and Unix sockets have no such limit: they are a proxy's, which
+    /// `ASIDE_TRUSTED_PROXIES` should name.
+    pub max_streams_per_client: Option<usize>,
     /// `ASIDE_MAX_HEAD`: bytes of all header fields of a request; 64 KiB. With tiny_http they are all read before they are
     /// counted.
     pub max_head: usize,
@@ -129,6 +146,9 @@ pub struct Config {
     pub body_timeout: Duration,
     /// `ASIDE_MIN_RATE`: bytes of a body that must come in a second, on the whole and not in its first 10 s; 500.
     pub min_rate: u64,
+    /// `ASIDE_MAX_BUFFERED`: bytes of heads and small bodies that have not arrived whole, of all connections together;
+    /// 64 MiB. Past that the requests that have stood still for longest get 503.
+    pub max_buffered: usize,
     /// `ASIDE_IDLE_TIMEOUT`: how long a connection is kept for its next request; whole seconds, 75.
     pub idle_timeout: Duration,
     /// `ASIDE_WRITE_TIMEOUT`: how long a client may take nothing of a response; whole seconds, 30.
@@ -148,6 +168,9 @@ pub struct Config {
     pub mail_from: Option<String>,
     /// `ASIDE_TEMPLATES`: the folder of the templates; `templates`.
     pub templates: PathBuf,
+    /// `ASIDE_LOOPBACK_CLIENTS`, for tests: `true` counts each loopback address as a client of its own.
+    #[doc(hidden)]
+    pub loopback_clients: bool,
 }
 
 impl Default for Config {
@@ -168,7 +191,11 @@ impl Default for Config {
             max_tasks: 1_000,
             nice: 10,
             max_workers: 256,
+            max_waiting: None,
+            max_uploads: None,
+            max_uploads_per_client: None,
             max_streams: 1_000,
+            max_streams_per_client: None,
             max_head: 64 << 10,
             max_headers: 128,
             max_connections: 20_000,
@@ -176,6 +203,7 @@ impl Default for Config {
             head_timeout: Duration::from_secs(15),
             body_timeout: Duration::from_secs(30),
             min_rate: 500,
+            max_buffered: 64 << 20,
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
             max_form: 1 << 20,
@@ -185,6 +213,7 @@ impl Default for Config {
             mail_url: None,
             mail_from: None,
             templates: "templates".into(),
+            loopback_clients: false,
         }
     }
 }
@@ -232,7 +261,11 @@ impl Config {
             max_tasks: read.or("ASIDE_MAX_TASKS", default.max_tasks, "a whole number")?,
             nice: read.or("ASIDE_BACKGROUND_NICE", default.nice, "a number from 0 to 19")?,
             max_workers: read.or("ASIDE_MAX_WORKERS", default.max_workers, "a whole number")?,
+            max_waiting: read.number("ASIDE_MAX_WAITING")?,
+            max_uploads: read.number("ASIDE_MAX_UPLOADS")?,
+            max_uploads_per_client: read.number("ASIDE_MAX_UPLOADS_PER_CLIENT")?,
             max_streams: read.or("ASIDE_MAX_STREAMS", default.max_streams, "a whole number")?,
+            max_streams_per_client: read.number("ASIDE_MAX_STREAMS_PER_CLIENT")?,
             max_head: read.or("ASIDE_MAX_HEAD", default.max_head, "a number of bytes")?,
             max_headers: read.or("ASIDE_MAX_HEADERS", default.max_headers, "a whole number")?,
             max_connections: read.or("ASIDE_MAX_CONNECTIONS", default.max_connections, "a whole number")?,
@@ -240,6 +273,7 @@ impl Config {
             head_timeout: read.seconds("ASIDE_HEAD_TIMEOUT", default.head_timeout)?,
             body_timeout: read.seconds("ASIDE_BODY_TIMEOUT", default.body_timeout)?,
             min_rate: read.or("ASIDE_MIN_RATE", default.min_rate, "bytes in a second")?,
+            max_buffered: read.or("ASIDE_MAX_BUFFERED", default.max_buffered, "a number of bytes")?,
             idle_timeout: read.seconds("ASIDE_IDLE_TIMEOUT", default.idle_timeout)?,
             write_timeout: read.seconds("ASIDE_WRITE_TIMEOUT", default.write_timeout)?,
             max_form: read.or("ASIDE_MAX_FORM", default.max_form, "a number of bytes")?,
@@ -249,6 +283,7 @@ impl Config {
             mail_url: read.text("ASIDE_MAIL_URL"),
             mail_from: read.text("ASIDE_MAIL_FROM"),
             templates: read.text("ASIDE_TEMPLATES").map_or(default.templates, PathBuf::from),
+            loopback_clients: read.or("ASIDE_LOOPBACK_CLIENTS", default.loopback_clients, "`true` or `false`")?,
         };
         config.check()?;
         Ok(config)
@@ -269,6 +304,11 @@ impl Config {
             (!(0..=19).contains(&self.nice), "ASIDE_BACKGROUND_NICE takes a number from 0 to 19"),
             (self.max_tasks == 0, "ASIDE_MAX_TASKS must be at least 1"),
             (self.max_workers == 0, "ASIDE_MAX_WORKERS must be at least 1"),
+            (self.max_waiting == Some(0), "ASIDE_MAX_WAITING must be at least 1"),
+            (self.max_uploads == Some(0), "ASIDE_MAX_UPLOADS must be at least 1"),
+            (self.max_uploads_per_client == Some(0), "ASIDE_MAX_UPLOADS_PER_CLIENT must be at least 1"),
+            (self.max_streams_per_client == Some(0), "ASIDE_MAX_STREAMS_PER_CLIENT must be at least 1"),
+            (self.max_buffered < 1 << 20, "ASIDE_MAX_BUFFERED must be at least 1048576 bytes (1 MiB)"),
             (self.max_headers == 0, "ASIDE_MAX_HEADERS must be at least 1"),
             (
                 !(1..=1_000_000).contains(&self.max_connections),
@@ -305,10 +345,21 @@ impl Config {
         }
     }
 
+    /// The bounds of the workers that wait.
+    pub(crate) fn worker_bounds(&self) -> Bounds {
+        let workers = self.max_workers;
+        let bodies = self.max_uploads.unwrap_or((workers / 2).max(1));
+        Bounds { workers, each: self.max_waiting.unwrap_or(quarter(workers)), bodies }
+    }
+
     /// Whether this is development.
     pub fn is_development(&self) -> bool {
         self.mode == Mode::Development
     }
+}
+
+fn quarter(all: usize) -> usize {
+    (all / 4).max(1)
 }
 
 impl FromStr for Mode {
@@ -345,6 +396,11 @@ impl Variables {
     fn list(&self, name: &str) -> Vec<String> {
         let parts = |text: String| text.split(',').map(|part| part.trim().to_owned()).collect();
         self.text(name).map_or_else(Vec::new, parts)
+    }
+
+    /// A number that has no fixed default.
+    fn number(&self, name: &str) -> Result<Option<usize>> {
+        self.text(name).map(|_| self.or(name, 0, "a whole number")).transpose()
     }
 
     fn seconds(&self, name: &str, default: Duration) -> Result<Duration> {
@@ -400,10 +456,24 @@ mod tests {
             ("ASIDE_WRITE_TIMEOUT", "18446744073709551615"),
             ("ASIDE_GRACE", "18446744073709551615"),
             ("ASIDE_SESSION_LIFETIME", "18446744073709551615"),
+            ("ASIDE_MAX_WAITING", "0"),
+            ("ASIDE_MAX_UPLOADS", "many"),
+            ("ASIDE_MAX_UPLOADS_PER_CLIENT", "0"),
+            ("ASIDE_MAX_STREAMS_PER_CLIENT", "0"),
+            ("ASIDE_MAX_BUFFERED", "1000"),
+            ("ASIDE_LOOPBACK_CLIENTS", "maybe"),
         ] {
             let words = read(&[(name, value)]).unwrap_err().to_string();
             assert!(words.starts_with(name), "{words}");
         }
+    }
+
+    #[test]
+    fn shares_follow_what_they_are_a_share_of() {
+        let config =
+            read(&[("ASIDE_MAX_WORKERS", "64"), ("ASIDE_MAX_STREAMS", "40"), ("ASIDE_MAX_WAITING", "3")]).unwrap();
+        let bounds = config.worker_bounds();
+        assert_eq!((bounds.workers, bounds.each, bounds.bodies), (64, 3, 32));
     }
 
     #[test]

@@ -87,6 +87,7 @@ mod http;
 pub mod image;
 pub mod jobs;
 mod live;
+mod log_limit;
 #[cfg(feature = "mail")]
 mod mail;
 mod panel;
@@ -96,6 +97,7 @@ pub mod testing;
 mod watched;
 #[cfg(feature = "webhook")]
 pub mod webhook;
+mod worker_share;
 
 pub use app::App;
 pub use app::check::{Advice, check};

@@ -81,7 +81,7 @@ pub fn latest(lab: &Lab) -> Result<Arc<Vec<Card>>> {
         let photos = lab.store.latest_photos(LATEST)?.into_iter().map(|photo| lab.look_at(photo));
         let mut photos = photos.map(|looked_at| looked_at.map(|(photo, _)| photo)).collect::<Result<Vec<_>>>()?;
         photos.retain(Photo::can_be_printed);
-        Ok(Arc::new(photos.into_iter().map(Card::from).collect()))
+        aside::ok(Arc::new(photos.into_iter().map(Card::from).collect()))
     })
 }
 

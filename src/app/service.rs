@@ -21,6 +21,7 @@ use crate::http::response::{IntoResponse, Response};
 use crate::http::router::{Found, Router};
 use crate::http::{encoding, pages, session};
 use crate::jobs::Jobs;
+use crate::worker_share::{Busy, RETRY_AFTER};
 
 /// What a route leads to.
 #[derive(Clone)]
@@ -171,12 +172,14 @@ impl Service {
     /// do its headers, but for those that spoke of its body.
     fn answer_error(&self, request: &mut Request, mut response: Response) -> Response {
         let Some(error) = response.take_error() else { return response };
-        if error.status().is_server_error() {
+        // What is too much at once has its own line in the log, once a minute.
+        let is_busy = error.find_source::<Busy>().is_some();
+        if error.status().is_server_error() && !is_busy {
             log_error(request, &error);
         }
-        if let Some(soon) = error.find_source::<TooSoon>() {
-            response.headers_mut().set("Retry-After", soon.seconds.to_string());
-        }
+        let wait = error.find_source::<TooSoon>().map(|soon| soon.seconds);
+        let wait = wait.or(is_busy.then_some(RETRY_AFTER.into()));
+        wait.iter().for_each(|seconds| response.headers_mut().set("Retry-After", seconds.to_string()));
         let page = self.error_page(request, &error).with_set_aside(response.take_set_aside());
         let of_the_body = |name: &str| name.to_ascii_lowercase().starts_with("content-");
         let others = response.headers().iter().filter(|(name, _)| !of_the_body(name) && !page.headers().contains(name));

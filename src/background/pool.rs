@@ -9,7 +9,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use super::failure::IntoOutcome;
 use super::scope::Context;
 use super::task::{Run, Task, TaskHandle, once};
+use crate::error::Result;
 use crate::sync::{lock, wait_while};
+use crate::worker_share::{self, Wait};
 
 /// At most n pieces of work at once, on whatever threads: image work on two cores, calls to a service that allows four.
 ///
@@ -18,11 +20,12 @@ use crate::sync::{lock, wait_while};
 ///
 /// let pool = Pool::new(2);
 /// let mut words = vec!["one", "two"];
-/// pool.run(|| words.push("three")); // here and now, on this thread, with a permit
+/// pool.run(|| words.push("three"))?; // here and now, on this thread, with a permit
 /// assert_eq!(words.len(), 3);
 ///
 /// let handle = pool.background(|| "7".parse::<u32>()); // aside, when there is a permit
 /// assert_eq!(handle.join().unwrap(), 7);
+/// # aside::ok(())
 /// ```
 ///
 /// A copy shares the permits.
@@ -31,6 +34,8 @@ pub struct Pool(Arc<Shared>);
 
 struct Shared {
     size: usize,
+    /// What a worker waits for that waits for a permit.
+    wait: Wait,
     state: Mutex<State>,
     freed: Condvar,
 }
@@ -54,18 +59,29 @@ impl Pool {
     /// When n is 0: nothing would ever run.
     pub fn new(n: usize) -> Pool {
         assert!(n > 0, "a pool needs at least one permit");
-        Pool(Arc::new(Shared { size: n, state: Mutex::default(), freed: Condvar::new() }))
+        Pool(Arc::new(Shared { size: n, wait: Wait::Pool, state: Mutex::default(), freed: Condvar::new() }))
+    }
+
+    /// A pool that is new, whose permits are the framework's own business.
+    pub(crate) fn waited_for_as(self, wait: Wait) -> Pool {
+        Pool(Arc::new(Shared { size: self.0.size, wait, state: Mutex::default(), freed: Condvar::new() }))
     }
 
     /// Waits for a permit and runs `f` on this thread, so that it may borrow. Within the pool's own work it needs no
     /// second permit. A panic in `f` goes on to the caller, and the permit is free again.
-    pub fn run<T>(&self, f: impl FnOnce() -> T) -> T {
+    ///
+    /// In a handler at most a quarter of the workers wait for permits (`ASIDE_MAX_WAITING`), so that a slow pool leaves
+    /// workers to other pages. In a task, a job or a command it waits as long as it takes.
+    ///
+    /// # Errors
+    /// 503 with `Retry-After`, in a handler, when as many workers wait already; `f` has not run then.
+    pub fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
         if HELD.with_borrow(|held| held.iter().any(|pool| Arc::ptr_eq(pool, &self.0))) {
-            return f();
+            return Ok(f());
         }
-        let permit = self.wait_for_permit();
+        let permit = self.wait_for_permit()?;
         let _held = permit.hold();
-        f()
+        Ok(f())
     }
 
     /// Sets `f` aside until there is a permit; then it is a task like any other. Waiting holds no thread.
@@ -95,13 +111,17 @@ impl Pool {
     }
 
     /// Callers come before what was set aside: a visitor waits for them.
-    fn wait_for_permit(&self) -> Permit {
+    fn wait_for_permit(&self) -> Result<Permit> {
         let mut state = self.0.state();
-        state.callers_waiting += 1;
-        state = wait_while(&self.0.freed, state, |state| state.taken >= self.0.size);
-        state.callers_waiting -= 1;
+        if state.taken >= self.0.size {
+            let _share = worker_share::wait(self.0.wait)?;
+            state.callers_waiting += 1;
+            state = wait_while(&self.0.freed, state, |state| state.taken >= self.0.size);
+            state.callers_waiting -= 1;
+        }
         state.taken += 1;
-        Permit(self.0.clone())
+        drop(state);
+        Ok(Permit(self.0.clone()))
     }
 
     fn when_free(&self, begin: Box<dyn FnOnce(Permit) + Send>) {
@@ -158,5 +178,19 @@ struct Held;
 impl Drop for Held {
     fn drop(&mut self) {
         HELD.with_borrow_mut(Vec::pop);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::worker_share::tests::one_of_two_workers_is_refused;
+
+    /// A pool whose permits were taken for long used to hold all workers that asked for one.
+    #[test]
+    fn few_workers_wait_for_a_permit() {
+        let pool = Pool::new(1);
+        let permit = pool.wait_for_permit().unwrap();
+        assert_eq!(one_of_two_workers_is_refused(|| pool.run(|| 7), || drop(permit)), 7);
     }
 }

@@ -10,6 +10,7 @@ pub(crate) mod fields;
 pub(crate) mod files;
 pub(crate) mod form;
 pub(crate) mod guard;
+mod hashing;
 pub(crate) mod headers;
 pub(crate) mod multipart;
 pub(crate) mod names;

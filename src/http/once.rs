@@ -18,6 +18,7 @@ use super::session::{self, Flash};
 use super::store::{self, Shelf, Store};
 use crate::error::{Error, Result, Status};
 use crate::sync::{lock, wait_while_for};
+use crate::worker_share::{self, Wait};
 
 /// The name of the hidden field.
 pub(crate) const FIELD: &str = "_once";
@@ -77,8 +78,8 @@ impl Request {
     /// forgotten at a restart. Several processes with one SQLite file know each other's answers, but do not wait for one another.
     ///
     /// # Errors
-    /// Those of `f`; 409 when the first is not done after 30 s, or cannot be answered again; 500 when the store cannot be
-    /// read.
+    /// Those of `f`; 409 when the first is not done after 30 s, or cannot be answered again; 503 with `Retry-After` when as
+    /// many workers as may (`ASIDE_MAX_WAITING`) wait for first ones; 500 when the store cannot be read.
     pub fn once(&mut self, f: impl FnOnce(&mut Request) -> Result<Response>) -> Result<Response> {
         let Some(Key(key)) = self.extension::<Key>().cloned() else { return f(self) };
         let scope = self.scope();
@@ -176,6 +177,7 @@ struct Claim {
 impl UnderWay {
     fn claim(&self, key: &str, patience: Duration) -> Result<Claim> {
         let keys = lock(&self.0.keys);
+        let _share = if keys.contains(key) { worker_share::wait(Wait::Once)? } else { None };
         let mut keys = wait_while_for(&self.0.freed, keys, patience, |keys| keys.contains(key));
         if !keys.insert(key.to_owned()) {
             let words = "This form was received a moment ago and is still being worked on. Please look in a minute \
@@ -224,6 +226,7 @@ mod tests {
     use super::*;
     use crate::http::headers::Headers;
     use crate::http::request::{Body, Method};
+    use crate::worker_share::tests::one_of_two_workers_is_refused;
 
     fn noted(path: &str, fields: &[(&str, &str)]) -> Option<String> {
         let mut req = Request::new(Method::Post, path, Headers::new(), Body::empty());
@@ -249,6 +252,14 @@ mod tests {
         });
         assert!(catch_unwind(panics).is_err());
         assert!(lock(&under_way.0.keys).is_empty());
+    }
+
+    /// Copies of a form whose handler is slow used to hold a worker each for 30 s.
+    #[test]
+    fn few_workers_wait_for_the_first_form() {
+        let under_way = UnderWay::default();
+        let first = under_way.claim("a", PATIENCE).unwrap();
+        one_of_two_workers_is_refused(|| under_way.claim("a", PATIENCE).map(drop), || drop(first));
     }
 
     #[test]

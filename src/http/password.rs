@@ -12,8 +12,10 @@
 //! ```
 //!
 //! A hash is slow on purpose: some 20 to 50 ms of a core and 19 MiB of memory, as OWASP's Password Storage Cheat Sheet has
-//! it (argon2id, m = 19,456 KiB, t = 2, p = 1). At most half of the cores are at it, and at least one, however many people
-//! log in at once; the others wait their turn, so that pages still come. [`login`](crate::login()) shows a whole login.
+//! it (argon2id, m = 19,456 KiB, t = 2, p = 1). At most half of the cores hash, and at least one, on threads of their own. In a
+//! handler, others wait for their turn, but they hold a quarter of the workers at most (`ASIDE_MAX_WAITING`): past that a
+//! request gets 503 with `Retry-After`, so that pages still come however many people log in at once. In a task, a job or a
+//! command both functions wait as long as it takes. [`login`](crate::login()) shows a whole login.
 //!
 //! What counts is the bytes of the UTF-8 text. No form of Unicode is made of it: `é` typed as one character and as `e` with
 //! an accent are two passwords. Normalise before both functions (NFC) where your visitors' keyboards differ so.
@@ -21,13 +23,11 @@
 //! An empty password is one like any other here. It is the form that refuses it, and one of fewer than 8 characters
 //! (OWASP ASVS 5, 6.2.1), and that asks for no mixture of kinds.
 
-use std::sync::LazyLock;
-
 use argon2::password_hash::phc::PasswordHash;
 use argon2::password_hash::{self, PasswordHasher, PasswordVerifier};
 use argon2::{Algorithm, Argon2, Params, Version};
 
-use crate::background::pool::Pool;
+use super::hashing;
 use crate::error::{Error, Result};
 
 /// Bytes of a password. Nobody types more, and whoever sends more wants to keep us busy.
@@ -44,12 +44,14 @@ const NOBODYS: &str =
 /// `$argon2id$v=19$m=19456,t=2,p=1$…$…`. Two hashes of one password differ.
 ///
 /// # Errors
-/// 422 when the password is longer than 1,024 bytes; 500 when the system gives no random bytes.
+/// 422 when the password is longer than 1,024 bytes; 503 when too many requests wait for a hash; 500 when the operating
+/// system gives no random bytes, or no thread.
 pub fn hash(password: &str) -> Result<String> {
     if password.len() > MOST_BYTES {
         return Err(Error::unprocessable(format!("The password is longer than {MOST_BYTES} bytes.")));
     }
-    let hashed = pool().run(|| ours()?.hash_password(password.as_bytes()));
+    let password = password.to_owned();
+    let hashed = hashing::run(move || ours()?.hash_password(password.as_bytes()))?;
     hashed.map(|hash| hash.to_string()).map_err(|error| Error::from(error).context("the password cannot be hashed"))
 }
 
@@ -66,7 +68,7 @@ pub fn hash(password: &str) -> Result<String> {
 /// [`needs_rehash`] says which to make anew.
 ///
 /// # Errors
-/// 500 when the stored hash is none. The error does not show it.
+/// 503 when too many requests wait for a hash; 500 when the stored hash is not one, which the error does not show.
 pub fn verify(typed: &str, stored: Option<&str>) -> Result<bool> {
     if typed.len() > MOST_BYTES {
         return Ok(false);
@@ -76,7 +78,8 @@ pub fn verify(typed: &str, stored: Option<&str>) -> Result<bool> {
     if hash.salt.is_none() || hash.hash.is_none() {
         return Err(no_hash(password_hash::Error::EncodingInvalid));
     }
-    match pool().run(|| Argon2::default().verify_password(typed.as_bytes(), &hash)) {
+    let typed = typed.to_owned();
+    match hashing::run(move || Argon2::default().verify_password(typed.as_bytes(), &hash))? {
         Ok(()) => Ok(stored.is_some()),
         Err(password_hash::Error::PasswordInvalid) => Ok(false),
         Err(error) => Err(no_hash(error)),
@@ -98,15 +101,6 @@ pub fn verify(typed: &str, stored: Option<&str>) -> Result<bool> {
 /// ```
 pub fn needs_rehash(stored: &str) -> bool {
     !stored.starts_with(OURS)
-}
-
-/// One for the process: it is the machine's cores that are shared out.
-fn pool() -> &'static Pool {
-    static POOL: LazyLock<Pool> = LazyLock::new(|| {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Pool::new((cores / 2).max(1))
-    });
-    &POOL
 }
 
 fn ours() -> Result<Argon2<'static>, password_hash::Error> {

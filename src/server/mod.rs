@@ -35,6 +35,7 @@ use crate::error::{Error, Result};
 use crate::jobs::isolate::is_child;
 use crate::jobs::{self, Jobs};
 use crate::sync::{lock, wait_while_for};
+use crate::worker_share::Shares;
 
 /// What is left after the grace for tasks to obey their cancellation.
 const MORE: Duration = Duration::from_secs(2);
@@ -84,11 +85,14 @@ pub(crate) struct Desk {
     stopping: AtomicBool,
     streams: Arc<Tally>,
     at_work: Arc<Tally>,
+    pub(crate) shares: Arc<Shares>,
 }
 
 impl Desk {
     fn new(service: Service) -> Arc<Desk> {
-        Arc::new(Desk { service, stopping: AtomicBool::new(false), streams: Arc::default(), at_work: Arc::default() })
+        let shares = Shares::new(service.config().worker_bounds());
+        let stopping = AtomicBool::new(false);
+        Arc::new(Desk { service, stopping, streams: Arc::default(), at_work: Arc::default(), shares })
     }
 
     /// Whether the server is stopping: each response is its connection's last, live pages end.

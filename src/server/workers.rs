@@ -117,6 +117,7 @@ impl<T: Transport> Employed<T> {
     fn work(mut self, _at_work: Counted) {
         let shared = self.shared.clone();
         let _entry = shared.threads.enter();
+        shared.desk.shares.enter();
         loop {
             let stopping = shared.desk.is_stopping();
             match shared.transport.take(if stopping { Duration::ZERO } else { IDLE }) {

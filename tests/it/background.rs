@@ -382,7 +382,7 @@ fn a_pool_runs_so_many_at_once_and_no_more() {
             .map(|_| (pool.clone(), work.clone()))
             .map(|(pool, work)| pool.background(move || aside::ok(work())))
             .collect();
-        let own = pool.run(&work);
+        let own = pool.run(&work).unwrap();
         let most = handles.into_iter().map(|handle| handle.join().unwrap()).max().unwrap();
         assert!((1..=3).contains(&most.max(own)), "{most} at once");
     });
@@ -393,7 +393,7 @@ fn a_pool_runs_so_many_at_once_and_no_more() {
 fn a_pool_is_re_entrant_and_survives_a_panic() {
     let pool = Pool::new(1);
     let mut borrowed = String::new();
-    pool.run(|| pool.run(|| borrowed.push_str("inner")));
+    pool.run(|| pool.run(|| borrowed.push_str("inner"))).unwrap().unwrap();
     assert_eq!(borrowed, "inner");
     let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| pool.run(|| panic!("inside a pool"))));
     assert!(panicked.is_err());
@@ -401,7 +401,7 @@ fn a_pool_is_re_entrant_and_survives_a_panic() {
     client.within(|| {
         let inner = pool.clone();
         let _ = pool.background(|| panic!("aside in a pool")).join();
-        assert_eq!(pool.background(move || aside::ok(inner.run(|| 7))).join().unwrap(), 7);
+        assert_eq!(pool.background(move || inner.run(|| 7)).join().unwrap(), 7);
     });
     client.settle();
 }
@@ -414,7 +414,7 @@ fn a_pool_and_the_bound_on_tasks_do_not_wait_for_one_another() {
     client.within(|| {
         let has_the_place = Task::named("has-the-place").run(move |_| {
             hold();
-            wants_the_permit.run(|| aside::ok(()))
+            wants_the_permit.run(|| ())
         });
         gate.begun.recv().unwrap();
         let has_the_permit = pool.background(|| aside::ok(()));

@@ -21,6 +21,7 @@ mod panel;
 mod panel_jobs;
 mod seeds;
 mod sessions;
+mod shares;
 mod start;
 mod streams;
 mod wire;

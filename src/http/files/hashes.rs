@@ -7,6 +7,7 @@ use std::time::Duration;
 use sha2::{Digest, Sha256};
 
 use crate::cache::Cache;
+use crate::error::Result;
 
 /// How many bytes of a hash go into an address, as twice as many digits: two versions of a file will never share them.
 const BYTES: usize = 8;
@@ -17,7 +18,7 @@ pub(super) struct Hashes(Cache<String>);
 
 impl Hashes {
     /// The hash of what is in the file. The key names one version of one file.
-    pub(super) fn of(&self, key: &str, file: &File) -> io::Result<String> {
+    pub(super) fn of(&self, key: &str, file: &File) -> Result<String> {
         self.0.remember(key, Duration::MAX, || hash(file))
     }
 

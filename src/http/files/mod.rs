@@ -73,7 +73,7 @@ impl StaticFiles {
         }
         let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
         let file = Opened::at(&path)?;
-        Ok(self.hash_of(rest, &file)?)
+        self.hash_of(rest, &file)
     }
 
     /// The hash of a version that was found to be a file of the folder, and read, before.
@@ -82,7 +82,7 @@ impl StaticFiles {
         self.hashes.known(&version(rest, &etag(&metadata)))
     }
 
-    fn hash_of(&self, rest: &str, file: &Opened) -> io::Result<String> {
+    fn hash_of(&self, rest: &str, file: &Opened) -> Result<String> {
         self.hashes.of(&version(rest, &file.validators.etag), &file.file)
     }
 

@@ -1,0 +1,116 @@
+//! The threads that hash passwords: as many as half of the cores, and at least one.
+//!
+//! They are threads of their own because of their memory. A hash takes 19 MiB, and the C library's allocator keeps that much
+//! in the arena of each thread that ever computed one: on workers that was 1 GB after a flood of logins.
+
+use std::panic::resume_unwind;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{LazyLock, Mutex};
+use std::thread;
+
+use crate::background::pool::Pool;
+use crate::error::{Error, Result};
+use crate::sync::lock;
+use crate::worker_share::Wait;
+
+type Work = Box<dyn FnOnce() + Send>;
+
+/// The threads that have nothing to do. The permits of [`pool`] are as many as there are threads at most.
+static IDLE: Mutex<Vec<Sender<Work>>> = Mutex::new(Vec::new());
+
+/// One for the process: it is the machine's cores that are shared out.
+pub(super) fn pool() -> &'static Pool {
+    static POOL: LazyLock<Pool> = LazyLock::new(|| {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        Pool::new((cores / 2).max(1)).waited_for_as(Wait::Hashing)
+    });
+    &POOL
+}
+
+/// Runs `f` on one of the threads, when one is free.
+///
+/// # Errors
+/// 503 when too many workers wait for that already; 500 when the operating system refuses the thread.
+pub(super) fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    pool().run(|| on_a_thread(f))?
+}
+
+fn on_a_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    let idle = lock(&IDLE).pop();
+    let thread = idle.map_or_else(start, Ok)?;
+    let (tell, told) = channel();
+    let work = move || {
+        let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
+        let _ = tell.send(result);
+    };
+    let lost = || Error::internal("a thread that hashes passwords is gone");
+    thread.send(Box::new(work)).map_err(|_| lost())?;
+    let result = told.recv().map_err(|_| lost())?;
+    // Before the permit is given back: the next one takes this thread and starts none.
+    lock(&IDLE).push(thread);
+    result.or_else(|panic| resume_unwind(panic))
+}
+
+fn start() -> Result<Sender<Work>> {
+    let (tell, told) = channel::<Work>();
+    let life = move || told.into_iter().for_each(|work| work());
+    let started = thread::Builder::new().name("aside-password".into()).spawn(life);
+    started.map_err(|error| Error::from(error).context("no thread to hash a password on"))?;
+    Ok(tell)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+    use std::sync::Barrier;
+    use std::sync::mpsc::channel;
+
+    use super::*;
+    use crate::worker_share::tests::one_of_two_workers_is_refused;
+
+    /// Callers used to hash on their own threads, each of which kept the memory.
+    #[test]
+    fn passwords_are_hashed_on_a_few_threads_however_many_callers_there_are() {
+        let most = thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
+        let barrier = Barrier::new(32);
+        let threads = thread::scope(|scope| {
+            let callers = (0..32).map(|_| {
+                scope.spawn(|| {
+                    barrier.wait();
+                    run(|| thread::current().id()).unwrap()
+                })
+            });
+            callers.collect::<Vec<_>>().into_iter().map(|caller| caller.join().unwrap()).collect::<HashSet<_>>()
+        });
+        assert!((1..=most).contains(&threads.len()), "{threads:?}");
+    }
+
+    #[test]
+    fn a_panic_reaches_the_caller_and_the_thread_lives_on() {
+        let panicked = thread::spawn(|| run(|| panic!("a mistake"))).join().unwrap_err();
+        assert_eq!(panicked.downcast_ref(), Some(&"a mistake"));
+        assert_eq!(run(|| 7).unwrap(), 7);
+    }
+
+    /// All workers used to wait for a hash when many clients logged in at once.
+    #[test]
+    fn few_workers_wait_for_a_hash() {
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        let (begun, beginning) = channel();
+        let releases: Vec<_> = (0..(cores / 2).max(1))
+            .map(|_| {
+                let ((release, released), begun) = (channel::<()>(), begun.clone());
+                thread::spawn(move || {
+                    run(move || {
+                        begun.send(()).unwrap();
+                        let _ = released.recv();
+                    })
+                });
+                beginning.recv().unwrap();
+                release
+            })
+            .collect();
+        let hashed = one_of_two_workers_is_refused(|| run(|| 7), || drop(releases));
+        assert_eq!(hashed, 7);
+    }
+}

@@ -1,0 +1,237 @@
+//! Bounded shares of the workers: how many of them may wait for the same kind of thing.
+//!
+//! A worker that waits, for password hashing or for a value that another thread computes, answers no other request
+//! meanwhile. Without a bound one slow thing that many clients ask for holds all workers, and pages that have nothing to do
+//! with it are not answered. So a worker asks for permission before it waits ([`wait`]); past the bound its request gets 503
+//! with `Retry-After`. A thread that is not a worker waits as long as it likes: tasks, jobs, commands.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+
+use crate::error::{Error, Result, Status};
+use crate::log_limit::LogLimit;
+use crate::sync::lock;
+
+/// What a client that is refused is told to wait, in seconds.
+pub(crate) const RETRY_AFTER: u32 = 5;
+
+/// What workers wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Wait {
+    /// `password::hash` and `password::verify`.
+    Hashing,
+    /// A permit of a `Pool`.
+    Pool,
+    /// A value that another thread computes for a `Cache`.
+    Cache,
+    /// The response to the first of two equal forms: `Request::once`.
+    Once,
+    /// The body of a request.
+    Body,
+}
+
+const KINDS: usize = 5;
+
+impl fmt::Display for Wait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Wait::Hashing => "password hashing",
+            Wait::Pool => "a permit of a Pool",
+            Wait::Cache => "a value of a Cache that another thread computes",
+            Wait::Once => "the response to an equal form (Request::once)",
+            Wait::Body => "request bodies",
+        })
+    }
+}
+
+/// The bounds of one server's workers.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Bounds {
+    /// All workers.
+    pub(crate) workers: usize,
+    /// For each kind but bodies.
+    pub(crate) each: usize,
+    pub(crate) bodies: usize,
+}
+
+impl Bounds {
+    fn of(&self, wait: Wait) -> usize {
+        if wait == Wait::Body { self.bodies } else { self.each }
+    }
+
+    /// For all kinds together: a quarter of the workers is left for requests that wait for nothing.
+    fn all(&self) -> usize {
+        (self.workers - self.workers / 4).min(self.workers.saturating_sub(1)).max(1)
+    }
+}
+
+/// The shares of one server's workers.
+#[derive(Debug)]
+pub(crate) struct Shares {
+    bounds: Bounds,
+    taken: Mutex<[usize; KINDS]>,
+    refusals: [LogLimit; KINDS],
+}
+
+thread_local! {
+    /// The server that this thread is a worker of.
+    static WORKER_OF: RefCell<Option<Arc<Shares>>> = const { RefCell::new(None) };
+}
+
+impl Shares {
+    pub(crate) fn new(bounds: Bounds) -> Arc<Shares> {
+        Arc::new(Shares { bounds, taken: Mutex::default(), refusals: Default::default() })
+    }
+
+    /// Makes this thread a worker, until it ends.
+    pub(crate) fn enter(self: &Arc<Shares>) {
+        WORKER_OF.set(Some(self.clone()));
+    }
+
+    /// Permission for one worker to wait, while fewer than the bound do.
+    pub(crate) fn take(self: &Arc<Shares>, wait: Wait) -> Option<Share> {
+        let mut taken = lock(&self.taken);
+        let has_room = taken[wait as usize] < self.bounds.of(wait) && taken.iter().sum::<usize>() < self.bounds.all();
+        has_room.then(|| {
+            taken[wait as usize] += 1;
+            Share { shares: self.clone(), wait }
+        })
+    }
+
+    /// The error for a request that would have to wait, with a line in the log once a minute.
+    pub(crate) fn refuse(&self, wait: Wait) -> Error {
+        if let Some(count) = self.refusals[wait as usize].count() {
+            let (taken, workers) = (lock(&self.taken)[wait as usize], self.bounds.workers);
+            let setting = if wait == Wait::Body { "ASIDE_MAX_UPLOADS" } else { "ASIDE_MAX_WAITING" };
+            log::warn!(
+                target: "aside::server",
+                "Requests refused with 503: {count}. {taken} of {workers} workers already wait for {wait}, and no more of \
+                 them may ({setting}, ASIDE_MAX_WORKERS)."
+            );
+        }
+        busy(wait.to_string())
+    }
+}
+
+/// A worker's permission to wait, until dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    shares: Arc<Shares>,
+    wait: Wait,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        lock(&self.shares.taken)[self.wait as usize] -= 1;
+    }
+}
+
+/// Asks for permission to wait on this thread, which is always given to one that is not a worker.
+///
+/// # Errors
+/// 503 when the share of the workers is taken.
+pub(crate) fn wait(wait: Wait) -> Result<Option<Share>> {
+    let shares = WORKER_OF.with_borrow(Option::clone);
+    let Some(shares) = shares else { return Ok(None) };
+    shares.take(wait).map(Some).ok_or_else(|| shares.refuse(wait))
+}
+
+/// The mark of an error that says: too much at once, come back later. It is logged where it is made, once a minute, and not
+/// for each request; its response has `Retry-After`.
+#[derive(Debug)]
+pub(crate) struct Busy(String);
+
+impl fmt::Display for Busy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "too many requests wait for {}", self.0)
+    }
+}
+
+impl std::error::Error for Busy {}
+
+/// 503 with `Retry-After`, without a line in the log.
+pub(crate) fn busy(what: String) -> Error {
+    let message = "There is too much to do just now. Please try again in a moment.";
+    Error::new(Status::SERVICE_UNAVAILABLE, message).with_source(Busy(what))
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    fn shares(workers: usize, each: usize, bodies: usize) -> Arc<Shares> {
+        Shares::new(Bounds { workers, each, bodies })
+    }
+
+    /// Has two workers, of which one may wait, do what makes them wait, and lets them go on once one of them was refused.
+    pub(crate) fn one_of_two_workers_is_refused<T: Send>(
+        wait_for: impl Fn() -> Result<T> + Sync,
+        release: impl FnOnce(),
+    ) -> T {
+        let (shares, (tell, told)) = (shares(4, 1, 1), mpsc::channel());
+        thread::scope(|scope| {
+            for _ in 0..2 {
+                let (shares, tell, wait_for) = (&shares, tell.clone(), &wait_for);
+                scope.spawn(move || {
+                    shares.enter();
+                    tell.send(wait_for())
+                });
+            }
+            drop(tell);
+            let first = told.recv_timeout(Duration::from_secs(20));
+            // Whatever came: a test that failed must not wait for the other one.
+            release();
+            let Ok(Err(refused)) = first else { panic!("both wait, or neither") };
+            assert_eq!(refused.status(), Status::SERVICE_UNAVAILABLE);
+            assert!(refused.find_source::<Busy>().is_some());
+            told.recv().unwrap().unwrap()
+        })
+    }
+
+    #[test]
+    fn each_kind_has_its_share_and_is_given_it_back() {
+        let shares = shares(16, 2, 4);
+        let held: Vec<_> = (0..3).map(|_| shares.take(Wait::Pool)).collect();
+        assert_eq!(held.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
+        assert!(shares.take(Wait::Cache).is_some(), "another kind has a share of its own");
+        drop(held);
+        assert!(shares.take(Wait::Pool).is_some());
+    }
+
+    #[test]
+    fn all_kinds_together_leave_a_quarter_of_the_workers() {
+        let shares = shares(16, 8, 8);
+        let held = [Wait::Pool, Wait::Cache, Wait::Once, Wait::Body]
+            .map(|wait| (0..8).filter_map(|_| shares.take(wait)).collect::<Vec<_>>());
+        assert_eq!(held.iter().map(Vec::len).collect::<Vec<_>>(), [8, 4, 0, 0]);
+        for (workers, all) in [(1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (256, 192)] {
+            assert_eq!(Bounds { workers, each: 1, bodies: 1 }.all(), all, "of {workers}");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_is_not_a_worker_always_waits() {
+        let waits: Vec<_> = (0..100).map(|_| wait(Wait::Hashing)).collect();
+        assert!(waits.iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn a_worker_past_the_share_is_refused() {
+        let shares = shares(4, 1, 1);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                shares.enter();
+                let first = wait(Wait::Hashing).unwrap();
+                let refused = wait(Wait::Hashing).unwrap_err();
+                assert!(refused.chain().contains("password hashing"), "{refused:?}");
+                drop(first);
+                wait(Wait::Hashing).unwrap();
+            });
+        });
+    }
+}
