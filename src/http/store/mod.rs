@@ -4,6 +4,9 @@
 //! In memory it is forgotten at a restart; in a SQLite file (`ASIDE_STORE=sqlite:PATH`, feature `sqlite`) it is kept, and
 //! shared by all processes that name the same file.
 
+#[cfg(feature = "sqlite")]
+mod sqlite;
+
 use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -28,7 +31,7 @@ pub(crate) struct Store(Backend);
 enum Backend {
     Memory(Mutex<Memory>),
     #[cfg(feature = "sqlite")]
-    Sqlite(Mutex<rusqlite::Connection>),
+    Sqlite(sqlite::Sqlite),
 }
 
 /// What a key is about.
@@ -85,6 +88,27 @@ impl Store {
         }
     }
 
+    /// Returns true if other processes may write to it.
+    pub(crate) fn is_shared(&self) -> bool {
+        match &self.0 {
+            Backend::Memory(_) => false,
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(_) => true,
+        }
+    }
+
+    /// A number that changes when something is written; none where it is not known.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(crate) fn version(&self) -> Result<Option<i64>> {
+        match &self.0 {
+            Backend::Memory(_) => Ok(None),
+            #[cfg(feature = "sqlite")]
+            Backend::Sqlite(file) => file.version().map(Some),
+        }
+    }
+
     /// What is kept under a key, while its time has not come.
     ///
     /// # Errors
@@ -93,13 +117,7 @@ impl Store {
         match &self.0 {
             Backend::Memory(memory) => Ok(lock(memory).alive(shelf, key)),
             #[cfg(feature = "sqlite")]
-            Backend::Sqlite(connection) => {
-                use rusqlite::OptionalExtension;
-                let sql = "SELECT value FROM remembered WHERE shelf = ?1 AND key = ?2 AND until > ?3";
-                let connection = lock(connection);
-                let mut query = connection.prepare_cached(sql)?;
-                Ok(query.query_row((shelf.name(), key, now()), |row| row.get(0)).optional()?)
-            }
+            Backend::Sqlite(file) => file.get(shelf, key),
         }
     }
 
@@ -114,15 +132,7 @@ impl Store {
                 Ok(asked.map(|(shelf, key)| memory.alive(shelf, key)))
             }
             #[cfg(feature = "sqlite")]
-            Backend::Sqlite(connection) => {
-                let sql = "SELECT (SELECT value FROM remembered WHERE shelf = ?1 AND key = ?2 AND until > ?5),
-                                  (SELECT value FROM remembered WHERE shelf = ?3 AND key = ?4 AND until > ?5)";
-                let [(shelf, key), (other_shelf, other_key)] = asked;
-                let connection = lock(connection);
-                let mut query = connection.prepare_cached(sql)?;
-                let asked = (shelf.name(), key, other_shelf.name(), other_key, now());
-                Ok(query.query_row(asked, |row| Ok([row.get(0)?, row.get(1)?]))?)
-            }
+            Backend::Sqlite(file) => file.get_both(asked),
         }
     }
 
@@ -134,16 +144,11 @@ impl Store {
         match &self.0 {
             Backend::Memory(memory) => {
                 lock(memory).put((shelf, key.to_owned()), Entry { value: value.to_owned(), until }, now());
+                Ok(())
             }
             #[cfg(feature = "sqlite")]
-            Backend::Sqlite(connection) => {
-                let connection = lock(connection);
-                connection.prepare_cached("DELETE FROM remembered WHERE until <= ?1")?.execute([now()])?;
-                let sql = "INSERT OR REPLACE INTO remembered (shelf, key, value, until) VALUES (?1, ?2, ?3, ?4)";
-                connection.prepare_cached(sql)?.execute((shelf.name(), key, value, until))?;
-            }
+            Backend::Sqlite(file) => file.put(shelf, key, value, until),
         }
-        Ok(())
     }
 }
 
@@ -202,25 +207,9 @@ fn size((_, key): &(Shelf, String), entry: &Entry) -> usize {
 
 #[cfg(feature = "sqlite")]
 fn sqlite(path: &str) -> Result<Store> {
-    let open = || -> Result<rusqlite::Connection> {
-        if let Some(folder) = std::path::Path::new(path).parent() {
-            std::fs::create_dir_all(folder)?;
-        }
-        let connection = rusqlite::Connection::open(path)?;
-        connection.busy_timeout(std::time::Duration::from_secs(5))?;
-        connection.execute_batch(
-            "PRAGMA journal_mode = WAL;
-             PRAGMA synchronous = FULL;
-             CREATE TABLE IF NOT EXISTS remembered (
-                 shelf TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, until INTEGER NOT NULL,
-                 PRIMARY KEY (shelf, key)
-             ) WITHOUT ROWID;
-             CREATE INDEX IF NOT EXISTS remembered_until ON remembered (until);",
-        )?;
-        Ok(connection)
-    };
-    let connection = open().map_err(|error| error.context(format!("ASIDE_STORE: `{path}` cannot be opened")))?;
-    Ok(Store(Backend::Sqlite(Mutex::new(connection))))
+    let file = sqlite::Sqlite::open(path);
+    let file = file.map_err(|error| error.context(format!("ASIDE_STORE: `{path}` cannot be opened")))?;
+    Ok(Store(Backend::Sqlite(file)))
 }
 
 #[cfg(not(feature = "sqlite"))]

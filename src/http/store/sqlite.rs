@@ -1,0 +1,138 @@
+//! The store in a SQLite file: one connection that writes, and one that reads.
+//!
+//! The file is in write-ahead logging, so that a page which asks if its session was ended does not wait for a writer, of
+//! this process or of another.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::{Shelf, now};
+use crate::error::Result;
+use crate::sync::lock;
+
+/// How long a write waits for the lock of another process before it fails.
+const BUSY: Duration = Duration::from_secs(5);
+
+/// A file.
+pub(super) struct Sqlite {
+    writer: Mutex<Connection>,
+    /// None for a database in memory, which one connection alone can see.
+    reader: Option<Mutex<Connection>>,
+}
+
+impl Sqlite {
+    /// The file at that path, which is made when it is missing, with its folder.
+    ///
+    /// # Errors
+    /// When it cannot be read and written, or is not a database.
+    pub(super) fn open(path: &str) -> Result<Sqlite> {
+        Sqlite::open_with(path, BUSY)
+    }
+
+    fn open_with(path: &str, busy: Duration) -> Result<Sqlite> {
+        if let Some(folder) = Path::new(path).parent() {
+            std::fs::create_dir_all(folder)?;
+        }
+        let writer = connect(path, busy)?;
+        writer.execute_batch(
+            "PRAGMA journal_mode = WAL;
+             PRAGMA synchronous = FULL;
+             CREATE TABLE IF NOT EXISTS remembered (
+                 shelf TEXT NOT NULL, key TEXT NOT NULL, value TEXT NOT NULL, until INTEGER NOT NULL,
+                 PRIMARY KEY (shelf, key)
+             ) WITHOUT ROWID;
+             CREATE INDEX IF NOT EXISTS remembered_until ON remembered (until);",
+        )?;
+        let is_file = writer.path().is_some_and(|path| !path.is_empty());
+        let reader = if is_file { Some(reader(path, busy)?) } else { None };
+        Ok(Sqlite { writer: Mutex::new(writer), reader: reader.map(Mutex::new) })
+    }
+
+    fn reader(&self) -> MutexGuard<'_, Connection> {
+        lock(self.reader.as_ref().unwrap_or(&self.writer))
+    }
+
+    pub(super) fn get(&self, shelf: Shelf, key: &str) -> Result<Option<String>> {
+        let sql = "SELECT value FROM remembered WHERE shelf = ?1 AND key = ?2 AND until > ?3";
+        let reader = self.reader();
+        let mut query = reader.prepare_cached(sql)?;
+        Ok(query.query_row((shelf.name(), key, now()), |row| row.get(0)).optional()?)
+    }
+
+    pub(super) fn get_both(&self, asked: [(Shelf, &str); 2]) -> Result<[Option<String>; 2]> {
+        let sql = "SELECT (SELECT value FROM remembered WHERE shelf = ?1 AND key = ?2 AND until > ?5),
+                          (SELECT value FROM remembered WHERE shelf = ?3 AND key = ?4 AND until > ?5)";
+        let [(shelf, key), (other_shelf, other_key)] = asked;
+        let reader = self.reader();
+        let mut query = reader.prepare_cached(sql)?;
+        let asked = (shelf.name(), key, other_shelf.name(), other_key, now());
+        Ok(query.query_row(asked, |row| Ok([row.get(0)?, row.get(1)?]))?)
+    }
+
+    /// SQLite's own count of what other connections have committed, as the one that reads sees it.
+    pub(super) fn version(&self) -> Result<i64> {
+        Ok(self.reader().pragma_query_value(None, "data_version", |row| row.get(0))?)
+    }
+
+    pub(super) fn put(&self, shelf: Shelf, key: &str, value: &str, until: i64) -> Result<()> {
+        let writer = lock(&self.writer);
+        writer.prepare_cached("DELETE FROM remembered WHERE until <= ?1")?.execute([now()])?;
+        let sql = "INSERT OR REPLACE INTO remembered (shelf, key, value, until) VALUES (?1, ?2, ?3, ?4)";
+        writer.prepare_cached(sql)?.execute((shelf.name(), key, value, until))?;
+        Ok(())
+    }
+}
+
+fn connect(path: &str, busy: Duration) -> rusqlite::Result<Connection> {
+    let connection = Connection::open(path)?;
+    connection.busy_timeout(busy)?;
+    Ok(connection)
+}
+
+fn reader(path: &str, busy: Duration) -> rusqlite::Result<Connection> {
+    let reader = connect(path, busy)?;
+    reader.pragma_update(None, "query_only", true)?;
+    Ok(reader)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::TryLockError;
+    use std::thread;
+
+    use super::*;
+
+    /// Every page that looked at a session waited until another process had let go of the file.
+    #[test]
+    fn a_read_does_not_wait_for_a_write_that_waits() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("site.db").display().to_string();
+        let store = Sqlite::open_with(&path, Duration::from_secs(600)).unwrap();
+        store.put(Shelf::EndedSessions, "a", "1", now() + 60).unwrap();
+        let other = Connection::open(&path).unwrap();
+        other.execute_batch("BEGIN IMMEDIATE").unwrap();
+        thread::scope(|scope| {
+            let writes = scope.spawn(|| store.put(Shelf::EndedSessions, "b", "2", now() + 60));
+            while !matches!(store.writer.try_lock(), Err(TryLockError::WouldBlock)) {
+                thread::yield_now();
+            }
+            assert_eq!(store.get(Shelf::EndedSessions, "a").unwrap().as_deref(), Some("1"));
+            let both = store.get_both([(Shelf::EndedSessions, "a"), (Shelf::EndedUsers, "a")]).unwrap();
+            assert_eq!(both, [Some("1".into()), None]);
+            assert!(!writes.is_finished(), "the write waits for the lock all the while");
+            other.execute_batch("COMMIT").unwrap();
+            writes.join().unwrap().unwrap();
+        });
+        assert_eq!(store.get(Shelf::EndedSessions, "b").unwrap().as_deref(), Some("2"));
+    }
+
+    #[test]
+    fn a_database_in_memory_has_one_connection() {
+        let store = Sqlite::open(":memory:").unwrap();
+        store.put(Shelf::EndedSessions, "a", "1", now() + 60).unwrap();
+        assert_eq!(store.get(Shelf::EndedSessions, "a").unwrap().as_deref(), Some("1"));
+    }
+}
