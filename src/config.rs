@@ -91,7 +91,8 @@ pub struct Config {
     /// `X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Request-Id` are believed; none.
     pub trusted_proxies: Vec<String>,
     /// `ASIDE_SECRET`: the keys of the session cookie, each at least 32 bytes, separated by commas. The first writes, all
-    /// read, so that a key can be replaced without logging anybody out.
+    /// read, so that a key can be replaced without logging users out: a former one is needed for `ASIDE_SESSION_LIFETIME`,
+    /// since a session is sealed again only when a handler changes it.
     pub secrets: Vec<String>,
     /// `ASIDE_SESSION_IDLE`: how long a session lives without a request that looks at it; whole seconds, one day. Where
     /// it is longer than the lifetime, that rules alone. Both are at most 100 years.

@@ -26,7 +26,7 @@ use crate::http::once::UnderWay;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Route, Router};
-use crate::http::session::Keys;
+use crate::http::session::{Keys, OpenStreams};
 use crate::http::store::Store;
 use crate::http::templates::Templates;
 use crate::http::urls::Urls;
@@ -518,6 +518,7 @@ impl App {
         self.values.insert(Keys::new(&config)?);
         self.values.insert(Store::open(&config)?);
         self.values.insert(UnderWay::default());
+        self.values.insert(OpenStreams::default());
         // Here and not at the first mail: its connection pool starts a thread, which must not inherit a task's priority.
         #[cfg(feature = "mail")]
         self.values.insert(Mailer::new(&config)?);

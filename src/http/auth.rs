@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::request::Request;
-use super::session::{self, Keys, Session};
+use super::session::{self, Keys, OpenStreams, Session};
 use super::store::{Shelf, Store};
 use crate::error::{Error, Result, Status};
 
@@ -83,11 +83,11 @@ use crate::error::{Error, Result, Status};
 /// 500 when the id is an empty text; 503 when `ASIDE_STORE` cannot be read or written. The session is then as it was.
 pub fn login(req: &mut Request, id: impl Display) -> Result<()> {
     let user = name_of(id)?;
-    let (keys, store) = keepers(req)?;
+    let keepers = Keepers::of(req)?;
     let session = req.session();
     session.check()?;
-    let mark = store.get(Shelf::EndedUsers, &user).map_err(unavailable)?;
-    end(session, &keys, &store)?;
+    let mark = keepers.store.get(Shelf::EndedUsers, &user).map_err(unavailable)?;
+    keepers.end(session)?;
     session.begin(user, mark);
     Ok(())
 }
@@ -105,6 +105,11 @@ pub fn login(req: &mut Request, id: impl Display) -> Result<()> {
 /// }
 /// ```
 ///
+/// The event streams of the session end ([`Response::events`](crate::Response::events), [`Request::live`](crate::Request::live)):
+/// at once, and within a second or two where another process of the same `sqlite:PATH` has them. The browser is told to drop
+/// the pages that it keeps (`Clear-Site-Data: "cache"`, on https and on this machine): those of a user are not stored, but
+/// for what a handler lets the browser keep, and the way back would show it.
+///
 /// Nobody logged in is no error; the session is cleared all the same. The route takes POST, from a button on every page
 /// of those who are logged in: a link would be followed by what loads pages ahead.
 ///
@@ -115,11 +120,11 @@ pub fn login(req: &mut Request, id: impl Display) -> Result<()> {
 /// # Errors
 /// 503 when `ASIDE_STORE` cannot be written: this browser is logged out, but a copy of the cookie lives.
 pub fn logout(req: &mut Request) -> Result<()> {
-    let (keys, store) = keepers(req)?;
+    let keepers = Keepers::of(req)?;
     let session = req.session();
     session.check()?;
     // A stranger's sessions are not worth a line of the store: anybody could fill it with them.
-    let ended = session.user().is_some().then(|| end(session, &keys, &store));
+    let ended = session.user().is_some().then(|| keepers.end(session));
     session.clear();
     ended.unwrap_or(Ok(()))
 }
@@ -145,10 +150,10 @@ pub fn logout(req: &mut Request) -> Result<()> {
 /// 500 when the id is an empty text; 503 when `ASIDE_STORE` cannot be written: then no session was ended.
 pub fn logout_everywhere(req: &mut Request, id: impl Display) -> Result<()> {
     let user = name_of(id)?;
-    let (keys, store) = keepers(req)?;
-    // A word and not a time: clocks are set back, and two things happen within one tick.
-    store.put(Shelf::EndedUsers, &user, &session::unguessable()?, keys.last_end()).map_err(unavailable)?;
+    let keepers = Keepers::of(req)?;
+    // Looked at before, since it is one of those that end.
     let session = req.session();
+    keepers.end_all(&user)?;
     if session.user() == Some(user.as_str()) {
         session.clear();
     }
@@ -183,15 +188,39 @@ fn name_of(id: impl Display) -> Result<String> {
     }
 }
 
-fn keepers(req: &Request) -> Result<(Arc<Keys>, Arc<Store>)> {
-    let scope = req.scope();
-    scope.get().zip(scope.get()).ok_or_else(|| Error::internal("a login needs an application: `App` has its keys"))
+/// What knows of the sessions of an application.
+struct Keepers {
+    keys: Arc<Keys>,
+    store: Arc<Store>,
+    streams: Option<Arc<OpenStreams>>,
 }
 
-/// Writes down that the cookies with the session's id are dead.
-fn end(session: &Session, keys: &Keys, store: &Store) -> Result<()> {
-    let Some(id) = session.sealed_id() else { return Ok(()) };
-    store.put(Shelf::EndedSessions, id, "", keys.last_end()).map_err(unavailable)
+impl Keepers {
+    fn of(req: &Request) -> Result<Keepers> {
+        let scope = req.scope();
+        let (keys, store) = scope
+            .get()
+            .zip(scope.get())
+            .ok_or_else(|| Error::internal("a login needs an application: `App` has its keys"))?;
+        Ok(Keepers { keys, store, streams: scope.get() })
+    }
+
+    /// Writes down that the cookies with the session's id are dead, and ends its streams.
+    fn end(&self, session: &Session) -> Result<()> {
+        let Some(id) = session.sealed_id() else { return Ok(()) };
+        let written = self.store.put(Shelf::EndedSessions, id, "", self.keys.last_end()).map_err(unavailable);
+        self.streams.iter().for_each(|streams| streams.end_session(id));
+        written
+    }
+
+    /// The same for all sessions of a user that began until now.
+    fn end_all(&self, user: &str) -> Result<()> {
+        // A text and not a time: clocks are set back, and two things happen within one tick.
+        let mark = session::unguessable()?;
+        self.store.put(Shelf::EndedUsers, user, &mark, self.keys.last_end()).map_err(unavailable)?;
+        self.streams.iter().for_each(|streams| streams.end_user(user));
+        Ok(())
+    }
 }
 
 fn unavailable(error: Error) -> Error {

@@ -1,6 +1,7 @@
 //! The request-to-page path.
 
 pub(crate) mod auth;
+pub(crate) mod cache_control;
 pub(crate) mod disconnect;
 mod disposition;
 pub(crate) mod encoding;

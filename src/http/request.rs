@@ -227,6 +227,18 @@ impl Request {
         self.headers.get(name)
     }
 
+    /// Returns true if the browser, or a script in its page, asks ahead of the visitor, who may never see the response:
+    /// `Sec-Purpose: prefetch;prerender`, and the names from before that one (Fetch standard, section 3.8).
+    pub(crate) fn is_ahead(&self) -> bool {
+        let names = ["Sec-Purpose", "Purpose", "X-Sec-Purpose", "X-Purpose", "X-Moz"];
+        let mut purposes = names.iter().flat_map(|name| self.headers.get_all(name));
+        purposes.any(|purpose| {
+            let purpose = purpose.to_ascii_lowercase();
+            let mut tokens = purpose.split([';', ',']).map(str::trim);
+            tokens.any(|token| matches!(token, "prefetch" | "prerender" | "preview"))
+        })
+    }
+
     /// The media type of the body, in lower case and without parameters: `text/html`.
     pub fn content_type(&self) -> Option<String> {
         let value = self.header("Content-Type")?;
@@ -287,7 +299,8 @@ impl Request {
         &self.origin.id
     }
 
-    /// The cookies in order, their values percent-decoded where they are encoded. Names are as they came: a browser keeps
+    /// The cookies in order, their values without quotes around them (RFC 6265, section 4.1.1) and percent-decoded where
+    /// they are encoded. Names are as they came: a browser keeps
     /// others from setting `__Host-session`, and would not know `__%48ost-session` for the same.
     pub fn cookies(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.cookies_as_sent().map(|(name, value)| (name.to_owned(), decode_cookie(value)))
@@ -295,12 +308,8 @@ impl Request {
 
     /// The first cookie of that name.
     pub fn cookie(&self, name: &str) -> Option<String> {
-        self.cookies_named(name).next()
-    }
-
-    /// The cookies of that name: a subdomain may have planted another beside one's own.
-    pub(crate) fn cookies_named<'r>(&'r self, name: &'r str) -> impl Iterator<Item = String> + 'r {
-        self.cookies_as_sent().filter(move |(theirs, _)| *theirs == name).map(|(_, value)| decode_cookie(value))
+        let mut cookies = self.cookies_as_sent();
+        cookies.find(|(theirs, _)| *theirs == name).map(|(_, value)| decode_cookie(value))
     }
 
     fn cookies_as_sent(&self) -> impl Iterator<Item = (&str, &str)> {
@@ -357,6 +366,16 @@ impl Request {
         &mut self.body
     }
 
+    /// Returns true if some of the body has been read.
+    pub(crate) fn has_begun_body(&self) -> bool {
+        self.body.read > 0
+    }
+
+    /// Puts a body that has been read in its place again.
+    pub(crate) fn put_body(&mut self, bytes: Vec<u8>) {
+        self.body = bytes.into();
+    }
+
     /// The whole body, up to `ASIDE_MAX_FORM`.
     ///
     /// # Errors
@@ -386,7 +405,8 @@ impl Request {
 fn split_cookie(pair: &str) -> Option<(&str, &str)> {
     let (name, value) = pair.split_once('=')?;
     let (name, value) = (name.trim_matches([' ', '\t']), value.trim_matches([' ', '\t']));
-    (!name.is_empty()).then_some((name, value))
+    let unquoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
+    (!name.is_empty()).then_some((name, unquoted))
 }
 
 fn decode_cookie(value: &str) -> String {

@@ -228,6 +228,12 @@ impl Response {
         matches!(self.body, ResponseBody::Stream(_) | ResponseBody::Feed(_))
     }
 
+    /// Returns true if it is a stream of server-sent events.
+    pub(crate) fn is_event_stream(&self) -> bool {
+        let media_type = self.headers.get("Content-Type").unwrap_or("");
+        self.is_stream() && media_type.starts_with("text/event-stream")
+    }
+
     /// Sets work aside: it begins when the last byte of this response has gone out, or the visitor has left.
     ///
     /// Any number of times for one response. Each task has a thread to itself while it runs, its errors and panics go to

@@ -11,8 +11,7 @@ use crate::http::response::{Response, ResponseBody};
 
 /// Whether it is a live page, which has no end to wait for.
 pub(super) fn is_live(response: &Response) -> bool {
-    let media_type = response.headers().get("Content-Type").unwrap_or("");
-    response.is_stream() && media_type.starts_with("text/event-stream")
+    response.is_event_stream()
 }
 
 /// An apology in the place of a stream, when there are as many as may be already.

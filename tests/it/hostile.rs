@@ -261,6 +261,8 @@ fn a_cookie_header_is_read_as_far_as_it_is_one() {
         ("a=1; Path=/; HttpOnly", "a=1\nPath=/\n"),
         ("A=1; a=2", "A=1\na=2\n"),
         ("a=\"", "a=\"\n"),
+        ("a=\"\"", "a=\n"),
+        ("a=\"x/y+z==\"; b=\"1", "a=x/y+z==\nb=\"1\n"),
         ("a=\"x;y\"", "a=\"x\n"),
         ("кот=мяу", "кот=мяу\n"),
         ("%61=1", "%61=1\n"),

@@ -160,6 +160,35 @@ fn a_flash_is_shown_once() {
     assert_eq!(client.get("/orders").text(), "");
 }
 
+/// A page that a browser asked for ahead, and that its visitor never saw, took the message away.
+#[test]
+fn a_page_that_is_asked_for_ahead_leaves_the_messages_to_one_that_is_seen() {
+    let app = app()
+        .template("page.html", "{% for flash in flashes %}{{ flash.message }}{% endfor %}")
+        .get("/flash", |req: &mut Request| req.flash("success", "Done"))
+        .get("/taken", |req: &mut Request| format!("{:?}", req.take_flashes()))
+        .get("/", |req: &mut Request| req.render("page.html", context! {}));
+    let mut client = TestClient::new(app);
+    client.get("/flash");
+    for (name, purpose) in [
+        ("Sec-Purpose", "prefetch"),
+        ("Sec-Purpose", "prefetch;prerender"),
+        ("Sec-Purpose", "prefetch;anonymous-client-ip"),
+        ("Purpose", "prefetch"),
+        ("X-Moz", "prefetch"),
+        ("X-Sec-Purpose", "prefetch"),
+        ("X-Purpose", "preview"),
+    ] {
+        for path in ["/", "/taken"] {
+            let ahead = client.request("GET", path).header(name, purpose).send();
+            assert!(!ahead.text().contains("Done"), "{name}: {purpose}");
+            assert!(!ahead.headers().contains("Set-Cookie"), "{name}: {purpose}");
+        }
+    }
+    assert_eq!(client.request("GET", "/").header("Sec-Purpose", "navigation").send().text(), "Done");
+    assert_eq!(client.get("/").text(), "");
+}
+
 #[test]
 fn a_session_that_is_too_large_is_an_error_that_says_so() {
     logs::keep();

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aside::testing::TestClient;
-use aside::{App, Config, Event, Request, Response, Server};
+use aside::{App, Config, Event, Live, Request, Response, Server, login, logout, logout_everywhere};
 
 use crate::wire::{Gate, PATIENCE, Raw, config, start};
 
@@ -249,6 +249,120 @@ fn a_live_page_ends_whole_when_the_server_stops() {
     gate.open();
     assert_eq!(slow.reply().body, "answered");
     stopped.recv_timeout(PATIENCE).unwrap();
+}
+
+/// A site with accounts, and two streams that do not end by themselves: `/events/{name}`, whose end is reported, and `/live`.
+/// Both look at the user; `/public` does not.
+fn accounts(config: Config, live: &Live<u32>) -> Server {
+    let (ours, theirs) = (live.clone(), live.clone());
+    let app = App::with_config(Config { secrets: vec!["a".repeat(32)], ..config })
+        .template("count.txt", "{{ state }}")
+        .get("/events", |req: &mut Request| {
+            let _user: Option<u64> = req.user();
+            Response::events(|events| {
+                events.send("here")?;
+                events.wait(LONG)
+            })
+        })
+        .get("/live", move |req: &mut Request| {
+            let _user: Option<u64> = req.user();
+            req.live(&ours, "count.txt")
+        })
+        .get("/public", move |req: &mut Request| req.live(&theirs, "count.txt"))
+        .post("/login/{id}", |req: &mut Request| {
+            let id: u64 = req.param("id")?;
+            login(req, id)
+        })
+        .post("/logout", |req: &mut Request| logout(req))
+        .post("/ended/{id}", |req: &mut Request| {
+            let id: u64 = req.param("id")?;
+            logout_everywhere(req, id)
+        });
+    start(app)
+}
+
+/// Sends a form with that cookie, and gives the first cookie that the response sets.
+fn post(server: &Server, path: &str, cookie: &str) -> Option<String> {
+    let mut raw = Raw::to(server);
+    raw.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\nContent-Length: 0\r\n\r\n"));
+    let reply = raw.reply();
+    assert_eq!(reply.status, 200, "{path}");
+    reply.header("Set-Cookie").map(|line| line.split(';').next().unwrap().to_owned())
+}
+
+/// A stream with that cookie, whose first chunk has been read.
+fn stream(server: &Server, path: &str, cookie: &str) -> Raw {
+    let mut raw = ask(server, &format!("{path} HTTP/1.1\r\nCookie: {cookie}"));
+    assert_eq!(raw.head().status, 200, "{path}");
+    assert_ne!(raw.chunk(), "");
+    raw
+}
+
+/// It went on until the visitor left, and showed the next user of the browser what the one before was to see.
+#[test]
+fn a_stream_of_a_user_ends_with_the_session_and_no_other_does() {
+    let live = Live::new(0);
+    let server = accounts(config(), &live);
+    let [one, other] = [(); 2].map(|()| post(&server, "/login/17", "").unwrap());
+    let bystander = post(&server, "/login/18", "").unwrap();
+    let mut ended = ["/events", "/live"].map(|path| stream(&server, path, &one));
+    let mut elsewhere = ["/events", "/live"].map(|path| stream(&server, path, &other));
+    let mut going_on = [("/live", bystander.as_str()), ("/live", ""), ("/public", &one)]
+        .map(|(path, cookie)| stream(&server, path, cookie));
+    let shows = |raw: &mut Raw, words: &str| while !raw.chunk().contains(words) {};
+
+    post(&server, "/logout", &one);
+    ended.iter_mut().for_each(|raw| assert_eq!(raw.chunk(), "", "its end, so that no proxy takes it for cut"));
+    live.update(|number| *number = 1);
+    shows(&mut elsewhere[1], "data: 1\n");
+    post(&server, "/ended/17", &bystander);
+    elsewhere.iter_mut().for_each(|raw| assert_eq!(raw.chunk(), ""));
+    live.update(|number| *number = 2);
+    going_on.iter_mut().for_each(|raw| shows(raw, "data: 2\n"));
+    server.stop();
+}
+
+/// Between the look at the session and the stream.
+#[test]
+fn a_stream_that_was_begun_before_the_logout_ends_at_once() {
+    let (begin, begun) = mpsc::channel();
+    let (begin, gate) = (Mutex::new(begin), Arc::new(Gate::default()));
+    let theirs = gate.clone();
+    let app = App::with_config(config())
+        .get("/events", move |req: &mut Request| {
+            let _user: Option<u64> = req.user();
+            begin.lock().unwrap().send(()).unwrap();
+            theirs.pass();
+            Response::events(|events| events.wait(LONG))
+        })
+        .post("/login/{id}", |req: &mut Request| login(req, 17))
+        .post("/logout", |req: &mut Request| logout(req));
+    let server = start(app);
+    let cookie = post(&server, "/login/17", "").unwrap();
+    let mut raw = ask(&server, &format!("/events HTTP/1.1\r\nCookie: {cookie}"));
+    begun.recv_timeout(PATIENCE).unwrap();
+    post(&server, "/logout", &cookie);
+    gate.open();
+    assert_eq!((raw.head().status, raw.chunk().as_str()), (200, ""));
+    server.stop();
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_stream_of_a_user_ends_with_a_logout_in_another_process_too() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = format!("sqlite:{}", folder.path().join("site.db").display());
+    let live = Live::new(0);
+    // Two servers know of each other by the file alone, as two processes do.
+    let [here, there] = [(); 2].map(|()| accounts(Config { store: Some(store.clone()), ..config() }, &live));
+    for end in ["/logout", "/ended/17"] {
+        let cookie = post(&here, "/login/17", "").unwrap();
+        let mut streams = ["/events", "/live"].map(|path| stream(&there, path, &cookie));
+        post(&here, end, &cookie);
+        streams.iter_mut().for_each(|raw| assert_eq!(raw.chunk(), "", "{end}"));
+    }
+    here.stop();
+    there.stop();
 }
 
 /// A site with streams that do not end by themselves, and what their writes ended in.

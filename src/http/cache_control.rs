@@ -1,0 +1,106 @@
+//! What a response says about caches, and how that is narrowed when the response turns out to be for one visitor alone
+//! (RFC 9111, section 5.2.2).
+
+use super::headers::Headers;
+
+/// The header of all caches.
+pub(crate) const CACHE_CONTROL: &str = "Cache-Control";
+
+/// Returns true if the response says that caches between server and browser may give it to others.
+pub(crate) fn is_shared(headers: &Headers) -> bool {
+    let lines: Vec<&str> = headers.get_all(CACHE_CONTROL).collect();
+    let mut names = lines.iter().flat_map(|line| directives(line)).map(name);
+    names.any(|name| matches!(name.as_str(), "public" | "s-maxage"))
+}
+
+/// Keeps caches between server and browser from giving the response to others. How long the browser keeps it stays.
+pub(crate) fn make_private(headers: &mut Headers) {
+    // For certain caches alone, and stronger there than `Cache-Control` (RFC 9213).
+    let targeted = |name: &str| {
+        let name = name.to_ascii_lowercase();
+        name == "surrogate-control" || name.ends_with("cdn-cache-control")
+    };
+    let targeted: Vec<String> =
+        headers.iter().map(|(name, _)| name).filter(|name| targeted(name)).map(str::to_owned).collect();
+    targeted.iter().for_each(|name| headers.remove(name));
+    let lines: Vec<&str> = headers.get_all(CACHE_CONTROL).collect();
+    let all: Vec<&str> = lines.iter().flat_map(|line| directives(line)).collect();
+    let is_private =
+        all.iter().any(|directive| matches!(directive.to_ascii_lowercase().as_str(), "private" | "no-store"));
+    let is_for_others =
+        |directive: &&str| matches!(name(directive).as_str(), "public" | "s-maxage" | "proxy-revalidate");
+    let kept: Vec<&str> = all.iter().copied().filter(|directive| !is_for_others(directive)).collect();
+    if is_private && kept.len() == all.len() {
+        return;
+    }
+    let first = if is_private { None } else { Some("private") };
+    let value = first.into_iter().chain(kept).collect::<Vec<_>>().join(", ");
+    headers.put(CACHE_CONTROL, value);
+}
+
+/// Keeps every cache from storing the response, the browser's too.
+pub(crate) fn forbid_storing(headers: &mut Headers) {
+    make_private(headers);
+    headers.put(CACHE_CONTROL, "private, no-store");
+}
+
+/// Says that another `Cookie` header gets another response.
+pub(crate) fn vary_by_cookie(headers: &mut Headers) {
+    let varies = |value: &str| {
+        value.split(',').any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("cookie"))
+    };
+    if !headers.get_all("Vary").any(varies) {
+        headers.add("Vary", "Cookie");
+    }
+}
+
+/// The directives of a line. A comma between quotes parts nothing: `private="Set-Cookie, Age"`.
+fn directives(line: &str) -> Vec<&str> {
+    let mut is_quoted = false;
+    let parts = line.split(move |letter| {
+        is_quoted ^= letter == '"';
+        letter == ',' && !is_quoted
+    });
+    parts.map(str::trim).filter(|directive| !directive.is_empty()).collect()
+}
+
+fn name(directive: &str) -> String {
+    directive.split('=').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_shared_becomes_private_and_keeps_its_time() {
+        for (said, is_shared_first, then) in [
+            ("", false, "private"),
+            ("public, max-age=31536000, immutable", true, "private, max-age=31536000, immutable"),
+            ("max-age=60", false, "private, max-age=60"),
+            ("Public,s-maxage=5 , max-age=60", true, "private, max-age=60"),
+            ("no-cache", false, "private, no-cache"),
+            ("private, max-age=5", false, "private, max-age=5"),
+            ("private, public", true, "private"),
+            ("no-store", false, "no-store"),
+            ("private=\"set-cookie, public\", max-age=5", false, "private, private=\"set-cookie, public\", max-age=5"),
+        ] {
+            let mut headers = Headers::from_iter([("Cache-Control", said)]);
+            assert_eq!(is_shared(&headers), is_shared_first, "{said}");
+            make_private(&mut headers);
+            assert_eq!(headers.get("Cache-Control"), Some(then), "{said}");
+            assert!(!is_shared(&headers));
+        }
+    }
+
+    #[test]
+    fn several_lines_and_headers_for_one_cache_count_too() {
+        let lines = [("Cache-Control", "max-age=5"), ("cache-control", "public"), ("CDN-Cache-Control", "max-age=60")];
+        let mut headers = Headers::from_iter(lines);
+        assert!(is_shared(&headers));
+        make_private(&mut headers);
+        assert_eq!(headers.iter().collect::<Vec<_>>(), [("Cache-Control", "private, max-age=5")]);
+        forbid_storing(&mut headers);
+        assert_eq!(headers.get("Cache-Control"), Some("private, no-store"));
+    }
+}

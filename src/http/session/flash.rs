@@ -1,0 +1,255 @@
+//! Flash messages: each response that adds some puts them into a cookie of their own, which the page that shows them
+//! removes by its name.
+//!
+//! So a page that is under way removes what it has shown and nothing else: not the message that another response adds in
+//! the meantime, and not the session.
+
+use serde::{Deserialize, Serialize};
+
+use super::keys::{Keys, unguessable};
+use crate::error::{Error, Result};
+
+/// How the names of the cookies begin, behind their prefix.
+pub(super) const START: &str = "flash-";
+
+/// Bytes of JSON that all messages of one visitor may have. With the largest session they make a `Cookie` line of under
+/// 7 kB; nginx takes 8.
+const MOST_BYTES: usize = 2_000;
+
+/// What a cookie takes beside its JSON, its name above all.
+const OVERHEAD: usize = 50;
+
+/// Characters of a cookie's name behind its start: 48 random bits, against two responses at the same time.
+const NAME_CHARS: usize = 8;
+
+/// A message for the visitor's next page.
+///
+/// ```
+/// use aside::{Request, Response, redirect};
+///
+/// fn create_order(req: &mut Request) -> Response {
+///     req.flash("success", "Processing your order!");
+///     redirect("/orders")
+/// }
+/// ```
+///
+/// A template shows them with `{% for flash in flashes %}<p class="{{ flash.kind }}">{{ flash.message }}</p>{% endfor %}`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Flash {
+    /// What kind of message: `success`, `error`, or whatever the page's style sheet knows.
+    pub kind: String,
+    /// The text.
+    pub message: String,
+}
+
+/// What one cookie holds.
+#[derive(Serialize, Deserialize)]
+struct Sealed {
+    /// The second in which it was added.
+    #[serde(rename = "a")]
+    at: i64,
+    /// The user whose messages they are: another user of the same browser does not see them.
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    user: Option<String>,
+    #[serde(rename = "f")]
+    flashes: Vec<Flash>,
+}
+
+/// Messages of an earlier response, and the cookie that has them.
+#[derive(Debug, Clone)]
+struct Waiting {
+    cookie: String,
+    at: i64,
+    weight: usize,
+    flashes: Vec<Flash>,
+}
+
+/// The messages of one visitor.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Flashes {
+    /// The oldest first.
+    waiting: Vec<Waiting>,
+    /// Cookies to be removed.
+    dropped: Vec<String>,
+    /// What this request adds.
+    added: Vec<Flash>,
+    /// How many have been shown, the oldest.
+    shown: usize,
+}
+
+impl Flashes {
+    /// The messages in these cookies, by name and value. Those of another user, and those that are older than an idle
+    /// session, are dropped. What cannot be opened may be another application's.
+    pub(super) fn open(keys: &Keys, cookies: &[(String, String)], user: Option<&str>, now: i64) -> Flashes {
+        let mut flashes = Flashes::default();
+        for (cookie, value) in cookies {
+            let Some(text) = keys.open(cookie, value) else { continue };
+            let Ok(sealed) = serde_json::from_str::<Sealed>(&text) else { continue };
+            let is_ours = sealed.user.is_none() || sealed.user.as_deref() == user;
+            match is_ours && keys.is_fresh(sealed.at, now) {
+                true => {
+                    let (cookie, at, weight) = (cookie.clone(), sealed.at, text.len() + OVERHEAD);
+                    flashes.waiting.push(Waiting { cookie, at, weight, flashes: sealed.flashes });
+                }
+                false => flashes.dropped.push(cookie.clone()),
+            }
+        }
+        // Browsers send the oldest first, and the sort keeps that order within a second.
+        flashes.waiting.sort_by_key(|waiting| waiting.at);
+        flashes
+    }
+
+    pub(super) fn all(&self) -> impl Iterator<Item = &Flash> {
+        self.waiting.iter().flat_map(|waiting| &waiting.flashes).chain(&self.added)
+    }
+
+    pub(super) fn add(&mut self, flash: Flash) {
+        self.added.push(flash);
+    }
+
+    /// What this request has added.
+    pub(super) fn added(&self) -> &[Flash] {
+        &self.added
+    }
+
+    /// Notes that a page shows all that there are so far.
+    pub(super) fn note_shown(&mut self) {
+        self.shown = self.all().count();
+    }
+
+    /// Drops all that there are so far.
+    pub(super) fn clear(&mut self) {
+        self.dropped.extend(self.waiting.drain(..).map(|waiting| waiting.cookie));
+        self.added.clear();
+        self.shown = 0;
+    }
+
+    /// The headers that bring the browser up to date. What was shown stays in the browser unless `is_shown`.
+    ///
+    /// # Errors
+    /// When the messages that this request adds are too large.
+    pub(super) fn save(&mut self, keys: &Keys, user: Option<&str>, is_shown: bool, now: i64) -> Result<Vec<String>> {
+        if is_shown {
+            self.forget_shown();
+        }
+        let added = self.seal_added(keys, user, now)?;
+        let removals = self.dropped.drain(..).map(|cookie| keys.removal(&cookie));
+        Ok(removals.chain(added).collect())
+    }
+
+    fn forget_shown(&mut self) {
+        let of_the_browser: usize = self.waiting.iter().map(|waiting| waiting.flashes.len()).sum();
+        if self.shown >= of_the_browser {
+            self.dropped.extend(self.waiting.drain(..).map(|waiting| waiting.cookie));
+            self.added.drain(..(self.shown - of_the_browser).min(self.added.len()));
+        }
+        self.shown = 0;
+    }
+
+    fn seal_added(&mut self, keys: &Keys, user: Option<&str>, now: i64) -> Result<Option<String>> {
+        if self.added.is_empty() {
+            return Ok(None);
+        }
+        let sealed = Sealed { at: now, user: user.map(str::to_owned), flashes: std::mem::take(&mut self.added) };
+        let json = serde_json::to_string(&sealed)?;
+        if json.len() > MOST_BYTES {
+            return Err(Error::internal(format!(
+                "the flash messages have {} bytes of JSON, and their cookie holds {MOST_BYTES}: keep long texts in the \
+                 database, and show them on the page",
+                json.len()
+            )));
+        }
+        self.make_room(json.len());
+        let name = keys.name(&format!("{START}{}", &unguessable()?[..NAME_CHARS]));
+        Ok(Some(keys.seal(&name, json).to_string()))
+    }
+
+    /// Drops the oldest messages that the browser has until the new ones fit: messages that no page shows must not make
+    /// the browser's requests larger than a server takes.
+    fn make_room(&mut self, bytes: usize) {
+        let mut total: usize = bytes + self.waiting.iter().map(|waiting| waiting.weight).sum::<usize>();
+        while total > MOST_BYTES && !self.waiting.is_empty() {
+            let oldest = self.waiting.remove(0);
+            total -= oldest.weight;
+            self.dropped.push(oldest.cookie);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+
+    /// A browser's flash cookies, in the order in which it got them.
+    #[derive(Default)]
+    struct Browser(Vec<(String, String)>);
+
+    impl Browser {
+        fn take(&mut self, lines: Vec<String>) {
+            for line in lines {
+                let (name, rest) = line.split_once('=').unwrap();
+                self.0.retain(|(known, _)| known != name);
+                if !line.contains("Max-Age=0") {
+                    self.0.push((name.to_owned(), rest.split(';').next().unwrap().to_owned()));
+                }
+            }
+        }
+
+        fn messages(&self, keys: &Keys, user: Option<&str>) -> Vec<String> {
+            let flashes = Flashes::open(keys, &self.0, user, keys.now());
+            flashes.all().map(|flash| flash.message.clone()).collect()
+        }
+
+        fn flash(&mut self, keys: &Keys, user: Option<&str>, message: &str) -> Result<()> {
+            let mut flashes = Flashes::open(keys, &self.0, user, keys.now());
+            flashes.add(Flash { kind: "info".into(), message: message.into() });
+            self.take(flashes.save(keys, user, true, keys.now())?);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_message_of_one_user_is_not_shown_to_another_and_goes() {
+        let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
+        browser.flash(&keys, None, "for anyone").unwrap();
+        browser.flash(&keys, Some("17"), "for 17").unwrap();
+        assert_eq!(browser.messages(&keys, Some("17")), ["for anyone", "for 17"]);
+        for user in [None, Some("18")] {
+            assert_eq!(browser.messages(&keys, user), ["for anyone"]);
+            let mut other = Flashes::open(&keys, &browser.0, user, keys.now());
+            assert_eq!(other.save(&keys, user, true, keys.now()).unwrap().len(), 1, "its cookie is removed");
+        }
+    }
+
+    #[test]
+    fn a_message_is_as_old_as_an_idle_session_at_most() {
+        let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
+        browser.flash(&keys, None, "soon").unwrap();
+        keys.advance(Config::default().session_idle);
+        assert!(browser.messages(&keys, None).is_empty());
+    }
+
+    /// A form that is sent again and again, by a visitor whose pages show no messages.
+    #[test]
+    fn messages_that_no_page_shows_are_bounded_and_the_oldest_go() {
+        let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
+        for number in 0..300 {
+            browser.flash(&keys, None, &format!("{number} {}", "x".repeat(100))).unwrap();
+        }
+        let size: usize = browser.0.iter().map(|(name, value)| name.len() + value.len() + 3).sum();
+        assert!(size < 3_500, "{size} bytes");
+        let messages = browser.messages(&keys, None);
+        assert!(messages.len() >= 8 && messages.last().unwrap().starts_with("299 "), "{messages:?}");
+    }
+
+    #[test]
+    fn the_largest_messages_fit_and_one_more_byte_is_refused() {
+        let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
+        let most = (0..MOST_BYTES).rev().find(|most| browser.flash(&keys, Some("17"), &"x".repeat(*most)).is_ok());
+        assert!(most.unwrap() > 1_900, "{most:?}");
+        assert!(browser.0.len() == 1 && browser.0[0].1.len() < 2_800);
+        let error = browser.flash(&keys, Some("17"), &"x".repeat(most.unwrap() + 1)).unwrap_err();
+        assert!(error.to_string().contains("flash messages have 2001 bytes"), "{error}");
+    }
+}
