@@ -19,7 +19,7 @@ use crate::http::guard::{Guard, Passage};
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Response};
 use crate::http::router::{Found, Router};
-use crate::http::{encoding, pages, session};
+use crate::http::{encoding, once, pages, session};
 use crate::jobs::Jobs;
 use crate::worker_share::{Busy, RETRY_AFTER};
 
@@ -149,6 +149,7 @@ impl Service {
         let mut response = self.answer_error(request, response);
         self.after(request, &mut response);
         session::save(request, &mut response);
+        once::save(request, &mut response);
         encoding::compress(request, &mut response);
         let mut response = self.answer_error(request, response);
         self.guard.protect(request, &mut response);

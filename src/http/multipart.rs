@@ -56,6 +56,9 @@ impl Request {
     /// over `ASIDE_MAX_FORM` (1 MiB), or it has more than `ASIDE_MAX_PARTS` (100) parts; 400 when it was cut short or is
     /// malformed; 500 when the temporary files cannot be written.
     pub fn multipart(&mut self) -> Result<Multipart> {
+        if let Some(read) = self.extension::<ReadAhead>().and_then(|ahead| ahead.0.take()) {
+            return Ok(read);
+        }
         let boundary = self.boundary()?;
         let limits = Limits::of(self.config());
         if self.content_length().is_some_and(|length| length > limits.upload) {
@@ -64,6 +67,16 @@ impl Request {
         let parts = read_parts(self.body(), &boundary, limits)?;
         once::note(self, parts.iter().map(|part| (part.name(), part.text().or(part.filename()).unwrap_or_default())));
         Ok(Multipart { parts, max_fields: limits.fields })
+    }
+
+    /// Reads the body now, and keeps it for the handler, who may read it later.
+    ///
+    /// # Errors
+    /// As [`multipart`](Request::multipart).
+    pub(crate) fn read_multipart_ahead(&mut self) -> Result<()> {
+        let form = self.multipart()?;
+        self.set_extension(ReadAhead(Some(form)));
+        Ok(())
     }
 
     fn boundary(&self) -> Result<String> {
@@ -79,6 +92,9 @@ impl Request {
         boundary.map(|text| text.into_owned()).ok_or_else(|| Error::bad_request(words))
     }
 }
+
+/// A body that was read before the handler asked for it.
+struct ReadAhead(Option<Multipart>);
 
 /// The limits of one body, by the names of their settings.
 #[derive(Clone, Copy)]

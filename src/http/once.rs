@@ -3,8 +3,13 @@
 //!
 //! Two of them at the same time are the usual case, so the second waits for the first (see [`UnderWay`]) before it looks
 //! into the store.
+//!
+//! An answer is for the client that was given it. A page with a key sets a cookie beside it, which stays when the client
+//! logs in, and the answer is remembered under both and with the user. So a key that has leaked, or that a cache gave to
+//! two clients, shows neither what the other was answered, and keeps neither from being answered.
 
 use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
@@ -12,9 +17,10 @@ use minijinja::Value;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::cache_control;
 use super::request::Request;
 use super::response::Response;
-use super::session::{self, Flash};
+use super::session::{self, Flash, Keys, unguessable};
 use super::store::{self, Shelf, Store};
 use crate::error::{Error, Result, Status};
 use crate::sync::{lock, wait_while_for};
@@ -22,6 +28,12 @@ use crate::worker_share::{self, Wait};
 
 /// The name of the hidden field.
 pub(crate) const FIELD: &str = "_once";
+
+/// The name of the cookie that keys are bound to, without its prefix.
+const COOKIE: &str = "once";
+
+/// Characters of that cookie: 16 random bytes.
+const COOKIE_CHARS: usize = 22;
 
 /// The bytes of a key, which are twice as many hexadecimal digits.
 const KEY_BYTES: usize = 16;
@@ -67,10 +79,17 @@ impl Request {
     /// time. The first such form runs `f`. One with the same key, fields and path that comes while `f` still runs waits for
     /// it, at most 30 s; it and all later ones, for 24 hours, get the redirect that `f` answered and the messages that it
     /// flashed, and nothing is done a second time: no row, no mail, nothing set aside. A form that was changed before it
-    /// was sent again (a file: by its name) is another one. Without a key, or with one that is none of ours, `f` runs.
+    /// was sent again (a file: by its name) is another one. Without a valid key `f` runs each time; in development the log
+    /// says so.
     ///
-    /// Where `f` came to nothing (an error, a panic, a status from 400) the form may be sent again. Read the form first, and
-    /// validate it outside: a form that is shown again with its errors has not been answered.
+    /// The answer is for the client that was given it: by a cookie that the page with the key sets, and by the user who sent
+    /// the form or was logged in by it. For another client with the same key and fields `f` runs. A form that was rendered
+    /// before a login and is sent after it is the same one. A client that keeps no cookies is known by its address. The page
+    /// is `private, no-store`, whatever the handler says.
+    ///
+    /// Where `f` came to nothing (an error, a panic, a status from 400) the form may be sent again. Validate the form
+    /// outside: a form that is shown again with its errors has not been answered. A form that the handler has not read yet
+    /// is read here for its key, and `f` may read it then.
     ///
     /// Of the answer its status and `Location` are kept, and the messages, each up to 4 KiB; other headers, and what `f` put
     /// into the session, go with the first alone. An answer that is no redirect cannot be given again: who sends the form a
@@ -78,27 +97,73 @@ impl Request {
     /// forgotten at a restart. Several processes with one SQLite file know each other's answers, but do not wait for one another.
     ///
     /// # Errors
-    /// Those of `f`; 409 when the first is not done after 30 s, or cannot be answered again; 503 with `Retry-After` when as
-    /// many workers as may (`ASIDE_MAX_WAITING`) wait for first ones; 500 when the store cannot be read.
+    /// Those of `f`; 409 when the first is not done after 30 s, or cannot be answered again; those of
+    /// [`form_pairs`](Request::form_pairs) when the form is read here; 500 when the store cannot be read, or when the handler
+    /// has read the body of the form in another way; 503 when it cannot be found out if the session was ended, and with
+    /// `Retry-After` when as many workers as may (`ASIDE_MAX_WAITING`) wait for first ones.
     pub fn once(&mut self, f: impl FnOnce(&mut Request) -> Result<Response>) -> Result<Response> {
-        let Some(Key(key)) = self.extension::<Key>().cloned() else { return f(self) };
+        let Some(key) = self.once_key()? else { return f(self) };
         let scope = self.scope();
         let (Some(store), Some(under_way)) = (scope.get::<Store>(), scope.get::<UnderWay>()) else { return f(self) };
+        self.session().check()?;
+        let sender = user_of(self);
         let _claim = under_way.claim(&key, PATIENCE)?;
-        if let Some(answer) = store.get(Shelf::AnsweredForms, &key)? {
-            return self.answer_again(&answer);
+        let answer = store.get(Shelf::AnsweredForms, &key)?.map(|answer| serde_json::from_str::<Answer>(&answer));
+        if let Some(answer) = answer.transpose()?.filter(|answer| answer.is_for(&sender)) {
+            return self.answer_again(answer);
         }
         let mark = session::flash_count(self);
         let response = f(self)?;
         if response.error().is_none() && response.status_code().code() < 400 {
-            let answer = Answer::of(&response, session::flashes_since(self, mark));
+            let users = vec![sender, user_of(self)];
+            let answer = Answer::of(&response, session::flashes_since(self, mark), users);
             keep(self, &store, &key, &answer);
         }
         Ok(response)
     }
 
-    fn answer_again(&mut self, answer: &str) -> Result<Response> {
-        let answer: Answer = serde_json::from_str(answer)?;
+    /// What the form is remembered under, when it has a key.
+    fn once_key(&mut self) -> Result<Option<String>> {
+        if self.extension::<Noted>().is_none() {
+            self.read_form_ahead()?;
+        }
+        let key = self.extension::<Noted>().and_then(|noted| noted.0.clone());
+        if key.is_none() && self.config().is_development() {
+            let (method, path) = (self.method(), self.path());
+            log::warn!(
+                target: "aside::http",
+                "{method} {path}: req.once does nothing for this form, which has no key: add {{{{ once() }}}} to its \
+                 template ({})",
+                self.id()
+            );
+        }
+        Ok(key)
+    }
+
+    /// Reads the form for its key, and leaves it to the handler.
+    fn read_form_ahead(&mut self) -> Result<()> {
+        let content_type = self.content_type().unwrap_or_default();
+        let is_multipart = content_type == "multipart/form-data";
+        if !is_multipart && content_type != "application/x-www-form-urlencoded" {
+            return Ok(());
+        }
+        if self.has_begun_body() {
+            return Err(Error::internal(
+                "req.once needs the key of the form, and its body has been read already: read it with `form`, \
+                 `submitted`, `form_pairs` or `multipart`, or within req.once",
+            ));
+        }
+        if is_multipart {
+            return self.read_multipart_ahead();
+        }
+        let bytes = self.bytes()?;
+        self.put_body(bytes.clone());
+        self.form_pairs()?;
+        self.put_body(bytes);
+        Ok(())
+    }
+
+    fn answer_again(&mut self, answer: Answer) -> Result<Response> {
         let received = || Error::conflict("This form was received before, and has been answered.");
         let location = answer.location.ok_or_else(received)?;
         answer.flashes.into_iter().for_each(|flash| self.flash(flash.kind, flash.message));
@@ -123,28 +188,39 @@ struct Answer {
     status: u16,
     location: Option<String>,
     flashes: Vec<Flash>,
+    /// For whom: the user who sent the form, and the one who was logged in then. Neither may be a user at all.
+    users: Vec<Option<String>>,
 }
 
 impl Answer {
-    fn of(response: &Response, mut flashes: Vec<Flash>) -> Answer {
+    fn of(response: &Response, mut flashes: Vec<Flash>, users: Vec<Option<String>>) -> Answer {
         let status = response.status_code().code();
         let location = response.headers().get("Location").filter(|to| status >= 300 && to.len() <= MOST_BYTES);
         if flashes.iter().map(|flash| flash.kind.len() + flash.message.len()).sum::<usize>() > MOST_BYTES {
             flashes.clear();
         }
-        Answer { status, location: location.map(str::to_owned), flashes }
+        Answer { status, location: location.map(str::to_owned), flashes, users }
+    }
+
+    /// Returns true if this user of the client may have it. What the client did before it logged in stays the client's.
+    fn is_for(&self, user: &Option<String>) -> bool {
+        self.users.iter().all(Option::is_none) || self.users.contains(user)
     }
 }
 
-/// What tells one sending of a form from another: its key, its path and all that was typed. A digest, so that it takes
-/// the same small space whatever was sent.
-#[derive(Clone)]
-struct Key(String);
+fn user_of(req: &mut Request) -> Option<String> {
+    req.session().user().map(str::to_owned)
+}
+
+/// What tells one sending of a form from another, when the form has a key: the client, the key, the path and all that was
+/// typed. A digest, so that it takes the same small space whatever was sent.
+struct Noted(Option<String>);
 
 /// Notes the key of a form that has been read, for [`Request::once`].
 pub(crate) fn note<'f>(req: &mut Request, fields: impl Iterator<Item = (&'f str, &'f str)> + Clone) {
     let is_key = |key: &&str| key.len() == 2 * KEY_BYTES && key.bytes().all(|byte| byte.is_ascii_hexdigit());
     if !fields.clone().any(|(name, key)| name == FIELD && is_key(&key)) {
+        req.set_extension(Noted(None));
         return;
     }
     let mut digest = Sha256::new();
@@ -152,9 +228,25 @@ pub(crate) fn note<'f>(req: &mut Request, fields: impl Iterator<Item = (&'f str,
         digest.update((text.len() as u64).to_le_bytes());
         digest.update(text);
     };
-    [req.method().as_str(), req.path()].into_iter().for_each(&mut add);
+    [&client(req), req.method().as_str(), req.path()].into_iter().for_each(&mut add);
     fields.flat_map(|(name, text)| [name, text]).for_each(&mut add);
-    req.set_extension(Key(hex(&digest.finalize())));
+    req.set_extension(Noted(Some(hex(&digest.finalize()))));
+}
+
+/// What tells one client from another: the cookie, and the address of a client that sends none.
+fn client(req: &Request) -> String {
+    let keys = req.scope().get::<Keys>();
+    match keys.and_then(|keys| cookie(req, &keys)) {
+        Some(cookie) => format!("cookie {cookie}"),
+        None => format!("address {:?}", req.client_ip()),
+    }
+}
+
+/// The client's cookie, when it is one that was set here.
+fn cookie(req: &Request, keys: &Keys) -> Option<String> {
+    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    let is_ours = |value: &String| value.len() == COOKIE_CHARS && value.bytes().all(is_safe);
+    req.cookie(&keys.name(COOKIE)).filter(is_ours)
 }
 
 /// The forms that are being answered in this process.
@@ -201,17 +293,40 @@ impl Drop for Claim {
     }
 }
 
-/// The function `once` of templates: the hidden field, with a key of its own.
-pub(crate) fn function() -> Value {
-    Value::from_function(|| {
+/// The function `once` of templates: the hidden field, with a key of its own. It notes that it was called.
+pub(crate) fn function(was_called: Arc<AtomicBool>) -> Value {
+    Value::from_function(move || {
         let mut key = [0; KEY_BYTES];
         getrandom::fill(&mut key).map_err(|error| {
             let words = "the system gives no random bytes for the key of a form";
             minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, words).with_source(error)
         })?;
+        was_called.store(true, Ordering::Relaxed);
         let field = format!(r#"<input type="hidden" name="{FIELD}" value="{}">"#, hex(&key));
         Ok::<_, minijinja::Error>(Value::from_safe_string(field))
     })
+}
+
+/// A page with a key was made.
+struct Shown;
+
+/// Notes that a page with a key was made.
+pub(crate) fn note_shown(req: &mut Request) {
+    req.set_extension(Shown);
+}
+
+/// Makes a page with a key the client's own: no cache keeps it, since the next client that it gave the page to would have the
+/// same key, and the client gets the cookie that its keys are bound to.
+pub(crate) fn save(req: &mut Request, response: &mut Response) {
+    if req.extension::<Shown>().is_none() {
+        return;
+    }
+    cache_control::forbid_storing(&mut response.headers);
+    let Some(keys) = req.scope().get::<Keys>().filter(|keys| cookie(req, keys).is_none()) else { return };
+    match unguessable() {
+        Ok(value) => response.headers.add("Set-Cookie", keys.cookie(&keys.name(COOKIE), value).to_string()),
+        Err(error) => response.fail(error),
+    }
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -231,7 +346,7 @@ mod tests {
     fn noted(path: &str, fields: &[(&str, &str)]) -> Option<String> {
         let mut req = Request::new(Method::Post, path, Headers::new(), Body::empty());
         note(&mut req, fields.iter().copied());
-        req.extension::<Key>().map(|key| key.0.clone())
+        req.extension::<Noted>().unwrap().0.clone()
     }
 
     #[test]
@@ -283,11 +398,11 @@ mod tests {
     fn little_is_remembered_of_a_large_answer() {
         let flash = |length| vec![Flash { kind: "success".into(), message: "x".repeat(length) }];
         let to = |path: String| Response::new().status(Status::SEE_OTHER).header("Location", path);
-        let kept = Answer::of(&to("/a".into()), flash(1_000));
+        let kept = Answer::of(&to("/a".into()), flash(1_000), Vec::new());
         assert_eq!((kept.location.as_deref(), kept.flashes.len()), (Some("/a"), 1));
-        let kept = Answer::of(&to("/".repeat(5_000)), flash(5_000));
+        let kept = Answer::of(&to("/".repeat(5_000)), flash(5_000), Vec::new());
         assert_eq!((kept.status, kept.location, kept.flashes.len()), (303, None, 0));
-        assert_eq!(Answer::of(&to("/a".into()).status(Status::CREATED), Vec::new()).location, None);
+        assert_eq!(Answer::of(&to("/a".into()).status(Status::CREATED), Vec::new(), Vec::new()).location, None);
     }
 
     #[test]

@@ -249,11 +249,15 @@ impl Request {
         let glance = Arc::new(Glance::of(self));
         let flashes = Arc::new(Flashes::of(&glance));
         let visitor = Value::from_object(Visitor(Arc::clone(&glance)));
-        let context = merge_maps([provided(self, &flashes), visitor, map(context)?]);
+        let has_key = Arc::new(AtomicBool::new(false));
+        let context = merge_maps([provided(self, &flashes, &has_key), visitor, map(context)?]);
         let page = templates.render(name, context)?;
         glance.note(self);
         if flashes.shown.load(Ordering::Relaxed) {
             session::note_shown(self);
+        }
+        if has_key.load(Ordering::Relaxed) {
+            once::note_shown(self);
         }
         Ok(Response::bytes(&content_type(name), page.into_bytes()))
     }
@@ -299,10 +303,10 @@ fn templates_of(req: &Request) -> Result<Arc<Templates>> {
 }
 
 /// What every template has.
-fn provided(req: &Request, flashes: &Arc<Flashes>) -> Value {
+fn provided(req: &Request, flashes: &Arc<Flashes>, has_key: &Arc<AtomicBool>) -> Value {
     private::context([
         ("flashes", Value::from_dyn_object(Arc::clone(flashes))),
-        ("once", once::function()),
+        ("once", once::function(Arc::clone(has_key))),
         ("path", Value::from(req.path())),
         ("request_id", Value::from(req.id())),
         ("csp_nonce", Value::from_object(Nonce(Arc::clone(req.nonce())))),

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use aside::testing::{TestClient, TestResponse};
-use aside::{App, Config, Error, Form, Request, Response, Result, Status, Upload, context, redirect};
+use aside::{App, Config, Error, Form, Request, Response, Result, Status, Upload, context, login, logout, redirect};
 use serde::Deserialize;
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -308,6 +308,172 @@ fn a_form_with_files_has_a_key_too() {
         request.send().location().unwrap().to_owned()
     };
     assert_eq!([send("a"), send("a"), send("b")], ["/a/0", "/a/0", "/b/2"]);
+}
+
+/// The order of one visitor was shown to another who sent the same, and the other's was not taken.
+#[test]
+fn another_client_with_the_same_form_has_an_order_of_its_own() {
+    let count = Mutex::new(0);
+    let (app, taken) = shop(Config::default(), move |_| {
+        *count.lock().unwrap() += 1;
+        Ok(redirect(&format!("/orders/secret-of-{}", count.lock().unwrap())))
+    });
+    let mut client = TestClient::new(app);
+    let key = key(&mut client);
+    let own = client.cookies()["once"].clone();
+    let mut send = |cookie: &str, peer: &str| {
+        let request = client.post("/orders").form(&[("email", "a"), ("_once", &key)]).peer(peer);
+        request.header("Cookie", cookie).send().location().unwrap().to_owned()
+    };
+    let (own, other) = (format!("once={own}"), format!("once={}", "x".repeat(22)));
+    let (here, there) = ("192.0.2.1:5000", "192.0.2.2:5000");
+    // By the cookie from anywhere, and without one by the address.
+    for (cookie, peer, order) in [
+        (own.as_str(), here, 1),
+        (&own, there, 1),
+        (&other, here, 2),
+        ("once=planted", here, 3),
+        ("", here, 3),
+        ("", there, 4),
+        (&other, there, 2),
+        ("", there, 4),
+    ] {
+        assert_eq!(send(cookie, peer), format!("/orders/secret-of-{order}"), "{cookie} {peer}");
+    }
+    assert_eq!(*taken.lock().unwrap(), 4);
+}
+
+/// A site with accounts. A form may log its sender in.
+fn accounts() -> TestClient {
+    let count = Mutex::new(0);
+    let answer = move |req: &mut Request| {
+        let user: Option<u64> =
+            req.form_pairs()?.iter().find(|(name, _)| name == "user").and_then(|(_, id)| id.parse().ok());
+        req.once(|req| {
+            user.map_or(Ok(()), |user| login(req, user))?;
+            let mut count = count.lock().unwrap();
+            *count += 1;
+            Ok(redirect(&format!("/{count}")))
+        })
+    };
+    let app = App::with_config(Config::default())
+        .template("form.html", "{{ once() }}")
+        .get("/form", |req: &mut Request| req.render("form.html", ()))
+        .post("/send", answer)
+        .post("/login/{id}", |req: &mut Request| {
+            let id: u64 = req.param("id")?;
+            login(req, id)
+        })
+        .post("/logout", |req: &mut Request| logout(req));
+    TestClient::new(app)
+}
+
+#[test]
+fn a_form_stays_the_same_over_a_login_and_is_not_the_next_user_s() {
+    let mut client = accounts();
+    let rendered_before = key(&mut client);
+    let send = |client: &mut TestClient, fields: &[(&str, &str)]| {
+        client.post("/send").form(fields).send().location().unwrap().to_owned()
+    };
+    let fields = [("_once", rendered_before.as_str())];
+    assert_eq!((send(&mut client, &fields), send(&mut client, &fields)), ("/1".into(), "/1".into()));
+    client.post("/login/17").send();
+    assert_eq!(send(&mut client, &fields), "/1", "it was sent before the login and again after it");
+
+    let other = [("_once", rendered_before.as_str()), ("a", "sent after the login alone")];
+    assert_eq!((send(&mut client, &other), send(&mut client, &other)), ("/2".into(), "/2".into()));
+    client.post("/logout").send();
+    assert_eq!(send(&mut client, &other), "/3", "the user who logged out was the one who sent it");
+    client.post("/login/17").send();
+    client.post("/login/18").send();
+    assert_eq!(send(&mut client, &[("_once", &rendered_before), ("b", "")]), "/4");
+    client.post("/login/17").send();
+    assert_eq!(send(&mut client, &[("_once", &rendered_before), ("b", "")]), "/5", "18 sent it, and this is 17");
+}
+
+/// A form that makes an account and logs in: the second click comes with the cookies of before, or of after.
+#[test]
+fn a_second_click_on_a_form_that_logs_in_is_the_same_form() {
+    let mut client = accounts();
+    let key = key(&mut client);
+    let fields = [("_once", key.as_str()), ("user", "17")];
+    let before = format!("once={}", client.cookies()["once"]);
+    for cookies in [None, None, Some(before)] {
+        let mut request = client.post("/send").form(&fields);
+        if let Some(cookies) = cookies {
+            request = request.header("Cookie", &cookies);
+        }
+        assert_eq!(request.send().location(), Some("/1"));
+    }
+}
+
+/// It did nothing for a form that the handler had not read before, and said nothing.
+#[test]
+fn a_form_that_the_handler_has_not_read_is_read_for_its_key() {
+    let (urlencoded, multipart) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
+    let (ours, theirs) = (urlencoded.clone(), multipart.clone());
+    let app = App::with_config(Config::default())
+        .template("form.html", "{{ once() }}")
+        .get("/form", |req: &mut Request| req.render("form.html", ()))
+        .post("/urlencoded", move |req: &mut Request| {
+            req.once(|req| {
+                *ours.lock().unwrap() += 1;
+                let order: Order = req.form()?;
+                Ok(redirect(&format!("/{}", order.email)))
+            })
+        })
+        .post("/multipart", move |req: &mut Request| {
+            req.once(|req| {
+                *theirs.lock().unwrap() += 1;
+                let form: Form<Item> = req.submitted()?;
+                Ok(redirect(&format!("/{}", form.value().unwrap().picture.filename())))
+            })
+        })
+        .post("/read", |req: &mut Request| {
+            req.bytes()?;
+            req.once(|_| Ok(redirect("/")))
+        });
+    let mut client = TestClient::new(app);
+    let key = key(&mut client);
+    for _ in 0..2 {
+        assert_eq!(order(&mut client, "/urlencoded", &key, "a").location(), Some("/a"));
+        let request = client.post("/multipart").field("_once", &key).field("name", "a").file("picture", "b", "", b"1");
+        assert_eq!(request.send().location(), Some("/b"));
+    }
+    assert_eq!((*urlencoded.lock().unwrap(), *multipart.lock().unwrap()), (1, 1));
+    assert_eq!(order(&mut client, "/read", &key, "a").status(), Status::INTERNAL_SERVER_ERROR, "and it says so");
+}
+
+/// A cache gave two visitors one page, and so one key.
+#[test]
+fn a_page_with_a_key_is_not_stored_and_one_with_a_nonce_is_private() {
+    let page = |name: &'static str, control: &'static str| {
+        move |req: &mut Request| -> Result<Response> {
+            let response = req.render(name, ())?;
+            Ok(if control.is_empty() { response } else { response.header("Cache-Control", control) })
+        }
+    };
+    let app = App::with_config(Config::default())
+        .template("key.html", "{{ once() }}")
+        .template("nonce.html", "{{ csp_nonce }}")
+        .template("plain.html", "{% if false %}{{ once() }}{{ csp_nonce }}{% endif %}")
+        .get("/key", page("key.html", ""))
+        .get("/key/public", page("key.html", "public, max-age=60"))
+        .get("/nonce", page("nonce.html", ""))
+        .get("/nonce/public", page("nonce.html", "public, max-age=60"))
+        .get("/plain/public", page("plain.html", "public, max-age=60"));
+    let mut client = TestClient::new(app);
+    for (path, control, cookie) in [
+        ("/plain/public", "public, max-age=60", false),
+        ("/nonce", "private", false),
+        ("/nonce/public", "private, max-age=60", false),
+        ("/key", "private, no-store", true),
+        ("/key/public", "private, no-store", false),
+    ] {
+        let response = client.get(path);
+        assert_eq!(response.header("Cache-Control"), Some(control), "{path}");
+        assert_eq!(response.headers().contains("Set-Cookie"), cookie, "{path}: only the first key needs one");
+    }
 }
 
 #[cfg(feature = "sqlite")]

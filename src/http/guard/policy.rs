@@ -10,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
 use crate::error::{Error, Result};
+use crate::http::cache_control;
 use crate::http::headers::Headers;
 use crate::http::request::Request;
 use crate::http::response::Response;
@@ -92,7 +93,11 @@ impl Policy {
         let headers = &mut response.headers;
         headers.complete(&self.headers);
         match request.nonce().get() {
-            Some(nonce) => add(headers, CSP, &self.csp.replace("{nonce}", nonce)),
+            Some(nonce) => {
+                add(headers, CSP, &self.csp.replace("{nonce}", nonce));
+                // A nonce that a shared cache gives to all is one that can be known beforehand.
+                cache_control::make_private(headers);
+            }
             None => add(headers, CSP, &self.csp_without_nonce),
         }
         if request.is_https() {
@@ -111,7 +116,8 @@ impl Request {
     /// The nonce with which a `<script>` or `<style>` of this response may stand in the page itself; in templates
     /// `<script nonce="{{ csp_nonce }}">` (Content Security Policy 3, section 2.3).
     ///
-    /// 128 random bits, made at the first call; only then does the header name it.
+    /// 128 random bits, made at the first call; only then does the header name it, and the response is `private`: a shared
+    /// cache would give all visitors the same nonce.
     ///
     /// ```
     /// use aside::{Html, Request};
