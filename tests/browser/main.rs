@@ -6,6 +6,7 @@
 mod browser;
 mod driving;
 mod live_pages;
+mod logout;
 
 use browser::Browser;
 use libtest_mimic::{Arguments, Completion, Trial};
@@ -42,6 +43,7 @@ fn main() {
         live_pages::two_parts_of_a_page_share_a_script,
         live_pages::a_page_to_which_the_visitor_comes_back_goes_on,
         live_pages::who_leaves_a_page_watches_it_no_more,
+        logout::the_way_back_after_a_logout_shows_no_page_of_the_user,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
