@@ -198,7 +198,7 @@ impl Error {
     ) -> Error {
         // A visitor can ask for any number of pages that are not there; only what is ours to mend is worth the walk.
         let backtrace = if status.is_server_error() { Backtrace::capture() } else { Backtrace::disabled() };
-        let location = Some(caller).filter(|place| !is_of_the_framework(place.file()));
+        let location = Some(caller).filter(|place| is_telling(place));
         Error(Box::new(Inner { status, message, source, location, backtrace }))
     }
 
@@ -260,6 +260,12 @@ impl Error {
         }
     }
 
+    /// The same error, made at that place where its own is not known.
+    pub(crate) fn or_at(mut self, caller: &'static Location<'static>) -> Error {
+        self.0.location = self.0.location.or(Some(caller).filter(|place| is_telling(place)));
+        self
+    }
+
     /// The same error under another status.
     pub fn with_status(mut self, status: Status) -> Error {
         self.0.status = status;
@@ -308,8 +314,10 @@ impl Error {
     /// }
     /// ```
     ///
-    /// Not known for what aside itself made, such as the 404 of a parameter that does not parse, nor for an error that a
-    /// handler or a task returned in its own type, which no `?` took on its way.
+    /// For a form, a query, a body or a parameter that cannot be read it is the line that asked for it. Not known for what
+    /// aside itself made before or after the handler, for an error that was made by a function passed as a value
+    /// (`map_err(Error::bad_request)`), nor for one that a handler or a task returned in its own type, which no `?` took on
+    /// its way.
     pub fn location(&self) -> Option<&'static Location<'static>> {
         self.0.location
     }
@@ -387,6 +395,14 @@ fn unpacked<'a>(source: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdErro
         Some(Carrier(error)) => error.first_source(),
         None => Some(source),
     }
+}
+
+/// Returns true for a place that helps to find what to mend: not in this crate, and not in the standard library, whose code
+/// calls a function that was passed as a value (`map_err(Error::bad_request)`).
+fn is_telling(place: &Location<'_>) -> bool {
+    let file = place.file().replace('\\', "/");
+    let is_of_the_library = file.starts_with("/rustc/") || file.contains("/rustlib/src/rust/library/");
+    !is_of_the_library && !is_of_the_framework(place.file())
 }
 
 /// Whether a source file, as the compiler names it, is one of this crate's: a place in there tells nobody what to mend.
@@ -538,6 +554,13 @@ mod tests {
         let captured = error.backtrace().map(ToString::to_string);
         assert_eq!(captured.is_some(), Backtrace::capture().status() == BacktraceStatus::Captured);
         assert_eq!(error.context("outside").backtrace().map(ToString::to_string), captured);
+    }
+
+    /// The library's own line, in which it calls what it was given, tells nothing.
+    #[test]
+    fn an_error_made_by_a_function_that_was_passed_has_no_place() {
+        let made: Result<()> = Err("why").map_err(Error::bad_request);
+        assert_eq!(made.unwrap_err().location(), None);
     }
 
     #[test]

@@ -19,6 +19,8 @@ mod multipart;
 mod pages;
 mod panel;
 mod panel_jobs;
+mod percent;
+mod readme;
 mod seeds;
 mod sessions;
 mod shares;
