@@ -10,6 +10,8 @@ use std::iter::successors;
 use std::mem::replace;
 use std::panic::Location;
 
+use crate::panics;
+
 /// The boxed error of the standard library, as handlers and tasks may return it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -178,6 +180,15 @@ struct Inner {
     source: Option<BoxError>,
     location: Option<&'static Location<'static>>,
     backtrace: Backtrace,
+}
+
+/// An error of the application's may panic in its drop. That happens wherever the last of it is let go of.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(source) = self.source.take() {
+            panics::discard(source);
+        }
+    }
 }
 
 /// Sources deeper than this are left out: an error that is its own source must not hold up the log.
@@ -353,7 +364,7 @@ impl Error {
 
     /// What caused it, and what caused that, as far as it goes. Errors of this type among them are looked into.
     pub(crate) fn sources(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-        successors(self.first_source(), |source| (**source).source().and_then(unpacked)).take(DEEPEST)
+        successors(self.first_source(), |source| source_of(*source).and_then(unpacked)).take(DEEPEST)
     }
 
     fn first_source(&self) -> Option<&(dyn StdError + 'static)> {
@@ -365,7 +376,7 @@ impl Error {
     pub(crate) fn causes(&self) -> Vec<String> {
         let mut causes: Vec<String> = Vec::new();
         let first = self.source().map(|source| source as &(dyn StdError + 'static));
-        for source in successors(first, |source| (**source).source()).take(DEEPEST) {
+        for source in successors(first, |source| source_of(*source)).take(DEEPEST) {
             let words = words(source);
             if !causes.last().is_some_and(|parent| parent.ends_with(&words)) {
                 causes.push(words);
@@ -382,11 +393,20 @@ impl Error {
     }
 }
 
-/// What an error says, as far as it got: an implementation of `Display` may fail, at which `to_string` panics.
+/// The message of an error, as far as it got: an implementation of `Display` may fail, at which `to_string` panics, or panic
+/// itself, which must not cost the task, the job or the response that has failed already.
 fn words(error: &dyn StdError) -> String {
     let mut words = String::new();
-    let _ = fmt::write(&mut words, format_args!("{error}"));
+    if let Err(panic) = panics::catch(|| fmt::write(&mut words, format_args!("{error}")).is_ok()) {
+        let gap = if words.is_empty() { "" } else { " " };
+        words += &format!("{gap}(its Display panicked: {panic})");
+    }
     words
+}
+
+/// The source of an error; none where the implementation panics.
+fn source_of<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdError + 'static)> {
+    panics::catch(|| error.source()).ok().flatten()
 }
 
 /// The error that a carrier has for a source, and any other as it is.
@@ -414,7 +434,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.0.message, &self.0.source) {
             (Some(message), _) => f.write_str(message),
-            (None, Some(source)) => source.fmt(f),
+            (None, Some(source)) => f.write_str(&words(&**source)),
             (None, None) => self.0.status.fmt(f),
         }
     }
@@ -545,6 +565,40 @@ mod tests {
         let error = Error::from(Endless).context("once");
         assert_eq!(error.chain(), "once: again");
         assert!(error.find_source::<fmt::Error>().is_none());
+    }
+
+    /// An error with nothing but panics in it, each of its methods with words of its own.
+    #[derive(Debug)]
+    struct Hostile;
+
+    impl fmt::Display for Hostile {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("half")?;
+            panic!("in its display")
+        }
+    }
+
+    impl StdError for Hostile {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            panic!("in its source")
+        }
+    }
+
+    impl Drop for Hostile {
+        fn drop(&mut self) {
+            panic!("in its drop")
+        }
+    }
+
+    #[test]
+    fn an_error_that_panics_is_told_as_far_as_it_can_be() {
+        let error = Error::from(Hostile).context("saving");
+        let chain = error.chain();
+        assert!(chain.starts_with("saving: half (its Display panicked: in its display, at src/error.rs:"), "{chain}");
+        assert!(format!("{error:?}").starts_with(&chain));
+        assert!(Error::from(Hostile).to_string().starts_with("half (its Display panicked"));
+        assert!(error.find_source::<fmt::Error>().is_none());
+        assert!(error.find_source::<Hostile>().is_some());
     }
 
     #[test]

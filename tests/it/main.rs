@@ -19,6 +19,8 @@ mod multipart;
 mod pages;
 mod panel;
 mod panel_jobs;
+#[cfg(feature = "sqlite")]
+mod panics;
 mod percent;
 mod readme;
 mod seeds;
