@@ -248,7 +248,8 @@ impl Request {
     }
 
     /// The host that was asked for, with its port when one was named; in the words of a trusted proxy's
-    /// `X-Forwarded-Host`, where there is one (`ASIDE_TRUSTED_PROXIES`).
+    /// `X-Forwarded-Host`, where there is one and the settings say to believe it (`ASIDE_TRUSTED_PROXIES`,
+    /// `ASIDE_TRUST_FORWARDED_HOST`).
     pub fn host(&self) -> Option<&str> {
         self.client.host.as_deref().or_else(|| self.header("Host"))
     }
