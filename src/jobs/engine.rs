@@ -20,6 +20,7 @@
 //! the engine uses it: the call has waited for a lock or for the network. Nothing that an engine does may depend on less than
 //! [`CLOCK_SLACK`].
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -70,6 +71,10 @@ pub(crate) trait Engine: Send + Sync + 'static {
     ///
     /// Where one of the same name and unique key waits, is scheduled or runs, that one's id comes back and nothing is kept.
     fn enqueue(&self, jobs: Vec<Entry>, now: Millis) -> Result<Vec<Enqueued>>;
+
+    /// Writes something that has no meaning, as durably as a job: an error says why none could be kept now. Where that is
+    /// [`Unavailable`], it has a reason for clients.
+    fn check(&self) -> Result<()>;
 
     /// A worker begins. Its id is no other's.
     fn join(&self) -> Result<WorkerId>;
@@ -227,11 +232,30 @@ pub(crate) struct Held {
 pub(crate) struct Beat {
     /// It was taken for dead, and must join anew: all that it holds is lost to others.
     pub(crate) is_evicted: bool,
+    /// It is unknown because the engine has lost what it had. Nobody else has its jobs.
+    pub(crate) has_lost_jobs: bool,
     /// Jobs of those it holds that are to be cancelled.
     pub(crate) cancel: Vec<u64>,
     /// Jobs that are not its own any more.
     pub(crate) lost: Vec<u64>,
 }
+
+/// Why an engine cannot keep a job now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unavailable {
+    /// For clients: without paths, addresses and passwords.
+    pub(crate) reason: &'static str,
+    /// For the log.
+    pub(crate) words: String,
+}
+
+impl fmt::Display for Unavailable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.words)
+    }
+}
+
+impl std::error::Error for Unavailable {}
 
 /// What came of a try. Where there are words, they are kept as its [`JobFailure`](super::record::JobFailure).
 #[derive(Debug, Clone, PartialEq)]

@@ -26,6 +26,8 @@ pub(super) struct InHand {
     is_cancelled: AtomicBool,
     /// It has ended, and the engine is being told.
     is_ending: AtomicBool,
+    /// The engine has lost it.
+    is_forgotten: AtomicBool,
     /// How far the engine knows it to be.
     told: Mutex<(u64, u64, String)>,
 }
@@ -43,6 +45,15 @@ impl InHand {
     /// It is another's by now: what it still does is for nobody.
     pub(super) fn is_lost(&self) {
         self.record.tell_to_stop(Stop::Asked);
+    }
+
+    /// The engine has lost it: it runs to its end, and nothing more is said of it.
+    pub(super) fn forget(&self) {
+        self.is_forgotten.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_forgotten(&self) -> bool {
+        self.is_forgotten.load(Ordering::Acquire)
     }
 
     fn cancel(&self) {
@@ -77,6 +88,7 @@ impl Hands {
             record,
             is_cancelled: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
+            is_forgotten: AtomicBool::new(false),
             told,
         });
         lock(&self.0).insert((id, token), hand.clone());

@@ -18,6 +18,7 @@ mod job;
 mod memory;
 mod open;
 mod plan;
+mod readiness;
 pub(crate) mod record;
 #[cfg(feature = "redis")]
 mod redis;
@@ -27,6 +28,7 @@ mod sqlite;
 mod store;
 #[cfg(feature = "sqlite")]
 mod transaction;
+mod trouble;
 pub(crate) mod worker;
 
 pub use self::engine::Enqueued;

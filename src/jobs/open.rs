@@ -43,10 +43,15 @@ impl Jobs {
         Ok(Jobs::on(super::sqlite::Sqlite::open(path.as_ref())?))
     }
 
-    /// Jobs in Redis, 7.0 or later, with persistence: for more than one machine. `redis://:password@host:6379/0`.
+    /// Jobs in Redis, 7.0 or later, with persistence: for more than one machine. `redis://:password@host:6379/0`, or
+    /// `rediss://…` with TLS: the server's certificate has to be valid for the host by the authorities that the system trusts, or
+    /// those in the file that `SSL_CERT_FILE` names.
+    ///
+    /// A server that is away is no error here: pages are served, what enqueues a job gets 503, and the jobs begin when the
+    /// server is there. Settings that may cost jobs are logged when the application starts.
     ///
     /// # Errors
-    /// When the server cannot be reached, or is set up so that it would lose jobs.
+    /// When the address is none, or the server refuses the connection or would lose jobs when its memory is full.
     #[cfg(feature = "redis")]
     pub fn redis(url: &str) -> Result<Jobs> {
         Ok(Jobs::on(super::redis::Redis::open(url)?))

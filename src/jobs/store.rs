@@ -12,6 +12,7 @@ use super::follow::{Follow, progress};
 use super::hands::Hands;
 use super::job::{Job, NewJob};
 use super::plan::{Plan, decode};
+use super::readiness::Readiness;
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo, millis};
 use super::schedule::Schedule;
 
@@ -68,6 +69,7 @@ pub(super) struct Shared {
     inline: OnceLock<fn(&Jobs) -> Result<()>>,
     pub(super) bell: Arc<Bell>,
     pub(super) hands: Hands,
+    readiness: Readiness,
     pub(super) follow: Arc<Follow>,
     /// The application, once it is there.
     pub(super) scope: OnceLock<WeakScope>,
@@ -328,6 +330,11 @@ impl Jobs {
     pub fn put_back(&self, time: Duration) {
         add(&self.shared.put_back, time);
         self.shared.bell.ring();
+    }
+
+    /// Returns why no job could be enqueued now, in words for clients. The log has the whole reason, once a minute.
+    pub(crate) fn ready(&self) -> Result<(), &'static str> {
+        self.shared.readiness.ask(|| self.engine.check())
     }
 
     /// Where they are kept, in words for the log: `sqlite data/jobs.db`.

@@ -13,14 +13,15 @@ use super::hands::InHand;
 use super::isolate;
 use super::record::{JobInfo, Millis};
 use super::store::{Jobs, Moment};
-use crate::background::registry::{Origin, escape};
+use super::trouble::{LONGEST_WAIT, Trouble, complain};
+use crate::background::registry::Origin;
 use crate::background::scope::{Context, Scope};
 use crate::background::task::{Run, Task, TaskContext, TaskHandle};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::sync::{Bell, lock};
 
 /// The longest that the claiming thread waits without looking: the clock on the wall may have been moved.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = LONGEST_WAIT;
 
 /// Between two looks at those that show no life, and between two beats of one that has jobs.
 const BEAT: Duration = Duration::from_secs(1);
@@ -75,20 +76,35 @@ impl Crew {
     /// Begins to run jobs. To be called from a thread of normal priority.
     ///
     /// # Errors
-    /// When the engine cannot be reached, or there is no thread.
+    /// When there is no thread.
     pub(crate) fn start(jobs: &Jobs, scope: Scope) -> Result<Arc<Crew>> {
         let crew = Arc::new(Crew::new(jobs, scope));
         jobs.engine.listen(&jobs.shared.bell)?;
-        jobs.engine.clock_went_back(jobs.now())?;
-        let recovered = jobs.engine.recover(jobs.plan.lease, jobs.now())?;
-        say_recovered(recovered);
-        // A schedule counts from here on, and not from when a thread first has its turn.
-        crew.tick()?;
-        *lock(&crew.me) = Some(jobs.engine.join()?);
+        let mut trouble = Trouble::default();
+        if let Err(error) = crew.join() {
+            trouble.goes_on(&error);
+        }
         let (claiming, keeping) = (crew.clone(), crew.clone());
         crew.spawn("aside-jobs", move || claiming.claim_and_begin())?;
-        crew.spawn("aside-jobs-beat", move || keeping.keep())?;
+        crew.spawn("aside-jobs-beat", move || keeping.keep(trouble))?;
         Ok(crew)
+    }
+
+    /// Makes this process known to the engine. Where that cannot be reached, pages are served all the same, and this comes
+    /// again.
+    fn join(&self) -> Result<()> {
+        let (jobs, engine) = (&self.jobs, &self.jobs.engine);
+        engine.clock_went_back(jobs.now())?;
+        say_recovered(engine.recover(jobs.plan.lease, jobs.now())?);
+        // A schedule counts from here on, and not from when a thread first has its turn.
+        self.tick()?;
+        *lock(&self.me) = Some(engine.join()?);
+        jobs.shared.bell.ring();
+        Ok(())
+    }
+
+    fn has_joined(&self) -> bool {
+        lock(&self.me).is_some()
     }
 
     /// One that a test drives.
@@ -149,6 +165,10 @@ impl Crew {
 
     /// Begins all that may begin now, and says for how long there is nothing more.
     fn round(self: &Arc<Crew>) -> Result<Duration> {
+        if !self.has_joined() {
+            // The thread that joins rings.
+            return Ok(LOOK);
+        }
         let next_tick = self.tick()?;
         let mut rooms = self.rooms();
         while !rooms.is_empty() && !self.is_stopping() {
@@ -243,8 +263,8 @@ impl Crew {
     }
 
     /// The life of the thread that shows that this process lives.
-    fn keep(self: &Arc<Crew>) {
-        let (mut trouble, mut clock) = (Trouble::default(), SteadyClock::new(self.jobs.moment()));
+    fn keep(self: &Arc<Crew>, mut trouble: Trouble) {
+        let mut clock = SteadyClock::new(self.jobs.moment());
         let (mut beaten, mut trimmed) = (Instant::now(), Instant::now());
         let mut wait = BEAT;
         while !self.stop.wait(wait) {
@@ -263,7 +283,9 @@ impl Crew {
 
     fn look_after(&self, clock: &mut SteadyClock, beat: bool, trim: bool) -> Result<Kept> {
         let engine = &self.jobs.engine;
-        if beat {
+        if !self.has_joined() {
+            self.join()?;
+        } else if beat {
             self.beat()?;
         }
         if clock.was_put_back(self.jobs.moment()) {
@@ -287,20 +309,34 @@ impl Crew {
     /// Shows life, says how far all is, and hears what is to be cancelled and what is lost.
     fn beat(&self) -> Result<()> {
         let Some(me) = lock(&self.me).clone() else { return Ok(()) };
-        let hands = self.jobs.shared.hands.all();
+        let mut hands = self.jobs.shared.hands.all();
+        hands.retain(|hand| !hand.is_forgotten());
         let held: Vec<Held> = hands.iter().map(|hand| hand.held()).collect();
         let beat = self.jobs.engine.beat(&me, &held, self.jobs.now())?;
         hands.iter().zip(held).for_each(|(hand, held)| hand.was_told(held));
         for id in beat.cancel {
             self.jobs.shared.hands.cancel(id);
         }
-        let is_lost = |hand: &&Arc<InHand>| beat.is_evicted || beat.lost.contains(&hand.id);
-        hands.iter().filter(is_lost).for_each(|hand| hand.is_lost());
+        if beat.has_lost_jobs {
+            // Nobody else will do them.
+            hands.iter().for_each(|hand| hand.forget());
+        } else {
+            let is_lost = |hand: &&Arc<InHand>| beat.is_evicted || beat.lost.contains(&hand.id);
+            hands.iter().filter(is_lost).for_each(|hand| hand.is_lost());
+        }
         if beat.is_evicted {
-            log::warn!(target: "aside::jobs", "This process showed no life for too long: its jobs were given to others.");
+            log::warn!(target: "aside::jobs", "{}, and joins again.", evicted(beat.has_lost_jobs));
             *lock(&self.me) = Some(self.jobs.engine.join()?);
         }
         Ok(())
+    }
+}
+
+fn evicted(has_lost_jobs: bool) -> &'static str {
+    if has_lost_jobs {
+        "This process is unknown where its jobs were lost: it ends those that run here"
+    } else {
+        "This process showed no life for too long: its jobs were given to others"
     }
 }
 
@@ -330,36 +366,6 @@ impl SteadyClock {
         let passed = now.earliest.saturating_sub(last.latest).max(0);
         now.wall < last.wall.saturating_add(passed).saturating_sub(CLOCK_SLACK)
     }
-}
-
-/// An engine that does not answer: said once, and again each minute, and when it is over.
-#[derive(Default)]
-struct Trouble {
-    said: Option<Instant>,
-    wait: Duration,
-}
-
-impl Trouble {
-    fn goes_on(&mut self, error: &Error) -> Duration {
-        if self.said.is_none_or(|said| said.elapsed() > Duration::from_secs(60)) {
-            complain("cannot be reached, and are tried again", error);
-            self.said = Some(Instant::now());
-        }
-        self.wait = (self.wait * 2).clamp(Duration::from_millis(100), LOOK);
-        self.wait
-    }
-
-    fn is_over(&mut self, wait: Duration) -> Duration {
-        if self.said.take().is_some() {
-            log::info!(target: "aside::jobs", "The jobs are there again.");
-        }
-        self.wait = Duration::ZERO;
-        wait
-    }
-}
-
-fn complain(what: &str, error: &Error) {
-    log::warn!(target: "aside::jobs", "{}", escape(&format!("The jobs {what}: {}", error.chain())));
 }
 
 impl fmt::Debug for Crew {

@@ -163,6 +163,9 @@ mod tests {
         fn enqueue(&self, _: Vec<Entry>, _: Millis) -> Result<Vec<Enqueued>> {
             self.fail()
         }
+        fn check(&self) -> Result<()> {
+            self.fail()
+        }
         fn join(&self) -> Result<WorkerId> {
             self.fail()
         }

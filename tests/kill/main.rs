@@ -13,7 +13,6 @@ mod process;
 mod redis;
 #[cfg(feature = "redis")]
 mod redis_faults;
-mod signals;
 mod site;
 mod sqlite_faults;
 mod storm;
@@ -52,13 +51,6 @@ fn main() {
     }
     #[cfg_attr(not(feature = "redis"), allow(unused_mut))]
     let mut trials = trials![
-        signals::a_stop_signal_that_comes_twice_at_once_is_one_stop,
-        signals::a_stop_signal_after_more_than_a_second_ends_the_process,
-        signals::sighup_stops_gracefully,
-        signals::sighup_stays_ignored_where_it_was_at_start,
-        signals::sigquit_ends_the_process_at_once,
-        signals::sigusr1_and_sigusr2_are_survived,
-        signals::a_process_that_only_works_has_the_same_signals,
         sqlite_faults::nothing_is_lost_in_two_hundred_kills,
         sqlite_faults::a_process_that_stood_still_is_fenced_off,
         sqlite_faults::a_stop_lets_short_jobs_end_and_gives_long_ones_back,
@@ -87,6 +79,9 @@ fn main() {
         redis_faults::a_server_that_is_killed_comes_back_with_all_it_acknowledged,
         redis_faults::a_server_may_be_away_for_a_while,
         redis_faults::a_server_that_stands_still_is_not_waited_for,
+        redis_faults::a_server_may_be_away_at_the_start,
+        redis_faults::jobs_that_a_server_has_lost_are_told,
+        redis_faults::jobs_are_kept_over_tls_and_by_a_trusted_server_alone,
     ]);
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
@@ -99,7 +94,6 @@ fn play(role: &str) {
         "ledger" => ledger::serve(),
         "fair_shares" => fair_shares::serve().expect("it serves"),
         "hold" => sqlite_faults::hold(),
-        "signals" => signals::serve(),
         _ => site::run(role).unwrap_or_else(|error| {
             eprintln!("{}", error.chain());
             std::process::exit(1);

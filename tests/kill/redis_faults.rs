@@ -1,5 +1,8 @@
 //! What can go wrong with a server, and with those that work on its jobs.
 
+use std::path::Path;
+use std::process::Command;
+
 use libtest_mimic::Completion;
 use tempfile::TempDir;
 
@@ -7,7 +10,7 @@ use crate::faults::{self, Ground};
 use crate::ledger::Ledger;
 use crate::process::until;
 use crate::redis::RedisServer;
-use crate::site::{Setup, Site};
+use crate::site::{Setup, Site, address};
 use crate::storm::{Plan, Storm};
 
 /// A server that keeps what it has acknowledged, and a ledger.
@@ -25,7 +28,11 @@ impl Place {
 
 /// Runs it where there is a server to be had.
 fn with_place(test: impl FnOnce(Place)) -> Completion {
-    let Some(server) = RedisServer::durable() else {
+    with_server(RedisServer::durable(), test)
+}
+
+fn with_server(server: Option<RedisServer>, test: impl FnOnce(Place)) -> Completion {
+    let Some(server) = server else {
         return Completion::ignored_with("no redis-server is installed (Debian: apt install redis-server)");
     };
     let folder = tempfile::tempdir().expect("a folder");
@@ -109,13 +116,105 @@ pub(crate) fn a_server_may_be_away_for_a_while() -> Completion {
         place.server.restart();
         jobs.iter().for_each(|(_, id)| place.ledger.open(id));
         once_each(&place.ledger, &site, &jobs);
-        site.child.log.wait_for("The jobs are there again");
+        site.child.log.wait_for("The jobs can be reached again");
         let after = until("it takes jobs again", || {
             let (status, body) = site.post("/enqueue?id=after&what=short");
             (status == 200).then(|| body.parse().expect("a number"))
         });
         site.wait_for(after, "done");
         assert_eq!(place.ledger.times("began", "refused"), 0);
+    })
+}
+
+/// Where the server is away when the site begins, pages are answered and jobs begin when it comes. The log says both.
+pub(crate) fn a_server_may_be_away_at_the_start() -> Completion {
+    with_place(|mut place| {
+        place.server.kill();
+        let (site, worker) = (place.setup().site(), place.setup().worker());
+        assert_eq!(site.get("/"), (200, "a page".into()));
+        let (status, body) = site.post("/enqueue?id=refused&what=short");
+        assert_eq!(status, 503, "{body}");
+        site.wait_until_not_ready("the server cannot be reached");
+        site.child.log.wait_for("The jobs cannot be reached, and are tried again: Redis at");
+        worker.log.wait_for("The jobs cannot be reached, and are tried again: Redis at");
+        place.server.restart();
+        site.wait_until_ready();
+        let job = until("it takes jobs", || {
+            let (status, body) = site.post("/enqueue?id=then&what=short");
+            (status == 200).then(|| body.parse().expect("a number"))
+        });
+        site.wait_for(job, "done");
+        site.child.log.wait_for("The jobs can be reached again");
+        assert_eq!(place.ledger.times("began", "refused"), 0);
+    })
+}
+
+/// A server that keeps nothing over a restart: the log says so at the start, and what was lost when it came back empty. What
+/// ran then ends here, since nobody else has it.
+pub(crate) fn jobs_that_a_server_has_lost_are_told() -> Completion {
+    with_server(RedisServer::start(&["appendonly no"]), |mut place| {
+        let site = Setup { workers: 1, ..place.setup() }.site();
+        let risk = site.child.log.wait_for("appendonly is no");
+        assert!(risk.contains(" WARN "), "{risk}");
+        site.enqueue("running", "hold");
+        site.enqueue("waiting", "short");
+        until("it begins", || (place.ledger.times("began", "running") == 1).then_some(()));
+        let (_, seen) = site.get("/counts");
+        assert!(seen.contains(r#""waiting":1"#), "{seen}");
+        place.server.restart();
+        let lost = site.child.log.wait_for("has lost jobs that it had acknowledged");
+        assert!(lost.contains(" ERROR ") && lost.contains("up to 2, and knows of those up to 0"), "{lost}");
+        site.child.log.wait_for("unknown where its jobs were lost");
+        place.ledger.open("running");
+        until("it ends", || (place.ledger.times("done", "running") == 1).then_some(()));
+        site.child.log.wait_for("was lost where jobs are kept");
+        let after = until("it takes jobs again", || {
+            let (status, body) = site.post("/enqueue?id=after&what=short");
+            (status == 200).then(|| body.parse().expect("a number"))
+        });
+        site.wait_for(after, "done");
+        assert!(after > 2, "the number of a lost job is not given again");
+        let log = site.child.log.text();
+        assert!(!log.contains("were given to others") && !log.contains("are there again"), "{log}");
+    })
+}
+
+/// A certificate for the loopback, and its authority's.
+fn certificates(folder: &Path) -> Option<()> {
+    let openssl = |arguments: &str| {
+        let words = arguments.split(' ');
+        let output = Command::new("openssl").args(words).current_dir(folder).output().ok()?;
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Some(())
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes";
+    std::fs::write(folder.join("names"), "subjectAltName=IP:127.0.0.1").expect("a file");
+    openssl(&format!("req -x509 {key} -keyout ca.key -out ca.pem -subj /CN=authority -days 2"))?;
+    openssl(&format!("req {key} -keyout key.pem -out request.pem -subj /CN=redis"))?;
+    openssl("x509 -req -in request.pem -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -out cert.pem -extfile names")
+}
+
+pub(crate) fn jobs_are_kept_over_tls_and_by_a_trusted_server_alone() -> Completion {
+    let folder = tempfile::tempdir().expect("a folder");
+    if certificates(folder.path()).is_none() {
+        return Completion::ignored_with("no openssl is installed, to make a certificate with");
+    }
+    let file = |name: &str| folder.path().join(name).display().to_string();
+    let (cert, key) = (format!("tls-cert-file {}", file("cert.pem")), format!("tls-key-file {}", file("key.pem")));
+    let settings = ["appendonly yes", "tls-port {port}", "port 0", "tls-auth-clients no", &cert, &key];
+    with_server(RedisServer::start(&settings), |place| {
+        let url = place.server.url().replace("redis://", "rediss://");
+        let setup =
+            |trusted: &str| Setup { jobs: url.clone(), more: vec![("SSL_CERT_FILE", file(trusted))], ..place.setup() };
+        let site = setup("ca.pem").site();
+        let job = site.enqueue("over-tls", "short");
+        site.wait_for(job, "done");
+        site.wait_until_ready();
+        std::fs::write(file("none.pem"), "").expect("a file");
+        let mut refused = setup("none.pem").spawn("site");
+        let log = address(&refused).expect_err("a certificate that nobody vouches for");
+        assert!(log.contains("there is no TLS with Redis at 127.0.0.1") && log.contains("SSL_CERT_FILE"), "{log}");
+        assert!(!refused.wait().success());
     })
 }
 

@@ -3,7 +3,8 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::LazyLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, LazyLock};
 use std::thread;
 use std::time::Duration;
 
@@ -125,6 +126,17 @@ impl Site {
         let (status, body) = self.get("/effects");
         assert_eq!(status, 200, "{body}");
         body.lines().map(str::to_owned).collect()
+    }
+
+    /// Waits until it is not ready, for that reason.
+    #[track_caller]
+    pub(crate) fn wait_until_not_ready(&self, reason: &str) {
+        let told = format!(r#"{{"reasons":["jobs: {reason}"],"status":"unavailable"}}"#);
+        until(&format!("it is not ready: {reason}"), || (self.get("/readyz") == (503, told.clone())).then_some(()));
+    }
+
+    pub(crate) fn wait_until_ready(&self) {
+        until("it is ready", || (self.get("/readyz").0 == 200).then_some(()));
     }
 
     pub(crate) fn signal(&self, signal: Signal) {
@@ -253,6 +265,8 @@ fn connect() -> Result<Connection> {
 
 /// The process.
 pub(crate) fn run(role: &str) -> Result<()> {
+    // A shell that begins a gate in the background has it ignore SIGQUIT, which is handed down.
+    signal_hook::flag::register_conditional_default(signal_hook::consts::SIGQUIT, Arc::new(AtomicBool::new(true)))?;
     if variable(JOBS).starts_with("sqlite:") {
         // Damaged or locked it is for the jobs to say.
         let _ = connect().and_then(|db| Ok(db.execute_batch("CREATE TABLE IF NOT EXISTS effects (id TEXT NOT NULL)")?));
@@ -266,6 +280,7 @@ pub(crate) fn run(role: &str) -> Result<()> {
         .keep(Duration::from_secs(3600), 1_000_000);
     let app = App::new()
         .jobs(jobs)
+        .readyz()
         .get("/", |_: &mut Request| "a page")
         .post("/enqueue", enqueue)
         .get("/job", job)

@@ -146,6 +146,7 @@ pub(crate) fn a_full_disk_is_a_503_until_there_is_room() -> Completion {
     let site = Setup { through, jobs, ..place.setup() }.site();
     let held = site.enqueue("held", "hold");
     until("it begins", || (place.ledger.times("began", "held") == 1).then_some(()));
+    site.wait_until_ready();
     assert_eq!(site.post("/fill").0, 200);
     let (mut kept, mut refused) = (BTreeMap::from([("held".to_owned(), held)]), Vec::new());
     for n in 0.. {
@@ -164,11 +165,13 @@ pub(crate) fn a_full_disk_is_a_503_until_there_is_room() -> Completion {
     assert_eq!(site.get("/"), (200, "a page".into()));
     assert_eq!(site.get("/counts").0, 200);
     site.child.log.wait_for("no room left");
+    site.wait_until_not_ready("the disk is full");
     // It ends while there is no room, and waits with it.
     place.ledger.open("held");
     until("it is done", || (place.ledger.times("done", "held") > 0).then_some(()));
     assert_eq!(site.post("/free").0, 200);
     kept.insert("after".into(), until("there is room", || enqueued(&site, "after")));
+    site.wait_until_ready();
     kept.values().for_each(|job| drop(site.wait_for(*job, "done")));
     let ids: Vec<String> = kept.into_keys().collect();
     assert_eq!(site.effects(), ids, "what was refused is not done, and all else is, once");
@@ -196,8 +199,10 @@ pub(crate) fn a_file_that_is_locked_is_a_503_until_it_is_free() {
     assert_eq!(status, 503, "{body}");
     assert_eq!(site.get("/"), (200, "a page".into()));
     site.child.log.wait_for("locked, and for too long");
+    site.wait_until_not_ready("the database is locked");
     holder.kill();
     let after = until("it is free", || enqueued(&site, "after"));
+    site.wait_until_ready();
     site.wait_for(after, "done");
     site.wait_for(running, "done");
     assert_eq!(site.effects(), ["after", "running"]);

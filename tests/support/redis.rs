@@ -33,7 +33,7 @@ struct Process {
 }
 
 impl RedisServer {
-    /// Starts one with these lines of its configuration. None where no `redis-server` is installed; the reason is printed.
+    /// Starts one with these lines of its configuration, where `{port}` stands for its port. None where no `redis-server` is installed; the reason is printed.
     pub(crate) fn start(settings: &[&str]) -> Option<RedisServer> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
             eprintln!("skipped: no redis-server is installed (Debian: apt install redis-server)");
@@ -102,6 +102,7 @@ impl RedisServer {
         command.args(["--bind", "127.0.0.1", "--save", "", "--daemonize", "no", "--dir"]).arg(self.folder.path());
         for setting in &self.settings {
             let (name, value) = setting.split_once(' ').expect("a name and a value");
+            let value = value.replace("{port}", &self.port.to_string());
             command.arg(format!("--{name}")).args(value.split(' '));
         }
         let mut keeper = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh can be run");

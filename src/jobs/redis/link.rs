@@ -1,17 +1,22 @@
 //! The way to the server: connections that are kept, calls that are tried again, words for what goes wrong.
 //!
 //! A call has a connection for itself. Where that breaks, the call is made once more on a new one: with the same number, by
-//! which a script knows that it has done it already. A call that is not answered in time is not made again, since the server
+//! which a script knows that it has done it already. So it is where the server says that it is no primary any more: after a
+//! failover the same address leads to another server, and every connection from before is closed. A call that is not answered in time is not made again, since the server
 //! hangs; what came of it is not known then, as with any server, unless it has a name under which it comes again.
 
 use std::collections::HashMap;
-use std::sync::{Condvar, Mutex};
+use std::error::Error as StdError;
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use redis::{Client, Connection, ConnectionAddr, ErrorKind, FromRedisValue, RedisError, Script, ServerErrorKind};
 
 use super::scripts;
 use crate::error::{Error, Result, Status};
+use crate::jobs::engine::Unavailable;
 use crate::sync::{lock, wait_while_for};
 
 /// Connections that are kept for the next call; more are opened when more threads call at once.
@@ -31,6 +36,8 @@ pub(super) struct Link {
     unheard: Mutex<HashMap<String, Caller>>,
     is_closed: Mutex<bool>,
     closed: Condvar,
+    /// How often all connections were given up.
+    failovers: AtomicU64,
 }
 
 /// One who calls: one call at a time, each with a number.
@@ -43,9 +50,18 @@ struct Caller {
 }
 
 /// What went wrong, and whether the server may have heard of the call.
-enum Failure {
+#[derive(Debug)]
+pub(super) enum Failure {
     Connecting(RedisError),
     Calling(RedisError),
+}
+
+impl Failure {
+    /// Returns true if the server may be there again in a moment, whatever the settings are.
+    pub(super) fn is_temporary(&self) -> bool {
+        let (Failure::Connecting(error) | Failure::Calling(error)) = self;
+        !is_tls_fault(error) && (error.is_io_error() || is_loading(error) || is_replica(error))
+    }
 }
 
 impl Link {
@@ -56,14 +72,10 @@ impl Link {
             let words = "that is not the address of a Redis server; write it as redis://user:password@host:6379/0";
             Error::internal(words).with_source(error)
         })?;
-        if !client.get_connection_info().addr().is_supported() {
-            return Err(Error::internal(
-                "aside speaks to Redis without TLS: write redis:// for rediss://, over a network that is your own or \
-                 through a tunnel (stunnel)",
-            ));
-        }
-        let (idle, unheard, is_closed, closed) = Default::default();
-        Ok(Link { client, prefix: prefix.to_owned(), patience, idle, unheard, is_closed, closed })
+        // Where the program has several, rustls chooses none by itself and panics. One that is chosen already stays.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let (idle, unheard, is_closed, closed, failovers) = Default::default();
+        Ok(Link { client, prefix: prefix.to_owned(), patience, idle, unheard, is_closed, closed, failovers })
     }
 
     /// Where the server is: `127.0.0.1:6379/0`, without a password.
@@ -73,6 +85,10 @@ impl Link {
             ConnectionAddr::Unix(path) => format!("{} (database {})", path.display(), info.redis_settings().db()),
             address => format!("{address}/{}", info.redis_settings().db()),
         }
+    }
+
+    fn uses_tls(&self) -> bool {
+        matches!(self.client.get_connection_info().addr(), ConnectionAddr::TcpTls { .. })
     }
 
     pub(super) fn key(&self, name: &str) -> String {
@@ -128,7 +144,9 @@ impl Link {
         arguments: &[String],
     ) -> Result<T, Failure> {
         match self.call(caller, script, arguments) {
-            Err(Failure::Calling(error)) if was_cut(&error) => self.call(caller, script, arguments),
+            Err(Failure::Calling(error)) if was_cut(&error) || is_replica(&error) => {
+                self.call(caller, script, arguments)
+            }
             came => came,
         }
     }
@@ -148,6 +166,10 @@ impl Link {
         let came = call.invoke(connection);
         match &came {
             Ok(_) => caller.is_unheard = false,
+            Err(error) if is_replica(error) || is_loading(error) => {
+                caller.connection = None;
+                self.give_up_connections();
+            }
             Err(error) if is_answer(error) => {}
             // What is half read would be taken for the next call's answer.
             Err(_) => (caller.connection, caller.is_unheard) = (None, true),
@@ -166,31 +188,61 @@ impl Link {
         }
     }
 
-    /// What the server says of itself.
-    pub(super) fn facts(&self) -> Result<Option<String>> {
-        let mut connection = self.connect(self.patience).map_err(|e| self.explain(Failure::Connecting(e)))?;
+    /// The connections that nobody uses lead to a server that is not the right one any more, and so may the one that listens.
+    fn give_up_connections(&self) {
+        self.failovers.fetch_add(1, Ordering::Relaxed);
+        lock(&self.idle).iter_mut().for_each(|caller| caller.connection = None);
+    }
+
+    /// How often all connections were given up so far.
+    pub(super) fn failovers(&self) -> u64 {
+        self.failovers.load(Ordering::Relaxed)
+    }
+
+    /// What the server says of itself; nothing where this user may not ask.
+    pub(super) fn facts(&self) -> Result<Option<String>, Failure> {
+        let mut connection = self.connect(self.patience).map_err(Failure::Connecting)?;
         match redis::cmd("INFO").query(&mut connection) {
             Ok(facts) => Ok(Some(facts)),
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(None),
-            Err(error) => Err(self.explain(Failure::Calling(error))),
+            Err(error) => Err(Failure::Calling(error)),
         }
     }
 
-    fn explain(&self, failure: Failure) -> Error {
-        let address = self.address();
-        let (words, error) = match failure {
-            Failure::Connecting(error) if error.is_io_error() => (
-                format!("Redis at {address} cannot be reached; see that it runs, and that the address is right"),
-                error,
-            ),
-            Failure::Connecting(error) => (format!("Redis at {address} refuses the connection"), error),
-            Failure::Calling(error) if error.is_timeout() => {
-                (format!("Redis at {address} has not answered within {:?}", self.patience), error)
+    pub(super) fn explain(&self, failure: Failure) -> Error {
+        let at = format!("Redis at {}", self.address());
+        let (words, reason, error) = match failure {
+            Failure::Connecting(error) if is_tls_fault(&error) => {
+                let words = format!(
+                    "there is no TLS with {at}; see that the server has it on that port, and that its certificate is valid for the \
+                     host and trusted (SSL_CERT_FILE names the authorities' file)"
+                );
+                (words, "there is no TLS with the server", error)
             }
-            Failure::Calling(error) if is_answer(&error) => (format!("Redis at {address} refuses"), error),
-            Failure::Calling(error) => (format!("the connection to Redis at {address} was lost"), error),
+            Failure::Connecting(error) if error.is_io_error() => {
+                let tls = if self.uses_tls() { ", with TLS on that port" } else { "" };
+                let words = format!("{at} cannot be reached; see that it runs{tls}, and that the address is right");
+                (words, "the server cannot be reached", error)
+            }
+            Failure::Connecting(error) if !is_loading(&error) => {
+                (format!("{at} refuses the connection"), "the server refuses the connection", error)
+            }
+            Failure::Calling(error) if error.is_timeout() => {
+                (format!("{at} has not answered within {:?}", self.patience), "the server does not answer", error)
+            }
+            Failure::Connecting(error) | Failure::Calling(error) if is_loading(&error) => {
+                (format!("{at} is still loading what it kept"), "the server is loading", error)
+            }
+            Failure::Calling(error) if is_replica(&error) => {
+                let words = format!("{at} is a replica, which takes no writes; the address has to lead to its primary");
+                (words, "the server is a replica", error)
+            }
+            Failure::Calling(error) if is_answer(&error) => (format!("{at} refuses"), refusal(&error), error),
+            Failure::Connecting(error) | Failure::Calling(error) => {
+                (format!("the connection to {at} was lost"), "the connection to the server was lost", error)
+            }
         };
-        Error::new(Status::SERVICE_UNAVAILABLE, words).with_source(error)
+        Error::new(Status::SERVICE_UNAVAILABLE, words).with_source(Unavailable { reason, words: error.to_string() })
     }
 
     /// Nobody calls any more: wakes who waits in [`pause`](Link::pause).
@@ -243,4 +295,30 @@ fn was_cut(error: &RedisError) -> bool {
 /// Whether the server itself said so: the connection is as good as before.
 fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType)
+}
+
+/// Whether both sides are there, and do not agree on TLS: the certificate is not trusted, or the other side has none.
+fn is_tls_fault(error: &RedisError) -> bool {
+    let io = StdError::source(error).and_then(|source| source.downcast_ref::<Arc<dyn StdError + Send + Sync>>());
+    let io = io.and_then(|io| io.downcast_ref::<io::Error>());
+    io.is_some_and(|io| io.kind() == io::ErrorKind::InvalidData)
+}
+
+/// Whether the server cannot be the primary: it takes no writes, or has lost its own.
+fn is_replica(error: &RedisError) -> bool {
+    matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
+}
+
+/// Whether the server has just begun, and is not there yet.
+fn is_loading(error: &RedisError) -> bool {
+    error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading)
+}
+
+/// Why a server refuses, for those who may not see more.
+fn refusal(error: &RedisError) -> &'static str {
+    match error.code() {
+        Some("OOM") => "the memory of the server is full",
+        Some("MISCONF") => "the server cannot write to its disk",
+        _ => "the server refuses",
+    }
 }

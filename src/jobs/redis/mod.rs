@@ -9,22 +9,28 @@
 //! that lives has not spoken of for two leases comes back too: where its claim was cut short, it never heard of it. Where the
 //! server was away, everybody has a lease from then on.
 //!
-//! **When the server is away** each call fails with words that name it, and the next one connects anew. A call that a broken
-//! connection cut short is made once more, and does nothing twice.
+//! **When the server is away** each call fails with words that name it, and the next one connects anew; at the start too. A
+//! call that a broken connection cut short is made once more, and does nothing twice.
+//!
+//! **When the server has lost jobs** (it came back without its file, a replica took over that had not everything, someone
+//! emptied it), its numbers are lower than before. That is logged, and the lost numbers are not given again.
 
 mod link;
+mod losses;
 mod news;
 mod scripts;
 mod server;
 mod values;
 mod watch;
 
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
 use ::redis::{FromRedisValue, Script};
 
 use self::link::{Link, random_name};
+use self::losses::{Losses, Stock};
 use self::values::values;
 use self::watch::Watch;
 use super::engine::{Abilities, Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
@@ -50,13 +56,15 @@ pub(crate) struct Redis {
     /// Rung at what this process does itself, without the way over the server.
     bells: Mutex<Vec<Weak<Bell>>>,
     watch: Mutex<Watch>,
+    losses: Losses,
 }
 
 impl Redis {
-    /// Connects: `redis://user:password@host:6379/0`, or `redis+unix:///run/redis.sock`.
+    /// Connects: `redis://user:password@host:6379/0`, `rediss://…` with TLS, or `redis+unix:///run/redis.sock`. Where the
+    /// server is away, each call connects anew.
     ///
     /// # Errors
-    /// When the address is none, the server cannot be reached, or cannot keep jobs: it is too old, one of a cluster, a
+    /// When the address is none, or the server refuses the connection or cannot keep jobs: it is too old, one of a cluster, a
     /// replica, or set to throw keys away when its memory is full.
     pub(crate) fn open(url: &str) -> Result<Redis> {
         Redis::open_with(url, PREFIX, PATIENCE)
@@ -65,11 +73,27 @@ impl Redis {
     /// The same, with keys of their own and other patience.
     fn open_with(url: &str, prefix: &str, patience: Duration) -> Result<Redis> {
         let link = Arc::new(Link::new(url, prefix, patience)?);
-        server::check(&link)?;
-        let redis = Redis { link, bells: Mutex::default(), watch: Mutex::default() };
-        // Whether this user may do what it must.
-        redis.counts()?;
+        let is_there = server::is_there(&link)?;
+        let redis = Redis { link, bells: Mutex::default(), watch: Mutex::default(), losses: Losses::default() };
+        if is_there {
+            // Whether this user may do what it must.
+            redis.counts()?;
+        }
         Ok(redis)
+    }
+
+    /// Asks for the beats of all workers, and notices on the way when jobs were lost.
+    fn look(&self) -> Result<Look> {
+        let before = self.losses.stock();
+        let (last_id, counts, beats): (u64, Vec<u64>, HashMap<String, u64>) =
+            self.run(&scripts::WORKERS, &JobState::ALL.map(|state| state.to_string()))?;
+        let now = Stock { last_id, counts: counts_of(counts) };
+        let has_lost_jobs = self.losses.compare(before, now);
+        if has_lost_jobs {
+            log::error!(target: "aside::jobs", "Redis at {} {}", self.link.address(), losses::words(before, now));
+            self.run::<()>(&scripts::SKIP, &values![before.last_id])?;
+        }
+        Ok(Look { beats, has_lost_jobs })
     }
 
     fn run<T: FromRedisValue>(&self, script: &Script, values: &[String]) -> Result<T> {
@@ -114,10 +138,17 @@ impl Engine for Redis {
         values.extend(jobs.into_iter().flat_map(|job| values::entry(job, now)));
         let words: String = self.run(&scripts::ENQUEUE, &values)?;
         self.ring();
-        values::enqueued(&words)
+        let enqueued = values::enqueued(&words)?;
+        self.losses.note(enqueued.iter().map(|job| job.id).max());
+        Ok(enqueued)
+    }
+
+    fn check(&self) -> Result<()> {
+        self.run::<()>(&scripts::CHECK, &[])
     }
 
     fn join(&self) -> Result<WorkerId> {
+        server::check(&self.link)?;
         let id = random_name()?;
         self.run::<()>(&scripts::JOIN, &values![id])?;
         Ok(WorkerId(id))
@@ -127,7 +158,9 @@ impl Engine for Redis {
         let mut values = values![worker.0].to_vec();
         values.extend(held.iter().flat_map(values::held));
         let (is_known, cancel, lost): (bool, Vec<u64>, Vec<u64>) = self.run(&scripts::BEAT, &values)?;
-        Ok(Beat { is_evicted: !is_known, cancel, lost })
+        // Its worker is unknown to a server that came back empty, and nobody else has its jobs.
+        let has_lost_jobs = !is_known && self.look()?.has_lost_jobs;
+        Ok(Beat { is_evicted: !is_known, has_lost_jobs, cancel, lost })
     }
 
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()> {
@@ -137,7 +170,7 @@ impl Engine for Redis {
     }
 
     fn recover(&self, lease: Duration, now: Millis) -> Result<usize> {
-        let beats = self.run(&scripts::WORKERS, &[])?;
+        let beats = self.look()?.beats;
         let gone = lock(&self.watch).gone(beats, lease, Instant::now());
         let span = values::exact(lease.as_millis().try_into().unwrap_or(Millis::MAX));
         let mut values = values![values::exact(now), span].to_vec();
@@ -209,11 +242,7 @@ impl Engine for Redis {
 
     fn counts(&self) -> Result<JobCounts> {
         let numbers: Vec<u64> = self.run(&scripts::COUNTS, &JobState::ALL.map(|state| state.to_string()))?;
-        let mut counts = JobCounts::default();
-        for (state, number) in JobState::ALL.into_iter().zip(numbers) {
-            *counts.of(state) = number;
-        }
-        Ok(counts)
+        Ok(counts_of(numbers))
     }
 
     fn queues(&self) -> Result<Vec<QueueInfo>> {
@@ -256,6 +285,21 @@ impl Engine for Redis {
     fn as_any(&self) -> &(dyn std::any::Any + Send + Sync) {
         self
     }
+}
+
+/// What was seen of a server.
+struct Look {
+    /// How many beats there were of each worker.
+    beats: HashMap<String, u64>,
+    has_lost_jobs: bool,
+}
+
+fn counts_of(numbers: Vec<u64>) -> JobCounts {
+    let mut counts = JobCounts::default();
+    for (state, number) in JobState::ALL.into_iter().zip(numbers) {
+        *counts.of(state) = number;
+    }
+    counts
 }
 
 /// The thread that listens is woken to end. Everybody else's is too, and looks for nothing.

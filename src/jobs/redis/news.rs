@@ -54,10 +54,10 @@ fn is_wanted(link: &Link, bell: &Weak<Bell>) -> bool {
 }
 
 fn hear(link: &Link, mut connection: Connection, mut last: String, bell: &Weak<Bell>) -> RedisResult<()> {
-    let news = link.key("news");
+    let (news, failovers) = (link.key("news"), link.failovers());
     // What came while nobody listened.
     ring(bell);
-    while is_wanted(link, bell) {
+    while is_wanted(link, bell) && link.failovers() == failovers {
         if let Some(id) = next(&mut connection, &news, &last)? {
             last = id;
             ring(bell);

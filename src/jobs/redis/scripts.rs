@@ -43,4 +43,6 @@ scripts! {
     WAKE "wake.lua" ",allow-oom",
     NEXT_DUE "next_due.lua" ",no-writes",
     LAST_TICK "last_tick.lua" ",no-writes",
+    SKIP "skip.lua" ",allow-oom",
+    CHECK "check.lua" "",
 }

@@ -2,16 +2,30 @@
 
 use std::collections::HashMap;
 
-use super::link::Link;
+use super::link::{Failure, Link};
 use crate::error::{Error, Result};
 
-/// Looks at what the server says of itself.
+/// Returns true if the server can be used, and false if it is away and may come back.
 ///
 /// # Errors
-/// When it cannot be reached, is too old, is one of a cluster, a replica or busy loading, or may throw jobs away.
+/// When it refuses the connection, is too old, is one of a cluster or a replica, or may throw jobs away.
+pub(super) fn is_there(link: &Link) -> Result<bool> {
+    match link.facts() {
+        Ok(Some(info)) if Facts::of(&info).is_loading() => Ok(false),
+        Ok(Some(info)) => refuse_faults(link, &info).map(|()| true),
+        Ok(None) => Ok(true),
+        Err(failure) if failure.is_temporary() => Ok(false),
+        Err(failure) => Err(link.explain(failure)),
+    }
+}
+
+/// Logs what may cost jobs later. For each start and each server that takes another's place, once there is a log.
+///
+/// # Errors
+/// As [`is_there`], and when it is away.
 pub(super) fn check(link: &Link) -> Result<()> {
     let address = link.address();
-    let Some(info) = link.facts()? else {
+    let Some(info) = link.facts().map_err(|failure: Failure| link.explain(failure))? else {
         log::warn!(
             target: "aside::jobs",
             "Redis at {address} does not let this user ask INFO: whether it keeps jobs over a restart (appendonly yes) and \
@@ -19,13 +33,16 @@ pub(super) fn check(link: &Link) -> Result<()> {
         );
         return Ok(());
     };
-    if let Some(fault) = fault(&info) {
-        return Err(Error::internal(format!("Redis at {address} cannot keep jobs: {fault}")));
-    }
+    refuse_faults(link, &info)?;
     for risk in risks(&info) {
         log::warn!(target: "aside::jobs", "Redis at {address}: {risk}");
     }
     Ok(())
+}
+
+fn refuse_faults(link: &Link, info: &str) -> Result<()> {
+    let refuse = |fault| Err(Error::internal(format!("Redis at {} cannot keep jobs: {fault}", link.address())));
+    fault(info).map_or(Ok(()), refuse)
 }
 
 /// Why such a server cannot be used at all.
@@ -62,7 +79,7 @@ impl<'a> Facts<'a> {
         if matches!(self.get("role"), "slave" | "replica") {
             return Some("it is a replica, which takes no writes; name its primary".to_owned());
         }
-        if self.get("loading") == "1" {
+        if self.is_loading() {
             return Some("it is still loading what it kept; try again in a moment".to_owned());
         }
         (self.may_evict() && self.get("maxmemory") != "0").then(|| {
@@ -89,6 +106,10 @@ impl<'a> Facts<'a> {
             ));
         }
         risks
+    }
+
+    fn is_loading(&self) -> bool {
+        self.get("loading") == "1"
     }
 
     /// The `volatile` policies take only what has a time to live, and no job has one.

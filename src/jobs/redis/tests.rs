@@ -2,18 +2,19 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use ::redis::{Client, FromRedisValue, Value};
 
+use super::losses::{self, Stock};
 use super::server_of_tests::RedisServer;
 use super::{PATIENCE, Redis, scripts, server};
-use crate::error::Result;
+use crate::error::{Result, Status};
 use crate::jobs::conformance::{self, Bench};
-use crate::jobs::engine::{Beat, Claimed, End, Engine, Entry, Held, Keep, Room, When, WorkerId};
+use crate::jobs::engine::{Beat, Claimed, End, Engine, Entry, Held, Keep, Room, Unavailable, When, WorkerId};
 use crate::jobs::memory::Memory;
 use crate::jobs::record::{JobCounts, JobState, Millis};
 use crate::sync::{Bell, lock};
@@ -166,16 +167,19 @@ fn a_password_is_never_shown() {
         engine.describe(),
         refusal(Redis::open(&with("hunter2-wrong"))),
         refusal(Redis::open(&server.url())),
-        refusal(Redis::open(&url.replace("redis://", "rediss://"))),
+        add(&Redis::open_with(&url.replace("redis://", "rediss://"), "aside:", SHORT).unwrap(), "x")
+            .unwrap_err()
+            .chain(),
         refusal(Redis::open(&url.replace("redis://", "http://"))),
         refusal(Redis::open(&url.replace("/3", "/x"))),
     ];
+    assert!(told[3].contains("cannot be reached; see that it runs, with TLS on that port"), "{told:#?}");
     server.hold();
     told.push(add(&engine, "held").unwrap_err().chain());
     server.go_on();
     server.kill();
     told.push(add(&engine, "away").unwrap_err().chain());
-    told.push(refusal(Redis::open(&url)));
+    told.push(add(&Redis::open(&url).unwrap(), "away from the start").unwrap_err().chain());
     assert!(told.iter().all(|words| !words.contains("hunter2")), "{told:#?}");
     let address = format!("127.0.0.1:{}", server.port());
     assert!(told[6..].iter().all(|words| words.contains(&address)), "{told:#?}");
@@ -336,11 +340,83 @@ fn an_address_where_nobody_is() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     // It takes the connection and says nothing.
-    let began = refusal(Redis::open_with(&format!("redis://{address}"), "aside:", SHORT));
-    assert!(began.contains(&address.to_string()), "{began}");
+    let silent = Redis::open_with(&format!("redis://{address}"), "aside:", SHORT).unwrap();
+    let refused = add(&silent, "job").unwrap_err().chain();
+    assert!(refused.contains(&address.to_string()), "{refused}");
     drop(listener);
-    let words = refusal(Redis::open(&format!("redis://{address}")));
-    assert!(words.contains(&format!("Redis at {address}/0 cannot be reached")), "{words}");
+    let refused = add(&Redis::open(&format!("redis://{address}")).unwrap(), "job").unwrap_err();
+    assert_eq!(refused.status(), Status::SERVICE_UNAVAILABLE);
+    assert!(refused.chain().contains(&format!("Redis at {address}/0 cannot be reached")), "{}", refused.chain());
+}
+
+#[test]
+fn a_server_that_is_away_at_the_start_is_used_when_it_comes() {
+    let Some(mut server) = RedisServer::durable() else { return };
+    server.kill();
+    let engine = open(&server);
+    assert_eq!(reason(engine.check()), "the server cannot be reached");
+    engine.join().unwrap_err();
+    server.restart();
+    add(&engine, "job").unwrap();
+    let worker = engine.join().unwrap();
+    assert_eq!(take(&engine, &worker, 9).unwrap().len(), 1);
+}
+
+#[test]
+fn a_server_that_comes_back_empty_has_lost_what_it_had() {
+    let Some(mut server) = RedisServer::start(&["appendonly no"]) else { return };
+    let (engine, other) = (open(&server), open(&server));
+    let worker = engine.join().unwrap();
+    let ids = engine.enqueue(vec![entry("job"); 5], T).unwrap();
+    let claimed = take(&engine, &worker, 2).unwrap();
+    assert!(!engine.look().unwrap().has_lost_jobs && !other.look().unwrap().has_lost_jobs);
+    server.restart();
+    let held: Vec<_> = claimed.iter().map(|job| Held { id: job.id, token: job.token, progress: None }).collect();
+    let beat = engine.beat(&worker, &held, T).unwrap();
+    assert!(beat.is_evicted && beat.has_lost_jobs, "nobody else has its jobs");
+    assert!(!engine.look().unwrap().has_lost_jobs, "it is told once");
+    assert!(!other.look().unwrap().has_lost_jobs, "by one process");
+    // A page that follows a lost job must not show somebody else's.
+    assert_eq!(add(&other, "new").unwrap(), ids[4].id + 1);
+    let unknown = engine.beat(&WorkerId("stranger".to_owned()), &[], T).unwrap();
+    assert!(unknown.is_evicted && !unknown.has_lost_jobs);
+}
+
+#[test]
+fn what_was_lost_is_told_in_numbers() {
+    let before = Stock { last_id: 41, counts: JobCounts { scheduled: 2, dead: 1, ..counts(7, 3, 30) } };
+    let words = losses::words(before, Stock { last_id: 40, counts: counts(6, 0, 30) });
+    assert!(words.contains("up to 41, and knows of those up to 40."), "{words}");
+    assert!(
+        words.contains("7 waiting, 2 scheduled, 3 running and 1 dead; now it has 6 waiting, 0 scheduled"),
+        "{words}"
+    );
+}
+
+/// Why no job could be kept, for clients.
+fn reason(checked: Result<()>) -> &'static str {
+    checked.unwrap_err().find_source::<Unavailable>().expect("a reason").reason
+}
+
+#[test]
+fn why_no_job_can_be_kept_is_told_without_addresses() {
+    let Some(mut server) = RedisServer::start(&["appendonly yes", "maxmemory-policy noeviction"]) else { return };
+    let engine = Redis::open_with(&server.url(), "aside:", SHORT).unwrap();
+    engine.check().unwrap();
+    let () = ask(&server, "CONFIG SET maxmemory 1mb");
+    assert_eq!(reason(engine.check()), "the memory of the server is full");
+    let () = ask(&server, "CONFIG SET maxmemory 0");
+    let () = ask(&server, "REPLICAOF 127.0.0.1 1");
+    assert_eq!(reason(engine.check()), "the server is a replica");
+    let () = ask(&server, "CONFIG SET replica-serve-stale-data no");
+    assert_eq!(reason(engine.check()), "the server is a replica");
+    let () = ask(&server, "REPLICAOF NO ONE");
+    engine.check().unwrap();
+    server.hold();
+    assert_eq!(reason(engine.check()), "the server does not answer");
+    server.go_on();
+    server.kill();
+    assert_eq!(reason(engine.check()), "the server cannot be reached");
 }
 
 // Connections that break.
@@ -348,25 +424,33 @@ fn an_address_where_nobody_is() {
 /// Stands between engine and server, and can lose answers: the server has done it, and nobody hears.
 struct Proxy {
     address: SocketAddr,
+    /// The port of the server that new connections lead to.
+    port: Arc<AtomicU16>,
     lost: Arc<AtomicUsize>,
 }
 
 impl Proxy {
     fn new(server: &RedisServer) -> Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let (address, port) = (listener.local_addr().unwrap(), server.port());
+        let (address, port) = (listener.local_addr().unwrap(), Arc::new(AtomicU16::new(server.port())));
+        let leads_to = Arc::clone(&port);
         let lost = Arc::new(AtomicUsize::new(0));
         let losing = Arc::clone(&lost);
         thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", port)) else { return };
+                let Ok(server) = TcpStream::connect(("127.0.0.1", leads_to.load(Ordering::SeqCst))) else { return };
                 let (from, to) = (client.try_clone().unwrap(), server.try_clone().unwrap());
                 thread::spawn(move || pass(&from, &to, &AtomicUsize::new(0)));
                 let losing = Arc::clone(&losing);
                 thread::spawn(move || pass(&server, &client, &losing));
             }
         });
-        Proxy { address, lost }
+        Proxy { address, port, lost }
+    }
+
+    /// New connections lead to that server. Those that are there stay.
+    fn lead_to(&self, server: &RedisServer) {
+        self.port.store(server.port(), Ordering::SeqCst);
     }
 
     fn open(&self) -> Redis {
@@ -393,6 +477,36 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, lost: &AtomicUsize) {
         }
     }
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
+}
+
+/// The address leads to the new primary, and connections from before to the old one, which is a replica of it now.
+#[test]
+fn after_a_failover_calls_go_to_the_new_primary() {
+    let (Some(old), Some(new)) = (RedisServer::durable(), RedisServer::durable()) else { return };
+    let () = ask(&new, &format!("REPLICAOF 127.0.0.1 {}", old.port()));
+    let proxy = Proxy::new(&old);
+    let engine = proxy.open();
+    let bell = Arc::new(Bell::default());
+    engine.listen(&bell).unwrap();
+    let worker = engine.join().unwrap();
+    // Several connections are kept.
+    thread::scope(|scope| {
+        let more = [0; 8].map(|_| scope.spawn(|| add(&engine, "before").unwrap()));
+        more.into_iter().for_each(|thread| drop(thread.join().unwrap()));
+    });
+    let () = eventually(|| {
+        let kept: Option<u64> = ask(&new, "GET aside:last-id");
+        (kept == Some(8)).then_some(())
+    });
+    let () = ask(&new, "REPLICAOF NO ONE");
+    let () = ask(&old, &format!("REPLICAOF 127.0.0.1 {}", new.port()));
+    proxy.lead_to(&new);
+    for number in 9..20 {
+        assert_eq!(add(&engine, "after").unwrap(), number, "the first call too");
+    }
+    assert!(!engine.look().unwrap().has_lost_jobs);
+    assert_eq!(take(&engine, &worker, 99).unwrap().len(), 19);
+    assert_eq!(open(&new).counts().unwrap(), counts(0, 19, 0));
 }
 
 #[test]

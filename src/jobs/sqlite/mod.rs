@@ -188,6 +188,10 @@ impl Engine for Sqlite {
         self.write(Commit::RINGING, move |db| jobs.iter().map(|entry| statements::enqueue(db, entry, now)).collect())
     }
 
+    fn check(&self) -> Result<()> {
+        self.write(Commit::DURABLE, statements::check)
+    }
+
     fn join(&self) -> Result<WorkerId> {
         // The lock first: whoever sees the worker can see that it lives.
         let (id, has_lock) = self.workers.begin()?;

@@ -11,6 +11,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 
 use super::words;
 use crate::error::{Error, Result};
+use crate::jobs::engine::Unavailable;
 use crate::jobs::isolate::is_child;
 
 /// What makes the tables of each version out of those of the one before. Never change one that was released: add another.
@@ -55,10 +56,9 @@ impl Place {
     }
 
     /// One that may write.
-    pub(super) fn connect_to_write(&self) -> Result<Connection> {
-        let db = self.connect()?;
-        set_up_to_write(&db).map_err(|error| words::error(&self.shown, &error))?;
-        Ok(db)
+    pub(super) fn connect_to_write(&self) -> Result<Connection, Unavailable> {
+        let set_up = |db: Connection| set_up_to_write(&db).map(|()| db);
+        self.try_connect().and_then(set_up).map_err(|error| words::unavailable(&self.shown, &error))
     }
 
     fn try_connect(&self) -> rusqlite::Result<Connection> {
@@ -84,12 +84,13 @@ impl Place {
     }
 
     /// What to say when it is not.
-    pub(super) fn gone(&self) -> String {
-        format!(
+    pub(super) fn gone(&self) -> Unavailable {
+        let words = format!(
             "the jobs in {}: the file was deleted or replaced while it was in use, and nothing more is kept in it: put it back, or \
              start the process again",
             self.shown
-        )
+        );
+        Unavailable { reason: "the database is missing", words }
     }
 }
 

@@ -402,8 +402,8 @@ fn a_write_that_panics_or_fails_takes_no_other_along() {
     drop(borrowed);
     let (one, boom, wrong, two) = asked;
     assert!(one.recv().unwrap().unwrap().is_new);
-    assert!(boom.recv().unwrap().unwrap_err().contains("panicked"));
-    assert!(wrong.recv().unwrap().unwrap_err().contains("syntax error"));
+    assert!(boom.recv().unwrap().unwrap_err().words.contains("panicked"));
+    assert!(wrong.recv().unwrap().unwrap_err().words.contains("syntax error"));
     assert!(two.recv().unwrap().unwrap().is_new);
     assert_eq!(jobs.counts().unwrap().waiting, 2);
 }

@@ -3,14 +3,32 @@
 use rusqlite::ErrorCode;
 
 use crate::error::Error;
+use crate::jobs::engine::Unavailable;
 
 /// The error of an operation on that file.
+#[track_caller]
 pub(super) fn error(file: &str, error: &rusqlite::Error) -> Error {
-    Error::internal(words(file, error))
+    Error::from(unavailable(file, error))
 }
 
-/// The same as words, which many can be told.
-pub(super) fn words(file: &str, error: &rusqlite::Error) -> String {
+/// The same, for many who can be told.
+pub(super) fn unavailable(file: &str, error: &rusqlite::Error) -> Unavailable {
+    Unavailable { reason: reason(error), words: words(file, error) }
+}
+
+fn reason(error: &rusqlite::Error) -> &'static str {
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => "the database is locked",
+        Some(ErrorCode::DiskFull) => "the disk is full",
+        Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt) => "the database is damaged",
+        Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => "the database cannot be written",
+        Some(ErrorCode::CannotOpen) => "the database cannot be opened",
+        Some(ErrorCode::SystemIoFailure) => "the disk failed",
+        _ => "the database refuses",
+    }
+}
+
+fn words(file: &str, error: &rusqlite::Error) -> String {
     let advice = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
             "another process or connection has it locked, and for too long: see what holds a transaction open there (a \

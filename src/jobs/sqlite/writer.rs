@@ -17,6 +17,7 @@ use rusqlite::Connection;
 use super::schema::Place;
 use super::words;
 use crate::error::{Error, Result};
+use crate::jobs::engine::Unavailable;
 use crate::sync::Bell;
 
 /// How many writes share one transaction at most, so that the first of them does not wait for ever.
@@ -57,14 +58,14 @@ trait Write: Send {
     fn commit(&self) -> Commit;
     /// May come twice: when a transaction of many failed, each is tried in one of its own.
     fn run(&mut self, db: &Connection) -> rusqlite::Result<()>;
-    fn answer(self: Box<Self>, outcome: Result<(), String>);
+    fn answer(self: Box<Self>, outcome: Result<(), Unavailable>);
 }
 
 struct Op<T, F> {
     commit: Commit,
     run: F,
     value: Option<T>,
-    answer: Sender<Result<T, String>>,
+    answer: Sender<Result<T, Unavailable>>,
 }
 
 impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Write for Op<T, F> {
@@ -77,9 +78,9 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Write for Op<
         Ok(())
     }
 
-    fn answer(self: Box<Self>, outcome: Result<(), String>) {
+    fn answer(self: Box<Self>, outcome: Result<(), Unavailable>) {
         let Op { value, answer, .. } = *self;
-        let outcome = outcome.and_then(|()| value.ok_or_else(|| "the write was not run".to_owned()));
+        let outcome = outcome.and_then(|()| value.ok_or_else(|| broken("the write was not run".to_owned())));
         // Whoever asked may have gone: a thread that was unwound.
         let _ = answer.send(outcome);
     }
@@ -87,7 +88,7 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Write for Op<
 
 enum Message {
     Write(Box<dyn Write>),
-    Lend(Sender<Result<Loan, String>>),
+    Lend(Sender<Result<Loan, Unavailable>>),
     Listen(Weak<Bell>, Sender<()>),
     LookSoon,
 }
@@ -121,11 +122,11 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        self.ask(commit, run)?.recv().map_err(|_| ended())?.map_err(Error::internal)
+        Ok(self.ask(commit, run)?.recv().map_err(|_| ended())??)
     }
 
     /// The same without waiting for the answer.
-    pub(super) fn ask<T, F>(&self, commit: Commit, run: F) -> Result<Receiver<Result<T, String>>>
+    pub(super) fn ask<T, F>(&self, commit: Commit, run: F) -> Result<Receiver<Result<T, Unavailable>>>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -139,7 +140,7 @@ impl Writer {
     pub(super) fn borrow(&self) -> Result<Borrowed> {
         let (answer, answered) = channel();
         self.send(Message::Lend(answer))?;
-        let loan = answered.recv().map_err(|_| ended())?.map_err(Error::internal)?;
+        let loan = answered.recv().map_err(|_| ended())??;
         BORROWED.with_borrow_mut(|borrowed| borrowed.push(self.number));
         Ok(Borrowed { loan, number: self.number })
     }
@@ -329,7 +330,7 @@ impl Desk {
         self.crowd = batch.len();
         match self.attempt(&mut batch) {
             Err(Fault::InOne(_)) if batch.len() > 1 => self.commit_each(batch),
-            outcome => self.answer(batch, outcome.map_err(Fault::into_words)),
+            outcome => self.answer(batch, outcome.map_err(Fault::into_inner)),
         }
     }
 
@@ -337,12 +338,12 @@ impl Desk {
     /// were it not that a full disk undoes all of the transaction, and that they cost something each time.
     fn commit_each(&mut self, batch: Vec<Box<dyn Write>>) {
         for mut write in batch {
-            let outcome = self.attempt(std::slice::from_mut(&mut write)).map_err(Fault::into_words);
+            let outcome = self.attempt(std::slice::from_mut(&mut write)).map_err(Fault::into_inner);
             self.answer(vec![write], outcome);
         }
     }
 
-    fn answer(&mut self, batch: Vec<Box<dyn Write>>, outcome: Result<(), String>) {
+    fn answer(&mut self, batch: Vec<Box<dyn Write>>, outcome: Result<(), Unavailable>) {
         let rings = outcome.is_ok() && batch.iter().any(|write| write.commit().rings);
         for write in batch {
             write.answer(outcome.clone());
@@ -357,13 +358,15 @@ impl Desk {
         if !matches!(outcome, Ok(Ok(()))) {
             self.roll_back();
         }
-        outcome.unwrap_or_else(|_| Err(Fault::InOne(format!("the jobs in {}: a write panicked", self.place.shown))))
+        outcome.unwrap_or_else(|_| {
+            Err(Fault::InOne(broken(format!("the jobs in {}: a write panicked", self.place.shown))))
+        })
     }
 
     fn transact(&mut self, batch: &mut [Box<dyn Write>]) -> Result<(), Fault> {
         self.be_ready(batch.iter().any(|write| write.commit().is_durable)).map_err(Fault::InAll)?;
         let Some(db) = &self.db else { return Err(Fault::InAll(self.place.gone())) };
-        let said = |error| words::words(&self.place.shown, &error);
+        let said = |error| words::unavailable(&self.place.shown, &error);
         db.prepare_cached("BEGIN IMMEDIATE")
             .and_then(|mut begin| begin.execute([]))
             .map_err(|e| Fault::InAll(said(e)))?;
@@ -379,18 +382,18 @@ impl Desk {
     }
 
     /// Sees that there is a connection to the file that is there, set as the next commit needs it.
-    fn be_ready(&mut self, is_durable: bool) -> Result<(), String> {
+    fn be_ready(&mut self, is_durable: bool) -> Result<(), Unavailable> {
         if !self.place.is_there() {
             return Err(self.place.gone());
         }
         if self.db.is_none() {
-            self.db = Some(self.place.connect_to_write().map_err(|error| error.to_string())?);
+            self.db = Some(self.place.connect_to_write()?);
             self.syncs = None;
         }
         if let Some(db) = self.db.as_ref().filter(|_| self.syncs != Some(is_durable)) {
             let mode = if is_durable { "FULL" } else { "NORMAL" };
             let set = db.pragma_update(None, "synchronous", mode);
-            set.map_err(|error| words::words(&self.place.shown, &error))?;
+            set.map_err(|error| words::unavailable(&self.place.shown, &error))?;
             self.syncs = Some(is_durable);
         }
         Ok(())
@@ -404,9 +407,9 @@ impl Desk {
         }
     }
 
-    fn lend(&mut self, answer: &Sender<Result<Loan, String>>) {
-        if let Err(words) = self.be_ready(true) {
-            let _ = answer.send(Err(words));
+    fn lend(&mut self, answer: &Sender<Result<Loan, Unavailable>>) {
+        if let Err(unavailable) = self.be_ready(true) {
+            let _ = answer.send(Err(unavailable));
             return;
         }
         let (back, returned) = channel();
@@ -439,15 +442,19 @@ impl Desk {
 /// Why a transaction came to nothing.
 enum Fault {
     /// It could not begin: so it is for each of the writes.
-    InAll(String),
+    InAll(Unavailable),
     /// One of the writes may be the cause.
-    InOne(String),
+    InOne(Unavailable),
 }
 
 impl Fault {
-    fn into_words(self) -> String {
+    fn into_inner(self) -> Unavailable {
         match self {
-            Fault::InAll(words) | Fault::InOne(words) => words,
+            Fault::InAll(unavailable) | Fault::InOne(unavailable) => unavailable,
         }
     }
+}
+
+fn broken(words: String) -> Unavailable {
+    Unavailable { reason: "jobs cannot be written", words }
 }

@@ -1,0 +1,134 @@
+//! Whether a job could be enqueued now. The engine is asked at most once a second and by one caller at a time, since it writes
+//! to its disk for that and anybody may ask.
+
+use std::sync::{Condvar, Mutex};
+use std::time::{Duration, Instant};
+
+use super::engine::Unavailable;
+use super::trouble::Trouble;
+use crate::error::Result;
+use crate::sync::{lock, wait_while_for};
+
+/// How long an answer holds.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// How long others wait for the first answer of all. Later they get the last one.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// The answer of an engine: a reason that clients may read.
+pub(super) type Ready = Result<(), &'static str>;
+
+#[derive(Default)]
+pub(super) struct Readiness {
+    known: Mutex<Known>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Known {
+    last: Option<(Instant, Ready)>,
+    is_asking: bool,
+    trouble: Trouble,
+}
+
+impl Readiness {
+    /// Returns the engine's answer, from `check` where none is fresh.
+    pub(super) fn ask(&self, check: impl FnOnce() -> Result<()>) -> Ready {
+        let mut known = lock(&self.known);
+        if known.is_asking {
+            let is_first = |known: &mut Known| known.is_asking && known.last.is_none();
+            let known = wait_while_for(&self.changed, known, PATIENCE, is_first);
+            return known.last.map_or(Err("jobs have not answered yet"), |(_, ready)| ready);
+        }
+        if let Some((at, ready)) = known.last
+            && at.elapsed() < FRESH
+        {
+            return ready;
+        }
+        known.is_asking = true;
+        drop(known);
+        let asking = Asking(self);
+        let checked = check();
+        asking.0.note(checked)
+    }
+
+    fn note(&self, checked: Result<()>) -> Ready {
+        let mut known = lock(&self.known);
+        let ready = match checked {
+            Ok(()) => {
+                known.trouble.is_over(Duration::ZERO);
+                Ok(())
+            }
+            Err(error) => {
+                known.trouble.say("cannot be enqueued", &error);
+                Err(error.find_source::<Unavailable>().map_or("jobs cannot be kept", |why| why.reason))
+            }
+        };
+        known.last = Some((Instant::now(), ready));
+        ready
+    }
+}
+
+/// The one caller who asks, also where that panics.
+struct Asking<'a>(&'a Readiness);
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.known).is_asking = false;
+        self.0.changed.notify_all();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+    use std::thread;
+
+    use super::*;
+    use crate::error::Error;
+
+    fn away() -> Result<()> {
+        Err(Unavailable { reason: "the disk is full", words: "no room in /srv/secret".into() }.into())
+    }
+
+    #[test]
+    fn the_engine_is_asked_once_and_the_answer_is_for_all() {
+        let readiness = Readiness::default();
+        assert_eq!(readiness.ask(away), Err("the disk is full"));
+        assert_eq!(readiness.ask(|| panic!("it was asked just now")), Err("the disk is full"));
+        lock(&readiness.known).last = None;
+        assert_eq!(readiness.ask(|| Err(Error::internal("at 10.0.0.1"))), Err("jobs cannot be kept"));
+        lock(&readiness.known).last = None;
+        assert_eq!(readiness.ask(|| Ok(())), Ok(()));
+    }
+
+    #[test]
+    fn an_engine_that_hangs_holds_up_one_caller() {
+        let readiness = Readiness::default();
+        assert_eq!(readiness.ask(|| Ok(())), Ok(()));
+        lock(&readiness.known).last = Some((Instant::now() - FRESH, Ok(())));
+        let ((begins, begun), (ends, ended)) = (mpsc::channel(), mpsc::channel::<()>());
+        thread::scope(|scope| {
+            let asked = &readiness;
+            let hangs = scope.spawn(move || {
+                asked.ask(move || {
+                    begins.send(()).unwrap();
+                    ended.recv().unwrap();
+                    away()
+                })
+            });
+            begun.recv().unwrap();
+            assert_eq!(readiness.ask(|| panic!("another asks")), Ok(()), "what was known before");
+            ends.send(()).unwrap();
+            assert_eq!(hangs.join().unwrap(), Err("the disk is full"));
+        });
+        assert_eq!(readiness.ask(|| panic!("it was asked just now")), Err("the disk is full"));
+    }
+
+    #[test]
+    fn a_check_that_panics_is_made_again() {
+        let readiness = Readiness::default();
+        assert!(crate::background::panics::catch(|| readiness.ask(|| panic!("boom"))).is_err());
+        assert_eq!(readiness.ask(|| Ok(())), Ok(()));
+    }
+}
