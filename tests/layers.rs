@@ -11,7 +11,6 @@ const FLOORS: &[(&str, u32)] = &[
     ("bounds", 0),
     ("error", 0),
     ("log_limit", 0),
-    ("panics", 0),
     ("sync", 0),
     ("watched", 0),
     ("worker_share", 0),

@@ -391,7 +391,12 @@ impl App {
     /// assert_eq!(answer.json::<serde_json::Value>()["status"], "ok");
     /// ```
     ///
-    /// `running` and `waiting` are tasks now, `succeeded`, `failed` and `cancelled` since the start.
+    /// `running` and `waiting` are tasks now, `succeeded`, `failed` and `cancelled` since the start. Of those that failed some
+    /// have `panicked` or were `abandoned` (the process stopped before they could end), and of those that were cancelled some
+    /// have `timed_out`.
+    ///
+    /// It says that the process lives, whatever else does: a platform that restarts what does not answer it must not restart
+    /// a site whose database is locked. [`readyz`](App::readyz) says whether it can work.
     #[track_caller]
     pub fn healthz(self) -> App {
         let app = self.route(
@@ -401,6 +406,28 @@ impl App {
             Location::caller(),
         );
         app.change_route("healthz", |goal| goal.passage.any_host = true)
+    }
+
+    /// Answers `GET /readyz` with 200 where the application's [jobs](App::jobs) can be enqueued, and with 503 where they cannot,
+    /// whatever host is asked for: for load balancers, which then send requests elsewhere.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Jobs};
+    ///
+    /// let answer = TestClient::new(App::new().jobs(Jobs::memory()).readyz()).get("/readyz");
+    /// assert_eq!(answer.json::<serde_json::Value>()["status"], "ok");
+    /// ```
+    ///
+    /// The body of a 503 says why in a few words that name no file, address or password, since anyone may ask:
+    /// `{"status": "unavailable", "reasons": ["jobs: the disk is full"]}`. The log has the whole reason, once a minute. Where
+    /// jobs are kept something is written for it, at most once a second; others get that answer meanwhile. An application
+    /// without jobs is always ready.
+    #[track_caller]
+    pub fn readyz(self) -> App {
+        let answer = |req: &mut Request| service::readiness(req);
+        let app = self.route(Some(Method::Get), "/readyz", answer, Location::caller());
+        app.change_route("readyz", |goal| goal.passage.any_host = true)
     }
 
     /// Keeps a value for all handlers and tasks, one of each type: [`Request::state`], [`TaskContext::state`].

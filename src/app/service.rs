@@ -17,7 +17,7 @@ use crate::error::{Error, Status};
 use crate::http::guard::rates::TooSoon;
 use crate::http::guard::{Guard, Passage};
 use crate::http::request::{Method, Request};
-use crate::http::response::{IntoResponse, Response};
+use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Found, Router};
 use crate::http::{encoding, once, pages, session};
 use crate::jobs::Jobs;
@@ -100,10 +100,7 @@ impl Service {
         self.guard.identify(&mut request);
         let _entered = request.context().enter();
         let response = caught(|| answer(&mut request));
-        let response = self.finish(&mut request, response, began);
-        // It may have values of the application's.
-        panics::discard(request);
-        response
+        self.finish(&mut request, response, began)
     }
 
     /// The guard, the hooks, the handler.
@@ -234,13 +231,31 @@ pub(super) fn health(request: &Request) -> Value {
         "waiting": counts.queued,
         "succeeded": counts.done(),
         "failed": counts.failed,
+        "panicked": counts.panicked,
+        "abandoned": counts.abandoned,
         "cancelled": counts.cancelled,
+        "timed_out": counts.timed_out,
     })
+}
+
+/// Whether the process can take what requests bring: with the reasons why not, which name nothing of its inside.
+pub(super) fn readiness(request: &Request) -> Response {
+    let jobs = request.scope().get::<Jobs>().map_or(Ok(()), |jobs| jobs.ready());
+    let (status, told) = match jobs {
+        Ok(()) => (Status::OK, json!({ "status": "ok" })),
+        Err(reason) => {
+            let reasons = [format!("jobs: {reason}")];
+            (Status::SERVICE_UNAVAILABLE, json!({ "status": "unavailable", "reasons": reasons }))
+        }
+    };
+    Json(told).into_response().status(status).header("Cache-Control", "no-store")
 }
 
 fn log_error(request: &Request, error: &Error) {
     let panic = error.source().and_then(|source| source.downcast_ref::<Failure>());
-    let what = panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
+    let what = || panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
+    // What an error says is code of the application's, which may panic in its turn.
+    let what = panics::catch(what).unwrap_or_else(|panic| format!("failed, and what it says panicked: {panic}"));
     let backtrace = panic.map_or_else(|| error.backtrace_lines(), Failure::backtrace);
     let backtrace = backtrace.map_or(String::new(), |lines| format!("\n{lines}"));
     let line = format!("{} {} {} {what}", request.method(), request.path(), request.id());

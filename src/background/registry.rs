@@ -19,7 +19,6 @@ use super::timer;
 use crate::bounds;
 use crate::config::Config;
 use crate::deadline;
-use crate::panics;
 use crate::sync::{lock, wait_while_for};
 use crate::watched::Watched;
 
@@ -304,10 +303,16 @@ pub struct Counts {
     pub queued: usize,
     /// Ended since the start of the process, well or not.
     pub ended: u64,
-    /// Of these, failed.
+    /// Of these, failed: with an error, by a panic, or abandoned.
     pub failed: u64,
-    /// Of these, cancelled, or timed out.
+    /// Of those that failed, panicked.
+    pub panicked: u64,
+    /// Of those that failed, abandoned: the process stopped before they could end.
+    pub abandoned: u64,
+    /// Of those that ended, cancelled, or timed out.
     pub cancelled: u64,
+    /// Of those that were cancelled, told to because their deadline had passed.
+    pub timed_out: u64,
 }
 
 impl Counts {
@@ -339,9 +344,8 @@ struct State {
     waiting_to_retry: HashMap<u64, (Work, bool)>,
     ended: VecDeque<Arc<Record>>,
     failed: VecDeque<Arc<Record>>,
-    ended_count: u64,
-    failed_count: u64,
-    cancelled_count: u64,
+    /// How those ended that have.
+    past: Counts,
     watchers: usize,
     closing: bool,
 }
@@ -541,19 +545,13 @@ impl Registry {
         if !record.end(end) {
             return;
         }
-        // The logger is the application's.
-        let _ = panics::catch(say);
+        say();
         let mut state = self.state();
         state.unfinished.remove(&record.id);
-        state.ended_count += 1;
+        state.count(failure);
         keep(&mut state.ended, record, ENDED);
-        match record.state() {
-            TaskState::Failed => {
-                state.failed_count += 1;
-                keep(&mut state.failed, record, FAILED);
-            }
-            TaskState::Cancelled => state.cancelled_count += 1,
-            _ => {}
+        if record.state() == TaskState::Failed {
+            keep(&mut state.failed, record, FAILED);
         }
         self.tell(&state);
     }
@@ -683,12 +681,23 @@ pub(crate) struct TaskLists {
 
 impl State {
     fn counts(&self) -> Counts {
-        Counts {
-            unfinished: self.unfinished.len(),
-            queued: self.queue.len(),
-            ended: self.ended_count,
-            failed: self.failed_count,
-            cancelled: self.cancelled_count,
+        Counts { unfinished: self.unfinished.len(), queued: self.queue.len(), ..self.past }
+    }
+
+    /// Counts one that has ended.
+    fn count(&mut self, failure: Option<&Failure>) {
+        let past = &mut self.past;
+        past.ended += 1;
+        let Some(failure) = failure else { return };
+        match state_after(failure) {
+            TaskState::Cancelled => past.cancelled += 1,
+            _ => past.failed += 1,
+        }
+        match failure {
+            Failure::Panic(_) => past.panicked += 1,
+            Failure::Abandoned => past.abandoned += 1,
+            Failure::TimedOut => past.timed_out += 1,
+            Failure::Error(_) | Failure::Cancelled => {}
         }
     }
 
@@ -837,5 +846,6 @@ mod tests {
         registry.end(&cancelled, Some(&Failure::Cancelled));
         let counts = registry.counts();
         assert_eq!((counts.failed, counts.cancelled, counts.done()), (ENDED as u64 + 50, 1, 0));
+        assert_eq!((counts.abandoned, counts.panicked, counts.timed_out), (counts.failed, 0, 0));
     }
 }

@@ -27,8 +27,7 @@ pub(crate) struct Departures(Arc<Shared>);
 
 struct Shared {
     port: u16,
-    /// None where the kernel or a sandbox refuses what they need.
-    hang_ups: Option<HangUps>,
+    hang_ups: HangUps,
     pages: Mutex<Pages>,
 }
 
@@ -51,10 +50,12 @@ struct Page {
 }
 
 impl Departures {
-    /// Of the server on that port. Where the kernel does not report hang-ups it works without, with a warning.
-    pub(crate) fn new(port: u16) -> Departures {
-        let hang_ups = HangUps::new().inspect_err(unnoticed).ok();
-        Departures(Arc::new(Shared { port, hang_ups, pages: Mutex::default() }))
+    /// Of the server on that port.
+    ///
+    /// # Errors
+    /// When the system has no descriptors for it.
+    pub(crate) fn new(port: u16) -> io::Result<Departures> {
+        Ok(Departures(Arc::new(Shared { port, hang_ups: HangUps::new()?, pages: Mutex::default() })))
     }
 
     /// Begins to look after a page, until what is given back is dropped.
@@ -78,10 +79,10 @@ impl Departures {
         }
         if self.0.is_watching(&mut pages) {
             match &page.socket {
-                Some(socket) => self.0.add(id, socket).err().iter().for_each(unnoticed),
+                Some(socket) => self.0.hang_ups.add(id, socket).err().iter().for_each(unnoticed),
                 None => {
                     pages.new.push(id);
-                    self.0.ring();
+                    self.0.hang_ups.ring();
                 }
             }
         }
@@ -96,7 +97,7 @@ impl Departures {
         pages.is_closed = true;
         let all: Vec<Disconnect> = pages.open.values().map(|page| page.disconnect.clone()).collect();
         drop(pages);
-        self.0.ring();
+        self.0.hang_ups.ring();
         all.iter().for_each(Disconnect::tell);
     }
 }
@@ -104,7 +105,7 @@ impl Departures {
 impl Shared {
     /// Whether the thread is there. It is started once there is something to watch.
     fn is_watching(self: &Arc<Self>, pages: &mut Pages) -> bool {
-        if !imp::IS_KNOWN || self.hang_ups.is_none() || pages.is_watched || pages.is_closed {
+        if !imp::IS_KNOWN || pages.is_watched || pages.is_closed {
             return pages.is_watched;
         }
         let shared = self.clone();
@@ -113,14 +114,6 @@ impl Shared {
         pages.is_watched = spawned.is_ok();
         spawned.err().iter().for_each(unnoticed);
         pages.is_watched
-    }
-
-    fn add(&self, id: u64, socket: &Socket) -> io::Result<()> {
-        self.hang_ups.as_ref().map_or(Ok(()), |hang_ups| hang_ups.add(id, socket))
-    }
-
-    fn ring(&self) {
-        self.hang_ups.iter().for_each(HangUps::ring);
     }
 
     fn watch(&self) {
@@ -133,7 +126,7 @@ impl Shared {
 
     /// Waits for news, and tells whom they concern.
     fn look(&self) -> io::Result<()> {
-        let hang_ups = self.hang_ups.as_ref().map_or(Ok(Vec::new()), HangUps::wait)?;
+        let hang_ups = self.hang_ups.wait()?;
         self.gone(&hang_ups).iter().for_each(Disconnect::tell);
         let new = std::mem::take(&mut lock(&self.pages).new);
         if new.is_empty() { Ok(()) } else { self.look_for(&new) }
@@ -154,7 +147,7 @@ impl Shared {
             let Some(page) = pages.open.get_mut(&id) else { continue };
             match socket {
                 Some(socket) => {
-                    self.add(id, &socket)?;
+                    self.hang_ups.add(id, &socket)?;
                     page.socket = Some(socket);
                 }
                 None => gone.push(page.disconnect.clone()),
@@ -203,8 +196,7 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         let page = lock(&self.of.pages).open.remove(&self.id);
-        let (socket, hang_ups) = (page.and_then(|page| page.socket), self.of.hang_ups.as_ref());
-        socket.iter().zip(hang_ups).for_each(|(socket, hang_ups)| hang_ups.remove(socket));
+        page.and_then(|page| page.socket).iter().for_each(|socket| self.of.hang_ups.remove(socket));
     }
 }
 
@@ -356,7 +348,7 @@ mod tests {
     }
 
     fn departures(theirs: &TcpStream) -> Departures {
-        Departures::new(theirs.local_addr().unwrap().port())
+        Departures::new(theirs.local_addr().unwrap().port()).unwrap()
     }
 
     #[test]

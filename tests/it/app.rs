@@ -1,7 +1,11 @@
 //! The application: hooks, mounts, names of routes, error pages of its own, health.
 
+use std::time::{Duration, Instant};
+
 use aside::testing::TestClient;
-use aside::{App, Config, Error, Json, Mode, Request, Response, Result, Status, context, redirect};
+use aside::{
+    App, Config, Error, Jobs, Json, Mode, Request, Response, Result, Status, Task, TaskContext, context, redirect,
+};
 use log::Level;
 
 use crate::logs;
@@ -217,16 +221,59 @@ fn health_says_how_the_background_is() {
     let app = app()
         .healthz()
         .get("/work", |_| Response::new().background(|| "done".parse::<u8>().map(drop)).background(|| ()))
-        .get("/cancelled", |_| Response::new().background(|| Err::<(), _>(aside::Cancelled)));
-    let mut client = TestClient::new(app);
-    client.get("/work");
-    client.get("/cancelled");
+        .get("/cancelled", |_| Response::new().background(|| Err::<(), _>(aside::Cancelled)))
+        .get("/panics", |_| Response::new().background(|| -> () { panic!("boom") }))
+        .get("/hangs", |_| {
+            let task = Task::named("hangs").deadline(Duration::from_millis(1));
+            Response::new().task(task, |task: &TaskContext| task.sleep(Duration::from_secs(600)))
+        });
+    let mut client = TestClient::new(app.panel(|_| true));
+    for path in ["/work", "/cancelled", "/panics", "/hangs"] {
+        client.get(path);
+    }
     client.settle();
+    let panel = client.get("/_aside").text().to_owned();
+    assert!(panel.contains("2<small>1 timed out</small>") && panel.contains("2<small>1 panicked</small>"), "{panel}");
     let health: serde_json::Value = client.get("/healthz").json();
     let expected = serde_json::json!({
-        "status": "ok", "running": 0, "waiting": 0, "succeeded": 1, "failed": 1, "cancelled": 1
+        "status": "ok", "running": 0, "waiting": 0, "succeeded": 1,
+        "failed": 2, "panicked": 1, "abandoned": 0, "cancelled": 2, "timed_out": 1
     });
     assert_eq!(health, expected);
+}
+
+#[test]
+fn a_site_without_jobs_and_one_with_jobs_that_can_be_enqueued_are_ready() {
+    for app in [app(), app().jobs(Jobs::memory())] {
+        let mut client = TestClient::new(app.readyz());
+        let ready = client.request("GET", "/readyz").header("Host", "10.0.0.7:8000").send();
+        assert_eq!((ready.status(), ready.text()), (Status::OK, r#"{"status":"ok"}"#));
+        assert_eq!(ready.header("Cache-Control"), Some("no-store"));
+    }
+}
+
+/// A load balancer reads why the site cannot take what enqueues a job; the process lives, and says nothing of its inside.
+#[cfg(feature = "sqlite")]
+#[test]
+fn a_site_whose_jobs_cannot_be_enqueued_is_not_ready_and_alive() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("jobs.db");
+    let mut client = TestClient::new(app().jobs(Jobs::sqlite(&path).unwrap()).readyz().healthz());
+    assert_eq!(client.get("/readyz").status(), Status::OK);
+    std::fs::rename(&path, folder.path().join("away.db")).unwrap();
+    let began = Instant::now();
+    let refused = loop {
+        let answer = client.get("/readyz");
+        if answer.status() == Status::SERVICE_UNAVAILABLE {
+            break answer;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "an answer holds for a second");
+        std::thread::yield_now();
+    };
+    assert_eq!(refused.text(), r#"{"reasons":["jobs: the database is missing"],"status":"unavailable"}"#);
+    assert_eq!(client.get("/healthz").status(), Status::OK);
+    let path = path.display().to_string();
+    assert!(logs::at(Level::Warn, &path).iter().any(|line| line.contains("cannot be enqueued")));
 }
 
 #[test]

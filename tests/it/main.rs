@@ -19,10 +19,6 @@ mod multipart;
 mod pages;
 mod panel;
 mod panel_jobs;
-#[cfg(feature = "sqlite")]
-mod panics;
-mod percent;
-mod readme;
 mod seeds;
 mod sessions;
 mod shares;

@@ -19,7 +19,7 @@ mod framing;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod head;
-pub(super) mod poller;
+mod poller;
 mod reply;
 mod slots;
 mod stream;
@@ -47,7 +47,7 @@ use self::stream::{Patient, Stream};
 use self::upload::{Left, Lent, Upload};
 use self::watcher::{Waits, Watcher};
 use super::departures::{Departures, Presence};
-use super::listener::{Listener, Socket};
+use super::listener::Listener;
 use super::streams::{self, aside};
 use super::wire::{self, Terms};
 use super::{Counted, Desk, Taken, Transport};
@@ -82,8 +82,6 @@ const FULL: &[u8] =
 pub(crate) struct Epoll {
     config: Config,
     listener: OwnedFd,
-    /// The service manager's: other processes listen on it too, and after this one.
-    is_handed_over: bool,
     /// The file of a Unix socket, which goes with the server.
     file: Option<PathBuf>,
     poller: Poller,
@@ -123,23 +121,22 @@ impl Epoll {
     /// Takes the listener over.
     ///
     /// # Errors
-    /// When the kernel refuses to report what happens on it.
-    pub(super) fn new(listener: Listener, poller: Poller, config: &Config) -> Result<Epoll> {
-        let Listener { socket, is_handed_over } = listener;
-        let (listener, file, port): (OwnedFd, _, _) = match socket {
-            Socket::Tcp(listener) => {
+    /// When the system has no descriptors left.
+    pub(super) fn new(listener: Listener, config: &Config) -> Result<Epoll> {
+        let (listener, file, port): (OwnedFd, _, _) = match listener {
+            Listener::Tcp(listener) => {
                 let port = listener.local_addr()?.port();
                 (listener.into(), None, port)
             }
-            Socket::Unix(listener, file) => (listener.into(), file, 0),
+            Listener::Unix(listener, file) => (listener.into(), file, 0),
         };
         rustix::io::ioctl_fionbio(&listener, true)?;
+        let poller = Poller::new()?;
         poller.add_listener(&listener)?;
         Ok(Epoll {
             config: config.clone(),
-            departures: Departures::new(port),
+            departures: Departures::new(port)?,
             listener,
-            is_handed_over,
             file,
             poller,
             slots: Slots::new(config.max_connections + SPARE),
@@ -151,12 +148,9 @@ impl Epoll {
         })
     }
 
-    /// Whether workers stay, while it stops, for those that still wait for a response: those too whose request is about to
-    /// come.
+    /// Whether workers stay, while it stops, for those that still wait for a response.
     fn is_awaited(&self) -> bool {
-        let is_awaited =
-            || self.slots.are_in_flight() || self.slots.any(|connection| connection.is_fresh(&self.config));
-        self.is_closed() && !self.is_over.load(Ordering::Acquire) && is_awaited()
+        self.is_closed() && !self.is_over.load(Ordering::Acquire) && self.slots.are_in_flight()
     }
 
     fn is_closed(&self) -> bool {
@@ -165,9 +159,6 @@ impl Epoll {
 
     /// Accepts what waits, and has the next one wake somebody again.
     fn accept(&self) {
-        if self.is_closed() {
-            return;
-        }
         for _ in 0..ACCEPTED_AT_ONCE {
             match acceptfrom_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((socket, from)) => self.welcome(socket, from.and_then(|from| SocketAddr::try_from(from).ok())),
@@ -347,7 +338,7 @@ impl Epoll {
         let mut terms = asked;
         terms.close |= left == Left::Unknown
             || connection.served >= self.config.max_requests
-            || self.is_closed()
+            || desk.is_stopping()
             || terms.ends_by_closing(&response)
             || response.status_code() < Status::OK;
         let after = match left {
@@ -653,11 +644,7 @@ impl Transport for Epoll {
 
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
-        match self.is_handed_over {
-            // Shut down, it would be so for every process that has it; clients wait in it for the next one.
-            true => self.poller.remove_listener(&self.listener),
-            false => drop(socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both)),
-        }
+        let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
         // Gone already, or somebody else's by now: either way nothing is lost.
         self.file.iter().for_each(|file| drop(std::fs::remove_file(file)));
         self.departures.close();
