@@ -4,9 +4,10 @@
 //! A [`Webhook`] is a [`Job`] too: one that is enqueued survives the process.
 //! [`verify`] checks what another site sent in the same way.
 //!
-//! An address that a visitor gave may lead anywhere, into your own network too. Check it before it becomes a [`Webhook`]
-//! (`https`, a host that you know, or at least none that resolves to a private address), or let webhooks out through a
-//! proxy that does: `HTTPS_PROXY` and `HTTP_PROXY` are heeded.
+//! An address that a user gave may lead anywhere, into your own network too (server-side request forgery): send to it with
+//! [`Webhook::public_only`]. Other webhooks go through the proxy that `HTTPS_PROXY` and `HTTP_PROXY` name.
+
+mod public;
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -25,6 +26,7 @@ use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq as _};
 use ureq::http::Uri;
 
+use self::public::NotPublic;
 use crate::background::task::{Retry, Task, TaskContext, TaskHandle};
 use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
@@ -102,11 +104,12 @@ pub struct Webhook {
     body: Result<Vec<u8>, String>,
     secret: Option<Vec<u8>>,
     headers: Headers,
+    public_only: bool,
     limits: (Duration, Duration),
 }
 
 impl Webhook {
-    /// A webhook to that address, `http://` or `https://`. See the [module](crate::webhook) for one that a visitor gave.
+    /// A webhook to that address, `http://` or `https://`; see [`public_only`](Webhook::public_only) for one that a user gave.
     pub fn post(url: impl Into<String>) -> Webhook {
         Webhook {
             url: url.into(),
@@ -114,6 +117,7 @@ impl Webhook {
             body: Ok(Vec::new()),
             secret: None,
             headers: Headers::new(),
+            public_only: false,
             limits: LIMITS,
         }
     }
@@ -140,6 +144,31 @@ impl Webhook {
     /// A header more. Those of the specification are ours and come out as they must.
     pub fn header(mut self, name: impl Into<String>, value: impl Into<String>) -> Webhook {
         self.headers.append(name, value);
+        self
+    }
+
+    /// Connects to public addresses alone: for an address that a user gave, which may lead to your own machines.
+    ///
+    /// ```
+    /// use aside::Webhook;
+    ///
+    /// # fn send(typed: &str) {
+    /// Webhook::post(typed).json("paid").public_only().send();
+    /// # }
+    /// ```
+    ///
+    /// What counts are the addresses that the host's name has when it is connected to, at each attempt: a name that changes
+    /// in the meantime gains nothing. Refused are loopback, private, link-local (the metadata services of clouds among
+    /// them), shared (`100.64.0.0/10`), unique local, multicast, unspecified, reserved and documentation addresses, also
+    /// where they are written as IPv4-mapped, NAT64 or 6to4 addresses. Where a name has both kinds, the public ones are
+    /// used.
+    ///
+    /// A refusal is final, and a job is dead at once: each further attempt would be a further chance for whoever changes
+    /// the name. A job whose name was wrong for a while can be retried in the panel.
+    ///
+    /// No proxy is used, whatever `HTTPS_PROXY` says: it would connect where this process does not see it.
+    pub fn public_only(mut self) -> Webhook {
+        self.public_only = true;
         self
     }
 
@@ -189,11 +218,15 @@ impl Webhook {
 
     /// One try, signed at its own time.
     fn deliver(&self) -> Result<()> {
+        self.deliver_by(if self.public_only { public_agent() } else { agent() })
+    }
+
+    fn deliver_by(&self, agent: &ureq::Agent) -> Result<()> {
         let (url, host) = address(&self.url)?;
         let body = self.body()?;
         let headers = self.signed_headers(body, Timestamp::now().as_second())?;
         let (connect, whole) = self.limits;
-        let request = agent().post(url).config().timeout_connect(Some(connect)).timeout_global(Some(whole)).build();
+        let request = agent.post(url).config().timeout_connect(Some(connect)).timeout_global(Some(whole)).build();
         let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
         let failed = |error| Trouble::from(&host, error);
         let answer = request.send(body).map_err(failed)?;
@@ -261,6 +294,8 @@ struct Written {
     secret: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     headers: Vec<(String, String)>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    public_only: bool,
 }
 
 impl Serialize for Webhook {
@@ -273,6 +308,7 @@ impl Serialize for Webhook {
             body: String::from_utf8(body.to_vec()).map_err(S::Error::custom)?,
             secret: self.secret.as_ref().map(|secret| STANDARD.encode(secret)),
             headers: self.headers.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
+            public_only: self.public_only,
         };
         written.serialize(to)
     }
@@ -289,6 +325,7 @@ impl<'de> Deserialize<'de> for Webhook {
             body: Ok(written.body.into_bytes()),
             secret: written.secret.map(decode).transpose()?,
             headers: written.headers.into_iter().collect(),
+            public_only: written.public_only,
             limits: LIMITS,
         })
     }
@@ -304,16 +341,23 @@ impl fmt::Debug for Webhook {
 /// The client of this process: it keeps connections for the next webhook. It has no thread of its own; looking a host's
 /// name up within a time limit takes one for that long.
 fn agent() -> &'static ureq::Agent {
-    static AGENT: LazyLock<ureq::Agent> = LazyLock::new(|| {
-        let config = ureq::Agent::config_builder()
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .max_redirects_will_error(false)
-            .accept_encoding("identity")
-            .user_agent(concat!("aside/", env!("CARGO_PKG_VERSION")));
-        config.build().new_agent()
-    });
+    static AGENT: LazyLock<ureq::Agent> = LazyLock::new(|| settings().build().new_agent());
     &AGENT
+}
+
+/// The same for public addresses alone.
+fn public_agent() -> &'static ureq::Agent {
+    static AGENT: LazyLock<ureq::Agent> = LazyLock::new(|| public::agent(settings().proxy(None).build()));
+    &AGENT
+}
+
+fn settings() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
+    ureq::Agent::config_builder()
+        .http_status_as_error(false)
+        .max_redirects(0)
+        .max_redirects_will_error(false)
+        .accept_encoding("identity")
+        .user_agent(concat!("aside/", env!("CARGO_PKG_VERSION")))
 }
 
 /// An address and its host.
@@ -342,6 +386,12 @@ impl Trouble {
     }
 
     fn from(host: &str, error: ureq::Error) -> Trouble {
+        if let ureq::Error::Other(cause) = &error
+            && let Some(refused) = cause.downcast_ref::<NotPublic>()
+        {
+            let words = format!("webhook to {host} was not sent: {refused}");
+            return Trouble { words, is_worth_another_try: false, source: None };
+        }
         let is_worth_another_try = match &error {
             // A certificate that is not believed arrives as invalid data.
             ureq::Error::Io(error) => error.kind() != io::ErrorKind::InvalidData,
@@ -481,12 +531,14 @@ fn is_signed(secrets: &[impl AsRef<[u8]>], id: &str, timestamp: i64, body: &[u8]
 mod tests {
     use std::collections::VecDeque;
     use std::io::{BufRead, BufReader, Write};
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{IpAddr, TcpListener, TcpStream};
     use std::sync::{Arc, Mutex};
     use std::thread;
     use std::time::Instant;
 
     use serde_json::json;
+    use ureq::unversioned::resolver::{ResolvedSocketAddrs, Resolver};
+    use ureq::unversioned::transport::NextTimeout;
 
     use super::*;
     use crate::app::App;
@@ -513,6 +565,10 @@ mod tests {
         fn start(answers: &[&'static str]) -> Receiver {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let url = format!("http://{}/hooks/geheim", listener.local_addr().unwrap());
+            Receiver::on(listener, url, answers)
+        }
+
+        fn on(listener: TcpListener, url: String, answers: &[&'static str]) -> Receiver {
             let got = Arc::new(Mutex::new(Vec::new()));
             let (mut answers, theirs) = (VecDeque::from(answers.to_vec()), got.clone());
             thread::spawn(move || {
@@ -706,6 +762,103 @@ mod tests {
         assert!(Webhook::post(&receiver.url).json("x").send_now().is_err());
         assert_eq!(receiver.got().len(), 2);
     }
+
+    /// The one answer is still there at the end: nothing else has connected.
+    #[test]
+    fn a_webhook_for_public_addresses_does_not_reach_this_machine() {
+        let receiver = Receiver::start(&["200 OK"]);
+        for host in ["127.0.0.1", "localhost", "2130706433", "127.1", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]", "[::]"]
+        {
+            let url = receiver.url.replace("127.0.0.1", host);
+            let (outcome, failures) = send(Webhook::post(url).json("x").public_only());
+            let words = outcome.unwrap_err();
+            assert!(words.starts_with("webhook to ") && words.contains("is not a public address"), "{words}");
+            assert!(!words.contains("geheim") && failures == 1, "{words}");
+        }
+        assert!(receiver.got().is_empty());
+        Webhook::post(&receiver.url).json("x").send_now().unwrap();
+    }
+
+    #[test]
+    fn a_job_for_public_addresses_is_dead_at_once() {
+        let receiver = Receiver::start(&["200 OK"]);
+        let client = site();
+        let id = client.jobs().enqueue(Webhook::post(&receiver.url).json("x").public_only()).unwrap().id;
+        client.settle();
+        let job = job(&client, id);
+        assert_eq!((job.state, job.failures.len(), receiver.got().len()), (JobState::Dead, 1, 0));
+        let words = &job.failures[0].words;
+        assert!(words.contains("has the address 127.0.0.1, which is not a public address"), "{words}");
+    }
+
+    /// Names that have these addresses, one after the other, as a name server of an attacker's has.
+    #[derive(Debug)]
+    struct Names(Mutex<VecDeque<Vec<&'static str>>>);
+
+    impl Resolver for Names {
+        fn resolve(
+            &self,
+            uri: &Uri,
+            _: &ureq::config::Config,
+            _: NextTimeout,
+        ) -> Result<ResolvedSocketAddrs, ureq::Error> {
+            let mut all = self.empty();
+            let addresses = self.0.lock().unwrap().pop_front().unwrap();
+            addresses.iter().for_each(|ip| all.push((ip.parse::<IpAddr>().unwrap(), uri.port_u16().unwrap()).into()));
+            Ok(all)
+        }
+    }
+
+    /// 127.0.0.2 is as a public address here, and 127.0.0.1 is not.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn an_address_is_checked_at_each_connection_and_redirects_lead_nowhere() {
+        let inside = Receiver::start(&["200 OK"]);
+        let port = inside.url.split([':', '/']).nth(4).unwrap().to_owned();
+        let outside = TcpListener::bind(format!("127.0.0.2:{port}")).unwrap();
+        let redirect = "307 Go\r\nLocation: http://127.0.0.1/";
+        let outside = Receiver::on(outside, format!("http://a.example:{port}/"), &["200 OK", "200 OK", redirect]);
+        let (public, private) = ("127.0.0.2", "127.0.0.1");
+        let names = [vec![public], vec![private], vec![private, public], vec![public], vec![private]];
+        let names = Names(Mutex::new(names.into_iter().collect()));
+        let rule = |address: IpAddr| address == IpAddr::from([127, 0, 0, 2]);
+        let agent = public::agent_with(settings().proxy(None).build(), names, rule);
+        let webhook = Webhook::post(&outside.url).json("x");
+        webhook.deliver_by(&agent).unwrap();
+        assert!(webhook.deliver_by(&agent).unwrap_err().chain().contains("the address 127.0.0.1"));
+        webhook.deliver_by(&agent).unwrap();
+        assert!(webhook.deliver_by(&agent).unwrap_err().chain().contains("answered 307"));
+        assert!(webhook.deliver_by(&agent).unwrap_err().chain().contains("the address 127.0.0.1"));
+        assert_eq!((outside.got().len(), inside.got().len()), (3, 0));
+    }
+
+    /// A proxy would connect where the check does not see it. The test is run again in a process that has one.
+    #[test]
+    fn a_proxy_does_not_send_a_webhook_for_public_addresses() {
+        const NAME: &str = "webhook::tests::a_proxy_does_not_send_a_webhook_for_public_addresses";
+        const BEHIND: &str = "ASIDE_TEST_BEHIND_A_PROXY";
+        // Of an address that is for documentation, and leads nowhere.
+        let webhook = Webhook::post("http://192.0.2.1/").json("x");
+        if std::env::var_os(BEHIND).is_some() {
+            let words = webhook.clone().public_only().send_now().unwrap_err().chain();
+            assert!(words.contains("the address 192.0.2.1, which is not a public address"), "{words}");
+            webhook.send_now().unwrap_err();
+            return;
+        }
+        let proxy = Receiver::start(&["502 No", "502 No"]);
+        let url = proxy.url.trim_end_matches("/hooks/geheim");
+        let mut child = std::process::Command::new(std::env::current_exe().unwrap());
+        child
+            .args(["--exact", NAME])
+            .env(BEHIND, "1")
+            .env("ALL_PROXY", url)
+            .env("HTTP_PROXY", url)
+            .env_remove("NO_PROXY");
+        let output = child.env_remove("no_proxy").output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!(proxy.got().len(), 1, "the other one went through it");
+    }
+
     /// Longer than any wait between two tries.
     const LATER: Duration = Duration::from_secs(3600);
 
@@ -821,6 +974,9 @@ mod tests {
             (webhook.body.as_deref(), webhook.secret.as_deref()),
             (Ok(&b"{\"a\":1}"[..]), Some(&[0, 255, 10][..]))
         );
+        let public = r#"{"url":"https://a.example","id":"msg_1","body":"","public_only":true}"#;
+        let webhook: Webhook = serde_json::from_str(public).unwrap();
+        assert!(webhook.public_only && serde_json::to_string(&webhook).unwrap() == public);
         let least = r#"{"url":"https://a.example","id":"msg_1","body":""}"#;
         assert_eq!(serde_json::to_string(&serde_json::from_str::<Webhook>(least).unwrap()).unwrap(), least);
     }
