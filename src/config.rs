@@ -353,6 +353,16 @@ impl Config {
         Bounds { workers, each: self.max_waiting.unwrap_or(quarter(workers)), bodies }
     }
 
+    /// Large uploads of one client.
+    pub(crate) fn uploads_per_client(&self) -> usize {
+        self.max_uploads_per_client.unwrap_or(quarter(self.worker_bounds().bodies))
+    }
+
+    /// Streams of one client.
+    pub(crate) fn streams_per_client(&self) -> usize {
+        self.max_streams_per_client.unwrap_or(quarter(self.max_streams))
+    }
+
     /// Whether this is development.
     pub fn is_development(&self) -> bool {
         self.mode == Mode::Development
@@ -475,6 +485,7 @@ mod tests {
             read(&[("ASIDE_MAX_WORKERS", "64"), ("ASIDE_MAX_STREAMS", "40"), ("ASIDE_MAX_WAITING", "3")]).unwrap();
         let bounds = config.worker_bounds();
         assert_eq!((bounds.workers, bounds.each, bounds.bodies), (64, 3, 32));
+        assert_eq!((config.uploads_per_client(), config.streams_per_client()), (8, 10));
     }
 
     #[test]

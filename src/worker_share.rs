@@ -89,11 +89,20 @@ impl Shares {
         WORKER_OF.set(Some(self.clone()));
     }
 
+    /// Returns true if one more worker may wait.
+    #[cfg_attr(not(all(feature = "epoll", target_os = "linux")), allow(dead_code))]
+    pub(crate) fn has_room(&self, wait: Wait) -> bool {
+        self.admits(&lock(&self.taken), wait)
+    }
+
+    fn admits(&self, taken: &[usize; KINDS], wait: Wait) -> bool {
+        taken[wait as usize] < self.bounds.of(wait) && taken.iter().sum::<usize>() < self.bounds.all()
+    }
+
     /// Permission for one worker to wait, while fewer than the bound do.
     pub(crate) fn take(self: &Arc<Shares>, wait: Wait) -> Option<Share> {
         let mut taken = lock(&self.taken);
-        let has_room = taken[wait as usize] < self.bounds.of(wait) && taken.iter().sum::<usize>() < self.bounds.all();
-        has_room.then(|| {
+        self.admits(&taken, wait).then(|| {
             taken[wait as usize] += 1;
             Share { shares: self.clone(), wait }
         })

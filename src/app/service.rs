@@ -1,5 +1,6 @@
 //! An application at work: the one way from a request to a response.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
@@ -16,6 +17,7 @@ use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::http::guard::rates::TooSoon;
 use crate::http::guard::{Guard, Passage};
+use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Found, Router};
@@ -71,6 +73,11 @@ impl Service {
     /// The tasks, the mailer and all else that is the application's own.
     pub(crate) fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    /// The address of the client that sent these headers.
+    pub(crate) fn client_of(&self, headers: &Headers, peer: Option<SocketAddr>) -> Option<IpAddr> {
+        self.guard.client_of(headers, peer)
     }
 
     /// In production, puts what should be looked at into the log.

@@ -4,6 +4,7 @@
 //! socket; a crew of [`workers`] stands between them. Two transports are here: `epoll`, the default on Linux, and
 //! [`tiny_http`], the portable base.
 
+mod clients;
 pub(crate) mod clock;
 mod departures;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
@@ -18,11 +19,12 @@ mod worker_policy;
 pub(crate) mod workers;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use self::clients::{Bound, Clients, Held};
 use self::listener::{Address, Listener};
 use self::tiny_http::TinyHttp;
 use self::workers::Crew;
@@ -34,8 +36,9 @@ use crate::deadline;
 use crate::error::{Error, Result};
 use crate::jobs::isolate::is_child;
 use crate::jobs::{self, Jobs};
+use crate::log_limit::LogLimit;
 use crate::sync::{lock, wait_while_for};
-use crate::worker_share::Shares;
+use crate::worker_share::{Shares, busy};
 
 /// What is left after the grace for tasks to obey their cancellation.
 const MORE: Duration = Duration::from_secs(2);
@@ -84,15 +87,28 @@ pub(crate) struct Desk {
     pub(crate) service: Service,
     stopping: AtomicBool,
     streams: Arc<Tally>,
+    streams_of_clients: Arc<Clients>,
+    streams_refused: LogLimit,
+    uploads_of_clients: Arc<Clients>,
     at_work: Arc<Tally>,
     pub(crate) shares: Arc<Shares>,
 }
 
 impl Desk {
     fn new(service: Service) -> Arc<Desk> {
-        let shares = Shares::new(service.config().worker_bounds());
-        let stopping = AtomicBool::new(false);
-        Arc::new(Desk { service, stopping, streams: Arc::default(), at_work: Arc::default(), shares })
+        let config = service.config();
+        let clients =
+            |what, most, setting| Clients::new(Bound { most, what, setting, has_loopback: config.loopback_clients });
+        Arc::new(Desk {
+            stopping: AtomicBool::new(false),
+            streams: Arc::default(),
+            streams_of_clients: clients("Streams", config.streams_per_client(), "ASIDE_MAX_STREAMS_PER_CLIENT"),
+            streams_refused: LogLimit::default(),
+            uploads_of_clients: clients("Uploads", config.uploads_per_client(), "ASIDE_MAX_UPLOADS_PER_CLIENT"),
+            at_work: Arc::default(),
+            shares: Shares::new(config.worker_bounds()),
+            service,
+        })
     }
 
     /// Whether the server is stopping: each response is its connection's last, live pages end.
@@ -105,10 +121,38 @@ impl Desk {
         Tally::add(&self.at_work, usize::MAX).expect("there are fewer threads than that")
     }
 
-    /// A place for one more stream, while there are fewer than `ASIDE_MAX_STREAMS`.
-    pub(crate) fn stream_place(&self) -> Option<Counted> {
-        Tally::add(&self.streams, self.service.config().max_streams)
+    /// A place for one more stream of a client, while it has fewer than `ASIDE_MAX_STREAMS_PER_CLIENT` and all clients
+    /// together fewer than `ASIDE_MAX_STREAMS`.
+    ///
+    /// # Errors
+    /// With what the client is told.
+    pub(crate) fn stream_place(&self, client: Option<IpAddr>) -> Result<StreamPlace, &'static str> {
+        let held = self.streams_of_clients.take(client);
+        let held =
+            held.ok_or("There are too many live pages open at your address; close some, or try again in a moment.")?;
+        let most = self.service.config().max_streams;
+        let counted = Tally::add(&self.streams, most).ok_or_else(|| {
+            if let Some(count) = self.streams_refused.count() {
+                ::log::warn!(target: "aside::server", "Streams refused with 503: {count}. There are {most} already (ASIDE_MAX_STREAMS).");
+            }
+            "There are too many visitors on live pages; try again in a moment."
+        })?;
+        Ok(StreamPlace { _counted: counted, _held: held })
     }
+
+    /// Counts one more upload of a client, while it has fewer than `ASIDE_MAX_UPLOADS_PER_CLIENT`.
+    ///
+    /// # Errors
+    /// 503 when it has as many.
+    pub(crate) fn upload_of(&self, client: Option<IpAddr>) -> Result<Held> {
+        self.uploads_of_clients.take(client).ok_or_else(|| busy("other uploads of the same client".to_owned()))
+    }
+}
+
+/// A stream's place among all streams and among those of its client, until dropped.
+pub(crate) struct StreamPlace {
+    _counted: Counted,
+    _held: Held,
 }
 
 /// How many there are of something.

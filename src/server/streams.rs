@@ -15,9 +15,7 @@ pub(super) fn is_live(response: &Response) -> bool {
 }
 
 /// An apology in the place of a stream, when there are as many as may be already.
-pub(super) fn too_many(mut response: Response, most: usize) -> Response {
-    log::warn!(target: "aside::server", "A stream is refused: there are {most} already (ASIDE_MAX_STREAMS).");
-    let apology = "There are too many visitors on live pages; try again in a moment.";
+pub(super) fn too_many(mut response: Response, apology: &'static str) -> Response {
     // In place, so that the headers that every response has stay, and what was set aside on it.
     response.body = ResponseBody::Bytes(apology.as_bytes().into());
     let response = response.status(Status::SERVICE_UNAVAILABLE).header("Retry-After", "5");

@@ -35,7 +35,7 @@
 
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
@@ -47,7 +47,7 @@ use super::departures::{Departures, Presence};
 use super::socket::{self, Peer};
 use super::streams::{self, aside};
 use super::wire::{self, Asked, Framing, LOGGED, Malformed, PIECE, Terms};
-use super::{Counted, Desk, Taken, Transport};
+use super::{Desk, Held, StreamPlace, Taken, Transport};
 use crate::background::{panics, threads, timer};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
@@ -56,6 +56,7 @@ use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::Response;
 use crate::sync::{lock, wait_while};
+use crate::worker_share::{Share, Wait};
 
 /// The largest declared body that tiny_http may drain: it allocates what is left in one piece.
 const HUGE: u64 = 256 << 20;
@@ -182,6 +183,16 @@ impl TinyHttp {
         place: Place,
         desk: &Arc<Desk>,
     ) {
+        let client = desk.service.client_of(&headers, place.remote);
+        if lock(loan).is_waited_for() {
+            match Upload::begin(client, desk) {
+                Ok(upload) => lock(loan).upload = Some(upload),
+                Err(error) => {
+                    let request = Request::new(asked.method, asked.target, headers, Body::empty());
+                    return self.refuse(loan, request.with_peer(place.remote), error, place, desk);
+                }
+            }
+        }
         asked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
         let body = match lock(loan).framing {
             Framing::Nothing | Framing::Length(0) => Body::empty(),
@@ -204,7 +215,7 @@ impl TinyHttp {
             || response.status_code() < Status::OK;
         let Some(outlet) = self.outlet(loan, left, &place) else { return };
         let (transport, desk) = (self.clone(), desk.clone());
-        Delivery { outlet, response, terms, place, closes_itself, transport, desk }.begin();
+        Delivery { outlet, response, terms, place, client, closes_itself, transport, desk }.begin();
     }
 
     /// Answers a request that is refused, and ends its connection.
@@ -225,7 +236,7 @@ impl TinyHttp {
         let terms = Terms { http10: false, head_only, close: true };
         let Some(outlet) = self.outlet(loan, left, &place) else { return };
         let (transport, desk) = (self.clone(), desk.clone());
-        Delivery { outlet, response, terms, place, closes_itself, transport, desk }.begin();
+        Delivery { outlet, response, terms, place, client: None, closes_itself, transport, desk }.begin();
     }
 
     /// The way back. `into_writer` lets the connection go on to the next request, after it has read what is left of this
@@ -467,6 +478,22 @@ struct Loan {
     touched: bool,
     ended: bool,
     broken: bool,
+    /// While the worker may have to wait for more of the body.
+    upload: Option<Upload>,
+}
+
+/// A body that a worker waits for, among those of all clients and those of its own.
+struct Upload {
+    _share: Share,
+    _held: Held,
+}
+
+impl Upload {
+    fn begin(client: Option<IpAddr>, desk: &Desk) -> Result<Upload> {
+        let held = desk.upload_of(client)?;
+        let share = desk.shares.take(Wait::Body).ok_or_else(|| desk.shares.refuse(Wait::Body))?;
+        Ok(Upload { _share: share, _held: held })
+    }
 }
 
 /// What is left of a request's body.
@@ -501,6 +528,16 @@ impl Loan {
             touched: false,
             ended: false,
             broken: false,
+            upload: None,
+        }
+    }
+
+    /// Whether the body is read from the connection, and not there with its head.
+    fn is_waited_for(&self) -> bool {
+        match self.framing {
+            Framing::Nothing => false,
+            Framing::Length(length) => length > READ_AHEAD || (length > 0 && (self.expects || self.upgrade)),
+            Framing::Chunked => true,
         }
     }
 
@@ -543,6 +580,9 @@ impl Loan {
             Ok(0) => self.ended = true,
             Ok(count) => self.read += count as u64,
             Err(_) => self.broken = true,
+        }
+        if self.ended || self.broken || self.framing == Framing::Length(self.read) {
+            self.upload = None;
         }
         if self.ended && self.was_cut() {
             self.broken = true;
@@ -658,6 +698,7 @@ struct Delivery {
     response: Response,
     terms: Terms,
     place: Place,
+    client: Option<IpAddr>,
     closes_itself: bool,
     transport: Arc<TinyHttp>,
     desk: Arc<Desk>,
@@ -669,16 +710,16 @@ impl Delivery {
         if !(self.response.is_stream() && self.terms.has_body(self.response.status_code())) {
             return self.send(None);
         }
-        match self.desk.stream_place() {
-            Some(place) => self.stream(place),
-            None => {
-                let response = streams::too_many(self.response, self.desk.service.config().max_streams);
+        match self.desk.stream_place(self.client) {
+            Ok(place) => self.stream(place),
+            Err(apology) => {
+                let response = streams::too_many(self.response, apology);
                 Delivery { response, ..self }.send(None);
             }
         }
     }
 
-    fn stream(self, place: Counted) {
+    fn stream(self, place: StreamPlace) {
         // A live page has no end to wait for: it is told to end.
         let (presence, at_work) = match streams::is_live(&self.response) {
             true => (Some(self.transport.departures.begin(self.place.remote, self.closes_itself)), None),

@@ -45,3 +45,136 @@ fn one_of_four_workers_waits_for_a_pool_and_the_next_request_gets_503() {
     holder.join().unwrap().unwrap();
     server.stop();
 }
+
+/// A connection from another address of this machine, which tests count as another client.
+#[cfg(target_os = "linux")]
+fn from(address: &str, server: &Server) -> Raw {
+    let address: std::net::SocketAddr = format!("{address}:0").parse().unwrap();
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    socket.bind(&address.into()).unwrap();
+    socket.connect(&server.addr().into()).unwrap();
+    let stream = std::net::TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    Raw(std::io::BufReader::new(stream))
+}
+
+/// A site where a test is told of each request that has come to its handler.
+fn uploads(config: Config) -> (App, mpsc::Receiver<()>) {
+    let (begun, beginning) = mpsc::channel();
+    let begun = std::sync::Mutex::new(begun);
+    let app = App::with_config(config).get("/", |_: &mut Request| "home").post("/read", move |req: &mut Request| {
+        begun.lock().unwrap().send(()).unwrap();
+        req.bytes().map(|body| format!("{} bytes", body.len()))
+    });
+    (app, beginning)
+}
+
+const LARGE: usize = 100_000;
+
+fn large_head() -> String {
+    format!("POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: {LARGE}\r\n\r\n")
+}
+
+fn large_body() -> String {
+    "x".repeat(LARGE)
+}
+
+/// Slow bodies used to hold every worker over tiny_http.
+#[test]
+fn bodies_that_workers_wait_for_have_a_share_of_the_workers() {
+    let (app, beginning) = uploads(Config { max_workers: 4, max_uploads: Some(1), ..config() });
+    let server = start(app);
+    let mut slow = Raw::to(&server);
+    slow.send(large_head());
+    beginning.recv_timeout(PATIENCE).unwrap();
+    let mut second = Raw::to(&server);
+    second.send(large_head());
+    is_answered(&server);
+    if crate::is_tiny_http() {
+        is_refused(&second.reply());
+    }
+    assert_eq!(slow.send(large_body()).reply().body, format!("{LARGE} bytes"));
+    // Over epoll it has waited for its turn.
+    let mut second = if crate::is_tiny_http() { Raw::to(&server) } else { second };
+    if crate::is_tiny_http() {
+        second.send(large_head());
+    }
+    assert_eq!(second.send(large_body()).reply().body, format!("{LARGE} bytes"));
+    server.stop();
+}
+
+/// 130 slow uploads of one client used to keep all others waiting for 31 s, and then refused them.
+#[cfg(target_os = "linux")]
+#[test]
+fn slow_uploads_of_one_client_do_not_keep_others_out() {
+    let config = Config { max_uploads_per_client: Some(2), loopback_clients: true, ..config() };
+    let (app, beginning) = uploads(config);
+    let server = start(app);
+    let mut slow: Vec<Raw> = (0..2).map(|_| from("127.0.0.2", &server)).collect();
+    for raw in &mut slow {
+        raw.send(large_head());
+        beginning.recv_timeout(PATIENCE).unwrap();
+    }
+    is_refused(&from("127.0.0.2", &server).send(large_head()).reply());
+    let mut other = from("127.0.0.3", &server);
+    assert_eq!(other.send(large_head() + &large_body()).reply().body, format!("{LARGE} bytes"));
+    assert_eq!(from("127.0.0.2", &server).get("/").body, "home");
+    for mut raw in slow {
+        assert_eq!(raw.send(large_body()).reply().body, format!("{LARGE} bytes"));
+    }
+    let mut again = from("127.0.0.2", &server);
+    assert_eq!(again.send(large_head() + &large_body()).reply().body, format!("{LARGE} bytes"));
+    server.stop();
+}
+
+/// A site with live pages that stay open until the server stops.
+#[cfg(target_os = "linux")]
+fn live(config: Config) -> Server {
+    let page = |_: &mut Request| {
+        aside::Response::events(|events| {
+            events.send("here")?;
+            events.wait(30 * PATIENCE)
+        })
+    };
+    start(App::with_config(config).get("/", |_: &mut Request| "home").get("/live", page))
+}
+
+#[cfg(target_os = "linux")]
+fn ask_live(raw: &mut Raw, headers: &str) -> Reply {
+    raw.send(format!("GET /live HTTP/1.1\r\nHost: a\r\n{headers}\r\n")).head()
+}
+
+/// 1,000 idle streams of one client used to keep all others out.
+#[cfg(target_os = "linux")]
+#[test]
+fn live_pages_of_one_client_do_not_keep_others_out() {
+    let server = live(Config { max_streams: 8, loopback_clients: true, ..config() });
+    let mut open: Vec<Raw> = (0..2).map(|_| from("127.0.0.2", &server)).collect();
+    assert!(open.iter_mut().all(|raw| ask_live(raw, "").status == 200));
+    is_refused(&from("127.0.0.2", &server).get("/live"));
+    assert_eq!(ask_live(&mut from("127.0.0.3", &server), "").status, 200);
+    assert_eq!(from("127.0.0.2", &server).get("/").body, "home");
+    drop(open);
+    // That they have left is noticed soon.
+    while ask_live(&mut from("127.0.0.2", &server), "").status != 200 {
+        thread::yield_now();
+    }
+    server.stop();
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_proxy_has_no_bound_and_each_client_behind_a_trusted_one_has() {
+    let one = Config { max_streams_per_client: Some(1), ..config() };
+    let server = live(one.clone());
+    let mut open: Vec<Raw> = (0..3).map(|_| Raw::to(&server)).collect();
+    assert!(open.iter_mut().all(|raw| ask_live(raw, "X-Forwarded-For: 192.0.2.1\r\n").status == 200));
+    server.stop();
+    let server = live(Config { trusted_proxies: vec!["127.0.0.1".into()], ..one });
+    let mut open: Vec<Raw> = (0..3).map(|_| Raw::to(&server)).collect();
+    let clients = ["192.0.2.1", "192.0.2.1", "192.0.2.2"];
+    let asked =
+        open.iter_mut().zip(clients).map(|(raw, ip)| ask_live(raw, &format!("X-Forwarded-For: {ip}\r\n")).status);
+    assert_eq!(asked.collect::<Vec<_>>(), [200, 503, 200]);
+    server.stop();
+}

@@ -9,11 +9,14 @@ pub(crate) mod policy;
 pub(crate) mod proxies;
 pub(crate) mod rates;
 
+use std::net::{IpAddr, SocketAddr};
+
 use self::cross_origin::CrossOrigin;
 use self::hosts::Hosts;
 use self::policy::Policy;
 use self::proxies::Proxies;
 use self::rates::RateLimit;
+use super::headers::Headers;
 use super::request::Request;
 use super::response::Response;
 use crate::config::Config;
@@ -54,6 +57,11 @@ impl Guard {
     /// Finds out who asks: the peer, or who stands behind the proxies that are trusted.
     pub(crate) fn identify(&self, request: &mut Request) {
         self.proxies.identify(request);
+    }
+
+    /// The address of the client that sent these headers.
+    pub(crate) fn client_of(&self, headers: &Headers, peer: Option<SocketAddr>) -> Option<IpAddr> {
+        self.proxies.client_of(headers, peer)
     }
 
     /// Lets a request pass to its route, or says why not.

@@ -39,10 +39,17 @@ impl Proxies {
         let https = own("X-Forwarded-Proto").map(|scheme| scheme.eq_ignore_ascii_case("https"));
         let host = own("X-Forwarded-Host").filter(|host| is_authority(host)).map(str::to_owned);
         let id = own("X-Request-Id").filter(|id| is_id(id)).map(str::to_owned);
-        let ip = if trusted { self.client(headers, peer) } else { peer };
+        let ip = self.client_of(headers, request.remote_addr());
         let https = https.unwrap_or_else(|| is_https_site(request.config()));
         request.set_client(Client { ip, https, host });
         id.into_iter().for_each(|id| request.set_id(id));
+    }
+
+    /// The address of the client: the peer's, or what the proxies that are trusted say.
+    pub(crate) fn client_of(&self, headers: &Headers, peer: Option<SocketAddr>) -> Option<IpAddr> {
+        let peer = peer.map(|peer| peer.ip().to_canonical());
+        let trusted = peer.map_or(self.unix, |peer| self.trusts(peer));
+        if trusted { self.client(headers, peer) } else { peer }
     }
 
     fn trusts(&self, address: IpAddr) -> bool {

@@ -176,7 +176,7 @@ impl fmt::Debug for RateLimit {
 }
 
 /// Whom an address stands for. In version 6 a visitor has a whole /64 to choose from.
-fn visitor(address: IpAddr) -> String {
+pub(crate) fn visitor(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => {

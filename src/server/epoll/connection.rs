@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::super::clients::Held;
 use super::super::wire::{Asked, LOGGED, Malformed};
+use super::budget::{Budget, Charge};
 use super::framing::Rest;
 use super::head::{self, Head, Search};
 use super::poller::{Report, Token, Unread};
@@ -18,6 +20,7 @@ use crate::deadline;
 use crate::error::{Error, Status};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
+use crate::worker_share::{Shares, Wait};
 
 /// How much is read at once.
 const READ: usize = 16 << 10;
@@ -51,6 +54,9 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     /// When it is ended, unless something happens before.
     pub(super) deadline: Instant,
+    /// When what it holds of a request began to arrive.
+    began: Instant,
+    charge: Charge,
     place: Place<Connection>,
 }
 
@@ -75,7 +81,6 @@ pub(super) enum Phase {
 /// A request whose body is on its way.
 pub(super) struct Gathering {
     ask: Box<Ask>,
-    began: Instant,
 }
 
 /// A request, with as much of its body as has come.
@@ -85,6 +90,21 @@ pub(super) struct Ask {
     pub(super) expects: bool,
     pub(super) rest: Rest,
     pub(super) body: Vec<u8>,
+    /// The bytes of its head.
+    head: usize,
+    /// Its place among the uploads of its client, once it has asked for a turn.
+    pub(super) upload: Option<Held>,
+}
+
+impl Ask {
+    /// The request as it is refused, without its body.
+    pub(super) fn into_refused(self, remote: Option<SocketAddr>) -> Request {
+        Request::new(self.asked.method, self.asked.target, self.headers, Body::empty()).with_peer(remote)
+    }
+
+    fn held(&self) -> usize {
+        self.head + self.body.capacity()
+    }
 }
 
 /// What is to be done with a connection that somebody was woken for.
@@ -133,6 +153,14 @@ impl Guest for Connection {
         matches!(self.phase, Phase::Asked(_))
     }
 
+    fn unfinished(&self) -> Option<(Instant, usize)> {
+        match &self.phase {
+            Phase::Head(_) | Phase::Body(_) | Phase::Asked(_) => Some((self.began, self.held())),
+            Phase::Reply(_) | Phase::Live(_) | Phase::Drain(_) | Phase::Linger => None,
+        }
+        .filter(|(_, held)| *held > 0)
+    }
+
     fn note(&mut self, unread: Unread) {
         self.unread = self.unread.max(unread);
     }
@@ -158,6 +186,7 @@ impl Connection {
         stream: Arc<Stream>,
         remote: Option<SocketAddr>,
         place: Place<Connection>,
+        budget: &Arc<Budget>,
         config: &Config,
     ) -> Connection {
         Connection {
@@ -168,6 +197,8 @@ impl Connection {
             served: 0,
             phase: Phase::Head(Search::default()),
             deadline: deadline::after(config.head_timeout),
+            began: Instant::now(),
+            charge: Charge::new(budget),
             place,
         }
     }
@@ -186,7 +217,7 @@ impl Connection {
             Phase::Live(_) if self.unread == Unread::End => Step::End,
             Phase::Live(_) => Step::Watch,
             Phase::Drain(left) => self.drain(left, config),
-            Phase::Linger => self.linger(),
+            Phase::Linger => self.hear_no_more(),
         }
     }
 
@@ -202,12 +233,37 @@ impl Connection {
         received
     }
 
-    /// Gives its buffer away while there is nothing in it: one that waits costs no more than its place.
+    /// Gives its buffer away, as far as there is nothing in it: one that waits costs its place and what has come.
     pub(super) fn rest(&mut self) {
-        if self.inbox.is_empty() {
-            let buffer = std::mem::take(&mut self.inbox);
+        if 2 * self.inbox.len() < self.inbox.capacity() {
+            let came = self.inbox.as_slice().to_vec();
+            let mut buffer = std::mem::replace(&mut self.inbox, came);
+            buffer.clear();
             SPARE.set(if buffer.capacity() <= 4 * READ { buffer } else { Vec::new() });
         }
+        self.charge.set(self.held());
+    }
+
+    /// The bytes that it holds of requests that have not arrived whole.
+    fn held(&self) -> usize {
+        let ask = match &self.phase {
+            Phase::Body(Gathering { ask }) | Phase::Asked(ask) => ask.held(),
+            _ => 0,
+        };
+        self.inbox.capacity() + ask
+    }
+
+    /// Has a request that waits for its turn.
+    pub(super) fn wait_for_turn(&mut self, ask: Box<Ask>) {
+        self.began = Instant::now();
+        self.phase = Phase::Asked(ask);
+    }
+
+    /// Has said its last, and hears no more.
+    pub(super) fn linger(&mut self, time: Duration) {
+        self.inbox.clear();
+        self.phase = Phase::Linger;
+        self.deadline = deadline::after(time);
     }
 
     /// Begins with the next request, of which something may have come already.
@@ -226,7 +282,8 @@ impl Connection {
                     Ok(Some(end)) => self.begin(end, config),
                     Ok(None) => {
                         if is_first {
-                            self.deadline = deadline::after(config.head_timeout);
+                            self.began = Instant::now();
+                            self.deadline = deadline::later(self.began, config.head_timeout);
                         }
                         Step::Wait
                     }
@@ -244,12 +301,20 @@ impl Connection {
             Ok(Head { asked, headers, expects }) => {
                 self.inbox.drain(..end);
                 let rest = Rest::from(asked.framing);
-                let ask =
-                    Box::new(Ask { asked, headers, expects: expects && !rest.is_whole(), rest, body: Vec::new() });
+                let ask = Box::new(Ask {
+                    asked,
+                    headers,
+                    expects: expects && !rest.is_whole(),
+                    rest,
+                    body: Vec::new(),
+                    head: end,
+                    upload: None,
+                });
                 if rest.is_whole() || ask.expects || matches!(rest, Rest::Length(length) if length > GATHERED as u64) {
                     return Step::Ask(ask);
                 }
-                self.phase = Phase::Body(Gathering { ask, began: Instant::now() });
+                self.began = Instant::now();
+                self.phase = Phase::Body(Gathering { ask });
                 self.gather(config)
             }
         }
@@ -267,7 +332,7 @@ impl Connection {
             return self.ask();
         }
         let by_rate = Duration::from_secs(body.len() as u64 / config.min_rate.max(1));
-        let by_rate = deadline::later(gathering.began, RATE_GRACE + by_rate);
+        let by_rate = deadline::later(self.began, RATE_GRACE + by_rate);
         self.deadline = deadline::after(config.body_timeout).min(by_rate);
         Step::Wait
     }
@@ -275,13 +340,13 @@ impl Connection {
     /// Takes the request out that it has.
     fn ask(&mut self) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Linger) {
-            Phase::Body(Gathering { ask, .. }) | Phase::Asked(ask) => Step::Ask(ask),
+            Phase::Body(Gathering { ask }) | Phase::Asked(ask) => Step::Ask(ask),
             _ => Step::End,
         }
     }
 
     /// What a client that has taken too long is told; nothing when it has not begun to ask.
-    pub(super) fn overdue(&mut self) -> Step {
+    pub(super) fn overdue(&mut self, shares: &Shares) -> Step {
         match &self.phase {
             Phase::Head(_) if !self.inbox.is_empty() => {
                 let words = "The head of the request did not come in time (ASIDE_HEAD_TIMEOUT).";
@@ -291,10 +356,7 @@ impl Connection {
                 let words = "The body did not come in time (ASIDE_BODY_TIMEOUT, ASIDE_MIN_RATE).";
                 self.refuse_ask(Error::new(Status::REQUEST_TIMEOUT, words))
             }
-            Phase::Asked(_) => {
-                let words = "There are too many large uploads at once; try again in a moment.";
-                self.refuse_ask(Error::new(Status::SERVICE_UNAVAILABLE, words))
-            }
+            Phase::Asked(_) => self.refuse_ask(shares.refuse(Wait::Body)),
             Phase::Live(watcher) if watcher.is_flushed() => Step::Watch,
             _ => Step::End,
         }
@@ -317,11 +379,7 @@ impl Connection {
     /// Refuses a request whose head is fine.
     fn refuse_ask(&mut self, error: Error) -> Step {
         match self.ask() {
-            Step::Ask(ask) => {
-                let Ask { asked, headers, .. } = *ask;
-                let request = Request::new(asked.method, asked.target, headers, Body::empty());
-                Step::Refuse(Box::new(request.with_peer(self.remote)), error)
-            }
+            Step::Ask(ask) => Step::Refuse(Box::new(ask.into_refused(self.remote)), error),
             other => other,
         }
     }
@@ -353,7 +411,7 @@ impl Connection {
         }
     }
 
-    fn linger(&mut self) -> Step {
+    fn hear_no_more(&mut self) -> Step {
         self.inbox.clear();
         match self.receive(READ) {
             Received::End => Step::End,
@@ -378,7 +436,7 @@ mod tests {
         let stream = Arc::new(Stream::new(ours.into()));
         let (place, _) = Slots::new(1).enter(&stream).unwrap();
         let began = Instant::now();
-        let mut connection = Connection::new(stream, None, place, &config);
+        let mut connection = Connection::new(stream, None, place, &Budget::new(usize::MAX), &config);
         theirs.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").unwrap();
         for seconds in [10, 13, 16] {
             assert!(matches!(connection.step(&config), Step::Wait));
@@ -386,6 +444,29 @@ mod tests {
             assert!((began + allowed..Instant::now() + allowed).contains(&connection.deadline), "{seconds}");
             theirs.write_all(&[b'x'; 30]).unwrap();
         }
+    }
+
+    /// It used to hold the 16 kB that were read at once, and up to 64 kB where a buffer was reused.
+    #[test]
+    fn a_half_sent_request_holds_what_has_come_of_it() {
+        let (config, budget) = (Config::default(), Budget::new(4_000));
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stream = Arc::new(Stream::new(ours.into()));
+        let (place, _) = Slots::new(1).enter(&stream).unwrap();
+        let mut connection = Connection::new(stream, None, place, &budget, &config);
+        for part in ["POST / HTTP/1.1\r\nHost: a\r\nContent-Le", "ngth: 60000\r\n\r\n", &"x".repeat(1_500)] {
+            theirs.write_all(part.as_bytes()).unwrap();
+            assert!(matches!(connection.step(&config), Step::Wait));
+            connection.rest();
+            assert!((1..4_000).contains(&connection.held()) && budget.excess().is_none(), "{}", connection.held());
+        }
+        theirs.write_all(&[b'x'; 4_000]).unwrap();
+        assert!(matches!(connection.step(&config), Step::Wait));
+        connection.rest();
+        assert!(budget.excess().is_some());
+        drop(connection);
+        assert!(budget.excess().is_none());
     }
 
     #[test]
@@ -397,7 +478,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let stream = Arc::new(Stream::new(ours.into()));
         let (place, _) = Slots::new(1).enter(&stream).unwrap();
-        let mut connection = Connection::new(stream, None, place, &config);
+        let mut connection = Connection::new(stream, None, place, &Budget::new(usize::MAX), &config);
         theirs.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na").unwrap();
         assert!(matches!(connection.step(&config), Step::Wait));
         theirs.write_all(b"bc").unwrap();

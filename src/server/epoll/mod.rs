@@ -7,13 +7,15 @@
 //! costs its place and what has come of it, and no thread.
 //!
 //! A worker is held by a handler, and by a large body that a handler reads as it comes ([`upload`]): by those half of the
-//! workers at most, and the others wait for their turn with what has come. Pages that follow a [`Live`](crate::live::Live)
+//! workers at most (`ASIDE_MAX_UPLOADS`), and the others wait for their turn with what has come. Pages that follow a [`Live`](crate::live::Live)
 //! state lie in their places too, and a worker is called for them by whoever changes it ([`watcher`]). A stream that writes
 //! as it likes has a thread to itself.
 //!
 //! Everything has a limit, each a setting: how many connections, how long a head and how many fields, how long it may take
-//! to come, how fast a body must come, how long nothing may happen, how long a client may read nothing.
+//! to come, how fast a body must come, how long nothing may happen, how long a client may read nothing, how many large uploads
+//! and live pages one client may have, and how much memory requests take that have not arrived whole ([`budget`]).
 
+mod budget;
 mod connection;
 mod framing;
 #[cfg(fuzzing)]
@@ -28,16 +30,17 @@ mod watcher;
 
 use std::collections::VecDeque;
 use std::io;
-use std::net::{Shutdown, SocketAddr};
+use std::net::{IpAddr, Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
+use self::budget::Budget;
 use self::connection::{Ask, Connection, LINGER, LINGER_UNREAD, Phase, Step};
 use self::framing::Rest;
 use self::poller::{Event, Poller, Token};
@@ -50,7 +53,7 @@ use super::departures::{Departures, Presence};
 use super::listener::Listener;
 use super::streams::{self, aside};
 use super::wire::{self, Terms};
-use super::{Counted, Desk, Taken, Transport};
+use super::{Desk, Held, StreamPlace, Taken, Transport};
 use crate::background::task::Deferred;
 use crate::background::{panics, threads, timer};
 use crate::config::Config;
@@ -59,8 +62,10 @@ use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Request};
 use crate::http::response::{Response, ResponseBody};
+use crate::log_limit::LogLimit;
 use crate::sync::lock;
 use crate::watched::Call;
+use crate::worker_share::{self, Share};
 
 /// How many requests of one connection are answered before others have their turn.
 const TURN: usize = 16;
@@ -78,6 +83,9 @@ const SPARE: usize = 64;
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
+/// What a client reads whose request has been arriving for too long, while all of them hold too much memory.
+const UNFINISHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain\r\nContent-Length: 71\r\nConnection: close\r\n\r\nToo many requests have not arrived whole; please try again in a moment.";
+
 /// The transport.
 pub(crate) struct Epoll {
     config: Config,
@@ -86,7 +94,12 @@ pub(crate) struct Epoll {
     file: Option<PathBuf>,
     poller: Poller,
     slots: Arc<Slots<Connection>>,
-    uploads: Mutex<Uploads>,
+    /// Connections that wait for one of the workers that may wait for large bodies.
+    uploads: Mutex<VecDeque<Token>>,
+    budget: Arc<Budget>,
+    /// Held by the worker that frees memory.
+    freeing: Mutex<()>,
+    freed: LogLimit,
     departures: Departures,
     is_closed: AtomicBool,
     /// The connections that are left have had their time.
@@ -95,13 +108,6 @@ pub(crate) struct Epoll {
     is_starved: AtomicBool,
     /// Connections that were refused since that was last said.
     refused: AtomicUsize,
-}
-
-/// The workers that wait for large bodies, and the connections that wait for one of these.
-#[derive(Default)]
-struct Uploads {
-    count: usize,
-    waiting: VecDeque<Token>,
 }
 
 /// A connection, and what is to be done for it.
@@ -141,6 +147,9 @@ impl Epoll {
             poller,
             slots: Slots::new(config.max_connections + SPARE),
             uploads: Mutex::default(),
+            budget: Budget::new(config.max_buffered),
+            freeing: Mutex::default(),
+            freed: LogLimit::default(),
             is_closed: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             is_starved: AtomicBool::new(false),
@@ -190,9 +199,9 @@ impl Epoll {
             stream.shut(Shutdown::Write);
         }
         let Some((place, left)) = entered else { return };
-        let mut connection = Box::new(Connection::new(stream, from, place, &self.config));
+        let mut connection = Box::new(Connection::new(stream, from, place, &self.budget, &self.config));
         if left < SPARE {
-            (connection.phase, connection.deadline) = (Phase::Linger, Instant::now() + LINGER);
+            connection.linger(LINGER);
         }
         if self.poller.add(&*connection.stream, connection.token()).is_err() {
             return;
@@ -235,36 +244,55 @@ impl Epoll {
     fn park(&self, mut connection: Box<Connection>, wait: Wait) -> Option<Box<Connection>> {
         connection.rest();
         let nudge = |stream: &Stream, token| self.poller.nudge(stream, token);
-        self.slots.park(connection, wait, nudge).unwrap_or_else(|refused| {
+        let parked = self.slots.park(connection, wait, nudge).unwrap_or_else(|refused| {
             give_up(refused);
             None
-        })
+        });
+        if let Some(bytes) = self.budget.excess() {
+            self.free(bytes);
+        }
+        parked
+    }
+
+    /// Ends the requests that have been arriving for longest, so that those of other clients can arrive. This is done by one
+    /// worker at a time.
+    fn free(&self, bytes: usize) {
+        let alone = self.freeing.try_lock();
+        if matches!(alone, Err(TryLockError::WouldBlock)) {
+            return;
+        }
+        for mut connection in self.slots.longest_unfinished(bytes) {
+            let _ = connection.stream.send(&[io::IoSlice::new(UNFINISHED)], false);
+            connection.stream.shut(Shutdown::Write);
+            connection.linger(LINGER_UNREAD);
+            if let Some(count) = self.freed.count() {
+                let most = self.config.max_buffered;
+                log::warn!(target: "aside::server", "Requests refused with 503: {count}. All that have not arrived whole hold more than {most} bytes (ASIDE_MAX_BUFFERED), these for longest.");
+            }
+            if let Some(connection) = self.park(connection, Wait::Arrival) {
+                self.park(connection, Wait::Turn);
+            }
+        }
     }
 
     /// Keeps a connection until one of the workers that may wait for large bodies is free.
-    fn queue(&self, mut connection: Box<Connection>, ask: Box<Ask>) {
+    fn queue(&self, mut connection: Box<Connection>, ask: Box<Ask>, desk: &Desk) {
         let token = connection.token();
-        connection.phase = Phase::Asked(ask);
+        connection.wait_for_turn(ask);
         self.park(connection, Wait::Call);
-        lock(&self.uploads).waiting.push_back(token);
-        self.call_next();
+        lock(&self.uploads).push_back(token);
+        self.call_next(desk);
     }
 
     /// Calls the next of those, when a worker is free for it.
-    fn call_next(&self) {
-        let next = || {
-            let mut uploads = lock(&self.uploads);
-            if uploads.count < self.most_uploads() { uploads.waiting.pop_front() } else { None }
-        };
+    fn call_next(&self, desk: &Desk) {
+        let next =
+            || if desk.shares.has_room(worker_share::Wait::Body) { lock(&self.uploads).pop_front() } else { None };
         while let Some(token) = next() {
             if self.slots.call_asked(token, |stream, token| self.poller.nudge(stream, token)) {
                 return;
             }
         }
-    }
-
-    fn most_uploads(&self) -> usize {
-        (self.config.max_workers / 2).max(1)
     }
 
     /// Does one thing for a connection, and says what comes next for it.
@@ -280,36 +308,49 @@ impl Epoll {
 
     fn answer(self: &Arc<Self>, connection: Box<Connection>, ask: Ask, desk: &Arc<Desk>) -> Option<Job> {
         let Ask { asked, headers, body, .. } = ask;
+        let client = desk.service.client_of(&headers, connection.remote);
         let body = if body.is_empty() { Body::empty() } else { Body::from(body) };
         let (stream, remote) = (connection.stream.clone(), connection.remote);
         let (asked, response) = handle(asked, headers, body, (stream, remote), desk);
-        self.reply(connection, asked, response, Left::Bytes(0), desk)
+        self.reply(connection, (asked, client), response, Left::Bytes(0), desk)
     }
 
     /// Answers a request whose body the handler reads as it comes.
     fn answer_upload(
         self: &Arc<Self>,
         mut connection: Box<Connection>,
-        ask: Box<Ask>,
+        mut ask: Box<Ask>,
         desk: &Arc<Desk>,
     ) -> Option<Job> {
-        let Some(_turn) = UploadTurn::take(self) else {
+        let address = desk.service.client_of(&ask.headers, connection.remote);
+        if ask.upload.is_none() {
+            // However often it is called in vain.
             connection.deadline = deadline::after(self.config.body_timeout);
-            self.queue(connection, ask);
+            match desk.upload_of(address) {
+                Ok(upload) => ask.upload = Some(upload),
+                Err(error) => {
+                    let request = ask.into_refused(connection.remote);
+                    return self.refuse(connection, request, error, desk);
+                }
+            }
+        }
+        let Some(share) = desk.shares.take(worker_share::Wait::Body) else {
+            self.queue(connection, ask, desk);
             return None;
         };
-        let Ask { asked, headers, expects, rest, body } = *ask;
+        let Ask { asked, headers, expects, rest, body, upload, .. } = *ask;
+        let turn = UploadTurn { transport: self.clone(), desk: desk.clone(), share: Some(share), _upload: upload };
         let length = if let Rest::Length(length) = rest { Some(length) } else { None };
         let (stream, token) = (connection.stream.clone(), connection.token());
         let client = (stream.clone(), connection.remote);
         // Who reads it waits for what comes; told of that, others would wake for nothing. Refused, they do.
         let _ = self.poller.ignore(&*stream, token);
-        let upload = Arc::new(Mutex::new(Some(Upload::new(connection, rest, body, expects, &self.config))));
+        let upload = Arc::new(Mutex::new(Some(Upload::new(connection, rest, body, expects, turn, &self.config))));
         let (asked, response) = handle(asked, headers, Body::new(Lent(upload.clone()), length), client, desk);
         let (connection, left) = lock(&upload).take()?.end();
         // Refused, it ends with its time.
         let _ = self.poller.heed(&*stream, token);
-        self.reply(connection, asked, response, left, desk)
+        self.reply(connection, (asked, address), response, left, desk)
     }
 
     fn refuse(
@@ -329,7 +370,7 @@ impl Epoll {
     fn reply(
         self: &Arc<Self>,
         mut connection: Box<Connection>,
-        asked: Terms,
+        (asked, client): (Terms, Option<IpAddr>),
         mut response: Response,
         left: Left,
         desk: &Arc<Desk>,
@@ -348,9 +389,12 @@ impl Epoll {
         if !(response.is_stream() && terms.has_body(response.status_code())) {
             return self.send(connection, Reply::new(response, terms, after));
         }
-        let Some(place) = desk.stream_place() else {
-            let response = streams::too_many(response, self.config.max_streams);
-            return self.send(connection, Reply::new(response, terms, after));
+        let place = match desk.stream_place(client) {
+            Ok(place) => place,
+            Err(apology) => {
+                let response = streams::too_many(response, apology);
+                return self.send(connection, Reply::new(response, terms, after));
+            }
         };
         // It says how its body is delimited, so before that is taken out.
         let head = wire::head(&response, terms, 0);
@@ -451,9 +495,7 @@ impl Epoll {
             }
             After::End { is_unread } => {
                 connection.stream.shut(Shutdown::Write);
-                connection.inbox.clear();
-                connection.phase = Phase::Linger;
-                connection.deadline = Instant::now() + if is_unread { LINGER_UNREAD } else { LINGER };
+                connection.linger(if is_unread { LINGER_UNREAD } else { LINGER });
                 Step::Wait
             }
         };
@@ -461,7 +503,13 @@ impl Epoll {
     }
 
     /// Writes a stream, on a thread of its own.
-    fn stream(self: &Arc<Self>, connection: Box<Connection>, streaming: Streaming, place: Counted, desk: &Arc<Desk>) {
+    fn stream(
+        self: &Arc<Self>,
+        connection: Box<Connection>,
+        streaming: Streaming,
+        place: StreamPlace,
+        desk: &Arc<Desk>,
+    ) {
         // A live page has no end to wait for: it is told to end.
         let (presence, at_work) = match streams::is_live(&streaming.response) {
             true => (connection.stream.duplicate().ok().map(|socket| self.departures.begin_on(socket)), None),
@@ -512,7 +560,7 @@ impl Epoll {
     /// Ends what has taken too long, each in its way.
     fn end_overdue(self: &Arc<Self>, desk: &Arc<Desk>) {
         for mut connection in self.slots.overdue(Instant::now()) {
-            match connection.overdue() {
+            match connection.overdue(&desk.shares) {
                 Step::Refuse(request, error) => drop(self.refuse(connection, *request, error, desk)),
                 Step::Watch => drop(self.watch(connection)),
                 _ => give_up(connection),
@@ -561,23 +609,18 @@ fn give_up(mut connection: Box<Connection>) {
     set_aside.into_iter().for_each(|task| task.start());
 }
 
-/// One of the workers that wait for large bodies.
-struct UploadTurn(Arc<Epoll>);
-
-impl UploadTurn {
-    fn take(transport: &Arc<Epoll>) -> Option<UploadTurn> {
-        let mut uploads = lock(&transport.uploads);
-        (uploads.count < transport.most_uploads()).then(|| {
-            uploads.count += 1;
-            UploadTurn(transport.clone())
-        })
-    }
+/// The turn of a large body that a worker waits for. When it ends, the next one is called.
+struct UploadTurn {
+    transport: Arc<Epoll>,
+    desk: Arc<Desk>,
+    share: Option<Share>,
+    _upload: Option<Held>,
 }
 
 impl Drop for UploadTurn {
     fn drop(&mut self) {
-        lock(&self.0.uploads).count -= 1;
-        self.0.call_next();
+        self.share = None;
+        self.transport.call_next(&self.desk);
     }
 }
 
@@ -636,6 +679,8 @@ impl Transport for Epoll {
 
     fn inspect(self: &Arc<Self>, desk: &Arc<Desk>) {
         self.end_overdue(desk);
+        // Workers that waited for something else may have freed their share.
+        self.call_next(desk);
         self.say_refused();
         if self.is_starved.swap(false, Ordering::AcqRel) {
             let _ = self.poller.arm_listener(&self.listener);

@@ -29,6 +29,9 @@ pub(super) trait Guest {
     /// Whether it has a request, and waits for its turn.
     fn has_asked(&self) -> bool;
 
+    /// Since when a request is arriving that is not there whole, or waits for its turn, and the bytes that it holds.
+    fn unfinished(&self) -> Option<(Instant, usize)>;
+
     /// Hears what came of its client.
     fn note(&mut self, unread: Unread);
 
@@ -150,6 +153,29 @@ impl<G: Guest> Slots<G> {
     /// Takes out those that have waited for too long.
     pub(super) fn overdue(&self, now: Instant) -> Vec<Box<G>> {
         self.take_all(|connection| connection.deadline() <= now)
+    }
+
+    /// Takes out those whose requests have been arriving for longest, until they hold that many bytes together.
+    pub(super) fn longest_unfinished(&self, bytes: usize) -> Vec<Box<G>> {
+        let look = |(index, slot): (usize, &Mutex<Slot<G>>)| {
+            let (began, held) = lock(slot).parked.as_deref()?.unfinished()?;
+            Some((began, held, index))
+        };
+        let mut unfinished: Vec<_> = self.slots.iter().enumerate().filter_map(look).collect();
+        unfinished.sort_unstable();
+        let mut left = bytes;
+        let chosen = unfinished.into_iter().take_while(|(_, held, _)| {
+            let is_wanted = left > 0;
+            left = left.saturating_sub(*held);
+            is_wanted
+        });
+        let take = |(began, _, index): (Instant, usize, usize)| {
+            let mut slot = lock(&self.slots[index]);
+            // It may have gone on by now, or be another one.
+            let is_it = slot.parked.as_deref().and_then(G::unfinished).is_some_and(|(since, _)| since == began);
+            if is_it { self.take_out(&mut slot) } else { None }
+        };
+        chosen.collect::<Vec<_>>().into_iter().filter_map(take).collect()
     }
 
     fn take_all(&self, is_wanted: impl Fn(&G) -> bool) -> Vec<Box<G>> {

@@ -4,6 +4,7 @@ use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use super::UploadTurn;
 use super::connection::Connection;
 use super::framing::Rest;
 use super::stream::{Patient, Received};
@@ -31,6 +32,8 @@ pub(super) struct Upload {
     expects: bool,
     is_broken: bool,
     pace: Pace,
+    /// Until the body is there.
+    turn: Option<UploadTurn>,
 }
 
 /// What is left of a body.
@@ -48,9 +51,11 @@ impl Upload {
         rest: Rest,
         body: Vec<u8>,
         expects: bool,
+        turn: UploadTurn,
         config: &Config,
     ) -> Upload {
-        Upload { connection, rest, body, read: 0, expects, is_broken: false, pace: Pace::new(config) }
+        let (pace, turn) = (Pace::new(config), Some(turn));
+        Upload { connection, rest, body, read: 0, expects, is_broken: false, pace, turn }
     }
 
     /// Gives the connection back, and says what is left.
@@ -72,6 +77,9 @@ impl Upload {
         match &result {
             Ok(count) => self.read += count,
             Err(_) => self.is_broken = true,
+        }
+        if self.is_broken || self.rest.is_whole() {
+            self.turn = None;
         }
         result
     }

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
-use super::super::Counted;
+use super::super::StreamPlace;
 use super::super::wire::{Chunks, Terms};
 use super::reply::After;
 use super::stream::Stream;
@@ -23,7 +23,7 @@ pub(super) struct Watcher {
     has_ended: bool,
     pub(super) after: After,
     pub(super) set_aside: Vec<Deferred>,
-    _place: Counted,
+    _place: StreamPlace,
 }
 
 /// What a page waits for.
@@ -46,7 +46,7 @@ impl Watcher {
         terms: Terms,
         after: After,
         set_aside: Vec<Deferred>,
-        place: Counted,
+        place: StreamPlace,
     ) -> Watcher {
         let not_before = Instant::now();
         Watcher { feed, terms, out: head, sent: 0, not_before, has_ended: false, after, set_aside, _place: place }
