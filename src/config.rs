@@ -79,17 +79,21 @@ pub struct Config {
     /// `ASIDE_SERVER`: `epoll`, the default on Linux, or `tiny_http`, the default elsewhere and without the feature `epoll`.
     pub server: ServerKind,
     /// `ASIDE_URL`: the site's own address, for the application to make absolute links of, in mail. Not set by default.
+    /// Where it names a port, the site does not answer to another one.
     pub url: Option<String>,
     /// `ASIDE_ALLOWED_HOSTS`: the names that the site answers to, separated by commas; `.example.org` stands for that
-    /// and all below it, `*` for any. Without it: `localhost`, `127.0.0.1` and `[::1]` in development, the host of
+    /// and all below it, `*` for any, `example.org:8443` for that port alone. Without it: `localhost`, `127.0.0.1` and `[::1]` in development, the host of
     /// `ASIDE_URL` in production, and any where that is not set either.
     pub allowed_hosts: Vec<String>,
     /// `ASIDE_TRUSTED_ORIGINS`: other sites whose pages may send forms here, such as `https://shop.example.org`; none.
     /// `*` turns the check off.
     pub trusted_origins: Vec<String>,
     /// `ASIDE_TRUSTED_PROXIES`: addresses or networks (`127.0.0.1`, `10.0.0.0/8`) whose `X-Forwarded-For`,
-    /// `X-Forwarded-Proto`, `X-Forwarded-Host` and `X-Request-Id` are believed; none.
+    /// `X-Forwarded-Proto` and `X-Request-Id` are believed; none.
     pub trusted_proxies: Vec<String>,
+    /// `ASIDE_TRUST_FORWARDED_HOST`: `true` believes `X-Forwarded-Host` of the trusted proxies too; `false`. Each of them
+    /// must set the field itself: nginx passes on what the client wrote unless it is told otherwise.
+    pub trust_forwarded_host: bool,
     /// `ASIDE_SECRET`: the keys of the session cookie, each at least 32 bytes, separated by commas. The first writes, all
     /// read, so that a key can be replaced without logging users out: a former one is needed for `ASIDE_SESSION_LIFETIME`,
     /// since a session is sealed again only when a handler changes it.
@@ -184,6 +188,7 @@ impl Default for Config {
             allowed_hosts: Vec::new(),
             trusted_origins: Vec::new(),
             trusted_proxies: Vec::new(),
+            trust_forwarded_host: false,
             secrets: Vec::new(),
             session_idle: Duration::from_secs(24 * 3600),
             session_lifetime: Duration::from_secs(30 * 24 * 3600),
@@ -254,6 +259,11 @@ impl Config {
             allowed_hosts: read.list("ASIDE_ALLOWED_HOSTS"),
             trusted_origins: read.list("ASIDE_TRUSTED_ORIGINS"),
             trusted_proxies: read.list("ASIDE_TRUSTED_PROXIES"),
+            trust_forwarded_host: read.or(
+                "ASIDE_TRUST_FORWARDED_HOST",
+                default.trust_forwarded_host,
+                "`true` or `false`",
+            )?,
             secrets: read.list("ASIDE_SECRET"),
             session_idle: read.seconds("ASIDE_SESSION_IDLE", default.session_idle)?,
             session_lifetime: read.seconds("ASIDE_SESSION_LIFETIME", default.session_lifetime)?,
@@ -301,6 +311,10 @@ impl Config {
             (
                 self.secrets.is_empty() && self.mode == Mode::Production,
                 "ASIDE_SECRET must be set in production: at least 32 bytes, the same at every start; `openssl rand -base64 48` makes one",
+            ),
+            (
+                self.trust_forwarded_host && self.trusted_proxies.is_empty(),
+                "ASIDE_TRUST_FORWARDED_HOST believes the proxies of ASIDE_TRUSTED_PROXIES, which is not set",
             ),
             (!(0..=19).contains(&self.nice), "ASIDE_BACKGROUND_NICE takes a number from 0 to 19"),
             (self.max_tasks == 0, "ASIDE_MAX_TASKS must be at least 1"),
@@ -459,6 +473,8 @@ mod tests {
             ("ASIDE_SESSION_IDLE", "0"),
             ("ASIDE_SESSION_LIFETIME", "0"),
             ("ASIDE_SERVER", "nginx"),
+            ("ASIDE_TRUST_FORWARDED_HOST", "yes"),
+            ("ASIDE_TRUST_FORWARDED_HOST", "true"),
             ("ASIDE_MAX_CONNECTIONS", "0"),
             ("ASIDE_HEAD_TIMEOUT", "0"),
             ("ASIDE_HEAD_TIMEOUT", "18446744073709551615"),

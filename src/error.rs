@@ -10,6 +10,8 @@ use std::iter::successors;
 use std::mem::replace;
 use std::panic::Location;
 
+use crate::panics;
+
 /// The boxed error of the standard library, as handlers and tasks may return it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
@@ -180,6 +182,15 @@ struct Inner {
     backtrace: Backtrace,
 }
 
+/// An error of the application's may panic in its drop. That happens wherever the last of it is let go of.
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if let Some(source) = self.source.take() {
+            panics::discard(source);
+        }
+    }
+}
+
 /// Sources deeper than this are left out: an error that is its own source must not hold up the log.
 const DEEPEST: usize = 64;
 
@@ -198,7 +209,7 @@ impl Error {
     ) -> Error {
         // A visitor can ask for any number of pages that are not there; only what is ours to mend is worth the walk.
         let backtrace = if status.is_server_error() { Backtrace::capture() } else { Backtrace::disabled() };
-        let location = Some(caller).filter(|place| !is_of_the_framework(place.file()));
+        let location = Some(caller).filter(|place| is_telling(place));
         Error(Box::new(Inner { status, message, source, location, backtrace }))
     }
 
@@ -260,6 +271,12 @@ impl Error {
         }
     }
 
+    /// The same error, made at that place where its own is not known.
+    pub(crate) fn or_at(mut self, caller: &'static Location<'static>) -> Error {
+        self.0.location = self.0.location.or(Some(caller).filter(|place| is_telling(place)));
+        self
+    }
+
     /// The same error under another status.
     pub fn with_status(mut self, status: Status) -> Error {
         self.0.status = status;
@@ -308,8 +325,10 @@ impl Error {
     /// }
     /// ```
     ///
-    /// Not known for what aside itself made, such as the 404 of a parameter that does not parse, nor for an error that a
-    /// handler or a task returned in its own type, which no `?` took on its way.
+    /// For a form, a query, a body or a parameter that cannot be read it is the line that asked for it. Not known for what
+    /// aside itself made before or after the handler, for an error that was made by a function passed as a value
+    /// (`map_err(Error::bad_request)`), nor for one that a handler or a task returned in its own type, which no `?` took on
+    /// its way.
     pub fn location(&self) -> Option<&'static Location<'static>> {
         self.0.location
     }
@@ -345,7 +364,7 @@ impl Error {
 
     /// What caused it, and what caused that, as far as it goes. Errors of this type among them are looked into.
     pub(crate) fn sources(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
-        successors(self.first_source(), |source| (**source).source().and_then(unpacked)).take(DEEPEST)
+        successors(self.first_source(), |source| source_of(*source).and_then(unpacked)).take(DEEPEST)
     }
 
     fn first_source(&self) -> Option<&(dyn StdError + 'static)> {
@@ -357,7 +376,7 @@ impl Error {
     pub(crate) fn causes(&self) -> Vec<String> {
         let mut causes: Vec<String> = Vec::new();
         let first = self.source().map(|source| source as &(dyn StdError + 'static));
-        for source in successors(first, |source| (**source).source()).take(DEEPEST) {
+        for source in successors(first, |source| source_of(*source)).take(DEEPEST) {
             let words = words(source);
             if !causes.last().is_some_and(|parent| parent.ends_with(&words)) {
                 causes.push(words);
@@ -374,11 +393,20 @@ impl Error {
     }
 }
 
-/// What an error says, as far as it got: an implementation of `Display` may fail, at which `to_string` panics.
+/// The message of an error, as far as it got: an implementation of `Display` may fail, at which `to_string` panics, or panic
+/// itself, which must not cost the task, the job or the response that has failed already.
 fn words(error: &dyn StdError) -> String {
     let mut words = String::new();
-    let _ = fmt::write(&mut words, format_args!("{error}"));
+    if let Err(panic) = panics::catch(|| fmt::write(&mut words, format_args!("{error}")).is_ok()) {
+        let gap = if words.is_empty() { "" } else { " " };
+        words += &format!("{gap}(its Display panicked: {panic})");
+    }
     words
+}
+
+/// The source of an error; none where the implementation panics.
+fn source_of<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdError + 'static)> {
+    panics::catch(|| error.source()).ok().flatten()
 }
 
 /// The error that a carrier has for a source, and any other as it is.
@@ -387,6 +415,14 @@ fn unpacked<'a>(source: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdErro
         Some(Carrier(error)) => error.first_source(),
         None => Some(source),
     }
+}
+
+/// Returns true for a place that helps to find what to mend: not in this crate, and not in the standard library, whose code
+/// calls a function that was passed as a value (`map_err(Error::bad_request)`).
+fn is_telling(place: &Location<'_>) -> bool {
+    let file = place.file().replace('\\', "/");
+    let is_of_the_library = file.starts_with("/rustc/") || file.contains("/rustlib/src/rust/library/");
+    !is_of_the_library && !is_of_the_framework(place.file())
 }
 
 /// Whether a source file, as the compiler names it, is one of this crate's: a place in there tells nobody what to mend.
@@ -398,7 +434,7 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.0.message, &self.0.source) {
             (Some(message), _) => f.write_str(message),
-            (None, Some(source)) => source.fmt(f),
+            (None, Some(source)) => f.write_str(&words(&**source)),
             (None, None) => self.0.status.fmt(f),
         }
     }
@@ -531,6 +567,40 @@ mod tests {
         assert!(error.find_source::<fmt::Error>().is_none());
     }
 
+    /// An error with nothing but panics in it, each of its methods with words of its own.
+    #[derive(Debug)]
+    struct Hostile;
+
+    impl fmt::Display for Hostile {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str("half")?;
+            panic!("in its display")
+        }
+    }
+
+    impl StdError for Hostile {
+        fn source(&self) -> Option<&(dyn StdError + 'static)> {
+            panic!("in its source")
+        }
+    }
+
+    impl Drop for Hostile {
+        fn drop(&mut self) {
+            panic!("in its drop")
+        }
+    }
+
+    #[test]
+    fn an_error_that_panics_is_told_as_far_as_it_can_be() {
+        let error = Error::from(Hostile).context("saving");
+        let chain = error.chain();
+        assert!(chain.starts_with("saving: half (its Display panicked: in its display, at src/error.rs:"), "{chain}");
+        assert!(format!("{error:?}").starts_with(&chain));
+        assert!(Error::from(Hostile).to_string().starts_with("half (its Display panicked"));
+        assert!(error.find_source::<fmt::Error>().is_none());
+        assert!(error.find_source::<Hostile>().is_some());
+    }
+
     #[test]
     fn what_a_visitor_did_wrong_takes_no_backtrace_and_context_keeps_the_one_that_is_there() {
         assert!(Error::not_found("gone").backtrace().is_none() && Error::from(Status::NOT_FOUND).backtrace().is_none());
@@ -538,6 +608,13 @@ mod tests {
         let captured = error.backtrace().map(ToString::to_string);
         assert_eq!(captured.is_some(), Backtrace::capture().status() == BacktraceStatus::Captured);
         assert_eq!(error.context("outside").backtrace().map(ToString::to_string), captured);
+    }
+
+    /// The library's own line, in which it calls what it was given, tells nothing.
+    #[test]
+    fn an_error_made_by_a_function_that_was_passed_has_no_place() {
+        let made: Result<()> = Err("why").map_err(Error::bad_request);
+        assert_eq!(made.unwrap_err().location(), None);
     }
 
     #[test]

@@ -91,6 +91,7 @@ mod log_limit;
 #[cfg(feature = "mail")]
 mod mail;
 mod panel;
+mod panics;
 mod server;
 mod sync;
 pub mod testing;
@@ -102,7 +103,7 @@ mod worker_share;
 pub use app::App;
 pub use app::check::{Advice, check};
 pub use app::parts::IntoAnswer;
-pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome, Panic};
+pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome};
 pub use background::pool::Pool;
 pub use background::registry::{Counts, Origin, Progress, TaskState};
 pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, TaskInfo, background, task};
@@ -123,6 +124,7 @@ pub use jobs::{Enqueued, Job, JobCounts, JobFailure, JobInfo, JobState, Jobs, Ne
 pub use live::{Live, LiveMap, LivePart};
 #[cfg(feature = "mail")]
 pub use mail::{Attachment, Mail, SentMail};
+pub use panics::Panic;
 pub use server::Server;
 pub use watched::LiveGuard;
 #[cfg(feature = "webhook")]

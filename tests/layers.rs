@@ -11,6 +11,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("bounds", 0),
     ("error", 0),
     ("log_limit", 0),
+    ("panics", 0),
     ("sync", 0),
     ("watched", 0),
     ("worker_share", 0),

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::config::Config;
+use crate::http::guard::proxies::is_https;
 
 /// One thing that should be looked at: [`check`].
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,7 +62,7 @@ fn check_address(config: &Config, advise: &mut Advise<'_>) {
     let hosts = &config.allowed_hosts;
     advise(url.is_empty(), "ASIDE_URL", "is not set: links in mail have no host, and the site answers to any name");
     advise(
-        !url.is_empty() && !url.starts_with("https://"),
+        !url.is_empty() && !is_https(url),
         "ASIDE_URL",
         "is no https address: browsers are not told to stay with https, and drop the session's `__Host-` cookie",
     );

@@ -107,7 +107,10 @@ impl Service {
         self.guard.identify(&mut request);
         let _entered = request.context().enter();
         let response = caught(|| answer(&mut request));
-        self.finish(&mut request, response, began)
+        let response = self.finish(&mut request, response, began);
+        // It may have values of the application's.
+        panics::discard(request);
+        response
     }
 
     /// The guard, the hooks, the handler.
@@ -260,9 +263,7 @@ pub(super) fn readiness(request: &Request) -> Response {
 
 fn log_error(request: &Request, error: &Error) {
     let panic = error.source().and_then(|source| source.downcast_ref::<Failure>());
-    let what = || panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
-    // What an error says is code of the application's, which may panic in its turn.
-    let what = panics::catch(what).unwrap_or_else(|panic| format!("failed, and what it says panicked: {panic}"));
+    let what = panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
     let backtrace = panic.map_or_else(|| error.backtrace_lines(), Failure::backtrace);
     let backtrace = backtrace.map_or(String::new(), |lines| format!("\n{lines}"));
     let line = format!("{} {} {} {what}", request.method(), request.path(), request.id());

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::error::{BoxError, Error, Never};
+use crate::panics::Panic;
 
 /// What a task came to: its value, or why there is none.
 pub type Outcome<T> = Result<T, Failure>;
@@ -80,25 +81,6 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
-
-/// A panic that was caught: what it said, and where.
-#[derive(Debug, Clone)]
-#[non_exhaustive]
-pub struct Panic {
-    /// What it said, or `(no message)` when the payload was no text.
-    pub message: String,
-    /// Where: file and line. Not known for a payload that `resume_unwind` sent on, nor under a later panic hook.
-    pub place: Option<String>,
-    /// The way there, when `RUST_BACKTRACE` asks for it.
-    pub backtrace: Option<String>,
-}
-
-impl fmt::Display for Panic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)?;
-        self.place.as_ref().map_or(Ok(()), |place| write!(f, ", at {place}"))
-    }
-}
 
 /// The error of [`TaskContext::check`](crate::TaskContext::check) and [`sleep`](crate::TaskContext::sleep): the task was
 /// told to cancel. A task that returns it, alone or as the source of another error, counts as cancelled and not as failed.

@@ -3,8 +3,9 @@
 //! A task begins as a closure. It is named and entered in the application's registry, waits for a place, runs on an OS
 //! thread with panics caught, and ends in the registry and the log with its outcome. Nothing here knows of HTTP.
 
+pub(crate) use crate::panics;
+
 pub(crate) mod failure;
-pub(crate) mod panics;
 pub(crate) mod pool;
 pub(crate) mod registry;
 pub(crate) mod scope;

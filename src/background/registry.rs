@@ -19,6 +19,7 @@ use super::timer;
 use crate::bounds;
 use crate::config::Config;
 use crate::deadline;
+use crate::panics;
 use crate::sync::{lock, wait_while_for};
 use crate::watched::Watched;
 
@@ -545,7 +546,8 @@ impl Registry {
         if !record.end(end) {
             return;
         }
-        say();
+        // The logger is the application's.
+        let _ = panics::catch(say);
         let mut state = self.state();
         state.unfinished.remove(&record.id);
         state.count(failure);

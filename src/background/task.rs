@@ -8,13 +8,13 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::failure::{Cancelled, Failure, IntoOutcome, Outcome};
-use super::panics;
 use super::registry::{Origin, Progress, Record, Registry, Stop, TaskState};
 use super::scope::Context;
 use super::threads::{self, Work};
 use super::timer;
 use crate::bounds;
 use crate::error::Error;
+use crate::panics::{self, Contained};
 use crate::sync::{lock, wait_while};
 use crate::watched::Watched;
 
@@ -48,6 +48,9 @@ const LONGEST_MESSAGE: usize = 10_000;
 ///
 /// # Panics
 /// Never; `join` never gives an `Err`, since panics are caught inside. `panic = "abort"` is not supported.
+///
+/// A **value** that `f` returns and whose `Drop` panics ends the process when nothing holds the handle any more: the standard
+/// library, which keeps the value for the handle, aborts then. [`Task`] has a handle of its own and logs such a panic.
 #[track_caller]
 pub fn background<F, R>(f: F) -> JoinHandle<Outcome<R::Value>>
 where
@@ -219,7 +222,10 @@ impl Retry {
     /// The wait after that many failed tries, if there is to be another.
     pub(crate) fn wait_after(&self, failed: u32, failure: &Failure) -> Option<Duration> {
         let worth_it = match failure {
-            Failure::Error(error) => self.only_if.is_none_or(|worth_it| worth_it(error)),
+            // One that panics has not said no; panics are tried again in any case.
+            Failure::Error(error) => {
+                self.only_if.is_none_or(|worth_it| panics::catch(|| worth_it(error)).unwrap_or(true))
+            }
             Failure::Panic(_) => true,
             _ => false,
         };
@@ -489,7 +495,7 @@ pub(crate) struct Name {
 pub(crate) struct Deferred {
     context: Context,
     name: Name,
-    call: Call<()>,
+    call: Contained<Call<()>>,
 }
 
 impl Deferred {
@@ -499,13 +505,14 @@ impl Deferred {
         R: IntoOutcome,
     {
         let mut f = Some(f);
-        let call = Box::new(move |task: &TaskContext| f.take().map_or(Ok(()), |f| f(task).into_outcome().map(drop)));
-        Deferred { context: Context::current(), name, call }
+        let call: Call<()> =
+            Box::new(move |task: &TaskContext| f.take().map_or(Ok(()), |f| f(task).into_outcome().map(drop)));
+        Deferred { context: Context::current(), name, call: Contained::new(call) }
     }
 
     /// Begins it.
     pub(crate) fn start(self) {
-        Run::new(self.context, self.name, self.call).start();
+        Run::new(self.context, self.name, self.call.into_inner()).start();
     }
 }
 
@@ -527,7 +534,7 @@ pub(crate) struct Run<T> {
     context: Context,
     registry: Registry,
     record: Arc<Record>,
-    call: Call<T>,
+    call: Contained<Call<T>>,
     retry: Option<Retry>,
     tries: u32,
     deadline: Option<Deadline>,
@@ -554,6 +561,7 @@ impl<T: Send + 'static> Run<T> {
         if let Some(grace) = name.unwatched {
             registry.watch_watchers(&record, grace);
         }
+        let call = Contained::new(call);
         Run { context, registry, record, call, retry: None, tries: 0, deadline, exempt }
     }
 
@@ -619,21 +627,28 @@ impl<T: Send + 'static> Run<T> {
     }
 
     /// One try on a kept thread: then the next one is prepared, or the task has ended.
-    fn step(mut self, promise: Promise<T>) -> Option<Work> {
+    fn step(self, promise: Promise<T>) -> Option<Work> {
         threads::rename(&self.record.name);
+        let (registry, record) = (self.registry.clone(), self.record.clone());
+        // The function is called inside a catch of its own. Whatever else panics, a thread keeps its work and its place.
+        if let Err(panic) = panics::catch(|| self.try_once(promise)) {
+            registry.end(&record, Some(&Failure::Panic(panic)));
+        }
+        registry.leave_place()
+    }
+
+    fn try_once(mut self, promise: Promise<T>) {
         let outcome = self.attempt();
-        let registry = self.registry.clone();
         match self.wait_before_next(&outcome) {
             Some(wait) => {
-                let (record, exempt) = (self.record.clone(), self.exempt);
+                let (registry, record, exempt) = (self.registry.clone(), self.record.clone(), self.exempt);
                 registry.retry_after(&record, wait, Work::new(move || self.step(promise)), exempt);
             }
             None => {
-                registry.end(&self.record, outcome.as_ref().err());
+                self.registry.end(&self.record, outcome.as_ref().err());
                 promise.fulfil(outcome);
             }
         }
-        registry.leave_place()
     }
 
     fn wait_before_next(&self, outcome: &Outcome<T>) -> Option<Duration> {
@@ -714,8 +729,9 @@ pub(crate) struct Promise<T>(Arc<Slot<T>>);
 
 impl<T> Promise<T> {
     fn fulfil(self, outcome: Outcome<T>) {
+        self.0.put(outcome);
         // With no handle left the value is dropped here: that is the task's own code, and may panic.
-        let _ = panics::catch(move || self.0.put(outcome));
+        panics::discard(self);
     }
 }
 

@@ -197,8 +197,10 @@ fn system_limit() -> Option<usize> {
 /// Lowers the priority of this thread alone (on Linux a nice value belongs to a thread). It cannot be raised again.
 #[cfg(target_os = "linux")]
 fn stand_back(nice: i32) {
-    // Refused only to a thread that is lower already.
-    let _ = rustix::process::setpriority_process(None, nice);
+    // A thread of a process that was started with `nice` is lower already, and root would raise it.
+    if rustix::process::getpriority_process(None).is_ok_and(|own| own < nice) {
+        let _ = rustix::process::setpriority_process(None, nice);
+    }
 }
 
 #[cfg(not(target_os = "linux"))]

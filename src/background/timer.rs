@@ -7,7 +7,7 @@ use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
-use super::panics;
+use crate::panics;
 use crate::sync::lock;
 
 type Action = Box<dyn FnOnce() + Send>;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use super::outlet::Outlet;
 use crate::background::scope::Context;
+use crate::panics::Contained;
 use crate::sync::Bell;
 use crate::watched::Call;
 
@@ -29,12 +30,12 @@ pub(crate) struct Pause {
 }
 
 /// A feed that writes on behalf of the request that it was made in.
-pub(super) struct InContext {
+pub(super) struct InContext<F> {
     pub(super) context: Context,
-    pub(super) feed: Box<dyn Feed>,
+    pub(super) feed: Contained<F>,
 }
 
-impl Feed for InContext {
+impl<F: Feed> Feed for InContext<F> {
     fn write(&mut self, out: &mut Vec<u8>) -> Option<Pause> {
         let _entered = self.context.clone().enter();
         self.feed.write(out)

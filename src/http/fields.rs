@@ -596,7 +596,11 @@ impl<'a> de::Deserializer<'a> for Value<'a> {
         if name != UPLOAD {
             return visitor.visit_newtype_struct(self);
         }
-        HANDED_OVER.set(Some(self.file()?));
+        let file = self.file()?;
+        if file.is_stand_in() {
+            STAND_IN_TAKEN.set(true);
+        }
+        HANDED_OVER.set(Some(file));
         visitor.visit_unit()
     }
 
@@ -648,6 +652,15 @@ const UPLOAD: &str = "aside::Upload";
 thread_local! {
     /// Serde carries texts and numbers. A file goes beside it, from the form's side to the type's on the same thread.
     static HANDED_OVER: Cell<Option<Upload>> = const { Cell::new(None) };
+    static STAND_IN_TAKEN: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Returns true if a form of this type takes a file in the field of that name, or if the type does not show it: it is given
+/// one. So files that nothing asks for need not be kept.
+pub(crate) fn takes_file<T: DeserializeOwned>(name: &str) -> bool {
+    STAND_IN_TAKEN.set(false);
+    let reading: Reading<T> = read(&[(name.to_owned(), Sent::File(Upload::stand_in()))]);
+    reading.value.is_none() || STAND_IN_TAKEN.get()
 }
 
 /// A file field of a form's type: see [`Request::submitted`](crate::Request::submitted).
@@ -1146,5 +1159,43 @@ mod tests {
         assert_eq!(friendly("email=a&quantity=99999999999&price=1&size=small"), ["Please enter a smaller number."]);
         assert_eq!(friendly("email=a&quantity=-1&price=1&size=small"), ["Please enter a number that is not negative."]);
         assert_eq!(friendly("email=a&quantity=--1&price=1&size=small"), ["Please enter a whole number."]);
+    }
+
+    #[test]
+    fn a_type_shows_where_it_takes_files() {
+        #[derive(Deserialize)]
+        #[allow(dead_code)]
+        struct Photo {
+            title: String,
+            photo: Upload,
+            cover: Option<Upload>,
+            letters: Vec<Upload>,
+            #[serde(default, rename = "pictures[]")]
+            pictures: Vec<Upload>,
+            items: Vec<Item>,
+            by_name: HashMap<String, Upload>,
+            #[serde(deserialize_with = "size")]
+            size: u64,
+        }
+        #[derive(Deserialize)]
+        #[allow(dead_code)]
+        struct Item {
+            name: String,
+            picture: Option<Upload>,
+        }
+        fn size<'de, D: Deserializer<'de>>(field: D) -> Result<u64, D::Error> {
+            Ok(Upload::deserialize(field)?.size())
+        }
+        let yes =
+            ["photo", "cover", "letters", "pictures[]", "items[0][picture]", "items[][picture]", "by_name[x]", "size"];
+        let no = ["title", "items[0][name]", "items[0][other]", "items[0]", "other", "", "photo[0]", "_once"];
+        for (names, takes) in [(&yes[..], true), (&no[..], false)] {
+            for name in names {
+                assert_eq!(takes_file::<Photo>(name), takes, "{name}");
+            }
+        }
+        assert!(!takes_file::<HashMap<String, String>>("photo"));
+        assert!(takes_file::<HashMap<String, Upload>>("photo"));
+        assert!(!takes_file::<Order>("note"));
     }
 }

@@ -4,6 +4,7 @@
 //! for pages that show what was typed beside what was wrong with it.
 
 use std::collections::BTreeMap;
+use std::panic::Location;
 use std::sync::Arc;
 
 use minijinja::value::{Enumerator, Object};
@@ -74,8 +75,11 @@ impl Request {
     /// 415 for another content type; 413 over `ASIDE_MAX_FORM` (1 MiB) or `ASIDE_MAX_FIELDS` (1,000), and for a multipart
     /// form as [`multipart`](Request::multipart); 400 when it was cut short; 422, naming the field, when one is missing or
     /// cannot be read.
+    #[track_caller]
     pub fn form<T: DeserializeOwned>(&mut self) -> Result<T> {
-        first_refusal(fields::read(&self.sent()?), "field").map_err(Error::unprocessable)
+        let caller = Location::caller();
+        let read = self.sent::<T>().and_then(|sent| first_refusal(&sent, "field", Status::UNPROCESSABLE_CONTENT));
+        read.map_err(|error| error.or_at(caller))
     }
 
     /// The form in the body with all that is wrong with it, for a page that shows both; see [`Form`].
@@ -108,13 +112,15 @@ impl Request {
     ///
     /// # Errors
     /// As [`form`](Request::form) but for 422: a field that is missing or cannot be read is in [`Form::errors`].
+    #[track_caller]
     pub fn submitted<T: DeserializeOwned>(&mut self) -> Result<Form<T>> {
-        Ok(Form::typed(self.sent()?))
+        let caller = Location::caller();
+        self.sent::<T>().map(Form::typed).map_err(|error| error.or_at(caller))
     }
 
-    fn sent(&mut self) -> Result<Vec<(String, Sent)>> {
+    fn sent<T: DeserializeOwned>(&mut self) -> Result<Vec<(String, Sent)>> {
         match self.content_type().as_deref() {
-            Some(MULTIPART) => sent(&self.multipart()?),
+            Some(MULTIPART) => sent(&self.multipart_with(&mut fields::takes_file::<T>)?),
             _ => Ok(texts(self.form_pairs()?)),
         }
     }
@@ -123,16 +129,21 @@ impl Request {
     ///
     /// # Errors
     /// As [`form`](Request::form) but for 422.
+    #[track_caller]
     pub fn form_pairs(&mut self) -> Result<Vec<(String, String)>> {
-        match self.content_type().as_deref() {
-            Some(URLENCODED) => {
-                let pairs = pairs(&self.bytes()?, self.config().max_fields, "form")?;
-                once::note(self, pairs.iter().map(|(name, text)| (&name[..], &text[..])));
-                Ok(pairs)
-            }
-            Some(MULTIPART) => self.multipart()?.pairs(),
+        let caller = Location::caller();
+        let pairs = match self.content_type().as_deref() {
+            Some(URLENCODED) => self.urlencoded_pairs(),
+            Some(MULTIPART) => self.multipart_with(&mut |_| false).and_then(|body| body.pairs()),
             other => Err(unsupported(&format!("{URLENCODED} or {MULTIPART}"), other)),
-        }
+        };
+        pairs.map_err(|error| error.or_at(caller))
+    }
+
+    fn urlencoded_pairs(&mut self) -> Result<Pairs> {
+        let pairs = pairs(&self.bytes()?, self.config().max_fields, "form")?;
+        once::note(self, pairs.iter().map(|(name, text)| (&name[..], &text[..])));
+        Ok(pairs)
     }
 
     /// The query as a type, by the same rules as [`form`](Request::form).
@@ -152,16 +163,23 @@ impl Request {
     ///
     /// # Errors
     /// 400, naming the parameter, when one is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS` (1,000).
+    #[track_caller]
     pub fn query<T: DeserializeOwned>(&self) -> Result<T> {
-        first_refusal(fields::read(&texts(self.query_pairs()?)), "parameter").map_err(Error::bad_request)
+        let caller = Location::caller();
+        let pairs = self.query_pairs();
+        let read = pairs.and_then(|pairs| first_refusal(&texts(pairs), "parameter", Status::BAD_REQUEST));
+        read.map_err(|error| error.or_at(caller))
     }
 
     /// The parameters of the query by name and value, in order.
     ///
     /// # Errors
     /// 413 over `ASIDE_MAX_FIELDS` (1,000).
+    #[track_caller]
     pub fn query_pairs(&self) -> Result<Vec<(String, String)>> {
-        pairs(self.query_string().as_bytes(), self.config().max_fields, "query")
+        let caller = Location::caller();
+        let pairs = pairs(self.query_string().as_bytes(), self.config().max_fields, "query");
+        pairs.map_err(|error| error.or_at(caller))
     }
 
     /// The body, which is JSON, as a type.
@@ -183,7 +201,13 @@ impl Request {
     /// 415 when the content type is neither `application/json` nor one that ends in `+json`; 413 over `ASIDE_MAX_FORM`;
     /// 400 with line and column when it is no JSON; 422 with the path (`items[1].quantity`) when it is JSON of another
     /// shape.
+    #[track_caller]
     pub fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let caller = Location::caller();
+        self.read_json().map_err(|error| error.or_at(caller))
+    }
+
+    fn read_json<T: DeserializeOwned>(&mut self) -> Result<T> {
         let content_type = self.content_type();
         let is_json = |name: &String| name == "application/json" || name.ends_with("+json");
         if !content_type.as_ref().is_some_and(is_json) {
@@ -202,16 +226,21 @@ impl Multipart {
     ///
     /// # Errors
     /// 422, naming the field, when one is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS`.
+    #[track_caller]
     pub fn form<T: DeserializeOwned>(&self) -> Result<T> {
-        first_refusal(fields::read(&sent(self)?), "field").map_err(Error::unprocessable)
+        let caller = Location::caller();
+        let read = sent(self).and_then(|sent| first_refusal(&sent, "field", Status::UNPROCESSABLE_CONTENT));
+        read.map_err(|error| error.or_at(caller))
     }
 
     /// The fields with all that is wrong with them, for a page that shows both; see [`Form`].
     ///
     /// # Errors
     /// As [`form`](Multipart::form) but for 422.
+    #[track_caller]
     pub fn submitted<T: DeserializeOwned>(&self) -> Result<Form<T>> {
-        Ok(Form::typed(sent(self)?))
+        let caller = Location::caller();
+        sent(self).map(Form::typed).map_err(|error| error.or_at(caller))
     }
 }
 
@@ -230,11 +259,13 @@ fn sent(body: &Multipart) -> Result<Vec<(String, Sent)>> {
     Ok(parts.filter_map(|part| Some((part.name().to_owned(), content(part)?))).collect())
 }
 
-fn first_refusal<T>(reading: Reading<T>, noun: &str) -> Result<T, String> {
+/// The fields as a type, or the first of what is wrong with them under that status.
+fn first_refusal<T: DeserializeOwned>(sent: &[(String, Sent)], noun: &str, status: Status) -> Result<T> {
+    let reading = fields::read(sent);
     match (reading.refusals.first(), reading.value) {
-        (Some(refusal), _) => Err(refusal.technical(noun)),
+        (Some(refusal), _) => Err(Error::new(status, refusal.technical(noun))),
         (None, Some(value)) => Ok(value),
-        (None, None) => Err("The form cannot be read.".to_owned()),
+        (None, None) => Err(Error::new(status, "The form cannot be read.")),
     }
 }
 
@@ -325,7 +356,7 @@ fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
 /// ```
 ///
 /// A name with brackets is looked up with them: `form.values["address[city]"]`, `form.errors["items[0][name]"]`. What was not
-/// sent is blank in `values`. An error that is about no single field is under `form`. Do not fill a password in again.
+/// sent is blank in `values`, and what is not wrong is blank in `errors`. An error that is about no single field is under `form`. Do not fill a password in again.
 #[derive(Debug, Clone)]
 pub struct Form<T> {
     lists: BTreeMap<String, Vec<String>>,
@@ -537,17 +568,18 @@ impl<T> Serialize for Form<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let values = self.lists.keys().map(|name| (name.clone(), self.typed_in(name).into())).collect();
         let lists = self.lists.iter().map(|(name, texts)| (name.clone(), texts.clone().into())).collect();
+        let errors = self.errors.iter().map(|(name, words)| (name.clone(), words.into())).collect();
         let mut form = serializer.serialize_struct("Form", 4)?;
         form.serialize_field("values", &Typed::value(values, "".into()))?;
         form.serialize_field("lists", &Typed::value(lists, Vec::<String>::new().into()))?;
-        form.serialize_field("errors", &self.errors)?;
+        form.serialize_field("errors", &Typed::value(errors, "".into()))?;
         form.serialize_field("valid", &self.is_valid())?;
         form.end()
     }
 }
 
-/// What was typed, by name. To a template a name that was not sent is blank and not a mistake: on the page that is visited
-/// first none was.
+/// What was typed or is wrong, by name. To a template a name that is not there is blank and not a mistake: on the page that
+/// is visited first none is.
 #[derive(Debug)]
 struct Typed {
     fields: BTreeMap<String, minijinja::Value>,

@@ -1,34 +1,27 @@
 //! Multipart bodies: forms with files (RFC 7578).
 //!
 //! The files go to temporary files as they come in and are gone with the [`Multipart`] that holds them; what is to stay
-//! goes through [`Upload::save_to`]. The parser is multer's, which is asynchronous, over a body that blocks: it is polled
-//! here, without a runtime (see [`Source`]).
+//! goes through [`Upload::save_to`].
+
+mod parser;
 
 use std::borrow::Cow;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::future::Future;
 use std::io::{self, BufWriter, Read, Write};
+use std::panic::Location;
 use std::path::{Path, PathBuf};
-use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll, Waker};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use futures_core::Stream;
+use percent_encoding::percent_decode;
 use tempfile::{NamedTempFile, TempPath};
 
+use self::parser::{Parser, PartHeaders};
 use super::once;
-use super::request::{Request, unreadable};
+use super::request::Request;
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
-
-/// What is read from the body at once. Until the first part begins multer reads twice before it looks at anything, so two
-/// of them are no more than [`HEAD`].
-const CHUNK: usize = 8 << 10;
-
-/// What may be read without a part beginning or going on: the header of a part, or what stands before the first.
-const HEAD: usize = 16 << 10;
 
 /// What of a file is looked at to tell its type; `infer` asks for no more.
 const SNIFF: u64 = 8 << 10;
@@ -55,7 +48,15 @@ impl Request {
     /// 415 for another content type; 413 when the body is over `ASIDE_MAX_UPLOAD` (32 MiB), its text fields together are
     /// over `ASIDE_MAX_FORM` (1 MiB), or it has more than `ASIDE_MAX_PARTS` (100) parts; 400 when it was cut short or is
     /// malformed; 500 when the temporary files cannot be written.
+    #[track_caller]
     pub fn multipart(&mut self) -> Result<Multipart> {
+        let caller = Location::caller();
+        self.multipart_with(&mut |_| true).map_err(|error| error.or_at(caller))
+    }
+
+    /// The multipart body, with those files alone that `takes_file` asks for by the names of their fields: the others never
+    /// get onto the disk.
+    pub(crate) fn multipart_with(&mut self, takes_file: &mut dyn FnMut(&str) -> bool) -> Result<Multipart> {
         if let Some(read) = self.extension::<ReadAhead>().and_then(|ahead| ahead.0.take()) {
             return Ok(read);
         }
@@ -64,7 +65,7 @@ impl Request {
         if self.content_length().is_some_and(|length| length > limits.upload) {
             return Err(limits.over_upload());
         }
-        let parts = read_parts(self.body(), &boundary, limits)?;
+        let parts = read_parts(self.body(), &boundary, limits, takes_file)?;
         once::note(self, parts.iter().map(|part| (part.name(), part.text().or(part.filename()).unwrap_or_default())));
         Ok(Multipart { parts, max_fields: limits.fields })
     }
@@ -124,124 +125,34 @@ impl Limits {
     }
 }
 
-/// The body as the stream that multer reads.
-///
-/// multer reads as long as it is given something, into memory. So after each chunk it is told once that there is nothing
-/// yet: it then works on what it has, and [`wait`] polls it again. And it sets no bound to what comes before a part: so a
-/// chunk is refused when too much has come since it last had something to say.
-struct Source<'r> {
-    body: &'r mut (dyn Read + Send),
+/// Reads all parts. The files that `takes_file` does not ask for by the names of their fields are passed over.
+fn read_parts(
+    body: &mut (dyn Read + Send),
+    boundary: &str,
     limits: Limits,
-    read: u64,
-    unheard: &'r AtomicUsize,
-    resting: bool,
-}
-
-impl Source<'_> {
-    fn chunk(&mut self) -> Option<Result<Vec<u8>>> {
-        if self.unheard.load(Ordering::Relaxed) > HEAD {
-            return Some(Err(Error::bad_request(format!(
-                "No part begins within {HEAD} bytes, or its header is longer."
-            ))));
-        }
-        let mut buffer = [0; CHUNK];
-        let count = loop {
-            match self.body.read(&mut buffer) {
-                Ok(0) => return None,
-                Ok(count) => break count,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Some(Err(unreadable(error))),
-            }
-        };
-        self.read += count as u64;
-        self.unheard.fetch_add(count, Ordering::Relaxed);
-        Some(if self.read > self.limits.upload { Err(self.limits.over_upload()) } else { Ok(buffer[..count].to_vec()) })
-    }
-}
-
-impl Stream for Source<'_> {
-    type Item = Result<Vec<u8>>;
-
-    fn poll_next(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        self.resting = !self.resting;
-        if self.resting { Poll::Ready(self.chunk()) } else { Poll::Pending }
-    }
-}
-
-/// Waits for what never waits: each poll reads from the body, which blocks.
-fn wait<T>(future: impl Future<Output = T>) -> T {
-    let mut future = pin!(future);
-    let mut context = Context::from_waker(Waker::noop());
-    loop {
-        if let Poll::Ready(value) = future.as_mut().poll(&mut context) {
-            return value;
-        }
-    }
-}
-
-/// multer over a [`Source`].
-struct Parser<'r> {
-    multer: multer::Multipart<'r>,
-    unheard: &'r AtomicUsize,
-}
-
-impl<'r> Parser<'r> {
-    fn new(body: &'r mut (dyn Read + Send), boundary: &str, limits: Limits, unheard: &'r AtomicUsize) -> Parser<'r> {
-        let source = Source { body, limits, read: 0, unheard, resting: false };
-        Parser { multer: multer::Multipart::new(source, boundary), unheard }
-    }
-
-    fn next(&mut self) -> Result<Option<multer::Field<'r>>> {
-        let field = wait(self.multer.next_field()).map_err(refused);
-        self.unheard.store(0, Ordering::Relaxed);
-        field
-    }
-
-    /// Hands the content of a part on, piece by piece.
-    fn content(&self, mut field: multer::Field<'r>, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
-        while let Some(piece) = wait(field.chunk()).map_err(refused)? {
-            self.unheard.store(0, Ordering::Relaxed);
-            take(&piece)?;
-        }
-        Ok(())
-    }
-}
-
-fn refused(error: multer::Error) -> Error {
-    match error {
-        // Ours, out of the source, with its status.
-        multer::Error::StreamReadFailed(error) => Error::from_box(error),
-        multer::Error::IncompleteStream
-        | multer::Error::IncompleteFieldData { .. }
-        | multer::Error::IncompleteHeaders => {
-            Error::bad_request("The multipart body was cut short or is malformed.").with_source(error)
-        }
-        error => Error::bad_request("A part of the multipart body has malformed headers.").with_source(error),
-    }
-}
-
-fn read_parts(body: &mut (dyn Read + Send), boundary: &str, limits: Limits) -> Result<Vec<Part>> {
-    let unheard = AtomicUsize::new(0);
-    let mut parser = Parser::new(body, boundary, limits, &unheard);
+    takes_file: &mut dyn FnMut(&str) -> bool,
+) -> Result<Vec<Part>> {
+    let mut parser = Parser::new(body, boundary, limits);
     let mut parts = Vec::new();
     let mut text_left = limits.text;
-    while let Some(field) = parser.next()? {
+    while let Some(headers) = parser.next()? {
         if parts.len() == limits.parts {
             return Err(limits.over_parts());
         }
-        let mut part = Part::from_headers(&field)?;
+        let mut part = Part::from_headers(&headers)?;
         part.content = match &part.filename {
-            Some(filename) => read_file(&parser, field, filename)?,
-            None => text_content(read_text(&parser, field, &mut text_left, limits)?),
+            Some(filename) if takes_file(&part.name) => read_file(&mut parser, filename)?,
+            Some(_) => parser.content(|_| Ok(())).map(|()| Content::NoFile)?,
+            None => text_content(read_text(&mut parser, &mut text_left, limits)?),
         };
         parts.push(part);
     }
     Ok(parts)
 }
 
-fn read_text<'r>(parser: &Parser<'r>, field: multer::Field<'r>, left: &mut u64, limits: Limits) -> Result<Vec<u8>> {
+fn read_text(parser: &mut Parser<'_>, left: &mut u64, limits: Limits) -> Result<Vec<u8>> {
     let mut text = Vec::new();
-    parser.content(field, |piece| {
+    parser.content(|piece| {
         *left = left.checked_sub(piece.len() as u64).ok_or_else(|| limits.over_text())?;
         text.extend_from_slice(piece);
         Ok(())
@@ -259,7 +170,7 @@ fn text_content(bytes: Vec<u8>) -> Content {
 }
 
 /// What is sent for a file field where none was chosen (no name, no bytes) is no upload.
-fn read_file<'r>(parser: &Parser<'r>, field: multer::Field<'r>, filename: &str) -> Result<Content> {
+fn read_file(parser: &mut Parser<'_>, filename: &str) -> Result<Content> {
     let failed = |error: io::Error| {
         let place = std::env::temp_dir();
         Error::from(error).context(format!("cannot keep an upload in {}", place.display()))
@@ -269,7 +180,7 @@ fn read_file<'r>(parser: &Parser<'r>, field: multer::Field<'r>, filename: &str) 
     if !filename.is_empty() {
         file = Some(create()?);
     }
-    parser.content(field, |piece| {
+    parser.content(|piece| {
         if file.is_none() && !piece.is_empty() {
             file = Some(create()?);
         }
@@ -314,9 +225,12 @@ impl Multipart {
     ///
     /// # Errors
     /// 422 when there is none.
+    #[track_caller]
     pub fn text(&self, name: &str) -> Result<&str> {
-        let text = self.named(name).find_map(Part::text);
-        text.ok_or_else(|| Error::unprocessable(format!("The field `{name}` is missing.")))
+        match self.named(name).find_map(Part::text) {
+            Some(text) => Ok(text),
+            None => Err(Error::unprocessable(format!("The field `{name}` is missing."))),
+        }
     }
 
     /// All text fields of that name, in order; none is fine.
@@ -328,9 +242,12 @@ impl Multipart {
     ///
     /// # Errors
     /// 422 when none was chosen.
+    #[track_caller]
     pub fn file(&self, name: &str) -> Result<&Upload> {
-        let words = || format!("The field `{name}` has no file: please choose a file.");
-        self.named(name).find_map(Part::upload).ok_or_else(|| Error::unprocessable(words()))
+        match self.named(name).find_map(Part::upload) {
+            Some(upload) => Ok(upload),
+            None => Err(Error::unprocessable(format!("The field `{name}` has no file: please choose a file."))),
+        }
     }
 
     /// All files that were chosen in the field of that name, in order; none is fine.
@@ -377,23 +294,23 @@ enum Content {
 }
 
 impl Part {
-    fn from_headers(field: &multer::Field<'_>) -> Result<Part> {
-        let header = |name: &str| field.headers().get(name).map(|value| value.as_bytes());
-        let disposition = header("content-disposition").unwrap_or_default();
+    fn from_headers(headers: &PartHeaders) -> Result<Part> {
+        let disposition = headers.get("content-disposition").unwrap_or_default();
         if !is_form_data(disposition) {
             return Err(Error::bad_request("A part of the multipart body has no Content-Disposition of form-data."));
         }
-        // multer's own reading takes a `name=` inside a file's name for the part's. A `filename*` has no place in a form
-        // (RFC 7578, section 4.2): with one, two servers could see two names.
         let parameters = parameters(disposition);
         let name = only(&parameters, "name")?;
         let name = name.ok_or_else(|| Error::bad_request("A part of the multipart body has no name."))?;
         let name = str::from_utf8(name).map_err(|_| Error::bad_request("The name of a part is not UTF-8."))?;
-        let filename = only(&parameters, "filename")?.map(String::from_utf8_lossy);
+        // A `filename*` has no place in a form (RFC 7578, section 4.2), and some clients send nothing else. Where there are
+        // both, two servers could see two names: the one that all know counts.
+        let plain = only(&parameters, "filename")?.map(|name| unescape(&String::from_utf8_lossy(name)));
+        let extended = only(&parameters, "filename*")?.map(extended_value);
         Ok(Part {
             name: unescape(name),
-            filename: filename.map(|text| unescape(&text)),
-            content_type: header("content-type").map(|value| String::from_utf8_lossy(value).trim().to_owned()),
+            filename: plain.or(extended),
+            content_type: headers.get("content-type").map(|value| String::from_utf8_lossy(value).into_owned()),
             content: Content::NoFile,
         })
     }
@@ -516,6 +433,20 @@ fn only<'p>(parameters: &'p [(String, Vec<u8>)], name: &str) -> Result<Option<&'
     }
 }
 
+/// The value of a parameter with a charset, as in `utf-8'en'%c3%a9.txt` (RFC 8187, section 3.2.1). What is not in UTF-8 or
+/// Latin-1 is U+FFFD, and what is not written so is taken as it is.
+fn extended_value(value: &[u8]) -> String {
+    let mut pieces = value.splitn(3, |byte| *byte == b'\'');
+    let (Some(charset), Some(_), Some(encoded)) = (pieces.next(), pieces.next(), pieces.next()) else {
+        return String::from_utf8_lossy(value).into_owned();
+    };
+    let decoded = percent_decode(encoded);
+    match charset.eq_ignore_ascii_case(b"iso-8859-1") {
+        true => decoded.map(char::from).collect(),
+        false => decoded.decode_utf8_lossy().into_owned(),
+    }
+}
+
 /// What may stand between parts (RFC 2046, section 5.1.1), and what else of ASCII clients put there.
 fn is_boundary(text: &str) -> bool {
     (1..=70).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !text.ends_with(' ')
@@ -537,8 +468,8 @@ pub struct Upload {
     filename: String,
     kind: FileKind,
     size: u64,
-    /// Shared, so that a form's value may have the upload beside the body that it came in.
-    temporary: Arc<TempPath>,
+    /// Shared, so that a form's value may have the upload beside the body that it came in. None for a stand-in.
+    temporary: Arc<Option<TempPath>>,
     /// Whether a saved file shares the temporary one's bytes on the disk.
     linked: Arc<AtomicBool>,
 }
@@ -550,12 +481,22 @@ impl Upload {
         let mut head = Vec::new();
         (&mut file).take(SNIFF).read_to_end(&mut head)?;
         let kind = FileKind::of(&head, size > head.len() as u64);
-        Ok(Upload { filename, kind, size, temporary: Arc::new(temporary), linked: Arc::default() })
+        Ok(Upload { filename, kind, size, temporary: Arc::new(Some(temporary)), linked: Arc::default() })
     }
 
     /// One of no bytes, in the place of one that is missing.
     pub(crate) fn empty() -> io::Result<Upload> {
         Upload::new(clean(""), NamedTempFile::with_prefix("aside-")?.into_temp_path())
+    }
+
+    /// One without a file, to find out whether a type takes one.
+    pub(crate) fn stand_in() -> Upload {
+        let (filename, kind) = (clean(""), FileKind::of(b"", false));
+        Upload { filename, kind, size: 0, temporary: Arc::default(), linked: Arc::default() }
+    }
+
+    pub(crate) fn is_stand_in(&self) -> bool {
+        self.temporary.is_none()
     }
 
     /// The file's name, to be shown: without folders, control characters, marks that turn the direction of writing, and
@@ -578,7 +519,7 @@ impl Upload {
 
     /// Where the temporary file is. It is gone when the [`Multipart`] and all clones of the upload are dropped.
     pub fn path(&self) -> &Path {
-        &self.temporary
+        Option::as_ref(&self.temporary).map_or(Path::new(""), |path| path)
     }
 
     /// Opens the temporary file for reading, from its beginning.
@@ -760,9 +701,11 @@ fn shorten(name: &str, longest: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicUsize;
 
     use super::super::headers::Headers;
     use super::super::request::{Body, Method};
+    use super::parser::{CHUNK, HEAD};
     use super::*;
 
     const LIMITS: Limits = Limits { upload: 1 << 20, text: 1 << 10, parts: 4, fields: 3 };
@@ -789,7 +732,11 @@ mod tests {
     }
 
     fn limited(mut body: &[u8]) -> Result<Vec<Part>> {
-        read_parts(&mut body, "BOUND", LIMITS)
+        read_whole(&mut body, LIMITS)
+    }
+
+    fn read_whole(body: &mut (dyn Read + Send), limits: Limits) -> Result<Vec<Part>> {
+        read_parts(body, "BOUND", limits, &mut |_| true)
     }
 
     fn one(parameters: &str, content: &[u8]) -> Multipart {
@@ -814,7 +761,7 @@ mod tests {
         let whole = body(&[field("name=title", b"Harbour"), field("name=photo; filename=a.bin", &content)]);
         for first in 1..100 {
             let (start, rest) = whole.split_at(first);
-            let parts = read_parts(&mut start.chain(rest), "BOUND", Limits::of(&Config::default())).unwrap();
+            let parts = read_whole(&mut start.chain(rest), Limits::of(&Config::default())).unwrap();
             assert_eq!(bytes(&parts[1]).len(), content.len(), "{first} bytes first");
         }
     }
@@ -858,7 +805,7 @@ mod tests {
     fn a_body_may_come_byte_by_byte() {
         let body = example();
         let mut drip = Dripping(&body[..]);
-        check_example(&read_parts(&mut drip, "BOUND", LIMITS).unwrap());
+        check_example(&read_whole(&mut drip, LIMITS).unwrap());
     }
 
     #[test]
@@ -892,8 +839,69 @@ mod tests {
 
     #[test]
     fn what_stands_before_and_after_is_passed_over() {
-        let body = [b"This is multipart.\r\n", &example()[..], b"and more\r\n--BOUND\r\n"].concat();
-        check_example(read(body).unwrap().parts());
+        for before in ["This is multipart.\r\n", "\r\n", "see --BOUND--\r\n--BOUNDARY\r\n-\r\n"] {
+            for after in ["and more\r\n--BOUND\r\n", "\r", " ", ""] {
+                let example = &example()[..example().len() - 2];
+                let body = [before.as_bytes(), example, after.as_bytes()].concat();
+                check_example(read(body).unwrap().parts());
+            }
+        }
+    }
+
+    /// A body whose delimiters were not the ones that its header names was once a form without fields.
+    #[test]
+    fn a_body_without_a_first_delimiter_is_refused() {
+        let lines = String::from_utf8(body(&[field("name=t", b"x")])).unwrap();
+        for body in [
+            "--OTHER\r\nContent-Disposition: form-data; name=t\r\n\r\nx\r\n--OTHER--\r\n",
+            "x--BOUND--\r\n",
+            "name=t&x=--BOUND--",
+            "-BOUND--\r\n",
+            "--BOUNDARY--\r\n",
+            "--BOUND\n--BOUND--\n",
+            "\n--BOUND--\r\n",
+            &lines.replace("\r\n", "\n"),
+            &lines.replace("\r\n", "\r"),
+            &format!("x{lines}"),
+        ] {
+            assert_eq!(refused(read(body.as_bytes().to_vec())).0, 400, "{body:?}");
+        }
+    }
+
+    #[test]
+    fn what_only_begins_like_a_delimiter_is_content() {
+        for content in
+            ["a\r\n--BOUNDARY\r\n", "\r\n--BOUNDx", "\r\n--BOUND-x", "\r\n\r\n--BOUN", "\r\r\n--BOUNDx", "--BOUND--"]
+        {
+            let form = read(body(&[field("name=t", content.as_bytes()), field("name=u", b"after")])).unwrap();
+            assert_eq!((form.text("t").unwrap(), form.text("u").unwrap()), (content, "after"), "{content:?}");
+        }
+    }
+
+    #[test]
+    fn headers_may_be_folded_and_their_names_in_any_case() {
+        let folded = "content-DISPOSITION: form-data;\r\n\tname=\"t\";\r\n   filename=\"a b.txt\"\r\nX-Other:\r\n y\r\nContent-Type:text/plain;\r\n charset=utf-8";
+        let form = read(body(&[part(folded, b"x")])).unwrap();
+        let part = &form.parts()[0];
+        assert_eq!((part.name(), part.filename(), part.size()), ("t", Some("a b.txt"), 1));
+        assert_eq!(part.content_type(), Some("text/plain; charset=utf-8"));
+        // There is nothing that the first line could go on with.
+        assert_eq!(refused(read(body(&[self::part(" folded\r\nContent-Disposition: form-data; name=t", b"")]))).0, 400);
+    }
+
+    #[test]
+    fn a_delimiter_may_have_odd_characters_and_spaces_behind_it() {
+        for boundary in ["'()+_,-./:=?", "--", "a b", "-----------------------------9051914041544843365972754266", "x"]
+        {
+            let lines =
+                String::from_utf8(body(&[field("name=t", b"x\r\n--"), field("name=f; filename=f", b"")])).unwrap();
+            let lines = lines.replace("BOUND\r\n", &format!("{boundary} \t\r\n")).replace("BOUND", boundary);
+            let content_type = format!("multipart/form-data; boundary=\"{boundary}\"");
+            let form = request(&content_type, Body::from(lines.into_bytes())).multipart().unwrap();
+            assert_eq!(form.text("t").unwrap(), "x\r\n--", "{boundary}");
+            assert_eq!(form.file("f").unwrap().size(), 0, "{boundary}");
+        }
+        assert_eq!(refused(read(b"--BOUND x\r\n--BOUND--\r\n".to_vec())).0, 400);
     }
 
     #[test]
@@ -1011,7 +1019,7 @@ mod tests {
             let mut endless = Counted::new(io::Cursor::new(start).chain(io::repeat(b'x')));
             let read = endless.count.clone();
             let limits = Limits { upload: u64::MAX, ..LIMITS };
-            assert_eq!(refused(read_parts(&mut endless, "BOUND", limits)).0, 400, "{start}");
+            assert_eq!(refused(read_whole(&mut endless, limits)).0, 400, "{start}");
             assert!(read.load(Ordering::Relaxed) <= HEAD + CHUNK, "{start}");
         }
         let fits = field(&format!("name=t\r\nX-Long: {}", "x".repeat(HEAD / 2)), b"ok");
@@ -1044,16 +1052,16 @@ mod tests {
         let head = b"--BOUND\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\n";
         let content = io::repeat(b'\r').take(LARGE as u64);
         let mut body = Counted::new(head.chain(content).chain(&b"\r\n--BOUND--\r\n"[..]));
-        let (read, unheard) = (body.count.clone(), AtomicUsize::new(0));
-        let mut parser = Parser::new(&mut body, "BOUND", Limits { upload: u64::MAX, ..LIMITS }, &unheard);
-        let field = parser.next().unwrap().unwrap();
+        let read = body.count.clone();
+        let mut parser = Parser::new(&mut body, "BOUND", Limits { upload: u64::MAX, ..LIMITS });
+        parser.next().unwrap().unwrap();
         let (mut taken, mut furthest) = (0, 0);
         let take = |piece: &[u8]| {
             furthest = furthest.max(read.load(Ordering::Relaxed) - taken);
             taken += piece.len();
             Ok(())
         };
-        parser.content(field, take).unwrap();
+        parser.content(take).unwrap();
         assert!(parser.next().unwrap().is_none());
         assert_eq!(taken, LARGE);
         assert!(furthest <= 4 * CHUNK, "{furthest} bytes ahead");
@@ -1068,7 +1076,7 @@ mod tests {
             }
         }
         let start = field("name=f; filename=f", &[b'x'; 50_000]);
-        let (status, words) = refused(read_parts(&mut start.chain(Broken), "BOUND", LIMITS));
+        let (status, words) = refused(read_whole(&mut start.chain(Broken), LIMITS));
         assert!(status == 400 && words.contains("cut short"), "{words}");
     }
 
@@ -1087,6 +1095,12 @@ mod tests {
             (r#"name="кот"; filename="фото.jpg""#, "кот", "фото.jpg"),
             ("name = n ;filename=f.txt; x", "n", "f.txt"),
             ("name=n; filename*=UTF-8''%D1%84.txt; filename=a.txt", "n", "a.txt"),
+            ("name=n; filename*=utf-8''%D1%84%2522.txt", "n", "ф%22.txt"),
+            ("name=n; FileName* = \"UTF-8'de'na%c3%afve.txt\"", "n", "naïve.txt"),
+            ("name=n; filename*=ISO-8859-1''caf%E9.txt", "n", "café.txt"),
+            ("name=n; filename*=utf-8''%ff", "n", "\u{fffd}"),
+            ("name=n; filename*=plain.txt", "n", "plain.txt"),
+            ("name=n; filename*=utf-8''", "n", ""),
             (r#"name="n"; filename="../../etc/passwd""#, "n", "../../etc/passwd"),
         ] {
             assert_eq!(names(parameters), (name.to_owned(), Some(filename.to_owned())), "{parameters}");

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::panic::Location;
 use std::str::FromStr;
 use std::sync::{Arc, LazyLock, OnceLock};
 
@@ -202,7 +203,8 @@ impl Request {
         self.method == Method::Head
     }
 
-    /// The path, percent-decoded but for what would change its meaning (`%2F`, `%25`, and bytes that are no UTF-8).
+    /// The path, percent-decoded but for what would change its meaning (`%2F`, `%25`, and bytes that are not UTF-8). A
+    /// percent sign that encodes nothing is `%25` too.
     pub fn path(&self) -> &str {
         &self.origin.path
     }
@@ -246,7 +248,8 @@ impl Request {
     }
 
     /// The host that was asked for, with its port when one was named; in the words of a trusted proxy's
-    /// `X-Forwarded-Host`, where there is one (`ASIDE_TRUSTED_PROXIES`).
+    /// `X-Forwarded-Host`, where there is one and the settings say to believe it (`ASIDE_TRUSTED_PROXIES`,
+    /// `ASIDE_TRUST_FORWARDED_HOST`).
     pub fn host(&self) -> Option<&str> {
         self.client.host.as_deref().or_else(|| self.header("Host"))
     }
@@ -320,10 +323,12 @@ impl Request {
     ///
     /// # Errors
     /// 404 when it does not parse: there is no such page. 500 when the route has no parameter of that name.
+    #[track_caller]
     pub fn param<T: FromStr>(&self, name: &str) -> Result<T> {
-        let value = self.params.iter().find(|(key, _)| key == name).map(|(_, value)| value);
-        let value = value.ok_or_else(|| Error::internal(format!("this route has no parameter `{{{name}}}`")))?;
-        value.parse().map_err(|_| Error::from(Status::NOT_FOUND))
+        let Some((_, value)) = self.params.iter().find(|(key, _)| key == name) else {
+            return Err(Error::internal(format!("this route has no parameter `{{{name}}}`")));
+        };
+        value.parse().or(Err(Error::from(Status::NOT_FOUND)))
     }
 
     /// All parts of the path that the route names, in its order.
@@ -380,7 +385,13 @@ impl Request {
     ///
     /// # Errors
     /// 413 when it is larger, 400 when it was cut short, 408 when it did not come in time.
+    #[track_caller]
     pub fn bytes(&mut self) -> Result<Vec<u8>> {
+        let caller = Location::caller();
+        self.read_bytes().map_err(|error| error.or_at(caller))
+    }
+
+    fn read_bytes(&mut self) -> Result<Vec<u8>> {
         let limit = self.config.max_form;
         let too_large = || Error::too_large(format!("The body is larger than {limit} bytes (ASIDE_MAX_FORM)."));
         if self.body.length.is_some_and(|length| length > limit) {
@@ -395,8 +406,9 @@ impl Request {
     ///
     /// # Errors
     /// As [`bytes`](Request::bytes), and 400 when it is not UTF-8.
+    #[track_caller]
     pub fn text(&mut self) -> Result<String> {
-        String::from_utf8(self.bytes()?).map_err(|_| Error::bad_request("The body is not UTF-8."))
+        String::from_utf8(self.bytes()?).or(Err(Error::bad_request("The body is not UTF-8.")))
     }
 }
 
@@ -446,8 +458,9 @@ fn is_host(text: &str) -> bool {
 }
 
 /// The path in the one form that routes are matched in. What is encoded without need is decoded, so that a route may be
-/// written in any script; an encoded slash stays, so that it does not become a separator; an encoded percent sign stays,
-/// so that nothing is decoded twice; and what is no UTF-8 stays, so that nothing is lost.
+/// written in any script; an encoded slash stays, so that it does not become a separator; an encoded percent sign stays and
+/// one that encodes nothing is encoded, so that nothing is decoded twice (`%%34%31` is `%41`, not `A`); and what is not UTF-8
+/// stays, so that nothing is lost.
 fn canonical_path(path: &str) -> String {
     if !path.contains('%') {
         return path.to_owned();
@@ -459,6 +472,10 @@ fn canonical_path(path: &str) -> String {
             Some((decoded, tail)) if byte == b'%' && decoded != b'/' && decoded != b'%' => {
                 out.push(decoded);
                 rest = tail;
+            }
+            None if byte == b'%' => {
+                out.extend_from_slice(b"%25");
+                rest = after;
             }
             _ => {
                 out.push(byte);
@@ -527,6 +544,8 @@ mod tests {
         assert_eq!(get("/%D1%84%D0%BE%D1%82%D0%BE/a%20b?x=/y").path(), "/фото/a b");
         assert_eq!(get("/a%2Fb%252e/%41").path(), "/a%2Fb%252e/A");
         assert_eq!(get("/%ff%zz%4").path(), "/%ff%zz%4");
+        assert_eq!(get("/100%").path(), get("/100%25").path());
+        assert_eq!(get("/%%34%31/%%2e").path(), "/%2541/%25.");
         assert_eq!(get("/a?b=1?c").query_string(), "b=1?c");
     }
 

@@ -18,6 +18,7 @@ use crate::background::failure::IntoOutcome;
 use crate::background::scope::Context;
 use crate::background::task::{Deferred, Task, TaskContext};
 use crate::error::{BoxError, Error, Never, Result, Status};
+use crate::panics::Contained;
 
 /// What a handler answers.
 ///
@@ -142,17 +143,17 @@ impl Response {
     where
         F: FnOnce(Outlet<'_>) -> io::Result<()> + Send + 'static,
     {
-        let context = Context::current();
+        let (context, write) = (Context::current(), Contained::new(write));
         let body = ResponseBody::Stream(Box::new(move |out| {
             let _entered = context.enter();
-            write(out)
+            write.into_inner()(out)
         }));
         Response { body, ..Response::default() }.own_header("Content-Type", content_type.to_owned())
     }
 
     /// A body that a feed writes.
     pub(crate) fn feed(content_type: &str, feed: impl Feed + 'static) -> Response {
-        let feed = InContext { context: Context::current(), feed: Box::new(feed) };
+        let feed = InContext { context: Context::current(), feed: Contained::new(feed) };
         let body = ResponseBody::Feed(Box::new(feed));
         Response { body, ..Response::default() }.header("Content-Type", content_type)
     }

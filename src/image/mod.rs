@@ -2,15 +2,19 @@
 //!
 //! What comes in is a stranger's bytes. So the format is read from the content, never from the name; the header is held
 //! against [`Limits`] before anything is decoded; whatever goes wrong with the picture itself is a 422 with words for the
-//! visitor; and what goes out is only pixels: upright, in sRGB, with no place, camera or name in it.
+//! visitor; and what goes out is only pixels: upright, in sRGB, with no place, camera or name in it. Of the metadata that comes
+//! in, only orientation and colour profile are read; a profile over 4 MiB is ignored.
 
+mod metadata;
 mod shrunk;
 
 use std::any::Any;
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::fs::File;
-use std::io::{Cursor, Read, Write};
+use std::hash::{DefaultHasher, Hasher};
+use std::io::{BufRead, Cursor, Read, Seek, Write};
 use std::panic::catch_unwind;
 use std::path::Path;
 use std::sync::Arc;
@@ -26,6 +30,7 @@ use fast_image_resize::{IntoImageView, IntoImageViewMut, PixelTrait, ResizeOptio
 use jpeg_encoder::{ColorType as JpegColor, SamplingFactor};
 use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
 
+use self::metadata::{Metadata, PixelReader, jpeg_scans, largest_webp_frame};
 use crate::background::scope::is_task;
 use crate::error::{BoxError, Error, Result};
 
@@ -38,6 +43,8 @@ const GIF_SPEED: i32 = 10;
 /// A progressive JPEG has about ten scans. Each costs a pass over the whole picture and a few bytes in the file, so that
 /// without a bound a small file could keep a processor busy for hours.
 const MAX_JPEG_SCANS: usize = 100;
+
+const JPEG_END: &[u8] = &[0xff, 0xd9];
 
 const NOT_AN_IMAGE: &str = "This is not an image that can be read (JPEG, PNG, WebP or GIF).";
 
@@ -321,37 +328,82 @@ impl Limits {
     }
 
     fn decode_or_panic(self, bytes: &[u8], largest: Fit) -> Result<Image> {
-        let mut decoder = self.decoder(bytes)?;
-        let size = Size::from(decoder.dimensions());
-        // Neither is worth refusing a picture for: without them it is shown as it lies.
-        let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-        let profile = decoder.icc_profile().ok().flatten();
+        let format = ::image::guess_format(bytes).map_err(unreadable)?;
+        let bytes = if format == ImageFormat::Jpeg { self.whole_jpeg(bytes)? } else { Cow::Borrowed(bytes) };
+        let decoder = self.decoder(format, &bytes)?;
+        let (size, color) = (Size::from(decoder.dimensions()), decoder.color_type());
+        let Metadata { orientation, profile } = Metadata::read(format, &bytes);
         let divisor = largest.lying(orientation).divisor(size);
-        let (pixels, divisor) = match shrunk(bytes, size, divisor) {
+        let (pixels, divisor) = match shrunk(&bytes, size, divisor) {
             Some(pixels) => (pixels, divisor),
             None => (eight_bits(decoded(decoder).map_err(|error| self.refusal(error))?), 1),
         };
-        let to_srgb = profile.and_then(|profile| to_srgb(&profile, &pixels));
+        let to_srgb = profile.and_then(|profile| ToSrgb::new(&profile, color));
         Ok(Image { pixels, divisor, size, orientation, to_srgb })
     }
 
-    /// A decoder that has read the header and found it within the limits.
-    fn decoder(self, bytes: &[u8]) -> Result<impl ImageDecoder> {
+    /// A decoder that has read the header and found it within the limits. It sees no metadata.
+    fn decoder(self, format: ImageFormat, bytes: &[u8]) -> Result<impl ImageDecoder> {
         let mut limits = ::image::Limits::default();
         limits.max_alloc = Some(self.max_memory);
         limits.clone().reserve_usize(bytes.len()).map_err(|error| self.refusal(error))?;
 
-        let mut reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format()?;
-        let is_jpeg = reader.format() == Some(ImageFormat::Jpeg);
+        let source: Box<dyn Source + '_> = match format {
+            ImageFormat::WebP => Box::new(Cursor::new(bytes)), // which leaves metadata alone, and seeks
+            _ => Box::new(PixelReader::new(format, bytes)),
+        };
+        let mut reader = ImageReader::with_format(source, format);
         reader.limits(limits.clone());
         let mut decoder = reader.into_decoder().map_err(|error| self.refusal(error))?;
         self.check_size(decoder.dimensions().into())?;
-        if is_jpeg {
-            check_jpeg(bytes)?;
+        if format == ImageFormat::WebP && largest_webp_frame(bytes) > Size::from(decoder.dimensions()).pixels() {
+            return Err(unreadable("a frame of the WebP is larger than its canvas"));
         }
         let reserved = limits.reserve(decoder.total_bytes()).and_then(|()| decoder.set_limits(limits));
         reserved.map_err(|error| self.refusal(error))?;
         Ok(decoder)
+    }
+
+    /// Refuses what the JPEG decoder would take (it paints gray what is missing, and counts no scans), and puts back an end
+    /// marker that is missing alone.
+    fn whole_jpeg(self, bytes: &[u8]) -> Result<Cow<'_, [u8]>> {
+        let (scans, has_end) = jpeg_scans(bytes);
+        if scans > MAX_JPEG_SCANS {
+            return Err(unreadable(format!("the JPEG has {scans} scans")));
+        }
+        if has_end {
+            return Ok(Cow::Borrowed(bytes));
+        }
+        let pixels = bytes.strip_suffix(&[0xff]).unwrap_or(bytes); // the first half of the marker
+        let jpeg = [pixels, JPEG_END].concat();
+        let size = self.decoder(ImageFormat::Jpeg, &jpeg)?.dimensions().into();
+        let is_whole = match shrunk::is_whole(&jpeg, size) {
+            Some(is_whole) => is_whole,
+            None => self.ignores_filler(pixels)?,
+        };
+        if is_whole { Ok(Cow::Owned(jpeg)) } else { Err(unreadable("the JPEG is cut short")) }
+    }
+
+    /// Returns true if bytes in front of the end marker do not change the image: they would take the place of what is
+    /// missing. For the kinds of JPEG that only the decoder can read, which does not tell. Several, since those that make no
+    /// code are passed over.
+    fn ignores_filler(self, pixels: &[u8]) -> Result<bool> {
+        let without = self.digest(pixels, &[])?;
+        for filler in [0x2d, 0x5a, 0xb4, 0xd2] {
+            if self.digest(pixels, &[filler; 64])? != without {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// A hash of what a JPEG that ends in `filler` is decoded to.
+    fn digest(self, jpeg: &[u8], filler: &[u8]) -> Result<u64> {
+        let jpeg = [jpeg, filler, JPEG_END].concat();
+        let pixels = decoded(self.decoder(ImageFormat::Jpeg, &jpeg)?).map_err(|error| self.refusal(error))?;
+        let mut hasher = DefaultHasher::new();
+        hasher.write(pixels.as_bytes());
+        Ok(hasher.finish())
     }
 
     fn check_size(self, size: Size) -> Result<()> {
@@ -408,7 +460,7 @@ pub struct Image {
     size: Size,
     orientation: Orientation,
     /// For a picture with a colour profile of its own: what its pixels have to go through to mean the same without it.
-    to_srgb: Option<Arc<Transform8BitExecutor>>,
+    to_srgb: Option<ToSrgb>,
 }
 
 impl Image {
@@ -508,7 +560,7 @@ impl Image {
     fn fitted(&self, fit: Fit) -> Result<DynamicImage> {
         let mut pixels = self.scaled(fit.lying(self.orientation))?;
         if let Some(to_srgb) = &self.to_srgb {
-            pixels = recoloured(pixels, &**to_srgb)?;
+            to_srgb.apply(&mut pixels)?;
         }
         pixels.apply_orientation(self.orientation);
         Ok(pixels)
@@ -607,29 +659,64 @@ fn eight_bits(pixels: DynamicImage) -> DynamicImage {
     }
 }
 
-/// The way from a picture's own colours to sRGB. Nothing for a profile that is broken, or not one of RGB (that of a CMYK
-/// JPEG, whose pixels the decoder has turned into RGB): then the numbers are taken as they are, as browsers do.
-fn to_srgb(profile: &[u8], pixels: &DynamicImage) -> Option<Arc<Transform8BitExecutor>> {
-    let profile = ColorProfile::new_from_slice(profile).ok()?;
-    let layout = match (pixels.color().has_color(), pixels.color().has_alpha()) {
-        (true, false) => Layout::Rgb,
-        (true, true) => Layout::Rgba,
-        (false, _) => return None,
-    };
-    let is_rgb = profile.color_space == DataColorSpace::Rgb;
-    let options = TransformOptions::default();
-    is_rgb.then(|| profile.create_transform_8bit(layout, &ColorProfile::new_srgb(), layout, options).ok()).flatten()
+/// A conversion from an image's own colours to sRGB.
+#[derive(Clone)]
+enum ToSrgb {
+    /// Of red, green and blue together.
+    Colours(Arc<Transform8BitExecutor>),
+    /// Of each gray by itself.
+    Grays(Box<[u8; 256]>),
 }
 
-fn recoloured(mut pixels: DynamicImage, to_srgb: &Transform8BitExecutor) -> Result<DynamicImage> {
-    let before = pixels.as_bytes().to_vec();
-    match &mut pixels {
-        DynamicImage::ImageRgb8(after) => to_srgb.transform(&before, after)?,
-        DynamicImage::ImageRgba8(after) => to_srgb.transform(&before, after)?,
-        _ => {} // gray, which has no transform
+impl ToSrgb {
+    /// None for a profile that is broken or of another kind than the image's pixels (that of a CMYK JPEG, whose pixels the
+    /// decoder has turned into RGB): then the numbers are taken as they are, as browsers do.
+    fn new(profile: &[u8], color: ColorType) -> Option<ToSrgb> {
+        let profile = ColorProfile::new_from_slice(profile).ok()?;
+        let to_srgb = |from, to| {
+            profile.create_transform_8bit(from, &ColorProfile::new_srgb(), to, TransformOptions::default()).ok()
+        };
+        match (profile.color_space, color.has_color()) {
+            (DataColorSpace::Rgb, true) => {
+                let layout = if color.has_alpha() { Layout::Rgba } else { Layout::Rgb };
+                to_srgb(layout, layout).map(ToSrgb::Colours)
+            }
+            (DataColorSpace::Gray, false) => {
+                let (grays, mut colours) = (std::array::from_fn::<u8, 256, _>(|gray| gray as u8), [0; 256 * 3]);
+                to_srgb(Layout::Gray, Layout::Rgb)?.transform(&grays, &mut colours).ok()?;
+                // The profile has no colour, so that red, green and blue are one.
+                Some(ToSrgb::Grays(Box::new(std::array::from_fn(|gray| colours[gray * 3]))))
+            }
+            _ => None,
+        }
     }
-    Ok(pixels)
+
+    fn apply(&self, pixels: &mut DynamicImage) -> Result<()> {
+        match (self, pixels) {
+            (ToSrgb::Colours(transform), DynamicImage::ImageRgb8(colours)) => {
+                transform.transform(&colours.clone(), colours)?
+            }
+            (ToSrgb::Colours(transform), DynamicImage::ImageRgba8(colours)) => {
+                transform.transform(&colours.clone(), colours)?
+            }
+            (ToSrgb::Grays(table), DynamicImage::ImageLuma8(grays)) => {
+                grays.iter_mut().for_each(|gray| *gray = table[usize::from(*gray)]);
+            }
+            // Gray with transparency.
+            (ToSrgb::Grays(table), DynamicImage::ImageRgba8(grays)) => {
+                let grays = grays.pixels_mut().flat_map(|pixel| &mut pixel.0[..3]);
+                grays.for_each(|gray| *gray = table[usize::from(*gray)]);
+            }
+            _ => {} // there is no other pair
+        }
+        Ok(())
+    }
 }
+
+/// What a decoder reads from.
+trait Source: BufRead + Seek {}
+
+impl<T: BufRead + Seek> Source for T {}
 
 fn encoded(pixels: &DynamicImage, format: Format) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
@@ -685,32 +772,6 @@ fn write_beside(to: &Path, bytes: &[u8]) -> Result<()> {
     file.write_all(bytes)?;
     file.persist(to).map_err(|error| error.error)?;
     Ok(())
-}
-
-/// Refuses what the JPEG decoder would take: it paints gray what is missing, and counts no scans.
-fn check_jpeg(bytes: &[u8]) -> Result<()> {
-    match jpeg_scans(bytes) {
-        None => Err(unreadable("the JPEG ends before its end marker")),
-        Some(scans) if scans > MAX_JPEG_SCANS => Err(unreadable(format!("the JPEG has {scans} scans"))),
-        Some(_) => Ok(()),
-    }
-}
-
-/// How many scans a JPEG has, by walking over its markers; nothing when it is cut short.
-fn jpeg_scans(bytes: &[u8]) -> Option<usize> {
-    let (mut at, mut scans) = (2, 0);
-    loop {
-        at += bytes.get(at..)?.iter().position(|byte| *byte == 0xff)?;
-        match *bytes.get(at + 1)? {
-            0xd9 => return Some(scans),
-            0xff => at += 1,                      // padding
-            0x00 | 0x01 | 0xd0..=0xd8 => at += 2, // a 0xff in the pixels, a restart: no length follows
-            marker => {
-                scans += usize::from(marker == 0xda);
-                at += 2 + usize::from(u16::from_be_bytes([*bytes.get(at + 2)?, *bytes.get(at + 3)?]));
-            }
-        }
-    }
 }
 
 fn unreadable(source: impl Into<BoxError>) -> Error {
@@ -805,10 +866,9 @@ mod tests {
 
     fn chunk(kind: &[u8; 4], data: &[u8]) -> Vec<u8> {
         let body = [kind.as_slice(), data].concat();
-        let crc = !body.iter().fold(u32::MAX, |crc, byte| {
-            (0..8).fold(crc ^ u32::from(*byte), |crc, _| if crc & 1 == 1 { crc >> 1 ^ 0xedb8_8320 } else { crc >> 1 })
-        });
-        [&(data.len() as u32).to_be_bytes(), body.as_slice(), &crc.to_be_bytes()].concat()
+        let mut crc = flate2::Crc::new();
+        crc.update(&body);
+        [&(data.len() as u32).to_be_bytes(), body.as_slice(), &crc.sum().to_be_bytes()].concat()
     }
 
     fn png_that_claims(width: u32, height: u32) -> Vec<u8> {
@@ -933,7 +993,51 @@ mod tests {
         // A thumbnail in the metadata has an end marker of its own.
         let jpeg = with_segment(&noise(64, Format::Jpeg), 0xe1, &red(8, 8, Format::Jpeg));
         assert!(Image::decode(&jpeg).is_ok());
-        not_an_image(&jpeg[..jpeg.len() - 2]);
+        not_an_image(&jpeg[..jpeg.len() - 100]);
+    }
+
+    fn jpeg_with(width: u16, set: impl FnOnce(&mut jpeg_encoder::Encoder<&mut Vec<u8>>)) -> Vec<u8> {
+        let mut seed = 1_u32;
+        let pixels: Vec<u8> = std::iter::repeat_with(|| {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 24) as u8
+        })
+        .take(usize::from(width) * usize::from(width) * 3)
+        .collect();
+        let mut jpeg = Vec::new();
+        let mut encoder = jpeg_encoder::Encoder::new(&mut jpeg, 90);
+        set(&mut encoder);
+        encoder.encode(&pixels, width, width, JpegColor::Rgb).unwrap();
+        jpeg
+    }
+
+    #[test]
+    fn a_jpeg_may_lack_its_end_marker_and_nothing_else() {
+        let gray: DynamicImage = GrayImage::from_fn(33, 33, |x, y| Luma([(x * y) as u8])).into();
+        let jpegs = [
+            jpeg_with(64, |_| {}),
+            jpeg_with(50, |encoder| encoder.set_sampling_factor(SamplingFactor::F_2_2)),
+            jpeg_with(50, |encoder| encoder.set_restart_interval(2)),
+            jpeg_with(50, |encoder| encoder.set_optimized_huffman_tables(true)),
+            jpeg_with(50, |encoder| encoder.set_progressive(true)),
+            bytes_of(gray, Format::Jpeg),
+        ];
+        for (number, jpeg) in jpegs.iter().enumerate() {
+            let pixels = |bytes: &[u8]| Image::decode(bytes).unwrap().pixels.as_bytes().to_vec();
+            for lacking in [1, 2] {
+                assert!(pixels(&jpeg[..jpeg.len() - lacking]) == pixels(jpeg), "JPEG {number} without {lacking} bytes");
+            }
+            let small = Image::decode_for(&jpeg[..jpeg.len() - 2], Fit::Inside(8, 8)).unwrap();
+            assert_eq!(small.divisor, Image::decode_for(jpeg, Fit::Inside(8, 8)).unwrap().divisor, "JPEG {number}");
+            for lacking in (4..40).step_by(3).chain([jpeg.len() / 3, jpeg.len() / 2]) {
+                let cut = Image::decode(&jpeg[..jpeg.len() - lacking]);
+                assert_eq!(
+                    cut.map_err(|error| error.status().code()).err(),
+                    Some(422),
+                    "JPEG {number} without {lacking} bytes"
+                );
+            }
+        }
     }
 
     #[test]
@@ -1044,6 +1148,158 @@ mod tests {
         let pixels = shown(&out);
         assert!(is_near(pixels.get_pixel(4, 4), [213, 95, 97, 255]), "{:?}", pixels.get_pixel(4, 4));
         assert!(!out.windows(4).any(|window| window == b"iCCP"));
+    }
+
+    fn gray_profile(gamma: f32) -> Vec<u8> {
+        ColorProfile::new_gray_with_gamma(gamma).encode().unwrap()
+    }
+
+    /// A GIF's block of a profile, after the header and its 256 colours.
+    fn with_application_block(gif: &[u8], name: &[u8; 11], data: &[u8]) -> Vec<u8> {
+        let header = 13 + if gif[10] & 0x80 == 0 { 0 } else { 6 << (gif[10] & 7) };
+        let sub_blocks: Vec<u8> = data.chunks(255).flat_map(|data| [&[data.len() as u8][..], data].concat()).collect();
+        [&gif[..header], &[0x21, 0xff, 11], name, &sub_blocks, &[0], &gif[header..]].concat()
+    }
+
+    #[test]
+    fn gray_profiles_are_honoured() {
+        let linear = gray_profile(1.0);
+        let png = |pixels: DynamicImage| {
+            let mut png = Vec::new();
+            let mut encoder = PngEncoder::new(&mut png);
+            encoder.set_icc_profile(linear.clone()).unwrap();
+            pixels.write_with_encoder(encoder).unwrap();
+            png
+        };
+        let gray: DynamicImage = GrayImage::from_pixel(8, 8, Luma([128])).into();
+        let deep: DynamicImage = ::image::ImageBuffer::from_pixel(8, 8, Luma([0x8080_u16])).into();
+        let transparent: DynamicImage = ::image::ImageBuffer::from_pixel(8, 8, ::image::LumaA([128_u8, 255])).into();
+        let jpeg = with_segment(
+            &bytes_of(gray.clone(), Format::Jpeg),
+            0xe2,
+            &[&b"ICC_PROFILE\0\x01\x01"[..], &linear].concat(),
+        );
+        for (bytes, what) in [(png(gray), "gray"), (png(deep), "16 bits"), (png(transparent), "alpha"), (jpeg, "JPEG")]
+        {
+            let out = Image::decode(&bytes).unwrap().encode(AS_IT_IS, Format::Png).unwrap();
+            // Half of the light is 188 in sRGB.
+            assert_eq!(shown(&out).get_pixel(4, 4).0, [188, 188, 188, 255], "{what}");
+        }
+        // That of a gray picture says nothing about colours, and the other way round.
+        let wrong = png(RgbImage::from_pixel(8, 8, Rgb([128; 3])).into());
+        let out = Image::decode(&wrong).unwrap().encode(AS_IT_IS, Format::Png).unwrap();
+        assert_eq!(shown(&out).get_pixel(4, 4).0, [128, 128, 128, 255]);
+    }
+
+    #[test]
+    fn a_profile_is_found_in_every_format_that_has_one() {
+        let profile = ColorProfile::new_display_p3().encode().unwrap();
+        let pixels = RgbImage::from_pixel(8, 8, Rgb([200, 100, 100]));
+        let jpeg = bytes_of(pixels.clone(), Format::Jpeg);
+        let (first, second) = profile.split_at(100);
+        let part = |number: u8, data: &[u8]| [&b"ICC_PROFILE\0"[..], &[number, 2], data].concat();
+        let jpeg = with_segment(&with_segment(&jpeg, 0xe2, &part(1, first)), 0xe2, &part(2, second));
+        let gif = with_application_block(&bytes_of(pixels.clone(), Format::Gif), b"ICCRGBG1012", &profile);
+        let mut webp = Vec::new();
+        let mut encoder = ::image::codecs::webp::WebPEncoder::new_lossless(&mut webp);
+        encoder.set_icc_profile(profile).unwrap();
+        pixels.write_with_encoder(encoder).unwrap();
+        for bytes in [jpeg, gif, webp] {
+            let out = Image::decode(&bytes).unwrap().encode(AS_IT_IS, Format::Png).unwrap();
+            assert!(is_near(shown(&out).get_pixel(4, 4), [213, 95, 97, 255]), "{:?}", shown(&out).get_pixel(4, 4));
+        }
+    }
+
+    /// Megabytes that this process needed at most for that, beyond what it had. It must do nothing else.
+    #[cfg(target_os = "linux")]
+    fn megabytes_for(work: impl FnOnce()) -> u64 {
+        let read = |name: &str| -> u64 {
+            let status = fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+            line.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap()
+        };
+        fs::write("/proc/self/clear_refs", "5").unwrap(); // the peak begins again
+        let before = read("VmRSS:");
+        work();
+        read("VmHWM:").saturating_sub(before) / 1024
+    }
+
+    /// Runs a test of this file that is otherwise ignored, in a process of its own.
+    #[cfg(target_os = "linux")]
+    fn alone(test: &str) {
+        let name = format!("image::tests::{test}");
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = command.args(["--exact", &name, "--include-ignored", "--nocapture"]).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+
+    /// 300 KB of an iCCP chunk once took 600 MB, which neither the limit nor the count of pixels noticed.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn metadata_takes_no_memory() {
+        alone("metadata_takes_no_memory_measured");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    #[ignore = "run alone by metadata_takes_no_memory"]
+    fn metadata_takes_no_memory_measured() {
+        for (name, bytes) in bombs() {
+            let size = bytes.len() >> 20;
+            let used = megabytes_for(|| drop(Image::decode(&bytes)));
+            assert!(used < 24, "{name} of {size} MB took {used} MB");
+        }
+    }
+
+    /// Images of one pixel, each with metadata of tens of megabytes or that inflates to a hundred.
+    #[cfg(target_os = "linux")]
+    fn bombs() -> Vec<(&'static str, Vec<u8>)> {
+        const LARGE: usize = 40 << 20;
+        let mut zeros = flate2::write::ZlibEncoder::new(Vec::new(), flate2::Compression::fast());
+        (0..100).for_each(|_| zeros.write_all(&[0; 1 << 20]).unwrap());
+        let zeros = zeros.finish().unwrap();
+        let large = vec![b'x'; LARGE];
+        let png = red(1, 1, Format::Png);
+        let with_chunk =
+            |kind: &[u8; 4], data: &[&[u8]]| [&png[..33], &chunk(kind, &data.concat()), &png[33..]].concat();
+        let jpeg = red(1, 1, Format::Jpeg);
+        let with_segments = |marker: u8, prefix: &[u8]| {
+            let segment = [prefix, &[b'x'; 65_000]].concat();
+            let segments = [&[0xff, marker], &(segment.len() as u16 + 2).to_be_bytes()[..], &segment].concat();
+            [&jpeg[..2], &segments.repeat(LARGE / 65_000), &jpeg[2..]].concat()
+        };
+        let gif = red(1, 1, Format::Gif);
+        let riff = |chunks: &[(&[u8; 4], &[u8])]| {
+            let chunk = |(kind, data): &(&[u8; 4], &[u8])| {
+                [&kind[..], &(data.len() as u32).to_le_bytes(), data, &[0][..data.len() % 2]].concat()
+            };
+            let body: Vec<u8> = chunks.iter().flat_map(chunk).collect();
+            [b"RIFF", &(body.len() as u32 + 4).to_le_bytes()[..], b"WEBP", &body].concat()
+        };
+        let webp = red(1, 1, Format::WebP);
+        let lossless = &webp[20..];
+        let canvas = |flags: u8| [flags, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let flood = [0x30, 1, 0, 0x9d, 1, 0x2a, 0xff, 0x3f, 0xff, 0x3f, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+        let frame = [&[0; 16][..], b"VP8 ", &(flood.len() as u32).to_le_bytes(), &flood].concat();
+        vec![
+            ("iCCP", with_chunk(b"iCCP", &[b"p\0\0", &zeros])),
+            ("zTXt", with_chunk(b"zTXt", &[b"XML:com.adobe.xmp\0\0", &zeros])),
+            ("iTXt", with_chunk(b"iTXt", &[b"XML:com.adobe.xmp\0\x01\0\0\0", &zeros])),
+            ("tEXt", with_chunk(b"tEXt", &[b"Comment\0", &large])),
+            ("eXIf", with_chunk(b"eXIf", &[&large])),
+            ("Exif in a JPEG", with_segments(0xe1, b"Exif\0\0")),
+            ("XMP in a JPEG", with_segments(0xe1, b"http://ns.adobe.com/xap/1.0/\0")),
+            ("profile in a JPEG", with_segments(0xe2, b"ICC_PROFILE\0\x01\x01")),
+            ("IPTC in a JPEG", with_segments(0xed, b"Photoshop 3.0\0")),
+            ("comments in a JPEG", with_segments(0xfe, b"")),
+            ("XMP in a GIF", with_application_block(&gif, b"XMP DataXMP", &large)),
+            ("profile in a GIF", with_application_block(&gif, b"ICCRGBG1012", &large)),
+            ("profile in a WebP", riff(&[(b"VP8X", &canvas(0x20)), (b"ICCP", &large), (b"VP8L", lossless)])),
+            ("Exif in a WebP", riff(&[(b"VP8X", &canvas(0x08)), (b"VP8L", lossless), (b"EXIF", &large)])),
+            ("a lossy frame beyond the canvas", riff(&[(b"VP8X", &canvas(0)), (b"VP8 ", &flood)])),
+            ("an animation's", riff(&[(b"VP8X", &canvas(2)), (b"ANIM", &[0; 6]), (b"ANMF", &frame)])),
+        ]
     }
 
     #[test]

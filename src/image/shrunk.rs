@@ -40,6 +40,13 @@ pub(super) fn decode(jpeg: &[u8], size: Size, by: u32, room: impl FnOnce() -> Ve
     }
 }
 
+/// Returns true if nothing is missing between the header and the end marker of a JPEG of that size, and nothing is left
+/// over. None for a JPEG that this cannot read.
+pub(super) fn is_whole(jpeg: &[u8], size: Size) -> Option<bool> {
+    Header::read(jpeg)?;
+    Some(decode(jpeg, size, 8, Vec::new).is_some())
+}
+
 /// What stands before the pixels.
 #[derive(Default)]
 struct Header {

@@ -12,11 +12,11 @@ use super::plan::Kind;
 use super::record::Millis;
 use super::store::Jobs;
 use crate::background::failure::{Failure, Outcome};
-use crate::background::panics;
 use crate::background::registry::{Registry, Stop, escape};
 use crate::background::task::{Retry, TaskContext};
 use crate::bounds;
 use crate::error::Error;
+use crate::panics::{self, Panic};
 
 /// The longest wait until what came of a try is said again to an engine that cannot be reached.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -139,6 +139,16 @@ impl Attempt {
         }
     }
 
+    /// What becomes of a try that is let go of. One that never began was cancelled; one that ends in a panic has failed, and is
+    /// tried again like any other.
+    fn end_unsettled(&self) -> End {
+        if !thread::panicking() {
+            return self.cancelled();
+        }
+        let message = "and what came of it could not be told".to_owned();
+        self.end(&Err(Failure::Panic(Panic { message, place: None, backtrace: None }))).0
+    }
+
     /// Cancelled by somebody, or told to stop because the process does.
     fn cancelled(&self) -> End {
         let stops_with_the_process = self.registry.is_closing() && !self.hand.is_cancelled();
@@ -197,13 +207,14 @@ impl Attempt {
     }
 }
 
-/// A task that never began: it was cancelled before, or the process stopped.
+/// A task that never began, since it was cancelled before or the process stopped; or one whose end panicked.
 impl Drop for Attempt {
     fn drop(&mut self) {
         if self.is_settled {
             return;
         }
-        let settled = self.jobs.engine.settle(self.claimed.id, self.claimed.token, self.cancelled(), self.jobs.now());
+        let end = self.end_unsettled();
+        let settled = self.jobs.engine.settle(self.claimed.id, self.claimed.token, end, self.jobs.now());
         if let Err(error) = settled {
             self.warn(&format!("cannot be given back, and waits for its lease to end: {}", error.chain()));
         }
@@ -214,4 +225,53 @@ impl Drop for Attempt {
 /// What is kept of a failure.
 fn words(all: &str) -> String {
     bounds::shorten(all, MOST_WORDS).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::background::scope::{Scope, Values};
+    use crate::config::Config;
+    use crate::jobs::engine::Room;
+    use crate::jobs::job::Job;
+    use crate::jobs::record::JobState;
+
+    #[derive(Serialize, Deserialize)]
+    struct Quick;
+
+    impl Job for Quick {
+        const NAME: &'static str = "quick";
+
+        fn run(self, _task: &TaskContext) -> crate::error::Result<()> {
+            Ok(())
+        }
+    }
+
+    /// The state of a job whose try is let go of in that way before it was run.
+    fn state_after(let_go: impl FnOnce(Attempt)) -> JobState {
+        let scope = Scope::new(Registry::new(&Config::default()), Values::default());
+        let jobs = Jobs::memory().register::<Quick>();
+        let id = jobs.enqueue(Quick).unwrap().id;
+        let me = jobs.engine.join().unwrap();
+        let rooms = [Room { queue: "default".to_owned(), free: 1 }];
+        let claimed = jobs.engine.claim(&me, &rooms, jobs.now()).unwrap().pop().unwrap();
+        let hand = jobs.shared.hands.take(&claimed, scope.registry().enter("quick".to_owned(), None, None));
+        let_go(Attempt::new(&jobs, claimed, hand, scope.registry()));
+        jobs.find(id).unwrap().unwrap().state
+    }
+
+    #[test]
+    fn a_try_that_ends_in_a_panic_of_its_end_is_tried_again_and_one_that_never_began_is_cancelled() {
+        assert_eq!(state_after(drop), JobState::Cancelled);
+        let panicked = state_after(|attempt| {
+            let ended: Result<(), Panic> = panics::catch(move || {
+                let _attempt = attempt;
+                panic!("while it is settled")
+            });
+            assert!(ended.is_err());
+        });
+        assert_eq!(panicked, JobState::Scheduled);
+    }
 }

@@ -6,10 +6,10 @@ use std::thread;
 use std::time::Duration;
 
 use super::record::{JobInfo, JobState};
-use crate::background::panics;
 use crate::background::registry::{Progress, TaskState};
 use crate::error::Result;
 use crate::live::Live;
+use crate::panics::{self, Contained};
 use crate::sync::{Bell, lock};
 use crate::watched::Watched;
 
@@ -46,7 +46,7 @@ trait Look: Send {
 /// What a page shows of a job, as the application makes it.
 struct Shown<T, F> {
     watched: Weak<Watched<T>>,
-    show: F,
+    show: Contained<F>,
     /// What it was made of last.
     of: JobInfo,
 }
@@ -85,7 +85,7 @@ impl Follow {
             watched.finish();
             return Ok(Some(Live::of(watched)));
         }
-        let look = Shown { watched: Arc::downgrade(&watched), show, of: job };
+        let look = Shown { watched: Arc::downgrade(&watched), show: Contained::new(show), of: job };
         let mut followed = lock(&self.followed);
         followed.jobs.push((id, Box::new(look)));
         if !followed.is_looked_after {

@@ -27,7 +27,8 @@ pub(crate) struct Departures(Arc<Shared>);
 
 struct Shared {
     port: u16,
-    hang_ups: HangUps,
+    /// None where the kernel or a sandbox refuses what they need.
+    hang_ups: Option<HangUps>,
     pages: Mutex<Pages>,
 }
 
@@ -50,12 +51,10 @@ struct Page {
 }
 
 impl Departures {
-    /// Of the server on that port.
-    ///
-    /// # Errors
-    /// When the system has no descriptors for it.
-    pub(crate) fn new(port: u16) -> io::Result<Departures> {
-        Ok(Departures(Arc::new(Shared { port, hang_ups: HangUps::new()?, pages: Mutex::default() })))
+    /// Of the server on that port. Where the kernel does not report hang-ups it works without, with a warning.
+    pub(crate) fn new(port: u16) -> Departures {
+        let hang_ups = HangUps::new().inspect_err(unnoticed).ok();
+        Departures(Arc::new(Shared { port, hang_ups, pages: Mutex::default() }))
     }
 
     /// Begins to look after a page, until what is given back is dropped.
@@ -79,10 +78,10 @@ impl Departures {
         }
         if self.0.is_watching(&mut pages) {
             match &page.socket {
-                Some(socket) => self.0.hang_ups.add(id, socket).err().iter().for_each(unnoticed),
+                Some(socket) => self.0.add(id, socket).err().iter().for_each(unnoticed),
                 None => {
                     pages.new.push(id);
-                    self.0.hang_ups.ring();
+                    self.0.ring();
                 }
             }
         }
@@ -97,7 +96,7 @@ impl Departures {
         pages.is_closed = true;
         let all: Vec<Disconnect> = pages.open.values().map(|page| page.disconnect.clone()).collect();
         drop(pages);
-        self.0.hang_ups.ring();
+        self.0.ring();
         all.iter().for_each(Disconnect::tell);
     }
 }
@@ -105,7 +104,7 @@ impl Departures {
 impl Shared {
     /// Whether the thread is there. It is started once there is something to watch.
     fn is_watching(self: &Arc<Self>, pages: &mut Pages) -> bool {
-        if !imp::IS_KNOWN || pages.is_watched || pages.is_closed {
+        if !imp::IS_KNOWN || self.hang_ups.is_none() || pages.is_watched || pages.is_closed {
             return pages.is_watched;
         }
         let shared = self.clone();
@@ -114,6 +113,14 @@ impl Shared {
         pages.is_watched = spawned.is_ok();
         spawned.err().iter().for_each(unnoticed);
         pages.is_watched
+    }
+
+    fn add(&self, id: u64, socket: &Socket) -> io::Result<()> {
+        self.hang_ups.as_ref().map_or(Ok(()), |hang_ups| hang_ups.add(id, socket))
+    }
+
+    fn ring(&self) {
+        self.hang_ups.iter().for_each(HangUps::ring);
     }
 
     fn watch(&self) {
@@ -126,7 +133,7 @@ impl Shared {
 
     /// Waits for news, and tells whom they concern.
     fn look(&self) -> io::Result<()> {
-        let hang_ups = self.hang_ups.wait()?;
+        let hang_ups = self.hang_ups.as_ref().map_or(Ok(Vec::new()), HangUps::wait)?;
         self.gone(&hang_ups).iter().for_each(Disconnect::tell);
         let new = std::mem::take(&mut lock(&self.pages).new);
         if new.is_empty() { Ok(()) } else { self.look_for(&new) }
@@ -147,7 +154,7 @@ impl Shared {
             let Some(page) = pages.open.get_mut(&id) else { continue };
             match socket {
                 Some(socket) => {
-                    self.hang_ups.add(id, &socket)?;
+                    self.add(id, &socket)?;
                     page.socket = Some(socket);
                 }
                 None => gone.push(page.disconnect.clone()),
@@ -196,7 +203,8 @@ impl Presence {
 impl Drop for Presence {
     fn drop(&mut self) {
         let page = lock(&self.of.pages).open.remove(&self.id);
-        page.and_then(|page| page.socket).iter().for_each(|socket| self.of.hang_ups.remove(socket));
+        let (socket, hang_ups) = (page.and_then(|page| page.socket), self.of.hang_ups.as_ref());
+        socket.iter().zip(hang_ups).for_each(|(socket, hang_ups)| hang_ups.remove(socket));
     }
 }
 
@@ -348,7 +356,7 @@ mod tests {
     }
 
     fn departures(theirs: &TcpStream) -> Departures {
-        Departures::new(theirs.local_addr().unwrap().port()).unwrap()
+        Departures::new(theirs.local_addr().unwrap().port())
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 #[cfg(target_os = "linux")]
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, Type};
 
 use crate::error::{Error, Result};
 
@@ -26,8 +26,15 @@ const UNIX: &str = "unix:";
 #[cfg(unix)]
 pub(super) const FOR_EPOLL: &str = "ASIDE_ADDR, or the socket that was handed over, is a Unix socket, which only the server `epoll` takes: leave ASIDE_SERVER out, on Linux with the feature `epoll`";
 
-/// A socket that listens.
-pub(super) enum Listener {
+/// A socket that listens, and whose it is.
+pub(super) struct Listener {
+    pub(super) socket: Socket,
+    /// The service manager's: other processes listen on it too, and after this one.
+    pub(super) is_handed_over: bool,
+}
+
+/// The socket.
+pub(super) enum Socket {
     Tcp(TcpListener),
     /// And the file that goes with it, when it is ours.
     #[cfg(unix)]
@@ -61,9 +68,9 @@ impl Listener {
     pub(super) fn on(address: &str) -> Result<Listener> {
         #[cfg(unix)]
         if let Some(path) = address.strip_prefix(UNIX) {
-            return on_file(path.into()).map_err(|error| refused(address, error));
+            return on_file(path.into()).map(Listener::own).map_err(|error| refused(address, error));
         }
-        on_port(address).map(Listener::Tcp).map_err(|error| refused(address, error))
+        on_port(address).map(Socket::Tcp).map(Listener::own).map_err(|error| refused(address, error))
     }
 
     /// The first socket that the service manager hands over, when it does.
@@ -79,14 +86,14 @@ impl Listener {
         if let Ok(Some(listener)) = handed_over.take_tcp_listener(0) {
             listener.set_nonblocking(false)?;
             prepare(&socket2::SockRef::from(&listener))?;
-            return Ok(Some(Listener::Tcp(listener)));
+            return Ok(Some(Listener { socket: Socket::Tcp(listener), is_handed_over: true }));
         }
         let unix = handed_over.take_unix_listener(0).map_err(|error| {
             let words = "the socket that was handed over (LISTEN_FDS) does not listen; use ListenStream=127.0.0.1:8000";
             Error::internal(words).with_source(error)
         })?;
         // The file is the service manager's.
-        Ok(unix.map(|listener| Listener::Unix(listener, None)))
+        Ok(unix.map(|listener| Listener { socket: Socket::Unix(listener, None), is_handed_over: true }))
     }
 
     #[cfg(not(unix))]
@@ -94,15 +101,19 @@ impl Listener {
         Ok(None)
     }
 
+    fn own(socket: Socket) -> Listener {
+        Listener { socket, is_handed_over: false }
+    }
+
     /// Where it listens.
     ///
     /// # Errors
     /// When the system does not say.
     pub(super) fn address(&self) -> io::Result<Address> {
-        match self {
-            Listener::Tcp(listener) => listener.local_addr().map(Address::Tcp),
+        match &self.socket {
+            Socket::Tcp(listener) => listener.local_addr().map(Address::Tcp),
             #[cfg(unix)]
-            Listener::Unix(listener, _) => {
+            Socket::Unix(listener, _) => {
                 let path = listener.local_addr()?.as_pathname().map(PathBuf::from);
                 Ok(Address::Unix(path.unwrap_or_default()))
             }
@@ -142,7 +153,7 @@ fn on_port(address: &str) -> io::Result<TcpListener> {
 }
 
 fn on_address(address: SocketAddr) -> io::Result<TcpListener> {
-    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     // Where it means that a port is free at once after a restart. On Windows it means that two may have it.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
@@ -153,7 +164,7 @@ fn on_address(address: SocketAddr) -> io::Result<TcpListener> {
 }
 
 /// Sets what connections inherit. Never a timeout for reading: `accept` would inherit it too, and an idle listener end.
-fn prepare(socket: &Socket) -> io::Result<()> {
+fn prepare(socket: &socket2::Socket) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
     socket.set_tcp_nodelay(true)
@@ -161,7 +172,7 @@ fn prepare(socket: &Socket) -> io::Result<()> {
 
 /// Makes the file anew when nobody listens there any more: a process that was killed leaves it.
 #[cfg(unix)]
-fn on_file(path: PathBuf) -> io::Result<Listener> {
+fn on_file(path: PathBuf) -> io::Result<Socket> {
     let bound = UnixListener::bind(&path);
     let is_left = || UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     let listener = match bound {
@@ -173,5 +184,5 @@ fn on_file(path: PathBuf) -> io::Result<Listener> {
     };
     // The proxy is another user's. Who gets there is for the permissions of the folder.
     std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
-    Ok(Listener::Unix(listener, Some(path)))
+    Ok(Socket::Unix(listener, Some(path)))
 }

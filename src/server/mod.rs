@@ -11,6 +11,7 @@ mod departures;
 pub(crate) mod epoll;
 mod listener;
 pub(crate) mod log;
+mod signals;
 pub(crate) mod socket;
 mod streams;
 pub(crate) mod tiny_http;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use self::clients::{Bound, Clients, Held};
 use self::listener::{Address, Listener};
+use self::signals::Signals;
 use self::tiny_http::TinyHttp;
 use self::workers::Crew;
 use crate::app::App;
@@ -207,12 +209,15 @@ impl App {
     /// `epoll`; put `unix` into `ASIDE_TRUSTED_PROXIES`). Who may connect is for the permissions of its folder; a
     /// file that a dead process has left is replaced, and the file goes with the server.
     ///
-    /// SIGTERM and SIGINT (Ctrl-C) stop it: no new connections, requests in flight are answered, live pages end, tasks are
-    /// waited for up to `ASIDE_GRACE` (25 s), then told to cancel and given 2 s more; what is left is named in the log. A
-    /// second signal ends it at once, with the exit status 128 and the signal's number.
+    /// SIGTERM, SIGINT (Ctrl-C) and SIGHUP stop it: no new connections, requests in flight are answered, live pages end, tasks
+    /// are waited for up to `ASIDE_GRACE` (25 s), then told to cancel and given 2 s more; what is left is named in the log. A
+    /// second of these signals ends the process at once, with the exit status 128 and the signal's number; within a second of
+    /// the first it belongs to the same stop, since wrappers signal a process and its group. SIGQUIT ends the process at once,
+    /// SIGUSR1 and SIGUSR2 are a line in the log, and SIGHUP stays ignored where it was at start (`nohup`).
     ///
     /// A socket that the service manager hands over (systemd's socket activation: `LISTEN_FDS`) is listened on in the place of
-    /// `ASIDE_ADDR`: then a restart refuses nobody, and the process need not be allowed to listen on port 80 itself.
+    /// `ASIDE_ADDR`: a client that connects during a restart waits for the next process, and the process need not be allowed
+    /// to listen on port 80 itself.
     ///
     /// The log goes to standard error at `info` unless `RUST_LOG` says otherwise, or a logger of your own is there already.
     ///
@@ -223,16 +228,10 @@ impl App {
             return self.run_isolated_job();
         }
         log::init();
-        #[cfg(unix)]
         let signals = Signals::watch()?;
         let server = self.start_on(Listener::handed_over()?)?;
         ::log::info!(target: "aside::server", "{}", server.service().banner(&server.address(), server.kind));
-        #[cfg(unix)]
         let why = signals.wait();
-        #[cfg(not(unix))]
-        let why = loop {
-            std::thread::park();
-        };
         server.stop_because(why);
         Ok(())
     }
@@ -257,7 +256,7 @@ impl App {
     /// }
     /// ```
     ///
-    /// It stops as [`run`](App::run) does: jobs that run have `ASIDE_GRACE` to end, then they are told to cancel, and what
+    /// It stops on the signals on which [`run`](App::run) does: jobs that run have `ASIDE_GRACE` to end, then they are told to cancel, and what
     /// is left is given back, for another worker to take at once.
     ///
     /// # Errors
@@ -267,7 +266,6 @@ impl App {
             return self.run_isolated_job();
         }
         log::init();
-        #[cfg(unix)]
         let signals = Signals::watch()?;
         let service = self.build()?;
         service.warn_of_settings();
@@ -277,12 +275,7 @@ impl App {
         let kept =
             kept.ok_or_else(|| Error::internal("App::work: there are no jobs to work on; add them with `App::jobs`"))?;
         ::log::info!(target: "aside::server", "aside works on the jobs in {kept}");
-        #[cfg(unix)]
         let why = signals.wait();
-        #[cfg(not(unix))]
-        let why = loop {
-            std::thread::park();
-        };
         let grace = service.config().grace;
         ::log::info!(target: "aside::server", "Stopping on {why}: jobs have {}.", span(grace));
         jobs.iter().for_each(|jobs| jobs.stop_claiming());
@@ -331,14 +324,7 @@ impl App {
         raise_descriptor_limit();
         let listener = listener.map_or_else(|| Listener::on(&service.config().address), Ok)?;
         let addr = listener.address()?;
-        let kind = service.config().server;
-        let running: Box<dyn Run> = match (kind, listener) {
-            #[cfg(all(feature = "epoll", target_os = "linux"))]
-            (ServerKind::Epoll, listener) => Running::start(epoll::Epoll::new(listener, service.config())?, service)?,
-            (_, Listener::Tcp(listener)) => Running::start(TinyHttp::new(listener, service.config())?, service)?,
-            #[cfg(unix)]
-            (_, Listener::Unix(..)) => return Err(Error::internal(listener::FOR_EPOLL)),
-        };
+        let (kind, running) = begin(listener, service)?;
         Ok(Server { addr, kind, running: Some(running) })
     }
 }
@@ -433,11 +419,13 @@ impl<T: Transport> Run for Running<T> {
         let grace = self.desk.service.config().grace;
         let until = deadline::after(grace);
         ::log::info!(target: "aside::server", "Stopping on {why}: no new connections; requests and tasks have {}.", span(grace));
+        // First: a worker that is told of the stop goes when the transport has nothing for it, and one that is open has nothing
+        // for a moment between two requests.
+        self.transport.close();
         self.desk.stopping.store(true, Ordering::Release);
         if let Some(jobs) = &self.jobs {
             jobs.stop_claiming();
         }
-        self.transport.close();
         self.crew.send_home();
         match self.desk.at_work.wait_for_none(until) {
             0 => ::log::info!(target: "aside::server", "All requests are answered."),
@@ -450,6 +438,25 @@ impl<T: Transport> Run for Running<T> {
         self.transport.hang_up();
         drain_tasks(&self.desk.service, self.jobs.as_deref(), until);
     }
+}
+
+/// Starts the transport that the settings name. Where epoll cannot start, tiny_http serves in its place.
+fn begin(listener: Listener, service: Service) -> Result<(ServerKind, Box<dyn Run>)> {
+    #[cfg(all(feature = "epoll", target_os = "linux"))]
+    if service.config().server == ServerKind::Epoll {
+        match epoll::poller::Poller::new() {
+            Ok(poller) => {
+                let transport = epoll::Epoll::new(listener, poller, service.config())?;
+                return Ok((ServerKind::Epoll, Running::start(transport, service)?));
+            }
+            Err(error) => ::log::warn!(
+                target: "aside::server",
+                "The server `epoll` cannot start: {error}; `tiny_http` serves in its place. ASIDE_SERVER=tiny_http chooses it \
+                 without this warning."
+            ),
+        }
+    }
+    Ok((ServerKind::TinyHttp, Running::start(TinyHttp::new(listener, service.config())?, service)?))
 }
 
 /// The workers of the application's jobs, when it has some.
@@ -491,37 +498,6 @@ fn raise_descriptor_limit() {
 #[cfg(not(unix))]
 fn raise_descriptor_limit() {}
 
-/// SIGTERM and SIGINT: the first is waited for, the second ends the process.
-#[cfg(unix)]
-struct Signals(std::sync::mpsc::Receiver<&'static str>);
-
-#[cfg(unix)]
-impl Signals {
-    fn watch() -> Result<Signals> {
-        use signal_hook::consts::{SIGINT, SIGTERM};
-        let mut signals = signal_hook::iterator::Signals::new([SIGTERM, SIGINT])?;
-        let (tell, told) = std::sync::mpsc::channel();
-        let mind = move || {
-            let mut signals = signals.forever();
-            let name = |signal| if signal == SIGINT { "SIGINT" } else { "SIGTERM" };
-            if let Some(first) = signals.next() {
-                let _ = tell.send(name(first));
-            }
-            if let Some(second) = signals.next() {
-                ::log::warn!(target: "aside::server", "A second signal, {}: ending at once.", name(second));
-                signal_hook::low_level::exit(128 + second);
-            }
-        };
-        std::thread::Builder::new().name("aside-signals".into()).spawn(mind)?;
-        Ok(Signals(told))
-    }
-
-    fn wait(&self) -> &'static str {
-        // The other end is held by a thread that does not end before the process.
-        self.0.recv().unwrap_or("an error")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::{Read, Write};
@@ -541,9 +517,9 @@ mod tests {
     #[test]
     fn connections_from_before_and_after_a_mend_are_served() {
         let service = App::with_config(Config::default()).get("/", |_req: &mut Request| "hello").build().unwrap();
-        let Listener::Tcp(listener) = Listener::on("127.0.0.1:0").unwrap() else { panic!("a Unix socket") };
+        let listener = Listener::on("127.0.0.1:0").unwrap();
         let connect = {
-            let addr = listener.local_addr().unwrap();
+            let Address::Tcp(addr) = listener.address().unwrap() else { panic!("a Unix socket") };
             move || {
                 let stream = TcpStream::connect(addr).unwrap();
                 stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();

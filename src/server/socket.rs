@@ -62,6 +62,11 @@ mod imp {
         descriptors().into_iter().filter(of_port).for_each(|fd| shut(fd, Shutdown::Both));
     }
 
+    /// Returns true if there is a connection to that port.
+    pub(crate) fn has_connections(local_port: u16) -> bool {
+        descriptors().into_iter().any(|fd| own_port(fd) == Some(local_port) && peer_of(fd).is_some())
+    }
+
     /// How many descriptors the process has.
     pub(crate) fn count() -> usize {
         std::fs::read_dir("/dev/fd").map_or(0, Iterator::count)
@@ -243,6 +248,11 @@ mod imp {
 
     pub(crate) fn shut_all(_local_port: u16) {}
 
+    /// Not known here.
+    pub(crate) fn has_connections(_local_port: u16) -> bool {
+        true
+    }
+
     pub(crate) fn count() -> usize {
         0
     }
@@ -270,4 +280,4 @@ mod imp {
 
 #[cfg(target_os = "linux")]
 pub(crate) use imp::{Established, duplicates};
-pub(crate) use imp::{Peer, count, find, name, shut_all};
+pub(crate) use imp::{Peer, count, find, has_connections, name, shut_all};

@@ -38,12 +38,15 @@ use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use tiny_http::{ReadWrite, Server};
 
 use super::departures::{Departures, Presence};
+#[cfg(unix)]
+use super::listener::FOR_EPOLL;
+use super::listener::{Listener, Socket};
 use super::socket::{self, Peer};
 use super::streams::{self, aside};
 use super::wire::{self, Asked, Framing, LOGGED, Malformed, PIECE, Terms};
@@ -55,7 +58,7 @@ use crate::http::disconnect::Connection;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::Response;
-use crate::sync::{lock, wait_while};
+use crate::sync::{lock, wait_while, wait_while_for};
 use crate::worker_share::{Share, Wait};
 
 /// The largest declared body that tiny_http may drain: it allocates what is left in one piece.
@@ -79,6 +82,13 @@ const CONDEMNED: Duration = Duration::from_secs(if cfg!(unix) { 15 } else { 60 }
 const PROBE: Duration = Duration::from_secs(3);
 const MEND_PAUSE: Duration = Duration::from_millis(100);
 
+/// How long a server that stops tries to end its accept thread, and how often it looks.
+const STOP_ACCEPTING: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(20);
+
+/// How long a server that stops waits for the requests of clients that have just connected.
+const FRESH: Duration = Duration::from_millis(250);
+
 /// How soon after a new connection another is made to ourselves.
 const NUDGE: Duration = Duration::from_millis(10);
 
@@ -90,8 +100,14 @@ pub(crate) struct TinyHttp {
     former: Mutex<Vec<Arc<Server>>>,
     /// A duplicate: to close, and for the next server.
     listener: TcpListener,
+    /// The service manager's: other processes listen on it too, and after this one.
+    is_handed_over: bool,
     addr: SocketAddr,
-    closed: AtomicBool,
+    /// Since when nothing is to be accepted.
+    closed: OnceLock<Instant>,
+    /// Since when nothing is.
+    accepted_last: Mutex<Option<Instant>>,
+    has_stopped_accepting: Condvar,
     book: Arc<Book>,
     /// Whose turn it is to take from the queue.
     turn: Mutex<()>,
@@ -118,7 +134,13 @@ impl TinyHttp {
     ///
     /// # Errors
     /// When the system refuses a duplicate of it.
-    pub(crate) fn new(listener: TcpListener, config: &Config) -> Result<TinyHttp> {
+    pub(super) fn new(listener: Listener, config: &Config) -> Result<TinyHttp> {
+        let Listener { socket, is_handed_over } = listener;
+        let listener = match socket {
+            Socket::Tcp(listener) => listener,
+            #[cfg(unix)]
+            Socket::Unix(..) => return Err(Error::internal(FOR_EPOLL)),
+        };
         let addr = listener.local_addr()?;
         let server = server(&listener)?;
         Ok(TinyHttp {
@@ -126,14 +148,17 @@ impl TinyHttp {
             current: RwLock::new(Arc::new(server)),
             former: Mutex::default(),
             listener,
+            is_handed_over,
             addr,
-            closed: AtomicBool::new(false),
+            closed: OnceLock::new(),
+            accepted_last: Mutex::default(),
+            has_stopped_accepting: Condvar::new(),
             book: Arc::new(Book::of(addr.port())),
             turn: Mutex::default(),
             waiting: AtomicBool::new(false),
             lost: AtomicUsize::new(0),
             nudges: Arc::new(Nudges::new(addr)),
-            departures: Departures::new(addr.port())?,
+            departures: Departures::new(addr.port()),
             descriptors: AtomicUsize::new(0),
         })
     }
@@ -143,7 +168,58 @@ impl TinyHttp {
     }
 
     fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::Acquire)
+        self.closed.get().is_some()
+    }
+
+    /// Takes what is left in the queue, while the server stops, and what comes of connections that were just accepted.
+    fn take_last(&self) -> Taken<Job> {
+        loop {
+            let (turn, server) = (lock(&self.turn), self.current());
+            // What wakes workers looks like an empty queue, so the queue is asked more often than there can be of that.
+            let mut left = (0..2_000).filter_map(|_| self.unless_broken(server.try_recv()));
+            let next = left.next().or_else(|| {
+                let is_awaited = self.is_awaited();
+                is_awaited.then(|| self.unless_broken(server.recv_timeout(LOOK))).flatten()
+            });
+            match next {
+                Some(request) => return Taken::Job(self.admit(self.enter(request, turn))),
+                None if self.is_awaited() => {}
+                None => return Taken::Nothing,
+            }
+        }
+    }
+
+    /// What came, or nothing: an error is the last word of the accept thread.
+    fn unless_broken(&self, received: io::Result<Option<tiny_http::Request>>) -> Option<tiny_http::Request> {
+        received.unwrap_or_else(|_| {
+            lock(&self.accepted_last).get_or_insert_with(Instant::now);
+            self.has_stopped_accepting.notify_all();
+            None
+        })
+    }
+
+    /// Whether workers stay, while the server stops: until nothing is accepted any more, and for a moment for the requests of
+    /// those that were accepted last.
+    fn is_awaited(&self) -> bool {
+        let accepted_last = *lock(&self.accepted_last);
+        match (accepted_last, self.closed.get()) {
+            (Some(last), _) => last.elapsed() < FRESH && socket::has_connections(self.addr.port()),
+            (None, Some(closed)) => closed.elapsed() < STOP_ACCEPTING,
+            (None, None) => true,
+        }
+    }
+
+    /// Ends the accept thread and leaves the socket as it is, since other processes listen on it. The thread is in a call
+    /// that returns with a connection alone, so it is sent one. Its next call does not wait: the socket is non-blocking by
+    /// then, which each process sets as it needs it.
+    fn stop_accepting(&self) {
+        let until = Instant::now() + STOP_ACCEPTING;
+        while lock(&self.accepted_last).is_none() && Instant::now() < until {
+            let _ = self.listener.set_nonblocking(true);
+            self.nudges.nudge();
+            // Another process may have taken that connection.
+            drop(wait_while_for(&self.has_stopped_accepting, lock(&self.accepted_last), LOOK, |last| last.is_none()));
+        }
     }
 
     /// Enters what came out of the queue. The turn, which is ended by this, makes the book's order the queue's: what is sent
@@ -210,7 +286,7 @@ impl TinyHttp {
         let left = lock(loan).settle();
         let mut terms = Terms { http10: asked.http10, head_only, close: closes_itself || asked.close };
         terms.close |= left != Left::Nothing
-            || desk.is_stopping()
+            || self.is_closed()
             || terms.ends_by_closing(&response)
             || response.status_code() < Status::OK;
         let Some(outlet) = self.outlet(loan, left, &place) else { return };
@@ -321,16 +397,20 @@ impl Transport for TinyHttp {
 
     fn take(&self, wait: Duration) -> Taken<Job> {
         let turn = lock(&self.turn);
-        let server = self.current();
+        // It may have waited long for its turn.
         if self.is_closed() {
-            // What wakes workers looks like an empty queue, so the queue is asked more often than there can be of that.
-            let mut left = (0..2_000).filter_map(|_| server.try_recv().ok().flatten());
-            let next = left.next();
-            return next.map_or(Taken::Nothing, |request| Taken::Job(self.admit(self.enter(request, turn))));
+            drop(turn);
+            return self.take_last();
         }
+        let server = self.current();
         match server.recv_timeout(wait) {
             Ok(Some(request)) => Taken::Job(self.admit(self.enter(request, turn))),
             Ok(None) => Taken::Nothing,
+            Err(error) if self.is_closed() => {
+                drop(turn);
+                self.unless_broken(Err(error));
+                self.take_last()
+            }
             Err(error) => Taken::Broken(error.to_string()),
         }
     }
@@ -405,9 +485,12 @@ impl Transport for TinyHttp {
     fn close(&self) {
         // Under the lock that `mend` holds, so that no new server follows.
         let current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        self.closed.store(true, Ordering::Release);
-        let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        let _ = self.closed.set(Instant::now());
         drop(current);
+        match self.is_handed_over {
+            true => self.stop_accepting(),
+            false => drop(socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both)),
+        }
         lock(&self.former).iter().for_each(|former| former.unblock());
         self.departures.close();
     }
@@ -418,6 +501,8 @@ impl Transport for TinyHttp {
 }
 
 fn server(listener: &TcpListener) -> Result<Server> {
+    // Another process that had the socket may have left it otherwise.
+    listener.set_nonblocking(false)?;
     let server = Server::from_listener(listener.try_clone()?, None);
     server.map_err(|error| Error::from_box(error).context("tiny_http cannot take the listener"))
 }

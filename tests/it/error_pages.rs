@@ -264,7 +264,7 @@ fn an_error_that_cannot_be_told_is_a_500_all_the_same() {
             assert!(response.text().contains("500"), "{response:?}");
         }
     }
-    assert!(!logs::at(Level::Error, "what it says panicked: no-words-for-it").is_empty());
+    assert!(!logs::at(Level::Error, "failed: (its Display panicked: no-words-for-it").is_empty());
 }
 
 #[test]

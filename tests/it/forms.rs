@@ -554,3 +554,87 @@ fn the_second_click_is_answered_where_the_first_one_panicked() {
     let (answers, done) = at_once(|turn| if turn == 1 { panic!("a mistake") } else { redirect("/orders/2") });
     assert_eq!((answers, done), (vec!["303 /orders/2".to_owned(), "500 nowhere".to_owned()], 2));
 }
+
+#[derive(Debug, Deserialize)]
+struct Strict {
+    #[allow(dead_code)]
+    quantity: u32,
+}
+
+/// What goes wrong in a reading of the request, and the line of that reading.
+type Asked = (Option<Error>, u32);
+
+const QUESTIONS: [(&str, fn(&mut Request) -> Asked); 11] = [
+    ("form", |req| (req.form::<Strict>().err(), line!())),
+    ("submitted", |req| (req.submitted::<Strict>().err(), line!())),
+    ("pairs", |req| (req.form_pairs().err(), line!())),
+    ("multipart", |req| (req.multipart().err(), line!())),
+    ("json", |req| (req.json::<Strict>().err(), line!())),
+    ("query", |req| (req.query::<Strict>().err(), line!())),
+    ("text", |req| (req.text().err(), line!())),
+    ("param", |req| (req.param::<u32>("question").err(), line!())),
+    ("part", |req| (req.multipart().and_then(|form| Ok(form.text("none").map(drop)?)).err(), line!())),
+    ("file", |req| (req.multipart().and_then(|form| Ok(form.file("none").map(drop)?)).err(), line!())),
+    ("typed", |req| (req.multipart().and_then(|form| form.form::<Strict>()).err(), line!())),
+];
+
+/// Each once showed a line of Rust's library, or none, as the place to look at.
+#[test]
+fn a_refusal_has_the_line_that_read_the_request() {
+    let app = app().post("/{question}", |req: &mut Request| {
+        let name: String = req.param("question").unwrap();
+        let (_, ask) = QUESTIONS.iter().find(|(question, _)| *question == name).unwrap();
+        let (error, line) = ask(req);
+        let error = error.unwrap();
+        let place = error.location().map(|place| (place.file(), place.line()));
+        assert_eq!(place, Some((file!(), line)), "{name}: {error:?}");
+        Response::text("").status(error.status())
+    });
+    let mut client = TestClient::new(app);
+    let multipart = "multipart/form-data; boundary=x";
+    let whole = "--x\r\nContent-Disposition: form-data; name=a\r\n\r\nb\r\n--x--";
+    for (question, content_type, body, status) in [
+        ("form", FORM, "quantity=x", 422),
+        ("form", FORM, "", 422),
+        ("form", "text/plain", "", 415),
+        ("form", multipart, "", 400),
+        ("form", multipart, whole, 422),
+        ("submitted", "text/plain", "", 415),
+        ("submitted", multipart, "--x", 400),
+        ("pairs", multipart, "", 400),
+        ("multipart", FORM, "", 415),
+        ("multipart", multipart, "--y--", 400),
+        ("json", "application/json", "{", 400),
+        ("json", "application/json", "{\"quantity\": -1}", 422),
+        ("json", FORM, "", 415),
+        ("query", FORM, "", 400),
+        ("param", FORM, "", 404),
+        ("part", multipart, whole, 422),
+        ("file", multipart, whole, 422),
+        ("typed", multipart, whole, 422),
+    ] {
+        let answer = client.post(&format!("/{question}")).body(content_type, body).send();
+        assert_eq!(answer.status().code(), status, "{question} {body} {}", answer.text());
+    }
+    assert_eq!(client.post("/text").body(FORM, b"\xff".to_vec()).send().status(), Status::BAD_REQUEST);
+    let long = "x".repeat((1 << 20) + 1);
+    assert_eq!(client.post("/form").body(FORM, long).send().status(), Status::CONTENT_TOO_LARGE);
+}
+
+/// The page that is visited first, before anything can be wrong.
+#[test]
+fn what_is_not_wrong_is_blank_on_the_page() {
+    let page = "[{{ form.values.name }}|{{ form.errors.name }}|{{ form.errors['a[b]'] }}]{% if form.errors.name %}wrong{% endif %}\
+                {% if form.errors %}{{ form.errors | length }} wrong{% endif %}";
+    let app = app()
+        .template("page.html", page)
+        .get("/", |req: &mut Request| req.render("page.html", context! { form => Form::<Order>::empty() }))
+        .post("/", |req: &mut Request| {
+            let mut form: Form<Order> = req.submitted()?;
+            form.error("name", "No.");
+            req.render("page.html", context! { form })
+        });
+    let mut client = TestClient::new(app);
+    assert_eq!(client.get("/").text(), "[||]");
+    assert_eq!(client.post("/").form(&[("email", "a"), ("name", "b")]).send().text(), "[b|No.|]wrong1 wrong");
+}

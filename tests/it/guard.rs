@@ -113,6 +113,27 @@ fn a_page_of_another_site_changes_nothing_here() {
 }
 
 #[test]
+fn a_form_of_this_site_passes_however_its_port_is_written() {
+    let mut client = TestClient::new(site(config()));
+    let mut post = |host, origin| client.post("/").header("Host", host).header("Origin", origin).send().status().code();
+    assert_eq!(post("localhost:80", "http://localhost"), 200);
+    assert_eq!(post("localhost", "http://localhost:80"), 200);
+    assert_eq!(post("localhost:8000", "http://localhost"), 403);
+}
+
+#[test]
+fn a_proxy_that_passes_the_forwarded_host_on_misleads_nobody() {
+    let host = |config, said: &'static str| {
+        let mut client = TestClient::new(site(config));
+        client.request("GET", "/").peer("127.0.0.1:5000").header("X-Forwarded-Host", said).send()
+    };
+    assert_eq!(host(in_production(), "evil.example").text(), "site.example");
+    let believing = || Config { trust_forwarded_host: true, ..in_production() };
+    assert_eq!(host(believing(), "SITE.example:443").text(), "SITE.example:443");
+    assert_eq!(host(believing(), "evil.example").status(), Status::MISDIRECTED_REQUEST);
+}
+
+#[test]
 fn the_handler_does_not_run_when_the_guard_refuses() {
     logs::keep();
     let app = App::with_config(config())

@@ -19,6 +19,10 @@ mod multipart;
 mod pages;
 mod panel;
 mod panel_jobs;
+#[cfg(feature = "sqlite")]
+mod panics;
+mod percent;
+mod readme;
 mod seeds;
 mod sessions;
 mod shares;

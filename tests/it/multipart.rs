@@ -153,7 +153,16 @@ fn delimiters() -> Vec<Stream> {
         stream("an epilogue", PLAIN, format!("{whole}To be ignored.\r\n--B\r\n"), &["a||1"]),
         stream("white space behind a boundary", PLAIN, whole.replacen("--B\r\n", "--B \t\r\n", 1), &["a||1"]),
         refused("letters behind a boundary", PLAIN, whole.replacen("--B\r\n", "--Bx\r\n", 1), 400),
-        refused("a boundary that goes on in the content", PLAIN, field("name=\"a\"", "x\r\n--Bx\r\ny"), 400),
+        stream(
+            "a longer boundary in the content",
+            PLAIN,
+            field("name=\"a\"", "x\r\n--Bx\r\ny"),
+            &["a||x\r\n--Bx\r\ny"],
+        ),
+        stream("an end with half a line end", PLAIN, whole.replace("--B--\r\n", "--B--\r"), &["a||1"]),
+        refused("an end within a line", PLAIN, "a=1&b=--B--\r\n", 400),
+        refused("an end behind other text", PLAIN, "a=1\r\n--B--\r\n", 400),
+        refused("a first boundary within a line", PLAIN, format!("a=1{whole}"), 400),
         refused("line feeds only", PLAIN, whole.replace("\r\n", "\n"), 400),
         refused("carriage returns only", PLAIN, whole.replace("\r\n", "\r"), 400),
         refused("no end", PLAIN, whole.replace("--B--\r\n", ""), 400),
@@ -215,7 +224,7 @@ fn names() -> Vec<Stream> {
         seen("name=\"a\"; filename=\"evil\u{202e}gpj.exe\"", "a|evilgpj.exe|x"),
         seen("name=\"a\"; filename=\"a; name=b.txt\"", "a|a; name=b.txt|x"),
         seen("name=\"a\"; filename=f.txt", "a|f.txt|x"),
-        seen("name=\"a\"; filename*=UTF-8''f.txt", "a||x"),
+        seen("name=\"a\"; filename*=UTF-8''f.txt", "a|f.txt|x"),
         seen("name=\"a\"; filename=\"f.txt\"; filename*=UTF-8''evil.php", "a|f.txt|x"),
         seen("name=\"a\"; filename=\"%2e%2e%2fx\"", "a|%2e%2e%2fx|x"),
         none("name"),
@@ -278,10 +287,13 @@ fn headers() -> Vec<Stream> {
         none("Content-Disposition: name=\"a\"".into()),
         none("Content-Disposition: form-data, name=\"a\"".into()),
         none(format!("{NAMED}\r\nno colon")),
-        none(format!("{NAMED}\r\n : empty")),
+        seen(format!("{NAMED}\r\n : a line that goes on"), "a||x"),
+        none(format!("{NAMED}\r\n: empty")),
+        none(format!(" folded\r\n{NAMED}")),
         none(format!("{NAMED}\r\nX Y: z")),
         none(format!("{NAMED}\r\nX: a\0b")),
-        none("Content-Disposition: form-data;\r\n name=\"a\"".into()),
+        seen("Content-Disposition: form-data;\r\n name=\"a\"".into(), "a||x"),
+        seen("Content-Disposition:\r\n\tform-data;\r\n\tname=\"a\"".into(), "a||x"),
         none(format!("{NAMED}{}", "\r\nX: y".repeat(40))),
         none(format!("{NAMED}\r\nX-Long: {}", "x".repeat(40_000))),
     ]
@@ -400,4 +412,61 @@ fn streams_are_read_or_refused_however_they_come() {
         }
     }
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
+}
+
+/// The temporary files of uploads that begin so.
+fn temporary_files(start: &[u8]) -> usize {
+    let files = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
+    let is_upload = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("aside-");
+    let begins_so = |entry: &std::fs::DirEntry| {
+        let mut bytes = vec![0; start.len()];
+        let file = std::fs::File::open(entry.path());
+        file.and_then(|mut file| file.read_exact(&mut bytes)).is_ok() && bytes == start
+    };
+    files.filter(|entry| is_upload(entry) && begins_so(entry)).count()
+}
+
+/// A form without files once wrote to the disk whatever files were sent to it.
+#[test]
+fn only_a_form_that_takes_a_file_keeps_one() {
+    use serde::Deserialize;
+    #[derive(Deserialize)]
+    struct Words {
+        a: String,
+    }
+    #[derive(Deserialize)]
+    struct Photo {
+        photo: aside::Upload,
+    }
+    let app = App::with_config(config())
+        .post("/words", |req: &mut Request| req.form::<Words>().map(|form| form.a))
+        .post("/submitted", |req: &mut Request| {
+            Ok::<_, aside::Error>(req.submitted::<Words>()?.typed_in("a").to_owned())
+        })
+        .post("/pairs", |req: &mut Request| req.form_pairs().map(|pairs| pairs[0].1.clone()))
+        .post("/photo", |req: &mut Request| req.form::<Photo>().map(|form| form.photo.size().to_string()));
+    let server = start(app);
+    // More than the buffers on the way hold, so that the handler is at it once most was sent.
+    const SIZE: usize = 30 << 20;
+    for (path, kept, answer) in
+        [("/words", 0, "words"), ("/submitted", 0, "words"), ("/pairs", 0, "words"), ("/photo", 1, "31457280")]
+    {
+        let start = format!("a file for {path} of {}", std::process::id());
+        let mut content = start.clone().into_bytes();
+        content.resize(SIZE, b'x');
+        let before = "--B\r\nContent-Disposition: form-data; name=a\r\n\r\nwords\r\n--B\r\n\
+                      Content-Disposition: form-data; name=photo; filename=p\r\n\r\n";
+        let length = before.len() + SIZE + "\r\n--B--".len();
+        let mut raw = Raw::to(&server);
+        raw.send(format!(
+            "POST {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Type: {PLAIN}\r\nContent-Length: {length}\r\n\r\n{before}"
+        ));
+        let (most, rest) = content.split_at(SIZE - 1_000);
+        raw.0.get_mut().write_all(most).unwrap();
+        assert_eq!(temporary_files(start.as_bytes()), kept, "{path}");
+        raw.0.get_mut().write_all(&[rest, b"\r\n--B--"].concat()).unwrap();
+        let text = raw.rest();
+        assert!(text.starts_with("HTTP/1.1 200 ") && text.ends_with(answer), "{path}: {text}");
+        assert_eq!(temporary_files(start.as_bytes()), 0, "{path}");
+    }
 }

@@ -3,10 +3,21 @@
 #![cfg(unix)]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use aside::{App, Request};
+#[cfg(all(feature = "epoll", target_os = "linux"))]
+use aside::{Config, ServerKind};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// How long a client waits for its page: a process may begin slowly on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
 
 /// This test binary once more, with [`site_in_a_child`] as its only test.
 struct Site {
@@ -52,6 +63,28 @@ impl Site {
         }
         assert!(!self.child.wait().unwrap().success());
         text
+    }
+}
+
+impl Site {
+    /// One that a service manager starts on its socket.
+    fn on(listener: &TcpListener, server: &str) -> Site {
+        let environment = [
+            ("HAND_OVER", "1"),
+            ("ASIDE_SERVER", server),
+            ("ASIDE_GRACE", "5"),
+            ("RUST_LOG", "info,aside::access=warn"),
+        ];
+        let mut site = Site::start(&environment, Stdio::from(OwnedFd::from(listener.try_clone().unwrap())));
+        site.log_to("aside listens on");
+        site
+    }
+
+    /// Stops it as a service manager does, and sees it end cleanly and before its grace is over.
+    fn stop(mut self) {
+        kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
+        let log = std::io::read_to_string(&mut self.log).unwrap();
+        assert!(self.child.wait().unwrap().success() && log.contains("All requests are answered."), "{log}");
     }
 }
 
@@ -132,15 +165,148 @@ fn a_socket_that_is_handed_over_is_listened_on() {
     // Whoever comes before the process is there waits, and is answered.
     let mut early = TcpStream::connect(addr).unwrap();
     early.write_all(b"GET /hello/early HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
-    let mut site = Site::start(&[("HAND_OVER", "1")], Stdio::from(std::os::fd::OwnedFd::from(listener)));
+    let mut site = Site::start(&[("HAND_OVER", "1")], Stdio::from(OwnedFd::from(listener)));
     assert!(site.log_to("aside listens on").contains(&format!("http://{addr} ")));
     let mut reply = String::new();
     early.read_to_string(&mut reply).unwrap();
     assert!(reply.starts_with("HTTP/1.1 200 ") && reply.ends_with("early"), "{reply}");
 }
 
+/// The servers that this build has.
+fn servers() -> &'static [&'static str] {
+    if cfg!(all(feature = "epoll", target_os = "linux")) { &["epoll", "tiny_http"] } else { &["tiny_http"] }
+}
+
+/// Clients that ask for pages, each on a connection of its own, until they are told to end.
+struct Load {
+    answered: Arc<AtomicUsize>,
+    is_over: Arc<AtomicBool>,
+    clients: Vec<JoinHandle<()>>,
+}
+
+impl Load {
+    fn on(addr: SocketAddr) -> Load {
+        let (answered, is_over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let client = |_| {
+            let (answered, is_over) = (answered.clone(), is_over.clone());
+            std::thread::spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    let page = ask(addr).unwrap_or_else(|error| format!("{error}, after {answered:?} pages"));
+                    assert!(page.starts_with("HTTP/1.1 200 ") && page.ends_with("load"), "{page}");
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        };
+        let clients = (0..4).map(client).collect();
+        Load { answered, is_over, clients }
+    }
+
+    /// Waits until as many more pages are answered; ends when a client was not.
+    fn goes_on_for(&self, pages: usize) {
+        let before = self.answered.load(Ordering::Relaxed);
+        while self.answered.load(Ordering::Relaxed) < before + pages {
+            assert!(!self.clients.iter().any(JoinHandle::is_finished), "a client was not answered");
+            std::thread::yield_now();
+        }
+    }
+
+    fn end(self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.clients.into_iter().for_each(|client| client.join().unwrap());
+    }
+}
+
+fn ask(addr: SocketAddr) -> std::io::Result<String> {
+    let mut stream = TcpStream::connect(addr)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.write_all(b"GET /hello/load HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
+}
+
+/// A stop shut the socket down for every process that had it: clients were refused, and the next process answered none.
+#[test]
+fn restarts_on_a_socket_that_was_handed_over_lose_no_client() {
+    for server in servers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let begin = || Site::on(&listener, server);
+        let load = Load::on(listener.local_addr().unwrap());
+        // One after the other, as under systemd.
+        for _ in 0..3 {
+            let site = begin();
+            load.goes_on_for(100);
+            site.stop();
+        }
+        // The next one before the last has ended.
+        let mut site = begin();
+        for _ in 0..3 {
+            let next = begin();
+            load.goes_on_for(100);
+            std::mem::replace(&mut site, next).stop();
+            load.goes_on_for(100);
+        }
+        load.end();
+        site.stop();
+    }
+}
+
+#[test]
+fn a_client_that_connects_between_two_processes_waits_for_the_second() {
+    for server in servers() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let begin = || Site::on(&listener, server);
+        begin().stop();
+        let between = std::thread::spawn(move || ask(addr).unwrap());
+        while !has_waiting(&listener) {
+            std::thread::yield_now();
+        }
+        let site = begin();
+        assert!(between.join().unwrap().ends_with("load"));
+        site.stop();
+    }
+}
+
+/// Returns true if a connection waits to be accepted.
+fn has_waiting(listener: &TcpListener) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut [PollFd::new(listener, PollFlags::IN)], Some(&now)) == Ok(1)
+}
+
 #[test]
 fn what_is_handed_over_and_is_no_tcp_socket_is_refused() {
     let words = Site::start(&[("HAND_OVER", "1")], Stdio::null()).refusal();
     assert!(words.contains("LISTEN_FDS"), "{words}");
+}
+
+/// Sandboxes and old emulators refuse epoll: the site is served all the same.
+#[cfg(all(feature = "epoll", target_os = "linux"))]
+#[test]
+fn where_epoll_is_refused_tiny_http_serves_with_a_warning() {
+    crate::logs::keep();
+    for call in [libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait] {
+        let served = std::thread::spawn(move || {
+            // From here on for this thread and those that it starts.
+            refuse(call);
+            let config = Config { address: "127.0.0.1:0".into(), server: ServerKind::Epoll, ..Config::default() };
+            let app = App::with_config(config).get("/hello/load", |_: &mut Request| "load");
+            let server = app.start().unwrap();
+            ask(server.addr()).unwrap()
+        });
+        let page = served.join().unwrap();
+        assert!(page.starts_with("HTTP/1.1 200 ") && page.ends_with("load"), "{page}");
+    }
+    let lines = crate::logs::at(log::Level::Warn, "`epoll` cannot start");
+    assert!(lines.len() == 3 && lines[0].contains("`tiny_http` serves in its place"), "{lines:?}");
+}
+
+#[cfg(all(feature = "epoll", target_os = "linux"))]
+fn refuse(call: i64) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+    let refusal = SeccompAction::Errno(libc::EPERM as u32);
+    let target = std::env::consts::ARCH.try_into().unwrap();
+    let filter = SeccompFilter::new([(call, Vec::new())].into(), SeccompAction::Allow, refusal, target).unwrap();
+    apply_filter(&BpfProgram::try_from(filter).unwrap()).unwrap();
 }

@@ -74,7 +74,7 @@ fn log_in(req: &mut Request, stored: &str) -> Result<String> {
 }
 
 fn survive(server: &'static str) {
-    let environment = [("ASIDE_SERVER", server), ("ASIDE_ADDR", "127.0.0.1:0"), ("ASIDE_PROXY_EXEMPTION", "off")];
+    let environment = [("ASIDE_SERVER", server), ("ASIDE_ADDR", "127.0.0.1:0"), ("ASIDE_LOOPBACK_CLIENTS", "true")];
     let mut child = Child::start("fair_shares", &environment, None);
     let base = address(&child).unwrap_or_else(|log| panic!("the site does not start: {log}"));
     let site: SocketAddr = base.trim_start_matches("http://").parse().expect("an address");

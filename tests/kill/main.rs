@@ -13,6 +13,7 @@ mod process;
 mod redis;
 #[cfg(feature = "redis")]
 mod redis_faults;
+mod signals;
 mod site;
 mod sqlite_faults;
 mod storm;
@@ -51,6 +52,13 @@ fn main() {
     }
     #[cfg_attr(not(feature = "redis"), allow(unused_mut))]
     let mut trials = trials![
+        signals::a_stop_signal_that_comes_twice_at_once_is_one_stop,
+        signals::a_stop_signal_after_more_than_a_second_ends_the_process,
+        signals::sighup_stops_gracefully,
+        signals::sighup_stays_ignored_where_it_was_at_start,
+        signals::sigquit_ends_the_process_at_once,
+        signals::sigusr1_and_sigusr2_are_survived,
+        signals::a_process_that_only_works_has_the_same_signals,
         sqlite_faults::nothing_is_lost_in_two_hundred_kills,
         sqlite_faults::a_process_that_stood_still_is_fenced_off,
         sqlite_faults::a_stop_lets_short_jobs_end_and_gives_long_ones_back,
@@ -94,6 +102,7 @@ fn play(role: &str) {
         "ledger" => ledger::serve(),
         "fair_shares" => fair_shares::serve().expect("it serves"),
         "hold" => sqlite_faults::hold(),
+        "signals" => signals::serve(),
         _ => site::run(role).unwrap_or_else(|error| {
             eprintln!("{}", error.chain());
             std::process::exit(1);

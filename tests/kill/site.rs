@@ -3,8 +3,7 @@
 use std::fs::File;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, LazyLock};
+use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
@@ -265,8 +264,6 @@ fn connect() -> Result<Connection> {
 
 /// The process.
 pub(crate) fn run(role: &str) -> Result<()> {
-    // A shell that begins a gate in the background has it ignore SIGQUIT, which is handed down.
-    signal_hook::flag::register_conditional_default(signal_hook::consts::SIGQUIT, Arc::new(AtomicBool::new(true)))?;
     if variable(JOBS).starts_with("sqlite:") {
         // Damaged or locked it is for the jobs to say.
         let _ = connect().and_then(|db| Ok(db.execute_batch("CREATE TABLE IF NOT EXISTS effects (id TEXT NOT NULL)")?));

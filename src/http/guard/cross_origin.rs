@@ -7,14 +7,18 @@
 
 use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::http::request::{Request, is_authority};
+use crate::http::request::Request;
+
+use super::origin::{Authority, Origin};
 
 /// For a site that shows what it is sent, and does nothing with it.
 const ANY: &str = "*";
 
 /// The check, with the origins that it trusts.
 pub(crate) struct CrossOrigin {
-    trusted: Vec<String>,
+    trusted: Vec<Origin>,
+    /// The check is off.
+    is_off: bool,
 }
 
 impl CrossOrigin {
@@ -23,14 +27,13 @@ impl CrossOrigin {
     /// # Errors
     /// When one is no origin.
     pub(crate) fn new(config: &Config) -> Result<CrossOrigin> {
-        let named = config.trusted_origins.iter().map(|origin| match origin == ANY || is_origin(origin) {
-            true => Ok(origin.to_ascii_lowercase()),
-            false => Err(Error::internal(format!(
-                "ASIDE_TRUSTED_ORIGINS takes origins such as https://shop.example.org, and has `{origin}`"
-            ))),
+        let (any, named): (Vec<_>, Vec<_>) = config.trusted_origins.iter().partition(|origin| *origin == ANY);
+        let named = named.into_iter().map(|origin| {
+            let words = "ASIDE_TRUSTED_ORIGINS takes origins such as https://shop.example.org, and has";
+            Origin::parse(origin).ok_or_else(|| Error::internal(format!("{words} `{origin}`")))
         });
-        let own = config.url.as_deref().and_then(origin_of).map(Ok);
-        Ok(CrossOrigin { trusted: named.chain(own).collect::<Result<_>>()? })
+        let own = config.url.as_deref().and_then(Origin::of_url).map(Ok);
+        Ok(CrossOrigin { trusted: named.chain(own).collect::<Result<_>>()?, is_off: !any.is_empty() })
     }
 
     /// Refuses what another site's page makes a browser send.
@@ -38,21 +41,21 @@ impl CrossOrigin {
     /// # Errors
     /// 403, saying which header spoke against it.
     pub(crate) fn check(&self, request: &Request) -> Result<()> {
-        if request.method().is_safe() {
+        if self.is_off || request.method().is_safe() {
             return Ok(());
         }
         let origin = request.header("Origin").unwrap_or("");
         let site = request.header("Sec-Fetch-Site").unwrap_or("");
         let passes = match site {
             "same-origin" | "none" => true,
-            "" => origin.is_empty() || is_of(origin, request.host()),
+            "" => origin.is_empty() || is_of(origin, request),
             _ => false,
         };
         if passes || self.trusts(origin) { Ok(()) } else { Err(refusal(site, origin, request.host())) }
     }
 
     fn trusts(&self, origin: &str) -> bool {
-        self.trusted.iter().any(|trusted| trusted == ANY || trusted.eq_ignore_ascii_case(origin))
+        Origin::parse(origin).is_some_and(|origin| self.trusted.iter().any(|trusted| trusted.is_same(&origin)))
     }
 }
 
@@ -66,23 +69,9 @@ fn refusal(site: &str, origin: &str, host: Option<&str>) -> Error {
     ))
 }
 
-fn is_of(origin: &str, host: Option<&str>) -> bool {
-    let authority = origin.split_once("://").map(|(_, authority)| authority);
-    authority.is_some_and(|authority| host.is_some_and(|host| authority.eq_ignore_ascii_case(host)))
-}
-
-/// Scheme, host and perhaps a port, as browsers write an origin.
-fn is_origin(text: &str) -> bool {
-    text.split_once("://").is_some_and(|(scheme, authority)| {
-        scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) && !scheme.is_empty() && is_authority(authority)
-    })
-}
-
-/// The origin of a URL.
-fn origin_of(url: &str) -> Option<String> {
-    let (scheme, rest) = url.split_once("://")?;
-    let authority = rest.split('/').next().unwrap_or(rest);
-    Some(format!("{scheme}://{authority}").to_ascii_lowercase())
+fn is_of(origin: &str, request: &Request) -> bool {
+    let host = request.host().and_then(Authority::parse);
+    host.zip(Origin::parse(origin)).is_some_and(|(host, origin)| origin.is_of(&host))
 }
 
 #[cfg(test)]
@@ -126,6 +115,8 @@ mod tests {
             ("POST", &[(FETCH, "same-site"), ("Origin", "https://own.example")], true),
             ("POST", &[("Origin", "https://trusted.example")], true),
             ("POST", &[("Origin", "https://trusted.example:444")], false),
+            ("POST", &[("Origin", "https://trusted.example:443")], true),
+            ("POST", &[("Origin", "http://trusted.example")], false),
             ("GET", &[(FETCH, "cross-site")], true),
             ("HEAD", &[(FETCH, "cross-site")], true),
             ("OPTIONS", &[(FETCH, "cross-site")], true),
@@ -135,6 +126,27 @@ mod tests {
             ("BREW", &[(FETCH, "cross-site")], false),
         ] {
             assert_eq!(passes(method, headers), expected, "{method} {headers:?}");
+        }
+    }
+
+    /// `Host: localhost:80`, as some clients and proxies write it, was another origin than `http://localhost`.
+    #[test]
+    fn a_default_port_may_be_written_or_not() {
+        for (host, origin, expected) in [
+            ("localhost:80", "http://localhost", true),
+            ("localhost", "http://localhost:80", true),
+            ("shop.example:443", "https://shop.example", true),
+            ("shop.example.", "https://SHOP.example", true),
+            ("[::1]:80", "http://[0:0::1]", true),
+            ("[::1]", "http://[::1]:8000", false),
+            ("localhost:443", "http://localhost", false),
+            ("localhost:8000", "http://localhost", false),
+            ("localhost:80", "https://localhost", false),
+        ] {
+            let headers = Headers::from_iter([("Host", host), ("Origin", origin)]);
+            let request = Request::new(Method::Post, "/", headers, Body::empty());
+            let passes = CrossOrigin::new(&Config::default()).unwrap().check(&request).is_ok();
+            assert_eq!(passes, expected, "{host} {origin}");
         }
     }
 

@@ -6,22 +6,36 @@ use crate::config::Config;
 use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
 
+use super::origin::{Authority, Origin, host_name};
+
 /// The names that the site answers to; any, where there is no list.
-pub(crate) struct Hosts(Option<Vec<String>>);
+pub(crate) struct Hosts(Option<Vec<Allowed>>);
+
+/// A name that the site answers to.
+struct Allowed {
+    /// With a dot before it, all names below it too.
+    name: String,
+    /// The one port that a client may name; any, where there is none.
+    port: Option<u16>,
+}
 
 const OF_THIS_MACHINE: [&str; 4] = ["localhost", ".localhost", "127.0.0.1", "[::1]"];
 
 impl Hosts {
     /// The names of the settings.
-    pub(crate) fn new(config: &Config) -> Hosts {
-        let named = config.allowed_hosts.iter().map(|name| name.to_ascii_lowercase());
-        let names: Vec<String> = match config.allowed_hosts.is_empty() {
+    ///
+    /// # Errors
+    /// When `ASIDE_URL` is not an address.
+    pub(crate) fn new(config: &Config) -> Result<Hosts> {
+        let own = config.url.as_deref().map(own).transpose()?;
+        let named = config.allowed_hosts.iter().map(|name| Allowed::parse(name, own.as_ref()));
+        let names: Vec<Allowed> = match config.allowed_hosts.is_empty() {
             false => named.collect(),
-            true if config.is_development() => OF_THIS_MACHINE.map(str::to_owned).to_vec(),
-            true => config.url.as_deref().and_then(host_of_url).into_iter().collect(),
+            true if config.is_development() => OF_THIS_MACHINE.map(|name| Allowed::parse(name, None)).into(),
+            true => own.into_iter().map(|own| Allowed { name: own.host, port: own.port }).collect(),
         };
-        let any = names.is_empty() || names.iter().any(|name| name == "*");
-        Hosts(if any { None } else { Some(names) })
+        let any = names.is_empty() || names.iter().any(|allowed| allowed.name == "*");
+        Ok(Hosts(if any { None } else { Some(names) }))
     }
 
     /// Refuses a request for another host. One that names none (HTTP/1.0, a test) has nothing to mislead with.
@@ -30,36 +44,53 @@ impl Hosts {
     /// 421 (RFC 9110, section 15.5.20).
     pub(crate) fn check(&self, request: &Request) -> Result<()> {
         let (Some(names), Some(host)) = (&self.0, request.host()) else { return Ok(()) };
-        let name = without_port(host).trim_end_matches('.').to_ascii_lowercase();
-        if names.iter().any(|allowed| matches(allowed, &name)) {
+        let asked = Authority::parse(host);
+        if asked.as_ref().is_some_and(|asked| names.iter().any(|allowed| allowed.takes(asked))) {
             return Ok(());
         }
-        let words = format!("This site does not answer to the name `{name}` (ASIDE_ALLOWED_HOSTS).");
+        let is_name_known =
+            asked.as_ref().is_some_and(|asked| names.iter().any(|allowed| allowed.is_name(&asked.host)));
+        let words = match asked {
+            Some(Authority { host, port: Some(port) }) if is_name_known => {
+                format!("This site does not answer to `{host}` on port {port} (ASIDE_URL, ASIDE_ALLOWED_HOSTS).")
+            }
+            asked => {
+                let name = asked.map_or_else(|| host.to_owned(), |asked| asked.host);
+                format!("This site does not answer to the name `{name}` (ASIDE_ALLOWED_HOSTS).")
+            }
+        };
         Err(Error::new(Status::MISDIRECTED_REQUEST, words))
     }
 }
 
-/// `.example.org` is that name and all below it.
-fn matches(allowed: &str, name: &str) -> bool {
-    match allowed.strip_prefix('.') {
-        Some(parent) => name.strip_suffix(parent).is_some_and(|below| below.is_empty() || below.ends_with('.')),
-        None => without_port(allowed) == name,
+impl Allowed {
+    /// Reads a name of the list. One that names no port has that of `ASIDE_URL`, where it is that host.
+    fn parse(text: &str, own: Option<&Authority>) -> Allowed {
+        // What is not an authority, as `*`, is taken as it is.
+        let named = Authority::parse(text).unwrap_or_else(|| Authority { host: host_name(text), port: None });
+        let of_url = || own.filter(|own| own.host == named.host).and_then(|own| own.port);
+        Allowed { port: named.port.or_else(of_url), name: named.host }
+    }
+
+    /// Returns true for that name, and that port where both name one: proxies leave it out.
+    fn takes(&self, asked: &Authority) -> bool {
+        self.is_name(&asked.host) && (self.port.is_none() || asked.port.is_none() || self.port == asked.port)
+    }
+
+    /// `.example.org` is that name and all below it.
+    fn is_name(&self, name: &str) -> bool {
+        match self.name.strip_prefix('.') {
+            Some(parent) => name.strip_suffix(parent).is_some_and(|below| below.is_empty() || below.ends_with('.')),
+            None => self.name == name,
+        }
     }
 }
 
-/// The host of an authority; one of version 6 keeps its brackets.
-pub(crate) fn without_port(authority: &str) -> &str {
-    match authority.rsplit_once(':') {
-        Some((host, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => host,
-        _ => authority,
-    }
-}
-
-/// The host of an absolute URL, in lower case and without its port.
-fn host_of_url(url: &str) -> Option<String> {
-    let (_, rest) = url.split_once("://")?;
-    let authority = rest.split('/').next().unwrap_or(rest);
-    Some(without_port(authority).to_ascii_lowercase())
+/// The host and port of the site's own address.
+fn own(url: &str) -> Result<Authority> {
+    let origin = Origin::of_url(url).filter(|origin| matches!(&*origin.scheme, "http" | "https"));
+    let words = "ASIDE_URL takes the site's address, such as https://shop.example.org, and is";
+    origin.map(|origin| origin.authority).ok_or_else(|| Error::internal(format!("{words} `{url}`")))
 }
 
 #[cfg(test)]
@@ -76,7 +107,7 @@ mod tests {
 
     fn takes(config: &Config, host: &str) -> bool {
         let headers = Headers::from_iter([("Host", host)]);
-        Hosts::new(config).check(&Request::new(Method::Get, "/", headers, Body::empty())).is_ok()
+        Hosts::new(config).unwrap().check(&Request::new(Method::Get, "/", headers, Body::empty())).is_ok()
     }
 
     #[test]
@@ -97,9 +128,36 @@ mod tests {
     #[test]
     fn production_answers_to_its_own_address() {
         let site = config(Mode::Production, Some("https://Shop.example:8443/x"), &[]);
-        assert!(takes(&site, "shop.example") && takes(&site, "shop.example:8443"));
+        assert!(
+            takes(&site, "shop.example") && takes(&site, "shop.example:8443") && takes(&site, "Shop.example.:8443")
+        );
         assert!(!takes(&site, "www.shop.example") && !takes(&site, "localhost"));
         assert!(takes(&config(Mode::Production, None, &[]), "any.example"));
+    }
+
+    /// A link made of `Host: shop.example:9999` led to whatever listens there.
+    #[test]
+    fn a_foreign_port_does_not_pass_where_the_address_names_one() {
+        for hosts in [&[][..], &["shop.example"], &["shop.example", ".example.org"]] {
+            let site = config(Mode::Production, Some("https://shop.example:8443"), hosts);
+            assert!(takes(&site, "shop.example:8443") && !takes(&site, "shop.example:9999"), "{hosts:?}");
+        }
+        let default = config(Mode::Production, Some("https://shop.example:443/"), &[]);
+        assert!(takes(&default, "shop.example:443") && takes(&default, "shop.example"));
+        assert!(!takes(&default, "shop.example:80"));
+        let listed = config(Mode::Production, Some("https://shop.example:8443"), &["shop.example:9999", "[::1]:81"]);
+        assert!(takes(&listed, "shop.example:9999") && !takes(&listed, "shop.example:8443"));
+        assert!(takes(&listed, "[0:0:0::1]:81") && !takes(&listed, "[::1]:82"));
+        let none = config(Mode::Production, Some("https://shop.example"), &[]);
+        assert!(takes(&none, "shop.example:8000"));
+    }
+
+    #[test]
+    fn an_address_that_is_none_is_refused_at_start() {
+        for url in ["shop.example", "https://", "ftp://shop.example", "https://a b/", "//shop.example"] {
+            let words = Hosts::new(&config(Mode::Production, Some(url), &[])).err().unwrap().to_string();
+            assert!(words.starts_with("ASIDE_URL takes") && words.contains(url), "{words}");
+        }
     }
 
     #[test]
@@ -118,9 +176,14 @@ mod tests {
     fn a_refusal_names_the_setting_and_the_host() {
         let headers = Headers::from_iter([("Host", "evil.example:80")]);
         let request = Request::new(Method::Get, "/", headers, Body::empty());
-        let error = Hosts::new(&Config::default()).check(&request).unwrap_err();
+        let error = Hosts::new(&Config::default()).unwrap().check(&request).unwrap_err();
         assert_eq!(error.status().code(), 421);
         let words = error.message().unwrap();
         assert!(words.contains("`evil.example`") && words.contains("ASIDE_ALLOWED_HOSTS"), "{words}");
+        let site = config(Mode::Production, Some("https://shop.example:8443"), &[]);
+        let headers = Headers::from_iter([("Host", "shop.example:1")]);
+        let request = Request::new(Method::Get, "/", headers, Body::empty());
+        let words = Hosts::new(&site).unwrap().check(&request).unwrap_err().to_string();
+        assert!(words.contains("`shop.example` on port 1 (ASIDE_URL"), "{words}");
     }
 }

@@ -5,6 +5,7 @@
 
 pub(crate) mod cross_origin;
 pub(crate) mod hosts;
+mod origin;
 pub(crate) mod policy;
 pub(crate) mod proxies;
 pub(crate) mod rates;
@@ -47,8 +48,8 @@ impl Guard {
     /// When a setting cannot be used; it is named.
     pub(crate) fn new(config: &Config, policy: Policy) -> Result<Guard> {
         Ok(Guard {
-            proxies: Proxies::new(&config.trusted_proxies)?,
-            hosts: Hosts::new(config),
+            proxies: Proxies::new(config)?,
+            hosts: Hosts::new(config)?,
             cross_origin: CrossOrigin::new(config)?,
             policy,
         })

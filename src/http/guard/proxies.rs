@@ -17,6 +17,8 @@ pub(crate) struct Proxies {
     networks: Vec<IpNet>,
     /// A peer without an address, on a Unix socket, is believed too.
     unix: bool,
+    /// They set `X-Forwarded-Host` themselves: most pass on what the client wrote.
+    host: bool,
 }
 
 impl Proxies {
@@ -24,10 +26,10 @@ impl Proxies {
     ///
     /// # Errors
     /// When one is neither an address nor a network.
-    pub(crate) fn new(names: &[String]) -> Result<Proxies> {
-        let (unix, names): (Vec<_>, Vec<_>) = names.iter().partition(|name| *name == "unix");
+    pub(crate) fn new(config: &Config) -> Result<Proxies> {
+        let (unix, names): (Vec<_>, Vec<_>) = config.trusted_proxies.iter().partition(|name| *name == "unix");
         let networks = names.into_iter().map(|name| network(name)).collect::<Result<_>>()?;
-        Ok(Proxies { networks, unix: !unix.is_empty() })
+        Ok(Proxies { networks, unix: !unix.is_empty(), host: config.trust_forwarded_host })
     }
 
     /// Writes down who asks, and takes the request's id over.
@@ -37,7 +39,7 @@ impl Proxies {
         let headers = request.headers();
         let own = |name: &'static str| if trusted { last(headers, name) } else { None };
         let https = own("X-Forwarded-Proto").map(|scheme| scheme.eq_ignore_ascii_case("https"));
-        let host = own("X-Forwarded-Host").filter(|host| is_authority(host)).map(str::to_owned);
+        let host = own("X-Forwarded-Host").filter(|host| self.host && is_authority(host)).map(str::to_owned);
         let id = own("X-Request-Id").filter(|id| is_id(id)).map(str::to_owned);
         let ip = self.client_of(headers, request.remote_addr());
         let https = https.unwrap_or_else(|| is_https_site(request.config()));
@@ -99,9 +101,14 @@ fn is_id(id: &str) -> bool {
     id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
 
+/// Returns true for an address with the scheme `https`.
+pub(crate) fn is_https(url: &str) -> bool {
+    url.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"))
+}
+
 /// Without a proxy's word: a site whose own address is https is behind one that has TLS.
 fn is_https_site(config: &Config) -> bool {
-    !config.is_development() && config.url.as_deref().is_some_and(|url| url.starts_with("https://"))
+    !config.is_development() && config.url.as_deref().is_some_and(is_https)
 }
 
 #[cfg(test)]
@@ -110,12 +117,32 @@ mod tests {
     use crate::http::request::{Body, Method};
 
     fn identified(trusted: &[&str], peer: Option<&str>, headers: &[(&str, &str)]) -> Request {
-        let trusted: Vec<String> = trusted.iter().map(|name| name.to_string()).collect();
+        identified_by(&trusting(trusted), peer, headers)
+    }
+
+    fn trusting(names: &[&str]) -> Config {
+        let trusted_proxies = names.iter().map(|name| name.to_string()).collect();
+        Config { trusted_proxies, trust_forwarded_host: true, ..Config::default() }
+    }
+
+    fn identified_by(config: &Config, peer: Option<&str>, headers: &[(&str, &str)]) -> Request {
         let headers = Headers::from_iter(headers.iter().copied());
         let peer = peer.map(|peer| peer.parse().unwrap());
         let mut request = Request::new(Method::Get, "/", headers, Body::empty()).with_peer(peer);
-        Proxies::new(&trusted).unwrap().identify(&mut request);
+        Proxies::new(config).unwrap().identify(&mut request);
         request
+    }
+
+    /// nginx passes on what the client wrote, unless its configuration sets the field.
+    #[test]
+    fn a_forwarded_host_is_believed_where_a_setting_says_so() {
+        let said = [("Host", "site.example"), ("X-Forwarded-Host", "evil.example"), ("X-Forwarded-Proto", "https")];
+        let config = Config { trust_forwarded_host: false, ..trusting(&["127.0.0.1"]) };
+        let request = identified_by(&config, Some("127.0.0.1:5000"), &said);
+        assert_eq!((request.host(), request.is_https()), (Some("site.example"), true));
+        let config = trusting(&["127.0.0.1"]);
+        assert_eq!(identified_by(&config, Some("127.0.0.1:5000"), &said).host(), Some("evil.example"));
+        assert_eq!(identified_by(&config, Some("192.0.2.1:5000"), &said).host(), Some("site.example"));
     }
 
     fn client(trusted: &[&str], peer: &str, forwarded: &[&str]) -> String {
@@ -188,7 +215,7 @@ mod tests {
     #[test]
     fn what_is_no_address_is_refused() {
         for name in ["localhost", "10.0.0.0/33", "*"] {
-            let words = Proxies::new(&[name.to_owned()]).err().unwrap().to_string();
+            let words = Proxies::new(&trusting(&[name])).err().unwrap().to_string();
             assert!(words.contains("ASIDE_TRUSTED_PROXIES") && words.contains(name), "{words}");
         }
     }

@@ -6,9 +6,10 @@ use super::frames::{Frame, frames};
 use super::place::{Excerpt, Line, Place, named, places};
 use super::visible::visible;
 use super::words::Words;
-use crate::background::failure::{Failure, Panic};
+use crate::background::failure::Failure;
 use crate::error::Error;
 use crate::http::request::Request;
+use crate::panics::Panic;
 
 /// All that the page shows, fit to be shown.
 #[derive(Debug, Serialize)]

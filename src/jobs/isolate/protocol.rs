@@ -9,8 +9,9 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::background::failure::{Failure, Outcome, Panic};
+use crate::background::failure::{Failure, Outcome};
 use crate::error::{Error, Status};
+use crate::panics::Panic;
 
 /// The variable that makes a process a child. Its value tells nothing.
 pub(super) const VARIABLE: &str = "ASIDE_ISOLATED_JOB";

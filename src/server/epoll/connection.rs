@@ -37,6 +37,9 @@ const RATE_GRACE: Duration = Duration::from_secs(10);
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 pub(super) const LINGER_UNREAD: Duration = Duration::from_secs(10);
 
+/// How long a server that stops waits for the request of a client that has just connected.
+const FRESH: Duration = Duration::from_secs(1);
+
 thread_local! {
     /// The buffer of the last connection that had nothing left in it.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -182,6 +185,14 @@ impl Guest for Connection {
 }
 
 impl Connection {
+    /// Returns true if a request is about to come: the connection was accepted, or the first bytes of a request came, a moment
+    /// ago.
+    pub(super) fn is_fresh(&self, config: &Config) -> bool {
+        let began = || self.deadline.checked_sub(config.head_timeout);
+        let is_new = self.served == 0 || !self.inbox.is_empty();
+        matches!(self.phase, Phase::Head(_)) && is_new && began().is_some_and(|began| began.elapsed() < FRESH)
+    }
+
     pub(super) fn new(
         stream: Arc<Stream>,
         remote: Option<SocketAddr>,
@@ -427,6 +438,27 @@ mod tests {
 
     use super::super::slots::Slots;
     use super::*;
+
+    #[test]
+    fn a_stop_waits_for_the_request_of_a_client_that_has_just_connected() {
+        let config = Config::default();
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        let stream = Arc::new(Stream::new(ours.into()));
+        let (place, _) = Slots::new(1).enter(&stream).unwrap();
+        let mut connection = Connection::new(stream, None, place, &Budget::new(usize::MAX), &config);
+        assert!(connection.is_fresh(&config), "it was accepted now");
+        connection.deadline -= FRESH;
+        assert!(!connection.is_fresh(&config), "it was accepted long ago");
+        theirs.write_all(b"GET / HTTP/1.1\r\n").unwrap();
+        assert!(matches!(connection.step(&config), Step::Wait));
+        assert!(connection.is_fresh(&config), "a request has begun now");
+        theirs.write_all(b"Host: a\r\n\r\n").unwrap();
+        assert!(matches!(connection.step(&config), Step::Ask(_)));
+        connection.served = 1;
+        assert!(matches!(connection.next_request(&config), Step::Wait));
+        assert!(!connection.is_fresh(&config), "it was answered, and waits for its next request");
+    }
 
     #[test]
     fn a_small_body_has_a_moment_and_then_the_time_that_its_rate_gives_it() {

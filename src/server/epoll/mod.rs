@@ -21,7 +21,7 @@ mod framing;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod head;
-mod poller;
+pub(super) mod poller;
 mod reply;
 mod slots;
 mod stream;
@@ -50,7 +50,7 @@ use self::stream::{Patient, Stream};
 use self::upload::{Left, Lent, Upload};
 use self::watcher::{Waits, Watcher};
 use super::departures::{Departures, Presence};
-use super::listener::Listener;
+use super::listener::{Listener, Socket};
 use super::streams::{self, aside};
 use super::wire::{self, Terms};
 use super::{Desk, Held, StreamPlace, Taken, Transport};
@@ -90,6 +90,8 @@ const UNFINISHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r
 pub(crate) struct Epoll {
     config: Config,
     listener: OwnedFd,
+    /// The service manager's: other processes listen on it too, and after this one.
+    is_handed_over: bool,
     /// The file of a Unix socket, which goes with the server.
     file: Option<PathBuf>,
     poller: Poller,
@@ -127,22 +129,23 @@ impl Epoll {
     /// Takes the listener over.
     ///
     /// # Errors
-    /// When the system has no descriptors left.
-    pub(super) fn new(listener: Listener, config: &Config) -> Result<Epoll> {
-        let (listener, file, port): (OwnedFd, _, _) = match listener {
-            Listener::Tcp(listener) => {
+    /// When the kernel refuses to report what happens on it.
+    pub(super) fn new(listener: Listener, poller: Poller, config: &Config) -> Result<Epoll> {
+        let Listener { socket, is_handed_over } = listener;
+        let (listener, file, port): (OwnedFd, _, _) = match socket {
+            Socket::Tcp(listener) => {
                 let port = listener.local_addr()?.port();
                 (listener.into(), None, port)
             }
-            Listener::Unix(listener, file) => (listener.into(), file, 0),
+            Socket::Unix(listener, file) => (listener.into(), file, 0),
         };
         rustix::io::ioctl_fionbio(&listener, true)?;
-        let poller = Poller::new()?;
         poller.add_listener(&listener)?;
         Ok(Epoll {
             config: config.clone(),
-            departures: Departures::new(port)?,
+            departures: Departures::new(port),
             listener,
+            is_handed_over,
             file,
             poller,
             slots: Slots::new(config.max_connections + SPARE),
@@ -157,9 +160,12 @@ impl Epoll {
         })
     }
 
-    /// Whether workers stay, while it stops, for those that still wait for a response.
+    /// Whether workers stay, while it stops, for those that still wait for a response: those too whose request is about to
+    /// come.
     fn is_awaited(&self) -> bool {
-        self.is_closed() && !self.is_over.load(Ordering::Acquire) && self.slots.are_in_flight()
+        let is_awaited =
+            || self.slots.are_in_flight() || self.slots.any(|connection| connection.is_fresh(&self.config));
+        self.is_closed() && !self.is_over.load(Ordering::Acquire) && is_awaited()
     }
 
     fn is_closed(&self) -> bool {
@@ -168,6 +174,9 @@ impl Epoll {
 
     /// Accepts what waits, and has the next one wake somebody again.
     fn accept(&self) {
+        if self.is_closed() {
+            return;
+        }
         for _ in 0..ACCEPTED_AT_ONCE {
             match acceptfrom_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
                 Ok((socket, from)) => self.welcome(socket, from.and_then(|from| SocketAddr::try_from(from).ok())),
@@ -379,7 +388,7 @@ impl Epoll {
         let mut terms = asked;
         terms.close |= left == Left::Unknown
             || connection.served >= self.config.max_requests
-            || desk.is_stopping()
+            || self.is_closed()
             || terms.ends_by_closing(&response)
             || response.status_code() < Status::OK;
         let after = match left {
@@ -689,7 +698,11 @@ impl Transport for Epoll {
 
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
-        let _ = socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both);
+        match self.is_handed_over {
+            // Shut down, it would be so for every process that has it; clients wait in it for the next one.
+            true => self.poller.remove_listener(&self.listener),
+            false => drop(socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both)),
+        }
         // Gone already, or somebody else's by now: either way nothing is lost.
         self.file.iter().for_each(|file| drop(std::fs::remove_file(file)));
         self.departures.close();

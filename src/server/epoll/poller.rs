@@ -95,7 +95,7 @@ impl From<epoll::Event> for Event {
 }
 
 /// The epoll, and a bell in it.
-pub(super) struct Poller {
+pub(in crate::server) struct Poller {
     epoll: OwnedFd,
     bell: OwnedFd,
     /// What was reported and is still to be looked at.
@@ -106,11 +106,12 @@ pub(super) struct Poller {
 
 impl Poller {
     /// # Errors
-    /// When the system has no descriptors left.
-    pub(super) fn new() -> io::Result<Poller> {
+    /// When the system has no descriptors left, or the kernel or a sandbox refuses one of the calls that it takes.
+    pub(in crate::server) fn new() -> io::Result<Poller> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE)?;
         epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        epoll::wait(&epoll, &mut [MaybeUninit::uninit(); 1][..], Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
         Ok(Poller { epoll, bell, found: Mutex::default(), waiting: AtomicUsize::new(0) })
     }
 
@@ -122,6 +123,12 @@ impl Poller {
     /// Waits for them again, once: whoever accepts is alone at it.
     pub(super) fn arm_listener(&self, listener: impl AsFd) -> io::Result<()> {
         Ok(epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::ONESHOT)?)
+    }
+
+    /// Waits for them no more.
+    pub(super) fn remove_listener(&self, listener: impl AsFd) {
+        // Refused only when it is not there.
+        let _ = epoll::delete(&self.epoll, listener);
     }
 
     /// Begins to report what comes of a connection. It leaves by itself when its last descriptor is closed.

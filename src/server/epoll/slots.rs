@@ -214,6 +214,11 @@ impl<G: Guest> Slots<G> {
         self.in_flight.load(Ordering::Acquire) > 0
     }
 
+    /// Whether one of those that lie in their places is like that.
+    pub(super) fn any(&self, is_like_that: impl Fn(&G) -> bool) -> bool {
+        self.slots.iter().any(|slot| lock(slot).parked.as_deref().is_some_and(&is_like_that))
+    }
+
     /// Ends all connections, whoever has them.
     pub(super) fn end_all(&self) {
         drop(self.take_all(|_| true));

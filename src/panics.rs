@@ -6,10 +6,11 @@
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::mem::{forget, needs_drop};
+use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
 use std::sync::Once;
-
-use super::failure::Panic;
 
 thread_local! {
     /// How many catches are on this thread's stack.
@@ -25,10 +26,78 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
     // What `f` leaves half done is either its own or behind a lock that says so: nothing of ours is reached through it.
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let panic = describe(&*payload);
-        // A payload's own drop may panic; that one has nobody left to tell.
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(payload)));
+        // A payload's own drop may panic, with a payload whose drop panics: that one is leaked.
+        if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+            forget(second);
+        }
         panic
     })
+}
+
+/// Drops a value of the application's, whose drop may panic: that is logged and goes no further.
+pub(crate) fn discard<T>(value: T) {
+    if !needs_drop::<T>() {
+        return;
+    }
+    if let Err(panic) = catch(|| drop(value)) {
+        log::error!(target: "aside::panics", "A value panicked in its drop: {}", panic.to_string().escape_debug());
+    }
+}
+
+/// A value of the application's: whatever lets go of it, a panic in its drop is logged and goes no further.
+pub(crate) struct Contained<T>(Option<T>);
+
+impl<T> Contained<T> {
+    pub(crate) fn new(value: T) -> Contained<T> {
+        Contained(Some(value))
+    }
+
+    /// The value, to be used up.
+    pub(crate) fn into_inner(mut self) -> T {
+        self.0.take().expect(THERE)
+    }
+}
+
+/// Why a contained value is there: it is taken out by value alone, and by the drop.
+const THERE: &str = "the value has not been taken out";
+
+impl<T> Deref for Contained<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        self.0.as_ref().expect(THERE)
+    }
+}
+
+impl<T> DerefMut for Contained<T> {
+    fn deref_mut(&mut self) -> &mut T {
+        self.0.as_mut().expect(THERE)
+    }
+}
+
+impl<T> Drop for Contained<T> {
+    fn drop(&mut self) {
+        discard(self.0.take());
+    }
+}
+
+/// A panic that was caught: what it said, and where.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Panic {
+    /// What it said, or `(no message)` when the payload was no text.
+    pub message: String,
+    /// Where: file and line. Not known for a payload that `resume_unwind` sent on, nor under a later panic hook.
+    pub place: Option<String>,
+    /// The way there, when `RUST_BACKTRACE` asks for it.
+    pub backtrace: Option<String>,
+}
+
+impl fmt::Display for Panic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)?;
+        self.place.as_ref().map_or(Ok(()), |place| write!(f, ", at {place}"))
+    }
 }
 
 struct Depth;
@@ -70,7 +139,8 @@ fn write_down(info: &PanicHookInfo<'_>) {
 /// caught, does not match and is not used.
 fn describe(payload: &(dyn Any + Send)) -> Panic {
     let message = message(payload);
-    match SEEN.take() {
+    // Of a thread that ends it may be gone before the last of its values is.
+    match SEEN.try_with(RefCell::take).ok().flatten() {
         Some(seen) if seen.message == message => seen,
         _ => Panic { message, place: None, backtrace: None },
     }
@@ -103,6 +173,37 @@ mod tests {
         });
         let panic: Panic = panic.map(|never: ()| never).unwrap_err();
         assert_eq!((panic.message.as_str(), panic.place), ("second", None));
+    }
+
+    /// A value that panics in its drop, with another one as often as it says.
+    struct Bomb(u32);
+
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            match self.0 {
+                0 => panic!("the last one"),
+                left => std::panic::panic_any(Bomb(left - 1)),
+            }
+        }
+    }
+
+    #[test]
+    fn a_payload_whose_drop_panics_with_another_one_goes_no_further() {
+        for depth in 0..3 {
+            let panic = catch(|| std::panic::panic_any(Bomb(depth))).map(|never: ()| never).unwrap_err();
+            assert_eq!(panic.message, "(no message)");
+            discard(Bomb(depth));
+        }
+    }
+
+    #[test]
+    fn a_drop_that_panics_while_another_panic_unwinds_goes_no_further() {
+        let panic = catch(|| {
+            let _contained = Contained::new(Bomb(0));
+            panic!("the first one")
+        });
+        let panic: Panic = panic.map(|never: ()| never).unwrap_err();
+        assert_eq!(panic.message, "the first one");
     }
 
     #[test]

@@ -1,0 +1,312 @@
+//! The blocks of an image file, and the metadata in them that counts: the orientation and the colour profile.
+//!
+//! Given a whole file, the decoders read every metadata block into memory, inflate it or copy it, and count none of that
+//! against their limit: 300 KB of an iCCP chunk take 600 MB. So they read the file through [`PixelReader`], which leaves
+//! metadata out, and what is needed of it is read here, within a bound.
+//!
+//! Broken metadata is ignored, as browsers do: without it the image is shown as it lies. Where the blocks themselves are out
+//! of order, all that follows goes to the decoder, which has the last word on it.
+
+use std::borrow::Cow;
+use std::io::{self, BufRead, Read, Seek, SeekFrom};
+
+use ::image::ImageFormat;
+use ::image::metadata::Orientation;
+use flate2::read::ZlibDecoder;
+
+/// Bytes of a colour profile; a larger one is ignored. Those of cameras and screens have a few hundred bytes, the largest
+/// in use (of scanners and presses) 2 MB.
+const MAX_PROFILE: usize = 4 << 20;
+
+/// In a JPEG, a profile comes in up to so many parts.
+const MAX_PARTS: usize = 255;
+
+/// What a block is for.
+#[derive(Clone, Copy)]
+enum Role<'a> {
+    /// Needed to decode the pixels.
+    Pixels,
+    /// Exif, from its TIFF header on.
+    Exif(&'a [u8]),
+    /// A colour profile or a part of it, as the format packs it.
+    Profile(&'a [u8]),
+    /// Anything else: text, thumbnails, previews.
+    Other,
+}
+
+/// The blocks of a file, in order, without a gap (but for the header of a WebP).
+struct Blocks<'a> {
+    rest: &'a [u8],
+    /// The length and the role of the block that these bytes begin with.
+    first: fn(&'a [u8]) -> (usize, Role<'a>),
+}
+
+impl<'a> Blocks<'a> {
+    fn new(format: ImageFormat, bytes: &'a [u8]) -> Blocks<'a> {
+        match format {
+            ImageFormat::Png => Blocks { rest: bytes, first: png_block },
+            ImageFormat::Jpeg => Blocks { rest: bytes, first: jpeg_block },
+            ImageFormat::Gif => Blocks { rest: bytes, first: gif_block },
+            ImageFormat::WebP => Blocks::of_webp(bytes.get(12..).unwrap_or_default()),
+            _ => Blocks { rest: bytes, first: all },
+        }
+    }
+
+    /// The chunks after a WebP's header, or of one of its frames.
+    fn of_webp(chunks: &'a [u8]) -> Blocks<'a> {
+        Blocks { rest: chunks, first: webp_block }
+    }
+}
+
+impl<'a> Iterator for Blocks<'a> {
+    type Item = (&'a [u8], Role<'a>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.rest.is_empty() {
+            return None;
+        }
+        let (length, role) = (self.first)(self.rest);
+        let (block, rest) = self.rest.split_at(length);
+        self.rest = rest;
+        Some((block, role))
+    }
+}
+
+/// All the rest, for the decoder.
+fn all(rest: &[u8]) -> (usize, Role<'_>) {
+    (rest.len(), Role::Pixels)
+}
+
+/// A chunk: length, type, data and checksum. The type of a chunk that a decoder must know begins with a capital.
+fn png_block(rest: &[u8]) -> (usize, Role<'_>) {
+    const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
+    if rest.starts_with(SIGNATURE) {
+        return (SIGNATURE.len(), Role::Pixels);
+    }
+    let Some((&[a, b, c, d, kind @ ..], after)) = rest.split_first_chunk::<8>() else { return all(rest) };
+    let Some(data) = after.get(..u32::from_be_bytes([a, b, c, d]) as usize) else { return all(rest) };
+    let role = match &kind {
+        b"eXIf" => Role::Exif(data),
+        b"iCCP" => Role::Profile(data),
+        b"tRNS" => Role::Pixels,
+        [first, ..] if first.is_ascii_uppercase() => Role::Pixels,
+        _ => Role::Other,
+    };
+    (rest.len().min(8 + data.len() + 4), role)
+}
+
+/// A segment, a marker without one, or the bytes of a scan.
+fn jpeg_block(rest: &[u8]) -> (usize, Role<'_>) {
+    match *rest {
+        [0xff, 0xff, ..] => (rest.iter().take_while(|byte| **byte == 0xff).count() - 1, Role::Pixels), // padding
+        [0xff, 0x01 | 0xd0..=0xd8, ..] => (2, Role::Pixels),
+        [0xff, 0xd9, ..] => all(rest), // the end; cameras append previews and films
+        [0xff, 0x00, ..] => (scan_length(rest), Role::Pixels),
+        [0xff, marker, high, low, ..] => {
+            let length = 2 + usize::from(u16::from_be_bytes([high, low]));
+            let Some(data) = rest.get(4..length) else { return all(rest) };
+            (length, jpeg_role(marker, data))
+        }
+        [0xff, ..] => all(rest),
+        _ => (scan_length(rest), Role::Pixels),
+    }
+}
+
+fn jpeg_role(marker: u8, data: &[u8]) -> Role<'_> {
+    let exif = data.strip_prefix(b"Exif\0\0").map(Role::Exif);
+    let profile = data.strip_prefix(b"ICC_PROFILE\0").map(Role::Profile);
+    match marker {
+        0xe1 => exif.unwrap_or(Role::Other),
+        0xe2 => profile.unwrap_or(Role::Other),
+        0xe3..=0xed | 0xef | 0xfe => Role::Other,
+        _ => Role::Pixels, // APP0 and APP14, JFIF's and Adobe's, tell of the colours
+    }
+}
+
+/// To the next marker that is neither a restart nor a 0xff among the pixels.
+fn scan_length(rest: &[u8]) -> usize {
+    let is_marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7);
+    rest.windows(2).position(is_marker).unwrap_or(rest.len())
+}
+
+/// The header with its colours, or an extension; from the first image on all of it.
+fn gif_block(rest: &[u8]) -> (usize, Role<'_>) {
+    match *rest {
+        [b'G', b'I', b'F', _, _, _, _, _, _, _, flags, ..] => {
+            let colours = if flags & 0x80 == 0 { 0 } else { 6 << (flags & 7) };
+            (rest.len().min(13 + colours), Role::Pixels)
+        }
+        [0x21, label, ref body @ ..] => {
+            let Some(length) = sub_blocks_length(body) else { return all(rest) };
+            let profile = body[..length].strip_prefix(b"\x0bICCRGBG1012").map(Role::Profile);
+            let role = match label {
+                0xf9 => Role::Pixels, // what is transparent
+                0xff => profile.unwrap_or(Role::Other),
+                _ => Role::Other,
+            };
+            (2 + length, role)
+        }
+        _ => all(rest),
+    }
+}
+
+/// With the empty one that ends them.
+fn sub_blocks_length(body: &[u8]) -> Option<usize> {
+    let mut at = 0;
+    loop {
+        match *body.get(at)? {
+            0 => return Some(at + 1),
+            length => at += 1 + usize::from(length),
+        }
+    }
+}
+
+/// A chunk: type, length and data, padded to an even length.
+fn webp_block(rest: &[u8]) -> (usize, Role<'_>) {
+    let Some((&[a, b, c, d, length @ ..], after)) = rest.split_first_chunk::<8>() else { return all(rest) };
+    let length = u32::from_le_bytes(length) as usize;
+    let Some(data) = after.get(..length) else { return all(rest) };
+    let role = match &[a, b, c, d] {
+        b"EXIF" => Role::Exif(data.strip_prefix(b"Exif\0\0").unwrap_or(data)),
+        b"ICCP" => Role::Profile(data),
+        b"XMP " => Role::Other,
+        _ => Role::Pixels,
+    };
+    (rest.len().min(8 + length.next_multiple_of(2)), role)
+}
+
+/// A file without its metadata, for the decoders of PNG, JPEG and GIF, which read from beginning to end.
+pub(super) struct PixelReader<'a> {
+    blocks: Blocks<'a>,
+    /// What is left of the current block.
+    block: &'a [u8],
+}
+
+impl<'a> PixelReader<'a> {
+    pub(super) fn new(format: ImageFormat, bytes: &'a [u8]) -> PixelReader<'a> {
+        PixelReader { blocks: Blocks::new(format, bytes), block: &[] }
+    }
+}
+
+impl BufRead for PixelReader<'_> {
+    fn fill_buf(&mut self) -> io::Result<&[u8]> {
+        if self.block.is_empty() {
+            let next = self.blocks.find(|(_, role)| matches!(role, Role::Pixels));
+            self.block = next.map_or(&[], |(block, _)| block);
+        }
+        Ok(self.block)
+    }
+
+    fn consume(&mut self, count: usize) {
+        self.block = &self.block[count..];
+    }
+}
+
+impl Read for PixelReader<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let count = self.fill_buf()?.read(buffer)?;
+        self.consume(count);
+        Ok(count)
+    }
+}
+
+/// Asked for by the decoders' types, and not used by those that get this reader.
+impl Seek for PixelReader<'_> {
+    fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// The metadata that changes how an image looks.
+pub(super) struct Metadata<'a> {
+    pub(super) orientation: Orientation,
+    /// An ICC profile of up to [`MAX_PROFILE`] bytes.
+    pub(super) profile: Option<Cow<'a, [u8]>>,
+}
+
+impl<'a> Metadata<'a> {
+    pub(super) fn read(format: ImageFormat, bytes: &'a [u8]) -> Metadata<'a> {
+        let (mut exif, mut profile) = (None, Vec::new());
+        for (_, role) in Blocks::new(format, bytes) {
+            match role {
+                Role::Exif(data) => exif = exif.or(Some(data)),
+                Role::Profile(data) if profile.len() < MAX_PARTS => profile.push(data),
+                _ => {}
+            }
+        }
+        let orientation = exif.and_then(Orientation::from_exif_chunk).unwrap_or(Orientation::NoTransforms);
+        let profile = unpacked(format, profile).filter(|profile| profile.len() <= MAX_PROFILE);
+        Metadata { orientation, profile }
+    }
+}
+
+fn unpacked(format: ImageFormat, mut parts: Vec<&[u8]>) -> Option<Cow<'_, [u8]>> {
+    let first = *parts.first()?;
+    match format {
+        ImageFormat::Png => inflated(first).map(Cow::Owned),
+        ImageFormat::Gif => Some(Cow::Owned(joined(first))),
+        ImageFormat::Jpeg => {
+            // Each part begins with its number, from 1, and how many there are.
+            parts.sort_by_key(|part| part.first().copied());
+            let is_part = |(number, part): (u8, &&[u8])| part.starts_with(&[number, parts.len() as u8]);
+            let is_whole = (1..=u8::MAX).zip(&parts).all(is_part);
+            is_whole.then(|| parts.iter().flat_map(|part| &part[2..]).copied().take(MAX_PROFILE + 1).collect())
+        }
+        _ => Some(Cow::Borrowed(first)),
+    }
+}
+
+/// Of an iCCP chunk: a name, a zero, the method of compression (0, the only one), and the profile.
+fn inflated(chunk: &[u8]) -> Option<Vec<u8>> {
+    let name = chunk.iter().position(|byte| *byte == 0)?;
+    let compressed = chunk[name + 1..].strip_prefix(&[0])?;
+    let mut profile = Vec::new();
+    ZlibDecoder::new(compressed).take(MAX_PROFILE as u64 + 1).read_to_end(&mut profile).ok()?;
+    Some(profile)
+}
+
+/// The data of a GIF's sub-blocks, each of which begins with its length.
+fn joined(mut sub_blocks: &[u8]) -> Vec<u8> {
+    let mut data = Vec::new();
+    while let Some((&length, rest)) = sub_blocks.split_first()
+        && let Some((block, rest)) = rest.split_at_checked(length.into())
+        && data.len() <= MAX_PROFILE
+    {
+        data.extend_from_slice(block);
+        sub_blocks = rest;
+    }
+    data
+}
+
+/// Counts the scans of a JPEG and tells whether it has an end marker.
+pub(super) fn jpeg_scans(bytes: &[u8]) -> (usize, bool) {
+    let (mut scans, mut has_end) = (0, false);
+    for (block, _) in Blocks::new(ImageFormat::Jpeg, bytes) {
+        match block {
+            [0xff, 0xda, ..] => scans += 1,
+            [0xff, 0xd9, ..] => has_end = true,
+            _ => {}
+        }
+    }
+    (scans, has_end)
+}
+
+/// The pixels of the largest lossy frame in a WebP, by the frames' own headers: their decoder makes room for that many
+/// before it looks whether they fit on the canvas.
+pub(super) fn largest_webp_frame(bytes: &[u8]) -> u64 {
+    let pixels = |(chunk, _): (&[u8], _)| match chunk {
+        [b'A', b'N', b'M', b'F', ..] => {
+            let frame = chunk.get(24..).unwrap_or_default();
+            Blocks::of_webp(frame).map(|(chunk, _)| lossy_pixels(chunk)).max().unwrap_or(0)
+        }
+        _ => lossy_pixels(chunk),
+    };
+    Blocks::new(ImageFormat::WebP, bytes).map(pixels).max().unwrap_or(0)
+}
+
+/// Width times height of a VP8 chunk; 0 for any other.
+fn lossy_pixels(chunk: &[u8]) -> u64 {
+    let [b'V', b'P', b'8', b' ', _, _, _, _, _, _, _, _, _, _, w0, w1, h0, h1, ..] = *chunk else { return 0 };
+    let side = |bytes: [u8; 2]| u64::from(u16::from_le_bytes(bytes) & 0x3fff);
+    side([w0, w1]) * side([h0, h1])
+}

@@ -1,0 +1,164 @@
+//! Signals: which stop the process gracefully, which end it at once, and which it outlives.
+//!
+//! | Signal | Effect |
+//! |---|---|
+//! | SIGTERM, SIGINT | a graceful stop |
+//! | SIGHUP | a graceful stop, unless it was ignored at start, as under `nohup` |
+//! | one of these again, after [`SAME_STOP`] | the end, at once |
+//! | SIGQUIT | the end, at once |
+//! | SIGUSR1, SIGUSR2 | a line in the log |
+
+#[cfg(unix)]
+pub(super) use imp::Signals;
+
+/// There are no signals here: the process runs until it is ended.
+#[cfg(not(unix))]
+pub(super) struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    pub(super) fn watch() -> crate::error::Result<Signals> {
+        Ok(Signals)
+    }
+
+    pub(super) fn wait(&self) -> &'static str {
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+#[cfg(unix)]
+mod imp {
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::{Duration, Instant};
+
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
+
+    use crate::error::Result;
+
+    /// How long a signal to stop is taken for a copy of the first: a wrapper signals its child and then the child's group, a
+    /// terminal the whole group, and each member may pass it on.
+    const SAME_STOP: Duration = Duration::from_secs(1);
+
+    /// The signals of this process, watched by a thread.
+    pub(in crate::server) struct Signals(Receiver<&'static str>);
+
+    impl Signals {
+        /// Watches the signals from now on.
+        ///
+        /// # Errors
+        /// When the operating system refuses a handler or the thread.
+        pub(in crate::server) fn watch() -> Result<Signals> {
+            let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
+            let watched = [SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2].into_iter().chain(hang_up);
+            let mut signals = signal_hook::iterator::Signals::new(watched)?;
+            let (tell, told) = channel();
+            let watch = move || {
+                let (mut first, mut last) = (None, Effect::Nothing);
+                for signal in signals.forever() {
+                    let effect = effect(signal, &mut first, Instant::now());
+                    // Once in the log: a wrapper may send many.
+                    if (effect, last) != (Effect::SameStop, Effect::SameStop) {
+                        act(effect, signal, &tell);
+                    }
+                    last = effect;
+                }
+            };
+            std::thread::Builder::new().name("aside-signals".into()).spawn(watch)?;
+            Ok(Signals(told))
+        }
+
+        /// Waits for the first signal to stop, and returns its name.
+        pub(in crate::server) fn wait(&self) -> &'static str {
+            // The other end is held by a thread that does not end before the process.
+            self.0.recv().unwrap_or("an error")
+        }
+    }
+
+    /// What a signal does.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    enum Effect {
+        Stop,
+        /// Belongs to the stop that has begun.
+        SameStop,
+        End,
+        Nothing,
+    }
+
+    fn effect(signal: i32, first: &mut Option<Instant>, now: Instant) -> Effect {
+        match (signal, *first) {
+            (SIGQUIT, _) => Effect::End,
+            (SIGUSR1 | SIGUSR2, _) => Effect::Nothing,
+            (_, None) => {
+                *first = Some(now);
+                Effect::Stop
+            }
+            (_, Some(first)) if now.saturating_duration_since(first) < SAME_STOP => Effect::SameStop,
+            (_, Some(_)) => Effect::End,
+        }
+    }
+
+    fn act(effect: Effect, signal: i32, tell: &Sender<&'static str>) {
+        let name = name(signal);
+        match effect {
+            Effect::Stop => {
+                // Nothing waits for it where the start has failed.
+                let _ = tell.send(name);
+            }
+            Effect::SameStop => {
+                log::info!(target: "aside::server", "{name} within a second of the first: the same stop.")
+            }
+            Effect::Nothing => log::info!(target: "aside::server", "{name} is ignored."),
+            Effect::End => {
+                log::warn!(target: "aside::server", "{name}: ending at once. Requests and tasks that run are lost.");
+                signal_hook::low_level::exit(128 + signal);
+            }
+        }
+    }
+
+    fn name(signal: i32) -> &'static str {
+        match signal {
+            SIGTERM => "SIGTERM",
+            SIGINT => "SIGINT",
+            SIGHUP => "SIGHUP (sent by a terminal that closes)",
+            _ => signal_hook::low_level::signal_name(signal).unwrap_or("a signal"),
+        }
+    }
+
+    /// Returns true if the process was started with that signal ignored: it is to outlive its terminal. Known on Linux alone.
+    fn is_ignored(signal: i32) -> bool {
+        let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+        let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+        let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+        mask >> (signal - 1) & 1 == 1
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+
+        #[test]
+        fn a_signal_within_a_second_of_the_first_is_the_same_stop() {
+            let (mut first, start) = (None, Instant::now());
+            let mut at = |signal, millis| effect(signal, &mut first, start + Duration::from_millis(millis));
+            assert_eq!(at(SIGUSR1, 0), Effect::Nothing);
+            assert_eq!(
+                [at(SIGTERM, 0), at(SIGTERM, 0), at(SIGINT, 999)],
+                [Effect::Stop, Effect::SameStop, Effect::SameStop]
+            );
+            assert_eq!(
+                [at(SIGUSR2, 1_500), at(SIGTERM, 1_000), at(SIGHUP, 9_000)],
+                [Effect::Nothing, Effect::End, Effect::End]
+            );
+        }
+
+        #[test]
+        fn sigquit_ends_the_process_before_and_during_a_stop() {
+            let mut first = None;
+            assert_eq!(effect(SIGQUIT, &mut first, Instant::now()), Effect::End);
+            assert_eq!(effect(SIGHUP, &mut first, Instant::now()), Effect::Stop);
+            assert_eq!(effect(SIGQUIT, &mut first, Instant::now()), Effect::End);
+        }
+    }
+}
