@@ -171,6 +171,9 @@ pub struct Config {
     pub mail_url: Option<String>,
     /// `ASIDE_MAIL_FROM`: the sender where a mail names none; `aside@localhost` in development.
     pub mail_from: Option<String>,
+    /// `ASIDE_MAIL_CONNECTIONS`: connections to the mail server at once, of this process; 1 to 100, 4. Further mails wait for
+    /// one of them. Fewer are opened while the server says that there are too many.
+    pub mail_connections: usize,
     /// `ASIDE_TEMPLATES`: the folder of the templates; `templates`.
     pub templates: PathBuf,
     /// `ASIDE_LOOPBACK_CLIENTS`, for tests: `true` counts each loopback address as a client of its own.
@@ -218,6 +221,7 @@ impl Default for Config {
             max_parts: 100,
             mail_url: None,
             mail_from: None,
+            mail_connections: 4,
             templates: "templates".into(),
             loopback_clients: false,
         }
@@ -293,6 +297,7 @@ impl Config {
             max_parts: read.or("ASIDE_MAX_PARTS", default.max_parts, "a whole number")?,
             mail_url: read.text("ASIDE_MAIL_URL"),
             mail_from: read.text("ASIDE_MAIL_FROM"),
+            mail_connections: read.or("ASIDE_MAIL_CONNECTIONS", default.mail_connections, "a number from 1 to 100")?,
             templates: read.text("ASIDE_TEMPLATES").map_or(default.templates, PathBuf::from),
             loopback_clients: read.or("ASIDE_LOOPBACK_CLIENTS", default.loopback_clients, "`true` or `false`")?,
         };
@@ -330,6 +335,7 @@ impl Config {
                 "ASIDE_MAX_CONNECTIONS takes a number from 1 to 1,000,000",
             ),
             (self.max_requests == 0, "ASIDE_MAX_REQUESTS must be at least 1"),
+            (!(1..=100).contains(&self.mail_connections), "ASIDE_MAIL_CONNECTIONS takes a number from 1 to 100"),
             (
                 self.server == ServerKind::Epoll && !ServerKind::HAS_EPOLL,
                 "ASIDE_SERVER is `epoll`, which needs Linux and aside's feature `epoll`; leave it out, or set it to `tiny_http`",
@@ -489,6 +495,8 @@ mod tests {
             ("ASIDE_MAX_STREAMS_PER_CLIENT", "0"),
             ("ASIDE_MAX_BUFFERED", "1000"),
             ("ASIDE_LOOPBACK_CLIENTS", "maybe"),
+            ("ASIDE_MAIL_CONNECTIONS", "0"),
+            ("ASIDE_MAIL_CONNECTIONS", "101"),
         ] {
             let words = read(&[(name, value)]).unwrap_err().to_string();
             assert!(words.starts_with(name), "{words}");

@@ -95,6 +95,8 @@ mod panics;
 mod server;
 mod sync;
 pub mod testing;
+#[cfg(any(feature = "mail", feature = "webhook"))]
+mod trust;
 mod watched;
 #[cfg(feature = "webhook")]
 pub mod webhook;

@@ -25,6 +25,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq as _};
 use ureq::http::Uri;
+use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use self::public::NotPublic;
 use crate::background::task::{Retry, Task, TaskContext, TaskHandle};
@@ -32,6 +33,7 @@ use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
 use crate::http::request::Request;
 use crate::jobs::Job;
+use crate::trust;
 
 /// How often a webhook is tried, and the first wait in between.
 const TRIES: u32 = 5;
@@ -357,7 +359,13 @@ fn settings() -> ureq::config::ConfigBuilder<ureq::typestate::AgentScope> {
         .max_redirects(0)
         .max_redirects_will_error(false)
         .accept_encoding("identity")
+        .tls_config(TlsConfig::builder().root_certs(root_certs()).build())
         .user_agent(concat!("aside/", env!("CARGO_PKG_VERSION")))
+}
+
+/// The certificates that mail trusts too.
+fn root_certs() -> RootCerts {
+    trust::certificates().map_or(RootCerts::WebPki, |all| all.iter().map(|der| Certificate::from_der(der)).into())
 }
 
 /// An address and its host.
@@ -392,18 +400,18 @@ impl Trouble {
             let words = format!("webhook to {host} was not sent: {refused}");
             return Trouble { words, is_worth_another_try: false, source: None };
         }
-        let is_worth_another_try = match &error {
-            // A certificate that is not believed arrives as invalid data.
-            ureq::Error::Io(error) => error.kind() != io::ErrorKind::InvalidData,
-            other => matches!(
-                other,
-                ureq::Error::Timeout(_)
-                    | ureq::Error::HostNotFound
-                    | ureq::Error::ConnectionFailed
-                    | ureq::Error::ConnectProxyFailed(_)
-                    | ureq::Error::Protocol(_)
-            ),
-        };
+        let is_worth_another_try = matches!(
+            error,
+            // A certificate that has expired among them: it is renewed sooner or later.
+            ureq::Error::Io(_)
+                | ureq::Error::Tls(_)
+                | ureq::Error::Rustls(_)
+                | ureq::Error::Timeout(_)
+                | ureq::Error::HostNotFound
+                | ureq::Error::ConnectionFailed
+                | ureq::Error::ConnectProxyFailed(_)
+                | ureq::Error::Protocol(_)
+        );
         Trouble { words: format!("webhook to {host} did not get through"), is_worth_another_try, source: Some(error) }
     }
 }
@@ -627,6 +635,19 @@ mod tests {
             ("webhook-signature", "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="),
         ];
         (headers, br#"{"test": 2432232314}"#, 1_614_265_330)
+    }
+
+    /// It is renewed sooner or later, and a webhook that was promised must not be lost before.
+    #[cfg(feature = "mail")]
+    #[test]
+    fn a_certificate_that_is_not_trusted_is_tried_again() {
+        use crate::mail::smtp_server::{EXPIRED, Options, SmtpServer};
+
+        // TLS is all that is needed of it.
+        let server =
+            SmtpServer::with(vec![], Options { certificate: Some(EXPIRED), is_wrapped: true, ..Options::default() });
+        let error = Webhook::post(format!("https://localhost:{}/", server.port())).send_now().unwrap_err();
+        assert!(error.chain().contains("certificate") && is_worth_another_try(&error), "{}", error.chain());
     }
 
     #[test]

@@ -13,6 +13,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("log_limit", 0),
     ("panics", 0),
     ("sync", 0),
+    ("trust", 0),
     ("watched", 0),
     ("worker_share", 0),
     ("background", 1),

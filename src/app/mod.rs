@@ -546,7 +546,7 @@ impl App {
         self.values.insert(Store::open(&config)?);
         self.values.insert(UnderWay::default());
         self.values.insert(OpenStreams::default());
-        // Here and not at the first mail: its connection pool starts a thread, which must not inherit a task's priority.
+        // Here and not at the first mail, so that a URL that cannot be used is refused at start.
         #[cfg(feature = "mail")]
         self.values.insert(Mailer::new(&config)?);
         let scope = Scope::new(Registry::new(&config), self.values);

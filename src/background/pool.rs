@@ -8,6 +8,8 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::failure::IntoOutcome;
 use super::scope::Context;
+#[cfg(feature = "mail")]
+use super::task::Gate;
 use super::task::{Run, Task, TaskHandle, once};
 use crate::error::Result;
 use crate::sync::{lock, wait_while};
@@ -108,6 +110,13 @@ impl Pool {
             run.start_with(promise);
         }));
         handle
+    }
+
+    /// The pool as a gate for the attempts of tasks.
+    #[cfg(feature = "mail")]
+    pub(crate) fn gate(&self) -> Gate {
+        let pool = self.clone();
+        Gate::new(move |admitted| pool.when_free(Box::new(move |permit| admitted(Box::new(permit)))))
     }
 
     /// Callers come before what was set aside: a visitor waits for them.

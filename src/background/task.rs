@@ -149,7 +149,7 @@ impl Task {
     /// });
     /// ```
     pub fn retry(self, retry: Retry) -> RetriedTask {
-        RetriedTask { task: self, retry }
+        RetriedTask { task: self, retry, gate: None }
     }
 
     /// Runs it aside.
@@ -176,9 +176,16 @@ impl Task {
 pub struct RetriedTask {
     task: Task,
     retry: Retry,
+    gate: Option<Gate>,
 }
 
 impl RetriedTask {
+    /// Lets each attempt wait for that gate. The wait holds no thread.
+    #[cfg(feature = "mail")]
+    pub(crate) fn behind(self, gate: Gate) -> RetriedTask {
+        RetriedTask { gate: Some(gate), ..self }
+    }
+
     /// Runs it aside. A failed try is logged as a warning with the time of the next; the last one as an error.
     #[track_caller]
     pub fn run<F, R>(self, f: F) -> TaskHandle<R::Value>
@@ -189,7 +196,32 @@ impl RetriedTask {
     {
         let name = self.task.naming::<F>(Location::caller());
         let call: Call<R::Value> = Box::new(move |task| f(task).into_outcome());
-        Run { retry: Some(self.retry), ..Run::new(Context::current(), name, call) }.with_handle()
+        Run { retry: Some(self.retry), gate: self.gate, ..Run::new(Context::current(), name, call) }.with_handle()
+    }
+}
+
+/// Where an attempt asks for a permit: it calls back with the permit, now or later, and the attempt drops it when it has ended.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "mail"), allow(dead_code, reason = "only mail waits at a gate"))]
+pub(crate) struct Gate(Arc<dyn Fn(Admitted) + Send + Sync>);
+
+/// What goes on with a permit.
+pub(crate) type Admitted = Box<dyn FnOnce(Permit) + Send>;
+
+/// A permit of any kind, which is given back by dropping it.
+pub(crate) type Permit = Box<dyn Any + Send>;
+
+impl Gate {
+    /// A gate that `admit` keeps.
+    #[cfg(feature = "mail")]
+    pub(crate) fn new(admit: impl Fn(Admitted) + Send + Sync + 'static) -> Gate {
+        Gate(Arc::new(admit))
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gate")
     }
 }
 
@@ -539,6 +571,7 @@ pub(crate) struct Run<T> {
     tries: u32,
     deadline: Option<Deadline>,
     exempt: bool,
+    gate: Option<Gate>,
 }
 
 /// A deadline, and once the task has begun its place on the agenda, which it leaves with the task.
@@ -562,7 +595,7 @@ impl<T: Send + 'static> Run<T> {
             registry.watch_watchers(&record, grace);
         }
         let call = Contained::new(call);
-        Run { context, registry, record, call, retry: None, tries: 0, deadline, exempt }
+        Run { context, registry, record, call, retry: None, tries: 0, deadline, exempt, gate: None }
     }
 
     /// The same, without waiting for a place.
@@ -623,32 +656,48 @@ impl<T: Send + 'static> Run<T> {
 
     pub(crate) fn start_with(self, promise: Promise<T>) {
         let (registry, exempt) = (self.registry.clone(), self.exempt);
-        registry.start(Work::new(move || self.step(promise)), exempt);
+        let Some(gate) = self.gate.clone() else {
+            return registry.start(Work::new(move || self.step(promise, None)), exempt);
+        };
+        // With a permit it must not wait for a place: what has a place may be waiting for the permit.
+        let admitted = move |permit| registry.start(Work::new(move || self.step(promise, Some(permit))), true);
+        (gate.0)(Box::new(admitted));
     }
 
     /// One try on a kept thread: then the next one is prepared, or the task has ended.
-    fn step(self, promise: Promise<T>) -> Option<Work> {
+    fn step(self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
         threads::rename(&self.record.name);
         let (registry, record) = (self.registry.clone(), self.record.clone());
         // The function is called inside a catch of its own. Whatever else panics, a thread keeps its work and its place.
-        if let Err(panic) = panics::catch(|| self.try_once(promise)) {
+        if let Err(panic) = panics::catch(|| self.try_once(promise, permit)) {
             registry.end(&record, Some(&Failure::Panic(panic)));
         }
         registry.leave_place()
     }
 
-    fn try_once(mut self, promise: Promise<T>) {
+    fn try_once(mut self, promise: Promise<T>, permit: Option<Permit>) {
         let outcome = self.attempt();
+        drop(permit);
         match self.wait_before_next(&outcome) {
             Some(wait) => {
                 let (registry, record, exempt) = (self.registry.clone(), self.record.clone(), self.exempt);
-                registry.retry_after(&record, wait, Work::new(move || self.step(promise)), exempt);
+                registry.retry_after(&record, wait, Work::new(move || self.next_step(promise)), exempt);
             }
             None => {
                 self.registry.end(&self.record, outcome.as_ref().err());
                 promise.fulfil(outcome);
             }
         }
+    }
+
+    /// The next try: here and now, or when its gate lets it in.
+    fn next_step(self, promise: Promise<T>) -> Option<Work> {
+        if self.gate.is_none() {
+            return self.step(promise, None);
+        }
+        let registry = self.registry.clone();
+        self.start_with(promise);
+        registry.leave_place()
     }
 
     fn wait_before_next(&self, outcome: &Outcome<T>) -> Option<Duration> {

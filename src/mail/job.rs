@@ -15,11 +15,15 @@ use serde::de::Error as _;
 use serde::ser::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use super::mailer::{Mailer, is_worth_another_try};
+use super::delivery::Delivery;
+use super::fault::is_mendable;
+use super::mailer::Mailer;
 use super::{Attachment, Content, Mail};
+use crate::background::registry::escape;
+use crate::background::scope::Context;
 use crate::background::task::{Retry, TaskContext};
 use crate::error::{Error, Result};
-use crate::jobs::{Job, NewJob};
+use crate::jobs::{Job, Jobs, NewJob};
 
 /// How often a mail is tried that is a job, and the first wait in between: for about three days, after the first hours once
 /// an hour. A server that is away for a weekend gets it on Monday.
@@ -34,16 +38,17 @@ const LAST_SECOND: u64 = 253_402_300_799;
 
 /// `req.enqueue(mail)?`: a mail that survives the process, unlike one that is [sent](Mail::send).
 ///
-/// It needs no [`register`](crate::Jobs::register). It is tried 90 times over about three days, and only where waiting can
-/// help; a refusal (5xx), an address that is none or a template that does not render make it dead at once, and it is kept
-/// with the server's words until somebody retries or discards it.
+/// It needs no [`register`](crate::Jobs::register), and has a queue to itself, `mail`. It is tried 90 times over about three
+/// days, unless the fault is its own: a refusal (5xx), an invalid address or a template that does not render make it dead at
+/// once, and it is kept with the server's words until somebody retries or discards it.
 impl Job for Mail {
     const NAME: &'static str = "mail";
+    /// Its own: a mail server that is slow holds up no other job.
+    const QUEUE: &'static str = "mail";
     const PRIVATE: bool = true;
 
     fn retry() -> Retry {
-        Retry::exponential(TRIES, FIRST_WAIT)
-            .only_if(|error| is_worth_another_try(error) || is_of_a_later_version(error))
+        Retry::exponential(TRIES, FIRST_WAIT).only_if(|error| is_mendable(error) || is_of_a_later_version(error))
     }
 
     fn label(&self) -> String {
@@ -52,7 +57,11 @@ impl Job for Mail {
 
     fn run(self, _task: &TaskContext) -> Result<()> {
         let mailer = Mailer::current();
-        mailer.deliver(&self.build(&mailer)?)
+        let mut delivery = Delivery::new(self.build(&mailer)?);
+        match delivery.attempt(&mailer) {
+            Err(fault) if delivery.is_partial() => self.enqueue_rest(&delivery, &fault.into()),
+            other => Ok(other?),
+        }
     }
 
     /// To go out after that time, which its date says then.
@@ -65,6 +74,23 @@ impl Job for Mail {
     fn at(mut self, time: SystemTime) -> NewJob<Mail> {
         self.date = self.date.max(time);
         NewJob::from(self).at(time)
+    }
+}
+
+impl Mail {
+    /// Enqueues it for those that do not have it: one job for those that a later attempt may reach, and one for each that was
+    /// refused for good, which is kept as dead with the server's words. A retry of this job would send it to all again.
+    fn enqueue_rest(self, delivery: &Delivery, error: &Error) -> Result<()> {
+        let line = format!("{}: {}; enqueued again for them alone", self.task_name(), error.chain());
+        let (later, refused) = delivery.missing();
+        let alone = |only| NewJob::from(Mail { only, ..self.clone() });
+        let later = (!later.is_empty()).then(|| alone(later).in_(FIRST_WAIT));
+        let rest = later.into_iter().chain(refused.into_iter().map(|address| alone(vec![address])));
+        let jobs = Context::current().scope.get::<Jobs>();
+        let jobs = jobs.ok_or_else(|| Error::internal("a mail that is a job runs in an application that has jobs"))?;
+        jobs.enqueue_all(rest)?;
+        log::warn!(target: "aside::mail", "{}", escape(&line));
+        Ok(())
     }
 }
 
@@ -98,6 +124,8 @@ struct Written {
     html: Option<Content>,
     #[serde(default, skip_serializing_if = "Vec::is_empty", with = "attachments")]
     attachments: Vec<Attachment>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    only: Vec<String>,
 }
 
 impl Serialize for Mail {

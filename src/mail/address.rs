@@ -1,0 +1,80 @@
+//! Mail addresses as people write them, and as they go over the wire.
+
+use lettre::Address;
+use lettre::message::Mailbox;
+
+use super::one_line;
+use crate::error::{Error, Result};
+
+/// The longest display name, in characters: what is longer is cut, so that no header line is too long (RFC 5322, 2.1.1).
+const LONGEST_NAME: usize = 100;
+
+/// An address, alone or behind a name. Ours and not the crate's: its parser takes the first address of a text and says
+/// nothing of the rest.
+pub(super) fn mailbox(text: &str) -> Result<Mailbox> {
+    one_line("address", text)?;
+    let text = text.trim();
+    let (name, address) = match text.strip_suffix('>').and_then(|text| text.rsplit_once('<')) {
+        Some((name, address)) => (short(unquoted(name.trim())), address.trim()),
+        None => (String::new(), text),
+    };
+    let address = address_on_the_wire(address).ok_or_else(|| no_address(text))?;
+    Ok(Mailbox::new((!name.is_empty()).then_some(name), address))
+}
+
+/// An address whose domain is in ASCII: `xn--bcher-kva.example` for `bücher.example` (RFC 5890). A local part in another
+/// script stays as it is, and needs a server with SMTPUTF8 (RFC 6531).
+fn address_on_the_wire(text: &str) -> Option<Address> {
+    let (local, domain) = text.rsplit_once('@')?;
+    if domain.is_ascii() {
+        return text.parse().ok();
+    }
+    format!("{local}@{}", idna::domain_to_ascii(domain).ok()?).parse().ok()
+}
+
+fn no_address(text: &str) -> Error {
+    let shown: String = text.chars().take(100).collect();
+    let words = if shown.is_empty() {
+        "a mail needs an address, and this one is empty".into()
+    } else {
+        format!("{shown:?} is not a valid address: one looks like `anna@shop.example` or `Anna <anna@shop.example>`")
+    };
+    Error::internal(words)
+}
+
+/// `Anna` of `"Anna"`.
+fn unquoted(name: &str) -> String {
+    match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
+        Some(inner) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),
+        None => name.to_owned(),
+    }
+}
+
+fn short(name: String) -> String {
+    match name.char_indices().nth(LONGEST_NAME) {
+        Some((end, _)) => format!("{}…", &name[..end]),
+        None => name,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_domain_in_another_script_is_written_as_a_labels() {
+        let wire = |text: &str| mailbox(text).unwrap().email.to_string();
+        assert_eq!(wire("anna@bücher.example"), "anna@xn--bcher-kva.example");
+        assert_eq!(wire("Анна <anna@почта.рф>"), "anna@xn--80a1acny.xn--p1ai");
+        assert_eq!(wire("anna@BÜCHER。example"), "anna@xn--bcher-kva.example");
+        assert_eq!(wire("anna@Shop.example"), "anna@Shop.example");
+        assert_eq!(wire("Jörg@bücher.example"), "Jörg@xn--bcher-kva.example");
+        assert!(mailbox("anna@\u{ad}\u{200d}.example").is_err());
+    }
+
+    #[test]
+    fn a_long_name_is_cut() {
+        let name = mailbox(&format!("{} <a@b.example>", "ä".repeat(1_200))).unwrap().name.unwrap();
+        assert_eq!(name, format!("{}…", "ä".repeat(100)));
+    }
+}

@@ -1,0 +1,263 @@
+//! The connections to a mail server: how many there may be, which are open, and what happens when the server has too many.
+//!
+//! A server that answers 421 while other connections of this process are open gets one connection fewer from then on, and
+//! the mail waits for one of those. Mails that went well raise the number again, one by one.
+
+use std::sync::mpsc::{RecvTimeoutError, sync_channel};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use lettre::Address;
+
+use super::fault::Fault;
+use super::message::Letter;
+use super::session::{Endpoint, Refused, Session};
+use crate::background::registry::span;
+use crate::background::scope::Context;
+use crate::background::timer;
+use crate::sync::{lock, wait_while_for};
+
+/// How long a connection is kept for the next mail, and how many mails go through one.
+const KEPT: Duration = Duration::from_secs(10);
+const MOST_MAILS: u32 = 100;
+
+/// How many mails in a row have to go well for one more connection.
+const GONE_WELL: usize = 20;
+
+/// How often a wait looks whether it was told to stop.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// A mail server and the connections to it.
+pub(super) struct Server(Arc<Shared>);
+
+struct Shared {
+    endpoint: Arc<Endpoint>,
+    most: usize,
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+struct State {
+    /// How many there may be: `most`, or fewer while the server has too many.
+    allowed: usize,
+    taken: usize,
+    gone_well: usize,
+    /// The newest last.
+    idle: Vec<(Instant, Session)>,
+    is_watched: bool,
+}
+
+impl Server {
+    pub(super) fn new(endpoint: Endpoint, most: usize) -> Server {
+        let state = State { allowed: most, taken: 0, gone_well: 0, idle: Vec::new(), is_watched: false };
+        let (endpoint, state) = (Arc::new(endpoint), Mutex::new(state));
+        Server(Arc::new(Shared { endpoint, most, state, freed: Condvar::new() }))
+    }
+
+    /// Host and port, as the log may show them.
+    pub(super) fn name(&self) -> &str {
+        &self.0.endpoint.name
+    }
+
+    /// Hands a mail over. The recipients that were refused come back: the others have it.
+    ///
+    /// Waits for a connection, and where the server has too many for one of those that are open.
+    pub(super) fn deliver(&self, letter: &Letter, to: &[Address]) -> Result<Vec<Refused>, Fault> {
+        let limits = self.0.endpoint.limits;
+        let (until, mut pause) = (Instant::now() + limits.patience, limits.pause);
+        loop {
+            let permit = Arc::new(self.0.take(until).ok_or_else(|| self.all_taken())?);
+            let fault = match permit.deliver(letter, to) {
+                Err(fault) if fault.is_busy() => fault,
+                other => return other,
+            };
+            if permit.gives_way() {
+                continue;
+            }
+            // The only connection of this process is one too many: others have them.
+            if !fault.names_connections() || Instant::now() + pause > until || is_told_to_stop() {
+                return Err(fault);
+            }
+            drop(permit);
+            wait(pause);
+            pause *= 2;
+        }
+    }
+
+    fn all_taken(&self) -> Fault {
+        let (name, time) = (self.name(), span(self.0.endpoint.limits.patience));
+        Fault::temporary(format!(
+            "no connection to the mail server {name} was free for {time} (ASIDE_MAIL_CONNECTIONS)"
+        ))
+    }
+}
+
+/// Returns true if the process stops or the task was cancelled: then a mail must not wait for better times.
+fn is_told_to_stop() -> bool {
+    let context = Context::current();
+    context.scope.registry().is_closing() || is_cancelled(&context)
+}
+
+fn is_cancelled(context: &Context) -> bool {
+    context.task.as_ref().is_some_and(|task| task.is_cancelled())
+}
+
+/// Waits that long, or until told to stop.
+fn wait(time: Duration) {
+    let until = Instant::now() + time;
+    while !is_told_to_stop() {
+        let Some(left) = until.checked_duration_since(Instant::now()) else { return };
+        thread::park_timeout(left.min(LOOK));
+    }
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+
+    /// Takes one of the connections that there may be, waiting for it until that time.
+    fn take(self: &Arc<Shared>, until: Instant) -> Option<Permit> {
+        let context = Context::current();
+        let mut state = self.state();
+        while state.taken >= state.allowed {
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || is_cancelled(&context) {
+                return None;
+            }
+            state = wait_while_for(&self.freed, state, left.min(LOOK), |state| state.taken >= state.allowed);
+        }
+        state.taken += 1;
+        Some(Permit(self.clone()))
+    }
+
+    /// Keeps a connection for the next mail, if there is room and it is still good.
+    fn keep(self: &Arc<Shared>, session: Session) {
+        let mut state = self.state();
+        if session.mails >= MOST_MAILS || state.taken + state.idle.len() > state.allowed {
+            drop(state);
+            return session.quit();
+        }
+        state.idle.push((Instant::now(), session));
+        if !std::mem::replace(&mut state.is_watched, true) {
+            drop(state);
+            close_later(Arc::downgrade(self));
+        }
+    }
+
+    fn close_idle(self: &Arc<Shared>) {
+        let old = {
+            let mut state = self.state();
+            let is_old = |(since, _): &mut (Instant, Session)| since.elapsed() >= KEPT;
+            let old: Vec<_> = state.idle.extract_if(.., is_old).collect();
+            state.is_watched = !state.idle.is_empty();
+            old
+        };
+        if self.state().is_watched {
+            close_later(Arc::downgrade(self));
+        }
+        old.into_iter().for_each(|(_, session)| session.quit());
+    }
+}
+
+/// Closes what has been idle for too long, on a thread of its own: a goodbye may take a while.
+fn close_later(shared: Weak<Shared>) {
+    timer::at(Instant::now() + KEPT, move || {
+        let Some(shared) = shared.upgrade() else { return };
+        let closing = thread::Builder::new().name("aside-mail-idle".into());
+        // Without a thread they stay open until the next mail, or until the server closes them.
+        let _ = closing.spawn(move || shared.close_idle());
+    });
+}
+
+/// The right to one connection.
+struct Permit(Arc<Shared>);
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.0.state().taken -= 1;
+        self.0.freed.notify_one();
+    }
+}
+
+impl Permit {
+    fn deliver(self: &Arc<Permit>, letter: &Letter, to: &[Address]) -> Result<Vec<Refused>, Fault> {
+        let kept = self.0.state().idle.pop();
+        if let Some((_, session)) = kept {
+            match self.send(session, letter, to) {
+                // The server closed it while it was idle.
+                Err(fault) if fault.is_disconnect() => {}
+                other => return other,
+            }
+        }
+        let session = self.open()?;
+        self.send(session, letter, to)
+    }
+
+    fn send(&self, mut session: Session, letter: &Letter, to: &[Address]) -> Result<Vec<Refused>, Fault> {
+        let sent = session.send(letter, to);
+        match &sent {
+            Ok(refused) if refused.is_empty() => {
+                self.went_well();
+                self.0.keep(session);
+            }
+            Err(fault) if !fault.is_answer() => {}
+            // What the server makes of the rest of the conversation is uncertain.
+            _ => session.quit(),
+        }
+        sent
+    }
+
+    /// Opens a connection within the time limit, on a thread of its own: looking a name up has no limit, and lettre says
+    /// goodbye to a server that was silent, and waits for its answer once more.
+    fn open(self: &Arc<Permit>) -> Result<Session, Fault> {
+        let endpoint = self.0.endpoint.clone();
+        let (limit, name) = (endpoint.limits.step, endpoint.name.clone());
+        let (tell, told) = sync_channel(1);
+        let opening = thread::Builder::new().name("aside-mail-open".into());
+        // One that is given up is still a connection, until the thread ends.
+        let permit = self.clone();
+        let opened = opening.spawn(move || {
+            let session = Session::open(&endpoint);
+            drop(permit);
+            let _ = tell.send(session);
+        });
+        opened.map_err(|error| Fault::temporary(format!("there is no thread to send mail with: {error}")))?;
+        told.recv_timeout(limit).unwrap_or_else(|error| {
+            let what = match error {
+                RecvTimeoutError::Timeout => format!("was silent for {}", span(limit)),
+                RecvTimeoutError::Disconnected => "cannot be talked to: the thread panicked".to_owned(),
+            };
+            Err(Fault::temporary(format!("the mail server {name} {what}")))
+        })
+    }
+
+    fn went_well(&self) {
+        let mut state = self.0.state();
+        state.gone_well += 1;
+        if state.allowed < self.0.most && state.gone_well >= GONE_WELL {
+            (state.allowed, state.gone_well) = (state.allowed + 1, 0);
+            self.0.freed.notify_one();
+        }
+    }
+
+    /// Allows one connection fewer than there are now, if others are open. Returns true if so.
+    fn gives_way(&self) -> bool {
+        let mut state = self.0.state();
+        state.gone_well = 0;
+        let others = state.taken - 1 + state.idle.len();
+        if others == 0 {
+            return false;
+        }
+        if others < state.allowed {
+            state.allowed = others.max(1);
+            let (name, allowed) = (&self.0.endpoint.name, state.allowed);
+            log::warn!(
+                target: "aside::mail",
+                "The mail server {name} takes no more connections; using {allowed} at most until {GONE_WELL} mails went well"
+            );
+        }
+        true
+    }
+}

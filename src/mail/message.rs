@@ -1,0 +1,243 @@
+//! The message of a mail: checked, rendered, and written as RFC 5322 and MIME have it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lettre::Address;
+use lettre::Message;
+use lettre::address::Envelope;
+use lettre::message::header::{ContentTransferEncoding, ContentType, HeaderName, HeaderValue};
+use lettre::message::{Attachment as AttachedPart, Body, MessageBuilder, MultiPart, SinglePart};
+
+use super::address::mailbox;
+use super::fault::Fault;
+use super::{Attachment, Content, Mail, Mailer, SentMail, one_line};
+use crate::background::scope::Context;
+use crate::error::{Error, Result};
+use crate::http::templates::Templates;
+
+/// The longest line that mail may have, without its end (RFC 5322, section 2.1.1).
+const LONGEST_LINE: usize = 998;
+
+/// The longest word of a subject that is written as it is: with `Subject: ` it fits into a line of 78.
+const LONGEST_WORD: usize = 60;
+
+/// How many bytes an encoded-word holds: 64 characters with its ends, so that `Subject: ` fits into the line of 76 (RFC 2047).
+const ENCODED_WORD: usize = 39;
+
+/// The longest media type of an attachment, parameters and all.
+const LONGEST_TYPE: usize = 200;
+
+/// A mail that is ready to go.
+pub(super) struct Letter {
+    pub(super) from: Address,
+    /// Those that get it, blind copies among them.
+    pub(super) to: Vec<Address>,
+    pub(super) id: String,
+    pub(super) sent: SentMail,
+    /// An address in it has letters outside ASCII in front of the `@`.
+    pub(super) needs_utf8: bool,
+    /// Another part of it has bytes outside ASCII.
+    pub(super) needs_8bit: bool,
+}
+
+impl Mail {
+    /// The message, whole and checked.
+    pub(super) fn build(&self, mailer: &Mailer) -> Result<Letter> {
+        let sent = self.to_sent(mailer)?;
+        let boxes = |list: &[String]| list.iter().map(|text| mailbox(text)).collect::<Result<Vec<_>>>();
+        let from = mailbox(&sent.from)?;
+        let (to, cc, bcc) = (boxes(&sent.to)?, boxes(&sent.cc)?, boxes(&sent.bcc)?);
+        let reply_to = boxes(&sent.reply_to)?;
+        let all = [&to, &cc, &bcc].into_iter().flatten().map(|mailbox| mailbox.email.clone());
+        let recipients: Vec<Address> = all.filter(|address| self.is_for(address)).collect();
+        let builder = Message::builder()
+            .message_id(Some(sent.message_id.clone()))
+            .date(self.date)
+            .raw_header(subject(&sent.subject))
+            .from(from.clone());
+        let builder = to.into_iter().fold(builder, MessageBuilder::to);
+        let builder = cc.into_iter().fold(builder, MessageBuilder::cc);
+        let builder = reply_to.into_iter().fold(builder, MessageBuilder::reply_to);
+        let envelope = Envelope::new(Some(from.email.clone()), recipients.clone())?;
+        let raw = with_body(builder.envelope(envelope), &self.id, &sent)?.formatted();
+        let needs_utf8 = !head(&raw).is_ascii() || !AsRef::<str>::as_ref(&from.email).is_ascii();
+        let needs_8bit = !raw.is_ascii();
+        let sent = SentMail { raw, ..sent };
+        Ok(Letter { from: from.email, to: recipients, id: self.id.clone(), sent, needs_utf8, needs_8bit })
+    }
+
+    /// What will have been sent, apart from its bytes: every field checked, every template rendered.
+    fn to_sent(&self, mailer: &Mailer) -> Result<SentMail> {
+        let from = self.from.clone().or_else(|| mailer.from.clone()).ok_or_else(|| {
+            Fault::settings("the mail has no sender: set ASIDE_MAIL_FROM, or name one with `Mail::from`")
+        })?;
+        let domain = mailbox(&from)?.email.domain().to_owned();
+        one_line("subject", &self.subject)?;
+        for attachment in &self.attachments {
+            one_line("attachment's name", &attachment.filename)?;
+        }
+        let render = |part: &Option<Content>| part.as_ref().map(Content::render).transpose();
+        Ok(SentMail {
+            to: self.to.clone(),
+            cc: self.cc.clone(),
+            bcc: self.bcc.clone(),
+            from,
+            reply_to: self.reply_to.clone(),
+            subject: self.subject.clone(),
+            text: render(&self.text)?,
+            html: render(&self.html)?,
+            attachments: self.attachments.clone(),
+            message_id: format!("<{}@{domain}>", self.id),
+            raw: Vec::new(),
+        })
+    }
+}
+
+impl Content {
+    fn render(&self) -> Result<String> {
+        match self {
+            Content::Written(text) => Ok(text.clone()),
+            Content::Template { name, context } => {
+                let error = |error: Error| error.context(format!("the mail's template `{name}` does not render"));
+                render(name, context).map_err(error)
+            }
+        }
+    }
+}
+
+/// Renders one of the application's templates: of the scope that came along with the task.
+fn render(name: &str, context: &minijinja::Value) -> Result<String> {
+    let templates = Context::current().scope.get::<Templates>().ok_or_else(|| {
+        Error::internal("there are no templates here: mail with a template is sent from an application that has some")
+    })?;
+    templates.render(name, context.clone())
+}
+
+/// The header fields of a message.
+fn head(raw: &[u8]) -> &[u8] {
+    let end = raw.windows(4).position(|window| window == b"\r\n\r\n");
+    &raw[..end.unwrap_or(raw.len())]
+}
+
+/// The subject. lettre folds at spaces alone, and takes what looks like an encoded-word for plain text.
+fn subject(text: &str) -> HeaderValue {
+    let name = HeaderName::new_from_ascii_str("Subject");
+    let is_foldable = text.split(' ').all(|word| (1..=LONGEST_WORD).contains(&word.len()) && !word.contains("=?"));
+    if is_foldable || text.is_empty() {
+        return HeaderValue::new(name, text.to_owned());
+    }
+    HeaderValue::dangerous_new_pre_encoded(name, text.to_owned(), encoded_words(text))
+}
+
+/// A text in encoded-words (RFC 2047), one to a line. No character is cut in two.
+fn encoded_words(text: &str) -> String {
+    let mut words = vec![String::new()];
+    for character in text.chars() {
+        if words.last().is_none_or(|word| word.len() + character.len_utf8() > ENCODED_WORD) {
+            words.push(String::new());
+        }
+        words.last_mut().into_iter().for_each(|word| word.push(character));
+    }
+    let encoded: Vec<String> = words.iter().map(|word| format!("=?utf-8?b?{}?=", STANDARD.encode(word))).collect();
+    encoded.join("\r\n ")
+}
+
+/// Adds the parts: text, HTML or both as alternatives, and around them the attachments.
+fn with_body(builder: MessageBuilder, id: &str, mail: &SentMail) -> Result<Message> {
+    let text = mail.text.as_deref().map(|text| SinglePart::plain(text_body(text)));
+    let html = mail.html.as_deref().map(|html| SinglePart::html(text_body(html)));
+    if mail.attachments.is_empty() {
+        return Ok(match (text, html) {
+            (Some(text), Some(html)) => builder.multipart(alternatives(id, text, html))?,
+            (text, html) => builder.singlepart(text.or(html).unwrap_or_else(no_text))?,
+        });
+    }
+    let mixed = match (text, html) {
+        (Some(text), Some(html)) => {
+            MultiPart::mixed().boundary(format!("mixed{id}")).multipart(alternatives(id, text, html))
+        }
+        (text, html) => {
+            MultiPart::mixed().boundary(format!("mixed{id}")).singlepart(text.or(html).unwrap_or_else(no_text))
+        }
+    };
+    let attach = |mixed: MultiPart, attachment| Ok::<_, Error>(mixed.singlepart(attached(attachment)?));
+    Ok(builder.multipart(mail.attachments.iter().try_fold(mixed, attach)?)?)
+}
+
+/// A text as it goes over the wire. Each line end, a carriage return alone too, becomes that of mail; other control
+/// characters are encoded: a server may take them for commands, cut the text at them, or refuse it.
+fn text_body(text: &str) -> Body {
+    let lines = text.replace("\r\n", "\n").replace(['\r', '\n'], "\r\n");
+    let is_hidden = |byte: u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n');
+    let has_hidden = lines.bytes().any(is_hidden);
+    let body = Body::new(lines.clone());
+    if !has_hidden || body.encoding() == ContentTransferEncoding::Base64 {
+        return body;
+    }
+    // It takes every text.
+    Body::new_with_encoding(lines, ContentTransferEncoding::QuotedPrintable).unwrap_or(body)
+}
+
+/// The plainer one first: a reader shows the last that it can. What is between parts is of the mail's id, which nobody
+/// knows who could write it into one, so that a mail which is built again is the same to the last byte.
+fn alternatives(id: &str, text: SinglePart, html: SinglePart) -> MultiPart {
+    MultiPart::alternative().boundary(format!("alternative{id}")).singlepart(text).singlepart(html)
+}
+
+fn no_text() -> SinglePart {
+    SinglePart::plain(String::new())
+}
+
+fn attached(attachment: &Attachment) -> Result<SinglePart> {
+    let Attachment { filename, content_type, bytes } = attachment;
+    let part = AttachedPart::new(filename.clone());
+    let parsed = media_type(content_type)?;
+    if is_composite(content_type) {
+        return Ok(match unencoded(bytes) {
+            Some(body) => part.body(body, parsed),
+            // It cannot go as what it is: it goes as a file.
+            None => part.body(base64(bytes)?, media_type("application/octet-stream")?),
+        });
+    }
+    Ok(part.body(base64(bytes)?, parsed))
+}
+
+fn media_type(text: &str) -> Result<ContentType> {
+    one_line("attachment's content type", text)?;
+    let shown: String = text.chars().take(LONGEST_TYPE).collect();
+    let wrong = || Error::internal(format!("{shown:?} is not a media type (`Mail::attach`); try `image/png`"));
+    if !text.is_ascii() || text.len() > LONGEST_TYPE {
+        return Err(wrong());
+    }
+    ContentType::parse(text).map_err(|_| wrong())
+}
+
+/// Base64 whatever it is: the other encodings would turn its line ends into those of mail.
+fn base64(bytes: &[u8]) -> Result<Body> {
+    Body::new_with_encoding(bytes.to_vec(), ContentTransferEncoding::Base64)
+        .map_err(|_| Error::internal("an attachment cannot be encoded"))
+}
+
+/// Returns true for a message or several parts, which may not be encoded (RFC 2045, section 6.4; RFC 2046, section 5.2.1).
+/// RFC 6532 lets messages in UTF-8 be.
+fn is_composite(content_type: &str) -> bool {
+    let content_type = content_type.to_ascii_lowercase();
+    ["message/", "multipart/"].iter().any(|prefix| content_type.starts_with(prefix))
+        && !content_type.starts_with("message/global")
+}
+
+/// A message as a part of another: its bytes with the line ends of mail, if SMTP can carry them.
+fn unencoded(bytes: &[u8]) -> Option<Body> {
+    let mut lines = Vec::with_capacity(bytes.len() + 64);
+    for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+        let text = line.strip_suffix(b"\n").map(|text| text.strip_suffix(b"\r").unwrap_or(text));
+        let content = text.unwrap_or(line);
+        if content.len() > LONGEST_LINE || content.iter().any(|byte| matches!(byte, 0 | b'\r')) {
+            return None;
+        }
+        lines.extend_from_slice(content);
+        lines.extend_from_slice(if text.is_some() { b"\r\n" } else { b"" });
+    }
+    let encoding = if lines.is_ascii() { ContentTransferEncoding::SevenBit } else { ContentTransferEncoding::EightBit };
+    Some(Body::dangerous_pre_encoded(lines, encoding))
+}

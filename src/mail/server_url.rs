@@ -1,0 +1,166 @@
+//! The mail server that `ASIDE_MAIL_URL` names, and how it is talked to.
+
+use lettre::transport::smtp::authentication::Credentials;
+use lettre::transport::smtp::client::{CertificateStore, Tls, TlsParameters};
+use lettre::transport::smtp::extension::ClientId;
+use percent_encoding::percent_decode_str;
+
+use super::session::{Endpoint, Limits};
+use crate::error::{Error, Result};
+use crate::trust;
+
+/// The parts of `smtp://user:password@host:port/hello-name?tls=required`. Read here and not by the crate, whose reader
+/// leaves `smtp://` unencrypted unless told otherwise, drops a user without a password, and knows no IPv6.
+#[derive(Debug, PartialEq)]
+pub(super) struct ServerUrl {
+    login: Option<(String, String)>,
+    host: String,
+    port: u16,
+    hello: Option<String>,
+    tls: Encryption,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Encryption {
+    /// From the first byte: `smtps://`.
+    Whole,
+    /// STARTTLS, or no mail.
+    Required,
+    /// STARTTLS where it is offered.
+    Opportunistic,
+    None,
+}
+
+impl ServerUrl {
+    pub(super) fn parse(smtps: bool, rest: &str) -> Result<ServerUrl> {
+        let (authority, tail) = rest.split_at(rest.find(['/', '?', '#']).unwrap_or(rest.len()));
+        if tail.contains(['@', '#']) {
+            return Err(Error::internal(
+                "write `/` as %2F, `?` as %3F, `#` as %23 and `@` as %40 in its user and password",
+            ));
+        }
+        let (login, place) =
+            authority.rsplit_once('@').map_or((None, authority), |(login, place)| (Some(login), place));
+        let (host, port) = host_and_port(place)?;
+        let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
+        let hello = Some(path.trim_matches('/').to_owned()).filter(|name| !name.is_empty());
+        let tls = Encryption::parse(smtps, query, &host)?;
+        let port = port.unwrap_or(if smtps { 465 } else { 587 });
+        Ok(ServerUrl { login: login.map(credentials).transpose()?, host, port, hello, tls })
+    }
+
+    /// The server. No connection is made before the first mail.
+    pub(super) fn endpoint(self, limits: Limits) -> Result<Endpoint> {
+        let name = if self.host.contains(':') {
+            format!("[{}]:{}", self.host, self.port)
+        } else {
+            format!("{}:{}", self.host, self.port)
+        };
+        let tls = self.tls.parameters(&self.host)?;
+        let hello = self.hello.map_or_else(ClientId::default, ClientId::Domain);
+        let credentials = self.login.map(|(user, password)| Credentials::new(user, password));
+        Ok(Endpoint { host: self.host, port: self.port, name, hello, tls, credentials, limits })
+    }
+}
+
+impl Encryption {
+    fn parse(smtps: bool, query: &str, host: &str) -> Result<Encryption> {
+        let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
+        match query {
+            "" if smtps => Ok(Encryption::Whole),
+            // No network lies in between, and a server on the same machine seldom has a certificate that others trust.
+            "" if is_loopback => Ok(Encryption::Opportunistic),
+            "" | "tls=required" if !smtps => Ok(Encryption::Required),
+            "tls=opportunistic" if !smtps => Ok(Encryption::Opportunistic),
+            "tls=none" if !smtps => Ok(Encryption::None),
+            _ if smtps => Err(Error::internal("`smtps://` is encrypted and takes nothing after a `?`")),
+            _ => Err(Error::internal("after the `?` it takes `tls=required`, `tls=opportunistic` or `tls=none`")),
+        }
+    }
+
+    fn parameters(self, host: &str) -> Result<Tls> {
+        // An encryption that may be missing altogether need not say whose it is either.
+        let takes_any = self == Encryption::Opportunistic;
+        let parameters = || {
+            let store = trust::certificates().map_or(CertificateStore::WebpkiRoots, |_| CertificateStore::Default);
+            TlsParameters::builder(host.to_owned())
+                .certificate_store(store)
+                .dangerous_accept_invalid_certs(takes_any)
+                .dangerous_accept_invalid_hostnames(takes_any)
+                .build()
+        };
+        Ok(match self {
+            Encryption::Whole => Tls::Wrapper(parameters()?),
+            Encryption::Required => Tls::Required(parameters()?),
+            Encryption::Opportunistic => Tls::Opportunistic(parameters()?),
+            Encryption::None => Tls::None,
+        })
+    }
+}
+
+fn host_and_port(place: &str) -> Result<(String, Option<u16>)> {
+    let (host, port) = match place.strip_prefix('[').and_then(|place| place.split_once(']')) {
+        Some((host, port)) => (host, port.strip_prefix(':')),
+        None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+    };
+    if host.is_empty() {
+        return Err(Error::internal("it names no host"));
+    }
+    let port = port.map(str::parse).transpose();
+    Ok((host.to_owned(), port.map_err(|_| Error::internal("its port is no number from 1 to 65535"))?))
+}
+
+fn credentials(login: &str) -> Result<(String, String)> {
+    let missing = || Error::internal("it has a user and no password: `smtp://user:password@host`");
+    let (user, password) = login.split_once(':').ok_or_else(missing)?;
+    let decode = |text: &str| percent_decode_str(text).decode_utf8().map(|text| text.into_owned());
+    match (decode(user), decode(password)) {
+        (Ok(user), Ok(password)) => Ok((user, password)),
+        _ => Err(Error::internal("its user or password is no UTF-8 when percent-decoded")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::mail::Mailer;
+
+    #[test]
+    fn a_url_is_read_whole() {
+        let url = ServerUrl::parse(false, "a%40b:p%2Fw@mail.example:2525/me.example?tls=opportunistic").unwrap();
+        let login = Some(("a@b".to_owned(), "p/w".to_owned()));
+        let tls = Encryption::Opportunistic;
+        assert_eq!(
+            url,
+            ServerUrl { login, host: "mail.example".into(), port: 2525, hello: Some("me.example".into()), tls }
+        );
+        let read = |smtps, rest| ServerUrl::parse(smtps, rest).map(|url| (url.port, url.tls)).unwrap();
+        assert_eq!(read(false, "mail.example"), (587, Encryption::Required));
+        assert_eq!(read(true, "mail.example"), (465, Encryption::Whole));
+        assert_eq!(read(false, "localhost:25"), (25, Encryption::Opportunistic));
+        assert_eq!(read(false, "[::1]:25"), (25, Encryption::Opportunistic));
+        assert_eq!(read(false, "mail.example?tls=none"), (587, Encryption::None));
+    }
+
+    #[test]
+    fn a_url_that_cannot_be_used_is_refused_without_its_password() {
+        for url in [
+            "smtp://me:geheim/2@mail.example",
+            "smtp://me:geheim@mail.example:port",
+            "smtp://me:geheim@",
+            "smtp://me:geheim@mail.example?tls=maybe",
+            "smtps://me:geheim@mail.example?tls=none",
+            "smtp:me:geheim@mail.example",
+            "smtp://geheim@mail.example",
+            "smtp://me:geheim%ff@mail.example",
+            "http://me:geheim@mail.example",
+            "file:",
+            "geheim",
+        ] {
+            let words =
+                Mailer::new(&Config { mail_url: Some(url.into()), ..Config::default() }).err().expect(url).chain();
+            assert!(words.starts_with("ASIDE_MAIL_URL") && !words.contains("geheim"), "{url}: {words}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! One connection to a mail server, and the conversation on it (RFC 5321).
+//!
+//! lettre's own transport stops at the first recipient that is refused; here the others get the mail.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::time::Duration;
+
+use lettre::Address;
+use lettre::transport::smtp;
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::client::{SmtpConnection, Tls, TlsParameters};
+use lettre::transport::smtp::commands::{Data, Mail, Rcpt};
+use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter, MailParameter};
+
+use super::fault::{Fault, Step};
+use super::message::Letter;
+
+/// How long the server may take to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// Where a mail server is, and how to talk to it.
+pub(super) struct Endpoint {
+    pub(super) host: String,
+    pub(super) port: u16,
+    /// Host and port, as the log may show them.
+    pub(super) name: String,
+    pub(super) hello: ClientId,
+    pub(super) tls: Tls,
+    pub(super) credentials: Option<Credentials>,
+    pub(super) limits: Limits,
+}
+
+/// How long things may take.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// Opening a connection, and each step of the conversation after that.
+    pub(super) step: Duration,
+    /// The answer to the message as a whole. The server checks it, and a client that leaves too early sends it twice:
+    /// RFC 5321, section 4.5.3.2.6, asks for 10 minutes.
+    pub(super) verdict: Duration,
+    /// Waiting for a connection to become free.
+    pub(super) patience: Duration,
+    /// The first wait after the server has said that there are too many connections.
+    pub(super) pause: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Limits {
+        Limits {
+            step: Duration::from_secs(30),
+            verdict: Duration::from_secs(600),
+            patience: Duration::from_secs(300),
+            pause: Duration::from_secs(1),
+        }
+    }
+}
+
+impl Endpoint {
+    fn fault(&self, step: Step, error: smtp::Error) -> Fault {
+        let limit = if step == Step::Verdict { self.limits.verdict } else { self.limits.step };
+        Fault::of_server(&self.name, limit, step, error)
+    }
+
+    /// Opens a connection, up to the login.
+    fn open(&self) -> Result<SmtpConnection, Fault> {
+        let mut connection = self.encrypted().map_err(|error| self.fault(Step::Opening, error))?;
+        // A third of the time may be set, for an address that is not the last.
+        let _ = connection.set_timeout(Some(self.limits.step));
+        if let Some(credentials) = &self.credentials {
+            let login = connection.auth(DEFAULT_MECHANISMS, credentials);
+            login.map_err(|error| self.fault(Step::Login, error))?;
+        }
+        Ok(connection)
+    }
+
+    fn encrypted(&self) -> Result<SmtpConnection, smtp::Error> {
+        match &self.tls {
+            Tls::Wrapper(parameters) => self.connect(Some(parameters)),
+            Tls::Required(parameters) => {
+                let mut connection = self.connect(None)?;
+                connection.starttls(parameters, &self.hello).map(|()| connection)
+            }
+            Tls::Opportunistic(parameters) => {
+                let mut connection = self.connect(None)?;
+                if !connection.can_starttls() || connection.starttls(parameters, &self.hello).is_ok() {
+                    return Ok(connection);
+                }
+                // Encryption is offered and does not work: the mail may go without.
+                self.connect(None)
+            }
+            Tls::None => self.connect(None),
+        }
+    }
+
+    /// Connects to the first address of the host that answers, and greets.
+    fn connect(&self, tls: Option<&TlsParameters>) -> Result<SmtpConnection, smtp::Error> {
+        let greet = |address: &[SocketAddr], time| SmtpConnection::connect(address, Some(time), &self.hello, tls, None);
+        let host = (self.host.as_str(), self.port);
+        let Ok(addresses) = host.to_socket_addrs().map(Vec::from_iter) else {
+            return SmtpConnection::connect(host, Some(self.limits.step), &self.hello, tls, None);
+        };
+        let Some((last, others)) = addresses.split_last() else { return greet(&[], self.limits.step) };
+        for address in others {
+            match greet(std::slice::from_ref(address), self.limits.step / 3) {
+                // No answer there: perhaps at the next.
+                Err(error) if error.status().is_none() => {}
+                connection => return connection,
+            }
+        }
+        greet(std::slice::from_ref(last), self.limits.step)
+    }
+}
+
+/// An open connection.
+pub(super) struct Session {
+    connection: SmtpConnection,
+    endpoint: Arc<Endpoint>,
+    /// How many mails went through it.
+    pub(super) mails: u32,
+}
+
+/// A recipient that the server refused while it took others, or all of them one by one.
+pub(super) struct Refused {
+    /// Which one of those that were named.
+    pub(super) index: usize,
+    pub(super) fault: Fault,
+}
+
+impl Session {
+    pub(super) fn open(endpoint: &Arc<Endpoint>) -> Result<Session, Fault> {
+        Ok(Session { connection: endpoint.open()?, endpoint: endpoint.clone(), mails: 0 })
+    }
+
+    /// Hands a mail over for these recipients. Those that were refused come back: the others have it.
+    pub(super) fn send(&mut self, letter: &Letter, to: &[Address]) -> Result<Vec<Refused>, Fault> {
+        let parameters = self.parameters(letter, to)?;
+        self.mails += 1;
+        let from = Mail::new(Some(letter.from.clone()), parameters);
+        self.connection.command(from).map_err(|error| self.endpoint.fault(Step::Message, error))?;
+        let mut refused = Vec::new();
+        for (index, address) in to.iter().enumerate() {
+            match self.name_recipient(address) {
+                Err(fault) if fault.is_answer() || fault.is_final() => refused.push(Refused { index, fault }),
+                named => named?,
+            }
+        }
+        if refused.len() < to.len() {
+            self.hand_over(letter)?;
+        }
+        Ok(refused)
+    }
+
+    /// What the mail needs of the server.
+    fn parameters(&self, letter: &Letter, to: &[Address]) -> Result<Vec<MailParameter>, Fault> {
+        let (offers_utf8, offers_8bit) = (self.offers(Extension::SmtpUtfEight), self.offers(Extension::EightBitMime));
+        if letter.needs_utf8 && !offers_utf8 {
+            return Err(self.cannot_take_utf8());
+        }
+        if letter.needs_8bit && !offers_8bit {
+            let what = "takes no bytes outside ASCII (8BITMIME), and an attached message has some";
+            return Err(Fault::fatal(format!("the mail server {} {what}", self.endpoint.name)));
+        }
+        let is_utf8 = offers_utf8 && (letter.needs_utf8 || to.iter().any(|address| !is_ascii(address)));
+        let is_8bit = offers_8bit && (is_utf8 || letter.needs_8bit);
+        let utf8 = is_utf8.then_some(MailParameter::SmtpUtfEight);
+        let eight_bit = is_8bit.then_some(MailParameter::Body(MailBodyParameter::EightBitMime));
+        Ok(utf8.into_iter().chain(eight_bit).collect())
+    }
+
+    fn offers(&self, extension: Extension) -> bool {
+        self.connection.server_info().supports_feature(extension)
+    }
+
+    fn cannot_take_utf8(&self) -> Fault {
+        let what = "takes no address with letters outside ASCII in front of the `@` (SMTPUTF8)";
+        Fault::fatal(format!("the mail server {} {what}", self.endpoint.name))
+    }
+
+    fn name_recipient(&mut self, address: &Address) -> Result<(), Fault> {
+        if !is_ascii(address) && !self.offers(Extension::SmtpUtfEight) {
+            return Err(self.cannot_take_utf8());
+        }
+        let answer = self.connection.command(Rcpt::new(address.clone(), Vec::new()));
+        answer.map(drop).map_err(|error| self.endpoint.fault(Step::Recipient, error))
+    }
+
+    fn hand_over(&mut self, letter: &Letter) -> Result<(), Fault> {
+        self.connection.command(Data).map_err(|error| self.endpoint.fault(Step::Message, error))?;
+        let _ = self.connection.set_timeout(Some(self.endpoint.limits.verdict));
+        let taken = self.connection.message(&letter.sent.raw);
+        let _ = self.connection.set_timeout(Some(self.endpoint.limits.step));
+        taken.map(drop).map_err(|error| self.endpoint.fault(Step::Verdict, error))
+    }
+
+    /// Says goodbye, if the server listens.
+    pub(super) fn quit(mut self) {
+        let _ = self.connection.set_timeout(Some(GOODBYE));
+        let _ = self.connection.quit();
+    }
+}
+
+fn is_ascii(address: &Address) -> bool {
+    let text: &str = address.as_ref();
+    text.is_ascii()
+}

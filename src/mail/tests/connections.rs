@@ -1,0 +1,139 @@
+//! How many connections there are, and what happens when the server has too many.
+
+use std::thread;
+
+use super::*;
+use crate::background::registry::{Stop, TaskState};
+use crate::mail::smtp_server::{LOCALHOST, Options};
+
+/// Sends that many mails at once.
+fn send(site: &Site, count: usize) {
+    let _entered = Context { scope: site.0.clone(), origin: None, task: None }.enter();
+    (0..count).for_each(|_| drop(mail().send()));
+}
+
+/// Waits for what other threads do, which is no more than a moment away.
+fn wait_until(is_so: impl Fn() -> bool) {
+    let until = Instant::now() + Duration::from_secs(30);
+    while !is_so() {
+        assert!(Instant::now() < until, "it never came to that");
+        thread::yield_now();
+    }
+}
+
+fn all_have_ended(site: &Site) -> bool {
+    site.0.registry().settle(Instant::now() + Duration::from_secs(60))
+}
+
+/// How many of the tasks that ended took more than one attempt.
+fn tried_again(site: &Site) -> usize {
+    site.0.registry().lists().ended.iter().filter(|record| record.tries() != 1).count()
+}
+
+#[test]
+fn many_mails_at_once_share_a_few_connections() {
+    let server = SmtpServer::start(vec![]);
+    let site = Site::new(&server.url());
+    send(&site, 150);
+    assert!(all_have_ended(&site));
+    assert_eq!((server.received().len(), site.failures(), tried_again(&site)), (150, 0, 0));
+    assert!(server.peak() <= 4, "{} connections at once", server.peak());
+    assert!(server.connections() <= 8, "a connection is used again: {}", server.connections());
+}
+
+#[test]
+fn mails_that_wait_for_a_connection_hold_no_thread() {
+    let script = vec![(Step::Body, Act::Stall)];
+    let server = SmtpServer::with(vec![], Options { script, ..Options::default() });
+    let site = Site::new(&server.url());
+    send(&site, 50);
+    wait_until(|| server.received().len() == 4);
+    let running = site.0.registry().unfinished().iter().filter(|task| task.state() == TaskState::Running).count();
+    assert_eq!((running, server.connections()), (4, 4));
+    site.0.registry().unfinished().iter().for_each(|task| task.tell_to_stop(Stop::Asked));
+    drop(server);
+    assert!(all_have_ended(&site));
+}
+
+#[test]
+fn too_many_connections_slow_down_and_use_up_no_attempt() {
+    // The first mail waits until a connection was refused, so that one is.
+    let held = vec![(Step::Body, Act::AwaitRefusal)];
+    let server = SmtpServer::with(vec![held], Options { most: Some(1), ..Options::default() });
+    let site = Site::with(Mailer::with_limits(&config(&server.url()), limits(Duration::from_secs(30))).unwrap());
+    send(&site, 40);
+    assert!(all_have_ended(&site));
+    assert_eq!((server.received().len(), site.failures(), tried_again(&site)), (40, 0, 0));
+    assert!(server.refused() > 0 && server.peak() == 1);
+}
+
+#[test]
+fn the_only_connection_waits_while_the_server_has_too_many() {
+    let full = || vec![(Step::Greeting, Act::Answer("421 4.3.2 too many concurrent connections"))];
+    let server = SmtpServer::start(vec![full(), full(), full()]);
+    let site = Site::with(Mailer::with_limits(&config(&server.url()), limits(Duration::from_secs(30))).unwrap());
+    site.send(mail()).unwrap();
+    assert_eq!((server.connections(), server.received().len(), tried_again(&site)), (4, 1, 0));
+}
+
+#[test]
+fn a_server_that_stays_full_is_a_failed_attempt_in_the_end() {
+    let script = vec![(Step::Greeting, Act::Answer("421 too many connections"))];
+    let server = SmtpServer::with(vec![], Options { script, ..Options::default() });
+    let short = Limits { patience: Duration::from_millis(20), ..limits(Duration::from_secs(30)) };
+    let mailer = Mailer::with_limits(&config(&server.url()), short).unwrap();
+    let error: Error = Delivery::new(mail().build(&mailer).unwrap()).attempt(&mailer).unwrap_err().into();
+    assert!(is_temporary(&error) && error.chain().contains("does not take the mail now"), "{}", error.chain());
+}
+
+#[test]
+fn a_kept_connection_that_the_server_closed_is_no_failure() {
+    // The second mail on each connection meets a server that has gone.
+    let script = vec![(Step::Mail, Act::DropSecond)];
+    let server = SmtpServer::with(vec![], Options { script, ..Options::default() });
+    let site = Site::new(&server.url());
+    for _ in 0..3 {
+        site.send(mail()).unwrap();
+    }
+    assert_eq!((server.received().len(), tried_again(&site), site.failures()), (3, 0, 0));
+    assert_eq!(server.connections(), 3);
+}
+
+#[test]
+fn a_mail_that_is_sent_is_tried_for_minutes() {
+    let retry = Retry::exponential(TRIES, FIRST_WAIT);
+    let least: Duration = (1..TRIES).map(|failed| retry.wait(failed).unwrap()).sum();
+    assert!(least > Duration::from_secs(12 * 60), "{least:?}");
+}
+
+#[test]
+fn a_mail_has_a_queue_to_itself() {
+    let client = jobs("memory:");
+    let id = client.jobs().enqueue(mail()).unwrap().id;
+    assert_eq!(job(&client, id).queue, "mail");
+}
+
+#[test]
+fn a_server_that_falls_silent_is_left_at_the_time_limit() {
+    let options = || Options { certificate: Some(LOCALHOST), offers: vec!["AUTH PLAIN"], ..Options::default() };
+    for step in [Step::Greeting, Step::Ehlo, Step::StartTls, Step::Auth, Step::Mail, Step::Rcpt, Step::Data, Step::Body]
+    {
+        let server = SmtpServer::with(vec![vec![(step, Act::Stall)]], options());
+        let url = server.url().replace("//", "//user:password@");
+        let mailer = Mailer::with_limits(&config(&url), limits(Duration::from_millis(200))).unwrap();
+        let error: Error = Delivery::new(mail().build(&mailer).unwrap()).attempt(&mailer).unwrap_err().into();
+        assert!(error.chain().contains("was silent for 200 ms"), "{step:?}: {}", error.chain());
+        assert!(is_temporary(&error));
+    }
+}
+
+/// lettre says goodbye to a silent server, and waits for the answer as long again.
+#[test]
+fn a_server_that_is_silent_after_its_greeting_takes_the_time_limit_once() {
+    let server = SmtpServer::start(vec![vec![(Step::Ehlo, Act::Stall)]]);
+    let limit = Duration::from_secs(3);
+    let mailer = Mailer::with_limits(&config(&server.url()), limits(limit)).unwrap();
+    let began = Instant::now();
+    assert!(Delivery::new(mail().build(&mailer).unwrap()).attempt(&mailer).is_err());
+    assert!(began.elapsed() < limit * 2, "{:?}", began.elapsed());
+}
