@@ -492,7 +492,9 @@ fn after_a_failover_calls_go_to_the_new_primary() {
     // Several connections are kept.
     thread::scope(|scope| {
         let more = [0; 8].map(|_| scope.spawn(|| add(&engine, "before").unwrap()));
-        more.into_iter().for_each(|thread| drop(thread.join().unwrap()));
+        for thread in more {
+            thread.join().unwrap();
+        }
     });
     let () = eventually(|| {
         let kept: Option<u64> = ask(&new, "GET aside:last-id");
