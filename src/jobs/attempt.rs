@@ -9,7 +9,7 @@ use super::engine::{Claimed, End};
 use super::hands::InHand;
 use super::isolate::{self, Limits, Order};
 use super::plan::Kind;
-use super::record::Millis;
+use super::record::{Cause, Millis};
 use super::store::Jobs;
 use crate::background::failure::{Failure, Outcome};
 use crate::background::registry::{Registry, Stop, escape};
@@ -135,7 +135,7 @@ impl Attempt {
             // Told to cancel, and failed of it perhaps: it is not to be tried again.
             Some(_) if self.hand.is_cancelled() => (End::Cancelled { words: Some(words) }, None),
             Some(wait) => (End::Retry { wait: wait.as_millis() as Millis, words }, Some(wait)),
-            None => (End::Dead { words }, None),
+            None => (End::Dead { words, cause: cause(failure) }, None),
         }
     }
 
@@ -219,6 +219,15 @@ impl Drop for Attempt {
             self.warn(&format!("cannot be given back, and waits for its lease to end: {}", error.chain()));
         }
         self.let_go(true);
+    }
+}
+
+fn cause(failure: &Failure) -> Cause {
+    match failure {
+        Failure::TimedOut => Cause::TimedOut,
+        Failure::Panic(_) => Cause::Panicked,
+        Failure::Abandoned => Cause::Abandoned,
+        Failure::Error(_) | Failure::Cancelled => Cause::Failed,
     }
 }
 

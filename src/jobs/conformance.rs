@@ -24,7 +24,7 @@ use super::engine::{
     Beat, CLOCK_SLACK, Claimed, End, Engine, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES,
     MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
 };
-use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::sync::Bell;
 
 /// Makes a module of tests, one for each case.
@@ -86,6 +86,7 @@ macro_rules! conformance {
             trimmed_by_number,
             lists_have_pages,
             counts_and_queues,
+            the_dead_are_counted_by_what_made_them_so,
             unknown_numbers,
             texts_come_back_as_they_were,
             a_megabyte_comes_back,
@@ -285,7 +286,7 @@ fn retry(wait: Millis) -> End {
 }
 
 fn dead(words: &str) -> End {
-    End::Dead { words: words.to_owned() }
+    End::Dead { words: words.to_owned(), cause: Cause::Failed }
 }
 
 fn cancelled(words: Option<&str>) -> End {
@@ -1052,6 +1053,7 @@ pub(crate) fn dead_after_many_interruptions(bench: &dyn Bench) {
     let failure = &info.failures[0];
     assert_eq!((failure.attempt, failure.at, info.ended_at), (1, T + 9, Some(T + 9)));
     assert!(failure.words.contains(&MOST_INTERRUPTIONS.to_string()), "{}", failure.words);
+    assert_eq!(first.counts().unwrap(), JobCounts { dead: 1, abandoned: 1, ..JobCounts::default() });
     assert!(first.revive(id, T + 10).unwrap());
     assert_eq!(first.info(id).interruptions, 0);
 }
@@ -1250,7 +1252,8 @@ pub(crate) fn counts_and_queues(bench: &dyn Bench) {
     for state in JobState::ALL {
         assert_eq!(other.list(state, None, 99).unwrap().len() as u64, *other.counts().unwrap().of(state));
     }
-    let counts = JobCounts { done: 1, dead: 2, cancelled: 3, scheduled: 4, running: 5, waiting: 6 };
+    let counts =
+        JobCounts { done: 1, dead: 2, cancelled: 3, scheduled: 4, running: 5, waiting: 6, ..JobCounts::default() };
     assert_eq!(other.counts().unwrap(), counts);
     one.add(of_queue("b"), T);
     one.add(of_queue("a"), T);
@@ -1262,6 +1265,33 @@ pub(crate) fn counts_and_queues(bench: &dyn Bench) {
     let queues =
         [queue("a", 1, 0, false), queue("b", 1, 0, false), queue(QUEUE, 6, 5, false), queue("empty", 0, 0, true)];
     assert_eq!(other.queues().unwrap(), queues);
+}
+
+pub(crate) fn the_dead_are_counted_by_what_made_them_so(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let die = |cause| {
+        let id = one.add(entry(), T);
+        one.finish(&one.take_one(T), End::Dead { words: "again and again".to_owned(), cause }, T);
+        id
+    };
+    die(Cause::Failed);
+    let timed_out = [die(Cause::TimedOut), die(Cause::TimedOut)];
+    let panicked = [die(Cause::Panicked), die(Cause::Panicked), die(Cause::Panicked)];
+    let dead = |dead, timed_out, panicked, abandoned, waiting| JobCounts {
+        dead,
+        timed_out,
+        panicked,
+        abandoned,
+        waiting,
+        ..JobCounts::default()
+    };
+    assert_eq!(other.counts().unwrap(), dead(6, 2, 3, 0, 0));
+    assert!(other.discard(timed_out[0]).unwrap());
+    assert!(other.revive(panicked[0], T).unwrap());
+    assert_eq!(one.counts().unwrap(), dead(4, 1, 2, 0, 1));
+    // Another cause the second time.
+    one.finish(&one.take_one(T), End::Dead { words: "too late".to_owned(), cause: Cause::TimedOut }, T);
+    assert_eq!(one.counts().unwrap(), dead(5, 2, 2, 0, 0));
 }
 
 pub(crate) fn unknown_numbers(bench: &dyn Bench) {

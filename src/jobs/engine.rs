@@ -24,7 +24,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::Result;
 use crate::sync::Bell;
 
@@ -269,6 +269,7 @@ pub(crate) enum End {
     /// It failed for good.
     Dead {
         words: String,
+        cause: Cause,
     },
     /// It was cancelled; the words say by what, when that was a failure too.
     Cancelled {

@@ -15,7 +15,7 @@ use super::engine::{
     Abilities, Beat, CLOCK_SLACK, Claimed, End, Engine, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES,
     MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
 };
-use super::record::{JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
+use super::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::Result;
 use crate::sync::{Bell, lock};
 
@@ -57,6 +57,8 @@ struct Job {
     since: Millis,
     /// How long it was to wait, when its due time was given so.
     wait: Option<Millis>,
+    /// What made it dead, when it is.
+    cause: Cause,
     /// The last claim.
     token: u64,
     /// Whose claim that was, while it runs.
@@ -200,9 +202,13 @@ impl Engine for Memory {
     }
 
     fn counts(&self) -> Result<JobCounts> {
-        let mut counts = JobCounts::default();
-        for (state, ids) in &self.state().by_state {
+        let (mut counts, all) = (JobCounts::default(), self.state());
+        for (state, ids) in &all.by_state {
             *counts.of(*state) = ids.len() as u64;
+        }
+        let dead = all.by_state.get(&JobState::Dead).into_iter().flatten();
+        for job in dead.filter_map(|id| all.jobs.get(id)) {
+            counts.dead_of(job.cause).into_iter().for_each(|count| *count += 1);
         }
         Ok(counts)
     }
@@ -500,7 +506,7 @@ impl Job {
             message: String::new(),
             failures: Vec::new(),
         };
-        let mut job = Job { info, since: now, wait: None, token: 0, worker: None };
+        let mut job = Job { info, since: now, wait: None, cause: Cause::Failed, token: 0, worker: None };
         job.wait_for(entry.when, now);
         job
     }
@@ -578,8 +584,9 @@ impl Job {
                 self.fail(words, now);
                 self.go_on(now, |job| job.wait_for(When::After(wait), now));
             }
-            End::Dead { words } => {
+            End::Dead { words, cause } => {
                 self.fail(words, now);
+                self.cause = cause;
                 self.finish(JobState::Dead, now);
             }
             End::Cancelled { words } => {
@@ -616,6 +623,7 @@ impl Job {
         );
         self.fail(words, now);
         self.info.attempt -= 1;
+        self.cause = Cause::Abandoned;
         self.finish(JobState::Dead, now);
     }
 

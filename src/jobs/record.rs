@@ -76,6 +76,33 @@ impl fmt::Display for JobState {
     }
 }
 
+/// What made a job dead.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Cause {
+    /// Its last attempt returned an error.
+    Failed,
+    /// Its last attempt timed out.
+    TimedOut,
+    /// Its last attempt panicked.
+    Panicked,
+    /// Its process ended again and again.
+    Abandoned,
+}
+
+impl Cause {
+    pub(crate) const ALL: [Cause; 4] = [Cause::Failed, Cause::TimedOut, Cause::Panicked, Cause::Abandoned];
+
+    /// Its word, as engines keep it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Cause::Failed => "failed",
+            Cause::TimedOut => "timed_out",
+            Cause::Panicked => "panicked",
+            Cause::Abandoned => "abandoned",
+        }
+    }
+}
+
 /// A try that did not end well.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
@@ -172,6 +199,12 @@ pub struct JobCounts {
     pub done: u64,
     /// Dead.
     pub dead: u64,
+    /// Of the dead, those whose last attempt timed out.
+    pub timed_out: u64,
+    /// Of the dead, those whose last attempt panicked.
+    pub panicked: u64,
+    /// Of the dead, those abandoned because their process ended again and again before they did.
+    pub abandoned: u64,
     /// Cancelled, and not trimmed yet.
     pub cancelled: u64,
 }
@@ -186,6 +219,16 @@ impl JobCounts {
             JobState::Done => &mut self.done,
             JobState::Dead => &mut self.dead,
             JobState::Cancelled => &mut self.cancelled,
+        }
+    }
+
+    /// The count of the dead with that cause, where there is one.
+    pub(crate) fn dead_of(&mut self, cause: Cause) -> Option<&mut u64> {
+        match cause {
+            Cause::Failed => None,
+            Cause::TimedOut => Some(&mut self.timed_out),
+            Cause::Panicked => Some(&mut self.panicked),
+            Cause::Abandoned => Some(&mut self.abandoned),
         }
     }
 }

@@ -443,6 +443,40 @@ fn no_button_concerns_more_than_five_hundred() {
     assert_eq!(client.jobs().counts().unwrap().waiting, 3);
 }
 
+/// A job that panics or times out, at its only attempt.
+#[derive(Serialize, Deserialize)]
+struct Doomed {
+    panics: bool,
+}
+
+impl Job for Doomed {
+    const NAME: &'static str = "doomed";
+    const DEADLINE: Option<Duration> = Some(Duration::from_millis(1));
+
+    fn retry() -> Retry {
+        Retry::exponential(1, Duration::from_secs(60))
+    }
+
+    fn run(self, task: &TaskContext) -> Result<()> {
+        assert!(!self.panics, "as it was told");
+        task.sleep(Duration::from_secs(600))?;
+        Ok(())
+    }
+}
+
+#[test]
+fn dead_jobs_are_counted_by_what_made_them_so() {
+    let jobs = Jobs::memory().register::<Work>().register::<Doomed>();
+    let mut client = TestClient::new(development().jobs(jobs));
+    client.jobs().enqueue(failing("fails", "it rains")).unwrap();
+    client.jobs().enqueue_all([true, false, true].map(|panics| Doomed { panics })).unwrap();
+    client.settle();
+    let counts = client.jobs().counts().unwrap();
+    assert_eq!((counts.dead, counts.timed_out, counts.panicked, counts.abandoned), (4, 1, 2, 0));
+    let overview = page(&mut client, "/_aside/jobs");
+    assert!(overview.contains("</a><small>1 timed out</small><small>2 panicked</small></dd>"), "{overview}");
+}
+
 #[test]
 fn a_long_list_has_pages() {
     let mut client = client();

@@ -3,6 +3,7 @@
 --
 -- A job is a hash. It lies in the drawers of its state, and moves between them only by take and put:
 --   state:<state>           the ids of all in that state, by id
+--   state:dead:<cause>      those of the dead that it made so
 --   ready:<queue>:<prio>    a stream of those that wait, each under the id <since>-<job>, so that Redis itself keeps it in order
 --   back:<queue>            those that wait and came too late for that order: by rank
 --   late                    a stream in which a job of `back` is pending while it runs
@@ -51,7 +52,7 @@ local function job_key(id) return P .. 'job:' .. id end
 
 local FIELDS = {
   'state', 'queue', 'priority', 'since', 'name', 'unique', 'attempt', 'interruptions', 'stream', 'entry', 'token',
-  'worker', 'cancelling', 'due_at', 'ended_at', 'wait',
+  'worker', 'cancelling', 'due_at', 'ended_at', 'wait', 'cause',
 }
 
 local function read(id)
@@ -65,8 +66,11 @@ end
 local function save(job)
   call('HSET', job_key(job.id), 'state', job.state, 'since', job.since, 'attempt', job.attempt, 'interruptions',
     job.interruptions, 'worker', job.worker, 'cancelling', job.cancelling, 'due_at', job.due_at, 'ended_at',
-    job.ended_at, 'wait', job.wait)
+    job.ended_at, 'wait', job.wait, 'cause', job.cause or 'failed')
 end
+
+-- The dead by what made them so.
+local function dead_of(job) return P .. 'state:dead:' .. (job.cause or 'failed') end
 
 local function unique_field(job) return job.name .. '\0' .. job.unique end
 
@@ -124,7 +128,9 @@ local function take(job)
     forget_entry(job.stream, job.entry)
   elseif job.state == 'scheduled' then
     call('ZREM', P .. 'due', padded(job.id))
-  elseif job.state ~= 'dead' then
+  elseif job.state == 'dead' then
+    call('ZREM', dead_of(job), job.id)
+  else
     call('ZREM', P .. 'ended', padded(job.id))
   end
 end
@@ -139,7 +145,9 @@ local function put(job)
     enter_line(job)
   elseif job.state == 'scheduled' then
     call('ZADD', P .. 'due', job.due_at, padded(job.id))
-  elseif job.state ~= 'dead' then
+  elseif job.state == 'dead' then
+    call('ZADD', dead_of(job), job.id, job.id)
+  else
     call('ZADD', P .. 'ended', job.ended_at, padded(job.id))
   end
 end
@@ -195,7 +203,7 @@ local function interrupt(job, now)
   if times <= 3 then return release(job, now) end
   if times < MOST_INTERRUPTIONS then return release_for(1000 * 2 ^ math.min(times - 4, 6), job, now) end
   fail(job, now, TOO_OFTEN)
-  job.attempt = text(tonumber(job.attempt) - 1)
+  job.attempt, job.cause = text(tonumber(job.attempt) - 1), 'abandoned'
   finish(job, 'dead', now)
 end
 

@@ -34,7 +34,7 @@ use self::losses::{Losses, Stock};
 use self::values::values;
 use self::watch::Watch;
 use super::engine::{Abilities, Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
-use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::{Error, Result};
 use crate::sync::{Bell, lock};
 
@@ -86,7 +86,7 @@ impl Redis {
     fn look(&self) -> Result<Look> {
         let before = self.losses.stock();
         let (last_id, counts, beats): (u64, Vec<u64>, HashMap<String, u64>) =
-            self.run(&scripts::WORKERS, &JobState::ALL.map(|state| state.to_string()))?;
+            self.run(&scripts::WORKERS, &counted())?;
         let now = Stock { last_id, counts: counts_of(counts) };
         let has_lost_jobs = self.losses.compare(before, now);
         if has_lost_jobs {
@@ -241,7 +241,7 @@ impl Engine for Redis {
     }
 
     fn counts(&self) -> Result<JobCounts> {
-        let numbers: Vec<u64> = self.run(&scripts::COUNTS, &JobState::ALL.map(|state| state.to_string()))?;
+        let numbers: Vec<u64> = self.run(&scripts::COUNTS, &counted())?;
         Ok(counts_of(numbers))
     }
 
@@ -294,10 +294,19 @@ struct Look {
     has_lost_jobs: bool,
 }
 
+/// What is counted: each state, and the dead by their cause.
+fn counted() -> Vec<String> {
+    let states = JobState::ALL.into_iter().map(|state| state.to_string());
+    states.chain(Cause::ALL.map(|cause| format!("dead:{}", cause.as_str()))).collect()
+}
+
 fn counts_of(numbers: Vec<u64>) -> JobCounts {
-    let mut counts = JobCounts::default();
-    for (state, number) in JobState::ALL.into_iter().zip(numbers) {
+    let (mut counts, mut numbers) = (JobCounts::default(), numbers.into_iter());
+    for (state, number) in JobState::ALL.into_iter().zip(numbers.by_ref()) {
         *counts.of(state) = number;
+    }
+    for (cause, number) in Cause::ALL.into_iter().zip(numbers) {
+        counts.dead_of(cause).into_iter().for_each(|count| *count = number);
     }
     counts
 }

@@ -16,7 +16,7 @@ use crate::error::{Result, Status};
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::{Beat, Claimed, End, Engine, Entry, Held, Keep, Room, Unavailable, When, WorkerId};
 use crate::jobs::memory::Memory;
-use crate::jobs::record::{JobCounts, JobState, Millis};
+use crate::jobs::record::{Cause, JobCounts, JobState, Millis};
 use crate::sync::{Bell, lock};
 
 /// One server for all cases at once, each with keys of its own.
@@ -532,7 +532,7 @@ fn an_answer_that_is_lost_does_nothing_twice() {
     let claimed = take(&engine, &worker, 5).unwrap();
     assert_eq!((claimed.len(), claimed[0].id, claimed[0].attempt), (1, id, 1));
     lose();
-    assert!(end(&engine, &claimed[0], End::Dead { words: "broken".to_owned() }).unwrap());
+    assert!(end(&engine, &claimed[0], End::Dead { words: "broken".to_owned(), cause: Cause::Panicked }).unwrap());
     assert_eq!(direct.find(id).unwrap().unwrap().failures.len(), 1);
     lose();
     assert!(engine.revive(id, T).unwrap());
@@ -657,7 +657,7 @@ impl Dice {
         match self.throw(6) {
             0 => End::Released,
             1 => End::Retry { wait: self.throw(80) as i64, words: "again".to_owned() },
-            2 => End::Dead { words: "broken".to_owned() },
+            2 => End::Dead { words: "broken".to_owned(), cause: Cause::Panicked },
             3 => End::Cancelled { words: None },
             _ => End::Done,
         }
@@ -749,7 +749,7 @@ fn nothing_is_left_pending_and_nothing_grows() {
         End::Done,
         End::Released,
         End::Retry { wait: 0, words: "again".to_owned() },
-        End::Dead { words: "broken".to_owned() },
+        End::Dead { words: "broken".to_owned(), cause: Cause::Panicked },
         End::Cancelled { words: None },
     ];
     for round in 0..300_usize {

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::error::{Error, Result};
 use crate::jobs::engine::{Claimed, End, Enqueued, Entry, Held, When};
-use crate::jobs::record::{JobFailure, JobInfo, JobState, Millis, QueueInfo};
+use crate::jobs::record::{Cause, JobFailure, JobInfo, JobState, Millis, QueueInfo};
 
 /// The largest number that is exact in a script, and in a sorted set: 2^53 - 1.
 const LARGEST: Millis = (1 << 53) - 1;
@@ -45,17 +45,18 @@ pub(super) fn enqueued(words: &str) -> Result<Vec<Enqueued>> {
 }
 
 /// How a try ended: the word for it, the words of its failure, when it is due again, and the wait until then.
-pub(super) fn end(end: End, now: Millis) -> [String; 4] {
+pub(super) fn end(end: End, now: Millis) -> [String; 5] {
+    let cause = if let End::Dead { cause, .. } = end { cause } else { Cause::Failed };
     let (state, words, wait) = match end {
         End::Done => ("done", None, None),
         End::Retry { wait, words } => ("retry", Some(words), Some(exact(wait))),
-        End::Dead { words } => ("dead", Some(words), None),
+        End::Dead { words, .. } => ("dead", Some(words), None),
         End::Cancelled { words } => ("cancelled", words, None),
         End::Released => ("released", None, None),
     };
     let due = wait.map(|wait| exact(now.saturating_add(wait)).to_string()).unwrap_or_default();
     let wait = wait.map(|wait| wait.to_string()).unwrap_or_default();
-    [state.to_owned(), optional(words.as_deref()), due, wait]
+    [state.to_owned(), optional(words.as_deref()), due, wait, cause.as_str().to_owned()]
 }
 
 /// The six values of a job that a worker holds.

@@ -9,7 +9,7 @@ use crate::jobs::engine::{
     Beat, CLOCK_SLACK, Claimed, End, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES, MOST_INTERRUPTIONS,
     PRIORITY_STEP, Room, When, wait_after_interruption,
 };
-use crate::jobs::record::{JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
+use crate::jobs::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -221,7 +221,7 @@ fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
          (is memory short?), then retry it"
     );
     fail(db, id, &words, now)?;
-    finish(db, id, JobState::Dead, now)?;
+    die(db, id, Cause::Abandoned, now)?;
     take_back_try(db, id)
 }
 
@@ -326,9 +326,9 @@ pub(super) fn settle(db: &Connection, id: u64, token: u64, end: &End, now: Milli
             fail(db, id, words, now)?;
             try_again(db, id, *wait, now)?;
         }
-        End::Dead { words } => {
+        End::Dead { words, cause } => {
             fail(db, id, words, now)?;
-            finish(db, id, JobState::Dead, now)?;
+            die(db, id, *cause, now)?;
         }
         End::Cancelled { words } => {
             words.iter().try_for_each(|words| fail(db, id, words, now))?;
@@ -365,6 +365,11 @@ fn hear_of_completed(db: &Connection, id: i64, token: u64) -> Result<bool> {
 pub(super) fn is_completed(db: &Connection, id: u64, token: u64) -> Result<bool> {
     db.prepare_cached("SELECT 1 FROM aside_jobs WHERE id = ?1 AND state = 3 AND token = ?2")?
         .exists([key(id), key(token)])
+}
+
+fn die(db: &Connection, id: i64, cause: Cause, now: Millis) -> Result<()> {
+    db.prepare_cached("UPDATE aside_jobs SET cause = ?2 WHERE id = ?1")?.execute(params![id, cause.as_str()])?;
+    finish(db, id, JobState::Dead, now)
 }
 
 fn finish(db: &Connection, id: i64, state: JobState, now: Millis) -> Result<()> {
@@ -532,6 +537,13 @@ pub(super) fn counts(db: &Connection) -> Result<JobCounts> {
     let mut rows = each.query([])?;
     while let Some(row) = rows.next()? {
         *counts.of(state_of(row.get(0)?)?) = row.get::<_, i64>(1)?.unsigned_abs();
+    }
+    let mut of =
+        db.prepare_cached("SELECT count(*) FROM aside_jobs INDEXED BY aside_jobs_dead WHERE state = 4 AND cause = ?1")?;
+    for cause in Cause::ALL {
+        if let Some(count) = counts.dead_of(cause) {
+            *count = of.query_row([cause.as_str()], |row| row.get::<_, i64>(0))?.unsigned_abs();
+        }
     }
     Ok(counts)
 }

@@ -10,6 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::When;
+use crate::jobs::record::Cause;
 
 /// A time of the wall clock.
 const T: Millis = 2_000_000_000_000;
@@ -232,15 +233,40 @@ fn a_beat_between_the_look_and_the_verdict_counts() {
     assert_eq!(state(&jobs, claimed.id), JobState::Running);
 }
 
+/// The steps of a program that is newer by one.
+fn later(step: &'static str) -> Vec<&'static str> {
+    schema::STEPS.iter().copied().chain([step]).collect()
+}
+
+/// A file of the first version has jobs in it that are dead, and nothing of why.
 #[test]
-fn a_later_version_finds_the_jobs_of_the_first() {
+fn this_version_finds_the_jobs_of_the_first() {
+    let home = Home::new();
+    let first = schema::prepare(&Place::new(&home.path(), BUSY).unwrap(), &schema::STEPS[..1]).unwrap();
+    let job =
+        "INSERT INTO aside_jobs (state, rank, queue, name, priority, enqueued_at, due_at, ended_at, label, payload)
+               VALUES (4, 0, 'default', 'a', 0, 0, 0, 0, 'a', '{}')";
+    first.execute_batch(job).unwrap();
+    drop(first);
+    let jobs = home.open();
+    assert_eq!(jobs.counts().unwrap(), JobCounts { dead: 1, ..JobCounts::default() });
+    assert!(jobs.revive(1, T).unwrap());
+    let worker = jobs.join().unwrap();
+    let claimed = jobs.claim(&worker, &[Room { queue: "default".into(), free: 1 }], T).unwrap();
+    let panicked = End::Dead { words: "panicked: boom".into(), cause: Cause::Panicked };
+    assert!(jobs.settle(1, claimed[0].token, panicked, T).unwrap());
+    assert_eq!(jobs.counts().unwrap(), JobCounts { dead: 1, panicked: 1, ..JobCounts::default() });
+}
+
+#[test]
+fn a_later_version_finds_the_jobs_of_this_one() {
     let home = Home::new();
     let id = add(&home.open(), "a");
-    let steps = [schema::STEPS[0], "ALTER TABLE aside_jobs ADD COLUMN colour TEXT"];
+    let steps = later("ALTER TABLE aside_jobs ADD COLUMN colour TEXT");
     let jobs = Sqlite::open_with(&home.path(), BUSY, &steps).unwrap();
     assert_eq!(state(&jobs, id), JobState::Waiting);
     home.connect().prepare("SELECT colour FROM aside_jobs").unwrap();
-    let words = refused(Sqlite::open(&home.path()), "tables of version 2, and this one knows those up to 1");
+    let words = refused(Sqlite::open(&home.path()), "tables of version 3, and this one knows those up to 2");
     assert!(words.contains("jobs.db"), "{words}");
 }
 
@@ -248,7 +274,7 @@ fn a_later_version_finds_the_jobs_of_the_first() {
 fn a_step_that_fails_leaves_all_as_it_was() {
     let home = Home::new();
     let id = add(&home.open(), "a");
-    let steps = [schema::STEPS[0], "DROP TABLE aside_queues; DROP TABLE no_such_table"];
+    let steps = later("DROP TABLE aside_queues; DROP TABLE no_such_table");
     refused(Sqlite::open_with(&home.path(), BUSY, &steps), "no such table");
     let jobs = home.open();
     assert_eq!(state(&jobs, id), JobState::Waiting);
@@ -272,7 +298,7 @@ fn many_may_migrate_together() {
     add(&home.open(), "a");
     let (path, barrier) = (home.path(), std::sync::Barrier::new(8));
     let open = || {
-        let steps = [schema::STEPS[0], "ALTER TABLE aside_jobs ADD COLUMN colour TEXT"];
+        let steps = later("ALTER TABLE aside_jobs ADD COLUMN colour TEXT");
         barrier.wait();
         Sqlite::open_with(&path, BUSY, &steps).map(|jobs| jobs.counts().unwrap().waiting)
     };
@@ -573,8 +599,8 @@ fn a_database_without_our_tables_is_named() {
     drop(transaction);
     let jobs = home.open();
     assert!(jobs.is_same_file(&db) && !jobs.is_same_file(&Connection::open_in_memory().unwrap()));
-    db.execute("UPDATE aside_meta SET value = 2 WHERE key = 'version'", []).unwrap();
-    refused(enqueue_in(&db.transaction().unwrap(), &entry("a"), T), "tables of version 2");
+    db.execute("UPDATE aside_meta SET value = 9 WHERE key = 'version'", []).unwrap();
+    refused(enqueue_in(&db.transaction().unwrap(), &entry("a"), T), "tables of version 9");
 }
 
 #[test]
