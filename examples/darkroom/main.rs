@@ -112,7 +112,8 @@ fn app_with(settings: Settings, sources: Sources) -> Result<App> {
         .post("/logout", account::log_out)
         .named("logout")
         .mount("/account", account::app())
-        .healthz();
+        .healthz()
+        .readyz();
     Ok(errors::STATUSES.iter().fold(app, |app, &status| app.error_page(status, errors::page)))
 }
 

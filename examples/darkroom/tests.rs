@@ -702,6 +702,7 @@ fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
     }
     let health = visit.request("GET", "/healthz").header("Host", "10.0.0.7:8000").send();
     assert_eq!(health.json::<serde_json::Value>()["status"], "ok");
+    assert_eq!(visit.get("/readyz").status(), Status::OK);
     let sheet = visit.get("/static/darkroom.css");
     assert_eq!((sheet.status(), sheet.header("Content-Type")), (Status::OK, Some("text/css; charset=utf-8")));
 }

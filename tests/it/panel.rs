@@ -300,7 +300,7 @@ fn what_failed_is_shown_with_the_way_to_it() {
     }
     assert!(failed.find("boom").unwrap() < failed.find("cannot charge").unwrap(), "the newest first");
     assert!(page(&mut client, "/_aside/failed").contains("cannot charge: connection refused"));
-    assert!(overview.contains("<dt>Failed</dt><dd class=\"bad\">2</dd>"), "{overview}");
+    assert!(overview.contains("<dt>Failed</dt><dd class=\"bad\">2<small>1 panicked</small></dd>"), "{overview}");
     let whole = page(&mut client, "/_aside/tasks/1");
     assert!(section(&whole, "What went wrong").contains("cannot charge: connection refused"), "{whole}");
     // The process's own setting, which a test cannot change.
