@@ -92,6 +92,8 @@ mod log_limit;
 mod mail;
 mod panel;
 mod panics;
+#[cfg(any(feature = "sqlite", feature = "mail"))]
+mod private_files;
 mod server;
 mod sync;
 pub mod testing;

@@ -10,6 +10,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("deadline", 0),
     ("bounds", 0),
     ("error", 0),
+    ("private_files", 0),
     ("log_limit", 0),
     ("panics", 0),
     ("sync", 0),

@@ -21,6 +21,7 @@ use crate::background::pool::Pool;
 use crate::background::scope::Context;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::private_files;
 use crate::sync::lock;
 
 /// How much an outbox remembers: mails, and bytes of all of them.
@@ -144,9 +145,9 @@ impl Outbox {
     }
 }
 
-/// Writes a mail as a file that mail programs open. Beside and renamed: whoever watches the folder sees whole mails only.
+/// Writes a mail as a file that mail programs open, and that others than the process's user may not read. Beside and renamed: whoever watches the folder sees whole mails only.
 fn write_eml(folder: &Path, letter: &Letter) -> io::Result<()> {
-    std::fs::create_dir_all(folder)?;
+    private_files::create_folder(folder)?;
     let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S.%3fZ");
     let mut file = tempfile::Builder::new().prefix(".mail-").tempfile_in(folder)?;
     file.write_all(&letter.sent.raw)?;

@@ -6,6 +6,8 @@ mod background;
 mod bad_input;
 mod conformance;
 mod error_pages;
+#[cfg(all(unix, feature = "sqlite", feature = "mail"))]
+mod file_modes;
 mod files;
 mod forms;
 mod guard;

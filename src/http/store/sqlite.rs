@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::{Shelf, now};
 use crate::error::Result;
+use crate::private_files;
 use crate::sync::lock;
 
 /// How long a write waits for the lock of another process before it fails.
@@ -87,6 +88,10 @@ impl Sqlite {
 }
 
 fn connect(path: &str, busy: Duration) -> rusqlite::Result<Connection> {
+    // What stands against it is SQLite's to say. The names of SQLite's own, `:memory:` and `file:…`, are not paths.
+    if !path.starts_with(':') && !path.starts_with("file:") {
+        let _ = private_files::create_if_missing(Path::new(path));
+    }
     let connection = Connection::open(path)?;
     connection.busy_timeout(busy)?;
     Ok(connection)

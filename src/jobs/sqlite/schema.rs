@@ -13,6 +13,7 @@ use super::words;
 use crate::error::{Error, Result};
 use crate::jobs::engine::Unavailable;
 use crate::jobs::isolate::is_child;
+use crate::private_files;
 
 /// What makes the tables of each version out of those of the one before. Never change one that was released: add another.
 pub(super) const STEPS: &[&str] = &[include_str!("first.sql"), include_str!("second.sql")];
@@ -65,7 +66,11 @@ impl Place {
         // Without the flag for URIs: a path is a path, whatever it looks like.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = match &self.file {
-            Some(file) => Connection::open_with_flags(file, flags)?,
+            Some(file) => {
+                // What stands against it is SQLite's to say.
+                let _ = private_files::create_if_missing(file);
+                Connection::open_with_flags(file, flags)?
+            }
             None => Connection::open_in_memory()?,
         };
         db.busy_timeout(self.busy)?;

@@ -4,7 +4,7 @@
 //! it is dead, and need not wait for its lease. A process that was stopped, or hangs, keeps its lock: for it the lease counts.
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::statements::Silent;
 use crate::error::{Error, Result};
+use crate::private_files;
 use crate::sync::lock;
 
 /// How long nobody may have looked for life, at the least, before what was seen is too old to say who is gone.
@@ -164,7 +165,7 @@ fn new_id() -> Result<String> {
 /// Makes that file and locks it; none when somebody took it away meanwhile. Children do not inherit it: the standard library
 /// opens files so that they are closed in what a child runs.
 fn take(path: &Path) -> io::Result<Option<File>> {
-    let file = OpenOptions::new().write(true).create_new(true).open(path)?;
+    let file = private_files::create_new(path)?;
     match file.try_lock() {
         Ok(()) => Ok(path.exists().then_some(file)),
         Err(TryLockError::WouldBlock) => Ok(None),

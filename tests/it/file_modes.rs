@@ -1,0 +1,75 @@
+//! Who may read the files that the framework makes: its own user alone, where they hold what is nobody else's business.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use aside::testing::TestClient;
+use aside::{App, Config, Jobs, Mail};
+
+/// The modes of all files and folders below a folder, in octal digits, by name.
+fn modes(folder: &Path) -> BTreeMap<String, String> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
+        let mode = entry.metadata().unwrap().permissions().mode() & 0o777;
+        all.insert(entry.file_name().into_string().unwrap(), format!("{mode:o}"));
+        if entry.path().is_dir() {
+            all.extend(modes(&entry.path()));
+        }
+    }
+    all
+}
+
+fn site(folder: &Path) -> TestClient {
+    let config = Config {
+        store: Some(format!("sqlite:{}", folder.join("site.db").display())),
+        mail_url: Some(format!("file:{}", folder.join("mail").display())),
+        ..Config::default()
+    };
+    let app = App::with_config(config).jobs(Jobs::sqlite(folder.join("jobs.db")).unwrap()).post(
+        "/",
+        |req: &mut aside::Request| {
+            req.enqueue(Mail::to("ada@example.org").subject("Hello").text("Hello")).map(|_| "thank you")
+        },
+    );
+    let mut client = TestClient::new(app);
+    client.post("/").send();
+    client.settle();
+    client
+}
+
+#[test]
+fn jobs_sessions_and_mail_are_for_the_user_of_the_process_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let client = site(folder.path());
+    let mut modes = modes(folder.path());
+    assert_eq!(modes.remove("mail").as_deref(), Some("700"));
+    for name in ["jobs.db", "jobs.db-wal", "jobs.db-shm", "site.db", "site.db-wal", "site.db-shm"] {
+        assert!(modes.contains_key(name), "{name} of {modes:?}");
+    }
+    assert!(modes.keys().any(|name| name.ends_with(".eml")), "{modes:?}");
+    // The file that says of a worker that it lives is among the others, in a folder of its own or not.
+    let open: Vec<_> = modes.iter().filter(|(_, mode)| *mode != "600").collect();
+    assert!(open.is_empty(), "{open:?} of {modes:?}");
+    drop(client);
+}
+
+/// An operator who has opened a file to a group finds it so after the next start.
+#[test]
+fn files_that_are_there_keep_their_mode() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["jobs.db", "site.db"] {
+        fs::write(folder.path().join(name), "").unwrap();
+        fs::set_permissions(folder.path().join(name), PermissionsExt::from_mode(0o640)).unwrap();
+    }
+    fs::create_dir(folder.path().join("mail")).unwrap();
+    fs::set_permissions(folder.path().join("mail"), PermissionsExt::from_mode(0o750)).unwrap();
+    let client = site(folder.path());
+    let modes = modes(folder.path());
+    for name in ["jobs.db", "jobs.db-wal", "site.db", "site.db-wal"] {
+        assert_eq!(modes[name], "640", "{name}");
+    }
+    assert_eq!(modes["mail"], "750");
+    drop(client);
+}
