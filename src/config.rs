@@ -110,8 +110,12 @@ pub struct Config {
     /// `ASIDE_GRACE`: how long the process waits for its requests and tasks when it is told to stop; seconds, 25. This and each
     /// timeout is at most 366 days.
     pub grace: Duration,
-    /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Past that they wait, in order.
+    /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Past that they wait, in order. Jobs do not count: their queues have
+    /// bounds of their own.
     pub max_tasks: usize,
+    /// `ASIDE_MAX_TASK_THREADS`: threads that `background` has made and that run or wait for their turn; 4,000. Past that its
+    /// caller waits. Half of what the operating system allows is the limit in any case.
+    pub max_task_threads: usize,
     /// `ASIDE_BACKGROUND_NICE`: how much tasks stand back behind pages, 0 to 19; 10. On Linux only.
     pub nice: i32,
     /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256.
@@ -198,6 +202,7 @@ impl Default for Config {
             store: None,
             grace: Duration::from_secs(25),
             max_tasks: 1_000,
+            max_task_threads: 4_000,
             nice: 10,
             max_workers: 256,
             max_waiting: None,
@@ -274,6 +279,7 @@ impl Config {
             store: read.text("ASIDE_STORE"),
             grace: read.seconds("ASIDE_GRACE", default.grace)?,
             max_tasks: read.or("ASIDE_MAX_TASKS", default.max_tasks, "a whole number")?,
+            max_task_threads: read.or("ASIDE_MAX_TASK_THREADS", default.max_task_threads, "a whole number")?,
             nice: read.or("ASIDE_BACKGROUND_NICE", default.nice, "a number from 0 to 19")?,
             max_workers: read.or("ASIDE_MAX_WORKERS", default.max_workers, "a whole number")?,
             max_waiting: read.number("ASIDE_MAX_WAITING")?,
@@ -323,6 +329,7 @@ impl Config {
             ),
             (!(0..=19).contains(&self.nice), "ASIDE_BACKGROUND_NICE takes a number from 0 to 19"),
             (self.max_tasks == 0, "ASIDE_MAX_TASKS must be at least 1"),
+            (self.max_task_threads == 0, "ASIDE_MAX_TASK_THREADS must be at least 1"),
             (self.max_workers == 0, "ASIDE_MAX_WORKERS must be at least 1"),
             (self.max_waiting == Some(0), "ASIDE_MAX_WAITING must be at least 1"),
             (self.max_uploads == Some(0), "ASIDE_MAX_UPLOADS must be at least 1"),
@@ -473,6 +480,7 @@ mod tests {
             ("ASIDE_ENV", "prod"),
             ("ASIDE_GRACE", "25s"),
             ("ASIDE_MAX_TASKS", "0"),
+            ("ASIDE_MAX_TASK_THREADS", "0"),
             ("ASIDE_BACKGROUND_NICE", "20"),
             ("ASIDE_SECRET", "too short"),
             ("ASIDE_MAX_UPLOAD", "-1"),

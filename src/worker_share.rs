@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use crate::error::{Error, Result, Status};
@@ -71,6 +72,7 @@ impl Bounds {
 pub(crate) struct Shares {
     bounds: Bounds,
     taken: Mutex<[usize; KINDS]>,
+    away: AtomicUsize,
     refusals: [LogLimit; KINDS],
 }
 
@@ -81,7 +83,7 @@ thread_local! {
 
 impl Shares {
     pub(crate) fn new(bounds: Bounds) -> Arc<Shares> {
-        Arc::new(Shares { bounds, taken: Mutex::default(), refusals: Default::default() })
+        Arc::new(Shares { bounds, taken: Mutex::default(), away: AtomicUsize::new(0), refusals: Default::default() })
     }
 
     /// Makes this thread a worker, until it ends.
@@ -106,6 +108,17 @@ impl Shares {
             taken[wait as usize] += 1;
             Share { shares: self.clone(), wait }
         })
+    }
+
+    /// How many workers are away: the pool may have as many more.
+    pub(crate) fn away(&self) -> usize {
+        self.away.load(Ordering::Acquire)
+    }
+
+    fn step_aside(self: Arc<Shares>) -> Option<Away> {
+        let one_more = |away: usize| (away < self.bounds.workers).then_some(away + 1);
+        self.away.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
+        Some(Away(self))
     }
 
     /// The error for a request that would have to wait, with a line in the log once a minute.
@@ -144,6 +157,22 @@ pub(crate) fn wait(wait: Wait) -> Result<Option<Share>> {
     let shares = WORKER_OF.with_borrow(Option::clone);
     let Some(shares) = shares else { return Ok(None) };
     shares.take(wait).map(Some).ok_or_else(|| shares.refuse(wait))
+}
+
+/// A worker that does not count among those of `ASIDE_MAX_WORKERS`, until dropped.
+#[derive(Debug)]
+pub(crate) struct Away(Arc<Shares>);
+
+impl Drop for Away {
+    fn drop(&mut self) {
+        self.0.away.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Lets the pool have another worker for this one, which is about to wait and cannot refuse its request. At most as many as
+/// there may be workers are away at once; none on a thread that is not a worker.
+pub(crate) fn step_aside() -> Option<Away> {
+    WORKER_OF.with_borrow(Option::clone)?.step_aside()
 }
 
 /// The mark of an error that says: too much at once, come back later. It is logged where it is made, once a minute, and not
@@ -227,6 +256,21 @@ pub(crate) mod tests {
     fn a_thread_that_is_not_a_worker_always_waits() {
         let waits: Vec<_> = (0..100).map(|_| wait(Wait::Hashing)).collect();
         assert!(waits.iter().all(Result::is_ok));
+    }
+
+    #[test]
+    fn as_many_workers_may_step_aside_as_there_may_be() {
+        assert!(step_aside().is_none(), "this thread is not a worker");
+        let shares = shares(2, 1, 1);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                shares.enter();
+                let away = [(); 3].map(|()| step_aside());
+                assert_eq!((away.each_ref().map(Option::is_some), shares.away()), ([true, true, false], 2));
+                drop(away);
+                assert_eq!(shares.away(), 0);
+            });
+        });
     }
 
     #[test]

@@ -7,6 +7,7 @@ use std::panic::Location;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 
 use super::failure::IntoOutcome;
+use super::places::Admission;
 use super::scope::Context;
 #[cfg(feature = "mail")]
 use super::task::Gate;
@@ -103,7 +104,7 @@ impl Pool {
             f()
         });
         // With a permit in its hand it must not wait for a place: whoever has one may be waiting for the permit.
-        let run = Run::new(Context::current(), name, call).exempt();
+        let run = Run::new(Context::current(), name, call).admitted(Admission::AtOnce);
         let (handle, promise) = run.handle();
         self.when_free(Box::new(move |granted| {
             *lock(&permit) = Some(granted);

@@ -1,7 +1,7 @@
 //! What runs, what waits, what ended, and who may begin.
 //!
-//! One registry for each application. It hands out the places that tasks run in: at most `ASIDE_MAX_TASKS`, past which
-//! work waits in one queue, in order. Nothing that it takes in is dropped without a line in the log.
+//! One registry for each application. It hands out the places that tasks run in ([`places`](super::places)): at most
+//! `ASIDE_MAX_TASKS`, past which work waits in one queue, in order; jobs have places of their own. Nothing that it takes in is dropped without a line in the log.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -14,14 +14,17 @@ use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
 use super::failure::Failure;
+use super::places::{Admission, Entry, Places, Turn};
 use super::threads::{self, ASK_AGAIN, Work};
 use super::timer;
 use crate::bounds;
 use crate::config::Config;
 use crate::deadline;
+use crate::log_limit::LogLimit;
 use crate::panics;
 use crate::sync::{lock, wait_while_for};
 use crate::watched::Watched;
+use crate::worker_share;
 
 /// How many ended tasks are remembered, and how many failed ones.
 const ENDED: usize = 200;
@@ -32,9 +35,6 @@ const LOOK_AT_WATCHERS: Duration = Duration::from_secs(60);
 /// How much is kept of what a task is called, of its key and of its failure, in bytes: a client may have a say in each.
 const LONGEST_NAME: usize = 200;
 const LONGEST_FAILURE: usize = 10_000;
-
-/// How often a wait is logged.
-const WARN_EVERY: Duration = Duration::from_secs(5);
 
 /// The request that something was started from.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -329,7 +329,12 @@ pub(crate) struct Registry(Arc<Shared>);
 
 struct Shared {
     max_tasks: usize,
+    max_task_threads: usize,
     nice: i32,
+    /// Tasks that waited for a place, callers that waited for a thread, and threads that were refused.
+    waits: LogLimit,
+    ceilings: LogLimit,
+    refusals: LogLimit,
     ids: AtomicU64,
     state: Mutex<State>,
     /// Something ended, began to wait, or was queued. Told only while somebody watches: a call to the system for each.
@@ -339,10 +344,9 @@ struct Shared {
 #[derive(Default)]
 struct State {
     unfinished: BTreeMap<u64, Arc<Record>>,
-    places_taken: usize,
-    queue: VecDeque<Entry>,
-    /// Between two tries, and exempt from waiting for a place or not.
-    waiting_to_retry: HashMap<u64, (Work, bool)>,
+    places: Places,
+    /// Between two tries.
+    waiting_to_retry: HashMap<u64, (Arc<Record>, Work, Admission)>,
     ended: VecDeque<Arc<Record>>,
     failed: VecDeque<Arc<Record>>,
     /// How those ended that have.
@@ -351,26 +355,17 @@ struct State {
     closing: bool,
 }
 
-/// Who waits for a place.
-enum Entry {
-    Work(Work),
-    Caller(Arc<Gate>),
-}
-
-/// A caller of `background` that waits for a place.
-#[derive(Default)]
-struct Gate {
-    open: Mutex<bool>,
-    opened: Condvar,
-}
-
 impl Registry {
     /// A registry with the limits of a configuration.
     pub(crate) fn new(config: &Config) -> Registry {
         timer::start();
         Registry(Arc::new(Shared {
             max_tasks: config.max_tasks,
+            max_task_threads: config.max_task_threads,
             nice: config.nice,
+            waits: LogLimit::default(),
+            ceilings: LogLimit::default(),
+            refusals: LogLimit::default(),
             ids: AtomicU64::new(1),
             state: Mutex::default(),
             changed: Condvar::new(),
@@ -402,39 +397,51 @@ impl Registry {
         record
     }
 
-    /// Takes a place for the caller, waiting for one when all are taken. What a task starts is exempt from waiting, so
-    /// that parents and children cannot wait for one another; and so is what has a pool's permit, which those that run may
-    /// be waiting for.
-    pub(crate) fn take_place(&self, record: &Record, exempt: bool) {
-        let gate = {
+    /// Takes a thread of its own for a task; its caller waits at the ceiling for these, where its worker does not count.
+    pub(crate) fn take_thread(&self, record: &Record, admission: Admission) {
+        let most = self.0.max_task_threads;
+        let (turn, callers) = {
             let mut state = self.state();
-            if exempt || state.has_place(self.0.max_tasks) {
-                state.places_taken += 1;
-                return;
-            }
-            let gate = Arc::new(Gate::default());
-            state.queue.push_back(Entry::Caller(gate.clone()));
-            gate
+            (state.places.enter_caller(admission, most), state.places.callers())
         };
-        let began = Instant::now();
-        while !gate.wait(WARN_EVERY) {
-            let (most, waited) = (self.0.max_tasks, span(began.elapsed()));
-            let words = format!("waits to begin: {most} tasks run already (ASIDE_MAX_TASKS), for {waited} so far");
-            log::warn!(target: "aside::background", "{}", record.line(&words));
+        let Some(turn) = turn else { return };
+        if self.0.ceilings.count().is_some() {
+            let waits =
+                format!("waits for a thread, and its caller with it: tasks have {most} (ASIDE_MAX_TASK_THREADS)");
+            log::warn!(target: "aside::background", "{}", record.line(&format!("{waits}, {callers} callers wait")));
         }
+        let _away = worker_share::step_aside();
+        turn.wait();
+    }
+
+    /// Gives that thread back.
+    pub(crate) fn leave_thread(&self) {
+        self.state().places.leave_thread(self.0.max_task_threads);
+    }
+
+    /// Takes a place for a thread, or gives back the turn that the thread is to wait for.
+    pub(crate) fn take_place(&self, record: &Record, admission: Admission) -> Option<Arc<Turn>> {
+        let turn = self.state().places.enter_thread(admission, self.0.max_tasks)?;
+        self.log_wait(record);
+        Some(turn)
     }
 
     /// Starts work in a place of its own, or queues it until there is one.
-    pub(crate) fn start(&self, work: Work, exempt: bool) {
-        {
-            let mut state = self.state();
-            if !exempt && !state.has_place(self.0.max_tasks) {
-                state.queue.push_back(Entry::Work(work));
-                return;
-            }
-            state.places_taken += 1;
+    pub(crate) fn start(&self, record: &Record, work: Work, admission: Admission) {
+        let work = self.state().places.enter(work, admission, self.0.max_tasks);
+        match work {
+            Some(work) => self.run(work),
+            None => self.log_wait(record),
         }
-        self.run(work);
+    }
+
+    /// Says in the log that tasks wait for places, with the first of a minute.
+    fn log_wait(&self, record: &Record) {
+        if self.0.waits.count().is_some() {
+            let (most, queued) = (self.0.max_tasks, self.state().places.queued());
+            let words = format!("waits to begin: {most} tasks run already (ASIDE_MAX_TASKS), {queued} wait");
+            log::warn!(target: "aside::background", "{}", record.line(&words));
+        }
     }
 
     /// Runs work whose place is taken.
@@ -443,24 +450,25 @@ impl Registry {
     }
 
     /// Gives a place back. What comes out has it now, and is for the same thread to do.
-    pub(crate) fn leave_place(&self) -> Option<Work> {
-        let mut state = self.state();
-        state.places_taken -= 1;
-        if state.places_taken < self.0.max_tasks { state.next_in_queue() } else { None }
+    pub(crate) fn leave_place(&self, admission: Admission) -> Option<Work> {
+        self.state().places.leave(admission, self.0.max_tasks)
     }
 
     /// The same on a thread that ends.
-    pub(crate) fn leave_place_and_pass_on(&self) {
-        if let Some(work) = self.leave_place() {
+    pub(crate) fn leave_place_and_pass_on(&self, admission: Admission) {
+        if let Some(work) = self.leave_place(admission) {
             self.run(work);
         }
     }
 
-    /// Waits a moment after the system refused a thread, and says so.
+    /// Waits a moment after the operating system refused a thread, and says so.
     pub(crate) fn wait_for_thread(&self, record: &Record) {
-        log::warn!(target: "aside::background", "{}", record.line("waits to begin: the system refuses another thread"));
-        let changed = self.watch(self.state(), Instant::now() + ASK_AGAIN);
-        drop(changed);
+        if self.0.refusals.count().is_some() {
+            let words = "waits to begin: the operating system refuses another thread";
+            log::warn!(target: "aside::background", "{}", record.line(words));
+        }
+        let _away = worker_share::step_aside();
+        drop(self.watch(self.state(), Instant::now() + ASK_AGAIN));
     }
 
     /// Tells the task to cancel when its deadline has passed, and says so in the log.
@@ -497,10 +505,10 @@ impl Registry {
     }
 
     /// Keeps a task's next try until its time. The wait holds no thread and no place.
-    pub(crate) fn retry_after(&self, record: &Arc<Record>, wait: Duration, again: Work, exempt: bool) {
+    pub(crate) fn retry_after(&self, record: &Arc<Record>, wait: Duration, again: Work, admission: Admission) {
         record.update(|progress| progress.state = TaskState::Waiting);
         let mut state = self.state();
-        state.waiting_to_retry.insert(record.id, (again, exempt));
+        state.waiting_to_retry.insert(record.id, (record.clone(), again, admission));
         self.tell(&state);
         drop(state);
         let (registry, id) = (self.clone(), record.id);
@@ -514,8 +522,8 @@ impl Registry {
     /// Begins a task's next try, if it is waiting for that.
     pub(crate) fn retry_now(&self, id: u64) {
         let again = self.state().waiting_to_retry.remove(&id);
-        if let Some((work, exempt)) = again {
-            self.start(work, exempt);
+        if let Some((record, work, admission)) = again {
+            self.start(&record, work, admission);
         }
     }
 
@@ -645,9 +653,9 @@ impl Registry {
         self.unfinished().iter().rev().for_each(|record| record.tell_to_stop(Stop::Asked));
         let settled = self.settle(deadline::after(more));
         // Dropped outside the lock: each tells its handle that it was abandoned.
-        let never_begun = std::mem::take(&mut self.state().queue);
+        let never_begun = self.state().places.give_up();
         self.unfinished().iter().for_each(|record| self.end(record, Some(&Failure::Abandoned)));
-        drop(never_begun);
+        never_begun.into_iter().for_each(Entry::abandon);
         settled
     }
 
@@ -683,7 +691,7 @@ pub(crate) struct TaskLists {
 
 impl State {
     fn counts(&self) -> Counts {
-        Counts { unfinished: self.unfinished.len(), queued: self.queue.len(), ..self.past }
+        Counts { unfinished: self.unfinished.len(), queued: self.places.queued(), ..self.past }
     }
 
     /// Counts one that has ended.
@@ -701,36 +709,6 @@ impl State {
             Failure::TimedOut => past.timed_out += 1,
             Failure::Error(_) | Failure::Cancelled => {}
         }
-    }
-
-    /// Whether somebody new may begin: there is a place, and nobody came before.
-    fn has_place(&self, max_tasks: usize) -> bool {
-        self.places_taken < max_tasks && self.queue.is_empty()
-    }
-
-    /// Gives a place to the first in the queue. Work comes out with it; a caller is let go on.
-    fn next_in_queue(&mut self) -> Option<Work> {
-        let entry = self.queue.pop_front()?;
-        self.places_taken += 1;
-        match entry {
-            Entry::Work(work) => Some(work),
-            Entry::Caller(gate) => {
-                gate.open();
-                None
-            }
-        }
-    }
-}
-
-impl Gate {
-    fn open(&self) {
-        *lock(&self.open) = true;
-        self.opened.notify_one();
-    }
-
-    /// Waits that long for it to open, and says whether it did.
-    fn wait(&self, wait: Duration) -> bool {
-        *wait_while_for(&self.opened, lock(&self.open), wait, |open| !*open)
     }
 }
 

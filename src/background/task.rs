@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::failure::{Cancelled, Failure, IntoOutcome, Outcome};
+use super::places::{Admission, Turn};
 use super::registry::{Origin, Progress, Record, Registry, Stop, TaskState};
 use super::scope::Context;
 use super::threads::{self, Work};
@@ -40,8 +41,10 @@ const LONGEST_MESSAGE: usize = 10_000;
 /// The task is named after the function, or after the enclosing function and the line for a closure; it carries the
 /// request that it came from, also into tasks that it starts itself. At shutdown the process waits for it.
 ///
-/// At most `ASIDE_MAX_TASKS` (1,000) tasks run at once. Past that this call waits for one to end, which the log says; a
-/// call from within a task does not wait. Hold no lock across it that a task may want.
+/// At most `ASIDE_MAX_TASKS` (1,000) tasks run at once. Past that the new thread waits for its turn, and this call returns all
+/// the same. Only where there are `ASIDE_MAX_TASK_THREADS` (4,000) of these threads, those that wait among them, does this
+/// call wait until one ends, which the log says; a call from within a task never does. Hold no lock across it that a task may
+/// want.
 ///
 /// On Linux tasks stand back behind pages (`ASIDE_BACKGROUND_NICE`, 10), and threads that they start inherit that: a rayon
 /// pool that a task is the first to use serves everybody at the lower priority from then on.
@@ -570,7 +573,7 @@ pub(crate) struct Run<T> {
     retry: Option<Retry>,
     tries: u32,
     deadline: Option<Deadline>,
-    exempt: bool,
+    admission: Admission,
     gate: Option<Gate>,
 }
 
@@ -589,18 +592,20 @@ impl<T: Send + 'static> Run<T> {
     pub(crate) fn new(mut context: Context, name: Name, call: Call<T>) -> Run<T> {
         let registry = context.scope.registry().clone();
         let record = registry.enter(name.name, name.key, context.origin.clone());
-        let exempt = context.task.replace(record.clone()).is_some();
+        // So that parents and children cannot wait for one another.
+        let is_nested = context.task.replace(record.clone()).is_some();
+        let admission = if is_nested { Admission::AtOnce } else { Admission::InTurn };
         let deadline = name.deadline.map(|time| Deadline(time, None));
         if let Some(grace) = name.unwatched {
             registry.watch_watchers(&record, grace);
         }
         let call = Contained::new(call);
-        Run { context, registry, record, call, retry: None, tries: 0, deadline, exempt, gate: None }
+        Run { context, registry, record, call, retry: None, tries: 0, deadline, admission, gate: None }
     }
 
-    /// The same, without waiting for a place.
-    pub(crate) fn exempt(mut self) -> Run<T> {
-        self.exempt = true;
+    /// The same with another way to a place.
+    pub(crate) fn admitted(mut self, admission: Admission) -> Run<T> {
+        self.admission = admission;
         self
     }
 
@@ -612,14 +617,15 @@ impl<T: Send + 'static> Run<T> {
     /// On a new thread, whose handle comes back.
     fn on_a_thread_of_its_own(self) -> JoinHandle<Outcome<T>> {
         let (registry, record) = (self.registry.clone(), self.record.clone());
-        registry.take_place(&record, self.exempt);
+        registry.take_thread(&record, self.admission);
+        let turn = registry.take_place(&record, self.admission);
         // The thread takes the task out of the slot: were it refused, nothing would be lost.
-        let slot = Arc::new(Mutex::new(Some(self)));
+        let slot = Arc::new(Mutex::new(Some((self, turn))));
         loop {
             let theirs = slot.clone();
             let spawned = threads::spawn(&record.name.replace('\0', ""), registry.nice(), move || {
                 let run = lock(&theirs).take();
-                run.map_or(Err(Failure::Abandoned), Run::finish)
+                run.map_or(Err(Failure::Abandoned), |(run, turn)| run.in_turn(turn.as_deref()))
             });
             match spawned {
                 Ok(handle) => return handle,
@@ -628,10 +634,18 @@ impl<T: Send + 'static> Run<T> {
         }
     }
 
+    /// On its own thread, in its turn; one that never comes was given up by a process that stops.
+    fn in_turn(self, turn: Option<&Turn>) -> Outcome<T> {
+        let registry = self.registry.clone();
+        let outcome = if turn.is_none_or(Turn::wait) { self.finish() } else { Err(Failure::Abandoned) };
+        registry.leave_thread();
+        outcome
+    }
+
     fn finish(mut self) -> Outcome<T> {
         let outcome = self.attempt();
         self.registry.end(&self.record, outcome.as_ref().err());
-        self.registry.leave_place_and_pass_on();
+        self.registry.leave_place_and_pass_on(self.admission);
         outcome
     }
 
@@ -655,24 +669,26 @@ impl<T: Send + 'static> Run<T> {
     }
 
     pub(crate) fn start_with(self, promise: Promise<T>) {
-        let (registry, exempt) = (self.registry.clone(), self.exempt);
+        let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
         let Some(gate) = self.gate.clone() else {
-            return registry.start(Work::new(move || self.step(promise, None)), exempt);
+            return registry.start(&record, Work::new(move || self.step(promise, None)), admission);
         };
         // With a permit it must not wait for a place: what has a place may be waiting for the permit.
-        let admitted = move |permit| registry.start(Work::new(move || self.step(promise, Some(permit))), true);
+        let admission = admission.at_once();
+        let admitted =
+            move |permit| registry.start(&record, Work::new(move || self.step(promise, Some(permit))), admission);
         (gate.0)(Box::new(admitted));
     }
 
     /// One try on a kept thread: then the next one is prepared, or the task has ended.
     fn step(self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
         threads::rename(&self.record.name);
-        let (registry, record) = (self.registry.clone(), self.record.clone());
+        let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
         // The function is called inside a catch of its own. Whatever else panics, a thread keeps its work and its place.
         if let Err(panic) = panics::catch(|| self.try_once(promise, permit)) {
             registry.end(&record, Some(&Failure::Panic(panic)));
         }
-        registry.leave_place()
+        registry.leave_place(admission)
     }
 
     fn try_once(mut self, promise: Promise<T>, permit: Option<Permit>) {
@@ -680,8 +696,8 @@ impl<T: Send + 'static> Run<T> {
         drop(permit);
         match self.wait_before_next(&outcome) {
             Some(wait) => {
-                let (registry, record, exempt) = (self.registry.clone(), self.record.clone(), self.exempt);
-                registry.retry_after(&record, wait, Work::new(move || self.next_step(promise)), exempt);
+                let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
+                registry.retry_after(&record, wait, Work::new(move || self.next_step(promise)), admission);
             }
             None => {
                 self.registry.end(&self.record, outcome.as_ref().err());
@@ -695,9 +711,9 @@ impl<T: Send + 'static> Run<T> {
         if self.gate.is_none() {
             return self.step(promise, None);
         }
-        let registry = self.registry.clone();
+        let (registry, admission) = (self.registry.clone(), self.admission);
         self.start_with(promise);
-        registry.leave_place()
+        registry.leave_place(admission)
     }
 
     fn wait_before_next(&self, outcome: &Outcome<T>) -> Option<Duration> {
@@ -870,6 +886,20 @@ mod tests {
         let handle = Task::new().run(|_| ());
         assert!(context.scope.registry().drain(Duration::MAX, Duration::MAX));
         assert!(handle.join().is_ok());
+    }
+
+    #[test]
+    fn at_shutdown_a_thread_that_waits_for_its_turn_is_told_that_it_is_given_up() {
+        let context = context(1);
+        let (let_go, wait) = mpsc::channel::<()>();
+        let _entered = context.clone().enter();
+        let stubborn = Task::new().run(move |_| wait.recv());
+        let waits = background(|| ());
+        let registry = context.scope.registry();
+        assert!(!registry.drain(Duration::ZERO, Duration::ZERO));
+        assert!(matches!(waits.join(), Ok(Err(Failure::Abandoned))));
+        drop(let_go);
+        assert!(stubborn.join().is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::isolate;
 use super::record::{JobInfo, Millis};
 use super::store::{Jobs, Moment};
 use super::trouble::{LONGEST_WAIT, Trouble, complain};
+use crate::background::places::Admission;
 use crate::background::registry::Origin;
 use crate::background::scope::{Context, Scope};
 use crate::background::task::{Run, Task, TaskContext, TaskHandle};
@@ -231,7 +232,8 @@ impl Crew {
             let attempt = lock(&theirs).take();
             attempt.map_or(Ok(()), |mut attempt| attempt.run(task))
         });
-        let run = Run::new(context, task.naming::<Attempt>(Location::caller()), call);
+        // Its queue bounds how many run: tasks that nobody has promised do not hold it up.
+        let run = Run::new(context, task.naming::<Attempt>(Location::caller()), call).admitted(Admission::Beside);
         let hand = self.jobs.shared.hands.take(&claimed, run.record().clone());
         *lock(&attempt) = Some(Attempt::new(&self.jobs, claimed, hand, self.scope.registry()));
         run.with_handle()

@@ -208,10 +208,12 @@ fn supervise<T: Transport>(shared: &Arc<Shared<T>>) {
 
 /// Looks once, adds the workers that are wanted, as far as the operating system lets it, and returns when to look again.
 fn look<T: Transport>(shared: &Arc<Shared<T>>, watch: &mut Watch) -> Duration {
-    let cores = shared.policy.cores;
+    let Policy { fewest, most, cores } = shared.policy;
+    // Who is away is counted as busy, and has a place beside those that may be here.
+    let policy = Policy { fewest, most: most.saturating_add(shared.desk.shares.away()), cores };
     let look = |watch: &mut Watch| {
         let (count, done) = (shared.count.now(), shared.done.load(Ordering::Acquire));
-        watch.look(&shared.policy, count, done, || shared.threads.running(cores) < cores)
+        watch.look(&policy, count, done, || shared.threads.running(cores) < cores)
     };
     let mut decision = look(watch);
     if decision.next == TICK {

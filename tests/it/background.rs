@@ -448,26 +448,80 @@ fn what_is_too_much_waits_and_all_of_it_runs() {
 }
 
 #[test]
-fn a_caller_waits_for_a_place_and_gets_it_in_its_turn() {
+fn a_caller_goes_on_while_its_task_waits_for_its_turn() {
+    logs::keep();
     let client = client_with(Config { max_tasks: 1, ..Config::default() });
     let (gate, hold) = gate();
     let order = Arc::new(Mutex::new(Vec::new()));
     client.within(|| Task::named("holder").run(move |_| hold()));
     gate.begun.recv().unwrap();
-    let queued = order.clone();
-    client.within(|| Task::named("queued").run(move |_| queued.lock().unwrap().push("queued")));
+    let (queued, called) = (order.clone(), order.clone());
+    client.within(|| Task::named("queued-behind").run(move |_| queued.lock().unwrap().push("queued")));
+    // Returns while the only place is taken.
+    let handle = client.within(|| background(move || called.lock().unwrap().push("called")));
+    assert_eq!((client.counts().queued, order.lock().unwrap().len()), (2, 0));
+    let said = logs::at(Level::Warn, "queued-behind waits to begin: 1 tasks run already (ASIDE_MAX_TASKS), 1 wait");
+    assert_eq!(said.len(), 1, "at once, and not for each");
+    drop(gate.let_go);
+    handle.join().unwrap().unwrap();
+    client.settle();
+    assert_eq!(*order.lock().unwrap(), ["queued", "called"]);
+}
+
+#[test]
+fn a_caller_waits_where_there_are_as_many_threads_as_there_may_be() {
+    logs::keep();
+    let client = client_with(Config { max_tasks: 1, max_task_threads: 2, ..Config::default() });
+    let (gate, hold) = gate();
+    client.within(|| background(hold));
+    gate.begun.recv().unwrap();
+    let waits_its_turn = client.within(|| background(|| aside::ok(2)));
     thread::scope(|scope| {
-        let called = order.clone();
-        let caller = scope.spawn(|| client.within(|| background(move || called.lock().unwrap().push("called"))));
-        while client.running().len() < 3 {
-            thread::yield_now();
-        }
+        let caller = scope.spawn(|| client.within(|| background(third_at_the_ceiling)));
+        logs::wait_for(
+            1,
+            "third_at_the_ceiling waits for a thread, and its caller with it: tasks have 2 (ASIDE_MAX_TASK",
+        );
         assert!(!caller.is_finished());
         drop(gate.let_go);
         caller.join().unwrap().join().unwrap().unwrap();
     });
+    assert_eq!(waits_its_turn.join().unwrap().unwrap(), 2);
     client.settle();
-    assert_eq!(*order.lock().unwrap(), ["queued", "called"]);
+    assert_eq!(client.counts().done(), 3);
+}
+
+fn third_at_the_ceiling() {}
+
+#[test]
+fn pages_are_answered_while_a_handler_waits_for_a_thread() {
+    logs::keep();
+    let config = Config { max_workers: 1, max_tasks: 1, max_task_threads: 1, ..crate::wire::config() };
+    let (gate, hold) = gate();
+    let hold = Arc::new(Mutex::new(hold));
+    let app = App::with_config(config).get("/hello", |_: &mut Request| "hello").post("/wait-for-a-thread", move |_| {
+        let hold = hold.clone();
+        background(move || hold.lock().unwrap()());
+        "begun"
+    });
+    let server = crate::wire::start(app);
+    let post = || {
+        let mut raw = crate::wire::Raw::to(&server);
+        raw.send("POST /wait-for-a-thread HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+        raw
+    };
+    assert_eq!(post().reply().body, "begun");
+    gate.begun.recv().unwrap();
+    let mut held = post();
+    logs::wait_for(
+        1,
+        "its caller with it: tasks have 1 (ASIDE_MAX_TASK_THREADS), 1 callers wait (task 2, POST /wait-for",
+    );
+    // The only worker that there may be waits: it does not count.
+    assert_eq!(crate::wire::Raw::to(&server).get("/hello").body, "hello");
+    drop(gate.let_go);
+    assert_eq!(held.reply().body, "begun");
+    server.stop();
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use aside::testing::TestClient;
-use aside::{App, Config, Error, Job, JobState, Jobs, NewJob, Request, Result, Retry, TaskContext, TaskState};
+use aside::{App, Config, Error, Job, JobState, Jobs, NewJob, Request, Result, Retry, Task, TaskContext, TaskState};
 use serde::{Deserialize, Serialize};
 
 use crate::logs;
@@ -602,4 +602,43 @@ fn a_transaction_and_its_jobs_must_be_in_one_file() {
     memory.jobs().enqueue(Effect("x".into())).unwrap();
     let job = memory.jobs().run_next().unwrap().unwrap();
     assert!(job.failures[0].words.contains("Jobs::sqlite"), "{:?}", job.failures);
+}
+
+#[test]
+fn jobs_do_not_wait_for_tasks_nor_tasks_for_jobs() {
+    let ((tell, begun), (let_go, wait)) = (channel(), channel());
+    let config = Config { max_tasks: 1, ..Config::default() };
+    let jobs = Jobs::memory().register::<Note>().register::<Held>();
+    let gates = Gates { tell: Mutex::new(tell), go: Mutex::new(wait) };
+    let app = App::with_config(config).jobs(jobs).state(Notes::default()).state(gates);
+    let client = TestClient::new(app);
+    let run_next = || client.jobs().run_next().unwrap().unwrap().state;
+    // A task has the only place, and others wait for it.
+    let (end_task, task_ends) = channel::<()>();
+    client.within(|| Task::named("has-the-place").run(move |_| task_ends.recv()));
+    let waits: Vec<_> = client.within(|| (0..20).map(|_| Task::named("waits").run(|_| aside::ok(()))).collect());
+    assert_eq!(client.counts().queued, 20);
+    client.jobs().enqueue(note("beside")).unwrap();
+    let (tell, told) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| tell.send(run_next()));
+        let state = told.recv_timeout(SOON);
+        // Whatever came: a test that failed must not wait for the job.
+        drop(end_task);
+        assert_eq!(state, Ok(JobState::Done));
+    });
+    assert!(waits.into_iter().all(|task| task.join().is_ok()));
+    client.settle();
+    // And the other way round: a job that runs takes no task's place.
+    client.jobs().enqueue(Held("a".into())).unwrap();
+    let (tell, told) = channel();
+    std::thread::scope(|scope| {
+        let job = scope.spawn(run_next);
+        begun.recv_timeout(SOON).unwrap();
+        client.within(|| Task::named("beside-a-job").run(move |_| tell.send(7)));
+        let ran = told.recv_timeout(SOON);
+        let_go.send(()).unwrap();
+        assert_eq!((ran, job.join().unwrap()), (Ok(7), JobState::Done));
+    });
+    client.settle();
 }
