@@ -44,7 +44,7 @@ pub struct Flash {
 
 /// What one cookie holds.
 #[derive(Serialize, Deserialize)]
-struct Sealed {
+struct Note {
     /// The second in which it was added.
     #[serde(rename = "a")]
     at: i64,
@@ -84,12 +84,12 @@ impl Flashes {
         let mut flashes = Flashes::default();
         for (cookie, value) in cookies {
             let Some(text) = keys.open(cookie, value) else { continue };
-            let Ok(sealed) = serde_json::from_str::<Sealed>(&text) else { continue };
-            let is_ours = sealed.user.is_none() || sealed.user.as_deref() == user;
-            match is_ours && keys.is_fresh(sealed.at, now) {
+            let Ok(note) = serde_json::from_str::<Note>(&text) else { continue };
+            let is_ours = note.user.is_none() || note.user.as_deref() == user;
+            match is_ours && keys.is_fresh(note.at, now) {
                 true => {
-                    let (cookie, at, weight) = (cookie.clone(), sealed.at, text.len() + OVERHEAD);
-                    flashes.waiting.push(Waiting { cookie, at, weight, flashes: sealed.flashes });
+                    let (cookie, at, weight) = (cookie.clone(), note.at, text.len() + OVERHEAD);
+                    flashes.waiting.push(Waiting { cookie, at, weight, flashes: note.flashes });
                 }
                 false => flashes.dropped.push(cookie.clone()),
             }
@@ -150,8 +150,8 @@ impl Flashes {
         if self.added.is_empty() {
             return Ok(None);
         }
-        let sealed = Sealed { at: now, user: user.map(str::to_owned), flashes: std::mem::take(&mut self.added) };
-        let json = serde_json::to_string(&sealed)?;
+        let note = Note { at: now, user: user.map(str::to_owned), flashes: std::mem::take(&mut self.added) };
+        let json = serde_json::to_string(&note)?;
         if json.len() > MOST_BYTES {
             return Err(Error::internal(format!(
                 "the flash messages have {} bytes of JSON, and their cookie holds {MOST_BYTES}: keep long texts in the \

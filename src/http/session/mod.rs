@@ -11,44 +11,36 @@
 //! empty one: the visitor can do nothing about it, and an error page would only tell a forger how far he came. Only when
 //! the store cannot say if a session was ended, the answer is an error.
 
+mod contents;
 mod flash;
 mod keys;
 mod last_seen;
+mod sealed;
 mod streams;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 
+use self::contents::Contents;
 pub use self::flash::Flash;
 use self::flash::Flashes;
 pub(crate) use self::keys::{Keys, unguessable};
+use self::sealed::{NAME, Sealed};
 use self::streams::Login;
 pub(crate) use self::streams::OpenStreams;
 use super::cache_control;
 use super::request::Request;
 use super::response::Response;
 use super::store::Store;
-use crate::background::registry::Origin;
 use crate::error::{Error, Result, Status};
 
-/// The name of the session's cookie, without its prefix.
-const NAME: &str = "session";
-
-/// Bytes of JSON that a session may hold, some 90 of them the framework's own: with 28 of encryption, in base64, and with
-/// the longest name and all attributes that is 4,085 bytes, and every browser keeps a cookie of 4,096.
-const MOST_BYTES: usize = 2_980;
-
 const CLEAR_SITE_DATA: &str = "Clear-Site-Data";
-
-/// Characters of an id: 16 random bytes, too many to be tried.
-const ID_CHARS: usize = 22;
 
 /// What the application keeps about one visitor, in a cookie that only it can read.
 ///
@@ -100,33 +92,6 @@ pub struct Session {
     /// The time last seen is to be written down again.
     is_due: bool,
     broken: Option<Error>,
-}
-
-/// As in the cookie; short names, since space is scarce.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-struct Contents {
-    /// Its name in the store, once it is ended. Empty until it is first sealed.
-    #[serde(rename = "i")]
-    id: String,
-    /// The second in which it began, or its user logged in.
-    #[serde(rename = "b")]
-    born: i64,
-    /// The second of the request that it was last sealed for. The visitor may have been seen since ([`last_seen`]).
-    #[serde(rename = "s")]
-    seen: i64,
-    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
-    user: Option<String>,
-    /// What the store said of the user at the login: another word there means that the user's sessions were ended since.
-    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
-    mark: Option<String>,
-    /// Whether the cookie stays when the browser is closed.
-    #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
-    remember: bool,
-    /// Whether something outside is kept under its id, so that it is kept although it is empty.
-    #[serde(rename = "k", default, skip_serializing_if = "std::ops::Not::not")]
-    is_key: bool,
-    #[serde(rename = "v", default, skip_serializing_if = "Map::is_empty")]
-    values: Map<String, Value>,
 }
 
 impl Session {
@@ -238,6 +203,11 @@ impl Session {
         Ok(self.contents.id.clone())
     }
 
+    /// Returns true if the request came from a user who is not logged in any more, or is another one now.
+    fn has_lost_user(&self) -> bool {
+        self.had_user.is_some() && self.had_user.as_deref() != self.user()
+    }
+
     /// The user, as text.
     pub(crate) fn user(&self) -> Option<&str> {
         self.contents.user.as_deref()
@@ -320,163 +290,8 @@ impl Session {
     }
 }
 
-impl Contents {
-    fn new(now: i64) -> Contents {
-        Contents {
-            id: String::new(),
-            born: now,
-            seen: now,
-            user: None,
-            mark: None,
-            remember: false,
-            is_key: false,
-            values: Map::new(),
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.values.is_empty() && self.user.is_none() && !self.is_key
-    }
-
-    fn to_json(&self) -> Result<String> {
-        let json = serde_json::to_string(self)?;
-        // Also as large as it will be: with the id that it has not been given yet.
-        let bytes = json.len() + ID_CHARS.saturating_sub(self.id.len());
-        if bytes > MOST_BYTES {
-            return Err(Error::internal(format!(
-                "the session has {bytes} bytes of JSON, and its cookie holds {MOST_BYTES}: keep big things in the \
-                 database, and an id in the session"
-            )));
-        }
-        Ok(json)
-    }
-}
-
 fn unwritable(key: &str, error: serde_json::Error) -> Error {
     Error::from(error).context(format!("the value of `{key}` cannot be kept in the session, which is JSON"))
-}
-
-/// The cookies of a request, opened when the handler first looks, or a template in the middle of its page. Both see the
-/// same, and the store is asked once.
-struct Sealed {
-    sessions: Vec<String>,
-    seen: Vec<String>,
-    /// By name and value.
-    flashes: Vec<(String, String)>,
-    keys: Option<Arc<Keys>>,
-    store: Option<Arc<Store>>,
-    origin: Arc<Origin>,
-    opened: OnceLock<Opened>,
-}
-
-/// What was found in them.
-#[derive(Default)]
-struct Opened {
-    contents: Option<Contents>,
-    flashes: Flashes,
-    now: i64,
-    is_due: bool,
-    /// Why it cannot be found out if the session was ended.
-    problem: Option<String>,
-}
-
-impl Sealed {
-    fn of(req: &mut Request) -> Arc<Sealed> {
-        if let Some(sealed) = req.extension::<Arc<Sealed>>() {
-            return sealed.clone();
-        }
-        let mut sealed = Sealed {
-            sessions: Vec::new(),
-            seen: Vec::new(),
-            flashes: Vec::new(),
-            keys: req.scope().get::<Keys>(),
-            store: req.scope().get(),
-            origin: req.origin().clone(),
-            opened: OnceLock::new(),
-        };
-        sealed.collect(req);
-        let sealed = Arc::new(sealed);
-        req.set_extension(sealed.clone());
-        sealed
-    }
-
-    fn collect(&mut self, req: &Request) {
-        let Some(keys) = &self.keys else { return };
-        let (session, seen) = (keys.name(NAME), keys.name(last_seen::NAME));
-        // A page that the browser asks for ahead may never be seen: messages wait for one that is.
-        let flash = (!req.is_ahead()).then(|| keys.name(flash::START));
-        for (name, value) in req.cookies() {
-            if name == session {
-                self.sessions.push(value);
-            } else if name == seen {
-                self.seen.push(value);
-            } else if flash.as_ref().is_some_and(|start| name.starts_with(start)) {
-                self.flashes.push((name, value));
-            }
-        }
-    }
-
-    fn opened(&self) -> &Opened {
-        self.opened.get_or_init(|| match &self.keys {
-            Some(keys) => self.open(keys),
-            None => Opened::default(),
-        })
-    }
-
-    fn open(&self, keys: &Keys) -> Opened {
-        let mut opened = self.open_session(keys);
-        if opened.problem.is_none() {
-            let user = opened.contents.as_ref().and_then(|contents| contents.user.as_deref());
-            opened.flashes = Flashes::open(keys, &self.flashes, user, opened.now);
-        }
-        opened
-    }
-
-    fn open_session(&self, keys: &Keys) -> Opened {
-        let now = keys.now();
-        let Some((contents, seen)) = self.find(keys, now) else {
-            self.tell("is over, or cannot be opened");
-            return Opened { now, ..Opened::default() };
-        };
-        match self.was_ended(&contents) {
-            Ok(false) => {
-                let is_due = keys.is_due(seen, now);
-                Opened { contents: Some(contents), now, is_due, ..Opened::default() }
-            }
-            Ok(true) => {
-                self.tell("was ended");
-                Opened { now, ..Opened::default() }
-            }
-            Err(error) => Opened { now, problem: Some(error.chain()), ..Opened::default() },
-        }
-    }
-
-    /// The first session that can be opened and whose time is not over, and when it was last seen: a subdomain may have
-    /// planted another beside it.
-    fn find(&self, keys: &Keys, now: i64) -> Option<(Contents, i64)> {
-        let name = keys.name(NAME);
-        let contents = |sealed: &String| serde_json::from_str::<Contents>(&keys.open(&name, sealed)?).ok();
-        let mut alive = self.sessions.iter().filter_map(contents).filter(|contents| keys.is_alive(contents.born, now));
-        alive.find_map(|contents| {
-            let seen = last_seen::latest(keys, &self.seen, &contents.id, now);
-            let seen = seen.into_iter().chain([contents.seen]).filter(|seen| keys.is_fresh(*seen, now)).max()?;
-            Some((contents, seen))
-        })
-    }
-
-    fn was_ended(&self, contents: &Contents) -> Result<bool> {
-        let unknown = "whether the session was ended cannot be found out, so nobody is taken to be logged in";
-        let store = self.store.as_ref().ok_or_else(|| Error::internal(unknown))?;
-        let (session, mark) = (contents.id.clone(), contents.mark.clone());
-        let login = Login { session, user: contents.user.clone().unwrap_or_default(), mark };
-        login.was_ended(store).map_err(|error| error.context(unknown))
-    }
-
-    fn tell(&self, what: &str) {
-        if !self.sessions.is_empty() {
-            log::debug!(target: "aside::session", "The session {what}; it is empty now. ({})", self.origin.id);
-        }
-    }
 }
 
 impl Request {
@@ -523,6 +338,11 @@ pub(crate) fn flash_count(req: &mut Request) -> usize {
 /// The flash messages that the request added after there were that many.
 pub(crate) fn flashes_since(req: &mut Request, count: usize) -> Vec<Flash> {
     req.session().flashes.added().get(count..).unwrap_or_default().to_vec()
+}
+
+/// Returns true if the request ended the login that it came with.
+pub(crate) fn has_lost_user(req: &mut Request) -> bool {
+    req.extension::<Session>().is_some_and(|session| session.has_lost_user())
 }
 
 /// What a template may look at: the flash messages, and who is logged in. The cookie is opened when it does, which may be
@@ -592,8 +412,7 @@ pub(crate) fn save(req: &mut Request, response: &mut Response) {
 /// show a page that the handler let it keep, without asking (W3C Clear Site Data, section 3.1). Browsers do it on https and
 /// on this machine.
 fn clear_browser_cache(session: &Session, response: &mut Response) {
-    let is_over = session.had_user.is_some() && session.had_user.as_deref() != session.user();
-    if is_over && !response.headers.contains(CLEAR_SITE_DATA) {
+    if session.has_lost_user() && !response.headers.contains(CLEAR_SITE_DATA) {
         response.headers.put(CLEAR_SITE_DATA, "\"cache\"");
     }
 }

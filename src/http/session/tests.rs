@@ -1,3 +1,4 @@
+use super::contents::{ID_CHARS, MOST_BYTES};
 use super::*;
 use crate::background::registry::Registry;
 use crate::background::scope::{Scope, Values};

@@ -115,7 +115,7 @@ mod tests {
     fn a_read_does_not_wait_for_a_write_that_waits() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("site.db").display().to_string();
-        let store = Sqlite::open_with(&path, Duration::from_secs(600)).unwrap();
+        let store = Sqlite::open_with(&path, Duration::from_secs(60)).unwrap();
         store.put(Shelf::EndedSessions, "a", "1", now() + 60).unwrap();
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();

@@ -1,0 +1,72 @@
+//! What the session's cookie holds.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// Bytes of JSON that a session may hold, some 90 of them the framework's own: with 28 of encryption, in base64, and with
+/// the longest name and all attributes that is 4,085 bytes, and every browser keeps a cookie of 4,096.
+pub(super) const MOST_BYTES: usize = 2_980;
+
+/// Characters of an id: 16 random bytes, too many to be tried.
+pub(super) const ID_CHARS: usize = 22;
+
+/// As in the cookie; short names, since space is scarce.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(super) struct Contents {
+    /// Its name in the store, once it is ended. Empty until it is first sealed.
+    #[serde(rename = "i")]
+    pub(super) id: String,
+    /// The second in which it began, or its user logged in.
+    #[serde(rename = "b")]
+    pub(super) born: i64,
+    /// The second of the request that it was last sealed for. The visitor may have been seen since (`last_seen.rs`).
+    #[serde(rename = "s")]
+    pub(super) seen: i64,
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    pub(super) user: Option<String>,
+    /// What the store said of the user at the login: another word there means that the user's sessions were ended since.
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    pub(super) mark: Option<String>,
+    /// The cookie stays when the browser is closed.
+    #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) remember: bool,
+    /// Something outside is kept under its id, so that the session is kept although it is empty.
+    #[serde(rename = "k", default, skip_serializing_if = "std::ops::Not::not")]
+    pub(super) is_key: bool,
+    #[serde(rename = "v", default, skip_serializing_if = "Map::is_empty")]
+    pub(super) values: Map<String, Value>,
+}
+
+impl Contents {
+    pub(super) fn new(now: i64) -> Contents {
+        Contents {
+            id: String::new(),
+            born: now,
+            seen: now,
+            user: None,
+            mark: None,
+            remember: false,
+            is_key: false,
+            values: Map::new(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.values.is_empty() && self.user.is_none() && !self.is_key
+    }
+
+    pub(super) fn to_json(&self) -> Result<String> {
+        let json = serde_json::to_string(self)?;
+        // Also as large as it will be: with the id that it has not been given yet.
+        let bytes = json.len() + ID_CHARS.saturating_sub(self.id.len());
+        if bytes > MOST_BYTES {
+            return Err(Error::internal(format!(
+                "the session has {bytes} bytes of JSON, and its cookie holds {MOST_BYTES}: keep big things in the \
+                 database, and an id in the session"
+            )));
+        }
+        Ok(json)
+    }
+}

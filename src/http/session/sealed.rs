@@ -1,0 +1,139 @@
+//! The cookies of a request, and what is found in them.
+
+use std::sync::{Arc, OnceLock};
+
+use super::contents::Contents;
+use super::flash::{self, Flashes};
+use super::keys::Keys;
+use super::last_seen;
+use super::streams::Login;
+use crate::background::registry::Origin;
+use crate::error::{Error, Result};
+use crate::http::request::Request;
+use crate::http::store::Store;
+
+/// The name of the session's cookie, without its prefix.
+pub(super) const NAME: &str = "session";
+
+/// The cookies of a request, opened when the handler first looks, or a template in the middle of its page. Both see the
+/// same, and the store is asked once.
+pub(super) struct Sealed {
+    pub(super) sessions: Vec<String>,
+    pub(super) seen: Vec<String>,
+    /// By name and value.
+    flashes: Vec<(String, String)>,
+    keys: Option<Arc<Keys>>,
+    store: Option<Arc<Store>>,
+    origin: Arc<Origin>,
+    opened: OnceLock<Opened>,
+}
+
+/// What was found in them.
+#[derive(Default)]
+pub(super) struct Opened {
+    pub(super) contents: Option<Contents>,
+    pub(super) flashes: Flashes,
+    pub(super) now: i64,
+    pub(super) is_due: bool,
+    /// Why it cannot be found out if the session was ended.
+    pub(super) problem: Option<String>,
+}
+
+impl Sealed {
+    pub(super) fn of(req: &mut Request) -> Arc<Sealed> {
+        if let Some(sealed) = req.extension::<Arc<Sealed>>() {
+            return sealed.clone();
+        }
+        let mut sealed = Sealed {
+            sessions: Vec::new(),
+            seen: Vec::new(),
+            flashes: Vec::new(),
+            keys: req.scope().get::<Keys>(),
+            store: req.scope().get(),
+            origin: req.origin().clone(),
+            opened: OnceLock::new(),
+        };
+        sealed.collect(req);
+        let sealed = Arc::new(sealed);
+        req.set_extension(sealed.clone());
+        sealed
+    }
+
+    fn collect(&mut self, req: &Request) {
+        let Some(keys) = &self.keys else { return };
+        let (session, seen) = (keys.name(NAME), keys.name(last_seen::NAME));
+        // A page that the browser asks for ahead may never be seen: messages wait for one that is.
+        let flash = (!req.is_ahead()).then(|| keys.name(flash::START));
+        for (name, value) in req.cookies() {
+            if name == session {
+                self.sessions.push(value);
+            } else if name == seen {
+                self.seen.push(value);
+            } else if flash.as_ref().is_some_and(|start| name.starts_with(start)) {
+                self.flashes.push((name, value));
+            }
+        }
+    }
+
+    pub(super) fn opened(&self) -> &Opened {
+        self.opened.get_or_init(|| match &self.keys {
+            Some(keys) => self.open(keys),
+            None => Opened::default(),
+        })
+    }
+
+    fn open(&self, keys: &Keys) -> Opened {
+        let mut opened = self.open_session(keys);
+        if opened.problem.is_none() {
+            let user = opened.contents.as_ref().and_then(|contents| contents.user.as_deref());
+            opened.flashes = Flashes::open(keys, &self.flashes, user, opened.now);
+        }
+        opened
+    }
+
+    fn open_session(&self, keys: &Keys) -> Opened {
+        let now = keys.now();
+        let Some((contents, seen)) = self.find(keys, now) else {
+            self.tell("is over, or cannot be opened");
+            return Opened { now, ..Opened::default() };
+        };
+        match self.was_ended(&contents) {
+            Ok(false) => {
+                let is_due = keys.is_due(seen, now);
+                Opened { contents: Some(contents), now, is_due, ..Opened::default() }
+            }
+            Ok(true) => {
+                self.tell("was ended");
+                Opened { now, ..Opened::default() }
+            }
+            Err(error) => Opened { now, problem: Some(error.chain()), ..Opened::default() },
+        }
+    }
+
+    /// The first session that can be opened and whose time is not over, and when it was last seen: a subdomain may have
+    /// planted another beside it.
+    fn find(&self, keys: &Keys, now: i64) -> Option<(Contents, i64)> {
+        let name = keys.name(NAME);
+        let contents = |sealed: &String| serde_json::from_str::<Contents>(&keys.open(&name, sealed)?).ok();
+        let mut alive = self.sessions.iter().filter_map(contents).filter(|contents| keys.is_alive(contents.born, now));
+        alive.find_map(|contents| {
+            let seen = last_seen::latest(keys, &self.seen, &contents.id, now);
+            let seen = seen.into_iter().chain([contents.seen]).filter(|seen| keys.is_fresh(*seen, now)).max()?;
+            Some((contents, seen))
+        })
+    }
+
+    fn was_ended(&self, contents: &Contents) -> Result<bool> {
+        let unknown = "whether the session was ended cannot be found out, so nobody is taken to be logged in";
+        let store = self.store.as_ref().ok_or_else(|| Error::internal(unknown))?;
+        let (session, mark) = (contents.id.clone(), contents.mark.clone());
+        let login = Login { session, user: contents.user.clone().unwrap_or_default(), mark };
+        login.was_ended(store).map_err(|error| error.context(unknown))
+    }
+
+    fn tell(&self, what: &str) {
+        if !self.sessions.is_empty() {
+            log::debug!(target: "aside::session", "The session {what}; it is empty now. ({})", self.origin.id);
+        }
+    }
+}
