@@ -163,27 +163,30 @@ impl TaskInfo {
     /// How far the task is, for a page to watch. It is finished when the task has ended.
     ///
     /// ```
-    /// use aside::{Error, Request, Response, Result, context, task};
+    /// use aside::{Error, Request, Response, Result, TaskInfo, context, task};
     ///
-    /// // GET /imports/{id}
+    /// // GET /import
     /// fn import(req: &mut Request) -> Result<Response> {
-    ///     let id: u64 = req.param("id")?;
-    ///     let task = task(&format!("import-{id}")).ok_or_else(|| Error::not_found("This import is over."))?;
-    ///     let progress = task.live().part(req, &format!("/imports/{id}/live"), "aside/progress.html")?;
-    ///     req.render("import.html", context! { id, progress })
+    ///     let progress = find(req)?.live().part(req, "/import/live", "aside/progress.html")?;
+    ///     req.render("import.html", context! { progress })
     /// }
     ///
-    /// // GET /imports/{id}/live
+    /// // GET /import/live
     /// fn follow(req: &mut Request) -> Result<Response> {
-    ///     let id: u64 = req.param("id")?;
-    ///     let task = task(&format!("import-{id}")).ok_or_else(|| Error::not_found("This import is over."))?;
-    ///     req.live(&task.live(), "aside/progress.html")
+    ///     let import = find(req)?.live();
+    ///     req.live(&import, "aside/progress.html")
+    /// }
+    ///
+    /// // The visitor's own: another cannot guess the key.
+    /// fn find(req: &mut Request) -> Result<TaskInfo> {
+    ///     let key = format!("import-{}", req.session().id()?);
+    ///     task(&key).ok_or_else(|| Error::not_found("This import is over."))
     /// }
     /// ```
     ///
     /// The template `aside/progress.html` is built in: a bar, the task's message, and words for how it ended. One of your own
     /// has the fields of [`Progress`], and may hold a form that cancels the task, which works without JavaScript too:
-    /// `{% if not is_finished %}<form method="post" action="/imports/17/cancel"><button>Cancel</button></form>{% endif %}`,
+    /// `{% if not is_finished %}<form method="post" action="/import/cancel"><button>Cancel</button></form>{% endif %}`,
     /// with `aside::task(key)` and [`cancel`](TaskInfo::cancel) behind it.
     pub fn live(&self) -> Live<Progress> {
         Live(self.watched().clone())
@@ -427,13 +430,15 @@ const MOST_KEY_BYTES: usize = 4 << 20;
 /// struct Imports(LiveMap<String, u32>); // .state(Imports(LiveMap::new()))
 ///
 /// fn import(req: &mut Request) -> Result<Response> {
-///     let rows = req.state::<Imports>().0.entry(req.id().to_owned(), || 0);
+///     let visitor = req.session().id()?; // which no other visitor can guess
+///     let rows = req.state::<Imports>().0.entry(visitor, || 0);
 ///     background(move || (0..100).for_each(|_| rows.update(|rows| *rows += 1)));
-///     Ok(redirect(&format!("/imports/{}", req.id())))
+///     Ok(redirect("/import"))
 /// }
 ///
 /// fn watch(req: &mut Request) -> Result<Response> {
-///     let rows = req.state::<Imports>().0.get(&req.param::<String>("id")?);
+///     let visitor = req.session().id()?;
+///     let rows = req.state::<Imports>().0.get(&visitor);
 ///     let rows = rows.ok_or_else(|| aside::Error::not_found("This import is over."))?;
 ///     req.live(&rows, "rows.html")
 /// }

@@ -298,6 +298,9 @@ impl Request {
     }
 
     /// The request's id, as in the access log, in the log lines of its tasks, and on an error page.
+    ///
+    /// It is not a secret: the client is told it, and the next ones can be guessed (24 bits, which are counted). What belongs to
+    /// one visitor is kept under the [`Session::id`](crate::Session::id).
     pub fn id(&self) -> &str {
         &self.origin.id
     }
