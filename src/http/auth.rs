@@ -106,9 +106,10 @@ pub fn login(req: &mut Request, id: impl Display) -> Result<()> {
 /// ```
 ///
 /// The event streams of the session end ([`Response::events`](crate::Response::events), [`Request::live`](crate::Request::live)):
-/// at once, and within a second or two where another process of the same `sqlite:PATH` has them. The browser is told to drop
-/// the pages that it keeps (`Clear-Site-Data: "cache"`, on https and on this machine): those of a user are not stored, but
-/// for what a handler lets the browser keep, and the way back would show it.
+/// at once, and within a second or two where another process of the same `sqlite:PATH` has them. The browser is told to empty
+/// its cache of the site (`Clear-Site-Data: "cache"`, which counts on https and on this machine). Pages of a user are never in
+/// it (`no-store`), unless a handler gives them a `Cache-Control` of its own: do not, since the way back shows such a page from
+/// the browser's memory (bfcache), which Chromium and Firefox do not empty.
 ///
 /// Nobody logged in is no error; the session is cleared all the same. The route takes POST, from a button on every page
 /// of those who are logged in: a link would be followed by what loads pages ahead.

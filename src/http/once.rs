@@ -317,12 +317,20 @@ pub(crate) fn note_shown(req: &mut Request) {
 
 /// Makes a page with a key the client's own: no cache keeps it, since the next client that it gave the page to would have the
 /// same key, and the client gets the cookie that its keys are bound to.
+///
+/// With the end of a login the client is another one and gets another cookie. That has Chromium drop the pages which it holds
+/// in memory for the way back (bfcache): it holds a page that came after the login's redirect although it is `no-store`, and
+/// lets go of it when a cookie is set, but not when the session's is removed.
 pub(crate) fn save(req: &mut Request, response: &mut Response) {
-    if req.extension::<Shown>().is_none() {
+    let has_key = req.extension::<Shown>().is_some();
+    if has_key {
+        cache_control::forbid_storing(&mut response.headers);
+    }
+    let Some(keys) = req.scope().get::<Keys>() else { return };
+    let is_new = session::has_lost_user(req) || (has_key && cookie(req, &keys).is_none());
+    if !is_new {
         return;
     }
-    cache_control::forbid_storing(&mut response.headers);
-    let Some(keys) = req.scope().get::<Keys>().filter(|keys| cookie(req, keys).is_none()) else { return };
     match unguessable() {
         Ok(value) => response.headers.add("Set-Cookie", keys.cookie(&keys.name(COOKIE), value).to_string()),
         Err(error) => response.fail(error),

@@ -44,6 +44,7 @@ fn main() {
         live_pages::a_page_to_which_the_visitor_comes_back_goes_on,
         live_pages::who_leaves_a_page_watches_it_no_more,
         logout::the_way_back_after_a_logout_shows_no_page_of_the_user,
+        logout::a_page_that_the_browser_was_to_keep_is_asked_for_again_after_a_logout,
     ];
     libtest_mimic::run(&Arguments::from_args(), trials).exit();
 }
