@@ -11,6 +11,7 @@ mod departures;
 pub(crate) mod epoll;
 mod listener;
 pub(crate) mod log;
+mod outgoing;
 mod signals;
 pub(crate) mod socket;
 mod streams;
@@ -67,6 +68,9 @@ pub(crate) trait Transport: Send + Sync + 'static {
 
     /// Looks, every few seconds, whether something broke that nobody was told of.
     fn inspect(self: &Arc<Self>, desk: &Arc<Desk>);
+
+    /// Ends what holds workers for long, while all of them are busy and there may not be more.
+    fn relieve(&self, desk: &Desk);
 
     /// Takes no new connections from now on.
     fn close(&self);

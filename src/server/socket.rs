@@ -67,6 +67,13 @@ mod imp {
         descriptors().into_iter().any(|fd| own_port(fd) == Some(local_port) && peer_of(fd).is_some())
     }
 
+    /// Ends the connections of those clients to that port.
+    pub(crate) fn shut_clients(clients: &[SocketAddr], local_port: u16) {
+        let is_theirs =
+            |&fd: &i32| own_port(fd) == Some(local_port) && peer_of(fd).is_some_and(|peer| clients.contains(&peer));
+        descriptors().into_iter().filter(is_theirs).for_each(|fd| shut(fd, Shutdown::Both));
+    }
+
     /// How many descriptors the process has.
     pub(crate) fn count() -> usize {
         std::fs::read_dir("/dev/fd").map_or(0, Iterator::count)
@@ -248,6 +255,8 @@ mod imp {
 
     pub(crate) fn shut_all(_local_port: u16) {}
 
+    pub(crate) fn shut_clients(_clients: &[SocketAddr], _local_port: u16) {}
+
     /// Not known here.
     pub(crate) fn has_connections(_local_port: u16) -> bool {
         true
@@ -280,4 +289,4 @@ mod imp {
 
 #[cfg(target_os = "linux")]
 pub(crate) use imp::{Established, duplicates};
-pub(crate) use imp::{Peer, count, find, has_connections, name, shut_all};
+pub(crate) use imp::{Peer, count, find, has_connections, name, shut_all, shut_clients};

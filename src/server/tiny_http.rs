@@ -47,6 +47,7 @@ use super::departures::{Departures, Presence};
 #[cfg(unix)]
 use super::listener::FOR_EPOLL;
 use super::listener::{Listener, Socket};
+use super::outgoing::Outgoing;
 use super::socket::{self, Peer};
 use super::streams::{self, aside};
 use super::wire::{self, Asked, Framing, LOGGED, Malformed, PIECE, Terms};
@@ -58,6 +59,7 @@ use crate::http::disconnect::Connection;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::Response;
+use crate::log_limit::LogLimit;
 use crate::sync::{lock, wait_while, wait_while_for};
 use crate::worker_share::{Share, Wait};
 
@@ -117,6 +119,9 @@ pub(crate) struct TinyHttp {
     lost: AtomicUsize,
     nudges: Arc<Nudges>,
     departures: Departures,
+    outgoing: Outgoing,
+    /// Connections were ended because their clients were slow to read.
+    ended: LogLimit,
     /// The descriptors there were at the last inspection.
     descriptors: AtomicUsize,
 }
@@ -159,6 +164,8 @@ impl TinyHttp {
             lost: AtomicUsize::new(0),
             nudges: Arc::new(Nudges::new(addr)),
             departures: Departures::new(addr.port()),
+            outgoing: Outgoing::default(),
+            ended: LogLimit::default(),
             descriptors: AtomicUsize::new(0),
         })
     }
@@ -283,6 +290,7 @@ impl TinyHttp {
             None => request,
         };
         let response = desk.service.handle(request);
+        let _sending = self.outgoing.begin(place.remote);
         let left = lock(loan).settle();
         let mut terms = Terms { http10: asked.http10, head_only, close: closes_itself || asked.close };
         terms.close |= left != Left::Nothing
@@ -305,6 +313,7 @@ impl TinyHttp {
     ) {
         let head_only = request.is_head();
         let response = desk.service.refuse(request, error);
+        let _sending = self.outgoing.begin(place.remote);
         let (closes_itself, left) = {
             let loan = lock(loan);
             (loan.closes_itself, if loan.may_drain() { Left::Unread } else { Left::Broken })
@@ -480,6 +489,23 @@ impl Transport for TinyHttp {
         }
         self.waiting.store(false, Ordering::Relaxed);
         self.mend(desk, "a connection of our own was not taken");
+    }
+
+    fn relieve(&self, desk: &Desk) {
+        let most = desk.service.config().worker_bounds().each;
+        let slow = self.outgoing.slowest_past(most, Instant::now());
+        if slow.is_empty() {
+            return;
+        }
+        socket::shut_clients(&slow, self.addr.port());
+        if let Some(count) = self.ended.count() {
+            log::warn!(
+                target: "aside::server",
+                "All workers are busy, and {} of them send to clients that are slow to read; the slowest connections are \
+                 ended. Times that this was done: {count}.",
+                slow.len() + most
+            );
+        }
     }
 
     fn close(&self) {

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 /// The time between two looks while all workers are busy, and while the pool cannot grow.
 const LOOK: Duration = Duration::from_millis(5);
-const LOOK_WHEN_FULL: Duration = Duration::from_millis(100);
+pub(super) const LOOK_WHEN_FULL: Duration = Duration::from_millis(100);
 
 /// The time between two looks while a worker is free: the tick on which everything is checked again.
 pub(super) const TICK: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::worker_policy::{Count, Headcount, Policy, TICK, Watch};
+use super::worker_policy::{Count, Headcount, LOOK_WHEN_FULL, Policy, TICK, Watch};
 use super::{Counted, Desk, Taken, Transport};
 use crate::background::panics;
 use crate::sync::lock;
@@ -229,6 +229,9 @@ fn look<T: Transport>(shared: &Arc<Shared<T>>, watch: &mut Watch) -> Duration {
             log::warn!(target: "aside::server", "The operating system refuses another worker: {error}");
             break;
         }
+    }
+    if decision.next == LOOK_WHEN_FULL {
+        let _ = panics::catch(|| shared.transport.relieve(&shared.desk));
     }
     decision.next
 }

@@ -182,3 +182,32 @@ fn a_proxy_has_no_bound_and_each_client_behind_a_trusted_one_has() {
     assert_eq!(asked.collect::<Vec<_>>(), [200, 503, 200]);
     server.stop();
 }
+
+/// Clients that do not read used to hold every worker over tiny_http, each for as long as it liked.
+#[test]
+fn clients_that_do_not_read_leave_workers_for_pages() {
+    static LARGE: [u8; 16 << 20] = [b'x'; 16 << 20];
+    let app = App::with_config(Config { max_workers: 4, ..config() })
+        .get("/", |_: &mut Request| "home")
+        .get("/large", |_: &mut Request| aside::Response::bytes("text/plain", &LARGE[..]));
+    let server = start(app);
+    let mut slow: Vec<Raw> = (0..8).map(|_| Raw::to(&server)).collect();
+    slow.iter_mut().for_each(|raw| _ = raw.send("GET /large HTTP/1.1\r\nHost: a\r\n\r\n"));
+    is_answered(&server);
+    drop(slow);
+    server.stop();
+}
+
+/// Requests behind a live page on the same connection used to hold a worker each over tiny_http until the page ended.
+#[cfg(target_os = "linux")]
+#[test]
+fn requests_behind_a_live_page_leave_workers_for_pages() {
+    let server = live(Config { max_workers: 4, ..config() });
+    let mut raw = Raw::to(&server);
+    assert_eq!(ask_live(&mut raw, "").status, 200);
+    raw.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(8));
+    for _ in 0..8 {
+        is_answered(&server);
+    }
+    server.stop();
+}

@@ -696,6 +696,9 @@ impl Transport for Epoll {
         }
     }
 
+    /// A response that its client does not read holds no worker.
+    fn relieve(&self, _desk: &Desk) {}
+
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         match self.is_handed_over {
