@@ -165,7 +165,8 @@ pub fn picture(req: &mut Request) -> Result<Response> {
         return Err(Error::not_found("There is no picture of that size, or not yet."));
     }
     let page = req.send_file(sizes::path(&site, photo.id, size))?;
-    Ok(page.header("Cache-Control", "public, max-age=31536000, immutable"))
+    // An hour, though the picture never changes: it may be taken down.
+    Ok(page.header("Cache-Control", "public, max-age=3600"))
 }
 
 /// `POST /account/photos/{id}/delete`: its record now, so that no page shows a picture that is not there; its files by a job,

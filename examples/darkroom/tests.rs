@@ -268,6 +268,8 @@ fn a_photo_is_uploaded_and_comes_out_upright_in_three_sizes() {
     for (size, expected) in [(1600, (800, 1600)), (800, (400, 800)), (200, (100, 200))] {
         let answer = visit.get(&format!("/photos/1/{size}.jpg"));
         assert_eq!(answer.header("Content-Type"), Some("image/jpeg"));
+        // Not for a year: it may be taken down.
+        assert_eq!(answer.header("Cache-Control"), Some("public, max-age=3600"));
         let picture = image::load_from_memory(answer.bytes()).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), expected);
         let (top, bottom) = (picture.get_pixel(20, 10), picture.get_pixel(20, expected.1 - 10));
@@ -804,6 +806,18 @@ fn a_logout_ends_a_copy_of_the_cookie_too() {
     let page = visit.get("/");
     assert!(page.text().contains("You are logged out") && page.text().contains(r#"href="/login""#), "{page:?}");
     visit.as_another(copy, |visit| assert_eq!(visit.get("/account").status(), Status::SEE_OTHER));
+}
+
+/// Addresses, orders and the owner's password lie in them.
+#[cfg(unix)]
+#[test]
+fn the_database_is_for_the_user_of_the_site_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    let visit = visit();
+    for name in ["darkroom.db", "darkroom.db-wal"] {
+        let mode = fs::metadata(visit.folder.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{name}");
+    }
 }
 
 #[test]

@@ -402,7 +402,7 @@ impl App {
         let app = self.route(
             Some(Method::Get),
             "/healthz",
-            |req: &mut Request| Json(service::health(req)),
+            |req: &mut Request| Json(service::health(req)).into_response().header("Cache-Control", "no-store"),
             Location::caller(),
         );
         app.change_route("healthz", |goal| goal.passage.any_host = true)

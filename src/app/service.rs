@@ -21,7 +21,7 @@ use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Found, Router};
-use crate::http::{encoding, once, pages, session};
+use crate::http::{cache_control, encoding, once, pages, session};
 use crate::jobs::Jobs;
 use crate::worker_share::{Busy, RETRY_AFTER};
 
@@ -163,6 +163,8 @@ impl Service {
         encoding::compress(request, &mut response);
         let mut response = self.answer_error(request, response);
         self.guard.protect(request, &mut response);
+        let (status, is_for_options) = (response.status_code().code(), *request.method() == Method::Options);
+        cache_control::complete(response.headers_mut(), status, is_for_options);
         response.headers_mut().put("X-Request-Id", request.id().to_owned());
         log_access(request, &response, began);
         response

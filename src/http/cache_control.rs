@@ -44,6 +44,15 @@ pub(crate) fn forbid_storing(headers: &mut Headers) {
     headers.put(CACHE_CONTROL, "private, no-store");
 }
 
+/// Keeps caches from storing a response that says nothing of it and is about one request alone: an error, a temporary
+/// redirect, an answer to `OPTIONS`. Caches may keep some errors for as long as they think right (RFC 9111, section 4.2.2).
+pub(crate) fn complete(headers: &mut Headers, status: u16, is_for_options: bool) {
+    let is_for_once = is_for_options || matches!(status, 302 | 303 | 307 | 400..);
+    if is_for_once && !headers.contains(CACHE_CONTROL) && !headers.contains("Expires") {
+        headers.put(CACHE_CONTROL, "no-store");
+    }
+}
+
 /// Says that another `Cookie` header gets another response.
 pub(crate) fn vary_by_cookie(headers: &mut Headers) {
     let varies = |value: &str| {
@@ -71,6 +80,26 @@ fn name(directive: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_for_one_request_is_not_stored_unless_it_says_so() {
+        let completed = |status, is_for_options, said: &[(&str, &str)]| {
+            let mut headers = Headers::from_iter(said.iter().copied());
+            complete(&mut headers, status, is_for_options);
+            headers.get(CACHE_CONTROL).map(str::to_owned)
+        };
+        let no_store = Some("no-store".to_owned());
+        for status in [302, 303, 307, 400, 404, 405, 410, 414, 416, 500, 501, 599] {
+            assert_eq!(completed(status, false, &[]), no_store, "{status}");
+        }
+        for status in [200, 204, 206, 301, 304, 308] {
+            assert_eq!(completed(status, false, &[]), None, "{status}");
+        }
+        assert_eq!(completed(204, true, &[]), no_store);
+        let kept = completed(404, false, &[("cache-control", "max-age=60")]);
+        assert_eq!(kept.as_deref(), Some("max-age=60"));
+        assert_eq!(completed(404, false, &[("Expires", "Thu, 01 Jan 2099 00:00:00 GMT")]), None);
+    }
 
     #[test]
     fn what_is_shared_becomes_private_and_keeps_its_time() {

@@ -245,6 +245,7 @@ fn a_connection_too_many_is_told_to_come_again() {
     // Having asked already, as a browser has.
     let refused = Raw::to(&server).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").rest();
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\r\nRetry-After: 5\r\n"), "{refused}");
+    assert!(refused.contains("\r\nCache-Control: no-store\r\n"), "{refused}");
     // One that asks for its end, so that it is known when it has gone.
     kept.remove(0).send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").rest();
     let began = std::time::Instant::now();

@@ -244,3 +244,58 @@ fn every_response_has_its_id_and_ids_differ() {
     ids.dedup();
     assert_eq!(ids.len(), 1_000);
 }
+
+/// Every answer that is the framework's own; those that may be kept are in a test of their own (`files`, `live`, `panel`).
+#[test]
+fn every_built_in_response_says_how_long_it_may_be_kept() {
+    logs::keep();
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("a.txt"), "0123456789").unwrap();
+    let app = app()
+        .healthz()
+        .readyz()
+        .static_files("/static", folder.path())
+        .get("/", |_| "home")
+        .get("/away", |_| redirect("/"))
+        .get("/elsewhere", |_| aside::redirect_to_url("https://a.example/"))
+        .get("/panic", |_| panic!("never returns"))
+        .get("/gone", |_| (Status::GONE, "made by hand"))
+        .get("/own", |_| Err::<(), _>(Error::not_found("x")))
+        .get("/kept", |_| Response::text("x").status(Status::NOT_FOUND).header("Cache-Control", "max-age=60"))
+        .error_page(404, |_, _| "not here");
+    let mut client = TestClient::new(app);
+    let mut kept = |method: &str, path: &str, headers: &[(&str, &str)]| {
+        let request = client.request(method, path).peer("127.0.0.1:5000");
+        let response = headers.iter().fold(request, |request, (name, value)| request.header(name, value)).send();
+        let all: Vec<_> = response.headers().get_all("Cache-Control").collect();
+        (response.status().code(), all.join(" and "))
+    };
+    for (method, path, headers, status) in [
+        ("GET", "/healthz", &[][..], 200),
+        ("HEAD", "/healthz", &[], 200),
+        ("GET", "/readyz", &[], 200),
+        ("OPTIONS", "/", &[], 204),
+        ("DELETE", "/", &[], 405),
+        ("GET", "/away", &[], 303),
+        ("GET", "/elsewhere", &[], 303),
+        ("GET", "/panic", &[], 500),
+        ("GET", "/gone", &[], 410),
+        ("GET", "/own", &[], 404),
+        ("GET", "/favicon.ico", &[], 404),
+        ("GET", "/favicon.ico", &[("Accept", "application/json")], 404),
+        ("HEAD", "/nothing", &[], 404),
+        ("GET", "/static/nothing.txt", &[], 404),
+        ("GET", "/static/a.txt", &[("Range", "bytes=10-")], 416),
+        ("GET", "/static/a.txt", &[("If-Match", "\"x\"")], 412),
+        ("POST", "/", &[("Sec-Fetch-Site", "cross-site")], 403),
+        ("GET", "/", &[("Host", "evil.example")], 421),
+        ("GET", "/_aside", &[], 200),
+        ("GET", "/_aside/tasks/17", &[], 404),
+    ] {
+        assert_eq!(kept(method, path, headers), (status, "no-store".into()), "{method} {path} {headers:?}");
+    }
+    let etag = "W/\"x\"";
+    assert_eq!(kept("GET", "/static/a.txt", &[("If-None-Match", etag)]), (200, "no-cache".into()));
+    assert_eq!(kept("GET", "/static/a.txt", &[("If-None-Match", "*")]), (304, "no-cache".into()));
+    assert_eq!(kept("GET", "/kept", &[]), (404, "max-age=60".into()));
+}

@@ -81,10 +81,10 @@ const SPARE: usize = 64;
 
 /// What they get to read.
 const FULL: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nCache-Control: no-store\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// What a client reads whose request has been arriving for too long, while all of them hold too much memory.
-const UNFINISHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nContent-Type: text/plain\r\nContent-Length: 71\r\nConnection: close\r\n\r\nToo many requests have not arrived whole; please try again in a moment.";
+const UNFINISHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nCache-Control: no-store\r\nContent-Type: text/plain\r\nContent-Length: 71\r\nConnection: close\r\n\r\nToo many requests have not arrived whole; please try again in a moment.";
 
 /// The transport.
 pub(crate) struct Epoll {
