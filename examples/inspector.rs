@@ -223,7 +223,7 @@ enum Kept {
     Sqlite(String),
     /// The database of the jobs.
     #[cfg(feature = "redis")]
-    Redis(redis::Client),
+    Redis(Box<redis::Client>),
     /// Here, as long as the jobs.
     Memory(Mutex<Vec<String>>),
 }
@@ -237,7 +237,7 @@ impl Kept {
         }
         #[cfg(feature = "redis")]
         if setting.starts_with("redis") {
-            return Ok(Kept::Redis(redis::Client::open(setting)?));
+            return Ok(Kept::Redis(redis::Client::open(setting)?.into()));
         }
         Ok(Kept::Memory(Mutex::default()))
     }

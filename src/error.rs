@@ -613,7 +613,8 @@ mod tests {
     /// The library's own line, in which it calls what it was given, tells nothing.
     #[test]
     fn an_error_made_by_a_function_that_was_passed_has_no_place() {
-        let made: Result<()> = Err("why").map_err(Error::bad_request);
+        let refused: Result<(), &str> = Err("why");
+        let made = refused.map_err(Error::bad_request);
         assert_eq!(made.unwrap_err().location(), None);
     }
 

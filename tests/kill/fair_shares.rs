@@ -80,10 +80,10 @@ fn survive(server: &'static str) {
     let site: SocketAddr = base.trim_start_matches("http://").parse().expect("an address");
     let lasts = Duration::from_secs(crate::storm::number("ASIDE_STORM_SECONDS").unwrap_or(3));
     let storm = Storm { server, site, lasts };
-    storm.attack("slow heads", SLOW_HEADS, |site, from| Slow::head(site, from));
-    storm.attack("slow bodies", SLOW_BODIES, |site, from| Slow::body(site, from));
-    storm.attack("slow readers", SLOW_READERS, |site, from| Slow::reader(site, from));
-    storm.attack("idle streams", IDLE_STREAMS, |site, from| Slow::stream(site, from));
+    storm.attack("slow heads", SLOW_HEADS, Slow::head);
+    storm.attack("slow bodies", SLOW_BODIES, Slow::body);
+    storm.attack("slow readers", SLOW_READERS, Slow::reader);
+    storm.attack("idle streams", IDLE_STREAMS, Slow::stream);
     storm.flood_with_logins();
     storm.pause_beside_slow_bodies();
     storm.all_at_once();
@@ -99,7 +99,7 @@ struct Storm {
 
 impl Storm {
     /// Holds that many slow connections, and asks for pages beside them.
-    fn attack(&self, what: &str, count: usize, open: fn(SocketAddr, &str) -> Option<Slow>) {
+    fn attack(&self, what: &str, count: usize, open: Open) {
         let attack = Attack::start(self.site, count, open);
         self.expect_pages(what);
         attack.stop();
@@ -113,14 +113,14 @@ impl Storm {
 
     /// Two slow uploads take the first workers, and idle ones may leave in the pause.
     fn pause_beside_slow_bodies(&self) {
-        let attack = Attack::start(self.site, 2, |site, from| Slow::body(site, from));
+        let attack = Attack::start(self.site, 2, Slow::body);
         attack.wait(QUIET);
         self.expect_pages("quiet pause");
         attack.stop();
     }
 
     fn all_at_once(&self) {
-        let kinds: [(usize, fn(SocketAddr, &str) -> Option<Slow>); 4] = [
+        let kinds: [(usize, Open); 4] = [
             (SLOW_HEADS, Slow::head),
             (SLOW_BODIES, Slow::body),
             (SLOW_READERS, Slow::reader),
@@ -211,6 +211,9 @@ fn connect(site: SocketAddr, from: &str, receive_buffer: Option<usize>) -> std::
     Ok(stream)
 }
 
+/// Opens a slow connection from that address, unless the server refuses it.
+type Open = fn(SocketAddr, &str) -> Option<Slow>;
+
 /// A connection that holds something of the server as long as it can, and the bytes that it sends each time.
 struct Slow {
     stream: TcpStream,
@@ -263,7 +266,7 @@ struct Attack {
 
 impl Attack {
     /// Starts one, and returns when all of its connections were open once.
-    fn start(site: SocketAddr, count: usize, open: fn(SocketAddr, &str) -> Option<Slow>) -> Attack {
+    fn start(site: SocketAddr, count: usize, open: Open) -> Attack {
         let ((stop, stopped), (ready, is_ready)) = (channel(), channel());
         let thread = thread::spawn(move || drip(site, count, open, &stopped, &ready));
         is_ready.recv_timeout(PATIENCE).expect("the attack begins");
@@ -284,13 +287,7 @@ impl Attack {
     }
 }
 
-fn drip(
-    site: SocketAddr,
-    count: usize,
-    open: fn(SocketAddr, &str) -> Option<Slow>,
-    stopped: &Receiver<()>,
-    ready: &Sender<()>,
-) {
+fn drip(site: SocketAddr, count: usize, open: Open, stopped: &Receiver<()>, ready: &Sender<()>) {
     let mut addresses = ATTACKERS.iter().cycle();
     let mut slow: Vec<Slow> = Vec::new();
     loop {

@@ -188,7 +188,7 @@ fn parse_headers(lines: &[u8]) -> Result<PartHeaders> {
                 value.push(b' ');
                 value.extend_from_slice(line.trim_ascii());
             }
-            _ => headers.push(parse_header(line).ok_or_else(|| malformed_headers())?),
+            _ => headers.push(parse_header(line).ok_or_else(malformed_headers)?),
         }
     }
     if headers.len() > MAX_HEADERS { Err(malformed_headers()) } else { Ok(PartHeaders(headers)) }
