@@ -167,7 +167,7 @@ fn create_post(req: &mut Request) -> Result<Response> {
 }
 
 // Sample 7: "Mail is already background"
-// Asok's mail has no second try and is lost when the process ends; here it is tried five times, and waited for at shutdown.
+// Asok's mail has no second try and is lost when the process ends; here it is tried for a quarter of an hour, and waited for at shutdown.
 fn greet(req: &mut Request) -> Result<Response> {
     #[derive(Deserialize)]
     struct Greeting {

@@ -171,7 +171,10 @@ pub struct Config {
     /// `ASIDE_MAX_PARTS`: parts of a multipart body; 100.
     pub max_parts: usize,
     /// `ASIDE_MAIL_URL`: `smtp://user:password@host:587`, `smtps://…:465`, `file:DIR` or `memory:`. By default files
-    /// under `data/mail` in development; in production it must be set before the first mail.
+    /// under `data/mail` in development; in production it must be set before the first mail. `smtp://` is encrypted by
+    /// STARTTLS, or sends nothing (`?tls=required`). To a loopback address, and with `?tls=opportunistic`, it is where the
+    /// server offers it, with whatever certificate; with `?tls=none` it is not. Else the certificate must be one that the
+    /// operating system trusts, or that `SSL_CERT_FILE` names.
     pub mail_url: Option<String>,
     /// `ASIDE_MAIL_FROM`: the sender where a mail names none; `aside@localhost` in development.
     pub mail_from: Option<String>,

@@ -262,6 +262,8 @@ impl Webhook {
 /// `req.enqueue(webhook)?`: a webhook that survives the process. See [there](Webhook#sent-or-enqueued).
 impl Job for Webhook {
     const NAME: &'static str = "webhook";
+    /// Its own: a receiver that is slow holds up no other job.
+    const QUEUE: &'static str = "webhook";
     const PRIVATE: bool = true;
 
     fn retry() -> Retry {

@@ -1,6 +1,7 @@
 //! What may be enqueued and how it is run: the types of jobs, the queues, the limits.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::time::Duration;
 
 use serde::de::DeserializeOwned;
@@ -119,11 +120,12 @@ impl Plan {
         self.kinds.get(name)
     }
 
-    /// The queues that this process serves, and how many of each it runs at once.
+    /// The queues that this process serves, and how many of each it runs at once. `default` is always among them: a job that
+    /// an earlier version enqueued there may have a queue of its own by now.
     pub(super) fn queues(&self) -> BTreeMap<&str, usize> {
         let of_kinds = self.kinds.values().map(|kind| (kind.queue, self.workers));
         let named = self.queues.iter().map(|(name, at_once)| (name.as_str(), *at_once));
-        of_kinds.chain(named).collect()
+        iter::once(("default", self.workers)).chain(of_kinds).chain(named).collect()
     }
 
     /// What is kept of a job that is to be enqueued.

@@ -46,11 +46,14 @@ struct State {
     /// The newest last.
     idle: Vec<(Instant, Session)>,
     is_watched: bool,
+    /// The last login that was refused, and how.
+    refused_login: Option<(Instant, String)>,
 }
 
 impl Server {
     pub(super) fn new(endpoint: Endpoint, most: usize) -> Server {
-        let state = State { allowed: most, taken: 0, gone_well: 0, idle: Vec::new(), is_watched: false };
+        let state =
+            State { allowed: most, taken: 0, gone_well: 0, idle: Vec::new(), is_watched: false, refused_login: None };
         let (endpoint, state) = (Arc::new(endpoint), Mutex::new(state));
         Server(Arc::new(Shared { endpoint, most, state, freed: Condvar::new() }))
     }
@@ -132,6 +135,21 @@ impl Shared {
         Some(Permit(self.clone()))
     }
 
+    /// The fault of the last login, while it is too early for another. Each mail would try the same password.
+    fn login_pause(&self) -> Option<Fault> {
+        let state = self.state();
+        let (at, message) = state.refused_login.as_ref()?;
+        let pause = self.endpoint.limits.login_pause;
+        let since = at.elapsed();
+        (since < pause).then(|| Fault::temporary(format!("{message} (asked {} ago, and not again yet)", span(since))))
+    }
+
+    fn note_login(&self, fault: &Fault) {
+        if fault.is_login() {
+            self.state().refused_login = Some((Instant::now(), fault.to_string()));
+        }
+    }
+
     /// Keeps a connection for the next mail, if there is room and it is still good.
     fn keep(self: &Arc<Shared>, session: Session) {
         let mut state = self.state();
@@ -191,7 +209,10 @@ impl Permit {
                 other => return other,
             }
         }
-        let session = self.open()?;
+        if let Some(fault) = self.0.login_pause() {
+            return Err(fault);
+        }
+        let session = self.open().inspect_err(|fault| self.0.note_login(fault))?;
         self.send(session, letter, to)
     }
 

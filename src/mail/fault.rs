@@ -100,6 +100,11 @@ impl Fault {
         error.status().map_or_else(|| !is_timeout(error), |code| u16::from(code) == 421)
     }
 
+    /// Returns true if the server refused the user and password.
+    pub(super) fn is_login(&self) -> bool {
+        self.step == Step::Login && self.source.as_ref().is_some_and(smtp::Error::is_permanent)
+    }
+
     /// Returns true if the server gave an answer that the conversation can go on after.
     pub(super) fn is_answer(&self) -> bool {
         let status = self.source.as_ref().and_then(smtp::Error::status);

@@ -43,6 +43,8 @@ pub(super) struct Limits {
     pub(super) patience: Duration,
     /// The first wait after the server has said that there are too many connections.
     pub(super) pause: Duration,
+    /// Between a login that was refused and the next: many of them lock an account, or this machine out.
+    pub(super) login_pause: Duration,
 }
 
 impl Default for Limits {
@@ -52,6 +54,7 @@ impl Default for Limits {
             verdict: Duration::from_secs(600),
             patience: Duration::from_secs(300),
             pause: Duration::from_secs(1),
+            login_pause: Duration::from_secs(60),
         }
     }
 }

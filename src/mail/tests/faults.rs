@@ -69,6 +69,29 @@ fn a_login_that_is_refused_is_tried_again() {
     assert!(!words.contains("geheim"), "{words}");
 }
 
+/// Many refused logins lock the account.
+#[test]
+fn after_a_refused_login_other_mails_do_not_try_the_same_password_at_once() {
+    let refused = || vec![(Step::Auth, Act::Answer("535 5.7.8 bad credentials"))];
+    let offers = || Options { offers: vec!["AUTH PLAIN"], ..Options::default() };
+    for (login_pause, connections) in [(Duration::from_secs(3600), 1), (Duration::ZERO, 3)] {
+        let server = SmtpServer::with(vec![refused(), refused()], offers());
+        let limits = Limits { login_pause, ..limits(Duration::from_secs(30)) };
+        let url = server.url().replace("//", "//user:geheim@");
+        let mailer = Mailer::with_limits(&config(&url), limits).unwrap();
+        for attempt in 0..3 {
+            match Delivery::new(mail().build(&mailer).unwrap()).attempt(&mailer) {
+                Ok(()) => assert_eq!((attempt, login_pause), (2, Duration::ZERO)),
+                Err(fault) => {
+                    let error = Error::from(fault);
+                    assert!(is_temporary(&error) && error.chain().contains("user and password"), "{}", error.chain());
+                }
+            }
+        }
+        assert_eq!(server.connections(), connections);
+    }
+}
+
 #[test]
 fn a_certificate_that_is_not_trusted_is_told_and_tried_again() {
     for certificate in [EXPIRED, SELF_SIGNED, LOCALHOST] {

@@ -30,7 +30,13 @@ fn job(client: &TestClient, id: u64) -> JobInfo {
 
 /// Limits that a test can wait for.
 fn limits(step: Duration) -> Limits {
-    Limits { step, verdict: step, patience: Duration::from_secs(20), pause: Duration::from_millis(1) }
+    Limits {
+        step,
+        verdict: step,
+        patience: Duration::from_secs(20),
+        pause: Duration::from_millis(1),
+        login_pause: Duration::ZERO,
+    }
 }
 
 fn config(url: &str) -> Config {
