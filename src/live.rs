@@ -301,7 +301,7 @@ impl Request {
     /// `EventSource` and the SSE extension of htmx expect, and carries an id: a page that comes back with it
     /// (`Last-Event-ID`) is told only what is new. After the last change ([`Live::finish`]) comes an event named `end`, at which a page lets the stream go
     /// (`sse-close="end"` with htmx). At most 20 events a second, each the latest state; a comment every 15 s when there is
-    /// nothing to tell. At most `ASIDE_MAX_STREAMS` at once; each holds a thread until the visitor leaves, and none with
+    /// nothing to tell. At most `ASIDE_MAX_STREAMS` at once, and `ASIDE_MAX_STREAMS_PER_CLIENT` of one client; each holds a thread until the visitor leaves, and none with
     /// `ASIDE_SERVER=epoll`.
     ///
     /// A change that cannot be rendered is in the log, once, and the page keeps what it shows. To a stream that is refused (404

@@ -160,7 +160,8 @@ impl Response {
     /// ```
     ///
     /// When the closure returns the stream ends, and a browser comes back after a while: end with an event at which the page
-    /// closes its `EventSource`. Each such stream holds a thread, at most `ASIDE_MAX_STREAMS` (1,000); one too many gets 503. An
+    /// closes its `EventSource`. Each such stream holds a thread, at most `ASIDE_MAX_STREAMS` (1,000), and a quarter of
+    /// that for one client (`ASIDE_MAX_STREAMS_PER_CLIENT`); one too many gets 503. An
     /// error ends it quietly, since mostly it means that the visitor has left. For state that pages watch there is
     /// [`Request::live`](crate::Request::live).
     pub fn events<F>(write: F) -> Response

@@ -26,7 +26,8 @@
 //!   its side by nothing: both are refused.
 //! - Of connections that come at the same instant some get no thread: tiny_http counts an idle one that was given a
 //!   connection already. [`Nudges`] free them, one each 10 ms.
-//! - A request that is sent behind a live page on its connection holds a worker until the page ends.
+//! - A request that is sent behind a live page on its connection holds a worker until the page ends, and so does a response
+//!   that its client does not read. When all workers are busy, the slowest of these connections are ended ([`outgoing`](super::outgoing)).
 //! - A live page ends when its client sends, without waiting for that, a request with `Connection: close` behind it: our
 //!   side of the connection is then shut for reading, which looks as if the client had shut its own (`departures`).
 //! - `panic = "abort"` in a profile makes a client that goes away end the process: tiny_http's threads panic then.

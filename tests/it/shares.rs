@@ -4,7 +4,9 @@ use std::sync::{Arc, mpsc};
 use std::thread;
 
 use aside::{App, Config, Pool, Request, Server};
+use log::Level;
 
+use crate::logs;
 use crate::wire::{Gate, PATIENCE, Raw, Reply, config, start};
 
 fn is_answered(server: &Server) {
@@ -19,6 +21,7 @@ fn is_refused(reply: &Reply) {
 /// A pool that is taken used to hold every worker that asked for a permit.
 #[test]
 fn one_of_four_workers_waits_for_a_pool_and_the_next_request_gets_503() {
+    logs::keep();
     let (pool, gate, (taken, taking)) = (Pool::new(1), Arc::new(Gate::default()), mpsc::channel());
     let (theirs, their_gate) = (pool.clone(), gate.clone());
     let holder = thread::spawn(move || {
@@ -39,11 +42,15 @@ fn one_of_four_workers_waits_for_a_pool_and_the_next_request_gets_503() {
         }
         is_refused(&told.recv_timeout(PATIENCE).expect("one of them is refused"));
         is_answered(&server);
+        is_refused(&Raw::to(&server).get("/pooled"));
         gate.open();
         assert_eq!(told.recv_timeout(PATIENCE).unwrap().body, "done");
     });
     holder.join().unwrap().unwrap();
     server.stop();
+    let lines = logs::at(Level::Warn, "wait for a permit of a Pool");
+    assert!(lines.len() == 1 && lines[0].contains("1 of 4 workers"), "one line a minute: {lines:?}");
+    assert_eq!(logs::at(Level::Error, "GET /pooled"), Vec::<String>::new(), "and none for each refusal");
 }
 
 /// A connection from another address of this machine, which tests count as another client.
