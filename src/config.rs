@@ -170,6 +170,10 @@ pub struct Config {
     pub max_fields: usize,
     /// `ASIDE_MAX_PARTS`: parts of a multipart body; 100.
     pub max_parts: usize,
+    /// `ASIDE_MAX_IMAGE_MEMORY`: bytes for all images that are decoded or held, together; 512 MiB, at least 1 MiB. The next one
+    /// waits; one that needs more by itself is refused. Up to half as much again goes to files that are being read and buffers
+    /// that are used again. Each process has its own.
+    pub max_image_memory: u64,
     /// `ASIDE_MAIL_URL`: `smtp://user:password@host:587`, `smtps://…:465`, `file:DIR` or `memory:`. By default files
     /// under `data/mail` in development; in production it must be set before the first mail. `smtp://` is encrypted by
     /// STARTTLS, or sends nothing (`?tls=required`). To a loopback address, and with `?tls=opportunistic`, it is where the
@@ -227,6 +231,7 @@ impl Default for Config {
             max_upload: 32 << 20,
             max_fields: 1_000,
             max_parts: 100,
+            max_image_memory: 512 << 20,
             mail_url: None,
             mail_from: None,
             mail_connections: 4,
@@ -304,6 +309,7 @@ impl Config {
             max_upload: read.or("ASIDE_MAX_UPLOAD", default.max_upload, "a number of bytes")?,
             max_fields: read.or("ASIDE_MAX_FIELDS", default.max_fields, "a whole number")?,
             max_parts: read.or("ASIDE_MAX_PARTS", default.max_parts, "a whole number")?,
+            max_image_memory: read.or("ASIDE_MAX_IMAGE_MEMORY", default.max_image_memory, "a number of bytes")?,
             mail_url: read.text("ASIDE_MAIL_URL"),
             mail_from: read.text("ASIDE_MAIL_FROM"),
             mail_connections: read.or("ASIDE_MAIL_CONNECTIONS", default.mail_connections, "a number from 1 to 100")?,
@@ -334,6 +340,7 @@ impl Config {
             (self.max_tasks == 0, "ASIDE_MAX_TASKS must be at least 1"),
             (self.max_task_threads == 0, "ASIDE_MAX_TASK_THREADS must be at least 1"),
             (self.max_workers == 0, "ASIDE_MAX_WORKERS must be at least 1"),
+            (self.max_image_memory < 1 << 20, "ASIDE_MAX_IMAGE_MEMORY must be at least 1,048,576 bytes (1 MiB)"),
             (self.max_waiting == Some(0), "ASIDE_MAX_WAITING must be at least 1"),
             (self.max_uploads == Some(0), "ASIDE_MAX_UPLOADS must be at least 1"),
             (self.max_uploads_per_client == Some(0), "ASIDE_MAX_UPLOADS_PER_CLIENT must be at least 1"),
@@ -501,6 +508,8 @@ mod tests {
             ("ASIDE_GRACE", "18446744073709551615"),
             ("ASIDE_SESSION_LIFETIME", "18446744073709551615"),
             ("ASIDE_MAX_WAITING", "0"),
+            ("ASIDE_MAX_IMAGE_MEMORY", "1000"),
+            ("ASIDE_MAX_IMAGE_MEMORY", "512M"),
             ("ASIDE_MAX_UPLOADS", "many"),
             ("ASIDE_MAX_UPLOADS_PER_CLIENT", "0"),
             ("ASIDE_MAX_STREAMS_PER_CLIENT", "0"),

@@ -30,9 +30,12 @@ pub(crate) enum Wait {
     Once,
     /// The body of a request.
     Body,
+    /// Memory for an image.
+    #[cfg_attr(not(feature = "image"), expect(dead_code, reason = "images are another feature"))]
+    Image,
 }
 
-const KINDS: usize = 5;
+const KINDS: usize = 6;
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,6 +45,7 @@ impl fmt::Display for Wait {
             Wait::Cache => "a value of a Cache that another thread computes",
             Wait::Once => "the response to an equal form (Request::once)",
             Wait::Body => "request bodies",
+            Wait::Image => "memory for images (ASIDE_MAX_IMAGE_MEMORY)",
         })
     }
 }

@@ -30,6 +30,8 @@ use crate::http::session::{Keys, OpenStreams};
 use crate::http::store::Store;
 use crate::http::templates::Templates;
 use crate::http::urls::Urls;
+#[cfg(feature = "image")]
+use crate::image::MaxMemory;
 use crate::jobs::Jobs;
 use crate::live;
 #[cfg(feature = "mail")]
@@ -549,6 +551,8 @@ impl App {
         // Here and not at the first mail, so that a URL that cannot be used is refused at start.
         #[cfg(feature = "mail")]
         self.values.insert(Mailer::new(&config)?);
+        #[cfg(feature = "image")]
+        self.values.insert(MaxMemory(config.max_image_memory));
         let scope = Scope::new(Registry::new(&config), self.values);
         jobs.iter().for_each(|jobs| jobs.belong_to(&scope));
         Ok(Service::new(config, self.router, self.parts, guard, scope))

@@ -14,6 +14,8 @@ use ::image::ImageFormat;
 use ::image::metadata::Orientation;
 use flate2::read::ZlibDecoder;
 
+use super::Size;
+
 /// Bytes of a colour profile; a larger one is ignored. Those of cameras and screens have a few hundred bytes, the largest
 /// in use (of scanners and presses) 2 MB.
 const MAX_PROFILE: usize = 4 << 20;
@@ -289,6 +291,41 @@ pub(super) fn jpeg_scans(bytes: &[u8]) -> (usize, bool) {
         }
     }
     (scans, has_end)
+}
+
+/// How a JPEG's pixels are laid out.
+pub(super) struct JpegFrame {
+    pub(super) is_progressive: bool,
+    /// Of each component: blocks across and down in the unit in which the components take turns.
+    pub(super) sampling: Vec<(u8, u8)>,
+}
+
+pub(super) fn jpeg_frame(bytes: &[u8]) -> Option<JpegFrame> {
+    Blocks::new(ImageFormat::Jpeg, bytes).find_map(|(block, _)| match block {
+        [0xff, marker @ 0xc0..=0xcf, _, _, _, _, _, _, _, count, components @ ..]
+            if !matches!(marker, 0xc4 | 0xc8 | 0xcc) =>
+        {
+            let components = components.chunks_exact(3).take(usize::from(*count));
+            let sampling = components.map(|component| (component[1] >> 4, component[1] & 15)).collect();
+            Some(JpegFrame { is_progressive: marker & 3 == 2, sampling })
+        }
+        _ => None,
+    })
+}
+
+/// The size of a GIF's first frame.
+pub(super) fn first_gif_frame(bytes: &[u8]) -> Option<Size> {
+    Blocks::new(ImageFormat::Gif, bytes).find_map(|(block, _)| match *block {
+        [0x2c, _, _, _, _, w0, w1, h0, h1, ..] => {
+            Some(Size::new(u16::from_le_bytes([w0, w1]).into(), u16::from_le_bytes([h0, h1]).into()))
+        }
+        _ => None,
+    })
+}
+
+/// The types of a WebP's chunks.
+pub(super) fn webp_chunks(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> {
+    Blocks::new(ImageFormat::WebP, bytes).filter_map(|(chunk, _)| chunk.first_chunk().copied())
 }
 
 /// The pixels of the largest lossy frame in a WebP, by the frames' own headers: their decoder makes room for that many

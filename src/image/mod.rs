@@ -5,6 +5,8 @@
 //! visitor; and what goes out is only pixels: upright, in sRGB, with no place, camera or name in it. Of the metadata that comes
 //! in, only orientation and colour profile are read; a profile over 4 MiB is ignored.
 
+mod budget;
+mod cost;
 mod metadata;
 mod shrunk;
 
@@ -17,7 +19,7 @@ use std::hash::{DefaultHasher, Hasher};
 use std::io::{BufRead, Cursor, Read, Seek, Write};
 use std::panic::catch_unwind;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use ::image::codecs::gif::GifEncoder;
 use ::image::metadata::Orientation;
@@ -30,8 +32,10 @@ use fast_image_resize::{IntoImageView, IntoImageViewMut, PixelTrait, ResizeOptio
 use jpeg_encoder::{ColorType as JpegColor, SamplingFactor};
 use moxcms::{ColorProfile, DataColorSpace, Layout, Transform8BitExecutor, TransformOptions};
 
+use self::budget::{BUDGET, FILES, Kept, Share};
 use self::metadata::{Metadata, PixelReader, jpeg_scans, largest_webp_frame};
-use crate::background::scope::is_task;
+use crate::background::scope::{Context, is_task};
+use crate::config::Config;
 use crate::error::{BoxError, Error, Result};
 
 /// Where JPEG is hard to tell from the original, at a third of the bytes of 95.
@@ -262,8 +266,9 @@ impl Limits {
         self
     }
 
-    /// At most so many bytes of memory for decoding, as far as the decoders count it: the pixels (3 or 4 bytes each, or
-    /// twice that at 16 bits) and their larger buffers. The file itself may not be larger either. 512 MiB unless set.
+    /// At most so many bytes of memory for decoding: the pixels (3 or 4 bytes each, or twice that at 16 bits), their 8-bit
+    /// copy and the buffers of their decoder. The file itself may not be larger either. 512 MiB unless set; never more than
+    /// `ASIDE_MAX_IMAGE_MEMORY`, which is for all images together.
     pub fn max_memory(mut self, bytes: u64) -> Limits {
         self.max_memory = bytes;
         self
@@ -284,6 +289,8 @@ impl Limits {
     pub fn open_for(self, path: impl AsRef<Path>, largest: Fit) -> Result<Image> {
         let path = path.as_ref();
         let file = File::open(path).map_err(|error| Error::from(error).context(format!("cannot open {path:?}")))?;
+        let length = file.metadata()?.len().min(self.max_memory);
+        let _file = FILES.take(length, max_memory() / 4)?;
         self.read_for(file, largest)
     }
 
@@ -330,16 +337,52 @@ impl Limits {
     fn decode_or_panic(self, bytes: &[u8], largest: Fit) -> Result<Image> {
         let format = ::image::guess_format(bytes).map_err(unreadable)?;
         let bytes = if format == ImageFormat::Jpeg { self.whole_jpeg(bytes)? } else { Cow::Borrowed(bytes) };
-        let decoder = self.decoder(format, &bytes)?;
-        let (size, color) = (Size::from(decoder.dimensions()), decoder.color_type());
+        let (size, color) = self.header(format, &bytes)?;
         let Metadata { orientation, profile } = Metadata::read(format, &bytes);
-        let divisor = largest.lying(orientation).divisor(size);
-        let (pixels, divisor) = match shrunk(&bytes, size, divisor) {
-            Some(pixels) => (pixels, divisor),
-            None => (eight_bits(decoded(decoder).map_err(|error| self.refusal(error))?), 1),
+        let divisor = if format == ImageFormat::Jpeg { largest.lying(orientation).divisor(size) } else { 1 };
+        let (pixels, divisor, mut share) = match self.divided(&bytes, size, color, divisor)? {
+            Some((pixels, share)) => (pixels, divisor, share),
+            None => {
+                let share = self.share(cost::whole(format, size, color, &bytes))?;
+                (self.pixels(format, &bytes)?, 1, share)
+            }
         };
+        share.shrink(pixels.as_bytes().len() as u64);
         let to_srgb = profile.and_then(|profile| ToSrgb::new(&profile, color));
-        Ok(Image { pixels, divisor, size, orientation, to_srgb })
+        Ok(Image { pixels, divisor, size, orientation, to_srgb, _share: share })
+    }
+
+    /// A JPEG divided in each direction, when it is one that can be.
+    fn divided(self, jpeg: &[u8], size: Size, color: ColorType, divisor: u32) -> Result<Option<(DynamicImage, Share)>> {
+        if divisor == 1 {
+            return Ok(None);
+        }
+        let share = self.share(cost::divided(size, divisor, color))?;
+        Ok(shrunk::decode(jpeg, size, divisor, room).map(|pixels| (pixels, share)))
+    }
+
+    fn pixels(self, format: ImageFormat, bytes: &[u8]) -> Result<DynamicImage> {
+        decoded(self.decoder(format, bytes)?).map(eight_bits).map_err(|error| self.refusal(error))
+    }
+
+    fn header(self, format: ImageFormat, bytes: &[u8]) -> Result<(Size, ColorType)> {
+        let decoder = self.decoder(format, bytes)?;
+        Ok((decoder.dimensions().into(), decoder.color_type()))
+    }
+
+    /// What an image of these bytes takes of the budget that all share. Waits for it.
+    fn share(self, bytes: u64) -> Result<Share> {
+        if bytes > self.max_memory {
+            return Err(self.over_memory());
+        }
+        let most = max_memory();
+        if bytes > most {
+            return Err(Error::unprocessable(format!(
+                "The image needs more memory than the limit of {} bytes for all images (ASIDE_MAX_IMAGE_MEMORY).",
+                grouped(most)
+            )));
+        }
+        BUDGET.take(bytes, most)
     }
 
     /// A decoder that has read the header and found it within the limits. It sees no metadata.
@@ -376,7 +419,8 @@ impl Limits {
         }
         let pixels = bytes.strip_suffix(&[0xff]).unwrap_or(bytes); // the first half of the marker
         let jpeg = [pixels, JPEG_END].concat();
-        let size = self.decoder(ImageFormat::Jpeg, &jpeg)?.dimensions().into();
+        let (size, color) = self.header(ImageFormat::Jpeg, &jpeg)?;
+        let _share = self.share(cost::whole(ImageFormat::Jpeg, size, color, &jpeg))?;
         let is_whole = match shrunk::is_whole(&jpeg, size) {
             Some(is_whole) => is_whole,
             None => self.ignores_filler(pixels)?,
@@ -400,7 +444,7 @@ impl Limits {
     /// A hash of what a JPEG that ends in `filler` is decoded to.
     fn digest(self, jpeg: &[u8], filler: &[u8]) -> Result<u64> {
         let jpeg = [jpeg, filler, JPEG_END].concat();
-        let pixels = decoded(self.decoder(ImageFormat::Jpeg, &jpeg)?).map_err(|error| self.refusal(error))?;
+        let pixels = self.pixels(ImageFormat::Jpeg, &jpeg)?;
         let mut hasher = DefaultHasher::new();
         hasher.write(pixels.as_bytes());
         Ok(hasher.finish())
@@ -422,13 +466,16 @@ impl Limits {
     /// The error for the visitor: over our limit, or no picture.
     fn refusal(self, error: ImageError) -> Error {
         match error {
-            ImageError::Limits(_) => Error::unprocessable(format!(
-                "The image needs more memory than the limit of {} bytes (image::Limits::max_memory).",
-                grouped(self.max_memory)
-            ))
-            .with_source(error),
+            ImageError::Limits(_) => self.over_memory().with_source(error),
             _ => unreadable(error),
         }
+    }
+
+    fn over_memory(self) -> Error {
+        Error::unprocessable(format!(
+            "The image needs more memory than the limit of {} bytes (image::Limits::max_memory).",
+            grouped(self.max_memory)
+        ))
     }
 }
 
@@ -450,6 +497,11 @@ impl Limits {
 ///
 /// It holds its pixels, three or four bytes each: 36 MB for a photo of 12 megapixels, 4000 x 3000. Opened *for* 1600 pixels a
 /// side, as a JPEG, it holds 9 MB and is decoded sooner.
+///
+/// All images of the process together take at most `ASIDE_MAX_IMAGE_MEMORY` (512 MiB), and up to half as much again for
+/// files that are being read and for buffers that are used again. Where that is taken, the next one waits: in a task, a job
+/// or a command as long as others come and go, in a handler while no more workers than `ASIDE_MAX_WAITING` do. A thread that
+/// holds an image does not wait for a second one, which it would hold up itself; it may go past the limit.
 #[derive(Clone)]
 pub struct Image {
     /// As they lie in the file: turning is cheaper once they are fewer.
@@ -461,13 +513,25 @@ pub struct Image {
     orientation: Orientation,
     /// For a picture with a colour profile of its own: what its pixels have to go through to mean the same without it.
     to_srgb: Option<ToSrgb>,
+    /// Of the memory budget, for the pixels. Held, and not looked at.
+    _share: Share,
+}
+
+/// A setting of the application: bytes for all images together (`ASIDE_MAX_IMAGE_MEMORY`).
+pub(crate) struct MaxMemory(pub(crate) u64);
+
+/// That of the application that this thread works for, or the environment's.
+fn max_memory() -> u64 {
+    static ENVIRONMENTS: LazyLock<u64> = LazyLock::new(|| Config::from_env().unwrap_or_default().max_image_memory);
+    Context::current().scope.get::<MaxMemory>().map_or_else(|| *ENVIRONMENTS, |most| most.0)
 }
 
 impl Image {
     /// The picture in a file, whatever its name. [`Limits`] are the default ones.
     ///
     /// # Errors
-    /// 422 with words for the visitor: no image, broken, cut short, or over a limit. 500 when the file cannot be read.
+    /// 422 with words for the visitor: no image, broken, cut short, or over a limit. 500 when the file cannot be read. 503 with
+    /// `Retry-After` when too many handlers wait for memory, or nothing was given back for a minute.
     pub fn open(path: impl AsRef<Path>) -> Result<Image> {
         Limits::default().open(path)
     }
@@ -542,6 +606,7 @@ impl Image {
     /// 500: the file cannot be written, or its name ends in no format's extension.
     pub fn save(&self, to: impl AsRef<Path>, fit: Fit) -> Result<Size> {
         let to = to.as_ref();
+        let _copies = self.copies(fit);
         let pixels = self.fitted(fit)?;
         let bytes = encoded(&pixels, Format::of(to)?)?;
         write_beside(to, &bytes).map_err(|error| error.context(format!("cannot write {to:?}")))?;
@@ -553,7 +618,15 @@ impl Image {
     /// # Errors
     /// 500: the format cannot hold so large a picture (WebP ends at 16,383 pixels a side, JPEG and GIF at 65,535).
     pub fn encode(&self, fit: Fit, format: Format) -> Result<Vec<u8>> {
+        let _copies = self.copies(fit);
         encoded(&self.fitted(fit)?, format)
+    }
+
+    /// What the pixels at their new size take, and a second copy on the way to a file. This thread holds the image, so it
+    /// does not wait.
+    fn copies(&self, fit: Fit) -> Share {
+        let (_, to) = fit.lying(self.orientation).plan(self.size);
+        BUDGET.take_past(2 * to.pixels() * u64::from(self.pixels.color().bytes_per_pixel()))
     }
 
     /// The pixels at their new size: upright, 8 bits a channel, sRGB.
@@ -599,12 +672,26 @@ impl fmt::Debug for Image {
 
 thread_local! {
     /// Room for the next picture that this thread decodes.
-    static ROOM: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+    static ROOM: RefCell<Option<(Vec<u8>, Kept)>> = const { RefCell::new(None) };
 }
 
-/// The JPEG divided in each direction, when it is one that can be, in the room that the last picture of this thread left.
-fn shrunk(bytes: &[u8], size: Size, divisor: u32) -> Option<DynamicImage> {
-    (divisor > 1).then(|| shrunk::decode(bytes, size, divisor, || ROOM.take())).flatten()
+/// More than the C library ever takes from the memory that it keeps for a thread: it maps so much by itself, and gives it
+/// back at once. Otherwise each thread that once decoded an image may keep as much as that took. What is not written to
+/// takes no memory.
+const MAPPED: usize = 33 << 20;
+
+/// Images from this size on get it.
+const LARGE: usize = 1 << 20;
+
+/// Room for an image of these bytes: that of the last one of this thread, or a new one. It is empty.
+fn room(bytes: u64) -> Vec<u8> {
+    let bytes = bytes as usize;
+    let kept = ROOM.take().map(|(mut room, _)| {
+        room.clear();
+        room
+    });
+    kept.filter(|room| room.capacity() >= bytes)
+        .unwrap_or_else(|| Vec::with_capacity(if bytes < LARGE { bytes } else { bytes.max(MAPPED) }))
 }
 
 /// What a decoder gives, in the room that the last picture of this thread left.
@@ -617,15 +704,14 @@ fn decoded(decoder: impl ImageDecoder) -> ImageResult<DynamicImage> {
     if !matches!(color, ColorType::L8 | ColorType::Rgb8 | ColorType::Rgba8) {
         return DynamicImage::from_decoder(decoder);
     }
-    let mut bytes = ROOM.take();
+    let mut room = room(decoder.total_bytes());
     // Zeroed: a decoder that stops short must not show the picture before.
-    bytes.clear();
-    bytes.resize(decoder.total_bytes() as usize, 0);
-    decoder.read_image(&mut bytes)?;
+    room.resize(decoder.total_bytes() as usize, 0);
+    decoder.read_image(&mut room)?;
     let pixels = match color {
-        ColorType::L8 => GrayImage::from_raw(width, height, bytes).map(DynamicImage::from),
-        ColorType::Rgb8 => RgbImage::from_raw(width, height, bytes).map(DynamicImage::from),
-        _ => RgbaImage::from_raw(width, height, bytes).map(DynamicImage::from),
+        ColorType::L8 => GrayImage::from_raw(width, height, room).map(DynamicImage::from),
+        ColorType::Rgb8 => RgbImage::from_raw(width, height, room).map(DynamicImage::from),
+        _ => RgbaImage::from_raw(width, height, room).map(DynamicImage::from),
     };
     Ok(pixels.expect("there are as many bytes as the decoder asked for"))
 }
@@ -635,8 +721,10 @@ impl Drop for Image {
     fn drop(&mut self) {
         if is_task() {
             let bytes = std::mem::take(&mut self.pixels).into_bytes();
-            // Not when the thread itself is at its end.
-            let _ = ROOM.try_with(|room| room.replace(bytes));
+            if let Some(kept) = BUDGET.keep(bytes.capacity() as u64, max_memory()) {
+                // Not when the thread itself is at its end.
+                let _ = ROOM.try_with(|room| room.replace(Some((bytes, kept))));
+            }
         }
     }
 }
@@ -1252,6 +1340,44 @@ mod tests {
         }
     }
 
+    /// Twenty uploads of a PNG of 49 megapixels, 1.2 MB, once took 2.2 GB.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn images_share_one_budget() {
+        alone("images_share_one_budget_measured");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    #[ignore = "run alone by images_share_one_budget"]
+    fn images_share_one_budget_measured() {
+        const MEMORY: u64 = 16 << 20;
+        let folder = TempDir::new().unwrap();
+        let from = folder.path().join("large.png");
+        fs::write(&from, red(2000, 2000, Format::Png)).unwrap(); // 12 MB
+        let config = Config { max_image_memory: MEMORY, ..Config::default() };
+        let client = crate::testing::TestClient::new(crate::app::App::with_config(config));
+        let resize_twelve = || {
+            let tasks: Vec<_> = (0..12)
+                .map(|number| {
+                    let (from, to) = (from.clone(), folder.path().join(format!("{number}.jpg")));
+                    client
+                        .within(|| crate::background::task::background(move || resize(from, to, Fit::Inside(100, 100))))
+                })
+                .collect();
+            tasks.into_iter().for_each(|task| assert_eq!(task.join().unwrap().unwrap(), Size::new(100, 100)));
+        };
+        let used = megabytes_for(resize_twelve);
+        assert!((10..50).contains(&used), "{used} MB");
+        // One that takes more than all may is refused, and the next one is not.
+        client.within(|| {
+            let refused = Image::decode(red(2500, 2500, Format::Png)).unwrap_err();
+            assert!(refused.message().unwrap().contains("16,777,216 bytes for all images (ASIDE_MAX_IMAGE_MEMORY)"));
+            assert_eq!(refused.status().code(), 422);
+            assert!(Image::open(&from).is_ok());
+        });
+    }
+
     /// Images of one pixel, each with metadata of tens of megabytes or that inflates to a hundred.
     #[cfg(target_os = "linux")]
     fn bombs() -> Vec<(&'static str, Vec<u8>)> {
@@ -1419,7 +1545,7 @@ mod tests {
         let cut = second[..second.len() / 2].to_vec();
         let work = move || {
             drop(Image::decode(&first)?);
-            assert_eq!(ROOM.with_borrow(Vec::len), 300 * 300 * 3);
+            assert_eq!(ROOM.with_borrow(|room| room.as_ref().map(|(bytes, _)| bytes.len())), Some(300 * 300 * 3));
             assert!(Image::decode(&cut).is_err());
             drop(Image::decode(&first)?);
             let image = Image::decode(&second)?;
@@ -1429,6 +1555,6 @@ mod tests {
         client.within(|| crate::background::task::background(work)).join().unwrap().unwrap();
         client.settle();
         drop(Image::decode(png(7)).unwrap());
-        assert_eq!(ROOM.with_borrow(Vec::len), 0, "outside a task nothing is kept");
+        assert!(ROOM.with_borrow(Option::is_none), "outside a task nothing is kept");
     }
 }

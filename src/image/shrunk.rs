@@ -25,15 +25,16 @@ const ZIGZAG: [u8; 64] = [
 const SHORT: u32 = 10;
 
 /// The JPEG, which must be of that size, at the `by`th part of it (2, 4 or 8) in each direction, rounded up, with its pixels
-/// in that room.
-pub(super) fn decode(jpeg: &[u8], size: Size, by: u32, room: impl FnOnce() -> Vec<u8>) -> Option<DynamicImage> {
+/// in the room for so many bytes.
+pub(super) fn decode(jpeg: &[u8], size: Size, by: u32, room: impl FnOnce(u64) -> Vec<u8>) -> Option<DynamicImage> {
     let (header, scan) = Header::read(jpeg)?;
     // The limits were held against what another decoder read.
     if Size::new(header.width as u32, header.height as u32) != size {
         return None;
     }
     let (width, height) = (size.width.div_ceil(by), size.height.div_ceil(by));
-    let pixels = Decoder::new(&header, scan, by as usize)?.pixels(width as usize, height as usize, room())?;
+    let room = room(u64::from(width) * u64::from(height) * header.components.len() as u64);
+    let pixels = Decoder::new(&header, scan, by as usize)?.pixels(width as usize, height as usize, room)?;
     match header.components.len() {
         1 => GrayImage::from_raw(width, height, pixels).map(DynamicImage::from),
         _ => RgbImage::from_raw(width, height, pixels).map(DynamicImage::from),
@@ -44,7 +45,7 @@ pub(super) fn decode(jpeg: &[u8], size: Size, by: u32, room: impl FnOnce() -> Ve
 /// over. None for a JPEG that this cannot read.
 pub(super) fn is_whole(jpeg: &[u8], size: Size) -> Option<bool> {
     Header::read(jpeg)?;
-    Some(decode(jpeg, size, 8, Vec::new).is_some())
+    Some(decode(jpeg, size, 8, |_| Vec::new()).is_some())
 }
 
 /// What stands before the pixels.
@@ -621,7 +622,7 @@ mod tests {
         let mut named = jpeg(|encoder| encoder.set_sampling_factor(SamplingFactor::F_1_1));
         let frame = named.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
         (0..3).for_each(|i| named[frame + 10 + i * 3] = b"RGB"[i]);
-        assert!(decode(&named, Size::new(331, 245), 4, Vec::new).is_none());
+        assert!(decode(&named, Size::new(331, 245), 4, |_| Vec::new()).is_none());
     }
 
     #[test]
@@ -635,18 +636,18 @@ mod tests {
         let whole = jpeg(|_| ());
         for length in (0..whole.len()).step_by(97) {
             let cut = &whole[..length];
-            assert!(decode(cut, Size::new(331, 245), 8, Vec::new).is_none());
+            assert!(decode(cut, Size::new(331, 245), 8, |_| Vec::new()).is_none());
             let error = Image::decode_for(cut, Fit::Inside(30, 30)).unwrap_err();
             assert_eq!((error.status().code(), error.message()), (422, Some(NOT_AN_IMAGE)));
             // With an end marker it is refused here too, and then `image` has the word.
             let ended = [cut, &[0xff, 0xd9]].concat();
-            assert!(decode(&ended, Size::new(331, 245), 8, Vec::new).is_none());
+            assert!(decode(&ended, Size::new(331, 245), 8, |_| Vec::new()).is_none());
         }
     }
 
     #[test]
     fn another_size_than_was_checked_is_not_believed() {
-        assert!(decode(&gray(), Size::new(331, 244), 8, Vec::new).is_none());
+        assert!(decode(&gray(), Size::new(331, 244), 8, |_| Vec::new()).is_none());
     }
 
     #[test]
@@ -666,7 +667,7 @@ mod tests {
                 }
                 for by in [2, 4, 8] {
                     // Broken or not: it ends, and within its bounds.
-                    let _ = decode(&bytes, Size::new(331, 245), by, Vec::new);
+                    let _ = decode(&bytes, Size::new(331, 245), by, |_| Vec::new());
                 }
             }
         }

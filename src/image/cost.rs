@@ -1,0 +1,116 @@
+//! How much memory it takes to decode an image: the pixels, and what their decoder holds beside them.
+
+use ::image::{ColorType, ImageFormat};
+
+use super::Size;
+use super::metadata::{first_gif_frame, jpeg_frame, jpeg_scans, webp_chunks};
+
+/// Bytes for the whole image as `color`, at 8 bits in the end.
+pub(super) fn whole(format: ImageFormat, size: Size, color: ColorType, bytes: &[u8]) -> u64 {
+    let pixels = size.pixels();
+    let decoded = pixels * u64::from(color.bytes_per_pixel());
+    let converted = match color {
+        ColorType::L8 | ColorType::Rgb8 | ColorType::Rgba8 => 0,
+        ColorType::L16 => pixels,
+        color if color.has_alpha() => pixels * 4,
+        _ => pixels * 3,
+    };
+    // The decoder is gone when its pixels are converted.
+    decoded + converted.max(beside(format, size, decoded, bytes))
+}
+
+/// Bytes for a JPEG at the `by`th part of its size in each direction, with the rows that are worked on.
+pub(super) fn divided(size: Size, by: u32, color: ColorType) -> u64 {
+    let (width, height) = (u64::from(size.width.div_ceil(by)), u64::from(size.height.div_ceil(by)));
+    width * (height + 64) * u64::from(color.bytes_per_pixel())
+}
+
+/// What the decoder of a format holds beside the pixels, as its code says.
+fn beside(format: ImageFormat, size: Size, decoded: u64, bytes: &[u8]) -> u64 {
+    match format {
+        ImageFormat::Jpeg => bytes.len() as u64 + coefficients(size, bytes),
+        ImageFormat::Png => decoded / u64::from(size.height) * 4, // rows before and after their filter
+        ImageFormat::WebP => size.pixels() * webp_bytes_per_pixel(bytes),
+        ImageFormat::Gif => {
+            // One that is not as wide as the canvas is decoded by itself.
+            let frame = first_gif_frame(bytes).map_or(0, Size::pixels);
+            if first_gif_frame(bytes).is_some_and(|frame| frame.width == size.width) { 0 } else { frame * 4 }
+        }
+        _ => 0,
+    }
+}
+
+/// The coefficients of a JPEG that comes in several scans: all are kept until the last one. Two bytes each.
+fn coefficients(size: Size, bytes: &[u8]) -> u64 {
+    let Some(frame) = jpeg_frame(bytes) else { return 0 };
+    if !frame.is_progressive && jpeg_scans(bytes).0 < 2 {
+        return 0;
+    }
+    let side =
+        |factor: fn(&(u8, u8)) -> u8| frame.sampling.iter().map(factor).max().map_or(1, |most| u64::from(most.max(1)));
+    let (across, down) = (side(|(across, _)| *across), side(|(_, down)| *down));
+    let units = u64::from(size.width).div_ceil(8 * across) * u64::from(size.height).div_ceil(8 * down);
+    let blocks: u64 = frame.sampling.iter().map(|(across, down)| u64::from(*across) * u64::from(*down)).sum();
+    units * blocks * 64 * 2
+}
+
+/// Luma and chroma of a lossy image take 2, its transparency 5, a lossless image 5 (it is decoded with transparency), and a
+/// frame of an animation is put onto a canvas.
+fn webp_bytes_per_pixel(bytes: &[u8]) -> u64 {
+    let (mut most, mut is_animated) = (2, false);
+    for kind in webp_chunks(bytes) {
+        match &kind {
+            b"VP8L" => most = most.max(5),
+            b"ALPH" => most = most.max(7),
+            b"ANMF" => is_animated = true,
+            _ => {}
+        }
+    }
+    if is_animated { 12 } else { most }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::image::{Format, Image, Limits};
+
+    #[test]
+    fn a_progressive_jpeg_counts_its_coefficients() {
+        let size = Size::new(100, 50);
+        let jpeg = |set: fn(&mut jpeg_encoder::Encoder<&mut Vec<u8>>)| {
+            let mut jpeg = Vec::new();
+            let mut encoder = jpeg_encoder::Encoder::new(&mut jpeg, 90);
+            set(&mut encoder);
+            encoder.encode(&[9; 100 * 50 * 3], 100, 50, jpeg_encoder::ColorType::Rgb).unwrap();
+            jpeg
+        };
+        let cost = |jpeg: &[u8]| whole(ImageFormat::Jpeg, size, ColorType::Rgb8, jpeg) - jpeg.len() as u64;
+        assert_eq!(cost(&jpeg(|encoder| encoder.set_progressive(false))), 15_000);
+        // 13 x 7 blocks of each colour; and in the second 7 x 4 units of four blocks and two.
+        let full = |encoder: &mut jpeg_encoder::Encoder<&mut Vec<u8>>| {
+            encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_1_1);
+            encoder.set_progressive(true);
+        };
+        let half = |encoder: &mut jpeg_encoder::Encoder<&mut Vec<u8>>| {
+            encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_2_2);
+            encoder.set_progressive(true);
+        };
+        assert_eq!(cost(&jpeg(full)), 15_000 + 13 * 7 * 3 * 128);
+        assert_eq!(cost(&jpeg(half)), 15_000 + 7 * 4 * 6 * 128);
+    }
+
+    #[test]
+    fn what_is_converted_or_worked_on_counts() {
+        let size = Size::new(100, 50);
+        let cost = |format, color, bytes: &[u8]| whole(format, size, color, bytes);
+        assert_eq!(cost(ImageFormat::Png, ColorType::Rgb8, b""), 15_000 + 4 * 300);
+        assert_eq!(cost(ImageFormat::Png, ColorType::Rgba16, b""), 40_000 + 20_000);
+        assert_eq!(cost(ImageFormat::WebP, ColorType::Rgb8, b"RIFF....WEBPVP8L\x02\0\0\0xx"), 15_000 + 25_000);
+        let gif = crate::image::encoded(&::image::RgbImage::new(100, 50).into(), Format::Gif).unwrap();
+        assert_eq!(cost(ImageFormat::Gif, ColorType::Rgba8, &gif), 20_000);
+        // The limit holds for all of it.
+        let png = crate::image::encoded(&::image::RgbImage::new(100, 50).into(), Format::Png).unwrap();
+        assert!(Limits::default().max_memory(16_200).decode(&png).is_ok());
+        assert!(Limits::default().max_memory(16_199).decode(&png).is_err() && Image::decode(&png).is_ok());
+    }
+}
