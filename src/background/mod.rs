@@ -6,6 +6,7 @@
 pub(crate) use crate::panics;
 
 pub(crate) mod failure;
+mod permits;
 pub(crate) mod places;
 pub(crate) mod pool;
 pub(crate) mod registry;

@@ -196,6 +196,11 @@ impl Record {
         self.update(|progress| progress.state = TaskState::Running);
     }
 
+    /// What tells it from all other tasks of the process while it is remembered.
+    pub(crate) fn address(self: &Arc<Record>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
+
     /// When its first try began, once it has.
     pub(crate) fn began_at(&self) -> Option<SystemTime> {
         self.began.get().map(|(_, at)| *at)

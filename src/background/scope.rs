@@ -127,6 +127,11 @@ impl Context {
     }
 }
 
+/// The task that this thread is, when it is one.
+pub(crate) fn current_task() -> Option<Arc<Record>> {
+    CURRENT.with_borrow(|current| current.as_ref()?.task.clone())
+}
+
 /// Whether this thread is a task's.
 #[cfg(feature = "image")]
 pub(crate) fn is_task() -> bool {

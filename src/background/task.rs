@@ -8,6 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::failure::{Cancelled, Failure, IntoOutcome, Outcome};
+use super::permits;
 use super::places::{Admission, Turn};
 use super::registry::{Origin, Progress, Record, Registry, Stop, TaskState};
 use super::scope::Context;
@@ -384,9 +385,17 @@ impl<T> TaskHandle<T> {
     /// Waits for the task's outcome.
     ///
     /// # Errors
-    /// The [`Failure`], when it did not end well.
+    /// The [`Failure`], when it did not end well. In work of a [`Pool`](crate::Pool) also an error at once where the wait would
+    /// never end: the task needs a permit, and every permit is held by work that waits like this. The task goes on by itself.
+    #[track_caller]
     pub fn join(self) -> Outcome<T> {
-        self.result.wait()
+        match permits::join(self.info.record.address()) {
+            Ok(_joining) => self.result.wait(),
+            Err(why) => Err(Failure::Error(Error::internal(format!(
+                "the task {} would be waited for forever: {why}",
+                self.info.name()
+            )))),
+        }
     }
 
     /// Who it is and how far.

@@ -406,6 +406,62 @@ fn a_pool_is_re_entrant_and_survives_a_panic() {
     client.settle();
 }
 
+/// What `f` returns, on a thread that is not waited for forever.
+fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = channel();
+    thread::spawn(move || tell.send(f()));
+    told.recv_timeout(crate::wire::PATIENCE).expect("it does not wait forever")
+}
+
+fn is_refused<T>(outcome: &aside::Outcome<T>) -> bool {
+    matches!(outcome, Err(Failure::Error(error)) if error.chain().contains("would be waited for forever: each of the "))
+}
+
+#[test]
+fn a_wait_in_a_full_pool_for_a_task_of_the_pool_is_refused() {
+    let client = Arc::new(client());
+    let theirs = client.clone();
+    let outcome = in_time(move || {
+        let pool = Pool::new(1);
+        theirs.within(|| pool.run(|| pool.background(|| aside::ok(7)).join())).unwrap()
+    });
+    assert!(is_refused(&outcome), "{outcome:?}");
+    client.settle();
+    assert_eq!(client.counts().done(), 1, "the task itself runs once there is a permit");
+    // And where the task asks for the permit when it runs: one of the two waits is refused.
+    let theirs = client.clone();
+    let outcome = in_time(move || {
+        let pool = Pool::new(1);
+        let inner = pool.clone();
+        theirs.within(|| pool.run(|| Task::named("inner").run(move |_| inner.run(|| 7)).join())).unwrap()
+    });
+    assert!(matches!(&outcome, Err(Failure::Error(error)) if error.chain().contains("forever")), "{outcome:?}");
+    client.settle();
+}
+
+#[test]
+fn only_the_last_wait_of_a_pool_is_refused() {
+    let client = Arc::new(client());
+    let theirs = client.clone();
+    let outcomes = in_time(move || {
+        let (pool, together) = (Pool::new(2), Arc::new(Barrier::new(2)));
+        theirs.within(|| {
+            let outer = [(); 2].map(|()| {
+                let (inner, together) = (pool.clone(), together.clone());
+                pool.background(move || {
+                    together.wait();
+                    aside::ok(inner.background(|| aside::ok(7)).join())
+                })
+            });
+            outer.map(|task| task.join().unwrap())
+        })
+    });
+    assert_eq!(outcomes.iter().filter(|outcome| is_refused(outcome)).count(), 1, "{outcomes:?}");
+    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Ok(7))).count(), 1, "its permit came back");
+    client.settle();
+    assert_eq!(client.counts().done(), 4);
+}
+
 #[test]
 fn a_pool_and_the_bound_on_tasks_do_not_wait_for_one_another() {
     let client = client_with(Config { max_tasks: 1, ..Config::default() });

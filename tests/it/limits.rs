@@ -52,6 +52,24 @@ fn heads_that_do_not_end_cost_no_worker_and_are_told_so() {
 }
 
 #[test]
+fn the_sites_page_for_a_slow_client_is_made_by_a_worker() {
+    let (tell, told) = mpsc::channel();
+    let tell = Mutex::new(tell);
+    let app = App::with_config(Config { head_timeout: SECOND, ..epoll() })
+        .get("/", |_: &mut Request| "home")
+        .error_page(408, move |_: &mut Request, _: &aside::Error| {
+            tell.lock().unwrap().send(std::thread::current().name().map(str::to_owned)).unwrap();
+            "the site's own"
+        });
+    let server = start(app);
+    let mut slow = Raw::to(&server);
+    slow.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
+    let reply = slow.reply();
+    assert_eq!((reply.status, &*reply.body), (408, "the site's own"));
+    assert_eq!(told.recv().unwrap().as_deref(), Some("aside-worker"), "not by who looks after the workers");
+}
+
+#[test]
 fn small_bodies_that_do_not_come_cost_no_worker() {
     let server = site(Config { max_workers: 1, body_timeout: SECOND, ..epoll() });
     let mut slow: Vec<Raw> = (0..300).map(|_| Raw::to(&server)).collect();

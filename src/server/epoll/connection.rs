@@ -71,6 +71,8 @@ pub(super) enum Phase {
     Body(Gathering),
     /// Has a request, and waits for its turn.
     Asked(Box<Ask>),
+    /// Is refused, and waits for a worker to say so: the page for that is the application's.
+    Refused(Box<Request>, Error),
     /// Waits for room to write.
     Reply(Box<Reply>),
     /// Is a live page, and waits for news.
@@ -144,7 +146,7 @@ impl Guest for Connection {
         match &self.phase {
             Phase::Head(_) | Phase::Drain(_) | Phase::Linger => false,
             Phase::Live(watcher) => watcher.is_flushed(),
-            Phase::Body(_) | Phase::Asked(_) | Phase::Reply(_) => true,
+            Phase::Body(_) | Phase::Asked(_) | Phase::Refused(..) | Phase::Reply(_) => true,
         }
     }
 
@@ -159,7 +161,7 @@ impl Guest for Connection {
     fn unfinished(&self) -> Option<(Instant, usize)> {
         match &self.phase {
             Phase::Head(_) | Phase::Body(_) | Phase::Asked(_) => Some((self.began, self.held())),
-            Phase::Reply(_) | Phase::Live(_) | Phase::Drain(_) | Phase::Linger => None,
+            Phase::Refused(..) | Phase::Reply(_) | Phase::Live(_) | Phase::Drain(_) | Phase::Linger => None,
         }
         .filter(|(_, held)| *held > 0)
     }
@@ -176,7 +178,7 @@ impl Guest for Connection {
     fn is_due(&self, report: Report, is_called: bool) -> bool {
         match &self.phase {
             Phase::Head(_) | Phase::Body(_) | Phase::Drain(_) | Phase::Linger => true,
-            Phase::Asked(_) => is_called,
+            Phase::Asked(_) | Phase::Refused(..) => is_called,
             Phase::Reply(_) => report.has_room,
             Phase::Live(watcher) if watcher.is_flushed() => is_called || report.unread == Unread::End,
             Phase::Live(_) => report.has_room || report.unread == Unread::End,
@@ -223,6 +225,7 @@ impl Connection {
                 Received::End => self.cut_short(),
             },
             Phase::Asked(_) => self.ask(),
+            Phase::Refused(..) => self.refused(),
             Phase::Reply(_) => Step::Write,
             // There is nobody who looks at it.
             Phase::Live(_) if self.unread == Unread::End => Step::End,
@@ -377,6 +380,20 @@ impl Connection {
         let from = self.remote.map_or(String::new(), |remote| format!(" from {remote}"));
         log::info!(target: "aside::server", "A malformed request{from}: {}", malformed.1);
         Step::Refuse(Box::new(self.as_it_came()), malformed.error())
+    }
+
+    /// Keeps a refusal until a worker takes it, for so long at most.
+    pub(super) fn will_be_refused(&mut self, request: Box<Request>, error: Error, config: &Config) {
+        self.phase = Phase::Refused(request, error);
+        self.deadline = deadline::after(config.write_timeout);
+    }
+
+    /// Takes the refusal out that it waits with.
+    fn refused(&mut self) -> Step {
+        match std::mem::replace(&mut self.phase, Phase::Linger) {
+            Phase::Refused(request, error) => Step::Refuse(request, error),
+            _ => Step::End,
+        }
     }
 
     /// The client sends nothing more. Of one that has asked for nothing yet there is nothing to say.

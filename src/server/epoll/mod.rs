@@ -524,21 +524,15 @@ impl Epoll {
             true => (connection.stream.duplicate().ok().map(|socket| self.departures.begin_on(socket)), None),
             false => (None, Some(desk.at_work())),
         };
-        let (transport, desk) = (self.clone(), desk.clone());
+        let transport = self.clone();
         aside(move || {
             threads::rename("aside-stream");
-            transport.write_stream(connection, streaming, presence, &desk);
+            transport.write_stream(connection, streaming, presence);
             drop((place, at_work));
         });
     }
 
-    fn write_stream(
-        self: &Arc<Self>,
-        connection: Box<Connection>,
-        streaming: Streaming,
-        presence: Option<Presence>,
-        desk: &Arc<Desk>,
-    ) {
+    fn write_stream(self: &Arc<Self>, connection: Box<Connection>, streaming: Streaming, presence: Option<Presence>) {
         let Streaming { mut response, terms, after } = streaming;
         let set_aside = response.take_set_aside();
         let disconnect = presence.as_ref().map(Presence::disconnect).cloned().unwrap_or_default();
@@ -553,27 +547,32 @@ impl Epoll {
         }
         let after = if self.is_closed() { After::End { is_unread: false } } else { after };
         // A request that came meanwhile is for a worker.
-        self.ended(connection, after, set_aside).into_iter().for_each(|job| self.put_off(job, desk));
+        self.ended(connection, after, set_aside).into_iter().for_each(|job| self.put_off(job));
     }
 
     /// Lets others have their turn first. What has been read of a request stays with it.
-    fn put_off(self: &Arc<Self>, Job { mut connection, work }: Job, desk: &Arc<Desk>) {
+    fn put_off(&self, Job { mut connection, work }: Job) {
         match work {
             Work::Ask(ask) => connection.phase = Phase::Asked(ask),
-            Work::Refuse(request, error) => return drop(self.refuse(connection, *request, error, desk)),
+            Work::Refuse(request, error) => connection.will_be_refused(request, error, &self.config),
             Work::Write | Work::Watch => {}
         }
         self.park(connection, Wait::Turn);
     }
 
-    /// Ends what has taken too long, each in its way.
-    fn end_overdue(self: &Arc<Self>, desk: &Arc<Desk>) {
+    /// Ends what has taken too long, each in its way. The page for a refusal and the news of a live page are code of the
+    /// application's, which may take its time: they are for a worker, not for the thread that looks after the workers.
+    fn end_overdue(&self, desk: &Desk) {
         for mut connection in self.slots.overdue(Instant::now()) {
             match connection.overdue(&desk.shares) {
-                Step::Refuse(request, error) => drop(self.refuse(connection, *request, error, desk)),
-                Step::Watch => drop(self.watch(connection)),
-                _ => give_up(connection),
+                Step::Refuse(request, error) => connection.will_be_refused(request, error, &self.config),
+                Step::Watch => {}
+                _ => {
+                    give_up(connection);
+                    continue;
+                }
             }
+            self.park(connection, Wait::Turn);
         }
     }
 
@@ -673,7 +672,7 @@ impl Transport for Epoll {
             let Some(job) = next else { return };
             next = self.work(job, desk);
         }
-        next.into_iter().for_each(|job| self.put_off(job, desk));
+        next.into_iter().for_each(|job| self.put_off(job));
     }
 
     fn wake(&self) {

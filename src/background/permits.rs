@@ -1,0 +1,254 @@
+//! The permits of a pool, and the waits for them that would never end.
+//!
+//! Work with a permit may wait for a task that needs one of the same pool. As long as other permits come back that is slow and
+//! nothing worse; once all permits are held by work that waits so, none comes back ever. So a pool knows which tasks want or
+//! have a permit, and which of its holders wait for a task, and refuses the wait that would be the last.
+
+use std::cell::RefCell;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+
+use crate::error::{Error, Result};
+use crate::sync::{lock, wait_while};
+use crate::worker_share::Share;
+
+/// The permits of one pool.
+pub(super) struct Permits {
+    size: usize,
+    state: Mutex<State>,
+    freed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    taken: usize,
+    callers_waiting: usize,
+    tasks_waiting: VecDeque<Box<dyn FnOnce(Permit) + Send>>,
+    /// The tasks that want a permit or have one, each by its number in [`Task`].
+    engaged: BTreeMap<Task, usize>,
+    /// The tasks that threads with a permit wait for, and how many for each.
+    joined: BTreeMap<Task, usize>,
+}
+
+/// What tells a task from all others while it is remembered.
+pub(super) type Task = usize;
+
+thread_local! {
+    /// The pools that this thread has a permit of.
+    static HELD: RefCell<Vec<Arc<Permits>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Permits {
+    pub(super) fn new(size: usize) -> Arc<Permits> {
+        Arc::new(Permits { size, state: Mutex::default(), freed: Condvar::new() })
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size
+    }
+
+    /// Returns true if this thread has a permit.
+    pub(super) fn is_held(self: &Arc<Permits>) -> bool {
+        HELD.with_borrow(|held| held.iter().any(|permits| Arc::ptr_eq(permits, self)))
+    }
+
+    /// Waits for a permit, on behalf of a task or of none. Callers come before what was set aside: a visitor waits for them.
+    ///
+    /// # Errors
+    /// Those of `may_wait`, which is asked before a wait; and when a wait would never end.
+    pub(super) fn wait(
+        self: &Arc<Permits>,
+        task: Option<Task>,
+        may_wait: impl FnOnce() -> Result<Option<Share>>,
+    ) -> Result<(Permit, Option<Engaged>)> {
+        let engaged = task.map(|task| self.engage(task));
+        let mut state = self.state();
+        if state.taken >= self.size {
+            if state.is_stuck(self.size) {
+                return Err(Error::internal(format!("a permit would be waited for forever: {}", self.why())));
+            }
+            let _share = may_wait()?;
+            state.callers_waiting += 1;
+            state = wait_while(&self.freed, state, |state| state.taken >= self.size);
+            state.callers_waiting -= 1;
+        }
+        state.taken += 1;
+        drop(state);
+        Ok((Permit(self.clone()), engaged))
+    }
+
+    /// Begins with a permit, now or when one is free.
+    pub(super) fn when_free(self: &Arc<Permits>, begin: Box<dyn FnOnce(Permit) + Send>) {
+        let mut state = self.state();
+        if state.taken >= self.size {
+            return state.tasks_waiting.push_back(begin);
+        }
+        state.taken += 1;
+        drop(state);
+        begin(Permit(self.clone()));
+    }
+
+    /// Notes that a task wants a permit, or has one, until that is dropped: before the permit is.
+    pub(super) fn engage(self: &Arc<Permits>, task: Task) -> Engaged {
+        *self.state().engaged.entry(task).or_default() += 1;
+        Engaged { permits: self.clone(), task }
+    }
+
+    fn why(&self) -> String {
+        let size = self.size;
+        format!("each of the {size} permits of its pool is held by work that waits for a task of the same pool")
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        lock(&self.state)
+    }
+}
+
+impl fmt::Debug for Permits {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {} taken", self.state().taken, self.size)
+    }
+}
+
+impl State {
+    /// Returns true if every permit is held by a thread that waits for a task which itself wants or has one.
+    fn is_stuck(&self, size: usize) -> bool {
+        let waiting = self.joined.iter().filter(|(task, _)| self.engaged.contains_key(task));
+        waiting.map(|(_, threads)| threads).sum::<usize>() >= size
+    }
+}
+
+/// The right to run. It goes to the next in line when dropped.
+pub(super) struct Permit(Arc<Permits>);
+
+impl Permit {
+    /// Notes on this thread that it has the permit, until the guard goes.
+    pub(super) fn hold(&self) -> Held {
+        HELD.with_borrow_mut(|held| held.push(self.0.clone()));
+        Held
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        if state.callers_waiting == 0
+            && let Some(begin) = state.tasks_waiting.pop_front()
+        {
+            drop(state);
+            return begin(Permit(self.0.clone()));
+        }
+        state.taken -= 1;
+        drop(state);
+        self.0.freed.notify_one();
+    }
+}
+
+/// A permit of this thread, until dropped.
+pub(super) struct Held;
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        HELD.with_borrow_mut(Vec::pop);
+    }
+}
+
+/// A task that wants a permit or has one, until dropped.
+pub(super) struct Engaged {
+    permits: Arc<Permits>,
+    task: Task,
+}
+
+impl Drop for Engaged {
+    fn drop(&mut self) {
+        one_less(&mut self.permits.state().engaged, self.task);
+    }
+}
+
+/// A wait for a task by a thread with permits, until dropped.
+pub(super) struct Joining {
+    permits: Vec<Arc<Permits>>,
+    task: Task,
+}
+
+impl Drop for Joining {
+    fn drop(&mut self) {
+        self.permits.iter().for_each(|permits| one_less(&mut permits.state().joined, self.task));
+    }
+}
+
+/// Begins to wait for a task on this thread.
+///
+/// # Errors
+/// When that would never end, with the reason.
+pub(super) fn join(task: Task) -> Result<Joining, String> {
+    let mut joining = Joining { permits: Vec::new(), task };
+    for permits in HELD.with_borrow(Clone::clone) {
+        let mut state = permits.state();
+        *state.joined.entry(task).or_default() += 1;
+        let is_stuck = state.is_stuck(permits.size);
+        drop(state);
+        joining.permits.push(permits.clone());
+        if is_stuck {
+            return Err(permits.why());
+        }
+    }
+    Ok(joining)
+}
+
+fn one_less(counts: &mut BTreeMap<Task, usize>, task: Task) {
+    if let Some(count) = counts.get_mut(&task) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(&task);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn permit(permits: &Arc<Permits>) -> (Permit, Option<Engaged>) {
+        permits.wait(None, || Ok(None)).unwrap()
+    }
+
+    #[test]
+    fn the_last_permit_is_not_waited_on_and_the_one_before_is() {
+        let permits = Permits::new(2);
+        let (first, second) = (permit(&permits), permit(&permits));
+        let wanted = permits.engage(7);
+        let _held = first.0.hold();
+        let one = join(7).map_err(drop).expect("another permit may come back");
+        let other = join(7);
+        assert!(other.is_err_and(|why| why.contains("each of the 2 permits")));
+        drop(one);
+        assert!(join(7).is_ok(), "what was refused does not count");
+        drop((wanted, second));
+    }
+
+    #[test]
+    fn a_task_that_wants_no_permit_is_waited_for() {
+        let permits = Permits::new(1);
+        let first = permit(&permits);
+        let _held = first.0.hold();
+        let waits = join(7).map_err(drop).expect("it may end by itself");
+        // And when it does want one, it is told.
+        let refused = permits.wait(Some(7), || Ok(None)).map(drop).unwrap_err();
+        assert!(refused.chain().contains("would be waited for forever"), "{refused:?}");
+        drop(waits);
+        drop(first);
+        assert!(permits.wait(Some(7), || Ok(None)).is_ok());
+    }
+
+    #[test]
+    fn a_task_that_has_given_its_permit_back_is_waited_for() {
+        let permits = Permits::new(1);
+        let engaged = permits.engage(7);
+        drop(engaged);
+        let first = permit(&permits);
+        let _held = first.0.hold();
+        assert!(join(7).is_ok());
+    }
+}
