@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 /// The longest key, in bytes, of a map that clients can fill.
 pub(crate) const LONGEST_KEY: usize = 64;
 
-/// What a key that stands for a longer one begins with.
+/// The prefix of a key that stands for a longer text.
 const HASHED: &str = "sha256:";
 
 /// Returns a key for a map: the text itself up to `most` bytes, a hash of it past that.

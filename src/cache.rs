@@ -20,7 +20,7 @@ use crate::worker_share::{self, Wait};
 /// How many entries `Cache::default()` holds.
 const CAPACITY: usize = 10_000;
 
-/// How often entries past their time are dropped.
+/// The time between two sweeps of expired entries.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// How long a thread waits for another's computation before the log says so, and again each time as long.

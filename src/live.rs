@@ -418,7 +418,8 @@ where
 /// visitor is still on the way to, finds it.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// How many entries a [`LiveMap`] keeps that nobody holds, and how many bytes of their keys. A client may choose them.
+/// The limits for entries of a [`LiveMap`] that no page and no task holds: their number, and the bytes of all keys, which a
+/// client may choose.
 const MOST_UNHELD: usize = 10_000;
 const MOST_KEY_BYTES: usize = 4 << 20;
 
@@ -470,7 +471,7 @@ impl<T> Entry<T> {
     }
 }
 
-/// Counts the bytes of a key of any type by what it gives to a hasher.
+/// A hasher that counts bytes, to measure a key of any type.
 #[derive(Default)]
 struct Counter(usize);
 
@@ -570,7 +571,7 @@ impl<K: Eq + Hash, T> Entries<K, T> {
         });
     }
 
-    /// Drops entries that nobody holds where they are too many, the ones that were held least recently first.
+    /// Drops unheld entries past the limits, the ones that were held least recently first.
     fn make_room(&mut self, key_bytes: usize) {
         while self.entries.len() >= MOST_UNHELD || self.key_bytes + key_bytes > MOST_KEY_BYTES {
             let unheld = self.entries.values().filter(|entry| !entry.is_held());

@@ -159,14 +159,14 @@ impl Webhook {
     /// # }
     /// ```
     ///
-    /// What counts are the addresses that the host's name has when it is connected to, at each attempt: a name that changes
-    /// in the meantime gains nothing. Refused are loopback, private, link-local (the metadata services of clouds among
+    /// The addresses are checked at each connection, after the host's name was resolved for it: a name that changes in the
+    /// meantime (DNS rebinding) gains nothing. Refused are loopback, private, link-local (the metadata services of clouds among
     /// them), shared (`100.64.0.0/10`), unique local, multicast, unspecified, reserved and documentation addresses, also
     /// where they are written as IPv4-mapped, NAT64 or 6to4 addresses. Where a name has both kinds, the public ones are
     /// used.
     ///
-    /// A refusal is final, and a job is dead at once: each further attempt would be a further chance for whoever changes
-    /// the name. A job whose name was wrong for a while can be retried in the panel.
+    /// A refusal is final, and a job is dead at once: each retry would be another chance for an attacker who changes the
+    /// name. A job whose name was wrong for a while can be retried in the panel.
     ///
     /// No proxy is used, whatever `HTTPS_PROXY` says: it would connect where this process does not see it.
     pub fn public_only(mut self) -> Webhook {
@@ -349,7 +349,7 @@ fn agent() -> &'static ureq::Agent {
     &AGENT
 }
 
-/// The same for public addresses alone.
+/// Returns the client for webhooks to public addresses alone, with connections of its own.
 fn public_agent() -> &'static ureq::Agent {
     static AGENT: LazyLock<ureq::Agent> = LazyLock::new(|| public::agent(settings().proxy(None).build()));
     &AGENT

@@ -1,8 +1,8 @@
 //! The client for webhooks to public addresses alone.
 //!
-//! What is checked are the addresses that a name was resolved to for this very connection, and no others are connected to:
-//! a name that pointed elsewhere when the webhook was made (DNS rebinding) gains nothing. The client has connections of its
-//! own, and uses no proxy: a proxy resolves names itself, and connects where this process does not see it.
+//! The resolver checks the addresses that it found for one connection, and the client connects to no others: a name that
+//! pointed elsewhere when the webhook was made (DNS rebinding) gains nothing. The client has connections of its own. It uses
+//! no proxy: a proxy resolves names itself, and connects where this process does not see it.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -19,7 +19,7 @@ pub(super) fn agent(config: Config) -> Agent {
     agent_with(config, DefaultResolver::default(), is_public)
 }
 
-/// The same with names and a rule of one's own.
+/// Returns a client with that resolver, which connects to the addresses that the rule allows.
 pub(super) fn agent_with(config: Config, names: impl Resolver, is_allowed: fn(IpAddr) -> bool) -> Agent {
     Agent::with_parts(config, DefaultConnector::default(), Checked { names, is_allowed })
 }
@@ -43,7 +43,7 @@ impl<R: Resolver> Resolver for Checked<R> {
     }
 }
 
-/// None of a name's addresses is public; this is the first.
+/// The error for a name without a public address, with the first of its addresses.
 #[derive(Debug)]
 pub(super) struct NotPublic(IpAddr);
 

@@ -15,7 +15,7 @@ use crate::sync::lock;
 /// Visitors that a limit remembers; past that those go first who are nearest to being forgotten anyway.
 const MOST_VISITORS: usize = 50_000;
 
-/// How often those are dropped whose time is over.
+/// The time between two sweeps of expired entries.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 /// So often within a time: [`App::rate_limit`](crate::App::rate_limit), [`RateLimit`].
@@ -142,7 +142,7 @@ impl RateLimit {
 }
 
 impl Visitors {
-    /// Drops those who are as if they had never come, and gives their memory back.
+    /// Drops expired entries and releases their memory.
     fn sweep(&mut self, now: Instant) {
         if now.saturating_duration_since(self.swept) < SWEEP_EVERY {
             return;

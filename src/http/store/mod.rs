@@ -19,10 +19,10 @@ use crate::sync::lock;
 const MOST_ENTRIES: usize = 100_000;
 const MOST_BYTES: usize = 64 << 20;
 
-/// What an entry takes beside its texts, in bytes.
+/// The memory of an entry beside its texts, in bytes.
 const OVERHEAD: usize = 128;
 
-/// How often entries are dropped whose time is over, in seconds.
+/// The time between two sweeps of expired entries, in seconds.
 const SWEEP_EVERY: i64 = 60;
 
 /// The store of an application.
