@@ -158,6 +158,9 @@ pub struct Config {
     /// `ASIDE_MAX_BUFFERED`: bytes of heads and small bodies that have not arrived whole, of all connections together;
     /// 64 MiB. Past that the requests that have stood still for longest get 503.
     pub max_buffered: usize,
+    /// `ASIDE_MAX_UNSENT`: bytes of responses in memory that their clients have not read, of all connections together;
+    /// 256 MiB. Past that the ones that have waited for longest are cut short. Files do not count: they are not in memory.
+    pub max_unsent: usize,
     /// `ASIDE_IDLE_TIMEOUT`: how long a connection is kept for its next request; whole seconds, 75.
     pub idle_timeout: Duration,
     /// `ASIDE_WRITE_TIMEOUT`: how long a client may take nothing of a response; whole seconds, 30.
@@ -225,6 +228,7 @@ impl Default for Config {
             body_timeout: Duration::from_secs(30),
             min_rate: 500,
             max_buffered: 64 << 20,
+            max_unsent: 256 << 20,
             idle_timeout: Duration::from_secs(75),
             write_timeout: Duration::from_secs(30),
             max_form: 1 << 20,
@@ -303,6 +307,7 @@ impl Config {
             body_timeout: read.seconds("ASIDE_BODY_TIMEOUT", default.body_timeout)?,
             min_rate: read.or("ASIDE_MIN_RATE", default.min_rate, "bytes in a second")?,
             max_buffered: read.or("ASIDE_MAX_BUFFERED", default.max_buffered, "a number of bytes")?,
+            max_unsent: read.or("ASIDE_MAX_UNSENT", default.max_unsent, "a number of bytes")?,
             idle_timeout: read.seconds("ASIDE_IDLE_TIMEOUT", default.idle_timeout)?,
             write_timeout: read.seconds("ASIDE_WRITE_TIMEOUT", default.write_timeout)?,
             max_form: read.or("ASIDE_MAX_FORM", default.max_form, "a number of bytes")?,
@@ -346,6 +351,7 @@ impl Config {
             (self.max_uploads_per_client == Some(0), "ASIDE_MAX_UPLOADS_PER_CLIENT must be at least 1"),
             (self.max_streams_per_client == Some(0), "ASIDE_MAX_STREAMS_PER_CLIENT must be at least 1"),
             (self.max_buffered < 1 << 20, "ASIDE_MAX_BUFFERED must be at least 1048576 bytes (1 MiB)"),
+            (self.max_unsent < 1 << 20, "ASIDE_MAX_UNSENT must be at least 1048576 bytes (1 MiB)"),
             (self.max_headers == 0, "ASIDE_MAX_HEADERS must be at least 1"),
             (
                 !(1..=1_000_000).contains(&self.max_connections),
@@ -514,6 +520,7 @@ mod tests {
             ("ASIDE_MAX_UPLOADS_PER_CLIENT", "0"),
             ("ASIDE_MAX_STREAMS_PER_CLIENT", "0"),
             ("ASIDE_MAX_BUFFERED", "1000"),
+            ("ASIDE_MAX_UNSENT", "1000"),
             ("ASIDE_LOOPBACK_CLIENTS", "maybe"),
             ("ASIDE_MAIL_CONNECTIONS", "0"),
             ("ASIDE_MAIL_CONNECTIONS", "101"),

@@ -114,6 +114,24 @@ fn small_bodies_that_do_not_come_have_a_bound_together() {
     assert_eq!((statuses[0], statuses[59]), (200, 503), "some are answered, some refused: {statuses:?}");
 }
 
+/// Responses that are not read used to have no bound together.
+#[test]
+fn responses_that_are_not_read_have_a_bound_together() {
+    let size = LARGE.len();
+    let app = App::with_config(Config { max_unsent: 5 * size / 2, ..epoll() })
+        .get("/", |_: &mut Request| "home")
+        .get("/made", move |_: &mut Request| Response::bytes("text/plain", vec![b'x'; size]));
+    let server = start(app);
+    let mut slow: Vec<Raw> = (0..4).map(|_| Raw::to(&server)).collect();
+    for raw in &mut slow {
+        raw.send("GET /made HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(raw.head().status, 200);
+    }
+    is_answered(&server);
+    assert!(slow[0].rest().len() < size, "the one that has waited for longest is cut short");
+    assert_eq!(slow[3].exactly(size).len(), size, "the last one is there whole");
+}
+
 #[test]
 fn large_bodies_that_do_not_come_leave_workers_for_pages() {
     let server = site(Config { body_timeout: 4 * SECOND, ..epoll() });

@@ -60,6 +60,8 @@ pub(super) struct Connection {
     /// When what it holds of a request began to arrive.
     began: Instant,
     charge: Charge,
+    /// For its response, while the client does not read it.
+    unsent: Charge,
     place: Place<Connection>,
 }
 
@@ -158,6 +160,10 @@ impl Guest for Connection {
         matches!(self.phase, Phase::Asked(_))
     }
 
+    fn unsent(&self) -> Option<(Instant, usize)> {
+        if let Phase::Reply(reply) = &self.phase { reply.unsent() } else { None }
+    }
+
     fn unfinished(&self) -> Option<(Instant, usize)> {
         match &self.phase {
             Phase::Head(_) | Phase::Body(_) | Phase::Asked(_) => Some((self.began, self.held())),
@@ -199,7 +205,7 @@ impl Connection {
         stream: Arc<Stream>,
         remote: Option<SocketAddr>,
         place: Place<Connection>,
-        budget: &Arc<Budget>,
+        (budget, unsent): (&Arc<Budget>, &Arc<Budget>),
         config: &Config,
     ) -> Connection {
         Connection {
@@ -212,6 +218,7 @@ impl Connection {
             deadline: deadline::after(config.head_timeout),
             began: Instant::now(),
             charge: Charge::new(budget),
+            unsent: Charge::new(unsent),
             place,
         }
     }
@@ -256,6 +263,7 @@ impl Connection {
             SPARE.set(if buffer.capacity() <= 4 * READ { buffer } else { Vec::new() });
         }
         self.charge.set(self.held());
+        self.unsent.set(self.unsent().map_or(0, |(_, bytes)| bytes));
     }
 
     /// The bytes that it holds of requests that have not arrived whole.
@@ -463,7 +471,8 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let stream = Arc::new(Stream::new(ours.into()));
         let (place, _) = Slots::new(1).enter(&stream).unwrap();
-        let mut connection = Connection::new(stream, None, place, &Budget::new(usize::MAX), &config);
+        let mut connection =
+            Connection::new(stream, None, place, (&Budget::new(usize::MAX), &Budget::new(usize::MAX)), &config);
         assert!(connection.is_fresh(&config), "it was accepted now");
         connection.deadline -= FRESH;
         assert!(!connection.is_fresh(&config), "it was accepted long ago");
@@ -485,7 +494,8 @@ mod tests {
         let stream = Arc::new(Stream::new(ours.into()));
         let (place, _) = Slots::new(1).enter(&stream).unwrap();
         let began = Instant::now();
-        let mut connection = Connection::new(stream, None, place, &Budget::new(usize::MAX), &config);
+        let mut connection =
+            Connection::new(stream, None, place, (&Budget::new(usize::MAX), &Budget::new(usize::MAX)), &config);
         theirs.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").unwrap();
         for seconds in [10, 13, 16] {
             assert!(matches!(connection.step(&config), Step::Wait));
@@ -503,7 +513,7 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let stream = Arc::new(Stream::new(ours.into()));
         let (place, _) = Slots::new(1).enter(&stream).unwrap();
-        let mut connection = Connection::new(stream, None, place, &budget, &config);
+        let mut connection = Connection::new(stream, None, place, (&budget, &budget), &config);
         for part in ["POST / HTTP/1.1\r\nHost: a\r\nContent-Le", "ngth: 60000\r\n\r\n", &"x".repeat(1_500)] {
             theirs.write_all(part.as_bytes()).unwrap();
             assert!(matches!(connection.step(&config), Step::Wait));
@@ -527,7 +537,8 @@ mod tests {
         ours.set_nonblocking(true).unwrap();
         let stream = Arc::new(Stream::new(ours.into()));
         let (place, _) = Slots::new(1).enter(&stream).unwrap();
-        let mut connection = Connection::new(stream, None, place, &Budget::new(usize::MAX), &config);
+        let mut connection =
+            Connection::new(stream, None, place, (&Budget::new(usize::MAX), &Budget::new(usize::MAX)), &config);
         theirs.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na").unwrap();
         assert!(matches!(connection.step(&config), Step::Wait));
         theirs.write_all(b"bc").unwrap();

@@ -99,6 +99,9 @@ pub(crate) struct Epoll {
     /// Connections that wait for one of the workers that may wait for large bodies.
     uploads: Mutex<VecDeque<Token>>,
     budget: Arc<Budget>,
+    /// The same for responses that their clients do not read.
+    unsent: Arc<Budget>,
+    cut: LogLimit,
     /// Held by the worker that frees memory.
     freeing: Mutex<()>,
     freed: LogLimit,
@@ -151,6 +154,8 @@ impl Epoll {
             slots: Slots::new(config.max_connections + SPARE),
             uploads: Mutex::default(),
             budget: Budget::new(config.max_buffered),
+            unsent: Budget::new(config.max_unsent),
+            cut: LogLimit::default(),
             freeing: Mutex::default(),
             freed: LogLimit::default(),
             is_closed: AtomicBool::new(false),
@@ -208,7 +213,7 @@ impl Epoll {
             stream.shut(Shutdown::Write);
         }
         let Some((place, left)) = entered else { return };
-        let mut connection = Box::new(Connection::new(stream, from, place, &self.budget, &self.config));
+        let mut connection = Box::new(Connection::new(stream, from, place, (&self.budget, &self.unsent), &self.config));
         if left < SPARE {
             connection.linger(LINGER);
         }
@@ -257,20 +262,35 @@ impl Epoll {
             give_up(refused);
             None
         });
-        if let Some(bytes) = self.budget.excess() {
-            self.free(bytes);
+        if self.budget.excess().is_some() || self.unsent.excess().is_some() {
+            self.free();
         }
         parked
     }
 
-    /// Ends the requests that have been arriving for longest, so that those of other clients can arrive. This is done by one
-    /// worker at a time.
-    fn free(&self, bytes: usize) {
+    /// Frees the memory of the requests that have been arriving for longest, and of the responses that have not been read for
+    /// longest, so that there is some for those of other clients. This is done by one worker at a time.
+    fn free(&self) {
         let alone = self.freeing.try_lock();
         if matches!(alone, Err(TryLockError::WouldBlock)) {
             return;
         }
-        for mut connection in self.slots.longest_unfinished(bytes) {
+        self.unsent.excess().iter().for_each(|bytes| self.cut_responses(*bytes));
+        self.budget.excess().iter().for_each(|bytes| self.refuse_unfinished(*bytes));
+    }
+
+    fn cut_responses(&self, bytes: usize) {
+        for connection in self.slots.longest(Connection::unsent, bytes) {
+            if let Some(count) = self.cut.count() {
+                let most = self.config.max_unsent;
+                log::warn!(target: "aside::server", "Responses cut short: {count}. All that their clients have not read hold more than {most} bytes (ASIDE_MAX_UNSENT), these for longest.");
+            }
+            give_up(connection);
+        }
+    }
+
+    fn refuse_unfinished(&self, bytes: usize) {
+        for mut connection in self.slots.longest(Connection::unfinished, bytes) {
             let _ = connection.stream.send(&[io::IoSlice::new(UNFINISHED)], false);
             connection.stream.shut(Shutdown::Write);
             connection.linger(LINGER_UNREAD);
@@ -480,6 +500,7 @@ impl Epoll {
                 self.ended(connection, after, set_aside)
             }
             Ok(false) => {
+                reply.wait();
                 connection.deadline = deadline::after(self.config.write_timeout);
                 self.park(connection, Wait::Room);
                 None

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::fs::File;
 use std::io::{self, IoSlice, Read};
+use std::time::Instant;
 
 use super::super::wire::{self, PIECE, Terms};
 use super::stream::Stream;
@@ -15,6 +16,8 @@ pub(super) struct Reply {
     source: Source,
     /// How much of the buffer, and of bytes behind it, has gone out.
     sent: usize,
+    /// When the client first kept it waiting.
+    waits_since: Option<Instant>,
     pub(super) after: After,
     /// What begins when the last byte has gone out.
     pub(super) set_aside: Vec<Deferred>,
@@ -49,7 +52,18 @@ impl Reply {
             ResponseBody::Reader(reader, length) => Source::Reader(reader, length),
             ResponseBody::Stream(_) | ResponseBody::Feed(_) => Source::Bytes(Cow::Borrowed(&[])),
         };
-        Reply { buffer, source, sent: 0, after, set_aside }
+        Reply { buffer, source, sent: 0, waits_since: None, after, set_aside }
+    }
+
+    /// Waits for the client to read.
+    pub(super) fn wait(&mut self) {
+        self.waits_since.get_or_insert_with(Instant::now);
+    }
+
+    /// Since when it waits, and the bytes that it holds in memory.
+    pub(super) fn unsent(&self) -> Option<(Instant, usize)> {
+        let bytes = if let Source::Bytes(Cow::Owned(bytes)) = &self.source { bytes.capacity() } else { 0 };
+        self.waits_since.map(|since| (since, self.buffer.capacity() + bytes))
     }
 
     /// Sends as much as the client takes, and says whether that was the last of it.

@@ -32,6 +32,9 @@ pub(super) trait Guest {
     /// Since when a request is arriving that is not there whole, or waits for its turn, and the bytes that it holds.
     fn unfinished(&self) -> Option<(Instant, usize)>;
 
+    /// Since when a response waits for its client to read, and the bytes that it holds.
+    fn unsent(&self) -> Option<(Instant, usize)>;
+
     /// Hears what came of its client.
     fn note(&mut self, unread: Unread);
 
@@ -155,10 +158,10 @@ impl<G: Guest> Slots<G> {
         self.take_all(|connection| connection.deadline() <= now)
     }
 
-    /// Takes out those whose requests have been arriving for longest, until they hold that many bytes together.
-    pub(super) fn longest_unfinished(&self, bytes: usize) -> Vec<Box<G>> {
+    /// Takes out those that hold something for longest, until they hold that many bytes together.
+    pub(super) fn longest(&self, holds: impl Fn(&G) -> Option<(Instant, usize)>, bytes: usize) -> Vec<Box<G>> {
         let look = |(index, slot): (usize, &Mutex<Slot<G>>)| {
-            let (began, held) = lock(slot).parked.as_deref()?.unfinished()?;
+            let (began, held) = holds(lock(slot).parked.as_deref()?)?;
             Some((began, held, index))
         };
         let mut unfinished: Vec<_> = self.slots.iter().enumerate().filter_map(look).collect();
@@ -172,7 +175,7 @@ impl<G: Guest> Slots<G> {
         let take = |(began, _, index): (Instant, usize, usize)| {
             let mut slot = lock(&self.slots[index]);
             // It may have gone on by now, or be another one.
-            let is_it = slot.parked.as_deref().and_then(G::unfinished).is_some_and(|(since, _)| since == began);
+            let is_it = slot.parked.as_deref().and_then(&holds).is_some_and(|(since, _)| since == began);
             if is_it { self.take_out(&mut slot) } else { None }
         };
         chosen.collect::<Vec<_>>().into_iter().filter_map(take).collect()
