@@ -70,7 +70,7 @@ impl Server {
         let limits = self.0.endpoint.limits;
         let (until, mut pause) = (Instant::now() + limits.patience, limits.pause);
         loop {
-            let permit = Arc::new(self.0.take(until).ok_or_else(|| self.all_taken())?);
+            let permit = Arc::new(self.0.take(until)?);
             let fault = match permit.deliver(letter, to) {
                 Err(fault) if fault.is_busy() => fault,
                 other => return other,
@@ -86,13 +86,6 @@ impl Server {
             wait(pause);
             pause *= 2;
         }
-    }
-
-    fn all_taken(&self) -> Fault {
-        let (name, time) = (self.name(), span(self.0.endpoint.limits.patience));
-        Fault::temporary(format!(
-            "no connection to the mail server {name} was free for {time} (ASIDE_MAIL_CONNECTIONS)"
-        ))
     }
 }
 
@@ -121,18 +114,26 @@ impl Shared {
     }
 
     /// Takes one of the connections that there may be, waiting for it until that time.
-    fn take(self: &Arc<Shared>, until: Instant) -> Option<Permit> {
+    fn take(self: &Arc<Shared>, until: Instant) -> Result<Permit, Fault> {
         let context = Context::current();
         let mut state = self.state();
         while state.taken >= state.allowed {
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() || is_cancelled(&context) {
-                return None;
+            if is_cancelled(&context) {
+                return Err(self.not_sent("it was told to stop while it waited for a connection"));
+            }
+            if left.is_zero() {
+                let time = span(self.endpoint.limits.patience);
+                return Err(self.not_sent(&format!("no connection was free for {time} (ASIDE_MAIL_CONNECTIONS)")));
             }
             state = wait_while_for(&self.freed, state, left.min(LOOK), |state| state.taken >= state.allowed);
         }
         state.taken += 1;
-        Some(Permit(self.clone()))
+        Ok(Permit(self.clone()))
+    }
+
+    fn not_sent(&self, why: &str) -> Fault {
+        Fault::temporary(format!("the mail was not handed to the mail server {}: {why}", self.endpoint.name))
     }
 
     /// The fault of the last login, while it is too early for another. Each mail would try the same password.

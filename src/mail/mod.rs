@@ -53,7 +53,9 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 ///     .send(); // and on with the page
 /// ```
 ///
-/// An address is `anna@shop.example` or `Anna <anna@shop.example>`, one to a call; names and subjects may be in any script.
+/// An address is `anna@shop.example` or `Anna <anna@shop.example>`, one to a call; names, subjects and domains may be in any
+/// script (a domain goes as A-labels, `xn--bcher-kva.example`). Letters outside ASCII in front of the `@` need a server with
+/// SMTPUTF8 (RFC 6531). A name is cut after 100 characters.
 /// Control characters in any of them are refused, so that a visitor's text cannot add headers of its own. A mail with text
 /// and HTML is sent as two alternatives; without either it is empty.
 ///
@@ -191,7 +193,7 @@ impl Mail {
         self
     }
 
-    /// The text.
+    /// The text. Each line end becomes that of mail, a carriage return alone too.
     pub fn text(mut self, text: impl Into<String>) -> Mail {
         self.text = Some(Content::Written(text.into()));
         self
@@ -222,7 +224,9 @@ impl Mail {
         self
     }
 
-    /// A file to go with it, under that name and media type. It arrives byte for byte.
+    /// A file to go with it, under that name and media type. It arrives byte for byte, but for another message
+    /// (`message/rfc822`): that may not be encoded, so its line ends become those of mail, and where it has lines of more than
+    /// 998 bytes or control characters that mail cannot carry, it goes as `application/octet-stream`.
     pub fn attach(
         mut self,
         filename: impl Into<String>,

@@ -137,3 +137,24 @@ fn a_server_that_is_silent_after_its_greeting_takes_the_time_limit_once() {
     assert!(Delivery::new(mail().build(&mailer).unwrap()).attempt(&mailer).is_err());
     assert!(began.elapsed() < limit * 2, "{:?}", began.elapsed());
 }
+
+#[test]
+fn a_mail_that_is_cancelled_while_it_waits_says_so() {
+    let script = vec![(Step::Body, Act::Stall)];
+    let server = SmtpServer::with(vec![], Options { script, ..Options::default() });
+    let config = Config { mail_connections: 1, ..config(&server.url()) };
+    let site = Site::with(Mailer::new(&config).unwrap());
+    send(&site, 1);
+    wait_until(|| server.received().len() == 1);
+    // Another way to the same server than a task's: it waits for the connection, on a thread.
+    let waiting = {
+        let _entered = Context { scope: site.0.clone(), origin: None, task: None }.enter();
+        Task::named("waits").run(|_| mail().send_now())
+    };
+    wait_until(|| waiting.info().state() == TaskState::Running);
+    waiting.cancel();
+    let Err(Failure::Error(error)) = waiting.join() else { panic!("it has no connection") };
+    assert!(error.chain().contains("told to stop while it waited"), "{}", error.chain());
+    drop(server);
+    assert!(all_have_ended(&site));
+}
