@@ -241,6 +241,7 @@ pub(crate) struct Beat {
 }
 
 /// Why an engine cannot keep a job now.
+#[cfg_attr(not(any(feature = "sqlite", feature = "redis")), allow(dead_code, reason = "memory keeps every job"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unavailable {
     /// For clients: without paths, addresses and passwords.

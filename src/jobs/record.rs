@@ -89,6 +89,7 @@ pub(crate) enum Cause {
     Abandoned,
 }
 
+#[cfg_attr(not(any(feature = "sqlite", feature = "redis")), allow(dead_code, reason = "memory writes nothing down"))]
 impl Cause {
     pub(crate) const ALL: [Cause; 4] = [Cause::Failed, Cause::TimedOut, Cause::Panicked, Cause::Abandoned];
 
