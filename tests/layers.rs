@@ -31,6 +31,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("http::form", 2),
     ("http::guard", 2),
     ("http::multipart", 2),
+    ("http::argon2id", 1),
     ("http::hashing", 2),
     ("http::names", 2),
     ("http::once", 2),

@@ -1,5 +1,6 @@
 //! The request-to-page path.
 
+mod argon2id;
 pub(crate) mod auth;
 pub(crate) mod cache_control;
 pub(crate) mod disconnect;
