@@ -105,7 +105,7 @@ impl Task {
         Task { name: Some(name.into()), ..Task::default() }
     }
 
-    /// A key that [`task`](crate::task()) finds it by, whoever asks: a route that takes the key from its path shows the task
+    /// A key that [`task`](crate::task()) finds it by, for every client: a route that takes the key from its path shows the task
     /// to every client that can guess it. A key with the [`Session::id`](crate::Session::id) in it, or an unguessable one that
     /// is kept in the session, is the visitor's alone. The id of a request or of a task is not a secret.
     ///

@@ -318,6 +318,12 @@ impl Request {
         cookies.find(|(theirs, _)| *theirs == name).map(|(_, value)| decode_cookie(value))
     }
 
+    /// The cookies whose names are wanted, in order.
+    pub(crate) fn cookies_with(&self, is_wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (&str, String)> {
+        let wanted = self.cookies_as_sent().filter(move |(name, _)| is_wanted(name));
+        wanted.map(|(name, value)| (name, decode_cookie(value)))
+    }
+
     fn cookies_as_sent(&self) -> impl Iterator<Item = (&str, &str)> {
         self.headers.get_all("Cookie").flat_map(|line| line.split(';')).filter_map(split_cookie)
     }

@@ -26,7 +26,7 @@ pub(super) struct Contents {
     pub(super) seen: i64,
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
     pub(super) user: Option<String>,
-    /// What the store said of the user at the login: another word there means that the user's sessions were ended since.
+    /// What the store said of the user at the login: another text there means that the user's sessions were ended since.
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     pub(super) mark: Option<String>,
     /// The cookie stays when the browser is closed.

@@ -114,7 +114,8 @@ impl Session {
         }
     }
 
-    /// The same, or the reason why it cannot be; the session is then as it was.
+    /// Keeps a value as [`insert`](Session::insert) does, or returns the reason why it cannot be kept; the session is then as
+    /// it was.
     ///
     /// # Errors
     /// When the value cannot be JSON, or the session would be larger than 2.9 kB with it.
@@ -137,7 +138,7 @@ impl Session {
         self.changed |= self.contents.values.remove(key).is_some();
     }
 
-    /// Forgets all values, the flash messages and the user. The visitor's cookie is removed. To log somebody out take
+    /// Forgets all values, the flash messages and the user. The visitor's cookie is removed. To log a user out take
     /// [`logout`](crate::logout), which also ends copies of the cookie.
     pub fn clear(&mut self) {
         self.contents = Contents::new(self.now);
@@ -145,7 +146,7 @@ impl Session {
         self.changed = true;
     }
 
-    /// Whether it holds no value. Flash messages and the user do not count.
+    /// Returns true if it holds no value. Flash messages and the user do not count.
     pub fn is_empty(&self) -> bool {
         self.contents.values.is_empty()
     }
@@ -170,7 +171,7 @@ impl Session {
         self.contents.remember = remember;
     }
 
-    /// How long ago it began, or its user logged in; whole seconds. Before somebody changes an address or a password, ask
+    /// How long ago it began, or its user logged in; whole seconds. Before a user changes an address or a password, ask
     /// for the password again when this is more than some minutes (OWASP ASVS 5, 7.5.1).
     pub fn age(&self) -> Duration {
         Duration::from_secs(self.now.saturating_sub(self.contents.born).try_into().unwrap_or(0))
@@ -190,7 +191,7 @@ impl Session {
     /// }
     /// ```
     ///
-    /// 128 random bits, which nobody can guess and the visitor does not see. It is another one after a login or a logout.
+    /// 128 random bits, which cannot be guessed, and which the visitor does not see. It is another one after a login or a logout.
     ///
     /// # Errors
     /// 500 when the system has no random numbers.
@@ -213,7 +214,7 @@ impl Session {
         self.contents.user.as_deref()
     }
 
-    /// Begins anew for a user, under another id: what somebody planted or copied before is not this session. Values and
+    /// Begins again for a user, under another id: a cookie that was planted or copied before is not this session. Values and
     /// flash messages stay, unless they are of another user.
     pub(crate) fn begin(&mut self, user: String, mark: Option<String>) {
         if self.user().is_some_and(|former| former != user) {
@@ -236,7 +237,7 @@ impl Session {
         Some(self.contents.id.as_str()).filter(|id| !id.is_empty())
     }
 
-    /// Refuses to go on with a session of which nobody can say whether it was ended.
+    /// Refuses to go on with a session of which the store cannot say if it was ended.
     pub(crate) fn check(&self) -> Result<()> {
         self.broken.as_ref().map_or(Ok(()), |error| Err(Error::new(error.status(), error.chain())))
     }
@@ -299,8 +300,8 @@ impl Request {
     /// empty session.
     ///
     /// The response is the visitor's alone from then on: it gets `Vary: Cookie` and, unless the handler gave it another,
-    /// `Cache-Control: private, no-cache`; or `no-store` where the session has a user, so that the way back shows nobody
-    /// what was on the screen before a logout. A response that the handler marked `public` stays so where the session was
+    /// `Cache-Control: private, no-cache`; or `no-store` where the session has a user, so that the way back does
+    /// not show a page from before a logout. A response that the handler marked `public` stays so where the session was
     /// only read, and sets no cookie; where the session was changed, it becomes `private`. It becomes a 503 when
     /// `ASIDE_STORE` cannot be read.
     pub fn session(&mut self) -> &mut Session {

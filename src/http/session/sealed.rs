@@ -64,13 +64,14 @@ impl Sealed {
         let (session, seen) = (keys.name(NAME), keys.name(last_seen::NAME));
         // A page that the browser asks for ahead may never be seen: messages wait for one that is.
         let flash = (!req.is_ahead()).then(|| keys.name(flash::START));
-        for (name, value) in req.cookies() {
+        let is_flash = |name: &str| flash.as_ref().is_some_and(|start| name.starts_with(start));
+        for (name, value) in req.cookies_with(|name| name == session || name == seen || is_flash(name)) {
             if name == session {
                 self.sessions.push(value);
             } else if name == seen {
                 self.seen.push(value);
-            } else if flash.as_ref().is_some_and(|start| name.starts_with(start)) {
-                self.flashes.push((name, value));
+            } else {
+                self.flashes.push((name.to_owned(), value));
             }
         }
     }
