@@ -76,6 +76,12 @@ pub struct Config {
     /// `ASIDE_ADDR`: where to listen; `127.0.0.1:8000`. Port 0 takes a free one. `unix:/run/site.sock` is a Unix socket, with
     /// `epoll`.
     pub address: String,
+    /// `ASIDE_SOCKET_MODE`: the permissions of a Unix socket at `address`, in octal; 660. To connect, a process needs the right to
+    /// write.
+    pub socket_mode: u32,
+    /// `ASIDE_SOCKET_GROUP`: the group of that socket, by name or number; that of the process by default. A proxy of another
+    /// user can connect when it is in the group.
+    pub socket_group: Option<String>,
     /// `ASIDE_SERVER`: `epoll`, the default on Linux, or `tiny_http`, the default elsewhere and without the feature `epoll`.
     pub server: ServerKind,
     /// `ASIDE_URL`: the site's own address, for the application to make absolute links of, in mail. Not set by default.
@@ -200,6 +206,8 @@ impl Default for Config {
         Config {
             mode: Mode::Development,
             address: "127.0.0.1:8000".into(),
+            socket_mode: 0o660,
+            socket_group: None,
             server: ServerKind::default(),
             url: None,
             allowed_hosts: Vec::new(),
@@ -275,6 +283,8 @@ impl Config {
         let config = Config {
             mode: read.or("ASIDE_ENV", default.mode, "`development` or `production`")?,
             address: read.text("ASIDE_ADDR").unwrap_or(default.address),
+            socket_mode: read.octal("ASIDE_SOCKET_MODE", default.socket_mode)?,
+            socket_group: read.text("ASIDE_SOCKET_GROUP"),
             server: read.or("ASIDE_SERVER", default.server, "`tiny_http` or `epoll`")?,
             url: read.text("ASIDE_URL"),
             allowed_hosts: read.list("ASIDE_ALLOWED_HOSTS"),
@@ -461,6 +471,12 @@ impl Variables {
         self.or(name, default.as_secs(), "whole seconds").map(Duration::from_secs)
     }
 
+    fn octal(&self, name: &str, default: u32) -> Result<u32> {
+        let Some(text) = self.text(name) else { return Ok(default) };
+        let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777);
+        mode.ok_or_else(|| Error::internal(format!("{name} takes an octal number from 0 to 777, and is `{text}`")))
+    }
+
     fn or<T: FromStr>(&self, name: &str, default: T, takes: &str) -> Result<T> {
         let Some(text) = self.text(name) else { return Ok(default) };
         text.parse().map_err(|_| Error::internal(format!("{name} takes {takes}, and is `{text}`")))
@@ -503,6 +519,8 @@ mod tests {
             ("ASIDE_SESSION_IDLE", "0"),
             ("ASIDE_SESSION_LIFETIME", "0"),
             ("ASIDE_SERVER", "nginx"),
+            ("ASIDE_SOCKET_MODE", "0668"),
+            ("ASIDE_SOCKET_MODE", "1777"),
             ("ASIDE_TRUST_FORWARDED_HOST", "yes"),
             ("ASIDE_TRUST_FORWARDED_HOST", "true"),
             ("ASIDE_MAX_CONNECTIONS", "0"),

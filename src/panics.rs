@@ -117,6 +117,10 @@ impl Drop for Depth {
 
 fn install() {
     static INSTALLED: Once = Once::new();
+    // A hook must not be set while this thread panics: that ends the process. `run().unwrap()` drops the application then.
+    if std::thread::panicking() {
+        return;
+    }
     INSTALLED.call_once(|| {
         let previous = take_hook();
         set_hook(Box::new(move |info| {

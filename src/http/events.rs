@@ -138,7 +138,7 @@ pub(crate) fn retry_after(time: Duration) -> String {
 /// A stream of events, to whom it goes and how.
 fn as_events(stream: Response) -> Response {
     // The second for nginx, which would otherwise gather the stream before it passes any of it on.
-    stream.header("Cache-Control", "no-store").header("X-Accel-Buffering", "no")
+    stream.header("Cache-Control", "no-store, no-transform").header("X-Accel-Buffering", "no")
 }
 
 impl Response {

@@ -5,12 +5,13 @@ use std::io;
 use std::net::{SocketAddr, TcpListener, ToSocketAddrs};
 #[cfg(unix)]
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 #[cfg(target_os = "linux")]
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Type};
 
+use crate::config::Config;
 use crate::error::{Error, Result};
 
 /// How long a client may leave what was sent to it unacknowledged, or its window closed, before it counts as gone.
@@ -65,10 +66,13 @@ impl Listener {
     ///
     /// # Errors
     /// When that is no address, or it cannot be listened on.
-    pub(super) fn on(address: &str) -> Result<Listener> {
+    pub(super) fn on(config: &Config) -> Result<Listener> {
+        let address = config.address.as_str();
         #[cfg(unix)]
         if let Some(path) = address.strip_prefix(UNIX) {
-            return on_file(path.into()).map(Listener::own).map_err(|error| refused(address, error));
+            let socket = on_file(path.into()).map_err(|error| refused(address, error))?;
+            admit(path.as_ref(), config).inspect_err(|_| drop(std::fs::remove_file(path)))?;
+            return Ok(Listener::own(socket));
         }
         on_port(address).map(Socket::Tcp).map(Listener::own).map_err(|error| refused(address, error))
     }
@@ -139,6 +143,35 @@ fn refused(address: &str, error: io::Error) -> Error {
     Error::internal(words).with_source(error)
 }
 
+/// Gives a Unix socket the mode and the group of the settings.
+///
+/// # Errors
+/// When the group is not known, or this user may not give the file to it.
+#[cfg(unix)]
+fn admit(path: &Path, config: &Config) -> Result<()> {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    if let Some(group) = &config.socket_group {
+        let unknown = || Error::internal(format!("ASIDE_SOCKET_GROUP: there is no group `{group}`"));
+        let named = || Some(nix::unistd::Group::from_name(group).ok()??.gid.as_raw());
+        let id = group.parse().ok().or_else(named).ok_or_else(unknown)?;
+        chown(path, None, Some(id)).map_err(|error| {
+            let words = format!(
+                "ASIDE_SOCKET_GROUP: this user may not give {} to the group `{group}`; add the user to it",
+                path.display()
+            );
+            Error::internal(words).with_source(error)
+        })?;
+    } else if config.socket_mode & 0o006 != 0o006 {
+        ::log::info!(
+            target: "aside::server",
+            "{UNIX}{} has the mode {:o}: a proxy of another user needs ASIDE_SOCKET_GROUP, a group that it is in, or \
+             ASIDE_SOCKET_MODE=666.",
+            path.display(), config.socket_mode
+        );
+    }
+    Ok(std::fs::set_permissions(path, PermissionsExt::from_mode(config.socket_mode))?)
+}
+
 /// A listener with what must be set before the first connection, which inherits it: no delay for small writes, and an end
 /// for clients that are dead.
 fn on_port(address: &str) -> io::Result<TcpListener> {
@@ -182,7 +215,5 @@ fn on_file(path: PathBuf) -> io::Result<Socket> {
         }
         bound => bound?,
     };
-    // The proxy is another user's. Who gets there is for the permissions of the folder.
-    std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o666))?;
     Ok(Socket::Unix(listener, Some(path)))
 }

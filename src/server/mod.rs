@@ -210,7 +210,8 @@ impl App {
     /// ```
     ///
     /// With `ASIDE_ADDR=unix:/run/site.sock` it listens on a Unix socket, for a proxy on the same machine (over
-    /// `epoll`; put `unix` into `ASIDE_TRUSTED_PROXIES`). Who may connect is for the permissions of its folder; a
+    /// `epoll`; put `unix` into `ASIDE_TRUSTED_PROXIES`). Who may connect is for
+    /// `ASIDE_SOCKET_MODE` (660), `ASIDE_SOCKET_GROUP` and the permissions of its folder; a
     /// file that a dead process has left is replaced, and the file goes with the server.
     ///
     /// SIGTERM, SIGINT (Ctrl-C) and SIGHUP stop it: no new connections, requests in flight are answered, live pages end, tasks
@@ -326,7 +327,7 @@ impl App {
         let service = self.with_panel().build()?;
         service.warn_of_settings();
         raise_descriptor_limit();
-        let listener = listener.map_or_else(|| Listener::on(&service.config().address), Ok)?;
+        let listener = listener.map_or_else(|| Listener::on(service.config()), Ok)?;
         let addr = listener.address()?;
         let (kind, running) = begin(listener, service)?;
         Ok(Server { addr, kind, running: Some(running) })
@@ -521,7 +522,8 @@ mod tests {
     #[test]
     fn connections_from_before_and_after_a_mend_are_served() {
         let service = App::with_config(Config::default()).get("/", |_req: &mut Request| "hello").build().unwrap();
-        let listener = Listener::on("127.0.0.1:0").unwrap();
+        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+        let listener = Listener::on(&config).unwrap();
         let connect = {
             let Address::Tcp(addr) = listener.address().unwrap() else { panic!("a Unix socket") };
             move || {

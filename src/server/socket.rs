@@ -10,13 +10,13 @@
 
 #[cfg(unix)]
 mod imp {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
     use std::io::{self, Write};
     use std::net::{IpAddr, Shutdown, SocketAddr};
     use std::path::PathBuf;
+    use std::sync::atomic::{AtomicI32, Ordering};
     #[cfg(target_os = "linux")]
     use std::{
-        collections::HashMap,
         io::{IoSlice, IoSliceMut},
         mem::MaybeUninit,
         os::fd::{AsRawFd, OwnedFd},
@@ -30,8 +30,11 @@ mod imp {
     #[cfg(target_os = "linux")]
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
+    /// The highest descriptor that there was when they were listed last.
+    static HIGHEST: AtomicI32 = AtomicI32::new(0);
+
     /// A connection's socket.
-    #[derive(Debug)]
+    #[derive(Debug, Clone)]
     pub(crate) struct Peer {
         fd: i32,
         remote: SocketAddr,
@@ -42,7 +45,14 @@ mod imp {
     /// The socket whose other end is `remote`, and whose own port is the listener's.
     pub(crate) fn find(remote: SocketAddr, local_port: u16) -> Option<Peer> {
         let is_it = |&fd: &i32| is(fd, remote, local_port);
-        let fd = descriptors().into_iter().find(is_it)?;
+        // Numbers are given out from the lowest on, so open ones lie close together, and to try them all costs less than the
+        // list of them.
+        let tried = HIGHEST.load(Ordering::Relaxed);
+        let fd = (0..=tried).find(is_it).or_else(|| {
+            let listed = descriptors();
+            HIGHEST.store(listed.iter().copied().max().unwrap_or(0), Ordering::Relaxed);
+            listed.into_iter().filter(|fd| *fd > tried).find(is_it)
+        })?;
         Some(Peer { fd, remote, local_port, name: name_of(fd) })
     }
 
@@ -60,6 +70,19 @@ mod imp {
     pub(crate) fn shut_all(local_port: u16) {
         let of_port = |&fd: &i32| own_port(fd) == Some(local_port) && peer_of(fd).is_some();
         descriptors().into_iter().filter(of_port).for_each(|fd| shut(fd, Shutdown::Both));
+    }
+
+    /// The connections to that port, by their clients' addresses, each with one of its descriptors.
+    pub(crate) fn connections(local_port: u16) -> HashMap<SocketAddr, i32> {
+        let of_port = |fd: &i32| own_port(*fd) == Some(local_port);
+        descriptors().into_iter().filter(of_port).filter_map(|fd| Some((peer_of(fd)?, fd))).collect()
+    }
+
+    /// Ends a connection that was among those, unless its descriptor is another's by now.
+    pub(crate) fn end(fd: i32, remote: SocketAddr, local_port: u16) {
+        if is(fd, remote, local_port) {
+            shut(fd, Shutdown::Both);
+        }
     }
 
     /// Returns true if there is a connection to that port.
@@ -197,15 +220,24 @@ mod imp {
     }
 
     impl Peer {
-        /// Ends one direction, or both. The library has two descriptors for a connection, and may have closed the one
-        /// that was found: its number may be another's by now, and so may the client's port.
-        pub(crate) fn shut(&self, how: Shutdown) {
+        /// The name of the socket, where the kernel has one.
+        pub(crate) fn name(&self) -> Option<&PathBuf> {
+            self.name.as_ref()
+        }
+
+        /// The socket by a number that is its own now; none when the connection is over. The library has two descriptors for a
+        /// connection, and may have closed the one that was found: its number may be another's by now, and so may the
+        /// client's port.
+        pub(crate) fn current(&self) -> Option<Peer> {
             if is(self.fd, self.remote, self.local_port) && name_of(self.fd) == self.name {
-                return shut(self.fd, how);
+                return Some(self.clone());
             }
-            if let Some(other) = find(self.remote, self.local_port).filter(|other| other.name == self.name) {
-                shut(other.fd, how);
-            }
+            find(self.remote, self.local_port).filter(|other| other.name == self.name)
+        }
+
+        /// Ends one direction, or both.
+        pub(crate) fn shut(&self, how: Shutdown) {
+            self.current().iter().for_each(|peer| shut(peer.fd, how));
         }
 
         /// Whether the connection is there for more: the client has not said that nothing more will come, or something has
@@ -242,7 +274,7 @@ mod imp {
     use std::net::{Shutdown, SocketAddr};
 
     /// Nothing: there is no way to a socket by its addresses here.
-    #[derive(Debug)]
+    #[derive(Debug, Clone)]
     pub(crate) enum Peer {}
 
     pub(crate) fn find(_remote: SocketAddr, _local_port: u16) -> Option<Peer> {
@@ -258,6 +290,13 @@ mod imp {
     pub(crate) fn shut_clients(_clients: &[SocketAddr], _local_port: u16) {}
 
     /// Not known here.
+    pub(crate) fn connections(_local_port: u16) -> std::collections::HashMap<SocketAddr, i32> {
+        std::collections::HashMap::new()
+    }
+
+    pub(crate) fn end(_fd: i32, _remote: SocketAddr, _local_port: u16) {}
+
+    /// Not known here.
     pub(crate) fn has_connections(_local_port: u16) -> bool {
         true
     }
@@ -267,6 +306,14 @@ mod imp {
     }
 
     impl Peer {
+        pub(crate) fn name(&self) -> Option<&std::path::PathBuf> {
+            match *self {}
+        }
+
+        pub(crate) fn current(&self) -> Option<Peer> {
+            match *self {}
+        }
+
         pub(crate) fn shut(&self, _how: Shutdown) {
             match *self {}
         }
@@ -289,4 +336,4 @@ mod imp {
 
 #[cfg(target_os = "linux")]
 pub(crate) use imp::{Established, duplicates};
-pub(crate) use imp::{Peer, count, find, has_connections, name, shut_all, shut_clients};
+pub(crate) use imp::{Peer, connections, count, end, find, has_connections, name, shut_all, shut_clients};

@@ -8,7 +8,9 @@
 //!
 //! What cannot be mended from here, and needs a proxy in front or another transport (`tests/it/conformance` has a probe for
 //! each that can be tried, so that this list stays true):
-//! - There is no limit on the bytes of a head, nor on connections, and no deadline for a slow head.
+//! - There is no limit on the bytes of a head, nor on connections. A head that does not come in time ends its connection,
+//!   by two seconds late, without an answer; on a connection that was used before it has the idle time besides.
+//! - A TLS hello ends like that; a PROXY protocol header gets a bare 400, and no line in the log.
 //! - A request line that ends in `HTTP/2.0`, and a declared body above 256 MiB, each cost a thread and two descriptors
 //!   until the process ends. We count and log the latter.
 //! - What tiny_http refuses by itself (400, 417) has an empty body, no request id, no default headers, no line in the
@@ -20,7 +22,11 @@
 //! - A chunk's size may have a plus sign before it and white space around it, line feeds too; its extension is not looked
 //!   at, and may have a line feed; neither has a limit to its length.
 //! - `close` within a longer word of the first `Connection` header ends the connection.
-//! - HTTP/1.0 is sent a 100 when it expects one. An upgrade with a chunked body is refused.
+//! - A body in HTTP/1.0 for which a 100 is expected is refused (417), since it would be sent one. An upgrade with a chunked body
+//!   is refused.
+//! - A connection ends after each chunked body, since what its size may be (above) is read otherwise by other servers.
+//! - A body of up to 1 KiB has no time limit. Where sockets cannot be duplicated (not Linux), a longer one that stands still has
+//!   none either.
 //! - Requests that a client sends without waiting for responses are handled side by side; their responses are in order.
 //! - A chunked body with trailers is refused (400). One that is cut short is told from one after which the client shut
 //!   its side by nothing: both are refused.
@@ -34,6 +40,8 @@
 //! - Where sockets cannot be found (Windows), a connection that should be closed is only told so, and what still comes on
 //!   it is not handled for a minute.
 
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -77,6 +85,10 @@ const READ_AHEAD: u64 = 1024;
 /// that it has not read yet.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_UNREAD: Duration = Duration::from_secs(10);
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+
+/// How long a body may take whatever its rate: a phone that changes networks stands still for some seconds.
+const RATE_GRACE: Duration = Duration::from_secs(10);
 
 /// How long what comes from a closed connection is not handled.
 const CONDEMNED: Duration = Duration::from_secs(if cfg!(unix) { 15 } else { 60 });
@@ -250,6 +262,12 @@ impl TinyHttp {
             Framing::Chunked if is_upgrade(&request) => {
                 Err(wire::bad("An upgrade with a chunked body is not understood."))
             }
+            // tiny_http would send it a 100.
+            Framing::Length(1..) if asked.http10 && headers.contains("Expect") => {
+                Err(Malformed(Status::EXPECTATION_FAILED, "HTTP/1.0 has no Expect."))
+            }
+            // tiny_http reads sizes that are none, `+0` say: another server may see the end of such a body elsewhere.
+            Framing::Chunked => Ok(Asked { close: true, ..asked }),
             _ => Ok(asked),
         });
         let last = verdict.as_ref().map_or(true, |asked| asked.close && !closes_itself(&request));
@@ -264,7 +282,7 @@ impl TinyHttp {
         loan: &Arc<Mutex<Loan>>,
         asked: Asked,
         mut headers: Headers,
-        place: Place,
+        mut place: Place,
         desk: &Arc<Desk>,
     ) {
         let client = desk.service.client_of(&headers, place.remote);
@@ -298,7 +316,7 @@ impl TinyHttp {
             || self.is_closed()
             || terms.ends_by_closing(&response)
             || response.status_code() < Status::OK;
-        let Some(outlet) = self.outlet(loan, left, &place) else { return };
+        let Some(outlet) = self.outlet(loan, left, &mut place) else { return };
         let (transport, desk) = (self.clone(), desk.clone());
         Delivery { outlet, response, terms, place, client, closes_itself, transport, desk }.begin();
     }
@@ -309,7 +327,7 @@ impl TinyHttp {
         loan: &Arc<Mutex<Loan>>,
         request: Request,
         error: Error,
-        place: Place,
+        mut place: Place,
         desk: &Arc<Desk>,
     ) {
         let head_only = request.is_head();
@@ -320,14 +338,14 @@ impl TinyHttp {
             (loan.closes_itself, if loan.may_drain() { Left::Unread } else { Left::Broken })
         };
         let terms = Terms { http10: false, head_only, close: true };
-        let Some(outlet) = self.outlet(loan, left, &place) else { return };
+        let Some(outlet) = self.outlet(loan, left, &mut place) else { return };
         let (transport, desk) = (self.clone(), desk.clone());
         Delivery { outlet, response, terms, place, client: None, closes_itself, transport, desk }.begin();
     }
 
     /// The way back. `into_writer` lets the connection go on to the next request, after it has read what is left of this
     /// one's body: where that may take long, or was never meant to be sent, the response goes out another way.
-    fn outlet(&self, loan: &Mutex<Loan>, left: Left, place: &Place) -> Option<Outlet> {
+    fn outlet(&self, loan: &Mutex<Loan>, left: Left, place: &mut Place) -> Option<Outlet> {
         let mut loan = lock(loan);
         let request = loan.request.take()?;
         if left != Left::Nothing && !loan.closes_itself {
@@ -389,6 +407,22 @@ impl TinyHttp {
         }
     }
 
+    /// Ends connections on which no request came in time: tiny_http waits for one without limit. While all workers are busy,
+    /// requests that have come wait too.
+    fn end_overdue(&self) {
+        let open = socket::connections(self.addr.port());
+        let overdue = self.book.overdue(&open, &self.config);
+        let silent = overdue.iter().filter(|(_, activity)| !activity.has_asked).count();
+        overdue.iter().for_each(|(remote, _)| socket::end(open[remote], *remote, self.addr.port()));
+        if silent > 0 {
+            log::info!(
+                target: "aside::server",
+                "{silent} connections ended: no request came on them in time (ASIDE_HEAD_TIMEOUT). A client that speaks TLS, \
+                 which this server does not, looks like that."
+            );
+        }
+    }
+
     /// Whether a connection to ourselves is taken: one that says nothing and ends is ended from the other side too.
     fn accepts(&self) -> bool {
         let probe = || {
@@ -428,7 +462,8 @@ impl Transport for TinyHttp {
     fn serve(self: &Arc<Self>, job: Job, desk: &Arc<Desk>) {
         let Job { request, headers, verdict, place } = job;
         // The request is out of reach of an unwinding stack: its drop answers it, and may panic.
-        let loan = Arc::new(Mutex::new(Loan::new(request, &verdict, place.remote, self.addr.port())));
+        let pace = Pace::new(&self.config);
+        let loan = Arc::new(Mutex::new(Loan::new(request, &verdict, (place.remote, self.addr.port()), pace)));
         let exchange = panics::catch(|| match verdict {
             _ if place.condemned => self.drop_unanswered(&loan),
             Err(malformed) => {
@@ -483,6 +518,7 @@ impl Transport for TinyHttp {
         if self.descriptors.swap(count, Ordering::Relaxed) != count {
             self.nudges.nudge();
         }
+        self.end_overdue();
         let waiting = has_waiting(&self.listener);
         // For a moment connections wait on any busy server.
         if !(self.waiting.swap(waiting, Ordering::Relaxed) && waiting) || self.accepts() || self.is_closed() {
@@ -590,6 +626,9 @@ struct Loan {
     touched: bool,
     ended: bool,
     broken: bool,
+    pace: Pace,
+    /// While the body is read.
+    patience: Option<Patience>,
     /// While the worker may have to wait for more of the body.
     upload: Option<Upload>,
 }
@@ -623,8 +662,8 @@ impl Loan {
     fn new(
         request: tiny_http::Request,
         verdict: &Result<Asked, Malformed>,
-        remote: Option<SocketAddr>,
-        port: u16,
+        (remote, port): (Option<SocketAddr>, u16),
+        pace: Pace,
     ) -> Loan {
         let upgrade = is_upgrade(&request);
         Loan {
@@ -640,6 +679,8 @@ impl Loan {
             touched: false,
             ended: false,
             broken: false,
+            pace,
+            patience: None,
             upload: None,
         }
     }
@@ -673,21 +714,28 @@ impl Loan {
 
     /// Reads a part of the body. tiny_http gives a body that was cut short as one that has ended.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let Some(request) = self.request.as_mut() else {
+        if self.request.is_none() {
             return Err(io::Error::other("the body was read after its response"));
-        };
+        }
         if self.broken {
             return Err(cut_short());
         }
         if self.ended || buffer.is_empty() {
             return Ok(0);
         }
-        self.touched = true;
+        if !std::mem::replace(&mut self.touched, true) && self.is_waited_for() {
+            self.patience = self.remote.and_then(|remote| Patience::begin(remote, self.port, self.pace.patience));
+        }
         let most = match self.framing {
             Framing::Length(length) => buffer.len().min(usize::try_from(length - self.read).unwrap_or(usize::MAX)),
             _ => buffer.len(),
         };
-        let result = if most == 0 { Ok(0) } else { request.as_reader().read(&mut buffer[..most]) };
+        let began = Instant::now();
+        let result = match &mut self.request {
+            Some(request) if most > 0 => request.as_reader().read(&mut buffer[..most]),
+            _ => Ok(0),
+        };
+        let result = self.pace.check(result, began.elapsed());
         match result {
             Ok(0) => self.ended = true,
             Ok(count) => self.read += count as u64,
@@ -719,12 +767,20 @@ impl Loan {
 
     /// Brings the body to its end, where that is worth it, and says what is left.
     fn settle(&mut self) -> Left {
+        let left = self.finish();
+        // A duplicate of the socket must not be found in its place.
+        self.patience = None;
+        left
+    }
+
+    fn finish(&mut self) -> Left {
         let unasked = self.expects && !self.touched;
         match self.framing {
             Framing::Nothing => Left::Nothing,
             Framing::Length(0) => Left::Nothing,
             Framing::Length(length) if length <= READ_AHEAD && !self.expects && !self.upgrade => Left::Nothing,
             Framing::Length(length) if self.read == length => Left::Nothing,
+            _ if self.pace.is_overdue => Left::Unread,
             _ if self.broken => Left::Broken,
             Framing::Length(length) if unasked || length - self.read > UNREAD => Left::Unread,
             Framing::Chunked if self.ended => Left::Nothing,
@@ -745,6 +801,71 @@ impl Loan {
         }
         let done = self.framing == Framing::Length(self.read);
         if done { Left::Nothing } else { Left::Broken }
+    }
+}
+
+/// How fast a body must come, and whether it does. Only waiting counts: what the handler takes for itself is not the client's
+/// fault.
+struct Pace {
+    patience: Duration,
+    min_rate: u64,
+    waited: Duration,
+    came: u64,
+    is_overdue: bool,
+}
+
+impl Pace {
+    fn new(config: &Config) -> Pace {
+        Pace {
+            patience: config.body_timeout,
+            min_rate: config.min_rate,
+            waited: Duration::ZERO,
+            came: 0,
+            is_overdue: false,
+        }
+    }
+
+    /// What a read came to that took so long: an error when it is time to give up.
+    fn check(&mut self, result: io::Result<usize>, took: Duration) -> io::Result<usize> {
+        self.waited += took;
+        self.came += *result.as_ref().unwrap_or(&0) as u64;
+        // Between chunks tiny_http makes another error of it.
+        let is_timeout = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) || took >= self.patience
+        };
+        let due = self.min_rate.saturating_mul(self.waited.saturating_sub(RATE_GRACE).as_secs());
+        let words = match &result {
+            Err(error) if is_timeout(error) => "nothing more came of the body (ASIDE_BODY_TIMEOUT)",
+            Ok(1..) if self.came < due => "the body comes too slowly (ASIDE_MIN_RATE)",
+            _ => return result,
+        };
+        self.is_overdue = true;
+        Err(io::Error::new(io::ErrorKind::TimedOut, words))
+    }
+}
+
+/// A time limit for reading on a connection's socket, until dropped: tiny_http waits for its next request without limit.
+struct Patience(#[cfg(target_os = "linux")] std::os::fd::OwnedFd);
+
+impl Patience {
+    #[cfg(target_os = "linux")]
+    fn begin(remote: SocketAddr, port: u16, time: Duration) -> Option<Patience> {
+        let socket = socket::duplicates(&[remote], port).ok()?.pop()??;
+        socket2::SockRef::from(&socket).set_read_timeout(Some(time)).ok()?;
+        Some(Patience(socket))
+    }
+
+    /// Only on Linux is there a way to the socket. Elsewhere the rate alone is looked at, when something comes.
+    #[cfg(not(target_os = "linux"))]
+    fn begin(_remote: SocketAddr, _port: u16, _time: Duration) -> Option<Patience> {
+        None
+    }
+}
+
+impl Drop for Patience {
+    fn drop(&mut self) {
+        #[cfg(target_os = "linux")]
+        let _ = socket2::SockRef::from(&self.0).set_read_timeout(None);
     }
 }
 
@@ -849,7 +970,8 @@ impl Delivery {
         let aside = self.response.take_set_aside();
         let close = self.terms.close && !self.closes_itself;
         // Looked for before the client has its answer: with that it may go, and another come from the same port.
-        let peer = if close { self.transport.peer(&self.place) } else { None };
+        let found = self.place.peer.take();
+        let peer = if close { found.or_else(|| self.transport.peer(&self.place)) } else { None };
         let disconnect = presence.as_ref().map(Presence::disconnect).cloned().unwrap_or_default();
         let whole = streams::send(&mut self.outlet, self.response, self.terms, &disconnect);
         // Before the connection is let go.
@@ -899,13 +1021,24 @@ impl End {
             Some(peer) if !self.whole => peer.shut(Shutdown::Both),
             Some(peer) => {
                 peer.shut(Shutdown::Write);
-                timer::at(Instant::now() + LINGER, move || {
-                    peer.shut(Shutdown::Both);
-                    drop(writer);
-                });
+                linger(peer, writer, Instant::now() + LINGER, FIRST_LOOK);
             }
         }
     }
+}
+
+/// Keeps a connection until the client has closed it, or has had its time. Looked at more and more rarely: most are closed at
+/// once, and as long as one is kept it has two descriptors, among which every search has to look.
+fn linger(peer: Peer, writer: Box<dyn Write + Send>, until: Instant, wait: Duration) {
+    let next = (Instant::now() + wait).min(until);
+    timer::at(next, move || match peer.current() {
+        None => drop(writer),
+        Some(peer) if next < until => linger(peer, writer, until, 2 * wait),
+        Some(peer) => {
+            peer.shut(Shutdown::Both);
+            drop(writer);
+        }
+    });
 }
 
 /// Reads what a client still sends of a body that nobody wants, for a while, so that it gets to read the response.
@@ -984,14 +1117,33 @@ struct Book {
 #[derive(Default)]
 struct Entries {
     last: u64,
-    in_flight: Vec<Entry>,
+    in_flight: Vec<InFlight>,
     waiting: usize,
-    condemned: Vec<Condemned>,
+    /// When something happened last on each connection that is open.
+    active: HashMap<SocketAddr, Activity>,
+    condemned: HashMap<SocketAddr, Vec<Condemned>>,
+    /// Those in the order in which they are forgotten.
+    forgotten_next: VecDeque<(Instant, SocketAddr)>,
+}
+
+/// When a request began or ended on a connection; until then, when it was seen first.
+#[derive(Clone, Copy)]
+struct Activity {
+    at: Instant,
+    has_asked: bool,
+}
+
+impl Activity {
+    fn is_overdue(&self, config: &Config) -> bool {
+        // Of a connection that was used before there is no telling whether the next head has begun.
+        let most =
+            if self.has_asked { config.idle_timeout.saturating_add(config.head_timeout) } else { config.head_timeout };
+        self.at.elapsed() > most
+    }
 }
 
 /// A connection of which nothing more is handled.
 struct Condemned {
-    remote: SocketAddr,
     /// The socket's name: a port is soon another connection's, behind a proxy above all.
     socket: Option<PathBuf>,
     /// The request that was its last.
@@ -999,7 +1151,7 @@ struct Condemned {
     since: Instant,
 }
 
-struct Entry {
+struct InFlight {
     id: u64,
     remote: SocketAddr,
     judged: bool,
@@ -1011,6 +1163,10 @@ struct Place {
     id: u64,
     remote: Option<SocketAddr>,
     condemned: bool,
+    /// Nothing behind it on its connection is handled.
+    is_last: bool,
+    /// The socket, when that was looked for.
+    peer: Option<Peer>,
 }
 
 impl Book {
@@ -1022,15 +1178,36 @@ impl Book {
         let mut entries = lock(&self.entries);
         entries.last += 1;
         let id = entries.last;
-        entries.in_flight.extend(remote.map(|remote| Entry { id, remote, judged: false }));
-        Place { book: self.clone(), id, remote, condemned: false }
+        if let Some(remote) = remote {
+            entries.in_flight.push(InFlight { id, remote, judged: false });
+            entries.active.insert(remote, Activity { at: Instant::now(), has_asked: true });
+        }
+        Place { book: self.clone(), id, remote, condemned: false, is_last: false, peer: None }
     }
 
-    fn condemn(&self, place: &Place) {
-        let Some(remote) = place.remote else { return };
-        let socket = socket::name(remote, self.port);
-        let condemned = Condemned { remote, socket, by: place.id, since: Instant::now() };
-        lock(&self.entries).condemned.push(condemned);
+    /// Of the connections that are open, those that have waited too long for a request; none while all workers are busy.
+    fn overdue(&self, open: &HashMap<SocketAddr, i32>, config: &Config) -> Vec<(SocketAddr, Activity)> {
+        let mut entries = lock(&self.entries);
+        let Entries { active, in_flight, .. } = &mut *entries;
+        active.retain(|remote, _| open.contains_key(remote));
+        open.keys()
+            .for_each(|remote| _ = active.entry(*remote).or_insert(Activity { at: Instant::now(), has_asked: false }));
+        if in_flight.len() >= config.max_workers {
+            return Vec::new();
+        }
+        let busy: HashSet<SocketAddr> = in_flight.iter().map(|entry| entry.remote).collect();
+        let is_overdue =
+            |(remote, activity): &(&SocketAddr, &Activity)| !busy.contains(remote) && activity.is_overdue(config);
+        active.iter().filter(is_overdue).map(|(remote, activity)| (*remote, *activity)).collect()
+    }
+
+    fn condemn(&self, place: &mut Place) {
+        let Some(remote) = place.remote.filter(|_| !place.is_last) else { return };
+        place.is_last = true;
+        // The one search for a connection that is refused: it takes a call for each descriptor.
+        place.peer = socket::find(remote, self.port);
+        let socket = place.peer.as_ref().and_then(|peer| peer.name().cloned());
+        lock(&self.entries).condemn(remote, Condemned { socket, by: place.id, since: Instant::now() });
     }
 
     /// Waits until all requests that came earlier on the same connection are answered.
@@ -1043,9 +1220,9 @@ impl Book {
         &'b self,
         mut entries: MutexGuard<'b, Entries>,
         place: &Place,
-        holds: fn(&Entry) -> bool,
+        holds: fn(&InFlight) -> bool,
     ) -> MutexGuard<'b, Entries> {
-        let is_before = |entry: &Entry| Some(entry.remote) == place.remote && entry.id < place.id && holds(entry);
+        let is_before = |entry: &InFlight| Some(entry.remote) == place.remote && entry.id < place.id && holds(entry);
         if !entries.in_flight.iter().any(is_before) {
             return entries;
         }
@@ -1062,7 +1239,7 @@ impl Place {
     fn judge(&mut self, last: bool) {
         let Some(remote) = self.remote else { return };
         if last {
-            self.book.condemn(self);
+            self.book.clone().condemn(self);
         }
         let mut entries = lock(&self.book.entries);
         let own = entries.in_flight.iter_mut().rfind(|entry| entry.id == self.id);
@@ -1083,9 +1260,26 @@ impl Place {
 impl Entries {
     /// The name of the socket that was condemned last at that address, by a request before this one.
     fn condemned_before(&mut self, remote: SocketAddr, id: u64) -> Option<Option<PathBuf>> {
-        self.condemned.retain(|condemned| condemned.since.elapsed() < CONDEMNED);
-        let condemned = self.condemned.iter().rfind(|condemned| condemned.remote == remote && condemned.by < id)?;
-        Some(condemned.socket.clone())
+        let of_address = self.condemned.get(&remote)?;
+        let is_before = |condemned: &&Condemned| condemned.by < id && condemned.since.elapsed() < CONDEMNED;
+        Some(of_address.iter().rfind(is_before)?.socket.clone())
+    }
+
+    /// Notes one down, and forgets those of long ago: a few at each, however many there are.
+    fn condemn(&mut self, remote: SocketAddr, condemned: Condemned) {
+        self.forgotten_next.push_back((condemned.since, remote));
+        self.condemned.entry(remote).or_default().push(condemned);
+        while let Some((since, remote)) =
+            self.forgotten_next.front().copied().filter(|(since, _)| since.elapsed() >= CONDEMNED)
+        {
+            self.forgotten_next.pop_front();
+            if let Entry::Occupied(mut of_address) = self.condemned.entry(remote) {
+                of_address.get_mut().retain(|condemned| condemned.since > since);
+                if of_address.get().is_empty() {
+                    of_address.remove();
+                }
+            }
+        }
     }
 }
 
@@ -1093,7 +1287,8 @@ impl Drop for Place {
     fn drop(&mut self) {
         let mut entries = lock(&self.book.entries);
         if let Some(index) = entries.in_flight.iter().rposition(|entry| entry.id == self.id) {
-            entries.in_flight.swap_remove(index);
+            let InFlight { remote, .. } = entries.in_flight.swap_remove(index);
+            entries.active.insert(remote, Activity { at: Instant::now(), has_asked: true });
         }
         if entries.waiting > 0 {
             self.book.left.notify_all();

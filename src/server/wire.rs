@@ -38,6 +38,15 @@ pub(crate) const MUCH_HEAD: Malformed = Malformed(
     "There are too many headers, or they are too long (ASIDE_MAX_HEADERS, ASIDE_MAX_HEAD).",
 );
 
+const OTHER_CODING: Malformed =
+    Malformed(Status::NOT_IMPLEMENTED, "The only Transfer-Encoding that is understood is `chunked`.");
+const TLS: Malformed = bad(
+    "The client speaks TLS, and this server speaks plain HTTP: use an http:// address, or a proxy in front that has the certificate.",
+);
+const PROXIED: Malformed = bad(
+    "The client speaks the PROXY protocol, which is not understood: turn it off in the proxy (`send-proxy` in HAProxy, `proxy_protocol` in nginx), and have it set X-Forwarded-For.",
+);
+
 /// The head of a request that is well formed.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -128,9 +137,30 @@ fn framing(headers: &Headers, http10: bool) -> Result<Framing, Malformed> {
         (None, _, None, _) => Ok(Framing::Nothing),
         (Some(length), None, None, _) => content_length(length),
         (None, _, Some(coding), None) if coding.eq_ignore_ascii_case("chunked") && !http10 => Ok(Framing::Chunked),
+        (None, _, Some(codings), None) if ends_in_chunked(codings) && !http10 => Err(OTHER_CODING),
         (None, ..) => Err(bad("The only Transfer-Encoding that is understood is `chunked`, once, in HTTP/1.1.")),
         (_, _, Some(_), _) => Err(bad("Content-Length and Transfer-Encoding exclude one another.")),
         (_, Some(_), ..) => Err(bad("Content-Length is there twice.")),
+    }
+}
+
+/// Returns true if `chunked` is the last of several codings, and the others are names: then it is clear where the body ends, and
+/// what it is coded in is not understood (RFC 9112, section 6.1).
+fn ends_in_chunked(codings: &str) -> bool {
+    let is_name = |coding: &str| !coding.is_empty() && coding.bytes().all(is_token);
+    let is_chunked = |coding: &str| coding.eq_ignore_ascii_case("chunked");
+    let mut codings = codings.split(',').map(str::trim);
+    codings.next_back().is_some_and(is_chunked) && codings.all(|coding| is_name(coding) && !is_chunked(coding))
+}
+
+/// The protocol that a connection begins with, when it is known and not HTTP.
+pub(crate) fn other_protocol(start: &[u8]) -> Option<Malformed> {
+    const PROXY: [&[u8]; 4] = [b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN", b"\r\n\r\n\0\r\nQUIT\n"];
+    match start {
+        // A handshake record of any version.
+        [0x16, 0x03, ..] => Some(TLS),
+        _ if PROXY.iter().any(|signature| start.starts_with(signature)) => Some(PROXIED),
+        _ => None,
     }
 }
 
@@ -422,8 +452,14 @@ mod tests {
         for length in ["", "+5", "-5", "5, 5", "0x5", "5 5", "18446744073709551616"] {
             assert!(framing(&[("Content-Length", length)]).is_err(), "{length}");
         }
-        for coding in ["", "gzip", "gzip, chunked", "chunked, identity", "xchunked", "identity"] {
-            assert!(framing(&[("Transfer-Encoding", coding)]).is_err(), "{coding}");
+        let status = |coding: &str| framing(&[("Transfer-Encoding", coding)]).unwrap_err().0.code();
+        for coding in
+            ["", "gzip", "chunked, identity", "xchunked", "identity", "chunked, chunked", ", chunked", "a b, chunked"]
+        {
+            assert_eq!(status(coding), 400, "{coding}");
+        }
+        for coding in ["gzip, chunked", "deflate,Chunked", "gzip, x-other, chunked"] {
+            assert_eq!(status(coding), 501, "{coding}");
         }
         assert!(framing(&[("Content-Length", "5"), ("Content-Length", "5")]).is_err());
         assert!(framing(&[("Content-Length", "5"), ("Transfer-Encoding", "chunked")]).is_err());

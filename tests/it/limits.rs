@@ -476,6 +476,27 @@ fn a_unix_socket_is_listened_on_and_its_file_goes_with_the_server() {
 }
 
 #[test]
+fn a_unix_socket_has_the_mode_and_the_group_of_the_settings() {
+    use std::os::unix::fs::MetadataExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("site.sock");
+    let address = format!("unix:{}", path.display());
+    let own = folder.path().metadata().unwrap().gid();
+    let seen = |config: Config| -> aside::Result<(u32, u32)> {
+        let server = App::with_config(Config { address: address.clone(), ..config }).start()?;
+        let file = path.metadata().unwrap();
+        server.stop();
+        Ok((file.mode() & 0o777, file.gid()))
+    };
+    assert_eq!(seen(epoll()).unwrap(), (0o660, own));
+    let group = Some(own.to_string());
+    assert_eq!(seen(Config { socket_mode: 0o600, socket_group: group, ..epoll() }).unwrap(), (0o600, own));
+    let words = seen(Config { socket_group: Some("no-such-group".into()), ..epoll() }).unwrap_err().to_string();
+    assert!(words.contains("ASIDE_SOCKET_GROUP") && words.contains("no-such-group"), "{words}");
+    assert!(!path.exists(), "a refused start leaves no file");
+}
+
+#[test]
 fn a_unix_socket_is_for_epoll() {
     let config = Config { address: "unix:/nowhere/site.sock".into(), ..epoll() };
     let words = App::with_config(config).start().unwrap_err().to_string();

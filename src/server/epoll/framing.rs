@@ -124,14 +124,55 @@ fn line(inbox: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     }
 }
 
-/// A chunk's size. What extensions say behind it is nobody's business.
+/// A chunk's size. Its extensions are checked, and dropped: none is understood.
 fn size(line: &[u8]) -> Result<u64, Malformed> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
-    let (digits, rest) = line.split_at(digits);
-    let extension = rest.trim_ascii_start();
-    let is_fine = (1..=16).contains(&digits.len()) && (rest.is_empty() || extension.starts_with(b";"));
+    let (digits, extensions) = line.split_at(digits);
     let size = std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    size.filter(|_| is_fine).ok_or(bad("The size of a chunk is not a number."))
+    let size = size.filter(|_| digits.len() <= 16).ok_or(bad("The size of a chunk is not a number."))?;
+    are_extensions(extensions).then_some(size).ok_or(bad("The extension of a chunk is malformed."))
+}
+
+/// Returns true for `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112, section 7.1.1).
+fn are_extensions(mut rest: &[u8]) -> bool {
+    while !rest.is_empty() {
+        let Some(next) = after(rest, b';').and_then(after_token) else { return false };
+        rest = match after(next, b'=') {
+            None => next,
+            Some(value) => match after_token(value).or_else(|| after_quoted(value)) {
+                Some(next) => next,
+                None => return false,
+            },
+        };
+    }
+    true
+}
+
+/// What is behind that sign, with the white space around it; none when something else is there.
+fn after(rest: &[u8], sign: u8) -> Option<&[u8]> {
+    let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
+    let trim = |rest: &'_ [u8]| rest.iter().take_while(|byte| is_blank(byte)).count();
+    let rest = &rest[trim(rest)..];
+    let rest = rest.strip_prefix(&[sign])?;
+    Some(&rest[trim(rest)..])
+}
+
+fn after_token(rest: &[u8]) -> Option<&[u8]> {
+    let length = rest.iter().take_while(|byte| is_token(**byte)).count();
+    (length > 0).then(|| &rest[length..])
+}
+
+/// What is behind a quoted string (RFC 9110, section 5.6.4). Control characters are refused with the whole line.
+fn after_quoted(rest: &[u8]) -> Option<&[u8]> {
+    let mut bytes = rest.strip_prefix(b"\"")?.iter();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => return Some(bytes.as_slice()),
+            b'\\' => _ = bytes.next()?,
+            _ => {}
+        }
+    }
+    None
 }
 
 /// Trailers are checked, and dropped: nobody has asked for any (RFC 9110, section 6.5).
@@ -201,12 +242,40 @@ mod tests {
             "5\r\nhello\r\n0\r\n\n",
             "5;a\nb\r\nhello\r\n0\r\n\r\n",
             "5;\0\r\nhello\r\n0\r\n\r\n",
+            "5;\r\nhello\r\n0\r\n\r\n",
+            "5;bad[=x\r\nhello\r\n0\r\n\r\n",
             "10000000000000005\r\nhello",
             "5\r\nhello\r\n0\r\nX y\r\n\r\n",
             "\r\n",
             "g\r\n",
         ] {
             assert!(body(text, 1).is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn extensions_of_a_chunk_follow_their_grammar() {
+        for fine in ["", ";a", " ; a", ";a=b", ";a = b\t;\tc", r#";a="b;=[ \" c""#, r#";a="";b"#] {
+            assert!(are_extensions(fine.as_bytes()), "{fine:?}");
+        }
+        for wrong in [
+            " ",
+            ";",
+            ";;",
+            ";a;",
+            "a",
+            "=b",
+            ";=b",
+            ";a=",
+            ";a b",
+            ";a=b c",
+            ";bad[=x",
+            ";a=[",
+            r#";a="b"#,
+            r#";a="b\"#,
+            r#";a="b"c"#,
+        ] {
+            assert!(!are_extensions(wrong.as_bytes()), "{wrong:?}");
         }
     }
 

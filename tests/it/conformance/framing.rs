@@ -16,6 +16,11 @@ fn broken() -> Must {
     Must::Break(400, "POST /x".into())
 }
 
+/// What is handled with its chunked body.
+fn chunked_and_handled(seen: &str) -> Must {
+    fault(handle(seen), last(seen), "a connection ends after a chunked body")
+}
+
 const TRIMMED: &str = "a vertical tab or a form feed around a value is trimmed as if it were white space";
 
 pub(crate) fn lengths() -> Vec<Probe> {
@@ -110,11 +115,9 @@ pub(crate) fn codings() -> Vec<Probe> {
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
         "Transfer-Encoding: chunked\r\nTransfer-Encoding: identity",
         "Transfer-Encoding: identity\r\nTransfer-Encoding: chunked",
-        "Transfer-Encoding: gzip, chunked",
         "Transfer-Encoding: chunked, gzip",
         "Transfer-Encoding: gzip",
         "Transfer-Encoding: identity",
-        "Transfer-Encoding: identity, chunked",
         "Transfer-Encoding: chunked, identity",
         "Transfer-Encoding: chunked;q=1",
         "Transfer-Encoding: chunked;a=b",
@@ -140,18 +143,25 @@ pub(crate) fn codings() -> Vec<Probe> {
         "Transfer-Encoding: x\r\nContent-Length: 5",
         "Transfer-Encoding\r\n: chunked",
     ];
-    let mut probes: Vec<Probe> = good.into_iter().map(|lines| post(lines, HELLO, handle(SAID))).collect();
+    let unknown = [
+        "Transfer-Encoding: gzip, chunked",
+        "Transfer-Encoding: deflate, chunked",
+        "Transfer-Encoding: identity, chunked",
+        "Transfer-Encoding: deflate , gzip,Chunked",
+    ];
+    let mut probes: Vec<Probe> = good.into_iter().map(|lines| post(lines, HELLO, chunked_and_handled(SAID))).collect();
     probes.extend(bad.into_iter().map(|lines| post(lines, HELLO, refuse(400))));
+    probes.extend(unknown.into_iter().map(|lines| post(lines, HELLO, refuse(501))));
     probes.extend([
-        post("Transfer-Encoding: \x0bchunked", HELLO, fault(refuse(400), handle(SAID), TRIMMED)),
-        post("Transfer-Encoding: chunked\x0b", HELLO, fault(refuse(400), handle(SAID), TRIMMED)),
-        post("Transfer-Encoding: chunked\x0c", HELLO, fault(refuse(400), handle(SAID), TRIMMED)),
+        post("Transfer-Encoding: \x0bchunked", HELLO, fault(refuse(400), last(SAID), TRIMMED)),
+        post("Transfer-Encoding: chunked\x0b", HELLO, fault(refuse(400), last(SAID), TRIMMED)),
+        post("Transfer-Encoding: chunked\x0c", HELLO, fault(refuse(400), last(SAID), TRIMMED)),
         post(
             "X: y\r\n Transfer-Encoding: chunked",
             HELLO,
-            fault(refuse(400), handle(SAID), "a folded line is taken for a field"),
+            fault(refuse(400), last(SAID), "a folded line is taken for a field"),
         ),
-        post("Transfer-Encoding: chunked\r\nTrailer: X", HELLO, handle(SAID)),
+        post("Transfer-Encoding: chunked\r\nTrailer: X", HELLO, chunked_and_handled(SAID)),
         probe(
             "chunked in HTTP/1.0",
             format!("POST /x HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n{HELLO}"),
@@ -165,7 +175,7 @@ pub(crate) fn codings() -> Vec<Probe> {
         probe(
             "a GET with a chunked body",
             format!("GET /x HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{HELLO}"),
-            handle("GET /x hello"),
+            chunked_and_handled("GET /x hello"),
         ),
     ]);
     probes
@@ -174,19 +184,19 @@ pub(crate) fn codings() -> Vec<Probe> {
 pub(crate) fn chunks() -> Vec<Probe> {
     let chunked = |body: &str, must| post("Transfer-Encoding: chunked", body, must);
     const SIZES: &str = "a chunk's size may have a sign and white space around it, line ends among it";
-    let ten = handle("POST /x helloworld");
+    let ten = chunked_and_handled("POST /x helloworld");
     let good = [
-        ("2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", handle(SAID)),
-        ("1\r\nh\r\n1\r\ne\r\n1\r\nl\r\n1\r\nl\r\n1\r\no\r\n0\r\n\r\n", handle(SAID)),
+        ("2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", chunked_and_handled(SAID)),
+        ("1\r\nh\r\n1\r\ne\r\n1\r\nl\r\n1\r\nl\r\n1\r\no\r\n0\r\n\r\n", chunked_and_handled(SAID)),
         ("A\r\nhelloworld\r\n0\r\n\r\n", ten.clone()),
         ("a\r\nhelloworld\r\n0\r\n\r\n", ten),
-        ("00005\r\nhello\r\n0000\r\n\r\n", handle(SAID)),
-        ("0\r\n\r\n", handle("POST /x")),
-        ("5;a=b\r\nhello\r\n0\r\n\r\n", handle(SAID)),
-        ("5;a\r\nhello\r\n0;b\r\n\r\n", handle(SAID)),
-        ("5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n", handle(SAID)),
-        ("5 ; a\r\nhello\r\n0\r\n\r\n", handle(SAID)),
-        ("5;a=b;c=d\r\nhello\r\n0\r\n\r\n", handle(SAID)),
+        ("00005\r\nhello\r\n0000\r\n\r\n", chunked_and_handled(SAID)),
+        ("0\r\n\r\n", chunked_and_handled("POST /x")),
+        ("5;a=b\r\nhello\r\n0\r\n\r\n", chunked_and_handled(SAID)),
+        ("5;a\r\nhello\r\n0;b\r\n\r\n", chunked_and_handled(SAID)),
+        ("5;a=\"b;c\"\r\nhello\r\n0\r\n\r\n", chunked_and_handled(SAID)),
+        ("5 ; a\r\nhello\r\n0\r\n\r\n", chunked_and_handled(SAID)),
+        ("5;a=b;c=d\r\nhello\r\n0\r\n\r\n", chunked_and_handled(SAID)),
     ];
     let bad = [
         "\r\nhello\r\n0\r\n\r\n",
@@ -235,13 +245,16 @@ pub(crate) fn chunks() -> Vec<Probe> {
     let mut probes: Vec<Probe> = good.into_iter().map(|(body, must)| chunked(body, must)).collect();
     probes.extend(bad.into_iter().map(|body| chunked(body, broken())));
     probes.extend(cut.into_iter().map(|body| chunked(body, broken()).cut()));
+    let extensions = ["5;\0", "5;", "5;bad[=x", "5;a;", "5;a=", "5;a b", "5;a=\"b"];
+    let unseen = || fault(broken(), last(SAID), "an extension is not looked at");
+    probes.extend(extensions.map(|size| chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n"), unseen())));
     let signed = ["+5", " 5", "5 ", "\t5", "5\x0b", "\n5", "5\n"];
     probes.extend(
-        signed.map(|size| chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n"), fault(broken(), handle(SAID), SIZES))),
+        signed.map(|size| chunked(&format!("{size}\r\nhello\r\n0\r\n\r\n"), fault(broken(), last(SAID), SIZES))),
     );
     probes.extend([
-        chunked("5;a\nb\r\nhello\r\n0\r\n\r\n", fault(broken(), handle(SAID), "a line feed may stand in an extension")),
-        chunked("5;\0\r\nhello\r\n0\r\n\r\n", fault(broken(), handle(SAID), "an extension is not looked at")),
+        chunked("5;a\nb\r\nhello\r\n0\r\n\r\n", fault(broken(), last(SAID), "a line feed may stand in an extension")),
+        chunked("+0\r\n\r\n", fault(broken(), last("POST /x"), SIZES)),
         chunked("5\r\nhello\r\n0\r\nX: y\r\n\r\n", fault(handle(SAID), broken(), "a body with trailers is refused")),
         chunked(
             "5\r\nhello\r\n0\r\nContent-Length: 5\r\nHost: b\r\n\r\n",
@@ -249,13 +262,13 @@ pub(crate) fn chunks() -> Vec<Probe> {
         ),
         Probe {
             name: "a long extension".into(),
-            ..chunked(&format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(10_000)), handle(SAID))
+            ..chunked(&format!("5;{}\r\nhello\r\n0\r\n\r\n", "a".repeat(10_000)), chunked_and_handled(SAID))
         },
         Probe {
             name: "200 chunks".into(),
             ..chunked(
                 &format!("{}0\r\n\r\n", "1\r\nx\r\n".repeat(200)),
-                handle(&format!("POST /x {}", "x".repeat(200))),
+                chunked_and_handled(&format!("POST /x {}", "x".repeat(200))),
             )
         },
     ]);
