@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 use minijinja::{HtmlEscape, Value};
 use serde::{Serialize, Serializer};
 
-use crate::background::registry::Progress;
+use crate::background::failure::Failure;
+use crate::background::registry::{Progress, escape};
 use crate::background::task::{TaskHandle, TaskInfo};
 use crate::error::Result;
 use crate::http::events::{Event, STILL_HERE, retry_after};
@@ -22,6 +23,7 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::session::unguessable;
 use crate::http::templates::{Fragment, fragment};
+use crate::panics;
 use crate::sync::lock;
 use crate::watched::{Call, LiveGuard, Seen, Watched};
 
@@ -400,14 +402,16 @@ where
     /// Writes the state as the template shows it. One that cannot be rendered is in the log, once for all who watch.
     fn show(&self, seen: &Seen<T>, out: &mut Vec<u8>) {
         let watched = &self.live.0;
-        match self.fragment.render(watched, seen) {
+        // The state's Serialize is code of the application's: where it panics, pages keep what they show all the same.
+        let rendered = panics::catch(|| self.fragment.render(watched, seen));
+        match rendered.unwrap_or_else(|panic| Err(Failure::Panic(panic).into())) {
             Ok(text) => {
                 let event = Event::new(&*text).id(self.live.event_id(seen.version));
                 out.extend_from_slice(event.to_wire().as_bytes());
             }
             Err(error) if watched.is_first_complaint(seen.version) => {
-                let chain = error.chain();
-                log::error!(target: "aside::live", "A state cannot be shown, and pages keep the one before: {chain}");
+                let line = format!("A state cannot be shown, and pages keep the one before: {}", error.chain());
+                log::error!(target: "aside::live", "{}", escape(&line));
             }
             Err(_) => {}
         }

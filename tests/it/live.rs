@@ -531,3 +531,39 @@ fn a_task_for_the_page_alone_is_cancelled_when_nobody_watches_any_more() {
     drop(events);
     assert!(matches!(search.join(), Err(Failure::Cancelled)));
 }
+
+/// Shown as its number, unless that is 2.
+#[derive(Clone)]
+struct Touchy(u32);
+
+impl Serialize for Touchy {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        assert_ne!(self.0, 2, "touchy-two is not shown");
+        std::collections::BTreeMap::from([("number", self.0)]).serialize(serializer)
+    }
+}
+
+#[test]
+fn a_state_that_panics_when_it_is_shown_leaves_pages_with_the_one_before() {
+    logs::keep();
+    let live = Live::new(Touchy(1));
+    let shown = live.clone();
+    let app = App::with_config(crate::wire::config())
+        .template("touchy.html", "number {{ number }}.")
+        .get("/live", move |req: &mut Request| req.live(&shown, "touchy.html"));
+    let server = crate::wire::start(app);
+    let mut pages = [(); 2].map(|()| crate::wire::Raw::to(&server));
+    for page in &mut pages {
+        page.send("GET /live HTTP/1.1\r\nHost: a\r\n\r\n");
+        assert_eq!(page.head().status, 200);
+        while !page.chunk().contains("number 1.") {}
+    }
+    live.update(|touchy| touchy.0 = 2);
+    logs::wait_for(1, "touchy-two is not shown");
+    live.update(|touchy| touchy.0 = 3);
+    for page in &mut pages {
+        while !page.chunk().contains("number 3.") {}
+    }
+    assert_eq!(logs::at(Level::Error, "pages keep the one before: panicked: ").len(), 1, "once for all who watch");
+    server.stop();
+}
