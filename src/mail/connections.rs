@@ -129,7 +129,8 @@ impl Shared {
             state = wait_while_for(&self.freed, state, left.min(LOOK), |state| state.taken >= state.allowed);
         }
         state.taken += 1;
-        Ok(Permit(self.clone()))
+        let session = state.idle.pop().map(|(_, session)| session);
+        Ok(Permit { shared: self.clone(), session: Mutex::new(session) })
     }
 
     fn not_sent(&self, why: &str) -> Fault {
@@ -151,18 +152,22 @@ impl Shared {
         }
     }
 
-    /// Keeps a connection for the next mail, if there is room and it is still good.
-    fn keep(self: &Arc<Shared>, session: Session) {
+    /// Gives a permit back, and keeps its connection for the next mail, if that is still good: both at once, since whoever
+    /// saw one without the other would count one connection too many. A connection that is not kept comes back.
+    fn give_back(self: &Arc<Shared>, session: Option<Session>) -> Option<Session> {
         let mut state = self.state();
-        if session.mails >= MOST_MAILS || state.taken + state.idle.len() > state.allowed {
-            drop(state);
-            return session.quit();
+        state.taken -= 1;
+        self.freed.notify_one();
+        let session = session?;
+        if session.mails >= MOST_MAILS || state.taken + state.idle.len() >= state.allowed {
+            return Some(session);
         }
         state.idle.push((Instant::now(), session));
         if !std::mem::replace(&mut state.is_watched, true) {
             drop(state);
             close_later(Arc::downgrade(self));
         }
+        None
     }
 
     fn close_idle(self: &Arc<Shared>) {
@@ -190,30 +195,35 @@ fn close_later(shared: Weak<Shared>) {
     });
 }
 
-/// The right to one connection.
-struct Permit(Arc<Shared>);
+/// The right to one connection, and the connection, while it is good and no mail is on it.
+struct Permit {
+    shared: Arc<Shared>,
+    session: Mutex<Option<Session>>,
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.state().taken -= 1;
-        self.0.freed.notify_one();
+        let session = lock(&self.session).take();
+        if let Some(session) = self.shared.give_back(session) {
+            session.quit();
+        }
     }
 }
 
 impl Permit {
     fn deliver(self: &Arc<Permit>, letter: &Letter, to: &[Address]) -> Result<Vec<Refused>, Fault> {
-        let kept = self.0.state().idle.pop();
-        if let Some((_, session)) = kept {
+        let kept = lock(&self.session).take();
+        if let Some(session) = kept {
             match self.send(session, letter, to) {
                 // The server closed it while it was idle.
                 Err(fault) if fault.is_disconnect() => {}
                 other => return other,
             }
         }
-        if let Some(fault) = self.0.login_pause() {
+        if let Some(fault) = self.shared.login_pause() {
             return Err(fault);
         }
-        let session = self.open().inspect_err(|fault| self.0.note_login(fault))?;
+        let session = self.open().inspect_err(|fault| self.shared.note_login(fault))?;
         self.send(session, letter, to)
     }
 
@@ -222,7 +232,7 @@ impl Permit {
         match &sent {
             Ok(refused) if refused.is_empty() => {
                 self.went_well();
-                self.0.keep(session);
+                *lock(&self.session) = Some(session);
             }
             Err(fault) if !fault.is_answer() => {}
             // What the server makes of the rest of the conversation is uncertain.
@@ -234,7 +244,7 @@ impl Permit {
     /// Opens a connection within the time limit, on a thread of its own: looking a name up has no limit, and lettre says
     /// goodbye to a server that was silent, and waits for its answer once more.
     fn open(self: &Arc<Permit>) -> Result<Session, Fault> {
-        let endpoint = self.0.endpoint.clone();
+        let endpoint = self.shared.endpoint.clone();
         let (limit, name) = (endpoint.limits.step, endpoint.name.clone());
         let (tell, told) = sync_channel(1);
         let opening = thread::Builder::new().name("aside-mail-open".into());
@@ -256,17 +266,17 @@ impl Permit {
     }
 
     fn went_well(&self) {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         state.gone_well += 1;
-        if state.allowed < self.0.most && state.gone_well >= GONE_WELL {
+        if state.allowed < self.shared.most && state.gone_well >= GONE_WELL {
             (state.allowed, state.gone_well) = (state.allowed + 1, 0);
-            self.0.freed.notify_one();
+            self.shared.freed.notify_one();
         }
     }
 
     /// Allows one connection fewer than there are now, if others are open. Returns true if so.
     fn gives_way(&self) -> bool {
-        let mut state = self.0.state();
+        let mut state = self.shared.state();
         state.gone_well = 0;
         let others = state.taken - 1 + state.idle.len();
         if others == 0 {
@@ -274,7 +284,7 @@ impl Permit {
         }
         if others < state.allowed {
             state.allowed = others.max(1);
-            let (name, allowed) = (&self.0.endpoint.name, state.allowed);
+            let (name, allowed) = (&self.shared.endpoint.name, state.allowed);
             log::warn!(
                 target: "aside::mail",
                 "The mail server {name} takes no more connections; using {allowed} at most until {GONE_WELL} mails went well"
