@@ -124,7 +124,8 @@ pub struct Config {
     pub max_task_threads: usize,
     /// `ASIDE_BACKGROUND_NICE`: how much tasks stand back behind pages, 0 to 19; 10. On Linux only.
     pub nice: i32,
-    /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256.
+    /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256. Handlers that wait at `ASIDE_MAX_TASK_THREADS` do not count;
+    /// there may be as many of these again.
     pub max_workers: usize,
     /// `ASIDE_MAX_WAITING`: workers that may wait for the same kind of thing, be it password hashing, a permit of a
     /// [`Pool`](crate::Pool), a value of a [`Cache`](crate::Cache) that another thread computes, or the first of two equal
