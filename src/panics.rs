@@ -214,4 +214,24 @@ mod tests {
     fn a_payload_may_be_anything() {
         assert_eq!(catch(|| std::panic::panic_any(42)).map(|never: ()| never).unwrap_err().message, "(no message)");
     }
+
+    /// `result.unwrap()` before anything else was caught once aborted the process, with the cause unsaid.
+    #[test]
+    fn an_error_may_be_what_a_process_panics_with_first() {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let test = "panics::tests::an_error_is_what_this_process_panics_with_first";
+        let output = command.args(["--exact", test, "--include-ignored", "--nocapture"]).output().unwrap();
+        let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
+        assert!(output.status.success() && text.contains("1 passed") && text.contains("the cause"), "{text}");
+    }
+
+    #[test]
+    #[ignore = "run in a process of its own by an_error_may_be_what_a_process_panics_with_first"]
+    fn an_error_is_what_this_process_panics_with_first() {
+        let failed = || -> crate::error::Result<()> { Err(std::io::Error::other("the cause").into()) };
+        let payload = catch_unwind(|| failed().unwrap()).unwrap_err();
+        assert!(message(&*payload).contains("the cause"));
+        // And the hook is installed all the same, by the next one.
+        assert!(catch(|| panic!("caught")).unwrap_err().place.is_some());
+    }
 }
