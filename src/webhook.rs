@@ -90,6 +90,9 @@ const TOLERANCE: i64 = 300;
 /// }
 /// ```
 ///
+/// It waits in the queue `webhook`, which other jobs do not share. An expired or untrusted certificate of the receiver is a
+/// fault that is tried again, as its owner renews it.
+///
 /// It then is tried 90 times over about three days, on the same terms as one that is sent, and kept as dead in the end, or
 /// at once after an answer such as 404 or 410. Each try has the `webhook-id` and the body that were written down, and a
 /// timestamp and a signature of its own. A receiver may see it twice, when this process dies before it has noted the
