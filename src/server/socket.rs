@@ -21,6 +21,7 @@ mod imp {
         mem::MaybeUninit,
         os::fd::{AsRawFd, OwnedFd},
         os::unix::net::UnixDatagram,
+        sync::Arc,
     };
 
     use nix::errno::Errno;
@@ -40,6 +41,9 @@ mod imp {
         remote: SocketAddr,
         local_port: u16,
         name: Option<PathBuf>,
+        /// The number is that of a duplicate of our own.
+        #[cfg(target_os = "linux")]
+        own: Option<Arc<OwnedFd>>,
     }
 
     /// The socket whose other end is `remote`, and whose own port is the listener's.
@@ -53,7 +57,14 @@ mod imp {
             HIGHEST.store(listed.iter().copied().max().unwrap_or(0), Ordering::Relaxed);
             listed.into_iter().filter(|fd| *fd > tried).find(is_it)
         })?;
-        Some(Peer { fd, remote, local_port, name: name_of(fd) })
+        Some(Peer {
+            fd,
+            remote,
+            local_port,
+            name: name_of(fd),
+            #[cfg(target_os = "linux")]
+            own: None,
+        })
     }
 
     /// What the system calls the socket of that connection, where it says so (Linux does). Another connection from the same
@@ -228,11 +239,29 @@ mod imp {
         /// The socket by a number that is its own now; none when the connection is over. The library has two descriptors for a
         /// connection, and may have closed the one that was found: its number may be another's by now, and so may the
         /// client's port.
-        pub(crate) fn current(&self) -> Option<Peer> {
+        fn current(&self) -> Option<Peer> {
             if is(self.fd, self.remote, self.local_port) && name_of(self.fd) == self.name {
                 return Some(self.clone());
             }
             find(self.remote, self.local_port).filter(|other| other.name == self.name)
+        }
+
+        /// Takes a duplicate of the socket, whose number stays its own while the library closes its two: no search is needed
+        /// from here on. Nothing is written to it: a search for another request may find this number.
+        pub(crate) fn keep(&mut self) {
+            #[cfg(target_os = "linux")]
+            if let Some(copy) = self.current().and_then(|peer| duplicate(peer.fd).ok().flatten())
+                && is(copy.as_raw_fd(), self.remote, self.local_port)
+            {
+                self.fd = copy.as_raw_fd();
+                self.own = Some(Arc::new(copy));
+            }
+        }
+
+        /// Returns true if both sides have closed the connection. Of one that is kept one look at the descriptor tells.
+        pub(crate) fn is_over(&self) -> bool {
+            let has_ended = || socket::getpeername::<SockaddrStorage>(self.fd) == Err(Errno::ENOTCONN);
+            (name_of(self.fd) == self.name && has_ended()) || self.current().is_none()
         }
 
         /// Ends one direction, or both.
@@ -310,7 +339,11 @@ mod imp {
             match *self {}
         }
 
-        pub(crate) fn current(&self) -> Option<Peer> {
+        pub(crate) fn keep(&mut self) {
+            match *self {}
+        }
+
+        pub(crate) fn is_over(&self) -> bool {
             match *self {}
         }
 

@@ -1019,7 +1019,8 @@ impl End {
         match peer {
             None => drop(writer),
             Some(peer) if !self.whole => peer.shut(Shutdown::Both),
-            Some(peer) => {
+            Some(mut peer) => {
+                peer.keep();
                 peer.shut(Shutdown::Write);
                 linger(peer, writer, Instant::now() + LINGER, FIRST_LOOK);
             }
@@ -1031,13 +1032,14 @@ impl End {
 /// once, and as long as one is kept it has two descriptors, among which every search has to look.
 fn linger(peer: Peer, writer: Box<dyn Write + Send>, until: Instant, wait: Duration) {
     let next = (Instant::now() + wait).min(until);
-    timer::at(next, move || match peer.current() {
-        None => drop(writer),
-        Some(peer) if next < until => linger(peer, writer, until, 2 * wait),
-        Some(peer) => {
-            peer.shut(Shutdown::Both);
-            drop(writer);
+    timer::at(next, move || {
+        if next < until && !peer.is_over() {
+            return linger(peer, writer, until, 2 * wait);
         }
+        if next == until {
+            peer.shut(Shutdown::Both);
+        }
+        drop(writer);
     });
 }
 
