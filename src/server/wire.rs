@@ -40,13 +40,6 @@ pub(crate) const MUCH_HEAD: Malformed = Malformed(
 
 const OTHER_CODING: Malformed =
     Malformed(Status::NOT_IMPLEMENTED, "The only Transfer-Encoding that is understood is `chunked`.");
-const TLS: Malformed = bad(
-    "The client speaks TLS, and this server speaks plain HTTP: use an http:// address, or a proxy in front that has the certificate.",
-);
-const PROXIED: Malformed = bad(
-    "The client speaks the PROXY protocol, which is not understood: turn it off in the proxy (`send-proxy` in HAProxy, `proxy_protocol` in nginx), and have it set X-Forwarded-For.",
-);
-
 /// The head of a request that is well formed.
 #[derive(Debug)]
 pub(crate) struct Asked {
@@ -151,17 +144,6 @@ fn ends_in_chunked(codings: &str) -> bool {
     let is_chunked = |coding: &str| coding.eq_ignore_ascii_case("chunked");
     let mut codings = codings.split(',').map(str::trim);
     codings.next_back().is_some_and(is_chunked) && codings.all(|coding| is_name(coding) && !is_chunked(coding))
-}
-
-/// The protocol that a connection begins with, when it is known and not HTTP.
-pub(crate) fn other_protocol(start: &[u8]) -> Option<Malformed> {
-    const PROXY: [&[u8]; 4] = [b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN", b"\r\n\r\n\0\r\nQUIT\n"];
-    match start {
-        // A handshake record of any version.
-        [0x16, 0x03, ..] => Some(TLS),
-        _ if PROXY.iter().any(|signature| start.starts_with(signature)) => Some(PROXIED),
-        _ => None,
-    }
 }
 
 fn content_length(value: &str) -> Result<Framing, Malformed> {

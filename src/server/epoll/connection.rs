@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::clients::Held;
-use super::super::wire::{Asked, LOGGED, Malformed, other_protocol};
+use super::super::wire::{Asked, LOGGED, Malformed};
 use super::budget::{Budget, Charge};
 use super::framing::Rest;
 use super::head::{self, Head, Search};
@@ -300,7 +300,7 @@ impl Connection {
         match &mut self.phase {
             Phase::Head(search) => {
                 let is_first = search.is_fresh();
-                if let Some(other) = other_protocol(&self.inbox).filter(|_| is_first) {
+                if let Some(other) = head::other_protocol(&self.inbox).filter(|_| is_first) {
                     return self.refuse(&other);
                 }
                 match search.end(&self.inbox, config) {

@@ -15,6 +15,13 @@ use crate::http::headers::Headers;
 /// Fields that are parsed without asking for memory first.
 const FEW: usize = 64;
 
+const TLS: Malformed = bad(
+    "The client speaks TLS, and this server speaks plain HTTP: use an http:// address, or a proxy in front that has the certificate.",
+);
+const PROXIED: Malformed = bad(
+    "The client speaks the PROXY protocol, which is not understood: turn it off in the proxy (`send-proxy` in HAProxy, `proxy_protocol` in nginx), and have it set X-Forwarded-For.",
+);
+
 /// Looks for the end of a head, and remembers how far it has looked: a head that comes byte by byte is looked at once.
 #[derive(Debug, Default)]
 pub(super) struct Search {
@@ -54,6 +61,17 @@ impl Search {
 /// An empty line before a request is passed over (RFC 9112, section 2.2).
 fn start(inbox: &[u8]) -> usize {
     if inbox.starts_with(b"\r\n") { 2 } else { 0 }
+}
+
+/// The protocol that a connection begins with, when it is known and not HTTP.
+pub(super) fn other_protocol(start: &[u8]) -> Option<Malformed> {
+    const PROXY: [&[u8]; 4] = [b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN", b"\r\n\r\n\0\r\nQUIT\n"];
+    match start {
+        // A handshake record of any version.
+        [0x16, 0x03, ..] => Some(TLS),
+        _ if PROXY.iter().any(|signature| start.starts_with(signature)) => Some(PROXIED),
+        _ => None,
+    }
 }
 
 /// Which part of a head that does not end makes it too long.
