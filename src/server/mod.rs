@@ -7,6 +7,7 @@
 mod clients;
 pub(crate) mod clock;
 mod departures;
+mod drain;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 pub(crate) mod epoll;
 mod listener;

@@ -12,7 +12,7 @@
 mod imp {
     use std::collections::{HashMap, HashSet};
     use std::io::{self, Write};
-    use std::net::{IpAddr, Shutdown, SocketAddr};
+    use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
     use std::path::PathBuf;
     use std::sync::atomic::{AtomicI32, Ordering};
     #[cfg(target_os = "linux")]
@@ -264,6 +264,17 @@ mod imp {
             (name_of(self.fd) == self.name && has_ended()) || self.current().is_none()
         }
 
+        /// Returns the connection by a descriptor of our own, where there is a way to it (on Linux).
+        #[cfg(target_os = "linux")]
+        pub(crate) fn duplicate(&self) -> Option<TcpStream> {
+            duplicates(&[self.remote], self.local_port).ok()?.pop()?.map(TcpStream::from)
+        }
+
+        #[cfg(not(target_os = "linux"))]
+        pub(crate) fn duplicate(&self) -> Option<TcpStream> {
+            None
+        }
+
         /// Ends one direction, or both.
         pub(crate) fn shut(&self, how: Shutdown) {
             self.current().iter().for_each(|peer| shut(peer.fd, how));
@@ -300,7 +311,7 @@ mod imp {
 #[cfg(not(unix))]
 mod imp {
     use std::io::{self, Write};
-    use std::net::{Shutdown, SocketAddr};
+    use std::net::{Shutdown, SocketAddr, TcpStream};
 
     /// Nothing: there is no way to a socket by its addresses here.
     #[derive(Debug, Clone)]
@@ -344,6 +355,10 @@ mod imp {
         }
 
         pub(crate) fn is_over(&self) -> bool {
+            match *self {}
+        }
+
+        pub(crate) fn duplicate(&self) -> Option<TcpStream> {
             match *self {}
         }
 

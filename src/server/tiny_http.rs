@@ -53,13 +53,14 @@ use std::time::{Duration, Instant};
 use tiny_http::{ReadWrite, Server};
 
 use super::departures::{Departures, Presence};
+use super::drain;
 #[cfg(unix)]
 use super::listener::FOR_EPOLL;
 use super::listener::{Listener, Socket};
 use super::outgoing::Outgoing;
 use super::socket::{self, Peer};
 use super::streams::{self, aside};
-use super::wire::{self, Asked, Framing, LOGGED, Malformed, PIECE, Terms};
+use super::wire::{self, Asked, Framing, LOGGED, Malformed, Terms};
 use super::{Desk, Held, StreamPlace, Taken, Transport};
 use crate::background::{panics, threads, timer};
 use crate::config::Config;
@@ -372,7 +373,14 @@ impl TinyHttp {
         let mut loan = lock(loan);
         let huge = loan.is_huge();
         let Some(request) = loan.request.take() else { return };
-        if huge { self.forget(request) } else { aside(|| drop(request.into_writer())) }
+        if huge {
+            return self.forget(request);
+        }
+        match loan.remote.and_then(|remote| socket::find(remote, loan.port)) {
+            Some(peer) => aside(|| swallow(peer, request)),
+            None if cfg!(unix) => drain::end(|| drop(request.into_writer())),
+            None => aside(|| drop(request.into_writer())),
+        }
     }
 
     /// Gives up a thread and two descriptors of tiny_http's: to drop this would allocate as much as the client declared.
@@ -731,7 +739,9 @@ impl Loan {
             _ => buffer.len(),
         };
         let began = Instant::now();
+        let is_over = self.is_over();
         let result = match &mut self.request {
+            Some(_) if is_over => Ok(0),
             Some(request) if most > 0 => request.as_reader().read(&mut buffer[..most]),
             _ => Ok(0),
         };
@@ -749,6 +759,14 @@ impl Loan {
             return Err(cut_short());
         }
         result
+    }
+
+    /// Waits for more of a body of which much is left, and returns true if the client has ended the connection. tiny_http
+    /// would find that out too, and allocate what is left ([`drain`]). The little that it holds back itself does not
+    /// end such a body.
+    fn is_over(&self) -> bool {
+        let is_long = matches!(self.framing, Framing::Length(length) if length - self.read > UNREAD);
+        is_long && self.patience.as_ref().is_some_and(Patience::sees_the_end)
     }
 
     fn was_cut(&self) -> bool {
@@ -781,6 +799,8 @@ impl Loan {
             Framing::Length(length) if length <= READ_AHEAD && !self.expects && !self.upgrade => Left::Nothing,
             Framing::Length(length) if self.read == length => Left::Nothing,
             _ if self.pace.is_overdue => Left::Unread,
+            // tiny_http would allocate what is left.
+            Framing::Length(length) if self.broken && length - self.read > UNREAD => Left::Unread,
             _ if self.broken => Left::Broken,
             Framing::Length(length) if unasked || length - self.read > UNREAD => Left::Unread,
             Framing::Chunked if self.ended => Left::Nothing,
@@ -859,6 +879,19 @@ impl Patience {
     #[cfg(not(target_os = "linux"))]
     fn begin(_remote: SocketAddr, _port: u16, _time: Duration) -> Option<Patience> {
         None
+    }
+}
+
+impl Patience {
+    /// Waits until something comes, the time is up or the connection ends, and returns true for its end.
+    #[cfg(target_os = "linux")]
+    fn sees_the_end(&self) -> bool {
+        matches!(socket2::SockRef::from(&self.0).peek(&mut [std::mem::MaybeUninit::uninit()]), Ok(0))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn sees_the_end(&self) -> bool {
+        false
     }
 }
 
@@ -1008,6 +1041,8 @@ impl End {
                 aside(|| swallow(peer, *request));
             }
             Outlet::Interim { stream, huge: true } => self.transport.forget(stream),
+            // Its connection has ended: the socket would have been found.
+            Outlet::Interim { stream, huge: false } if cfg!(unix) => drain::end(|| drop(stream)),
             Outlet::Interim { stream, huge: false } => aside(|| drop(stream)),
         }
     }
@@ -1043,19 +1078,21 @@ fn linger(peer: Peer, writer: Box<dyn Write + Send>, until: Instant, wait: Durat
     });
 }
 
-/// Reads what a client still sends of a body that nobody wants, for a while, so that it gets to read the response.
+/// Reads what a client still sends of a refused body, for a while, so that the client gets to read the response.
 fn swallow(peer: Peer, mut request: tiny_http::Request) {
+    let connection = peer.duplicate();
     let peer = Arc::new(Mutex::new(Some(peer)));
     let theirs = peer.clone();
     let shut = move || lock(&theirs).iter().for_each(|peer| peer.shut(Shutdown::Both));
     let ticket = timer::at(Instant::now() + LINGER_UNREAD, shut);
-    let mut buffer = vec![0; PIECE];
-    // It may end in an error or at once; either way there is nothing more.
-    while matches!(request.as_reader().read(&mut buffer), Ok(count) if count > 0) {}
+    match connection {
+        Some(connection) => drain::read_away(connection),
+        None => drain::read_away(request.as_reader()),
+    }
     timer::cancel(ticket);
     // From here on the number may become another's.
     lock(&peer).take().iter().for_each(|peer| peer.shut(Shutdown::Both));
-    drop(request.into_writer());
+    drain::end(|| drop(request.into_writer()));
 }
 
 /// Connections to ourselves that say nothing. tiny_http makes a thread for a connection when none is idle, but its count

@@ -40,6 +40,9 @@ const DRIP_INTERVAL: Duration = Duration::from_secs(1);
 /// Longer than an idle worker stays.
 const QUIET: Duration = Duration::from_secs(12);
 
+/// MiB that the site may hold at most. It takes some 60; 150 clients that declared 30 MB each and left made it take 1,500.
+const MEMORY: u64 = 400;
+
 /// A large response: more than the socket buffers of both sides hold when the client reads nothing.
 const LARGE: usize = 1 << 20;
 
@@ -87,8 +90,24 @@ fn survive(server: &'static str) {
     storm.flood_with_logins();
     storm.pause_beside_slow_bodies();
     storm.all_at_once();
+    let peak = peak_memory(child.pid());
+    println!("{server}: at most {peak} MiB resident");
+    assert!(peak < MEMORY, "{server}: {peak} MiB resident");
     child.signal(Signal::TERM);
     assert!(child.wait().success(), "the site stops in good order");
+}
+
+/// The largest resident size so far, in MiB.
+#[cfg(target_os = "linux")]
+fn peak_memory(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("a peak");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") >> 10
+}
+
+#[cfg(not(target_os = "linux"))]
+fn peak_memory(_pid: u32) -> u64 {
+    0
 }
 
 struct Storm {
