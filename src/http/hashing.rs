@@ -1,7 +1,8 @@
-//! The threads that hash passwords: as many as half of the cores, and at least one.
+//! The threads that hash passwords: half as many as the machine has cores, and at least one.
 //!
-//! They are threads of their own because of their memory. A hash takes 19 MiB, and the C library's allocator keeps that much
-//! in the arena of each thread that ever computed one: on workers that was 1 GB after a flood of logins.
+//! Hashing is bound by the CPU. A dedicated pool keeps half of the cores free for other work during a flood of logins. It also
+//! limits the memory: each running hash takes 19 MiB, which [`argon2id`](super::argon2id) returns to the operating system
+//! when the hash is done.
 
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Sender, channel};
