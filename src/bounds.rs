@@ -1,4 +1,4 @@
-//! Bounds on text that clients choose, where it is kept.
+//! Limits on stored text that clients choose.
 
 use std::borrow::Cow;
 
@@ -7,12 +7,12 @@ use sha2::{Digest, Sha256};
 /// The longest key, in bytes, of a map that clients can fill.
 pub(crate) const LONGEST_KEY: usize = 64;
 
-/// The prefix of a key that stands for a longer text.
+/// The prefix of a key that is a hash of a longer text.
 const HASHED: &str = "sha256:";
 
-/// Returns a key for a map: the text itself up to `most` bytes, a hash of it past that.
+/// Returns a map key for a text: the text itself up to `most` bytes, and its hash above that.
 ///
-/// Two texts never have the same key: one that looks like a hash is hashed too.
+/// Two different texts never have the same key: a text that looks like a hash is hashed too.
 pub(crate) fn key(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most && !text.starts_with(HASHED) {
         return Cow::Borrowed(text);
@@ -21,7 +21,7 @@ pub(crate) fn key(text: &str, most: usize) -> Cow<'_, str> {
     Cow::Owned(format!("{HASHED}{digits}"))
 }
 
-/// Returns the text itself up to `most` bytes, and its beginning with an ellipsis past that.
+/// Returns the text itself up to `most` bytes; a longer text is cut and ends in an ellipsis.
 pub(crate) fn shorten(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most {
         return Cow::Borrowed(text);

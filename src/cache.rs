@@ -47,8 +47,8 @@ const WAIT_WARNING: Duration = Duration::from_secs(10);
 /// ```
 ///
 /// A clone is the same cache and costs one counter. A value is cloned on its way out: wrap a large one in an [`Arc`].
-/// `Cache::default()` holds 10,000 entries. An entry past its time is never given out, and is dropped within a minute when
-/// the cache is written to. A key may be of any length: past 64 bytes its hash is kept in its place.
+/// `Cache::default()` holds 10,000 entries. An expired entry is never returned, and is dropped within a minute if the cache
+/// is written to. A key may have any length: a key over 64 bytes is stored as its hash.
 pub struct Cache<V> {
     entries: Arc<Entries<String, Arc<Entry<V>>>>,
     swept: Arc<Mutex<Instant>>,
@@ -71,7 +71,7 @@ type Claim<'a, V> = PlaceholderGuard<
     DefaultLifecycle<String, Arc<Entry<V>>>,
 >;
 
-/// What [`Cache::remember`] goes on with.
+/// The result of a lookup in [`Cache::remember`].
 enum Found<'a, V> {
     Value(V),
     Claim(Claim<'a, V>),
@@ -122,15 +122,16 @@ impl<V: Clone> Cache<V> {
     /// ```
     ///
     /// However many threads ask at once, `f` runs in one of them and the others wait for its value, with a warning in the
-    /// log every 10 s. In handlers at most a quarter of the workers wait (`ASIDE_MAX_WAITING`), so that a slow computation
-    /// leaves workers to other pages. When `f` fails or panics, its caller gets that, nothing is kept, and the next of those who wait
+    /// log every 10 s. In handlers, at most a quarter of the workers wait (`ASIDE_MAX_WAITING`), so that a slow computation
+    /// leaves workers for other pages. If `f` fails or panics, its caller gets the failure, nothing is stored, and the next
+    /// waiting caller
     /// computes. The time to live begins when `f` returns.
     ///
     /// A key that is [removed](Cache::remove) while `f` runs is not kept: those who waited get the value, and who comes
     /// later computes it anew. With a `ttl` of zero nothing is kept and nobody waits: every caller computes.
     ///
     /// # Errors
-    /// Those of `f`; 503 with `Retry-After`, in a handler, when as many workers wait for another thread's value already.
+    /// The error of `f`; 503 with `Retry-After`, in a handler, if too many workers wait for another thread's value already.
     ///
     /// # Panics
     /// Those of `f`; and when `f` asks the same cache to remember the same key, which would wait for itself for ever. Two
@@ -170,7 +171,7 @@ impl<V: Clone> Cache<V> {
         self.entries.clear();
     }
 
-    /// How many entries there are. One past its time counts until it is dropped.
+    /// Returns the number of entries. An expired entry counts until it is dropped.
     pub fn len(&self) -> usize {
         self.entries.len()
     }
@@ -195,7 +196,7 @@ impl<V: Clone> Cache<V> {
         self.entries.insert(bounds::key(key, LONGEST_KEY).into_owned(), Entry::new(value, ttl, now));
     }
 
-    /// Drops entries past their time, at most once a minute: it looks at all of them.
+    /// Drops expired entries, at most once a minute, since it visits all entries.
     fn sweep(&self, now: Instant) {
         {
             let mut swept = lock(&self.swept);
@@ -204,7 +205,7 @@ impl<V: Clone> Cache<V> {
             }
             *swept = now;
         }
-        // Collected first: a value's `Drop` may use the cache.
+        // The entries are collected first: a value's `Drop` may use the cache.
         let expired: Vec<_> = self.entries.iter().filter(|(_, entry)| !entry.is_fresh(now)).collect();
         expired.iter().for_each(|(key, entry)| self.discard(key, entry));
     }
@@ -217,7 +218,7 @@ impl<V: Clone> Cache<V> {
     /// A fresh value, after waiting for whoever computes it; or the claim, when that is for us to do.
     ///
     /// # Errors
-    /// 503 when this is a worker and too many of them wait.
+    /// 503 if this is a worker and too many workers wait.
     fn wait_or_claim(&self, key: &str) -> Result<Found<'_, V>> {
         let (mut patience, mut _share) = (Duration::ZERO, None);
         loop {
@@ -331,7 +332,7 @@ mod tests {
         assert_eq!(cache.remember(&long, MINUTE, || fine(2)).unwrap(), 1);
         assert_eq!(cache.remember(&format!("{long}b"), MINUTE, || fine(2)).unwrap(), 2);
         assert!(cache.entries.iter().all(|(key, _)| key.len() < 100));
-        // A client that sends what the other's key is kept as gets an entry of its own.
+        // A client that sends the stored form of another key gets an entry of its own.
         let kept = bounds::key(&long, LONGEST_KEY).into_owned();
         assert_eq!((cache.get(&kept), cache.get(&long)), (None, Some(1)));
         assert!(cache.remove(&long) && cache.get(&long).is_none());
@@ -405,7 +406,7 @@ mod tests {
         assert_eq!(results.iter().filter(|result| matches!(result, Ok(Some(7)))).count(), 7);
     }
 
-    /// A value that took long to compute used to hold all workers that asked for it.
+    /// Regression: a value that took long to compute occupied all workers that asked for it.
     #[test]
     fn few_workers_wait_for_a_value() {
         let cache = Cache::new(10);

@@ -76,36 +76,37 @@ pub struct Config {
     /// `ASIDE_ADDR`: where to listen; `127.0.0.1:8000`. Port 0 takes a free one. `unix:/run/site.sock` is a Unix socket, with
     /// `epoll`.
     pub address: String,
-    /// `ASIDE_SOCKET_MODE`: the permissions of a Unix socket at `address`, in octal; 660. To connect, a process needs the right to
-    /// write.
+    /// `ASIDE_SOCKET_MODE`: the permissions of a Unix socket at `address`, in octal; 660. A process needs write permission
+    /// to connect.
     pub socket_mode: u32,
-    /// `ASIDE_SOCKET_GROUP`: the group of that socket, by name or number; that of the process by default. A proxy of another
-    /// user can connect when it is in the group.
+    /// `ASIDE_SOCKET_GROUP`: the group of that socket, by name or number; the group of the process by default. A proxy that
+    /// runs as another user can connect if it is in the group.
     pub socket_group: Option<String>,
     /// `ASIDE_SERVER`: `epoll`, the default on Linux, or `tiny_http`, the default elsewhere and without the feature `epoll`.
     pub server: ServerKind,
     /// `ASIDE_URL`: the site's own address, for the application to make absolute links of, in mail. Not set by default.
-    /// Where it names a port, the site does not answer to another one.
+    /// If it has a port, requests for another port are refused.
     pub url: Option<String>,
     /// `ASIDE_ALLOWED_HOSTS`: the names that the site answers to, separated by commas; `.example.org` stands for that
-    /// and all below it, `*` for any, `example.org:8443` for that port alone. Without it: `localhost`, `127.0.0.1` and `[::1]` in development, the host of
+    /// and its subdomains, `*` for any, `example.org:8443` for that port only. Without it: `localhost`, `127.0.0.1` and
+    /// `[::1]` in development, the host of
     /// `ASIDE_URL` in production, and any where that is not set either.
     pub allowed_hosts: Vec<String>,
     /// `ASIDE_TRUSTED_ORIGINS`: other sites whose pages may send forms here, such as `https://shop.example.org`; none.
     /// `*` turns the check off.
     pub trusted_origins: Vec<String>,
     /// `ASIDE_TRUSTED_PROXIES`: addresses or networks (`127.0.0.1`, `10.0.0.0/8`) whose `X-Forwarded-For`,
-    /// `X-Forwarded-Proto` and `X-Request-Id` are believed; none.
+    /// `X-Forwarded-Proto` and `X-Request-Id` are trusted; none.
     pub trusted_proxies: Vec<String>,
-    /// `ASIDE_TRUST_FORWARDED_HOST`: `true` believes `X-Forwarded-Host` of the trusted proxies too; `false`. Each of them
-    /// must set the field itself: nginx passes on what the client wrote unless it is told otherwise.
+    /// `ASIDE_TRUST_FORWARDED_HOST`: `true` also trusts `X-Forwarded-Host` of the trusted proxies; `false`. Each proxy must
+    /// set the field itself: by default nginx passes on the client's value.
     pub trust_forwarded_host: bool,
     /// `ASIDE_SECRET`: the keys of the session cookie, each at least 32 bytes, separated by commas. The first writes, all
-    /// read, so that a key can be replaced without logging users out: a former one is needed for `ASIDE_SESSION_LIFETIME`,
-    /// since a session is sealed again only when a handler changes it.
+    /// read, so that a key can be replaced without logging users out. Keep a former key for `ASIDE_SESSION_LIFETIME`, since
+    /// a session is sealed again only when a handler changes it.
     pub secrets: Vec<String>,
     /// `ASIDE_SESSION_IDLE`: how long a session lives without a request that looks at it; whole seconds, one day. Where
-    /// it is longer than the lifetime, that rules alone. Both are at most 100 years.
+    /// it is longer than the lifetime, only the lifetime applies. Both are at most 100 years.
     pub session_idle: Duration,
     /// `ASIDE_SESSION_LIFETIME`: how long it lives at most, from its beginning or from the login; whole seconds, 30 days.
     /// An ended session is remembered for so long: whoever makes it longer also changes `ASIDE_SECRET`.
@@ -113,38 +114,39 @@ pub struct Config {
     /// `ASIDE_STORE`: where the framework remembers ended sessions and answered forms: `sqlite:PATH`, or `memory:`, the
     /// default, which forgets them at a restart.
     pub store: Option<String>,
-    /// `ASIDE_GRACE`: how long the process waits for its requests and tasks when it is told to stop; seconds, 25. This and each
-    /// timeout is at most 366 days.
+    /// `ASIDE_GRACE`: how long a graceful shutdown waits for requests and tasks; seconds, 25. This and each timeout is at
+    /// most 366 days.
     pub grace: Duration,
-    /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Past that they wait, in order. Jobs do not count: their queues have
-    /// bounds of their own.
+    /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Further tasks wait, in order. Jobs do not count: their queues have
+    /// limits of their own.
     pub max_tasks: usize,
-    /// `ASIDE_MAX_TASK_THREADS`: threads that `background` has made and that run or wait for their turn; 4,000. Past that its
-    /// caller waits. Half of what the operating system allows is the limit in any case.
+    /// `ASIDE_MAX_TASK_THREADS`: threads of `background` that run or wait for their turn; 4,000. At the limit, the caller
+    /// waits. Half of the operating system's limit applies in any case.
     pub max_task_threads: usize,
     /// `ASIDE_BACKGROUND_NICE`: how much tasks stand back behind pages, 0 to 19; 10. On Linux only.
     pub nice: i32,
-    /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256. Handlers that wait at `ASIDE_MAX_TASK_THREADS` do not count;
-    /// there may be as many of these again.
+    /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256. Handlers that wait at `ASIDE_MAX_TASK_THREADS` do not
+    /// count; as many again may wait there.
     pub max_workers: usize,
-    /// `ASIDE_MAX_WAITING`: workers that may wait for the same kind of thing, be it password hashing, a permit of a
-    /// [`Pool`](crate::Pool), a value of a [`Cache`](crate::Cache) that another thread computes, or the first of two equal
-    /// forms; a quarter of `ASIDE_MAX_WORKERS`. A request past that gets 503. All kinds together, bodies included, leave a
-    /// quarter of the workers to other requests.
+    /// `ASIDE_MAX_WAITING`: workers that may wait for the same kind of resource: password hashing, a permit of a
+    /// [`Pool`](crate::Pool), a value of a [`Cache`](crate::Cache) that another thread computes, or the first of two
+    /// identical forms; a quarter of `ASIDE_MAX_WORKERS`. A further request gets 503. All kinds together, bodies included,
+    /// leave a quarter of the workers to other requests.
     pub max_waiting: Option<usize>,
-    /// `ASIDE_MAX_UPLOADS`: request bodies at once that workers wait for; half of `ASIDE_MAX_WORKERS`. With `epoll` those
-    /// are bodies over 64 KiB, and one more waits for its turn up to `ASIDE_BODY_TIMEOUT`; with tiny_http bodies over 1 KiB,
-    /// and one more gets 503.
+    /// `ASIDE_MAX_UPLOADS`: request bodies that workers wait for at once; half of `ASIDE_MAX_WORKERS`. With `epoll` these
+    /// are bodies over 64 KiB, and a further one waits for its turn up to `ASIDE_BODY_TIMEOUT`. With tiny_http these are
+    /// bodies over 1 KiB, and a further one gets 503.
     pub max_uploads: Option<usize>,
-    /// `ASIDE_MAX_UPLOADS_PER_CLIENT`: those of one client address, or of one /64 network with IPv6; a quarter of
-    /// `ASIDE_MAX_UPLOADS`. One more gets 503. Loopback and Unix sockets have no such limit: they are a proxy's.
+    /// `ASIDE_MAX_UPLOADS_PER_CLIENT`: such bodies of one client address, or of one /64 network with IPv6; a quarter of
+    /// `ASIDE_MAX_UPLOADS`. A further one gets 503. Loopback addresses and Unix sockets have no such limit, since they
+    /// belong to proxies.
     pub max_uploads_per_client: Option<usize>,
     /// `ASIDE_MAX_STREAMS`: event streams and other slow responses at once; 1,000. Each holds a thread, but for live
     /// pages with `epoll`.
     pub max_streams: usize,
-    /// `ASIDE_MAX_STREAMS_PER_CLIENT`: those of one client address, or of one /64 network with IPv6; a quarter of
-    /// `ASIDE_MAX_STREAMS`. One more gets 503. Loopback and Unix sockets have no such limit: they are a proxy's, which
-    /// `ASIDE_TRUSTED_PROXIES` should name.
+    /// `ASIDE_MAX_STREAMS_PER_CLIENT`: streams of one client address, or of one /64 network with IPv6; a quarter of
+    /// `ASIDE_MAX_STREAMS`. A further one gets 503. Loopback addresses and Unix sockets have no such limit, since they
+    /// belong to proxies, which `ASIDE_TRUSTED_PROXIES` should name.
     pub max_streams_per_client: Option<usize>,
     /// `ASIDE_MAX_HEAD`: bytes of all header fields of a request; 64 KiB. With tiny_http they are all read before they are
     /// counted.
@@ -162,11 +164,11 @@ pub struct Config {
     pub body_timeout: Duration,
     /// `ASIDE_MIN_RATE`: bytes of a body that must come in a second, on the whole and not in its first 10 s; 500.
     pub min_rate: u64,
-    /// `ASIDE_MAX_BUFFERED`: bytes of heads and small bodies that have not arrived whole, of all connections together;
-    /// 64 MiB. Past that the requests that have stood still for longest get 503.
+    /// `ASIDE_MAX_BUFFERED`: bytes of incomplete heads and small bodies, of all connections together; 64 MiB. Above it, the
+    /// requests that have been arriving longest get 503.
     pub max_buffered: usize,
-    /// `ASIDE_MAX_UNSENT`: bytes of responses in memory that their clients have not read, of all connections together;
-    /// 256 MiB. Past that the ones that have waited for longest are cut short. Files do not count: they are not in memory.
+    /// `ASIDE_MAX_UNSENT`: bytes of responses in memory that clients have not read, of all connections together; 256 MiB.
+    /// Above it, the responses that have waited longest are cut off. Files do not count: they are not in memory.
     pub max_unsent: usize,
     /// `ASIDE_IDLE_TIMEOUT`: how long a connection is kept for its next request; whole seconds, 75.
     pub idle_timeout: Duration,
@@ -180,24 +182,24 @@ pub struct Config {
     pub max_fields: usize,
     /// `ASIDE_MAX_PARTS`: parts of a multipart body; 100.
     pub max_parts: usize,
-    /// `ASIDE_MAX_IMAGE_MEMORY`: bytes for all images that are decoded or held, together; 512 MiB, at least 1 MiB. The next one
-    /// waits; one that needs more by itself is refused. Up to half as much again goes to files that are being read and buffers
-    /// that are used again. Each process has its own.
+    /// `ASIDE_MAX_IMAGE_MEMORY`: bytes for all decoded images together; 512 MiB, at least 1 MiB. A further image waits; one
+    /// that is larger than the limit is refused. Files being read and reusable buffers take up to half as much again. Each
+    /// process has its own limit.
     pub max_image_memory: u64,
     /// `ASIDE_MAIL_URL`: `smtp://user:password@host:587`, `smtps://…:465`, `file:DIR` or `memory:`. By default files
     /// under `data/mail` in development; in production it must be set before the first mail. `smtp://` is encrypted by
-    /// STARTTLS, or sends nothing (`?tls=required`). To a loopback address, and with `?tls=opportunistic`, it is where the
-    /// server offers it, with whatever certificate; with `?tls=none` it is not. Else the certificate must be one that the
-    /// operating system trusts, or that `SSL_CERT_FILE` names.
+    /// STARTTLS, or nothing is sent (`?tls=required`). To a loopback address, and with `?tls=opportunistic`, it is
+    /// encrypted if the server offers that, with any certificate. With `?tls=none` it is not encrypted. In all other cases
+    /// the certificate must be one that the operating system or `SSL_CERT_FILE` trusts.
     pub mail_url: Option<String>,
     /// `ASIDE_MAIL_FROM`: the sender where a mail names none; `aside@localhost` in development.
     pub mail_from: Option<String>,
-    /// `ASIDE_MAIL_CONNECTIONS`: connections to the mail server at once, of this process; 1 to 100, 4. Further mails wait for
-    /// one of them. Fewer are opened while the server says that there are too many.
+    /// `ASIDE_MAIL_CONNECTIONS`: simultaneous connections of this process to the mail server; 1 to 100, 4. Further mails
+    /// wait. Fewer connections are used while the server reports too many.
     pub mail_connections: usize,
     /// `ASIDE_TEMPLATES`: the folder of the templates; `templates`.
     pub templates: PathBuf,
-    /// `ASIDE_LOOPBACK_CLIENTS`, for tests: `true` counts each loopback address as a client of its own.
+    /// `ASIDE_LOOPBACK_CLIENTS`, for tests: `true` counts each loopback address as a separate client.
     #[doc(hidden)]
     pub loopback_clients: bool,
 }
@@ -379,8 +381,8 @@ impl Config {
         self.check_times()
     }
 
-    /// Refuses a time that no site can mean: a limit past the life of a process is none, and past what the clock can count it
-    /// is a mistake.
+    /// Refuses an unreasonable duration: a limit longer than the life of a process has no effect, and one outside the range
+    /// of the clock is a mistake.
     fn check_times(&self) -> Result<()> {
         let times = [
             ("ASIDE_SESSION_IDLE", self.session_idle, 1, MOST_SESSION),
@@ -400,19 +402,19 @@ impl Config {
         }
     }
 
-    /// The bounds of the workers that wait.
+    /// Returns the limits on waiting workers.
     pub(crate) fn worker_bounds(&self) -> Bounds {
         let workers = self.max_workers;
         let bodies = self.max_uploads.unwrap_or((workers / 2).max(1));
         Bounds { workers, each: self.max_waiting.unwrap_or(quarter(workers)), bodies }
     }
 
-    /// Large uploads of one client.
+    /// Returns the limit on large uploads of one client.
     pub(crate) fn uploads_per_client(&self) -> usize {
         self.max_uploads_per_client.unwrap_or(quarter(self.worker_bounds().bodies))
     }
 
-    /// Streams of one client.
+    /// Returns the limit on streams of one client.
     pub(crate) fn streams_per_client(&self) -> usize {
         self.max_streams_per_client.unwrap_or(quarter(self.max_streams))
     }
@@ -463,7 +465,7 @@ impl Variables {
         self.text(name).map_or_else(Vec::new, parts)
     }
 
-    /// A number that has no fixed default.
+    /// Reads a number without a fixed default.
     fn number(&self, name: &str) -> Result<Option<usize>> {
         self.text(name).map(|_| self.or(name, 0, "a whole number")).transpose()
     }

@@ -1,21 +1,21 @@
-//! Times ahead of now that the clock can still count.
+//! Deadlines within the range of the clock.
 //!
-//! `Instant + Duration` panics past the range of the clock, and a caller may mean *never* by [`Duration::MAX`]. Every time that
-//! comes of a setting or of a caller's duration is made here.
+//! `Instant + Duration` panics outside the range of the clock, and a caller may write [`Duration::MAX`] for *never*. Every
+//! deadline from a setting or a caller's duration is computed here.
 
 use std::time::{Duration, Instant};
 
-/// A hundred years: the longest wait that is told from waiting forever.
+/// The longest wait that differs from waiting forever: a hundred years.
 pub(crate) const FAR: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
-/// The time `wait` from now, or one that this process will not live to see.
+/// Returns the time `wait` from now, limited to a hundred years ahead.
 pub(crate) fn after(wait: Duration) -> Instant {
     later(Instant::now(), wait)
 }
 
-/// The time `wait` after `start`, or one that this process will not live to see.
+/// Returns the time `wait` after `start`, limited to a hundred years ahead.
 pub(crate) fn later(start: Instant, wait: Duration) -> Instant {
-    // The clock counts 292 years at least on every platform.
+    // The clock has a range of at least 292 years on every platform.
     start + wait.min(FAR)
 }
 

@@ -182,7 +182,7 @@ struct Inner {
     backtrace: Backtrace,
 }
 
-/// An error of the application's may panic in its drop. That happens wherever the last of it is let go of.
+/// The drop of an application's error may panic, wherever its last reference is dropped.
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(source) = self.source.take() {
@@ -271,7 +271,7 @@ impl Error {
         }
     }
 
-    /// The same error, made at that place where its own is not known.
+    /// Returns the error with this location, if its own is unknown.
     pub(crate) fn or_at(mut self, caller: &'static Location<'static>) -> Error {
         self.0.location = self.0.location.or(Some(caller).filter(|place| is_telling(place)));
         self
@@ -325,10 +325,9 @@ impl Error {
     /// }
     /// ```
     ///
-    /// For a form, a query, a body or a parameter that cannot be read it is the line that asked for it. Not known for what
-    /// aside itself made before or after the handler, for an error that was made by a function passed as a value
-    /// (`map_err(Error::bad_request)`), nor for one that a handler or a task returned in its own type, which no `?` took on
-    /// its way.
+    /// For a form, a query, a body or a parameter that cannot be read, this is the line that read it. Unknown for errors
+    /// that aside made before or after the handler, for an error from a function passed as a value
+    /// (`map_err(Error::bad_request)`), and for an error that a handler or a task returned in its own type without a `?`.
     pub fn location(&self) -> Option<&'static Location<'static>> {
         self.0.location
     }
@@ -393,8 +392,8 @@ impl Error {
     }
 }
 
-/// The message of an error, as far as it got: an implementation of `Display` may fail, at which `to_string` panics, or panic
-/// itself, which must not cost the task, the job or the response that has failed already.
+/// Returns the message of an error, or the part before its `Display` failed or panicked. A panic in `Display` must not lose
+/// the task, the job or the response that has already failed.
 fn words(error: &dyn StdError) -> String {
     let mut words = String::new();
     if let Err(panic) = panics::catch(|| fmt::write(&mut words, format_args!("{error}")).is_ok()) {
@@ -404,7 +403,7 @@ fn words(error: &dyn StdError) -> String {
     words
 }
 
-/// The source of an error; none where the implementation panics.
+/// Returns the source of an error, or `None` if `source` panics.
 fn source_of<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdError + 'static)> {
     panics::catch(|| error.source()).ok().flatten()
 }
@@ -417,8 +416,8 @@ fn unpacked<'a>(source: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdErro
     }
 }
 
-/// Returns true for a place that helps to find what to mend: not in this crate, and not in the standard library, whose code
-/// calls a function that was passed as a value (`map_err(Error::bad_request)`).
+/// Returns true for a location that helps to find the fault: outside this crate and the standard library, whose code calls
+/// functions that are passed as values (`map_err(Error::bad_request)`).
 fn is_telling(place: &Location<'_>) -> bool {
     let file = place.file().replace('\\', "/");
     let is_of_the_library = file.starts_with("/rustc/") || file.contains("/rustlib/src/rust/library/");
@@ -567,7 +566,7 @@ mod tests {
         assert!(error.find_source::<fmt::Error>().is_none());
     }
 
-    /// An error with nothing but panics in it, each of its methods with words of its own.
+    /// An error whose methods all panic, each with its own message.
     #[derive(Debug)]
     struct Hostile;
 
@@ -610,7 +609,7 @@ mod tests {
         assert_eq!(error.context("outside").backtrace().map(ToString::to_string), captured);
     }
 
-    /// The library's own line, in which it calls what it was given, tells nothing.
+    /// A location in the standard library is not useful.
     #[test]
     fn an_error_made_by_a_function_that_was_passed_has_no_place() {
         let refused: Result<(), &str> = Err("why");

@@ -9,7 +9,7 @@ use crate::jobs::Jobs;
 use crate::mail::Mailer;
 
 impl Service {
-    /// Lines about the site, in development for the log. In production its address and its transport alone.
+    /// Returns the first lines of the log: the address and the transport, and in development a summary of the site.
     pub(crate) fn banner(&self, address: &str, server: ServerKind) -> String {
         if !self.config().is_development() {
             return format!("aside listens on {address} over {server} (production)");

@@ -393,12 +393,12 @@ impl App {
     /// assert_eq!(answer.json::<serde_json::Value>()["status"], "ok");
     /// ```
     ///
-    /// `running` and `waiting` are tasks now, `succeeded`, `failed` and `cancelled` since the start. Of those that failed some
-    /// have `panicked` or were `abandoned` (the process stopped before they could end), and of those that were cancelled some
-    /// have `timed_out`.
+    /// `running` and `waiting` count current tasks. `succeeded`, `failed` and `cancelled` count since the start. `panicked`
+    /// and `abandoned` (the process stopped before the task ended) are included in `failed`, and `timed_out` in
+    /// `cancelled`.
     ///
-    /// It says that the process lives, whatever else does: a platform that restarts what does not answer it must not restart
-    /// a site whose database is locked. [`readyz`](App::readyz) says whether it can work.
+    /// The response says only that the process lives. A platform that restarts unresponsive processes should not restart a
+    /// site because its database is locked. [`readyz`](App::readyz) reports if the site can work.
     #[track_caller]
     pub fn healthz(self) -> App {
         let app = self.route(
@@ -410,8 +410,8 @@ impl App {
         app.change_route("healthz", |goal| goal.passage.any_host = true)
     }
 
-    /// Answers `GET /readyz` with 200 where the application's [jobs](App::jobs) can be enqueued, and with 503 where they cannot,
-    /// whatever host is asked for: for load balancers, which then send requests elsewhere.
+    /// Answers `GET /readyz` with 200 if the application's [jobs](App::jobs) can be enqueued, and with 503 if not, for
+    /// every host name: for load balancers, which then send requests elsewhere.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -421,9 +421,9 @@ impl App {
     /// assert_eq!(answer.json::<serde_json::Value>()["status"], "ok");
     /// ```
     ///
-    /// The body of a 503 says why in a few words that name no file, address or password, since anyone may ask:
-    /// `{"status": "unavailable", "reasons": ["jobs: the disk is full"]}`. The log has the whole reason, once a minute. Where
-    /// jobs are kept something is written for it, at most once a second; others get that answer meanwhile. An application
+    /// The body of a 503 gives a short reason. It contains no file name, address or password, since every client may read
+    /// it: `{"status": "unavailable", "reasons": ["jobs: the disk is full"]}`. The log has the full reason, once a minute.
+    /// The check writes to the job store at most once a second, and concurrent requests share its result. An application
     /// without jobs is always ready.
     #[track_caller]
     pub fn readyz(self) -> App {

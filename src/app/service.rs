@@ -108,7 +108,7 @@ impl Service {
         let _entered = request.context().enter();
         let response = caught(|| answer(&mut request));
         let response = self.finish(&mut request, response, began);
-        // It may have values of the application's.
+        // The headers may contain values of the application's types.
         panics::discard(request);
         response
     }
@@ -185,7 +185,7 @@ impl Service {
     /// do its headers, but for those that spoke of its body.
     fn answer_error(&self, request: &mut Request, mut response: Response) -> Response {
         let Some(error) = response.take_error() else { return response };
-        // What is too much at once has its own line in the log, once a minute.
+        // Errors of overload are logged elsewhere, once a minute.
         let is_busy = error.find_source::<Busy>().is_some();
         if error.status().is_server_error() && !is_busy {
             log_error(request, &error);
@@ -250,7 +250,7 @@ pub(super) fn health(request: &Request) -> Value {
     })
 }
 
-/// Whether the process can take what requests bring: with the reasons why not, which name nothing of its inside.
+/// Returns the readiness response: 200, or 503 with reasons that reveal no internals.
 pub(super) fn readiness(request: &Request) -> Response {
     let jobs = request.scope().get::<Jobs>().map_or(Ok(()), |jobs| jobs.ready());
     let (status, told) = match jobs {

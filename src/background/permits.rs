@@ -1,8 +1,9 @@
-//! The permits of a pool, and the waits for them that would never end.
+//! The permits of a pool, and the detection of waits that would never end.
 //!
-//! Work with a permit may wait for a task that needs one of the same pool. As long as other permits come back that is slow and
-//! nothing worse; once all permits are held by work that waits so, none comes back ever. So a pool knows which tasks want or
-//! have a permit, and which of its holders wait for a task, and refuses the wait that would be the last.
+//! Work with a permit may wait for a task that needs a permit of the same pool. This is slow, but ends if other permits are
+//! returned. If every permit is held by work that waits in this way, none is ever returned. A pool therefore records which
+//! tasks need or hold a permit and which permit holders wait for a task, and refuses the wait that would complete the
+//! deadlock.
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, VecDeque};
@@ -25,13 +26,13 @@ struct State {
     taken: usize,
     callers_waiting: usize,
     tasks_waiting: VecDeque<Box<dyn FnOnce(Permit) + Send>>,
-    /// The tasks that want a permit or have one, each by its number in [`Task`].
+    /// The tasks that need or hold a permit, with their count.
     engaged: BTreeMap<Task, usize>,
-    /// The tasks that threads with a permit wait for, and how many for each.
+    /// The tasks that permit holders wait for, with the number of waiting threads.
     joined: BTreeMap<Task, usize>,
 }
 
-/// What tells a task from all others while it is remembered.
+/// The identity of a task, unique while its record exists.
 pub(super) type Task = usize;
 
 thread_local! {
@@ -53,10 +54,10 @@ impl Permits {
         HELD.with_borrow(|held| held.iter().any(|permits| Arc::ptr_eq(permits, self)))
     }
 
-    /// Waits for a permit, on behalf of a task or of none. Callers come before what was set aside: a visitor waits for them.
+    /// Waits for a permit, for a task or for a caller. Callers come first, because a client waits for them.
     ///
     /// # Errors
-    /// Those of `may_wait`, which is asked before a wait; and when a wait would never end.
+    /// The errors of `may_wait`, which is called before a wait; an error if the wait would never end.
     pub(super) fn wait(
         self: &Arc<Permits>,
         task: Option<Task>,
@@ -78,7 +79,7 @@ impl Permits {
         Ok((Permit(self.clone()), engaged))
     }
 
-    /// Begins with a permit, now or when one is free.
+    /// Calls `begin` with a permit, now or when one is free.
     pub(super) fn when_free(self: &Arc<Permits>, begin: Box<dyn FnOnce(Permit) + Send>) {
         let mut state = self.state();
         if state.taken >= self.size {
@@ -89,7 +90,7 @@ impl Permits {
         begin(Permit(self.clone()));
     }
 
-    /// Notes that a task wants a permit, or has one, until that is dropped: before the permit is.
+    /// Records that a task needs or holds a permit, until the value is dropped. Drop it before the permit.
     pub(super) fn engage(self: &Arc<Permits>, task: Task) -> Engaged {
         *self.state().engaged.entry(task).or_default() += 1;
         Engaged { permits: self.clone(), task }
@@ -112,7 +113,7 @@ impl fmt::Debug for Permits {
 }
 
 impl State {
-    /// Returns true if every permit is held by a thread that waits for a task which itself wants or has one.
+    /// Returns true if every permit is held by a thread that waits for a task which itself needs or holds a permit.
     fn is_stuck(&self, size: usize) -> bool {
         let waiting = self.joined.iter().filter(|(task, _)| self.engaged.contains_key(task));
         waiting.map(|(_, threads)| threads).sum::<usize>() >= size
@@ -154,7 +155,7 @@ impl Drop for Held {
     }
 }
 
-/// A task that wants a permit or has one, until dropped.
+/// A record that a task needs or holds a permit, until dropped.
 pub(super) struct Engaged {
     permits: Arc<Permits>,
     task: Task,
@@ -166,7 +167,7 @@ impl Drop for Engaged {
     }
 }
 
-/// A wait for a task by a thread with permits, until dropped.
+/// A record that a thread with permits waits for a task, until dropped.
 pub(super) struct Joining {
     permits: Vec<Arc<Permits>>,
     task: Task,
@@ -178,10 +179,10 @@ impl Drop for Joining {
     }
 }
 
-/// Begins to wait for a task on this thread.
+/// Starts a wait for a task on this thread.
 ///
 /// # Errors
-/// When that would never end, with the reason.
+/// An error with the reason if the wait would never end.
 pub(super) fn join(task: Task) -> Result<Joining, String> {
     let mut joining = Joining { permits: Vec::new(), task };
     for permits in HELD.with_borrow(Clone::clone) {
@@ -234,7 +235,7 @@ mod tests {
         let first = permit(&permits);
         let _held = first.0.hold();
         let waits = join(7).map_err(drop).expect("it may end by itself");
-        // And when it does want one, it is told.
+        // When the task itself waits for a permit, that wait is refused.
         let refused = permits.wait(Some(7), || Ok(None)).map(drop).unwrap_err();
         assert!(refused.chain().contains("would be waited for forever"), "{refused:?}");
         drop(waits);

@@ -1,7 +1,7 @@
-//! The places that tasks run in, the queue for them, and the ceiling for the threads that wait in it.
+//! The slots that tasks run in, the queue for them, and the limit on threads that wait in it.
 //!
-//! `background` gives the standard library's handle back, so its thread exists before there is a place: the thread waits, not
-//! the handler that called. Only where there are as many of these threads as there may be does the caller wait.
+//! `background` returns the standard library's join handle, so its thread exists before it has a slot. The thread waits,
+//! not the handler that called. The caller waits only if the limit on such threads is reached.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex};
@@ -9,25 +9,25 @@ use std::sync::{Arc, Condvar, Mutex};
 use super::threads::Work;
 use crate::sync::{lock, wait_while};
 
-/// How a task gets to run.
+/// The way a task is admitted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Admission {
-    /// In a place, in its turn.
+    /// In a slot, after waiting in the queue.
     InTurn,
-    /// In a place, at once: a task that has one may wait for it.
+    /// In a slot, at once: a task that holds a slot may wait for this one.
     AtOnce,
-    /// Beside the places: a job, of which its queue runs so many and no more.
+    /// Without a slot: a job. Its queue limits the number of running jobs.
     Beside,
 }
 
 impl Admission {
-    /// The same for what must not wait for its turn.
+    /// Returns the admission for work that must not wait in the queue.
     pub(crate) fn at_once(self) -> Admission {
         if self == Admission::InTurn { Admission::AtOnce } else { self }
     }
 }
 
-/// The places of one registry, under its lock.
+/// The slots of one registry, under its lock.
 #[derive(Default)]
 pub(super) struct Places {
     taken: usize,
@@ -36,14 +36,14 @@ pub(super) struct Places {
     callers: VecDeque<Arc<Turn>>,
 }
 
-/// What waits for a place.
+/// An entry of the queue.
 pub(super) enum Entry {
     Work(Work),
     Thread(Arc<Turn>),
 }
 
 impl Places {
-    /// Takes a place for the work, which comes back to be run; or queues it.
+    /// Takes a slot for the work and returns the work to be run, or queues it.
     pub(super) fn enter(&mut self, work: Work, admission: Admission, most: usize) -> Option<Work> {
         if self.is_admitted(admission, most) {
             return Some(work);
@@ -52,7 +52,7 @@ impl Places {
         None
     }
 
-    /// Takes a place for a thread; or queues the thread, which is to wait for its turn.
+    /// Takes a slot for a thread, or queues the thread and returns its turn.
     pub(super) fn enter_thread(&mut self, admission: Admission, most: usize) -> Option<Arc<Turn>> {
         if self.is_admitted(admission, most) {
             return None;
@@ -72,7 +72,7 @@ impl Places {
         is_admitted
     }
 
-    /// Gives a place back, to the first in the queue. Work that comes out has it now; a thread is let through.
+    /// Releases a slot to the first entry of the queue. Returned work holds the slot; a queued thread is woken.
     pub(super) fn leave(&mut self, admission: Admission, most: usize) -> Option<Work> {
         if admission == Admission::Beside {
             return None;
@@ -92,7 +92,7 @@ impl Places {
         }
     }
 
-    /// Counts a thread that is about to be made; or queues the caller, who is to wait for its turn.
+    /// Counts a thread that is about to start, or queues the caller.
     pub(super) fn enter_caller(&mut self, admission: Admission, most: usize) -> Option<Arc<Turn>> {
         if admission != Admission::InTurn || (self.threads < most && self.callers.is_empty()) {
             self.threads += 1;
@@ -103,7 +103,7 @@ impl Places {
         Some(turn)
     }
 
-    /// Counts a thread out. The first of the callers may have one now.
+    /// Counts a thread out, and lets the first queued caller start one.
     pub(super) fn leave_thread(&mut self, most: usize) {
         self.threads -= 1;
         if self.threads < most
@@ -114,24 +114,24 @@ impl Places {
         }
     }
 
-    /// How many tasks wait for a place.
+    /// Returns the number of tasks that wait for a slot.
     pub(super) fn queued(&self) -> usize {
         self.queue.len()
     }
 
-    /// How many callers wait for a thread.
+    /// Returns the number of callers that wait for a thread.
     pub(super) fn callers(&self) -> usize {
         self.callers.len()
     }
 
-    /// Takes out what waits for a place, to be given up.
+    /// Removes and returns the queue, to abandon its entries.
     pub(super) fn give_up(&mut self) -> VecDeque<Entry> {
         std::mem::take(&mut self.queue)
     }
 }
 
 impl Entry {
-    /// Gives it up: its handle is told that it was abandoned.
+    /// Abandons the entry: its handle reports it as abandoned.
     pub(super) fn abandon(self) {
         match self {
             Entry::Work(work) => drop(work),
@@ -140,7 +140,7 @@ impl Entry {
     }
 }
 
-/// What a thread waits for in the queue.
+/// A queued thread's wait for its turn.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     call: Mutex<Call>,
@@ -161,7 +161,7 @@ impl Turn {
         self.changed.notify_one();
     }
 
-    /// Waits until the turn comes, or never will. Returns true if it has come.
+    /// Waits until the turn comes or is cancelled. Returns true if it has come.
     pub(crate) fn wait(&self) -> bool {
         let wait = |call: &mut Call| *call == Call::Waiting;
         *wait_while(&self.changed, lock(&self.call), wait) == Call::Come

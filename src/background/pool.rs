@@ -34,7 +34,7 @@ use crate::worker_share::{self, Wait};
 #[derive(Clone)]
 pub struct Pool {
     permits: Arc<Permits>,
-    /// What a worker waits for that waits for a permit.
+    /// The resource that a worker waits for when it waits for a permit.
     wait: Wait,
 }
 
@@ -48,7 +48,7 @@ impl Pool {
         Pool { permits: Permits::new(n), wait: Wait::Pool }
     }
 
-    /// A pool that is new, whose permits are the framework's own business.
+    /// Creates a pool for permits of the framework itself.
     pub(crate) fn waited_for_as(self, wait: Wait) -> Pool {
         Pool { permits: Permits::new(self.permits.size()), wait }
     }
@@ -56,12 +56,12 @@ impl Pool {
     /// Waits for a permit and runs `f` on this thread, so that it may borrow. Within the pool's own work it needs no
     /// second permit. A panic in `f` goes on to the caller, and the permit is free again.
     ///
-    /// In a handler at most a quarter of the workers wait for permits (`ASIDE_MAX_WAITING`), so that a slow pool leaves
-    /// workers to other pages. In a task, a job or a command it waits as long as it takes.
+    /// In a handler, at most a quarter of the workers wait for permits (`ASIDE_MAX_WAITING`), so that a slow pool leaves
+    /// workers for other pages. In a task, a job or a command it waits without limit.
     ///
     /// # Errors
-    /// 503 with `Retry-After`, in a handler, when as many workers wait already; `f` has not run then. 500 in a task that would
-    /// wait forever: every permit is held by work that waits for a task of the pool, such as this one.
+    /// 503 with `Retry-After`, in a handler, if too many workers wait already; `f` has not run then. 500 in a task that
+    /// would wait forever: every permit is held by work that waits for a task of the pool, such as this one.
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
         if self.permits.is_held() {
             return Ok(f());
@@ -78,8 +78,8 @@ impl Pool {
 
     /// Sets `f` aside until there is a permit; then it is a task like any other. Waiting holds no thread.
     ///
-    /// Work of the pool may wait for it with [`join`](TaskHandle::join) while other permits come back. Where none would, since
-    /// every permit is held by work that waits so, `join` returns an error, and the task runs once there is a permit.
+    /// Work of the pool may wait for the task with [`join`](TaskHandle::join) while other permits are in use. If every
+    /// permit is held by work that waits in this way, `join` returns an error, and the task runs when a permit is free.
     #[track_caller]
     pub fn background<F, R>(&self, f: F) -> TaskHandle<R::Value>
     where
@@ -88,7 +88,7 @@ impl Pool {
         R::Value: Send + 'static,
     {
         let name = Task::new().naming::<F>(Location::caller());
-        // Dropped in this order: what waits for this task waits for no permit any more when the permit comes back.
+        // The drop order matters: waits for this task must no longer be counted when its permit is returned.
         let granted = Arc::new(Mutex::new(None::<(Engaged, Permit)>));
         let theirs = granted.clone();
         let call = once(move |_| {
@@ -107,7 +107,7 @@ impl Pool {
         handle
     }
 
-    /// The pool as a gate for the attempts of tasks.
+    /// Returns the pool as a gate for the attempts of tasks.
     #[cfg(feature = "mail")]
     pub(crate) fn gate(&self) -> Gate {
         let permits = self.permits.clone();
@@ -126,7 +126,7 @@ mod tests {
     use super::*;
     use crate::worker_share::tests::one_of_two_workers_is_refused;
 
-    /// A pool whose permits were taken for long used to hold all workers that asked for one.
+    /// Regression: a pool whose permits were held for long occupied all workers that asked for one.
     #[test]
     fn few_workers_wait_for_a_permit() {
         let pool = Pool::new(1);

@@ -1,7 +1,8 @@
 //! What runs, what waits, what ended, and who may begin.
 //!
-//! One registry for each application. It hands out the places that tasks run in ([`places`](super::places)): at most
-//! `ASIDE_MAX_TASKS`, past which work waits in one queue, in order; jobs have places of their own. Nothing that it takes in is dropped without a line in the log.
+//! Each application has one registry. It assigns the slots that tasks run in ([`places`](super::places)): at most
+//! `ASIDE_MAX_TASKS`. Further tasks wait in one queue, in order. Jobs take no slot. Every task that the registry drops is
+//! logged.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -30,9 +31,9 @@ use crate::worker_share;
 const ENDED: usize = 200;
 const FAILED: usize = 100;
 
-/// The longest time between two looks whether anyone still watches a task.
+/// The longest time between two checks whether a client still watches a task.
 const LOOK_AT_WATCHERS: Duration = Duration::from_secs(60);
-/// How much is kept of what a task is called, of its key and of its failure, in bytes: a client may have a say in each.
+/// The longest stored name, key and failure of a task, in bytes. Clients may influence each of them.
 const LONGEST_NAME: usize = 200;
 const LONGEST_FAILURE: usize = 10_000;
 
@@ -196,7 +197,7 @@ impl Record {
         self.update(|progress| progress.state = TaskState::Running);
     }
 
-    /// What tells it from all other tasks of the process while it is remembered.
+    /// The identity of the task, unique in the process while its record exists.
     pub(crate) fn address(self: &Arc<Record>) -> usize {
         Arc::as_ptr(self).addr()
     }
@@ -309,15 +310,15 @@ pub struct Counts {
     pub queued: usize,
     /// Ended since the start of the process, well or not.
     pub ended: u64,
-    /// Of these, failed: with an error, by a panic, or abandoned.
+    /// Failed tasks: with an error, by a panic, or abandoned.
     pub failed: u64,
-    /// Of those that failed, panicked.
+    /// Failed tasks that panicked.
     pub panicked: u64,
-    /// Of those that failed, abandoned: the process stopped before they could end.
+    /// Failed tasks that were abandoned: the process stopped before they ended.
     pub abandoned: u64,
-    /// Of those that ended, cancelled, or timed out.
+    /// Cancelled tasks, including those that timed out.
     pub cancelled: u64,
-    /// Of those that were cancelled, told to because their deadline had passed.
+    /// Cancelled tasks whose deadline had passed.
     pub timed_out: u64,
 }
 
@@ -336,7 +337,8 @@ struct Shared {
     max_tasks: usize,
     max_task_threads: usize,
     nice: i32,
-    /// Tasks that waited for a place, callers that waited for a thread, and threads that were refused.
+    /// Log limits for tasks that waited for a slot, callers that waited for a thread, and threads that could not be
+    /// started.
     waits: LogLimit,
     ceilings: LogLimit,
     refusals: LogLimit,
@@ -350,11 +352,11 @@ struct Shared {
 struct State {
     unfinished: BTreeMap<u64, Arc<Record>>,
     places: Places,
-    /// Between two tries.
+    /// Between two attempts.
     waiting_to_retry: HashMap<u64, (Arc<Record>, Work, Admission)>,
     ended: VecDeque<Arc<Record>>,
     failed: VecDeque<Arc<Record>>,
-    /// How those ended that have.
+    /// The counts of ended tasks.
     past: Counts,
     watchers: usize,
     closing: bool,
@@ -402,7 +404,8 @@ impl Registry {
         record
     }
 
-    /// Takes a thread of its own for a task; its caller waits at the ceiling for these, where its worker does not count.
+    /// Reserves a dedicated thread for a task. At the limit the caller waits, and its worker does not count during the
+    /// wait.
     pub(crate) fn take_thread(&self, record: &Record, admission: Admission) {
         let most = self.0.max_task_threads;
         let (turn, callers) = {
@@ -419,12 +422,12 @@ impl Registry {
         turn.wait();
     }
 
-    /// Gives that thread back.
+    /// Releases a reserved thread.
     pub(crate) fn leave_thread(&self) {
         self.state().places.leave_thread(self.0.max_task_threads);
     }
 
-    /// Takes a place for a thread, or gives back the turn that the thread is to wait for.
+    /// Takes a slot for a thread, or queues it and returns its turn.
     pub(crate) fn take_place(&self, record: &Record, admission: Admission) -> Option<Arc<Turn>> {
         let turn = self.state().places.enter_thread(admission, self.0.max_tasks)?;
         self.log_wait(record);
@@ -440,7 +443,7 @@ impl Registry {
         }
     }
 
-    /// Says in the log that tasks wait for places, with the first of a minute.
+    /// Logs that tasks wait for slots, at most once a minute.
     fn log_wait(&self, record: &Record) {
         if self.0.waits.count().is_some() {
             let (most, queued) = (self.0.max_tasks, self.state().places.queued());
@@ -466,7 +469,7 @@ impl Registry {
         }
     }
 
-    /// Waits a moment after the operating system refused a thread, and says so.
+    /// Waits briefly after the operating system refused a thread, and logs the refusal.
     pub(crate) fn wait_for_thread(&self, record: &Record) {
         if self.0.refusals.count().is_some() {
             let words = "waits to begin: the operating system refuses another thread";
@@ -503,7 +506,7 @@ impl Registry {
             record.tell_to_stop(Stop::Asked);
             return self.retry_now(record.id);
         }
-        // A record that has ended meanwhile is held until then, so not for as long as a caller may like.
+        // A record that has ended concurrently is held until then, so the time is bounded.
         let wait = grace.saturating_sub(unwatched.unwrap_or_default()).clamp(ASK_AGAIN, LOOK_AT_WATCHERS);
         let (registry, record) = (self.clone(), record.clone());
         timer::at(deadline::after(wait), move || registry.watch_watchers(&record, grace));
@@ -559,7 +562,7 @@ impl Registry {
         if !record.end(end) {
             return;
         }
-        // The logger is the application's.
+        // The logger is application code and may panic.
         let _ = panics::catch(say);
         let mut state = self.state();
         state.unfinished.remove(&record.id);
@@ -609,8 +612,8 @@ impl Registry {
         self.state().counts()
     }
 
-    /// Returns the tasks at one moment, each in the list where it belongs. A task that has ended and is still being logged
-    /// counts as ended: read one after another, the lists can miss it or hold it twice.
+    /// Returns a consistent snapshot of the tasks, each in its list. A task that has ended and is still being logged counts
+    /// as ended. Separate reads of the lists can miss a task or list it twice.
     pub(crate) fn lists(&self) -> TaskLists {
         let state = self.state();
         let (ending, unfinished): (Vec<_>, Vec<_>) =
@@ -699,7 +702,7 @@ impl State {
         Counts { unfinished: self.unfinished.len(), queued: self.places.queued(), ..self.past }
     }
 
-    /// Counts one that has ended.
+    /// Counts a task that has ended.
     fn count(&mut self, failure: Option<&Failure>) {
         let past = &mut self.past;
         past.ended += 1;
@@ -793,7 +796,7 @@ mod tests {
         assert_eq!((&written["state"], &written["is_finished"]), (&"waiting".into(), &false.into()));
     }
 
-    /// The panel missed a task between its end and the line in the log, on a busy machine.
+    /// Regression: on a busy machine the panel missed a task between its end and its log line.
     #[test]
     fn a_task_that_is_being_logged_is_listed_as_ended() {
         let registry = Registry::new(&Config::default());

@@ -20,7 +20,7 @@ use crate::panics::{self, Contained};
 use crate::sync::{lock, wait_while};
 use crate::watched::Watched;
 
-/// How much of a task's message is kept, in bytes.
+/// The longest stored message of a task, in bytes.
 const LONGEST_MESSAGE: usize = 10_000;
 
 /// Does `f` aside: on an OS thread of its own, from now on. Gives the standard library's handle back.
@@ -42,10 +42,9 @@ const LONGEST_MESSAGE: usize = 10_000;
 /// The task is named after the function, or after the enclosing function and the line for a closure; it carries the
 /// request that it came from, also into tasks that it starts itself. At shutdown the process waits for it.
 ///
-/// At most `ASIDE_MAX_TASKS` (1,000) tasks run at once. Past that the new thread waits for its turn, and this call returns all
-/// the same. Only where there are `ASIDE_MAX_TASK_THREADS` (4,000) of these threads, those that wait among them, does this
-/// call wait until one ends, which the log says; a call from within a task never does. Hold no lock across it that a task may
-/// want.
+/// At most `ASIDE_MAX_TASKS` (1,000) tasks run at once. Above that, the new thread waits for its turn, and this call still
+/// returns at once. If `ASIDE_MAX_TASK_THREADS` (4,000) such threads exist, running or waiting, this call waits until one
+/// ends and logs that. A call from within a task never waits. Do not hold a lock across this call that a task may need.
 ///
 /// On Linux tasks stand back behind pages (`ASIDE_BACKGROUND_NICE`, 10), and threads that they start inherit that: a rayon
 /// pool that a task is the first to use serves everybody at the lower priority from then on.
@@ -53,8 +52,8 @@ const LONGEST_MESSAGE: usize = 10_000;
 /// # Panics
 /// Never; `join` never gives an `Err`, since panics are caught inside. `panic = "abort"` is not supported.
 ///
-/// A **value** that `f` returns and whose `Drop` panics ends the process when nothing holds the handle any more: the standard
-/// library, which keeps the value for the handle, aborts then. [`Task`] has a handle of its own and logs such a panic.
+/// If `f` returns a **value** whose `Drop` panics, the process ends when the last handle is gone: the standard library
+/// keeps the value for the handle, and aborts. A [`Task`] has a handle of its own and logs such a panic.
 #[track_caller]
 pub fn background<F, R>(f: F) -> JoinHandle<Outcome<R::Value>>
 where
@@ -105,11 +104,12 @@ impl Task {
         Task { name: Some(name.into()), ..Task::default() }
     }
 
-    /// A key that [`task`](crate::task()) finds it by, for every client: a route that takes the key from its path shows the task
-    /// to every client that can guess it. A key with the [`Session::id`](crate::Session::id) in it, or an unguessable one that
-    /// is kept in the session, is the visitor's alone. The id of a request or of a task is not a secret.
+    /// Sets the key by which [`task`](crate::task()) finds it, for every client. A route that takes the key from its path
+    /// shows the task to each client that can guess the key. To keep a task private to one visitor, put the
+    /// [`Session::id`](crate::Session::id) or an unguessable value from the session into the key. The id of a request or of
+    /// a task is not a secret.
     ///
-    /// Of one over 200 bytes the hash is kept.
+    /// A key over 200 bytes is stored as its hash.
     pub fn key(mut self, key: impl Into<String>) -> Task {
         self.key = Some(key.into());
         self
@@ -188,7 +188,7 @@ pub struct RetriedTask {
 }
 
 impl RetriedTask {
-    /// Lets each attempt wait for that gate. The wait holds no thread.
+    /// Makes each attempt wait for the gate, without holding a thread.
     #[cfg(feature = "mail")]
     pub(crate) fn behind(self, gate: Gate) -> RetriedTask {
         RetriedTask { gate: Some(gate), ..self }
@@ -208,19 +208,20 @@ impl RetriedTask {
     }
 }
 
-/// Where an attempt asks for a permit: it calls back with the permit, now or later, and the attempt drops it when it has ended.
+/// A source of permits for attempts. It calls back with the permit, now or later; the attempt drops the permit when it
+/// ends.
 #[derive(Clone)]
 #[cfg_attr(not(feature = "mail"), allow(dead_code, reason = "only mail waits at a gate"))]
 pub(crate) struct Gate(Arc<dyn Fn(Admitted) + Send + Sync>);
 
-/// What goes on with a permit.
+/// The callback that receives a permit.
 pub(crate) type Admitted = Box<dyn FnOnce(Permit) + Send>;
 
-/// A permit of any kind, which is given back by dropping it.
+/// A permit of any kind, returned when dropped.
 pub(crate) type Permit = Box<dyn Any + Send>;
 
 impl Gate {
-    /// A gate that `admit` keeps.
+    /// The gate as `admit` stores it.
     #[cfg(feature = "mail")]
     pub(crate) fn new(admit: impl Fn(Admitted) + Send + Sync + 'static) -> Gate {
         Gate(Arc::new(admit))
@@ -262,7 +263,7 @@ impl Retry {
     /// The wait after that many failed tries, if there is to be another.
     pub(crate) fn wait_after(&self, failed: u32, failure: &Failure) -> Option<Duration> {
         let worth_it = match failure {
-            // One that panics has not said no; panics are tried again in any case.
+            // A predicate that panics has not refused the retry; panics are retried in any case.
             Failure::Error(error) => {
                 self.only_if.is_none_or(|worth_it| panics::catch(|| worth_it(error)).unwrap_or(true))
             }
@@ -339,7 +340,7 @@ impl TaskContext {
         self.record.update(|progress| (progress.done, progress.total) = (done, total));
     }
 
-    /// Says what it is at, in up to 10,000 bytes.
+    /// Sets the current message, of up to 10,000 bytes.
     pub fn message(&self, message: impl Into<String>) {
         let message = bounds::shorten(&message.into(), LONGEST_MESSAGE).into_owned();
         self.record.update(|progress| progress.message = message);
@@ -385,8 +386,9 @@ impl<T> TaskHandle<T> {
     /// Waits for the task's outcome.
     ///
     /// # Errors
-    /// The [`Failure`], when it did not end well. In work of a [`Pool`](crate::Pool) also an error at once where the wait would
-    /// never end: the task needs a permit, and every permit is held by work that waits like this. The task goes on by itself.
+    /// The [`Failure`], if the task did not succeed. In work of a [`Pool`](crate::Pool) also an error, at once, if the wait
+    /// would never end: the task needs a permit, and every permit is held by work that waits like this. The task itself
+    /// continues.
     #[track_caller]
     pub fn join(self) -> Outcome<T> {
         match permits::join(self.info.record.address()) {
@@ -447,7 +449,7 @@ impl TaskInfo {
         &self.record.name
     }
 
-    /// The key it was given; its hash where that has more than 200 bytes.
+    /// The key of the task, or its hash if it has more than 200 bytes.
     pub fn key(&self) -> Option<&str> {
         self.record.key.as_deref()
     }
@@ -605,7 +607,7 @@ impl<T: Send + 'static> Run<T> {
     pub(crate) fn new(mut context: Context, name: Name, call: Call<T>) -> Run<T> {
         let registry = context.scope.registry().clone();
         let record = registry.enter(name.name, name.key, context.origin.clone());
-        // So that parents and children cannot wait for one another.
+        // Parents and children must not be able to wait for one another.
         let is_nested = context.task.replace(record.clone()).is_some();
         let admission = if is_nested { Admission::AtOnce } else { Admission::InTurn };
         let deadline = name.deadline.map(|time| Deadline(time, None));
@@ -616,7 +618,7 @@ impl<T: Send + 'static> Run<T> {
         Run { context, registry, record, call, retry: None, tries: 0, deadline, admission, gate: None }
     }
 
-    /// The same with another way to a place.
+    /// Runs it with another kind of admission.
     pub(crate) fn admitted(mut self, admission: Admission) -> Run<T> {
         self.admission = admission;
         self
@@ -647,7 +649,7 @@ impl<T: Send + 'static> Run<T> {
         }
     }
 
-    /// On its own thread, in its turn; one that never comes was given up by a process that stops.
+    /// Runs it on its own thread, in its turn. If the turn never comes, the process has abandoned it at shutdown.
     fn in_turn(self, turn: Option<&Turn>) -> Outcome<T> {
         let registry = self.registry.clone();
         let outcome = if turn.is_none_or(Turn::wait) { self.finish() } else { Err(Failure::Abandoned) };
@@ -686,7 +688,7 @@ impl<T: Send + 'static> Run<T> {
         let Some(gate) = self.gate.clone() else {
             return registry.start(&record, Work::new(move || self.step(promise, None)), admission);
         };
-        // With a permit it must not wait for a place: what has a place may be waiting for the permit.
+        // With a permit it must not wait for a slot: a task with a slot may be waiting for the permit.
         let admission = admission.at_once();
         let admitted =
             move |permit| registry.start(&record, Work::new(move || self.step(promise, Some(permit))), admission);
@@ -697,7 +699,8 @@ impl<T: Send + 'static> Run<T> {
     fn step(self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
         threads::rename(&self.record.name);
         let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
-        // The function is called inside a catch of its own. Whatever else panics, a thread keeps its work and its place.
+        // The function is called inside its own catch. If anything else panics, the thread still keeps its work and its
+        // slot.
         if let Err(panic) = panics::catch(|| self.try_once(promise, permit)) {
             registry.end(&record, Some(&Failure::Panic(panic)));
         }
@@ -719,7 +722,7 @@ impl<T: Send + 'static> Run<T> {
         }
     }
 
-    /// The next try: here and now, or when its gate lets it in.
+    /// Starts the next attempt: at once, or when its gate admits it.
     fn next_step(self, promise: Promise<T>) -> Option<Work> {
         if self.gate.is_none() {
             return self.step(promise, None);

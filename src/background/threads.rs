@@ -197,7 +197,7 @@ fn system_limit() -> Option<usize> {
 /// Lowers the priority of this thread alone (on Linux a nice value belongs to a thread). It cannot be raised again.
 #[cfg(target_os = "linux")]
 fn stand_back(nice: i32) {
-    // A thread of a process that was started with `nice` is lower already, and root would raise it.
+    // A thread of a process that was started with `nice` already has a lower priority, and root would raise it.
     if rustix::process::getpriority_process(None).is_ok_and(|own| own < nice) {
         let _ = rustix::process::setpriority_process(None, nice);
     }

@@ -1,17 +1,17 @@
-//! Argon2 whose memory goes back to the operating system after each hash.
+//! Argon2 that returns its memory to the operating system after each hash.
 //!
-//! The library takes the 19 MiB of a hash from the allocator, which keeps up to three times as much for the thread when it
-//! is given back: glibc raises its limit for mapped memory to the largest piece that was freed, 32 MiB at most. A piece
-//! over that limit is always mapped for itself, and unmapped when it is freed. Pages of it that are not used cost nothing.
+//! The library allocates 19 MiB for each hash. When this is freed, glibc keeps up to three times as much for the thread: it
+//! raises its threshold for mapped memory to the largest freed block, up to 32 MiB. A block above that maximum is always
+//! mapped separately and unmapped when freed. Its unused pages take no memory.
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::password_hash::{self, CustomizedPasswordHasher};
 use argon2::{Algorithm, Argon2, Block, Params, Version};
 
-/// Blocks of memory over the limit up to which glibc keeps what was freed.
+/// Enough blocks to exceed the maximum of glibc's mmap threshold.
 const MAPPED_BLOCKS: usize = (33 << 20) / Block::SIZE;
 
-/// The hasher, for [`PasswordVerifier`](password_hash::PasswordVerifier) too.
+/// The password hasher, also for [`PasswordVerifier`](password_hash::PasswordVerifier).
 pub(super) struct Hasher;
 
 impl CustomizedPasswordHasher<PasswordHash> for Hasher {
@@ -43,7 +43,7 @@ impl CustomizedPasswordHasher<PasswordHash> for Hasher {
     }
 }
 
-/// Memory for that many blocks.
+/// Allocates memory for `count` blocks.
 fn memory(blocks: usize) -> password_hash::Result<Vec<Block>> {
     let mut memory = Vec::new();
     memory.try_reserve_exact(blocks.max(MAPPED_BLOCKS)).map_err(|_| password_hash::Error::OutOfMemory)?;

@@ -105,11 +105,12 @@ pub fn login(req: &mut Request, id: impl Display) -> Result<()> {
 /// }
 /// ```
 ///
-/// The event streams of the session end ([`Response::events`](crate::Response::events), [`Request::live`](crate::Request::live)):
-/// at once, and within a second or two where another process of the same `sqlite:PATH` has them. The browser is told to empty
-/// its cache of the site (`Clear-Site-Data: "cache"`, which counts on https and on this machine). Pages of a user are never in
-/// it (`no-store`), unless a handler gives them a `Cache-Control` of its own: do not, since the way back shows such a page from
-/// the browser's memory (bfcache), which Chromium and Firefox do not empty.
+/// Ends the event streams of the session ([`Response::events`](crate::Response::events),
+/// [`Request::live`](crate::Request::live)): at once in this process, and within a second or two in other processes that
+/// share the same `sqlite:PATH`. The response tells the browser to clear its cache of the site (`Clear-Site-Data: "cache"`,
+/// effective over https and on localhost). Pages of a user are not cached (`no-store`) unless a handler sets a
+/// `Cache-Control` of its own. Avoid that: the back button shows such a page from the browser's memory (bfcache), which
+/// Chromium and Firefox do not clear.
 ///
 /// Nobody logged in is no error; the session is cleared all the same. The route takes POST, from a button on every page
 /// of those who are logged in: a link would be followed by what loads pages ahead.
@@ -152,7 +153,7 @@ pub fn logout(req: &mut Request) -> Result<()> {
 pub fn logout_everywhere(req: &mut Request, id: impl Display) -> Result<()> {
     let user = name_of(id)?;
     let keepers = Keepers::of(req)?;
-    // Looked at before, since it is one of those that end.
+    // Checked first, since this session is one of those that end.
     let session = req.session();
     keepers.end_all(&user)?;
     if session.user() == Some(user.as_str()) {
@@ -189,7 +190,7 @@ fn name_of(id: impl Display) -> Result<String> {
     }
 }
 
-/// What knows of the sessions of an application.
+/// The session state of an application.
 struct Keepers {
     keys: Arc<Keys>,
     store: Arc<Store>,
@@ -206,7 +207,7 @@ impl Keepers {
         Ok(Keepers { keys, store, streams: scope.get() })
     }
 
-    /// Writes down that the cookies with the session's id are dead, and ends its streams.
+    /// Records that the cookies with the session's id are invalid, and ends its streams.
     fn end(&self, session: &Session) -> Result<()> {
         let Some(id) = session.sealed_id() else { return Ok(()) };
         let written = self.store.put(Shelf::EndedSessions, id, "", self.keys.last_end()).map_err(unavailable);
@@ -214,9 +215,9 @@ impl Keepers {
         written
     }
 
-    /// The same for all sessions of a user that began until now.
+    /// Ends all sessions of a user that have begun until now.
     fn end_all(&self, user: &str) -> Result<()> {
-        // A text and not a time: clocks are set back, and two things happen within one tick.
+        // A random text, not a time: clocks are set back, and two events can share a tick.
         let mark = session::unguessable()?;
         self.store.put(Shelf::EndedUsers, user, &mark, self.keys.last_end()).map_err(unavailable)?;
         self.streams.iter().for_each(|streams| streams.end_user(user));

@@ -1,21 +1,21 @@
-//! What a response says about caches, and how that is narrowed when the response turns out to be for one visitor alone
-//! (RFC 9111, section 5.2.2).
+//! Cache directives of a response, and how they are narrowed when the response turns out to be for one visitor (RFC 9111,
+//! section 5.2.2).
 
 use super::headers::Headers;
 
-/// The header of all caches.
+/// The header that all caches read.
 pub(crate) const CACHE_CONTROL: &str = "Cache-Control";
 
-/// Returns true if the response says that caches between server and browser may give it to others.
+/// Returns true if the response allows shared caches to store it.
 pub(crate) fn is_shared(headers: &Headers) -> bool {
     let lines: Vec<&str> = headers.get_all(CACHE_CONTROL).collect();
     let mut names = lines.iter().flat_map(|line| directives(line)).map(name);
     names.any(|name| matches!(name.as_str(), "public" | "s-maxage"))
 }
 
-/// Keeps caches between server and browser from giving the response to others. How long the browser keeps it stays.
+/// Forbids shared caches to store the response. The browser's lifetime is unchanged.
 pub(crate) fn make_private(headers: &mut Headers) {
-    // For certain caches alone, and stronger there than `Cache-Control` (RFC 9213).
+    // These headers are for certain caches only, and override `Cache-Control` there (RFC 9213).
     let targeted = |name: &str| {
         let name = name.to_ascii_lowercase();
         name == "surrogate-control" || name.ends_with("cdn-cache-control")
@@ -38,14 +38,14 @@ pub(crate) fn make_private(headers: &mut Headers) {
     headers.put(CACHE_CONTROL, value);
 }
 
-/// Keeps every cache from storing the response, the browser's too.
+/// Forbids every cache, including the browser's, to store the response.
 pub(crate) fn forbid_storing(headers: &mut Headers) {
     make_private(headers);
     headers.put(CACHE_CONTROL, "private, no-store");
 }
 
-/// Keeps caches from storing a response that says nothing of it and is about one request alone: an error, a temporary
-/// redirect, an answer to `OPTIONS`. Caches may keep some errors for as long as they think right (RFC 9111, section 4.2.2).
+/// Forbids caches to store a response for one request only that has no cache directives: an error, a temporary redirect, a
+/// response to `OPTIONS`. Caches may otherwise store some errors heuristically (RFC 9111, section 4.2.2).
 pub(crate) fn complete(headers: &mut Headers, status: u16, is_for_options: bool) {
     let is_for_once = is_for_options || matches!(status, 302 | 303 | 307 | 400..);
     if is_for_once && !headers.contains(CACHE_CONTROL) && !headers.contains("Expires") {
@@ -53,7 +53,7 @@ pub(crate) fn complete(headers: &mut Headers, status: u16, is_for_options: bool)
     }
 }
 
-/// Says that another `Cookie` header gets another response.
+/// Adds `Vary: Cookie`.
 pub(crate) fn vary_by_cookie(headers: &mut Headers) {
     let varies = |value: &str| {
         value.split(',').any(|name| matches!(name.trim(), "*") || name.trim().eq_ignore_ascii_case("cookie"))
@@ -63,7 +63,7 @@ pub(crate) fn vary_by_cookie(headers: &mut Headers) {
     }
 }
 
-/// The directives of a line. A comma between quotes parts nothing: `private="Set-Cookie, Age"`.
+/// Returns the directives of a line. A comma inside quotes does not separate: `private="Set-Cookie, Age"`.
 fn directives(line: &str) -> Vec<&str> {
     let mut is_quoted = false;
     let parts = line.split(move |letter| {

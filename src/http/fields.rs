@@ -655,8 +655,8 @@ thread_local! {
     static STAND_IN_TAKEN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Returns true if a form of this type takes a file in the field of that name, or if the type does not show it: it is given
-/// one. So files that nothing asks for need not be kept.
+/// Returns true if a form of this type takes a file in the named field, or if the type cannot tell. Other files need not be
+/// stored.
 pub(crate) fn takes_file<T: DeserializeOwned>(name: &str) -> bool {
     STAND_IN_TAKEN.set(false);
     let reading: Reading<T> = read(&[(name.to_owned(), Sent::File(Upload::stand_in()))]);

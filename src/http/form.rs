@@ -259,7 +259,7 @@ fn sent(body: &Multipart) -> Result<Vec<(String, Sent)>> {
     Ok(parts.filter_map(|part| Some((part.name().to_owned(), content(part)?))).collect())
 }
 
-/// The fields as a type, or the first of what is wrong with them under that status.
+/// Deserializes the fields, or returns the first fault with that status.
 fn first_refusal<T: DeserializeOwned>(sent: &[(String, Sent)], noun: &str, status: Status) -> Result<T> {
     let reading = fields::read(sent);
     match (reading.refusals.first(), reading.value) {
@@ -355,8 +355,9 @@ fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
 /// <input type="checkbox" name="tags" value="red" {% if "red" in form.lists.tags %}checked{% endif %}>
 /// ```
 ///
-/// A name with brackets is looked up with them: `form.values["address[city]"]`, `form.errors["items[0][name]"]`. What was not
-/// sent is blank in `values`, and what is not wrong is blank in `errors`. An error that is about no single field is under `form`. Do not fill a password in again.
+/// A name with brackets is looked up with them: `form.values["address[city]"]`, `form.errors["items[0][name]"]`. A field
+/// that was not sent is blank in `values`, and a field without an error is blank in `errors`. An error of the form as a whole
+/// is under `form`. Do not fill in a password again.
 #[derive(Debug, Clone)]
 pub struct Form<T> {
     lists: BTreeMap<String, Vec<String>>,
@@ -578,8 +579,8 @@ impl<T> Serialize for Form<T> {
     }
 }
 
-/// What was typed or is wrong, by name. To a template a name that is not there is blank and not a mistake: on the page that
-/// is visited first none is.
+/// The entered values or the errors, by name. A missing name renders as blank and is not an error: on the first visit all
+/// are missing.
 #[derive(Debug)]
 struct Typed {
     fields: BTreeMap<String, minijinja::Value>,

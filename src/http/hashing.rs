@@ -16,7 +16,7 @@ use crate::worker_share::Wait;
 
 type Work = Box<dyn FnOnce() + Send>;
 
-/// The threads that have nothing to do. The permits of [`pool`] are as many as there are threads at most.
+/// The idle threads. There are at most as many threads as permits of [`pool`].
 static IDLE: Mutex<Vec<Sender<Work>>> = Mutex::new(Vec::new());
 
 /// One for the process: it is the machine's cores that are shared out.
@@ -28,10 +28,10 @@ pub(super) fn pool() -> &'static Pool {
     &POOL
 }
 
-/// Runs `f` on one of the threads, when one is free.
+/// Runs `f` on one of the threads, once one is free.
 ///
 /// # Errors
-/// 503 when too many workers wait for that already; 500 when the operating system refuses the thread.
+/// 503 if too many workers wait already; 500 if the operating system refuses the thread.
 pub(super) fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     pool().run(|| on_a_thread(f))?
 }
@@ -47,7 +47,7 @@ fn on_a_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Res
     let lost = || Error::internal("a thread that hashes passwords is gone");
     thread.send(Box::new(work)).map_err(|_| lost())?;
     let result = told.recv().map_err(|_| lost())?;
-    // Before the permit is given back: the next one takes this thread and starts none.
+    // The thread becomes idle before the permit is returned, so that the next caller reuses it.
     lock(&IDLE).push(thread);
     result.or_else(|panic| resume_unwind(panic))
 }
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
     use crate::worker_share::tests::one_of_two_workers_is_refused;
 
-    /// Callers used to hash on their own threads, each of which kept the memory.
+    /// Regression: callers hashed on their own threads, and each thread kept the memory.
     #[test]
     fn passwords_are_hashed_on_a_few_threads_however_many_callers_there_are() {
         let most = thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
@@ -93,7 +93,7 @@ mod tests {
         assert_eq!(run(|| 7).unwrap(), 7);
     }
 
-    /// All workers used to wait for a hash when many clients logged in at once.
+    /// Regression: all workers waited for a hash when many clients logged in at once.
     #[test]
     fn few_workers_wait_for_a_hash() {
         let cores = thread::available_parallelism().map_or(1, usize::from);

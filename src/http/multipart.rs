@@ -54,8 +54,8 @@ impl Request {
         self.multipart_with(&mut |_| true).map_err(|error| error.or_at(caller))
     }
 
-    /// The multipart body, with those files alone that `takes_file` asks for by the names of their fields: the others never
-    /// get onto the disk.
+    /// Returns the multipart body, with only those files whose field names `takes_file` accepts. Other files are not
+    /// written to disk.
     pub(crate) fn multipart_with(&mut self, takes_file: &mut dyn FnMut(&str) -> bool) -> Result<Multipart> {
         if let Some(read) = self.extension::<ReadAhead>().and_then(|ahead| ahead.0.take()) {
             return Ok(read);
@@ -70,10 +70,10 @@ impl Request {
         Ok(Multipart { parts, max_fields: limits.fields })
     }
 
-    /// Reads the body now, and keeps it for the handler, who may read it later.
+    /// Reads the body now, and keeps it for a later call of the handler.
     ///
     /// # Errors
-    /// As [`multipart`](Request::multipart).
+    /// The errors of [`multipart`](Request::multipart).
     pub(crate) fn read_multipart_ahead(&mut self) -> Result<()> {
         let form = self.multipart()?;
         self.set_extension(ReadAhead(Some(form)));
@@ -125,7 +125,7 @@ impl Limits {
     }
 }
 
-/// Reads all parts. The files that `takes_file` does not ask for by the names of their fields are passed over.
+/// Reads all parts, and skips files whose field names `takes_file` rejects.
 fn read_parts(
     body: &mut (dyn Read + Send),
     boundary: &str,
@@ -303,8 +303,8 @@ impl Part {
         let name = only(&parameters, "name")?;
         let name = name.ok_or_else(|| Error::bad_request("A part of the multipart body has no name."))?;
         let name = str::from_utf8(name).map_err(|_| Error::bad_request("The name of a part is not UTF-8."))?;
-        // A `filename*` has no place in a form (RFC 7578, section 4.2), and some clients send nothing else. Where there are
-        // both, two servers could see two names: the one that all know counts.
+        // `filename*` is not allowed in a form (RFC 7578, section 4.2), but some clients send nothing else. If both are
+        // present, two servers could read different names, so the plain `filename` counts.
         let plain = only(&parameters, "filename")?.map(|name| unescape(&String::from_utf8_lossy(name)));
         let extended = only(&parameters, "filename*")?.map(extended_value);
         Ok(Part {
@@ -433,8 +433,8 @@ fn only<'p>(parameters: &'p [(String, Vec<u8>)], name: &str) -> Result<Option<&'
     }
 }
 
-/// The value of a parameter with a charset, as in `utf-8'en'%c3%a9.txt` (RFC 8187, section 3.2.1). What is not in UTF-8 or
-/// Latin-1 is U+FFFD, and what is not written so is taken as it is.
+/// Returns the value of a parameter with a charset, as in `utf-8'en'%c3%a9.txt` (RFC 8187, section 3.2.1). Bytes that are
+/// not UTF-8 or Latin-1 become U+FFFD. A value in another form is used unchanged.
 fn extended_value(value: &[u8]) -> String {
     let mut pieces = value.splitn(3, |byte| *byte == b'\'');
     let (Some(charset), Some(_), Some(encoded)) = (pieces.next(), pieces.next(), pieces.next()) else {
@@ -468,7 +468,7 @@ pub struct Upload {
     filename: String,
     kind: FileKind,
     size: u64,
-    /// Shared, so that a form's value may have the upload beside the body that it came in. None for a stand-in.
+    /// Shared, so that a form's value and the body can both own the upload. `None` for a stand-in.
     temporary: Arc<Option<TempPath>>,
     /// Whether a saved file shares the temporary one's bytes on the disk.
     linked: Arc<AtomicBool>,
@@ -489,7 +489,7 @@ impl Upload {
         Upload::new(clean(""), NamedTempFile::with_prefix("aside-")?.into_temp_path())
     }
 
-    /// One without a file, to find out whether a type takes one.
+    /// Returns an upload without a file, to test if a type takes one.
     pub(crate) fn stand_in() -> Upload {
         let (filename, kind) = (clean(""), FileKind::of(b"", false));
         Upload { filename, kind, size: 0, temporary: Arc::default(), linked: Arc::default() }
@@ -848,7 +848,7 @@ mod tests {
         }
     }
 
-    /// A body whose delimiters were not the ones that its header names was once a form without fields.
+    /// Regression: a body whose delimiters did not match its header was read as a form without fields.
     #[test]
     fn a_body_without_a_first_delimiter_is_refused() {
         let lines = String::from_utf8(body(&[field("name=t", b"x")])).unwrap();
@@ -885,7 +885,7 @@ mod tests {
         let part = &form.parts()[0];
         assert_eq!((part.name(), part.filename(), part.size()), ("t", Some("a b.txt"), 1));
         assert_eq!(part.content_type(), Some("text/plain; charset=utf-8"));
-        // There is nothing that the first line could go on with.
+        // The first line cannot be a continuation.
         assert_eq!(refused(read(body(&[self::part(" folded\r\nContent-Disposition: form-data; name=t", b"")]))).0, 400);
     }
 

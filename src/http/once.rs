@@ -4,9 +4,9 @@
 //! Two of them at the same time are the usual case, so the second waits for the first (see [`UnderWay`]) before it looks
 //! into the store.
 //!
-//! An answer is for the client that was given it. A page with a key sets a cookie beside it, which stays when the client
-//! logs in, and the answer is remembered under both and with the user. So a key that has leaked, or that a cache gave to
-//! two clients, shows neither what the other was answered, and keeps neither from being answered.
+//! A response belongs to the client that received it. A page with a key also sets a cookie, which survives a login. The
+//! response is stored under the key, the cookie and the user. If a key leaks, or a cache gives it to two clients, neither
+//! sees the other's response, and neither is kept from getting its own.
 
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -32,7 +32,7 @@ pub(crate) const FIELD: &str = "_once";
 /// The name of the cookie that keys are bound to, without its prefix.
 const COOKIE: &str = "once";
 
-/// Characters of that cookie: 16 random bytes.
+/// The length of that cookie: 16 random bytes as text.
 const COOKIE_CHARS: usize = 22;
 
 /// The bytes of a key, which are twice as many hexadecimal digits.
@@ -79,17 +79,17 @@ impl Request {
     /// time. The first such form runs `f`. One with the same key, fields and path that comes while `f` still runs waits for
     /// it, at most 30 s; it and all later ones, for 24 hours, get the redirect that `f` answered and the messages that it
     /// flashed, and nothing is done a second time: no row, no mail, nothing set aside. A form that was changed before it
-    /// was sent again (a file: by its name) is another one. Without a valid key `f` runs each time; in development the log
-    /// says so.
+    /// was sent again (a file: by its name) counts as another form. Without a valid key `f` runs each time; in development
+    /// the log reports that.
     ///
-    /// The answer is for the client that was given it: by a cookie that the page with the key sets, and by the user who sent
-    /// the form or was logged in by it. For another client with the same key and fields `f` runs. A form that was rendered
-    /// before a login and is sent after it is the same one. A client that keeps no cookies is known by its address. The page
-    /// is `private, no-store`, whatever the handler says.
+    /// The response is repeated only for the same client, identified by a cookie that the page with the key sets, and for
+    /// the user who sent the form or was logged in by it. For another client with the same key and fields `f` runs. A form
+    /// that was rendered before a login and sent after it counts as the same form. A client without cookies is identified
+    /// by its address. The page is `private, no-store`, even if the handler sets another policy.
     ///
-    /// Where `f` came to nothing (an error, a panic, a status from 400) the form may be sent again. Validate the form
-    /// outside: a form that is shown again with its errors has not been answered. A form that the handler has not read yet
-    /// is read here for its key, and `f` may read it then.
+    /// If `f` failed (an error, a panic, a status from 400) the form may be sent again. Validate the form outside: a form
+    /// that is shown again with its errors has not been answered. If the handler has not read the form yet, this method
+    /// reads it for its key, and `f` may read it later.
     ///
     /// Of the answer its status and `Location` are kept, and the messages, each up to 4 KiB; other headers, and what `f` put
     /// into the session, go with the first alone. An answer that is no redirect cannot be given again: who sends the form a
@@ -97,10 +97,10 @@ impl Request {
     /// forgotten at a restart. Several processes with one SQLite file know each other's answers, but do not wait for one another.
     ///
     /// # Errors
-    /// Those of `f`; 409 when the first is not done after 30 s, or cannot be answered again; those of
-    /// [`form_pairs`](Request::form_pairs) when the form is read here; 500 when the store cannot be read, or when the handler
-    /// has read the body of the form in another way; 503 when it cannot be found out if the session was ended, and with
-    /// `Retry-After` when as many workers as may (`ASIDE_MAX_WAITING`) wait for first ones.
+    /// The errors of `f`; 409 if the first is not done after 30 s, or its response cannot be repeated; the errors of
+    /// [`form_pairs`](Request::form_pairs) if the form is read here; 500 if the store cannot be read, or if the handler has
+    /// read the body in another way; 503 if the store cannot tell if the session was ended, and with `Retry-After` if too
+    /// many workers (`ASIDE_MAX_WAITING`) wait for first requests.
     pub fn once(&mut self, f: impl FnOnce(&mut Request) -> Result<Response>) -> Result<Response> {
         let Some(key) = self.once_key()? else { return f(self) };
         let scope = self.scope();
@@ -122,7 +122,7 @@ impl Request {
         Ok(response)
     }
 
-    /// What the form is remembered under, when it has a key.
+    /// Returns the identity of the form, if it has a key.
     fn once_key(&mut self) -> Result<Option<String>> {
         if self.extension::<Noted>().is_none() {
             self.read_form_ahead()?;
@@ -140,7 +140,7 @@ impl Request {
         Ok(key)
     }
 
-    /// Reads the form for its key, and leaves it to the handler.
+    /// Reads the form for its key, and keeps it for the handler.
     fn read_form_ahead(&mut self) -> Result<()> {
         let content_type = self.content_type().unwrap_or_default();
         let is_multipart = content_type == "multipart/form-data";
@@ -188,7 +188,7 @@ struct Answer {
     status: u16,
     location: Option<String>,
     flashes: Vec<Flash>,
-    /// For whom: the user who sent the form, and the one who was logged in then. Neither may be a user at all.
+    /// The user who sent the form and the user logged in afterwards; both may be empty.
     users: Vec<Option<String>>,
 }
 
@@ -202,7 +202,8 @@ impl Answer {
         Answer { status, location: location.map(str::to_owned), flashes, users }
     }
 
-    /// Returns true if this user of the client may have it. What the client did before it logged in stays the client's.
+    /// Returns true if this user of the client may get the response. Responses from before a login stay available to the
+    /// client.
     fn is_for(&self, user: &Option<String>) -> bool {
         self.users.iter().all(Option::is_none) || self.users.contains(user)
     }
@@ -212,8 +213,8 @@ fn user_of(req: &mut Request) -> Option<String> {
     req.session().user().map(str::to_owned)
 }
 
-/// What tells one sending of a form from another, when the form has a key: the client, the key, the path and all that was
-/// typed. A digest, so that it takes the same small space whatever was sent.
+/// Returns the identity of a form, if it has a key: a digest of the client, the key, the path and all fields. A digest has
+/// the same small size for every form.
 struct Noted(Option<String>);
 
 /// Notes the key of a form that has been read, for [`Request::once`].
@@ -233,7 +234,7 @@ pub(crate) fn note<'f>(req: &mut Request, fields: impl Iterator<Item = (&'f str,
     req.set_extension(Noted(Some(hex(&digest.finalize()))));
 }
 
-/// What tells one client from another: the cookie, and the address of a client that sends none.
+/// Returns the identity of a client: the cookie, or the address of a client without one.
 fn client(req: &Request) -> String {
     let keys = req.scope().get::<Keys>();
     match keys.and_then(|keys| cookie(req, &keys)) {
@@ -242,7 +243,7 @@ fn client(req: &Request) -> String {
     }
 }
 
-/// The client's cookie, when it is one that was set here.
+/// Returns the client's cookie, if this application set it.
 fn cookie(req: &Request, keys: &Keys) -> Option<String> {
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     let is_ours = |value: &String| value.len() == COOKIE_CHARS && value.bytes().all(is_safe);
@@ -293,7 +294,7 @@ impl Drop for Claim {
     }
 }
 
-/// The function `once` of templates: the hidden field, with a key of its own. It notes that it was called.
+/// The template function `once`: renders the hidden field with a new key, and records the call.
 pub(crate) fn function(was_called: Arc<AtomicBool>) -> Value {
     Value::from_function(move || {
         let mut key = [0; KEY_BYTES];
@@ -307,20 +308,20 @@ pub(crate) fn function(was_called: Arc<AtomicBool>) -> Value {
     })
 }
 
-/// A page with a key was made.
+/// A record that the page has a key.
 struct Shown;
 
-/// Notes that a page with a key was made.
+/// Records that the page has a key.
 pub(crate) fn note_shown(req: &mut Request) {
     req.set_extension(Shown);
 }
 
-/// Makes a page with a key the client's own: no cache keeps it, since the next client that it gave the page to would have the
-/// same key, and the client gets the cookie that its keys are bound to.
+/// Makes a page with a key private to the client: caches must not store it, since another client would get the same key.
+/// Sets the cookie that the keys are bound to.
 ///
-/// With the end of a login the client is another one and gets another cookie. That has Chromium drop the pages which it holds
-/// in memory for the way back (bfcache): it holds a page that came after the login's redirect although it is `no-store`, and
-/// lets go of it when a cookie is set, but not when the session's is removed.
+/// At the end of a login the client gets a new cookie. This makes Chromium drop the pages in its back/forward cache
+/// (bfcache): it keeps a page that followed the login's redirect although the page is `no-store`. It drops the page when a
+/// cookie is set, but not when the session's cookie is removed.
 pub(crate) fn save(req: &mut Request, response: &mut Response) {
     let has_key = req.extension::<Shown>().is_some();
     if has_key {
@@ -377,7 +378,7 @@ mod tests {
         assert!(lock(&under_way.0.keys).is_empty());
     }
 
-    /// Copies of a form whose handler is slow used to hold a worker each for 30 s.
+    /// Regression: each copy of a form with a slow handler occupied a worker for 30 s.
     #[test]
     fn few_workers_wait_for_the_first_form() {
         let under_way = UnderWay::default();

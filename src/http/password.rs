@@ -12,10 +12,10 @@
 //! ```
 //!
 //! A hash is slow on purpose: some 20 to 50 ms of a core and 19 MiB of memory, as OWASP's Password Storage Cheat Sheet has
-//! it (argon2id, m = 19,456 KiB, t = 2, p = 1). At most half of the cores hash, and at least one, on threads of their own. In a
-//! handler, others wait for their turn, but they hold a quarter of the workers at most (`ASIDE_MAX_WAITING`): past that a
-//! request gets 503 with `Retry-After`, so that pages still come however many people log in at once. In a task, a job or a
-//! command both functions wait as long as it takes. [`login`](crate::login()) shows a whole login.
+//! it (argon2id, m = 19,456 KiB, t = 2, p = 1). Hashes run on dedicated threads: half as many as there are cores, and at
+//! least one. In a handler, further calls wait for their turn, in at most a quarter of the workers (`ASIDE_MAX_WAITING`).
+//! Above that a request gets 503 with `Retry-After`, so that other pages stay available during a flood of logins. In a
+//! task, a job or a command both functions wait without limit. [`login`](crate::login()) shows a whole login.
 //!
 //! What counts is the bytes of the UTF-8 text. No form of Unicode is made of it: `é` typed as one character and as `e` with
 //! an accent are two passwords. Normalise before both functions (NFC) where your visitors' keyboards differ so.
@@ -45,8 +45,8 @@ const NOBODYS: &str =
 /// `$argon2id$v=19$m=19456,t=2,p=1$…$…`. Two hashes of one password differ.
 ///
 /// # Errors
-/// 422 when the password is longer than 1,024 bytes; 503 when too many requests wait for a hash; 500 when the operating
-/// system gives no random bytes, or no thread.
+/// 422 if the password is longer than 1,024 bytes; 503 if too many requests wait for a hash; 500 if the operating system
+/// provides no random bytes or no thread.
 pub fn hash(password: &str) -> Result<String> {
     if password.len() > MOST_BYTES {
         return Err(Error::unprocessable(format!("The password is longer than {MOST_BYTES} bytes.")));
@@ -72,7 +72,7 @@ pub fn hash(password: &str) -> Result<String> {
 /// [`needs_rehash`] says which to make anew.
 ///
 /// # Errors
-/// 503 when too many requests wait for a hash; 500 when the stored hash is not one, which the error does not show.
+/// 503 if too many requests wait for a hash; 500 if the stored hash is invalid. The error does not contain it.
 pub fn verify(typed: &str, stored: Option<&str>) -> Result<bool> {
     if typed.len() > MOST_BYTES {
         return Ok(false);
@@ -171,7 +171,7 @@ mod tests {
         line.split_whitespace().nth(1).unwrap().parse::<u64>().unwrap() >> 10
     }
 
-    /// Each thread that hashed a password kept 58 MiB. Measured in a process of its own, beside no other test.
+    /// Regression: each thread that hashed a password kept 58 MiB. Measured in a separate process, without other tests.
     #[cfg(target_os = "linux")]
     #[test]
     fn a_hash_leaves_no_memory_behind() {

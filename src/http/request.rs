@@ -203,8 +203,8 @@ impl Request {
         self.method == Method::Head
     }
 
-    /// The path, percent-decoded but for what would change its meaning (`%2F`, `%25`, and bytes that are not UTF-8). A
-    /// percent sign that encodes nothing is `%25` too.
+    /// Returns the path, percent-decoded except where decoding would change its meaning (`%2F`, `%25`, and bytes that are
+    /// not UTF-8). A percent sign that encodes nothing is `%25` too.
     pub fn path(&self) -> &str {
         &self.origin.path
     }
@@ -229,8 +229,8 @@ impl Request {
         self.headers.get(name)
     }
 
-    /// Returns true if the browser, or a script in its page, asks ahead of the visitor, who may never see the response:
-    /// `Sec-Purpose: prefetch;prerender`, and the names from before that one (Fetch standard, section 3.8).
+    /// Returns true if the browser, or a script in its page, prefetches the response, which the user may never see:
+    /// `Sec-Purpose: prefetch;prerender`, and older headers (Fetch standard, section 3.8).
     pub(crate) fn is_ahead(&self) -> bool {
         let names = ["Sec-Purpose", "Purpose", "X-Sec-Purpose", "X-Purpose", "X-Moz"];
         let mut purposes = names.iter().flat_map(|name| self.headers.get_all(name));
@@ -248,8 +248,7 @@ impl Request {
     }
 
     /// The host that was asked for, with its port when one was named; in the words of a trusted proxy's
-    /// `X-Forwarded-Host`, where there is one and the settings say to believe it (`ASIDE_TRUSTED_PROXIES`,
-    /// `ASIDE_TRUST_FORWARDED_HOST`).
+    /// `X-Forwarded-Host`, if present and trusted by the settings (`ASIDE_TRUSTED_PROXIES`, `ASIDE_TRUST_FORWARDED_HOST`).
     pub fn host(&self) -> Option<&str> {
         self.client.host.as_deref().or_else(|| self.header("Host"))
     }
@@ -299,8 +298,8 @@ impl Request {
 
     /// The request's id, as in the access log, in the log lines of its tasks, and on an error page.
     ///
-    /// It is not a secret: the client is told it, and the next ones can be guessed (24 bits, which are counted). What belongs to
-    /// one visitor is kept under the [`Session::id`](crate::Session::id).
+    /// It is not a secret: the client receives it, and can guess the next ones (a 24-bit counter). Store data of one
+    /// visitor under the [`Session::id`](crate::Session::id).
     pub fn id(&self) -> &str {
         &self.origin.id
     }
@@ -318,7 +317,7 @@ impl Request {
         cookies.find(|(theirs, _)| *theirs == name).map(|(_, value)| decode_cookie(value))
     }
 
-    /// The cookies whose names are wanted, in order.
+    /// Returns the cookies whose names match, in order.
     pub(crate) fn cookies_with(&self, is_wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = (&str, String)> {
         let wanted = self.cookies_as_sent().filter(move |(name, _)| is_wanted(name));
         wanted.map(|(name, value)| (name, decode_cookie(value)))
@@ -385,7 +384,7 @@ impl Request {
         self.body.read > 0
     }
 
-    /// Puts a body that has been read in its place again.
+    /// Puts a body that has been read back.
     pub(crate) fn put_body(&mut self, bytes: Vec<u8>) {
         self.body = bytes.into();
     }
@@ -467,9 +466,9 @@ fn is_host(text: &str) -> bool {
 }
 
 /// The path in the one form that routes are matched in. What is encoded without need is decoded, so that a route may be
-/// written in any script; an encoded slash stays, so that it does not become a separator; an encoded percent sign stays and
-/// one that encodes nothing is encoded, so that nothing is decoded twice (`%%34%31` is `%41`, not `A`); and what is not UTF-8
-/// stays, so that nothing is lost.
+/// written in any script. An encoded slash stays, so that it does not become a separator. An encoded percent sign stays,
+/// and one that encodes nothing is encoded, so that nothing is decoded twice (`%%34%31` is `%41`, not `A`). Bytes that are
+/// not UTF-8 stay encoded, so that nothing is lost.
 fn canonical_path(path: &str) -> String {
     if !path.contains('%') {
         return path.to_owned();

@@ -17,7 +17,7 @@ const ANY: &str = "*";
 /// The check, with the origins that it trusts.
 pub(crate) struct CrossOrigin {
     trusted: Vec<Origin>,
-    /// The check is off.
+    /// The check is disabled.
     is_off: bool,
 }
 
@@ -129,7 +129,7 @@ mod tests {
         }
     }
 
-    /// `Host: localhost:80`, as some clients and proxies write it, was another origin than `http://localhost`.
+    /// Regression: `Host: localhost:80`, as some clients and proxies write it, did not match the origin `http://localhost`.
     #[test]
     fn a_default_port_may_be_written_or_not() {
         for (host, origin, expected) in [

@@ -11,11 +11,11 @@ use super::origin::{Authority, Origin, host_name};
 /// The names that the site answers to; any, where there is no list.
 pub(crate) struct Hosts(Option<Vec<Allowed>>);
 
-/// A name that the site answers to.
+/// A host name of the site.
 struct Allowed {
-    /// With a dot before it, all names below it too.
+    /// True for a name that includes its subdomains.
     name: String,
-    /// The one port that a client may name; any, where there is none.
+    /// The only port that a client may name, if set.
     port: Option<u16>,
 }
 
@@ -25,7 +25,7 @@ impl Hosts {
     /// The names of the settings.
     ///
     /// # Errors
-    /// When `ASIDE_URL` is not an address.
+    /// An error if `ASIDE_URL` is not a valid URL.
     pub(crate) fn new(config: &Config) -> Result<Hosts> {
         let own = config.url.as_deref().map(own).transpose()?;
         let named = config.allowed_hosts.iter().map(|name| Allowed::parse(name, own.as_ref()));
@@ -64,15 +64,15 @@ impl Hosts {
 }
 
 impl Allowed {
-    /// Reads a name of the list. One that names no port has that of `ASIDE_URL`, where it is that host.
+    /// Parses a name of the list. A name without a port takes the port of `ASIDE_URL` if the hosts are equal.
     fn parse(text: &str, own: Option<&Authority>) -> Allowed {
-        // What is not an authority, as `*`, is taken as it is.
+        // An entry that is not an authority, such as `*`, is used unchanged.
         let named = Authority::parse(text).unwrap_or_else(|| Authority { host: host_name(text), port: None });
         let of_url = || own.filter(|own| own.host == named.host).and_then(|own| own.port);
         Allowed { port: named.port.or_else(of_url), name: named.host }
     }
 
-    /// Returns true for that name, and that port where both name one: proxies leave it out.
+    /// Returns true if the name matches, and the port too if both have one: proxies omit it.
     fn takes(&self, asked: &Authority) -> bool {
         self.is_name(&asked.host) && (self.port.is_none() || asked.port.is_none() || self.port == asked.port)
     }
@@ -86,7 +86,7 @@ impl Allowed {
     }
 }
 
-/// The host and port of the site's own address.
+/// Returns the host and port of the site's own URL.
 fn own(url: &str) -> Result<Authority> {
     let origin = Origin::of_url(url).filter(|origin| matches!(&*origin.scheme, "http" | "https"));
     let words = "ASIDE_URL takes the site's address, such as https://shop.example.org, and is";
@@ -135,7 +135,7 @@ mod tests {
         assert!(takes(&config(Mode::Production, None, &[]), "any.example"));
     }
 
-    /// A link made of `Host: shop.example:9999` led to whatever listens there.
+    /// Regression: a link made from `Host: shop.example:9999` led to another service on that port.
     #[test]
     fn a_foreign_port_does_not_pass_where_the_address_names_one() {
         for hosts in [&[][..], &["shop.example"], &["shop.example", ".example.org"]] {

@@ -1,13 +1,13 @@
-//! Origins and authorities in one form, so that two that mean the same compare equal.
+//! Origins and authorities in normalized form, so that equal ones compare equal.
 //!
-//! Names are in lower case and without the dot at their end, IPv6 addresses in their shortest form, and a port that is the
-//! scheme's default counts as if it was written (RFC 6454, section 4; RFC 9110, section 4.2.3).
+//! Names are in lower case without a trailing dot. IPv6 addresses are in their shortest form. A missing port equals the
+//! scheme's default port (RFC 6454, section 4; RFC 9110, section 4.2.3).
 
 use std::net::Ipv6Addr;
 
 use crate::http::request::is_authority;
 
-/// A host, and the port where one is written: `shop.example:8443`.
+/// A host with an optional port: `shop.example:8443`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Authority {
     pub(super) host: String,
@@ -22,7 +22,7 @@ pub(super) struct Origin {
 }
 
 impl Authority {
-    /// Reads what a `Host` field has; none when it is malformed.
+    /// Parses the value of a `Host` field; `None` if it is malformed.
     pub(super) fn parse(text: &str) -> Option<Authority> {
         if !is_authority(text) {
             return None;
@@ -34,7 +34,7 @@ impl Authority {
         Some(Authority { host: host_name(host), port })
     }
 
-    /// Returns true if both name one place for clients that speak that scheme.
+    /// Returns true if both name the same host and port for this scheme.
     fn is_same(&self, other: &Authority, scheme: &str) -> bool {
         self.host == other.host && self.port_in(scheme) == other.port_in(scheme)
     }
@@ -45,7 +45,7 @@ impl Authority {
 }
 
 impl Origin {
-    /// Reads an origin as browsers write it; none for `null` and for what goes on behind the port.
+    /// Parses an origin as browsers write it; `None` for `null` and for text after the port.
     pub(super) fn parse(text: &str) -> Option<Origin> {
         let (scheme, authority) = text.split_once("://")?;
         if scheme.is_empty() || !scheme.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
@@ -61,19 +61,19 @@ impl Origin {
         Origin::parse(&url[..end])
     }
 
-    /// Returns true if the two are one origin.
+    /// Returns true if both are the same origin.
     pub(super) fn is_same(&self, other: &Origin) -> bool {
         self.scheme == other.scheme && self.authority.is_same(&other.authority, &self.scheme)
     }
 
-    /// Returns true if a page of this origin came from that host. The scheme is the page's: a server behind a proxy does
-    /// not know its own.
+    /// Returns true if a page of this origin was served by that host. The page's scheme is used, since a server behind a
+    /// proxy does not know its own.
     pub(super) fn is_of(&self, host: &Authority) -> bool {
         self.authority.is_same(host, &self.scheme)
     }
 }
 
-/// Returns a host's name in its one form; an IPv6 address keeps its brackets.
+/// Returns a host name in normalized form; an IPv6 address keeps its brackets.
 pub(super) fn host_name(host: &str) -> String {
     let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
     match address.and_then(|address| address.parse::<Ipv6Addr>().ok()) {

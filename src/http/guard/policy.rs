@@ -95,7 +95,7 @@ impl Policy {
         match request.nonce().get() {
             Some(nonce) => {
                 add(headers, CSP, &self.csp.replace("{nonce}", nonce));
-                // A nonce that a shared cache gives to all is one that can be known beforehand.
+                // A nonce that a shared cache gives to all clients can be known in advance.
                 cache_control::make_private(headers);
             }
             None => add(headers, CSP, &self.csp_without_nonce),
@@ -116,8 +116,8 @@ impl Request {
     /// The nonce with which a `<script>` or `<style>` of this response may stand in the page itself; in templates
     /// `<script nonce="{{ csp_nonce }}">` (Content Security Policy 3, section 2.3).
     ///
-    /// 128 random bits, made at the first call; only then does the header name it, and the response is `private`: a shared
-    /// cache would give all visitors the same nonce.
+    /// Returns 128 random bits, created at the first call. Only then does the header contain the nonce, and the response
+    /// becomes `private`: a shared cache would give all visitors the same nonce.
     ///
     /// ```
     /// use aside::{Html, Request};

@@ -17,7 +17,7 @@ pub(crate) struct Proxies {
     networks: Vec<IpNet>,
     /// A peer without an address, on a Unix socket, is believed too.
     unix: bool,
-    /// They set `X-Forwarded-Host` themselves: most pass on what the client wrote.
+    /// True if the proxies set `X-Forwarded-Host` themselves. Most pass on the client's value.
     host: bool,
 }
 
@@ -47,7 +47,7 @@ impl Proxies {
         id.into_iter().for_each(|id| request.set_id(id));
     }
 
-    /// The address of the client: the peer's, or what the proxies that are trusted say.
+    /// Returns the client's address: the peer's, or the one that trusted proxies report.
     pub(crate) fn client_of(&self, headers: &Headers, peer: Option<SocketAddr>) -> Option<IpAddr> {
         let peer = peer.map(|peer| peer.ip().to_canonical());
         let trusted = peer.map_or(self.unix, |peer| self.trusts(peer));
@@ -133,7 +133,7 @@ mod tests {
         request
     }
 
-    /// nginx passes on what the client wrote, unless its configuration sets the field.
+    /// nginx passes on the client's value unless its configuration sets the field.
     #[test]
     fn a_forwarded_host_is_believed_where_a_setting_says_so() {
         let said = [("Host", "site.example"), ("X-Forwarded-Host", "evil.example"), ("X-Forwarded-Proto", "https")];

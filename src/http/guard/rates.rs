@@ -85,15 +85,15 @@ impl fmt::Display for Rate {
 /// ```
 ///
 /// It counts in this process, in memory: a restart forgets, and of several processes each counts for itself. A clone is
-/// the same limit. A key may be of any length: past 64 bytes its hash is kept in its place. At most 50,000 keys are
-/// counted; past that the ones that are nearest to being free again are forgotten first.
+/// the same limit. A key may have any length: a key over 64 bytes is stored as its hash. At most 50,000 keys are counted.
+/// Above that, the keys whose limit expires first are dropped.
 #[derive(Clone)]
 pub struct RateLimit {
     rate: Rate,
     visitors: Arc<Mutex<Visitors>>,
 }
 
-/// The visitors that a limit remembers.
+/// The clients that a limit remembers.
 struct Visitors {
     /// When each visitor will be as one who never came. One number for each is all that is needed (the generic cell rate
     /// algorithm, ITU-T I.371).
@@ -124,7 +124,7 @@ impl RateLimit {
     fn count(&self, key: &str, now: Instant) -> Result<(), Duration> {
         let key = bounds::key(key, LONGEST_KEY);
         let mut visitors = lock(&self.visitors);
-        // Bounded before it is divided: the shares of all that may come must add up to the whole.
+        // The number is bounded before the division: the shares of all clients must add up to the whole.
         let per = self.rate.per.min(FAR);
         let so_far = visitors.free_at.get(&*key).copied().unwrap_or(now).max(now);
         let free = deadline::later(so_far, per / self.rate.count);

@@ -1,7 +1,7 @@
 //! The grammar of a multipart body (RFC 2046, section 5.1): delimiters, and the headers and contents of parts.
 //!
-//! What stands before the first delimiter and after the last is passed over. A delimiter is one at the beginning of a line
-//! alone, and lines end in CR LF. Nothing is kept but a chunk of what was read, or the headers of one part.
+//! The preamble and the epilogue are skipped. A delimiter is valid only at the start of a line, and lines end in CR LF. The
+//! parser holds one chunk of input, or the headers of one part.
 
 use std::io::{self, Read};
 
@@ -11,26 +11,26 @@ use super::Limits;
 use crate::error::{Error, Result};
 use crate::http::request::unreadable;
 
-/// How much is read from the body at once.
+/// The number of bytes read from the body at once.
 pub(super) const CHUNK: usize = 8 << 10;
 
-/// How much may come without a part that begins or goes on: before the first delimiter, behind one, or in the headers of a
+/// The largest number of bytes without progress: before the first delimiter, after a delimiter, or in the headers of a
 /// part.
 pub(super) const HEAD: usize = 16 << 10;
 
-/// As many header fields as a part may have.
+/// The largest number of header fields of a part.
 const MAX_HEADERS: usize = 32;
 
 /// A multipart body, read part by part.
 pub(super) struct Parser<'r> {
     body: &'r mut (dyn Read + Send),
     limits: Limits,
-    /// How much of the body was read.
+    /// The number of bytes read from the body.
     read: u64,
-    /// What was read and not taken yet begins at `start`.
+    /// The start of the unread input in the buffer.
     buffer: Vec<u8>,
     start: usize,
-    /// With the line end before it, which is not the content's.
+    /// The delimiter, including the line end before it, which is not content.
     delimiter: Vec<u8>,
     is_at_first: bool,
     has_parts: bool,
@@ -40,7 +40,7 @@ pub(super) struct Parser<'r> {
 pub(super) struct PartHeaders(Vec<(String, Vec<u8>)>);
 
 impl PartHeaders {
-    /// The first field of that name, which is given in lower case.
+    /// Returns the first field of that name, given in lower case.
     pub(super) fn get(&self, name: &str) -> Option<&[u8]> {
         self.0.iter().find(|(other, _)| other == name).map(|(_, value)| value.as_slice())
     }
@@ -49,7 +49,7 @@ impl PartHeaders {
 impl<'r> Parser<'r> {
     pub(super) fn new(body: &'r mut (dyn Read + Send), boundary: &str, limits: Limits) -> Parser<'r> {
         let delimiter = [b"\r\n--", boundary.as_bytes()].concat();
-        // The line that the first delimiter may end, where nothing stands before it.
+        // The first delimiter may start the body, without a line end before it.
         Parser {
             body,
             limits,
@@ -62,7 +62,7 @@ impl<'r> Parser<'r> {
         }
     }
 
-    /// The headers of the next part; none at the end. The content of the one before must have been taken.
+    /// Returns the headers of the next part; `None` at the end. The previous part's content must have been read.
     pub(super) fn next(&mut self) -> Result<Option<PartHeaders>> {
         let is_empty_form = self.is_at_first && self.first_delimiter()?;
         self.is_at_first = false;
@@ -70,15 +70,15 @@ impl<'r> Parser<'r> {
             return if is_empty_form || self.has_parts { Ok(None) } else { Err(malformed()) };
         }
         self.has_parts = true;
-        // The line end of the delimiter is the first of the two where there are no headers.
+        // Without headers, the delimiter's line end is the first of the two.
         let end = self.find(b"\r\n\r\n")?;
         let headers = parse_headers(&self.rest()[end.min(2)..end])?;
         self.start += end + 4;
         Ok(Some(headers))
     }
 
-    /// Goes past the first delimiter. Returns true if nothing stood before it: then it may be the last too, as browsers send a
-    /// form without fields. Otherwise the first one is missing.
+    /// Skips to the end of the first delimiter. Returns true if nothing preceded it: it may then also be the last, as
+    /// browsers send a form without fields. Otherwise the first delimiter is missing.
     fn first_delimiter(&mut self) -> Result<bool> {
         let (mut passed, mut is_blank) = (0, true);
         self.content(|piece| {
@@ -89,11 +89,11 @@ impl<'r> Parser<'r> {
         Ok(is_blank)
     }
 
-    /// Hands a part's content on, piece by piece, and goes past the delimiter behind it.
+    /// Passes a part's content on in pieces, and skips the delimiter after it.
     pub(super) fn content(&mut self, mut take: impl FnMut(&[u8]) -> Result<()>) -> Result<()> {
         loop {
             let found = memmem::find(self.rest(), &self.delimiter);
-            // All but what may be the beginning of a delimiter.
+            // Everything except a possible start of a delimiter.
             let is_content = found.unwrap_or((self.rest().len() + 1).saturating_sub(self.delimiter.len()));
             take(&self.rest()[..is_content])?;
             self.start += is_content;
@@ -109,7 +109,7 @@ impl<'r> Parser<'r> {
         }
     }
 
-    /// Returns true for a delimiter, and false for content that begins like one: a longer boundary, of a body in a body.
+    /// Returns true for a delimiter, and false for content that starts like one: the longer boundary of a nested body.
     fn is_delimiter(&mut self) -> Result<bool> {
         let end = self.delimiter.len();
         while self.rest().len() < end + 2 {
@@ -118,7 +118,7 @@ impl<'r> Parser<'r> {
         Ok(matches!(self.rest()[end..], [b'\r' | b' ' | b'\t', ..] | [b'-', b'-', ..]))
     }
 
-    /// Behind a delimiter: returns true if it was the last; otherwise goes past spaces to the end of the line.
+    /// Returns true if the delimiter was the last. Otherwise skips spaces up to the end of the line.
     fn is_last(&mut self) -> Result<bool> {
         if self.rest().starts_with(b"--") {
             return Ok(true);
@@ -131,7 +131,7 @@ impl<'r> Parser<'r> {
         Ok(false)
     }
 
-    /// Where these bytes come next, within [`HEAD`].
+    /// Returns the next position of these bytes, within [`HEAD`].
     fn find(&mut self, bytes: &[u8]) -> Result<usize> {
         loop {
             match memmem::find(self.rest(), bytes) {
@@ -146,7 +146,7 @@ impl<'r> Parser<'r> {
         &self.buffer[self.start..]
     }
 
-    /// Reads on. It is an error for the body to end here.
+    /// Reads more input. The end of the body is an error here.
     fn fill(&mut self) -> Result<()> {
         self.buffer.drain(..self.start);
         self.start = 0;
@@ -172,7 +172,7 @@ fn read(body: &mut dyn Read, buffer: &mut [u8]) -> io::Result<usize> {
     }
 }
 
-/// The lines of a part's headers. A line that begins with a space goes on with the one before.
+/// Returns the lines of a part's headers, unfolded.
 fn parse_headers(lines: &[u8]) -> Result<PartHeaders> {
     let mut headers: Vec<(String, Vec<u8>)> = Vec::new();
     let mut rest = lines;
