@@ -301,10 +301,11 @@ impl Request {
     /// The state's fields are names in the template, and the whole is `state`. There are also `url_for` and `static`, and
     /// nothing of a request: one rendering serves all who watch. Each event is an unnamed message, as [`Live::part`],
     /// `EventSource` and the SSE extension of htmx expect, and carries an id: a page that comes back with it
-    /// (`Last-Event-ID`) is told only what is new. After the last change ([`Live::finish`]) comes an event named `end`, at which a page lets the stream go
-    /// (`sse-close="end"` with htmx). At most 20 events a second, each the latest state; a comment every 15 s when there is
-    /// nothing to tell. At most `ASIDE_MAX_STREAMS` at once, and `ASIDE_MAX_STREAMS_PER_CLIENT` of one client; each holds a thread until the visitor leaves, and none with
-    /// `ASIDE_SERVER=epoll`.
+    /// (`Last-Event-ID`) receives only newer states. After the last change ([`Live::finish`]) the stream sends an event named
+    /// `end`, at which a page closes it (`sse-close="end"` with htmx). At most 20 events a second are sent, each with the
+    /// latest state, and a comment every 15 s if there is no change. At most `ASIDE_MAX_STREAMS` streams are open at once, and
+    /// `ASIDE_MAX_STREAMS_PER_CLIENT` for one client. Each holds a thread until the client disconnects; with
+    /// `ASIDE_SERVER=epoll` it holds none.
     ///
     /// A change that cannot be rendered is in the log, once, and the page keeps what it shows. To a stream that is refused (404
     /// for a task that is forgotten after a restart, say) [`Live::part`] comes back again and again; answer with a state that
@@ -402,7 +403,7 @@ where
     /// Writes the state as the template shows it. One that cannot be rendered is in the log, once for all who watch.
     fn show(&self, seen: &Seen<T>, out: &mut Vec<u8>) {
         let watched = &self.live.0;
-        // The state's Serialize is code of the application's: where it panics, pages keep what they show all the same.
+        // The state's `Serialize` is application code: if it panics, pages keep their current content.
         let rendered = panics::catch(|| self.fragment.render(watched, seen));
         match rendered.unwrap_or_else(|panic| Err(Failure::Panic(panic).into())) {
             Ok(text) => {
@@ -422,8 +423,8 @@ where
 /// visitor is still on the way to, finds it.
 const KEPT: Duration = Duration::from_secs(60);
 
-/// The limits for entries of a [`LiveMap`] that no page and no task holds: their number, and the bytes of all keys, which a
-/// client may choose.
+/// The limits on entries of a [`LiveMap`] that no page and no task holds: their number, and the bytes of all keys, which
+/// clients may choose.
 const MOST_UNHELD: usize = 10_000;
 const MOST_KEY_BYTES: usize = 4 << 20;
 
@@ -451,13 +452,13 @@ const MOST_KEY_BYTES: usize = 4 << 20;
 ///
 /// For each visitor take [`Session::id`](crate::Session::id) for the key.
 ///
-/// An entry goes by itself once nobody has held it for a minute: no page watches it, and no task has it to change. Past
-/// 10,000 entries that nobody holds, or 4 MiB of their keys, the ones that were held least recently go at once.
+/// An entry is removed a minute after its last use: no page watches it, and no task holds it. Above 10,000 unused entries,
+/// or 4 MiB of their keys, the least recently used are removed at once.
 pub struct LiveMap<K, T>(Arc<Mutex<Entries<K, T>>>);
 
 struct Entries<K, T> {
     entries: HashMap<K, Entry<T>>,
-    /// Of all keys together.
+    /// The bytes of all keys together.
     key_bytes: usize,
     swept: Instant,
 }
@@ -575,7 +576,7 @@ impl<K: Eq + Hash, T> Entries<K, T> {
         });
     }
 
-    /// Drops unheld entries past the limits, the ones that were held least recently first.
+    /// Drops unused entries above the limits, least recently used first.
     fn make_room(&mut self, key_bytes: usize) {
         while self.entries.len() >= MOST_UNHELD || self.key_bytes + key_bytes > MOST_KEY_BYTES {
             let unheld = self.entries.values().filter(|entry| !entry.is_held());

@@ -1,14 +1,14 @@
-//! Log lines that clients could repeat at will: at most one a minute.
+//! Log lines that clients can trigger, limited to one a minute.
 
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// The time between two lines.
+/// The interval between two lines.
 const PAUSE: Duration = Duration::from_secs(60);
 
-/// A limit for the lines about one kind of event: one a minute, with the number of events since the line before.
+/// A limit for log lines about one kind of event: one a minute, with the number of events since the previous line.
 #[derive(Debug, Default)]
 pub(crate) struct LogLimit(Mutex<State>);
 
@@ -19,7 +19,7 @@ struct State {
 }
 
 impl LogLimit {
-    /// Counts an event. Returns the number of events to log when a line may be written, this one included.
+    /// Counts an event. If a line may be written, returns the number of events to log, including this one.
     pub(crate) fn count(&self) -> Option<u64> {
         self.count_at(Instant::now())
     }

@@ -26,7 +26,7 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
     // What `f` leaves half done is either its own or behind a lock that says so: nothing of ours is reached through it.
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let panic = describe(&*payload);
-        // A payload's own drop may panic, with a payload whose drop panics: that one is leaked.
+        // A payload's own drop may panic, again with a payload whose drop panics: that payload is leaked.
         if let Err(second) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
             forget(second);
         }
@@ -34,7 +34,7 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
     })
 }
 
-/// Drops a value of the application's, whose drop may panic: that is logged and goes no further.
+/// Drops an application value. A panic in its drop is logged and stops here.
 pub(crate) fn discard<T>(value: T) {
     if !needs_drop::<T>() {
         return;
@@ -44,7 +44,7 @@ pub(crate) fn discard<T>(value: T) {
     }
 }
 
-/// A value of the application's: whatever lets go of it, a panic in its drop is logged and goes no further.
+/// An application value. A panic in its drop is logged and stops there.
 pub(crate) struct Contained<T>(Option<T>);
 
 impl<T> Contained<T> {
@@ -52,13 +52,13 @@ impl<T> Contained<T> {
         Contained(Some(value))
     }
 
-    /// The value, to be used up.
+    /// Returns the value by ownership.
     pub(crate) fn into_inner(mut self) -> T {
         self.0.take().expect(THERE)
     }
 }
 
-/// Why a contained value is there: it is taken out by value alone, and by the drop.
+/// The message of an impossible panic: only `into_inner` and the drop take the value out.
 const THERE: &str = "the value has not been taken out";
 
 impl<T> Deref for Contained<T> {
@@ -117,7 +117,7 @@ impl Drop for Depth {
 
 fn install() {
     static INSTALLED: Once = Once::new();
-    // A hook must not be set while this thread panics: that ends the process. `run().unwrap()` drops the application then.
+    // Setting a hook while this thread panics ends the process. `run().unwrap()` drops the application in that state.
     if std::thread::panicking() {
         return;
     }
@@ -143,7 +143,7 @@ fn write_down(info: &PanicHookInfo<'_>) {
 /// caught, does not match and is not used.
 fn describe(payload: &(dyn Any + Send)) -> Panic {
     let message = message(payload);
-    // Of a thread that ends it may be gone before the last of its values is.
+    // At the end of a thread this may be destroyed before the last of its values.
     match SEEN.try_with(RefCell::take).ok().flatten() {
         Some(seen) if seen.message == message => seen,
         _ => Panic { message, place: None, backtrace: None },
@@ -179,7 +179,7 @@ mod tests {
         assert_eq!((panic.message.as_str(), panic.place), ("second", None));
     }
 
-    /// A value that panics in its drop, with another one as often as it says.
+    /// A value that panics in its drop, with another such value as often as its count says.
     struct Bomb(u32);
 
     impl Drop for Bomb {
@@ -215,7 +215,7 @@ mod tests {
         assert_eq!(catch(|| std::panic::panic_any(42)).map(|never: ()| never).unwrap_err().message, "(no message)");
     }
 
-    /// `result.unwrap()` before anything else was caught once aborted the process, with the cause unsaid.
+    /// Regression: `result.unwrap()` before the first caught panic aborted the process without a message.
     #[test]
     fn an_error_may_be_what_a_process_panics_with_first() {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
@@ -231,7 +231,7 @@ mod tests {
         let failed = || -> crate::error::Result<()> { Err(std::io::Error::other("the cause").into()) };
         let payload = catch_unwind(|| failed().unwrap()).unwrap_err();
         assert!(message(&*payload).contains("the cause"));
-        // And the hook is installed all the same, by the next one.
+        // The next panic still installs the hook.
         assert!(catch(|| panic!("caught")).unwrap_err().place.is_some());
     }
 }

@@ -1,17 +1,17 @@
-//! Files and folders that the process's own user alone may read.
+//! Files and folders that only the process's own user can read.
 //!
-//! The mode is given when a file is made, and never by the umask of the process, which belongs to all of its threads. What
-//! is there already keeps its mode: an operator may have opened it to a group.
+//! The mode is set when a file is created, and not by the umask, which all threads of the process share. An existing file
+//! keeps its mode: an operator may have opened it to a group.
 
 #[cfg(feature = "sqlite")]
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::Path;
 
-/// Creates a new file, 0600, to be written.
+/// Creates a new file with mode 0600, opened for writing.
 ///
 /// # Errors
-/// When there is one already, or none can be made.
+/// An error if the file exists or cannot be created.
 #[cfg(feature = "sqlite")]
 pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
@@ -21,11 +21,11 @@ pub(crate) fn create_new(path: &Path) -> io::Result<File> {
     options.open(path)
 }
 
-/// Creates an empty file, 0600, unless there is one. SQLite takes it for a new database, and gives its mode to the files
-/// beside it (`-wal`, `-shm`, `-journal`).
+/// Creates an empty file with mode 0600 if there is none. SQLite treats it as a new database, and copies its mode to the
+/// files beside it (`-wal`, `-shm`, `-journal`).
 ///
 /// # Errors
-/// When none can be made.
+/// An error if it cannot be created.
 #[cfg(feature = "sqlite")]
 pub(crate) fn create_if_missing(path: &Path) -> io::Result<()> {
     match create_new(path) {
@@ -34,10 +34,11 @@ pub(crate) fn create_if_missing(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Creates a folder, 0700, unless there is one. Those above it are ordinary ones: other things may lie in them.
+/// Creates a folder with mode 0700 if there is none. Missing parent folders get the default mode, since they may have other
+/// contents.
 ///
 /// # Errors
-/// When it cannot be made.
+/// An error if it cannot be created.
 #[cfg(feature = "mail")]
 pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
     if let Some(above) = path.parent() {

@@ -1,13 +1,13 @@
 //! The certificate authorities that outgoing connections trust: one rule for mail, webhooks and Redis.
 //!
-//! `SSL_CERT_FILE` and `SSL_CERT_DIR` where they are set, and they alone; else the operating system's store; else, where that
-//! is empty (a container image made from scratch), Mozilla's list as it was when the program was built.
+//! `SSL_CERT_FILE` and `SSL_CERT_DIR`, if set, replace everything else. Otherwise the operating system's store is used. If
+//! that is empty (a container image built from scratch), Mozilla's list as of the build of the program is used.
 
 use std::sync::LazyLock;
 
 use rustls_native_certs::load_native_certs;
 
-/// The trusted certificates in DER, read once. None where Mozilla's list, which is compiled in, is to be used.
+/// The trusted certificates in DER, read once. `None` if the compiled-in list of Mozilla is used.
 pub(crate) fn certificates() -> Option<&'static [Vec<u8>]> {
     static CERTIFICATES: LazyLock<Option<Vec<Vec<u8>>>> = LazyLock::new(read);
     CERTIFICATES.as_deref()

@@ -43,7 +43,7 @@ impl CustomizedPasswordHasher<PasswordHash> for Hasher {
     }
 }
 
-/// Allocates memory for `count` blocks.
+/// Allocates memory for this number of blocks.
 fn memory(blocks: usize) -> password_hash::Result<Vec<Block>> {
     let mut memory = Vec::new();
     memory.try_reserve_exact(blocks.max(MAPPED_BLOCKS)).map_err(|_| password_hash::Error::OutOfMemory)?;

@@ -1,12 +1,12 @@
 //! The memory budget that all images of the process share.
 //!
-//! An image of 50 megapixels takes 150 MB while it is decoded, whatever its file has: twenty uploads at once took
-//! gigabytes. So each image takes a [`Share`] of the budget before it is decoded and holds it until it is dropped; where the
-//! budget is taken, the caller waits, first come, first served.
+//! Decoding an image of 50 megapixels takes 150 MB, even for a small file, and twenty concurrent uploads took gigabytes.
+//! Each image therefore takes a [`Share`] of the budget before it is decoded, and holds it until it is dropped. If the
+//! budget is used up, callers wait in order.
 //!
-//! Two images that wait for each other must not wait forever. A thread that holds an image gets the next one's share at
-//! once, past the budget if need be; and where an image is held by one thread that waits for another one to decode a second,
-//! the wait ends in an error once nothing has been given back for [`PATIENCE`].
+//! Two images must not wait for each other forever. A thread that already holds an image gets the next share at once,
+//! beyond the budget if needed. If one thread holds an image and waits for another thread that decodes a second one, the
+//! wait ends in an error once no share has been returned for [`PATIENCE`].
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,10 +17,10 @@ use crate::error::{Error, Result};
 use crate::sync::{lock, wait_while_for};
 use crate::worker_share::{self, Wait, busy};
 
-/// How long nothing may be given back while an image waits.
+/// The longest wait of an image without any returned share.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Bytes that images share.
+/// The memory that images share, in bytes.
 #[derive(Debug)]
 pub(super) struct Budget {
     state: Mutex<State>,
@@ -29,29 +29,30 @@ pub(super) struct Budget {
     kind: Kind,
 }
 
-/// What is shared. A thread that waits for pixels may hold a file, and none that holds pixels waits for either.
+/// The two budgets. A thread that waits for pixels may hold a file; a thread that holds pixels waits for neither.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Bytes of files that are being decoded.
+    /// The bytes of files that are being decoded.
     Files,
-    /// Bytes of pixels.
+    /// The bytes of pixels.
     Pixels,
 }
 
 #[derive(Debug)]
 struct State {
     taken: u64,
-    /// Of buffers that wait for the next image of their threads.
+    /// The bytes of buffers that threads keep for their next image.
     kept: u64,
-    /// Who waits, in order.
+    /// The waiting requests, in order.
     line: VecDeque<u64>,
     next: u64,
-    /// How often something was given back.
+    /// The number of returned shares so far.
     returns: u64,
 }
 
 impl State {
-    /// An image that is larger than all of it goes alone; the limits have refused it where they should.
+    /// Returns true if the bytes fit. An image larger than the whole budget is decoded alone; the limits refuse it where
+    /// they apply.
     fn has(&self, bytes: u64, most: u64) -> bool {
         self.taken == 0 || self.taken.saturating_add(bytes) <= most
     }
@@ -61,14 +62,14 @@ impl State {
     }
 }
 
-/// The process's own, for pixels.
+/// Returns the process's budget for pixels.
 pub(super) static BUDGET: Budget = Budget::new(PATIENCE, Kind::Pixels);
 
-/// For the files that are being decoded.
+/// Returns the process's budget for files that are being decoded.
 pub(super) static FILES: Budget = Budget::new(PATIENCE, Kind::Files);
 
 thread_local! {
-    /// The shares of pixels that were taken on this thread and are still held.
+    /// The number of pixel shares that this thread took and that are still held.
     static HELD: Arc<AtomicUsize> = Arc::default();
 }
 
@@ -82,10 +83,10 @@ impl Budget {
         lock(&self.state)
     }
 
-    /// A share of these bytes, out of `most` for all; waits for it.
+    /// Takes a share of `bytes`, out of `most` for all, and waits for it.
     ///
     /// # Errors
-    /// 503 with `Retry-After` when as many workers wait as may, or when nothing was given back for a minute.
+    /// 503 with `Retry-After` if too many workers wait, or if no share was returned for a minute.
     pub(super) fn take(&'static self, bytes: u64, most: u64) -> Result<Share> {
         if HELD.with(|held| held.load(Ordering::Relaxed)) > 0 {
             return Ok(self.take_past(bytes));
@@ -118,7 +119,7 @@ impl Budget {
         }
     }
 
-    /// A share of these bytes at once, whatever is taken: for a thread that others may be waiting for.
+    /// Takes a share at once, even beyond the budget: for a thread that others may be waiting for.
     pub(super) fn take_past(&'static self, bytes: u64) -> Share {
         self.given(self.state(), bytes)
     }
@@ -130,7 +131,7 @@ impl Budget {
         Share { budget: self, bytes, held }
     }
 
-    /// Lets a thread keep a buffer of these bytes for its next image, while all that are kept are a quarter of `most`.
+    /// Lets a thread keep a buffer of `bytes` for its next image, while all kept buffers are at most a quarter of `most`.
     pub(super) fn keep(&'static self, bytes: u64, most: u64) -> Option<Kept> {
         let mut state = self.state();
         let kept = state.kept.saturating_add(bytes);
@@ -153,17 +154,17 @@ fn used_up() -> Error {
     busy("memory for images (ASIDE_MAX_IMAGE_MEMORY)".to_owned())
 }
 
-/// What one image has of the budget, until dropped.
+/// An image's share of the budget, until dropped.
 #[derive(Debug)]
 pub(super) struct Share {
     budget: &'static Budget,
     bytes: u64,
-    /// Of the thread that took it, where that counts.
+    /// The count of the thread that took the share, for pixels.
     held: Arc<AtomicUsize>,
 }
 
 impl Share {
-    /// Gives back all but these bytes.
+    /// Returns all but `bytes` to the budget.
     pub(super) fn shrink(&mut self, bytes: u64) {
         let less = self.bytes.saturating_sub(bytes);
         self.bytes -= less;
@@ -171,7 +172,7 @@ impl Share {
     }
 }
 
-/// A copy of the image holds as much once more.
+/// A copy of the image takes a share of the same size.
 impl Clone for Share {
     fn clone(&self) -> Share {
         self.budget.take_past(self.bytes)
@@ -185,7 +186,7 @@ impl Drop for Share {
     }
 }
 
-/// The right to keep a buffer, until dropped.
+/// The permission to keep a buffer, until dropped.
 #[derive(Debug)]
 pub(super) struct Kept {
     budget: &'static Budget,
@@ -207,14 +208,14 @@ mod tests {
     use crate::error::Status;
     use crate::worker_share::tests::one_of_two_workers_is_refused;
 
-    /// Long enough never to end in a test that works.
+    /// A timeout that a passing test never reaches.
     const LONG: Duration = Duration::from_secs(600);
 
     fn budget(patience: Duration) -> &'static Budget {
         Box::leak(Box::new(Budget::new(patience, Kind::Pixels)))
     }
 
-    /// Until as many wait.
+    /// Waits until `length` requests are in line.
     fn wait_for_line(budget: &Budget, length: usize) {
         while budget.state().line.len() != length {
             thread::yield_now();
@@ -242,7 +243,7 @@ mod tests {
         assert_eq!((state.taken, state.line.len()), (0, 0));
     }
 
-    /// A large one is not passed by small ones for ever.
+    /// Small requests do not overtake a large one forever.
     #[test]
     fn shares_are_given_in_order() {
         let budget = budget(LONG);
@@ -284,7 +285,7 @@ mod tests {
         let first = budget.take(100, 100).unwrap();
         let second = budget.take(100, 100).unwrap();
         assert_eq!(budget.state().taken, 200);
-        // Dropped elsewhere, they are this thread's no more.
+        // Dropped on another thread, they no longer count for this one.
         thread::scope(|scope| scope.spawn(move || drop((first, second))).join().unwrap());
         assert_eq!((budget.state().taken, HELD.with(|held| held.load(Ordering::Relaxed))), (0, 0));
     }

@@ -1,11 +1,11 @@
-//! How much memory it takes to decode an image: the pixels, and what their decoder holds beside them.
+//! The memory that it takes to decode an image: the pixels and the decoder's own buffers.
 
 use ::image::{ColorType, ImageFormat};
 
 use super::Size;
 use super::metadata::{first_gif_frame, jpeg_frame, jpeg_scans, webp_chunks};
 
-/// Bytes for the whole image as `color`, at 8 bits in the end.
+/// Returns the bytes for the whole image as `color`, converted to 8 bits.
 pub(super) fn whole(format: ImageFormat, size: Size, color: ColorType, bytes: &[u8]) -> u64 {
     let pixels = size.pixels();
     let decoded = pixels * u64::from(color.bytes_per_pixel());
@@ -15,24 +15,24 @@ pub(super) fn whole(format: ImageFormat, size: Size, color: ColorType, bytes: &[
         color if color.has_alpha() => pixels * 4,
         _ => pixels * 3,
     };
-    // The decoder is gone when its pixels are converted.
+    // The decoder has been dropped when its pixels are converted.
     decoded + converted.max(beside(format, size, decoded, bytes))
 }
 
-/// Bytes for a JPEG at the `by`th part of its size in each direction, with the rows that are worked on.
+/// Returns the bytes for a JPEG at 1/`by` of its size in each direction, with the working rows.
 pub(super) fn divided(size: Size, by: u32, color: ColorType) -> u64 {
     let (width, height) = (u64::from(size.width.div_ceil(by)), u64::from(size.height.div_ceil(by)));
     width * (height + 64) * u64::from(color.bytes_per_pixel())
 }
 
-/// What the decoder of a format holds beside the pixels, as its code says.
+/// Returns the bytes that the decoder of a format holds beside the pixels, according to its code.
 fn beside(format: ImageFormat, size: Size, decoded: u64, bytes: &[u8]) -> u64 {
     match format {
         ImageFormat::Jpeg => bytes.len() as u64 + coefficients(size, bytes),
         ImageFormat::Png => decoded / u64::from(size.height) * 4, // rows before and after their filter
         ImageFormat::WebP => size.pixels() * webp_bytes_per_pixel(bytes),
         ImageFormat::Gif => {
-            // One that is not as wide as the canvas is decoded by itself.
+            // A frame narrower than the canvas is decoded separately.
             let frame = first_gif_frame(bytes).map_or(0, Size::pixels);
             if first_gif_frame(bytes).is_some_and(|frame| frame.width == size.width) { 0 } else { frame * 4 }
         }
@@ -40,7 +40,7 @@ fn beside(format: ImageFormat, size: Size, decoded: u64, bytes: &[u8]) -> u64 {
     }
 }
 
-/// The coefficients of a JPEG that comes in several scans: all are kept until the last one. Two bytes each.
+/// Returns the bytes for the coefficients of a JPEG with several scans, two bytes each: all are kept until the last scan.
 fn coefficients(size: Size, bytes: &[u8]) -> u64 {
     let Some(frame) = jpeg_frame(bytes) else { return 0 };
     if !frame.is_progressive && jpeg_scans(bytes).0 < 2 {
@@ -54,8 +54,8 @@ fn coefficients(size: Size, bytes: &[u8]) -> u64 {
     units * blocks * 64 * 2
 }
 
-/// Luma and chroma of a lossy image take 2, its transparency 5, a lossless image 5 (it is decoded with transparency), and a
-/// frame of an animation is put onto a canvas.
+/// Returns the bytes per pixel of a WebP. Luma and chroma of a lossy image take 2, its transparency 5, a lossless image 5
+/// (it is decoded with transparency). A frame of an animation is also copied onto a canvas.
 fn webp_bytes_per_pixel(bytes: &[u8]) -> u64 {
     let (mut most, mut is_animated) = (2, false);
     for kind in webp_chunks(bytes) {
@@ -86,7 +86,7 @@ mod tests {
         };
         let cost = |jpeg: &[u8]| whole(ImageFormat::Jpeg, size, ColorType::Rgb8, jpeg) - jpeg.len() as u64;
         assert_eq!(cost(&jpeg(|encoder| encoder.set_progressive(false))), 15_000);
-        // 13 x 7 blocks of each colour; and in the second 7 x 4 units of four blocks and two.
+        // 13 x 7 blocks for each color; in the second image, 7 x 4 units of four blocks and two.
         let full = |encoder: &mut jpeg_encoder::Encoder<&mut Vec<u8>>| {
             encoder.set_sampling_factor(jpeg_encoder::SamplingFactor::F_1_1);
             encoder.set_progressive(true);
@@ -108,7 +108,7 @@ mod tests {
         assert_eq!(cost(ImageFormat::WebP, ColorType::Rgb8, b"RIFF....WEBPVP8L\x02\0\0\0xx"), 15_000 + 25_000);
         let gif = crate::image::encoded(&::image::RgbImage::new(100, 50).into(), Format::Gif).unwrap();
         assert_eq!(cost(ImageFormat::Gif, ColorType::Rgba8, &gif), 20_000);
-        // The limit holds for all of it.
+        // The limit applies to the total.
         let png = crate::image::encoded(&::image::RgbImage::new(100, 50).into(), Format::Png).unwrap();
         assert!(Limits::default().max_memory(16_200).decode(&png).is_ok());
         assert!(Limits::default().max_memory(16_199).decode(&png).is_err() && Image::decode(&png).is_ok());

@@ -1,11 +1,11 @@
-//! The blocks of an image file, and the metadata in them that counts: the orientation and the colour profile.
+//! The blocks of an image file, and the metadata that affects its pixels: the orientation and the color profile.
 //!
-//! Given a whole file, the decoders read every metadata block into memory, inflate it or copy it, and count none of that
-//! against their limit: 300 KB of an iCCP chunk take 600 MB. So they read the file through [`PixelReader`], which leaves
-//! metadata out, and what is needed of it is read here, within a bound.
+//! With a whole file, the decoders read every metadata block into memory, inflate or copy it, and do not count it toward
+//! their limit: a 300 KB iCCP chunk takes 600 MB. They therefore read the file through [`PixelReader`], which omits
+//! metadata, and this module reads the needed metadata within a limit.
 //!
-//! Broken metadata is ignored, as browsers do: without it the image is shown as it lies. Where the blocks themselves are out
-//! of order, all that follows goes to the decoder, which has the last word on it.
+//! Broken metadata is ignored, as browsers do: the image is shown without it. If the blocks themselves are malformed, the
+//! rest of the file goes to the decoder, which decides.
 
 use std::borrow::Cow;
 use std::io::{self, BufRead, Read, Seek, SeekFrom};
@@ -16,30 +16,30 @@ use flate2::read::ZlibDecoder;
 
 use super::Size;
 
-/// Bytes of a colour profile; a larger one is ignored. Those of cameras and screens have a few hundred bytes, the largest
-/// in use (of scanners and presses) 2 MB.
+/// The largest color profile, in bytes; a larger one is ignored. Profiles of cameras and screens have a few hundred bytes,
+/// the largest in use (of scanners and presses) 2 MB.
 const MAX_PROFILE: usize = 4 << 20;
 
-/// In a JPEG, a profile comes in up to so many parts.
+/// The largest number of parts of a JPEG's profile.
 const MAX_PARTS: usize = 255;
 
-/// What a block is for.
+/// The purpose of a block.
 #[derive(Clone, Copy)]
 enum Role<'a> {
     /// Needed to decode the pixels.
     Pixels,
-    /// Exif, from its TIFF header on.
+    /// Exif, starting at its TIFF header.
     Exif(&'a [u8]),
-    /// A colour profile or a part of it, as the format packs it.
+    /// A color profile or a part of it, in the format's packing.
     Profile(&'a [u8]),
     /// Anything else: text, thumbnails, previews.
     Other,
 }
 
-/// The blocks of a file, in order, without a gap (but for the header of a WebP).
+/// The blocks of a file, in order and without gaps (except for the header of a WebP).
 struct Blocks<'a> {
     rest: &'a [u8],
-    /// The length and the role of the block that these bytes begin with.
+    /// Returns the length and the role of the block at the start of these bytes.
     first: fn(&'a [u8]) -> (usize, Role<'a>),
 }
 
@@ -54,7 +54,7 @@ impl<'a> Blocks<'a> {
         }
     }
 
-    /// The chunks after a WebP's header, or of one of its frames.
+    /// The chunks after the header of a WebP, or of one of its frames.
     fn of_webp(chunks: &'a [u8]) -> Blocks<'a> {
         Blocks { rest: chunks, first: webp_block }
     }
@@ -74,12 +74,12 @@ impl<'a> Iterator for Blocks<'a> {
     }
 }
 
-/// All the rest, for the decoder.
+/// The rest of the file, for the decoder.
 fn all(rest: &[u8]) -> (usize, Role<'_>) {
     (rest.len(), Role::Pixels)
 }
 
-/// A chunk: length, type, data and checksum. The type of a chunk that a decoder must know begins with a capital.
+/// A chunk: length, type, data and checksum. The type of a critical chunk starts with a capital letter.
 fn png_block(rest: &[u8]) -> (usize, Role<'_>) {
     const SIGNATURE: &[u8] = b"\x89PNG\r\n\x1a\n";
     if rest.starts_with(SIGNATURE) {
@@ -97,7 +97,7 @@ fn png_block(rest: &[u8]) -> (usize, Role<'_>) {
     (rest.len().min(8 + data.len() + 4), role)
 }
 
-/// A segment, a marker without one, or the bytes of a scan.
+/// A segment, a marker without a segment, or the bytes of a scan.
 fn jpeg_block(rest: &[u8]) -> (usize, Role<'_>) {
     match *rest {
         [0xff, 0xff, ..] => (rest.iter().take_while(|byte| **byte == 0xff).count() - 1, Role::Pixels), // padding
@@ -125,13 +125,13 @@ fn jpeg_role(marker: u8, data: &[u8]) -> Role<'_> {
     }
 }
 
-/// To the next marker that is neither a restart nor a 0xff among the pixels.
+/// Returns the length up to the next marker that is neither a restart nor a 0xff among the pixels.
 fn scan_length(rest: &[u8]) -> usize {
     let is_marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7);
     rest.windows(2).position(is_marker).unwrap_or(rest.len())
 }
 
-/// The header with its colours, or an extension; from the first image on all of it.
+/// The header with its color table, or an extension; from the first image on, the rest of the file.
 fn gif_block(rest: &[u8]) -> (usize, Role<'_>) {
     match *rest {
         [b'G', b'I', b'F', _, _, _, _, _, _, _, flags, ..] => {
@@ -152,7 +152,7 @@ fn gif_block(rest: &[u8]) -> (usize, Role<'_>) {
     }
 }
 
-/// With the empty one that ends them.
+/// Returns the length of the sub-blocks, including the empty one that ends them.
 fn sub_blocks_length(body: &[u8]) -> Option<usize> {
     let mut at = 0;
     loop {
@@ -177,10 +177,10 @@ fn webp_block(rest: &[u8]) -> (usize, Role<'_>) {
     (rest.len().min(8 + length.next_multiple_of(2)), role)
 }
 
-/// A file without its metadata, for the decoders of PNG, JPEG and GIF, which read from beginning to end.
+/// A file without its metadata, for the sequential decoders of PNG, JPEG and GIF.
 pub(super) struct PixelReader<'a> {
     blocks: Blocks<'a>,
-    /// What is left of the current block.
+    /// The unread bytes of the current block.
     block: &'a [u8],
 }
 
@@ -212,14 +212,14 @@ impl Read for PixelReader<'_> {
     }
 }
 
-/// Asked for by the decoders' types, and not used by those that get this reader.
+/// Required by the decoders' types, but not called by the decoders that use this reader.
 impl Seek for PixelReader<'_> {
     fn seek(&mut self, _: SeekFrom) -> io::Result<u64> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
 
-/// The metadata that changes how an image looks.
+/// The metadata that changes the appearance of an image.
 pub(super) struct Metadata<'a> {
     pub(super) orientation: Orientation,
     /// An ICC profile of up to [`MAX_PROFILE`] bytes.
@@ -248,7 +248,7 @@ fn unpacked(format: ImageFormat, mut parts: Vec<&[u8]>) -> Option<Cow<'_, [u8]>>
         ImageFormat::Png => inflated(first).map(Cow::Owned),
         ImageFormat::Gif => Some(Cow::Owned(joined(first))),
         ImageFormat::Jpeg => {
-            // Each part begins with its number, from 1, and how many there are.
+            // Each part starts with its number, from 1, and the number of parts.
             parts.sort_by_key(|part| part.first().copied());
             let is_part = |(number, part): (u8, &&[u8])| part.starts_with(&[number, parts.len() as u8]);
             let is_whole = (1..=u8::MAX).zip(&parts).all(is_part);
@@ -258,7 +258,7 @@ fn unpacked(format: ImageFormat, mut parts: Vec<&[u8]>) -> Option<Cow<'_, [u8]>>
     }
 }
 
-/// Of an iCCP chunk: a name, a zero, the method of compression (0, the only one), and the profile.
+/// Returns the profile of an iCCP chunk: a name, a zero byte, the compression method (0, the only one), the data.
 fn inflated(chunk: &[u8]) -> Option<Vec<u8>> {
     let name = chunk.iter().position(|byte| *byte == 0)?;
     let compressed = chunk[name + 1..].strip_prefix(&[0])?;
@@ -267,7 +267,7 @@ fn inflated(chunk: &[u8]) -> Option<Vec<u8>> {
     Some(profile)
 }
 
-/// The data of a GIF's sub-blocks, each of which begins with its length.
+/// Returns the data of a GIF's sub-blocks, each of which starts with its length.
 fn joined(mut sub_blocks: &[u8]) -> Vec<u8> {
     let mut data = Vec::new();
     while let Some((&length, rest)) = sub_blocks.split_first()
@@ -280,7 +280,7 @@ fn joined(mut sub_blocks: &[u8]) -> Vec<u8> {
     data
 }
 
-/// Counts the scans of a JPEG and tells whether it has an end marker.
+/// Counts the scans of a JPEG, and reports if it has an end marker.
 pub(super) fn jpeg_scans(bytes: &[u8]) -> (usize, bool) {
     let (mut scans, mut has_end) = (0, false);
     for (block, _) in Blocks::new(ImageFormat::Jpeg, bytes) {
@@ -293,10 +293,10 @@ pub(super) fn jpeg_scans(bytes: &[u8]) -> (usize, bool) {
     (scans, has_end)
 }
 
-/// How a JPEG's pixels are laid out.
+/// The layout of a JPEG's pixels.
 pub(super) struct JpegFrame {
     pub(super) is_progressive: bool,
-    /// Of each component: blocks across and down in the unit in which the components take turns.
+    /// For each component, the blocks across and down in the interleaving unit.
     pub(super) sampling: Vec<(u8, u8)>,
 }
 
@@ -313,7 +313,7 @@ pub(super) fn jpeg_frame(bytes: &[u8]) -> Option<JpegFrame> {
     })
 }
 
-/// The size of a GIF's first frame.
+/// Returns the size of a GIF's first frame.
 pub(super) fn first_gif_frame(bytes: &[u8]) -> Option<Size> {
     Blocks::new(ImageFormat::Gif, bytes).find_map(|(block, _)| match *block {
         [0x2c, _, _, _, _, w0, w1, h0, h1, ..] => {
@@ -323,13 +323,13 @@ pub(super) fn first_gif_frame(bytes: &[u8]) -> Option<Size> {
     })
 }
 
-/// The types of a WebP's chunks.
+/// Returns the types of a WebP's chunks.
 pub(super) fn webp_chunks(bytes: &[u8]) -> impl Iterator<Item = [u8; 4]> {
     Blocks::new(ImageFormat::WebP, bytes).filter_map(|(chunk, _)| chunk.first_chunk().copied())
 }
 
-/// The pixels of the largest lossy frame in a WebP, by the frames' own headers: their decoder makes room for that many
-/// before it looks whether they fit on the canvas.
+/// Returns the number of pixels of the largest lossy frame of a WebP, by the headers of the frames. The decoder allocates
+/// memory for that many before it checks that they fit on the canvas.
 pub(super) fn largest_webp_frame(bytes: &[u8]) -> u64 {
     let pixels = |(chunk, _): (&[u8], _)| match chunk {
         [b'A', b'N', b'M', b'F', ..] => {
@@ -341,7 +341,7 @@ pub(super) fn largest_webp_frame(bytes: &[u8]) -> u64 {
     Blocks::new(ImageFormat::WebP, bytes).map(pixels).max().unwrap_or(0)
 }
 
-/// Width times height of a VP8 chunk; 0 for any other.
+/// Returns width times height of a VP8 chunk; 0 for any other chunk.
 fn lossy_pixels(chunk: &[u8]) -> u64 {
     let [b'V', b'P', b'8', b' ', _, _, _, _, _, _, _, _, _, _, w0, w1, h0, h1, ..] = *chunk else { return 0 };
     let side = |bytes: [u8; 2]| u64::from(u16::from_le_bytes(bytes) & 0x3fff);

@@ -2,8 +2,8 @@
 //!
 //! What comes in is a stranger's bytes. So the format is read from the content, never from the name; the header is held
 //! against [`Limits`] before anything is decoded; whatever goes wrong with the picture itself is a 422 with words for the
-//! visitor; and what goes out is only pixels: upright, in sRGB, with no place, camera or name in it. Of the metadata that comes
-//! in, only orientation and colour profile are read; a profile over 4 MiB is ignored.
+//! visitor; and what goes out is only pixels: upright, in sRGB, without location, camera or name. Of the metadata, only the
+//! orientation and the color profile are read; a profile over 4 MiB is ignored.
 
 mod budget;
 mod cost;
@@ -266,9 +266,9 @@ impl Limits {
         self
     }
 
-    /// At most so many bytes of memory for decoding: the pixels (3 or 4 bytes each, or twice that at 16 bits), their 8-bit
-    /// copy and the buffers of their decoder. The file itself may not be larger either. 512 MiB unless set; never more than
-    /// `ASIDE_MAX_IMAGE_MEMORY`, which is for all images together.
+    /// Limits the memory for decoding, in bytes: the pixels (3 or 4 bytes each, or twice that at 16 bits), their 8-bit copy
+    /// and the decoder's buffers. The file itself may not be larger either. The default is 512 MiB. It never exceeds
+    /// `ASIDE_MAX_IMAGE_MEMORY`, which applies to all images together.
     pub fn max_memory(mut self, bytes: u64) -> Limits {
         self.max_memory = bytes;
         self
@@ -352,7 +352,7 @@ impl Limits {
         Ok(Image { pixels, divisor, size, orientation, to_srgb, _share: share })
     }
 
-    /// A JPEG divided in each direction, when it is one that can be.
+    /// Returns the pixels of a JPEG at a fraction of its size, if it can be decoded that way.
     fn divided(self, jpeg: &[u8], size: Size, color: ColorType, divisor: u32) -> Result<Option<(DynamicImage, Share)>> {
         if divisor == 1 {
             return Ok(None);
@@ -370,7 +370,7 @@ impl Limits {
         Ok((decoder.dimensions().into(), decoder.color_type()))
     }
 
-    /// What an image of these bytes takes of the budget that all share. Waits for it.
+    /// Takes the share of the common memory budget for an image of `bytes`, and waits for it.
     fn share(self, bytes: u64) -> Result<Share> {
         if bytes > self.max_memory {
             return Err(self.over_memory());
@@ -385,7 +385,7 @@ impl Limits {
         BUDGET.take(bytes, most)
     }
 
-    /// A decoder that has read the header and found it within the limits. It sees no metadata.
+    /// Returns a decoder that has read the header and found it within the limits. It sees no metadata.
     fn decoder(self, format: ImageFormat, bytes: &[u8]) -> Result<impl ImageDecoder> {
         let mut limits = ::image::Limits::default();
         limits.max_alloc = Some(self.max_memory);
@@ -407,8 +407,8 @@ impl Limits {
         Ok(decoder)
     }
 
-    /// Refuses what the JPEG decoder would take (it paints gray what is missing, and counts no scans), and puts back an end
-    /// marker that is missing alone.
+    /// Refuses JPEGs that the decoder would accept although they are truncated (it paints the missing part gray) or have
+    /// too many scans. Adds an end marker if only that is missing.
     fn whole_jpeg(self, bytes: &[u8]) -> Result<Cow<'_, [u8]>> {
         let (scans, has_end) = jpeg_scans(bytes);
         if scans > MAX_JPEG_SCANS {
@@ -428,9 +428,9 @@ impl Limits {
         if is_whole { Ok(Cow::Owned(jpeg)) } else { Err(unreadable("the JPEG is cut short")) }
     }
 
-    /// Returns true if bytes in front of the end marker do not change the image: they would take the place of what is
-    /// missing. For the kinds of JPEG that only the decoder can read, which does not tell. Several, since those that make no
-    /// code are passed over.
+    /// Returns true if extra bytes before the end marker do not change the image: in a truncated image they would replace
+    /// the missing data. For kinds of JPEG that only the decoder can read, since the decoder does not report it. Several
+    /// fillers are tried, because some contain no valid code and are skipped.
     fn ignores_filler(self, pixels: &[u8]) -> Result<bool> {
         let without = self.digest(pixels, &[])?;
         for filler in [0x2d, 0x5a, 0xb4, 0xd2] {
@@ -441,7 +441,7 @@ impl Limits {
         Ok(true)
     }
 
-    /// A hash of what a JPEG that ends in `filler` is decoded to.
+    /// Returns a hash of the pixels of a JPEG that ends in `filler`.
     fn digest(self, jpeg: &[u8], filler: &[u8]) -> Result<u64> {
         let jpeg = [jpeg, filler, JPEG_END].concat();
         let pixels = self.pixels(ImageFormat::Jpeg, &jpeg)?;
@@ -498,10 +498,10 @@ impl Limits {
 /// It holds its pixels, three or four bytes each: 36 MB for a photo of 12 megapixels, 4000 x 3000. Opened *for* 1600 pixels a
 /// side, as a JPEG, it holds 9 MB and is decoded sooner.
 ///
-/// All images of the process together take at most `ASIDE_MAX_IMAGE_MEMORY` (512 MiB), and up to half as much again for
-/// files that are being read and for buffers that are used again. Where that is taken, the next one waits: in a task, a job
-/// or a command as long as others come and go, in a handler while no more workers than `ASIDE_MAX_WAITING` do. A thread that
-/// holds an image does not wait for a second one, which it would hold up itself; it may go past the limit.
+/// All images of the process together take at most `ASIDE_MAX_IMAGE_MEMORY` (512 MiB), and files being read and reusable
+/// buffers up to half as much again. If the memory is used up, the next image waits: in a task, a job or a command while
+/// other images are released, in a handler while at most `ASIDE_MAX_WAITING` workers wait. A thread that holds an image
+/// never waits for a second one, since it would block itself; it may exceed the limit.
 #[derive(Clone)]
 pub struct Image {
     /// As they lie in the file: turning is cheaper once they are fewer.
@@ -513,14 +513,14 @@ pub struct Image {
     orientation: Orientation,
     /// For a picture with a colour profile of its own: what its pixels have to go through to mean the same without it.
     to_srgb: Option<ToSrgb>,
-    /// Of the memory budget, for the pixels. Held, and not looked at.
+    /// The share of the memory budget for the pixels, held until the image is dropped.
     _share: Share,
 }
 
 /// A setting of the application: bytes for all images together (`ASIDE_MAX_IMAGE_MEMORY`).
 pub(crate) struct MaxMemory(pub(crate) u64);
 
-/// That of the application that this thread works for, or the environment's.
+/// Returns the limit of the application that this thread works for, or of the environment.
 fn max_memory() -> u64 {
     static ENVIRONMENTS: LazyLock<u64> = LazyLock::new(|| Config::from_env().unwrap_or_default().max_image_memory);
     Context::current().scope.get::<MaxMemory>().map_or_else(|| *ENVIRONMENTS, |most| most.0)
@@ -530,8 +530,8 @@ impl Image {
     /// The picture in a file, whatever its name. [`Limits`] are the default ones.
     ///
     /// # Errors
-    /// 422 with words for the visitor: no image, broken, cut short, or over a limit. 500 when the file cannot be read. 503 with
-    /// `Retry-After` when too many handlers wait for memory, or nothing was given back for a minute.
+    /// 422 with a message for the visitor: not an image, broken, truncated, or over a limit. 500 if the file cannot be
+    /// read. 503 with `Retry-After` if too many handlers wait for memory, or no memory was released for a minute.
     pub fn open(path: impl AsRef<Path>) -> Result<Image> {
         Limits::default().open(path)
     }
@@ -622,8 +622,8 @@ impl Image {
         encoded(&self.fitted(fit)?, format)
     }
 
-    /// What the pixels at their new size take, and a second copy on the way to a file. This thread holds the image, so it
-    /// does not wait.
+    /// Takes the share for the pixels at their new size, and for a second copy on the way to a file. This thread holds the
+    /// image, so it does not wait.
     fn copies(&self, fit: Fit) -> Share {
         let (_, to) = fit.lying(self.orientation).plan(self.size);
         BUDGET.take_past(2 * to.pixels() * u64::from(self.pixels.color().bytes_per_pixel()))
@@ -675,15 +675,14 @@ thread_local! {
     static ROOM: RefCell<Option<(Vec<u8>, Kept)>> = const { RefCell::new(None) };
 }
 
-/// More than the C library ever takes from the memory that it keeps for a thread: it maps so much by itself, and gives it
-/// back at once. Otherwise each thread that once decoded an image may keep as much as that took. What is not written to
-/// takes no memory.
+/// A size above glibc's largest mmap threshold: such a block is mapped separately and unmapped when freed. Otherwise each
+/// thread that has decoded an image may keep that much memory. Untouched pages take no memory.
 const MAPPED: usize = 33 << 20;
 
-/// Images from this size on get it.
+/// The image size from which such a block is allocated.
 const LARGE: usize = 1 << 20;
 
-/// Room for an image of these bytes: that of the last one of this thread, or a new one. It is empty.
+/// Returns an empty buffer for an image of `bytes`: the one that this thread used last, or a new one.
 fn room(bytes: u64) -> Vec<u8> {
     let bytes = bytes as usize;
     let kept = ROOM.take().map(|(mut room, _)| {
@@ -747,18 +746,18 @@ fn eight_bits(pixels: DynamicImage) -> DynamicImage {
     }
 }
 
-/// A conversion from an image's own colours to sRGB.
+/// A conversion from an image's own colors to sRGB.
 #[derive(Clone)]
 enum ToSrgb {
-    /// Of red, green and blue together.
+    /// A conversion of red, green and blue together.
     Colours(Arc<Transform8BitExecutor>),
-    /// Of each gray by itself.
+    /// A conversion of gray values.
     Grays(Box<[u8; 256]>),
 }
 
 impl ToSrgb {
-    /// None for a profile that is broken or of another kind than the image's pixels (that of a CMYK JPEG, whose pixels the
-    /// decoder has turned into RGB): then the numbers are taken as they are, as browsers do.
+    /// Returns `None` for a profile that is broken or of another kind than the pixels (such as that of a CMYK JPEG, which
+    /// the decoder has converted to RGB). The values are then used unchanged, as browsers do.
     fn new(profile: &[u8], color: ColorType) -> Option<ToSrgb> {
         let profile = ColorProfile::new_from_slice(profile).ok()?;
         let to_srgb = |from, to| {
@@ -772,7 +771,7 @@ impl ToSrgb {
             (DataColorSpace::Gray, false) => {
                 let (grays, mut colours) = (std::array::from_fn::<u8, 256, _>(|gray| gray as u8), [0; 256 * 3]);
                 to_srgb(Layout::Gray, Layout::Rgb)?.transform(&grays, &mut colours).ok()?;
-                // The profile has no colour, so that red, green and blue are one.
+                // The profile is gray, so red, green and blue are one channel.
                 Some(ToSrgb::Grays(Box::new(std::array::from_fn(|gray| colours[gray * 3]))))
             }
             _ => None,
@@ -801,7 +800,7 @@ impl ToSrgb {
     }
 }
 
-/// What a decoder reads from.
+/// The input of a decoder.
 trait Source: BufRead + Seek {}
 
 impl<T: BufRead + Seek> Source for T {}
@@ -1242,7 +1241,7 @@ mod tests {
         ColorProfile::new_gray_with_gamma(gamma).encode().unwrap()
     }
 
-    /// A GIF's block of a profile, after the header and its 256 colours.
+    /// A GIF with an application block after the header and its 256 colors.
     fn with_application_block(gif: &[u8], name: &[u8; 11], data: &[u8]) -> Vec<u8> {
         let header = 13 + if gif[10] & 0x80 == 0 { 0 } else { 6 << (gif[10] & 7) };
         let sub_blocks: Vec<u8> = data.chunks(255).flat_map(|data| [&[data.len() as u8][..], data].concat()).collect();
@@ -1273,7 +1272,7 @@ mod tests {
             // Half of the light is 188 in sRGB.
             assert_eq!(shown(&out).get_pixel(4, 4).0, [188, 188, 188, 255], "{what}");
         }
-        // That of a gray picture says nothing about colours, and the other way round.
+        // A profile for gray does not apply to colors, and vice versa.
         let wrong = png(RgbImage::from_pixel(8, 8, Rgb([128; 3])).into());
         let out = Image::decode(&wrong).unwrap().encode(AS_IT_IS, Format::Png).unwrap();
         assert_eq!(shown(&out).get_pixel(4, 4).0, [128, 128, 128, 255]);
@@ -1298,7 +1297,7 @@ mod tests {
         }
     }
 
-    /// Megabytes that this process needed at most for that, beyond what it had. It must do nothing else.
+    /// Returns the peak memory of `work` in megabytes, beyond the memory in use before. The process must do nothing else.
     #[cfg(target_os = "linux")]
     fn megabytes_for(work: impl FnOnce()) -> u64 {
         let read = |name: &str| -> u64 {
@@ -1312,7 +1311,7 @@ mod tests {
         read("VmHWM:").saturating_sub(before) / 1024
     }
 
-    /// Runs a test of this file that is otherwise ignored, in a process of its own.
+    /// Runs an ignored test of this file in a separate process.
     #[cfg(target_os = "linux")]
     fn alone(test: &str) {
         let name = format!("image::tests::{test}");
@@ -1322,7 +1321,7 @@ mod tests {
         assert!(output.status.success() && text.contains("1 passed"), "{text}");
     }
 
-    /// 300 KB of an iCCP chunk once took 600 MB, which neither the limit nor the count of pixels noticed.
+    /// Regression: a 300 KB iCCP chunk took 600 MB, which neither the memory limit nor the pixel limit noticed.
     #[cfg(target_os = "linux")]
     #[test]
     fn metadata_takes_no_memory() {
@@ -1340,7 +1339,7 @@ mod tests {
         }
     }
 
-    /// Twenty uploads of a PNG of 49 megapixels, 1.2 MB, once took 2.2 GB.
+    /// Regression: twenty uploads of a 49-megapixel PNG of 1.2 MB took 2.2 GB.
     #[cfg(target_os = "linux")]
     #[test]
     fn images_share_one_budget() {
@@ -1369,7 +1368,7 @@ mod tests {
         };
         let used = megabytes_for(resize_twelve);
         assert!((10..50).contains(&used), "{used} MB");
-        // One that takes more than all may is refused, and the next one is not.
+        // An image larger than the whole limit is refused, and the next one is not.
         client.within(|| {
             let refused = Image::decode(red(2500, 2500, Format::Png)).unwrap_err();
             assert!(refused.message().unwrap().contains("16,777,216 bytes for all images (ASIDE_MAX_IMAGE_MEMORY)"));
@@ -1378,7 +1377,7 @@ mod tests {
         });
     }
 
-    /// Images of one pixel, each with metadata of tens of megabytes or that inflates to a hundred.
+    /// Images of one pixel with tens of megabytes of metadata, or metadata that inflates to a hundred.
     #[cfg(target_os = "linux")]
     fn bombs() -> Vec<(&'static str, Vec<u8>)> {
         const LARGE: usize = 40 << 20;

@@ -41,8 +41,8 @@ pub(super) fn decode(jpeg: &[u8], size: Size, by: u32, room: impl FnOnce(u64) ->
     }
 }
 
-/// Returns true if nothing is missing between the header and the end marker of a JPEG of that size, and nothing is left
-/// over. None for a JPEG that this cannot read.
+/// Returns true if the scan of a JPEG of this size has neither missing nor extra data before the end marker. `None` for a
+/// JPEG that this decoder cannot read.
 pub(super) fn is_whole(jpeg: &[u8], size: Size) -> Option<bool> {
     Header::read(jpeg)?;
     Some(decode(jpeg, size, 8, |_| Vec::new()).is_some())

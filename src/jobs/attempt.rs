@@ -21,7 +21,7 @@ use crate::panics::{self, Panic};
 /// The longest wait until what came of a try is said again to an engine that cannot be reached.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
-/// How many bytes of a failure are kept.
+/// The longest stored failure, in bytes.
 const MOST_WORDS: usize = 10_000;
 
 /// The job that a task is a try of, as [`TaskContext`] knows it.
@@ -139,8 +139,8 @@ impl Attempt {
         }
     }
 
-    /// What becomes of a try that is let go of. One that never began was cancelled; one that ends in a panic has failed, and is
-    /// tried again like any other.
+    /// Returns the outcome of an attempt that was dropped unresolved. An attempt that never began counts as cancelled. An
+    /// attempt whose end panicked has failed and is retried like any other.
     fn end_unsettled(&self) -> End {
         if !thread::panicking() {
             return self.cancelled();
@@ -207,7 +207,7 @@ impl Attempt {
     }
 }
 
-/// A task that never began, since it was cancelled before or the process stopped; or one whose end panicked.
+/// The task never began, because it was cancelled or the process stopped; or its end panicked.
 impl Drop for Attempt {
     fn drop(&mut self) {
         if self.is_settled {
@@ -258,7 +258,7 @@ mod tests {
         }
     }
 
-    /// The state of a job whose try is let go of in that way before it was run.
+    /// Returns the state of a job whose attempt was dropped in that way before it ran.
     fn state_after(let_go: impl FnOnce(Attempt)) -> JobState {
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
         let jobs = Jobs::memory().register::<Quick>();

@@ -891,7 +891,7 @@ pub(crate) fn a_clock_that_went_back(bench: &dyn Bench) {
     assert_eq!(ids(&one.take(9, T + 1_000)), [at]);
 }
 
-/// A clock that went on, the clock of another machine, or a time that was taken before a wait for a lock.
+/// A clock that advanced, the clock of another machine, or a time taken before a wait for a lock.
 pub(crate) fn a_clock_that_is_a_little_off_changes_nothing(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let after = one.add(timed(When::After(1_000)), T);
@@ -906,7 +906,7 @@ pub(crate) fn a_clock_that_is_a_little_off_changes_nothing(bench: &dyn Bench) {
     assert_eq!([after, tried].map(|id| other.info(id).due_at), [now + 1_000, now + 500]);
 }
 
-/// A machine that started with its clock in another year: the schedule does not wait for that year.
+/// A machine started with its clock in another year. The schedule must not wait for that year.
 pub(crate) fn a_schedule_of_a_clock_that_was_far_ahead(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     assert!(one.tick("nightly", T + YEAR, None, T + YEAR).unwrap());
@@ -1289,7 +1289,7 @@ pub(crate) fn the_dead_are_counted_by_what_made_them_so(bench: &dyn Bench) {
     assert!(other.discard(timed_out[0]).unwrap());
     assert!(other.revive(panicked[0], T).unwrap());
     assert_eq!(one.counts().unwrap(), dead(4, 1, 2, 0, 1));
-    // Another cause the second time.
+    // A different cause the second time.
     one.finish(&one.take_one(T), End::Dead { words: "too late".to_owned(), cause: Cause::TimedOut }, T);
     assert_eq!(one.counts().unwrap(), dead(5, 2, 2, 0, 0));
 }

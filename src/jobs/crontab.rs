@@ -1,14 +1,13 @@
-//! The times of a crontab on the clocks of a time zone, across the days when those clocks are changed.
+//! The times of a crontab in a time zone, across clock changes.
 //!
-//! The crate `cronexpr` knows the syntax. It is asked on a calendar without clock changes (UTC), and what it finds is put on
-//! the zone's clocks here, one stretch of constant offset after the other:
+//! The crate `cronexpr` parses the syntax. It computes times on a calendar without clock changes (UTC), which are mapped
+//! here to the zone's clocks, one period of constant offset after the other:
 //!
-//! - **Clocks go forward**: what falls into the missing time comes once, at the moment of the change. An interval does so
-//!   only where it does not come within that time after the change anyway: `15 * * * *` goes on at a quarter past.
-//! - **Clocks go back**: what falls into the repeated time comes once, the first time. An interval goes on and comes both
-//!   times.
+//! - **Clocks go forward**: a time in the skipped period runs once, at the moment of the change. An interval does so only
+//!   if it would not run within that period after the change anyway: `15 * * * *` continues at a quarter past.
+//! - **Clocks go back**: a time in the repeated period runs once, the first time. An interval runs both times.
 //!
-//! An interval is what cron takes for one: minute or hour is `*`, `*/n`, or the whole range.
+//! A crontab is an interval in the sense of cron if its minute or hour is `*`, `*/n`, or the whole range.
 
 use cronexpr::{Crontab as Fields, MakeTimestamp};
 use jiff::tz::{Offset, TimeZone};
@@ -16,35 +15,35 @@ use jiff::{SignedDuration, Timestamp};
 
 use crate::error::{Error, Result};
 
-/// Where the search for the next time ends. Past the end of the calendar `cronexpr` would panic.
+/// The end of the search for the next time. `cronexpr` would panic beyond the end of the calendar.
 const FOUR_YEARS: SignedDuration = SignedDuration::from_hours(4 * 366 * 24);
 
-/// The shortest time.
+/// The resolution of a crontab.
 const INSTANT: SignedDuration = SignedDuration::from_nanos(1);
 
 /// A crontab with its time zone.
 #[derive(Clone)]
 pub(super) struct Crontab {
-    /// Its fields on a calendar where every day has 24 hours.
+    /// The fields, on a calendar where every day has 24 hours.
     fields: Fields,
     zone: TimeZone,
     is_interval: bool,
 }
 
-/// The time between two changes of a zone's clocks.
+/// A period between two clock changes of a zone.
 struct Stretch {
     begin: Timestamp,
     end: Timestamp,
     offset: Offset,
-    /// How far the clocks were put forward at its beginning; negative when they were put back.
+    /// The clock change at its start, forward; negative if the clocks went back.
     step: SignedDuration,
 }
 
 impl Crontab {
-    /// Reads one: `0 3 * * * Europe/Berlin`.
+    /// Parses a crontab: `0 3 * * * Europe/Berlin`.
     ///
     /// # Errors
-    /// When it is malformed, or names an unknown zone.
+    /// An error if it is malformed or names an unknown zone.
     pub(super) fn parse(text: &str) -> Result<Crontab> {
         let wrong = |error: cronexpr::Error| {
             let expected = "is not a crontab with a time zone, such as `0 3 * * * Europe/Berlin` (minute, hour, day, month, weekday, zone)";
@@ -59,10 +58,10 @@ impl Crontab {
         Ok(Crontab { fields, zone, is_interval: is_whole(words[0], "0-59") || is_whole(words[1], "0-23") })
     }
 
-    /// Returns the first of its times after that one.
+    /// Returns the first time after the given one.
     ///
     /// # Errors
-    /// When there is none within four years.
+    /// An error if there is none within four years.
     pub(super) fn after(&self, time: Timestamp) -> Result<Timestamp> {
         let mut stretch = self.stretch_at(time);
         let mut from = time;
@@ -79,26 +78,26 @@ impl Crontab {
         }
     }
 
-    /// The last instant of a stretch's beginning that needs no look: where the clocks show again what they have shown, what
-    /// comes then has come already.
+    /// Returns the last instant at the start of a period that can be skipped: where the clocks repeat a time, its runs have
+    /// already happened.
     fn done_until(&self, stretch: &Stretch) -> Result<Timestamp> {
         let is_repeated = stretch.step.is_negative() && !self.is_interval;
         if is_repeated { moved(stretch.begin, -stretch.step - INSTANT) } else { Ok(Timestamp::MIN) }
     }
 
-    /// Returns true if something fell into the time that the clocks left out before a stretch, and has to come as it begins.
+    /// Returns true if a time fell into the skipped period before this one, and must run at its start.
     fn is_made_up_at(&self, stretch: &Stretch) -> Result<bool> {
         if !stretch.step.is_positive() {
             return Ok(false);
         }
         let (before, until) = (moved(stretch.begin, -INSTANT)?, moved(stretch.begin, stretch.step)?);
-        // As if the clocks had not been changed.
+        // Computed as if the clocks had not changed.
         let is_missed = self.on_clock(before, stretch.offset_before())? < until;
         let goes_on = self.is_interval && self.on_clock(before, stretch.offset)? < until;
         Ok(is_missed && !goes_on)
     }
 
-    /// The first time after that one on a clock with that offset.
+    /// Returns the first time after the given one, on a clock with the period's offset.
     fn on_clock(&self, time: Timestamp, offset: Offset) -> Result<Timestamp> {
         let never = |error: cronexpr::Error| {
             Error::internal("the crontab has no time within the next four years").with_source(error)
@@ -111,7 +110,7 @@ impl Crontab {
     }
 
     fn stretch_at(&self, time: Timestamp) -> Stretch {
-        // The change at that very time begins the stretch.
+        // A change at exactly that time starts the period.
         let up_to = moved(time, INSTANT).unwrap_or(time);
         let begin = self.zone.preceding(up_to).next().map_or(Timestamp::MIN, |change| change.timestamp());
         let end = self.zone.following(time).next().map_or(Timestamp::MAX, |change| change.timestamp());
@@ -131,7 +130,7 @@ fn moved(time: Timestamp, by: SignedDuration) -> Result<Timestamp> {
     time.checked_add(by).map_err(|error| Error::internal("the clock is out of range").with_source(error))
 }
 
-/// Returns true if a field takes every value, or every nth of all.
+/// Returns true if a field matches every value, or every nth value of the whole range.
 fn is_whole(field: &str, range: &str) -> bool {
     field.split(',').any(|item| item.starts_with('*') || item.split('/').next() == Some(range))
 }
@@ -144,7 +143,7 @@ mod tests {
         text.parse().unwrap()
     }
 
-    /// All its times from one on and before another, as UTC.
+    /// Returns all times in the half-open range, as UTC.
     fn runs(crontab: &str, from: &str, until: &str) -> Vec<String> {
         let (crontab, until) = (Crontab::parse(crontab).unwrap(), at(until));
         let mut last = moved(at(from), -INSTANT).unwrap();
@@ -155,12 +154,12 @@ mod tests {
         next.map(|time| time.strftime("%dT%H:%M").to_string()).collect()
     }
 
-    /// On the day on which clocks go forward, 02:00 becomes 03:00 at 01:00Z.
+    /// On the day of the spring change, 02:00 becomes 03:00 at 01:00Z.
     fn spring_in_berlin(crontab: &str) -> Vec<String> {
         runs(&format!("{crontab} Europe/Berlin"), "2027-03-27T23:00:00Z", "2027-03-28T05:00:00Z")
     }
 
-    /// On the day on which they go back, 03:00 becomes 02:00 at 01:00Z.
+    /// On the day of the autumn change, 03:00 becomes 02:00 at 01:00Z.
     fn autumn_in_berlin(crontab: &str) -> Vec<String> {
         runs(&format!("{crontab} Europe/Berlin"), "2027-10-30T22:00:00Z", "2027-10-31T04:00:00Z")
     }
@@ -192,10 +191,10 @@ mod tests {
         let quarter_past = ["27T23:15", "28T00:15", "28T01:15", "28T02:15", "28T03:15", "28T04:15"];
         assert_eq!(spring_in_berlin("15 * * * *"), quarter_past);
         assert_eq!(spring_in_berlin("15 0-23 * * *"), quarter_past);
-        // Each second hour is 0, 2, 4, 6, and 2 is missing.
+        // Every second hour is 0, 2, 4, 6, and 2 is missing.
         assert_eq!(spring_in_berlin("0 */2 * * *"), ["27T23:00", "28T01:00", "28T02:00", "28T04:00"]);
         assert_eq!(spring_in_berlin("0 */3 * * *"), ["27T23:00", "28T01:00", "28T04:00"]);
-        // An interval within the missing hour alone would be gone with it.
+        // An interval within the missing hour only would be skipped altogether.
         assert_eq!(spring_in_berlin("*/20 2 * * *"), ["28T01:00"]);
         assert_eq!(spring_in_berlin("*/20 2-3 * * *"), ["28T01:00", "28T01:20", "28T01:40"]);
     }
@@ -240,7 +239,7 @@ mod tests {
         assert_eq!(new_york("30 1 * * *", autumn.0, autumn.1), ["07T05:30"]);
         assert_eq!(new_york("*/30 1 * * *", autumn.0, autumn.1), ["07T05:00", "07T05:30", "07T06:00", "07T06:30"]);
         assert_eq!(new_york("30 2 * * *", autumn.0, autumn.1), ["07T07:30"]);
-        // Clocks are not changed there.
+        // This zone has no clock changes.
         let tokyo = runs("30 2 * * * Asia/Tokyo", "2027-03-27T00:00:00Z", "2027-03-30T00:00:00Z");
         assert_eq!(tokyo, ["27T17:30", "28T17:30", "29T17:30"]);
         let kolkata = runs("0 0 * * MON Asia/Kolkata", "2027-10-20T00:00:00Z", "2027-11-05T00:00:00Z");
@@ -256,7 +255,7 @@ mod tests {
         assert_eq!(spring("15 2 * * *"), ["02T15:30"]);
         assert_eq!(spring("45 2 * * *"), ["02T15:45"]);
         assert_eq!(spring("*/30 * * * *").len(), 9);
-        // Of the hour from two to three only the second half is there.
+        // Of the hour from two to three only the second half exists.
         assert_eq!(spring("15 * * * *"), ["02T13:45", "02T14:45", "02T15:30", "02T16:15", "02T17:15"]);
         // 02:00 becomes 01:30 on 4 April, at 15:00Z the day before.
         let autumn = |crontab: &str| {
@@ -281,7 +280,7 @@ mod tests {
         assert_eq!(santiago("30 23 * * *", autumn, until), ["04T02:30", "05T03:30"]);
         assert_eq!(santiago("30 23 * * SAT", autumn, until), ["04T02:30"]);
         assert_eq!(santiago("0 0 * * *", autumn, until), ["04T04:00", "05T04:00"]);
-        // A whole day was left out: 30 December 2011.
+        // A whole day was skipped: 30 December 2011.
         let apia = runs("0 9 * * * Pacific/Apia", "2011-12-29T00:00:00Z", "2012-01-01T00:00:00Z");
         assert_eq!(apia, ["29T19:00", "30T10:00", "30T19:00", "31T19:00"]);
     }
@@ -294,7 +293,8 @@ mod tests {
         assert_eq!(fixed, ["28T06:30"]);
     }
 
-    /// Through all changes of some years the times rise, and a daily one comes once on each day of the zone's calendar.
+    /// Across all clock changes of several years, the times increase, and a daily job runs once on each day of the zone's
+    /// calendar.
     #[test]
     fn a_daily_schedule_comes_once_a_day_in_every_zone() {
         for zone in [

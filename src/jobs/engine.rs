@@ -16,9 +16,9 @@
 //! **Order** within a queue: by the time since when it waits, with each point of priority counting as
 //! [`PRIORITY_STEP`] earlier; so what is urgent goes first and nothing waits for ever. Equal ones in the order of their ids.
 //!
-//! **Times** are the wall clock's and come in from outside, so that a test can move them. A time may be some seconds old when
-//! the engine uses it: the call has waited for a lock or for the network. Nothing that an engine does may depend on less than
-//! [`CLOCK_SLACK`].
+//! **Times** are wall clock times and are passed in, so that a test can change them. A time may be some seconds old when
+//! the engine uses it, because the call has waited for a lock or for the network. An engine must not depend on differences
+//! below [`CLOCK_SLACK`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -43,11 +43,11 @@ pub(crate) fn wait_after_interruption(count: u32) -> Millis {
 /// How much earlier a job counts for each point of its priority; milliseconds.
 pub(crate) const PRIORITY_STEP: Millis = 60_000;
 
-/// By how much clocks may differ without having been put back; milliseconds. More than a call waits for a lock or the network,
-/// and more than the clocks of two machines are apart.
+/// The difference between clocks that does not count as a step back, in milliseconds: more than a call waits for a lock or
+/// the network, and more than the clocks of two machines differ.
 pub(crate) const CLOCK_SLACK: Millis = 15_000;
 
-/// How far in the future the last tick of a schedule may lie; milliseconds. Past that it comes from a clock that was wrong.
+/// The latest plausible last tick of a schedule, in milliseconds from now. A later tick came from a wrong clock.
 pub(crate) const LATEST_TICK: Millis = 24 * 3_600_000;
 
 /// How many failures of one job are kept: the last ones.
@@ -72,8 +72,8 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Where one of the same name and unique key waits, is scheduled or runs, that one's id comes back and nothing is kept.
     fn enqueue(&self, jobs: Vec<Entry>, now: Millis) -> Result<Vec<Enqueued>>;
 
-    /// Writes something that has no meaning, as durably as a job: an error says why none could be kept now. Where that is
-    /// [`Unavailable`], it has a reason for clients.
+    /// Writes a meaningless record as durably as a job. An error tells why no job could be stored now; an [`Unavailable`]
+    /// has a reason for clients.
     fn check(&self) -> Result<()>;
 
     /// A worker begins. Its id is no other's.
@@ -136,9 +136,9 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Takes away what ended well or was cancelled, and is older or more than is kept; never dead ones. How many.
     fn trim(&self, keep: Keep, now: Millis) -> Result<usize>;
 
-    /// The wall clock may have been put back: what was to wait for some time ([`When::After`]) and is due more than
-    /// [`CLOCK_SLACK`] later than that time from now is due after it, counted from now. A schedule whose last tick is more
-    /// than [`LATEST_TICK`] from now was last due now.
+    /// Repairs times after the wall clock may have been set back. A job that was to wait for a duration ([`When::After`]),
+    /// and that is due more than [`CLOCK_SLACK`] after that duration from now, becomes due after the duration, counted from
+    /// now. A schedule whose last tick is more than [`LATEST_TICK`] from now gets now as its last tick.
     fn clock_went_back(&self, now: Millis) -> Result<()>;
 
     /// The engine itself, for what only one of them has.
@@ -232,7 +232,7 @@ pub(crate) struct Held {
 pub(crate) struct Beat {
     /// It was taken for dead, and must join anew: all that it holds is lost to others.
     pub(crate) is_evicted: bool,
-    /// It is unknown because the engine has lost what it had. Nobody else has its jobs.
+    /// The worker is unknown because the engine has lost its data. No other worker has its jobs.
     pub(crate) has_lost_jobs: bool,
     /// Jobs of those it holds that are to be cancelled.
     pub(crate) cancel: Vec<u64>,
@@ -240,13 +240,13 @@ pub(crate) struct Beat {
     pub(crate) lost: Vec<u64>,
 }
 
-/// Why an engine cannot keep a job now.
+/// The reason why an engine cannot store a job now.
 #[cfg_attr(not(any(feature = "sqlite", feature = "redis")), allow(dead_code, reason = "memory keeps every job"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Unavailable {
-    /// For clients: without paths, addresses and passwords.
+    /// The reason for clients: without paths, addresses and passwords.
     pub(crate) reason: &'static str,
-    /// For the log.
+    /// The message for the log.
     pub(crate) words: String,
 }
 

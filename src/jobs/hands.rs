@@ -26,7 +26,7 @@ pub(super) struct InHand {
     is_cancelled: AtomicBool,
     /// It has ended, and the engine is being told.
     is_ending: AtomicBool,
-    /// The engine has lost it.
+    /// The engine has lost the job.
     is_forgotten: AtomicBool,
     /// How far the engine knows it to be.
     told: Mutex<(u64, u64, String)>,
@@ -47,7 +47,7 @@ impl InHand {
         self.record.tell_to_stop(Stop::Asked);
     }
 
-    /// The engine has lost it: it runs to its end, and nothing more is said of it.
+    /// The engine has lost the job: it runs to its end, and its outcome is not reported.
     pub(super) fn forget(&self) {
         self.is_forgotten.store(true, Ordering::Release);
     }

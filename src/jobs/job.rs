@@ -168,7 +168,7 @@ impl<J: Job> NewJob<J> {
 
     /// To be there once: while a job of this type with this key waits or runs, another is not kept, and
     /// [`enqueue`](crate::enqueue()) gives back the id of the one that is there. One that has ended, well or not, is in nobody's way.
-    /// Of a key over 1,000 bytes the hash is kept.
+    /// A key over 1,000 bytes is stored as its hash.
     pub fn unique(self, key: impl Into<String>) -> NewJob<J> {
         NewJob { unique: Some(key.into()), ..self }
     }

@@ -57,7 +57,7 @@ struct Job {
     since: Millis,
     /// How long it was to wait, when its due time was given so.
     wait: Option<Millis>,
-    /// What made it dead, when it is.
+    /// The cause, for a dead job.
     cause: Cause,
     /// The last claim.
     token: u64,

@@ -43,15 +43,16 @@ impl Jobs {
         Ok(Jobs::on(super::sqlite::Sqlite::open(path.as_ref())?))
     }
 
-    /// Jobs in Redis, 7.0 or later, with persistence: for more than one machine. `redis://:password@host:6379/0`, or
-    /// `rediss://…` with TLS: the server's certificate has to be valid for the host by the authorities that the system trusts, or
-    /// those in the file that `SSL_CERT_FILE` names.
+    /// Stores jobs in Redis, 7.0 or later, with persistence: for more than one machine. `redis://:password@host:6379/0`, or
+    /// `rediss://…` with TLS: the operating system, or the file that `SSL_CERT_FILE` names, must trust the server's
+    /// certificate, and it must be valid for the host.
     ///
-    /// A server that is away is no error here: pages are served, what enqueues a job gets 503, and the jobs begin when the
-    /// server is there. Settings that may cost jobs are logged when the application starts.
+    /// An unreachable server is not an error here: pages are served, enqueuing a job returns 503, and jobs start when the
+    /// server is available. Settings that may lose jobs are logged when the application starts.
     ///
     /// # Errors
-    /// When the address is none, or the server refuses the connection or would lose jobs when its memory is full.
+    /// An error if the URL is invalid, the server refuses the connection, or the server would evict jobs when its memory is
+    /// full.
     #[cfg(feature = "redis")]
     pub fn redis(url: &str) -> Result<Jobs> {
         Ok(Jobs::on(super::redis::Redis::open(url)?))

@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 /// The longest payload: 1 MiB. A job says what is to be done; what it is done to lies elsewhere.
 const MOST_PAYLOAD: usize = 1 << 20;
 
-/// The longest name of a queue, what is kept of a label, and the longest unique key that is kept as it is.
+/// The longest name of a queue, the longest stored label, and the longest unique key that is stored unhashed.
 const MOST_NAME: usize = 200;
 const MOST_KEY: usize = 1_000;
 
@@ -120,8 +120,8 @@ impl Plan {
         self.kinds.get(name)
     }
 
-    /// The queues that this process serves, and how many of each it runs at once. `default` is always among them: a job that
-    /// an earlier version enqueued there may have a queue of its own by now.
+    /// The queues that this process serves, and how many jobs of each it runs at once. `default` is always included: a job
+    /// that an earlier version enqueued there may have a queue of its own now.
     pub(super) fn queues(&self) -> BTreeMap<&str, usize> {
         let of_kinds = self.kinds.values().map(|kind| (kind.queue, self.workers));
         let named = self.queues.iter().map(|(name, at_once)| (name.as_str(), *at_once));

@@ -1,5 +1,5 @@
-//! Whether a job could be enqueued now. The engine is asked at most once a second and by one caller at a time, since it writes
-//! to its disk for that and anybody may ask.
+//! The readiness of the job engine: can a job be enqueued now? The engine is checked at most once a second and by one
+//! caller at a time, since the check writes to its disk and every client may request it.
 
 use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -9,13 +9,13 @@ use super::trouble::Trouble;
 use crate::error::Result;
 use crate::sync::{lock, wait_while_for};
 
-/// How long an answer holds.
+/// The time for which a result is valid.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// How long others wait for the first answer of all. Later they get the last one.
+/// The longest wait of concurrent callers for the first result. Later they get the last one.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// The answer of an engine: a reason that clients may read.
+/// The result of a check; the error is a reason that clients may read.
 pub(super) type Ready = Result<(), &'static str>;
 
 #[derive(Default)]
@@ -32,7 +32,7 @@ struct Known {
 }
 
 impl Readiness {
-    /// Returns the engine's answer, from `check` where none is fresh.
+    /// Returns the readiness, and calls `check` if the last result is too old.
     pub(super) fn ask(&self, check: impl FnOnce() -> Result<()>) -> Ready {
         let mut known = lock(&self.known);
         if known.is_asking {
@@ -69,7 +69,7 @@ impl Readiness {
     }
 }
 
-/// The one caller who asks, also where that panics.
+/// The caller that runs the check; releases the turn even if the check panics.
 struct Asking<'a>(&'a Readiness);
 
 impl Drop for Asking<'_> {

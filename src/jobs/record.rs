@@ -76,7 +76,7 @@ impl fmt::Display for JobState {
     }
 }
 
-/// What made a job dead.
+/// The cause of a dead job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     /// Its last attempt returned an error.
@@ -85,7 +85,7 @@ pub(crate) enum Cause {
     TimedOut,
     /// Its last attempt panicked.
     Panicked,
-    /// Its process ended again and again.
+    /// Its process ended several times before the job did.
     Abandoned,
 }
 
@@ -93,7 +93,7 @@ pub(crate) enum Cause {
 impl Cause {
     pub(crate) const ALL: [Cause; 4] = [Cause::Failed, Cause::TimedOut, Cause::Panicked, Cause::Abandoned];
 
-    /// Its word, as engines keep it.
+    /// Returns the word that engines store.
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Cause::Failed => "failed",
@@ -200,11 +200,11 @@ pub struct JobCounts {
     pub done: u64,
     /// Dead.
     pub dead: u64,
-    /// Of the dead, those whose last attempt timed out.
+    /// The number of dead jobs whose last attempt timed out.
     pub timed_out: u64,
-    /// Of the dead, those whose last attempt panicked.
+    /// The number of dead jobs whose last attempt panicked.
     pub panicked: u64,
-    /// Of the dead, those abandoned because their process ended again and again before they did.
+    /// The number of dead jobs that were abandoned because their process ended several times before they did.
     pub abandoned: u64,
     /// Cancelled, and not trimmed yet.
     pub cancelled: u64,
@@ -223,7 +223,7 @@ impl JobCounts {
         }
     }
 
-    /// The count of the dead with that cause, where there is one.
+    /// Returns the count of dead jobs with this cause, if there is one.
     pub(crate) fn dead_of(&mut self, cause: Cause) -> Option<&mut u64> {
         match cause {
             Cause::Failed => None,

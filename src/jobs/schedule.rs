@@ -1,4 +1,4 @@
-//! Jobs that come again and again: at the times of a crontab, in its time zone.
+//! Recurring jobs: enqueued at the times of a crontab, in its time zone.
 
 use jiff::Timestamp;
 
@@ -99,7 +99,7 @@ mod tests {
         text.parse::<Timestamp>().unwrap().as_millisecond()
     }
 
-    /// Looks each minute, as a worker does. When each job was enqueued.
+    /// Checks the schedule each minute, as a worker does. Returns the times at which each job was enqueued.
     fn enqueued(crontab: &str, from: &str, until: &str) -> Vec<String> {
         let (jobs, schedule) = (Jobs::memory(), schedule(crontab));
         for now in (at(from)..at(until)).step_by(60_000) {

@@ -59,9 +59,9 @@ pub struct Jobs {
 /// What all copies share.
 #[derive(Default)]
 pub(super) struct Shared {
-    /// How much time tests have let pass; milliseconds.
+    /// The time that tests have added, in milliseconds.
     passed: AtomicI64,
-    /// How far the wall clock was put back beside that; milliseconds.
+    /// The step of the wall clock beside that, backwards, in milliseconds.
     put_back: AtomicI64,
     /// A test runs them, and not workers.
     is_by_hand: AtomicBool,
@@ -121,9 +121,9 @@ impl Jobs {
     /// It is enqueued once, however many processes say the same. What was due while none of them ran is enqueued once, when
     /// the first of them is there again.
     ///
-    /// Where the clocks of the zone go forward, what falls into the missing hour comes once, when that hour is over: `30 2 * * *`
-    /// at 03:00. Where they go back, what falls into the repeated hour comes once, the first time. An interval (minute or hour
-    /// is `*`, `*/n` or the whole range) goes on through both.
+    /// When the clocks of the zone go forward, a time in the missing hour runs once, at the end of that hour: `30 2 * * *`
+    /// at 03:00. When they go back, a time in the repeated hour runs once, the first time. An interval (minute or hour is
+    /// `*`, `*/n` or the whole range) continues through both.
     ///
     pub fn every<J: Job>(self, crontab: &str, job: impl Into<NewJob<J>>) -> Jobs {
         let jobs = self.register::<J>();
@@ -332,7 +332,7 @@ impl Jobs {
         self.shared.bell.ring();
     }
 
-    /// Returns why no job could be enqueued now, in words for clients. The log has the whole reason, once a minute.
+    /// Returns the reason why no job can be enqueued now, in words for clients. The log has the full reason, once a minute.
     pub(crate) fn ready(&self) -> Result<(), &'static str> {
         self.shared.readiness.ask(|| self.engine.check())
     }
@@ -351,7 +351,8 @@ impl Jobs {
         self.moment().wall
     }
 
-    /// The wall clock and the steady clock at one moment. The thread may be held up between any two of these lines.
+    /// Returns the wall clock and the steady clock at one moment. The thread may be suspended between any two of these
+    /// lines.
     pub(super) fn moment(&self) -> Moment {
         static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
         let [passed, put_back] = [&self.shared.passed, &self.shared.put_back].map(|time| time.load(Ordering::Relaxed));
@@ -404,7 +405,7 @@ impl Jobs {
     }
 }
 
-/// A time of the wall clock, and the steady clock's just before and just after; milliseconds.
+/// A time of the wall clock, with the steady clock just before and just after, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     pub(super) wall: Millis,

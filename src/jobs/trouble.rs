@@ -1,17 +1,17 @@
-//! An engine that cannot be asked: logged once, again each minute, and when it is over.
+//! Log lines about an engine that cannot be reached: once, again each minute, and when it recovers.
 
 use std::time::{Duration, Instant};
 
 use crate::background::registry::escape;
 use crate::error::Error;
 
-/// The longest wait before the engine is asked again.
+/// The longest backoff before the engine is called again.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// Between two lines about one trouble.
+/// The interval between two log lines about one failure.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// The failures of one caller in a row.
+/// The consecutive failures of one caller.
 #[derive(Default)]
 pub(super) struct Trouble {
     said: Option<Instant>,
@@ -19,14 +19,14 @@ pub(super) struct Trouble {
 }
 
 impl Trouble {
-    /// Logs a failure, unless one was logged within the last minute. Returns the wait before the next attempt.
+    /// Logs a failure, at most once a minute. Returns the backoff before the next attempt.
     pub(super) fn goes_on(&mut self, error: &Error) -> Duration {
         self.say("cannot be reached, and are tried again", error);
         self.wait = (self.wait * 2).clamp(Duration::from_millis(100), LONGEST_WAIT);
         self.wait
     }
 
-    /// Logs a failure in these words, unless one was logged within the last minute.
+    /// Logs a failure with this message, at most once a minute.
     pub(super) fn say(&mut self, what: &str, error: &Error) {
         if self.said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
             complain(what, error);
@@ -34,7 +34,7 @@ impl Trouble {
         }
     }
 
-    /// Logs that a trouble is over, if there was one. Returns that wait.
+    /// Logs the recovery after a failure. Returns `wait`, the normal wait.
     pub(super) fn is_over(&mut self, wait: Duration) -> Duration {
         if self.said.take().is_some() {
             log::info!(target: "aside::jobs", "The jobs can be reached again.");

@@ -77,7 +77,7 @@ impl Crew {
     /// Begins to run jobs. To be called from a thread of normal priority.
     ///
     /// # Errors
-    /// When there is no thread.
+    /// An error if a thread cannot be started.
     pub(crate) fn start(jobs: &Jobs, scope: Scope) -> Result<Arc<Crew>> {
         let crew = Arc::new(Crew::new(jobs, scope));
         jobs.engine.listen(&jobs.shared.bell)?;
@@ -91,8 +91,8 @@ impl Crew {
         Ok(crew)
     }
 
-    /// Makes this process known to the engine. Where that cannot be reached, pages are served all the same, and this comes
-    /// again.
+    /// Registers this process with the engine. If the engine is unreachable, pages are served and the registration is
+    /// retried.
     fn join(&self) -> Result<()> {
         let (jobs, engine) = (&self.jobs, &self.jobs.engine);
         engine.clock_went_back(jobs.now())?;
@@ -167,7 +167,7 @@ impl Crew {
     /// Begins all that may begin now, and says for how long there is nothing more.
     fn round(self: &Arc<Crew>) -> Result<Duration> {
         if !self.has_joined() {
-            // The thread that joins rings.
+            // The thread that joins notifies.
             return Ok(LOOK);
         }
         let next_tick = self.tick()?;
@@ -232,7 +232,7 @@ impl Crew {
             let attempt = lock(&theirs).take();
             attempt.map_or(Ok(()), |mut attempt| attempt.run(task))
         });
-        // Its queue bounds how many run: tasks that nobody has promised do not hold it up.
+        // The queue limits the number of running jobs: tasks, which are less durable, do not delay them.
         let run = Run::new(context, task.naming::<Attempt>(Location::caller()), call).admitted(Admission::Beside);
         let hand = self.jobs.shared.hands.take(&claimed, run.record().clone());
         *lock(&attempt) = Some(Attempt::new(&self.jobs, claimed, hand, self.scope.registry()));
@@ -320,7 +320,7 @@ impl Crew {
             self.jobs.shared.hands.cancel(id);
         }
         if beat.has_lost_jobs {
-            // Nobody else will do them.
+            // No other worker will run them.
             hands.iter().for_each(|hand| hand.forget());
         } else {
             let is_lost = |hand: &&Arc<InHand>| beat.is_evicted || beat.lost.contains(&hand.id);
@@ -354,7 +354,7 @@ fn say_recovered(count: usize) {
     }
 }
 
-/// Compares the wall clock with the steady one.
+/// A comparison of the wall clock with the steady clock.
 struct SteadyClock(Moment);
 
 impl SteadyClock {
@@ -362,7 +362,7 @@ impl SteadyClock {
         SteadyClock(now)
     }
 
-    /// Returns true if the wall clock has been put back since the last call.
+    /// Returns true if the wall clock has been set back since the last call.
     fn was_put_back(&mut self, now: Moment) -> bool {
         let last = std::mem::replace(&mut self.0, now);
         let passed = now.earliest.saturating_sub(last.latest).max(0);
@@ -450,14 +450,14 @@ mod tests {
             latest: latest * 1_000,
         };
         let mut clock = SteadyClock::new(held_up(0, 0, 0));
-        // For a minute, before and after it reads the wall clock.
+        // Suspended for a minute, before and after it reads the wall clock.
         assert!(!clock.was_put_back(held_up(60, 0, 60)));
         assert!(!clock.was_put_back(held_up(60, 60, 120)));
         assert!(!clock.was_put_back(held_up(120, 120, 120)));
         assert!(clock.was_put_back(held_up(120, 180, 180)));
     }
 
-    /// A heartbeat waited for a locked database: a time from before the wait looked as if the clock had been put back.
+    /// Regression: a heartbeat waited for a locked database, and its old time looked like a clock that was set back.
     #[cfg(feature = "sqlite")]
     #[test]
     fn a_heartbeat_that_waits_for_a_lock_does_not_see_a_clock_that_was_put_back() {
@@ -478,7 +478,7 @@ mod tests {
                 crew.look_after(&mut clock, true, false).unwrap();
             });
             begun.recv().unwrap();
-            // Time passes all the while, before and after the lock is let go.
+            // Time passes before and after the lock is released.
             let minute = || jobs.advance(Duration::from_secs(60));
             (0..10_000).for_each(|_| minute());
             blocker.execute_batch("COMMIT").unwrap();

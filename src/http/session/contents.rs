@@ -1,4 +1,4 @@
-//! What the session's cookie holds.
+//! The contents of the session's cookie.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -9,10 +9,10 @@ use crate::error::{Error, Result};
 /// the longest name and all attributes that is 4,085 bytes, and every browser keeps a cookie of 4,096.
 pub(super) const MOST_BYTES: usize = 2_980;
 
-/// Characters of an id: 16 random bytes, too many to be tried.
+/// The length of an id: 16 random bytes as text, too many to be guessed.
 pub(super) const ID_CHARS: usize = 22;
 
-/// As in the cookie; short names, since space is scarce.
+/// The serialized contents. The names are short, since a cookie has little space.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Contents {
     /// Its name in the store, once it is ended. Empty until it is first sealed.
@@ -21,18 +21,18 @@ pub(super) struct Contents {
     /// The second in which it began, or its user logged in.
     #[serde(rename = "b")]
     pub(super) born: i64,
-    /// The second of the request that it was last sealed for. The visitor may have been seen since (`last_seen.rs`).
+    /// The second of the request that last sealed the session. A later visit is in the cookie of `last_seen.rs`.
     #[serde(rename = "s")]
     pub(super) seen: i64,
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
     pub(super) user: Option<String>,
-    /// What the store said of the user at the login: another text there means that the user's sessions were ended since.
+    /// The user's mark in the store at login. A different mark means that the user's sessions have been ended since.
     #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
     pub(super) mark: Option<String>,
-    /// The cookie stays when the browser is closed.
+    /// True if the cookie outlives the browser session.
     #[serde(rename = "r", default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) remember: bool,
-    /// Something outside is kept under its id, so that the session is kept although it is empty.
+    /// True if the application stores data under the session's id, so that an empty session is kept too.
     #[serde(rename = "k", default, skip_serializing_if = "std::ops::Not::not")]
     pub(super) is_key: bool,
     #[serde(rename = "v", default, skip_serializing_if = "Map::is_empty")]

@@ -1,25 +1,25 @@
-//! Flash messages: each response that adds some puts them into a cookie of their own, which the page that shows them
-//! removes by its name.
+//! Flash messages. Each response that adds some puts them into a separate cookie, and the page that shows them removes that
+//! cookie by its name.
 //!
-//! So a page that is under way removes what it has shown and nothing else: not the message that another response adds in
-//! the meantime, and not the session.
+//! A page therefore removes only the messages that it has shown. It touches neither a message that a concurrent response
+//! adds nor the session.
 
 use serde::{Deserialize, Serialize};
 
 use super::keys::{Keys, unguessable};
 use crate::error::{Error, Result};
 
-/// How the names of the cookies begin, behind their prefix.
+/// The start of the cookies' names, after their prefix.
 pub(super) const START: &str = "flash-";
 
-/// Bytes of JSON that all messages of one visitor may have. With the largest session they make a `Cookie` line of under
-/// 7 kB; nginx takes 8.
+/// The limit on the JSON of all messages of one visitor, in bytes. With the largest session the `Cookie` line stays under 7
+/// kB; nginx accepts 8.
 const MOST_BYTES: usize = 2_000;
 
-/// What a cookie takes beside its JSON, its name above all.
+/// The overhead of a cookie beside its JSON, mainly its name.
 const OVERHEAD: usize = 50;
 
-/// Characters of a cookie's name behind its start: 48 random bits, against two responses at the same time.
+/// The length of the random part of a cookie's name: 48 bits, so that concurrent responses do not collide.
 const NAME_CHARS: usize = 8;
 
 /// A message for the visitor's next page.
@@ -42,20 +42,20 @@ pub struct Flash {
     pub message: String,
 }
 
-/// What one cookie holds.
+/// The contents of one cookie.
 #[derive(Serialize, Deserialize)]
 struct Note {
     /// The second in which it was added.
     #[serde(rename = "a")]
     at: i64,
-    /// The user whose messages they are: another user of the same browser does not see them.
+    /// The user that the messages are for: another user of the same browser does not see them.
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
     user: Option<String>,
     #[serde(rename = "f")]
     flashes: Vec<Flash>,
 }
 
-/// Messages of an earlier response, and the cookie that has them.
+/// The messages of an earlier response, and their cookie.
 #[derive(Debug, Clone)]
 struct Waiting {
     cookie: String,
@@ -71,15 +71,15 @@ pub(super) struct Flashes {
     waiting: Vec<Waiting>,
     /// Cookies to be removed.
     dropped: Vec<String>,
-    /// What this request adds.
+    /// The messages that this request adds.
     added: Vec<Flash>,
-    /// How many have been shown, the oldest.
+    /// The number of messages that have been shown, oldest first.
     shown: usize,
 }
 
 impl Flashes {
-    /// The messages in these cookies, by name and value. Those of another user, and those that are older than an idle
-    /// session, are dropped. What cannot be opened may be another application's.
+    /// Reads the messages from these cookies, given by name and value. Drops those of another user and those older than the
+    /// idle limit. Ignores cookies that cannot be opened, which may belong to another application.
     pub(super) fn open(keys: &Keys, cookies: &[(String, String)], user: Option<&str>, now: i64) -> Flashes {
         let mut flashes = Flashes::default();
         for (cookie, value) in cookies {
@@ -94,7 +94,7 @@ impl Flashes {
                 false => flashes.dropped.push(cookie.clone()),
             }
         }
-        // Browsers send the oldest first, and the sort keeps that order within a second.
+        // Browsers send the oldest first, and the sort is stable within a second.
         flashes.waiting.sort_by_key(|waiting| waiting.at);
         flashes
     }
@@ -107,27 +107,27 @@ impl Flashes {
         self.added.push(flash);
     }
 
-    /// What this request has added.
+    /// Returns the messages that this request has added.
     pub(super) fn added(&self) -> &[Flash] {
         &self.added
     }
 
-    /// Notes that a page shows all that there are so far.
+    /// Records that a page shows all current messages.
     pub(super) fn note_shown(&mut self) {
         self.shown = self.all().count();
     }
 
-    /// Drops all that there are so far.
+    /// Drops all current messages.
     pub(super) fn clear(&mut self) {
         self.dropped.extend(self.waiting.drain(..).map(|waiting| waiting.cookie));
         self.added.clear();
         self.shown = 0;
     }
 
-    /// The headers that bring the browser up to date. What was shown stays in the browser unless `is_shown`.
+    /// Returns the headers that update the browser's cookies. Shown messages stay in the browser unless `is_shown`.
     ///
     /// # Errors
-    /// When the messages that this request adds are too large.
+    /// An error if the messages that this request adds are too large.
     pub(super) fn save(&mut self, keys: &Keys, user: Option<&str>, is_shown: bool, now: i64) -> Result<Vec<String>> {
         if is_shown {
             self.forget_shown();
@@ -164,8 +164,8 @@ impl Flashes {
         Ok(Some(keys.seal(&name, json).to_string()))
     }
 
-    /// Drops the oldest messages that the browser has until the new ones fit: messages that no page shows must not make
-    /// the browser's requests larger than a server takes.
+    /// Drops the browser's oldest messages until the new ones fit. Messages that no page shows must not make requests
+    /// larger than a server accepts.
     fn make_room(&mut self, bytes: usize) {
         let mut total: usize = bytes + self.waiting.iter().map(|waiting| waiting.weight).sum::<usize>();
         while total > MOST_BYTES && !self.waiting.is_empty() {
@@ -181,7 +181,7 @@ mod tests {
     use super::*;
     use crate::config::Config;
 
-    /// A browser's flash cookies, in the order in which it got them.
+    /// A browser's flash cookies, in the order in which it received them.
     #[derive(Default)]
     struct Browser(Vec<(String, String)>);
 
@@ -230,7 +230,7 @@ mod tests {
         assert!(browser.messages(&keys, None).is_empty());
     }
 
-    /// A form that is sent again and again, by a visitor whose pages show no messages.
+    /// A visitor whose pages show no messages submits a form repeatedly.
     #[test]
     fn messages_that_no_page_shows_are_bounded_and_the_oldest_go() {
         let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());

@@ -1,4 +1,4 @@
-//! The keys that cookies are sealed with, their names and attributes, and how long a session lives.
+//! Keys, names and attributes of sealed cookies, and the lifetime of sessions.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub(super) const MOST_SKEW: i64 = 300;
 /// A browser forgets every cookie after 400 days (RFC 6265bis, section 5.5).
 const MOST_MAX_AGE: i64 = 400 * 24 * 3600;
 
-/// The keys that cookies are sealed with, their names and attributes, and how long sessions live.
+/// The keys, names and attributes of sealed cookies, and the lifetime of sessions.
 pub(crate) struct Keys {
     keys: Vec<Key>,
     mode: Mode,
@@ -63,8 +63,8 @@ impl Keys {
         self.now().saturating_add(self.lifetime).saturating_add(MOST_SKEW)
     }
 
-    /// A cookie's name in this mode. A browser takes `__Host-` only over https, for this host alone and the whole of it, so
-    /// that no subdomain can plant one.
+    /// Returns a cookie's name in this mode. A browser accepts `__Host-` only over https, for this host and the path `/`,
+    /// so that no subdomain can plant such a cookie.
     pub(crate) fn name(&self, plain: &str) -> String {
         match self.mode {
             Mode::Development => plain.to_owned(),
@@ -72,7 +72,7 @@ impl Keys {
         }
     }
 
-    /// A cookie with the attributes that all of the framework's cookies have.
+    /// Returns a cookie with the attributes of all framework cookies.
     pub(crate) fn cookie(&self, name: &str, value: String) -> Cookie<'static> {
         Cookie::build((name.to_owned(), value))
             .path("/")
@@ -82,14 +82,14 @@ impl Keys {
             .build()
     }
 
-    /// The header that removes a cookie.
+    /// Returns the header that removes a cookie.
     pub(super) fn removal(&self, name: &str) -> String {
         let mut cookie = self.cookie(name, String::new());
         cookie.make_removal();
         cookie.to_string()
     }
 
-    /// A cookie that only this application can read, under that name alone.
+    /// Seals a cookie, so that only this application can read it, and only under this name.
     pub(super) fn seal(&self, name: &str, text: String) -> Cookie<'static> {
         let mut jar = CookieJar::new();
         jar.private_mut(&self.keys[0]).add(Cookie::new(name.to_owned(), text));
@@ -97,26 +97,25 @@ impl Keys {
         self.cookie(name, to_url_safe(sealed.value()))
     }
 
-    /// What was sealed under that name, with any of the keys.
+    /// Opens a value that was sealed under this name, with any of the keys.
     pub(super) fn open(&self, name: &str, sealed: &str) -> Option<String> {
         let (jar, sealed) = (CookieJar::new(), from_url_safe(sealed)?);
         let open = |key| jar.private(key).decrypt(Cookie::new(name.to_owned(), sealed.clone()));
         self.keys.iter().find_map(open).map(|cookie| cookie.value().to_owned())
     }
 
-    /// Returns true if a session that began then has not reached its lifetime.
+    /// Returns true if a session that began at this time is within its lifetime.
     pub(super) fn is_alive(&self, born: i64, now: i64) -> bool {
         (-MOST_SKEW..self.lifetime).contains(&now.saturating_sub(born))
     }
 
-    /// Returns true if something that was seen then has not been idle for too long.
+    /// Returns true if the time last seen is within the idle limit.
     pub(super) fn is_fresh(&self, seen: i64, now: i64) -> bool {
         (-MOST_SKEW..self.idle).contains(&now.saturating_sub(seen))
     }
 
-    /// Returns true if the time last seen is to be written down again: not at each request, but after a tenth of the idle
-    /// limit, which shortens an idle time by no more than that; and after a minute at the latest, which people still take
-    /// for `one day`.
+    /// Returns true if the time last seen should be written again: after a tenth of the idle limit, which shortens an idle
+    /// time by at most that much, and at the latest after a minute.
     pub(super) fn is_due(&self, seen: i64, now: i64) -> bool {
         now.saturating_sub(seen) >= (self.idle / 10).clamp(1, 60)
     }
@@ -148,13 +147,13 @@ fn made_up() -> Result<Key> {
     Key::try_generate().ok_or_else(|| Error::internal("the system gives no random bytes for the key of the sessions"))
 }
 
-/// Some clients put quotes around a value with a slash (Python's `http.cookies`), and a plus sign is a space to others. The
-/// letters of RFC 4648, section 5, are safe everywhere.
+/// Converts to the URL-safe letters of RFC 4648, section 5. Some clients quote a value with a slash (Python's
+/// `http.cookies`), and others read a plus sign as a space.
 fn to_url_safe(base64: &str) -> String {
     base64.trim_end_matches('=').replace('+', "-").replace('/', "_")
 }
 
-/// Back to the letters that the cookie library reads; none for text that is not URL-safe.
+/// Converts back to the letters of the cookie library; `None` if the text is not URL-safe.
 fn from_url_safe(text: &str) -> Option<String> {
     let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
     if !text.bytes().all(is_safe) {
@@ -164,10 +163,10 @@ fn from_url_safe(text: &str) -> Option<String> {
     Some(text.replace('-', "+").replace('_', "/") + &"=".repeat(padding))
 }
 
-/// A text of 128 random bits, which was never used before and cannot be guessed.
+/// Returns 128 random bits as text, unique and not guessable.
 ///
 /// # Errors
-/// When the operating system gives no random bytes.
+/// An error if the operating system provides no random bytes.
 pub(crate) fn unguessable() -> Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(|error| Error::from(error).context("the system gives no random bytes"))?;
@@ -188,7 +187,7 @@ mod tests {
         assert!(Keys::new(&config(Mode::Development)).is_ok());
     }
 
-    /// aiohttp's jar put the value between quotes where it had a slash, and the session was gone.
+    /// Regression: aiohttp's cookie jar quoted a value with a slash, and the session was lost.
     #[test]
     fn a_sealed_value_has_only_letters_that_no_client_quotes_or_changes() {
         let keys = Keys::new(&Config::default()).unwrap();

@@ -1,15 +1,14 @@
-//! What a visitor brings along from page to page, in encrypted and authenticated cookies: the session, in which are the
-//! user and the application's values; beside it the time last seen ([`last_seen`]) and the flash messages ([`flash`]).
+//! Per-visitor state in encrypted and authenticated cookies: the session, with the user and the application's values; the
+//! time last seen ([`last_seen`]); the flash messages ([`flash`]).
 //!
-//! The server keeps no sessions, only which of them were ended before their time (`http/store.rs`). The cookies are opened
-//! when the session is first asked for, by a handler or by a template in the middle of its page. The session's own is sent
-//! again when a handler has changed the session, and never by a page that reads it or shows messages: of two responses at
-//! the same time the slower one would undo what the other changed. For that reason a session that is over stays in the
-//! browser until the next one takes its place.
+//! The server stores no sessions, only which of them were ended early (`http/store/`). The cookies are opened at the first
+//! access, by a handler or by a template. The session's cookie is sent again only when a handler has changed the session,
+//! never by a page that reads it or shows messages: of two concurrent responses, the slower one would undo the changes of
+//! the other. For the same reason an expired session stays in the browser until a new one replaces it.
 //!
-//! A session that cannot be opened (tampered with, of another site, of a key that is gone) or whose time is over is an
-//! empty one: the visitor can do nothing about it, and an error page would only tell a forger how far he came. Only when
-//! the store cannot say if a session was ended, the answer is an error.
+//! A session that cannot be opened (tampered with, from another site, sealed with a removed key) or that has expired is
+//! empty: the visitor cannot repair it, and an error page would only help a forger. An error is returned only if the store
+//! cannot tell if the session was ended.
 
 mod contents;
 mod flash;
@@ -70,11 +69,11 @@ const CLEAR_SITE_DATA: &str = "Clear-Site-Data";
 /// is gone when the browser is closed, unless [`remember`](Session::remember) says otherwise.
 ///
 /// # Requests at the same time
-/// The whole session is one cookie, and a browser keeps the one that comes last. A page that reads the session, or shows
-/// flash messages, never sends it, however slow the page is, and undoes nothing. Messages that two responses add at the
-/// same time are both shown. What still races are **two handlers that both write** (values, a login or a logout): the
-/// session is as the later response has it, and what the other wrote is lost. What scripts change in the background
-/// belongs in the database, under [`id`](Session::id) or the user.
+/// The whole session is one cookie, and a browser keeps the last one that it receives. A page that reads the session, or
+/// shows flash messages, never sends it, so that even a slow page undoes nothing. Messages that two concurrent responses
+/// add are both shown. There is one race: **two handlers that both write** (values, a login or a logout). The later
+/// response wins, and the writes of the other are lost. Store data that scripts change in the background in the database,
+/// under [`id`](Session::id) or the user.
 #[derive(Debug)]
 pub struct Session {
     contents: Contents,
@@ -83,13 +82,13 @@ pub struct Session {
     now: i64,
     /// The visitor sent a cookie, good or not: one to remove when the session is emptied.
     had_cookie: bool,
-    /// So with the time last seen.
+    /// True if the visitor sent a cookie with the time last seen.
     had_last_seen: bool,
-    /// The user when the request came.
+    /// The user at the start of the request.
     had_user: Option<String>,
     /// The handler changed the contents.
     changed: bool,
-    /// The time last seen is to be written down again.
+    /// The time last seen must be written again.
     is_due: bool,
     broken: Option<Error>,
 }
@@ -114,8 +113,8 @@ impl Session {
         }
     }
 
-    /// Keeps a value as [`insert`](Session::insert) does, or returns the reason why it cannot be kept; the session is then as
-    /// it was.
+    /// Stores a value as [`insert`](Session::insert) does, or returns the reason why it cannot be stored; the session is
+    /// then unchanged.
     ///
     /// # Errors
     /// When the value cannot be JSON, or the session would be larger than 2.9 kB with it.
@@ -138,7 +137,7 @@ impl Session {
         self.changed |= self.contents.values.remove(key).is_some();
     }
 
-    /// Forgets all values, the flash messages and the user. The visitor's cookie is removed. To log a user out take
+    /// Removes all values, the flash messages and the user. The visitor's cookie is removed. To log a user out, call
     /// [`logout`](crate::logout), which also ends copies of the cookie.
     pub fn clear(&mut self) {
         self.contents = Contents::new(self.now);
@@ -146,7 +145,7 @@ impl Session {
         self.changed = true;
     }
 
-    /// Returns true if it holds no value. Flash messages and the user do not count.
+    /// Returns true if the session has no values. Flash messages and the user do not count.
     pub fn is_empty(&self) -> bool {
         self.contents.values.is_empty()
     }
@@ -171,7 +170,8 @@ impl Session {
         self.contents.remember = remember;
     }
 
-    /// How long ago it began, or its user logged in; whole seconds. Before a user changes an address or a password, ask
+    /// Returns the time since the session began or its user logged in, in whole seconds. Before a user changes an address
+    /// or a password, ask
     /// for the password again when this is more than some minutes (OWASP ASVS 5, 7.5.1).
     pub fn age(&self) -> Duration {
         Duration::from_secs(self.now.saturating_sub(self.contents.born).try_into().unwrap_or(0))
@@ -191,7 +191,7 @@ impl Session {
     /// }
     /// ```
     ///
-    /// 128 random bits, which cannot be guessed, and which the visitor does not see. It is another one after a login or a logout.
+    /// The id has 128 random bits, cannot be guessed, and is not shown to the visitor. It changes at a login and a logout.
     ///
     /// # Errors
     /// 500 when the system has no random numbers.
@@ -204,7 +204,7 @@ impl Session {
         Ok(self.contents.id.clone())
     }
 
-    /// Returns true if the request came from a user who is not logged in any more, or is another one now.
+    /// Returns true if the user of the request has been logged out or replaced.
     fn has_lost_user(&self) -> bool {
         self.had_user.is_some() && self.had_user.as_deref() != self.user()
     }
@@ -214,7 +214,7 @@ impl Session {
         self.contents.user.as_deref()
     }
 
-    /// Begins again for a user, under another id: a cookie that was planted or copied before is not this session. Values and
+    /// Restarts the session for a user, under a new id, so that a planted or copied cookie is not this session. Values and
     /// flash messages stay, unless they are of another user.
     pub(crate) fn begin(&mut self, user: String, mark: Option<String>) {
         if self.user().is_some_and(|former| former != user) {
@@ -226,7 +226,7 @@ impl Session {
         self.changed = true;
     }
 
-    /// The user's session, as the store knows it.
+    /// Returns the user's session as the store identifies it.
     fn login(&self) -> Option<Login> {
         let (session, mark) = (self.sealed_id()?.to_owned(), self.contents.mark.clone());
         Some(Login { session, user: self.user()?.to_owned(), mark })
@@ -237,7 +237,7 @@ impl Session {
         Some(self.contents.id.as_str()).filter(|id| !id.is_empty())
     }
 
-    /// Refuses to go on with a session of which the store cannot say if it was ended.
+    /// Returns an error if the store could not tell if the session was ended.
     pub(crate) fn check(&self) -> Result<()> {
         self.broken.as_ref().map_or(Ok(()), |error| Err(Error::new(error.status(), error.chain())))
     }
@@ -259,7 +259,7 @@ impl Session {
         }
     }
 
-    /// The headers that bring the browser's session up to date, when the handler changed it.
+    /// Returns the headers that update the browser's session cookie, if the handler changed the session.
     fn save(&mut self, keys: &Keys) -> Result<Vec<String>> {
         if !self.changed {
             return Ok(Vec::new());
@@ -279,13 +279,13 @@ impl Session {
         Ok(vec![cookie.to_string()])
     }
 
-    /// The header that moves the idle time on, when the session was read alone.
+    /// Returns the header that extends the idle time, if the session was only read.
     fn save_last_seen(&self, keys: &Keys) -> Option<String> {
         let is_read_alone = self.is_due && !self.changed;
         is_read_alone.then(|| last_seen::cookie(keys, &self.contents.id, self.now, self.max_age(keys)))
     }
 
-    /// Seconds that its cookies stay in the browser; none for as long as the browser is open.
+    /// Returns the lifetime of the cookies in seconds; `None` for the browser session.
     fn max_age(&self, keys: &Keys) -> Option<i64> {
         self.contents.remember.then(|| keys.rest(self.contents.born, self.now))
     }
@@ -300,10 +300,10 @@ impl Request {
     /// empty session.
     ///
     /// The response is the visitor's alone from then on: it gets `Vary: Cookie` and, unless the handler gave it another,
-    /// `Cache-Control: private, no-cache`; or `no-store` where the session has a user, so that the way back does
-    /// not show a page from before a logout. A response that the handler marked `public` stays so where the session was
-    /// only read, and sets no cookie; where the session was changed, it becomes `private`. It becomes a 503 when
-    /// `ASIDE_STORE` cannot be read.
+    /// `Cache-Control: private, no-cache`; or `no-store` if the session has a user, so that the back button does not show a
+    /// page from before a logout. A response that the handler marked `public` stays public if the session was only read,
+    /// and sets no cookie; if the session was changed, it becomes `private`. It becomes a 503 if `ASIDE_STORE` cannot be
+    /// read.
     pub fn session(&mut self) -> &mut Session {
         if self.extension::<Session>().is_none() {
             let session = Session::load(self);
@@ -314,16 +314,16 @@ impl Request {
 
     /// Keeps a message for the next page that shows messages: often the one that the visitor is redirected to.
     ///
-    /// It waits in a cookie of its own, for the user who is logged in when the response goes out, as long as an idle session
-    /// lives. All messages of a visitor have up to 2 kB together: past that the oldest are dropped, and what this request
-    /// adds makes the response a 500 that the log explains.
+    /// The message is in a cookie of its own, for the user who is logged in when the response is sent, and expires like an
+    /// idle session. All messages of one visitor may have 2 kB together. Above that the oldest are dropped. If the messages
+    /// of this request alone are too large, the response is a 500, and the log explains it.
     pub fn flash(&mut self, kind: impl Into<String>, message: impl Into<String>) {
         self.session().flashes.add(Flash { kind: kind.into(), message: message.into() });
     }
 
     /// The flash messages, for a page without a template. They are not shown again, unless this request is a HEAD, or its
-    /// response becomes a server error. A page that the browser asks for ahead (`Sec-Purpose: prefetch`, prerendering too)
-    /// has none: they wait for a page that the visitor goes to.
+    /// response becomes a server error. A page that the browser prefetches or prerenders (`Sec-Purpose: prefetch`) has
+    /// none: the messages wait for a page that the visitor opens.
     pub fn take_flashes(&mut self) -> Vec<Flash> {
         let flashes = self.session().flashes.all().cloned().collect();
         note_shown(self);
@@ -331,17 +331,17 @@ impl Request {
     }
 }
 
-/// How many flash messages the request has added so far, for [`flashes_since`].
+/// Returns the number of flash messages that the request has added so far, for [`flashes_since`].
 pub(crate) fn flash_count(req: &mut Request) -> usize {
     req.session().flashes.added().len()
 }
 
-/// The flash messages that the request added after there were that many.
+/// Returns the flash messages that the request added after the first `count`.
 pub(crate) fn flashes_since(req: &mut Request, count: usize) -> Vec<Flash> {
     req.session().flashes.added().get(count..).unwrap_or_default().to_vec()
 }
 
-/// Returns true if the request ended the login that it came with.
+/// Returns true if the request ended its login.
 pub(crate) fn has_lost_user(req: &mut Request) -> bool {
     req.extension::<Session>().is_some_and(|session| session.has_lost_user())
 }
@@ -382,7 +382,7 @@ impl Glance {
     }
 }
 
-/// Notes that the page shows the flash messages that there are so far. A HEAD shows nothing.
+/// Records that the page shows the current flash messages. A HEAD request shows nothing.
 pub(crate) fn note_shown(req: &mut Request) {
     if !req.is_head() {
         req.session().flashes.note_shown();
@@ -409,17 +409,16 @@ pub(crate) fn save(req: &mut Request, response: &mut Response) {
     }
 }
 
-/// Has the browser drop the pages that it keeps, when their user has logged out or is another one now: the way back would
-/// show a page that the handler let it keep, without asking (W3C Clear Site Data, section 3.1). Browsers do it on https and
-/// on this machine.
+/// Makes the browser drop its stored pages if their user has logged out or changed. Otherwise the back button would show a
+/// page that a handler made cacheable, without a request (W3C Clear Site Data, section 3.1). Browsers do this over https
+/// and on localhost.
 fn clear_browser_cache(session: &Session, response: &mut Response) {
     if session.has_lost_user() && !response.headers.contains(CLEAR_SITE_DATA) {
         response.headers.put(CLEAR_SITE_DATA, "\"cache\"");
     }
 }
 
-/// Adds the headers that bring the visitor's cookies up to date, as far as they are not. A response that has one is this
-/// visitor's alone.
+/// Adds the headers that update the visitor's cookies, if needed. A response with such a header is private.
 fn set_cookies(session: &mut Session, keys: Option<&Keys>, response: &mut Response) -> Result<()> {
     if let Some(error) = session.broken.take() {
         return Err(error);
@@ -433,7 +432,7 @@ fn set_cookies(session: &mut Session, keys: Option<&Keys>, response: &mut Respon
     let user = session.contents.user.clone();
     let mut lines = session.save(keys)?;
     lines.extend(session.flashes.save(keys, user.as_deref(), is_shown, session.now)?);
-    // A file for all visitors stays one: the next page of the visitor's own moves the idle time on.
+    // A file for all visitors stays public: the visitor's next page extends the idle time.
     if !lines.is_empty() || !cache_control::is_shared(&response.headers) {
         lines.extend(session.save_last_seen(keys));
     }
@@ -446,11 +445,11 @@ fn set_cookies(session: &mut Session, keys: Option<&Keys>, response: &mut Respon
 }
 
 /// A page made from a session is one visitor's: a cache in between must not give it to another. `Vary` keeps apart what is
-/// stored, `private` keeps shared caches out, and `no-cache` makes the browser ask again, so that a page never shows a user
-/// who is not logged in any more. What the handler said stands.
+/// stored responses apart, `private` excludes shared caches, and `no-cache` makes the browser revalidate, so that a page
+/// never shows a user who has logged out. Directives of the handler are kept.
 ///
-/// A page for a user is not stored at all: on a shared computer the way back after a logout would show it (OWASP ASVS 5,
-/// 7.4.1 and 14.3.2). For all others that would only make the way back slow.
+/// A page for a user is not stored at all: on a shared computer the back button would show it after a logout (OWASP ASVS 5,
+/// 7.4.1 and 14.3.2). For other pages that would only make the back button slow.
 fn keep_apart(response: &mut Response, is_for_a_user: bool) {
     cache_control::vary_by_cookie(&mut response.headers);
     if !response.headers.contains(cache_control::CACHE_CONTROL) {

@@ -1,4 +1,4 @@
-//! The cookies of a request, and what is found in them.
+//! The sealed cookies of a request, and their contents.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,12 +15,12 @@ use crate::http::store::Store;
 /// The name of the session's cookie, without its prefix.
 pub(super) const NAME: &str = "session";
 
-/// The cookies of a request, opened when the handler first looks, or a template in the middle of its page. Both see the
-/// same, and the store is asked once.
+/// The cookies of a request, opened at the first access by the handler or a template. Both see the same contents, and the
+/// store is read once.
 pub(super) struct Sealed {
     pub(super) sessions: Vec<String>,
     pub(super) seen: Vec<String>,
-    /// By name and value.
+    /// Pairs of name and value.
     flashes: Vec<(String, String)>,
     keys: Option<Arc<Keys>>,
     store: Option<Arc<Store>>,
@@ -35,7 +35,7 @@ pub(super) struct Opened {
     pub(super) flashes: Flashes,
     pub(super) now: i64,
     pub(super) is_due: bool,
-    /// Why it cannot be found out if the session was ended.
+    /// The error if the store could not tell if the session was ended.
     pub(super) problem: Option<String>,
 }
 
@@ -62,7 +62,7 @@ impl Sealed {
     fn collect(&mut self, req: &Request) {
         let Some(keys) = &self.keys else { return };
         let (session, seen) = (keys.name(NAME), keys.name(last_seen::NAME));
-        // A page that the browser asks for ahead may never be seen: messages wait for one that is.
+        // A prefetched page may never be seen: messages wait for a page that the user opens.
         let flash = (!req.is_ahead()).then(|| keys.name(flash::START));
         let is_flash = |name: &str| flash.as_ref().is_some_and(|start| name.starts_with(start));
         for (name, value) in req.cookies_with(|name| name == session || name == seen || is_flash(name)) {
@@ -111,8 +111,8 @@ impl Sealed {
         }
     }
 
-    /// The first session that can be opened and whose time is not over, and when it was last seen: a subdomain may have
-    /// planted another beside it.
+    /// Returns the first session that can be opened and has not expired, and when it was last seen. A subdomain may have
+    /// planted another cookie.
     fn find(&self, keys: &Keys, now: i64) -> Option<(Contents, i64)> {
         let name = keys.name(NAME);
         let contents = |sealed: &String| serde_json::from_str::<Contents>(&keys.open(&name, sealed)?).ok();

@@ -1,5 +1,5 @@
-//! Event streams of users, which end when their session is ended: by a logout here at once, and by one in another process as
-//! soon as the store tells.
+//! Event streams of users, which end with their session: at once after a logout in this process, and after the next read of
+//! the store for a logout in another process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -14,7 +14,7 @@ use crate::http::store::{Shelf, Store};
 use crate::sync::lock;
 use crate::watched::Call;
 
-/// How often a store that other processes write to is asked for news, while there are streams of users.
+/// The interval at which a shared store is read while streams of users are open.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// A session with a user, as the store knows it.
@@ -23,15 +23,15 @@ pub(super) struct Login {
     /// The session's id.
     pub(super) session: String,
     pub(super) user: String,
-    /// What the store said of the user at the login: another text there means that the user's sessions were ended since.
+    /// The user's mark in the store at login. A different mark means that the user's sessions have been ended since.
     pub(super) mark: Option<String>,
 }
 
 impl Login {
-    /// Returns true if the store knows that it was ended before its time.
+    /// Returns true if the store has recorded the end of the session.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// An error if the store cannot be read.
     pub(super) fn was_ended(&self, store: &Store) -> Result<bool> {
         let [ended, mark] = store.get_both([(Shelf::EndedSessions, &self.session), (Shelf::EndedUsers, &self.user)])?;
         Ok(ended.is_some() || mark.is_some_and(|mark| self.mark.as_ref() != Some(&mark)))
@@ -49,7 +49,7 @@ struct Shared(Mutex<Streams>);
 struct Streams {
     last: u64,
     open: HashMap<u64, Stream>,
-    /// A thread asks the store for news.
+    /// True while a thread polls the store.
     is_watched: bool,
 }
 
@@ -60,20 +60,20 @@ struct Stream {
 }
 
 impl OpenStreams {
-    /// Ends the streams of a session.
+    /// Ends the streams of one session.
     pub(crate) fn end_session(&self, id: &str) {
         self.0.end(|login| login.session == id);
     }
 
-    /// Ends the streams of all of a user's sessions.
+    /// Ends the streams of all sessions of a user.
     pub(crate) fn end_user(&self, user: &str) {
         self.0.end(|login| login.user == user);
     }
 
-    /// Lets a stream end with its session.
+    /// Registers a stream, so that it ends with its session.
     pub(super) fn bind(&self, login: Login, store: &Arc<Store>, response: &mut Response) {
         let entry = self.0.enter(login.clone());
-        // Ended while the handler ran, before there was anything here to be told.
+        // The session was ended while the handler ran, before the stream was registered.
         if login.was_ended(store).unwrap_or(false) {
             entry.ended.tell();
         }
@@ -104,12 +104,12 @@ impl Shared {
         let streams = lock(&self.0);
         let ended = streams.open.values().filter(|stream| which(&stream.login)).map(|stream| stream.ended.clone());
         let ended: Vec<Disconnect> = ended.collect();
-        // What is done when they are told may take the lock.
+        // The callbacks may take the lock.
         drop(streams);
         ended.iter().for_each(Disconnect::tell);
     }
 
-    /// Has a thread ask the store for news, when other processes may write to it, for as long as there are streams.
+    /// Starts a thread that polls the store, if other processes may write to it, while streams are open.
     fn watch(self: &Arc<Self>, store: &Arc<Store>) {
         let mut streams = lock(&self.0);
         if streams.is_watched || streams.open.is_empty() || !store.is_shared() {
@@ -126,7 +126,7 @@ impl Shared {
         }
     }
 
-    /// Ends what the store knows to be ended. Returns false when there is nothing to look after any more.
+    /// Ends the streams of sessions that the store has recorded as ended. Returns false if no stream is left.
     fn look(&self, store: &Store, version: &mut Option<i64>) -> bool {
         let mut streams = lock(&self.0);
         if streams.open.is_empty() {
@@ -135,7 +135,7 @@ impl Shared {
         }
         let open: Vec<Stream> = streams.open.values().cloned().collect();
         drop(streams);
-        // Read before the entries: what is written in between is news the next time.
+        // Read before the entries: a concurrent write is noticed at the next poll.
         let newest = store.version().ok().flatten();
         if newest.is_none() || newest != *version {
             *version = newest;
@@ -157,7 +157,7 @@ fn look_again_and_again(shared: &Weak<Shared>, store: &Store) {
     }
 }
 
-/// A stream that is open, until dropped.
+/// An open stream, until dropped.
 struct Entry {
     of: Weak<Shared>,
     id: u64,
@@ -172,10 +172,10 @@ impl Drop for Entry {
     }
 }
 
-/// A feed that ends with its session.
+/// A stream source that ends with its session.
 struct BoundFeed {
     feed: Box<dyn Feed>,
-    /// Has the transport called when the session ends.
+    /// Registers the transport's callback for the end of the session.
     told: Mutex<Option<OnTold>>,
     entry: Entry,
 }

@@ -44,7 +44,7 @@ fn later(time: u64, cookie: &str) -> Request {
     request_after(time, config(Mode::Development, &['a']), Method::Get, cookie)
 }
 
-/// What a browser with these cookies sends after the response.
+/// Returns the cookies that a browser sends after the response.
 fn after(cookies: &str, response: &Response) -> String {
     let pairs = cookies.split("; ").filter_map(|pair| pair.split_once('='));
     let mut jar: Vec<(String, String)> = pairs.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -59,7 +59,7 @@ fn after(cookies: &str, response: &Response) -> String {
     pairs.join("; ")
 }
 
-/// The names of the cookies that the response sets or removes.
+/// Returns the names of the cookies that the response sets or removes.
 fn set(response: &Response) -> Vec<&str> {
     response.headers().get_all("Set-Cookie").map(|line| line.split('=').next().unwrap()).collect()
 }
@@ -201,7 +201,7 @@ fn a_session_has_its_size_before_it_has_its_id() {
     assert_eq!(after - before, r#","v":{"a":1}"#.len());
 }
 
-/// The cookie stays: a slow page that removed it would remove the one of a login that came between.
+/// The cookie stays: a slow page that removed it would remove the cookie of a concurrent login.
 #[test]
 fn an_idle_session_is_over_and_a_page_leaves_its_cookie_alone() {
     let cookie = cookie_with_user();
@@ -228,7 +228,7 @@ fn a_page_that_only_reads_moves_the_idle_time_on_and_nothing_else() {
     assert!(later(2 * DAY - 2, &cookie).session().is_empty(), "without it the session has its own time");
 }
 
-/// Of a slow page's, say, that was asked for before the login.
+/// For example the cookie of a slow page that was requested before the login.
 #[test]
 fn the_time_last_seen_is_of_one_session_alone() {
     let mut req = later(DAY - 1, &cookie_with_user());
@@ -239,7 +239,7 @@ fn the_time_last_seen_is_of_one_session_alone() {
     assert!(later(DAY, &moved).session().is_empty());
 }
 
-/// The last of several responses at the same time may be the oldest.
+/// Of several concurrent responses, the last to arrive may be the oldest.
 #[test]
 fn of_two_times_the_later_one_counts() {
     let cookie = cookie_with_user();
@@ -398,13 +398,13 @@ fn a_flash_message_is_read_once_and_not_by_head() {
     assert_eq!(messages, ["for the next page"]);
 }
 
-/// All of these were sent at the same time, and the browser has the responses in the order in which they are given here.
+/// All requests were sent at the same time, and the browser receives the responses in the given order.
 fn browser_after(cookies: &str, responses: &[&Response]) -> String {
     responses.iter().fold(cookies.to_owned(), |cookies, response| after(&cookies, response))
 }
 
-/// A page that only read the session, or showed a message, sent all of it back: what another response had changed in the
-/// meantime was undone, even a login.
+/// Regression: a page that only read the session, or showed a message, sent the whole session back and undid concurrent
+/// changes, even a login.
 #[test]
 fn a_slow_page_that_reads_and_shows_undoes_nothing() {
     let mut begin = request("");
@@ -444,7 +444,7 @@ fn messages_of_two_responses_at_the_same_time_are_both_shown() {
     assert_eq!(messages, ["one", "two"]);
 }
 
-/// A hook that looked at the user of every request made shared caches keep the session's cookie with a style sheet.
+/// Regression: a hook that read the user of every request made shared caches store the session's cookie with a style sheet.
 #[test]
 fn a_response_for_all_visitors_carries_no_cookie_and_one_with_a_cookie_is_private() {
     let answered = |req: &mut Request, control: &str| {
@@ -473,7 +473,7 @@ fn a_response_for_all_visitors_carries_no_cookie_and_one_with_a_cookie_is_privat
     assert_eq!((names.len(), control.as_str()), (1, "private"));
 }
 
-/// aiohttp's jar sends a value with a slash between quotes (RFC 6265, section 4.1.1).
+/// aiohttp's cookie jar quotes a value with a slash (RFC 6265, section 4.1.1).
 #[test]
 fn a_session_between_quotes_is_the_same() {
     let quoted = cookie_with_user().replace("session=", "session=\"") + "\"";

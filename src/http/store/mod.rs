@@ -15,11 +15,11 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::sync::lock;
 
-/// Entries that memory holds, and bytes of them; past either the ones that end first go.
+/// The limits of the store in memory: entries and bytes. Above either, the entries that expire first are dropped.
 const MOST_ENTRIES: usize = 100_000;
 const MOST_BYTES: usize = 64 << 20;
 
-/// The memory of an entry beside its texts, in bytes.
+/// The memory of an entry apart from its texts, in bytes.
 const OVERHEAD: usize = 128;
 
 /// The time between two sweeps of expired entries, in seconds.
@@ -49,7 +49,7 @@ pub(crate) enum Shelf {
 struct Memory {
     entries: HashMap<(Shelf, String), Entry>,
     bytes: usize,
-    /// When entries past their time were last dropped.
+    /// The time of the last sweep of expired entries.
     swept: i64,
 }
 
@@ -88,7 +88,7 @@ impl Store {
         }
     }
 
-    /// Returns true if other processes may write to it.
+    /// Returns true if other processes may write to the store.
     pub(crate) fn is_shared(&self) -> bool {
         match &self.0 {
             Backend::Memory(_) => false,
@@ -97,7 +97,7 @@ impl Store {
         }
     }
 
-    /// A number that changes when something is written; none where it is not known.
+    /// Returns a number that changes with each write; `None` if it is not known.
     ///
     /// # Errors
     /// When the file cannot be read.

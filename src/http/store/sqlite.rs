@@ -1,7 +1,7 @@
-//! The store in a SQLite file: one connection that writes, and one that reads.
+//! The store in a SQLite file, with one connection for writes and one for reads.
 //!
-//! The file is in write-ahead logging, so that a page which asks if its session was ended does not wait for a writer, of
-//! this process or of another.
+//! The file uses write-ahead logging, so that a page that checks if its session was ended does not wait for a writer in
+//! this or another process.
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard};
@@ -20,15 +20,15 @@ const BUSY: Duration = Duration::from_secs(5);
 /// A file.
 pub(super) struct Sqlite {
     writer: Mutex<Connection>,
-    /// None for a database in memory, which one connection alone can see.
+    /// The read connection; `None` for a database in memory, which only one connection can see.
     reader: Option<Mutex<Connection>>,
 }
 
 impl Sqlite {
-    /// The file at that path, which is made when it is missing, with its folder.
+    /// Opens the file, and creates it and its folder if they are missing.
     ///
     /// # Errors
-    /// When it cannot be read and written, or is not a database.
+    /// An error if the file cannot be read and written, or is not a database.
     pub(super) fn open(path: &str) -> Result<Sqlite> {
         Sqlite::open_with(path, BUSY)
     }
@@ -73,7 +73,7 @@ impl Sqlite {
         Ok(query.query_row(asked, |row| Ok([row.get(0)?, row.get(1)?]))?)
     }
 
-    /// SQLite's own count of what other connections have committed, as the one that reads sees it.
+    /// Returns SQLite's count of commits by other connections, as the read connection sees it.
     pub(super) fn version(&self) -> Result<i64> {
         Ok(self.reader().pragma_query_value(None, "data_version", |row| row.get(0))?)
     }
@@ -88,7 +88,7 @@ impl Sqlite {
 }
 
 fn connect(path: &str, busy: Duration) -> rusqlite::Result<Connection> {
-    // What stands against it is SQLite's to say. The names of SQLite's own, `:memory:` and `file:…`, are not paths.
+    // SQLite reports a failure itself. The special names `:memory:` and `file:…` are not paths.
     if !path.starts_with(':') && !path.starts_with("file:") {
         let _ = private_files::create_if_missing(Path::new(path));
     }
@@ -110,7 +110,7 @@ mod tests {
 
     use super::*;
 
-    /// Every page that looked at a session waited until another process had let go of the file.
+    /// Regression: every page that read a session waited until another process had released the file.
     #[test]
     fn a_read_does_not_wait_for_a_write_that_waits() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,3 +1,3 @@
--- Whether a job could be kept: a write that is refused where one of a job would be.
+-- Checks that a job could be stored, with a write that is refused in the same cases.
 call('SET', P .. 'check', '1', 'EX', 60)
 return 1

@@ -69,7 +69,7 @@ local function save(job)
     job.ended_at, 'wait', job.wait, 'cause', job.cause or 'failed')
 end
 
--- The dead by what made them so.
+-- The key of the dead jobs with the same cause.
 local function dead_of(job) return P .. 'state:dead:' .. (job.cause or 'failed') end
 
 local function unique_field(job) return job.name .. '\0' .. job.unique end

@@ -1,9 +1,9 @@
-//! The way to the server: connections that are kept, calls that are tried again, words for what goes wrong.
+//! Connections to Redis: the connection pool, retries of calls, and error messages.
 //!
-//! A call has a connection for itself. Where that breaks, the call is made once more on a new one: with the same number, by
-//! which a script knows that it has done it already. So it is where the server says that it is no primary any more: after a
-//! failover the same address leads to another server, and every connection from before is closed. A call that is not answered in time is not made again, since the server
-//! hangs; what came of it is not known then, as with any server, unless it has a name under which it comes again.
+//! A call has exclusive use of a connection. If the connection breaks, the call is repeated once on a new one, with the same
+//! number, by which a script detects a repetition. The same happens if the server reports that it is no longer the primary:
+//! after a failover the same address leads to another server, and all older connections are closed. A call that times out
+//! is not repeated, since the server hangs. Its outcome is unknown, unless it has a name under which it is repeated later.
 
 use std::collections::HashMap;
 use std::error::Error as StdError;
@@ -36,7 +36,7 @@ pub(super) struct Link {
     unheard: Mutex<HashMap<String, Caller>>,
     is_closed: Mutex<bool>,
     closed: Condvar,
-    /// How often all connections were given up.
+    /// The number of times that all connections were discarded.
     failovers: AtomicU64,
 }
 
@@ -57,7 +57,7 @@ pub(super) enum Failure {
 }
 
 impl Failure {
-    /// Returns true if the server may be there again in a moment, whatever the settings are.
+    /// Returns true if the server may be reachable again soon without a change of the settings.
     pub(super) fn is_temporary(&self) -> bool {
         let (Failure::Connecting(error) | Failure::Calling(error)) = self;
         !is_tls_fault(error) && (error.is_io_error() || is_loading(error) || is_replica(error))
@@ -72,7 +72,7 @@ impl Link {
             let words = "that is not the address of a Redis server; write it as redis://user:password@host:6379/0";
             Error::internal(words).with_source(error)
         })?;
-        // Where the program has several, rustls chooses none by itself and panics. One that is chosen already stays.
+        // If the program has several providers, rustls chooses none and panics. A provider that is already installed stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let (idle, unheard, is_closed, closed, failovers) = Default::default();
         Ok(Link { client, prefix: prefix.to_owned(), patience, idle, unheard, is_closed, closed, failovers })
@@ -188,18 +188,18 @@ impl Link {
         }
     }
 
-    /// The connections that nobody uses lead to a server that is not the right one any more, and so may the one that listens.
+    /// Idle connections lead to a server that is no longer the primary, and so may the listening one.
     fn give_up_connections(&self) {
         self.failovers.fetch_add(1, Ordering::Relaxed);
         lock(&self.idle).iter_mut().for_each(|caller| caller.connection = None);
     }
 
-    /// How often all connections were given up so far.
+    /// Returns the number of times that all connections were discarded.
     pub(super) fn failovers(&self) -> u64 {
         self.failovers.load(Ordering::Relaxed)
     }
 
-    /// What the server says of itself; nothing where this user may not ask.
+    /// Returns the server's INFO; empty if this user is not allowed to read it.
     pub(super) fn facts(&self) -> Result<Option<String>, Failure> {
         let mut connection = self.connect(self.patience).map_err(Failure::Connecting)?;
         match redis::cmd("INFO").query(&mut connection) {
@@ -297,24 +297,24 @@ fn is_answer(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType)
 }
 
-/// Whether both sides are there, and do not agree on TLS: the certificate is not trusted, or the other side has none.
+/// Returns true if both sides are reachable but TLS fails: the certificate is not trusted, or the server has no TLS.
 fn is_tls_fault(error: &RedisError) -> bool {
     let io = StdError::source(error).and_then(|source| source.downcast_ref::<Arc<dyn StdError + Send + Sync>>());
     let io = io.and_then(|io| io.downcast_ref::<io::Error>());
     io.is_some_and(|io| io.kind() == io::ErrorKind::InvalidData)
 }
 
-/// Whether the server cannot be the primary: it takes no writes, or has lost its own.
+/// Returns true if the server cannot be the primary: it refuses writes, or has lost its own primary.
 fn is_replica(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(ServerErrorKind::ReadOnly | ServerErrorKind::MasterDown))
 }
 
-/// Whether the server has just begun, and is not there yet.
+/// Returns true if the server is still starting.
 fn is_loading(error: &RedisError) -> bool {
     error.kind() == ErrorKind::Server(ServerErrorKind::BusyLoading)
 }
 
-/// Why a server refuses, for those who may not see more.
+/// Returns the reason for clients, without details.
 fn refusal(error: &RedisError) -> &'static str {
     match error.code() {
         Some("OOM") => "the memory of the server is full",

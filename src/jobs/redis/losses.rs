@@ -1,35 +1,35 @@
-//! Jobs that a server had and has no more: noticed by its last number, which only rises while nothing is lost.
+//! Detection of lost jobs on a Redis server: its last job number only rises while no data is lost.
 
 use std::sync::Mutex;
 
 use crate::jobs::record::JobCounts;
 use crate::sync::lock;
 
-/// What a server has, as far as this process has seen it.
+/// The last state of a server that this process has seen.
 #[derive(Default)]
 pub(super) struct Losses(Mutex<Stock>);
 
-/// What a server has.
+/// The state of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Stock {
-    /// The last number that it has given to a job.
+    /// The last job number that the server has assigned.
     pub(super) last_id: u64,
     pub(super) counts: JobCounts,
 }
 
 impl Losses {
-    /// What was seen last. To be asked before the server is: only then a lower number of its says something.
+    /// Returns the last state seen. Call it before the server is queried: only then is a lower number of the server a loss.
     pub(super) fn stock(&self) -> Stock {
         *lock(&self.0)
     }
 
-    /// Takes note of the number of a job that the server has acknowledged.
+    /// Records the number of a job that the server has acknowledged.
     pub(super) fn note(&self, id: Option<u64>) {
         let mut stock = lock(&self.0);
         stock.last_id = stock.last_id.max(id.unwrap_or(0));
     }
 
-    /// Takes note of what the server has now. Returns true if it has lost jobs since.
+    /// Records the current state of the server. Returns true if it has lost jobs since the last one.
     pub(super) fn compare(&self, before: Stock, now: Stock) -> bool {
         let mut stock = lock(&self.0);
         *stock = Stock { last_id: stock.last_id.max(now.last_id), counts: now.counts };
@@ -37,7 +37,7 @@ impl Losses {
     }
 }
 
-/// What was lost, for the log.
+/// Describes the loss for the log.
 pub(super) fn words(before: Stock, now: Stock) -> String {
     format!(
         "has lost jobs that it had acknowledged: it had given the numbers up to {}, and knows of those up to {}. It had {}; now it \

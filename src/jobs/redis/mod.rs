@@ -9,11 +9,11 @@
 //! that lives has not spoken of for two leases comes back too: where its claim was cut short, it never heard of it. Where the
 //! server was away, everybody has a lease from then on.
 //!
-//! **When the server is away** each call fails with words that name it, and the next one connects anew; at the start too. A
-//! call that a broken connection cut short is made once more, and does nothing twice.
+//! **While the server is unreachable** each call fails with a message that names the server, and the next call reconnects;
+//! at start too. A call that a broken connection interrupted is repeated once, and has its effect only once.
 //!
-//! **When the server has lost jobs** (it came back without its file, a replica took over that had not everything, someone
-//! emptied it), its numbers are lower than before. That is logged, and the lost numbers are not given again.
+//! **After the server has lost jobs** (it restarted without its file, an incomplete replica took over, its data was
+//! deleted), its numbers are lower than before. This is logged, and the lost numbers are not assigned again.
 
 mod link;
 mod losses;
@@ -60,12 +60,12 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// Connects: `redis://user:password@host:6379/0`, `rediss://…` with TLS, or `redis+unix:///run/redis.sock`. Where the
-    /// server is away, each call connects anew.
+    /// Connects: `redis://user:password@host:6379/0`, `rediss://…` with TLS, or `redis+unix:///run/redis.sock`. If the
+    /// server is unreachable, each call reconnects.
     ///
     /// # Errors
-    /// When the address is none, or the server refuses the connection or cannot keep jobs: it is too old, one of a cluster, a
-    /// replica, or set to throw keys away when its memory is full.
+    /// An error if the URL is invalid, or the server refuses the connection or cannot store jobs: it is too old, part of a
+    /// cluster, a replica, or configured to evict keys when its memory is full.
     pub(crate) fn open(url: &str) -> Result<Redis> {
         Redis::open_with(url, PREFIX, PATIENCE)
     }
@@ -82,7 +82,7 @@ impl Redis {
         Ok(redis)
     }
 
-    /// Asks for the beats of all workers, and notices on the way when jobs were lost.
+    /// Reads the heartbeats of all workers, and detects lost jobs.
     fn look(&self) -> Result<Look> {
         let before = self.losses.stock();
         let (last_id, counts, beats): (u64, Vec<u64>, HashMap<String, u64>) =
@@ -158,7 +158,7 @@ impl Engine for Redis {
         let mut values = values![worker.0].to_vec();
         values.extend(held.iter().flat_map(values::held));
         let (is_known, cancel, lost): (bool, Vec<u64>, Vec<u64>) = self.run(&scripts::BEAT, &values)?;
-        // Its worker is unknown to a server that came back empty, and nobody else has its jobs.
+        // A server that lost its data does not know the worker, and no other worker has its jobs.
         let has_lost_jobs = !is_known && self.look()?.has_lost_jobs;
         Ok(Beat { is_evicted: !is_known, has_lost_jobs, cancel, lost })
     }
@@ -287,14 +287,14 @@ impl Engine for Redis {
     }
 }
 
-/// What was seen of a server.
+/// The last known state of the server.
 struct Look {
-    /// How many beats there were of each worker.
+    /// The number of heartbeats of each worker.
     beats: HashMap<String, u64>,
     has_lost_jobs: bool,
 }
 
-/// What is counted: each state, and the dead by their cause.
+/// The counters: one for each state, and one for each cause of dead jobs.
 fn counted() -> Vec<String> {
     let states = JobState::ALL.into_iter().map(|state| state.to_string());
     states.chain(Cause::ALL.map(|cause| format!("dead:{}", cause.as_str()))).collect()

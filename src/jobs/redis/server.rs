@@ -5,10 +5,10 @@ use std::collections::HashMap;
 use super::link::{Failure, Link};
 use crate::error::{Error, Result};
 
-/// Returns true if the server can be used, and false if it is away and may come back.
+/// Returns true if the server can be used, and false if it is unreachable and may come back.
 ///
 /// # Errors
-/// When it refuses the connection, is too old, is one of a cluster or a replica, or may throw jobs away.
+/// An error if the server refuses the connection, is too old, is a replica or part of a cluster, or may evict jobs.
 pub(super) fn is_there(link: &Link) -> Result<bool> {
     match link.facts() {
         Ok(Some(info)) if Facts::of(&info).is_loading() => Ok(false),
@@ -19,10 +19,10 @@ pub(super) fn is_there(link: &Link) -> Result<bool> {
     }
 }
 
-/// Logs what may cost jobs later. For each start and each server that takes another's place, once there is a log.
+/// Logs settings that may lose jobs: at each start, and for each new server after a failover, once there is a logger.
 ///
 /// # Errors
-/// As [`is_there`], and when it is away.
+/// The errors of [`is_there`], and an error if the server is unreachable.
 pub(super) fn check(link: &Link) -> Result<()> {
     let address = link.address();
     let Some(info) = link.facts().map_err(|failure: Failure| link.explain(failure))? else {

@@ -376,7 +376,7 @@ fn a_server_that_comes_back_empty_has_lost_what_it_had() {
     assert!(beat.is_evicted && beat.has_lost_jobs, "nobody else has its jobs");
     assert!(!engine.look().unwrap().has_lost_jobs, "it is told once");
     assert!(!other.look().unwrap().has_lost_jobs, "by one process");
-    // A page that follows a lost job must not show somebody else's.
+    // A page that follows a lost job must not show another job.
     assert_eq!(add(&other, "new").unwrap(), ids[4].id + 1);
     let unknown = engine.beat(&WorkerId("stranger".to_owned()), &[], T).unwrap();
     assert!(unknown.is_evicted && !unknown.has_lost_jobs);
@@ -393,7 +393,7 @@ fn what_was_lost_is_told_in_numbers() {
     );
 }
 
-/// Why no job could be kept, for clients.
+/// Returns the reason for clients why no job can be stored.
 fn reason(checked: Result<()>) -> &'static str {
     checked.unwrap_err().find_source::<Unavailable>().expect("a reason").reason
 }
@@ -424,7 +424,7 @@ fn why_no_job_can_be_kept_is_told_without_addresses() {
 /// Stands between engine and server, and can lose answers: the server has done it, and nobody hears.
 struct Proxy {
     address: SocketAddr,
-    /// The port of the server that new connections lead to.
+    /// The port of the server that new connections reach.
     port: Arc<AtomicU16>,
     lost: Arc<AtomicUsize>,
 }
@@ -448,7 +448,7 @@ impl Proxy {
         Proxy { address, port, lost }
     }
 
-    /// New connections lead to that server. Those that are there stay.
+    /// Redirects new connections to that server. Existing connections stay.
     fn lead_to(&self, server: &RedisServer) {
         self.port.store(server.port(), Ordering::SeqCst);
     }
@@ -479,7 +479,7 @@ fn pass(mut from: &TcpStream, mut to: &TcpStream, lost: &AtomicUsize) {
     let _ = (from.shutdown(Shutdown::Both), to.shutdown(Shutdown::Both));
 }
 
-/// The address leads to the new primary, and connections from before to the old one, which is a replica of it now.
+/// The address leads to the new primary. Older connections lead to the old one, now a replica.
 #[test]
 fn after_a_failover_calls_go_to_the_new_primary() {
     let (Some(old), Some(new)) = (RedisServer::durable(), RedisServer::durable()) else { return };
@@ -489,7 +489,7 @@ fn after_a_failover_calls_go_to_the_new_primary() {
     let bell = Arc::new(Bell::default());
     engine.listen(&bell).unwrap();
     let worker = engine.join().unwrap();
-    // Several connections are kept.
+    // Several connections are open.
     thread::scope(|scope| {
         let more = [0; 8].map(|_| scope.spawn(|| add(&engine, "before").unwrap()));
         for thread in more {

@@ -67,7 +67,7 @@ impl Place {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = match &self.file {
             Some(file) => {
-                // What stands against it is SQLite's to say.
+                // SQLite reports a failure itself.
                 let _ = private_files::create_if_missing(file);
                 Connection::open_with_flags(file, flags)?
             }

@@ -249,7 +249,7 @@ pub(super) fn is_worker(db: &Connection, worker: &str) -> Result<bool> {
     db.prepare_cached("SELECT 1 FROM aside_workers WHERE id = ?1")?.exists([worker])
 }
 
-/// Writes as much as an enqueued job does, and each time something else: what is the same as before is not written.
+/// Writes as much as an enqueued job does, with new content each time, since unchanged content is not written.
 pub(super) fn check(db: &Connection) -> Result<()> {
     let written = "INSERT INTO aside_meta (key, value) VALUES ('check', randomblob(16384))
                    ON CONFLICT (key) DO UPDATE SET value = excluded.value";

@@ -233,12 +233,12 @@ fn a_beat_between_the_look_and_the_verdict_counts() {
     assert_eq!(state(&jobs, claimed.id), JobState::Running);
 }
 
-/// The steps of a program that is newer by one.
+/// Migration steps of a program that is newer by one version.
 fn later(step: &'static str) -> Vec<&'static str> {
     schema::STEPS.iter().copied().chain([step]).collect()
 }
 
-/// A file of the first version has jobs in it that are dead, and nothing of why.
+/// A file of the first version has dead jobs without a cause.
 #[test]
 fn this_version_finds_the_jobs_of_the_first() {
     let home = Home::new();
