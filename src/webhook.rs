@@ -4,8 +4,8 @@
 //! A [`Webhook`] is a [`Job`] too: one that is enqueued survives the process.
 //! [`verify`] checks what another site sent in the same way.
 //!
-//! An address that a user gave may lead anywhere, into your own network too (server-side request forgery): send to it with
-//! [`Webhook::public_only`]. Other webhooks go through the proxy that `HTTPS_PROXY` and `HTTP_PROXY` name.
+//! A URL that a user entered may lead anywhere, even into your own network (server-side request forgery): send to it with
+//! [`Webhook::public_only`]. Other webhooks use the proxy that `HTTPS_PROXY` and `HTTP_PROXY` name.
 
 mod public;
 
@@ -90,8 +90,8 @@ const TOLERANCE: i64 = 300;
 /// }
 /// ```
 ///
-/// It waits in the queue `webhook`, which other jobs do not share. An expired or untrusted certificate of the receiver is a
-/// fault that is tried again, as its owner renews it.
+/// The job waits in its own queue `webhook`. An expired or untrusted certificate of the receiver is retried, since its
+/// owner will renew it.
 ///
 /// It then is tried 90 times over about three days, on the same terms as one that is sent, and kept as dead in the end, or
 /// at once after an answer such as 404 or 410. Each try has the `webhook-id` and the body that were written down, and a
@@ -114,7 +114,8 @@ pub struct Webhook {
 }
 
 impl Webhook {
-    /// A webhook to that address, `http://` or `https://`; see [`public_only`](Webhook::public_only) for one that a user gave.
+    /// Creates a webhook to a URL, `http://` or `https://`; see [`public_only`](Webhook::public_only) for a URL from a
+    /// user.
     pub fn post(url: impl Into<String>) -> Webhook {
         Webhook {
             url: url.into(),
@@ -152,7 +153,7 @@ impl Webhook {
         self
     }
 
-    /// Connects to public addresses alone: for an address that a user gave, which may lead to your own machines.
+    /// Connects only to public addresses: for a URL that a user entered, which may lead to your own machines.
     ///
     /// ```
     /// use aside::Webhook;
@@ -162,16 +163,15 @@ impl Webhook {
     /// # }
     /// ```
     ///
-    /// The addresses are checked at each connection, after the host's name was resolved for it: a name that changes in the
-    /// meantime (DNS rebinding) gains nothing. Refused are loopback, private, link-local (the metadata services of clouds among
-    /// them), shared (`100.64.0.0/10`), unique local, multicast, unspecified, reserved and documentation addresses, also
-    /// where they are written as IPv4-mapped, NAT64 or 6to4 addresses. Where a name has both kinds, the public ones are
-    /// used.
+    /// The addresses are checked at each connection, after name resolution: a name that changes in the meantime (DNS
+    /// rebinding) has no effect. Loopback, private, link-local (such as the metadata services of clouds), shared
+    /// (`100.64.0.0/10`), unique local, multicast, unspecified, reserved and documentation addresses are refused, also in
+    /// the form of IPv4-mapped, NAT64 or 6to4 addresses. If a name has both kinds, the public ones are used.
     ///
-    /// A refusal is final, and a job is dead at once: each retry would be another chance for an attacker who changes the
-    /// name. A job whose name was wrong for a while can be retried in the panel.
+    /// A refusal is final, and the job is dead at once: each retry would be another chance for an attacker who changes the
+    /// name. If the name was wrong for a while, the job can be retried in the panel.
     ///
-    /// No proxy is used, whatever `HTTPS_PROXY` says: it would connect where this process does not see it.
+    /// No proxy is used, even if `HTTPS_PROXY` is set: it would connect without this check.
     pub fn public_only(mut self) -> Webhook {
         self.public_only = true;
         self
@@ -265,7 +265,7 @@ impl Webhook {
 /// `req.enqueue(webhook)?`: a webhook that survives the process. See [there](Webhook#sent-or-enqueued).
 impl Job for Webhook {
     const NAME: &'static str = "webhook";
-    /// Its own: a receiver that is slow holds up no other job.
+    /// A queue of its own: a slow receiver does not delay other jobs.
     const QUEUE: &'static str = "webhook";
     const PRIVATE: bool = true;
 
@@ -352,7 +352,7 @@ fn agent() -> &'static ureq::Agent {
     &AGENT
 }
 
-/// Returns the client for webhooks to public addresses alone, with connections of its own.
+/// Returns the client for webhooks to public addresses, with its own connections.
 fn public_agent() -> &'static ureq::Agent {
     static AGENT: LazyLock<ureq::Agent> = LazyLock::new(|| public::agent(settings().proxy(None).build()));
     &AGENT
@@ -407,7 +407,7 @@ impl Trouble {
         }
         let is_worth_another_try = matches!(
             error,
-            // A certificate that has expired among them: it is renewed sooner or later.
+            // This includes an expired certificate: it is renewed sooner or later.
             ureq::Error::Io(_)
                 | ureq::Error::Tls(_)
                 | ureq::Error::Rustls(_)
@@ -642,13 +642,13 @@ mod tests {
         (headers, br#"{"test": 2432232314}"#, 1_614_265_330)
     }
 
-    /// It is renewed sooner or later, and a webhook that was promised must not be lost before.
+    /// The certificate is renewed sooner or later, and an accepted webhook must not be lost before that.
     #[cfg(feature = "mail")]
     #[test]
     fn a_certificate_that_is_not_trusted_is_tried_again() {
         use crate::mail::smtp_server::{EXPIRED, Options, SmtpServer};
 
-        // TLS is all that is needed of it.
+        // Only the TLS handshake is needed.
         let server =
             SmtpServer::with(vec![], Options { certificate: Some(EXPIRED), is_wrapped: true, ..Options::default() });
         let error = Webhook::post(format!("https://localhost:{}/", server.port())).send_now().unwrap_err();
@@ -789,7 +789,7 @@ mod tests {
         assert_eq!(receiver.got().len(), 2);
     }
 
-    /// The one answer is still there at the end: nothing else has connected.
+    /// The single response is still unread at the end: nothing else has connected.
     #[test]
     fn a_webhook_for_public_addresses_does_not_reach_this_machine() {
         let receiver = Receiver::start(&["200 OK"]);
@@ -817,7 +817,7 @@ mod tests {
         assert!(words.contains("has the address 127.0.0.1, which is not a public address"), "{words}");
     }
 
-    /// Names that have these addresses, one after the other, as a name server of an attacker's has.
+    /// A resolver that returns these addresses one after the other, as an attacker's name server does.
     #[derive(Debug)]
     struct Names(Mutex<VecDeque<Vec<&'static str>>>);
 
@@ -835,7 +835,7 @@ mod tests {
         }
     }
 
-    /// 127.0.0.2 is as a public address here, and 127.0.0.1 is not.
+    /// Treats 127.0.0.2 as a public address, and 127.0.0.1 as a private one.
     #[cfg(target_os = "linux")]
     #[test]
     fn an_address_is_checked_at_each_connection_and_redirects_lead_nowhere() {
@@ -858,12 +858,12 @@ mod tests {
         assert_eq!((outside.got().len(), inside.got().len()), (3, 0));
     }
 
-    /// A proxy would connect where the check does not see it. The test is run again in a process that has one.
+    /// A proxy would connect without the check. The test runs itself again in a process with a proxy.
     #[test]
     fn a_proxy_does_not_send_a_webhook_for_public_addresses() {
         const NAME: &str = "webhook::tests::a_proxy_does_not_send_a_webhook_for_public_addresses";
         const BEHIND: &str = "ASIDE_TEST_BEHIND_A_PROXY";
-        // Of an address that is for documentation, and leads nowhere.
+        // A documentation address, which leads nowhere.
         let webhook = Webhook::post("http://192.0.2.1/").json("x");
         if std::env::var_os(BEHIND).is_some() {
             let words = webhook.clone().public_only().send_now().unwrap_err().chain();

@@ -1,9 +1,9 @@
-//! Bounded shares of the workers: how many of them may wait for the same kind of thing.
+//! Limits on the number of workers that wait for the same kind of resource.
 //!
-//! A worker that waits, for password hashing or for a value that another thread computes, answers no other request
-//! meanwhile. Without a bound one slow thing that many clients ask for holds all workers, and pages that have nothing to do
-//! with it are not answered. So a worker asks for permission before it waits ([`wait`]); past the bound its request gets 503
-//! with `Retry-After`. A thread that is not a worker waits as long as it likes: tasks, jobs, commands.
+//! A worker that waits, for password hashing or for a value that another thread computes, serves no other request. Without
+//! a limit, one slow resource that many clients request occupies all workers, and unrelated pages are not served. A worker
+//! therefore asks for permission before it waits ([`wait`]). Above the limit its request gets 503 with `Retry-After`.
+//! Threads that are not workers (tasks, jobs, commands) wait without limit.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -14,10 +14,10 @@ use crate::error::{Error, Result, Status};
 use crate::log_limit::LogLimit;
 use crate::sync::lock;
 
-/// What a client that is refused is told to wait, in seconds.
+/// The `Retry-After` of a refused request, in seconds.
 pub(crate) const RETRY_AFTER: u32 = 5;
 
-/// What workers wait for.
+/// The resources that workers wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Wait {
     /// `password::hash` and `password::verify`.
@@ -26,7 +26,7 @@ pub(crate) enum Wait {
     Pool,
     /// A value that another thread computes for a `Cache`.
     Cache,
-    /// The response to the first of two equal forms: `Request::once`.
+    /// The response to the first of two identical forms: `Request::once`.
     Once,
     /// The body of a request.
     Body,
@@ -50,12 +50,12 @@ impl fmt::Display for Wait {
     }
 }
 
-/// The bounds of one server's workers.
+/// The limits on one server's workers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bounds {
     /// All workers.
     pub(crate) workers: usize,
-    /// For each kind but bodies.
+    /// The limit for each kind except bodies.
     pub(crate) each: usize,
     pub(crate) bodies: usize,
 }
@@ -65,7 +65,7 @@ impl Bounds {
         if wait == Wait::Body { self.bodies } else { self.each }
     }
 
-    /// For all kinds together: a quarter of the workers is left for requests that wait for nothing.
+    /// The limit for all kinds together: a quarter of the workers is left for requests that do not wait.
     fn all(&self) -> usize {
         (self.workers - self.workers / 4).min(self.workers.saturating_sub(1)).max(1)
     }
@@ -81,7 +81,7 @@ pub(crate) struct Shares {
 }
 
 thread_local! {
-    /// The server that this thread is a worker of.
+    /// The server that this thread works for.
     static WORKER_OF: RefCell<Option<Arc<Shares>>> = const { RefCell::new(None) };
 }
 
@@ -90,7 +90,7 @@ impl Shares {
         Arc::new(Shares { bounds, taken: Mutex::default(), away: AtomicUsize::new(0), refusals: Default::default() })
     }
 
-    /// Makes this thread a worker, until it ends.
+    /// Makes this thread a worker until it ends.
     pub(crate) fn enter(self: &Arc<Shares>) {
         WORKER_OF.set(Some(self.clone()));
     }
@@ -105,7 +105,7 @@ impl Shares {
         taken[wait as usize] < self.bounds.of(wait) && taken.iter().sum::<usize>() < self.bounds.all()
     }
 
-    /// Permission for one worker to wait, while fewer than the bound do.
+    /// Permits one worker to wait, if fewer than the limit do.
     pub(crate) fn take(self: &Arc<Shares>, wait: Wait) -> Option<Share> {
         let mut taken = lock(&self.taken);
         self.admits(&taken, wait).then(|| {
@@ -114,7 +114,7 @@ impl Shares {
         })
     }
 
-    /// How many workers are away: the pool may have as many more.
+    /// Returns the number of absent workers: the pool may have that many more.
     pub(crate) fn away(&self) -> usize {
         self.away.load(Ordering::Acquire)
     }
@@ -125,7 +125,7 @@ impl Shares {
         Some(Away(self))
     }
 
-    /// The error for a request that would have to wait, with a line in the log once a minute.
+    /// Returns the error for a request that would have to wait, and logs it once a minute.
     pub(crate) fn refuse(&self, wait: Wait) -> Error {
         if let Some(count) = self.refusals[wait as usize].count() {
             let (taken, workers) = (lock(&self.taken)[wait as usize], self.bounds.workers);
@@ -153,17 +153,17 @@ impl Drop for Share {
     }
 }
 
-/// Asks for permission to wait on this thread, which is always given to one that is not a worker.
+/// Asks for permission to wait on this thread. Threads that are not workers always get it.
 ///
 /// # Errors
-/// 503 when the share of the workers is taken.
+/// 503 if the limit of the workers is reached.
 pub(crate) fn wait(wait: Wait) -> Result<Option<Share>> {
     let shares = WORKER_OF.with_borrow(Option::clone);
     let Some(shares) = shares else { return Ok(None) };
     shares.take(wait).map(Some).ok_or_else(|| shares.refuse(wait))
 }
 
-/// A worker that does not count among those of `ASIDE_MAX_WORKERS`, until dropped.
+/// A worker that does not count toward `ASIDE_MAX_WORKERS`, until dropped.
 #[derive(Debug)]
 pub(crate) struct Away(Arc<Shares>);
 
@@ -173,14 +173,14 @@ impl Drop for Away {
     }
 }
 
-/// Lets the pool have another worker for this one, which is about to wait and cannot refuse its request. At most as many as
-/// there may be workers are away at once; none on a thread that is not a worker.
+/// Lets the pool replace this worker, which is about to wait and cannot refuse its request. At most `ASIDE_MAX_WORKERS`
+/// workers are absent at once. `None` on a thread that is not a worker.
 pub(crate) fn step_aside() -> Option<Away> {
     WORKER_OF.with_borrow(Option::clone)?.step_aside()
 }
 
-/// The mark of an error that says: too much at once, come back later. It is logged where it is made, once a minute, and not
-/// for each request; its response has `Retry-After`.
+/// A marker for errors of overload. Such an error is logged where it is made, once a minute, and not for each request. Its
+/// response has `Retry-After`.
 #[derive(Debug)]
 pub(crate) struct Busy(String);
 
@@ -192,7 +192,7 @@ impl fmt::Display for Busy {
 
 impl std::error::Error for Busy {}
 
-/// 503 with `Retry-After`, without a line in the log.
+/// Returns a 503 with `Retry-After`, without a log line.
 pub(crate) fn busy(what: String) -> Error {
     let message = "There is too much to do just now. Please try again in a moment.";
     Error::new(Status::SERVICE_UNAVAILABLE, message).with_source(Busy(what))
@@ -210,7 +210,7 @@ pub(crate) mod tests {
         Shares::new(Bounds { workers, each, bodies })
     }
 
-    /// Has two workers, of which one may wait, do what makes them wait, and lets them go on once one of them was refused.
+    /// Runs the waiting work on two workers, of which one may wait, and releases them once one was refused.
     pub(crate) fn one_of_two_workers_is_refused<T: Send>(
         wait_for: impl Fn() -> Result<T> + Sync,
         release: impl FnOnce(),
@@ -226,7 +226,7 @@ pub(crate) mod tests {
             }
             drop(tell);
             let first = told.recv_timeout(Duration::from_secs(20));
-            // Whatever came: a test that failed must not wait for the other one.
+            // Runs in any case: a failed test must not wait for the other worker.
             release();
             let Ok(Err(refused)) = first else { panic!("both wait, or neither") };
             assert_eq!(refused.status(), Status::SERVICE_UNAVAILABLE);

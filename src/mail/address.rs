@@ -1,4 +1,4 @@
-//! Mail addresses as people write them, and as they go over the wire.
+//! Mail addresses: their display form, and their form in SMTP.
 
 use lettre::Address;
 use lettre::message::Mailbox;
@@ -6,7 +6,7 @@ use lettre::message::Mailbox;
 use super::one_line;
 use crate::error::{Error, Result};
 
-/// The longest display name, in characters: what is longer is cut, so that no header line is too long (RFC 5322, 2.1.1).
+/// The longest display name, in characters. A longer name is cut, so that no header line is too long (RFC 5322, 2.1.1).
 const LONGEST_NAME: usize = 100;
 
 /// An address, alone or behind a name. Ours and not the crate's: its parser takes the first address of a text and says
@@ -22,8 +22,8 @@ pub(super) fn mailbox(text: &str) -> Result<Mailbox> {
     Ok(Mailbox::new((!name.is_empty()).then_some(name), address))
 }
 
-/// An address whose domain is in ASCII: `xn--bcher-kva.example` for `bücher.example` (RFC 5890). A local part in another
-/// script stays as it is, and needs a server with SMTPUTF8 (RFC 6531).
+/// Returns an address whose domain is in ASCII: `xn--bcher-kva.example` for `bücher.example` (RFC 5890). A non-ASCII local
+/// part is kept, and needs a server with SMTPUTF8 (RFC 6531).
 fn address_on_the_wire(text: &str) -> Option<Address> {
     let (local, domain) = text.rsplit_once('@')?;
     if domain.is_ascii() {

@@ -1,7 +1,7 @@
-//! The connections to a mail server: how many there may be, which are open, and what happens when the server has too many.
+//! The connections to a mail server: their limit, reuse, and reduction when the server reports too many.
 //!
-//! A server that answers 421 while other connections of this process are open gets one connection fewer from then on, and
-//! the mail waits for one of those. Mails that went well raise the number again, one by one.
+//! If the server answers 421 while other connections of this process are open, the limit is reduced by one, and the mail
+//! waits for an open connection. Successful mails raise the limit again, one by one.
 
 use std::sync::mpsc::{RecvTimeoutError, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
@@ -18,14 +18,14 @@ use crate::background::scope::Context;
 use crate::background::timer;
 use crate::sync::{lock, wait_while_for};
 
-/// How long a connection is kept for the next mail, and how many mails go through one.
+/// How long an idle connection is kept, and the number of mails sent through one.
 const KEPT: Duration = Duration::from_secs(10);
 const MOST_MAILS: u32 = 100;
 
-/// How many mails in a row have to go well for one more connection.
+/// The number of consecutive successful mails after which the limit is raised by one.
 const GONE_WELL: usize = 20;
 
-/// How often a wait looks whether it was told to stop.
+/// The interval at which a wait checks if it should stop.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// A mail server and the connections to it.
@@ -39,14 +39,14 @@ struct Shared {
 }
 
 struct State {
-    /// How many there may be: `most`, or fewer while the server has too many.
+    /// The current limit: `most`, or fewer while the server reports too many connections.
     allowed: usize,
     taken: usize,
     gone_well: usize,
-    /// The newest last.
+    /// Idle connections, the newest last.
     idle: Vec<(Instant, Session)>,
     is_watched: bool,
-    /// The last login that was refused, and how.
+    /// The last refused login: its time and its fault.
     refused_login: Option<(Instant, String)>,
 }
 
@@ -63,9 +63,9 @@ impl Server {
         &self.0.endpoint.name
     }
 
-    /// Hands a mail over. The recipients that were refused come back: the others have it.
+    /// Sends a mail, and returns the refused recipients. All others have it.
     ///
-    /// Waits for a connection, and where the server has too many for one of those that are open.
+    /// Waits for a free connection, also for an open one if the server reports too many.
     pub(super) fn deliver(&self, letter: &Letter, to: &[Address]) -> Result<Vec<Refused>, Fault> {
         let limits = self.0.endpoint.limits;
         let (until, mut pause) = (Instant::now() + limits.patience, limits.pause);
@@ -78,7 +78,7 @@ impl Server {
             if permit.gives_way() {
                 continue;
             }
-            // The only connection of this process is one too many: others have them.
+            // This process has only one connection: other clients use the server's limit up.
             if !fault.names_connections() || Instant::now() + pause > until || is_told_to_stop() {
                 return Err(fault);
             }
@@ -89,7 +89,7 @@ impl Server {
     }
 }
 
-/// Returns true if the process stops or the task was cancelled: then a mail must not wait for better times.
+/// Returns true if the process stops or the task was cancelled: a mail must not wait any longer then.
 fn is_told_to_stop() -> bool {
     let context = Context::current();
     context.scope.registry().is_closing() || is_cancelled(&context)
@@ -99,7 +99,7 @@ fn is_cancelled(context: &Context) -> bool {
     context.task.as_ref().is_some_and(|task| task.is_cancelled())
 }
 
-/// Waits that long, or until told to stop.
+/// Waits for `time`, or until the process or the task stops.
 fn wait(time: Duration) {
     let until = Instant::now() + time;
     while !is_told_to_stop() {
@@ -113,7 +113,7 @@ impl Shared {
         lock(&self.state)
     }
 
-    /// Takes one of the connections that there may be, waiting for it until that time.
+    /// Takes one of the allowed connections, and waits for it until `until`.
     fn take(self: &Arc<Shared>, until: Instant) -> Result<Permit, Fault> {
         let context = Context::current();
         let mut state = self.state();
@@ -137,7 +137,7 @@ impl Shared {
         Fault::temporary(format!("the mail was not handed to the mail server {}: {why}", self.endpoint.name))
     }
 
-    /// The fault of the last login, while it is too early for another. Each mail would try the same password.
+    /// Returns the fault of the last login while it is too early to log in again. Each mail would try the same password.
     fn login_pause(&self) -> Option<Fault> {
         let state = self.state();
         let (at, message) = state.refused_login.as_ref()?;
@@ -152,8 +152,8 @@ impl Shared {
         }
     }
 
-    /// Gives a permit back, and keeps its connection for the next mail, if that is still good: both at once, since whoever
-    /// saw one without the other would count one connection too many. A connection that is not kept comes back.
+    /// Returns a permit, and keeps its connection for the next mail if it is still usable. Both happen in one step: between
+    /// two steps another thread would count one connection too many. Returns a connection that is not kept.
     fn give_back(self: &Arc<Shared>, session: Option<Session>) -> Option<Session> {
         let mut state = self.state();
         state.taken -= 1;
@@ -185,7 +185,7 @@ impl Shared {
     }
 }
 
-/// Closes what has been idle for too long, on a thread of its own: a goodbye may take a while.
+/// Closes connections that have been idle too long, on a separate thread, since QUIT may take a while.
 fn close_later(shared: Weak<Shared>) {
     timer::at(Instant::now() + KEPT, move || {
         let Some(shared) = shared.upgrade() else { return };
@@ -195,7 +195,7 @@ fn close_later(shared: Weak<Shared>) {
     });
 }
 
-/// The right to one connection, and the connection, while it is good and no mail is on it.
+/// The permit for one connection, with the connection while it is usable and idle.
 struct Permit {
     shared: Arc<Shared>,
     session: Mutex<Option<Session>>,
@@ -215,7 +215,7 @@ impl Permit {
         let kept = lock(&self.session).take();
         if let Some(session) = kept {
             match self.send(session, letter, to) {
-                // The server closed it while it was idle.
+                // The server closed the connection while it was idle.
                 Err(fault) if fault.is_disconnect() => {}
                 other => return other,
             }
@@ -235,20 +235,20 @@ impl Permit {
                 *lock(&self.session) = Some(session);
             }
             Err(fault) if !fault.is_answer() => {}
-            // What the server makes of the rest of the conversation is uncertain.
+            // The state of the rest of the conversation is uncertain.
             _ => session.quit(),
         }
         sent
     }
 
-    /// Opens a connection within the time limit, on a thread of its own: looking a name up has no limit, and lettre says
-    /// goodbye to a server that was silent, and waits for its answer once more.
+    /// Opens a connection within the time limit, on a separate thread: name resolution has no time limit, and lettre sends
+    /// QUIT to a silent server and waits for its answer.
     fn open(self: &Arc<Permit>) -> Result<Session, Fault> {
         let endpoint = self.shared.endpoint.clone();
         let (limit, name) = (endpoint.limits.step, endpoint.name.clone());
         let (tell, told) = sync_channel(1);
         let opening = thread::Builder::new().name("aside-mail-open".into());
-        // One that is given up is still a connection, until the thread ends.
+        // An abandoned connection counts until its thread ends.
         let permit = self.clone();
         let opened = opening.spawn(move || {
             let session = Session::open(&endpoint);
@@ -274,7 +274,7 @@ impl Permit {
         }
     }
 
-    /// Allows one connection fewer than there are now, if others are open. Returns true if so.
+    /// Reduces the limit by one if other connections are open. Returns true if so.
     fn gives_way(&self) -> bool {
         let mut state = self.shared.state();
         state.gone_well = 0;

@@ -1,4 +1,4 @@
-//! The delivery of one mail: which recipients have it, which get it at the next attempt, and which were refused.
+//! The delivery of one mail: the recipients that have it, those to be retried, and those that were refused.
 
 use lettre::Address;
 
@@ -6,17 +6,17 @@ use super::fault::Fault;
 use super::mailer::Mailer;
 use super::message::Letter;
 
-/// A mail on its way. Recipients that have it do not get it again.
+/// A mail being delivered. Recipients that have it do not get it again.
 pub(super) struct Delivery {
     letter: Letter,
     /// The recipients of the next attempt.
     left: Vec<Recipient>,
-    /// The recipients that the server refused for good, and the first reason.
+    /// The recipients that the server refused permanently, with the first reason.
     refused: Vec<Recipient>,
     reason: Option<Fault>,
 }
 
-/// A recipient, and which one of all it is, from 1.
+/// A recipient and its position in the mail, from 1.
 type Recipient = (usize, Address);
 
 impl Delivery {
@@ -25,10 +25,10 @@ impl Delivery {
         Delivery { letter, left, refused: Vec::new(), reason: None }
     }
 
-    /// Hands the mail over for all recipients that do not have it.
+    /// Sends the mail to all recipients that do not have it.
     ///
     /// # Errors
-    /// When one of them did not get it: temporary if a later attempt may help, else final.
+    /// An error if a recipient did not get it: temporary if a later attempt may help, otherwise final.
     pub(super) fn attempt(&mut self, mailer: &Mailer) -> Result<(), Fault> {
         if !self.left.is_empty()
             && let Some(fault) = self.converse(mailer)?
@@ -41,7 +41,7 @@ impl Delivery {
         }
     }
 
-    /// One conversation with the server. The first fault that a later one may mend comes back.
+    /// Runs one conversation with the server. Returns the first fault that a later conversation may resolve.
     fn converse(&mut self, mailer: &Mailer) -> Result<Option<Fault>, Fault> {
         let to: Vec<Address> = self.left.iter().map(|(_, address)| address.clone()).collect();
         let refused = match mailer.deliver(&self.letter, &to) {
@@ -68,13 +68,13 @@ impl Delivery {
         (1..self.letter.to.len()).contains(&(self.left.len() + self.refused.len()))
     }
 
-    /// The addresses that a later attempt may reach, and those that were refused for good.
+    /// Returns the addresses that a later attempt may reach, and those that were refused permanently.
     pub(super) fn missing(&self) -> (Vec<String>, Vec<String>) {
         let addresses = |list: &[Recipient]| list.iter().map(|(_, address)| address.to_string()).collect();
         (addresses(&self.left), addresses(&self.refused))
     }
 
-    /// The fault with the recipients that it concerns: by their place in the mail and their host alone, since it is logged.
+    /// Returns the fault with the recipients that it concerns. It names only their position and host, since it is logged.
     fn named(&self, fault: Fault) -> Fault {
         let total = self.letter.to.len();
         if total == 1 {

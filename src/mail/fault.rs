@@ -1,8 +1,8 @@
-//! Why a mail did not go out, and which of the reasons are final.
+//! Delivery faults of mail, and the distinction between final and temporary ones.
 //!
-//! Final is what the server says of this mail or this recipient (5xx), and a mail that cannot be built. All that is about the
-//! way there is temporary: a server that cannot be reached, speaks nonsense, has an expired certificate or does not take the
-//! login is mended sooner or later, and no mail that was promised may be lost before that.
+//! A fault is final if the server refuses this mail or this recipient (5xx), or if the mail cannot be built. A fault of the
+//! transport is temporary: an unreachable server, a garbled response, an expired certificate or a refused login is resolved
+//! sooner or later, and no accepted mail may be lost before that.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -14,12 +14,12 @@ use lettre::transport::smtp;
 use crate::background::registry::span;
 use crate::error::Error;
 
-/// Why a mail did not go out.
+/// A delivery fault.
 #[derive(Debug)]
 pub(super) struct Fault {
     kind: Kind,
     message: String,
-    /// What the server said or did, and when.
+    /// The server's response or behavior, with the step at which it occurred.
     source: Option<smtp::Error>,
     step: Step,
 }
@@ -30,27 +30,27 @@ enum Kind {
     Final,
     /// A later attempt may succeed.
     Temporary,
-    /// The server has more connections than it takes.
+    /// The server has too many connections.
     Busy,
-    /// A setting is missing: it is there after a restart at the earliest.
+    /// A setting is missing. It cannot be set before a restart.
     Settings,
 }
 
 /// The step of the conversation at which the server refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Up to the login.
+    /// From the greeting to the login.
     Opening,
     Login,
     Recipient,
-    /// The sender, and the announcement of the message.
+    /// The sender, and the DATA command.
     Message,
-    /// What the server says of the message as a whole.
+    /// The server's response to the message as a whole.
     Verdict,
 }
 
 impl Fault {
-    /// What went wrong in a conversation with that server.
+    /// Returns the fault for an error in a conversation with the server.
     pub(super) fn of_server(server: &str, limit: Duration, step: Step, error: smtp::Error) -> Fault {
         let kind = kind(step, &error);
         let message = message(server, limit, step, &error, kind);
@@ -65,7 +65,7 @@ impl Fault {
         Fault::new(Kind::Temporary, message)
     }
 
-    /// What this mail is refused for before the server has been asked.
+    /// Returns the fault for a mail that is refused before the server is contacted.
     pub(super) fn fatal(message: impl Into<String>) -> Fault {
         Fault::new(Kind::Final, message)
     }
@@ -74,7 +74,7 @@ impl Fault {
         Fault::new(Kind::Settings, message)
     }
 
-    /// The same fault under a message that says whom it concerns.
+    /// Returns the same fault under a message that names the recipients concerned.
     pub(super) fn with_message(self, message: String) -> Fault {
         Fault { message, ..self }
     }
@@ -83,18 +83,18 @@ impl Fault {
         self.kind == Kind::Final
     }
 
-    /// Returns true if there are too many connections.
+    /// Returns true if the server has too many connections.
     pub(super) fn is_busy(&self) -> bool {
         self.kind == Kind::Busy
     }
 
-    /// Returns true if the server itself says that there are too many connections, and is not merely closing.
+    /// Returns true if the server itself reports too many connections, rather than just closing.
     pub(super) fn names_connections(&self) -> bool {
         let text = self.source.as_ref().map_or(String::new(), |error| error.to_string().to_ascii_lowercase());
         ["too many", "connection", "concurren", "rate limit"].iter().any(|words| text.contains(words))
     }
 
-    /// Returns true if the server has closed the connection, and cannot have taken the mail before.
+    /// Returns true if the server has closed the connection before it could accept the mail.
     pub(super) fn is_disconnect(&self) -> bool {
         let Some(error) = self.source.as_ref().filter(|_| self.step != Step::Verdict) else { return false };
         error.status().map_or_else(|| !is_timeout(error), |code| u16::from(code) == 421)
@@ -105,7 +105,7 @@ impl Fault {
         self.step == Step::Login && self.source.as_ref().is_some_and(smtp::Error::is_permanent)
     }
 
-    /// Returns true if the server gave an answer that the conversation can go on after.
+    /// Returns true if the server gave a response after which the conversation can continue.
     pub(super) fn is_answer(&self) -> bool {
         let status = self.source.as_ref().and_then(smtp::Error::status);
         status.is_some_and(|code| u16::from(code) != 421)
@@ -124,12 +124,12 @@ impl StdError for Fault {
     }
 }
 
-/// Returns true if a later attempt may succeed without a restart: for a mail that is sent.
+/// Returns true if a later attempt may succeed without a restart: for a mail that is sent by a task.
 pub(super) fn is_temporary(error: &Error) -> bool {
     error.find_source::<Fault>().is_some_and(|fault| matches!(fault.kind, Kind::Temporary | Kind::Busy))
 }
 
-/// Returns true if the mail itself is not at fault: for a mail that is a job, which outlives a restart.
+/// Returns true if the fault is not in the mail itself: for a mail that is a job, which outlives a restart.
 pub(super) fn is_mendable(error: &Error) -> bool {
     error.find_source::<Fault>().is_some_and(|fault| fault.kind != Kind::Final)
 }
@@ -140,9 +140,9 @@ fn kind(step: Step, error: &smtp::Error) -> Kind {
         (_, 421) => Kind::Busy,
         (_, ..500) => Kind::Temporary,
         (Step::Opening | Step::Login, _) => Kind::Temporary,
-        // Commands that are not known or out of order, and logins that are missing, are faults of the conversation.
+        // An unknown command, a wrong order and a missing login are faults of the conversation.
         (_, 500 | 502 | 503 | 530 | 534 | 535 | 538) => Kind::Temporary,
-        // Too many recipients, or a full mailbox: RFC 5321, section 4.5.3.1.10, takes it as 452.
+        // Too many recipients, or a full mailbox: RFC 5321, section 4.5.3.1.10, treats it as 452.
         (Step::Recipient, 552) => Kind::Temporary,
         _ => Kind::Final,
     }

@@ -38,12 +38,12 @@ const LAST_SECOND: u64 = 253_402_300_799;
 
 /// `req.enqueue(mail)?`: a mail that survives the process, unlike one that is [sent](Mail::send).
 ///
-/// It needs no [`register`](crate::Jobs::register), and has a queue to itself, `mail`. It is tried 90 times over about three
-/// days, unless the fault is its own: a refusal (5xx), an invalid address or a template that does not render make it dead at
-/// once, and it is kept with the server's words until somebody retries or discards it.
+/// It needs no [`register`](crate::Jobs::register), and has its own queue, `mail`. It is attempted 90 times over about
+/// three days, unless the fault is in the mail itself: a refusal (5xx), an invalid address or a template that does not
+/// render makes it dead at once. A dead mail is kept with the server's response until it is retried or discarded.
 impl Job for Mail {
     const NAME: &'static str = "mail";
-    /// Its own: a mail server that is slow holds up no other job.
+    /// A queue of its own: a slow mail server does not delay other jobs.
     const QUEUE: &'static str = "mail";
     const PRIVATE: bool = true;
 
@@ -78,8 +78,9 @@ impl Job for Mail {
 }
 
 impl Mail {
-    /// Enqueues it for those that do not have it: one job for those that a later attempt may reach, and one for each that was
-    /// refused for good, which is kept as dead with the server's words. A retry of this job would send it to all again.
+    /// Enqueues new jobs for the recipients without the mail: one for those that a later attempt may reach, and one for
+    /// each that was refused permanently, which is dead with the server's response. A retry of this job would send the mail
+    /// to all again.
     fn enqueue_rest(self, delivery: &Delivery, error: &Error) -> Result<()> {
         let line = format!("{}: {}; enqueued again for them alone", self.task_name(), error.chain());
         let (later, refused) = delivery.missing();

@@ -32,7 +32,7 @@ const KEPT_BYTES: usize = 64 << 20;
 pub(crate) struct Mailer {
     way: Way,
     pub(super) from: Option<String>,
-    /// Of the tasks that send mail as many run at once as there are connections: those that wait hold no thread.
+    /// The pool of the tasks that send mail, with one permit per connection. Waiting tasks hold no thread.
     pub(super) sending: Pool,
     outbox: Outbox,
 }
@@ -47,7 +47,7 @@ enum Way {
 }
 
 impl Mailer {
-    /// The mailer of a configuration. No connection is made before the first mail.
+    /// Creates the mailer of a configuration. It does not connect before the first mail.
     ///
     /// # Errors
     /// When `ASIDE_MAIL_URL` or `ASIDE_MAIL_FROM` cannot be used. The words never show the password.
@@ -55,7 +55,7 @@ impl Mailer {
         Mailer::with_limits(config, Limits::default())
     }
 
-    /// The mailer of a configuration, with other time limits.
+    /// Creates the mailer of a configuration, with other time limits.
     pub(super) fn with_limits(config: &Config, limits: Limits) -> Result<Mailer> {
         let way = match &config.mail_url {
             Some(url) => way(url, config.mail_connections, limits)
@@ -106,7 +106,7 @@ impl Mailer {
         self.outbox.list()
     }
 
-    /// Hands a mail over for these recipients. Those that a server refused come back: the others have it.
+    /// Sends a mail to these recipients, and returns the refused ones. All others have it.
     pub(super) fn deliver(&self, letter: &Letter, to: &[Address]) -> Result<Vec<Refused>, Fault> {
         match &self.way {
             Way::Server(server) => return server.deliver(letter, to),
@@ -145,7 +145,8 @@ impl Outbox {
     }
 }
 
-/// Writes a mail as a file that mail programs open, and that others than the process's user may not read. Beside and renamed: whoever watches the folder sees whole mails only.
+/// Writes a mail as a file that mail programs open and that only the process's user can read. The file is written under a
+/// temporary name and renamed: a program that watches the folder sees only complete mails.
 fn write_eml(folder: &Path, letter: &Letter) -> io::Result<()> {
     private_files::create_folder(folder)?;
     let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%S.%3fZ");

@@ -1,4 +1,4 @@
-//! The message of a mail: checked, rendered, and written as RFC 5322 and MIME have it.
+//! The message of a mail: validation, rendering, and the format of RFC 5322 and MIME.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,28 +15,29 @@ use crate::background::scope::Context;
 use crate::error::{Error, Result};
 use crate::http::templates::Templates;
 
-/// The longest line that mail may have, without its end (RFC 5322, section 2.1.1).
+/// The longest line of a mail, without its end (RFC 5322, section 2.1.1).
 const LONGEST_LINE: usize = 998;
 
-/// The longest word of a subject that is written as it is: with `Subject: ` it fits into a line of 78.
+/// The longest word of a subject that is not encoded: with `Subject: ` it fits into a line of 78.
 const LONGEST_WORD: usize = 60;
 
-/// How many bytes an encoded-word holds: 64 characters with its ends, so that `Subject: ` fits into the line of 76 (RFC 2047).
+/// The bytes in one encoded-word: with its delimiters it has 64 characters, so that `Subject: ` fits into the line of 76
+/// (RFC 2047).
 const ENCODED_WORD: usize = 39;
 
-/// The longest media type of an attachment, parameters and all.
+/// The longest media type of an attachment, including parameters.
 const LONGEST_TYPE: usize = 200;
 
 /// A mail that is ready to go.
 pub(super) struct Letter {
     pub(super) from: Address,
-    /// Those that get it, blind copies among them.
+    /// All recipients, including blind copies.
     pub(super) to: Vec<Address>,
     pub(super) id: String,
     pub(super) sent: SentMail,
-    /// An address in it has letters outside ASCII in front of the `@`.
+    /// True if an address has non-ASCII letters before the `@`.
     pub(super) needs_utf8: bool,
-    /// Another part of it has bytes outside ASCII.
+    /// True if another part of the message has non-ASCII bytes.
     pub(super) needs_8bit: bool,
 }
 
@@ -119,7 +120,7 @@ fn head(raw: &[u8]) -> &[u8] {
     &raw[..end.unwrap_or(raw.len())]
 }
 
-/// The subject. lettre folds at spaces alone, and takes what looks like an encoded-word for plain text.
+/// Encodes the subject. lettre folds only at spaces, and treats text that looks like an encoded-word as plain text.
 fn subject(text: &str) -> HeaderValue {
     let name = HeaderName::new_from_ascii_str("Subject");
     let is_foldable = text.split(' ').all(|word| (1..=LONGEST_WORD).contains(&word.len()) && !word.contains("=?"));
@@ -129,7 +130,7 @@ fn subject(text: &str) -> HeaderValue {
     HeaderValue::dangerous_new_pre_encoded(name, text.to_owned(), encoded_words(text))
 }
 
-/// A text in encoded-words (RFC 2047), one to a line. No character is cut in two.
+/// Encodes a text as encoded-words (RFC 2047), one per line. No character is split.
 fn encoded_words(text: &str) -> String {
     let mut words = vec![String::new()];
     for character in text.chars() {
@@ -164,8 +165,8 @@ fn with_body(builder: MessageBuilder, id: &str, mail: &SentMail) -> Result<Messa
     Ok(builder.multipart(mail.attachments.iter().try_fold(mixed, attach)?)?)
 }
 
-/// A text as it goes over the wire. Each line end, a carriage return alone too, becomes that of mail; other control
-/// characters are encoded: a server may take them for commands, cut the text at them, or refuse it.
+/// Prepares a text for SMTP. Each line end becomes CR LF, including a lone carriage return. Other control characters are
+/// encoded: a server may interpret them as commands, cut the text at them, or refuse it.
 fn text_body(text: &str) -> Body {
     let lines = text.replace("\r\n", "\n").replace(['\r', '\n'], "\r\n");
     let is_hidden = |byte: u8| byte.is_ascii_control() && !matches!(byte, b'\t' | b'\r' | b'\n');
@@ -174,7 +175,7 @@ fn text_body(text: &str) -> Body {
     if !has_hidden || body.encoding() == ContentTransferEncoding::Base64 {
         return body;
     }
-    // It takes every text.
+    // This encoding accepts every text.
     Body::new_with_encoding(lines, ContentTransferEncoding::QuotedPrintable).unwrap_or(body)
 }
 
@@ -195,7 +196,7 @@ fn attached(attachment: &Attachment) -> Result<SinglePart> {
     if is_composite(content_type) {
         return Ok(match unencoded(bytes) {
             Some(body) => part.body(body, parsed),
-            // It cannot go as what it is: it goes as a file.
+            // Mail cannot carry it as a message, so it is attached as a file.
             None => part.body(base64(bytes)?, media_type("application/octet-stream")?),
         });
     }
@@ -212,21 +213,21 @@ fn media_type(text: &str) -> Result<ContentType> {
     ContentType::parse(text).map_err(|_| wrong())
 }
 
-/// Base64 whatever it is: the other encodings would turn its line ends into those of mail.
+/// Always uses base64: the other encodings would change its line ends.
 fn base64(bytes: &[u8]) -> Result<Body> {
     Body::new_with_encoding(bytes.to_vec(), ContentTransferEncoding::Base64)
         .map_err(|_| Error::internal("an attachment cannot be encoded"))
 }
 
-/// Returns true for a message or several parts, which may not be encoded (RFC 2045, section 6.4; RFC 2046, section 5.2.1).
-/// RFC 6532 lets messages in UTF-8 be.
+/// Returns true for a message or a multipart, which must not be encoded (RFC 2045, section 6.4; RFC 2046, section 5.2.1).
+/// RFC 6532 allows messages in UTF-8.
 fn is_composite(content_type: &str) -> bool {
     let content_type = content_type.to_ascii_lowercase();
     ["message/", "multipart/"].iter().any(|prefix| content_type.starts_with(prefix))
         && !content_type.starts_with("message/global")
 }
 
-/// A message as a part of another: its bytes with the line ends of mail, if SMTP can carry them.
+/// Returns a message as a part of another one: its bytes with CR LF line ends, if SMTP can carry them.
 fn unencoded(bytes: &[u8]) -> Option<Body> {
     let mut lines = Vec::with_capacity(bytes.len() + 64);
     for line in bytes.split_inclusive(|byte| *byte == b'\n') {

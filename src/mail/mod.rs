@@ -4,9 +4,8 @@
 //! failure. The task builds the message once, with the Message-ID and the date that the mail got when it was begun, and
 //! then tries to hand it over; a server that is not there or says "later" is asked again, one that says no is not.
 //!
-//! [`message`] builds it, [`mailer`] is the way that it goes, [`connections`] and [`session`] are the mail server, [`fault`] says
-//! which failures are final, [`delivery`] who has it already, and [`job`] is a mail that is a job: written down, to survive
-//! the process.
+//! [`message`] builds the message, [`mailer`] sends it, [`connections`] and [`session`] talk to the mail server, [`fault`]
+//! classifies failures, [`delivery`] tracks the recipients, and [`job`] is a mail as a durable job.
 
 mod address;
 mod connections;
@@ -34,8 +33,8 @@ use self::fault::is_temporary;
 use crate::background::task::{Retry, Task, TaskHandle};
 use crate::error::{Error, Result};
 
-/// How often a mail is tried, and the first wait in between: for about 17 minutes, which is longer than a server that
-/// greylists (RFC 6647) makes a mail wait.
+/// The number of attempts and the first backoff: about 17 minutes in all, longer than a server that greylists (RFC 6647)
+/// delays a mail.
 const TRIES: u32 = 10;
 const FIRST_WAIT: Duration = Duration::from_secs(2);
 
@@ -53,15 +52,15 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 ///     .send(); // and on with the page
 /// ```
 ///
-/// An address is `anna@shop.example` or `Anna <anna@shop.example>`, one to a call; names, subjects and domains may be in any
-/// script (a domain goes as A-labels, `xn--bcher-kva.example`). Letters outside ASCII in front of the `@` need a server with
+/// An address is `anna@shop.example` or `Anna <anna@shop.example>`, one per call. Names, subjects and domains may be in any
+/// script (a domain is sent as A-labels, `xn--bcher-kva.example`). Non-ASCII letters before the `@` need a server with
 /// SMTPUTF8 (RFC 6531). A name is cut after 100 characters.
 /// Control characters in any of them are refused, so that a visitor's text cannot add headers of its own. A mail with text
 /// and HTML is sent as two alternatives; without either it is empty.
 ///
 /// # Sent or enqueued
 /// [`send`](Mail::send) is a task: it costs nothing, and is gone when the process dies or the server is away for longer than
-/// a quarter of an hour. A mail that somebody waits for (a receipt, a link to log in) is enqueued, with the application's
+/// a quarter of an hour. Enqueue a mail that a user waits for (a receipt, a link to log in), with the application's
 /// [`Jobs`](crate::Jobs):
 ///
 /// ```
@@ -78,13 +77,13 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 /// }
 /// ```
 ///
-/// It then is tried 90 times over about three days, the first time again after 10 s, later once an hour, as long as the fault
-/// is not the mail's own: a server that is away, has an expired certificate or refuses the login, a setting that is missing,
-/// a disk that is full. What is final (the server answers 5xx to the mail or a recipient, an address is invalid, a template
-/// does not render) is kept as dead at once, with the server's words, and can be tried again once it is mended.
+/// The job is attempted 90 times over about three days, with a first backoff of 10 s and later one attempt an hour, if the
+/// fault is not in the mail itself: an unreachable server, an expired certificate, a refused login, a missing setting, a
+/// full disk. After a final fault (the server answers 5xx to the mail or a recipient, an address is invalid, a template
+/// does not render) the job is dead at once, with the server's response, and can be retried in the panel.
 ///
-/// - It waits in the queue `mail`, which other jobs do not share: `Jobs::queue("mail", 2)` says how many go out at once.
-/// - Recipients that the server refuses while it takes others get a job of their own, with the same Message-ID.
+/// - The job waits in its own queue `mail`: `Jobs::queue("mail", 2)` sets how many mails are sent at once.
+/// - Recipients that the server refuses while it accepts others get a job of their own, with the same Message-ID.
 /// - Each try has the Message-ID and the date that were written down; for one that was enqueued for later this is the date
 ///   that it was to go out. A recipient may get it twice, when the process dies before it has noted that the server took it:
 ///   mail programs know the second by its Message-ID.
@@ -109,7 +108,7 @@ pub struct Mail {
     text: Option<Content>,
     html: Option<Content>,
     attachments: Vec<Attachment>,
-    /// The addresses that do not have it yet, once others have; empty for all.
+    /// The addresses that do not have the mail yet, after others got it; empty for all.
     only: Vec<String>,
 }
 
@@ -193,7 +192,7 @@ impl Mail {
         self
     }
 
-    /// The text. Each line end becomes that of mail, a carriage return alone too.
+    /// Sets the text. Each line end becomes CR LF, including a lone carriage return.
     pub fn text(mut self, text: impl Into<String>) -> Mail {
         self.text = Some(Content::Written(text.into()));
         self
@@ -224,9 +223,9 @@ impl Mail {
         self
     }
 
-    /// A file to go with it, under that name and media type. It arrives byte for byte, but for another message
-    /// (`message/rfc822`): that may not be encoded, so its line ends become those of mail, and where it has lines of more than
-    /// 998 bytes or control characters that mail cannot carry, it goes as `application/octet-stream`.
+    /// Attaches a file under this name and media type. It arrives byte for byte, except for a message (`message/rfc822`): a
+    /// message must not be encoded, so its line ends become CR LF. A message with lines over 998 bytes or with control
+    /// characters that mail cannot carry is sent as `application/octet-stream`.
     pub fn attach(
         mut self,
         filename: impl Into<String>,
@@ -241,13 +240,13 @@ impl Mail {
     /// Sends it aside, by the way of `ASIDE_MAIL_URL`. The handle may be let go. It is gone when the process dies: what must
     /// not be is [enqueued](Mail#sent-or-enqueued).
     ///
-    /// The task is tried 10 times over about 17 minutes, as long as the process lives, and only where waiting can help: the
-    /// server cannot be reached, hangs up, is silent for 30 s, refuses the login, has a certificate that is not trusted, or
-    /// answers 4xx. The waits hold no thread. A server that hangs up after the last byte may have taken the mail and gets
-    /// it again, with the same Message-ID, by which mail programs tell. Recipients that have the mail do not get it again
-    /// when others were refused.
+    /// The task makes 10 attempts over about 17 minutes while the process lives, and retries only faults that time can
+    /// resolve: the server is unreachable, hangs up, is silent for 30 s, refuses the login, has an untrusted certificate,
+    /// or answers 4xx. The backoff holds no thread. If a server hangs up after the last byte, it may have accepted the
+    /// mail, and gets it again with the same Message-ID, by which mail programs detect duplicates. Recipients that have the
+    /// mail do not get it again when others were refused.
     ///
-    /// `ASIDE_MAIL_CONNECTIONS` (4) mails are under way at once; further ones wait, and hold no thread.
+    /// At most `ASIDE_MAIL_CONNECTIONS` (4) mails are sent at once. Further mails wait without a thread.
     ///
     /// The log calls it `mail 5f2a9c0d1e3b77aa01c4 to shop.example`: the id in front of the `@` of its Message-ID, which
     /// the mail server's log has too, and the host alone of the recipient, since a log is no place for who wrote to whom.
@@ -272,16 +271,17 @@ impl Mail {
     }
 
     /// Sends it now, on this thread, with one try: for a program at the command line, or a page that must say whether it
-    /// went. A mail server that is silent holds it up for 30 s, one that is slow to judge the message for up to 10 minutes.
+    /// succeeded. A silent mail server delays it by 30 s, a server that is slow to accept the message by up to 10 minutes.
     ///
     /// # Errors
-    /// All that [`send`](Mail::send) would log. When a server refused some of the recipients, the others have it.
+    /// All errors that [`send`](Mail::send) would log. If a server refused some of the recipients, the others have the
+    /// mail.
     pub fn send_now(self) -> Result<()> {
         let mailer = Mailer::current();
         Ok(Delivery::new(self.build(&mailer)?).attempt(&mailer)?)
     }
 
-    /// Returns true if that address is to get it.
+    /// Returns true if this address is still to get the mail.
     fn is_for(&self, address: &Address) -> bool {
         let address: &str = address.as_ref();
         self.only.is_empty() || self.only.iter().any(|only| only == address)

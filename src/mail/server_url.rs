@@ -1,4 +1,4 @@
-//! The mail server that `ASIDE_MAIL_URL` names, and how it is talked to.
+//! The mail server that `ASIDE_MAIL_URL` names, and its encryption and login.
 
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{CertificateStore, Tls, TlsParameters};
@@ -49,7 +49,7 @@ impl ServerUrl {
         Ok(ServerUrl { login: login.map(credentials).transpose()?, host, port, hello, tls })
     }
 
-    /// The server. No connection is made before the first mail.
+    /// Parses the URL. It does not connect before the first mail.
     pub(super) fn endpoint(self, limits: Limits) -> Result<Endpoint> {
         let name = if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
@@ -68,7 +68,7 @@ impl Encryption {
         let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
         match query {
             "" if smtps => Ok(Encryption::Whole),
-            // No network lies in between, and a server on the same machine seldom has a certificate that others trust.
+            // There is no network in between, and a local server seldom has a certificate that others trust.
             "" if is_loopback => Ok(Encryption::Opportunistic),
             "" | "tls=required" if !smtps => Ok(Encryption::Required),
             "tls=opportunistic" if !smtps => Ok(Encryption::Opportunistic),
@@ -79,7 +79,7 @@ impl Encryption {
     }
 
     fn parameters(self, host: &str) -> Result<Tls> {
-        // An encryption that may be missing altogether need not say whose it is either.
+        // If encryption is optional, an invalid certificate is still better than plain text.
         let takes_any = self == Encryption::Opportunistic;
         let parameters = || {
             let store = trust::certificates().map_or(CertificateStore::WebpkiRoots, |_| CertificateStore::Default);

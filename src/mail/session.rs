@@ -1,6 +1,6 @@
 //! One connection to a mail server, and the conversation on it (RFC 5321).
 //!
-//! lettre's own transport stops at the first recipient that is refused; here the others get the mail.
+//! lettre's own transport stops at the first refused recipient. This one sends the mail to the others.
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
@@ -16,10 +16,10 @@ use lettre::transport::smtp::extension::{ClientId, Extension, MailBodyParameter,
 use super::fault::{Fault, Step};
 use super::message::Letter;
 
-/// How long the server may take to say goodbye.
+/// The time limit for QUIT.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-/// Where a mail server is, and how to talk to it.
+/// The address of a mail server, and the settings of a conversation.
 pub(super) struct Endpoint {
     pub(super) host: String,
     pub(super) port: u16,
@@ -31,19 +31,19 @@ pub(super) struct Endpoint {
     pub(super) limits: Limits,
 }
 
-/// How long things may take.
+/// The time limits of a conversation.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
-    /// Opening a connection, and each step of the conversation after that.
+    /// For opening a connection, and for each further step.
     pub(super) step: Duration,
-    /// The answer to the message as a whole. The server checks it, and a client that leaves too early sends it twice:
-    /// RFC 5321, section 4.5.3.2.6, asks for 10 minutes.
+    /// For the response to the message as a whole. The server checks the message, and a client that disconnects too early
+    /// sends it twice: RFC 5321, section 4.5.3.2.6, asks for 10 minutes.
     pub(super) verdict: Duration,
-    /// Waiting for a connection to become free.
+    /// For a free connection.
     pub(super) patience: Duration,
-    /// The first wait after the server has said that there are too many connections.
+    /// The first backoff after the server reported too many connections.
     pub(super) pause: Duration,
-    /// Between a login that was refused and the next: many of them lock an account, or this machine out.
+    /// The pause after a refused login: repeated failures may lock the account, or block this machine.
     pub(super) login_pause: Duration,
 }
 
@@ -65,10 +65,10 @@ impl Endpoint {
         Fault::of_server(&self.name, limit, step, error)
     }
 
-    /// Opens a connection, up to the login.
+    /// Opens a connection, and logs in.
     fn open(&self) -> Result<SmtpConnection, Fault> {
         let mut connection = self.encrypted().map_err(|error| self.fault(Step::Opening, error))?;
-        // A third of the time may be set, for an address that is not the last.
+        // One address gets a third of the time limit, unless it is the last one.
         let _ = connection.set_timeout(Some(self.limits.step));
         if let Some(credentials) = &self.credentials {
             let login = connection.auth(DEFAULT_MECHANISMS, credentials);
@@ -89,14 +89,14 @@ impl Endpoint {
                 if !connection.can_starttls() || connection.starttls(parameters, &self.hello).is_ok() {
                     return Ok(connection);
                 }
-                // Encryption is offered and does not work: the mail may go without.
+                // The server offers STARTTLS but it fails: the mail may be sent without encryption.
                 self.connect(None)
             }
             Tls::None => self.connect(None),
         }
     }
 
-    /// Connects to the first address of the host that answers, and greets.
+    /// Connects to the first reachable address of the host, and sends EHLO.
     fn connect(&self, tls: Option<&TlsParameters>) -> Result<SmtpConnection, smtp::Error> {
         let greet = |address: &[SocketAddr], time| SmtpConnection::connect(address, Some(time), &self.hello, tls, None);
         let host = (self.host.as_str(), self.port);
@@ -106,7 +106,7 @@ impl Endpoint {
         let Some((last, others)) = addresses.split_last() else { return greet(&[], self.limits.step) };
         for address in others {
             match greet(std::slice::from_ref(address), self.limits.step / 3) {
-                // No answer there: perhaps at the next.
+                // This address did not answer: try the next one.
                 Err(error) if error.status().is_none() => {}
                 connection => return connection,
             }
@@ -119,13 +119,13 @@ impl Endpoint {
 pub(super) struct Session {
     connection: SmtpConnection,
     endpoint: Arc<Endpoint>,
-    /// How many mails went through it.
+    /// The number of mails sent through it.
     pub(super) mails: u32,
 }
 
-/// A recipient that the server refused while it took others, or all of them one by one.
+/// A recipient that the server refused while it accepted others, or one of several refused recipients.
 pub(super) struct Refused {
-    /// Which one of those that were named.
+    /// The index among the named recipients.
     pub(super) index: usize,
     pub(super) fault: Fault,
 }
@@ -135,7 +135,7 @@ impl Session {
         Ok(Session { connection: endpoint.open()?, endpoint: endpoint.clone(), mails: 0 })
     }
 
-    /// Hands a mail over for these recipients. Those that were refused come back: the others have it.
+    /// Sends a mail to these recipients, and returns the refused ones. All others have it.
     pub(super) fn send(&mut self, letter: &Letter, to: &[Address]) -> Result<Vec<Refused>, Fault> {
         let parameters = self.parameters(letter, to)?;
         self.mails += 1;
@@ -154,7 +154,7 @@ impl Session {
         Ok(refused)
     }
 
-    /// What the mail needs of the server.
+    /// Checks that the server supports the extensions that the mail needs.
     fn parameters(&self, letter: &Letter, to: &[Address]) -> Result<Vec<MailParameter>, Fault> {
         let (offers_utf8, offers_8bit) = (self.offers(Extension::SmtpUtfEight), self.offers(Extension::EightBitMime));
         if letter.needs_utf8 && !offers_utf8 {
@@ -196,7 +196,7 @@ impl Session {
         taken.map(drop).map_err(|error| self.endpoint.fault(Step::Verdict, error))
     }
 
-    /// Says goodbye, if the server listens.
+    /// Sends QUIT if the connection still works.
     pub(super) fn quit(mut self) {
         let _ = self.connection.set_timeout(Some(GOODBYE));
         let _ = self.connection.quit();

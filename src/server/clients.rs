@@ -1,4 +1,4 @@
-//! What each client holds at once: a bound for one address, so that one client does not keep all others out.
+//! Limits per client address, so that one client does not lock out all others.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -8,9 +8,9 @@ use crate::http::guard::rates::visitor;
 use crate::log_limit::LogLimit;
 use crate::sync::lock;
 
-/// The number that each client holds of one kind of thing. A client is an address, or a /64 network with IPv6.
+/// The counts per client of one kind of resource. A client is an address, or a /64 network with IPv6.
 ///
-/// Loopback addresses and peers without an address have no bound: they are a proxy's, for many clients.
+/// Loopback addresses and peers without an address have no limit, since they belong to a proxy with many clients.
 pub(crate) struct Clients {
     bound: Bound,
     held: Mutex<HashMap<String, usize>>,
@@ -18,18 +18,18 @@ pub(crate) struct Clients {
     unbounded: LogLimit,
 }
 
-/// The bound for one client.
+/// The limit for one client.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Bound {
     pub(crate) most: usize,
-    /// The plural of what is counted, for the log.
+    /// The plural of the counted resource, for the log.
     pub(crate) what: &'static str,
     pub(crate) setting: &'static str,
-    /// Loopback addresses are clients like all others.
+    /// True if loopback addresses are limited like all others.
     pub(crate) has_loopback: bool,
 }
 
-/// One of the things that a client holds, until dropped.
+/// One counted resource of a client, until dropped.
 pub(crate) struct Held {
     clients: Arc<Clients>,
     client: String,
@@ -45,7 +45,7 @@ impl Clients {
         })
     }
 
-    /// Counts one more for a client, while it has fewer than the bound.
+    /// Counts one more for a client, if it is below the limit.
     pub(crate) fn take(self: &Arc<Clients>, address: Option<IpAddr>) -> Option<Held> {
         let address = address.map(|address| address.to_canonical());
         let client = address.map_or_else(String::new, visitor);

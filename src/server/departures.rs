@@ -27,7 +27,7 @@ pub(crate) struct Departures(Arc<Shared>);
 
 struct Shared {
     port: u16,
-    /// None where the kernel or a sandbox refuses what they need.
+    /// `None` if the kernel or a sandbox refuses the needed calls.
     hang_ups: Option<HangUps>,
     pages: Mutex<Pages>,
 }
@@ -51,7 +51,8 @@ struct Page {
 }
 
 impl Departures {
-    /// Of the server on that port. Where the kernel does not report hang-ups it works without, with a warning.
+    /// Creates the watcher for the server on this port. If the kernel does not report hang-ups, it is disabled with a
+    /// warning.
     pub(crate) fn new(port: u16) -> Departures {
         let hang_ups = HangUps::new().inspect_err(unnoticed).ok();
         Departures(Arc::new(Shared { port, hang_ups, pages: Mutex::default() }))

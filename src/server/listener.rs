@@ -27,10 +27,10 @@ const UNIX: &str = "unix:";
 #[cfg(unix)]
 pub(super) const FOR_EPOLL: &str = "ASIDE_ADDR, or the socket that was handed over, is a Unix socket, which only the server `epoll` takes: leave ASIDE_SERVER out, on Linux with the feature `epoll`";
 
-/// A socket that listens, and whose it is.
+/// A listening socket and its owner.
 pub(super) struct Listener {
     pub(super) socket: Socket,
-    /// The service manager's: other processes listen on it too, and after this one.
+    /// True if the service manager owns the socket: other processes listen on it, also after this one.
     pub(super) is_handed_over: bool,
 }
 
@@ -143,10 +143,10 @@ fn refused(address: &str, error: io::Error) -> Error {
     Error::internal(words).with_source(error)
 }
 
-/// Gives a Unix socket the mode and the group of the settings.
+/// Sets the mode and the group of a Unix socket from the settings.
 ///
 /// # Errors
-/// When the group is not known, or this user may not give the file to it.
+/// An error if the group is unknown, or this user may not give the file to it.
 #[cfg(unix)]
 fn admit(path: &Path, config: &Config) -> Result<()> {
     use std::os::unix::fs::{PermissionsExt, chown};

@@ -1,8 +1,8 @@
 //! The wire: bytes to requests, responses to bytes, and the beginning and the end of the process.
 //!
 //! A [`Transport`] knows sockets and nothing of the application; [`Service::handle`] is the application and knows no
-//! socket; a crew of [`workers`] stands between them. Two transports are here: `epoll`, the default on Linux, and
-//! [`tiny_http`], the portable base.
+//! socket; a pool of [`workers`] connects them. There are two transports: `epoll`, the default on Linux, and [`tiny_http`],
+//! the portable one.
 
 mod clients;
 pub(crate) mod clock;
@@ -70,7 +70,7 @@ pub(crate) trait Transport: Send + Sync + 'static {
     /// Looks, every few seconds, whether something broke that nobody was told of.
     fn inspect(self: &Arc<Self>, desk: &Arc<Desk>);
 
-    /// Ends what holds workers for long, while all of them are busy and there may not be more.
+    /// Ends responses that occupy workers for long, while all workers are busy and the pool cannot grow.
     fn relieve(&self, desk: &Desk);
 
     /// Takes no new connections from now on.
@@ -128,11 +128,11 @@ impl Desk {
         Tally::add(&self.at_work, usize::MAX).expect("there are fewer threads than that")
     }
 
-    /// A place for one more stream of a client, while it has fewer than `ASIDE_MAX_STREAMS_PER_CLIENT` and all clients
-    /// together fewer than `ASIDE_MAX_STREAMS`.
+    /// Takes a slot for one more stream of a client, if it has fewer than `ASIDE_MAX_STREAMS_PER_CLIENT` and all clients
+    /// together have fewer than `ASIDE_MAX_STREAMS`.
     ///
     /// # Errors
-    /// With what the client is told.
+    /// The message for the client.
     pub(crate) fn stream_place(&self, client: Option<IpAddr>) -> Result<StreamPlace, &'static str> {
         let held = self.streams_of_clients.take(client);
         let held =
@@ -147,16 +147,16 @@ impl Desk {
         Ok(StreamPlace { _counted: counted, _held: held })
     }
 
-    /// Counts one more upload of a client, while it has fewer than `ASIDE_MAX_UPLOADS_PER_CLIENT`.
+    /// Counts one more upload of a client, if it has fewer than `ASIDE_MAX_UPLOADS_PER_CLIENT`.
     ///
     /// # Errors
-    /// 503 when it has as many.
+    /// 503 if the limit is reached.
     pub(crate) fn upload_of(&self, client: Option<IpAddr>) -> Result<Held> {
         self.uploads_of_clients.take(client).ok_or_else(|| busy("other uploads of the same client".to_owned()))
     }
 }
 
-/// A stream's place among all streams and among those of its client, until dropped.
+/// The slot of a stream in the limit of all streams and in that of its client, until dropped.
 pub(crate) struct StreamPlace {
     _counted: Counted,
     _held: Held,
@@ -211,19 +211,20 @@ impl App {
     /// ```
     ///
     /// With `ASIDE_ADDR=unix:/run/site.sock` it listens on a Unix socket, for a proxy on the same machine (over
-    /// `epoll`; put `unix` into `ASIDE_TRUSTED_PROXIES`). Who may connect is for
-    /// `ASIDE_SOCKET_MODE` (660), `ASIDE_SOCKET_GROUP` and the permissions of its folder; a
-    /// file that a dead process has left is replaced, and the file goes with the server.
+    /// `epoll`; put `unix` into `ASIDE_TRUSTED_PROXIES`). `ASIDE_SOCKET_MODE` (660), `ASIDE_SOCKET_GROUP` and the
+    /// permissions of its folder determine which processes can connect. A file
+    /// that a dead process has left is replaced, and the file is removed with the server.
     ///
-    /// SIGTERM, SIGINT (Ctrl-C) and SIGHUP stop it: no new connections, requests in flight are answered, live pages end, tasks
-    /// are waited for up to `ASIDE_GRACE` (25 s), then told to cancel and given 2 s more; what is left is named in the log. A
-    /// second of these signals ends the process at once, with the exit status 128 and the signal's number; within a second of
-    /// the first it belongs to the same stop, since wrappers signal a process and its group. SIGQUIT ends the process at once,
-    /// SIGUSR1 and SIGUSR2 are a line in the log, and SIGHUP stays ignored where it was at start (`nohup`).
+    /// SIGTERM, SIGINT (Ctrl-C) and SIGHUP start a graceful shutdown: no new connections are accepted, requests in flight
+    /// are answered, live pages end. Tasks have `ASIDE_GRACE` (25 s) to end; then they are cancelled and have 2 s more.
+    /// Tasks that still run are named in the log. A second of these signals ends the process at once, with the exit status
+    /// 128 plus the signal's number. Within a second of the first it counts as the same signal, since wrappers signal both
+    /// a process and its group. SIGQUIT ends the process at once. SIGUSR1 and SIGUSR2 only log a line. SIGHUP stays ignored
+    /// if it was ignored at start (`nohup`).
     ///
     /// A socket that the service manager hands over (systemd's socket activation: `LISTEN_FDS`) is listened on in the place of
-    /// `ASIDE_ADDR`: a client that connects during a restart waits for the next process, and the process need not be allowed
-    /// to listen on port 80 itself.
+    /// `ASIDE_ADDR`: a client that connects during a restart waits for the next process, and the process itself needs no
+    /// permission to listen on port 80.
     ///
     /// The log goes to standard error at `info` unless `RUST_LOG` says otherwise, or a logger of your own is there already.
     ///
@@ -262,8 +263,8 @@ impl App {
     /// }
     /// ```
     ///
-    /// It stops on the signals on which [`run`](App::run) does: jobs that run have `ASIDE_GRACE` to end, then they are told to cancel, and what
-    /// is left is given back, for another worker to take at once.
+    /// It stops on the same signals as [`run`](App::run). Running jobs have `ASIDE_GRACE` to end; then they are cancelled.
+    /// Jobs that still run are released, so that another worker can take them at once.
     ///
     /// # Errors
     /// When it has no jobs, a setting cannot be used, or what keeps the jobs cannot be reached.
@@ -425,8 +426,8 @@ impl<T: Transport> Run for Running<T> {
         let grace = self.desk.service.config().grace;
         let until = deadline::after(grace);
         ::log::info!(target: "aside::server", "Stopping on {why}: no new connections; requests and tasks have {}.", span(grace));
-        // First: a worker that is told of the stop goes when the transport has nothing for it, and one that is open has nothing
-        // for a moment between two requests.
+        // First: a worker that learns of the shutdown leaves when the transport has no work, and an open connection has
+        // none for a moment between two requests.
         self.transport.close();
         self.desk.stopping.store(true, Ordering::Release);
         if let Some(jobs) = &self.jobs {
@@ -446,7 +447,7 @@ impl<T: Transport> Run for Running<T> {
     }
 }
 
-/// Starts the transport that the settings name. Where epoll cannot start, tiny_http serves in its place.
+/// Starts the transport that the settings name. If epoll cannot start, tiny_http is used.
 fn begin(listener: Listener, service: Service) -> Result<(ServerKind, Box<dyn Run>)> {
     #[cfg(all(feature = "epoll", target_os = "linux"))]
     if service.config().server == ServerKind::Epoll {

@@ -1,8 +1,9 @@
-//! The responses that workers send over a transport whose writes wait for the client.
+//! The responses that workers write over a transport with blocking writes.
 //!
-//! A client that does not read holds the worker that writes to it, and so does one that sends many requests behind one whose
-//! response does not end. While the pool can grow that is borne. When all workers are busy and there may not be more, the
-//! connections that have taken longest are ended, down to the share of the workers that may wait for one kind of thing.
+//! A client that does not read occupies the worker that writes to it, and so does a client that sends many requests behind
+//! a response that does not end. This is tolerated while the pool can grow. When all workers are busy and the pool cannot
+//! grow, the connections that have taken longest are closed, down to the share of the workers that may wait for one kind of
+//! resource.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -14,7 +15,7 @@ use crate::sync::lock;
 /// How long a response may take in any case.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The responses that are being sent, in the order in which they began.
+/// The responses being written, in the order in which they began.
 #[derive(Debug, Default)]
 pub(super) struct Outgoing(Mutex<Responses>);
 
@@ -24,7 +25,7 @@ struct Responses {
     began: BTreeMap<u64, (Instant, SocketAddr)>,
 }
 
-/// A response that is being sent, until dropped.
+/// A response being written, until dropped.
 pub(super) struct Sending<'o> {
     outgoing: &'o Outgoing,
     number: u64,
@@ -43,7 +44,7 @@ impl Outgoing {
         Some(Sending { outgoing: self, number })
     }
 
-    /// The clients of the slow responses past so many, the slowest first.
+    /// Returns the clients of the slow responses beyond `most`, the slowest first.
     pub(super) fn slowest_past(&self, most: usize, now: Instant) -> Vec<SocketAddr> {
         let responses = lock(&self.0);
         let is_slow = |(began, _): &&(Instant, SocketAddr)| now.saturating_duration_since(*began) >= PATIENCE;

@@ -1,17 +1,17 @@
-//! Signals: which stop the process gracefully, which end it at once, and which it outlives.
+//! Signals: graceful shutdown, immediate end, and ignored signals.
 //!
 //! | Signal | Effect |
 //! |---|---|
-//! | SIGTERM, SIGINT | a graceful stop |
-//! | SIGHUP | a graceful stop, unless it was ignored at start, as under `nohup` |
-//! | one of these again, after [`SAME_STOP`] | the end, at once |
-//! | SIGQUIT | the end, at once |
+//! | SIGTERM, SIGINT | graceful shutdown |
+//! | SIGHUP | graceful shutdown, unless it was ignored at start, as under `nohup` |
+//! | one of these again, after [`SAME_STOP`] | the process ends at once |
+//! | SIGQUIT | the process ends at once |
 //! | SIGUSR1, SIGUSR2 | a line in the log |
 
 #[cfg(unix)]
 pub(super) use imp::Signals;
 
-/// There are no signals here: the process runs until it is ended.
+/// This platform has no signals: the process runs until it is killed.
 #[cfg(not(unix))]
 pub(super) struct Signals;
 
@@ -37,18 +37,18 @@ mod imp {
 
     use crate::error::Result;
 
-    /// How long a signal to stop is taken for a copy of the first: a wrapper signals its child and then the child's group, a
-    /// terminal the whole group, and each member may pass it on.
+    /// How long a second signal counts as a copy of the first: a wrapper signals its child and then the child's group, a
+    /// terminal signals the whole group, and each member may pass the signal on.
     const SAME_STOP: Duration = Duration::from_secs(1);
 
     /// The signals of this process, watched by a thread.
     pub(in crate::server) struct Signals(Receiver<&'static str>);
 
     impl Signals {
-        /// Watches the signals from now on.
+        /// Starts to watch the signals.
         ///
         /// # Errors
-        /// When the operating system refuses a handler or the thread.
+        /// An error if the operating system refuses a handler or the thread.
         pub(in crate::server) fn watch() -> Result<Signals> {
             let hang_up = (!is_ignored(SIGHUP)).then_some(SIGHUP);
             let watched = [SIGTERM, SIGINT, SIGQUIT, SIGUSR1, SIGUSR2].into_iter().chain(hang_up);
@@ -58,7 +58,7 @@ mod imp {
                 let (mut first, mut last) = (None, Effect::Nothing);
                 for signal in signals.forever() {
                     let effect = effect(signal, &mut first, Instant::now());
-                    // Once in the log: a wrapper may send many.
+                    // Logged once: a wrapper may send many.
                     if (effect, last) != (Effect::SameStop, Effect::SameStop) {
                         act(effect, signal, &tell);
                     }
@@ -76,11 +76,11 @@ mod imp {
         }
     }
 
-    /// What a signal does.
+    /// The effect of a signal.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     enum Effect {
         Stop,
-        /// Belongs to the stop that has begun.
+        /// Belongs to the shutdown that has begun.
         SameStop,
         End,
         Nothing,
@@ -103,7 +103,7 @@ mod imp {
         let name = name(signal);
         match effect {
             Effect::Stop => {
-                // Nothing waits for it where the start has failed.
+                // No receiver exists if the start has failed.
                 let _ = tell.send(name);
             }
             Effect::SameStop => {
@@ -126,7 +126,7 @@ mod imp {
         }
     }
 
-    /// Returns true if the process was started with that signal ignored: it is to outlive its terminal. Known on Linux alone.
+    /// Returns true if the process was started with this signal ignored, to outlive its terminal. Detected only on Linux.
     fn is_ignored(signal: i32) -> bool {
         let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
         let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -31,7 +31,7 @@ mod imp {
     #[cfg(target_os = "linux")]
     use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags};
 
-    /// The highest descriptor that there was when they were listed last.
+    /// The highest descriptor at the last listing.
     static HIGHEST: AtomicI32 = AtomicI32::new(0);
 
     /// A connection's socket.
@@ -41,7 +41,7 @@ mod imp {
         remote: SocketAddr,
         local_port: u16,
         name: Option<PathBuf>,
-        /// The number is that of a duplicate of our own.
+        /// True if the number belongs to our own duplicate.
         #[cfg(target_os = "linux")]
         own: Option<Arc<OwnedFd>>,
     }
@@ -49,8 +49,8 @@ mod imp {
     /// The socket whose other end is `remote`, and whose own port is the listener's.
     pub(crate) fn find(remote: SocketAddr, local_port: u16) -> Option<Peer> {
         let is_it = |&fd: &i32| is(fd, remote, local_port);
-        // Numbers are given out from the lowest on, so open ones lie close together, and to try them all costs less than the
-        // list of them.
+        // The lowest free number is assigned first, so open descriptors are close together, and testing each is cheaper
+        // than listing them.
         let tried = HIGHEST.load(Ordering::Relaxed);
         let fd = (0..=tried).find(is_it).or_else(|| {
             let listed = descriptors();
@@ -83,25 +83,25 @@ mod imp {
         descriptors().into_iter().filter(of_port).for_each(|fd| shut(fd, Shutdown::Both));
     }
 
-    /// The connections to that port, by their clients' addresses, each with one of its descriptors.
+    /// Returns the connections to this port, by client address, each with one of its descriptors.
     pub(crate) fn connections(local_port: u16) -> HashMap<SocketAddr, i32> {
         let of_port = |fd: &i32| own_port(*fd) == Some(local_port);
         descriptors().into_iter().filter(of_port).filter_map(|fd| Some((peer_of(fd)?, fd))).collect()
     }
 
-    /// Ends a connection that was among those, unless its descriptor is another's by now.
+    /// Closes a connection from that listing, unless its descriptor has been reused.
     pub(crate) fn end(fd: i32, remote: SocketAddr, local_port: u16) {
         if is(fd, remote, local_port) {
             shut(fd, Shutdown::Both);
         }
     }
 
-    /// Returns true if there is a connection to that port.
+    /// Returns true if there is a connection to this port.
     pub(crate) fn has_connections(local_port: u16) -> bool {
         descriptors().into_iter().any(|fd| own_port(fd) == Some(local_port) && peer_of(fd).is_some())
     }
 
-    /// Ends the connections of those clients to that port.
+    /// Closes the connections of these clients to this port.
     pub(crate) fn shut_clients(clients: &[SocketAddr], local_port: u16) {
         let is_theirs =
             |&fd: &i32| own_port(fd) == Some(local_port) && peer_of(fd).is_some_and(|peer| clients.contains(&peer));
@@ -231,14 +231,14 @@ mod imp {
     }
 
     impl Peer {
-        /// The name of the socket, where the kernel has one.
+        /// Returns the name of the socket, if the kernel has one.
         pub(crate) fn name(&self) -> Option<&PathBuf> {
             self.name.as_ref()
         }
 
-        /// The socket by a number that is its own now; none when the connection is over. The library has two descriptors for a
-        /// connection, and may have closed the one that was found: its number may be another's by now, and so may the
-        /// client's port.
+        /// Returns the socket under its current descriptor; `None` if the connection has ended. The library has two
+        /// descriptors for a connection and may have closed the known one. Both the descriptor and the client's port may
+        /// have been reused.
         fn current(&self) -> Option<Peer> {
             if is(self.fd, self.remote, self.local_port) && name_of(self.fd) == self.name {
                 return Some(self.clone());
@@ -246,8 +246,8 @@ mod imp {
             find(self.remote, self.local_port).filter(|other| other.name == self.name)
         }
 
-        /// Takes a duplicate of the socket, whose number stays its own while the library closes its two: no search is needed
-        /// from here on. Nothing is written to it: a search for another request may find this number.
+        /// Keeps a duplicate of the socket, whose descriptor stays valid when the library closes its own: no further search
+        /// is needed. Nothing is written to it, since a search for another request may find it.
         pub(crate) fn keep(&mut self) {
             #[cfg(target_os = "linux")]
             if let Some(copy) = self.current().and_then(|peer| duplicate(peer.fd).ok().flatten())
@@ -258,13 +258,13 @@ mod imp {
             }
         }
 
-        /// Returns true if both sides have closed the connection. Of one that is kept one look at the descriptor tells.
+        /// Returns true if both sides have closed the connection. For a kept socket this takes one call.
         pub(crate) fn is_over(&self) -> bool {
             let has_ended = || socket::getpeername::<SockaddrStorage>(self.fd) == Err(Errno::ENOTCONN);
             (name_of(self.fd) == self.name && has_ended()) || self.current().is_none()
         }
 
-        /// Returns the connection by a descriptor of our own, where there is a way to it (on Linux).
+        /// Returns the connection under a descriptor of our own, if it can be found (on Linux).
         #[cfg(target_os = "linux")]
         pub(crate) fn duplicate(&self) -> Option<TcpStream> {
             duplicates(&[self.remote], self.local_port).ok()?.pop()?.map(TcpStream::from)
@@ -275,7 +275,7 @@ mod imp {
             None
         }
 
-        /// Ends one direction, or both.
+        /// Closes one direction, or both.
         pub(crate) fn shut(&self, how: Shutdown) {
             self.current().iter().for_each(|peer| shut(peer.fd, how));
         }

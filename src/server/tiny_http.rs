@@ -8,9 +8,9 @@
 //!
 //! What cannot be mended from here, and needs a proxy in front or another transport (`tests/it/conformance` has a probe for
 //! each that can be tried, so that this list stays true):
-//! - There is no limit on the bytes of a head, nor on connections. A head that does not come in time ends its connection,
-//!   by two seconds late, without an answer; on a connection that was used before it has the idle time besides.
-//! - A TLS hello ends like that; a PROXY protocol header gets a bare 400, and no line in the log.
+//! - There is no limit on the bytes of a head, nor on connections. A head that does not arrive in time ends its connection,
+//!   up to two seconds late and without a response. On a connection that was used before, the idle time is added.
+//! - A TLS handshake ends in the same way. A PROXY protocol header gets a bare 400 without a log line.
 //! - A request line that ends in `HTTP/2.0`, and a declared body above 256 MiB, each cost a thread and two descriptors
 //!   until the process ends. We count and log the latter.
 //! - What tiny_http refuses by itself (400, 417) has an empty body, no request id, no default headers, no line in the
@@ -22,18 +22,19 @@
 //! - A chunk's size may have a plus sign before it and white space around it, line feeds too; its extension is not looked
 //!   at, and may have a line feed; neither has a limit to its length.
 //! - `close` within a longer word of the first `Connection` header ends the connection.
-//! - A body in HTTP/1.0 for which a 100 is expected is refused (417), since it would be sent one. An upgrade with a chunked body
+//! - A body in HTTP/1.0 with `Expect` is refused (417), since tiny_http would send it a 100. An upgrade with a chunked body
 //!   is refused.
-//! - A connection ends after each chunked body, since what its size may be (above) is read otherwise by other servers.
-//! - A body of up to 1 KiB has no time limit. Where sockets cannot be duplicated (not Linux), a longer one that stands still has
-//!   none either.
+//! - A connection closes after each chunked body, since other servers read the sizes above differently.
+//! - A body of up to 1 KiB has no time limit. Where sockets cannot be duplicated (not on Linux), neither has a longer body
+//!   that stalls.
 //! - Requests that a client sends without waiting for responses are handled side by side; their responses are in order.
 //! - A chunked body with trailers is refused (400). One that is cut short is told from one after which the client shut
 //!   its side by nothing: both are refused.
 //! - Of connections that come at the same instant some get no thread: tiny_http counts an idle one that was given a
 //!   connection already. [`Nudges`] free them, one each 10 ms.
-//! - A request that is sent behind a live page on its connection holds a worker until the page ends, and so does a response
-//!   that its client does not read. When all workers are busy, the slowest of these connections are ended ([`outgoing`](super::outgoing)).
+//! - A request behind a live page on its connection occupies a worker until the page ends, and so does a response that its
+//!   client does not read. When all workers are busy, the slowest of these connections are closed
+//!   ([`outgoing`](super::outgoing)).
 //! - A live page ends when its client sends, without waiting for that, a request with `Connection: close` behind it: our
 //!   side of the connection is then shut for reading, which looks as if the client had shut its own (`departures`).
 //! - `panic = "abort"` in a profile makes a client that goes away end the process: tiny_http's threads panic then.
@@ -98,11 +99,11 @@ const CONDEMNED: Duration = Duration::from_secs(if cfg!(unix) { 15 } else { 60 }
 const PROBE: Duration = Duration::from_secs(3);
 const MEND_PAUSE: Duration = Duration::from_millis(100);
 
-/// How long a server that stops tries to end its accept thread, and how often it looks.
+/// How long a shutdown tries to end the accept thread, and how often it checks.
 const STOP_ACCEPTING: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How long a server that stops waits for the requests of clients that have just connected.
+/// How long a shutdown waits for the requests of clients that have just connected.
 const FRESH: Duration = Duration::from_millis(250);
 
 /// How soon after a new connection another is made to ourselves.
@@ -116,12 +117,12 @@ pub(crate) struct TinyHttp {
     former: Mutex<Vec<Arc<Server>>>,
     /// A duplicate: to close, and for the next server.
     listener: TcpListener,
-    /// The service manager's: other processes listen on it too, and after this one.
+    /// True if the service manager owns the socket: other processes listen on it, also after this one.
     is_handed_over: bool,
     addr: SocketAddr,
-    /// Since when nothing is to be accepted.
+    /// The time of the order to stop accepting.
     closed: OnceLock<Instant>,
-    /// Since when nothing is.
+    /// The time at which accepting stopped.
     accepted_last: Mutex<Option<Instant>>,
     has_stopped_accepting: Condvar,
     book: Arc<Book>,
@@ -134,7 +135,7 @@ pub(crate) struct TinyHttp {
     nudges: Arc<Nudges>,
     departures: Departures,
     outgoing: Outgoing,
-    /// Connections were ended because their clients were slow to read.
+    /// The log limit for connections that were closed because their clients were slow to read.
     ended: LogLimit,
     /// The descriptors there were at the last inspection.
     descriptors: AtomicUsize,
@@ -192,7 +193,7 @@ impl TinyHttp {
         self.closed.get().is_some()
     }
 
-    /// Takes what is left in the queue, while the server stops, and what comes of connections that were just accepted.
+    /// Takes requests left in the queue during a shutdown, and those on connections that were just accepted.
     fn take_last(&self) -> Taken<Job> {
         loop {
             let (turn, server) = (lock(&self.turn), self.current());
@@ -210,7 +211,7 @@ impl TinyHttp {
         }
     }
 
-    /// What came, or nothing: an error is the last word of the accept thread.
+    /// Returns the received request, if any. An error is the last message of the accept thread.
     fn unless_broken(&self, received: io::Result<Option<tiny_http::Request>>) -> Option<tiny_http::Request> {
         received.unwrap_or_else(|_| {
             lock(&self.accepted_last).get_or_insert_with(Instant::now);
@@ -219,8 +220,8 @@ impl TinyHttp {
         })
     }
 
-    /// Whether workers stay, while the server stops: until nothing is accepted any more, and for a moment for the requests of
-    /// those that were accepted last.
+    /// Returns true while workers are needed during a shutdown: until accepting has stopped, and for a moment for the
+    /// requests of the last accepted connections.
     fn is_awaited(&self) -> bool {
         let accepted_last = *lock(&self.accepted_last);
         match (accepted_last, self.closed.get()) {
@@ -230,15 +231,15 @@ impl TinyHttp {
         }
     }
 
-    /// Ends the accept thread and leaves the socket as it is, since other processes listen on it. The thread is in a call
-    /// that returns with a connection alone, so it is sent one. Its next call does not wait: the socket is non-blocking by
-    /// then, which each process sets as it needs it.
+    /// Ends the accept thread and leaves the socket open, since other processes listen on it. The thread is blocked in a
+    /// call that only a connection ends, so this connects to it. Its next call does not block: the socket is non-blocking
+    /// by then, and each process sets that as it needs.
     fn stop_accepting(&self) {
         let until = Instant::now() + STOP_ACCEPTING;
         while lock(&self.accepted_last).is_none() && Instant::now() < until {
             let _ = self.listener.set_nonblocking(true);
             self.nudges.nudge();
-            // Another process may have taken that connection.
+            // Another process may have accepted that connection.
             drop(wait_while_for(&self.has_stopped_accepting, lock(&self.accepted_last), LOOK, |last| last.is_none()));
         }
     }
@@ -263,11 +264,11 @@ impl TinyHttp {
             Framing::Chunked if is_upgrade(&request) => {
                 Err(wire::bad("An upgrade with a chunked body is not understood."))
             }
-            // tiny_http would send it a 100.
+            // tiny_http would send a 100.
             Framing::Length(1..) if asked.http10 && headers.contains("Expect") => {
                 Err(Malformed(Status::EXPECTATION_FAILED, "HTTP/1.0 has no Expect."))
             }
-            // tiny_http reads sizes that are none, `+0` say: another server may see the end of such a body elsewhere.
+            // tiny_http accepts invalid sizes such as `+0`: another server may find the end of such a body elsewhere.
             Framing::Chunked => Ok(Asked { close: true, ..asked }),
             _ => Ok(asked),
         });
@@ -415,8 +416,8 @@ impl TinyHttp {
         }
     }
 
-    /// Ends connections on which no request came in time: tiny_http waits for one without limit. While all workers are busy,
-    /// requests that have come wait too.
+    /// Closes connections on which no request arrived in time: tiny_http waits without limit. Closes none while all workers
+    /// are busy, since received requests wait too then.
     fn end_overdue(&self) {
         let open = socket::connections(self.addr.port());
         let overdue = self.book.overdue(&open, &self.config);
@@ -449,7 +450,7 @@ impl Transport for TinyHttp {
 
     fn take(&self, wait: Duration) -> Taken<Job> {
         let turn = lock(&self.turn);
-        // It may have waited long for its turn.
+        // The request may have waited long for its turn.
         if self.is_closed() {
             drop(turn);
             return self.take_last();
@@ -572,7 +573,7 @@ impl Transport for TinyHttp {
 }
 
 fn server(listener: &TcpListener) -> Result<Server> {
-    // Another process that had the socket may have left it otherwise.
+    // Another process that had the socket may have changed it.
     listener.set_nonblocking(false)?;
     let server = Server::from_listener(listener.try_clone()?, None);
     server.map_err(|error| Error::from_box(error).context("tiny_http cannot take the listener"))
@@ -635,13 +636,13 @@ struct Loan {
     ended: bool,
     broken: bool,
     pace: Pace,
-    /// While the body is read.
+    /// Held while the body is read.
     patience: Option<Patience>,
-    /// While the worker may have to wait for more of the body.
+    /// Held while the worker may have to wait for more of the body.
     upload: Option<Upload>,
 }
 
-/// A body that a worker waits for, among those of all clients and those of its own.
+/// The counts of a body that a worker waits for: in the limit of all clients and in that of its own.
 struct Upload {
     _share: Share,
     _held: Held,
@@ -693,7 +694,7 @@ impl Loan {
         }
     }
 
-    /// Whether the body is read from the connection, and not there with its head.
+    /// Returns true if the body is read from the connection, and has not arrived with its head.
     fn is_waited_for(&self) -> bool {
         match self.framing {
             Framing::Nothing => false,
@@ -761,9 +762,8 @@ impl Loan {
         result
     }
 
-    /// Waits for more of a body of which much is left, and returns true if the client has ended the connection. tiny_http
-    /// would find that out too, and allocate what is left ([`drain`]). The little that it holds back itself does not
-    /// end such a body.
+    /// Waits for more of a body with much left, and returns true if the client has closed the connection. tiny_http would
+    /// notice that too, but allocate the rest ([`drain`]). The few bytes that it buffers do not end such a body.
     fn is_over(&self) -> bool {
         let is_long = matches!(self.framing, Framing::Length(length) if length - self.read > UNREAD);
         is_long && self.patience.as_ref().is_some_and(Patience::sees_the_end)
@@ -786,7 +786,7 @@ impl Loan {
     /// Brings the body to its end, where that is worth it, and says what is left.
     fn settle(&mut self) -> Left {
         let left = self.finish();
-        // A duplicate of the socket must not be found in its place.
+        // A search must not find a duplicate of the socket instead.
         self.patience = None;
         left
     }
@@ -799,7 +799,7 @@ impl Loan {
             Framing::Length(length) if length <= READ_AHEAD && !self.expects && !self.upgrade => Left::Nothing,
             Framing::Length(length) if self.read == length => Left::Nothing,
             _ if self.pace.is_overdue => Left::Unread,
-            // tiny_http would allocate what is left.
+            // tiny_http would allocate the rest.
             Framing::Length(length) if self.broken && length - self.read > UNREAD => Left::Unread,
             _ if self.broken => Left::Broken,
             Framing::Length(length) if unasked || length - self.read > UNREAD => Left::Unread,
@@ -824,8 +824,7 @@ impl Loan {
     }
 }
 
-/// How fast a body must come, and whether it does. Only waiting counts: what the handler takes for itself is not the client's
-/// fault.
+/// The required and actual speed of a body. Only time spent waiting counts, not the handler's own.
 struct Pace {
     patience: Duration,
     min_rate: u64,
@@ -845,11 +844,11 @@ impl Pace {
         }
     }
 
-    /// What a read came to that took so long: an error when it is time to give up.
+    /// Returns the outcome of a read that took this long: an error if the time is up.
     fn check(&mut self, result: io::Result<usize>, took: Duration) -> io::Result<usize> {
         self.waited += took;
         self.came += *result.as_ref().unwrap_or(&0) as u64;
-        // Between chunks tiny_http makes another error of it.
+        // Between chunks tiny_http turns it into another error.
         let is_timeout = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) || took >= self.patience
         };
@@ -864,7 +863,7 @@ impl Pace {
     }
 }
 
-/// A time limit for reading on a connection's socket, until dropped: tiny_http waits for its next request without limit.
+/// A read timeout on a connection's socket, until dropped: tiny_http itself waits for the next request without limit.
 struct Patience(#[cfg(target_os = "linux")] std::os::fd::OwnedFd);
 
 impl Patience {
@@ -875,7 +874,7 @@ impl Patience {
         Some(Patience(socket))
     }
 
-    /// Only on Linux is there a way to the socket. Elsewhere the rate alone is looked at, when something comes.
+    /// The socket is known only on Linux. Elsewhere only the rate is checked, when bytes arrive.
     #[cfg(not(target_os = "linux"))]
     fn begin(_remote: SocketAddr, _port: u16, _time: Duration) -> Option<Patience> {
         None
@@ -883,7 +882,7 @@ impl Patience {
 }
 
 impl Patience {
-    /// Waits until something comes, the time is up or the connection ends, and returns true for its end.
+    /// Waits for input, the time limit or the end of the connection, and returns true at its end.
     #[cfg(target_os = "linux")]
     fn sees_the_end(&self) -> bool {
         matches!(socket2::SockRef::from(&self.0).peek(&mut [std::mem::MaybeUninit::uninit()]), Ok(0))
@@ -1041,7 +1040,7 @@ impl End {
                 aside(|| swallow(peer, *request));
             }
             Outlet::Interim { stream, huge: true } => self.transport.forget(stream),
-            // Its connection has ended: the socket would have been found.
+            // A search would have found the socket: the connection has ended.
             Outlet::Interim { stream, huge: false } if cfg!(unix) => drain::end(|| drop(stream)),
             Outlet::Interim { stream, huge: false } => aside(|| drop(stream)),
         }
@@ -1063,8 +1062,8 @@ impl End {
     }
 }
 
-/// Keeps a connection until the client has closed it, or has had its time. Looked at more and more rarely: most are closed at
-/// once, and as long as one is kept it has two descriptors, among which every search has to look.
+/// Keeps a connection until the client has closed it, or its time is up. The interval between checks grows: most close at
+/// once, and a kept connection has two descriptors, which slows every search.
 fn linger(peer: Peer, writer: Box<dyn Write + Send>, until: Instant, wait: Duration) {
     let next = (Instant::now() + wait).min(until);
     timer::at(next, move || {
@@ -1078,7 +1077,7 @@ fn linger(peer: Peer, writer: Box<dyn Write + Send>, until: Instant, wait: Durat
     });
 }
 
-/// Reads what a client still sends of a refused body, for a while, so that the client gets to read the response.
+/// Reads the rest of a refused body for a while, so that the client can read the response.
 fn swallow(peer: Peer, mut request: tiny_http::Request) {
     let connection = peer.duplicate();
     let peer = Arc::new(Mutex::new(Some(peer)));
@@ -1158,14 +1157,14 @@ struct Entries {
     last: u64,
     in_flight: Vec<InFlight>,
     waiting: usize,
-    /// When something happened last on each connection that is open.
+    /// The time of the last event on each open connection.
     active: HashMap<SocketAddr, Activity>,
     condemned: HashMap<SocketAddr, Vec<Condemned>>,
-    /// Those in the order in which they are forgotten.
+    /// The connections in the order in which they are removed.
     forgotten_next: VecDeque<(Instant, SocketAddr)>,
 }
 
-/// When a request began or ended on a connection; until then, when it was seen first.
+/// The time when a request began or ended on a connection, or when the connection was first seen.
 #[derive(Clone, Copy)]
 struct Activity {
     at: Instant,
@@ -1174,7 +1173,7 @@ struct Activity {
 
 impl Activity {
     fn is_overdue(&self, config: &Config) -> bool {
-        // Of a connection that was used before there is no telling whether the next head has begun.
+        // On a connection that was used before, it is unknown if the next head has begun.
         let most =
             if self.has_asked { config.idle_timeout.saturating_add(config.head_timeout) } else { config.head_timeout };
         self.at.elapsed() > most
@@ -1202,9 +1201,9 @@ struct Place {
     id: u64,
     remote: Option<SocketAddr>,
     condemned: bool,
-    /// Nothing behind it on its connection is handled.
+    /// True if no further request of the connection is handled.
     is_last: bool,
-    /// The socket, when that was looked for.
+    /// The socket, once it has been searched for.
     peer: Option<Peer>,
 }
 
@@ -1224,7 +1223,7 @@ impl Book {
         Place { book: self.clone(), id, remote, condemned: false, is_last: false, peer: None }
     }
 
-    /// Of the connections that are open, those that have waited too long for a request; none while all workers are busy.
+    /// Returns the open connections that have waited too long for a request; none while all workers are busy.
     fn overdue(&self, open: &HashMap<SocketAddr, i32>, config: &Config) -> Vec<(SocketAddr, Activity)> {
         let mut entries = lock(&self.entries);
         let Entries { active, in_flight, .. } = &mut *entries;
@@ -1243,7 +1242,7 @@ impl Book {
     fn condemn(&self, place: &mut Place) {
         let Some(remote) = place.remote.filter(|_| !place.is_last) else { return };
         place.is_last = true;
-        // The one search for a connection that is refused: it takes a call for each descriptor.
+        // The only search for a refused connection: it takes one call per descriptor.
         place.peer = socket::find(remote, self.port);
         let socket = place.peer.as_ref().and_then(|peer| peer.name().cloned());
         lock(&self.entries).condemn(remote, Condemned { socket, by: place.id, since: Instant::now() });
@@ -1304,7 +1303,7 @@ impl Entries {
         Some(of_address.iter().rfind(is_before)?.socket.clone())
     }
 
-    /// Notes one down, and forgets those of long ago: a few at each, however many there are.
+    /// Adds an entry, and removes a few old ones at each call.
     fn condemn(&mut self, remote: SocketAddr, condemned: Condemned) {
         self.forgotten_next.push_back((condemned.since, remote));
         self.condemned.entry(remote).or_default().push(condemned);

@@ -137,8 +137,8 @@ fn framing(headers: &Headers, http10: bool) -> Result<Framing, Malformed> {
     }
 }
 
-/// Returns true if `chunked` is the last of several codings, and the others are names: then it is clear where the body ends, and
-/// what it is coded in is not understood (RFC 9112, section 6.1).
+/// Returns true if `chunked` is the last of several codings, and the others are valid names. The end of the body is then
+/// known, but its coding is not supported (RFC 9112, section 6.1).
 fn ends_in_chunked(codings: &str) -> bool {
     let is_name = |coding: &str| !coding.is_empty() && coding.bytes().all(is_token);
     let is_chunked = |coding: &str| coding.eq_ignore_ascii_case("chunked");

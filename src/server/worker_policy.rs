@@ -1,20 +1,20 @@
-//! When the worker pool grows and shrinks: decisions over counts and looks, without threads and without a clock.
+//! The rules for the size of the worker pool: decisions from counts and checks, without threads and without a clock.
 //!
-//! One rule comes before all others: while there are fewer workers than `ASIDE_MAX_WORKERS`, one of them is free or about
-//! to be. So an idle worker leaves only if another one stays free, and a look that finds all workers busy, on a tick or
-//! because the last free worker became busy, begins a watch that adds workers.
+//! One rule comes first: while there are fewer workers than `ASIDE_MAX_WORKERS`, at least one of them is idle or about to
+//! be. An idle worker therefore leaves only if another one stays idle. When all workers are busy, noticed on a tick or when
+//! the last idle worker became busy, a watch begins that adds workers.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The time between two looks while all workers are busy, and while the pool cannot grow.
+/// The interval of checks while all workers are busy and the pool can grow.
 const LOOK: Duration = Duration::from_millis(5);
 pub(super) const LOOK_WHEN_FULL: Duration = Duration::from_millis(100);
 
-/// The time between two looks while a worker is free: the tick on which everything is checked again.
+/// The interval of checks while a worker is idle: a tick that checks everything again.
 pub(super) const TICK: Duration = Duration::from_secs(2);
 
-/// How many looks find all workers busy until one is added although they make progress.
+/// The number of checks that find all workers busy before one is added although they make progress.
 const PATIENCE: u32 = 20;
 
 /// The limits of a worker pool.
@@ -24,7 +24,7 @@ pub(super) struct Policy {
     pub(super) cores: usize,
 }
 
-/// The workers at one moment.
+/// The numbers of workers at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Count {
     pub(super) total: usize,
@@ -42,14 +42,14 @@ impl Count {
 }
 
 impl Policy {
-    /// Returns true if an idle worker may leave: there are more than the fewest, and another one stays free.
+    /// Returns true if an idle worker may leave: there are more than the minimum, and another one stays idle.
     fn may_leave(&self, count: Count) -> bool {
         count.total > self.fewest && count.free() > 1
     }
 }
 
 /// The numbers of all and of busy workers, in one word: a worker that leaves and another one that becomes busy at the same
-/// moment cannot both see a free worker in the other.
+/// moment cannot both count the other as idle.
 pub(super) struct Headcount(AtomicU64);
 
 const ONE_MORE: u64 = 1 << 32;
@@ -64,12 +64,12 @@ impl Headcount {
         count(self.0.load(Ordering::SeqCst))
     }
 
-    /// Counts a worker that comes.
+    /// Counts a new worker.
     pub(super) fn enter(&self) {
         self.0.fetch_add(ONE_MORE, Ordering::AcqRel);
     }
 
-    /// Counts a worker out, and returns the others.
+    /// Counts a worker out, and returns the remaining numbers.
     pub(super) fn leave(&self) -> Count {
         count(self.0.fetch_sub(ONE_MORE, Ordering::SeqCst) - ONE_MORE)
     }
@@ -80,12 +80,12 @@ impl Headcount {
         self.0.fetch_update(Ordering::AcqRel, Ordering::Acquire, fewer).is_ok()
     }
 
-    /// Counts a worker as busy, and returns how many are now.
+    /// Counts a worker as busy, and returns the new numbers.
     pub(super) fn begin(&self) -> Count {
         count(self.0.fetch_add(ONE_BUSY, Ordering::SeqCst) + ONE_BUSY)
     }
 
-    /// Counts a worker as free again.
+    /// Counts a worker as idle again.
     pub(super) fn end(&self) {
         self.0.fetch_sub(ONE_BUSY, Ordering::AcqRel);
     }
@@ -95,16 +95,16 @@ fn count(word: u64) -> Count {
     Count { total: (word >> 32) as usize, busy: (word & u64::from(u32::MAX)) as usize }
 }
 
-/// What a look decides.
+/// The decision of a check.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Decision {
-    /// Workers to add.
+    /// The number of workers to add.
     pub(super) hire: usize,
-    /// When to look again. A worker that becomes the last busy one calls for a look before that, unless it is soon anyway.
+    /// The time until the next check. The last worker to become busy triggers an earlier one, unless it is soon anyway.
     pub(super) next: Duration,
 }
 
-/// The watch while all workers are busy: how many requests had ended at the look before, and what the looks found.
+/// The watch while all workers are busy: the number of ended requests at the last check, and the results of the checks.
 #[derive(Default)]
 pub(super) struct Watch {
     done: Option<u64>,
@@ -113,11 +113,12 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    /// Looks once. `done` counts the requests since the start, `has_core` tells if one more worker would have a core.
+    /// Checks once. `done` counts the requests since the start; `has_core` returns true if one more worker would have a
+    /// core.
     ///
-    /// No request finished since the look before means that all workers wait for something: then half as many again are
-    /// added. If they make progress, all of them busy for a tenth of a second, one is added, up to a few for each core,
-    /// unless as many of them are running as there are cores: more threads would make nothing faster.
+    /// If no request has ended since the last check, all workers wait for something, and the pool grows by half. If they
+    /// make progress but have all been busy for a tenth of a second, one worker is added, up to a few for each core. None
+    /// is added if as many workers run as there are cores: more threads would not be faster.
     pub(super) fn look(
         &mut self,
         policy: &Policy,
@@ -135,7 +136,7 @@ impl Watch {
             return Decision { hire: 0, next: LOOK_WHEN_FULL };
         }
         let wanted = match before {
-            // A pool without any worker has lost them; there is nothing to wait for.
+            // A pool without any worker has lost them, so workers are added at once.
             _ if count.total == 0 => policy.fewest,
             None => 0,
             Some(before) if before == done => (count.total / 2).clamp(1, 8),
@@ -144,7 +145,7 @@ impl Watch {
         Decision { hire: wanted.min(room), next: LOOK }
     }
 
-    /// Returns true if there were enough looks, and most of them found a core for one more worker.
+    /// Returns true if there were enough checks, and most of them found a core for one more worker.
     fn note(&mut self, has_core: bool) -> bool {
         self.looks += 1;
         self.with_core += u32::from(has_core);
@@ -163,7 +164,7 @@ mod tests {
 
     const POLICY: Policy = Policy { fewest: 2, most: 6, cores: 2 };
 
-    /// A pool whose clock is the test's: requests begin, workers have been idle, the supervisor ticks.
+    /// A worker pool with a simulated clock: requests begin, workers are idle, the supervisor ticks.
     struct Simulated {
         count: Headcount,
         watch: Watch,
@@ -183,14 +184,14 @@ mod tests {
             decision
         }
 
-        /// Looks, as the supervisor does, until it would sleep for a tick or cannot add any more workers.
+        /// Checks, as the supervisor does, until it would sleep for a tick or cannot add more workers.
         fn supervise(&mut self) {
             while self.look().next == LOOK {}
         }
     }
 
-    /// Each idle worker used to leave after 10 quiet seconds, the last free one too, although all the others were held by
-    /// slow handlers, and no look came before another request began: which no worker was there to begin.
+    /// Regression: each idle worker left after 10 quiet seconds, even the last one while slow handlers held all others. The
+    /// next check came only when a request began, and no worker was left to begin one.
     #[test]
     fn idle_workers_stay_while_others_are_busy() {
         let mut pool = Simulated::new();
@@ -213,7 +214,7 @@ mod tests {
         assert_eq!((left, pool.count.now().total), (3, POLICY.fewest));
     }
 
-    /// Also after a worker thread has died, and where the operating system refused the thread at first.
+    /// Also after a worker thread has died, and after the operating system refused a thread.
     #[test]
     fn a_tick_finds_all_workers_busy_without_any_request() {
         let mut pool = Simulated::new();

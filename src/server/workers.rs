@@ -1,8 +1,8 @@
 //! The crew: few workers at first, more when all are busy, fewer again when idle.
 //!
 //! A worker counts itself busy and free with two atomic additions; nobody is woken for that. Only when the last free one
-//! becomes busy it wakes the supervisor, which then looks every few milliseconds, and on a tick even if nobody wakes it. What
-//! a look decides is in [`worker_policy`](super::worker_policy).
+//! becomes busy it wakes the supervisor, which then checks every few milliseconds. The supervisor also checks on a tick.
+//! The rules are in [`worker_policy`](super::worker_policy).
 
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -101,7 +101,7 @@ impl<T: Transport> Shared<T> {
     }
 }
 
-/// A worker that counts. However its thread ends, the others are counted rightly then.
+/// A counted worker. The count is correct however its thread ends.
 struct Employed<T: Transport> {
     shared: Arc<Shared<T>>,
     has_left: bool,
@@ -193,7 +193,7 @@ fn is_running(_id: i32) -> bool {
     false
 }
 
-/// The supervisor's life: looks at the workers and after the transport.
+/// Runs the supervisor: checks the workers and the transport.
 fn supervise<T: Transport>(shared: &Arc<Shared<T>>) {
     let (mut watch, mut inspected) = (Watch::default(), Instant::now());
     while !shared.desk.is_stopping() {
@@ -206,10 +206,10 @@ fn supervise<T: Transport>(shared: &Arc<Shared<T>>) {
     }
 }
 
-/// Looks once, adds the workers that are wanted, as far as the operating system lets it, and returns when to look again.
+/// Checks once, adds the needed workers as far as the operating system allows, and returns the time of the next check.
 fn look<T: Transport>(shared: &Arc<Shared<T>>, watch: &mut Watch) -> Duration {
     let Policy { fewest, most, cores } = shared.policy;
-    // Who is away is counted as busy, and has a place beside those that may be here.
+    // An absent worker counts as busy, and the limit is raised by one for it.
     let policy = Policy { fewest, most: most.saturating_add(shared.desk.shares.away()), cores };
     let look = |watch: &mut Watch| {
         let (count, done) = (shared.count.now(), shared.done.load(Ordering::Acquire));
@@ -217,7 +217,7 @@ fn look<T: Transport>(shared: &Arc<Shared<T>>, watch: &mut Watch) -> Duration {
     };
     let mut decision = look(watch);
     if decision.next == TICK {
-        // The last free worker may have become busy and not called, since the watch was still on: it looks again.
+        // The last idle worker may have become busy without a call, since the watch was still on: check again.
         shared.watched.swap(false, Ordering::SeqCst);
         decision = look(watch);
     }

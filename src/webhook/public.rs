@@ -1,8 +1,8 @@
-//! The client for webhooks to public addresses alone.
+//! The client for webhooks to public addresses.
 //!
-//! The resolver checks the addresses that it found for one connection, and the client connects to no others: a name that
-//! pointed elsewhere when the webhook was made (DNS rebinding) gains nothing. The client has connections of its own. It uses
-//! no proxy: a proxy resolves names itself, and connects where this process does not see it.
+//! The resolver checks the addresses of each connection, and the client connects to no others: a name that changed after
+//! the webhook was created (DNS rebinding) has no effect. The client has its own connections and uses no proxy: a proxy
+//! resolves names itself and would connect without the check.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -14,17 +14,17 @@ use ureq::unversioned::resolver::{DefaultResolver, ResolvedSocketAddrs, Resolver
 use ureq::unversioned::transport::{DefaultConnector, NextTimeout};
 use ureq::{Agent, Error};
 
-/// Returns a client that connects to public addresses alone. The configuration must have no proxy.
+/// Returns a client that connects only to public addresses. The configuration must have no proxy.
 pub(super) fn agent(config: Config) -> Agent {
     agent_with(config, DefaultResolver::default(), is_public)
 }
 
-/// Returns a client with that resolver, which connects to the addresses that the rule allows.
+/// Returns a client with this resolver, which connects only to addresses that the rule allows.
 pub(super) fn agent_with(config: Config, names: impl Resolver, is_allowed: fn(IpAddr) -> bool) -> Agent {
     Agent::with_parts(config, DefaultConnector::default(), Checked { names, is_allowed })
 }
 
-/// A resolver that leaves out addresses that are not allowed.
+/// A resolver that omits addresses that the rule refuses.
 #[derive(Debug)]
 struct Checked<R> {
     names: R,
@@ -55,8 +55,8 @@ impl fmt::Display for NotPublic {
 
 impl StdError for NotPublic {}
 
-/// Returns true for an address that anyone on the Internet may have (the IANA special-purpose address registries, RFC 6890).
-/// One that embeds an IPv4 address is as public as that.
+/// Returns true for a public Internet address (the IANA special-purpose address registries, RFC 6890). An address that
+/// embeds an IPv4 address is public if that one is.
 fn is_public(address: IpAddr) -> bool {
     match address {
         IpAddr::V4(address) => is_public_v4(address),
@@ -76,17 +76,17 @@ fn is_public_v4(address: Ipv4Addr) -> bool {
     !special && !private && !address.is_documentation()
 }
 
-/// Global unicast is 2000::/3, and little of it is for protocols and documentation. What is outside is loopback, unique
-/// local, link-local, multicast, or not assigned.
+/// Global unicast is 2000::/3, with small ranges for protocols and documentation. Everything else is loopback, unique
+/// local, link-local, multicast, or unassigned.
 fn is_public_v6(address: Ipv6Addr) -> bool {
     match address.segments() {
-        // Protocol assignments, Teredo among them; documentation.
+        // Protocol assignments, including Teredo; documentation.
         [0x2001, 0..=0x1ff, ..] | [0x2001, 0xdb8, ..] | [0x3fff, 0..=0xfff, ..] => false,
         [first, ..] => (0x2000..0x4000).contains(&first),
     }
 }
 
-/// The IPv4 address that a gateway takes out of one of version 6: mapped, NAT64 (RFC 6052) or 6to4 (RFC 3056).
+/// Returns the IPv4 address that a gateway extracts from an IPv6 address: mapped, NAT64 (RFC 6052) or 6to4 (RFC 3056).
 fn embedded(address: Ipv6Addr) -> Option<Ipv4Addr> {
     let of = |high: u16, low: u16| Ipv4Addr::from(u32::from(high) << 16 | u32::from(low));
     match address.segments() {

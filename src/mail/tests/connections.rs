@@ -1,4 +1,4 @@
-//! How many connections there are, and what happens when the server has too many.
+//! The number of connections, and the reaction to a server that reports too many.
 
 use std::thread;
 
@@ -6,13 +6,13 @@ use super::*;
 use crate::background::registry::{Stop, TaskState};
 use crate::mail::smtp_server::{LOCALHOST, Options};
 
-/// Sends that many mails at once.
+/// Sends `count` mails at once.
 fn send(site: &Site, count: usize) {
     let _entered = Context { scope: site.0.clone(), origin: None, task: None }.enter();
     (0..count).for_each(|_| drop(mail().send()));
 }
 
-/// Waits for what other threads do, which is no more than a moment away.
+/// Waits for a condition that other threads fulfill within a moment.
 fn wait_until(is_so: impl Fn() -> bool) {
     let until = Instant::now() + Duration::from_secs(30);
     while !is_so() {
@@ -25,7 +25,7 @@ fn all_have_ended(site: &Site) -> bool {
     site.0.registry().settle(Instant::now() + Duration::from_secs(60))
 }
 
-/// How many of the tasks that ended took more than one attempt.
+/// Returns the number of ended tasks that took more than one attempt.
 fn tried_again(site: &Site) -> usize {
     site.0.registry().lists().ended.iter().filter(|record| record.tries() != 1).count()
 }
@@ -57,7 +57,7 @@ fn mails_that_wait_for_a_connection_hold_no_thread() {
 
 #[test]
 fn too_many_connections_slow_down_and_use_up_no_attempt() {
-    // The first mail waits until a connection was refused, so that one is.
+    // The first mail waits until a connection was refused, so that one refusal is certain.
     let held = vec![(Step::Body, Act::AwaitRefusal)];
     let server = SmtpServer::with(vec![held], Options { most: Some(1), ..Options::default() });
     let site = Site::with(Mailer::with_limits(&config(&server.url()), limits(Duration::from_secs(30))).unwrap());
@@ -88,7 +88,7 @@ fn a_server_that_stays_full_is_a_failed_attempt_in_the_end() {
 
 #[test]
 fn a_kept_connection_that_the_server_closed_is_no_failure() {
-    // The second mail on each connection meets a server that has gone.
+    // The second mail on each connection meets a server that has hung up.
     let script = vec![(Step::Mail, Act::DropSecond)];
     let server = SmtpServer::with(vec![], Options { script, ..Options::default() });
     let site = Site::new(&server.url());
@@ -127,7 +127,7 @@ fn a_server_that_falls_silent_is_left_at_the_time_limit() {
     }
 }
 
-/// lettre says goodbye to a silent server, and waits for the answer as long again.
+/// lettre sends QUIT to a silent server, and waits for the response as long again.
 #[test]
 fn a_server_that_is_silent_after_its_greeting_takes_the_time_limit_once() {
     let server = SmtpServer::start(vec![vec![(Step::Ehlo, Act::Stall)]]);
@@ -146,7 +146,7 @@ fn a_mail_that_is_cancelled_while_it_waits_says_so() {
     let site = Site::with(Mailer::new(&config).unwrap());
     send(&site, 1);
     wait_until(|| server.received().len() == 1);
-    // Another way to the same server than a task's: it waits for the connection, on a thread.
+    // This mail waits for the connection on a thread, not as a task.
     let waiting = {
         let _entered = Context { scope: site.0.clone(), origin: None, task: None }.enter();
         Task::named("waits").run(|_| mail().send_now())

@@ -1,4 +1,4 @@
-//! Which faults are final, and whom they concern.
+//! Final and temporary faults, and the recipients that they concern.
 
 use std::process::Command;
 
@@ -6,10 +6,10 @@ use super::*;
 use crate::jobs::JobState;
 use crate::mail::smtp_server::{AUTHORITY, EXPIRED, LOCALHOST, Options, SELF_SIGNED, Script};
 
-/// Longer than any wait between two attempts.
+/// A duration longer than any backoff.
 const LATER: Duration = Duration::from_secs(2 * 3600);
 
-/// The state of a mail that is a job after its first attempt, and the words of its failure.
+/// Returns the state of a mail job after its first attempt, and the message of its failure.
 fn after_one_attempt(url: &str) -> (JobState, String) {
     let client = jobs(url);
     let id = client.jobs().enqueue(mail()).unwrap().id;
@@ -69,7 +69,7 @@ fn a_login_that_is_refused_is_tried_again() {
     assert!(!words.contains("geheim"), "{words}");
 }
 
-/// Many refused logins lock the account.
+/// Repeated refused logins lock the account.
 #[test]
 fn after_a_refused_login_other_mails_do_not_try_the_same_password_at_once() {
     let refused = || vec![(Step::Auth, Act::Answer("535 5.7.8 bad credentials"))];
@@ -121,7 +121,7 @@ fn settings_that_are_missing_and_a_folder_that_cannot_be_written_are_mended_late
     assert!(fault::is_mendable(&error) && !is_temporary(&error), "{}", error.chain());
 }
 
-/// What a stock Debian has: Postfix with a certificate that it signed itself, for its host name.
+/// A stock Debian runs Postfix with a self-signed certificate for its host name.
 #[test]
 fn a_server_on_this_machine_may_have_any_certificate() {
     for certificate in [SELF_SIGNED, EXPIRED, LOCALHOST] {
@@ -143,7 +143,7 @@ fn encryption_that_is_offered_and_refused_is_done_without_only_where_it_may_be()
     assert!(server.received().is_empty());
 }
 
-/// The variable is the process's, so the mail is sent by another one: this test again, told where to send it.
+/// The variable applies to the whole process, so another process sends the mail: this test again, with the address.
 #[test]
 fn an_authority_that_ssl_cert_file_names_is_trusted() {
     if let Ok(url) = std::env::var("ASIDE_TEST_MAIL_URL") {
@@ -197,7 +197,7 @@ fn a_mail_that_is_a_job_leaves_those_that_were_refused_to_jobs_of_their_own() {
     client.jobs().run_next().unwrap();
     assert_eq!(job(&client, id).state, JobState::Done);
     client.settle();
-    // The server was asked twice for the last one, and knows it by then: a real one would refuse it again.
+    // The test server was asked twice for the last recipient and accepts it now. A real one would refuse it again.
     client.advance(LATER);
     client.settle();
     let got = server.received();

@@ -1,4 +1,4 @@
-//! Mail as a site sends it, through a real conversation with a mail server on the loopback.
+//! Mail through a real conversation with a mail server on the loopback interface.
 
 mod connections;
 mod faults;
@@ -28,7 +28,7 @@ fn job(client: &TestClient, id: u64) -> JobInfo {
     client.jobs().find(id).unwrap().unwrap()
 }
 
-/// Limits that a test can wait for.
+/// Time limits that a test can wait for.
 fn limits(step: Duration) -> Limits {
     Limits {
         step,

@@ -1,9 +1,9 @@
-//! What goes over the wire: RFC 5322, MIME and the SMTP extensions.
+//! The bytes of a mail: RFC 5322, MIME and the SMTP extensions.
 
 use super::*;
 use crate::mail::smtp_server::{Options, Received};
 
-/// What a server gets of that mail.
+/// Returns the mail as the server received it.
 fn sent(mail: Mail) -> Received {
     let server = SmtpServer::start(vec![]);
     Site::new(&server.url()).send(mail).unwrap();
@@ -12,7 +12,7 @@ fn sent(mail: Mail) -> Received {
     got
 }
 
-/// No line is too long, and no control character is on the wire but the line ends and tabs.
+/// Checks that no line is too long, and that there is no control character except line ends and tabs.
 fn is_well_formed(raw: &[u8]) {
     let text = String::from_utf8_lossy(raw);
     for line in text.split("\r\n") {
@@ -21,7 +21,7 @@ fn is_well_formed(raw: &[u8]) {
     }
 }
 
-/// The value of a header field, folded as it is.
+/// Returns the value of a header field, still folded.
 fn header<'d>(data: &'d str, name: &str) -> &'d str {
     let (head, _) = data.split_once("\r\n\r\n").unwrap();
     let from = head.find(&format!("{name}: ")).unwrap_or_else(|| panic!("{name} in {head}"));
@@ -30,7 +30,7 @@ fn header<'d>(data: &'d str, name: &str) -> &'d str {
     &value[..end.map_or(value.len(), |(at, _)| at)]
 }
 
-/// What a mail program shows of encoded-words.
+/// Decodes encoded-words as a mail program does.
 fn decoded(value: &str) -> String {
     use base64::Engine as _;
     let decode = |word: &str| {
@@ -111,7 +111,7 @@ fn a_local_part_in_another_script_needs_a_server_that_takes_it() {
     let plain = SmtpServer::start(vec![]);
     let words = Site::new(&plain.url()).send(jorg()).unwrap_err();
     assert!(words.contains("SMTPUTF8") && plain.received().is_empty(), "{words}");
-    // A blind copy stands in no header: the others get the mail.
+    // A blind copy is in no header: the others get the mail.
     let words = Site::new(&plain.url()).send(mail().bcc("jörg@c.example")).unwrap_err();
     assert!(words.contains("recipient 2 at c.example of 2; the others have it"), "{words}");
     assert_eq!(plain.received().remove(0).to, ["anna@b.example"]);
@@ -130,7 +130,7 @@ fn an_attached_message_is_not_encoded() {
     let utf8 = sent(mail().attach("one.eml", "message/rfc822", "Subject: один\r\n\r\nтекст\r\n"));
     assert!(utf8.data.contains("Content-Transfer-Encoding: 8bit\r\n\r\nSubject: один"), "{}", utf8.data);
     assert_eq!(utf8.parameters, "BODY=8BITMIME");
-    // What SMTP cannot carry goes as a file.
+    // A message that SMTP cannot carry is sent as a file.
     for inner in [format!("Subject: {}\r\n\r\n", "x".repeat(2_000)), "a\0b".into(), "a\rb".into()] {
         let got = sent(mail().attach("one.eml", "message/rfc822", inner)).data;
         assert!(got.contains("application/octet-stream") && !got.contains("message/rfc822"), "{got}");

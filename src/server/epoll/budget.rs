@@ -1,9 +1,9 @@
-//! The memory of requests that have not arrived whole: a sum over all connections, with a bound.
+//! The memory budget for incomplete requests: a sum over all connections, with a limit.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The bytes that connections hold while they wait.
+/// The bytes that waiting connections hold.
 #[derive(Debug)]
 pub(super) struct Budget {
     held: AtomicUsize,
@@ -15,14 +15,14 @@ impl Budget {
         Arc::new(Budget { held: AtomicUsize::new(0), most })
     }
 
-    /// The bytes to free once the bound is passed; an eighth more than that, so that not every arrival has to free some.
+    /// Returns the bytes to free above the limit, plus an eighth, so that not every arrival frees some.
     pub(super) fn excess(&self) -> Option<usize> {
         let held = self.held.load(Ordering::Relaxed);
         (held > self.most).then(|| held - (self.most - self.most / 8))
     }
 }
 
-/// A connection's part of the budget, given back when dropped.
+/// A connection's share of the budget, returned when dropped.
 #[derive(Debug)]
 pub(super) struct Charge {
     budget: Arc<Budget>,

@@ -37,7 +37,7 @@ const RATE_GRACE: Duration = Duration::from_secs(10);
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 pub(super) const LINGER_UNREAD: Duration = Duration::from_secs(10);
 
-/// How long a server that stops waits for the request of a client that has just connected.
+/// How long a graceful shutdown waits for the request of a client that has just connected.
 const FRESH: Duration = Duration::from_secs(1);
 
 thread_local! {
@@ -57,10 +57,10 @@ pub(super) struct Connection {
     pub(super) phase: Phase,
     /// When it is ended, unless something happens before.
     pub(super) deadline: Instant,
-    /// When what it holds of a request began to arrive.
+    /// The arrival time of the first byte of the incomplete request.
     began: Instant,
     charge: Charge,
-    /// For its response, while the client does not read it.
+    /// The charge for its response, while the client does not read it.
     unsent: Charge,
     place: Place<Connection>,
 }
@@ -73,7 +73,7 @@ pub(super) enum Phase {
     Body(Gathering),
     /// Has a request, and waits for its turn.
     Asked(Box<Ask>),
-    /// Is refused, and waits for a worker to say so: the page for that is the application's.
+    /// A refused request waits for a worker: the application renders its error page.
     Refused(Box<Request>, Error),
     /// Waits for room to write.
     Reply(Box<Reply>),
@@ -97,14 +97,14 @@ pub(super) struct Ask {
     pub(super) expects: bool,
     pub(super) rest: Rest,
     pub(super) body: Vec<u8>,
-    /// The bytes of its head.
+    /// The bytes of the request head.
     head: usize,
-    /// Its place among the uploads of its client, once it has asked for a turn.
+    /// Its upload slot of the client, once it waits for its turn.
     pub(super) upload: Option<Held>,
 }
 
 impl Ask {
-    /// The request as it is refused, without its body.
+    /// Returns the refused request, without its body.
     pub(super) fn into_refused(self, remote: Option<SocketAddr>) -> Request {
         Request::new(self.asked.method, self.asked.target, self.headers, Body::empty()).with_peer(remote)
     }
@@ -193,7 +193,8 @@ impl Guest for Connection {
 }
 
 impl Connection {
-    /// Returns true if a request is about to come: the connection was accepted, or the first bytes of a request came, a moment
+    /// Returns true if a request is about to arrive: the connection was accepted, or the first bytes of a request arrived,
+    /// a moment ago.
     /// ago.
     pub(super) fn is_fresh(&self, config: &Config) -> bool {
         let began = || self.deadline.checked_sub(config.head_timeout);
@@ -254,7 +255,7 @@ impl Connection {
         received
     }
 
-    /// Gives its buffer away, as far as there is nothing in it: one that waits costs its place and what has come.
+    /// Releases unused buffer space: a waiting connection holds its slot and the received bytes only.
     pub(super) fn rest(&mut self) {
         if 2 * self.inbox.len() < self.inbox.capacity() {
             let came = self.inbox.as_slice().to_vec();
@@ -266,7 +267,7 @@ impl Connection {
         self.unsent.set(self.unsent().map_or(0, |(_, bytes)| bytes));
     }
 
-    /// The bytes that it holds of requests that have not arrived whole.
+    /// Returns the bytes that it holds for incomplete requests.
     fn held(&self) -> usize {
         let ask = match &self.phase {
             Phase::Body(Gathering { ask }) | Phase::Asked(ask) => ask.held(),
@@ -275,13 +276,13 @@ impl Connection {
         self.inbox.capacity() + ask
     }
 
-    /// Has a request that waits for its turn.
+    /// Makes a request wait for its turn.
     pub(super) fn wait_for_turn(&mut self, ask: Box<Ask>) {
         self.began = Instant::now();
         self.phase = Phase::Asked(ask);
     }
 
-    /// Has said its last, and hears no more.
+    /// Stops reading, and waits for the client to close.
     pub(super) fn linger(&mut self, time: Duration) {
         self.inbox.clear();
         self.phase = Phase::Linger;
@@ -393,13 +394,13 @@ impl Connection {
         Step::Refuse(Box::new(self.as_it_came()), malformed.error())
     }
 
-    /// Keeps a refusal until a worker takes it, for so long at most.
+    /// Stores a refusal until a worker takes it, for a limited time.
     pub(super) fn will_be_refused(&mut self, request: Box<Request>, error: Error, config: &Config) {
         self.phase = Phase::Refused(request, error);
         self.deadline = deadline::after(config.write_timeout);
     }
 
-    /// Takes the refusal out that it waits with.
+    /// Takes the stored refusal.
     fn refused(&mut self) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Linger) {
             Phase::Refused(request, error) => Step::Refuse(request, error),
@@ -508,7 +509,7 @@ mod tests {
         }
     }
 
-    /// It used to hold the 16 kB that were read at once, and up to 64 kB where a buffer was reused.
+    /// Regression: it held the 16 kB of one read, and up to 64 kB after a buffer was reused.
     #[test]
     fn a_half_sent_request_holds_what_has_come_of_it() {
         let (config, budget) = (Config::default(), Budget::new(4_000));

@@ -124,7 +124,7 @@ fn line(inbox: &[u8]) -> Result<Option<&[u8]>, Malformed> {
     }
 }
 
-/// A chunk's size. Its extensions are checked, and dropped: none is understood.
+/// Parses a chunk's size. Its extensions are checked and ignored.
 fn size(line: &[u8]) -> Result<u64, Malformed> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (digits, extensions) = line.split_at(digits);
@@ -148,7 +148,7 @@ fn are_extensions(mut rest: &[u8]) -> bool {
     true
 }
 
-/// What is behind that sign, with the white space around it; none when something else is there.
+/// Returns the text after `sign` and its surrounding white space; `None` if something else follows.
 fn after(rest: &[u8], sign: u8) -> Option<&[u8]> {
     let is_blank = |byte: &u8| matches!(byte, b' ' | b'\t');
     let trim = |rest: &'_ [u8]| rest.iter().take_while(|byte| is_blank(byte)).count();
@@ -162,7 +162,7 @@ fn after_token(rest: &[u8]) -> Option<&[u8]> {
     (length > 0).then(|| &rest[length..])
 }
 
-/// What is behind a quoted string (RFC 9110, section 5.6.4). Control characters are refused with the whole line.
+/// Returns the text after a quoted string (RFC 9110, section 5.6.4). Control characters are refused with the whole line.
 fn after_quoted(rest: &[u8]) -> Option<&[u8]> {
     let mut bytes = rest.strip_prefix(b"\"")?.iter();
     while let Some(byte) = bytes.next() {

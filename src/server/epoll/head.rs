@@ -63,11 +63,11 @@ fn start(inbox: &[u8]) -> usize {
     if inbox.starts_with(b"\r\n") { 2 } else { 0 }
 }
 
-/// The protocol that a connection begins with, when it is known and not HTTP.
+/// Returns the protocol at the start of a connection, if it is a known one other than HTTP.
 pub(super) fn other_protocol(start: &[u8]) -> Option<Malformed> {
     const PROXY: [&[u8]; 4] = [b"PROXY TCP4 ", b"PROXY TCP6 ", b"PROXY UNKNOWN", b"\r\n\r\n\0\r\nQUIT\n"];
     match start {
-        // A handshake record of any version.
+        // A TLS handshake record of any version.
         [0x16, 0x03, ..] => Some(TLS),
         _ if PROXY.iter().any(|signature| start.starts_with(signature)) => Some(PROXIED),
         _ => None,

@@ -7,13 +7,14 @@
 //! costs its place and what has come of it, and no thread.
 //!
 //! A worker is held by a handler, and by a large body that a handler reads as it comes ([`upload`]): by those half of the
-//! workers at most (`ASIDE_MAX_UPLOADS`), and the others wait for their turn with what has come. Pages that follow a [`Live`](crate::live::Live)
+//! workers at most (`ASIDE_MAX_UPLOADS`); the others wait for their turn with their received bytes. Pages that follow a
+//! [`Live`](crate::live::Live)
 //! state lie in their places too, and a worker is called for them by whoever changes it ([`watcher`]). A stream that writes
 //! as it likes has a thread to itself.
 //!
 //! Everything has a limit, each a setting: how many connections, how long a head and how many fields, how long it may take
-//! to come, how fast a body must come, how long nothing may happen, how long a client may read nothing, how many large uploads
-//! and live pages one client may have, and how much memory requests take that have not arrived whole ([`budget`]).
+//! to arrive, how fast a body must arrive, how long a connection may be idle, how long a client may read nothing, how many
+//! large uploads and live pages one client may have, and how much memory incomplete requests take ([`budget`]).
 
 mod budget;
 mod connection;
@@ -83,26 +84,26 @@ const SPARE: usize = 64;
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nCache-Control: no-store\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
-/// What a client reads whose request has been arriving for too long, while all of them hold too much memory.
+/// The response to a client whose request has been arriving too long while incomplete requests exceed the memory limit.
 const UNFINISHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nCache-Control: no-store\r\nContent-Type: text/plain\r\nContent-Length: 71\r\nConnection: close\r\n\r\nToo many requests have not arrived whole; please try again in a moment.";
 
 /// The transport.
 pub(crate) struct Epoll {
     config: Config,
     listener: OwnedFd,
-    /// The service manager's: other processes listen on it too, and after this one.
+    /// True if the service manager owns the socket: other processes listen on it, also after this one.
     is_handed_over: bool,
     /// The file of a Unix socket, which goes with the server.
     file: Option<PathBuf>,
     poller: Poller,
     slots: Arc<Slots<Connection>>,
-    /// Connections that wait for one of the workers that may wait for large bodies.
+    /// Connections that wait for an upload turn.
     uploads: Mutex<VecDeque<Token>>,
     budget: Arc<Budget>,
-    /// The same for responses that their clients do not read.
+    /// The budget for responses that clients do not read.
     unsent: Arc<Budget>,
     cut: LogLimit,
-    /// Held by the worker that frees memory.
+    /// The lock of the worker that frees memory.
     freeing: Mutex<()>,
     freed: LogLimit,
     departures: Departures,
@@ -132,7 +133,7 @@ impl Epoll {
     /// Takes the listener over.
     ///
     /// # Errors
-    /// When the kernel refuses to report what happens on it.
+    /// An error if the kernel refuses to report events on the listener.
     pub(super) fn new(listener: Listener, poller: Poller, config: &Config) -> Result<Epoll> {
         let Listener { socket, is_handed_over } = listener;
         let (listener, file, port): (OwnedFd, _, _) = match socket {
@@ -165,8 +166,8 @@ impl Epoll {
         })
     }
 
-    /// Whether workers stay, while it stops, for those that still wait for a response: those too whose request is about to
-    /// come.
+    /// Returns true while workers are still needed during a shutdown: for open responses, and for requests that are about
+    /// to arrive.
     fn is_awaited(&self) -> bool {
         let is_awaited =
             || self.slots.are_in_flight() || self.slots.any(|connection| connection.is_fresh(&self.config));
@@ -268,8 +269,8 @@ impl Epoll {
         parked
     }
 
-    /// Frees the memory of the requests that have been arriving for longest, and of the responses that have not been read for
-    /// longest, so that there is some for those of other clients. This is done by one worker at a time.
+    /// Frees memory for other clients: ends the requests that have been arriving longest, and the responses that have been
+    /// unread longest. One worker at a time does this.
     fn free(&self) {
         let alone = self.freeing.try_lock();
         if matches!(alone, Err(TryLockError::WouldBlock)) {
@@ -353,7 +354,7 @@ impl Epoll {
     ) -> Option<Job> {
         let address = desk.service.client_of(&ask.headers, connection.remote);
         if ask.upload.is_none() {
-            // However often it is called in vain.
+            // Regardless of how often it is called without effect.
             connection.deadline = deadline::after(self.config.body_timeout);
             match desk.upload_of(address) {
                 Ok(upload) => ask.upload = Some(upload),
@@ -581,8 +582,8 @@ impl Epoll {
         self.park(connection, Wait::Turn);
     }
 
-    /// Ends what has taken too long, each in its way. The page for a refusal and the news of a live page are code of the
-    /// application's, which may take its time: they are for a worker, not for the thread that looks after the workers.
+    /// Ends overdue connections. The page for a refusal and the events of a live page are rendered by application code,
+    /// which may be slow: workers do that, not the thread that supervises the workers.
     fn end_overdue(&self, desk: &Desk) {
         for mut connection in self.slots.overdue(Instant::now()) {
             match connection.overdue(&desk.shares) {
@@ -638,7 +639,7 @@ fn give_up(mut connection: Box<Connection>) {
     set_aside.into_iter().for_each(|task| task.start());
 }
 
-/// The turn of a large body that a worker waits for. When it ends, the next one is called.
+/// The turn of a large body that a worker waits for. When dropped, the next one is called.
 struct UploadTurn {
     transport: Arc<Epoll>,
     desk: Arc<Desk>,
@@ -708,7 +709,7 @@ impl Transport for Epoll {
 
     fn inspect(self: &Arc<Self>, desk: &Arc<Desk>) {
         self.end_overdue(desk);
-        // Workers that waited for something else may have freed their share.
+        // Workers that waited for another resource may have freed their share.
         self.call_next(desk);
         self.say_refused();
         if self.is_starved.swap(false, Ordering::AcqRel) {
@@ -722,7 +723,7 @@ impl Transport for Epoll {
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         match self.is_handed_over {
-            // Shut down, it would be so for every process that has it; clients wait in it for the next one.
+            // A shutdown would close it for every process that has it. Clients wait in its queue for the next process.
             true => self.poller.remove_listener(&self.listener),
             false => drop(socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both)),
         }

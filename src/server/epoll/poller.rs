@@ -106,7 +106,7 @@ pub(in crate::server) struct Poller {
 
 impl Poller {
     /// # Errors
-    /// When the system has no descriptors left, or the kernel or a sandbox refuses one of the calls that it takes.
+    /// An error if the operating system has no descriptors left, or the kernel or a sandbox refuses one of the calls.
     pub(in crate::server) fn new() -> io::Result<Poller> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE)?;
@@ -125,9 +125,9 @@ impl Poller {
         Ok(epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::ONESHOT)?)
     }
 
-    /// Waits for them no more.
+    /// Stops waiting for events on the source.
     pub(super) fn remove_listener(&self, listener: impl AsFd) {
-        // Refused only when it is not there.
+        // This fails only if it is not registered.
         let _ = epoll::delete(&self.epoll, listener);
     }
 

@@ -16,7 +16,7 @@ pub(super) struct Reply {
     source: Source,
     /// How much of the buffer, and of bytes behind it, has gone out.
     sent: usize,
-    /// When the client first kept it waiting.
+    /// The time since which the client has kept it waiting.
     waits_since: Option<Instant>,
     pub(super) after: After,
     /// What begins when the last byte has gone out.
@@ -60,7 +60,7 @@ impl Reply {
         self.waits_since.get_or_insert_with(Instant::now);
     }
 
-    /// Since when it waits, and the bytes that it holds in memory.
+    /// Returns the time since which it waits, and the bytes that it holds in memory.
     pub(super) fn unsent(&self) -> Option<(Instant, usize)> {
         let bytes = if let Source::Bytes(Cow::Owned(bytes)) = &self.source { bytes.capacity() } else { 0 };
         self.waits_since.map(|since| (since, self.buffer.capacity() + bytes))

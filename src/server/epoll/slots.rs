@@ -29,10 +29,10 @@ pub(super) trait Guest {
     /// Whether it has a request, and waits for its turn.
     fn has_asked(&self) -> bool;
 
-    /// Since when a request is arriving that is not there whole, or waits for its turn, and the bytes that it holds.
+    /// Returns the time since which an incomplete or waiting request has been arriving, and the bytes that it holds.
     fn unfinished(&self) -> Option<(Instant, usize)>;
 
-    /// Since when a response waits for its client to read, and the bytes that it holds.
+    /// Returns the time since which a response waits for its client to read, and the bytes that it holds.
     fn unsent(&self) -> Option<(Instant, usize)>;
 
     /// Hears what came of its client.
@@ -158,7 +158,7 @@ impl<G: Guest> Slots<G> {
         self.take_all(|connection| connection.deadline() <= now)
     }
 
-    /// Takes out those that hold something for longest, until they hold that many bytes together.
+    /// Removes the connections that have held memory longest, until together they hold `bytes`.
     pub(super) fn longest(&self, holds: impl Fn(&G) -> Option<(Instant, usize)>, bytes: usize) -> Vec<Box<G>> {
         let look = |(index, slot): (usize, &Mutex<Slot<G>>)| {
             let (began, held) = holds(lock(slot).parked.as_deref()?)?;
@@ -174,7 +174,7 @@ impl<G: Guest> Slots<G> {
         });
         let take = |(began, _, index): (Instant, usize, usize)| {
             let mut slot = lock(&self.slots[index]);
-            // It may have gone on by now, or be another one.
+            // The connection may have continued, or been replaced, in the meantime.
             let is_it = slot.parked.as_deref().and_then(&holds).is_some_and(|(since, _)| since == began);
             if is_it { self.take_out(&mut slot) } else { None }
         };
@@ -217,7 +217,7 @@ impl<G: Guest> Slots<G> {
         self.in_flight.load(Ordering::Acquire) > 0
     }
 
-    /// Whether one of those that lie in their places is like that.
+    /// Returns true if the predicate holds for a parked connection.
     pub(super) fn any(&self, is_like_that: impl Fn(&G) -> bool) -> bool {
         self.slots.iter().any(|slot| lock(slot).parked.as_deref().is_some_and(&is_like_that))
     }

@@ -32,7 +32,7 @@ pub(super) struct Upload {
     expects: bool,
     is_broken: bool,
     pace: Pace,
-    /// Until the body is there.
+    /// The upload turn, held until the body is complete.
     turn: Option<UploadTurn>,
 }
 
