@@ -1,6 +1,6 @@
 //! The application: hooks, mounts, names of routes, error pages of its own, health.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use aside::testing::TestClient;
 use aside::{
@@ -261,7 +261,7 @@ fn a_site_whose_jobs_cannot_be_enqueued_is_not_ready_and_alive() {
     let mut client = TestClient::new(app().jobs(Jobs::sqlite(&path).unwrap()).readyz().healthz());
     assert_eq!(client.get("/readyz").status(), Status::OK);
     std::fs::rename(&path, folder.path().join("away.db")).unwrap();
-    let began = Instant::now();
+    let began = std::time::Instant::now();
     let refused = loop {
         let answer = client.get("/readyz");
         if answer.status() == Status::SERVICE_UNAVAILABLE {
