@@ -196,11 +196,11 @@ fn what_cannot_be_shown_is_logged_once_and_the_page_goes_on() {
     watching.iter_mut().for_each(|events| assert_eq!(events.next().data, "0."));
     for count in 1..=5 {
         live.update(|posts| posts.titles = vec!["broken".into()]);
-        logs::wait_for(count, "A state cannot be shown");
+        logs::wait_for(count, "broken_here");
     }
     add(&live, "whole");
     watching.iter_mut().for_each(|events| assert_eq!(events.next().data, "2."));
-    let told = logs::at(Level::Error, "A state cannot be shown").len();
+    let told = logs::at(Level::Error, "broken_here").len();
     assert_eq!(told, 5, "once for each state, not for each watcher");
 }
 
