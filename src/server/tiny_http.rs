@@ -1086,6 +1086,8 @@ fn swallow(peer: Peer, mut request: tiny_http::Request) {
     let ticket = timer::at(Instant::now() + LINGER_UNREAD, shut);
     match connection {
         Some(connection) => drain::read_away(connection),
+        // The connection has ended.
+        None if cfg!(target_os = "linux") => {}
         None => drain::read_away(request.as_reader()),
     }
     timer::cancel(ticket);
