@@ -35,7 +35,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_is_short_and_no_two_texts_share_one() {
+    fn keys_are_short_and_unique() {
         let long = "a".repeat(LONGEST_KEY + 1);
         assert_eq!(key(&long[1..], LONGEST_KEY), long[1..]);
         let hashed = key(&long, LONGEST_KEY).into_owned();

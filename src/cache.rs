@@ -315,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_past_their_time_are_dropped_though_nobody_asks_for_them() {
+    fn expired_entries_are_dropped_without_being_read() {
         let cache = Cache::new(1_000);
         let start = Instant::now();
         (0..500).for_each(|number| cache.set_at(&number.to_string(), number, MINUTE / 2, start));

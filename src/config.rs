@@ -501,7 +501,7 @@ mod tests {
     }
 
     #[test]
-    fn the_default_server_is_epoll_where_there_is_one() {
+    fn the_default_server_is_epoll_if_available() {
         let default = read(&[]).unwrap().server;
         let expected = if cfg!(all(feature = "epoll", target_os = "linux")) { "epoll" } else { "tiny_http" };
         assert_eq!(default.to_string(), expected);
@@ -552,7 +552,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_follow_what_they_are_a_share_of() {
+    fn derived_limits_follow_their_base_setting() {
         let config =
             read(&[("ASIDE_MAX_WORKERS", "64"), ("ASIDE_MAX_STREAMS", "40"), ("ASIDE_MAX_WAITING", "3")]).unwrap();
         let bounds = config.worker_bounds();

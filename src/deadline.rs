@@ -24,7 +24,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_wait_without_an_end_is_a_time_that_can_be_counted() {
+    fn an_endless_wait_is_within_the_range_of_the_clock() {
         let now = Instant::now();
         assert_eq!(later(now, Duration::from_secs(3)), now + Duration::from_secs(3));
         for endless in [Duration::MAX, Duration::from_secs(u64::MAX), FAR + Duration::from_secs(1)] {

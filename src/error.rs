@@ -590,7 +590,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_that_panics_is_told_as_far_as_it_can_be() {
+    fn the_message_of_an_error_that_panics_is_kept_in_part() {
         let error = Error::from(Hostile).context("saving");
         let chain = error.chain();
         assert!(chain.starts_with("saving: half (its Display panicked: in its display, at src/error.rs:"), "{chain}");
@@ -611,7 +611,7 @@ mod tests {
 
     /// A location in the standard library is not useful.
     #[test]
-    fn an_error_made_by_a_function_that_was_passed_has_no_place() {
+    fn an_error_made_by_a_function_value_has_no_location() {
         let refused: Result<(), &str> = Err("why");
         let made = refused.map_err(Error::bad_request);
         assert_eq!(made.unwrap_err().location(), None);

@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_a_minute_tells_the_number_of_events() {
+    fn one_line_a_minute_has_the_number_of_events() {
         let (limit, start) = (LogLimit::default(), Instant::now());
         let at = |seconds| limit.count_at(start + Duration::from_secs(seconds));
         assert_eq!([0, 1, 59, 60, 61, 200].map(at), [Some(1), None, None, Some(3), None, Some(2)]);

@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_payload_whose_drop_panics_with_another_one_goes_no_further() {
+    fn nested_panics_in_a_payloads_drop_are_contained() {
         for depth in 0..3 {
             let panic = catch(|| std::panic::panic_any(Bomb(depth))).map(|never: ()| never).unwrap_err();
             assert_eq!(panic.message, "(no message)");
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drop_that_panics_while_another_panic_unwinds_goes_no_further() {
+    fn a_drop_that_panics_during_unwinding_is_contained() {
         let panic = catch(|| {
             let _contained = Contained::new(Bomb(0));
             panic!("the first one")
@@ -217,17 +217,17 @@ mod tests {
 
     /// Regression: `result.unwrap()` before the first caught panic aborted the process without a message.
     #[test]
-    fn an_error_may_be_what_a_process_panics_with_first() {
+    fn an_unwrapped_error_can_be_the_first_panic_of_a_process() {
         let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-        let test = "panics::tests::an_error_is_what_this_process_panics_with_first";
+        let test = "panics::tests::an_unwrapped_error_is_the_first_panic_of_this_process";
         let output = command.args(["--exact", test, "--include-ignored", "--nocapture"]).output().unwrap();
         let text = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned()).concat();
         assert!(output.status.success() && text.contains("1 passed") && text.contains("the cause"), "{text}");
     }
 
     #[test]
-    #[ignore = "run in a process of its own by an_error_may_be_what_a_process_panics_with_first"]
-    fn an_error_is_what_this_process_panics_with_first() {
+    #[ignore = "run in a process of its own by an_unwrapped_error_can_be_the_first_panic_of_a_process"]
+    fn an_unwrapped_error_is_the_first_panic_of_this_process() {
         let failed = || -> crate::error::Result<()> { Err(std::io::Error::other("the cause").into()) };
         let payload = catch_unwind(|| failed().unwrap()).unwrap_err();
         assert!(message(&*payload).contains("the cause"));

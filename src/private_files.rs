@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_is_private_and_what_is_there_keeps_its_mode() {
+    fn new_files_are_private_and_existing_files_keep_their_mode() {
         let folder = tempfile::tempdir().unwrap();
         let [file, old, mail] = ["new", "old", "data/mail"].map(|name| folder.path().join(name));
         fs::write(&old, "kept").unwrap();

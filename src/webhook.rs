@@ -645,7 +645,7 @@ mod tests {
     /// The certificate is renewed sooner or later, and an accepted webhook must not be lost before that.
     #[cfg(feature = "mail")]
     #[test]
-    fn a_certificate_that_is_not_trusted_is_tried_again() {
+    fn an_untrusted_certificate_of_a_receiver_is_retried() {
         use crate::mail::smtp_server::{EXPIRED, Options, SmtpServer};
 
         // Only the TLS handshake is needed.
@@ -838,7 +838,7 @@ mod tests {
     /// Treats 127.0.0.2 as a public address, and 127.0.0.1 as a private one.
     #[cfg(target_os = "linux")]
     #[test]
-    fn an_address_is_checked_at_each_connection_and_redirects_lead_nowhere() {
+    fn addresses_are_checked_at_each_connection_and_redirects_are_not_followed() {
         let inside = Receiver::start(&["200 OK"]);
         let port = inside.url.split([':', '/']).nth(4).unwrap().to_owned();
         let outside = TcpListener::bind(format!("127.0.0.2:{port}")).unwrap();

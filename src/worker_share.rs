@@ -236,7 +236,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn each_kind_has_its_share_and_is_given_it_back() {
+    fn each_kind_has_its_own_share_until_released() {
         let shares = shares(16, 2, 4);
         let held: Vec<_> = (0..3).map(|_| shares.take(Wait::Pool)).collect();
         assert_eq!(held.iter().map(Option::is_some).collect::<Vec<_>>(), [true, true, false]);
@@ -263,7 +263,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn as_many_workers_may_step_aside_as_there_may_be() {
+    fn at_most_the_maximum_of_workers_may_be_absent() {
         assert!(step_aside().is_none(), "this thread is not a worker");
         let shares = shares(2, 1, 1);
         thread::scope(|scope| {

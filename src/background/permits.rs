@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_permit_is_not_waited_on_and_the_one_before_is() {
+    fn a_wait_that_blocks_the_last_permit_is_refused() {
         let permits = Permits::new(2);
         let (first, second) = (permit(&permits), permit(&permits));
         let wanted = permits.engage(7);
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_wants_no_permit_is_waited_for() {
+    fn a_task_that_needs_no_permit_can_be_joined() {
         let permits = Permits::new(1);
         let first = permit(&permits);
         let _held = first.0.hold();
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_that_has_given_its_permit_back_is_waited_for() {
+    fn a_task_that_has_returned_its_permit_can_be_joined() {
         let permits = Permits::new(1);
         let engaged = permits.engage(7);
         drop(engaged);

@@ -173,7 +173,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn jobs_take_no_place_and_wait_for_none() {
+    fn jobs_take_no_slot_and_do_not_wait_for_one() {
         let mut places = Places::default();
         let work = || Work::new(|| None);
         assert!(places.enter(work(), Admission::InTurn, 1).is_some());
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_task_starts_has_a_place_at_once_and_others_wait_until_there_is_room_again() {
+    fn a_task_started_by_a_task_gets_a_slot_at_once_and_others_wait() {
         let mut places = Places::default();
         assert!(places.enter_thread(Admission::InTurn, 1).is_none());
         assert!(places.enter_thread(Admission::AtOnce, 1).is_none());
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn callers_wait_at_the_ceiling_in_their_order() {
+    fn callers_wait_in_order_at_the_thread_limit() {
         let mut places = Places::default();
         assert!((0..2).all(|_| places.enter_caller(Admission::InTurn, 2).is_none()));
         let [first, second] = [(); 2].map(|()| places.enter_caller(Admission::InTurn, 2).unwrap());
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_given_up_is_told() {
+    fn abandoned_queue_entries_are_notified() {
         let mut places = Places::default();
         assert!(places.enter_thread(Admission::InTurn, 1).is_none());
         let turn = places.enter_thread(Admission::InTurn, 1).unwrap();

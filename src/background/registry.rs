@@ -812,7 +812,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_client_has_a_say_in_is_bounded() {
+    fn task_names_keys_and_failures_are_truncated() {
         let (registry, long) = (Registry::new(&Config::default()), "a".repeat(1_000_000));
         let record = registry.enter(long.clone(), Some(long.clone()), None);
         registry.end(&record, Some(&Failure::from_error(long.clone().into())));

@@ -896,7 +896,7 @@ mod tests {
     }
 
     #[test]
-    fn at_shutdown_a_grace_without_an_end_waits_for_all() {
+    fn a_shutdown_with_unlimited_grace_waits_for_all_tasks() {
         let context = context(10);
         let _entered = context.clone().enter();
         let handle = Task::new().run(|_| ());
@@ -905,7 +905,7 @@ mod tests {
     }
 
     #[test]
-    fn at_shutdown_a_thread_that_waits_for_its_turn_is_told_that_it_is_given_up() {
+    fn a_thread_that_waits_for_its_turn_at_shutdown_is_abandoned() {
         let context = context(1);
         let (let_go, wait) = mpsc::channel::<()>();
         let _entered = context.clone().enter();

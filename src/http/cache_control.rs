@@ -82,7 +82,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_for_one_request_is_not_stored_unless_it_says_so() {
+    fn responses_for_one_request_are_not_stored_by_default() {
         let completed = |status, is_for_options, said: &[(&str, &str)]| {
             let mut headers = Headers::from_iter(said.iter().copied());
             complete(&mut headers, status, is_for_options);
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_shared_becomes_private_and_keeps_its_time() {
+    fn a_public_response_becomes_private_and_keeps_its_max_age() {
         for (said, is_shared_first, then) in [
             ("", false, "private"),
             ("public, max-age=31536000, immutable", true, "private, max-age=31536000, immutable"),
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn several_lines_and_headers_for_one_cache_count_too() {
+    fn repeated_and_cache_specific_headers_are_recognized() {
         let lines = [("Cache-Control", "max-age=5"), ("cache-control", "public"), ("CDN-Cache-Control", "max-age=60")];
         let mut headers = Headers::from_iter(lines);
         assert!(is_shared(&headers));

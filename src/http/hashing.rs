@@ -71,7 +71,7 @@ mod tests {
 
     /// Regression: callers hashed on their own threads, and each thread kept the memory.
     #[test]
-    fn passwords_are_hashed_on_a_few_threads_however_many_callers_there_are() {
+    fn many_callers_hash_passwords_on_a_few_threads() {
         let most = thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1));
         let barrier = Barrier::new(32);
         let threads = thread::scope(|scope| {

@@ -869,7 +869,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_begins_like_a_delimiter_is_content() {
+    fn text_that_begins_like_a_delimiter_is_content() {
         for content in
             ["a\r\n--BOUNDARY\r\n", "\r\n--BOUNDx", "\r\n--BOUND-x", "\r\n\r\n--BOUN", "\r\r\n--BOUNDx", "--BOUND--"]
         {

@@ -266,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_larger_than_the_budget_goes_alone() {
+    fn an_image_larger_than_the_budget_is_decoded_alone() {
         let budget = budget(LONG);
         let first = budget.take(1, 100).unwrap();
         thread::scope(|scope| {
@@ -291,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_in_which_nothing_is_given_back_ends_in_an_error() {
+    fn a_wait_without_a_returned_share_ends_in_an_error() {
         let budget = budget(Duration::from_millis(20));
         let held = budget.take(100, 100).unwrap();
         let refused = thread::scope(|scope| scope.spawn(|| budget.take(1, 100).map(drop)).join().unwrap()).unwrap_err();
@@ -310,7 +310,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_may_be_given_back_and_a_copy_counts() {
+    fn a_share_can_shrink_and_a_copy_counts() {
         let budget = budget(LONG);
         let mut share = budget.take(100, 100).unwrap();
         share.shrink(40);

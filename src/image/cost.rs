@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_converted_or_worked_on_counts() {
+    fn conversions_and_working_buffers_count() {
         let size = Size::new(100, 50);
         let cost = |format, color, bytes: &[u8]| whole(format, size, color, bytes);
         assert_eq!(cost(ImageFormat::Png, ColorType::Rgb8, b""), 15_000 + 4 * 300);

@@ -1099,7 +1099,7 @@ mod tests {
     }
 
     #[test]
-    fn a_jpeg_may_lack_its_end_marker_and_nothing_else() {
+    fn a_jpeg_may_lack_only_its_end_marker() {
         let gray: DynamicImage = GrayImage::from_fn(33, 33, |x, y| Luma([(x * y) as u8])).into();
         let jpegs = [
             jpeg_with(64, |_| {}),
@@ -1249,7 +1249,7 @@ mod tests {
     }
 
     #[test]
-    fn gray_profiles_are_honoured() {
+    fn gray_profiles_are_applied() {
         let linear = gray_profile(1.0);
         let png = |pixels: DynamicImage| {
             let mut png = Vec::new();

@@ -272,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_try_that_ends_in_a_panic_of_its_end_is_tried_again_and_one_that_never_began_is_cancelled() {
+    fn an_attempt_whose_end_panics_is_retried_and_one_that_never_began_is_cancelled() {
         assert_eq!(state_after(drop), JobState::Cancelled);
         let panicked = state_after(|attempt| {
             let ended: Result<(), Panic> = panics::catch(move || {

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_falls_into_the_missing_hour_comes_once_after_it() {
+    fn a_time_in_the_missing_hour_runs_once_after_it() {
         assert_eq!(spring_in_berlin("30 2 * * *"), ["28T01:00"]);
         assert_eq!(spring_in_berlin("0 2 * * *"), ["28T01:00"]);
         assert_eq!(spring_in_berlin("0,30,59 2 * * *"), ["28T01:00"]);
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_goes_on_over_the_missing_hour() {
+    fn an_interval_continues_over_the_missing_hour() {
         assert_eq!(spring_in_berlin("*/30 * * * *").len(), 12);
         assert_eq!(spring_in_berlin("* * * * *").len(), 6 * 60);
         let quarter_past = ["27T23:15", "28T00:15", "28T01:15", "28T02:15", "28T03:15", "28T04:15"];
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn what_falls_into_the_repeated_hour_comes_once() {
+    fn a_time_in_the_repeated_hour_runs_once() {
         assert_eq!(autumn_in_berlin("30 2 * * *"), ["31T00:30"]);
         assert_eq!(autumn_in_berlin("0 2 * * *"), ["31T00:00"]);
         assert_eq!(autumn_in_berlin("0,30,59 2 * * *"), ["31T00:00", "31T00:30", "31T00:59"]);
@@ -212,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_asked_within_the_repeated_hour_does_not_come_again() {
+    fn a_search_within_the_repeated_hour_finds_no_repetition() {
         let daily = Crontab::parse("30 2 * * * Europe/Berlin").unwrap();
         let tomorrow = at("2027-11-01T01:30:00Z");
         for asked in ["00:30", "00:59", "01:00", "01:15", "01:30", "02:00"] {
@@ -221,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn an_interval_goes_on_over_the_repeated_hour() {
+    fn an_interval_continues_over_the_repeated_hour() {
         let half_hours = autumn_in_berlin("*/30 * * * *");
         assert_eq!(half_hours.len(), 12);
         assert_eq!(half_hours[3..8], ["30T23:30", "31T00:00", "31T00:30", "31T01:00", "31T01:30"]);
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn midnight_may_be_missing_and_may_come_twice() {
+    fn midnight_may_be_missing_or_repeated() {
         let santiago = |crontab: &str, from, until| runs(&format!("{crontab} America/Santiago"), from, until);
         // 00:00 becomes 01:00 on Sunday 5 September, at 04:00Z.
         let (spring, until) = ("2027-09-04T12:00:00Z", "2027-09-06T12:00:00Z");
@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn days_are_those_of_the_zone() {
+    fn days_are_days_of_the_zone() {
         let berlin = runs("0 0 L * * Europe/Berlin", "2027-01-01T00:00:00Z", "2027-06-01T00:00:00Z");
         assert_eq!(berlin, ["30T23:00", "27T23:00", "30T22:00", "29T22:00", "30T22:00"]);
         let fixed = runs("0 12 * * * +05:30", "2027-03-28T00:00:00Z", "2027-03-29T00:00:00Z");
@@ -296,7 +296,7 @@ mod tests {
     /// Across all clock changes of several years, the times increase, and a daily job runs once on each day of the zone's
     /// calendar.
     #[test]
-    fn a_daily_schedule_comes_once_a_day_in_every_zone() {
+    fn a_daily_schedule_runs_once_a_day_in_every_zone() {
         for zone in [
             "Europe/Berlin",
             "America/New_York",
@@ -322,7 +322,7 @@ mod tests {
     }
 
     #[test]
-    fn what_never_comes_and_what_is_malformed_is_refused() {
+    fn impossible_and_malformed_crontabs_are_refused() {
         assert!(Crontab::parse("0 0 30 2 * UTC").unwrap().after(Timestamp::UNIX_EPOCH).is_err());
         assert!(Crontab::parse("0 0 1 1 * UTC").unwrap().after(Timestamp::MAX).is_err());
         for text in ["", "UTC", "0 3 * * *", "0 25 * * * UTC", "0 3 * * * Europe/Atlantis", "0 3 * * * * UTC"] {

@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn the_engine_is_asked_once_and_the_answer_is_for_all() {
+    fn concurrent_callers_share_one_readiness_check() {
         let readiness = Readiness::default();
         assert_eq!(readiness.ask(away), Err("the disk is full"));
         assert_eq!(readiness.ask(|| panic!("it was asked just now")), Err("the disk is full"));
@@ -103,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn an_engine_that_hangs_holds_up_one_caller() {
+    fn an_engine_that_hangs_blocks_one_caller() {
         let readiness = Readiness::default();
         assert_eq!(readiness.ask(|| Ok(())), Ok(()));
         lock(&readiness.known).last = Some((Instant::now() - FRESH, Ok(())));
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn a_check_that_panics_is_made_again() {
+    fn a_check_that_panics_is_repeated() {
         let readiness = Readiness::default();
         assert!(crate::background::panics::catch(|| readiness.ask(|| panic!("boom"))).is_err());
         assert_eq!(readiness.ask(|| Ok(())), Ok(()));

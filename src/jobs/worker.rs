@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_that_is_held_up_while_it_reads_the_clocks_takes_neither_for_put_back() {
+    fn a_thread_suspended_between_clock_reads_detects_no_step_back() {
         let held_up = |wall: Millis, earliest: Millis, latest: Millis| Moment {
             wall: wall * 1_000,
             earliest: earliest * 1_000,
@@ -460,7 +460,7 @@ mod tests {
     /// Regression: a heartbeat waited for a locked database, and its old time looked like a clock that was set back.
     #[cfg(feature = "sqlite")]
     #[test]
-    fn a_heartbeat_that_waits_for_a_lock_does_not_see_a_clock_that_was_put_back() {
+    fn a_heartbeat_that_waits_for_a_lock_detects_no_step_back() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("jobs.db");
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());

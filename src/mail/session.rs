@@ -68,7 +68,7 @@ impl Endpoint {
     /// Opens a connection, and logs in.
     fn open(&self) -> Result<SmtpConnection, Fault> {
         let mut connection = self.encrypted().map_err(|error| self.fault(Step::Opening, error))?;
-        // One address gets a third of the time limit, unless it is the last one.
+        // The connection may have a third of the time limit, from an address that is not the last: restore the whole.
         let _ = connection.set_timeout(Some(self.limits.step));
         if let Some(credentials) = &self.credentials {
             let login = connection.auth(DEFAULT_MECHANISMS, credentials);

@@ -122,7 +122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_has_a_bound_and_others_are_not_kept_out() {
+    fn the_limit_of_one_client_does_not_affect_others() {
         let clients = clients(false);
         let held = taken(&clients, &["192.0.2.1", "192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"]);
         assert_eq!(which(&held), [true, true, false, true]);
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn a_proxy_on_this_machine_has_no_bound_unless_a_test_says_so() {
+    fn loopback_clients_have_no_limit_unless_a_test_sets_it() {
         for address in ["127.0.0.1", "::1", "::ffff:127.0.0.1", "unknown"] {
             assert_eq!(which(&taken(&clients(false), &[address; 3])), [true; 3], "{address}");
         }

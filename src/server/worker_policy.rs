@@ -7,7 +7,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// The interval of checks while all workers are busy and the pool can grow.
+/// The intervals of checks while all workers are busy, and while the pool cannot grow.
 const LOOK: Duration = Duration::from_millis(5);
 pub(super) const LOOK_WHEN_FULL: Duration = Duration::from_millis(100);
 
@@ -216,7 +216,7 @@ mod tests {
 
     /// Also after a worker thread has died, and after the operating system refused a thread.
     #[test]
-    fn a_tick_finds_all_workers_busy_without_any_request() {
+    fn a_tick_notices_that_all_workers_are_busy() {
         let mut pool = Simulated::new();
         assert_eq!(pool.look(), Decision { hire: 0, next: TICK });
         for _ in 0..POLICY.fewest {

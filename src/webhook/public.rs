@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_on_the_internet_is_not_public() {
+    fn special_purpose_addresses_are_not_public() {
         for address in [
             "0.0.0.0",
             "0.1.2.3",
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rest_is_public() {
+    fn all_other_addresses_are_public() {
         for address in [
             "1.1.1.1",
             "8.8.8.8",

@@ -255,7 +255,7 @@ fn a_site_without_jobs_and_one_with_jobs_that_can_be_enqueued_are_ready() {
 /// A load balancer reads why the site cannot take what enqueues a job; the process lives, and says nothing of its inside.
 #[cfg(feature = "sqlite")]
 #[test]
-fn a_site_whose_jobs_cannot_be_enqueued_is_not_ready_and_alive() {
+fn a_site_that_cannot_enqueue_jobs_is_alive_but_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.db");
     let mut client = TestClient::new(app().jobs(Jobs::sqlite(&path).unwrap()).readyz().healthz());

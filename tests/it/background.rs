@@ -273,7 +273,7 @@ fn a_task_past_its_deadline_is_told_to_cancel_and_logged_as_overdue() {
 }
 
 #[test]
-fn a_time_without_an_end_is_never() {
+fn an_unlimited_duration_never_ends() {
     let client = client();
     let named = |name: &str| Task::named(name);
     client.within(|| {
@@ -504,7 +504,7 @@ fn what_is_too_much_waits_and_all_of_it_runs() {
 }
 
 #[test]
-fn a_caller_goes_on_while_its_task_waits_for_its_turn() {
+fn a_caller_continues_while_its_task_waits() {
     logs::keep();
     let client = client_with(Config { max_tasks: 1, ..Config::default() });
     let (gate, hold) = gate();
@@ -525,7 +525,7 @@ fn a_caller_goes_on_while_its_task_waits_for_its_turn() {
 }
 
 #[test]
-fn a_caller_waits_where_there_are_as_many_threads_as_there_may_be() {
+fn a_caller_waits_at_the_thread_limit() {
     logs::keep();
     let client = client_with(Config { max_tasks: 1, max_task_threads: 2, ..Config::default() });
     let (gate, hold) = gate();

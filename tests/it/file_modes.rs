@@ -40,7 +40,7 @@ fn site(folder: &Path) -> TestClient {
 }
 
 #[test]
-fn jobs_sessions_and_mail_are_for_the_user_of_the_process_alone() {
+fn files_of_jobs_sessions_and_mail_are_private() {
     let folder = tempfile::tempdir().unwrap();
     let client = site(folder.path());
     let mut modes = modes(folder.path());
@@ -57,7 +57,7 @@ fn jobs_sessions_and_mail_are_for_the_user_of_the_process_alone() {
 
 /// An operator who has opened a file to a group finds it so after the next start.
 #[test]
-fn files_that_are_there_keep_their_mode() {
+fn existing_files_keep_their_mode() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["jobs.db", "site.db"] {
         fs::write(folder.path().join(name), "").unwrap();

@@ -312,7 +312,7 @@ fn a_form_with_files_has_a_key_too() {
 
 /// The order of one visitor was shown to another who sent the same, and the other's was not taken.
 #[test]
-fn another_client_with_the_same_form_has_an_order_of_its_own() {
+fn another_client_with_the_same_form_places_its_own_order() {
     let count = Mutex::new(0);
     let (app, taken) = shop(Config::default(), move |_| {
         *count.lock().unwrap() += 1;
@@ -369,7 +369,7 @@ fn accounts() -> TestClient {
 }
 
 #[test]
-fn a_form_stays_the_same_over_a_login_and_is_not_the_next_user_s() {
+fn a_form_survives_a_login_but_not_a_change_of_user() {
     let mut client = accounts();
     let rendered_before = key(&mut client);
     let send = |client: &mut TestClient, fields: &[(&str, &str)]| {
@@ -409,7 +409,7 @@ fn a_second_click_on_a_form_that_logs_in_is_the_same_form() {
 
 /// It did nothing for a form that the handler had not read before, and said nothing.
 #[test]
-fn a_form_that_the_handler_has_not_read_is_read_for_its_key() {
+fn an_unread_form_is_read_for_its_key() {
     let (urlencoded, multipart) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
     let (ours, theirs) = (urlencoded.clone(), multipart.clone());
     let app = App::with_config(Config::default())
@@ -583,7 +583,7 @@ const QUESTIONS: [(&str, Ask); 11] = [
 
 /// Each once showed a line of Rust's library, or none, as the place to look at.
 #[test]
-fn a_refusal_has_the_line_that_read_the_request() {
+fn a_client_error_has_the_location_that_read_the_request() {
     let app = app().post("/{question}", |req: &mut Request| {
         let name: String = req.param("question").unwrap();
         let (_, ask) = QUESTIONS.iter().find(|(question, _)| *question == name).unwrap();
@@ -626,7 +626,7 @@ fn a_refusal_has_the_line_that_read_the_request() {
 
 /// The page that is visited first, before anything can be wrong.
 #[test]
-fn what_is_not_wrong_is_blank_on_the_page() {
+fn a_field_without_an_error_renders_as_blank() {
     let page = "[{{ form.values.name }}|{{ form.errors.name }}|{{ form.errors['a[b]'] }}]{% if form.errors.name %}wrong{% endif %}\
                 {% if form.errors %}{{ form.errors | length }} wrong{% endif %}";
     let app = app()

@@ -122,7 +122,7 @@ fn a_form_of_this_site_passes_however_its_port_is_written() {
 }
 
 #[test]
-fn a_proxy_that_passes_the_forwarded_host_on_misleads_nobody() {
+fn a_forwarded_host_from_the_client_is_ignored() {
     let host = |config, said: &'static str| {
         let mut client = TestClient::new(site(config));
         client.request("GET", "/").peer("127.0.0.1:5000").header("X-Forwarded-Host", said).send()
@@ -158,7 +158,7 @@ fn another_name_is_not_answered_but_by_the_health_check() {
 }
 
 #[test]
-fn a_rate_over_a_time_without_an_end_lets_as_many_through_as_it_says() {
+fn a_rate_over_an_unlimited_time_allows_its_number_of_requests() {
     let app = App::with_config(config()).post("/vote", |_| "counted").rate_limit(Rate::new(5, Duration::MAX));
     let mut client = TestClient::new(app);
     for _ in 0..5 {

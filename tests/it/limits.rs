@@ -52,7 +52,7 @@ fn heads_that_do_not_end_cost_no_worker_and_are_told_so() {
 }
 
 #[test]
-fn the_sites_page_for_a_slow_client_is_made_by_a_worker() {
+fn the_error_page_for_a_slow_client_is_rendered_by_a_worker() {
     let (tell, told) = mpsc::channel();
     let tell = Mutex::new(tell);
     let app = App::with_config(Config { head_timeout: SECOND, ..epoll() })
@@ -82,7 +82,7 @@ fn small_bodies_that_do_not_come_cost_no_worker() {
 
 /// Small bodies that do not arrive whole used to have no bound together: 4,000 of them held 250 MiB.
 #[test]
-fn small_bodies_that_do_not_come_have_a_bound_together() {
+fn incomplete_small_bodies_have_a_common_memory_limit() {
     let server = site(Config { max_buffered: 1 << 20, ..epoll() });
     let half = |raw: &mut Raw| {
         let head = "POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 60000\r\n\r\n";
@@ -116,7 +116,7 @@ fn small_bodies_that_do_not_come_have_a_bound_together() {
 
 /// Responses that are not read used to have no bound together.
 #[test]
-fn responses_that_are_not_read_have_a_bound_together() {
+fn unread_responses_have_a_common_memory_limit() {
     let size = LARGE.len();
     let app = App::with_config(Config { max_unsent: 5 * size / 2, ..epoll() })
         .get("/", |_: &mut Request| "home")

@@ -544,7 +544,7 @@ impl Serialize for Touchy {
 }
 
 #[test]
-fn a_state_that_panics_when_it_is_shown_leaves_pages_with_the_one_before() {
+fn pages_keep_the_previous_state_if_rendering_panics() {
     logs::keep();
     let live = Live::new(Touchy(1));
     let shown = live.clone();

@@ -162,7 +162,7 @@ fn a_flash_is_shown_once() {
 
 /// A page that a browser asked for ahead, and that its visitor never saw, took the message away.
 #[test]
-fn a_page_that_is_asked_for_ahead_leaves_the_messages_to_one_that_is_seen() {
+fn a_prefetched_page_leaves_the_flash_messages_for_a_visible_page() {
     let app = app()
         .template("page.html", "{% for flash in flashes %}{{ flash.message }}{% endfor %}")
         .get("/flash", |req: &mut Request| req.flash("success", "Done"))
@@ -247,7 +247,7 @@ fn every_response_has_its_id_and_ids_differ() {
 
 /// Every answer that is the framework's own; those that may be kept are in a test of their own (`files`, `live`, `panel`).
 #[test]
-fn every_built_in_response_says_how_long_it_may_be_kept() {
+fn every_built_in_response_has_a_cache_policy() {
     logs::keep();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.txt"), "0123456789").unwrap();

@@ -465,7 +465,7 @@ impl Job for Doomed {
 }
 
 #[test]
-fn dead_jobs_are_counted_by_what_made_them_so() {
+fn dead_jobs_are_counted_by_cause() {
     let jobs = Jobs::memory().register::<Work>().register::<Doomed>();
     let mut client = TestClient::new(development().jobs(jobs));
     client.jobs().enqueue(failing("fails", "it rains")).unwrap();

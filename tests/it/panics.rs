@@ -60,7 +60,7 @@ fn assert_goes_on(client: &TestClient) {
 }
 
 #[test]
-fn a_task_whose_error_panics_has_failed_and_leaves_its_place() {
+fn a_task_whose_error_panics_has_failed_and_releases_its_slot() {
     logs::keep();
     let client = client();
     client.within(|| {
@@ -85,7 +85,7 @@ fn a_task_whose_error_panics_has_failed_and_leaves_its_place() {
 }
 
 #[test]
-fn a_retry_whose_question_panics_is_a_retry() {
+fn a_retry_predicate_that_panics_allows_the_retry() {
     let client = client();
     let retry = Retry::exponential(2, Duration::from_millis(1)).only_if(|_| panic!("is it worth it?"));
     let outcome = client.within(|| {
@@ -97,7 +97,7 @@ fn a_retry_whose_question_panics_is_a_retry() {
 }
 
 #[test]
-fn a_function_whose_drop_panics_takes_no_thread_and_no_place_with_it() {
+fn a_function_whose_drop_panics_costs_no_thread_and_no_slot() {
     let client = client();
     let bomb = Bomb;
     let outcome = client.within(|| {
@@ -130,7 +130,7 @@ fn a_function_whose_drop_panics_takes_no_thread_and_no_place_with_it() {
 }
 
 #[test]
-fn a_panic_whose_payload_panics_is_a_panic_like_any_other() {
+fn a_panic_whose_payload_panics_is_a_normal_failure() {
     struct Payload;
     impl Drop for Payload {
         fn drop(&mut self) {
@@ -163,7 +163,7 @@ impl Job for Charge {
 }
 
 #[test]
-fn a_job_whose_error_panics_is_tried_again_and_keeps_each_failure() {
+fn a_job_whose_error_panics_is_retried_and_records_each_failure() {
     let folder = tempfile::tempdir().unwrap();
     for jobs in [Jobs::memory(), Jobs::sqlite(folder.path().join("jobs.db")).unwrap()] {
         let client = TestClient::new(App::with_config(Config::default()).jobs(jobs.register::<Charge>()));
@@ -180,7 +180,7 @@ fn a_job_whose_error_panics_is_tried_again_and_keeps_each_failure() {
 }
 
 #[test]
-fn what_is_shown_of_one_job_takes_the_others_pages_down_with_nothing() {
+fn a_job_that_panics_when_displayed_does_not_break_other_pages() {
     #[derive(Serialize, Deserialize)]
     struct Wait;
     impl Job for Wait {
@@ -244,7 +244,7 @@ fn site(tell: std::sync::mpsc::Sender<&'static str>) -> App {
 }
 
 #[test]
-fn a_response_whose_leftovers_panic_is_sent_and_what_was_set_aside_on_it_begins() {
+fn a_response_whose_drop_panics_is_sent_and_its_background_task_starts() {
     let (tell, told) = channel();
     let server = start(site(tell));
     let mut raw = Raw::to(&server);
@@ -259,7 +259,7 @@ fn a_response_whose_leftovers_panic_is_sent_and_what_was_set_aside_on_it_begins(
 }
 
 #[test]
-fn a_request_a_hook_and_an_error_page_with_a_bomb_are_answered() {
+fn requests_with_values_that_panic_on_drop_get_a_response() {
     let app = App::with_config(config())
         .before(|req: &mut Request| if req.path() == "/before" { Err(Hostile("refused")) } else { Ok(()) })
         .after(|req: &mut Request, _: &mut Response| {

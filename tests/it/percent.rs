@@ -28,7 +28,7 @@ fn onward(req: &mut Request) -> Result<Response> {
 
 /// `%%34%31` once became `A`: the path was decoded to `%41`, and its parameter again.
 #[test]
-fn what_is_encoded_is_decoded_once() {
+fn percent_encoding_is_decoded_once() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["A.txt", "%41.txt", "%2541.txt"] {
         fs::write(folder.path().join(name), name).unwrap();

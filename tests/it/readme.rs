@@ -22,7 +22,7 @@ fn no_example_has_hidden_lines() {
 }
 
 #[test]
-fn the_log_names_the_line_that_began_the_task() {
+fn the_log_names_the_line_that_started_the_task() {
     let program = blocks("rust")[0];
     let line = program.lines().position(|line| line.contains("background(move")).unwrap() + 1;
     let log = blocks("text")[0];

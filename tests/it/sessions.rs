@@ -221,7 +221,7 @@ fn a_page_for_somebody_is_not_stored_and_one_for_nobody_is_asked_for_again() {
 
 /// V14.3.1: a page that a handler let the browser keep was there after the logout.
 #[test]
-fn a_browser_is_told_to_drop_its_pages_when_their_user_is_not_there_any_more() {
+fn a_logout_clears_the_pages_that_the_browser_keeps() {
     let mut client = site(config(&['a']));
     for (path, is_told) in [
         ("/logout", false),
@@ -329,7 +329,7 @@ fn head_sees_the_same_session() {
 
 /// A hook that looks at the user of every request: a shared cache kept the style sheet, and the session with it.
 #[test]
-fn a_file_for_all_visitors_never_carries_a_cookie_of_one() {
+fn a_public_file_never_has_a_session_cookie() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("app.css"), "p { color: red }").unwrap();
     let app = App::with_config(config(&['a']))

@@ -88,7 +88,7 @@ fn large_body() -> String {
 
 /// Slow bodies used to hold every worker over tiny_http.
 #[test]
-fn bodies_that_workers_wait_for_have_a_share_of_the_workers() {
+fn bodies_occupy_only_a_share_of_the_workers() {
     let (app, beginning) = uploads(Config { max_workers: 4, max_uploads: Some(1), ..config() });
     let server = start(app);
     let mut slow = Raw::to(&server);
@@ -117,7 +117,7 @@ fn bodies_that_workers_wait_for_have_a_share_of_the_workers() {
 /// 130 slow uploads of one client used to keep all others waiting for 31 s, and then refused them.
 #[cfg(target_os = "linux")]
 #[test]
-fn slow_uploads_of_one_client_do_not_keep_others_out() {
+fn slow_uploads_of_one_client_do_not_block_other_clients() {
     let config = Config { max_uploads_per_client: Some(2), loopback_clients: true, ..config() };
     let (app, beginning) = uploads(config);
     let server = start(app);
@@ -158,7 +158,7 @@ fn ask_live(raw: &mut Raw, headers: &str) -> Reply {
 /// 1,000 idle streams of one client used to keep all others out.
 #[cfg(target_os = "linux")]
 #[test]
-fn live_pages_of_one_client_do_not_keep_others_out() {
+fn live_pages_of_one_client_do_not_block_other_clients() {
     let server = live(Config { max_streams: 8, loopback_clients: true, ..config() });
     let mut open: Vec<Raw> = (0..2).map(|_| from("127.0.0.2", &server)).collect();
     assert!(open.iter_mut().all(|raw| ask_live(raw, "").status == 200));
@@ -175,7 +175,7 @@ fn live_pages_of_one_client_do_not_keep_others_out() {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn a_proxy_has_no_bound_and_each_client_behind_a_trusted_one_has() {
+fn only_clients_behind_a_trusted_proxy_have_a_limit() {
     let one = Config { max_streams_per_client: Some(1), ..config() };
     let server = live(one.clone());
     let mut open: Vec<Raw> = (0..3).map(|_| Raw::to(&server)).collect();

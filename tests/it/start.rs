@@ -106,7 +106,7 @@ fn site_in_a_child() {
 }
 
 #[test]
-fn a_grace_past_what_the_clock_can_count_is_refused_at_start() {
+fn a_grace_beyond_the_range_of_the_clock_is_refused_at_start() {
     let refusal = Site::start(&[("ASIDE_GRACE", "18446744073709551615")], Stdio::null()).refusal();
     assert!(refusal.contains("ASIDE_GRACE takes 0 to 31622400 seconds"), "{refusal}");
 }
@@ -227,7 +227,7 @@ fn ask(addr: SocketAddr) -> std::io::Result<String> {
 
 /// A stop shut the socket down for every process that had it: clients were refused, and the next process answered none.
 #[test]
-fn restarts_on_a_socket_that_was_handed_over_lose_no_client() {
+fn restarts_on_a_socket_from_systemd_lose_no_client() {
     for server in servers() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let begin = || Site::on(&listener, server);
@@ -284,7 +284,7 @@ fn what_is_handed_over_and_is_no_tcp_socket_is_refused() {
 /// Sandboxes and old emulators refuse epoll: the site is served all the same.
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 #[test]
-fn where_epoll_is_refused_tiny_http_serves_with_a_warning() {
+fn tiny_http_serves_with_a_warning_if_epoll_is_refused() {
     crate::logs::keep();
     for call in [libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait] {
         let served = std::thread::spawn(move || {

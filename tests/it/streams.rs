@@ -300,7 +300,7 @@ fn stream(server: &Server, path: &str, cookie: &str) -> Raw {
 
 /// It went on until the visitor left, and showed the next user of the browser what the one before was to see.
 #[test]
-fn a_stream_of_a_user_ends_with_the_session_and_no_other_does() {
+fn only_streams_of_the_ended_session_end() {
     let live = Live::new(0);
     let server = accounts(config(), &live);
     let [one, other] = [(); 2].map(|()| post(&server, "/login/17", "").unwrap());

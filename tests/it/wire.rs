@@ -273,7 +273,7 @@ fn a_chunked_body_that_nobody_reads_is_not_the_next_request() {
 
 /// Another server may read a size such as `+0` otherwise, and find a request of another client behind the body.
 #[test]
-fn behind_a_chunked_body_that_can_be_read_in_two_ways_nothing_is_handled() {
+fn requests_behind_an_ambiguous_chunked_body_are_not_handled() {
     let server = start(app());
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for size in ["+0", " 0", "0 ", "+00"] {
@@ -285,7 +285,7 @@ fn behind_a_chunked_body_that_can_be_read_in_two_ways_nothing_is_handled() {
 }
 
 #[test]
-fn a_body_that_does_not_come_in_time_is_a_408() {
+fn a_body_that_does_not_arrive_in_time_gets_a_408() {
     let server = start(
         App::with_config(Config { body_timeout: SECOND, ..config() })
             .get("/", |_: &mut Request| "home")
@@ -305,7 +305,7 @@ fn a_body_that_does_not_come_in_time_is_a_408() {
 }
 
 #[test]
-fn a_head_that_does_not_come_in_time_ends_its_connection() {
+fn a_head_that_does_not_arrive_in_time_closes_its_connection() {
     let times = Config { head_timeout: SECOND, idle_timeout: SECOND, ..config() };
     let server = start(App::with_config(times).get("/", |_: &mut Request| "home"));
     for start in ["", "GET / HTTP/1.1\r\nHost: a\r\nX: ", "GET / HTTP/1.1\r\nHost: a\r\n\r\n"] {
@@ -318,7 +318,7 @@ fn a_head_that_does_not_come_in_time_ends_its_connection() {
 const HELLO: &[u8] = b"\x16\x03\x01\x00\xc4\x01\x00\x00\xc0\x03\x03";
 
 #[test]
-fn a_client_that_speaks_tls_is_not_left_waiting_and_the_log_says_so() {
+fn a_tls_client_gets_an_error_and_a_log_line() {
     crate::logs::keep();
     let server = start(App::with_config(Config { head_timeout: SECOND, ..config() }));
     let text = Raw::to(&server).send(HELLO).rest();
@@ -330,7 +330,7 @@ fn a_client_that_speaks_tls_is_not_left_waiting_and_the_log_says_so() {
 }
 
 #[test]
-fn the_proxy_protocol_is_refused_and_the_log_says_so() {
+fn the_proxy_protocol_is_refused_and_logged() {
     crate::logs::keep();
     let server = start(app());
     for header in [

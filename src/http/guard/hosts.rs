@@ -137,7 +137,7 @@ mod tests {
 
     /// Regression: a link made from `Host: shop.example:9999` led to another service on that port.
     #[test]
-    fn a_foreign_port_does_not_pass_where_the_address_names_one() {
+    fn a_host_with_another_port_is_refused_if_the_address_has_a_port() {
         for hosts in [&[][..], &["shop.example"], &["shop.example", ".example.org"]] {
             let site = config(Mode::Production, Some("https://shop.example:8443"), hosts);
             assert!(takes(&site, "shop.example:8443") && !takes(&site, "shop.example:9999"), "{hosts:?}");
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_is_none_is_refused_at_start() {
+    fn an_invalid_address_is_refused_at_start() {
         for url in ["shop.example", "https://", "ftp://shop.example", "https://a b/", "//shop.example"] {
             let words = Hosts::new(&config(Mode::Production, Some(url), &[])).err().unwrap().to_string();
             assert!(words.starts_with("ASIDE_URL takes") && words.contains(url), "{words}");

@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_origin_is_refused() {
+    fn invalid_origins_are_refused() {
         for text in [
             "null",
             "",

@@ -135,7 +135,7 @@ mod tests {
 
     /// nginx passes on the client's value unless its configuration sets the field.
     #[test]
-    fn a_forwarded_host_is_believed_where_a_setting_says_so() {
+    fn a_forwarded_host_is_trusted_only_with_the_setting() {
         let said = [("Host", "site.example"), ("X-Forwarded-Host", "evil.example"), ("X-Forwarded-Proto", "https")];
         let config = Config { trust_forwarded_host: false, ..trusting(&["127.0.0.1"]) };
         let request = identified_by(&config, Some("127.0.0.1:5000"), &said);

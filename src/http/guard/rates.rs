@@ -286,7 +286,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_whose_time_is_over_are_dropped() {
+    fn expired_keys_are_dropped() {
         let limit = RateLimit::new(Rate::per_second(1));
         let start = Instant::now();
         (0..1_000).for_each(|number| limit.count(&number.to_string(), start).unwrap());

@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_of_one_user_is_not_shown_to_another_and_goes() {
+    fn a_message_of_another_user_is_removed_and_not_shown() {
         let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
         browser.flash(&keys, None, "for anyone").unwrap();
         browser.flash(&keys, Some("17"), "for 17").unwrap();
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_is_as_old_as_an_idle_session_at_most() {
+    fn a_message_expires_like_an_idle_session() {
         let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
         browser.flash(&keys, None, "soon").unwrap();
         keys.advance(Config::default().session_idle);
@@ -232,7 +232,7 @@ mod tests {
 
     /// A visitor whose pages show no messages submits a form repeatedly.
     #[test]
-    fn messages_that_no_page_shows_are_bounded_and_the_oldest_go() {
+    fn the_oldest_unshown_messages_are_dropped_above_the_limit() {
         let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
         for number in 0..300 {
             browser.flash(&keys, None, &format!("{number} {}", "x".repeat(100))).unwrap();

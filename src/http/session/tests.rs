@@ -203,7 +203,7 @@ fn a_session_has_its_size_before_it_has_its_id() {
 
 /// The cookie stays: a slow page that removed it would remove the cookie of a concurrent login.
 #[test]
-fn an_idle_session_is_over_and_a_page_leaves_its_cookie_alone() {
+fn an_idle_session_expires_and_a_page_keeps_its_cookie() {
     let cookie = cookie_with_user();
     assert_eq!(later(DAY - 1, &cookie).session().get::<u32>("user"), Some(17));
     for time in [DAY, DAY + 1, 400 * DAY] {
@@ -216,7 +216,7 @@ fn an_idle_session_is_over_and_a_page_leaves_its_cookie_alone() {
 }
 
 #[test]
-fn a_page_that_only_reads_moves_the_idle_time_on_and_nothing_else() {
+fn a_page_that_only_reads_extends_only_the_idle_time() {
     let cookie = cookie_with_user();
     let mut req = later(DAY - 1, &cookie);
     req.session();
@@ -230,7 +230,7 @@ fn a_page_that_only_reads_moves_the_idle_time_on_and_nothing_else() {
 
 /// For example the cookie of a slow page that was requested before the login.
 #[test]
-fn the_time_last_seen_is_of_one_session_alone() {
+fn the_time_last_seen_applies_to_one_session_only() {
     let mut req = later(DAY - 1, &cookie_with_user());
     req.session();
     let of_another = saved(&mut req);
@@ -241,7 +241,7 @@ fn the_time_last_seen_is_of_one_session_alone() {
 
 /// Of several concurrent responses, the last to arrive may be the oldest.
 #[test]
-fn of_two_times_the_later_one_counts() {
+fn the_later_of_two_times_last_seen_counts() {
     let cookie = cookie_with_user();
     let mut req = later(DAY / 2, &cookie);
     req.session();
@@ -406,7 +406,7 @@ fn browser_after(cookies: &str, responses: &[&Response]) -> String {
 /// Regression: a page that only read the session, or showed a message, sent the whole session back and undid concurrent
 /// changes, even a login.
 #[test]
-fn a_slow_page_that_reads_and_shows_undoes_nothing() {
+fn a_slow_page_that_only_reads_undoes_no_changes() {
     let mut begin = request("");
     begin.session().insert("basket", "camera");
     begin.flash("info", "first");
@@ -446,7 +446,7 @@ fn messages_of_two_responses_at_the_same_time_are_both_shown() {
 
 /// Regression: a hook that read the user of every request made shared caches store the session's cookie with a style sheet.
 #[test]
-fn a_response_for_all_visitors_carries_no_cookie_and_one_with_a_cookie_is_private() {
+fn a_public_response_has_no_cookie_and_one_with_a_cookie_is_private() {
     let answered = |req: &mut Request, control: &str| {
         let mut response = Response::text("hi").header("Cache-Control", control);
         save(req, &mut response);
@@ -475,7 +475,7 @@ fn a_response_for_all_visitors_carries_no_cookie_and_one_with_a_cookie_is_privat
 
 /// aiohttp's cookie jar quotes a value with a slash (RFC 6265, section 4.1.1).
 #[test]
-fn a_session_between_quotes_is_the_same() {
+fn a_quoted_session_cookie_is_read() {
     let quoted = cookie_with_user().replace("session=", "session=\"") + "\"";
     assert_eq!(request(&quoted).session().get::<u32>("user"), Some(17));
 }

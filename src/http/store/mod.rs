@@ -283,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn entries_past_their_time_are_dropped_though_nobody_asks_for_them() {
+    fn expired_entries_are_dropped_without_being_read() {
         let mut memory = Memory::default();
         let entry = |until| Entry { value: String::new(), until };
         (0..1_000).for_each(|number| memory.put((Shelf::EndedSessions, number.to_string()), entry(1_060), 1_000));

@@ -350,7 +350,7 @@ fn an_address_where_nobody_is() {
 }
 
 #[test]
-fn a_server_that_is_away_at_the_start_is_used_when_it_comes() {
+fn a_server_that_is_unreachable_at_start_is_used_later() {
     let Some(mut server) = RedisServer::durable() else { return };
     server.kill();
     let engine = open(&server);
@@ -363,7 +363,7 @@ fn a_server_that_is_away_at_the_start_is_used_when_it_comes() {
 }
 
 #[test]
-fn a_server_that_comes_back_empty_has_lost_what_it_had() {
+fn a_server_that_restarts_empty_has_lost_its_jobs() {
     let Some(mut server) = RedisServer::start(&["appendonly no"]) else { return };
     let (engine, other) = (open(&server), open(&server));
     let worker = engine.join().unwrap();
@@ -383,7 +383,7 @@ fn a_server_that_comes_back_empty_has_lost_what_it_had() {
 }
 
 #[test]
-fn what_was_lost_is_told_in_numbers() {
+fn lost_jobs_are_logged_with_their_number() {
     let before = Stock { last_id: 41, counts: JobCounts { scheduled: 2, dead: 1, ..counts(7, 3, 30) } };
     let words = losses::words(before, Stock { last_id: 40, counts: counts(6, 0, 30) });
     assert!(words.contains("up to 41, and knows of those up to 40."), "{words}");
@@ -399,7 +399,7 @@ fn reason(checked: Result<()>) -> &'static str {
 }
 
 #[test]
-fn why_no_job_can_be_kept_is_told_without_addresses() {
+fn the_reason_for_clients_contains_no_address() {
     let Some(mut server) = RedisServer::start(&["appendonly yes", "maxmemory-policy noeviction"]) else { return };
     let engine = Redis::open_with(&server.url(), "aside:", SHORT).unwrap();
     engine.check().unwrap();

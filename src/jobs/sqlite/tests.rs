@@ -240,7 +240,7 @@ fn later(step: &'static str) -> Vec<&'static str> {
 
 /// A file of the first version has dead jobs without a cause.
 #[test]
-fn this_version_finds_the_jobs_of_the_first() {
+fn this_version_reads_jobs_of_the_first_version() {
     let home = Home::new();
     let first = schema::prepare(&Place::new(&home.path(), BUSY).unwrap(), &schema::STEPS[..1]).unwrap();
     let job =
@@ -259,7 +259,7 @@ fn this_version_finds_the_jobs_of_the_first() {
 }
 
 #[test]
-fn a_later_version_finds_the_jobs_of_this_one() {
+fn a_later_version_reads_jobs_of_this_version() {
     let home = Home::new();
     let id = add(&home.open(), "a");
     let steps = later("ALTER TABLE aside_jobs ADD COLUMN colour TEXT");

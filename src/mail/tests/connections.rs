@@ -56,7 +56,7 @@ fn mails_that_wait_for_a_connection_hold_no_thread() {
 }
 
 #[test]
-fn too_many_connections_slow_down_and_use_up_no_attempt() {
+fn too_many_connections_reduce_the_limit_and_use_up_no_attempt() {
     // The first mail waits until a connection was refused, so that one refusal is certain.
     let held = vec![(Step::Body, Act::AwaitRefusal)];
     let server = SmtpServer::with(vec![held], Options { most: Some(1), ..Options::default() });
@@ -77,7 +77,7 @@ fn the_only_connection_waits_while_the_server_has_too_many() {
 }
 
 #[test]
-fn a_server_that_stays_full_is_a_failed_attempt_in_the_end() {
+fn a_server_that_stays_full_fails_the_attempt_eventually() {
     let script = vec![(Step::Greeting, Act::Answer("421 too many connections"))];
     let server = SmtpServer::with(vec![], Options { script, ..Options::default() });
     let short = Limits { patience: Duration::from_millis(20), ..limits(Duration::from_secs(30)) };
@@ -87,7 +87,7 @@ fn a_server_that_stays_full_is_a_failed_attempt_in_the_end() {
 }
 
 #[test]
-fn a_kept_connection_that_the_server_closed_is_no_failure() {
+fn an_idle_connection_that_the_server_closed_is_replaced() {
     // The second mail on each connection meets a server that has hung up.
     let script = vec![(Step::Mail, Act::DropSecond)];
     let server = SmtpServer::with(vec![], Options { script, ..Options::default() });
@@ -100,14 +100,14 @@ fn a_kept_connection_that_the_server_closed_is_no_failure() {
 }
 
 #[test]
-fn a_mail_that_is_sent_is_tried_for_minutes() {
+fn a_sent_mail_is_retried_for_minutes() {
     let retry = Retry::exponential(TRIES, FIRST_WAIT);
     let least: Duration = (1..TRIES).map(|failed| retry.wait(failed).unwrap()).sum();
     assert!(least > Duration::from_secs(12 * 60), "{least:?}");
 }
 
 #[test]
-fn a_mail_has_a_queue_to_itself() {
+fn mail_jobs_have_their_own_queue() {
     let client = jobs("memory:");
     let id = client.jobs().enqueue(mail()).unwrap().id;
     assert_eq!(job(&client, id).queue, "mail");
@@ -139,7 +139,7 @@ fn a_server_that_is_silent_after_its_greeting_takes_the_time_limit_once() {
 }
 
 #[test]
-fn a_mail_that_is_cancelled_while_it_waits_says_so() {
+fn a_mail_cancelled_while_waiting_reports_it() {
     let script = vec![(Step::Body, Act::Stall)];
     let server = SmtpServer::with(vec![], Options { script, ..Options::default() });
     let config = Config { mail_connections: 1, ..config(&server.url()) };

@@ -59,7 +59,7 @@ fn a_refusal_of_the_mail_is_final() {
 }
 
 #[test]
-fn a_login_that_is_refused_is_tried_again() {
+fn a_refused_login_is_retried() {
     let offers = vec!["AUTH PLAIN LOGIN"];
     let script: Script = vec![(Step::Auth, Act::Answer("535 5.7.8 bad credentials"))];
     let server = SmtpServer::with(vec![script], Options { offers, ..Options::default() });
@@ -93,7 +93,7 @@ fn after_a_refused_login_other_mails_do_not_try_the_same_password_at_once() {
 }
 
 #[test]
-fn a_certificate_that_is_not_trusted_is_told_and_tried_again() {
+fn an_untrusted_certificate_of_the_mail_server_is_reported_and_retried() {
     for certificate in [EXPIRED, SELF_SIGNED, LOCALHOST] {
         let server = SmtpServer::with(vec![], with_certificate(certificate));
         let (state, words) = after_one_attempt(&format!("smtp://localhost:{}?tls=required", server.port()));
@@ -107,7 +107,7 @@ fn a_certificate_that_is_not_trusted_is_told_and_tried_again() {
 }
 
 #[test]
-fn settings_that_are_missing_and_a_folder_that_cannot_be_written_are_mended_later() {
+fn missing_settings_and_unwritable_folders_are_temporary_for_jobs() {
     let file = tempfile::NamedTempFile::new().unwrap();
     let (state, words) = after_one_attempt(&format!("file:{}/mail", file.path().display()));
     assert!(state == JobState::Scheduled && words.contains("ASIDE_MAIL_URL"), "{state:?} {words}");
@@ -132,7 +132,7 @@ fn a_server_on_this_machine_may_have_any_certificate() {
 }
 
 #[test]
-fn encryption_that_is_offered_and_refused_is_done_without_only_where_it_may_be() {
+fn mail_is_sent_unencrypted_after_a_failed_starttls_only_if_optional() {
     let refused = || vec![(Step::StartTls, Act::Answer("454 TLS not available"))];
     let server = SmtpServer::with(vec![refused()], with_certificate(LOCALHOST));
     Site::new(&server.url()).send(mail()).unwrap();
@@ -178,7 +178,7 @@ fn one_refused_recipient_does_not_stop_the_others() {
 }
 
 #[test]
-fn a_recipient_that_is_put_off_gets_the_mail_later_and_the_others_do_not_get_it_twice() {
+fn a_deferred_recipient_is_retried_and_the_others_get_the_mail_once() {
     let recipients = vec![("ben@c.example", "450 greylisted", 2), ("cy@d.example", "550 no such user", 9)];
     let server = SmtpServer::with(vec![], Options { recipients, ..Options::default() });
     let words = Site::new(&server.url()).send(to_three()).unwrap_err();
@@ -189,7 +189,7 @@ fn a_recipient_that_is_put_off_gets_the_mail_later_and_the_others_do_not_get_it_
 }
 
 #[test]
-fn a_mail_that_is_a_job_leaves_those_that_were_refused_to_jobs_of_their_own() {
+fn refused_recipients_of_a_mail_job_get_their_own_jobs() {
     let recipients = vec![("ben@c.example", "450 greylisted", 1), ("cy@d.example", "550 no such user", 1)];
     let server = SmtpServer::with(vec![], Options { recipients, ..Options::default() });
     let mut client = jobs(&server.url());
@@ -208,7 +208,7 @@ fn a_mail_that_is_a_job_leaves_those_that_were_refused_to_jobs_of_their_own() {
 }
 
 #[test]
-fn a_recipient_that_is_refused_for_good_is_a_dead_job_that_concerns_nobody_else() {
+fn a_permanently_refused_recipient_is_a_dead_job_for_that_recipient_only() {
     let recipients = vec![("ben@c.example", "550 no such user", 2)];
     let server = SmtpServer::with(vec![], Options { recipients, ..Options::default() });
     let client = jobs(&server.url());
@@ -237,7 +237,7 @@ fn all_recipients_refused_is_one_failure() {
 }
 
 #[test]
-fn a_server_that_hangs_up_in_the_middle_of_the_message_gets_it_again() {
+fn a_message_cut_short_by_the_server_is_sent_again() {
     let server = SmtpServer::start(vec![vec![(Step::Content, Act::Drop)], vec![(Step::Body, Act::Drop)]]);
     Site::new(&server.url()).send(mail().text("a line\n".repeat(10_000))).unwrap();
     let got = server.received();

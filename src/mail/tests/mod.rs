@@ -140,7 +140,7 @@ fn a_server_that_hangs_up_is_tried_again() {
 }
 
 #[test]
-fn a_server_that_is_not_there_is_one_failure_after_all_tries() {
+fn an_unreachable_server_is_one_failure_after_all_attempts() {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let site = Site::new(&format!("smtp://127.0.0.1:{port}"));
     let words = site.send(mail()).unwrap_err();

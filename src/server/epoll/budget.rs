@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn past_the_bound_an_eighth_more_than_the_excess_is_to_be_freed() {
+    fn the_excess_and_an_eighth_of_it_are_freed() {
         let budget = Budget::new(800);
         let (mut first, mut second) = (Charge::new(&budget), Charge::new(&budget));
         first.set(500);

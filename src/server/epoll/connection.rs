@@ -511,7 +511,7 @@ mod tests {
 
     /// Regression: it held the 16 kB of one read, and up to 64 kB after a buffer was reused.
     #[test]
-    fn a_half_sent_request_holds_what_has_come_of_it() {
+    fn an_incomplete_request_holds_only_its_received_bytes() {
         let (config, budget) = (Config::default(), Budget::new(4_000));
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
@@ -533,7 +533,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_whose_times_have_no_end_is_read_like_any_other() {
+    fn a_connection_without_time_limits_is_read() {
         let times = (Duration::MAX, Duration::MAX, Duration::MAX);
         let (head_timeout, body_timeout, idle_timeout) = times;
         let config = Config { head_timeout, body_timeout, idle_timeout, ..Config::default() };

@@ -354,7 +354,7 @@ impl Epoll {
     ) -> Option<Job> {
         let address = desk.service.client_of(&ask.headers, connection.remote);
         if ask.upload.is_none() {
-            // Regardless of how often it is called without effect.
+            // Set once: later unsuccessful calls do not extend it.
             connection.deadline = deadline::after(self.config.body_timeout);
             match desk.upload_of(address) {
                 Ok(upload) => ask.upload = Some(upload),
