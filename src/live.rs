@@ -411,7 +411,10 @@ where
                 out.extend_from_slice(event.to_wire().as_bytes());
             }
             Err(error) if watched.is_first_complaint(seen.version) => {
-                let line = format!("A state cannot be shown, and pages keep the one before: {}", error.chain());
+                let line = format!(
+                    "Could not render the state of a live page; pages keep the previous one: {}",
+                    error.chain()
+                );
                 log::error!(target: "aside::live", "{}", escape(&line));
             }
             Err(_) => {}

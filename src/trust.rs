@@ -20,7 +20,7 @@ fn read() -> Option<Vec<Vec<u8>>> {
         let causes: Vec<String> = found.errors.iter().map(ToString::to_string).collect();
         log::warn!(
             target: "aside",
-            "SSL_CERT_FILE and SSL_CERT_DIR name no certificate ({}): no TLS server is trusted",
+            "SSL_CERT_FILE and SSL_CERT_DIR contain no certificate ({}): all TLS connections will fail",
             causes.join("; ")
         );
     }

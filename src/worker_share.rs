@@ -132,8 +132,8 @@ impl Shares {
             let setting = if wait == Wait::Body { "ASIDE_MAX_UPLOADS" } else { "ASIDE_MAX_WAITING" };
             log::warn!(
                 target: "aside::server",
-                "Requests refused with 503: {count}. {taken} of {workers} workers already wait for {wait}, and no more of \
-                 them may ({setting}, ASIDE_MAX_WORKERS)."
+                "Requests refused with 503: {count}. {taken} of {workers} workers already wait for {wait}, which is \
+                 the limit ({setting}, ASIDE_MAX_WORKERS)."
             );
         }
         busy(wait.to_string())
@@ -194,7 +194,7 @@ impl std::error::Error for Busy {}
 
 /// Returns a 503 with `Retry-After`, without a log line.
 pub(crate) fn busy(what: String) -> Error {
-    let message = "There is too much to do just now. Please try again in a moment.";
+    let message = "The server is too busy. Please try again in a moment.";
     Error::new(Status::SERVICE_UNAVAILABLE, message).with_source(Busy(what))
 }
 

@@ -67,7 +67,7 @@ impl Permits {
         let mut state = self.state();
         if state.taken >= self.size {
             if state.is_stuck(self.size) {
-                return Err(Error::internal(format!("a permit would be waited for forever: {}", self.why())));
+                return Err(Error::internal(format!("the wait for a permit would never end: {}", self.why())));
             }
             let _share = may_wait()?;
             state.callers_waiting += 1;
@@ -237,7 +237,7 @@ mod tests {
         let waits = join(7).map_err(drop).expect("it may end by itself");
         // When the task itself waits for a permit, that wait is refused.
         let refused = permits.wait(Some(7), || Ok(None)).map(drop).unwrap_err();
-        assert!(refused.chain().contains("would be waited for forever"), "{refused:?}");
+        assert!(refused.chain().contains("would never end"), "{refused:?}");
         drop(waits);
         drop(first);
         assert!(permits.wait(Some(7), || Ok(None)).is_ok());

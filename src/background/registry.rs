@@ -414,8 +414,9 @@ impl Registry {
         };
         let Some(turn) = turn else { return };
         if self.0.ceilings.count().is_some() {
-            let waits =
-                format!("waits for a thread, and its caller with it: tasks have {most} (ASIDE_MAX_TASK_THREADS)");
+            let waits = format!(
+                "waits for a thread and blocks its caller: all {most} task threads are in use (ASIDE_MAX_TASK_THREADS)"
+            );
             log::warn!(target: "aside::background", "{}", record.line(&format!("{waits}, {callers} callers wait")));
         }
         let _away = worker_share::step_aside();

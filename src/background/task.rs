@@ -394,7 +394,7 @@ impl<T> TaskHandle<T> {
         match permits::join(self.info.record.address()) {
             Ok(_joining) => self.result.wait(),
             Err(why) => Err(Failure::Error(Error::internal(format!(
-                "the task {} would be waited for forever: {why}",
+                "the wait for the task {} would never end: {why}",
                 self.info.name()
             )))),
         }

@@ -44,7 +44,7 @@ fn on_a_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Res
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(f));
         let _ = tell.send(result);
     };
-    let lost = || Error::internal("a thread that hashes passwords is gone");
+    let lost = || Error::internal("a password hashing thread has ended");
     thread.send(Box::new(work)).map_err(|_| lost())?;
     let result = told.recv().map_err(|_| lost())?;
     // The thread becomes idle before the permit is returned, so that the next caller reuses it.
@@ -56,7 +56,7 @@ fn start() -> Result<Sender<Work>> {
     let (tell, told) = channel::<Work>();
     let life = move || told.into_iter().for_each(|work| work());
     let started = thread::Builder::new().name("aside-password".into()).spawn(life);
-    started.map_err(|error| Error::from(error).context("no thread to hash a password on"))?;
+    started.map_err(|error| Error::from(error).context("could not start a thread to hash a password"))?;
     Ok(tell)
 }
 

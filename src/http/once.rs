@@ -132,7 +132,7 @@ impl Request {
             let (method, path) = (self.method(), self.path());
             log::warn!(
                 target: "aside::http",
-                "{method} {path}: req.once does nothing for this form, which has no key: add {{{{ once() }}}} to its \
+                "{method} {path}: req.once cannot detect a repeated form without a key: add {{{{ once() }}}} to its \
                  template ({})",
                 self.id()
             );

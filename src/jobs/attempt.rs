@@ -145,7 +145,7 @@ impl Attempt {
         if !thread::panicking() {
             return self.cancelled();
         }
-        let message = "and what came of it could not be told".to_owned();
+        let message = "its end panicked, and the outcome is unknown".to_owned();
         self.end(&Err(Failure::Panic(Panic { message, place: None, backtrace: None }))).0
     }
 
@@ -173,8 +173,8 @@ impl Attempt {
                 Ok(true) => return self.let_go(true),
                 Ok(false) => {
                     self.warn(match self.hand.is_forgotten() {
-                        true => "was lost where jobs are kept: what it came to here is not written down",
-                        false => "was given to another worker meanwhile: what it came to here does not count",
+                        true => "was lost by the job store; its outcome here is not recorded",
+                        false => "was given to another worker; its outcome here is discarded",
                     });
                     return self.let_go(false);
                 }

@@ -38,7 +38,7 @@ impl Readiness {
         if known.is_asking {
             let is_first = |known: &mut Known| known.is_asking && known.last.is_none();
             let known = wait_while_for(&self.changed, known, PATIENCE, is_first);
-            return known.last.map_or(Err("jobs have not answered yet"), |(_, ready)| ready);
+            return known.last.map_or(Err("the job store has not answered yet"), |(_, ready)| ready);
         }
         if let Some((at, ready)) = known.last
             && at.elapsed() < FRESH
@@ -61,7 +61,7 @@ impl Readiness {
             }
             Err(error) => {
                 known.trouble.say("cannot be enqueued", &error);
-                Err(error.find_source::<Unavailable>().map_or("jobs cannot be kept", |why| why.reason))
+                Err(error.find_source::<Unavailable>().map_or("jobs cannot be stored", |why| why.reason))
             }
         };
         known.last = Some((Instant::now(), ready));
@@ -97,7 +97,7 @@ mod tests {
         assert_eq!(readiness.ask(away), Err("the disk is full"));
         assert_eq!(readiness.ask(|| panic!("it was asked just now")), Err("the disk is full"));
         lock(&readiness.known).last = None;
-        assert_eq!(readiness.ask(|| Err(Error::internal("at 10.0.0.1"))), Err("jobs cannot be kept"));
+        assert_eq!(readiness.ask(|| Err(Error::internal("at 10.0.0.1"))), Err("jobs cannot be stored"));
         lock(&readiness.known).last = None;
         assert_eq!(readiness.ask(|| Ok(())), Ok(()));
     }

@@ -76,7 +76,7 @@ impl Schedule {
     }
 
     fn after(&self, time: Millis) -> Result<Millis> {
-        let never = |error: Error| error.context(format!("the schedule of the job `{}` never comes", self.entry.name));
+        let never = |error: Error| error.context(format!("the schedule of the job `{}` never runs", self.entry.name));
         let time = Timestamp::from_millisecond(time).map_err(|error| never(Error::from(error)))?;
         self.crontab.after(time).map(|next| next.as_millisecond()).map_err(never)
     }

@@ -336,9 +336,9 @@ impl Crew {
 
 fn evicted(has_lost_jobs: bool) -> &'static str {
     if has_lost_jobs {
-        "This process is unknown where its jobs were lost: it ends those that run here"
+        "The job store has lost its data and does not know this process: jobs that run here are finished"
     } else {
-        "This process showed no life for too long: its jobs were given to others"
+        "This process missed its heartbeats for too long: its jobs were given to others"
     }
 }
 

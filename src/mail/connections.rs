@@ -120,7 +120,7 @@ impl Shared {
         while state.taken >= state.allowed {
             let left = until.saturating_duration_since(Instant::now());
             if is_cancelled(&context) {
-                return Err(self.not_sent("it was told to stop while it waited for a connection"));
+                return Err(self.not_sent("it was cancelled while it waited for a connection"));
             }
             if left.is_zero() {
                 let time = span(self.endpoint.limits.patience);
@@ -134,7 +134,7 @@ impl Shared {
     }
 
     fn not_sent(&self, why: &str) -> Fault {
-        Fault::temporary(format!("the mail was not handed to the mail server {}: {why}", self.endpoint.name))
+        Fault::temporary(format!("the mail was not sent to the mail server {}: {why}", self.endpoint.name))
     }
 
     /// Returns the fault of the last login while it is too early to log in again. Each mail would try the same password.
@@ -143,7 +143,8 @@ impl Shared {
         let (at, message) = state.refused_login.as_ref()?;
         let pause = self.endpoint.limits.login_pause;
         let since = at.elapsed();
-        (since < pause).then(|| Fault::temporary(format!("{message} (asked {} ago, and not again yet)", span(since))))
+        (since < pause)
+            .then(|| Fault::temporary(format!("{message} (last attempt {} ago; not retried yet)", span(since))))
     }
 
     fn note_login(&self, fault: &Fault) {
@@ -255,11 +256,11 @@ impl Permit {
             drop(permit);
             let _ = tell.send(session);
         });
-        opened.map_err(|error| Fault::temporary(format!("there is no thread to send mail with: {error}")))?;
+        opened.map_err(|error| Fault::temporary(format!("could not start a thread to send mail: {error}")))?;
         told.recv_timeout(limit).unwrap_or_else(|error| {
             let what = match error {
                 RecvTimeoutError::Timeout => format!("was silent for {}", span(limit)),
-                RecvTimeoutError::Disconnected => "cannot be talked to: the thread panicked".to_owned(),
+                RecvTimeoutError::Disconnected => "could not be used: the thread panicked".to_owned(),
             };
             Err(Fault::temporary(format!("the mail server {name} {what}")))
         })
@@ -287,7 +288,7 @@ impl Permit {
             let (name, allowed) = (&self.shared.endpoint.name, state.allowed);
             log::warn!(
                 target: "aside::mail",
-                "The mail server {name} takes no more connections; using {allowed} at most until {GONE_WELL} mails went well"
+                "The mail server {name} accepts no more connections; using at most {allowed} until {GONE_WELL} mails have been sent"
             );
         }
         true

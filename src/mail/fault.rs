@@ -157,7 +157,7 @@ fn message(server: &str, limit: Duration, step: Step, error: &smtp::Error, kind:
     } else if kind == Kind::Final {
         format!("the mail server {server} refuses the mail")
     } else if kind == Kind::Busy || error.is_transient() {
-        format!("the mail server {server} does not take the mail now")
+        format!("the mail server {server} does not accept the mail now")
     } else if text.contains("STARTTLS is not supported") {
         format!(
             "the mail server {server} offers no encryption: `smtps://` in ASIDE_MAIL_URL, or `?tls=none` at its end"

@@ -82,7 +82,7 @@ impl Mail {
     /// each that was refused permanently, which is dead with the server's response. A retry of this job would send the mail
     /// to all again.
     fn enqueue_rest(self, delivery: &Delivery, error: &Error) -> Result<()> {
-        let line = format!("{}: {}; enqueued again for them alone", self.task_name(), error.chain());
+        let line = format!("{}: {}; enqueued again for these recipients only", self.task_name(), error.chain());
         let (later, refused) = delivery.missing();
         let alone = |only| NewJob::from(Mail { only, ..self.clone() });
         let later = (!later.is_empty()).then(|| alone(later).in_(FIRST_WAIT));

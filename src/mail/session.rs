@@ -161,7 +161,7 @@ impl Session {
             return Err(self.cannot_take_utf8());
         }
         if letter.needs_8bit && !offers_8bit {
-            let what = "takes no bytes outside ASCII (8BITMIME), and an attached message has some";
+            let what = "does not accept non-ASCII bytes (8BITMIME), and an attached message has some";
             return Err(Fault::fatal(format!("the mail server {} {what}", self.endpoint.name)));
         }
         let is_utf8 = offers_utf8 && (letter.needs_utf8 || to.iter().any(|address| !is_ascii(address)));
@@ -176,7 +176,7 @@ impl Session {
     }
 
     fn cannot_take_utf8(&self) -> Fault {
-        let what = "takes no address with letters outside ASCII in front of the `@` (SMTPUTF8)";
+        let what = "does not accept non-ASCII letters before the `@` (SMTPUTF8)";
         Fault::fatal(format!("the mail server {} {what}", self.endpoint.name))
     }
 

@@ -87,8 +87,8 @@ impl Clients {
         let Bound { what, setting, .. } = self.bound;
         log::warn!(
             target: "aside::server",
-            "{what} from {from}: {count} at once, without a bound per client ({setting}), since that address is a proxy's: \
-             name it in ASIDE_TRUSTED_PROXIES, and have it send X-Forwarded-For."
+            "{what} from {from}: {count} at once, without a limit per client ({setting}), since such an address usually \
+             belongs to a proxy: name it in ASIDE_TRUSTED_PROXIES, and make it send X-Forwarded-For."
         );
     }
 }

@@ -151,12 +151,12 @@ fn refused(address: &str, error: io::Error) -> Error {
 fn admit(path: &Path, config: &Config) -> Result<()> {
     use std::os::unix::fs::{PermissionsExt, chown};
     if let Some(group) = &config.socket_group {
-        let unknown = || Error::internal(format!("ASIDE_SOCKET_GROUP: there is no group `{group}`"));
+        let unknown = || Error::internal(format!("ASIDE_SOCKET_GROUP: the group `{group}` does not exist"));
         let named = || Some(nix::unistd::Group::from_name(group).ok()??.gid.as_raw());
         let id = group.parse().ok().or_else(named).ok_or_else(unknown)?;
         chown(path, None, Some(id)).map_err(|error| {
             let words = format!(
-                "ASIDE_SOCKET_GROUP: this user may not give {} to the group `{group}`; add the user to it",
+                "ASIDE_SOCKET_GROUP: could not give {} to the group `{group}`; add this user to the group",
                 path.display()
             );
             Error::internal(words).with_source(error)
@@ -164,7 +164,7 @@ fn admit(path: &Path, config: &Config) -> Result<()> {
     } else if config.socket_mode & 0o006 != 0o006 {
         ::log::info!(
             target: "aside::server",
-            "{UNIX}{} has the mode {:o}: a proxy of another user needs ASIDE_SOCKET_GROUP, a group that it is in, or \
+            "{UNIX}{} has the mode {:o}: for a proxy that runs as another user, set ASIDE_SOCKET_GROUP to one of its groups, or \
              ASIDE_SOCKET_MODE=666.",
             path.display(), config.socket_mode
         );

@@ -142,7 +142,7 @@ impl Desk {
             if let Some(count) = self.streams_refused.count() {
                 ::log::warn!(target: "aside::server", "Streams refused with 503: {count}. There are {most} already (ASIDE_MAX_STREAMS).");
             }
-            "There are too many visitors on live pages; try again in a moment."
+            "Too many live pages are open; try again in a moment."
         })?;
         Ok(StreamPlace { _counted: counted, _held: held })
     }
@@ -458,8 +458,8 @@ fn begin(listener: Listener, service: Service) -> Result<(ServerKind, Box<dyn Ru
             }
             Err(error) => ::log::warn!(
                 target: "aside::server",
-                "The server `epoll` cannot start: {error}; `tiny_http` serves in its place. ASIDE_SERVER=tiny_http chooses it \
-                 without this warning."
+                "The server `epoll` cannot start: {error}; using `tiny_http` instead. Set ASIDE_SERVER=tiny_http to avoid this \
+                 warning."
             ),
         }
     }

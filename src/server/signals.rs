@@ -107,11 +107,11 @@ mod imp {
                 let _ = tell.send(name);
             }
             Effect::SameStop => {
-                log::info!(target: "aside::server", "{name} within a second of the first: the same stop.")
+                log::info!(target: "aside::server", "{name} within a second of the first signal: counts as the same shutdown.")
             }
             Effect::Nothing => log::info!(target: "aside::server", "{name} is ignored."),
             Effect::End => {
-                log::warn!(target: "aside::server", "{name}: ending at once. Requests and tasks that run are lost.");
+                log::warn!(target: "aside::server", "{name}: ending at once. Running requests and tasks are lost.");
                 signal_hook::low_level::exit(128 + signal);
             }
         }

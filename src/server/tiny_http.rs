@@ -426,8 +426,8 @@ impl TinyHttp {
         if silent > 0 {
             log::info!(
                 target: "aside::server",
-                "{silent} connections ended: no request came on them in time (ASIDE_HEAD_TIMEOUT). A client that speaks TLS, \
-                 which this server does not, looks like that."
+                "{silent} connections closed: no request arrived in time (ASIDE_HEAD_TIMEOUT). TLS clients cause this, since \
+                 this server speaks plain HTTP."
             );
         }
     }
@@ -547,8 +547,8 @@ impl Transport for TinyHttp {
         if let Some(count) = self.ended.count() {
             log::warn!(
                 target: "aside::server",
-                "All workers are busy, and {} of them send to clients that are slow to read; the slowest connections are \
-                 ended. Times that this was done: {count}.",
+                "All workers are busy, {} of them with clients that are slow to read; the slowest connections were closed \
+                 ({count} times).",
                 slow.len() + most
             );
         }
@@ -854,8 +854,8 @@ impl Pace {
         };
         let due = self.min_rate.saturating_mul(self.waited.saturating_sub(RATE_GRACE).as_secs());
         let words = match &result {
-            Err(error) if is_timeout(error) => "nothing more came of the body (ASIDE_BODY_TIMEOUT)",
-            Ok(1..) if self.came < due => "the body comes too slowly (ASIDE_MIN_RATE)",
+            Err(error) if is_timeout(error) => "no more of the body arrived in time (ASIDE_BODY_TIMEOUT)",
+            Ok(1..) if self.came < due => "the body arrives too slowly (ASIDE_MIN_RATE)",
             _ => return result,
         };
         self.is_overdue = true;

@@ -39,7 +39,7 @@ pub(crate) const MUCH_HEAD: Malformed = Malformed(
 );
 
 const OTHER_CODING: Malformed =
-    Malformed(Status::NOT_IMPLEMENTED, "The only Transfer-Encoding that is understood is `chunked`.");
+    Malformed(Status::NOT_IMPLEMENTED, "The only supported Transfer-Encoding is `chunked`.");
 /// The head of a request that is well formed.
 #[derive(Debug)]
 pub(crate) struct Asked {

@@ -226,7 +226,7 @@ fn look<T: Transport>(shared: &Arc<Shared<T>>, watch: &mut Watch) -> Duration {
     }
     for _ in 0..decision.hire {
         if let Err(error) = Shared::hire(shared) {
-            log::warn!(target: "aside::server", "The operating system refuses another worker: {error}");
+            log::warn!(target: "aside::server", "Could not start another worker: {error}");
             break;
         }
     }

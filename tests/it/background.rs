@@ -414,7 +414,7 @@ fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
 }
 
 fn is_refused<T>(outcome: &aside::Outcome<T>) -> bool {
-    matches!(outcome, Err(Failure::Error(error)) if error.chain().contains("would be waited for forever: each of the "))
+    matches!(outcome, Err(Failure::Error(error)) if error.chain().contains("would never end: each of the "))
 }
 
 #[test]
@@ -536,7 +536,7 @@ fn a_caller_waits_at_the_thread_limit() {
         let caller = scope.spawn(|| client.within(|| background(third_at_the_ceiling)));
         logs::wait_for(
             1,
-            "third_at_the_ceiling waits for a thread, and its caller with it: tasks have 2 (ASIDE_MAX_TASK",
+            "third_at_the_ceiling waits for a thread and blocks its caller: all 2 task threads are in use (ASIDE_MAX_TASK",
         );
         assert!(!caller.is_finished());
         drop(gate.let_go);
@@ -571,7 +571,7 @@ fn pages_are_answered_while_a_handler_waits_for_a_thread() {
     let mut held = post();
     logs::wait_for(
         1,
-        "its caller with it: tasks have 1 (ASIDE_MAX_TASK_THREADS), 1 callers wait (task 2, POST /wait-for",
+        "blocks its caller: all 1 task threads are in use (ASIDE_MAX_TASK_THREADS), 1 callers wait (task 2, POST /wait-for",
     );
     // The only worker that there may be waits: it does not count.
     assert_eq!(crate::wire::Raw::to(&server).get("/hello").body, "hello");

@@ -564,6 +564,6 @@ fn pages_keep_the_previous_state_if_rendering_panics() {
     for page in &mut pages {
         while !page.chunk().contains("number 3.") {}
     }
-    assert_eq!(logs::at(Level::Error, "pages keep the one before: panicked: ").len(), 1, "once for all who watch");
+    assert_eq!(logs::at(Level::Error, "pages keep the previous one: panicked: ").len(), 1, "once for all who watch");
     server.stop();
 }

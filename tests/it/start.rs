@@ -299,7 +299,7 @@ fn tiny_http_serves_with_a_warning_if_epoll_is_refused() {
         assert!(page.starts_with("HTTP/1.1 200 ") && page.ends_with("load"), "{page}");
     }
     let lines = crate::logs::at(log::Level::Warn, "`epoll` cannot start");
-    assert!(lines.len() == 3 && lines[0].contains("`tiny_http` serves in its place"), "{lines:?}");
+    assert!(lines.len() == 3 && lines[0].contains("using `tiny_http` instead"), "{lines:?}");
 }
 
 #[cfg(all(feature = "epoll", target_os = "linux"))]

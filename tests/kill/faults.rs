@@ -57,7 +57,7 @@ pub(crate) fn a_process_that_stood_still_is_fenced_off(ground: &Ground) {
     ground.wait_for_run("stood", second.number());
     first.signal(Signal::CONT);
     ground.ledger.open(&format!("stood@{}", first.number()));
-    first.log.wait_for("was given to another worker meanwhile: what it came to here does not count");
+    first.log.wait_for("was given to another worker; its outcome here is discarded");
     assert_eq!((ground.ledger.times("began", "stood"), ground.ledger.times("done", "stood")), (2, 1));
     assert_eq!(site.job(job)["state"], "running", "the second still has it");
     ground.has_effects(&site, &[]);

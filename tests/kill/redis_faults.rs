@@ -163,11 +163,11 @@ pub(crate) fn jobs_that_a_server_has_lost_are_told() -> Completion {
         assert!(seen.contains(r#""waiting":1"#), "{seen}");
         place.server.restart();
         let lost = site.child.log.wait_for("has lost jobs that it had acknowledged");
-        assert!(lost.contains(" ERROR ") && lost.contains("up to 2, and knows of those up to 0"), "{lost}");
-        site.child.log.wait_for("unknown where its jobs were lost");
+        assert!(lost.contains(" ERROR ") && lost.contains("was 2 and is now 0"), "{lost}");
+        site.child.log.wait_for("has lost its data and does not know this process");
         place.ledger.open("running");
         until("it ends", || (place.ledger.times("done", "running") == 1).then_some(()));
-        site.child.log.wait_for("was lost where jobs are kept");
+        site.child.log.wait_for("was lost by the job store");
         let after = until("it takes jobs again", || {
             let (status, body) = site.post("/enqueue?id=after&what=short");
             (status == 200).then(|| body.parse().expect("a number"))

@@ -71,7 +71,7 @@ pub(crate) fn a_stop_signal_that_comes_twice_at_once_is_one_stop() {
         site.child.signal(Signal::TERM);
         site.child.log.wait_for("Stopping on SIGTERM");
         site.child.signal(second);
-        site.child.log.wait_for("the same stop");
+        site.child.log.wait_for("counts as the same shutdown");
         site.ends_after(task);
     }
 }

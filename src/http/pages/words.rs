@@ -82,7 +82,7 @@ fn usual_words(status: Status) -> &'static str {
         Status::CONTENT_TOO_LARGE => "That is more than this site takes.",
         Status::UNPROCESSABLE_CONTENT => "Something that was sent cannot be right.",
         Status::TOO_MANY_REQUESTS => "That was too often. Please wait a little.",
-        Status::SERVICE_UNAVAILABLE => "There is too much to do just now. Please try again in a moment.",
+        Status::SERVICE_UNAVAILABLE => "The server is too busy. Please try again in a moment.",
         status if status.is_server_error() => "Something went wrong on our side. Please try again later.",
         _ => "The request cannot be answered.",
     }

@@ -95,7 +95,7 @@ impl Sealed {
     fn open_session(&self, keys: &Keys) -> Opened {
         let now = keys.now();
         let Some((contents, seen)) = self.find(keys, now) else {
-            self.tell("is over, or cannot be opened");
+            self.tell("has expired or cannot be opened");
             return Opened { now, ..Opened::default() };
         };
         match self.was_ended(&contents) {

@@ -184,7 +184,7 @@ impl Memory {
         }
         log::warn!(
             target: "aside::store",
-            "{} entries of {} bytes are remembered in memory, and the oldest are forgotten: set ASIDE_STORE to `sqlite:PATH`.",
+            "The store in memory is full ({} entries, {} bytes); entries that expire first are dropped. Set ASIDE_STORE to `sqlite:PATH`.",
             self.entries.len(),
             self.bytes
         );

@@ -214,14 +214,14 @@ impl Link {
         let (words, reason, error) = match failure {
             Failure::Connecting(error) if is_tls_fault(&error) => {
                 let words = format!(
-                    "there is no TLS with {at}; see that the server has it on that port, and that its certificate is valid for the \
-                     host and trusted (SSL_CERT_FILE names the authorities' file)"
+                    "the TLS handshake with {at} failed; check that the server has TLS on that port, and that its certificate is \
+                     valid for the host and trusted (SSL_CERT_FILE names a file of trusted authorities)"
                 );
-                (words, "there is no TLS with the server", error)
+                (words, "TLS with the server failed", error)
             }
             Failure::Connecting(error) if error.is_io_error() => {
                 let tls = if self.uses_tls() { ", with TLS on that port" } else { "" };
-                let words = format!("{at} cannot be reached; see that it runs{tls}, and that the address is right");
+                let words = format!("{at} cannot be reached; check that it runs{tls}, and that the address is correct");
                 (words, "the server cannot be reached", error)
             }
             Failure::Connecting(error) if !is_loading(&error) => {
@@ -231,13 +231,15 @@ impl Link {
                 (format!("{at} has not answered within {:?}", self.patience), "the server does not answer", error)
             }
             Failure::Connecting(error) | Failure::Calling(error) if is_loading(&error) => {
-                (format!("{at} is still loading what it kept"), "the server is loading", error)
+                (format!("{at} is still loading its data"), "the server is loading", error)
             }
             Failure::Calling(error) if is_replica(&error) => {
-                let words = format!("{at} is a replica, which takes no writes; the address has to lead to its primary");
+                let words = format!("{at} is a replica and refuses writes; the address must lead to its primary");
                 (words, "the server is a replica", error)
             }
-            Failure::Calling(error) if is_answer(&error) => (format!("{at} refuses"), refusal(&error), error),
+            Failure::Calling(error) if is_answer(&error) => {
+                (format!("{at} refuses the command"), refusal(&error), error)
+            }
             Failure::Connecting(error) | Failure::Calling(error) => {
                 (format!("the connection to {at} was lost"), "the connection to the server was lost", error)
             }

@@ -40,9 +40,9 @@ impl Losses {
 /// Describes the loss for the log.
 pub(super) fn words(before: Stock, now: Stock) -> String {
     format!(
-        "has lost jobs that it had acknowledged: it had given the numbers up to {}, and knows of those up to {}. It had {}; now it \
-         has {}. What is not there comes back only with a backup of its file; appendonly yes keeps jobs over a restart, and \
-         a replica has to have everything before it takes over.",
+        "has lost jobs that it had acknowledged: its last job number was {} and is now {}. It had {}; now it has {}. Restore \
+         the lost jobs from a backup of its file. Set appendonly yes to keep jobs over a restart, and promote a replica \
+         only if it is up to date.",
         before.last_id,
         now.last_id,
         list(before.counts),

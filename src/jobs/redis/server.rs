@@ -80,7 +80,7 @@ impl<'a> Facts<'a> {
             return Some("it is a replica, which takes no writes; name its primary".to_owned());
         }
         if self.is_loading() {
-            return Some("it is still loading what it kept; try again in a moment".to_owned());
+            return Some("it is still loading its data; try again in a moment".to_owned());
         }
         (self.may_evict() && self.get("maxmemory") != "0").then(|| {
             let policy = self.get("maxmemory_policy");

@@ -173,7 +173,7 @@ fn a_password_is_never_shown() {
         refusal(Redis::open(&url.replace("redis://", "http://"))),
         refusal(Redis::open(&url.replace("/3", "/x"))),
     ];
-    assert!(told[3].contains("cannot be reached; see that it runs, with TLS on that port"), "{told:#?}");
+    assert!(told[3].contains("cannot be reached; check that it runs, with TLS on that port"), "{told:#?}");
     server.hold();
     told.push(add(&engine, "held").unwrap_err().chain());
     server.go_on();
@@ -386,7 +386,7 @@ fn a_server_that_restarts_empty_has_lost_its_jobs() {
 fn lost_jobs_are_logged_with_their_number() {
     let before = Stock { last_id: 41, counts: JobCounts { scheduled: 2, dead: 1, ..counts(7, 3, 30) } };
     let words = losses::words(before, Stock { last_id: 40, counts: counts(6, 0, 30) });
-    assert!(words.contains("up to 41, and knows of those up to 40."), "{words}");
+    assert!(words.contains("was 41 and is now 40."), "{words}");
     assert!(
         words.contains("7 waiting, 2 scheduled, 3 running and 1 dead; now it has 6 waiting, 0 scheduled"),
         "{words}"

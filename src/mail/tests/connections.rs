@@ -83,7 +83,7 @@ fn a_server_that_stays_full_fails_the_attempt_eventually() {
     let short = Limits { patience: Duration::from_millis(20), ..limits(Duration::from_secs(30)) };
     let mailer = Mailer::with_limits(&config(&server.url()), short).unwrap();
     let error: Error = Delivery::new(mail().build(&mailer).unwrap()).attempt(&mailer).unwrap_err().into();
-    assert!(is_temporary(&error) && error.chain().contains("does not take the mail now"), "{}", error.chain());
+    assert!(is_temporary(&error) && error.chain().contains("does not accept the mail now"), "{}", error.chain());
 }
 
 #[test]
@@ -154,7 +154,7 @@ fn a_mail_cancelled_while_waiting_reports_it() {
     wait_until(|| waiting.info().state() == TaskState::Running);
     waiting.cancel();
     let Err(Failure::Error(error)) = waiting.join() else { panic!("it has no connection") };
-    assert!(error.chain().contains("told to stop while it waited"), "{}", error.chain());
+    assert!(error.chain().contains("cancelled while it waited"), "{}", error.chain());
     drop(server);
     assert!(all_have_ended(&site));
 }

@@ -19,7 +19,7 @@ const TLS: Malformed = bad(
     "The client speaks TLS, and this server speaks plain HTTP: use an http:// address, or a proxy in front that has the certificate.",
 );
 const PROXIED: Malformed = bad(
-    "The client speaks the PROXY protocol, which is not understood: turn it off in the proxy (`send-proxy` in HAProxy, `proxy_protocol` in nginx), and have it set X-Forwarded-For.",
+    "The client speaks the PROXY protocol, which is not supported: turn it off in the proxy (`send-proxy` in HAProxy, `proxy_protocol` in nginx), and have it set X-Forwarded-For.",
 );
 
 /// Looks for the end of a head, and remembers how far it has looked: a head that comes byte by byte is looked at once.

@@ -284,7 +284,7 @@ impl Epoll {
         for connection in self.slots.longest(Connection::unsent, bytes) {
             if let Some(count) = self.cut.count() {
                 let most = self.config.max_unsent;
-                log::warn!(target: "aside::server", "Responses cut short: {count}. All that their clients have not read hold more than {most} bytes (ASIDE_MAX_UNSENT), these for longest.");
+                log::warn!(target: "aside::server", "Responses cut off: {count}. Unread responses take more than {most} bytes (ASIDE_MAX_UNSENT); these have waited longest.");
             }
             give_up(connection);
         }
@@ -297,7 +297,7 @@ impl Epoll {
             connection.linger(LINGER_UNREAD);
             if let Some(count) = self.freed.count() {
                 let most = self.config.max_buffered;
-                log::warn!(target: "aside::server", "Requests refused with 503: {count}. All that have not arrived whole hold more than {most} bytes (ASIDE_MAX_BUFFERED), these for longest.");
+                log::warn!(target: "aside::server", "Requests refused with 503: {count}. Incomplete requests take more than {most} bytes (ASIDE_MAX_BUFFERED); these have been arriving longest.");
             }
             if let Some(connection) = self.park(connection, Wait::Arrival) {
                 self.park(connection, Wait::Turn);

@@ -127,11 +127,14 @@ impl Pace {
     fn wait(&mut self, connection: &Connection) -> io::Result<()> {
         let began = Instant::now();
         if !connection.stream.wait_to_receive(self.patience) {
-            return Err(io::Error::new(io::ErrorKind::TimedOut, "nothing more came of the body (ASIDE_BODY_TIMEOUT)"));
+            return Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "no more of the body arrived in time (ASIDE_BODY_TIMEOUT)",
+            ));
         }
         self.waited += began.elapsed();
         match self.is_too_slow() {
-            true => Err(io::Error::new(io::ErrorKind::TimedOut, "the body comes too slowly (ASIDE_MIN_RATE)")),
+            true => Err(io::Error::new(io::ErrorKind::TimedOut, "the body arrives too slowly (ASIDE_MIN_RATE)")),
             false => Ok(()),
         }
     }
