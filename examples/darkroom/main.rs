@@ -72,7 +72,8 @@ fn app_with(settings: Settings, sources: Sources) -> Result<App> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = settings.config.clone();
     let site = Site::new(settings)?;
-    // First: they make the file, which holds addresses and the owner's password, so that the site's user alone may read it.
+    // First: these create the file, which contains addresses and the owner's password, so that only the site's user can
+    // read it.
     let jobs = jobs(&site)?;
     let store = Store::open(&site.database())?;
     let app = App::with_config(config)

@@ -165,7 +165,7 @@ pub fn picture(req: &mut Request) -> Result<Response> {
         return Err(Error::not_found("There is no picture of that size, or not yet."));
     }
     let page = req.send_file(sizes::path(&site, photo.id, size))?;
-    // An hour, though the picture never changes: it may be taken down.
+    // Cached for an hour, although the image never changes: it may be taken down.
     Ok(page.header("Cache-Control", "public, max-age=3600"))
 }
 

@@ -268,7 +268,7 @@ fn a_photo_is_uploaded_and_comes_out_upright_in_three_sizes() {
     for (size, expected) in [(1600, (800, 1600)), (800, (400, 800)), (200, (100, 200))] {
         let answer = visit.get(&format!("/photos/1/{size}.jpg"));
         assert_eq!(answer.header("Content-Type"), Some("image/jpeg"));
-        // Not for a year: it may be taken down.
+        // Not cached for a year: the photo may be taken down.
         assert_eq!(answer.header("Cache-Control"), Some("public, max-age=3600"));
         let picture = image::load_from_memory(answer.bytes()).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), expected);
@@ -808,7 +808,7 @@ fn a_logout_ends_a_copy_of_the_cookie_too() {
     visit.as_another(copy, |visit| assert_eq!(visit.get("/account").status(), Status::SEE_OTHER));
 }
 
-/// Addresses, orders and the owner's password lie in them.
+/// The files contain addresses, orders and the owner's password.
 #[cfg(unix)]
 #[test]
 fn the_database_is_for_the_user_of_the_site_alone() {

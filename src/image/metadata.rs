@@ -121,7 +121,7 @@ fn jpeg_role(marker: u8, data: &[u8]) -> Role<'_> {
         0xe1 => exif.unwrap_or(Role::Other),
         0xe2 => profile.unwrap_or(Role::Other),
         0xe3..=0xed | 0xef | 0xfe => Role::Other,
-        _ => Role::Pixels, // APP0 and APP14, JFIF's and Adobe's, tell of the colours
+        _ => Role::Pixels, // APP0 and APP14, JFIF's and Adobe's, describe the colors
     }
 }
 
@@ -142,7 +142,7 @@ fn gif_block(rest: &[u8]) -> (usize, Role<'_>) {
             let Some(length) = sub_blocks_length(body) else { return all(rest) };
             let profile = body[..length].strip_prefix(b"\x0bICCRGBG1012").map(Role::Profile);
             let role = match label {
-                0xf9 => Role::Pixels, // what is transparent
+                0xf9 => Role::Pixels, // the transparent color
                 0xff => profile.unwrap_or(Role::Other),
                 _ => Role::Other,
             };

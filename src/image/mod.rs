@@ -794,7 +794,7 @@ impl ToSrgb {
                 let grays = grays.pixels_mut().flat_map(|pixel| &mut pixel.0[..3]);
                 grays.for_each(|gray| *gray = table[usize::from(*gray)]);
             }
-            _ => {} // there is no other pair
+            _ => {} // no other pair exists
         }
         Ok(())
     }
@@ -1305,7 +1305,7 @@ mod tests {
             let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
             line.trim_matches(|c: char| !c.is_ascii_digit()).parse().unwrap()
         };
-        fs::write("/proc/self/clear_refs", "5").unwrap(); // the peak begins again
+        fs::write("/proc/self/clear_refs", "5").unwrap(); // resets the peak
         let before = read("VmRSS:");
         work();
         read("VmHWM:").saturating_sub(before) / 1024

@@ -24,8 +24,8 @@ const ZIGZAG: [u8; 64] = [
 /// Codes that are no longer than this with their value are looked up at once: nearly all.
 const SHORT: u32 = 10;
 
-/// The JPEG, which must be of that size, at the `by`th part of it (2, 4 or 8) in each direction, rounded up, with its pixels
-/// in the room for so many bytes.
+/// Decodes a JPEG of this size at 1/`by` of it (2, 4 or 8) in each direction, rounded up. `room` provides the buffer for its
+/// pixels.
 pub(super) fn decode(jpeg: &[u8], size: Size, by: u32, room: impl FnOnce(u64) -> Vec<u8>) -> Option<DynamicImage> {
     let (header, scan) = Header::read(jpeg)?;
     // The limits were held against what another decoder read.

@@ -332,7 +332,7 @@ impl Jobs {
         self.shared.bell.ring();
     }
 
-    /// Returns the reason why no job can be enqueued now, in words for clients. The log has the full reason, once a minute.
+    /// Returns the reason why no job can be enqueued now, as a message for clients. The log has the full reason, once a minute.
     pub(crate) fn ready(&self) -> Result<(), &'static str> {
         self.shared.readiness.ask(|| self.engine.check())
     }

@@ -252,7 +252,7 @@ fn a_site_without_jobs_and_one_with_jobs_that_can_be_enqueued_are_ready() {
     }
 }
 
-/// A load balancer reads why the site cannot take what enqueues a job; the process lives, and says nothing of its inside.
+/// A load balancer reads why the site cannot enqueue jobs. The process lives, and reveals no internals.
 #[cfg(feature = "sqlite")]
 #[test]
 fn a_site_that_cannot_enqueue_jobs_is_alive_but_not_ready() {

@@ -406,7 +406,7 @@ fn a_pool_is_re_entrant_and_survives_a_panic() {
     client.settle();
 }
 
-/// What `f` returns, on a thread that is not waited for forever.
+/// Returns the result of `f`, from a thread with a time limit.
 fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
     let (tell, told) = channel();
     thread::spawn(move || tell.send(f()));
@@ -428,7 +428,7 @@ fn a_wait_in_a_full_pool_for_a_task_of_the_pool_is_refused() {
     assert!(is_refused(&outcome), "{outcome:?}");
     client.settle();
     assert_eq!(client.counts().done(), 1, "the task itself runs once there is a permit");
-    // And where the task asks for the permit when it runs: one of the two waits is refused.
+    // The same if the task asks for the permit when it runs: one of the two waits is refused.
     let theirs = client.clone();
     let outcome = in_time(move || {
         let pool = Pool::new(1);
@@ -513,7 +513,7 @@ fn a_caller_continues_while_its_task_waits() {
     gate.begun.recv().unwrap();
     let (queued, called) = (order.clone(), order.clone());
     client.within(|| Task::named("queued-behind").run(move |_| queued.lock().unwrap().push("queued")));
-    // Returns while the only place is taken.
+    // Returns while the only slot is taken.
     let handle = client.within(|| background(move || called.lock().unwrap().push("called")));
     assert_eq!((client.counts().queued, order.lock().unwrap().len()), (2, 0));
     let said = logs::at(Level::Warn, "queued-behind waits to begin: 1 tasks run already (ASIDE_MAX_TASKS), 1 wait");
@@ -573,7 +573,7 @@ fn pages_are_answered_while_a_handler_waits_for_a_thread() {
         1,
         "blocks its caller: all 1 task threads are in use (ASIDE_MAX_TASK_THREADS), 1 callers wait (task 2, POST /wait-for",
     );
-    // The only worker that there may be waits: it does not count.
+    // The only allowed worker waits: it does not count.
     assert_eq!(crate::wire::Raw::to(&server).get("/hello").body, "hello");
     drop(gate.let_go);
     assert_eq!(held.reply().body, "begun");

@@ -1,4 +1,4 @@
-//! Who may read the files that the framework makes: its own user alone, where they hold what is nobody else's business.
+//! The modes of files that the framework creates: private to its user if they contain private data.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,7 +8,7 @@ use std::path::Path;
 use aside::testing::TestClient;
 use aside::{App, Config, Jobs, Mail};
 
-/// The modes of all files and folders below a folder, in octal digits, by name.
+/// Returns the modes of all files and folders below a folder, in octal digits, by name.
 fn modes(folder: &Path) -> BTreeMap<String, String> {
     let mut all = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap().map(Result::unwrap) {
@@ -49,13 +49,13 @@ fn files_of_jobs_sessions_and_mail_are_private() {
         assert!(modes.contains_key(name), "{name} of {modes:?}");
     }
     assert!(modes.keys().any(|name| name.ends_with(".eml")), "{modes:?}");
-    // The file that says of a worker that it lives is among the others, in a folder of its own or not.
+    // The file with a worker's heartbeat is among the others or in its own folder.
     let open: Vec<_> = modes.iter().filter(|(_, mode)| *mode != "600").collect();
     assert!(open.is_empty(), "{open:?} of {modes:?}");
     drop(client);
 }
 
-/// An operator who has opened a file to a group finds it so after the next start.
+/// A file that an operator has opened to a group keeps its mode after a restart.
 #[test]
 fn existing_files_keep_their_mode() {
     let folder = tempfile::tempdir().unwrap();

@@ -310,7 +310,7 @@ fn a_form_with_files_has_a_key_too() {
     assert_eq!([send("a"), send("a"), send("b")], ["/a/0", "/a/0", "/b/2"]);
 }
 
-/// The order of one visitor was shown to another who sent the same, and the other's was not taken.
+/// Regression: a visitor got the response of another one with the same form, and the second order was not placed.
 #[test]
 fn another_client_with_the_same_form_places_its_own_order() {
     let count = Mutex::new(0);
@@ -327,7 +327,7 @@ fn another_client_with_the_same_form_places_its_own_order() {
     };
     let (own, other) = (format!("once={own}"), format!("once={}", "x".repeat(22)));
     let (here, there) = ("192.0.2.1:5000", "192.0.2.2:5000");
-    // By the cookie from anywhere, and without one by the address.
+    // Identified by the cookie from any address, and without one by the address.
     for (cookie, peer, order) in [
         (own.as_str(), here, 1),
         (&own, there, 1),
@@ -391,7 +391,7 @@ fn a_form_survives_a_login_but_not_a_change_of_user() {
     assert_eq!(send(&mut client, &[("_once", &rendered_before), ("b", "")]), "/5", "18 sent it, and this is 17");
 }
 
-/// A form that makes an account and logs in: the second click comes with the cookies of before, or of after.
+/// A form that creates an account and logs in: the second click has the cookies from before or after the login.
 #[test]
 fn a_second_click_on_a_form_that_logs_in_is_the_same_form() {
     let mut client = accounts();
@@ -407,7 +407,7 @@ fn a_second_click_on_a_form_that_logs_in_is_the_same_form() {
     }
 }
 
-/// It did nothing for a form that the handler had not read before, and said nothing.
+/// Regression: for a form that the handler had not read before, it silently did nothing.
 #[test]
 fn an_unread_form_is_read_for_its_key() {
     let (urlencoded, multipart) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
@@ -444,7 +444,7 @@ fn an_unread_form_is_read_for_its_key() {
     assert_eq!(order(&mut client, "/read", &key, "a").status(), Status::INTERNAL_SERVER_ERROR, "and it says so");
 }
 
-/// A cache gave two visitors one page, and so one key.
+/// Regression: a cache gave two visitors the same page, and so the same key.
 #[test]
 fn a_page_with_a_key_is_not_stored_and_one_with_a_nonce_is_private() {
     let page = |name: &'static str, control: &'static str| {
@@ -561,10 +561,10 @@ struct Strict {
     quantity: u32,
 }
 
-/// What goes wrong in a reading of the request, and the line of that reading.
+/// Errors of reading a request, with the line that read it.
 type Asked = (Option<Error>, u32);
 
-/// A handler that asks the request for something.
+/// A handler that reads something from the request.
 type Ask = fn(&mut Request) -> Asked;
 
 const QUESTIONS: [(&str, Ask); 11] = [
@@ -581,7 +581,7 @@ const QUESTIONS: [(&str, Ask); 11] = [
     ("typed", |req| (req.multipart().and_then(|form| form.form::<Strict>()).err(), line!())),
 ];
 
-/// Each once showed a line of Rust's library, or none, as the place to look at.
+/// Regression: each of these had a line of Rust's library as its location, or none.
 #[test]
 fn a_client_error_has_the_location_that_read_the_request() {
     let app = app().post("/{question}", |req: &mut Request| {
@@ -624,7 +624,7 @@ fn a_client_error_has_the_location_that_read_the_request() {
     assert_eq!(client.post("/form").body(FORM, long).send().status(), Status::CONTENT_TOO_LARGE);
 }
 
-/// The page that is visited first, before anything can be wrong.
+/// The first visit, before there can be an error.
 #[test]
 fn a_field_without_an_error_renders_as_blank() {
     let page = "[{{ form.values.name }}|{{ form.errors.name }}|{{ form.errors['a[b]'] }}]{% if form.errors.name %}wrong{% endif %}\

@@ -207,7 +207,7 @@ fn what_cannot_be_enqueued_is_said_at_once() {
     client.settle();
 }
 
-/// A client that chooses what the key is made of gets no 500 for a long one, and fills nothing with it.
+/// A client that chooses parts of the key gets no 500 for a long key, and cannot fill the memory with it.
 #[test]
 fn a_unique_key_may_be_of_any_length() {
     let client = client(Jobs::memory().register::<Note>());
@@ -613,7 +613,7 @@ fn jobs_do_not_wait_for_tasks_nor_tasks_for_jobs() {
     let app = App::with_config(config).jobs(jobs).state(Notes::default()).state(gates);
     let client = TestClient::new(app);
     let run_next = || client.jobs().run_next().unwrap().unwrap().state;
-    // A task has the only place, and others wait for it.
+    // A task has the only slot, and others wait for it.
     let (end_task, task_ends) = channel::<()>();
     client.within(|| Task::named("has-the-place").run(move |_| task_ends.recv()));
     let waits: Vec<_> = client.within(|| (0..20).map(|_| Task::named("waits").run(|_| aside::ok(()))).collect());
@@ -623,13 +623,13 @@ fn jobs_do_not_wait_for_tasks_nor_tasks_for_jobs() {
     std::thread::scope(|scope| {
         scope.spawn(|| tell.send(run_next()));
         let state = told.recv_timeout(SOON);
-        // Whatever came: a test that failed must not wait for the job.
+        // Runs in any case: a failed test must not wait for the job.
         drop(end_task);
         assert_eq!(state, Ok(JobState::Done));
     });
     assert!(waits.into_iter().all(|task| task.join().is_ok()));
     client.settle();
-    // And the other way round: a job that runs takes no task's place.
+    // Vice versa: a running job takes no task's slot.
     client.jobs().enqueue(Held("a".into())).unwrap();
     let (tell, told) = channel();
     std::thread::scope(|scope| {

@@ -80,7 +80,7 @@ fn small_bodies_that_do_not_come_cost_no_worker() {
     assert!(slow.iter_mut().all(|raw| raw.reply().status == 408));
 }
 
-/// Small bodies that do not arrive whole used to have no bound together: 4,000 of them held 250 MiB.
+/// Regression: incomplete small bodies had no common limit, and 4,000 of them held 250 MiB.
 #[test]
 fn incomplete_small_bodies_have_a_common_memory_limit() {
     let server = site(Config { max_buffered: 1 << 20, ..epoll() });
@@ -92,7 +92,7 @@ fn incomplete_small_bodies_have_a_common_memory_limit() {
     half(&mut first);
     let mut others: Vec<Raw> = (0..60).map(|_| Raw::to(&server)).collect();
     others.iter_mut().for_each(half);
-    // The one that has been arriving for longest is told so.
+    // The request that has been arriving longest gets the 503.
     let reply = first.reply();
     assert_eq!(
         (reply.status, reply.header("Retry-After"), reply.header("Connection")),
@@ -114,7 +114,7 @@ fn incomplete_small_bodies_have_a_common_memory_limit() {
     assert_eq!((statuses[0], statuses[59]), (200, 503), "some are answered, some refused: {statuses:?}");
 }
 
-/// Responses that are not read used to have no bound together.
+/// Regression: unread responses had no common limit.
 #[test]
 fn unread_responses_have_a_common_memory_limit() {
     let size = LARGE.len();

@@ -532,7 +532,7 @@ fn a_task_for_the_page_alone_is_cancelled_when_nobody_watches_any_more() {
     assert!(matches!(search.join(), Err(Failure::Cancelled)));
 }
 
-/// Shown as its number, unless that is 2.
+/// A number whose rendering panics if it is 2.
 #[derive(Clone)]
 struct Touchy(u32);
 

@@ -32,7 +32,7 @@ mod start;
 mod streams;
 mod wire;
 
-/// The transport that servers are tested over: `ASIDE_SERVER=tiny_http cargo test --test it` is the other one on Linux.
+/// The transport under test. `ASIDE_SERVER=tiny_http cargo test --test it` selects the other one on Linux.
 fn server() -> aside::ServerKind {
     aside::Config::from_env().expect("settings that can be used").server
 }

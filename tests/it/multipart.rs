@@ -414,7 +414,7 @@ fn streams_are_read_or_refused_however_they_come() {
     assert!(wrong.is_empty(), "{} wrong:\n{}", wrong.len(), wrong.join("\n"));
 }
 
-/// The temporary files of uploads that begin so.
+/// Returns the temporary files of uploads with this prefix.
 fn temporary_files(start: &[u8]) -> usize {
     let files = std::fs::read_dir(std::env::temp_dir()).unwrap().flatten();
     let is_upload = |entry: &std::fs::DirEntry| entry.file_name().to_string_lossy().starts_with("aside-");
@@ -426,7 +426,7 @@ fn temporary_files(start: &[u8]) -> usize {
     files.filter(|entry| is_upload(entry) && begins_so(entry)).count()
 }
 
-/// A form without files once wrote to the disk whatever files were sent to it.
+/// Regression: a form type without files wrote all sent files to the disk.
 #[test]
 fn only_a_form_that_takes_a_file_keeps_one() {
     use serde::Deserialize;
@@ -446,7 +446,7 @@ fn only_a_form_that_takes_a_file_keeps_one() {
         .post("/pairs", |req: &mut Request| req.form_pairs().map(|pairs| pairs[0].1.clone()))
         .post("/photo", |req: &mut Request| req.form::<Photo>().map(|form| form.photo.size().to_string()));
     let server = start(app);
-    // More than the buffers on the way hold, so that the handler is at it once most was sent.
+    // More than all buffers hold, so that the handler runs once most was sent.
     const SIZE: usize = 30 << 20;
     for (path, kept, answer) in
         [("/words", 0, "words"), ("/submitted", 0, "words"), ("/pairs", 0, "words"), ("/photo", 1, "31457280")]

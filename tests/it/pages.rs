@@ -160,7 +160,7 @@ fn a_flash_is_shown_once() {
     assert_eq!(client.get("/orders").text(), "");
 }
 
-/// A page that a browser asked for ahead, and that its visitor never saw, took the message away.
+/// Regression: a prefetched page that the visitor never saw removed the message.
 #[test]
 fn a_prefetched_page_leaves_the_flash_messages_for_a_visible_page() {
     let app = app()
@@ -245,7 +245,7 @@ fn every_response_has_its_id_and_ids_differ() {
     assert_eq!(ids.len(), 1_000);
 }
 
-/// Every answer that is the framework's own; those that may be kept are in a test of their own (`files`, `live`, `panel`).
+/// Every built-in response. Cacheable ones have tests of their own (`files`, `live`, `panel`).
 #[test]
 fn every_built_in_response_has_a_cache_policy() {
     logs::keep();

@@ -443,7 +443,7 @@ fn no_button_concerns_more_than_five_hundred() {
     assert_eq!(client.jobs().counts().unwrap().waiting, 3);
 }
 
-/// A job that panics or times out, at its only attempt.
+/// A job that panics or times out at its only attempt.
 #[derive(Serialize, Deserialize)]
 struct Doomed {
     panics: bool,

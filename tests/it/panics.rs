@@ -1,4 +1,4 @@
-//! Code of the application's that panics where none is called by name: the Display, the source and the drop of its values.
+//! Application code that panics in the `Display`, `source` and `Drop` of its values.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::logs;
 use crate::wire::{Raw, config, start};
 
-/// Panics when it is dropped. Whatever holds it is code of the application's.
+/// A value that panics when it is dropped.
 struct Bomb;
 
 impl Drop for Bomb {
@@ -24,7 +24,7 @@ impl Drop for Bomb {
     }
 }
 
-/// An error that panics wherever it can.
+/// An error whose methods all panic.
 #[derive(Debug)]
 struct Hostile(&'static str);
 
@@ -47,12 +47,12 @@ impl Drop for Hostile {
     }
 }
 
-/// With room for one task at a time, so that a place that is lost is missed.
+/// A client with one task slot, so that a lost slot is noticed.
 fn client() -> TestClient {
     TestClient::new(App::with_config(Config { max_tasks: 1, ..Config::default() }))
 }
 
-/// A task begins and ends, so a place is free and a thread lives.
+/// Checks that a task begins and ends: a slot is free and a thread lives.
 fn assert_goes_on(client: &TestClient) {
     assert_eq!(client.within(|| Task::named("after").run(|_| aside::ok(7)).join()).unwrap(), 7);
     client.settle();
@@ -109,7 +109,7 @@ fn a_function_whose_drop_panics_costs_no_thread_and_no_slot() {
     });
     assert_eq!(outcome.join().unwrap(), 1);
     assert_goes_on(&client);
-    // And one that is never called.
+    // A function that is never called.
     let (let_go, wait) = channel::<()>();
     let (tell, begun) = channel();
     let bomb = Bomb;
@@ -210,7 +210,7 @@ fn a_job_that_panics_when_displayed_does_not_break_other_pages() {
         .unwrap();
     assert_eq!(told.recv().unwrap(), JobState::Waiting);
     jobs.run_next().unwrap().unwrap();
-    // Its end is shown, and what showed it is let go of, on the thread that looks after both.
+    // The same thread records its end and drops the recorded value.
     while !*armed.get() {
         std::thread::yield_now();
     }
@@ -220,7 +220,7 @@ fn a_job_that_panics_when_displayed_does_not_break_other_pages() {
     client.settle();
 }
 
-/// A site with a bomb in everything that a request can leave behind, and a task set aside on each response.
+/// A site where every value of a request panics on drop, with a background task on each response.
 fn site(tell: std::sync::mpsc::Sender<&'static str>) -> App {
     let tell = std::sync::Mutex::new(tell);
     let handler = move |name: &'static str, response: fn() -> Response| {
@@ -248,7 +248,7 @@ fn a_response_whose_drop_panics_is_sent_and_its_background_task_starts() {
     let (tell, told) = channel();
     let server = start(site(tell));
     let mut raw = Raw::to(&server);
-    // Not called for a HEAD, and dropped as it is.
+    // Not called for a HEAD request, and dropped uncalled.
     raw.send("HEAD /stream HTTP/1.1\r\nHost: a\r\n\r\n");
     assert_eq!(raw.head().status, 200);
     assert_eq!(told.recv().unwrap(), "stream");

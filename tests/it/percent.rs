@@ -1,4 +1,4 @@
-//! What is percent-encoded is decoded once, wherever it comes from.
+//! Percent-encoded text is decoded exactly once.
 
 use std::fs;
 
@@ -26,7 +26,7 @@ fn onward(req: &mut Request) -> Result<Response> {
     Ok(redirect_or(&next, "/"))
 }
 
-/// `%%34%31` once became `A`: the path was decoded to `%41`, and its parameter again.
+/// Regression: `%%34%31` became `A`: the path was decoded to `%41`, and its parameter again.
 #[test]
 fn percent_encoding_is_decoded_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -46,7 +46,7 @@ fn percent_encoding_is_decoded_once() {
         let target = format!("/show/{encoded}?q={encoded}");
         let page = client.request("GET", &target).header("Cookie", &format!("c={encoded}")).send();
         assert_eq!(page.text(), format!("{decoded} {decoded} {decoded}"), "{encoded}");
-        // A link to what was decoded leads back to it.
+        // A link to the decoded text leads back to it.
         let link = client.get(&format!("/link/{encoded}")).text().to_owned();
         assert_eq!(client.get(&link).text(), format!("{decoded}  "), "{encoded} {link}");
         let form = client.post("/post").body("application/x-www-form-urlencoded", format!("{encoded}={encoded}"));
@@ -55,6 +55,6 @@ fn percent_encoding_is_decoded_once() {
     for (encoded, name) in [("%%34%31", "%41"), ("%2541", "%41"), ("%41", "A"), ("%252541", "%2541")] {
         assert_eq!(client.get(&format!("/files/{encoded}.txt")).text(), format!("{name}.txt"), "{encoded}");
     }
-    // What is another site's when it is decoded twice stays within this one.
+    // Text that is another site's URL when decoded twice stays within this site.
     assert_eq!(client.get("/next?next=/%252Fevil.example").location(), Some("/%2Fevil.example"));
 }

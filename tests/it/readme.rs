@@ -1,11 +1,11 @@
-//! The README's first program, as a reader pastes it. That it compiles is a documentation test of the crate.
+//! The README's first program, as a reader copies it. A documentation test of the crate checks that it compiles.
 
 use aside::testing::TestClient;
 use aside::{App, Config, Request, Response, Result, context, redirect};
 
 const README: &str = include_str!("../../README.md");
 
-/// The code blocks of that language, in order.
+/// Returns the code blocks of a language, in order.
 fn blocks(language: &str) -> Vec<&'static str> {
     let fence = format!("```{language}");
     let starts = README.match_indices(&fence).map(|(at, _)| at);
@@ -13,7 +13,7 @@ fn blocks(language: &str) -> Vec<&'static str> {
     starts.map(block).collect()
 }
 
-/// GitHub and crates.io show the lines that rustdoc hides, and a reader who leaves them out has half a program.
+/// GitHub and crates.io show the lines that rustdoc hides, and without them a reader has an incomplete program.
 #[test]
 fn no_example_has_hidden_lines() {
     let is_hidden = |line: &&str| *line == "#" || line.starts_with("# ");

@@ -219,7 +219,7 @@ fn a_page_for_somebody_is_not_stored_and_one_for_nobody_is_asked_for_again() {
     assert_eq!(caching(client.post("/logout").send()).1, "no-store");
 }
 
-/// V14.3.1: a page that a handler let the browser keep was there after the logout.
+/// V14.3.1. Regression: a page that a handler made cacheable was shown after the logout.
 #[test]
 fn a_logout_clears_the_pages_that_the_browser_keeps() {
     let mut client = site(config(&['a']));
@@ -327,7 +327,8 @@ fn head_sees_the_same_session() {
     assert!(response.headers().contains("Set-Cookie"), "it moves the time on too");
 }
 
-/// A hook that looks at the user of every request: a shared cache kept the style sheet, and the session with it.
+/// Regression: with a hook that reads the user of every request, a shared cache stored a style sheet with the session's
+/// cookie.
 #[test]
 fn a_public_file_never_has_a_session_cookie() {
     let folder = tempfile::tempdir().unwrap();

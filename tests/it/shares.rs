@@ -1,4 +1,4 @@
-//! Fair shares over real sockets: what holds workers for long, and clients that hold much, leave pages to all others.
+//! Fair shares over real sockets: slow resources and clients that hold many resources leave workers for other pages.
 
 use std::sync::{Arc, mpsc};
 use std::thread;
@@ -18,7 +18,7 @@ fn is_refused(reply: &Reply) {
     assert!(reply.body.contains("try again in a moment"), "{reply:?}");
 }
 
-/// A pool that is taken used to hold every worker that asked for a permit.
+/// Regression: a pool without free permits occupied every worker that asked for one.
 #[test]
 fn one_of_four_workers_waits_for_a_pool_and_the_next_request_gets_503() {
     logs::keep();
@@ -53,7 +53,7 @@ fn one_of_four_workers_waits_for_a_pool_and_the_next_request_gets_503() {
     assert_eq!(logs::at(Level::Error, "GET /pooled"), Vec::<String>::new(), "and none for each refusal");
 }
 
-/// A connection from another address of this machine, which tests count as another client.
+/// Opens a connection from another loopback address, which tests count as another client.
 #[cfg(target_os = "linux")]
 fn from(address: &str, server: &Server) -> Raw {
     let address: std::net::SocketAddr = format!("{address}:0").parse().unwrap();
@@ -65,7 +65,7 @@ fn from(address: &str, server: &Server) -> Raw {
     Raw(std::io::BufReader::new(stream))
 }
 
-/// A site where a test is told of each request that has come to its handler.
+/// A site that reports each request that has reached its handler.
 fn uploads(config: Config) -> (App, mpsc::Receiver<()>) {
     let (begun, beginning) = mpsc::channel();
     let begun = std::sync::Mutex::new(begun);
@@ -86,7 +86,7 @@ fn large_body() -> String {
     "x".repeat(LARGE)
 }
 
-/// Slow bodies used to hold every worker over tiny_http.
+/// Regression: slow bodies occupied every worker over tiny_http.
 #[test]
 fn bodies_occupy_only_a_share_of_the_workers() {
     let (app, beginning) = uploads(Config { max_workers: 4, max_uploads: Some(1), ..config() });
@@ -94,7 +94,7 @@ fn bodies_occupy_only_a_share_of_the_workers() {
     let mut slow = Raw::to(&server);
     slow.send(large_head());
     beginning.recv_timeout(PATIENCE).unwrap();
-    // With these all workers would wait.
+    // Together with these, all workers would wait.
     let mut others: Vec<Raw> = (0..3).map(|_| Raw::to(&server)).collect();
     others.iter_mut().for_each(|raw| _ = raw.send(large_head()));
     is_answered(&server);
@@ -107,14 +107,14 @@ fn bodies_occupy_only_a_share_of_the_workers() {
     if crate::is_tiny_http() {
         others[0].send(large_head());
     }
-    // Over epoll they have waited for their turn.
+    // Over epoll these have waited for their turn.
     for raw in &mut others {
         assert_eq!(raw.send(large_body()).reply().body, format!("{LARGE} bytes"));
     }
     server.stop();
 }
 
-/// 130 slow uploads of one client used to keep all others waiting for 31 s, and then refused them.
+/// Regression: 130 slow uploads of one client blocked all others for 31 s, and were then refused.
 #[cfg(target_os = "linux")]
 #[test]
 fn slow_uploads_of_one_client_do_not_block_other_clients() {
@@ -155,7 +155,7 @@ fn ask_live(raw: &mut Raw, headers: &str) -> Reply {
     raw.send(format!("GET /live HTTP/1.1\r\nHost: a\r\n{headers}\r\n")).head()
 }
 
-/// 1,000 idle streams of one client used to keep all others out.
+/// Regression: 1,000 idle streams of one client locked all others out.
 #[cfg(target_os = "linux")]
 #[test]
 fn live_pages_of_one_client_do_not_block_other_clients() {
@@ -166,7 +166,7 @@ fn live_pages_of_one_client_do_not_block_other_clients() {
     assert_eq!(ask_live(&mut from("127.0.0.3", &server), "").status, 200);
     assert_eq!(from("127.0.0.2", &server).get("/").body, "home");
     drop(open);
-    // That they have left is noticed soon.
+    // The server soon notices that they have disconnected.
     while ask_live(&mut from("127.0.0.2", &server), "").status != 200 {
         thread::yield_now();
     }
@@ -190,7 +190,7 @@ fn only_clients_behind_a_trusted_proxy_have_a_limit() {
     server.stop();
 }
 
-/// Clients that do not read used to hold every worker over tiny_http, each for as long as it liked.
+/// Regression: clients that do not read occupied every worker over tiny_http without a time limit.
 #[test]
 fn clients_that_do_not_read_leave_workers_for_pages() {
     static LARGE: [u8; 16 << 20] = [b'x'; 16 << 20];
@@ -205,7 +205,8 @@ fn clients_that_do_not_read_leave_workers_for_pages() {
     server.stop();
 }
 
-/// Requests behind a live page on the same connection used to hold a worker each over tiny_http until the page ended.
+/// Regression: over tiny_http each request behind a live page on the same connection occupied a worker until the page
+/// ended.
 #[cfg(target_os = "linux")]
 #[test]
 fn requests_behind_a_live_page_leave_workers_for_pages() {

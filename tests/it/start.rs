@@ -16,7 +16,7 @@ use aside::{App, Request};
 use aside::{Config, ServerKind};
 use rustix::process::{Pid, Signal, kill_process};
 
-/// How long a client waits for its page: a process may begin slowly on a busy machine.
+/// How long a client waits for its page: a process may start slowly on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// This test binary once more, with [`site_in_a_child`] as its only test.
@@ -67,7 +67,7 @@ impl Site {
 }
 
 impl Site {
-    /// One that a service manager starts on its socket.
+    /// Starts a process on the socket of a service manager.
     fn on(listener: &TcpListener, server: &str) -> Site {
         let environment = [
             ("HAND_OVER", "1"),
@@ -80,7 +80,7 @@ impl Site {
         site
     }
 
-    /// Stops it as a service manager does, and sees it end cleanly and before its grace is over.
+    /// Stops the process as a service manager does, and checks that it ends cleanly within its grace.
     fn stop(mut self) {
         kill_process(Pid::from_child(&self.child), Signal::TERM).unwrap();
         let log = std::io::read_to_string(&mut self.log).unwrap();
@@ -172,12 +172,12 @@ fn a_socket_that_is_handed_over_is_listened_on() {
     assert!(reply.starts_with("HTTP/1.1 200 ") && reply.ends_with("early"), "{reply}");
 }
 
-/// The servers that this build has.
+/// Returns the servers of this build.
 fn servers() -> &'static [&'static str] {
     if cfg!(all(feature = "epoll", target_os = "linux")) { &["epoll", "tiny_http"] } else { &["tiny_http"] }
 }
 
-/// Clients that ask for pages, each on a connection of its own, until they are told to end.
+/// Clients that request pages until they are stopped, each on a connection of its own.
 struct Load {
     answered: Arc<AtomicUsize>,
     is_over: Arc<AtomicBool>,
@@ -201,7 +201,7 @@ impl Load {
         Load { answered, is_over, clients }
     }
 
-    /// Waits until as many more pages are answered; ends when a client was not.
+    /// Waits until `pages` further pages have been served, or a request failed.
     fn goes_on_for(&self, pages: usize) {
         let before = self.answered.load(Ordering::Relaxed);
         while self.answered.load(Ordering::Relaxed) < before + pages {
@@ -225,20 +225,21 @@ fn ask(addr: SocketAddr) -> std::io::Result<String> {
     Ok(page)
 }
 
-/// A stop shut the socket down for every process that had it: clients were refused, and the next process answered none.
+/// Regression: a stop shut the socket down for every process that had it. Clients were refused, and the next process served
+/// none.
 #[test]
 fn restarts_on_a_socket_from_systemd_lose_no_client() {
     for server in servers() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let begin = || Site::on(&listener, server);
         let load = Load::on(listener.local_addr().unwrap());
-        // One after the other, as under systemd.
+        // One process after the other, as under systemd.
         for _ in 0..3 {
             let site = begin();
             load.goes_on_for(100);
             site.stop();
         }
-        // The next one before the last has ended.
+        // The next process starts before the last one has ended.
         let mut site = begin();
         for _ in 0..3 {
             let next = begin();
@@ -281,14 +282,14 @@ fn what_is_handed_over_and_is_no_tcp_socket_is_refused() {
     assert!(words.contains("LISTEN_FDS"), "{words}");
 }
 
-/// Sandboxes and old emulators refuse epoll: the site is served all the same.
+/// Sandboxes and old emulators refuse epoll: the site is served in any case.
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 #[test]
 fn tiny_http_serves_with_a_warning_if_epoll_is_refused() {
     crate::logs::keep();
     for call in [libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait] {
         let served = std::thread::spawn(move || {
-            // From here on for this thread and those that it starts.
+            // From here on, for this thread and the threads that it starts.
             refuse(call);
             let config = Config { address: "127.0.0.1:0".into(), server: ServerKind::Epoll, ..Config::default() };
             let app = App::with_config(config).get("/hello/load", |_: &mut Request| "load");

@@ -251,8 +251,8 @@ fn a_live_page_ends_whole_when_the_server_stops() {
     stopped.recv_timeout(PATIENCE).unwrap();
 }
 
-/// A site with accounts, and two streams that do not end by themselves: `/events/{name}`, whose end is reported, and `/live`.
-/// Both look at the user; `/public` does not.
+/// A site with accounts, and two endless streams: `/events/{name}`, whose end is reported, and `/live`. Both read the user;
+/// `/public` does not.
 fn accounts(config: Config, live: &Live<u32>) -> Server {
     let (ours, theirs) = (live.clone(), live.clone());
     let app = App::with_config(Config { secrets: vec!["a".repeat(32)], ..config })
@@ -281,7 +281,7 @@ fn accounts(config: Config, live: &Live<u32>) -> Server {
     start(app)
 }
 
-/// Sends a form with that cookie, and gives the first cookie that the response sets.
+/// Sends a form with a cookie, and returns the first cookie that the response sets.
 fn post(server: &Server, path: &str, cookie: &str) -> Option<String> {
     let mut raw = Raw::to(server);
     raw.send(format!("POST {path} HTTP/1.1\r\nHost: a\r\nCookie: {cookie}\r\nContent-Length: 0\r\n\r\n"));
@@ -290,7 +290,7 @@ fn post(server: &Server, path: &str, cookie: &str) -> Option<String> {
     reply.header("Set-Cookie").map(|line| line.split(';').next().unwrap().to_owned())
 }
 
-/// A stream with that cookie, whose first chunk has been read.
+/// Opens a stream with a cookie, and reads its first chunk.
 fn stream(server: &Server, path: &str, cookie: &str) -> Raw {
     let mut raw = ask(server, &format!("{path} HTTP/1.1\r\nCookie: {cookie}"));
     assert_eq!(raw.head().status, 200, "{path}");
@@ -298,7 +298,8 @@ fn stream(server: &Server, path: &str, cookie: &str) -> Raw {
     raw
 }
 
-/// It went on until the visitor left, and showed the next user of the browser what the one before was to see.
+/// Regression: the stream continued until the visitor left, and showed the next user of the browser the previous user's
+/// events.
 #[test]
 fn only_streams_of_the_ended_session_end() {
     let live = Live::new(0);
@@ -322,7 +323,7 @@ fn only_streams_of_the_ended_session_end() {
     server.stop();
 }
 
-/// Between the look at the session and the stream.
+/// The logout happens between the check of the session and the start of the stream.
 #[test]
 fn a_stream_that_was_begun_before_the_logout_ends_at_once() {
     let (begin, begun) = mpsc::channel();
@@ -353,7 +354,7 @@ fn a_stream_of_a_user_ends_with_a_logout_in_another_process_too() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("sqlite:{}", folder.path().join("site.db").display());
     let live = Live::new(0);
-    // Two servers know of each other by the file alone, as two processes do.
+    // Two servers share only the file, as two processes do.
     let [here, there] = [(); 2].map(|()| accounts(Config { store: Some(store.clone()), ..config() }, &live));
     for end in ["/logout", "/ended/17"] {
         let cookie = post(&here, "/login/17", "").unwrap();

@@ -255,7 +255,7 @@ fn a_chunked_body_is_read() {
     goes_on_or_ends(&mut raw);
 }
 
-/// Over tiny_http, whose reading of chunks is not to be trusted, a connection ends after a chunked body.
+/// Over tiny_http, which parses chunks loosely, a connection closes after a chunked body.
 fn goes_on_or_ends(raw: &mut Raw) {
     if crate::is_tiny_http() { assert_eq!(raw.rest(), "") } else { assert_eq!(raw.get("/").body, "home") }
 }
@@ -271,7 +271,7 @@ fn a_chunked_body_that_nobody_reads_is_not_the_next_request() {
     goes_on_or_ends(&mut raw);
 }
 
-/// Another server may read a size such as `+0` otherwise, and find a request of another client behind the body.
+/// Another server may read a size such as `+0` differently, and find another client's request behind the body.
 #[test]
 fn requests_behind_an_ambiguous_chunked_body_are_not_handled() {
     let server = start(app());
@@ -300,7 +300,7 @@ fn a_body_that_does_not_arrive_in_time_gets_a_408() {
         let reply = raw.send(format!("POST /read HTTP/1.1\r\nHost: a\r\n{framing}\r\n\r\n1\r\nx")).reply();
         assert_eq!((reply.status, reply.header("Connection")), (408, Some("close")), "{framing}");
     }
-    // More time has passed than a body has, and that time was for the body alone.
+    // More time has passed than the body limit, which applies to the body only.
     assert_eq!(before.get("/").body, "home");
 }
 
@@ -314,7 +314,7 @@ fn a_head_that_does_not_arrive_in_time_closes_its_connection() {
     }
 }
 
-/// The first bytes of a handshake, as OpenSSL sends them.
+/// The first bytes of a TLS handshake, as OpenSSL sends them.
 const HELLO: &[u8] = b"\x16\x03\x01\x00\xc4\x01\x00\x00\xc0\x03\x03";
 
 #[test]
@@ -788,7 +788,7 @@ fn a_second_signal_ends_the_process_at_once() {
     let _task = site.begin_task();
     site.signal(rustix::process::Signal::TERM);
     site.log_line("Waiting for 1 task");
-    // Within a second it belongs to the same stop.
+    // Within a second it counts as the same signal.
     let status = loop {
         site.signal(rustix::process::Signal::TERM);
         match site.child.try_wait().unwrap() {

@@ -19,31 +19,32 @@ use socket2::{Domain, Socket, Type};
 use crate::process::{Child, PATIENCE, until};
 use crate::site::address;
 
-/// Connections of each attack.
+/// The number of connections of each attack.
 const SLOW_HEADS: usize = 150;
 const SLOW_BODIES: usize = 150;
 const SLOW_READERS: usize = 100;
 const IDLE_STREAMS: usize = 400;
 const LOGINS: usize = 80;
 
-/// The attackers share these addresses; the honest client has one of its own.
+/// The attackers share these addresses; the honest client has its own.
 const ATTACKERS: [&str; 3] = ["127.0.0.2", "127.0.0.3", "127.0.0.4"];
 const HONEST: &str = "127.0.0.9";
 
-/// The time within which the honest client must have each page. Generous: the machine may be busy with other tests.
+/// The time limit for each page of the honest client. Generous: other tests may keep the machine busy.
 const LIMIT: Duration = Duration::from_secs(20);
 
-/// Between two pages of the honest client, and between two bytes of a slow client.
+/// The pause between two pages of the honest client, and between two bytes of a slow client.
 const PAGE_INTERVAL: Duration = Duration::from_millis(50);
 const DRIP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Longer than an idle worker stays.
+/// Longer than the lifetime of an idle worker.
 const QUIET: Duration = Duration::from_secs(12);
 
-/// MiB that the site may hold at most. It takes some 60; 150 clients that declared 30 MB each and left made it take 1,500.
+/// The memory limit of the site, in MiB. It takes about 60; 150 clients that declared 30 MB each and disconnected made it
+/// take 1,500.
 const MEMORY: u64 = 400;
 
-/// A large response: more than the socket buffers of both sides hold when the client reads nothing.
+/// The size of a large response: more than the socket buffers of both sides hold.
 const LARGE: usize = 1 << 20;
 
 pub(crate) fn every_page_is_answered_over_epoll() {
@@ -97,7 +98,7 @@ fn survive(server: &'static str) {
     assert!(child.wait().success(), "the site stops in good order");
 }
 
-/// The largest resident size so far, in MiB.
+/// Returns the largest resident size so far, in MiB.
 #[cfg(target_os = "linux")]
 fn peak_memory(pid: u32) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).expect("the process is there");
@@ -117,7 +118,7 @@ struct Storm {
 }
 
 impl Storm {
-    /// Holds that many slow connections, and asks for pages beside them.
+    /// Holds slow connections of this kind, and requests pages beside them.
     fn attack(&self, what: &str, count: usize, open: Open) {
         let attack = Attack::start(self.site, count, open);
         self.expect_pages(what);
@@ -152,7 +153,7 @@ impl Storm {
         attacks.into_iter().for_each(Attack::stop);
     }
 
-    /// The honest client: a page, again and again, on a connection of its own each time, and an upload in between.
+    /// The honest client: requests pages repeatedly, each on its own connection, with an upload in between.
     fn expect_pages(&self, beside: &str) {
         let began = Instant::now();
         let mut times = Vec::new();
@@ -182,7 +183,7 @@ impl Storm {
     }
 }
 
-/// A page, its status and how long it took.
+/// Requests a page, and returns its status and duration.
 fn get(site: SocketAddr, from: &str, path: &str) -> std::io::Result<(u16, Duration)> {
     let began = Instant::now();
     let mut stream = connect(site, from, None)?;
@@ -190,7 +191,7 @@ fn get(site: SocketAddr, from: &str, path: &str) -> std::io::Result<(u16, Durati
     Ok((read_status(stream)?, began.elapsed()))
 }
 
-/// A small upload at full speed, and its status.
+/// Sends a small upload at full speed, and returns its status.
 fn upload_once(site: SocketAddr, from: &str) -> std::io::Result<u16> {
     let mut stream = connect(site, from, None)?;
     let body = "--x\r\nContent-Disposition: form-data; name=\"title\"\r\n\r\nA photo\r\n--x--\r\n";
@@ -216,7 +217,7 @@ fn status(response: &[u8]) -> std::io::Result<u16> {
     status.ok_or_else(|| std::io::Error::new(ErrorKind::UnexpectedEof, "the response has no status line"))
 }
 
-/// A connection from that loopback address, as each is one client's.
+/// Connects from this loopback address, which counts as one client.
 fn connect(site: SocketAddr, from: &str, receive_buffer: Option<usize>) -> std::io::Result<TcpStream> {
     let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
     socket.bind(&SocketAddr::new(from.parse().expect("an address"), 0).into())?;
@@ -230,10 +231,10 @@ fn connect(site: SocketAddr, from: &str, receive_buffer: Option<usize>) -> std::
     Ok(stream)
 }
 
-/// Opens a slow connection from that address, unless the server refuses it.
+/// Opens a slow connection from this address, unless the server refuses it.
 type Open = fn(SocketAddr, &str) -> Option<Slow>;
 
-/// A connection that holds something of the server as long as it can, and the bytes that it sends each time.
+/// A connection that occupies the server as long as possible, with the bytes that it sends each time.
 struct Slow {
     stream: TcpStream,
     drip: Vec<u8>,
@@ -277,14 +278,14 @@ impl Slow {
     }
 }
 
-/// Keeps a number of slow connections open, and opens a new one for each that the server closes.
+/// Keeps a number of slow connections open, and replaces each that the server closes.
 struct Attack {
     stop: Sender<()>,
     thread: thread::JoinHandle<()>,
 }
 
 impl Attack {
-    /// Starts one, and returns when all of its connections were open once.
+    /// Starts the attack, and returns when all of its connections have been open once.
     fn start(site: SocketAddr, count: usize, open: Open) -> Attack {
         let ((stop, stopped), (ready, is_ready)) = (channel(), channel());
         let thread = thread::spawn(move || drip(site, count, open, &stopped, &ready));
@@ -292,7 +293,7 @@ impl Attack {
         Attack { stop, thread }
     }
 
-    /// Goes on for a while.
+    /// Continues the attack for a while.
     fn wait(&self, duration: Duration) {
         let until = Instant::now() + duration;
         while Instant::now() < until {
@@ -320,7 +321,7 @@ fn drip(site: SocketAddr, count: usize, open: Open, stopped: &Receiver<()>, read
     }
 }
 
-/// Clients that log in as fast as they are answered.
+/// Clients that log in as fast as the server responds.
 struct Flood {
     is_over: Arc<AtomicBool>,
     threads: Vec<thread::JoinHandle<()>>,
@@ -328,7 +329,7 @@ struct Flood {
 }
 
 impl Flood {
-    /// Starts the clients, and returns when the first was answered.
+    /// Starts the clients, and returns after the first response.
     fn start(site: SocketAddr) -> Flood {
         let (is_over, statuses) = (Arc::new(AtomicBool::new(false)), Arc::default());
         let flood = |n: usize| {

@@ -116,7 +116,7 @@ pub(crate) fn a_stop_does_not_wait_for_ever_for_a_stubborn_job(ground: &Ground) 
     ground.has_effects(&site, &["stubborn"]);
 }
 
-/// SIGQUIT ends a process at once, and what ran is recovered.
+/// SIGQUIT ends a process at once, and its running jobs are recovered.
 pub(crate) fn what_ran_is_recovered_after_sigquit(ground: &Ground) {
     let lease = 3;
     let site = ground.site(lease);

@@ -126,7 +126,7 @@ pub(crate) fn a_server_may_be_away_for_a_while() -> Completion {
     })
 }
 
-/// Where the server is away when the site begins, pages are answered and jobs begin when it comes. The log says both.
+/// If the server is unreachable at start, pages are served, and jobs start when it is available. The log reports both.
 pub(crate) fn a_server_may_be_away_at_the_start() -> Completion {
     with_place(|mut place| {
         place.server.kill();
@@ -149,8 +149,8 @@ pub(crate) fn a_server_may_be_away_at_the_start() -> Completion {
     })
 }
 
-/// A server that keeps nothing over a restart: the log says so at the start, and what was lost when it came back empty. What
-/// ran then ends here, since nobody else has it.
+/// A server without persistence: the log warns at start, and reports the lost jobs after a restart. Running attempts are
+/// finished here, since no other worker has them.
 pub(crate) fn jobs_that_a_server_has_lost_are_told() -> Completion {
     with_server(RedisServer::start(&["appendonly no"]), |mut place| {
         let site = Setup { workers: 1, ..place.setup() }.site();
@@ -179,7 +179,7 @@ pub(crate) fn jobs_that_a_server_has_lost_are_told() -> Completion {
     })
 }
 
-/// A certificate for the loopback, and its authority's.
+/// A certificate for the loopback address, and its authority's.
 fn certificates(folder: &Path) -> Option<()> {
     let openssl = |arguments: &str| {
         let words = arguments.split(' ');

@@ -1,4 +1,4 @@
-//! Signals to a site with a task that runs, and to a process that only works on jobs.
+//! Signals to a site with a running task, and to a process that only runs jobs.
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
@@ -12,10 +12,10 @@ use crate::ledger::Ledger;
 use crate::process::{Child, agent, until};
 use crate::site::{Setup, address};
 
-/// Where tasks report, and wait until they are let go.
+/// The address where tasks report and wait to be released.
 const CONTROL: &str = "KILL_CONTROL";
 
-/// The role: a site whose `/task` starts a task that waits for a byte and then answers with one.
+/// A site whose `/task` starts a task that waits for a byte and then sends one back.
 pub(crate) fn serve() {
     let control = std::env::var(CONTROL).expect("where tasks report");
     let handler = move |_: &mut Request| {
@@ -53,7 +53,7 @@ impl Site {
         self.control.accept().expect("the task reports").0
     }
 
-    /// Lets the task end, and sees the process end cleanly after that.
+    /// Releases the task, and checks that the process then ends cleanly.
     fn ends_after(&mut self, mut task: TcpStream) {
         self.child.log.wait_for("Waiting for 1 task");
         task.write_all(b"?").expect("the task is there");
@@ -63,7 +63,7 @@ impl Site {
     }
 }
 
-/// Wrappers signal their child and its group: 39 of 40 processes lost their grace.
+/// Regression: wrappers signal their child and its group, and 39 of 40 processes lost their grace period.
 pub(crate) fn a_stop_signal_that_comes_twice_at_once_is_one_stop() {
     for second in [Signal::TERM, Signal::INT] {
         let mut site = Site::start(None);
@@ -109,11 +109,11 @@ fn is_ignored_here() -> bool {
     u64::from_str_radix(mask, 16).is_ok_and(|mask| mask & 1 == 1)
 }
 
-/// What `nohup` does.
+/// `nohup` starts a process with SIGHUP ignored.
 pub(crate) fn sighup_stays_ignored_where_it_was_at_start() {
     let mut site = Site::start(Some(&["sh", "-c", r#"trap '' HUP; exec "$0""#]));
     site.child.signal(Signal::HUP);
-    // A signal that comes after it shows that it has had no effect.
+    // A later signal proves that this one had no effect.
     site.child.signal(Signal::USR1);
     site.child.log.wait_for("SIGUSR1 is ignored");
     assert_eq!(site.get("/"), "a page");

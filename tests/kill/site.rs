@@ -127,7 +127,7 @@ impl Site {
         body.lines().map(str::to_owned).collect()
     }
 
-    /// Waits until it is not ready, for that reason.
+    /// Waits until the site is not ready, for this reason.
     #[track_caller]
     pub(crate) fn wait_until_not_ready(&self, reason: &str) {
         let told = format!(r#"{{"reasons":["jobs: {reason}"],"status":"unavailable"}}"#);

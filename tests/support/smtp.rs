@@ -37,39 +37,39 @@ pub(crate) enum Act {
     Stall,
     /// It hangs up.
     Drop,
-    /// Consents the first time on a connection, and hangs up the second.
+    /// Accepts the first time on a connection, and hangs up the second time.
     DropSecond,
-    /// Consents once a connection has been refused, which [`Options::most`] does.
+    /// Accepts once a connection has been refused, which [`Options::most`] does.
     AwaitRefusal,
 }
 
 /// What is out of the ordinary in one connection.
 pub(crate) type Script = Vec<(Step, Act)>;
 
-/// What is out of the ordinary in all of them.
+/// The deviations from a normal server, for all connections.
 #[derive(Default)]
 pub(crate) struct Options {
-    /// The script of each connection that has none of its own.
+    /// The script of each connection without its own.
     pub(crate) script: Script,
-    /// How many connections there may be at once: one more is told `421 too many connections`.
+    /// The limit on simultaneous connections: a further one gets `421 too many connections`.
     pub(crate) most: Option<usize>,
-    /// Recipients with an answer of their own, and how often they get it.
+    /// Recipients with their own response, and how often they get it.
     pub(crate) recipients: Vec<(&'static str, &'static str, usize)>,
-    /// What it offers beside 8BITMIME.
+    /// The extensions beside 8BITMIME.
     pub(crate) offers: Vec<&'static str>,
-    /// A certificate in PEM: it offers STARTTLS.
+    /// A certificate in PEM. With it the server offers STARTTLS.
     pub(crate) certificate: Option<&'static [u8]>,
-    /// It speaks TLS from the first byte.
+    /// True if it speaks TLS from the first byte.
     pub(crate) is_wrapped: bool,
 }
 
 /// A certificate for `localhost`, signed by [`AUTHORITY`].
 pub(crate) const LOCALHOST: &[u8] = include_bytes!("tls/localhost.crt");
-/// One that is over.
+/// An expired certificate.
 pub(crate) const EXPIRED: &[u8] = include_bytes!("tls/expired.crt");
-/// One for another name, signed by itself: what a stock Debian has.
+/// A self-signed certificate for another name, as on a stock Debian.
 pub(crate) const SELF_SIGNED: &[u8] = include_bytes!("tls/self_signed.crt");
-/// Where the certificate of the authority is.
+/// The path of the authority's certificate.
 pub(crate) const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls/authority.crt");
 
 /// A mail that came to its last line, whatever was answered then.
@@ -80,7 +80,7 @@ pub(crate) struct Received {
     pub(crate) parameters: String,
     pub(crate) to: Vec<String>,
     pub(crate) data: String,
-    /// The message as it came, dots and all.
+    /// The message as received, with its dot-stuffing.
     pub(crate) raw: Vec<u8>,
     pub(crate) is_encrypted: bool,
 }
@@ -107,7 +107,7 @@ struct State {
     open: usize,
     peak: usize,
     refused: usize,
-    /// How often a recipient has had an answer of its own.
+    /// The number of times that a recipient has had its own response.
     answered: HashMap<String, usize>,
     closed: bool,
 }
@@ -145,12 +145,12 @@ impl SmtpServer {
         lock(&self.shared).count
     }
 
-    /// How many connections there were at once, those that were refused not counted.
+    /// Returns the peak number of simultaneous connections, without refused ones.
     pub(crate) fn peak(&self) -> usize {
         lock(&self.shared).peak
     }
 
-    /// How many connections were one too many.
+    /// Returns the number of connections that were refused as too many.
     pub(crate) fn refused(&self) -> usize {
         lock(&self.shared).refused
     }
@@ -194,7 +194,7 @@ fn serve(stream: &TcpStream, script: Script, shared: &Shared, is_refused: bool) 
     let script =
         if is_refused { vec![(Step::Greeting, Act::Answer("421 4.7.0 too many connections"))] } else { script };
     let _ = stream.try_clone().and_then(|stream| Conversation::begin(stream, script, shared)?.talk());
-    // Counted before the client can know it.
+    // Counted before the client can notice it.
     lock(shared).open -= usize::from(!is_refused);
     let _ = stream.shutdown(Shutdown::Both);
 }
@@ -208,7 +208,7 @@ struct Conversation<'s> {
     lines: BufReader<Box<dyn Stream>>,
     script: Script,
     shared: &'s Shared,
-    /// For a STARTTLS.
+    /// The plain socket, for STARTTLS.
     plain: Option<TcpStream>,
     is_second: bool,
 }
@@ -298,7 +298,7 @@ impl<'s> Conversation<'s> {
                 self.write(line)
             }
             Some(Act::AwaitRefusal) => {
-                // Longer than any test: it is told.
+                // Longer than any test; a refusal ends the wait.
                 let most = Duration::from_secs(30);
                 let none = |state: &mut State| state.refused == 0;
                 drop(self.shared.changed.wait_timeout_while(lock(self.shared), most, none));
@@ -351,7 +351,7 @@ fn tls(certificate: &[u8]) -> Arc<ServerConfig> {
     Arc::new(config.expect("the key is that of the certificates"))
 }
 
-/// What stands in the angle brackets, and behind them.
+/// Returns the text in the angle brackets, and the text after them.
 fn in_brackets(line: &str) -> (String, String) {
     let inner = line.split_once('<').and_then(|(_, rest)| rest.split_once('>'));
     inner.map_or_else(Default::default, |(address, rest)| (address.to_owned(), rest.trim().to_owned()))

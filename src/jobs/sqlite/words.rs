@@ -11,7 +11,7 @@ pub(super) fn error(file: &str, error: &rusqlite::Error) -> Error {
     Error::from(unavailable(file, error))
 }
 
-/// The same, for many who can be told.
+/// Returns the fault with its reason for clients.
 pub(super) fn unavailable(file: &str, error: &rusqlite::Error) -> Unavailable {
     Unavailable { reason: reason(error), words: words(file, error) }
 }

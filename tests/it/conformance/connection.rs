@@ -88,8 +88,8 @@ fn an_expectation_is_met_when_the_body_is_read() {
     }
 }
 
-/// Known: tiny_http would send the interim response to HTTP/1.0 as well, which must not get one (RFC 9110, section 10.1.1), so
-/// the request is refused there.
+/// Known: tiny_http would also send the interim response to HTTP/1.0, which must not get one (RFC 9110, section 10.1.1).
+/// The request is refused there.
 #[test]
 fn an_expectation_of_http_1_0_is_none() {
     let site = Site::start();
@@ -110,7 +110,7 @@ fn pipelined_requests_are_answered_in_order() {
         let chunked =
             format!("POST /{n} HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n{n:x}\r\n{body}\r\n0\r\n\r\n");
         let plain = format!("POST /{n} HTTP/1.1\r\nHost: a\r\nContent-Length: {n}\r\n\r\n{body}");
-        // Over tiny_http a connection ends after a chunked body.
+        // Over tiny_http a connection closes after a chunked body.
         if n.is_multiple_of(2) && !crate::is_tiny_http() { chunked } else { plain }
     };
     raw.send((1..60).map(requests).collect::<String>());

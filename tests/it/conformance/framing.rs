@@ -16,7 +16,7 @@ fn broken() -> Must {
     Must::Break(400, "POST /x".into())
 }
 
-/// What is handled with its chunked body.
+/// Returns the expectation for a request that is handled with its chunked body.
 fn chunked_and_handled(seen: &str) -> Must {
     fault(handle(seen), last(seen), "a connection ends after a chunked body")
 }
