@@ -105,7 +105,7 @@ pub fn login(req: &mut Request, id: impl Display) -> Result<()> {
 /// }
 /// ```
 ///
-/// Ends the event streams of the session ([`Response::events`](crate::Response::events),
+/// Ends the event streams whose handler looked at the session or its user ([`Response::events`](crate::Response::events),
 /// [`Request::live`](crate::Request::live)): at once in this process, and within a second or two in other processes that
 /// share the same `sqlite:PATH`. The response tells the browser to clear its cache of the site (`Clear-Site-Data: "cache"`,
 /// effective over https and on localhost). Pages of a user are not cached (`no-store`) unless a handler sets a

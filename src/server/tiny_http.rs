@@ -25,8 +25,8 @@
 //! - A body in HTTP/1.0 with `Expect` is refused (417), since tiny_http would send it a 100. An upgrade with a chunked body
 //!   is refused.
 //! - A connection closes after each chunked body, since other servers read the sizes above differently.
-//! - A body of up to 1 KiB has no time limit. Where sockets cannot be duplicated (not on Linux), neither has a longer body
-//!   that stalls.
+//! - A body of up to 1 KiB that stalls ends its connection like a slow head, without a response. Where sockets cannot be
+//!   duplicated (not on Linux), a longer body that stalls has no time limit.
 //! - Requests that a client sends without waiting for responses are handled side by side; their responses are in order.
 //! - A chunked body with trailers is refused (400). One that is cut short is told from one after which the client shut
 //!   its side by nothing: both are refused.
@@ -740,10 +740,9 @@ impl Loan {
             _ => buffer.len(),
         };
         let began = Instant::now();
-        let is_over = self.is_over();
-        let result = match &mut self.request {
-            Some(_) if is_over => Ok(0),
-            Some(request) if most > 0 => request.as_reader().read(&mut buffer[..most]),
+        let result = match (self.is_over(), &mut self.request) {
+            (Err(timeout), _) => Err(timeout),
+            (Ok(false), Some(request)) if most > 0 => request.as_reader().read(&mut buffer[..most]),
             _ => Ok(0),
         };
         let result = self.pace.check(result, began.elapsed());
@@ -764,9 +763,15 @@ impl Loan {
 
     /// Waits for more of a body with much left, and returns true if the client has closed the connection. tiny_http would
     /// notice that too, but allocate the rest ([`drain`]). The few bytes that it buffers do not end such a body.
-    fn is_over(&self) -> bool {
+    ///
+    /// # Errors
+    /// When nothing arrives within the time limit.
+    fn is_over(&self) -> io::Result<bool> {
         let is_long = matches!(self.framing, Framing::Length(length) if length - self.read > UNREAD);
-        is_long && self.patience.as_ref().is_some_and(Patience::sees_the_end)
+        match &self.patience {
+            Some(patience) if is_long => patience.sees_the_end(),
+            _ => Ok(false),
+        }
     }
 
     fn was_cut(&self) -> bool {
@@ -882,15 +887,26 @@ impl Patience {
 }
 
 impl Patience {
-    /// Waits for input, the time limit or the end of the connection, and returns true at its end.
+    /// Waits for input or the end of the connection, and returns true at its end, be it orderly or a reset.
+    ///
+    /// # Errors
+    /// When nothing arrives within the time limit.
     #[cfg(target_os = "linux")]
-    fn sees_the_end(&self) -> bool {
-        matches!(socket2::SockRef::from(&self.0).peek(&mut [std::mem::MaybeUninit::uninit()]), Ok(0))
+    fn sees_the_end(&self) -> io::Result<bool> {
+        let peeked = socket2::SockRef::from(&self.0).peek(&mut [std::mem::MaybeUninit::uninit()]);
+        match peeked {
+            Ok(count) => Ok(count == 0),
+            Err(error) => match error.kind() {
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => Err(error),
+                io::ErrorKind::Interrupted => Ok(false),
+                _ => Ok(true),
+            },
+        }
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn sees_the_end(&self) -> bool {
-        false
+    fn sees_the_end(&self) -> io::Result<bool> {
+        Ok(false)
     }
 }
 

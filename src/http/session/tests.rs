@@ -13,6 +13,9 @@ fn config(mode: Mode, secrets: &[char]) -> Config {
 
 const DAY: u64 = 24 * 3_600;
 
+/// The distance of each time from a limit: the clock runs on during a test, on a busy machine for seconds.
+const MARGIN: u64 = 300;
+
 fn request_to(config: Config, method: Method, cookie: &str) -> Request {
     request_after(0, config, method, cookie)
 }
@@ -205,7 +208,7 @@ fn a_session_has_its_size_before_it_has_its_id() {
 #[test]
 fn an_idle_session_expires_and_a_page_keeps_its_cookie() {
     let cookie = cookie_with_user();
-    assert_eq!(later(DAY - 1, &cookie).session().get::<u32>("user"), Some(17));
+    assert_eq!(later(DAY - MARGIN, &cookie).session().get::<u32>("user"), Some(17));
     for time in [DAY, DAY + 1, 400 * DAY] {
         let mut req = later(time, &cookie);
         assert!(req.session().is_empty(), "{time}");
@@ -218,20 +221,20 @@ fn an_idle_session_expires_and_a_page_keeps_its_cookie() {
 #[test]
 fn a_page_that_only_reads_extends_only_the_idle_time() {
     let cookie = cookie_with_user();
-    let mut req = later(DAY - 1, &cookie);
+    let mut req = later(DAY - MARGIN, &cookie);
     req.session();
     let response = saved(&mut req);
     assert_eq!(set(&response), ["session-seen"]);
     let moved = after(&cookie, &response);
-    assert_eq!(later(2 * DAY - 2, &moved).session().get::<u32>("user"), Some(17));
-    assert!(later(2 * DAY - 1, &moved).session().is_empty());
-    assert!(later(2 * DAY - 2, &cookie).session().is_empty(), "without it the session has its own time");
+    assert_eq!(later(2 * DAY - 2 * MARGIN, &moved).session().get::<u32>("user"), Some(17));
+    assert!(later(2 * DAY, &moved).session().is_empty());
+    assert!(later(2 * DAY - 2 * MARGIN, &cookie).session().is_empty(), "without it the session has its own time");
 }
 
 /// For example the cookie of a slow page that was requested before the login.
 #[test]
 fn the_time_last_seen_applies_to_one_session_only() {
-    let mut req = later(DAY - 1, &cookie_with_user());
+    let mut req = later(DAY - MARGIN, &cookie_with_user());
     req.session();
     let of_another = saved(&mut req);
     let moved = after(&cookie_with_user(), &of_another);
@@ -246,10 +249,10 @@ fn the_later_of_two_times_last_seen_counts() {
     let mut req = later(DAY / 2, &cookie);
     req.session();
     let seen_early = after(&cookie, &saved(&mut req));
-    let mut req = later(DAY - 1, &cookie);
+    let mut req = later(DAY - MARGIN, &cookie);
     req.session().insert("language", "fr");
     let changed_late = after(&seen_early, &saved(&mut req));
-    assert_eq!(later(2 * DAY - 2, &changed_late).session().get::<u32>("user"), Some(17));
+    assert_eq!(later(2 * DAY - 2 * MARGIN, &changed_late).session().get::<u32>("user"), Some(17));
 }
 
 /// A tenth of a short limit, and a minute of a long one: nobody is put out much sooner than the limit says.
@@ -277,7 +280,7 @@ fn a_session_is_over_at_its_lifetime_however_busy_it_was() {
 /// Where the clock was set back, or another machine's is ahead.
 #[test]
 fn a_session_from_the_future_is_believed_for_five_minutes() {
-    for (time, is_there) in [(250, true), (400, false), (DAY, false)] {
+    for (time, is_there) in [(200, true), (600, false), (DAY, false)] {
         let mut req = later(time, "");
         req.session().insert("user", 17);
         let cookie = cookie_of(&saved(&mut req));
@@ -307,13 +310,13 @@ fn a_remembered_session_has_the_rest_of_its_life_in_its_cookie() {
     req.session().insert("a", 1);
     req.session().remember(true);
     let response = saved(&mut req);
-    assert!((30 * DAY - 5..=30 * DAY).contains(&max_age(&response).unwrap()));
+    assert!((30 * DAY - MARGIN..=30 * DAY).contains(&max_age(&response).unwrap()));
 
     let mut req = later(DAY / 2, &cookie_of(&response));
     req.session();
     let seen = saved(&mut req);
     assert_eq!(set(&seen), ["session-seen"]);
-    assert!((30 * DAY - DAY / 2 - 5..=30 * DAY - DAY / 2).contains(&max_age(&seen).unwrap()), "{seen:?}");
+    assert!((30 * DAY - DAY / 2 - MARGIN..=30 * DAY - DAY / 2).contains(&max_age(&seen).unwrap()), "{seen:?}");
 
     for forget in [|session: &mut Session| session.remember(false), |session: &mut Session| session.clear()] {
         let mut req = later(DAY / 2, &cookie_of(&response));
