@@ -213,7 +213,7 @@ pub(crate) fn jobs_are_kept_over_tls_and_by_a_trusted_server_alone() -> Completi
         std::fs::write(file("none.pem"), "").expect("a file");
         let mut refused = setup("none.pem").spawn("site");
         let log = address(&refused).expect_err("a certificate that nobody vouches for");
-        assert!(log.contains("there is no TLS with Redis at 127.0.0.1") && log.contains("SSL_CERT_FILE"), "{log}");
+        assert!(log.contains("the TLS handshake with Redis at 127.0.0.1") && log.contains("SSL_CERT_FILE"), "{log}");
         assert!(!refused.wait().success());
     })
 }
