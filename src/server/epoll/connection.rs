@@ -468,15 +468,20 @@ mod tests {
     use super::super::slots::Slots;
     use super::*;
 
-    #[test]
-    fn a_stop_waits_for_the_request_of_a_client_that_has_just_connected() {
-        let config = Config::default();
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
+    /// Returns a connection without a memory limit, and the client's side of it.
+    fn accepted(config: &Config) -> (Connection, UnixStream) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let stream = Arc::new(Stream::new(ours.into()));
         let (place, _) = Slots::new(1).enter(&stream).unwrap();
-        let mut connection =
-            Connection::new(stream, None, place, (&Budget::new(usize::MAX), &Budget::new(usize::MAX)), &config);
+        let unlimited = (&Budget::new(usize::MAX), &Budget::new(usize::MAX));
+        (Connection::new(stream, None, place, unlimited, config), theirs)
+    }
+
+    #[test]
+    fn a_stop_waits_for_the_request_of_a_client_that_has_just_connected() {
+        let config = Config::default();
+        let (mut connection, mut theirs) = accepted(&config);
         assert!(connection.is_fresh(&config), "it was accepted now");
         connection.deadline -= FRESH;
         assert!(!connection.is_fresh(&config), "it was accepted long ago");
@@ -537,12 +542,7 @@ mod tests {
         let times = (Duration::MAX, Duration::MAX, Duration::MAX);
         let (head_timeout, body_timeout, idle_timeout) = times;
         let config = Config { head_timeout, body_timeout, idle_timeout, ..Config::default() };
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        ours.set_nonblocking(true).unwrap();
-        let stream = Arc::new(Stream::new(ours.into()));
-        let (place, _) = Slots::new(1).enter(&stream).unwrap();
-        let mut connection =
-            Connection::new(stream, None, place, (&Budget::new(usize::MAX), &Budget::new(usize::MAX)), &config);
+        let (mut connection, mut theirs) = accepted(&config);
         theirs.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na").unwrap();
         assert!(matches!(connection.step(&config), Step::Wait));
         theirs.write_all(b"bc").unwrap();
