@@ -150,7 +150,7 @@ impl Session {
         self.contents.values.is_empty()
     }
 
-    /// Whether the browser keeps the cookie when it is closed (`Max-Age`), for the rest of `ASIDE_SESSION_LIFETIME`. It
+    /// Sets whether the browser keeps the cookie when it is closed (`Max-Age`), for the rest of `ASIDE_SESSION_LIFETIME`. It
     /// does not without this call, and not after [`logout`](crate::logout).
     ///
     /// ```

@@ -255,7 +255,7 @@ fn the_later_of_two_times_last_seen_counts() {
     assert_eq!(later(2 * DAY - 2 * MARGIN, &changed_late).session().get::<u32>("user"), Some(17));
 }
 
-/// A tenth of a short limit, and a minute of a long one: nobody is put out much sooner than the limit says.
+/// A tenth of a short limit, and a minute of a long one: no session ends much sooner than the limit says.
 #[test]
 fn the_idle_time_is_moved_on_within_a_tenth_of_it_and_within_a_minute() {
     for (idle, time, moved) in [(100, 9, false), (100, 10, true), (DAY, 59, false), (DAY, 60, true)] {
@@ -326,7 +326,7 @@ fn a_remembered_session_has_the_rest_of_its_life_in_its_cookie() {
     }
 }
 
-/// Nothing is known of what was ended: nobody is served on a guess.
+/// The ended sessions are unknown, so no request is served as a user.
 #[test]
 fn a_session_that_cannot_be_asked_about_is_a_503_and_empty() {
     let config = config(Mode::Development, &['a']);

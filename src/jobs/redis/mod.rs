@@ -76,7 +76,7 @@ impl Redis {
         let is_there = server::is_there(&link)?;
         let redis = Redis { link, bells: Mutex::default(), watch: Mutex::default(), losses: Losses::default() };
         if is_there {
-            // Whether this user may do what it must.
+            // The permissions of the user.
             redis.counts()?;
         }
         Ok(redis)
