@@ -115,8 +115,16 @@ impl<T: Clone> Live<T> {
     /// assert_eq!((before, *count.get()), (1, 2));
     /// ```
     ///
+    /// A change of another state inside `change` is allowed. Without the lock the state can be read in `change` at any time
+    /// ([`get`](Live::get)).
+    ///
     /// # Panics
-    /// When `change` does. The state is then as it was before, and the log says so.
+    /// If `change` panics. The state is then as it was before, and the log says so.
+    ///
+    /// If this thread is changing this state already, which would wait forever. Also if two threads change two states
+    /// inside each other in opposite order: the thread that would close the circle panics, and the other continues. Both
+    /// panics come before `change` runs.
+    #[track_caller]
     pub fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         self.0.update(change)
     }
@@ -124,7 +132,11 @@ impl<T: Clone> Live<T> {
     /// The same with a guard, for a change that does not fit into a closure. The state is copied here, put in place when
     /// the guard goes, and stays as it was when that is because of a panic.
     ///
-    /// A thread that holds a guard and asks for another waits for itself, for ever.
+    /// The guard stays on its thread (it is not `Send`).
+    ///
+    /// # Panics
+    /// If the wait would never end, as for [`update`](Live::update).
+    #[track_caller]
     pub fn lock(&self) -> LiveGuard<'_, T> {
         self.0.lock()
     }

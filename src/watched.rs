@@ -11,14 +11,17 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread;
 use std::time::Instant;
 
+use self::turn::{Held, Turn};
 use crate::sync::lock;
+
+mod turn;
 
 /// The value, and who waits for it.
 pub(crate) struct Watched<T> {
     /// Which of the watched values of this process it is.
     pub(crate) id: u64,
     /// Whose turn it is to change it.
-    turn: Mutex<()>,
+    turn: Turn,
     now: Mutex<Now<T>>,
     /// The last version that somebody complained about.
     complained: AtomicU64,
@@ -70,7 +73,7 @@ impl<T: Clone> Watched<T> {
         static IDS: AtomicU64 = AtomicU64::new(1);
         Watched {
             id: IDS.fetch_add(1, Ordering::Relaxed),
-            turn: Mutex::new(()),
+            turn: Turn::default(),
             now: Mutex::new(Now {
                 version: 1,
                 value: Arc::new(value),
@@ -95,15 +98,22 @@ impl<T: Clone> Watched<T> {
     }
 
     /// Changes it.
+    #[track_caller]
     pub(crate) fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         change(&mut self.lock())
     }
 
     /// A copy to change, and the right to put it in place.
+    #[track_caller]
     pub(crate) fn lock(&self) -> LiveGuard<'_, T> {
-        let turn = lock(&self.turn);
         let was_panicking = thread::panicking();
-        LiveGuard { watched: self, value: Some(T::clone(&self.get())), was_panicking, _turn: turn }
+        let turn = match self.turn.take() {
+            Ok(turn) => Some(turn),
+            // A second panic would abort the process.
+            Err(_) if was_panicking => None,
+            Err(deadlock) => panic!("{deadlock}"),
+        };
+        LiveGuard { watched: self, value: Some(T::clone(&self.get())), was_panicking, turn }
     }
 
     fn publish(&self, value: T) {
@@ -214,7 +224,8 @@ pub struct LiveGuard<'l, T: Clone> {
     value: Option<T>,
     /// It was made on the way out of a panic, and is no part of what panicked.
     was_panicking: bool,
-    _turn: MutexGuard<'l, ()>,
+    /// None for a change inside another change of the same state, on the way out of its panic: it is lost with that one.
+    turn: Option<Held<'l>>,
 }
 
 impl<T: Clone> Deref for LiveGuard<'_, T> {
@@ -236,6 +247,9 @@ impl<T: Clone> Drop for LiveGuard<'_, T> {
         match self.value.take() {
             Some(_) if thread::panicking() && !self.was_panicking => {
                 log::error!(target: "aside::live", "A change panicked; the state is as it was before it.");
+            }
+            Some(_) if self.turn.is_none() => {
+                log::error!(target: "aside::live", "A destructor changed a state inside a change of that state that panicked; both changes are lost.");
             }
             Some(value) => self.watched.publish(value),
             None => {}
@@ -297,6 +311,93 @@ mod tests {
         .join()
         .unwrap_err();
         assert_eq!(*watched.get(), "it panicked");
+    }
+
+    fn panic_message(result: thread::Result<()>) -> String {
+        result.unwrap_err().downcast::<String>().map_or_else(|_| "another panic".into(), |message| *message)
+    }
+
+    /// Regression: the thread waited for itself, and the process could not shut down.
+    #[test]
+    fn a_change_inside_a_change_of_the_same_state_panics_and_others_go_on() {
+        let watched = Arc::new(Watched::new(1));
+        let (inner, guarded) = (watched.clone(), watched.clone());
+        let nested = thread::spawn(move || {
+            inner.update(|value| {
+                *value = 2;
+                inner.update(|value| *value = 3);
+            });
+        });
+        assert!(panic_message(nested.join()).contains("this thread is changing this `Live` state already"));
+        assert_eq!(*watched.get(), 1, "both changes are lost");
+        let with_guards = thread::spawn(move || {
+            let _guard = guarded.lock();
+            guarded.lock();
+        });
+        assert!(panic_message(with_guards.join()).contains("already"));
+        watched.update(|value| *value += 10);
+        let theirs = watched.clone();
+        thread::spawn(move || theirs.update(|value| *value += 100)).join().unwrap();
+        assert_eq!(*watched.get(), 111);
+    }
+
+    #[test]
+    fn a_change_inside_a_change_of_another_state_is_made() {
+        let (one, other) = (Watched::new(1), Watched::new(1));
+        one.update(|one| {
+            *one = 2;
+            other.update(|other| *other = *one + 1);
+        });
+        let mut guard = one.lock();
+        other.update(|other| *guard += *other);
+        drop(guard);
+        assert_eq!((*one.get(), *other.get()), (5, 3));
+    }
+
+    #[test]
+    fn of_two_threads_that_wait_for_each_other_one_panics_and_the_other_goes_on() {
+        for _ in 0..50 {
+            let states = [Arc::new(Watched::new(0)), Arc::new(Watched::new(0))];
+            let both_hold = Arc::new(std::sync::Barrier::new(2));
+            let threads = [0, 1].map(|first| {
+                let ([one, other], both_hold) = ([states[first].clone(), states[1 - first].clone()], both_hold.clone());
+                thread::spawn(move || {
+                    one.update(|one| {
+                        both_hold.wait();
+                        *one += 1;
+                        other.update(|other| *other += 1);
+                    });
+                })
+            });
+            let (fine, refused): (Vec<_>, Vec<_>) =
+                threads.into_iter().map(|thread| thread.join()).partition(Result::is_ok);
+            assert_eq!((fine.len(), refused.len()), (1, 1));
+            assert!(refused.into_iter().all(|panic| panic_message(panic).contains("both would wait forever")));
+            assert_eq!(states.map(|state| *state.get()), [1, 1], "the one that goes on has changed both");
+        }
+    }
+
+    #[test]
+    fn a_destructor_that_changes_the_state_of_a_change_that_panics_aborts_nothing() {
+        struct Last(Arc<Watched<u32>>);
+        impl Drop for Last {
+            fn drop(&mut self) {
+                self.0.update(|value| *value = 7);
+            }
+        }
+        let watched = Arc::new(Watched::new(1));
+        let theirs = watched.clone();
+        let change = move || {
+            theirs.update(|value| {
+                let _last = Last(theirs.clone());
+                *value = 2;
+                std::panic::resume_unwind(Box::new(String::from("in the change")));
+            });
+        };
+        assert_eq!(panic_message(thread::spawn(change).join()), "in the change");
+        assert_eq!(*watched.get(), 1);
+        watched.update(|value| *value += 1);
+        assert_eq!(*watched.get(), 2);
     }
 
     #[test]
