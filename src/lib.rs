@@ -108,6 +108,7 @@ pub use app::App;
 pub use app::check::{Advice, check};
 pub use app::parts::IntoAnswer;
 pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome};
+pub use background::plain_value::PlainValue;
 pub use background::pool::Pool;
 pub use background::registry::{Counts, Origin, Progress, TaskState};
 pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, TaskInfo, background, task};

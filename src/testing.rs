@@ -38,7 +38,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// let app = App::new().post("/orders", |req: &mut Request| {
 ///     let form = req.form_pairs()?;
-///     background(move || aside::ok(println!("charging {form:?}")));
+///     background(move || println!("charging {form:?}"));
 ///     aside::ok(redirect("/thanks"))
 /// });
 /// let mut client = TestClient::new(app);

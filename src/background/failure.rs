@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use super::plain_value::PlainValue;
 use crate::error::{BoxError, Error, Never};
 use crate::panics::Panic;
 
@@ -95,27 +96,36 @@ impl fmt::Display for Cancelled {
 
 impl std::error::Error for Cancelled {}
 
-/// What a task may return: nothing, or a `Result` with any error that can be boxed.
+/// A type that a task may return: a [`PlainValue`], or a `Result` with any error that can be boxed.
+///
+/// ```
+/// use aside::background;
+///
+/// background(|| println!("nothing"));
+/// background(|| 41 + 1);
+/// background(|| std::fs::read("data/feed.xml"));
+/// ```
 #[diagnostic::on_unimplemented(
     message = "a task cannot return `{Self}`",
-    note = "a task returns () or a Result: end the closure in a semicolon, or in `aside::ok(value)`"
+    note = "for any value: end the closure in `aside::ok(value)`; to return nothing, end it in a semicolon",
+    note = "for a type of your own whose values contain no error: `impl aside::PlainValue for {Self} {{}}`"
 )]
 pub trait IntoOutcome {
-    /// What it yields when it goes well.
+    /// The type of the value if the task succeeds.
     type Value;
 
-    /// The result as the registry and the log take it.
+    /// Returns the outcome as the registry and the log take it.
     ///
     /// # Errors
-    /// When the task returned an error.
+    /// The error that the task returned.
     fn into_outcome(self) -> Outcome<Self::Value>;
 }
 
-impl IntoOutcome for () {
-    type Value = ();
+impl<T: PlainValue> IntoOutcome for T {
+    type Value = T;
 
-    fn into_outcome(self) -> Outcome<()> {
-        Ok(())
+    fn into_outcome(self) -> Outcome<T> {
+        Ok(self)
     }
 }
 

@@ -8,6 +8,7 @@ pub(crate) use crate::panics;
 pub(crate) mod failure;
 mod permits;
 pub(crate) mod places;
+pub(crate) mod plain_value;
 pub(crate) mod pool;
 pub(crate) mod registry;
 pub(crate) mod scope;

@@ -36,8 +36,9 @@ const LONGEST_MESSAGE: usize = 10_000;
 /// assert_eq!(answer.join().unwrap().unwrap(), 42);
 /// ```
 ///
-/// `f` returns nothing, or a `Result` with any error. Its error or panic is logged, once, at error level, and never becomes
-/// a response; [`Failure`] tells which it was. A closure that uses `?` ends in [`aside::ok(())`](crate::ok()).
+/// `f` returns a [`PlainValue`](crate::PlainValue), such as nothing, a number, text or a list, or a `Result` with any error.
+/// Its error or panic is logged, once, at error level, and never becomes a response; [`Failure`] tells which it was. A
+/// closure that uses `?` ends in [`aside::ok(value)`](crate::ok()).
 ///
 /// The task is named after the function, or after the enclosing function and the line for a closure; it carries the
 /// request that it came from, also into tasks that it starts itself. At shutdown the process waits for it.
@@ -153,7 +154,6 @@ impl Task {
     ///
     /// Task::named("ping").retry(Retry::exponential(3, Duration::from_secs(1))).run(|task| {
     ///     log::info!("try {}", task.attempt());
-    ///     aside::ok(())
     /// });
     /// ```
     pub fn retry(self, retry: Retry) -> RetriedTask {

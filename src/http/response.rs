@@ -266,7 +266,6 @@ impl Response {
     /// fn upload(_req: &mut Request) -> Response {
     ///     redirect("/photos/17").task(Task::named("sizes").key("photo-17"), |task| {
     ///         task.progress(1, 3);
-    ///         aside::ok(())
     ///     })
     /// }
     /// ```

@@ -47,6 +47,21 @@ fn a_value_comes_back_through_the_handle() {
 }
 
 #[test]
+fn plain_values_come_back_from_each_kind_of_task() {
+    let client = client();
+    client.within(|| {
+        assert_eq!(background(|| 41 + 1).join().unwrap().unwrap(), 42);
+        assert_eq!(Task::named("said").run(|task| task.name().to_owned()).join().unwrap(), "said");
+        let retried = Task::new().retry(Retry::exponential(2, Duration::ZERO)).run(|task| vec![task.attempt()]);
+        assert_eq!(retried.join().unwrap(), [1]);
+        assert_eq!(Pool::new(1).background(|| Some((1, "one"))).join().unwrap(), Some((1, "one")));
+        // The value of work that was set aside on a response goes nowhere.
+        let _ = Response::text("").background(|| 7).task(Task::new(), |_| "seven");
+    });
+    client.settle();
+}
+
+#[test]
 fn every_kind_of_error_is_taken() {
     fn cause<T: std::fmt::Debug>(outcome: aside::Outcome<T>) -> String {
         match outcome.unwrap_err() {
@@ -228,7 +243,6 @@ fn a_task_is_found_by_its_key_and_says_how_far_it_is() {
             task.progress(1, 3);
             task.message("small");
             hold();
-            aside::ok(())
         });
         gate.begun.recv().unwrap();
         let task = aside::task("photo-17").unwrap();
@@ -277,9 +291,9 @@ fn an_unlimited_duration_never_ends() {
     let client = client();
     let named = |name: &str| Task::named(name);
     client.within(|| {
-        let deadline = named("deadline").deadline(Duration::MAX).run(|_| aside::ok(1));
+        let deadline = named("deadline").deadline(Duration::MAX).run(|_| 1);
         assert_eq!(deadline.join().unwrap(), 1);
-        let unwatched = named("unwatched").cancel_unwatched(Duration::MAX).run(|_| aside::ok(2));
+        let unwatched = named("unwatched").cancel_unwatched(Duration::MAX).run(|_| 2);
         assert_eq!(unwatched.join().unwrap(), 2);
         let (tell, begun) = channel();
         let asleep = named("asleep").run(move |task| {
@@ -380,7 +394,7 @@ fn a_pool_runs_so_many_at_once_and_no_more() {
     client.within(|| {
         let handles: Vec<_> = (0..100)
             .map(|_| (pool.clone(), work.clone()))
-            .map(|(pool, work)| pool.background(move || aside::ok(work())))
+            .map(|(pool, work)| pool.background(move || work()))
             .collect();
         let own = pool.run(&work).unwrap();
         let most = handles.into_iter().map(|handle| handle.join().unwrap()).max().unwrap();
@@ -423,7 +437,7 @@ fn a_wait_in_a_full_pool_for_a_task_of_the_pool_is_refused() {
     let theirs = client.clone();
     let outcome = in_time(move || {
         let pool = Pool::new(1);
-        theirs.within(|| pool.run(|| pool.background(|| aside::ok(7)).join())).unwrap()
+        theirs.within(|| pool.run(|| pool.background(|| 7).join())).unwrap()
     });
     assert!(is_refused(&outcome), "{outcome:?}");
     client.settle();
@@ -450,7 +464,7 @@ fn only_the_last_wait_of_a_pool_is_refused() {
                 let (inner, together) = (pool.clone(), together.clone());
                 pool.background(move || {
                     together.wait();
-                    aside::ok(inner.background(|| aside::ok(7)).join())
+                    aside::ok(inner.background(|| 7).join())
                 })
             });
             outer.map(|task| task.join().unwrap())
@@ -473,7 +487,7 @@ fn a_pool_and_the_bound_on_tasks_do_not_wait_for_one_another() {
             wants_the_permit.run(|| ())
         });
         gate.begun.recv().unwrap();
-        let has_the_permit = pool.background(|| aside::ok(()));
+        let has_the_permit = pool.background(|| ());
         drop(gate.let_go);
         assert!(has_the_permit.join().is_ok() && has_the_place.join().is_ok());
     });
@@ -531,7 +545,7 @@ fn a_caller_waits_at_the_thread_limit() {
     let (gate, hold) = gate();
     client.within(|| background(hold));
     gate.begun.recv().unwrap();
-    let waits_its_turn = client.within(|| background(|| aside::ok(2)));
+    let waits_its_turn = client.within(|| background(|| 2));
     thread::scope(|scope| {
         let caller = scope.spawn(|| client.within(|| background(third_at_the_ceiling)));
         logs::wait_for(
@@ -585,8 +599,8 @@ fn parents_and_children_do_not_wait_for_one_another() {
     let client = client_with(Config { max_tasks: 1, ..Config::default() });
     let sum = client.within(|| {
         background(|| {
-            let children: Vec<_> = (0..10).map(|n| background(move || aside::ok(n))).collect();
-            let grandchild = background(|| Task::named("grand").run(|_| aside::ok(1)).join());
+            let children: Vec<_> = (0..10).map(|n| background(move || n)).collect();
+            let grandchild = background(|| Task::named("grand").run(|_| 1).join());
             let sum: i32 = children.into_iter().map(|child| child.join().unwrap().unwrap()).sum();
             aside::ok(sum + grandchild.join().unwrap()?)
         })
@@ -623,8 +637,8 @@ fn tasks_stand_back_behind_pages() {
     }
     let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), nice: 6, ..Config::default() };
     let app = App::with_config(config).get("/", |_: &mut Request| {
-        let spawned = background(|| aside::ok(nice())).join().unwrap()?;
-        let kept = Task::new().run(|_| aside::ok(nice())).join()?;
+        let spawned = background(nice).join().unwrap()?;
+        let kept = Task::new().run(|_| nice()).join()?;
         aside::ok(format!("{} {spawned} {kept}", nice()))
     });
     let server = app.start().unwrap();

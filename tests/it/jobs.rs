@@ -616,7 +616,7 @@ fn jobs_do_not_wait_for_tasks_nor_tasks_for_jobs() {
     // A task has the only slot, and others wait for it.
     let (end_task, task_ends) = channel::<()>();
     client.within(|| Task::named("has-the-place").run(move |_| task_ends.recv()));
-    let waits: Vec<_> = client.within(|| (0..20).map(|_| Task::named("waits").run(|_| aside::ok(()))).collect());
+    let waits: Vec<_> = client.within(|| (0..20).map(|_| Task::named("waits").run(|_| ())).collect());
     assert_eq!(client.counts().queued, 20);
     client.jobs().enqueue(note("beside")).unwrap();
     let (tell, told) = channel();

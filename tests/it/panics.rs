@@ -54,7 +54,7 @@ fn client() -> TestClient {
 
 /// Checks that a task begins and ends: a slot is free and a thread lives.
 fn assert_goes_on(client: &TestClient) {
-    assert_eq!(client.within(|| Task::named("after").run(|_| aside::ok(7)).join()).unwrap(), 7);
+    assert_eq!(client.within(|| Task::named("after").run(|_| 7).join()).unwrap(), 7);
     client.settle();
     assert_eq!(client.counts().unfinished, 0);
 }
@@ -104,7 +104,7 @@ fn a_function_whose_drop_panics_costs_no_thread_and_no_slot() {
         let retried = Task::named("armed").retry(Retry::exponential(1, Duration::ZERO));
         retried.run(move |_| {
             let _armed = &bomb;
-            aside::ok(1)
+            1
         })
     });
     assert_eq!(outcome.join().unwrap(), 1);
