@@ -173,3 +173,65 @@ pub(crate) fn a_clock_that_is_put_back_holds_nothing_up(ground: &Ground) {
     }
     ground.has_effects(&site, &["later", "running", "then"]);
 }
+
+/// The command that starts a program whose crash leaves no core file.
+fn without_core() -> Vec<String> {
+    ["sh", "-c", r#"ulimit -c 0; exec "$0""#].map(str::to_owned).to_vec()
+}
+
+/// It is recovered as any other, until it is plain that it is the job that ends its process.
+pub(crate) fn a_job_that_ends_its_process_is_dead_in_the_end(ground: &Ground) {
+    let site = Setup { workers: 0, ..ground.setup.clone() }.site();
+    let setup = Setup { workers: 1, through: without_core(), ..ground.setup.clone() };
+    let (exit, abort) = (site.enqueue("exit", "exit"), site.enqueue("abort", "abort"));
+    let states = || [exit, abort].map(|job| site.job(job)["state"].as_str().expect("a state").to_owned());
+    let mut processes = 0;
+    while states() != ["dead", "dead"] {
+        assert!(processes < 40, "{processes} processes have ended");
+        // What was interrupted again and again waits longer each time; not for this test.
+        for job in [exit, abort].into_iter().filter(|job| site.job(*job)["state"] == "scheduled") {
+            assert_eq!(site.post(&format!("/retry?number={job}")).0, 200);
+        }
+        // It may end before it has said that it works.
+        let mut worker = setup.spawn("worker");
+        until("the job ends its process", || (!worker.is_alive() || states() == ["dead", "dead"]).then_some(()));
+        processes += 1;
+    }
+    for (job, id) in [(exit, "exit"), (abort, "abort")] {
+        let record = site.job(job);
+        let words = record["failures"][0]["words"].as_str().expect("a failure");
+        assert!(words.contains("the process that ran it ended 10 times"), "{record}");
+        assert_eq!((record["interruptions"].as_u64(), ground.ledger.times("began", id)), (Some(10), 10), "{record}");
+    }
+    let next = site.enqueue("next", "short");
+    let _worker = setup.worker();
+    site.wait_for(next, "done");
+    println!("two jobs that end their process were dead after {processes} processes");
+}
+
+/// Whatever a job does in a process of its own, the site lives, and the record says what it was.
+pub(crate) fn an_isolated_job_harms_nobody(ground: &Ground) {
+    let mut site = Setup { through: without_core(), workers: 5, ..ground.setup.clone() }.site();
+    let fates = [
+        ("exit", "status 3"),
+        ("abort", "SIGABRT"),
+        ("overflow", "overflow"),
+        ("memory", "memory"),
+        ("forever", "8.0 s"),
+    ];
+    let jobs = fates.map(|(fate, _)| site.enqueue(fate, &format!("isolated-{fate}")));
+    let well = site.enqueue("well", "isolated-nothing");
+    for ((fate, words), job) in fates.iter().zip(jobs) {
+        let record = site.wait_for(job, "dead");
+        let said = record["failures"][0]["words"].as_str().expect("a failure");
+        println!("isolated {fate}: {said}");
+        assert!(said.contains(words), "{fate}: {said}");
+    }
+    site.wait_for(well, "done");
+    let lines = ground.ledger.of("well");
+    let pid = site.child.pid();
+    assert!(lines.len() == 2 && lines.iter().all(|line| line.process != pid), "in a process of its own: {lines:?}");
+    assert_eq!(lines[0].process, lines[1].process);
+    assert_eq!(site.get("/"), (200, "a page".into()));
+    assert!(site.child.is_alive());
+}

@@ -83,6 +83,8 @@ fn main() {
         redis_faults::what_ran_is_recovered_after_sigquit,
         redis_faults::several_processes_share_and_one_is_killed,
         redis_faults::a_clock_that_is_put_back_holds_nothing_up,
+        redis_faults::a_job_that_ends_its_process_is_dead_in_the_end,
+        redis_faults::an_isolated_job_harms_nobody,
         redis_faults::nothing_is_lost_where_workers_and_the_server_are_killed,
         redis_faults::a_server_that_is_killed_comes_back_with_all_it_acknowledged,
         redis_faults::a_server_may_be_away_for_a_while,

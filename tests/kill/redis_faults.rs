@@ -69,6 +69,14 @@ pub(crate) fn a_clock_that_is_put_back_holds_nothing_up() -> Completion {
     with_ground(faults::a_clock_that_is_put_back_holds_nothing_up)
 }
 
+pub(crate) fn a_job_that_ends_its_process_is_dead_in_the_end() -> Completion {
+    with_ground(faults::a_job_that_ends_its_process_is_dead_in_the_end)
+}
+
+pub(crate) fn an_isolated_job_harms_nobody() -> Completion {
+    with_ground(faults::an_isolated_job_harms_nobody)
+}
+
 pub(crate) fn nothing_is_lost_where_workers_and_the_server_are_killed() -> Completion {
     with_place(|place| {
         let setup = Setup { workers: 8, ..place.setup() };

@@ -84,36 +84,12 @@ pub(crate) fn a_clock_that_is_put_back_holds_nothing_up() {
     with_ground(faults::a_clock_that_is_put_back_holds_nothing_up);
 }
 
-/// It is recovered as any other, until it is plain that it is the job that ends its process.
 pub(crate) fn a_job_that_ends_its_process_is_dead_in_the_end() {
-    let place = Place::new();
-    let site = Setup { workers: 0, ..place.setup() }.site();
-    let without_core = ["sh", "-c", r#"ulimit -c 0; exec "$0""#].map(str::to_owned).to_vec();
-    let setup = Setup { workers: 1, through: without_core, ..place.setup() };
-    let (exit, abort) = (site.enqueue("exit", "exit"), site.enqueue("abort", "abort"));
-    let states = || [exit, abort].map(|job| site.job(job)["state"].as_str().expect("a state").to_owned());
-    let mut processes = 0;
-    while states() != ["dead", "dead"] {
-        assert!(processes < 40, "{processes} processes have ended");
-        // What was interrupted again and again waits longer each time; not for this test.
-        for job in [exit, abort].into_iter().filter(|job| site.job(*job)["state"] == "scheduled") {
-            assert_eq!(site.post(&format!("/retry?number={job}")).0, 200);
-        }
-        // It may end before it has said that it works.
-        let mut worker = setup.spawn("worker");
-        until("the job ends its process", || (!worker.is_alive() || states() == ["dead", "dead"]).then_some(()));
-        processes += 1;
-    }
-    for (job, id) in [(exit, "exit"), (abort, "abort")] {
-        let record = site.job(job);
-        let words = record["failures"][0]["words"].as_str().expect("a failure");
-        assert!(words.contains("the process that ran it ended 10 times"), "{record}");
-        assert_eq!((record["interruptions"].as_u64(), place.ledger.times("began", id)), (Some(10), 10), "{record}");
-    }
-    let next = site.enqueue("next", "short");
-    let _worker = setup.worker();
-    site.wait_for(next, "done");
-    println!("two jobs that end their process were dead after {processes} processes");
+    with_ground(faults::a_job_that_ends_its_process_is_dead_in_the_end);
+}
+
+pub(crate) fn an_isolated_job_harms_nobody() {
+    with_ground(faults::an_isolated_job_harms_nobody);
 }
 
 pub(crate) fn nothing_is_lost_where_several_processes_share_a_file() {
@@ -255,33 +231,4 @@ fn spoil(file: &Path, (from, to): (u64, u64)) {
         *byte = (noise >> 56) as u8;
     }
     std::fs::write(file, bytes).expect("the file");
-}
-
-/// Whatever a job does in a process of its own, the site lives, and the record says what it was.
-pub(crate) fn an_isolated_job_harms_nobody() {
-    let place = Place::new();
-    let without_core = ["sh", "-c", r#"ulimit -c 0; exec "$0""#].map(str::to_owned).to_vec();
-    let mut site = Setup { through: without_core, workers: 5, ..place.setup() }.site();
-    let fates = [
-        ("exit", "status 3"),
-        ("abort", "SIGABRT"),
-        ("overflow", "overflow"),
-        ("memory", "memory"),
-        ("forever", "8.0 s"),
-    ];
-    let jobs = fates.map(|(fate, _)| site.enqueue(fate, &format!("isolated-{fate}")));
-    let well = site.enqueue("well", "isolated-nothing");
-    for ((fate, words), job) in fates.iter().zip(jobs) {
-        let record = site.wait_for(job, "dead");
-        let said = record["failures"][0]["words"].as_str().expect("a failure");
-        println!("isolated {fate}: {said}");
-        assert!(said.contains(words), "{fate}: {said}");
-    }
-    site.wait_for(well, "done");
-    let lines = place.ledger.of("well");
-    let pid = site.child.pid();
-    assert!(lines.len() == 2 && lines.iter().all(|line| line.process != pid), "in a process of its own: {lines:?}");
-    assert_eq!(lines[0].process, lines[1].process);
-    assert_eq!(site.get("/"), (200, "a page".into()));
-    assert!(site.child.is_alive());
 }
