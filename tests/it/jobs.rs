@@ -2,6 +2,8 @@
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
+#[cfg(all(unix, feature = "redis"))]
+use std::sync::{PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use aside::testing::TestClient;
@@ -9,6 +11,8 @@ use aside::{App, Config, Error, Job, JobState, Jobs, NewJob, Request, Result, Re
 use serde::{Deserialize, Serialize};
 
 use crate::logs;
+#[cfg(all(unix, feature = "redis"))]
+use crate::redis_server::RedisServer;
 
 const SOON: Duration = Duration::from_secs(20);
 
@@ -59,7 +63,7 @@ impl Job for Fail {
     }
 }
 
-/// Runs a test with jobs in each engine that needs no server.
+/// Runs a test with jobs in each engine. Redis is left out, with a message, where no `redis-server` is installed.
 fn on_each_engine(test: impl Fn(Jobs)) {
     test(Jobs::memory());
     #[cfg(feature = "sqlite")]
@@ -67,6 +71,24 @@ fn on_each_engine(test: impl Fn(Jobs)) {
         let folder = tempfile::tempdir().unwrap();
         test(Jobs::sqlite(folder.path().join("jobs.db")).unwrap());
     }
+    #[cfg(all(unix, feature = "redis"))]
+    if let Some((_server, url)) = redis_database() {
+        test(Jobs::redis(&url).unwrap());
+    }
+}
+
+/// Returns a server that tests share, and the URL of a database in it that no other test uses.
+#[cfg(all(unix, feature = "redis"))]
+fn redis_database() -> Option<(Arc<RedisServer>, String)> {
+    static SHARED: Mutex<(Weak<RedisServer>, usize)> = Mutex::new((Weak::new(), 0));
+    let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+    let server = match shared.0.upgrade() {
+        Some(server) => server,
+        None => Arc::new(RedisServer::start(&["appendonly yes", "databases 1000"])?),
+    };
+    *shared = (Arc::downgrade(&server), shared.1 + 1);
+    let url = format!("redis://127.0.0.1:{}/{}", server.port(), shared.1);
+    Some((server, url))
 }
 
 fn app(jobs: Jobs) -> App {
