@@ -20,6 +20,7 @@ mod seed_nicegui;
 #[allow(dead_code, reason = "its `main` is the example's")]
 mod seed_reflex;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -237,15 +238,64 @@ fn the_readme_answers_each_property_and_promise_with_tests_that_are_there() {
     }
     let properties = rows_below("| | Here | Tests |\n|---|---|---|\n");
     assert_eq!(properties.iter().map(|row| row[0]).collect::<Vec<_>>(), PROPERTIES);
-    let promises = rows_below("| Promise | Who else | Tests |\n|---|---|---|\n");
+    let promises = promises();
     assert!(!promises.is_empty());
     for row in properties.into_iter().chain(promises) {
-        let named: Vec<&str> = row[2].split('`').skip(1).step_by(2).collect();
+        let named = named_in(&row);
         assert!(!named.is_empty(), "no test is named for {}", row[0]);
         for name in named {
             assert!(tests.iter().any(|test| test == name), "there is no test {name} ({})", row[0]);
         }
     }
+}
+
+/// The engines of jobs, as the README names them.
+const ENGINES: [&str; 3] = ["memory", "SQLite", "Redis"];
+
+#[test]
+fn each_promise_names_the_engines_that_its_tests_run_over() {
+    for row in promises() {
+        let told = row[2].split(':').next().unwrap();
+        let told: BTreeSet<&str> = if told == "all" { ENGINES.into() } else { told.split(", ").collect() };
+        let tested: BTreeSet<&str> = named_in(&row).into_iter().flat_map(engines_of).collect();
+        assert_eq!(told, tested, "{}", row[0]);
+    }
+}
+
+/// The engines that a test runs over; none if it needs no engine.
+fn engines_of(test: &str) -> Vec<&'static str> {
+    const SUITE: &str = include_str!("../../src/jobs/conformance.rs");
+    const JOBS: &str = include_str!("jobs.rs");
+    const KILL: &str = include_str!("../kill/main.rs");
+    const SQLITE: &str = include_str!("../../src/jobs/sqlite/tests.rs");
+    const REDIS: &str = include_str!("../../src/jobs/redis/tests.rs");
+    let is_in = |source| has_function(source, test);
+    let is_trial = |engine| KILL.contains(&format!("{engine}_faults::{test},"));
+    let is_over_each = is_in(SUITE) || is_in(JOBS) && function(JOBS, test).contains("on_each_engine(");
+    let is_over_sqlite = is_trial("sqlite") || is_in(SQLITE) || function(JOBS, test).contains("Jobs::sqlite(");
+    let is_over_redis = is_trial("redis") || is_in(REDIS);
+    let is_over = [is_over_each, is_over_each || is_over_sqlite, is_over_each || is_over_redis];
+    ENGINES.into_iter().zip(is_over).filter_map(|(engine, is_over)| is_over.then_some(engine)).collect()
+}
+
+fn has_function(source: &str, name: &str) -> bool {
+    source.contains(&format!("fn {name}("))
+}
+
+/// The text of a function, up to the next test; empty if there is none of that name.
+fn function<'s>(source: &'s str, name: &str) -> &'s str {
+    let (_, from) = source.split_once(&format!("fn {name}(")).unwrap_or_default();
+    from.split("#[test]").next().unwrap_or_default()
+}
+
+/// The README's table of what jobs promise.
+fn promises() -> Vec<Vec<&'static str>> {
+    rows_below("| Promise | Who else | Engines | Tests |\n|---|---|---|---|\n")
+}
+
+/// The tests that a row names, in its last column.
+fn named_in<'r>(row: &[&'r str]) -> Vec<&'r str> {
+    row.last().map_or(Vec::new(), |tests| tests.split('`').skip(1).step_by(2).collect())
 }
 
 /// The rows of the README's table of that head.
