@@ -17,6 +17,7 @@ mod jobs;
 mod limits;
 mod live;
 mod logs;
+mod minimum_rust;
 mod multipart;
 mod pages;
 mod panel;
@@ -25,6 +26,10 @@ mod panel_jobs;
 mod panics;
 mod percent;
 mod readme;
+#[cfg(all(unix, feature = "redis"))]
+#[allow(dead_code)] // No test here kills or suspends the server.
+#[path = "../support/redis.rs"]
+mod redis_server;
 mod seeds;
 mod sessions;
 mod shares;
