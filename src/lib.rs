@@ -147,3 +147,21 @@ pub use http::templates::private as __private;
 #[cfg(all(doctest, feature = "mail"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// The README: a background task owns what it uses.
+///
+/// ```
+/// fn handler(req: &mut aside::Request) {
+///     let path = req.path().to_owned();
+///     aside::background(move || println!("{path}"));
+/// }
+/// ```
+///
+/// ```compile_fail,E0521
+/// fn handler(req: &mut aside::Request) {
+///     let path = req.path();
+///     aside::background(move || println!("{path}"));
+/// }
+/// ```
+#[cfg(doctest)]
+struct TasksBorrowNothing;

@@ -757,7 +757,10 @@ mod tests {
         let receiver = Receiver::start(&["", "200 OK"]);
         let limit = Duration::from_secs(2);
         assert_eq!(send(Webhook::post(&receiver.url).json("x").limits(limit, limit)), (Ok(()), 0));
-        assert_eq!(receiver.got().len(), 2);
+        let got = receiver.got();
+        assert_eq!(got.len(), 2);
+        // The receiver has both, and knows the second by its id.
+        assert_eq!(got[0].0.get("webhook-id"), got[1].0.get("webhook-id"));
     }
 
     #[test]

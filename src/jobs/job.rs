@@ -76,7 +76,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// Whether what is in it is nobody's business: then the panel does not show it. It is written down all the same.
     const PRIVATE: bool = false;
 
-    /// How often it is tried, and with what waits: 20 times over half a day, the first time again after 5 s.
+    /// How often it is tried, and with what waits: 20 times over about nine hours, the first time again after 5 s.
     fn retry() -> Retry {
         Retry::exponential(20, Duration::from_secs(5))
     }
@@ -188,5 +188,33 @@ impl<J: Job> NewJob<J> {
 impl<J: Job> fmt::Debug for NewJob<J> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("NewJob").field("name", &J::NAME).field("when", &self.when).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Plain;
+
+    impl Job for Plain {
+        const NAME: &'static str = "plain";
+
+        fn run(self, _task: &TaskContext) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_job_is_retried_for_about_nine_hours() {
+        let retry = Plain::retry();
+        let waits: Duration = (1..retry.tries()).map(|failed| retry.wait(failed).unwrap()).sum();
+        let hours = waits.as_secs_f64() / 3600.0;
+        assert!(retry.tries() == 20 && (7.5..10.5).contains(&hours), "{hours}");
+        let told = ["over about nine hours, kept as dead", "20 times over about nine hours unless"];
+        assert!(told.iter().all(|words| include_str!("../../README.md").contains(words)));
     }
 }

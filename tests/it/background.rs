@@ -538,6 +538,37 @@ fn a_caller_continues_while_its_task_waits() {
     assert_eq!(*order.lock().unwrap(), ["queued", "called"]);
 }
 
+/// One queue for both kinds of tasks. A retry is not ahead of those that have waited longer.
+#[test]
+fn waiting_tasks_run_in_the_order_in_which_they_were_started_and_a_retry_queues_again() {
+    let client = client_with(Config { max_tasks: 1, ..Config::default() });
+    let (gate, hold) = gate();
+    let order = Arc::new(Mutex::new(Vec::new()));
+    let note = |name: u32| {
+        let order = order.clone();
+        move || order.lock().unwrap().push(name)
+    };
+    client.within(|| {
+        Task::named("holder").run(move |_| hold());
+        gate.begun.recv().unwrap();
+        let retried = note(100);
+        Task::named("retried").retry(Retry::exponential(2, Duration::ZERO)).run(move |task| {
+            retried();
+            if task.attempt() == 1 { Err("the first attempt fails") } else { Ok(()) }
+        });
+        for number in 0..10 {
+            let (task, thread) = (note(2 * number), note(2 * number + 1));
+            Task::named("queued").run(move |_| task());
+            background(thread);
+        }
+    });
+    assert_eq!(client.counts().queued, 21);
+    drop(gate.let_go);
+    client.settle();
+    let expected: Vec<u32> = std::iter::once(100).chain(0..20).chain([100]).collect();
+    assert_eq!(*order.lock().unwrap(), expected);
+}
+
 #[test]
 fn a_caller_waits_at_the_thread_limit() {
     logs::keep();

@@ -244,3 +244,23 @@ fn a_message_cut_short_by_the_server_is_sent_again() {
     assert_eq!((server.connections(), got.len()), (3, 2));
     assert_eq!(got[0].data, got[1].data);
 }
+
+/// The server has the whole message, and its response is lost. That it has the mail cannot be known.
+#[test]
+fn a_mail_whose_acceptance_is_not_confirmed_may_arrive_twice_with_one_message_id() {
+    let server = || SmtpServer::start(vec![vec![(Step::Body, Act::Drop)]]);
+    let (sent, enqueued) = (server(), server());
+    Site::new(&sent.url()).send(mail()).unwrap();
+    let mut client = jobs(&enqueued.url());
+    let id = client.jobs().enqueue(mail()).unwrap().id;
+    client.settle();
+    assert_eq!(job(&client, id).state, JobState::Scheduled);
+    client.advance(LATER);
+    client.settle();
+    assert_eq!(job(&client, id).state, JobState::Done);
+    for got in [sent.received(), enqueued.received()] {
+        let ids: Vec<&str> =
+            got.iter().flat_map(|mail| mail.data.lines()).filter(|line| line.starts_with("Message-ID: ")).collect();
+        assert!(ids.len() == 2 && ids[0] == ids[1], "{ids:?}");
+    }
+}
