@@ -126,6 +126,7 @@ pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::session::{Flash, Session};
 pub use jobs::{Enqueued, Job, JobCounts, JobFailure, JobInfo, JobState, Jobs, NewJob, QueueInfo, enqueue};
+pub use live::definition::{IntoLive, LiveSource};
 pub use live::{Live, LiveMap, LivePart};
 #[cfg(feature = "mail")]
 pub use mail::{Attachment, Mail, SentMail};

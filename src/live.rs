@@ -3,6 +3,9 @@
 //! The state itself is a [`Watched`] value; here it becomes a part of a page, and a stream of events that the page follows.
 //! Watchers that are slow, or asked for more often than anybody can see, get the latest state and none of those between.
 
+pub(crate) mod definition;
+pub(crate) mod states;
+
 use std::collections::HashMap;
 use std::fmt;
 use std::hash::{Hash, Hasher};

@@ -29,11 +29,14 @@ use crate::http::router::{Route, Router};
 use crate::http::session::{Keys, OpenStreams};
 use crate::http::store::Store;
 use crate::http::templates::Templates;
+use crate::http::templates::live_function::LiveFragments;
 use crate::http::urls::Urls;
 #[cfg(feature = "image")]
 use crate::image::MaxMemory;
 use crate::jobs::Jobs;
 use crate::live;
+use crate::live::definition::{Definition, IntoLive};
+use crate::live::states::LiveStates;
 #[cfg(feature = "mail")]
 use crate::mail::{Mail, Mailer};
 #[cfg(feature = "webhook")]
@@ -69,6 +72,7 @@ pub struct App {
     static_folders: StaticFolders,
     templates: Option<PathBuf>,
     compiled_in: Vec<(String, String)>,
+    live: Vec<Definition>,
     problems: Vec<Error>,
 }
 
@@ -99,6 +103,7 @@ impl App {
             static_folders: StaticFolders::default(),
             templates: None,
             compiled_in: Vec::new(),
+            live: Vec::new(),
             problems: Vec::new(),
         }
     }
@@ -339,6 +344,10 @@ impl App {
         self.parts.extend(app.parts.into_iter().map(|part| part.below(prefix)));
         self.static_folders.add_below(prefix, app.static_folders);
         self.compiled_in.extend(app.compiled_in);
+        app.live.into_iter().for_each(|mut live| {
+            live.prefix.insert_str(0, prefix);
+            self.keep_live(live);
+        });
         self.problems.extend(app.problems);
         if !self.values.merge(app.values) {
             let words = "both sites have a state of one type, and there can be only one of each";
@@ -498,6 +507,74 @@ impl App {
         self
     }
 
+    /// Defines a part of pages that changes while it is looked at: `{{ live("posts") }}` in a template shows it and follows it.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Request, Response, Result, redirect};
+    ///
+    /// fn add(req: &mut Request) -> Result<Response> {
+    ///     let (posts, title) = (req.session_live::<Vec<String>>()?, req.text()?);
+    ///     posts.update(|posts| posts.push(title)); // every open page of this session shows it
+    ///     Ok(redirect("/"))
+    /// }
+    ///
+    /// let app = App::new()
+    ///     .live("posts", "posts.html", Request::session_live::<Vec<String>>)
+    ///     .template("posts.html", "<ul>{% for title in state %}<li>{{ title }}</li>{% endfor %}</ul>")
+    ///     .template("page.html", "<h1>Posts</h1> {{ live('posts') }}")
+    ///     .get("/", |req: &mut Request| req.render("page.html", ()))
+    ///     .post("/", add);
+    ///
+    /// let mut client = TestClient::new(app);
+    /// client.post("/").body("text/plain", "Hello").send();
+    /// assert!(client.get("/").text().contains("<ul><li>Hello</li></ul>"));
+    /// assert_eq!(client.events("/_aside/live/posts").next().data, "<ul><li>Hello</li></ul>");
+    /// ```
+    ///
+    /// `f` finds the state for a request. It returns a [`Live`](crate::Live) state, the progress of a task, an `Option`, or a
+    /// `Result` of these ([`IntoLive`](crate::IntoLive)): the state of this session
+    /// ([`session_live`](Request::session_live)), a task of this session ([`session_task`](Request::session_task)), the state
+    /// of a key ([`keyed_live`](Request::keyed_live)), or one that the application keeps. `template` is rendered with it, as
+    /// [`Request::live`] describes; the page's part is a [`Live::part`](crate::Live::part).
+    ///
+    /// The stream is at `/_aside/live/NAME`, below the path of a mounted application. Hooks run for it as for a page there,
+    /// and `f` runs again: an error of either refuses the stream with its status. The page then keeps what it shows, and asks
+    /// again after half a second to half a minute. In a page the error of `f` is the page's error. With `None` the page shows
+    /// nothing, and a page that is open empties the part and stops. A state that is finished opens no stream.
+    ///
+    /// `{{ live("photo", id=17) }}` passes arguments, which `f` reads with [`req.param("id")`](Request::param), for the page and for
+    /// the stream alike. Clients can change them in the stream's address: `f` checks what the client may see. An argument
+    /// that is `none` is left out. Together they may have 4,096 bytes.
+    ///
+    /// Names are those of the whole site, and have letters, digits, `-` and `_`. Where a mounted application has hooks, only
+    /// pages below its path can show its fragments.
+    #[track_caller]
+    pub fn live<F, L>(mut self, name: &str, template: &str, f: F) -> App
+    where
+        F: Fn(&mut Request) -> L + Send + Sync + 'static,
+        L: IntoLive,
+    {
+        let place = Location::caller();
+        let live = Definition::new(name, template, f, place);
+        let (route, stream) = (live.route(), live.stream());
+        if self.keep_live(live) { self.route(Some(Method::Get), &route, stream, place) } else { self }
+    }
+
+    /// Keeps a definition, unless its name is invalid or taken.
+    fn keep_live(&mut self, live: Definition) -> bool {
+        let (name, place) = (&live.name, live.place);
+        let first = self.live.iter().find(|other| other.name == *name).map(|other| other.place);
+        let taken = first.map(|first| {
+            Error::internal(format!("the name of the live fragment `{name}` at {place} is taken, at {first}"))
+        });
+        let problem = taken.or_else(|| live.check().err());
+        let fits = problem.is_none();
+        self.problems.extend(problem);
+        self.live.extend(fits.then_some(live));
+        fits
+    }
+
     /// The same application, whose jobs are run by the test, whose mail stays in the process unless the settings send it elsewhere, and whose tasks stand
     /// back behind nobody: on a busy machine a test would wait for them in vain.
     pub(crate) fn for_tests(mut self) -> App {
@@ -542,6 +619,8 @@ impl App {
             templates.read_all()?;
         }
         self.values.insert(templates);
+        self.values.insert(live_fragments(self.live, &self.parts));
+        self.values.insert(LiveStates::default());
         self.values.insert(urls);
         self.values.insert(self.static_folders);
         self.values.insert(Keys::new(&config)?);
@@ -557,6 +636,19 @@ impl App {
         jobs.iter().for_each(|jobs| jobs.belong_to(&scope));
         Ok(Service::new(config, self.router, self.parts, guard, scope))
     }
+}
+
+/// What the template function `live` shows. A page must lie below the hooks that guard the stream.
+fn live_fragments(definitions: Vec<Definition>, parts: &[Part]) -> LiveFragments {
+    let hooks = |path: &str| {
+        let guards = parts.iter().filter(|part| !part.before.is_empty() && part.holds(path));
+        guards.map(|part| &part.prefix).max_by_key(|prefix| prefix.len()).filter(|prefix| !prefix.is_empty()).cloned()
+    };
+    let fragment = |live: Definition| {
+        let hooks = hooks(&live.path());
+        (live.name.clone(), live.show(hooks))
+    };
+    definitions.into_iter().map(fragment).collect()
 }
 
 /// The names of the routes, and the paths that they stand for.

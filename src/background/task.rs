@@ -160,6 +160,11 @@ impl Task {
         RetriedTask { task: self, retry, gate: None }
     }
 
+    /// Finds the task of this [key](Task::key), as [`task`](crate::task()) does; none without a key.
+    pub fn find(&self) -> Option<TaskInfo> {
+        task(self.key.as_deref()?)
+    }
+
     /// Runs it aside.
     #[track_caller]
     pub fn run<F, R>(self, f: F) -> TaskHandle<R::Value>

@@ -4,6 +4,7 @@ use std::any::Any;
 use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, Read};
+use std::mem::{replace, take};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::panic::Location;
 use std::str::FromStr;
@@ -100,10 +101,23 @@ pub struct Request {
     client: Client,
     nonce: Arc<OnceLock<String>>,
     params: Vec<(String, String)>,
+    source: ParamSource,
     scope: Option<Scope>,
     config: Arc<Config>,
     /// One of each type, and of few types.
     extensions: Vec<Box<dyn Any + Send>>,
+}
+
+/// Where the parameters come from.
+#[derive(Debug, Default)]
+enum ParamSource {
+    /// The path, as the route names its parts.
+    #[default]
+    Path,
+    /// The call of the live fragment of this name, in the template of a page.
+    Call(String),
+    /// The query of a live fragment's stream, which repeats that call.
+    Stream,
 }
 
 /// Who asks and how, in the words of the connection or of the proxies that are trusted.
@@ -133,6 +147,7 @@ impl Request {
             client: Client::default(),
             nonce: Arc::default(),
             params: Vec::new(),
+            source: ParamSource::Path,
             scope: None,
             config: UNTIL_ADMITTED.clone(),
             extensions: Vec::new(),
@@ -329,12 +344,22 @@ impl Request {
 
     /// The part of the path that the route calls so: `req.param::<u64>("id")?` for `/photos/{id}`.
     ///
+    /// In the function of a live fragment ([`App::live`](crate::App::live)) it is the argument of that name:
+    /// `{{ live("photo", id=17) }}`.
+    ///
     /// # Errors
-    /// 404 when it does not parse: there is no such page. 500 when the route has no parameter of that name.
+    /// 404 when it does not parse: there is no such page. 500 when the route has no parameter of that name, or the template
+    /// did not give the argument.
     #[track_caller]
     pub fn param<T: FromStr>(&self, name: &str) -> Result<T> {
         let Some((_, value)) = self.params.iter().find(|(key, _)| key == name) else {
-            return Err(Error::internal(format!("this route has no parameter `{{{name}}}`")));
+            return Err(match &self.source {
+                ParamSource::Path => Error::internal(format!("this route has no parameter `{{{name}}}`")),
+                ParamSource::Call(fragment) => {
+                    Error::internal(format!("the template does not give the argument `{name}` to live(`{fragment}`)"))
+                }
+                ParamSource::Stream => Status::NOT_FOUND.into(),
+            });
         };
         value.parse().or(Err(Error::from(Status::NOT_FOUND)))
     }
@@ -346,6 +371,27 @@ impl Request {
 
     pub(crate) fn set_params(&mut self, params: Vec<(String, String)>) {
         self.params = params;
+    }
+
+    /// Calls a function for which [`param`](Request::param) reads these arguments: those that a template gives to the live
+    /// fragment `called`, or those in the query of its stream.
+    ///
+    /// # Errors
+    /// The error of the function, or 500 if it renders a page with live fragments itself.
+    pub(crate) fn with_arguments<T>(
+        &mut self,
+        called: Option<String>,
+        arguments: Vec<(String, String)>,
+        f: impl FnOnce(&mut Request) -> Result<T>,
+    ) -> Result<T> {
+        if let ParamSource::Call(outer) = &self.source {
+            return Err(Error::internal(format!(
+                "the function of live(`{outer}`) renders a page that has live fragments"
+            )));
+        }
+        let source = called.map_or(ParamSource::Stream, ParamSource::Call);
+        let within = WithArguments::new(self, arguments, source);
+        f(within.req)
     }
 
     /// The application's state of that type; an [`Arc`], which moves into tasks.
@@ -417,6 +463,25 @@ impl Request {
     #[track_caller]
     pub fn text(&mut self) -> Result<String> {
         String::from_utf8(self.bytes()?).or(Err(Error::bad_request("The body is not UTF-8.")))
+    }
+}
+
+/// Puts the parameters of the path back, after a panic too.
+struct WithArguments<'r> {
+    req: &'r mut Request,
+    path: (Vec<(String, String)>, ParamSource),
+}
+
+impl<'r> WithArguments<'r> {
+    fn new(req: &'r mut Request, arguments: Vec<(String, String)>, source: ParamSource) -> WithArguments<'r> {
+        let path = (replace(&mut req.params, arguments), replace(&mut req.source, source));
+        WithArguments { req, path }
+    }
+}
+
+impl Drop for WithArguments<'_> {
+    fn drop(&mut self) {
+        (self.req.params, self.req.source) = take(&mut self.path);
     }
 }
 

@@ -25,7 +25,8 @@ impl<T> Route<T> {
 
     /// Whether it is one that the framework adds itself: nothing to list among those of the site.
     pub(crate) fn is_builtin(&self) -> bool {
-        self.pattern.strip_prefix(BUILTIN).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+        // Below the path of a mounted application too.
+        self.pattern.split('/').any(|segment| segment == &BUILTIN[1..])
     }
 }
 

@@ -3,6 +3,8 @@
 //! There is one environment for an application, made once; a page costs its rendering and nothing else. In development a
 //! template is read again when its file changed, and so is every one that it extends or includes.
 
+pub(crate) mod live_function;
+
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -59,6 +61,7 @@ impl Templates {
         environment.set_auto_reload(reload);
         // So that an error has the template's lines and says which name was undefined, in a release build too.
         environment.set_debug(true);
+        environment.add_global("live", live_function::without_request());
         environment.set_loader(loader(dir.clone(), Arc::clone(&compiled_in)));
         Templates { id, environment, compiled_in, dir, reload }
     }
@@ -234,7 +237,8 @@ impl Request {
     /// JSON, and all others as HTML. Every template also has `flashes` (the messages of [`flash`](Request::flash), each
     /// with `kind` and `message`; those that a page has shown are gone), `user` (the id of whoever is logged in, as text,
     /// or none), `path` (this request's), `request_id`, `url_for(name, …)` ([`url_for`](Request::url_for)), `csp_nonce`
-    /// ([`csp_nonce`](Request::csp_nonce)) and [`once()`](Request::once) for a form that must not be answered twice; a
+    /// ([`csp_nonce`](Request::csp_nonce)), [`once()`](Request::once) for a form that must not be answered twice and
+    /// `live(name)` for a part of the page that changes while it is looked at ([`App::live`](crate::App::live)); a
     /// value of the same name in the context comes first. `{{ static('app.css') }}` is the address of a file of
     /// [`App::static_files`](crate::App::static_files) with a hash of its content, `/static/app.css?v=…`, which a browser
     /// keeps until the file changes; a file that is not there is an error.
@@ -243,7 +247,8 @@ impl Request {
     /// in an `if`; `{{ title | default("Shop") }}` is for what may be missing.
     ///
     /// # Errors
-    /// 500 when the template is not there, cannot be read or fails; the log has the template, the line and the reason.
+    /// 500 when the template is not there, cannot be read or fails; the log has the template, the line and the reason. The
+    /// error of a live fragment is the page's, with its status.
     pub fn render(&mut self, name: &str, context: impl Serialize) -> Result<Response> {
         let templates = templates_of(self)?;
         let glance = Arc::new(Glance::of(self));
@@ -251,7 +256,7 @@ impl Request {
         let visitor = Value::from_object(Visitor(Arc::clone(&glance)));
         let has_key = Arc::new(AtomicBool::new(false));
         let context = merge_maps([provided(self, &flashes, &has_key), visitor, map(context)?]);
-        let page = templates.render(name, context)?;
+        let page = live_function::with_function(self, |live| templates.render(name, merge_maps([live, context])))?;
         glance.note(self);
         if flashes.shown.load(Ordering::Relaxed) {
             session::note_shown(self);

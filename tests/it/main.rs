@@ -16,6 +16,7 @@ mod jobs;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 mod limits;
 mod live;
+mod live_fragments;
 mod logs;
 mod minimum_rust;
 mod multipart;
