@@ -46,3 +46,43 @@ fn the_template_of_the_first_program_shows_what_it_is_given() {
     let page = client.get("/orders").text().to_owned();
     assert!(page.contains("<p>3 for anna@example.org</p>") && page.contains("<p>Processing your order!</p>"), "{page}");
 }
+
+const BENCHES: &str = include_str!("../../benches/README.md");
+
+/// The rows of a table, by the words of its head.
+fn table(text: &'static str, head: &str) -> Vec<Vec<&'static str>> {
+    let rows = text.lines().skip_while(|line| !line.starts_with(head)).skip(2);
+    let rows = rows.map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
+    rows.map(|row| row.split(" | ").collect()).collect()
+}
+
+/// The numbers of a cell such as ``1.90 (`background()`: 0.28)``.
+fn numbers(cell: &str) -> Vec<f64> {
+    let is_of_number = |letter: char| letter.is_ascii_digit() || letter == '.';
+    cell.split(|letter| !is_of_number(letter)).filter_map(|number| number.parse().ok()).collect()
+}
+
+/// The README compares forms with axum's `spawn_blocking`, benches/README.md with its async task. Each ratio is a median of
+/// rounds, so that their quotients differ a little.
+#[test]
+fn the_figures_beside_other_frameworks_are_those_of_the_benchmark() {
+    let ours = table(README, "| 32 connections, 2 cores, axum = 1");
+    let theirs = table(BENCHES, "| 32 connections | plain text | template, 50 rows");
+    let measured = |name: &str| theirs.iter().find(|row| row[0].replace("**", "").starts_with(name)).unwrap();
+    let blocking = numbers(measured("axum")[3].split("spawn_blocking` ").nth(1).unwrap())[0];
+    assert!(ours[0][3].contains("`background()`"), "its own figure is beside the other: {:?}", ours[0]);
+    for row in &ours {
+        let name = row[0].split(" (").next().unwrap().replace("aside, ", "aside ").replace("Flask under", "Flask,");
+        if name == "axum" {
+            continue;
+        }
+        let measured = measured(&name);
+        assert_eq!(row[1..3], measured[1..3], "{name}");
+        let (forms, measured) = (numbers(row[3]), numbers(measured[3]));
+        assert_eq!(forms.len(), measured.len(), "{name}");
+        for (form, measured) in forms.into_iter().zip(measured) {
+            let expected = measured / blocking;
+            assert!((form - expected).abs() <= 0.1 * expected + 0.01, "{name}: {form}, not {expected:.2}");
+        }
+    }
+}

@@ -7,6 +7,9 @@ use serde::Serialize;
 use crate::measure::{BESIDE, Beside, Idle, Latency, Slot, Wrongs};
 use crate::peers::{PAGES, PEERS, Page, Peer};
 
+/// The peer that others are compared with where the work may block.
+const BLOCKING: &str = "axum, spawn_blocking";
+
 /// All that was measured.
 #[derive(Serialize)]
 pub struct Results {
@@ -80,6 +83,7 @@ impl Results {
             for page in PAGES {
                 self.table(&mut text, page, *connections);
             }
+            self.blocking_table(&mut text, *connections);
         }
         self.latency_table(&mut text);
         self.idle_table(&mut text);
@@ -114,6 +118,19 @@ impl Results {
                 median(|slot| slot.processor),
                 median(|slot| slot.peak as f64 / 1024.0),
                 wrongs(self.of(peer.name, page, connections).into_iter().map(|slot| &slot.wrongs)),
+            );
+        }
+    }
+
+    /// The form where the work may block, as ratios to axum's `spawn_blocking`: the figures of the README.
+    fn blocking_table(&self, text: &mut String, connections: usize) {
+        let ratio = |peer: &Peer| self.ratio(peer.name, BLOCKING, Page::Form, connections);
+        let rows = PEERS.iter().filter(|peer| peer.is_blocking).filter_map(|peer| Some((peer.name, ratio(peer)?)));
+        let rows: String = rows.map(|(name, ratio)| format!("| {name} | {} |\n", spread(ratio))).collect();
+        if !rows.is_empty() {
+            let _ = write!(
+                text,
+                "\n### Form post, work that may block, at {connections}\n\n| | Of {BLOCKING}'s (middle half) |\n|---|---|\n{rows}"
             );
         }
     }
