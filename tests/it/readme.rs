@@ -1,4 +1,9 @@
-//! The README's first program, as a reader copies it. A documentation test of the crate checks that it compiles.
+//! The README's first program, as a reader copies it (a documentation test of the crate checks that it compiles), its
+//! figures and settings, and what it and the other documents name.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
 
 use aside::testing::TestClient;
 use aside::{App, Config, Request, Response, Result, context, redirect};
@@ -83,6 +88,131 @@ fn the_figures_beside_other_frameworks_are_those_of_the_benchmark() {
         for (form, measured) in forms.into_iter().zip(measured) {
             let expected = measured / blocking;
             assert!((form - expected).abs() <= 0.1 * expected + 0.01, "{name}: {form}, not {expected:.2}");
+        }
+    }
+}
+
+/// The settings of the README's table with their defaults, as it has them.
+fn settings() -> BTreeMap<&'static str, &'static str> {
+    let mut settings = BTreeMap::new();
+    for row in table(README, "| Variable | Default") {
+        let names: Vec<&str> = row[0].split(", ").map(|name| name.trim_matches('`')).collect();
+        // Where a row has one setting, a comma in its default belongs to the words.
+        let defaults: Vec<&str> = if names.len() > 1 { row[1].split(", ").collect() } else { vec![row[1]] };
+        for (at, name) in names.into_iter().enumerate().filter(|(_, name)| name.starts_with("ASIDE_")) {
+            settings.insert(name, defaults.get(at).copied().unwrap_or_default());
+        }
+    }
+    settings
+}
+
+#[test]
+fn the_table_of_settings_has_all_and_no_others() {
+    const HIDDEN: &str = "ASIDE_LOOPBACK_CLIENTS";
+    let code = include_str!("../../src/config.rs").split("#[cfg(test)]\nmod tests").next().unwrap();
+    let read = code.split("read.").skip(1).filter_map(|call| call.split('"').nth(1));
+    let read: BTreeSet<&str> = read.filter(|name| name.starts_with("ASIDE_") && *name != HIDDEN).collect();
+    let told: BTreeSet<&str> = settings().into_keys().collect();
+    assert_eq!(told, read);
+}
+
+#[test]
+fn the_table_of_settings_has_the_defaults() {
+    let (config, settings) = (Config::default(), settings());
+    let number = |name: &str| {
+        let mut words = settings[name].split([' ', ',']);
+        let number: u64 = words.next().unwrap().parse().unwrap_or_else(|_| panic!("{name}: {}", settings[name]));
+        number
+            << match words.next() {
+                Some("KiB") => 10,
+                Some("MiB") => 20,
+                _ => 0,
+            }
+    };
+    for (name, default) in [
+        ("ASIDE_SESSION_IDLE", config.session_idle.as_secs()),
+        ("ASIDE_SESSION_LIFETIME", config.session_lifetime.as_secs()),
+        ("ASIDE_GRACE", config.grace.as_secs()),
+        ("ASIDE_MAX_TASKS", config.max_tasks as u64),
+        ("ASIDE_MAX_TASK_THREADS", config.max_task_threads as u64),
+        ("ASIDE_BACKGROUND_NICE", config.nice as u64),
+        ("ASIDE_MAX_WORKERS", config.max_workers as u64),
+        ("ASIDE_MAX_STREAMS", config.max_streams as u64),
+        ("ASIDE_MAX_HEAD", config.max_head as u64),
+        ("ASIDE_MAX_HEADERS", config.max_headers as u64),
+        ("ASIDE_MAX_CONNECTIONS", config.max_connections as u64),
+        ("ASIDE_MAX_REQUESTS", config.max_requests.into()),
+        ("ASIDE_HEAD_TIMEOUT", config.head_timeout.as_secs()),
+        ("ASIDE_IDLE_TIMEOUT", config.idle_timeout.as_secs()),
+        ("ASIDE_WRITE_TIMEOUT", config.write_timeout.as_secs()),
+        ("ASIDE_BODY_TIMEOUT", config.body_timeout.as_secs()),
+        ("ASIDE_MIN_RATE", config.min_rate),
+        ("ASIDE_MAX_BUFFERED", config.max_buffered as u64),
+        ("ASIDE_MAX_UNSENT", config.max_unsent as u64),
+        ("ASIDE_MAX_FORM", config.max_form),
+        ("ASIDE_MAX_UPLOAD", config.max_upload),
+        ("ASIDE_MAX_FIELDS", config.max_fields as u64),
+        ("ASIDE_MAX_PARTS", config.max_parts as u64),
+        ("ASIDE_MAX_IMAGE_MEMORY", config.max_image_memory),
+        ("ASIDE_MAIL_CONNECTIONS", config.mail_connections as u64),
+    ] {
+        assert_eq!(number(name), default, "{name}");
+    }
+    let words = [("ASIDE_ADDR", config.address), ("ASIDE_TEMPLATES", config.templates.display().to_string())];
+    for (name, default) in words {
+        assert_eq!(settings[name], format!("`{default}`"), "{name}");
+    }
+    assert_eq!(settings["ASIDE_SOCKET_MODE"], format!("{:o}", config.socket_mode));
+}
+
+/// What is named in a text between backticks.
+fn named(text: &str) -> Vec<&str> {
+    text.split('`').skip(1).step_by(2).collect()
+}
+
+/// All sources of a folder, by their path.
+fn sources(folder: &Path, all: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, all);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            all.push(fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn the_security_notes_name_tests_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut all = Vec::new();
+    ["src", "tests", "examples"].iter().for_each(|folder| sources(&root.join(folder), &mut all));
+    let is_name = |name: &&str| {
+        name.matches('_').count() > 1 && name.bytes().all(|b| b.is_ascii_lowercase() || b == b'_' || b.is_ascii_digit())
+    };
+    let names: Vec<&str> = named(include_str!("../../docs/security.md")).into_iter().filter(is_name).collect();
+    assert!(names.len() > 20, "{names:?}");
+    for name in names {
+        assert!(all.iter().any(|source| source.contains(&format!("fn {name}("))), "there is no test {name}");
+    }
+}
+
+/// Files that the documents name from the folder of the crate, or from `src` or the document's own folder.
+#[test]
+fn the_documents_name_files_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (document, text) in [
+        ("README.md", README),
+        ("CONTRIBUTING.md", include_str!("../../CONTRIBUTING.md")),
+        ("docs/security.md", include_str!("../../docs/security.md")),
+        ("benches/README.md", BENCHES),
+    ] {
+        let own = root.join(document).parent().unwrap().to_owned();
+        let starts = ["src/", "tests/", "examples/", "docs/", "benches/", "server/", "jobs/", "http/", "fuzz/"];
+        for path in named(text).into_iter().filter(|path| starts.iter().any(|start| path.starts_with(start))) {
+            let places = [root.join(path), root.join("src").join(path), own.join(path)];
+            let is_there = |place: &std::path::PathBuf| place.exists() || place.with_extension("rs").exists();
+            assert!(places.iter().any(is_there), "{document}: {path}");
         }
     }
 }
