@@ -100,7 +100,7 @@ type Measure = fn(&mut Place);
 
 fn main() {
     // An isolated job's process comes this way too, and goes no further.
-    if std::env::var_os("ASIDE_ISOLATED_JOB").is_some() {
+    if std::env::var_os("ASIDE_ISOLATED").is_some() {
         return app(jobs("memory:")).run().expect("the isolated job is done");
     }
     if let Ok(setting) = std::env::var(WORK_ON) {

@@ -85,6 +85,7 @@ pub mod fuzzing;
 mod http;
 #[cfg(feature = "image")]
 pub mod image;
+mod isolate;
 pub mod jobs;
 mod live;
 mod log_limit;
@@ -125,6 +126,7 @@ pub use http::password;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::session::{Flash, Session};
+pub use isolate::{Isolated, IsolatedFunction, isolated};
 pub use jobs::{Enqueued, Job, JobCounts, JobFailure, JobInfo, JobState, Jobs, NewJob, QueueInfo, enqueue};
 pub use live::definition::{IntoLive, LiveSource};
 pub use live::{Live, LiveMap, LivePart};

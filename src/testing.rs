@@ -68,6 +68,7 @@ impl TestClient {
             .with_panel()
             .build()
             .unwrap_or_else(|error| panic!("the application cannot start: {error:?}"));
+        service.serve_parent_if_asked();
         TestClient { service, cookies: BTreeMap::new() }
     }
 

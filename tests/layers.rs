@@ -41,6 +41,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("http::store", 2),
     ("http::templates", 2),
     ("http::urls", 2),
+    ("isolate", 3),
     ("live", 3),
     ("jobs", 4),
     ("jobs::memory", 5),

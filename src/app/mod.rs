@@ -33,6 +33,7 @@ use crate::http::templates::live_function::LiveFragments;
 use crate::http::urls::Urls;
 #[cfg(feature = "image")]
 use crate::image::MaxMemory;
+use crate::isolate::{Functions, IsolatedFunction, Isolation, Program};
 use crate::jobs::Jobs;
 use crate::live;
 use crate::live::definition::{Definition, IntoLive};
@@ -69,6 +70,8 @@ pub struct App {
     parts: Vec<Part>,
     policy: Policy,
     values: Values,
+    functions: Functions,
+    program: Program,
     static_folders: StaticFolders,
     templates: Option<PathBuf>,
     compiled_in: Vec<(String, String)>,
@@ -100,6 +103,8 @@ impl App {
             parts: vec![Part::default()],
             policy: Policy::default(),
             values: Values::default(),
+            functions: Functions::default(),
+            program: Program::own(),
             static_folders: StaticFolders::default(),
             templates: None,
             compiled_in: Vec::new(),
@@ -349,6 +354,7 @@ impl App {
             self.keep_live(live);
         });
         self.problems.extend(app.problems);
+        self.functions.merge(app.functions);
         if !self.values.merge(app.values) {
             let words = "both sites have a state of one type, and there can be only one of each";
             self.problems.push(Error::internal(format!("App::mount(`{path}`): {words}")));
@@ -477,6 +483,29 @@ impl App {
         self.state(jobs)
     }
 
+    /// Registers a function that [`isolated`](crate::isolated()) runs in a child process, so that the child finds it.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Result, isolated};
+    ///
+    /// fn double(n: u64) -> Result<u64> { Ok(2 * n) }
+    ///
+    /// let client = TestClient::new(App::new().isolated(double));
+    /// assert_eq!(client.within(|| isolated(double, 21)).join()?, 42);
+    /// # aside::ok(())
+    /// ```
+    ///
+    /// A function of a [mounted](App::mount) application is one of the site. A closure is refused when the application
+    /// starts: it has no name.
+    pub fn isolated<F, M>(mut self, f: F) -> App
+    where
+        F: IsolatedFunction<M>,
+    {
+        self.functions.register(f);
+        self
+    }
+
     /// Answers GET under a path with the files of a folder: `.static_files("/static", "static")`.
     ///
     /// With their type, validators (304), and ranges. Dot files, links that lead out of the folder, and the folder's
@@ -578,6 +607,7 @@ impl App {
     /// The same application, whose jobs are run by the test, whose mail stays in the process unless the settings send it elsewhere, and whose tasks stand
     /// back behind nobody: on a busy machine a test would wait for them in vain.
     pub(crate) fn for_tests(mut self) -> App {
+        self.program = Program::test(std::thread::current().name());
         if let Some(jobs) = self.values.get::<Jobs>() {
             jobs.for_tests();
         }
@@ -607,8 +637,9 @@ impl App {
         jobs.as_ref().map_or(Ok(()), |jobs| jobs.check())?;
         let guard = Guard::new(&config, self.policy)?;
         let urls = urls(&self.router).map_err(|error| self.problems.push(error)).unwrap_or_default();
-        if !self.problems.is_empty() {
-            let words: Vec<String> = self.problems.iter().map(Error::chain).collect();
+        if !self.problems.is_empty() || !self.functions.problems().is_empty() {
+            let words = self.problems.iter().map(Error::chain).chain(self.functions.problems().iter().cloned());
+            let words: Vec<String> = words.collect();
             return Err(Error::internal(words.join("; ")));
         }
         let folder = self.templates.unwrap_or_else(|| config.templates.clone());
@@ -625,6 +656,7 @@ impl App {
         self.values.insert(self.static_folders);
         self.values.insert(Keys::new(&config)?);
         self.values.insert(Store::open(&config)?);
+        self.values.insert(Isolation::new(self.functions, self.program));
         self.values.insert(UnderWay::default());
         self.values.insert(OpenStreams::default());
         // Here and not at the first mail, so that a URL that cannot be used is refused at start.

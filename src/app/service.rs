@@ -13,6 +13,7 @@ use crate::background::failure::Failure;
 use crate::background::panics;
 use crate::background::registry::{escape, span};
 use crate::background::scope::Scope;
+use crate::background::task::TaskContext;
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::http::guard::rates::TooSoon;
@@ -22,6 +23,7 @@ use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Found, Router};
 use crate::http::{cache_control, encoding, once, pages, session};
+use crate::isolate::{self, Call, Isolation, Target};
 use crate::jobs::Jobs;
 use crate::worker_share::{Busy, RETRY_AFTER};
 
@@ -73,6 +75,42 @@ impl Service {
     /// The tasks, the mailer and all else that is the application's own.
     pub(crate) fn scope(&self) -> &Scope {
         &self.scope
+    }
+
+    /// In a child, runs what its parent asks for, and ends the process with it.
+    pub(crate) fn serve_parent(&self) -> ! {
+        let (isolation, jobs) = (self.isolation(), self.scope.get::<Jobs>());
+        let dispatch = move |call: &Call, input: &str, task: &TaskContext| match call.target {
+            Target::Function { .. } => isolation.call(&call.name, input, task),
+            Target::Job { id, token } => match &jobs {
+                Some(jobs) => jobs.run_isolated(call, (id, token), input, task),
+                None => {
+                    let words = "an isolated job was begun, and this application has no jobs";
+                    Err(Failure::Error(Error::internal(words)))
+                }
+            },
+        };
+        isolate::child_main(&self.scope, Arc::new(dispatch))
+    }
+
+    /// In a child, does the same if the application knows what the parent asks for; another one may come.
+    pub(crate) fn serve_parent_if_asked(&self) {
+        let jobs = self.scope.get::<Jobs>();
+        let knows = |call: &Call| match call.target {
+            Target::Function { .. } => self.isolation().knows(&call.name),
+            Target::Job { .. } => jobs.is_some_and(|jobs| jobs.knows(&call.name)),
+        };
+        if isolate::is_child() && isolate::is_asked_for(knows) {
+            self.serve_parent();
+        }
+    }
+
+    /// The isolated functions.
+    ///
+    /// # Panics
+    /// Never: every application has them, even if there are none.
+    pub(crate) fn isolation(&self) -> Arc<Isolation> {
+        self.scope.state()
     }
 
     /// The address of the client that sent these headers.

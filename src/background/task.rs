@@ -105,6 +105,10 @@ impl Task {
         Task { name: Some(name.into()), ..Task::default() }
     }
 
+    pub(crate) fn with_name(self, name: impl Into<String>) -> Task {
+        Task { name: Some(name.into()), ..self }
+    }
+
     /// Sets the key by which [`task`](crate::task()) finds it, for every client. A route that takes the key from its path
     /// shows the task to each client that can guess the key. To keep a task private to one visitor, put the
     /// [`Session::id`](crate::Session::id) or an unguessable value from the session into the key. The id of a request or of

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use super::engine::{Claimed, End};
 use super::hands::InHand;
-use super::isolate::{self, Limits, Order};
 use super::plan::Kind;
 use super::record::{Cause, Millis};
 use super::store::Jobs;
@@ -16,6 +15,7 @@ use crate::background::registry::{Registry, Stop, escape};
 use crate::background::task::{Retry, TaskContext};
 use crate::bounds;
 use crate::error::Error;
+use crate::isolate::{self, Call, Limits, Program, Target};
 use crate::panics::{self, Panic};
 
 /// The longest wait until what came of a try is said again to an engine that cannot be reached.
@@ -41,13 +41,32 @@ impl TaskContext {
     }
 }
 
-/// Does the job that this process was started for, as the try that it is in its parent.
-pub(super) fn run_isolated(jobs: &Jobs, order: &Order, task: &TaskContext) -> Outcome<()> {
-    let run = JobRun { jobs: jobs.clone(), id: order.id, token: order.token, is_committed: AtomicBool::new(false) };
-    let task = task.attach(order.attempt, Arc::new(run));
-    match jobs.plan.kind(&order.name) {
-        Some(kind) => kind.call(&order.payload, &task),
-        None => Err(Failure::Error(Error::internal(format!("no job `{}` is registered in this program", order.name)))),
+impl Jobs {
+    /// Returns true if a type of jobs of that name is registered.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.plan.kind(name).is_some()
+    }
+
+    /// In a child, runs the attempt of the job of that id and token. Returns its output, which is JSON, if it has one.
+    ///
+    /// # Errors
+    /// The failure of the attempt.
+    pub(crate) fn run_isolated(
+        &self,
+        call: &Call,
+        (id, token): (u64, u64),
+        payload: &str,
+        task: &TaskContext,
+    ) -> Outcome<Option<String>> {
+        let run = JobRun { jobs: self.clone(), id, token, is_committed: AtomicBool::new(false) };
+        let task = task.attach(call.attempt, Arc::new(run));
+        match self.plan.kind(&call.name) {
+            Some(kind) => kind.call(payload, &task).map(|()| None),
+            None => {
+                let words = format!("no job `{}` is registered in this program", call.name);
+                Err(Failure::Error(Error::internal(words)))
+            }
+        }
     }
 }
 
@@ -82,15 +101,18 @@ impl Attempt {
         };
         match &kind.isolated {
             // A test's program is no application that could be started once more.
-            Some(limits) if !self.jobs.is_by_hand() => isolate::run(&self.order(*limits), task),
+            Some(limits) if !self.jobs.is_by_hand() => {
+                // A job has no output yet that could be kept with it.
+                isolate::run_once(&Program::own(), &self.isolated_call(*limits), &self.claimed.payload, task).map(drop)
+            }
             _ => kind.call(&self.claimed.payload, task),
         }
     }
 
-    /// What a process of its own is told.
-    fn order(&self, limits: Limits) -> Order {
-        let Claimed { id, token, name, label, payload, attempt, origin, .. } = self.claimed.clone();
-        Order { name, payload, id, token, attempt, label, origin, limits }
+    /// The attempt as a call in a child.
+    fn isolated_call(&self, limits: Limits) -> Call {
+        let Claimed { id, token, name, label, attempt, origin, .. } = self.claimed.clone();
+        Call { target: Target::Job { id, token }, name, attempt, label, origin, limits }
     }
 
     fn kind(&self) -> Option<&Kind> {

@@ -13,7 +13,6 @@ mod crontab;
 pub(crate) mod engine;
 mod follow;
 mod hands;
-pub(crate) mod isolate;
 mod job;
 mod memory;
 mod open;

@@ -7,7 +7,6 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 
 use super::engine::{Entry, Keep};
-use super::isolate::Limits;
 use super::job::{Job, NewJob};
 use super::schedule::Schedule;
 use crate::background::failure::{Failure, Outcome};
@@ -15,6 +14,7 @@ use crate::background::scope::Context;
 use crate::background::task::{Retry, TaskContext};
 use crate::bounds;
 use crate::error::{Error, Result};
+use crate::isolate::Limits;
 
 /// The longest payload: 1 MiB. A job says what is to be done; what it is done to lies elsewhere.
 const MOST_PAYLOAD: usize = 1 << 20;
@@ -22,9 +22,6 @@ const MOST_PAYLOAD: usize = 1 << 20;
 /// The longest name of a queue, the longest stored label, and the longest unique key that is stored unhashed.
 const MOST_NAME: usize = 200;
 const MOST_KEY: usize = 1_000;
-
-/// How long an isolated job may take that does not say.
-const ISOLATED_DEADLINE: Duration = Duration::from_secs(15 * 60);
 
 /// All that a process knows of its jobs before it runs one.
 #[derive(Clone)]
@@ -69,7 +66,7 @@ pub(super) struct Kind {
 
 impl Kind {
     fn of<J: Job>() -> Kind {
-        let limits = Limits { deadline: J::DEADLINE.unwrap_or(ISOLATED_DEADLINE), memory: J::MEMORY };
+        let limits = Limits { deadline: J::DEADLINE.unwrap_or(Limits::default().deadline), memory: J::MEMORY };
         Kind {
             type_name: std::any::type_name::<J>(),
             queue: J::QUEUE,

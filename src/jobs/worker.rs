@@ -7,10 +7,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::attempt::{Attempt, run_isolated};
+use super::attempt::Attempt;
 use super::engine::{CLOCK_SLACK, Claimed, Held, Room, WorkerId};
 use super::hands::InHand;
-use super::isolate;
 use super::record::{JobInfo, Millis};
 use super::store::{Jobs, Moment};
 use super::trouble::{LONGEST_WAIT, Trouble, complain};
@@ -51,12 +50,6 @@ impl Jobs {
     /// When the engine cannot be asked.
     pub fn run_next(&self) -> Result<Option<JobInfo>> {
         Crew::by_hand(self, self.scope()).run_next()
-    }
-
-    /// Does the one isolated job that this process was started for, and ends it.
-    pub(crate) fn run_isolated(&self, scope: &Scope) -> ! {
-        let jobs = self.clone();
-        isolate::child_main(scope, move |order, task| run_isolated(&jobs, order, task))
     }
 }
 

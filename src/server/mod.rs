@@ -38,7 +38,7 @@ use crate::background::registry::span;
 use crate::config::ServerKind;
 use crate::deadline;
 use crate::error::{Error, Result};
-use crate::jobs::isolate::is_child;
+use crate::isolate::is_child;
 use crate::jobs::{self, Jobs};
 use crate::log_limit::LogLimit;
 use crate::sync::{lock, wait_while_for};
@@ -232,7 +232,7 @@ impl App {
     /// When a setting or a route cannot be used, or the address is taken.
     pub fn run(self) -> Result<()> {
         if is_child() {
-            return self.run_isolated_job();
+            self.build()?.serve_parent();
         }
         log::init();
         let signals = Signals::watch()?;
@@ -270,11 +270,12 @@ impl App {
     /// When it has no jobs, a setting cannot be used, or what keeps the jobs cannot be reached.
     pub fn work(self) -> Result<()> {
         if is_child() {
-            return self.run_isolated_job();
+            self.build()?.serve_parent();
         }
         log::init();
         let signals = Signals::watch()?;
         let service = self.build()?;
+        service.isolation().is_started();
         service.warn_of_settings();
         raise_descriptor_limit();
         let jobs = start_jobs(&service)?;
@@ -313,20 +314,10 @@ impl App {
         self.start_on(None)
     }
 
-    /// Does the one job that this process was started for, and ends it.
-    ///
-    /// # Errors
-    /// When the application cannot be built, or has no jobs.
-    fn run_isolated_job(self) -> Result<()> {
-        let service = self.build()?;
-        let jobs = service.scope().get::<Jobs>();
-        let jobs =
-            jobs.ok_or_else(|| Error::internal("an isolated job was begun, and this application has no jobs"))?;
-        jobs.run_isolated(service.scope())
-    }
-
     fn start_on(self, listener: Option<Listener>) -> Result<Server> {
         let service = self.with_panel().build()?;
+        service.serve_parent_if_asked();
+        service.isolation().is_started();
         service.warn_of_settings();
         raise_descriptor_limit();
         let listener = listener.map_or_else(|| Listener::on(service.config()), Ok)?;

@@ -12,6 +12,7 @@ mod files;
 mod forms;
 mod guard;
 mod hostile;
+mod isolated;
 mod jobs;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 mod limits;

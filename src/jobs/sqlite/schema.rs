@@ -11,8 +11,8 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 
 use super::words;
 use crate::error::{Error, Result};
+use crate::isolate::is_child;
 use crate::jobs::engine::Unavailable;
-use crate::jobs::isolate::is_child;
 use crate::private_files;
 
 /// What makes the tables of each version out of those of the one before. Never change one that was released: add another.

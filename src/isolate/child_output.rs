@@ -1,8 +1,8 @@
-//! What a child prints, line by line: for the log, and the last of it to tell what the process died of.
+//! The output of a child, line by line: for the log, and its last lines to tell what the process died of.
 
 use std::collections::VecDeque;
 
-use super::protocol::clip;
+use crate::bounds;
 
 /// The longest line, in bytes; what is beyond is left out.
 const LONGEST: usize = 4 << 10;
@@ -15,13 +15,13 @@ const LONGEST_WORDS: usize = 300;
 
 /// Bytes in, lines out. It holds one line and the last few, whatever comes.
 #[derive(Default)]
-pub(super) struct Lines {
+pub(super) struct ChildOutput {
     line: Vec<u8>,
     is_cut: bool,
     last: VecDeque<String>,
 }
 
-impl Lines {
+impl ChildOutput {
     /// Takes in what was printed, and gives each whole line to that.
     pub(super) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -66,7 +66,7 @@ impl Lines {
 
     /// The very last line, as far as a failure repeats it.
     pub(super) fn last_words(&self) -> Option<String> {
-        self.last.back().map(|line| clip(line, LONGEST_WORDS))
+        self.last.back().map(|line| bounds::shorten(line, LONGEST_WORDS).into_owned())
     }
 }
 
@@ -82,7 +82,7 @@ fn is_of_backtrace(line: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn told(lines: &mut Lines, bytes: &[u8]) -> Vec<String> {
+    fn told(lines: &mut ChildOutput, bytes: &[u8]) -> Vec<String> {
         let mut told = Vec::new();
         lines.feed(bytes, |line| told.push(line.to_owned()));
         told
@@ -90,7 +90,7 @@ mod tests {
 
     #[test]
     fn lines_come_whole_however_they_are_cut() {
-        let mut lines = Lines::default();
+        let mut lines = ChildOutput::default();
         assert_eq!(told(&mut lines, b"one\ntw"), ["one"]);
         assert_eq!(told(&mut lines, "o\r\n\nжук".as_bytes()), ["two"]);
         assert_eq!(told(&mut lines, b"\n\xff!\nend"), ["жук", "\u{fffd}!"]);
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_backtrace_takes_no_last_words_away() {
-        let mut lines = Lines::default();
+        let mut lines = ChildOutput::default();
         let frames = "   0: std::alloc::rust_oom\n             at /rustc/library/std/src/alloc.rs:1:2\n".repeat(30);
         let note = "note: run with `RUST_BACKTRACE=full` for more\n";
         let all = format!("memory allocation of 9 bytes failed\nstack backtrace:\n{frames}{note}");
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn a_flood_without_a_line_break_and_one_of_lines_are_bounded() {
-        let mut lines = Lines::default();
+        let mut lines = ChildOutput::default();
         for _ in 0..1_000 {
             assert!(told(&mut lines, &[b'x'; 1_000]).is_empty());
         }

@@ -1,4 +1,4 @@
-//! Jobs in processes of their own: this test binary once more, with [`child`] as its only test.
+//! Calls in child processes: this test binary again, with [`child`] as its only test.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::parent::run_with;
-use super::{Limits, Order, child_main, is_child, run};
+use super::call::run_once;
+use super::process::Program;
+use super::{Call, Limits, Target, child_main, is_child};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::registry::Registry;
 use crate::background::scope::{Context, Scope, Values};
@@ -29,57 +30,62 @@ const SOON: Duration = Duration::from_secs(60);
 fn child() {
     if is_child() {
         println!("noise on standard output, before");
-        child_main(&scope(), dispatch);
+        if std::env::var_os(LINGER).is_some() {
+            STUCK.with(|_| ());
+        }
+        child_main(
+            &scope(),
+            Arc::new(|call: &Call, input: &str, task: &TaskContext| dispatch(call, input, task).map(|()| None)),
+        );
     }
 }
 
 /// What the child can do, by name.
-fn dispatch(order: &Order, task: &TaskContext) -> Outcome<()> {
-    match order.name.as_str() {
+fn dispatch(call: &Call, input: &str, task: &TaskContext) -> Outcome<()> {
+    match call.name.as_str() {
         "nothing" => {}
-        "tell" => return tell(order, task),
+        "tell" => return tell(input, task),
         "fail" => {
-            let error = Error::from(std::io::Error::other(order.payload.clone()));
+            let error = Error::from(std::io::Error::other(input.to_owned()));
             return Err(Failure::Error(
                 error.context("cannot save the order").with_status(crate::error::Status::CONFLICT),
             ));
         }
-        "panic" => panic!("{}", order.payload),
-        "exit" => std::process::exit(order.payload.parse().unwrap()),
+        "panic" => panic!("{input}"),
+        "exit" => std::process::exit(input.parse().unwrap()),
         "abort" => std::process::abort(),
         "overflow" => drop(overflow(0)),
-        "allocate" => drop(std::hint::black_box(vec![1_u8; order.payload.parse::<usize>().unwrap() << 20])),
+        "allocate" => drop(std::hint::black_box(vec![1_u8; input.parse::<usize>().unwrap() << 20])),
         "grow" => grow(),
-        "never" => never(order),
+        "never" => never(input),
         "sleep" => {
             task.message("asleep");
             let slept = task.sleep(Duration::from_secs(3_600));
             task.message("stopped");
             return slept.map_err(|error| Failure::from_error(error.into()));
         }
-        "nested" => return run(order, task),
+        "nested" => return run_once(&Program::own(), call, input, task).map(drop),
         "noise" => noise(),
         "last-words" => last_words(),
-        "flood" => flood(&order.payload),
+        "flood" => flood(input),
         "descriptors" => task.message(descriptors()),
-        "leave-behind" => leave_behind(&order.payload),
+        "leave-behind" => leave_behind(input),
         "close" => close(),
-        "linger" => STUCK.with(|_| ()),
         "spawn" => drop(Command::new("sleep").arg("3600").stdin(Stdio::null()).spawn().map(|child| {
             task.message(child.id().to_string());
-            never(order);
+            never(input);
         })),
         other => unreachable!("{other}"),
     }
     Ok(())
 }
 
-fn tell(order: &Order, task: &TaskContext) -> Outcome<()> {
-    log::info!(target: "shop::till", "counting «{}»", order.payload);
+fn tell(input: &str, task: &TaskContext) -> Outcome<()> {
+    log::info!(target: "shop::till", "counting «{input}»");
     log::debug!(target: "shop::till", "nobody wants to know");
     assert_eq!(log::max_level(), log::LevelFilter::Info, "nor is it sent");
     task.progress(2, 3);
-    task.message(format!("готово 🎉 {}", order.payload));
+    task.message(format!("готово 🎉 {input}"));
     let origin = Context::current().origin.map_or("none".to_owned(), |origin| origin.path.clone());
     log::warn!(target: "shop::till", "try {} of {} from {origin}", task.attempt(), task.name());
     Ok(())
@@ -100,8 +106,8 @@ fn grow() {
 }
 
 /// Neither ends nor listens. Whoever is told where it is sees by the end of the connection that it is gone.
-fn never(order: &Order) {
-    let _connection = std::os::unix::net::UnixStream::connect(&order.payload).map(|mut connection| {
+fn never(path: &str) {
+    let _connection = std::os::unix::net::UnixStream::connect(path).map(|mut connection| {
         let _ = writeln!(connection, "{}", std::process::id());
         connection
     });
@@ -190,6 +196,9 @@ fn close() {
     }
 }
 
+/// The variable of a child whose exit takes forever.
+const LINGER: &str = "ASIDE_TEST_ISOLATE_LINGER";
+
 /// Holds up the end of its thread, and so of the process.
 struct Stuck;
 
@@ -209,38 +218,60 @@ fn scope() -> Scope {
     Scope::new(Registry::new(&Config { nice: 0, ..Config::default() }), Values::default())
 }
 
+/// An attempt of a job, and its payload.
+#[derive(Clone)]
+struct Order {
+    call: Call,
+    payload: String,
+}
+
+impl Order {
+    fn limited(mut self, limits: Limits) -> Order {
+        self.call.limits = limits;
+        self
+    }
+}
+
 fn order(name: &str, payload: &str) -> Order {
-    Order {
+    let call = Call {
+        target: Target::Job { id: 17, token: 1 },
         name: name.into(),
-        payload: payload.into(),
-        id: 17,
-        token: 1,
         attempt: 3,
         label: format!("{name}-job"),
         origin: Some("POST /orders 3f9a1c".into()),
         limits: Limits { deadline: SOON, memory: 0 },
-    }
+    };
+    Order { call, payload: payload.into() }
+}
+
+fn shell(script: &str) -> Command {
+    let mut command = Command::new("sh");
+    command.args(["-c", script]);
+    command
 }
 
 /// This test binary as a child.
 fn again() -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(["--exact", "jobs::isolate::tests::child", "--nocapture", "--test-threads=1"]);
+    command.args(["--exact", "isolate::tests::child", "--nocapture", "--test-threads=1"]);
     command.env_remove("RUST_BACKTRACE");
     command
 }
 
 /// Does the job, and gives the task that waits for it.
-fn start_by(command: Command, order: Order) -> TaskHandle<()> {
+fn start_by(command: impl Fn() -> Command + Send + Sync + 'static, order: Order) -> TaskHandle<()> {
+    let program = Program::by(command);
+    run_in_a_task(move |task| run_once(&program, &order.call, &order.payload, task).map(drop))
+}
+
+fn run_in_a_task<T: Send + 'static>(call: impl FnMut(&TaskContext) -> Outcome<T> + Send + 'static) -> TaskHandle<T> {
     let _entered = Context { scope: scope(), origin: None, task: None }.enter();
     let name = Task::named("waits").naming::<()>(std::panic::Location::caller());
-    let mut command = Some(command);
-    let call = move |task: &TaskContext| run_with(command.take().expect("one try"), &order, task);
     Run::new(Context::current(), name, Box::new(call)).with_handle()
 }
 
 fn start(order: Order) -> TaskHandle<()> {
-    start_by(again(), order)
+    start_by(again, order)
 }
 
 fn failure(order: Order) -> Failure {
@@ -309,7 +340,7 @@ fn an_error_comes_with_its_chain_and_a_panic_with_its_place() {
     assert!(error.backtrace().is_none());
     let Failure::Panic(panic) = failure(order("panic", "бум 💥")) else { panic!("a panic") };
     assert_eq!(panic.message, "бум 💥");
-    assert!(panic.place.as_deref().is_some_and(|place| place.starts_with("src/jobs/isolate/tests.rs:")), "{panic:?}");
+    assert!(panic.place.as_deref().is_some_and(|place| place.starts_with("src/isolate/tests.rs:")), "{panic:?}");
 }
 
 #[test]
@@ -333,17 +364,17 @@ fn memory_is_limited_and_its_want_is_told() {
     for (name, megabytes, asked) in
         [("allocate", "102400", "107374182400 bytes"), ("allocate", "140", "146800640 bytes"), ("grow", "", "")]
     {
-        let words = failure(Order { limits, ..order(name, megabytes) }).to_string();
+        let words = failure(order(name, megabytes).limited(limits)).to_string();
         let told = "its process ran out of memory, of which it may have 128 MiB: memory allocation of ";
         assert!(words.starts_with(told) && words.contains(asked), "{name}: {words}");
     }
-    start(Order { limits, ..order("allocate", "64") }).join().expect("what is below the limit can be had");
+    start(order("allocate", "64").limited(limits)).join().expect("what is below the limit can be had");
 }
 
 #[test]
 fn one_that_never_returns_is_killed_at_its_time_limit() {
     let limits = Limits { deadline: Duration::from_millis(1_500), memory: 0 };
-    let words = failure(Order { limits, ..order("never", "") }).to_string();
+    let words = failure(order("never", "").limited(limits)).to_string();
     assert_eq!(words, "its process was killed at its time limit of 1.5 s");
 }
 
@@ -429,7 +460,7 @@ fn a_job_ends_with_its_parent_even_when_it_is_stopped() {
     let (listener, folder) = listener();
     for is_stopped in [false, true] {
         let mut parent = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "jobs::isolate::tests::parent", "--nocapture"])
+            .args(["--exact", "isolate::tests::parent", "--nocapture"])
             .env("ASIDE_TEST_ISOLATE_PARENT", folder.path().join("s"))
             .stdout(Stdio::null())
             .spawn()
@@ -501,8 +532,8 @@ fn nothing_that_is_open_here_is_open_there() {
     assert!(open.starts_with("0 /dev/null\n"), "{open}");
     let own = open.lines().skip(1).filter(|line| !before.contains(&(*line).to_owned()));
     let kinds: Vec<&str> = own.filter_map(|line| line.split('[').next()).collect();
-    // The channel, once to read from and once to write to.
-    assert_eq!(kinds, ["1 pipe:", "2 pipe:", "3 socket:", "4 socket:"], "{open}");
+    // The channel, once to read from and once to write to, and the pipe that wakes the main thread.
+    assert_eq!(kinds, ["1 pipe:", "2 pipe:", "3 socket:", "4 socket:", "5 pipe:", "6 pipe:"], "{open}");
     drop((file, listener, visitor, accepted));
 }
 
@@ -523,7 +554,14 @@ fn one_that_lets_go_of_the_channel_ends() {
 #[test]
 fn one_that_is_done_and_does_not_exit_is_done() {
     read_the_log();
-    start(order("linger", "")).join().unwrap();
+    let lingers = || {
+        let mut command = again();
+        command.env(LINGER, "1");
+        command
+    };
+    let mut order = order("nothing", "");
+    order.call.label = "linger-job".into();
+    start_by(lingers, order).join().unwrap();
     assert_eq!(
         logged("Isolated job linger-job (job 17, try 3) had ended, and its process not after 2.0 s: killed.").len(),
         1
@@ -532,36 +570,40 @@ fn one_that_is_done_and_does_not_exit_is_done() {
 
 #[test]
 fn one_that_does_not_come_to_its_job_says_what_it_printed() {
-    let mut command = Command::new("sh");
-    command.args(["-c", "echo 'no such database' >&2; exit 4"]);
-    let words = start_by(command, order("nothing", "")).join().unwrap_err().to_string();
+    let words =
+        start_by(|| shell("echo 'no such database' >&2; exit 4"), order("nothing", "")).join().unwrap_err().to_string();
     assert!(words.starts_with("its process exited with status 4 before the end of the job; its last words: no such database (it had not come to `App::run`"), "{words}");
-    let mut command = Command::new("sh");
-    command.args(["-c", r"printf '\377\377\377\377' >&0; sleep 3600"]);
-    let words = start_by(command, order("nothing", "")).join().unwrap_err().to_string();
+    let words = start_by(|| shell(r"printf '\377\377\377\377' >&0; sleep 3600"), order("nothing", ""))
+        .join()
+        .unwrap_err()
+        .to_string();
     assert!(words.contains("what it sent was no report (a message of 4294967295 bytes"), "{words}");
-    let nowhere = start_by(Command::new("/nonexistent/program"), order("nothing", ""));
+    let nowhere = start_by(|| Command::new("/nonexistent/program"), order("nothing", ""));
     let words = nowhere.join().unwrap_err().to_string();
-    assert!(words.starts_with("cannot start \"/nonexistent/program\" for the isolated job: No such file"), "{words}");
+    assert!(
+        words.starts_with("the isolated job has no process: cannot start \"/nonexistent/program\": No such file"),
+        "{words}"
+    );
 }
 
 #[test]
 fn an_order_that_its_child_never_reads_holds_nobody_up() {
-    let mut command = Command::new("sleep");
-    command.arg("3600");
     let limits = Limits { deadline: Duration::from_millis(300), memory: 0 };
-    let large = Order { limits, ..order("nothing", &"x".repeat(8 << 20)) };
-    let words = start_by(command, large).join().unwrap_err().to_string();
+    let large = order("nothing", &"x".repeat(8 << 20)).limited(limits);
+    let words = start_by(|| shell("sleep 3600"), large).join().unwrap_err().to_string();
     assert!(words.starts_with("its process was killed at its time limit of 300 ms"), "{words}");
     let too_large = failure(order("nothing", &"x".repeat(65 << 20))).to_string();
-    assert!(too_large.starts_with("the isolated job's payload is too long: a message of 68"), "{too_large}");
+    assert!(
+        too_large.starts_with("the input of the isolated job is too long, of at most 64 MiB as JSON: a message of 68"),
+        "{too_large}"
+    );
     start(order("nothing", &"x".repeat(8 << 20))).join().unwrap();
 }
 
 #[test]
 fn a_variable_that_was_set_by_mistake_is_told() {
-    let output = again().env("ASIDE_ISOLATED_JOB", "1").stdin(Stdio::null()).output().unwrap();
+    let output = again().env("ASIDE_ISOLATED", "1").stdin(Stdio::null()).output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
-    assert!(words.contains("ASIDE_ISOLATED_JOB is set") && words.contains("unset it"), "{words}");
+    assert!(words.contains("ASIDE_ISOLATED is set") && words.contains("unset it"), "{words}");
     assert_eq!(output.status.code(), Some(1));
 }

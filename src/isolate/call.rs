@@ -1,0 +1,451 @@
+//! One call as its parent sees it: sent to a child, watched, and ended in words.
+
+use std::io;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::time::{Duration, Instant};
+
+use super::child_output::ChildOutput;
+use super::process::{Chunk, LINGER, Process, Program};
+use super::protocol::{
+    Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, is_child, said,
+};
+use crate::background::failure::{Failure, Outcome};
+use crate::background::registry::{escape, span};
+use crate::background::task::TaskContext;
+use crate::bounds;
+use crate::error::Error;
+
+/// How long a child may go on that was told to cancel, before it is killed.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// How often the cancellation of the task is looked at, which wakes nobody.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// How much is still read of a child that is gone. A process that it started may live on, and print without end.
+const MOST_LEFT: usize = 1 << 20;
+
+/// Runs a call in a child of its own, and returns when that process has ended. The output is JSON.
+///
+/// # Errors
+/// The failure of the call, or of its process.
+pub(crate) fn run_once(program: &Program, call: &Call, input: &str, task: &TaskContext) -> Outcome<Option<String>> {
+    refuse_inside_a_child(call.target)?;
+    let message = message(call, input)?;
+    let began = Instant::now();
+    let mut process = Process::start(program).map_err(|error| not_started(call.target, error))?;
+    let mut calling = Calling::new(&mut process, call, task, began);
+    calling.send(message, input);
+    calling.watch_to_the_exit()
+}
+
+/// Runs a call in a child that may have run others. Returns the output, which is JSON, and true if the child can run
+/// another call.
+pub(super) fn run_on(
+    process: &mut Process,
+    call: &Call,
+    input: &str,
+    task: &TaskContext,
+) -> (Outcome<Option<String>>, bool) {
+    let message = match message(call, input) {
+        Ok(message) => message,
+        Err(failure) => return (Err(failure), true),
+    };
+    process.calls += 1;
+    let mut calling = Calling::new(process, call, task, Instant::now());
+    calling.send(message, input);
+    calling.watch_to_the_end()
+}
+
+/// # Errors
+/// In a child, which must not have children of its own.
+pub(super) fn refuse_inside_a_child(target: Target) -> Result<(), Failure> {
+    if !is_child() {
+        return Ok(());
+    }
+    let words = match target {
+        Target::Job { .. } => {
+            "an isolated job cannot run another one inside itself: enqueue it, or do without `ISOLATED` there"
+        }
+        Target::Function { .. } => {
+            "an isolated function cannot be called inside a child process: call the function directly"
+        }
+    };
+    Err(Failure::Error(said(format!("{words} ({VARIABLE} is set)"))))
+}
+
+pub(super) fn not_started(target: Target, error: Error) -> Failure {
+    Failure::Error(error.context(format!("the isolated {} has no process", target.noun())))
+}
+
+fn message(call: &Call, input: &str) -> Result<Vec<u8>, Failure> {
+    let level = log::max_level().as_str().to_owned();
+    let order = Order { call: call.clone(), parent: std::process::id(), level };
+    frame(&ToChild::Call(Box::new(order)), input.as_bytes()).map_err(|error| {
+        let most = bytes(LONGEST_VALUE as u64);
+        let words = format!("the input of the isolated {} is too long, of at most {most} as JSON", call.target.noun());
+        Failure::Error(Error::from(error).context(words))
+    })
+}
+
+/// A call that a child runs.
+struct Calling<'c> {
+    process: &'c mut Process,
+    call: &'c Call,
+    task: &'c TaskContext,
+    label: String,
+    /// What is still to be sent: a message, then its value, then perhaps the cancellation.
+    outbox: Vec<Outgoing<'c>>,
+    output: ChildOutput,
+    began: Instant,
+    cancelled: Option<Instant>,
+    ended: Option<(Ended, Vec<u8>)>,
+    /// Why the child must not run another call, as it says itself.
+    spent: Option<String>,
+    /// Since when it should exit by itself.
+    lingers: Option<Instant>,
+    killed: Option<Why>,
+}
+
+/// Bytes to be sent, and how many of them were.
+struct Outgoing<'c> {
+    bytes: std::borrow::Cow<'c, [u8]>,
+    sent: usize,
+}
+
+/// Why a child was killed.
+#[derive(Debug)]
+enum Why {
+    Deadline,
+    Cancelled,
+    /// It had nothing more to say, and did not exit.
+    Lingered,
+    Nonsense(io::Error),
+}
+
+impl<'c> Calling<'c> {
+    fn new(process: &'c mut Process, call: &'c Call, task: &'c TaskContext, began: Instant) -> Calling<'c> {
+        let label = match call.target {
+            Target::Function { task } => format!("{} (task {task})", escape(&call.label)),
+            Target::Job { id, .. } => format!("{} (job {id}, try {})", escape(&call.label), call.attempt),
+        };
+        Calling {
+            process,
+            call,
+            task,
+            label,
+            outbox: Vec::new(),
+            output: ChildOutput::default(),
+            began,
+            cancelled: None,
+            ended: None,
+            spent: None,
+            lingers: None,
+            killed: None,
+        }
+    }
+
+    fn send(&mut self, message: Vec<u8>, input: &'c str) {
+        self.outbox.push(Outgoing { bytes: message.into(), sent: 0 });
+        self.outbox.push(Outgoing { bytes: input.as_bytes().into(), sent: 0 });
+    }
+
+    /// Waits for the exit of the process, and returns the outcome of its one call.
+    fn watch_to_the_exit(mut self) -> Outcome<Option<String>> {
+        loop {
+            if let Some(status) = self.status()? {
+                self.read_what_is_left();
+                return self.verdict(status);
+            }
+            self.step()?;
+        }
+    }
+
+    /// Waits for the outcome of the call. Returns it, and true if the process can run another call.
+    fn watch_to_the_end(mut self) -> (Outcome<Option<String>>, bool) {
+        match self.watch_a_while() {
+            Ok(None) => {
+                let is_fit = self.cancelled.is_none() && self.spent.is_none() && self.killed.is_none();
+                self.end_output();
+                let (ended, output) = self.ended.take().unwrap_or((Ended::Abandoned, Vec::new()));
+                let is_fit = is_fit && matches!(ended, Ended::Done { .. } | Ended::Failed { .. });
+                (self.outcome(ended, output), is_fit)
+            }
+            Ok(Some(status)) => {
+                self.read_what_is_left();
+                (self.verdict(status), false)
+            }
+            Err(failure) => (Err(failure), false),
+        }
+    }
+
+    /// Until the call has ended, or its process has, with its status.
+    fn watch_a_while(&mut self) -> Result<Option<ExitStatus>, Failure> {
+        while self.ended.is_none() {
+            if let Some(status) = self.status()? {
+                return Ok(Some(status));
+            }
+            self.step()?;
+        }
+        Ok(None)
+    }
+
+    fn status(&mut self) -> Result<Option<ExitStatus>, Failure> {
+        self.process.status().map_err(|error| self.lost(error))
+    }
+
+    fn lost(&self, error: io::Error) -> Failure {
+        let words = format!("lost sight of the isolated {}'s process", self.call.target.noun());
+        Failure::Error(Error::from(error).context(words))
+    }
+
+    /// Waits for the next event, and deals with it.
+    fn step(&mut self) -> Result<(), Failure> {
+        self.mind_the_clock();
+        self.write();
+        let wait = self.process.wait(!self.outbox.is_empty(), self.next_look());
+        wait.map_err(|error| self.lost(error))?;
+        self.write();
+        self.read_channel();
+        self.read_output();
+        Ok(())
+    }
+
+    /// How long it is until the clock or the cancellation must be looked at.
+    fn next_look(&self) -> Duration {
+        self.call.limits.deadline.saturating_sub(self.began.elapsed()).clamp(Duration::from_millis(1), LOOK)
+    }
+
+    /// Tells it to cancel, and kills it, each when it is time.
+    fn mind_the_clock(&mut self) {
+        if self.killed.is_some() {
+            return;
+        }
+        if let Some(since) = self.lingers {
+            if since.elapsed() >= LINGER {
+                self.kill(Why::Lingered);
+            }
+        } else if self.began.elapsed() >= self.call.limits.deadline {
+            self.kill(Why::Deadline);
+        } else if self.task.is_cancelled() {
+            self.cancel();
+        }
+    }
+
+    fn cancel(&mut self) {
+        match self.cancelled {
+            None => {
+                self.cancelled = Some(Instant::now());
+                // A few bytes, which no limit is too short for.
+                let message = frame(&ToChild::Cancel, b"").unwrap_or_default();
+                self.outbox.push(Outgoing { bytes: message.into(), sent: 0 });
+            }
+            Some(told) if told.elapsed() >= GRACE => self.kill(Why::Cancelled),
+            Some(_) => {}
+        }
+    }
+
+    fn kill(&mut self, why: Why) {
+        match &why {
+            Why::Deadline => {}
+            Why::Cancelled => self.warn(&format!("did not stop within {} of being told to: killed", span(GRACE))),
+            Why::Lingered => {
+                self.warn(&format!("had ended, and its process not after {}: killed", span(LINGER)));
+            }
+            Why::Nonsense(error) => self.warn(&format!("sent what is no report ({error}): killed")),
+        }
+        self.killed = Some(why);
+        self.process.kill();
+    }
+
+    fn warn(&self, what: &str) {
+        let target = self.call.target;
+        log::warn!(target: target.log_target(), "Isolated {} {} {what}.", target.noun(), self.label);
+    }
+
+    fn write(&mut self) {
+        while let Some(first) = self.outbox.first_mut() {
+            if first.sent < first.bytes.len() {
+                match self.process.write(&first.bytes[first.sent..]) {
+                    0 => return,
+                    count => first.sent += count,
+                }
+            } else {
+                self.outbox.remove(0);
+            }
+        }
+    }
+
+    /// Takes in one chunk of reports. Returns the number of its bytes.
+    fn read_channel(&mut self) -> usize {
+        if !self.process.has_channel() {
+            return 0;
+        }
+        match self.process.read_channel() {
+            Chunk::Bytes(count) => {
+                self.hear();
+                count
+            }
+            Chunk::Nothing => 0,
+            Chunk::End => {
+                self.lingers.get_or_insert_with(Instant::now);
+                0
+            }
+        }
+    }
+
+    /// Deals with what was reported, up to the end of the call.
+    fn hear(&mut self) {
+        while self.ended.is_none() {
+            match self.process.inbox.next() {
+                Ok(Some((report, value))) => self.deal_with(report, value),
+                Ok(None) => return,
+                Err(error) => {
+                    self.process.close_channel();
+                    return self.kill(Why::Nonsense(error));
+                }
+            }
+        }
+        // What follows the end is not kept.
+        self.process.inbox = Inbox::default();
+    }
+
+    fn deal_with(&mut self, report: ToParent, value: Vec<u8>) {
+        match report {
+            ToParent::Begun => self.process.has_begun = true,
+            ToParent::Log { level, target, words } => relay(&level, &target, &words),
+            ToParent::Progress { done, total, message } => {
+                self.task.progress(done, total);
+                self.task.message(message);
+            }
+            ToParent::Ended { ended, spent } => {
+                self.lingers = Some(Instant::now());
+                self.spent = spent;
+                self.ended = Some((ended, value));
+            }
+        }
+    }
+
+    /// Takes in one chunk of what was printed. Returns the number of its bytes.
+    fn read_output(&mut self) -> usize {
+        let (output, target, label) = (&mut self.output, self.call.target, &self.label);
+        let read = self.process.read_output(|bytes| output.feed(bytes, |line| log_line(target, label, line)));
+        if let Chunk::Bytes(count) = read { count } else { 0 }
+    }
+
+    /// What a child that is gone has left in the channel and the pipe.
+    fn read_what_is_left(&mut self) {
+        self.read_all(|calling| calling.read_channel() + calling.read_output());
+    }
+
+    /// What a child has printed in a call that has ended.
+    fn end_output(&mut self) {
+        self.read_all(Calling::read_output);
+    }
+
+    fn read_all(&mut self, read: impl Fn(&mut Calling<'c>) -> usize) {
+        let mut left = MOST_LEFT;
+        loop {
+            let count = read(self);
+            if count == 0 || left == 0 {
+                break;
+            }
+            left = left.saturating_sub(count);
+        }
+        let (target, label) = (self.call.target, &self.label);
+        self.output.finish(|line| log_line(target, label, line));
+    }
+
+    /// The outcome, when its process has ended so.
+    fn verdict(&mut self, status: ExitStatus) -> Outcome<Option<String>> {
+        if let Some((ended, output)) = self.ended.take() {
+            if !status.success() && self.killed.is_none() {
+                self.warn(&format!("had ended before {}", self.cause_of_death(status)));
+            }
+            return self.outcome(ended, output);
+        }
+        match self.killed.take() {
+            Some(Why::Cancelled) => Err(Failure::Cancelled),
+            Some(Why::Deadline) => {
+                let deadline = span(self.call.limits.deadline);
+                Err(self.failure(format!("its process was killed at its time limit of {deadline}")))
+            }
+            Some(Why::Nonsense(error)) => {
+                Err(self.failure(format!("its process was killed: what it sent was no report ({error})")))
+            }
+            Some(Why::Lingered) => {
+                Err(self.failure("its process let go of the channel without a result, and was killed".to_owned()))
+            }
+            None => Err(self.failure(self.cause_of_death(status))),
+        }
+    }
+
+    fn outcome(&self, ended: Ended, output: Vec<u8>) -> Outcome<Option<String>> {
+        if let Ended::Failed { backtrace: Some(lines), .. } = &ended {
+            let (target, label) = (self.call.target, &self.label);
+            log::error!(target: target.log_target(), "The way to the error of isolated {} {label}:\n{lines}", target.noun());
+        }
+        ended.into_outcome(output)
+    }
+
+    fn failure(&self, words: String) -> Failure {
+        let started = if self.process.has_begun {
+            ""
+        } else {
+            " (it had not come to `App::run` or `App::work`, which the program must reach with the same arguments)"
+        };
+        Failure::Error(said(format!("{words}{started}")))
+    }
+
+    /// What a process died of that nobody here killed.
+    fn cause_of_death(&self, status: ExitStatus) -> String {
+        use signal_hook::consts::{SIGABRT, SIGKILL, SIGSEGV};
+        let cause = match (status.signal(), status.code()) {
+            (Some(SIGABRT), _) if self.out_of_memory().is_some() => return self.out_of_memory().unwrap_or_default(),
+            (Some(SIGABRT | SIGSEGV), _) if self.output.with(&["has overflowed its stack"]).is_some() => {
+                return "its process overflowed its stack".to_owned();
+            }
+            (Some(SIGKILL), _) => "its process was killed by signal 9 (SIGKILL), perhaps for want of memory".to_owned(),
+            (Some(signal), _) => {
+                let name = signal_hook::low_level::signal_name(signal).unwrap_or("no name");
+                format!("its process was killed by signal {signal} ({name})")
+            }
+            (None, code) => {
+                let noun = self.call.target.noun();
+                format!("its process exited with status {} before the end of the {noun}", code.unwrap_or_default())
+            }
+        };
+        match self.output.last_words() {
+            Some(words) => format!("{cause}; its last words: {}", escape(&words)),
+            None => cause,
+        }
+    }
+
+    /// The words for it, when the last words are those of the allocator.
+    fn out_of_memory(&self) -> Option<String> {
+        let line = self.output.with(&["memory allocation of ", " bytes failed"])?;
+        let line = bounds::shorten(&line[line.find("memory allocation of ")?..], 80);
+        Some(match self.call.limits.memory {
+            0 => format!("its process ran out of memory: {line}"),
+            limit => format!("its process ran out of memory, of which it may have {}: {line}", bytes(limit)),
+        })
+    }
+}
+
+/// Logs what the child would have logged.
+fn relay(level: &str, target: &str, words: &str) {
+    let level = level.parse().unwrap_or(log::Level::Error);
+    log::log!(target: target, level, "{words}");
+}
+
+fn log_line(target: Target, label: &str, line: &str) {
+    log::info!(target: target.log_target(), "Isolated {} {label} printed: {}", target.noun(), escape(line));
+}
+
+/// A size as people say it: `256 MiB`.
+pub(super) fn bytes(count: u64) -> String {
+    match count {
+        0..1_048_576 => format!("{count} bytes"),
+        _ => format!("{} MiB", count >> 20),
+    }
+}

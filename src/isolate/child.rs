@@ -1,0 +1,421 @@
+//! The child: a process that runs the calls that its parent sends, one at a time.
+//!
+//! Each call runs on a thread of its own, so that no thread-local value of one is seen by the next; a thread costs less than
+//! a tenth of a millisecond. The main thread listens to the parent and reports to it, and runs nothing of the application.
+
+use std::fs::File;
+use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::panic::Location;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use log::{LevelFilter, Log, Metadata, Record};
+use rustix::event::{PollFd, PollFlags, poll};
+
+use super::hygiene::Hygiene;
+use super::limits;
+use super::protocol::{
+    CHUNK, Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, said,
+};
+use crate::background::failure::{Failure, Outcome};
+use crate::background::registry::{Origin, Progress, Registry};
+use crate::background::scope::{Context, Scope};
+use crate::background::task::{Run, Task, TaskContext, TaskInfo};
+use crate::error::{Error, Result};
+use crate::sync::lock;
+use crate::watched::caller;
+
+/// How long before the time limit the tasks that a call has left behind are told to cancel.
+const RESERVE: Duration = Duration::from_secs(4);
+
+/// Runs a call: the application knows its functions and jobs. The output is JSON.
+pub(crate) type Dispatch = dyn Fn(&Call, &str, &TaskContext) -> Outcome<Option<String>> + Send + Sync;
+
+/// The channel and the first call, once they were taken from standard input.
+static ARRIVED: Mutex<Option<Arrived>> = Mutex::new(None);
+
+/// A child that has its first call.
+struct Arrived {
+    channel: UnixStream,
+    inbox: Inbox,
+    first: Received,
+}
+
+/// A call and its input.
+struct Received {
+    order: Order,
+    input: String,
+}
+
+/// Returns true if the parent of this child asks for something that the application knows: a program may start another
+/// application on the way to the one that was asked.
+pub(crate) fn is_asked_for(knows: impl FnOnce(&Call) -> bool) -> bool {
+    let mut arrived = lock(&ARRIVED);
+    if arrived.is_none() {
+        *arrived = Some(arrive().unwrap_or_else(|error| exit_with(&error)));
+    }
+    arrived.as_ref().is_some_and(|arrived| knows(&arrived.first.order.call))
+}
+
+/// Runs the calls that this process was started for, and exits.
+pub(crate) fn child_main(scope: &Scope, dispatch: Arc<Dispatch>) -> ! {
+    let arrived = lock(&ARRIVED).take().map_or_else(arrive, Ok);
+    match arrived.and_then(|arrived| work(scope, arrived, dispatch)) {
+        Ok(()) => std::process::exit(0),
+        Err(error) => exit_with(&error),
+    }
+}
+
+fn exit_with(error: &Error) -> ! {
+    // Not by `eprintln!`, which panics where nobody reads any more.
+    let _ = writeln!(io::stderr(), "{}", error.chain());
+    std::process::exit(1)
+}
+
+/// Takes the channel from where standard input was, and the first call over it.
+fn arrive() -> Result<Arrived> {
+    let words = || {
+        format!(
+            "{VARIABLE} is set, which makes a process run functions and jobs for the one that started it: unset it to start \
+             the site"
+        )
+    };
+    let wrong = |error: io::Error| Error::from(error).context(words());
+    let channel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(wrong)?);
+    // Reading alone would wait for what somebody types.
+    channel.local_addr().map_err(wrong)?;
+    let mut inbox = Inbox::default();
+    let first = receive(&mut inbox, &channel).map_err(wrong)?.ok_or_else(|| Error::internal(words()))?;
+    // What the call reads from, and whatever it starts, is not the channel.
+    rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
+    Ok(Arrived { channel, inbox, first })
+}
+
+/// Waits for the next call. `None` at the end of the channel.
+fn receive(inbox: &mut Inbox, channel: &UnixStream) -> io::Result<Option<Received>> {
+    loop {
+        match inbox.receive(channel)? {
+            Some((ToChild::Call(order), input)) => {
+                let input = String::from_utf8(input).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
+                return Ok(Some(Received { order: *order, input }));
+            }
+            // Of a call that had ended already.
+            Some((ToChild::Cancel, _)) => {}
+            None => return Ok(None),
+        }
+    }
+}
+
+fn work(scope: &Scope, arrived: Arrived, dispatch: Arc<Dispatch>) -> Result<()> {
+    let Arrived { channel, inbox, first } = arrived;
+    follow(first.order.parent)?;
+    ignore_signals()?;
+    limits::without_core_files()?;
+    let voice = Voice::new(channel.try_clone()?);
+    voice.take_over_the_log(&first.order.level);
+    voice.say(&ToParent::Begun);
+    let (wakes, wake) = wake()?;
+    // Where nothing can be known, no process is used again.
+    let before = Hygiene::look();
+    let mut child = Child { scope: scope.clone(), dispatch, channel, inbox, voice, wake, wakes, before };
+    let mut next = Some(first);
+    while let Some(received) = next {
+        if child.run(received)? {
+            return Ok(());
+        }
+        next = receive(&mut child.inbox, &child.channel)?;
+    }
+    Ok(())
+}
+
+/// A process between its calls.
+struct Child {
+    scope: Scope,
+    dispatch: Arc<Dispatch>,
+    channel: UnixStream,
+    inbox: Inbox,
+    voice: Arc<Voice>,
+    /// Wakes the main thread.
+    wake: Arc<Wake>,
+    wakes: PipeReader,
+    /// The state of the process before its first call.
+    before: io::Result<Hygiene>,
+}
+
+impl Child {
+    /// Runs a call and reports its outcome. Returns true if this process must not run another one.
+    fn run(&mut self, received: Received) -> Result<bool> {
+        let Received { order: Order { call, level, .. }, input } = received;
+        let target = call.target;
+        self.voice.begin(&level);
+        limits::limit_memory(call.limits.memory)?;
+        let running = Running::start(self, call, input);
+        let (outcome, has_left_tasks) = match running {
+            Ok(running) => self.wait_for(&running)?,
+            Err(error) => (Err(Failure::Error(said(format!("it has no thread: {error}")))), false),
+        };
+        let _ = io::stdout().flush();
+        limits::lift()?;
+        let spent = self.spent(target, &outcome, has_left_tasks);
+        let is_spent = spent.is_some();
+        let (ended, output) = Ended::of(outcome.and_then(bounded));
+        self.voice.say_with(&ToParent::Ended { ended, spent }, output.unwrap_or_default().as_bytes());
+        Ok(is_spent)
+    }
+
+    /// Why this process must not run another call.
+    fn spent(&self, target: Target, outcome: &Outcome<Option<String>>, has_left_tasks: bool) -> Option<String> {
+        let before = match &self.before {
+            _ if matches!(target, Target::Job { .. }) => return Some("it has run a job".to_owned()),
+            _ if !matches!(outcome, Ok(_) | Err(Failure::Error(_))) => {
+                return Some("its call had no clean end".to_owned());
+            }
+            _ if has_left_tasks => return Some("its call left tasks behind".to_owned()),
+            Ok(before) => before,
+            Err(error) => return Some(format!("its state is unknown: {error}")),
+        };
+        before.left_behind()
+    }
+
+    /// Reports the progress of the call until it has ended, and passes a cancellation on to it.
+    fn wait_for(&mut self, running: &Running) -> Result<(Outcome<Option<String>>, bool)> {
+        let (me, progress) = (caller(), running.info.watched());
+        loop {
+            let seen = progress.look();
+            self.voice.say_progress(&seen.value);
+            if let Some(ended) = lock(&running.ended).take() {
+                self.voice.say_progress(&progress.get());
+                progress.call_when_new(me, seen.version, Arc::new(|| ()));
+                return Ok(ended);
+            }
+            let wake = self.wake.clone();
+            progress.call_when_new(me, seen.version, Arc::new(move || wake.ring()));
+            self.wait_for_news(running)?;
+        }
+    }
+
+    /// Waits for the parent or the call.
+    fn wait_for_news(&mut self, running: &Running) -> Result<()> {
+        let mut watched = [PollFd::new(&self.wakes, PollFlags::IN), PollFd::new(&self.channel, PollFlags::IN)];
+        match poll(&mut watched, None) {
+            Ok(_) => {}
+            Err(rustix::io::Errno::INTR) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+        let [is_woken, is_told] = watched.map(|watched| !watched.revents().is_empty());
+        if is_woken {
+            // As many as fit: more of them mean no more.
+            let _ = self.wakes.read(&mut [0; 64]);
+        }
+        if is_told {
+            self.listen(running);
+        }
+        Ok(())
+    }
+
+    /// Hears what the parent says during a call. With the end of the channel the process ends, whatever it does.
+    fn listen(&mut self, running: &Running) {
+        let mut chunk = [0; CHUNK];
+        match self.channel.read(&mut chunk) {
+            Ok(count @ 1..) => self.inbox.feed(&chunk[..count]),
+            Err(error) if error.kind() == ErrorKind::Interrupted => return,
+            _ => signal_hook::low_level::exit(1),
+        }
+        while let Ok(Some((ToChild::Cancel, _))) = self.inbox.next() {
+            running.info.cancel();
+            // The tasks that the call has started hold it up as well.
+            let registry = self.scope.registry();
+            registry.unfinished().iter().for_each(|record| TaskInfo::new(record.clone(), registry).cancel());
+        }
+    }
+}
+
+/// An output that is no longer than it may be.
+fn bounded(output: Option<String>) -> Outcome<Option<String>> {
+    match output {
+        Some(output) if output.len() > LONGEST_VALUE => {
+            let words = format!("its output has {} bytes as JSON, and at most {LONGEST_VALUE} fit", output.len());
+            Err(Failure::Error(said(words)))
+        }
+        output => Ok(output),
+    }
+}
+
+/// A call that runs.
+struct Running {
+    info: TaskInfo,
+    /// Its outcome, and true if it has left tasks behind, which have been waited for.
+    ended: Arc<Mutex<Option<(Outcome<Option<String>>, bool)>>>,
+}
+
+impl Running {
+    fn start(child: &Child, call: Call, input: String) -> io::Result<Running> {
+        let (began, deadline, attempt) = (Instant::now(), call.limits.deadline, call.attempt);
+        let name = call.label.replace('\0', "");
+        let run = prepare(&child.scope, call, input, child.dispatch.clone());
+        let (handle, _promise) = run.handle();
+        let (registry, wake) = (child.scope.registry().clone(), child.wake.clone());
+        let running = Running { info: handle.info().clone(), ended: Arc::default() };
+        let ended = running.ended.clone();
+        thread::Builder::new().name(name).spawn(move || {
+            let outcome = run.attempt_here(attempt);
+            let has_left_tasks = drain(&registry, deadline.saturating_sub(began.elapsed()));
+            *lock(&ended) = Some((outcome, has_left_tasks));
+            wake.ring();
+        })?;
+        Ok(running)
+    }
+}
+
+/// The call as a task of the application.
+fn prepare(scope: &Scope, call: Call, input: String, dispatch: Arc<Dispatch>) -> Run<Option<String>> {
+    let context = context(scope, &call);
+    let name = Task::named(call.label.clone()).naming::<()>(Location::caller());
+    let mut input = Some(input);
+    // Not as a task's function, whose failure would be taken for an error of its own.
+    let run =
+        move |task: &TaskContext| input.take().map_or(Err(Failure::Abandoned), |input| dispatch(&call, &input, task));
+    Run::new(context, name, Box::new(run))
+}
+
+/// Waits for the tasks that a call has started, a mail for one, which would be gone with the process. Returns true if there
+/// were any. They are abandoned in time for the outcome to be reported before the time limit.
+fn drain(registry: &Registry, left: Duration) -> bool {
+    if registry.unfinished().is_empty() {
+        return false;
+    }
+    let reserve = RESERVE.min(left / 4);
+    registry.drain(left - reserve, reserve / 2);
+    true
+}
+
+/// Has the operating system end this process with its parent. The end of the channel is its end as well, but to notice
+/// that takes a thread that runs.
+fn follow(parent: u32) -> Result<()> {
+    #[cfg(target_os = "linux")]
+    {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // It may have ended before.
+        let now = rustix::process::getppid().map(|pid| pid.as_raw_nonzero().get().unsigned_abs());
+        if now != Some(parent) {
+            return Err(Error::internal("the process that started this one is gone"));
+        }
+        // A process that a call leaves behind becomes a child of this one, where it is noticed.
+        let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+        // It was started as `exe`.
+        let _ = rustix::thread::set_name(c"aside-isolated");
+    }
+    let _ = parent;
+    Ok(())
+}
+
+/// When a service is stopped, all of its processes may be told. It is the parent that waits for its calls then, and cancels
+/// them in time.
+fn ignore_signals() -> Result<()> {
+    for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
+        // Not as ignored: what the call starts would inherit that.
+        signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
+    }
+    Ok(())
+}
+
+/// Where the call comes from.
+fn context(scope: &Scope, call: &Call) -> Context {
+    let origin = call.origin.as_deref().and_then(Origin::parse).map(Arc::new);
+    Context { scope: scope.clone(), origin, task: None }
+}
+
+/// A pipe to wake the main thread by.
+fn wake() -> io::Result<(PipeReader, Arc<Wake>)> {
+    let (wakes, wake) = io::pipe()?;
+    rustix::io::ioctl_fionbio(&wakes, true)?;
+    rustix::io::ioctl_fionbio(&wake, true)?;
+    Ok((wakes, Arc::new(Wake(wake))))
+}
+
+struct Wake(PipeWriter);
+
+impl Wake {
+    fn ring(&self) {
+        // A pipe that is full wakes too.
+        let _ = (&self.0).write(&[1]);
+    }
+}
+
+/// What the child says, from whichever thread. It waits while the parent is behind: nothing piles up on either side.
+struct Voice {
+    channel: Mutex<UnixStream>,
+    /// The last progress that was reported.
+    told: Mutex<(u64, u64, String)>,
+    has_the_log: AtomicBool,
+}
+
+impl Voice {
+    fn new(channel: UnixStream) -> Arc<Voice> {
+        let (channel, has_the_log) = (Mutex::new(channel), AtomicBool::new(false));
+        Arc::new(Voice { channel, told: Mutex::default(), has_the_log })
+    }
+
+    fn say(&self, report: &ToParent) {
+        self.say_with(report, b"");
+    }
+
+    /// Says it. A parent that does not listen is gone, and this process with it.
+    fn say_with(&self, report: &ToParent, value: &[u8]) {
+        // All that is said is cut, and so never too long.
+        if let Ok(bytes) = frame(report, value) {
+            let mut channel = lock(&self.channel);
+            let _ = channel.write_all(&bytes).and_then(|()| channel.write_all(value));
+        }
+    }
+
+    /// A call begins, of whose progress nothing was reported.
+    fn begin(&self, level: &str) {
+        self.set_level(level);
+        *lock(&self.told) = Default::default();
+    }
+
+    /// Says how far the call is, unless that is known.
+    fn say_progress(&self, progress: &Progress) {
+        let now = (progress.done, progress.total, progress.message.clone());
+        let mut told = lock(&self.told);
+        if *told != now {
+            self.say(&ToParent::progress(now.0, now.1, &now.2));
+            *told = now;
+        }
+    }
+
+    /// Sends the log to the parent, as far as that wants it; unless the program has set up a log of its own, which is
+    /// printed then.
+    fn take_over_the_log(self: &Arc<Voice>, level: &str) {
+        let is_ours = log::set_boxed_logger(Box::new(Relay(self.clone()))).is_ok();
+        self.has_the_log.store(is_ours, Ordering::Relaxed);
+        self.set_level(level);
+    }
+
+    /// Logs as much as the parent does now.
+    fn set_level(&self, level: &str) {
+        if self.has_the_log.load(Ordering::Relaxed) {
+            log::set_max_level(level.parse().unwrap_or(LevelFilter::Info));
+        }
+    }
+}
+
+/// The log of the child.
+struct Relay(Arc<Voice>);
+
+impl Log for Relay {
+    fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
+        true
+    }
+
+    fn log(&self, record: &Record<'_>) {
+        self.0.say(&ToParent::log(record.level(), record.target(), &record.args().to_string()));
+    }
+
+    fn flush(&self) {}
+}

@@ -1,0 +1,397 @@
+//! Functions that run in a child process, and return a value from there.
+
+use std::any::{TypeId, type_name};
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::sync::{Arc, Mutex, Weak};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::protocol::{Call, LONGEST_VALUE, Limits, Target, said};
+use super::{Pool, Program, refuse_inside_a_child};
+use crate::background::failure::{Failure, IntoOutcome, Outcome};
+use crate::background::scope::Context;
+use crate::background::task::{Run, Task, TaskContext, TaskHandle};
+use crate::error::Error;
+use crate::sync::lock;
+
+/// Runs a function in a child process of this program, in the background, and returns the handle of its task.
+///
+/// ```
+/// use aside::testing::TestClient;
+/// use aside::{App, Request, Result, isolated};
+///
+/// fn count_primes(below: u64) -> Result<usize> {
+///     Ok((2..below).filter(|n| (2..*n).take_while(|d| d * d <= *n).all(|d| n % d > 0)).count())
+/// }
+///
+/// fn primes(_req: &mut Request) -> Result<String> {
+///     let task = isolated(count_primes, 1_000); // a handler that does not wait calls `task.id()` or `live` on it
+///     Ok(format!("{} primes", task.join()?))
+/// }
+///
+/// let app = App::new().isolated(count_primes).get("/", primes); // registered once, so that the child finds it
+/// assert_eq!(TestClient::new(app).get("/").text(), "168 primes");
+/// ```
+///
+/// `f` is a function without captures, of one value and perhaps of [`&TaskContext`](TaskContext); see [`IsolatedFunction`].
+/// It is registered with [`App::isolated`](crate::App::isolated). The task is one like any other: it has a name, a key,
+/// progress and messages, [`cancel`](TaskHandle::cancel), and a line in the log if it fails. [`join`](TaskHandle::join)
+/// gives the value. A panic, a crash, an abort, a stack overflow, an exit, a kill, too little memory and a passed deadline
+/// each become a [`Failure`] with its own message, and harm neither the site nor another call.
+///
+/// **The child** is started with the arguments of this process and the variable `ASIDE_ISOLATED`. It comes through the
+/// program's `main` to [`App::run`](crate::App::run), [`work`](crate::App::work) or [`start`](crate::App::start), so what
+/// must happen once is not for the way there. What the function logs and prints, its progress and its value come to the
+/// parent. What it changes in memory (state, a [`Live`](crate::Live), a [`Cache`](crate::Cache)) stays in the child.
+/// Tasks that it starts are waited for, within the deadline.
+///
+/// **Children are kept** for further calls: at most one for each processor, none before the first call, each for 30 s without a
+/// call. More calls wait in order. A child is used again only after a call that returned, and only if the call left nothing
+/// behind: no thread, child process or open file, no other working directory or umask, no more than 32 MiB of memory. It
+/// runs at most 1,000 calls, each on a thread of its own. A `static` keeps its value from one call to the next.
+///
+/// **Limits.** 15 minutes and 2 GiB of memory for each call ([`Isolated`] sets others); 64 MiB for the input and for the
+/// output, each as JSON. Pass the path of a large file, and not its content.
+///
+/// It works where an application is at work: in a handler, a task, a job, in
+/// [`TestClient::within`](crate::testing::TestClient::within), and elsewhere in a process that has started one. On Unix
+/// alone; there is no isolation inside a child.
+///
+/// # Errors
+/// The handle's [`join`](TaskHandle::join) returns the [`Failure`], also if the function was not registered, was called in a
+/// child, or its input or output is too long or cannot be read.
+#[track_caller]
+pub fn isolated<F, M>(f: F, input: F::Input) -> TaskHandle<F::Output>
+where
+    F: IsolatedFunction<M>,
+{
+    Isolated::new(f).spawn(input)
+}
+
+/// A call of an [isolated](isolated()) function with a name, a key, or limits of its own.
+///
+/// ```
+/// use aside::testing::TestClient;
+/// use aside::{App, Isolated, Result, TaskContext};
+/// use std::time::Duration;
+///
+/// fn import(rows: u64, task: &TaskContext) -> Result<u64> {
+///     for row in 0..rows {
+///         task.check()?; // cancelled
+///         task.progress(row + 1, rows);
+///     }
+///     Ok(rows)
+/// }
+///
+/// let client = TestClient::new(App::new().isolated(import));
+/// let import = client.within(|| {
+///     Isolated::new(import).key("import-7").deadline(Duration::from_secs(60)).memory(256 << 20).spawn(100)
+/// });
+/// assert_eq!(import.join()?, 100);
+/// # aside::ok(())
+/// ```
+#[must_use = "it begins with `spawn`"]
+pub struct Isolated<F, M> {
+    task: Task,
+    limits: Limits,
+    function: PhantomData<fn(F) -> M>,
+}
+
+impl<F: IsolatedFunction<M>, M> Isolated<F, M> {
+    /// A call of that function, whose task is named after it.
+    pub fn new(f: F) -> Isolated<F, M> {
+        refuse_captures(&f);
+        Isolated { task: Task::new(), limits: Limits::default(), function: PhantomData }
+    }
+
+    /// Sets the name of the task.
+    pub fn name(mut self, name: impl Into<String>) -> Isolated<F, M> {
+        self.task = self.task.with_name(name);
+        self
+    }
+
+    /// Sets the key by which [`task`](crate::task()) finds the task; see [`Task::key`].
+    pub fn key(mut self, key: impl Into<String>) -> Isolated<F, M> {
+        self.task = self.task.key(key);
+        self
+    }
+
+    /// Sets how long the call may take: 15 minutes by default. Its process is killed then. The time counts from when the
+    /// call has a process, and includes the start of one.
+    pub fn deadline(mut self, deadline: Duration) -> Isolated<F, M> {
+        self.limits.deadline = deadline;
+        self
+    }
+
+    /// Sets how many bytes of memory the process may have, and each process that it starts: 2 GiB by default. 0 is as many
+    /// as there are.
+    pub fn memory(mut self, bytes: u64) -> Isolated<F, M> {
+        self.limits.memory = bytes;
+        self
+    }
+
+    /// Runs the function with that input; see [`isolated`](isolated()).
+    #[track_caller]
+    pub fn spawn(self, input: F::Input) -> TaskHandle<F::Output> {
+        let context = Context::current();
+        let (isolation, limits) = (Isolation::of(&context), self.limits);
+        let name = self.task.naming::<F>(Location::caller());
+        let mut input = Some(input);
+        // Not as a task's function, whose failure would be taken for an error of its own.
+        let call = move |task: &TaskContext| match input.take() {
+            Some(input) => call::<F, M>(isolation.as_deref(), limits, input, task),
+            None => Err(Failure::Abandoned),
+        };
+        Run::new(context, name, Box::new(call)).with_handle()
+    }
+}
+
+impl<F, M> fmt::Debug for Isolated<F, M> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Isolated({}, {:?})", type_name::<F>(), self.limits)
+    }
+}
+
+/// A function that can run in a child process: `fn(Input) -> R` or `fn(Input, &TaskContext) -> R`.
+///
+/// `R` is what a task returns: a plain value, or a `Result` with any error ([`IntoOutcome`]). The input and the value travel
+/// as JSON, so that both are [`Serialize`] and [`DeserializeOwned`]. A closure is refused, since a child finds a function by
+/// its name.
+///
+/// ```compile_fail
+/// let factor = 3;
+/// aside::isolated(move |n: u64| aside::ok(n * factor), 14); // it captures a value
+/// ```
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be an isolated function",
+    note = "an isolated function is a `fn(Input) -> R` or `fn(Input, &TaskContext) -> R`, where R is a plain value or a Result",
+    note = "its input and its value must implement `serde::Serialize` and `serde::Deserialize`, and own all their data"
+)]
+pub trait IsolatedFunction<M>: Copy + Send + Sync + 'static {
+    /// What it takes.
+    type Input: Serialize + DeserializeOwned + Send + 'static;
+    /// What it yields when it goes well.
+    type Output: Serialize + DeserializeOwned + Send + 'static;
+
+    /// Calls it, in the child.
+    ///
+    /// # Errors
+    /// The error that the function returns.
+    fn call(&self, input: Self::Input, task: &TaskContext) -> Outcome<Self::Output>;
+}
+
+impl<F, I, R> IsolatedFunction<fn(I) -> R> for F
+where
+    F: Fn(I) -> R + Copy + Send + Sync + 'static,
+    I: Serialize + DeserializeOwned + Send + 'static,
+    R: IntoOutcome,
+    R::Value: Serialize + DeserializeOwned + Send + 'static,
+{
+    type Input = I;
+    type Output = R::Value;
+
+    fn call(&self, input: I, _task: &TaskContext) -> Outcome<R::Value> {
+        self(input).into_outcome()
+    }
+}
+
+impl<F, I, R> IsolatedFunction<fn(I, &TaskContext) -> R> for F
+where
+    F: Fn(I, &TaskContext) -> R + Copy + Send + Sync + 'static,
+    I: Serialize + DeserializeOwned + Send + 'static,
+    R: IntoOutcome,
+    R::Value: Serialize + DeserializeOwned + Send + 'static,
+{
+    type Input = I;
+    type Output = R::Value;
+
+    fn call(&self, input: I, task: &TaskContext) -> Outcome<R::Value> {
+        self(input, task).into_outcome()
+    }
+}
+
+/// A child can be told a name, and no captured value.
+fn refuse_captures<F>(_f: &F) {
+    const { assert!(size_of::<F>() == 0, "an isolated function cannot capture values: pass them as its input") };
+}
+
+fn is_closure<F>() -> bool {
+    type_name::<F>().ends_with("{{closure}}")
+}
+
+/// The functions of an application, by their names.
+#[derive(Default)]
+pub(crate) struct Functions {
+    by_name: BTreeMap<&'static str, Function>,
+    problems: Vec<String>,
+}
+
+#[derive(Clone)]
+struct Function {
+    id: TypeId,
+    call: Arc<dyn Fn(&str, &TaskContext) -> Outcome<String> + Send + Sync>,
+}
+
+impl Functions {
+    pub(crate) fn register<F: IsolatedFunction<M>, M>(&mut self, f: F) {
+        refuse_captures(&f);
+        if is_closure::<F>() {
+            self.problems.push(format!("App::isolated: {} is a closure; {NO_NAME}", type_name::<F>()));
+        }
+        let call = move |input: &str, task: &TaskContext| {
+            let input = read(input).map_err(|error| not_read::<F::Input>("input", error))?;
+            write(&f.call(input, task)?, "output")
+        };
+        self.insert(type_name::<F>(), Function { id: TypeId::of::<F>(), call: Arc::new(call) });
+    }
+
+    fn insert(&mut self, name: &'static str, function: Function) {
+        let id = function.id;
+        let former = self.by_name.insert(name, function);
+        if former.is_some_and(|former| former.id != id) {
+            self.problems.push(format!("App::isolated: two functions have the name `{name}`"));
+        }
+    }
+
+    /// Adds those of a mounted application.
+    pub(crate) fn merge(&mut self, others: Functions) {
+        others.by_name.into_iter().for_each(|(name, function)| self.insert(name, function));
+        self.problems.extend(others.problems);
+    }
+
+    /// The mistakes in the registrations, which are reported when the application starts.
+    pub(crate) fn problems(&self) -> &[String] {
+        &self.problems
+    }
+}
+
+const NO_NAME: &str = "a child process finds a function by its name: write a `fn`";
+
+/// The isolated functions of an application, and the children that run them.
+pub(crate) struct Isolation {
+    functions: Functions,
+    pool: Arc<Pool>,
+}
+
+/// The isolation of the application that was started last in this process, for calls outside of any.
+static STARTED: Mutex<Weak<Isolation>> = Mutex::new(Weak::new());
+
+impl Isolation {
+    pub(crate) fn new(functions: Functions, program: Program) -> Isolation {
+        Isolation { functions, pool: Pool::new(program) }
+    }
+
+    /// That of the application at work here, or else of the one that this process has started.
+    fn of(context: &Context) -> Option<Arc<Isolation>> {
+        context.scope.get::<Isolation>().or_else(|| lock(&STARTED).upgrade())
+    }
+
+    /// Makes its functions known to the whole process, if there are any.
+    pub(crate) fn is_started(self: &Arc<Isolation>) {
+        if !self.functions.by_name.is_empty() {
+            *lock(&STARTED) = Arc::downgrade(self);
+        }
+    }
+
+    /// Returns true if a function of that name is registered.
+    pub(crate) fn knows(&self, name: &str) -> bool {
+        self.functions.by_name.contains_key(name)
+    }
+
+    /// Calls a function, in the child. The input and the output are JSON.
+    ///
+    /// # Errors
+    /// The error of the function, or why it could not be called.
+    pub(crate) fn call(&self, name: &str, input: &str, task: &TaskContext) -> Outcome<Option<String>> {
+        match self.functions.by_name.get(name) {
+            Some(function) => (function.call)(input, task).map(Some),
+            None => Err(unknown(name)),
+        }
+    }
+}
+
+/// The task of a call: has it run in a child, and reads its output.
+fn call<F: IsolatedFunction<M>, M>(
+    isolation: Option<&Isolation>,
+    limits: Limits,
+    input: F::Input,
+    task: &TaskContext,
+) -> Outcome<F::Output> {
+    let (name, target) = (type_name::<F>(), Target::Function { task: task.id() });
+    refuse_inside_a_child(target)?;
+    if is_closure::<F>() {
+        return Err(Failure::Error(said(format!("{name} is a closure; {NO_NAME}"))));
+    }
+    let Some(isolation) = isolation else { return Err(Failure::Error(no_application(name))) };
+    if !isolation.knows(name) {
+        return Err(unknown(name));
+    }
+    let input = write(&input, "input")?;
+    let origin = task.record().origin.as_ref().map(ToString::to_string);
+    let (name, label) = (name.to_owned(), task.name().to_owned());
+    let output = isolation.pool.run(&Call { target, name, attempt: 1, label, origin, limits }, &input, task)?;
+    read(&output.unwrap_or_default()).map_err(|error| not_read::<F::Output>("output", error))
+}
+
+fn unknown(name: &str) -> Failure {
+    let short = name.rsplit("::").next().unwrap_or(name);
+    let words = format!("add `.isolated({short})` where the application is made (App::isolated)");
+    Failure::Error(said(format!("the isolated function `{name}` is not registered in this program: {words}")))
+}
+
+fn no_application(name: &str) -> Error {
+    let words = "call it in a handler, a task or a job, or after `App::start`";
+    said(format!("the isolated function `{name}` was called where no application is at work: {words}"))
+}
+
+fn read<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
+    serde_json::from_str(json)
+}
+
+fn not_read<T>(what: &str, error: serde_json::Error) -> Failure {
+    Failure::Error(said(format!("its {what} cannot be read as `{}`", type_name::<T>())).with_source(error))
+}
+
+/// A value as JSON, which is given up where it becomes too long.
+fn write<T: Serialize>(value: &T, what: &str) -> Outcome<String> {
+    let mut json = Bounded::default();
+    match serde_json::to_writer(&mut json, value) {
+        Ok(()) => String::from_utf8(json.bytes).map_err(|error| Failure::from_error(error.into())),
+        Err(_) if json.is_too_long => {
+            let words = format!("at most {} MiB fit: pass the path of a file in its place", LONGEST_VALUE >> 20);
+            Err(Failure::Error(said(format!("its {what} is too long as JSON: {words}"))))
+        }
+        Err(error) => {
+            let words = format!("its {what} of type `{}` cannot be written as JSON", type_name::<T>());
+            Err(Failure::Error(said(words).with_source(error)))
+        }
+    }
+}
+
+/// Bytes, as many as a value may have.
+#[derive(Default)]
+struct Bounded {
+    bytes: Vec<u8>,
+    is_too_long: bool,
+}
+
+impl io::Write for Bounded {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.is_too_long |= self.bytes.len() + bytes.len() > LONGEST_VALUE;
+        if self.is_too_long {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}

@@ -1,0 +1,146 @@
+//! Whether a child can run another call: what a call may have left behind in its process.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::process::{WaitId, WaitIdOptions, waitid};
+
+/// How much more memory than before its first call a process may have after one; KiB.
+const MOST_GROWTH: u64 = 32 << 10;
+
+/// How long the thread of a call may take to end, with the values of its thread-locals.
+const LAST_MOMENT: Duration = Duration::from_millis(20);
+
+/// What a process has at one time.
+#[derive(Debug)]
+pub(super) struct Hygiene {
+    status: Status,
+    descriptors: BTreeMap<u32, PathBuf>,
+    folder: PathBuf,
+}
+
+/// What the operating system says of a process.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Status {
+    threads: u64,
+    /// The memory of its own that it uses; KiB.
+    memory: u64,
+    umask: String,
+}
+
+impl Hygiene {
+    /// Looks at this process.
+    ///
+    /// # Errors
+    /// Where the operating system does not tell.
+    pub(super) fn look() -> io::Result<Hygiene> {
+        Ok(Hygiene { status: Status::read()?, descriptors: descriptors()?, folder: std::env::current_dir()? })
+    }
+
+    /// Returns what a call has left behind, if anything: the reason not to run another one here.
+    pub(super) fn left_behind(&self) -> Option<String> {
+        match self.compare() {
+            Ok(left) => left,
+            Err(error) => Some(format!("its state is unknown: {error}")),
+        }
+    }
+
+    fn compare(&self) -> io::Result<Option<String>> {
+        if has_children() {
+            return Ok(Some("it has child processes".to_owned()));
+        }
+        if std::env::current_dir()? != self.folder {
+            return Ok(Some("its working directory was changed".to_owned()));
+        }
+        let now = descriptors()?;
+        if now != self.descriptors {
+            return Ok(Some(format!(
+                "its {} file descriptors are others, or {} now",
+                self.descriptors.len(),
+                now.len()
+            )));
+        }
+        let now = self.status_without_the_thread_of_the_call()?;
+        Ok(if now.threads != self.status.threads {
+            Some(format!("it has {} threads in place of {}", now.threads, self.status.threads))
+        } else if now.umask != self.status.umask {
+            Some("its umask was changed".to_owned())
+        } else if now.memory > self.status.memory + MOST_GROWTH {
+            Some(format!("it has grown from {} to {} MiB", self.status.memory >> 10, now.memory >> 10))
+        } else {
+            None
+        })
+    }
+
+    /// The thread of the call is about to end.
+    fn status_without_the_thread_of_the_call(&self) -> io::Result<Status> {
+        let until = Instant::now() + LAST_MOMENT;
+        loop {
+            let now = Status::read()?;
+            if now.threads <= self.status.threads || Instant::now() >= until {
+                return Ok(now);
+            }
+            thread::yield_now();
+        }
+    }
+}
+
+impl Status {
+    #[cfg(target_os = "linux")]
+    fn read() -> io::Result<Status> {
+        Ok(Status::parse(&fs::read_to_string("/proc/self/status")?))
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn read() -> io::Result<Status> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    fn parse(text: &str) -> Status {
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+        let number = |name: &str| value(name).split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0);
+        Status { threads: number("Threads:"), memory: number("RssAnon:"), umask: value("Umask:").to_owned() }
+    }
+}
+
+/// The open descriptors, each with what it leads to.
+fn descriptors() -> io::Result<BTreeMap<u32, PathBuf>> {
+    let mut open = BTreeMap::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        let entry = entry?;
+        let number = entry.file_name().to_str().and_then(|number| number.parse().ok());
+        // The descriptor of the folder that is read here is closed by the time of the next look.
+        if let (Some(number), Ok(target)) = (number, fs::read_link(entry.path()))
+            && !target.starts_with("/proc/")
+        {
+            open.insert(number, target);
+        }
+    }
+    Ok(open)
+}
+
+/// Returns true if this process has children, running or not waited for. Those that they have left behind are its own,
+/// where it has asked for that.
+fn has_children() -> bool {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    !matches!(waitid(WaitId::All, options), Err(rustix::io::Errno::CHILD))
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_read_as_linux_shows_it() {
+        let text = "Name:\taside\nUmask:\t0022\nRssAnon:\t    1234 kB\nThreads:\t3\n";
+        assert_eq!(Status::parse(text), Status { threads: 3, memory: 1234, umask: "0022".to_owned() });
+        assert_eq!(Status::parse(""), Status::default());
+        let here = Status::read().unwrap();
+        assert!(here.threads > 0 && here.memory > 0 && !here.umask.is_empty());
+    }
+}

@@ -1,0 +1,55 @@
+//! The limits that a child sets for itself, by the wish of its parent.
+//!
+//! The limit on memory is a soft one, which the process may raise again up to the hard one: a child gets the limit of each
+//! call, and children need not be kept apart by their limits.
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::error::Result;
+
+/// Writes no core file of this process: it would help nobody.
+pub(super) fn without_core_files() -> Result<()> {
+    setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
+    Ok(())
+}
+
+/// Limits this process, and each that it starts, to that many bytes of memory; 0 is as many as there are.
+///
+/// What a process has of its own is its data. Its address space is more than that, by the program, by mapped files, and by
+/// what the allocator of each thread only reserves; it is limited too, widely, for systems that do not count the data.
+#[cfg(target_os = "linux")]
+pub(super) fn limit_memory(memory: u64) -> Result<()> {
+    if memory == 0 {
+        return lift();
+    }
+    set(Resource::Data, Some(memory))?;
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0);
+    let mapped = pages.saturating_mul(rustix::param::page_size() as u64);
+    set(Resource::As, Some(memory.saturating_mul(2).saturating_add(mapped).saturating_add(256 << 20)))
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(super) fn limit_memory(memory: u64) -> Result<()> {
+    if memory == 0 { lift() } else { set(Resource::As, Some(memory)) }
+}
+
+/// Lifts the limit on memory, as far as the hard limit allows.
+pub(super) fn lift() -> Result<()> {
+    #[cfg(target_os = "linux")]
+    set(Resource::Data, None)?;
+    set(Resource::As, None)
+}
+
+/// Sets a soft limit, at most at the hard one.
+fn set(resource: Resource, most: Option<u64>) -> Result<()> {
+    let Rlimit { maximum, current } = getrlimit(resource);
+    let wanted = match (most, maximum) {
+        (Some(most), Some(maximum)) => Some(most.min(maximum)),
+        (most, maximum) => most.or(maximum),
+    };
+    if wanted != current {
+        setrlimit(resource, Rlimit { current: wanted, maximum })?;
+    }
+    Ok(())
+}

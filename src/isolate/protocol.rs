@@ -1,0 +1,390 @@
+//! The messages between parent and child.
+//!
+//! A message is a header in JSON and a value: the input of a function or job, or its output, which is JSON too and is not
+//! read here. The lengths of both, in four bytes each, precede them. Both are bounded: the sender cuts or refuses a longer
+//! one, and the receiver refuses it before it is there.
+#![cfg_attr(not(unix), allow(dead_code))]
+
+use std::io::{self, ErrorKind, Read};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::background::failure::{Failure, Outcome};
+use crate::bounds;
+use crate::error::{Error, Status};
+use crate::panics::Panic;
+
+/// The variable that makes a process a child. Its value has no meaning.
+pub(super) const VARIABLE: &str = "ASIDE_ISOLATED";
+
+/// The longest input and the longest output, as JSON.
+pub(crate) const LONGEST_VALUE: usize = 64 << 20;
+
+/// The longest header.
+const LONGEST_HEADER: usize = 1 << 20;
+
+/// The longest text of a report, and the longest backtrace, in bytes. JSON makes six of one at worst, and a report of one
+/// backtrace and two texts still fits in a header.
+const LONGEST_TEXT: usize = 16 << 10;
+const LONGEST_BACKTRACE: usize = 96 << 10;
+
+/// How much is read at once.
+pub(super) const CHUNK: usize = 32 << 10;
+
+/// The bytes of the two lengths.
+const LENGTHS: usize = 8;
+
+/// Returns true if this process is a child that runs what its parent asks for.
+pub(crate) fn is_child() -> bool {
+    std::env::var_os(VARIABLE).is_some()
+}
+
+/// One call of a function, or one attempt of a job, to be run in a child process.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Call {
+    pub(crate) target: Target,
+    /// The name of the function or job, by which the child finds it.
+    pub(crate) name: String,
+    /// The number of the attempt, from 1.
+    pub(crate) attempt: u32,
+    /// Its name in the log.
+    pub(crate) label: String,
+    /// The request that it came from: `POST /orders 3f9a1c`.
+    pub(crate) origin: Option<String>,
+    pub(crate) limits: Limits,
+}
+
+/// What is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Target {
+    /// A function. Its child is used again.
+    Function {
+        /// The number of its task.
+        task: u64,
+    },
+    /// A job. Its child ends with it.
+    Job { id: u64, token: u64 },
+}
+
+impl Target {
+    /// The word for it in a message.
+    pub(super) fn noun(self) -> &'static str {
+        match self {
+            Target::Function { .. } => "function",
+            Target::Job { .. } => "job",
+        }
+    }
+
+    /// Where it is logged.
+    pub(super) fn log_target(self) -> &'static str {
+        match self {
+            Target::Function { .. } => "aside::isolate",
+            Target::Job { .. } => "aside::jobs",
+        }
+    }
+}
+
+/// The limits of a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Limits {
+    /// When its process is killed, from the start of the call.
+    pub(crate) deadline: Duration,
+    /// How much memory its process may have; bytes. 0 is as much as there is.
+    pub(crate) memory: u64,
+}
+
+impl Default for Limits {
+    /// 15 minutes and 2 GiB.
+    fn default() -> Limits {
+        Limits { deadline: Duration::from_secs(15 * 60), memory: 2 << 30 }
+    }
+}
+
+/// What a child is told.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum ToChild {
+    /// Run this; the input is the value.
+    Call(Box<Order>),
+    Cancel,
+}
+
+/// A call, with what the child must know of its parent.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Order {
+    pub(super) call: Call,
+    /// The parent's process id.
+    pub(super) parent: u32,
+    /// The parent's log level.
+    pub(super) level: String,
+}
+
+/// What a child reports.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum ToParent {
+    /// It has reached the application.
+    Begun,
+    Log {
+        level: String,
+        target: String,
+        words: String,
+    },
+    Progress {
+        done: u64,
+        total: u64,
+        message: String,
+    },
+    /// The outcome of the call; the output is the value. No other report of this call follows.
+    Ended {
+        ended: Ended,
+        /// Why this process must not run another call.
+        spent: Option<String>,
+    },
+}
+
+/// The outcome of a call.
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+pub(super) enum Ended {
+    Done { has_output: bool },
+    Failed { status: u16, chain: String, backtrace: Option<String> },
+    Panicked { message: String, place: Option<String>, backtrace: Option<String> },
+    Cancelled,
+    TimedOut,
+    Abandoned,
+}
+
+impl ToParent {
+    pub(super) fn log(level: log::Level, target: &str, words: &str) -> ToParent {
+        ToParent::Log { level: level.to_string(), target: text(target), words: text(words) }
+    }
+
+    pub(super) fn progress(done: u64, total: u64, message: &str) -> ToParent {
+        ToParent::Progress { done, total, message: text(message) }
+    }
+}
+
+impl Ended {
+    /// The outcome as it is sent, and the output that goes with it.
+    pub(super) fn of(outcome: Outcome<Option<String>>) -> (Ended, Option<String>) {
+        let failure = match outcome {
+            Ok(output) => return (Ended::Done { has_output: output.is_some() }, output),
+            Err(failure) => failure,
+        };
+        let ended = match failure {
+            Failure::Error(error) => Ended::Failed {
+                status: error.status().code(),
+                chain: text(&error.chain()),
+                backtrace: error.backtrace_lines().as_deref().map(backtrace),
+            },
+            Failure::Panic(panic) => Ended::Panicked {
+                message: text(&panic.message),
+                place: panic.place.as_deref().map(text),
+                backtrace: panic.backtrace.as_deref().map(backtrace),
+            },
+            Failure::Cancelled => Ended::Cancelled,
+            Failure::TimedOut => Ended::TimedOut,
+            Failure::Abandoned => Ended::Abandoned,
+        };
+        (ended, None)
+    }
+
+    /// The outcome as it was sent. The backtrace of an error stays behind: an error has no room for that of another process.
+    pub(super) fn into_outcome(self, output: Vec<u8>) -> Outcome<Option<String>> {
+        Err(match self {
+            Ended::Done { has_output: false } => return Ok(None),
+            Ended::Done { has_output: true } => match String::from_utf8(output) {
+                Ok(output) => return Ok(Some(output)),
+                Err(_) => Failure::Error(said("its output is not valid UTF-8")),
+            },
+            Ended::Failed { status, chain, .. } => Failure::Error(error(status, chain)),
+            Ended::Panicked { message, place, backtrace } => Failure::Panic(Panic { message, place, backtrace }),
+            Ended::Cancelled => Failure::Cancelled,
+            Ended::TimedOut => Failure::TimedOut,
+            Ended::Abandoned => Failure::Abandoned,
+        })
+    }
+}
+
+fn error(status: u16, chain: String) -> Error {
+    let status = if (100..=599).contains(&status) { Status::new(status) } else { Status::INTERNAL_SERVER_ERROR };
+    said(chain).with_status(status)
+}
+
+/// An error without a backtrace: the way to the line that made it would show nobody what to mend.
+pub(super) fn said(words: impl Into<String>) -> Error {
+    Error::bad_request(words).with_status(Status::INTERNAL_SERVER_ERROR)
+}
+
+fn text(text: &str) -> String {
+    bounds::shorten(text, LONGEST_TEXT).into_owned()
+}
+
+fn backtrace(lines: &str) -> String {
+    bounds::shorten(lines, LONGEST_BACKTRACE).into_owned()
+}
+
+/// A message as it is sent, without its value, which follows it.
+///
+/// # Errors
+/// When the header or the value is longer than it may be.
+pub(super) fn frame(header: &impl Serialize, value: &[u8]) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; LENGTHS];
+    serde_json::to_writer(&mut bytes, header)?;
+    let header = length(bytes.len() - LENGTHS, LONGEST_HEADER)?;
+    let value = length(value.len(), LONGEST_VALUE)?;
+    bytes[..4].copy_from_slice(&header);
+    bytes[4..LENGTHS].copy_from_slice(&value);
+    Ok(bytes)
+}
+
+fn length(length: usize, longest: usize) -> io::Result<[u8; 4]> {
+    let fits = u32::try_from(length).ok().filter(|_| length <= longest);
+    fits.map(u32::to_le_bytes).ok_or_else(|| too_long(length, longest))
+}
+
+fn too_long(length: usize, longest: usize) -> io::Error {
+    io::Error::new(ErrorKind::InvalidData, format!("a message of {length} bytes, of at most {longest}"))
+}
+
+/// The received bytes that were not taken out yet: at most one message and a chunk, when each chunk is followed by taking
+/// out all messages that are complete.
+#[derive(Default)]
+pub(super) struct Inbox {
+    bytes: Vec<u8>,
+}
+
+impl Inbox {
+    pub(super) fn feed(&mut self, chunk: &[u8]) {
+        self.bytes.extend_from_slice(chunk);
+    }
+
+    /// Takes out the next message and its value, when both are complete.
+    ///
+    /// # Errors
+    /// When it is longer than it may be, or not a message.
+    pub(super) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<u8>)>> {
+        let Some(header) = self.length_at(0, LONGEST_HEADER)? else { return Ok(None) };
+        let Some(value) = self.length_at(4, LONGEST_VALUE)? else { return Ok(None) };
+        let (header_end, end) = (LENGTHS + header, LENGTHS + header + value);
+        if self.bytes.len() < end {
+            return Ok(None);
+        }
+        let message = serde_json::from_slice(&self.bytes[LENGTHS..header_end])?;
+        // The buffer becomes the value, so that a large one is neither copied nor kept.
+        let rest = self.bytes.split_off(end);
+        let mut bytes = std::mem::replace(&mut self.bytes, rest);
+        bytes.drain(..header_end);
+        Ok(Some((message, bytes)))
+    }
+
+    fn length_at(&self, start: usize, longest: usize) -> io::Result<Option<usize>> {
+        let Some(bytes) = self.bytes.get(start..).and_then(|bytes| bytes.first_chunk::<4>()) else { return Ok(None) };
+        let length = u32::from_le_bytes(*bytes) as usize;
+        if length > longest { Err(too_long(length, longest)) } else { Ok(Some(length)) }
+    }
+
+    /// Waits for the next message. `None` at the end.
+    ///
+    /// # Errors
+    /// As `next`, and when reading fails.
+    pub(super) fn receive<T: DeserializeOwned>(&mut self, mut from: impl Read) -> io::Result<Option<(T, Vec<u8>)>> {
+        let mut chunk = [0; CHUNK];
+        loop {
+            if let Some(message) = self.next()? {
+                return Ok(Some(message));
+            }
+            match from.read(&mut chunk) {
+                Ok(0) => return Ok(None),
+                Ok(count) => self.feed(&chunk[..count]),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn done(has_output: bool) -> ToParent {
+        ToParent::Ended { ended: Ended::Done { has_output }, spent: None }
+    }
+
+    fn sent(report: &ToParent, value: &[u8]) -> Vec<u8> {
+        [&*frame(report, value).unwrap(), value].concat()
+    }
+
+    #[test]
+    fn a_message_comes_whole_however_it_is_cut() {
+        let messages =
+            [(ToParent::Begun, &b""[..]), (ToParent::progress(1, 3, "воробей 🐦"), b""), (done(true), b"[7]")];
+        let bytes: Vec<u8> = messages.iter().flat_map(|(report, value)| sent(report, value)).collect();
+        let mut inbox = Inbox::default();
+        let mut come = Vec::new();
+        for byte in &bytes {
+            inbox.feed(&[*byte]);
+            come.extend(inbox.next::<ToParent>().unwrap());
+        }
+        assert_eq!(come, messages.map(|(report, value)| (report, value.to_vec())));
+        let mut inbox = Inbox::default();
+        assert_eq!(inbox.receive::<ToParent>(&bytes[..]).unwrap(), Some((ToParent::Begun, Vec::new())));
+        inbox.next::<ToParent>().unwrap();
+        inbox.next::<ToParent>().unwrap();
+        assert_eq!(inbox.receive::<ToParent>(&[][..]).unwrap(), None);
+    }
+
+    #[test]
+    fn what_is_too_long_or_not_a_message_is_refused_before_it_is_there() {
+        let refused = |bytes: &[u8]| {
+            let mut inbox = Inbox::default();
+            inbox.feed(bytes);
+            inbox.next::<ToParent>().unwrap_err().to_string()
+        };
+        assert!(refused(&u32::MAX.to_le_bytes()).contains("4294967295 bytes, of at most 1048576"));
+        let value = u32::try_from(LONGEST_VALUE + 1).unwrap();
+        assert!(refused(&[&2_u32.to_le_bytes()[..], &value.to_le_bytes()].concat()).contains("of at most 67108864"));
+        refused(b"\x02\0\0\0\0\0\0\0hi");
+        assert!(frame(&"x".repeat(LONGEST_HEADER), b"").is_err());
+        assert!(frame(&"x", &vec![0; LONGEST_VALUE]).is_ok() && frame(&"x", &vec![0; LONGEST_VALUE + 1]).is_err());
+    }
+
+    #[test]
+    fn a_large_value_does_not_stay_in_the_buffer() {
+        let mut inbox = Inbox::default();
+        inbox.feed(&sent(&done(true), &vec![7; 1 << 20]));
+        inbox.feed(&sent(&ToParent::Begun, b"")[..3]);
+        let (_, value) = inbox.next::<ToParent>().unwrap().unwrap();
+        assert_eq!(value.len(), 1 << 20);
+        assert!(inbox.bytes.len() == 3 && inbox.bytes.capacity() < 1 << 10);
+    }
+
+    #[test]
+    fn the_worst_report_is_no_longer_than_it_may_be() {
+        let worst = "\u{1}".repeat(1 << 20);
+        let panic = Panic { message: worst.clone(), place: Some(worst.clone()), backtrace: Some(worst.clone()) };
+        let (ended, _) = Ended::of(Err(Failure::Panic(panic)));
+        assert!(frame(&ToParent::Ended { ended, spent: None }, b"").is_ok());
+        assert!(frame(&ToParent::log(log::Level::Info, &worst, &worst), b"").is_ok());
+    }
+
+    #[test]
+    fn an_outcome_survives_the_way() {
+        let there_and_back = |outcome| {
+            let (ended, output) = Ended::of(outcome);
+            ended.into_outcome(output.unwrap_or_default().into_bytes())
+        };
+        assert_eq!(there_and_back(Ok(None)).unwrap(), None);
+        assert_eq!(there_and_back(Ok(Some("[1]".to_owned()))).unwrap().as_deref(), Some("[1]"));
+        let there_and_back = |failure| there_and_back(Err(failure)).unwrap_err();
+        let error = said("disk full").context("cannot save").with_status(Status::CONFLICT);
+        let Failure::Error(error) = there_and_back(Failure::Error(error)) else { unreachable!() };
+        assert_eq!((error.chain().as_str(), error.status()), ("cannot save: disk full", Status::CONFLICT));
+        let panic = Panic { message: "boom".into(), place: Some("a.rs:7".into()), backtrace: None };
+        assert_eq!(there_and_back(Failure::Panic(panic)).to_string(), "panicked: boom, at a.rs:7");
+        assert!(matches!(there_and_back(Failure::Cancelled), Failure::Cancelled));
+        assert!(matches!(there_and_back(Failure::TimedOut), Failure::TimedOut));
+        assert!(matches!(there_and_back(Failure::Abandoned), Failure::Abandoned));
+    }
+}

@@ -1,0 +1,78 @@
+//! The same names where there is no Unix: each returns an error that says so.
+
+use std::sync::Arc;
+
+use super::protocol::{Call, Target, VARIABLE, said};
+use crate::background::failure::{Failure, Outcome};
+use crate::background::scope::Scope;
+use crate::background::task::TaskContext;
+
+/// How to start the program again, which it cannot be.
+#[derive(Debug, Clone)]
+pub(crate) struct Program;
+
+impl Program {
+    pub(crate) fn own() -> Program {
+        Program
+    }
+
+    pub(crate) fn test(_name: Option<&str>) -> Program {
+        Program
+    }
+}
+
+/// The children of an application, of which there are none.
+#[derive(Debug)]
+pub(crate) struct Pool;
+
+impl Pool {
+    pub(crate) fn new(_program: Program) -> Arc<Pool> {
+        Arc::new(Pool)
+    }
+
+    /// # Errors
+    /// Always.
+    pub(crate) fn run(self: &Arc<Pool>, call: &Call, _input: &str, _task: &TaskContext) -> Outcome<Option<String>> {
+        Err(refusal(call))
+    }
+}
+
+/// # Errors
+/// Always.
+pub(crate) fn run_once(_program: &Program, call: &Call, _input: &str, _task: &TaskContext) -> Outcome<Option<String>> {
+    Err(refusal(call))
+}
+
+/// # Errors
+/// Never: there are no children.
+pub(super) fn refuse_inside_a_child(_target: Target) -> Result<(), Failure> {
+    Ok(())
+}
+
+/// Runs a call, which never comes.
+pub(crate) type Dispatch = dyn Fn(&Call, &str, &TaskContext) -> Outcome<Option<String>> + Send + Sync;
+
+/// There are no children: the variable was set by mistake.
+pub(crate) fn is_asked_for(_knows: impl FnOnce(&Call) -> bool) -> bool {
+    exit()
+}
+
+/// There are no children: the variable was set by mistake.
+pub(crate) fn child_main(_scope: &Scope, _dispatch: Arc<Dispatch>) -> ! {
+    exit()
+}
+
+fn refusal(call: &Call) -> Failure {
+    let words = match call.target {
+        Target::Function { .. } => {
+            "an isolated function needs Unix: run the program there, or call the function in a task"
+        }
+        Target::Job { .. } => "an isolated job needs Unix: run it there, or do without `const ISOLATED: bool = true`",
+    };
+    Failure::Error(said(format!("{}: {words}", call.label)))
+}
+
+fn exit() -> ! {
+    eprintln!("{VARIABLE} is set, and isolated functions and jobs need Unix: unset it to start the site");
+    std::process::exit(1)
+}
