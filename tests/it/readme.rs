@@ -182,6 +182,14 @@ fn sources(folder: &Path, all: &mut Vec<String>) {
     }
 }
 
+/// Cross-origin reads are allowed by the application alone.
+#[test]
+fn no_source_of_the_framework_allows_other_origins_to_read() {
+    let mut all = Vec::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut all);
+    assert!(!all.iter().any(|source| source.to_ascii_lowercase().contains("access-control-allow-origin")));
+}
+
 #[test]
 fn the_security_notes_name_tests_that_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
