@@ -1,29 +1,55 @@
-//! What Asok's page on background tasks shows, sample by sample: `cargo run --example seed_asok`.
+//! The samples of Asok's page on background tasks, in its order: `cargo run --example seed_asok`.
 //!
-//! Payments go to `SERVICES_URL` + `/payments`, news of a signup to `/hook`, prices come from `/stock` and `/price`. Unless
-//! it is set nobody listens there, and the log shows how a task fails.
+//! The site pays at `/payments`, announces sign-ups at `/hook` and asks `/stock` and `/price`, all below `SERVICES_URL`.
+//! Unless that is set, this program starts these services itself. Mail goes to files in `data/mail`, unless
+//! `ASIDE_MAIL_URL` names a server; posts and photos go to `data/asok`.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use aside::image::{self, Fit};
-use aside::{App, Cache, Config, Mail, Request, Response, Result, Task, background, context, redirect};
+use aside::{
+    App, Cache, Config, Error, Form, Live, Mail, Request, Response, Result, Task, background, context, redirect,
+};
+use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 fn main() -> Result<()> {
-    let services = std::env::var("SERVICES_URL").unwrap_or("http://127.0.0.1:9".into());
-    app(Config::from_env()?, Site::new(services, "data/uploads")).run()
+    let config = Config::from_env()?;
+    fs::create_dir_all("data/asok")?;
+    let database = Connection::open("data/asok/site.db")?;
+    if let Ok(services) = std::env::var("SERVICES_URL") {
+        return app(config, Site::new(services, "data/asok/uploads", database)?).run();
+    }
+    let services = services().start()?;
+    app(config, Site::new(format!("http://{}", services.addr()), "data/asok/uploads", database)?).run()
+}
+
+/// The services that the site calls. Each takes a second.
+fn services() -> App {
+    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+    let slowly = |_: &mut Request| {
+        std::thread::sleep(Duration::from_secs(1));
+        None::<Response>
+    };
+    App::with_config(config)
+        .before(slowly)
+        .post("/payments", |_: &mut Request| "paid")
+        .post("/hook", |_: &mut Request| "received")
+        .get("/stock", |_: &mut Request| "7")
+        .get("/price", |_: &mut Request| "12")
 }
 
 struct Site {
     services: String,
     uploads: PathBuf,
     agent: ureq::Agent,
-    /// What would be a table of a database.
-    posts: Mutex<Vec<Post>>,
+    database: Mutex<Connection>,
     cache: Cache<Vec<Post>>,
+    likes: Live<u64>,
 }
 
 #[derive(Clone, Serialize, Deserialize)]
@@ -33,51 +59,62 @@ struct Post {
 }
 
 impl Site {
-    fn new(services: impl Into<String>, uploads: impl Into<PathBuf>) -> Site {
-        // A service that does not answer is given up after 10 s.
-        let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build();
-        Site {
+    fn new(services: impl Into<String>, uploads: impl Into<PathBuf>, database: Connection) -> Result<Site> {
+        database.execute_batch(
+            "CREATE TABLE IF NOT EXISTS posts (id INTEGER PRIMARY KEY, title TEXT NOT NULL, body TEXT NOT NULL);
+             CREATE TABLE IF NOT EXISTS subscribers (email TEXT PRIMARY KEY)",
+        )?;
+        Ok(Site {
             services: services.into(),
             uploads: uploads.into(),
-            agent: agent.into(),
-            posts: Mutex::default(),
+            agent: ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build().into(),
+            database: Mutex::new(database),
             cache: Cache::new(100),
-        }
+            likes: Live::new(0),
+        })
     }
 
-    fn tell(&self, path: &str, what: impl Serialize) -> Result<()> {
-        self.agent.post(format!("{}{path}", self.services)).send_json(what)?;
+    fn post(&self, path: &str, payload: impl Serialize) -> Result<()> {
+        self.agent.post(format!("{}{path}", self.services)).send_json(payload)?;
         Ok(())
     }
 
-    fn ask(&self, path: &str) -> Result<String> {
+    fn get(&self, path: &str) -> Result<String> {
         Ok(self.agent.get(format!("{}{path}", self.services)).call()?.body_mut().read_to_string()?)
+    }
+
+    fn database(&self) -> MutexGuard<'_, Connection> {
+        self.database.lock().expect("no statement panics")
     }
 }
 
 fn app(config: Config, site: Site) -> App {
     App::with_config(config)
         .state(site)
-        .template("page.html", PAGE)
+        .get("/seeds.css", |_: &mut Request| Response::bytes("text/css", include_bytes!("seeds/seeds.css")))
+        .template("base.html", include_str!("seeds/base.html"))
+        .template("page.html", include_str!("seeds/asok.html"))
+        .template("likes.html", LIKES)
         .get("/", page)
         .get("/orders", page)
         .post("/orders", create_order)
         .get("/offer", offer)
+        .get("/signup", page)
         .post("/signup", sign_up)
         .get("/profile", page)
         .post("/profile", upload_avatar)
         .get("/blog", page)
         .post("/blog", create_post)
         .post("/greetings", greet)
-}
-
-fn page(req: &mut Request) -> Result<Response> {
-    let posts = req.state::<Site>().cache.get("recent_posts").unwrap_or_default();
-    req.render("page.html", context! { posts })
+        .get("/subscribers", page)
+        .post("/subscribers", subscribe)
+        .post("/likes", like)
+        .get("/likes/live", follow_likes)
 }
 
 // Sample 1: "Usage"
-// Asok's handler hands the form on unread; here what is wrong with it is said at once (422), and the task gets a type.
+// Asok passes the form on as it came. Here an invalid form is refused at once (422), the task gets a type, and a form that
+// is sent twice is paid once.
 #[derive(Deserialize, Serialize)]
 struct Order {
     email: String,
@@ -92,13 +129,15 @@ fn heavy_task(site: &Site, user_id: u64, order: &Order) -> Result<()> {
 
 fn create_order(req: &mut Request) -> Result<Response> {
     let (order, site) = (req.form::<Order>()?, req.state::<Site>());
-    background(move || heavy_task(&site, 42, &order));
-    req.flash("success", "Processing your order!");
-    Ok(redirect("/orders"))
+    req.once(|req| {
+        background(move || heavy_task(&site, 42, &order));
+        req.flash("success", "Processing your order!");
+        Ok(redirect("/orders"))
+    })
 }
 
 fn process_payment(site: &Site, user_id: u64, order: &Order) -> Result<()> {
-    site.tell("/payments", json!({ "user": user_id, "order": order }))
+    site.post("/payments", json!({ "user": user_id, "order": order }))
 }
 
 fn send_receipt(order: &Order) {
@@ -107,67 +146,81 @@ fn send_receipt(order: &Order) {
 }
 
 // Sample 2: "API"
-// Asok's text promises the Thread, its code gives a future of ten threads. This is the standard library's JoinHandle, of a
-// thread that is this task's own, and it has the value.
-fn offer(req: &mut Request) -> Result<String> {
-    let (one, other) = (req.state::<Site>(), req.state::<Site>());
-    let stock = background(move || one.ask("/stock"));
-    let price = background(move || other.ask("/price"));
-    // Both are being asked now. A panic is an outcome of the task, so `join` itself never fails.
-    let [stock, price] = [stock, price].map(|asked| asked.join().expect("panics are caught in the task"));
-    Ok(format!("{} left, {} euros each", stock?, price?))
+// `background` returns the standard library's `JoinHandle`: the task has a thread of its own, and `join` gives its value.
+fn offer(req: &mut Request) -> Result<Response> {
+    let (site, other) = (req.state::<Site>(), req.state::<Site>());
+    let stock = background(move || site.get("/stock"));
+    let price = background(move || other.get("/price"));
+    // Both calls run now. A panic is an outcome of the task, so `join` itself never fails.
+    let [stock, price] = [stock, price].map(|task| task.join().expect("panics are caught in the task"));
+    show(req, &format!("{} left, {} euros each.", stock?, price?), &Form::empty())
 }
 
 // Sample 3: "Error handling"
 // [2026-04-04 14:32:01] ERROR aside::background: Background task send_webhook failed: io: Connection refused (os error 111) (task 1, POST /signup 3f9a1c, after 20 ms)
 //
-// Asok says no more than the error. Here: all that led to it, which task, which request, and how long it took; also for a
-// panic, with its place.
+// Asok logs the error alone. This line also has the causes of the error, the task, the request and the time; the line of a
+// panic has its place in the source.
 
 // Sample 4: "Webhook / External API call"
-// A task is named after its function, or the place of its closure, or as here by hand. `aside::Webhook` is this with a
-// signature and retries that hold no thread while they wait.
+// A task is named after its function, or after the line of its closure, or by hand as here. `aside::Webhook` does the same
+// with a signature, and with retries that hold no thread while they wait.
 fn send_webhook(site: &Site, payload: &serde_json::Value) -> Result<()> {
-    site.tell("/hook", payload)
+    site.post("/hook", payload)
 }
 
 fn sign_up(req: &mut Request) -> Result<Response> {
     let site = req.state::<Site>();
     Task::named("send_webhook").run(move |_| send_webhook(&site, &json!({ "text": "New signup!" })));
-    page(req)
+    show(req, "Welcome.", &Form::empty())
 }
 
 // Sample 5: "Image processing after upload"
-// Asok trusts the visitor's file name; this one is ours. A file that is no image is a line in the log, and stays as it was.
+// Asok uses the client's file name; `save_to` makes one. A file of another type is refused at once, and a damaged image is
+// a line in the log.
 fn resize_image(path: &Path) -> Result<()> {
     image::resize(path, path, Fit::Inside(800, 800))?;
     Ok(())
 }
 
 fn upload_avatar(req: &mut Request) -> Result<Response> {
-    let path = req.multipart()?.file("avatar")?.save_to(&req.state::<Site>().uploads)?;
+    let body = req.multipart()?;
+    let avatar = body.file("avatar")?;
+    if !avatar.content_type().starts_with("image/") {
+        return Err(Error::unprocessable("Please choose an image."));
+    }
+    let path = avatar.save_to(&req.state::<Site>().uploads)?;
     background(move || resize_image(&path));
     req.flash("success", "Photo uploaded!");
     Ok(redirect("/profile"))
 }
 
 // Sample 6: "Cache warming"
-// Where the page may wait, `cache.remember` does both: it computes once, however many ask. Asok's computes for each.
-fn warm_cache(site: &Site) {
-    let posts = site.posts.lock().expect("no change of the list panics");
-    let latest = posts.iter().rev().take(20).cloned().collect();
-    site.cache.set("recent_posts", latest, Duration::from_secs(300));
+// The author is redirected to a page that reads the cache, so the old entry is removed first.
+fn warm_cache(site: &Site) -> Result<()> {
+    site.cache.set("recent_posts", recent_posts(&site.database())?, FIVE_MINUTES);
+    Ok(())
 }
 
 fn create_post(req: &mut Request) -> Result<Response> {
-    let (post, site) = (req.form::<Post>()?, req.state::<Site>());
-    site.posts.lock().expect("no change of the list panics").push(post);
+    let (Post { title, body }, site) = (req.form()?, req.state::<Site>());
+    site.database().execute("INSERT INTO posts (title, body) VALUES (?, ?)", [title, body])?;
+    site.cache.remove("recent_posts");
     background(move || warm_cache(&site));
     Ok(redirect("/blog"))
 }
 
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
+
+fn recent_posts(database: &Connection) -> Result<Vec<Post>> {
+    let mut query = database.prepare("SELECT title, body FROM posts ORDER BY id DESC LIMIT 20")?;
+    let posts = query.query_map([], |row| Ok(Post { title: row.get(0)?, body: row.get(1)? }))?;
+    Ok(posts.collect::<Result<_, _>>()?)
+}
+
 // Sample 7: "Mail is already background"
-// Asok's mail has no second try and is lost when the process ends; here it is tried for a quarter of an hour, and waited for at shutdown.
+// Asok's mail has one attempt and is lost when the process ends. Here mail is retried for a quarter of an hour, and a
+// shutdown waits for it.
 fn greet(req: &mut Request) -> Result<Response> {
     #[derive(Deserialize)]
     struct Greeting {
@@ -180,52 +233,59 @@ fn greet(req: &mut Request) -> Result<Response> {
 }
 
 // Caveat 1: "When NOT to use background"
-// What the answer needs (reads, validation) is plain code before the `return`, as in `create_order`. A number that is shown
-// at once and goes on changing is a `Live`: examples/seed_reflex.rs.
+// The three points are plain code before the response: a read that the page needs, with `Cache::remember`; validation, with
+// `Form`; a counter, which the handler changes and which `Live` also shows on the pages that are open.
 
-// The page
+// "Database reads needed for the response": the handler reads. The first reader fills the cache, and the others wait for it.
+fn show(req: &mut Request, message: &str, form: &Form<Subscriber>) -> Result<Response> {
+    let site = req.state::<Site>();
+    let posts = site.cache.remember("recent_posts", FIVE_MINUTES, || recent_posts(&site.database()))?;
+    let likes = site.likes.part(req, "/likes/live", "likes.html")?;
+    Ok(req.render("page.html", context! { posts, likes, message, form })?.status(form.status()))
+}
 
-const PAGE: &str = r#"<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Asok's samples</title>
-<h1>Asok's samples</h1>
-{% for flash in flashes %}<p role="status">{{ flash.message }}</p>{% endfor %}
-{% if path == "/signup" %}<p role="status">Welcome.</p>{% endif %}
-<h2>Order</h2>
-<form method="post" action="/orders">
-<p><label>Mail address <input name="email" type="email" required></label></p>
-<p><label>Euros <input name="amount" type="number" min="1" value="20" required></label></p>
-<button>Pay</button>
-</form>
-<p><a href="/offer">What is left, and for how much</a></p>
-<h2>Sign up</h2>
-<form method="post" action="/signup"><button>Sign up</button></form>
-<h2>Profile</h2>
-<form method="post" action="/profile" enctype="multipart/form-data">
-<p><label>Photo <input name="avatar" type="file" accept="image/*" required></label></p>
-<button>Upload</button>
-</form>
-<h2>Blog</h2>
-<form method="post" action="/blog">
-<p><label>Title <input name="title" required></label></p>
-<p><label>Text <textarea name="body" required></textarea></label></p>
-<button>Publish</button>
-</form>
-{% for post in posts %}<article><h3>{{ post.title }}</h3><p>{{ post.body }}</p></article>
-{% else %}<p>Nothing in the cache.</p>{% endfor %}
-<h2>Greeting</h2>
-<form method="post" action="/greetings">
-<p><label>To <input name="to" type="email" required></label></p>
-<button>Send</button>
-</form>
-</html>
-"#;
+fn page(req: &mut Request) -> Result<Response> {
+    show(req, "", &Form::empty())
+}
+
+// "Validation": the client learns from this response what is wrong. Only the mail of a valid form goes to the background.
+#[derive(Deserialize)]
+struct Subscriber {
+    email: String,
+}
+
+fn subscribe(req: &mut Request) -> Result<Response> {
+    let (mut form, site) = (req.submitted::<Subscriber>()?, req.state::<Site>());
+    form.check("email", |new| new.email.contains('@'), "Please enter a mail address.");
+    if let Some(new) = form.value()
+        && site.database().execute("INSERT OR IGNORE INTO subscribers VALUES (?)", [&new.email])? == 0
+    {
+        form.error("email", "This address is subscribed already.");
+    }
+    match form.valid() {
+        Err(form) => show(req, "", &form),
+        Ok(new) => {
+            Mail::to(new.email).subject("The blog").text("You are subscribed.").send();
+            req.flash("success", "You are subscribed.");
+            Ok(redirect("/subscribers"))
+        }
+    }
+}
+
+// "Anything the user expects to see immediately": the counter has changed before the redirect.
+fn like(req: &mut Request) -> Result<Response> {
+    req.state::<Site>().likes.update(|likes| *likes += 1);
+    Ok(redirect("/blog"))
+}
+
+fn follow_likes(req: &mut Request) -> Result<Response> {
+    req.live(&req.state::<Site>().likes, "likes.html")
+}
+
+const LIKES: &str = r#"<p class="count">{{ state }} {{ "like" if state == 1 else "likes" }}</p>"#;
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
     #[cfg(unix)]
     use std::io::{BufRead, BufReader};
     #[cfg(unix)]
@@ -238,10 +298,15 @@ mod tests {
     use aside::testing::TestClient;
 
     use super::*;
-    use crate::seeds::{Call, Service};
+    use crate::seeds::{Call, Service, wait_for};
 
     fn client(service: &Service) -> TestClient {
-        TestClient::new(app(Config::default(), Site::new(service.url(), "unused")))
+        client_with(service.url(), "unused")
+    }
+
+    fn client_with(services: impl Into<String>, uploads: impl Into<PathBuf>) -> TestClient {
+        let database = Connection::open_in_memory().unwrap();
+        TestClient::new(app(Config::default(), Site::new(services, uploads, database).unwrap()))
     }
 
     fn json_of(call: &Call) -> serde_json::Value {
@@ -254,7 +319,7 @@ mod tests {
         let mut client = client(&service);
         let answer = client.post("/orders").form(&[("email", "ada@shop.example"), ("amount", "20")]).send();
         assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/orders")));
-        assert!(client.get("/orders").text().contains("<p role=\"status\">Processing your order!</p>"));
+        assert!(client.get("/orders").text().contains("role=\"status\">Processing your order!</p>"));
         let call = service.next_call();
         assert_eq!((call.path.as_str(), client.outbox().len()), ("/payments", 0));
         assert_eq!(json_of(&call), json!({ "user": 42, "order": { "email": "ada@shop.example", "amount": 20 } }));
@@ -264,15 +329,30 @@ mod tests {
     }
 
     #[test]
-    fn caveat_1_a_form_that_is_wrong_is_told_at_once_and_nothing_is_set_aside() {
+    fn sample_1_an_order_that_is_sent_twice_is_paid_once() {
         let service = Service::start();
         let mut client = client(&service);
+        let page = client.get("/orders").text().to_owned();
+        let (_, key) = page.split_once("name=\"_once\" value=\"").unwrap();
+        let key = &key[..key.find('"').unwrap()];
+        for _ in 0..2 {
+            let order = [("_once", key), ("email", "ada@shop.example"), ("amount", "20")];
+            assert_eq!(client.post("/orders").form(&order).send().location(), Some("/orders"));
+        }
+        service.next_call().answer("paid");
+        client.settle();
+        assert!(service.has_no_call() && client.outbox().len() == 1);
+    }
+
+    #[test]
+    fn sample_1_an_invalid_order_is_refused_and_starts_no_task() {
+        let mut client = client(&Service::start());
         let answer = client.post("/orders").form(&[("email", "ada@shop.example"), ("amount", "many")]).send();
         assert_eq!((answer.status(), client.counts().ended), (Status::UNPROCESSABLE_CONTENT, 0));
     }
 
     #[test]
-    fn sample_2_a_handle_is_a_thread_of_its_own_with_a_value() {
+    fn sample_2_a_handle_belongs_to_a_thread_of_its_own_and_gives_its_value() {
         let service = Service::start();
         let mut client = client(&service);
         std::thread::scope(|scope| {
@@ -283,14 +363,14 @@ mod tests {
             assert_eq!((price.path.as_str(), stock.path.as_str()), ("/price", "/stock"));
             price.answer("12");
             stock.answer("7");
-            assert_eq!(offer.join().unwrap(), "7 left, 12 euros each");
+            assert!(offer.join().unwrap().contains("7 left, 12 euros each."));
         });
         client.settle();
     }
 
-    /// Not a test of its own: the site as a process, whose log the next one reads.
+    /// Not a test of its own: the site as a process, whose log the next test reads.
     #[test]
-    fn site_in_a_child() {
+    fn runs_the_site_in_a_child_process() {
         if std::env::var_os("ASIDE_TEST_ASOK").is_some() {
             main().unwrap();
         }
@@ -298,19 +378,21 @@ mod tests {
 
     #[cfg(unix)]
     #[test]
-    fn sample_3_the_line_in_the_log_is_the_one_that_is_written_here() {
+    fn sample_3_the_log_line_is_the_one_in_the_comment() {
         let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let folder = tempfile::tempdir().unwrap();
         let site = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "seeds::seed_asok::tests::site_in_a_child", "--nocapture"])
+            .args(["--exact", "seeds::seed_asok::tests::runs_the_site_in_a_child_process", "--nocapture"])
             .envs([("ASIDE_TEST_ASOK", "1"), ("ASIDE_ADDR", "127.0.0.1:0"), ("ASIDE_BACKGROUND_NICE", "0")])
             .env("SERVICES_URL", format!("http://{nobody}"))
             .env_remove("RUST_LOG")
+            .current_dir(&folder)
             .env_remove("RUST_BACKTRACE")
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .unwrap();
-        let mut site = Ended(site);
+        let mut site = KilledOnDrop(site);
         let mut log = BufReader::new(site.0.stderr.take().unwrap()).lines().map(std::io::Result::unwrap);
         let begun = log.find(|line| line.contains("aside listens on http://")).unwrap();
         let address = begun.split("http://").nth(1).unwrap().split(' ').next().unwrap();
@@ -321,19 +403,19 @@ mod tests {
         assert_eq!(without_numbers(&line.replace(&id, "3f9a1c")), without_numbers(&format!("[{written}")));
     }
 
-    /// A process that ends with the test, whatever comes of it.
+    /// A process that ends with its test, also if the test panics.
     #[cfg(unix)]
-    struct Ended(Child);
+    struct KilledOnDrop(Child);
 
     #[cfg(unix)]
-    impl Drop for Ended {
+    impl Drop for KilledOnDrop {
         fn drop(&mut self) {
             let _ = self.0.kill();
             let _ = self.0.wait();
         }
     }
 
-    /// Each number as a 0, and its unit, which goes by its size, as milliseconds.
+    /// Replaces each number with a 0 and seconds with milliseconds, since the unit depends on the number.
     #[cfg(unix)]
     fn without_numbers(line: &str) -> String {
         let mut numbers = line.replace(" s)", " ms)");
@@ -347,11 +429,14 @@ mod tests {
     }
 
     #[test]
-    fn sample_4_a_webhook_that_fails_is_nothing_to_the_visitor() {
+    fn sample_4_a_webhook_that_fails_does_not_change_the_response() {
         let service = Service::start();
         let mut client = client(&service);
         let answer = client.post("/signup").send();
-        assert_eq!(answer.status(), Status::OK);
+        assert!(
+            answer.status() == Status::OK
+                && answer.text().contains("<p class=\"message\" role=\"status\">Welcome.</p>")
+        );
         let call = service.next_call();
         assert_eq!((call.path.as_str(), json_of(&call)), ("/hook", json!({ "text": "New signup!" })));
         call.fail();
@@ -361,9 +446,9 @@ mod tests {
     }
 
     #[test]
-    fn sample_5_a_photo_is_made_smaller_after_the_upload() {
+    fn sample_5_a_photo_is_resized_after_the_upload() {
         let uploads = tempfile::tempdir().unwrap();
-        let mut client = TestClient::new(app(Config::default(), Site::new("http://unused.example", uploads.path())));
+        let mut client = client_with("http://unused.example", uploads.path());
         let mut photo = Vec::new();
         RgbImage::new(1600, 1200).write_to(&mut std::io::Cursor::new(&mut photo), ::image::ImageFormat::Jpeg).unwrap();
         let answer = client.post("/profile").file("avatar", "../../me.jpg", "image/jpeg", &photo).send();
@@ -376,29 +461,77 @@ mod tests {
     }
 
     #[test]
+    fn sample_5_a_file_that_is_not_an_image_is_refused_at_once() {
+        let uploads = tempfile::tempdir().unwrap();
+        let mut client = client_with("http://unused.example", uploads.path());
+        let answer = client.post("/profile").file("avatar", "photo.jpg", "image/jpeg", b"not an image").send();
+        assert_eq!(answer.status(), Status::UNPROCESSABLE_CONTENT);
+        assert_eq!((fs::read_dir(&uploads).unwrap().count(), client.counts().ended), (0, 0));
+    }
+
+    #[test]
     fn sample_6_the_cache_is_warm_after_a_new_post() {
-        let service = Service::start();
-        let mut client = client(&service);
-        assert!(client.get("/blog").text().contains("Nothing in the cache."));
+        let mut client = client(&Service::start());
         for number in 0..25 {
             let title = format!("Post {number}");
             let answer = client.post("/blog").form(&[("title", &title), ("body", "<b>")]).send();
             assert_eq!(answer.location(), Some("/blog"));
         }
         client.settle();
+        let cached = client.state::<Site>().cache.get("recent_posts").unwrap();
+        assert_eq!((cached.len(), cached[0].title.as_str()), (20, "Post 24"));
         let page = client.get("/blog").text().to_owned();
         assert_eq!(page.matches("<article>").count(), 20);
-        assert!(page.contains("<h3>Post 24</h3><p>&lt;b&gt;</p>") && !page.contains("Post 4<"), "{page}");
+        assert!(page.contains("<p>&lt;b&gt;</p>") && !page.contains("Post 4<"), "{page}");
     }
 
     #[test]
-    fn sample_7_mail_is_set_aside_by_itself() {
-        let service = Service::start();
-        let mut client = client(&service);
+    fn sample_7_mail_is_sent_in_the_background_by_itself() {
+        let mut client = client(&Service::start());
         let answer = client.post("/greetings").form(&[("to", "user@shop.example")]).send();
         assert_eq!(answer.location(), Some("/"));
         client.settle();
         let outbox = client.outbox();
         assert_eq!((outbox[0].subject.as_str(), outbox[0].text.as_deref()), ("Hello", Some("World")));
+    }
+
+    #[test]
+    fn caveat_1_posts_that_the_page_needs_are_read_before_the_response() {
+        let mut client = client(&Service::start());
+        let insert = "INSERT INTO posts (title, body) VALUES ('The first', 'text')";
+        client.state::<Site>().database().execute(insert, []).unwrap();
+        assert!(client.get("/blog").text().contains("<h3>The first</h3>"));
+        assert_eq!(client.counts().ended, 0, "no task has read them");
+    }
+
+    #[test]
+    fn caveat_1_an_invalid_form_is_refused_in_the_response_and_starts_no_task() {
+        let mut client = client(&Service::start());
+        let mut subscribe = |email| {
+            let answer = client.post("/subscribers").form(&[("email", email)]).send();
+            (answer.status(), answer.text().to_owned(), client.counts().ended)
+        };
+        for wrong in ["", "nobody"] {
+            let (status, page, tasks) = subscribe(wrong);
+            assert_eq!((status, tasks), (Status::UNPROCESSABLE_CONTENT, 0));
+            assert!(page.contains("Please enter a mail address.") && page.contains(&format!("value=\"{wrong}\"")));
+        }
+        assert_eq!(subscribe("ada@shop.example").0, Status::SEE_OTHER);
+        let (status, page, _) = subscribe("ada@shop.example");
+        assert!(status == Status::UNPROCESSABLE_CONTENT && page.contains("This address is subscribed already."));
+        client.settle();
+        assert_eq!(client.outbox().len(), 1);
+    }
+
+    #[test]
+    fn caveat_1_a_counter_has_changed_when_the_page_comes_back() {
+        let mut client = client(&Service::start());
+        let mut events = client.events("/likes/live");
+        for count in ["1 like", "2 likes"] {
+            assert_eq!(client.post("/likes").send().location(), Some("/blog"));
+            assert!(client.get("/blog").text().contains(&format!("<p class=\"count\">{count}</p>")));
+            wait_for(&mut events, count);
+        }
+        assert_eq!(client.counts().ended, 0, "no task has counted");
     }
 }

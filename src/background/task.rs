@@ -50,6 +50,41 @@ const LONGEST_MESSAGE: usize = 10_000;
 /// On Linux tasks stand back behind pages (`ASIDE_BACKGROUND_NICE`, 10), and threads that they start inherit that: a rayon
 /// pool that a task is the first to use serves everybody at the lower priority from then on.
 ///
+/// # When not to use it
+/// A task may run after the response. Work whose result the response shows belongs in the handler:
+///
+/// - **Database reads that the response needs**: read in the handler. [`Cache::remember`](crate::Cache::remember) spares
+///   the next requests the query. Two slow reads can run at the same time in two tasks that the handler joins.
+/// - **Validation**: check the input in the handler with [`Request::form`](crate::Request::form) or
+///   [`Request::submitted`](crate::Request::submitted), and respond with 422. A task cannot refuse a request that has
+///   been answered.
+/// - **What the user expects to see immediately**, such as a counter on the page: change it in the handler, before the
+///   redirect. With a [`Live`](crate::Live) state, the pages that are open show the change too.
+///
+/// ```
+/// use aside::testing::TestClient;
+/// use aside::{App, Error, Live, Request, Response, Result, background, redirect};
+///
+/// fn like(req: &mut Request) -> Result<Response> {
+///     let name = req.form_pairs()?.pop().map(|(_, name)| name).unwrap_or_default();
+///     if name.is_empty() {
+///         return Err(Error::unprocessable("Please enter your name.")); // this response refuses it
+///     }
+///     req.state::<Live<u64>>().update(|likes| *likes += 1); // the next page shows it
+///     background(move || println!("{name} likes this")); // no page needs this
+///     Ok(redirect("/"))
+/// }
+///
+/// let app = App::new()
+///     .state(Live::new(0_u64))
+///     .get("/", |req: &mut Request| format!("{} likes", req.state::<Live<u64>>().get()))
+///     .post("/", like);
+/// let mut client = TestClient::new(app);
+/// client.post("/").form(&[("name", "Ada")]).send();
+/// assert_eq!(client.get("/").text(), "1 likes");
+/// client.settle();
+/// ```
+///
 /// # Panics
 /// Never; `join` never gives an `Err`, since panics are caught inside. `panic = "abort"` is not supported.
 ///
