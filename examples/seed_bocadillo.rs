@@ -1,8 +1,8 @@
-//! What Bocadillo's page on background tasks shows, sample by sample: `cargo run --example seed_bocadillo`.
+//! The samples of Bocadillo's page on background tasks, in its order: `cargo run --example seed_bocadillo`.
 //!
-//! Mail goes to files under `data/mail`, unless `ASIDE_MAIL_URL` names a server.
+//! Mail goes to files in `data/mail`, unless `ASIDE_MAIL_URL` names a server.
 
-use aside::{App, Config, Mail, Request, Response, Result, Status};
+use aside::{App, Config, Error, Mail, Request, Response, Result, Status, context};
 use serde::Deserialize;
 
 fn main() -> Result<()> {
@@ -11,26 +11,29 @@ fn main() -> Result<()> {
 
 fn app(config: Config) -> App {
     App::with_config(config)
-        .template("page.html", PAGE)
-        .get("/", page)
+        .get("/seeds.css", |_: &mut Request| Response::bytes("text/css", include_bytes!("seeds/seeds.css")))
+        .template("base.html", include_str!("seeds/base.html"))
+        .template("page.html", include_str!("seeds/bocadillo.html"))
+        .get("/", |req: &mut Request| req.render("page.html", ()))
         .post("/orders", create_order)
         .post("/gifts", create_gift)
         .post("/invitations", invite)
 }
 
-fn page(req: &mut Request) -> Result<Response> {
-    req.render("page.html", ())
+/// The page with a message, as 201.
+fn created(req: &mut Request, message: &str) -> Result<Response> {
+    Ok(req.render("page.html", context! { message })?.status(Status::CREATED))
 }
 
 // Sample 1: "Creating a background task"
-// It begins when the last byte of the response has gone out, as there. `background(f)` would begin at once.
+// The task starts when the last byte of the response has been sent, as in Bocadillo. `background(f)` starts at once.
 fn create_order(req: &mut Request) -> Result<Response> {
-    let order = page(req)?.status(Status::CREATED);
-    Ok(order.background(|| Mail::to("orders@example.net").subject("A new order").text("Pack it.").send_now()))
+    let response = created(req, "Ordered. The warehouse gets a mail now.")?;
+    Ok(response.background(|| Mail::to("orders@example.net").subject("A new order").text("Pack it.").send_now()))
 }
 
 // Sample 2: "Parametrized tasks"
-// Arguments are what the closure takes along. What comes of `who` is the task's failure: the order stays as it is.
+// The closure takes the arguments along. If `who` is not a valid address, the task fails, and the order stays as it is.
 #[derive(Deserialize)]
 struct Gift {
     who: String,
@@ -42,50 +45,32 @@ fn send_confirmation(who: &str) -> Result<()> {
 
 fn create_gift(req: &mut Request) -> Result<Response> {
     let gift: Gift = req.form()?;
-    Ok(page(req)?.status(Status::CREATED).background(move || send_confirmation(&gift.who)))
+    let response = created(req, "Ordered. The confirmation is sent now.")?;
+    Ok(response.background(move || send_confirmation(&gift.who)))
 }
 
 // Caveat 1: "Background tasks must be non-blocking."
-// Here they may block. `send_now` above waits for the mail server, on a thread that is the task's alone.
+// Here they may block, or compute: `send_now` above waits for the mail server, on a thread of its own.
 
 // Caveat 2: "Multiple background tasks aren't supported."
-// Bocadillo runs the last one alone and ignores the others. Here each runs, all at once, and fails for itself.
+// Bocadillo runs only the last one. Here all of them run, at the same time, and each fails for itself.
 #[derive(Deserialize)]
 struct Invitation {
-    /// One address a line.
+    /// One address per line.
     guests: String,
 }
 
 fn invite(req: &mut Request) -> Result<Response> {
     let invitation: Invitation = req.form()?;
-    let guests = invitation.guests.lines().map(str::trim).filter(|guest| !guest.is_empty()).map(str::to_owned);
-    let answer = page(req)?.status(Status::CREATED);
-    Ok(guests.fold(answer, |answer, guest| answer.background(move || send_confirmation(&guest))))
+    let guests = invitation.guests.lines().map(str::trim).filter(|guest| !guest.is_empty());
+    let guests: Vec<String> = guests.map(str::to_owned).collect();
+    if !(1..=100).contains(&guests.len()) {
+        return Err(Error::unprocessable("Please enter 1 to 100 mail addresses."));
+    }
+    let response = created(req, "The invitations are sent now.")?;
+    let send = |response: Response, guest: String| response.background(move || send_confirmation(&guest));
+    Ok(guests.into_iter().fold(response, send))
 }
-
-// The page
-
-const PAGE: &str = r#"<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Bocadillo's samples</title>
-<h1>Bocadillo's samples</h1>
-{% if path != "/" %}<p role="status">Done. The rest goes on without you.</p>{% endif %}
-<h2>Order</h2>
-<form method="post" action="/orders"><button>Order</button></form>
-<h2>Gift</h2>
-<form method="post" action="/gifts">
-<p><label>For whom <input name="who" type="email" required></label></p>
-<button>Order</button>
-</form>
-<h2>Invitations</h2>
-<form method="post" action="/invitations">
-<p><label>Mail addresses, one a line <textarea name="guests" rows="4" required></textarea></label></p>
-<button>Invite</button>
-</form>
-</html>
-"#;
 
 #[cfg(test)]
 mod tests {
@@ -108,12 +93,12 @@ mod tests {
     }
 
     #[test]
-    fn sample_1_the_task_begins_after_the_response() {
-        let when_it_is_made = |_: &mut Request, _: &mut Response| {
-            let first = Task::named("asked when the response was made").run(|_| ());
-            assert_eq!(first.id(), 1, "no task has begun before it");
+    fn sample_1_the_task_starts_after_the_response() {
+        let before_it_is_sent = |_: &mut Request, _: &mut Response| {
+            let first = Task::named("started before the response was sent").run(|_| ());
+            assert_eq!(first.id(), 1, "no task has started before it");
         };
-        let mut client = TestClient::new(app(Config::default()).after(when_it_is_made));
+        let mut client = TestClient::new(app(Config::default()).after(before_it_is_sent));
         assert_eq!(client.post("/orders").send().status(), Status::CREATED);
         client.settle();
         assert_eq!(recipients(&client), ["orders@example.net"]);
@@ -130,13 +115,13 @@ mod tests {
     }
 
     #[test]
-    fn caveat_1_a_task_that_blocks_keeps_nobody_waiting() {
+    fn caveat_1_a_task_that_blocks_delays_no_request() {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let mail_url = Some(format!("smtp://{}?tls=none", silent.local_addr().unwrap()));
         let mut client = TestClient::new(app(Config { mail_url, ..Config::default() }));
         assert_eq!(client.post("/orders").send().status(), Status::CREATED);
         let (mut task, _) = silent.accept().unwrap();
-        // The task waits for the greeting of a mail server that says nothing.
+        // The task waits for the greeting of a mail server that sends nothing.
         for _ in 0..10 {
             assert_eq!(client.get("/").status(), Status::OK);
         }
@@ -155,5 +140,17 @@ mod tests {
         client.settle();
         assert_eq!(recipients(&client), ["ada@example.net", "alan@example.net", "grace@example.net"]);
         assert_eq!((client.counts().ended, client.counts().failed), (4, 1));
+    }
+    #[test]
+    fn caveat_2_a_client_starts_at_most_100_tasks_with_one_form() {
+        let mut client = client();
+        let mut invite = |number| {
+            let guests = "guest@example.net\r\n".repeat(number);
+            client.post("/invitations").form(&[("guests", &guests)]).send().status()
+        };
+        assert_eq!([invite(0), invite(101)], [Status::UNPROCESSABLE_CONTENT; 2]);
+        assert_eq!(invite(100), Status::CREATED);
+        client.settle();
+        assert_eq!((client.counts().ended, client.outbox().len()), (100, 100));
     }
 }
