@@ -6,45 +6,45 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use aside::image::{self, Fit};
-use aside::{
-    App, Cache, Config, Error, Form, Live, Mail, Request, Response, Result, Task, background, context, redirect,
-};
+use aside::{App, Cache, Config, Error, Form, Live, Mail, Request, Response, Result, Server, Task};
+use aside::{background, context, redirect};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 fn main() -> Result<()> {
-    let config = Config::from_env()?;
     fs::create_dir_all("data/asok")?;
     let database = Connection::open("data/asok/site.db")?;
-    if let Ok(services) = std::env::var("SERVICES_URL") {
-        return app(config, Site::new(services, "data/asok/uploads", database)?).run();
-    }
-    let services = services().start()?;
-    app(config, Site::new(format!("http://{}", services.addr()), "data/asok/uploads", database)?).run()
+    let site = Site::new(std::env::var("SERVICES_URL").ok(), "data/asok/uploads", database)?;
+    app(Config::from_env()?, site).run()
 }
 
-/// The services that the site calls. Each takes a second.
-fn services() -> App {
-    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
-    let slowly = |_: &mut Request| {
-        std::thread::sleep(Duration::from_secs(1));
-        None::<Response>
-    };
-    App::with_config(config)
-        .before(slowly)
-        .post("/payments", |_: &mut Request| "paid")
-        .post("/hook", |_: &mut Request| "received")
-        .get("/stock", |_: &mut Request| "7")
-        .get("/price", |_: &mut Request| "12")
+/// The address of services that take a second for each response. The first call starts them.
+fn services() -> String {
+    static SERVICES: LazyLock<Server> = LazyLock::new(|| {
+        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+        let slowly = |_: &mut Request| {
+            std::thread::sleep(Duration::from_secs(1));
+            None::<Response>
+        };
+        App::with_config(config)
+            .before(slowly)
+            .post("/payments", |_: &mut Request| "paid")
+            .post("/hook", |_: &mut Request| "received")
+            .get("/stock", |_: &mut Request| "7")
+            .get("/price", |_: &mut Request| "12")
+            .start()
+            .expect("a free port")
+    });
+    format!("http://{}", SERVICES.addr())
 }
 
 struct Site {
-    services: String,
+    services: Option<String>,
     uploads: PathBuf,
     agent: ureq::Agent,
     database: Mutex<Connection>,
@@ -59,13 +59,13 @@ struct Post {
 }
 
 impl Site {
-    fn new(services: impl Into<String>, uploads: impl Into<PathBuf>, database: Connection) -> Result<Site> {
+    fn new(services: Option<String>, uploads: impl Into<PathBuf>, database: Connection) -> Result<Site> {
         database.execute_batch(
             "CREATE TABLE IF NOT EXISTS posts (id INTEGER PRIMARY KEY, title TEXT NOT NULL, body TEXT NOT NULL);
              CREATE TABLE IF NOT EXISTS subscribers (email TEXT PRIMARY KEY)",
         )?;
         Ok(Site {
-            services: services.into(),
+            services,
             uploads: uploads.into(),
             agent: ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(10))).build().into(),
             database: Mutex::new(database),
@@ -74,13 +74,17 @@ impl Site {
         })
     }
 
+    fn url(&self, path: &str) -> String {
+        self.services.clone().unwrap_or_else(services) + path
+    }
+
     fn post(&self, path: &str, payload: impl Serialize) -> Result<()> {
-        self.agent.post(format!("{}{path}", self.services)).send_json(payload)?;
+        self.agent.post(self.url(path)).send_json(payload)?;
         Ok(())
     }
 
     fn get(&self, path: &str) -> Result<String> {
-        Ok(self.agent.get(format!("{}{path}", self.services)).call()?.body_mut().read_to_string()?)
+        Ok(self.agent.get(self.url(path)).call()?.body_mut().read_to_string()?)
     }
 
     fn database(&self) -> MutexGuard<'_, Connection> {
@@ -94,6 +98,7 @@ fn app(config: Config, site: Site) -> App {
         .get("/seeds.css", |_: &mut Request| Response::bytes("text/css", include_bytes!("seeds/seeds.css")))
         .template("base.html", include_str!("seeds/base.html"))
         .template("page.html", include_str!("seeds/asok.html"))
+        .live("likes", "likes.html", |req: &mut Request| req.state::<Site>().likes.clone())
         .template("likes.html", LIKES)
         .get("/", page)
         .get("/orders", page)
@@ -109,7 +114,6 @@ fn app(config: Config, site: Site) -> App {
         .get("/subscribers", page)
         .post("/subscribers", subscribe)
         .post("/likes", like)
-        .get("/likes/live", follow_likes)
 }
 
 // Sample 1: "Usage"
@@ -240,8 +244,7 @@ fn greet(req: &mut Request) -> Result<Response> {
 fn show(req: &mut Request, message: &str, form: &Form<Subscriber>) -> Result<Response> {
     let site = req.state::<Site>();
     let posts = site.cache.remember("recent_posts", FIVE_MINUTES, || recent_posts(&site.database()))?;
-    let likes = site.likes.part(req, "/likes/live", "likes.html")?;
-    Ok(req.render("page.html", context! { posts, likes, message, form })?.status(form.status()))
+    Ok(req.render("page.html", context! { posts, message, form })?.status(form.status()))
 }
 
 fn page(req: &mut Request) -> Result<Response> {
@@ -278,10 +281,6 @@ fn like(req: &mut Request) -> Result<Response> {
     Ok(redirect("/blog"))
 }
 
-fn follow_likes(req: &mut Request) -> Result<Response> {
-    req.live(&req.state::<Site>().likes, "likes.html")
-}
-
 const LIKES: &str = r#"<p class="count">{{ state }} {{ "like" if state == 1 else "likes" }}</p>"#;
 
 #[cfg(test)]
@@ -301,10 +300,10 @@ mod tests {
     use crate::seeds::{Call, Service, wait_for};
 
     fn client(service: &Service) -> TestClient {
-        client_with(service.url(), "unused")
+        client_with(Some(service.url()), "unused")
     }
 
-    fn client_with(services: impl Into<String>, uploads: impl Into<PathBuf>) -> TestClient {
+    fn client_with(services: Option<String>, uploads: impl Into<PathBuf>) -> TestClient {
         let database = Connection::open_in_memory().unwrap();
         TestClient::new(app(Config::default(), Site::new(services, uploads, database).unwrap()))
     }
@@ -448,7 +447,7 @@ mod tests {
     #[test]
     fn sample_5_a_photo_is_resized_after_the_upload() {
         let uploads = tempfile::tempdir().unwrap();
-        let mut client = client_with("http://unused.example", uploads.path());
+        let mut client = client_with(None, uploads.path());
         let mut photo = Vec::new();
         RgbImage::new(1600, 1200).write_to(&mut std::io::Cursor::new(&mut photo), ::image::ImageFormat::Jpeg).unwrap();
         let answer = client.post("/profile").file("avatar", "../../me.jpg", "image/jpeg", &photo).send();
@@ -463,7 +462,7 @@ mod tests {
     #[test]
     fn sample_5_a_file_that_is_not_an_image_is_refused_at_once() {
         let uploads = tempfile::tempdir().unwrap();
-        let mut client = client_with("http://unused.example", uploads.path());
+        let mut client = client_with(None, uploads.path());
         let answer = client.post("/profile").file("avatar", "photo.jpg", "image/jpeg", b"not an image").send();
         assert_eq!(answer.status(), Status::UNPROCESSABLE_CONTENT);
         assert_eq!((fs::read_dir(&uploads).unwrap().count(), client.counts().ended), (0, 0));
@@ -526,7 +525,7 @@ mod tests {
     #[test]
     fn caveat_1_a_counter_has_changed_when_the_page_comes_back() {
         let mut client = client(&Service::start());
-        let mut events = client.events("/likes/live");
+        let mut events = client.events("/_aside/live/likes");
         for count in ["1 like", "2 likes"] {
             assert_eq!(client.post("/likes").send().location(), Some("/blog"));
             assert!(client.get("/blog").text().contains(&format!("<p class=\"count\">{count}</p>")));

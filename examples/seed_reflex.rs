@@ -1,104 +1,86 @@
-//! What Reflex's page on background tasks shows, sample by sample: `cargo run --example seed_reflex`.
+//! The samples of Reflex's page on background tasks, in its order: `cargo run --example seed_reflex`.
 //!
-//! Posts come from `POSTS_URL` + `/products/1`, words from `/words/1`; unless it is set, from a slow service that this program
-//! starts for itself.
+//! Posts come from `/products/1` and words from `/words/1` below `POSTS_URL`. Unless that is set, this program starts a slow
+//! service itself.
 
 use std::collections::BTreeMap;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use aside::{App, Config, Error, Live, LiveMap, Request, Response, Result, background, context, redirect};
+use aside::{App, Config, Error, Live, Request, Response, Result, Server, background, redirect};
 use serde::Serialize;
 
 fn main() -> Result<()> {
-    let config = Config::from_env()?;
-    if let Ok(posts) = std::env::var("POSTS_URL") {
-        return app(config, posts).run();
-    }
-    let service = slow_service().start()?;
-    app(config, format!("http://{}", service.addr())).run()
+    app(Config::from_env()?, std::env::var("POSTS_URL").ok()).run()
 }
 
-/// Half a second for each answer.
-fn slow_service() -> App {
-    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
-    App::with_config(config)
-        .before(|_: &mut Request| {
+/// The address of a service that takes half a second for each response. The first call starts it.
+fn slow_service() -> String {
+    static SERVICE: LazyLock<Server> = LazyLock::new(|| {
+        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+        let slowly = |_: &mut Request| {
             std::thread::sleep(Duration::from_millis(500));
             None::<Response>
-        })
-        .get("/products/{id}", |req: &mut Request| aside::ok(format!("Product {}", req.param::<u32>("id")?)))
-        .get("/words/{text}", |_: &mut Request| "lorem ipsum dolor ")
+        };
+        let product = |req: &mut Request| aside::ok(format!("Product {}", req.param::<u32>("id")?));
+        let service = App::with_config(config).before(slowly).get("/products/{id}", product);
+        service.get("/words/{text}", |_: &mut Request| "lorem ipsum dolor ").start().expect("a free port")
+    });
+    format!("http://{}", SERVICE.addr())
 }
 
 struct Site {
-    url: String,
+    url: Option<String>,
     agent: ureq::Agent,
-    /// Each visitor's own.
-    feeds: LiveMap<String, Feed>,
-    texts: LiveMap<String, Texts>,
 }
 
 impl Site {
     fn fetch(&self, path: &str) -> Result<String> {
-        Ok(self.agent.get(format!("{}{path}", self.url)).call()?.body_mut().read_to_string()?)
+        let url = self.url.clone().unwrap_or_else(slow_service);
+        Ok(self.agent.get(url + path).call()?.body_mut().read_to_string()?)
     }
 }
 
-fn app(config: Config, url: impl Into<String>) -> App {
+fn app(config: Config, url: Option<String>) -> App {
     let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(30))).build().into();
     App::with_config(config)
-        .state(Site { url: url.into(), agent, feeds: LiveMap::new(), texts: LiveMap::new() })
-        .template("page.html", PAGE)
+        .state(Site { url, agent })
+        .get("/seeds.css", |_: &mut Request| Response::bytes("text/css", include_bytes!("seeds/seeds.css")))
+        .template("base.html", include_str!("seeds/base.html"))
+        .template("page.html", include_str!("seeds/reflex.html"))
+        .get("/", |req: &mut Request| req.render("page.html", ()))
+        .live("posts", "posts.html", Request::session_live::<Feed>)
         .template("posts.html", POSTS)
-        .template("texts.html", TEXTS)
-        .get("/", page)
-        .get("/posts/live", follow_posts)
-        .post("/post", get_post)
+        .post("/posts/chain", get_posts_by_steps)
         .post("/posts", get_posts)
-        .post("/posts/at-once", get_posts_at_once)
-        .get("/texts/live", follow_texts)
+        .post("/posts/parallel", get_posts_in_parallel)
+        .live("texts", "texts.html", Request::session_live::<Texts>)
+        .template("texts.html", TEXTS)
         .post("/texts", add_text)
         .post("/texts/{id}/toggle", toggle_text)
         .post("/texts/{id}/remove", remove_text)
 }
 
-fn feed_of(req: &mut Request) -> Result<Live<Feed>> {
-    let visitor = req.session().id()?;
-    Ok(req.state::<Site>().feeds.entry(visitor, Feed::default))
-}
-
-fn follow_posts(req: &mut Request) -> Result<Response> {
-    let feed = feed_of(req)?;
-    req.live(&feed, "posts.html")
-}
-
-fn texts_of(req: &mut Request) -> Result<Live<Texts>> {
-    let visitor = req.session().id()?;
-    Ok(req.state::<Site>().texts.entry(visitor, Texts::default))
-}
-
-fn follow_texts(req: &mut Request) -> Result<Response> {
-    let texts = texts_of(req)?;
-    req.live(&texts, "texts.html")
-}
-
-fn page(req: &mut Request) -> Result<Response> {
-    let posts = feed_of(req)?.part(req, "/posts/live", "posts.html")?;
-    let texts = texts_of(req)?.part(req, "/texts/live", "texts.html")?;
-    req.render("page.html", context! { posts, texts })
-}
-
-// Sample 1: "Why?"
-// Reflex fetches one post at a time and queues itself for the next, since a slow event blocks the others. Here it is one
-// post for each click, and a handler that waits keeps nobody else waiting, not even the same visitor.
+/// The posts of a session.
 #[derive(Clone, Default, Serialize)]
 struct Feed {
     last_id: u32,
     posts: BTreeMap<u32, String>,
 }
 
-fn get_post(req: &mut Request) -> Result<Response> {
-    let (site, feed) = (req.state::<Site>(), feed_of(req)?);
+const POSTS: &str = r#"<ol>
+{%- for id, post in posts | items %}
+  <li id="post-{{ id }}" value="{{ id }}">{{ post }}</li>
+{%- endfor %}
+</ol>
+{%- if not posts %}
+<p class="hint">No posts yet.</p>
+{%- endif %}
+"#;
+
+// Sample 1: "Why?"
+// Each step starts the next, as in Reflex. Here that is a choice: no step delays other requests, however long it takes.
+fn get_post(site: Arc<Site>, feed: Live<Feed>) -> Result<()> {
     let id = feed.update(|feed| {
         feed.last_id += 1;
         feed.last_id - 1
@@ -106,14 +88,22 @@ fn get_post(req: &mut Request) -> Result<Response> {
     if id < 10 {
         let post = site.fetch(&format!("/products/{id}"))?;
         feed.update(|feed| feed.posts.insert(id, post));
+        background(move || get_post(site, feed));
     }
+    Ok(())
+}
+
+fn get_posts_by_steps(req: &mut Request) -> Result<Response> {
+    let (site, feed) = (req.state::<Site>(), req.session_live::<Feed>()?);
+    feed.update(|feed| feed.last_id = 0);
+    background(move || get_post(site, feed));
     Ok(redirect("/"))
 }
 
 // Sample 2: "Using Background Tasks"
-// No second kind of function: a closure. What it does between two updates holds no lock.
+// A task is a closure, and there is no second kind of function. Between two updates it holds no lock.
 fn get_posts(req: &mut Request) -> Result<Response> {
-    let (site, feed) = (req.state::<Site>(), feed_of(req)?);
+    let (site, feed) = (req.state::<Site>(), req.session_live::<Feed>()?);
     background(move || {
         for id in 0..10 {
             let post = site.fetch(&format!("/products/{id}"))?;
@@ -125,13 +115,13 @@ fn get_posts(req: &mut Request) -> Result<Response> {
 }
 
 // Sample 3: "Parallelizing Work"
-// Ten calls at once, each shown as it comes. One that fails is shown as failed, and its reason is in the log.
-fn get_posts_at_once(req: &mut Request) -> Result<Response> {
+// Ten tasks at the same time, and the page shows each post when it arrives. A failure is on the page, and its cause in the log.
+fn get_posts_in_parallel(req: &mut Request) -> Result<Response> {
     for id in 0..10 {
-        let (site, feed) = (req.state::<Site>(), feed_of(req)?);
+        let (site, feed) = (req.state::<Site>(), req.session_live::<Feed>()?);
         background(move || {
             let post = site.fetch(&format!("/products/{id}"));
-            let shown = post.as_ref().map_or("This post did not come.", String::as_str).to_owned();
+            let shown = post.as_deref().unwrap_or("This post could not be fetched.").to_owned();
             feed.update(|feed| feed.posts.insert(id, shown));
             post.map(drop)
         });
@@ -140,8 +130,8 @@ fn get_posts_at_once(req: &mut Request) -> Result<Response> {
 }
 
 // Sample 4: "Full code for this example is available in reflex-examples/lorem-stream"
-// As there: several texts at once, each with its progress, to be stopped, resumed and removed. A stop and a resume in quick
-// succession make two tasks of one text there; here the run that was stopped writes nothing more.
+// Several texts at the same time, each with its progress, to be paused, resumed and removed. In Reflex a pause and a resume
+// in quick succession leave two tasks that write one text. Here only the task of the latest run writes.
 #[derive(Clone, Default, Serialize)]
 struct Texts {
     texts: BTreeMap<u32, Text>,
@@ -153,22 +143,21 @@ struct Text {
     words: String,
     progress: u32,
     end_at: u32,
-    /// The one that writes.
+    /// The run that writes; none while the text is paused or complete.
     run: Option<u32>,
 }
 
 fn stream_text(site: &Site, texts: &Live<Texts>, id: u32, run: u32) -> Result<()> {
-    let mut goes_on = true;
-    while goes_on {
+    loop {
         let words = site.fetch(&format!("/words/{id}"));
-        goes_on = texts.update(|texts| texts.add(id, run, words.as_deref().ok()));
-        words?;
+        if !texts.update(|texts| texts.add(id, run, words.as_deref().ok())) {
+            return words.map(drop);
+        }
     }
-    Ok(())
 }
 
 impl Texts {
-    /// Adds words to a text, unless it was stopped or removed meanwhile; without words it stops. Says whether it goes on.
+    /// Adds words to a text that this run still writes. Without words the text is paused. Returns true if the run goes on.
     fn add(&mut self, id: u32, run: u32, words: Option<&str>) -> bool {
         let Some(text) = self.texts.get_mut(&id).filter(|text| text.run == Some(run)) else { return false };
         text.words += words.unwrap_or_default();
@@ -177,8 +166,8 @@ impl Texts {
         text.run.is_some()
     }
 
-    /// The run of a text that begins, goes on, or begins anew.
-    fn begin(&mut self, id: u32) -> u32 {
+    /// Starts or resumes a text, or writes a complete one again. Returns the number of the run.
+    fn start(&mut self, id: u32) -> u32 {
         self.runs += 1;
         let text = self.texts.entry(id).or_default();
         if text.progress >= text.end_at {
@@ -189,84 +178,64 @@ impl Texts {
     }
 }
 
-/// Streams that text, or a new one.
-fn stream(req: &mut Request, texts: Live<Texts>, id: Option<u32>) -> Response {
-    let site = req.state::<Site>();
-    let (id, run) = texts.update(|texts| {
-        let id = id.unwrap_or_else(|| texts.texts.keys().next_back().map_or(1, |last| last + 1));
-        (id, texts.begin(id))
-    });
+/// Streams a text in the background.
+fn stream(req: &mut Request, texts: Live<Texts>, id: u32) -> Result<Response> {
+    let (site, run) = (req.state::<Site>(), texts.update(|texts| texts.start(id)));
     background(move || stream_text(&site, &texts, id, run));
-    redirect("/")
+    Ok(redirect("/"))
 }
 
 fn add_text(req: &mut Request) -> Result<Response> {
-    let texts = texts_of(req)?;
-    Ok(stream(req, texts, None))
+    let texts = req.session_live::<Texts>()?;
+    let id = texts.update(|state| {
+        let id = state.texts.keys().next_back().map_or(1, |last| last + 1);
+        (state.texts.len() < 20).then(|| state.texts.insert(id, Text::default())).map(|_| id)
+    });
+    stream(req, texts, id.ok_or_else(|| Error::unprocessable("Please remove a text: 20 are the limit."))?)
 }
 
 fn toggle_text(req: &mut Request) -> Result<Response> {
-    let (texts, id) = (texts_of(req)?, req.param("id")?);
-    let was_running = texts.update(|texts| match texts.texts.get_mut(&id) {
-        Some(text) => Ok(text.run.take().is_some()),
+    let (texts, id) = (req.session_live::<Texts>()?, req.param("id")?);
+    let was_running = texts.update(|texts| texts.texts.get_mut(&id).map(|text| text.run.take().is_some()));
+    match was_running {
+        Some(true) => Ok(redirect("/")),
+        Some(false) => stream(req, texts, id),
         None => Err(Error::not_found("There is no such text.")),
-    })?;
-    Ok(if was_running { redirect("/") } else { stream(req, texts, Some(id)) })
+    }
 }
 
 fn remove_text(req: &mut Request) -> Result<Response> {
     let id: u32 = req.param("id")?;
-    texts_of(req)?.update(|texts| texts.texts.remove(&id));
+    req.session_live::<Texts>()?.update(|texts| texts.texts.remove(&id));
     Ok(redirect("/"))
 }
 
+const TEXTS: &str = r#"<div class="texts" aria-live="off">
+{%- for id, text in texts | items | reverse %}
+  <section id="text-{{ id }}" aria-label="Text {{ id }}">
+    <progress value="{{ text.progress }}" max="{{ text.end_at }}" aria-label="Progress of text {{ id }}"></progress>
+    <form method="post" action="/texts/{{ id }}/toggle"><button>
+      {%- if text.run is not none %}Pause{% elif text.progress < text.end_at %}Resume{% else %}Again{% endif -%}
+    </button></form>
+    <form method="post" action="/texts/{{ id }}/remove"><button class="quiet">Remove</button></form>
+    <p>{{ text.words }}</p>
+  </section>
+{%- endfor %}
+</div>
+{%- if not texts %}
+<p class="hint">No texts yet.</p>
+{%- endif %}
+"#;
+
 // Caveat 1: "This works okay for some types of problems, but it complicates the code"
-// There is no chain of steps: a task is a loop, sample 2.
+// No chain of steps is needed: a task is a loop, as in sample 2.
 
 // Caveat 2: "they must be async and they cannot directly modify the state"
-// A task changes the state as a handler does, through `update`. There is no other way for either: that the lock is taken
-// is the compiler's business.
+// A task changes the state as a handler does, with `update`. The compiler refuses a change without the lock.
 
 // Caveat 3: "So what does async with self actually do?"
-// `update` and `lock` do the same: inside are the latest values and nobody else changes them; when it is over every page that
-// watches shows the new ones. Who reads or renders holds no lock, and what is half changed at a panic is thrown away.
-
-// The page
-
-const POSTS: &str = r#"<ol>
-{% for id, post in posts | items %}<li id="post-{{ id }}">{{ post }}</li>
-{% else %}<li>No posts yet.</li>
-{% endfor %}</ol>
-"#;
-
-const TEXTS: &str = r#"{% for id, text in texts | items %}<section id="text-{{ id }}" aria-label="Text {{ id }}">
-<progress value="{{ text.progress }}" max="{{ text.end_at }}" aria-label="Progress"></progress>
-<form method="post" action="/texts/{{ id }}/toggle"><button>
-{%- if text.run is not none %}Stop{% elif text.progress < text.end_at %}Resume{% else %}Again{% endif -%}
-</button></form>
-<form method="post" action="/texts/{{ id }}/remove"><button>Remove</button></form>
-<p>{{ text.words }}</p>
-</section>
-{% endfor %}"#;
-
-const PAGE: &str = r#"<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>Reflex's samples</title>
-<h1>Reflex's samples</h1>
-<h2>Posts</h2>
-<form method="post">
-<button formaction="/post">Fetch one</button>
-<button formaction="/posts">Fetch ten, one after the other</button>
-<button formaction="/posts/at-once">Fetch ten at once</button>
-</form>
-{{ posts }}
-<h2>Texts</h2>
-<form method="post" action="/texts"><button>New text</button></form>
-{{ texts }}
-</html>
-"#;
+// `update` and `lock` do the same: inside are the latest values, and no other thread changes them; afterwards every page that
+// follows the state shows the new values. Reading and rendering need no lock, and a change that panics is discarded.
 
 #[cfg(test)]
 mod tests {
@@ -277,39 +246,34 @@ mod tests {
     use aside::testing::TestClient;
 
     use super::*;
-    use crate::seeds::{Service, wait_for};
+    use crate::seeds::{Call, Service, wait_for};
 
     fn client(service: &Service) -> TestClient {
-        TestClient::new(app(Config::default(), service.url()))
+        TestClient::new(app(Config::default(), Some(service.url())))
     }
 
     #[test]
-    fn sample_1_a_handler_that_fetches_keeps_nobody_waiting_not_even_its_visitor() {
+    fn sample_1_steps_start_each_other_and_the_page_is_there_in_between() {
         let service = Service::start();
-        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
-        let site = app(config, service.url()).start().unwrap();
-        let url = format!("http://{}", site.addr());
-        let first = ureq::get(&url).call().unwrap();
-        let cookie = first.headers()["Set-Cookie"].to_str().unwrap().split(';').next().unwrap();
-        let page = || ureq::get(&url).header("Cookie", cookie).call().unwrap().body_mut().read_to_string().unwrap();
-        thread::scope(|scope| {
-            let fetching =
-                scope.spawn(|| ureq::post(format!("{url}/post")).header("Cookie", cookie).send_empty().unwrap());
+        let mut client = client(&service);
+        assert_eq!(client.post("/posts/chain").send().location(), Some("/"));
+        for id in 0..10 {
             let call = service.next_call();
-            assert!(page().contains("No posts yet."), "while the handler waits for {}", call.path);
-            call.answer("The first post");
-            fetching.join().unwrap();
-            assert!(page().contains("<li id=\"post-0\">The first post</li>"));
-        });
-        site.stop();
+            assert_eq!(call.path, format!("/products/{id}"));
+            assert!(client.get("/").text().matches("<li ").count() == id, "while the step waits");
+            call.answer("a post");
+        }
+        client.settle();
+        assert!(service.has_no_call() && client.counts().ended == 11, "ten steps, and one that finds nothing to do");
+        assert_eq!(client.get("/").text().matches(">a post</li>").count(), 10);
     }
 
     #[test]
-    fn sample_2_caveat_1_each_post_is_on_the_page_as_it_comes() {
+    fn sample_2_caveat_1_each_post_is_on_the_page_when_it_arrives() {
         let service = Service::start();
         let mut client = client(&service);
         assert_eq!(client.post("/posts").send().location(), Some("/"));
-        let mut events = client.events("/posts/live");
+        let mut events = client.events("/_aside/live/posts");
         for id in 0..10 {
             let call = service.next_call();
             assert_eq!(call.path, format!("/products/{id}"));
@@ -318,20 +282,19 @@ mod tests {
         }
         client.settle();
         assert_eq!(client.get("/").text().matches("Post number ").count(), 10);
-        let mut other = client.request("GET", "/").header("Cookie", "none=at-all").send().text().to_owned();
-        other.truncate(other.find("<h2>Texts").unwrap());
-        assert!(other.contains("No posts yet."), "another visitor has a page of his own: {other}");
+        let other = client.request("GET", "/").header("Cookie", "none=at-all").send().text().to_owned();
+        assert!(other.contains("No posts yet."), "another session has its own page: {other}");
     }
 
     #[test]
-    fn sample_3_ten_at_once_and_one_that_fails_is_shown_as_failed() {
+    fn sample_3_ten_posts_are_fetched_in_parallel_and_a_failed_one_is_shown() {
         let service = Service::start();
         let mut client = client(&service);
-        assert_eq!(client.post("/posts/at-once").send().location(), Some("/"));
-        let mut events = client.events("/posts/live");
+        assert_eq!(client.post("/posts/parallel").send().location(), Some("/"));
+        let mut events = client.events("/_aside/live/posts");
         let mut calls = service.calls::<10>().into_iter();
         calls.next().unwrap().fail();
-        wait_for(&mut events, "<li id=\"post-0\">This post did not come.</li>");
+        wait_for(&mut events, ">This post could not be fetched.</li>");
         for call in calls.rev() {
             let path = call.path.clone();
             call.answer(&path);
@@ -341,24 +304,24 @@ mod tests {
         assert_eq!(client.failures().len(), 1);
         let page = client.get("/").text().to_owned();
         let places: Vec<_> = (1..10).map(|id| page.find(&format!("/products/{id}<")).unwrap()).collect();
-        assert!(places.is_sorted(), "in the order of their numbers, whichever came first");
+        assert!(places.is_sorted(), "in the order of their numbers, whichever arrived first");
     }
 
     #[test]
-    fn sample_4_texts_go_on_side_by_side_and_each_is_stopped_and_resumed_for_itself() {
+    fn sample_4_texts_are_streamed_in_parallel_and_each_is_paused_resumed_and_removed() {
         let service = Service::start();
         let mut client = client(&service);
         client.post("/texts").send();
         client.post("/texts").send();
-        let mut events = client.events("/texts/live");
+        let mut events = client.events("/_aside/live/texts");
         let [one, two] = service.calls();
         one.answer("alpha ");
         two.answer("beta ");
-        assert!(wait_for(&mut events, "<p>beta </p>").contains(">Stop</button>"));
+        assert!(wait_for(&mut events, "<p>beta </p>").contains(">Pause</button>"));
         let [one, two] = service.calls();
         assert_eq!(client.post("/texts/1/toggle").send().location(), Some("/"));
         wait_for(&mut events, ">Resume</button>");
-        // What was on its way when it was stopped is not written any more; the other text goes on.
+        // Words that arrive after the pause are not written; the other text goes on.
         one.answer("lost ");
         two.answer("gamma ");
         let shown = wait_for(&mut events, "<p>beta gamma </p>");
@@ -367,7 +330,7 @@ mod tests {
         let [one, two] = service.calls();
         one.answer("delta ");
         wait_for(&mut events, "<p>alpha delta </p>");
-        // Removed while it waits for words, and stopped by that.
+        // A text that is removed while its task waits for words gets no more.
         assert_eq!(client.post("/texts/2/remove").send().location(), Some("/"));
         two.answer("too late ");
         for _ in 2..8 {
@@ -383,29 +346,41 @@ mod tests {
     }
 
     #[test]
-    fn sample_4_a_stop_and_a_resume_at_once_leave_one_task_that_writes() {
+    fn sample_4_a_pause_and_a_resume_in_quick_succession_leave_one_task_that_writes() {
         let service = Service::start();
         let mut client = client(&service);
         client.post("/texts").send();
         client.post("/texts/1/toggle").send();
         client.post("/texts/1/toggle").send();
-        let mut events = client.events("/texts/live");
-        let [former, present]: [_; 2] = service.calls();
-        // Which of the two calls is which nobody can say; one of them is written, and one task goes on.
-        former.answer("once ");
-        present.answer("once ");
+        let mut events = client.events("/_aside/live/texts");
+        let [one, other]: [_; 2] = service.calls();
+        // The calls may arrive in either order. One of them is written, and one task goes on.
+        one.answer("once ");
+        other.answer("once ");
         assert!(wait_for(&mut events, "once ").contains("<p>once </p>"));
         service.next_call().fail();
         client.settle();
         let page = client.get("/").text().to_owned();
         assert!(service.has_no_call() && page.contains("<p>once </p>"));
-        assert!(page.contains(">Resume</button>"), "words that did not come have stopped it: {page}");
+        assert!(page.contains(">Resume</button>"), "the failure has paused it: {page}");
     }
 
     #[test]
-    fn caveat_2_tasks_and_handlers_change_the_state_alike_and_nothing_is_lost() {
+    fn sample_4_a_session_has_at_most_20_texts() {
+        let service = Service::start();
+        let mut client = client(&service);
+        for _ in 0..20 {
+            assert_eq!(client.post("/texts").send().status(), Status::SEE_OTHER);
+        }
+        assert_eq!(client.post("/texts").send().status(), Status::UNPROCESSABLE_CONTENT);
+        service.calls::<20>().into_iter().for_each(Call::fail);
+        client.settle();
+    }
+
+    #[test]
+    fn caveat_2_tasks_and_handlers_change_the_state_in_the_same_way_and_no_change_is_lost() {
         let client = client(&Service::start());
-        let feed = client.state::<Site>().feeds.entry("7".into(), Feed::default);
+        let feed = Live::new(Feed::default());
         thread::scope(|scope| {
             for _ in 0..4 {
                 let (feed, theirs) = (&feed, feed.clone());
@@ -419,17 +394,15 @@ mod tests {
     }
 
     #[test]
-    fn caveat_3_inside_the_lock_are_the_latest_values_and_afterwards_pages_show_them() {
+    fn caveat_3_a_lock_gives_the_latest_values_and_pages_show_the_change_afterwards() {
         let feed = Live::new(Feed::default());
-        let (shown, followed) = (feed.clone(), feed.clone());
-        let site = app(Config::default(), "http://unused.example")
-            .get("/feed", move |req: &mut Request| {
-                let posts = shown.part(req, "/feed/live", "posts.html")?;
-                req.render("page.html", context! { posts, texts => "" })
-            })
-            .get("/feed/live", move |req: &mut Request| req.live(&followed, "posts.html"));
+        let shown = feed.clone();
+        let site = app(Config::default(), None)
+            .live("feed", "posts.html", move |_: &mut Request| shown.clone())
+            .template("feed.html", "{{ live('feed') }}")
+            .get("/feed", |req: &mut Request| req.render("feed.html", ()));
         let mut client = TestClient::new(site);
-        let mut events = client.events("/feed/live");
+        let mut events = client.events("/_aside/live/feed");
         thread::scope(|scope| {
             let mut inside = feed.lock();
             let (tell, told) = channel();
@@ -440,10 +413,10 @@ mod tests {
             });
             told.recv().unwrap();
             inside.posts.insert(0, "a post".into());
-            assert!(client.get("/feed").text().contains("No posts yet."), "rendering waits for no lock");
-            assert!(!other.is_finished(), "nobody else changes it");
+            assert!(client.get("/feed").text().contains("No posts yet."), "rendering does not wait for the lock");
+            assert!(!other.is_finished(), "the other change waits");
             drop(inside);
-            assert_eq!(other.join().unwrap(), 1, "who comes next has the latest values");
+            assert_eq!(other.join().unwrap(), 1, "the next change gets the latest values");
         });
         wait_for(&mut events, "a post");
     }

@@ -1,5 +1,5 @@
-//! The five systems that this project answers to: their documents' samples, one example for each document, with the tests
-//! in its file; and the README's tables, which say where each answer is.
+//! The samples of the five documents that this project answers: one example for each document, with its tests in the same
+//! file, and the README's tables, which locate each sample.
 
 #[cfg(all(feature = "mail", feature = "image"))]
 #[path = "../../examples/seed_asok.rs"]
@@ -28,13 +28,13 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use aside::testing::EventReader;
 use aside::{App, Config, Error, Request, Result, Server, Status};
 
-/// A service on the loopback that the examples call: it says who calls, and answers when the test says so.
+/// A service on the loopback interface that the examples call. The test sees each call and answers it.
 pub(crate) struct Service {
     calls: Receiver<Call>,
     server: Server,
 }
 
-/// A call that waits for its answer. One that is dropped is answered with 503.
+/// A call that waits for its answer. A call that is dropped is answered with 503.
 pub(crate) struct Call {
     pub(crate) path: String,
     pub(crate) body: String,
@@ -49,7 +49,7 @@ impl Service {
             let (answer, answered) = channel();
             let call = Call { path: req.path().to_owned(), body: req.text()?, answer };
             let _ = tell.send(call);
-            answered.recv().map_err(|_| Error::new(Status::SERVICE_UNAVAILABLE, "The test wants it so."))
+            answered.recv().map_err(|_| Error::new(Status::SERVICE_UNAVAILABLE, "The test refuses this call."))
         };
         let server = App::with_config(config).fallback(wait).start().unwrap();
         Service { calls, server }
@@ -64,12 +64,12 @@ impl Service {
         self.calls.recv().unwrap()
     }
 
-    /// Whether nobody is calling.
+    /// Returns true if no call waits.
     pub(crate) fn has_no_call(&self) -> bool {
         self.calls.try_recv().is_err()
     }
 
-    /// Waits for that many calls, which are all there at once, and gives them in the order of their paths.
+    /// Waits for `N` simultaneous calls, and returns them in the order of their paths.
     pub(crate) fn calls<const N: usize>(&self) -> [Call; N] {
         let mut calls = std::array::from_fn(|_| self.next_call());
         calls.sort_by(|one: &Call, other| one.path.cmp(&other.path));
@@ -85,11 +85,11 @@ impl Call {
     pub(crate) fn fail(self) {}
 }
 
-/// Waits for an event with these words, which is given back.
-pub(crate) fn wait_for(events: &mut EventReader, words: &str) -> String {
+/// Waits for an event that contains the text, and returns its data.
+pub(crate) fn wait_for(events: &mut EventReader, text: &str) -> String {
     loop {
         let event = events.next();
-        if event.data.contains(words) {
+        if event.data.contains(text) {
             return event.data;
         }
     }
@@ -97,7 +97,7 @@ pub(crate) fn wait_for(events: &mut EventReader, words: &str) -> String {
 
 const README: &str = include_str!("../../README.md");
 
-/// A document, its example, and how many samples and caveats it has.
+/// Each document with its example, and the numbers of its samples and caveats.
 const DOCUMENTS: [(&str, &str, &str, [usize; 2]); 5] = [
     ("Asok", "examples/seed_asok.rs", include_str!("../../examples/seed_asok.rs"), [7, 1]),
     ("Bocadillo", "examples/seed_bocadillo.rs", include_str!("../../examples/seed_bocadillo.rs"), [2, 2]),
@@ -106,7 +106,7 @@ const DOCUMENTS: [(&str, &str, &str, [usize; 2]); 5] = [
     ("NiceGUI", "examples/seed_nicegui.rs", include_str!("../../examples/seed_nicegui.rs"), [6, 2]),
 ];
 
-/// What a reader of the five asks for, one row each.
+/// The properties that the documents describe, one row each.
 const PROPERTIES: [&str; 10] = [
     "Starts",
     "Gives back",
@@ -120,20 +120,20 @@ const PROPERTIES: [&str; 10] = [
     "Mail",
 ];
 
-/// A sample or a caveat of a document, and its counterpart.
+/// The counterpart of a sample or caveat of a document.
 struct Counterpart<'s> {
     /// `Sample 2` or `Caveat 1`.
     mark: &'s str,
-    /// What the document calls it, or says.
-    words: &'s str,
-    /// What is different here, from the comment below the marker.
+    /// The document's heading or sentence.
+    title: &'s str,
+    /// The difference, from the comment below the marker.
     here: String,
     first: usize,
     last: usize,
 }
 
 impl<'s> Counterpart<'s> {
-    /// From its marker, `// Sample 2: "API"`, to the next one.
+    /// Reads all counterparts, each from its marker (`// Sample 2: "API"`) to the next.
     fn of(source: &'s str) -> Vec<Counterpart<'s>> {
         let lines: Vec<&str> = source.lines().collect();
         let is_marker = |line: &str| {
@@ -146,36 +146,36 @@ impl<'s> Counterpart<'s> {
 
     fn read(at: usize, lines: &[&'s str]) -> Option<Counterpart<'s>> {
         let (mark, title) = lines[0].strip_prefix("// ")?.split_once(": ")?;
-        let words = &title[title.find('"')? + 1..title.rfind('"')?];
+        let title = &title[title.find('"')? + 1..title.rfind('"')?];
         let comment = lines[1..].iter().map_while(|line| line.strip_prefix("// "));
         let length = lines.iter().rposition(|line| !line.is_empty())? + 1;
-        Some(Counterpart { mark, words, here: comment.collect::<Vec<_>>().join(" "), first: at + 1, last: at + length })
+        Some(Counterpart { mark, title, here: comment.collect::<Vec<_>>().join(" "), first: at + 1, last: at + length })
     }
 
     fn is_caveat(&self) -> bool {
         self.mark.starts_with("Caveat")
     }
 
-    /// `sample_2`, as the names of its tests have it.
+    /// Returns the prefix of the names of its tests: `sample_2`.
     fn key(&self) -> String {
         self.mark.to_lowercase().replace(' ', "_")
     }
 
     fn row(&self, file: &str, tests: &[&str]) -> String {
-        let Counterpart { words, here, first, last, .. } = self;
+        let Counterpart { title, here, first, last, .. } = self;
         let link = format!("[{file}:{first}–{last}]({file}#L{first}-L{last})");
         let mine: Vec<String> =
             tests.iter().filter(|test| answers(test, &self.key())).map(|test| format!("`{test}`")).collect();
         assert!(!mine.is_empty(), "{} of {file} has no test", self.mark);
-        let (tests, words) = (mine.join(", "), words.replace('*', r"\*"));
+        let (tests, title) = (mine.join(", "), title.replace('*', r"\*"));
         match self.is_caveat() {
-            true => format!("| “{words}” | {here} | {link} | {tests} |\n"),
-            false => format!("| {words} | {link} | {tests} |\n"),
+            true => format!("| “{title}” | {here} | {link} | {tests} |\n"),
+            false => format!("| {title} | {link} | {tests} |\n"),
         }
     }
 }
 
-/// Whether a test names what it answers: `sample_2_caveat_1_each_post_is_on_the_page`.
+/// Returns true if the name of a test has this prefix among its first: `sample_2_caveat_1_each_post_is_on_the_page`.
 fn answers(test: &str, key: &str) -> bool {
     let mut rest = test;
     while let Some(number) = rest.strip_prefix("sample_").or_else(|| rest.strip_prefix("caveat_")) {
@@ -189,13 +189,13 @@ fn answers(test: &str, key: &str) -> bool {
     false
 }
 
-/// The names of the tests in a source.
+/// Returns the names of the tests in a source.
 fn tests_in(source: &str) -> Vec<&str> {
     let after = source.split("#[test]\n").skip(1);
     after.filter_map(|code| code.split_once("fn ")?.1.split('(').next()).collect()
 }
 
-/// The table of a document, as the README should have it.
+/// Returns the table of a document, as the README should have it.
 fn table(file: &str, source: &str, of_caveats: bool) -> String {
     let head = match of_caveats {
         true => "| Caveat | Here | Lines | Tests |\n|---|---|---|---|\n",
@@ -298,14 +298,14 @@ fn named_in<'r>(row: &[&'r str]) -> Vec<&'r str> {
     row.last().map_or(Vec::new(), |tests| tests.split('`').skip(1).step_by(2).collect())
 }
 
-/// The rows of the README's table of that head.
+/// Returns the rows of the README's table with this head.
 fn rows_below(head: &str) -> Vec<Vec<&'static str>> {
     let (_, table) = README.split_once(head).expect("the README has the table");
     let rows = table.lines().map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     rows.map(|row| row.split(" | ").collect()).collect()
 }
 
-/// The names of all tests below a folder.
+/// Collects the names of all tests below a folder.
 fn read_tests(folder: &Path, tests: &mut Vec<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -319,8 +319,7 @@ fn read_tests(folder: &Path, tests: &mut Vec<String>) {
     }
 }
 
-/// The names of what is tried by another way than `#[test]`: the cases of the suite over all engines, and what real processes
-/// are made to suffer.
+/// Returns the names of tests without `#[test]`: the conformance suite of the engines, and the fault tests with real processes.
 fn trials_in(path: &Path, source: &str) -> Vec<String> {
     let is_suite = path.ends_with("jobs/conformance.rs") || path.to_string_lossy().contains("_faults.rs");
     let public =
