@@ -590,6 +590,38 @@ impl App {
         if self.keep_live(live) { self.route(Some(Method::Get), &route, stream, place) } else { self }
     }
 
+    /// Defines a part of pages that shows the progress of this session's task of that name, and follows it:
+    /// `.live_task("import", "aside/progress.html")` and `{{ live("import") }}`.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Request, Response, Result, redirect};
+    ///
+    /// fn start(req: &mut Request) -> Result<Response> {
+    ///     req.session_task("import")?.run(|task| task.message("100 rows"));
+    ///     Ok(redirect("/"))
+    /// }
+    ///
+    /// let app = App::new()
+    ///     .live_task("import", "aside/progress.html")
+    ///     .template("page.html", "{{ live('import') }}")
+    ///     .get("/", |req: &mut Request| req.render("page.html", ()))
+    ///     .post("/", start);
+    ///
+    /// let mut client = TestClient::new(app);
+    /// client.post("/").send();
+    /// client.settle();
+    /// assert!(client.get("/").text().contains("100 rows"));
+    /// ```
+    ///
+    /// It is [`live`](App::live) with [`Request::session_task`] of the same name. Where there is no such task, the page shows
+    /// nothing. The template has the fields of [`Progress`](crate::Progress); `aside/progress.html` is built in.
+    #[track_caller]
+    pub fn live_task(self, name: &str, template: &str) -> App {
+        let task = name.to_owned();
+        self.live(name, template, move |req: &mut Request| req.session_task(&task))
+    }
+
     /// Keeps a definition, unless its name is invalid or taken.
     fn keep_live(&mut self, live: Definition) -> bool {
         let (name, place) = (&live.name, live.place);

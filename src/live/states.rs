@@ -140,7 +140,7 @@ impl Request {
     /// }
     ///
     /// App::new()
-    ///     .live("import", "aside/progress.html", |req: &mut Request| req.session_task("import"))
+    ///     .live_task("import", "aside/progress.html")
     ///     .template("page.html", "{{ live('import') }}")
     ///     .post("/", start)
     ///     .post("/cancel", cancel);
@@ -154,5 +154,70 @@ impl Request {
     pub fn session_task(&mut self, name: &str) -> Result<Task> {
         let session = self.session().id()?;
         Ok(Task::named(name).key(format!("{name} of session {session}")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::background::registry::Registry;
+    use crate::background::scope::{Scope, Values};
+    use crate::config::Config;
+    use crate::http::headers::Headers;
+    use crate::http::request::{Body, Method};
+    use crate::http::session::Keys;
+    use crate::http::store::Store;
+
+    fn requests() -> impl FnMut() -> Request {
+        let config = Arc::new(Config { secrets: vec!["a".repeat(32)], ..Config::default() });
+        let mut values = Values::default();
+        values.insert(Keys::new(&config).unwrap());
+        values.insert(Store::open(&config).unwrap());
+        values.insert(LiveStates::default());
+        let scope = Scope::new(Registry::new(&config), values);
+        move || {
+            let mut req = Request::new(Method::Get, "/", Headers::new(), Body::empty());
+            req.admit(scope.clone(), config.clone(), "3f9a1c".into());
+            req
+        }
+    }
+
+    #[test]
+    fn many_keys_and_sessions_do_not_fill_the_memory_and_take_nothing_from_each_other() {
+        let mut request = requests();
+        let mut session = request();
+        session.session_live::<u32>().unwrap().update(|number| *number = 7);
+        let req = request();
+        let held = req.keyed_live::<u32>("held").unwrap();
+        held.update(|number| *number = 8);
+        for number in 0..25_000 {
+            req.keyed_live::<u32>(number).unwrap();
+        }
+        (0..100).for_each(|number| drop(req.keyed_live::<u32>(format!("{number}{}", "x".repeat(1 << 20))).unwrap()));
+        let states = req.scope().get::<LiveStates>().unwrap();
+        let count = states.of_keys.map::<u32>().len();
+        assert!((5_000..=10_000).contains(&count), "{count}");
+        assert_eq!(*req.keyed_live::<u32>("held").unwrap().get(), 8, "what is in use stays");
+        assert_eq!(*session.session_live::<u32>().unwrap().get(), 7, "keys take nothing from sessions");
+        for _ in 0..12_000 {
+            request().session_live::<u64>().unwrap();
+        }
+        let count = states.of_sessions.map::<u64>().len();
+        assert!((5_000..=10_000).contains(&count), "{count}");
+        assert_eq!(*session.session_live::<u32>().unwrap().get(), 7, "each type has its own map");
+    }
+
+    #[test]
+    fn a_state_belongs_to_its_type_and_its_session_or_key() {
+        let mut request = requests();
+        let (mut one, mut other) = (request(), request());
+        one.session_live::<u32>().unwrap().update(|number| *number = 1);
+        assert_eq!(*one.session_live::<u32>().unwrap().get(), 1);
+        assert_eq!(*one.session_live::<u64>().unwrap().get(), 0);
+        assert_eq!(*other.session_live::<u32>().unwrap().get(), 0);
+        let id = one.session().id().unwrap();
+        assert_eq!(*other.keyed_live::<u32>(id).unwrap().get(), 0, "a key is never a session");
+        one.keyed_live::<u32>(17).unwrap().update(|number| *number = 2);
+        assert_eq!(*other.keyed_live::<u32>("17").unwrap().get(), 2);
     }
 }
