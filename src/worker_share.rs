@@ -30,12 +30,14 @@ pub(crate) enum Wait {
     Once,
     /// The body of a request.
     Body,
+    /// The end of a job: `Jobs::wait`.
+    Job,
     /// Memory for an image.
     #[cfg_attr(not(feature = "image"), expect(dead_code, reason = "images are another feature"))]
     Image,
 }
 
-const KINDS: usize = 6;
+const KINDS: usize = 7;
 
 impl fmt::Display for Wait {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -45,6 +47,7 @@ impl fmt::Display for Wait {
             Wait::Cache => "a value of a Cache that another thread computes",
             Wait::Once => "the response to an equal form (Request::once)",
             Wait::Body => "request bodies",
+            Wait::Job => "the end of a job (Jobs::wait)",
             Wait::Image => "memory for images (ASIDE_MAX_IMAGE_MEMORY)",
         })
     }

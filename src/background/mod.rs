@@ -6,6 +6,7 @@
 pub(crate) use crate::panics;
 
 pub(crate) mod failure;
+pub(crate) mod output;
 mod permits;
 pub(crate) mod places;
 pub(crate) mod plain_value;

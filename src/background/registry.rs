@@ -15,6 +15,7 @@ use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
 use super::failure::Failure;
+use super::output::Output;
 use super::places::{Admission, Entry, Places, Turn};
 use super::threads::{self, ASK_AGAIN, Work};
 use super::timer;
@@ -104,7 +105,8 @@ struct End {
 /// How far a task is, as it said itself.
 ///
 /// In a template there are also `percent` and `is_finished`, and `state` is one of `waiting`, `running`, `done`, `failed`
-/// and `cancelled`.
+/// and `cancelled`. `output` is the output of a job that is done ([`TaskContext::output`](crate::TaskContext::output)), and
+/// `none` otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {
@@ -118,6 +120,8 @@ pub struct Progress {
     pub message: String,
     /// It was told to cancel, and may not have noticed yet.
     pub is_cancelling: bool,
+    /// The output of a job that is done.
+    pub(crate) output: Option<Output>,
 }
 
 impl Progress {
@@ -136,7 +140,7 @@ impl Progress {
 
 impl Serialize for Progress {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Progress", 7)?;
+        let mut fields = serializer.serialize_struct("Progress", 8)?;
         fields.serialize_field("state", &self.state)?;
         fields.serialize_field("done", &self.done)?;
         fields.serialize_field("total", &self.total)?;
@@ -144,6 +148,7 @@ impl Serialize for Progress {
         fields.serialize_field("is_cancelling", &self.is_cancelling)?;
         fields.serialize_field("percent", &self.percent())?;
         fields.serialize_field("is_finished", &self.is_finished())?;
+        fields.serialize_field("output", &self.output)?;
         fields.end()
     }
 }
@@ -254,8 +259,9 @@ impl Record {
     /// The log line of what happened to it, whose parts cannot break it.
     fn line(&self, what: &str) -> String {
         let origin = self.origin.as_ref().map_or(String::new(), |origin| format!("{origin}, "));
-        let after = span(self.after());
-        escape(&format!("Background task {} {what} (task {}, {origin}after {after})", self.name, self.id)).into_owned()
+        let after =
+            if self.began.get().is_some() { format!("after {}", span(self.after())) } else { "never began".into() };
+        escape(&format!("Background task {} {what} (task {}, {origin}{after})", self.name, self.id)).into_owned()
     }
 }
 

@@ -1,22 +1,26 @@
 //! One try of a job, from a worker's hand to what came of it: run, then settle, in this one place for every engine.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use super::engine::{Claimed, End};
-use super::hands::InHand;
-use super::plan::Kind;
+use serde::Serialize;
+
+use super::engine::{Claimed, End, Ending, Last};
+use super::hands::{InHand, steps};
+use super::plan::{Kind, output_of};
 use super::record::{Cause, Millis};
 use super::store::Jobs;
 use crate::background::failure::{Failure, Outcome};
-use crate::background::registry::{Registry, Stop, escape};
+use crate::background::output::Output;
+use crate::background::registry::{Record, Registry, Stop, escape};
 use crate::background::task::{Retry, TaskContext};
 use crate::bounds;
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::isolate::{self, Call, Limits, Program, Target};
 use crate::panics::{self, Panic};
+use crate::sync::lock;
 
 /// The longest wait until what came of a try is said again to an engine that cannot be reached.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -30,14 +34,84 @@ pub(super) struct JobRun {
     pub(super) jobs: Jobs,
     pub(super) id: u64,
     pub(super) token: u64,
+    name: String,
     /// It was completed together with its own writes.
     pub(super) is_committed: AtomicBool,
+    output: Mutex<Option<Output>>,
+}
+
+impl JobRun {
+    fn new(jobs: &Jobs, id: u64, token: u64, name: &str) -> Arc<JobRun> {
+        let (jobs, name) = (jobs.clone(), name.to_owned());
+        Arc::new(JobRun { jobs, id, token, name, is_committed: AtomicBool::new(false), output: Mutex::default() })
+    }
+
+    fn take_output(&self) -> Option<String> {
+        lock(&self.output).take().map(|output| output.json().to_owned())
+    }
+
+    /// What it leaves if it ends now.
+    pub(super) fn last(&self, task: &Record) -> Last {
+        Last { progress: Some(steps(task)), output: lock(&self.output).clone() }
+    }
 }
 
 impl TaskContext {
     /// The number of the job that this is a try of; none for a task that is no job.
     pub fn job(&self) -> Option<u64> {
         self.attached::<JobRun>().map(|run| run.id)
+    }
+
+    /// Sets the output of the job: a value that is kept with the job when it is done, for whoever asks for it.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Job, Jobs, Result, TaskContext};
+    /// use serde::{Deserialize, Serialize};
+    ///
+    /// #[derive(Serialize, Deserialize)]
+    /// struct Count { text: String }
+    ///
+    /// impl Job for Count {
+    ///     const NAME: &'static str = "count";
+    ///
+    ///     fn run(self, task: &TaskContext) -> Result<()> {
+    ///         task.output(&self.text.split_whitespace().count())
+    ///     }
+    /// }
+    ///
+    /// # fn main() -> Result<()> {
+    /// let client = TestClient::new(App::new().jobs(Jobs::memory().register::<Count>()));
+    /// let id = client.jobs().enqueue(Count { text: "to be or not".into() })?.id;
+    /// client.settle();
+    /// assert_eq!(client.jobs().output::<usize>(id)?, Some(4));
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// [`Jobs::output`](crate::Jobs::output) reads it, [`Jobs::wait`](crate::Jobs::wait) waits for the job, and the template
+    /// of a page that [follows](crate::Jobs::follow) the job has it as `output`. It is kept for as long as the job is
+    /// ([`Jobs::keep`](crate::Jobs::keep)), also when the job runs in a child process ([`Job::ISOLATED`](crate::Job::ISOLATED)).
+    ///
+    /// The last call counts. An attempt that fails leaves no output. The value is written as JSON, of at most 1 MiB: put what
+    /// is larger into a file or a table, and its id into the output. With [`transaction`](TaskContext#method.transaction) the
+    /// output is set before it or within it.
+    ///
+    /// # Errors
+    /// An error if the value cannot be written as JSON or is too large (the output that was set before remains), if the task is
+    /// not a job, or if the job's transaction has already completed it.
+    pub fn output(&self, value: &impl Serialize) -> Result<()> {
+        let run = self.attached::<JobRun>().ok_or_else(|| {
+            Error::internal(
+                "only a job has an output, and this task is not a job: return the value, and `join` the task",
+            )
+        })?;
+        if run.is_committed.load(Ordering::Acquire) {
+            let words = "its transaction has already completed it: set the output before the transaction, or within it";
+            return Err(Error::internal(format!("the job `{}` takes no output any more: {words}", run.name)));
+        }
+        *lock(&run.output) = Some(output_of(&run.name, value)?);
+        Ok(())
     }
 }
 
@@ -58,10 +132,10 @@ impl Jobs {
         payload: &str,
         task: &TaskContext,
     ) -> Outcome<Option<String>> {
-        let run = JobRun { jobs: self.clone(), id, token, is_committed: AtomicBool::new(false) };
-        let task = task.attach(call.attempt, Arc::new(run));
+        let run = JobRun::new(self, id, token, &call.name);
+        let task = task.attach(call.attempt, run.clone());
         match self.plan.kind(&call.name) {
-            Some(kind) => kind.call(payload, &task).map(|()| None),
+            Some(kind) => kind.call(payload, &task).map(|()| run.take_output()),
             None => {
                 let words = format!("no job `{}` is registered in this program", call.name);
                 Err(Failure::Error(Error::internal(words)))
@@ -82,9 +156,8 @@ pub(super) struct Attempt {
 
 impl Attempt {
     pub(super) fn new(jobs: &Jobs, claimed: Claimed, hand: Arc<InHand>, registry: &Registry) -> Attempt {
-        let (id, token) = (claimed.id, claimed.token);
-        let run = JobRun { jobs: jobs.clone(), id, token, is_committed: AtomicBool::new(false) };
-        Attempt { jobs: jobs.clone(), claimed, hand, registry: registry.clone(), run: Arc::new(run), is_settled: false }
+        let run = JobRun::new(jobs, claimed.id, claimed.token, &claimed.name);
+        Attempt { jobs: jobs.clone(), claimed, hand, registry: registry.clone(), run, is_settled: false }
     }
 
     /// Does it, and says what came of it.
@@ -102,8 +175,10 @@ impl Attempt {
         match &kind.isolated {
             // A test's program is no application that could be started once more.
             Some(limits) if !self.jobs.is_by_hand() => {
-                // A job has no output yet that could be kept with it.
-                isolate::run_once(&Program::own(), &self.isolated_call(*limits), &self.claimed.payload, task).map(drop)
+                let call = self.isolated_call(*limits);
+                let output = isolate::run_once(&Program::own(), &call, &self.claimed.payload, task)?;
+                *lock(&self.run.output) = output.map(Output::from_json);
+                Ok(())
             }
             _ => kind.call(&self.claimed.payload, task),
         }
@@ -189,9 +264,10 @@ impl Attempt {
         self.is_settled = true;
         self.hand.ends();
         self.jobs.shared.bell.ring();
+        let ending = self.ending(end);
         let (mut wait, mut is_said) = (Duration::from_millis(50), false);
         loop {
-            match self.jobs.engine.settle(self.claimed.id, self.claimed.token, end.clone(), self.jobs.now()) {
+            match self.jobs.engine.settle(self.claimed.id, self.claimed.token, ending.clone(), self.jobs.now()) {
                 Ok(true) => return self.let_go(true),
                 Ok(false) => {
                     self.warn(match self.hand.is_forgotten() {
@@ -216,6 +292,10 @@ impl Attempt {
         }
     }
 
+    fn ending(&self, end: End) -> Ending {
+        Ending { end, last: self.run.last(self.hand.record()) }
+    }
+
     fn let_go(&self, is_ours: bool) -> bool {
         self.jobs.shared.hands.let_go(&self.hand);
         self.jobs.shared.follow.look();
@@ -235,8 +315,8 @@ impl Drop for Attempt {
         if self.is_settled {
             return;
         }
-        let end = self.end_unsettled();
-        let settled = self.jobs.engine.settle(self.claimed.id, self.claimed.token, end, self.jobs.now());
+        let ending = self.ending(self.end_unsettled());
+        let settled = self.jobs.engine.settle(self.claimed.id, self.claimed.token, ending, self.jobs.now());
         if let Err(error) = settled {
             self.warn(&format!("cannot be given back, and waits for its lease to end: {}", error.chain()));
         }

@@ -21,10 +21,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Beat, CLOCK_SLACK, Claimed, End, Engine, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES,
-    MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
+    Beat, CLOCK_SLACK, Claimed, End, Ending, Engine, Enqueued, Entry, Held, Keep, LATEST_TICK, Last, MOST_FAILURES,
+    MOST_INTERRUPTIONS, PRIORITY_STEP, Room, Steps, When, WorkerId, wait_after_interruption,
 };
-use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use super::record::{Cause, JobCounts, JobInfo, JobState, Kept, Millis, QueueInfo};
+use crate::background::output::Output;
 use crate::sync::Bell;
 
 /// Makes a module of tests, one for each case.
@@ -72,6 +73,7 @@ macro_rules! conformance {
             a_schedule_of_a_clock_that_was_far_ahead,
             due_is_due_in_all_queues,
             progress_is_seen_elsewhere,
+            the_last_progress_comes_with_each_end,
             a_beat_tells_what_is_lost,
             a_stranger_is_evicted,
             what_the_gone_held_waits_again,
@@ -82,6 +84,10 @@ macro_rules! conformance {
             two_workers_never_have_the_same,
             a_tick_counts_once,
             a_tick_counts_once_in_a_race,
+            an_output_is_kept_with_a_done_job,
+            an_attempt_that_is_not_done_leaves_no_output,
+            an_output_of_a_megabyte_comes_back_and_a_list_leaves_it_out,
+            outputs_go_with_their_jobs,
             trimmed_by_age,
             trimmed_by_number,
             lists_have_pages,
@@ -208,8 +214,8 @@ impl Process {
         std::iter::from_fn(|| self.take(1, now).pop()).map(|claimed| claimed.id).collect()
     }
 
-    fn finish(&self, claimed: &Claimed, end: End, now: Millis) {
-        assert!(self.settle(claimed.id, claimed.token, end, now).unwrap());
+    fn finish(&self, claimed: &Claimed, end: impl Into<Ending>, now: Millis) {
+        assert!(self.settle(claimed.id, claimed.token, end.into(), now).unwrap());
     }
 
     fn info(&self, id: u64) -> JobInfo {
@@ -295,6 +301,15 @@ fn cancelled(words: Option<&str>) -> End {
 
 fn every_end() -> Vec<End> {
     vec![End::Done, retry(5), dead("broken"), cancelled(None), cancelled(Some("told to")), End::Released]
+}
+
+/// Done, with that output.
+fn with_output(json: &str) -> Ending {
+    leaving(End::Done, None, Some(json))
+}
+
+fn leaving(end: End, progress: Option<Steps>, output: Option<&str>) -> Ending {
+    Ending { end, last: Last { progress, output: output.map(Output::from_json) } }
 }
 
 fn held(claimed: &Claimed) -> Held {
@@ -466,11 +481,11 @@ pub(crate) fn a_stale_token_changes_nothing(bench: &dyn Bench) {
     let before = other.info(id);
     for end in every_end() {
         for token in [stale.token, 0, u64::from(u32::MAX)] {
-            assert!(!one.settle(id, token, end.clone(), T + 2).unwrap(), "{end:?} with the token {token}");
+            assert!(!one.settle(id, token, end.clone().into(), T + 2).unwrap(), "{end:?} with the token {token}");
         }
     }
     assert_eq!(other.info(id), before);
-    assert!(other.settle(id, claimed.token, End::Done, T + 3).unwrap());
+    assert!(other.settle(id, claimed.token, End::Done.into(), T + 3).unwrap());
 }
 
 pub(crate) fn a_try_ends_once(bench: &dyn Bench) {
@@ -481,7 +496,10 @@ pub(crate) fn a_try_ends_once(bench: &dyn Bench) {
         process.finish(&claimed, first.clone(), T + 1);
         let before = process.info(id);
         for second in every_end() {
-            assert!(!process.settle(id, claimed.token, second.clone(), T + 2).unwrap(), "{first:?}, then {second:?}");
+            assert!(
+                !process.settle(id, claimed.token, second.clone().into(), T + 2).unwrap(),
+                "{first:?}, then {second:?}"
+            );
         }
         assert_eq!(process.info(id), before);
         process.discard(id).unwrap();
@@ -961,6 +979,38 @@ pub(crate) fn progress_is_seen_elsewhere(bench: &dyn Bench) {
     assert_eq!(so_far(&one), (0, 0, String::new()), "each try begins at nothing");
 }
 
+/// Regression: the progress since the last heartbeat was lost, and a page went back to an earlier step at the end.
+pub(crate) fn the_last_progress_comes_with_each_end(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    for end in every_end() {
+        let id = one.add(entry(), T);
+        let claimed = one.take_one(T);
+        one.beats(&[Held { progress: Some((3, 5, "part 3".to_owned())), ..held(&claimed) }]);
+        let last = (5, 5, "вся 📷".to_owned());
+        one.finish(&claimed, leaving(end.clone(), Some(last.clone()), None), T);
+        let info = other.info(id);
+        assert_eq!((info.done, info.total, info.message), last, "{end:?}");
+        // A heartbeat that was on its way comes too late.
+        one.beats(&[Held { progress: Some((4, 5, "part 4".to_owned())), ..held(&claimed) }]);
+        assert_eq!(other.info(id).done, 5, "{end:?}");
+        if !other.state(id).is_finished() {
+            let again = other.claim(&other.worker, &[room(QUEUE, 1)], T + 5).unwrap().pop().expect("it waits");
+            let info = one.info(id);
+            assert_eq!((info.done, info.total, info.message.as_str()), (0, 0, ""), "{end:?}");
+            other.finish(&again, End::Done, T + 5);
+        }
+    }
+    // Without a word at the end it is as far as the heartbeat said; a stale token says nothing.
+    let id = one.add(entry(), T);
+    let claimed = one.take_one(T);
+    one.beats(&[Held { progress: Some((3, 5, String::new())), ..held(&claimed) }]);
+    let last = leaving(End::Done, Some((9, 9, String::new())), Some("9"));
+    assert!(!other.settle(id, claimed.token + 1, last, T).unwrap());
+    one.finish(&claimed, End::Done, T);
+    let info = other.info(id);
+    assert_eq!((info.done, info.total, info.output), (3, 5, Kept::Nothing));
+}
+
 pub(crate) fn a_beat_tells_what_is_lost(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     one.enqueue(vec![entry(); 3], T).unwrap();
@@ -1081,14 +1131,14 @@ pub(crate) fn who_comes_back_is_evicted(bench: &dyn Bench) {
     assert!(one.beats(&[Held { progress, ..held(&claimed) }]).is_evicted);
     let before = other.info(id);
     assert_eq!((before.state, before.message.as_str()), (JobState::Waiting, ""));
-    assert!(every_end().into_iter().all(|end| !one.settle(id, claimed.token, end, T).unwrap()));
+    assert!(every_end().into_iter().all(|end| !one.settle(id, claimed.token, end.into(), T).unwrap()));
     assert_eq!(other.info(id), before);
     // It begins anew under another name, with a token of its own.
     let again = Process::new(one.engine.clone());
     assert_ne!(again.worker, one.worker);
     let reclaimed = again.take_one(T);
     assert_eq!((reclaimed.id, reclaimed.attempt), (id, 1));
-    assert!(!one.settle(id, claimed.token, End::Done, T).unwrap());
+    assert!(!one.settle(id, claimed.token, End::Done.into(), T).unwrap());
     assert_eq!(again.beats(&[held(&reclaimed)]), Beat::default());
     again.finish(&reclaimed, End::Done, T);
 }
@@ -1103,7 +1153,7 @@ pub(crate) fn who_leaves_gives_back(bench: &dyn Bench) {
     for claimed in &claimed {
         let info = other.info(claimed.id);
         assert_eq!((info.state, info.attempt, info.interruptions), (JobState::Waiting, 0, 0));
-        assert!(!one.settle(claimed.id, claimed.token, End::Done, T + 3).unwrap());
+        assert!(!one.settle(claimed.id, claimed.token, End::Done.into(), T + 3).unwrap());
     }
     assert_eq!((others.id, other.state(later)), (later, JobState::Running));
     other.finish(&others, End::Released, T + 3);
@@ -1174,11 +1224,59 @@ pub(crate) fn a_tick_counts_once_in_a_race(bench: &dyn Bench) {
 const ALL: Keep = Keep { age: Duration::MAX, count: u64::MAX };
 
 /// One job that came to that end at that time.
-fn ended(process: &Process, end: End, at: Millis) -> u64 {
+fn ended(process: &Process, end: impl Into<Ending>, at: Millis) -> u64 {
     let id = process.add(entry(), T - YEAR);
     let claimed = process.take_one(T - YEAR);
     process.finish(&claimed, end, at);
     id
+}
+
+pub(crate) fn an_output_is_kept_with_a_done_job(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let outputs =
+        ["null", "17", r#""""#, r#"{"rows":17,"text":"é \" \\ \u0000 📷\n"}"#, "=[1.50, 18446744073709551616]"];
+    let ids = outputs.map(|json| ended(&one, with_output(json), T));
+    let without = ended(&one, End::Done, T);
+    for (id, json) in ids.into_iter().zip(outputs) {
+        assert_eq!(other.info(id).output, Kept::Whole(Output::from_json(json)));
+    }
+    assert_eq!(other.info(without).output, Kept::Nothing);
+}
+
+pub(crate) fn an_attempt_that_is_not_done_leaves_no_output(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    for end in every_end().into_iter().filter(|end| *end != End::Done) {
+        let id = one.add(entry(), T);
+        one.finish(&one.take_one(T), leaving(end.clone(), None, Some("17")), T);
+        assert_eq!(other.info(id).output, Kept::Nothing, "{end:?}");
+        // Another attempt has an output of its own, or none.
+        other.revive(id, T).unwrap();
+        let again = other.claim(&other.worker, &[room(QUEUE, 1)], T + 5).unwrap().pop().expect("it waits");
+        assert_eq!((again.id, one.info(id).output), (id, Kept::Nothing), "{end:?}");
+        other.finish(&again, End::Done, T + 5);
+        assert_eq!(one.info(id).output, Kept::Nothing, "{end:?}");
+    }
+}
+
+pub(crate) fn an_output_of_a_megabyte_comes_back_and_a_list_leaves_it_out(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let text: String = "длинный 'текст' ".chars().cycle().take(600_000).collect();
+    let json = format!("\"{text}\"");
+    let (whole, without) = (ended(&one, with_output(&json), T), ended(&one, End::Done, T));
+    assert!(other.info(whole).output == Kept::Whole(Output::from_json(json)));
+    let list = other.list(JobState::Done, None, 9).unwrap();
+    let listed: Vec<(u64, &Kept)> = list.iter().map(|job| (job.id, &job.output)).collect();
+    assert_eq!(listed, [(without, &Kept::Nothing), (whole, &Kept::LeftOut)]);
+    assert_eq!(list[1], one.info(whole).without_output(), "all else is there");
+}
+
+pub(crate) fn outputs_go_with_their_jobs(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let [kept, discarded, old] = [T + 9, T + 9, T].map(|at| ended(&one, with_output("17"), at));
+    assert!(other.discard(discarded).unwrap());
+    assert_eq!(other.trim(Keep { age: Duration::from_millis(5), ..ALL }, T + 9).unwrap(), 1);
+    assert!([discarded, old].iter().all(|id| one.find(*id).unwrap().is_none()));
+    assert_eq!(one.info(kept).output, Kept::Whole(Output::from_json("17")));
 }
 
 pub(crate) fn trimmed_by_age(bench: &dyn Bench) {
@@ -1302,7 +1400,7 @@ pub(crate) fn unknown_numbers(bench: &dyn Bench) {
         assert_eq!(process.cancel(unknown, T).unwrap(), None);
         assert!(!process.revive(unknown, T).unwrap());
         assert!(!process.discard(unknown).unwrap());
-        assert!(!process.settle(unknown, 1, End::Done, T).unwrap());
+        assert!(!process.settle(unknown, 1, End::Done.into(), T).unwrap());
         assert_eq!(process.beats(&[Held { id: unknown, token: 1, progress: None }]).lost, [unknown]);
     }
     assert_eq!(process.last_tick("unknown").unwrap(), None);
@@ -1457,7 +1555,8 @@ pub(crate) fn after_a_restart(bench: &dyn Bench) {
     let is_durable = before.abilities().is_durable;
     // The one that waits comes last, or it would be claimed as one of the others.
     let rest = [JobState::Done, JobState::Dead, JobState::Cancelled, JobState::Scheduled, JobState::Waiting];
-    let infos = rest.map(|state| before.info(before.job_in(state, T)));
+    let mut infos = rest.map(|state| before.info(before.job_in(state, T))).to_vec();
+    infos.push(before.info(ended(&before, leaving(End::Done, Some((5, 5, "all".to_owned())), Some("17")), T)));
     before.pause("paused", true).unwrap();
     before.tick("nightly", T, None, T).unwrap();
     let running = before.add(Entry { priority: 9, ..unique("photo-7") }, T);
@@ -1480,7 +1579,7 @@ pub(crate) fn after_a_restart(bench: &dyn Bench) {
     let again = Process::new(after.engine.clone());
     let claimed = again.take_one(T);
     assert_eq!((claimed.id, claimed.attempt, again.info(running).interruptions), (running, 1, 1));
-    assert!(!again.settle(running, stale.token, End::Done, T).unwrap());
+    assert!(!again.settle(running, stale.token, End::Done.into(), T).unwrap());
     again.finish(&claimed, End::Done, T);
     assert!(again.add(entry(), T) > running, "numbers go on where they were");
 }

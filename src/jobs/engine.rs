@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use crate::background::output::Output;
 use crate::error::Result;
 use crate::sync::Bell;
 
@@ -97,8 +98,9 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// When the next scheduled job is due.
     fn next_due(&self) -> Result<Option<Millis>>;
 
-    /// Says what came of a try. Whether it still was that try's to say: a stale token changes nothing.
-    fn settle(&self, id: u64, token: u64, end: End, now: Millis) -> Result<bool>;
+    /// Says what came of a try, in one step with what it leaves: its last progress, and the output of one that is done.
+    /// Whether it still was that try's to say: a stale token changes nothing.
+    fn settle(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool>;
 
     /// Cancels it: at once while it waits or is scheduled; running it is told to, with the next `beat` of its worker. The
     /// state it is in then; none when there is no such job.
@@ -108,16 +110,16 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// anew, and its failures stay. Whether it was one of these. Its unique key counts again; while another has it: false.
     fn revive(&self, id: u64, now: Millis) -> Result<bool>;
 
-    /// Takes away one that does not run. Whether there was one.
+    /// Takes away one that does not run, with its failures and its output. Whether there was one.
     fn discard(&self, id: u64) -> Result<bool>;
 
     /// Begins nothing more of that queue, or goes on with it. Holds for all processes, and past a restart.
     fn pause(&self, queue: &str, paused: bool) -> Result<()>;
 
-    /// The job of that number.
+    /// The job of that number, with its output.
     fn find(&self, id: u64) -> Result<Option<JobInfo>>;
 
-    /// Jobs in that state, by falling id, from the one before that id on.
+    /// Jobs in that state, by falling id, from the one before that id on. Outputs stay behind ([`Kept::LeftOut`](super::record::Kept)).
     fn list(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>>;
 
     /// How many there are.
@@ -223,9 +225,12 @@ pub(crate) struct Claimed {
 pub(crate) struct Held {
     pub(crate) id: u64,
     pub(crate) token: u64,
-    /// Done, of how many, and what it is at; when that has changed.
-    pub(crate) progress: Option<(u64, u64, String)>,
+    /// How far it is, when that has changed.
+    pub(crate) progress: Option<Steps>,
 }
+
+/// Done, of how many, and what it is at.
+pub(crate) type Steps = (u64, u64, String);
 
 /// What a worker learns from its beat.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -278,6 +283,35 @@ pub(crate) enum End {
     },
     /// It did not come to an end and waits again at once, as if the try had not begun: `attempt` is one less.
     Released,
+}
+
+/// How a try ended, and what it leaves.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Ending {
+    pub(crate) end: End,
+    pub(crate) last: Last,
+}
+
+/// What a try leaves beside its end.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Last {
+    /// How far it was; when none, as far as the last heartbeat said.
+    pub(crate) progress: Option<Steps>,
+    /// Its output, which only a job that is done keeps.
+    pub(crate) output: Option<Output>,
+}
+
+impl From<End> for Ending {
+    fn from(end: End) -> Ending {
+        Ending { end, last: Last::default() }
+    }
+}
+
+impl Ending {
+    /// Returns the output, if it is to be kept.
+    pub(crate) fn output(&self) -> Option<&Output> {
+        self.last.output.as_ref().filter(|_| self.end == End::Done)
+    }
 }
 
 /// How much is kept of what ended well or was cancelled.

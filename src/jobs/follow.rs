@@ -5,10 +5,9 @@ use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
-use super::record::{JobInfo, JobState};
+use super::record::{JobInfo, JobState, Kept};
 use crate::background::registry::{Progress, TaskState};
 use crate::error::Result;
-use crate::live::Live;
 use crate::panics::{self, Contained};
 use crate::sync::{Bell, lock};
 use crate::watched::Watched;
@@ -74,7 +73,7 @@ impl<T: Clone + PartialEq + Send + Sync, F: Fn(&JobInfo) -> T + Send> Look for S
 
 impl Follow {
     /// What a job shows, from now on; none when there is no such job.
-    pub(super) fn follow<T, F>(self: &Arc<Follow>, id: u64, show: F, find: impl Find) -> Result<Option<Live<T>>>
+    pub(super) fn follow<T, F>(self: &Arc<Follow>, id: u64, show: F, find: impl Find) -> Result<Option<Arc<Watched<T>>>>
     where
         T: Clone + PartialEq + Send + Sync + 'static,
         F: Fn(&JobInfo) -> T + Send + 'static,
@@ -83,7 +82,7 @@ impl Follow {
         let watched = Arc::new(Watched::new(show(&job)));
         if job.state.is_finished() {
             watched.finish();
-            return Ok(Some(Live::of(watched)));
+            return Ok(Some(watched));
         }
         let look = Shown { watched: Arc::downgrade(&watched), show: Contained::new(show), of: job };
         let mut followed = lock(&self.followed);
@@ -91,7 +90,7 @@ impl Follow {
         if !followed.is_looked_after {
             followed.is_looked_after = look_after(self.clone(), find);
         }
-        Ok(Some(Live::of(watched)))
+        Ok(Some(watched))
     }
 
     /// Looks at once.
@@ -164,7 +163,9 @@ pub(super) fn progress(job: &JobInfo) -> Progress {
         JobState::Dead => TaskState::Failed,
         JobState::Cancelled => TaskState::Cancelled,
     };
-    Progress { state, done: job.done, total: job.total, message: job.message.clone(), is_cancelling: job.is_cancelling }
+    let output = if let Kept::Whole(output) = &job.output { Some(output.clone()) } else { None };
+    let JobInfo { done, total, is_cancelling, .. } = *job;
+    Progress { state, done, total, message: job.message.clone(), is_cancelling, output }
 }
 
 #[cfg(test)]

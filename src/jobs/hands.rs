@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::engine::{Claimed, Held};
+use super::engine::{Claimed, Held, Steps};
 use super::record::{JobInfo, JobState};
-use crate::background::registry::{Progress, Record, Stop};
+use crate::background::registry::{Record, Stop};
 use crate::sync::lock;
 
 /// How many of a queue may have ended without the engine knowing it, beside those that run.
@@ -20,6 +20,7 @@ pub(super) struct Hands(Mutex<BTreeMap<(u64, u64), Arc<InHand>>>);
 pub(super) struct InHand {
     pub(super) id: u64,
     token: u64,
+    attempt: u32,
     queue: String,
     record: Arc<Record>,
     /// Somebody has cancelled the job, and not the process its tasks.
@@ -29,7 +30,7 @@ pub(super) struct InHand {
     /// The engine has lost the job.
     is_forgotten: AtomicBool,
     /// How far the engine knows it to be.
-    told: Mutex<(u64, u64, String)>,
+    told: Mutex<Steps>,
 }
 
 impl InHand {
@@ -61,10 +62,14 @@ impl InHand {
         self.record.tell_to_stop(Stop::Asked);
     }
 
+    /// The task that it runs as.
+    pub(super) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
     /// What a beat says of it.
     pub(super) fn held(&self) -> Held {
-        let progress = self.record.progress.get();
-        let now = (progress.done, progress.total, progress.message.clone());
+        let now = steps(&self.record);
         let news = *lock(&self.told) != now;
         Held { id: self.id, token: self.token, progress: news.then_some(now) }
     }
@@ -77,13 +82,21 @@ impl InHand {
     }
 }
 
+/// How far a task is.
+pub(super) fn steps(record: &Record) -> Steps {
+    let progress = record.progress.get();
+    (progress.done, progress.total, progress.message.clone())
+}
+
 impl Hands {
     pub(super) fn take(&self, claimed: &Claimed, record: Arc<Record>) -> Arc<InHand> {
-        let (id, token, queue) = (claimed.id, claimed.token, claimed.queue.clone());
+        let Claimed { id, token, attempt, .. } = *claimed;
+        let queue = claimed.queue.clone();
         let told = Mutex::default();
         let hand = Arc::new(InHand {
             id,
             token,
+            attempt,
             queue,
             record,
             is_cancelled: AtomicBool::new(false),
@@ -104,7 +117,7 @@ impl Hands {
     }
 
     /// Those of one job: more than one when it was lost and came back.
-    fn of(&self, id: u64) -> Vec<Arc<InHand>> {
+    pub(super) fn of(&self, id: u64) -> Vec<Arc<InHand>> {
         lock(&self.0).range((id, 0)..=(id, u64::MAX)).map(|(_, hand)| hand.clone()).collect()
     }
 
@@ -121,18 +134,16 @@ impl Hands {
         running.len() + ending.len().saturating_sub(MOST_ENDING)
     }
 
-    /// How far a job is that runs here.
-    pub(super) fn progress(&self, id: u64) -> Option<Progress> {
-        self.of(id).pop().map(|hand| Progress::clone(&hand.record.progress.get()))
-    }
-
-    /// What an engine knows of a job, with what it will know after the next beat.
-    pub(super) fn up_to_date(&self, mut job: JobInfo) -> JobInfo {
-        if job.state == JobState::Running
-            && let Some(progress) = self.progress(job.id)
-        {
-            (job.done, job.total, job.message) = (progress.done, progress.total, progress.message);
-            job.is_cancelling |= progress.is_cancelling;
+    /// What an engine knows of a job, with what it will know after the next beat. `before` is what was here before the engine
+    /// was asked: an attempt that ended in between is not here any more, and the engine knew less of it.
+    pub(super) fn up_to_date(&self, mut job: JobInfo, before: &[Arc<InHand>]) -> JobInfo {
+        if job.state == JobState::Running {
+            let is_its_own = |hand: &&Arc<InHand>| hand.id == job.id && hand.attempt == job.attempt;
+            let now = self.of(job.id);
+            if let Some(hand) = now.iter().rev().chain(before.iter().rev()).find(is_its_own) {
+                (job.done, job.total, job.message) = steps(&hand.record);
+                job.is_cancelling |= hand.record.progress.get().is_cancelling;
+            }
         }
         job
     }

@@ -12,10 +12,10 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Abilities, Beat, CLOCK_SLACK, Claimed, End, Engine, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES,
-    MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
+    Abilities, Beat, CLOCK_SLACK, Claimed, End, Ending, Engine, Enqueued, Entry, Held, Keep, LATEST_TICK,
+    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
 };
-use super::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
+use super::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Kept, Millis, QueueInfo};
 use crate::error::Result;
 use crate::sync::{Bell, lock};
 
@@ -146,11 +146,11 @@ impl Engine for Memory {
         Ok(self.state().scheduled.first().map(|(due, _)| *due))
     }
 
-    fn settle(&self, id: u64, token: u64, end: End, now: Millis) -> Result<bool> {
+    fn settle(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
         let mut state = self.state();
         let is_its_own = state.running(id, token).is_some();
         if is_its_own {
-            state.change(id, |job| job.end(end, now));
+            state.change(id, |job| job.end(ending, now));
             state.ring();
         }
         Ok(is_its_own)
@@ -198,7 +198,7 @@ impl Engine for Memory {
         let all = self.state();
         let Some(ids) = all.by_state.get(&state) else { return Ok(Vec::new()) };
         let newest_first = ids.range(..before.unwrap_or(u64::MAX)).rev().take(most);
-        Ok(newest_first.filter_map(|id| all.jobs.get(id)).map(|job| job.info.clone()).collect())
+        Ok(newest_first.filter_map(|id| all.jobs.get(id)).map(|job| job.info.clone().without_output()).collect())
     }
 
     fn counts(&self) -> Result<JobCounts> {
@@ -505,6 +505,7 @@ impl Job {
             total: 0,
             message: String::new(),
             failures: Vec::new(),
+            output: Kept::Nothing,
         };
         let mut job = Job { info, since: now, wait: None, cause: Cause::Failed, token: 0, worker: None };
         job.wait_for(entry.when, now);
@@ -577,8 +578,12 @@ impl Job {
         (info.done, info.total, info.message) = (0, 0, String::new());
     }
 
-    fn end(&mut self, end: End, now: Millis) {
-        match end {
+    fn end(&mut self, ending: Ending, now: Millis) {
+        self.info.output = ending.output().cloned().into();
+        if let Some((done, total, message)) = ending.last.progress {
+            (self.info.done, self.info.total, self.info.message) = (done, total, message);
+        }
+        match ending.end {
             End::Done => self.finish(JobState::Done, now),
             End::Retry { wait, words } => {
                 self.fail(words, now);
@@ -735,7 +740,7 @@ mod tests {
             let claimed = memory.claim(&worker, &[room(1)], now).unwrap().pop().unwrap();
             let info = memory.find(claimed.id).unwrap().unwrap();
             ranks.push((info.due_at - Millis::from(info.priority) * PRIORITY_STEP, info.id));
-            assert!(memory.settle(claimed.id, claimed.token, End::Done, now).unwrap());
+            assert!(memory.settle(claimed.id, claimed.token, End::Done.into(), now).unwrap());
         }
         assert!(ranks.is_sorted());
         assert_eq!(memory.counts().unwrap().waiting, JOBS - CLAIMS);
@@ -774,7 +779,7 @@ mod tests {
             }
         }
         for claimed in memory.claim(&worker, &[room(99)], 0).unwrap() {
-            memory.settle(claimed.id, claimed.token, End::Done, 0).unwrap();
+            memory.settle(claimed.id, claimed.token, End::Done.into(), 0).unwrap();
         }
         for id in 1..=100 {
             memory.discard(id).unwrap();

@@ -28,6 +28,7 @@ mod store;
 #[cfg(feature = "sqlite")]
 mod transaction;
 mod trouble;
+mod wait;
 pub(crate) mod worker;
 
 pub use self::engine::Enqueued;

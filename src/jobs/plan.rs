@@ -4,19 +4,21 @@ use std::collections::BTreeMap;
 use std::iter;
 use std::time::Duration;
 
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::engine::{Entry, Keep};
 use super::job::{Job, NewJob};
 use super::schedule::Schedule;
 use crate::background::failure::{Failure, Outcome};
+use crate::background::output::Output;
 use crate::background::scope::Context;
 use crate::background::task::{Retry, TaskContext};
 use crate::bounds;
 use crate::error::{Error, Result};
 use crate::isolate::Limits;
 
-/// The longest payload: 1 MiB. A job says what is to be done; what it is done to lies elsewhere.
+/// The longest payload, and the longest output: 1 MiB. A job says what is to be done; what it is done to lies elsewhere.
 const MOST_PAYLOAD: usize = 1 << 20;
 
 /// The longest name of a queue, the longest stored label, and the longest unique key that is stored unhashed.
@@ -142,7 +144,7 @@ impl Plan {
             Error::internal(format!("the job `{}` cannot be written as JSON", J::NAME)).with_source(error)
         })?;
         if payload.len() > MOST_PAYLOAD {
-            return Err(too_large(J::NAME, payload.len()));
+            return Err(too_large("payload", J::NAME, payload.len()));
         }
         Ok(Entry {
             name: J::NAME.to_owned(),
@@ -157,9 +159,23 @@ impl Plan {
     }
 }
 
-fn too_large(name: &str, bytes: usize) -> Error {
+/// The output of a job of that name.
+///
+/// # Errors
+/// An error if it cannot be written as JSON, or is too large.
+pub(super) fn output_of(name: &str, value: &impl Serialize) -> Result<Output> {
+    let output = Output::of(value).map_err(|error| {
+        Error::internal(format!("the output of the job `{name}` cannot be written as JSON")).with_source(error)
+    })?;
+    match output.json().len() {
+        0..=MOST_PAYLOAD => Ok(output),
+        bytes => Err(too_large("output", name, bytes)),
+    }
+}
+
+fn too_large(what: &str, name: &str, bytes: usize) -> Error {
     let words = "keep what it is about in a file or a table, and its id in the job";
     Error::internal(format!(
-        "the payload of the job `{name}` has {bytes} bytes, and {MOST_PAYLOAD} at most fit: {words}"
+        "the {what} of the job `{name}` has {bytes} bytes, and {MOST_PAYLOAD} at most fit: {words}"
     ))
 }

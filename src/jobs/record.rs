@@ -3,7 +3,11 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::background::output::Output;
+use crate::error::{Error, Result};
 
 /// Milliseconds since 1970, as engines keep times.
 pub(crate) type Millis = i64;
@@ -118,7 +122,7 @@ pub struct JobFailure {
 
 /// A job as its engine knows it.
 ///
-/// What it was enqueued with is neither in its `Debug` nor in a template: it may be nobody's business.
+/// What it was enqueued with and its output are neither in its `Debug` nor in a template: they may be nobody's business.
 #[derive(Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct JobInfo {
@@ -163,6 +167,62 @@ pub struct JobInfo {
     pub message: String,
     /// The tries that did not end well, oldest first: the last 25.
     pub failures: Vec<JobFailure>,
+    /// What a done job left as its output.
+    #[serde(skip)]
+    pub(crate) output: Kept,
+}
+
+/// The output of a job as far as it was read.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) enum Kept {
+    /// There is none.
+    #[default]
+    Nothing,
+    Whole(Output),
+    /// There is one, and a list leaves it out: a hundred jobs may have a hundred megabytes.
+    LeftOut,
+}
+
+impl From<Option<Output>> for Kept {
+    fn from(output: Option<Output>) -> Kept {
+        output.map_or(Kept::Nothing, Kept::Whole)
+    }
+}
+
+impl JobInfo {
+    /// Returns the output of a job that is done: the value of the last call of
+    /// [`TaskContext::output`](crate::TaskContext::output). `None` if the job is not done, or has no output.
+    ///
+    /// ```
+    /// use aside::{JobInfo, Result};
+    ///
+    /// fn rows(job: &JobInfo) -> Result<String> {
+    ///     Ok(match job.output::<u64>()? {
+    ///         Some(rows) => format!("{rows} rows were imported."),
+    ///         None => format!("The import is {}.", job.state),
+    ///     })
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// An error if the output is not a `T`, or if this comes from [`Jobs::list`](crate::Jobs::list), which leaves outputs out:
+    /// ask [`Jobs::output`](crate::Jobs::output).
+    pub fn output<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+        match &self.output {
+            Kept::Nothing => Ok(None),
+            Kept::Whole(output) => output.read().map(Some).map_err(|error| error.context(format!("job {}", self.id))),
+            Kept::LeftOut => {
+                let words = "a list of jobs leaves their outputs out: ask `Jobs::output` with the id";
+                Err(Error::internal(format!("job {}: {words}", self.id)))
+            }
+        }
+    }
+
+    /// Returns it as it is in a list.
+    pub(crate) fn without_output(self) -> JobInfo {
+        let output = if self.output == Kept::Nothing { Kept::Nothing } else { Kept::LeftOut };
+        JobInfo { output, ..self }
+    }
 }
 
 impl fmt::Debug for JobInfo {

@@ -21,6 +21,7 @@ use crate::background::scope::{Context, Scope, WeakScope};
 use crate::error::{Error, Result, Status};
 use crate::live::Live;
 use crate::sync::Bell;
+use crate::watched::Watched;
 
 /// How many jobs one look gives.
 const PAGE: usize = 100;
@@ -109,8 +110,8 @@ impl Jobs {
         self.plan(|plan| plan.lease = lease.max(Duration::from_secs(3)))
     }
 
-    /// How much is kept of jobs that ended well or were cancelled: so long, and so many; a day and 10,000. Dead ones are
-    /// kept until somebody retries or discards them.
+    /// How much is kept of jobs that ended well or were cancelled, outputs included: so long, and so many; a day and 10,000.
+    /// Dead ones are kept until somebody retries or discards them.
     pub fn keep(self, age: Duration, count: u64) -> Jobs {
         self.plan(|plan| plan.keep = super::engine::Keep { age, count })
     }
@@ -161,12 +162,15 @@ impl Jobs {
     /// # Errors
     /// When the engine cannot be asked.
     pub fn find(&self, id: u64) -> Result<Option<JobInfo>> {
+        let before = self.shared.hands.of(id);
         let found = self.engine.find(id)?;
-        Ok(found.map(|job| self.shared.hands.up_to_date(job)))
+        Ok(found.map(|job| self.shared.hands.up_to_date(job, &before)))
     }
 
     /// How far a job is, for a page to watch: wherever it runs, and over all its tries. None when there is no such job (any
-    /// more). The template `aside/progress.html` shows it.
+    /// more). The template `aside/progress.html` shows it, up to the last progress and message of the job. A template of one's
+    /// own also has the [output](crate::TaskContext::output) of a job that is done:
+    /// `{% include "aside/progress.html" %} {% if state == "done" %}{{ output.rows }} rows{% endif %}`.
     ///
     /// ```
     /// use aside::{Error, Request, Response, Result};
@@ -184,8 +188,8 @@ impl Jobs {
         self.follow_as(id, progress)
     }
 
-    /// The same with what the application makes of the job: called anew whenever something of it has changed, on a thread of
-    /// its own.
+    /// The same with what the application makes of the job, its [output](JobInfo::output) for one: called anew whenever
+    /// something of it has changed, on a thread of its own.
     ///
     /// ```
     /// use aside::{JobState, Live, Request, Result};
@@ -206,11 +210,20 @@ impl Jobs {
         T: Clone + PartialEq + Send + Sync + 'static,
         F: Fn(&JobInfo) -> T + Send + 'static,
     {
+        Ok(self.watch(id, show)?.map(Live::of))
+    }
+
+    pub(super) fn watch<T, F>(&self, id: u64, show: F) -> Result<Option<Arc<Watched<T>>>>
+    where
+        T: Clone + PartialEq + Send + Sync + 'static,
+        F: Fn(&JobInfo) -> T + Send + 'static,
+    {
         let jobs = self.clone();
         self.shared.follow.follow(id, show, move |id| jobs.find(id))
     }
 
-    /// Jobs in that state, the newest first, from the one before that id on; at most 100.
+    /// Jobs in that state, the newest first, from the one before that id on; at most 100. Without their outputs, which
+    /// [`output`](Jobs::output) reads one by one.
     ///
     /// # Errors
     /// When the engine cannot be asked.
@@ -220,8 +233,9 @@ impl Jobs {
 
     /// The same, so many of them.
     pub(crate) fn newest(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
+        let here = self.shared.hands.all();
         let jobs = self.engine.list(state, before, most)?;
-        Ok(jobs.into_iter().map(|job| self.shared.hands.up_to_date(job)).collect())
+        Ok(jobs.into_iter().map(|job| self.shared.hands.up_to_date(job, &here)).collect())
     }
 
     /// How many jobs there are in each state.

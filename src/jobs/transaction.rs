@@ -73,8 +73,9 @@ impl Request {
 }
 
 impl TaskContext {
-    /// Completes the job together with its own writes: what `f` writes and that the job is done are committed in one
-    /// transaction, so that it happens **exactly once**, whatever becomes of the process.
+    /// Completes the job together with its own writes: what `f` writes, the [output](TaskContext::output), the progress, and
+    /// that the job is done are committed in one transaction, so that it happens **exactly once**, whatever becomes of the
+    /// process.
     ///
     /// ```
     /// use aside::{Job, Result, TaskContext};
@@ -96,7 +97,7 @@ impl TaskContext {
     ///
     /// The jobs must be kept in the application's own SQLite file: two files are not written together over a crash. `f` is
     /// to be short, and to do nothing but write: no mail, no request to elsewhere. The one connection that writes jobs is
-    /// `f`'s for that time. After it the job is done: an error that it then returns is logged and changes nothing. Once for each job.
+    /// `f`'s for that time. After it the job is done: an error that it then returns is logged and changes nothing, and a message or progress may come too late for a page. Once for each job.
     ///
     /// # Errors
     /// That of `f`, of the database, or the cancellation of a job that was given to another worker meanwhile: then nothing is
@@ -107,7 +108,8 @@ impl TaskContext {
             .ok_or_else(|| Error::internal("only a job has a transaction, and this is none"))?;
         let words = "a job has a transaction where the jobs are kept in SQLite (`Jobs::sqlite`)";
         let engine = run.jobs.engine.as_any().downcast_ref::<Sqlite>().ok_or_else(|| Error::internal(words))?;
-        let value = engine.transaction(run.id, run.token, run.jobs.now(), f)?;
+        let last = || run.last(self.record());
+        let value = engine.transaction(run.id, run.token, run.jobs.now(), f, last)?;
         run.is_committed.store(true, Ordering::Release);
         Ok(value)
     }

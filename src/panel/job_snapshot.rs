@@ -10,16 +10,16 @@ use crate::background::registry::Progress;
 use crate::background::scope::Scope;
 use crate::error::{Error, Result};
 use crate::http::pages::visible::{visible_line, visible_up_to};
-use crate::jobs::record::Millis;
+use crate::jobs::record::{Kept, Millis};
 use crate::jobs::{JobCounts, JobFailure, JobInfo, JobState, Jobs, QueueInfo};
 
 /// How many of each state are on the first page; the others have pages of their own.
 const NEWEST: usize = 10;
 
-/// How many characters of one text in a list, of a failure, and of what a job was enqueued with.
+/// How many characters of one text in a list, of a failure, and of what a job was enqueued with or has as its output.
 const LONGEST: usize = 200;
 const FAILURE: usize = 4_000;
-const PAYLOAD: usize = 10_000;
+const JSON: usize = 10_000;
 
 /// How deep the lines of a payload are indented at most: text that opens a thousand brackets is not to fill a page with blanks.
 const DEEPEST: usize = 12;
@@ -252,6 +252,9 @@ struct Whole {
     /// The try that runs, when that is here.
     task: Option<u64>,
     failures: Vec<Failure>,
+    has_output: bool,
+    /// The output, where it may be shown.
+    output: Option<String>,
 }
 
 impl Whole {
@@ -268,6 +271,8 @@ impl Whole {
             ended: at(job.ended_at),
             task: task.map(|record| record.id),
             failures: job.failures.iter().rev().map(Failure::of).collect(),
+            has_output: job.output != Kept::Nothing,
+            output: scope.get::<Jobs>().and_then(|jobs| output(&jobs, job)),
         }
     }
 }
@@ -289,7 +294,16 @@ impl Failure {
 
 /// What a job was enqueued with, where it may be shown.
 pub(super) fn payload(jobs: &Jobs, job: &JobInfo) -> Option<String> {
-    (!jobs.is_private(&job.name)).then(|| indented(&visible_up_to(&job.payload, PAYLOAD)))
+    json(jobs, job, &job.payload)
+}
+
+fn output(jobs: &Jobs, job: &JobInfo) -> Option<String> {
+    if let Kept::Whole(output) = &job.output { json(jobs, job, output.json()) } else { None }
+}
+
+/// JSON of a job, cut and in lines; none if it is private.
+fn json(jobs: &Jobs, job: &JobInfo, text: &str) -> Option<String> {
+    (!jobs.is_private(&job.name)).then(|| indented(&visible_up_to(text, JSON)))
 }
 
 /// JSON in lines, as it is but for the blanks: numbers keep their digits and fields their order, and what was cut is shown as

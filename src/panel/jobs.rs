@@ -127,7 +127,7 @@ mod tests {
     use super::*;
     use crate::app::App;
     use crate::config::Config;
-    use crate::jobs::engine::{Abilities, Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
+    use crate::jobs::engine::{Abilities, Beat, Claimed, Ending, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
     use crate::jobs::record::{JobCounts, Millis, QueueInfo};
     use crate::sync::{Bell, lock, wait_while};
     use crate::testing::TestClient;
@@ -184,7 +184,7 @@ mod tests {
         fn next_due(&self) -> Result<Option<Millis>> {
             self.fail()
         }
-        fn settle(&self, _: u64, _: u64, _: End, _: Millis) -> Result<bool> {
+        fn settle(&self, _: u64, _: u64, _: Ending, _: Millis) -> Result<bool> {
             self.fail()
         }
         fn cancel(&self, _: u64, _: Millis) -> Result<Option<JobState>> {

@@ -33,7 +33,7 @@ use self::link::{Link, random_name};
 use self::losses::{Losses, Stock};
 use self::values::values;
 use self::watch::Watch;
-use super::engine::{Abilities, Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
+use super::engine::{Abilities, Beat, Claimed, End, Ending, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::{Error, Result};
 use crate::sync::{Bell, lock};
@@ -193,12 +193,13 @@ impl Engine for Redis {
         self.run(&scripts::NEXT_DUE, &[])
     }
 
-    fn settle(&self, id: u64, token: u64, end: End, now: Millis) -> Result<bool> {
+    fn settle(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
         let now = values::exact(now);
         let mut values = values![now, id, token].to_vec();
         // What has ended for good leaves room, of which its worker knows; only what waits again is news.
-        let waits_again = matches!(end, End::Retry { .. } | End::Released);
-        values.extend(values::end(end, now));
+        let waits_again = matches!(ending.end, End::Retry { .. } | End::Released);
+        values.extend(values::last(&ending));
+        values.extend(values::end(ending.end, now));
         let answer: String = self.link.run_as(&format!("{id} {token}"), &scripts::SETTLE, &values)?;
         if waits_again {
             self.ring();

@@ -12,11 +12,14 @@ use ::redis::{Client, FromRedisValue, Value};
 use super::losses::{self, Stock};
 use super::server_of_tests::RedisServer;
 use super::{PATIENCE, Redis, scripts, server};
+use crate::background::output::Output;
 use crate::error::{Result, Status};
 use crate::jobs::conformance::{self, Bench};
-use crate::jobs::engine::{Beat, Claimed, End, Engine, Entry, Held, Keep, Room, Unavailable, When, WorkerId};
+use crate::jobs::engine::{
+    Beat, Claimed, End, Ending, Engine, Entry, Held, Keep, Last, Room, Unavailable, When, WorkerId,
+};
 use crate::jobs::memory::Memory;
-use crate::jobs::record::{Cause, JobCounts, JobState, Millis};
+use crate::jobs::record::{Cause, JobCounts, JobState, Kept, Millis};
 use crate::sync::{Bell, lock};
 
 /// One server for all cases at once, each with keys of its own.
@@ -91,7 +94,7 @@ fn take(engine: &Redis, worker: &WorkerId, most: usize) -> Result<Vec<Claimed>> 
 }
 
 fn end(engine: &Redis, claimed: &Claimed, end: End) -> Result<bool> {
-    engine.settle(claimed.id, claimed.token, end, T)
+    engine.settle(claimed.id, claimed.token, end.into(), T)
 }
 
 fn counts(waiting: u64, running: u64, done: u64) -> JobCounts {
@@ -662,6 +665,12 @@ impl Dice {
             _ => End::Done,
         }
     }
+
+    fn ending(&mut self) -> Ending {
+        let progress = (self.throw(2) == 0).then(|| (self.throw(9), self.throw(9), self.throw(9).to_string()));
+        let output = (self.throw(2) == 0).then(|| Output::from_json(self.throw(9).to_string()));
+        Ending { end: self.end(), last: Last { progress, output } }
+    }
 }
 
 /// One engine and its workers, with what they hold.
@@ -691,7 +700,7 @@ impl<E: Engine> Player<E> {
             }
             7..11 if !self.held.is_empty() => {
                 let job = self.held.swap_remove(dice.throw(self.held.len() as u64) as usize);
-                format!("{} {}", job.id, engine.settle(job.id, job.token, dice.end(), now).unwrap())
+                format!("{} {}", job.id, engine.settle(job.id, job.token, dice.ending(), now).unwrap())
             }
             11 => format!("{id} {:?}", engine.cancel(id, now).unwrap()),
             12 => format!("{id} {}", engine.revive(id, now).unwrap()),
@@ -710,8 +719,14 @@ impl<E: Engine> Player<E> {
     }
 
     fn all(&self) -> String {
-        let jobs: Vec<_> =
-            JobState::ALL.iter().flat_map(|state| self.engine.list(*state, None, 9999).unwrap()).collect();
+        let listed = JobState::ALL.iter().flat_map(|state| self.engine.list(*state, None, 9999).unwrap());
+        let jobs: Vec<_> = listed
+            .map(|job| {
+                let whole = self.engine.find(job.id).unwrap().unwrap();
+                assert_eq!(whole.clone().without_output(), job);
+                (job.done, job.total, job.message.clone(), whole.output, job)
+            })
+            .collect();
         let engine = &self.engine;
         let (counts, queues, due) = (engine.counts().unwrap(), engine.queues().unwrap(), engine.next_due().unwrap());
         format!("{jobs:#?}\n{counts:?} {queues:?} {due:?}")
@@ -739,6 +754,23 @@ fn redis_and_memory_do_the_same_whatever_happens() {
 }
 
 // What lies on the server.
+
+/// A job that the version before outputs has left.
+#[test]
+fn a_record_of_an_earlier_version_is_read() {
+    let Ok(bench) = RedisBench::new() else { return };
+    let engine = Redis::open_with(&bench.server.url(), &bench.prefix, PATIENCE).unwrap();
+    let job = "name import label import payload {} queue default priority 0 enqueued_at 5 state done since 5 attempt 1 \
+               interruptions 0 worker  cancelling 0 due_at 5 ended_at 9 wait  cause failed began_at 6 token 7 stream  \
+               entry  done 3 total 5 message half";
+    ask::<u64>(&bench.server, &format!("HSET {}job:1 {job}", bench.prefix));
+    ask::<u64>(&bench.server, &format!("ZADD {}state:done 1 1", bench.prefix));
+    let found = engine.find(1).unwrap().unwrap();
+    assert_eq!((found.state, found.done, found.message.as_str()), (JobState::Done, 3, "half"));
+    assert_eq!(found.output, Kept::Nothing);
+    assert_eq!(engine.list(JobState::Done, None, 9).unwrap(), [found]);
+    assert!(engine.discard(1).unwrap());
+}
 
 #[test]
 fn nothing_is_left_pending_and_nothing_grows() {

@@ -2,9 +2,10 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use crate::background::output::Output;
 use crate::error::{Error, Result};
-use crate::jobs::engine::{Claimed, End, Enqueued, Entry, Held, When};
-use crate::jobs::record::{Cause, JobFailure, JobInfo, JobState, Millis, QueueInfo};
+use crate::jobs::engine::{Claimed, End, Ending, Enqueued, Entry, Held, Steps, When};
+use crate::jobs::record::{Cause, JobFailure, JobInfo, JobState, Kept, Millis, QueueInfo};
 
 /// The largest number that is exact in a script, and in a sorted set: 2^53 - 1.
 const LARGEST: Millis = (1 << 53) - 1;
@@ -59,11 +60,22 @@ pub(super) fn end(end: End, now: Millis) -> [String; 5] {
     [state.to_owned(), optional(words.as_deref()), due, wait, cause.as_str().to_owned()]
 }
 
+/// The five values of what a try leaves: its progress as [`told`] writes it, and its output.
+pub(super) fn last(ending: &Ending) -> [String; 5] {
+    let [is_told, done, total, message] = told(ending.last.progress.as_ref());
+    [is_told, done, total, message, optional(ending.output().map(Output::json))]
+}
+
+/// Whether progress is told, and the progress.
+fn told(progress: Option<&Steps>) -> [String; 4] {
+    let (done, total, message) = progress.cloned().unwrap_or_default();
+    values![if progress.is_some() { "1" } else { "0" }, done, total, message]
+}
+
 /// The six values of a job that a worker holds.
 pub(super) fn held(held: &Held) -> [String; 6] {
-    let (done, total, message) = held.progress.clone().unwrap_or_default();
-    let is_told = if held.progress.is_some() { "1" } else { "0" };
-    [held.id.to_string(), held.token.to_string(), is_told.to_owned(), done.to_string(), total.to_string(), message]
+    let [is_told, done, total, message] = told(held.progress.as_ref());
+    [held.id.to_string(), held.token.to_string(), is_told, done, total, message]
 }
 
 /// A claimed job as `claim.lua` hands it out: id, token, name, label, payload, queue, attempt, origin, and when it was
@@ -75,7 +87,7 @@ pub(super) fn claimed(handed: Handed) -> Claimed {
     Claimed { id, token, name, label, payload, queue, attempt, origin, enqueued_at }
 }
 
-/// A job as `find.lua` shows it: id, fields, failures.
+/// A job as `find.lua` shows it: id, fields, failures. `list.lua` shows `has_output` in the place of the output.
 pub(super) type Shown = (u64, HashMap<String, String>, Vec<String>);
 
 pub(super) fn info((id, mut fields, failures): Shown) -> Result<JobInfo> {
@@ -90,7 +102,9 @@ pub(super) fn info((id, mut fields, failures): Shown) -> Result<JobInfo> {
     let (attempt, interruptions, done, total) =
         (counter("attempt"), counter("interruptions"), counter("done"), counter("total"));
     let is_cancelling = fields.get("cancelling").is_some_and(|word| word == "1");
+    let has_output = fields.contains_key("has_output");
     let mut words = |name: &str| fields.remove(name);
+    let output = if has_output { Kept::LeftOut } else { words("output").map(Output::from_json).into() };
     Ok(JobInfo {
         id,
         name: words("name").unwrap_or_default(),
@@ -112,6 +126,7 @@ pub(super) fn info((id, mut fields, failures): Shown) -> Result<JobInfo> {
         total,
         message: words("message").unwrap_or_default(),
         failures: failures.iter().filter_map(|line| failure(line)).collect(),
+        output,
     })
 }
 

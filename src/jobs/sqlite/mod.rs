@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 use self::schema::Place;
 use self::workers::Workers;
 use self::writer::{Commit, Writer};
-use super::engine::{Abilities, Beat, Claimed, End, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
+use super::engine::{Abilities, Beat, Claimed, End, Ending, Engine, Enqueued, Entry, Held, Keep, Last, Room, WorkerId};
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::background::failure::Cancelled;
 use crate::error::{Error, Result};
@@ -62,8 +62,8 @@ impl Sqlite {
         Ok(Sqlite { place, writer, reader, workers, has_swept: AtomicBool::new(false) })
     }
 
-    /// Completes that claim's job together with what `f` writes: both or neither. An error of `f` rolls back, and so does a
-    /// panic; the job then runs on. `f` is to be short and without I/O: nobody else writes meanwhile.
+    /// Completes that claim's job together with what `f` writes and what it leaves then: all or nothing. An error of `f` rolls
+    /// back, and so does a panic; the job then runs on. `f` is to be short and without I/O: nobody else writes meanwhile.
     ///
     /// # Errors
     /// Those of `f` and of the database; with [`Cancelled`] as its source when the job is another's by now.
@@ -73,6 +73,7 @@ impl Sqlite {
         token: u64,
         now: Millis,
         f: impl FnOnce(&Transaction<'_>) -> Result<T>,
+        last: impl FnOnce() -> Last,
     ) -> Result<T> {
         let mut borrowed = self.writer.borrow()?;
         let said = |error| words::error(&self.place.shown, &error);
@@ -87,6 +88,7 @@ impl Sqlite {
                 "a job's transaction was ended within it (COMMIT or ROLLBACK): leave that to aside, and return an error to roll back",
             ));
         }
+        statements::keep_last(&transaction, id, &Ending { end: End::Done, last: last() }).map_err(said)?;
         transaction.commit().map_err(said)?;
         Ok(value)
     }
@@ -239,10 +241,10 @@ impl Engine for Sqlite {
         self.read(statements::next_due)
     }
 
-    fn settle(&self, id: u64, token: u64, end: End, now: Millis) -> Result<bool> {
-        let rings = matches!(end, End::Retry { .. } | End::Released);
+    fn settle(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
+        let rings = matches!(ending.end, End::Retry { .. } | End::Released);
         let commit = if rings { Commit::RINGING } else { Commit::DURABLE };
-        self.write(commit, move |db| statements::settle(db, id, token, &end, now))
+        self.write(commit, move |db| statements::settle(db, id, token, &ending, now))
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {

@@ -5,11 +5,12 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
+use crate::background::output::Output;
 use crate::jobs::engine::{
-    Beat, CLOCK_SLACK, Claimed, End, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES, MOST_INTERRUPTIONS,
-    PRIORITY_STEP, Room, When, wait_after_interruption,
+    Beat, CLOCK_SLACK, Claimed, End, Ending, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES,
+    MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When, wait_after_interruption,
 };
-use crate::jobs::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo};
+use crate::jobs::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Kept, Millis, QueueInfo};
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -315,12 +316,14 @@ pub(super) fn next_due(db: &Connection) -> Result<Option<Millis>> {
     .optional()
 }
 
-pub(super) fn settle(db: &Connection, id: u64, token: u64, end: &End, now: Millis) -> Result<bool> {
-    let id = key(id);
-    if !runs(db, id, token)? {
-        return hear_of_completed(db, id, token);
+pub(super) fn settle(db: &Connection, id: u64, token: u64, ending: &Ending, now: Millis) -> Result<bool> {
+    let is_running = runs(db, key(id), token)?;
+    if !is_running {
+        return hear_of_completed(db, key(id), token);
     }
-    match end {
+    keep_last(db, id, ending)?;
+    let id = key(id);
+    match &ending.end {
         End::Done => finish(db, id, JobState::Done, now)?,
         End::Retry { wait, words } => {
             fail(db, id, words, now)?;
@@ -337,6 +340,22 @@ pub(super) fn settle(db: &Connection, id: u64, token: u64, end: &End, now: Milli
         End::Released => release(db, id, now)?,
     }
     Ok(true)
+}
+
+/// Keeps how far a job was when its attempt ended, and its output. Most jobs say neither, and nothing is written then.
+pub(super) fn keep_last(db: &Connection, id: u64, ending: &Ending) -> Result<()> {
+    if let Some((done, total, message)) = &ending.last.progress {
+        db.prepare_cached(
+            "UPDATE aside_jobs SET done = ?2, total = ?3, message = ?4
+             WHERE id = ?1 AND (done <> ?2 OR total <> ?3 OR message <> ?4)",
+        )?
+        .execute(params![key(id), count(*done), count(*total), message])?;
+    }
+    if let Some(output) = ending.output() {
+        let kept = "UPDATE aside_jobs SET output = ?2 WHERE id = ?1";
+        db.prepare_cached(kept)?.execute(params![key(id), output.json()])?;
+    }
+    Ok(())
 }
 
 /// Whether that claim of it is the last one, and has not ended.
@@ -478,7 +497,7 @@ pub(super) fn pause(db: &Connection, queue: &str, paused: bool) -> Result<()> {
     db.prepare_cached(told)?.execute([queue]).map(drop)
 }
 
-/// The columns that [`info_in`] reads.
+/// The columns that [`info_in`] reads; after them comes the output, or whether there is one.
 const INFO: &str = "id, name, label, queue, priority, state, attempt, interruptions, payload, unique_key, origin, enqueued_at, \
                     due_at, began_at, ended_at, is_cancelling, done, total, message";
 
@@ -504,22 +523,34 @@ fn info_in(row: &Row<'_>) -> Result<JobInfo> {
         total: row.get::<_, i64>(17)?.unsigned_abs(),
         message: row.get(18)?,
         failures: Vec::new(),
+        output: Kept::Nothing,
     })
 }
 
+fn whole_in(row: &Row<'_>) -> Result<JobInfo> {
+    let output: Option<String> = row.get(19)?;
+    Ok(JobInfo { output: output.map(Output::from_json).into(), ..info_in(row)? })
+}
+
+fn listed_in(row: &Row<'_>) -> Result<JobInfo> {
+    let output = if row.get(19)? { Kept::LeftOut } else { Kept::Nothing };
+    Ok(JobInfo { output, ..info_in(row)? })
+}
+
 pub(super) fn find(db: &Connection, id: u64) -> Result<Option<JobInfo>> {
-    let mut find = db.prepare_cached(&format!("SELECT {INFO} FROM aside_jobs WHERE id = ?1"))?;
-    let info = find.query_row([key(id)], info_in).optional()?;
+    let mut find = db.prepare_cached(&format!("SELECT {INFO}, output FROM aside_jobs WHERE id = ?1"))?;
+    let info = find.query_row([key(id)], whole_in).optional()?;
     info.map(|info| with_failures(db, info)).transpose()
 }
 
 pub(super) fn list(db: &Connection, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
     let list = format!(
-        "SELECT {INFO} FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
+        "SELECT {INFO}, output IS NOT NULL FROM aside_jobs INDEXED BY aside_jobs_state
+         WHERE state = ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3"
     );
     let before = before.map_or(i64::MAX, count);
     let mut list = db.prepare_cached(&list)?;
-    let jobs = list.query_map(params![number(state), before, count(most as u64)], info_in)?;
+    let jobs = list.query_map(params![number(state), before, count(most as u64)], listed_in)?;
     jobs.map(|info| with_failures(db, info?)).collect()
 }
 

@@ -8,9 +8,10 @@ use rusqlite::Connection;
 use tempfile::TempDir;
 
 use super::*;
+use crate::background::output::Output;
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::When;
-use crate::jobs::record::Cause;
+use crate::jobs::record::{Cause, Kept};
 
 /// A time of the wall clock.
 const T: Millis = 2_000_000_000_000;
@@ -144,7 +145,7 @@ fn two_handles_work_on_one_file() {
     let worker = other.join().unwrap();
     let claimed = take(&other, &worker);
     assert_eq!((claimed.id, state(&one, id)), (id, JobState::Running));
-    assert!(one.settle(id, claimed.token, End::Done, T).unwrap());
+    assert!(one.settle(id, claimed.token, End::Done.into(), T).unwrap());
     assert_eq!(other.counts().unwrap().done, 1);
 }
 
@@ -193,7 +194,7 @@ fn a_lock_file_that_is_gone_means_death() {
     fs::remove_file(home.0.path().join(format!("jobs.db-worker-{}", worker.0))).unwrap();
     assert_eq!(other.recover(LONG, T).unwrap(), 1);
     assert!(one.beat(&worker, &[], T).unwrap().is_evicted);
-    assert!(!one.settle(claimed.id, claimed.token, End::Done, T).unwrap());
+    assert!(!one.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap());
 }
 
 #[test]
@@ -254,8 +255,34 @@ fn this_version_reads_jobs_of_the_first_version() {
     let worker = jobs.join().unwrap();
     let claimed = jobs.claim(&worker, &[Room { queue: "default".into(), free: 1 }], T).unwrap();
     let panicked = End::Dead { words: "panicked: boom".into(), cause: Cause::Panicked };
-    assert!(jobs.settle(1, claimed[0].token, panicked, T).unwrap());
+    assert!(jobs.settle(1, claimed[0].token, panicked.into(), T).unwrap());
     assert_eq!(jobs.counts().unwrap(), JobCounts { dead: 1, panicked: 1, ..JobCounts::default() });
+}
+
+/// A file of the second version has jobs without outputs.
+#[test]
+fn this_version_reads_jobs_of_the_second_version() {
+    let home = Home::new();
+    let second = schema::prepare(&Place::new(&home.path(), BUSY).unwrap(), &schema::STEPS[..2]).unwrap();
+    let jobs =
+        "INSERT INTO aside_jobs (state, rank, queue, name, priority, enqueued_at, due_at, ended_at, label, payload,
+                                        done, total, message)
+                VALUES (3, 0, 'default', 'a', 0, 0, 0, 7, 'a', '{\"id\":7}', 3, 5, 'part 3'),
+                       (0, 0, 'default', 'b', 0, 0, 0, NULL, 'b', '{}', 0, 0, '');
+                INSERT INTO aside_failures VALUES (1, 1, 1, 5, 'broken')";
+    second.execute_batch(jobs).unwrap();
+    drop(second);
+    let jobs = home.open();
+    let (done, waiting) = (jobs.find(1).unwrap().unwrap(), jobs.find(2).unwrap().unwrap());
+    assert_eq!((done.state, done.payload.as_str(), done.ended_at), (JobState::Done, r#"{"id":7}"#, Some(7)));
+    assert_eq!((done.done, done.total, done.message.as_str(), done.output), (3, 5, "part 3", Kept::Nothing));
+    assert_eq!((done.failures[0].words.as_str(), waiting.output), ("broken", Kept::Nothing));
+    let worker = jobs.join().unwrap();
+    let claimed = take(&jobs, &worker);
+    assert_eq!(claimed.id, 2);
+    let last = Last { output: Some(Output::from_json("17")), ..Last::default() };
+    assert!(jobs.settle(2, claimed.token, Ending { end: End::Done, last }, T).unwrap());
+    assert_eq!(jobs.find(2).unwrap().unwrap().output, Kept::Whole(Output::from_json("17")));
 }
 
 #[test]
@@ -266,7 +293,7 @@ fn a_later_version_reads_jobs_of_this_version() {
     let jobs = Sqlite::open_with(&home.path(), BUSY, &steps).unwrap();
     assert_eq!(state(&jobs, id), JobState::Waiting);
     home.connect().prepare("SELECT colour FROM aside_jobs").unwrap();
-    let words = refused(Sqlite::open(&home.path()), "tables of version 3, and this one knows those up to 2");
+    let words = refused(Sqlite::open(&home.path()), "tables of version 4, and this one knows those up to 3");
     assert!(words.contains("jobs.db"), "{words}");
 }
 
@@ -364,7 +391,7 @@ fn a_full_disk_keeps_nothing_of_a_call_and_all_that_was_there() {
     let large = Entry { payload: "x".repeat(100_000), ..entry("large") };
     refused(jobs.enqueue(vec![entry("small"), large.clone()], T), "there is no room left");
     assert_eq!(jobs.counts().unwrap(), JobCounts { running: 1, ..JobCounts::default() });
-    assert!(jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap(), "what needs no room goes on");
+    assert!(jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap(), "what needs no room goes on");
     limit(&jobs, None);
     assert_eq!(jobs.enqueue(vec![large], T).unwrap().len(), 1);
 }
@@ -490,14 +517,36 @@ fn a_transaction_completes_the_job_with_what_it_writes() {
     let (worker, claimed) = running(&jobs);
     home.connect().execute_batch("CREATE TABLE orders (name TEXT)").unwrap();
     let order = |db: &Transaction<'_>| Ok(db.execute("INSERT INTO orders VALUES ('tea')", [])?);
-    assert_eq!(jobs.transaction(claimed.id, claimed.token, T, order).unwrap(), 1);
+    assert_eq!(jobs.transaction(claimed.id, claimed.token, T, order, Last::default).unwrap(), 1);
     assert_eq!((state(&jobs, claimed.id), orders(&home)), (JobState::Done, 1));
     let held = [Held { id: claimed.id, token: claimed.token, progress: None }];
     assert_eq!(jobs.beat(&worker, &held, T).unwrap(), Beat::default(), "it is not lost while it comes to its end");
     let late = End::Retry { wait: 0, words: "too late".to_owned() };
-    assert!(jobs.settle(claimed.id, claimed.token, late, T).unwrap());
+    assert!(jobs.settle(claimed.id, claimed.token, late.into(), T).unwrap());
     assert_eq!(state(&jobs, claimed.id), JobState::Done);
-    assert!(!jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap());
+    assert!(!jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap());
+}
+
+#[test]
+fn a_transaction_keeps_the_output_and_the_last_progress_with_what_it_writes() {
+    let home = Home::new();
+    let jobs = home.open();
+    let last = || Last { progress: Some((5, 5, "all".into())), output: Some(Output::from_json("17")) };
+    let (_, claimed) = running(&jobs);
+    refused(
+        jobs.transaction(claimed.id, claimed.token, T, |_| Err::<(), _>(Error::conflict("sold out")), last),
+        "sold out",
+    );
+    let info = jobs.find(claimed.id).unwrap().unwrap();
+    assert_eq!((info.state, info.done, info.output), (JobState::Running, 0, Kept::Nothing));
+    jobs.transaction(claimed.id, claimed.token, T, |_| Ok(()), last).unwrap();
+    let seen = home.open().find(claimed.id).unwrap().unwrap();
+    assert_eq!((seen.state, seen.done, seen.total, seen.message.as_str()), (JobState::Done, 5, 5, "all"));
+    assert_eq!(seen.output, Kept::Whole(Output::from_json("17")));
+    // What the job says after it changes nothing.
+    let late = Last { progress: Some((6, 6, "late".into())), output: Some(Output::from_json("18")) };
+    assert!(jobs.settle(claimed.id, claimed.token, Ending { end: End::Done, last: late }, T).unwrap());
+    assert_eq!(jobs.find(claimed.id).unwrap().unwrap(), seen);
 }
 
 fn orders(home: &Home) -> i64 {
@@ -514,15 +563,15 @@ fn a_transaction_that_fails_or_panics_undoes_all_and_the_job_runs_on() {
         db.execute("INSERT INTO orders VALUES ('tea')", [])?;
         Err(Error::conflict("sold out"))
     };
-    refused(jobs.transaction(claimed.id, claimed.token, T, fails), "sold out");
+    refused(jobs.transaction(claimed.id, claimed.token, T, fails, Last::default), "sold out");
     let panics = |db: &Transaction<'_>| -> Result<()> {
         db.execute("INSERT INTO orders VALUES ('tea')", [])?;
         panic!("boom")
     };
-    let panicking = || jobs.transaction(claimed.id, claimed.token, T, panics);
+    let panicking = || jobs.transaction(claimed.id, claimed.token, T, panics, Last::default);
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking)).is_err());
     assert_eq!((state(&jobs, claimed.id), orders(&home)), (JobState::Running, 0));
-    assert!(jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap());
+    assert!(jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap());
 }
 
 #[test]
@@ -530,8 +579,9 @@ fn a_transaction_of_a_stale_claim_writes_nothing() {
     let home = Home::new();
     let jobs = home.open();
     let (_, claimed) = running(&jobs);
-    jobs.settle(claimed.id, claimed.token, End::Released, T).unwrap();
-    let outcome = jobs.transaction(claimed.id, claimed.token, T, |_| -> Result<()> { panic!("it is not run") });
+    jobs.settle(claimed.id, claimed.token, End::Released.into(), T).unwrap();
+    let outcome =
+        jobs.transaction(claimed.id, claimed.token, T, |_| -> Result<()> { panic!("it is not run") }, Last::default);
     assert!(outcome.unwrap_err().find_source::<Cancelled>().is_some());
     assert_eq!(state(&jobs, claimed.id), JobState::Waiting);
 }
@@ -544,13 +594,13 @@ fn within_a_transaction_the_engine_says_what_to_do_instead() {
     let elsewhere = other.open();
     let nested = |db: &Transaction<'_>| -> Result<u64> {
         refused(jobs.enqueue(vec![entry("b")], T), "enqueue_in");
-        refused(jobs.transaction(1, 1, T, |_| Ok(())), "enqueue_in");
+        refused(jobs.transaction(1, 1, T, |_| Ok(()), Last::default), "enqueue_in");
         add(&elsewhere, "c");
         Ok(enqueue_in(db, &entry("d"), T)?.id)
     };
     let bell = Arc::new(Bell::default());
     jobs.listen(&bell).unwrap();
-    let id = jobs.transaction(claimed.id, claimed.token, T, nested).unwrap();
+    let id = jobs.transaction(claimed.id, claimed.token, T, nested, Last::default).unwrap();
     assert!(bell.wait(PATIENCE), "for what was enqueued in it");
     assert_eq!(jobs.find(id).unwrap().unwrap().name, "d");
     add(&jobs, "e");
@@ -563,9 +613,9 @@ fn a_transaction_that_was_ended_by_hand_is_an_error() {
     for ended in ["ROLLBACK", "COMMIT", "ROLLBACK; BEGIN"] {
         let (_, claimed) = running(&jobs);
         let ends = |db: &Transaction<'_>| Ok(db.execute_batch(ended)?);
-        refused(jobs.transaction(claimed.id, claimed.token, T, ends), "leave that to aside");
+        refused(jobs.transaction(claimed.id, claimed.token, T, ends, Last::default), "leave that to aside");
         // Done already, or done now.
-        assert!(jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap(), "{ended}");
+        assert!(jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap(), "{ended}");
         assert_eq!(jobs.find(claimed.id).unwrap().unwrap().state, JobState::Done, "{ended}");
     }
     add(&jobs, "b");
@@ -651,7 +701,7 @@ fn a_bell_does_not_ring_for_ones_own_claims() {
     jobs.listen(&bell).unwrap();
     jobs.look_soon();
     jobs.beat(&worker, &[], T).unwrap();
-    jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap();
+    jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap();
     assert!(!bell.wait(Duration::from_millis(20)));
     assert_eq!(Arc::strong_count(&bell), 1);
 }
@@ -661,7 +711,7 @@ fn in_memory_it_is_the_same_without_files() {
     let jobs = Sqlite::open(Path::new(":memory:")).unwrap();
     let (worker, claimed) = running(&jobs);
     assert_eq!(jobs.recover(LONG, T).unwrap(), 0);
-    assert!(jobs.settle(claimed.id, claimed.token, End::Done, T).unwrap());
+    assert!(jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap());
     assert_eq!((state(&jobs, claimed.id), jobs.counts().unwrap().done), (JobState::Done, 1));
     assert!(!jobs.abilities().is_durable && jobs.place.file.is_none());
     jobs.leave(&worker, T).unwrap();
