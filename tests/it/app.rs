@@ -256,6 +256,7 @@ fn a_site_without_jobs_and_one_with_jobs_that_can_be_enqueued_are_ready() {
 #[cfg(feature = "sqlite")]
 #[test]
 fn a_site_that_cannot_enqueue_jobs_is_alive_but_not_ready() {
+    logs::keep();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.db");
     let mut client = TestClient::new(app().jobs(Jobs::sqlite(&path).unwrap()).readyz().healthz());

@@ -64,7 +64,7 @@ impl Job for Fail {
 }
 
 /// Runs a test with jobs in each engine. Redis is left out, with a message, where no `redis-server` is installed.
-fn on_each_engine(test: impl Fn(Jobs)) {
+pub(crate) fn on_each_engine(test: impl Fn(Jobs)) {
     test(Jobs::memory());
     #[cfg(feature = "sqlite")]
     {
@@ -79,7 +79,7 @@ fn on_each_engine(test: impl Fn(Jobs)) {
 
 /// Returns a server that tests share, and the URL of a database in it that no other test uses.
 #[cfg(all(unix, feature = "redis"))]
-fn redis_database() -> Option<(Arc<RedisServer>, String)> {
+pub(crate) fn redis_database() -> Option<(Arc<RedisServer>, String)> {
     static SHARED: Mutex<(Weak<RedisServer>, usize)> = Mutex::new((Weak::new(), 0));
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     let server = match shared.0.upgrade() {

@@ -13,6 +13,7 @@ mod forms;
 mod guard;
 mod hostile;
 mod isolated;
+mod job_output;
 mod jobs;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 mod limits;
