@@ -803,6 +803,16 @@ mod tests {
         assert_eq!((&written["state"], &written["is_finished"]), (&"waiting".into(), &false.into()));
     }
 
+    /// Regression: the log said "after 0 ms" of a task that never ran.
+    #[test]
+    fn the_log_says_that_a_task_never_began() {
+        let registry = Registry::new(&Config::default());
+        let record = registry.enter("mail".into(), None, None);
+        assert!(record.line("was abandoned").ends_with("mail was abandoned (task 1, never began)"));
+        record.begin();
+        assert!(record.line("was abandoned").contains("(task 1, after "));
+    }
+
     /// Regression: on a busy machine the panel missed a task between its end and its log line.
     #[test]
     fn a_task_that_is_being_logged_is_listed_as_ended() {

@@ -148,3 +148,46 @@ impl Hands {
         job
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::background::registry::Registry;
+    use crate::background::task::TaskContext;
+    use crate::config::Config;
+    use crate::error::Result;
+    use crate::jobs::engine::Room;
+    use crate::jobs::job::Job;
+    use crate::jobs::store::Jobs;
+
+    #[derive(Serialize, Deserialize)]
+    struct Quick;
+
+    impl Job for Quick {
+        const NAME: &'static str = "quick";
+
+        fn run(self, _task: &TaskContext) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    /// Regression: a job that ended while the engine was asked went back to the progress of its last heartbeat.
+    #[test]
+    fn a_job_that_ends_while_the_engine_is_asked_does_not_go_back() {
+        let (jobs, hands) = (Jobs::memory().register::<Quick>(), Hands::default());
+        jobs.enqueue(Quick).unwrap();
+        let rooms = [Room { queue: "default".to_owned(), free: 1 }];
+        let worker = jobs.engine.join().unwrap();
+        let claimed = jobs.engine.claim(&worker, &rooms, jobs.now()).unwrap().pop().unwrap();
+        let hand = hands.take(&claimed, Registry::new(&Config::default()).enter("quick".into(), None, None));
+        hand.record.update(|progress| (progress.done, progress.total) = (4, 5));
+        let before = hands.of(claimed.id);
+        let found = jobs.engine.find(claimed.id).unwrap().unwrap();
+        hands.let_go(&hand);
+        assert_eq!(hands.up_to_date(found.clone(), &before).done, 4);
+        let next = JobInfo { attempt: 2, ..found };
+        assert_eq!(hands.up_to_date(next, &before).done, 0, "another attempt begins at nothing");
+    }
+}

@@ -64,8 +64,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     /// job, and nobody else notices. Starting one takes some milliseconds. False by default. On Unix alone.
     ///
     /// The child comes through the program's `main` to [`App::run`](crate::App::run) or [`work`](crate::App::work) as its
-    /// parent did, so what must happen once is not for the way there. What it logs and prints, and its progress, come to the
-    /// parent; what it changes in memory (state, a [`Live`](crate::Live), a cache) stays in the child. Of its error
+    /// parent did, so what must happen once is not for the way there. What it logs and prints, its progress and its output
+    /// come to the parent; what it changes in memory (state, a [`Live`](crate::Live), a cache) stays in the child. Of its error
     /// [`Retry::only_if`] sees the words and the status. What it sets aside itself is waited for, within the deadline.
     const ISOLATED: bool = false;
 

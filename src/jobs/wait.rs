@@ -148,3 +148,35 @@ fn too_late(job: &JobInfo, timeout: Duration) -> Error {
     Error::new(Status::GATEWAY_TIMEOUT, "This takes longer than expected. Please try again in a minute.")
         .with_source(words)
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::background::task::TaskContext;
+    use crate::jobs::job::Job;
+    use crate::worker_share::tests::one_of_two_workers_is_refused;
+
+    #[derive(Serialize, Deserialize)]
+    struct Quick;
+
+    impl Job for Quick {
+        const NAME: &'static str = "quick";
+
+        fn run(self, _task: &TaskContext) -> Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn only_a_share_of_the_workers_waits_for_jobs() {
+        let jobs = Jobs::memory().register::<Quick>();
+        let id = jobs.enqueue(Quick).unwrap().id;
+        let job = one_of_two_workers_is_refused(
+            || jobs.wait(id, Duration::from_secs(60)),
+            || assert_eq!(jobs.cancel(id).unwrap(), Some(JobState::Cancelled)),
+        );
+        assert_eq!(job.state, JobState::Cancelled);
+    }
+}

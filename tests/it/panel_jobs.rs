@@ -32,6 +32,7 @@ impl Job for Work {
     }
 
     fn run(self, task: &TaskContext) -> Result<()> {
+        task.output(&format!("output of {}", self.label))?;
         task.message(self.label);
         self.fails.map_or(Ok(()), |words| Err(Error::internal(words)))
     }
@@ -71,8 +72,8 @@ impl Job for Secret {
     const NAME: &'static str = "secret";
     const PRIVATE: bool = true;
 
-    fn run(self, _task: &TaskContext) -> Result<()> {
-        Ok(())
+    fn run(self, task: &TaskContext) -> Result<()> {
+        task.output(&self.password)
     }
 }
 
@@ -288,6 +289,28 @@ fn one_job_is_shown_with_all_that_is_known() {
 }
 
 #[test]
+fn the_output_of_a_job_is_shown_on_its_page_and_in_no_list() {
+    let mut client = client();
+    let id = enqueue(&client, work("<i>7</i>"));
+    let path = format!("/_aside/jobs/{id}");
+    assert!(!page(&mut client, &path).contains("Output"));
+    let mut events = client.events(&format!("{path}/live"));
+    client.settle();
+    while !events.next().data.contains("<h2>Output</h2>") {}
+    let shown = page(&mut client, &path);
+    assert!(section(&shown, "Output").contains(">&quot;output of &lt;i&gt;7&lt;/i&gt;&quot;</pre>"), "{shown}");
+    for list in ["/_aside/jobs", "/_aside/jobs/done"] {
+        let list = page(&mut client, list);
+        assert!(list.contains("&lt;i&gt;7") && !list.contains("output of"), "{list}");
+    }
+    // A long one is cut.
+    let id = enqueue(&client, work(&"x".repeat(100_000)));
+    client.settle();
+    let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
+    assert!(section(&shown, "Output").len() < 11_000, "{} bytes", shown.len());
+}
+
+#[test]
 fn what_is_private_is_not_shown() {
     let kept = Jobs::memory();
     let others = kept.clone().register::<Secret>().register::<Work>();
@@ -295,6 +318,9 @@ fn what_is_private_is_not_shown() {
     let id = enqueue(&client, Secret { password: "hush-17".into() });
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
     assert!(shown.contains("It is private") && !shown.contains("hush-17"), "{shown}");
+    client.settle();
+    let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
+    assert!(section(&shown, "Output").contains("It is private") && !shown.contains("hush-17"), "{shown}");
     // Of a type that is not known here nobody knows whether it is.
     let id = others.enqueue(work("hush-18").queue("default")).unwrap().id;
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
