@@ -129,8 +129,8 @@ pub struct Config {
     /// count; as many again may wait there.
     pub max_workers: usize,
     /// `ASIDE_MAX_WAITING`: workers that may wait for the same kind of resource: password hashing, a permit of a
-    /// [`Pool`](crate::Pool), a value of a [`Cache`](crate::Cache) that another thread computes, or the first of two
-    /// identical forms; a quarter of `ASIDE_MAX_WORKERS`. A further request gets 503. All kinds together, bodies included,
+    /// [`Pool`](crate::Pool), a value of a [`Cache`](crate::Cache) that another thread computes, the first of two
+    /// identical forms, or the end of a job; a quarter of `ASIDE_MAX_WORKERS`. A further request gets 503. All kinds together, bodies included,
     /// leave a quarter of the workers to other requests.
     pub max_waiting: Option<usize>,
     /// `ASIDE_MAX_UPLOADS`: request bodies that workers wait for at once; half of `ASIDE_MAX_WORKERS`. With `epoll` these
