@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 
+use aside::{JobState, Jobs};
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::ledger::{Ledger, Line};
-use crate::process::{Child, until};
-use crate::site::{Setup, Site};
+use crate::process::{Child, PATIENCE, until};
+use crate::site::{Setup, Site, long_output};
 
 /// A lease that no test waits for.
 const LONG: u64 = 600;
@@ -132,6 +133,21 @@ pub(crate) fn what_ran_is_recovered_after_sigquit(ground: &Ground) {
     let record = site.wait_for(job, "done");
     assert_eq!((&record["attempt"], &record["interruptions"]), (&Value::from(1), &Value::from(1)), "{record}");
     ground.has_effects(&site, &["quit"]);
+}
+
+/// What an isolated job leaves comes from its process to the one that works, and from there to any other.
+pub(crate) fn an_isolated_job_leaves_its_output_and_its_last_progress(ground: &Ground) {
+    let (site, _worker) = (ground.site(LONG), ground.worker(LONG, 25));
+    let job = site.enqueue("output", "isolated-output");
+    let jobs = Jobs::open(&ground.setup.jobs).expect("the jobs can be opened here too");
+    let followed = jobs.follow(job).expect("the engine answers").expect("the job is there");
+    let done = jobs.wait(job, PATIENCE).expect("the job ends");
+    assert_eq!(done.state, JobState::Done, "{done:?}");
+    assert_eq!((done.done, done.total, done.message.as_str()), (5, 5, "the last part"));
+    assert!(done.output::<String>().expect("text").as_deref() == Some(&*long_output()));
+    until("who follows sees the end", || followed.is_finished().then_some(()));
+    let last = followed.get();
+    assert_eq!((last.percent(), last.message.as_str()), (Some(100), "the last part"));
 }
 
 /// One of several processes is killed: the others do what it had, and nothing else is done again.

@@ -72,6 +72,7 @@ fn main() {
         sqlite_faults::a_file_that_is_locked_is_a_503_until_it_is_free,
         sqlite_faults::a_damaged_file_is_named,
         sqlite_faults::an_isolated_job_harms_nobody,
+        sqlite_faults::an_isolated_job_leaves_its_output_and_its_last_progress,
         fair_shares::every_page_is_answered_over_epoll,
         fair_shares::every_page_is_answered_over_tiny_http,
     ];
@@ -85,6 +86,7 @@ fn main() {
         redis_faults::a_clock_that_is_put_back_holds_nothing_up,
         redis_faults::a_job_that_ends_its_process_is_dead_in_the_end,
         redis_faults::an_isolated_job_harms_nobody,
+        redis_faults::an_isolated_job_leaves_its_output_and_its_last_progress,
         redis_faults::nothing_is_lost_where_workers_and_the_server_are_killed,
         redis_faults::a_server_that_is_killed_comes_back_with_all_it_acknowledged,
         redis_faults::a_server_may_be_away_for_a_while,

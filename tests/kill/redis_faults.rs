@@ -73,6 +73,10 @@ pub(crate) fn a_job_that_ends_its_process_is_dead_in_the_end() -> Completion {
     with_ground(faults::a_job_that_ends_its_process_is_dead_in_the_end)
 }
 
+pub(crate) fn an_isolated_job_leaves_its_output_and_its_last_progress() -> Completion {
+    with_ground(faults::an_isolated_job_leaves_its_output_and_its_last_progress)
+}
+
 pub(crate) fn an_isolated_job_harms_nobody() -> Completion {
     with_ground(faults::an_isolated_job_harms_nobody)
 }
