@@ -52,6 +52,20 @@ struct Site {
     likes: Live<u64>,
 }
 
+/// A mail address. A form in which it is not one is refused with 422.
+#[derive(Deserialize, Serialize)]
+#[serde(try_from = "String")]
+struct Email(String);
+
+impl TryFrom<String> for Email {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Email, &'static str> {
+        let is_valid = text.split_once('@').is_some_and(|(name, host)| !name.is_empty() && !host.is_empty());
+        if is_valid { Ok(Email(text)) } else { Err("Please enter a mail address.") }
+    }
+}
+
 #[derive(Clone, Serialize, Deserialize)]
 struct Post {
     title: String,
@@ -121,7 +135,7 @@ fn app(config: Config, site: Site) -> App {
 // is sent twice is paid once.
 #[derive(Deserialize, Serialize)]
 struct Order {
-    email: String,
+    email: Email,
     amount: u32,
 }
 
@@ -146,7 +160,7 @@ fn process_payment(site: &Site, user_id: u64, order: &Order) -> Result<()> {
 
 fn send_receipt(order: &Order) {
     let text = format!("You have paid {} euros. Thank you.", order.amount);
-    Mail::to(&order.email).subject("Your receipt").text(text).send();
+    Mail::to(&order.email.0).subject("Your receipt").text(text).send();
 }
 
 // Sample 2: "API"
@@ -208,6 +222,9 @@ fn warm_cache(site: &Site) -> Result<()> {
 
 fn create_post(req: &mut Request) -> Result<Response> {
     let (Post { title, body }, site) = (req.form()?, req.state::<Site>());
+    if title.trim().is_empty() || body.trim().is_empty() {
+        return Err(Error::unprocessable("Please enter a title and a text."));
+    }
     site.database().execute("INSERT INTO posts (title, body) VALUES (?, ?)", [title, body])?;
     site.cache.remove("recent_posts");
     background(move || warm_cache(&site));
@@ -228,10 +245,10 @@ fn recent_posts(database: &Connection) -> Result<Vec<Post>> {
 fn greet(req: &mut Request) -> Result<Response> {
     #[derive(Deserialize)]
     struct Greeting {
-        to: String,
+        to: Email,
     }
     let greeting: Greeting = req.form()?;
-    Mail::to(greeting.to).subject("Hello").text("World").send();
+    Mail::to(greeting.to.0).subject("Hello").text("World").send();
     req.flash("success", "On its way.");
     Ok(redirect("/"))
 }
@@ -254,21 +271,20 @@ fn page(req: &mut Request) -> Result<Response> {
 // "Validation": the client learns from this response what is wrong. Only the mail of a valid form goes to the background.
 #[derive(Deserialize)]
 struct Subscriber {
-    email: String,
+    email: Email,
 }
 
 fn subscribe(req: &mut Request) -> Result<Response> {
     let (mut form, site) = (req.submitted::<Subscriber>()?, req.state::<Site>());
-    form.check("email", |new| new.email.contains('@'), "Please enter a mail address.");
     if let Some(new) = form.value()
-        && site.database().execute("INSERT OR IGNORE INTO subscribers VALUES (?)", [&new.email])? == 0
+        && site.database().execute("INSERT OR IGNORE INTO subscribers VALUES (?)", [&new.email.0])? == 0
     {
         form.error("email", "This address is subscribed already.");
     }
     match form.valid() {
         Err(form) => show(req, "", &form),
         Ok(new) => {
-            Mail::to(new.email).subject("The blog").text("You are subscribed.").send();
+            Mail::to(new.email.0).subject("The blog").text("You are subscribed.").send();
             req.flash("success", "You are subscribed.");
             Ok(redirect("/subscribers"))
         }
@@ -346,8 +362,10 @@ mod tests {
     #[test]
     fn sample_1_an_invalid_order_is_refused_and_starts_no_task() {
         let mut client = client(&Service::start());
-        let answer = client.post("/orders").form(&[("email", "ada@shop.example"), ("amount", "many")]).send();
-        assert_eq!((answer.status(), client.counts().ended), (Status::UNPROCESSABLE_CONTENT, 0));
+        for (email, amount) in [("ada@shop.example", "many"), ("ada@shop.example", "-1"), ("ada", "20"), ("", "")] {
+            let answer = client.post("/orders").form(&[("email", email), ("amount", amount)]).send();
+            assert_eq!((answer.status(), client.counts().ended), (Status::UNPROCESSABLE_CONTENT, 0));
+        }
     }
 
     #[test]
@@ -476,6 +494,10 @@ mod tests {
             let answer = client.post("/blog").form(&[("title", &title), ("body", "<b>")]).send();
             assert_eq!(answer.location(), Some("/blog"));
         }
+        assert_eq!(
+            client.post("/blog").form(&[("title", " "), ("body", "")]).send().status(),
+            Status::UNPROCESSABLE_CONTENT
+        );
         client.settle();
         let cached = client.state::<Site>().cache.get("recent_posts").unwrap();
         assert_eq!((cached.len(), cached[0].title.as_str()), (20, "Post 24"));
