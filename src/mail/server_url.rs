@@ -1,5 +1,8 @@
 //! The mail server that `ASIDE_MAIL_URL` names, and its encryption and login.
 
+use std::net::Ipv6Addr;
+use std::num::NonZero;
+
 use lettre::transport::smtp::authentication::Credentials;
 use lettre::transport::smtp::client::{CertificateStore, Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
@@ -44,6 +47,11 @@ impl ServerUrl {
         let (host, port) = host_and_port(place)?;
         let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
         let hello = Some(path.trim_matches('/').to_owned()).filter(|name| !name.is_empty());
+        if hello.as_ref().is_some_and(|name| !name.bytes().all(|byte| byte.is_ascii_graphic())) {
+            return Err(Error::internal(
+                "the name after its host, which EHLO announces, has characters that no name has",
+            ));
+        }
         let tls = Encryption::parse(smtps, query, &host)?;
         let port = port.unwrap_or(if smtps { 465 } else { 587 });
         Ok(ServerUrl { login: login.map(credentials).transpose()?, host, port, hello, tls })
@@ -100,14 +108,25 @@ impl Encryption {
 
 fn host_and_port(place: &str) -> Result<(String, Option<u16>)> {
     let (host, port) = match place.strip_prefix('[').and_then(|place| place.split_once(']')) {
-        Some((host, port)) => (host, port.strip_prefix(':')),
+        Some((host, "")) => (host, None),
+        Some((host, port)) => (host, Some(port.strip_prefix(':').unwrap_or_default())),
         None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
     };
+    let is_host = if place.starts_with('[') { host.parse::<Ipv6Addr>().is_ok() } else { is_name(host) };
     if host.is_empty() {
         return Err(Error::internal("it names no host"));
     }
-    let port = port.map(str::parse).transpose();
-    Ok((host.to_owned(), port.map_err(|_| Error::internal("its port is no number from 1 to 65535"))?))
+    if !is_host {
+        return Err(Error::internal("its host is not a name or an IP address (an IPv6 address in brackets)"));
+    }
+    let port = port.map(str::parse::<NonZero<u16>>).transpose();
+    let port = port.map_err(|_| Error::internal("its port is no number from 1 to 65535"))?;
+    Ok((host.to_owned(), port.map(NonZero::get)))
+}
+
+/// Returns true for a name that can be looked up, and for an IPv4 address.
+fn is_name(host: &str) -> bool {
+    host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_".contains(&byte))
 }
 
 fn credentials(login: &str) -> Result<(String, String)> {
@@ -140,6 +159,8 @@ mod tests {
         assert_eq!(read(true, "mail.example"), (465, Encryption::Whole));
         assert_eq!(read(false, "localhost:25"), (25, Encryption::Opportunistic));
         assert_eq!(read(false, "[::1]:25"), (25, Encryption::Opportunistic));
+        assert_eq!(read(true, "[2001:db8::1]"), (465, Encryption::Whole));
+        assert_eq!(read(false, "127.0.0.1:1"), (1, Encryption::Opportunistic));
         assert_eq!(read(false, "mail.example?tls=none"), (587, Encryption::None));
     }
 
@@ -153,6 +174,15 @@ mod tests {
             "smtps://me:geheim@mail.example?tls=none",
             "smtp:me:geheim@mail.example",
             "smtp://geheim@mail.example",
+            "smtp://[geheim",
+            "smtp://me:geheim@[mail.example]",
+            "smtp://me:geheim@[::1]25",
+            "smtp://me:geheim@[::1]:",
+            "smtp://me:geheim@::1:25",
+            "smtp://me:geheim@mail example",
+            "smtp://me:geheim@mail.example:0",
+            "smtp://me:geheim@mail.example:65536",
+            "smtp://me:geheim@mail.example/two names",
             "smtp://me:geheim%ff@mail.example",
             "http://me:geheim@mail.example",
             "file:",
