@@ -4,6 +4,7 @@
 //! start, by that name.
 
 use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -197,7 +198,7 @@ pub struct Config {
     /// `ASIDE_MAIL_CONNECTIONS`: simultaneous connections of this process to the mail server; 1 to 100, 4. Further mails
     /// wait. Fewer connections are used while the server reports too many.
     pub mail_connections: usize,
-    /// `ASIDE_TEMPLATES`: the folder of the templates; `templates`.
+    /// `ASIDE_TEMPLATES`: the folder of the templates; `templates`, which need not exist. Another folder must.
     pub templates: PathBuf,
     /// `ASIDE_LOOPBACK_CLIENTS`, for tests: `true` counts each loopback address as a separate client.
     #[doc(hidden)]
@@ -273,10 +274,7 @@ impl Config {
     /// # Errors
     /// When a variable cannot be used; the message names it and says what it takes.
     pub fn from_env() -> Result<Config> {
-        let variables = std::env::vars_os()
-            .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-            .filter(|(name, value)| name.starts_with("ASIDE_") && !value.is_empty());
-        Config::from_variables(variables.collect())
+        Config::from_variables(text_variables(std::env::vars_os())?)
     }
 
     /// The same from variables that are given.
@@ -455,6 +453,17 @@ impl FromStr for ServerKind {
 
 struct Variables(HashMap<String, String>);
 
+/// Returns the variables of the framework that are set.
+fn text_variables(all: impl Iterator<Item = (OsString, OsString)>) -> Result<HashMap<String, String>> {
+    let named = all.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
+    let set = named.filter(|(name, value)| name.starts_with("ASIDE_") && !value.is_empty());
+    set.map(|(name, value)| match value.into_string() {
+        Ok(value) => Ok((name, value)),
+        Err(_) => Err(Error::internal(format!("{name} is not valid UTF-8"))),
+    })
+    .collect()
+}
+
 impl Variables {
     fn text(&self, name: &str) -> Option<String> {
         self.0.get(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
@@ -549,6 +558,20 @@ mod tests {
             let words = read(&[(name, value)]).unwrap_err().to_string();
             assert!(words.starts_with(name), "{words}");
         }
+    }
+
+    /// Regression: such a value was ignored, and the default applied.
+    #[cfg(unix)]
+    #[test]
+    fn a_value_that_is_not_utf8_is_refused_by_its_name() {
+        use std::os::unix::ffi::OsStringExt as _;
+
+        let variable = |name: &str, value: &[u8]| (OsString::from(name), OsString::from_vec(value.to_vec()));
+        let read = |variables: Vec<(OsString, OsString)>| text_variables(variables.into_iter());
+        let words = read(vec![variable("ASIDE_TEMPLATES", b"\xff")]).unwrap_err().to_string();
+        assert_eq!(words, "ASIDE_TEMPLATES is not valid UTF-8");
+        let set = read(vec![variable("ASIDE_GRACE", b"3"), variable("ASIDE_ADDR", b""), variable("PATH", b"\xff")]);
+        assert_eq!(set.unwrap(), HashMap::from([("ASIDE_GRACE".to_owned(), "3".to_owned())]));
     }
 
     #[test]

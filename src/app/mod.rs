@@ -7,6 +7,7 @@ pub(crate) mod service;
 
 use std::any::Any;
 use std::collections::BTreeMap;
+use std::fs;
 use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -674,7 +675,7 @@ impl App {
             let words: Vec<String> = words.collect();
             return Err(Error::internal(words.join("; ")));
         }
-        let folder = self.templates.unwrap_or_else(|| config.templates.clone());
+        let folder = self.templates.map_or_else(|| template_folder(&config), Ok)?;
         let mut templates = Templates::new(folder, config.is_development());
         templates.add(live::PROGRESS.0, live::PROGRESS.1)?;
         self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
@@ -700,6 +701,18 @@ impl App {
         jobs.iter().for_each(|jobs| jobs.belong_to(&scope));
         Ok(Service::new(config, self.router, self.parts, guard, scope))
     }
+}
+
+/// Returns the folder that `ASIDE_TEMPLATES` names. The default may be missing: all templates may be compiled in.
+fn template_folder(config: &Config) -> Result<PathBuf> {
+    let folder = &config.templates;
+    if *folder != Config::default().templates {
+        fs::read_dir(folder).map_err(|error| {
+            Error::from(error)
+                .context(format!("ASIDE_TEMPLATES names a folder that cannot be read: {}", folder.display()))
+        })?;
+    }
+    Ok(folder.clone())
 }
 
 /// What the template function `live` shows. A page must lie below the hooks that guard the stream.

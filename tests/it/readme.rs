@@ -165,6 +165,32 @@ fn the_table_of_settings_has_the_defaults() {
     assert_eq!(settings["ASIDE_SOCKET_MODE"], format!("{:o}", config.socket_mode));
 }
 
+/// Those that the configuration itself refuses are in `src/config.rs`; these are found when the site starts.
+#[test]
+fn what_the_site_cannot_use_is_refused_at_the_start_by_its_name() {
+    let config = || Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
+    let list = |text: &str| vec![text.to_owned()];
+    let mut settings = vec![
+        ("ASIDE_ADDR", Config { address: "nowhere".into(), ..config() }),
+        ("ASIDE_URL", Config { url: Some("ftp://example.org".into()), ..config() }),
+        ("ASIDE_ALLOWED_HOSTS", Config { allowed_hosts: list("two names"), ..config() }),
+        ("ASIDE_TRUSTED_PROXIES", Config { trusted_proxies: list("10.0.0.0/99"), ..config() }),
+        ("ASIDE_TRUSTED_ORIGINS", Config { trusted_origins: list("example.org/path"), ..config() }),
+        ("ASIDE_STORE", Config { store: Some("postgres:".into()), ..config() }),
+        ("ASIDE_TEMPLATES", Config { templates: "no/such/folder".into(), ..config() }),
+        ("ASIDE_TEMPLATES", Config { templates: "Cargo.toml".into(), ..config() }),
+    ];
+    if cfg!(feature = "mail") {
+        settings.push(("ASIDE_MAIL_URL", Config { mail_url: Some("smtp://[bad".into()), ..config() }));
+        settings.push(("ASIDE_MAIL_FROM", Config { mail_from: Some("nobody".into()), ..config() }));
+    }
+    for (name, config) in settings {
+        let words = App::with_config(config).start().err().map(|error| error.chain()).unwrap_or_default();
+        assert!(words.contains(name), "{name}: {words:?}");
+    }
+    App::with_config(config()).start().expect("the default folder of templates may be missing").stop();
+}
+
 /// What is named in a text between backticks.
 fn named(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()

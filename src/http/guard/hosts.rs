@@ -25,9 +25,10 @@ impl Hosts {
     /// The names of the settings.
     ///
     /// # Errors
-    /// An error if `ASIDE_URL` is not a valid URL.
+    /// An error if `ASIDE_URL` is not a valid URL, or a name of `ASIDE_ALLOWED_HOSTS` could not match any host.
     pub(crate) fn new(config: &Config) -> Result<Hosts> {
         let own = config.url.as_deref().map(own).transpose()?;
+        config.allowed_hosts.iter().try_for_each(|name| check(name))?;
         let named = config.allowed_hosts.iter().map(|name| Allowed::parse(name, own.as_ref()));
         let names: Vec<Allowed> = match config.allowed_hosts.is_empty() {
             false => named.collect(),
@@ -84,6 +85,16 @@ impl Allowed {
             None => self.name == name,
         }
     }
+}
+
+/// Checks a name of `ASIDE_ALLOWED_HOSTS`.
+fn check(name: &str) -> Result<()> {
+    let is_name = |name: &str| Authority::parse(name).is_some() && !name.contains('*');
+    if name == "*" || is_name(name.strip_prefix('.').unwrap_or(name)) {
+        return Ok(());
+    }
+    let words = "ASIDE_ALLOWED_HOSTS takes host names such as shop.example.org, .example.org or *, and has";
+    Err(Error::internal(format!("{words} `{name}`")))
 }
 
 /// Returns the host and port of the site's own URL.
@@ -157,6 +168,15 @@ mod tests {
         for url in ["shop.example", "https://", "ftp://shop.example", "https://a b/", "//shop.example"] {
             let words = Hosts::new(&config(Mode::Production, Some(url), &[])).err().unwrap().to_string();
             assert!(words.starts_with("ASIDE_URL takes") && words.contains(url), "{words}");
+        }
+    }
+
+    /// Regression: they were accepted and matched no request.
+    #[test]
+    fn a_name_that_could_not_match_is_refused_at_start() {
+        for name in ["https://shop.example", "*.shop.example", "shop.example/", "two names", "shop.example:99999", ""] {
+            let words = Hosts::new(&config(Mode::Production, None, &["a.example", name])).err().unwrap().to_string();
+            assert!(words.starts_with("ASIDE_ALLOWED_HOSTS") && words.ends_with(&format!("`{name}`")), "{words}");
         }
     }
 
