@@ -302,17 +302,15 @@ const LIKES: &str = r#"<p class="count">{{ state }} {{ "like" if state == 1 else
 #[cfg(test)]
 mod tests {
     #[cfg(unix)]
-    use std::io::{BufRead, BufReader};
-    #[cfg(unix)]
     use std::net::TcpListener;
-    #[cfg(unix)]
-    use std::process::{Child, Command, Stdio};
 
     use ::image::RgbImage;
     use aside::Status;
     use aside::testing::TestClient;
 
     use super::*;
+    #[cfg(unix)]
+    use crate::seeds::SiteProcess;
     use crate::seeds::{Call, Service, wait_for};
 
     fn client(service: &Service) -> TestClient {
@@ -386,9 +384,10 @@ mod tests {
     }
 
     /// Not a test of its own: the site as a process, whose log the next test reads.
+    #[cfg(unix)]
     #[test]
     fn runs_the_site_in_a_child_process() {
-        if std::env::var_os("ASIDE_TEST_ASOK").is_some() {
+        if std::env::var_os(SiteProcess::VARIABLE).is_some() {
             main().unwrap();
         }
     }
@@ -397,39 +396,12 @@ mod tests {
     #[test]
     fn sample_3_the_log_line_is_the_one_in_the_comment() {
         let nobody = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let site = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "seeds::seed_asok::tests::runs_the_site_in_a_child_process", "--nocapture"])
-            .envs([("ASIDE_TEST_ASOK", "1"), ("ASIDE_ADDR", "127.0.0.1:0"), ("ASIDE_BACKGROUND_NICE", "0")])
-            .env("SERVICES_URL", format!("http://{nobody}"))
-            .env_remove("RUST_LOG")
-            .current_dir(&folder)
-            .env_remove("RUST_BACKTRACE")
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut site = KilledOnDrop(site);
-        let mut log = BufReader::new(site.0.stderr.take().unwrap()).lines().map(std::io::Result::unwrap);
-        let begun = log.find(|line| line.contains("aside listens on http://")).unwrap();
-        let address = begun.split("http://").nth(1).unwrap().split(' ').next().unwrap();
-        let answer = ureq::post(format!("http://{address}/signup")).send_empty().unwrap();
+        let mut site = SiteProcess::start(module_path!(), &[("SERVICES_URL", &format!("http://{nobody}"))]);
+        let answer = ureq::post(format!("{}/signup", site.url)).send_empty().unwrap();
         let id = answer.headers()["X-Request-Id"].to_str().unwrap().to_owned();
-        let line = log.find(|line| line.contains("Background task")).unwrap();
+        let line = site.log.find(|line| line.as_ref().unwrap().contains("Background task")).unwrap().unwrap();
         let written = include_str!("seed_asok.rs").lines().find_map(|line| line.strip_prefix("// [")).unwrap();
         assert_eq!(without_numbers(&line.replace(&id, "3f9a1c")), without_numbers(&format!("[{written}")));
-    }
-
-    /// A process that ends with its test, also if the test panics.
-    #[cfg(unix)]
-    struct KilledOnDrop(Child);
-
-    #[cfg(unix)]
-    impl Drop for KilledOnDrop {
-        fn drop(&mut self) {
-            let _ = self.0.kill();
-            let _ = self.0.wait();
-        }
     }
 
     /// Replaces each number with a 0 and seconds with milliseconds, since the unit depends on the number.

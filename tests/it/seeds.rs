@@ -20,13 +20,24 @@ mod seed_nicegui;
 #[allow(dead_code, reason = "its `main` is the example's")]
 mod seed_reflex;
 
+#[cfg(target_os = "linux")]
+#[path = "../support/browser.rs"]
+#[allow(dead_code, reason = "these tests use a part of it")]
+pub(crate) mod browser;
+
 use std::collections::BTreeSet;
 use std::fs;
+#[cfg(unix)]
+use std::io::{BufRead, BufReader, Lines};
 use std::path::Path;
+#[cfg(unix)]
+use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
 use aside::testing::EventReader;
 use aside::{App, Config, Error, Request, Result, Server, Status};
+#[cfg(unix)]
+use tempfile::TempDir;
 
 /// A service on the loopback interface that the examples call. The test sees each call and answers it.
 pub(crate) struct Service {
@@ -92,6 +103,60 @@ pub(crate) fn wait_for(events: &mut EventReader, text: &str) -> String {
         if event.data.contains(text) {
             return event.data;
         }
+    }
+}
+
+/// An example as a process of its own, in an empty folder: this test binary again, with the one test that calls the
+/// example's `main`. The process ends with this value, also if a test panics.
+#[cfg(unix)]
+pub(crate) struct SiteProcess {
+    process: Child,
+    pub(crate) url: String,
+    pub(crate) log: Lines<BufReader<ChildStderr>>,
+    _folder: TempDir,
+}
+
+#[cfg(unix)]
+impl SiteProcess {
+    /// Set in the process, where the test `runs_the_site_in_a_child_process` calls `main`.
+    pub(crate) const VARIABLE: &str = "ASIDE_TEST_SITE";
+
+    /// Starts the example of this module, with these settings, and waits until it listens.
+    pub(crate) fn start(module: &str, settings: &[(&str, &str)]) -> SiteProcess {
+        let (_, module) = module.split_once("::").unwrap();
+        let folder = TempDir::new().unwrap();
+        let mut process = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", &format!("{module}::runs_the_site_in_a_child_process"), "--nocapture"])
+            .envs([(Self::VARIABLE, "1"), ("ASIDE_ADDR", "127.0.0.1:0"), ("ASIDE_BACKGROUND_NICE", "0")])
+            .envs(settings.iter().copied())
+            .env_remove("RUST_LOG")
+            .env_remove("RUST_BACKTRACE")
+            .current_dir(&folder)
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut log = BufReader::new(process.stderr.take().unwrap()).lines();
+        let listens = log.find(|line| line.as_ref().unwrap().contains("aside listens on http://")).unwrap().unwrap();
+        let address = listens.split("http://").nth(1).unwrap().split(' ').next().unwrap();
+        SiteProcess { process, url: format!("http://{address}"), log, _folder: folder }
+    }
+
+    /// Returns the number of processes that it has started and that live.
+    #[cfg(target_os = "linux")]
+    pub(crate) fn children(&self) -> usize {
+        let stats =
+            fs::read_dir("/proc").unwrap().filter_map(|entry| fs::read_to_string(entry.ok()?.path().join("stat")).ok());
+        let parent = |stat: &String| stat.rsplit_once(") ")?.1.split(' ').nth(1)?.parse::<u32>().ok();
+        stats.filter(|stat| parent(stat) == Some(self.process.id())).count()
+    }
+}
+
+#[cfg(unix)]
+impl Drop for SiteProcess {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
