@@ -98,8 +98,8 @@ impl TaskContext {
     /// output is set before it or within it.
     ///
     /// # Errors
-    /// An error if the value cannot be written as JSON or is too large (the output that was set before remains), if the task is
-    /// not a job, or if the job's transaction has already completed it.
+    /// An error if the value cannot be written as JSON, is too large or is nested more than 127 levels deep (the output that was
+    /// set before remains), if the task is not a job, or if the job's transaction has already completed it.
     pub fn output(&self, value: &impl Serialize) -> Result<()> {
         let run = self.attached::<JobRun>().ok_or_else(|| {
             Error::internal(

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::engine::{Entry, Keep};
 use super::job::{Job, NewJob};
@@ -162,15 +163,18 @@ impl Plan {
 /// The output of a job of that name.
 ///
 /// # Errors
-/// An error if it cannot be written as JSON, or is too large.
+/// An error if it cannot be written as JSON or read again, or is too large.
 pub(super) fn output_of(name: &str, value: &impl Serialize) -> Result<Output> {
-    let output = Output::of(value).map_err(|error| {
-        Error::internal(format!("the output of the job `{name}` cannot be written as JSON")).with_source(error)
-    })?;
-    match output.json().len() {
-        0..=MOST_PAYLOAD => Ok(output),
-        bytes => Err(too_large("output", name, bytes)),
+    let unusable = |error: serde_json::Error, what| {
+        Error::internal(format!("the output of the job `{name}` cannot be {what}")).with_source(error)
+    };
+    let output = Output::of(value).map_err(|error| unusable(error, "written as JSON"))?;
+    if output.json().len() > MOST_PAYLOAD {
+        return Err(too_large("output", name, output.json().len()));
     }
+    // Of nested lists and objects, more can be written than read; a page would wait for the end of the job forever.
+    serde_json::from_str::<Value>(output.json()).map_err(|error| unusable(error, "read again"))?;
+    Ok(output)
 }
 
 fn too_large(what: &str, name: &str, bytes: usize) -> Error {

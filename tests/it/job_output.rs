@@ -45,11 +45,18 @@ impl Job for Count {
             "panics" => panic!("boom"),
             "silent" => task.output(&None::<Counted>),
             "too large" => task.output(&"x".repeat(1 << 20)),
+            "too deep" => task.output(&nested(128)),
+            "deep" => task.output(&nested(127)),
             "unwritable" => task.output(&std::collections::HashMap::from([((1, 2), 3)])),
             "at the limit" => task.output(&"x".repeat((1 << 20) - 2)),
             _ => Ok(()),
         }
     }
+}
+
+/// Lists in lists.
+fn nested(depth: usize) -> serde_json::Value {
+    (0..depth).fold(serde_json::Value::Null, |inner, _| serde_json::json!([inner]))
 }
 
 fn count(end: &str) -> Count {
@@ -137,8 +144,11 @@ fn an_output_has_a_limit_and_past_it_the_job_fails_with_a_clear_error() {
         let id = jobs.enqueue(count("at the limit")).unwrap().id;
         assert_eq!(jobs.run_next().unwrap().unwrap().state, JobState::Done);
         assert_eq!(jobs.output::<String>(id).unwrap().unwrap().len(), (1 << 20) - 2);
+        let deep = jobs.enqueue(count("deep")).unwrap().id;
+        assert_eq!(jobs.wait(deep, SOON).unwrap().output::<serde_json::Value>().unwrap(), Some(nested(127)));
         for (end, words) in [
             ("too large", "the output of the job `count` has 1048578 bytes, and 1048576 at most fit"),
+            ("too deep", "the output of the job `count` cannot be read again: recursion limit exceeded"),
             ("unwritable", "the output of the job `count` cannot be written as JSON: key must be a string"),
         ] {
             jobs.enqueue(count(end)).unwrap();
