@@ -9,6 +9,7 @@ use std::num::{NonZero, Saturating, Wrapping};
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::thread::ThreadId;
 use std::time::{Duration, Instant, SystemTime};
 
 /// A value that contains no error, so that a task can return it without a `Result`.
@@ -90,7 +91,7 @@ macro_rules! plain_values {
 
 plain_values!(f32, f64, bool, char, Ordering);
 plain_values!(str, String, CStr, CString, Path, PathBuf, OsStr, OsString);
-plain_values!(Duration, Instant, SystemTime);
+plain_values!(Duration, Instant, SystemTime, ThreadId);
 plain_values!(IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6);
 
 macro_rules! plain_wrappers {

@@ -16,7 +16,7 @@ use serde::ser::{SerializeStruct, Serializer};
 
 use super::failure::Failure;
 use super::output::Output;
-use super::places::{Admission, Entry, Places, Turn};
+use super::places::{Admission, Entry, Places, Thread, Turn};
 use super::threads::{self, ASK_AGAIN, Work};
 use super::timer;
 use crate::bounds;
@@ -77,6 +77,8 @@ pub(crate) struct Record {
     pub(crate) name: String,
     pub(crate) key: Option<String>,
     pub(crate) origin: Option<Arc<Origin>>,
+    /// Another task started it.
+    pub(crate) is_nested: bool,
     began: OnceLock<(Instant, SystemTime)>,
     tries: AtomicU32,
     end: OnceLock<End>,
@@ -343,10 +345,10 @@ struct Shared {
     max_tasks: usize,
     max_task_threads: usize,
     nice: i32,
-    /// Log limits for tasks that waited for a slot, callers that waited for a thread, and threads that could not be
-    /// started.
+    /// Log limits for tasks that waited for a slot, callers that waited for a thread, callers that ran a task themselves,
+    /// and threads that could not be started.
     waits: LogLimit,
-    ceilings: LogLimit,
+    ceilings: [LogLimit; 2],
     refusals: LogLimit,
     ids: AtomicU64,
     state: Mutex<State>,
@@ -377,7 +379,7 @@ impl Registry {
             max_task_threads: config.max_task_threads,
             nice: config.nice,
             waits: LogLimit::default(),
-            ceilings: LogLimit::default(),
+            ceilings: Default::default(),
             refusals: LogLimit::default(),
             ids: AtomicU64::new(1),
             state: Mutex::default(),
@@ -391,12 +393,19 @@ impl Registry {
     }
 
     /// Enters a new task.
-    pub(crate) fn enter(&self, name: String, key: Option<String>, origin: Option<Arc<Origin>>) -> Arc<Record> {
+    pub(crate) fn enter(
+        &self,
+        name: String,
+        key: Option<String>,
+        origin: Option<Arc<Origin>>,
+        is_nested: bool,
+    ) -> Arc<Record> {
         let record = Arc::new(Record {
             id: self.0.ids.fetch_add(1, Ordering::Relaxed),
             name: bounds::shorten(&name, LONGEST_NAME).into_owned(),
             key: key.map(|key| bounds::key(&key, LONGEST_NAME).into_owned()),
             origin,
+            is_nested,
             began: OnceLock::new(),
             tries: AtomicU32::new(0),
             end: OnceLock::new(),
@@ -411,22 +420,27 @@ impl Registry {
     }
 
     /// Reserves a dedicated thread for a task. At the limit the caller waits, and its worker does not count during the
-    /// wait.
-    pub(crate) fn take_thread(&self, record: &Record, admission: Admission) {
+    /// wait. Returns false if the caller is itself a task, which does not wait.
+    pub(crate) fn take_thread(&self, record: &Record, is_nested: bool) -> bool {
         let most = self.0.max_task_threads;
-        let (turn, callers) = {
+        let (thread, callers) = {
             let mut state = self.state();
-            (state.places.enter_caller(admission, most), state.places.callers())
+            (state.places.enter_caller(is_nested, most), state.places.callers())
         };
-        let Some(turn) = turn else { return };
-        if self.0.ceilings.count().is_some() {
-            let waits = format!(
-                "waits for a thread and blocks its caller: all {most} task threads are in use (ASIDE_MAX_TASK_THREADS)"
-            );
-            log::warn!(target: "aside::background", "{}", record.line(&format!("{waits}, {callers} callers wait")));
+        let waits = match &thread {
+            Thread::Reserved => return true,
+            Thread::Wait(_) => "waits for a thread and blocks its caller",
+            Thread::None => "runs on the thread of the task that started it",
+        };
+        if self.0.ceilings[usize::from(is_nested)].count().is_some() {
+            let why = format!("all {most} task threads are in use (ASIDE_MAX_TASK_THREADS)");
+            let callers = if is_nested { String::new() } else { format!(", {callers} callers wait") };
+            log::warn!(target: "aside::background", "{}", record.line(&format!("{waits}: {why}{callers}")));
         }
+        let Thread::Wait(turn) = thread else { return false };
         let _away = worker_share::step_aside();
         turn.wait();
+        true
     }
 
     /// Releases a reserved thread.
@@ -436,14 +450,14 @@ impl Registry {
 
     /// Takes a slot for a thread, or queues it and returns its turn.
     pub(crate) fn take_place(&self, record: &Record, admission: Admission) -> Option<Arc<Turn>> {
-        let turn = self.state().places.enter_thread(admission, self.0.max_tasks)?;
+        let turn = self.state().places.enter_thread(record.id, admission, self.0.max_tasks)?;
         self.log_wait(record);
         Some(turn)
     }
 
     /// Starts work in a place of its own, or queues it until there is one.
     pub(crate) fn start(&self, record: &Record, work: Work, admission: Admission) {
-        let work = self.state().places.enter(work, admission, self.0.max_tasks);
+        let work = self.state().places.enter(record.id, work, admission, self.0.max_tasks);
         match work {
             Some(work) => self.run(work),
             None => self.log_wait(record),
@@ -464,16 +478,32 @@ impl Registry {
         threads::run(self.0.nice, work);
     }
 
-    /// Gives a place back. What comes out has it now, and is for the same thread to do.
-    pub(crate) fn leave_place(&self, admission: Admission) -> Option<Work> {
-        self.state().places.leave(admission, self.0.max_tasks)
+    /// Releases the slot of a task, if it has one. Returned work has the slot now and is for the same thread to do.
+    pub(crate) fn leave_place(&self, record: &Record) -> Option<Work> {
+        self.state().places.leave(record.id, self.0.max_tasks)
     }
 
-    /// The same on a thread that ends.
-    pub(crate) fn leave_place_and_pass_on(&self, admission: Admission) {
-        if let Some(work) = self.leave_place(admission) {
+    /// Releases the slot of a task whose thread ends.
+    pub(crate) fn leave_place_and_pass_on(&self, record: &Record) {
+        if let Some(work) = self.leave_place(record) {
             self.run(work);
         }
+    }
+
+    /// Lends the slot of the task `joiner` to the task that it is about to wait for, until the value is dropped. A joiner
+    /// without a slot, such as a job, lets the joined task run beside the slots.
+    pub(crate) fn lend_slot(&self, joined: &Record, joiner: Option<&Record>) -> LentSlot {
+        let joiner = joiner.map(|joiner| joiner.id);
+        let work = self.state().places.join(joined.id, joiner, self.0.max_tasks);
+        if let Some(work) = work {
+            self.run(work);
+        }
+        LentSlot { registry: self.clone(), joined: joined.id }
+    }
+
+    /// Returns true if both are the registry of the same application.
+    pub(crate) fn is_same(&self, other: &Registry) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Waits briefly after the operating system refused a thread, and logs the refusal.
@@ -670,7 +700,7 @@ impl Registry {
         // Dropped outside the lock: each tells its handle that it was abandoned.
         let never_begun = self.state().places.give_up();
         self.unfinished().iter().for_each(|record| self.end(record, Some(&Failure::Abandoned)));
-        never_begun.into_iter().for_each(Entry::abandon);
+        never_begun.for_each(Entry::abandon);
         settled
     }
 
@@ -691,6 +721,18 @@ impl Registry {
 
     fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.0.state)
+    }
+}
+
+/// A slot that a task lends to another one while it waits for that one.
+pub(crate) struct LentSlot {
+    registry: Registry,
+    joined: u64,
+}
+
+impl Drop for LentSlot {
+    fn drop(&mut self) {
+        self.registry.state().places.end_join(self.joined);
     }
 }
 
@@ -780,7 +822,7 @@ mod tests {
     #[test]
     fn a_task_is_told_when_nobody_watches_any_more_and_not_when_nobody_ever_did() {
         let registry = Registry::new(&Config::default());
-        let record = registry.enter("t".into(), None, None);
+        let record = registry.enter("t".into(), None, None, false);
         let told = || {
             registry.watch_watchers(&record, Duration::ZERO);
             record.is_cancelled()
@@ -817,7 +859,7 @@ mod tests {
     #[test]
     fn a_task_that_is_being_logged_is_listed_as_ended() {
         let registry = Registry::new(&Config::default());
-        let record = registry.enter("t".into(), None, None);
+        let record = registry.enter("t".into(), None, None, false);
         let mut found = None;
         registry.end_with(&record, Some(&Failure::Abandoned), || {
             let lists = registry.lists();
@@ -831,7 +873,7 @@ mod tests {
     #[test]
     fn task_names_keys_and_failures_are_truncated() {
         let (registry, long) = (Registry::new(&Config::default()), "a".repeat(1_000_000));
-        let record = registry.enter(long.clone(), Some(long.clone()), None);
+        let record = registry.enter(long.clone(), Some(long.clone()), None, false);
         registry.end(&record, Some(&Failure::from_error(long.clone().into())));
         assert!(record.name.len() + record.key.as_ref().map_or(0, String::len) < 500);
         assert!(record.failure().unwrap().0.len() < 11_000);
@@ -842,12 +884,12 @@ mod tests {
     fn the_lists_are_bounded() {
         let registry = Registry::new(&Config::default());
         for _ in 0..ENDED + 50 {
-            let record = registry.enter("t".into(), None, None);
+            let record = registry.enter("t".into(), None, None, false);
             registry.end(&record, Some(&Failure::Abandoned));
         }
         let remembered = registry.state().ended.len();
         assert_eq!((remembered, registry.failed().len()), (ENDED, FAILED));
-        let cancelled = registry.enter("t".into(), None, None);
+        let cancelled = registry.enter("t".into(), None, None, false);
         registry.end(&cancelled, Some(&Failure::Cancelled));
         let counts = registry.counts();
         assert_eq!((counts.failed, counts.cancelled, counts.done()), (ENDED as u64 + 50, 1, 0));

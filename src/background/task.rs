@@ -1,6 +1,7 @@
 //! Tasks: from a closure to its outcome.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::fmt;
 use std::panic::Location;
 use std::sync::{Arc, Condvar, Mutex};
@@ -10,7 +11,7 @@ use std::time::Duration;
 use super::failure::{Cancelled, Failure, IntoOutcome, Outcome};
 use super::permits;
 use super::places::{Admission, Turn};
-use super::registry::{Origin, Progress, Record, Registry, Stop, TaskState};
+use super::registry::{LentSlot, Origin, Progress, Record, Registry, Stop, TaskState};
 use super::scope::Context;
 use super::threads::{self, Work};
 use super::timer;
@@ -436,7 +437,10 @@ impl<T> TaskHandle<T> {
     #[track_caller]
     pub fn join(self) -> Outcome<T> {
         match permits::join(self.info.record.address()) {
-            Ok(_joining) => self.result.wait(),
+            Ok(_joining) => {
+                let _lent = self.info.lend_slot();
+                self.result.wait()
+            }
             Err(why) => Err(Failure::Error(Error::internal(format!(
                 "the wait for the task {} would never end: {why}",
                 self.info.name()
@@ -511,6 +515,15 @@ impl TaskInfo {
     /// How far it is, as it said itself.
     pub fn progress(&self) -> Progress {
         Progress::clone(&self.record.progress.get())
+    }
+
+    /// Lends what the current task has to this one, which it waits for. A thread without a task lends nothing, except to a
+    /// task that another one started: that one may wait for the thread.
+    fn lend_slot(&self) -> Option<LentSlot> {
+        let context = Context::current();
+        let is_lent = !self.is_finished() && (context.task.is_some() || self.record.is_nested);
+        let joiner = context.task.filter(|_| context.scope.registry().is_same(&self.registry));
+        is_lent.then(|| self.registry.lend_slot(&self.record, joiner.as_deref()))
     }
 
     /// The same for those who wait for what is new of it.
@@ -650,16 +663,25 @@ impl Drop for Deadline {
 impl<T: Send + 'static> Run<T> {
     pub(crate) fn new(mut context: Context, name: Name, call: Call<T>) -> Run<T> {
         let registry = context.scope.registry().clone();
-        let record = registry.enter(name.name, name.key, context.origin.clone());
-        // Parents and children must not be able to wait for one another.
-        let is_nested = context.task.replace(record.clone()).is_some();
-        let admission = if is_nested { Admission::AtOnce } else { Admission::InTurn };
+        let is_nested = context.task.is_some();
+        let record = registry.enter(name.name, name.key, context.origin.clone(), is_nested);
+        context.task = Some(record.clone());
         let deadline = name.deadline.map(|time| Deadline(time, None));
         if let Some(grace) = name.unwatched {
             registry.watch_watchers(&record, grace);
         }
         let call = Contained::new(call);
-        Run { context, registry, record, call, retry: None, tries: 0, deadline, admission, gate: None }
+        Run {
+            context,
+            registry,
+            record,
+            call,
+            retry: None,
+            tries: 0,
+            deadline,
+            admission: Admission::InTurn,
+            gate: None,
+        }
     }
 
     /// Runs it with another kind of admission.
@@ -673,11 +695,15 @@ impl<T: Send + 'static> Run<T> {
         &self.record
     }
 
-    /// On a new thread, whose handle comes back.
+    /// Runs it on a new thread and returns the thread's handle. A task that starts it may wait for the handle, which cannot
+    /// lend a slot: it is therefore admitted at once.
     fn on_a_thread_of_its_own(self) -> JoinHandle<Outcome<T>> {
         let (registry, record) = (self.registry.clone(), self.record.clone());
-        registry.take_thread(&record, self.admission);
-        let turn = registry.take_place(&record, self.admission);
+        if !registry.take_thread(&record, record.is_nested) {
+            return self.on_this_thread();
+        }
+        let admission = if record.is_nested { Admission::AtOnce } else { Admission::InTurn };
+        let turn = registry.take_place(&record, admission);
         // The thread takes the task out of the slot: were it refused, nothing would be lost.
         let slot = Arc::new(Mutex::new(Some((self, turn))));
         loop {
@@ -688,7 +714,34 @@ impl<T: Send + 'static> Run<T> {
             });
             match spawned {
                 Ok(handle) => return handle,
-                Err(_) => registry.wait_for_thread(&record),
+                Err(_) if !record.is_nested => registry.wait_for_thread(&record),
+                Err(_) => {
+                    registry.leave_place_and_pass_on(&record);
+                    registry.leave_thread();
+                    let run = lock(&slot).take();
+                    let (run, _) = run.expect("a thread that was not started has not taken it");
+                    return run.on_this_thread();
+                }
+            }
+        }
+    }
+
+    /// Runs it on the thread of the task that starts it, in place of that one: every other thread may wait for this task, so
+    /// it must not wait for one of them. The returned thread only hands over the outcome.
+    fn on_this_thread(mut self) -> JoinHandle<Outcome<T>> {
+        let outcome = match Depth::enter() {
+            Some(_depth) => self.attempt(),
+            None => Err(Failure::Error(Error::internal(format!(
+                "all task threads are in use (ASIDE_MAX_TASK_THREADS), and {DEEPEST} tasks run on the thread of this one's caller"
+            )))),
+        };
+        self.registry.end(&self.record, outcome.as_ref().err());
+        let outcome = Arc::new(Mutex::new(Some(outcome)));
+        loop {
+            let theirs = outcome.clone();
+            match threads::hand_over(move || lock(&theirs).take().unwrap_or(Err(Failure::Abandoned))) {
+                Ok(handle) => return handle,
+                Err(_) => self.registry.wait_for_thread(&self.record),
             }
         }
     }
@@ -704,7 +757,7 @@ impl<T: Send + 'static> Run<T> {
     fn finish(mut self) -> Outcome<T> {
         let outcome = self.attempt();
         self.registry.end(&self.record, outcome.as_ref().err());
-        self.registry.leave_place_and_pass_on(self.admission);
+        self.registry.leave_place_and_pass_on(&self.record);
         outcome
     }
 
@@ -742,28 +795,28 @@ impl<T: Send + 'static> Run<T> {
     /// One try on a kept thread: then the next one is prepared, or the task has ended.
     fn step(self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
         threads::rename(&self.record.name);
-        let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
+        let (registry, record) = (self.registry.clone(), self.record.clone());
         // The function is called inside its own catch. If anything else panics, the thread still keeps its work and its
         // slot.
-        if let Err(panic) = panics::catch(|| self.try_once(promise, permit)) {
+        panics::catch(|| self.try_once(promise, permit)).unwrap_or_else(|panic| {
             registry.end(&record, Some(&Failure::Panic(panic)));
-        }
-        registry.leave_place(admission)
+            registry.leave_place(&record)
+        })
     }
 
-    fn try_once(mut self, promise: Promise<T>, permit: Option<Permit>) {
+    fn try_once(mut self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
         let outcome = self.attempt();
         drop(permit);
-        match self.wait_before_next(&outcome) {
-            Some(wait) => {
-                let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
-                registry.retry_after(&record, wait, Work::new(move || self.next_step(promise)), admission);
-            }
-            None => {
-                self.registry.end(&self.record, outcome.as_ref().err());
-                promise.fulfil(outcome);
-            }
-        }
+        let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
+        let Some(wait) = self.wait_before_next(&outcome) else {
+            registry.end(&record, outcome.as_ref().err());
+            promise.fulfil(outcome);
+            return registry.leave_place(&record);
+        };
+        // Before the next attempt can take a slot for the task again.
+        let next = registry.leave_place(&record);
+        registry.retry_after(&record, wait, Work::new(move || self.next_step(promise)), admission);
+        next
     }
 
     /// Starts the next attempt: at once, or when its gate admits it.
@@ -771,9 +824,9 @@ impl<T: Send + 'static> Run<T> {
         if self.gate.is_none() {
             return self.step(promise, None);
         }
-        let (registry, admission) = (self.registry.clone(), self.admission);
+        let next = self.registry.leave_place(&self.record);
         self.start_with(promise);
-        registry.leave_place(admission)
+        next
     }
 
     fn wait_before_next(&self, outcome: &Outcome<T>) -> Option<Duration> {
@@ -821,6 +874,32 @@ impl<T: Send + 'static> Run<T> {
             Some(Stop::Deadline) => Failure::TimedOut,
             _ => Failure::Cancelled,
         }
+    }
+}
+
+/// The number of tasks that may run on the thread of their caller, one within the other, so that its stack suffices.
+const DEEPEST: usize = 16;
+
+thread_local! {
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// One more task on the thread of its caller, until dropped.
+struct Depth;
+
+impl Depth {
+    fn enter() -> Option<Depth> {
+        let depth = DEPTH.get();
+        (depth < DEEPEST).then(|| {
+            DEPTH.set(depth + 1);
+            Depth
+        })
+    }
+}
+
+impl Drop for Depth {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
     }
 }
 

@@ -154,6 +154,14 @@ pub(crate) fn spawn<T: Send + 'static>(
     })
 }
 
+/// Starts a thread that only returns a value, which the ceiling does not count.
+///
+/// # Errors
+/// When the operating system refuses the thread. `f` is dropped then.
+pub(super) fn hand_over<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+    thread::Builder::new().name("aside-outcome".into()).spawn(f)
+}
+
 /// One of the threads that the system can bear.
 struct Place;
 

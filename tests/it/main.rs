@@ -22,6 +22,7 @@ mod live_fragments;
 mod logs;
 mod minimum_rust;
 mod multipart;
+mod nested_tasks;
 mod pages;
 mod panel;
 mod panel_jobs;

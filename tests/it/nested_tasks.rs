@@ -1,0 +1,345 @@
+//! Tasks that start tasks: the limits on both kinds hold, and no task waits for a slot or a thread that only its own end
+//! would release.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread::{self, ThreadId};
+use std::time::Duration;
+
+use aside::testing::TestClient;
+use aside::{App, Config, Failure, Outcome, Pool, Retry, Task, background};
+use log::Level;
+
+use crate::logs;
+
+fn client(max_tasks: usize, max_task_threads: usize) -> TestClient {
+    TestClient::new(App::with_config(Config { max_tasks, max_task_threads, ..Config::default() }))
+}
+
+/// Runs a test that must not wait forever.
+fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(f()));
+    told.recv_timeout(crate::wire::PATIENCE).expect("a deadlock")
+}
+
+/// The number of tasks that run now, and the most that ever did. One that waits for another does not run.
+#[derive(Default)]
+struct Running {
+    now: AtomicUsize,
+    most: AtomicUsize,
+    all: AtomicUsize,
+}
+
+impl Running {
+    fn begin(&self) {
+        self.all.fetch_add(1, Ordering::SeqCst);
+        self.go_on();
+    }
+
+    fn go_on(&self) {
+        self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+        thread::yield_now();
+    }
+
+    fn pause(&self) {
+        self.now.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+
+    fn all(&self) -> usize {
+        self.all.load(Ordering::SeqCst)
+    }
+}
+
+fn task_tree(running: &Arc<Running>, depth: u32) {
+    running.begin();
+    let children = (0..if depth == 0 { 0 } else { 4 }).map(|_| {
+        let running = running.clone();
+        Task::named("node").run(move |_| task_tree(&running, depth - 1))
+    });
+    for child in children.collect::<Vec<_>>() {
+        running.pause();
+        child.join().unwrap();
+        running.go_on();
+    }
+    running.pause();
+}
+
+/// Regression: 85 tasks that tasks started ran at once, although two may.
+#[test]
+fn a_tree_of_tasks_ends_and_keeps_to_the_limit() {
+    let running = Arc::new(Running::default());
+    let theirs = running.clone();
+    in_time(move || {
+        let client = client(2, 4_000);
+        let root = client.within(|| Task::named("root").run(move |_| task_tree(&theirs, 3)));
+        root.join().unwrap();
+        client.settle();
+    });
+    assert_eq!(running.all(), 85);
+    assert!((1..=2).contains(&running.most()), "{} ran at once", running.most());
+}
+
+#[test]
+fn tasks_that_are_not_waited_for_keep_to_the_limit() {
+    let running = Arc::new(Running::default());
+    let theirs = running.clone();
+    let client = client(2, 4_000);
+    client.within(|| {
+        Task::named("root").run(move |_| {
+            for _ in 0..84 {
+                let running = theirs.clone();
+                Task::named("child").run(move |_| {
+                    running.begin();
+                    running.pause();
+                });
+            }
+        })
+    });
+    client.settle();
+    assert_eq!(running.all(), 84);
+    assert!((1..=2).contains(&running.most()), "{} ran at once", running.most());
+}
+
+/// Regression: a parent that waits for a running child kept the slot, so that its other children ran one by one.
+#[test]
+fn a_parent_that_waits_makes_room_for_its_other_children() {
+    in_time(|| {
+        let client = client(2, 4_000);
+        let (tell, told) = mpsc::channel();
+        let root = client.within(|| {
+            Task::named("root").run(move |_| {
+                let (meet, met) = mpsc::channel();
+                let first = Task::named("first").run(move |_| {
+                    tell.send(()).unwrap();
+                    met.recv()
+                });
+                told.recv().unwrap();
+                // Queued: root and first have the two slots.
+                let second = Task::named("second").run(move |_| meet.send(()));
+                let _: Outcome<()> = first.join();
+                second.join()
+            })
+        });
+        root.join().unwrap();
+        client.settle();
+    });
+}
+
+#[test]
+fn a_parent_waits_for_a_retried_child_in_one_slot() {
+    in_time(|| {
+        let client = client(1, 4_000);
+        let attempts = client.within(|| {
+            Task::named("parent").run(|_| {
+                let retry = Retry::exponential(4, Duration::from_millis(1));
+                let child = Task::named("child").retry(retry).run(|task| match task.attempt() {
+                    4 => Ok(4),
+                    attempt => Err(format!("attempt {attempt}")),
+                });
+                // Its attempts come after these, if the parent does not lend its slot.
+                (0..5).for_each(|_| drop(Task::named("other").run(|_| thread::yield_now())));
+                child.join()
+            })
+        });
+        assert_eq!(attempts.join().unwrap(), 4);
+        client.settle();
+    });
+}
+
+#[test]
+fn a_task_of_another_application_can_be_waited_for() {
+    in_time(|| {
+        let (one, other) = (Arc::new(client(1, 4_000)), Arc::new(client(1, 4_000)));
+        let (here, there) = (one.clone(), other.clone());
+        let sum = one.within(|| {
+            Task::named("outer").run(move |_| {
+                let middle = there.within(|| {
+                    Task::named("middle").run(move |_| {
+                        let inner = here.within(|| Task::named("inner").run(|_| 1));
+                        inner.join()
+                    })
+                });
+                middle.join()
+            })
+        });
+        assert_eq!(sum.join().unwrap(), 1);
+        one.settle();
+        other.settle();
+    });
+}
+
+/// The threads that run bodies of tasks now, with the number of bodies on each.
+#[derive(Default)]
+struct Threads(Mutex<(HashMap<ThreadId, usize>, usize)>);
+
+impl Threads {
+    fn within<T>(&self, f: impl FnOnce() -> T) -> T {
+        let me = thread::current().id();
+        let mut threads = self.0.lock().unwrap();
+        *threads.0.entry(me).or_default() += 1;
+        threads.1 = threads.1.max(threads.0.len());
+        drop(threads);
+        let value = f();
+        let mut threads = self.0.lock().unwrap();
+        let count = threads.0.get_mut(&me).unwrap();
+        *count -= 1;
+        if *count == 0 {
+            threads.0.remove(&me);
+        }
+        value
+    }
+
+    fn most(&self) -> usize {
+        self.0.lock().unwrap().1
+    }
+}
+
+fn background_tree(threads: &Arc<Threads>, depth: u32) -> usize {
+    threads.within(|| {
+        let children = (0..if depth == 0 { 0 } else { 4 }).map(|_| {
+            let threads = threads.clone();
+            background(move || background_tree(&threads, depth - 1))
+        });
+        let children: Vec<_> = children.collect();
+        1 + children.into_iter().map(|child| child.join().unwrap().unwrap()).sum::<usize>()
+    })
+}
+
+#[test]
+fn a_tree_of_background_calls_ends_and_keeps_to_the_thread_limit() {
+    let threads = Arc::new(Threads::default());
+    let theirs = threads.clone();
+    let all = in_time(move || {
+        let client = client(1, 3);
+        let all = client.within(|| background(move || background_tree(&theirs, 3))).join().unwrap().unwrap();
+        client.settle();
+        all
+    });
+    assert_eq!(all, 85);
+    assert!((1..=3).contains(&threads.most()), "{} threads at once", threads.most());
+}
+
+fn at_the_limit_on_this_thread() -> ThreadId {
+    thread::current().id()
+}
+
+#[test]
+fn at_the_thread_limit_a_task_runs_the_function_itself() {
+    logs::keep();
+    let client = client(1, 1);
+    let same = client.within(|| {
+        background(|| {
+            let outcome = background(|| panic!("contained-at-the-limit")).join().unwrap();
+            let is_contained = matches!(outcome, Err(Failure::Panic(_)));
+            let other = background(at_the_limit_on_this_thread).join().unwrap()?;
+            aside::ok(is_contained && other == thread::current().id())
+        })
+    });
+    assert!(same.join().unwrap().unwrap());
+    client.settle();
+    let said = logs::at(Level::Warn, "runs on the thread of the task that started it: all 1 task threads are in use");
+    assert!(said.iter().any(|line| line.contains("(ASIDE_MAX_TASK_THREADS) (task 2, ")), "{said:?}");
+}
+
+#[test]
+fn an_endless_recursion_of_background_is_an_error_at_the_thread_limit() {
+    fn recurse(levels: &Arc<AtomicUsize>) -> Outcome<()> {
+        levels.fetch_add(1, Ordering::SeqCst);
+        let theirs = levels.clone();
+        background(move || recurse(&theirs)).join().unwrap()
+    }
+    let levels = Arc::new(AtomicUsize::new(0));
+    let theirs = levels.clone();
+    let client = client(1, 2);
+    let outcome = in_time(move || {
+        let outcome = client.within(|| background(move || recurse(&theirs))).join().unwrap();
+        client.settle();
+        outcome
+    });
+    let error = outcome.unwrap_err().to_string();
+    assert!(error.contains("all task threads are in use (ASIDE_MAX_TASK_THREADS), and 16 tasks run on"), "{error}");
+    assert_eq!(levels.load(Ordering::SeqCst), 2 + 16);
+}
+
+/// Numbers that look random and are the same in each run.
+fn random(seed: &AtomicU64) -> u64 {
+    let state = seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
+    let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 33
+}
+
+/// What the nodes of a random tree share.
+struct Forest {
+    seed: AtomicU64,
+    pool: Pool,
+    nodes: AtomicUsize,
+}
+
+/// A node that starts up to four children of any kind, and waits for some, in any order.
+fn grow(forest: &Arc<Forest>, depth: u32) {
+    forest.nodes.fetch_add(1, Ordering::SeqCst);
+    let mut waits: Vec<Box<dyn FnOnce()>> = Vec::new();
+    for _ in 0..if depth == 0 { 0 } else { random(&forest.seed) % 5 } {
+        let (inner, depth) = (forest.clone(), depth - 1);
+        match random(&forest.seed) % 8 {
+            0 => drop(Task::named("unwaited").run(move |_| grow(&inner, depth))),
+            1 => drop(background(move || grow(&inner, depth))),
+            2 | 3 => {
+                let child = background(move || grow(&inner, depth));
+                waits.push(Box::new(move || child.join().unwrap().unwrap()));
+            }
+            4 => {
+                let child = forest.pool.background(move || inner.nodes.fetch_add(1, Ordering::SeqCst));
+                waits.push(Box::new(move || assert!(child.join().is_ok())));
+            }
+            5 => {
+                let retry = Retry::exponential(2, Duration::ZERO);
+                let child = Task::named("retried").retry(retry).run(move |task| {
+                    grow(&inner, depth);
+                    if task.attempt() == 1 { Err("again") } else { Ok(()) }
+                });
+                waits.push(Box::new(move || child.join().unwrap()));
+            }
+            _ => {
+                let child = Task::named("waited").run(move |_| grow(&inner, depth));
+                waits.push(Box::new(move || child.join().unwrap()));
+            }
+        }
+    }
+    while !waits.is_empty() {
+        waits.swap_remove(random(&forest.seed) as usize % waits.len())();
+    }
+    forest.pool.run(|| ()).unwrap();
+}
+
+#[test]
+fn random_trees_of_tasks_end() {
+    let nodes = in_time(|| {
+        let mut nodes = 0;
+        for seed in 0..60 {
+            let (max_tasks, max_task_threads) = (1 + seed % 3, 1 + seed / 3 % 4);
+            let client = client(max_tasks, max_task_threads);
+            let forest = Arc::new(Forest {
+                seed: AtomicU64::new(seed as u64),
+                pool: Pool::new(1 + seed % 2),
+                nodes: AtomicUsize::new(0),
+            });
+            client.within(|| {
+                for _ in 0..3 {
+                    let forest = forest.clone();
+                    Task::named("root").run(move |_| grow(&forest, 5));
+                }
+            });
+            client.settle();
+            nodes += forest.nodes.load(Ordering::SeqCst);
+        }
+        nodes
+    });
+    assert!(nodes > 1_000, "{nodes} nodes are no test");
+}
