@@ -118,11 +118,15 @@ pub struct Config {
     /// `ASIDE_GRACE`: how long a graceful shutdown waits for requests and tasks; seconds, 25. This and each timeout is at
     /// most 366 days.
     pub grace: Duration,
-    /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Further tasks wait, in order. Jobs do not count: their queues have
-    /// limits of their own.
+    /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Further tasks wait, in order, in a queue without a limit. A task that
+    /// waits for another one ([`TaskHandle::join`](crate::TaskHandle::join)) does not count during the wait. Jobs do not
+    /// count: their queues have limits of their own. Two kinds of task start above the limit too: those of a
+    /// [`Pool`](crate::Pool), which its permits limit, and those that a task starts with `background`, which
+    /// `max_task_threads` limits.
     pub max_tasks: usize,
     /// `ASIDE_MAX_TASK_THREADS`: threads of `background` that run or wait for their turn; 4,000. At the limit, the caller
-    /// waits. Half of the operating system's limit applies in any case.
+    /// waits; a caller that is itself a task runs the function on its own thread. Half of the operating system's limit
+    /// applies in any case.
     pub max_task_threads: usize,
     /// `ASIDE_BACKGROUND_NICE`: how much tasks stand back behind pages, 0 to 19; 10. On Linux only.
     pub nice: i32,

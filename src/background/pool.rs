@@ -76,7 +76,8 @@ impl Pool {
         self.permits.wait(task, || worker_share::wait(self.wait))
     }
 
-    /// Sets `f` aside until there is a permit; then it is a task like any other. Waiting holds no thread.
+    /// Sets `f` aside until there is a permit; then it is a task like any other. Waiting holds no thread. The permits limit
+    /// it, and not `ASIDE_MAX_TASKS`, above which it runs too.
     ///
     /// Work of the pool may wait for the task with [`join`](TaskHandle::join) while other permits are in use. If every
     /// permit is held by work that waits in this way, `join` returns an error, and the task runs when a permit is free.

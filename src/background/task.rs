@@ -46,7 +46,12 @@ const LONGEST_MESSAGE: usize = 10_000;
 ///
 /// At most `ASIDE_MAX_TASKS` (1,000) tasks run at once. Above that, the new thread waits for its turn, and this call still
 /// returns at once. If `ASIDE_MAX_TASK_THREADS` (4,000) such threads exist, running or waiting, this call waits until one
-/// ends and logs that. A call from within a task never waits. Do not hold a lock across this call that a task may need.
+/// ends and logs that. Do not hold a lock across this call that a task may need.
+///
+/// From within a task or a job, `f` always starts at once, since the caller may wait for it: `ASIDE_MAX_TASKS` does not
+/// apply, only `ASIDE_MAX_TASK_THREADS`. At that limit the caller runs `f` itself before this call returns, and the log
+/// says so. `f` must not wait there for something that its caller does later. At most 16 calls run within one another on
+/// one thread; a further one is not run, and its outcome is an error. A [`Task`] waits in the queue instead.
 ///
 /// On Linux tasks stand back behind pages (`ASIDE_BACKGROUND_NICE`, 10), and threads that they start inherit that: a rayon
 /// pool that a task is the first to use serves everybody at the lower priority from then on.
@@ -120,7 +125,12 @@ where
 /// assert_eq!(handle.join().unwrap(), 100);
 /// ```
 ///
-/// It has a thread to itself while it runs. When `ASIDE_MAX_TASKS` run already it waits in order; `run` does not.
+/// It has a thread to itself while it runs. At most `ASIDE_MAX_TASKS` (1,000) run at once, including those that other tasks
+/// start. Further ones wait in a queue, in order; `run` does not wait. The queue is in memory and has no limit: use a
+/// [`RateLimit`](crate::App::rate_limit) or a [`Job`](crate::Job) where clients can start many.
+///
+/// A task that waits for another one with [`join`](TaskHandle::join) lends it its slot. One that waits in another way,
+/// such as on a channel, keeps its slot while the other one may still be in the queue.
 #[derive(Debug, Clone, Default)]
 #[must_use = "it begins with `run`"]
 pub struct Task {
@@ -404,7 +414,7 @@ impl TaskContext {
         if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
 
-    /// Waits that long, or until it is told to cancel.
+    /// Waits for a duration, or until the task is told to cancel. The task counts toward `ASIDE_MAX_TASKS` during the wait.
     ///
     /// # Errors
     /// [`Cancelled`] when it was told to.
@@ -429,6 +439,11 @@ pub struct TaskHandle<T> {
 
 impl<T> TaskHandle<T> {
     /// Waits for the task's outcome.
+    ///
+    /// Within a task, the waiting task does not count toward `ASIDE_MAX_TASKS` until this returns: the task that it waits
+    /// for runs in its place, ahead of the queue, or another one if that one runs already. So parents that wait for their
+    /// children never block them. Do not hold a lock during the wait that other tasks need. In a job, the task runs beside the
+    /// limit, as the job does.
     ///
     /// # Errors
     /// The [`Failure`], if the task did not succeed. In work of a [`Pool`](crate::Pool) also an error, at once, if the wait
