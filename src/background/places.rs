@@ -35,8 +35,7 @@ impl Admission {
 #[derive(Default)]
 pub(super) struct Places {
     taken: usize,
-    /// In the order of their numbers, so that a retried task comes before younger ones.
-    queue: BTreeMap<u64, Entry>,
+    queue: Queue,
     /// The tasks that have a slot.
     slots: HashMap<u64, Slot>,
     /// The tasks that another one waits for.
@@ -62,6 +61,34 @@ enum Joiner {
     Beside,
 }
 
+/// The entries that wait, in order of arrival. A task that another one waits for is taken out of the middle.
+#[derive(Default)]
+struct Queue {
+    entries: BTreeMap<u64, (u64, Entry)>,
+    /// The key of each task's entry.
+    keys: HashMap<u64, u64>,
+    last: u64,
+}
+
+impl Queue {
+    fn push(&mut self, id: u64, entry: Entry) {
+        self.last += 1;
+        self.entries.insert(self.last, (id, entry));
+        self.keys.insert(id, self.last);
+    }
+
+    fn pop(&mut self) -> Option<(u64, Entry)> {
+        let (_, (id, entry)) = self.entries.pop_first()?;
+        self.keys.remove(&id);
+        Some((id, entry))
+    }
+
+    fn remove(&mut self, id: u64) -> Option<Entry> {
+        let key = self.keys.remove(&id)?;
+        self.entries.remove(&key).map(|(_, entry)| entry)
+    }
+}
+
 /// An entry of the queue.
 pub(super) enum Entry {
     Work(Work),
@@ -83,7 +110,7 @@ impl Places {
         if self.is_admitted(id, admission, most) {
             return Some(work);
         }
-        self.queue.insert(id, Entry::Work(work));
+        self.queue.push(id, Entry::Work(work));
         None
     }
 
@@ -93,7 +120,7 @@ impl Places {
             return None;
         }
         let turn = Arc::new(Turn::default());
-        self.queue.insert(id, Entry::Thread(turn.clone()));
+        self.queue.push(id, Entry::Thread(turn.clone()));
         Some(turn)
     }
 
@@ -106,7 +133,7 @@ impl Places {
             }
             _ => {}
         }
-        let is_admitted = admission == Admission::AtOnce || (self.taken < most && self.queue.is_empty());
+        let is_admitted = admission == Admission::AtOnce || (self.taken < most && self.queue.entries.is_empty());
         if is_admitted {
             self.take(id);
         }
@@ -141,7 +168,7 @@ impl Places {
         if self.taken >= most {
             return None;
         }
-        let (id, entry) = self.queue.pop_first()?;
+        let (id, entry) = self.queue.pop()?;
         self.take(id);
         entry.begin()
     }
@@ -152,10 +179,10 @@ impl Places {
     pub(super) fn join(&mut self, joined: u64, joiner: Option<u64>, most: usize) -> Option<Work> {
         let Some(joiner) = joiner.filter(|joiner| self.slots.get(joiner) == Some(&Slot::Held)) else {
             self.joined.insert(joined, Joiner::Beside);
-            return self.queue.remove(&joined)?.begin();
+            return self.queue.remove(joined)?.begin();
         };
         self.joined.insert(joined, Joiner::Slot(joiner));
-        if let Some(entry) = self.queue.remove(&joined) {
+        if let Some(entry) = self.queue.remove(joined) {
             self.lend(joiner, joined);
             return entry.begin();
         }
@@ -208,7 +235,7 @@ impl Places {
 
     /// Returns the number of tasks that wait for a slot.
     pub(super) fn queued(&self) -> usize {
-        self.queue.len()
+        self.queue.entries.len()
     }
 
     /// Returns the number of callers that wait for a thread.
@@ -218,7 +245,7 @@ impl Places {
 
     /// Removes and returns the queue, to abandon its entries.
     pub(super) fn give_up(&mut self) -> impl Iterator<Item = Entry> + use<> {
-        std::mem::take(&mut self.queue).into_values()
+        std::mem::take(&mut self.queue).entries.into_values().map(|(_, entry)| entry)
     }
 }
 
