@@ -77,8 +77,6 @@ pub(crate) struct Record {
     pub(crate) name: String,
     pub(crate) key: Option<String>,
     pub(crate) origin: Option<Arc<Origin>>,
-    /// Another task started it.
-    pub(crate) is_nested: bool,
     began: OnceLock<(Instant, SystemTime)>,
     tries: AtomicU32,
     end: OnceLock<End>,
@@ -393,19 +391,12 @@ impl Registry {
     }
 
     /// Enters a new task.
-    pub(crate) fn enter(
-        &self,
-        name: String,
-        key: Option<String>,
-        origin: Option<Arc<Origin>>,
-        is_nested: bool,
-    ) -> Arc<Record> {
+    pub(crate) fn enter(&self, name: String, key: Option<String>, origin: Option<Arc<Origin>>) -> Arc<Record> {
         let record = Arc::new(Record {
             id: self.0.ids.fetch_add(1, Ordering::Relaxed),
             name: bounds::shorten(&name, LONGEST_NAME).into_owned(),
             key: key.map(|key| bounds::key(&key, LONGEST_NAME).into_owned()),
             origin,
-            is_nested,
             began: OnceLock::new(),
             tries: AtomicU32::new(0),
             end: OnceLock::new(),
@@ -822,7 +813,7 @@ mod tests {
     #[test]
     fn a_task_is_told_when_nobody_watches_any_more_and_not_when_nobody_ever_did() {
         let registry = Registry::new(&Config::default());
-        let record = registry.enter("t".into(), None, None, false);
+        let record = registry.enter("t".into(), None, None);
         let told = || {
             registry.watch_watchers(&record, Duration::ZERO);
             record.is_cancelled()
@@ -859,7 +850,7 @@ mod tests {
     #[test]
     fn a_task_that_is_being_logged_is_listed_as_ended() {
         let registry = Registry::new(&Config::default());
-        let record = registry.enter("t".into(), None, None, false);
+        let record = registry.enter("t".into(), None, None);
         let mut found = None;
         registry.end_with(&record, Some(&Failure::Abandoned), || {
             let lists = registry.lists();
@@ -873,7 +864,7 @@ mod tests {
     #[test]
     fn task_names_keys_and_failures_are_truncated() {
         let (registry, long) = (Registry::new(&Config::default()), "a".repeat(1_000_000));
-        let record = registry.enter(long.clone(), Some(long.clone()), None, false);
+        let record = registry.enter(long.clone(), Some(long.clone()), None);
         registry.end(&record, Some(&Failure::from_error(long.clone().into())));
         assert!(record.name.len() + record.key.as_ref().map_or(0, String::len) < 500);
         assert!(record.failure().unwrap().0.len() < 11_000);
@@ -884,12 +875,12 @@ mod tests {
     fn the_lists_are_bounded() {
         let registry = Registry::new(&Config::default());
         for _ in 0..ENDED + 50 {
-            let record = registry.enter("t".into(), None, None, false);
+            let record = registry.enter("t".into(), None, None);
             registry.end(&record, Some(&Failure::Abandoned));
         }
         let remembered = registry.state().ended.len();
         assert_eq!((remembered, registry.failed().len()), (ENDED, FAILED));
-        let cancelled = registry.enter("t".into(), None, None, false);
+        let cancelled = registry.enter("t".into(), None, None);
         registry.end(&cancelled, Some(&Failure::Cancelled));
         let counts = registry.counts();
         assert_eq!((counts.failed, counts.cancelled, counts.done()), (ENDED as u64 + 50, 1, 0));

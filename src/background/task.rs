@@ -434,6 +434,8 @@ impl TaskContext {
 /// A task that was set aside, to wait for, look at, or cancel. Letting it go changes nothing for the task.
 pub struct TaskHandle<T> {
     info: TaskInfo,
+    /// Another task started the task.
+    is_nested: bool,
     result: Arc<Slot<T>>,
 }
 
@@ -453,7 +455,7 @@ impl<T> TaskHandle<T> {
     pub fn join(self) -> Outcome<T> {
         match permits::join(self.info.record.address()) {
             Ok(_joining) => {
-                let _lent = self.info.lend_slot();
+                let _lent = self.lend_slot();
                 self.result.wait()
             }
             Err(why) => Err(Failure::Error(Error::internal(format!(
@@ -461,6 +463,15 @@ impl<T> TaskHandle<T> {
                 self.info.name()
             )))),
         }
+    }
+
+    /// Lends what the current task has to this one, which it waits for. A thread without a task lends nothing, except to a
+    /// task that another one started: that one may wait for the thread.
+    fn lend_slot(&self) -> Option<LentSlot> {
+        let context = Context::current();
+        let is_lent = !self.is_finished() && (context.task.is_some() || self.is_nested);
+        let joiner = context.task.filter(|_| context.scope.registry().is_same(&self.info.registry));
+        is_lent.then(|| self.info.registry.lend_slot(&self.info.record, joiner.as_deref()))
     }
 
     /// Who it is and how far.
@@ -530,15 +541,6 @@ impl TaskInfo {
     /// How far it is, as it said itself.
     pub fn progress(&self) -> Progress {
         Progress::clone(&self.record.progress.get())
-    }
-
-    /// Lends what the current task has to this one, which it waits for. A thread without a task lends nothing, except to a
-    /// task that another one started: that one may wait for the thread.
-    fn lend_slot(&self) -> Option<LentSlot> {
-        let context = Context::current();
-        let is_lent = !self.is_finished() && (context.task.is_some() || self.record.is_nested);
-        let joiner = context.task.filter(|_| context.scope.registry().is_same(&self.registry));
-        is_lent.then(|| self.registry.lend_slot(&self.record, joiner.as_deref()))
     }
 
     /// The same for those who wait for what is new of it.
@@ -661,6 +663,8 @@ pub(crate) struct Run<T> {
     tries: u32,
     deadline: Option<Deadline>,
     admission: Admission,
+    /// Another task started it.
+    is_nested: bool,
     gate: Option<Gate>,
 }
 
@@ -679,7 +683,7 @@ impl<T: Send + 'static> Run<T> {
     pub(crate) fn new(mut context: Context, name: Name, call: Call<T>) -> Run<T> {
         let registry = context.scope.registry().clone();
         let is_nested = context.task.is_some();
-        let record = registry.enter(name.name, name.key, context.origin.clone(), is_nested);
+        let record = registry.enter(name.name, name.key, context.origin.clone());
         context.task = Some(record.clone());
         let deadline = name.deadline.map(|time| Deadline(time, None));
         if let Some(grace) = name.unwatched {
@@ -695,6 +699,7 @@ impl<T: Send + 'static> Run<T> {
             tries: 0,
             deadline,
             admission: Admission::InTurn,
+            is_nested,
             gate: None,
         }
     }
@@ -713,11 +718,11 @@ impl<T: Send + 'static> Run<T> {
     /// Runs it on a new thread and returns the thread's handle. A task that starts it may wait for the handle, which cannot
     /// lend a slot: it is therefore admitted at once.
     fn on_a_thread_of_its_own(self) -> JoinHandle<Outcome<T>> {
-        let (registry, record) = (self.registry.clone(), self.record.clone());
-        if !registry.take_thread(&record, record.is_nested) {
+        let (registry, record, is_nested) = (self.registry.clone(), self.record.clone(), self.is_nested);
+        if !registry.take_thread(&record, is_nested) {
             return self.on_this_thread();
         }
-        let admission = if record.is_nested { Admission::AtOnce } else { Admission::InTurn };
+        let admission = if is_nested { Admission::AtOnce } else { Admission::InTurn };
         let turn = registry.take_place(&record, admission);
         // The thread takes the task out of the slot: were it refused, nothing would be lost.
         let slot = Arc::new(Mutex::new(Some((self, turn))));
@@ -729,7 +734,7 @@ impl<T: Send + 'static> Run<T> {
             });
             match spawned {
                 Ok(handle) => return handle,
-                Err(_) if !record.is_nested => registry.wait_for_thread(&record),
+                Err(_) if !is_nested => registry.wait_for_thread(&record),
                 Err(_) => {
                     registry.leave_place_and_pass_on(&record);
                     registry.leave_thread();
@@ -787,7 +792,7 @@ impl<T: Send + 'static> Run<T> {
     pub(crate) fn handle(&self) -> (TaskHandle<T>, Promise<T>) {
         let result = Arc::new(Slot::default());
         let info = TaskInfo::new(self.record.clone(), &self.registry);
-        (TaskHandle { info, result: result.clone() }, Promise(result))
+        (TaskHandle { info, is_nested: self.is_nested, result: result.clone() }, Promise(result))
     }
 
     /// On a kept thread; its value is nobody's.

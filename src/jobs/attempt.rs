@@ -368,7 +368,7 @@ mod tests {
         let me = jobs.engine.join().unwrap();
         let rooms = [Room { queue: "default".to_owned(), free: 1 }];
         let claimed = jobs.engine.claim(&me, &rooms, jobs.now()).unwrap().pop().unwrap();
-        let hand = jobs.shared.hands.take(&claimed, scope.registry().enter("quick".to_owned(), None, None, false));
+        let hand = jobs.shared.hands.take(&claimed, scope.registry().enter("quick".to_owned(), None, None));
         let_go(Attempt::new(&jobs, claimed, hand, scope.registry()));
         jobs.find(id).unwrap().unwrap().state
     }
