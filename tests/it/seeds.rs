@@ -318,6 +318,23 @@ fn the_readme_answers_each_property_and_promise_with_tests_that_are_there() {
 const ENGINES: [&str; 3] = ["memory", "SQLite", "Redis"];
 
 #[test]
+fn a_test_over_each_engine_runs_over_all_three() {
+    for (source, helper) in
+        [(include_str!("jobs.rs"), "on_each_engine"), (include_str!("job_output.rs"), "on_two_handles")]
+    {
+        let helper = function(source, helper);
+        assert!(["Jobs::memory(", "Jobs::sqlite(", "Jobs::redis("].iter().all(|engine| helper.contains(engine)));
+    }
+    for (source, engine) in [
+        (include_str!("../../src/jobs/memory.rs"), "memory"),
+        (include_str!("../../src/jobs/sqlite/tests.rs"), "sqlite"),
+        (include_str!("../../src/jobs/redis/tests.rs"), "redis"),
+    ] {
+        assert!(source.contains(&format!("conformance!({engine}, ")), "{engine}");
+    }
+}
+
+#[test]
 fn each_promise_names_the_engines_that_its_tests_run_over() {
     for row in promises() {
         let told = row[2].split(':').next().unwrap();
@@ -331,12 +348,15 @@ fn each_promise_names_the_engines_that_its_tests_run_over() {
 fn engines_of(test: &str) -> Vec<&'static str> {
     const SUITE: &str = include_str!("../../src/jobs/conformance.rs");
     const JOBS: &str = include_str!("jobs.rs");
+    const OUTPUT: &str = include_str!("job_output.rs");
     const KILL: &str = include_str!("../kill/main.rs");
     const SQLITE: &str = include_str!("../../src/jobs/sqlite/tests.rs");
     const REDIS: &str = include_str!("../../src/jobs/redis/tests.rs");
     let is_in = |source| has_function(source, test);
     let is_trial = |engine| KILL.contains(&format!("{engine}_faults::{test},"));
-    let is_over_each = is_in(SUITE) || is_in(JOBS) && function(JOBS, test).contains("on_each_engine(");
+    let is_helped =
+        |source| ["on_each_engine(", "on_two_handles("].iter().any(|helper| function(source, test).contains(helper));
+    let is_over_each = is_in(SUITE) || is_helped(JOBS) || is_helped(OUTPUT);
     let is_over_sqlite = is_trial("sqlite") || is_in(SQLITE) || function(JOBS, test).contains("Jobs::sqlite(");
     let is_over_redis = is_trial("redis") || is_in(REDIS);
     let is_over = [is_over_each, is_over_each || is_over_sqlite, is_over_each || is_over_redis];
