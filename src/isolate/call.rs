@@ -19,9 +19,6 @@ use crate::error::Error;
 /// How long a child may go on that was told to cancel, before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How often the cancellation of the task is looked at, which wakes nobody.
-const LOOK: Duration = Duration::from_millis(100);
-
 /// How much is still read of a child that is gone. A process that it started may live on, and print without end.
 const MOST_LEFT: usize = 1 << 20;
 
@@ -105,6 +102,14 @@ struct Calling<'c> {
     /// Since when it should exit by itself.
     lingers: Option<Instant>,
     killed: Option<Why>,
+    /// Changes of the task wake the thread.
+    is_watching: bool,
+}
+
+impl Drop for Calling<'_> {
+    fn drop(&mut self) {
+        self.process.waker.forget(&self.task.record().progress);
+    }
 }
 
 /// Bytes to be sent, and how many of them were.
@@ -142,6 +147,7 @@ impl<'c> Calling<'c> {
             spent: None,
             lingers: None,
             killed: None,
+            is_watching: false,
         }
     }
 
@@ -167,6 +173,10 @@ impl<'c> Calling<'c> {
             Ok(None) => {
                 let is_fit = self.cancelled.is_none() && self.spent.is_none() && self.killed.is_none();
                 self.end_output();
+                if let Some(spent) = &self.spent {
+                    let target = self.call.target.log_target();
+                    log::debug!(target: target, "The process of {} is not used again: {}", self.label, escape(spent));
+                }
                 let (ended, output) = self.ended.take().unwrap_or((Ended::Abandoned, Vec::new()));
                 let is_fit = is_fit && matches!(ended, Ended::Done { .. } | Ended::Failed { .. });
                 (self.outcome(ended, output), is_fit)
@@ -201,6 +211,10 @@ impl<'c> Calling<'c> {
 
     /// Waits for the next event, and deals with it.
     fn step(&mut self) -> Result<(), Failure> {
+        if !self.is_watching || self.process.waker.has_rung() {
+            self.process.waker.watch(&self.task.record().progress);
+            self.is_watching = true;
+        }
         self.mind_the_clock();
         self.write();
         let wait = self.process.wait(!self.outbox.is_empty(), self.next_look());
@@ -211,9 +225,17 @@ impl<'c> Calling<'c> {
         Ok(())
     }
 
-    /// How long it is until the clock or the cancellation must be looked at.
+    /// How long it is until the clock says what to do.
     fn next_look(&self) -> Duration {
-        self.call.limits.deadline.saturating_sub(self.began.elapsed()).clamp(Duration::from_millis(1), LOOK)
+        let left = |most: Duration, since: Instant| most.saturating_sub(since.elapsed());
+        let wait = match (&self.killed, self.lingers, self.cancelled) {
+            // Its end comes without the clock.
+            (Some(_), ..) => Duration::MAX,
+            (None, Some(since), _) => left(LINGER, since),
+            (None, None, Some(told)) => left(GRACE, told).min(left(self.call.limits.deadline, self.began)),
+            (None, None, None) => left(self.call.limits.deadline, self.began),
+        };
+        wait.max(Duration::from_millis(1))
     }
 
     /// Tells it to cancel, and kills it, each when it is time.
@@ -392,7 +414,8 @@ impl<'c> Calling<'c> {
         let started = if self.process.has_begun {
             ""
         } else {
-            " (it had not come to `App::run` or `App::work`, which the program must reach with the same arguments)"
+            " (it had not come to the application: with the same arguments the program must reach `App::run`, `App::work` or \
+             `App::start`)"
         };
         Failure::Error(said(format!("{words}{started}")))
     }

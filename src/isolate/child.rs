@@ -4,7 +4,7 @@
 //! a tenth of a millisecond. The main thread listens to the parent and reports to it, and runs nothing of the application.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, PipeReader, PipeWriter, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::panic::Location;
@@ -16,18 +16,18 @@ use std::time::{Duration, Instant};
 use log::{LevelFilter, Log, Metadata, Record};
 use rustix::event::{PollFd, PollFlags, poll};
 
-use super::hygiene::Hygiene;
+use super::hygiene::{Hygiene, NO_THREAD, ThreadId, thread_id};
 use super::limits;
 use super::protocol::{
     CHUNK, Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, said,
 };
+use super::wake::Waker;
 use crate::background::failure::{Failure, Outcome};
 use crate::background::registry::{Origin, Progress, Registry};
 use crate::background::scope::{Context, Scope};
 use crate::background::task::{Run, Task, TaskContext, TaskInfo};
 use crate::error::{Error, Result};
 use crate::sync::lock;
-use crate::watched::caller;
 
 /// How long before the time limit the tasks that a call has left behind are told to cancel.
 const RESERVE: Duration = Duration::from_secs(4);
@@ -118,10 +118,10 @@ fn work(scope: &Scope, arrived: Arrived, dispatch: Arc<Dispatch>) -> Result<()> 
     let voice = Voice::new(channel.try_clone()?);
     voice.take_over_the_log(&first.order.level);
     voice.say(&ToParent::Begun);
-    let (wakes, wake) = wake()?;
+    let waker = Waker::new()?;
     // Where nothing can be known, no process is used again.
     let before = Hygiene::look();
-    let mut child = Child { scope: scope.clone(), dispatch, channel, inbox, voice, wake, wakes, before };
+    let mut child = Child { scope: scope.clone(), dispatch, channel, inbox, voice, waker, before };
     let mut next = Some(first);
     while let Some(received) = next {
         if child.run(received)? {
@@ -140,8 +140,7 @@ struct Child {
     inbox: Inbox,
     voice: Arc<Voice>,
     /// Wakes the main thread.
-    wake: Arc<Wake>,
-    wakes: PipeReader,
+    waker: Waker,
     /// The state of the process before its first call.
     before: io::Result<Hygiene>,
 }
@@ -154,13 +153,16 @@ impl Child {
         self.voice.begin(&level);
         limits::limit_memory(call.limits.memory)?;
         let running = Running::start(self, call, input);
-        let (outcome, has_left_tasks) = match running {
+        let Finished { outcome, has_left_tasks, thread } = match running {
             Ok(running) => self.wait_for(&running)?,
-            Err(error) => (Err(Failure::Error(said(format!("it has no thread: {error}")))), false),
+            Err(error) => {
+                let outcome = Err(Failure::Error(said(format!("it has no thread: {error}"))));
+                Finished { outcome, has_left_tasks: false, thread: NO_THREAD }
+            }
         };
         let _ = io::stdout().flush();
         limits::lift()?;
-        let spent = self.spent(target, &outcome, has_left_tasks);
+        let spent = self.spent(target, &outcome, has_left_tasks, thread);
         let is_spent = spent.is_some();
         let (ended, output) = Ended::of(outcome.and_then(bounded));
         self.voice.say_with(&ToParent::Ended { ended, spent }, output.unwrap_or_default().as_bytes());
@@ -168,49 +170,49 @@ impl Child {
     }
 
     /// Why this process must not run another call.
-    fn spent(&self, target: Target, outcome: &Outcome<Option<String>>, has_left_tasks: bool) -> Option<String> {
-        let before = match &self.before {
-            _ if matches!(target, Target::Job { .. }) => return Some("it has run a job".to_owned()),
-            _ if !matches!(outcome, Ok(_) | Err(Failure::Error(_))) => {
-                return Some("its call had no clean end".to_owned());
-            }
-            _ if has_left_tasks => return Some("its call left tasks behind".to_owned()),
-            Ok(before) => before,
-            Err(error) => return Some(format!("its state is unknown: {error}")),
-        };
-        before.left_behind()
+    fn spent(
+        &self,
+        target: Target,
+        outcome: &Outcome<Option<String>>,
+        has_left_tasks: bool,
+        thread: ThreadId,
+    ) -> Option<String> {
+        let is_clean = matches!(outcome, Ok(_) | Err(Failure::Error(_)));
+        match &self.before {
+            _ if matches!(target, Target::Job { .. }) => Some("it has run a job".to_owned()),
+            _ if !is_clean => Some("its call had no clean end".to_owned()),
+            _ if has_left_tasks => Some("its call left tasks behind".to_owned()),
+            Err(error) => Some(format!("its state is unknown: {error}")),
+            Ok(before) => before.left_behind(thread),
+        }
     }
 
     /// Reports the progress of the call until it has ended, and passes a cancellation on to it.
-    fn wait_for(&mut self, running: &Running) -> Result<(Outcome<Option<String>>, bool)> {
-        let (me, progress) = (caller(), running.info.watched());
+    fn wait_for(&mut self, running: &Running) -> Result<Finished> {
+        let progress = running.info.watched();
         loop {
-            let seen = progress.look();
+            let seen = self.waker.watch(progress);
             self.voice.say_progress(&seen.value);
-            if let Some(ended) = lock(&running.ended).take() {
+            if let Some(finished) = lock(&running.finished).take() {
                 self.voice.say_progress(&progress.get());
-                progress.call_when_new(me, seen.version, Arc::new(|| ()));
-                return Ok(ended);
+                self.waker.forget(progress);
+                return Ok(finished);
             }
-            let wake = self.wake.clone();
-            progress.call_when_new(me, seen.version, Arc::new(move || wake.ring()));
             self.wait_for_news(running)?;
         }
     }
 
     /// Waits for the parent or the call.
     fn wait_for_news(&mut self, running: &Running) -> Result<()> {
-        let mut watched = [PollFd::new(&self.wakes, PollFlags::IN), PollFd::new(&self.channel, PollFlags::IN)];
+        let pipe = PollFd::new(self.waker.pipe(), PollFlags::IN);
+        let mut watched = [pipe, PollFd::new(&self.channel, PollFlags::IN)];
         match poll(&mut watched, None) {
             Ok(_) => {}
             Err(rustix::io::Errno::INTR) => return Ok(()),
             Err(error) => return Err(error.into()),
         }
-        let [is_woken, is_told] = watched.map(|watched| !watched.revents().is_empty());
-        if is_woken {
-            // As many as fit: more of them mean no more.
-            let _ = self.wakes.read(&mut [0; 64]);
-        }
+        let is_told = !watched[1].revents().is_empty();
+        self.waker.has_rung();
         if is_told {
             self.listen(running);
         }
@@ -248,8 +250,16 @@ fn bounded(output: Option<String>) -> Outcome<Option<String>> {
 /// A call that runs.
 struct Running {
     info: TaskInfo,
-    /// Its outcome, and true if it has left tasks behind, which have been waited for.
-    ended: Arc<Mutex<Option<(Outcome<Option<String>>, bool)>>>,
+    finished: Arc<Mutex<Option<Finished>>>,
+}
+
+/// A call that has run.
+struct Finished {
+    outcome: Outcome<Option<String>>,
+    /// It has left tasks behind, which have been waited for.
+    has_left_tasks: bool,
+    /// The thread that has run it, and ends.
+    thread: ThreadId,
 }
 
 impl Running {
@@ -258,14 +268,14 @@ impl Running {
         let name = call.label.replace('\0', "");
         let run = prepare(&child.scope, call, input, child.dispatch.clone());
         let (handle, _promise) = run.handle();
-        let (registry, wake) = (child.scope.registry().clone(), child.wake.clone());
-        let running = Running { info: handle.info().clone(), ended: Arc::default() };
-        let ended = running.ended.clone();
+        let (registry, bell) = (child.scope.registry().clone(), child.waker.bell());
+        let running = Running { info: handle.info().clone(), finished: Arc::default() };
+        let finished = running.finished.clone();
         thread::Builder::new().name(name).spawn(move || {
             let outcome = run.attempt_here(attempt);
             let has_left_tasks = drain(&registry, deadline.saturating_sub(began.elapsed()));
-            *lock(&ended) = Some((outcome, has_left_tasks));
-            wake.ring();
+            *lock(&finished) = Some(Finished { outcome, has_left_tasks, thread: thread_id() });
+            bell.ring();
         })?;
         Ok(running)
     }
@@ -327,23 +337,6 @@ fn ignore_signals() -> Result<()> {
 fn context(scope: &Scope, call: &Call) -> Context {
     let origin = call.origin.as_deref().and_then(Origin::parse).map(Arc::new);
     Context { scope: scope.clone(), origin, task: None }
-}
-
-/// A pipe to wake the main thread by.
-fn wake() -> io::Result<(PipeReader, Arc<Wake>)> {
-    let (wakes, wake) = io::pipe()?;
-    rustix::io::ioctl_fionbio(&wakes, true)?;
-    rustix::io::ioctl_fionbio(&wake, true)?;
-    Ok((wakes, Arc::new(Wake(wake))))
-}
-
-struct Wake(PipeWriter);
-
-impl Wake {
-    fn ring(&self) {
-        // A pipe that is full wakes too.
-        let _ = (&self.0).write(&[1]);
-    }
 }
 
 /// What the child says, from whichever thread. It waits while the parent is behind: nothing piles up on either side.

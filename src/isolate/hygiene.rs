@@ -12,8 +12,23 @@ use rustix::process::{WaitId, WaitIdOptions, waitid};
 /// How much more memory than before its first call a process may have after one; KiB.
 const MOST_GROWTH: u64 = 32 << 10;
 
-/// How long the thread of a call may take to end, with the values of its thread-locals.
-const LAST_MOMENT: Duration = Duration::from_millis(20);
+/// How long the thread of a call may take to end, with the values of its thread-locals. A thread that takes longer is left
+/// behind.
+const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// The number of a thread.
+pub(super) type ThreadId = i32;
+
+/// The number of no thread.
+pub(super) const NO_THREAD: ThreadId = 0;
+
+/// Returns the number of this thread, where threads have one.
+pub(super) fn thread_id() -> ThreadId {
+    #[cfg(target_os = "linux")]
+    return rustix::thread::gettid().as_raw_nonzero().get();
+    #[cfg(not(target_os = "linux"))]
+    NO_THREAD
+}
 
 /// What a process has at one time.
 #[derive(Debug)]
@@ -41,8 +56,9 @@ impl Hygiene {
         Ok(Hygiene { status: Status::read()?, descriptors: descriptors()?, folder: std::env::current_dir()? })
     }
 
-    /// Returns what a call has left behind, if anything: the reason not to run another one here.
-    pub(super) fn left_behind(&self) -> Option<String> {
+    /// Returns what a call has left behind that ran on that thread, if anything: the reason not to run another one here.
+    pub(super) fn left_behind(&self, thread: ThreadId) -> Option<String> {
+        wait_for_thread(thread);
         match self.compare() {
             Ok(left) => left,
             Err(error) => Some(format!("its state is unknown: {error}")),
@@ -64,7 +80,7 @@ impl Hygiene {
                 now.len()
             )));
         }
-        let now = self.status_without_the_thread_of_the_call()?;
+        let now = Status::read()?;
         Ok(if now.threads != self.status.threads {
             Some(format!("it has {} threads in place of {}", now.threads, self.status.threads))
         } else if now.umask != self.status.umask {
@@ -75,17 +91,13 @@ impl Hygiene {
             None
         })
     }
+}
 
-    /// The thread of the call is about to end.
-    fn status_without_the_thread_of_the_call(&self) -> io::Result<Status> {
-        let until = Instant::now() + LAST_MOMENT;
-        loop {
-            let now = Status::read()?;
-            if now.threads <= self.status.threads || Instant::now() >= until {
-                return Ok(now);
-            }
-            thread::yield_now();
-        }
+/// Waits for the end of the thread of a call.
+fn wait_for_thread(id: ThreadId) {
+    let (folder, until) = (format!("/proc/self/task/{id}"), Instant::now() + LAST_MOMENT);
+    while fs::exists(&folder).is_ok_and(|exists| exists) && Instant::now() < until {
+        thread::yield_now();
     }
 }
 

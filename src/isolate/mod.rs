@@ -36,6 +36,8 @@ mod protocol;
 mod tests;
 #[cfg(not(unix))]
 mod unsupported;
+#[cfg(unix)]
+mod wake;
 
 #[cfg(unix)]
 use call::refuse_inside_a_child;

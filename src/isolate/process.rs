@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::protocol::{CHUNK, Inbox, VARIABLE};
+use super::wake::Waker;
 use crate::error::{Error, Result as Checked};
 use crate::panics;
 use crate::sync::lock;
@@ -23,7 +24,9 @@ use crate::sync::lock;
 /// How long a child may go on that was told to end, or has let go of the channel.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// How often the exit status is looked at when the exit is near, where the operating system wakes nobody for it.
+/// How often the exit status is looked at where the operating system wakes nobody for it; and how often when the exit is
+/// near, since the channel has ended.
+const LOOK: Duration = Duration::from_millis(100);
 const LOOK_SOON: Duration = Duration::from_millis(2);
 
 /// How to start the program again.
@@ -86,6 +89,8 @@ pub(super) struct Process {
     pub(super) inbox: Inbox,
     /// Its standard output and error, until their end.
     output: Option<PipeReader>,
+    /// Wakes the thread that watches it.
+    pub(super) waker: Waker,
     /// It has reached the application.
     pub(super) has_begun: bool,
     /// How many calls it has been given.
@@ -118,6 +123,7 @@ impl Process {
     fn spawn(mut command: Command) -> io::Result<Process> {
         let (channel, theirs) = UnixStream::pair()?;
         let (output, printed) = io::pipe()?;
+        let waker = Waker::new()?;
         channel.set_nonblocking(true)?;
         rustix::io::ioctl_fionbio(&output, true)?;
         command
@@ -136,12 +142,13 @@ impl Process {
         drop(command);
         let exit = watch_exit(&child);
         let (channel, output) = (Some(channel), Some(output));
-        Ok(Process { child, exit, channel, inbox: Inbox::default(), output, has_begun: false, calls: 0 })
+        Ok(Process { child, exit, channel, inbox: Inbox::default(), output, waker, has_begun: false, calls: 0 })
     }
 
-    /// Waits until something can be read or written, or the process has ended, at most that long.
+    /// Waits until something can be read or written, the process has ended, or the waker is rung, at most that long.
     pub(super) fn wait(&self, is_writing: bool, most: Duration) -> io::Result<()> {
-        let mut watched = Vec::with_capacity(3);
+        let mut watched = Vec::with_capacity(4);
+        watched.push(PollFd::new(self.waker.pipe(), PollFlags::IN));
         if let Some(channel) = &self.channel {
             let write = if is_writing { PollFlags::OUT } else { PollFlags::empty() };
             watched.push(PollFd::new(channel, PollFlags::IN | write));
@@ -152,8 +159,11 @@ impl Process {
         if let Some(exit) = &self.exit {
             watched.push(PollFd::new(exit, PollFlags::IN));
         }
-        let is_near = self.channel.is_none() && self.exit.is_none();
-        let most = if is_near { most.min(LOOK_SOON) } else { most };
+        let most = match &self.exit {
+            Some(_) => most,
+            None if self.channel.is_none() => most.min(LOOK_SOON),
+            None => most.min(LOOK),
+        };
         let most = Timespec::try_from(most.min(Duration::from_secs(3600))).map_err(io::Error::other)?;
         match poll(&mut watched, Some(&most)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => Ok(()),

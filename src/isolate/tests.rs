@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::call::run_once;
 use super::process::Program;
-use super::{Call, Limits, Target, child_main, is_child};
+use super::{Call, Limits, Pool, Target, child_main, is_child};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::registry::Registry;
 use crate::background::scope::{Context, Scope, Values};
@@ -33,11 +33,20 @@ fn child() {
         if std::env::var_os(LINGER).is_some() {
             STUCK.with(|_| ());
         }
-        child_main(
-            &scope(),
-            Arc::new(|call: &Call, input: &str, task: &TaskContext| dispatch(call, input, task).map(|()| None)),
-        );
+        serve();
     }
+}
+
+/// Runs what the parent asks for.
+fn serve() -> ! {
+    let pid = || Some(std::process::id().to_string());
+    child_main(
+        &scope(),
+        Arc::new(move |call: &Call, input: &str, task: &TaskContext| match call.name.as_str() {
+            "pid" => Ok(pid()),
+            _ => dispatch(call, input, task).map(|()| None),
+        }),
+    )
 }
 
 /// What the child can do, by name.
@@ -66,6 +75,7 @@ fn dispatch(call: &Call, input: &str, task: &TaskContext) -> Outcome<()> {
         }
         "nested" => return run_once(&Program::own(), call, input, task).map(drop),
         "noise" => noise(),
+        "print" => print!("{input} is here"),
         "last-words" => last_words(),
         "flood" => flood(input),
         "descriptors" => task.message(descriptors()),
@@ -270,6 +280,28 @@ fn run_in_a_task<T: Send + 'static>(call: impl FnMut(&TaskContext) -> Outcome<T>
     Run::new(Context::current(), name, Box::new(call)).with_handle()
 }
 
+/// A call of a function.
+fn function(name: &str, input: &str) -> Order {
+    let mut order = order(name, input);
+    order.call.target = Target::Function { task: 7 };
+    order
+}
+
+fn pool(most: usize, idle: Duration) -> Arc<Pool> {
+    Pool::with(Program::by(again), most, idle)
+}
+
+/// Runs the call in one of the pool's children.
+fn start_in(pool: &Arc<Pool>, order: Order) -> TaskHandle<Option<String>> {
+    let pool = pool.clone();
+    run_in_a_task(move |task| pool.run(&order.call, &order.payload, task))
+}
+
+/// The number of the process that runs the next call.
+fn pid_in(pool: &Arc<Pool>) -> i32 {
+    start_in(pool, function("pid", "")).join().unwrap().expect("an output").parse().unwrap()
+}
+
 fn start(order: Order) -> TaskHandle<()> {
     start_by(again, order)
 }
@@ -293,7 +325,7 @@ impl log::Log for Book {
     }
 
     fn log(&self, record: &log::Record<'_>) {
-        if record.target().starts_with("shop") || record.target() == "aside::jobs" {
+        if record.target().starts_with("shop") || ["aside::jobs", "aside::isolate"].contains(&record.target()) {
             let line = format!("{} {}: {}", record.level(), record.target(), record.args());
             if let Some((_, pid)) = line.split_once("wait for the end of ") {
                 wait_for_the_end(pid.parse().unwrap());
@@ -451,12 +483,15 @@ fn one_that_is_killed_from_outside_says_by_what() {
 #[test]
 fn parent() {
     if let Ok(path) = std::env::var("ASIDE_TEST_ISOLATE_PARENT") {
+        let pool = pool(2, SOON);
+        let calls = [(); 2].map(|()| start_in(&pool, function("never", &path)));
         let _ = start(order("never", &path)).join();
+        drop(calls);
     }
 }
 
 #[test]
-fn a_job_ends_with_its_parent_even_when_it_is_stopped() {
+fn a_job_and_functions_end_with_their_parent_even_when_one_is_stopped() {
     let (listener, folder) = listener();
     for is_stopped in [false, true] {
         let mut parent = Command::new(std::env::current_exe().unwrap())
@@ -465,13 +500,100 @@ fn a_job_ends_with_its_parent_even_when_it_is_stopped() {
             .stdout(Stdio::null())
             .spawn()
             .unwrap();
-        let (mut connection, pid) = accept(&listener);
+        let children = [(); 3].map(|()| accept(&listener));
         if is_stopped {
-            kill_process(pid, Signal::STOP).unwrap();
+            kill_process(children[0].1, Signal::STOP).unwrap();
         }
         parent.kill().unwrap();
         parent.wait().unwrap();
-        assert_eq!(connection.read_to_string(&mut String::new()).unwrap(), 0, "it is gone");
+        for (mut connection, _) in children {
+            assert_eq!(connection.read_to_string(&mut String::new()).unwrap(), 0, "it is gone");
+        }
+    }
+}
+
+/// Not a test of its own: a program whose file is replaced while it runs.
+#[test]
+fn replaced() {
+    if is_child() {
+        serve();
+    }
+    if let Ok(path) = std::env::var("ASIDE_TEST_ISOLATE_REPLACED") {
+        std::fs::write(format!("{path}.new"), "another program").unwrap();
+        std::fs::rename(format!("{path}.new"), path).unwrap();
+        let pool = Pool::new(Program::own());
+        assert_ne!(pid_in(&pool), i32::try_from(std::process::id()).unwrap());
+    }
+}
+
+#[test]
+fn a_program_whose_file_was_replaced_starts_children_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("program");
+    std::fs::copy(std::env::current_exe().unwrap(), &path).unwrap();
+    let output = Command::new(&path)
+        .args(["--exact", "isolate::tests::replaced", "--nocapture"])
+        .env("ASIDE_TEST_ISOLATE_REPLACED", &path)
+        .output()
+        .unwrap();
+    let printed = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && printed.contains("1 passed"), "{output:?}");
+    assert_eq!(std::fs::read_to_string(path).unwrap(), "another program");
+}
+
+#[test]
+fn a_pool_starts_no_child_before_the_first_call_and_ends_idle_ones() {
+    let pool = pool(2, Duration::from_millis(1));
+    assert_eq!(format!("{pool:?}"), "0 of 2 child processes, 0 calls wait");
+    let pid = pid_in(&pool);
+    wait_for_the_end(pid);
+    assert_eq!(format!("{pool:?}"), "0 of 2 child processes, 0 calls wait");
+    assert_ne!(pid_in(&pool), pid);
+}
+
+#[test]
+fn the_children_of_a_pool_end_with_it() {
+    let pool = pool(2, SOON);
+    let pid = pid_in(&pool);
+    assert_eq!(format!("{pool:?}"), "1 of 2 child processes, 0 calls wait");
+    drop(pool);
+    wait_for_the_end(pid);
+}
+
+#[test]
+fn a_child_runs_a_thousand_calls_and_no_more() {
+    let pool = pool(1, SOON);
+    let first = pid_in(&pool);
+    assert!((1..1_000).all(|_| pid_in(&pool) == first));
+    assert_ne!(pid_in(&pool), first);
+}
+
+#[test]
+fn one_child_runs_calls_with_different_memory_limits() {
+    let pool = pool(1, SOON);
+    let first = pid_in(&pool);
+    let allocate = |memory| {
+        let limits = Limits { deadline: SOON, memory };
+        start_in(&pool, function("allocate", "140").limited(limits)).join().map_err(|failure| failure.to_string())
+    };
+    assert!(allocate(512 << 20).is_ok() && pid_in(&pool) == first);
+    assert!(allocate(0).is_ok() && pid_in(&pool) == first);
+    assert!(allocate(128 << 20).unwrap_err().contains("of which it may have 128 MiB"));
+    assert_ne!(pid_in(&pool), first);
+}
+
+#[test]
+fn what_a_function_prints_is_logged_under_its_own_name() {
+    read_the_log();
+    let pool = pool(1, SOON);
+    for label in ["first-print", "second-print"] {
+        let mut order = function("print", label);
+        order.call.label = label.to_owned();
+        start_in(&pool, order).join().unwrap();
+    }
+    for label in ["first-print", "second-print"] {
+        let line = format!("INFO aside::isolate: Isolated function {label} (task 7) printed: {label} is here");
+        assert_eq!(logged(&format!("printed: {label}")), [line]);
     }
 }
 
@@ -572,7 +694,7 @@ fn one_that_is_done_and_does_not_exit_is_done() {
 fn one_that_does_not_come_to_its_job_says_what_it_printed() {
     let words =
         start_by(|| shell("echo 'no such database' >&2; exit 4"), order("nothing", "")).join().unwrap_err().to_string();
-    assert!(words.starts_with("its process exited with status 4 before the end of the job; its last words: no such database (it had not come to `App::run`"), "{words}");
+    assert!(words.starts_with("its process exited with status 4 before the end of the job; its last words: no such database (it had not come to the application: "), "{words}");
     let words = start_by(|| shell(r"printf '\377\377\377\377' >&0; sleep 3600"), order("nothing", ""))
         .join()
         .unwrap_err()
