@@ -267,6 +267,75 @@ impl Board {
     }
 }
 
+const CHAT: &str = r#"<!doctype html><html lang="en"><title>Chat</title><h1>Chat</h1>
+    <form><label>Draft <input id="draft"></label></form>
+    {{ live("room", name=name) }}{{ live("visits") }}
+    <form method="post"><button id="say">Say hello</button></form>"#;
+
+const ROOM: &str = r#"<ul id="lines">{% for line in state %}<li>{{ line }}</li>{% endfor %}</ul>"#;
+
+/// The room of the page, whose name is an argument.
+fn room_of(req: &mut Request) -> Result<Live<Vec<String>>> {
+    let name: String = req.param("name")?;
+    req.keyed_live(name)
+}
+
+/// A site with a fragment for each room and one for each session.
+fn chat() -> (Server, Asked) {
+    let asked = Asked::default();
+    let app = App::with_config(config())
+        .live("room", "room.html", room_of)
+        .live("visits", "visits.html", Request::session_live::<u32>)
+        .template("chat.html", CHAT)
+        .template("room.html", ROOM)
+        .template("visits.html", r#"<p id="visits">{{ state }}</p>"#)
+        .get("/{name}", |req: &mut Request| -> Result<Response> {
+            let name: String = req.param("name")?;
+            req.render("chat.html", context! { name })
+        })
+        .post("/{name}", |req: &mut Request| -> Result<Response> {
+            let here = req.target().to_owned();
+            req.session_live::<u32>()?.update(|visits| *visits += 1);
+            room_of(req)?.update(|lines| lines.push("hello".into()));
+            Ok(redirect(&here))
+        });
+    (asked.by(app).start().unwrap(), asked)
+}
+
+pub(crate) fn a_fragment_of_a_template_follows_its_argument_and_its_session(browser: Browser) {
+    let ((server, asked), mine, other) = (chat(), browser.page(), browser.page());
+    // What an address encodes, and what HTML does. Four streams: a browser opens six connections.
+    for page in [&mine, &other] {
+        page.goto(&url(&server, "/%D1%81%D0%B0%D0%B4%26%22%2F%3Cb%3E"));
+        page.wait_for("document.querySelector('#lines')");
+    }
+    other.type_text("#draft", "typed");
+    mine.click("#say");
+    for page in [&mine, &other] {
+        page.wait_for("document.querySelectorAll('#lines li').length == 1");
+        page.wait_for("document.querySelector('#visits').textContent == '1'");
+    }
+    assert_eq!(other.evaluate("document.querySelector('#draft').value"), "typed", "it was not loaded again");
+    assert_eq!(other.evaluate("document.querySelector('aside-live').ariaLive"), "polite");
+    mine.goto(&url(&server, "/other"));
+    other.click("#say");
+    mine.wait_for("document.querySelector('#visits').textContent == '2'");
+    assert_eq!(mine.evaluate("document.querySelectorAll('#lines li').length"), 0, "another room");
+    assert!(asked.count("/_aside/live/room") >= 2 && asked.count("/_aside/live/visits") >= 2);
+    [&mine, &other].into_iter().for_each(no_messages);
+    server.stop();
+}
+
+pub(crate) fn a_fragment_without_javascript_shows_the_state_that_it_had(browser: Browser) {
+    let ((server, asked), page) = (chat(), browser.page().without_javascript());
+    page.goto(&url(&server, "/room"));
+    page.click("#say");
+    page.wait_for("document.querySelector('#lines').textContent == 'hello'");
+    assert_eq!(asked.count("/_aside/live/room"), 0);
+    no_messages(&page);
+    server.stop();
+}
+
 /// What was typed, and where the caret is.
 fn typed(page: &Page, css: &str) -> String {
     let js = "`${e.value.slice(0, e.selectionStart)}|${e.value.slice(e.selectionEnd)} ${document.activeElement == e}`";

@@ -41,6 +41,8 @@ fn main() {
         live_pages::a_state_that_is_finished_is_not_asked_for_any_more,
         live_pages::without_javascript_a_page_shows_the_state_that_it_had,
         live_pages::two_parts_of_a_page_share_a_script,
+        live_pages::a_fragment_of_a_template_follows_its_argument_and_its_session,
+        live_pages::a_fragment_without_javascript_shows_the_state_that_it_had,
         live_pages::a_page_to_which_the_visitor_comes_back_goes_on,
         live_pages::who_leaves_a_page_watches_it_no_more,
         logout::the_way_back_after_a_logout_shows_no_page_of_the_user,
