@@ -168,3 +168,8 @@ struct Readme;
 /// ```
 #[cfg(doctest)]
 struct TasksBorrowNothing;
+
+/// The programs of the comparison are tests too.
+#[cfg(all(doctest, feature = "mail"))]
+#[doc = include_str!("../docs/comparison.md")]
+struct Comparison;

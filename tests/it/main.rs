@@ -4,6 +4,7 @@ mod app;
 mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
+mod comparison;
 mod conformance;
 mod error_pages;
 #[cfg(all(unix, feature = "sqlite", feature = "mail"))]

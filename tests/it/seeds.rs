@@ -163,7 +163,7 @@ impl Drop for SiteProcess {
 const README: &str = include_str!("../../README.md");
 
 /// Each document with its example, and the numbers of its samples and caveats.
-const DOCUMENTS: [(&str, &str, &str, [usize; 2]); 5] = [
+pub(crate) const DOCUMENTS: [(&str, &str, &str, [usize; 2]); 5] = [
     ("Asok", "examples/seed_asok.rs", include_str!("../../examples/seed_asok.rs"), [7, 1]),
     ("Bocadillo", "examples/seed_bocadillo.rs", include_str!("../../examples/seed_bocadillo.rs"), [2, 2]),
     ("Wave", "examples/seed_wave.rs", include_str!("../../examples/seed_wave.rs"), [6, 2]),
@@ -186,20 +186,20 @@ const PROPERTIES: [&str; 10] = [
 ];
 
 /// The counterpart of a sample or caveat of a document.
-struct Counterpart<'s> {
+pub(crate) struct Counterpart<'s> {
     /// `Sample 2` or `Caveat 1`.
-    mark: &'s str,
+    pub(crate) mark: &'s str,
     /// The document's heading or sentence.
-    title: &'s str,
+    pub(crate) title: &'s str,
     /// The difference, from the comment below the marker.
     here: String,
-    first: usize,
-    last: usize,
+    pub(crate) first: usize,
+    pub(crate) last: usize,
 }
 
 impl<'s> Counterpart<'s> {
     /// Reads all counterparts, each from its marker (`// Sample 2: "API"`) to the next.
-    fn of(source: &'s str) -> Vec<Counterpart<'s>> {
+    pub(crate) fn of(source: &'s str) -> Vec<Counterpart<'s>> {
         let lines: Vec<&str> = source.lines().collect();
         let is_marker = |line: &str| {
             ["// Sample ", "// Caveat ", "// The page", "#[cfg(test)]"].iter().any(|start| line.starts_with(start))
