@@ -130,7 +130,8 @@ pub struct Config {
     pub max_task_threads: usize,
     /// `ASIDE_BACKGROUND_NICE`: how much tasks stand back behind pages, 0 to 19; 10. On Linux only.
     pub nice: i32,
-    /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256. Handlers that wait at `ASIDE_MAX_TASK_THREADS` do not
+    /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256. When handlers hold all workers for over a second, a
+    /// warning names their routes. Handlers that wait at `ASIDE_MAX_TASK_THREADS` do not
     /// count; as many again may wait there.
     pub max_workers: usize,
     /// `ASIDE_MAX_WAITING`: workers that may wait for the same kind of resource: password hashing, a permit of a

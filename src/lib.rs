@@ -103,6 +103,7 @@ mod trust;
 mod watched;
 #[cfg(feature = "webhook")]
 pub mod webhook;
+mod worker_routes;
 mod worker_share;
 
 pub use app::App;

@@ -16,6 +16,7 @@ const FLOORS: &[(&str, u32)] = &[
     ("sync", 0),
     ("trust", 0),
     ("watched", 0),
+    ("worker_routes", 0),
     ("worker_share", 0),
     ("background", 1),
     ("cache", 1),

@@ -25,6 +25,7 @@ use crate::http::router::{Found, Router};
 use crate::http::{cache_control, encoding, once, pages, session};
 use crate::isolate::{self, Call, Isolation, Target};
 use crate::jobs::Jobs;
+use crate::worker_routes::{self, NO_ROUTE, RouteNumber};
 use crate::worker_share::{Busy, RETRY_AFTER};
 
 /// What a route leads to.
@@ -70,6 +71,12 @@ impl Service {
     /// The settings.
     pub(crate) fn config(&self) -> &Config {
         &self.config
+    }
+
+    /// Returns the method and the pattern of a route: `POST /orders/{id}`.
+    pub(crate) fn route_label(&self, number: RouteNumber) -> String {
+        let route = self.router.routes().get(number);
+        route.map_or_else(|| "paths without a route".to_owned(), |route| format!("{} {}", route.verb(), route.pattern))
     }
 
     /// The tasks, the mailer and all else that is the application's own.
@@ -154,8 +161,10 @@ impl Service {
     /// The guard, the hooks, the handler.
     fn answer(&self, request: &mut Request) -> Response {
         let found = self.router.find(request.method(), request.path());
+        let number = if let Found::Route(_, number, _) = &found { *number } else { NO_ROUTE };
+        let _in_handler = worker_routes::enter_handler(number);
         let unknown = Passage::default();
-        let passage = if let Found::Route(goal, _) = &found { &goal.passage } else { &unknown };
+        let passage = if let Found::Route(goal, ..) = &found { &goal.passage } else { &unknown };
         if let Err(error) = self.guard.check(request, passage) {
             return Response::from_error(error);
         }
@@ -163,7 +172,7 @@ impl Service {
             return answer;
         }
         match found {
-            Found::Route(goal, params) => {
+            Found::Route(goal, _, params) => {
                 request.set_params(params);
                 (goal.handler)(request)
             }

@@ -39,8 +39,8 @@ pub(crate) struct Router<T> {
 
 /// What a path leads to.
 pub(crate) enum Found<'r, T> {
-    /// This, with the parameters of the path.
-    Route(&'r T, Vec<(String, String)>),
+    /// This, with its number and the parameters of the path.
+    Route(&'r T, usize, Vec<(String, String)>),
     /// A path that is there, for these methods only.
     OtherMethods(Vec<String>),
     /// Nothing.
@@ -100,8 +100,8 @@ impl<T> Router<T> {
     pub(crate) fn find(&self, method: &Method, path: &str) -> Found<'_, T> {
         let own = self.at(method.as_str(), path);
         let or_get = || if *method == Method::Head { self.at("GET", path) } else { None };
-        if let Some((route, params)) = own.or_else(or_get).or_else(|| self.at(ANY, path)) {
-            return Found::Route(route, params);
+        if let Some((number, params)) = own.or_else(or_get).or_else(|| self.at(ANY, path)) {
+            return Found::Route(&self.routes[number].goal, number, params);
         }
         match self.methods(path) {
             methods if methods.is_empty() => Found::Nothing,
@@ -109,10 +109,10 @@ impl<T> Router<T> {
         }
     }
 
-    fn at(&self, method: &str, path: &str) -> Option<(&T, Vec<(String, String)>)> {
+    fn at(&self, method: &str, path: &str) -> Option<(usize, Vec<(String, String)>)> {
         let found = self.trees.get(method)?.at(path).ok()?;
         let params = found.params.iter().map(|(name, value)| (name.to_owned(), decode_param(value)));
-        Some((&self.routes[*found.value].goal, params.collect()))
+        Some((*found.value, params.collect()))
     }
 
     /// The methods that a path is there for, in the words of an `Allow` header. `*` stands for the site as a whole (RFC
@@ -153,7 +153,7 @@ mod tests {
 
     fn params(found: Found<'_, ()>) -> Vec<(String, String)> {
         match found {
-            Found::Route(_, params) => params,
+            Found::Route(_, _, params) => params,
             _ => panic!("no handler"),
         }
     }

@@ -42,6 +42,7 @@ use crate::isolate::is_child;
 use crate::jobs::{self, Jobs};
 use crate::log_limit::LogLimit;
 use crate::sync::{lock, wait_while_for};
+use crate::worker_routes::WorkerRoutes;
 use crate::worker_share::{Shares, busy};
 
 /// What is left after the grace for tasks to obey their cancellation.
@@ -99,6 +100,7 @@ pub(crate) struct Desk {
     uploads_of_clients: Arc<Clients>,
     at_work: Arc<Tally>,
     pub(crate) shares: Arc<Shares>,
+    routes: WorkerRoutes,
 }
 
 impl Desk {
@@ -114,6 +116,7 @@ impl Desk {
             uploads_of_clients: clients("Uploads", config.uploads_per_client(), "ASIDE_MAX_UPLOADS_PER_CLIENT"),
             at_work: Arc::default(),
             shares: Shares::new(config.worker_bounds()),
+            routes: WorkerRoutes::default(),
             service,
         })
     }

@@ -17,6 +17,9 @@ pub(super) const TICK: Duration = Duration::from_secs(2);
 /// The number of checks that find all workers busy before one is added although they make progress.
 const PATIENCE: u32 = 20;
 
+/// The number of checks, one after the other, that find all workers busy before the log says so: one second.
+const LONG_FULL: u32 = 10;
+
 /// The limits of a worker pool.
 pub(super) struct Policy {
     pub(super) fewest: usize,
@@ -110,6 +113,7 @@ pub(super) struct Watch {
     done: Option<u64>,
     looks: u32,
     with_core: u32,
+    full: u32,
 }
 
 impl Watch {
@@ -133,8 +137,10 @@ impl Watch {
         let before = self.done.replace(done);
         let room = policy.most.saturating_sub(count.total);
         if room == 0 {
+            self.full = self.full.saturating_add(1);
             return Decision { hire: 0, next: LOOK_WHEN_FULL };
         }
+        self.full = 0;
         let wanted = match before {
             // A pool without any worker has lost them, so workers are added at once.
             _ if count.total == 0 => policy.fewest,
@@ -143,6 +149,11 @@ impl Watch {
             Some(_) => usize::from(self.note(count.total < (4 * policy.cores).max(16) && has_core())),
         };
         Decision { hire: wanted.min(room), next: LOOK }
+    }
+
+    /// Returns true if every check of the last second found all workers busy, and no more could be added.
+    pub(super) fn is_full_for_long(&self) -> bool {
+        self.full >= LONG_FULL
     }
 
     /// Returns true if there were enough checks, and most of them found a core for one more worker.
@@ -252,6 +263,27 @@ mod tests {
         pool.supervise();
         assert_eq!(pool.look(), Decision { hire: 0, next: LOOK_WHEN_FULL });
         assert_eq!(pool.count.now().total, POLICY.most);
+    }
+
+    #[test]
+    fn a_pool_is_full_for_long_after_ten_checks_without_an_idle_worker() {
+        let mut pool = Simulated::new();
+        for _ in 0..POLICY.most {
+            pool.count.begin();
+        }
+        pool.supervise();
+        let checks = |pool: &mut Simulated| {
+            (1..100).find(|_| {
+                pool.look();
+                pool.watch.is_full_for_long()
+            })
+        };
+        assert_eq!(checks(&mut pool), Some(LONG_FULL as usize - 1), "after the one above");
+        pool.count.end();
+        pool.look();
+        assert!(!pool.watch.is_full_for_long());
+        pool.count.begin();
+        assert_eq!(checks(&mut pool), Some(LONG_FULL as usize));
     }
 
     #[test]

@@ -13,10 +13,15 @@ use std::time::{Duration, Instant};
 use super::worker_policy::{Count, Headcount, LOOK_WHEN_FULL, Policy, TICK, Watch};
 use super::{Counted, Desk, Taken, Transport};
 use crate::background::panics;
+use crate::log_limit::LogLimit;
 use crate::sync::lock;
+use crate::worker_routes::RouteNumber;
 
 /// How long a worker waits for a job before it may go.
 const IDLE: Duration = Duration::from_secs(10);
+
+/// The most routes that a warning names.
+const MOST_ROUTES: usize = 8;
 
 /// How often the transport is looked after.
 const INSPECT: Duration = Duration::from_secs(2);
@@ -34,6 +39,8 @@ struct Shared<T: Transport> {
     threads: Threads,
     /// Jobs done since the start.
     done: AtomicU64,
+    /// The limit of the warning that handlers hold all workers.
+    held: LogLimit,
     /// The supervisor is awake.
     watched: AtomicBool,
     policy: Policy,
@@ -55,6 +62,7 @@ impl<T: Transport> Crew<T> {
             count: Headcount::new(),
             threads: Threads::default(),
             done: AtomicU64::new(0),
+            held: LogLimit::default(),
             watched: AtomicBool::new(false),
             policy: Policy { fewest, most, cores },
             supervisor: std::sync::OnceLock::new(),
@@ -117,6 +125,7 @@ impl<T: Transport> Employed<T> {
     fn work(mut self, _at_work: Counted) {
         let shared = self.shared.clone();
         let _entry = shared.threads.enter();
+        let _routes = shared.desk.routes.enter();
         shared.desk.shares.enter();
         loop {
             let stopping = shared.desk.is_stopping();
@@ -233,7 +242,35 @@ fn look<T: Transport>(shared: &Arc<Shared<T>>, watch: &mut Watch) -> Duration {
     if decision.next == LOOK_WHEN_FULL {
         let _ = panics::catch(|| shared.transport.relieve(&shared.desk));
     }
+    if watch.is_full_for_long() {
+        let _ = panics::catch(|| warn_of_held_workers(shared));
+    }
     decision.next
+}
+
+/// Logs that handlers hold the workers, with their routes, at most once a minute. Workers with clients that are slow to
+/// send or to read have limits of their own, so the handlers must hold most of them.
+fn warn_of_held_workers<T: Transport>(shared: &Shared<T>) {
+    let (routes, most) = (shared.desk.routes.in_handlers(), shared.policy.most);
+    let held: usize = routes.iter().map(|(_, count)| count).sum();
+    if 2 * held <= most || shared.held.count().is_none() {
+        return;
+    }
+    let (named, others) = routes.split_at(routes.len().min(MOST_ROUTES));
+    let label =
+        |&(route, count): &(RouteNumber, usize)| format!("{} ({count})", shared.desk.service.route_label(route));
+    let mut labels: Vec<String> = named.iter().map(label).collect();
+    if !others.is_empty() {
+        let count: usize = others.iter().map(|(_, count)| count).sum();
+        labels.push(format!("{} other routes ({count})", others.len()));
+    }
+    log::warn!(
+        target: "aside::server",
+        "All workers have been busy for over a second, and new requests wait. Handlers hold {held} of {most} \
+         (ASIDE_MAX_WORKERS): {}. Move what the client need not wait for to `background`, limit slow work with a `Pool`, or \
+         set a higher ASIDE_MAX_WORKERS.",
+        labels.join(", ")
+    );
 }
 
 #[cfg(test)]

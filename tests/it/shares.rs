@@ -219,3 +219,40 @@ fn requests_behind_a_live_page_leave_workers_for_pages() {
     }
     server.stop();
 }
+
+#[test]
+fn handlers_that_hold_all_workers_are_named_once() {
+    logs::keep();
+    let (gate, (begun, beginning)) = (Arc::new(Gate::default()), mpsc::channel());
+    let theirs = gate.clone();
+    let hold = Arc::new(move || {
+        begun.send(()).unwrap();
+        theirs.pass();
+        "done"
+    });
+    let also = hold.clone();
+    let app = App::with_config(Config { max_workers: 3, ..config() })
+        .get("/", |_: &mut Request| "home")
+        .get("/held-by-photos/{id}", move |_: &mut Request| hold())
+        .post("/held-by-orders", move |_: &mut Request| also());
+    let server = start(app);
+    let heads = ["GET /held-by-photos/17?secret=1", "HEAD /held-by-photos/18", "POST /held-by-orders"];
+    let mut clients = heads.map(|head| {
+        let mut raw = Raw::to(&server);
+        raw.send(format!("{head} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n"));
+        beginning.recv_timeout(PATIENCE).expect("the handler begins");
+        raw
+    });
+    let mut waits = Raw::to(&server);
+    waits.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n");
+    logs::wait_for(
+        1,
+        "Handlers hold 3 of 3 (ASIDE_MAX_WORKERS): GET /held-by-photos/{id} (2), POST /held-by-orders (1). Move what the \
+         client need not wait for to `background`, limit slow work with a `Pool`, or set a higher ASIDE_MAX_WORKERS.",
+    );
+    gate.open();
+    assert_eq!((waits.reply().body.as_str(), clients[0].reply().body.as_str()), ("home", "done"));
+    server.stop();
+    let lines = logs::at(Level::Warn, "GET /held-by-photos/{id} (");
+    assert!(lines.len() == 1 && lines[0].contains("busy for over a second, and new requests wait"), "{lines:?}");
+}
