@@ -1,9 +1,10 @@
-//! What was typed into a form, read into a type: serde over a tree of names with texts and files.
+//! The form deserializer: serde over a tree of field names with texts and files.
 //!
-//! A form knows neither types nor absence: an unticked checkbox and an empty multiple choice are not sent at all, an
-//! optional number that was left alone is sent blank. What a field was meant to be shows only when serde asks for it, and a
-//! visitor can be asked only once. So a reading is tried, and tried again with what the failure taught about its field
-//! (see [`Mode`]), until it succeeds or every field that cannot be read is known, not only the first.
+//! A submitted form carries neither types nor absent fields: a browser does not send an unticked checkbox or an empty
+//! multiple choice, and it sends an empty optional number as a blank text. The deserializer learns the type of a field
+//! only when serde asks for it, and serde consumes a visitor on each call. So [`read`] deserializes the form again
+//! after each failure, with a new [`Mode`] for the failed field, until it succeeds or all invalid fields are known, not
+//! only the first.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
@@ -19,23 +20,23 @@ use serde::forward_to_deserialize_any;
 use super::multipart::Upload;
 use super::names::{ROOT, Sent, Tree};
 
-/// As many wrong fields as a page can sensibly show; looking for more only costs time.
-const MOST_REFUSALS: usize = 100;
+/// The largest number of errors that are collected. A page cannot show more, and each one costs another pass.
+const MAX_REFUSALS: usize = 100;
 
-/// Why a field could not be read.
+/// The reason why a field could not be read.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
-    /// Its name as it was typed into the form; none when it is the whole that is wrong.
+    /// The field's name as the client sent it; `None` when the error concerns the whole_number form.
     pub(crate) field: Option<String>,
     pub(crate) kind: Kind,
-    /// In the words of the one who refused it.
-    pub(crate) words: String,
-    /// Where it is in the tree of names, and the child there that was meant, when it was not sent.
+    /// The message of serde, of the type or of this module.
+    pub(crate) message: String,
+    /// The field's node in the tree of names, and the name of a missing child of that node.
     node: Option<usize>,
     child: Option<&'static str>,
 }
 
-/// What sort of refusal it is, for words that a visitor understands.
+/// The category of a refusal, from which a message for the user follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
     Missing,
@@ -54,11 +55,11 @@ pub(crate) enum Kind {
 }
 
 impl Refusal {
-    fn new(kind: Kind, words: impl fmt::Display) -> Refusal {
-        Refusal { field: None, kind, words: words.to_string(), node: None, child: None }
+    fn new(kind: Kind, message: impl fmt::Display) -> Refusal {
+        Refusal { field: None, kind, message: message.to_string(), node: None, child: None }
     }
 
-    /// The same refusal, met there, unless it was met further in.
+    /// Returns this refusal at the given node, unless it has a node already.
     fn within(self, node: usize) -> Refusal {
         Refusal { node: self.node.or(Some(node)), ..self }
     }
@@ -71,44 +72,44 @@ impl Refusal {
         self.node.is_none_or(|node| node == ROOT) && self.child.is_none()
     }
 
-    /// For a client that reads error messages, with what kind of thing the field is: `field`, `parameter`.
+    /// Returns the message for a developer. `noun` says what the field is: `field` or `parameter`.
     pub(crate) fn technical(&self, noun: &str) -> String {
         match (&self.field, self.kind) {
-            (None, _) => self.words.clone(),
+            (None, _) => self.message.clone(),
             (Some(field), Kind::Missing) => format!("The {noun} `{field}` is missing."),
             (Some(field), Kind::Unexpected) => format!("The {noun} `{field}` is not expected here."),
-            (Some(field), _) => format!("The {noun} `{field}`: {}", self.words),
+            (Some(field), _) => format!("The {noun} `{field}`: {}", self.message),
         }
     }
 
-    /// For a visitor, beside the field.
+    /// Returns the message for the user, to be shown beside the field.
     pub(crate) fn friendly(&self) -> String {
         match self.kind {
             Kind::Missing | Kind::Blank | Kind::Grouped => "Please fill this in.".to_owned(),
             Kind::NoFile => "Please choose a file.".to_owned(),
-            Kind::WholeNumber => "Please enter a whole number.".to_owned(),
+            Kind::WholeNumber => "Please enter a whole_number number.".to_owned(),
             Kind::TooLarge => "Please enter a smaller number.".to_owned(),
             Kind::TooSmall => "Please enter a larger number.".to_owned(),
             Kind::Negative => "Please enter a number that is not negative.".to_owned(),
             Kind::Number => "Please enter a number.".to_owned(),
             Kind::Choice => "Please choose one of the options.".to_owned(),
             Kind::Repeated => "Please give one value only.".to_owned(),
-            Kind::Unexpected | Kind::Other => self.words.clone(),
+            Kind::Unexpected | Kind::Other => self.message.clone(),
         }
     }
 }
 
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.words)
+        f.write_str(&self.message)
     }
 }
 
 impl std::error::Error for Refusal {}
 
 impl de::Error for Refusal {
-    fn custom<T: fmt::Display>(words: T) -> Refusal {
-        Refusal::new(Kind::Other, words)
+    fn custom<T: fmt::Display>(message: T) -> Refusal {
+        Refusal::new(Kind::Other, message)
     }
 
     fn missing_field(field: &'static str) -> Refusal {
@@ -125,43 +126,43 @@ impl de::Error for Refusal {
 
     fn unknown_variant(variant: &str, expected: &'static [&'static str]) -> Refusal {
         let choices: Vec<String> = expected.iter().map(|choice| format!("`{choice}`")).collect();
-        Refusal::new(Kind::Choice, format_args!("`{variant}` is none of {}", choices.join(", ")))
+        Refusal::new(Kind::Choice, format_args!("`{variant}` is not one of {}", choices.join(", ")))
     }
 }
 
-/// What came of reading a form.
+/// The result of reading a form.
 pub(crate) struct Reading<T> {
-    /// The value. Where there are refusals, the fields that they name have a stand-in there: 1, false, nothing.
+    /// The value. A field with a refusal holds a stand-in: 1, `false` or an empty value.
     pub(crate) value: Option<T>,
     pub(crate) refusals: Vec<Refusal>,
 }
 
-/// How a field is read, at first and after a failure.
+/// The way in which a field is read: at first, and after a failure.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mode {
-    /// As it was sent.
+    /// The field is read as it was sent.
     Given,
-    /// Blank is none, where the type is optional.
+    /// A blank field is `None`, if the type is optional.
     BlankIsNone,
-    /// It was not sent: an unticked checkbox, an empty choice of several.
+    /// The field was not sent: an unticked checkbox, an empty multiple choice.
     Absent,
-    /// It is wrong, and takes a stand-in, so that the fields after it are looked at too.
+    /// The field is invalid and reads as a stand-in, so that the fields after it are read too.
     StandIn,
-    /// It is wrong, and its type has no stand-in.
+    /// The field is invalid, and its type accepts no stand-in: it is left out.
     Hidden,
 }
 
-/// Names whose brackets are letters like any other.
+/// The names whose brackets are ordinary characters.
 #[derive(Clone, PartialEq, Eq)]
 enum Literal {
     Nothing,
-    /// Those that the type itself has: `#[serde(rename = "tags[]")]`.
+    /// The names that the type itself declares: `#[serde(rename = "tags[]")]`.
     Names(Vec<&'static str>),
-    /// All: a map of texts was asked for.
+    /// All names: the type is a map of texts.
     Everything,
 }
 
-/// Reads what was sent.
+/// Deserializes the fields that were sent.
 pub(crate) fn read<T: DeserializeOwned>(sent: &[(String, Sent)]) -> Reading<T> {
     let mut literal = Literal::Nothing;
     loop {
@@ -172,14 +173,14 @@ pub(crate) fn read<T: DeserializeOwned>(sent: &[(String, Sent)]) -> Reading<T> {
     }
 }
 
-/// The fields, and how each is to be read.
+/// One pass over the fields, with the mode of each.
 struct Attempt<'a> {
     tree: Tree<'a>,
-    /// Of each node of the tree.
+    /// The modes of the nodes of the tree, by index.
     modes: Vec<Mode>,
     literal: Literal,
-    /// What was asked for on the way: optional groups, groups whose fields the type names one by one, names with brackets,
-    /// a map in which every name has its place.
+    /// What the type asked for so far: optional groups, groups with named fields, names with brackets, and a map that
+    /// takes every name.
     optional: RefCell<HashSet<usize>>,
     named: RefCell<HashSet<usize>>,
     with_brackets: RefCell<Vec<&'static str>>,
@@ -205,7 +206,8 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Tries until it succeeds or every refusal is known. The error is to begin anew with other names taken literally.
+    /// Deserializes until it succeeds or every refusal is known. The error is the set of names to read literally in a
+    /// new pass.
     fn read<T: DeserializeOwned>(mut self) -> Result<Reading<T>, Literal> {
         let mut refusals = Vec::new();
         loop {
@@ -216,7 +218,7 @@ impl<'a> Attempt<'a> {
             if let Some(literal) = self.other_names(&refusal) {
                 return Err(literal);
             }
-            if !self.learn(refusal, &mut refusals) || refusals.len() >= MOST_REFUSALS {
+            if !self.record(refusal, &mut refusals) || refusals.len() >= MAX_REFUSALS {
                 return Ok(Reading { value: None, refusals });
             }
         }
@@ -232,13 +234,13 @@ impl<'a> Attempt<'a> {
         (can_be_map && self.literal != Literal::Everything).then_some(Literal::Everything)
     }
 
-    /// Takes note of a failure. Whether another attempt can tell more; each one moves a field on to its next mode, so
-    /// there is an end to it.
-    fn learn(&mut self, refusal: Refusal, refusals: &mut Vec<Refusal>) -> bool {
+    /// Records a failure. Returns true if another pass can find more. Each failure moves a field on to its next mode,
+    /// so the passes end.
+    fn record(&mut self, refusal: Refusal, refusals: &mut Vec<Refusal>) -> bool {
         let group = refusal.node.unwrap_or(ROOT);
         let child = refusal.child.map(|key| (key, self.tree.child(group, key)));
         let at = match child {
-            Some((key, None)) if self.expect(group, key) => return true,
+            Some((key, None)) if self.add_missing(group, key) => return true,
             Some((_, Some(child))) => child,
             _ => group,
         };
@@ -256,20 +258,19 @@ impl<'a> Attempt<'a> {
         true
     }
 
-    /// A field that was not sent is one in all elements of a list, which so are learned of at once. Whether there was room
-    /// for it.
-    fn expect(&mut self, at: usize, key: &'static str) -> bool {
-        let has_room = self.tree.expect(at, key);
+    /// Adds a missing field in all elements of a list at once. Returns false if the tree is too deep for it.
+    fn add_missing(&mut self, at: usize, key: &'static str) -> bool {
+        let has_capacity = self.tree.add_missing(at, key);
         self.modes.resize(self.tree.len(), Mode::Absent);
-        has_room
+        has_capacity
     }
 
-    /// What is learned of a blank field holds for all of the same type: those that are alike, and in a map all its values.
+    /// Applies to all fields of the same type: the nodes of the same kind, and in a map all its values.
     fn blank_is_none(&mut self, at: usize) {
         let group = self.tree.node(at).parent;
-        let values = || self.tree.alike(group).iter().flat_map(|group| &self.tree.node(*group).children);
+        let values = || self.tree.same_kind(group).iter().flat_map(|group| &self.tree.node(*group).children);
         let of_its_type: Vec<usize> = match self.named.borrow().contains(&group) {
-            true => self.tree.alike(at).to_vec(),
+            true => self.tree.same_kind(at).to_vec(),
             false => values().copied().collect(),
         };
         for at in of_its_type {
@@ -279,7 +280,7 @@ impl<'a> Attempt<'a> {
         }
     }
 
-    /// Refuses a field, unless it belongs to an optional group in which nothing was filled in.
+    /// Records an error for a field, unless the field belongs to an optional group that was left blank.
     fn refuse(&mut self, at: usize, is_blank: bool, refusal: Refusal, refusals: &mut Vec<Refusal>) {
         if let Some(group) = self.untouched_group(at) {
             return self.blank_is_none(group);
@@ -301,7 +302,7 @@ impl<'a> Attempt<'a> {
         groups.find(|at| is_optional(*at) && self.tree.is_blank(*at))
     }
 
-    /// A group that cannot do without the field is hidden with it, for the sake of what comes after the group.
+    /// Hides a group together with a field that it cannot do without, so that the fields after the group are read too.
     fn hide_group_of(&mut self, at: usize) -> bool {
         let group = self.tree.node(at).parent;
         self.modes[group] = Mode::Hidden;
@@ -314,19 +315,20 @@ impl<'a> Attempt<'a> {
         Value { attempt: self, at, texts, files, children, mode: self.modes[at] }
     }
 
-    /// A text by itself: a part of a name, one of several under a name.
+    /// Returns a value of one text: a part of a name, or one of several texts under a name.
     fn text<'t>(&'t self, at: usize, text: &'t &'t str) -> Value<'t> {
         let texts = std::slice::from_ref(text);
         Value { attempt: self, at, texts, files: &[], children: &[], mode: self.modes[at] }
     }
 
-    /// The fields of a group. Where the type's fields are known files are among them; a map of texts has no place for them.
+    /// Returns the fields of a group. Files are among them if the type's field names are known; a map of texts skips
+    /// files.
     fn fields<'t>(&'t self, at: usize, known: &'static [&'static str]) -> Fields<'t> {
         Fields { attempt: self, left: self.tree.node(at).children.iter(), known, current: ROOT }
     }
 }
 
-/// The form as a whole.
+/// The deserializer of the whole_number form.
 struct Root<'a>(&'a Attempt<'a>);
 
 impl<'a> de::Deserializer<'a> for Root<'a> {
@@ -389,8 +391,8 @@ impl Fields<'_> {
 
     fn is_shown(&self, at: usize) -> bool {
         let tree = &self.attempt.tree;
-        let has_place = || !tree.has_only_files(at) || self.known.contains(&tree.node(at).key);
-        self.attempt.modes[at] != Mode::Hidden && has_place()
+        let is_taken = || !tree.has_only_files(at) || self.known.contains(&tree.node(at).key);
+        self.attempt.modes[at] != Mode::Hidden && is_taken()
     }
 }
 
@@ -421,7 +423,7 @@ impl<'a> SeqAccess<'a> for Elements<'a> {
     }
 }
 
-/// What was sent under one name.
+/// The contents that were sent under one name.
 #[derive(Clone, Copy)]
 struct Value<'a> {
     attempt: &'a Attempt<'a>,
@@ -433,7 +435,7 @@ struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The one text.
+    /// Returns the only text.
     fn one(self) -> Result<&'a str, Refusal> {
         match (self.mode, self.texts) {
             (Mode::StandIn, _) => Ok(""),
@@ -444,11 +446,11 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The one file. A stand-in is an empty one.
+    /// Returns the only file. A stand-in is an empty file.
     fn file(self) -> Result<Upload, Refusal> {
         let missing = match self.texts {
             [] => "no file was chosen",
-            _ => "it came as text; a form with files needs enctype=\"multipart/form-data\"",
+            _ => "it was sent as text; a form with files needs enctype=\"multipart/form-data\"",
         };
         match (self.mode, self.files) {
             (Mode::StandIn, _) => Upload::empty().map_err(de::Error::custom),
@@ -462,7 +464,7 @@ impl<'a> Value<'a> {
         if self.mode == Mode::StandIn {
             return Vec::new();
         }
-        // A blank text beside groups is the habit of sending something where a list may be empty.
+        // Some forms send a blank text beside the groups, so that an empty list is sent at all.
         let counts = |text: &&&str| self.children.is_empty() || !text.trim().is_empty();
         let texts = self.texts.iter().filter(counts).map(|text| self.attempt.text(self.at, text));
         let files = self.files.iter().map(|file| {
@@ -474,7 +476,7 @@ impl<'a> Value<'a> {
         texts.chain(files).chain(shown.map(|at| self.attempt.value(at))).collect()
     }
 
-    /// The group that the names with brackets make.
+    /// Deserializes the group that names with brackets form.
     fn group<V: Visitor<'a>>(self, known: &'static [&'static str], visitor: V) -> Result<V::Value, Refusal> {
         if self.children.is_empty() && !self.texts.is_empty() {
             return Err(Refusal::new(Kind::Other, "a single value, where names with brackets are expected"));
@@ -482,13 +484,14 @@ impl<'a> Value<'a> {
         visitor.visit_map(self.attempt.fields(self.at, known)).map_err(|refusal| refusal.within(self.at))
     }
 
-    /// The one text as a number. A stand-in is 1, which `NonZero` takes too.
+    /// Returns the only text as a number. A stand-in is 1, which `NonZero` accepts too.
     fn number(self) -> Result<&'a str, Refusal> {
         if self.mode == Mode::StandIn { Ok("1") } else { self.one().map(str::trim) }
     }
 
-    /// The one text as yes or no. Of several the last counts: a hidden `off` before the checkbox is an old habit.
-    fn truth(self) -> Result<bool, Refusal> {
+    /// Returns the text as a boolean. The last of several texts counts: many forms have a hidden `off` before the
+    /// checkbox.
+    fn boolean(self) -> Result<bool, Refusal> {
         let text = match (self.mode, self.texts) {
             (Mode::StandIn, _) | (_, []) => return Ok(false),
             (_, [.., last]) => last.trim(),
@@ -501,7 +504,7 @@ impl<'a> Value<'a> {
     }
 }
 
-fn whole<N: FromStr<Err = ParseIntError>>(text: &str) -> Result<N, Refusal> {
+fn whole_number<N: FromStr<Err = ParseIntError>>(text: &str) -> Result<N, Refusal> {
     let is_negative = || text.strip_prefix('-').is_some_and(|rest| rest.parse::<u128>().is_ok());
     text.parse().map_err(|error: ParseIntError| match error.kind() {
         IntErrorKind::PosOverflow => Refusal::new(Kind::TooLarge, error),
@@ -511,7 +514,7 @@ fn whole<N: FromStr<Err = ParseIntError>>(text: &str) -> Result<N, Refusal> {
     })
 }
 
-/// `NaN` and `inf` parse, and are never what a form means.
+/// Parses a number. `NaN` and `inf` parse in Rust, but a form never means them.
 fn finite(text: &str) -> Result<f64, Refusal> {
     let number: f64 = text.parse().map_err(|error| Refusal::new(Kind::Number, error))?;
     if number.is_finite() { Ok(number) } else { Err(Refusal::new(Kind::Number, "not a finite number")) }
@@ -520,7 +523,7 @@ fn finite(text: &str) -> Result<f64, Refusal> {
 macro_rules! whole_numbers {
     ($($method:ident $visit:ident $type:ty,)*) => {
         $(fn $method<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
-            visitor.$visit(whole::<$type>(self.number()?)?)
+            visitor.$visit(whole_number::<$type>(self.number()?)?)
         })*
     };
 }
@@ -548,7 +551,7 @@ impl<'a> de::Deserializer<'a> for Value<'a> {
         deserialize_char deserialize_str deserialize_string deserialize_bytes deserialize_byte_buf
     }
 
-    /// The name of a struct's field. The keys of a map are texts.
+    /// Reads the name of a struct's field. The keys of a map are texts and do not come here.
     fn deserialize_identifier<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
         self.attempt.named.borrow_mut().insert(self.attempt.tree.node(self.at).parent);
         visitor.visit_borrowed_str(self.one()?)
@@ -576,7 +579,7 @@ impl<'a> de::Deserializer<'a> for Value<'a> {
     }
 
     fn deserialize_bool<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
-        visitor.visit_bool(self.truth()?)
+        visitor.visit_bool(self.boolean()?)
     }
 
     fn deserialize_option<V: Visitor<'a>>(self, visitor: V) -> Result<V::Value, Refusal> {
@@ -600,7 +603,7 @@ impl<'a> de::Deserializer<'a> for Value<'a> {
         if file.is_stand_in() {
             STAND_IN_TAKEN.set(true);
         }
-        HANDED_OVER.set(Some(file));
+        PENDING_UPLOAD.set(Some(file));
         visitor.visit_unit()
     }
 
@@ -646,24 +649,24 @@ impl<'a> de::Deserializer<'a> for Value<'a> {
     }
 }
 
-/// What an [`Upload`] calls itself when serde asks for it.
+/// The name with which [`Upload`] asks serde for a file.
 const UPLOAD: &str = "aside::Upload";
 
 thread_local! {
-    /// Serde carries texts and numbers. A file goes beside it, from the form's side to the type's on the same thread.
-    static HANDED_OVER: Cell<Option<Upload>> = const { Cell::new(None) };
+    /// Serde carries texts and numbers only. A file passes here, from the deserializer to the type on the same thread.
+    static PENDING_UPLOAD: Cell<Option<Upload>> = const { Cell::new(None) };
     static STAND_IN_TAKEN: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Returns true if a form of this type takes a file in the named field, or if the type cannot tell. Other files need not be
-/// stored.
+/// Returns true if a form of this type takes a file in the named field, or if the type cannot tell. Other files need
+/// not be stored.
 pub(crate) fn takes_file<T: DeserializeOwned>(name: &str) -> bool {
     STAND_IN_TAKEN.set(false);
     let reading: Reading<T> = read(&[(name.to_owned(), Sent::File(Upload::stand_in()))]);
     reading.value.is_none() || STAND_IN_TAKEN.get()
 }
 
-/// A file field of a form's type: see [`Request::submitted`](crate::Request::submitted).
+/// Reads a file field of a form's type: see [`Request::submitted`](crate::Request::submitted).
 impl<'de> Deserialize<'de> for Upload {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Upload, D::Error> {
         struct Taken;
@@ -675,7 +678,7 @@ impl<'de> Deserialize<'de> for Upload {
             }
 
             fn visit_unit<E: de::Error>(self) -> Result<Upload, E> {
-                HANDED_OVER.take().ok_or_else(|| E::invalid_type(de::Unexpected::Unit, &self))
+                PENDING_UPLOAD.take().ok_or_else(|| E::invalid_type(de::Unexpected::Unit, &self))
             }
         }
         deserializer.deserialize_newtype_struct(UPLOAD, Taken)
@@ -727,7 +730,7 @@ mod tests {
     }
 
     #[test]
-    fn an_order_is_read() {
+    fn a_struct_is_read() {
         let order: Order = right("email=a&quantity= 5 &price=1.5&size=large&news=on&tags=x&tags=&tags=y&age=&note=");
         assert_eq!((order.quantity, order.price, order.size, order.news), (5, 1.5, Size::Large, true));
         assert_eq!(order.tags, ["x", "", "y"]);
@@ -735,20 +738,20 @@ mod tests {
     }
 
     #[test]
-    fn what_a_browser_does_not_send_is_unticked_and_unchosen() {
+    fn unticked_checkboxes_and_empty_choices_are_read() {
         let order: Order = right("email=a&quantity=5&price=1&size=small");
         assert!(!order.news && order.tags.is_empty());
         assert_eq!((order.age, order.note), (None, None));
     }
 
     #[test]
-    fn every_field_that_is_wrong_is_found() {
+    fn all_invalid_fields_are_reported() {
         assert_eq!(
             wrong::<Order>("quantity=many&price=NaN&size=huge&news=perhaps&age=300"),
             [
                 "The field `quantity`: invalid digit found in string",
                 "The field `price`: not a finite number",
-                "The field `size`: `huge` is none of `small`, `large`",
+                "The field `size`: `huge` is not one of `small`, `large`",
                 "The field `news`: `perhaps` is neither `on` nor `off`",
                 "The field `age`: number too large to fit in target type",
                 "The field `email` is missing.",
@@ -757,14 +760,14 @@ mod tests {
     }
 
     #[test]
-    fn a_type_without_a_stand_in_hides_no_field_that_was_sent() {
+    fn a_type_without_a_stand_in_does_not_hide_other_errors() {
         #[derive(Deserialize)]
         #[serde(try_from = "String")]
         struct Mail;
         impl TryFrom<String> for Mail {
             type Error = String;
             fn try_from(text: String) -> Result<Mail, String> {
-                if text.contains('@') { Ok(Mail) } else { Err("That is no mail address.".to_owned()) }
+                if text.contains('@') { Ok(Mail) } else { Err("This is not a mail address.".to_owned()) }
             }
         }
         #[derive(Deserialize)]
@@ -775,15 +778,18 @@ mod tests {
             number: NonZeroU8,
             list: Vec<u8>,
         }
-        let words = wrong::<Both>("mail=x&number=0&list=1&list=b&other=");
-        assert_eq!(words.len(), 3, "{words:?}");
-        assert_eq!(words[0], "The field `mail`: That is no mail address.");
-        assert!(words[1].starts_with("The field `number`") && words[2].starts_with("The field `list`"), "{words:?}");
+        let message = wrong::<Both>("mail=x&number=0&list=1&list=b&other=");
+        assert_eq!(message.len(), 3, "{message:?}");
+        assert_eq!(message[0], "The field `mail`: This is not a mail address.");
+        assert!(
+            message[1].starts_with("The field `number`") && message[2].starts_with("The field `list`"),
+            "{message:?}"
+        );
         right::<Both>("mail=@&number=1&other=");
     }
 
     #[test]
-    fn a_field_that_is_given_twice_has_no_single_value() {
+    fn a_repeated_field_is_not_a_single_value() {
         #[derive(Deserialize, Debug)]
         #[allow(dead_code)]
         struct One {
@@ -821,9 +827,9 @@ mod tests {
     }
 
     #[test]
-    fn a_form_that_is_wrong_in_thousands_of_ways_is_given_up_on() {
+    fn at_most_one_hundred_errors_are_collected() {
         let text: Vec<String> = (0..2_000).map(|number| format!("n{number}=x")).collect();
-        assert_eq!(wrong::<HashMap<String, u32>>(&text.join("&")).len(), MOST_REFUSALS);
+        assert_eq!(wrong::<HashMap<String, u32>>(&text.join("&")).len(), MAX_REFUSALS);
     }
 
     #[derive(Deserialize, Debug, PartialEq)]
@@ -862,7 +868,7 @@ mod tests {
     }
 
     #[test]
-    fn names_with_brackets_fill_what_is_within() {
+    fn names_with_brackets_fill_nested_types() {
         let cart: Cart = right(
             "address[city]=Lviv&address[zip]=79000&items[0][sku]=a&items[0][quantity]=1&items[1][sku]=b&\
              items[1][quantity]= 2 &items[1][gift]=on&items[1][notes][]=x&items[1][notes][]=y&tags[]=red&tags[]=&tags=z",
@@ -876,7 +882,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_group_and_order_and_nothing_more() {
+    fn numbers_in_names_only_group_and_order_items() {
         assert_eq!(skus("items[999999999999999999999][sku]=c&items[10][sku]=b&items[9][sku]=a"), ["a", "b", "c"]);
         assert_eq!(skus("items[new][sku]=c&items[][sku]=d&items[0][sku]=a&items[01][sku]=b"), ["a", "b", "c", "d"]);
         assert_eq!(skus("items[][sku]=b&items[][sku]=a"), ["b", "a"]);
@@ -885,7 +891,7 @@ mod tests {
     }
 
     #[test]
-    fn the_next_item_begins_where_a_name_comes_again() {
+    fn a_repeated_name_starts_the_next_item() {
         #[derive(Deserialize)]
         struct Items {
             items: Vec<Item>,
@@ -898,7 +904,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_fields_within_are_found_at_once_by_the_names_that_were_typed() {
+    fn errors_in_nested_fields_carry_the_submitted_names() {
         assert_eq!(
             wrong::<Cart>("address[city]=a&items[2][quantity]=x&items[2][gift]=?&items[][sku]=b&items[][quantity]=-1"),
             [
@@ -916,7 +922,7 @@ mod tests {
     }
 
     #[test]
-    fn a_group_left_blank_is_none_where_it_is_optional() {
+    fn a_blank_optional_group_is_none() {
         let good = "address[city]=a&address[zip]=1";
         let cart: Cart = right(&format!("{good}&billing[city]=&billing[zip]= "));
         assert_eq!(cart.billing, None);
@@ -933,7 +939,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_the_type_has_with_its_brackets_is_taken_whole() {
+    fn a_field_renamed_with_brackets_is_read_literally() {
         #[derive(Deserialize)]
         struct Flat {
             #[serde(rename = "tags[]")]
@@ -973,7 +979,7 @@ mod tests {
     }
 
     #[test]
-    fn names_at_odds_take_what_the_type_means() {
+    fn the_type_decides_between_a_value_and_a_group() {
         #[derive(Deserialize, Debug)]
         struct Text {
             a: String,
@@ -991,7 +997,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_names_within_are_refused_where_they_are_denied() {
+    fn deny_unknown_fields_applies_to_nested_types() {
         #[derive(Deserialize)]
         #[serde(deny_unknown_fields)]
         #[allow(dead_code)]
@@ -1013,14 +1019,14 @@ mod tests {
     }
 
     #[test]
-    fn a_group_that_cannot_be_made_hides_nothing_behind_it() {
+    fn a_group_that_cannot_be_read_does_not_hide_later_errors() {
         #[derive(Deserialize, Debug)]
         #[serde(try_from = "String")]
         struct Mail;
         impl TryFrom<String> for Mail {
             type Error = String;
             fn try_from(_: String) -> Result<Mail, String> {
-                Err("That is no mail address.".to_owned())
+                Err("This is not a mail address.".to_owned())
             }
         }
         #[derive(Deserialize)]
@@ -1038,15 +1044,15 @@ mod tests {
         assert_eq!(
             wrong::<Team>("head[mail]=x&others[0][mail]=y&size=z"),
             [
-                "The field `head[mail]`: That is no mail address.",
-                "The field `others[0][mail]`: That is no mail address.",
+                "The field `head[mail]`: This is not a mail address.",
+                "The field `others[0][mail]`: This is not a mail address.",
                 "The field `size`: invalid digit found in string",
             ]
         );
     }
 
     #[test]
-    fn a_long_list_with_empty_boxes_is_read_a_few_times_and_not_once_for_each() {
+    fn a_long_list_with_blank_fields_is_read_only_a_few_times() {
         thread_local!(static READ: Cell<usize> = const { Cell::new(0) });
         #[derive(Deserialize)]
         #[serde(from = "String")]
@@ -1116,7 +1122,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_without_an_end_is_not_followed_to_it() {
+    fn an_endlessly_recursive_type_is_an_error() {
         #[derive(Deserialize)]
         #[allow(dead_code)]
         struct Endless {
@@ -1149,7 +1155,7 @@ mod tests {
     }
 
     #[test]
-    fn friendly_words_say_what_to_do() {
+    fn friendly_messages_say_what_to_do() {
         let friendly =
             |text: &str| -> Vec<String> { read::<Order>(&sent(text)).refusals.iter().map(Refusal::friendly).collect() };
         assert_eq!(
@@ -1158,11 +1164,11 @@ mod tests {
         );
         assert_eq!(friendly("email=a&quantity=99999999999&price=1&size=small"), ["Please enter a smaller number."]);
         assert_eq!(friendly("email=a&quantity=-1&price=1&size=small"), ["Please enter a number that is not negative."]);
-        assert_eq!(friendly("email=a&quantity=--1&price=1&size=small"), ["Please enter a whole number."]);
+        assert_eq!(friendly("email=a&quantity=--1&price=1&size=small"), ["Please enter a whole_number number."]);
     }
 
     #[test]
-    fn a_type_shows_where_it_takes_files() {
+    fn takes_file_is_true_for_the_upload_fields_of_a_type() {
         #[derive(Deserialize)]
         #[allow(dead_code)]
         struct Photo {
@@ -1187,7 +1193,7 @@ mod tests {
             Ok(Upload::deserialize(field)?.size())
         }
         let yes = ["photo", "cover", "letters", "pictures[]", "items[0][picture]", "items[][picture]", "size"];
-        // A map has no named fields, and is given texts alone.
+        // A map has no named fields, and receives texts only.
         let no =
             ["title", "items[0][name]", "items[0][other]", "items[0]", "other", "", "photo[0]", "_once", "by_name[x]"];
         for (names, takes) in [(&yes[..], true), (&no[..], false)] {

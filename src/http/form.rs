@@ -1,7 +1,7 @@
-//! Forms, queries and JSON: what a visitor sent, as a type.
+//! Typed forms, queries and JSON bodies.
 //!
-//! [`Request::form`] is for handlers that answer a wrong form with an error page; [`Request::submitted`] and [`Form`] are
-//! for pages that show what was typed beside what was wrong with it.
+//! [`Request::form`] is for handlers that answer an invalid form with an error page; [`Request::submitted`] and
+//! [`Form`] are for pages that show the entered values with an error beside each.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -27,7 +27,7 @@ const MULTIPART: &str = "multipart/form-data";
 type Pairs = Vec<(String, String)>;
 
 impl Request {
-    /// The form in the body, urlencoded or multipart, as a type.
+    /// Reads the form in the body, urlencoded or multipart, into a type.
     ///
     /// ```
     /// use aside::{Request, Response, Result, redirect};
@@ -43,13 +43,14 @@ impl Request {
     /// }
     /// ```
     ///
-    /// The type is a struct or a map. Repeated fields fill a `Vec`, blank ones among them; none sent is an empty one. A
-    /// checkbox is a `bool`: `on` when it is ticked, not sent when it is not. A blank field is `None` for an optional type
-    /// that cannot be blank (`Option<u64>`, a date), and `Some("")` for `Option<String>`. Spaces around numbers are
-    /// dropped. Fields that the type does not have are ignored, unless it says `#[serde(deny_unknown_fields)]`. Behind
-    /// `#[serde(flatten)]` serde hands out texts only, so put no numbers there; a type that has it takes no files.
+    /// The type is a struct or a map. Repeated fields fill a `Vec`, including blank ones; a field that was not sent is
+    /// an empty `Vec`. A checkbox is a `bool`: a browser sends `on` if it is ticked and nothing otherwise. A blank
+    /// field is `None` for an optional type that cannot be blank (`Option<u64>`, a date), and `Some("")` for
+    /// `Option<String>`. Spaces around numbers are removed. Fields that the type does not have are ignored, unless it
+    /// has `#[serde(deny_unknown_fields)]`. Below `#[serde(flatten)]` serde passes texts only, so do not put numbers
+    /// there; a type with it takes no files.
     ///
-    /// **Names with brackets** fill structs, lists and maps within: `address[city]`, `items[0][name]`, `items[][name]`,
+    /// **Names with brackets** fill nested structs, lists and maps: `address[city]`, `items[0][name]`, `items[][name]`,
     /// `tags[]`, `prices[17]`.
     ///
     /// ```
@@ -63,18 +64,19 @@ impl Request {
     /// struct Item { sku: String, quantity: u32, gift: bool }
     /// ```
     ///
-    /// The numbers of a list say what belongs together and in which order; they may have gaps, and may be words
-    /// (`items[new][sku]`), which come last. With `items[]` the next item begins where a name comes again, so number the
-    /// items where one of their fields may be missing: a checkbox, a choice of several. A group in which everything was
-    /// left blank is `None` for an optional type that cannot be blank (`Vec<Option<Item>>` for rows that may stay empty).
-    /// Errors name a field as it was typed: `address[city]`. A field of the type that has brackets itself
-    /// (`#[serde(rename = "tags[]")]`) is taken by its name, and a map of texts takes every name as it is. So are names
-    /// whose brackets do not match or that have more than 8 pairs of them. Dots mean nothing.
+    /// The numbers of a list group and order its fields. They may have gaps, and may be message (`items[new][sku]`),
+    /// which come last. With `items[]` the next item begins when a name repeats, so number the items if one of their
+    /// fields may be missing, such as a checkbox or a multiple choice. A group in which everything was left blank is
+    /// `None` for an optional type that cannot be blank (`Vec<Option<Item>>` for rows that may stay empty). Errors name
+    /// a field as the client sent it: `address[city]`. A field of the type with brackets in its own name
+    /// (`#[serde(rename = "tags[]")]`) is matched literally, and a map of texts takes every name literally. So are
+    /// names whose brackets do not match or that have more than 8 pairs of brackets. Dots have no meaning.
     ///
     /// # Errors
-    /// 415 for another content type; 413 over `ASIDE_MAX_FORM` (1 MiB) or `ASIDE_MAX_FIELDS` (1,000), and for a multipart
-    /// form as [`multipart`](Request::multipart); 400 when it was cut short; 422, naming the field, when one is missing or
-    /// cannot be read.
+    ///
+    /// 415 for another content type; 413 over `ASIDE_MAX_FORM` (1 MiB) or `ASIDE_MAX_FIELDS` (1,000), and for a
+    /// multipart form the errors of [`multipart`](Request::multipart); 400 if the body was cut short; 422, naming the
+    /// field, if a field is missing or cannot be read.
     #[track_caller]
     pub fn form<T: DeserializeOwned>(&mut self) -> Result<T> {
         let caller = Location::caller();
@@ -82,11 +84,10 @@ impl Request {
         read.map_err(|error| error.or_at(caller))
     }
 
-    /// The form in the body with all that is wrong with it, for a page that shows both; see [`Form`].
+    /// Reads the form in the body together with all its errors, for a page that shows both; see [`Form`].
     ///
-    /// The type may have files too: an [`Upload`](crate::Upload), an `Option` of it, or a `Vec` for
-    /// `<input type="file" multiple>`. A field in which no file was chosen is missing. The form needs
-    /// `enctype="multipart/form-data"`.
+    /// The type may have files too: an [`Upload`](crate::Upload), an `Option` of it, or a `Vec` for `<input type="file"
+    /// multiple>`. A file field is missing if the user chose no file. The form needs `enctype="multipart/form-data"`.
     ///
     /// ```
     /// use aside::{Form, Request, Response, Result, Upload, context, redirect};
@@ -107,11 +108,12 @@ impl Request {
     /// }
     /// ```
     ///
-    /// No page can fill a file in again: when a form is refused what was typed is kept, and the visitor chooses the file a
-    /// second time. `form.values.photo` is its name, to be shown.
+    /// A page cannot fill in a file field again: if the form is invalid, the other values are kept, and the user
+    /// chooses the file a second time. `form.values.photo` is the file's name, to be shown.
     ///
     /// # Errors
-    /// As [`form`](Request::form) but for 422: a field that is missing or cannot be read is in [`Form::errors`].
+    /// The errors of [`form`](Request::form) without 422: a field that is missing or cannot be read is in
+    /// [`Form::errors`].
     #[track_caller]
     pub fn submitted<T: DeserializeOwned>(&mut self) -> Result<Form<T>> {
         let caller = Location::caller();
@@ -125,10 +127,10 @@ impl Request {
         }
     }
 
-    /// The fields of the form in the body by name and value, in order.
+    /// Returns the fields of the form in the body as pairs of name and value, in order.
     ///
     /// # Errors
-    /// As [`form`](Request::form) but for 422.
+    /// The errors of [`form`](Request::form) without 422.
     #[track_caller]
     pub fn form_pairs(&mut self) -> Result<Vec<(String, String)>> {
         let caller = Location::caller();
@@ -146,7 +148,7 @@ impl Request {
         Ok(pairs)
     }
 
-    /// The query as a type, by the same rules as [`form`](Request::form).
+    /// Reads the query into a type, by the rules of [`form`](Request::form).
     ///
     /// ```
     /// use aside::{Request, Result};
@@ -162,7 +164,7 @@ impl Request {
     /// ```
     ///
     /// # Errors
-    /// 400, naming the parameter, when one is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS` (1,000).
+    /// 400, naming the parameter, if a parameter is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS` (1,000).
     #[track_caller]
     pub fn query<T: DeserializeOwned>(&self) -> Result<T> {
         let caller = Location::caller();
@@ -171,7 +173,7 @@ impl Request {
         read.map_err(|error| error.or_at(caller))
     }
 
-    /// The parameters of the query by name and value, in order.
+    /// Returns the parameters of the query as pairs of name and value, in order.
     ///
     /// # Errors
     /// 413 over `ASIDE_MAX_FIELDS` (1,000).
@@ -182,7 +184,7 @@ impl Request {
         pairs.map_err(|error| error.or_at(caller))
     }
 
-    /// The body, which is JSON, as a type.
+    /// Reads the JSON body into a type.
     ///
     /// ```
     /// use aside::{Request, Result};
@@ -198,9 +200,9 @@ impl Request {
     /// ```
     ///
     /// # Errors
-    /// 415 when the content type is neither `application/json` nor one that ends in `+json`; 413 over `ASIDE_MAX_FORM`;
-    /// 400 with line and column when it is no JSON; 422 with the path (`items[1].quantity`) when it is JSON of another
-    /// shape.
+    /// 415 if the content type is neither `application/json` nor ends in `+json`; 413 over `ASIDE_MAX_FORM`; 400 with
+    /// line and column if the body is not valid JSON; 422 with the path (`items[1].quantity`) if the JSON does not
+    /// match the type.
     #[track_caller]
     pub fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
         let caller = Location::caller();
@@ -222,10 +224,10 @@ impl Request {
 }
 
 impl Multipart {
-    /// The fields as a type, files among them, by the same rules as [`Request::form`] and [`Request::submitted`].
+    /// Reads the fields into a type, including files, by the rules of [`Request::form`] and [`Request::submitted`].
     ///
     /// # Errors
-    /// 422, naming the field, when one is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS`.
+    /// 422, naming the field, if a field is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS`.
     #[track_caller]
     pub fn form<T: DeserializeOwned>(&self) -> Result<T> {
         let caller = Location::caller();
@@ -233,10 +235,10 @@ impl Multipart {
         read.map_err(|error| error.or_at(caller))
     }
 
-    /// The fields with all that is wrong with them, for a page that shows both; see [`Form`].
+    /// Reads the fields together with all their errors, for a page that shows both; see [`Form`].
     ///
     /// # Errors
-    /// As [`form`](Multipart::form) but for 422.
+    /// The errors of [`form`](Multipart::form) without 422.
     #[track_caller]
     pub fn submitted<T: DeserializeOwned>(&self) -> Result<Form<T>> {
         let caller = Location::caller();
@@ -244,13 +246,13 @@ impl Multipart {
     }
 }
 
-/// Texts for a type; what [`once`] needs is none of its fields.
+/// Returns the pairs as texts for the deserializer, without the field of [`once`].
 fn texts(pairs: Pairs) -> Vec<(String, Sent)> {
     let ours = |(name, _): &(String, String)| name == once::FIELD;
     pairs.into_iter().filter(|pair| !ours(pair)).map(|(name, text)| (name, Sent::Text(text))).collect()
 }
 
-/// The same of a multipart body, with its files in their places.
+/// Returns the texts and files of a multipart body, in order, without the field of [`once`].
 fn sent(body: &Multipart) -> Result<Vec<(String, Sent)>> {
     body.check_count()?;
     let text = |part: &Part| part.text().map(|text| Sent::Text(text.to_owned()));
@@ -259,7 +261,7 @@ fn sent(body: &Multipart) -> Result<Vec<(String, Sent)>> {
     Ok(parts.filter_map(|part| Some((part.name().to_owned(), content(part)?))).collect())
 }
 
-/// Deserializes the fields, or returns the first fault with that status.
+/// Deserializes the fields, or returns the first refusal as an error with the given status.
 fn first_refusal<T: DeserializeOwned>(sent: &[(String, Sent)], noun: &str, status: Status) -> Result<T> {
     let reading = fields::read(sent);
     match (reading.refusals.first(), reading.value) {
@@ -269,10 +271,10 @@ fn first_refusal<T: DeserializeOwned>(sent: &[(String, Sent)], noun: &str, statu
     }
 }
 
-fn unsupported(expected: &str, came: Option<&str>) -> Error {
-    let came = came.filter(|name| !name.is_empty()).unwrap_or("none");
-    let words = format!("The body must be {expected}; its Content-Type is {came}.");
-    Error::new(Status::UNSUPPORTED_MEDIA_TYPE, words)
+fn unsupported(expected: &str, received: Option<&str>) -> Error {
+    let received = received.filter(|name| !name.is_empty()).unwrap_or("none");
+    let message = format!("The body must be {expected}; its Content-Type is {received}.");
+    Error::new(Status::UNSUPPORTED_MEDIA_TYPE, message)
 }
 
 fn refused_json(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
@@ -280,19 +282,19 @@ fn refused_json(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
         return malformed_json(error.into_inner());
     }
     let path = error.path().to_string();
-    let words = error.into_inner().to_string();
+    let message = error.into_inner().to_string();
     Error::unprocessable(match path.as_str() {
-        "." => format!("The JSON does not fit: {words}"),
-        path => format!("The field `{path}`: {words}"),
+        "." => format!("The JSON does not fit: {message}"),
+        path => format!("The field `{path}`: {message}"),
     })
 }
 
 fn malformed_json(error: serde_json::Error) -> Error {
-    Error::bad_request(format!("The body is no JSON: {error}."))
+    Error::bad_request(format!("The body is not valid JSON: {error}."))
 }
 
-/// The urlencoded parser of the WHATWG URL standard (section 5.1), byte for byte. Nothing is malformed there: an escape that
-/// is none stays as it is, and what is no UTF-8 becomes U+FFFD.
+/// Parses urlencoded pairs as the WHATWG URL standard does (section 5.1), byte for byte. No input is malformed: an
+/// invalid escape stays as it is, and invalid UTF-8 becomes U+FFFD.
 fn pairs(bytes: &[u8], limit: usize, noun: &str) -> Result<Pairs> {
     let sequences = || bytes.split(|byte| *byte == b'&').filter(|sequence| !sequence.is_empty());
     check_count(sequences().count(), limit, noun)?;
@@ -304,18 +306,18 @@ fn pairs(bytes: &[u8], limit: usize, noun: &str) -> Result<Pairs> {
     Ok(sequences().map(pair).collect())
 }
 
-/// "UTF-8 decode without BOM" is without looking for one: a byte order mark stays.
+/// Decodes one name or value. "UTF-8 decode without BOM" does not look for a byte order mark: it stays.
 fn decode(bytes: &[u8]) -> String {
     let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
     percent_decode(&spaced).decode_utf8_lossy().into_owned()
 }
 
 fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
-    let words = || format!("The {noun} has more than {limit} fields (ASIDE_MAX_FIELDS).");
-    if count > limit { Err(Error::too_large(words())) } else { Ok(()) }
+    let message = || format!("The {noun} has more than {limit} fields (ASIDE_MAX_FIELDS).");
+    if count > limit { Err(Error::too_large(message())) } else { Ok(()) }
 }
 
-/// A form as it was typed, and what is wrong with it.
+/// A submitted form: the entered values and their errors.
 ///
 /// ```
 /// use aside::{Form, Request, Response, Result, context, redirect};
@@ -331,7 +333,7 @@ fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
 /// fn create_order(req: &mut Request) -> Result<Response> {
 ///     let mut form: Form<Order> = req.submitted()?;
 ///     form.require(&["email"])
-///         .check("email", |order| order.email.contains('@'), "That is no mail address.")
+///         .check("email", |order| order.email.contains('@'), "This is not a mail address.")
 ///         .check("quantity", |order| (1..=100).contains(&order.quantity), "Between 1 and 100, please.");
 ///     let order = match form.valid() {
 ///         Ok(order) => order,
@@ -346,8 +348,8 @@ fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
 /// }
 /// ```
 ///
-/// A template reads `form.values.email`, `form.errors.email` and `form.valid`, and for fields that may be repeated
-/// `form.lists.tags`, which is a list however many were sent:
+/// A template reads `form.values.email`, `form.errors.email` and `form.valid`. For fields that may repeat,
+/// `form.lists.tags` is always a list, for any number of values:
 ///
 /// ```html
 /// <input name="email" value="{{ form.values.email }}">
@@ -355,18 +357,18 @@ fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
 /// <input type="checkbox" name="tags" value="red" {% if "red" in form.lists.tags %}checked{% endif %}>
 /// ```
 ///
-/// A name with brackets is looked up with them: `form.values["address[city]"]`, `form.errors["items[0][name]"]`. A field
-/// that was not sent is blank in `values`, and a field without an error is blank in `errors`. An error of the form as a whole
-/// is under `form`. Do not fill in a password again.
+/// A name with brackets is looked up with them: `form.values["address[city]"]`, `form.errors["items[0][name]"]`. A
+/// field that was not sent is blank in `values`, and a field without an error is blank in `errors`. An error of the
+/// whole form is under `form`. Do not fill in a password again.
 #[derive(Debug, Clone)]
 pub struct Form<T> {
     lists: BTreeMap<String, Vec<String>>,
     errors: BTreeMap<String, String>,
-    /// With stand-ins for the fields that could not be read.
+    /// The value, with stand-ins for the fields that could not be read.
     value: Option<T>,
 }
 
-/// The name under which an error goes that is about no single field.
+/// The key of an error that belongs to no single field.
 const WHOLE: &str = "form";
 
 impl<T> Default for Form<T> {
@@ -376,12 +378,12 @@ impl<T> Default for Form<T> {
 }
 
 impl<T> Form<T> {
-    /// A form in which nothing has been typed, for the page that is visited first. It has no errors, and no value.
+    /// Returns a form without values and errors, for the first visit of the page.
     pub fn empty() -> Form<T> {
         Form::default()
     }
 
-    /// The same form with that text in a field: what a page suggests.
+    /// Sets the text of a field, as a suggestion of the page.
     ///
     /// ```
     /// # #[derive(serde::Deserialize)] struct Order;
@@ -393,23 +395,23 @@ impl<T> Form<T> {
         self
     }
 
-    /// What was typed into a field, the first of several; empty when nothing was.
+    /// Returns the text that was entered in a field, the first of several; empty if there is none.
     pub fn typed_in(&self, field: &str) -> &str {
         self.lists.get(field).and_then(|texts| texts.first()).map_or("", String::as_str)
     }
 
-    /// The errors by field. At most one each: the first that was found, or the last that was set by hand.
+    /// Returns the errors by field, at most one each: the first that was found, or the last that the handler set.
     pub fn errors(&self) -> &BTreeMap<String, String> {
         &self.errors
     }
 
-    /// Sets a field's error: what only the database could know, for one. `"form"` stands for the form as a whole.
-    pub fn error(&mut self, field: &str, words: impl Into<String>) -> &mut Form<T> {
-        self.errors.insert(field.to_owned(), words.into());
+    /// Sets the error of a field, such as one that only the database can find. `"form"` stands for the whole form.
+    pub fn error(&mut self, field: &str, message: impl Into<String>) -> &mut Form<T> {
+        self.errors.insert(field.to_owned(), message.into());
         self
     }
 
-    /// Those fields must not be left blank; spaces alone are blank.
+    /// Adds an error for each of the fields that is blank or missing. White space alone is blank.
     pub fn require(&mut self, fields: &[&str]) -> &mut Form<T> {
         for field in fields {
             let blank = self.lists.get(*field).is_none_or(|texts| texts.iter().all(|text| text.trim().is_empty()));
@@ -420,16 +422,17 @@ impl<T> Form<T> {
         self
     }
 
-    /// A rule for a field, and the words for when it is broken. A field that has an error already is not looked at.
+    /// Checks a field with a rule, and sets the message as its error if the rule returns false. A field that has an
+    /// error already is not checked.
     ///
-    /// The other fields may be wrong at the same time, so that a visitor hears of everything at once; those that could
-    /// not be read are 1, `false` or empty for the rule. A rule over several fields is for
-    /// [`check_together`](Form::check_together).
-    pub fn check(&mut self, field: &str, rule: impl FnOnce(&T) -> bool, words: impl Into<String>) -> &mut Form<T> {
-        self.check_together(&[field], rule, words)
+    /// Other fields may have errors at the same time, so that the user sees all errors at once; fields that could not
+    /// be read are 1, `false` or empty in the value that the rule gets. Use [`check_together`](Form::check_together)
+    /// for a rule over several fields.
+    pub fn check(&mut self, field: &str, rule: impl FnOnce(&T) -> bool, message: impl Into<String>) -> &mut Form<T> {
+        self.check_together(&[field], rule, message)
     }
 
-    /// A rule over several fields, looked at when none of them has an error. The words go to the first.
+    /// Checks several fields with one rule, if none of them has an error. The message becomes the error of the first.
     ///
     /// ```
     /// use aside::{Form, Request, Result};
@@ -447,17 +450,17 @@ impl<T> Form<T> {
         &mut self,
         fields: &[&str],
         rule: impl FnOnce(&T) -> bool,
-        words: impl Into<String>,
+        message: impl Into<String>,
     ) -> &mut Form<T> {
         let sound = !fields.iter().any(|field| self.errors.contains_key(*field));
         let broken = sound && self.value.as_ref().is_some_and(|value| !rule(value));
         if broken {
-            self.first_error(fields.first().unwrap_or(&WHOLE), words);
+            self.first_error(fields.first().unwrap_or(&WHOLE), message);
         }
         self
     }
 
-    /// A rule for a field that may fail to give an answer: a question to the database. Otherwise as [`check`](Form::check).
+    /// Checks a field with a rule that can fail, such as a database query. Otherwise like [`check`](Form::check).
     ///
     /// ```
     /// use aside::{Form, Request, Result};
@@ -472,42 +475,42 @@ impl<T> Form<T> {
     /// ```
     ///
     /// # Errors
-    /// The rule's own.
+    /// The error of the rule.
     pub fn try_check<E>(
         &mut self,
         field: &str,
         rule: impl FnOnce(&T) -> Result<bool, E>,
-        words: impl Into<String>,
+        message: impl Into<String>,
     ) -> Result<&mut Form<T>, E> {
         let mut failed = None;
-        self.check(field, |value| rule(value).map_err(|error| failed = Some(error)).unwrap_or(true), words);
+        self.check(field, |value| rule(value).map_err(|error| failed = Some(error)).unwrap_or(true), message);
         failed.map_or(Ok(self), Err)
     }
 
-    fn first_error(&mut self, field: &str, words: impl Into<String>) {
-        self.errors.entry(field.to_owned()).or_insert_with(|| words.into());
+    fn first_error(&mut self, field: &str, message: impl Into<String>) {
+        self.errors.entry(field.to_owned()).or_insert_with(|| message.into());
     }
 
-    /// The status of the page that shows it: 422 when something is wrong with it, 200 otherwise.
+    /// Returns the status of the page that shows the form: 422 if the form has errors, 200 otherwise.
     pub fn status(&self) -> Status {
         if self.errors.is_empty() { Status::OK } else { Status::UNPROCESSABLE_CONTENT }
     }
 
-    /// Whether it was sent and nothing is wrong with it.
+    /// Returns true if the form was sent and has no errors.
     pub fn is_valid(&self) -> bool {
         self.errors.is_empty() && self.value.is_some()
     }
 
-    /// The value, while nothing is wrong with it: for a question to the database whose answer may be another
+    /// Returns the value if the form has no errors so far: for a database query whose result may be another
     /// [`error`](Form::error).
     pub fn value(&self) -> Option<&T> {
         self.value.as_ref().filter(|_| self.errors.is_empty())
     }
 
-    /// The value.
+    /// Returns the value.
     ///
     /// # Errors
-    /// The form itself, to be shown again, when something is wrong with it.
+    /// The form itself, to be shown again, if it has errors.
     pub fn valid(mut self) -> Result<T, Form<T>> {
         match self.value.take() {
             Some(value) if self.errors.is_empty() => Ok(value),
@@ -535,12 +538,12 @@ impl<T: DeserializeOwned> Form<T> {
 }
 
 impl<T: Serialize> Form<T> {
-    /// A form in which a value stands already, for a page that changes it.
+    /// Returns a form filled with an existing value, for a page that edits it.
     ///
     /// # Errors
-    /// 500 when the value is no struct or map, or cannot be written as JSON.
+    /// 500 if the value is not a struct or a map, or cannot be serialized as JSON.
     pub fn filled(value: &T) -> Result<Form<T>> {
-        // By way of the text: a number stands there as short as it can be, and in a value of its own as an `f64`.
+        // Through text: it holds a number in its shortest form, whereas a `Value` made directly holds an `f64`.
         let json: Value = serde_json::from_str(&serde_json::to_string(value)?)?;
         let fields = json.as_object().ok_or_else(|| Error::internal("Form::filled takes a struct or a map"))?;
         let mut form = Form::default();
@@ -549,14 +552,14 @@ impl<T: Serialize> Form<T> {
     }
 }
 
-/// Writes a value as the fields that it would be read from.
+/// Writes a value as the fields from which it can be read.
 fn fill(lists: &mut BTreeMap<String, Vec<String>>, name: &str, value: &Value) {
     let is_group = |value: &Value| value.is_object() || value.is_array();
     match value {
         Value::Null => {}
         Value::Object(fields) => fields.iter().for_each(|(key, value)| fill(lists, &format!("{name}[{key}]"), value)),
-        Value::Array(values) => values.iter().enumerate().for_each(|(place, value)| match is_group(value) {
-            true => fill(lists, &format!("{name}[{place}]"), value),
+        Value::Array(values) => values.iter().enumerate().for_each(|(index, value)| match is_group(value) {
+            true => fill(lists, &format!("{name}[{index}]"), value),
             false => fill(lists, name, value),
         }),
         Value::String(text) => lists.entry(name.to_owned()).or_default().push(text.clone()),
@@ -564,12 +567,12 @@ fn fill(lists: &mut BTreeMap<String, Vec<String>>, name: &str, value: &Value) {
     }
 }
 
-/// `values`, `lists`, `errors` and `valid`, as a template reads them.
+/// Serializes `values`, `lists`, `errors` and `valid` for templates.
 impl<T> Serialize for Form<T> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let values = self.lists.keys().map(|name| (name.clone(), self.typed_in(name).into())).collect();
         let lists = self.lists.iter().map(|(name, texts)| (name.clone(), texts.clone().into())).collect();
-        let errors = self.errors.iter().map(|(name, words)| (name.clone(), words.into())).collect();
+        let errors = self.errors.iter().map(|(name, message)| (name.clone(), message.into())).collect();
         let mut form = serializer.serialize_struct("Form", 4)?;
         form.serialize_field("values", &Typed::value(values, "".into()))?;
         form.serialize_field("lists", &Typed::value(lists, Vec::<String>::new().into()))?;
@@ -579,8 +582,8 @@ impl<T> Serialize for Form<T> {
     }
 }
 
-/// The entered values or the errors, by name. A missing name renders as blank and is not an error: on the first visit all
-/// are missing.
+/// The entered values or the errors, by name. A missing name renders as blank and is not an error: on the first visit
+/// all are missing.
 #[derive(Debug)]
 struct Typed {
     fields: BTreeMap<String, minijinja::Value>,
@@ -649,25 +652,26 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_form_is_named() {
-        let words = "The body must be application/x-www-form-urlencoded or multipart/form-data; its Content-Type is";
-        assert_eq!(refused(post("text/plain", b"a=1").form::<Order>()), (415, format!("{words} text/plain.")));
-        assert_eq!(refused(post("", b"a=1").form::<Order>()), (415, format!("{words} none.")));
+    fn another_content_type_is_named_in_the_error() {
+        let message = "The body must be application/x-www-form-urlencoded or multipart/form-data; its Content-Type is";
+        assert_eq!(refused(post("text/plain", b"a=1").form::<Order>()), (415, format!("{message} text/plain.")));
+        assert_eq!(refused(post("", b"a=1").form::<Order>()), (415, format!("{message} none.")));
         assert!(post("Application/X-WWW-Form-Urlencoded; charset=utf-8", b"a=1").form_pairs().is_ok());
     }
 
     #[test]
-    fn limits_name_their_settings() {
-        let (status, words) = refused(typed(&"&a=1".repeat(1_001)).form::<Order>());
-        assert!(status == 413 && words.contains("ASIDE_MAX_FIELDS"), "{words}");
+    fn errors_over_a_limit_name_the_setting() {
+        let (status, message) = refused(typed(&"&a=1".repeat(1_001)).form::<Order>());
+        assert!(status == 413 && message.contains("ASIDE_MAX_FIELDS"), "{message}");
         assert_eq!(typed(&"&a=1".repeat(1_000)).form_pairs().unwrap().len(), 1_000);
-        let (status, words) = refused(typed(&"a".repeat((1 << 20) + 1)).form::<Order>());
-        assert!(status == 413 && words.contains("ASIDE_MAX_FORM"), "{words}");
+        let (status, message) = refused(typed(&"a".repeat((1 << 20) + 1)).form::<Order>());
+        assert!(status == 413 && message.contains("ASIDE_MAX_FORM"), "{message}");
     }
 
-    /// The vectors follow the steps of the WHATWG URL standard, section 5.1, and of UTF-8 decode in its Encoding standard.
+    /// The vectors follow the steps of the WHATWG URL standard, section 5.1, and of UTF-8 decode in its Encoding
+    /// standard.
     #[test]
-    fn urlencoded_is_parsed_as_the_standard_says() {
+    fn urlencoded_bodies_are_parsed_as_the_standard_says() {
         for (body, expected) in [
             (&b""[..], &[][..]),
             (b"&", &[]),
@@ -719,7 +723,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_parsed_as_a_form_is() {
+    fn a_query_is_parsed_like_a_form() {
         let read = get("/?%FF=%C3&%ED%A0%80&&a;b").query_pairs().unwrap();
         let pairs = [("\u{FFFD}", "\u{FFFD}"), ("\u{FFFD}\u{FFFD}\u{FFFD}", ""), ("a;b", "")];
         assert_eq!(read, pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
@@ -727,7 +731,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_bytes_are_parsed_as_another_implementation_does(body in "[a&=+%0-9A-Fé;\\[\\]]{0,40}", noise: Vec<u8>) {
+        fn any_bytes_are_parsed_as_serde_urlencoded_does(body in "[a&=+%0-9A-Fé;\\[\\]]{0,40}", noise: Vec<u8>) {
             for bytes in [body.as_bytes(), &noise, &[&noise, body.as_bytes()].concat()] {
                 let theirs: Vec<(String, String)> = serde_urlencoded::from_bytes(bytes).unwrap();
                 proptest::prop_assert_eq!(pairs(bytes, usize::MAX, "form").unwrap(), theirs);
@@ -736,7 +740,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_field_is_named() {
+    fn an_invalid_field_is_named() {
         assert_eq!(refused(typed("quantity=1").form::<Order>()), (422, "The field `email` is missing.".into()));
         assert_eq!(
             refused(typed("email=a&quantity=x").form::<Order>()),
@@ -758,39 +762,39 @@ mod tests {
     }
 
     #[test]
-    fn json_is_read_or_refused_with_its_place() {
+    fn json_is_read_or_the_error_names_the_location() {
         let json = |content_type: &str, body: &str| post(content_type, body.as_bytes()).json::<Vec<Order>>();
         let good = r#"[{"email":"a","quantity":1}]"#;
         assert_eq!(json("application/json; charset=utf-8", good).unwrap()[0].quantity, 1);
         assert!(json("application/vnd.orders+json", good).is_ok());
         assert_eq!(refused(json("text/plain", good)).0, 415);
-        let (status, words) = refused(json("application/json", "[\n{\"email\" 1}]"));
-        assert!(status == 400 && words.contains("line 2 column"), "{words}");
+        let (status, message) = refused(json("application/json", "[\n{\"email\" 1}]"));
+        assert!(status == 400 && message.contains("line 2 column"), "{message}");
         for malformed in ["", "[", "[] x", "nope"] {
             assert_eq!(refused(json("application/json", malformed)).0, 400, "{malformed}");
         }
-        let (status, words) = refused(json("application/json", r#"[{"email":"a","quantity":"x"}]"#));
-        assert!(status == 422 && words.starts_with("The field `[0].quantity`: invalid type"), "{words}");
-        let (status, words) = refused(json("application/json", r#"[{"quantity":1}]"#));
-        assert!(status == 422 && words.contains("missing field `email`"), "{words}");
+        let (status, message) = refused(json("application/json", r#"[{"email":"a","quantity":"x"}]"#));
+        assert!(status == 422 && message.starts_with("The field `[0].quantity`: invalid type"), "{message}");
+        let (status, message) = refused(json("application/json", r#"[{"quantity":1}]"#));
+        assert!(status == 422 && message.contains("missing field `email`"), "{message}");
         assert_eq!(refused(json("application/json", "7")).0, 422);
         assert_eq!(refused(json("application/json", &"[".repeat(2 << 20))).0, 413);
     }
 
     #[test]
-    fn a_valid_form_gives_its_value() {
+    fn a_valid_form_returns_its_value() {
         let mut form: Form<Order> = typed("email=a%40b&quantity=5").submitted().unwrap();
-        form.require(&["email"]).check("email", |order| order.email.contains('@'), "No mail address.");
+        form.require(&["email"]).check("email", |order| order.email.contains('@'), "Not a mail address.");
         assert!(form.is_valid() && form.value().is_some());
         assert_eq!(form.valid().unwrap().quantity, 5);
     }
 
     #[test]
-    fn an_invalid_form_shows_everything_that_is_wrong_and_what_was_typed() {
+    fn an_invalid_form_keeps_all_errors_and_entered_values() {
         let mut form: Form<Order> = typed("email=nobody&quantity=many").submitted().unwrap();
         form.check("quantity", |_| panic!("a field that could not be read is not checked"), "")
-            .check("email", |order| order.email.contains('@'), "No mail address.")
-            .check_together(&["email", "quantity"], |_| panic!("neither is a rule over it"), "");
+            .check("email", |order| order.email.contains('@'), "Not a mail address.")
+            .check_together(&["email", "quantity"], |_| panic!("a rule over an invalid field is not called"), "");
         let form = form.valid().unwrap_err();
         let shown = serde_json::to_value(&form).unwrap();
         assert_eq!(
@@ -798,14 +802,14 @@ mod tests {
             serde_json::json!({
                 "values": { "email": "nobody", "quantity": "many" },
                 "lists": { "email": ["nobody"], "quantity": ["many"] },
-                "errors": { "email": "No mail address.", "quantity": "Please enter a whole number." },
+                "errors": { "email": "Not a mail address.", "quantity": "Please enter a whole number." },
                 "valid": false,
             })
         );
     }
 
     #[test]
-    fn blank_fields_are_asked_for() {
+    fn required_blank_fields_get_an_error() {
         let mut form: Form<Order> = typed("email=+&quantity=").submitted().unwrap();
         form.require(&["email", "quantity"]).check("email", |_| false, "not this one");
         assert_eq!(form.errors()["email"], "Please fill this in.");
@@ -813,7 +817,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_added_by_hand() {
+    fn a_handler_can_add_errors() {
         let mut form: Form<Order> = typed("email=a&quantity=1").submitted().unwrap();
         if form.value().is_some_and(|order| order.email == "a") {
             form.error("email", "Already taken.").error("form", "Try another.");
@@ -824,7 +828,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_form_has_no_errors_and_a_filled_one_its_values() {
+    fn empty_and_filled_forms_have_the_expected_values() {
         let form = Form::<Order>::empty().with("quantity", 1);
         assert!(form.errors().is_empty() && !form.is_valid());
         assert_eq!((form.typed_in("quantity"), form.typed_in("email")), ("1", ""));
@@ -839,7 +843,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_that_is_no_form_is_an_error_all_the_same() {
+    fn submitted_refuses_another_content_type() {
         assert_eq!(refused(post("text/plain", b"").submitted::<Order>()).0, 415);
     }
 }

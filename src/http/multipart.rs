@@ -1,7 +1,7 @@
 //! Multipart bodies: forms with files (RFC 7578).
 //!
-//! The files go to temporary files as they come in and are gone with the [`Multipart`] that holds them; what is to stay
-//! goes through [`Upload::save_to`].
+//! The parser writes files to temporary files as they arrive. They are deleted with the [`Multipart`] that holds them;
+//! [`Upload::save_to`] keeps a file.
 
 mod parser;
 
@@ -23,14 +23,14 @@ use super::request::Request;
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
 
-/// What of a file is looked at to tell its type; `infer` asks for no more.
+/// The number of bytes from which the type of a file is detected; `infer` uses no more.
 const SNIFF: u64 = 8 << 10;
 
-/// The longest name of a file that the usual file systems take, in bytes.
+/// The longest file name that common file systems accept, in bytes.
 const LONGEST_NAME: usize = 255;
 
 impl Request {
-    /// The multipart body: text fields and uploaded files.
+    /// Reads the multipart body: text fields and uploaded files.
     ///
     /// ```
     /// use aside::{Request, Response, Result, redirect};
@@ -45,9 +45,9 @@ impl Request {
     /// ```
     ///
     /// # Errors
-    /// 415 for another content type; 413 when the body is over `ASIDE_MAX_UPLOAD` (32 MiB), its text fields together are
-    /// over `ASIDE_MAX_FORM` (1 MiB), or it has more than `ASIDE_MAX_PARTS` (100) parts; 400 when it was cut short or is
-    /// malformed; 500 when the temporary files cannot be written.
+    /// 415 for another content type; 413 if the body is over `ASIDE_MAX_UPLOAD` (32 MiB), its text fields together are
+    /// over `ASIDE_MAX_FORM` (1 MiB), or it has more than `ASIDE_MAX_PARTS` (100) parts; 400 if it was cut short or is
+    /// malformed; 500 if the temporary files cannot be written.
     #[track_caller]
     pub fn multipart(&mut self) -> Result<Multipart> {
         let caller = Location::caller();
@@ -83,14 +83,14 @@ impl Request {
     fn boundary(&self) -> Result<String> {
         let content_type = self.content_type();
         if content_type.as_deref() != Some("multipart/form-data") {
-            let came = content_type.filter(|name| !name.is_empty()).unwrap_or("none".to_owned());
-            let words = format!("The body must be multipart/form-data; its Content-Type is {came}.");
-            return Err(Error::new(Status::UNSUPPORTED_MEDIA_TYPE, words));
+            let received = content_type.filter(|name| !name.is_empty()).unwrap_or("none".to_owned());
+            let message = format!("The body must be multipart/form-data; its Content-Type is {received}.");
+            return Err(Error::new(Status::UNSUPPORTED_MEDIA_TYPE, message));
         }
         let parameters = parameters(self.header("Content-Type").unwrap_or_default().as_bytes());
         let boundary = only(&parameters, "boundary")?.map(String::from_utf8_lossy).filter(|text| is_boundary(text));
-        let words = "The Content-Type has no boundary of 1 to 70 characters.";
-        boundary.map(|text| text.into_owned()).ok_or_else(|| Error::bad_request(words))
+        let message = "The Content-Type must have a boundary of 1 to 70 characters.";
+        boundary.map(|text| text.into_owned()).ok_or_else(|| Error::bad_request(message))
     }
 }
 
@@ -116,8 +116,8 @@ impl Limits {
     }
 
     fn over_text(&self) -> Error {
-        let words = format!("The text fields are larger than {} bytes together (ASIDE_MAX_FORM).", self.text);
-        Error::too_large(words)
+        let message = format!("The text fields are larger than {} bytes together (ASIDE_MAX_FORM).", self.text);
+        Error::too_large(message)
     }
 
     fn over_parts(&self) -> Error {
@@ -160,20 +160,20 @@ fn read_text(parser: &mut Parser<'_>, left: &mut u64, limits: Limits) -> Result<
     Ok(text)
 }
 
-/// Text as the fetch standard reads a field: UTF-8, with U+FFFD for what is none.
+/// Decodes text as the Fetch standard decodes a field: UTF-8, with U+FFFD for invalid bytes.
 fn text_content(bytes: Vec<u8>) -> Content {
-    let mended = match String::from_utf8_lossy(&bytes) {
-        Cow::Owned(mended) => Some(mended),
+    let decoded = match String::from_utf8_lossy(&bytes) {
+        Cow::Owned(decoded) => Some(decoded),
         Cow::Borrowed(_) => None,
     };
-    Content::Text(bytes, mended)
+    Content::Text(bytes, decoded)
 }
 
-/// What is sent for a file field where none was chosen (no name, no bytes) is no upload.
+/// Reads a file. A part without a file name and without bytes is not an upload: the user chose no file.
 fn read_file(parser: &mut Parser<'_>, filename: &str) -> Result<Content> {
     let failed = |error: io::Error| {
-        let place = std::env::temp_dir();
-        Error::from(error).context(format!("cannot keep an upload in {}", place.display()))
+        let dir = std::env::temp_dir();
+        Error::from(error).context(format!("cannot write an upload to {}", dir.display()))
     };
     let mut file: Option<BufWriter<NamedTempFile>> = None;
     let create = || NamedTempFile::with_prefix("aside-").map(BufWriter::new).map_err(failed);
@@ -188,11 +188,11 @@ fn read_file(parser: &mut Parser<'_>, filename: &str) -> Result<Content> {
     })?;
     let Some(file) = file else { return Ok(Content::NoFile) };
     let file = file.into_inner().map_err(|error| failed(error.into_error()))?;
-    // The path alone: an upload that nobody reads holds no descriptor.
+    // Only the path is kept: an upload that is not open uses no file descriptor.
     Upload::new(clean(filename), file.into_temp_path()).map(Content::File).map_err(failed)
 }
 
-/// A multipart body, read whole: its text fields in memory, its files in temporary ones that are deleted with it.
+/// A multipart body, read completely: text fields in memory, files in temporary files that are deleted with it.
 ///
 /// ```
 /// use aside::{Request, Result};
@@ -212,7 +212,7 @@ pub struct Multipart {
 }
 
 impl Multipart {
-    /// All parts, in order.
+    /// Returns all parts, in order.
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
@@ -221,10 +221,10 @@ impl Multipart {
         self.parts.iter().filter(move |part| part.name == name)
     }
 
-    /// The text field of that name, the first of several. It may be blank.
+    /// Returns the text field of this name, the first of several. It may be blank.
     ///
     /// # Errors
-    /// 422 when there is none.
+    /// 422 if there is none.
     #[track_caller]
     pub fn text(&self, name: &str) -> Result<&str> {
         match self.named(name).find_map(Part::text) {
@@ -233,15 +233,15 @@ impl Multipart {
         }
     }
 
-    /// All text fields of that name, in order; none is fine.
+    /// Returns all text fields of this name, in order; the list may be empty.
     pub fn texts(&self, name: &str) -> Vec<&str> {
         self.named(name).filter_map(Part::text).collect()
     }
 
-    /// The file that was chosen in the field of that name, the first of several. It may be empty.
+    /// Returns the file that the user chose in the field of this name, the first of several. It may be empty.
     ///
     /// # Errors
-    /// 422 when none was chosen.
+    /// 422 if the user chose none.
     #[track_caller]
     pub fn file(&self, name: &str) -> Result<&Upload> {
         match self.named(name).find_map(Part::upload) {
@@ -250,12 +250,12 @@ impl Multipart {
         }
     }
 
-    /// All files that were chosen in the field of that name, in order; none is fine.
+    /// Returns all files that the user chose in the field of this name, in order; the list may be empty.
     pub fn files(&self, name: &str) -> Vec<&Upload> {
         self.named(name).filter_map(Part::upload).collect()
     }
 
-    /// The text fields by name and value, in order.
+    /// Returns the text fields as pairs of name and value, in order.
     ///
     /// # Errors
     /// 413 over `ASIDE_MAX_FIELDS`.
@@ -269,8 +269,8 @@ impl Multipart {
     /// 413 over `ASIDE_MAX_FIELDS`.
     pub(crate) fn check_count(&self) -> Result<()> {
         if self.parts.iter().filter_map(Part::text).count() > self.max_fields {
-            let words = format!("The form has more than {} fields (ASIDE_MAX_FIELDS).", self.max_fields);
-            return Err(Error::too_large(words));
+            let message = format!("The form has more than {} fields (ASIDE_MAX_FIELDS).", self.max_fields);
+            return Err(Error::too_large(message));
         }
         Ok(())
     }
@@ -287,7 +287,7 @@ pub struct Part {
 
 #[derive(Debug)]
 enum Content {
-    /// The bytes, and the text that they are read as where they are no UTF-8.
+    /// The bytes, and their text with U+FFFD if they are not valid UTF-8.
     Text(Vec<u8>, Option<String>),
     File(Upload),
     NoFile,
@@ -315,23 +315,23 @@ impl Part {
         })
     }
 
-    /// The field's name.
+    /// Returns the field's name.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The file's name as the client gave it, which may be a path, or empty; none for a text field. Never a name to save
-    /// it under: see [`Upload::save_to`].
+    /// Returns the file name that the client sent, which may be a path or empty; `None` for a text field. Do not save a
+    /// file under this name: see [`Upload::save_to`].
     pub fn filename(&self) -> Option<&str> {
         self.filename.as_deref()
     }
 
-    /// The media type as the client gave it, parameters and all. For a file see [`Upload::content_type`].
+    /// Returns the media type that the client sent, with its parameters. For a file see [`Upload::content_type`].
     pub fn content_type(&self) -> Option<&str> {
         self.content_type.as_deref()
     }
 
-    /// The length of the content in bytes.
+    /// Returns the length of the content in bytes.
     pub fn size(&self) -> u64 {
         match &self.content {
             Content::Text(bytes, _) => bytes.len() as u64,
@@ -340,10 +340,10 @@ impl Part {
         }
     }
 
-    /// The content, text or file, from its beginning.
+    /// Opens the content, text or file, for reading from its start.
     ///
     /// # Errors
-    /// 500 when the temporary file cannot be read.
+    /// 500 if the temporary file cannot be read.
     pub fn open(&self) -> Result<Box<dyn Read + '_>> {
         Ok(match &self.content {
             Content::Text(bytes, _) => Box::new(bytes.as_slice()),
@@ -352,23 +352,23 @@ impl Part {
         })
     }
 
-    /// The text, when this is a text field: one without a file's name. What is no UTF-8 is U+FFFD there, as in a urlencoded
-    /// form; [`open`](Part::open) has the bytes.
+    /// Returns the text of a text field, which is a part without a file name. Invalid UTF-8 becomes U+FFFD, as in a
+    /// urlencoded form; [`open`](Part::open) returns the bytes.
     pub fn text(&self) -> Option<&str> {
-        let Content::Text(bytes, mended) = &self.content else { return None };
-        mended.as_deref().or_else(|| std::str::from_utf8(bytes).ok())
+        let Content::Text(bytes, decoded) = &self.content else { return None };
+        decoded.as_deref().or_else(|| std::str::from_utf8(bytes).ok())
     }
 
-    /// The file, when one was chosen.
+    /// Returns the file, if the user chose one.
     pub fn upload(&self) -> Option<&Upload> {
         if let Content::File(upload) = &self.content { Some(upload) } else { None }
     }
 }
 
-/// The parameters of a header value, their names in lower case: what comes after the first semicolon.
+/// Returns the parameters of a header value, which follow the first semicolon. Their names are in lower case.
 ///
-/// A quote inside a quoted value comes as `%22` from browsers and as `\"` from others. A backslash before a quote that
-/// ends the value is one from a file's name, though.
+/// Browsers send a quote inside a quoted value as `%22`, other clients as `\"`. But a backslash before the quote that
+/// ends the value belongs to a file name.
 fn parameters(value: &[u8]) -> Vec<(String, Vec<u8>)> {
     let mut found = Vec::new();
     let mut rest = value.iter().position(|byte| *byte == b';').map_or(&[][..], |at| &value[at + 1..]);
@@ -392,7 +392,7 @@ fn parameters(value: &[u8]) -> Vec<(String, Vec<u8>)> {
     found
 }
 
-/// A quoted value from behind its opening quote, and what is left behind the closing one.
+/// Reads a quoted value after its opening quote. Returns the value, and the rest after the closing quote.
 fn quoted_value(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
     let mut value = Vec::new();
     let mut rest = quoted;
@@ -416,7 +416,7 @@ fn quoted_value(quoted: &[u8]) -> (Vec<u8>, &[u8]) {
     }
 }
 
-/// Whether a quote before this closes its value: nothing follows, or the next parameter does.
+/// Returns true if a quote before this input closes its value: nothing follows, or the next parameter follows.
 fn ends_here(after: &[u8]) -> bool {
     let [b';', next @ ..] = after.trim_ascii_start() else { return after.trim_ascii().is_empty() };
     let next = next.trim_ascii_start();
@@ -424,11 +424,11 @@ fn ends_here(after: &[u8]) -> bool {
     name > 0 && next[name..].starts_with(b"=")
 }
 
-/// The parameter of that name. Where there are two, two readers could each take another.
+/// Returns the parameter of this name. A repeated parameter is an error, since two readers could each use another one.
 fn only<'p>(parameters: &'p [(String, Vec<u8>)], name: &str) -> Result<Option<&'p [u8]>> {
     let mut found = parameters.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_slice());
     match (found.next(), found.next()) {
-        (_, Some(_)) => Err(Error::bad_request(format!("The parameter `{name}` is there twice."))),
+        (_, Some(_)) => Err(Error::bad_request(format!("The parameter `{name}` is given twice."))),
         (one, None) => Ok(one),
     }
 }
@@ -447,7 +447,8 @@ fn extended_value(value: &[u8]) -> String {
     }
 }
 
-/// What may stand between parts (RFC 2046, section 5.1.1), and what else of ASCII clients put there.
+/// Returns true for the characters that RFC 2046 (section 5.1.1) allows, and the other ASCII characters that clients
+/// use.
 fn is_boundary(text: &str) -> bool {
     (1..=70).contains(&text.len()) && text.bytes().all(|byte| matches!(byte, b' '..=b'~')) && !text.ends_with(' ')
 }
@@ -457,12 +458,12 @@ fn is_form_data(disposition: &[u8]) -> bool {
     kind.trim_ascii().eq_ignore_ascii_case(b"form-data")
 }
 
-/// What a browser escapes in a name, and nothing else (HTML, "multipart form data").
+/// Reverts the escapes that a browser makes in a name, and no others (HTML, "multipart form data").
 fn unescape(name: &str) -> String {
     name.replace("%22", "\"").replace("%0D", "\r").replace("%0A", "\n")
 }
 
-/// A file that a visitor uploaded: a temporary one until it is [saved](Upload::save_to).
+/// A file that a user uploaded. It is temporary until it is [saved](Upload::save_to).
 #[derive(Clone)]
 pub struct Upload {
     filename: String,
@@ -470,7 +471,7 @@ pub struct Upload {
     size: u64,
     /// Shared, so that a form's value and the body can both own the upload. `None` for a stand-in.
     temporary: Arc<Option<TempPath>>,
-    /// Whether a saved file shares the temporary one's bytes on the disk.
+    /// True once a saved file shares the data of the temporary file on the disk.
     linked: Arc<AtomicBool>,
 }
 
@@ -484,7 +485,7 @@ impl Upload {
         Ok(Upload { filename, kind, size, temporary: Arc::new(Some(temporary)), linked: Arc::default() })
     }
 
-    /// One of no bytes, in the place of one that is missing.
+    /// Returns an empty upload, in place of a missing one.
     pub(crate) fn empty() -> io::Result<Upload> {
         Upload::new(clean(""), NamedTempFile::with_prefix("aside-")?.into_temp_path())
     }
@@ -499,38 +500,39 @@ impl Upload {
         self.temporary.is_none()
     }
 
-    /// The file's name, to be shown: without folders, control characters, marks that turn the direction of writing, and
-    /// dots at its ends; `_` for what Windows gives a meaning (`a:b`), and before its devices (`_con.txt`); at most 255
-    /// bytes; `file` when nothing is left.
+    /// Returns the file's name for display: without folders, control characters, marks that change the writing
+    /// direction, and dots at its ends. Characters with a meaning on Windows (`a:b`) become `_`, and Windows device
+    /// names get a `_` in front (`_con.txt`). At most 255 bytes; `file` if nothing is left.
     pub fn filename(&self) -> &str {
         &self.filename
     }
 
-    /// The media type, told from the content: what the client says is not looked at. `text/plain` for UTF-8 text,
-    /// `application/octet-stream` for what is not known.
+    /// Returns the media type, detected from the content: the type that the client sent is ignored. `text/plain` for
+    /// UTF-8 text, `application/octet-stream` for unknown content.
     pub fn content_type(&self) -> &str {
         self.kind.content_type
     }
 
-    /// Its size in bytes.
+    /// Returns the size in bytes.
     pub fn size(&self) -> u64 {
         self.size
     }
 
-    /// Where the temporary file is. It is gone when the [`Multipart`] and all clones of the upload are dropped.
+    /// Returns the path of the temporary file. The file is deleted when the [`Multipart`] and all clones of the upload
+    /// are dropped.
     pub fn path(&self) -> &Path {
         Option::as_ref(&self.temporary).map_or(Path::new(""), |path| path)
     }
 
-    /// Opens the temporary file for reading, from its beginning.
+    /// Opens the temporary file for reading from its start.
     ///
     /// # Errors
-    /// 500 when it cannot be read.
+    /// 500 if the file cannot be read.
     pub fn open(&self) -> Result<File> {
         File::open(self.path()).map_err(|error| Error::from(error).context("cannot read an upload"))
     }
 
-    /// Saves the file in that folder, which is created if need be, and returns its path there.
+    /// Saves the file in a folder, which is created if it is missing, and returns the path of the saved file.
     ///
     /// ```
     /// # fn save(req: &mut aside::Request) -> aside::Result<()> {
@@ -540,12 +542,13 @@ impl Upload {
     /// # }
     /// ```
     ///
-    /// Its name there is a random one, with the extension of the content's type: `bin` for what is not known, and `txt` for
-    /// every kind of text, HTML and XML among them, which a browser would run if they were served as they are. Nothing is
-    /// ever overwritten, and the file is there whole or not at all. It may be read by whom other new files may be read.
+    /// The saved file has a random name with the extension of the content's type: `bin` for unknown content, and `txt`
+    /// for all kinds of text, including HTML and XML, which a browser would run if they were served unchanged. Saving
+    /// never overwrites a file, and never leaves a partial file. The saved file has the permissions of an ordinary new
+    /// file.
     ///
     /// # Errors
-    /// 500 when the folder cannot be written or the disk is full.
+    /// 500 if the folder cannot be written or the disk is full.
     pub fn save_to(&self, dir: impl AsRef<Path>) -> Result<PathBuf> {
         let dir = dir.as_ref();
         let saved = self.save(dir);
@@ -556,7 +559,7 @@ impl Upload {
         fs::create_dir_all(dir)?;
         let name = random_name()?;
         let path = dir.join(format!("{name}.{}", self.kind.extension));
-        let beside = Beside::new(dir.join(format!(".{name}.part")))?;
+        let beside = Unfinished::new(dir.join(format!(".{name}.part")))?;
         if !self.link(&beside, &path) {
             copy(&mut File::open(self.path())?, &beside.file)?;
             beside.become_file(&path)?;
@@ -564,9 +567,9 @@ impl Upload {
         Ok(path)
     }
 
-    /// Gives the temporary file a second name, which is all there is to saving it on the same file system. Once only: two
-    /// saved files are to be two files.
-    fn link(&self, ordinary: &Beside, path: &Path) -> bool {
+    /// Adds a hard link to the temporary file, which saves it without a copy on the same file system. Only once: two
+    /// saved files must be two files.
+    fn link(&self, ordinary: &Unfinished, path: &Path) -> bool {
         if self.linked.swap(true, Ordering::Relaxed) {
             return false;
         }
@@ -586,33 +589,33 @@ impl fmt::Debug for Upload {
     }
 }
 
-/// 32 digits that nobody can guess.
+/// Returns 32 random hexadecimal digits that cannot be guessed.
 pub(crate) fn random_name() -> io::Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes).map_err(io::Error::other)?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// An unfinished file beside the one that it is to become. It has the permissions of an ordinary new file, which nothing
-/// but making one tells, and is deleted unless it was finished.
-struct Beside {
+/// An unfinished file beside its final path. It has the permissions of an ordinary new file, which can only be found by
+/// creating one, and is deleted unless it was finished.
+struct Unfinished {
     path: PathBuf,
     file: File,
 }
 
-impl Beside {
-    fn new(path: PathBuf) -> io::Result<Beside> {
+impl Unfinished {
+    fn new(path: PathBuf) -> io::Result<Unfinished> {
         let file = OpenOptions::new().write(true).create_new(true).open(&path)?;
-        Ok(Beside { path, file })
+        Ok(Unfinished { path, file })
     }
 
-    /// The name is random: nothing is there that a rename, where the file system has no links, could overwrite.
+    /// The name is random, so a rename, used where the file system has no links, cannot overwrite a file.
     fn become_file(&self, path: &Path) -> io::Result<()> {
         fs::hard_link(&self.path, path).or_else(|_| fs::rename(&self.path, path))
     }
 }
 
-impl Drop for Beside {
+impl Drop for Unfinished {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
     }
@@ -622,7 +625,7 @@ fn copy(from: &mut impl Read, mut to: &File) -> io::Result<()> {
     io::copy(from, &mut to).map(drop)
 }
 
-/// What a file is, by its first bytes.
+/// The type of a file, from its first bytes.
 #[derive(Clone, Copy)]
 struct FileKind {
     content_type: &'static str,
@@ -642,7 +645,8 @@ impl FileKind {
     }
 }
 
-/// UTF-8 without control characters but for white space. The last character may be cut where there is more.
+/// Returns true for UTF-8 without control characters except white space. The last character may be incomplete if more
+/// follows.
 fn is_text(head: &[u8], more: bool) -> bool {
     let text = match std::str::from_utf8(head) {
         Ok(text) => text,
@@ -654,7 +658,7 @@ fn is_text(head: &[u8], more: bool) -> bool {
     !text.is_empty() && !text.chars().any(|c| c.is_control() && !c.is_whitespace())
 }
 
-/// A file's name that can be shown, and would do no harm as one either.
+/// Returns a file name that is safe to show, and also safe to use as a file name.
 pub(crate) fn clean(filename: &str) -> String {
     let last = filename.rsplit(['/', '\\']).next().unwrap_or_default();
     let shown: String = last.chars().filter(|c| !is_hidden(*c)).map(|c| if is_special(c) { '_' } else { c }).collect();
@@ -666,18 +670,18 @@ pub(crate) fn clean(filename: &str) -> String {
     }
 }
 
-/// Control characters, line ends, and marks that turn the direction of writing.
+/// Returns true for control characters, line ends, and marks that change the writing direction.
 fn is_hidden(c: char) -> bool {
     let marks = matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
     c.is_control() || marks || c == '\u{feff}'
 }
 
-/// What has a meaning of its own in a name on Windows, a second stream of a file among it.
+/// Returns true for characters with a meaning in Windows file names, including the colon of alternate data streams.
 fn is_special(c: char) -> bool {
     matches!(c, '<' | '>' | ':' | '"' | '|' | '?' | '*')
 }
 
-/// What is a device on Windows, whatever its extension.
+/// Returns true for the name of a Windows device, with any extension.
 fn is_device(name: &str) -> bool {
     let stem = name.split('.').next().unwrap_or_default().trim_end().to_ascii_uppercase();
     let numbered =
@@ -685,7 +689,7 @@ fn is_device(name: &str) -> bool {
     matches!(stem.as_str(), "CON" | "PRN" | "AUX" | "NUL" | "CONIN$" | "CONOUT$") || numbered(&stem)
 }
 
-/// At most that many bytes, the extension kept if it is one.
+/// Shortens a name to at most `longest` bytes, and keeps its extension if it has one.
 fn shorten(name: &str, longest: usize) -> String {
     if name.len() <= longest {
         return name.to_owned();
@@ -694,8 +698,8 @@ fn shorten(name: &str, longest: usize) -> String {
         Some(at) if name.len() - at <= 32 => name.split_at(at),
         _ => (name, ""),
     };
-    let room = longest - extension.len();
-    let end = (0..=room.min(stem.len())).rev().find(|at| stem.is_char_boundary(*at)).unwrap_or(0);
+    let stem_bytes = longest - extension.len();
+    let end = (0..=stem_bytes.min(stem.len())).rev().find(|at| stem.is_char_boundary(*at)).unwrap_or(0);
     format!("{}{extension}", &stem[..end])
 }
 
@@ -710,7 +714,7 @@ mod tests {
 
     const LIMITS: Limits = Limits { upload: 1 << 20, text: 1 << 10, parts: 4, fields: 3 };
 
-    /// A part, its header lines and its content.
+    /// Returns a part with these header lines and this content.
     fn part(headers: &str, content: &[u8]) -> Vec<u8> {
         [b"--BOUND\r\n", headers.as_bytes(), b"\r\n\r\n", content, b"\r\n"].concat()
     }
@@ -754,9 +758,9 @@ mod tests {
         bytes
     }
 
-    /// The rest of what the server read with the head comes first, however little that is; then as much as fits.
+    /// The bytes that the server read along with the request head come first, in any number; then the buffer is filled.
     #[test]
-    fn the_first_bytes_may_come_alone() {
+    fn the_first_read_may_return_any_number_of_bytes() {
         let content = vec![b'x'; 3 * HEAD];
         let whole = body(&[field("name=title", b"Harbour"), field("name=photo; filename=a.bin", &content)]);
         for first in 1..100 {
@@ -802,14 +806,14 @@ mod tests {
     }
 
     #[test]
-    fn a_body_may_come_byte_by_byte() {
+    fn a_body_may_arrive_byte_by_byte() {
         let body = example();
         let mut drip = Dripping(&body[..]);
         check_example(&read_whole(&mut drip, LIMITS).unwrap());
     }
 
     #[test]
-    fn a_body_that_is_cut_anywhere_is_refused_or_whole() {
+    fn a_body_that_is_cut_short_is_refused() {
         let body = example();
         let whole = body.len() - b"\r\n".len();
         for cut in 0..body.len() {
@@ -831,14 +835,14 @@ mod tests {
     }
 
     #[test]
-    fn no_parts_is_a_form_and_no_body_is_not() {
+    fn a_body_without_parts_is_a_form_and_an_empty_body_is_not() {
         assert!(read(b"--BOUND--\r\n".to_vec()).unwrap().parts().is_empty());
         assert!(read(b"--BOUND--".to_vec()).unwrap().parts().is_empty());
         assert_eq!(refused(read(Vec::new())).0, 400);
     }
 
     #[test]
-    fn what_stands_before_and_after_is_passed_over() {
+    fn the_preamble_and_the_epilogue_are_skipped() {
         for before in ["This is multipart.\r\n", "\r\n", "see --BOUND--\r\n--BOUNDARY\r\n-\r\n"] {
             for after in ["and more\r\n--BOUND\r\n", "\r", " ", ""] {
                 let example = &example()[..example().len() - 2];
@@ -890,7 +894,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delimiter_may_have_odd_characters_and_spaces_behind_it() {
+    fn a_boundary_may_have_special_characters_and_trailing_spaces() {
         for boundary in ["'()+_,-./:=?", "--", "a b", "-----------------------------9051914041544843365972754266", "x"]
         {
             let lines =
@@ -905,7 +909,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_may_come_more_than_once() {
+    fn a_name_may_be_repeated() {
         let form = read(body(&[
             field("name=tag", b"x"),
             field("name=f; filename=1", b"one"),
@@ -924,8 +928,8 @@ mod tests {
         let form = read(example()).unwrap();
         assert_eq!(refused(form.text("name")), (422, "The field `name` is missing.".into()));
         for name in ["none", "nothing", "title"] {
-            let words = format!("The field `{name}` has no file: please choose a file.");
-            assert_eq!(refused(form.file(name)), (422, words));
+            let message = format!("The field `{name}` has no file: please choose a file.");
+            assert_eq!(refused(form.file(name)), (422, message));
         }
     }
 
@@ -938,16 +942,16 @@ mod tests {
     }
 
     #[test]
-    fn text_that_is_not_utf_8_is_mended_and_its_bytes_are_kept() {
+    fn invalid_utf_8_is_decoded_and_its_bytes_are_kept() {
         let form = one("name=t", b"\xff\xed\xa0\x80\xef\xbb\xbfa");
         assert_eq!(bytes(&form.parts()[0]), b"\xff\xed\xa0\x80\xef\xbb\xbfa");
-        let mended = "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{feff}a";
-        assert_eq!((form.text("t").unwrap(), form.texts("t")), (mended, vec![mended]));
-        assert_eq!(form.pairs().unwrap(), [("t".to_owned(), mended.to_owned())]);
+        let decoded = "\u{fffd}\u{fffd}\u{fffd}\u{fffd}\u{feff}a";
+        assert_eq!((form.text("t").unwrap(), form.texts("t")), (decoded, vec![decoded]));
+        assert_eq!(form.pairs().unwrap(), [("t".to_owned(), decoded.to_owned())]);
     }
 
     #[test]
-    fn a_content_type_that_does_not_fit_is_refused() {
+    fn another_content_type_or_a_missing_boundary_is_refused() {
         let empty = |content_type: &str| refused(request(content_type, Body::empty()).multipart()).0;
         assert_eq!(empty("text/plain"), 415);
         assert_eq!(empty("multipart/mixed; boundary=x"), 415);
@@ -971,7 +975,7 @@ mod tests {
     }
 
     #[test]
-    fn a_part_must_have_a_name_and_headers_that_are_some() {
+    fn a_part_must_have_a_name_and_valid_headers() {
         let refusal = |part: Vec<u8>| refused(read(body(&[part])));
         assert_eq!(refusal(field("filename=x", b"")), (400, "A part of the multipart body has no name.".into()));
         assert_eq!(refusal(part("Content-Type: text/plain", b"")).0, 400);
@@ -986,10 +990,10 @@ mod tests {
     }
 
     #[test]
-    fn each_limit_names_its_setting() {
+    fn each_error_over_a_limit_names_its_setting() {
         let refusal = |result: Result<Vec<Part>>, setting: &str| {
-            let (status, words) = refused(result);
-            assert!(status == 413 && words.contains(setting), "{status} {words}");
+            let (status, message) = refused(result);
+            assert!(status == 413 && message.contains(setting), "{status} {message}");
         };
         let text = |length: usize| field("name=t", &vec![b'x'; length]);
         assert!(limited(&body(&[text(1_000), text(24)])).is_ok());
@@ -1002,7 +1006,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_over_the_limit_is_refused_before_anything_is_read() {
+    fn a_length_over_the_limit_is_refused_before_the_body_is_read() {
         struct Untouched;
         impl Read for Untouched {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -1014,7 +1018,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_before_a_part_is_bounded() {
+    fn the_input_before_a_part_is_bounded() {
         for start in ["", "--BOUND\r\nX-Long: ", "--BOUND", "--BOUND   ", "--BOUND\r\n"] {
             let mut endless = Counted::new(io::Cursor::new(start).chain(io::repeat(b'x')));
             let read = endless.count.clone();
@@ -1026,7 +1030,7 @@ mod tests {
         assert_eq!(read(body(&[fits.clone(), fits.clone(), fits])).unwrap().texts("t").len(), 3);
     }
 
-    /// Counts what is read from it.
+    /// Counts the bytes that are read from it.
     struct Counted<R> {
         inner: R,
         count: Arc<AtomicUsize>,
@@ -1047,7 +1051,7 @@ mod tests {
     }
 
     #[test]
-    fn a_large_part_is_never_in_memory() {
+    fn a_large_part_is_not_held_in_memory() {
         const LARGE: usize = 200 << 20;
         let head = b"--BOUND\r\nContent-Disposition: form-data; name=f; filename=f\r\n\r\n";
         let content = io::repeat(b'\r').take(LARGE as u64);
@@ -1068,7 +1072,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_that_breaks_in_a_file_is_cut_short() {
+    fn a_connection_that_breaks_within_a_file_is_reported_as_cut_short() {
         struct Broken;
         impl Read for Broken {
             fn read(&mut self, _: &mut [u8]) -> io::Result<usize> {
@@ -1076,12 +1080,12 @@ mod tests {
             }
         }
         let start = field("name=f; filename=f", &[b'x'; 50_000]);
-        let (status, words) = refused(read_whole(&mut start.chain(Broken), LIMITS));
-        assert!(status == 400 && words.contains("cut short"), "{words}");
+        let (status, message) = refused(read_whole(&mut start.chain(Broken), LIMITS));
+        assert!(status == 400 && message.contains("cut short"), "{message}");
     }
 
     #[test]
-    fn names_are_read_as_browsers_and_others_write_them() {
+    fn names_of_browsers_and_other_clients_are_read() {
         let names = |parameters: &str| {
             let form = one(parameters, b"x");
             (form.parts()[0].name().to_owned(), form.parts()[0].filename().map(str::to_owned))
@@ -1139,7 +1143,7 @@ mod tests {
     }
 
     #[test]
-    fn the_type_is_told_from_the_content() {
+    fn the_type_is_detected_from_the_content() {
         let kind = |content: &[u8]| {
             let form = one("name=f; filename=\"f.exe\"\r\nContent-Type: application/x-lie", content);
             let file = form.file("f").unwrap();
@@ -1151,12 +1155,12 @@ mod tests {
         assert_eq!(kind(b"<!DOCTYPE html><script>"), ("text/html".into(), "txt"));
         assert_eq!(kind(b"a\0b"), ("application/octet-stream".into(), "bin"));
         assert_eq!(kind(b"\xc3"), ("application/octet-stream".into(), "bin"));
-        // The eighth kibibyte ends within a letter.
+        // The chunk of 8 KiB ends within a character.
         assert_eq!(kind(format!("x{}", "я".repeat(5_000)).as_bytes()), ("text/plain".into(), "txt"));
     }
 
     #[test]
-    fn temporary_files_are_gone_with_the_form() {
+    fn temporary_files_are_deleted_with_the_form() {
         let form = one("name=f; filename=f", b"content");
         let path = form.file("f").unwrap().path().to_owned();
         assert_eq!(fs::read(&path).unwrap(), b"content");
@@ -1165,12 +1169,12 @@ mod tests {
     }
 
     #[test]
-    fn an_upload_is_saved_under_a_name_of_ours() {
+    fn an_upload_is_saved_under_a_generated_name() {
         let dir = tempfile::tempdir().unwrap();
         let dir = dir.path().join("new/folder");
         let form = one("name=f; filename=\"../../evil.php\"", b"\x89PNG\r\n\x1a\n");
         let file = form.file("f").unwrap();
-        // The first is another name of the temporary file, the second a copy.
+        // The first file is a hard link to the temporary file, the second is a copy.
         let saved: Vec<PathBuf> = (0..3).map(|_| file.save_to(&dir).unwrap()).collect();
         for path in &saved {
             let name = path.file_name().unwrap().to_str().unwrap();
@@ -1182,7 +1186,7 @@ mod tests {
         fs::write(&saved[0], "changed").unwrap();
         assert_eq!(fs::read(&saved[1]).unwrap(), b"\x89PNG\r\n\x1a\n");
         fs::remove_file(dir.join("ordinary")).unwrap();
-        assert_eq!(fs::read_dir(&dir).unwrap().count(), 3, "nothing else is left there");
+        assert_eq!(fs::read_dir(&dir).unwrap().count(), 3, "no other files remain");
         drop(form);
         assert!(saved.iter().all(|path| path.exists()));
     }
@@ -1199,7 +1203,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_saved_leaves_nothing_half_written() {
+    fn a_failed_save_leaves_no_partial_file() {
         struct Full(u8);
         impl Read for Full {
             fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
@@ -1208,7 +1212,7 @@ mod tests {
             }
         }
         let dir = tempfile::tempdir().unwrap();
-        let beside = Beside::new(dir.path().join(".x.part")).unwrap();
+        let beside = Unfinished::new(dir.path().join(".x.part")).unwrap();
         assert!(copy(&mut Full(0), &beside.file).is_err());
         drop(beside);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);

@@ -1,31 +1,31 @@
 //! The names of a form's fields as a tree: `address[city]`, `items[0][name]`, `items[][name]`, `tags[]`.
 //!
-//! Brackets group, as PHP, Rails and the `qs` of Node read them. A number in them only says what belongs together and in
-//! which order: nothing is made for the numbers that are left out. A name whose brackets do not match, or that goes deeper
-//! than [`DEEPEST`], is a name like any other.
+//! Brackets group, as in PHP, Rails and the `qs` package of Node. A number in brackets only groups and orders fields:
+//! gaps between numbers create no elements. A name is taken literally if its brackets do not match or if it is deeper
+//! than [`MAX_DEPTH`].
 
 use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::multipart::Upload;
 
-/// As many brackets as a name may have to be taken apart.
-pub(crate) const DEEPEST: usize = 8;
+/// The largest number of brackets of a name that is split.
+pub(crate) const MAX_DEPTH: usize = 8;
 
-/// The node that stands for the form as a whole.
+/// The node of the whole form.
 pub(crate) const ROOT: usize = 0;
 
-/// What was sent under a name.
+/// The content that was sent under a name.
 pub(crate) enum Sent {
     Text(String),
     File(Upload),
 }
 
-/// A name or the beginning of one, with what was sent under it and under the names that go on from there.
+/// A name or the start of one, with the contents sent under it and the longer names that continue it.
 pub(crate) struct Node<'a> {
-    /// Its part of the name: `city` of `address[city]`.
+    /// The last part of the name: `city` of `address[city]`.
     pub(crate) key: &'a str,
-    /// The name as it was typed into the form, up to here.
+    /// The name as the client sent it, up to and including this part.
     pub(crate) name: Cow<'a, str>,
     pub(crate) parent: usize,
     pub(crate) texts: Vec<&'a str>,
@@ -39,19 +39,19 @@ pub(crate) struct Node<'a> {
 pub(crate) struct Tree<'a> {
     nodes: Vec<Node<'a>>,
     index: HashMap<(usize, &'a str), usize>,
-    /// Nodes that stand at the same place of their lists are of one kind: `items[0][name]` and `items[7][name]`.
+    /// Nodes at the same position within their lists are of the same kind: `items[0][name]` and `items[7][name]`.
     kinds: HashMap<(usize, &'a str), usize>,
     of_kind: Vec<Vec<usize>>,
 }
 
 impl<'a> Tree<'a> {
-    /// The tree of what was sent. Names that `is_literal` holds for are not taken apart.
+    /// Builds the tree. Names for which `is_literal` returns true are not split.
     pub(crate) fn new(sent: &'a [(String, Sent)], is_literal: impl Fn(&str) -> bool) -> Tree<'a> {
         let mut tree =
             Tree { nodes: Vec::new(), index: HashMap::new(), kinds: HashMap::new(), of_kind: vec![vec![ROOT]] };
         tree.nodes.push(Node::new("", Cow::Borrowed(""), ROOT, 0, 0));
         for (name, content) in sent {
-            let at = tree.place(name, is_literal(name));
+            let at = tree.insert(name, is_literal(name));
             match content {
                 Sent::Text(text) => tree.nodes[at].texts.push(text),
                 Sent::File(upload) => tree.nodes[at].files.push(upload),
@@ -72,48 +72,48 @@ impl<'a> Tree<'a> {
         self.index.get(&(at, key)).copied()
     }
 
-    /// Whether any name was taken apart.
+    /// Returns true if any name was split.
     pub(crate) fn has_groups(&self) -> bool {
         self.nodes[ROOT].children.iter().any(|child| !self.nodes[*child].children.is_empty())
     }
 
-    /// The children in the order of a list: by number, then those without one as they were sent.
+    /// Returns the children in list order: first those with a number, by number, then the others as they were sent.
     pub(crate) fn elements(&self, at: usize) -> Vec<usize> {
         let mut children = self.nodes[at].children.clone();
         children.sort_by_key(|child| rank(self.nodes[*child].key));
         children
     }
 
-    /// Whether the children are told apart by number, or not at all.
+    /// Returns true if all children have a number or an empty key.
     pub(crate) fn is_list(&self, at: usize) -> bool {
         self.nodes[at].children.iter().all(|child| is_number(self.nodes[*child].key))
     }
 
-    /// Whether nothing but spaces was sent here and below.
+    /// Returns true if only white space was sent at this node and below it.
     pub(crate) fn is_blank(&self, at: usize) -> bool {
         let node = &self.nodes[at];
         let is_blank = |text: &&str| text.trim().is_empty();
         node.files.is_empty() && node.texts.iter().all(is_blank) && node.children.iter().all(|at| self.is_blank(*at))
     }
 
-    /// Whether files were sent here or below, and no text.
+    /// Returns true if files and no texts were sent at this node or below it.
     pub(crate) fn has_only_files(&self, at: usize) -> bool {
         let node = &self.nodes[at];
         let is_something = !node.files.is_empty() || !node.children.is_empty();
         is_something && node.texts.is_empty() && node.children.iter().all(|at| self.has_only_files(*at))
     }
 
-    /// The nodes of the same kind, itself among them.
-    pub(crate) fn alike(&self, at: usize) -> &[usize] {
+    /// Returns the nodes of the same kind, including this one.
+    pub(crate) fn same_kind(&self, at: usize) -> &[usize] {
         &self.of_kind[self.nodes[at].kind]
     }
 
-    /// Adds a name that was not sent, here and in all that are alike. Whether there was room for it.
-    pub(crate) fn expect(&mut self, at: usize, key: &'a str) -> bool {
-        if self.nodes[at].depth > DEEPEST {
+    /// Adds a name that was not sent, to this node and to all of the same kind. Returns false if the node is too deep.
+    pub(crate) fn add_missing(&mut self, at: usize, key: &'a str) -> bool {
+        if self.nodes[at].depth > MAX_DEPTH {
             return false;
         }
-        for at in self.alike(at).to_vec() {
+        for at in self.same_kind(at).to_vec() {
             if self.child(at, key).is_none() {
                 let name = if at == ROOT { key.to_owned() } else { format!("{}[{key}]", self.nodes[at].name) };
                 self.add(at, key, name.into());
@@ -122,21 +122,22 @@ impl<'a> Tree<'a> {
         true
     }
 
-    fn place(&mut self, name: &'a str, is_literal: bool) -> usize {
+    fn insert(&mut self, name: &'a str, is_literal: bool) -> usize {
         let steps = if is_literal { vec![(name, name)] } else { steps(name) };
         let mut at = ROOT;
-        for (place, &(key, name)) in steps.iter().enumerate() {
-            let is_element = place > 0 && key.is_empty();
+        for (index, &(key, name)) in steps.iter().enumerate() {
+            let is_element = index > 0 && key.is_empty();
             at = match self.child(at, key) {
-                Some(child) if !is_element || self.has_room(child, &steps[place + 1..]) => child,
+                Some(child) if !is_element || self.accepts(child, &steps[index + 1..]) => child,
                 _ => self.add(at, key, name.into()),
             };
         }
         at
     }
 
-    /// Whether an element of `items[]` takes that name too. Where it has it already the next element begins, as in Rails.
-    fn has_room(&self, element: usize, rest: &[(&'a str, &'a str)]) -> bool {
+    /// Returns true if an element of `items[]` can take this name too. If it has the name already, the next element
+    /// begins, as in Rails.
+    fn accepts(&self, element: usize, rest: &[(&'a str, &'a str)]) -> bool {
         let is_repeatable = rest.iter().any(|(key, _)| key.is_empty());
         let there = rest.iter().try_fold(element, |at, (key, _)| self.child(at, key)).map(|at| &self.nodes[at]);
         is_repeatable || there.is_none_or(|node| !rest.is_empty() && node.texts.is_empty() && node.files.is_empty())
@@ -144,8 +145,8 @@ impl<'a> Tree<'a> {
 
     fn add(&mut self, parent: usize, key: &'a str, name: Cow<'a, str>) -> usize {
         let at = self.nodes.len();
-        let place = if parent != ROOT && is_number(key) { "" } else { key };
-        let kind = *self.kinds.entry((self.nodes[parent].kind, place)).or_insert(self.of_kind.len());
+        let position = if parent != ROOT && is_number(key) { "" } else { key };
+        let kind = *self.kinds.entry((self.nodes[parent].kind, position)).or_insert(self.of_kind.len());
         if kind == self.of_kind.len() {
             self.of_kind.push(Vec::new());
         }
@@ -163,31 +164,31 @@ impl<'a> Node<'a> {
     }
 }
 
-/// A number, or the nothing of `tags[]`.
+/// Returns true for a number, and for the empty key of `tags[]`.
 fn is_number(key: &str) -> bool {
     key.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Numbers by value, however long they are, before all else.
+/// Returns a sort key: numbers of any length first, by value.
 fn rank(key: &str) -> (bool, usize, &str) {
     let digits = key.trim_start_matches('0');
     if is_number(key) && !key.is_empty() { (false, digits.len(), digits) } else { (true, 0, "") }
 }
 
-/// The parts of a name, each with the name up to its end: `a`, `b` with `a[b]`, `c` with `a[b][c]`. One that cannot be
-/// taken apart is one part.
+/// Splits a name into its parts, each with the name up to its end: `a`, `b` with `a[b]`, `c` with `a[b][c]`. A name
+/// that cannot be split is one part.
 fn steps(name: &str) -> Vec<(&str, &str)> {
-    taken_apart(name).unwrap_or_else(|| vec![(name, name)])
+    split(name).unwrap_or_else(|| vec![(name, name)])
 }
 
-fn taken_apart(name: &str) -> Option<Vec<(&str, &str)>> {
+fn split(name: &str) -> Option<Vec<(&str, &str)>> {
     let base = &name[..name.find('[').filter(|at| *at > 0)?];
     let mut steps = vec![(base, base)];
     let mut end = base.len();
     while end < name.len() {
         let key = &name[end..].strip_prefix('[')?.split(']').next()?;
         end += key.len() + 2;
-        let is_sound = !key.contains('[') && end <= name.len() && steps.len() <= DEEPEST;
+        let is_sound = !key.contains('[') && end <= name.len() && steps.len() <= MAX_DEPTH;
         steps.push(is_sound.then(|| (*key, &name[..end]))?);
     }
     (!base.contains(']')).then_some(steps)
@@ -202,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn brackets_take_a_name_apart() {
+    fn names_are_split_at_brackets() {
         assert_eq!(steps("a[b][]"), [("a", "a"), ("b", "a[b]"), ("", "a[b][]")]);
         assert_eq!(keys("address[street name]"), ["address", "street name"]);
         assert_eq!(keys("я[ю]"), ["я", "ю"]);
@@ -210,9 +211,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_malformed_is_one_name() {
-        let deep = format!("a{}", "[b]".repeat(DEEPEST));
-        assert_eq!(keys(&deep).len(), DEEPEST + 1);
+    fn a_malformed_name_is_one_part() {
+        let deep = format!("a{}", "[b]".repeat(MAX_DEPTH));
+        assert_eq!(keys(&deep).len(), MAX_DEPTH + 1);
         let deeper = deep + "[b]";
         for name in ["", "a", "[", "]", "[]", "[a]", "a[", "a]", "a[b", "a[b]c", "a[b]]", "a[[b]]", "a][b]", &deeper] {
             assert_eq!(keys(name), [name]);
@@ -220,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn numbers_are_ranked_by_value_and_allocate_nothing() {
+    fn numbers_are_ordered_by_value_and_add_no_elements() {
         let names = ["l[10]", "l[9]", "l[x]", "l[]", "l[999999999999999999999999999]", "l[007]", "l[0]", "l[]"];
         let sent: Vec<_> = names.map(|name| (name.to_owned(), Sent::Text(String::new()))).into();
         let tree = Tree::new(&sent, |_| false);
@@ -232,11 +233,11 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn any_name_is_taken_apart_without_a_loss(name in "[a0\\[\\]é.]{0,30}", other: String) {
+        fn splitting_a_name_loses_no_part_of_it(name in "[a0\\[\\]é.]{0,30}", other: String) {
             for name in [&name, &other] {
                 let steps = steps(name);
                 proptest::prop_assert_eq!(steps.last().unwrap().1, name);
-                proptest::prop_assert!(steps.len() <= DEEPEST + 1);
+                proptest::prop_assert!(steps.len() <= MAX_DEPTH + 1);
             }
         }
     }

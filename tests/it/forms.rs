@@ -141,7 +141,7 @@ fn a_file_that_is_missing_comes_twice_or_as_text_is_refused_with_its_name() {
     assert!(twice.text().contains("[photo: Please give one value only.]"), "{twice:?}");
     let text = client.post("/strict").form(&[("title", "a"), ("photo", "a.jpg")]).send();
     assert_eq!(text.status(), Status::UNPROCESSABLE_CONTENT);
-    assert!(text.text().contains("`photo`: it came as text; a form with files needs enctype="), "{text:?}");
+    assert!(text.text().contains("`photo`: it was sent as text; a form with files needs enctype="), "{text:?}");
     let missing = client.post("/strict").field("title", "a").send();
     assert!(missing.text().contains("The field `photo`: no file was chosen"), "{missing:?}");
     let json =

@@ -210,5 +210,5 @@ fn malformed_headers() -> Error {
 }
 
 fn no_part() -> Error {
-    Error::bad_request(format!("No part begins within {HEAD} bytes, or its header is longer."))
+    Error::bad_request(format!("No part starts within {HEAD} bytes, or the headers of a part are longer."))
 }
