@@ -412,7 +412,7 @@ impl TestResponse {
             let all = std::mem::take(&mut response.body).write_to(&mut body);
             all.expect("the body can be read to its end");
         }
-        response.take_set_aside().into_iter().for_each(Deferred::start);
+        response.take_deferred().into_iter().for_each(Deferred::start);
         TestResponse { status, headers, body }
     }
 

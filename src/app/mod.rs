@@ -23,7 +23,7 @@ use crate::http::files::folders::StaticFolders;
 use crate::http::guard::policy::Policy;
 use crate::http::guard::rates::RateLimit;
 use crate::http::guard::{Guard, Passage};
-use crate::http::once::UnderWay;
+use crate::http::once::InProgress;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Route, Router};
@@ -690,7 +690,7 @@ impl App {
         self.values.insert(Keys::new(&config)?);
         self.values.insert(Store::open(&config)?);
         self.values.insert(Isolation::new(self.functions, self.program));
-        self.values.insert(UnderWay::default());
+        self.values.insert(InProgress::default());
         self.values.insert(OpenStreams::default());
         // Here and not at the first mail, so that a URL that cannot be used is refused at start.
         #[cfg(feature = "mail")]

@@ -240,7 +240,7 @@ impl Service {
         let wait = error.find_source::<TooSoon>().map(|soon| soon.seconds);
         let wait = wait.or(is_busy.then_some(RETRY_AFTER.into()));
         wait.iter().for_each(|seconds| response.headers_mut().set("Retry-After", seconds.to_string()));
-        let page = self.error_page(request, &error).with_set_aside(response.take_set_aside());
+        let page = self.error_page(request, &error).with_deferred(response.take_deferred());
         let of_the_body = |name: &str| name.to_ascii_lowercase().starts_with("content-");
         let others = response.headers().iter().filter(|(name, _)| !of_the_body(name) && !page.headers().contains(name));
         let others: Vec<_> = others.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -257,7 +257,7 @@ impl Service {
         let mut page = caught(|| own(request, error));
         if let Some(second) = page.take_error() {
             log_error(request, &second.context(format!("the site's page for {status}")));
-            return pages::error_page(request, error).with_set_aside(page.take_set_aside());
+            return pages::error_page(request, error).with_deferred(page.take_deferred());
         }
         if !page.headers().contains("Cache-Control") {
             page.headers_mut().set("Cache-Control", "no-store");

@@ -1,5 +1,5 @@
-//! A stream that has something to write only now and then, and can be asked for it by anybody: no thread need wait for it.
-//! A transport that keeps connections without threads asks when it is called; [`follow`] does the same by waiting.
+//! Stream sources that write only now and then, and need no waiting thread in between. A transport that keeps
+//! connections without threads asks the feed when it is woken; [`follow`] does the same and waits.
 
 use std::io::{self, Write};
 use std::sync::Arc;
@@ -11,25 +11,25 @@ use crate::panics::Contained;
 use crate::sync::Bell;
 use crate::watched::Call;
 
-/// Who writes.
+/// A source of stream data.
 pub(crate) trait Feed: Send {
-    /// Writes what is new, and says when it is to be asked again; none at its end.
+    /// Writes the new data. Returns the pause before the next call, or `None` at the end of the stream.
     fn write(&mut self, out: &mut Vec<u8>) -> Option<Pause>;
 
-    /// Has that done once when there is something new; here and now when there is already.
+    /// Registers a call that runs once when there is new data, or at once if there is new data already.
     fn call_when_new(&self, call: Call);
 }
 
-/// For how long a feed is left alone.
+/// The bounds on the time until the next call of [`Feed::write`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Pause {
-    /// Even if there is something new.
+    /// The shortest pause, even if there is new data.
     pub(crate) at_least: Duration,
-    /// Even if there is nothing new.
+    /// The longest pause, even if there is no new data.
     pub(crate) at_most: Duration,
 }
 
-/// A feed that writes on behalf of the request that it was made in.
+/// A feed that writes in the context of the request that created it.
 pub(super) struct InContext<F> {
     pub(super) context: Context,
     pub(super) feed: Contained<F>,
@@ -46,22 +46,22 @@ impl<F: Feed> Feed for InContext<F> {
     }
 }
 
-/// Writes a feed to its end, and waits between.
+/// Writes a feed to its end, and blocks between the writes.
 ///
 /// # Errors
-/// When nobody reads any more.
+/// The error of [`Outlet::check`], once the client has disconnected.
 pub(crate) fn follow(mut feed: Box<dyn Feed>, mut out: Outlet<'_>) -> io::Result<()> {
-    let bell = Arc::new(Bell::default());
-    let (gone, theirs) = (out.disconnect().clone(), bell.clone());
-    let _woken = gone.on_told(move || theirs.ring());
+    let wake = Arc::new(Bell::default());
+    let (gone, notify) = (out.disconnect().clone(), wake.clone());
+    let _woken = gone.on_told(move || notify.ring());
     let mut news = Vec::new();
     while let Some(pause) = feed.write(&mut news) {
         out.write_all(&news)?;
         news.clear();
         gone.wait(pause.at_least);
-        let theirs = bell.clone();
-        feed.call_when_new(Arc::new(move || theirs.ring()));
-        bell.wait(pause.at_most);
+        let notify = wake.clone();
+        feed.call_when_new(Arc::new(move || notify.ring()));
+        wake.wait(pause.at_most);
         out.check()?;
     }
     out.write_all(&news)

@@ -87,7 +87,7 @@ impl Refusal {
         match self.kind {
             Kind::Missing | Kind::Blank | Kind::Grouped => "Please fill this in.".to_owned(),
             Kind::NoFile => "Please choose a file.".to_owned(),
-            Kind::WholeNumber => "Please enter a whole_number number.".to_owned(),
+            Kind::WholeNumber => "Please enter a whole number.".to_owned(),
             Kind::TooLarge => "Please enter a smaller number.".to_owned(),
             Kind::TooSmall => "Please enter a larger number.".to_owned(),
             Kind::Negative => "Please enter a number that is not negative.".to_owned(),
@@ -1164,7 +1164,7 @@ mod tests {
         );
         assert_eq!(friendly("email=a&quantity=99999999999&price=1&size=small"), ["Please enter a smaller number."]);
         assert_eq!(friendly("email=a&quantity=-1&price=1&size=small"), ["Please enter a number that is not negative."]);
-        assert_eq!(friendly("email=a&quantity=--1&price=1&size=small"), ["Please enter a whole_number number."]);
+        assert_eq!(friendly("email=a&quantity=--1&price=1&size=small"), ["Please enter a whole number."]);
     }
 
     #[test]

@@ -144,7 +144,7 @@ impl Request {
 
     fn urlencoded_pairs(&mut self) -> Result<Pairs> {
         let pairs = pairs(&self.bytes()?, self.config().max_fields, "form")?;
-        once::note(self, pairs.iter().map(|(name, text)| (&name[..], &text[..])));
+        once::record_identity(self, pairs.iter().map(|(name, text)| (&name[..], &text[..])));
         Ok(pairs)
     }
 

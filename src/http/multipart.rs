@@ -66,7 +66,10 @@ impl Request {
             return Err(limits.over_upload());
         }
         let parts = read_parts(self.body(), &boundary, limits, takes_file)?;
-        once::note(self, parts.iter().map(|part| (part.name(), part.text().or(part.filename()).unwrap_or_default())));
+        once::record_identity(
+            self,
+            parts.iter().map(|part| (part.name(), part.text().or(part.filename()).unwrap_or_default())),
+        );
         Ok(Multipart { parts, max_fields: limits.fields })
     }
 

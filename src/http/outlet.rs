@@ -1,11 +1,11 @@
-//! The way out for a stream.
+//! The writer of a stream.
 
 use std::fmt;
 use std::io::{self, Write};
 
 use super::disconnect::Disconnect;
 
-/// The way out for a stream. Writing fails once nobody reads any more.
+/// The writer of a stream. Writing fails once the client has disconnected or the server stops.
 pub(crate) struct Outlet<'o> {
     out: &'o mut dyn Write,
     disconnect: Disconnect,
@@ -16,18 +16,21 @@ impl<'o> Outlet<'o> {
         Outlet { out, disconnect }
     }
 
-    /// What is told when nobody reads any more.
+    /// Returns the signal of the disconnect.
     pub(crate) fn disconnect(&self) -> &Disconnect {
         &self.disconnect
     }
 
-    /// Whether somebody still reads.
+    /// Checks that the client is still connected.
     ///
     /// # Errors
-    /// When nobody does.
+    /// `ConnectionAborted` if the client has disconnected or the server stops.
     pub(crate) fn check(&self) -> io::Result<()> {
         match self.disconnect.is_told() {
-            true => Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the visitor has left, or the server stops")),
+            true => Err(io::Error::new(
+                io::ErrorKind::ConnectionAborted,
+                "the client has disconnected, or the server stops",
+            )),
             false => Ok(()),
         }
     }
@@ -39,7 +42,7 @@ impl Write for Outlet<'_> {
         self.out.write(bytes)
     }
 
-    /// In one piece, which goes out as one.
+    /// Writes formatted text in one call, so that it is sent as one chunk.
     fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
         self.check()?;
         self.out.write_fmt(text)

@@ -1,4 +1,4 @@
-//! One request: what the client sent, and what the application knows about it.
+//! A request: the client's input, and the state that the application adds to it.
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -19,7 +19,7 @@ use crate::background::scope::{Context, Scope};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
 
-/// A request method (RFC 9110, section 9). Case counts.
+/// A request method (RFC 9110, section 9). Names are case-sensitive.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 #[allow(missing_docs)]
@@ -31,12 +31,12 @@ pub enum Method {
     Patch,
     Delete,
     Options,
-    /// Any other, as it came.
+    /// Any other method, as the client sent it.
     Other(String),
 }
 
 impl Method {
-    /// As it stands in the request line.
+    /// Returns the method as in the request line.
     pub fn as_str(&self) -> &str {
         match self {
             Method::Get => "GET",
@@ -50,7 +50,7 @@ impl Method {
         }
     }
 
-    /// Whether it is meant to change nothing (RFC 9110, section 9.2.1).
+    /// Returns true if the method is safe: it is not meant to change anything (RFC 9110, section 9.2.1).
     pub fn is_safe(&self) -> bool {
         matches!(self, Method::Get | Method::Head | Method::Options) || self.as_str() == "TRACE"
     }
@@ -77,7 +77,7 @@ impl fmt::Display for Method {
     }
 }
 
-/// One request.
+/// An HTTP request.
 ///
 /// ```
 /// use aside::{Request, Result};
@@ -92,7 +92,7 @@ impl fmt::Display for Method {
 pub struct Request {
     method: Method,
     target: String,
-    /// With the path and the id; what the request starts knows it too.
+    /// The method, the path and the id, shared with the tasks that the request starts.
     origin: Arc<Origin>,
     headers: Headers,
     body: Body,
@@ -104,14 +104,14 @@ pub struct Request {
     source: ParamSource,
     scope: Option<Scope>,
     config: Arc<Config>,
-    /// One of each type, and of few types.
+    /// At most one value of each type. The types are few.
     extensions: Vec<Box<dyn Any + Send>>,
 }
 
-/// Where the parameters come from.
+/// The source of the parameters.
 #[derive(Debug, Default)]
 enum ParamSource {
-    /// The path, as the route names its parts.
+    /// The path, with the names in the route.
     #[default]
     Path,
     /// The call of the live fragment of this name, in the template of a page.
@@ -120,17 +120,17 @@ enum ParamSource {
     Stream,
 }
 
-/// Who asks and how, in the words of the connection or of the proxies that are trusted.
+/// The client and its connection, as the connection or the trusted proxies describe them.
 #[derive(Debug, Default)]
 pub(crate) struct Client {
     pub(crate) ip: Option<IpAddr>,
     pub(crate) https: bool,
-    /// Where a proxy was asked for another host than it asks for here.
+    /// The host that the client asked a proxy for, if it differs from the `Host` header here.
     pub(crate) host: Option<String>,
 }
 
 impl Request {
-    /// A request as a transport reads it. The target is the request line's, in origin form.
+    /// Returns a request as a transport reads it. The target is in origin form, as in the request line.
     pub(crate) fn new(method: Method, target: impl Into<String>, headers: Headers, body: Body) -> Request {
         static UNTIL_ADMITTED: LazyLock<Arc<Config>> = LazyLock::new(Arc::default);
         let target = target.into();
@@ -154,66 +154,66 @@ impl Request {
         }
     }
 
-    /// The same request, with the peer it came from.
+    /// Sets the address of the peer.
     pub(crate) fn with_peer(mut self, remote: Option<SocketAddr>) -> Request {
         self.remote = remote;
         self
     }
 
-    /// The same request, with the connection that it came on.
+    /// Sets the connection on which the request arrived.
     pub(crate) fn on(mut self, connection: Arc<dyn Connection>) -> Request {
         self.connection = Some(connection);
         self
     }
 
-    /// Makes it a request of that application.
+    /// Assigns the request to an application.
     pub(crate) fn admit(&mut self, scope: Scope, config: Arc<Config>, id: String) {
         self.scope = Some(scope);
         self.config = config;
         self.set_id(id);
     }
 
-    /// Says who asks, when that is known.
+    /// Sets the client, once it is known.
     pub(crate) fn set_client(&mut self, client: Client) {
         self.client = client;
     }
 
-    /// Gives it the id that a trusted proxy knows it by.
+    /// Sets the id, such as the one that a trusted proxy sent.
     pub(crate) fn set_id(&mut self, id: String) {
         Arc::make_mut(&mut self.origin).id = id;
     }
 
-    /// Where this response's nonce is, or will be.
+    /// Returns the cell of the response's nonce, which may still be empty.
     pub(crate) fn nonce(&self) -> &Arc<OnceLock<String>> {
         &self.nonce
     }
 
-    /// What goes along with the work that this request starts.
+    /// Returns the context of the work that this request starts.
     pub(crate) fn context(&self) -> Context {
         Context { scope: self.scope(), origin: Some(self.origin.clone()), task: None }
     }
 
-    /// The request as the log and its tasks name it.
+    /// Returns the description of the request for the log and its tasks.
     pub(crate) fn origin(&self) -> &Arc<Origin> {
         &self.origin
     }
 
-    /// The application's scope, or the process's for a request that no application has seen.
+    /// Returns the scope of the application, or of the process if no application has the request yet.
     pub(crate) fn scope(&self) -> Scope {
         self.scope.clone().unwrap_or_else(Scope::process)
     }
 
-    /// The application's settings.
+    /// Returns the application's settings.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
-    /// The method.
+    /// Returns the method.
     pub fn method(&self) -> &Method {
         &self.method
     }
 
-    /// Whether only the head of the response is wanted.
+    /// Returns true if the client asks for the head of the response only.
     pub fn is_head(&self) -> bool {
         self.method == Method::Head
     }
@@ -224,22 +224,22 @@ impl Request {
         &self.origin.path
     }
 
-    /// The path and query as they came.
+    /// Returns the path and the query as the client sent them.
     pub fn target(&self) -> &str {
         &self.target
     }
 
-    /// The query as it came, without the question mark; empty when there is none.
+    /// Returns the query as the client sent it, without the question mark; empty if there is none.
     pub fn query_string(&self) -> &str {
         self.target.split_once('?').map_or("", |(_, query)| query)
     }
 
-    /// The header fields.
+    /// Returns the header fields.
     pub fn headers(&self) -> &Headers {
         &self.headers
     }
 
-    /// The first header of that name.
+    /// Returns the first header of this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)
     }
@@ -256,38 +256,38 @@ impl Request {
         })
     }
 
-    /// The media type of the body, in lower case and without parameters: `text/html`.
+    /// Returns the media type of the body, in lower case and without parameters: `text/html`.
     pub fn content_type(&self) -> Option<String> {
         let value = self.header("Content-Type")?;
         Some(value.split(';').next().unwrap_or("").trim().to_ascii_lowercase())
     }
 
-    /// The host that was asked for, with its port when one was named; in the words of a trusted proxy's
-    /// `X-Forwarded-Host`, if present and trusted by the settings (`ASIDE_TRUSTED_PROXIES`, `ASIDE_TRUST_FORWARDED_HOST`).
+    /// Returns the host that the client asked for, with its port if it named one. A trusted proxy's `X-Forwarded-Host`
+    /// takes precedence, if the settings trust it (`ASIDE_TRUSTED_PROXIES`, `ASIDE_TRUST_FORWARDED_HOST`).
     pub fn host(&self) -> Option<&str> {
         self.client.host.as_deref().or_else(|| self.header("Host"))
     }
 
-    /// Whether the visitor's connection is encrypted: as a trusted proxy says in `X-Forwarded-Proto`; without one, whether
-    /// `ASIDE_URL` begins with `https:` in production.
+    /// Returns true if the client's connection is encrypted. A trusted proxy says so in `X-Forwarded-Proto`; without a
+    /// proxy it is true if `ASIDE_URL` begins with `https:` in production.
     pub fn is_https(&self) -> bool {
         self.client.https
     }
 
-    /// The visitor's address. Behind proxies that are trusted (`ASIDE_TRUSTED_PROXIES`) it is the rightmost address in
-    /// `X-Forwarded-For` that is none of theirs; otherwise the peer's, whatever headers say.
+    /// Returns the client's address. Behind trusted proxies (`ASIDE_TRUSTED_PROXIES`) it is the rightmost address in
+    /// `X-Forwarded-For` that does not belong to them; otherwise it is the peer's address, and the headers are ignored.
     pub fn client_ip(&self) -> Option<IpAddr> {
         self.client.ip
     }
 
-    /// The peer on the other end of the connection, which is the proxy where there is one: then the visitor is
-    /// [`client_ip`](Request::client_ip). Not known on a Unix socket.
+    /// Returns the address of the peer on the connection. Behind a proxy that is the proxy;
+    /// [`client_ip`](Request::client_ip) is the client. `None` on a Unix socket.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
         self.remote
     }
 
-    /// Whether the client is still there, for a handler that has long to do and could leave it: a visitor who has gone on to
-    /// another page will not see this one.
+    /// Returns true if the client is still connected. A handler with a long computation can stop early: a user who has
+    /// gone to another page will not see the response.
     ///
     /// ```
     /// use aside::{Request, Response, Result, Status};
@@ -296,7 +296,7 @@ impl Request {
     ///     let mut rows = Vec::new();
     ///     for number in 0..1_000_000 {
     ///         if number % 1_000 == 0 && !req.is_connected() {
-    ///             return Ok(Response::new().status(Status::NO_CONTENT)); // nobody reads it
+    ///             return Ok(Response::new().status(Status::NO_CONTENT)); // the client is gone
     ///         }
     ///         rows.push(format!("{number}\n"));
     ///     }
@@ -304,32 +304,33 @@ impl Request {
     /// }
     /// ```
     ///
-    /// Each call asks the system; with tiny_http it looks through all descriptors of the process. A client that has shut its
-    /// side of the connection counts as gone, as browsers do not do that, and one that has sent its next request already as
-    /// there. What does not know of a connection, as the test client, says yes.
+    /// Each call asks the operating system; with tiny_http it searches all descriptors of the process. A client that
+    /// has shut down its side of the connection counts as gone, since browsers do not do that. A client that has
+    /// already sent its next request counts as connected. Without a real connection, as in the test client, the result
+    /// is true.
     pub fn is_connected(&self) -> bool {
         self.connection.as_ref().is_none_or(|connection| connection.is_there())
     }
 
-    /// The request's id, as in the access log, in the log lines of its tasks, and on an error page.
+    /// Returns the request's id, which is in the access log, in the log lines of its tasks, and on an error page.
     ///
     /// It is not a secret: the client receives it, and can guess the next ones (a 24-bit counter). Store data of one
-    /// visitor under the [`Session::id`](crate::Session::id).
+    /// client under the [`Session::id`](crate::Session::id).
     pub fn id(&self) -> &str {
         &self.origin.id
     }
 
-    /// The cookies in order, their values without quotes around them (RFC 6265, section 4.1.1) and percent-decoded where
-    /// they are encoded. Names are as they came: a browser keeps
-    /// others from setting `__Host-session`, and would not know `__%48ost-session` for the same.
+    /// Returns the cookies in order, without quotes around the values (RFC 6265, section 4.1.1), and with
+    /// percent-encoded values decoded. Names are not decoded: a browser prevents other hosts from setting
+    /// `__Host-session`, but would treat `__%48ost-session` as a different name.
     pub fn cookies(&self) -> impl Iterator<Item = (String, String)> + '_ {
         self.cookies_as_sent().map(|(name, value)| (name.to_owned(), decode_cookie(value)))
     }
 
-    /// The first cookie of that name.
+    /// Returns the value of the first cookie of this name.
     pub fn cookie(&self, name: &str) -> Option<String> {
         let mut cookies = self.cookies_as_sent();
-        cookies.find(|(theirs, _)| *theirs == name).map(|(_, value)| decode_cookie(value))
+        cookies.find(|(other, _)| *other == name).map(|(_, value)| decode_cookie(value))
     }
 
     /// Returns the cookies whose names match, in order.
@@ -342,14 +343,14 @@ impl Request {
         self.headers.get_all("Cookie").flat_map(|line| line.split(';')).filter_map(split_cookie)
     }
 
-    /// The part of the path that the route calls so: `req.param::<u64>("id")?` for `/photos/{id}`.
+    /// Returns the part of the path with this name in the route: `req.param::<u64>("id")?` for `/photos/{id}`.
     ///
-    /// In the function of a live fragment ([`App::live`](crate::App::live)) it is the argument of that name:
+    /// In the function of a live fragment ([`App::live`](crate::App::live)) it is the argument of this name:
     /// `{{ live("photo", id=17) }}`.
     ///
     /// # Errors
-    /// 404 when it does not parse: there is no such page. 500 when the route has no parameter of that name, or the template
-    /// did not give the argument.
+    /// 404 if the value does not parse: the page does not exist. 500 if the route has no parameter of this name, or if
+    /// the template did not pass the argument.
     #[track_caller]
     pub fn param<T: FromStr>(&self, name: &str) -> Result<T> {
         let Some((_, value)) = self.params.iter().find(|(key, _)| key == name) else {
@@ -364,7 +365,7 @@ impl Request {
         value.parse().or(Err(Error::from(Status::NOT_FOUND)))
     }
 
-    /// All parts of the path that the route names, in its order.
+    /// Returns all named parts of the path, in the order of the route.
     pub(crate) fn params(&self) -> &[(String, String)] {
         &self.params
     }
@@ -373,8 +374,8 @@ impl Request {
         self.params = params;
     }
 
-    /// Calls a function for which [`param`](Request::param) reads these arguments: those that a template gives to the live
-    /// fragment `called`, or those in the query of its stream.
+    /// Calls a function for which [`param`](Request::param) returns these arguments: those that a template passes to
+    /// the live fragment `called`, or those in the query of its stream.
     ///
     /// # Errors
     /// The error of the function, or 500 if it renders a page with live fragments itself.
@@ -394,20 +395,20 @@ impl Request {
         f(within.req)
     }
 
-    /// The application's state of that type; an [`Arc`], which moves into tasks.
+    /// Returns the application's state of type `T`, in an [`Arc`] that can move into tasks.
     ///
     /// # Panics
-    /// When `App::state` was given none of that type.
+    /// Panics if `App::state` was not given a value of this type.
     pub fn state<T: Any + Send + Sync>(&self) -> Arc<T> {
         self.scope().state()
     }
 
-    /// What something earlier on this request's way kept for something later.
+    /// Returns the value of type `T` that an earlier step of this request stored.
     pub fn extension<T: Any + Send>(&mut self) -> Option<&mut T> {
         self.extensions.iter_mut().find_map(|value| value.downcast_mut())
     }
 
-    /// Keeps a value for the rest of this request's way, one of each type.
+    /// Stores a value for the later steps of this request. A value of the same type is replaced.
     pub fn set_extension<T: Any + Send>(&mut self, value: T) {
         match self.extension::<T>() {
             Some(former) => *former = value,
@@ -415,12 +416,13 @@ impl Request {
         }
     }
 
-    /// The body's length, when the client declared it.
+    /// Returns the body's length, if the client declared it.
     pub fn content_length(&self) -> Option<u64> {
         self.body.length
     }
 
-    /// The body, as it comes. It ends in an error when the client stopped before the length it had declared.
+    /// Returns a reader of the body as it arrives. Reading fails if the client stops before the length that it
+    /// declared.
     pub fn body(&mut self) -> &mut (dyn Read + Send) {
         &mut self.body
     }
@@ -430,15 +432,15 @@ impl Request {
         self.body.read > 0
     }
 
-    /// Puts a body that has been read back.
-    pub(crate) fn put_body(&mut self, bytes: Vec<u8>) {
+    /// Replaces the body with bytes that were read from it.
+    pub(crate) fn restore_body(&mut self, bytes: Vec<u8>) {
         self.body = bytes.into();
     }
 
-    /// The whole body, up to `ASIDE_MAX_FORM`.
+    /// Reads the whole body, up to `ASIDE_MAX_FORM`.
     ///
     /// # Errors
-    /// 413 when it is larger, 400 when it was cut short, 408 when it did not come in time.
+    /// 413 if it is larger, 400 if it was cut short, 408 if it did not arrive in time.
     #[track_caller]
     pub fn bytes(&mut self) -> Result<Vec<u8>> {
         let caller = Location::caller();
@@ -456,17 +458,17 @@ impl Request {
         if bytes.len() as u64 > limit { Err(too_large()) } else { Ok(bytes) }
     }
 
-    /// The same as text.
+    /// Reads the whole body as text.
     ///
     /// # Errors
-    /// As [`bytes`](Request::bytes), and 400 when it is not UTF-8.
+    /// The errors of [`bytes`](Request::bytes), and 400 if the body is not UTF-8.
     #[track_caller]
     pub fn text(&mut self) -> Result<String> {
         String::from_utf8(self.bytes()?).or(Err(Error::bad_request("The body is not UTF-8.")))
     }
 }
 
-/// Puts the parameters of the path back, after a panic too.
+/// Restores the parameters of the path when dropped, even after a panic.
 struct WithArguments<'r> {
     req: &'r mut Request,
     path: (Vec<(String, String)>, ParamSource),
@@ -485,8 +487,8 @@ impl Drop for WithArguments<'_> {
     }
 }
 
-/// A name and a value. The white space that is cut off is what browsers know as such: a name with another kind of space
-/// behind `__Host-session` is another name to them, and anybody may set it.
+/// Splits a cookie into name and value. Only the white space that browsers know is trimmed: a browser treats a name
+/// with another kind of space after `__Host-session` as a different name, which any host may set.
 fn split_cookie(pair: &str) -> Option<(&str, &str)> {
     let (name, value) = pair.split_once('=')?;
     let (name, value) = (name.trim_matches([' ', '\t']), value.trim_matches([' ', '\t']));
@@ -495,22 +497,23 @@ fn split_cookie(pair: &str) -> Option<(&str, &str)> {
 }
 
 fn decode_cookie(value: &str) -> String {
-    // The largest cookie, the session's, has none.
+    // The largest cookie, the session's, has no percent sign.
     if !value.contains('%') {
         return value.to_owned();
     }
     percent_decode_str(value).decode_utf8().map_or_else(|_| value.to_owned(), Cow::into_owned)
 }
 
-/// What a body that could not be read to its end means for the client.
+/// Returns the error for a client whose body could not be read to its end.
 pub(crate) fn unreadable(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::TimedOut {
-        return Error::new(Status::REQUEST_TIMEOUT, "The request's body did not come in time.").with_source(error);
+        return Error::new(Status::REQUEST_TIMEOUT, "The request's body did not arrive in time.").with_source(error);
     }
     Error::bad_request("The request's body was cut short or is malformed.").with_source(error)
 }
 
-/// Whether it is a host and perhaps a port, with no user before it and nothing behind (RFC 9110, section 7.2).
+/// Returns true for a host with an optional port, without a user before it or anything after it (RFC 9110, section
+/// 7.2).
 pub(crate) fn is_authority(text: &str) -> bool {
     let (host, port) = match text.rsplit_once(':') {
         Some((host, port)) if !port.ends_with(']') => (host, port),
@@ -530,10 +533,10 @@ fn is_host(text: &str) -> bool {
     }
 }
 
-/// The path in the one form that routes are matched in. What is encoded without need is decoded, so that a route may be
-/// written in any script. An encoded slash stays, so that it does not become a separator. An encoded percent sign stays,
-/// and one that encodes nothing is encoded, so that nothing is decoded twice (`%%34%31` is `%41`, not `A`). Bytes that are
-/// not UTF-8 stay encoded, so that nothing is lost.
+/// Returns the path in the normalized form that routes match. Unnecessary escapes are decoded, so that a route may be
+/// written in any script. An encoded slash stays encoded, so that it does not become a separator. An encoded percent
+/// sign stays, and one that encodes nothing is encoded, so that nothing is decoded twice (`%%34%31` is `%41`, not `A`).
+/// Bytes that are not UTF-8 stay encoded, so that nothing is lost.
 fn canonical_path(path: &str) -> String {
     if !path.contains('%') {
         return path.to_owned();
@@ -564,12 +567,12 @@ fn unhex(digits: &[u8]) -> Option<u8> {
     digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
-/// A parameter of the path, with what [`canonical_path`] left encoded decoded too.
+/// Decodes a parameter of the path, including the escapes that [`canonical_path`] kept.
 pub(crate) fn decode_param(value: &str) -> String {
     percent_decode_str(value).decode_utf8_lossy().into_owned()
 }
 
-/// A request's body. It is an error for it to end before its declared length.
+/// A request's body. Ending before the declared length is an error.
 pub(crate) struct Body {
     reader: Box<dyn Read + Send>,
     length: Option<u64>,
@@ -577,12 +580,12 @@ pub(crate) struct Body {
 }
 
 impl Body {
-    /// A body that a transport reads, with the length that the client declared.
+    /// Returns a body that a transport reads, with the length that the client declared.
     pub(crate) fn new(reader: impl Read + Send + 'static, length: Option<u64>) -> Body {
         Body { reader: Box::new(reader), length, read: 0 }
     }
 
-    /// No body.
+    /// Returns an empty body.
     pub(crate) fn empty() -> Body {
         Body::new(io::empty(), Some(0))
     }
@@ -613,7 +616,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_has_one_form() {
+    fn a_path_has_one_normalized_form() {
         assert_eq!(get("/%D1%84%D0%BE%D1%82%D0%BE/a%20b?x=/y").path(), "/фото/a b");
         assert_eq!(get("/a%2Fb%252e/%41").path(), "/a%2Fb%252e/A");
         assert_eq!(get("/%ff%zz%4").path(), "/%ff%zz%4");
@@ -623,13 +626,13 @@ mod tests {
     }
 
     #[test]
-    fn a_body_cut_short_is_an_error() {
+    fn a_body_that_is_cut_short_is_an_error() {
         let mut body = Body::new(&b"half"[..], Some(8));
         assert_eq!(io::read_to_string(&mut body).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
     #[test]
-    fn a_body_over_the_limit_names_the_setting() {
+    fn the_error_for_a_large_body_names_the_setting() {
         let mut request =
             Request::new(Method::Post, "/", Headers::new(), Body::new(io::repeat(b'x').take(2 << 20), None));
         let error = request.bytes().unwrap_err();

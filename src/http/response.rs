@@ -1,4 +1,4 @@
-//! One response, what can become one, and the work set aside on it.
+//! A response, the types that convert to one, and the tasks deferred until it is sent.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -20,7 +20,7 @@ use crate::background::task::{Deferred, Task, TaskContext};
 use crate::error::{BoxError, Error, Never, Result, Status};
 use crate::panics::Contained;
 
-/// What a handler answers.
+/// The response of a handler.
 ///
 /// ```
 /// use aside::{Response, Status};
@@ -29,35 +29,35 @@ use crate::panics::Contained;
 /// assert_eq!(response.status_code(), Status::CREATED);
 /// ```
 ///
-/// Setters do not fail in the hand: a header value with a line break becomes a 500, logged, when the response is
-/// finished. [`try_header`](Response::try_header) gives the error at once.
+/// Setters do not fail: a header value with a line break becomes a logged 500 when the response is finished.
+/// [`try_header`](Response::try_header) returns the error at once.
 pub struct Response {
     status: Status,
     pub(crate) headers: Headers,
     pub(crate) body: ResponseBody,
     error: Option<Error>,
-    set_aside: Vec<Deferred>,
+    deferred: Vec<Deferred>,
 }
 
-/// The bytes of a response, or where they come from.
+/// The bytes of a response, or their source.
 pub(crate) enum ResponseBody {
-    /// All there.
+    /// Bytes in memory.
     Bytes(Cow<'static, [u8]>),
-    /// That many bytes of a file, from where it stands.
+    /// A number of bytes of a file, from its current position.
     File(File, u64),
-    /// That many bytes, read as they go out.
+    /// A number of bytes, read while they are sent.
     Reader(Box<dyn Read + Send>, u64),
-    /// Written as they come up, without a length.
+    /// Bytes of unknown length, written by a function while they are sent.
     Stream(StreamBody),
-    /// The same, by somebody who need not be waited for.
+    /// Bytes of unknown length, written by a feed that needs no thread while it has nothing to write.
     Feed(Box<dyn Feed>),
 }
 
-/// What writes a stream.
+/// The function that writes a stream.
 pub(crate) type StreamBody = Box<dyn FnOnce(Outlet<'_>) -> io::Result<()> + Send>;
 
 impl ResponseBody {
-    /// How long it is, when that is known.
+    /// Returns the length, if it is known.
     pub(crate) fn length(&self) -> Option<u64> {
         match self {
             ResponseBody::Bytes(bytes) => Some(bytes.len() as u64),
@@ -66,10 +66,10 @@ impl ResponseBody {
         }
     }
 
-    /// Writes all of it, however long that takes.
+    /// Writes the whole body, which blocks until it is written.
     ///
     /// # Errors
-    /// When it cannot be read, or written.
+    /// The error of reading the source, or of writing.
     pub(crate) fn write_to(self, out: &mut dyn Write) -> io::Result<()> {
         match self {
             ResponseBody::Bytes(bytes) => out.write_all(&bytes),
@@ -94,34 +94,35 @@ impl Default for Response {
             headers: Headers::new(),
             body: ResponseBody::default(),
             error: None,
-            set_aside: Vec::new(),
+            deferred: Vec::new(),
         }
     }
 }
 
 impl Response {
-    /// 200 and nothing more.
+    /// Returns a response with status 200 and an empty body.
     pub fn new() -> Response {
         Response::default()
     }
 
-    /// Plain text.
+    /// Returns plain text.
     pub fn text(text: impl Into<Cow<'static, str>>) -> Response {
         Response::bytes("text/plain; charset=utf-8", into_bytes(text.into()))
     }
 
-    /// A page. What a visitor typed must have been escaped; templates do that by themselves.
+    /// Returns an HTML page. User input in it must have been escaped; templates do that by themselves.
     pub fn html(html: impl Into<Cow<'static, str>>) -> Response {
         Response::bytes("text/html; charset=utf-8", into_bytes(html.into()))
     }
 
-    /// Bytes of that media type.
+    /// Returns bytes of this media type.
     pub fn bytes(content_type: &str, bytes: impl Into<Cow<'static, [u8]>>) -> Response {
         let body = ResponseBody::Bytes(bytes.into());
         Response { body, ..Response::default() }.own_header("Content-Type", content_type.to_owned())
     }
 
-    /// A body written as it comes up, chunk by chunk, on a thread of its own. What it sets aside is still this request's.
+    /// Returns a body that a function writes chunk by chunk, on its own thread. Background tasks that the function
+    /// starts belong to this request.
     ///
     /// ```
     /// use aside::Response;
@@ -138,7 +139,7 @@ impl Response {
         Response::stream_to(content_type, move |mut out| write(&mut out))
     }
 
-    /// The same for who wants to know when nobody reads any more.
+    /// Returns a stream like [`stream`](Response::stream), for a function that needs to know of a disconnect.
     pub(crate) fn stream_to<F>(content_type: &str, write: F) -> Response
     where
         F: FnOnce(Outlet<'_>) -> io::Result<()> + Send + 'static,
@@ -151,35 +152,35 @@ impl Response {
         Response { body, ..Response::default() }.own_header("Content-Type", content_type.to_owned())
     }
 
-    /// A body that a feed writes.
+    /// Returns a body that a feed writes.
     pub(crate) fn feed(content_type: &str, feed: impl Feed + 'static) -> Response {
         let feed = InContext { context: Context::current(), feed: Contained::new(feed) };
         let body = ResponseBody::Feed(Box::new(feed));
         Response { body, ..Response::default() }.header("Content-Type", content_type)
     }
 
-    /// The same response with that status.
+    /// Sets the status.
     pub fn status(mut self, status: Status) -> Response {
         self.status = status;
         self
     }
 
-    /// Its status.
+    /// Returns the status.
     pub fn status_code(&self) -> Status {
         self.status
     }
 
-    /// The same response with that header, in place of those of the same name.
+    /// Sets a header, and replaces those of the same name.
     pub fn header(self, name: &str, value: impl Into<String>) -> Response {
         self.change(name, value.into(), |headers, value| headers.set(name, value))
     }
 
-    /// The same with a name that is part of the program, and perhaps its value too, which are not copied.
+    /// Sets a header with a static name, and perhaps a static value, which are not copied.
     pub(crate) fn own_header(self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Response {
         self.change(name, value.into(), |headers, value| headers.put(name, value))
     }
 
-    /// The same response with that header beside those of the same name.
+    /// Adds a header, and keeps those of the same name.
     pub fn append_header(self, name: &str, value: impl Into<String>) -> Response {
         self.change(name, value.into(), |headers, value| headers.append(name, value))
     }
@@ -192,53 +193,53 @@ impl Response {
         self
     }
 
-    /// The same response with that header, or the reason why it cannot be one.
+    /// Sets a header, or returns the reason why it is invalid.
     ///
     /// # Errors
-    /// When the name is no token, or the value has a control character such as CR, LF or NUL.
+    /// 500 if the name is not a token, or the value has a control character such as CR, LF or NUL.
     pub fn try_header(self, name: &str, value: impl Into<String>) -> Result<Response> {
         let value = value.into();
         Headers::check(name, &value)?;
         Ok(self.header(name, value))
     }
 
-    /// The same response with that cookie; its value is percent-encoded, and decoded again by
-    /// [`Request::cookie`](crate::Request::cookie).
+    /// Adds a cookie. Its value is percent-encoded, and [`Request::cookie`](crate::Request::cookie) decodes it.
     pub fn cookie<'c>(self, cookie: impl Into<Cookie<'c>>) -> Response {
         let cookie = cookie.into();
         self.append_header("Set-Cookie", cookie.encoded().to_string())
     }
 
-    /// Its header fields.
+    /// Returns the header fields.
     pub fn headers(&self) -> &Headers {
         &self.headers
     }
 
-    /// Its header fields, to be changed in place by a hook.
+    /// Returns the header fields for a hook to change.
     pub fn headers_mut(&mut self) -> &mut Headers {
         &mut self.headers
     }
 
-    /// The error that this response is the answer to.
+    /// Returns the error that this response reports.
     pub fn error(&self) -> Option<&Error> {
         self.error.as_ref()
     }
 
-    /// Whether the body comes as a stream, for which some things are not done: a length, compression.
+    /// Returns true if the body is a stream, which gets no length and no compression.
     pub(crate) fn is_stream(&self) -> bool {
         matches!(self.body, ResponseBody::Stream(_) | ResponseBody::Feed(_))
     }
 
-    /// Returns true if it is a stream of server-sent events.
+    /// Returns true if the body is a stream of server-sent events.
     pub(crate) fn is_event_stream(&self) -> bool {
         let media_type = self.headers.get("Content-Type").unwrap_or("");
         self.is_stream() && media_type.starts_with("text/event-stream")
     }
 
-    /// Sets work aside: it begins when the last byte of this response has gone out, or the visitor has left.
+    /// Runs a function in the background after the response: once its last byte is sent, or the client has
+    /// disconnected.
     ///
-    /// Any number of times for one response. Each task has a thread to itself while it runs, its errors and panics go to
-    /// the log, as with [`background`](crate::background()).
+    /// One response can defer any number of tasks. Each task has its own thread while it runs; its errors and panics go
+    /// to the log, as with [`background`](crate::background()).
     ///
     /// ```
     /// use aside::{Request, Response, redirect};
@@ -254,11 +255,11 @@ impl Response {
         R: IntoOutcome,
     {
         let name = Task::new().naming::<F>(Location::caller());
-        self.set_aside.push(Deferred::new(name, move |_| f()));
+        self.deferred.push(Deferred::new(name, move |_| f()));
         self
     }
 
-    /// The same with a name, a key to find it by after the redirect, or a deadline.
+    /// Runs a background task after the response, with a name, a key to find it by after the redirect, or a deadline.
     ///
     /// ```
     /// use aside::{Request, Response, Task, redirect};
@@ -276,34 +277,34 @@ impl Response {
         R: IntoOutcome,
     {
         let name = task.naming::<F>(Location::caller());
-        self.set_aside.push(Deferred::new(name, f));
+        self.deferred.push(Deferred::new(name, f));
         self
     }
 
-    /// Takes the work that was set aside out, for the one who sends the response.
-    pub(crate) fn take_set_aside(&mut self) -> Vec<Deferred> {
-        std::mem::take(&mut self.set_aside)
+    /// Takes the deferred tasks, for the transport that sends the response.
+    pub(crate) fn take_deferred(&mut self) -> Vec<Deferred> {
+        std::mem::take(&mut self.deferred)
     }
 
-    /// Puts work set aside on it that stood on another response, which this one replaces.
-    pub(crate) fn with_set_aside(mut self, mut set_aside: Vec<Deferred>) -> Response {
-        set_aside.append(&mut self.set_aside);
-        self.set_aside = set_aside;
+    /// Adds the deferred tasks of a response that this one replaces.
+    pub(crate) fn with_deferred(mut self, mut deferred: Vec<Deferred>) -> Response {
+        deferred.append(&mut self.deferred);
+        self.deferred = deferred;
         self
     }
 
-    /// The answer to an error. Its page is made when the response is finished.
+    /// Returns the response to an error. Its page is rendered when the response is finished.
     pub(crate) fn from_error(error: Error) -> Response {
         Response { status: error.status(), error: Some(error), ..Response::default() }
     }
 
-    /// Makes it the answer to an error. What was set aside on it stays.
+    /// Turns this response into the response to an error. Its deferred tasks stay.
     pub(crate) fn fail(&mut self, error: Error) {
-        let set_aside = self.take_set_aside();
-        *self = Response::from_error(error).with_set_aside(set_aside);
+        let deferred = self.take_deferred();
+        *self = Response::from_error(error).with_deferred(deferred);
     }
 
-    /// Takes the error out, for the one who makes its page.
+    /// Takes the error, for the code that renders its page.
     pub(crate) fn take_error(&mut self) -> Option<Error> {
         self.error.take()
     }
@@ -316,7 +317,7 @@ fn into_bytes(text: Cow<'static, str>) -> Cow<'static, [u8]> {
     }
 }
 
-/// Without the body, which may be large, or not there yet.
+/// Without the body, which may be large or not available yet.
 impl fmt::Debug for Response {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Response")
@@ -327,13 +328,13 @@ impl fmt::Debug for Response {
     }
 }
 
-/// What a handler may return.
+/// A value that a handler may return.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a response",
     note = "a handler returns (), text, Html, Json, a Status, a Response, (Status, one of these), or a Result of them"
 )]
 pub trait IntoResponse {
-    /// The response it means.
+    /// Converts the value into a response.
     fn into_response(self) -> Response;
 }
 
@@ -388,7 +389,7 @@ impl<R: IntoResponse, E: Into<BoxError>> IntoResponse for Result<R, E> {
     }
 }
 
-/// A value as JSON.
+/// A response that is the JSON of a value.
 ///
 /// ```
 /// use aside::{Json, Request};
@@ -409,7 +410,7 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// Text that is a page.
+/// A response that is an HTML page.
 #[derive(Debug, Clone)]
 pub struct Html<T>(pub T);
 
@@ -419,7 +420,7 @@ impl<T: Into<Cow<'static, str>>> IntoResponse for Html<T> {
     }
 }
 
-/// To another page of this site, after a form: 303, so that the browser asks for it with GET.
+/// Redirects to another page of this site with status 303, so that the browser requests it with GET after a form.
 ///
 /// ```
 /// use aside::{Status, redirect};
@@ -427,20 +428,20 @@ impl<T: Into<Cow<'static, str>>> IntoResponse for Html<T> {
 /// assert_eq!(redirect("/orders").status_code(), Status::SEE_OTHER);
 /// ```
 ///
-/// It takes paths of this site only. Another target becomes a 500 that the log explains: for one that a visitor gave take
-/// [`redirect_or`], for another site [`redirect_to_url`].
+/// It accepts paths of this site only. Another target becomes a 500 with an explanation in the log: use [`redirect_or`]
+/// for a target from the client, and [`redirect_to_url`] for another site.
 pub fn redirect(path: &str) -> Response {
     if is_local(path) {
         return redirect_to_url(path);
     }
-    let words = format!(
-        "redirect({path:?}): not a path of this site; use redirect_or for a target that a visitor gave, \
+    let message = format!(
+        "redirect({path:?}): not a path of this site; use redirect_or for a target from the client, \
          redirect_to_url for another site"
     );
-    Response::from_error(Error::internal(words))
+    Response::from_error(Error::internal(message))
 }
 
-/// To the page that a visitor named (`?next=/orders`), when it is one of this site, and to the fallback when it is not.
+/// Redirects to the page that the client named (`?next=/orders`) if it is one of this site, and else to the fallback.
 ///
 /// ```
 /// use aside::redirect_or;
@@ -452,21 +453,22 @@ pub fn redirect_or(next: &str, fallback: &str) -> Response {
     redirect(if is_local(next) { next } else { fallback })
 }
 
-/// To any address, 303. Never give it what a visitor sent.
+/// Redirects to any URL with status 303. Never pass client input to it.
 pub fn redirect_to_url(url: &str) -> Response {
     Response::new().status(Status::SEE_OTHER).own_header("Location", encode_url(url))
 }
 
-/// Whether a browser that resolves this stays on the site: one slash and then no other of either kind, which would name a
-/// host, and no control character, which a browser drops before it looks (WHATWG URL, section 4.4).
+/// Returns true if a browser that resolves this path stays on the site: it has one slash and no second slash or
+/// backslash, which would name a host, and no control character, which a browser removes first (WHATWG URL, section
+/// 4.4).
 fn is_local(path: &str) -> bool {
     let bytes = path.as_bytes();
     bytes.first() == Some(&b'/') && !matches!(bytes.get(1), Some(b'/' | b'\\')) && !path.chars().any(char::is_control)
 }
 
-/// What a URL may not have as it is: spaces, quotes and letters outside ASCII. Escapes that are there stay.
+/// Encodes the characters that a URL cannot have: spaces, quotes and characters outside ASCII. Existing escapes stay.
 fn encode_url(url: &str) -> String {
-    // Control characters are left alone: a header value that has one is refused, not mended.
+    // Control characters stay: a header value with one is refused, not repaired.
     const NOT_IN_A_URL: &AsciiSet =
         &AsciiSet::EMPTY.add(b' ').add(b'"').add(b'<').add(b'>').add(b'`').add(b'{').add(b'}');
     utf8_percent_encode(url, NOT_IN_A_URL).to_string()

@@ -1015,7 +1015,7 @@ impl Delivery {
 
     /// Writes it, ends what is to end, and begins what was set aside on it.
     fn send(mut self, presence: Option<Presence>) {
-        let aside = self.response.take_set_aside();
+        let aside = self.response.take_deferred();
         let close = self.terms.close && !self.closes_itself;
         // Looked for before the client has its answer: with that it may go, and another come from the same port.
         let found = self.place.peer.take();

@@ -430,7 +430,7 @@ impl Epoll {
         let head = wire::head(&response, terms, 0);
         match std::mem::take(&mut response.body) {
             ResponseBody::Feed(feed) => {
-                let watcher = Watcher::new(feed, head, terms, after, response.take_set_aside(), place);
+                let watcher = Watcher::new(feed, head, terms, after, response.take_deferred(), place);
                 connection.phase = Phase::Live(Box::new(watcher));
                 self.watch(connection)
             }
@@ -556,7 +556,7 @@ impl Epoll {
 
     fn write_stream(self: &Arc<Self>, connection: Box<Connection>, streaming: Streaming, presence: Option<Presence>) {
         let Streaming { mut response, terms, after } = streaming;
-        let set_aside = response.take_set_aside();
+        let set_aside = response.take_deferred();
         let disconnect = presence.as_ref().map(Presence::disconnect).cloned().unwrap_or_default();
         let mut out = Patient { stream: &connection.stream, patience: self.config.write_timeout };
         let is_whole = streams::send(&mut out, response, terms, &disconnect);

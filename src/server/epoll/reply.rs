@@ -43,7 +43,7 @@ pub(super) enum After {
 impl Reply {
     /// A response that is no stream.
     pub(super) fn new(mut response: Response, terms: Terms, after: After) -> Reply {
-        let set_aside = response.take_set_aside();
+        let set_aside = response.take_deferred();
         let buffer = wire::head(&response, terms, 0);
         let source = match response.body {
             _ if !terms.has_body(response.status_code()) => Source::Bytes(Cow::Borrowed(&[])),
