@@ -1,8 +1,8 @@
-//! Who the visitor is: logging in and out.
+//! Login and logout.
 //!
-//! A session is a cookie, and a copy of it lives as long as it says. So what ended before its time is written down in the
-//! store: a session by its id, and of a user all that were begun before. The store is asked once for each request that
-//! looks at a session, and for none without a cookie.
+//! A session is a cookie, and a copy of it is valid until it expires. So the store records what was ended early: a
+//! session by its id, and the users all of whose earlier sessions have ended. The store is read once for each request
+//! that reads a session, and never for a request without a cookie.
 
 use std::fmt::Display;
 use std::str::FromStr;
@@ -10,12 +10,12 @@ use std::sync::Arc;
 
 use super::request::Request;
 use super::session::{self, Keys, OpenStreams, Session};
-use super::store::{Shelf, Store};
+use super::store::{EntryKind, Store};
 use crate::error::{Error, Result, Status};
 
-/// Makes the visitor that user, by the id that the application knows the user by, and begins the session anew.
+/// Logs a user in by the application's id of the user, and restarts the session.
 ///
-/// A whole login:
+/// A complete login:
 ///
 /// ```
 /// use aside::testing::TestClient;
@@ -32,10 +32,10 @@ use crate::error::{Error, Result, Status};
 ///     let typed: Credentials = req.form()?;
 ///     let users = req.state::<Users>();
 ///     let user = users.0.get(&typed.email);
-///     // As slow for somebody who is not there: else the time would tell who is.
+///     // An unknown user takes the same time, so that the time does not reveal known addresses.
 ///     let right = password::verify(&typed.password, user.map(|user| user.password.as_str()))?;
 ///     let Some(user) = user.filter(|_| right) else {
-///         // And in the same words.
+///         // The message is the same, too.
 ///         return Err(Error::unprocessable("The address or the password is not right."));
 ///     };
 ///     login(req, user.id)?;
@@ -72,28 +72,29 @@ use crate::error::{Error, Result, Status};
 /// # }
 /// ```
 ///
-/// The session gets a new id and its times begin again. What it holds stays (a basket that was filled before logging in),
-/// unless somebody else was logged in: then the values and flash messages of that user are dropped. A copy of the cookie
-/// as it was before is dead. A user may be logged in with any number of browsers at once.
+/// The session gets a new id, and its times begin again. Its values stay (such as a basket that was filled before the
+/// login), unless another user was logged in: then that user's values and flash messages are dropped. Copies of the
+/// earlier cookie become invalid. A user may be logged in with any number of browsers at once.
 ///
-/// Anyone may try passwords, so the route of a login needs a rate limit, and so does one that tells whether an address is
-/// known. A password is never in a query, and never in a log.
+/// Anyone may try passwords, so the route of a login needs a rate limit, and so does a route that reveals if an address
+/// is known. Never put a password in a query or in a log.
 ///
 /// # Errors
-/// 500 when the id is an empty text; 503 when `ASIDE_STORE` cannot be read or written. The session is then as it was.
+///
+/// 500 if the id is an empty text; 503 if `ASIDE_STORE` cannot be read or written. The session is then unchanged.
 pub fn login(req: &mut Request, id: impl Display) -> Result<()> {
     let user = name_of(id)?;
-    let keepers = Keepers::of(req)?;
+    let state = SessionState::of(req)?;
     let session = req.session();
     session.check()?;
-    let mark = keepers.store.get(Shelf::EndedUsers, &user).map_err(unavailable)?;
-    keepers.end(session)?;
+    let mark = state.store.get(EntryKind::EndedUsers, &user).map_err(unavailable)?;
+    state.end(session)?;
     session.begin(user, mark);
     Ok(())
 }
 
-/// Ends the visitor's session: it holds nothing any more, the cookie is removed, and a copy that somebody made of it is
-/// dead, whatever happens to the browser's.
+/// Logs the user out: empties the session, removes the cookie, and makes all copies of the cookie invalid, even if the
+/// browser keeps it.
 ///
 /// ```
 /// use aside::{Request, Response, Result, logout, redirect};
@@ -112,27 +113,27 @@ pub fn login(req: &mut Request, id: impl Display) -> Result<()> {
 /// `Cache-Control` of its own. Avoid that: the back button shows such a page from the browser's memory (bfcache), which
 /// Chromium and Firefox do not clear.
 ///
-/// Nobody logged in is no error; the session is cleared all the same. The route takes POST, from a button on every page
-/// of those who are logged in: a link would be followed by what loads pages ahead.
+/// A session without a user is cleared too, without an error. Use a POST route and a button on every page of logged-in
+/// users: browsers and extensions prefetch links.
 ///
-/// With `ASIDE_STORE` in memory, the default, a copy of the cookie lives again when the process is started anew, until its
-/// time is over, and other processes never know of the logout. `sqlite:PATH` forgets nothing, and is shared by all that
-/// name the same file.
+/// With `ASIDE_STORE` in memory, the default, a copy of the cookie is valid again after a restart of the process, until
+/// it expires, and other processes do not learn of the logout. `sqlite:PATH` keeps the record, and all processes with
+/// the same file share it.
 ///
 /// # Errors
-/// 503 when `ASIDE_STORE` cannot be written: this browser is logged out, but a copy of the cookie lives.
+/// 503 if `ASIDE_STORE` cannot be written: this browser is logged out, but copies of the cookie stay valid.
 pub fn logout(req: &mut Request) -> Result<()> {
-    let keepers = Keepers::of(req)?;
+    let state = SessionState::of(req)?;
     let session = req.session();
     session.check()?;
-    // A stranger's sessions are not worth a line of the store: anybody could fill it with them.
-    let ended = session.user().is_some().then(|| keepers.end(session));
+    // Sessions without a user are not recorded: any client could fill the store with them.
+    let ended = session.user().is_some().then(|| state.end(session));
     session.clear();
     ended.unwrap_or(Ok(()))
 }
 
-/// Ends all sessions that a user has, in every browser: after a change of the password, or when the account is closed or
-/// thought to be in other hands.
+/// Ends all sessions of a user, in every browser: after a change of the password, when the account is closed, or if it
+/// may be compromised.
 ///
 /// ```
 /// use aside::{Request, Response, Result, login, logout_everywhere, redirect};
@@ -144,18 +145,18 @@ pub fn logout(req: &mut Request) -> Result<()> {
 /// }
 /// ```
 ///
-/// It may be anybody's id: an administrator's own session stays when another's are ended. The visitor's own is cleared when
-/// it is that user's. A login after this call is valid, also within the same second, and one before it is not. To end the
-/// sessions of all users, replace `ASIDE_SECRET`.
+/// The id may be that of any user: an administrator's own session stays when another user's sessions are ended. The
+/// client's own session is cleared if it belongs to that user. A login after this call is valid, also within the same
+/// second, and one before it is not. To end the sessions of all users, replace `ASIDE_SECRET`.
 ///
 /// # Errors
-/// 500 when the id is an empty text; 503 when `ASIDE_STORE` cannot be written: then no session was ended.
+/// 500 if the id is an empty text; 503 if `ASIDE_STORE` cannot be written: then no session was ended.
 pub fn logout_everywhere(req: &mut Request, id: impl Display) -> Result<()> {
     let user = name_of(id)?;
-    let keepers = Keepers::of(req)?;
+    let state = SessionState::of(req)?;
     // Checked first, since this session is one of those that end.
     let session = req.session();
-    keepers.end_all(&user)?;
+    state.end_all(&user)?;
     if session.user() == Some(user.as_str()) {
         session.clear();
     }
@@ -163,7 +164,8 @@ pub fn logout_everywhere(req: &mut Request, id: impl Display) -> Result<()> {
 }
 
 impl Request {
-    /// Who is logged in: the id that [`login`](crate::login()) was given. `None` when nobody is, or when it does not parse.
+    /// Returns the id of the logged-in user, as given to [`login`](crate::login()). `None` without a user, or if the id
+    /// does not parse.
     ///
     /// ```
     /// use aside::{Error, Request, Result};
@@ -174,9 +176,10 @@ impl Request {
     /// }
     /// ```
     ///
-    /// It opens the [`session`](Request::session), which costs next to nothing when there is no cookie, and makes the page
-    /// the visitor's alone: `Vary: Cookie`, and `Cache-Control: no-store` when somebody is logged in. Whether an account
-    /// was closed is for the application to ask its database, or to end with [`logout_everywhere`](crate::logout_everywhere).
+    /// It opens the [`session`](Request::session), which costs next to nothing without a cookie, and restricts caching
+    /// of the page: `Vary: Cookie`, and `Cache-Control: no-store` if there is a user. The application must check in its
+    /// database whether the account still exists, or end its sessions with
+    /// [`logout_everywhere`](crate::logout_everywhere).
     pub fn user<T: FromStr>(&mut self) -> Option<T> {
         self.session().user()?.parse().ok()
     }
@@ -185,32 +188,32 @@ impl Request {
 fn name_of(id: impl Display) -> Result<String> {
     let user = id.to_string();
     match user.is_empty() {
-        true => Err(Error::internal("the id of a user is an empty text: whose sessions are they?")),
+        true => Err(Error::internal("the id of a user must not be an empty text")),
         false => Ok(user),
     }
 }
 
 /// The session state of an application.
-struct Keepers {
+struct SessionState {
     keys: Arc<Keys>,
     store: Arc<Store>,
     streams: Option<Arc<OpenStreams>>,
 }
 
-impl Keepers {
-    fn of(req: &Request) -> Result<Keepers> {
+impl SessionState {
+    fn of(req: &Request) -> Result<SessionState> {
         let scope = req.scope();
         let (keys, store) = scope
             .get()
             .zip(scope.get())
-            .ok_or_else(|| Error::internal("a login needs an application: `App` has its keys"))?;
-        Ok(Keepers { keys, store, streams: scope.get() })
+            .ok_or_else(|| Error::internal("a login needs an application, since `App` has its keys"))?;
+        Ok(SessionState { keys, store, streams: scope.get() })
     }
 
     /// Records that the cookies with the session's id are invalid, and ends its streams.
     fn end(&self, session: &Session) -> Result<()> {
         let Some(id) = session.sealed_id() else { return Ok(()) };
-        let written = self.store.put(Shelf::EndedSessions, id, "", self.keys.last_end()).map_err(unavailable);
+        let written = self.store.put(EntryKind::EndedSessions, id, "", self.keys.last_end()).map_err(unavailable);
         self.streams.iter().for_each(|streams| streams.end_session(id));
         written
     }
@@ -219,7 +222,7 @@ impl Keepers {
     fn end_all(&self, user: &str) -> Result<()> {
         // A random text, not a time: clocks are set back, and two events can share a tick.
         let mark = session::unguessable()?;
-        self.store.put(Shelf::EndedUsers, user, &mark, self.keys.last_end()).map_err(unavailable)?;
+        self.store.put(EntryKind::EndedUsers, user, &mark, self.keys.last_end()).map_err(unavailable)?;
         self.streams.iter().for_each(|streams| streams.end_user(user));
         Ok(())
     }
@@ -253,7 +256,7 @@ mod tests {
         req
     }
 
-    /// What the browser has after the response.
+    /// Returns the browser's cookie after the response.
     fn cookie_after(req: &mut Request) -> Option<String> {
         let mut response = Response::new();
         session::save(req, &mut response);
@@ -280,9 +283,9 @@ mod tests {
         assert_eq!(request(&scope, &cookie).user::<u32>(), None);
     }
 
-    /// Its response comes last, and its cookie is the one that the browser keeps.
+    /// The slow response arrives last, so the browser keeps its cookie.
     #[test]
-    fn a_page_that_was_under_way_at_a_logout_does_not_bring_the_session_back() {
+    fn a_slow_page_does_not_restore_a_session_after_a_logout() {
         let scope = application();
         for end in [logout, |req: &mut Request| logout_everywhere(req, 17)] {
             let cookie = logged_in(&scope, 17);
@@ -295,9 +298,9 @@ mod tests {
         }
     }
 
-    /// The login had its answer from the store before, and its cookie goes out after.
+    /// The login read the store before the logout, and its cookie is sent after it.
     #[test]
-    fn a_login_that_began_before_all_sessions_were_ended_is_ended_with_them() {
+    fn logout_everywhere_ends_a_login_in_progress() {
         let scope = application();
         for _ in 0..2 {
             let mut before = request(&scope, "");
@@ -309,9 +312,9 @@ mod tests {
         }
     }
 
-    /// Else anybody could fill the store.
+    /// Otherwise any client could fill the store.
     #[test]
-    fn the_logout_of_a_stranger_is_not_written_down() {
+    fn the_logout_of_a_session_without_a_user_is_not_stored() {
         let scope = application();
         let mut req = request(&scope, "");
         req.session().insert("basket", "camera");
@@ -320,11 +323,11 @@ mod tests {
         let id = req.session().sealed_id().unwrap().to_owned();
         logout(&mut req).unwrap();
         assert_eq!(cookie_after(&mut req).as_deref(), Some("session="));
-        assert_eq!(scope.state::<Store>().get(Shelf::EndedSessions, &id).unwrap(), None);
+        assert_eq!(scope.state::<Store>().get(EntryKind::EndedSessions, &id).unwrap(), None);
     }
 
     #[test]
-    fn values_that_begin_again_are_those_of_nobody_or_of_the_same_user() {
+    fn a_login_keeps_the_values_of_no_user_or_the_same_user() {
         let scope = application();
         let mut req = request(&scope, "");
         req.session().insert("basket", "camera");
@@ -337,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_cookie_nobody_is_logged_in_and_the_store_is_not_asked() {
+    fn without_a_cookie_there_is_no_user_and_the_store_is_not_read() {
         let mut req = Request::new(Method::Get, "/", Headers::new(), Body::empty());
         assert_eq!(req.user::<u32>(), None);
         assert!(req.session().check().is_ok());

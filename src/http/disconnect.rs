@@ -1,7 +1,8 @@
-//! Whether anybody still reads what is written.
+//! The signal that a client has disconnected.
 //!
-//! A stream may have nothing to write for a long time, and would learn only from a write that its visitor has left. Who
-//! holds the connection knows sooner, and says so here; who writes waits here, or has something done when it happens.
+//! A stream may have nothing to write for a long time, and would notice only at the next write that its client has
+//! gone. The transport that holds the connection knows sooner and sends this signal; the writer waits for it, or
+//! registers a callback.
 
 use std::fmt;
 use std::sync::{Arc, Condvar, Mutex, Weak};
@@ -9,12 +10,12 @@ use std::time::Duration;
 
 use crate::sync::{lock, wait_while_for};
 
-/// A connection that can be asked whether its client is still there.
+/// A connection that can be asked if its client is still connected.
 pub(crate) trait Connection: Send + Sync {
     fn is_there(&self) -> bool;
 }
 
-/// Told once nobody will read what is written any more: the visitor has left, or the server stops. A clone is the same.
+/// A signal for the writer of a stream: the client has disconnected, or the server stops. Clones share the signal.
 #[derive(Clone, Default)]
 pub(crate) struct Disconnect(Arc<Shared>);
 
@@ -28,37 +29,37 @@ struct Shared {
 struct State {
     is_told: bool,
     last: u64,
-    then: Vec<(u64, Action)>,
+    callbacks: Vec<(u64, Action)>,
 }
 
 type Action = Box<dyn FnOnce() + Send>;
 
 impl Disconnect {
-    /// Says that nobody reads any more. A second time it says nothing new.
+    /// Sends the signal. A second call has no effect.
     pub(crate) fn tell(&self) {
         let mut state = lock(&self.0.state);
         state.is_told = true;
-        let then = std::mem::take(&mut state.then);
+        let callbacks = std::mem::take(&mut state.callbacks);
         drop(state);
         self.0.told.notify_all();
-        then.into_iter().for_each(|(_, action)| action());
+        callbacks.into_iter().for_each(|(_, action)| action());
     }
 
     pub(crate) fn is_told(&self) -> bool {
         lock(&self.0.state).is_told
     }
 
-    /// Waits that long, or until it is told, and says which.
+    /// Waits for the signal, at most for `time`. Returns true if it was sent.
     pub(crate) fn wait(&self, time: Duration) -> bool {
         wait_while_for(&self.0.told, lock(&self.0.state), time, |state| !state.is_told).is_told
     }
 
-    /// Does something when it is told, on the thread that tells, so it must be quick; here and now when it is told already.
-    /// What is given is dropped with the guard, unless it is just being done.
+    /// Registers a callback. It runs on the thread that sends the signal, so it must be quick; it runs at once if the
+    /// signal was sent already. Dropping the guard unregisters it, unless it is running.
     ///
-    /// To wake who waits on a condition variable, take its lock before notifying: else the waiter may look, be passed by,
-    /// and only then begin to wait.
-    #[must_use = "it is forgotten when the guard is dropped"]
+    /// A callback that wakes a waiter on a condition variable must take the lock before it notifies: else the waiter
+    /// may check the state, miss the notification, and only then begin to wait.
+    #[must_use = "the callback is removed when the guard is dropped"]
     pub(crate) fn on_told(&self, action: impl FnOnce() + Send + 'static) -> OnTold {
         let mut state = lock(&self.0.state);
         state.last += 1;
@@ -67,7 +68,7 @@ impl Disconnect {
             drop(state);
             action();
         } else {
-            state.then.push((guard.id, Box::new(action)));
+            state.callbacks.push((guard.id, Box::new(action)));
         }
         guard
     }
@@ -75,11 +76,11 @@ impl Disconnect {
 
 impl fmt::Debug for Disconnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Disconnect({})", if self.is_told() { "told" } else { "not told" })
+        write!(f, "Disconnect({})", if self.is_told() { "sent" } else { "not sent" })
     }
 }
 
-/// What is to be done when a [`Disconnect`] is told, until dropped.
+/// The registration of a callback, until dropped.
 pub(crate) struct OnTold {
     of: Weak<Shared>,
     id: u64,
@@ -89,9 +90,9 @@ impl Drop for OnTold {
     fn drop(&mut self) {
         let Some(shared) = self.of.upgrade() else { return };
         let mut state = lock(&shared.state);
-        let index = state.then.iter().position(|(id, _)| *id == self.id);
-        let action = index.map(|index| state.then.swap_remove(index));
-        // What it holds may have a drop of its own, so that comes after the lock is gone.
+        let index = state.callbacks.iter().position(|(id, _)| *id == self.id);
+        let action = index.map(|index| state.callbacks.swap_remove(index));
+        // The action may drop values with their own destructors, so it is dropped after the lock is released.
         drop(state);
         drop(action);
     }
@@ -107,18 +108,18 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     #[test]
-    fn who_waits_is_woken() {
+    fn a_waiting_thread_is_woken() {
         let disconnect = Disconnect::default();
         assert!(!disconnect.wait(Duration::ZERO) && !disconnect.is_told());
-        let theirs = disconnect.clone();
-        let waiting = thread::spawn(move || theirs.wait(LONG));
+        let clone = disconnect.clone();
+        let waiting = thread::spawn(move || clone.wait(LONG));
         disconnect.tell();
         assert!(waiting.join().unwrap());
-        assert!(disconnect.is_told() && disconnect.wait(LONG), "it stays so");
+        assert!(disconnect.is_told() && disconnect.wait(LONG), "the signal is permanent");
     }
 
     #[test]
-    fn what_is_to_be_done_is_done_once() {
+    fn a_callback_runs_once() {
         let disconnect = Disconnect::default();
         let (tell, told) = mpsc::channel();
         let later = tell.clone();
@@ -130,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_guard_stood_for_is_let_go_with_it() {
+    fn dropping_the_guard_drops_the_callback() {
         let disconnect = Disconnect::default();
         let held = Arc::new(());
         let [one, other] = [held.clone(), held.clone()];

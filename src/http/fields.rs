@@ -26,7 +26,7 @@ const MAX_REFUSALS: usize = 100;
 /// The reason why a field could not be read.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
-    /// The field's name as the client sent it; `None` when the error concerns the whole_number form.
+    /// The field's name as the client sent it; `None` when the error concerns the whole form.
     pub(crate) field: Option<String>,
     pub(crate) kind: Kind,
     /// The message of serde, of the type or of this module.
@@ -328,7 +328,7 @@ impl<'a> Attempt<'a> {
     }
 }
 
-/// The deserializer of the whole_number form.
+/// The deserializer of the whole form.
 struct Root<'a>(&'a Attempt<'a>);
 
 impl<'a> de::Deserializer<'a> for Root<'a> {

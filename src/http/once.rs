@@ -21,7 +21,7 @@ use super::cache_control;
 use super::request::Request;
 use super::response::Response;
 use super::session::{self, Flash, Keys, unguessable};
-use super::store::{self, Shelf, Store};
+use super::store::{self, EntryKind, Store};
 use crate::error::{Error, Result, Status};
 use crate::sync::{lock, wait_while_for};
 use crate::worker_share::{self, Wait};
@@ -112,7 +112,8 @@ impl Request {
         self.session().check()?;
         let sender = user_of(self);
         let _claim = in_progress.claim(&key, MAX_WAIT)?;
-        let stored = store.get(Shelf::AnsweredForms, &key)?.map(|json| serde_json::from_str::<StoredResponse>(&json));
+        let stored =
+            store.get(EntryKind::AnsweredForms, &key)?.map(|json| serde_json::from_str::<StoredResponse>(&json));
         if let Some(stored) = stored.transpose()?.filter(|stored| stored.is_for(&sender)) {
             return self.repeat_response(stored);
         }
@@ -179,7 +180,7 @@ impl Request {
 fn store_response(req: &Request, store: &Store, key: &str, stored: &StoredResponse) {
     let kept = serde_json::to_string(stored)
         .map_err(Error::from)
-        .and_then(|json| store.put(Shelf::AnsweredForms, key, &json, store::now() + RETENTION));
+        .and_then(|json| store.put(EntryKind::AnsweredForms, key, &json, store::now() + RETENTION));
     if let Err(error) = kept {
         let message = "Could not store the response to a form, so a repeated form would be processed again";
         log::error!(target: "aside::http", "{message}: {} ({})", error.chain(), req.id());

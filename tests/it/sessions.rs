@@ -407,7 +407,7 @@ mod in_a_file {
             assert_eq!(response.status().code(), 503, "{path}");
             assert!(!["Some(17)", "Hello"].iter().any(|words| response.text().contains(words)), "{path}");
             let lines = logs::at(Level::Error, response.header("X-Request-Id").unwrap());
-            assert!(lines.len() == 1 && lines[0].contains("nobody is taken to be logged in"), "{lines:?}");
+            assert!(lines.len() == 1 && lines[0].contains("so the request has no user"), "{lines:?}");
         }
         for path in ["/logout", "/login/18", "/ended/17"] {
             assert_eq!(client.post(path).send().status().code(), 503, "{path}");

@@ -5,8 +5,9 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// Bytes of JSON that a session may hold, some 90 of them the framework's own: with 28 of encryption, in base64, and with
-/// the longest name and all attributes that is 4,085 bytes, and every browser keeps a cookie of 4,096.
+/// The largest JSON of a session in bytes, about 90 of them the framework's own. With 28 bytes of encryption, in
+/// base64, with the longest name and all attributes it becomes 4,085 bytes, and every browser accepts a cookie of
+/// 4,096.
 pub(super) const MOST_BYTES: usize = 2_980;
 
 /// The length of an id: 16 random bytes as text, too many to be guessed.
@@ -15,10 +16,10 @@ pub(super) const ID_CHARS: usize = 22;
 /// The serialized contents. The names are short, since a cookie has little space.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(super) struct Contents {
-    /// Its name in the store, once it is ended. Empty until it is first sealed.
+    /// The session's id, under which the store records its end. Empty until the session is first sealed.
     #[serde(rename = "i")]
     pub(super) id: String,
-    /// The second in which it began, or its user logged in.
+    /// The second in which the session began, or its user logged in.
     #[serde(rename = "b")]
     pub(super) born: i64,
     /// The second of the request that last sealed the session. A later visit is in the cookie of `last_seen.rs`.
@@ -59,11 +60,11 @@ impl Contents {
 
     pub(super) fn to_json(&self) -> Result<String> {
         let json = serde_json::to_string(self)?;
-        // Also as large as it will be: with the id that it has not been given yet.
+        // Includes the length of an id that is assigned later.
         let bytes = json.len() + ID_CHARS.saturating_sub(self.id.len());
         if bytes > MOST_BYTES {
             return Err(Error::internal(format!(
-                "the session has {bytes} bytes of JSON, and its cookie holds {MOST_BYTES}: keep big things in the \
+                "the session has {bytes} bytes of JSON, and its cookie holds {MOST_BYTES}: store large data in the \
                  database, and an id in the session"
             )));
         }

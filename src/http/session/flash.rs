@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 /// The start of the cookies' names, after their prefix.
 pub(super) const START: &str = "flash-";
 
-/// The limit on the JSON of all messages of one visitor, in bytes. With the largest session the `Cookie` line stays under 7
-/// kB; nginx accepts 8.
+/// The limit on the JSON of all messages of one client, in bytes. With the largest session the `Cookie` line stays
+/// under 7 kB; nginx accepts 8.
 const MOST_BYTES: usize = 2_000;
 
 /// The overhead of a cookie beside its JSON, mainly its name.
@@ -22,7 +22,7 @@ const OVERHEAD: usize = 50;
 /// The length of the random part of a cookie's name: 48 bits, so that concurrent responses do not collide.
 const NAME_CHARS: usize = 8;
 
-/// A message for the visitor's next page.
+/// A message for the next page that the user sees.
 ///
 /// ```
 /// use aside::{Request, Response, redirect};
@@ -36,7 +36,7 @@ const NAME_CHARS: usize = 8;
 /// A template shows them with `{% for flash in flashes %}<p class="{{ flash.kind }}">{{ flash.message }}</p>{% endfor %}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flash {
-    /// What kind of message: `success`, `error`, or whatever the page's style sheet knows.
+    /// The kind of message: `success`, `error`, or another class of the page's style sheet.
     pub kind: String,
     /// The text.
     pub message: String,
@@ -44,8 +44,8 @@ pub struct Flash {
 
 /// The contents of one cookie.
 #[derive(Serialize, Deserialize)]
-struct Note {
-    /// The second in which it was added.
+struct CookieContents {
+    /// The second in which the message was added.
     #[serde(rename = "a")]
     at: i64,
     /// The user that the messages are for: another user of the same browser does not see them.
@@ -64,7 +64,7 @@ struct Waiting {
     flashes: Vec<Flash>,
 }
 
-/// The messages of one visitor.
+/// The messages of one client.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Flashes {
     /// The oldest first.
@@ -84,12 +84,12 @@ impl Flashes {
         let mut flashes = Flashes::default();
         for (cookie, value) in cookies {
             let Some(text) = keys.open(cookie, value) else { continue };
-            let Ok(note) = serde_json::from_str::<Note>(&text) else { continue };
-            let is_ours = note.user.is_none() || note.user.as_deref() == user;
-            match is_ours && keys.is_fresh(note.at, now) {
+            let Ok(contents) = serde_json::from_str::<CookieContents>(&text) else { continue };
+            let is_ours = contents.user.is_none() || contents.user.as_deref() == user;
+            match is_ours && keys.is_fresh(contents.at, now) {
                 true => {
-                    let (cookie, at, weight) = (cookie.clone(), note.at, text.len() + OVERHEAD);
-                    flashes.waiting.push(Waiting { cookie, at, weight, flashes: note.flashes });
+                    let (cookie, at, weight) = (cookie.clone(), contents.at, text.len() + OVERHEAD);
+                    flashes.waiting.push(Waiting { cookie, at, weight, flashes: contents.flashes });
                 }
                 false => flashes.dropped.push(cookie.clone()),
             }
@@ -130,18 +130,18 @@ impl Flashes {
     /// An error if the messages that this request adds are too large.
     pub(super) fn save(&mut self, keys: &Keys, user: Option<&str>, is_shown: bool, now: i64) -> Result<Vec<String>> {
         if is_shown {
-            self.forget_shown();
+            self.remove_shown();
         }
         let added = self.seal_added(keys, user, now)?;
         let removals = self.dropped.drain(..).map(|cookie| keys.removal(&cookie));
         Ok(removals.chain(added).collect())
     }
 
-    fn forget_shown(&mut self) {
-        let of_the_browser: usize = self.waiting.iter().map(|waiting| waiting.flashes.len()).sum();
-        if self.shown >= of_the_browser {
+    fn remove_shown(&mut self) {
+        let in_browser: usize = self.waiting.iter().map(|waiting| waiting.flashes.len()).sum();
+        if self.shown >= in_browser {
             self.dropped.extend(self.waiting.drain(..).map(|waiting| waiting.cookie));
-            self.added.drain(..(self.shown - of_the_browser).min(self.added.len()));
+            self.added.drain(..(self.shown - in_browser).min(self.added.len()));
         }
         self.shown = 0;
     }
@@ -150,23 +150,24 @@ impl Flashes {
         if self.added.is_empty() {
             return Ok(None);
         }
-        let note = Note { at: now, user: user.map(str::to_owned), flashes: std::mem::take(&mut self.added) };
-        let json = serde_json::to_string(&note)?;
+        let contents =
+            CookieContents { at: now, user: user.map(str::to_owned), flashes: std::mem::take(&mut self.added) };
+        let json = serde_json::to_string(&contents)?;
         if json.len() > MOST_BYTES {
             return Err(Error::internal(format!(
-                "the flash messages have {} bytes of JSON, and their cookie holds {MOST_BYTES}: keep long texts in the \
+                "the flash messages have {} bytes of JSON, and their cookie holds {MOST_BYTES}: store long texts in the \
                  database, and show them on the page",
                 json.len()
             )));
         }
-        self.make_room(json.len());
+        self.drop_oldest(json.len());
         let name = keys.name(&format!("{START}{}", &unguessable()?[..NAME_CHARS]));
         Ok(Some(keys.seal(&name, json).to_string()))
     }
 
     /// Drops the browser's oldest messages until the new ones fit. Messages that no page shows must not make requests
     /// larger than a server accepts.
-    fn make_room(&mut self, bytes: usize) {
+    fn drop_oldest(&mut self, bytes: usize) {
         let mut total: usize = bytes + self.waiting.iter().map(|waiting| waiting.weight).sum::<usize>();
         while total > MOST_BYTES && !self.waiting.is_empty() {
             let oldest = self.waiting.remove(0);
@@ -230,7 +231,7 @@ mod tests {
         assert!(browser.messages(&keys, None).is_empty());
     }
 
-    /// A visitor whose pages show no messages submits a form repeatedly.
+    /// A client whose pages show no messages submits a form repeatedly.
     #[test]
     fn the_oldest_unshown_messages_are_dropped_above_the_limit() {
         let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());

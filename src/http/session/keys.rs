@@ -11,12 +11,12 @@ use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::http::store;
 
-/// Seconds by which a session may come from the future. Clocks of machines that share a secret differ by so much; one that
-/// was set back by more would let its sessions live until their time comes again.
-pub(super) const MOST_SKEW: i64 = 300;
+/// The number of seconds by which a session may begin in the future, since the clocks of machines that share a secret
+/// differ. If a clock was set back by more, its sessions would live until it reaches their time again.
+pub(super) const MAX_SKEW: i64 = 300;
 
-/// A browser forgets every cookie after 400 days (RFC 6265bis, section 5.5).
-const MOST_MAX_AGE: i64 = 400 * 24 * 3600;
+/// The longest lifetime of a cookie. A browser removes every cookie after 400 days (RFC 6265bis, section 5.5).
+const MAX_MAX_AGE: i64 = 400 * 24 * 3600;
 
 /// The keys, names and attributes of sealed cookies, and the lifetime of sessions.
 pub(crate) struct Keys {
@@ -24,19 +24,21 @@ pub(crate) struct Keys {
     mode: Mode,
     idle: i64,
     lifetime: i64,
-    /// Seconds by which a test is ahead of the clock.
-    ahead: AtomicI64,
+    /// The number of seconds by which a test has advanced the clock.
+    advanced: AtomicI64,
 }
 
 impl Keys {
-    /// The keys of a configuration. Without any, one is made up in development, which the log says.
+    /// Returns the keys of a configuration. Without a secret a random key is generated in development, and the log says
+    /// so.
     ///
     /// # Errors
-    /// When a key is shorter than 32 bytes, or there is none in production.
+    ///
+    /// 500 if a secret is shorter than 32 bytes, or missing in production.
     pub(crate) fn new(config: &Config) -> Result<Keys> {
         let keys = match (config.secrets.is_empty(), config.mode) {
             (false, _) => config.secrets.iter().map(|secret| derive(secret)).collect::<Result<_>>()?,
-            (true, Mode::Development) => vec![made_up()?],
+            (true, Mode::Development) => vec![random_key()?],
             (true, Mode::Production) => {
                 return Err(Error::internal(
                     "ASIDE_SECRET must be set in production: at least 32 bytes, the same at every start; \
@@ -45,22 +47,23 @@ impl Keys {
             }
         };
         let (idle, lifetime) = (seconds(config.session_idle), seconds(config.session_lifetime));
-        Ok(Keys { keys, mode: config.mode, idle, lifetime, ahead: AtomicI64::new(0) })
+        Ok(Keys { keys, mode: config.mode, idle, lifetime, advanced: AtomicI64::new(0) })
     }
 
-    /// The time by which sessions live, in seconds.
+    /// Returns the time of sessions, in seconds.
     pub(crate) fn now(&self) -> i64 {
-        store::now().saturating_add(self.ahead.load(Ordering::Relaxed))
+        store::now().saturating_add(self.advanced.load(Ordering::Relaxed))
     }
 
-    /// Puts a test further ahead of the clock.
+    /// Advances the clock, for a test.
     pub(crate) fn advance(&self, time: Duration) {
-        self.ahead.fetch_add(seconds(time), Ordering::Relaxed);
+        self.advanced.fetch_add(seconds(time), Ordering::Relaxed);
     }
 
-    /// The second in which the last session that begins now will be over, for clocks that differ too.
+    /// Returns the second in which the last session that begins now will have expired, with a margin for clocks that
+    /// differ.
     pub(crate) fn last_end(&self) -> i64 {
-        self.now().saturating_add(self.lifetime).saturating_add(MOST_SKEW)
+        self.now().saturating_add(self.lifetime).saturating_add(MAX_SKEW)
     }
 
     /// Returns a cookie's name in this mode. A browser accepts `__Host-` only over https, for this host and the path `/`,
@@ -106,12 +109,12 @@ impl Keys {
 
     /// Returns true if a session that began at this time is within its lifetime.
     pub(super) fn is_alive(&self, born: i64, now: i64) -> bool {
-        (-MOST_SKEW..self.lifetime).contains(&now.saturating_sub(born))
+        (-MAX_SKEW..self.lifetime).contains(&now.saturating_sub(born))
     }
 
     /// Returns true if the time last seen is within the idle limit.
     pub(super) fn is_fresh(&self, seen: i64, now: i64) -> bool {
-        (-MOST_SKEW..self.idle).contains(&now.saturating_sub(seen))
+        (-MAX_SKEW..self.idle).contains(&now.saturating_sub(seen))
     }
 
     /// Returns true if the time last seen should be written again: after a tenth of the idle limit, which shortens an idle
@@ -120,9 +123,9 @@ impl Keys {
         now.saturating_sub(seen) >= (self.idle / 10).clamp(1, 60)
     }
 
-    /// Seconds that are left of a session that began then.
+    /// Returns the seconds that are left of a session that began at `born`.
     pub(super) fn rest(&self, born: i64, now: i64) -> i64 {
-        born.saturating_add(self.lifetime).saturating_sub(now).clamp(0, MOST_MAX_AGE)
+        born.saturating_add(self.lifetime).saturating_sub(now).clamp(0, MAX_MAX_AGE)
     }
 }
 
@@ -132,19 +135,20 @@ fn seconds(time: Duration) -> i64 {
 
 fn derive(secret: &str) -> Result<Key> {
     if secret.len() < 32 {
-        let words = "ASIDE_SECRET: each key needs at least 32 bytes; `openssl rand -base64 48` makes one";
-        return Err(Error::internal(words));
+        let message = "ASIDE_SECRET: each key needs at least 32 bytes; `openssl rand -base64 48` makes one";
+        return Err(Error::internal(message));
     }
     Ok(Key::derive_from(secret.as_bytes()))
 }
 
-fn made_up() -> Result<Key> {
+fn random_key() -> Result<Key> {
     log::warn!(
         target: "aside::session",
-        "The key of the sessions was made up, and they end with this process. Set ASIDE_SECRET to at least 32 bytes to \
-         keep them (`openssl rand -base64 48` makes some)."
+        "ASIDE_SECRET is not set: sessions are encrypted with a random key and end with this process. Set it to at \
+         least 32 bytes to keep them (`openssl rand -base64 48` generates some)."
     );
-    Key::try_generate().ok_or_else(|| Error::internal("the system gives no random bytes for the key of the sessions"))
+    Key::try_generate()
+        .ok_or_else(|| Error::internal("the operating system provides no random bytes for the key of the sessions"))
 }
 
 /// Converts to the URL-safe letters of RFC 4648, section 5. Some clients quote a value with a slash (Python's
@@ -169,7 +173,8 @@ fn from_url_safe(text: &str) -> Option<String> {
 /// An error if the operating system provides no random bytes.
 pub(crate) fn unguessable() -> Result<String> {
     let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes).map_err(|error| Error::from(error).context("the system gives no random bytes"))?;
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Error::from(error).context("the operating system provides no random bytes"))?;
     Ok(URL_SAFE_NO_PAD.encode(bytes))
 }
 
@@ -178,10 +183,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn production_needs_a_key_and_every_key_its_length() {
+    fn production_needs_a_key_and_keys_have_a_minimum_length() {
         let config = |mode| Config { mode, ..Config::default() };
-        let words = Keys::new(&config(Mode::Production)).err().unwrap().to_string();
-        assert!(words.contains("ASIDE_SECRET"), "{words}");
+        let message = Keys::new(&config(Mode::Production)).err().unwrap().to_string();
+        assert!(message.contains("ASIDE_SECRET"), "{message}");
         let short = Config { secrets: vec!["short".into()], ..Config::default() };
         assert!(Keys::new(&short).err().unwrap().to_string().contains("ASIDE_SECRET"));
         assert!(Keys::new(&config(Mode::Development)).is_ok());
@@ -189,7 +194,7 @@ mod tests {
 
     /// Regression: aiohttp's cookie jar quoted a value with a slash, and the session was lost.
     #[test]
-    fn a_sealed_value_has_only_letters_that_no_client_quotes_or_changes() {
+    fn a_sealed_value_has_only_characters_that_clients_leave_unchanged() {
         let keys = Keys::new(&Config::default()).unwrap();
         for length in 0..200 {
             let text = "x".repeat(length);

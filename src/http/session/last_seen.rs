@@ -1,4 +1,4 @@
-//! The time when a visitor was last seen, in a small cookie bound to the session's id.
+//! The time when a client was last seen, in a small cookie bound to the session's id.
 //!
 //! Pages that only read the session extend its idle time with this cookie and do not touch the session's cookie. A slow
 //! page that sent the whole session back would undo changes of a faster response, such as a login. An outdated time is

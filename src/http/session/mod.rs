@@ -1,14 +1,14 @@
-//! Per-visitor state in encrypted and authenticated cookies: the session, with the user and the application's values; the
-//! time last seen ([`last_seen`]); the flash messages ([`flash`]).
+//! Sessions in encrypted and authenticated cookies: the session with the user and the application's values; the time
+//! last seen ([`last_seen`]); the flash messages ([`flash`]).
 //!
-//! The server stores no sessions, only which of them were ended early (`http/store/`). The cookies are opened at the first
-//! access, by a handler or by a template. The session's cookie is sent again only when a handler has changed the session,
-//! never by a page that reads it or shows messages: of two concurrent responses, the slower one would undo the changes of
-//! the other. For the same reason an expired session stays in the browser until a new one replaces it.
+//! The server stores no sessions, only which of them were ended early (`http/store/`). The cookies are opened at the
+//! first access, by a handler or by a template. The session's cookie is sent again only when a handler has changed the
+//! session, never by a page that reads it or shows messages: of two concurrent responses, the slower one would undo the
+//! changes of the other. For the same reason an expired session stays in the browser until a new one replaces it.
 //!
-//! A session that cannot be opened (tampered with, from another site, sealed with a removed key) or that has expired is
-//! empty: the visitor cannot repair it, and an error page would only help a forger. An error is returned only if the store
-//! cannot tell if the session was ended.
+//! A session is empty if it cannot be opened (tampered with, from another site, sealed with a removed key) or has
+//! expired: the user cannot repair it, and an error page would only help a forger. An error is returned only if the
+//! store cannot tell if the session was ended.
 
 mod contents;
 mod flash;
@@ -41,7 +41,7 @@ use crate::error::{Error, Result, Status};
 
 const CLEAR_SITE_DATA: &str = "Clear-Site-Data";
 
-/// What the application keeps about one visitor, in a cookie that only it can read.
+/// The state that the application keeps for one client, in an encrypted cookie.
 ///
 /// ```
 /// use aside::{Request, Response, redirect};
@@ -59,50 +59,52 @@ const CLEAR_SITE_DATA: &str = "Clear-Site-Data";
 /// }
 /// ```
 ///
-/// Who the visitor is belongs in it by [`login`](crate::login()), and out of it by [`logout`](crate::logout).
+/// Set the user in it with [`login`](crate::login()), and remove the user with [`logout`](crate::logout).
 ///
-/// It holds at most 2.9 kB as JSON: keep an id in it, and what belongs to the id in the database. The visitor cannot read
-/// or change it, but can bring back an older one: what must happen once (a voucher) is for the database too.
+/// It holds at most 2.9 kB as JSON: store larger data in the database, and its id in the session. The client cannot
+/// read or change the session, but can send an older copy: record in the database what may happen only once, such as
+/// the use of a voucher.
 ///
-/// It ends after `ASIDE_SESSION_IDLE` (one day) without a request that looks at it, and after `ASIDE_SESSION_LIFETIME`
-/// (30 days) in any case, from its beginning or from the login; both are enforced here and not by the browser. The cookie
-/// is gone when the browser is closed, unless [`remember`](Session::remember) says otherwise.
+/// It ends after `ASIDE_SESSION_IDLE` (one day) without a request that reads it, and in any case
+/// `ASIDE_SESSION_LIFETIME` (30 days) after its start or the login; the server enforces both, not the browser. The
+/// browser removes the cookie when it is closed, unless [`remember`](Session::remember) is set.
 ///
-/// # Requests at the same time
-/// The whole session is one cookie, and a browser keeps the last one that it receives. A page that reads the session, or
-/// shows flash messages, never sends it, so that even a slow page undoes nothing. Messages that two concurrent responses
-/// add are both shown. There is one race: **two handlers that both write** (values, a login or a logout). The later
-/// response wins, and the writes of the other are lost. Store data that scripts change in the background in the database,
-/// under [`id`](Session::id) or the user.
+/// # Concurrent requests
+///
+/// The whole session is one cookie, and a browser keeps the last one that it receives. A page that reads the session,
+/// or shows flash messages, never sends it, so that even a slow page undoes nothing. Messages that two concurrent
+/// responses add are both shown. There is one race: **two handlers that both write** (values, a login or a logout). The
+/// later response wins, and the writes of the other are lost. Store data that scripts change in the background in the
+/// database, under [`id`](Session::id) or the user.
 #[derive(Debug)]
 pub struct Session {
     contents: Contents,
     flashes: Flashes,
     /// The request's time, in seconds.
     now: i64,
-    /// The visitor sent a cookie, good or not: one to remove when the session is emptied.
+    /// True if the client sent a session cookie, valid or not. It is removed when the session is emptied.
     had_cookie: bool,
-    /// True if the visitor sent a cookie with the time last seen.
+    /// True if the client sent a cookie with the time last seen.
     had_last_seen: bool,
     /// The user at the start of the request.
     had_user: Option<String>,
-    /// The handler changed the contents.
+    /// True if the handler changed the contents.
     changed: bool,
-    /// The time last seen must be written again.
+    /// True if the time last seen must be written again.
     is_due: bool,
     broken: Option<Error>,
 }
 
 impl Session {
-    /// The value of that name, when there is one of that type.
+    /// Returns the value of this name, if there is one of this type.
     pub fn get<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
         T::deserialize(self.contents.values.get(key)?).ok()
     }
 
-    /// Keeps a value, in place of one of the same name.
+    /// Stores a value, and replaces one of the same name.
     ///
-    /// It does not fail in the hand: a value that cannot be JSON, or a session that becomes larger than 2.9 kB, makes the
-    /// response a 500 that the log explains. [`try_insert`](Session::try_insert) gives the error at once.
+    /// It returns no error: if the value cannot be JSON, or the session becomes larger than 2.9 kB, the response is a
+    /// 500, and the log explains it. [`try_insert`](Session::try_insert) returns the error at once.
     pub fn insert(&mut self, key: &str, value: impl Serialize) {
         match serde_json::to_value(value) {
             Ok(value) => {
@@ -117,7 +119,7 @@ impl Session {
     /// then unchanged.
     ///
     /// # Errors
-    /// When the value cannot be JSON, or the session would be larger than 2.9 kB with it.
+    /// 500 if the value cannot be JSON, or if the session would be larger than 2.9 kB with it.
     pub fn try_insert(&mut self, key: &str, value: impl Serialize) -> Result<()> {
         let value = serde_json::to_value(value).map_err(|error| unwritable(key, error))?;
         let former = self.contents.values.insert(key.to_owned(), value);
@@ -132,13 +134,13 @@ impl Session {
         Ok(())
     }
 
-    /// Forgets the value of that name.
+    /// Removes the value of this name.
     pub fn remove(&mut self, key: &str) {
         self.changed |= self.contents.values.remove(key).is_some();
     }
 
-    /// Removes all values, the flash messages and the user. The visitor's cookie is removed. To log a user out, call
-    /// [`logout`](crate::logout), which also ends copies of the cookie.
+    /// Removes all values, the flash messages and the user. The response removes the browser's cookie. To log a user
+    /// out, call [`logout`](crate::logout), which also ends copies of the cookie.
     pub fn clear(&mut self) {
         self.contents = Contents::new(self.now);
         self.flashes.clear();
@@ -150,8 +152,8 @@ impl Session {
         self.contents.values.is_empty()
     }
 
-    /// Sets whether the browser keeps the cookie when it is closed (`Max-Age`), for the rest of `ASIDE_SESSION_LIFETIME`. It
-    /// does not without this call, and not after [`logout`](crate::logout).
+    /// Sets whether the browser keeps the cookie when it is closed (`Max-Age`), for the rest of
+    /// `ASIDE_SESSION_LIFETIME`. Without this call it does not, nor after [`logout`](crate::logout).
     ///
     /// ```
     /// use aside::{Request, Result, login};
@@ -163,21 +165,21 @@ impl Session {
     /// }
     /// ```
     ///
-    /// The idle limit holds for a remembered session too: where visitors are to come back after weeks without logging in,
+    /// The idle limit applies to a remembered session too: if users are to stay logged in for weeks without a visit,
     /// set `ASIDE_SESSION_IDLE` to weeks.
     pub fn remember(&mut self, remember: bool) {
         self.changed |= self.contents.remember != remember;
         self.contents.remember = remember;
     }
 
-    /// Returns the time since the session began or its user logged in, in whole seconds. Before a user changes an address
-    /// or a password, ask
-    /// for the password again when this is more than some minutes (OWASP ASVS 5, 7.5.1).
+    /// Returns the time since the session began or its user logged in, in whole seconds. Before a user changes an
+    /// address or a password, ask for the password again if this is more than some minutes (OWASP ASVS 5, 7.5.1).
     pub fn age(&self) -> Duration {
         Duration::from_secs(self.now.saturating_sub(self.contents.born).try_into().unwrap_or(0))
     }
 
-    /// Its id: the key of what is kept for this visitor alone, in a [`LiveMap`](crate::LiveMap), a cache or a table.
+    /// Returns the session's id: a key for data of this client alone, in a [`LiveMap`](crate::LiveMap), a cache or a
+    /// table.
     ///
     /// ```
     /// use aside::{LiveMap, Request, Response, Result};
@@ -191,10 +193,11 @@ impl Session {
     /// }
     /// ```
     ///
-    /// The id has 128 random bits, cannot be guessed, and is not shown to the visitor. It changes at a login and a logout.
+    /// The id has 128 random bits, cannot be guessed, and is not shown to the client. It changes at a login and a
+    /// logout.
     ///
     /// # Errors
-    /// 500 when the system has no random numbers.
+    /// 500 if the operating system provides no random bytes.
     pub fn id(&mut self) -> Result<String> {
         if self.contents.id.is_empty() {
             self.contents.id = unguessable()?;
@@ -209,7 +212,7 @@ impl Session {
         self.had_user.is_some() && self.had_user.as_deref() != self.user()
     }
 
-    /// The user, as text.
+    /// Returns the user, as text.
     pub(crate) fn user(&self) -> Option<&str> {
         self.contents.user.as_deref()
     }
@@ -232,7 +235,7 @@ impl Session {
         Some(Login { session, user: self.user()?.to_owned(), mark })
     }
 
-    /// Its id, when there is a cookie somewhere that has it.
+    /// Returns the id, if a cookie with it may exist.
     pub(crate) fn sealed_id(&self) -> Option<&str> {
         Some(self.contents.id.as_str()).filter(|id| !id.is_empty())
     }
@@ -255,7 +258,7 @@ impl Session {
             had_last_seen: !sealed.seen.is_empty(),
             changed: false,
             is_due: opened.is_due,
-            broken: opened.problem.clone().map(|words| Error::new(Status::SERVICE_UNAVAILABLE, words)),
+            broken: opened.problem.clone().map(|message| Error::new(Status::SERVICE_UNAVAILABLE, message)),
         }
     }
 
@@ -292,38 +295,38 @@ impl Session {
 }
 
 fn unwritable(key: &str, error: serde_json::Error) -> Error {
-    Error::from(error).context(format!("the value of `{key}` cannot be kept in the session, which is JSON"))
+    Error::from(error).context(format!("the value of `{key}` cannot be stored in the session as JSON"))
 }
 
 impl Request {
-    /// The visitor's session. The cookie is opened at the first call; one that cannot be, or whose time is over, is an
-    /// empty session.
+    /// Returns the client's session. The cookie is opened at the first call; a cookie that cannot be opened or has
+    /// expired is an empty session.
     ///
-    /// The response is the visitor's alone from then on: it gets `Vary: Cookie` and, unless the handler gave it another,
-    /// `Cache-Control: private, no-cache`; or `no-store` if the session has a user, so that the back button does not show a
-    /// page from before a logout. A response that the handler marked `public` stays public if the session was only read,
-    /// and sets no cookie; if the session was changed, it becomes `private`. It becomes a 503 if `ASIDE_STORE` cannot be
-    /// read.
+    /// From then on the response is for this client only: it gets `Vary: Cookie` and, unless the handler sets another,
+    /// `Cache-Control: private, no-cache`; or `no-store` if the session has a user, so that the back button does not
+    /// show a page from before a logout. A response that the handler marked `public` stays public if the session was
+    /// only read, and sets no cookie; if the session was changed, it becomes `private`. It becomes a 503 if
+    /// `ASIDE_STORE` cannot be read.
     pub fn session(&mut self) -> &mut Session {
         if self.extension::<Session>().is_none() {
             let session = Session::load(self);
             self.set_extension(session);
         }
-        self.extension().expect("the session has just been put there")
+        self.extension().expect("the session was just added")
     }
 
-    /// Keeps a message for the next page that shows messages: often the one that the visitor is redirected to.
+    /// Adds a message for the next page that shows messages: often the target of a redirect.
     ///
-    /// The message is in a cookie of its own, for the user who is logged in when the response is sent, and expires like an
-    /// idle session. All messages of one visitor may have 2 kB together. Above that the oldest are dropped. If the messages
-    /// of this request alone are too large, the response is a 500, and the log explains it.
+    /// The message is in its own cookie, for the user who is logged in when the response is sent, and expires like an
+    /// idle session. All messages of one client may have 2 kB together. Above that the oldest are dropped. If the
+    /// messages of this request alone are too large, the response is a 500, and the log explains it.
     pub fn flash(&mut self, kind: impl Into<String>, message: impl Into<String>) {
         self.session().flashes.add(Flash { kind: kind.into(), message: message.into() });
     }
 
-    /// The flash messages, for a page without a template. They are not shown again, unless this request is a HEAD, or its
-    /// response becomes a server error. A page that the browser prefetches or prerenders (`Sec-Purpose: prefetch`) has
-    /// none: the messages wait for a page that the visitor opens.
+    /// Returns the flash messages, for a page without a template, and marks them as shown. They stay if this request is
+    /// a HEAD, or if its response becomes a server error. A page that the browser prefetches or prerenders
+    /// (`Sec-Purpose: prefetch`) gets none: the messages wait for a page that the user opens.
     pub fn take_flashes(&mut self) -> Vec<Flash> {
         let flashes = self.session().flashes.all().cloned().collect();
         note_shown(self);
@@ -346,37 +349,37 @@ pub(crate) fn has_lost_user(req: &mut Request) -> bool {
     req.extension::<Session>().is_some_and(|session| session.has_lost_user())
 }
 
-/// What a template may look at: the flash messages, and who is logged in. The cookie is opened when it does, which may be
-/// never.
+/// The session state that a template can read: the flash messages and the user. The cookie is opened at the first
+/// access, if there is one.
 pub(crate) struct Glance {
     sealed: Arc<Sealed>,
-    /// As the handler has it, where it asked before.
+    /// The handler's session, if the handler has opened it.
     session: Option<(Flashes, Option<String>)>,
-    looked: AtomicBool,
+    was_read: AtomicBool,
 }
 
 impl Glance {
     pub(crate) fn of(req: &mut Request) -> Glance {
         let seen = |session: &mut Session| (session.flashes.clone(), session.contents.user.clone());
         let session = req.extension::<Session>().map(seen);
-        Glance { sealed: Sealed::of(req), session, looked: AtomicBool::new(false) }
+        Glance { sealed: Sealed::of(req), session, was_read: AtomicBool::new(false) }
     }
 
     pub(crate) fn flashes(&self) -> impl Iterator<Item = &Flash> {
-        self.looked.store(true, Ordering::Relaxed);
+        self.was_read.store(true, Ordering::Relaxed);
         let opened = || &self.sealed.opened().flashes;
         self.session.as_ref().map_or_else(opened, |(flashes, _)| flashes).all()
     }
 
     pub(crate) fn user(&self) -> Option<&str> {
-        self.looked.store(true, Ordering::Relaxed);
+        self.was_read.store(true, Ordering::Relaxed);
         let opened = || self.sealed.opened().contents.as_ref()?.user.as_deref();
         self.session.as_ref().map_or_else(opened, |(_, user)| user.as_deref())
     }
 
-    /// Makes the response one of this session's, when the template looked at it.
+    /// Marks the response as one for this client, if the template read the session.
     pub(crate) fn note(&self, req: &mut Request) {
-        if self.looked.load(Ordering::Relaxed) {
+        if self.was_read.load(Ordering::Relaxed) {
             req.session();
         }
     }
@@ -389,14 +392,14 @@ pub(crate) fn note_shown(req: &mut Request) {
     }
 }
 
-/// Puts the session on the response, when it was looked at: the one step that every response goes through before its error
-/// page is made, since a session that cannot be kept turns it into an error.
+/// Adds the session's headers to the response, if the session was read. Every response takes this step before its error
+/// page is rendered, since a session that cannot be stored turns the response into an error.
 ///
-/// Flash messages that were shown are forgotten here, unless the page that showed them came to nothing.
+/// Flash messages that were shown are removed here, unless the page that showed them failed.
 pub(crate) fn save(req: &mut Request, response: &mut Response) {
     let scope = req.scope();
     let Some(session) = req.extension::<Session>() else { return };
-    keep_apart(response, session.had_user.is_some() || session.user().is_some());
+    restrict_caching(response, session.had_user.is_some() || session.user().is_some());
     if let Err(error) = set_cookies(session, scope.get::<Keys>().as_deref(), response) {
         return response.fail(error);
     }
@@ -409,30 +412,30 @@ pub(crate) fn save(req: &mut Request, response: &mut Response) {
     }
 }
 
-/// Makes the browser drop its stored pages if their user has logged out or changed. Otherwise the back button would show a
-/// page that a handler made cacheable, without a request (W3C Clear Site Data, section 3.1). Browsers do this over https
-/// and on localhost.
+/// Makes the browser drop its stored pages if their user has logged out or changed. Otherwise the back button would
+/// show a page that a handler made cacheable, without a request (W3C Clear Site Data, section 3.1). Browsers do this
+/// over https and on localhost.
 fn clear_browser_cache(session: &Session, response: &mut Response) {
     if session.has_lost_user() && !response.headers.contains(CLEAR_SITE_DATA) {
         response.headers.put(CLEAR_SITE_DATA, "\"cache\"");
     }
 }
 
-/// Adds the headers that update the visitor's cookies, if needed. A response with such a header is private.
+/// Adds the headers that update the browser's cookies, if needed. A response with such a header is private.
 fn set_cookies(session: &mut Session, keys: Option<&Keys>, response: &mut Response) -> Result<()> {
     if let Some(error) = session.broken.take() {
         return Err(error);
     }
     let Some(keys) = keys else {
         let needs_keys = session.changed || !session.flashes.added().is_empty();
-        let words = "a session needs an application: `App` has its keys";
-        return if needs_keys { Err(Error::internal(words)) } else { Ok(()) };
+        let message = "a session needs an application, since `App` has its keys";
+        return if needs_keys { Err(Error::internal(message)) } else { Ok(()) };
     };
     let is_shown = !response.status_code().is_server_error();
     let user = session.contents.user.clone();
     let mut lines = session.save(keys)?;
     lines.extend(session.flashes.save(keys, user.as_deref(), is_shown, session.now)?);
-    // A file for all visitors stays public: the visitor's next page extends the idle time.
+    // A file for all clients stays public: the client's next page extends the idle time.
     if !lines.is_empty() || !cache_control::is_shared(&response.headers) {
         lines.extend(session.save_last_seen(keys));
     }
@@ -444,13 +447,13 @@ fn set_cookies(session: &mut Session, keys: Option<&Keys>, response: &mut Respon
     Ok(())
 }
 
-/// A page made from a session is one visitor's: a cache in between must not give it to another. `Vary` keeps apart what is
-/// stored responses apart, `private` excludes shared caches, and `no-cache` makes the browser revalidate, so that a page
-/// never shows a user who has logged out. Directives of the handler are kept.
+/// Sets the cache headers of a response that was made from a session: a shared cache must not give it to another
+/// client. `Vary` separates the stored responses, `private` excludes shared caches, and `no-cache` makes the browser
+/// revalidate, so that a page never shows a user who has logged out. Directives of the handler are kept.
 ///
-/// A page for a user is not stored at all: on a shared computer the back button would show it after a logout (OWASP ASVS 5,
-/// 7.4.1 and 14.3.2). For other pages that would only make the back button slow.
-fn keep_apart(response: &mut Response, is_for_a_user: bool) {
+/// A page for a user is not stored at all: on a shared computer the back button would show it after a logout (OWASP
+/// ASVS 5, 7.4.1 and 14.3.2). For other pages that would only make the back button slow.
+fn restrict_caching(response: &mut Response, is_for_a_user: bool) {
     cache_control::vary_by_cookie(&mut response.headers);
     if !response.headers.contains(cache_control::CACHE_CONTROL) {
         let control = if is_for_a_user { "no-store" } else { "private, no-cache" };

@@ -28,7 +28,7 @@ pub(super) struct Sealed {
     opened: OnceLock<Opened>,
 }
 
-/// What was found in them.
+/// The contents of the cookies.
 #[derive(Default)]
 pub(super) struct Opened {
     pub(super) contents: Option<Contents>,
@@ -95,7 +95,7 @@ impl Sealed {
     fn open_session(&self, keys: &Keys) -> Opened {
         let now = keys.now();
         let Some((contents, seen)) = self.find(keys, now) else {
-            self.tell("has expired or cannot be opened");
+            self.log("has expired or cannot be opened");
             return Opened { now, ..Opened::default() };
         };
         match self.was_ended(&contents) {
@@ -104,7 +104,7 @@ impl Sealed {
                 Opened { contents: Some(contents), now, is_due, ..Opened::default() }
             }
             Ok(true) => {
-                self.tell("was ended");
+                self.log("was ended");
                 Opened { now, ..Opened::default() }
             }
             Err(error) => Opened { now, problem: Some(error.chain()), ..Opened::default() },
@@ -125,16 +125,16 @@ impl Sealed {
     }
 
     fn was_ended(&self, contents: &Contents) -> Result<bool> {
-        let unknown = "whether the session was ended cannot be found out, so nobody is taken to be logged in";
+        let unknown = "could not check if the session was ended, so the request has no user";
         let store = self.store.as_ref().ok_or_else(|| Error::internal(unknown))?;
         let (session, mark) = (contents.id.clone(), contents.mark.clone());
         let login = Login { session, user: contents.user.clone().unwrap_or_default(), mark };
         login.was_ended(store).map_err(|error| error.context(unknown))
     }
 
-    fn tell(&self, what: &str) {
+    fn log(&self, outcome: &str) {
         if !self.sessions.is_empty() {
-            log::debug!(target: "aside::session", "The session {what}; it is empty now. ({})", self.origin.id);
+            log::debug!(target: "aside::session", "The session {outcome}; it is empty now. ({})", self.origin.id);
         }
     }
 }

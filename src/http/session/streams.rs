@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::http::disconnect::{Disconnect, OnTold};
 use crate::http::feed::{Feed, Pause};
 use crate::http::response::{Response, ResponseBody};
-use crate::http::store::{Shelf, Store};
+use crate::http::store::{EntryKind, Store};
 use crate::sync::lock;
 use crate::watched::Call;
 
@@ -33,7 +33,8 @@ impl Login {
     /// # Errors
     /// An error if the store cannot be read.
     pub(super) fn was_ended(&self, store: &Store) -> Result<bool> {
-        let [ended, mark] = store.get_both([(Shelf::EndedSessions, &self.session), (Shelf::EndedUsers, &self.user)])?;
+        let [ended, mark] =
+            store.get_both([(EntryKind::EndedSessions, &self.session), (EntryKind::EndedUsers, &self.user)])?;
         Ok(ended.is_some() || mark.is_some_and(|mark| self.mark.as_ref() != Some(&mark)))
     }
 }

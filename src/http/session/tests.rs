@@ -13,14 +13,14 @@ fn config(mode: Mode, secrets: &[char]) -> Config {
 
 const DAY: u64 = 24 * 3_600;
 
-/// The distance of each time from a limit: the clock runs on during a test, on a busy machine for seconds.
+/// The distance of each tested time from a limit: the clock goes on during a test, on a busy machine for seconds.
 const MARGIN: u64 = 300;
 
 fn request_to(config: Config, method: Method, cookie: &str) -> Request {
     request_after(0, config, method, cookie)
 }
 
-/// A request when so many seconds have passed.
+/// Returns a request that is sent after `time` seconds.
 fn request_after(time: u64, config: Config, method: Method, cookie: &str) -> Request {
     let keys = Keys::new(&config).unwrap();
     keys.advance(Duration::from_secs(time));
@@ -67,7 +67,7 @@ fn set(response: &Response) -> Vec<&str> {
     response.headers().get_all("Set-Cookie").map(|line| line.split('=').next().unwrap()).collect()
 }
 
-/// What a browser would send back.
+/// Returns the cookie that a browser sends back.
 fn cookie_of(response: &Response) -> String {
     response.headers().get("Set-Cookie").unwrap().split(';').next().unwrap().to_owned()
 }
@@ -79,7 +79,7 @@ fn cookie_with_user() -> String {
 }
 
 #[test]
-fn what_was_put_in_comes_back_and_cannot_be_read_in_between() {
+fn values_come_back_and_are_not_readable_in_the_cookie() {
     let cookie = cookie_with_user();
     assert!(!cookie.contains("user"), "{cookie}");
     let mut req = request(&cookie);
@@ -91,7 +91,7 @@ fn what_was_put_in_comes_back_and_cannot_be_read_in_between() {
 }
 
 #[test]
-fn a_session_that_nobody_asked_for_costs_nothing() {
+fn an_unused_session_adds_no_headers() {
     let mut req = request(&cookie_with_user());
     assert!(saved(&mut req).headers().iter().all(|(name, _)| name == "Content-Type"));
 }
@@ -128,7 +128,7 @@ fn a_cookie_that_cannot_be_opened_is_an_empty_session() {
 }
 
 #[test]
-fn a_former_key_still_reads_and_the_first_one_writes() {
+fn all_keys_read_and_the_first_key_writes() {
     let former = cookie_with_user();
     let mut req = request_to(config(Mode::Development, &['b', 'a']), Method::Get, &former);
     assert_eq!(req.session().get::<u32>("user"), Some(17));
@@ -146,21 +146,21 @@ fn an_emptied_session_is_removed() {
     assert!(line.starts_with("session=;") && line.contains("Max-Age=0"), "{line}");
     let mut req = request("");
     req.session().clear();
-    assert!(!saved(&mut req).headers().contains("Set-Cookie"), "there was none");
+    assert!(!saved(&mut req).headers().contains("Set-Cookie"), "there was no cookie");
 }
 
 #[test]
-fn a_session_that_is_too_large_says_so() {
+fn a_session_that_is_too_large_is_an_error() {
     let mut req = request("");
     assert!(req.session().try_insert("essay", "x".repeat(3_000)).is_err());
     assert!(req.session().is_empty());
     req.session().insert("essay", "x".repeat(3_000));
     let response = saved(&mut req);
-    assert!(response.error().unwrap().chain().contains("keep big things in the database"));
+    assert!(response.error().unwrap().chain().contains("store large data in the database"));
     assert!(!response.headers().contains("Set-Cookie"));
 }
 
-/// With all that a session can have, and to the last byte: one more is refused.
+/// A session with all its parts fits to the last byte: one byte more is refused.
 #[test]
 fn the_largest_session_fits_into_a_cookie() {
     let lifetime = Duration::from_secs(u64::MAX);
@@ -180,7 +180,7 @@ fn the_largest_session_fits_into_a_cookie() {
 }
 
 #[test]
-fn the_key_of_what_is_a_visitors_stays_until_the_login() {
+fn the_session_id_stays_until_the_login() {
     let mut req = request("");
     let id = req.session().id().unwrap();
     assert_eq!((id.len(), req.session().id().unwrap()), (ID_CHARS, id.clone()));
@@ -192,9 +192,9 @@ fn the_key_of_what_is_a_visitors_stays_until_the_login() {
     assert_ne!(request("").session().id().unwrap(), id);
 }
 
-/// The size that is checked is the size that is sealed: what `try_insert` took, `save` does not refuse.
+/// The size that is checked is the size that is sealed: `save` does not refuse what `try_insert` accepted.
 #[test]
-fn a_session_has_its_size_before_it_has_its_id() {
+fn the_size_check_includes_an_id_that_is_not_set_yet() {
     let mut req = request("");
     let session = req.session();
     let before = serde_json::to_string(&session.contents).unwrap().len() + ID_CHARS;
@@ -255,9 +255,10 @@ fn the_later_of_two_times_last_seen_counts() {
     assert_eq!(later(2 * DAY - 2 * MARGIN, &changed_late).session().get::<u32>("user"), Some(17));
 }
 
-/// A tenth of a short limit, and a minute of a long one: no session ends much sooner than the limit says.
+/// The idle time is extended after a tenth of a short limit, and after a minute of a long one: no session ends much
+/// before the limit.
 #[test]
-fn the_idle_time_is_moved_on_within_a_tenth_of_it_and_within_a_minute() {
+fn the_idle_time_is_extended_after_a_tenth_of_it_or_a_minute() {
     for (idle, time, moved) in [(100, 9, false), (100, 10, true), (DAY, 59, false), (DAY, 60, true)] {
         let config = Config { session_idle: Duration::from_secs(idle), ..config(Mode::Development, &['a']) };
         let mut req = request_after(time, config, Method::Get, &cookie_with_user());
@@ -267,7 +268,7 @@ fn the_idle_time_is_moved_on_within_a_tenth_of_it_and_within_a_minute() {
 }
 
 #[test]
-fn a_session_is_over_at_its_lifetime_however_busy_it_was() {
+fn an_active_session_expires_at_its_lifetime() {
     let mut cookie = cookie_with_user();
     for time in 1..60 {
         let mut req = later(time * DAY / 2, &cookie);
@@ -277,9 +278,9 @@ fn a_session_is_over_at_its_lifetime_however_busy_it_was() {
     assert!(later(30 * DAY, &cookie).session().is_empty());
 }
 
-/// Where the clock was set back, or another machine's is ahead.
+/// The clock was set back, or the clock of another machine is ahead.
 #[test]
-fn a_session_from_the_future_is_believed_for_five_minutes() {
+fn a_session_may_begin_five_minutes_in_the_future() {
     for (time, is_there) in [(200, true), (600, false), (DAY, false)] {
         let mut req = later(time, "");
         req.session().insert("user", 17);
@@ -301,7 +302,7 @@ fn the_longest_times_do_not_overflow() {
 }
 
 #[test]
-fn a_remembered_session_has_the_rest_of_its_life_in_its_cookie() {
+fn a_remembered_session_has_its_remaining_lifetime_in_the_cookie() {
     let max_age = |response: &Response| {
         let line = response.headers().get("Set-Cookie")?;
         line.split("Max-Age=").nth(1)?.split(';').next()?.parse::<u64>().ok()
@@ -328,7 +329,7 @@ fn a_remembered_session_has_the_rest_of_its_life_in_its_cookie() {
 
 /// The ended sessions are unknown, so no request is served as a user.
 #[test]
-fn a_session_that_cannot_be_asked_about_is_a_503_and_empty() {
+fn an_unreadable_store_is_a_503_with_an_empty_session() {
     let config = config(Mode::Development, &['a']);
     let mut values = Values::default();
     values.insert(Keys::new(&config).unwrap());
@@ -339,18 +340,18 @@ fn a_session_that_cannot_be_asked_about_is_a_503_and_empty() {
     assert!(req.session().is_empty() && req.session().check().is_err());
     let response = saved(&mut req);
     assert_eq!(response.status_code(), Status::SERVICE_UNAVAILABLE);
-    assert!(!response.headers().contains("Set-Cookie"), "it may be good again in a moment");
+    assert!(!response.headers().contains("Set-Cookie"), "the cookie may be valid for the next request");
 }
 
 #[test]
-fn every_flipped_bit_and_every_cut_is_noticed() {
+fn every_changed_bit_and_every_truncation_is_detected() {
     let good = cookie_with_user().replace("session=", "");
     let opens = |bytes: &[u8]| {
         let value = cookie::Cookie::new("", String::from_utf8_lossy(bytes).into_owned()).encoded().to_string();
         request(&format!("session{value}")).session().get::<u32>("user").is_some()
     };
     assert!(opens(good.as_bytes()));
-    // The last characters of base64 may have bits that stand for nothing.
+    // The last characters of base64 may have unused bits.
     for bit in 0..(good.len() - 4) * 8 {
         let mut bytes = good.clone().into_bytes();
         bytes[bit / 8] ^= 1 << (bit % 8);
@@ -369,14 +370,14 @@ proptest::proptest! {
 }
 
 #[test]
-fn a_value_that_is_no_json_becomes_an_error() {
+fn a_value_that_cannot_be_json_is_an_error() {
     let mut req = request("");
     req.session().insert("pairs", std::collections::HashMap::from([((1, 2), 3)]));
-    assert!(saved(&mut req).error().unwrap().chain().contains("`pairs` cannot be kept"));
+    assert!(saved(&mut req).error().unwrap().chain().contains("`pairs` cannot be stored"));
 }
 
 #[test]
-fn a_flash_message_is_read_once_and_not_by_head() {
+fn a_flash_message_is_shown_once_and_not_by_a_head_request() {
     let mut req = request("");
     req.flash("success", "Photo uploaded!");
     let response = saved(&mut req);
@@ -409,7 +410,7 @@ fn browser_after(cookies: &str, responses: &[&Response]) -> String {
 /// Regression: a page that only read the session, or showed a message, sent the whole session back and undid concurrent
 /// changes, even a login.
 #[test]
-fn a_slow_page_that_only_reads_undoes_no_changes() {
+fn a_slow_page_that_only_reads_does_not_undo_changes() {
     let mut begin = request("");
     begin.session().insert("basket", "camera");
     begin.flash("info", "first");

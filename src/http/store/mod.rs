@@ -1,8 +1,8 @@
-//! What the framework itself must remember from one request to another: which sessions were ended, which forms were
-//! answered. A few words under a key, until a time.
+//! The framework's own store: ended sessions and the responses to submitted forms. It holds short texts under keys,
+//! with an expiry.
 //!
-//! In memory it is forgotten at a restart; in a SQLite file (`ASIDE_STORE=sqlite:PATH`, feature `sqlite`) it is kept, and
-//! shared by all processes that name the same file.
+//! In memory the entries are lost at a restart; in a SQLite file (`ASIDE_STORE=sqlite:PATH`, feature `sqlite`) they are
+//! kept, and all processes with the same file share them.
 
 #[cfg(feature = "sqlite")]
 mod sqlite;
@@ -34,20 +34,20 @@ enum Backend {
     Sqlite(sqlite::Sqlite),
 }
 
-/// What a key is about.
+/// The kind of an entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) enum Shelf {
-    /// Sessions that were ended, by their id.
+pub(crate) enum EntryKind {
+    /// Sessions that were ended, by id.
     EndedSessions,
-    /// Users all of whose sessions were ended, by their id; the value is different each time.
+    /// Users all of whose sessions were ended, by id; the value is different each time.
     EndedUsers,
-    /// Forms that were answered, by their key; the value is the answer.
+    /// The stored responses to forms, by the form's identity.
     AnsweredForms,
 }
 
 #[derive(Default)]
 struct Memory {
-    entries: HashMap<(Shelf, String), Entry>,
+    entries: HashMap<(EntryKind, String), Entry>,
     bytes: usize,
     /// The time of the last sweep of expired entries.
     swept: i64,
@@ -58,33 +58,34 @@ struct Entry {
     until: i64,
 }
 
-impl Shelf {
+impl EntryKind {
     #[cfg(feature = "sqlite")]
     fn name(self) -> &'static str {
         match self {
-            Shelf::EndedSessions => "ended session",
-            Shelf::EndedUsers => "ended user",
-            Shelf::AnsweredForms => "answered form",
+            EntryKind::EndedSessions => "ended session",
+            EntryKind::EndedUsers => "ended user",
+            EntryKind::AnsweredForms => "answered form",
         }
     }
 }
 
-/// Seconds since 1970, as all times here are.
+/// Returns the current time in seconds since 1970, the unit of all times here.
 pub(crate) fn now() -> i64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64)
 }
 
 impl Store {
-    /// The store that the settings name.
+    /// Opens the store of the settings.
     ///
     /// # Errors
-    /// When `ASIDE_STORE` cannot be used.
+    ///
+    /// 500 if `ASIDE_STORE` is invalid or cannot be opened.
     pub(crate) fn open(config: &Config) -> Result<Store> {
         let named = config.store.as_deref().unwrap_or("memory:");
         match named.split_once(':') {
             Some(("memory", "")) => Ok(Store(Backend::Memory(Mutex::default()))),
             Some(("sqlite", path)) if !path.is_empty() => sqlite(path),
-            _ => Err(Error::internal(format!("ASIDE_STORE takes `sqlite:PATH` or `memory:`, and is `{named}`"))),
+            _ => Err(Error::internal(format!("ASIDE_STORE must be `sqlite:PATH` or `memory:`, not `{named}`"))),
         }
     }
 
@@ -100,7 +101,7 @@ impl Store {
     /// Returns a number that changes with each write; `None` if it is not known.
     ///
     /// # Errors
-    /// When the file cannot be read.
+    /// 500 if the file cannot be read.
     pub(crate) fn version(&self) -> Result<Option<i64>> {
         match &self.0 {
             Backend::Memory(_) => Ok(None),
@@ -109,56 +110,56 @@ impl Store {
         }
     }
 
-    /// What is kept under a key, while its time has not come.
+    /// Returns the value of a key, unless it has expired.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub(crate) fn get(&self, shelf: Shelf, key: &str) -> Result<Option<String>> {
+    /// 500 if the file cannot be read.
+    pub(crate) fn get(&self, kind: EntryKind, key: &str) -> Result<Option<String>> {
         match &self.0 {
-            Backend::Memory(memory) => Ok(lock(memory).alive(shelf, key)),
+            Backend::Memory(memory) => Ok(lock(memory).unexpired(kind, key)),
             #[cfg(feature = "sqlite")]
-            Backend::Sqlite(file) => file.get(shelf, key),
+            Backend::Sqlite(file) => file.get(kind, key),
         }
     }
 
-    /// The same for two keys, in one question.
+    /// Returns the values of two keys, with one query.
     ///
     /// # Errors
-    /// When the file cannot be read.
-    pub(crate) fn get_both(&self, asked: [(Shelf, &str); 2]) -> Result<[Option<String>; 2]> {
+    /// 500 if the file cannot be read.
+    pub(crate) fn get_both(&self, asked: [(EntryKind, &str); 2]) -> Result<[Option<String>; 2]> {
         match &self.0 {
             Backend::Memory(memory) => {
                 let memory = lock(memory);
-                Ok(asked.map(|(shelf, key)| memory.alive(shelf, key)))
+                Ok(asked.map(|(kind, key)| memory.unexpired(kind, key)))
             }
             #[cfg(feature = "sqlite")]
             Backend::Sqlite(file) => file.get_both(asked),
         }
     }
 
-    /// Keeps words under a key until that second, in place of what was there.
+    /// Stores a value under a key until the second `until`, and replaces an earlier value.
     ///
     /// # Errors
-    /// When the file cannot be written.
-    pub(crate) fn put(&self, shelf: Shelf, key: &str, value: &str, until: i64) -> Result<()> {
+    /// 500 if the file cannot be written.
+    pub(crate) fn put(&self, kind: EntryKind, key: &str, value: &str, until: i64) -> Result<()> {
         match &self.0 {
             Backend::Memory(memory) => {
-                lock(memory).put((shelf, key.to_owned()), Entry { value: value.to_owned(), until }, now());
+                lock(memory).put((kind, key.to_owned()), Entry { value: value.to_owned(), until }, now());
                 Ok(())
             }
             #[cfg(feature = "sqlite")]
-            Backend::Sqlite(file) => file.put(shelf, key, value, until),
+            Backend::Sqlite(file) => file.put(kind, key, value, until),
         }
     }
 }
 
 impl Memory {
-    fn alive(&self, shelf: Shelf, key: &str) -> Option<String> {
-        let entry = self.entries.get(&(shelf, key.to_owned())).filter(|entry| entry.until > now());
+    fn unexpired(&self, kind: EntryKind, key: &str) -> Option<String> {
+        let entry = self.entries.get(&(kind, key.to_owned())).filter(|entry| entry.until > now());
         entry.map(|entry| entry.value.clone())
     }
 
-    fn put(&mut self, key: (Shelf, String), entry: Entry, now: i64) {
+    fn put(&mut self, key: (EntryKind, String), entry: Entry, now: i64) {
         if now >= self.swept + SWEEP_EVERY {
             self.swept = now;
             self.retain(|entry| entry.until > now);
@@ -169,7 +170,7 @@ impl Memory {
             self.bytes -= size(&key, &former);
         }
         if self.is_full() {
-            self.make_room(now);
+            self.drop_earliest(now);
         }
     }
 
@@ -177,7 +178,7 @@ impl Memory {
         self.entries.len() > MOST_ENTRIES || self.bytes > MOST_BYTES
     }
 
-    fn make_room(&mut self, now: i64) {
+    fn drop_earliest(&mut self, now: i64) {
         self.retain(|entry| entry.until > now);
         if !self.is_full() {
             return;
@@ -189,7 +190,7 @@ impl Memory {
             self.bytes
         );
         let mut ends: Vec<i64> = self.entries.values().map(|entry| entry.until).collect();
-        // A tenth at once, so that not every call has to look for the next one.
+        // Drops a tenth at once, so that not every call has to search.
         let tenth = ends.len() / 10;
         let (_, &mut last, _) = ends.select_nth_unstable(tenth);
         self.retain(|entry| entry.until > last);
@@ -201,7 +202,7 @@ impl Memory {
     }
 }
 
-fn size((_, key): &(Shelf, String), entry: &Entry) -> usize {
+fn size((_, key): &(EntryKind, String), entry: &Entry) -> usize {
     key.len() + entry.value.len() + OVERHEAD
 }
 
@@ -214,7 +215,7 @@ fn sqlite(path: &str) -> Result<Store> {
 
 #[cfg(not(feature = "sqlite"))]
 fn sqlite(_path: &str) -> Result<Store> {
-    Err(Error::internal("ASIDE_STORE: `sqlite:` needs the feature `sqlite`, which this program was built without"))
+    Err(Error::internal("ASIDE_STORE: `sqlite:` needs the feature `sqlite`, which is disabled in this build"))
 }
 
 #[cfg(test)]
@@ -231,18 +232,19 @@ mod tests {
     }
 
     #[test]
-    fn what_is_kept_is_there_until_its_time() {
+    fn a_value_is_kept_until_it_expires() {
         let folder = tempfile::tempdir().unwrap();
         for store in stores(folder.path()) {
-            store.put(Shelf::EndedSessions, "a", "1", now() + 60).unwrap();
-            store.put(Shelf::EndedUsers, "a", "2", now() + 60).unwrap();
-            store.put(Shelf::EndedUsers, "a", "3", now() + 60).unwrap();
-            store.put(Shelf::EndedUsers, "late", "4", now()).unwrap();
-            assert_eq!(store.get(Shelf::EndedSessions, "a").unwrap().as_deref(), Some("1"));
-            assert_eq!(store.get(Shelf::EndedUsers, "a").unwrap().as_deref(), Some("3"));
-            assert_eq!(store.get(Shelf::EndedUsers, "late").unwrap(), None);
-            assert_eq!(store.get(Shelf::AnsweredForms, "a").unwrap(), None);
-            let both = |one, other| store.get_both([(Shelf::EndedSessions, one), (Shelf::EndedUsers, other)]).unwrap();
+            store.put(EntryKind::EndedSessions, "a", "1", now() + 60).unwrap();
+            store.put(EntryKind::EndedUsers, "a", "2", now() + 60).unwrap();
+            store.put(EntryKind::EndedUsers, "a", "3", now() + 60).unwrap();
+            store.put(EntryKind::EndedUsers, "late", "4", now()).unwrap();
+            assert_eq!(store.get(EntryKind::EndedSessions, "a").unwrap().as_deref(), Some("1"));
+            assert_eq!(store.get(EntryKind::EndedUsers, "a").unwrap().as_deref(), Some("3"));
+            assert_eq!(store.get(EntryKind::EndedUsers, "late").unwrap(), None);
+            assert_eq!(store.get(EntryKind::AnsweredForms, "a").unwrap(), None);
+            let both =
+                |one, other| store.get_both([(EntryKind::EndedSessions, one), (EntryKind::EndedUsers, other)]).unwrap();
             assert_eq!(both("a", "a"), [Some("1".to_owned()), Some("3".to_owned())]);
             assert_eq!((both("a", "late"), both("b", "a")), ([Some("1".into()), None], [None, Some("3".into())]));
         }
@@ -250,25 +252,25 @@ mod tests {
 
     #[cfg(feature = "sqlite")]
     #[test]
-    fn a_file_is_remembered_past_a_restart_and_by_others() {
+    fn a_file_is_shared_and_survives_a_restart() {
         let folder = tempfile::tempdir().unwrap();
         let [_, one] = stores(folder.path()).try_into().ok().unwrap();
         let [_, other] = stores(folder.path()).try_into().ok().unwrap();
-        one.put(Shelf::EndedSessions, "a", "", now() + 60).unwrap();
-        assert_eq!(other.get(Shelf::EndedSessions, "a").unwrap().as_deref(), Some(""));
+        one.put(EntryKind::EndedSessions, "a", "", now() + 60).unwrap();
+        assert_eq!(other.get(EntryKind::EndedSessions, "a").unwrap().as_deref(), Some(""));
         drop((one, other));
         let [_, again] = stores(folder.path()).try_into().ok().unwrap();
-        assert!(again.get(Shelf::EndedSessions, "a").unwrap().is_some());
+        assert!(again.get(EntryKind::EndedSessions, "a").unwrap().is_some());
     }
 
     #[test]
     fn memory_is_bounded() {
         let store = Store::open(&Config::default()).unwrap();
         for number in 0..=MOST_ENTRIES {
-            store.put(Shelf::AnsweredForms, &number.to_string(), "", now() + 60 + number as i64).unwrap();
+            store.put(EntryKind::AnsweredForms, &number.to_string(), "", now() + 60 + number as i64).unwrap();
         }
-        assert!(store.get(Shelf::AnsweredForms, "0").unwrap().is_none());
-        assert!(store.get(Shelf::AnsweredForms, &MOST_ENTRIES.to_string()).unwrap().is_some());
+        assert!(store.get(EntryKind::AnsweredForms, "0").unwrap().is_none());
+        assert!(store.get(EntryKind::AnsweredForms, &MOST_ENTRIES.to_string()).unwrap().is_some());
     }
 
     #[test]
@@ -276,7 +278,7 @@ mod tests {
         let (mut memory, most) = (Memory::default(), 8 << 10);
         let entry = |until| Entry { value: "x".repeat(most), until };
         for number in 0..3 * MOST_BYTES / most {
-            memory.put((Shelf::AnsweredForms, number.to_string()), entry(60 + number as i64), 0);
+            memory.put((EntryKind::AnsweredForms, number.to_string()), entry(60 + number as i64), 0);
             assert!(memory.bytes <= MOST_BYTES);
         }
         assert!(memory.entries.len() > MOST_BYTES / most / 2);
@@ -286,14 +288,14 @@ mod tests {
     fn expired_entries_are_dropped_without_being_read() {
         let mut memory = Memory::default();
         let entry = |until| Entry { value: String::new(), until };
-        (0..1_000).for_each(|number| memory.put((Shelf::EndedSessions, number.to_string()), entry(1_060), 1_000));
-        memory.put((Shelf::EndedSessions, "later".into()), entry(2_000), 1_000 + SWEEP_EVERY);
+        (0..1_000).for_each(|number| memory.put((EntryKind::EndedSessions, number.to_string()), entry(1_060), 1_000));
+        memory.put((EntryKind::EndedSessions, "later".into()), entry(2_000), 1_000 + SWEEP_EVERY);
         assert_eq!((memory.entries.len(), memory.bytes), (1, "later".len() + OVERHEAD));
         assert!(memory.entries.capacity() < 100);
     }
 
     #[test]
-    fn another_name_is_refused_with_what_it_takes() {
+    fn an_invalid_setting_is_refused() {
         for named in ["redis://x", "sqlite:", "data.db", "memory:x"] {
             let config = Config { store: Some(named.into()), ..Config::default() };
             assert!(Store::open(&config).err().unwrap().to_string().contains("ASIDE_STORE"), "{named}");

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OptionalExtension};
 
-use super::{Shelf, now};
+use super::{EntryKind, now};
 use crate::error::Result;
 use crate::private_files;
 use crate::sync::lock;
 
-/// How long a write waits for the lock of another process before it fails.
+/// The time that a write waits for the lock of another process before it fails.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// A file.
+/// A store in a SQLite file.
 pub(super) struct Sqlite {
     writer: Mutex<Connection>,
     /// The read connection; `None` for a database in memory, which only one connection can see.
@@ -56,20 +56,20 @@ impl Sqlite {
         lock(self.reader.as_ref().unwrap_or(&self.writer))
     }
 
-    pub(super) fn get(&self, shelf: Shelf, key: &str) -> Result<Option<String>> {
+    pub(super) fn get(&self, kind: EntryKind, key: &str) -> Result<Option<String>> {
         let sql = "SELECT value FROM remembered WHERE shelf = ?1 AND key = ?2 AND until > ?3";
         let reader = self.reader();
         let mut query = reader.prepare_cached(sql)?;
-        Ok(query.query_row((shelf.name(), key, now()), |row| row.get(0)).optional()?)
+        Ok(query.query_row((kind.name(), key, now()), |row| row.get(0)).optional()?)
     }
 
-    pub(super) fn get_both(&self, asked: [(Shelf, &str); 2]) -> Result<[Option<String>; 2]> {
+    pub(super) fn get_both(&self, asked: [(EntryKind, &str); 2]) -> Result<[Option<String>; 2]> {
         let sql = "SELECT (SELECT value FROM remembered WHERE shelf = ?1 AND key = ?2 AND until > ?5),
                           (SELECT value FROM remembered WHERE shelf = ?3 AND key = ?4 AND until > ?5)";
-        let [(shelf, key), (other_shelf, other_key)] = asked;
+        let [(kind, key), (other_kind, other_key)] = asked;
         let reader = self.reader();
         let mut query = reader.prepare_cached(sql)?;
-        let asked = (shelf.name(), key, other_shelf.name(), other_key, now());
+        let asked = (kind.name(), key, other_kind.name(), other_key, now());
         Ok(query.query_row(asked, |row| Ok([row.get(0)?, row.get(1)?]))?)
     }
 
@@ -78,11 +78,11 @@ impl Sqlite {
         Ok(self.reader().pragma_query_value(None, "data_version", |row| row.get(0))?)
     }
 
-    pub(super) fn put(&self, shelf: Shelf, key: &str, value: &str, until: i64) -> Result<()> {
+    pub(super) fn put(&self, kind: EntryKind, key: &str, value: &str, until: i64) -> Result<()> {
         let writer = lock(&self.writer);
         writer.prepare_cached("DELETE FROM remembered WHERE until <= ?1")?.execute([now()])?;
         let sql = "INSERT OR REPLACE INTO remembered (shelf, key, value, until) VALUES (?1, ?2, ?3, ?4)";
-        writer.prepare_cached(sql)?.execute((shelf.name(), key, value, until))?;
+        writer.prepare_cached(sql)?.execute((kind.name(), key, value, until))?;
         Ok(())
     }
 }
@@ -112,32 +112,32 @@ mod tests {
 
     /// Regression: every page that read a session waited until another process had released the file.
     #[test]
-    fn a_read_does_not_wait_for_a_write_that_waits() {
+    fn a_read_does_not_wait_for_a_blocked_write() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("site.db").display().to_string();
         let store = Sqlite::open_with(&path, Duration::from_secs(60)).unwrap();
-        store.put(Shelf::EndedSessions, "a", "1", now() + 60).unwrap();
+        store.put(EntryKind::EndedSessions, "a", "1", now() + 60).unwrap();
         let other = Connection::open(&path).unwrap();
         other.execute_batch("BEGIN IMMEDIATE").unwrap();
         thread::scope(|scope| {
-            let writes = scope.spawn(|| store.put(Shelf::EndedSessions, "b", "2", now() + 60));
+            let writes = scope.spawn(|| store.put(EntryKind::EndedSessions, "b", "2", now() + 60));
             while !matches!(store.writer.try_lock(), Err(TryLockError::WouldBlock)) {
                 thread::yield_now();
             }
-            assert_eq!(store.get(Shelf::EndedSessions, "a").unwrap().as_deref(), Some("1"));
-            let both = store.get_both([(Shelf::EndedSessions, "a"), (Shelf::EndedUsers, "a")]).unwrap();
+            assert_eq!(store.get(EntryKind::EndedSessions, "a").unwrap().as_deref(), Some("1"));
+            let both = store.get_both([(EntryKind::EndedSessions, "a"), (EntryKind::EndedUsers, "a")]).unwrap();
             assert_eq!(both, [Some("1".into()), None]);
-            assert!(!writes.is_finished(), "the write waits for the lock all the while");
+            assert!(!writes.is_finished(), "the write waits for the lock during the reads");
             other.execute_batch("COMMIT").unwrap();
             writes.join().unwrap().unwrap();
         });
-        assert_eq!(store.get(Shelf::EndedSessions, "b").unwrap().as_deref(), Some("2"));
+        assert_eq!(store.get(EntryKind::EndedSessions, "b").unwrap().as_deref(), Some("2"));
     }
 
     #[test]
     fn a_database_in_memory_has_one_connection() {
         let store = Sqlite::open(":memory:").unwrap();
-        store.put(Shelf::EndedSessions, "a", "1", now() + 60).unwrap();
-        assert_eq!(store.get(Shelf::EndedSessions, "a").unwrap().as_deref(), Some("1"));
+        store.put(EntryKind::EndedSessions, "a", "1", now() + 60).unwrap();
+        assert_eq!(store.get(EntryKind::EndedSessions, "a").unwrap().as_deref(), Some("1"));
     }
 }
