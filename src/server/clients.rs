@@ -127,12 +127,12 @@ mod tests {
         let held = taken(&clients, &["192.0.2.1", "192.0.2.1", "::ffff:192.0.2.1", "192.0.2.2"]);
         assert_eq!(which(&held), [true, true, false, true]);
         drop(held);
-        assert!(lock(&clients.held).is_empty(), "nothing is remembered of a client that holds nothing");
+        assert!(lock(&clients.held).is_empty(), "a client without resources has no entry");
         assert!(clients.take("192.0.2.1".parse().ok()).is_some());
     }
 
     #[test]
-    fn a_network_of_version_6_is_one_client() {
+    fn an_ipv6_network_is_one_client() {
         let held = taken(&clients(false), &["2001:db8::1", "2001:db8::2:1", "2001:db8::3", "2001:db8:0:1::1"]);
         assert_eq!(which(&held), [true, true, false, true]);
     }

@@ -1,26 +1,26 @@
-//! Times in words, written once a second for each thread: with every response goes a date, and with every line of the log.
+//! The time as text, formatted once a second on each thread: for the `Date` header of each response and for each log line.
 
 use std::cell::RefCell;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// The words for this second, to be kept in a thread-local.
-pub(crate) struct Clock(RefCell<(u64, String)>);
+/// A cache of the formatted time of the current second, for a thread-local.
+pub(crate) struct TimeCache(RefCell<(u64, String)>);
 
-impl Clock {
-    /// One that has not been looked at.
-    pub(crate) const fn new() -> Clock {
-        Clock(RefCell::new((0, String::new())))
+impl TimeCache {
+    /// Creates an empty cache.
+    pub(crate) const fn new() -> TimeCache {
+        TimeCache(RefCell::new((0, String::new())))
     }
 
-    /// Gives the words for this second to somebody, written anew when they are of another.
-    pub(crate) fn show<T>(&self, write: impl FnOnce(SystemTime) -> String, read: impl FnOnce(&str) -> T) -> T {
+    /// Passes the text for the current second to `read`. If the cached text is of another second, `write` formats it again.
+    pub(crate) fn with_text<T>(&self, write: impl FnOnce(SystemTime) -> String, read: impl FnOnce(&str) -> T) -> T {
         let now = SystemTime::now();
         let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let mut shown = self.0.borrow_mut();
-        if shown.0 != second || shown.1.is_empty() {
-            *shown = (second, write(now));
+        let mut cached = self.0.borrow_mut();
+        if cached.0 != second || cached.1.is_empty() {
+            *cached = (second, write(now));
         }
-        read(&shown.1)
+        read(&cached.1)
     }
 }
 
@@ -29,10 +29,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_are_of_this_second() {
-        let clock = Clock::new();
-        clock.show(|_| "first".into(), |words| assert_eq!(words, "first"));
-        clock.0.borrow_mut().0 -= 1;
-        clock.show(|_| "second".into(), |words| assert_eq!(words, "second"));
+    fn the_text_is_formatted_again_in_the_next_second() {
+        let cache = TimeCache::new();
+        cache.with_text(|_| "first".into(), |text| assert_eq!(text, "first"));
+        cache.0.borrow_mut().0 -= 1;
+        cache.with_text(|_| "second".into(), |text| assert_eq!(text, "second"));
     }
 }

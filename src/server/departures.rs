@@ -1,16 +1,17 @@
-//! Who has left: one thread waits on the sockets of all live pages for their clients to hang up, and tells the pages.
+//! The detection of clients that disconnect from live pages. One thread waits for hang-ups on the sockets of all live pages
+//! and notifies the pages.
 //!
-//! A library that holds a connection does not give its socket out, so a duplicate is made (`socket::duplicates`), whose
-//! number is ours as long as we keep it: until the page ends, which is before its connection is let go. To find one all
-//! descriptors of the process are looked through. The thread does that, once for all pages that have begun meanwhile, so
-//! that a thousand that come back after a restart cost little more than one.
+//! tiny_http does not expose the socket of a connection, so the thread makes a duplicate (`socket::duplicates`). Its
+//! descriptor stays valid until the page ends, which is before the connection is closed. To find a socket, the thread
+//! examines all descriptors of the process, once for all pages that have begun in the meantime: a thousand pages that
+//! reconnect after a restart cost little more than one.
 //!
-//! A client that shuts its side of the connection counts as gone: browsers do not do that, and a client that has really left
-//! looks the same. But a library may shut our side for reading too, when it expects no more requests, and that looks the same
-//! again: for such connections the system's table is asked. The events are edge-triggered, so neither that nor bytes that a
-//! client sends meanwhile are reported again and again.
+//! A client that closes its sending side counts as disconnected: browsers do not do that, and a client that has closed the
+//! whole connection looks the same. A library may also close our side for reading when it expects no more requests, which
+//! looks the same again: for such connections the kernel's table of connections is read. The events are edge-triggered, so
+//! neither that nor further bytes of a client are reported repeatedly.
 //!
-//! This is so on Linux. Elsewhere that a client has left is noticed by writing to it.
+//! This works on Linux. On other systems a disconnect is noticed when a write to the client fails.
 
 use std::cell::LazyCell;
 use std::collections::HashMap;
@@ -22,8 +23,8 @@ use self::imp::{Established, HangUp, HangUps, Socket};
 use crate::http::disconnect::Disconnect;
 use crate::sync::lock;
 
-/// The live pages of a server.
-pub(crate) struct Departures(Arc<Shared>);
+/// A watcher for the clients of all live pages of a server.
+pub(crate) struct DisconnectWatcher(Arc<Shared>);
 
 struct Shared {
     port: u16,
@@ -36,7 +37,7 @@ struct Shared {
 struct Pages {
     last: u64,
     open: HashMap<u64, Page>,
-    /// Those whose sockets have not been looked for.
+    /// The pages whose sockets have not been searched for.
     new: Vec<u64>,
     is_watched: bool,
     is_closed: bool,
@@ -45,31 +46,31 @@ struct Pages {
 struct Page {
     remote: Option<SocketAddr>,
     disconnect: Disconnect,
-    /// Our side may have been shut for reading.
+    /// True if our side may have been closed for reading.
     may_be_shut: bool,
     socket: Option<Socket>,
 }
 
-impl Departures {
+impl DisconnectWatcher {
     /// Creates the watcher for the server on this port. If the kernel does not report hang-ups, it is disabled with a
     /// warning.
-    pub(crate) fn new(port: u16) -> Departures {
-        let hang_ups = HangUps::new().inspect_err(unnoticed).ok();
-        Departures(Arc::new(Shared { port, hang_ups, pages: Mutex::default() }))
+    pub(crate) fn new(port: u16) -> DisconnectWatcher {
+        let hang_ups = HangUps::new().inspect_err(log_unwatched).ok();
+        DisconnectWatcher(Arc::new(Shared { port, hang_ups, pages: Mutex::default() }))
     }
 
-    /// Begins to look after a page, until what is given back is dropped.
-    pub(crate) fn begin(&self, remote: Option<SocketAddr>, may_be_shut: bool) -> Presence {
+    /// Watches the client of a page until the returned value is dropped.
+    pub(crate) fn begin(&self, remote: Option<SocketAddr>, may_be_shut: bool) -> WatchedPage {
         self.open(Page { remote, disconnect: Disconnect::default(), may_be_shut, socket: None })
     }
 
-    /// The same for a page whose socket is known: a descriptor of its own.
+    /// Watches the client of a page whose socket is known, through a descriptor of its own.
     #[cfg(all(feature = "epoll", target_os = "linux"))]
-    pub(crate) fn begin_on(&self, socket: Socket) -> Presence {
+    pub(crate) fn begin_on(&self, socket: Socket) -> WatchedPage {
         self.open(Page { remote: None, disconnect: Disconnect::default(), may_be_shut: false, socket: Some(socket) })
     }
 
-    fn open(&self, page: Page) -> Presence {
+    fn open(&self, page: Page) -> WatchedPage {
         let disconnect = page.disconnect.clone();
         let mut pages = lock(&self.0.pages);
         pages.last += 1;
@@ -79,40 +80,40 @@ impl Departures {
         }
         if self.0.is_watching(&mut pages) {
             match &page.socket {
-                Some(socket) => self.0.add(id, socket).err().iter().for_each(unnoticed),
+                Some(socket) => self.0.add(id, socket).err().iter().for_each(log_unwatched),
                 None => {
                     pages.new.push(id);
-                    self.0.ring();
+                    self.0.wake();
                 }
             }
         }
         pages.open.insert(id, page);
         drop(pages);
-        Presence { of: self.0.clone(), id, disconnect }
+        WatchedPage { of: self.0.clone(), id, disconnect }
     }
 
-    /// Tells all pages, those too that still come.
+    /// Notifies all pages, and each page that begins later.
     pub(crate) fn close(&self) {
         let mut pages = lock(&self.0.pages);
         pages.is_closed = true;
         let all: Vec<Disconnect> = pages.open.values().map(|page| page.disconnect.clone()).collect();
         drop(pages);
-        self.0.ring();
+        self.0.wake();
         all.iter().for_each(Disconnect::tell);
     }
 }
 
 impl Shared {
-    /// Whether the thread is there. It is started once there is something to watch.
+    /// Returns true if the thread runs. The first page starts it.
     fn is_watching(self: &Arc<Self>, pages: &mut Pages) -> bool {
         if !imp::IS_KNOWN || self.hang_ups.is_none() || pages.is_watched || pages.is_closed {
             return pages.is_watched;
         }
         let shared = self.clone();
-        let thread = std::thread::Builder::new().name("aside-departures".into());
+        let thread = std::thread::Builder::new().name("aside-hang-ups".into());
         let spawned = thread.spawn(move || shared.watch());
         pages.is_watched = spawned.is_ok();
-        spawned.err().iter().for_each(unnoticed);
+        spawned.err().iter().for_each(log_unwatched);
         pages.is_watched
     }
 
@@ -120,88 +121,92 @@ impl Shared {
         self.hang_ups.as_ref().map_or(Ok(()), |hang_ups| hang_ups.add(id, socket))
     }
 
-    fn ring(&self) {
-        self.hang_ups.iter().for_each(HangUps::ring);
+    fn wake(&self) {
+        self.hang_ups.iter().for_each(HangUps::wake);
     }
 
     fn watch(&self) {
         while !lock(&self.pages).is_closed {
-            if let Err(error) = self.look() {
-                unnoticed(&error);
+            if let Err(error) = self.wait_once() {
+                log_unwatched(&error);
             }
         }
     }
 
-    /// Waits for news, and tells whom they concern.
-    fn look(&self) -> io::Result<()> {
+    /// Waits for hang-ups and new pages, and notifies the pages whose clients have disconnected.
+    fn wait_once(&self) -> io::Result<()> {
         let hang_ups = self.hang_ups.as_ref().map_or(Ok(Vec::new()), HangUps::wait)?;
-        self.gone(&hang_ups).iter().for_each(Disconnect::tell);
+        self.disconnected(&hang_ups).iter().for_each(Disconnect::tell);
         let new = std::mem::take(&mut lock(&self.pages).new);
-        if new.is_empty() { Ok(()) } else { self.look_for(&new) }
+        if new.is_empty() { Ok(()) } else { self.find_sockets(&new) }
     }
 
-    /// Looks for the sockets of new pages. One whose socket is not there any more has been left already.
-    fn look_for(&self, new: &[u64]) -> io::Result<()> {
+    /// Searches for the sockets of new pages. If there is none, the client has disconnected already.
+    fn find_sockets(&self, new: &[u64]) -> io::Result<()> {
         let wanted: Vec<(u64, SocketAddr)> = {
             let pages = lock(&self.pages);
             new.iter().filter_map(|id| Some((*id, pages.open.get(id)?.remote?))).collect()
         };
         let addresses: Vec<SocketAddr> = wanted.iter().map(|(_, remote)| *remote).collect();
         let found = imp::duplicates(&addresses, self.port)?;
-        let mut gone = Vec::new();
+        let mut disconnected = Vec::new();
         let mut pages = lock(&self.pages);
         for ((id, _), socket) in wanted.into_iter().zip(found) {
-            // One that has ended meanwhile may have been followed by another on the same connection.
+            // A page that has ended in the meantime may have been followed by another one on the same connection.
             let Some(page) = pages.open.get_mut(&id) else { continue };
             match socket {
                 Some(socket) => {
                     self.add(id, &socket)?;
                     page.socket = Some(socket);
                 }
-                None => gone.push(page.disconnect.clone()),
+                None => disconnected.push(page.disconnect.clone()),
             }
         }
         drop(pages);
-        gone.iter().for_each(Disconnect::tell);
+        disconnected.iter().for_each(Disconnect::tell);
         Ok(())
     }
 
-    /// The pages that have really been left.
-    fn gone(&self, hang_ups: &[HangUp]) -> Vec<Disconnect> {
+    /// Returns the pages whose clients have disconnected.
+    fn disconnected(&self, hang_ups: &[HangUp]) -> Vec<Disconnect> {
         let established = LazyCell::new(|| Established::read(self.port));
         let pages = lock(&self.pages);
-        let concerned = |hang_up: &HangUp| {
+        let affected = |hang_up: &HangUp| {
             let page = pages.open.get(&hang_up.id)?;
-            let unclear = page.remote.filter(|_| page.may_be_shut && !hang_up.is_whole);
+            let unclear = page.remote.filter(|_| page.may_be_shut && !hang_up.is_both_sides);
             Some((unclear, page.disconnect.clone()))
         };
-        let concerned: Vec<_> = hang_ups.iter().filter_map(concerned).collect();
-        // The table is long to read.
+        let affected: Vec<_> = hang_ups.iter().filter_map(affected).collect();
+        // Without the lock, since reading the table takes long.
         drop(pages);
-        let is_gone = |unclear: Option<SocketAddr>| unclear.is_none_or(|remote| !established.has(remote));
-        concerned.into_iter().filter(|(unclear, _)| is_gone(*unclear)).map(|(_, disconnect)| disconnect).collect()
+        let has_disconnected = |unclear: Option<SocketAddr>| unclear.is_none_or(|remote| !established.has(remote));
+        affected
+            .into_iter()
+            .filter(|(unclear, _)| has_disconnected(*unclear))
+            .map(|(_, disconnect)| disconnect)
+            .collect()
     }
 }
 
-fn unnoticed(error: &io::Error) {
-    log::warn!(target: "aside::server", "That visitors leave is noticed only by writing to them: {error}");
+fn log_unwatched(error: &io::Error) {
+    log::warn!(target: "aside::server", "Could not watch the connections of live pages: {error}; a disconnect is noticed only when a write fails.");
 }
 
-/// A page that is looked after.
-pub(crate) struct Presence {
+/// A page whose client is watched, until dropped.
+pub(crate) struct WatchedPage {
     of: Arc<Shared>,
     id: u64,
     disconnect: Disconnect,
 }
 
-impl Presence {
-    /// What is told when its visitor has left, or the server stops.
+impl WatchedPage {
+    /// Returns the flag that is set when the client disconnects or the server stops.
     pub(crate) fn disconnect(&self) -> &Disconnect {
         &self.disconnect
     }
 }
 
-impl Drop for Presence {
+impl Drop for WatchedPage {
     fn drop(&mut self) {
         let page = lock(&self.of.pages).open.remove(&self.id);
         let (socket, hang_ups) = (page.and_then(|page| page.socket), self.of.hang_ups.as_ref());
@@ -221,57 +226,57 @@ mod imp {
 
     pub(super) use super::super::socket::{Established, duplicates};
 
-    /// Whether the system says when a client has left.
+    /// True if the operating system reports hang-ups.
     pub(super) const IS_KNOWN: bool = true;
 
     pub(super) type Socket = OwnedFd;
 
-    /// What the bell is called among the pages, whose numbers begin with 1.
-    const BELL: u64 = 0;
+    /// The identifier of the wake-up event. The numbers of pages begin with 1.
+    const WAKE: u64 = 0;
 
-    /// How many are told at once. More are told in the next round.
-    const ROUND: usize = 256;
+    /// The number of hang-ups fetched at once. The next call fetches the others.
+    const BATCH: usize = 256;
 
-    /// Where the system says which sockets were hung up.
+    /// An epoll instance for hang-ups.
     pub(super) struct HangUps {
         epoll: OwnedFd,
-        bell: OwnedFd,
+        wake_event: OwnedFd,
     }
 
-    /// A socket of which at least one side is shut.
+    /// A socket that is closed on at least one side.
     pub(super) struct HangUp {
         pub(super) id: u64,
-        /// Both are, or the connection is broken.
-        pub(super) is_whole: bool,
+        /// True if both sides are closed, or the connection is broken.
+        pub(super) is_both_sides: bool,
     }
 
     impl HangUps {
         pub(super) fn new() -> io::Result<HangUps> {
             let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-            let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-            epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN | EventFlags::ET)?;
-            Ok(HangUps { epoll, bell })
+            let wake_event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+            epoll::add(&epoll, &wake_event, EventData::new_u64(WAKE), EventFlags::IN | EventFlags::ET)?;
+            Ok(HangUps { epoll, wake_event })
         }
 
-        /// Ends the wait. Edge-triggered, the bell need not be stilled.
-        pub(super) fn ring(&self) {
-            // Refused only when it has rung more often than anybody can count.
-            let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+        /// Ends the wait. The event is edge-triggered, so it need not be consumed.
+        pub(super) fn wake(&self) {
+            // This fails only if the counter overflows.
+            let _ = rustix::io::write(&self.wake_event, &1_u64.to_ne_bytes());
         }
 
-        /// One that was hung up before is reported as well.
+        /// Adds a socket. A hang-up that has already happened is reported too.
         pub(super) fn add(&self, id: u64, socket: &Socket) -> io::Result<()> {
             Ok(epoll::add(&self.epoll, socket, EventData::new_u64(id), EventFlags::RDHUP | EventFlags::ET)?)
         }
 
         pub(super) fn remove(&self, socket: &Socket) {
-            // Refused only when it was not there.
+            // This fails only if the socket was not added.
             let _ = epoll::delete(&self.epoll, socket);
         }
 
-        /// Waits for hang-ups, or for the bell.
+        /// Waits for hang-ups, or for a wake-up.
         pub(super) fn wait(&self) -> io::Result<Vec<HangUp>> {
-            let mut events = Vec::with_capacity(ROUND);
+            let mut events = Vec::with_capacity(BATCH);
             match epoll::wait(&self.epoll, spare_capacity(&mut events), None) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => return Err(error.into()),
@@ -279,7 +284,7 @@ mod imp {
             let whole = EventFlags::HUP | EventFlags::ERR;
             let hang_up = |event: &epoll::Event| {
                 let (id, flags) = (event.data.u64(), event.flags);
-                (id != BELL).then(|| HangUp { id, is_whole: flags.intersects(whole) })
+                (id != WAKE).then(|| HangUp { id, is_both_sides: flags.intersects(whole) })
             };
             Ok(events.iter().filter_map(hang_up).collect())
         }
@@ -316,7 +321,7 @@ mod imp {
 
     pub(super) struct HangUp {
         pub(super) id: u64,
-        pub(super) is_whole: bool,
+        pub(super) is_both_sides: bool,
     }
 
     impl HangUps {
@@ -324,7 +329,7 @@ mod imp {
             Ok(HangUps)
         }
 
-        pub(super) fn ring(&self) {}
+        pub(super) fn wake(&self) {}
 
         pub(super) fn add(&self, _id: u64, socket: &Socket) -> io::Result<()> {
             match *socket {}
@@ -356,8 +361,8 @@ mod tests {
         (client, listener.accept().unwrap().0)
     }
 
-    fn departures(theirs: &TcpStream) -> Departures {
-        Departures::new(theirs.local_addr().unwrap().port())
+    fn watcher(theirs: &TcpStream) -> DisconnectWatcher {
+        DisconnectWatcher::new(theirs.local_addr().unwrap().port())
     }
 
     #[test]
@@ -366,8 +371,8 @@ mod tests {
         let hang_ups = HangUps::new().unwrap();
         hang_ups.add(1, &theirs.try_clone().unwrap().into()).unwrap();
         let reported = || {
-            hang_ups.ring();
-            hang_ups.wait().unwrap().into_iter().map(|hang_up| (hang_up.id, hang_up.is_whole)).collect::<Vec<_>>()
+            hang_ups.wake();
+            hang_ups.wait().unwrap().into_iter().map(|hang_up| (hang_up.id, hang_up.is_both_sides)).collect::<Vec<_>>()
         };
         client.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
         assert_eq!(reported(), []);
@@ -377,59 +382,59 @@ mod tests {
     }
 
     #[test]
-    fn two_pages_of_one_connection_are_told_and_others_are_not() {
+    fn both_pages_of_a_closed_connection_are_notified() {
         let ((client, theirs), (other, others)) = (connection(), connection());
-        let departures = departures(&theirs);
-        let [one, two] = [(), ()].map(|()| departures.begin(Some(client.local_addr().unwrap()), false));
-        // On another port of ours: no page of this server.
-        let elsewhere = departures.begin(Some(other.local_addr().unwrap()), false);
-        assert!(elsewhere.disconnect().wait(PATIENCE), "a connection that is not there has been left");
+        let watcher = watcher(&theirs);
+        let [one, two] = [(), ()].map(|()| watcher.begin(Some(client.local_addr().unwrap()), false));
+        // A connection to another port does not belong to this server.
+        let elsewhere = watcher.begin(Some(other.local_addr().unwrap()), false);
+        assert!(elsewhere.disconnect().wait(PATIENCE), "a connection that does not exist counts as disconnected");
         assert!(!one.disconnect().is_told() && !two.disconnect().is_told());
         drop((client, others));
         assert!(one.disconnect().wait(PATIENCE) && two.disconnect().wait(PATIENCE));
-        departures.close();
+        watcher.close();
     }
 
     #[test]
-    fn a_side_that_we_shut_ourselves_is_no_departure() {
+    fn a_socket_that_the_server_closed_for_reading_is_not_a_disconnect() {
         let ((client, theirs), (next, _)) = (connection(), connection());
-        let departures = departures(&theirs);
+        let watcher = watcher(&theirs);
         theirs.shutdown(Shutdown::Read).unwrap();
-        let page = departures.begin(Some(client.local_addr().unwrap()), true);
-        // Told after the first has been looked at.
-        let round = || assert!(departures.begin(next.local_addr().ok(), false).disconnect().wait(PATIENCE));
+        let page = watcher.begin(Some(client.local_addr().unwrap()), true);
+        // Notified after the first page was examined.
+        let round = || assert!(watcher.begin(next.local_addr().ok(), false).disconnect().wait(PATIENCE));
         round();
         round();
         assert!(!page.disconnect().is_told());
         client.shutdown(Shutdown::Write).unwrap();
         assert!(page.disconnect().wait(PATIENCE));
-        departures.close();
+        watcher.close();
     }
 
     #[test]
-    fn what_was_held_of_a_page_is_let_go_with_it() {
+    fn the_duplicate_socket_of_a_page_is_closed_with_the_page() {
         let (client, theirs) = connection();
-        let departures = departures(&theirs);
-        let page = departures.begin(client.local_addr().ok(), false);
-        let has_socket = || lock(&departures.0.pages).open.values().any(|page| page.socket.is_some());
+        let watcher = watcher(&theirs);
+        let page = watcher.begin(client.local_addr().ok(), false);
+        let has_socket = || lock(&watcher.0.pages).open.values().any(|page| page.socket.is_some());
         while !has_socket() {
             std::thread::yield_now();
         }
         drop((page, theirs));
-        assert!(lock(&departures.0.pages).open.is_empty());
-        // The client is told of the end, since no descriptor is left.
+        assert!(lock(&watcher.0.pages).open.is_empty());
+        // The client sees the end of the connection, since no descriptor is left.
         client.set_read_timeout(Some(PATIENCE)).unwrap();
         assert_eq!(io::Read::read(&mut &client, &mut [0]).unwrap(), 0);
-        departures.close();
+        watcher.close();
     }
 
     #[test]
-    fn who_comes_after_the_end_is_told_at_once() {
+    fn a_page_that_begins_after_the_end_is_notified_at_once() {
         let (client, theirs) = connection();
-        let departures = departures(&theirs);
-        let before = departures.begin(client.local_addr().ok(), false);
-        departures.close();
-        let after = departures.begin(client.local_addr().ok(), false);
+        let watcher = watcher(&theirs);
+        let before = watcher.begin(client.local_addr().ok(), false);
+        watcher.close();
+        let after = watcher.begin(client.local_addr().ok(), false);
         assert!(before.disconnect().is_told() && after.disconnect().is_told());
     }
 }

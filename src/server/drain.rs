@@ -12,27 +12,27 @@ use std::thread;
 use super::wire::PIECE;
 use crate::panics;
 
-type End = Box<dyn FnOnce() + Send>;
+type DropRequest = Box<dyn FnOnce() + Send>;
 
 /// Reads the client's remaining bytes until the connection ends.
-pub(super) fn read_away(mut connection: impl Read) {
+pub(super) fn discard_input(mut connection: impl Read) {
     let mut buffer = vec![0; PIECE];
-    // It may end in an error or at once; either way there is nothing more.
+    // An error also means that no more input follows.
     while matches!(connection.read(&mut buffer), Ok(count) if count > 0) {}
 }
 
 /// Drops a request on the dedicated thread. Its connection must have no more input, so that the drop does not block.
-pub(super) fn end(drop_it: impl FnOnce() + Send + 'static) {
-    static THREAD: LazyLock<Option<Sender<End>>> = LazyLock::new(start);
+pub(super) fn drop_on_thread(drop_request: impl FnOnce() + Send + 'static) {
+    static THREAD: LazyLock<Option<Sender<DropRequest>>> = LazyLock::new(start);
     match &*THREAD {
-        // The thread lives as long as the process.
-        Some(thread) => drop(thread.send(Box::new(drop_it))),
-        None => drop_it(),
+        // The thread runs as long as the process.
+        Some(thread) => drop(thread.send(Box::new(drop_request))),
+        None => drop_request(),
     }
 }
 
-fn start() -> Option<Sender<End>> {
-    let (sender, ends) = channel::<End>();
-    let work = move || ends.into_iter().for_each(|end| drop(panics::catch(end)));
+fn start() -> Option<Sender<DropRequest>> {
+    let (sender, drops) = channel::<DropRequest>();
+    let work = move || drops.into_iter().for_each(|end| drop(panics::catch(end)));
     thread::Builder::new().name("aside-drain".into()).spawn(work).ok().map(|_| sender)
 }

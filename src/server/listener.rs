@@ -1,4 +1,4 @@
-//! Where the server listens: on an address and a port, on a Unix socket, or on a socket that the service manager hands over.
+//! The listening socket of the server: an address and a port, a Unix socket, or a socket from the service manager.
 
 use std::fmt;
 use std::io;
@@ -14,18 +14,18 @@ use socket2::{Domain, Protocol, Type};
 use crate::config::Config;
 use crate::error::{Error, Result};
 
-/// How long a client may leave what was sent to it unacknowledged, or its window closed, before it counts as gone.
+/// How long sent data may stay unacknowledged, or the client's window closed, before the kernel closes the connection.
 #[cfg(target_os = "linux")]
 const DEAD_PEER: Duration = Duration::from_secs(30);
 
-/// How many connections the system keeps until they are accepted.
+/// The number of connections that the kernel queues until they are accepted.
 const BACKLOG: i32 = 1024;
 
-/// What an address on a Unix socket begins with.
+/// The prefix of the address of a Unix socket.
 const UNIX: &str = "unix:";
 
 #[cfg(unix)]
-pub(super) const FOR_EPOLL: &str = "ASIDE_ADDR, or the socket that was handed over, is a Unix socket, which only the server `epoll` takes: leave ASIDE_SERVER out, on Linux with the feature `epoll`";
+pub(super) const FOR_EPOLL: &str = "ASIDE_ADDR, or the socket from the service manager, is a Unix socket, which only the server `epoll` supports: do not set ASIDE_SERVER, and run on Linux with the feature `epoll`";
 
 /// A listening socket and its owner.
 pub(super) struct Listener {
@@ -34,10 +34,10 @@ pub(super) struct Listener {
     pub(super) is_handed_over: bool,
 }
 
-/// The socket.
+/// A listening socket.
 pub(super) enum Socket {
     Tcp(TcpListener),
-    /// And the file that goes with it, when it is ours.
+    /// A Unix socket, and its file if this process created it.
     #[cfg(unix)]
     Unix(
         UnixListener,
@@ -45,7 +45,7 @@ pub(super) enum Socket {
     ),
 }
 
-/// Where that is.
+/// The address of a listening socket.
 #[derive(Debug, Clone)]
 pub(super) enum Address {
     Tcp(SocketAddr),
@@ -62,25 +62,25 @@ impl fmt::Display for Address {
 }
 
 impl Listener {
-    /// A listener on what `ASIDE_ADDR` says.
+    /// Listens on the address of `ASIDE_ADDR`.
     ///
     /// # Errors
-    /// When that is no address, or it cannot be listened on.
+    /// An error if the address is invalid or cannot be listened on.
     pub(super) fn on(config: &Config) -> Result<Listener> {
         let address = config.address.as_str();
         #[cfg(unix)]
         if let Some(path) = address.strip_prefix(UNIX) {
             let socket = on_file(path.into()).map_err(|error| refused(address, error))?;
-            admit(path.as_ref(), config).inspect_err(|_| drop(std::fs::remove_file(path)))?;
+            set_permissions_of(path.as_ref(), config).inspect_err(|_| drop(std::fs::remove_file(path)))?;
             return Ok(Listener::own(socket));
         }
         on_port(address).map(Socket::Tcp).map(Listener::own).map_err(|error| refused(address, error))
     }
 
-    /// The first socket that the service manager hands over, when it does.
+    /// Returns the first socket from the service manager, if there is one.
     ///
     /// # Errors
-    /// When that is no socket that listens.
+    /// An error if it is not a listening socket.
     #[cfg(unix)]
     pub(super) fn handed_over() -> Result<Option<Listener>> {
         let mut handed_over = listenfd::ListenFd::from_env();
@@ -93,10 +93,10 @@ impl Listener {
             return Ok(Some(Listener { socket: Socket::Tcp(listener), is_handed_over: true }));
         }
         let unix = handed_over.take_unix_listener(0).map_err(|error| {
-            let words = "the socket that was handed over (LISTEN_FDS) does not listen; use ListenStream=127.0.0.1:8000";
-            Error::internal(words).with_source(error)
+            let message = "the socket from the service manager (LISTEN_FDS) is not a listening socket; use ListenStream=127.0.0.1:8000";
+            Error::internal(message).with_source(error)
         })?;
-        // The file is the service manager's.
+        // The file belongs to the service manager.
         Ok(unix.map(|listener| Listener { socket: Socket::Unix(listener, None), is_handed_over: true }))
     }
 
@@ -109,10 +109,10 @@ impl Listener {
         Listener { socket, is_handed_over: false }
     }
 
-    /// Where it listens.
+    /// Returns the address that it listens on.
     ///
     /// # Errors
-    /// When the system does not say.
+    /// An error if the operating system does not report the address.
     pub(super) fn address(&self) -> io::Result<Address> {
         match &self.socket {
             Socket::Tcp(listener) => listener.local_addr().map(Address::Tcp),
@@ -126,12 +126,12 @@ impl Listener {
 }
 
 fn refused(address: &str, error: io::Error) -> Error {
-    let words = match error.kind() {
+    let message = match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!("{address} is in use by another process; stop that one, or set ASIDE_ADDR to another address")
         }
         io::ErrorKind::PermissionDenied if address.starts_with(UNIX) => {
-            format!("this user may not make the socket {address}; set ASIDE_ADDR to a folder that is its own")
+            format!("this user may not create the socket {address}; set ASIDE_ADDR to a path in a folder of this user")
         }
         io::ErrorKind::PermissionDenied => {
             format!("this user may not listen on {address}; set ASIDE_ADDR to a port above 1023")
@@ -140,7 +140,7 @@ fn refused(address: &str, error: io::Error) -> Error {
             "cannot listen on `{address}`; ASIDE_ADDR takes an address and a port, such as 127.0.0.1:8000, or a Unix socket, such as unix:/run/site.sock"
         ),
     };
-    Error::internal(words).with_source(error)
+    Error::internal(message).with_source(error)
 }
 
 /// Sets the mode and the group of a Unix socket from the settings.
@@ -148,18 +148,18 @@ fn refused(address: &str, error: io::Error) -> Error {
 /// # Errors
 /// An error if the group is unknown, or this user may not give the file to it.
 #[cfg(unix)]
-fn admit(path: &Path, config: &Config) -> Result<()> {
+fn set_permissions_of(path: &Path, config: &Config) -> Result<()> {
     use std::os::unix::fs::{PermissionsExt, chown};
     if let Some(group) = &config.socket_group {
         let unknown = || Error::internal(format!("ASIDE_SOCKET_GROUP: the group `{group}` does not exist"));
         let named = || Some(nix::unistd::Group::from_name(group).ok()??.gid.as_raw());
         let id = group.parse().ok().or_else(named).ok_or_else(unknown)?;
         chown(path, None, Some(id)).map_err(|error| {
-            let words = format!(
+            let message = format!(
                 "ASIDE_SOCKET_GROUP: could not give {} to the group `{group}`; add this user to the group",
                 path.display()
             );
-            Error::internal(words).with_source(error)
+            Error::internal(message).with_source(error)
         })?;
     } else if config.socket_mode & 0o006 != 0o006 {
         ::log::info!(
@@ -172,8 +172,8 @@ fn admit(path: &Path, config: &Config) -> Result<()> {
     Ok(std::fs::set_permissions(path, PermissionsExt::from_mode(config.socket_mode))?)
 }
 
-/// A listener with what must be set before the first connection, which inherits it: no delay for small writes, and an end
-/// for clients that are dead.
+/// Listens on an address and a port. The options are set before the first connection, which inherits them: no delay for
+/// small writes, and a timeout for clients that do not respond.
 fn on_port(address: &str) -> io::Result<TcpListener> {
     let mut last = io::Error::from(io::ErrorKind::AddrNotAvailable);
     for address in address.to_socket_addrs()? {
@@ -187,7 +187,7 @@ fn on_port(address: &str) -> io::Result<TcpListener> {
 
 fn on_address(address: SocketAddr) -> io::Result<TcpListener> {
     let socket = socket2::Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    // Where it means that a port is free at once after a restart. On Windows it means that two may have it.
+    // On Unix the port is then free at once after a restart. On Windows two processes could listen on it.
     #[cfg(unix)]
     socket.set_reuse_address(true)?;
     prepare(&socket)?;
@@ -196,20 +196,20 @@ fn on_address(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Sets what connections inherit. Never a timeout for reading: `accept` would inherit it too, and an idle listener end.
+/// Sets the options that connections inherit. There is no read timeout: it would also end `accept` on an idle listener.
 fn prepare(socket: &socket2::Socket) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(DEAD_PEER))?;
     socket.set_tcp_nodelay(true)
 }
 
-/// Makes the file anew when nobody listens there any more: a process that was killed leaves it.
+/// Listens on a Unix socket. A file on which no process listens was left by a killed process and is replaced.
 #[cfg(unix)]
 fn on_file(path: PathBuf) -> io::Result<Socket> {
     let bound = UnixListener::bind(&path);
-    let is_left = || UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    let is_stale = || UnixStream::connect(&path).is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     let listener = match bound {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_left() => {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && is_stale() => {
             std::fs::remove_file(&path)?;
             UnixListener::bind(&path)?
         }

@@ -12,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use crate::sync::lock;
 
-/// How long a response may take in any case.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a response may take before it counts as slow.
+const SLOW_AFTER: Duration = Duration::from_secs(1);
 
 /// The responses being written, in the order in which they began.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl Outgoing {
     /// Returns the clients of the slow responses beyond `most`, the slowest first.
     pub(super) fn slowest_past(&self, most: usize, now: Instant) -> Vec<SocketAddr> {
         let responses = lock(&self.0);
-        let is_slow = |(began, _): &&(Instant, SocketAddr)| now.saturating_duration_since(*began) >= PATIENCE;
+        let is_slow = |(began, _): &&(Instant, SocketAddr)| now.saturating_duration_since(*began) >= SLOW_AFTER;
         let slow: Vec<SocketAddr> = responses.began.values().take_while(is_slow).map(|(_, client)| *client).collect();
         let past = slow.len().saturating_sub(most);
         slow.into_iter().take(past).collect()

@@ -71,7 +71,7 @@ mod imp {
 
         /// Waits for the first signal to stop, and returns its name.
         pub(in crate::server) fn wait(&self) -> &'static str {
-            // The other end is held by a thread that does not end before the process.
+            // The sender belongs to a thread that runs as long as the process.
             self.0.recv().unwrap_or("an error")
         }
     }

@@ -1,12 +1,13 @@
-//! The socket behind a connection that a library holds and does not give out.
+//! The search for the socket of a connection that a library owns and does not expose.
 //!
-//! Looked for among the process's descriptors by its two addresses, which costs a call to the system for each of them:
-//! for what goes wrong, never for a page. A number stays a connection's own only while the library holds both its halves:
-//! reading and writing need a request whose body has not been let go beside the [`Peer`]; ending looks anew. What is held
-//! for longer is a duplicate of our own ([`duplicates`]).
+//! A socket is searched for among the descriptors of the process by its two addresses. That costs a system call for each
+//! descriptor, so it is done only for errors and refusals, not for normal responses. A descriptor is certain to belong to
+//! the connection only while the library holds both halves of it: to read or write, the caller must hold the request with
+//! its body beside the [`Peer`]; to close, the socket is searched for again. A socket that is needed for longer is
+//! duplicated ([`duplicates`]).
 //!
-//! `rustix` asks for a borrowed descriptor, which cannot be had from a number without `unsafe`, and its
-//! `pidfd_getfd` is refused in most containers; `nix` takes the number.
+//! `rustix` requires a borrowed descriptor, which a number becomes only with `unsafe`, and most containers refuse its
+//! `pidfd_getfd`; `nix` accepts the number.
 
 #[cfg(unix)]
 mod imp {
@@ -46,16 +47,16 @@ mod imp {
         own: Option<Arc<OwnedFd>>,
     }
 
-    /// The socket whose other end is `remote`, and whose own port is the listener's.
+    /// Finds the socket that connects the client address `remote` with the listener's port.
     pub(crate) fn find(remote: SocketAddr, local_port: u16) -> Option<Peer> {
         let is_it = |&fd: &i32| is(fd, remote, local_port);
         // The lowest free number is assigned first, so open descriptors are close together, and testing each is cheaper
         // than listing them.
-        let tried = HIGHEST.load(Ordering::Relaxed);
-        let fd = (0..=tried).find(is_it).or_else(|| {
+        let highest = HIGHEST.load(Ordering::Relaxed);
+        let fd = (0..=highest).find(is_it).or_else(|| {
             let listed = descriptors();
             HIGHEST.store(listed.iter().copied().max().unwrap_or(0), Ordering::Relaxed);
-            listed.into_iter().filter(|fd| *fd > tried).find(is_it)
+            listed.into_iter().filter(|fd| *fd > highest).find(is_it)
         })?;
         Some(Peer {
             fd,
@@ -67,8 +68,8 @@ mod imp {
         })
     }
 
-    /// What the system calls the socket of that connection, where it says so (Linux does). Another connection from the same
-    /// address, after this one, has another name.
+    /// Returns the kernel's name for the socket of the connection, if it has one (on Linux). A later connection from the same
+    /// address has another name.
     pub(crate) fn name(remote: SocketAddr, local_port: u16) -> Option<PathBuf> {
         find(remote, local_port)?.name
     }
@@ -77,7 +78,7 @@ mod imp {
         std::fs::read_link(format!("/dev/fd/{fd}")).ok()
     }
 
-    /// Ends all connections to that port.
+    /// Closes all connections to this port.
     pub(crate) fn shut_all(local_port: u16) {
         let of_port = |&fd: &i32| own_port(fd) == Some(local_port) && peer_of(fd).is_some();
         descriptors().into_iter().filter(of_port).for_each(|fd| shut(fd, Shutdown::Both));
@@ -108,7 +109,7 @@ mod imp {
         descriptors().into_iter().filter(is_theirs).for_each(|fd| shut(fd, Shutdown::Both));
     }
 
-    /// How many descriptors the process has.
+    /// Returns the number of descriptors of the process.
     pub(crate) fn count() -> usize {
         std::fs::read_dir("/dev/fd").map_or(0, Iterator::count)
     }
@@ -122,30 +123,30 @@ mod imp {
         Ok(std::fs::read_dir("/dev/fd")?.filter_map(name).collect())
     }
 
-    /// A duplicate of the socket of each of those connections; none where there is no such connection any more.
+    /// Duplicates the socket of each of these connections; `None` for a connection that no longer exists.
     ///
     /// # Errors
-    /// When the descriptors cannot be listed, or the system has no more.
+    /// An error if the descriptors cannot be listed, or the process has no more of them.
     #[cfg(target_os = "linux")]
     pub(crate) fn duplicates(wanted: &[SocketAddr], local_port: u16) -> io::Result<Vec<Option<OwnedFd>>> {
-        let mut places: HashMap<SocketAddr, Vec<usize>> = HashMap::new();
-        wanted.iter().enumerate().for_each(|(place, remote)| places.entry(*remote).or_default().push(place));
+        let mut indexes: HashMap<SocketAddr, Vec<usize>> = HashMap::new();
+        wanted.iter().enumerate().for_each(|(index, remote)| indexes.entry(*remote).or_default().push(index));
         let mut found: Vec<Option<OwnedFd>> = wanted.iter().map(|_| None).collect();
         for fd in listed()? {
             let Some(remote) = peer_of(fd).filter(|_| own_port(fd) == Some(local_port)) else { continue };
-            for &place in places.get(&remote).into_iter().flatten() {
-                if found[place].is_none() {
-                    // The library may just have closed this one of its two. The other comes later in the list: were it
-                    // first, it would have been taken.
-                    found[place] = duplicate(fd)?.filter(|copy| is(copy.as_raw_fd(), remote, local_port));
+            for &index in indexes.get(&remote).into_iter().flatten() {
+                if found[index].is_none() {
+                    // The library may have closed this one of its two descriptors just now. The other one follows later in
+                    // the list: if it came first, it would have been duplicated.
+                    found[index] = duplicate(fd)?.filter(|copy| is(copy.as_raw_fd(), remote, local_port));
                 }
             }
         }
         Ok(found)
     }
 
-    /// A duplicate of what has that number, if anything has, by sending it to ourselves: what else makes one wants more than
-    /// a number.
+    /// Duplicates a descriptor, if it is open, by sending it over a socket to this process: the safe functions for this take
+    /// more than a number.
     #[cfg(target_os = "linux")]
     fn duplicate(fd: i32) -> io::Result<Option<OwnedFd>> {
         let (there, here) = UnixDatagram::pair()?;
@@ -161,7 +162,7 @@ mod imp {
             RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
             _ => None,
         });
-        // With none to spare the message comes without it.
+        // If the process has no descriptors left, the message arrives without it.
         descriptors.flatten().next().map(Some).ok_or_else(|| Errno::EMFILE.into())
     }
 
@@ -175,7 +176,7 @@ mod imp {
             Shutdown::Write => socket::Shutdown::Write,
             Shutdown::Both => socket::Shutdown::Both,
         };
-        // Refused only when it is shut already.
+        // This fails only if it is closed already.
         let _ = socket::shutdown(fd, how);
     }
 
@@ -193,8 +194,9 @@ mod imp {
         v4.or_else(|| address.as_sockaddr_in6().map(|v6| SocketAddr::V6((*v6).into())))
     }
 
-    /// The connections to a port of which neither side has sent its end, as the system's table has them. Where there is no
-    /// such table (Linux has one) all are taken for so: a body that is cut on a connection's last request then looks whole.
+    /// The established connections to a port, of which neither side is closed, from the kernel's table. Without such a table
+    /// (only Linux has one) all connections count as established: the cut-off body of a connection's last request then looks
+    /// complete.
     pub(crate) struct Established(Option<HashSet<String>>);
 
     impl Established {
@@ -219,15 +221,15 @@ mod imp {
         }
     }
 
-    /// An address as the table has it: words of 32 bits, in the machine's order.
+    /// Formats an address as in the table: groups of 32 bits in the byte order of the machine.
     fn in_table(address: SocketAddr) -> String {
-        let words = match address.ip() {
+        let groups = match address.ip() {
             IpAddr::V4(ip) => format!("{:08X}", u32::from_be(ip.to_bits())),
             IpAddr::V6(ip) => {
                 [96, 64, 32, 0].map(|shift| format!("{:08X}", u32::from_be((ip.to_bits() >> shift) as u32))).concat()
             }
         };
-        format!("{words}:{:04X}", address.port())
+        format!("{groups}:{:04X}", address.port())
     }
 
     impl Peer {
@@ -246,8 +248,8 @@ mod imp {
             find(self.remote, self.local_port).filter(|other| other.name == self.name)
         }
 
-        /// Keeps a duplicate of the socket, whose descriptor stays valid when the library closes its own: no further search
-        /// is needed. Nothing is written to it, since a search for another request may find it.
+        /// Keeps a duplicate of the socket, whose descriptor stays valid when the library closes its own, so that no further
+        /// search is needed. Nothing is written to it, since a search for another request may find it.
         pub(crate) fn keep(&mut self) {
             #[cfg(target_os = "linux")]
             if let Some(copy) = self.current().and_then(|peer| duplicate(peer.fd).ok().flatten())
@@ -280,9 +282,8 @@ mod imp {
             self.current().iter().for_each(|peer| shut(peer.fd, how));
         }
 
-        /// Whether the connection is there for more: the client has not said that nothing more will come, or something has
-        /// come that was not read. Where our side may have been shut for reading, the socket looks the same for that, or is
-        /// just being closed: then the system's table is asked.
+        /// Returns true if more input may arrive: the client has not closed its side, or there is unread input. If our side
+        /// may be closed for reading, the socket gives the same result for that, so the kernel's table is read instead.
         pub(crate) fn is_open(&self, ours_may_be_shut: bool) -> bool {
             if ours_may_be_shut {
                 return Established::read(self.local_port).has(self.remote);
@@ -313,7 +314,7 @@ mod imp {
     use std::io::{self, Write};
     use std::net::{Shutdown, SocketAddr, TcpStream};
 
-    /// Nothing: there is no way to a socket by its addresses here.
+    /// Never exists: this platform has no search for a socket by its addresses.
     #[derive(Debug, Clone)]
     pub(crate) enum Peer {}
 
@@ -329,14 +330,14 @@ mod imp {
 
     pub(crate) fn shut_clients(_clients: &[SocketAddr], _local_port: u16) {}
 
-    /// Not known here.
+    /// Returns no connections: they are unknown on this platform.
     pub(crate) fn connections(_local_port: u16) -> std::collections::HashMap<SocketAddr, i32> {
         std::collections::HashMap::new()
     }
 
     pub(crate) fn end(_fd: i32, _remote: SocketAddr, _local_port: u16) {}
 
-    /// Not known here.
+    /// Returns true: connections are unknown on this platform.
     pub(crate) fn has_connections(_local_port: u16) -> bool {
         true
     }

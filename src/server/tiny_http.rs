@@ -36,7 +36,7 @@
 //!   client does not read. When all workers are busy, the slowest of these connections are closed
 //!   ([`outgoing`](super::outgoing)).
 //! - A live page ends when its client sends, without waiting for that, a request with `Connection: close` behind it: our
-//!   side of the connection is then shut for reading, which looks as if the client had shut its own (`departures`).
+//!   side of the connection is then shut for reading, which looks as if the client had shut its own (`disconnects`).
 //! - `panic = "abort"` in a profile makes a client that goes away end the process: tiny_http's threads panic then.
 //! - Where sockets cannot be found (Windows), a connection that should be closed is only told so, and what still comes on
 //!   it is not handled for a minute.
@@ -53,15 +53,15 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{ReadWrite, Server};
 
-use super::departures::{Departures, Presence};
+use super::departures::{DisconnectWatcher, WatchedPage};
 use super::drain;
 #[cfg(unix)]
 use super::listener::FOR_EPOLL;
 use super::listener::{Listener, Socket};
 use super::outgoing::Outgoing;
 use super::socket::{self, Peer};
-use super::streams::{self, aside};
-use super::wire::{self, Asked, Framing, LOGGED, Malformed, Terms};
+use super::streams::{self, spawn_pooled};
+use super::wire::{self, CheckedHead, Framing, LOGGED, Malformed, Terms};
 use super::{Desk, Held, StreamPlace, Taken, Transport};
 use crate::background::{panics, threads, timer};
 use crate::config::Config;
@@ -133,7 +133,7 @@ pub(crate) struct TinyHttp {
     /// Requests whose thread and descriptors are gone for good.
     lost: AtomicUsize,
     nudges: Arc<Nudges>,
-    departures: Departures,
+    disconnects: DisconnectWatcher,
     outgoing: Outgoing,
     /// The log limit for connections that were closed because their clients were slow to read.
     ended: LogLimit,
@@ -145,7 +145,7 @@ pub(crate) struct TinyHttp {
 pub(crate) struct Job {
     request: tiny_http::Request,
     headers: Headers,
-    verdict: Result<Asked, Malformed>,
+    verdict: Result<CheckedHead, Malformed>,
     place: Place,
 }
 
@@ -178,7 +178,7 @@ impl TinyHttp {
             waiting: AtomicBool::new(false),
             lost: AtomicUsize::new(0),
             nudges: Arc::new(Nudges::new(addr)),
-            departures: Departures::new(addr.port()),
+            disconnects: DisconnectWatcher::new(addr.port()),
             outgoing: Outgoing::default(),
             ended: LogLimit::default(),
             descriptors: AtomicUsize::new(0),
@@ -260,19 +260,19 @@ impl TinyHttp {
         let version = request.http_version();
         let verdict =
             wire::check(request.method().as_str(), request.url(), (version.0, version.1), &headers, &self.config);
-        let verdict = verdict.and_then(|asked| match asked.framing {
+        let verdict = verdict.and_then(|checked| match checked.framing {
             Framing::Chunked if is_upgrade(&request) => {
-                Err(wire::bad("An upgrade with a chunked body is not understood."))
+                Err(wire::bad_request("An upgrade with a chunked body is not understood."))
             }
             // tiny_http would send a 100.
-            Framing::Length(1..) if asked.http10 && headers.contains("Expect") => {
+            Framing::Length(1..) if checked.http10 && headers.contains("Expect") => {
                 Err(Malformed(Status::EXPECTATION_FAILED, "HTTP/1.0 has no Expect."))
             }
             // tiny_http accepts invalid sizes such as `+0`: another server may find the end of such a body elsewhere.
-            Framing::Chunked => Ok(Asked { close: true, ..asked }),
-            _ => Ok(asked),
+            Framing::Chunked => Ok(CheckedHead { close: true, ..checked }),
+            _ => Ok(checked),
         });
-        let last = verdict.as_ref().map_or(true, |asked| asked.close && !closes_itself(&request));
+        let last = verdict.as_ref().map_or(true, |checked| checked.close && !closes_itself(&request));
         place.judge(last);
         remote.iter().for_each(|remote| Nudges::note(&self.nudges, remote));
         Job { request, headers, verdict, place }
@@ -282,7 +282,7 @@ impl TinyHttp {
     fn answer(
         self: &Arc<Self>,
         loan: &Arc<Mutex<Loan>>,
-        asked: Asked,
+        checked: CheckedHead,
         mut headers: Headers,
         mut place: Place,
         desk: &Arc<Desk>,
@@ -292,20 +292,20 @@ impl TinyHttp {
             match Upload::begin(client, desk) {
                 Ok(upload) => lock(loan).upload = Some(upload),
                 Err(error) => {
-                    let request = Request::new(asked.method, asked.target, headers, Body::empty());
+                    let request = Request::new(checked.method, checked.target, headers, Body::empty());
                     return self.refuse(loan, request.with_peer(place.remote), error, place, desk);
                 }
             }
         }
-        asked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
+        checked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
         let body = match lock(loan).framing {
             Framing::Nothing | Framing::Length(0) => Body::empty(),
             Framing::Length(length) => Body::new(Lent(loan.clone()), Some(length)),
             Framing::Chunked => Body::new(Lent(loan.clone()), None),
         };
         let closes_itself = lock(loan).closes_itself;
-        let head_only = asked.method.as_str() == "HEAD";
-        let request = Request::new(asked.method, asked.target, headers, body).with_peer(place.remote);
+        let head_only = checked.method.as_str() == "HEAD";
+        let request = Request::new(checked.method, checked.target, headers, body).with_peer(place.remote);
         let request = match place.remote {
             Some(remote) => request.on(Arc::new(Elsewhere { remote, port: self.addr.port(), closes_itself })),
             None => request,
@@ -313,7 +313,7 @@ impl TinyHttp {
         let response = desk.service.handle(request);
         let _sending = self.outgoing.begin(place.remote);
         let left = lock(loan).settle();
-        let mut terms = Terms { http10: asked.http10, head_only, close: closes_itself || asked.close };
+        let mut terms = Terms { http10: checked.http10, head_only, close: closes_itself || checked.close };
         terms.close |= left != Left::Nothing
             || self.is_closed()
             || terms.ends_by_closing(&response)
@@ -378,9 +378,9 @@ impl TinyHttp {
             return self.forget(request);
         }
         match loan.remote.and_then(|remote| socket::find(remote, loan.port)) {
-            Some(peer) => aside(|| swallow(peer, request)),
-            None if cfg!(unix) => drain::end(|| drop(request.into_writer())),
-            None => aside(|| drop(request.into_writer())),
+            Some(peer) => spawn_pooled(|| swallow(peer, request)),
+            None if cfg!(unix) => drain::drop_on_thread(|| drop(request.into_writer())),
+            None => spawn_pooled(|| drop(request.into_writer())),
         }
     }
 
@@ -409,7 +409,7 @@ impl TinyHttp {
             let place = self.book.enter(request.remote_addr().copied());
             let (transport, desk) = (self.clone(), desk.clone());
             let (job, at_work) = (self.admit((request, place)), desk.at_work());
-            aside(move || {
+            spawn_pooled(move || {
                 transport.serve(job, &desk);
                 drop(at_work);
             });
@@ -480,11 +480,12 @@ impl Transport for TinyHttp {
                 let request = lock(&loan).as_it_came();
                 self.refuse(&loan, request, malformed.error(), place, desk);
             }
-            Ok(asked) if lock(&loan).is_huge() => {
-                let request = Request::new(asked.method, asked.target, headers, Body::empty()).with_peer(place.remote);
+            Ok(checked) if lock(&loan).is_huge() => {
+                let request =
+                    Request::new(checked.method, checked.target, headers, Body::empty()).with_peer(place.remote);
                 self.refuse(&loan, request, too_large(desk.service.config().max_upload), place, desk);
             }
-            Ok(asked) => self.answer(&loan, asked, headers, place, desk),
+            Ok(checked) => self.answer(&loan, checked, headers, place, desk),
         });
         if let Err(panic) = exchange {
             log::error!(target: "aside::server", "A request could not be answered, its worker panicked: {panic}");
@@ -564,7 +565,7 @@ impl Transport for TinyHttp {
             false => drop(socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both)),
         }
         lock(&self.former).iter().for_each(|former| former.unblock());
-        self.departures.close();
+        self.disconnects.close();
     }
 
     fn hang_up(&self) {
@@ -670,13 +671,13 @@ enum Left {
 impl Loan {
     fn new(
         request: tiny_http::Request,
-        verdict: &Result<Asked, Malformed>,
+        verdict: &Result<CheckedHead, Malformed>,
         (remote, port): (Option<SocketAddr>, u16),
         pace: Pace,
     ) -> Loan {
         let upgrade = is_upgrade(&request);
         Loan {
-            framing: verdict.as_ref().map_or(Framing::Nothing, |asked| asked.framing),
+            framing: verdict.as_ref().map_or(Framing::Nothing, |checked| checked.framing),
             believed: if upgrade { 0 } else { request.body_length().unwrap_or(0) as u64 },
             upgrade,
             closes_itself: closes_itself(&request),
@@ -993,8 +994,8 @@ impl Delivery {
         }
         match self.desk.stream_place(self.client) {
             Ok(place) => self.stream(place),
-            Err(apology) => {
-                let response = streams::too_many(self.response, apology);
+            Err(message) => {
+                let response = streams::refuse_stream(self.response, message);
                 Delivery { response, ..self }.send(None);
             }
         }
@@ -1003,10 +1004,10 @@ impl Delivery {
     fn stream(self, place: StreamPlace) {
         // A live page has no end to wait for: it is told to end.
         let (presence, at_work) = match streams::is_live(&self.response) {
-            true => (Some(self.transport.departures.begin(self.place.remote, self.closes_itself)), None),
+            true => (Some(self.transport.disconnects.begin(self.place.remote, self.closes_itself)), None),
             false => (None, Some(self.desk.at_work())),
         };
-        aside(move || {
+        spawn_pooled(move || {
             threads::rename("aside-stream");
             self.send(presence);
             drop((place, at_work));
@@ -1014,14 +1015,14 @@ impl Delivery {
     }
 
     /// Writes it, ends what is to end, and begins what was set aside on it.
-    fn send(mut self, presence: Option<Presence>) {
+    fn send(mut self, presence: Option<WatchedPage>) {
         let aside = self.response.take_deferred();
         let close = self.terms.close && !self.closes_itself;
         // Looked for before the client has its answer: with that it may go, and another come from the same port.
         let found = self.place.peer.take();
         let peer = if close { found.or_else(|| self.transport.peer(&self.place)) } else { None };
-        let disconnect = presence.as_ref().map(Presence::disconnect).cloned().unwrap_or_default();
-        let whole = streams::send(&mut self.outlet, self.response, self.terms, &disconnect);
+        let disconnect = presence.as_ref().map(WatchedPage::disconnect).cloned().unwrap_or_default();
+        let whole = streams::write(&mut self.outlet, self.response, self.terms, &disconnect);
         // Before the connection is let go.
         drop(presence);
         let end = End { whole, close, peer, transport: self.transport };
@@ -1053,12 +1054,12 @@ impl End {
             }
             Outlet::Beside { peer, request, huge: false } => {
                 peer.shut(Shutdown::Write);
-                aside(|| swallow(peer, *request));
+                spawn_pooled(|| swallow(peer, *request));
             }
             Outlet::Interim { stream, huge: true } => self.transport.forget(stream),
             // A search would have found the socket: the connection has ended.
-            Outlet::Interim { stream, huge: false } if cfg!(unix) => drain::end(|| drop(stream)),
-            Outlet::Interim { stream, huge: false } => aside(|| drop(stream)),
+            Outlet::Interim { stream, huge: false } if cfg!(unix) => drain::drop_on_thread(|| drop(stream)),
+            Outlet::Interim { stream, huge: false } => spawn_pooled(|| drop(stream)),
         }
     }
 
@@ -1101,15 +1102,15 @@ fn swallow(peer: Peer, mut request: tiny_http::Request) {
     let shut = move || lock(&theirs).iter().for_each(|peer| peer.shut(Shutdown::Both));
     let ticket = timer::at(Instant::now() + LINGER_UNREAD, shut);
     match connection {
-        Some(connection) => drain::read_away(connection),
+        Some(connection) => drain::discard_input(connection),
         // The connection has ended.
         None if cfg!(target_os = "linux") => {}
-        None => drain::read_away(request.as_reader()),
+        None => drain::discard_input(request.as_reader()),
     }
     timer::cancel(ticket);
     // From here on the number may become another's.
     lock(&peer).take().iter().for_each(|peer| peer.shut(Shutdown::Both));
-    drain::end(|| drop(request.into_writer()));
+    drain::drop_on_thread(|| drop(request.into_writer()));
 }
 
 /// Connections to ourselves that say nothing. tiny_http makes a thread for a connection when none is idle, but its count
@@ -1153,7 +1154,7 @@ impl Nudges {
         let nudges = nudges.clone();
         timer::at(Instant::now() + wait, move || {
             planned(&nudges).store(false, Ordering::Release);
-            aside(move || nudges.nudge());
+            spawn_pooled(move || nudges.nudge());
         });
     }
 

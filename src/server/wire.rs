@@ -1,12 +1,12 @@
-//! What every transport shares: whether a request's head is well formed, and which bytes a response is.
+//! HTTP/1.1 as both transports share it: the checks of a request head, and the serialization of a response.
 //!
-//! A head that two servers could read in two ways is refused before anything is routed: behind a proxy the second reading
-//! is somebody else's request (request smuggling, RFC 9112, section 11.2).
+//! A head that two servers could read differently is refused before routing. Behind a proxy, such a difference lets one
+//! client send requests in the name of another (request smuggling, RFC 9112, section 11.2).
 
 use std::fmt;
 use std::io::{self, Read, Write};
 
-use super::clock::Clock;
+use super::clock::TimeCache;
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::http::disconnect::Disconnect;
@@ -17,44 +17,47 @@ use crate::http::request::{Method, is_authority};
 use crate::http::response::{Response, ResponseBody};
 
 thread_local! {
-    static DATE: Clock = const { Clock::new() };
+    static DATE: TimeCache = const { TimeCache::new() };
 }
 
-/// Bodies are copied, and read from files, in pieces of this size.
+/// The size, in bytes, of the pieces in which bodies are copied and files are read.
 pub(crate) const PIECE: usize = 64 << 10;
 
-/// What a request line has at most. A proxy in front allows less, and no page needs as much.
+/// The maximum length of a method, in bytes.
 pub(crate) const LONGEST_METHOD: usize = 32;
+/// The maximum length of a target, in bytes. Proxies usually allow less.
 pub(crate) const LONGEST_TARGET: usize = 16 << 10;
 
-/// How much of a method or a target that is refused goes to the log.
+/// The length to which a refused method or target is cut for the log.
 pub(crate) const LOGGED: usize = 200;
 
-pub(crate) const OTHER_VERSION: Malformed = bad("This server speaks HTTP/1.0 and HTTP/1.1.");
-pub(crate) const UNKNOWN_METHOD: Malformed = bad("The method is not a token of at most 32 characters.");
+pub(crate) const OTHER_VERSION: Malformed = bad_request("This server speaks HTTP/1.0 and HTTP/1.1.");
+pub(crate) const UNKNOWN_METHOD: Malformed = bad_request("The method is not a token of at most 32 characters.");
 pub(crate) const LONG_TARGET: Malformed = Malformed(Status::URI_TOO_LONG, "The target is longer than 16 KiB.");
-pub(crate) const MUCH_HEAD: Malformed = Malformed(
+pub(crate) const LARGE_HEAD: Malformed = Malformed(
     Status::REQUEST_HEADER_FIELDS_TOO_LARGE,
     "There are too many headers, or they are too long (ASIDE_MAX_HEADERS, ASIDE_MAX_HEAD).",
 );
 
 const OTHER_CODING: Malformed =
     Malformed(Status::NOT_IMPLEMENTED, "The only supported Transfer-Encoding is `chunked`.");
-/// The head of a request that is well formed.
+
+/// A request head that has passed the checks.
 #[derive(Debug)]
-pub(crate) struct Asked {
+pub(crate) struct CheckedHead {
     pub(crate) method: Method,
     /// In origin form, or `*`.
     pub(crate) target: String,
-    /// The host that the target named, in the place of which Host does not count (RFC 9112, section 3.2.2).
+    /// The host in the target, which takes precedence over the `Host` header (RFC 9112, section 3.2.2).
     pub(crate) authority: Option<String>,
     pub(crate) framing: Framing,
+    /// True for HTTP/1.0.
     pub(crate) http10: bool,
-    /// The client wants no more on this connection.
+    /// True if this is the last request of the connection.
     pub(crate) close: bool,
 }
 
-/// How a request's body is delimited.
+/// The delimitation of a request body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Framing {
     Nothing,
@@ -62,67 +65,73 @@ pub(crate) enum Framing {
     Chunked,
 }
 
-/// Why a head is refused, in words for the client.
+/// The reason why a head is refused: the status and the message for the client.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Malformed(pub(crate) Status, pub(crate) &'static str);
 
 impl Malformed {
-    /// The error that it is to the client.
+    /// Returns the error for the client.
     pub(crate) fn error(&self) -> Error {
         Error::new(self.0, self.1)
     }
 }
 
-pub(crate) const fn bad(words: &'static str) -> Malformed {
-    Malformed(Status::BAD_REQUEST, words)
+pub(crate) const fn bad_request(message: &'static str) -> Malformed {
+    Malformed(Status::BAD_REQUEST, message)
 }
 
-/// Checks a head as a parser split it up.
+/// Checks a parsed head.
+///
+/// # Errors
+/// An error if the head is malformed, ambiguous or too large.
 pub(crate) fn check(
     method: &str,
     target: &str,
     version: (u8, u8),
     headers: &Headers,
     config: &Config,
-) -> Result<Asked, Malformed> {
+) -> Result<CheckedHead, Malformed> {
     if version != (1, 0) && version != (1, 1) {
         return Err(OTHER_VERSION);
     }
     if !(1..=LONGEST_METHOD).contains(&method.len()) || !method.bytes().all(is_token) {
         return Err(UNKNOWN_METHOD);
     }
-    measure(target, headers, config)?;
+    check_size(target, headers, config)?;
     if headers.iter().any(|(name, _)| name.is_empty() || !name.bytes().all(is_token)) {
-        return Err(bad("The name of a header is not a token."));
+        return Err(bad_request("The name of a header is not a token."));
     }
     if headers.iter().any(|(_, value)| !is_value(value)) {
-        return Err(bad("The value of a header has a control character."));
+        return Err(bad_request("The value of a header has a control character."));
     }
     let http10 = version == (1, 0);
     let framing = framing(headers, http10)?;
     check_host(headers, http10)?;
-    let (target, authority) = reduce(method, target)?;
+    let (target, authority) = origin_form(method, target)?;
     let close = closes(headers, http10);
-    Ok(Asked { method: Method::from(method), target, authority, framing, http10, close })
+    Ok(CheckedHead { method: Method::from(method), target, authority, framing, http10, close })
 }
 
-fn measure(target: &str, headers: &Headers, config: &Config) -> Result<(), Malformed> {
+fn check_size(target: &str, headers: &Headers, config: &Config) -> Result<(), Malformed> {
     if target.len() > LONGEST_TARGET {
         return Err(LONG_TARGET);
     }
     let length: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
-    if length > config.max_head || headers.len() > config.max_headers { Err(MUCH_HEAD) } else { Ok(()) }
+    if length > config.max_head || headers.len() > config.max_headers { Err(LARGE_HEAD) } else { Ok(()) }
 }
 
-/// Whether this is the last request of its connection: the client says so (RFC 9112, section 9.3), or would go on in another
-/// protocol, which is not spoken here.
+/// Returns true if this is the last request of its connection: the client asks to close it (RFC 9112, section 9.3), or to
+/// upgrade to another protocol, which is not supported.
 fn closes(headers: &Headers, http10: bool) -> bool {
     let options = || headers.get_all("Connection").flat_map(|value| value.split(','));
-    let says = |word: &str| options().any(|option| option.trim().eq_ignore_ascii_case(word));
-    says("close") || says("upgrade") || (http10 && !says("keep-alive"))
+    let has_option = |word: &str| options().any(|option| option.trim().eq_ignore_ascii_case(word));
+    has_option("close") || has_option("upgrade") || (http10 && !has_option("keep-alive"))
 }
 
-/// Where the body ends, when that can be read in one way only (RFC 9112, section 6.3).
+/// Returns the delimitation of the body (RFC 9112, section 6.3).
+///
+/// # Errors
+/// An error if two servers could read it differently.
 fn framing(headers: &Headers, http10: bool) -> Result<Framing, Malformed> {
     let mut lengths = headers.get_all("Content-Length");
     let mut codings = headers.get_all("Transfer-Encoding");
@@ -131,9 +140,9 @@ fn framing(headers: &Headers, http10: bool) -> Result<Framing, Malformed> {
         (Some(length), None, None, _) => content_length(length),
         (None, _, Some(coding), None) if coding.eq_ignore_ascii_case("chunked") && !http10 => Ok(Framing::Chunked),
         (None, _, Some(codings), None) if ends_in_chunked(codings) && !http10 => Err(OTHER_CODING),
-        (None, ..) => Err(bad("The only Transfer-Encoding that is understood is `chunked`, once, in HTTP/1.1.")),
-        (_, _, Some(_), _) => Err(bad("Content-Length and Transfer-Encoding exclude one another.")),
-        (_, Some(_), ..) => Err(bad("Content-Length is there twice.")),
+        (None, ..) => Err(bad_request("The only supported Transfer-Encoding is `chunked`, once, in HTTP/1.1.")),
+        (_, _, Some(_), _) => Err(bad_request("A request cannot have both Content-Length and Transfer-Encoding.")),
+        (_, Some(_), ..) => Err(bad_request("There is more than one Content-Length.")),
     }
 }
 
@@ -149,35 +158,38 @@ fn ends_in_chunked(codings: &str) -> bool {
 fn content_length(value: &str) -> Result<Framing, Malformed> {
     let digits = !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit());
     let length = value.parse().ok().filter(|_| digits);
-    length.map(Framing::Length).ok_or(bad("Content-Length is not a number of bytes."))
+    length.map(Framing::Length).ok_or(bad_request("Content-Length is not a number of bytes."))
 }
 
-/// Host must be there, once and as a host (RFC 9112, section 3.2).
+/// Checks that there is one `Host` header with a valid host (RFC 9112, section 3.2). HTTP/1.0 may lack it.
 fn check_host(headers: &Headers, http10: bool) -> Result<(), Malformed> {
     let mut hosts = headers.get_all("Host");
     match (hosts.next(), hosts.next()) {
-        (_, Some(_)) => Err(bad("Host is there twice.")),
+        (_, Some(_)) => Err(bad_request("There is more than one Host.")),
         (None, _) if http10 => Ok(()),
-        (None, _) => Err(bad("There is no Host.")),
+        (None, _) => Err(bad_request("The Host header is missing.")),
         (Some(host), _) if is_authority(host) => Ok(()),
-        (Some(_), _) => Err(bad("Host is not a host, with a port or without.")),
+        (Some(_), _) => Err(bad_request("The Host header is not a valid host, with an optional port.")),
     }
 }
 
-/// The target in origin form; from the absolute form, which names the host once more, the path is left beside that.
-fn reduce(method: &str, target: &str) -> Result<(String, Option<String>), Malformed> {
+/// Returns the target in origin form, and the host of an absolute target.
+///
+/// # Errors
+/// An error if the target is invalid.
+fn origin_form(method: &str, target: &str) -> Result<(String, Option<String>), Malformed> {
     if !target.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#') {
-        return Err(bad("The target has a byte that must be percent-encoded."));
+        return Err(bad_request("The target contains a byte that must be percent-encoded."));
     }
     if method == "CONNECT" {
-        return Err(bad("CONNECT is for proxies, and this is none."));
+        return Err(bad_request("CONNECT is for proxies, and this server is not a proxy."));
     }
     if target.starts_with('/') || (target == "*" && method == "OPTIONS") {
         return Ok((target.to_owned(), None));
     }
-    let (authority, rest) = absolute(target).ok_or(bad("The target is neither a path nor a URL."))?;
+    let (authority, rest) = absolute(target).ok_or(bad_request("The target is neither a path nor a URL."))?;
     if !is_authority(authority) {
-        return Err(bad("The target's host is not a host, with a port or without."));
+        return Err(bad_request("The host in the target is not a valid host, with an optional port."));
     }
     let path = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
     Ok((path, Some(authority.to_owned())))
@@ -190,33 +202,40 @@ fn absolute(target: &str) -> Option<(&str, &str)> {
     is_http.then(|| rest.split_at(end))
 }
 
-/// What the client and the connection say about how a response is to be written.
+/// The properties of the request and the connection that determine how a response is written.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
+    /// True for HTTP/1.0.
     pub(crate) http10: bool,
+    /// True for a HEAD request.
     pub(crate) head_only: bool,
-    /// This is the connection's last response.
+    /// True if this is the last response of the connection.
     pub(crate) close: bool,
 }
 
 impl Terms {
-    /// Whether this response's body is delimited by the end of the connection.
+    /// Returns true if the end of the connection delimits the body of this response.
     pub(crate) fn ends_by_closing(&self, response: &Response) -> bool {
         self.http10 && response.is_stream() && self.has_body(response.status_code())
     }
 
-    /// Whether a response of that status has a body to send.
+    /// Returns true if a response of this status has a body.
     pub(crate) fn has_body(&self, status: Status) -> bool {
         !self.head_only && !status.is_bodiless()
     }
 }
 
-/// Writes a response: head and body, or its first piece, in one write, and a flush at the end. A stream is flushed at each
-/// write of its own.
+/// Writes a response: the head and the first piece of the body in one write, and a flush at the end. A stream is flushed
+/// after each of its writes.
 ///
 /// # Errors
-/// When the client is gone, or the body came to an end before its time. Then the connection is of no more use.
-pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms, disconnect: &Disconnect) -> io::Result<()> {
+/// An error if the client has disconnected, or the body ended early. The connection cannot be used further.
+pub(crate) fn write_response(
+    out: &mut dyn Write,
+    response: Response,
+    terms: Terms,
+    disconnect: &Disconnect,
+) -> io::Result<()> {
     let mut buffer =
         head(&response, terms, response.body.length().map_or(0, |length| length.min(PIECE as u64)) as usize);
     if !terms.has_body(response.status_code()) {
@@ -244,7 +263,7 @@ pub(crate) fn send(out: &mut dyn Write, response: Response, terms: Terms, discon
     out.flush()
 }
 
-/// Sends a stream, chunk by chunk as it writes them.
+/// Writes a stream: one chunk for each of its writes.
 fn send_stream(
     out: &mut dyn Write,
     terms: Terms,
@@ -254,14 +273,14 @@ fn send_stream(
     out.flush()?;
     let mut chunks = Chunks::new(out, terms);
     let written = write(Outlet::new(&mut chunks, disconnect.clone()));
-    // One that is told to end mostly does so by an error: the body is whole all the same.
+    // A stream that is told to end usually returns an error; its body is complete nevertheless.
     if !disconnect.is_told() {
         written?;
     }
     chunks.end()
 }
 
-/// Sends that many bytes of a file or of files, a piece at a time, the first together with the head.
+/// Writes `length` bytes of a reader in pieces, the first together with the head in the buffer.
 fn send_file(out: &mut dyn Write, mut buffer: Vec<u8>, mut file: impl Read, length: u64) -> io::Result<()> {
     let mut left = length;
     loop {
@@ -273,30 +292,30 @@ fn send_file(out: &mut dyn Write, mut buffer: Vec<u8>, mut file: impl Read, leng
             return Ok(());
         }
         if count < piece {
-            return Err(has_become_shorter());
+            return Err(became_shorter());
         }
         buffer.clear();
     }
 }
 
-/// A file of which there is less than its response has promised.
-pub(crate) fn has_become_shorter() -> io::Error {
-    io::Error::new(io::ErrorKind::UnexpectedEof, "the file has become shorter")
+/// Returns the error for a file that is shorter than its declared length.
+pub(crate) fn became_shorter() -> io::Error {
+    io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was sent")
 }
 
-/// The head of a response, down to the empty line, with room behind it for a piece of so many bytes.
-pub(crate) fn head(response: &Response, terms: Terms, room: usize) -> Vec<u8> {
+/// Returns the head of a response with its empty line, in a buffer that can hold `capacity` more bytes.
+pub(crate) fn head(response: &Response, terms: Terms, capacity: usize) -> Vec<u8> {
     let status = response.status_code();
-    // Four for the signs of each line, and the lines that the transport writes itself.
+    // Four for the separators of each line, and 192 for the lines that the transport adds.
     let fields: usize = response.headers().iter().map(|(name, value)| name.len() + value.len() + 4).sum();
-    let mut head = Vec::with_capacity(fields + 192 + room);
-    put(&mut head, format_args!("HTTP/1.1 {} {}\r\n", status.code(), status.reason()));
-    DATE.with(|date| date.show(httpdate::fmt_http_date, |date| put_line(&mut head, "Date", date)));
-    let ours = response.headers().checked().filter_map(well_formed).filter(|(name, _)| !is_of_the_connection(name));
-    ours.for_each(|(name, value)| put_line(&mut head, name, value));
+    let mut head = Vec::with_capacity(fields + 192 + capacity);
+    append(&mut head, format_args!("HTTP/1.1 {} {}\r\n", status.code(), status.reason()));
+    DATE.with(|date| date.with_text(httpdate::fmt_http_date, |date| append_line(&mut head, "Date", date)));
+    let lines = response.headers().checked().filter_map(well_formed).filter(|(name, _)| !is_connection_header(name));
+    lines.for_each(|(name, value)| append_line(&mut head, name, value));
     match response.body.length() {
         _ if status.is_bodiless() => {}
-        Some(length) => put(&mut head, format_args!("Content-Length: {}\r\n", declared(response, terms, length))),
+        Some(length) => append(&mut head, format_args!("Content-Length: {}\r\n", declared(response, terms, length))),
         None if terms.head_only || terms.http10 => {}
         None => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
@@ -309,38 +328,38 @@ pub(crate) fn head(response: &Response, terms: Terms, room: usize) -> Vec<u8> {
     head
 }
 
-/// The length that a head declares. A HEAD handler of its own may know the length of a body that it did not make.
+/// Returns the length for the head. A handler for HEAD may declare the length of a body that it did not create.
 fn declared(response: &Response, terms: Terms, length: u64) -> u64 {
-    let said = || response.headers().get("Content-Length").and_then(|value| value.parse().ok());
-    if terms.head_only && length == 0 { said().unwrap_or(0) } else { length }
+    let declared_by_handler = || response.headers().get("Content-Length").and_then(|value| value.parse().ok());
+    if terms.head_only && length == 0 { declared_by_handler().unwrap_or(0) } else { length }
 }
 
-/// What could end its line goes nowhere.
+/// Returns the header if it is valid. An invalid one, which could end its line, is logged and left out.
 fn well_formed<'h>(header: Result<(&'h str, &'h str), Error>) -> Option<(&'h str, &'h str)> {
-    let said = |error| log::error!(target: "aside::server", "A header is left out of a response: {error}");
-    header.map_err(said).ok()
+    let log_invalid = |error| log::error!(target: "aside::server", "Left an invalid header out of a response: {error}");
+    header.map_err(log_invalid).ok()
 }
 
-/// Whether a header is for the transport to write: how a body is delimited, and what becomes of the connection.
-fn is_of_the_connection(name: &str) -> bool {
+/// Returns true if the transport writes this header itself: those for the body and for the connection.
+fn is_connection_header(name: &str) -> bool {
     ["Connection", "Content-Length", "Transfer-Encoding", "Keep-Alive", "Upgrade", "Trailer", "Date"]
         .iter()
         .any(|other| other.eq_ignore_ascii_case(name))
 }
 
-fn put_line(head: &mut Vec<u8>, name: &str, value: &str) {
+fn append_line(head: &mut Vec<u8>, name: &str, value: &str) {
     [name, ": ", value, "\r\n"].iter().for_each(|part| head.extend_from_slice(part.as_bytes()));
 }
 
-fn put(head: &mut Vec<u8>, text: fmt::Arguments<'_>) {
-    // A vector takes all it is given.
+fn append(head: &mut Vec<u8>, text: fmt::Arguments<'_>) {
+    // A write to a vector does not fail.
     let _ = head.write_fmt(text);
 }
 
-/// A stream's body: each write is a chunk, and goes out at once.
+/// A writer for the body of a stream: each write is a chunk that is sent at once.
 pub(crate) struct Chunks<'o> {
     out: &'o mut dyn Write,
-    /// Not for HTTP/1.0, where the end of the connection is the end of the body.
+    /// False for HTTP/1.0, where the end of the connection is the end of the body.
     framed: bool,
 }
 
@@ -349,10 +368,10 @@ impl<'o> Chunks<'o> {
         Chunks { out, framed: !terms.http10 }
     }
 
-    /// The last one, which is empty.
+    /// Writes the last chunk, which is empty.
     ///
     /// # Errors
-    /// When the client is gone.
+    /// An error if the client has disconnected.
     pub(crate) fn end(self) -> io::Result<()> {
         if self.framed { self.out.write_all(b"0\r\n\r\n") } else { Ok(()) }
     }
@@ -360,13 +379,13 @@ impl<'o> Chunks<'o> {
 
 impl Write for Chunks<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        // A chunk of no bytes would be the last one.
+        // An empty chunk would end the body.
         if bytes.is_empty() {
             return Ok(0);
         }
         if self.framed {
             let mut chunk = Vec::with_capacity(bytes.len() + 20);
-            put(&mut chunk, format_args!("{:x}\r\n", bytes.len()));
+            append(&mut chunk, format_args!("{:x}\r\n", bytes.len()));
             chunk.extend_from_slice(bytes);
             chunk.extend_from_slice(b"\r\n");
             self.out.write_all(&chunk)?;
@@ -377,7 +396,7 @@ impl Write for Chunks<'_> {
         Ok(bytes.len())
     }
 
-    /// One chunk for one `write!`, whatever the number of its parts.
+    /// Writes one chunk for one `write!`, whatever the number of its parts.
     fn write_fmt(&mut self, text: fmt::Arguments<'_>) -> io::Result<()> {
         match text.as_str() {
             Some(text) => self.write_all(text.as_bytes()),
@@ -394,15 +413,15 @@ impl Write for Chunks<'_> {
 mod tests {
     use super::*;
 
-    fn asked(method: &str, target: &str, fields: &[(&str, &str)]) -> Result<Asked, Malformed> {
+    fn checked(method: &str, target: &str, fields: &[(&str, &str)]) -> Result<CheckedHead, Malformed> {
         check(method, target, (1, 1), &fields.iter().copied().collect(), &Config::default())
     }
 
     const HOST: (&str, &str) = ("Host", "a.example:8000");
 
     #[test]
-    fn a_target_is_reduced_to_its_path() {
-        let target = |target| asked("GET", target, &[HOST]).map(|asked| asked.target);
+    fn a_target_is_converted_to_origin_form() {
+        let target = |target| checked("GET", target, &[HOST]).map(|checked| checked.target);
         assert_eq!(target("/a?b=1"), Ok("/a?b=1".into()));
         assert_eq!(target("http://A.example:8000/a?b"), Ok("/a?b".into()));
         assert_eq!(target("http://a.example:8000"), Ok("/".into()));
@@ -412,19 +431,19 @@ mod tests {
         {
             assert!(target(wrong).is_err(), "{wrong:?}");
         }
-        let other = asked("GET", "http://b.example/", &[HOST]).unwrap();
+        let other = checked("GET", "http://b.example/", &[HOST]).unwrap();
         assert_eq!((other.target.as_str(), other.authority.as_deref()), ("/", Some("b.example")));
-        assert!(asked("OPTIONS", "*", &[HOST]).is_ok());
-        assert!(asked("CONNECT", "/", &[HOST]).is_err());
-        assert!(asked(&"A".repeat(33), "/", &[HOST]).is_err());
+        assert!(checked("OPTIONS", "*", &[HOST]).is_ok());
+        assert!(checked("CONNECT", "/", &[HOST]).is_err());
+        assert!(checked(&"A".repeat(33), "/", &[HOST]).is_err());
         assert!(target("http://u@a.example:8000/").is_err());
     }
 
     #[test]
-    fn a_body_is_delimited_in_one_way_or_refused() {
+    fn an_ambiguous_body_length_is_refused() {
         let framing = |fields: &[(&str, &str)]| {
             let fields: Vec<_> = [HOST].iter().chain(fields).copied().collect();
-            asked("POST", "/", &fields).map(|asked| asked.framing)
+            checked("POST", "/", &fields).map(|checked| checked.framing)
         };
         assert_eq!(framing(&[]), Ok(Framing::Nothing));
         assert_eq!(framing(&[("content-length", "007")]), Ok(Framing::Length(7)));
@@ -449,19 +468,19 @@ mod tests {
     }
 
     #[test]
-    fn a_head_that_is_none_is_refused() {
-        assert!(asked("GET", "/", &[]).is_err());
-        assert!(asked("GET", "/", &[HOST, HOST]).is_err());
-        assert!(asked("G(T", "/", &[HOST]).is_err());
-        assert!(asked("GET", "/", &[HOST, ("X", "a\0b")]).is_err());
-        assert!(asked("GET", "/", &[HOST, ("X\u{1}", "a")]).is_err());
+    fn an_invalid_head_is_refused() {
+        assert!(checked("GET", "/", &[]).is_err());
+        assert!(checked("GET", "/", &[HOST, HOST]).is_err());
+        assert!(checked("G(T", "/", &[HOST]).is_err());
+        assert!(checked("GET", "/", &[HOST, ("X", "a\0b")]).is_err());
+        assert!(checked("GET", "/", &[HOST, ("X\u{1}", "a")]).is_err());
         for host in
             ["", "a b", "u@a", "a/b", "a,b", ":80", "a:b", "a:99999", "a:80:80", "[::1", "[::g]", "::1", "[a]:80"]
         {
-            assert!(asked("GET", "/", &[("Host", host)]).is_err(), "{host}");
+            assert!(checked("GET", "/", &[("Host", host)]).is_err(), "{host}");
         }
         for host in ["a:", "a_b.example:8000", "[::1]", "[::ffff:127.0.0.1]:80", "127.0.0.1"] {
-            assert!(asked("GET", "/", &[("Host", host)]).is_ok(), "{host}");
+            assert!(checked("GET", "/", &[("Host", host)]).is_ok(), "{host}");
         }
         let none = Headers::new();
         assert!(check("GET", "/", (0, 9), &none, &Config::default()).is_err());
@@ -469,10 +488,10 @@ mod tests {
     }
 
     #[test]
-    fn a_head_beyond_all_measure_is_refused() {
+    fn a_head_above_the_limits_is_refused() {
         let status = |target: &str, fields: &[(&str, &str)]| {
             let fields: Vec<_> = [HOST].iter().chain(fields).copied().collect();
-            asked("GET", target, &fields).map_or_else(|malformed| malformed.0.code(), |_| 200)
+            checked("GET", target, &fields).map_or_else(|malformed| malformed.0.code(), |_| 200)
         };
         let path = |length: usize| format!("/{}", "a".repeat(length - 1));
         assert_eq!((status(&path(16 << 10), &[]), status(&path((16 << 10) + 1), &[])), (200, 414));
@@ -481,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_ends_when_the_client_says_so_in_whole_words() {
+    fn only_the_whole_word_close_ends_a_connection() {
         let closes = |version, values: &[&str]| {
             let headers: Headers = values.iter().map(|value| ("Connection", *value)).chain([HOST]).collect();
             check("GET", "/", version, &headers, &Config::default()).unwrap().close
@@ -499,9 +518,9 @@ mod tests {
     }
 
     proptest::proptest! {
-        /// Whatever a parser makes of a stranger's bytes: what is let through can be read in one way only.
+        /// Every parsed head that passes the checks can be read in one way only.
         #[test]
-        fn what_passes_is_well_formed(
+        fn a_head_that_passes_the_checks_is_well_formed(
             method in "[A-Z]{0,5}|\\PC{0,4}",
             target in "[/*h]?[ -~]{0,12}|(http://a)?/?\\PC{0,8}|[\\x00-\\xff]{0,6}",
             fields in proptest::collection::vec(
@@ -514,19 +533,19 @@ mod tests {
             minor in 0u8..3,
         ) {
             let headers: Headers = fields.into_iter().collect();
-            let Ok(asked) = check(&method, &target, (1, minor), &headers, &Config::default()) else { return Ok(()) };
+            let Ok(checked) = check(&method, &target, (1, minor), &headers, &Config::default()) else { return Ok(()) };
             let (lengths, codings) = (headers.get_all("Content-Length").count(), headers.get_all("Transfer-Encoding").count());
             proptest::prop_assert!(minor < 2 && lengths + codings <= 1);
-            proptest::prop_assert_eq!(asked.framing == Framing::Nothing, lengths + codings == 0);
-            proptest::prop_assert!(asked.target.starts_with('/') || (asked.target == "*" && method == "OPTIONS"));
-            proptest::prop_assert!(asked.target.bytes().all(|byte| byte.is_ascii_graphic()));
+            proptest::prop_assert_eq!(checked.framing == Framing::Nothing, lengths + codings == 0);
+            proptest::prop_assert!(checked.target.starts_with('/') || (checked.target == "*" && method == "OPTIONS"));
+            proptest::prop_assert!(checked.target.bytes().all(|byte| byte.is_ascii_graphic()));
             proptest::prop_assert!(method.bytes().all(is_token) && headers.iter().all(|(name, value)| Headers::check(name, value).is_ok()));
-            proptest::prop_assert!(headers.get_all("Host").count() == 1 || (asked.http10 && !headers.contains("Host")));
+            proptest::prop_assert!(headers.get_all("Host").count() == 1 || (checked.http10 && !headers.contains("Host")));
         }
     }
 
     #[test]
-    fn a_head_declares_what_follows() {
+    fn a_response_head_declares_its_body() {
         let text = |response: &Response, http10, head_only| {
             String::from_utf8(head(response, Terms { http10, head_only, close: false }, 0)).unwrap()
         };

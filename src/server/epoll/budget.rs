@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// The bytes that waiting connections hold.
+/// The memory that waiting connections hold, in bytes.
 #[derive(Debug)]
 pub(super) struct Budget {
     held: AtomicUsize,

@@ -1,4 +1,4 @@
-//! A connection while nobody but its owner has it: what has come, what is half done, and what it waits for next.
+//! The state of one connection: its received bytes, its incomplete request or response, and what it waits for.
 
 use std::cell::Cell;
 use std::net::SocketAddr;
@@ -6,15 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::super::clients::Held;
-use super::super::wire::{Asked, LOGGED, Malformed};
+use super::super::wire::{CheckedHead, LOGGED, Malformed};
 use super::budget::{Budget, Charge};
-use super::framing::Rest;
+use super::framing::Remaining;
 use super::head::{self, Head, Search};
 use super::poller::{Report, Token, Unread};
-use super::reply::Reply;
-use super::slots::{Guest, Place};
+use super::reply::ResponseWriter;
+use super::slots::{Reservation, TableEntry};
 use super::stream::{Received, Stream};
-use super::watcher::Watcher;
+use super::watcher::LivePage;
 use crate::config::Config;
 use crate::deadline;
 use crate::error::{Error, Status};
@@ -22,18 +22,18 @@ use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::worker_share::{Shares, Wait};
 
-/// How much is read at once.
+/// The number of bytes that one read takes at least.
 const READ: usize = 16 << 10;
 
-/// A body up to this is there to its end before a handler sees the request, so that no worker waits for it. Of a longer one
-/// the handler reads the rest as it comes.
-pub(super) const GATHERED: usize = 64 << 10;
+/// The largest body, in bytes, that is read completely before the handler runs, so that no worker waits for it. The handler
+/// reads a larger body while it arrives.
+pub(super) const SMALL_BODY: usize = 64 << 10;
 
-/// How long a body may take whatever its rate: a phone that changes networks stands still for some seconds.
+/// How long a body may take before its rate is checked: a phone that changes networks sends nothing for some seconds.
 const RATE_GRACE: Duration = Duration::from_secs(10);
 
-/// How long a client that is to hear no more may still send. Ended earlier, the system would drop the response that it has
-/// not read yet.
+/// How long a client may still send after the last response. If the socket were closed earlier, the kernel would drop the
+/// part of the response that the client has not read yet.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 pub(super) const LINGER_UNREAD: Duration = Duration::from_secs(10);
 
@@ -41,98 +41,99 @@ pub(super) const LINGER_UNREAD: Duration = Duration::from_secs(10);
 const FRESH: Duration = Duration::from_secs(1);
 
 thread_local! {
-    /// The buffer of the last connection that had nothing left in it.
+    /// An empty buffer, taken from the last connection that did not need it.
     static SPARE: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// A connection.
 pub(super) struct Connection {
     pub(super) stream: Arc<Stream>,
     pub(super) remote: Option<SocketAddr>,
-    /// What has come, and was not taken yet.
-    pub(super) inbox: Vec<u8>,
-    /// What the system holds for it.
+    /// The received bytes that are not parsed yet.
+    pub(super) input: Vec<u8>,
+    /// What the kernel holds for this connection.
     unread: Unread,
-    /// Requests that have been answered.
+    /// The number of requests that were handled.
     pub(super) served: u32,
     pub(super) phase: Phase,
-    /// When it is ended, unless something happens before.
+    /// The time at which the connection is closed, unless something happens before.
     pub(super) deadline: Instant,
     /// The arrival time of the first byte of the incomplete request.
     began: Instant,
     charge: Charge,
     /// The charge for its response, while the client does not read it.
     unsent: Charge,
-    place: Place<Connection>,
+    slot: Reservation<Connection>,
 }
 
-/// What it is at.
+/// The state of a connection.
 pub(super) enum Phase {
-    /// Waits for a request, or for the rest of a head.
+    /// Waits for a request, or for the rest of its head.
     Head(Search),
     /// Waits for the rest of a small body.
-    Body(Gathering),
-    /// Has a request, and waits for its turn.
-    Asked(Box<Ask>),
+    Body(IncompleteBody),
+    /// Waits with a request until one more worker may wait for a large body.
+    Queued(Box<PendingRequest>),
     /// A refused request waits for a worker: the application renders its error page.
     Refused(Box<Request>, Error),
-    /// Waits for room to write.
-    Reply(Box<Reply>),
-    /// Is a live page, and waits for news.
-    Live(Box<Watcher>),
-    /// Passes over what is left of a body that nobody read.
+    /// Waits with a response until the socket is writable.
+    Write(Box<ResponseWriter>),
+    /// Waits for the next change of a live page.
+    Live(Box<LivePage>),
+    /// Discards the rest of a body that the handler did not read, with the remaining number of bytes.
     Drain(u64),
-    /// Has said its last, and waits for the client to have read it.
+    /// Waits until the client has read the last response and closes the connection.
     Linger,
 }
 
-/// A request whose body is on its way.
-pub(super) struct Gathering {
-    ask: Box<Ask>,
+/// A request whose small body is incomplete.
+pub(super) struct IncompleteBody {
+    pending: Box<PendingRequest>,
 }
 
-/// A request, with as much of its body as has come.
-pub(super) struct Ask {
-    pub(super) asked: Asked,
+/// A request with the received part of its body.
+pub(super) struct PendingRequest {
+    pub(super) checked: CheckedHead,
     pub(super) headers: Headers,
     pub(super) expects: bool,
-    pub(super) rest: Rest,
+    pub(super) rest: Remaining,
     pub(super) body: Vec<u8>,
     /// The bytes of the request head.
-    head: usize,
-    /// Its upload slot of the client, once it waits for its turn.
+    head_bytes: usize,
+    /// The client's upload slot, taken before the request waits for its turn.
     pub(super) upload: Option<Held>,
 }
 
-impl Ask {
+impl PendingRequest {
     /// Returns the refused request, without its body.
     pub(super) fn into_refused(self, remote: Option<SocketAddr>) -> Request {
-        Request::new(self.asked.method, self.asked.target, self.headers, Body::empty()).with_peer(remote)
+        Request::new(self.checked.method, self.checked.target, self.headers, Body::empty()).with_peer(remote)
     }
 
     fn held(&self) -> usize {
-        self.head + self.body.capacity()
+        self.head_bytes + self.body.capacity()
     }
 }
 
-/// What is to be done with a connection that somebody was woken for.
+/// The next step for a connection.
 pub(super) enum Step {
-    /// A request to answer.
-    Ask(Box<Ask>),
-    /// A request to refuse.
+    /// Handle a request.
+    Handle(Box<PendingRequest>),
+    /// Refuse a request.
     Refuse(Box<Request>, Error),
-    /// A response to go on with.
+    /// Continue to write a response.
     Write,
-    /// A live page to go on with.
-    Watch,
-    /// Nothing yet.
+    /// Write the next events of a live page.
+    Live,
+    /// Wait for the next event.
     Wait,
-    /// It is over.
+    /// Close the connection.
     End,
 }
 
-impl Guest for Connection {
+impl TableEntry for Connection {
     fn token(&self) -> Token {
-        self.place.token()
+        self.slot.token()
     }
 
     fn stream(&self) -> &Stream {
@@ -143,12 +144,12 @@ impl Guest for Connection {
         self.deadline
     }
 
-    /// A live page is while it is awake: one whose client reads nothing has no last word to hear.
+    /// A live page counts only if its client reads: otherwise the client would not receive the end of the page either.
     fn is_in_flight(&self) -> bool {
         match &self.phase {
             Phase::Head(_) | Phase::Drain(_) | Phase::Linger => false,
-            Phase::Live(watcher) => watcher.is_flushed(),
-            Phase::Body(_) | Phase::Asked(_) | Phase::Refused(..) | Phase::Reply(_) => true,
+            Phase::Live(page) => page.is_flushed(),
+            Phase::Body(_) | Phase::Queued(_) | Phase::Refused(..) | Phase::Write(_) => true,
         }
     }
 
@@ -156,18 +157,18 @@ impl Guest for Connection {
         matches!(self.phase, Phase::Live(_))
     }
 
-    fn has_asked(&self) -> bool {
-        matches!(self.phase, Phase::Asked(_))
+    fn is_queued(&self) -> bool {
+        matches!(self.phase, Phase::Queued(_))
     }
 
     fn unsent(&self) -> Option<(Instant, usize)> {
-        if let Phase::Reply(reply) = &self.phase { reply.unsent() } else { None }
+        if let Phase::Write(writer) = &self.phase { writer.unsent() } else { None }
     }
 
     fn unfinished(&self) -> Option<(Instant, usize)> {
         match &self.phase {
-            Phase::Head(_) | Phase::Body(_) | Phase::Asked(_) => Some((self.began, self.held())),
-            Phase::Refused(..) | Phase::Reply(_) | Phase::Live(_) | Phase::Drain(_) | Phase::Linger => None,
+            Phase::Head(_) | Phase::Body(_) | Phase::Queued(_) => Some((self.began, self.held())),
+            Phase::Refused(..) | Phase::Write(_) | Phase::Live(_) | Phase::Drain(_) | Phase::Linger => None,
         }
         .filter(|(_, held)| *held > 0)
     }
@@ -180,14 +181,14 @@ impl Guest for Connection {
         self.unread == Unread::Nothing
     }
 
-    /// What a client sends meanwhile is no reason to go on with a response, nor to be before others.
-    fn is_due(&self, report: Report, is_called: bool) -> bool {
+    /// Further input neither wakes a connection that waits to write, nor moves it ahead of others.
+    fn is_due(&self, report: Report, is_woken: bool) -> bool {
         match &self.phase {
             Phase::Head(_) | Phase::Body(_) | Phase::Drain(_) | Phase::Linger => true,
-            Phase::Asked(_) | Phase::Refused(..) => is_called,
-            Phase::Reply(_) => report.has_room,
-            Phase::Live(watcher) if watcher.is_flushed() => is_called || report.unread == Unread::End,
-            Phase::Live(_) => report.has_room || report.unread == Unread::End,
+            Phase::Queued(_) | Phase::Refused(..) => is_woken,
+            Phase::Write(_) => report.is_writable,
+            Phase::Live(page) if page.is_flushed() => is_woken || report.unread == Unread::End,
+            Phase::Live(_) => report.is_writable || report.unread == Unread::End,
         }
     }
 }
@@ -195,24 +196,23 @@ impl Guest for Connection {
 impl Connection {
     /// Returns true if a request is about to arrive: the connection was accepted, or the first bytes of a request arrived,
     /// a moment ago.
-    /// ago.
     pub(super) fn is_fresh(&self, config: &Config) -> bool {
         let began = || self.deadline.checked_sub(config.head_timeout);
-        let is_new = self.served == 0 || !self.inbox.is_empty();
+        let is_new = self.served == 0 || !self.input.is_empty();
         matches!(self.phase, Phase::Head(_)) && is_new && began().is_some_and(|began| began.elapsed() < FRESH)
     }
 
     pub(super) fn new(
         stream: Arc<Stream>,
         remote: Option<SocketAddr>,
-        place: Place<Connection>,
+        slot: Reservation<Connection>,
         (budget, unsent): (&Arc<Budget>, &Arc<Budget>),
         config: &Config,
     ) -> Connection {
         Connection {
             stream,
             remote,
-            inbox: Vec::new(),
+            input: Vec::new(),
             unread: Unread::Nothing,
             served: 0,
             phase: Phase::Head(Search::default()),
@@ -220,35 +220,35 @@ impl Connection {
             began: Instant::now(),
             charge: Charge::new(budget),
             unsent: Charge::new(unsent),
-            place,
+            slot,
         }
     }
 
-    /// Goes on where it stands.
+    /// Reads the input, and returns the next step.
     pub(super) fn step(&mut self, config: &Config) -> Step {
         match self.phase {
             Phase::Head(_) | Phase::Body(_) => match self.receive(READ) {
-                Received::Bytes { .. } => self.look(config),
+                Received::Bytes { .. } => self.parse(config),
                 Received::Nothing => Step::Wait,
                 Received::End => self.cut_short(),
             },
-            Phase::Asked(_) => self.ask(),
-            Phase::Refused(..) => self.refused(),
-            Phase::Reply(_) => Step::Write,
-            // There is nobody who looks at it.
+            Phase::Queued(_) => self.take_request(),
+            Phase::Refused(..) => self.take_refusal(),
+            Phase::Write(_) => Step::Write,
+            // The client has disconnected.
             Phase::Live(_) if self.unread == Unread::End => Step::End,
-            Phase::Live(_) => Step::Watch,
-            Phase::Drain(left) => self.drain(left, config),
-            Phase::Linger => self.hear_no_more(),
+            Phase::Live(_) => Step::Live,
+            Phase::Drain(left) => self.discard_body(left, config),
+            Phase::Linger => self.discard_input(),
         }
     }
 
-    fn receive(&mut self, room: usize) -> Received {
-        if self.inbox.capacity() == 0 {
-            self.inbox = SPARE.take();
+    fn receive(&mut self, capacity: usize) -> Received {
+        if self.input.capacity() == 0 {
+            self.input = SPARE.take();
         }
-        let received = self.stream.receive(&mut self.inbox, room);
-        // Less than there was room for was all: of what comes after it there is a new report.
+        let received = self.stream.receive(&mut self.input, capacity);
+        // A read that did not fill the buffer has emptied the socket; the epoll reports later input.
         if self.unread == Unread::Something && !matches!(received, Received::Bytes { is_full: true }) {
             self.unread = Unread::Nothing;
         }
@@ -256,10 +256,10 @@ impl Connection {
     }
 
     /// Releases unused buffer space: a waiting connection holds its slot and the received bytes only.
-    pub(super) fn rest(&mut self) {
-        if 2 * self.inbox.len() < self.inbox.capacity() {
-            let came = self.inbox.as_slice().to_vec();
-            let mut buffer = std::mem::replace(&mut self.inbox, came);
+    pub(super) fn shrink(&mut self) {
+        if 2 * self.input.len() < self.input.capacity() {
+            let received = self.input.as_slice().to_vec();
+            let mut buffer = std::mem::replace(&mut self.input, received);
             buffer.clear();
             SPARE.set(if buffer.capacity() <= 4 * READ { buffer } else { Vec::new() });
         }
@@ -269,43 +269,43 @@ impl Connection {
 
     /// Returns the bytes that it holds for incomplete requests.
     fn held(&self) -> usize {
-        let ask = match &self.phase {
-            Phase::Body(Gathering { ask }) | Phase::Asked(ask) => ask.held(),
+        let pending = match &self.phase {
+            Phase::Body(IncompleteBody { pending }) | Phase::Queued(pending) => pending.held(),
             _ => 0,
         };
-        self.inbox.capacity() + ask
+        self.input.capacity() + pending
     }
 
     /// Makes a request wait for its turn.
-    pub(super) fn wait_for_turn(&mut self, ask: Box<Ask>) {
+    pub(super) fn wait_for_turn(&mut self, pending: Box<PendingRequest>) {
         self.began = Instant::now();
-        self.phase = Phase::Asked(ask);
+        self.phase = Phase::Queued(pending);
     }
 
     /// Stops reading, and waits for the client to close.
     pub(super) fn linger(&mut self, time: Duration) {
-        self.inbox.clear();
+        self.input.clear();
         self.phase = Phase::Linger;
         self.deadline = deadline::after(time);
     }
 
-    /// Begins with the next request, of which something may have come already.
+    /// Starts with the next request, which may have arrived in part.
     pub(super) fn next_request(&mut self, config: &Config) -> Step {
         self.phase = Phase::Head(Search::default());
         self.deadline = deadline::after(config.idle_timeout);
-        if self.inbox.is_empty() { Step::Wait } else { self.look(config) }
+        if self.input.is_empty() { Step::Wait } else { self.parse(config) }
     }
 
-    /// Looks whether a request is there.
-    fn look(&mut self, config: &Config) -> Step {
+    /// Parses the input, and returns the next step.
+    fn parse(&mut self, config: &Config) -> Step {
         match &mut self.phase {
             Phase::Head(search) => {
                 let is_first = search.is_fresh();
-                if let Some(other) = head::other_protocol(&self.inbox).filter(|_| is_first) {
+                if let Some(other) = head::other_protocol(&self.input).filter(|_| is_first) {
                     return self.refuse(&other);
                 }
-                match search.end(&self.inbox, config) {
-                    Ok(Some(end)) => self.begin(end, config),
+                match search.end(&self.input, config) {
+                    Ok(Some(end)) => self.parse_head(end, config),
                     Ok(None) => {
                         if is_first {
                             self.began = Instant::now();
@@ -316,46 +316,49 @@ impl Connection {
                     Err(malformed) => self.refuse(&malformed),
                 }
             }
-            _ => self.gather(config),
+            _ => self.collect_body(config),
         }
     }
 
-    /// Has a head, and looks for the body.
-    fn begin(&mut self, end: usize, config: &Config) -> Step {
-        match head::parse(&self.inbox[..end], config) {
+    /// Parses a complete request head, and continues with the body.
+    fn parse_head(&mut self, end: usize, config: &Config) -> Step {
+        match head::parse(&self.input[..end], config) {
             Err(malformed) => self.refuse(&malformed),
-            Ok(Head { asked, headers, expects }) => {
-                self.inbox.drain(..end);
-                let rest = Rest::from(asked.framing);
-                let ask = Box::new(Ask {
-                    asked,
+            Ok(Head { checked, headers, expects }) => {
+                self.input.drain(..end);
+                let rest = Remaining::from(checked.framing);
+                let pending = Box::new(PendingRequest {
+                    checked,
                     headers,
-                    expects: expects && !rest.is_whole(),
+                    expects: expects && !rest.is_complete(),
                     rest,
                     body: Vec::new(),
-                    head: end,
+                    head_bytes: end,
                     upload: None,
                 });
-                if rest.is_whole() || ask.expects || matches!(rest, Rest::Length(length) if length > GATHERED as u64) {
-                    return Step::Ask(ask);
+                if rest.is_complete()
+                    || pending.expects
+                    || matches!(rest, Remaining::Length(length) if length > SMALL_BODY as u64)
+                {
+                    return Step::Handle(pending);
                 }
                 self.began = Instant::now();
-                self.phase = Phase::Body(Gathering { ask });
-                self.gather(config)
+                self.phase = Phase::Body(IncompleteBody { pending });
+                self.collect_body(config)
             }
         }
     }
 
-    /// Gathers a body that is small, as far as that is known.
-    fn gather(&mut self, config: &Config) -> Step {
-        let Phase::Body(gathering) = &mut self.phase else { return Step::End };
-        let Ask { rest, body, .. } = &mut *gathering.ask;
-        // One more than is gathered: then it is a large one.
-        if let Err(malformed) = rest.take(&mut self.inbox, body, GATHERED + 1 - body.len().min(GATHERED)) {
-            return self.refuse_ask(malformed.error());
+    /// Collects a body that is small or whose length is unknown yet.
+    fn collect_body(&mut self, config: &Config) -> Step {
+        let Phase::Body(incomplete) = &mut self.phase else { return Step::End };
+        let PendingRequest { rest, body, .. } = &mut *incomplete.pending;
+        // One byte above the limit marks the body as large.
+        if let Err(malformed) = rest.take(&mut self.input, body, SMALL_BODY + 1 - body.len().min(SMALL_BODY)) {
+            return self.refuse_pending(malformed.error());
         }
-        if rest.is_whole() || body.len() > GATHERED {
-            return self.ask();
+        if rest.is_complete() || body.len() > SMALL_BODY {
+            return self.take_request();
         }
         let by_rate = Duration::from_secs(body.len() as u64 / config.min_rate.max(1));
         let by_rate = deadline::later(self.began, RATE_GRACE + by_rate);
@@ -363,85 +366,85 @@ impl Connection {
         Step::Wait
     }
 
-    /// Takes the request out that it has.
-    fn ask(&mut self) -> Step {
+    /// Takes the request out of the phase.
+    fn take_request(&mut self) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Linger) {
-            Phase::Body(Gathering { ask }) | Phase::Asked(ask) => Step::Ask(ask),
+            Phase::Body(IncompleteBody { pending }) | Phase::Queued(pending) => Step::Handle(pending),
             _ => Step::End,
         }
     }
 
-    /// What a client that has taken too long is told; nothing when it has not begun to ask.
+    /// Returns the step at the deadline: a refusal if a request has begun, and otherwise the end.
     pub(super) fn overdue(&mut self, shares: &Shares) -> Step {
         match &self.phase {
-            Phase::Head(_) if !self.inbox.is_empty() => {
-                let words = "The head of the request did not come in time (ASIDE_HEAD_TIMEOUT).";
-                Step::Refuse(Box::new(self.as_it_came()), Error::new(Status::REQUEST_TIMEOUT, words))
+            Phase::Head(_) if !self.input.is_empty() => {
+                let message = "The request head did not arrive in time (ASIDE_HEAD_TIMEOUT).";
+                Step::Refuse(Box::new(self.untrusted_request()), Error::new(Status::REQUEST_TIMEOUT, message))
             }
             Phase::Body(_) => {
-                let words = "The body did not come in time (ASIDE_BODY_TIMEOUT, ASIDE_MIN_RATE).";
-                self.refuse_ask(Error::new(Status::REQUEST_TIMEOUT, words))
+                let message = "The request body did not arrive in time (ASIDE_BODY_TIMEOUT, ASIDE_MIN_RATE).";
+                self.refuse_pending(Error::new(Status::REQUEST_TIMEOUT, message))
             }
-            Phase::Asked(_) => self.refuse_ask(shares.refuse(Wait::Body)),
-            Phase::Live(watcher) if watcher.is_flushed() => Step::Watch,
+            Phase::Queued(_) => self.refuse_pending(shares.refuse(Wait::Body)),
+            Phase::Live(page) if page.is_flushed() => Step::Live,
             _ => Step::End,
         }
     }
 
     fn refuse(&mut self, malformed: &Malformed) -> Step {
         let from = self.remote.map_or(String::new(), |remote| format!(" from {remote}"));
-        log::info!(target: "aside::server", "A malformed request{from}: {}", malformed.1);
-        Step::Refuse(Box::new(self.as_it_came()), malformed.error())
+        log::info!(target: "aside::server", "Refused a malformed request{from}: {}", malformed.1);
+        Step::Refuse(Box::new(self.untrusted_request()), malformed.error())
     }
 
     /// Stores a refusal until a worker takes it, for a limited time.
-    pub(super) fn will_be_refused(&mut self, request: Box<Request>, error: Error, config: &Config) {
+    pub(super) fn defer_refusal(&mut self, request: Box<Request>, error: Error, config: &Config) {
         self.phase = Phase::Refused(request, error);
         self.deadline = deadline::after(config.write_timeout);
     }
 
     /// Takes the stored refusal.
-    fn refused(&mut self) -> Step {
+    fn take_refusal(&mut self) -> Step {
         match std::mem::replace(&mut self.phase, Phase::Linger) {
             Phase::Refused(request, error) => Step::Refuse(request, error),
             _ => Step::End,
         }
     }
 
-    /// The client sends nothing more. Of one that has asked for nothing yet there is nothing to say.
+    /// Returns the step after the client has closed its side: a refusal of an incomplete body, and otherwise the end.
     fn cut_short(&mut self) -> Step {
         match self.phase {
-            Phase::Body(_) => self.refuse_ask(Error::bad_request("The request's body was cut short.")),
+            Phase::Body(_) => self.refuse_pending(Error::bad_request("The request body ended early.")),
             _ => Step::End,
         }
     }
 
-    /// Refuses a request whose head is fine.
-    fn refuse_ask(&mut self, error: Error) -> Step {
-        match self.ask() {
-            Step::Ask(ask) => Step::Refuse(Box::new(ask.into_refused(self.remote)), error),
+    /// Refuses a request whose head is valid.
+    fn refuse_pending(&mut self, error: Error) -> Step {
+        match self.take_request() {
+            Step::Handle(pending) => Step::Refuse(Box::new(pending.into_refused(self.remote)), error),
             other => other,
         }
     }
 
-    /// The request as far as a head that is refused can be trusted: what it asks for, cut to what fits in a log.
-    fn as_it_came(&self) -> Request {
-        let start = &self.inbox[..self.inbox.len().min(LOGGED)];
+    /// Returns the request line of a refused head as a request without headers, cut to the length that is logged.
+    fn untrusted_request(&self) -> Request {
+        let start = &self.input[..self.input.len().min(LOGGED)];
         let line = start.trim_ascii_start().split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
         let line = String::from_utf8_lossy(line);
-        let mut words = line.split(' ');
-        let method = Method::from(words.next().unwrap_or_default());
-        let target = words.next().unwrap_or_default();
+        let mut parts = line.split(' ');
+        let method = Method::from(parts.next().unwrap_or_default());
+        let target = parts.next().unwrap_or_default();
         Request::new(method, target, Headers::new(), Body::empty()).with_peer(self.remote)
     }
 
-    /// Passes over what is left of a body, and begins with the next request behind it.
-    fn drain(&mut self, left: u64, config: &Config) -> Step {
-        if self.inbox.is_empty() && self.receive(READ) == Received::End {
+    /// Discards the rest of a body, and starts with the next request after it.
+    fn discard_body(&mut self, left: u64, config: &Config) -> Step {
+        if self.input.is_empty() && self.receive(READ) == Received::End {
             return Step::End;
         }
-        let count = self.inbox.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        self.inbox.drain(..count);
+        let count = self.input.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        self.input.drain(..count);
         match left - count as u64 {
             0 => self.next_request(config),
             left => {
@@ -451,8 +454,8 @@ impl Connection {
         }
     }
 
-    fn hear_no_more(&mut self) -> Step {
-        self.inbox.clear();
+    fn discard_input(&mut self) -> Step {
+        self.input.clear();
         match self.receive(READ) {
             Received::End => Step::End,
             _ => Step::Wait,
@@ -465,7 +468,7 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
 
-    use super::super::slots::Slots;
+    use super::super::slots::ConnectionTable;
     use super::*;
 
     /// Returns a connection without a memory limit, and the client's side of it.
@@ -473,9 +476,9 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let stream = Arc::new(Stream::new(ours.into()));
-        let (place, _) = Slots::new(1).enter(&stream).unwrap();
+        let (slot, _) = ConnectionTable::new(1).enter(&stream).unwrap();
         let unlimited = (&Budget::new(usize::MAX), &Budget::new(usize::MAX));
-        (Connection::new(stream, None, place, unlimited, config), theirs)
+        (Connection::new(stream, None, slot, unlimited, config), theirs)
     }
 
     #[test]
@@ -489,7 +492,7 @@ mod tests {
         assert!(matches!(connection.step(&config), Step::Wait));
         assert!(connection.is_fresh(&config), "a request has begun now");
         theirs.write_all(b"Host: a\r\n\r\n").unwrap();
-        assert!(matches!(connection.step(&config), Step::Ask(_)));
+        assert!(matches!(connection.step(&config), Step::Handle(_)));
         connection.served = 1;
         assert!(matches!(connection.next_request(&config), Step::Wait));
         assert!(!connection.is_fresh(&config), "it was answered, and waits for its next request");
@@ -501,10 +504,10 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let stream = Arc::new(Stream::new(ours.into()));
-        let (place, _) = Slots::new(1).enter(&stream).unwrap();
+        let (slot, _) = ConnectionTable::new(1).enter(&stream).unwrap();
         let began = Instant::now();
         let mut connection =
-            Connection::new(stream, None, place, (&Budget::new(usize::MAX), &Budget::new(usize::MAX)), &config);
+            Connection::new(stream, None, slot, (&Budget::new(usize::MAX), &Budget::new(usize::MAX)), &config);
         theirs.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 100\r\n\r\n").unwrap();
         for seconds in [10, 13, 16] {
             assert!(matches!(connection.step(&config), Step::Wait));
@@ -521,17 +524,17 @@ mod tests {
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         ours.set_nonblocking(true).unwrap();
         let stream = Arc::new(Stream::new(ours.into()));
-        let (place, _) = Slots::new(1).enter(&stream).unwrap();
-        let mut connection = Connection::new(stream, None, place, (&budget, &budget), &config);
+        let (slot, _) = ConnectionTable::new(1).enter(&stream).unwrap();
+        let mut connection = Connection::new(stream, None, slot, (&budget, &budget), &config);
         for part in ["POST / HTTP/1.1\r\nHost: a\r\nContent-Le", "ngth: 60000\r\n\r\n", &"x".repeat(1_500)] {
             theirs.write_all(part.as_bytes()).unwrap();
             assert!(matches!(connection.step(&config), Step::Wait));
-            connection.rest();
+            connection.shrink();
             assert!((1..4_000).contains(&connection.held()) && budget.excess().is_none(), "{}", connection.held());
         }
         theirs.write_all(&[b'x'; 4_000]).unwrap();
         assert!(matches!(connection.step(&config), Step::Wait));
-        connection.rest();
+        connection.shrink();
         assert!(budget.excess().is_some());
         drop(connection);
         assert!(budget.excess().is_none());
@@ -546,7 +549,7 @@ mod tests {
         theirs.write_all(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\n\r\na").unwrap();
         assert!(matches!(connection.step(&config), Step::Wait));
         theirs.write_all(b"bc").unwrap();
-        assert!(matches!(connection.step(&config), Step::Ask(_)));
+        assert!(matches!(connection.step(&config), Step::Handle(_)));
         assert!(matches!(connection.next_request(&config), Step::Wait));
     }
 }

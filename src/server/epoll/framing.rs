@@ -1,126 +1,127 @@
-//! Where a body ends in what has come, and what is left of it (RFC 9112, sections 6 and 7).
+//! The decoder of request bodies: it finds the end of a body in the input (RFC 9112, sections 6 and 7).
 
-use super::super::wire::{Framing, Malformed, bad};
+use super::super::wire::{Framing, Malformed, bad_request};
 use crate::http::headers::is_token;
 
-/// The longest line of a chunk's size with its extensions, and of a trailer.
+/// The maximum length of a chunk-size line with its extensions, and of a trailer line, in bytes.
 const LONGEST_LINE: usize = 16 << 10;
 
-/// What all trailers have together.
+/// The maximum length of all trailers together, in bytes.
 const LONGEST_TRAILERS: usize = 64 << 10;
 
-/// What is still to come of a body.
+/// The part of a body that has not arrived yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum Remaining {
     Length(u64),
-    /// A chunk's size, or the end of the chunk before.
+    /// A chunked body, with the position in it.
     Chunk(Chunk),
     Nothing,
 }
 
-/// Where in a chunked body it stands.
+/// The position in a chunked body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Chunk {
     Size,
     Data(u64),
     End,
-    /// With how many bytes of them that have come.
+    /// The number of bytes of trailers so far.
     Trailers(usize),
 }
 
-impl From<Framing> for Rest {
-    fn from(framing: Framing) -> Rest {
+impl From<Framing> for Remaining {
+    fn from(framing: Framing) -> Remaining {
         match framing {
-            Framing::Nothing | Framing::Length(0) => Rest::Nothing,
-            Framing::Length(length) => Rest::Length(length),
-            Framing::Chunked => Rest::Chunk(Chunk::Size),
+            Framing::Nothing | Framing::Length(0) => Remaining::Nothing,
+            Framing::Length(length) => Remaining::Length(length),
+            Framing::Chunked => Remaining::Chunk(Chunk::Size),
         }
     }
 }
 
-impl Rest {
-    /// Whether the body is there to its end.
-    pub(super) fn is_whole(self) -> bool {
-        self == Rest::Nothing
+impl Remaining {
+    /// Returns true if the body is complete.
+    pub(super) fn is_complete(self) -> bool {
+        self == Remaining::Nothing
     }
 
-    /// Moves what belongs to the body out of the inbox, about as much as there is room for.
+    /// Moves the bytes of the body from the input to `body`, about `room` bytes at most.
     ///
     /// # Errors
-    /// When it is not well formed. Then nobody knows where the next request begins.
-    pub(super) fn take(&mut self, inbox: &mut Vec<u8>, body: &mut Vec<u8>, room: usize) -> Result<(), Malformed> {
+    /// An error if the body is malformed. The start of the next request is unknown then.
+    pub(super) fn take(&mut self, input: &mut Vec<u8>, body: &mut Vec<u8>, room: usize) -> Result<(), Malformed> {
         let mut taken = 0;
         let before = body.len();
-        while !self.is_whole() && body.len() - before < room {
-            let count = self.step(&inbox[taken..], body, room - (body.len() - before))?;
+        while !self.is_complete() && body.len() - before < room {
+            let count = self.step(&input[taken..], body, room - (body.len() - before))?;
             if count == 0 {
                 break;
             }
             taken += count;
         }
-        inbox.drain(..taken);
+        input.drain(..taken);
         Ok(())
     }
 
-    /// Takes the next part, and says how many bytes that were; 0 when more must come first.
-    fn step(&mut self, inbox: &[u8], body: &mut Vec<u8>, room: usize) -> Result<usize, Malformed> {
+    /// Decodes the next part, and returns its length in the input; 0 if more input is needed.
+    fn step(&mut self, input: &[u8], body: &mut Vec<u8>, room: usize) -> Result<usize, Malformed> {
         match *self {
-            Rest::Nothing => Ok(0),
-            Rest::Length(left) => {
-                let count = move_over(inbox, body, left, room);
-                *self = if count == left { Rest::Nothing } else { Rest::Length(left - count) };
+            Remaining::Nothing => Ok(0),
+            Remaining::Length(left) => {
+                let count = move_over(input, body, left, room);
+                *self = if count == left { Remaining::Nothing } else { Remaining::Length(left - count) };
                 Ok(count as usize)
             }
-            Rest::Chunk(Chunk::Data(left)) => {
-                let count = move_over(inbox, body, left, room);
-                *self = Rest::Chunk(if count == left { Chunk::End } else { Chunk::Data(left - count) });
+            Remaining::Chunk(Chunk::Data(left)) => {
+                let count = move_over(input, body, left, room);
+                *self = Remaining::Chunk(if count == left { Chunk::End } else { Chunk::Data(left - count) });
                 Ok(count as usize)
             }
-            Rest::Chunk(Chunk::End) => match inbox {
+            Remaining::Chunk(Chunk::End) => match input {
                 [b'\r', b'\n', ..] => {
-                    *self = Rest::Chunk(Chunk::Size);
+                    *self = Remaining::Chunk(Chunk::Size);
                     Ok(2)
                 }
                 [] | [b'\r'] => Ok(0),
-                _ => Err(bad("A chunk of the body is not as long as it says.")),
+                _ => Err(bad_request("A chunk of the body does not have its declared size.")),
             },
-            Rest::Chunk(Chunk::Size) => {
-                let Some(line) = line(inbox)? else { return Ok(0) };
-                *self = Rest::Chunk(match size(line)? {
+            Remaining::Chunk(Chunk::Size) => {
+                let Some(line) = line(input)? else { return Ok(0) };
+                *self = Remaining::Chunk(match size(line)? {
                     0 => Chunk::Trailers(0),
                     size => Chunk::Data(size),
                 });
                 Ok(line.len() + 2)
             }
-            Rest::Chunk(Chunk::Trailers(before)) => {
-                let Some(line) = line(inbox)? else { return Ok(0) };
+            Remaining::Chunk(Chunk::Trailers(before)) => {
+                let Some(line) = line(input)? else { return Ok(0) };
                 let all = before + line.len();
                 check_trailer(line, all)?;
-                *self = if line.is_empty() { Rest::Nothing } else { Rest::Chunk(Chunk::Trailers(all)) };
+                *self = if line.is_empty() { Remaining::Nothing } else { Remaining::Chunk(Chunk::Trailers(all)) };
                 Ok(line.len() + 2)
             }
         }
     }
 }
 
-fn move_over(inbox: &[u8], body: &mut Vec<u8>, left: u64, room: usize) -> u64 {
-    let count = inbox.len().min(room).min(usize::try_from(left).unwrap_or(usize::MAX));
-    body.extend_from_slice(&inbox[..count]);
+fn move_over(input: &[u8], body: &mut Vec<u8>, left: u64, room: usize) -> u64 {
+    let count = input.len().min(room).min(usize::try_from(left).unwrap_or(usize::MAX));
+    body.extend_from_slice(&input[..count]);
     count as u64
 }
 
-/// The first line, without its end, once that is there.
-fn line(inbox: &[u8]) -> Result<Option<&[u8]>, Malformed> {
-    let Some(end) = memchr::memchr(b'\n', inbox) else {
-        let is_long = inbox.len() > LONGEST_LINE;
-        return if is_long { Err(bad("A line between the chunks of the body is too long.")) } else { Ok(None) };
+/// Returns the first line without its line end, once it is complete.
+fn line(input: &[u8]) -> Result<Option<&[u8]>, Malformed> {
+    let Some(end) = memchr::memchr(b'\n', input) else {
+        let is_long = input.len() > LONGEST_LINE;
+        return if is_long { Err(bad_request("A line between the chunks of the body is too long.")) } else { Ok(None) };
     };
-    let line = inbox[..end].strip_suffix(b"\r").ok_or(bad("A line between the chunks does not end in CR and LF."))?;
+    let line =
+        input[..end].strip_suffix(b"\r").ok_or(bad_request("A line between the chunks does not end in CR and LF."))?;
     let is_fine = line.len() <= LONGEST_LINE && line.iter().all(|byte| *byte == b'\t' || !byte.is_ascii_control());
     if is_fine {
         Ok(Some(line))
     } else {
-        Err(bad("A line between the chunks has a control character, or is too long."))
+        Err(bad_request("A line between the chunks contains a control character or is too long."))
     }
 }
 
@@ -129,8 +130,8 @@ fn size(line: &[u8]) -> Result<u64, Malformed> {
     let digits = line.iter().take_while(|byte| byte.is_ascii_hexdigit()).count();
     let (digits, extensions) = line.split_at(digits);
     let size = std::str::from_utf8(digits).ok().and_then(|digits| u64::from_str_radix(digits, 16).ok());
-    let size = size.filter(|_| digits.len() <= 16).ok_or(bad("The size of a chunk is not a number."))?;
-    are_extensions(extensions).then_some(size).ok_or(bad("The extension of a chunk is malformed."))
+    let size = size.filter(|_| digits.len() <= 16).ok_or(bad_request("The size of a chunk is not a number."))?;
+    are_extensions(extensions).then_some(size).ok_or(bad_request("The extension of a chunk is malformed."))
 }
 
 /// Returns true for `*( BWS ";" BWS name [ BWS "=" BWS ( token / quoted-string ) ] )` (RFC 9112, section 7.1.1).
@@ -175,14 +176,14 @@ fn after_quoted(rest: &[u8]) -> Option<&[u8]> {
     None
 }
 
-/// Trailers are checked, and dropped: nobody has asked for any (RFC 9110, section 6.5).
+/// Checks a trailer, which is then dropped: no part of the framework reads trailers (RFC 9110, section 6.5).
 fn check_trailer(line: &[u8], all: usize) -> Result<(), Malformed> {
     let name = line.split(|byte| *byte == b':').next().unwrap_or_default();
     let is_field = name.len() < line.len() && !name.is_empty() && name.iter().all(|byte| is_token(*byte));
     match (line.is_empty() || is_field, all <= LONGEST_TRAILERS) {
         (true, true) => Ok(()),
-        (false, _) => Err(bad("A trailer of the body is not a header field.")),
-        (_, false) => Err(bad("The body has more than 64 KiB of trailers.")),
+        (false, _) => Err(bad_request("A trailer of the body is not a header field.")),
+        (_, false) => Err(bad_request("The body has more than 64 KiB of trailers.")),
     }
 }
 
@@ -194,19 +195,19 @@ mod tests {
 
     use super::*;
 
-    /// The body, and what is left in the inbox behind it; none when it is not whole.
+    /// Returns the body and the rest of the input after it; `None` if the body is incomplete.
     fn body(text: &str, at_once: usize) -> Result<Option<(String, String)>, Malformed> {
-        let (mut rest, mut inbox, mut body) = (Rest::Chunk(Chunk::Size), Vec::new(), Vec::new());
+        let (mut rest, mut input, mut body) = (Remaining::Chunk(Chunk::Size), Vec::new(), Vec::new());
         for part in text.as_bytes().chunks(at_once) {
-            inbox.extend_from_slice(part);
-            rest.take(&mut inbox, &mut body, usize::MAX)?;
+            input.extend_from_slice(part);
+            rest.take(&mut input, &mut body, usize::MAX)?;
         }
-        let texts = [body, inbox].map(|bytes| String::from_utf8(bytes).unwrap());
-        Ok(rest.is_whole().then(|| texts.into()))
+        let texts = [body, input].map(|bytes| String::from_utf8(bytes).unwrap());
+        Ok(rest.is_complete().then(|| texts.into()))
     }
 
     #[test]
-    fn chunks_are_put_together_however_they_come() {
+    fn chunks_are_joined_wherever_the_input_is_split() {
         let text = "5\r\nhello\r\nA;a=\"b\"\r\n0123456789\r\n000\r\nX: y\r\n\r\nGET /";
         for at_once in 1..text.len() {
             assert_eq!(body(text, at_once), Ok(Some(("hello0123456789".into(), "GET /".into()))), "{at_once}");
@@ -218,7 +219,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn it_is_the_same_however_it_comes(
+        fn the_result_does_not_depend_on_how_the_input_is_split(
             parts in vec(select(vec!["0", "3", "a", ";", "=", " ", "\r\n", "\r\n", "\r", "\n", "\t", ":", "abc", "\0"]), 0..20),
             at_once in 1_usize..8,
         ) {
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn what_could_be_read_in_two_ways_is_refused() {
+    fn ambiguous_chunks_are_refused() {
         for text in [
             "+5\r\nhello\r\n0\r\n\r\n",
             " 5\r\nhello\r\n0\r\n\r\n",
@@ -287,14 +288,14 @@ mod tests {
     }
 
     #[test]
-    fn no_more_is_taken_than_there_is_room_for() {
-        let (mut rest, mut inbox, mut body) = (Rest::Length(10), b"0123456789next".to_vec(), Vec::new());
-        rest.take(&mut inbox, &mut body, 4).unwrap();
-        assert_eq!((rest, body.as_slice()), (Rest::Length(6), b"0123".as_slice()));
-        rest.take(&mut inbox, &mut body, 100).unwrap();
+    fn no_more_bytes_are_taken_than_the_limit() {
+        let (mut rest, mut input, mut body) = (Remaining::Length(10), b"0123456789next".to_vec(), Vec::new());
+        rest.take(&mut input, &mut body, 4).unwrap();
+        assert_eq!((rest, body.as_slice()), (Remaining::Length(6), b"0123".as_slice()));
+        rest.take(&mut input, &mut body, 100).unwrap();
         assert_eq!(
-            (rest, body.as_slice(), inbox.as_slice()),
-            (Rest::Nothing, b"0123456789".as_slice(), b"next".as_slice())
+            (rest, body.as_slice(), input.as_slice()),
+            (Remaining::Nothing, b"0123456789".as_slice(), b"next".as_slice())
         );
     }
 }

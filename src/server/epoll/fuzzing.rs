@@ -1,36 +1,37 @@
-//! What the fuzz target `connection` reaches: a connection's bytes, read as they are on a connection and by nobody else.
+//! The entry point of the fuzz target `connection`: parses bytes as this transport parses the input of a connection.
 
-use super::framing::Rest;
+use super::framing::Remaining;
 use super::head::{self, Search};
 use crate::config::Config;
 
-/// The requests in what a client sends in pieces of that size, as far as it is well formed: method, target and body.
+/// Returns the method, target and body of each request in the input, up to the first malformed one. The input arrives in
+/// pieces of `at_once` bytes.
 pub(crate) fn requests(bytes: &[u8], at_once: usize) -> Vec<(String, String, Vec<u8>)> {
     let config = Config::default();
-    let (mut inbox, mut found) = (Vec::new(), Vec::new());
-    let (mut search, mut asked) = (Search::default(), None);
+    let (mut input, mut found) = (Vec::new(), Vec::new());
+    let (mut search, mut checked) = (Search::default(), None);
     for piece in bytes.chunks(at_once.max(1)) {
-        inbox.extend_from_slice(piece);
+        input.extend_from_slice(piece);
         loop {
-            let (method, target, mut rest, mut body) = match asked.take() {
-                Some(asked) => asked,
-                None => match search.end(&inbox, &config) {
+            let (method, target, mut rest, mut body) = match checked.take() {
+                Some(checked) => checked,
+                None => match search.end(&input, &config) {
                     Ok(Some(end)) => {
-                        let Ok(head) = head::parse(&inbox[..end], &config) else { return found };
-                        inbox.drain(..end);
+                        let Ok(head) = head::parse(&input[..end], &config) else { return found };
+                        input.drain(..end);
                         search = Search::default();
-                        let asked = head.asked;
-                        (asked.method.to_string(), asked.target, Rest::from(asked.framing), Vec::new())
+                        let checked = head.checked;
+                        (checked.method.to_string(), checked.target, Remaining::from(checked.framing), Vec::new())
                     }
                     Ok(None) => break,
                     Err(_) => return found,
                 },
             };
-            if rest.take(&mut inbox, &mut body, usize::MAX).is_err() {
+            if rest.take(&mut input, &mut body, usize::MAX).is_err() {
                 return found;
             }
-            if !rest.is_whole() {
-                asked = Some((method, target, rest, body));
+            if !rest.is_complete() {
+                checked = Some((method, target, rest, body));
                 break;
             }
             found.push((method, target, body));

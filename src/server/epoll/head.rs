@@ -1,66 +1,66 @@
-//! A request's head: where it ends in what has come, and what it says.
+//! The parser of request heads: it finds the end of a head in the input, and parses the head.
 //!
-//! The parser is `httparse`, hyper's. It lets lines end in a bare line feed, which another server may read otherwise
-//! (RFC 9112, section 2.2 allows either), so that is looked at here.
+//! The parsing itself is done by `httparse`, the parser of hyper. It accepts lines that end in a bare line feed, which
+//! another server may read differently (RFC 9112, section 2.2 allows both), so this module refuses them.
 
 use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, Request};
 
-use super::super::wire::{self, Asked, LONGEST_METHOD, LONGEST_TARGET, Malformed, bad};
+use super::super::wire::{self, CheckedHead, LONGEST_METHOD, LONGEST_TARGET, Malformed, bad_request};
 use crate::config::Config;
 use crate::error::Status;
 use crate::http::headers::Headers;
 
-/// Fields that are parsed without asking for memory first.
-const FEW: usize = 64;
+/// The number of header fields that are parsed without an allocation.
+const FIELDS_ON_STACK: usize = 64;
 
-const TLS: Malformed = bad(
-    "The client speaks TLS, and this server speaks plain HTTP: use an http:// address, or a proxy in front that has the certificate.",
+const TLS: Malformed = bad_request(
+    "The client speaks TLS, but this server speaks plain HTTP: use an http:// address, or a proxy in front that has the certificate.",
 );
-const PROXIED: Malformed = bad(
+const PROXIED: Malformed = bad_request(
     "The client speaks the PROXY protocol, which is not supported: turn it off in the proxy (`send-proxy` in HAProxy, `proxy_protocol` in nginx), and have it set X-Forwarded-For.",
 );
 
-/// Looks for the end of a head, and remembers how far it has looked: a head that comes byte by byte is looked at once.
+/// A search for the end of a request head. It remembers its position, so that no byte is examined twice.
 #[derive(Debug, Default)]
 pub(super) struct Search {
     looked_at: usize,
 }
 
 impl Search {
-    /// Whether nothing of the head has been seen.
+    /// Returns true if no byte of the head has been examined.
     pub(super) fn is_fresh(&self) -> bool {
         self.looked_at == 0
     }
 
-    /// Where the head in the inbox ends, behind its empty line.
+    /// Returns the end of the head in the input, after its empty line.
     ///
     /// # Errors
-    /// When it is longer than the settings allow, or has a line that ends in a bare line feed.
-    pub(super) fn end(&mut self, inbox: &[u8], config: &Config) -> Result<Option<usize>, Malformed> {
-        let start = start(inbox);
-        for at in memchr::memchr_iter(b'\n', &inbox[self.looked_at..]) {
+    /// An error if the head is longer than the settings allow, or one of its lines ends in a bare line feed.
+    pub(super) fn end(&mut self, input: &[u8], config: &Config) -> Result<Option<usize>, Malformed> {
+        let start = start(input);
+        for at in memchr::memchr_iter(b'\n', &input[self.looked_at..]) {
             let at = self.looked_at + at;
             if at < start {
                 continue;
             }
-            if at == start || inbox[at - 1] != b'\r' {
-                return Err(bad("A line of the head does not end in CR and LF."));
+            if at == start || input[at - 1] != b'\r' {
+                return Err(bad_request("A line of the head does not end in CR and LF."));
             }
-            // An empty line: CR and LF behind a line's end, or at the very start.
-            if at - 1 == start || (at >= 2 && inbox[at - 2] == b'\n') {
+            // An empty line: CR and LF after the end of a line, or at the very start.
+            if at - 1 == start || (at >= 2 && input[at - 2] == b'\n') {
                 return Ok(Some(at + 1));
             }
         }
-        self.looked_at = inbox.len();
-        if inbox.len() > LONGEST_TARGET + config.max_head { Err(too_long(&inbox[start..])) } else { Ok(None) }
+        self.looked_at = input.len();
+        if input.len() > LONGEST_TARGET + config.max_head { Err(too_long(&input[start..])) } else { Ok(None) }
     }
 }
 
-/// An empty line before a request is passed over (RFC 9112, section 2.2).
-fn start(inbox: &[u8]) -> usize {
-    if inbox.starts_with(b"\r\n") { 2 } else { 0 }
+/// Returns the start of the head. One empty line before a request is skipped (RFC 9112, section 2.2).
+fn start(input: &[u8]) -> usize {
+    if input.starts_with(b"\r\n") { 2 } else { 0 }
 }
 
 /// Returns the protocol at the start of a connection, if it is a known one other than HTTP.
@@ -74,86 +74,89 @@ pub(super) fn other_protocol(start: &[u8]) -> Option<Malformed> {
     }
 }
 
-/// Which part of a head that does not end makes it too long.
+/// Returns the error for the part that makes an incomplete head too long.
 fn too_long(head: &[u8]) -> Malformed {
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or(head);
     let method = line.split(|byte| *byte == b' ').next().unwrap_or(line);
     match (method.len(), line.len()) {
         (method, _) if method > LONGEST_METHOD => wire::UNKNOWN_METHOD,
         (_, line) if line > LONGEST_TARGET => wire::LONG_TARGET,
-        _ => wire::MUCH_HEAD,
+        _ => wire::LARGE_HEAD,
     }
 }
 
-/// A head that is well formed.
+/// A parsed and checked request head.
 pub(super) struct Head {
-    pub(super) asked: Asked,
+    pub(super) checked: CheckedHead,
     pub(super) headers: Headers,
-    /// The client waits for a word before it sends the body (RFC 9110, section 10.1.1).
+    /// True if the client waits for a `100 Continue` before it sends the body (RFC 9110, section 10.1.1).
     pub(super) expects: bool,
 }
 
-/// Reads a head that is there to its end.
+/// Parses a complete request head.
 ///
 /// # Errors
-/// When it is not well formed, or more than the settings allow.
+/// An error if the head is malformed, or exceeds a limit of the settings.
 pub(super) fn parse(head: &[u8], config: &Config) -> Result<Head, Malformed> {
     let head = &head[start(head)..];
-    let mut few = [MaybeUninit::<Header<'_>>::uninit(); FEW];
-    match parse_into(head, &mut few, config) {
-        Err(Problem::Fields) if config.max_headers > FEW => {
-            let mut many = vec![MaybeUninit::uninit(); config.max_headers];
-            parse_into(head, &mut many, config)
+    let mut on_stack = [MaybeUninit::<Header<'_>>::uninit(); FIELDS_ON_STACK];
+    match parse_into(head, &mut on_stack, config) {
+        Err(Problem::Fields) if config.max_headers > FIELDS_ON_STACK => {
+            let mut on_heap = vec![MaybeUninit::uninit(); config.max_headers];
+            parse_into(head, &mut on_heap, config)
         }
         other => other,
     }
     .map_err(|problem| match problem {
-        Problem::Fields => wire::MUCH_HEAD,
+        Problem::Fields => wire::LARGE_HEAD,
         Problem::Malformed(malformed) => malformed,
     })
 }
 
 enum Problem {
-    /// There are more than there was room for.
+    /// There are more fields than the array can hold.
     Fields,
     Malformed(Malformed),
 }
 
-fn parse_into<'h>(head: &'h [u8], room: &mut [MaybeUninit<Header<'h>>], config: &Config) -> Result<Head, Problem> {
+fn parse_into<'h>(head: &'h [u8], fields: &mut [MaybeUninit<Header<'h>>], config: &Config) -> Result<Head, Problem> {
     let mut request = Request::new(&mut []);
-    match request.parse_with_uninit_headers(head, room) {
+    match request.parse_with_uninit_headers(head, fields) {
         Ok(httparse::Status::Complete(_)) => {}
-        Ok(httparse::Status::Partial) => return Err(Problem::Malformed(bad("The request line is malformed."))),
+        Ok(httparse::Status::Partial) => return Err(Problem::Malformed(bad_request("The request line is malformed."))),
         Err(Error::TooManyHeaders) => return Err(Problem::Fields),
-        Err(error) => return Err(Problem::Malformed(words(error))),
+        Err(error) => return Err(Problem::Malformed(malformed(error))),
     }
-    // A head that is complete has all three.
+    // A complete head has all three.
     let (method, target) = (request.method.unwrap_or(""), request.path.unwrap_or(""));
     let version = (1, request.version.unwrap_or(1));
     let headers: Headers =
         request.headers.iter().map(|header| (header.name, String::from_utf8_lossy(header.value))).collect();
-    let asked = wire::check(method, target, version, &headers, config).map_err(Problem::Malformed)?;
-    let expects = expects(&headers, asked.http10).map_err(Problem::Malformed)?;
-    Ok(Head { asked, headers, expects })
+    let checked = wire::check(method, target, version, &headers, config).map_err(Problem::Malformed)?;
+    let expects = expects(&headers, checked.http10).map_err(Problem::Malformed)?;
+    Ok(Head { checked, headers, expects })
 }
 
-fn words(error: Error) -> Malformed {
+fn malformed(error: Error) -> Malformed {
     match error {
-        Error::HeaderName => bad("The name of a header is not a token."),
-        Error::HeaderValue => bad("The value of a header has a control character."),
+        Error::HeaderName => bad_request("The name of a header is not a token."),
+        Error::HeaderValue => bad_request("The value of a header has a control character."),
         Error::Version => wire::OTHER_VERSION,
-        Error::NewLine => bad("A line of the head does not end in CR and LF."),
-        _ => bad("The request line is malformed."),
+        Error::NewLine => bad_request("A line of the head does not end in CR and LF."),
+        _ => bad_request("The request line is malformed."),
     }
 }
 
-/// Whether the client waits for a word before it sends the body. HTTP/1.0 knows no such thing.
+/// Returns true if the client waits for a `100 Continue`. HTTP/1.0 does not have it.
+///
+/// # Errors
+/// 417 for any other expectation.
 fn expects(headers: &Headers, http10: bool) -> Result<bool, Malformed> {
     let mut expectations = headers.get_all("Expect").filter(|_| !http10).peekable();
     let expects = expectations.peek().is_some();
     match expectations.all(|value| value.eq_ignore_ascii_case("100-continue")) {
         true => Ok(expects),
-        false => Err(Malformed(Status::EXPECTATION_FAILED, "The only Expect that is understood is `100-continue`.")),
+        false => Err(Malformed(Status::EXPECTATION_FAILED, "The only supported Expect is `100-continue`.")),
     }
 }
 
@@ -165,8 +168,8 @@ mod tests {
 
     use super::*;
 
-    fn end(inbox: &str) -> Result<Option<usize>, Malformed> {
-        Search::default().end(inbox.as_bytes(), &Config::default())
+    fn end(input: &str) -> Result<Option<usize>, Malformed> {
+        Search::default().end(input.as_bytes(), &Config::default())
     }
 
     #[test]
@@ -174,21 +177,21 @@ mod tests {
         let head = "GET / HTTP/1.1\r\nHost: a\r\n\r\n";
         assert_eq!(end(&format!("{head}GET")), Ok(Some(head.len())));
         assert_eq!(end(&format!("\r\n{head}")), Ok(Some(head.len() + 2)));
-        assert_eq!(end("\r\n\r\nGET / HTTP/1.1\r\n\r\n"), Ok(Some(4)), "one is passed over, not two");
+        assert_eq!(end("\r\n\r\nGET / HTTP/1.1\r\n\r\n"), Ok(Some(4)), "one empty line is skipped, not two");
         for part in 0..head.len() {
             assert_eq!(end(&head[..part]), Ok(None), "{part}");
         }
     }
 
     #[test]
-    fn a_line_ends_in_both() {
+    fn a_line_that_does_not_end_in_cr_and_lf_is_refused() {
         for head in ["GET / HTTP/1.1\nHost: a\r\n\r\n", "GET / HTTP/1.1\r\nHost: a\n\n", "\n", "GET / HTTP/1.1\r\n\n"] {
             assert!(end(head).is_err(), "{head:?}");
         }
     }
 
     #[test]
-    fn what_comes_byte_by_byte_is_found_as_well() {
+    fn the_end_of_a_head_that_arrives_byte_by_byte_is_found() {
         let head = "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let mut search = Search::default();
         for part in 0..head.len() {
@@ -199,7 +202,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn its_end_is_the_same_however_it_comes(
+        fn the_end_does_not_depend_on_how_the_input_is_split(
             parts in vec(select(vec!["GET / HTTP/1.1", "Host: a", "X: y", "\r\n", "\r\n", "\r", "\n", " ", "\0"]), 0..16),
         ) {
             let text = parts.concat();
@@ -210,13 +213,13 @@ mod tests {
         }
 
         #[test]
-        fn nothing_that_comes_makes_it_panic(text in "(?s).{0,200}") {
+        fn no_input_makes_the_parser_panic(text in "(?s).{0,200}") {
             let _ = parse(text.as_bytes(), &Config::default());
         }
     }
 
     #[test]
-    fn what_does_not_end_is_refused_by_what_is_long() {
+    fn an_endless_head_is_refused_with_the_status_of_its_long_part() {
         let long = "a".repeat(200_000);
         let status = |head: String| end(&head).unwrap_err().0.code();
         assert_eq!(status(long.clone()), 400);
@@ -225,10 +228,10 @@ mod tests {
     }
 
     #[test]
-    fn more_fields_than_few_are_read_and_more_than_the_settings_say_are_not() {
+    fn many_fields_are_parsed_up_to_the_limit_of_the_settings() {
         let head = |count: usize| format!("GET / HTTP/1.1\r\nHost: a\r\n{}\r\n", "X: y\r\n".repeat(count - 1));
         let parsed = |count| parse(head(count).as_bytes(), &Config::default());
-        for count in [1, FEW, FEW + 1, 128] {
+        for count in [1, FIELDS_ON_STACK, FIELDS_ON_STACK + 1, 128] {
             assert_eq!(parsed(count).map_err(|malformed| malformed.1).map(|head| head.headers.len()), Ok(count));
         }
         assert_eq!(parsed(129).err().map(|malformed| malformed.0.code()), Some(431));

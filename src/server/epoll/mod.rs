@@ -1,20 +1,21 @@
-//! The transport over one epoll, for Linux: no thread for a connection, and no request handed from one thread to another.
+//! The transport over one epoll instance, for Linux. It needs no thread per connection, and it moves no request from one
+//! thread to another.
 //!
-//! All workers look at the same epoll ([`poller`]). Who is told of a connection takes it out of its place ([`slots`]) and
-//! has it to itself: reads what is there, and when that is a whole request answers it, writes the response in one call, goes
-//! on with what the client has sent behind it, up to [`TURN`] of those, lays the connection back, and looks again. While a
-//! connection waits for anything, for its next request, for the rest of a head or of a small body, for room to write, it
-//! costs its place and what has come of it, and no thread.
+//! All workers wait on the same epoll ([`poller`]). The worker that gets the event of a connection takes the connection
+//! from its slot ([`slots`]) and owns it: the worker reads the input, dispatches each complete request and writes its
+//! response in one call. It goes on with pipelined requests, up to [`REQUESTS_PER_TURN`] of them. Then it parks the
+//! connection in its slot again and waits for the next event. A parked connection waits for its next request, for the rest
+//! of a request head or of a small body, or until it is writable. It costs a slot and its received bytes, and no thread.
 //!
-//! A worker is held by a handler, and by a large body that a handler reads as it comes ([`upload`]): by those half of the
-//! workers at most (`ASIDE_MAX_UPLOADS`); the others wait for their turn with their received bytes. Pages that follow a
-//! [`Live`](crate::live::Live)
-//! state lie in their places too, and a worker is called for them by whoever changes it ([`watcher`]). A stream that writes
-//! as it likes has a thread to itself.
+//! A worker is occupied by a handler, and by a large body that the handler reads while it arrives ([`upload`]). Such bodies
+//! occupy at most half of the workers (`ASIDE_MAX_UPLOADS`); other uploads wait for their turn with their received bytes.
+//! Pages that follow a [`Live`](crate::live::Live) state are parked too, and each change of the state wakes a worker for
+//! them ([`watcher`]). Any other stream is written by a thread of its own.
 //!
-//! Everything has a limit, each a setting: how many connections, how long a head and how many fields, how long it may take
-//! to arrive, how fast a body must arrive, how long a connection may be idle, how long a client may read nothing, how many
-//! large uploads and live pages one client may have, and how much memory incomplete requests take ([`budget`]).
+//! Each resource has a limit, which is a setting: the number of connections, the size of a request head and the number of
+//! its fields, the time for a head to arrive, the minimum rate of a body, the idle time of a connection, the time for which
+//! a client may read nothing, the large uploads and live pages of one client, and the memory for incomplete requests
+//! ([`budget`]).
 
 mod budget;
 mod connection;
@@ -42,17 +43,17 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use self::budget::Budget;
-use self::connection::{Ask, Connection, LINGER, LINGER_UNREAD, Phase, Step};
-use self::framing::Rest;
+use self::connection::{Connection, LINGER, LINGER_UNREAD, PendingRequest, Phase, Step};
+use self::framing::Remaining;
 use self::poller::{Event, Poller, Token};
-use self::reply::{After, Reply};
-use self::slots::{Guest, Slots, Wait};
-use self::stream::{Patient, Stream};
-use self::upload::{Left, Lent, Upload};
-use self::watcher::{Waits, Watcher};
-use super::departures::{Departures, Presence};
+use self::reply::{AfterResponse, ResponseWriter};
+use self::slots::{ConnectionTable, TableEntry, Wait};
+use self::stream::{BlockingWriter, Stream};
+use self::upload::{BodyReader, UnreadBody, Upload};
+use self::watcher::{LivePage, PageWait};
+use super::departures::{DisconnectWatcher, WatchedPage};
 use super::listener::{Listener, Socket};
-use super::streams::{self, aside};
+use super::streams::{self, spawn_pooled};
 use super::wire::{self, Terms};
 use super::{Desk, Held, StreamPlace, Taken, Transport};
 use crate::background::task::Deferred;
@@ -68,35 +69,35 @@ use crate::sync::lock;
 use crate::watched::Call;
 use crate::worker_share::{self, Share};
 
-/// How many requests of one connection are answered before others have their turn.
-const TURN: usize = 16;
+/// The maximum number of requests that a worker handles on one connection before it serves other connections.
+const REQUESTS_PER_TURN: usize = 16;
 
-/// How many connections are accepted before somebody else is woken for the next.
+/// The number of connections that a worker accepts before another worker is woken for the next ones.
 const ACCEPTED_AT_ONCE: usize = 64;
 
-/// How often workers look, while the server stops, whether anybody still waits for something.
-const LOOK: Duration = Duration::from_millis(20);
+/// How often workers check during a shutdown if requests or responses are still open.
+const SHUTDOWN_CHECK: Duration = Duration::from_millis(20);
 
-/// Places for connections too many, while they get to read that they are.
-const SPARE: usize = 64;
+/// Slots for connections above the limit, for as long as they need to receive the refusal.
+const REFUSAL_SLOTS: usize = 64;
 
-/// What they get to read.
-const FULL: &[u8] =
+/// The response to a connection above the limit.
+const TOO_MANY_CONNECTIONS: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nCache-Control: no-store\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// The response to a client whose request has been arriving too long while incomplete requests exceed the memory limit.
-const UNFINISHED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nCache-Control: no-store\r\nContent-Type: text/plain\r\nContent-Length: 71\r\nConnection: close\r\n\r\nToo many requests have not arrived whole; please try again in a moment.";
+const MEMORY_EXCEEDED: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 5\r\nCache-Control: no-store\r\nContent-Type: text/plain\r\nContent-Length: 63\r\nConnection: close\r\n\r\nToo many requests are incomplete; please try again in a moment.";
 
-/// The transport.
+/// The transport over epoll.
 pub(crate) struct Epoll {
     config: Config,
     listener: OwnedFd,
     /// True if the service manager owns the socket: other processes listen on it, also after this one.
     is_handed_over: bool,
-    /// The file of a Unix socket, which goes with the server.
+    /// The file of a Unix socket, which is removed when the server stops.
     file: Option<PathBuf>,
     poller: Poller,
-    slots: Arc<Slots<Connection>>,
+    connections: Arc<ConnectionTable<Connection>>,
     /// Connections that wait for an upload turn.
     uploads: Mutex<VecDeque<Token>>,
     budget: Arc<Budget>,
@@ -106,31 +107,31 @@ pub(crate) struct Epoll {
     /// The lock of the worker that frees memory.
     freeing: Mutex<()>,
     freed: LogLimit,
-    departures: Departures,
+    disconnects: DisconnectWatcher,
     is_closed: AtomicBool,
-    /// The connections that are left have had their time.
+    /// True once the time of the remaining connections is up.
     is_over: AtomicBool,
-    /// Nothing is accepted, since the system has no descriptors left.
-    is_starved: AtomicBool,
-    /// Connections that were refused since that was last said.
+    /// True while no connections are accepted, since the process or the system has no file descriptors left.
+    is_accepting_paused: AtomicBool,
+    /// The number of connections refused since the last log line about them.
     refused: AtomicUsize,
 }
 
-/// A connection, and what is to be done for it.
+/// A connection with the next work for it.
 pub(crate) struct Job {
     connection: Box<Connection>,
     work: Work,
 }
 
 enum Work {
-    Ask(Box<Ask>),
+    Handle(Box<PendingRequest>),
     Refuse(Box<Request>, Error),
     Write,
-    Watch,
+    Live,
 }
 
 impl Epoll {
-    /// Takes the listener over.
+    /// Creates the transport, and registers the listener.
     ///
     /// # Errors
     /// An error if the kernel refuses to report events on the listener.
@@ -147,12 +148,12 @@ impl Epoll {
         poller.add_listener(&listener)?;
         Ok(Epoll {
             config: config.clone(),
-            departures: Departures::new(port),
+            disconnects: DisconnectWatcher::new(port),
             listener,
             is_handed_over,
             file,
             poller,
-            slots: Slots::new(config.max_connections + SPARE),
+            connections: ConnectionTable::new(config.max_connections + REFUSAL_SLOTS),
             uploads: Mutex::default(),
             budget: Budget::new(config.max_buffered),
             unsent: Budget::new(config.max_unsent),
@@ -161,7 +162,7 @@ impl Epoll {
             freed: LogLimit::default(),
             is_closed: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
-            is_starved: AtomicBool::new(false),
+            is_accepting_paused: AtomicBool::new(false),
             refused: AtomicUsize::new(0),
         })
     }
@@ -170,7 +171,7 @@ impl Epoll {
     /// to arrive.
     fn is_awaited(&self) -> bool {
         let is_awaited =
-            || self.slots.are_in_flight() || self.slots.any(|connection| connection.is_fresh(&self.config));
+            || self.connections.are_in_flight() || self.connections.any(|connection| connection.is_fresh(&self.config));
         self.is_closed() && !self.is_over.load(Ordering::Acquire) && is_awaited()
     }
 
@@ -178,76 +179,80 @@ impl Epoll {
         self.is_closed.load(Ordering::Acquire)
     }
 
-    /// Accepts what waits, and has the next one wake somebody again.
+    /// Accepts the waiting connections, and registers the listener for the next event.
     fn accept(&self) {
         if self.is_closed() {
             return;
         }
         for _ in 0..ACCEPTED_AT_ONCE {
             match acceptfrom_with(&self.listener, SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((socket, from)) => self.welcome(socket, from.and_then(|from| SocketAddr::try_from(from).ok())),
+                Ok((socket, from)) => {
+                    self.add_connection(socket, from.and_then(|from| SocketAddr::try_from(from).ok()))
+                }
                 Err(Errno::AGAIN) => break,
-                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => return self.starve(error),
-                // It was gone before it was taken.
+                Err(error @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+                    return self.pause_accepting(error);
+                }
+                // The client closed the connection before it was accepted.
                 Err(_) if !self.is_closed() => {}
                 Err(_) => return,
             }
         }
-        // A Unix socket that was shut has nobody to accept either, and would be reported for ever.
+        // After a shutdown nothing is accepted, and the kernel would report a closed Unix socket without end.
         if !self.is_closed() {
             let _ = self.poller.arm_listener(&self.listener);
         }
     }
 
-    /// Accepts nothing until the next inspection: who knocks waits meanwhile.
-    fn starve(&self, error: Errno) {
-        self.is_starved.store(true, Ordering::Release);
-        log::warn!(target: "aside::server", "Connections have to wait: {error}. The limit of open files is too low for as many (ulimit -n, LimitNOFILE=).");
+    /// Stops accepting until the next inspection. New connections wait in the kernel's queue.
+    fn pause_accepting(&self, error: Errno) {
+        self.is_accepting_paused.store(true, Ordering::Release);
+        log::warn!(target: "aside::server", "Could not accept a connection: {error}. New connections wait; raise the limit of open files (ulimit -n, LimitNOFILE=).");
     }
 
-    fn welcome(&self, socket: OwnedFd, from: Option<SocketAddr>) {
+    fn add_connection(&self, socket: OwnedFd, from: Option<SocketAddr>) {
         let stream = Arc::new(Stream::new(socket));
-        let entered = self.slots.enter(&stream);
-        if !matches!(entered, Some((_, SPARE..))) {
+        let entered = self.connections.enter(&stream);
+        if !matches!(entered, Some((_, REFUSAL_SLOTS..))) {
             self.refused.fetch_add(1, Ordering::Relaxed);
-            let _ = stream.send(&[io::IoSlice::new(FULL)], false);
+            let _ = stream.send(&[io::IoSlice::new(TOO_MANY_CONNECTIONS)], false);
             stream.shut(Shutdown::Write);
         }
-        let Some((place, left)) = entered else { return };
-        let mut connection = Box::new(Connection::new(stream, from, place, (&self.budget, &self.unsent), &self.config));
-        if left < SPARE {
+        let Some((slot, left)) = entered else { return };
+        let mut connection = Box::new(Connection::new(stream, from, slot, (&self.budget, &self.unsent), &self.config));
+        if left < REFUSAL_SLOTS {
             connection.linger(LINGER);
         }
         if self.poller.add(&*connection.stream, connection.token()).is_err() {
             return;
         }
-        // What has come already has its turn behind what others have sent.
-        if let Some(connection) = self.park(connection, Wait::Arrival) {
+        // Input that has already arrived is read after the input of other connections.
+        if let Some(connection) = self.park(connection, Wait::Input) {
             self.park(connection, Wait::Turn);
         }
     }
 
-    /// Goes on with a connection, and says what a worker is needed for.
-    fn go_on(&self, mut connection: Box<Connection>) -> Option<Job> {
+    /// Processes the input of a connection, and returns the work that needs a worker.
+    fn advance(&self, mut connection: Box<Connection>) -> Option<Job> {
         let step = connection.step(&self.config);
-        self.take_step(connection, step)
+        self.run_step(connection, step)
     }
 
-    fn take_step(&self, mut connection: Box<Connection>, mut step: Step) -> Option<Job> {
-        let mut turns = 0..TURN;
+    fn run_step(&self, mut connection: Box<Connection>, mut step: Step) -> Option<Job> {
+        let mut turns = 0..REQUESTS_PER_TURN;
         let work = loop {
             match step {
-                Step::Ask(ask) => break Work::Ask(ask),
+                Step::Handle(pending) => break Work::Handle(pending),
                 Step::Refuse(request, error) => break Work::Refuse(request, error),
                 Step::Write => break Work::Write,
-                Step::Watch => break Work::Watch,
+                Step::Live => break Work::Live,
                 Step::Wait => {
-                    let wait = if turns.next().is_some() { Wait::Arrival } else { Wait::Turn };
+                    let wait = if turns.next().is_some() { Wait::Input } else { Wait::Turn };
                     connection = self.park(connection, wait)?;
                     step = connection.step(&self.config);
                 }
                 Step::End => {
-                    give_up(connection);
+                    close_connection(connection);
                     return None;
                 }
             }
@@ -255,12 +260,12 @@ impl Epoll {
         Some(Job { connection, work })
     }
 
-    /// Lays a connection into its place until that happens; it comes back when it has happened already.
+    /// Parks a connection until `wait` is fulfilled. Returns the connection if that has already happened.
     fn park(&self, mut connection: Box<Connection>, wait: Wait) -> Option<Box<Connection>> {
-        connection.rest();
-        let nudge = |stream: &Stream, token| self.poller.nudge(stream, token);
-        let parked = self.slots.park(connection, wait, nudge).unwrap_or_else(|refused| {
-            give_up(refused);
+        connection.shrink();
+        let request_event = |stream: &Stream, token| self.poller.request_event(stream, token);
+        let parked = self.connections.park(connection, wait, request_event).unwrap_or_else(|refused| {
+            close_connection(refused);
             None
         });
         if self.budget.excess().is_some() || self.unsent.excess().is_some() {
@@ -281,106 +286,111 @@ impl Epoll {
     }
 
     fn cut_responses(&self, bytes: usize) {
-        for connection in self.slots.longest(Connection::unsent, bytes) {
+        for connection in self.connections.longest(Connection::unsent, bytes) {
             if let Some(count) = self.cut.count() {
                 let most = self.config.max_unsent;
                 log::warn!(target: "aside::server", "Responses cut off: {count}. Unread responses take more than {most} bytes (ASIDE_MAX_UNSENT); these have waited longest.");
             }
-            give_up(connection);
+            close_connection(connection);
         }
     }
 
     fn refuse_unfinished(&self, bytes: usize) {
-        for mut connection in self.slots.longest(Connection::unfinished, bytes) {
-            let _ = connection.stream.send(&[io::IoSlice::new(UNFINISHED)], false);
+        for mut connection in self.connections.longest(Connection::unfinished, bytes) {
+            let _ = connection.stream.send(&[io::IoSlice::new(MEMORY_EXCEEDED)], false);
             connection.stream.shut(Shutdown::Write);
             connection.linger(LINGER_UNREAD);
             if let Some(count) = self.freed.count() {
                 let most = self.config.max_buffered;
                 log::warn!(target: "aside::server", "Requests refused with 503: {count}. Incomplete requests take more than {most} bytes (ASIDE_MAX_BUFFERED); these have been arriving longest.");
             }
-            if let Some(connection) = self.park(connection, Wait::Arrival) {
+            if let Some(connection) = self.park(connection, Wait::Input) {
                 self.park(connection, Wait::Turn);
             }
         }
     }
 
-    /// Keeps a connection until one of the workers that may wait for large bodies is free.
-    fn queue(&self, mut connection: Box<Connection>, ask: Box<Ask>, desk: &Desk) {
+    /// Queues an upload until one more worker may wait for a large body.
+    fn queue_upload(&self, mut connection: Box<Connection>, pending: Box<PendingRequest>, desk: &Desk) {
         let token = connection.token();
-        connection.wait_for_turn(ask);
-        self.park(connection, Wait::Call);
+        connection.wait_for_turn(pending);
+        self.park(connection, Wait::Wake);
         lock(&self.uploads).push_back(token);
-        self.call_next(desk);
+        self.wake_next_upload(desk);
     }
 
-    /// Calls the next of those, when a worker is free for it.
-    fn call_next(&self, desk: &Desk) {
+    /// Wakes a worker for the next queued upload, if one more may wait.
+    fn wake_next_upload(&self, desk: &Desk) {
         let next =
             || if desk.shares.has_room(worker_share::Wait::Body) { lock(&self.uploads).pop_front() } else { None };
         while let Some(token) = next() {
-            if self.slots.call_asked(token, |stream, token| self.poller.nudge(stream, token)) {
+            if self.connections.wake_queued(token, |stream, token| self.poller.request_event(stream, token)) {
                 return;
             }
         }
     }
 
-    /// Does one thing for a connection, and says what comes next for it.
+    /// Does the work for a connection, and returns the next work for it.
     fn work(self: &Arc<Self>, Job { connection, work }: Job, desk: &Arc<Desk>) -> Option<Job> {
         match work {
-            Work::Ask(ask) if ask.rest.is_whole() => self.answer(connection, *ask, desk),
-            Work::Ask(ask) => self.answer_upload(connection, ask, desk),
+            Work::Handle(pending) if pending.rest.is_complete() => self.dispatch_request(connection, *pending, desk),
+            Work::Handle(pending) => self.dispatch_upload(connection, pending, desk),
             Work::Refuse(request, error) => self.refuse(connection, *request, error, desk),
             Work::Write => self.write(connection),
-            Work::Watch => self.watch(connection),
+            Work::Live => self.write_live_page(connection),
         }
     }
 
-    fn answer(self: &Arc<Self>, connection: Box<Connection>, ask: Ask, desk: &Arc<Desk>) -> Option<Job> {
-        let Ask { asked, headers, body, .. } = ask;
+    fn dispatch_request(
+        self: &Arc<Self>,
+        connection: Box<Connection>,
+        pending: PendingRequest,
+        desk: &Arc<Desk>,
+    ) -> Option<Job> {
+        let PendingRequest { checked, headers, body, .. } = pending;
         let client = desk.service.client_of(&headers, connection.remote);
         let body = if body.is_empty() { Body::empty() } else { Body::from(body) };
         let (stream, remote) = (connection.stream.clone(), connection.remote);
-        let (asked, response) = handle(asked, headers, body, (stream, remote), desk);
-        self.reply(connection, (asked, client), response, Left::Bytes(0), desk)
+        let (terms, response) = dispatch(checked, headers, body, (stream, remote), desk);
+        self.write_response(connection, (terms, client), response, UnreadBody::Bytes(0), desk)
     }
 
-    /// Answers a request whose body the handler reads as it comes.
-    fn answer_upload(
+    /// Dispatches a request whose body the handler reads while it arrives.
+    fn dispatch_upload(
         self: &Arc<Self>,
         mut connection: Box<Connection>,
-        mut ask: Box<Ask>,
+        mut pending: Box<PendingRequest>,
         desk: &Arc<Desk>,
     ) -> Option<Job> {
-        let address = desk.service.client_of(&ask.headers, connection.remote);
-        if ask.upload.is_none() {
+        let address = desk.service.client_of(&pending.headers, connection.remote);
+        if pending.upload.is_none() {
             // Set once: later unsuccessful calls do not extend it.
             connection.deadline = deadline::after(self.config.body_timeout);
             match desk.upload_of(address) {
-                Ok(upload) => ask.upload = Some(upload),
+                Ok(upload) => pending.upload = Some(upload),
                 Err(error) => {
-                    let request = ask.into_refused(connection.remote);
+                    let request = pending.into_refused(connection.remote);
                     return self.refuse(connection, request, error, desk);
                 }
             }
         }
         let Some(share) = desk.shares.take(worker_share::Wait::Body) else {
-            self.queue(connection, ask, desk);
+            self.queue_upload(connection, pending, desk);
             return None;
         };
-        let Ask { asked, headers, expects, rest, body, upload, .. } = *ask;
+        let PendingRequest { checked, headers, expects, rest, body, upload, .. } = *pending;
         let turn = UploadTurn { transport: self.clone(), desk: desk.clone(), share: Some(share), _upload: upload };
-        let length = if let Rest::Length(length) = rest { Some(length) } else { None };
+        let length = if let Remaining::Length(length) = rest { Some(length) } else { None };
         let (stream, token) = (connection.stream.clone(), connection.token());
         let client = (stream.clone(), connection.remote);
-        // Who reads it waits for what comes; told of that, others would wake for nothing. Refused, they do.
-        let _ = self.poller.ignore(&*stream, token);
+        // The handler waits for the body itself, and events would wake other workers in vain. They do if this call fails.
+        let _ = self.poller.pause_events(&*stream, token);
         let upload = Arc::new(Mutex::new(Some(Upload::new(connection, rest, body, expects, turn, &self.config))));
-        let (asked, response) = handle(asked, headers, Body::new(Lent(upload.clone()), length), client, desk);
+        let (terms, response) = dispatch(checked, headers, Body::new(BodyReader(upload.clone()), length), client, desk);
         let (connection, left) = lock(&upload).take()?.end();
-        // Refused, it ends with its time.
-        let _ = self.poller.heed(&*stream, token);
-        self.reply(connection, (asked, address), response, left, desk)
+        // If this fails, the connection ends at its deadline.
+        let _ = self.poller.resume_events(&*stream, token);
+        self.write_response(connection, (terms, address), response, left, desk)
     }
 
     fn refuse(
@@ -393,82 +403,81 @@ impl Epoll {
         let head_only = request.is_head();
         let response = desk.service.refuse(request, error);
         let terms = Terms { http10: false, head_only, close: true };
-        self.send(connection, Reply::new(response, terms, After::End { is_unread: true }))
+        self.write_buffered(connection, ResponseWriter::new(response, terms, AfterResponse::End { is_unread: true }))
     }
 
-    /// Sends what a handler answered.
-    fn reply(
+    /// Writes the response of a handler.
+    fn write_response(
         self: &Arc<Self>,
         mut connection: Box<Connection>,
-        (asked, client): (Terms, Option<IpAddr>),
+        (mut terms, client): (Terms, Option<IpAddr>),
         mut response: Response,
-        left: Left,
+        left: UnreadBody,
         desk: &Arc<Desk>,
     ) -> Option<Job> {
         connection.served += 1;
-        let mut terms = asked;
-        terms.close |= left == Left::Unknown
+        terms.close |= left == UnreadBody::Unknown
             || connection.served >= self.config.max_requests
             || self.is_closed()
             || terms.ends_by_closing(&response)
             || response.status_code() < Status::OK;
         let after = match left {
-            Left::Bytes(left) if !terms.close => After::Next(left),
-            left => After::End { is_unread: left != Left::Bytes(0) },
+            UnreadBody::Bytes(left) if !terms.close => AfterResponse::Next(left),
+            left => AfterResponse::End { is_unread: left != UnreadBody::Bytes(0) },
         };
         if !(response.is_stream() && terms.has_body(response.status_code())) {
-            return self.send(connection, Reply::new(response, terms, after));
+            return self.write_buffered(connection, ResponseWriter::new(response, terms, after));
         }
-        let place = match desk.stream_place(client) {
-            Ok(place) => place,
-            Err(apology) => {
-                let response = streams::too_many(response, apology);
-                return self.send(connection, Reply::new(response, terms, after));
+        let slot = match desk.stream_place(client) {
+            Ok(slot) => slot,
+            Err(message) => {
+                let response = streams::refuse_stream(response, message);
+                return self.write_buffered(connection, ResponseWriter::new(response, terms, after));
             }
         };
-        // It says how its body is delimited, so before that is taken out.
+        // Written first: the head depends on the body, which is taken out next.
         let head = wire::head(&response, terms, 0);
         match std::mem::take(&mut response.body) {
             ResponseBody::Feed(feed) => {
-                let watcher = Watcher::new(feed, head, terms, after, response.take_deferred(), place);
-                connection.phase = Phase::Live(Box::new(watcher));
-                self.watch(connection)
+                let page = LivePage::new(feed, head, terms, after, response.take_deferred(), slot);
+                connection.phase = Phase::Live(Box::new(page));
+                self.write_live_page(connection)
             }
             body => {
                 response.body = body;
-                self.stream(connection, Streaming { response, terms, after }, place, desk);
+                self.stream(connection, Streaming { response, terms, after }, slot, desk);
                 None
             }
         }
     }
 
-    /// Goes on with a live page.
-    fn watch(self: &Arc<Self>, mut connection: Box<Connection>) -> Option<Job> {
+    /// Writes the next events of a live page.
+    fn write_live_page(self: &Arc<Self>, mut connection: Box<Connection>) -> Option<Job> {
         let token = connection.token();
-        let Phase::Live(watcher) = &mut connection.phase else { return None };
-        let waits = panics::catch(|| watcher.go_on(&connection.stream, self.is_closed()));
+        let Phase::Live(page) = &mut connection.phase else { return None };
+        let waits = panics::catch(|| page.write_new_events(&connection.stream, self.is_closed()));
         let (time, wait) = match waits {
-            Ok(Ok(Waits::Ended)) => {
-                let (after, set_aside) = (watcher.after, std::mem::take(&mut watcher.set_aside));
-                return self.ended(connection, after, set_aside);
+            Ok(Ok(PageWait::Ended)) => {
+                let (after, deferred) = (page.after, std::mem::take(&mut page.deferred));
+                return self.finish_response(connection, after, deferred);
             }
-            Ok(Ok(Waits::ToWrite)) => (self.config.write_timeout, Wait::Room),
-            Ok(Ok(Waits::ForNews(wait))) => {
-                watcher.call_when_new(self.call(token));
-                (wait, Wait::Call)
+            Ok(Ok(PageWait::Writable)) => (self.config.write_timeout, Wait::Writable),
+            Ok(Ok(PageWait::Change(wait))) => {
+                page.call_when_new(self.waker(token));
+                (wait, Wait::Wake)
             }
-            Ok(Ok(Waits::Until(time))) => {
-                let call = self.call(token);
-                timer::at(time, move || call());
-                (self.config.idle_timeout, Wait::Call)
+            Ok(Ok(PageWait::Until(time))) => {
+                let wake = self.waker(token);
+                timer::at(time, move || wake());
+                (self.config.idle_timeout, Wait::Wake)
             }
             Ok(Err(_)) => {
-                give_up(connection);
+                close_connection(connection);
                 return None;
             }
             Err(panic) => {
-                log::error!(target: "aside::server", "A response was cut short, its stream panicked: {panic}");
-                give_up(connection);
+                log::error!(target: "aside::server", "A response was cut short: its stream panicked: {panic}");
+                close_connection(connection);
                 return None;
             }
         };
@@ -477,107 +486,117 @@ impl Epoll {
         None
     }
 
-    /// What calls a worker for that connection.
-    fn call(self: &Arc<Self>, token: Token) -> Call {
+    /// Returns a function that wakes a worker for the connection.
+    fn waker(self: &Arc<Self>, token: Token) -> Call {
         let transport = Arc::downgrade(self);
         Arc::new(move || {
             if let Some(transport) = transport.upgrade() {
-                transport.slots.call(token, |stream, token| transport.poller.nudge(stream, token));
+                transport.connections.wake_live(token, |stream, token| transport.poller.request_event(stream, token));
             }
         })
     }
 
-    fn send(&self, mut connection: Box<Connection>, reply: Reply) -> Option<Job> {
-        connection.phase = Phase::Reply(Box::new(reply));
+    fn write_buffered(&self, mut connection: Box<Connection>, writer: ResponseWriter) -> Option<Job> {
+        connection.phase = Phase::Write(Box::new(writer));
         self.write(connection)
     }
 
-    /// Goes on with a response.
+    /// Continues to write a response.
     fn write(&self, mut connection: Box<Connection>) -> Option<Job> {
-        let Phase::Reply(reply) = &mut connection.phase else { return None };
-        match reply.push(&connection.stream) {
+        let Phase::Write(writer) = &mut connection.phase else { return None };
+        match writer.write(&connection.stream) {
             Ok(true) => {
-                let (after, set_aside) = (reply.after, std::mem::take(&mut reply.set_aside));
-                self.ended(connection, after, set_aside)
+                let (after, deferred) = (writer.after, std::mem::take(&mut writer.deferred));
+                self.finish_response(connection, after, deferred)
             }
             Ok(false) => {
-                reply.wait();
+                writer.wait();
                 connection.deadline = deadline::after(self.config.write_timeout);
-                self.park(connection, Wait::Room);
+                self.park(connection, Wait::Writable);
                 None
             }
             Err(error) => {
                 log::debug!(target: "aside::server", "A response was cut short: {error}");
-                give_up(connection);
+                close_connection(connection);
                 None
             }
         }
     }
 
-    /// What comes after the last byte of a response.
-    fn ended(&self, mut connection: Box<Connection>, after: After, set_aside: Vec<Deferred>) -> Option<Job> {
-        set_aside.into_iter().for_each(|task| task.start());
+    /// Starts the deferred tasks after the last byte of a response, and continues with the connection.
+    fn finish_response(
+        &self,
+        mut connection: Box<Connection>,
+        after: AfterResponse,
+        deferred: Vec<Deferred>,
+    ) -> Option<Job> {
+        deferred.into_iter().for_each(|task| task.start());
         let step = match after {
-            After::Next(0) => connection.next_request(&self.config),
-            After::Next(left) => {
+            AfterResponse::Next(0) => connection.next_request(&self.config),
+            AfterResponse::Next(left) => {
                 connection.phase = Phase::Drain(left);
                 connection.deadline = Instant::now() + LINGER_UNREAD;
                 connection.step(&self.config)
             }
-            After::End { is_unread } => {
+            AfterResponse::End { is_unread } => {
                 connection.stream.shut(Shutdown::Write);
                 connection.linger(if is_unread { LINGER_UNREAD } else { LINGER });
                 Step::Wait
             }
         };
-        self.take_step(connection, step)
+        self.run_step(connection, step)
     }
 
-    /// Writes a stream, on a thread of its own.
+    /// Writes a stream on a thread of its own.
     fn stream(
         self: &Arc<Self>,
         connection: Box<Connection>,
         streaming: Streaming,
-        place: StreamPlace,
+        slot: StreamPlace,
         desk: &Arc<Desk>,
     ) {
-        // A live page has no end to wait for: it is told to end.
+        // A live page has no end, so a shutdown does not wait for it but tells it to end.
         let (presence, at_work) = match streams::is_live(&streaming.response) {
-            true => (connection.stream.duplicate().ok().map(|socket| self.departures.begin_on(socket)), None),
+            true => (connection.stream.duplicate().ok().map(|socket| self.disconnects.begin_on(socket)), None),
             false => (None, Some(desk.at_work())),
         };
         let transport = self.clone();
-        aside(move || {
+        spawn_pooled(move || {
             threads::rename("aside-stream");
             transport.write_stream(connection, streaming, presence);
-            drop((place, at_work));
+            drop((slot, at_work));
         });
     }
 
-    fn write_stream(self: &Arc<Self>, connection: Box<Connection>, streaming: Streaming, presence: Option<Presence>) {
+    fn write_stream(
+        self: &Arc<Self>,
+        connection: Box<Connection>,
+        streaming: Streaming,
+        presence: Option<WatchedPage>,
+    ) {
         let Streaming { mut response, terms, after } = streaming;
-        let set_aside = response.take_deferred();
-        let disconnect = presence.as_ref().map(Presence::disconnect).cloned().unwrap_or_default();
-        let mut out = Patient { stream: &connection.stream, patience: self.config.write_timeout };
-        let is_whole = streams::send(&mut out, response, terms, &disconnect);
-        // Before the connection is let go.
+        let deferred = response.take_deferred();
+        let disconnect = presence.as_ref().map(WatchedPage::disconnect).cloned().unwrap_or_default();
+        let mut out = BlockingWriter { stream: &connection.stream, timeout: self.config.write_timeout };
+        let is_complete = streams::write(&mut out, response, terms, &disconnect);
+        // The watcher must be done with the socket before the connection is closed.
         drop(presence);
-        if !is_whole {
+        if !is_complete {
             connection.stream.shut(Shutdown::Both);
-            set_aside.into_iter().for_each(|task| task.start());
+            deferred.into_iter().for_each(|task| task.start());
             return;
         }
-        let after = if self.is_closed() { After::End { is_unread: false } } else { after };
-        // A request that came meanwhile is for a worker.
-        self.ended(connection, after, set_aside).into_iter().for_each(|job| self.put_off(job));
+        let after = if self.is_closed() { AfterResponse::End { is_unread: false } } else { after };
+        // A worker handles the next request, if one has arrived.
+        self.finish_response(connection, after, deferred).into_iter().for_each(|job| self.requeue(job));
     }
 
-    /// Lets others have their turn first. What has been read of a request stays with it.
-    fn put_off(&self, Job { mut connection, work }: Job) {
+    /// Parks a connection behind the other ready ones. The connection keeps the request that it has read.
+    fn requeue(&self, Job { mut connection, work }: Job) {
         match work {
-            Work::Ask(ask) => connection.phase = Phase::Asked(ask),
-            Work::Refuse(request, error) => connection.will_be_refused(request, error, &self.config),
-            Work::Write | Work::Watch => {}
+            Work::Handle(pending) => connection.phase = Phase::Queued(pending),
+            Work::Refuse(request, error) => connection.defer_refusal(request, error, &self.config),
+            Work::Write | Work::Live => {}
         }
         self.park(connection, Wait::Turn);
     }
@@ -585,12 +604,12 @@ impl Epoll {
     /// Ends overdue connections. The page for a refusal and the events of a live page are rendered by application code,
     /// which may be slow: workers do that, not the thread that supervises the workers.
     fn end_overdue(&self, desk: &Desk) {
-        for mut connection in self.slots.overdue(Instant::now()) {
+        for mut connection in self.connections.overdue(Instant::now()) {
             match connection.overdue(&desk.shares) {
-                Step::Refuse(request, error) => connection.will_be_refused(request, error, &self.config),
-                Step::Watch => {}
+                Step::Refuse(request, error) => connection.defer_refusal(request, error, &self.config),
+                Step::Live => {}
                 _ => {
-                    give_up(connection);
+                    close_connection(connection);
                     continue;
                 }
             }
@@ -598,48 +617,48 @@ impl Epoll {
         }
     }
 
-    fn say_refused(&self) {
+    fn log_refused(&self) {
         let refused = self.refused.swap(0, Ordering::Relaxed);
         if refused > 0 {
             let most = self.config.max_connections;
-            log::warn!(target: "aside::server", "{refused} connections were refused: there are {most} already (ASIDE_MAX_CONNECTIONS).");
+            log::warn!(target: "aside::server", "Refused {refused} connections with 503: {most} are open already (ASIDE_MAX_CONNECTIONS).");
         }
     }
 }
 
-/// A stream, and what is said of how it goes out.
+/// A stream, and how it is written.
 struct Streaming {
     response: Response,
     terms: Terms,
-    after: After,
+    after: AfterResponse,
 }
 
-/// Has a request answered, and says on which terms.
-fn handle(
-    asked: wire::Asked,
+/// Dispatches a request to the service, and returns the response with the terms for writing it.
+fn dispatch(
+    checked: wire::CheckedHead,
     mut headers: Headers,
     body: Body,
     (stream, remote): (Arc<Stream>, Option<SocketAddr>),
     desk: &Desk,
 ) -> (Terms, Response) {
-    let terms = Terms { http10: asked.http10, head_only: asked.method.as_str() == "HEAD", close: asked.close };
-    asked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
-    let request = Request::new(asked.method, asked.target, headers, body).with_peer(remote).on(stream);
+    let terms = Terms { http10: checked.http10, head_only: checked.method.as_str() == "HEAD", close: checked.close };
+    checked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
+    let request = Request::new(checked.method, checked.target, headers, body).with_peer(remote).on(stream);
     (terms, desk.service.handle(request))
 }
 
-/// Lets a connection go. What was set aside on a response that cannot go out whole begins all the same.
-fn give_up(mut connection: Box<Connection>) {
-    let set_aside = match &mut connection.phase {
-        Phase::Reply(reply) => std::mem::take(&mut reply.set_aside),
-        Phase::Live(watcher) => std::mem::take(&mut watcher.set_aside),
+/// Closes a connection. Tasks that were deferred until its response was sent start now, although it was cut off.
+fn close_connection(mut connection: Box<Connection>) {
+    let deferred = match &mut connection.phase {
+        Phase::Write(writer) => std::mem::take(&mut writer.deferred),
+        Phase::Live(page) => std::mem::take(&mut page.deferred),
         _ => Vec::new(),
     };
     drop(connection);
-    set_aside.into_iter().for_each(|task| task.start());
+    deferred.into_iter().for_each(|task| task.start());
 }
 
-/// The turn of a large body that a worker waits for. When dropped, the next one is called.
+/// The permission to wait for a large body. When dropped, it wakes a worker for the next queued upload.
 struct UploadTurn {
     transport: Arc<Epoll>,
     desk: Arc<Desk>,
@@ -650,7 +669,7 @@ struct UploadTurn {
 impl Drop for UploadTurn {
     fn drop(&mut self) {
         self.share = None;
-        self.transport.call_next(&self.desk);
+        self.transport.wake_next_upload(&self.desk);
     }
 }
 
@@ -661,9 +680,11 @@ impl Transport for Epoll {
         let until = Instant::now() + wait;
         loop {
             let left = until.saturating_duration_since(Instant::now());
-            match self.poller.next(if self.is_closed() { LOOK } else { left }) {
+            match self.poller.next(if self.is_closed() { SHUTDOWN_CHECK } else { left }) {
                 Ok(Some(Event::Connection(token, report))) => {
-                    if let Some(job) = self.slots.take(token, report).and_then(|connection| self.go_on(connection)) {
+                    if let Some(job) =
+                        self.connections.take(token, report).and_then(|connection| self.advance(connection))
+                    {
                         return Taken::Job(job);
                     }
                     continue;
@@ -672,8 +693,8 @@ impl Transport for Epoll {
                     self.accept();
                     continue;
                 }
-                Ok(Some(Event::Bell)) => {
-                    self.poller.heard();
+                Ok(Some(Event::Wake)) => {
+                    self.poller.consume_wake();
                     if !self.is_closed() {
                         continue;
                     }
@@ -690,29 +711,29 @@ impl Transport for Epoll {
 
     fn serve(self: &Arc<Self>, job: Job, desk: &Arc<Desk>) {
         let mut next = Some(job);
-        for _ in 0..TURN {
+        for _ in 0..REQUESTS_PER_TURN {
             let Some(job) = next else { return };
             next = self.work(job, desk);
         }
-        next.into_iter().for_each(|job| self.put_off(job));
+        next.into_iter().for_each(|job| self.requeue(job));
     }
 
     fn wake(&self) {
-        self.poller.ring();
+        self.poller.wake();
     }
 
-    /// The epoll does not break.
+    /// Logs the error and waits for a moment: an epoll instance has no state to repair.
     fn mend(self: &Arc<Self>, _desk: &Arc<Desk>, why: &str) {
-        log::error!(target: "aside::server", "The system does not say what has come: {why}");
-        std::thread::sleep(LOOK);
+        log::error!(target: "aside::server", "Could not wait for events: epoll_wait failed: {why}; retrying.");
+        std::thread::sleep(SHUTDOWN_CHECK);
     }
 
     fn inspect(self: &Arc<Self>, desk: &Arc<Desk>) {
         self.end_overdue(desk);
         // Workers that waited for another resource may have freed their share.
-        self.call_next(desk);
-        self.say_refused();
-        if self.is_starved.swap(false, Ordering::AcqRel) {
+        self.wake_next_upload(desk);
+        self.log_refused();
+        if self.is_accepting_paused.swap(false, Ordering::AcqRel) {
             let _ = self.poller.arm_listener(&self.listener);
         }
     }
@@ -723,18 +744,19 @@ impl Transport for Epoll {
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         match self.is_handed_over {
-            // A shutdown would close it for every process that has it. Clients wait in its queue for the next process.
+            // `shutdown` would close the socket for every process that shares it. Clients wait in its queue for the next
+            // process.
             true => self.poller.remove_listener(&self.listener),
             false => drop(socket2::SockRef::from(&self.listener).shutdown(Shutdown::Both)),
         }
-        // Gone already, or somebody else's by now: either way nothing is lost.
+        // The file may be missing or belong to another process by now; neither matters here.
         self.file.iter().for_each(|file| drop(std::fs::remove_file(file)));
-        self.departures.close();
-        self.slots.call_all(|stream, token| self.poller.nudge(stream, token));
+        self.disconnects.close();
+        self.connections.wake_all_live(|stream, token| self.poller.request_event(stream, token));
     }
 
     fn hang_up(&self) {
         self.is_over.store(true, Ordering::Release);
-        self.slots.end_all();
+        self.connections.end_all();
     }
 }

@@ -1,8 +1,8 @@
-//! One epoll for all, which every worker looks at.
+//! The epoll instance on which all workers wait.
 //!
-//! A connection is registered once and reported at each change (edge-triggered), so a request costs no call to arm it again;
-//! what is reported while somebody is at it is noted in its place ([`slots`](super::slots)). A worker that finds several
-//! events takes them all when nobody else is waiting: with who waits, the system shares them out itself.
+//! A connection is registered once, edge-triggered, so a request costs no call to register it again. An event that arrives
+//! while a worker owns the connection is recorded in its slot ([`slots`](super::slots)). A worker fetches several events at
+//! once only if no other worker is waiting: the kernel distributes events among waiting workers itself.
 
 use std::collections::VecDeque;
 use std::io;
@@ -19,23 +19,23 @@ use rustix::io::Errno;
 
 use crate::sync::lock;
 
-/// What the listener and the bell are called among the connections, whose places are far fewer.
+/// The identifiers of the listener and of the wake-up event. The tokens of connections are far smaller numbers.
 const LISTENER: u64 = u64::MAX;
-const BELL: u64 = u64::MAX - 1;
+const WAKE: u64 = u64::MAX - 1;
 
-/// How many events are taken at once.
+/// The number of events fetched at once.
 const BATCH: usize = 32;
 
-/// What is reported of a connection.
-const ARRIVALS: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
+/// The events that a connection is registered for.
+const INPUT: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
-/// The client has shut its side, or is gone.
-const HAS_LEFT: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
+/// The events after which the client sends nothing more.
+const CLOSED: EventFlags = EventFlags::RDHUP.union(EventFlags::HUP).union(EventFlags::ERR);
 
-/// A response can go on, or has nobody to go to.
-const HAS_ROOM: EventFlags = EventFlags::OUT.union(EventFlags::HUP).union(EventFlags::ERR);
+/// The events after which a write does not wait: the socket is writable, or the client has disconnected.
+const WRITABLE: EventFlags = EventFlags::OUT.union(EventFlags::HUP).union(EventFlags::ERR);
 
-/// What the epoll calls a connection: its place, and which of the connections that had it.
+/// The identifier of a connection in the epoll: its slot, and the generation of that slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Token(u64);
 
@@ -53,162 +53,165 @@ impl Token {
     }
 }
 
-/// What has come of a client and was not read yet.
+/// The unread input of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) enum Unread {
     #[default]
     Nothing,
     Something,
-    /// Its end too. It stays so, whatever is read before that.
+    /// The client has also closed its side. This remains so, whatever is read.
     End,
 }
 
-/// What is reported.
+/// An event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
     Listener,
-    Bell,
+    Wake,
     Connection(Token, Report),
 }
 
-/// What is so of a connection.
+/// The reported state of a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Report {
     pub(super) unread: Unread,
-    pub(super) has_room: bool,
+    pub(super) is_writable: bool,
 }
 
 impl From<epoll::Event> for Event {
     fn from(event: epoll::Event) -> Event {
         let flags = event.flags;
         let unread = match () {
-            () if flags.intersects(HAS_LEFT) => Unread::End,
+            () if flags.intersects(CLOSED) => Unread::End,
             () if flags.contains(EventFlags::IN) => Unread::Something,
             () => Unread::Nothing,
         };
         match event.data.u64() {
             LISTENER => Event::Listener,
-            BELL => Event::Bell,
-            token => Event::Connection(Token(token), Report { unread, has_room: flags.intersects(HAS_ROOM) }),
+            WAKE => Event::Wake,
+            token => Event::Connection(Token(token), Report { unread, is_writable: flags.intersects(WRITABLE) }),
         }
     }
 }
 
-/// The epoll, and a bell in it.
+/// An epoll instance with a wake-up event.
 pub(in crate::server) struct Poller {
     epoll: OwnedFd,
-    bell: OwnedFd,
-    /// What was reported and is still to be looked at.
-    found: Mutex<VecDeque<Event>>,
-    /// Workers that wait, or are about to.
+    wake_event: OwnedFd,
+    /// The fetched events that no worker has taken yet.
+    ready: Mutex<VecDeque<Event>>,
+    /// The number of workers that wait, or are about to.
     waiting: AtomicUsize,
 }
 
 impl Poller {
+    /// Creates the epoll instance and its wake-up event.
+    ///
     /// # Errors
     /// An error if the operating system has no descriptors left, or the kernel or a sandbox refuses one of the calls.
     pub(in crate::server) fn new() -> io::Result<Poller> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let bell = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE)?;
-        epoll::add(&epoll, &bell, EventData::new_u64(BELL), EventFlags::IN)?;
+        let wake_event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE)?;
+        epoll::add(&epoll, &wake_event, EventData::new_u64(WAKE), EventFlags::IN)?;
         epoll::wait(&epoll, &mut [MaybeUninit::uninit(); 1][..], Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-        Ok(Poller { epoll, bell, found: Mutex::default(), waiting: AtomicUsize::new(0) })
+        Ok(Poller { epoll, wake_event, ready: Mutex::default(), waiting: AtomicUsize::new(0) })
     }
 
-    /// Begins to wait for connections.
+    /// Registers the listener for one event.
     pub(super) fn add_listener(&self, listener: impl AsFd) -> io::Result<()> {
         Ok(epoll::add(&self.epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::ONESHOT)?)
     }
 
-    /// Waits for them again, once: whoever accepts is alone at it.
+    /// Registers the listener for one more event. Only one worker at a time accepts connections.
     pub(super) fn arm_listener(&self, listener: impl AsFd) -> io::Result<()> {
         Ok(epoll::modify(&self.epoll, listener, EventData::new_u64(LISTENER), EventFlags::IN | EventFlags::ONESHOT)?)
     }
 
-    /// Stops waiting for events on the source.
+    /// Removes the listener.
     pub(super) fn remove_listener(&self, listener: impl AsFd) {
-        // This fails only if it is not registered.
+        // This fails only if the listener is not registered.
         let _ = epoll::delete(&self.epoll, listener);
     }
 
-    /// Begins to report what comes of a connection. It leaves by itself when its last descriptor is closed.
+    /// Registers a connection. The kernel removes it when its last descriptor is closed.
     pub(super) fn add(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
-        Ok(epoll::add(&self.epoll, stream, EventData::new_u64(token.0), ARRIVALS)?)
+        Ok(epoll::add(&self.epoll, stream, EventData::new_u64(token.0), INPUT)?)
     }
 
-    /// Has it reported anew as soon as it can be written to, which is at once nearly always, behind all that is ready.
-    pub(super) fn nudge(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
-        Ok(epoll::modify(&self.epoll, stream, EventData::new_u64(token.0), ARRIVALS | EventFlags::OUT)?)
+    /// Requests an event of the connection for when it is writable. That is nearly always at once, after the events that are
+    /// ready.
+    pub(super) fn request_event(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, stream, EventData::new_u64(token.0), INPUT | EventFlags::OUT)?)
     }
 
-    /// Reports of it no more until it is heeded: somebody else waits for what comes.
-    pub(super) fn ignore(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
+    /// Pauses the events of a connection while a handler waits for its input.
+    pub(super) fn pause_events(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
         Ok(epoll::modify(&self.epoll, stream, EventData::new_u64(token.0), EventFlags::ET)?)
     }
 
-    /// Reports of it again, what has come by now included.
-    pub(super) fn heed(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
-        Ok(epoll::modify(&self.epoll, stream, EventData::new_u64(token.0), ARRIVALS)?)
+    /// Resumes the events of a connection, including those for input that has arrived in the meantime.
+    pub(super) fn resume_events(&self, stream: impl AsFd, token: Token) -> io::Result<()> {
+        Ok(epoll::modify(&self.epoll, stream, EventData::new_u64(token.0), INPUT)?)
     }
 
-    /// Waits for the next event, at most that long.
+    /// Waits for the next event, for `time` at most.
     pub(super) fn next(&self, time: Duration) -> io::Result<Option<Event>> {
-        if let Some(event) = self.look()? {
+        if let Some(event) = self.next_ready()? {
             return Ok(Some(event));
         }
-        // Going to sleep and being woken costs more than a request. Whoever is behind the next one may be about to write it.
+        // To sleep and wake costs more than a request. A client on this machine may be about to send the next one.
         thread::yield_now();
-        match self.look()? {
+        match self.next_ready()? {
             None => self.wait(time),
             event => Ok(event),
         }
     }
 
-    /// The next event that is there already.
-    fn look(&self) -> io::Result<Option<Event>> {
-        let found = lock(&self.found).pop_front();
-        if found.is_some() { Ok(found) } else { self.fetch(Duration::ZERO) }
+    /// Returns the next event if one is ready.
+    fn next_ready(&self) -> io::Result<Option<Event>> {
+        let ready = lock(&self.ready).pop_front();
+        if ready.is_some() { Ok(ready) } else { self.fetch(Duration::ZERO) }
     }
 
     fn wait(&self, time: Duration) -> io::Result<Option<Event>> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        // Who has laid something down before that has not seen that somebody waits.
-        let found = lock(&self.found).pop_front();
-        let event = if found.is_some() { Ok(found) } else { self.fetch(time) };
+        // A worker that queued events before this one was counted has not woken anyone for them.
+        let ready = lock(&self.ready).pop_front();
+        let event = if ready.is_some() { Ok(ready) } else { self.fetch(time) };
         self.waiting.fetch_sub(1, Ordering::SeqCst);
         event
     }
 
-    /// Asks the system, and lays down what it reports beyond the first.
+    /// Fetches events from the kernel, returns the first, and queues the others.
     fn fetch(&self, time: Duration) -> io::Result<Option<Event>> {
-        let mut room = [MaybeUninit::uninit(); BATCH];
+        let mut buffer = [MaybeUninit::uninit(); BATCH];
         let most = if self.waiting.load(Ordering::SeqCst) == 0 { BATCH } else { 1 };
         let time = Timespec::try_from(time).unwrap_or(Timespec { tv_sec: 0, tv_nsec: 0 });
-        let events = match epoll::wait(&self.epoll, &mut room[..most], Some(&time)) {
+        let events = match epoll::wait(&self.epoll, &mut buffer[..most], Some(&time)) {
             Ok((events, _)) => events,
             Err(Errno::INTR) => return Ok(None),
             Err(error) => return Err(error.into()),
         };
         let Some((first, rest)) = events.split_first() else { return Ok(None) };
         if !rest.is_empty() {
-            lock(&self.found).extend(rest.iter().map(|event| Event::from(*event)));
-            // Somebody has begun to wait meanwhile.
+            lock(&self.ready).extend(rest.iter().map(|event| Event::from(*event)));
+            // Another worker has begun to wait in the meantime.
             if self.waiting.load(Ordering::SeqCst) > 0 {
-                self.ring();
+                self.wake();
             }
         }
         Ok(Some(Event::from(*first)))
     }
 
-    /// Wakes one who waits, now or later.
-    pub(super) fn ring(&self) {
-        // Refused only when it has rung more often than anybody can count.
-        let _ = rustix::io::write(&self.bell, &1_u64.to_ne_bytes());
+    /// Wakes one worker that waits now, or the next one that does.
+    pub(super) fn wake(&self) {
+        // This fails only if the counter overflows.
+        let _ = rustix::io::write(&self.wake_event, &1_u64.to_ne_bytes());
     }
 
-    /// Has been woken by it.
-    pub(super) fn heard(&self) {
-        // Another may have been quicker.
-        let _ = rustix::io::read(&self.bell, &mut [0; 8]);
+    /// Consumes one wake-up.
+    pub(super) fn consume_wake(&self) {
+        // This fails if another worker has consumed it.
+        let _ = rustix::io::read(&self.wake_event, &mut [0; 8]);
     }
 }

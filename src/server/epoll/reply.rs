@@ -1,4 +1,4 @@
-//! A response on its way out, piece by piece as the client takes it: a slow reader costs no worker.
+//! The buffered response of a connection, written in parts as the client reads: a slow client occupies no worker.
 
 use std::borrow::Cow;
 use std::fs::File;
@@ -10,40 +10,41 @@ use super::stream::Stream;
 use crate::background::task::Deferred;
 use crate::http::response::{Response, ResponseBody};
 
-pub(super) struct Reply {
-    /// The head, or a piece of a file.
+/// A response that is partly written.
+pub(super) struct ResponseWriter {
+    /// The response head, or a part of a file.
     buffer: Vec<u8>,
     source: Source,
-    /// How much of the buffer, and of bytes behind it, has gone out.
+    /// The number of bytes sent, of the buffer and of the body in memory after it.
     sent: usize,
-    /// The time since which the client has kept it waiting.
+    /// The time since which the client has not read.
     waits_since: Option<Instant>,
-    pub(super) after: After,
-    /// What begins when the last byte has gone out.
-    pub(super) set_aside: Vec<Deferred>,
+    pub(super) after: AfterResponse,
+    /// The tasks that start when the last byte is sent.
+    pub(super) deferred: Vec<Deferred>,
 }
 
-/// Where the rest comes from.
+/// The source of the body.
 enum Source {
     Bytes(Cow<'static, [u8]>),
-    /// Which goes from the system's memory to the client without being copied to ours.
+    /// A file, which the kernel sends without a copy in this process (`sendfile`).
     File(File, u64),
     Reader(Box<dyn Read + Send>, u64),
 }
 
-/// What becomes of the connection.
+/// The state of the connection after the response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum After {
-    /// The next request, behind so much of a body that nobody read.
+pub(super) enum AfterResponse {
+    /// The next request follows, after this number of unread bytes of the request body.
     Next(u64),
-    /// The end, and whether the client may still be sending.
+    /// The connection ends. `is_unread` is true if the client may still be sending.
     End { is_unread: bool },
 }
 
-impl Reply {
-    /// A response that is no stream.
-    pub(super) fn new(mut response: Response, terms: Terms, after: After) -> Reply {
-        let set_aside = response.take_deferred();
+impl ResponseWriter {
+    /// Prepares a response that is not a stream.
+    pub(super) fn new(mut response: Response, terms: Terms, after: AfterResponse) -> ResponseWriter {
+        let deferred = response.take_deferred();
         let buffer = wire::head(&response, terms, 0);
         let source = match response.body {
             _ if !terms.has_body(response.status_code()) => Source::Bytes(Cow::Borrowed(&[])),
@@ -52,10 +53,10 @@ impl Reply {
             ResponseBody::Reader(reader, length) => Source::Reader(reader, length),
             ResponseBody::Stream(_) | ResponseBody::Feed(_) => Source::Bytes(Cow::Borrowed(&[])),
         };
-        Reply { buffer, source, sent: 0, waits_since: None, after, set_aside }
+        ResponseWriter { buffer, source, sent: 0, waits_since: None, after, deferred }
     }
 
-    /// Waits for the client to read.
+    /// Records that the client does not read.
     pub(super) fn wait(&mut self) {
         self.waits_since.get_or_insert_with(Instant::now);
     }
@@ -66,11 +67,11 @@ impl Reply {
         self.waits_since.map(|since| (since, self.buffer.capacity() + bytes))
     }
 
-    /// Sends as much as the client takes, and says whether that was the last of it.
+    /// Sends as much as the socket accepts, and returns true if the response is complete.
     ///
     /// # Errors
-    /// When the client is gone, or a file has become shorter.
-    pub(super) fn push(&mut self, stream: &Stream) -> io::Result<bool> {
+    /// An error if the client has disconnected, or a file has become shorter.
+    pub(super) fn write(&mut self, stream: &Stream) -> io::Result<bool> {
         loop {
             let bytes: &[u8] = if let Source::Bytes(bytes) = &self.source { bytes } else { &[] };
             let whole = self.buffer.len() + bytes.len();
@@ -84,7 +85,7 @@ impl Reply {
             }
             if let Source::File(file, left) = &mut self.source {
                 match send_file(stream, file, left) {
-                    // Its file system does not know how: then it is read like anything else.
+                    // The file system does not support `sendfile`: the file is read and sent.
                     Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                         self.source = Source::Reader(Box::new(file.try_clone()?), *left);
                     }
@@ -97,12 +98,12 @@ impl Reply {
         }
     }
 
-    /// Whether a file comes behind what is in the buffer.
+    /// Returns true if a file follows after the buffer.
     fn has_more(&self) -> bool {
         matches!(self.source, Source::File(_, 1..))
     }
 
-    /// Reads the next piece into the buffer, when there is one.
+    /// Reads the next part into the buffer, and returns false if there is none.
     fn refill(&mut self) -> io::Result<bool> {
         let Source::Reader(reader, left) = &mut self.source else { return Ok(false) };
         let piece = (*left).min(PIECE as u64);
@@ -113,16 +114,16 @@ impl Reply {
         self.sent = 0;
         let count = reader.take(piece).read_to_end(&mut self.buffer)? as u64;
         *left -= count;
-        if count < piece { Err(wire::has_become_shorter()) } else { Ok(true) }
+        if count < piece { Err(wire::became_shorter()) } else { Ok(true) }
     }
 }
 
-/// Sends as much of a file as the client takes, and says whether that was the last of it.
+/// Sends as much of a file as the socket accepts, and returns true if that was the last part.
 fn send_file(stream: &Stream, file: &File, left: &mut u64) -> io::Result<bool> {
     while *left > 0 {
         match stream.send_file(file, *left)? {
             None => return Ok(false),
-            Some(0) => return Err(wire::has_become_shorter()),
+            Some(0) => return Err(wire::became_shorter()),
             Some(count) => *left -= count,
         }
     }
@@ -137,15 +138,15 @@ mod tests {
 
     #[test]
     fn a_file_that_cannot_be_sent_is_read() {
-        // Of what lies in /proc the system gives out nothing but by reading.
+        // The kernel does not support `sendfile` for files in /proc.
         let file = File::open("/proc/self/status").unwrap();
         let mut response = Response::new();
         response.body = ResponseBody::File(file, 5);
         let (ours, mut theirs) = UnixStream::pair().unwrap();
         let terms = Terms { http10: false, head_only: false, close: true };
-        let mut reply = Reply::new(response, terms, After::Next(0));
+        let mut writer = ResponseWriter::new(response, terms, AfterResponse::Next(0));
         let stream = Stream::new(ours.into());
-        assert!(reply.push(&stream).unwrap());
+        assert!(writer.write(&stream).unwrap());
         drop(stream);
         let mut answer = String::new();
         theirs.read_to_string(&mut answer).unwrap();

@@ -1,6 +1,6 @@
-//! The places of the connections. A connection lies in its place while it waits, and is taken out by whoever is woken for
-//! it; what the system reports while somebody is at it is noted in its place, and what it reports of a connection that has
-//! gone is not taken for the next one's.
+//! The table of connections. A waiting connection is parked in its slot, and a worker takes it out when an event arrives.
+//! An event that arrives while a worker owns the connection is recorded in the slot. An event of a closed connection is
+//! not mistaken for one of the next connection in the same slot.
 
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,23 +11,23 @@ use super::poller::{Report, Token, Unread};
 use super::stream::Stream;
 use crate::sync::lock;
 
-/// What lies in a place: a connection, as far as that matters here.
-pub(super) trait Guest {
+/// A connection as this table sees it.
+pub(super) trait TableEntry {
     fn token(&self) -> Token;
 
     fn stream(&self) -> &Stream;
 
-    /// When it has waited for too long.
+    /// Returns the time at which it has waited too long.
     fn deadline(&self) -> Instant;
 
-    /// Whether somebody waits for a response.
+    /// Returns true if a client waits for a response.
     fn is_in_flight(&self) -> bool;
 
-    /// Whether it is a live page.
+    /// Returns true if it is a live page.
     fn is_live(&self) -> bool;
 
-    /// Whether it has a request, and waits for its turn.
-    fn has_asked(&self) -> bool;
+    /// Returns true if it has a request that waits for its turn.
+    fn is_queued(&self) -> bool;
 
     /// Returns the time since which an incomplete or waiting request has been arriving, and the bytes that it holds.
     fn unfinished(&self) -> Option<(Instant, usize)>;
@@ -35,63 +35,64 @@ pub(super) trait Guest {
     /// Returns the time since which a response waits for its client to read, and the bytes that it holds.
     fn unsent(&self) -> Option<(Instant, usize)>;
 
-    /// Hears what came of its client.
+    /// Records new input of the client.
     fn note(&mut self, unread: Unread);
 
-    /// Whether nothing has come that it has not read.
+    /// Returns true if all input has been read.
     fn has_read_all(&self) -> bool;
 
-    /// Whether it can go on, that being reported, and somebody called for it or not.
-    fn is_due(&self, report: Report, is_called: bool) -> bool;
+    /// Returns true if a worker can continue with it after this report. `is_woken` is true if a worker was woken for it.
+    fn is_due(&self, report: Report, is_woken: bool) -> bool;
 }
 
-/// What a connection waits for in its place.
+/// What a parked connection waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Wait {
-    /// Something to read.
-    Arrival,
-    /// Room to write.
-    Room,
-    /// Its next turn, behind the others that are ready.
+    /// Input.
+    Input,
+    /// A writable socket.
+    Writable,
+    /// Its next turn, after the other ready connections.
     Turn,
-    /// That somebody calls for it.
-    Call,
+    /// A call to wake a worker for it.
+    Wake,
 }
 
-pub(super) struct Slots<G> {
+/// A table of connections with a fixed number of slots.
+pub(super) struct ConnectionTable<G> {
     slots: Box<[Mutex<Slot<G>>]>,
     free: Mutex<Vec<u32>>,
-    /// Connections that lie in their places with a request or a response half done.
+    /// The number of parked connections with an incomplete request or response.
     in_flight: AtomicUsize,
 }
 
 struct Slot<G> {
     generation: u32,
-    /// Whoever has the connection.
+    /// The socket of the connection, also while a worker owns the connection.
     stream: Option<Arc<Stream>>,
-    /// Somebody was called for it, and has not come yet.
-    is_called: bool,
-    /// What came while it was not in its place.
+    /// True if a worker was woken for the connection and has not taken it yet.
+    is_woken: bool,
+    /// The input that arrived while a worker owned the connection.
     unread: Unread,
     parked: Option<Box<G>>,
 }
 
 impl<G> Default for Slot<G> {
     fn default() -> Slot<G> {
-        Slot { generation: 0, stream: None, is_called: false, unread: Unread::Nothing, parked: None }
+        Slot { generation: 0, stream: None, is_woken: false, unread: Unread::Nothing, parked: None }
     }
 }
 
-impl<G: Guest> Slots<G> {
-    pub(super) fn new(most: usize) -> Arc<Slots<G>> {
+impl<G: TableEntry> ConnectionTable<G> {
+    pub(super) fn new(most: usize) -> Arc<ConnectionTable<G>> {
         let slots = (0..most).map(|_| Mutex::default()).collect();
         // The last is taken first.
         let free = Mutex::new((0..most as u32).rev().collect());
-        Arc::new(Slots { slots, free, in_flight: AtomicUsize::new(0) })
+        Arc::new(ConnectionTable { slots, free, in_flight: AtomicUsize::new(0) })
     }
 
-    /// A place for a connection, while one is free, and how many are left.
-    pub(super) fn enter(self: &Arc<Slots<G>>, stream: &Arc<Stream>) -> Option<(Place<G>, usize)> {
+    /// Reserves a slot for a connection, and returns it with the number of slots left; `None` if no slot is free.
+    pub(super) fn enter(self: &Arc<ConnectionTable<G>>, stream: &Arc<Stream>) -> Option<(Reservation<G>, usize)> {
         let (index, left) = {
             let mut free = lock(&self.free);
             (free.pop()?, free.len())
@@ -99,27 +100,27 @@ impl<G: Guest> Slots<G> {
         let mut slot = lock(&self.slots[index as usize]);
         slot.stream = Some(stream.clone());
         let token = Token::new(index, slot.generation);
-        Some((Place { slots: self.clone(), token }, left))
+        Some((Reservation { table: self.clone(), token }, left))
     }
 
-    /// Lays a connection into its place, unless what it waits for is there: then it comes back. `nudge` has it reported anew.
+    /// Parks a connection in its slot, or returns it if it need not wait. `request_event` requests a new event for it.
     ///
     /// # Errors
-    /// With the connection, when the system refuses that.
+    /// The connection, if the kernel refuses that event.
     pub(super) fn park(
         &self,
         mut connection: Box<G>,
         wait: Wait,
-        nudge: impl FnOnce(&Stream, Token) -> std::io::Result<()>,
+        request_event: impl FnOnce(&Stream, Token) -> std::io::Result<()>,
     ) -> Result<Option<Box<G>>, Box<G>> {
         let token = connection.token();
         let mut slot = lock(&self.slots[token.index()]);
         connection.note(std::mem::take(&mut slot.unread));
-        if wait == Wait::Arrival && !connection.has_read_all() {
+        if wait == Wait::Input && !connection.has_read_all() {
             return Ok(Some(connection));
         }
-        slot.is_called = wait == Wait::Turn || (wait == Wait::Call && slot.is_called);
-        if (slot.is_called || wait == Wait::Room) && nudge(connection.stream(), token).is_err() {
+        slot.is_woken = wait == Wait::Turn || (wait == Wait::Wake && slot.is_woken);
+        if (slot.is_woken || wait == Wait::Writable) && request_event(connection.stream(), token).is_err() {
             return Err(connection);
         }
         self.in_flight.fetch_add(usize::from(connection.is_in_flight()), Ordering::AcqRel);
@@ -127,17 +128,17 @@ impl<G: Guest> Slots<G> {
         Ok(None)
     }
 
-    /// Takes a connection out of its place, when it lies there and can go on.
+    /// Takes a parked connection out of its slot if a worker can continue with it.
     pub(super) fn take(&self, token: Token, report: Report) -> Option<Box<G>> {
         let mut slot = lock(self.slots.get(token.index())?);
         if slot.generation != token.generation() {
             return None;
         }
-        let is_called = slot.is_called;
+        let is_woken = slot.is_woken;
         match &mut slot.parked {
             Some(parked) => {
                 parked.note(report.unread);
-                if parked.is_due(report, is_called) { self.take_out(&mut slot) } else { None }
+                if parked.is_due(report, is_woken) { self.take_out(&mut slot) } else { None }
             }
             None => {
                 slot.unread = slot.unread.max(report.unread);
@@ -148,23 +149,23 @@ impl<G: Guest> Slots<G> {
 
     fn take_out(&self, slot: &mut Slot<G>) -> Option<Box<G>> {
         let parked = slot.parked.take()?;
-        slot.is_called = false;
+        slot.is_woken = false;
         self.in_flight.fetch_sub(usize::from(parked.is_in_flight()), Ordering::AcqRel);
         Some(parked)
     }
 
-    /// Takes out those that have waited for too long.
+    /// Takes out the connections whose deadline has passed.
     pub(super) fn overdue(&self, now: Instant) -> Vec<Box<G>> {
         self.take_all(|connection| connection.deadline() <= now)
     }
 
     /// Removes the connections that have held memory longest, until together they hold `bytes`.
     pub(super) fn longest(&self, holds: impl Fn(&G) -> Option<(Instant, usize)>, bytes: usize) -> Vec<Box<G>> {
-        let look = |(index, slot): (usize, &Mutex<Slot<G>>)| {
+        let candidate = |(index, slot): (usize, &Mutex<Slot<G>>)| {
             let (began, held) = holds(lock(slot).parked.as_deref()?)?;
             Some((began, held, index))
         };
-        let mut unfinished: Vec<_> = self.slots.iter().enumerate().filter_map(look).collect();
+        let mut unfinished: Vec<_> = self.slots.iter().enumerate().filter_map(candidate).collect();
         unfinished.sort_unstable();
         let mut left = bytes;
         let chosen = unfinished.into_iter().take_while(|(_, held, _)| {
@@ -189,27 +190,27 @@ impl<G: Guest> Slots<G> {
         self.slots.iter().filter_map(take).collect()
     }
 
-    /// Calls somebody for a live page, now or when it is back in its place.
-    pub(super) fn call(&self, token: Token, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) {
+    /// Wakes a worker for a live page, now or when the page is parked again.
+    pub(super) fn wake_live(&self, token: Token, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) {
         let mut slot = lock(&self.slots[token.index()]);
         if slot.generation == token.generation() {
-            slot.call(wake);
+            slot.wake_live(wake);
         }
     }
 
-    /// The same for each, those too that somebody is at now.
-    pub(super) fn call_all(&self, wake: impl Fn(&Stream, Token) -> std::io::Result<()>) {
-        self.slots.iter().for_each(|slot| lock(slot).call(&wake));
+    /// Wakes workers for all live pages, including those that a worker owns now.
+    pub(super) fn wake_all_live(&self, wake: impl Fn(&Stream, Token) -> std::io::Result<()>) {
+        self.slots.iter().for_each(|slot| lock(slot).wake_live(&wake));
     }
 
-    /// Calls somebody for a connection that waits for its turn; false when it does so no more.
-    pub(super) fn call_asked(&self, token: Token, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) -> bool {
+    /// Wakes a worker for a connection whose request waits for its turn. Returns false if it no longer waits.
+    pub(super) fn wake_queued(&self, token: Token, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) -> bool {
         let mut slot = lock(&self.slots[token.index()]);
-        let Slot { parked: Some(parked), is_called, generation, .. } = &mut *slot else { return false };
-        if *generation != token.generation() || !parked.has_asked() {
+        let Slot { parked: Some(parked), is_woken, generation, .. } = &mut *slot else { return false };
+        if *generation != token.generation() || !parked.is_queued() {
             return false;
         }
-        *is_called = true;
+        *is_woken = true;
         wake(parked.stream(), token).is_ok()
     }
 
@@ -218,11 +219,11 @@ impl<G: Guest> Slots<G> {
     }
 
     /// Returns true if the predicate holds for a parked connection.
-    pub(super) fn any(&self, is_like_that: impl Fn(&G) -> bool) -> bool {
-        self.slots.iter().any(|slot| lock(slot).parked.as_deref().is_some_and(&is_like_that))
+    pub(super) fn any(&self, predicate: impl Fn(&G) -> bool) -> bool {
+        self.slots.iter().any(|slot| lock(slot).parked.as_deref().is_some_and(&predicate))
     }
 
-    /// Ends all connections, whoever has them.
+    /// Closes all connections, including those that a worker owns now.
     pub(super) fn end_all(&self) {
         drop(self.take_all(|_| true));
         for slot in &self.slots {
@@ -232,39 +233,39 @@ impl<G: Guest> Slots<G> {
     }
 }
 
-impl<G: Guest> Slot<G> {
-    fn call(&mut self, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) {
+impl<G: TableEntry> Slot<G> {
+    fn wake_live(&mut self, wake: impl FnOnce(&Stream, Token) -> std::io::Result<()>) {
         match &self.parked {
             Some(parked) if parked.is_live() => {
-                self.is_called = true;
-                // Refused, it ends with its time.
+                self.is_woken = true;
+                // If this fails, the connection ends at its deadline.
                 let _ = wake(parked.stream(), parked.token());
             }
-            None if self.stream.is_some() => self.is_called = true,
+            None if self.stream.is_some() => self.is_woken = true,
             _ => {}
         }
     }
 }
 
-/// A connection's place, free again when dropped.
-pub(super) struct Place<G> {
-    slots: Arc<Slots<G>>,
+/// The reservation of a slot for one connection. When dropped, the slot is free again.
+pub(super) struct Reservation<G> {
+    table: Arc<ConnectionTable<G>>,
     token: Token,
 }
 
-impl<G> Place<G> {
+impl<G> Reservation<G> {
     pub(super) fn token(&self) -> Token {
         self.token
     }
 }
 
-impl<G> Drop for Place<G> {
+impl<G> Drop for Reservation<G> {
     fn drop(&mut self) {
-        let mut slot = lock(&self.slots.slots[self.token.index()]);
+        let mut slot = lock(&self.table.slots[self.token.index()]);
         slot.generation = slot.generation.wrapping_add(1);
-        (slot.is_called, slot.unread) = (false, Unread::Nothing);
+        (slot.is_woken, slot.unread) = (false, Unread::Nothing);
         let _stream = slot.stream.take();
         drop(slot);
-        lock(&self.slots.free).push(self.token.index() as u32);
+        lock(&self.table.free).push(self.token.index() as u32);
     }
 }

@@ -1,4 +1,4 @@
-//! A connection's socket, which never keeps anybody waiting unless asked to.
+//! The non-blocking socket of a connection.
 
 use std::fs::File;
 use std::io::{self, IoSlice, Write};
@@ -14,17 +14,17 @@ use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
 use crate::http::disconnect::Connection;
 
-/// The socket. It does not block.
+/// A non-blocking socket.
 pub(super) struct Stream(OwnedFd);
 
-/// What came of a look at what has arrived.
+/// The result of a read.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Received {
-    /// Some bytes, and whether there was no room for more.
+    /// Some bytes. `is_full` is true if the buffer was filled, so more may follow.
     Bytes { is_full: bool },
     /// Nothing yet.
     Nothing,
-    /// Nothing any more: the client has shut its side, or is gone.
+    /// The end: the client has closed its side, or the connection is broken.
     End,
 }
 
@@ -33,7 +33,7 @@ impl Stream {
         Stream(socket)
     }
 
-    /// Takes what has arrived, as far as there is room behind what is in the buffer: at least so much.
+    /// Reads the received bytes to the end of the buffer, which gets space for at least `room` more.
     pub(super) fn receive(&self, into: &mut Vec<u8>, room: usize) -> Received {
         into.reserve(room);
         loop {
@@ -47,11 +47,11 @@ impl Stream {
         }
     }
 
-    /// Sends what fits into the system's buffer, and says how much that was. With more to come at once, the last packet may
-    /// wait for that.
+    /// Sends the bytes that fit into the kernel's buffer, and returns their number. With `more`, the last packet may wait for
+    /// the bytes of the next call.
     ///
     /// # Errors
-    /// When the client is gone.
+    /// An error if the client has disconnected.
     pub(super) fn send(&self, parts: &[IoSlice<'_>], more: bool) -> io::Result<usize> {
         let flags = if more { SendFlags::NOSIGNAL | SendFlags::MORE } else { SendFlags::NOSIGNAL };
         loop {
@@ -64,10 +64,11 @@ impl Stream {
         }
     }
 
-    /// Sends as much of a file, from where it stands, and says how much that was; none when nothing fits.
+    /// Sends at most `most` bytes of a file from its current position, and returns their number; `None` if nothing fits into
+    /// the kernel's buffer.
     ///
     /// # Errors
-    /// When the client is gone, or the file cannot be read.
+    /// An error if the client has disconnected, or the file cannot be read.
     pub(super) fn send_file(&self, file: &File, most: u64) -> io::Result<Option<u64>> {
         let most = usize::try_from(most).unwrap_or(usize::MAX);
         loop {
@@ -80,27 +81,27 @@ impl Stream {
         }
     }
 
-    /// Waits until something has arrived, at most that long, and says whether it has.
+    /// Waits for input, for `time` at most, and returns true if there is some.
     pub(super) fn wait_to_receive(&self, time: Duration) -> bool {
         self.wait(PollFlags::IN, time)
     }
 
     fn wait(&self, flags: PollFlags, time: Duration) -> bool {
         let time = Timespec::try_from(time).ok();
-        // Interrupted, it is the same as having waited: who waits looks again.
+        // An interruption counts as an event: the caller tries again.
         !matches!(poll(&mut [PollFd::new(&self.0, flags)], time.as_ref()), Ok(0))
     }
 
-    /// Ends our side of the connection, or both.
+    /// Closes this side of the connection, or both.
     pub(super) fn shut(&self, how: Shutdown) {
-        // Refused when it has ended already.
+        // This fails if the connection has ended already.
         let _ = socket2::SockRef::from(&self.0).shutdown(how);
     }
 
-    /// Another descriptor of the same socket.
+    /// Returns another descriptor of the same socket.
     ///
     /// # Errors
-    /// When the system has none left.
+    /// An error if the process has no descriptors left.
     pub(super) fn duplicate(&self) -> io::Result<OwnedFd> {
         self.0.try_clone()
     }
@@ -122,22 +123,22 @@ impl AsFd for Stream {
     }
 }
 
-/// A stream that is written to by somebody who waits, but for no longer than that without any progress.
-pub(super) struct Patient<'s> {
+/// A blocking writer to a stream. It fails after `timeout` without progress.
+pub(super) struct BlockingWriter<'s> {
     pub(super) stream: &'s Stream,
-    pub(super) patience: Duration,
+    pub(super) timeout: Duration,
 }
 
-impl Write for Patient<'_> {
+impl Write for BlockingWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if bytes.is_empty() {
             return Ok(0);
         }
         loop {
             match self.stream.send(&[IoSlice::new(bytes)], false)? {
-                0 if !self.stream.wait(PollFlags::OUT, self.patience) => {
-                    let words = "the client reads nothing (ASIDE_WRITE_TIMEOUT)";
-                    return Err(io::Error::new(io::ErrorKind::TimedOut, words));
+                0 if !self.stream.wait(PollFlags::OUT, self.timeout) => {
+                    let message = "the client did not read in time (ASIDE_WRITE_TIMEOUT)";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, message));
                 }
                 0 => {}
                 count => return Ok(count),

@@ -1,4 +1,4 @@
-//! A large body while a handler reads it: by waiting for it, on one of the workers that may.
+//! A large request body that the handler reads while it arrives. The worker waits for it.
 
 use std::io::{self, Read, Write};
 use std::sync::{Arc, Mutex};
@@ -6,27 +6,27 @@ use std::time::{Duration, Instant};
 
 use super::UploadTurn;
 use super::connection::Connection;
-use super::framing::Rest;
-use super::stream::{Patient, Received};
+use super::framing::Remaining;
+use super::stream::{BlockingWriter, Received};
 use crate::config::Config;
 use crate::sync::lock;
 
-/// How much is read ahead of the handler.
+/// The number of bytes that are read ahead of the handler.
 const AHEAD: usize = 64 << 10;
 
-/// How much of a body that nobody read is passed over for the sake of the connection.
+/// The largest unread rest of a body, in bytes, that is discarded to keep the connection open.
 const UNREAD: u64 = 256 << 10;
 
-/// How much waiting is borne whatever the rate.
+/// The total waiting time after which the rate is checked.
 const GRACE: Duration = Duration::from_secs(10);
 
 const CONTINUE: &[u8] = b"HTTP/1.1 100 Continue\r\n\r\n";
 
-/// A connection that is lent to the reader of its body.
+/// A connection while the handler reads its request body.
 pub(super) struct Upload {
     connection: Box<Connection>,
-    rest: Rest,
-    /// What has come of the body, and how much of it has been read.
+    rest: Remaining,
+    /// The decoded bytes of the body. The handler has read the first `read` of them.
     body: Vec<u8>,
     read: usize,
     expects: bool,
@@ -36,19 +36,19 @@ pub(super) struct Upload {
     turn: Option<UploadTurn>,
 }
 
-/// What is left of a body.
+/// The unread rest of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Left {
-    /// So many bytes, which are worth passing over.
+pub(super) enum UnreadBody {
+    /// This number of bytes, few enough to discard.
     Bytes(u64),
-    /// What must not be waited for, or nobody knows.
+    /// An unknown number of bytes, or too many to wait for.
     Unknown,
 }
 
 impl Upload {
     pub(super) fn new(
         connection: Box<Connection>,
-        rest: Rest,
+        rest: Remaining,
         body: Vec<u8>,
         expects: bool,
         turn: UploadTurn,
@@ -58,13 +58,13 @@ impl Upload {
         Upload { connection, rest, body, read: 0, expects, is_broken: false, pace, turn }
     }
 
-    /// Gives the connection back, and says what is left.
-    pub(super) fn end(self) -> (Box<Connection>, Left) {
+    /// Returns the connection and the unread rest of the body.
+    pub(super) fn end(self) -> (Box<Connection>, UnreadBody) {
         let left = match self.rest {
-            _ if self.is_broken || self.expects => Left::Unknown,
-            Rest::Nothing => Left::Bytes(0),
-            Rest::Length(length) if length <= UNREAD => Left::Bytes(length),
-            _ => Left::Unknown,
+            _ if self.is_broken || self.expects => UnreadBody::Unknown,
+            Remaining::Nothing => UnreadBody::Bytes(0),
+            Remaining::Length(length) if length <= UNREAD => UnreadBody::Bytes(length),
+            _ => UnreadBody::Unknown,
         };
         (self.connection, left)
     }
@@ -78,31 +78,31 @@ impl Upload {
             Ok(count) => self.read += count,
             Err(_) => self.is_broken = true,
         }
-        if self.is_broken || self.rest.is_whole() {
+        if self.is_broken || self.rest.is_complete() {
             self.turn = None;
         }
         result
     }
 
-    /// Has something of the body there, unless that has ended.
+    /// Waits until some bytes of the body are decoded, unless the body has ended.
     fn fill(&mut self, wanted: usize) -> io::Result<()> {
-        if wanted == 0 || self.read < self.body.len() || self.rest.is_whole() {
+        if wanted == 0 || self.read < self.body.len() || self.rest.is_complete() {
             return Ok(());
         }
         if std::mem::take(&mut self.expects) {
-            Patient { stream: &self.connection.stream, patience: self.pace.patience }.write_all(CONTINUE)?;
+            BlockingWriter { stream: &self.connection.stream, timeout: self.pace.timeout }.write_all(CONTINUE)?;
         }
         self.body.clear();
         self.read = 0;
         loop {
-            let inbox = &mut self.connection.inbox;
-            let taken = self.rest.take(inbox, &mut self.body, AHEAD);
+            let input = &mut self.connection.input;
+            let taken = self.rest.take(input, &mut self.body, AHEAD);
             taken.map_err(|malformed| io::Error::new(io::ErrorKind::InvalidData, malformed.1))?;
-            if !self.body.is_empty() || self.rest.is_whole() {
-                self.pace.came += self.body.len() as u64;
+            if !self.body.is_empty() || self.rest.is_complete() {
+                self.pace.received += self.body.len() as u64;
                 return Ok(());
             }
-            match self.connection.stream.receive(inbox, AHEAD) {
+            match self.connection.stream.receive(input, AHEAD) {
                 Received::Bytes { .. } => {}
                 Received::Nothing => self.pace.wait(&self.connection)?,
                 Received::End => return Err(cut_short()),
@@ -111,25 +111,25 @@ impl Upload {
     }
 }
 
-/// How fast a body comes. Only waiting counts: what the handler takes for itself is not the client's fault.
+/// The rate of a body. Only the time spent waiting counts, not the time that the handler takes.
 struct Pace {
-    patience: Duration,
+    timeout: Duration,
     min_rate: u64,
     waited: Duration,
-    came: u64,
+    received: u64,
 }
 
 impl Pace {
     fn new(config: &Config) -> Pace {
-        Pace { patience: config.body_timeout, min_rate: config.min_rate, waited: Duration::ZERO, came: 0 }
+        Pace { timeout: config.body_timeout, min_rate: config.min_rate, waited: Duration::ZERO, received: 0 }
     }
 
     fn wait(&mut self, connection: &Connection) -> io::Result<()> {
         let began = Instant::now();
-        if !connection.stream.wait_to_receive(self.patience) {
+        if !connection.stream.wait_to_receive(self.timeout) {
             return Err(io::Error::new(
                 io::ErrorKind::TimedOut,
-                "no more of the body arrived in time (ASIDE_BODY_TIMEOUT)",
+                "the next part of the body did not arrive in time (ASIDE_BODY_TIMEOUT)",
             ));
         }
         self.waited += began.elapsed();
@@ -140,7 +140,7 @@ impl Pace {
     }
 
     fn is_too_slow(&self) -> bool {
-        self.came < self.min_rate.saturating_mul(self.waited.saturating_sub(GRACE).as_secs())
+        self.received < self.min_rate.saturating_mul(self.waited.saturating_sub(GRACE).as_secs())
     }
 }
 
@@ -148,10 +148,10 @@ fn cut_short() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early")
 }
 
-/// The reader of it that the application has. When both are done, the last has the connection.
-pub(super) struct Lent(pub(super) Arc<Mutex<Option<Upload>>>);
+/// The reader of the body for the handler. The transport takes the connection back after the response.
+pub(super) struct BodyReader(pub(super) Arc<Mutex<Option<Upload>>>);
 
-impl Read for Lent {
+impl Read for BodyReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match lock(&self.0).as_mut() {
             Some(upload) => upload.read(buffer),
@@ -165,10 +165,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_body_may_stand_still_for_a_while_and_must_then_come_at_its_rate() {
+    fn the_rate_of_a_body_is_checked_after_ten_seconds_of_waiting() {
         let config = Config { min_rate: 500, ..Config::default() };
-        let is_too_slow =
-            |seconds, came| Pace { waited: Duration::from_secs(seconds), came, ..Pace::new(&config) }.is_too_slow();
+        let is_too_slow = |seconds, received| {
+            Pace { waited: Duration::from_secs(seconds), received, ..Pace::new(&config) }.is_too_slow()
+        };
         assert!(!is_too_slow(10, 0) && is_too_slow(12, 999) && !is_too_slow(12, 1_000));
     }
 }

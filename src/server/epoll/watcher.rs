@@ -1,93 +1,94 @@
-//! A live page while its connection lies in its place: asked for news by whichever worker is called for it.
+//! A live page on a parked connection. Each change wakes a worker, which writes the new events.
 
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
 use super::super::StreamPlace;
 use super::super::wire::{Chunks, Terms};
-use super::reply::After;
+use super::reply::AfterResponse;
 use super::stream::Stream;
 use crate::background::task::Deferred;
 use crate::deadline;
 use crate::http::feed::Feed;
 use crate::watched::Call;
 
-pub(super) struct Watcher {
+/// A live page.
+pub(super) struct LivePage {
     feed: Box<dyn Feed>,
     terms: Terms,
-    /// What is on its way out, and how much of it has gone.
+    /// The bytes to send. The first `sent` of them are sent.
     out: Vec<u8>,
     sent: usize,
-    /// Not before that is the feed asked again.
+    /// The earliest time of the next call to the feed.
     not_before: Instant,
     has_ended: bool,
-    pub(super) after: After,
-    pub(super) set_aside: Vec<Deferred>,
-    _place: StreamPlace,
+    pub(super) after: AfterResponse,
+    pub(super) deferred: Vec<Deferred>,
+    _slot: StreamPlace,
 }
 
-/// What a page waits for.
+/// What a live page waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Waits {
-    /// For room to write.
-    ToWrite,
-    /// For news, so long at most.
-    ForNews(Duration),
-    /// For its time, whatever is new.
+pub(super) enum PageWait {
+    /// A writable socket.
+    Writable,
+    /// A change, for this long at most.
+    Change(Duration),
+    /// This time, whether there is a change or not.
     Until(Instant),
-    /// For nothing any more.
+    /// Nothing: the page has ended.
     Ended,
 }
 
-impl Watcher {
+impl LivePage {
     pub(super) fn new(
         feed: Box<dyn Feed>,
         head: Vec<u8>,
         terms: Terms,
-        after: After,
-        set_aside: Vec<Deferred>,
-        place: StreamPlace,
-    ) -> Watcher {
+        after: AfterResponse,
+        deferred: Vec<Deferred>,
+        slot: StreamPlace,
+    ) -> LivePage {
         let not_before = Instant::now();
-        Watcher { feed, terms, out: head, sent: 0, not_before, has_ended: false, after, set_aside, _place: place }
+        LivePage { feed, terms, out: head, sent: 0, not_before, has_ended: false, after, deferred, _slot: slot }
     }
 
-    /// Whether all has gone out that there was.
+    /// Returns true if all bytes are sent.
     pub(super) fn is_flushed(&self) -> bool {
         self.sent == self.out.len()
     }
 
-    /// Writes what is new, as far as the client takes it. Who is slow is asked for when all before has gone out, and so gets
-    /// the latest state.
+    /// Writes the new events as far as the client reads them. The feed is called only when all earlier bytes are sent, so a
+    /// slow client gets the latest state.
     ///
     /// # Errors
-    /// When the client is gone.
-    pub(super) fn go_on(&mut self, stream: &Stream, is_stopping: bool) -> std::io::Result<Waits> {
-        let mut patience = None;
+    /// An error if the client has disconnected.
+    pub(super) fn write_new_events(&mut self, stream: &Stream, is_stopping: bool) -> std::io::Result<PageWait> {
+        let mut longest_pause = None;
         loop {
             while !self.is_flushed() {
                 match stream.send(&[IoSlice::new(&self.out[self.sent..])], false)? {
-                    0 => return Ok(Waits::ToWrite),
+                    0 => return Ok(PageWait::Writable),
                     count => self.sent += count,
                 }
             }
-            // Not kept while there is nothing in it: there are many of these.
+            // The empty buffer is freed: there are many live pages.
             (self.out, self.sent) = (Vec::new(), 0);
-            match patience {
-                _ if self.has_ended => return Ok(Waits::Ended),
-                Some(patience) if !is_stopping => return Ok(Waits::ForNews(patience)),
+            match longest_pause {
+                _ if self.has_ended => return Ok(PageWait::Ended),
+                Some(longest_pause) if !is_stopping => return Ok(PageWait::Change(longest_pause)),
                 _ if is_stopping => self.end(),
-                _ if self.not_before > Instant::now() => return Ok(Waits::Until(self.not_before)),
-                _ => patience = self.ask(),
+                _ if self.not_before > Instant::now() => return Ok(PageWait::Until(self.not_before)),
+                _ => longest_pause = self.call_feed(),
             }
         }
     }
 
-    /// Asks the feed for news, and says how long it may be left alone.
-    fn ask(&mut self) -> Option<Duration> {
+    /// Calls the feed for new events, and returns the longest time until its next call.
+    fn call_feed(&mut self) -> Option<Duration> {
         let mut news = Vec::new();
         let pause = self.feed.write(&mut news);
-        // A vector takes all it is given.
+        // A write to a vector does not fail.
         let _ = std::io::Write::write_all(&mut Chunks::new(&mut self.out, self.terms), &news);
         match pause {
             Some(pause) => self.not_before = deadline::after(pause.at_least),
@@ -101,7 +102,7 @@ impl Watcher {
         let _ = Chunks::new(&mut self.out, self.terms).end();
     }
 
-    /// Has that called when there is something new.
+    /// Registers `call` for the next change.
     pub(super) fn call_when_new(&self, call: Call) {
         self.feed.call_when_new(call);
     }
