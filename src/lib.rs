@@ -51,6 +51,9 @@
 //! line in the log, with the task, the request that it came from, and the time it took; never a response. A [`Failure`]
 //! tells the ways of ending apart. At shutdown all of it is waited for, and what is given up is named.
 //!
+//! **What may crash, or computes for long,** runs in a child process: [`isolated()`] gives the value of a function back, whose
+//! crash is a failure like any other.
+//!
 //! **What must survive the process** is a [`Job`]: a value that is written down by [`enqueue`](enqueue()) and run by a worker,
 //! again and again until it is done, or kept as dead for somebody to look at. [`Jobs`] keeps them in SQLite, in Redis, or in
 //! memory; [`App::jobs`] gives them to the application, [`App::work`] runs them without serving pages. One that may crash is

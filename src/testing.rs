@@ -48,6 +48,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// assert!(client.failures().is_empty());
 /// ```
 ///
+/// An [isolated](crate::isolated()) function runs in a child process, as on the site. The child is the test's own program, with
+/// the arguments that select this test; it runs the test up to the client whose application has the function, and from there
+/// the function in place of the rest. A test harness names the thread of each test after it, which is how the test is found:
+/// make the client on that thread. Elsewhere, and if the harness runs all tests on its main thread
+/// (`--test-threads=1`), the child has the program's own arguments. Isolated [jobs](crate::Job::ISOLATED) run in this
+/// process.
+///
 /// Mail stays in [`outbox`](TestClient::outbox) unless the configuration sends it elsewhere. Tasks run at the priority of the
 /// test, whatever `ASIDE_BACKGROUND_NICE` says. A test that leaves a task
 /// running fails when the client is dropped: let it [`settle`](TestClient::settle), or what the task does next happens in

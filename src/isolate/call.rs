@@ -32,7 +32,7 @@ pub(crate) fn run_once(program: &Program, call: &Call, input: &str, task: &TaskC
     let began = Instant::now();
     let mut process = Process::start(program).map_err(|error| not_started(call.target, error))?;
     let mut calling = Calling::new(&mut process, call, task, began);
-    calling.send(message, input);
+    calling.send(message);
     calling.watch_to_the_exit()
 }
 
@@ -50,7 +50,7 @@ pub(super) fn run_on(
     };
     process.calls += 1;
     let mut calling = Calling::new(process, call, task, Instant::now());
-    calling.send(message, input);
+    calling.send(message);
     calling.watch_to_the_end()
 }
 
@@ -75,7 +75,7 @@ pub(super) fn not_started(target: Target, error: Error) -> Failure {
     Failure::Error(error.context(format!("the isolated {} has no process", target.noun())))
 }
 
-fn message(call: &Call, input: &str) -> Result<Vec<u8>, Failure> {
+fn message<'i>(call: &Call, input: &'i str) -> Result<(Vec<u8>, &'i [u8]), Failure> {
     let level = log::max_level().as_str().to_owned();
     let order = Order { call: call.clone(), parent: std::process::id(), level };
     frame(&ToChild::Call(Box::new(order)), input.as_bytes()).map_err(|error| {
@@ -151,9 +151,9 @@ impl<'c> Calling<'c> {
         }
     }
 
-    fn send(&mut self, message: Vec<u8>, input: &'c str) {
+    fn send(&mut self, (message, rest): (Vec<u8>, &'c [u8])) {
         self.outbox.push(Outgoing { bytes: message.into(), sent: 0 });
-        self.outbox.push(Outgoing { bytes: input.as_bytes().into(), sent: 0 });
+        self.outbox.push(Outgoing { bytes: rest.into(), sent: 0 });
     }
 
     /// Waits for the exit of the process, and returns the outcome of its one call.
@@ -259,8 +259,7 @@ impl<'c> Calling<'c> {
             None => {
                 self.cancelled = Some(Instant::now());
                 // A few bytes, which no limit is too short for.
-                let message = frame(&ToChild::Cancel, b"").unwrap_or_default();
-                self.outbox.push(Outgoing { bytes: message.into(), sent: 0 });
+                self.send(frame(&ToChild::Cancel, b"").unwrap_or_default());
             }
             Some(told) if told.elapsed() >= GRACE => self.kill(Why::Cancelled),
             Some(_) => {}

@@ -360,9 +360,9 @@ impl Voice {
     /// Says it. A parent that does not listen is gone, and this process with it.
     fn say_with(&self, report: &ToParent, value: &[u8]) {
         // All that is said is cut, and so never too long.
-        if let Ok(bytes) = frame(report, value) {
+        if let Ok((bytes, rest)) = frame(report, value) {
             let mut channel = lock(&self.channel);
-            let _ = channel.write_all(&bytes).and_then(|()| channel.write_all(value));
+            let _ = channel.write_all(&bytes).and_then(|()| channel.write_all(rest));
         }
     }
 

@@ -26,12 +26,12 @@ use crate::sync::lock;
 /// use aside::testing::TestClient;
 /// use aside::{App, Request, Result, isolated};
 ///
-/// fn count_primes(below: u64) -> Result<usize> {
-///     Ok((2..below).filter(|n| (2..*n).take_while(|d| d * d <= *n).all(|d| n % d > 0)).count())
+/// fn count_primes(below: u64) -> usize {
+///     (2..below).filter(|n| (2..*n).take_while(|d| d * d <= *n).all(|d| n % d > 0)).count()
 /// }
 ///
 /// fn primes(_req: &mut Request) -> Result<String> {
-///     let task = isolated(count_primes, 1_000); // a handler that does not wait calls `task.id()` or `live` on it
+///     let task = isolated(count_primes, 1_000); // begins now, on another processor
 ///     Ok(format!("{} primes", task.join()?))
 /// }
 ///
@@ -160,9 +160,30 @@ impl<F, M> fmt::Debug for Isolated<F, M> {
 
 /// A function that can run in a child process: `fn(Input) -> R` or `fn(Input, &TaskContext) -> R`.
 ///
-/// `R` is what a task returns: a plain value, or a `Result` with any error ([`IntoOutcome`]). The input and the value travel
-/// as JSON, so that both are [`Serialize`] and [`DeserializeOwned`]. A closure is refused, since a child finds a function by
-/// its name.
+/// ```
+/// use aside::{IsolatedFunction, PlainValue, Result, TaskContext};
+///
+/// #[derive(serde::Serialize, serde::Deserialize)]
+/// struct Size { width: u32, height: u32 }
+///
+/// impl PlainValue for Size {}
+///
+/// fn half(size: Size) -> Size { Size { width: size.width / 2, height: size.height / 2 } }
+///
+/// fn read(path: String, task: &TaskContext) -> Result<String> {
+///     task.message("reads");
+///     Ok(std::fs::read_to_string(path)?)
+/// }
+///
+/// fn can_be_isolated<M>(_f: impl IsolatedFunction<M>) {}
+/// can_be_isolated(half);
+/// can_be_isolated(read);
+/// ```
+///
+/// `R` is what a task returns: a [`PlainValue`](crate::PlainValue), or a `Result` with any error. The input and the value
+/// travel as JSON, so that both are [`Serialize`] and [`DeserializeOwned`]; a number that JSON does not have, such as
+/// infinity, cannot be read at the other end. `M` is found by the compiler. A closure is refused, since a child finds a
+/// function by its name.
 ///
 /// ```compile_fail
 /// let factor = 3;

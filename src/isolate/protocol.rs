@@ -224,18 +224,22 @@ fn backtrace(lines: &str) -> String {
     bounds::shorten(lines, LONGEST_BACKTRACE).into_owned()
 }
 
-/// A message as it is sent, without its value, which follows it.
+/// A message as it is sent, and the rest of its value, which follows it. A short value is in the message already: the other
+/// side is woken once.
 ///
 /// # Errors
 /// When the header or the value is longer than it may be.
-pub(super) fn frame(header: &impl Serialize, value: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) fn frame<'v>(header: &impl Serialize, value: &'v [u8]) -> io::Result<(Vec<u8>, &'v [u8])> {
     let mut bytes = vec![0; LENGTHS];
     serde_json::to_writer(&mut bytes, header)?;
     let header = length(bytes.len() - LENGTHS, LONGEST_HEADER)?;
-    let value = length(value.len(), LONGEST_VALUE)?;
     bytes[..4].copy_from_slice(&header);
-    bytes[4..LENGTHS].copy_from_slice(&value);
-    Ok(bytes)
+    bytes[4..LENGTHS].copy_from_slice(&length(value.len(), LONGEST_VALUE)?);
+    if value.len() > CHUNK {
+        return Ok((bytes, value));
+    }
+    bytes.extend_from_slice(value);
+    Ok((bytes, &[]))
 }
 
 fn length(length: usize, longest: usize) -> io::Result<[u8; 4]> {
@@ -313,7 +317,8 @@ mod tests {
     }
 
     fn sent(report: &ToParent, value: &[u8]) -> Vec<u8> {
-        [&*frame(report, value).unwrap(), value].concat()
+        let (message, rest) = frame(report, value).unwrap();
+        [&*message, rest].concat()
     }
 
     #[test]
