@@ -60,7 +60,8 @@
 //! [isolated](Job::ISOLATED); what one writes can be [committed with its end](Jobs::sqlite). `Mail` and `Webhook` are jobs too.
 //!
 //! **What changes while it is looked at** is a [`Live`]: state that is [updated](Live::update) under a lock, shown by
-//! [`part`](Live::part) in a page, and followed over [`Request::live`]. A task's progress is one
+//! `{{ live("name") }}` in a page as [`App::live`] defines it, and followed from there; by hand it is [`part`](Live::part) and
+//! [`Request::live`]. Each session has its own by [`session_live`](Request::session_live). A task's progress is one
 //! ([`TaskHandle::live`]). [`Response::events`] and [`Response::stream`] write by hand. **The panel** at `/_aside` shows what
 //! was set aside, what failed and how, and the mail ([`App::panel`]).
 //!

@@ -46,42 +46,34 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 ///
 /// ```
 /// use aside::testing::TestClient;
-/// use aside::{App, Live, Request, Response, Result, background, context, redirect};
+/// use aside::{App, Live, Request, Response, Result, background, redirect};
 ///
 /// #[derive(Clone, Default, serde::Serialize)]
 /// struct Posts { titles: Vec<String> }
 ///
-/// struct Board(Live<Posts>);
-///
-/// fn board(req: &mut Request) -> Result<Response> {
-///     let feed = req.state::<Board>().0.part(req, "/live", "posts.html")?; // as it is now, and then follows it
-///     req.render("board.html", context! { feed })
-/// }
-///
-/// fn follow(req: &mut Request) -> Result<Response> {
-///     req.live(&req.state::<Board>().0, "posts.html")
-/// }
-///
 /// fn post(req: &mut Request) -> Result<Response> {
-///     let (board, title) = (req.state::<Board>(), req.text()?);
-///     background(move || board.0.update(|posts| posts.titles.push(title))); // every page that is open shows it
+///     let (board, title) = (req.state::<Live<Posts>>(), req.text()?);
+///     background(move || board.update(|posts| posts.titles.push(title))); // every page that is open shows it
 ///     Ok(redirect("/"))
 /// }
 ///
 /// let app = App::new()
-///     .state(Board(Live::new(Posts::default())))
-///     .template("board.html", "<h1>Posts</h1> {{ feed }}")
+///     .state(Live::new(Posts::default())) // one for all visitors; `req.session_live` is each visitor's own
+///     .live("posts", "posts.html", |req: &mut Request| req.state::<Live<Posts>>())
+///     .template("board.html", "<h1>Posts</h1> {{ live('posts') }}") // as it is now, and then follows it
 ///     .template("posts.html", "<ul>{% for title in titles %}<li>{{ title }}</li>{% endfor %}</ul>")
-///     .get("/", board)
-///     .get("/live", follow)
+///     .get("/", |req: &mut Request| req.render("board.html", ()))
 ///     .post("/", post);
 ///
 /// let mut client = TestClient::new(app);
-/// let mut events = client.events("/live");
+/// let mut events = client.events("/_aside/live/posts");
 /// client.post("/").body("text/plain", "Hello").send();
 /// while events.next().data != "<ul><li>Hello</li></ul>" {}
 /// client.settle();
 /// ```
+///
+/// [`App::live`](crate::App::live) defines the part of the page and its stream. A route of your own does the same with
+/// [`part`](Live::part) and [`Request::live`].
 ///
 /// A clone is the same state. It is kept in memory: what must survive a restart is for the database.
 pub struct Live<T>(Arc<Watched<T>>);
@@ -180,24 +172,20 @@ impl TaskInfo {
     /// How far the task is, for a page to watch. It is finished when the task has ended.
     ///
     /// ```
-    /// use aside::{Error, Request, Response, Result, TaskInfo, context, task};
+    /// use aside::{App, Request, TaskInfo, task};
     ///
-    /// // GET /import
-    /// fn import(req: &mut Request) -> Result<Response> {
-    ///     let progress = find(req)?.live().part(req, "/import/live", "aside/progress.html")?;
-    ///     req.render("import.html", context! { progress })
+    /// // One for all visitors. `App::live_task` shows the task of each session.
+    /// fn nightly(_: &mut Request) -> Option<TaskInfo> {
+    ///     task("nightly-import")
     /// }
     ///
-    /// // GET /import/live
-    /// fn follow(req: &mut Request) -> Result<Response> {
-    ///     let import = find(req)?.live();
-    ///     req.live(&import, "aside/progress.html")
-    /// }
+    /// App::new()
+    ///     .live("nightly", "aside/progress.html", nightly) // shows `nightly.live()`, or nothing
+    ///     .template("admin.html", "{{ live('nightly') }}");
     ///
-    /// // The visitor's own: another cannot guess the key.
-    /// fn find(req: &mut Request) -> Result<TaskInfo> {
-    ///     let key = format!("import-{}", req.session().id()?);
-    ///     task(&key).ok_or_else(|| Error::not_found("This import is over."))
+    /// // The state itself, for a part by hand:
+    /// fn percent(task: &TaskInfo) -> Option<u8> {
+    ///     task.live().get().percent()
     /// }
     /// ```
     ///
@@ -322,9 +310,9 @@ impl Request {
     /// `ASIDE_MAX_STREAMS_PER_CLIENT` for one client. Each holds a thread until the client disconnects; with
     /// `ASIDE_SERVER=epoll` it holds none.
     ///
-    /// A change that cannot be rendered is in the log, once, and the page keeps what it shows. To a stream that is refused (404
-    /// for a task that is forgotten after a restart, say) [`Live::part`] comes back again and again; answer with a state that
-    /// is finished where it shall not.
+    /// A change that cannot be rendered is in the log, once, and the page keeps what it shows. If a stream is refused (404
+    /// for a task that is forgotten after a restart, say) the page of a [`Live::part`] asks again and again, at most every
+    /// half a minute; answer with a state that is finished to end that. [`App::live`](crate::App::live) does so for `None`.
     ///
     /// Where the state is found by the session, as each visitor's own, find it before: `let live = mine(req)?;`, and then
     /// `req.live(&live, "mine.html")`.
@@ -468,7 +456,8 @@ const MOST_KEY_BYTES: usize = 4 << 20;
 /// }
 /// ```
 ///
-/// For each visitor take [`Session::id`](crate::Session::id) for the key.
+/// For each visitor take [`Session::id`](crate::Session::id) for the key. [`Request::session_live`] and
+/// [`Request::keyed_live`] keep such maps for the application.
 ///
 /// An entry is removed a minute after its last use: no page watches it, and no task holds it. Above 10,000 unused entries,
 /// or 4 MiB of their keys, the least recently used are removed at once.

@@ -48,7 +48,8 @@ impl std::fmt::Debug for LiveSource {
     }
 }
 
-/// What the function of [`App::live`](crate::App::live) may return: a [`Live`] state, the progress of a task
+/// What the function of [`App::live`](crate::App::live) may return: a [`Live`] state (also as
+/// [`Request::state`] returns it), the progress of a task
 /// ([`TaskInfo`], [`TaskHandle`], [`Task`]), an `Option` of these, or a `Result` of these with any error.
 ///
 /// A type of your own that contains one delegates:
@@ -87,6 +88,16 @@ where
 {
     fn into_live(self) -> Result<Option<LiveSource>> {
         Ok(Some(LiveSource(Box::new(self))))
+    }
+}
+
+/// The application's state of this type: `req.state::<Live<Posts>>()`.
+impl<T> IntoLive for Arc<Live<T>>
+where
+    T: Clone + Serialize + Send + Sync + 'static,
+{
+    fn into_live(self) -> Result<Option<LiveSource>> {
+        Live::clone(&self).into_live()
     }
 }
 
@@ -167,17 +178,17 @@ impl Definition {
         Err(Error::internal(message))
     }
 
-    /// The path of the stream within the application that defines the fragment.
+    /// Returns the path of the stream within the application that defines the fragment.
     pub(crate) fn route(&self) -> String {
         format!("{BUILTIN}/live/{}", self.name)
     }
 
-    /// The path of the stream in the whole site.
+    /// Returns the path of the stream in the whole site.
     pub(crate) fn path(&self) -> String {
         format!("{}{}", self.prefix, self.route())
     }
 
-    /// The handler of the stream's route.
+    /// Returns the handler of the stream's route.
     pub(crate) fn stream(&self) -> impl Fn(&mut Request) -> Result<Response> + use<> {
         let (template, find) = (self.template.clone(), self.find.clone());
         move |req| {
@@ -189,7 +200,7 @@ impl Definition {
         }
     }
 
-    /// The function that renders the fragment in a page. Pages outside the path `hooks`, whose hooks guard the stream,
+    /// Returns the function that renders the fragment in a page. Pages outside the path `hooks`, whose hooks guard the stream,
     /// are refused.
     pub(crate) fn show(self, hooks: Option<String>) -> Show {
         Box::new(move |req, arguments| {
@@ -206,7 +217,7 @@ impl Definition {
         })
     }
 
-    /// The address of the stream, with the arguments as its query.
+    /// Returns the address of the stream, with the arguments as its query.
     fn url(&self, arguments: &Arguments) -> Result<String> {
         if arguments.is_empty() {
             return Ok(self.path());

@@ -422,6 +422,29 @@ fn a_keyed_state_is_the_same_for_all_who_may_see_it() {
 }
 
 #[test]
+fn a_state_of_the_application_is_shown_to_all() {
+    let app = shown(|req: &mut Request| req.state::<Live<Posts>>()).state(posts(&["for all"]));
+    let mut client = client(app);
+    assert!(client.get("/").text().contains("<li>for all</li>"));
+    let mut events = client.events(POSTS);
+    events.next();
+    client.state::<Live<Posts>>().update(|posts| posts.push("and more".into()));
+    assert!(events.next().data.contains("<li>and more</li>"));
+}
+
+#[test]
+fn streams_of_fragments_count_towards_the_limit() {
+    let server = start(site(Config { max_streams: 1, ..crate::wire::config() }));
+    let mut first = follow(&server, POSTS, "");
+    assert_eq!(first.head().status, 200);
+    let mut second = follow(&server, POSTS, "");
+    let refused = second.head();
+    assert_eq!((refused.status, refused.header("Retry-After").is_some()), (503, true), "{}", refused.head);
+    assert!(cookie_of(&server, "GET /", "").is_some(), "pages are served");
+    server.stop();
+}
+
+#[test]
 fn a_value_of_the_handler_with_the_name_live_comes_first() {
     let app = App::with_config(Config::default())
         .template("page.html", "{{ live }}")
