@@ -426,8 +426,8 @@ impl App {
         app.change_route("healthz", |goal| goal.passage.any_host = true)
     }
 
-    /// Answers `GET /readyz` with 200 if the application's [jobs](App::jobs) can be enqueued, and with 503 if not, for
-    /// every host name: for load balancers, which then send requests elsewhere.
+    /// Answers `GET /readyz` with 200 if the application's [jobs](App::jobs) can be enqueued, and with 503 if not or if the
+    /// server is stopping, for every host name: for load balancers, which then send requests elsewhere.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -440,7 +440,7 @@ impl App {
     /// The body of a 503 gives a short reason. It contains no file name, address or password, since every client may read
     /// it: `{"status": "unavailable", "reasons": ["jobs: the disk is full"]}`. The log has the full reason, once a minute.
     /// The check writes to the job store at most once a second, and concurrent requests share its result. An application
-    /// without jobs is always ready.
+    /// without jobs is ready until it stops.
     #[track_caller]
     pub fn readyz(self) -> App {
         let answer = |req: &mut Request| service::readiness(req);

@@ -1,5 +1,6 @@
 //! An application at work: the one way from a request to a response.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -143,6 +144,10 @@ impl Service {
 
     /// Answers what a transport refuses, by the same last step as all else. None of the application's handlers sees it.
     pub(crate) fn refuse(&self, request: Request, error: Error) -> Response {
+        let error = match error.status().is_server_error() && error.find_source::<Busy>().is_none() {
+            true => error.with_source(Unsupported),
+            false => error,
+        };
         self.respond(request, |_| Response::from_error(error))
     }
 
@@ -232,9 +237,9 @@ impl Service {
     /// do its headers, but for those that spoke of its body.
     fn answer_error(&self, request: &mut Request, mut response: Response) -> Response {
         let Some(error) = response.take_error() else { return response };
-        // Errors of overload are logged elsewhere, once a minute.
+        // Errors of overload are logged elsewhere, once a minute. The access log is enough for what a client asks in vain.
         let is_busy = error.find_source::<Busy>().is_some();
-        if error.status().is_server_error() && !is_busy {
+        if error.status().is_server_error() && !is_busy && error.find_source::<Unsupported>().is_none() {
             log_error(request, &error);
         }
         let wait = error.find_source::<TooSoon>().map(|soon| soon.seconds);
@@ -265,6 +270,19 @@ impl Service {
         page.status(status)
     }
 }
+
+/// A marker for the refusal of a request that needs what the server does not implement (501). The client causes it, so it
+/// is not an error of the site.
+#[derive(Debug)]
+struct Unsupported;
+
+impl fmt::Display for Unsupported {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("the request needs what the server does not implement")
+    }
+}
+
+impl std::error::Error for Unsupported {}
 
 /// What a function makes, or the response to its panic.
 fn caught(f: impl FnOnce() -> Response) -> Response {
@@ -299,13 +317,13 @@ pub(super) fn health(request: &Request) -> Value {
 
 /// Returns the readiness response: 200, or 503 with reasons that reveal no internals.
 pub(super) fn readiness(request: &Request) -> Response {
-    let jobs = request.scope().get::<Jobs>().map_or(Ok(()), |jobs| jobs.ready());
-    let (status, told) = match jobs {
-        Ok(()) => (Status::OK, json!({ "status": "ok" })),
-        Err(reason) => {
-            let reasons = [format!("jobs: {reason}")];
-            (Status::SERVICE_UNAVAILABLE, json!({ "status": "unavailable", "reasons": reasons }))
-        }
+    let scope = request.scope();
+    let stopping = scope.registry().is_stopping().then(|| "the server is stopping".to_owned());
+    let jobs = scope.get::<Jobs>().and_then(|jobs| jobs.ready().err()).map(|reason| format!("jobs: {reason}"));
+    let reasons: Vec<String> = stopping.into_iter().chain(jobs).collect();
+    let (status, told) = match reasons.is_empty() {
+        true => (Status::OK, json!({ "status": "ok" })),
+        false => (Status::SERVICE_UNAVAILABLE, json!({ "status": "unavailable", "reasons": reasons })),
     };
     Json(told).into_response().status(status).header("Cache-Control", "no-store")
 }

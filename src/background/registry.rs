@@ -284,6 +284,11 @@ impl fmt::Display for Span {
     }
 }
 
+/// Returns a number with the words for one or for many.
+fn numbered(count: usize, one: &str, many: &str) -> String {
+    format!("{count} {}", if count == 1 { one } else { many })
+}
+
 /// Text for one line of the log: line breaks, other control characters and marks that turn the direction of writing are
 /// shown by their escapes, so that nobody can forge a line.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
@@ -349,6 +354,8 @@ struct Shared {
     ceilings: [LogLimit; 2],
     refusals: LogLimit,
     ids: AtomicU64,
+    /// The server has begun to stop.
+    stopping: AtomicBool,
     state: Mutex<State>,
     /// Something ended, began to wait, or was queued. Told only while somebody watches: a call to the system for each.
     changed: Condvar,
@@ -380,6 +387,7 @@ impl Registry {
             ceilings: Default::default(),
             refusals: LogLimit::default(),
             ids: AtomicU64::new(1),
+            stopping: AtomicBool::new(false),
             state: Mutex::default(),
             changed: Condvar::new(),
         }))
@@ -425,8 +433,11 @@ impl Registry {
         };
         if self.0.ceilings[usize::from(is_nested)].count().is_some() {
             let why = format!("all {most} task threads are in use (ASIDE_MAX_TASK_THREADS)");
-            let callers = if is_nested { String::new() } else { format!(", {callers} callers wait") };
-            log::warn!(target: "aside::background", "{}", record.line(&format!("{waits}: {why}{callers}")));
+            let words = match is_nested {
+                true => format!("{waits}: {why}"),
+                false => format!("{waits}: {why}, {}", numbered(callers, "caller waits", "callers wait")),
+            };
+            log::warn!(target: "aside::background", "{}", record.line(&words));
         }
         let Thread::Wait(turn) = thread else { return false };
         let _away = worker_share::step_aside();
@@ -459,7 +470,9 @@ impl Registry {
     fn log_wait(&self, record: &Record) {
         if self.0.waits.count().is_some() {
             let (most, queued) = (self.0.max_tasks, self.state().places.queued());
-            let words = format!("waits to begin: {most} tasks run already (ASIDE_MAX_TASKS), {queued} wait");
+            let run = numbered(most, "task runs", "tasks run");
+            let wait = numbered(queued, "waits", "wait");
+            let words = format!("waits to begin: {run} already (ASIDE_MAX_TASKS), {wait}");
             log::warn!(target: "aside::background", "{}", record.line(&words));
         }
     }
@@ -653,6 +666,16 @@ impl Registry {
             failed: state.failed.iter().chain(ending_failed).cloned().collect(),
             ended: state.ended.iter().chain(&ending).cloned().collect(),
         }
+    }
+
+    /// Records that the server has begun to stop: requests and tasks end, and no new work should be sent to it.
+    pub(crate) fn begin_stop(&self) {
+        self.0.stopping.store(true, Ordering::Release);
+    }
+
+    /// Returns true if the server has begun to stop.
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.0.stopping.load(Ordering::Acquire)
     }
 
     /// Whether the process is stopping: no task is tried again.

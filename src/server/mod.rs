@@ -420,6 +420,8 @@ impl<T: Transport> Run for Running<T> {
         let grace = self.desk.service.config().grace;
         let until = deadline::after(grace);
         ::log::info!(target: "aside::server", "Stopping on {why}: no new connections; requests and tasks have {}.", span(grace));
+        // Before the transport closes: a request that it still serves must not find the site ready.
+        self.desk.service.scope().registry().begin_stop();
         // First: a worker that learns of the shutdown leaves when the transport has no work, and an open connection has
         // none for a moment between two requests.
         self.transport.close();

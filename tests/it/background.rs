@@ -530,7 +530,7 @@ fn a_caller_continues_while_its_task_waits() {
     // Returns while the only slot is taken.
     let handle = client.within(|| background(move || called.lock().unwrap().push("called")));
     assert_eq!((client.counts().queued, order.lock().unwrap().len()), (2, 0));
-    let said = logs::at(Level::Warn, "queued-behind waits to begin: 1 tasks run already (ASIDE_MAX_TASKS), 1 wait");
+    let said = logs::at(Level::Warn, "queued-behind waits to begin: 1 task runs already (ASIDE_MAX_TASKS), 1 waits");
     assert_eq!(said.len(), 1, "at once, and not for each");
     drop(gate.let_go);
     handle.join().unwrap().unwrap();
@@ -616,7 +616,7 @@ fn pages_are_answered_while_a_handler_waits_for_a_thread() {
     let mut held = post();
     logs::wait_for(
         1,
-        "blocks its caller: all 1 task threads are in use (ASIDE_MAX_TASK_THREADS), 1 callers wait (task 2, POST /wait-for",
+        "blocks its caller: all 1 task threads are in use (ASIDE_MAX_TASK_THREADS), 1 caller waits (task 2, POST /wait-for",
     );
     // The only allowed worker waits: it does not count.
     assert_eq!(crate::wire::Raw::to(&server).get("/hello").body, "hello");

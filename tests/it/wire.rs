@@ -5,6 +5,7 @@ use std::net::{Shutdown, TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use aside::{App, Config, Request, Response, Server, Status, background};
@@ -140,6 +141,47 @@ impl Gate {
     pub fn pass(&self) {
         let _open = self.1.wait_while(self.0.lock().unwrap(), |open| !*open).unwrap();
     }
+}
+
+/// A client can cause this at will, and the site is not at fault.
+#[test]
+fn a_transfer_coding_that_is_not_supported_is_not_logged_as_an_error() {
+    crate::logs::keep();
+    let server = start(app());
+    let mut raw = Raw::to(&server);
+    raw.send("POST /coded-for-501 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n");
+    assert_eq!(raw.reply().status, 501);
+    server.stop();
+    let lines = crate::logs::with("/coded-for-501");
+    assert!(lines.iter().all(|(level, _)| *level > log::Level::Warn) && !lines.is_empty(), "{lines:?}");
+}
+
+#[test]
+fn a_stopping_site_is_not_ready() {
+    let (gate, (begun, beginning)) = (Arc::new(Gate::default()), mpsc::channel());
+    let (theirs, begun) = (gate.clone(), Mutex::new(begun));
+    let app = App::with_config(Config { max_workers: 1, ..config() }).readyz().get("/hold", move |_: &mut Request| {
+        begun.lock().unwrap().send(()).unwrap();
+        theirs.pass();
+        "held"
+    });
+    let server = start(app);
+    let addr = server.addr();
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n");
+    let (mut balancer, mut other) = (Raw::to(&server), Raw::to(&server));
+    assert_eq!(balancer.send(get("/readyz")).reply().status, 200);
+    other.send(get("/hold"));
+    beginning.recv_timeout(PATIENCE).unwrap();
+    balancer.send(get("/readyz"));
+    let stopping = thread::spawn(move || server.stop());
+    while TcpStream::connect(addr).is_ok() {
+        thread::yield_now();
+    }
+    gate.open();
+    let reply = balancer.reply();
+    assert_eq!((reply.status, other.reply().body.as_str()), (503, "held"));
+    assert_eq!(reply.body, r#"{"reasons":["the server is stopping"],"status":"unavailable"}"#);
+    stopping.join().unwrap();
 }
 
 #[test]
