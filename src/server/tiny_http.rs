@@ -1,45 +1,47 @@
-//! The transport over the tiny_http crate, and what must be seen to on top of it.
+//! The transport over the tiny_http crate, with the checks and limits that tiny_http lacks.
 //!
-//! tiny_http 0.12 reads heads and keeps connections; we look at each head again ([`wire::check`]), read the body through
-//! it, and write the response ourselves, in one write. What it does that we work around is said where we do.
+//! tiny_http 0.12 reads request heads and manages connections. This module checks each head again ([`wire::check`]), reads
+//! the body through tiny_http, and writes the response itself, in one write. A comment at each workaround names the
+//! behavior of tiny_http that requires it.
 //!
-//! A connection is closed by finding its socket among our descriptors ([`socket`]), since tiny_http does not give it out:
-//! after a head that is refused, what follows on that connection may be meant to be read as a request, and is not.
+//! To close a connection, this module searches for its socket among the descriptors of the process ([`socket`]), since
+//! tiny_http does not expose the socket. A connection is closed after a refused head, since the bytes after such a head
+//! could otherwise be read as a request.
 //!
-//! What cannot be mended from here, and needs a proxy in front or another transport (`tests/it/conformance` has a probe for
-//! each that can be tried, so that this list stays true):
-//! - There is no limit on the bytes of a head, nor on connections. A head that does not arrive in time ends its connection,
-//!   up to two seconds late and without a response. On a connection that was used before, the idle time is added.
-//! - A TLS handshake ends in the same way. A PROXY protocol header gets a bare 400 without a log line.
+//! The following limits cannot be lifted here; they need a proxy in front, or another transport (`tests/it/conformance` has
+//! a probe for each limit that can be tested, so that this list stays true):
+//! - There is no limit on the size of a head, nor on connections. If a head does not arrive in time, its connection is
+//!   closed, up to two seconds late and without a response. On a connection that was used before, the idle time is added.
+//! - A TLS handshake is closed in the same way. A PROXY protocol header gets a bare 400 without a log line.
 //! - A request line that ends in `HTTP/2.0`, and a declared body above 256 MiB, each cost a thread and two descriptors
-//!   until the process ends. We count and log the latter.
-//! - What tiny_http refuses by itself (400, 417) has an empty body, no request id, no default headers, no line in the
-//!   access log, and does not say that the connection is closed. Bytes outside ASCII in a head, and a body of up to 1 KiB
-//!   that is cut short, close it without any answer.
-//! - Lines are trimmed before we see them, and what follows the version on the request line is dropped. So a continuation
-//!   line is taken for a header, and a vertical tab, a form feed, a CR or an LF around a line or a value is gone. An empty
-//!   line before a request, which should be passed over, is refused.
-//! - A chunk's size may have a plus sign before it and white space around it, line feeds too; its extension is not looked
-//!   at, and may have a line feed; neither has a limit to its length.
-//! - `close` within a longer word of the first `Connection` header ends the connection.
+//!   until the process ends. The latter are counted and logged.
+//! - A response of tiny_http itself (400, 417) has an empty body, no request id, no default headers, no line in the access
+//!   log, and no `Connection: close`. Bytes outside ASCII in a head, and a body of up to 1 KiB that ends early, close the
+//!   connection without a response.
+//! - tiny_http trims the lines of a head, and drops the text after the version on the request line. A continuation line
+//!   therefore counts as a header, and a vertical tab, a form feed, a CR or an LF around a line or a value is lost. An
+//!   empty line before a request, which a server should skip, is refused.
+//! - A chunk size may have a plus sign before it and white space around it, including line feeds. Its extension is not
+//!   checked and may contain a line feed. Neither has a maximum length.
+//! - `close` as a part of a longer word in the first `Connection` header closes the connection.
 //! - A body in HTTP/1.0 with `Expect` is refused (417), since tiny_http would send it a 100. An upgrade with a chunked body
 //!   is refused.
 //! - A connection closes after each chunked body, since other servers read the sizes above differently.
-//! - A body of up to 1 KiB that stalls ends its connection like a slow head, without a response. Where sockets cannot be
-//!   duplicated (not on Linux), a longer body that stalls has no time limit.
-//! - Requests that a client sends without waiting for responses are handled side by side; their responses are in order.
-//! - A chunked body with trailers is refused (400). One that is cut short is told from one after which the client shut
-//!   its side by nothing: both are refused.
-//! - Of connections that come at the same instant some get no thread: tiny_http counts an idle one that was given a
-//!   connection already. [`Nudges`] free them, one each 10 ms.
-//! - A request behind a live page on its connection occupies a worker until the page ends, and so does a response that its
-//!   client does not read. When all workers are busy, the slowest of these connections are closed
+//! - A body of up to 1 KiB that stalls is treated like a slow head: its connection is closed without a response. A longer
+//!   body that stalls has a time limit only where sockets can be duplicated (on Linux).
+//! - Pipelined requests are handled concurrently; their responses are in order.
+//! - A chunked body with trailers is refused (400). A chunked body that ends early looks like one after which the client
+//!   closed its side: both are refused.
+//! - Some of the connections that arrive at the same instant get no thread: tiny_http counts a thread as idle that was
+//!   given a connection already. [`EmptyConnections`] provides threads for them, one each 10 ms.
+//! - A request after a live page on the same connection occupies a worker until the page ends, and so does a response that
+//!   its client does not read. When all workers are busy, the slowest of these connections are closed
 //!   ([`outgoing`](super::outgoing)).
-//! - A live page ends when its client sends, without waiting for that, a request with `Connection: close` behind it: our
-//!   side of the connection is then shut for reading, which looks as if the client had shut its own (`disconnects`).
-//! - `panic = "abort"` in a profile makes a client that goes away end the process: tiny_http's threads panic then.
-//! - Where sockets cannot be found (Windows), a connection that should be closed is only told so, and what still comes on
-//!   it is not handled for a minute.
+//! - A live page ends when its client pipelines a request with `Connection: close` after it: tiny_http then closes our side
+//!   for reading, which looks as if the client had disconnected.
+//! - With `panic = "abort"` in the profile, a client that disconnects ends the process: a thread of tiny_http panics then.
+//! - On a platform without the search for sockets (Windows), a connection that should be closed stays open after a response
+//!   with `Connection: close`, and its further requests are not handled for a minute.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
@@ -74,48 +76,48 @@ use crate::log_limit::LogLimit;
 use crate::sync::{lock, wait_while, wait_while_for};
 use crate::worker_share::{Share, Wait};
 
-/// The largest declared body that tiny_http may drain: it allocates what is left in one piece.
+/// The largest declared body, in bytes, that tiny_http may drain: it allocates the unread rest in one block.
 const HUGE: u64 = 256 << 20;
 
-/// How much of a body that nobody read is read for the sake of the connection.
+/// The largest unread rest of a body, in bytes, that is discarded to keep the connection open.
 const UNREAD: u64 = 256 << 10;
 
-/// A body up to this is read before we see the request, unless the client waits for a 100.
+/// The largest body, in bytes, that tiny_http reads with the head, unless the client waits for a 100.
 const READ_AHEAD: u64 = 1024;
 
-/// How long a client whose connection is being closed may still send: closed earlier, the system would drop the response
-/// that it has not read yet.
+/// How long a client may still send after the last response. If the socket were closed earlier, the kernel would drop the
+/// part of the response that the client has not read yet.
 const LINGER: Duration = Duration::from_secs(1);
 const LINGER_UNREAD: Duration = Duration::from_secs(10);
-const FIRST_LOOK: Duration = Duration::from_millis(5);
+const FIRST_CHECK: Duration = Duration::from_millis(5);
 
-/// How long a body may take whatever its rate: a phone that changes networks stands still for some seconds.
+/// How long a body may take before its rate is checked: a phone that changes networks sends nothing for some seconds.
 const RATE_GRACE: Duration = Duration::from_secs(10);
 
-/// How long what comes from a closed connection is not handled.
-const CONDEMNED: Duration = Duration::from_secs(if cfg!(unix) { 15 } else { 60 });
+/// How long further requests of a closed connection are discarded.
+const DISCARD_TIME: Duration = Duration::from_secs(if cfg!(unix) { 15 } else { 60 });
 
-/// How long a probe waits for its connection to be taken, and how soon another server may follow one.
+/// How long a probe waits until its connection is accepted, and the pause before a server is replaced.
 const PROBE: Duration = Duration::from_secs(3);
 const MEND_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a shutdown tries to end the accept thread, and how often it checks.
 const STOP_ACCEPTING: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_millis(20);
+const SHUTDOWN_CHECK: Duration = Duration::from_millis(20);
 
 /// How long a shutdown waits for the requests of clients that have just connected.
 const FRESH: Duration = Duration::from_millis(250);
 
-/// How soon after a new connection another is made to ourselves.
-const NUDGE: Duration = Duration::from_millis(10);
+/// The delay between a new connection and the connection to ourselves.
+const CONNECT_DELAY: Duration = Duration::from_millis(10);
 
-/// The transport.
+/// The transport over tiny_http.
 pub(crate) struct TinyHttp {
     config: Config,
     current: RwLock<Arc<Server>>,
-    /// Those whose accept thread died. Their connections live on.
+    /// The servers whose accept thread died. Their open connections are still served.
     former: Mutex<Vec<Arc<Server>>>,
-    /// A duplicate: to close, and for the next server.
+    /// A duplicate of the listener, to close it and for the next server.
     listener: TcpListener,
     /// True if the service manager owns the socket: other processes listen on it, also after this one.
     is_handed_over: bool,
@@ -125,35 +127,35 @@ pub(crate) struct TinyHttp {
     /// The time at which accepting stopped.
     accepted_last: Mutex<Option<Instant>>,
     has_stopped_accepting: Condvar,
-    book: Arc<Book>,
-    /// Whose turn it is to take from the queue.
-    turn: Mutex<()>,
-    /// Connections were waiting to be accepted at the last inspection.
+    tracker: Arc<RequestTracker>,
+    /// The lock of the worker that takes the next request from the queue.
+    queue_lock: Mutex<()>,
+    /// True if connections were waiting to be accepted at the last inspection.
     waiting: AtomicBool,
-    /// Requests whose thread and descriptors are gone for good.
-    lost: AtomicUsize,
-    nudges: Arc<Nudges>,
+    /// The number of requests whose thread and descriptors are lost until the process ends.
+    leaked: AtomicUsize,
+    empty_connections: Arc<EmptyConnections>,
     disconnects: DisconnectWatcher,
     outgoing: Outgoing,
     /// The log limit for connections that were closed because their clients were slow to read.
     ended: LogLimit,
-    /// The descriptors there were at the last inspection.
+    /// The number of descriptors at the last inspection.
     descriptors: AtomicUsize,
 }
 
-/// A request, its verdict, and its place among the requests of its connection.
+/// A request, the result of its checks, and its position among the requests of its connection.
 pub(crate) struct Job {
     request: tiny_http::Request,
     headers: Headers,
-    verdict: Result<CheckedHead, Malformed>,
-    place: Place,
+    head: Result<CheckedHead, Malformed>,
+    tracked: TrackedRequest,
 }
 
 impl TinyHttp {
-    /// Takes the listener over.
+    /// Creates the transport on a listener.
     ///
     /// # Errors
-    /// When the system refuses a duplicate of it.
+    /// An error if the listener is a Unix socket, or the operating system refuses a duplicate of it.
     pub(super) fn new(listener: Listener, config: &Config) -> Result<TinyHttp> {
         let Listener { socket, is_handed_over } = listener;
         let listener = match socket {
@@ -173,11 +175,11 @@ impl TinyHttp {
             closed: OnceLock::new(),
             accepted_last: Mutex::default(),
             has_stopped_accepting: Condvar::new(),
-            book: Arc::new(Book::of(addr.port())),
-            turn: Mutex::default(),
+            tracker: Arc::new(RequestTracker::of(addr.port())),
+            queue_lock: Mutex::default(),
             waiting: AtomicBool::new(false),
-            lost: AtomicUsize::new(0),
-            nudges: Arc::new(Nudges::new(addr)),
+            leaked: AtomicUsize::new(0),
+            empty_connections: Arc::new(EmptyConnections::new(addr)),
             disconnects: DisconnectWatcher::new(addr.port()),
             outgoing: Outgoing::default(),
             ended: LogLimit::default(),
@@ -196,15 +198,15 @@ impl TinyHttp {
     /// Takes requests left in the queue during a shutdown, and those on connections that were just accepted.
     fn take_last(&self) -> Taken<Job> {
         loop {
-            let (turn, server) = (lock(&self.turn), self.current());
-            // What wakes workers looks like an empty queue, so the queue is asked more often than there can be of that.
-            let mut left = (0..2_000).filter_map(|_| self.unless_broken(server.try_recv()));
-            let next = left.next().or_else(|| {
+            let (queue_lock, server) = (lock(&self.queue_lock), self.current());
+            // A wake-up looks like an empty queue, so the queue is read more often than there can be wake-ups.
+            let mut remaining = (0..2_000).filter_map(|_| self.unless_broken(server.try_recv()));
+            let next = remaining.next().or_else(|| {
                 let is_awaited = self.is_awaited();
-                is_awaited.then(|| self.unless_broken(server.recv_timeout(LOOK))).flatten()
+                is_awaited.then(|| self.unless_broken(server.recv_timeout(SHUTDOWN_CHECK))).flatten()
             });
             match next {
-                Some(request) => return Taken::Job(self.admit(self.enter(request, turn))),
+                Some(request) => return Taken::Job(self.check(self.enter(request, queue_lock))),
                 None if self.is_awaited() => {}
                 None => return Taken::Nothing,
             }
@@ -238,177 +240,186 @@ impl TinyHttp {
         let until = Instant::now() + STOP_ACCEPTING;
         while lock(&self.accepted_last).is_none() && Instant::now() < until {
             let _ = self.listener.set_nonblocking(true);
-            self.nudges.nudge();
+            self.empty_connections.connect();
             // Another process may have accepted that connection.
-            drop(wait_while_for(&self.has_stopped_accepting, lock(&self.accepted_last), LOOK, |last| last.is_none()));
+            drop(wait_while_for(&self.has_stopped_accepting, lock(&self.accepted_last), SHUTDOWN_CHECK, |last| {
+                last.is_none()
+            }));
         }
     }
 
-    /// Enters what came out of the queue. The turn, which is ended by this, makes the book's order the queue's: what is sent
-    /// behind a malformed request is taken by another worker at the same moment, and must not overtake it.
-    fn enter(&self, request: tiny_http::Request, turn: MutexGuard<'_, ()>) -> (tiny_http::Request, Place) {
-        let place = self.book.enter(request.remote_addr().copied());
-        drop(turn);
-        (request, place)
+    /// Records a request from the queue, and releases the lock of the queue. The lock makes the recorded order the order of
+    /// the queue: another worker may take the request after a malformed one at the same moment, and must not overtake it.
+    fn enter(
+        &self,
+        request: tiny_http::Request,
+        queue_lock: MutexGuard<'_, ()>,
+    ) -> (tiny_http::Request, TrackedRequest) {
+        let tracked = self.tracker.enter(request.remote_addr().copied());
+        drop(queue_lock);
+        (request, tracked)
     }
 
-    /// Looks at a request for the first time.
-    fn admit(&self, (request, mut place): (tiny_http::Request, Place)) -> Job {
-        let remote = place.remote;
+    /// Checks the head of a request.
+    fn check(&self, (request, mut tracked): (tiny_http::Request, TrackedRequest)) -> Job {
+        let remote = tracked.remote;
         let fields = request.headers().iter();
         let headers: Headers = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str())).collect();
         let version = request.http_version();
-        let verdict =
+        let head =
             wire::check(request.method().as_str(), request.url(), (version.0, version.1), &headers, &self.config);
-        let verdict = verdict.and_then(|checked| match checked.framing {
+        let head = head.and_then(|checked| match checked.framing {
             Framing::Chunked if is_upgrade(&request) => {
-                Err(wire::bad_request("An upgrade with a chunked body is not understood."))
+                Err(wire::bad_request("An upgrade with a chunked body is not supported."))
             }
             // tiny_http would send a 100.
             Framing::Length(1..) if checked.http10 && headers.contains("Expect") => {
-                Err(Malformed(Status::EXPECTATION_FAILED, "HTTP/1.0 has no Expect."))
+                Err(Malformed(Status::EXPECTATION_FAILED, "HTTP/1.0 does not support Expect."))
             }
             // tiny_http accepts invalid sizes such as `+0`: another server may find the end of such a body elsewhere.
             Framing::Chunked => Ok(CheckedHead { close: true, ..checked }),
             _ => Ok(checked),
         });
-        let last = verdict.as_ref().map_or(true, |checked| checked.close && !closes_itself(&request));
-        place.judge(last);
-        remote.iter().for_each(|remote| Nudges::note(&self.nudges, remote));
-        Job { request, headers, verdict, place }
+        let last = head.as_ref().map_or(true, |checked| checked.close && !closes_itself(&request));
+        tracked.record_check(last);
+        remote.iter().for_each(|remote| EmptyConnections::note(&self.empty_connections, remote));
+        Job { request, headers, head, tracked }
     }
 
-    /// Answers a request whose head is fine.
-    fn answer(
+    /// Dispatches a request whose head is valid, and writes its response.
+    fn dispatch(
         self: &Arc<Self>,
-        loan: &Arc<Mutex<Loan>>,
+        exchange: &Arc<Mutex<Exchange>>,
         checked: CheckedHead,
         mut headers: Headers,
-        mut place: Place,
+        mut tracked: TrackedRequest,
         desk: &Arc<Desk>,
     ) {
-        let client = desk.service.client_of(&headers, place.remote);
-        if lock(loan).is_waited_for() {
+        let client = desk.service.client_of(&headers, tracked.remote);
+        if lock(exchange).must_wait() {
             match Upload::begin(client, desk) {
-                Ok(upload) => lock(loan).upload = Some(upload),
+                Ok(upload) => lock(exchange).upload = Some(upload),
                 Err(error) => {
                     let request = Request::new(checked.method, checked.target, headers, Body::empty());
-                    return self.refuse(loan, request.with_peer(place.remote), error, place, desk);
+                    return self.refuse(exchange, request.with_peer(tracked.remote), error, tracked, desk);
                 }
             }
         }
         checked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
-        let body = match lock(loan).framing {
+        let body = match lock(exchange).framing {
             Framing::Nothing | Framing::Length(0) => Body::empty(),
-            Framing::Length(length) => Body::new(Lent(loan.clone()), Some(length)),
-            Framing::Chunked => Body::new(Lent(loan.clone()), None),
+            Framing::Length(length) => Body::new(BodyReader(exchange.clone()), Some(length)),
+            Framing::Chunked => Body::new(BodyReader(exchange.clone()), None),
         };
-        let closes_itself = lock(loan).closes_itself;
+        let closes_itself = lock(exchange).closes_itself;
         let head_only = checked.method.as_str() == "HEAD";
-        let request = Request::new(checked.method, checked.target, headers, body).with_peer(place.remote);
-        let request = match place.remote {
-            Some(remote) => request.on(Arc::new(Elsewhere { remote, port: self.addr.port(), closes_itself })),
+        let request = Request::new(checked.method, checked.target, headers, body).with_peer(tracked.remote);
+        let request = match tracked.remote {
+            Some(remote) => request.on(Arc::new(SearchedConnection { remote, port: self.addr.port(), closes_itself })),
             None => request,
         };
         let response = desk.service.handle(request);
-        let _sending = self.outgoing.begin(place.remote);
-        let left = lock(loan).settle();
+        let _sending = self.outgoing.begin(tracked.remote);
+        let state = lock(exchange).finish_body();
         let mut terms = Terms { http10: checked.http10, head_only, close: closes_itself || checked.close };
-        terms.close |= left != Left::Nothing
+        terms.close |= state != BodyState::Complete
             || self.is_closed()
             || terms.ends_by_closing(&response)
             || response.status_code() < Status::OK;
-        let Some(outlet) = self.outlet(loan, left, &mut place) else { return };
+        let Some(sink) = self.sink(exchange, state, &mut tracked) else { return };
         let (transport, desk) = (self.clone(), desk.clone());
-        Delivery { outlet, response, terms, place, client, closes_itself, transport, desk }.begin();
+        Delivery { sink, response, terms, tracked, client, closes_itself, transport, desk }.begin();
     }
 
-    /// Answers a request that is refused, and ends its connection.
+    /// Writes the response to a refused request, and closes the connection.
     fn refuse(
         self: &Arc<Self>,
-        loan: &Arc<Mutex<Loan>>,
+        exchange: &Arc<Mutex<Exchange>>,
         request: Request,
         error: Error,
-        mut place: Place,
+        mut tracked: TrackedRequest,
         desk: &Arc<Desk>,
     ) {
         let head_only = request.is_head();
         let response = desk.service.refuse(request, error);
-        let _sending = self.outgoing.begin(place.remote);
-        let (closes_itself, left) = {
-            let loan = lock(loan);
-            (loan.closes_itself, if loan.may_drain() { Left::Unread } else { Left::Broken })
+        let _sending = self.outgoing.begin(tracked.remote);
+        let (closes_itself, state) = {
+            let exchange = lock(exchange);
+            (exchange.closes_itself, if exchange.may_drain() { BodyState::Unread } else { BodyState::Broken })
         };
         let terms = Terms { http10: false, head_only, close: true };
-        let Some(outlet) = self.outlet(loan, left, &mut place) else { return };
+        let Some(sink) = self.sink(exchange, state, &mut tracked) else { return };
         let (transport, desk) = (self.clone(), desk.clone());
-        Delivery { outlet, response, terms, place, client: None, closes_itself, transport, desk }.begin();
+        Delivery { sink, response, terms, tracked, client: None, closes_itself, transport, desk }.begin();
     }
 
-    /// The way back. `into_writer` lets the connection go on to the next request, after it has read what is left of this
-    /// one's body: where that may take long, or was never meant to be sent, the response goes out another way.
-    fn outlet(&self, loan: &Mutex<Loan>, left: Left, place: &mut Place) -> Option<Outlet> {
-        let mut loan = lock(loan);
-        let request = loan.request.take()?;
-        if left != Left::Nothing && !loan.closes_itself {
-            self.book.condemn(place);
+    /// Returns the writer for the response. The writer of tiny_http first reads the rest of the request body. If that may
+    /// take long, or the client may never send it, the response is written to the socket instead.
+    fn sink(&self, exchange: &Mutex<Exchange>, state: BodyState, tracked: &mut TrackedRequest) -> Option<ResponseSink> {
+        let mut exchange = lock(exchange);
+        let request = exchange.request.take()?;
+        if state != BodyState::Complete && !exchange.closes_itself {
+            self.tracker.mark_last(tracked);
         }
-        if left != Left::Unread {
-            return Some(Outlet::InLine(request.into_writer()));
+        if state != BodyState::Unread {
+            return Some(ResponseSink::InOrder(request.into_writer()));
         }
-        self.book.wait_for_turn(place);
-        let huge = loan.is_huge();
-        match self.peer(place) {
-            Some(peer) => Some(Outlet::Beside { peer, request: Box::new(request), huge }),
-            // An interim response is the only thing that tiny_http writes without draining first.
-            None => Some(Outlet::Interim { stream: request.upgrade("", tiny_http::Response::empty(100)), huge }),
+        self.tracker.wait_for_turn(tracked);
+        let huge = exchange.is_huge();
+        match self.peer(tracked) {
+            Some(peer) => Some(ResponseSink::OverSocket { peer, request: Box::new(request), huge }),
+            // An interim response is the only one that tiny_http writes without reading the body first.
+            None => {
+                Some(ResponseSink::AfterInterim { stream: request.upgrade("", tiny_http::Response::empty(100)), huge })
+            }
         }
     }
 
-    fn peer(&self, place: &Place) -> Option<Peer> {
-        socket::find(place.remote?, self.addr.port())
+    fn peer(&self, tracked: &TrackedRequest) -> Option<Peer> {
+        socket::find(tracked.remote?, self.addr.port())
     }
 
-    /// A request of a connection that has been closed: it is not answered, and its connection ends when it can.
-    fn drop_unanswered(&self, loan: &Mutex<Loan>) {
-        let mut loan = lock(loan);
-        let huge = loan.is_huge();
-        let Some(request) = loan.request.take() else { return };
+    /// Drops a request that gets no response, since its connection is closed already.
+    fn drop_unanswered(&self, exchange: &Mutex<Exchange>) {
+        let mut exchange = lock(exchange);
+        let huge = exchange.is_huge();
+        let Some(request) = exchange.request.take() else { return };
         if huge {
-            return self.forget(request);
+            return self.leak(request);
         }
-        match loan.remote.and_then(|remote| socket::find(remote, loan.port)) {
-            Some(peer) => spawn_pooled(|| swallow(peer, request)),
+        match exchange.remote.and_then(|remote| socket::find(remote, exchange.port)) {
+            Some(peer) => spawn_pooled(|| discard_and_close(peer, request)),
             None if cfg!(unix) => drain::drop_on_thread(|| drop(request.into_writer())),
             None => spawn_pooled(|| drop(request.into_writer())),
         }
     }
 
-    /// Gives up a thread and two descriptors of tiny_http's: to drop this would allocate as much as the client declared.
-    fn forget<T>(&self, what: T) {
+    /// Leaks a thread and two descriptors of tiny_http: a drop would allocate as much memory as the client declared.
+    fn leak<T>(&self, what: T) {
         std::mem::forget(what);
-        let lost = self.lost.fetch_add(1, Ordering::Relaxed) + 1;
+        let leaked = self.leaked.fetch_add(1, Ordering::Relaxed) + 1;
         log::warn!(
             target: "aside::server",
-            "A client declared a body of more than 256 MiB: refused. That cost a thread and two descriptors until the \
-             process ends ({lost} so far); a proxy in front with a limit of its own prevents it."
+            "Refused a request with a declared body of more than 256 MiB. It occupies a thread and two descriptors until \
+             the process ends ({leaked} so far); a proxy in front with a limit of its own prevents this."
         );
     }
 
-    /// Takes connections that were there before a new server was needed, until the end.
+    /// Serves the open connections of a replaced server until the end.
     fn serve_former(self: Arc<Self>, former: Arc<Server>, desk: Arc<Desk>) {
         while !self.is_closed() {
             let Ok(request) = former.recv() else {
-                // Woken in the place of a worker that still waits here: besides us only the list of former ones knows it.
+                // This wake-up was for a worker that still waits here: besides this thread, only the list of former servers
+                // holds this one.
                 if Arc::strong_count(&former) > 2 {
                     former.unblock();
                     std::thread::yield_now();
                 }
                 continue;
             };
-            let place = self.book.enter(request.remote_addr().copied());
+            let tracked = self.tracker.enter(request.remote_addr().copied());
             let (transport, desk) = (self.clone(), desk.clone());
-            let (job, at_work) = (self.admit((request, place)), desk.at_work());
+            let (job, at_work) = (self.check((request, tracked)), desk.at_work());
             spawn_pooled(move || {
                 transport.serve(job, &desk);
                 drop(at_work);
@@ -420,7 +431,7 @@ impl TinyHttp {
     /// are busy, since received requests wait too then.
     fn end_overdue(&self) {
         let open = socket::connections(self.addr.port());
-        let overdue = self.book.overdue(&open, &self.config);
+        let overdue = self.tracker.overdue(&open, &self.config);
         let silent = overdue.iter().filter(|(_, activity)| !activity.has_asked).count();
         overdue.iter().for_each(|(remote, _)| socket::end(open[remote], *remote, self.addr.port()));
         if silent > 0 {
@@ -432,10 +443,11 @@ impl TinyHttp {
         }
     }
 
-    /// Whether a connection to ourselves is taken: one that says nothing and ends is ended from the other side too.
+    /// Returns true if a connection to ourselves is accepted. If it sends nothing and closes its side, the server closes the
+    /// other side.
     fn accepts(&self) -> bool {
         let probe = || {
-            let mut stream = TcpStream::connect_timeout(&self.nudges.addr, PROBE)?;
+            let mut stream = TcpStream::connect_timeout(&self.empty_connections.addr, PROBE)?;
             stream.set_read_timeout(Some(PROBE))?;
             stream.shutdown(Shutdown::Write)?;
             stream.read(&mut [0])
@@ -449,18 +461,18 @@ impl Transport for TinyHttp {
     type Job = Job;
 
     fn take(&self, wait: Duration) -> Taken<Job> {
-        let turn = lock(&self.turn);
+        let queue_lock = lock(&self.queue_lock);
         // The request may have waited long for its turn.
         if self.is_closed() {
-            drop(turn);
+            drop(queue_lock);
             return self.take_last();
         }
         let server = self.current();
         match server.recv_timeout(wait) {
-            Ok(Some(request)) => Taken::Job(self.admit(self.enter(request, turn))),
+            Ok(Some(request)) => Taken::Job(self.check(self.enter(request, queue_lock))),
             Ok(None) => Taken::Nothing,
             Err(error) if self.is_closed() => {
-                drop(turn);
+                drop(queue_lock);
                 self.unless_broken(Err(error));
                 self.take_last()
             }
@@ -469,28 +481,28 @@ impl Transport for TinyHttp {
     }
 
     fn serve(self: &Arc<Self>, job: Job, desk: &Arc<Desk>) {
-        let Job { request, headers, verdict, place } = job;
-        // The request is out of reach of an unwinding stack: its drop answers it, and may panic.
+        let Job { request, headers, head, tracked } = job;
+        // The request is not owned by the stack that may unwind: its drop writes a response, and may panic.
         let pace = Pace::new(&self.config);
-        let loan = Arc::new(Mutex::new(Loan::new(request, &verdict, (place.remote, self.addr.port()), pace)));
-        let exchange = panics::catch(|| match verdict {
-            _ if place.condemned => self.drop_unanswered(&loan),
+        let exchange = Arc::new(Mutex::new(Exchange::new(request, &head, (tracked.remote, self.addr.port()), pace)));
+        let outcome = panics::catch(|| match head {
+            _ if tracked.is_after_last => self.drop_unanswered(&exchange),
             Err(malformed) => {
-                log::info!(target: "aside::server", "A malformed request{}: {}", from(place.remote), malformed.1);
-                let request = lock(&loan).as_it_came();
-                self.refuse(&loan, request, malformed.error(), place, desk);
+                log::info!(target: "aside::server", "Refused a malformed request{}: {}", from(tracked.remote), malformed.1);
+                let request = lock(&exchange).untrusted_request();
+                self.refuse(&exchange, request, malformed.error(), tracked, desk);
             }
-            Ok(checked) if lock(&loan).is_huge() => {
+            Ok(checked) if lock(&exchange).is_huge() => {
                 let request =
-                    Request::new(checked.method, checked.target, headers, Body::empty()).with_peer(place.remote);
-                self.refuse(&loan, request, too_large(desk.service.config().max_upload), place, desk);
+                    Request::new(checked.method, checked.target, headers, Body::empty()).with_peer(tracked.remote);
+                self.refuse(&exchange, request, too_large(desk.service.config().max_upload), tracked, desk);
             }
-            Ok(checked) => self.answer(&loan, checked, headers, place, desk),
+            Ok(checked) => self.dispatch(&exchange, checked, headers, tracked, desk),
         });
-        if let Err(panic) = exchange {
-            log::error!(target: "aside::server", "A request could not be answered, its worker panicked: {panic}");
+        if let Err(panic) = outcome {
+            log::error!(target: "aside::server", "Could not answer a request: its worker panicked: {panic}");
         }
-        let _ = panics::catch(|| self.drop_unanswered(&loan));
+        let _ = panics::catch(|| self.drop_unanswered(&exchange));
     }
 
     fn wake(&self) {
@@ -502,13 +514,13 @@ impl Transport for TinyHttp {
         if self.is_closed() {
             return;
         }
-        log::error!(target: "aside::server", "No more connections are accepted ({why}); beginning anew.");
-        // Out of descriptors, say: the next attempt fails as this one did, until some are free.
+        log::error!(target: "aside::server", "The server tiny_http accepts no more connections ({why}); starting another one.");
+        // If the cause is a lack of descriptors, the next attempts fail too, until some are free.
         std::thread::sleep(MEND_PAUSE);
         let new = match server(&self.listener) {
             Ok(new) => Arc::new(new),
             Err(error) => {
-                return log::error!(target: "aside::server", "That failed, and is tried again: {}", error.chain());
+                return log::error!(target: "aside::server", "Could not start another server: {}; trying again.", error.chain());
             }
         };
         let former = std::mem::replace(&mut *current, new);
@@ -519,23 +531,23 @@ impl Transport for TinyHttp {
         let spawned =
             std::thread::Builder::new().name("aside-former".into()).spawn(move || transport.serve_former(former, desk));
         if let Err(error) = spawned {
-            log::error!(target: "aside::server", "Connections from before are not served any more: {error}");
+            log::error!(target: "aside::server", "Could not start a thread for the open connections of the former server: {error}; they are not served.");
         }
     }
 
     fn inspect(self: &Arc<Self>, desk: &Arc<Desk>) {
         let count = socket::count();
         if self.descriptors.swap(count, Ordering::Relaxed) != count {
-            self.nudges.nudge();
+            self.empty_connections.connect();
         }
         self.end_overdue();
         let waiting = has_waiting(&self.listener);
-        // For a moment connections wait on any busy server.
+        // On a busy server connections may wait for a moment.
         if !(self.waiting.swap(waiting, Ordering::Relaxed) && waiting) || self.accepts() || self.is_closed() {
             return;
         }
         self.waiting.store(false, Ordering::Relaxed);
-        self.mend(desk, "a connection of our own was not taken");
+        self.mend(desk, "a connection to itself was not accepted");
     }
 
     fn relieve(&self, desk: &Desk) {
@@ -574,13 +586,13 @@ impl Transport for TinyHttp {
 }
 
 fn server(listener: &TcpListener) -> Result<Server> {
-    // Another process that had the socket may have changed it.
+    // Another process that shares the socket may have changed the mode.
     listener.set_nonblocking(false)?;
     let server = Server::from_listener(listener.try_clone()?, None);
-    server.map_err(|error| Error::from_box(error).context("tiny_http cannot take the listener"))
+    server.map_err(|error| Error::from_box(error).context("tiny_http cannot use the listener"))
 }
 
-/// Whether connections wait to be accepted.
+/// Returns true if connections wait to be accepted.
 #[cfg(unix)]
 fn has_waiting(listener: &TcpListener) -> bool {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -597,9 +609,9 @@ fn too_large(limit: u64) -> Error {
     Error::too_large(format!("The body is larger than {limit} bytes (ASIDE_MAX_UPLOAD)."))
 }
 
-/// What the first `Connection` header says, as tiny_http reads it: by parts of words, where [`wire::check`] goes by whole
-/// ones in all of them.
-fn connection_says(request: &tiny_http::Request, word: &str) -> bool {
+/// Returns true if the first `Connection` header contains `word`, also as a part of a longer word. tiny_http reads the header
+/// like this, while [`wire::check`] compares whole words in all `Connection` headers.
+fn connection_has(request: &tiny_http::Request, word: &str) -> bool {
     let connection = request.headers().iter().find(|header| header.field.equiv("Connection"));
     let within =
         |value: &str| value.as_bytes().windows(word.len()).any(|part| part.eq_ignore_ascii_case(word.as_bytes()));
@@ -607,43 +619,43 @@ fn connection_says(request: &tiny_http::Request, word: &str) -> bool {
 }
 
 fn is_upgrade(request: &tiny_http::Request) -> bool {
-    connection_says(request, "upgrade")
+    connection_has(request, "upgrade")
 }
 
-/// Whether tiny_http ends the connection after this request by itself, by the rules that it has for that.
+/// Returns true if tiny_http itself closes the connection after this request, by its own rules.
 fn closes_itself(request: &tiny_http::Request) -> bool {
     let old = *request.http_version() == (1, 0);
-    connection_says(request, "close") || is_upgrade(request) || (old && !connection_says(request, "keep-alive"))
+    connection_has(request, "close") || is_upgrade(request) || (old && !connection_has(request, "keep-alive"))
 }
 
 fn from(remote: Option<SocketAddr>) -> String {
     remote.map_or(String::new(), |remote| format!(" from {remote}"))
 }
 
-/// tiny_http's request while the handler may read its body: lent, and taken back for the response.
-struct Loan {
+/// A request of tiny_http, shared by the reader of its body and the writer of its response.
+struct Exchange {
     request: Option<tiny_http::Request>,
     framing: Framing,
     closes_itself: bool,
-    /// What tiny_http thinks is the body's length, whatever we make of the head.
-    believed: u64,
-    /// tiny_http gives all that ever comes on the connection for the body.
+    /// The length of the body as tiny_http reads it, whatever this crate reads from the head.
+    tiny_http_length: u64,
+    /// True if tiny_http treats all further input of the connection as the body.
     upgrade: bool,
     expects: bool,
     remote: Option<SocketAddr>,
     port: u16,
     read: u64,
-    touched: bool,
+    has_started: bool,
     ended: bool,
     broken: bool,
     pace: Pace,
-    /// Held while the body is read.
-    patience: Option<Patience>,
-    /// Held while the worker may have to wait for more of the body.
+    /// The read timeout, while the body is read.
+    timeout: Option<ReadTimeout>,
+    /// The permission to wait for more of the body.
     upload: Option<Upload>,
 }
 
-/// The counts of a body that a worker waits for: in the limit of all clients and in that of its own.
+/// The permission to wait for a body. It counts in the limit of all clients and in that of its client.
 struct Upload {
     _share: Share,
     _held: Held,
@@ -657,28 +669,28 @@ impl Upload {
     }
 }
 
-/// What is left of a request's body.
+/// The state of a request body before the response is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Left {
-    /// Nothing: the next request follows.
-    Nothing,
-    /// What follows is not known.
+enum BodyState {
+    /// Complete: the next request follows.
+    Complete,
+    /// Malformed or cut short: the following bytes are undefined.
     Broken,
-    /// A part that must not be waited for.
+    /// Not completely read, and too long to wait for.
     Unread,
 }
 
-impl Loan {
+impl Exchange {
     fn new(
         request: tiny_http::Request,
-        verdict: &Result<CheckedHead, Malformed>,
+        head: &Result<CheckedHead, Malformed>,
         (remote, port): (Option<SocketAddr>, u16),
         pace: Pace,
-    ) -> Loan {
+    ) -> Exchange {
         let upgrade = is_upgrade(&request);
-        Loan {
-            framing: verdict.as_ref().map_or(Framing::Nothing, |checked| checked.framing),
-            believed: if upgrade { 0 } else { request.body_length().unwrap_or(0) as u64 },
+        Exchange {
+            framing: head.as_ref().map_or(Framing::Nothing, |checked| checked.framing),
+            tiny_http_length: if upgrade { 0 } else { request.body_length().unwrap_or(0) as u64 },
             upgrade,
             closes_itself: closes_itself(&request),
             expects: request.headers().iter().any(|header| header.field.equiv("Expect")),
@@ -686,17 +698,17 @@ impl Loan {
             remote,
             port,
             read: 0,
-            touched: false,
+            has_started: false,
             ended: false,
             broken: false,
             pace,
-            patience: None,
+            timeout: None,
             upload: None,
         }
     }
 
     /// Returns true if the body is read from the connection, and has not arrived with its head.
-    fn is_waited_for(&self) -> bool {
+    fn must_wait(&self) -> bool {
         match self.framing {
             Framing::Nothing => false,
             Framing::Length(length) => length > READ_AHEAD || (length > 0 && (self.expects || self.upgrade)),
@@ -705,11 +717,11 @@ impl Loan {
     }
 
     fn is_huge(&self) -> bool {
-        self.believed > HUGE
+        self.tiny_http_length > HUGE
     }
 
-    /// The request as far as its head can be trusted, for what is refused: what it asks for, cut to what fits in a log.
-    fn as_it_came(&self) -> Request {
+    /// Returns the request line of a refused head as a request without headers, cut to the length that is logged.
+    fn untrusted_request(&self) -> Request {
         let (method, target) =
             self.request.as_ref().map_or(("", ""), |request| (request.method().as_str(), request.url()));
         let short = |text: &str| text.chars().take(LOGGED).collect::<String>();
@@ -717,12 +729,12 @@ impl Loan {
         Request::new(method, short(target), Headers::new(), Body::empty()).with_peer(self.remote)
     }
 
-    /// Whether tiny_http, asked for a writer, would read on first.
+    /// Returns true if tiny_http may read more of the body before it returns a writer.
     fn may_drain(&self) -> bool {
-        self.believed > READ_AHEAD || (self.believed > 0 && self.expects)
+        self.tiny_http_length > READ_AHEAD || (self.tiny_http_length > 0 && self.expects)
     }
 
-    /// Reads a part of the body. tiny_http gives a body that was cut short as one that has ended.
+    /// Reads a part of the body. tiny_http reports a body that was cut short as complete.
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.request.is_none() {
             return Err(io::Error::other("the body was read after its response"));
@@ -733,8 +745,8 @@ impl Loan {
         if self.ended || buffer.is_empty() {
             return Ok(0);
         }
-        if !std::mem::replace(&mut self.touched, true) && self.is_waited_for() {
-            self.patience = self.remote.and_then(|remote| Patience::begin(remote, self.port, self.pace.patience));
+        if !std::mem::replace(&mut self.has_started, true) && self.must_wait() {
+            self.timeout = self.remote.and_then(|remote| ReadTimeout::begin(remote, self.port, self.pace.timeout));
         }
         let most = match self.framing {
             Framing::Length(length) => buffer.len().min(usize::try_from(length - self.read).unwrap_or(usize::MAX)),
@@ -766,11 +778,11 @@ impl Loan {
     /// notice that too, but allocate the rest ([`drain`]). The few bytes that it buffers do not end such a body.
     ///
     /// # Errors
-    /// When nothing arrives within the time limit.
+    /// An error if nothing arrives within the time limit.
     fn is_over(&self) -> io::Result<bool> {
         let is_long = matches!(self.framing, Framing::Length(length) if length - self.read > UNREAD);
-        match &self.patience {
-            Some(patience) if is_long => patience.sees_the_end(),
+        match &self.timeout {
+            Some(timeout) if is_long => timeout.is_at_end(),
             _ => Ok(false),
         }
     }
@@ -780,72 +792,72 @@ impl Loan {
             Framing::Length(length) => self.read < length,
             Framing::Chunked => {
                 let peer = self.remote.and_then(|remote| socket::find(remote, self.port));
-                // Of a connection's last request tiny_http gives the reader up at the body's end, and shuts our side.
+                // At the end of the last body of a connection tiny_http drops its reader and closes our side.
                 let is_open = peer.map(|peer| peer.is_open(self.closes_itself));
-                // A connection that is gone has brought no end of a body. Where none can be found ever, there is no telling.
+                // The body of a closed connection is incomplete. Without the search for sockets this is unknown.
                 !is_open.unwrap_or(!cfg!(unix))
             }
             Framing::Nothing => false,
         }
     }
 
-    /// Brings the body to its end, where that is worth it, and says what is left.
-    fn settle(&mut self) -> Left {
-        let left = self.finish();
-        // A search must not find a duplicate of the socket instead.
-        self.patience = None;
-        left
+    /// Reads a short rest of the body, and returns the state of the body.
+    fn finish_body(&mut self) -> BodyState {
+        let state = self.read_remaining();
+        // A search for the socket must not find the duplicate.
+        self.timeout = None;
+        state
     }
 
-    fn finish(&mut self) -> Left {
-        let unasked = self.expects && !self.touched;
+    fn read_remaining(&mut self) -> BodyState {
+        let unasked = self.expects && !self.has_started;
         match self.framing {
-            Framing::Nothing => Left::Nothing,
-            Framing::Length(0) => Left::Nothing,
-            Framing::Length(length) if length <= READ_AHEAD && !self.expects && !self.upgrade => Left::Nothing,
-            Framing::Length(length) if self.read == length => Left::Nothing,
-            _ if self.pace.is_overdue => Left::Unread,
+            Framing::Nothing => BodyState::Complete,
+            Framing::Length(0) => BodyState::Complete,
+            Framing::Length(length) if length <= READ_AHEAD && !self.expects && !self.upgrade => BodyState::Complete,
+            Framing::Length(length) if self.read == length => BodyState::Complete,
+            _ if self.pace.is_overdue => BodyState::Unread,
             // tiny_http would allocate the rest.
-            Framing::Length(length) if self.broken && length - self.read > UNREAD => Left::Unread,
-            _ if self.broken => Left::Broken,
-            Framing::Length(length) if unasked || length - self.read > UNREAD => Left::Unread,
-            Framing::Chunked if self.ended => Left::Nothing,
-            Framing::Chunked if unasked => Left::Broken,
-            _ => self.read_on(),
+            Framing::Length(length) if self.broken && length - self.read > UNREAD => BodyState::Unread,
+            _ if self.broken => BodyState::Broken,
+            Framing::Length(length) if unasked || length - self.read > UNREAD => BodyState::Unread,
+            Framing::Chunked if self.ended => BodyState::Complete,
+            Framing::Chunked if unasked => BodyState::Broken,
+            _ => self.read_rest(),
         }
     }
 
-    fn read_on(&mut self) -> Left {
+    fn read_rest(&mut self) -> BodyState {
         let mut buffer = [0; 8 << 10];
         let until = self.read + UNREAD;
         while self.read < until {
             match self.read(&mut buffer) {
-                Ok(0) => return Left::Nothing,
+                Ok(0) => return BodyState::Complete,
                 Ok(_) => {}
-                Err(_) => return Left::Broken,
+                Err(_) => return BodyState::Broken,
             }
         }
         let done = self.framing == Framing::Length(self.read);
-        if done { Left::Nothing } else { Left::Broken }
+        if done { BodyState::Complete } else { BodyState::Broken }
     }
 }
 
 /// The required and actual speed of a body. Only time spent waiting counts, not the handler's own.
 struct Pace {
-    patience: Duration,
+    timeout: Duration,
     min_rate: u64,
     waited: Duration,
-    came: u64,
+    received: u64,
     is_overdue: bool,
 }
 
 impl Pace {
     fn new(config: &Config) -> Pace {
         Pace {
-            patience: config.body_timeout,
+            timeout: config.body_timeout,
             min_rate: config.min_rate,
             waited: Duration::ZERO,
-            came: 0,
+            received: 0,
             is_overdue: false,
         }
     }
@@ -853,47 +865,47 @@ impl Pace {
     /// Returns the outcome of a read that took this long: an error if the time is up.
     fn check(&mut self, result: io::Result<usize>, took: Duration) -> io::Result<usize> {
         self.waited += took;
-        self.came += *result.as_ref().unwrap_or(&0) as u64;
-        // Between chunks tiny_http turns it into another error.
+        self.received += *result.as_ref().unwrap_or(&0) as u64;
+        // Between chunks tiny_http turns a timeout into another error.
         let is_timeout = |error: &io::Error| {
-            matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) || took >= self.patience
+            matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) || took >= self.timeout
         };
         let due = self.min_rate.saturating_mul(self.waited.saturating_sub(RATE_GRACE).as_secs());
-        let words = match &result {
-            Err(error) if is_timeout(error) => "no more of the body arrived in time (ASIDE_BODY_TIMEOUT)",
-            Ok(1..) if self.came < due => "the body arrives too slowly (ASIDE_MIN_RATE)",
+        let message = match &result {
+            Err(error) if is_timeout(error) => "the next part of the body did not arrive in time (ASIDE_BODY_TIMEOUT)",
+            Ok(1..) if self.received < due => "the body arrives too slowly (ASIDE_MIN_RATE)",
             _ => return result,
         };
         self.is_overdue = true;
-        Err(io::Error::new(io::ErrorKind::TimedOut, words))
+        Err(io::Error::new(io::ErrorKind::TimedOut, message))
     }
 }
 
-/// A read timeout on a connection's socket, until dropped: tiny_http itself waits for the next request without limit.
-struct Patience(#[cfg(target_os = "linux")] std::os::fd::OwnedFd);
+/// A read timeout on the socket of a connection, until dropped. tiny_http itself waits for the next request without limit.
+struct ReadTimeout(#[cfg(target_os = "linux")] std::os::fd::OwnedFd);
 
-impl Patience {
+impl ReadTimeout {
     #[cfg(target_os = "linux")]
-    fn begin(remote: SocketAddr, port: u16, time: Duration) -> Option<Patience> {
+    fn begin(remote: SocketAddr, port: u16, time: Duration) -> Option<ReadTimeout> {
         let socket = socket::duplicates(&[remote], port).ok()?.pop()??;
         socket2::SockRef::from(&socket).set_read_timeout(Some(time)).ok()?;
-        Some(Patience(socket))
+        Some(ReadTimeout(socket))
     }
 
-    /// The socket is known only on Linux. Elsewhere only the rate is checked, when bytes arrive.
+    /// Returns `None`: the socket can be duplicated only on Linux. Elsewhere only the rate is checked, when bytes arrive.
     #[cfg(not(target_os = "linux"))]
-    fn begin(_remote: SocketAddr, _port: u16, _time: Duration) -> Option<Patience> {
+    fn begin(_remote: SocketAddr, _port: u16, _time: Duration) -> Option<ReadTimeout> {
         None
     }
 }
 
-impl Patience {
-    /// Waits for input or the end of the connection, and returns true at its end, be it orderly or a reset.
+impl ReadTimeout {
+    /// Waits for input or the end of the connection, and returns true at its end, orderly or by a reset.
     ///
     /// # Errors
-    /// When nothing arrives within the time limit.
+    /// An error if nothing arrives within the time limit.
     #[cfg(target_os = "linux")]
-    fn sees_the_end(&self) -> io::Result<bool> {
+    fn is_at_end(&self) -> io::Result<bool> {
         let peeked = socket2::SockRef::from(&self.0).peek(&mut [std::mem::MaybeUninit::uninit()]);
         match peeked {
             Ok(count) => Ok(count == 0),
@@ -906,12 +918,12 @@ impl Patience {
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn sees_the_end(&self) -> io::Result<bool> {
+    fn is_at_end(&self) -> io::Result<bool> {
         Ok(false)
     }
 }
 
-impl Drop for Patience {
+impl Drop for ReadTimeout {
     fn drop(&mut self) {
         #[cfg(target_os = "linux")]
         let _ = socket2::SockRef::from(&self.0).set_read_timeout(None);
@@ -922,64 +934,64 @@ fn cut_short() -> io::Error {
     io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early")
 }
 
-/// A connection whose socket tiny_http has.
-struct Elsewhere {
+/// A connection whose socket belongs to tiny_http and is found by a search.
+struct SearchedConnection {
     remote: SocketAddr,
     port: u16,
     closes_itself: bool,
 }
 
-impl Connection for Elsewhere {
-    /// Where sockets cannot be found there is no telling.
+impl Connection for SearchedConnection {
+    /// Returns true on a platform without the search for sockets, since the state is unknown there.
     fn is_there(&self) -> bool {
         let peer = socket::find(self.remote, self.port);
         peer.map_or(!cfg!(unix), |peer| peer.is_open(self.closes_itself))
     }
 }
 
-/// A body's reader, for the application.
-struct Lent(Arc<Mutex<Loan>>);
+/// The reader of a request body, for the handler.
+struct BodyReader(Arc<Mutex<Exchange>>);
 
-impl Read for Lent {
+impl Read for BodyReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         lock(&self.0).read(buffer)
     }
 }
 
-/// The way back to a client.
-enum Outlet {
-    /// tiny_http's writer: in order with the other responses of the connection.
-    InLine(Box<dyn Write + Send>),
-    /// The socket itself, the request still with its unread body.
-    Beside { peer: Peer, request: Box<tiny_http::Request>, huge: bool },
-    /// The same where the socket cannot be found, behind an interim response.
-    Interim { stream: Box<dyn ReadWrite + Send>, huge: bool },
+/// The destination of a response.
+enum ResponseSink {
+    /// The writer of tiny_http: in order with the other responses of the connection.
+    InOrder(Box<dyn Write + Send>),
+    /// The socket, beside the request with its unread body.
+    OverSocket { peer: Peer, request: Box<tiny_http::Request>, huge: bool },
+    /// The stream of tiny_http after an interim response, if the socket cannot be found.
+    AfterInterim { stream: Box<dyn ReadWrite + Send>, huge: bool },
 }
 
-impl Write for Outlet {
+impl Write for ResponseSink {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         match self {
-            Outlet::InLine(writer) => writer.write(bytes),
-            Outlet::Beside { peer, .. } => peer.write(bytes),
-            Outlet::Interim { stream, .. } => stream.write(bytes),
+            ResponseSink::InOrder(writer) => writer.write(bytes),
+            ResponseSink::OverSocket { peer, .. } => peer.write(bytes),
+            ResponseSink::AfterInterim { stream, .. } => stream.write(bytes),
         }
     }
 
     fn flush(&mut self) -> io::Result<()> {
         match self {
-            Outlet::InLine(writer) => writer.flush(),
-            Outlet::Beside { peer, .. } => peer.flush(),
-            Outlet::Interim { stream, .. } => stream.flush(),
+            ResponseSink::InOrder(writer) => writer.flush(),
+            ResponseSink::OverSocket { peer, .. } => peer.flush(),
+            ResponseSink::AfterInterim { stream, .. } => stream.flush(),
         }
     }
 }
 
-/// A response on its way out.
+/// A response to write.
 struct Delivery {
-    outlet: Outlet,
+    sink: ResponseSink,
     response: Response,
     terms: Terms,
-    place: Place,
+    tracked: TrackedRequest,
     client: Option<IpAddr>,
     closes_itself: bool,
     transport: Arc<TinyHttp>,
@@ -987,13 +999,13 @@ struct Delivery {
 }
 
 impl Delivery {
-    /// Sends it: a stream on a thread of its own, the rest here and now.
+    /// Writes the response: a stream on a thread of its own, and any other response on this thread.
     fn begin(self) {
         if !(self.response.is_stream() && self.terms.has_body(self.response.status_code())) {
             return self.send(None);
         }
         match self.desk.stream_place(self.client) {
-            Ok(place) => self.stream(place),
+            Ok(slot) => self.stream(slot),
             Err(message) => {
                 let response = streams::refuse_stream(self.response, message);
                 Delivery { response, ..self }.send(None);
@@ -1001,86 +1013,87 @@ impl Delivery {
         }
     }
 
-    fn stream(self, place: StreamPlace) {
-        // A live page has no end to wait for: it is told to end.
+    fn stream(self, slot: StreamPlace) {
+        // A live page has no end, so a shutdown does not wait for it but tells it to end.
         let (presence, at_work) = match streams::is_live(&self.response) {
-            true => (Some(self.transport.disconnects.begin(self.place.remote, self.closes_itself)), None),
+            true => (Some(self.transport.disconnects.begin(self.tracked.remote, self.closes_itself)), None),
             false => (None, Some(self.desk.at_work())),
         };
         spawn_pooled(move || {
             threads::rename("aside-stream");
             self.send(presence);
-            drop((place, at_work));
+            drop((slot, at_work));
         });
     }
 
-    /// Writes it, ends what is to end, and begins what was set aside on it.
+    /// Writes the response, closes the connection if necessary, and starts the deferred tasks.
     fn send(mut self, presence: Option<WatchedPage>) {
-        let aside = self.response.take_deferred();
+        let deferred = self.response.take_deferred();
         let close = self.terms.close && !self.closes_itself;
-        // Looked for before the client has its answer: with that it may go, and another come from the same port.
-        let found = self.place.peer.take();
-        let peer = if close { found.or_else(|| self.transport.peer(&self.place)) } else { None };
+        // The search comes before the response: after the response the client may disconnect, and another connection may use
+        // its port.
+        let found = self.tracked.peer.take();
+        let peer = if close { found.or_else(|| self.transport.peer(&self.tracked)) } else { None };
         let disconnect = presence.as_ref().map(WatchedPage::disconnect).cloned().unwrap_or_default();
-        let whole = streams::write(&mut self.outlet, self.response, self.terms, &disconnect);
-        // Before the connection is let go.
+        let whole = streams::write(&mut self.sink, self.response, self.terms, &disconnect);
+        // The watcher must be done with the socket before the connection is closed.
         drop(presence);
-        let end = End { whole, close, peer, transport: self.transport };
-        end.end(self.outlet, &self.place);
-        drop(self.place);
-        aside.into_iter().for_each(|task| task.start());
+        let after = AfterWrite { whole, close, peer, transport: self.transport };
+        after.finish(self.sink, &self.tracked);
+        drop(self.tracked);
+        deferred.into_iter().for_each(|task| task.start());
     }
 }
 
-/// What becomes of a connection after a response.
-struct End {
+/// The end of a response: the connection is kept or closed.
+struct AfterWrite {
     whole: bool,
     close: bool,
-    /// The socket of a connection that is to be closed.
+    /// The socket, if the connection is to be closed.
     peer: Option<Peer>,
     transport: Arc<TinyHttp>,
 }
 
-impl End {
-    fn end(self, outlet: Outlet, place: &Place) {
-        match outlet {
-            Outlet::InLine(writer) if self.whole && !self.close && !self.transport.is_closed() => drop(writer),
-            Outlet::InLine(writer) => self.hang_up(writer, place),
-            Outlet::Beside { peer, request, huge: true } => {
+impl AfterWrite {
+    fn finish(self, sink: ResponseSink, tracked: &TrackedRequest) {
+        match sink {
+            ResponseSink::InOrder(writer) if self.whole && !self.close && !self.transport.is_closed() => drop(writer),
+            ResponseSink::InOrder(writer) => self.hang_up(writer, tracked),
+            ResponseSink::OverSocket { peer, request, huge: true } => {
                 peer.shut(Shutdown::Write);
-                self.transport.forget(request);
-                // The descriptor is never closed again, so its number stays its own.
+                self.transport.leak(request);
+                // The descriptor is never closed, so its number is not reused.
                 timer::at(Instant::now() + LINGER, move || peer.shut(Shutdown::Both));
             }
-            Outlet::Beside { peer, request, huge: false } => {
+            ResponseSink::OverSocket { peer, request, huge: false } => {
                 peer.shut(Shutdown::Write);
-                spawn_pooled(|| swallow(peer, *request));
+                spawn_pooled(|| discard_and_close(peer, *request));
             }
-            Outlet::Interim { stream, huge: true } => self.transport.forget(stream),
-            // A search would have found the socket: the connection has ended.
-            Outlet::Interim { stream, huge: false } if cfg!(unix) => drain::drop_on_thread(|| drop(stream)),
-            Outlet::Interim { stream, huge: false } => spawn_pooled(|| drop(stream)),
+            ResponseSink::AfterInterim { stream, huge: true } => self.transport.leak(stream),
+            // The search has not found the socket, so the connection has ended.
+            ResponseSink::AfterInterim { stream, huge: false } if cfg!(unix) => drain::drop_on_thread(|| drop(stream)),
+            ResponseSink::AfterInterim { stream, huge: false } => spawn_pooled(|| drop(stream)),
         }
     }
 
-    /// Ends the connection: at once after a response that was cut short, and otherwise first our side of it, so that the
-    /// client gets the response to its end. The writer is kept till then, and the descriptor's number with it.
-    fn hang_up(self, writer: Box<dyn Write + Send>, place: &Place) {
-        let peer = if self.close { self.peer } else { self.transport.peer(place) };
+    /// Closes the connection: at once after a response that was cut short, and otherwise our side first, so that the client
+    /// receives the whole response. The writer is kept until then, so that the descriptor is not reused.
+    fn hang_up(self, writer: Box<dyn Write + Send>, tracked: &TrackedRequest) {
+        let peer = if self.close { self.peer } else { self.transport.peer(tracked) };
         match peer {
             None => drop(writer),
             Some(peer) if !self.whole => peer.shut(Shutdown::Both),
             Some(mut peer) => {
                 peer.keep();
                 peer.shut(Shutdown::Write);
-                linger(peer, writer, Instant::now() + LINGER, FIRST_LOOK);
+                linger(peer, writer, Instant::now() + LINGER, FIRST_CHECK);
             }
         }
     }
 }
 
-/// Keeps a connection until the client has closed it, or its time is up. The interval between checks grows: most close at
-/// once, and a kept connection has two descriptors, which slows every search.
+/// Keeps a connection until the client has closed it, or its time is up. The interval between checks grows: most clients
+/// close at once, and a kept connection has two descriptors, which slow down each search.
 fn linger(peer: Peer, writer: Box<dyn Write + Send>, until: Instant, wait: Duration) {
     let next = (Instant::now() + wait).min(until);
     timer::at(next, move || {
@@ -1095,7 +1108,7 @@ fn linger(peer: Peer, writer: Box<dyn Write + Send>, until: Instant, wait: Durat
 }
 
 /// Reads the rest of a refused body for a while, so that the client can read the response.
-fn swallow(peer: Peer, mut request: tiny_http::Request) {
+fn discard_and_close(peer: Peer, mut request: tiny_http::Request) {
     let connection = peer.duplicate();
     let peer = Arc::new(Mutex::new(Some(peer)));
     let theirs = peer.clone();
@@ -1108,67 +1121,74 @@ fn swallow(peer: Peer, mut request: tiny_http::Request) {
         None => drain::discard_input(request.as_reader()),
     }
     timer::cancel(ticket);
-    // From here on the number may become another's.
+    // After this the descriptor may be reused for another socket.
     lock(&peer).take().iter().for_each(|peer| peer.shut(Shutdown::Both));
     drain::drop_on_thread(|| drop(request.into_writer()));
 }
 
-/// Connections to ourselves that say nothing. tiny_http makes a thread for a connection when none is idle, but its count
-/// of idle ones lags: of a burst some wait in its queue with nobody to take them. A thread made for a connection that ends
-/// at once takes one of these next. Its first request then looks new to us as well, and the next nudge follows.
-struct Nudges {
+/// Connections to ourselves that send nothing and provide tiny_http with threads. tiny_http starts a thread for a connection
+/// if no thread is idle, but its count of idle threads lags: some connections of a burst wait in its queue without a thread.
+/// The thread started for an empty connection takes one of them next. The first request of that one is then new here, too,
+/// and the next empty connection follows.
+struct EmptyConnections {
     addr: SocketAddr,
-    /// The connections that were seen last, by their ports. One that falls out costs a nudge too many.
+    /// The last seen connections, by their ports. A forgotten one costs a superfluous connection.
     seen: Vec<AtomicUsize>,
     soon: AtomicBool,
     late: AtomicBool,
 }
 
-impl Nudges {
-    fn new(mut addr: SocketAddr) -> Nudges {
+impl EmptyConnections {
+    fn new(mut addr: SocketAddr) -> EmptyConnections {
         if addr.ip().is_unspecified() {
             addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
         }
         let seen = (0..1024).map(|_| AtomicUsize::new(0)).collect();
-        Nudges { addr, seen, soon: AtomicBool::new(false), late: AtomicBool::new(false) }
+        EmptyConnections { addr, seen, soon: AtomicBool::new(false), late: AtomicBool::new(false) }
     }
 
-    /// Takes note of a request's connection. For a new one a nudge follows soon, and another later, for the case that the
-    /// first was counted wrongly itself.
-    fn note(nudges: &Arc<Nudges>, remote: &SocketAddr) {
+    /// Records the connection of a request. After a new one, an empty connection follows soon, and another one later, in case
+    /// tiny_http has counted wrongly for the first.
+    fn note(empty_connections: &Arc<EmptyConnections>, remote: &SocketAddr) {
         let mut hasher = std::hash::DefaultHasher::new();
         remote.hash(&mut hasher);
         let mark = hasher.finish() as usize | 1;
-        let slot = &nudges.seen[usize::from(remote.port()) % nudges.seen.len()];
+        let slot = &empty_connections.seen[usize::from(remote.port()) % empty_connections.seen.len()];
         if slot.load(Ordering::Relaxed) != mark {
             slot.store(mark, Ordering::Relaxed);
-            Nudges::plan(nudges, NUDGE, |nudges| &nudges.soon);
-            Nudges::plan(nudges, 10 * NUDGE, |nudges| &nudges.late);
+            EmptyConnections::schedule(empty_connections, CONNECT_DELAY, |empty_connections| &empty_connections.soon);
+            EmptyConnections::schedule(empty_connections, 10 * CONNECT_DELAY, |empty_connections| {
+                &empty_connections.late
+            });
         }
     }
 
-    fn plan(nudges: &Arc<Nudges>, wait: Duration, planned: fn(&Nudges) -> &AtomicBool) {
-        if planned(nudges).swap(true, Ordering::AcqRel) {
+    fn schedule(
+        empty_connections: &Arc<EmptyConnections>,
+        wait: Duration,
+        scheduled: fn(&EmptyConnections) -> &AtomicBool,
+    ) {
+        if scheduled(empty_connections).swap(true, Ordering::AcqRel) {
             return;
         }
-        let nudges = nudges.clone();
+        let empty_connections = empty_connections.clone();
         timer::at(Instant::now() + wait, move || {
-            planned(&nudges).store(false, Ordering::Release);
-            spawn_pooled(move || nudges.nudge());
+            scheduled(&empty_connections).store(false, Ordering::Release);
+            spawn_pooled(move || empty_connections.connect());
         });
     }
 
-    fn nudge(&self) {
-        // Refused when the server has stopped.
-        drop(TcpStream::connect_timeout(&self.addr, 10 * NUDGE));
+    fn connect(&self) {
+        // This fails if the server has stopped.
+        drop(TcpStream::connect_timeout(&self.addr, 10 * CONNECT_DELAY));
     }
 }
 
-/// Which requests are being answered, in the order in which they came, and which connections are closed.
-struct Book {
+/// The requests in flight, in the order of their arrival, and the closed connections.
+struct RequestTracker {
     port: u16,
     entries: Mutex<Entries>,
-    left: Condvar,
+    changed: Condvar,
 }
 
 #[derive(Default)]
@@ -1178,9 +1198,9 @@ struct Entries {
     waiting: usize,
     /// The time of the last event on each open connection.
     active: HashMap<SocketAddr, Activity>,
-    condemned: HashMap<SocketAddr, Vec<Condemned>>,
-    /// The connections in the order in which they are removed.
-    forgotten_next: VecDeque<(Instant, SocketAddr)>,
+    closed: HashMap<SocketAddr, Vec<ClosedConnection>>,
+    /// The closed connections in the order of their removal.
+    removal_order: VecDeque<(Instant, SocketAddr)>,
 }
 
 /// The time when a request began or ended on a connection, or when the connection was first seen.
@@ -1199,11 +1219,11 @@ impl Activity {
     }
 }
 
-/// A connection of which nothing more is handled.
-struct Condemned {
-    /// The socket's name: a port is soon another connection's, behind a proxy above all.
+/// A closed connection, whose further requests are discarded.
+struct ClosedConnection {
+    /// The kernel's name of the socket: the port is soon reused by another connection, above all behind a proxy.
     socket: Option<PathBuf>,
-    /// The request that was its last.
+    /// The last request that was handled.
     by: u64,
     since: Instant,
 }
@@ -1211,35 +1231,36 @@ struct Condemned {
 struct InFlight {
     id: u64,
     remote: SocketAddr,
-    judged: bool,
+    is_checked: bool,
 }
 
-/// A request's entry, struck out when dropped.
-struct Place {
-    book: Arc<Book>,
+/// The entry of a request in flight, removed when dropped.
+struct TrackedRequest {
+    tracker: Arc<RequestTracker>,
     id: u64,
     remote: Option<SocketAddr>,
-    condemned: bool,
+    /// True if an earlier request was the last one of the connection.
+    is_after_last: bool,
     /// True if no further request of the connection is handled.
     is_last: bool,
     /// The socket, once it has been searched for.
     peer: Option<Peer>,
 }
 
-impl Book {
-    fn of(port: u16) -> Book {
-        Book { port, entries: Mutex::default(), left: Condvar::new() }
+impl RequestTracker {
+    fn of(port: u16) -> RequestTracker {
+        RequestTracker { port, entries: Mutex::default(), changed: Condvar::new() }
     }
 
-    fn enter(self: &Arc<Book>, remote: Option<SocketAddr>) -> Place {
+    fn enter(self: &Arc<RequestTracker>, remote: Option<SocketAddr>) -> TrackedRequest {
         let mut entries = lock(&self.entries);
         entries.last += 1;
         let id = entries.last;
         if let Some(remote) = remote {
-            entries.in_flight.push(InFlight { id, remote, judged: false });
+            entries.in_flight.push(InFlight { id, remote, is_checked: false });
             entries.active.insert(remote, Activity { at: Instant::now(), has_asked: true });
         }
-        Place { book: self.clone(), id, remote, condemned: false, is_last: false, peer: None }
+        TrackedRequest { tracker: self.clone(), id, remote, is_after_last: false, is_last: false, peer: None }
     }
 
     /// Returns the open connections that have waited too long for a request; none while all workers are busy.
@@ -1258,56 +1279,57 @@ impl Book {
         active.iter().filter(is_overdue).map(|(remote, activity)| (*remote, *activity)).collect()
     }
 
-    fn condemn(&self, place: &mut Place) {
-        let Some(remote) = place.remote.filter(|_| !place.is_last) else { return };
-        place.is_last = true;
+    fn mark_last(&self, tracked: &mut TrackedRequest) {
+        let Some(remote) = tracked.remote.filter(|_| !tracked.is_last) else { return };
+        tracked.is_last = true;
         // The only search for a refused connection: it takes one call per descriptor.
-        place.peer = socket::find(remote, self.port);
-        let socket = place.peer.as_ref().and_then(|peer| peer.name().cloned());
-        lock(&self.entries).condemn(remote, Condemned { socket, by: place.id, since: Instant::now() });
+        tracked.peer = socket::find(remote, self.port);
+        let socket = tracked.peer.as_ref().and_then(|peer| peer.name().cloned());
+        lock(&self.entries).add_closed(remote, ClosedConnection { socket, by: tracked.id, since: Instant::now() });
     }
 
     /// Waits until all requests that came earlier on the same connection are answered.
-    fn wait_for_turn(&self, place: &Place) {
-        drop(self.wait_while(lock(&self.entries), place, |_| true));
+    fn wait_for_turn(&self, tracked: &TrackedRequest) {
+        drop(self.wait_while(lock(&self.entries), tracked, |_| true));
     }
 
     /// Waits while there is such an earlier request on the same connection.
     fn wait_while<'b>(
         &'b self,
         mut entries: MutexGuard<'b, Entries>,
-        place: &Place,
+        tracked: &TrackedRequest,
         holds: fn(&InFlight) -> bool,
     ) -> MutexGuard<'b, Entries> {
-        let is_before = |entry: &InFlight| Some(entry.remote) == place.remote && entry.id < place.id && holds(entry);
+        let is_before =
+            |entry: &InFlight| Some(entry.remote) == tracked.remote && entry.id < tracked.id && holds(entry);
         if !entries.in_flight.iter().any(is_before) {
             return entries;
         }
         entries.waiting += 1;
-        entries = wait_while(&self.left, entries, |entries| entries.in_flight.iter().any(is_before));
+        entries = wait_while(&self.changed, entries, |entries| entries.in_flight.iter().any(is_before));
         entries.waiting -= 1;
         entries
     }
 }
 
-impl Place {
-    /// Says whether it is the last of its connection that is answered, its head being malformed or the client wanting no
-    /// more; and learns whether one before it was.
-    fn judge(&mut self, last: bool) {
+impl TrackedRequest {
+    /// Records if this is the last request of its connection, since its head is malformed or the client closes the
+    /// connection. Then finds out if an earlier request was the last one.
+    fn record_check(&mut self, last: bool) {
         let Some(remote) = self.remote else { return };
         if last {
-            self.book.clone().condemn(self);
+            self.tracker.clone().mark_last(self);
         }
-        let mut entries = lock(&self.book.entries);
+        let mut entries = lock(&self.tracker.entries);
         let own = entries.in_flight.iter_mut().rfind(|entry| entry.id == self.id);
-        own.into_iter().for_each(|entry| entry.judged = true);
+        own.into_iter().for_each(|entry| entry.is_checked = true);
         if entries.waiting > 0 {
-            self.book.left.notify_all();
+            self.tracker.changed.notify_all();
         }
-        let mut entries = self.book.wait_while(entries, self, |entry| !entry.judged);
-        let socket = entries.condemned_before(remote, self.id);
+        let mut entries = self.tracker.wait_while(entries, self, |entry| !entry.is_checked);
+        let socket = entries.closed_before(remote, self.id);
         drop(entries);
-        self.condemned = socket.is_some_and(|then| match (then, socket::name(remote, self.book.port)) {
+        self.is_after_last = socket.is_some_and(|then| match (then, socket::name(remote, self.tracker.port)) {
             (Some(then), Some(now)) => then == now,
             _ => true,
         });
@@ -1315,23 +1337,23 @@ impl Place {
 }
 
 impl Entries {
-    /// The name of the socket that was condemned last at that address, by a request before this one.
-    fn condemned_before(&mut self, remote: SocketAddr, id: u64) -> Option<Option<PathBuf>> {
-        let of_address = self.condemned.get(&remote)?;
-        let is_before = |condemned: &&Condemned| condemned.by < id && condemned.since.elapsed() < CONDEMNED;
+    /// Returns the name of the socket that was closed last at this address by an earlier request.
+    fn closed_before(&mut self, remote: SocketAddr, id: u64) -> Option<Option<PathBuf>> {
+        let of_address = self.closed.get(&remote)?;
+        let is_before = |closed: &&ClosedConnection| closed.by < id && closed.since.elapsed() < DISCARD_TIME;
         Some(of_address.iter().rfind(is_before)?.socket.clone())
     }
 
-    /// Adds an entry, and removes a few old ones at each call.
-    fn condemn(&mut self, remote: SocketAddr, condemned: Condemned) {
-        self.forgotten_next.push_back((condemned.since, remote));
-        self.condemned.entry(remote).or_default().push(condemned);
+    /// Adds a closed connection, and removes the old ones.
+    fn add_closed(&mut self, remote: SocketAddr, closed: ClosedConnection) {
+        self.removal_order.push_back((closed.since, remote));
+        self.closed.entry(remote).or_default().push(closed);
         while let Some((since, remote)) =
-            self.forgotten_next.front().copied().filter(|(since, _)| since.elapsed() >= CONDEMNED)
+            self.removal_order.front().copied().filter(|(since, _)| since.elapsed() >= DISCARD_TIME)
         {
-            self.forgotten_next.pop_front();
-            if let Entry::Occupied(mut of_address) = self.condemned.entry(remote) {
-                of_address.get_mut().retain(|condemned| condemned.since > since);
+            self.removal_order.pop_front();
+            if let Entry::Occupied(mut of_address) = self.closed.entry(remote) {
+                of_address.get_mut().retain(|closed| closed.since > since);
                 if of_address.get().is_empty() {
                     of_address.remove();
                 }
@@ -1340,15 +1362,15 @@ impl Entries {
     }
 }
 
-impl Drop for Place {
+impl Drop for TrackedRequest {
     fn drop(&mut self) {
-        let mut entries = lock(&self.book.entries);
+        let mut entries = lock(&self.tracker.entries);
         if let Some(index) = entries.in_flight.iter().rposition(|entry| entry.id == self.id) {
             let InFlight { remote, .. } = entries.in_flight.swap_remove(index);
             entries.active.insert(remote, Activity { at: Instant::now(), has_asked: true });
         }
         if entries.waiting > 0 {
-            self.book.left.notify_all();
+            self.tracker.changed.notify_all();
         }
     }
 }
