@@ -66,6 +66,11 @@ impl TryFrom<String> for Email {
     }
 }
 
+#[derive(Deserialize)]
+struct Addressee {
+    email: Email,
+}
+
 #[derive(Clone, Serialize, Deserialize)]
 struct Post {
     title: String,
@@ -104,6 +109,23 @@ impl Site {
     fn database(&self) -> MutexGuard<'_, Connection> {
         self.database.lock().expect("no statement panics")
     }
+}
+
+fn process_payment(site: &Site, user_id: u64, order: &Order) -> Result<()> {
+    site.post("/payments", json!({ "user": user_id, "order": order }))
+}
+
+fn send_receipt(order: &Order) {
+    let text = format!("You have paid {} euros. Thank you.", order.amount);
+    Mail::to(&order.email.0).subject("Your receipt").text(text).send();
+}
+
+const FIVE_MINUTES: Duration = Duration::from_secs(300);
+
+fn recent_posts(database: &Connection) -> Result<Vec<Post>> {
+    let mut query = database.prepare("SELECT title, body FROM posts ORDER BY id DESC LIMIT 20")?;
+    let posts = query.query_map([], |row| Ok(Post { title: row.get(0)?, body: row.get(1)? }))?;
+    Ok(posts.collect::<Result<_, _>>()?)
 }
 
 fn app(config: Config, site: Site) -> App {
@@ -152,15 +174,6 @@ fn create_order(req: &mut Request) -> Result<Response> {
         req.flash("success", "Processing your order!");
         Ok(redirect("/orders"))
     })
-}
-
-fn process_payment(site: &Site, user_id: u64, order: &Order) -> Result<()> {
-    site.post("/payments", json!({ "user": user_id, "order": order }))
-}
-
-fn send_receipt(order: &Order) {
-    let text = format!("You have paid {} euros. Thank you.", order.amount);
-    Mail::to(&order.email.0).subject("Your receipt").text(text).send();
 }
 
 // Sample 2: "API"
@@ -231,24 +244,12 @@ fn create_post(req: &mut Request) -> Result<Response> {
     Ok(redirect("/blog"))
 }
 
-const FIVE_MINUTES: Duration = Duration::from_secs(300);
-
-fn recent_posts(database: &Connection) -> Result<Vec<Post>> {
-    let mut query = database.prepare("SELECT title, body FROM posts ORDER BY id DESC LIMIT 20")?;
-    let posts = query.query_map([], |row| Ok(Post { title: row.get(0)?, body: row.get(1)? }))?;
-    Ok(posts.collect::<Result<_, _>>()?)
-}
-
 // Sample 7: "Mail is already background"
 // Asok's mail has one attempt and is lost when the process ends. Here mail is retried for a quarter of an hour, and a
 // shutdown waits for it.
 fn greet(req: &mut Request) -> Result<Response> {
-    #[derive(Deserialize)]
-    struct Greeting {
-        to: Email,
-    }
-    let greeting: Greeting = req.form()?;
-    Mail::to(greeting.to.0).subject("Hello").text("World").send();
+    let Addressee { email } = req.form()?;
+    Mail::to(email.0).subject("Hello").text("World").send();
     req.flash("success", "On its way.");
     Ok(redirect("/"))
 }
@@ -258,7 +259,7 @@ fn greet(req: &mut Request) -> Result<Response> {
 // `Form`; a counter, which the handler changes and which `Live` also shows on the pages that are open.
 
 // "Database reads needed for the response": the handler reads. The first reader fills the cache, and the others wait for it.
-fn show(req: &mut Request, message: &str, form: &Form<Subscriber>) -> Result<Response> {
+fn show(req: &mut Request, message: &str, form: &Form<Addressee>) -> Result<Response> {
     let site = req.state::<Site>();
     let posts = site.cache.remember("recent_posts", FIVE_MINUTES, || recent_posts(&site.database()))?;
     Ok(req.render("page.html", context! { posts, message, form })?.status(form.status()))
@@ -269,13 +270,8 @@ fn page(req: &mut Request) -> Result<Response> {
 }
 
 // "Validation": the client learns from this response what is wrong. Only the mail of a valid form goes to the background.
-#[derive(Deserialize)]
-struct Subscriber {
-    email: Email,
-}
-
 fn subscribe(req: &mut Request) -> Result<Response> {
-    let (mut form, site) = (req.submitted::<Subscriber>()?, req.state::<Site>());
+    let (mut form, site) = (req.submitted::<Addressee>()?, req.state::<Site>());
     if let Some(new) = form.value()
         && site.database().execute("INSERT OR IGNORE INTO subscribers VALUES (?)", [&new.email.0])? == 0
     {
@@ -481,7 +477,7 @@ mod tests {
     #[test]
     fn sample_7_mail_is_sent_in_the_background_by_itself() {
         let mut client = client(&Service::start());
-        let answer = client.post("/greetings").form(&[("to", "user@shop.example")]).send();
+        let answer = client.post("/greetings").form(&[("email", "user@shop.example")]).send();
         assert_eq!(answer.location(), Some("/"));
         client.settle();
         let outbox = client.outbox();

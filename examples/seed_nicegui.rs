@@ -1,48 +1,51 @@
-//! What the NiceGUI tutorial's chapter on background tasks shows, sample by sample: `cargo run --example seed_nicegui`.
+//! The samples of the NiceGUI tutorial's chapter on background tasks, in its order: `cargo run --example seed_nicegui`.
 //!
-//! Pages are fetched from below `FETCH_FROM` alone; unless it is set, from a slow service that this program starts for
-//! itself. To fetch whatever address a visitor gives would let him read what only this machine can reach.
+//! The site fetches only what is below `FETCH_FROM`: a site that fetches any address would give its users access to
+//! services that only this machine can reach. Unless the variable is set, this program starts a slow service itself.
 
 use std::hint::black_box;
+use std::sync::LazyLock;
 use std::time::Duration;
 
-use aside::{App, Config, Error, Live, LiveMap, Request, Response, Result};
-use aside::{Task, TaskContext, TaskInfo, background, context, redirect};
+use aside::{App, Config, Error, Isolated, Request, Response, Result, Server};
+use aside::{TaskContext, TaskInfo, background, context, redirect};
 use serde::{Deserialize, Serialize};
 
 fn main() -> Result<()> {
-    let config = Config::from_env()?;
-    if let Ok(from) = std::env::var("FETCH_FROM") {
-        return app(config, from).run();
-    }
-    let service = slow_service().start()?;
-    app(config, format!("http://{}/", service.addr())).run()
+    app(Config::from_env()?, std::env::var("FETCH_FROM").ok()).run()
 }
 
-/// Two seconds for each answer.
-fn slow_service() -> App {
-    let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
-    App::with_config(config).fallback(|req: &mut Request| {
-        std::thread::sleep(Duration::from_secs(2));
-        format!("This is what is at {}.", req.path())
-    })
+/// The address of a service that takes two seconds for each response. The first call starts it.
+fn slow_service() -> String {
+    static SERVICE: LazyLock<Server> = LazyLock::new(|| {
+        let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+        let respond = |req: &mut Request| {
+            std::thread::sleep(Duration::from_secs(2));
+            format!("This is the page at {}.", req.path())
+        };
+        App::with_config(config).fallback(respond).start().expect("a free port")
+    });
+    format!("http://{}", SERVICE.addr())
 }
 
 struct Site {
-    /// Ends in a slash, so that no other host begins with it.
-    from: String,
+    from: Option<String>,
     agent: ureq::Agent,
-    /// Each visitor's own.
-    labels: LiveMap<String, Labels>,
 }
 
 impl Site {
+    /// Ends in a slash, so that no other host begins with it.
+    fn from(&self) -> String {
+        let from = self.from.clone().unwrap_or_else(slow_service);
+        format!("{}/", from.trim_end_matches('/'))
+    }
+
     fn fetch(&self, url: &str) -> Result<String> {
         Ok(self.agent.get(url).call()?.body_mut().read_to_string()?)
     }
 }
 
-/// What the page shows.
+/// The results of a session. In NiceGUI the label is a global, and one user's result replaces another's.
 #[derive(Clone, Default, Serialize)]
 struct Labels {
     slow: String,
@@ -50,77 +53,81 @@ struct Labels {
     result: String,
 }
 
-fn app(config: Config, from: impl Into<String>) -> App {
+fn app(config: Config, from: Option<String>) -> App {
     let agent = ureq::Agent::config_builder().timeout_global(Some(Duration::from_secs(30))).max_redirects(0).build();
     App::with_config(config)
-        .state(Site { from: from.into(), agent: agent.into(), labels: LiveMap::new() })
-        .template("page.html", PAGE)
-        .template("labels.html", LABELS)
-        .template("computation.html", COMPUTATION)
+        .state(Site { from, agent: agent.into() })
+        .get("/seeds.css", |_: &mut Request| Response::bytes("text/css", include_bytes!("seeds/seeds.css")))
+        .template("base.html", include_str!("seeds/base.html"))
+        .template("page.html", include_str!("seeds/nicegui.html"))
         .get("/", main_page)
+        .live("labels", "labels.html", Request::session_live::<Labels>)
+        .template("labels.html", LABELS)
         .post("/blocking", slow_blocking_task)
         .post("/slow", slow_task)
         .post("/content", fetch_url_content)
+        .isolated(heavy_calculation)
         .post("/result", run_heavy_task)
-        .get("/labels/live", follow)
-        .get("/computation", computation)
+        .isolated(heavy_computation)
+        .live_task("computation", "computation.html")
+        .template("computation.html", COMPUTATION)
         .post("/computation", start_computation)
-        .get("/computation/live", follow_computation)
         .post("/computation/cancel", cancel_computation)
 }
 
-/// The visitor's own labels. There they are a global, and whoever fetches something writes over what the others see.
-fn labels_of(req: &mut Request) -> Result<Live<Labels>> {
-    let visitor = req.session().id()?;
-    Ok(req.state::<Site>().labels.entry(visitor, Labels::default))
+fn main_page(req: &mut Request) -> Result<Response> {
+    let from = req.state::<Site>().from();
+    req.render("page.html", context! { from })
 }
 
-fn main_page(req: &mut Request) -> Result<Response> {
-    let labels = labels_of(req)?.part(req, "/labels/live", "labels.html")?;
-    let from = &req.state::<Site>().from;
-    req.render("page.html", context! { labels, from })
-}
+const LABELS: &str = r#"<dl>
+  <dt>Slow task</dt><dd>{{ slow or "Not started." }}</dd>
+  <dt>Content</dt><dd><pre>{{ content or "Result will appear here." }}</pre></dd>
+  <dt>Result</dt><dd>{{ result or "Pending..." }}</dd>
+</dl>
+"#;
 
 // Sample 1: "The Problem: Blocking the Event Loop"
-// There is none to block. This handler waits, as a handler may: it is this visitor's page alone that takes its time.
+// There is no event loop to block. This handler waits, and only the page of this client takes its time.
 fn slow_blocking_task(req: &mut Request) -> Result<Response> {
     let site = req.state::<Site>();
-    let words = site.fetch(&format!("{}blocking", site.from))?;
-    labels_of(req)?.update(|labels| labels.slow = words);
+    let text = site.fetch(&format!("{}blocking", site.from()))?;
+    req.session_live::<Labels>()?.update(|labels| labels.slow = text);
     Ok(redirect("/"))
 }
 
 // Sample 2: "The Solution: Async and Offloading with run"
-// The same function in `background`: the page is there at once, and shows the words when they are.
+// The same call in `background`: the page is there at once, and shows the text when it arrives.
 fn slow_task(req: &mut Request) -> Result<Response> {
-    let (site, labels) = (req.state::<Site>(), labels_of(req)?);
-    labels.update(|labels| labels.slow = "under way".into());
+    let (site, labels) = (req.state::<Site>(), req.session_live::<Labels>()?);
+    labels.update(|labels| labels.slow = "Fetching...".into());
     background(move || {
-        let words = site.fetch(&format!("{}slow", site.from));
-        labels.update(|labels| labels.slow = words.as_deref().unwrap_or("failed").to_owned());
-        words.map(drop)
+        let text = site.fetch(&format!("{}slow", site.from()));
+        labels.update(|labels| labels.slow = text.as_deref().unwrap_or("Failed.").to_owned());
+        text.map(drop)
     });
     Ok(redirect("/"))
 }
 
 // Sample 3: "run.io_bound(func, *args, **kwargs)"
-// Nothing is awaited and no function must be of another kind. The visitor is told that it failed, the log why.
+// Nothing is awaited, and any function can be called. A failure is on the page, as in NiceGUI, and also in the log.
 #[derive(Deserialize)]
-struct Wish {
+struct Address {
     url: String,
 }
 
 fn fetch_url_content(req: &mut Request) -> Result<Response> {
-    let (site, labels, Wish { url }) = (req.state::<Site>(), labels_of(req)?, req.form()?);
-    if !url.starts_with(&site.from) {
-        return Err(Error::unprocessable(format!("The address must begin with {}", site.from)));
+    let (site, labels, Address { url }) = (req.state::<Site>(), req.session_live::<Labels>()?, req.form()?);
+    if !url.starts_with(&site.from()) {
+        return Err(Error::unprocessable(format!("The address must begin with {}", site.from())));
     }
+    labels.update(|labels| labels.content = format!("Fetching {url}..."));
     background(move || {
         let fetched = site.fetch(&url);
         labels.update(|labels| {
             labels.content = match &fetched {
-                Ok(text) => format!("Content from {url}:\n{}", text.chars().take(500).collect::<String>()),
-                Err(_) => format!("Could not fetch {url}"),
+                Ok(text) => format!("Content from {url}:\n{}...", text.chars().take(500).collect::<String>()),
+                Err(error) => format!("Could not fetch {url}: {error}"),
             }
         });
         fetched.map(drop)
@@ -129,109 +136,76 @@ fn fetch_url_content(req: &mut Request) -> Result<Response> {
 }
 
 // Sample 4: "run.cpu_bound(func, *args, **kwargs)"
-// NiceGUI needs a process for this, and arguments that can be pickled. A thread computes on a core of its own here. What else
-// a process gives, a crash that stays in it, a `Job` has with `const ISOLATED: bool = true`: darkroom resizes so.
+// A process from a pool computes, as in NiceGUI, and the task that waits for its value shows it. A crash of the process is
+// an error of this task. For the cores alone a thread would do: `background(|| heavy_calculation(3))`.
 fn heavy_calculation(duration: u64) -> u64 {
     (0..duration * 1_000_000).map(|i| black_box(i) % 10).sum()
 }
 
+#[derive(Deserialize)]
+struct HeavyTask {
+    duration: u64,
+}
+
 fn run_heavy_task(req: &mut Request) -> Result<Response> {
-    let labels = labels_of(req)?;
+    let (labels, HeavyTask { duration }) = (req.session_live::<Labels>()?, req.form()?);
     labels.update(|labels| labels.result = "Calculating...".into());
+    let calculation = aside::isolated(heavy_calculation, duration.min(10_000));
     background(move || {
-        let result = heavy_calculation(3);
-        labels.update(|labels| labels.result = result.to_string());
+        let result = calculation.join();
+        labels.update(|labels| labels.result = result.map_or("Failed.".into(), |result| result.to_string()));
     });
     Ok(redirect("/"))
 }
 
 // Sample 5: "Updating UI from Background Tasks"
-// There it takes a queue and a timer that asks it. Here the task says how far it is, and the built-in page part shows that;
-// and it can be cancelled, which a thread of `run.io_bound` cannot.
-fn heavy_computation(task: &TaskContext) -> Result<()> {
-    for step in 0..500 {
-        task.check()?; // ends here when it was told to cancel
-        task.progress(step, 500);
-        black_box(heavy_calculation(4));
+// NiceGUI needs a queue between the processes and a timer that reads it. Here the function reports its progress, the page
+// shows it, and the user can cancel.
+fn heavy_computation(steps: u64, task: &TaskContext) -> Result<()> {
+    let mut sum = 0;
+    for step in 0..steps {
+        task.check()?; // ends here if it was cancelled
+        task.progress(step, steps);
+        sum += heavy_calculation(50);
     }
-    task.message("Done!");
+    task.message(format!("Done! The sum is {sum}."));
     Ok(())
 }
 
+#[derive(Deserialize)]
+struct Computation {
+    steps: u64,
+}
+
 fn start_computation(req: &mut Request) -> Result<Response> {
-    let key = format!("computation-{:x}", getrandom::u64()?);
-    req.session().insert("computation", &key);
-    Task::named("heavy_computation").key(key).run(heavy_computation);
-    Ok(redirect("/computation"))
-}
-
-/// The visitor's own computation: its key is in his session.
-fn computation_of(req: &mut Request) -> Result<TaskInfo> {
-    let key = req.session().get::<String>("computation");
-    key.and_then(|key| aside::task(&key)).ok_or_else(|| Error::not_found("There is no computation."))
-}
-
-fn computation(req: &mut Request) -> Result<Response> {
-    let progress = computation_of(req)?.live().part(req, "/computation/live", "computation.html")?;
-    req.render("page.html", context! { progress, from => &req.state::<Site>().from })
-}
-
-fn follow_computation(req: &mut Request) -> Result<Response> {
-    let live = computation_of(req)?.live();
-    req.live(&live, "computation.html")
+    let (task, Computation { steps }) = (req.session_task("computation")?, req.form()?);
+    if task.find().is_none_or(|running| running.live().is_finished()) {
+        Isolated::new(heavy_computation).task(task).spawn(steps.min(1_000));
+    }
+    Ok(redirect("/"))
 }
 
 fn cancel_computation(req: &mut Request) -> Result<Response> {
-    computation_of(req)?.cancel();
-    Ok(redirect("/computation"))
+    req.session_task("computation")?.find().inspect(TaskInfo::cancel);
+    Ok(redirect("/"))
 }
 
 const COMPUTATION: &str = r#"{% include "aside/progress.html" %}
-{% if not is_finished and not is_cancelling %}
-<form method="post" action="/computation/cancel"><button>Cancel</button></form>
-{% endif %}
+{%- if not is_finished and not is_cancelling %}
+<form method="post" action="/computation/cancel"><button class="quiet">Cancel</button></form>
+{%- endif %}
 "#;
 
 // Sample 6: "How Concurrency Works (Under the Hood)"
-// Of the diagram's eleven arrows three are left: the browser posts, and has its page; the task updates the state; whoever
-// watches that is sent the part of the page anew.
-fn follow(req: &mut Request) -> Result<Response> {
-    let live = labels_of(req)?;
-    req.live(&live, "labels.html")
-}
+// Of the diagram's eleven arrows three are left: the browser posts and gets its page; the task updates the state; every page
+// that follows the state is sent the new fragment. `App::live` sends it, and `live("labels")` in the page follows it.
 
 // Caveat 1: "must be picklable (can be sent to another process), should not be an async def function"
-// A closure takes along whatever may go to another thread (`Send`), which the compiler sees to.
+// A function for a process is registered with `App::isolated`; its input and its value are types that serde reads and writes,
+// which the compiler checks. A task on a thread may take along anything that is `Send`.
 
 // Caveat 2: "You generally cannot directly update NiceGUI UI elements from within the function"
-// Here the function itself updates them, from whatever thread, as in samples 2 to 4.
-
-// The page
-
-const LABELS: &str = r#"<p>Slow task: {{ slow or "not begun" }}</p>
-<p>Result: {{ result or "Pending..." }}</p>
-<pre>{{ content or "Result will appear here." }}</pre>
-"#;
-
-const PAGE: &str = r#"<!doctype html>
-<html lang="en">
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>NiceGUI's samples</title>
-<h1>NiceGUI's samples</h1>
-<form method="post">
-<button formaction="/blocking">Fetch in the handler</button>
-<button formaction="/slow">Fetch aside</button>
-<button formaction="/result">Start CPU Task</button>
-<button formaction="/computation">Start a long computation</button>
-</form>
-<form method="post" action="/content">
-<p><label>URL <input name="url" type="url" value="{{ from }}" required></label></p>
-<button>Fetch Content</button>
-</form>
-{% if progress %}{{ progress }}<p><a href="/">Back</a></p>{% else %}{{ labels }}{% endif %}
-</html>
-"#;
+// A task updates the page itself, as in samples 2 to 4. A function in another process has its progress and its message.
 
 #[cfg(test)]
 mod tests {
@@ -242,16 +216,18 @@ mod tests {
 
     use super::*;
     use crate::seeds::{Service, wait_for};
+    #[cfg(target_os = "linux")]
+    use crate::seeds::{SiteProcess, browser::Browser};
 
     fn client(service: &Service) -> TestClient {
-        TestClient::new(app(Config::default(), service.url() + "/"))
+        TestClient::new(app(Config::default(), Some(service.url())))
     }
 
     #[test]
-    fn sample_1_a_handler_that_blocks_freezes_nothing() {
+    fn sample_1_a_handler_that_blocks_delays_no_other_request() {
         let service = Service::start();
         let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
-        let site = app(config, service.url() + "/").start().unwrap();
+        let site = app(config, Some(service.url())).start().unwrap();
         let url = format!("http://{}/", site.addr());
         thread::scope(|scope| {
             let slow = scope.spawn(|| ureq::post(format!("{url}blocking")).send_empty().unwrap());
@@ -267,86 +243,130 @@ mod tests {
     }
 
     #[test]
-    fn sample_2_the_page_is_there_before_the_slow_task_has_ended() {
+    fn sample_2_the_page_is_there_before_the_slow_task_ends() {
         let service = Service::start();
         let mut client = client(&service);
         assert_eq!(client.post("/slow").send().location(), Some("/"));
-        assert!(client.get("/").text().contains("<p>Slow task: under way</p>"));
+        assert!(client.get("/").text().contains("<dd>Fetching...</dd>"));
         service.next_call().answer("finished");
         client.settle();
-        assert!(client.get("/").text().contains("<p>Slow task: finished</p>"));
+        assert!(client.get("/").text().contains("<dd>finished</dd>"));
         client.post("/slow").send();
         service.next_call().fail();
         client.settle();
-        assert!(client.get("/").text().contains("<p>Slow task: failed</p>") && client.failures().len() == 1);
+        assert!(client.get("/").text().contains("<dd>Failed.</dd>") && client.failures().len() == 1);
     }
 
     #[test]
-    fn sample_3_the_content_is_on_the_page_when_it_came() {
+    fn sample_3_the_content_is_on_the_page_when_it_arrives() {
         let service = Service::start();
         let mut client = client(&service);
         let url = service.url() + "/page";
         assert_eq!(client.post("/content").form(&[("url", &url)]).send().location(), Some("/"));
-        let mut events = client.events("/labels/live");
-        wait_for(&mut events, "Result will appear here.");
+        let mut events = client.events("/_aside/live/labels");
+        wait_for(&mut events, &format!("<pre>Fetching {url}...</pre>"));
         service.next_call().answer(&"<b>".repeat(300));
         let shown = wait_for(&mut events, &format!("Content from {url}:\n"));
         assert_eq!(shown.matches("&lt;b&gt;").count(), 500 / 3);
         client.post("/content").form(&[("url", &url)]).send();
         service.next_call().fail();
-        wait_for(&mut events, &format!("<pre>Could not fetch {url}</pre>"));
+        wait_for(&mut events, &format!("<pre>Could not fetch {url}: http status: 503</pre>"));
         client.settle();
         assert_eq!(client.failures()[0].failure(), Some("http status: 503"));
-        // What only this machine can reach is not for the visitor.
-        let other = client.post("/content").form(&[("url", "http://127.0.0.1:1/")]).send();
-        assert_eq!((other.status(), client.counts().ended), (Status::UNPROCESSABLE_CONTENT, 2));
+        // Clients cannot fetch what only this machine can reach.
+        for other in ["http://127.0.0.1:1/".to_owned(), service.url() + ".example/"] {
+            let refused = client.post("/content").form(&[("url", &other)]).send();
+            assert_eq!((refused.status(), client.counts().ended), (Status::UNPROCESSABLE_CONTENT, 2));
+        }
     }
 
     #[test]
-    fn sample_4_caveat_1_a_heavy_calculation_is_shown_when_it_is_done() {
-        let mut client = client(&Service::start());
-        assert_eq!(client.post("/result").send().location(), Some("/"));
-        let mut events = client.events("/labels/live");
-        wait_for(&mut events, "<p>Result: 13500000</p>");
+    fn sample_4_caveat_1_a_process_calculates_and_the_page_shows_its_value() {
+        let mut client = TestClient::new(app(Config::default(), None));
+        assert_eq!(client.post("/result").form(&[("duration", "3")]).send().location(), Some("/"));
+        let mut events = client.events("/_aside/live/labels");
+        wait_for(&mut events, "<dd>13500000</dd>");
+        client.settle();
+        assert_eq!(client.counts().ended, 2, "the calculation, and the task that waits for it");
+    }
+
+    #[test]
+    fn sample_5_the_page_shows_the_progress_of_a_process_and_its_message() {
+        let mut client = TestClient::new(app(Config::default(), None));
+        assert_eq!(client.post("/computation").form(&[("steps", "3")]).send().location(), Some("/"));
+        let mut events = client.events("/_aside/live/computation");
+        wait_for(&mut events, "<progress value=");
+        wait_for(&mut events, "<p>Done! The sum is 675000000.</p>");
         client.settle();
     }
 
     #[test]
-    fn sample_5_progress_is_shown_and_the_computation_is_cancelled() {
-        let mut client = client(&Service::start());
-        assert_eq!(client.post("/computation").send().location(), Some("/computation"));
-        let page = client.get("/computation").text().to_owned();
-        assert!(page.contains("<progress") && page.contains("<button>Cancel</button>"), "{page}");
-        let mut events = client.events("/computation/live");
+    fn sample_5_a_second_click_starts_nothing_and_the_computation_can_be_cancelled() {
+        let mut client = TestClient::new(app(Config::default(), None));
+        for _ in 0..2 {
+            assert_eq!(client.post("/computation").form(&[("steps", "1000")]).send().location(), Some("/"));
+        }
+        assert_eq!(client.running().len(), 1);
+        let page = client.get("/").text().to_owned();
+        assert!(page.contains("<progress") && page.contains(">Cancel</button>"), "{page}");
+        let mut events = client.events("/_aside/live/computation");
         wait_for(&mut events, "<progress value=");
-        assert_eq!(client.post("/computation/cancel").send().location(), Some("/computation"));
+        assert_eq!(client.post("/computation/cancel").send().location(), Some("/"));
         assert!(!wait_for(&mut events, "Cancelled.").contains("<button>"));
         client.settle();
         assert!(client.failures().is_empty(), "cancelled is not failed");
     }
 
     #[test]
-    fn sample_6_post_then_page_then_the_change() {
+    fn sample_6_the_browser_posts_and_gets_its_page_and_then_the_change() {
         let service = Service::start();
         let mut client = client(&service);
         assert_eq!(client.post("/slow").send().location(), Some("/"));
         let call = service.next_call();
         assert_eq!(client.get("/").status(), Status::OK);
-        let mut events = client.events("/labels/live");
-        assert!(events.next().data.contains("under way"));
+        let mut events = client.events("/_aside/live/labels");
+        assert!(events.next().data.contains("Fetching..."));
         call.answer("the change");
-        assert!(events.next().data.contains("<p>Slow task: the change</p>"), "no event but for what changed");
+        assert!(events.next().data.contains("<dd>the change</dd>"), "the next event is the change");
         client.settle();
     }
 
     #[test]
     fn caveat_2_a_task_updates_the_page_itself() {
-        let mut client = client(&Service::start());
-        let labels = client.state::<Site>().labels.entry("7".into(), Labels::default);
-        let theirs = labels.clone();
-        client.within(|| background(move || theirs.update(|labels| labels.result = "from a thread".into())));
+        let service = Service::start();
+        let mut client = client(&service);
+        client.post("/slow").send();
+        service.next_call().answer("from a thread");
         client.settle();
-        assert_eq!(labels.get().result, "from a thread");
-        assert!(client.get("/").text().contains("Pending..."), "another visitor's page is his own");
+        assert!(client.get("/").text().contains("<dd>from a thread</dd>"));
+        let other = client.request("GET", "/").header("Cookie", "none=at-all").send().text().to_owned();
+        assert!(other.contains("<dd>Not started.</dd>"), "another session has its own labels: {other}");
+    }
+    /// Not a test of its own: the site as a process, which the next test shows in a browser.
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn runs_the_site_in_a_child_process() {
+        if std::env::var_os(SiteProcess::VARIABLE).is_some() {
+            main().unwrap();
+        }
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn sample_5_a_page_in_a_browser_moves_while_a_process_works() {
+        let Some(browser) = Browser::start() else { return };
+        let (site, page) = (SiteProcess::start(module_path!(), &[]), browser.page());
+        page.goto(&site.url);
+        assert_eq!(site.children(), 0, "no process before the first call");
+        page.evaluate("document.querySelector('[name=steps]').value = 8");
+        page.click("form[action='/computation'] button");
+        page.wait_for("document.querySelector('progress').value > 0");
+        page.evaluate("window.same = true");
+        assert_eq!(site.children(), 1);
+        let before = page.evaluate("document.querySelector('progress').value");
+        page.wait_for(&format!("document.querySelector('progress').value > {before}"));
+        page.wait_for("document.body.innerText.includes('Done! The sum is 1800000000.')");
+        assert_eq!(page.evaluate("window.same"), true, "the page was not loaded again");
+        assert_eq!(page.messages(), [""; 0]);
     }
 }

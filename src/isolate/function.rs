@@ -122,6 +122,27 @@ impl<F: IsolatedFunction<M>, M> Isolated<F, M> {
         self
     }
 
+    /// Runs the call as this task, with its name and key: a task of the session, say, whose progress a page shows.
+    ///
+    /// ```
+    /// use aside::{App, Isolated, Request, Response, Result, redirect};
+    ///
+    /// fn import(rows: u64) -> u64 { rows }
+    ///
+    /// fn start(req: &mut Request) -> Result<Response> {
+    ///     Isolated::new(import).task(req.session_task("import")?).spawn(100);
+    ///     Ok(redirect("/"))
+    /// }
+    ///
+    /// App::new().isolated(import).live_task("import", "aside/progress.html").post("/", start);
+    /// ```
+    ///
+    /// It replaces a name and a key that were set before.
+    pub fn task(mut self, task: Task) -> Isolated<F, M> {
+        self.task = task;
+        self
+    }
+
     /// Sets how long the call may take: 15 minutes by default. Its process is killed then. The time counts from when the
     /// call has a process, and includes the start of one.
     pub fn deadline(mut self, deadline: Duration) -> Isolated<F, M> {
