@@ -22,7 +22,7 @@ use crate::http::files::StaticFiles;
 use crate::http::files::folders::StaticFolders;
 use crate::http::guard::policy::Policy;
 use crate::http::guard::rates::RateLimit;
-use crate::http::guard::{Guard, Passage};
+use crate::http::guard::{Exemptions, Security};
 use crate::http::once::InProgress;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Json, Response};
@@ -181,7 +181,7 @@ impl App {
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
         R: IntoResponse,
     {
-        let goal = Goal { handler: service::handler(f), name: None, passage: Passage::default() };
+        let goal = Goal { handler: service::handler(f), name: None, exemptions: Exemptions::default() };
         self.add(Route { method, pattern: pattern.to_owned(), place, goal });
         self
     }
@@ -221,7 +221,7 @@ impl App {
     /// site is one of `ASIDE_TRUSTED_ORIGINS`. Servers, which send no `Origin`, are not concerned: a webhook that no
     /// browser sends needs nothing.
     pub fn allow_cross_origin(self) -> App {
-        self.change_route("allow_cross_origin", |goal| goal.passage.cross_origin = true)
+        self.change_route("allow_cross_origin", |goal| goal.exemptions.cross_origin = true)
     }
 
     /// Limits how often one visitor may ask for the route above: a login, a contact form.
@@ -240,7 +240,7 @@ impl App {
     /// route, both count together.
     pub fn rate_limit(self, limit: impl Into<RateLimit>) -> App {
         let limit = limit.into();
-        self.change_route("rate_limit", |goal| goal.passage.limits.push(limit))
+        self.change_route("rate_limit", |goal| goal.exemptions.limits.push(limit))
     }
 
     /// Answers every path that no route is there for, in place of the 404.
@@ -423,7 +423,7 @@ impl App {
             |req: &mut Request| Json(service::health(req)).into_response().header("Cache-Control", "no-store"),
             Location::caller(),
         );
-        app.change_route("healthz", |goal| goal.passage.any_host = true)
+        app.change_route("healthz", |goal| goal.exemptions.any_host = true)
     }
 
     /// Answers `GET /readyz` with 200 if the application's [jobs](App::jobs) can be enqueued, and with 503 if not or if the
@@ -445,7 +445,7 @@ impl App {
     pub fn readyz(self) -> App {
         let answer = |req: &mut Request| service::readiness(req);
         let app = self.route(Some(Method::Get), "/readyz", answer, Location::caller());
-        app.change_route("readyz", |goal| goal.passage.any_host = true)
+        app.change_route("readyz", |goal| goal.exemptions.any_host = true)
     }
 
     /// Keeps a value for all handlers and tasks, one of each type: [`Request::state`], [`TaskContext::state`].
@@ -653,7 +653,7 @@ impl App {
 
     /// Adds the script that live parts of pages need.
     fn answer_with_script(&mut self) {
-        let goal = Goal { handler: service::handler(live::script), name: None, passage: Passage::default() };
+        let goal = Goal { handler: service::handler(live::script), name: None, exemptions: Exemptions::default() };
         let (method, pattern, place) = (Some(Method::Get), live::SCRIPT_PATH.to_owned(), Location::caller());
         self.add(Route { method, pattern, place, goal });
     }
@@ -668,7 +668,7 @@ impl App {
         config.check()?;
         let jobs = self.values.get::<Jobs>();
         jobs.as_ref().map_or(Ok(()), |jobs| jobs.check())?;
-        let guard = Guard::new(&config, self.policy)?;
+        let guard = Security::new(&config, self.policy)?;
         let urls = urls(&self.router).map_err(|error| self.problems.push(error)).unwrap_or_default();
         if !self.problems.is_empty() || !self.functions.problems().is_empty() {
             let words = self.problems.iter().map(Error::chain).chain(self.functions.problems().iter().cloned());

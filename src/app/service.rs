@@ -18,7 +18,7 @@ use crate::background::task::TaskContext;
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::http::guard::rates::TooSoon;
-use crate::http::guard::{Guard, Passage};
+use crate::http::guard::{Exemptions, Security};
 use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Json, Response};
@@ -34,7 +34,7 @@ use crate::worker_share::{Busy, RETRY_AFTER};
 pub(crate) struct Goal {
     pub(crate) handler: Handler,
     pub(crate) name: Option<String>,
-    pub(crate) passage: Passage,
+    pub(crate) exemptions: Exemptions,
 }
 
 /// Any handler, as the router keeps it.
@@ -52,7 +52,7 @@ pub(crate) struct Service {
     pub(super) router: Router<Goal>,
     /// The whole site first, what is mounted deeper later.
     parts: Vec<Part>,
-    guard: Guard,
+    guard: Security,
     scope: Scope,
     ids: Ids,
 }
@@ -62,7 +62,7 @@ impl Service {
         config: Arc<Config>,
         router: Router<Goal>,
         mut parts: Vec<Part>,
-        guard: Guard,
+        guard: Security,
         scope: Scope,
     ) -> Service {
         parts.sort_by_key(|part| part.prefix.len());
@@ -168,9 +168,9 @@ impl Service {
         let found = self.router.find(request.method(), request.path());
         let number = if let Found::Route(_, number, _) = &found { *number } else { NO_ROUTE };
         let _in_handler = worker_routes::enter_handler(number);
-        let unknown = Passage::default();
-        let passage = if let Found::Route(goal, ..) = &found { &goal.passage } else { &unknown };
-        if let Err(error) = self.guard.check(request, passage) {
+        let unknown = Exemptions::default();
+        let exemptions = if let Found::Route(goal, ..) = &found { &goal.exemptions } else { &unknown };
+        if let Err(error) = self.guard.check(request, exemptions) {
             return Response::from_error(error);
         }
         if let Some(answer) = self.before(request) {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use crate::http::guard::rates::visitor;
+use crate::http::guard::rates::client_key;
 use crate::log_limit::LogLimit;
 use crate::sync::lock;
 
@@ -48,7 +48,7 @@ impl Clients {
     /// Counts one more for a client, if it is below the limit.
     pub(crate) fn take(self: &Arc<Clients>, address: Option<IpAddr>) -> Option<Held> {
         let address = address.map(|address| address.to_canonical());
-        let client = address.map_or_else(String::new, visitor);
+        let client = address.map_or_else(String::new, client_key);
         let mut held = lock(&self.held);
         let count = held.get(&client).copied().unwrap_or(0);
         if count >= self.bound.most && self.is_bounded(address) {

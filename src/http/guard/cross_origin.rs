@@ -1,9 +1,9 @@
-//! Forms and scripts of other sites: refused where they would change something (cross-site request forgery), without a
-//! token in every form, by what browsers say of where a request comes from.
+//! CSRF protection: refuses cross-site requests that would change something, without a token in every form. It uses the
+//! browser's headers about the origin of a request.
 //!
-//! The rules are those of Go 1.25's `http.CrossOriginProtection`: safe methods pass; `Sec-Fetch-Site` `same-origin` or
-//! `none` passes; without that header, an `Origin` that is the host that was asked passes, and so does a request without
-//! either, which no browser of the last years sends with a form.
+//! The rules are those of Go 1.25's `http.CrossOriginProtection`. Safe methods pass. `Sec-Fetch-Site: same-origin` and
+//! `none` pass. Without that header, an `Origin` equal to the requested host passes, and so does a request without
+//! either header, which no browser of recent years sends with a form.
 
 use crate::config::Config;
 use crate::error::{Error, Result};
@@ -11,35 +11,36 @@ use crate::http::request::Request;
 
 use super::origin::{Authority, Origin};
 
-/// For a site that shows what it is sent, and does nothing with it.
+/// The setting that trusts all origins, for a site that only shows its input and changes nothing.
 const ANY: &str = "*";
 
 /// The check, with the origins that it trusts.
 pub(crate) struct CrossOrigin {
     trusted: Vec<Origin>,
-    /// The check is disabled.
+    /// True if the check is disabled.
     is_off: bool,
 }
 
 impl CrossOrigin {
-    /// The check with the trusted origins of the settings; the site's own address is one of them.
+    /// Returns the check with the trusted origins of the settings, which include the site's own URL.
     ///
     /// # Errors
-    /// When one is no origin.
+    ///
+    /// 500 if a setting is not an origin.
     pub(crate) fn new(config: &Config) -> Result<CrossOrigin> {
         let (any, named): (Vec<_>, Vec<_>) = config.trusted_origins.iter().partition(|origin| *origin == ANY);
         let named = named.into_iter().map(|origin| {
-            let words = "ASIDE_TRUSTED_ORIGINS takes origins such as https://shop.example.org, and has";
-            Origin::parse(origin).ok_or_else(|| Error::internal(format!("{words} `{origin}`")))
+            let message = "ASIDE_TRUSTED_ORIGINS takes origins such as https://shop.example.org, not";
+            Origin::parse(origin).ok_or_else(|| Error::internal(format!("{message} `{origin}`")))
         });
         let own = config.url.as_deref().and_then(Origin::of_url).map(Ok);
         Ok(CrossOrigin { trusted: named.chain(own).collect::<Result<_>>()?, is_off: !any.is_empty() })
     }
 
-    /// Refuses what another site's page makes a browser send.
+    /// Refuses a request that a page of another site makes a browser send.
     ///
     /// # Errors
-    /// 403, saying which header spoke against it.
+    /// 403, naming the header that was the reason.
     pub(crate) fn check(&self, request: &Request) -> Result<()> {
         if self.is_off || request.method().is_safe() {
             return Ok(());
@@ -61,11 +62,11 @@ impl CrossOrigin {
 
 fn refusal(site: &str, origin: &str, host: Option<&str>) -> Error {
     let why = match site {
-        "" => format!("its Origin is `{origin}`, and this is `{}`", host.unwrap_or("a host without a name")),
-        site => format!("the browser calls it `{site}`"),
+        "" => format!("its Origin is `{origin}`, and the requested host is `{}`", host.unwrap_or("missing")),
+        site => format!("the browser reports it as `{site}`"),
     };
     Error::forbidden(format!(
-        "This was sent from a page of another site: {why}. If you meant to, open the page here and send it again."
+        "This request came from a page of another site: {why}. To send it anyway, open the page on this site and send it again."
     ))
 }
 
@@ -91,9 +92,9 @@ mod tests {
         CrossOrigin::new(&config).unwrap().check(&request).is_ok()
     }
 
-    /// The table of Go's own test, and what our settings add.
+    /// The table of Go's own test, and cases for the settings of aside.
     #[test]
-    fn the_rules_are_those_of_go() {
+    fn the_rules_match_those_of_go() {
         const FETCH: &str = "Sec-Fetch-Site";
         for (method, headers, expected) in [
             ("POST", &[(FETCH, "same-origin")][..], true),
@@ -131,7 +132,7 @@ mod tests {
 
     /// Regression: `Host: localhost:80`, as some clients and proxies write it, did not match the origin `http://localhost`.
     #[test]
-    fn a_default_port_may_be_written_or_not() {
+    fn a_default_port_may_be_omitted() {
         for (host, origin, expected) in [
             ("localhost:80", "http://localhost", true),
             ("localhost", "http://localhost:80", true),
@@ -159,17 +160,17 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_why() {
+    fn a_refusal_names_the_reason() {
         let headers = Headers::from_iter([("Host", "site.example"), ("Origin", "https://attacker.example")]);
         let request = Request::new(Method::Post, "/", headers, Body::empty());
         let error = CrossOrigin::new(&Config::default()).unwrap().check(&request).unwrap_err();
         assert_eq!(error.status().code(), 403);
-        let words = error.message().unwrap();
-        assert!(words.contains("https://attacker.example") && words.contains("`site.example`"), "{words}");
+        let message = error.message().unwrap();
+        assert!(message.contains("https://attacker.example") && message.contains("`site.example`"), "{message}");
     }
 
     #[test]
-    fn what_is_no_origin_is_refused_at_start() {
+    fn an_invalid_origin_is_refused_at_start() {
         for origin in ["example.org", "https://a.example/path", "://a", "https://"] {
             let config = Config { trusted_origins: vec![origin.into()], ..Config::default() };
             assert!(CrossOrigin::new(&config).err().unwrap().to_string().contains("ASIDE_TRUSTED_ORIGINS"), "{origin}");

@@ -1,7 +1,6 @@
-//! What stands between strangers and the handlers: who asks, by which name, from which site, how often; and the headers
-//! that tell the browser what to refuse.
+//! Security middleware: trusted proxies, host check, CSRF protection, rate limits, and the security headers.
 //!
-//! Everything here is on unless a setting or a route says otherwise, and every refusal names the setting.
+//! All of it is on unless a setting or a route turns it off, and each refusal names the setting.
 
 pub(crate) mod cross_origin;
 pub(crate) mod hosts;
@@ -23,31 +22,32 @@ use super::response::Response;
 use crate::config::Config;
 use crate::error::Result;
 
-/// The guard of an application.
-pub(crate) struct Guard {
+/// The security middleware of an application.
+pub(crate) struct Security {
     proxies: Proxies,
     hosts: Hosts,
     cross_origin: CrossOrigin,
     policy: Policy,
 }
 
-/// What a route lets pass that others do not, and what it counts.
+/// The exceptions and the rate limits of a route.
 #[derive(Default, Clone)]
-pub(crate) struct Passage {
-    /// Forms and scripts of other sites may send here.
+pub(crate) struct Exemptions {
+    /// True if cross-site requests are allowed.
     pub(crate) cross_origin: bool,
-    /// It answers by whatever name it is asked: a health check knows the address alone.
+    /// True if the host check is skipped: a health check knows the address only.
     pub(crate) any_host: bool,
     pub(crate) limits: Vec<RateLimit>,
 }
 
-impl Guard {
-    /// The guard that the settings ask for, with the application's own headers.
+impl Security {
+    /// Returns the middleware that the settings ask for, with the application's own headers.
     ///
     /// # Errors
-    /// When a setting cannot be used; it is named.
-    pub(crate) fn new(config: &Config, policy: Policy) -> Result<Guard> {
-        Ok(Guard {
+    ///
+    /// 500, naming the setting, if a setting is invalid.
+    pub(crate) fn new(config: &Config, policy: Policy) -> Result<Security> {
+        Ok(Security {
             proxies: Proxies::new(config)?,
             hosts: Hosts::new(config)?,
             cross_origin: CrossOrigin::new(config)?,
@@ -55,31 +55,31 @@ impl Guard {
         })
     }
 
-    /// Finds out who asks: the peer, or who stands behind the proxies that are trusted.
+    /// Identifies the client: the peer, or the client that trusted proxies report.
     pub(crate) fn identify(&self, request: &mut Request) {
         self.proxies.identify(request);
     }
 
-    /// The address of the client that sent these headers.
+    /// Returns the address of the client that sent these headers.
     pub(crate) fn client_of(&self, headers: &Headers, peer: Option<SocketAddr>) -> Option<IpAddr> {
         self.proxies.client_of(headers, peer)
     }
 
-    /// Lets a request pass to its route, or says why not.
+    /// Checks if a request may go on to its route.
     ///
     /// # Errors
-    /// 421 for another host, 403 from another site, 429 too often.
-    pub(crate) fn check(&self, request: &Request, passage: &Passage) -> Result<()> {
-        if !passage.any_host {
+    /// 421 for another host, 403 for a cross-site request, 429 above a rate limit.
+    pub(crate) fn check(&self, request: &Request, exemptions: &Exemptions) -> Result<()> {
+        if !exemptions.any_host {
             self.hosts.check(request)?;
         }
-        if !passage.cross_origin {
+        if !exemptions.cross_origin {
             self.cross_origin.check(request)?;
         }
-        passage.limits.iter().try_for_each(|limit| limit.check_client(request))
+        exemptions.limits.iter().try_for_each(|limit| limit.check_client(request))
     }
 
-    /// Adds the default headers, where the response has none of its own.
+    /// Adds the default headers that the response does not have.
     pub(crate) fn protect(&self, request: &Request, response: &mut Response) {
         self.policy.apply(request, response);
     }

@@ -1,8 +1,8 @@
-//! The headers that tell a browser what to refuse, on every response that has none of its own.
+//! The security headers, which are added to every response that does not have its own.
 //!
-//! They are what the OWASP Secure Headers Project and Mozilla's HTTP Observatory ask for. Nothing of another origin is
-//! loaded, framed by others or told where visitors come from; scripts and styles run when they are files of the site or
-//! carry the response's nonce.
+//! They follow the OWASP Secure Headers Project and Mozilla's HTTP Observatory. The browser loads nothing from other
+//! origins, other sites cannot frame a page, and they get no full referrer. Scripts and styles run if they are files of
+//! the site or carry the response's nonce.
 
 use std::sync::OnceLock;
 
@@ -15,7 +15,7 @@ use crate::http::headers::Headers;
 use crate::http::request::Request;
 use crate::http::response::Response;
 
-/// `'nonce-{nonce}'` stands for the response's nonce, and is left out where no template has asked for it.
+/// The default policy. `'nonce-{nonce}'` is replaced by the response's nonce, and removed if no template has used one.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; object-src 'none'; script-src 'self' 'nonce-{nonce}'; \
      style-src 'self' 'nonce-{nonce}'; img-src 'self' data:; font-src 'self'; media-src 'self'; connect-src 'self'; \
      manifest-src 'self'; worker-src 'self'; frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
@@ -32,18 +32,18 @@ const DEFAULTS: [(&str, &str); 6] = [
 const CSP: &str = "Content-Security-Policy";
 const HSTS: &str = "Strict-Transport-Security";
 
-/// A year, and all hosts below this one (RFC 6797; OWASP ASVS 5, 3.4.1).
+/// One year, and all subdomains (RFC 6797; OWASP ASVS 5, 3.4.1).
 const ONE_YEAR: &str = "max-age=31536000; includeSubDomains";
 
-/// How a policy names the nonce.
+/// The nonce in the text of a policy.
 const NONCE: &str = " 'nonce-{nonce}'";
 
 /// The default headers of an application.
 pub(crate) struct Policy {
     headers: Headers,
-    /// With the place of the nonce.
+    /// The policy with the placeholder of the nonce.
     csp: String,
-    /// The same for a page that has not asked for one.
+    /// The policy of a page without a nonce.
     csp_without_nonce: String,
     hsts: String,
 }
@@ -62,14 +62,14 @@ impl Default for Policy {
 }
 
 impl Policy {
-    /// Changes a default, or leaves it out: an empty value.
+    /// Changes a default header. An empty value removes it.
     ///
     /// # Errors
-    /// When it cannot be a header.
+    /// 500 if the header is invalid, or not meant for every response.
     pub(crate) fn set(&mut self, name: &str, value: &str) -> Result<()> {
         Headers::check(name, value).map_err(|error| error.context("App::default_header"))?;
         if name.eq_ignore_ascii_case("Content-Length") || name.eq_ignore_ascii_case("Set-Cookie") {
-            return Err(Error::internal(format!("App::default_header: {name} is no header for every response")));
+            return Err(Error::internal(format!("App::default_header: {name} is not a header for every response")));
         }
         if name.eq_ignore_ascii_case(CSP) {
             self.set_csp(value.to_owned());
@@ -88,7 +88,7 @@ impl Policy {
         self.csp = csp;
     }
 
-    /// Adds what the response has not got.
+    /// Adds the headers that the response does not have.
     pub(crate) fn apply(&self, request: &Request, response: &mut Response) {
         let headers = &mut response.headers;
         headers.complete(&self.headers);
@@ -113,11 +113,11 @@ fn add(headers: &mut Headers, name: &'static str, value: &str) {
 }
 
 impl Request {
-    /// The nonce with which a `<script>` or `<style>` of this response may stand in the page itself; in templates
-    /// `<script nonce="{{ csp_nonce }}">` (Content Security Policy 3, section 2.3).
+    /// Returns the nonce for an inline `<script>` or `<style>` of this response; in templates `<script nonce="{{
+    /// csp_nonce }}">` (Content Security Policy 3, section 2.3).
     ///
-    /// Returns 128 random bits, created at the first call. Only then does the header contain the nonce, and the response
-    /// becomes `private`: a shared cache would give all visitors the same nonce.
+    /// It has 128 random bits, created at the first call. Only then does the header contain the nonce, and the response
+    /// becomes `private`: a shared cache would give all clients the same nonce.
     ///
     /// ```
     /// use aside::{Html, Request};
@@ -131,15 +131,15 @@ impl Request {
     }
 }
 
-/// The nonce, made when it is first asked for.
+/// Returns the nonce, and creates it at the first call.
 pub(crate) fn make(nonce: &OnceLock<String>) -> &str {
     nonce.get_or_init(|| {
         let mut bytes = [0; 16];
-        // A nonce that can be guessed would let in what it is there to keep out: none is better.
+        // A guessable nonce would allow the scripts that it must block, so none is used instead.
         match getrandom::fill(&mut bytes) {
             Ok(()) => URL_SAFE_NO_PAD.encode(bytes),
             Err(error) => {
-                log::error!(target: "aside::http", "There are no random bytes for a nonce: {error}");
+                log::error!(target: "aside::http", "Could not get random bytes for a CSP nonce: {error}; inline scripts and styles of this page are blocked");
                 String::new()
             }
         }
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn every_response_has_the_defaults_and_its_own_come_first() {
+    fn defaults_do_not_replace_the_headers_of_a_response() {
         let response =
             Response::text("hi").header("x-frame-options", "SAMEORIGIN").header("Referrer-Policy", "no-referrer");
         let headers = applied(&Policy::default(), &request(false), response);
@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn the_policy_names_the_nonce_once_somebody_has_asked_for_it() {
+    fn the_policy_contains_the_nonce_if_it_is_used() {
         let (with, without) = (request(false), request(false));
         let nonce = with.csp_nonce();
         assert_eq!((nonce.len(), with.csp_nonce()), (22, nonce.clone()));
@@ -186,14 +186,14 @@ mod tests {
     }
 
     #[test]
-    fn transport_security_is_for_https() {
+    fn strict_transport_security_is_sent_over_https_only() {
         let of = |https| applied(&Policy::default(), &request(https), Response::new());
         assert_eq!(of(true).get(HSTS), Some(ONE_YEAR));
         assert_eq!(of(false).get(HSTS), None);
     }
 
     #[test]
-    fn defaults_can_be_changed_and_left_out() {
+    fn defaults_can_be_changed_and_removed() {
         let mut policy = Policy::default();
         policy.set("x-frame-options", "").unwrap();
         policy.set("content-security-policy", "script-src 'nonce-{nonce}'").unwrap();

@@ -1,7 +1,8 @@
-//! Who asks, when proxies stand in front: what a proxy says of its client is believed when the proxy is one of ours.
+//! The client's address behind trusted proxies.
 //!
-//! `X-Forwarded-For` is read from the right. Each trusted proxy has added the address that it was asked from, so the first
-//! address from the right that is none of theirs is the client's; what stands left of it the client may have written.
+//! `X-Forwarded-For` is read from the right. Each trusted proxy has appended the address of its peer, so the first
+//! address from the right that does not belong to a trusted proxy is the client's. The client may have written the
+//! entries to its left.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -12,27 +13,28 @@ use crate::error::{Error, Result};
 use crate::http::headers::Headers;
 use crate::http::request::{Client, Request, is_authority};
 
-/// The proxies that are believed.
+/// The trusted proxies.
 pub(crate) struct Proxies {
     networks: Vec<IpNet>,
-    /// A peer without an address, on a Unix socket, is believed too.
+    /// True if a peer without an address, on a Unix socket, is trusted too.
     unix: bool,
     /// True if the proxies set `X-Forwarded-Host` themselves. Most pass on the client's value.
     host: bool,
 }
 
 impl Proxies {
-    /// The proxies of the settings.
+    /// Returns the proxies of the settings.
     ///
     /// # Errors
-    /// When one is neither an address nor a network.
+    ///
+    /// 500 if an entry is neither an address nor a network.
     pub(crate) fn new(config: &Config) -> Result<Proxies> {
         let (unix, names): (Vec<_>, Vec<_>) = config.trusted_proxies.iter().partition(|name| *name == "unix");
         let networks = names.into_iter().map(|name| network(name)).collect::<Result<_>>()?;
         Ok(Proxies { networks, unix: !unix.is_empty(), host: config.trust_forwarded_host })
     }
 
-    /// Writes down who asks, and takes the request's id over.
+    /// Sets the client of a request, and the request id that a trusted proxy sent.
     pub(crate) fn identify(&self, request: &mut Request) {
         let peer = request.remote_addr().map(|peer| peer.ip().to_canonical());
         let trusted = peer.map_or(self.unix, |peer| self.trusts(peer));
@@ -58,8 +60,8 @@ impl Proxies {
         self.networks.iter().any(|network| network.contains(&address))
     }
 
-    /// The first address from the right that is no proxy's; the farthest proxy, when all are. An entry that is no address
-    /// ends the search: what is left of it cannot be known.
+    /// Returns the first address from the right that is not a proxy's, or the farthest proxy if all are. An entry that
+    /// is not an address ends the search: the entries to its left cannot be trusted.
     fn client(&self, headers: &Headers, peer: Option<IpAddr>) -> Option<IpAddr> {
         let lines: Vec<&str> = headers.get_all("X-Forwarded-For").collect();
         let mut farthest = peer;
@@ -78,25 +80,25 @@ fn network(name: &str) -> Result<IpNet> {
     let address = || name.parse::<IpAddr>().map(IpNet::from);
     name.parse::<IpNet>().or_else(|_| address()).map_err(|_| {
         Error::internal(format!(
-            "ASIDE_TRUSTED_PROXIES takes addresses and networks (127.0.0.1, 10.0.0.0/8) and `unix`, and has `{name}`"
+            "ASIDE_TRUSTED_PROXIES takes addresses and networks (127.0.0.1, 10.0.0.0/8) and `unix`, not `{name}`"
         ))
     })
 }
 
-/// An address as proxies write it: with a port or without, version 6 in brackets or bare.
+/// Parses an address as proxies write it: with or without a port, IPv6 in brackets or bare.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(text);
     let with_port = || text.parse::<SocketAddr>().ok().map(|address| address.ip());
     bare.parse().ok().or_else(with_port).map(|address: IpAddr| address.to_canonical())
 }
 
-/// What the nearest proxy has said.
+/// Returns the value that the nearest proxy added.
 fn last<'h>(headers: &'h Headers, name: &'h str) -> Option<&'h str> {
     let last = headers.get_all(name).last()?;
     last.rsplit(',').next().map(str::trim).filter(|value| !value.is_empty())
 }
 
-/// An id that another has given must fit into a line of the log and mean nothing there.
+/// Returns true if a foreign id is safe in a log line.
 fn is_id(id: &str) -> bool {
     id.len() <= 64 && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
 }
@@ -106,7 +108,8 @@ pub(crate) fn is_https(url: &str) -> bool {
     url.split_once("://").is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("https"))
 }
 
-/// Without a proxy's word: a site whose own address is https is behind one that has TLS.
+/// Returns true if the site's own address is https: without a header of a proxy, a proxy that terminates TLS is
+/// assumed.
 fn is_https_site(config: &Config) -> bool {
     !config.is_development() && config.url.as_deref().is_some_and(is_https)
 }
@@ -136,13 +139,13 @@ mod tests {
     /// nginx passes on the client's value unless its configuration sets the field.
     #[test]
     fn a_forwarded_host_is_trusted_only_with_the_setting() {
-        let said = [("Host", "site.example"), ("X-Forwarded-Host", "evil.example"), ("X-Forwarded-Proto", "https")];
+        let sent = [("Host", "site.example"), ("X-Forwarded-Host", "evil.example"), ("X-Forwarded-Proto", "https")];
         let config = Config { trust_forwarded_host: false, ..trusting(&["127.0.0.1"]) };
-        let request = identified_by(&config, Some("127.0.0.1:5000"), &said);
+        let request = identified_by(&config, Some("127.0.0.1:5000"), &sent);
         assert_eq!((request.host(), request.is_https()), (Some("site.example"), true));
         let config = trusting(&["127.0.0.1"]);
-        assert_eq!(identified_by(&config, Some("127.0.0.1:5000"), &said).host(), Some("evil.example"));
-        assert_eq!(identified_by(&config, Some("192.0.2.1:5000"), &said).host(), Some("site.example"));
+        assert_eq!(identified_by(&config, Some("127.0.0.1:5000"), &sent).host(), Some("evil.example"));
+        assert_eq!(identified_by(&config, Some("192.0.2.1:5000"), &sent).host(), Some("site.example"));
     }
 
     fn client(trusted: &[&str], peer: &str, forwarded: &[&str]) -> String {
@@ -151,30 +154,30 @@ mod tests {
     }
 
     #[test]
-    fn a_stranger_is_not_believed() {
-        let said = [
+    fn an_untrusted_peer_is_not_believed() {
+        let sent = [
             ("X-Forwarded-For", "1.2.3.4"),
             ("X-Forwarded-Proto", "https"),
             ("X-Forwarded-Host", "evil.example"),
             ("X-Request-Id", "forged"),
             ("Host", "site.example"),
         ];
-        let request = identified(&["10.0.0.0/8"], Some("192.0.2.7:5000"), &said);
+        let request = identified(&["10.0.0.0/8"], Some("192.0.2.7:5000"), &sent);
         assert_eq!(request.client_ip().unwrap().to_string(), "192.0.2.7");
         assert_eq!((request.is_https(), request.host(), request.id()), (false, Some("site.example"), ""));
-        assert!(identified(&["10.0.0.0/8"], None, &said).client_ip().is_none());
+        assert!(identified(&["10.0.0.0/8"], None, &sent).client_ip().is_none());
     }
 
     #[test]
-    fn a_trusted_proxy_speaks_for_its_client() {
-        let said = [
+    fn a_trusted_proxy_reports_its_client() {
+        let sent = [
             ("X-Forwarded-For", "198.51.100.9"),
             ("X-Forwarded-Proto", "https"),
             ("X-Forwarded-Host", "site.example:8443"),
             ("X-Request-Id", "7f-3.a_B"),
         ];
         for (trusted, peer) in [("127.0.0.1", Some("127.0.0.1:5000")), ("unix", None)] {
-            let request = identified(&[trusted], peer, &said);
+            let request = identified(&[trusted], peer, &sent);
             assert_eq!(request.client_ip().unwrap().to_string(), "198.51.100.9");
             assert_eq!(
                 (request.is_https(), request.host(), request.id()),
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn the_rightmost_address_that_is_no_proxy_is_the_client() {
+    fn the_rightmost_untrusted_address_is_the_client() {
         let trusted = &["127.0.0.1", "10.0.0.0/8", "fd00::/8"];
         for (forwarded, expected) in [
             (&["6.6.6.6, 198.51.100.9"][..], "198.51.100.9"),
@@ -205,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn an_id_that_would_disturb_the_log_is_not_taken_over() {
+    fn an_unsafe_request_id_is_ignored() {
         let long = "x".repeat(65);
         for id in ["a b", "a\"b", "é", "", &long] {
             assert_eq!(identified(&["unix"], None, &[("X-Request-Id", id)]).id(), "", "{id}");
@@ -213,10 +216,10 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_address_is_refused() {
+    fn an_invalid_proxy_address_is_refused() {
         for name in ["localhost", "10.0.0.0/33", "*"] {
-            let words = Proxies::new(&trusting(&[name])).err().unwrap().to_string();
-            assert!(words.contains("ASIDE_TRUSTED_PROXIES") && words.contains(name), "{words}");
+            let message = Proxies::new(&trusting(&[name])).err().unwrap().to_string();
+            assert!(message.contains("ASIDE_TRUSTED_PROXIES") && message.contains(name), "{message}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! How often: a limit for each visitor on the routes where trying again and again is the attack.
+//! Rate limits for each client, on routes that attackers call repeatedly.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,13 +12,13 @@ use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
 use crate::sync::lock;
 
-/// Visitors that a limit remembers; past that those go first who are nearest to being forgotten anyway.
-const MOST_VISITORS: usize = 50_000;
+/// The largest number of clients of a limit. Above it, the entries that expire first are dropped.
+const MAX_CLIENTS: usize = 50_000;
 
 /// The time between two sweeps of expired entries.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// So often within a time: [`App::rate_limit`](crate::App::rate_limit), [`RateLimit`].
+/// A rate: a number of requests within a time. See [`App::rate_limit`](crate::App::rate_limit) and [`RateLimit`].
 ///
 /// ```
 /// use aside::Rate;
@@ -27,8 +27,8 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// assert_eq!(rate.to_string(), "5 in 60 s");
 /// ```
 ///
-/// All of them may come at once; then the next is free when its share of the time has passed: with 5 in a minute, one each
-/// 12 seconds.
+/// All of them may come at once; after that, one more is allowed each time its share of the time has passed: with 5 in
+/// a minute, one each 12 seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     count: u32,
@@ -36,26 +36,26 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// So many within that time.
+    /// Returns a rate of `count` requests within `per`.
     ///
     /// # Panics
-    /// When either is zero, which is a mistake in the program.
+    /// Panics if either is zero.
     pub const fn new(count: u32, per: Duration) -> Rate {
-        assert!(count > 0 && !per.is_zero(), "a rate is at least one within some time");
+        assert!(count > 0 && !per.is_zero(), "a rate needs at least one request and a time above zero");
         Rate { count, per }
     }
 
-    /// So many within a second.
+    /// Returns a rate of `count` requests per second.
     pub const fn per_second(count: u32) -> Rate {
         Rate::new(count, Duration::from_secs(1))
     }
 
-    /// So many within a minute.
+    /// Returns a rate of `count` requests per minute.
     pub const fn per_minute(count: u32) -> Rate {
         Rate::new(count, Duration::from_secs(60))
     }
 
-    /// So many within an hour.
+    /// Returns a rate of `count` requests per hour.
     pub const fn per_hour(count: u32) -> Rate {
         Rate::new(count, Duration::from_secs(3600))
     }
@@ -67,7 +67,7 @@ impl fmt::Display for Rate {
     }
 }
 
-/// A limit by any key: for what no route knows, such as the account that somebody tries passwords for.
+/// A rate limit by any key, for example the account at a login.
 ///
 /// ```
 /// use aside::{Rate, RateLimit, Request, Response, Result, redirect};
@@ -84,64 +84,64 @@ impl fmt::Display for Rate {
 /// }
 /// ```
 ///
-/// It counts in this process, in memory: a restart forgets, and of several processes each counts for itself. A clone is
-/// the same limit. A key may have any length: a key over 64 bytes is stored as its hash. At most 50,000 keys are counted.
+/// It counts in the memory of this process: a restart resets it, and several processes count separately. Clones share
+/// the limit. A key may have any length: a key over 64 bytes is stored as its hash. At most 50,000 keys are counted.
 /// Above that, the keys whose limit expires first are dropped.
 #[derive(Clone)]
 pub struct RateLimit {
     rate: Rate,
-    visitors: Arc<Mutex<Visitors>>,
+    clients: Arc<Mutex<Clients>>,
 }
 
-/// The clients that a limit remembers.
-struct Visitors {
-    /// When each visitor will be as one who never came. One number for each is all that is needed (the generic cell rate
-    /// algorithm, ITU-T I.371).
+/// The clients that a limit counts.
+struct Clients {
+    /// The time at which each client's allowance is full again. One number for each client is enough (the generic cell
+    /// rate algorithm, ITU-T I.371).
     free_at: HashMap<String, Instant>,
     swept: Instant,
 }
 
 impl RateLimit {
-    /// A limit that nobody has used yet.
+    /// Returns a limit that is unused.
     pub fn new(rate: Rate) -> RateLimit {
-        let visitors = Visitors { free_at: HashMap::new(), swept: Instant::now() };
-        RateLimit { rate, visitors: Arc::new(Mutex::new(visitors)) }
+        let clients = Clients { free_at: HashMap::new(), swept: Instant::now() };
+        RateLimit { rate, clients: Arc::new(Mutex::new(clients)) }
     }
 
-    /// Counts one for that key.
+    /// Counts one request for a key.
     ///
     /// # Errors
-    /// 429 when it is one too many; the response says in `Retry-After` when to come again.
+    /// 429 if it is above the limit; the `Retry-After` header of the response has the wait.
     pub fn check(&self, key: &str) -> Result<()> {
         self.count(key, Instant::now()).map_err(too_soon)
     }
 
-    /// Counts one for the visitor's address.
+    /// Counts one request for the client's address.
     pub(crate) fn check_client(&self, request: &Request) -> Result<()> {
-        self.check(&request.client_ip().map_or_else(String::new, visitor))
+        self.check(&request.client_ip().map_or_else(String::new, client_key))
     }
 
     fn count(&self, key: &str, now: Instant) -> Result<(), Duration> {
         let key = bounds::key(key, LONGEST_KEY);
-        let mut visitors = lock(&self.visitors);
-        // The number is bounded before the division: the shares of all clients must add up to the whole.
+        let mut clients = lock(&self.clients);
+        // The duration is bounded before the division: the shares of all requests must add up to the whole.
         let per = self.rate.per.min(FAR);
-        let so_far = visitors.free_at.get(&*key).copied().unwrap_or(now).max(now);
+        let so_far = clients.free_at.get(&*key).copied().unwrap_or(now).max(now);
         let free = deadline::later(so_far, per / self.rate.count);
         let wait = free.saturating_duration_since(deadline::later(now, per));
         if !wait.is_zero() {
             return Err(wait);
         }
-        visitors.sweep(now);
-        if visitors.free_at.len() >= MOST_VISITORS && !visitors.free_at.contains_key(&*key) {
-            visitors.forget_some(now);
+        clients.sweep(now);
+        if clients.free_at.len() >= MAX_CLIENTS && !clients.free_at.contains_key(&*key) {
+            clients.drop_earliest(now);
         }
-        visitors.free_at.insert(key.into_owned(), free);
+        clients.free_at.insert(key.into_owned(), free);
         Ok(())
     }
 }
 
-impl Visitors {
+impl Clients {
     /// Drops expired entries and releases their memory.
     fn sweep(&mut self, now: Instant) {
         if now.saturating_duration_since(self.swept) < SWEEP_EVERY {
@@ -152,12 +152,12 @@ impl Visitors {
         self.free_at.shrink_to(2 * self.free_at.len());
     }
 
-    fn forget_some(&mut self, now: Instant) {
+    fn drop_earliest(&mut self, now: Instant) {
         self.free_at.retain(|_, free| *free > now);
-        if self.free_at.len() >= MOST_VISITORS {
+        if self.free_at.len() >= MAX_CLIENTS {
             let mut times: Vec<Instant> = self.free_at.values().copied().collect();
-            // A tenth at once, so that not every call has to look for the next one.
-            let (_, &mut last, _) = times.select_nth_unstable(MOST_VISITORS / 10);
+            // Drops a tenth at once, so that not every call has to search.
+            let (_, &mut last, _) = times.select_nth_unstable(MAX_CLIENTS / 10);
             self.free_at.retain(|_, free| *free > last);
         }
     }
@@ -175,8 +175,8 @@ impl fmt::Debug for RateLimit {
     }
 }
 
-/// Whom an address stands for. In version 6 a visitor has a whole /64 to choose from.
-pub(crate) fn visitor(address: IpAddr) -> String {
+/// Returns the key of an address. An IPv6 client can choose any address of its /64 network.
+pub(crate) fn client_key(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => address.to_string(),
         IpAddr::V6(address) => {
@@ -186,7 +186,7 @@ pub(crate) fn visitor(address: IpAddr) -> String {
     }
 }
 
-/// Carries the wait to where the response gets its header.
+/// The wait until the next allowed request, from which the response gets its header.
 #[derive(Debug)]
 pub(crate) struct TooSoon {
     /// Whole seconds, at least one.
@@ -195,7 +195,7 @@ pub(crate) struct TooSoon {
 
 impl fmt::Display for TooSoon {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "free again in {} s", self.seconds)
+        write!(f, "allowed again in {} s", self.seconds)
     }
 }
 
@@ -203,12 +203,12 @@ impl std::error::Error for TooSoon {}
 
 fn too_soon(wait: Duration) -> Error {
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    let words = format!("That was too often. Please wait {}, and try again.", in_words(seconds));
-    Error::new(Status::TOO_MANY_REQUESTS, words).with_source(TooSoon { seconds })
+    let text = format!("Too many requests. Please wait {}, and try again.", as_text(seconds));
+    Error::new(Status::TOO_MANY_REQUESTS, text).with_source(TooSoon { seconds })
 }
 
-/// A wait for a person to read, rounded up: nobody counts 360 seconds.
-fn in_words(seconds: u64) -> String {
+/// Returns a wait as text for a user, rounded up to minutes or hours.
+fn as_text(seconds: u64) -> String {
     let (count, unit) = match seconds {
         0..120 => (seconds, "second"),
         120..7_200 => (seconds.div_ceil(60), "minute"),
@@ -222,7 +222,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn so_many_at_once_and_then_one_at_a_time() {
+    fn a_full_burst_is_allowed_and_then_one_request_at_a_time() {
         let limit = RateLimit::new(Rate::per_minute(5));
         let start = Instant::now();
         let at = |seconds| start + Duration::from_secs(seconds);
@@ -236,7 +236,7 @@ mod tests {
     }
 
     #[test]
-    fn each_key_has_its_own_and_a_clone_counts_along() {
+    fn keys_are_separate_and_clones_share_the_limit() {
         let limit = RateLimit::new(Rate::per_hour(1));
         let clone = limit.clone();
         limit.check("a").unwrap();
@@ -247,30 +247,30 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_in_words_and_never_too_short() {
-        for (seconds, words) in
+    fn a_wait_is_rounded_up_to_readable_units() {
+        for (seconds, text) in
             [(1, "1 second"), (119, "119 seconds"), (120, "2 minutes"), (301, "6 minutes"), (7_201, "3 hours")]
         {
-            assert_eq!(in_words(seconds), words);
+            assert_eq!(as_text(seconds), text);
         }
     }
 
     #[test]
-    fn a_network_of_version_6_is_one_visitor() {
-        let of = |address: &str| visitor(address.parse().unwrap());
+    fn an_ipv6_network_is_one_client() {
+        let of = |address: &str| client_key(address.parse().unwrap());
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
         assert_ne!(of("192.0.2.1"), of("192.0.2.2"));
     }
 
     #[test]
-    fn memory_is_bounded_and_the_busiest_are_kept() {
+    fn memory_is_bounded_and_the_busiest_clients_stay() {
         let limit = RateLimit::new(Rate::per_minute(2));
         let now = Instant::now();
         (0..2).for_each(|_| limit.count("busy", now).unwrap());
-        (0..MOST_VISITORS + 10)
+        (0..MAX_CLIENTS + 10)
             .for_each(|number| limit.count(&number.to_string(), now + Duration::from_micros(number as u64)).unwrap());
-        assert!(lock(&limit.visitors).free_at.len() <= MOST_VISITORS);
+        assert!(lock(&limit.clients).free_at.len() <= MAX_CLIENTS);
         assert!(limit.count("busy", now).is_err());
     }
 
@@ -280,8 +280,8 @@ mod tests {
         let long = "a".repeat(1_000_000);
         limit.check(&long).unwrap();
         limit.check(&format!("{long}b")).unwrap();
-        assert!(limit.check(&long).is_err(), "it is counted by all of its bytes");
-        let longest = lock(&limit.visitors).free_at.keys().map(String::len).max();
+        assert!(limit.check(&long).is_err(), "all bytes of a key count");
+        let longest = lock(&limit.clients).free_at.keys().map(String::len).max();
         assert!(longest < Some(100), "{longest:?}");
     }
 
@@ -291,8 +291,8 @@ mod tests {
         let start = Instant::now();
         (0..1_000).for_each(|number| limit.count(&number.to_string(), start).unwrap());
         limit.count("later", start + 2 * SWEEP_EVERY).unwrap();
-        let visitors = lock(&limit.visitors);
-        assert_eq!(visitors.free_at.keys().collect::<Vec<_>>(), ["later"]);
-        assert!(visitors.free_at.capacity() < 100);
+        let clients = lock(&limit.clients);
+        assert_eq!(clients.free_at.keys().collect::<Vec<_>>(), ["later"]);
+        assert!(clients.free_at.capacity() < 100);
     }
 }
