@@ -1,5 +1,5 @@
-//! Cache directives of a response, and how they are narrowed when the response turns out to be for one visitor (RFC 9111,
-//! section 5.2.2).
+//! The cache directives of a response, and how they are narrowed if the response turns out to be for one client (RFC
+//! 9111, section 5.2.2).
 
 use super::headers::Headers;
 
@@ -83,8 +83,8 @@ mod tests {
 
     #[test]
     fn responses_for_one_request_are_not_stored_by_default() {
-        let completed = |status, is_for_options, said: &[(&str, &str)]| {
-            let mut headers = Headers::from_iter(said.iter().copied());
+        let completed = |status, is_for_options, sent: &[(&str, &str)]| {
+            let mut headers = Headers::from_iter(sent.iter().copied());
             complete(&mut headers, status, is_for_options);
             headers.get(CACHE_CONTROL).map(str::to_owned)
         };
@@ -103,7 +103,7 @@ mod tests {
 
     #[test]
     fn a_public_response_becomes_private_and_keeps_its_max_age() {
-        for (said, is_shared_first, then) in [
+        for (sent, is_shared_first, then) in [
             ("", false, "private"),
             ("public, max-age=31536000, immutable", true, "private, max-age=31536000, immutable"),
             ("max-age=60", false, "private, max-age=60"),
@@ -114,10 +114,10 @@ mod tests {
             ("no-store", false, "no-store"),
             ("private=\"set-cookie, public\", max-age=5", false, "private, private=\"set-cookie, public\", max-age=5"),
         ] {
-            let mut headers = Headers::from_iter([("Cache-Control", said)]);
-            assert_eq!(is_shared(&headers), is_shared_first, "{said}");
+            let mut headers = Headers::from_iter([("Cache-Control", sent)]);
+            assert_eq!(is_shared(&headers), is_shared_first, "{sent}");
             make_private(&mut headers);
-            assert_eq!(headers.get("Cache-Control"), Some(then), "{said}");
+            assert_eq!(headers.get("Cache-Control"), Some(then), "{sent}");
             assert!(!is_shared(&headers));
         }
     }

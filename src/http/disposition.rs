@@ -1,4 +1,5 @@
-//! Whether a browser shows a response or saves it, and under which name (RFC 6266, RFC 8187).
+//! The `Content-Disposition` header: whether a browser shows a response or saves it, and the file name (RFC 6266, RFC
+//! 8187).
 
 use std::borrow::Cow;
 
@@ -7,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::multipart::clean;
 use super::response::Response;
 
-/// What is encoded in `filename*`: all but the attr-chars of RFC 8187, section 3.2.1.
+/// The characters that are encoded in `filename*`: all except the attr-chars of RFC 8187, section 3.2.1.
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'!')
     .remove(b'#')
@@ -23,7 +24,7 @@ const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'~');
 
 impl Response {
-    /// The same response for a browser to save, under that name, which may be in any script.
+    /// Makes the browser save the response as a file of this name, which may be in any script.
     ///
     /// ```
     /// use aside::{Request, Response, Result};
@@ -36,16 +37,17 @@ impl Response {
     /// assert_eq!(response.headers().get("Content-Disposition"), Some("attachment; filename=\"orders.csv\""));
     /// ```
     ///
-    /// The name may be a visitor's: of a path the last part is left, control characters and those that turn the
-    /// direction of writing are taken out, dots and spaces at both ends too; what Windows takes for more than a letter
-    /// (`< > : " | ? *`, the name of a device) becomes or gets a `_`; what is over 255 bytes is cut before the extension. When nothing is left it is `file`. Browsers that do not know `filename*` (RFC 8187) get the name in
-    /// ASCII, with `_` for all else.
+    /// The name may come from a user: only the last part of a path is used; control characters, marks that change the
+    /// writing direction, and dots and spaces at both ends are removed. Characters with a meaning on Windows (`< > : "
+    /// | ? *`) become `_`, and Windows device names get a `_` in front. A name over 255 bytes is cut before its
+    /// extension. If nothing is left, the name is `file`. Browsers that do not know `filename*` (RFC 8187) get the name
+    /// in ASCII, with `_` for all other characters.
     pub fn attachment(self, filename: &str) -> Response {
         self.header("Content-Disposition", disposition("attachment", filename))
     }
 
-    /// The same response for a browser to show where it can, with the name that it saves it under. A name is treated as
-    /// in [`attachment`](Response::attachment).
+    /// Makes the browser show the response if it can, and sets the name to save it under. The name is treated as in
+    /// [`attachment`](Response::attachment).
     ///
     /// ```
     /// use aside::Response;
@@ -56,7 +58,8 @@ impl Response {
     /// assert_eq!(response.headers().get("Content-Disposition"), Some(expected));
     /// ```
     ///
-    /// Never show what a visitor uploaded as a page of this site: HTML and SVG can run scripts there. Let it be saved.
+    /// Never show a user's upload as a page of this site: HTML and SVG can run scripts there. Use
+    /// [`attachment`](Response::attachment).
     pub fn inline(self, filename: &str) -> Response {
         self.header("Content-Disposition", disposition("inline", filename))
     }
@@ -70,8 +73,8 @@ fn disposition(kind: &str, filename: &str) -> String {
     }
 }
 
-/// The name for those who know no other script. A percent sign is left out because some decode what follows it, and a
-/// quote because some end there, escaped or not (RFC 6266, appendix D).
+/// Returns the name in ASCII, for clients without `filename*`. A percent sign is replaced since some clients decode it,
+/// and a quote since some end the name there, escaped or not (RFC 6266, appendix D).
 fn ascii(name: &str) -> Cow<'_, str> {
     let plain = |c: char| (c == ' ' || c.is_ascii_graphic()) && !matches!(c, '"' | '\\' | '%');
     if name.chars().all(plain) {
@@ -87,7 +90,7 @@ mod tests {
 
     use super::*;
 
-    /// The two names of a header, the second decoded.
+    /// Returns both names of a header, the second decoded.
     fn names(filename: &str) -> (String, Option<String>) {
         let response = Response::new().attachment(filename);
         assert!(response.error().is_none(), "{filename:?}");
@@ -100,7 +103,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_name_is_quoted_and_no_more() {
+    fn an_ascii_name_is_only_quoted() {
         for name in ["orders.csv", "my report; final, v2.pdf", "it's (1)&[2].txt", "a=b.txt", ".x.txt."] {
             let expected = name.trim_matches('.');
             assert_eq!(names(name), (expected.to_owned(), None));
@@ -108,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_of_any_script_comes_twice() {
+    fn a_name_in_another_script_is_sent_twice() {
         for (name, plain) in [
             ("отчёт.pdf", "_____.pdf"),
             ("€ rates.txt", "_ rates.txt"),
@@ -125,7 +128,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_does_no_harm() {
+    fn an_unsafe_name_is_cleaned() {
         for (name, plain) in [
             ("", "file"),
             (".", "file"),

@@ -1,8 +1,8 @@
-//! Compression on the way out: gzip for text, for clients that say they take it.
+//! Compression of responses: gzip for text, for clients that accept it.
 //!
-//! Never for streams, whose pieces are to arrive as they come up, for parts of files, or for what is compressed already.
-//! A page that shows a secret beside what a visitor typed tells by its compressed size whether the two are alike (BREACH):
-//! aside puts no token of its own into pages, and `Content-Encoding: identity` on a response leaves it as it is.
+//! It never compresses streams, whose chunks must arrive at once, ranges of files, or compressed content. The size of a
+//! compressed page that has a secret beside the client's input reveals if both are alike (BREACH): aside puts no tokens
+//! of its own into pages, and a response with `Content-Encoding: identity` is not compressed.
 
 use std::io;
 
@@ -15,10 +15,11 @@ use super::request::Request;
 use super::response::{Response, ResponseBody};
 use crate::error::Status;
 
-/// Below this a packet is a packet, and above it a file should have a compressed sibling.
+/// The sizes to compress. A smaller response fits one packet anyway, and a larger file should have a precompressed
+/// form.
 const SIZES: std::ops::RangeInclusive<u64> = 1024..=(1 << 20);
 
-/// Compresses the body, when client and content allow it.
+/// Compresses the body, if the client accepts it and the content benefits.
 pub(crate) fn compress(request: &Request, response: &mut Response) {
     if !is_worth_it(response) {
         return;
@@ -31,7 +32,7 @@ pub(crate) fn compress(request: &Request, response: &mut Response) {
         Ok(bytes) => {
             response.body = ResponseBody::Bytes(bytes.into());
             response.headers.put("Content-Encoding", "gzip");
-            // Parts are of the file as it is, not of what is made here.
+            // Ranges refer to the unencoded file.
             response.headers.remove("Accept-Ranges");
             weaken_etag(&mut response.headers);
         }
@@ -53,7 +54,7 @@ fn is_worth_it(response: &Response) -> bool {
 }
 
 fn gzipped(body: ResponseBody) -> io::Result<Vec<u8>> {
-    // Level 6 costs twice the time of 1 on a page, and saves another sixth of it.
+    // Level 6 takes twice the time of level 1 on a page, and makes it another sixth smaller.
     let mut encoder = GzEncoder::new(Vec::new(), Compression::new(6));
     body.write_to(&mut encoder)?;
     encoder.finish()
@@ -68,7 +69,7 @@ fn add_vary(headers: &mut Headers) {
     }
 }
 
-/// The same content in other bytes is the same only weakly (RFC 9110, section 8.8.1).
+/// Weakens the tag: other bytes of the same content are only weakly the same (RFC 9110, section 8.8.1).
 fn weaken_etag(headers: &mut Headers) {
     if let Some(strong) = headers.get("ETag").filter(|etag| !etag.starts_with("W/")) {
         let weak = format!("W/{strong}");
@@ -97,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn text_is_compressed_and_comes_out_the_same() {
+    fn compressed_text_decompresses_to_the_same() {
         let text = "All work and no play. ".repeat(200);
         let response = compressed("br, gzip", Response::html(text.clone()).header("ETag", "\"1\""));
         assert_eq!(response.headers().get("Vary"), Some("Accept-Encoding"));
@@ -108,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn a_client_is_asked_in_its_own_words() {
+    fn accept_encoding_decides_about_compression() {
         for (accept, expected) in [
             ("gzip", true),
             ("GZIP;q=0.1", true),
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn what_gains_nothing_or_must_not_change_is_left_alone() {
+    fn small_compressed_and_partial_content_is_not_compressed() {
         let long = || "x".repeat(5000);
         for response in [
             Response::text("short"),

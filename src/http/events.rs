@@ -1,4 +1,4 @@
-//! Server-sent events (WHATWG HTML, section 9.2): what a page hears of while it is open.
+//! Server-sent events (WHATWG HTML, section 9.2) for open pages.
 
 use std::io::{self, Write};
 use std::time::Duration;
@@ -18,32 +18,32 @@ use super::response::Response;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Event {
-    /// The name that a page listens for; empty for a message, which `onmessage` hears.
+    /// The event name that a page listens for; empty for a message, which `onmessage` gets.
     pub name: String,
-    /// What the page says it has seen, when it comes back: `Last-Event-ID`. Empty for none.
+    /// The id that the browser sends as `Last-Event-ID` when it reconnects; empty for none.
     pub id: String,
-    /// The text, of any number of lines.
+    /// The text, with any number of lines.
     pub data: String,
 }
 
 impl Event {
-    /// A message.
+    /// Returns a message.
     pub fn new(data: impl Into<String>) -> Event {
         Event { data: data.into(), ..Event::default() }
     }
 
-    /// The same event under a name.
+    /// Sets the event's name.
     pub fn named(self, name: impl Into<String>) -> Event {
         Event { name: name.into(), ..self }
     }
 
-    /// The same event with an id.
+    /// Sets the event's id.
     pub fn id(self, id: impl Into<String>) -> Event {
         Event { id: id.into(), ..self }
     }
 
-    /// As it goes over the wire. A line end of any kind in the text begins a new `data` line; in a name or an id it would
-    /// begin another field, and is left out.
+    /// Returns the wire format. A line end of any kind in the text starts a new `data` line; in a name or an id it
+    /// would start another field, so it is removed.
     pub(crate) fn to_wire(&self) -> String {
         let in_one_line = |text: &str| text.replace(['\r', '\n', '\0'], "");
         let mut wire = String::with_capacity(self.data.len() + 64);
@@ -61,7 +61,7 @@ impl Event {
     }
 }
 
-/// A stream of events on its way out: [`Response::events`].
+/// The writer of an event stream: [`Response::events`].
 pub struct Events<'o> {
     out: Outlet<'o>,
 }
@@ -70,7 +70,7 @@ impl Events<'_> {
     /// Sends a message.
     ///
     /// # Errors
-    /// When the visitor has left: the stream should end.
+    /// An error if the client has disconnected: the stream should end.
     pub fn send(&mut self, data: impl Into<String>) -> io::Result<()> {
         self.send_event(&Event::new(data))
     }
@@ -78,12 +78,12 @@ impl Events<'_> {
     /// Sends an event, in one write.
     ///
     /// # Errors
-    /// As [`send`](Events::send).
+    /// The errors of [`send`](Events::send).
     pub fn send_event(&mut self, event: &Event) -> io::Result<()> {
         self.out.write_all(event.to_wire().as_bytes())
     }
 
-    /// Waits that long before the next event, or until nobody would hear it: the visitor has left, or the server stops.
+    /// Waits for `time` before the next event. Returns early if the client disconnects or the server stops.
     ///
     /// ```
     /// use aside::{Request, Response};
@@ -100,49 +100,51 @@ impl Events<'_> {
     /// }
     /// ```
     ///
-    /// On Linux a visitor who leaves is noticed at once; elsewhere at the next event that is sent, so send a
-    /// [`keep_alive`](Events::keep_alive) now and then. A stop is noticed at once everywhere.
+    /// On Linux a disconnect is noticed at once; elsewhere at the next event that is sent, so send a
+    /// [`keep_alive`](Events::keep_alive) now and then. A stop of the server is noticed at once everywhere.
     ///
     /// # Errors
-    /// As soon as nobody hears any more: the stream should end.
+    /// An error if the client has disconnected or the server stops: the stream should end.
     pub fn wait(&mut self, time: Duration) -> io::Result<()> {
         self.out.disconnect().wait(time);
         self.out.check()
     }
 
-    /// Sends a comment, which no page hears: proxies close what is silent for a minute.
+    /// Sends a comment, which pages ignore, to keep the connection open: proxies close a connection that is silent for
+    /// a minute.
     ///
     /// # Errors
-    /// As [`send`](Events::send).
+    /// The errors of [`send`](Events::send).
     pub fn keep_alive(&mut self) -> io::Result<()> {
         self.out.write_all(STILL_HERE)
     }
 
-    /// Says how long a page waits before it comes back, when the connection is lost. Browsers wait 3 s or so by themselves.
+    /// Sets how long a page waits before it reconnects after a lost connection. Browsers wait about 3 s by default.
     ///
     /// # Errors
-    /// As [`send`](Events::send).
+    /// The errors of [`send`](Events::send).
     pub fn retry_after(&mut self, time: Duration) -> io::Result<()> {
         self.out.write_all(retry_after(time).as_bytes())
     }
 }
 
-/// A comment.
+/// The comment of a keep-alive.
 pub(crate) const STILL_HERE: &[u8] = b": still here\n\n";
 
-/// How long a page waits before it comes back.
+/// Returns the field that sets how long a page waits before it reconnects.
 pub(crate) fn retry_after(time: Duration) -> String {
     format!("retry: {}\n\n", time.as_millis())
 }
 
-/// A stream of events, to whom it goes and how.
+/// Adds the headers of an event stream.
 fn as_events(stream: Response) -> Response {
-    // The second for nginx, which would otherwise gather the stream before it passes any of it on.
+    // The second header is for nginx, which otherwise buffers the stream before it passes any of it on.
     stream.header("Cache-Control", "no-store, no-transform").header("X-Accel-Buffering", "no")
 }
 
 impl Response {
-    /// Events for a page that listens with `EventSource`, for as long as the closure sends some, on a thread of its own.
+    /// Returns a stream of events for a page with an `EventSource`. The closure runs on its own thread and sends events
+    /// until it returns.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -159,11 +161,11 @@ impl Response {
     /// assert_eq!(events.next().data, "3");
     /// ```
     ///
-    /// When the closure returns the stream ends, and a browser comes back after a while: end with an event at which the page
-    /// closes its `EventSource`. Each such stream holds a thread, at most `ASIDE_MAX_STREAMS` (1,000), and a quarter of
-    /// that for one client (`ASIDE_MAX_STREAMS_PER_CLIENT`); one too many gets 503. An
-    /// error ends it quietly, since mostly it means that the visitor has left. For state that pages watch there is
-    /// [`Request::live`](crate::Request::live).
+    /// The stream ends when the closure returns, and the browser reconnects after a while: end with an event on which
+    /// the page closes its `EventSource`. Each stream holds a thread, at most `ASIDE_MAX_STREAMS` (1,000), and a
+    /// quarter of them for one client (`ASIDE_MAX_STREAMS_PER_CLIENT`); above that a request gets 503. An error ends
+    /// the stream without a log line, since it mostly means that the client has disconnected. For state that pages
+    /// follow use [`Request::live`](crate::Request::live).
     pub fn events<F>(write: F) -> Response
     where
         F: FnOnce(&mut Events<'_>) -> io::Result<()> + Send + 'static,
@@ -171,7 +173,7 @@ impl Response {
         as_events(Response::stream_to("text/event-stream", move |out| write(&mut Events { out })))
     }
 
-    /// Events that a feed writes.
+    /// Returns a stream of events that a feed writes.
     pub(crate) fn event_feed(feed: impl Feed + 'static) -> Response {
         as_events(Response::feed("text/event-stream", feed))
     }
@@ -183,14 +185,14 @@ mod tests {
     use crate::http::disconnect::Disconnect;
 
     #[test]
-    fn an_event_has_its_fields_each_on_a_line() {
+    fn an_event_has_a_line_for_each_field() {
         let event = Event::new("one\r\ntwo\rthree\n").named("na\nme").id("1\r\ndata: forged\0");
         assert_eq!(event.to_wire(), "event: name\nid: 1data: forged\ndata: one\ndata: two\ndata: three\n\n");
         assert_eq!(Event::new("").to_wire(), "data: \n\n");
     }
 
     #[test]
-    fn a_stream_is_what_the_closure_sends() {
+    fn a_stream_has_the_events_that_the_closure_sends() {
         let mut out = Vec::new();
         let mut events = Events { out: Outlet::new(&mut out, Disconnect::default()) };
         events.retry_after(Duration::from_millis(1_500)).unwrap();

@@ -19,7 +19,7 @@ type Work = Box<dyn FnOnce() + Send>;
 /// The idle threads. There are at most as many threads as permits of [`pool`].
 static IDLE: Mutex<Vec<Sender<Work>>> = Mutex::new(Vec::new());
 
-/// One for the process: it is the machine's cores that are shared out.
+/// Returns the pool, one for the process, since all applications share the machine's cores.
 pub(super) fn pool() -> &'static Pool {
     static POOL: LazyLock<Pool> = LazyLock::new(|| {
         let cores = thread::available_parallelism().map_or(1, usize::from);
@@ -33,10 +33,10 @@ pub(super) fn pool() -> &'static Pool {
 /// # Errors
 /// 503 if too many workers wait already; 500 if the operating system refuses the thread.
 pub(super) fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
-    pool().run(|| on_a_thread(f))?
+    pool().run(|| on_pooled_thread(f))?
 }
 
-fn on_a_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+fn on_pooled_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> Result<T> {
     let idle = lock(&IDLE).pop();
     let thread = idle.map_or_else(start, Ok)?;
     let (tell, told) = channel();
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_reaches_the_caller_and_the_thread_lives_on() {
+    fn a_panic_reaches_the_caller_and_the_thread_survives() {
         let panicked = thread::spawn(|| run(|| panic!("a mistake"))).join().unwrap_err();
         assert_eq!(panicked.downcast_ref(), Some(&"a mistake"));
         assert_eq!(run(|| 7).unwrap(), 7);
@@ -97,17 +97,17 @@ mod tests {
     #[test]
     fn few_workers_wait_for_a_hash() {
         let cores = thread::available_parallelism().map_or(1, usize::from);
-        let (begun, beginning) = channel();
+        let (start, started) = channel();
         let releases: Vec<_> = (0..(cores / 2).max(1))
             .map(|_| {
-                let ((release, released), begun) = (channel::<()>(), begun.clone());
+                let ((release, released), start) = (channel::<()>(), start.clone());
                 thread::spawn(move || {
                     run(move || {
-                        begun.send(()).unwrap();
+                        start.send(()).unwrap();
                         let _ = released.recv();
                     })
                 });
-                beginning.recv().unwrap();
+                started.recv().unwrap();
                 release
             })
             .collect();

@@ -1,4 +1,4 @@
-//! The header fields of a request or a response: a list in order, found by name without regard to case.
+//! The header fields of a request or a response: an ordered list with case-insensitive names.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,60 +19,60 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers(Vec<(Text, Text)>);
 
-/// Most names and many values are the same in every response, and need no copy.
+/// A name or a value. Most names and many values are static and need no copy.
 type Text = Cow<'static, str>;
 
 impl Headers {
-    /// None yet.
+    /// Returns an empty list.
     pub const fn new() -> Headers {
         Headers(Vec::new())
     }
 
-    /// The first value of that name.
+    /// Returns the first value of this name.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
     }
 
-    /// All values of that name, in order.
+    /// Returns all values of this name, in order.
     pub fn get_all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> + 'a {
         self.0.iter().filter(move |(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_ref())
     }
 
-    /// Whether there is one of that name.
+    /// Returns true if there is a field of this name.
     pub fn contains(&self, name: &str) -> bool {
         self.get(name).is_some()
     }
 
-    /// Sets a field, in place of all of that name.
+    /// Sets a field, and replaces all fields of the same name.
     pub fn set(&mut self, name: impl Into<String>, value: impl Into<String>) {
-        self.place(name.into().into(), value.into().into());
+        self.replace(name.into().into(), value.into().into());
     }
 
-    /// The same with a name that is part of the program, and is not copied.
+    /// Sets a field with a static name, which is not copied.
     pub(crate) fn put(&mut self, name: &'static str, value: impl Into<Text>) {
-        self.place(name.into(), value.into());
+        self.replace(name.into(), value.into());
     }
 
-    fn place(&mut self, name: Text, value: Text) {
+    fn replace(&mut self, name: Text, value: Text) {
         let at = self.iter().position(|(key, _)| key.eq_ignore_ascii_case(&name));
         self.remove(&name);
         self.0.insert(at.unwrap_or(self.0.len()), (name, value));
     }
 
-    /// Adds a field beside those of the same name.
+    /// Adds a field, and keeps those of the same name.
     pub fn append(&mut self, name: impl Into<String>, value: impl Into<String>) {
         self.0.push((name.into().into(), value.into().into()));
     }
 
-    /// The same with a name that is part of the program.
+    /// Adds a field with a static name, which is not copied.
     pub(crate) fn add(&mut self, name: &'static str, value: impl Into<Text>) {
         self.0.push((name.into(), value.into()));
     }
 
-    /// Adds what others have and these have not.
+    /// Adds the default fields whose names are missing.
     pub(crate) fn complete(&mut self, defaults: &Headers) {
         let known = self.0.len();
-        // With room for the few that are not the same for all.
+        // Reserves capacity for a few fields that differ between responses.
         self.0.reserve(defaults.len() + 4);
         for (name, value) in &defaults.0 {
             if !self.0[..known].iter().any(|(key, _)| key.eq_ignore_ascii_case(name)) {
@@ -81,28 +81,28 @@ impl Headers {
         }
     }
 
-    /// Takes all of that name out.
+    /// Removes all fields of this name.
     pub fn remove(&mut self, name: &str) {
         self.0.retain(|(key, _)| !key.eq_ignore_ascii_case(name));
     }
 
-    /// Names and values, in order.
+    /// Returns the names and values, in order.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(name, value)| (name.as_ref(), value.as_ref()))
     }
 
-    /// How many there are.
+    /// Returns the number of fields.
     pub fn len(&self) -> usize {
         self.0.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if there are no fields.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Names and values, each as it may go out or why not. What is part of the program is well formed: only the rest is
-    /// looked at.
+    /// Returns the names and values, or an error for an invalid one. Static ones are valid: only the others are
+    /// checked.
     pub(crate) fn checked(&self) -> impl Iterator<Item = Result<(&str, &str)>> {
         self.0.iter().map(|(name, value)| {
             if let Cow::Owned(name) = name {
@@ -115,15 +115,15 @@ impl Headers {
         })
     }
 
-    /// Refuses a name that is no token and a value that would end its line: with one of these a visitor's text could
-    /// write headers of its own (RFC 9110, section 5.5).
+    /// Refuses a name that is not a token, and a value with a line end, with which user input could add further headers
+    /// (RFC 9110, section 5.5).
     pub(crate) fn check(name: &str, value: &str) -> Result<()> {
         check_name(name)?;
         check_value(name, value)
     }
 }
 
-/// Names and values that are part of the program, which are not copied.
+/// Static names and values, which are not copied.
 impl From<&[(&'static str, &'static str)]> for Headers {
     fn from(fields: &[(&'static str, &'static str)]) -> Headers {
         Headers(fields.iter().map(|(name, value)| (Cow::Borrowed(*name), Cow::Borrowed(*value))).collect())
@@ -136,7 +136,7 @@ impl<N: Into<String>, V: Into<String>> FromIterator<(N, V)> for Headers {
     }
 }
 
-/// As they go over the wire, a line each.
+/// The wire format, one line for each field.
 impl fmt::Display for Headers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.iter().try_for_each(|(name, value)| write!(f, "{name}: {value}\r\n"))
@@ -157,7 +157,7 @@ fn check_value(name: &str, value: &str) -> Result<()> {
     }
 }
 
-/// A byte of a token (RFC 9110, section 5.6.2): of a method's or a header's name.
+/// Returns true for a byte of a token (RFC 9110, section 5.6.2), such as a method or a header name.
 pub(crate) fn is_token(byte: u8) -> bool {
     matches!(
         byte,
@@ -165,9 +165,9 @@ pub(crate) fn is_token(byte: u8) -> bool {
     )
 }
 
-/// Whether a header may have that value: no control character but the tab.
+/// Returns true for a valid header value: without control characters except the tab.
 pub(crate) fn is_value(text: &str) -> bool {
-    // All bytes at once, where most values are fine: the processor looks at many at a time.
+    // The loop does not stop early: most values are valid, and the processor handles many bytes at once.
     text.bytes().fold(true, |fine, byte| fine & (byte == b'\t' || (byte >= b' ' && byte != 0x7f)))
 }
 
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_of_the_bytes_that_the_standard_lists() {
+    fn token_bytes_are_those_of_the_standard() {
         let listed = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         assert!((0..=255).all(|byte| is_token(byte) == listed(byte)));
     }

@@ -1,4 +1,4 @@
-//! Passwords, kept so that who steals the database does not have them: argon2id.
+//! Password hashes with argon2id, so that a stolen database does not reveal the passwords.
 //!
 //! ```
 //! use aside::password;
@@ -11,17 +11,18 @@
 //! # }
 //! ```
 //!
-//! A hash is slow on purpose: some 20 to 50 ms of a core and 19 MiB of memory, as OWASP's Password Storage Cheat Sheet has
-//! it (argon2id, m = 19,456 KiB, t = 2, p = 1). Hashes run on dedicated threads: half as many as there are cores, and at
-//! least one. In a handler, further calls wait for their turn, in at most a quarter of the workers (`ASIDE_MAX_WAITING`).
-//! Above that a request gets 503 with `Retry-After`, so that other pages stay available during a flood of logins. In a
-//! task, a job or a command both functions wait without limit. [`login`](crate::login()) shows a whole login.
+//! A hash is slow on purpose: 20 to 50 ms of a core and 19 MiB of memory, with the parameters of OWASP's Password
+//! Storage Cheat Sheet (argon2id, m = 19,456 KiB, t = 2, p = 1). Hashes run on dedicated threads: half as many as there
+//! are cores, and at least one. In a handler, further calls wait for their turn, in at most a quarter of the workers
+//! (`ASIDE_MAX_WAITING`). Above that a request gets 503 with `Retry-After`, so that other pages stay available during a
+//! flood of logins. In a task, a job or a command both functions wait without limit. [`login`](crate::login()) shows a
+//! complete login.
 //!
-//! What counts is the bytes of the UTF-8 text. No form of Unicode is made of it: `é` typed as one character and as `e` with
-//! an accent are two passwords. Normalise before both functions (NFC) where your visitors' keyboards differ so.
+//! The bytes of the UTF-8 text are hashed. Unicode is not normalized: `é` typed as one character and as `e` with an
+//! accent are two passwords. Normalize before both functions (NFC) if your users' keyboards differ in this.
 //!
-//! An empty password is one like any other here. It is the form that refuses it, and one of fewer than 8 characters
-//! (OWASP ASVS 5, 6.2.1), and that asks for no mixture of kinds.
+//! An empty password is hashed like any other. The form must refuse it, and any with fewer than 8 characters (OWASP
+//! ASVS 5, 6.2.1), and should not demand a mixture of character types.
 
 use argon2::Params;
 use argon2::password_hash::phc::PasswordHash;
@@ -31,25 +32,25 @@ use super::argon2id::Hasher;
 use super::hashing;
 use crate::error::{Error, Result};
 
-/// Bytes of a password. Nobody types more, and whoever sends more wants to keep us busy.
-const MOST_BYTES: usize = 1_024;
+/// The largest length of a password in bytes. Longer input is an attempt to keep the server busy.
+const MAX_BYTES: usize = 1_024;
 
-/// What a hash of ours begins with.
-const OURS: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
+/// The start of the hashes that [`hash`] makes.
+const CURRENT: &str = "$argon2id$v=19$m=19456,t=2,p=1$";
 
-/// A hash like any other, of no password: what an unknown user's is compared with.
-const NOBODYS: &str =
+/// A hash without a password, against which the password of an unknown user is checked.
+const UNKNOWN_USER: &str =
     "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5IGlzIGhlcmUhIQ$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
-/// What to keep in place of a password, with its salt and how it was made (a PHC string, 97 characters):
+/// Returns the hash of a password for the database, with its salt and parameters (a PHC string of 97 characters):
 /// `$argon2id$v=19$m=19456,t=2,p=1$…$…`. Two hashes of one password differ.
 ///
 /// # Errors
 /// 422 if the password is longer than 1,024 bytes; 503 if too many requests wait for a hash; 500 if the operating system
 /// provides no random bytes or no thread.
 pub fn hash(password: &str) -> Result<String> {
-    if password.len() > MOST_BYTES {
-        return Err(Error::unprocessable(format!("The password is longer than {MOST_BYTES} bytes.")));
+    if password.len() > MAX_BYTES {
+        return Err(Error::unprocessable(format!("The password is longer than {MAX_BYTES} bytes.")));
     }
     let password = password.to_owned();
     let mut salt = [0; 16];
@@ -59,8 +60,9 @@ pub fn hash(password: &str) -> Result<String> {
     hashed.map(|hash| hash.to_string()).map_err(|error| Error::from(error).context("the password cannot be hashed"))
 }
 
-/// Whether that was the password. `None` stands for a user who is not there: it takes as long, so that the time does not
-/// tell who is, and is false. So is a password of more than 1,024 bytes, at once.
+/// Returns true if the password matches the stored hash. `None` stands for an unknown user: the check takes as long, so
+/// that the time does not reveal which users exist, and returns false. A password of more than 1,024 bytes returns
+/// false at once.
 ///
 /// ```
 /// use aside::password;
@@ -68,30 +70,30 @@ pub fn hash(password: &str) -> Result<String> {
 /// assert!(!password::verify("whatever", None).unwrap());
 /// ```
 ///
-/// Hashes made elsewhere are understood when they are PHC strings of argon2, in any variant and with any parameters;
-/// [`needs_rehash`] says which to make anew.
+/// Hashes from elsewhere are accepted if they are PHC strings of argon2, in any variant and with any parameters;
+/// [`needs_rehash`] tells which of them to replace.
 ///
 /// # Errors
 /// 503 if too many requests wait for a hash; 500 if the stored hash is invalid. The error does not contain it.
 pub fn verify(typed: &str, stored: Option<&str>) -> Result<bool> {
-    if typed.len() > MOST_BYTES {
+    if typed.len() > MAX_BYTES {
         return Ok(false);
     }
-    let hash = PasswordHash::new(stored.unwrap_or(NOBODYS)).map_err(no_hash)?;
-    // Without them the library has nothing to compare with, and calls it a wrong password.
+    let hash = PasswordHash::new(stored.unwrap_or(UNKNOWN_USER)).map_err(invalid_hash)?;
+    // Without them the library has nothing to compare with, and reports a wrong password.
     if hash.salt.is_none() || hash.hash.is_none() {
-        return Err(no_hash(password_hash::Error::EncodingInvalid));
+        return Err(invalid_hash(password_hash::Error::EncodingInvalid));
     }
     let typed = typed.to_owned();
     match hashing::run(move || Hasher.verify_password(typed.as_bytes(), &hash))? {
         Ok(()) => Ok(stored.is_some()),
         Err(password_hash::Error::PasswordInvalid) => Ok(false),
-        Err(error) => Err(no_hash(error)),
+        Err(error) => Err(invalid_hash(error)),
     }
 }
 
-/// Whether a hash was made in another way than [`hash`] makes it now. At a login, the one moment when the password is
-/// there, make it anew:
+/// Returns true if the hash was not made by the current [`hash`] function. Replace it at a login, the only time when
+/// the password is available:
 ///
 /// ```
 /// use aside::{Result, password};
@@ -104,12 +106,12 @@ pub fn verify(typed: &str, stored: Option<&str>) -> Result<bool> {
 /// }
 /// ```
 pub fn needs_rehash(stored: &str) -> bool {
-    !stored.starts_with(OURS)
+    !stored.starts_with(CURRENT)
 }
 
-fn no_hash(error: impl Into<Error>) -> Error {
-    let words = "the stored password is no hash of argon2 (`$argon2id$…`): was it kept as it was typed, or cut short?";
-    error.into().context(words)
+fn invalid_hash(error: impl Into<Error>) -> Error {
+    let message = "the stored password is not an argon2 hash (`$argon2id$…`): it may be plain text, or cut short";
+    error.into().context(message)
 }
 
 #[cfg(test)]
@@ -117,19 +119,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_password_itself_is_right() {
+    fn only_the_same_password_matches() {
         let stored = hash("pässwörd").unwrap();
-        assert!(stored.starts_with(OURS) && stored.len() == 97, "{stored}");
+        assert!(stored.starts_with(CURRENT) && stored.len() == 97, "{stored}");
         assert!(verify("pässwörd", Some(&stored)).unwrap());
         assert!(!verify("passwort", Some(&stored)).unwrap());
         assert!(!verify("", Some(&stored)).unwrap());
     }
 
-    /// The same work, whether the user is there or not: the hash to compare with costs what ours cost.
+    /// The check costs the same for an unknown user: its hash has the parameters of current hashes.
     #[test]
-    fn nobody_has_a_hash_that_costs_the_same() {
-        let nobody = PasswordHash::new(NOBODYS).unwrap();
-        assert!(NOBODYS.starts_with(OURS));
+    fn an_unknown_user_costs_the_same_time() {
+        let nobody = PasswordHash::new(UNKNOWN_USER).unwrap();
+        assert!(UNKNOWN_USER.starts_with(CURRENT));
         assert_eq!(nobody.hash.unwrap().len(), Params::DEFAULT_OUTPUT_LEN);
         assert_eq!(nobody.salt.unwrap().len(), password_hash::try_generate_salt().unwrap().len());
         assert!(!verify("", None).unwrap());
@@ -137,29 +139,29 @@ mod tests {
 
     /// A hash made by the reference implementation: `echo -n password | argon2 somesalt -id -t 2 -m 16 -p 1`.
     #[test]
-    fn a_hash_made_elsewhere_is_understood_and_to_be_made_anew() {
+    fn a_hash_from_elsewhere_is_accepted_and_needs_a_rehash() {
         let elsewhere = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
         assert!(verify("password", Some(elsewhere)).unwrap());
-        assert!(needs_rehash(elsewhere) && needs_rehash("") && !needs_rehash(NOBODYS));
+        assert!(needs_rehash(elsewhere) && needs_rehash("") && !needs_rehash(UNKNOWN_USER));
     }
 
     #[test]
-    fn a_stored_hash_that_is_none_is_an_error_that_does_not_show_it() {
-        let cut = &NOBODYS[..60];
-        let no_output = &NOBODYS[..NOBODYS.rfind('$').unwrap()];
+    fn an_invalid_stored_hash_is_an_error_that_does_not_contain_it() {
+        let cut = &UNKNOWN_USER[..60];
+        let no_output = &UNKNOWN_USER[..UNKNOWN_USER.rfind('$').unwrap()];
         for stored in ["hunter2", "", "$", "$2b$10$abcdefghijklmnopqrstuv", "$scrypt$ln=1$c29tZXNhbHQ$AAAA", no_output]
         {
             let error = verify("hunter2", Some(stored)).unwrap_err();
             let chain = error.chain();
-            assert!(chain.contains("no hash of argon2"), "{stored}: {chain}");
+            assert!(chain.contains("not an argon2 hash"), "{stored}: {chain}");
             assert!(stored.len() < 2 || !chain.contains(stored), "{chain}");
         }
         assert!(!verify("hunter2", Some(cut)).unwrap_or(false));
     }
 
     #[test]
-    fn a_password_beyond_reason_is_refused_before_it_costs_anything() {
-        let long = "x".repeat(MOST_BYTES + 1);
+    fn a_password_that_is_too_long_is_refused_without_hashing() {
+        let long = "x".repeat(MAX_BYTES + 1);
         assert_eq!(hash(&long).unwrap_err().status(), crate::error::Status::UNPROCESSABLE_CONTENT);
         assert!(!verify(&long, Some("not even a hash")).unwrap());
     }

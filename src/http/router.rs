@@ -1,4 +1,4 @@
-//! Which route answers a path.
+//! The router: finds the route of a path.
 
 use std::collections::BTreeMap;
 use std::panic::Location;
@@ -6,48 +6,48 @@ use std::panic::Location;
 use super::request::{Method, decode_param};
 use crate::error::{Error, Result};
 
-/// A route, and what is found by it.
+/// A route, with the value that the router returns for it.
 #[derive(Clone)]
 pub(crate) struct Route<T> {
-    /// None: any.
+    /// The method; `None` for all methods.
     pub(crate) method: Option<Method>,
     pub(crate) pattern: String,
-    /// Where it was added.
+    /// The location in the source where the route was added.
     pub(crate) place: &'static Location<'static>,
     pub(crate) goal: T,
 }
 
 impl<T> Route<T> {
-    /// Its method, or `*`.
+    /// Returns the method, or `*`.
     pub(crate) fn verb(&self) -> &str {
         self.method.as_ref().map_or(ANY, Method::as_str)
     }
 
-    /// Whether it is one that the framework adds itself: nothing to list among those of the site.
+    /// Returns true if the framework added the route, so that it is not listed among those of the site.
     pub(crate) fn is_builtin(&self) -> bool {
-        // Below the path of a mounted application too.
+        // Also below the path of a mounted application.
         self.pattern.split('/').any(|segment| segment == &BUILTIN[1..])
     }
 }
 
-/// Routes: one tree for each method, and one for the routes that take any.
+/// A router, with one tree for each method, and one for routes of any method.
 pub(crate) struct Router<T> {
     routes: Vec<Route<T>>,
-    /// The numbers of the routes above, by method and path.
+    /// The indexes into `routes`, by method and path.
     trees: BTreeMap<String, matchit::Router<usize>>,
 }
 
-/// What a path leads to.
+/// The result of a look-up.
 pub(crate) enum Found<'r, T> {
-    /// This, with its number and the parameters of the path.
+    /// A route, with its number and the parameters of the path.
     Route(&'r T, usize, Vec<(String, String)>),
-    /// A path that is there, for these methods only.
+    /// The path exists for these methods only.
     OtherMethods(Vec<String>),
-    /// Nothing.
+    /// No route matches the path.
     Nothing,
 }
 
-/// What lies below is the framework's own.
+/// The prefix of the framework's own routes.
 pub(crate) const BUILTIN: &str = "/_aside";
 
 /// The tree for routes of any method.
@@ -63,7 +63,7 @@ impl<T> Router<T> {
     /// Adds a route.
     ///
     /// # Errors
-    /// When its pattern is malformed, or another one answers the same paths; both places are named.
+    /// 500 if the pattern is malformed, or conflicts with another route; the error names both locations.
     pub(crate) fn add(&mut self, route: Route<T>) -> Result<()> {
         let tree = self.trees.entry(route.verb().to_owned()).or_default();
         tree.insert(&route.pattern, self.routes.len()).map_err(|error| self.refusal(&route, &error))?;
@@ -81,22 +81,22 @@ impl<T> Router<T> {
         Error::internal(format!("the route {} `{pattern}` at {place} is taken by `{with}`{first}", route.verb()))
     }
 
-    /// All routes, in the order in which they were added.
+    /// Returns all routes, in the order in which they were added.
     pub(crate) fn routes(&self) -> &[Route<T>] {
         &self.routes
     }
 
-    /// The same, to be added to another router.
+    /// Returns all routes by value, for another router.
     pub(crate) fn into_routes(self) -> Vec<Route<T>> {
         self.routes
     }
 
-    /// The route that was added last.
+    /// Returns the route that was added last.
     pub(crate) fn last_mut(&mut self) -> Option<&mut Route<T>> {
         self.routes.last_mut()
     }
 
-    /// The route for a method and a path. HEAD is answered by GET's where it has none of its own.
+    /// Finds the route for a method and a path. A HEAD request uses the GET route if there is no HEAD route.
     pub(crate) fn find(&self, method: &Method, path: &str) -> Found<'_, T> {
         let own = self.at(method.as_str(), path);
         let or_get = || if *method == Method::Head { self.at("GET", path) } else { None };
@@ -115,8 +115,7 @@ impl<T> Router<T> {
         Some((*found.value, params.collect()))
     }
 
-    /// The methods that a path is there for, in the words of an `Allow` header. `*` stands for the site as a whole (RFC
-    /// 9110, section 9.3.7).
+    /// Returns the methods of a path, for an `Allow` header. `*` stands for the whole site (RFC 9110, section 9.3.7).
     fn methods(&self, path: &str) -> Vec<String> {
         let of_the_site = |method: &str| self.routes.iter().any(|route| route.verb() == method && !route.is_builtin());
         let is_here = |method: &str, tree: &matchit::Router<usize>| match path {
@@ -167,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn another_method_is_told_which_there_are() {
+    fn another_method_gets_the_list_of_allowed_methods() {
         let router = router(&[(Some(Method::Get), "/a"), (Some(Method::Post), "/a"), (None, "/b")]);
         let Found::OtherMethods(methods) = router.find(&Method::Delete, "/a") else { panic!("found") };
         assert_eq!(methods, ["GET", "POST", "HEAD", "OPTIONS"]);
@@ -175,17 +174,17 @@ mod tests {
     }
 
     #[test]
-    fn the_site_as_a_whole_has_the_methods_of_all_routes() {
+    fn the_whole_site_has_the_methods_of_all_routes() {
         let router = router(&[(Some(Method::Get), "/a"), (Some(Method::Put), "/b"), (None, "/c")]);
         let Found::OtherMethods(methods) = router.find(&Method::Options, "*") else { panic!("found") };
         assert_eq!(methods, ["GET", "PUT", "HEAD", "OPTIONS"]);
     }
 
     #[test]
-    fn a_second_route_for_the_same_paths_names_both_places() {
+    fn a_conflicting_route_names_both_locations() {
         let mut router = router(&[(Some(Method::Get), "/a/{id}")]);
-        let words = add(&mut router, Some(Method::Get), "/a/{name}").unwrap_err().to_string();
-        assert_eq!(words.matches("router.rs:").count(), 2, "{words}");
+        let message = add(&mut router, Some(Method::Get), "/a/{name}").unwrap_err().to_string();
+        assert_eq!(message.matches("router.rs:").count(), 2, "{message}");
         assert!(add(&mut router, Some(Method::Post), "/a/{name}").is_ok());
     }
 }

@@ -1,4 +1,4 @@
-//! Paths from the names of routes, so that a link follows when its page moves.
+//! URLs from the names of routes, so that links follow when a page moves.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -8,7 +8,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::request::Request;
 use crate::error::{Error, Result};
 
-/// What stands in a path as it is (RFC 3986, section 3.3).
+/// The characters that are encoded in a segment of a path (RFC 3986, section 3.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -28,10 +28,10 @@ const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b':')
     .remove(b'@');
 
-/// The same in what stands for several parts of a path.
+/// The characters that are encoded in a parameter of several segments.
 const PATH: &AsciiSet = &SEGMENT.remove(b'/');
 
-/// The paths of the routes that have a name.
+/// The paths of the named routes.
 #[derive(Default)]
 pub(crate) struct Urls(BTreeMap<String, String>);
 
@@ -42,10 +42,11 @@ impl FromIterator<(String, String)> for Urls {
 }
 
 impl Urls {
-    /// The path of a route with its parameters filled in; what the route has no parameter for becomes the query.
+    /// Returns the path of a route with its parameters filled in; parameters that the route does not have become the
+    /// query.
     ///
     /// # Errors
-    /// 500 when no route has that name, or a parameter is missing or cannot stand in a path.
+    /// 500 if no route has this name, or if a parameter is missing or invalid in a path.
     pub(crate) fn build(&self, name: &str, mut params: Vec<(&str, String)>) -> Result<String> {
         let unknown = || Error::internal(format!("no route is named `{name}`: name it with `App::named`"));
         let mut rest = self.0.get(name).ok_or_else(unknown)?.as_str();
@@ -55,7 +56,7 @@ impl Urls {
             rest = &rest[at..];
             rest = match rest.strip_prefix("{{").or_else(|| rest.strip_prefix("}}")) {
                 Some(after) => {
-                    // Doubled it stands for itself, as the router reads it.
+                    // A doubled brace is a literal one, as in the router.
                     url.push_str(if rest.starts_with('{') { "%7B" } else { "%7D" });
                     after
                 }
@@ -71,7 +72,7 @@ impl Urls {
     }
 }
 
-/// Writes the parameter that stands at the beginning, and gives what follows it.
+/// Writes the parameter at the start of `rest`, and returns the rest after it.
 fn fill<'p>(url: &mut String, name: &str, rest: &'p str, params: &mut Vec<(&str, String)>) -> Result<&'p str> {
     let (param, after) = rest[1..].split_once('}').unwrap_or((&rest[1..], ""));
     let (param, set) = param.strip_prefix('*').map_or((param, SEGMENT), |param| (param, PATH));
@@ -79,15 +80,15 @@ fn fill<'p>(url: &mut String, name: &str, rest: &'p str, params: &mut Vec<(&str,
     let at = at.ok_or_else(|| Error::internal(format!("url_for(`{name}`): the parameter `{param}` is missing")))?;
     let (_, value) = params.remove(at);
     if value.is_empty() || value.split('/').any(|part| matches!(part, "." | "..")) {
-        let words = format!("url_for(`{name}`): `{value}` cannot stand in a path, for the parameter `{param}`");
-        return Err(Error::internal(words));
+        let message = format!("url_for(`{name}`): `{value}` is not valid in a path, for the parameter `{param}`");
+        return Err(Error::internal(message));
     }
     url.extend(utf8_percent_encode(&value, set));
     Ok(after)
 }
 
 impl Request {
-    /// The path of the route with that name; in templates `{{ url_for("photo", id=17) }}`.
+    /// Returns the path of the route with this name; in templates `{{ url_for("photo", id=17) }}`.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -107,7 +108,7 @@ impl Request {
     /// Parameters of the route are percent-encoded; others become the query.
     ///
     /// # Errors
-    /// 500 when no route has that name, or a parameter of the route is missing, empty, or `.` or `..`.
+    /// 500 if no route has this name, or if a parameter of the route is missing, empty, or `.` or `..`.
     pub fn url_for(&self, name: &str, params: &[(&str, &dyn Display)]) -> Result<String> {
         let params = params.iter().map(|(name, value)| (*name, value.to_string())).collect();
         self.scope().get::<Urls>().unwrap_or_default().build(name, params)
@@ -137,16 +138,16 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_a_path_is_an_error_that_names_it() {
-        for (pattern, params, words) in [
+    fn an_invalid_parameter_is_an_error_that_names_it() {
+        for (pattern, params, message) in [
             ("/p/{id}", &[][..], "`id` is missing"),
-            ("/p/{id}", &[("id", "")], "cannot stand in a path"),
-            ("/p/{id}", &[("id", "..")], "`..` cannot stand"),
-            ("/p/{*rest}", &[("rest", "a/../b")], "cannot stand"),
+            ("/p/{id}", &[("id", "")], "is not valid in a path"),
+            ("/p/{id}", &[("id", "..")], "`..` is not valid"),
+            ("/p/{*rest}", &[("rest", "a/../b")], "is not valid"),
         ] {
-            assert!(build(pattern, params).unwrap_err().to_string().contains(words));
+            assert!(build(pattern, params).unwrap_err().to_string().contains(message));
         }
-        let words = Urls::default().build("gone", Vec::new()).unwrap_err().to_string();
-        assert!(words.contains("`gone`") && words.contains("App::named"), "{words}");
+        let message = Urls::default().build("gone", Vec::new()).unwrap_err().to_string();
+        assert!(message.contains("`gone`") && message.contains("App::named"), "{message}");
     }
 }

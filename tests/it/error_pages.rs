@@ -207,7 +207,7 @@ fn a_4xx_is_a_plain_page_that_tells_the_developer_where_it_was_made() {
     assert!(gone.contains("tests&#x2f;it&#x2f;error_pages.rs:"), "{gone}");
     let text = get(Mode::Development, "/gone", &[]).text().to_owned();
     assert!(text.starts_with("410 Gone\n\nThe collection was sold.\n\nat tests/it/error_pages.rs:"), "{text}");
-    assert!(!page("/nothing").contains("For you"), "what aside says by itself has no inside");
+    assert!(!page("/nothing").contains("Details for the developer"), "what aside says by itself has no inside");
     let plain = get(Mode::Production, "/gone", &[]);
     assert_eq!(plain.text(), "410 Gone\n\nThe collection was sold.\n");
 }

@@ -1,44 +1,45 @@
-//! Whether a client that has a copy needs the file again, or may go on at all (RFC 9110, section 13).
+//! Conditional requests: decides if a client with a copy needs the file again, or may proceed at all (RFC 9110, section
+//! 13).
 
 use std::iter;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::http::request::{Method, Request};
 
-/// What tells one version of a file from another.
+/// The validators of one version of a file.
 #[derive(Debug)]
 pub(super) struct Validators {
-    /// Strong, in its quotes.
+    /// A strong tag, with its quotes.
     pub(super) etag: String,
-    /// Never a time to come.
+    /// The modification time, which is never in the future.
     pub(super) modified: Option<SystemTime>,
 }
 
-/// What the preconditions come to.
+/// The result of the preconditions.
 #[derive(Debug, PartialEq)]
 pub(super) enum Verdict {
-    GoOn,
+    Proceed,
     NotModified,
     Failed,
 }
 
 impl Validators {
-    /// Asks the preconditions, in the order of section 13.2.2.
+    /// Evaluates the preconditions, in the order of section 13.2.2.
     pub(super) fn check(&self, req: &Request) -> Verdict {
         let reads = matches!(req.method(), Method::Get | Method::Head);
         match () {
-            _ if !self.may_go_on(req) => Verdict::Failed,
+            _ if !self.may_proceed(req) => Verdict::Failed,
             _ if req.headers().contains("If-None-Match") => match (self.is_known(req), reads) {
-                (false, _) => Verdict::GoOn,
+                (false, _) => Verdict::Proceed,
                 (true, true) => Verdict::NotModified,
                 (true, false) => Verdict::Failed,
             },
             _ if reads && self.unchanged_since(req, "If-Modified-Since") == Some(true) => Verdict::NotModified,
-            _ => Verdict::GoOn,
+            _ => Verdict::Proceed,
         }
     }
 
-    fn may_go_on(&self, req: &Request) -> bool {
+    fn may_proceed(&self, req: &Request) -> bool {
         if req.headers().contains("If-Match") {
             return is_any(req, "If-Match") || listed(req, "If-Match").any(|tag| tag == self.etag);
         }
@@ -50,14 +51,14 @@ impl Validators {
         is_any(req, "If-None-Match") || listed(req, "If-None-Match").any(same)
     }
 
-    /// Nothing when there is no such date. One that cannot be read is none.
+    /// Returns `None` if the header is missing, or its date is malformed.
     fn unchanged_since(&self, req: &Request, name: &str) -> Option<bool> {
         let since = seconds(httpdate::parse_http_date(only(req, name)?).ok()?);
         Some(self.modified.is_some_and(|modified| seconds(modified) <= since))
     }
 
-    /// Whether the client has a part of this very version, or did not ask (section 13.1.5). Only a strong validator can
-    /// say so: a weak tag does not, and a date does once the second that it names is over (section 8.8.2.2).
+    /// Returns true if the client has a part of this version, or sent no `If-Range` (section 13.1.5). Only a strong
+    /// validator can prove it: a weak tag does not, and a date does only once its second is over (section 8.8.2.2).
     pub(super) fn is_same(&self, req: &Request) -> bool {
         if !req.headers().contains("If-Range") {
             return true;
@@ -69,12 +70,12 @@ impl Validators {
     }
 }
 
-/// Whole seconds, as dates in headers are.
+/// Returns whole seconds, the resolution of dates in headers.
 pub(super) fn seconds(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// The value of a header that may be there once.
+/// Returns the value of a header that may occur once.
 pub(super) fn only<'r>(req: &'r Request, name: &'r str) -> Option<&'r str> {
     let mut values = req.headers().get_all(name);
     let value = values.next()?;
@@ -84,18 +85,18 @@ pub(super) fn only<'r>(req: &'r Request, name: &'r str) -> Option<&'r str> {
 /// Optional white space (section 5.6.3).
 const WHITE: [char; 2] = [' ', '\t'];
 
-/// Whether any version would do.
+/// Returns true if any version matches.
 fn is_any(req: &Request, name: &str) -> bool {
     only(req, name) == Some("*")
 }
 
-/// The entity tags of a header.
+/// Returns the entity tags of a header.
 fn listed<'r>(req: &'r Request, name: &'r str) -> impl Iterator<Item = &'r str> {
     req.headers().get_all(name).flat_map(tags)
 }
 
-/// The entity tags of a list, which may have commas within (section 8.8.3). A malformed one ends it: what comes behind
-/// cannot be told from what is within.
+/// Returns the entity tags of a list, which may contain commas (section 8.8.3). A malformed tag ends the list, since
+/// the extent of the rest is not known.
 fn tags(mut list: &str) -> impl Iterator<Item = &str> {
     iter::from_fn(move || {
         let start = list.trim_start_matches([' ', '\t', ',']);
@@ -140,21 +141,21 @@ mod tests {
     fn a_date_may_have_three_forms() {
         for date in THEN {
             assert_eq!(check(&[("If-Modified-Since", date)]), Verdict::NotModified, "{date}");
-            assert_eq!(check(&[("If-Unmodified-Since", date)]), Verdict::GoOn, "{date}");
+            assert_eq!(check(&[("If-Unmodified-Since", date)]), Verdict::Proceed, "{date}");
         }
         for date in BEFORE {
-            assert_eq!(check(&[("If-Modified-Since", date)]), Verdict::GoOn, "{date}");
+            assert_eq!(check(&[("If-Modified-Since", date)]), Verdict::Proceed, "{date}");
             assert_eq!(check(&[("If-Unmodified-Since", date)]), Verdict::Failed, "{date}");
         }
         for date in ["", "yesterday", "0", "Sun, 06 Nov 1994 08:49:37", "Sun, 31 Feb 1994 08:49:37 GMT"] {
-            assert_eq!(check(&[("If-Modified-Since", date)]), Verdict::GoOn, "{date}");
-            assert_eq!(check(&[("If-Unmodified-Since", date)]), Verdict::GoOn, "{date}");
+            assert_eq!(check(&[("If-Modified-Since", date)]), Verdict::Proceed, "{date}");
+            assert_eq!(check(&[("If-Unmodified-Since", date)]), Verdict::Proceed, "{date}");
         }
-        assert_eq!(check(&[("If-Modified-Since", THEN[0]), ("If-Modified-Since", THEN[0])]), Verdict::GoOn, "twice");
+        assert_eq!(check(&[("If-Modified-Since", THEN[0]), ("If-Modified-Since", THEN[0])]), Verdict::Proceed, "twice");
     }
 
     #[test]
-    fn a_list_of_tags_is_read_as_one() {
+    fn a_list_of_tags_is_read() {
         for list in [
             "\"tag\"",
             "W/\"tag\"",
@@ -181,21 +182,21 @@ mod tests {
             "\"a b\", \"tag\"",
             "\"a\", *",
         ] {
-            assert_eq!(check(&[("If-None-Match", list)]), Verdict::GoOn, "{list}");
+            assert_eq!(check(&[("If-None-Match", list)]), Verdict::Proceed, "{list}");
             assert_eq!(check(&[("If-Match", list)]), Verdict::Failed, "{list}");
         }
         assert_eq!(check(&[("If-None-Match", "\"a\""), ("If-None-Match", "\"tag\"")]), Verdict::NotModified);
-        assert_eq!(check(&[("If-Match", "*")]), Verdict::GoOn);
+        assert_eq!(check(&[("If-Match", "*")]), Verdict::Proceed);
         assert_eq!(check(&[("If-Match", "W/\"tag\"")]), Verdict::Failed, "If-Match compares strongly");
     }
 
     #[test]
-    fn one_precondition_comes_before_another() {
+    fn preconditions_are_checked_in_order() {
         let (tag, other) = ("\"tag\"", "\"other\"");
         for (headers, expected) in [
-            ([("If-Match", tag), ("If-Unmodified-Since", BEFORE[0])], Verdict::GoOn),
+            ([("If-Match", tag), ("If-Unmodified-Since", BEFORE[0])], Verdict::Proceed),
             ([("If-Match", other), ("If-Unmodified-Since", THEN[0])], Verdict::Failed),
-            ([("If-None-Match", other), ("If-Modified-Since", THEN[0])], Verdict::GoOn),
+            ([("If-None-Match", other), ("If-Modified-Since", THEN[0])], Verdict::Proceed),
             ([("If-None-Match", tag), ("If-Modified-Since", BEFORE[0])], Verdict::NotModified),
             ([("If-Match", other), ("If-None-Match", tag)], Verdict::Failed),
             ([("If-Match", tag), ("If-None-Match", tag)], Verdict::NotModified),
@@ -206,15 +207,15 @@ mod tests {
     }
 
     #[test]
-    fn only_who_reads_is_told_that_nothing_changed() {
+    fn only_get_and_head_get_a_304() {
         let of = |method, header| validators().check(&request(method, &[header]));
         assert_eq!(of(Method::Head, ("If-None-Match", "\"tag\"")), Verdict::NotModified);
         assert_eq!(of(Method::Post, ("If-None-Match", "\"tag\"")), Verdict::Failed);
-        assert_eq!(of(Method::Post, ("If-Modified-Since", THEN[0])), Verdict::GoOn);
+        assert_eq!(of(Method::Post, ("If-Modified-Since", THEN[0])), Verdict::Proceed);
     }
 
     #[test]
-    fn a_part_is_of_the_same_version_by_a_strong_validator() {
+    fn if_range_needs_a_strong_validator() {
         let same = |value| validators().is_same(&request(Method::Get, &[("If-Range", value)]));
         assert!(validators().is_same(&request(Method::Get, &[])));
         for value in ["\"tag\"", " \"tag\" ", THEN[0], THEN[1], THEN[2]] {
@@ -229,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn a_date_is_strong_when_its_second_is_over() {
+    fn a_date_is_strong_once_its_second_is_over() {
         let soon = SystemTime::now() + Duration::from_secs(60);
         let date = httpdate::fmt_http_date(soon);
         let just_now = Validators { modified: Some(soon), ..validators() };

@@ -1,23 +1,23 @@
-//! Which content coding a client would have (RFC 9110, section 12.5.3).
+//! The content codings that a client accepts (RFC 9110, section 12.5.3).
 
 use std::cmp::Reverse;
 
 use crate::http::headers::Headers;
 
-/// A content coding, by its name in headers and by the ending of a file that has it.
+/// A content coding, with its name in headers and the ending of a file that has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Coding {
     pub(crate) name: &'static str,
     pub(crate) ending: &'static str,
 }
 
-/// The codings that a file may lie ready in, the smallest first.
+/// The codings of precompressed files, the smallest first.
 pub(crate) const CODINGS: [Coding; 3] =
     [Coding { name: "br", ending: ".br" }, Coding { name: "zstd", ending: ".zst" }, GZIP];
 
 pub(crate) const GZIP: Coding = Coding { name: "gzip", ending: ".gz" };
 
-/// Whether content of that media type becomes much smaller when it is compressed: text, under whatever name.
+/// Returns true if content of this media type becomes much smaller by compression: text under any name.
 pub(crate) fn is_compressible(content_type: &str) -> bool {
     let name = content_type.split(';').next().unwrap_or("").trim().to_ascii_lowercase();
     let (kind, subtype) = name.split_once('/').unwrap_or(("", ""));
@@ -33,18 +33,19 @@ pub(crate) fn is_compressible(content_type: &str) -> bool {
     }
 }
 
-/// What a request says about codings: each with its weight, in thousandths.
+/// The codings that a request accepts, each with its weight in thousandths.
 pub(crate) struct Accepted<'r>(Vec<(&'r str, u16)>);
 
 impl<'r> Accepted<'r> {
-    /// What these headers say. Who says nothing may understand everything, and gets what everybody understands.
+    /// Reads the headers. A client without `Accept-Encoding` may accept any coding, but gets the unencoded file, which
+    /// every client understands.
     pub(crate) fn of(headers: &'r Headers) -> Accepted<'r> {
         let members = headers.get_all("Accept-Encoding").flat_map(|value| value.split(','));
         Accepted(members.map(member).filter(|(coding, _)| !coding.is_empty()).collect())
     }
 
-    /// The one of these that the client likes best, when it likes it no less than the file as it is. Of several that it
-    /// likes alike, the first.
+    /// Returns the coding with the greatest weight, if it is at least that of the unencoded file. Of several with the
+    /// same weight, the first.
     pub(crate) fn choose(&self, codings: impl Iterator<Item = Coding>) -> Option<Coding> {
         let identity = self.weight("identity");
         let acceptable = codings.map(|coding| (coding, self.weight(coding.name)));
@@ -52,7 +53,8 @@ impl<'r> Accepted<'r> {
         acceptable.min_by_key(|(_, weight)| Reverse(*weight)).map(|(coding, _)| coding)
     }
 
-    /// Nothing for what is refused or was not named, be it the file as it is: that goes to those who accept no other.
+    /// Returns the weight of a coding, 0 if it is refused or not named. This includes `identity`, which is used only if
+    /// no other is accepted.
     fn weight(&self, coding: &str) -> u16 {
         let of =
             |name: &str| self.0.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)).map(|(_, weight)| *weight);
@@ -60,7 +62,7 @@ impl<'r> Accepted<'r> {
     }
 }
 
-/// A coding and its weight. One whose weight cannot be read is as good as refused.
+/// Parses a coding and its weight. A malformed weight counts as refused.
 fn member(text: &str) -> (&str, u16) {
     let (coding, weight) = match text.split_once(';') {
         Some((coding, weight)) => (coding, qvalue(weight.trim()).unwrap_or(0)),
@@ -72,7 +74,7 @@ fn member(text: &str) -> (&str, u16) {
     }
 }
 
-/// `q=0.5` in thousandths: at most three decimals, and no more than one (RFC 9110, section 12.4.2).
+/// Parses `q=0.5` into thousandths: at most three decimals, and at most 1 (RFC 9110, section 12.4.2).
 fn qvalue(text: &str) -> Option<u16> {
     let number = text.strip_prefix(['q', 'Q'])?.strip_prefix('=')?;
     let (whole, decimals) = number.split_once('.').unwrap_or((number, ""));
@@ -91,14 +93,14 @@ fn qvalue(text: &str) -> Option<u16> {
 mod tests {
     use super::*;
 
-    fn chosen(accept: &str, there: &[&str]) -> &'static str {
+    fn chosen(accept: &str, available: &[&str]) -> &'static str {
         let headers = Headers::from_iter([("Accept-Encoding", accept)]);
-        let there = CODINGS.into_iter().filter(|coding| there.contains(&coding.name));
-        Accepted::of(&headers).choose(there).map_or("identity", |coding| coding.name)
+        let available = CODINGS.into_iter().filter(|coding| available.contains(&coding.name));
+        Accepted::of(&headers).choose(available).map_or("identity", |coding| coding.name)
     }
 
     #[test]
-    fn weights_decide_and_then_the_smallest() {
+    fn the_greatest_weight_wins_and_then_the_smallest_form() {
         let all = &["br", "zstd", "gzip"];
         for (accept, expected) in [
             ("gzip, deflate, br, zstd", "br"),
@@ -129,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn a_weight_that_cannot_be_read_refuses() {
+    fn a_malformed_weight_counts_as_refused() {
         for weight in
             ["", "q", "q=", "q=2", "q=1.001", "q=0.1234", "q=-1", "q=.5", "q=0,5", "q=NaN", "x=1", "q=+1", "q=1e0"]
         {

@@ -1,5 +1,5 @@
-//! Where the static files of an application are, and addresses of theirs that change with what they lead to, so that a
-//! browser may keep it for a year.
+//! The static folders of an application, and URLs of their files that change with the contents, so that a browser may
+//! cache them for a year.
 
 use std::path::absolute;
 
@@ -8,10 +8,11 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use super::StaticFiles;
 use crate::error::{Error, Result, Status};
 
-/// What stays as it is in an address's path (RFC 3986, section 2.3).
+/// The characters that are encoded in the path of a URL (RFC 3986, section 2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
 
-/// The static folders of an application, in the order they were added: what `static('app.css')` in a template looks in.
+/// The static folders of an application, in the order in which they were added. `static('app.css')` in a template
+/// searches them.
 #[derive(Default)]
 pub(crate) struct StaticFolders(Vec<(String, StaticFiles)>);
 
@@ -21,16 +22,16 @@ impl StaticFolders {
         self.0.push((path.trim_end_matches('/').to_owned(), files));
     }
 
-    /// Adds those of an application that is mounted under a path.
+    /// Adds the folders of an application that is mounted under a path.
     pub(crate) fn add_below(&mut self, prefix: &str, others: StaticFolders) {
         self.0.extend(others.0.into_iter().map(|(path, files)| (format!("{prefix}{path}"), files)));
     }
 
-    /// The address of a file, with a hash of its content: `/static/app.css?v=9f86d081884c7d65` for `app.css`, in the
-    /// first folder that has it, or for `/static/app.css`.
+    /// Returns the URL of a file with a hash of its contents: `/static/app.css?v=9f86d081884c7d65` for `app.css`, in
+    /// the first folder that has it, or for `/static/app.css`.
     ///
     /// # Errors
-    /// 500 when there is no such file, naming the folders that were searched.
+    /// 500 if there is no such file, naming the folders that were searched.
     pub(crate) fn url(&self, name: &str) -> Result<String> {
         for (path, files) in &self.0 {
             let Some(rest) = within(path, name) else { continue };
@@ -42,15 +43,15 @@ impl StaticFolders {
                 }
             }
         }
-        Err(self.not_there(name))
+        Err(self.not_found(name))
     }
 
-    fn not_there(&self, name: &str) -> Error {
+    fn not_found(&self, name: &str) -> Error {
         if self.0.is_empty() {
             let words = "no folder is served: add one with `App::static_files(\"/static\", \"static\")`";
             return Error::internal(format!("static({name:?}): {words}"));
         }
-        // In full: a relative one is looked for where the process was started, which is what is wrong most often.
+        // The absolute path: a relative one is resolved from the working directory, which is most often what is wrong.
         let shown = |(path, files): &(String, StaticFiles)| {
             let folder = absolute(&files.dir).unwrap_or_else(|_| files.dir.clone());
             format!("{path}/ ({})", folder.display())
@@ -60,7 +61,7 @@ impl StaticFolders {
     }
 }
 
-/// What a name is in a folder that is served under a path: itself, or what follows that path.
+/// Returns a name relative to the folder served under `path`; `None` for a file of another folder.
 fn within<'n>(path: &str, name: &'n str) -> Option<&'n str> {
     if name.starts_with('/') { name.strip_prefix(path)?.strip_prefix('/') } else { Some(name) }
 }
@@ -87,7 +88,7 @@ mod tests {
     const TEST: &str = "9f86d081884c7d65";
 
     #[test]
-    fn a_name_becomes_an_address_with_a_hash() {
+    fn a_name_becomes_a_url_with_a_hash() {
         let (dir, folders) = folders();
         let address = format!("/static/app.css?v={TEST}");
         assert_eq!(folders.url("app.css").unwrap(), address);
@@ -100,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_not_there_is_an_error_with_the_folders() {
+    fn a_missing_file_is_an_error_that_names_the_folders() {
         let (dir, folders) = folders();
         for name in ["nothing.css", "/app.css", "/static", "/static/", "/staticapp.css", "css", "", "../secret.txt"] {
             let error = folders.url(name).unwrap_err();

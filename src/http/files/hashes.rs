@@ -1,4 +1,4 @@
-//! Hashes of what is in files, for addresses that change with it.
+//! Hashes of file contents, for URLs that change with the file.
 
 use std::fs::File;
 use std::io::{self, Read, Seek};
@@ -9,26 +9,26 @@ use sha2::{Digest, Sha256};
 use crate::cache::Cache;
 use crate::error::Result;
 
-/// How many bytes of a hash go into an address, as twice as many digits: two versions of a file will never share them.
+/// The number of bytes of a hash in a URL, with two digits each: enough that two versions of a file never collide.
 const BYTES: usize = 8;
 
-/// The hashes of files, each computed once for each version of a file. A clone is the same memory.
+/// The hashes of files, each computed once for each version of a file. Clones share the memory.
 #[derive(Clone, Default)]
 pub(super) struct Hashes(Cache<String>);
 
 impl Hashes {
-    /// The hash of what is in the file. The key names one version of one file.
+    /// Returns the hash of the file's contents. The key names one version of one file.
     pub(super) fn of(&self, key: &str, file: &File) -> Result<String> {
         self.0.remember(key, Duration::MAX, || hash(file))
     }
 
-    /// The same, when it was computed before.
+    /// Returns the hash if it was computed before.
     pub(super) fn known(&self, key: &str) -> Option<String> {
         self.0.get(key)
     }
 }
 
-/// Reads the file to its end, and leaves it at its start.
+/// Reads the file to its end, and rewinds it.
 fn hash(mut file: &File) -> io::Result<String> {
     let mut hasher = Sha256::new();
     let mut piece = vec![0; 64 << 10];
@@ -44,7 +44,7 @@ fn hash(mut file: &File) -> io::Result<String> {
     Ok(in_address(hasher))
 }
 
-/// The hash of what is compiled in.
+/// Returns the hash of embedded contents.
 pub(crate) fn of(bytes: &[u8]) -> String {
     in_address(Sha256::new_with_prefix(bytes))
 }
@@ -53,8 +53,8 @@ fn in_address(hasher: Sha256) -> String {
     hasher.finalize()[..BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The hash that a query names, when it names one and nothing else.
-pub(super) fn asked_for(query: &str) -> Option<&str> {
+/// Returns the hash in a query, if the query has a hash and nothing else.
+pub(super) fn requested(query: &str) -> Option<&str> {
     let digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
     query.strip_prefix("v=").filter(|hash| hash.len() == 2 * BYTES && hash.bytes().all(digit))
 }
@@ -64,8 +64,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_query_asks_for_a_hash_in_one_way() {
-        assert_eq!(asked_for("v=9f86d081884c7d65"), Some("9f86d081884c7d65"));
+    fn a_hash_in_a_query_has_one_form() {
+        assert_eq!(requested("v=9f86d081884c7d65"), Some("9f86d081884c7d65"));
         for query in [
             "",
             "v=",
@@ -75,7 +75,7 @@ mod tests {
             "v=9f86d081884c7d65&a",
             "a&v=9f86d081884c7d65",
         ] {
-            assert_eq!(asked_for(query), None, "{query}");
+            assert_eq!(requested(query), None, "{query}");
         }
     }
 }

@@ -1,8 +1,8 @@
-//! Files as responses: their type, their validators, parts of them.
+//! Files as responses: content type, validators, ranges.
 //!
-//! A file is opened once, and its length and its validators are those of what was opened, so that one that is replaced
-//! meanwhile is sent as it was. What a visitor may name is checked twice: the name, before it touches the disk, and the
-//! place it leads to, after all links.
+//! A file is opened once, and its length and validators are those of the opened file, so that a file replaced during
+//! the response is sent as it was. A path from the client is checked twice: the name, before the disk is accessed, and
+//! the canonical path, after all symbolic links.
 
 pub(crate) mod encodings;
 pub(crate) mod folders;
@@ -24,7 +24,7 @@ use super::request::{Method, Request};
 use super::response::{Response, ResponseBody};
 use crate::error::{Error, Result, Status};
 
-/// A folder whose files anybody may have. A clone knows the same hashes.
+/// A folder whose files any client may read. Clones share the hashes.
 #[derive(Clone)]
 pub(crate) struct StaticFiles {
     dir: PathBuf,
@@ -32,19 +32,20 @@ pub(crate) struct StaticFiles {
 }
 
 impl StaticFiles {
-    /// The files of a folder, which need not be there yet.
+    /// Returns the files of a folder, which may be missing yet.
     pub(crate) fn new(dir: impl Into<PathBuf>) -> StaticFiles {
         StaticFiles { dir: dir.into(), hashes: Hashes::default() }
     }
 
-    /// The file that the rest of the path names, decoded. In production a browser may keep it for an hour, in
-    /// development it asks each time; under an address with the file's hash it may keep it for a year.
+    /// Returns the file at the rest of the path, decoded. In production a browser may cache it for an hour; in
+    /// development it revalidates each time; at a URL with the file's hash it may cache it for a year.
     ///
-    /// Where the same name with `.br`, `.zst` or `.gz` behind it is there too, and not older than the file, a client
-    /// that accepts the coding gets that one.
+    /// If a file with the same name plus `.br`, `.zst` or `.gz` exists and is not older than the file, a client that
+    /// accepts the coding gets that one.
     ///
     /// # Errors
-    /// 404 for what is no file of the folder, or begins with a dot; 412 when a precondition fails.
+    ///
+    /// 404 if the path is not a file of the folder, or has a part that begins with a dot; 412 if a precondition fails.
     pub(crate) fn respond(&self, req: &Request, rest: &str) -> Result<Response> {
         let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
         let original = Opened::at(&path)?;
@@ -52,21 +53,21 @@ impl StaticFiles {
         self.precompressed(req, rest, original).respond(req, cache)
     }
 
-    /// How long the file may be kept by who asked in this way. An old address leads to the file as it is now, which
-    /// must not be kept under it.
+    /// Returns the cache policy for this request. A URL with an outdated hash leads to the current file, which must not
+    /// be cached under it.
     fn caching(&self, req: &Request, rest: &str, file: &Opened) -> &'static str {
         let is_right = |asked: &str| self.hash_of(rest, file).is_ok_and(|hash| hash == asked);
-        match hashes::asked_for(req.query_string()) {
+        match hashes::requested(req.query_string()) {
             Some(asked) if is_right(asked) => "public, max-age=31536000, immutable",
             _ if req.config().is_development() => "no-cache",
             _ => "public, max-age=3600",
         }
     }
 
-    /// The hash of what is in a file of the folder.
+    /// Returns the hash of a file's contents.
     ///
     /// # Errors
-    /// 404 for what is no file of the folder, 500 when it cannot be read.
+    /// 404 if the path is not a file of the folder, 500 if it cannot be read.
     fn hash(&self, rest: &str) -> Result<String> {
         if let Some(hash) = self.known_hash(rest) {
             return Ok(hash);
@@ -76,7 +77,7 @@ impl StaticFiles {
         self.hash_of(rest, &file)
     }
 
-    /// The hash of a version that was found to be a file of the folder, and read, before.
+    /// Returns the hash of a version of the file that was checked and read before.
     fn known_hash(&self, rest: &str) -> Option<String> {
         let metadata = join(&self.dir, rest)?.metadata().ok()?;
         self.hashes.known(&version(rest, &etag(&metadata)))
@@ -86,45 +87,47 @@ impl StaticFiles {
         self.hashes.of(&version(rest, &file.validators.etag), &file.file)
     }
 
-    /// The file, or what it was compressed to beforehand, as the client likes.
+    /// Returns the file, or the precompressed form that the client prefers.
     fn precompressed(&self, req: &Request, rest: &str, mut original: Opened) -> Opened {
-        let there: Vec<_> = CODINGS.into_iter().filter_map(|coding| self.sibling(rest, &original, coding)).collect();
-        original.varies |= !there.is_empty();
-        let chosen = Accepted::of(req.headers()).choose(there.iter().map(|(coding, _)| *coding));
-        let chosen = there.into_iter().find(|(coding, _)| Some(*coding) == chosen);
+        let available: Vec<_> =
+            CODINGS.into_iter().filter_map(|coding| self.sibling(rest, &original, coding)).collect();
+        original.varies |= !available.is_empty();
+        let chosen = Accepted::of(req.headers()).choose(available.iter().map(|(coding, _)| *coding));
+        let chosen = available.into_iter().find(|(coding, _)| Some(*coding) == chosen);
         match chosen.and_then(|(coding, path)| Some((coding, Opened::at(&path).ok()?))) {
-            Some((coding, sibling)) => sibling.in_place_of(original, coding),
+            Some((coding, sibling)) => sibling.as_form_of(original, coding),
             None => original,
         }
     }
 
-    /// What the file was compressed to, unless the file was changed since.
+    /// Returns the precompressed form of a file, unless the file was changed since.
     fn sibling(&self, rest: &str, original: &Opened, coding: Coding) -> Option<(Coding, PathBuf)> {
         let name = format!("{rest}{}", coding.ending);
-        // Asked first because it is cheap, and mostly there is none.
+        // Checked first, since it is cheap, and most files have no such form.
         let metadata = join(&self.dir, &name)?.metadata().ok().filter(Metadata::is_file)?;
         let is_current = !is_older(metadata.modified().ok()?, original.validators.modified?);
         is_current.then(|| self.find(&name)).flatten().map(|path| (coding, path))
     }
 
-    /// Where the name leads to, when that is in the folder.
+    /// Returns the canonical path of a name, if it is in the folder.
     fn find(&self, rest: &str) -> Option<PathBuf> {
         let folder = self.dir.canonicalize().ok()?;
         let path = join(&folder, rest)?.canonicalize().ok()?;
-        // A link may lead to a hidden file of the same folder: that one is as hidden by its own name.
+        // A link may lead to a hidden file of the same folder, whose own name hides it too.
         let inside = path.strip_prefix(&folder).ok()?;
         let shown = |part: Component<'_>| !part.as_os_str().as_encoded_bytes().starts_with(b".");
         inside.components().all(shown).then_some(path)
     }
 }
 
-/// One version of one file of a folder: the tag alone tells two versions apart, the name two files of different disks.
+/// Returns the key of one version of one file of a folder: the tag distinguishes versions, the name distinguishes files
+/// on different disks.
 fn version(rest: &str, etag: &str) -> String {
     format!("{etag} {rest}")
 }
 
-/// Whether a file was made before another one. Some compressors give theirs the time of the original without the
-/// fraction of the second: that is the same time.
+/// Returns true if a file is older than another. Some compressors copy the original's time without the fraction of a
+/// second: that counts as the same time.
 fn is_older(file: SystemTime, other: SystemTime) -> bool {
     let fraction = file.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_nanos());
     match fraction {
@@ -133,8 +136,8 @@ fn is_older(file: SystemTime, other: SystemTime) -> bool {
     }
 }
 
-/// The path of that name in a folder, when the name is one that stays there: no part of it is empty or begins with a dot
-/// (which is `..` too), and none has what some system takes for a separator or an end.
+/// Returns the path of a name in a folder, if the name stays there: no part of it is empty or begins with a dot (which
+/// includes `..`), and none has a character that some operating system treats as a separator or as the end.
 pub(crate) fn join(folder: &Path, name: &str) -> Option<PathBuf> {
     let mut path = folder.to_path_buf();
     for part in name.split('/') {
@@ -147,7 +150,7 @@ pub(crate) fn join(folder: &Path, name: &str) -> Option<PathBuf> {
     Some(path)
 }
 
-/// The media type that goes with a name, text as UTF-8.
+/// Returns the media type for a file name, with UTF-8 as the charset of text.
 pub(crate) fn content_type(path: &Path) -> String {
     let guessed = mime_guess::from_path(path).first_or_octet_stream();
     let text = guessed.type_() == "text" || guessed.subtype() == "javascript";
@@ -155,7 +158,8 @@ pub(crate) fn content_type(path: &Path) -> String {
 }
 
 impl Request {
-    /// Answers with a file: its type from its name, its validators, and the part of it that was asked for.
+    /// Responds with a file: with the content type of its name, its validators, and the range that the client asked
+    /// for.
     ///
     /// ```
     /// use aside::{Request, Response, Result};
@@ -166,32 +170,32 @@ impl Request {
     /// }
     /// ```
     ///
-    /// The path is the application's own, and is followed wherever it leads: never make it from a visitor's text. A browser
-    /// asks again each time and other caches keep nothing (`private, no-cache`); `.header("Cache-Control", …)` says
-    /// otherwise.
+    /// The path belongs to the application, and is followed without checks: never make it from the client's text. A
+    /// browser revalidates each time, and shared caches store nothing (`private, no-cache`); change that with
+    /// `.header("Cache-Control", …)`.
     ///
     /// # Errors
-    /// 404 when there is no such file, 412 when a precondition fails, 500 when it cannot be opened.
+    /// 404 if there is no such file, 412 if a precondition fails, 500 if it cannot be opened.
     pub fn send_file(&self, path: impl AsRef<Path>) -> Result<Response> {
         Opened::at(path.as_ref())?.respond(self, "private, no-cache")
     }
 }
 
-/// A file that was opened, as it was then.
+/// An opened file, with its state at that time.
 struct Opened {
     file: File,
     length: u64,
     content_type: String,
     validators: Validators,
-    /// How it is encoded, when it stands for one that is not.
+    /// The content coding, if the file is the precompressed form of another.
     coding: Option<Coding>,
-    /// Whether another client might get another coding.
+    /// True if another client may get another coding.
     varies: bool,
 }
 
 impl Opened {
     fn at(path: &Path) -> Result<Opened> {
-        // Asked before too: to open a device can do something, and a pipe would wait for its writer.
+        // Checked before opening too: opening a device can have effects, and a pipe waits for its writer.
         if !path.metadata().map_err(|error| refused(path, error))?.is_file() {
             return Err(Status::NOT_FOUND.into());
         }
@@ -200,7 +204,7 @@ impl Opened {
         if !metadata.is_file() {
             return Err(Status::NOT_FOUND.into());
         }
-        // A date to come is not one to send (RFC 9110, section 8.8.2.1).
+        // A date in the future must not be sent (RFC 9110, section 8.8.2.1).
         let modified = metadata.modified().ok().map(|time| time.min(SystemTime::now()));
         let validators = Validators { etag: etag(&metadata), modified };
         let content_type = content_type(path);
@@ -208,9 +212,9 @@ impl Opened {
         Ok(Opened { file, length: metadata.len(), content_type, validators, coding: None, varies })
     }
 
-    /// The same file as the encoded form of another one: with that one's type, and a tag that no other form has
-    /// (section 8.8.3.3).
-    fn in_place_of(mut self, original: Opened, coding: Coding) -> Opened {
+    /// Returns the file as the encoded form of another one: with the other's content type, and a tag that no other form
+    /// has (section 8.8.3.3).
+    fn as_form_of(mut self, original: Opened, coding: Coding) -> Opened {
         let tag = self.validators.etag.trim_matches('"');
         self.validators.etag = format!("\"{tag}-{}\"", coding.name);
         Opened { content_type: original.content_type, coding: Some(coding), varies: true, ..self }
@@ -219,18 +223,18 @@ impl Opened {
     fn respond(self, req: &Request, cache: &'static str) -> Result<Response> {
         match self.validators.check(req) {
             Verdict::Failed => {
-                let words = "The file is not the one that was asked for any more.";
-                Err(Error::new(Status::PRECONDITION_FAILED, words))
+                let message = "The file has changed since the version that the request names.";
+                Err(Error::new(Status::PRECONDITION_FAILED, message))
             }
             Verdict::NotModified => Ok(self.described(cache).status(Status::NOT_MODIFIED)),
-            Verdict::GoOn => {
+            Verdict::Proceed => {
                 let wanted = self.range(req);
                 self.send(wanted, cache)
             }
         }
     }
 
-    /// What a client that keeps the file must know, be it sent or not (section 15.4.5).
+    /// Returns the headers that a cache needs with and without the content (section 15.4.5).
     fn described(&self, cache: &'static str) -> Response {
         let response =
             Response::new().own_header("ETag", self.validators.etag.clone()).own_header("Cache-Control", cache);
@@ -247,7 +251,7 @@ impl Opened {
         }
         let length = self.length;
         match wanted {
-            Wanted::Nothing => return Ok(out_of_range(length)),
+            Wanted::Unsatisfiable => return Ok(out_of_range(length)),
             Wanted::Whole => response.body = ResponseBody::File(self.file, length),
             Wanted::Part(part) => {
                 self.file.seek(SeekFrom::Start(part.start))?;
@@ -264,27 +268,28 @@ impl Opened {
         Ok(response.own_header("Content-Type", self.content_type))
     }
 
-    /// The range, for GET alone (section 14.2), and only of the very file that the client has the rest of.
+    /// Returns the requested range, for GET only (section 14.2), and only if the client's partial copy is of this
+    /// version.
     fn range(&self, req: &Request) -> Wanted {
         let Some(range) = conditions::only(req, "Range") else { return Wanted::Whole };
         if *req.method() != Method::Get || !self.validators.is_same(req) {
             return Wanted::Whole;
         }
         match ranges::wanted(range, self.length) {
-            // The header would say that all of the body is encoded, and only its parts are.
+            // The header would say that the whole body is encoded, but only its parts are.
             Wanted::Parts(_) if self.coding.is_some() => Wanted::Whole,
             wanted => wanted,
         }
     }
 }
 
-/// The answer to who asks for what the file has not. Nobody is to keep it.
+/// Returns the response for a range beyond the end of the file.
 fn out_of_range(length: u64) -> Response {
-    let response = Response::text("The file is shorter than that.\n").status(Status::RANGE_NOT_SATISFIABLE);
+    let response = Response::text("The file ends before the requested range.\n").status(Status::RANGE_NOT_SATISFIABLE);
     response.header("Content-Range", format!("bytes */{length}")).header("Accept-Ranges", "bytes")
 }
 
-/// Strong: a file that is written anew has another time, one that is put in its place another number too.
+/// Returns a strong tag: a rewritten file has another modification time, and a replaced one another inode too.
 fn etag(metadata: &Metadata) -> String {
     let since = metadata.modified().ok().and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     let nanoseconds = since.unwrap_or(Duration::ZERO).as_nanos();
@@ -301,7 +306,7 @@ fn inode(_: &Metadata) -> u64 {
     0
 }
 
-/// Opens it without waiting, should it have become a pipe just now.
+/// Opens the file without blocking, in case it has just become a pipe.
 #[cfg(unix)]
 fn open(path: &Path) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
@@ -314,13 +319,13 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).open(path)
 }
 
-/// What a file that cannot be opened is to the visitor: not there, unless the fault is the machine's.
+/// Returns the error for a file that cannot be opened: 404, unless the server is at fault.
 fn refused(path: &Path, error: io::Error) -> Error {
     use io::ErrorKind::{InvalidFilename, InvalidInput, NotADirectory, NotFound, PermissionDenied};
     match error.kind() {
         NotFound | NotADirectory | InvalidFilename | InvalidInput => Status::NOT_FOUND.into(),
         PermissionDenied => {
-            log::warn!(target: "aside::files", "{} cannot be read by this process: {error}", path.display());
+            log::warn!(target: "aside::files", "Could not open {}, so the response is 404: {error}", path.display());
             Status::NOT_FOUND.into()
         }
         _ => Error::from(error).context(format!("cannot open {}", path.display())),
@@ -374,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_comes_with_its_type_and_validators() {
+    fn a_file_has_its_type_and_validators() {
         let (_dir, files) = folder();
         let response = files.respond(&get(&[]), "css/app.css").unwrap();
         assert_eq!(response.headers().get("Content-Type"), Some("text/css; charset=utf-8"));
@@ -386,7 +391,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_leads_out_of_the_folder() {
+    fn no_path_leads_out_of_the_folder() {
         let (dir, files) = folder();
         let outside = dir.path().join("secret.txt");
         let outside = outside.to_str().unwrap();
@@ -443,7 +448,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_has_is_not_sent_again() {
+    fn a_current_copy_is_not_sent_again() {
         let (_dir, files) = folder();
         let first = files.respond(&get(&[]), "a.txt").unwrap();
         let (etag, date) = (first.headers().get("ETag").unwrap(), first.headers().get("Last-Modified").unwrap());
@@ -473,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn a_range_is_for_get_and_for_the_same_file() {
+    fn a_range_applies_to_get_and_the_same_version() {
         let (_dir, files) = folder();
         let etag = files.respond(&get(&[]), "a.txt").unwrap().headers().get("ETag").unwrap().to_owned();
         let range = ("Range", "bytes=0-1");

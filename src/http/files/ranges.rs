@@ -1,4 +1,4 @@
-//! The parts of a file that a client asks for, and several of them as one body (RFC 9110, section 14).
+//! Ranges of a file that a client asks for, and several ranges as one body (RFC 9110, section 14).
 
 use std::fs::File;
 use std::io::{self, Cursor, Read, Seek, SeekFrom};
@@ -8,45 +8,45 @@ use std::sync::Arc;
 use crate::http::multipart::random_name;
 use crate::http::response::ResponseBody;
 
-/// More ranges than these in one request are no use to a reader, only to one who would keep the server busy (section
-/// 17.15): they get the whole file.
-const MOST_RANGES: usize = 16;
+/// The largest number of ranges in a request. A client with more ranges gets the whole file: they help no reader, only
+/// an attacker (section 17.15).
+const MAX_RANGES: usize = 16;
 
-/// What of a file is to be sent.
+/// The part of a file to send.
 #[derive(Debug, PartialEq)]
 pub(super) enum Wanted {
     Whole,
     Part(Range<u64>),
     Parts(Vec<Range<u64>>),
-    /// What the file has not.
-    Nothing,
+    /// No range is within the file.
+    Unsatisfiable,
 }
 
-/// What the value of a Range header comes to for a file of that length. What is malformed, in another unit, too much or
-/// more than the file itself means the whole: a server may do as if nothing had been asked for.
+/// Evaluates a `Range` header for a file of this length. A malformed value, another unit, too many ranges, or more
+/// bytes than the file has mean the whole file: a server may ignore the header.
 pub(super) fn wanted(value: &str, length: u64) -> Wanted {
     let Some(specs) = parse(value) else { return Wanted::Whole };
     let parts: Vec<_> = specs.iter().filter_map(|spec| spec.within(length)).collect();
     let sum = parts.iter().map(|part| part.end - part.start).fold(0, u64::saturating_add);
-    // The last bytes of an empty file are there, all none of them, and cannot be said as a range.
+    // The last bytes of an empty file are an empty range, which `Content-Range` cannot express.
     let of_nothing = length == 0 && specs.iter().any(|spec| matches!(spec, Spec::Last(1..)));
-    if specs.len() > MOST_RANGES || sum > length || of_nothing {
+    if specs.len() > MAX_RANGES || sum > length || of_nothing {
         return Wanted::Whole;
     }
     let mut parts = coalesce(parts);
     match parts.len() {
-        0 => Wanted::Nothing,
+        0 => Wanted::Unsatisfiable,
         1 => Wanted::Part(parts.remove(0)),
         _ => Wanted::Parts(parts),
     }
 }
 
-/// A range as it is asked for, whatever the length of the file.
+/// A range as in the header, before the file's length is known.
 #[derive(Debug, PartialEq)]
 enum Spec {
-    /// From this byte to that one, both included.
+    /// From the first to the last byte, both included.
     From(u64, u64),
-    /// That many from the end.
+    /// A number of bytes at the end.
     Last(u64),
 }
 
@@ -62,7 +62,7 @@ impl Spec {
         }
     }
 
-    /// The bytes of it that are there, unless there are none.
+    /// Returns the bytes of the range that the file has, if any.
     fn within(&self, length: u64) -> Option<Range<u64>> {
         let range = match *self {
             Spec::From(first, last) => first..last.saturating_add(1).min(length),
@@ -72,7 +72,8 @@ impl Spec {
     }
 }
 
-/// A list of ranges in bytes, whole or not at all. White space is where lists may have it, and nowhere else.
+/// Parses a list of byte ranges; `None` if a part is malformed. White space is allowed only where the grammar of lists
+/// has it.
 fn parse(value: &str) -> Option<Vec<Spec>> {
     let white = [' ', '\t'];
     let (unit, set) = value.trim_matches(white).split_once('=')?;
@@ -84,42 +85,42 @@ fn parse(value: &str) -> Option<Vec<Spec>> {
     (!specs.is_empty()).then_some(specs)
 }
 
-/// Digits alone; more than fit are as good as the most that do.
+/// Parses digits. A number that does not fit becomes the largest that does.
 fn number(digits: &str) -> Option<u64> {
     let is_number = !digits.is_empty() && digits.bytes().all(|digit| digit.is_ascii_digit());
     is_number.then(|| digits.parse().unwrap_or(u64::MAX))
 }
 
-/// Those that overlap or adjoin become one, in the place of the first of them (section 15.3.7.2).
+/// Joins ranges that overlap or adjoin, at the position of the first of them (section 15.3.7.2).
 fn coalesce(ranges: Vec<Range<u64>>) -> Vec<Range<u64>> {
-    let mut apart: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
+    let mut joined: Vec<Range<u64>> = Vec::with_capacity(ranges.len());
     for mut range in ranges {
-        let mut place = apart.len();
-        // It may join several that lay apart.
-        while let Some(at) = apart.iter().position(|other| other.start <= range.end && range.start <= other.end) {
-            let other = apart.remove(at);
+        let mut index = joined.len();
+        // The range may join several that were separate.
+        while let Some(at) = joined.iter().position(|other| other.start <= range.end && range.start <= other.end) {
+            let other = joined.remove(at);
             range = other.start.min(range.start)..other.end.max(range.end);
-            place = place.min(at);
+            index = index.min(at);
         }
-        apart.insert(place, range);
+        joined.insert(index, range);
     }
-    apart
+    joined
 }
 
-/// The value of Content-Range for a part of a file of that length.
+/// Returns the value of `Content-Range` for a range of a file of this length.
 pub(super) fn content_range(part: &Range<u64>, length: u64) -> String {
     format!("bytes {}-{}/{length}", part.start, part.end - 1)
 }
 
-/// Several parts of a file, each with its type and place (section 14.6): the type of the whole, and the body, which is
-/// read from the file as it goes out.
+/// Returns several ranges of a file as one body, each with its type and position (section 14.6): the content type of
+/// the whole, and a reader of the file.
 pub(super) fn multipart(
     file: File,
     content_type: &str,
     length: u64,
     parts: Vec<Range<u64>>,
 ) -> io::Result<(String, ResponseBody)> {
-    // Not to be guessed, so that nobody puts it into a file.
+    // The boundary is random, so that no file can contain it on purpose.
     let boundary = random_name()?;
     let file = Arc::new(file);
     let mut body: Box<dyn Read + Send> = Box::new(io::empty());
@@ -137,7 +138,7 @@ pub(super) fn multipart(
     Ok((format!("multipart/byteranges; boundary={boundary}"), body))
 }
 
-/// A part of a file that others read too, one after another.
+/// A range of a file that several readers share, one after another.
 struct Slice {
     file: Arc<File>,
     left: Range<u64>,
@@ -145,15 +146,15 @@ struct Slice {
 
 impl Read for Slice {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let room = (self.left.end - self.left.start).min(buffer.len() as u64) as usize;
-        if room == 0 {
+        let length = (self.left.end - self.left.start).min(buffer.len() as u64) as usize;
+        if length == 0 {
             return Ok(0);
         }
         let mut file = &*self.file;
         file.seek(SeekFrom::Start(self.left.start))?;
-        let count = file.read(&mut buffer[..room])?;
+        let count = file.read(&mut buffer[..length])?;
         self.left.start += count as u64;
-        // The next part must not slide into this one's place.
+        // The content of the next range must not move into this one.
         if count == 0 { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok(count) }
     }
 }
@@ -192,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_range_of_bytes_means_the_whole() {
+    fn an_invalid_range_means_the_whole_file() {
         for value in [
             "",
             "bytes",
@@ -226,16 +227,16 @@ mod tests {
     }
 
     #[test]
-    fn what_the_file_has_not_is_nothing() {
+    fn a_range_beyond_the_file_is_unsatisfiable() {
         for value in ["bytes=10-", "bytes=99-100", "bytes=-0", "bytes=10-11,-0", "bytes=99999999999999999999999-"] {
-            assert_eq!(wanted(value, 10), Wanted::Nothing, "{value}");
+            assert_eq!(wanted(value, 10), Wanted::Unsatisfiable, "{value}");
         }
-        assert_eq!((wanted("bytes=0-", 0), wanted("bytes=-0", 0)), (Wanted::Nothing, Wanted::Nothing));
+        assert_eq!((wanted("bytes=0-", 0), wanted("bytes=-0", 0)), (Wanted::Unsatisfiable, Wanted::Unsatisfiable));
         assert_eq!((wanted("bytes=-5", 0), wanted("bytes=0-,-1", 0)), (Wanted::Whole, Wanted::Whole));
     }
 
     #[test]
-    fn several_ranges_come_apart_and_in_order() {
+    fn several_ranges_are_joined_and_stay_in_order() {
         assert_eq!(wanted("bytes=0-0,-1", 10), parts(&[(0, 1), (9, 10)]));
         assert_eq!(wanted("bytes=7-8 , 0-1,\t4-4", 10), parts(&[(7, 9), (0, 2), (4, 5)]));
         assert_eq!(wanted("bytes=0-1,3-4,99-", 10), parts(&[(0, 2), (3, 5)]));
@@ -246,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn too_much_is_the_whole() {
+    fn too_many_ranges_mean_the_whole_file() {
         assert_eq!(wanted("bytes=0-,0-", 10), Wanted::Whole);
         assert_eq!(wanted("bytes=0-5,3-9", 10), Wanted::Whole);
         let tiny = |count: usize| (0..count).map(|at| format!("{}-{}", at * 2, at * 2)).collect::<Vec<_>>().join(",");
@@ -256,15 +257,15 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_shrank_does_not_slide() {
+    fn a_file_that_shrank_is_an_error() {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(b"0123").unwrap();
         let (_, body) = multipart(file, "text/plain", 10, vec![0..2, 6..8]).unwrap();
-        let ResponseBody::Reader(mut reader, _) = body else { panic!("no reader") };
+        let ResponseBody::Reader(mut reader, _) = body else { panic!("not a reader") };
         assert_eq!(io::copy(&mut reader, &mut io::sink()).unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
     }
 
-    /// Anything, and what is nearly right.
+    /// Arbitrary values, and nearly valid ones.
     fn values() -> impl Strategy<Value = String> {
         let number = prop_oneof![
             Just(String::new()),
@@ -283,13 +284,13 @@ mod tests {
 
     proptest! {
         #[test]
-        fn parts_stay_within_the_file_and_apart(value in values(), length in lengths()) {
+        fn ranges_stay_within_the_file_and_do_not_overlap(value in values(), length in lengths()) {
             let parts = match wanted(&value, length) {
                 Wanted::Part(part) => vec![part],
                 Wanted::Parts(parts) => parts,
-                Wanted::Whole | Wanted::Nothing => return Ok(()),
+                Wanted::Whole | Wanted::Unsatisfiable => return Ok(()),
             };
-            prop_assert!(parts.len() <= MOST_RANGES);
+            prop_assert!(parts.len() <= MAX_RANGES);
             prop_assert!(parts.iter().all(|part| part.start < part.end && part.end <= length));
             for (at, one) in parts.iter().enumerate() {
                 prop_assert!(parts[..at].iter().all(|other| other.end < one.start || one.end < other.start));
@@ -297,7 +298,7 @@ mod tests {
         }
 
         #[test]
-        fn what_is_sent_is_the_file_s(
+        fn the_body_has_the_bytes_of_the_file(
             content in proptest::collection::vec(any::<u8>(), 1..200),
             cuts in proptest::collection::vec((0usize..200, 0usize..200), 1..10),
         ) {
@@ -307,7 +308,7 @@ mod tests {
             let mut file = tempfile::tempfile().unwrap();
             file.write_all(&content).unwrap();
             let (kind, body) = multipart(file, "text/plain", length as u64, ranges.clone()).unwrap();
-            let ResponseBody::Reader(mut reader, total) = body else { panic!("no reader") };
+            let ResponseBody::Reader(mut reader, total) = body else { panic!("not a reader") };
             let mut sent = Vec::new();
             reader.read_to_end(&mut sent).unwrap();
             let boundary = kind.strip_prefix("multipart/byteranges; boundary=").unwrap();
@@ -321,7 +322,7 @@ mod tests {
                 expected.extend_from_slice(&content[range.start as usize..range.end as usize]);
                 expected.extend_from_slice(b"\r\n");
             }
-            // Without a part there is no line before the end either; a response always has two.
+            // Without a range there is no line end before the final delimiter; a response always has two ranges.
             prop_assume!(!ranges.is_empty());
             expected.extend_from_slice(format!("--{boundary}--\r\n").as_bytes());
             prop_assert_eq!(total, sent.len() as u64);

@@ -1,9 +1,9 @@
-//! What a client wants to read: the choice between HTML, JSON and text (RFC 9110, section 12.5.1).
+//! Content negotiation: the choice between HTML, JSON and text (RFC 9110, section 12.5.1).
 
 use crate::http::headers::Headers;
 use crate::http::request::Request;
 
-/// A form that an error can be told in.
+/// A representation of an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Representation {
     /// For browsers.
@@ -14,32 +14,32 @@ pub(crate) enum Representation {
     Text,
 }
 
-/// How well a range names a form: the more of it is spelled out, the better (the order of the variants).
+/// How specifically a media range names a representation, in ascending order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Fit {
     /// `*/*`
     Any,
     /// `text/*`
     Type,
-    /// `text/html;level=1`: with a parameter that ours does not have. It asks for HTML all the same.
+    /// `text/html;level=1`: with a parameter that our representation does not have. It counts as a request for HTML.
     Nearly,
     /// `text/html`
     Exact,
 }
 
-/// One member of the list in `Accept`, its names in lower case.
+/// A media range of `Accept`, with its names in lower case.
 #[derive(Debug)]
 struct Range {
     main: String,
     sub: String,
     has_parameters: bool,
-    /// The weight in thousandths, of which it has at most three digits.
+    /// The weight in thousandths: it has at most three decimals.
     q: u16,
 }
 
 impl Request {
-    /// Whether the client would rather read JSON than a page, by its `Accept` (RFC 9110, section 12.5.1); and when that is
-    /// not there or takes anything, whether it sent JSON itself.
+    /// Returns true if the client prefers JSON to HTML, by its `Accept` header (RFC 9110, section 12.5.1). If the
+    /// header is missing or accepts anything, returns true if the request body is JSON.
     ///
     /// ```
     /// use aside::{Json, Request, Response, IntoResponse};
@@ -50,32 +50,32 @@ impl Request {
     /// }
     /// ```
     ///
-    /// It is false for browsers that open a page, and for `Accept: */*` on its own. Errors are told to a client that wants
-    /// JSON as `application/problem+json` (RFC 9457).
+    /// It is false for browsers that open a page, and for `Accept: */*` alone. A client that prefers JSON gets errors
+    /// as `application/problem+json` (RFC 9457).
     pub fn wants_json(&self) -> bool {
         preferred(self) == Representation::Json
     }
 }
 
-/// The form with the greatest weight; between equals the one that is named more exactly, and then HTML before JSON before
-/// text. Who takes anything, or nothing of all this, reads text more easily, but for who sent JSON.
+/// Returns the representation with the greatest weight; of equals the one that is named most specifically, and then
+/// HTML before JSON before text. A client that accepts anything, or none of these, gets text, or JSON if it sent JSON.
 pub(crate) fn preferred(req: &Request) -> Representation {
     let ranges = ranges(req.headers());
-    let anything = if sent_json(req) { Representation::Json } else { Representation::Text };
+    let default = if sent_json(req) { Representation::Json } else { Representation::Text };
     if ranges.is_empty() {
-        return anything;
+        return default;
     }
-    // The last of equals is the greatest.
+    // `max_by_key` returns the last of equal elements.
     let forms =
         [Representation::Text, Representation::Json, Representation::Html].map(|form| (weight(&ranges, form), form));
     match forms.into_iter().max_by_key(|(weight, _)| *weight) {
-        Some((Some((q, Fit::Any)), _)) if q > 0 => anything,
+        Some((Some((q, Fit::Any)), _)) if q > 0 => default,
         Some((Some((q, _)), form)) if q > 0 => form,
         _ => Representation::Text,
     }
 }
 
-/// A form's weight: that of the range which names it most exactly.
+/// Returns the weight of a representation: that of the media range that names it most specifically.
 fn weight(ranges: &[Range], form: Representation) -> Option<(u16, Fit)> {
     let fitting = ranges.iter().filter_map(|range| Some((range.fit(form)?, range.q)));
     fitting.max().map(|(fit, q)| (q, fit))
@@ -131,7 +131,7 @@ fn ranges(headers: &Headers) -> Vec<Range> {
     headers.get_all("Accept").flat_map(|value| split(value, b',')).filter_map(Range::parse).collect()
 }
 
-/// A weight in thousandths: `0`, `0.5`, `1.000` (RFC 9110, section 12.4.2).
+/// Parses a weight into thousandths: `0`, `0.5`, `1.000` (RFC 9110, section 12.4.2).
 fn thousandths(q: &str) -> Option<u16> {
     let (whole, digits) = q.split_once('.').unwrap_or((q, ""));
     let is_weight =
@@ -140,7 +140,7 @@ fn thousandths(q: &str) -> Option<u16> {
     (weight <= 1000).then_some(weight)
 }
 
-/// The parts between separators, of which those in a quoted string are none (RFC 9110, section 5.6.4).
+/// Splits at separators outside quoted strings (RFC 9110, section 5.6.4).
 fn split(text: &str, separator: u8) -> impl Iterator<Item = &str> {
     let mut rest = Some(text);
     std::iter::from_fn(move || {
@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn the_form_is_the_one_that_the_client_prefers() {
+    fn the_client_gets_the_representation_that_it_prefers() {
         use Representation::{Html, Json, Text};
         for (accept, expected) in [
             ("text/html", Html),
@@ -195,25 +195,26 @@ mod tests {
             ("application/*", Json),
             ("Application/JSON;charset=utf-8", Json),
             ("application/json;odata=verbose", Json),
-            // axios, and what jQuery sends for JSON.
+            // axios, and jQuery for JSON.
             ("application/json, text/plain, */*", Json),
             ("application/json, text/javascript, */*; q=0.01", Json),
-            // Weight comes first,
+            // The weight comes first,
             ("application/json;q=0.5, text/html", Html),
             ("application/json, text/html;q=0.9", Json),
             ("application/json;q=0.899, text/html;q=0.9", Html),
             ("application/json;q=0.5, */*", Text),
             ("text/html, application/json", Html),
             ("application/json, text/html", Html),
-            // and a range takes its weight from the most exact member: HTML has 0.3 here, and 0.1.
+            // and a representation has the weight of the most specific range: HTML has 0.3 here, and 0.1 in the next
+            // line.
             ("text/*;q=0.3, application/json;q=0.4, */*;q=0.9", Json),
             ("text/*, text/html;q=0.1, text/plain;q=0.1, application/json;q=0.2", Json),
             ("*/*, application/json;q=0", Text),
             ("application/*, application/json;q=0, text/html;q=0.1", Html),
-            // A comma or a semicolon in a quoted string is neither.
+            // A comma or a semicolon in a quoted string does not separate.
             (r#"text/plain;a="x, text/html;q=1", application/json;q=0.2"#, Text),
             (r#"application/json;a="\", text/html;b=", text/html;q=0.5"#, Json),
-            // What is no weight is none.
+            // A malformed weight is ignored.
             ("application/json;q=2, text/html;q=0.9", Json),
             ("application/json;q=, text/html;q=0.9", Json),
             ("application/json;Q=0.1, text/html;q=0.9", Html),
@@ -231,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn who_sends_json_and_takes_anything_reads_json() {
+    fn a_client_that_sends_json_and_accepts_anything_gets_json() {
         for (sent, accept, expected) in [
             ("application/json", "*/*", Representation::Json),
             ("application/json; charset=utf-8", "*/*;q=0.8", Representation::Json),
@@ -266,7 +267,7 @@ mod tests {
         }
 
         #[test]
-        fn the_parts_are_the_whole(text in r#"[a,;"\\é]{0,30}"#) {
+        fn the_split_parts_join_to_the_whole(text in r#"[a,;"\\é]{0,30}"#) {
             let parts: Vec<&str> = split(&text, b',').collect();
             prop_assert_eq!(parts.join(","), text);
         }

@@ -1,17 +1,17 @@
-//! The page that the developer gets for a 5xx: what happened, where, on which way, and for which request.
+//! The developer's page for a 5xx: the error, its location, the backtrace and the request.
 
 use serde::Serialize;
 
 use super::frames::{Frame, frames};
-use super::place::{Excerpt, Line, Place, named, places};
+use super::place::{Excerpt, Line, SourceLocation, named, places};
 use super::visible::visible;
-use super::words::Words;
+use super::words::ErrorSummary;
 use crate::background::failure::Failure;
 use crate::error::Error;
 use crate::http::request::Request;
 use crate::panics::Panic;
 
-/// All that the page shows, fit to be shown.
+/// The contents of the page, sanitized.
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     code: u16,
@@ -30,17 +30,17 @@ pub(super) struct Report {
 }
 
 impl Report {
-    pub(super) fn of(req: &Request, error: &Error, words: &Words) -> Report {
+    pub(super) fn of(req: &Request, error: &Error, summary: &ErrorSummary) -> Report {
         let panic = error.find_source::<Failure>().and_then(Failure::panic);
         let mut causes = causes(error, panic).into_iter();
-        let frames = way(error, panic);
+        let frames = backtrace(error, panic);
         let show =
             |pairs: &[(String, String)]| pairs.iter().map(|(name, value)| (visible(name), visible(value))).collect();
         Report {
-            code: words.status.code(),
-            reason: words.reason,
+            code: summary.status.code(),
+            reason: summary.reason,
             kind: kind(error, panic),
-            happened: causes.next().unwrap_or_else(|| words.message.clone()),
+            happened: causes.next().unwrap_or_else(|| summary.message.clone()),
             causes: causes.collect(),
             excerpts: excerpts(error, &frames),
             frames,
@@ -52,22 +52,22 @@ impl Report {
         }
     }
 
-    /// The same for a terminal.
+    /// Returns the page as plain text.
     pub(super) fn text(&self) -> String {
         let mut text = format!("{} {}\n\n{}: {}\n", self.code, self.reason, self.kind, self.happened);
         self.causes.iter().for_each(|cause| text += &format!("  because: {cause}\n"));
         self.excerpts.iter().for_each(|excerpt| text += &plain_excerpt(excerpt));
-        text + &self.plain_way() + &self.plain_request()
+        text + &self.plain_backtrace() + &self.plain_request()
     }
 
-    fn plain_way(&self) -> String {
+    fn plain_backtrace(&self) -> String {
         if self.frames.is_empty() {
-            return "\nStart with RUST_BACKTRACE=1 to see the calls that led there.\n".into();
+            return "\nStart with RUST_BACKTRACE=1 to see the backtrace.\n".into();
         }
         let place = |frame: &Frame| frame.place.as_ref().map_or(String::new(), |place| format!("\n      at {place}"));
         let own = self.frames.iter().filter(|frame| frame.own);
         let own: String = own.map(|frame| format!("  {}{}\n", frame.name, place(frame))).collect();
-        format!("\nCalls of the application, the last first, of {} in all:\n{own}", self.frames.len())
+        format!("\nCalls of the application, the last first, out of {} in the backtrace:\n{own}", self.frames.len())
     }
 
     fn plain_request(&self) -> String {
@@ -96,7 +96,8 @@ fn kind(error: &Error, panic: Option<&Panic>) -> &'static str {
     }
 }
 
-/// A panic's words without the place, which is shown with its lines.
+/// Returns the messages of the error and its sources; that of a panic without the location, which is shown with its
+/// lines.
 fn causes(error: &Error, panic: Option<&Panic>) -> Vec<String> {
     let mut causes = error.causes();
     if let (Some(panic), Some(last)) = (panic, causes.last_mut()) {
@@ -105,7 +106,7 @@ fn causes(error: &Error, panic: Option<&Panic>) -> Vec<String> {
     causes.iter().map(|cause| visible(cause)).collect()
 }
 
-fn way(error: &Error, panic: Option<&Panic>) -> Vec<Frame> {
+fn backtrace(error: &Error, panic: Option<&Panic>) -> Vec<Frame> {
     let lines = match panic {
         Some(panic) => panic.backtrace.clone(),
         None => error.backtrace_lines(),
@@ -113,14 +114,15 @@ fn way(error: &Error, panic: Option<&Panic>) -> Vec<Frame> {
     lines.map_or_else(Vec::new, |lines| frames(&lines))
 }
 
-/// The places that the error speaks of, and when none of them is the application's, the last line of it on the way there.
+/// Returns excerpts of the error's locations. If none of them is the application's, adds its last call in the
+/// backtrace.
 fn excerpts(error: &Error, frames: &[Frame]) -> Vec<Excerpt> {
     let mut places = places(error);
-    if places.iter().all(Place::is_foreign) {
+    if places.iter().all(SourceLocation::is_foreign) {
         let mut own = frames.iter().filter(|frame| frame.own);
         places.extend(own.find_map(|frame| named("Called at", frame.place.as_deref()?)));
     }
-    places.iter().map(Place::excerpt).collect()
+    places.iter().map(SourceLocation::excerpt).collect()
 }
 
 fn facts(req: &Request) -> Vec<(&'static str, String)> {
@@ -131,7 +133,7 @@ fn facts(req: &Request) -> Vec<(&'static str, String)> {
         .collect()
 }
 
-/// Headers that let their bearer in. The page may end up in a screenshot.
+/// Hides the value of a header that may grant access, since the page may end up in a screenshot.
 fn header((name, value): (&str, &str)) -> (String, String) {
     const SECRET: [&str; 11] =
         ["auth", "cookie", "credential", "csrf", "key", "passw", "secret", "session", "signature", "token", "xsrf"];

@@ -1,32 +1,32 @@
-//! A backtrace, told apart into what the application wrote and what called it.
+//! Backtraces, with the application's frames marked.
 
 use serde::Serialize;
 
 use super::visible::visible;
 use crate::error::is_of_the_framework;
 
-/// More than this is a recursion, of which the beginning says enough.
-const DEEPEST: usize = 200;
+/// The largest number of frames. A longer backtrace is a recursion, whose start is enough.
+const MAX_FRAMES: usize = 200;
 
-/// One call on the way.
+/// A frame of a backtrace.
 #[derive(Debug, Serialize, PartialEq, Eq)]
 pub(super) struct Frame {
-    /// The function.
+    /// The name of the function.
     pub(super) name: String,
-    /// File, line and column, when the program has them.
+    /// The file, line and column, if the program has debug information.
     pub(super) place: Option<String>,
-    /// Whether the application wrote it, and not the standard library, this crate or another.
+    /// True if the application wrote the function, and not the standard library, this crate or another.
     pub(super) own: bool,
 }
 
-/// The frames of a backtrace as the standard library prints it: `  12: site::save`, and on a line of its own
-/// `             at ./src/main.rs:17:5`. A call that was inlined has no number.
+/// Parses a backtrace as the standard library prints it: `  12: site::save`, and on the next line `             at
+/// ./src/main.rs:17:5`. An inlined call has no number.
 pub(super) fn frames(backtrace: &str) -> Vec<Frame> {
     let mut frames: Vec<Frame> = Vec::new();
     for line in backtrace.lines().map(str::trim) {
         if let (Some(place), Some(frame)) = (line.strip_prefix("at "), frames.last_mut()) {
-            frame.set_place(place);
-        } else if frames.len() < DEEPEST {
+            frame.set_location(place);
+        } else if frames.len() < MAX_FRAMES {
             frames.push(Frame { name: visible(without_number(line)), place: None, own: false });
         } else {
             break;
@@ -43,14 +43,14 @@ fn without_number(line: &str) -> &str {
 }
 
 impl Frame {
-    fn set_place(&mut self, place: &str) {
-        // The C library's frames have places too.
+    fn set_location(&mut self, place: &str) {
+        // Frames of the C library have locations too.
         self.own = place.contains(".rs:") && !is_foreign(place) && !is_ours(&self.name);
         self.place = Some(visible(place));
     }
 }
 
-/// Whether a file is of the standard library, of a dependency that cargo fetched, or of this crate.
+/// Returns true for a file of the standard library, of a dependency that cargo fetched, or of this crate.
 pub(super) fn is_foreign(place: &str) -> bool {
     let place = place.replace('\\', "/");
     let folders =
@@ -58,7 +58,7 @@ pub(super) fn is_foreign(place: &str) -> bool {
     folders.iter().any(|folder| place.contains(folder)) || is_of_the_framework(place.trim_start_matches("./"))
 }
 
-/// Whether the function is this crate's.
+/// Returns true if the function belongs to this crate.
 fn is_ours(name: &str) -> bool {
     let ours = module_path!().split("::").next();
     name.trim_start_matches(['<', '&', '*']).split([':', '[']).next() == ours
@@ -86,7 +86,7 @@ mod tests {
 ";
 
     #[test]
-    fn the_application_is_told_apart_from_what_called_it() {
+    fn frames_of_the_application_are_marked() {
         let frames = frames(BACKTRACE);
         let own: Vec<_> = frames.iter().filter(|frame| frame.own).map(|frame| frame.name.as_str()).collect();
         assert_eq!(own, ["<shop::Order as core::ops::Drop>::drop", "shop::save"]);
@@ -96,8 +96,8 @@ mod tests {
     }
 
     #[test]
-    fn a_recursion_is_cut_and_nonsense_is_harmless() {
-        assert_eq!(frames(&BACKTRACE.repeat(1_000)).len(), DEEPEST);
+    fn a_recursion_is_cut_and_invalid_lines_are_harmless() {
+        assert_eq!(frames(&BACKTRACE.repeat(1_000)).len(), MAX_FRAMES);
         assert!(frames("").is_empty());
         assert_eq!(frames("at nowhere\n\u{0}").len(), 2);
     }

@@ -1,7 +1,7 @@
-//! The page that a visitor gets for an error.
+//! The error page.
 //!
-//! It says what a visitor can use: the words of a 4xx, and for a 5xx the id that the log has too. The inside is shown in
-//! development alone, and there only to whoever sits at the machine.
+//! It shows what the client needs: the message of a 4xx, and for a 5xx the request id, which is in the log too.
+//! Internal details are shown only in development, and only to a browser on the same machine.
 
 use std::sync::LazyLock;
 
@@ -18,7 +18,7 @@ mod words;
 use self::accept::{Representation, preferred};
 use self::debug::Report;
 use self::problem::problem;
-use self::words::Words;
+use self::words::ErrorSummary;
 use crate::background::panics;
 use crate::background::registry::escape;
 use crate::error::{Error, Status};
@@ -26,28 +26,29 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::templates::private;
 
-/// The page for an error: HTML for what prefers HTML, as every browser does when it opens a page, problem details for what
-/// prefers JSON, and text for all else. The developer's page for a 5xx shows the inside. It never fails.
+/// Renders the page of an error: HTML for clients that prefer HTML, as every browser does when it opens a page, problem
+/// details for clients that prefer JSON, and text for all others. The developer's page for a 5xx shows the internal
+/// details. It never fails.
 pub(crate) fn error_page(req: &Request, error: &Error) -> Response {
-    // What the error says is code of the application's, which may panic in its turn.
+    // The `Display` of the error is code of the application, which may panic in its turn.
     let page = panics::catch(|| page(req, error)).unwrap_or_else(|panic| {
-        log::error!(target: "aside::pages", "The page for an error panicked: {}", escape(&panic.to_string()));
+        log::error!(target: "aside::pages", "The error page panicked, so a bare status is sent: {}", escape(&panic.to_string()));
         bare(error.status())
     });
-    // An error is of the moment, and the next one must not be answered from a cache.
+    // The error belongs to this request only, so no cache may store it.
     page.status(error.status()).header("Cache-Control", "no-store")
 }
 
 fn page(req: &Request, error: &Error) -> Response {
     let developer = is_for_the_developer(req);
-    let words = Words::of(req, error, developer);
-    let report = || Report::of(req, error, &words);
-    match (preferred(req), developer && words.status.is_server_error()) {
-        (Representation::Json, _) => problem(&words),
-        (Representation::Html, true) => html(req, words.status, "debug.html", private::value(&report())),
-        (Representation::Html, false) => html(req, words.status, "error.html", private::value(&words)),
+    let summary = ErrorSummary::of(req, error, developer);
+    let report = || Report::of(req, error, &summary);
+    match (preferred(req), developer && summary.status.is_server_error()) {
+        (Representation::Json, _) => problem(&summary),
+        (Representation::Html, true) => html(req, summary.status, "debug.html", private::value(&report())),
+        (Representation::Html, false) => html(req, summary.status, "error.html", private::value(&summary)),
         (Representation::Text, true) => Response::text(report().text()),
-        (Representation::Text, false) => Response::text(words.text()),
+        (Representation::Text, false) => Response::text(summary.text()),
     }
 }
 
@@ -56,13 +57,13 @@ fn html(req: &Request, status: Status, name: &str, page: Value) -> Response {
     match PAGES.get_template(name).and_then(|template| template.render(context)) {
         Ok(page) => Response::html(page),
         Err(error) => {
-            log::error!(target: "aside::pages", "The page for errors cannot be rendered: {error}");
+            log::error!(target: "aside::pages", "Could not render the error page, so a bare status is sent: {error}");
             bare(status)
         }
     }
 }
 
-/// What can still be said when the page itself fails.
+/// Returns a minimal page, for when the error page itself fails.
 fn bare(status: Status) -> Response {
     Response::text(format!("{status}\n"))
 }
@@ -76,15 +77,15 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
     ];
     for (name, source) in sources {
         if let Err(error) = pages.add_template(name, source) {
-            log::error!(target: "aside::pages", "The page for errors is no template: {error}");
+            log::error!(target: "aside::pages", "The template of the error page is invalid: {error}");
         }
     }
     pages
 });
 
-/// Whether this is development and the request comes from the machine itself, not through a proxy: a development server
-/// that can be reached from outside must not show its inside there. Such a request gets the inside of a 5xx even where the
-/// application has a page of its own for it.
+/// Returns true in development if the request comes from the same machine and not through a proxy: a development server
+/// that is reachable from outside must not show internal details there. Such a request gets the details of a 5xx even
+/// if the application has its own page for it.
 pub(crate) fn is_for_the_developer(req: &Request) -> bool {
     let local = req.remote_addr().is_none_or(|address| address.ip().to_canonical().is_loopback());
     let forwarded = ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"];
@@ -118,7 +119,7 @@ mod tests {
         let mut response = error_page(&request(mode, headers, "127.0.0.1:4000"), &error);
         match std::mem::take(&mut response.body) {
             ResponseBody::Bytes(bytes) => (response, String::from_utf8(bytes.into_owned()).unwrap()),
-            _ => panic!("no bytes"),
+            _ => panic!("not bytes"),
         }
     }
 
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn the_inside_stays_inside_in_production() {
+    fn production_shows_no_internal_details() {
         for headers in [BROWSER, &[]] {
             let (response, text) = page(Mode::Production, headers, broken());
             assert_eq!(response.status_code(), Status::INTERNAL_SERVER_ERROR);
@@ -146,11 +147,11 @@ mod tests {
     }
 
     #[test]
-    fn a_development_server_tells_nothing_to_others() {
+    fn a_development_server_shows_details_to_local_clients_only() {
         let far = request(Mode::Development, &[], "192.0.2.1:4000");
         let proxied = request(Mode::Development, &[("X-Forwarded-For", "192.0.2.1")], "127.0.0.1:4000");
         for req in [far, proxied] {
-            let ResponseBody::Bytes(text) = error_page(&req, &broken()).body else { panic!("no bytes") };
+            let ResponseBody::Bytes(text) = error_page(&req, &broken()).body else { panic!("not bytes") };
             assert!(!is_for_the_developer(&req) && !String::from_utf8_lossy(&text).contains("disk"), "{text:?}");
         }
         for local in ["127.0.0.1:4000", "[::1]:4000", "[::ffff:127.0.0.1]:4000"] {
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_visitor_reads_the_words_of_a_client_error() {
+    fn a_client_error_shows_its_message() {
         let (response, text) = page(Mode::Production, BROWSER, Error::not_found("No photo <17>."));
         assert_eq!(response.headers().get("Content-Type"), Some("text/html; charset=utf-8"));
         assert!(text.contains("No photo &lt;17&gt;.") && text.contains("404") && !text.contains("3f9a1c"), "{text}");
@@ -174,7 +175,7 @@ mod tests {
     fn the_style_has_the_nonce_of_the_policy() {
         for error in [broken(), Error::from(Status::NOT_FOUND)] {
             let req = request(Mode::Development, BROWSER, "127.0.0.1:4000");
-            let ResponseBody::Bytes(page) = error_page(&req, &error).body else { panic!("no bytes") };
+            let ResponseBody::Bytes(page) = error_page(&req, &error).body else { panic!("not bytes") };
             let style = format!("<style nonce=\"{}\">", req.csp_nonce());
             assert_eq!(String::from_utf8_lossy(&page).matches(&style).count(), 1);
         }

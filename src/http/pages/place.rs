@@ -1,4 +1,4 @@
-//! Where it went wrong: files and templates, with the lines around.
+//! The source locations of an error: files and templates, with the surrounding lines.
 
 use std::fmt;
 use std::fs::File;
@@ -12,22 +12,22 @@ use super::visible::visible;
 use crate::background::failure::Failure;
 use crate::error::Error;
 
-/// How many lines are shown before the one that failed, and after it.
-const AROUND: usize = 5;
+/// The number of lines shown before the failed line, and after it.
+const CONTEXT_LINES: usize = 5;
 
-/// Source files larger than this were written by a program, for programs.
-const LARGEST: u64 = 4 << 20;
+/// The largest source file that is read. Larger ones are generated.
+const MAX_SOURCE_BYTES: u64 = 4 << 20;
 
 /// A line of a source file or of a template.
-pub(super) struct Place<'a> {
+pub(super) struct SourceLocation<'a> {
     what: &'static str,
     name: String,
     line: usize,
-    /// The template's text, which the error brings along.
+    /// The template's text, if the error contains it.
     text: Option<&'a str>,
 }
 
-/// A place and the lines around it, as far as they can be read.
+/// A location with the lines around it, as far as they can be read.
 #[derive(Debug, Serialize)]
 pub(super) struct Excerpt {
     pub(super) what: &'static str,
@@ -43,9 +43,9 @@ pub(super) struct Line {
     pub(super) failed: bool,
 }
 
-/// The places that an error speaks of, the most telling first: the template's line and those that included it, the line
+/// Returns the locations of an error, the most specific first: the template's line and those that included it, the line
 /// that panicked, the line that made the error.
-pub(super) fn places(error: &Error) -> Vec<Place<'_>> {
+pub(super) fn places(error: &Error) -> Vec<SourceLocation<'_>> {
     let mut places = of_templates(error);
     match error.find_source::<Failure>() {
         Some(Failure::Panic(panic)) => {
@@ -58,48 +58,49 @@ pub(super) fn places(error: &Error) -> Vec<Place<'_>> {
     places
 }
 
-fn of_error(error: &Error) -> Option<Place<'static>> {
+fn of_error(error: &Error) -> Option<SourceLocation<'static>> {
     let place = error.location()?;
-    Some(Place { what: "Made at", name: place.file().to_owned(), line: place.line() as usize, text: None })
+    Some(SourceLocation { what: "Made at", name: place.file().to_owned(), line: place.line() as usize, text: None })
 }
 
 /// The innermost template is the one that failed.
-fn of_templates(error: &Error) -> Vec<Place<'_>> {
+fn of_templates(error: &Error) -> Vec<SourceLocation<'_>> {
     let errors = error.sources().filter_map(|source| source.downcast_ref::<minijinja::Error>());
-    let mut places: Vec<Place<'_>> = errors.filter_map(template).collect();
+    let mut places: Vec<SourceLocation<'_>> = errors.filter_map(template).collect();
     places.reverse();
     places.dedup_by(|next, previous| (&next.name, next.line) == (&previous.name, previous.line));
     places.iter_mut().skip(1).for_each(|place| place.what = "Used by");
     places
 }
 
-fn template(error: &minijinja::Error) -> Option<Place<'_>> {
+fn template(error: &minijinja::Error) -> Option<SourceLocation<'_>> {
     let (name, line) = (error.name()?.to_owned(), error.line()?);
-    Some(Place { what: "Template", name, line, text: error.template_source() })
+    Some(SourceLocation { what: "Template", name, line, text: error.template_source() })
 }
 
-/// The place that `src/main.rs:17` names, or `src/main.rs:17:5`.
-pub(super) fn named(what: &'static str, place: &str) -> Option<Place<'static>> {
+/// Parses a location such as `src/main.rs:17` or `src/main.rs:17:5`.
+pub(super) fn named(what: &'static str, place: &str) -> Option<SourceLocation<'static>> {
     let (rest, last) = place.rsplit_once(':')?;
     let last = last.parse().ok()?;
     let with_column = rest.rsplit_once(':').and_then(|(name, line)| Some((name, line.parse().ok()?)));
     let (name, line) = with_column.unwrap_or((rest, last));
-    Some(Place { what, name: name.to_owned(), line, text: None })
+    Some(SourceLocation { what, name: name.to_owned(), line, text: None })
 }
 
-impl fmt::Display for Place<'_> {
+impl fmt::Display for SourceLocation<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.name, self.line)
     }
 }
 
-impl Place<'_> {
-    /// Whether nobody who looks for a mistake of the application's will find it there.
+impl SourceLocation<'_> {
+    /// Returns true if the location is not in the application's code.
     pub(super) fn is_foreign(&self) -> bool {
         is_foreign(&self.name)
     }
 
-    /// The place with the lines around it; without them when the source is not to be had, or is too short to be the one.
+    /// Returns the location with the lines around it; without lines if the source is missing, or shorter than the
+    /// line's number.
     pub(super) fn excerpt(&self) -> Excerpt {
         let lines = match self.text {
             Some(text) => around(text, self.line),
@@ -110,26 +111,26 @@ impl Place<'_> {
 }
 
 fn around(text: &str, failed: usize) -> Vec<Line> {
-    let first = failed.saturating_sub(AROUND).max(1);
-    let lines = text.lines().enumerate().skip(first - 1).take(failed.saturating_add(AROUND + 1) - first);
+    let first = failed.saturating_sub(CONTEXT_LINES).max(1);
+    let lines = text.lines().enumerate().skip(first - 1).take(failed.saturating_add(CONTEXT_LINES + 1) - first);
     let line = |(at, text): (usize, &str)| Line { number: at + 1, text: visible(text), failed: at + 1 == failed };
     let lines: Vec<Line> = lines.map(line).collect();
     if lines.iter().any(|line| line.failed) { lines } else { Vec::new() }
 }
 
-/// A source file, by the name that the compiler gave it: relative to where it ran, which is the workspace's root.
+/// Reads a source file by the compiler's name for it: relative to its working directory, which is the workspace's root.
 fn read(name: &str) -> Option<String> {
     candidates(name).iter().find_map(|path| {
         let file = File::open(path).ok()?;
-        let is_readable = file.metadata().is_ok_and(|data| data.is_file() && data.len() <= LARGEST);
+        let is_readable = file.metadata().is_ok_and(|data| data.is_file() && data.len() <= MAX_SOURCE_BYTES);
         let mut bytes = Vec::new();
-        file.take(LARGEST).read_to_end(&mut bytes).ok().filter(|_| is_readable)?;
+        file.take(MAX_SOURCE_BYTES).read_to_end(&mut bytes).ok().filter(|_| is_readable)?;
         Some(String::from_utf8_lossy(&bytes).into_owned())
     })
 }
 
-/// Where it may be: from the current folder, from the package's, which `cargo run` names, and from those above it up to the
-/// workspace's.
+/// Returns the paths to try: in the working directory, in the package's folder, which `cargo run` sets, and in those
+/// above it up to the workspace's.
 fn candidates(name: &str) -> Vec<PathBuf> {
     let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
     let folders = package.iter().flat_map(|package| package.ancestors().take(4));
@@ -145,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn five_lines_are_shown_on_either_side_as_far_as_they_go() {
+    fn up_to_five_lines_are_shown_on_either_side() {
         let text: String = (1..=20).map(|number| format!("line {number}\n")).collect();
         for (failed, from, to) in [(10, 5, 15), (1, 1, 6), (3, 1, 8), (20, 15, 20)] {
             let lines = around(&text, failed);
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_that_is_not_there_leaves_the_place() {
+    fn a_missing_source_leaves_the_location() {
         for place in ["no/such/file.rs:17", "/rustc/0/library/std/src/io.rs:3:9", "src:1"] {
             let excerpt = named("Made at", place).unwrap().excerpt();
             assert!(excerpt.lines.is_empty() && place.starts_with(&excerpt.place), "{excerpt:?}");
@@ -167,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_is_a_file_and_a_line() {
+    fn a_location_is_a_file_and_a_line() {
         for (place, expected) in [
             ("src/main.rs:17", Some("src/main.rs:17")),
             ("./src/main.rs:17:5", Some("./src/main.rs:17")),

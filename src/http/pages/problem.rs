@@ -1,12 +1,12 @@
-//! An error for a program: `application/problem+json` (RFC 9457).
+//! Problem details: an error for a program, as `application/problem+json` (RFC 9457).
 
 use serde::Serialize;
 
-use super::words::Words;
+use super::words::ErrorSummary;
 use crate::http::response::Response;
 
-/// The members of RFC 9457, section 3.1, and two of ours. `about:blank` says that the title is the status's and tells no
-/// more than that.
+/// The members of RFC 9457, section 3.1, and two extensions. `about:blank` means that the title is the status's, and
+/// that the type says nothing more.
 #[derive(Serialize)]
 struct Problem<'a> {
     #[serde(rename = "type")]
@@ -20,24 +20,24 @@ struct Problem<'a> {
     debug: Option<Debug<'a>>,
 }
 
-/// The inside, for the developer.
+/// The internal details, for the developer.
 #[derive(Serialize)]
 struct Debug<'a> {
     chain: &'a [String],
     place: Option<&'a str>,
 }
 
-/// The problem that these words tell.
-pub(super) fn problem(words: &Words) -> Response {
+/// Returns the response for an error message.
+pub(super) fn problem(summary: &ErrorSummary) -> Response {
     let problem = Problem {
         kind: "about:blank",
-        title: words.reason,
-        status: words.status.code(),
-        detail: &words.message,
-        request_id: &words.request_id,
-        debug: words.inside.as_ref().map(|inside| Debug { chain: &inside.chain, place: inside.place.as_deref() }),
+        title: summary.reason,
+        status: summary.status.code(),
+        detail: &summary.message,
+        request_id: &summary.request_id,
+        debug: summary.details.as_ref().map(|details| Debug { chain: &details.chain, place: details.place.as_deref() }),
     };
-    // Text and numbers can always be written.
+    // Text and numbers can always be serialized.
     let json = serde_json::to_vec(&problem).unwrap_or_default();
     Response::bytes("application/problem+json", json)
 }

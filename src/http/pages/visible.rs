@@ -1,17 +1,16 @@
-//! Text of strangers, made fit to be looked at: short, and with nothing hidden in it.
+//! Sanitizes foreign text for display: short, and without hidden characters.
 
 use crate::background::registry::escape;
 
-/// No more characters than this of one text: a page is for reading.
-const LONGEST: usize = 1_000;
+/// The largest number of characters of one text on a page.
+const MAX_CHARS: usize = 1_000;
 
-/// Text whose control characters and marks of direction are shown by their escapes; line breaks stay. What is long is cut,
-/// with a word on how long it was.
+/// Escapes control characters and direction marks; line breaks stay. A longer text is cut, with a note of its length.
 pub(super) fn visible(text: &str) -> String {
-    visible_up_to(text, LONGEST)
+    visible_up_to(text, MAX_CHARS)
 }
 
-/// The same with another limit, in characters.
+/// Sanitizes a text, cut to at most `longest` characters.
 pub(crate) fn visible_up_to(text: &str, longest: usize) -> String {
     let (text, rest) = cut(text, longest);
     let lines = text.replace('\t', "    ");
@@ -19,13 +18,13 @@ pub(crate) fn visible_up_to(text: &str, longest: usize) -> String {
     lines.join("\n") + &rest
 }
 
-/// The same on one line, line breaks shown by their escapes too.
+/// Sanitizes a text on one line: line breaks are escaped too.
 pub(crate) fn visible_line(text: &str, longest: usize) -> String {
     let (text, rest) = cut(text, longest);
     escape(text).into_owned() + &rest
 }
 
-/// As many characters of a text, and what to say of those that are left out.
+/// Returns the first characters of a text, and a note of its length if it was cut.
 fn cut(text: &str, longest: usize) -> (&str, String) {
     match text.char_indices().nth(longest) {
         Some((end, _)) => (&text[..end], format!("… ({} bytes)", text.len())),
@@ -38,7 +37,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nothing_stays_hidden() {
+    fn hidden_characters_are_escaped() {
         assert_eq!(visible("a\tb\r\nc"), "a    b\nc");
         assert_eq!(visible("\x1b[31m\0\u{202e}"), r"\u{1b}[31m\u{0}\u{202e}");
         assert_eq!(visible(""), "");
@@ -46,9 +45,9 @@ mod tests {
     }
 
     #[test]
-    fn what_is_long_is_cut_between_characters() {
+    fn a_long_text_is_cut_between_characters() {
         let long = visible(&"é".repeat(40_000));
-        assert_eq!(long, "é".repeat(LONGEST) + "… (80000 bytes)");
-        assert_eq!(visible(&"é".repeat(LONGEST)), "é".repeat(LONGEST));
+        assert_eq!(long, "é".repeat(MAX_CHARS) + "… (80000 bytes)");
+        assert_eq!(visible(&"é".repeat(MAX_CHARS)), "é".repeat(MAX_CHARS));
     }
 }
