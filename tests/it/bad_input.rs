@@ -75,7 +75,7 @@ fn form(body: &[u8], status: u16, words: &[&str]) {
 }
 
 #[test]
-fn a_form_that_is_good() {
+fn a_valid_form() {
     form(b"email=a%40b.c&quantity=2&tags=x&tags=&unknown=1", 200, &["a@b.c 2 [\"x\", \"\"]"]);
 }
 
@@ -132,7 +132,7 @@ fn json_that_is_malformed_or_of_another_shape() {
 }
 
 #[test]
-fn a_query_that_does_not_fit() {
+fn a_query_that_does_not_match_the_type() {
     let mut client = client();
     for target in ["/search?email=a&quantity=x", "/search?email=a", "/search?email=%ff&quantity=%ff"] {
         let response = client.get(target);
@@ -156,7 +156,7 @@ fn file(name: &str, content: &str) -> String {
 }
 
 #[test]
-fn a_multipart_stream_that_is_cut_anywhere() {
+fn a_multipart_body_that_is_cut_short() {
     let whole = file("a.txt", "content");
     multipart("/upload", whole.as_bytes(), 200, &["a.txt text/plain 7"]);
     for end in 0..whole.len() - "--\r\n".len() {
@@ -165,7 +165,7 @@ fn a_multipart_stream_that_is_cut_anywhere() {
 }
 
 #[test]
-fn a_part_without_a_name_and_a_stream_without_a_boundary() {
+fn a_part_without_a_name_and_a_body_without_a_boundary() {
     multipart("/upload", b"--x\r\nContent-Disposition: form-data\r\n\r\nv\r\n--x--\r\n", 400, &["name"]);
     multipart("/upload", b"--x\r\n\r\nv\r\n--x--\r\n", 400, &[]);
     let mut client = client();
@@ -174,7 +174,7 @@ fn a_part_without_a_name_and_a_stream_without_a_boundary() {
 }
 
 #[test]
-fn too_much_of_a_multipart_stream_names_the_setting() {
+fn a_multipart_body_over_a_limit_names_the_setting() {
     multipart("/upload", file("a", &"y".repeat(3_000)).as_bytes(), 413, &["ASIDE_MAX_UPLOAD"]);
     let part = "--x\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\nv\r\n";
     multipart("/upload", format!("{}--x--\r\n", part.repeat(4)).as_bytes(), 413, &["ASIDE_MAX_PARTS"]);
@@ -183,7 +183,7 @@ fn too_much_of_a_multipart_stream_names_the_setting() {
 }
 
 #[test]
-fn a_file_name_is_a_label_and_never_a_path() {
+fn a_file_name_is_not_used_as_a_path() {
     multipart("/upload", file("../../etc/passwd", "x").as_bytes(), 200, &["passwd text/plain 1"]);
     multipart("/upload", file("C:\\boot\\фото.jpg", "x").as_bytes(), 200, &["фото.jpg text/plain 1"]);
     multipart("/upload", file(&format!("{}.jpg", "a".repeat(300)), "x").as_bytes(), 200, &["aaa.jpg text/plain 1"]);
@@ -191,7 +191,7 @@ fn a_file_name_is_a_label_and_never_a_path() {
 }
 
 #[test]
-fn a_file_of_zero_bytes_and_none_at_all() {
+fn an_empty_file_and_a_missing_file() {
     multipart("/upload", file("empty.jpg", "").as_bytes(), 200, &["empty.jpg", " 0"]);
     multipart("/upload", file("", "").as_bytes(), 422, &["file"]);
     multipart("/upload", b"--x--\r\n", 422, &["file"]);
@@ -199,7 +199,7 @@ fn a_file_of_zero_bytes_and_none_at_all() {
 }
 
 #[test]
-fn an_upload_that_is_no_image() {
+fn an_upload_that_is_not_an_image() {
     multipart("/thumb", file("photo.jpg", "MZ\u{1}\u{2} not at all").as_bytes(), 422, &["not an image"]);
 }
 
@@ -221,7 +221,7 @@ fn closed_port() -> std::net::SocketAddr {
 }
 
 #[test]
-fn an_smtp_server_that_cannot_be_reached_shows_nothing_to_the_visitor_and_once_in_the_log() {
+fn an_unreachable_smtp_server_is_logged_once_and_not_shown_to_the_client() {
     logs::keep();
     let mail_url = Some(format!("smtp://{}", closed_port()));
     let app = App::with_config(Config { mail_url, ..Config::default() }).post("/contact", |_: &mut Request| {
@@ -239,7 +239,7 @@ fn an_smtp_server_that_cannot_be_reached_shows_nothing_to_the_visitor_and_once_i
 }
 
 #[test]
-fn a_webhook_that_answers_500_shows_nothing_to_the_visitor_and_once_in_the_log() {
+fn a_webhook_that_responds_500_is_logged_once_and_not_shown_to_the_client() {
     logs::keep();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());

@@ -102,7 +102,7 @@ fn the_page_shows_the_line_that_panicked() {
 }
 
 #[test]
-fn the_page_shows_the_line_of_a_template_and_who_included_it() {
+fn the_page_shows_the_line_of_a_template_and_of_those_that_include_it() {
     let page = page("/orders");
     assert!(page.contains("<b>Template error</b>") && page.contains("custmer"), "{page}");
     assert_eq!(marked(&page), ["{{ custmer.name }}", "{% include 'order.html' %}"]);
@@ -118,7 +118,7 @@ fn the_causes_are_a_list() {
 }
 
 #[test]
-fn the_request_is_shown_without_what_lets_its_bearer_in() {
+fn the_request_is_shown_without_its_credentials() {
     let (long, evil) = ("x".repeat(64 << 10), "</script><b>\u{202e}");
     let mut headers = vec![("Accept", BROWSER), ("X-Long", long.as_str()), ("User-Agent", evil)];
     let secrets = ["Cookie", "Authorization", "Proxy-Authorization", "X-Api-Key", "X-Auth-Token", "X-CSRF-Token"];
@@ -144,7 +144,7 @@ fn the_page_needs_no_script_and_no_style_attribute() {
 }
 
 #[test]
-fn the_way_there_is_shown_when_it_was_asked_for() {
+fn the_backtrace_is_shown_if_it_is_enabled() {
     let page = page("/save/17");
     match std::backtrace::Backtrace::capture().status() {
         std::backtrace::BacktraceStatus::Captured => {
@@ -157,7 +157,7 @@ fn the_way_there_is_shown_when_it_was_asked_for() {
 }
 
 #[test]
-fn a_backtrace_follows_the_line_of_the_log() {
+fn a_backtrace_follows_the_log_line() {
     logs::keep();
     let response = get(Mode::Production, "/save/17", &[]);
     let lines = logs::at(Level::Error, response.header("X-Request-Id").unwrap());
@@ -169,7 +169,7 @@ fn a_backtrace_follows_the_line_of_the_log() {
 }
 
 #[test]
-fn a_terminal_reads_the_same_as_text() {
+fn a_terminal_gets_the_page_as_text() {
     let response = get(Mode::Development, "/save/17", &[("Accept", "*/*"), ("Cookie", "a=hunter2")]);
     let text = response.text();
     assert_eq!(response.header("Content-Type"), Some("text/plain; charset=utf-8"));
@@ -181,7 +181,7 @@ fn a_terminal_reads_the_same_as_text() {
 }
 
 #[test]
-fn nobody_else_sees_the_inside() {
+fn other_clients_see_no_internal_details() {
     let proxied = |name| (Mode::Development, vec![(name, "192.0.2.1")]);
     let names = ["X-Forwarded-For", "Forwarded", "X-Real-IP", "X-Forwarded-Host", "Via"];
     let cases = names.into_iter().map(proxied).chain([(Mode::Production, Vec::new())]);
@@ -201,7 +201,7 @@ fn nobody_else_sees_the_inside() {
 }
 
 #[test]
-fn a_4xx_is_a_plain_page_that_tells_the_developer_where_it_was_made() {
+fn a_4xx_is_a_plain_page_with_the_location_for_the_developer() {
     let gone = page("/gone");
     assert_eq!(gone.matches("The collection was sold.").count(), 1, "{gone}");
     assert!(gone.contains("tests&#x2f;it&#x2f;error_pages.rs:"), "{gone}");
@@ -213,7 +213,7 @@ fn a_4xx_is_a_plain_page_that_tells_the_developer_where_it_was_made() {
 }
 
 #[test]
-fn a_client_that_prefers_json_reads_problem_details() {
+fn a_client_that_prefers_json_gets_problem_details() {
     let response = get(Mode::Production, "/gone", &[("Accept", "application/json, text/plain, */*")]);
     let id = response.header("X-Request-Id").unwrap();
     let expected = format!(
@@ -229,7 +229,7 @@ fn a_client_that_prefers_json_reads_problem_details() {
 }
 
 #[test]
-fn the_developer_reads_chain_and_place_in_problem_details() {
+fn problem_details_have_the_chain_and_location_for_the_developer() {
     let problem = |path| get(Mode::Development, path, &[("Accept", "application/json")]).json::<Value>();
     let debug = &problem("/context")["debug"];
     assert_eq!(debug["chain"], serde_json::json!(["cannot save", "disk <full>"]));
@@ -240,7 +240,7 @@ fn the_developer_reads_chain_and_place_in_problem_details() {
 }
 
 #[test]
-fn a_client_that_sends_json_reads_json_back() {
+fn a_client_that_sends_json_gets_json() {
     let mut client = client(Mode::Production);
     for accept in [None, Some("*/*")] {
         let request = client.post("/api").json(&"no number");
@@ -253,7 +253,7 @@ fn a_client_that_sends_json_reads_json_back() {
 }
 
 #[test]
-fn an_error_that_cannot_be_told_is_a_500_all_the_same() {
+fn an_error_that_cannot_be_displayed_is_a_500() {
     logs::keep();
     for (path, accept) in
         ["/speechless", "/endless"].iter().flat_map(|path| [BROWSER, "*/*"].map(|accept| (path, accept)))

@@ -76,7 +76,7 @@ fn compressed() -> tempfile::TempDir {
 const CSS: &str = "/static/css/app.css";
 
 #[test]
-fn a_compressed_form_goes_to_who_accepts_it() {
+fn a_compressed_form_is_sent_to_clients_that_accept_it() {
     let dir = compressed();
     let mut client = client(dir.path());
     let mut tags = Vec::new();
@@ -102,7 +102,7 @@ fn a_compressed_form_goes_to_who_accepts_it() {
 }
 
 #[test]
-fn a_compressed_form_is_a_file_with_its_own_validators_and_parts() {
+fn a_compressed_form_has_its_own_validators_and_ranges() {
     let dir = compressed();
     let mut client = client(dir.path());
     let gzip = ("Accept-Encoding", "gzip");
@@ -127,7 +127,7 @@ fn a_compressed_form_is_a_file_with_its_own_validators_and_parts() {
 }
 
 #[test]
-fn a_compressed_form_that_is_older_is_not_sent() {
+fn an_outdated_compressed_form_is_not_sent() {
     let dir = compressed();
     let mut client = client(dir.path());
     let any = ("Accept-Encoding", "br, gzip");
@@ -154,7 +154,7 @@ fn a_compressed_form_that_is_older_is_not_sent() {
 
 #[cfg(unix)]
 #[test]
-fn a_compressed_form_is_no_way_out() {
+fn a_compressed_form_outside_the_folder_is_not_sent() {
     use std::os::unix::fs::symlink;
     let dir = folder();
     age(dir.path(), "static/a.txt", HOUR);
@@ -184,7 +184,7 @@ fn parts(response: &TestResponse) -> Vec<(String, String)> {
 }
 
 #[test]
-fn several_ranges_are_several_parts() {
+fn several_ranges_are_sent_as_several_parts() {
     let dir = folder();
     let mut client = client(dir.path());
     let response = get(&mut client, "/static/a.txt", &[("Range", "bytes=7-8, 0-1,-1, 99-")]);
@@ -212,7 +212,7 @@ fn ranges() -> impl Strategy<Value = String> {
 }
 
 #[test]
-fn what_is_sent_of_a_file_is_in_the_file() {
+fn any_range_gets_only_bytes_of_the_file() {
     let dir = folder();
     let content = "0123456789abcdefghij";
     put(dir.path(), "static/a.txt", content);
@@ -241,7 +241,7 @@ fn what_is_sent_of_a_file_is_in_the_file() {
 }
 
 #[test]
-fn several_parts_go_over_the_wire_with_their_length() {
+fn a_multipart_range_response_has_its_length() {
     let dir = folder();
     let alphabet: String = ('a'..='z').collect();
     let big = alphabet.repeat(10_000);
@@ -263,7 +263,7 @@ fn several_parts_go_over_the_wire_with_their_length() {
 }
 
 #[test]
-fn a_range_that_is_not_there_is_refused_and_kept_by_nobody() {
+fn an_unsatisfiable_range_is_refused_and_not_cached() {
     let dir = folder();
     let mut client = TestClient::new(in_production().static_files("/static", dir.path().join("static")));
     for (path, range, length) in [
@@ -283,7 +283,7 @@ fn a_range_that_is_not_there_is_refused_and_kept_by_nobody() {
 }
 
 #[test]
-fn the_rest_of_a_file_is_of_the_same_file() {
+fn if_range_continues_only_the_same_version() {
     let dir = folder();
     age(dir.path(), "static/a.txt", HOUR);
     let mut client = client(dir.path());
@@ -312,7 +312,7 @@ fn the_rest_of_a_file_is_of_the_same_file() {
 }
 
 #[test]
-fn what_is_not_sent_again_comes_with_what_a_cache_must_know() {
+fn a_304_has_the_headers_that_a_cache_needs() {
     let dir = folder();
     age(dir.path(), "static/a.txt", HOUR);
     let mut client = TestClient::new(in_production().static_files("/static", dir.path().join("static")));
@@ -331,7 +331,7 @@ fn what_is_not_sent_again_comes_with_what_a_cache_must_know() {
 }
 
 #[test]
-fn an_address_with_a_hash_is_kept_for_a_year() {
+fn a_url_with_a_hash_is_cached_for_a_year() {
     let dir = folder();
     let page = "{{ static('css/app.css') | safe }}";
     let app = in_production()
@@ -366,7 +366,7 @@ fn an_address_with_a_hash_is_kept_for_a_year() {
 }
 
 #[test]
-fn an_address_of_a_file_that_is_not_there_is_an_error_that_names_the_folders() {
+fn the_url_of_a_missing_file_is_an_error_that_names_the_folders() {
     let dir = folder();
     let app = app()
         .static_files("/static", dir.path().join("static"))
@@ -380,7 +380,7 @@ fn an_address_of_a_file_that_is_not_there_is_an_error_that_names_the_folders() {
 }
 
 #[test]
-fn a_download_has_a_name_in_any_script() {
+fn a_download_may_have_a_name_in_any_script() {
     let dir = folder();
     let path = dir.path().join("static/a.txt");
     let download =
@@ -548,7 +548,7 @@ fn odd(outside: &str) -> Vec<String> {
 }
 
 #[test]
-fn nothing_outside_can_be_had_in_any_encoding() {
+fn no_encoding_of_a_path_reads_files_outside_the_folder() {
     let dir = folder();
     #[cfg(unix)]
     {

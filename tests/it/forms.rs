@@ -80,7 +80,7 @@ fn create_photo(req: &mut Request) -> Result<Response> {
 }
 
 #[test]
-fn files_and_texts_of_one_form_fill_one_type() {
+fn files_and_texts_of_a_form_fill_one_type() {
     let mut client = photos();
     let answer = client
         .post("/photos")
@@ -104,7 +104,7 @@ fn files_and_texts_of_one_form_fill_one_type() {
 }
 
 #[test]
-fn a_page_shows_what_was_typed_and_everything_that_was_wrong() {
+fn a_page_shows_the_entered_values_and_all_errors() {
     let mut client = photos();
     let first = client.get("/new");
     assert!(first.status() == Status::OK && first.text().contains(r#"name="title" value="">"#), "{first:?}");
@@ -134,7 +134,7 @@ fn a_page_shows_what_was_typed_and_everything_that_was_wrong() {
 }
 
 #[test]
-fn a_file_that_is_missing_comes_twice_or_as_text_is_refused_with_its_name() {
+fn a_missing_repeated_or_textual_file_is_refused_by_name() {
     let mut client = photos();
     let twice =
         client.post("/photos").field("title", "a").file("photo", "a", "", b"1").file("photo", "b", "", b"2").send();
@@ -150,7 +150,7 @@ fn a_file_that_is_missing_comes_twice_or_as_text_is_refused_with_its_name() {
 }
 
 #[test]
-fn files_that_no_field_is_there_for_are_left_alone() {
+fn files_without_a_field_in_the_type_are_ignored() {
     #[derive(Deserialize)]
     #[serde(deny_unknown_fields)]
     struct Title {
@@ -174,7 +174,7 @@ fn files_that_no_field_is_there_for_are_left_alone() {
 }
 
 #[test]
-fn an_upload_lives_as_long_as_the_value_that_has_it() {
+fn an_upload_lives_as_long_as_its_value() {
     let kept: Arc<Mutex<Option<Upload>>> = Arc::default();
     let slot = kept.clone();
     let app = app().post("/", move |req: &mut Request| {
@@ -235,7 +235,7 @@ fn order(client: &mut TestClient, path: &str, key: &str, email: &str) -> TestRes
 }
 
 #[test]
-fn a_form_that_is_sent_again_gets_the_same_answer_and_does_nothing() {
+fn a_repeated_form_gets_the_same_response_and_does_nothing() {
     let (app, taken) = shop(Config::default(), |_| Ok(redirect("/orders/17").background(|| ())));
     let mut client = TestClient::new(app);
     let (one, other) = (key(&mut client), key(&mut client));
@@ -260,7 +260,7 @@ fn a_form_that_is_sent_again_gets_the_same_answer_and_does_nothing() {
 }
 
 #[test]
-fn a_form_that_came_to_nothing_may_be_sent_again() {
+fn a_failed_form_may_be_sent_again() {
     let tries = Mutex::new(0);
     let (app, taken) = shop(Config::default(), move |_| {
         let mut tries = tries.lock().unwrap_or_else(|panicked| panicked.into_inner());
@@ -281,7 +281,7 @@ fn a_form_that_came_to_nothing_may_be_sent_again() {
 }
 
 #[test]
-fn an_answer_that_is_no_redirect_is_not_given_again() {
+fn only_a_redirect_is_repeated() {
     let (app, taken) = shop(Config::default(), |_| Ok(Response::text("made")));
     let mut client = TestClient::new(app);
     let key = key(&mut client);
@@ -478,7 +478,7 @@ fn a_page_with_a_key_is_not_stored_and_one_with_a_nonce_is_private() {
 
 #[cfg(feature = "sqlite")]
 #[test]
-fn a_form_is_known_past_a_restart() {
+fn a_repeated_form_is_detected_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let store = Some(format!("sqlite:{}", folder.path().join("site.db").display()));
     let config = Config { store, ..Config::default() };
@@ -544,13 +544,13 @@ fn answer_to_order(address: SocketAddr) -> String {
 }
 
 #[test]
-fn two_clicks_at_the_same_time_are_one_order() {
+fn two_concurrent_clicks_place_one_order() {
     let (answers, done) = at_once(|turn| redirect(&format!("/orders/{turn}")));
     assert_eq!((answers, done), (vec!["303 /orders/1".to_owned(); 2], 1));
 }
 
 #[test]
-fn the_second_click_is_answered_where_the_first_one_panicked() {
+fn the_second_click_runs_after_the_first_one_panicked() {
     let (answers, done) = at_once(|turn| if turn == 1 { panic!("a mistake") } else { redirect("/orders/2") });
     assert_eq!((answers, done), (vec!["303 /orders/2".to_owned(), "500 nowhere".to_owned()], 2));
 }
@@ -583,7 +583,7 @@ const QUESTIONS: [(&str, Ask); 11] = [
 
 /// Regression: each of these had a line of Rust's library as its location, or none.
 #[test]
-fn a_client_error_has_the_location_that_read_the_request() {
+fn a_client_error_has_the_location_of_the_handler() {
     let app = app().post("/{question}", |req: &mut Request| {
         let name: String = req.param("question").unwrap();
         let (_, ask) = QUESTIONS.iter().find(|(question, _)| *question == name).unwrap();

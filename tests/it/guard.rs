@@ -82,7 +82,7 @@ fn every_response_has_the_default_headers() {
 }
 
 #[test]
-fn a_site_behind_https_says_so_and_others_do_not() {
+fn strict_transport_security_is_sent_behind_https_only() {
     const HSTS: &str = "Strict-Transport-Security";
     let mut client = TestClient::new(site(in_production()));
     for path in ["/", "/away", "/broken", "/gone"] {
@@ -98,7 +98,7 @@ fn a_site_behind_https_says_so_and_others_do_not() {
 }
 
 #[test]
-fn a_page_of_another_site_changes_nothing_here() {
+fn a_cross_site_request_is_refused() {
     let mut client = TestClient::new(site(config()));
     let mut post = |path: &str, header: (&str, &str)| client.post(path).header(header.0, header.1).send();
     assert_eq!(post("/", ("Sec-Fetch-Site", "same-origin")).text(), "changed");
@@ -113,7 +113,7 @@ fn a_page_of_another_site_changes_nothing_here() {
 }
 
 #[test]
-fn a_form_of_this_site_passes_however_its_port_is_written() {
+fn a_same_site_form_passes_with_and_without_a_default_port() {
     let mut client = TestClient::new(site(config()));
     let mut post = |host, origin| client.post("/").header("Host", host).header("Origin", origin).send().status().code();
     assert_eq!(post("localhost:80", "http://localhost"), 200);
@@ -134,7 +134,7 @@ fn a_forwarded_host_from_the_client_is_ignored() {
 }
 
 #[test]
-fn the_handler_does_not_run_when_the_guard_refuses() {
+fn the_handler_does_not_run_for_a_refused_request() {
     logs::keep();
     let app = App::with_config(config())
         .before(|_| panic!("it ran when it was refused"))
@@ -147,7 +147,7 @@ fn the_handler_does_not_run_when_the_guard_refuses() {
 }
 
 #[test]
-fn another_name_is_not_answered_but_by_the_health_check() {
+fn another_host_is_refused_except_by_the_health_check() {
     let mut client = TestClient::new(site(in_production()));
     let mut get = |path: &str, host: &str| client.request("GET", path).header("Host", host).send();
     assert_eq!(get("/", "site.example").text(), "site.example");
@@ -171,7 +171,7 @@ fn a_rate_over_an_unlimited_time_allows_its_number_of_requests() {
 }
 
 #[test]
-fn one_too_many_is_told_when_to_come_again() {
+fn a_request_over_the_limit_gets_retry_after() {
     let shared = RateLimit::new(Rate::per_hour(3));
     let app = App::with_config(config())
         .get("/login", |_| "the form")
@@ -202,7 +202,7 @@ fn one_too_many_is_told_when_to_come_again() {
 }
 
 #[test]
-fn a_template_has_a_nonce_that_the_policy_names() {
+fn the_nonce_of_a_template_is_in_the_policy() {
     let app = App::with_config(config())
         .template("page.html", "<script nonce=\"{{ csp_nonce }}\">1</script><style nonce=\"{{ csp_nonce }}\"></style>")
         .template("plain.html", "no script")
@@ -231,7 +231,7 @@ impl IntoCsp for Html<&'static str> {
 }
 
 #[test]
-fn text_is_compressed_for_who_takes_it() {
+fn text_is_compressed_for_clients_that_accept_it() {
     let app = App::with_config(config())
         .get("/long", |_| "word ".repeat(1000))
         .get("/stream", |_| Response::stream("text/plain", |out| out.write_all(&[b'x'; 5000])))
@@ -249,7 +249,7 @@ fn text_is_compressed_for_who_takes_it() {
 }
 
 #[test]
-fn a_request_id_is_taken_over_from_a_trusted_proxy_alone() {
+fn a_request_id_is_accepted_from_a_trusted_proxy_only() {
     let app = App::with_config(config()).get("/id", |req: &mut Request| req.id().to_owned());
     let mut client = TestClient::new(app);
     let mut get = |peer: &str| client.request("GET", "/id").peer(peer).header("X-Request-Id", "from-the-proxy").send();
@@ -259,7 +259,7 @@ fn a_request_id_is_taken_over_from_a_trusted_proxy_alone() {
 }
 
 #[test]
-fn settings_that_cannot_be_used_are_refused_by_their_name() {
+fn invalid_settings_are_refused_by_name() {
     for (config, name) in [
         (Config { trusted_proxies: vec!["proxy.local".into()], ..Config::default() }, "ASIDE_TRUSTED_PROXIES"),
         (Config { trusted_origins: vec!["shop.example".into()], ..Config::default() }, "ASIDE_TRUSTED_ORIGINS"),

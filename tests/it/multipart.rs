@@ -389,7 +389,7 @@ fn ask(server: &Server, stream: &Stream, how: How) -> String {
 }
 
 #[test]
-fn streams_are_read_or_refused_however_they_come() {
+fn bodies_are_read_or_refused_in_any_chunking() {
     let server = server();
     let (mut wrong, streams) = (Vec::new(), streams());
     assert!(streams.len() >= 147, "{}", streams.len());
@@ -428,7 +428,7 @@ fn temporary_files(start: &[u8]) -> usize {
 
 /// Regression: a form type without files wrote all sent files to the disk.
 #[test]
-fn only_a_form_that_takes_a_file_keeps_one() {
+fn only_a_form_with_a_file_field_stores_files() {
     use serde::Deserialize;
     #[derive(Deserialize)]
     struct Words {

@@ -16,7 +16,7 @@ fn in_production() -> App {
 }
 
 #[test]
-fn a_handler_may_return_what_it_likes() {
+fn a_handler_may_return_any_response_type() {
     let app = app()
         .get("/unit", |_| ())
         .get("/str", |_| "text")
@@ -39,7 +39,7 @@ fn a_handler_may_return_what_it_likes() {
 }
 
 #[test]
-fn a_wrong_method_is_told_the_right_ones() {
+fn a_wrong_method_gets_the_list_of_allowed_methods() {
     let mut client = TestClient::new(app().get("/a", |_| "a").post("/a", |_| "b"));
     let response = client.request("DELETE", "/a").send();
     assert_eq!(response.status(), Status::METHOD_NOT_ALLOWED);
@@ -53,7 +53,7 @@ fn a_wrong_method_is_told_the_right_ones() {
 }
 
 #[test]
-fn a_parameter_that_does_not_parse_is_no_page() {
+fn a_parameter_that_does_not_parse_is_a_404() {
     let app = app().get("/photos/{id}", |req: &mut Request| req.param::<u64>("id").map(|id| id.to_string()));
     let mut client = TestClient::new(app);
     assert_eq!(client.get("/photos/17").text(), "17");
@@ -69,7 +69,7 @@ fn a_route_may_be_in_any_script() {
 }
 
 #[test]
-fn the_mistakes_of_an_application_are_named_at_its_start() {
+fn the_errors_of_an_application_are_reported_at_the_start() {
     let app = app().get("/a/{id}", |_| "one").get("/a/{name}", |_| "two").get("/b/{", |_| "three");
     let words = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| TestClient::new(app))).err().unwrap();
     let words = words.downcast_ref::<String>().unwrap();
@@ -78,7 +78,7 @@ fn the_mistakes_of_an_application_are_named_at_its_start() {
 }
 
 #[test]
-fn a_500_shows_its_id_to_the_visitor_and_its_chain_to_the_log_once() {
+fn a_500_shows_its_id_and_logs_its_chain_once() {
     logs::keep();
     let fail = |_: &mut Request| -> Result<()> {
         Err(Error::from(std::io::Error::other("disk-on-fire-17")).context("cannot save"))
@@ -109,14 +109,14 @@ fn a_handler_that_panics_is_a_500_and_one_line() {
 }
 
 #[test]
-fn in_development_the_page_says_what_happened() {
+fn in_development_the_page_shows_the_error() {
     let mut client = TestClient::new(app().get("/save", |_| Err::<(), _>("disk on <fire>")));
     let response = client.request("GET", "/save").header("Accept", "text/html").send();
     assert!(response.text().contains("disk on &lt;fire&gt;"), "{response:?}");
 }
 
 #[test]
-fn a_404_says_what_the_handler_said() {
+fn a_404_shows_the_message_of_the_handler() {
     let mut client = TestClient::new(in_production().get("/p", |_| Err::<(), _>(Error::not_found("No <such> photo."))));
     let response = client.request("GET", "/p").header("Accept", "text/html").send();
     assert_eq!(response.status(), Status::NOT_FOUND);
@@ -124,7 +124,7 @@ fn a_404_says_what_the_handler_said() {
 }
 
 #[test]
-fn a_session_goes_from_page_to_page_and_cannot_be_tampered_with() {
+fn a_session_is_kept_between_pages_and_tampering_is_detected() {
     let app = in_production()
         .post("/login", |req: &mut Request| req.session().insert("user", 17))
         .get("/who", |req: &mut Request| format!("{:?}", req.session().get::<u32>("user")));
@@ -190,7 +190,7 @@ fn a_prefetched_page_leaves_the_flash_messages_for_a_visible_page() {
 }
 
 #[test]
-fn a_session_that_is_too_large_is_an_error_that_says_so() {
+fn a_session_that_is_too_large_is_a_clear_error() {
     logs::keep();
     let app = app().get("/", |req: &mut Request| req.session().insert("big", "x".repeat(5_000)));
     let mut client = TestClient::new(app);

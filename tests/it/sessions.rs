@@ -87,7 +87,7 @@ fn set(response: &TestResponse) -> Option<String> {
 
 /// V3.3.1, V3.3.2, V3.3.3, V3.3.4.
 #[test]
-fn the_cookie_is_secure_samesite_host_and_httponly_whether_it_is_set_or_removed() {
+fn the_cookie_is_secure_samesite_host_and_httponly_when_set_and_removed() {
     let mut client = site(config(&['a']));
     for path in ["/login/17", "/remember/17", "/logout"] {
         let response = client.post(path).send();
@@ -105,7 +105,7 @@ fn the_cookie_is_secure_samesite_host_and_httponly_whether_it_is_set_or_removed(
 
 /// V7.2.1, V7.2.2: only what this server sealed is believed, and nothing that is the same for everybody.
 #[test]
-fn a_cookie_of_another_application_is_nobodys() {
+fn a_cookie_of_another_application_has_no_user() {
     let stolen = logged_in(&mut site(config(&['z'])), 17);
     let mut client = site(config(&['a']));
     assert_eq!(who(&mut client, &stolen), "None");
@@ -114,7 +114,7 @@ fn a_cookie_of_another_application_is_nobodys() {
 
 /// V7.2.3: and sealed in another way each time, so that two cookies cannot be compared.
 #[test]
-fn no_two_cookies_are_alike() {
+fn no_two_cookies_are_equal() {
     let mut client = site(config(&['a']));
     let mut cookies: Vec<String> = (0..100).map(|_| logged_in(&mut client, 17)).collect();
     cookies.sort();
@@ -124,7 +124,7 @@ fn no_two_cookies_are_alike() {
 
 /// V7.2.4: what was planted before the login does not become the user's, and what was copied is dead.
 #[test]
-fn a_login_begins_another_session_and_ends_the_one_before() {
+fn a_login_starts_a_new_session_and_ends_the_old_one() {
     let mut client = site(config(&['a']));
     client.post("/basket/camera").send();
     let planted = client.cookies()[COOKIE].clone();
@@ -140,7 +140,7 @@ fn a_login_begins_another_session_and_ends_the_one_before() {
 }
 
 #[test]
-fn another_user_does_not_find_the_things_of_the_one_before() {
+fn a_login_drops_the_values_of_another_user() {
     let mut client = site(config(&['a']));
     client.post("/login/17").send();
     client.post("/basket/camera").send();
@@ -150,7 +150,7 @@ fn another_user_does_not_find_the_things_of_the_one_before() {
 
 /// V7.3.1.
 #[test]
-fn a_login_is_over_when_it_was_idle() {
+fn a_login_expires_when_idle() {
     let mut client = site(config(&['a']));
     let stolen = logged_in(&mut client, 17);
     client.post("/login/17").send();
@@ -165,7 +165,7 @@ fn a_login_is_over_when_it_was_idle() {
 
 /// V7.3.2.
 #[test]
-fn a_login_is_over_at_its_lifetime_however_busy_it_was() {
+fn an_active_login_expires_at_its_lifetime() {
     let limits = Config { session_lifetime: 2 * DAY, session_idle: 3 * DAY, ..config(&['a']) };
     let mut client = site(limits);
     client.post("/basket/camera").send();
@@ -181,7 +181,7 @@ fn a_login_is_over_at_its_lifetime_however_busy_it_was() {
 
 /// V7.4.1.
 #[test]
-fn a_copy_of_the_cookie_is_dead_after_a_logout() {
+fn a_copy_of_the_cookie_is_invalid_after_a_logout() {
     let mut client = site(config(&['a']));
     client.post("/login/17").send();
     let early = client.cookies()[COOKIE].clone();
@@ -201,7 +201,7 @@ fn a_copy_of_the_cookie_is_dead_after_a_logout() {
 
 /// V7.4.1: the way back must not show the page, and no cache in between may keep it (V14.3.2).
 #[test]
-fn a_page_for_somebody_is_not_stored_and_one_for_nobody_is_asked_for_again() {
+fn a_page_for_a_user_is_not_stored_and_other_pages_are_revalidated() {
     let mut client = site(config(&['a']));
     let caching = |response: TestResponse| {
         let header = |name| response.header(name).unwrap_or("").to_owned();
@@ -221,7 +221,7 @@ fn a_page_for_somebody_is_not_stored_and_one_for_nobody_is_asked_for_again() {
 
 /// V14.3.1. Regression: a page that a handler made cacheable was shown after the logout.
 #[test]
-fn a_logout_clears_the_pages_that_the_browser_keeps() {
+fn a_logout_clears_the_browser_cache() {
     let mut client = site(config(&['a']));
     for (path, is_told) in [
         ("/logout", false),
@@ -246,7 +246,7 @@ fn a_logout_clears_the_pages_that_the_browser_keeps() {
 
 /// V7.4.2, V7.4.5: an account that is closed, by somebody else.
 #[test]
-fn an_administrator_ends_all_sessions_of_a_user_and_of_nobody_else() {
+fn an_administrator_ends_all_sessions_of_one_user_only() {
     let mut client = site(config(&['a']));
     let (one, other) = (logged_in(&mut client, 17), logged_in(&mut client, 17));
     let bystander = logged_in(&mut client, 18);
@@ -258,7 +258,7 @@ fn an_administrator_ends_all_sessions_of_a_user_and_of_nobody_else() {
 
 /// V7.4.3: with all that within one second, and most likely within one tick.
 #[test]
-fn after_a_change_of_password_only_the_browser_that_changed_it_stays() {
+fn a_change_of_password_ends_the_sessions_of_other_browsers() {
     let mut client = site(config(&['a']));
     for _ in 0..20 {
         let other = logged_in(&mut client, 17);
@@ -275,7 +275,7 @@ fn after_a_change_of_password_only_the_browser_that_changed_it_stays() {
 
 /// V7.4.5, for all users: the key is replaced. And kept when it is only rotated.
 #[test]
-fn a_former_key_still_reads_a_login_and_a_replaced_one_ends_it() {
+fn a_rotated_key_keeps_a_login_and_a_replaced_key_ends_it() {
     let cookie = logged_in(&mut site(config(&['a'])), 17);
     let mut rotated = site(config(&['b', 'a']));
     let response = ask(&mut rotated, "/who", &cookie);
@@ -288,7 +288,7 @@ fn a_former_key_still_reads_a_login_and_a_replaced_one_ends_it() {
 
 /// V7.5.1: how long ago the password was given.
 #[test]
-fn the_age_of_a_session_is_counted_from_the_login() {
+fn the_age_of_a_session_starts_at_the_login() {
     let mut client = site(config(&['a']));
     client.post("/basket/camera").send();
     client.advance(DAY / 2);
@@ -300,7 +300,7 @@ fn the_age_of_a_session_is_counted_from_the_login() {
 }
 
 #[test]
-fn the_first_cookie_that_lives_is_the_one() {
+fn the_first_valid_cookie_is_used() {
     let mut client = site(config(&['a']));
     let idle = logged_in(&mut client, 1);
     client.advance(DAY);
@@ -355,7 +355,7 @@ fn a_public_file_never_has_a_session_cookie() {
 }
 
 #[test]
-fn an_id_that_is_no_number_is_no_user_for_one_who_asks_for_a_number() {
+fn a_user_id_that_does_not_parse_is_none() {
     let app = App::with_config(config(&['a']))
         .post("/login", |req: &mut Request| login(req, "ada"))
         .post("/nobody", |req: &mut Request| login(req, ""))
@@ -380,7 +380,7 @@ mod in_a_file {
 
     /// V7.4.1, past a restart and in another process.
     #[test]
-    fn a_logout_is_known_after_a_restart_and_to_others() {
+    fn a_logout_survives_a_restart_and_reaches_other_processes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("site.db");
         let (mut here, mut there) = (kept_in(&path), kept_in(&path));
@@ -394,7 +394,7 @@ mod in_a_file {
     }
 
     #[test]
-    fn when_nobody_can_say_what_was_ended_nobody_is_served_on_a_guess() {
+    fn an_unreadable_store_makes_pages_with_a_session_a_503() {
         logs::keep();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("site.db");

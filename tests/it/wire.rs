@@ -414,7 +414,7 @@ fn a_malformed_chunk_is_refused_and_ends_the_connection() {
 }
 
 #[test]
-fn a_body_cut_short_is_an_error() {
+fn a_body_that_is_cut_short_is_an_error() {
     let server = start(app());
     for head in ["Content-Length: 5000\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n1000\r\nhalf"] {
         let mut raw = Raw::to(&server);
