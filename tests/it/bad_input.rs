@@ -1,5 +1,5 @@
-//! What a stranger may send, and what becomes of it: the right status, words that say what was wrong, nothing lost, and an
-//! application that goes on. Each test asks for a page afterwards.
+//! Invalid input of clients: the right status, a clear message, no loss, and an application that goes on. Each test
+//! requests a page afterwards.
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
@@ -56,11 +56,11 @@ fn thumb(req: &mut Request) -> Result<()> {
     Image::read(req.multipart()?.file("file")?.open()?)?.encode(Fit::Inside(64, 64), Format::Png).map(drop)
 }
 
-/// The answer has that status, and all of these words; and the application still serves.
+/// Checks that the response has this status and contains these messages, and that the application still serves pages.
 #[track_caller]
-fn expect(client: &mut TestClient, response: TestResponse, status: u16, words: &[&str]) {
+fn expect(client: &mut TestClient, response: TestResponse, status: u16, messages: &[&str]) {
     assert_eq!(response.status().code(), status, "{response:?}");
-    words.iter().for_each(|words| assert!(response.text().contains(words), "{words:?} in {response:?}"));
+    messages.iter().for_each(|messages| assert!(response.text().contains(messages), "{messages:?} in {response:?}"));
     assert_eq!(client.get("/").text(), "still here");
     client.settle();
 }
@@ -68,10 +68,10 @@ fn expect(client: &mut TestClient, response: TestResponse, status: u16, words: &
 const FORM: &str = "application/x-www-form-urlencoded";
 
 #[track_caller]
-fn form(body: &[u8], status: u16, words: &[&str]) {
+fn form(body: &[u8], status: u16, messages: &[&str]) {
     let mut client = client();
     let response = client.post("/orders").body(FORM, body).send();
-    expect(&mut client, response, status, words);
+    expect(&mut client, response, status, messages);
 }
 
 #[test]
@@ -125,9 +125,9 @@ fn a_wrong_content_type() {
 #[test]
 fn json_that_is_malformed_or_of_another_shape() {
     let mut client = client();
-    for (body, status, words) in [("{", 400, "line 1"), ("{\"email\":1}", 422, "email"), ("[]", 422, "")] {
+    for (body, status, messages) in [("{", 400, "line 1"), ("{\"email\":1}", 422, "email"), ("[]", 422, "")] {
         let response = client.post("/json").body("application/json", body).send();
-        expect(&mut client, response, status, &[words]);
+        expect(&mut client, response, status, &[messages]);
     }
 }
 
@@ -140,12 +140,12 @@ fn a_query_that_does_not_match_the_type() {
     }
 }
 
-/// A multipart body as written, with the boundary `x`.
+/// Sends a multipart body as written, with the boundary `x`.
 #[track_caller]
-fn multipart(path: &str, body: &[u8], status: u16, words: &[&str]) {
+fn multipart(path: &str, body: &[u8], status: u16, messages: &[&str]) {
     let mut client = client();
     let response = client.post(path).body("multipart/form-data; boundary=x", body).send();
-    expect(&mut client, response, status, words);
+    expect(&mut client, response, status, messages);
 }
 
 fn file(name: &str, content: &str) -> String {
@@ -215,7 +215,7 @@ fn an_unknown_path_and_a_wrong_method() {
     expect(&mut client, response, 405, &[]);
 }
 
-/// An address that nobody listens on.
+/// Returns an address on which no server listens.
 fn closed_port() -> std::net::SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }

@@ -1,4 +1,4 @@
-//! What is shown of an error, to whom, and in which form.
+//! Error pages: their contents, for whom, and in which representation.
 
 use std::fmt;
 
@@ -17,7 +17,7 @@ fn save(_req: &mut Request) -> Result<()> {
     Ok(())
 }
 
-/// An error whose words cannot be had.
+/// An error whose `Display` panics.
 #[derive(Debug)]
 struct Speechless;
 
@@ -29,7 +29,7 @@ impl fmt::Display for Speechless {
 
 impl std::error::Error for Speechless {}
 
-/// One whose words fail, and that is its own cause.
+/// An error whose `Display` fails, and that is its own source.
 #[derive(Debug)]
 struct Endless;
 
@@ -73,7 +73,7 @@ fn page(path: &str) -> String {
     get(Mode::Development, path, &[("Accept", BROWSER)]).text().to_owned()
 }
 
-/// The lines of the page that are marked as the ones that failed.
+/// Returns the lines of the page that are marked as failed.
 fn marked(page: &str) -> Vec<String> {
     let page = page.replace("&#x2f;", "/").replace("&quot;", "\"").replace("&#x27;", "'");
     let marks = page.split("<mark>").skip(1).filter_map(|rest| rest.split_once("</mark>"));
@@ -207,7 +207,7 @@ fn a_4xx_is_a_plain_page_with_the_location_for_the_developer() {
     assert!(gone.contains("tests&#x2f;it&#x2f;error_pages.rs:"), "{gone}");
     let text = get(Mode::Development, "/gone", &[]).text().to_owned();
     assert!(text.starts_with("410 Gone\n\nThe collection was sold.\n\nat tests/it/error_pages.rs:"), "{text}");
-    assert!(!page("/nothing").contains("Details for the developer"), "what aside says by itself has no inside");
+    assert!(!page("/nothing").contains("Details for the developer"), "the framework's own errors have no details");
     let plain = get(Mode::Production, "/gone", &[]);
     assert_eq!(plain.text(), "410 Gone\n\nThe collection was sold.\n");
 }
@@ -289,7 +289,7 @@ fn an_error_knows_where_it_was_made() {
     assert_eq!(lines[1..], [3, 4, 5, 6, 7, 8].map(|below| at(line + below)));
 }
 
-/// What `?` does to a boxed error that was one of ours: it comes out as it went in.
+/// Converts a boxed error as `?` does: an `aside::Error` comes out unchanged.
 trait IntoError {
     fn into_error(self) -> Error;
 }

@@ -1,5 +1,5 @@
-//! Files as a browser, a proxy and an attacker ask for them: static folders, their compressed forms, parts, hashes,
-//! downloads, and every way that is known to ask for what is outside.
+//! Static and sent files, as browsers, proxies and attackers request them: folders, precompressed forms, ranges,
+//! hashes, downloads, and all known ways to request files outside a folder.
 
 use std::cell::RefCell;
 use std::fs::{self, File};
@@ -22,7 +22,7 @@ fn in_production() -> App {
     App::with_config(Config { mode: Mode::Production, secrets, ..Config::default() })
 }
 
-/// A folder `static` with some files, and a secret beside it.
+/// Returns a folder with a folder `static` of some files, and a secret file beside it.
 fn folder() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     fs::create_dir_all(dir.path().join("static/css")).unwrap();
@@ -37,7 +37,7 @@ fn put(dir: &Path, name: &str, content: &str) {
     fs::write(dir.join(name), content).unwrap();
 }
 
-/// Makes a file as old as that.
+/// Sets the age of a file.
 fn age(dir: &Path, name: &str, age: Duration) {
     File::options().write(true).open(dir.join(name)).unwrap().set_modified(SystemTime::now() - age).unwrap();
 }
@@ -57,13 +57,13 @@ fn get(client: &mut TestClient, path: &str, headers: &[(&str, &str)]) -> TestRes
     ask(client, "GET", path, headers)
 }
 
-/// The headers but for those that differ from request to request.
+/// Returns the headers except those that differ between requests.
 fn lasting(response: &TestResponse) -> Vec<(String, String)> {
     let fields = response.headers().iter().filter(|(name, _)| *name != "X-Request-Id");
     fields.map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
 }
 
-/// `app.css` in all codings, older than each of them.
+/// Returns a folder with `app.css` in all codings, each newer than the original.
 fn compressed() -> tempfile::TempDir {
     let dir = folder();
     age(dir.path(), "static/css/app.css", HOUR);
@@ -119,7 +119,11 @@ fn a_compressed_form_has_its_own_validators_and_ranges() {
     let other = get(&mut client, CSS, &[("Range", "bytes=3-6"), ("If-Range", &etag)]);
     assert_eq!((other.status(), other.text()), (Status::OK, "p { color: red }"));
     let several = get(&mut client, CSS, &[gzip, ("Range", "bytes=0-0,3-6")]);
-    assert_eq!((several.status(), several.text()), (Status::OK, "in gzip"), "parts in an encoded whole cannot be said");
+    assert_eq!(
+        (several.status(), several.text()),
+        (Status::OK, "in gzip"),
+        "several ranges of an encoded file cannot be expressed"
+    );
 
     let itself = get(&mut client, "/static/css/app.css.gz", &[gzip]);
     assert_eq!((itself.text(), itself.header("Content-Encoding"), itself.header("Vary")), ("in gzip", None, None));
@@ -168,7 +172,7 @@ fn a_compressed_form_outside_the_folder_is_not_sent() {
     assert_eq!(get(&mut client, "/static/only.txt", &[("Accept-Encoding", "gzip")]).status(), Status::NOT_FOUND);
 }
 
-/// The parts of a `multipart/byteranges`: place and content.
+/// Returns the position and content of each part of a `multipart/byteranges` body.
 fn parts(response: &TestResponse) -> Vec<(String, String)> {
     let kind = response.header("Content-Type").unwrap();
     let boundary = kind.strip_prefix("multipart/byteranges; boundary=").unwrap();
@@ -203,7 +207,7 @@ fn several_ranges_are_sent_as_several_parts() {
     assert_eq!((head.status(), head.header("Content-Type")), (Status::OK, Some("text/plain; charset=utf-8")));
 }
 
-/// A range in its header's form, and what a careless or a hostile client makes of it.
+/// Valid ranges, and the ranges of careless and hostile clients.
 fn ranges() -> impl Strategy<Value = String> {
     let number = prop_oneof![Just(String::new()), (0u32..30).prop_map(|n| n.to_string()), "[0-9]{1,30}"];
     let spec = (number.clone(), number).prop_map(|(first, last)| format!("{first}-{last}"));
@@ -217,7 +221,7 @@ fn any_range_gets_only_bytes_of_the_file() {
     let content = "0123456789abcdefghij";
     put(dir.path(), "static/a.txt", content);
     let client = RefCell::new(client(dir.path()));
-    let is_there = |place: &str, part: &str| {
+    let is_in_file = |place: &str, part: &str| {
         let (range, length) = place.strip_prefix("bytes ").and_then(|place| place.split_once('/')).unwrap();
         let (first, last) = range.split_once('-').unwrap();
         let (first, last): (usize, usize) = (first.parse().unwrap(), last.parse().unwrap());
@@ -227,10 +231,10 @@ fn any_range_gets_only_bytes_of_the_file() {
         let response = get(&mut client.borrow_mut(), "/static/a.txt", &[("Range", &range)]);
         match (response.status().code(), response.header("Content-Range")) {
             (200, None) => prop_assert_eq!(response.text(), content),
-            (206, Some(place)) => prop_assert!(is_there(place, response.text()), "{:?}", response),
+            (206, Some(place)) => prop_assert!(is_in_file(place, response.text()), "{:?}", response),
             (206, None) => {
                 let parts = parts(&response);
-                prop_assert!(parts.len() > 1 && parts.iter().all(|(place, part)| is_there(place, part)));
+                prop_assert!(parts.len() > 1 && parts.iter().all(|(place, part)| is_in_file(place, part)));
             }
             (416, place) => prop_assert_eq!(place, Some("bytes */20")),
             _ => prop_assert!(false, "{:?}", response),
@@ -305,7 +309,7 @@ fn if_range_continues_only_the_same_version() {
         assert_eq!(response.status().code(), expected, "{validator}");
     }
     let unmet = get(&mut client, "/static/a.txt", &[("Range", "bytes=99-"), ("If-Range", "\"other\"")]);
-    assert_eq!(unmet.status(), Status::OK, "the range is not looked at");
+    assert_eq!(unmet.status(), Status::OK, "the range is ignored");
     put(dir.path(), "static/a.txt", "abcdefghij");
     let response = get(&mut client, "/static/a.txt", &[range, ("If-Range", etag)]);
     assert_eq!((response.status(), response.text()), (Status::OK, "abcdefghij"));
@@ -393,7 +397,7 @@ fn a_download_may_have_a_name_in_any_script() {
     assert_eq!(parts(&part).len(), 2);
 }
 
-/// What means "up one folder" to somebody.
+/// Spellings of "parent folder" in different software.
 const UP: [&str; 24] = [
     "..",
     "%2e%2e",
@@ -421,7 +425,7 @@ const UP: [&str; 24] = [
     "..::$INDEX_ALLOCATION",
 ];
 
-/// What parts two folders for somebody.
+/// Spellings of the path separator in different software.
 const SLASH: [&str; 16] = [
     "/",
     "//",
@@ -441,7 +445,7 @@ const SLASH: [&str; 16] = [
     "%ef%bc%8f",
 ];
 
-/// What is asked for outside, or pretends to be something else inside.
+/// Files to request outside the folder, or under another name inside it.
 const WANTED: [&str; 10] = [
     "secret.txt",
     "secret.txt.",
@@ -455,7 +459,7 @@ const WANTED: [&str; 10] = [
     "",
 ];
 
-/// Where it begins.
+/// The start of the path.
 const BEFORE: [&str; 6] = ["", "css/", "a.txt/", "/", "./", "up/"];
 
 fn hostile() -> Vec<String> {
@@ -473,7 +477,7 @@ fn hostile() -> Vec<String> {
     paths
 }
 
-/// Those that are no combination.
+/// Paths that are not such combinations.
 fn odd(outside: &str) -> Vec<String> {
     let encoded = outside.replace('/', "%2f");
     let mut paths: Vec<String> = [

@@ -1,4 +1,4 @@
-//! Forms as a visitor meets them: typed, refused, shown again with all that was wrong, sent twice.
+//! Forms through the test client: entered, refused, shown again with all errors, submitted twice.
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -146,7 +146,7 @@ fn a_missing_repeated_or_textual_file_is_refused_by_name() {
     assert!(missing.text().contains("The field `photo`: no file was chosen"), "{missing:?}");
     let json =
         serde_json::from_str::<Address>(r#"{"city":1}"#).is_err() && serde_json::from_str::<Upload>("1").is_err();
-    assert!(json, "a file does not come out of JSON");
+    assert!(json, "a file cannot be read from JSON");
 }
 
 #[test]
@@ -197,10 +197,10 @@ struct Order {
     email: String,
 }
 
-/// What an order does, by its address.
+/// The effect of an order, by its path.
 type Work = dyn Fn(&str) -> Result<Response> + Send + Sync;
 
-/// An application that takes orders, and how many it has taken.
+/// Returns an application that takes orders, and the number of orders that it has taken.
 fn shop(config: Config, work: impl Fn(&str) -> Result<Response> + Send + Sync + 'static) -> (App, Arc<Mutex<u32>>) {
     let taken = Arc::new(Mutex::new(0));
     let (count, work): (_, Arc<Work>) = (taken.clone(), Arc::new(work));
@@ -222,7 +222,7 @@ fn shop(config: Config, work: impl Fn(&str) -> Result<Response> + Send + Sync + 
     (app, taken)
 }
 
-/// The key of a form, as the page has it.
+/// Returns the key of a form, from the page.
 fn key(client: &mut TestClient) -> String {
     let field = client.get("/form").text().to_owned();
     let key =
@@ -246,7 +246,7 @@ fn a_repeated_form_gets_the_same_response_and_does_nothing() {
         assert_eq!(client.get("/flashes").text(), "Thank you!");
     }
     client.settle();
-    assert_eq!((*taken.lock().unwrap(), client.counts().ended), (1, 1), "what was set aside ran once");
+    assert_eq!((*taken.lock().unwrap(), client.counts().ended), (1, 1), "the background task ran once");
     order(&mut client, "/others", &one, "a");
     order(&mut client, "/orders", &one, "changed");
     order(&mut client, "/orders", &other, "a");
@@ -310,7 +310,7 @@ fn a_form_with_files_has_a_key_too() {
     assert_eq!([send("a"), send("a"), send("b")], ["/a/0", "/a/0", "/b/2"]);
 }
 
-/// Regression: a visitor got the response of another one with the same form, and the second order was not placed.
+/// Regression: a client got the response of another one with the same form, and the second order was not placed.
 #[test]
 fn another_client_with_the_same_form_places_its_own_order() {
     let count = Mutex::new(0);
@@ -383,7 +383,7 @@ fn a_form_survives_a_login_but_not_a_change_of_user() {
     let other = [("_once", rendered_before.as_str()), ("a", "sent after the login alone")];
     assert_eq!((send(&mut client, &other), send(&mut client, &other)), ("/2".into(), "/2".into()));
     client.post("/logout").send();
-    assert_eq!(send(&mut client, &other), "/3", "the user who logged out was the one who sent it");
+    assert_eq!(send(&mut client, &other), "/3", "the user who sent it has logged out");
     client.post("/login/17").send();
     client.post("/login/18").send();
     assert_eq!(send(&mut client, &[("_once", &rendered_before), ("b", "")]), "/4");
@@ -407,7 +407,7 @@ fn a_second_click_on_a_form_that_logs_in_is_the_same_form() {
     }
 }
 
-/// Regression: for a form that the handler had not read before, it silently did nothing.
+/// Regression: `once` had no effect for a form that the handler had not read before.
 #[test]
 fn an_unread_form_is_read_for_its_key() {
     let (urlencoded, multipart) = (Arc::new(Mutex::new(0)), Arc::new(Mutex::new(0)));
@@ -441,10 +441,14 @@ fn an_unread_form_is_read_for_its_key() {
         assert_eq!(request.send().location(), Some("/b"));
     }
     assert_eq!((*urlencoded.lock().unwrap(), *multipart.lock().unwrap()), (1, 1));
-    assert_eq!(order(&mut client, "/read", &key, "a").status(), Status::INTERNAL_SERVER_ERROR, "and it says so");
+    assert_eq!(
+        order(&mut client, "/read", &key, "a").status(),
+        Status::INTERNAL_SERVER_ERROR,
+        "the handler must read the form in another way"
+    );
 }
 
-/// Regression: a cache gave two visitors the same page, and so the same key.
+/// Regression: a cache gave two clients the same page, and so the same key.
 #[test]
 fn a_page_with_a_key_is_not_stored_and_one_with_a_nonce_is_private() {
     let page = |name: &'static str, control: &'static str| {
@@ -494,8 +498,8 @@ fn a_repeated_form_is_detected_after_a_restart() {
     assert_eq!(takes, [1, 0]);
 }
 
-/// Sends the same order twice at the same time, and lets `work` go on when both have arrived. The statuses and targets,
-/// in order, and how often it was done.
+/// Sends the same order twice at the same time, and lets `work` proceed when both have arrived. Returns the statuses
+/// and targets, in order, and how often the work was done.
 fn at_once(work: impl Fn(u32) -> Response + Send + Sync + 'static) -> (Vec<String>, u32) {
     let (arrived, arrivals) = channel();
     let (go, gate) = channel::<()>();
@@ -517,7 +521,7 @@ fn at_once(work: impl Fn(u32) -> Response + Send + Sync + 'static) -> (Vec<Strin
     });
     let server = app.start().unwrap();
     let address = server.addr();
-    let clients = [(); 2].map(|_| thread::spawn(move || answer_to_order(address)));
+    let clients = [(); 2].map(|_| thread::spawn(move || order_response(address)));
     (0..2).for_each(|_| arrivals.recv().unwrap());
     (0..2).for_each(|_| go.send(()).unwrap());
     let mut answers: Vec<String> = clients.into_iter().map(|client| client.join().unwrap()).collect();
@@ -527,7 +531,7 @@ fn at_once(work: impl Fn(u32) -> Response + Send + Sync + 'static) -> (Vec<Strin
     (answers, done)
 }
 
-fn answer_to_order(address: SocketAddr) -> String {
+fn order_response(address: SocketAddr) -> String {
     let body = "email=a&_once=0123456789abcdef0123456789abcdef";
     let mut stream = TcpStream::connect(address).unwrap();
     write!(
@@ -581,7 +585,7 @@ const QUESTIONS: [(&str, Ask); 11] = [
     ("typed", |req| (req.multipart().and_then(|form| form.form::<Strict>()).err(), line!())),
 ];
 
-/// Regression: each of these had a line of Rust's library as its location, or none.
+/// Regression: the location of each of these errors was a line of Rust's library, or missing.
 #[test]
 fn a_client_error_has_the_location_of_the_handler() {
     let app = app().post("/{question}", |req: &mut Request| {

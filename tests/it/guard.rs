@@ -1,4 +1,5 @@
-//! The guard through the test client: hosts, origins, proxies, rates, and the headers on every response.
+//! The security middleware through the test client: host check, CSRF protection, proxies, rate limits, and the headers
+//! on every response.
 
 use std::time::Duration;
 
@@ -108,7 +109,7 @@ fn a_cross_site_request_is_refused() {
     assert!(refused.text().contains("https://evil.example") && refused.text().contains("localhost"), "{refused:?}");
     assert_eq!(post("/", ("Sec-Fetch-Site", "same-site")).status(), Status::FORBIDDEN);
     assert_eq!(post("/hook", ("Sec-Fetch-Site", "cross-site")).text(), "taken");
-    // There is nothing to change, and still nothing is told to a stranger but that.
+    // A cross-site request to a missing path gets the same 403, which reveals nothing else.
     assert_eq!(post("/gone", ("Sec-Fetch-Site", "cross-site")).status(), Status::FORBIDDEN);
 }
 
@@ -191,7 +192,7 @@ fn a_request_over_the_limit_gets_retry_after() {
     assert_eq!(refused.status(), Status::TOO_MANY_REQUESTS);
     assert_eq!(refused.header("Retry-After"), Some("30"));
     assert!(refused.text().contains("30 seconds"), "{refused:?}");
-    // Behind a proxy that is trusted each visitor counts for himself.
+    // Behind a trusted proxy each client counts separately.
     assert_eq!(post("/login", "127.0.0.1:1", "192.0.2.1").status(), Status::TOO_MANY_REQUESTS);
     assert_eq!(post("/login", "127.0.0.1:1", "192.0.2.2").text(), "Some(192.0.2.2)");
     assert_eq!(post("/contact", "192.0.2.1:1", "").status(), Status::OK);
@@ -265,9 +266,9 @@ fn invalid_settings_are_refused_by_name() {
         (Config { trusted_origins: vec!["shop.example".into()], ..Config::default() }, "ASIDE_TRUSTED_ORIGINS"),
         (Config { store: Some("postgres://x".into()), ..Config::default() }, "ASIDE_STORE"),
     ] {
-        let words = App::with_config(config).start().err().unwrap().to_string();
-        assert!(words.contains(name), "{words}");
+        let message = App::with_config(config).start().err().unwrap().to_string();
+        assert!(message.contains(name), "{message}");
     }
-    let words = App::with_config(Config::default()).default_header("X A", "b").start().err().unwrap().chain();
-    assert!(words.contains("default_header"), "{words}");
+    let message = App::with_config(Config::default()).default_header("X A", "b").start().err().unwrap().chain();
+    assert!(message.contains("default_header"), "{message}");
 }

@@ -7,7 +7,7 @@ use aside::{App, Config, Request, Result, Server};
 
 use crate::wire::{Raw, config, start};
 
-/// A body, and what must come of it: its parts as `name|filename|content`, or a status.
+/// A body and the expected result: its parts as `name|filename|content`, or a status.
 pub struct Stream {
     pub name: String,
     pub content_type: String,
@@ -31,7 +31,7 @@ fn refused(name: impl Into<String>, content_type: impl Into<String>, body: impl 
     Stream { must: Err(status), ..stream(name, content_type, body, &[]) }
 }
 
-/// One part with these headers, within a whole body.
+/// Returns one part with these headers, within a complete body.
 fn part(headers: &str, content: &str) -> String {
     format!("--B\r\n{headers}\r\n\r\n{content}\r\n--B--\r\n")
 }
@@ -40,7 +40,7 @@ fn field(parameters: &str, content: &str) -> String {
     part(&format!("Content-Disposition: form-data; {parameters}"), content)
 }
 
-/// One field that is fine, with that boundary on the lines.
+/// Returns a body with one valid field, with this boundary in its delimiters.
 fn between(boundary: &str) -> String {
     format!("--{boundary}\r\nContent-Disposition: form-data; name=\"a\"\r\n\r\n1\r\n--{boundary}--\r\n")
 }
@@ -323,12 +323,12 @@ fn limits() -> Vec<Stream> {
     ]
 }
 
-/// All of them but those that are cut.
+/// Returns all cases except the truncated ones.
 pub fn streams() -> Vec<Stream> {
     [boundaries(), delimiters(), names(), headers(), limits()].into_iter().flatten().collect()
 }
 
-/// The parts as the tables write them.
+/// Returns the parts in the notation of the tables.
 pub fn read(req: &mut Request) -> Result<String> {
     let form = req.multipart()?;
     let seen = form.parts().iter().map(|part| {
@@ -349,7 +349,7 @@ fn server() -> Server {
     start(App::with_config(limits).post("/", read))
 }
 
-/// How a body is sent.
+/// The way in which a body is sent.
 #[derive(Debug, Clone, Copy)]
 enum How {
     Whole,
@@ -368,7 +368,7 @@ fn ask(server: &Server, stream: &Stream, how: How) -> String {
         stream.content_type
     ));
     let out = raw.0.get_mut();
-    // Where it was refused early, the connection may be gone before the last byte.
+    // If the body was refused early, the connection may be closed before the last byte.
     let _ = match how {
         How::Whole => out.write_all(&stream.body),
         How::Dripped => stream
@@ -446,7 +446,7 @@ fn only_a_form_with_a_file_field_stores_files() {
         .post("/pairs", |req: &mut Request| req.form_pairs().map(|pairs| pairs[0].1.clone()))
         .post("/photo", |req: &mut Request| req.form::<Photo>().map(|form| form.photo.size().to_string()));
     let server = start(app);
-    // More than all buffers hold, so that the handler runs once most was sent.
+    // More than all buffers hold, so that the handler runs once most of it was sent.
     const SIZE: usize = 30 << 20;
     for (path, kept, answer) in
         [("/words", 0, "words"), ("/submitted", 0, "words"), ("/pairs", 0, "words"), ("/photo", 1, "31457280")]

@@ -1,4 +1,4 @@
-//! Pages through the test client: routes, what handlers may return, errors, sessions, templates, files.
+//! Pages through the test client: routes, return types of handlers, errors, sessions, templates, files.
 
 use aside::testing::TestClient;
 use aside::{App, BoxError, Config, Error, Html, Json, Mode, Request, Response, Result, Status, context, redirect};
@@ -26,12 +26,12 @@ fn a_handler_may_return_any_response_type() {
         .get("/html", |_| Html("<p>"))
         .get("/foreign", |_| "x".parse::<u32>().map(|number| number.to_string()))
         .get("/boxed", |_| -> Result<&str, BoxError> { Err(Error::not_found("no such thing"))? })
-        .get("/words", |_| Err::<(), _>("plain words"))
+        .get("/message", |_| Err::<(), _>("plain message"))
         .get("/never", |_| panic!("never returns"));
     let mut client = TestClient::new(app);
     let mut status = |path: &str| client.get(path).status().code();
     assert_eq!(["/unit", "/str", "/status", "/json"].map(&mut status), [200, 200, 201, 200]);
-    assert_eq!(["/foreign", "/boxed", "/words", "/never"].map(&mut status), [500, 404, 500, 500]);
+    assert_eq!(["/foreign", "/boxed", "/message", "/never"].map(&mut status), [500, 404, 500, 500]);
     assert_eq!(client.get("/str").header("Content-Type"), Some("text/plain; charset=utf-8"));
     assert_eq!(client.get("/html").header("Content-Type"), Some("text/html; charset=utf-8"));
     assert_eq!(client.get("/json").json::<Vec<u32>>(), [1, 2]);
@@ -71,10 +71,10 @@ fn a_route_may_be_in_any_script() {
 #[test]
 fn the_errors_of_an_application_are_reported_at_the_start() {
     let app = app().get("/a/{id}", |_| "one").get("/a/{name}", |_| "two").get("/b/{", |_| "three");
-    let words = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| TestClient::new(app))).err().unwrap();
-    let words = words.downcast_ref::<String>().unwrap();
-    assert_eq!(words.matches("tests/it/pages.rs:").count(), 3, "{words}");
-    assert!(words.contains("`/a/{name}`") && words.contains("`/b/{`"), "{words}");
+    let message = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| TestClient::new(app))).err().unwrap();
+    let message = message.downcast_ref::<String>().unwrap();
+    assert_eq!(message.matches("tests/it/pages.rs:").count(), 3, "{message}");
+    assert!(message.contains("`/a/{name}`") && message.contains("`/b/{`"), "{message}");
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_500_shows_its_id_and_logs_its_chain_once() {
     let lines = logs::with("disk-on-fire-17");
     let line = format!("aside::http: GET /save {id} failed: cannot save: disk-on-fire-17");
     assert_eq!(lines.len(), 1, "{lines:?}");
-    // A backtrace follows on lines of its own, when `RUST_BACKTRACE` asks for it.
+    // A backtrace follows on further lines, if `RUST_BACKTRACE` is set.
     assert_eq!((lines[0].0, lines[0].1.lines().next()), (Level::Error, Some(line.as_str())));
 }
 
@@ -160,7 +160,7 @@ fn a_flash_is_shown_once() {
     assert_eq!(client.get("/orders").text(), "");
 }
 
-/// Regression: a prefetched page that the visitor never saw removed the message.
+/// Regression: a prefetched page that the user never saw removed the message.
 #[test]
 fn a_prefetched_page_leaves_the_flash_messages_for_a_visible_page() {
     let app = app()
@@ -245,7 +245,7 @@ fn every_response_has_its_id_and_ids_differ() {
     assert_eq!(ids.len(), 1_000);
 }
 
-/// Every built-in response. Cacheable ones have tests of their own (`files`, `live`, `panel`).
+/// Tests all built-in responses. Cacheable ones have their own tests (`files`, `live`, `panel`).
 #[test]
 fn every_built_in_response_has_a_cache_policy() {
     logs::keep();

@@ -1,5 +1,5 @@
-//! Sessions and logins as OWASP ASVS 5 wants them (V3.3, V7.2 to V7.5), by a visitor who plays by the rules, and by one
-//! who has a copy of somebody's cookie.
+//! Sessions and logins as OWASP ASVS 5 requires them (V3.3, V7.2 to V7.5), for a regular user, and for an attacker with
+//! a copy of the cookie.
 
 use std::time::Duration;
 
@@ -56,7 +56,7 @@ fn site(config: Config) -> TestClient {
     TestClient::new(app)
 }
 
-/// What somebody with these cookies is answered, who is not the visitor: the visitor's jar stays as it was.
+/// Returns the response to another client with these cookies. The cookie jar of the test client is unchanged.
 fn elsewhere(client: &mut TestClient, method: &str, path: &str, cookies: &str) -> TestResponse {
     let own = client.cookies().get(COOKIE).cloned();
     let response = client.request(method, path).header("Cookie", cookies).send();
@@ -68,17 +68,17 @@ fn ask(client: &mut TestClient, path: &str, cookie: &str) -> TestResponse {
     elsewhere(client, "GET", path, &format!("{COOKIE}={cookie}"))
 }
 
-/// Who somebody with that cookie is, whatever is in the client's jar.
+/// Returns the user of a client with this cookie, independent of the test client's jar.
 fn who(client: &mut TestClient, cookie: &str) -> String {
     ask(client, "/who", cookie).text().to_owned()
 }
 
-/// A login in a browser of its own: its cookie.
+/// Logs in with a separate browser, and returns its cookie.
 fn logged_in(client: &mut TestClient, id: u64) -> String {
     set(&elsewhere(client, "POST", &format!("/login/{id}"), "other=1")).unwrap()
 }
 
-/// The session cookie that a response sets, or removes (empty).
+/// Returns the session cookie that a response sets; empty if it is removed.
 fn set(response: &TestResponse) -> Option<String> {
     let start = format!("{COOKIE}=");
     let line = response.headers().get_all("Set-Cookie").find_map(|line| line.strip_prefix(&start))?;
@@ -93,7 +93,7 @@ fn the_cookie_is_secure_samesite_host_and_httponly_when_set_and_removed() {
         let response = client.post(path).send();
         let lines: Vec<&str> = response.headers().get_all("Set-Cookie").collect();
         assert!(lines[0].starts_with("__Host-session="), "{path}: {lines:?}");
-        assert_eq!(lines.len(), if path == "/logout" { 3 } else { 1 }, "a message and another `once`: {lines:?}");
+        assert_eq!(lines.len(), if path == "/logout" { 3 } else { 1 }, "a message and a new `once` cookie: {lines:?}");
         for line in &lines {
             let has = |attribute: &&str| line.contains(attribute);
             assert!(["__Host-", "; Secure", "; SameSite=Lax", "; HttpOnly", "; Path=/"].iter().all(has), "{line}");
@@ -103,7 +103,7 @@ fn the_cookie_is_secure_samesite_host_and_httponly_when_set_and_removed() {
     }
 }
 
-/// V7.2.1, V7.2.2: only what this server sealed is believed, and nothing that is the same for everybody.
+/// V7.2.1, V7.2.2: only cookies that this server sealed are valid, and none of their values is the same for all users.
 #[test]
 fn a_cookie_of_another_application_has_no_user() {
     let stolen = logged_in(&mut site(config(&['z'])), 17);
@@ -112,7 +112,7 @@ fn a_cookie_of_another_application_has_no_user() {
     assert_eq!(who(&mut client, r#"{"i":"x","b":1,"s":1,"u":"17"}"#), "None");
 }
 
-/// V7.2.3: and sealed in another way each time, so that two cookies cannot be compared.
+/// V7.2.3: each cookie is sealed differently, so that two cookies cannot be compared.
 #[test]
 fn no_two_cookies_are_equal() {
     let mut client = site(config(&['a']));
@@ -122,7 +122,7 @@ fn no_two_cookies_are_equal() {
     assert_eq!(cookies.len(), 100);
 }
 
-/// V7.2.4: what was planted before the login does not become the user's, and what was copied is dead.
+/// V7.2.4: a cookie planted before the login does not become the user's, and copies of the old cookie are invalid.
 #[test]
 fn a_login_starts_a_new_session_and_ends_the_old_one() {
     let mut client = site(config(&['a']));
@@ -130,9 +130,9 @@ fn a_login_starts_a_new_session_and_ends_the_old_one() {
     let planted = client.cookies()[COOKIE].clone();
     client.post("/login/17").send();
     let first = client.cookies()[COOKIE].clone();
-    assert_eq!(client.get("/basket").text(), r#"Some("camera")"#, "the visitor's own things stay");
+    assert_eq!(client.get("/basket").text(), r#"Some("camera")"#, "the values from before the login stay");
     assert_eq!(who(&mut client, &planted), "None");
-    assert_eq!(ask(&mut client, "/basket", &planted).text(), "None", "it is over");
+    assert_eq!(ask(&mut client, "/basket", &planted).text(), "None", "the session is over");
 
     client.post("/login/17").send();
     assert_eq!((who(&mut client, &first).as_str(), client.get("/who").text()), ("None", "Some(17)"));
@@ -155,12 +155,12 @@ fn a_login_expires_when_idle() {
     let stolen = logged_in(&mut client, 17);
     client.post("/login/17").send();
     client.advance(DAY * 3 / 4);
-    assert_eq!(client.get("/").text(), "Hello 17", "a template that asks for the user moves the time on");
+    assert_eq!(client.get("/").text(), "Hello 17", "a template that reads the user extends the idle time");
     client.advance(DAY * 3 / 4);
     assert_eq!((client.get("/who").text(), who(&mut client, &stolen).as_str()), ("Some(17)", "None"));
     client.advance(DAY);
     let response = client.get("/who");
-    assert_eq!((response.text(), set(&response)), ("None", None), "a page that reads never takes a cookie away either");
+    assert_eq!((response.text(), set(&response)), ("None", None), "a page that only reads does not remove the cookie");
 }
 
 /// V7.3.2.
@@ -199,7 +199,7 @@ fn a_copy_of_the_cookie_is_invalid_after_a_logout() {
     assert_eq!(client.get("/").text(), "Hello you");
 }
 
-/// V7.4.1: the way back must not show the page, and no cache in between may keep it (V14.3.2).
+/// V7.4.1: the back button must not show the page, and no cache may store it (V14.3.2).
 #[test]
 fn a_page_for_a_user_is_not_stored_and_other_pages_are_revalidated() {
     let mut client = site(config(&['a']));
@@ -223,7 +223,7 @@ fn a_page_for_a_user_is_not_stored_and_other_pages_are_revalidated() {
 #[test]
 fn a_logout_clears_the_browser_cache() {
     let mut client = site(config(&['a']));
-    for (path, is_told) in [
+    for (path, is_sent) in [
         ("/logout", false),
         ("/login/17", false),
         ("/basket/camera", false),
@@ -237,14 +237,14 @@ fn a_logout_clears_the_browser_cache() {
         ("/ended/17", true),
     ] {
         let response = client.post(path).send();
-        assert_eq!(response.header("Clear-Site-Data"), is_told.then_some("\"cache\""), "{path}");
+        assert_eq!(response.header("Clear-Site-Data"), is_sent.then_some("\"cache\""), "{path}");
         let sets_another = response.headers().get_all("Set-Cookie").any(|line| line.starts_with("__Host-once="));
-        assert_eq!(sets_another, is_told, "{path}: Chromium drops what it holds for the way back when a cookie is set");
+        assert_eq!(sets_another, is_sent, "{path}: Chromium drops its back/forward cache when a cookie is set");
         assert_eq!(client.get("/").header("Clear-Site-Data"), None);
     }
 }
 
-/// V7.4.2, V7.4.5: an account that is closed, by somebody else.
+/// V7.4.2, V7.4.5: an administrator closes an account.
 #[test]
 fn an_administrator_ends_all_sessions_of_one_user_only() {
     let mut client = site(config(&['a']));
@@ -256,7 +256,7 @@ fn an_administrator_ends_all_sessions_of_one_user_only() {
     assert_eq!((who(&mut client, &bystander).as_str(), client.get("/who").text()), ("Some(18)", "Some(1)"));
 }
 
-/// V7.4.3: with all that within one second, and most likely within one tick.
+/// V7.4.3: all within one second, and most likely within one tick of the clock.
 #[test]
 fn a_change_of_password_ends_the_sessions_of_other_browsers() {
     let mut client = site(config(&['a']));
@@ -270,10 +270,10 @@ fn a_change_of_password_ends_the_sessions_of_other_browsers() {
     }
     client.post("/ended/17").send();
     assert_eq!(client.get("/who").text(), "None");
-    assert!(!client.cookies().contains_key(COOKIE), "one's own session is cleared");
+    assert!(!client.cookies().contains_key(COOKIE), "the client's own session is cleared");
 }
 
-/// V7.4.5, for all users: the key is replaced. And kept when it is only rotated.
+/// V7.4.5, for all users: the key is replaced. A rotated key keeps the sessions.
 #[test]
 fn a_rotated_key_keeps_a_login_and_a_replaced_key_ends_it() {
     let cookie = logged_in(&mut site(config(&['a'])), 17);
@@ -286,7 +286,7 @@ fn a_rotated_key_keeps_a_login_and_a_replaced_key_ends_it() {
     assert_eq!((who(&mut replaced, &cookie).as_str(), who(&mut replaced, &renewed).as_str()), ("None", "Some(17)"));
 }
 
-/// V7.5.1: how long ago the password was given.
+/// V7.5.1: the time since the password was entered.
 #[test]
 fn the_age_of_a_session_starts_at_the_login() {
     let mut client = site(config(&['a']));
@@ -324,7 +324,7 @@ fn head_sees_the_same_session() {
     client.advance(DAY / 2);
     let response = client.request("HEAD", "/").send();
     assert_eq!((response.status().code(), response.header("Cache-Control")), (200, Some("no-store")));
-    assert!(response.headers().contains("Set-Cookie"), "it moves the time on too");
+    assert!(response.headers().contains("Set-Cookie"), "it extends the idle time too");
 }
 
 /// Regression: with a hook that reads the user of every request, a shared cache stored a style sheet with the session's
@@ -374,21 +374,21 @@ mod in_a_file {
     use super::*;
     use crate::logs;
 
-    fn kept_in(path: &std::path::Path) -> TestClient {
+    fn site_with_store(path: &std::path::Path) -> TestClient {
         site(Config { store: Some(format!("sqlite:{}", path.display())), ..config(&['a']) })
     }
 
-    /// V7.4.1, past a restart and in another process.
+    /// V7.4.1, after a restart and in another process.
     #[test]
     fn a_logout_survives_a_restart_and_reaches_other_processes() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("site.db");
-        let (mut here, mut there) = (kept_in(&path), kept_in(&path));
+        let (mut here, mut there) = (site_with_store(&path), site_with_store(&path));
         let (one, other) = (logged_in(&mut here, 17), logged_in(&mut here, 18));
         assert_eq!(who(&mut there, &one), "Some(17)");
         elsewhere(&mut here, "POST", "/logout", &format!("{COOKIE}={one}"));
         here.post("/ended/18").send();
-        for mut client in [here, there, kept_in(&path)] {
+        for mut client in [here, there, site_with_store(&path)] {
             assert_eq!((who(&mut client, &one), who(&mut client, &other)), ("None".into(), "None".into()));
         }
     }
@@ -398,7 +398,7 @@ mod in_a_file {
         logs::keep();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("site.db");
-        let mut client = kept_in(&path);
+        let mut client = site_with_store(&path);
         client.post("/login/17").send();
         let cookie = client.cookies()[COOKIE].clone();
         rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE remembered").unwrap();
@@ -412,9 +412,9 @@ mod in_a_file {
         for path in ["/logout", "/login/18", "/ended/17"] {
             assert_eq!(client.post(path).send().status().code(), 503, "{path}");
         }
-        assert_eq!(client.cookies()[COOKIE], cookie, "it may be good again in a moment");
-        assert_eq!(client.get("/plain").status().code(), 200, "what looks at no session needs no store");
-        let stranger = elsewhere(&mut client, "GET", "/", "other=1");
-        assert_eq!(stranger.text(), "Hello you", "and nobody asks for one who has no cookie");
+        assert_eq!(client.cookies()[COOKIE], cookie, "the cookie may be valid for the next request");
+        assert_eq!(client.get("/plain").status().code(), 200, "a page without a session needs no store");
+        let other = elsewhere(&mut client, "GET", "/", "other=1");
+        assert_eq!(other.text(), "Hello you", "the store is not read without a cookie");
     }
 }
