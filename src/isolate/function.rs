@@ -274,11 +274,13 @@ pub(crate) struct Functions {
     problems: Vec<String>,
 }
 
-#[derive(Clone)]
 struct Function {
     id: TypeId,
-    call: Arc<dyn Fn(&str, &TaskContext) -> Outcome<String> + Send + Sync>,
+    call: Box<OnJson>,
 }
+
+/// A function whose input and output are JSON.
+type OnJson = dyn Fn(&str, &TaskContext) -> Outcome<String> + Send + Sync;
 
 impl Functions {
     pub(crate) fn register<F: IsolatedFunction<M>, M>(&mut self, f: F) {
@@ -290,7 +292,7 @@ impl Functions {
             let input = read(input).map_err(|error| not_read::<F::Input>("input", error))?;
             write(&f.call(input, task)?, "output")
         };
-        self.insert(type_name::<F>(), Function { id: TypeId::of::<F>(), call: Arc::new(call) });
+        self.insert(type_name::<F>(), Function { id: TypeId::of::<F>(), call: Box::new(call) });
     }
 
     fn insert(&mut self, name: &'static str, function: Function) {

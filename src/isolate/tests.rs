@@ -12,7 +12,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::call::run_once;
 use super::process::Program;
-use super::{Call, Limits, Pool, Target, child_main, is_child};
+use super::{Call, Limits, Pool, Target, child_main, is_child, isolated};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::registry::Registry;
 use crate::background::scope::{Context, Scope, Values};
@@ -73,6 +73,7 @@ fn dispatch(call: &Call, input: &str, task: &TaskContext) -> Outcome<()> {
             task.message("stopped");
             return slept.map_err(|error| Failure::from_error(error.into()));
         }
+        "nested-function" => return isolated(nested, ()).join(),
         "nested" => return run_once(&Program::own(), call, input, task).map(drop),
         "noise" => noise(),
         "print" => print!("{input} is here"),
@@ -125,6 +126,8 @@ fn never(path: &str) {
         std::thread::park();
     }
 }
+
+fn nested(_: ()) {}
 
 fn noise() {
     for _ in 0..100 {
@@ -383,6 +386,7 @@ fn each_end_of_a_process_is_told_in_its_own_words() {
         ("abort", "", "its process was killed by signal 6 (SIGABRT)"),
         ("overflow", "", "its process overflowed its stack"),
         ("nested", "", "an isolated job cannot run another one inside itself"),
+        ("nested-function", "", "an isolated function cannot be called inside a child process"),
     ] {
         let words = words(name, payload);
         assert!(words.starts_with(told), "{name} {payload}: {words}");
