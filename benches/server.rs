@@ -1,8 +1,9 @@
-//! What a page costs over the wire. `cargo bench --bench server`; the figures are in `benches/README.md`.
+//! The cost of a page over a connection. Run `cargo bench --bench server`; the figures are in `benches/README.md`.
 //!
-//! Hello world through the adapter against bare tiny_http with a reply prepared beforehand, and a page with a session that it
-//! reads and changes, in turns in one run; and how long a page takes while one photo per core is being resized in the
-//! background, at several nice values. Guard and default headers are always on; the access log is written, to nowhere.
+//! The first benchmark compares, in alternating rounds of one run, tiny_http alone with a prepared response, a page that
+//! returns a constant text, and pages that read and change a session. The second measures how long a page takes while one
+//! photo per core is resized in the background, at several nice values. The security middleware is always on, and the access
+//! log is formatted and discarded.
 
 use std::cell::RefCell;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -22,7 +23,7 @@ const SHORT_ROUNDS: usize = 41;
 const ROUNDS: usize = 9;
 
 fn main() {
-    log_to_nowhere();
+    install_discarding_logger();
     hello_world();
     page_under_load();
 }
@@ -31,8 +32,8 @@ fn app(nice: i32) -> App {
     App::with_config(Config { address: "127.0.0.1:0".into(), nice, ..Config::default() })
 }
 
-/// The access log as `App::run` writes it, its time once a second for each thread, but for where it goes.
-fn log_to_nowhere() {
+/// Installs a logger that formats lines as `App::run` does, with the time once a second for each thread, and discards them.
+fn install_discarding_logger() {
     thread_local! {
         static TIME: RefCell<(u64, String)> = const { RefCell::new((0, String::new())) };
     }
@@ -46,12 +47,13 @@ fn log_to_nowhere() {
             writeln!(out, "[{time}] {} {}: {}", record.level(), record.target(), record.args())
         })
     };
-    let nowhere = env_logger::Target::Pipe(Box::new(std::io::sink()));
-    env_logger::Builder::new().filter_level(log::LevelFilter::Info).format(format).target(nowhere).init();
+    let discarded = env_logger::Target::Pipe(Box::new(std::io::sink()));
+    env_logger::Builder::new().filter_level(log::LevelFilter::Info).format(format).target(discarded).init();
 }
 
-/// What the guard, the default headers, the session and the log cost, against a handler on the same transport without them;
-/// and that against tiny_http with nothing on top. Short rounds in turns, and the median of their ratios: the machine is noisy.
+/// Measures the cost of the security middleware, the default headers, the session and the log against a handler on the same
+/// transport without them, and that one against tiny_http alone. It takes the median of the ratios of short alternating
+/// rounds, since the machine is noisy.
 fn hello_world() {
     let secrets = vec!["a secret of more than thirty-two bytes".to_owned()];
     let config = Config { address: "127.0.0.1:0".into(), secrets, ..Config::default() };
@@ -63,7 +65,7 @@ fn hello_world() {
     let contenders = [
         ("tiny_http alone", bare_tiny_http(2), LevelFilter::Off),
         ("a bare handler", bare, LevelFilter::Off),
-        ("with guard, headers and log", with_all, LevelFilter::Info),
+        ("with middleware, headers and log", with_all, LevelFilter::Info),
         ("and reading a session", reading, LevelFilter::Info),
         ("and changing a session", changing, LevelFilter::Info),
     ];
@@ -111,7 +113,7 @@ fn change(req: &mut Request) -> String {
     format!("Hello {visits}!")
 }
 
-/// tiny_http without anything on top: a reply that is there already, written at once.
+/// Starts tiny_http alone, with a prepared response.
 fn bare_tiny_http(workers: usize) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     socket2::SockRef::from(&listener).set_tcp_nodelay(true).expect("an option of every TCP socket");
@@ -130,7 +132,7 @@ fn bare_tiny_http(workers: usize) -> SocketAddr {
     addr
 }
 
-/// One thread, all connections with a request under way at the same time.
+/// Runs requests on one thread, with one request in flight on each connection.
 fn requests_a_second(addr: SocketAddr, time: Duration) -> f64 {
     let mut connections: Vec<Connection> = (0..CONNECTIONS).map(|_| Connection::open(addr)).collect();
     let began = Instant::now();
@@ -145,13 +147,13 @@ fn requests_a_second(addr: SocketAddr, time: Duration) -> f64 {
 
 struct Connection {
     stream: BufReader<TcpStream>,
-    /// The request, with the cookie that was set at first.
+    /// The request, with the cookie of the first response.
     request: String,
 }
 
 impl Connection {
-    /// A connection that has been answered once. Bare tiny_http sometimes leaves one of many new connections without a
-    /// thread until another comes: then another comes.
+    /// Opens a connection, and sends a first request. tiny_http alone sometimes leaves one of many new connections without a
+    /// thread until another connection arrives, so this opens another one then.
     fn open(addr: SocketAddr) -> Connection {
         let stream = TcpStream::connect(addr).expect("the server listens");
         stream.set_nodelay(true).expect("an option of every TCP socket");
@@ -174,8 +176,8 @@ impl Connection {
         self.stream.get_mut().write_all(self.request.as_bytes()).expect("the connection is kept");
     }
 
-    /// Reads a response that comes in one piece and has its length in the last line of its head, as these do: what the
-    /// client does is measured too, so it does little.
+    /// Reads a response that arrives in one piece, with its length in the last line of its head, as these do. The time of the
+    /// client is measured too, so it does little.
     fn read(&mut self) -> String {
         let bytes = self.stream.fill_buf().expect("a response");
         let end = bytes.windows(4).rposition(|window| window == b"\r\n\r\n").expect("a head");
@@ -194,8 +196,8 @@ impl Connection {
     }
 }
 
-/// A page with a template, asked for every 2 ms by a visitor at normal priority: nothing else running, and one resize per
-/// core, in turns.
+/// Measures a page with a template, requested every 2 ms by a client at normal priority, alternately on an idle machine and
+/// with one resize per core.
 fn page_under_load() {
     let photo: Arc<[u8]> = photo().into();
     let mut idle = Vec::new();
@@ -216,7 +218,7 @@ fn page_under_load() {
     }
 }
 
-/// In microseconds.
+/// Returns the 99th percentile in microseconds.
 fn p99(nice: i32, photo: Option<&Arc<[u8]>>) -> f64 {
     let page = "<ul>{% for n in numbers %}<li>{{ n }}</li>{% endfor %}</ul>";
     let stop = Arc::new(AtomicBool::new(false));
@@ -249,12 +251,12 @@ fn resize_until(stop: &AtomicBool, photo: &[u8]) -> aside::Result<()> {
     Ok(())
 }
 
-/// A picture of 12 megapixels with something to compress.
+/// An image of 12 megapixels with some detail to compress.
 fn photo() -> Vec<u8> {
     let pixel = |x: u32, y: u32| image::Rgb([(x / 16) as u8, (y / 12) as u8, ((x * y) >> 12) as u8]);
-    let picture = image::RgbImage::from_fn(4000, 3000, pixel);
+    let pixels = image::RgbImage::from_fn(4000, 3000, pixel);
     let mut bytes = Vec::new();
-    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 85).encode_image(&picture).expect("memory has room");
+    image::codecs::jpeg::JpegEncoder::new_with_quality(&mut bytes, 85).encode_image(&pixels).expect("memory has room");
     bytes
 }
 

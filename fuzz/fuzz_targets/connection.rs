@@ -1,4 +1,4 @@
-//! What a client sends on a connection of the epoll transport: the size of the pieces in the first byte, then all bytes.
+//! The input of a connection of the epoll transport. The first byte is the size of the pieces in which the rest arrives.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

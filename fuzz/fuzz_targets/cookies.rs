@@ -1,4 +1,4 @@
-//! A Cookie header.
+//! The parser of Cookie headers.
 #![no_main]
 
 use std::cell::RefCell;

@@ -1,4 +1,4 @@
-//! The checks of a request's head.
+//! The checks of a request head.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;

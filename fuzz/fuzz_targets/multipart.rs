@@ -1,4 +1,4 @@
-//! A multipart body: its boundary to the first line end, then its bytes.
+//! The parser of multipart bodies. The input is the boundary up to the first line end, and then the body.
 #![no_main]
 
 use std::cell::RefCell;

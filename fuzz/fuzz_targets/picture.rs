@@ -1,4 +1,4 @@
-//! A picture that somebody has uploaded, read at the size that it is to have.
+//! The decoder of uploaded images, at a reduced size.
 #![no_main]
 
 use aside::image::{Fit, Format, Limits};

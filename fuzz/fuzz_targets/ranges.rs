@@ -1,4 +1,4 @@
-//! A Range header, for a file of a thousand bytes.
+//! The parser of Range headers, for a file of a thousand bytes.
 #![no_main]
 
 use std::cell::RefCell;
@@ -29,6 +29,6 @@ fuzz_target!(|range: &str| {
     SITE.with_borrow_mut(|site| {
         let answer = site.client.request("GET", "/a.txt").header("Range", range).send();
         assert!(matches!(answer.status().code(), 200 | 206 | 416 | 400), "{answer:?}");
-        assert!(answer.bytes().len() <= 100_000, "more than was asked for");
+        assert!(answer.bytes().len() <= 100_000, "more bytes than requested");
     });
 });

@@ -1,4 +1,4 @@
-//! A urlencoded body, and the same as a query.
+//! The parser of urlencoded bodies, with the same bytes also as a query.
 #![no_main]
 
 use std::cell::RefCell;

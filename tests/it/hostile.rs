@@ -1,29 +1,30 @@
-//! What strangers put where it becomes an address, a header or a cookie. Addresses are resolved as a browser does, by the
-//! WHATWG URL standard.
+//! Hostile input that becomes a redirect target, a header or a cookie. Targets are resolved as in a browser, by the WHATWG
+//! URL standard.
 
 use aside::testing::TestClient;
 use aside::{App, Config, Request, Response, Status, redirect, redirect_or};
 use proptest::prelude::*;
 use url::Url;
 
-/// All of it percent-encoded, for a query.
+/// Percent-encodes each byte, for a query.
 fn encoded(text: &str) -> String {
     text.bytes().map(|byte| format!("%{byte:02X}")).collect()
 }
 
 const HERE: &str = "https://site.example/a/b";
 
-/// Where a browser goes from here.
+/// Returns the URL that a browser requests after a redirect from [`HERE`].
 fn resolved(location: &str) -> Option<Url> {
     Url::parse(HERE).unwrap().join(location).ok()
 }
 
+/// Returns true if a redirect stays on this site.
 fn stays(location: &str) -> bool {
     resolved(location)
         .is_some_and(|url| url.origin() == Url::parse(HERE).unwrap().origin() && url.username().is_empty())
 }
 
-/// What has been tried to lead a visitor away: hosts behind every start that some browser or server has taken for one.
+/// Returns redirect targets of known attacks: other hosts after every prefix that a browser or server has accepted.
 fn targets() -> Vec<String> {
     let slashes = ["/", "\\", "%2f", "%5c", "%2F%2f", "／", "⁄", "∕", "⧵", "＼", "/.", "/..", "/%2e", "/;", "/:", "/@"];
     let starts = [
@@ -160,7 +161,7 @@ fn next(req: &mut Request) -> String {
 }
 
 #[test]
-fn no_target_leads_away() {
+fn no_redirect_target_leads_to_another_site() {
     let mut client = redirecting();
     let targets = targets();
     assert!(targets.len() >= 716, "{}", targets.len());
@@ -176,7 +177,7 @@ fn no_target_leads_away() {
         let strict = client.get(&format!("/strict?next={}", encoded(target)));
         assert_eq!(strict.location(), Some(location).filter(|location| *location != "/fallback"), "{target:?}");
     }
-    // It is no answer to send everybody to the fallback: what a browser keeps here, and begins with a slash, is let through.
+    // A target that starts with a slash and stays on this site is not replaced by the fallback.
     assert!(kept >= 100, "{kept}");
     for target in ["/", "/a?next=//h", "/.//h", "/%09/h", "/фото", "/a|b^c`d{e}"] {
         assert_ne!(client.get(&format!("/or?next={}", encoded(target))).location(), Some("/fallback"), "{target}");
@@ -201,7 +202,7 @@ fn headers_from(value: &str) -> Vec<Response> {
     ]
 }
 
-/// What stands in a response's headers is what was meant, or an error is there in its place.
+/// Checks that no header has a control character, and that the value adds no further headers.
 fn check_headers(value: &str) {
     for response in headers_from(value) {
         for (name, text) in response.headers().iter() {
@@ -235,7 +236,7 @@ fn listing() -> TestClient {
 }
 
 #[test]
-fn a_cookie_header_is_read_as_far_as_it_is_one() {
+fn the_valid_parts_of_a_cookie_header_are_read() {
     let mut client = listing();
     let mut list = |line: &str| client.request("GET", "/").header("Cookie", line).send().text().to_owned();
     for (line, cookies) in [
@@ -276,7 +277,7 @@ fn a_cookie_header_is_read_as_far_as_it_is_one() {
 }
 
 #[test]
-fn a_cookie_with_a_prefix_is_found_by_its_very_name() {
+fn a_cookie_with_a_prefix_is_found_by_its_exact_name_only() {
     let mut client = listing();
     let mut session = |line: &str| client.request("GET", "/session").header("Cookie", line).send().text().to_owned();
     for planted in [
@@ -298,14 +299,14 @@ fn a_cookie_with_a_prefix_is_found_by_its_very_name() {
 
 proptest! {
     #[test]
-    fn no_target_that_can_be_made_leads_away(target in "[/\\\\.:@?#%a-f\t\n\r \\x00-\\x1f]{0,12}|\\PC{0,12}|/[/\\\\\t]?\\PC{0,8}") {
+    fn no_generated_redirect_target_leads_to_another_site(target in "[/\\\\.:@?#%a-f\t\n\r \\x00-\\x1f]{0,12}|\\PC{0,12}|/[/\\\\\t]?\\PC{0,8}") {
         let response = redirect_or(&target, "/fallback");
         let location = response.headers().get("Location").unwrap_or_default();
         prop_assert!(location.starts_with('/') && stays(location), "{:?}: {:?}", target, location);
     }
 
     #[test]
-    fn no_header_that_can_be_made_is_two(value in "[\\x00-\\x7f]{0,12}|\\PC{0,12}|[a-z \r\n:]{0,20}") {
+    fn no_generated_header_value_adds_a_header(value in "[\\x00-\\x7f]{0,12}|\\PC{0,12}|[a-z \r\n:]{0,20}") {
         check_headers(&value);
     }
 

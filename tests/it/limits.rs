@@ -1,4 +1,5 @@
-//! What the epoll transport bounds: clients that are slow, many, or gone, over real sockets, with pages answered all along.
+//! The limits of the epoll transport over real sockets: slow clients, many clients and disconnected clients, while other
+//! pages are answered.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
@@ -14,10 +15,10 @@ use crate::wire::{Gate, PATIENCE, Raw, config, start};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// More than any system keeps for a client that does not read.
+/// More bytes than the kernel buffers for a client that does not read.
 static LARGE: [u8; 16 << 20] = [b'x'; 16 << 20];
 
-/// More threads than there are with all workers that may be, as on a machine that is busy.
+/// More threads than a process with the maximum number of workers has.
 const WORKERS: usize = 300;
 
 fn epoll() -> Config {
@@ -38,7 +39,7 @@ fn is_answered(server: &Server) {
 }
 
 #[test]
-fn heads_that_do_not_end_cost_no_worker_and_are_told_so() {
+fn incomplete_heads_occupy_no_worker_and_get_408() {
     let server = site(Config { max_workers: 1, head_timeout: SECOND, ..epoll() });
     let mut slow: Vec<Raw> = (0..300).map(|_| Raw::to(&server)).collect();
     slow.iter_mut().for_each(|raw| _ = raw.send("GET / HTTP/1.1\r\nHost: a\r\nX: "));
@@ -66,11 +67,11 @@ fn the_error_page_for_a_slow_client_is_rendered_by_a_worker() {
     slow.send("GET / HTTP/1.1\r\nHost: a\r\nX: ");
     let reply = slow.reply();
     assert_eq!((reply.status, &*reply.body), (408, "the site's own"));
-    assert_eq!(told.recv().unwrap().as_deref(), Some("aside-worker"), "not by who looks after the workers");
+    assert_eq!(told.recv().unwrap().as_deref(), Some("aside-worker"), "not by the supervisor of the workers");
 }
 
 #[test]
-fn small_bodies_that_do_not_come_cost_no_worker() {
+fn incomplete_small_bodies_occupy_no_worker() {
     let server = site(Config { max_workers: 1, body_timeout: SECOND, ..epoll() });
     let mut slow: Vec<Raw> = (0..300).map(|_| Raw::to(&server)).collect();
     for (raw, framing) in slow.iter_mut().zip(["Content-Length: 60000", "Transfer-Encoding: chunked"].iter().cycle()) {
@@ -128,19 +129,19 @@ fn unread_responses_have_a_common_memory_limit() {
         assert_eq!(raw.head().status, 200);
     }
     is_answered(&server);
-    assert!(slow[0].rest().len() < size, "the one that has waited for longest is cut short");
-    assert_eq!(slow[3].exactly(size).len(), size, "the last one is there whole");
+    assert!(slow[0].rest().len() < size, "the response that has waited longest is cut short");
+    assert_eq!(slow[3].exactly(size).len(), size, "the last response is complete");
 }
 
 #[test]
-fn large_bodies_that_do_not_come_leave_workers_for_pages() {
+fn incomplete_large_bodies_leave_workers_for_pages() {
     let server = site(Config { body_timeout: 4 * SECOND, ..epoll() });
     let mut slow: Vec<Raw> = (0..300).map(|_| Raw::to(&server)).collect();
     for raw in &mut slow {
         raw.send("POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000\r\n\r\nx");
     }
     is_answered(&server);
-    // Half of the workers wait for them, and the rest of them for these.
+    // Half of the workers wait for bodies, and the other uploads wait for these workers.
     let mut told: Vec<u16> = slow.iter_mut().map(|raw| raw.reply().status).collect();
     told.sort();
     told.dedup();
@@ -149,7 +150,7 @@ fn large_bodies_that_do_not_come_leave_workers_for_pages() {
 }
 
 #[test]
-fn large_bodies_that_wait_for_their_turn_are_read_in_the_end() {
+fn large_bodies_that_wait_for_their_turn_are_read_later() {
     let server = site(Config { max_workers: 4, ..epoll() });
     let body = "x".repeat(500_000);
     let mut slow: Vec<Raw> = (0..20).map(|_| Raw::to(&server)).collect();
@@ -163,7 +164,7 @@ fn large_bodies_that_wait_for_their_turn_are_read_in_the_end() {
 }
 
 #[test]
-fn who_reads_slowly_costs_no_worker_and_gets_it_all() {
+fn a_client_that_reads_slowly_occupies_no_worker_and_gets_the_whole_response() {
     let server = site(Config { max_workers: 1, ..epoll() });
     let mut slow: Vec<Raw> = (0..300).map(|_| Raw::to(&server)).collect();
     slow.iter_mut().for_each(|raw| _ = raw.send("GET /million HTTP/1.1\r\nHost: a\r\n\r\n"));
@@ -174,7 +175,7 @@ fn who_reads_slowly_costs_no_worker_and_gets_it_all() {
 }
 
 #[test]
-fn who_reads_nothing_is_let_go_and_what_was_set_aside_begins() {
+fn a_client_that_reads_nothing_is_disconnected_and_deferred_tasks_start() {
     let (tell, told) = mpsc::channel();
     let tell = Mutex::new(tell);
     let handler = move |_: &mut Request| {
@@ -190,7 +191,7 @@ fn who_reads_nothing_is_let_go_and_what_was_set_aside_begins() {
 }
 
 #[test]
-fn a_stream_that_nobody_reads_ends() {
+fn a_stream_ends_if_its_client_reads_nothing() {
     let (tell, told) = mpsc::channel();
     let tell = Mutex::new(tell);
     let handler = move |_: &mut Request| {
@@ -208,7 +209,7 @@ fn a_stream_that_nobody_reads_ends() {
 }
 
 #[test]
-fn a_connection_that_is_idle_ends_without_a_word() {
+fn an_idle_connection_is_closed_without_a_response() {
     let server = site(Config { idle_timeout: SECOND, head_timeout: SECOND, ..epoll() });
     let (mut new, mut used) = (Raw::to(&server), Raw::to(&server));
     assert_eq!(used.get("/").body, "home");
@@ -258,13 +259,13 @@ fn thousands_of_live_pages_take_no_threads() {
             BufReader::new(stream)
         })
         .collect();
-    let shows = |page: &mut BufReader<TcpStream>, words: &str| {
+    let shows = |page: &mut BufReader<TcpStream>, message: &str| {
         let mut lines = page.lines().map(Result::unwrap);
-        assert!(lines.any(|line| line == words), "the stream goes on");
+        assert!(lines.any(|line| line == message), "the stream goes on");
     };
     pages.iter_mut().for_each(|page| shows(page, "data: 0"));
     assert!(site.threads() < WORKERS, "{} threads", site.threads());
-    assert!(site.ask("GET /live").starts_with("HTTP/1.1 503 "), "there are as many as may be");
+    assert!(site.ask("GET /live").starts_with("HTTP/1.1 503 "), "the limit of streams is reached");
     assert!(site.ask("POST /count").starts_with("HTTP/1.1 200 "));
     pages.iter_mut().for_each(|page| shows(page, "data: 1"));
     drop(pages.split_off(1));
@@ -274,24 +275,24 @@ fn thousands_of_live_pages_take_no_threads() {
 }
 
 #[test]
-fn a_connection_too_many_is_told_to_come_again() {
+fn a_connection_above_the_limit_gets_503_with_retry_after() {
     let server = site(Config { max_connections: 3, ..epoll() });
     let mut kept: Vec<Raw> = (0..3).map(|_| Raw::to(&server)).collect();
     assert!(kept.iter_mut().all(|raw| raw.get("/").body == "home"));
-    // Having asked already, as a browser has.
+    // The request is sent at once, as by a browser.
     let refused = Raw::to(&server).send("GET / HTTP/1.1\r\nHost: a\r\n\r\n").rest();
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("\r\nRetry-After: 5\r\n"), "{refused}");
     assert!(refused.contains("\r\nCache-Control: no-store\r\n"), "{refused}");
-    // One that asks for its end, so that it is known when it has gone.
+    // This request closes its connection, so that the test knows when it has ended.
     kept.remove(0).send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").rest();
     let began = std::time::Instant::now();
     while Raw::to(&server).send("GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").rest().contains(" 503 ") {
-        assert!(began.elapsed() < PATIENCE, "its place is not free again");
+        assert!(began.elapsed() < PATIENCE, "its slot is not free again");
     }
 }
 
 #[test]
-fn a_connection_has_so_many_requests() {
+fn a_connection_closes_after_the_maximum_number_of_requests() {
     let server = site(Config { max_requests: 3, ..epoll() });
     let mut raw = Raw::to(&server);
     let last = [(); 3].map(|()| raw.get("/").header("Connection").map(str::to_owned));
@@ -299,7 +300,7 @@ fn a_connection_has_so_many_requests() {
 }
 
 #[test]
-fn a_body_that_nobody_reads_may_still_come() {
+fn an_unread_body_may_arrive_after_the_response() {
     let server = start(App::with_config(epoll()).get("/", |_: &mut Request| "home").post("/", |_: &mut Request| "no"));
     let mut raw = Raw::to(&server);
     raw.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 200000\r\n\r\n");
@@ -309,7 +310,7 @@ fn a_body_that_nobody_reads_may_still_come() {
 }
 
 #[test]
-fn many_requests_at_once_are_answered_in_order_and_others_in_between() {
+fn pipelined_requests_are_answered_in_order_and_other_clients_in_between() {
     let count: usize = std::env::var("ASIDE_PIPELINED").map_or(20_000, |count| count.parse().unwrap());
     let app = App::with_config(Config { max_workers: 1, max_requests: u32::MAX, ..epoll() });
     let server = start(app.get("/", |_: &mut Request| "home").get("/{n}", |req: &mut Request| req.target().to_owned()));
@@ -337,13 +338,13 @@ fn an_endless_head_is_refused_and_costs_no_memory() {
     let mut endless: Vec<TcpStream> = (0..11).map(|_| TcpStream::connect(&site.addr).unwrap()).collect();
     for (number, stream) in endless.iter_mut().enumerate() {
         if number == 1 {
-            // The first fills what is kept for the next one.
+            // The first request allocates buffers that are reused.
             before = site.resident();
         }
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let _ = stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nX: ");
         let piece = [b'x'; 64 << 10];
-        // 4 MB each; the server reads on, and forgets it.
+        // 4 MB each, which the server reads and discards.
         for _ in 0..64 {
             let _ = stream.write_all(&piece);
         }
@@ -352,12 +353,12 @@ fn an_endless_head_is_refused_and_costs_no_memory() {
         assert_eq!(&answer, b"HTTP/1.1 431");
     }
     let after = site.resident();
-    // In pages of 4 KiB: less than half a megabyte for each, with what a few more workers take.
+    // In pages of 4 KiB: less than half a megabyte for each, including a few more workers.
     assert!(after < before + (1 << 10), "{before} pages, then {after}");
 }
 
 #[test]
-fn descriptors_are_used_up_and_given_back() {
+fn clients_wait_for_descriptors_and_are_answered() {
     let site = Apart::start(&[("ASIDE_SERVER", "epoll"), ("ASIDE_TEST_FILES", "60")]);
     let connect = || {
         let stream = TcpStream::connect(&site.addr).unwrap();
@@ -368,7 +369,7 @@ fn descriptors_are_used_up_and_given_back() {
     all.iter_mut().for_each(|stream| stream.write_all(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n").unwrap());
     let mut answered = 0;
     let mut buffer = [0; 1024];
-    // Each that is answered leaves, and makes room for one that waits.
+    // Each answered client disconnects, and frees a descriptor for a waiting one.
     while let Some(mut stream) = (!all.is_empty()).then(|| all.remove(0)) {
         assert!(stream.read(&mut buffer).unwrap() > 0);
         answered += 1;
@@ -379,7 +380,7 @@ fn descriptors_are_used_up_and_given_back() {
 }
 
 #[test]
-fn resets_at_every_moment_hurt_nobody_else() {
+fn resets_at_any_moment_do_not_affect_other_clients() {
     let server = site(epoll());
     let request = format!("POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
     let reset = |sent: &[u8], read: usize| {
@@ -399,7 +400,7 @@ fn resets_at_every_moment_hurt_nobody_else() {
 }
 
 #[test]
-fn a_client_that_has_said_all_is_answered() {
+fn a_client_that_has_closed_its_sending_side_is_answered() {
     let server = site(epoll());
     for request in [
         "GET / HTTP/1.1\r\nHost: a\r\n\r\n".repeat(40),
@@ -413,7 +414,7 @@ fn a_client_that_has_said_all_is_answered() {
 }
 
 #[test]
-fn a_stop_waits_for_slow_readers_and_for_bodies_that_are_on_their_way() {
+fn a_shutdown_waits_for_slow_readers_and_incomplete_bodies() {
     let gate = Arc::new(Gate::default());
     let (theirs, begun) = (gate.clone(), Arc::new(AtomicUsize::new(0)));
     let count = begun.clone();
@@ -446,11 +447,11 @@ fn a_stop_waits_for_slow_readers_and_for_bodies_that_are_on_their_way() {
 }
 
 #[test]
-fn a_unix_socket_is_listened_on_and_its_file_goes_with_the_server() {
+fn a_unix_socket_is_served_and_its_file_is_removed_at_the_end() {
     use std::os::unix::net::{UnixListener, UnixStream};
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("site.sock");
-    // As a process that was killed leaves it.
+    // A killed process leaves such a file.
     drop(UnixListener::bind(&path).unwrap());
     let address = format!("unix:{}", path.display());
     let grace = Duration::from_secs(3_600);
@@ -471,7 +472,7 @@ fn a_unix_socket_is_listened_on_and_its_file_goes_with_the_server() {
         server.stop();
         tell.send(())
     });
-    told.recv_timeout(PATIENCE).expect("nobody is waited for");
+    told.recv_timeout(PATIENCE).expect("the shutdown waits for no client");
     assert!(!path.exists());
 }
 
@@ -491,16 +492,16 @@ fn a_unix_socket_has_the_mode_and_the_group_of_the_settings() {
     assert_eq!(seen(epoll()).unwrap(), (0o660, own));
     let group = Some(own.to_string());
     assert_eq!(seen(Config { socket_mode: 0o600, socket_group: group, ..epoll() }).unwrap(), (0o600, own));
-    let words = seen(Config { socket_group: Some("no-such-group".into()), ..epoll() }).unwrap_err().to_string();
-    assert!(words.contains("ASIDE_SOCKET_GROUP") && words.contains("no-such-group"), "{words}");
+    let message = seen(Config { socket_group: Some("no-such-group".into()), ..epoll() }).unwrap_err().to_string();
+    assert!(message.contains("ASIDE_SOCKET_GROUP") && message.contains("no-such-group"), "{message}");
     assert!(!path.exists(), "a refused start leaves no file");
 }
 
 #[test]
-fn a_unix_socket_is_for_epoll() {
+fn a_unix_socket_needs_the_server_epoll() {
     let config = Config { address: "unix:/nowhere/site.sock".into(), ..epoll() };
-    let words = App::with_config(config).start().unwrap_err().to_string();
-    assert!(words.contains("unix:/nowhere/site.sock") && words.contains("ASIDE_ADDR"), "{words}");
+    let message = App::with_config(config).start().unwrap_err().to_string();
+    assert!(message.contains("unix:/nowhere/site.sock") && message.contains("ASIDE_ADDR"), "{message}");
     let folder = tempfile::tempdir().unwrap();
     let address = format!("unix:{}", folder.path().join("site.sock").display());
     let config = Config { address, server: ServerKind::TinyHttp, ..self::config() };
@@ -508,7 +509,7 @@ fn a_unix_socket_is_for_epoll() {
 }
 
 #[test]
-fn what_is_malformed_behind_a_stream_is_told_so() {
+fn a_malformed_request_after_a_stream_gets_400() {
     let handler = |_: &mut Request| Response::stream("text/plain", |out| out.write_all(b"all"));
     let server = start(App::with_config(epoll()).get("/stream", handler));
     let mut raw = Raw::to(&server);

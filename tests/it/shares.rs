@@ -205,11 +205,10 @@ fn clients_that_do_not_read_leave_workers_for_pages() {
     server.stop();
 }
 
-/// Regression: over tiny_http each request behind a live page on the same connection occupied a worker until the page
-/// ended.
+/// Regression: over tiny_http each request after a live page on the same connection occupied a worker until the page ended.
 #[cfg(target_os = "linux")]
 #[test]
-fn requests_behind_a_live_page_leave_workers_for_pages() {
+fn requests_after_a_live_page_leave_workers_for_pages() {
     let server = live(Config { max_workers: 4, ..config() });
     let mut raw = Raw::to(&server);
     assert_eq!(ask_live(&mut raw, "").status, 200);

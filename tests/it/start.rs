@@ -1,4 +1,4 @@
-//! How a process begins: what it says, what it refuses, and the socket that it may be handed. Each in a process of its own,
+//! The start of a process: the banner, refused settings, and a socket from the service manager. Each test starts a process
 //! with an environment of its own.
 #![cfg(unix)]
 
@@ -19,7 +19,7 @@ use rustix::process::{Pid, Signal, kill_process};
 /// How long a client waits for its page: a process may start slowly on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// This test binary once more, with [`site_in_a_child`] as its only test.
+/// Another process of this test binary, with [`site_in_a_child`] as its only test.
 struct Site {
     child: Child,
     log: BufReader<ChildStderr>,
@@ -27,7 +27,7 @@ struct Site {
 
 impl Site {
     fn start(environment: &[(&str, &str)], stdin: Stdio) -> Site {
-        // The shell puts what it was given as its input where a service manager puts a socket.
+        // The shell moves its standard input to the descriptor where a service manager puts a socket.
         let hand_over = r#"[ -z "$HAND_OVER" ] || { exec 3<&0; export LISTEN_FDS=1 LISTEN_PID=$$; }; exec "$0" "$@""#;
         let mut child = Command::new("sh")
             .args(["-c", hand_over])
@@ -46,20 +46,20 @@ impl Site {
         Site { child, log }
     }
 
-    /// The log down to the line with these words.
-    fn log_to(&mut self, words: &str) -> String {
+    /// Reads the log up to the line with this text.
+    fn log_to(&mut self, wanted: &str) -> String {
         let mut text = String::new();
-        while !text.contains(words) {
-            assert_ne!(self.log.read_line(&mut text).unwrap(), 0, "the log ended without {words:?}: {text}");
+        while !text.contains(wanted) {
+            assert_ne!(self.log.read_line(&mut text).unwrap(), 0, "the log ended without {wanted:?}: {text}");
         }
         text
     }
 
-    /// What it says when it does not begin at all.
+    /// Returns the log of a process that refuses to start.
     fn refusal(mut self) -> String {
         let mut text = String::new();
         while self.log.read_line(&mut text).unwrap() > 0 {
-            assert!(!text.contains("aside listens on"), "it began: {text}");
+            assert!(!text.contains("aside listens on"), "the process has started: {text}");
         }
         assert!(!self.child.wait().unwrap().success());
         text
@@ -95,7 +95,7 @@ impl Drop for Site {
     }
 }
 
-/// Not a test of its own: what the others start as another process.
+/// Not a test: the other tests start this as another process.
 #[test]
 fn site_in_a_child() {
     if std::env::var_os("ASIDE_TEST_START").is_none() {
@@ -112,12 +112,12 @@ fn a_grace_beyond_the_range_of_the_clock_is_refused_at_start() {
 }
 
 #[test]
-fn development_begins_with_what_a_developer_wants_to_know() {
+fn the_banner_of_development_lists_routes_and_settings() {
     let mut site = Site::start(&[("ASIDE_MAIL_URL", "file:letters")], Stdio::null());
     let banner = site.log_to("    mail ");
     assert!(banner.contains("INFO aside::server: aside listens on http://127.0.0.1:"), "{banner}");
     assert!(banner.contains(&format!(" over {} (development)\n", crate::server())), "{banner}");
-    for words in [
+    for part in [
         "GET     /hello/{name}  tests/it/start.rs:",
         "  hello\n",
         "POST    /orders ",
@@ -125,13 +125,13 @@ fn development_begins_with_what_a_developer_wants_to_know() {
         "panel      at /_aside\n",
         "files in letters",
     ] {
-        assert!(banner.contains(words), "{words:?} in {banner}");
+        assert!(banner.contains(part), "{part:?} in {banner}");
     }
     assert_eq!(banner.matches("/_aside").count(), 1, "its routes are not the site's: {banner}");
 }
 
 #[test]
-fn production_begins_with_each_setting_to_change() {
+fn production_warns_of_each_setting_to_change() {
     let secret = "k2m9-Qx7v_Lr4Tz8w1Bn6Yc3Hs5Dj0Gf";
     let mut site = Site::start(&[("ASIDE_ENV", "production"), ("ASIDE_SECRET", secret)], Stdio::null());
     let log = site.log_to("aside listens on");
@@ -142,7 +142,7 @@ fn production_begins_with_each_setting_to_change() {
 }
 
 #[test]
-fn a_setting_that_cannot_be_used_ends_it_by_its_name() {
+fn an_unusable_setting_is_refused_with_its_name() {
     for (name, value) in [
         ("ASIDE_GRACE", "25s"),
         ("ASIDE_TRUSTED_PROXIES", "nginx"),
@@ -152,17 +152,17 @@ fn a_setting_that_cannot_be_used_ends_it_by_its_name() {
         ("ASIDE_ADDR", "nowhere"),
         ("ASIDE_ENV", "production"),
     ] {
-        let words = Site::start(&[(name, value)], Stdio::null()).refusal();
+        let part = Site::start(&[(name, value)], Stdio::null()).refusal();
         let named = if name == "ASIDE_ENV" { "ASIDE_SECRET must be set in production" } else { name };
-        assert!(words.contains(named), "{name}: {words}");
+        assert!(part.contains(named), "{name}: {part}");
     }
 }
 
 #[test]
-fn a_socket_that_is_handed_over_is_listened_on() {
+fn a_socket_from_the_service_manager_is_served() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let addr = listener.local_addr().unwrap();
-    // Whoever comes before the process is there waits, and is answered.
+    // A client that connects before the process starts waits, and is answered.
     let mut early = TcpStream::connect(addr).unwrap();
     early.write_all(b"GET /hello/early HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
     let mut site = Site::start(&[("HAND_OVER", "1")], Stdio::from(OwnedFd::from(listener)));
@@ -225,24 +225,24 @@ fn ask(addr: SocketAddr) -> std::io::Result<String> {
     Ok(page)
 }
 
-/// Regression: a stop shut the socket down for every process that had it. Clients were refused, and the next process served
+/// Regression: a stop closed the socket for every process that shared it. Clients were refused, and the next process served
 /// none.
 #[test]
 fn restarts_on_a_socket_from_systemd_lose_no_client() {
     for server in servers() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let begin = || Site::on(&listener, server);
+        let start_site = || Site::on(&listener, server);
         let load = Load::on(listener.local_addr().unwrap());
         // One process after the other, as under systemd.
         for _ in 0..3 {
-            let site = begin();
+            let site = start_site();
             load.goes_on_for(100);
             site.stop();
         }
         // The next process starts before the last one has ended.
-        let mut site = begin();
+        let mut site = start_site();
         for _ in 0..3 {
-            let next = begin();
+            let next = start_site();
             load.goes_on_for(100);
             std::mem::replace(&mut site, next).stop();
             load.goes_on_for(100);
@@ -257,13 +257,13 @@ fn a_client_that_connects_between_two_processes_waits_for_the_second() {
     for server in servers() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let addr = listener.local_addr().unwrap();
-        let begin = || Site::on(&listener, server);
-        begin().stop();
+        let start_site = || Site::on(&listener, server);
+        start_site().stop();
         let between = std::thread::spawn(move || ask(addr).unwrap());
         while !has_waiting(&listener) {
             std::thread::yield_now();
         }
-        let site = begin();
+        let site = start_site();
         assert!(between.join().unwrap().ends_with("load"));
         site.stop();
     }
@@ -277,9 +277,9 @@ fn has_waiting(listener: &TcpListener) -> bool {
 }
 
 #[test]
-fn what_is_handed_over_and_is_no_tcp_socket_is_refused() {
-    let words = Site::start(&[("HAND_OVER", "1")], Stdio::null()).refusal();
-    assert!(words.contains("LISTEN_FDS"), "{words}");
+fn a_handed_over_descriptor_that_is_not_a_socket_is_refused() {
+    let part = Site::start(&[("HAND_OVER", "1")], Stdio::null()).refusal();
+    assert!(part.contains("LISTEN_FDS"), "{part}");
 }
 
 /// Sandboxes and old emulators refuse epoll: the site is served in any case.

@@ -1,4 +1,5 @@
-//! Streams over real sockets: who leaves is noticed, nobody is held up, and all of them end with the server.
+//! Streams over real sockets: the server notices disconnected clients, no stream blocks other clients or the shutdown, and
+//! all streams end with the server.
 
 use std::collections::BTreeSet;
 use std::net::Shutdown;
@@ -11,10 +12,10 @@ use aside::{App, Config, Event, Live, Request, Response, Server, login, logout, 
 
 use crate::wire::{Gate, PATIENCE, Raw, config, start};
 
-/// Longer than any test is waited for.
+/// Longer than any test waits.
 const LONG: Duration = Duration::from_secs(600);
 
-/// What became of a stream.
+/// The end of a stream. `as_told` is true if the stream was told to end.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Ended {
     name: String,
@@ -26,7 +27,7 @@ fn told(name: impl ToString) -> Ended {
 }
 
 #[test]
-fn a_handler_can_ask_whether_the_visitor_is_still_there() {
+fn a_handler_can_check_if_the_client_is_still_connected() {
     let (tell, told) = mpsc::channel();
     let tell = Mutex::new(tell);
     let handler = move |req: &mut Request| {
@@ -48,7 +49,7 @@ fn a_handler_can_ask_whether_the_visitor_is_still_there() {
     server.stop();
 }
 
-/// A site with `/wait/{name}`: an event, and then nothing for a long time. How that ends is reported.
+/// A site with `/wait/{name}`: a stream with one event and then a long pause, whose end is reported.
 fn waiting(config: Config) -> (App, mpsc::Receiver<Ended>) {
     let (report, reported) = mpsc::channel();
     let report = Mutex::new(report);
@@ -64,7 +65,7 @@ fn waiting(config: Config) -> (App, mpsc::Receiver<Ended>) {
 }
 
 fn next(reported: &mpsc::Receiver<Ended>) -> Ended {
-    reported.recv_timeout(PATIENCE).expect("a stream is told that its visitor has left")
+    reported.recv_timeout(PATIENCE).expect("a stream is told that its client has disconnected")
 }
 
 fn ask(server: &Server, request: &str) -> Raw {
@@ -73,22 +74,22 @@ fn ask(server: &Server, request: &str) -> Raw {
     raw
 }
 
-/// Somebody who has seen the first event.
-fn visitor(server: &Server, name: &str) -> Raw {
+/// Opens a stream, and reads its first event.
+fn open_page(server: &Server, name: &str) -> Raw {
     let mut raw = ask(server, &format!("/wait/{name} HTTP/1.1"));
     assert_eq!(raw.head().status, 200);
     assert_eq!(raw.chunk(), "data: here\n\n");
     raw
 }
 
-/// Comes and leaves, so that what happened before has been looked at when this is over.
-fn one_who_leaves(server: &Server, reported: &mpsc::Receiver<Ended>) {
-    drop(visitor(server, "leaves"));
+/// Opens a stream, disconnects, and waits until the server has noticed, so that it has also processed everything before.
+fn connect_and_disconnect(server: &Server, reported: &mpsc::Receiver<Ended>) {
+    drop(open_page(server, "leaves"));
     assert_eq!(next(reported), told("leaves"));
 }
 
 #[test]
-fn a_visitor_who_leaves_is_noticed_without_a_word() {
+fn a_disconnect_is_noticed_without_a_write() {
     let (app, reported) = waiting(config());
     let server = start(app);
     let head = |request: &str| {
@@ -96,15 +97,15 @@ fn a_visitor_who_leaves_is_noticed_without_a_word() {
         assert_eq!(raw.head().status, 200);
         raw
     };
-    drop(visitor(&server, "seen"));
+    drop(open_page(&server, "seen"));
     assert_eq!(next(&reported), told("seen"));
-    // With an event unread, which is a reset.
+    // With an unread event, the kernel sends a reset.
     drop(head("/wait/reset HTTP/1.1"));
     assert_eq!(next(&reported), told("reset"));
-    let half = visitor(&server, "half");
+    let half = open_page(&server, "half");
     half.0.get_ref().shutdown(Shutdown::Write).unwrap();
     assert_eq!(next(&reported), told("half"));
-    // As proxies ask by default.
+    // Proxies send HTTP/1.0 by default.
     for request in ["/wait/old HTTP/1.0", "/wait/old HTTP/1.0\r\nConnection: keep-alive"] {
         drop(head(request));
         assert_eq!(next(&reported), told("old"));
@@ -115,20 +116,20 @@ fn a_visitor_who_leaves_is_noticed_without_a_word() {
     assert_eq!(next(&reported), told("last"));
 }
 
-/// In some of the rounds the socket is looked for while one of the library's two descriptors of it is being closed.
+/// In some of the rounds the server searches for the socket while the library closes one of its two descriptors.
 #[test]
-fn a_visitor_who_leaves_as_he_comes_is_noticed() {
+fn a_disconnect_right_after_the_start_is_noticed() {
     let (app, reported) = waiting(config());
     let server = start(app);
-    (0..3_000).for_each(|_| one_who_leaves(&server, &reported));
+    (0..3_000).for_each(|_| connect_and_disconnect(&server, &reported));
 }
 
 #[test]
-fn of_two_hundred_visitors_those_are_told_of_who_left() {
+fn only_the_streams_of_disconnected_clients_end() {
     let (app, reported) = waiting(config());
     let server = start(app);
-    let visitors: Vec<(usize, Raw)> = (0..200).map(|number| (number, visitor(&server, &number.to_string()))).collect();
-    let (leaving, staying): (Vec<_>, Vec<_>) = visitors.into_iter().partition(|(number, _)| number % 2 == 0);
+    let pages: Vec<(usize, Raw)> = (0..200).map(|number| (number, open_page(&server, &number.to_string()))).collect();
+    let (leaving, staying): (Vec<_>, Vec<_>) = pages.into_iter().partition(|(number, _)| number % 2 == 0);
     for group in [leaving, staying] {
         let expected: BTreeSet<Ended> = group.iter().map(|(number, _)| told(number)).collect();
         drop(group);
@@ -138,7 +139,7 @@ fn of_two_hundred_visitors_those_are_told_of_who_left() {
 }
 
 #[test]
-fn a_visitor_whose_connection_is_to_be_closed_stays() {
+fn a_stream_with_connection_close_continues() {
     let (app, reported) = waiting(config());
     let server = start(app);
     let mut staying: Vec<Raw> = (0..20)
@@ -149,7 +150,7 @@ fn a_visitor_whose_connection_is_to_be_closed_stays() {
             raw
         })
         .collect();
-    one_who_leaves(&server, &reported);
+    connect_and_disconnect(&server, &reported);
     assert_eq!(reported.try_recv().unwrap_err(), mpsc::TryRecvError::Empty);
     staying.clear();
     let ended: BTreeSet<Ended> = (0..20).map(|_| next(&reported)).collect();
@@ -157,7 +158,7 @@ fn a_visitor_whose_connection_is_to_be_closed_stays() {
 }
 
 #[test]
-fn a_visitor_who_shuts_his_side_gets_a_download_to_its_end() {
+fn a_client_that_closes_its_sending_side_gets_the_whole_download() {
     let (app, reported) = waiting(config());
     let gate = Arc::new(Gate::default());
     let theirs = gate.clone();
@@ -175,14 +176,14 @@ fn a_visitor_who_shuts_his_side_gets_a_download_to_its_end() {
     raw.head();
     assert_eq!(raw.chunk(), "a,b,c\n");
     raw.0.get_ref().shutdown(Shutdown::Write).unwrap();
-    one_who_leaves(&server, &reported);
+    connect_and_disconnect(&server, &reported);
     gate.open();
     assert!(raw.chunk() == rows);
     assert_eq!(raw.chunk(), "");
 }
 
 #[test]
-fn a_request_behind_a_live_page_waits_for_its_end() {
+fn a_pipelined_request_after_a_live_page_waits_for_its_end() {
     let (app, reported) = waiting(config());
     let gate = Arc::new(Gate::default());
     let theirs = gate.clone();
@@ -198,14 +199,14 @@ fn a_request_behind_a_live_page_waits_for_its_end() {
     let mut raw = ask(&server, "/events HTTP/1.1\r\nHost: a\r\n\r\nGET / HTTP/1.1");
     raw.head();
     assert_eq!(raw.chunk(), "data: one\n\n");
-    one_who_leaves(&server, &reported);
+    connect_and_disconnect(&server, &reported);
     gate.open();
     assert_eq!((raw.chunk(), raw.chunk()), ("event: end\ndata: two\n\n".into(), String::new()));
     assert_eq!(raw.reply().body, "home");
     assert_eq!(raw.get("/").body, "home");
 }
 
-/// Stops it elsewhere, and says when that is done.
+/// Stops the server on another thread, and reports the end.
 fn stop(server: Server) -> mpsc::Receiver<()> {
     let (tell, stopped) = mpsc::channel();
     thread::spawn(move || {
@@ -216,7 +217,7 @@ fn stop(server: Server) -> mpsc::Receiver<()> {
 }
 
 #[test]
-fn a_live_page_ends_whole_when_the_server_stops() {
+fn a_live_page_ends_with_its_last_chunk_when_the_server_stops() {
     let (app, reported) = waiting(Config { grace: LONG, ..config() });
     let ticking = |_req: &mut Request| Response::events(|events| (0..).try_for_each(|_: u64| events.send("tick")));
     let gate = Arc::new(Gate::default());
@@ -229,7 +230,7 @@ fn a_live_page_ends_whole_when_the_server_stops() {
         "answered"
     });
     let server = start(app);
-    let mut staying: Vec<Raw> = (0..10).map(|number| visitor(&server, &number.to_string())).collect();
+    let mut staying: Vec<Raw> = (0..10).map(|number| open_page(&server, &number.to_string())).collect();
     let mut ticking = ask(&server, "/ticking HTTP/1.1");
     assert_eq!(ticking.head().status, 200);
     let mut slow = ask(&server, "/slow HTTP/1.1");
@@ -238,12 +239,12 @@ fn a_live_page_ends_whole_when_the_server_stops() {
     (0..10).for_each(|_| assert!(next(&reported).as_told));
     let until = Instant::now() + PATIENCE;
     while ticking.chunk() == "data: tick\n\n" {
-        assert!(Instant::now() < until, "it does not end");
+        assert!(Instant::now() < until, "the stream does not end");
     }
-    // Their connections end with them, while a page is still being made.
+    // Their connections end with them, while another handler still runs.
     staying.push(ticking);
     for raw in &mut staying[..10] {
-        assert_eq!(raw.chunk(), "", "the body's end, so that no proxy takes it for cut");
+        assert_eq!(raw.chunk(), "", "the end of the body, so that no proxy treats it as cut short");
     }
     staying.iter_mut().for_each(|raw| assert_eq!(raw.rest(), ""));
     gate.open();
@@ -298,8 +299,8 @@ fn stream(server: &Server, path: &str, cookie: &str) -> Raw {
     raw
 }
 
-/// Regression: the stream continued until the visitor left, and showed the next user of the browser the previous user's
-/// events.
+/// Regression: the stream continued until the client disconnected, and showed the next user of the browser the events of the
+/// previous user.
 #[test]
 fn only_streams_of_the_ended_session_end() {
     let live = Live::new(0);
@@ -310,10 +311,12 @@ fn only_streams_of_the_ended_session_end() {
     let mut elsewhere = ["/events", "/live"].map(|path| stream(&server, path, &other));
     let mut going_on = [("/live", bystander.as_str()), ("/live", ""), ("/public", &one)]
         .map(|(path, cookie)| stream(&server, path, cookie));
-    let shows = |raw: &mut Raw, words: &str| while !raw.chunk().contains(words) {};
+    let shows = |raw: &mut Raw, text: &str| while !raw.chunk().contains(text) {};
 
     post(&server, "/logout", &one);
-    ended.iter_mut().for_each(|raw| assert_eq!(raw.chunk(), "", "its end, so that no proxy takes it for cut"));
+    ended
+        .iter_mut()
+        .for_each(|raw| assert_eq!(raw.chunk(), "", "the end of the body, so that no proxy treats it as cut short"));
     live.update(|number| *number = 1);
     shows(&mut elsewhere[1], "data: 1\n");
     post(&server, "/ended/17", &bystander);
@@ -325,7 +328,7 @@ fn only_streams_of_the_ended_session_end() {
 
 /// The logout happens between the check of the session and the start of the stream.
 #[test]
-fn a_stream_that_was_begun_before_the_logout_ends_at_once() {
+fn a_stream_of_a_request_from_before_the_logout_ends_at_once() {
     let (begin, begun) = mpsc::channel();
     let (begin, gate) = (Mutex::new(begin), Arc::new(Gate::default()));
     let theirs = gate.clone();
@@ -350,7 +353,7 @@ fn a_stream_that_was_begun_before_the_logout_ends_at_once() {
 
 #[cfg(feature = "sqlite")]
 #[test]
-fn a_stream_of_a_user_ends_with_a_logout_in_another_process_too() {
+fn a_logout_in_another_process_ends_the_streams_of_the_session() {
     let folder = tempfile::tempdir().unwrap();
     let store = format!("sqlite:{}", folder.path().join("site.db").display());
     let live = Live::new(0);
@@ -366,7 +369,7 @@ fn a_stream_of_a_user_ends_with_a_logout_in_another_process_too() {
     there.stop();
 }
 
-/// A site with streams that do not end by themselves, and what their writes ended in.
+/// A site with streams that do not end by themselves. The result of their writes is reported.
 fn endless(grace: Duration) -> (Server, mpsc::Receiver<std::io::Result<()>>) {
     let (report, reported) = mpsc::channel();
     let report = Arc::new(Mutex::new(report));
@@ -392,7 +395,7 @@ fn endless(grace: Duration) -> (Server, mpsc::Receiver<std::io::Result<()>>) {
 }
 
 #[test]
-fn who_reads_nothing_of_endless_data_holds_nobody_up() {
+fn a_client_that_reads_nothing_of_an_endless_stream_blocks_nothing() {
     for (path, grace) in [("/events", LONG), ("/download", Duration::from_millis(100))] {
         let (server, reported) = endless(grace);
         let mut unread = ask(&server, &format!("{path} HTTP/1.1"));
@@ -405,7 +408,7 @@ fn who_reads_nothing_of_endless_data_holds_nobody_up() {
 }
 
 #[test]
-fn a_test_that_has_read_enough_has_left() {
+fn a_dropped_test_stream_counts_as_disconnected() {
     let (app, reported) = waiting(config());
     let mut events = TestClient::new(app).events("/wait/test");
     assert_eq!(events.next().data, "here");
@@ -414,18 +417,18 @@ fn a_test_that_has_read_enough_has_left() {
 }
 
 #[test]
-fn the_head_of_a_stream_is_asked_for_without_it() {
+fn a_head_request_does_not_start_the_stream() {
     let (app, reported) = waiting(config());
     let server = start(app);
     let mut raw = Raw::to(&server);
     let head = raw.send("HEAD /wait/head HTTP/1.1\r\nHost: a\r\n\r\n").head();
     assert_eq!((head.status, head.header("Content-Type")), (200, Some("text/event-stream")));
     assert_eq!(raw.get("/").body, "home");
-    one_who_leaves(&server, &reported);
+    connect_and_disconnect(&server, &reported);
     assert_eq!(reported.try_recv().unwrap_err(), mpsc::TryRecvError::Empty);
 }
 
-/// What is served by a process of its own: its memory is measured, and it has its own descriptors.
+/// Tests with a site in a process of its own, whose memory is measured and which has its own descriptors.
 #[cfg(target_os = "linux")]
 mod alone {
     use std::io::{BufRead, BufReader, Read};
@@ -438,7 +441,7 @@ mod alone {
 
     const LARGE: usize = 64 << 20;
 
-    /// This test binary once more, with [`site_alone`] as its only test.
+    /// Another process of this test binary, with [`site_alone`] as its only test.
     struct Site {
         child: Child,
         addr: SocketAddr,
@@ -447,7 +450,7 @@ mod alone {
 
     impl Site {
         fn start(max_streams: usize) -> Site {
-            // Written here: the memory that it takes is not the site's.
+            // Written by this process, so that its memory does not count for the site.
             let folder = tempfile::tempdir().unwrap();
             std::fs::write(folder.path().join("large.bin"), vec![b'x'; LARGE]).unwrap();
             let mut child = Command::new(std::env::current_exe().unwrap())
@@ -460,7 +463,7 @@ mod alone {
                 .unwrap();
             let lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
             let mut found = lines.filter_map(|line| Some(line.split_once("listens on ")?.1.trim().parse().unwrap()));
-            let addr = found.next().expect("the site says where it listens");
+            let addr = found.next().expect("the site prints its address");
             Site { child, addr, _folder: folder }
         }
 
@@ -519,7 +522,7 @@ mod alone {
     }
 
     #[test]
-    fn a_thousand_visitors_and_one_more() {
+    fn a_thousand_streams_are_open_and_the_next_gets_503() {
         use rustix::process::{Resource, getrlimit, setrlimit};
         let mut limit = getrlimit(Resource::Nofile);
         if limit.maximum.is_some_and(|most| most < 5_000) {
@@ -531,19 +534,19 @@ mod alone {
         limit.current = limit.maximum;
         setrlimit(Resource::Nofile, limit).unwrap();
         let site = Site::start(Config::default().max_streams);
-        let mut visitors: Vec<Raw> = (0..1_000).map(|number| site.ask(&format!("/wait/{number}"))).collect();
-        for visitor in &mut visitors {
-            assert_eq!(visitor.head().status, 200);
-            assert_eq!(visitor.chunk(), "data: here\n\n");
+        let mut pages: Vec<Raw> = (0..1_000).map(|number| site.ask(&format!("/wait/{number}"))).collect();
+        for page in &mut pages {
+            assert_eq!(page.head().status, 200);
+            assert_eq!(page.chunk(), "data: here\n\n");
         }
         let refused = site.ask("/wait/one-more").reply();
         assert_eq!((refused.status, refused.header("Retry-After")), (503, Some("5")));
         assert_eq!(site.ask("/").reply().body, "home");
-        visitors.pop();
-        // His place is free once it is noticed that he has left.
+        pages.pop();
+        // The slot is free once the server notices the disconnect.
         let until = Instant::now() + PATIENCE;
         while site.ask("/wait/one-more").head().status != 200 {
-            assert!(Instant::now() < until, "no place is free");
+            assert!(Instant::now() < until, "no slot is free");
         }
     }
 }

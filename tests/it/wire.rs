@@ -1,4 +1,4 @@
-//! Raw bytes over real sockets, to an application in this process; and for signals to one in a process of its own.
+//! Requests as raw bytes over real sockets, to an application in this process. The tests of signals start another process.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
@@ -41,10 +41,10 @@ fn app() -> App {
 }
 
 pub fn start(app: App) -> Server {
-    app.start().expect("a free port is there")
+    app.start().expect("a free port")
 }
 
-/// A connection that says what it is told, byte for byte.
+/// A connection that sends raw bytes.
 pub struct Raw(pub BufReader<TcpStream>);
 
 #[derive(Debug)]
@@ -104,7 +104,7 @@ impl Raw {
         data
     }
 
-    /// A response that declares its length.
+    /// Reads a response that declares its length.
     pub fn reply(&mut self) -> Reply {
         let mut reply = self.head();
         let length = reply.header("Content-Length").map_or(0, |length| length.parse().unwrap());
@@ -116,7 +116,7 @@ impl Raw {
         self.send(format!("GET {path} HTTP/1.1\r\nHost: a\r\n\r\n")).reply()
     }
 
-    /// All that comes until the server ends the connection. A reset is an end too.
+    /// Reads until the server closes the connection. A reset counts as an end.
     pub fn rest(&mut self) -> String {
         let mut rest = Vec::new();
         match self.0.read_to_end(&mut rest) {
@@ -128,7 +128,7 @@ impl Raw {
     }
 }
 
-/// A gate that handlers wait at.
+/// A gate at which handlers wait until it is opened.
 #[derive(Default)]
 pub struct Gate(Mutex<bool>, Condvar);
 
@@ -185,7 +185,7 @@ fn a_stopping_site_is_not_ready() {
 }
 
 #[test]
-fn a_body_beyond_all_measure_is_refused_without_an_interim_response() {
+fn a_huge_declared_body_is_refused_without_an_interim_response() {
     let server = start(app());
     for length in ["268435457", "1000000000000", "18446744073709551615"] {
         let mut raw = Raw::to(&server);
@@ -194,7 +194,7 @@ fn a_body_beyond_all_measure_is_refused_without_an_interim_response() {
         if cfg!(unix) {
             assert!(text.starts_with("HTTP/1.1 413 "), "{text}");
         }
-        // Before a handler says what it takes, or by the handler.
+        // tiny_http refuses before the handler runs; over epoll the handler refuses.
         assert!(text.contains(if crate::is_tiny_http() { "ASIDE_MAX_UPLOAD" } else { "ASIDE_MAX_FORM" }), "{text}");
     }
     assert_eq!(Raw::to(&server).get("/").body, "home");
@@ -235,7 +235,7 @@ fn gated(app: App) -> (Arc<Gate>, Server) {
 }
 
 #[test]
-fn a_reply_arrives_in_one_piece() {
+fn a_response_arrives_in_one_piece() {
     let server = start(app());
     let mut stream = TcpStream::connect(server.addr()).unwrap();
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -250,13 +250,13 @@ fn a_reply_arrives_in_one_piece() {
 }
 
 #[test]
-fn a_large_reply_arrives_whole() {
+fn a_large_response_arrives_whole() {
     let server = start(app());
     assert_eq!(Raw::to(&server).get("/huge").body.len(), 1_000_000);
 }
 
 #[test]
-fn what_has_no_body_has_none() {
+fn responses_to_head_and_with_204_or_304_have_no_body() {
     let server = start(app());
     let mut raw = Raw::to(&server);
     let head = raw.send("HEAD /big HTTP/1.1\r\nHost: a\r\n\r\n").head();
@@ -269,7 +269,7 @@ fn what_has_no_body_has_none() {
 }
 
 #[test]
-fn http_1_0_closes_unless_asked_to_stay() {
+fn an_http_1_0_connection_closes_without_keep_alive() {
     let server = start(app());
     let mut raw = Raw::to(&server);
     let reply = raw.send("GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n").reply();
@@ -282,7 +282,7 @@ fn http_1_0_closes_unless_asked_to_stay() {
 }
 
 #[test]
-fn a_client_asking_for_odd_codings_is_answered() {
+fn invalid_weights_of_te_do_not_break_the_response() {
     let server = start(app());
     let reply = Raw::to(&server).send("GET / HTTP/1.1\r\nHost: a\r\nTE: a;q=nan, b;q=nan, c;q=1\r\n\r\n").reply();
     assert_eq!(reply.body, "home");
@@ -303,7 +303,7 @@ fn goes_on_or_ends(raw: &mut Raw) {
 }
 
 #[test]
-fn a_chunked_body_that_nobody_reads_is_not_the_next_request() {
+fn an_unread_chunked_body_is_not_parsed_as_the_next_request() {
     let server = start(app());
     let mut raw = Raw::to(&server);
     let inner = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -313,9 +313,9 @@ fn a_chunked_body_that_nobody_reads_is_not_the_next_request() {
     goes_on_or_ends(&mut raw);
 }
 
-/// Another server may read a size such as `+0` differently, and find another client's request behind the body.
+/// Another server may read a size such as `+0` differently, and find the request of another client after the body.
 #[test]
-fn requests_behind_an_ambiguous_chunked_body_are_not_handled() {
+fn requests_after_an_ambiguous_chunked_body_are_not_handled() {
     let server = start(app());
     let smuggled = "GET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n";
     for size in ["+0", " 0", "0 ", "+00"] {
@@ -384,14 +384,14 @@ fn the_proxy_protocol_is_refused_and_logged() {
         let text = Raw::to(&server).send([header, b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"].concat()).rest();
         assert!(text.starts_with("HTTP/1.1 400 ") && !text.contains("home"), "{text}");
     }
-    // tiny_http refuses these by itself.
+    // tiny_http itself refuses these.
     if !crate::is_tiny_http() {
         crate::logs::wait_for(3, "speaks the PROXY protocol");
     }
 }
 
 #[test]
-fn a_chunked_body_too_long_to_be_read_for_nothing_ends_the_connection() {
+fn a_long_unread_chunked_body_closes_the_connection() {
     let server = start(app());
     let mut raw = Raw::to(&server);
     let piece = "x".repeat(300 << 10);
@@ -403,7 +403,7 @@ fn a_chunked_body_too_long_to_be_read_for_nothing_ends_the_connection() {
 }
 
 #[test]
-fn a_malformed_chunk_is_refused_and_ends_the_connection() {
+fn a_malformed_chunk_is_refused_and_closes_the_connection() {
     let server = start(app());
     let mut raw = Raw::to(&server);
     raw.send(
@@ -426,7 +426,7 @@ fn a_body_that_is_cut_short_is_an_error() {
 }
 
 #[test]
-fn a_body_is_asked_for_when_it_is_read() {
+fn a_100_continue_is_sent_when_the_body_is_read() {
     let server = start(app());
     let mut raw = Raw::to(&server);
     raw.send("POST /read HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n");
@@ -437,7 +437,7 @@ fn a_body_is_asked_for_when_it_is_read() {
 
 #[cfg(unix)]
 #[test]
-fn a_body_that_nobody_reads_is_not_asked_for() {
+fn no_100_continue_is_sent_for_an_unread_body() {
     let server = start(app());
     for framing in ["Content-Length: 4", "Content-Length: 100000000", "Transfer-Encoding: chunked"] {
         let mut raw = Raw::to(&server);
@@ -450,19 +450,19 @@ fn a_body_that_nobody_reads_is_not_asked_for() {
 
 #[cfg(unix)]
 #[test]
-fn a_large_body_that_nobody_reads_is_answered_before_it_has_come() {
+fn the_response_to_a_large_unread_body_does_not_wait_for_the_body() {
     let server = start(app());
     let mut raw = Raw::to(&server);
     raw.send("POST /ignore HTTP/1.1\r\nHost: a\r\nContent-Length: 100000000\r\n\r\n");
     let reply = raw.reply();
     assert_eq!((reply.body.as_str(), reply.header("Connection")), ("ignored", Some("close")));
-    // It may be sent for a while longer, so that a browser gets to the response.
+    // The client may send for a while longer, so that a browser reads the response.
     raw.send("x".repeat(100_000));
     assert_eq!(raw.rest(), "");
 }
 
 #[test]
-fn a_small_body_that_nobody_reads_leaves_the_connection_as_it_is() {
+fn a_small_unread_body_keeps_the_connection_open() {
     let server = start(app());
     let mut raw = Raw::to(&server);
     for length in [10, 100_000] {
@@ -483,7 +483,7 @@ fn the_body_of_an_upgrade_is_not_waited_for() {
 }
 
 #[test]
-fn pages_are_answered_while_slow_bodies_hold_workers() {
+fn pages_are_answered_while_slow_bodies_occupy_workers() {
     let server = start(app());
     let mut slow: Vec<Raw> = (0..8).map(|_| Raw::to(&server)).collect();
     for raw in &mut slow {
@@ -496,7 +496,7 @@ fn pages_are_answered_while_slow_bodies_hold_workers() {
 }
 
 #[test]
-fn as_many_slow_handlers_as_come_run_at_once() {
+fn forty_slow_handlers_run_at_once() {
     let all = Arc::new(Barrier::new(40));
     let handler = move |_req: &mut Request| {
         all.wait();
@@ -509,16 +509,16 @@ fn as_many_slow_handlers_as_come_run_at_once() {
 }
 
 #[test]
-fn of_connections_that_come_at_once_none_is_forgotten() {
+fn connections_that_arrive_at_once_are_all_answered() {
     let server = start(app());
     let mut clients: Vec<Raw> = (0..30).map(|_| Raw::to(&server)).collect();
     clients.iter_mut().for_each(|raw| _ = raw.send("GET / HTTP/1.1\r\nHost: a\r\n\r\n"));
-    // All are kept open: none frees a thread for another.
+    // All connections stay open, so none frees a thread for another.
     assert!(clients.iter_mut().all(|raw| raw.reply().body == "home"));
 }
 
 #[test]
-fn no_more_handlers_than_the_settings_say_run_at_once() {
+fn handlers_run_up_to_the_limit_of_workers() {
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let handler = {
         let most = most.clone();
@@ -536,7 +536,7 @@ fn no_more_handlers_than_the_settings_say_run_at_once() {
 }
 
 #[test]
-fn a_panic_is_a_500_and_the_server_lives_on() {
+fn a_panic_becomes_a_500_and_the_server_continues() {
     let server = start(app());
     let mut raw = Raw::to(&server);
     for _ in 0..10 {
@@ -546,7 +546,7 @@ fn a_panic_is_a_500_and_the_server_lives_on() {
 }
 
 #[test]
-fn what_is_set_aside_begins_after_the_last_byte() {
+fn a_deferred_task_starts_after_the_last_byte() {
     let (tell, told) = mpsc::channel();
     let (came, arrived) = (Mutex::new(tell), Arc::new(Gate::default()));
     let (begun, pass) = (Arc::new(AtomicUsize::new(0)), arrived.clone());
@@ -577,7 +577,7 @@ fn what_is_set_aside_begins_after_the_last_byte() {
 }
 
 #[test]
-fn what_is_set_aside_begins_when_the_client_is_gone_too() {
+fn a_deferred_task_starts_after_the_client_has_disconnected() {
     let (tell, told) = mpsc::channel();
     let (gate, tell) = (Arc::new(Gate::default()), Mutex::new(tell));
     let theirs = gate.clone();
@@ -594,7 +594,7 @@ fn what_is_set_aside_begins_when_the_client_is_gone_too() {
 }
 
 #[test]
-fn a_stream_goes_out_event_by_event() {
+fn a_stream_is_sent_event_by_event() {
     let gate = Arc::new(Gate::default());
     let theirs = gate.clone();
     let handler = move |_req: &mut Request| {
@@ -626,7 +626,7 @@ fn a_stream_to_http_1_0_ends_with_the_connection() {
 }
 
 #[test]
-fn a_stream_that_fails_is_seen_to_be_cut() {
+fn a_failed_stream_has_no_last_chunk() {
     let failing = |_req: &mut Request| {
         Response::stream("text/plain", |out| {
             out.write_all(b"some")?;
@@ -644,7 +644,7 @@ fn a_stream_that_fails_is_seen_to_be_cut() {
 }
 
 #[test]
-fn a_stream_too_many_is_told_to_come_again() {
+fn a_stream_above_the_limit_gets_503_with_retry_after() {
     let gate = Arc::new(Gate::default());
     let theirs = gate.clone();
     let handler = move |_req: &mut Request| {
@@ -665,7 +665,7 @@ fn a_stream_too_many_is_told_to_come_again() {
 }
 
 #[test]
-fn stopping_answers_what_is_in_flight_and_takes_nothing_new() {
+fn a_shutdown_answers_requests_in_flight_and_accepts_no_new_connections() {
     let (tell, told) = mpsc::channel();
     let (gate, tell) = (Arc::new(Gate::default()), Mutex::new(tell));
     let theirs = gate.clone();
@@ -692,7 +692,7 @@ fn stopping_answers_what_is_in_flight_and_takes_nothing_new() {
 }
 
 #[test]
-fn stopping_waits_for_tasks() {
+fn a_shutdown_waits_for_tasks() {
     let (tell, told) = mpsc::channel();
     let (gate, tell) = (Arc::new(Gate::default()), Mutex::new(tell));
     let theirs = gate.clone();
@@ -712,7 +712,7 @@ fn stopping_waits_for_tasks() {
 }
 
 #[test]
-fn a_live_page_does_not_keep_the_server_from_stopping() {
+fn a_live_page_does_not_block_the_shutdown() {
     let handler = |_req: &mut Request| {
         Response::stream("text/event-stream", |out| {
             loop {
@@ -733,11 +733,11 @@ fn a_live_page_does_not_keep_the_server_from_stopping() {
 fn an_address_in_use_is_named_with_its_setting() {
     let server = start(app());
     let address = server.addr().to_string();
-    let words = App::with_config(Config { address: address.clone(), ..config() }).start().unwrap_err().to_string();
-    assert!(words.contains(&address) && words.contains("ASIDE_ADDR"), "{words}");
+    let message = App::with_config(Config { address: address.clone(), ..config() }).start().unwrap_err().to_string();
+    assert!(message.contains(&address) && message.contains("ASIDE_ADDR"), "{message}");
 }
 
-/// This test binary once more, with [`site_in_a_child`] as its only test.
+/// Another process of this test binary, with [`site_in_a_child`] as its only test.
 #[cfg(unix)]
 struct Site {
     child: Child,
@@ -772,7 +772,7 @@ impl Site {
         lines.find(|line| line.contains(with)).unwrap_or_else(|| panic!("the log ended without {with:?}"))
     }
 
-    /// A task that runs until a byte is sent to it, and answers with another.
+    /// Starts a task that runs until it receives a byte, and then sends one.
     fn begin_task(&mut self) -> TcpStream {
         let mut stream = TcpStream::connect(&self.addr).unwrap();
         stream.write_all(b"GET /task HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").unwrap();
@@ -794,7 +794,7 @@ impl Drop for Site {
     }
 }
 
-/// Not a test of its own: what the tests of signals start as another process.
+/// Not a test: the tests of signals start this as another process.
 #[test]
 fn site_in_a_child() {
     let Ok(control) = std::env::var("ASIDE_TEST_CONTROL") else { return };

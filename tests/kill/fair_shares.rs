@@ -95,7 +95,7 @@ fn survive(server: &'static str) {
     println!("{server}: at most {peak} MiB resident");
     assert!(peak < MEMORY, "{server}: {peak} MiB resident");
     child.signal(Signal::TERM);
-    assert!(child.wait().success(), "the site stops in good order");
+    assert!(child.wait().success(), "the site shuts down cleanly");
 }
 
 /// Returns the largest resident size so far, in MiB.

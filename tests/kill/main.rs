@@ -52,13 +52,13 @@ fn main() {
     }
     #[cfg_attr(not(feature = "redis"), allow(unused_mut))]
     let mut trials = trials![
-        signals::a_stop_signal_that_comes_twice_at_once_is_one_stop,
+        signals::two_stop_signals_within_a_second_are_one_shutdown,
         signals::a_stop_signal_after_more_than_a_second_ends_the_process,
         signals::sighup_stops_gracefully,
-        signals::sighup_stays_ignored_where_it_was_at_start,
+        signals::sighup_stays_ignored_if_it_was_ignored_at_start,
         signals::sigquit_ends_the_process_at_once,
-        signals::sigusr1_and_sigusr2_are_survived,
-        signals::a_process_that_only_works_has_the_same_signals,
+        signals::sigusr1_and_sigusr2_do_not_end_the_process,
+        signals::a_process_that_only_runs_jobs_handles_the_same_signals,
         sqlite_faults::nothing_is_lost_in_two_hundred_kills,
         sqlite_faults::a_process_that_stood_still_is_fenced_off,
         sqlite_faults::a_stop_lets_short_jobs_end_and_gives_long_ones_back,

@@ -64,7 +64,7 @@ impl Site {
 }
 
 /// Regression: wrappers signal their child and its group, and 39 of 40 processes lost their grace period.
-pub(crate) fn a_stop_signal_that_comes_twice_at_once_is_one_stop() {
+pub(crate) fn two_stop_signals_within_a_second_are_one_shutdown() {
     for second in [Signal::TERM, Signal::INT] {
         let mut site = Site::start(None);
         let task = site.begin_task();
@@ -110,7 +110,7 @@ fn is_ignored_here() -> bool {
 }
 
 /// `nohup` starts a process with SIGHUP ignored.
-pub(crate) fn sighup_stays_ignored_where_it_was_at_start() {
+pub(crate) fn sighup_stays_ignored_if_it_was_ignored_at_start() {
     let mut site = Site::start(Some(&["sh", "-c", r#"trap '' HUP; exec "$0""#]));
     site.child.signal(Signal::HUP);
     // A later signal proves that this one had no effect.
@@ -130,7 +130,7 @@ pub(crate) fn sigquit_ends_the_process_at_once() {
     site.child.log.wait_for("SIGQUIT: ending at once");
 }
 
-pub(crate) fn sigusr1_and_sigusr2_are_survived() {
+pub(crate) fn sigusr1_and_sigusr2_do_not_end_the_process() {
     let mut site = Site::start(None);
     for (signal, line) in [(Signal::USR1, "SIGUSR1 is ignored"), (Signal::USR2, "SIGUSR2 is ignored")] {
         site.child.signal(signal);
@@ -141,7 +141,7 @@ pub(crate) fn sigusr1_and_sigusr2_are_survived() {
     site.ends_after(task);
 }
 
-pub(crate) fn a_process_that_only_works_has_the_same_signals() {
+pub(crate) fn a_process_that_only_runs_jobs_handles_the_same_signals() {
     let folder = tempfile::tempdir().expect("a folder");
     let ledger = Ledger::start(folder.path());
     let jobs = format!("sqlite:{}", folder.path().join("jobs.db").display());

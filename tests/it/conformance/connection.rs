@@ -1,4 +1,4 @@
-//! Connections: RFC 9112, section 9; expectations, HEAD and what has no body: RFC 9110, sections 6, 9 and 10.
+//! Connections: RFC 9112, section 9; expectations, HEAD and responses without a body: RFC 9110, sections 6, 9 and 10.
 
 use aside::{Response, Status};
 
@@ -24,7 +24,7 @@ pub(crate) fn persistence() -> Vec<Probe> {
         get(
             "1.1",
             "Connection: enclosed\r\n",
-            fault(handle("GET /x"), last("GET /x"), "`close` within a word ends the connection"),
+            fault(handle("GET /x"), last("GET /x"), "`close` as a part of a word closes the connection"),
         ),
         get("1.0", "", last("GET /x")),
         get("1.0", "Connection: close\r\n", last("GET /x")),
@@ -51,23 +51,19 @@ pub(crate) fn persistence() -> Vec<Probe> {
         probe(
             "an upgrade with a chunked body",
             "POST /x HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
-            fault(
-                last("POST /x"),
-                refuse(400),
-                "tiny_http gives out what follows an upgrade as it comes, chunks and all",
-            ),
+            fault(last("POST /x"), refuse(400), "tiny_http does not decode the chunks after an upgrade"),
         ),
     ]);
     probes
 }
 
 #[test]
-fn a_connection_lasts_as_long_as_its_client_wants() {
+fn a_connection_is_kept_or_closed_as_the_client_asks() {
     check(&persistence());
 }
 
 #[test]
-fn http_1_0_is_kept_when_it_asks_for_that() {
+fn an_http_1_0_connection_is_kept_with_keep_alive() {
     let site = Site::start();
     let mut raw = Raw::to(&site.server);
     for value in ["keep-alive", "Keep-Alive", "foo, keep-alive"] {
@@ -77,7 +73,7 @@ fn http_1_0_is_kept_when_it_asks_for_that() {
 }
 
 #[test]
-fn an_expectation_is_met_when_the_body_is_read() {
+fn a_100_continue_is_sent_when_the_body_is_read() {
     let site = Site::start();
     for (value, body) in [("100-continue", "hello"), ("100-Continue", "hello")] {
         let mut raw = Raw::to(&site.server);
@@ -91,12 +87,12 @@ fn an_expectation_is_met_when_the_body_is_read() {
 /// Known: tiny_http would also send the interim response to HTTP/1.0, which must not get one (RFC 9110, section 10.1.1).
 /// The request is refused there.
 #[test]
-fn an_expectation_of_http_1_0_is_none() {
+fn an_expectation_in_http_1_0_is_ignored() {
     let site = Site::start();
     let mut raw = Raw::to(&site.server);
     raw.send("POST /x HTTP/1.0\r\nExpect: 100-continue\r\nContent-Length: 5\r\n\r\nhello");
     if crate::is_tiny_http() {
-        return one_answer(&raw.rest(), 417);
+        return check_single_response(&raw.rest(), 417);
     }
     assert_eq!((raw.reply().body.as_str(), raw.rest().as_str()), ("5 bytes", ""));
 }
@@ -118,18 +114,18 @@ fn pipelined_requests_are_answered_in_order() {
 }
 
 #[test]
-fn behind_a_refused_request_nothing_is_read() {
+fn requests_after_a_refused_request_are_not_handled() {
     let site = Site::start();
     let mut raw = Raw::to(&site.server);
     let port = raw.0.get_ref().local_addr().unwrap().port();
-    raw.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\n\r\n".to_owned() + &BEHIND.repeat(20));
+    raw.send("GET /1 HTTP/1.1\r\nHost: a\r\n\r\nGET /2 HTTP/1.1\r\n\r\n".to_owned() + &NEXT_REQUEST.repeat(20));
     assert_eq!(raw.reply().status, 200);
-    one_answer(&raw.rest(), 400);
+    check_single_response(&raw.rest(), 400);
     assert_eq!(site.seen_by(port), ["GET /1"]);
 }
 
 #[test]
-fn a_request_may_come_byte_by_byte() {
+fn a_request_may_arrive_byte_by_byte() {
     let site = Site::start();
     for request in [
         "GET /x HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n",
@@ -147,7 +143,7 @@ fn a_request_may_come_byte_by_byte() {
 }
 
 #[test]
-fn the_chunked_body_of_a_last_request_is_whole_or_cut() {
+fn a_cut_off_chunked_body_of_a_last_request_is_detected() {
     let site = Site::start();
     let server_v6 = std::net::TcpListener::bind("[::1]:0").map(drop).map(|()| {
         start(
@@ -165,12 +161,12 @@ fn the_chunked_body_of_a_last_request_is_whole_or_cut() {
             let mut raw = Raw::to(server);
             raw.send(head).send(format!("{}100000\r\ncut", body(size)));
             raw.0.get_ref().shutdown(Shutdown::Write).unwrap();
-            one_answer(&raw.rest(), 400);
+            check_single_response(&raw.rest(), 400);
         }
     }
 }
 
-fn several() -> Server {
+fn site_with_several_responses() -> Server {
     let app = App::with_config(config())
         .get("/text", |_: &mut Request| "hello")
         .get("/none", |_: &mut Request| "")
@@ -182,12 +178,12 @@ fn several() -> Server {
 }
 
 #[test]
-fn head_answers_what_get_would_but_the_body() {
-    let server = several();
+fn head_responds_like_get_without_the_body() {
+    let server = site_with_several_responses();
     let mut raw = Raw::to(&server);
     let own = |head: &str| -> Vec<String> {
         let same = |line: &&str| !line.starts_with("Date:") && !line.starts_with("X-Request-Id:");
-        // A stream has no length to tell of before it is made.
+        // The length of a stream is unknown before it is written.
         head.lines().filter(same).filter(|line| !line.starts_with("Transfer-Encoding")).map(str::to_owned).collect()
     };
     for path in ["/text", "/none", "/stream", "/204", "/304", "/error", "/nowhere"] {
@@ -203,8 +199,8 @@ fn head_answers_what_get_would_but_the_body() {
 }
 
 #[test]
-fn what_has_no_body_says_nothing_of_its_length() {
-    let server = several();
+fn responses_with_204_and_304_declare_no_length() {
+    let server = site_with_several_responses();
     let mut raw = Raw::to(&server);
     for (path, status) in [("/204", 204), ("/304", 304)] {
         let reply = raw.get(path);
@@ -215,14 +211,14 @@ fn what_has_no_body_says_nothing_of_its_length() {
 }
 
 #[test]
-fn head_is_refused_without_a_body_too() {
+fn a_refused_head_request_gets_no_body() {
     let site = Site::start();
     let text = Raw::to(&site.server).send("HEAD /x HTTP/1.1\r\n\r\n").rest();
     assert!(text.starts_with("HTTP/1.1 400 ") && text.ends_with("\r\n\r\n"), "{text}");
 }
 
 #[test]
-fn a_refusal_goes_the_way_of_every_response() {
+fn a_refusal_has_a_request_id_and_a_line_in_the_access_log() {
     crate::logs::keep();
     let site = Site::start();
     let text = Raw::to(&site.server).send("GET /refused-%3c HTTP/1.1\r\nX: \x1b\r\nHost: a\r\n\r\n").rest();
@@ -232,10 +228,10 @@ fn a_refusal_goes_the_way_of_every_response() {
     assert!(text.contains("The value of a header has a control character."), "{text}");
 }
 
-/// A connection that was refused is done with; the next one from the same port is another.
+/// The refusal of one connection does not affect the next connection from the same port.
 #[cfg(target_os = "linux")]
 #[test]
-fn a_port_that_was_refused_may_come_again() {
+fn a_connection_from_the_port_of_a_refused_one_is_served() {
     use socket2::{Domain, SockAddr, Socket, Type};
     let site = Site::start();
     let from = |port: u16| {
@@ -253,7 +249,7 @@ fn a_port_that_was_refused_may_come_again() {
     assert_eq!(raw.send("GET /1 HTTP/1.1\r\n\r\n").reply().status, 400);
     drop(raw);
     let mut raw = Raw(std::io::BufReader::new(from(port)));
-    // For longer than the refused one may linger.
+    // Longer than the refused connection may linger.
     let until = std::time::Instant::now() + std::time::Duration::from_millis(1_500);
     while std::time::Instant::now() < until {
         assert_eq!(raw.get("/2").status, 200);
@@ -261,9 +257,9 @@ fn a_port_that_was_refused_may_come_again() {
     assert!(site.seen_by(port).iter().all(|seen| seen == "GET /2"));
 }
 
-/// The words of an RFC are for `OPTIONS *` as well: a transport hands it on, and the application says what it can.
+/// A transport passes `OPTIONS *` to the application, which answers it (RFC 9110, section 9.3.7).
 #[test]
-fn options_of_the_whole_server_reach_the_application() {
+fn options_with_an_asterisk_reach_the_application() {
     let site = Site::start();
     let mut raw = Raw::to(&site.server);
     let port = raw.0.get_ref().local_addr().unwrap().port();

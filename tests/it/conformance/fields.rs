@@ -2,15 +2,15 @@
 
 use super::*;
 
-/// A request with a Host and these lines.
+/// A probe with a Host header and these lines.
 fn with(lines: impl AsRef<[u8]>, must: Must) -> Probe {
     let lines = lines.as_ref();
     let name = format!("field {}", String::from_utf8_lossy(&lines[..lines.len().min(60)]).escape_debug());
     probe(name, [b"GET /x HTTP/1.1\r\nHost: a\r\n", lines, b"\r\n\r\n"].concat(), must)
 }
 
-const NOT_ASCII: &str = "bytes outside ASCII end a connection without an answer";
-const FOLDED: &str = "a line is trimmed before it is looked at: one that goes on with the last is a field of its own";
+const NOT_ASCII: &str = "bytes outside ASCII close a connection without a response";
+const FOLDED: &str = "a line is trimmed before it is parsed: a continuation line counts as a field of its own";
 
 pub(crate) fn names() -> Vec<Probe> {
     let bad = [
@@ -84,7 +84,11 @@ pub(crate) fn folds() -> Vec<Probe> {
             "GET /x HTTP/1.1\r\n Host: a\r\n\r\n",
             fault(refuse(400), handle("GET /x"), FOLDED),
         ),
-        probe("a space before the first line that is none", "GET /x HTTP/1.1\r\n x\r\nHost: a\r\n\r\n", refuse(400)),
+        probe(
+            "a space before a first line that is not a field",
+            "GET /x HTTP/1.1\r\n x\r\nHost: a\r\n\r\n",
+            refuse(400),
+        ),
     ]
 }
 
@@ -160,7 +164,7 @@ pub(crate) fn hosts() -> Vec<Probe> {
 }
 
 #[test]
-fn a_fields_name_is_a_token() {
+fn a_field_name_is_a_token() {
     check(&names());
 }
 
@@ -175,11 +179,11 @@ fn a_field_is_one_line() {
 }
 
 #[test]
-fn a_head_has_its_measure() {
+fn a_head_above_the_limits_is_refused() {
     check(&sizes());
 }
 
 #[test]
-fn there_is_one_host() {
+fn there_is_exactly_one_valid_host() {
     check(&hosts());
 }

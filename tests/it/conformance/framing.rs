@@ -1,9 +1,9 @@
-//! Where a body ends: RFC 9112, sections 6 and 7. What one server takes for a body another may take for a request: each of
-//! these is a way to smuggle one past a proxy when the two disagree.
+//! The end of a body: RFC 9112, sections 6 and 7. If a proxy and a server disagree on it, a client can smuggle a request past
+//! the proxy; each probe is such a case.
 
 use super::*;
 
-/// A POST with these lines and what follows.
+/// A probe with a POST, these header lines and this body.
 fn post(lines: &str, body: &str, must: Must) -> Probe {
     let name = format!("framing {} {}", lines.escape_debug(), body[..body.len().min(60)].escape_debug());
     probe(name, format!("POST /x HTTP/1.1\r\nHost: a\r\n{lines}\r\n\r\n{body}"), must)
@@ -11,17 +11,17 @@ fn post(lines: &str, body: &str, must: Must) -> Probe {
 
 const SAID: &str = "POST /x hello";
 
-/// A body that could not be read.
+/// Returns the expectation for a body that cannot be read.
 fn broken() -> Must {
     Must::Break(400, "POST /x".into())
 }
 
 /// Returns the expectation for a request that is handled with its chunked body.
 fn chunked_and_handled(seen: &str) -> Must {
-    fault(handle(seen), last(seen), "a connection ends after a chunked body")
+    fault(handle(seen), last(seen), "a connection closes after a chunked body")
 }
 
-const TRIMMED: &str = "a vertical tab or a form feed around a value is trimmed as if it were white space";
+const TRIMMED: &str = "a vertical tab or a form feed around a value is trimmed like white space";
 
 pub(crate) fn lengths() -> Vec<Probe> {
     let good = ["Content-Length: 5", "content-length:5", "Content-Length:  5\t ", "Content-Length: 005"];
@@ -61,7 +61,7 @@ pub(crate) fn lengths() -> Vec<Probe> {
     let mut probes: Vec<Probe> = good.into_iter().map(|lines| post(lines, "hello", handle(SAID))).collect();
     probes.extend(bad.into_iter().map(|lines| post(lines, "hello", refuse(400))));
     let too_large = Must::Break(413, "POST /x".into());
-    let huge = fault(too_large, refuse(413), "a body above 256 MiB is refused before a handler could say no");
+    let huge = fault(too_large, refuse(413), "a body above 256 MiB is refused before the handler runs");
     probes.extend([
         post("Content-Length: 0", "", handle("POST /x")),
         post("X: y", "", handle("POST /x")),
@@ -75,18 +75,18 @@ pub(crate) fn lengths() -> Vec<Probe> {
         post(
             "X: y\r\n Content-Length: 5",
             "hello",
-            fault(refuse(400), handle(SAID), "a folded line is taken for a field"),
+            fault(refuse(400), handle(SAID), "a continuation line counts as a field"),
         ),
         post(
             "Content-Length: ٥",
             "hello",
-            fault(refuse(400), Must::Silence, "bytes outside ASCII end a connection without an answer"),
+            fault(refuse(400), Must::Silence, "bytes outside ASCII close a connection without a response"),
         ),
         post("Content-Length: 5000", "half", broken()).cut(),
         post(
             "Content-Length: 50",
             "half",
-            fault(broken(), Must::Silence, "a small body that is cut ends the connection without an answer"),
+            fault(broken(), Must::Silence, "a small body that is cut short closes the connection without a response"),
         )
         .cut(),
         probe(
@@ -159,7 +159,7 @@ pub(crate) fn codings() -> Vec<Probe> {
         post(
             "X: y\r\n Transfer-Encoding: chunked",
             HELLO,
-            fault(refuse(400), last(SAID), "a folded line is taken for a field"),
+            fault(refuse(400), last(SAID), "a continuation line counts as a field"),
         ),
         post("Transfer-Encoding: chunked\r\nTrailer: X", HELLO, chunked_and_handled(SAID)),
         probe(
@@ -183,7 +183,7 @@ pub(crate) fn codings() -> Vec<Probe> {
 
 pub(crate) fn chunks() -> Vec<Probe> {
     let chunked = |body: &str, must| post("Transfer-Encoding: chunked", body, must);
-    const SIZES: &str = "a chunk's size may have a sign and white space around it, line ends among it";
+    const SIZES: &str = "a chunk size may have a sign and white space around it, including line ends";
     let ten = chunked_and_handled("POST /x helloworld");
     let good = [
         ("2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n", chunked_and_handled(SAID)),
@@ -276,16 +276,16 @@ pub(crate) fn chunks() -> Vec<Probe> {
 }
 
 #[test]
-fn a_length_is_a_number() {
+fn only_a_single_decimal_content_length_is_accepted() {
     check(&lengths());
 }
 
 #[test]
-fn the_only_coding_is_chunked() {
+fn only_the_coding_chunked_is_accepted() {
     check(&codings());
 }
 
 #[test]
-fn chunks_are_what_their_grammar_says() {
+fn chunks_follow_their_grammar() {
     check(&chunks());
 }

@@ -1,4 +1,4 @@
-//! Everything odd there is in these tables, thrown at one server: no panic, no 5xx, and no memory that stays.
+//! All probes of the tables, sent to one server: no panic, no 5xx, and no lost memory.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpStream;
@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use super::*;
 use crate::wire::PATIENCE;
 
-/// All probes of all tables.
+/// Returns all probes of all tables.
 pub(crate) fn all_probes() -> Vec<Probe> {
     use super::{connection, fields, framing, request_line};
     let tables: [fn() -> Vec<Probe>; 13] = [
@@ -29,11 +29,11 @@ pub(crate) fn all_probes() -> Vec<Probe> {
     tables.iter().flat_map(|table| table()).collect()
 }
 
-/// How much more may be resident after another round than before, in pages of 4 KiB: of the connections that are refused,
-/// each holds on to a thread for a second, for the client to read its answer.
+/// The allowed growth of the resident memory in another round, in pages of 4 KiB: each refused connection holds a thread for
+/// a second, so that the client can read the response.
 const MORE_PAGES: u64 = 16 << 8;
 
-/// Not a test of its own: the server that the test below starts as another process.
+/// Not a test: the server that other tests start as another process.
 #[test]
 fn site_in_a_child() {
     if std::env::var_os("ASIDE_TEST_INPUTS").is_none() {
@@ -55,7 +55,7 @@ fn site_in_a_child() {
     app.fallback(|req: &mut Request| req.bytes().map(|body| format!("{} bytes", body.len()))).run().unwrap();
 }
 
-/// A server in a process of its own, and the lines of its log.
+/// A server in a process of its own, with the lines of its log.
 pub(crate) struct Apart {
     child: Child,
     log: Option<JoinHandle<Vec<String>>>,
@@ -84,7 +84,7 @@ impl Apart {
         use std::io::{Read, Write};
         let mut stream = TcpStream::connect(&self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
-        // It may be refused, and the connection be gone, before all is sent.
+        // The server may refuse the request and close the connection before all bytes are sent.
         let _ = stream.write_all(bytes);
         let _ = stream.shutdown(Shutdown::Write);
         let mut answer = Vec::new();
@@ -92,7 +92,7 @@ impl Apart {
         String::from_utf8_lossy(&answer).into_owned()
     }
 
-    /// Everything once, and the memory that is resident then, in pages.
+    /// Sends each input once, and returns the resident memory, in pages.
     fn round(&self, inputs: &[Vec<u8>]) -> u64 {
         for input in inputs {
             let answer = self.send(input);
@@ -105,19 +105,19 @@ impl Apart {
         self.resident()
     }
 
-    /// The memory that is resident, in pages.
+    /// Returns the resident memory, in pages.
     pub(crate) fn resident(&self) -> u64 {
         let statm = self.ask("GET /statm");
         let pages = statm.split_whitespace().rev().nth(5).unwrap_or_else(|| panic!("no answer: {statm:?}"));
         pages.parse().unwrap()
     }
 
-    /// The answer to a request on a connection of its own.
+    /// Returns the response to a request on a connection of its own.
     pub(crate) fn ask(&self, what: &str) -> String {
         self.send(format!("{what} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").as_bytes())
     }
 
-    /// How many threads it has.
+    /// Returns the number of its threads.
     #[cfg(all(feature = "epoll", target_os = "linux"))]
     pub(crate) fn threads(&self) -> usize {
         std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap().count()
@@ -149,7 +149,7 @@ fn inputs() -> Vec<Vec<u8>> {
 }
 
 impl Probe {
-    /// A body beyond all measure is refused at the cost of a thread, for good.
+    /// Returns false for a huge body: tiny_http loses a thread for each.
     fn must_not_cost_a_thread(&self) -> bool {
         !matches!(self.must.here(), Must::Refuse(413))
     }
@@ -157,10 +157,10 @@ impl Probe {
 
 #[cfg(target_os = "linux")]
 #[test]
-fn odd_inputs_leave_nothing_behind() {
+fn hostile_inputs_cause_no_panic_and_lose_no_memory() {
     let site = Apart::start(&[]);
     let inputs = inputs();
-    // The first rounds fill what is kept for the next one: threads, buffers.
+    // The first rounds start threads and allocate buffers that are reused.
     let before = (0..3).map(|_| site.round(&inputs)).max().unwrap();
     let after = site.round(&inputs);
     assert!(before > 0 && after < before + MORE_PAGES, "{before} pages, then {after}");

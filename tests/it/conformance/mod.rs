@@ -1,6 +1,6 @@
-//! HTTP/1.1 as RFC 9110 and RFC 9112 have it, over raw sockets: tables of what is sent and what must come of it. Where
-//! tiny_http is at fault the table says beside what is right what it does and why, and the test holds it to that, so that the
-//! list at the head of `src/server/tiny_http.rs` stays true.
+//! Conformance to HTTP/1.1 (RFC 9110 and RFC 9112) over raw sockets: tables of requests and the required results. For a
+//! known fault of tiny_http, the table has both the correct result and the actual one with its reason. The test requires the
+//! actual one, so that the list at the head of `src/server/tiny_http.rs` stays true.
 
 mod connection;
 mod fields;
@@ -16,30 +16,30 @@ use aside::{App, Request, Server};
 
 use crate::wire::{Raw, config, start};
 
-/// Something that is sent on a connection of its own, and what must come of it.
+/// Bytes that are sent on a connection of their own, and the required result.
 pub(crate) struct Probe {
     pub(crate) name: String,
     pub(crate) sent: Vec<u8>,
     pub(crate) must: Must,
-    /// The client sends nothing more.
+    /// True if the client closes its sending side after the bytes.
     shut: bool,
 }
 
-/// What must come of a probe. A further request is sent behind each: where the connection must end, no handler may see it.
+/// The required result of a probe. Another request follows each probe: if the connection must end, no handler may see it.
 #[derive(Debug, Clone)]
 pub(crate) enum Must {
-    /// One answer with that status and the end of the connection; no handler has seen anything.
+    /// One response with this status, and the end of the connection. No handler runs.
     Refuse(u16),
-    /// The end of the connection and no answer.
+    /// The end of the connection without a response.
     Silence,
-    /// A handler has seen this, method, target and body; the connection goes on.
+    /// A handler sees this method, target and body. The connection stays open.
     Handle(String),
-    /// The same, and the connection ends.
+    /// A handler sees this method, target and body. The connection ends.
     HandleLast(String),
-    /// That status and the end of the connection, since the body of this was not read: a handler has begun with it and gave
-    /// up, or none has seen it.
+    /// A response with this status, and the end of the connection, since the body of this request could not be read: a handler
+    /// has failed to read it, or none has run.
     Break(u16, String),
-    /// What is right, and what tiny_http does, which cannot be mended from above it, for that reason.
+    /// The correct result, the result of tiny_http that cannot be corrected above it, and the reason.
     Fault { right: Box<Must>, does: Box<Must>, reason: &'static str },
 }
 
@@ -60,7 +60,7 @@ pub(crate) fn fault(right: Must, does: Must, reason: &'static str) -> Must {
 }
 
 impl Must {
-    /// What must come over the transport that is tested.
+    /// Returns the required result over the tested transport.
     fn here(&self) -> &Must {
         match self {
             Must::Fault { does, .. } if crate::is_tiny_http() => does,
@@ -75,15 +75,15 @@ pub(crate) fn probe(name: impl Into<String>, sent: impl Into<Vec<u8>>, must: Mus
 }
 
 impl Probe {
-    /// The client shuts its side of the connection behind it.
+    /// Closes the sending side of the client after the bytes.
     pub(crate) fn cut(self) -> Probe {
         Probe { shut: true, ..self }
     }
 }
 
-const BEHIND: &str = "GET /behind HTTP/1.1\r\nHost: a\r\n\r\n";
+const NEXT_REQUEST: &str = "GET /behind HTTP/1.1\r\nHost: a\r\n\r\n";
 
-/// A server whose handlers note what they see, by the client's port.
+/// A server whose handlers record their requests by the port of the client.
 struct Site {
     server: Server,
     seen: Arc<Mutex<Vec<(u16, String)>>>,
@@ -97,11 +97,11 @@ impl Site {
             let port = req.remote_addr().map_or(0, |peer| peer.port());
             let asked = format!("{} {}", req.method(), req.target());
             let body = req.bytes();
-            let noted = match &body {
+            let recorded = match &body {
                 Ok(body) => format!("{asked} {}", String::from_utf8_lossy(body)).trim_end().to_owned(),
                 Err(_) => format!("{asked} unreadable"),
             };
-            theirs.lock().unwrap().push((port, noted));
+            theirs.lock().unwrap().push((port, recorded));
             body
         };
         let answer = move |req: &mut Request| handler(req).map(|body| format!("{} bytes", body.len()));
@@ -120,38 +120,38 @@ impl Site {
         if probe.shut {
             raw.0.get_ref().shutdown(Shutdown::Write).unwrap();
         } else {
-            // Where the connection has ended already, there is nothing to send it on.
-            let _ = std::io::Write::write_all(raw.0.get_mut(), BEHIND.as_bytes());
+            // This fails if the connection has ended already.
+            let _ = std::io::Write::write_all(raw.0.get_mut(), NEXT_REQUEST.as_bytes());
         }
         let seen = expect(&mut raw, probe.must.here());
-        let mut noted = self.seen_by(port);
-        if noted.is_empty() && matches!(probe.must.here(), Must::Break(..)) && !crate::is_tiny_http() {
+        let mut recorded = self.seen_by(port);
+        if recorded.is_empty() && matches!(probe.must.here(), Must::Break(..)) && !crate::is_tiny_http() {
             return;
         }
-        // Those that come without waiting for one another are handled side by side.
-        noted.sort_by_key(|what| seen.iter().position(|one| one == what));
-        assert_eq!(noted, seen, "seen by handlers");
+        // Pipelined requests are handled concurrently.
+        recorded.sort_by_key(|what| seen.iter().position(|one| one == what));
+        assert_eq!(recorded, seen, "seen by handlers");
     }
 }
 
-/// Reads what must come, and says what handlers must have seen.
+/// Reads the required responses, and returns the requests that handlers must have seen.
 fn expect(raw: &mut Raw, must: &Must) -> Vec<String> {
     match must {
-        Must::Fault { .. } => unreachable!("it is what is right or what is wrong"),
+        Must::Fault { .. } => unreachable!("`here` has chosen one of the two"),
         Must::Silence => {
             assert_eq!(raw.rest(), "");
             Vec::new()
         }
         Must::Refuse(status) => {
-            one_answer(&raw.rest(), *status);
+            check_single_response(&raw.rest(), *status);
             Vec::new()
         }
         Must::Break(status, seen) => {
-            one_answer(&raw.rest(), *status);
+            check_single_response(&raw.rest(), *status);
             vec![format!("{seen} unreadable")]
         }
         Must::HandleLast(seen) => {
-            one_answer(&raw.rest(), 200);
+            check_single_response(&raw.rest(), 200);
             vec![seen.clone()]
         }
         Must::Handle(seen) => {
@@ -165,12 +165,12 @@ fn expect(raw: &mut Raw, must: &Must) -> Vec<String> {
     }
 }
 
-/// One response, our last one, and nothing behind it.
-fn one_answer(text: &str, status: u16) {
+/// Checks that the text is exactly one response, with `Connection: close`.
+fn check_single_response(text: &str, status: u16) {
     let (head, body) = text.split_once("\r\n\r\n").unwrap_or_else(|| panic!("no head in {text:?}"));
     assert_eq!(head.split(' ').nth(1), Some(status.to_string().as_str()), "{text}");
-    assert!(!body.contains("\r\nDate: "), "more than one answer: {text}");
-    // What tiny_http refuses by itself has no id, and does not say that it closes.
+    assert!(!body.contains("\r\nDate: "), "more than one response: {text}");
+    // A refusal of tiny_http itself has no request id and no `Connection: close`.
     if head.contains("\r\nX-Request-Id: ") {
         assert!(head.contains("\r\nConnection: close"), "{text}");
     } else {
@@ -178,21 +178,21 @@ fn one_answer(text: &str, status: u16) {
     }
 }
 
-/// Tries them one after another, and fails with all that went wrong.
+/// Runs the probes one after another, and fails with a list of all wrong results.
 pub(crate) fn check(probes: &[Probe]) {
     let site = Site::start();
     let mut wrong = Vec::new();
     for probe in probes {
         if let Err(panic) = catch_unwind(AssertUnwindSafe(|| site.check(probe))) {
-            let words = panic.downcast_ref::<String>().cloned().unwrap_or_default();
+            let message = panic.downcast_ref::<String>().cloned().unwrap_or_default();
             let start = String::from_utf8_lossy(&probe.sent[..probe.sent.len().min(200)]).into_owned();
             let known = match &probe.must {
                 Must::Fault { reason, .. } if crate::is_tiny_http() => {
-                    format!(" (no longer so, or otherwise: {reason})")
+                    format!(" (the known fault has changed: {reason})")
                 }
                 _ => String::new(),
             };
-            wrong.push(format!("{}: {:?} of {start:?}: {words}{known}", probe.name, probe.must));
+            wrong.push(format!("{}: {:?} of {start:?}: {message}{known}", probe.name, probe.must));
         }
     }
     assert!(wrong.is_empty(), "{} of {} probes:\n{}", wrong.len(), probes.len(), wrong.join("\n"));

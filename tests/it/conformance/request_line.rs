@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// A whole request with that line.
+/// A probe with this request line.
 fn line(line: impl AsRef<[u8]>, must: Must) -> Probe {
     let line = line.as_ref();
     let start = String::from_utf8_lossy(&line[..line.len().min(60)]);
@@ -12,27 +12,27 @@ fn line(line: impl AsRef<[u8]>, must: Must) -> Probe {
 
 pub(crate) fn methods() -> Vec<Probe> {
     let token = |method: &str| line(format!("{method} /x HTTP/1.1"), handle(&format!("{method} /x")));
-    let none = |method: &str| line(format!("{method} /x HTTP/1.1"), refuse(400));
+    let refused = |method: &str| line(format!("{method} /x HTTP/1.1"), refuse(400));
     let tokens =
         ["GET", "get", "Get", "PATCH", "DELETE", "BREW", "M-SEARCH", "TRACE", "!#$%&'*+-.^_`|~0aZ", "0", "OPTIONS"];
     let others = [
         "G(T", "G)T", "G<T", "G@T", "G,T", "G;T", "G:T", "G\\T", "G\"T", "G/T", "G[T", "G?T", "G=T", "{GET}", "GE T",
         "GET\x01", "GET\x7f", "\0GET", "GET\0",
     ];
-    let mut probes: Vec<Probe> = tokens.into_iter().map(token).chain(others.into_iter().map(none)).collect();
+    let mut probes: Vec<Probe> = tokens.into_iter().map(token).chain(others.into_iter().map(refused)).collect();
     probes.push(token(&"A".repeat(32)));
-    probes.push(none(&"A".repeat(33)));
-    probes.push(none(&"B".repeat(10_000)));
+    probes.push(refused(&"A".repeat(33)));
+    probes.push(refused(&"B".repeat(10_000)));
     probes.push(line(" /x HTTP/1.1", refuse(400)));
     probes
 }
 
 pub(crate) fn targets() -> Vec<Probe> {
     let origin = |target: &str| line(format!("GET {target} HTTP/1.1"), handle(&format!("GET {target}")));
-    let reduced = |(target, to): (&str, &str)| line(format!("GET {target} HTTP/1.1"), handle(&format!("GET {to}")));
-    let none = |target: &str| line(format!("GET {target} HTTP/1.1"), refuse(400));
+    let converted = |(target, to): (&str, &str)| line(format!("GET {target} HTTP/1.1"), handle(&format!("GET {to}")));
+    let refused = |target: &str| line(format!("GET {target} HTTP/1.1"), refuse(400));
     let long = format!("/{}", "a".repeat((16 << 10) - 1));
-    // The last ones are no URI, and browsers of some years send them all the same.
+    // The last ones are not valid URIs, but some browsers have sent them.
     let origins = [
         "/",
         "/x?y=1",
@@ -70,7 +70,7 @@ pub(crate) fn targets() -> Vec<Probe> {
         ("http://a", "/"),
         ("http://a?y=1", "/?y=1"),
         ("http://a//b", "//b"),
-        // Host does not count beside a host in the target (RFC 9112, section 3.2.2).
+        // A host in the target takes precedence over Host (RFC 9112, section 3.2.2).
         ("http://b/x", "/x"),
         ("http://a.b/x", "/x"),
         ("http://a:80/x", "/x"),
@@ -107,7 +107,7 @@ pub(crate) fn targets() -> Vec<Probe> {
         "http://a\\b/",
     ];
     let mut probes: Vec<Probe> = origins.into_iter().map(origin).collect();
-    probes.extend(urls.into_iter().map(reduced).chain(others.into_iter().map(none)));
+    probes.extend(urls.into_iter().map(converted).chain(others.into_iter().map(refused)));
     probes.push(line(format!("GET {long}a HTTP/1.1"), refuse(414)));
     probes.push(line(format!("GET /{} HTTP/1.1", "b".repeat(100_000)), refuse(414)));
     probes.push(line("OPTIONS * HTTP/1.1", handle("OPTIONS *")));
@@ -117,7 +117,7 @@ pub(crate) fn targets() -> Vec<Probe> {
     probes.push(line("CONNECT http://a/ HTTP/1.1", refuse(400)));
     probes.push(line(
         "GET /é HTTP/1.1",
-        fault(refuse(400), Must::Silence, "bytes outside ASCII end a connection without an answer"),
+        fault(refuse(400), Must::Silence, "bytes outside ASCII close a connection without a response"),
     ));
     probes
 }
@@ -159,7 +159,7 @@ pub(crate) fn versions() -> Vec<Probe> {
 }
 
 pub(crate) fn white_space() -> Vec<Probe> {
-    const TRIMMED: &str = "the request line is trimmed, and what follows the version on it is dropped";
+    const TRIMMED: &str = "the request line is trimmed, and the text after the version is dropped";
     let seen = || handle("GET /x");
     vec![
         line("GET  /x HTTP/1.1", refuse(400)),
@@ -170,7 +170,7 @@ pub(crate) fn white_space() -> Vec<Probe> {
         line("GET /x\nHTTP/1.1", refuse(400)),
         line(
             "GET\u{a0}/x HTTP/1.1",
-            fault(refuse(400), Must::Silence, "bytes outside ASCII end a connection without an answer"),
+            fault(refuse(400), Must::Silence, "bytes outside ASCII close a connection without a response"),
         ),
         line(" GET /x HTTP/1.1", fault(refuse(400), seen(), TRIMMED)),
         line("\tGET /x HTTP/1.1", fault(refuse(400), seen(), TRIMMED)),
@@ -180,7 +180,7 @@ pub(crate) fn white_space() -> Vec<Probe> {
         line("GET /x HTTP/1.1\r", fault(refuse(400), seen(), TRIMMED)),
         line("GET /x HTTP/1.1 HTTP/1.1", fault(refuse(400), seen(), TRIMMED)),
         line("GET /x HTTP/1.1 b", fault(refuse(400), seen(), TRIMMED)),
-        line("\r\nGET /x HTTP/1.1", fault(seen(), refuse(400), "an empty line before a request is not passed over")),
+        line("\r\nGET /x HTTP/1.1", fault(seen(), refuse(400), "an empty line before a request is not skipped")),
         line("\r\n\r\nGET /x HTTP/1.1", refuse(400)),
         probe("lines that end in LF", "GET /x HTTP/1.1\nHost: a\n\n", refuse(400)),
         probe("lines that end in CR", "GET /x HTTP/1.1\rHost: a\r\r", refuse(400)),
@@ -188,11 +188,11 @@ pub(crate) fn white_space() -> Vec<Probe> {
         probe("a line without an end", "GET /x HTTP/1.1", Must::Silence).cut(),
         probe("a head without an end", "GET /x HTTP/1.1\r\nHost: a\r\n", Must::Silence).cut(),
         probe(
-            "what is TLS",
+            "a TLS handshake",
             b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n".to_vec(),
-            fault(refuse(400), Must::Silence, "bytes outside ASCII end a connection without an answer"),
+            fault(refuse(400), Must::Silence, "bytes outside ASCII close a connection without a response"),
         ),
-        probe("what is no HTTP", "EHLO client.example\r\n", refuse(400)),
+        probe("another protocol", "EHLO client.example\r\n", refuse(400)),
         probe("only line ends", "\r\n\r\n\r\n", refuse(400)),
     ]
 }
@@ -203,12 +203,12 @@ fn a_method_is_a_token() {
 }
 
 #[test]
-fn a_target_has_one_of_its_forms() {
+fn a_target_has_a_valid_form() {
     check(&targets());
 }
 
 #[test]
-fn a_version_is_one_of_two() {
+fn only_http_1_0_and_1_1_are_accepted() {
     check(&versions());
 }
 
