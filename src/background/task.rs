@@ -210,6 +210,11 @@ impl Task {
         RetriedTask { task: self, retry, gate: None }
     }
 
+    /// Returns true if the task can be found.
+    pub(crate) fn has_key(&self) -> bool {
+        self.key.is_some()
+    }
+
     /// Finds the task of this [key](Task::key), as [`task`](crate::task()) does; none without a key.
     pub fn find(&self) -> Option<TaskInfo> {
         task(self.key.as_deref()?)

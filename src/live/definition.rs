@@ -119,9 +119,12 @@ impl<T> IntoLive for TaskHandle<T> {
     }
 }
 
-/// The progress of the last task with this key, if there is one.
+/// The progress of the last task with this key, if there is one. A task without a key is an error.
 impl IntoLive for Task {
     fn into_live(self) -> Result<Option<LiveSource>> {
+        if !self.has_key() {
+            return Err(Error::internal("a task without a key cannot be found: use `Task::key` or `req.session_task`"));
+        }
         self.find().into_live()
     }
 }

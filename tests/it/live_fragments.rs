@@ -230,6 +230,11 @@ fn echo(template: &'static str) -> App {
             assert_eq!(req.param::<String>("text")?, text, "the parameters of the path are back");
             Ok(page)
         })
+        .get("/{text}/upper", |req: &mut Request| -> Result<Response> {
+            let page = req.render("page.html", aside::context! { text => "ARGUMENT" })?;
+            assert_eq!(req.param::<String>("text")?, "path", "the parameters of the path are back");
+            Ok(page)
+        })
 }
 
 #[test]
@@ -237,6 +242,7 @@ fn arguments_are_the_same_in_the_page_and_in_the_stream() {
     let odd =
         ["17", "фото", "a&b=c", "\"quoted\"", "a/b", "a+b", "100%", "%2F", "a b", "<i>'", "#x?y", "\u{1f600}", ";,"];
     let mut client = client(echo("{{ live('echo', text=text) }}"));
+    assert!(client.get("/path/upper").text().contains("[ARGUMENT]"));
     for text in odd {
         let encoded: String = text.bytes().map(|byte| format!("%{byte:02X}")).collect();
         let page = client.get(&format!("/{encoded}")).text().to_owned();
@@ -377,6 +383,13 @@ fn the_progress_of_a_task_is_for_its_session() {
     while !events.next().data.contains("Cancelled.") {}
     assert_eq!(events.next().name, "end");
     client.settle();
+}
+
+#[test]
+fn a_task_without_a_key_is_an_error_that_says_so() {
+    let app = shown(|_: &mut Request| aside::Task::named("import"));
+    let status = refused_page(&mut client(app), "/", "a task without a key cannot be found");
+    assert_eq!(status, Status::INTERNAL_SERVER_ERROR);
 }
 
 #[test]
