@@ -392,10 +392,8 @@ fn a_pool_runs_so_many_at_once_and_no_more() {
         most.load(Ordering::SeqCst)
     };
     client.within(|| {
-        let handles: Vec<_> = (0..100)
-            .map(|_| (pool.clone(), work.clone()))
-            .map(|(pool, work)| pool.background(move || work()))
-            .collect();
+        let handles: Vec<_> =
+            (0..100).map(|_| (pool.clone(), work.clone())).map(|(pool, work)| pool.background(work)).collect();
         let own = pool.run(&work).unwrap();
         let most = handles.into_iter().map(|handle| handle.join().unwrap()).max().unwrap();
         assert!((1..=3).contains(&most.max(own)), "{most} at once");
