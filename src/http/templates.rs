@@ -1,7 +1,7 @@
-//! Pages from templates: Jinja's syntax, through minijinja.
+//! Pages from templates with Jinja's syntax, rendered by minijinja.
 //!
-//! There is one environment for an application, made once; a page costs its rendering and nothing else. In development a
-//! template is read again when its file changed, and so is every one that it extends or includes.
+//! An application has one environment, created once, so a page costs only its rendering. In development a template is
+//! read again when its file changed, and so are all that it extends or includes.
 
 pub(crate) mod live_function;
 
@@ -25,72 +25,73 @@ use super::guard::policy;
 use super::once;
 use super::request::Request;
 use super::response::Response;
-use super::session::{self, Glance};
+use super::session::{self, SessionView};
 use super::urls::Urls;
 use crate::error::{Error, Result};
 use crate::sync::lock;
 use crate::watched::{Key, Seen, Watched};
 
-/// The templates of an application: a folder, and those that are compiled in.
+/// The templates of an application: a folder, and embedded ones.
 pub(crate) struct Templates {
-    /// Which of those of this process.
+    /// The number of this set of templates in the process.
     id: u64,
     environment: Environment<'static>,
-    compiled_in: Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>,
+    embedded: Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>,
     dir: PathBuf,
     reload: bool,
 }
 
 impl Templates {
-    /// The templates of a folder, which need not be there. With `reload` (development) a file comes before a template of
-    /// the same name that is compiled in, so that it can be edited, and is read again when it changed. Without, what is
-    /// compiled in comes first and a file is read at its first use, so that a running site does not change under its
-    /// visitors.
+    /// Returns the templates of a folder, which may be missing. With `reload` (development) a file takes precedence
+    /// over an embedded template of the same name, so that it can be edited, and is read again when it changed. Without
+    /// `reload`, an embedded template takes precedence, and a file is read at its first use, so that a running site
+    /// does not change while clients use it.
     ///
-    /// Undefined variables are errors where they are printed, compared, looped over or looked into, and false in a bare `if`: a name
-    /// that was mistyped is a page that says so, and not a receipt with a hole. `{{ title | default("Shop") }}` is for what
-    /// may be missing.
+    /// An undefined variable is an error if it is printed, compared, iterated or accessed, and false in a bare `if`: a
+    /// mistyped name fails the page instead of leaving a gap in a receipt. Use `{{ title | default("Shop") }}` for a
+    /// value that may be missing.
     pub(crate) fn new(dir: impl Into<PathBuf>, reload: bool) -> Templates {
         static IDS: AtomicU64 = AtomicU64::new(1);
         let (id, dir) = (IDS.fetch_add(1, Ordering::Relaxed), dir.into());
-        let compiled_in = Arc::default();
+        let embedded = Arc::default();
         let mut environment = Environment::new();
         environment.set_auto_escape_callback(auto_escape);
         environment.set_formatter(write_value);
         environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
         environment.set_auto_reload(reload);
-        // So that an error has the template's lines and says which name was undefined, in a release build too.
+        // With debug information an error has the template's lines and the undefined name, in a release build too.
         environment.set_debug(true);
         environment.add_global("live", live_function::without_request());
-        environment.set_loader(loader(dir.clone(), Arc::clone(&compiled_in)));
-        Templates { id, environment, compiled_in, dir, reload }
+        environment.set_loader(loader(dir.clone(), Arc::clone(&embedded)));
+        Templates { id, environment, embedded, dir, reload }
     }
 
-    /// The folder.
+    /// Returns the folder.
     pub(crate) fn dir(&self) -> &Path {
         &self.dir
     }
 
-    /// Adds a template that is compiled in: `include_str!("../templates/page.html")`.
+    /// Adds an embedded template: `include_str!("../templates/page.html")`.
     ///
     /// # Errors
-    /// When it is no template; the line is named.
+    /// 500, naming the line, if the template is invalid.
     pub(crate) fn add(&mut self, name: &str, source: impl Into<Cow<'static, str>>) -> Result<()> {
         let source = source.into();
         self.environment
             .template_from_named_str(name, &source)
-            .map_err(|error| Error::from(error).context(format!("the template `{name}` cannot be used")))?;
+            .map_err(|error| Error::from(error).context(format!("the template `{name}` is invalid")))?;
         if self.reload {
-            lock(&self.compiled_in).insert(name.to_owned(), source);
+            lock(&self.embedded).insert(name.to_owned(), source);
             return Ok(());
         }
         Ok(self.environment.add_template_owned(name.to_owned(), source)?)
     }
 
-    /// Reads all pages and texts of the folder, so that a mistake in one shows at the start and not to its first visitor.
+    /// Reads all pages and texts of the folder, so that an invalid one is found at the start and not by its first
+    /// client.
     ///
     /// # Errors
-    /// When one is no template; all of them are named, with their lines.
+    /// 500, naming all invalid templates with their lines.
     pub(crate) fn read_all(&self) -> Result<()> {
         let mut names = Vec::new();
         collect(&self.dir, "", &mut names);
@@ -98,14 +99,14 @@ impl Templates {
         let wrong: Vec<String> = names.iter().filter_map(read).map(|error| Error::from(error).chain()).collect();
         match wrong.is_empty() {
             true => Ok(()),
-            false => Err(Error::internal(format!("templates that cannot be used: {}", wrong.join("; ")))),
+            false => Err(Error::internal(format!("invalid templates: {}", wrong.join("; ")))),
         }
     }
 
-    /// The page that a template makes of these values.
+    /// Renders a template with these values.
     ///
     /// # Errors
-    /// 500, with the template, the line and what was undefined in its chain; or with the file that was looked for.
+    /// 500, with the template, the line and the undefined name in its chain; or with the file that was not found.
     pub(crate) fn render(&self, name: &str, context: Value) -> Result<String> {
         let rendered = self.environment.get_template(name).and_then(|template| template.render(context));
         rendered.map_err(|error| Error::from(error).context(format!("cannot render `{name}`")))
@@ -118,7 +119,7 @@ impl fmt::Debug for Templates {
     }
 }
 
-/// The names of what is surely a template. A folder that cannot be read has none.
+/// Collects the names of files that are surely templates. An unreadable folder has none.
 fn collect(folder: &Path, prefix: &str, names: &mut Vec<String>) {
     for entry in folder.read_dir().into_iter().flatten().flatten() {
         let Ok(name) = entry.file_name().into_string() else { continue };
@@ -136,37 +137,41 @@ fn collect(folder: &Path, prefix: &str, names: &mut Vec<String>) {
 
 type Loaded = std::result::Result<Option<TemplateSource>, minijinja::Error>;
 
-/// Looks in the folder, then among what is compiled in. Names that would leave the folder are looked for in neither.
+/// Returns a loader that searches the folder, then the embedded templates. Names that would leave the folder are
+/// refused.
 fn loader(
     dir: PathBuf,
-    compiled_in: Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>,
+    embedded: Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>,
 ) -> impl Fn(&str) -> Loaded + Send + Sync + 'static {
     let from_folder = path_loader(dir.clone());
     move |name| {
         let Some(path) = files::join(&dir, name) else {
-            let words =
-                format!("`{name}` is no name of a template: a path inside {}, without `.` or `..`", shown(&dir));
-            return Err(minijinja::Error::new(ErrorKind::TemplateNotFound, words));
+            let message = format!(
+                "`{name}` is not a valid template name, which is a path inside {} without `.` or `..`",
+                shown(&dir)
+            );
+            return Err(minijinja::Error::new(ErrorKind::TemplateNotFound, message));
         };
         if let Some(source) = from_folder(name)? {
             return Ok(Some(source));
         }
-        if let Some(source) = lock(&compiled_in).get(name).cloned() {
-            // Up to date until there is a file of that name.
+        if let Some(source) = lock(&embedded).get(name).cloned() {
+            // The embedded template is current until a file of that name exists.
             return Ok(Some(TemplateSource::from(source).with_uptodate_check(move || !path.exists())));
         }
-        let words = format!("there is no file `{name}` in {}, and none compiled in by that name", shown(&dir));
-        Err(minijinja::Error::new(ErrorKind::TemplateNotFound, words))
+        let message = format!("there is no file `{name}` in {}, and no embedded template of that name", shown(&dir));
+        Err(minijinja::Error::new(ErrorKind::TemplateNotFound, message))
     }
 }
 
-/// The folder in full: a relative one is looked for where the process was started, which is what is wrong most often.
+/// Returns the absolute path of the folder: a relative one is resolved from the working directory, which is the most
+/// frequent cause of a missing template.
 fn shown(dir: &Path) -> String {
     std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string()
 }
 
-/// How values are escaped, by the template's name: as JSON in `.json` and its like, not in plain text, and as HTML in all
-/// others, known or not: what is escaped without need looks odd, what is not escaped in a page lets a visitor write it.
+/// Chooses the escaping by the template's name: JSON in `.json` and similar files, none in plain text, and HTML in all
+/// others, known or not. An unnecessary escape looks odd, but a missing one lets users inject markup.
 fn auto_escape(name: &str) -> AutoEscape {
     match extension(name).as_str() {
         "txt" | "text" | "md" | "csv" => AutoEscape::None,
@@ -175,8 +180,8 @@ fn auto_escape(name: &str) -> AutoEscape {
     }
 }
 
-/// Writes a value as minijinja does, but for the slash in HTML: it needs no escape there, and every link would be full of
-/// `&#x2f;` for those who read the page's source.
+/// Writes a value like minijinja, except for the slash in HTML: it needs no escape there, and readers of the page's
+/// source would see `&#x2f;` in every link.
 fn write_value(
     out: &mut Output<'_>,
     state: &mut State<'_, '_>,
@@ -222,8 +227,8 @@ fn content_type(name: &str) -> String {
 }
 
 impl Request {
-    /// Answers with a template of the application, filled in with a [`context!`](crate::context!) or any value that
-    /// serde can write.
+    /// Renders a template of the application with a [`context!`](crate::context!) or any value that serde can
+    /// serialize, and responds with the page.
     ///
     /// ```
     /// use aside::{Request, Response, Result, context};
@@ -233,31 +238,31 @@ impl Request {
     /// }
     /// ```
     ///
-    /// The media type goes by the name, and so does escaping: `.txt` is plain text and not escaped, `.json` is escaped as
+    /// The name determines the media type and the escaping: `.txt` is plain text and not escaped, `.json` is escaped as
     /// JSON, and all others as HTML. Every template also has `flashes` (the messages of [`flash`](Request::flash), each
-    /// with `kind` and `message`; those that a page has shown are gone), `user` (the id of whoever is logged in, as text,
-    /// or none), `path` (this request's), `request_id`, `url_for(name, …)` ([`url_for`](Request::url_for)), `csp_nonce`
-    /// ([`csp_nonce`](Request::csp_nonce)), [`once()`](Request::once) for a form that must not be answered twice and
-    /// `live(name)` for a part of the page that changes while it is looked at ([`App::live`](crate::App::live)); a
-    /// value of the same name in the context comes first. `{{ static('app.css') }}` is the address of a file of
-    /// [`App::static_files`](crate::App::static_files) with a hash of its content, `/static/app.css?v=…`, which a browser
-    /// keeps until the file changes; a file that is not there is an error.
+    /// with `kind` and `message`; shown messages are removed), `user` (the id of the logged-in user, as text, or none),
+    /// `path` (of this request), `request_id`, `url_for(name, …)` ([`url_for`](Request::url_for)), `csp_nonce`
+    /// ([`csp_nonce`](Request::csp_nonce)), [`once()`](Request::once) for a form that must not be processed twice and
+    /// `live(name)` for a part of the page that is updated while it is open ([`App::live`](crate::App::live)). A value
+    /// of the same name in the context takes precedence. `{{ static('app.css') }}` is the URL of a file of
+    /// [`App::static_files`](crate::App::static_files) with a hash of its content, `/static/app.css?v=…`, which a
+    /// browser caches until the file changes; a missing file is an error.
     ///
-    /// In development a template that changed is read again. An undefined name is an error where it is printed, and false
-    /// in an `if`; `{{ title | default("Shop") }}` is for what may be missing.
+    /// In development a changed template is read again. An undefined name is an error if it is printed, and false in an
+    /// `if`; use `{{ title | default("Shop") }}` for a value that may be missing.
     ///
     /// # Errors
-    /// 500 when the template is not there, cannot be read or fails; the log has the template, the line and the reason. The
-    /// error of a live fragment is the page's, with its status.
+    /// 500 if the template is missing, cannot be read or fails; the log has the template, the line and the reason. The
+    /// error of a live fragment becomes the page's, with its status.
     pub fn render(&mut self, name: &str, context: impl Serialize) -> Result<Response> {
         let templates = templates_of(self)?;
-        let glance = Arc::new(Glance::of(self));
-        let flashes = Arc::new(Flashes::of(&glance));
-        let visitor = Value::from_object(Visitor(Arc::clone(&glance)));
+        let session_view = Arc::new(SessionView::of(self));
+        let flashes = Arc::new(Flashes::of(&session_view));
+        let visitor = Value::from_object(Visitor(Arc::clone(&session_view)));
         let has_key = Arc::new(AtomicBool::new(false));
         let context = merge_maps([provided(self, &flashes, &has_key), visitor, map(context)?]);
         let page = live_function::with_function(self, |live| templates.render(name, merge_maps([live, context])))?;
-        glance.note(self);
+        session_view.note(self);
         if flashes.shown.load(Ordering::Relaxed) {
             session::note_shown(self);
         }
@@ -268,15 +273,15 @@ impl Request {
     }
 }
 
-/// A template that is rendered again and again, on other threads: the part of a page that changes. It knows the state and
-/// nothing of a request, so that it is the same in the page and in the stream, and one rendering serves all who watch.
+/// A template that is rendered again for each change, on other threads: the part of a page that changes. It has the
+/// state but no request, so that it is the same in the page and in the stream, and one rendering serves all clients.
 pub(crate) struct Fragment {
     templates: Arc<Templates>,
     key: Key,
     provided: Value,
 }
 
-/// The template of that name.
+/// Returns the fragment of a template.
 pub(crate) fn fragment(req: &Request, name: &str) -> Result<Fragment> {
     let templates = templates_of(req)?;
     let provided = private::context([
@@ -287,27 +292,27 @@ pub(crate) fn fragment(req: &Request, name: &str) -> Result<Fragment> {
 }
 
 impl Fragment {
-    /// The template with that state: its fields by their names, and the whole as `state`.
+    /// Renders the template with a state: its fields by name, and the whole as `state`.
     pub(crate) fn render<T: Clone + Serialize>(&self, watched: &Watched<T>, seen: &Seen<T>) -> Result<Arc<str>> {
         let render = || {
             let whole = private::context([("state", private::value(&*seen.value))]);
             let fields = map(&*seen.value).unwrap_or_else(|_| private::context([]));
             self.templates.render(&self.key.1, merge_maps([self.provided.clone(), whole, fields]))
         };
-        // A template that is being worked on may change where the state does not.
+        // In development the template may change without a change of the state.
         if self.templates.reload { Ok(render()?.into()) } else { watched.make_once(seen.version, &self.key, render) }
     }
 }
 
 fn templates_of(req: &Request) -> Result<Arc<Templates>> {
     req.scope().get::<Templates>().ok_or_else(|| {
-        let words = "this application has no templates: name their folder with `App::templates(dir)`, or compile one in \
+        let message = "this application has no templates: set their folder with `App::templates(dir)`, or embed one \
                      with `App::template(name, source)`";
-        Error::internal(words)
+        Error::internal(message)
     })
 }
 
-/// What every template has.
+/// Returns the values that every template has.
 fn provided(req: &Request, flashes: &Arc<Flashes>, has_key: &Arc<AtomicBool>) -> Value {
     private::context([
         ("flashes", Value::from_dyn_object(Arc::clone(flashes))),
@@ -320,7 +325,7 @@ fn provided(req: &Request, flashes: &Arc<Flashes>, has_key: &Arc<AtomicBool>) ->
     ])
 }
 
-/// The path of a route: `{{ url_for("photo", id=17) }}`.
+/// The template function `url_for`: `{{ url_for("photo", id=17) }}`.
 fn url_for(urls: Arc<Urls>) -> impl Fn(&str, Kwargs) -> std::result::Result<Value, minijinja::Error> {
     move |name, params| {
         let value = |key| Ok((key, params.peek::<Value>(key)?.to_string()));
@@ -332,7 +337,7 @@ fn url_for(urls: Arc<Urls>) -> impl Fn(&str, Kwargs) -> std::result::Result<Valu
     }
 }
 
-/// The response's nonce, made when a template looks at it.
+/// The response's nonce, created when a template reads it.
 struct Nonce(Arc<OnceLock<String>>);
 
 impl fmt::Debug for Nonce {
@@ -347,11 +352,11 @@ impl Object for Nonce {
     }
 
     fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(policy::make(&self.0))
+        f.write_str(policy::nonce_value(&self.0))
     }
 }
 
-/// `static('app.css')`, in a template.
+/// The template function `static`: `static('app.css')`.
 fn static_address(req: &Request) -> Value {
     let folders = req.scope().get::<StaticFolders>().unwrap_or_default();
     Value::from_function(move |name: &str| {
@@ -364,24 +369,24 @@ fn map(context: impl Serialize) -> Result<Value> {
     match value.kind() {
         minijinja::value::ValueKind::Map => Ok(value),
         minijinja::value::ValueKind::None | minijinja::value::ValueKind::Undefined => Ok(private::context([])),
-        kind => Err(Error::internal(format!("a template is filled in with names and values, not with a {kind}"))),
+        kind => Err(Error::internal(format!("the context of a template must be a map or a struct, not a {kind}"))),
     }
 }
 
-/// The flash messages, read when a template first looks at them, and noted as shown when it takes one out.
+/// The flash messages, read at the template's first access, and marked as shown when it takes one out.
 struct Flashes {
-    glance: Arc<Glance>,
+    session_view: Arc<SessionView>,
     messages: OnceLock<Vec<Value>>,
     shown: AtomicBool,
 }
 
 impl Flashes {
-    fn of(glance: &Arc<Glance>) -> Flashes {
-        Flashes { glance: Arc::clone(glance), messages: OnceLock::new(), shown: AtomicBool::new(false) }
+    fn of(session_view: &Arc<SessionView>) -> Flashes {
+        Flashes { session_view: Arc::clone(session_view), messages: OnceLock::new(), shown: AtomicBool::new(false) }
     }
 
     fn messages(&self) -> &[Value] {
-        self.messages.get_or_init(|| self.glance.flashes().map(private::value).collect())
+        self.messages.get_or_init(|| self.session_view.flashes().map(private::value).collect())
     }
 }
 
@@ -407,8 +412,8 @@ impl Object for Flashes {
     }
 }
 
-/// What is known of the visitor, found out when a template asks for it.
-struct Visitor(Arc<Glance>);
+/// The user of the session, read when a template asks for it.
+struct Visitor(Arc<SessionView>);
 
 impl fmt::Debug for Visitor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -441,8 +446,8 @@ impl Object for Visitor {
 /// # let _ = (page, photo, tags);
 /// ```
 ///
-/// A value is anything that serde can write; it is borrowed, and copied into the context. A name alone stands for the
-/// variable of that name.
+/// A value is anything that serde can serialize; it is borrowed, and copied into the context. A name alone stands for
+/// the variable of this name.
 #[macro_export]
 macro_rules! context {
     () => { $crate::__private::context([]) };
@@ -453,7 +458,7 @@ macro_rules! context {
     };
 }
 
-/// What [`context!`](crate::context!) comes to. Public for the macro, hidden, and no promise.
+/// The functions behind [`context!`](crate::context!). Public for the macro, hidden, and not part of the API.
 #[doc(hidden)]
 #[allow(missing_docs)]
 pub mod private {
@@ -495,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_escaped_in_a_page_is_not_the_slash() {
+    fn html_escapes_all_special_characters_but_no_slash() {
         let templates = templates(&[("page.html", "{{ text }}|{{ text | safe }}"), ("mail.txt", "{{ text }}")]);
         let text = "/a?b='1'&c=\"2\"</script>/";
         let page = templates.render("page.html", private::context([("text", Value::from(text))])).unwrap();
@@ -505,7 +510,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_in_a_folder_are_found_before_anybody_asks() {
+    fn invalid_templates_of_a_folder_are_found_at_the_start() {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("shop")).unwrap();
         std::fs::write(folder.path().join("fine.html"), "{{ title }}").unwrap();
@@ -515,8 +520,8 @@ mod tests {
         Templates::new(folder.path().join("gone"), false).read_all().unwrap();
         std::fs::write(folder.path().join("shop/cart.html"), "one\n{% if %}").unwrap();
         std::fs::write(folder.path().join("mail.txt"), "{{ open").unwrap();
-        let words = templates().read_all().unwrap_err().to_string();
-        assert!(words.contains("shop/cart.html:2") && words.contains("mail.txt:1"), "{words}");
+        let message = templates().read_all().unwrap_err().to_string();
+        assert!(message.contains("shop/cart.html:2") && message.contains("mail.txt:1"), "{message}");
     }
 
     fn request(method: Method, cookie: &str, templates: Option<Templates>) -> Request {
@@ -546,7 +551,7 @@ mod tests {
     }
 
     #[test]
-    fn escaping_and_media_type_go_by_the_name() {
+    fn the_name_determines_escaping_and_media_type() {
         let names = ["a.html", "a.HTM", "a.xml", "a", "a.svg", "a.html.j2", "a.txt", "a.json"];
         let sources = names.map(|name| (name, "{{ v }}"));
         let mut req = request(Method::Get, "", Some(templates(&sources)));
@@ -563,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_takes_whatever_serde_writes() {
+    fn a_context_takes_any_value_that_serde_serializes() {
         #[derive(Serialize)]
         struct Photo {
             title: String,
@@ -576,23 +581,23 @@ mod tests {
     }
 
     #[test]
-    fn safe_text_stays_safe_on_its_way() {
+    fn safe_text_stays_safe() {
         let templates = templates(&[("p.html", "{{ part }}{{ rest }}")]);
         let part = Value::from_safe_string("<b>1</b>".into());
         assert_eq!(templates.render("p.html", context! { part, rest => "<" }).unwrap(), "<b>1</b>&lt;");
     }
 
     #[test]
-    fn an_error_names_template_line_and_name() {
+    fn an_error_has_the_template_the_line_and_the_name() {
         let templates = templates(&[("page.html", "{% include 'part.html' %}"), ("part.html", "one\n{{ custmer }}")]);
         let chain = templates.render("page.html", context! {}).unwrap_err().chain();
-        for words in ["page.html", "part.html:2", "custmer"] {
-            assert!(chain.contains(words), "{words} is not in {chain}");
+        for message in ["page.html", "part.html:2", "custmer"] {
+            assert!(chain.contains(message), "{message} is not in {chain}");
         }
     }
 
     #[test]
-    fn what_is_undefined_may_be_asked_for_and_not_printed() {
+    fn an_undefined_name_may_be_tested_but_not_printed() {
         let templates = templates(&[
             ("a.txt", "{% if user %}in{% else %}out{% endif %} {{ title | default('Shop') }}"),
             ("b.txt", "{% for x in rows %}{% endfor %}"),
@@ -602,14 +607,14 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_template_names_file_and_folder() {
+    fn the_error_for_a_missing_template_names_file_and_folder() {
         let chain = templates(&[]).render("nothing.html", context! {}).unwrap_err().chain();
         assert!(chain.contains("nothing.html") && chain.contains("no/such/folder"), "{chain}");
         assert!(shown(Path::new("no/such")).starts_with('/') || cfg!(windows));
     }
 
     #[test]
-    fn names_never_leave_the_folder() {
+    fn template_names_do_not_leave_the_folder() {
         let dir = tempfile::tempdir().unwrap();
         std::fs::create_dir(dir.path().join("templates")).unwrap();
         std::fs::write(dir.path().join("secret.html"), "s").unwrap();
@@ -643,7 +648,7 @@ mod tests {
     }
 
     #[test]
-    fn the_folder_comes_first_in_development_and_what_is_compiled_in_otherwise() {
+    fn the_folder_takes_precedence_in_development_only() {
         let dir = tempfile::tempdir().unwrap();
         for (reload, second) in [(true, "file"), (false, "compiled in")] {
             let path = dir.path().join("page.html");
@@ -654,12 +659,12 @@ mod tests {
             std::fs::write(&path, "file").unwrap();
             assert_eq!(templates.render("page.html", context! {}).unwrap(), second);
         }
-        let words = Templates::new(dir.path(), true).add("x.html", "{% if %}").unwrap_err().chain();
-        assert!(words.contains("x.html:1"), "{words}");
+        let message = Templates::new(dir.path(), true).add("x.html", "{% if %}").unwrap_err().chain();
+        assert!(message.contains("x.html:1"), "{message}");
     }
 
     #[test]
-    fn a_page_knows_its_path_and_request() {
+    fn a_page_has_its_path_and_request_id() {
         let sources = [("p.txt", "{{ path }} {{ request_id }} {{ flashes | length }}")];
         let mut req = request(Method::Get, "", Some(templates(&sources)));
         assert_eq!(text(req.render("p.txt", ()).unwrap()), "/orders 3f9a1c 0");
@@ -670,7 +675,7 @@ mod tests {
     }
 
     #[test]
-    fn flash_messages_are_gone_once_a_page_has_shown_them() {
+    fn flash_messages_are_removed_once_a_page_has_shown_them() {
         let all = || {
             Some(templates(&[
                 ("none.html", "{{ path }}"),
@@ -700,7 +705,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_for_this_very_page_is_shown_on_it() {
+    fn a_message_added_by_the_request_is_shown_on_its_page() {
         let sources = [("show.txt", "{% for flash in flashes %}{{ flash.message }}{% endfor %}")];
         let mut req = request(Method::Post, "", Some(templates(&sources)));
         req.flash("error", "Not quite.");

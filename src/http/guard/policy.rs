@@ -127,12 +127,12 @@ impl Request {
     /// }
     /// ```
     pub fn csp_nonce(&self) -> String {
-        make(self.nonce()).to_owned()
+        nonce_value(self.nonce()).to_owned()
     }
 }
 
 /// Returns the nonce, and creates it at the first call.
-pub(crate) fn make(nonce: &OnceLock<String>) -> &str {
+pub(crate) fn nonce_value(nonce: &OnceLock<String>) -> &str {
     nonce.get_or_init(|| {
         let mut bytes = [0; 16];
         // A guessable nonce would allow the scripts that it must block, so none is used instead.

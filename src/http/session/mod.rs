@@ -351,18 +351,18 @@ pub(crate) fn has_lost_user(req: &mut Request) -> bool {
 
 /// The session state that a template can read: the flash messages and the user. The cookie is opened at the first
 /// access, if there is one.
-pub(crate) struct Glance {
+pub(crate) struct SessionView {
     sealed: Arc<Sealed>,
     /// The handler's session, if the handler has opened it.
     session: Option<(Flashes, Option<String>)>,
     was_read: AtomicBool,
 }
 
-impl Glance {
-    pub(crate) fn of(req: &mut Request) -> Glance {
+impl SessionView {
+    pub(crate) fn of(req: &mut Request) -> SessionView {
         let seen = |session: &mut Session| (session.flashes.clone(), session.contents.user.clone());
         let session = req.extension::<Session>().map(seen);
-        Glance { sealed: Sealed::of(req), session, was_read: AtomicBool::new(false) }
+        SessionView { sealed: Sealed::of(req), session, was_read: AtomicBool::new(false) }
     }
 
     pub(crate) fn flashes(&self) -> impl Iterator<Item = &Flash> {

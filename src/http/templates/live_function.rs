@@ -1,7 +1,7 @@
 //! The template function `live`: `{{ live("photo", id=17) }}`.
 //!
-//! It calls a function of the application with the request. Functions of a template may not borrow, so the request itself is
-//! lent to this one while the page is rendered, and taken back afterwards.
+//! It calls a function of the application with the request. Functions of a template may not borrow, so the request is
+//! moved into this one while the page is rendered, and moved back afterwards.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -44,7 +44,7 @@ impl LiveFragments {
     }
 }
 
-/// Where the function looks for the request: there while a page is rendered.
+/// The state that the function shares with the renderer. It holds the request while a page is rendered.
 #[derive(Default)]
 struct Shared {
     request: Mutex<Option<Request>>,
@@ -52,21 +52,21 @@ struct Shared {
     failure: Mutex<Option<Error>>,
 }
 
-/// Takes the request back when the page is rendered, or when that panicked.
-struct Lent<'r> {
+/// Moves the request back once the page is rendered, even after a panic.
+struct MovedRequest<'r> {
     owner: &'r mut Request,
     shared: Arc<Shared>,
 }
 
-impl<'r> Lent<'r> {
-    fn new(owner: &'r mut Request) -> Lent<'r> {
+impl<'r> MovedRequest<'r> {
+    fn new(owner: &'r mut Request) -> MovedRequest<'r> {
         let stand_in = Request::new(Method::Get, "", Headers::new(), Body::empty());
         let request = Mutex::new(Some(std::mem::replace(owner, stand_in)));
-        Lent { owner, shared: Arc::new(Shared { request, ..Shared::default() }) }
+        MovedRequest { owner, shared: Arc::new(Shared { request, ..Shared::default() }) }
     }
 }
 
-impl Drop for Lent<'_> {
+impl Drop for MovedRequest<'_> {
     fn drop(&mut self) {
         if let Some(request) = lock(&self.shared.request).take() {
             *self.owner = request;
@@ -83,9 +83,9 @@ pub(super) fn with_function(req: &mut Request, render: impl FnOnce(Value) -> Res
     if fragments.0.is_empty() {
         return render(function(fragments, Arc::default()));
     }
-    let lent = Lent::new(req);
-    let rendered = render(function(fragments, lent.shared.clone()));
-    let failure = lock(&lent.shared.failure).take();
+    let moved = MovedRequest::new(req);
+    let rendered = render(function(fragments, moved.shared.clone()));
+    let failure = lock(&moved.shared.failure).take();
     match (rendered, failure) {
         (Err(_), Some(failure)) => Err(failure),
         (rendered, _) => rendered,
@@ -102,21 +102,21 @@ fn function(fragments: Arc<LiveFragments>, shared: Arc<Shared>) -> Value {
             }
         };
         let html = call().map_err(|error| {
-            let told = refuse(error.chain());
+            let shown = refuse(error.chain());
             let error = if error.status().is_server_error() { error.context(format!("live(`{name}`)")) } else { error };
             lock(&shared.failure).get_or_insert(error);
-            told
+            shown
         })?;
         Ok::<_, TemplateError>(Value::from_safe_string(html))
     };
     private::context([("live", Value::from_function(live))])
 }
 
-/// Why there is no fragment in a mail.
-const NO_REQUEST: &str = "`live` needs a request: it is there for pages that `req.render` renders, with what they extend and \
-                          include, and not for mail, for imported macros or for the template of a live fragment";
+/// The error of a call without a request, for example in a mail.
+const NO_REQUEST: &str = "`live` needs a request: it works in pages that `req.render` renders, and in templates that they extend or \
+                          include, but not in mail, imported macros or the template of a live fragment";
 
-/// The function of all other templates.
+/// The function in all other templates.
 pub(super) fn without_request() -> Value {
     Value::from_function(|_name: &str, _arguments: Kwargs| Err::<Value, _>(refuse(NO_REQUEST)))
 }
@@ -125,7 +125,7 @@ fn refuse(message: impl Into<std::borrow::Cow<'static, str>>) -> TemplateError {
     TemplateError::new(ErrorKind::InvalidOperation, message)
 }
 
-/// The arguments as text. One that is `none` is left out.
+/// Returns the arguments as text, without those that are `none`.
 fn read(name: &str, arguments: &Kwargs) -> Result<Arguments> {
     let mut pairs = Vec::new();
     for key in arguments.args() {
