@@ -511,7 +511,7 @@ impl EventReader {
 
 impl Drop for EventReader {
     fn drop(&mut self) {
-        self.disconnect.tell();
+        self.disconnect.signal();
     }
 }
 

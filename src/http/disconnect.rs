@@ -22,12 +22,12 @@ pub(crate) struct Disconnect(Arc<Shared>);
 #[derive(Default)]
 struct Shared {
     state: Mutex<State>,
-    told: Condvar,
+    signaled: Condvar,
 }
 
 #[derive(Default)]
 struct State {
-    is_told: bool,
+    is_signaled: bool,
     last: u64,
     callbacks: Vec<(u64, Action)>,
 }
@@ -36,22 +36,22 @@ type Action = Box<dyn FnOnce() + Send>;
 
 impl Disconnect {
     /// Sends the signal. A second call has no effect.
-    pub(crate) fn tell(&self) {
+    pub(crate) fn signal(&self) {
         let mut state = lock(&self.0.state);
-        state.is_told = true;
+        state.is_signaled = true;
         let callbacks = std::mem::take(&mut state.callbacks);
         drop(state);
-        self.0.told.notify_all();
+        self.0.signaled.notify_all();
         callbacks.into_iter().for_each(|(_, action)| action());
     }
 
-    pub(crate) fn is_told(&self) -> bool {
-        lock(&self.0.state).is_told
+    pub(crate) fn is_signaled(&self) -> bool {
+        lock(&self.0.state).is_signaled
     }
 
     /// Waits for the signal, at most for `time`. Returns true if it was sent.
     pub(crate) fn wait(&self, time: Duration) -> bool {
-        wait_while_for(&self.0.told, lock(&self.0.state), time, |state| !state.is_told).is_told
+        wait_while_for(&self.0.signaled, lock(&self.0.state), time, |state| !state.is_signaled).is_signaled
     }
 
     /// Registers a callback. It runs on the thread that sends the signal, so it must be quick; it runs at once if the
@@ -60,11 +60,11 @@ impl Disconnect {
     /// A callback that wakes a waiter on a condition variable must take the lock before it notifies: else the waiter
     /// may check the state, miss the notification, and only then begin to wait.
     #[must_use = "the callback is removed when the guard is dropped"]
-    pub(crate) fn on_told(&self, action: impl FnOnce() + Send + 'static) -> OnTold {
+    pub(crate) fn on_signal(&self, action: impl FnOnce() + Send + 'static) -> OnSignal {
         let mut state = lock(&self.0.state);
         state.last += 1;
-        let guard = OnTold { of: Arc::downgrade(&self.0), id: state.last };
-        if state.is_told {
+        let guard = OnSignal { of: Arc::downgrade(&self.0), id: state.last };
+        if state.is_signaled {
             drop(state);
             action();
         } else {
@@ -76,17 +76,17 @@ impl Disconnect {
 
 impl fmt::Debug for Disconnect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Disconnect({})", if self.is_told() { "sent" } else { "not sent" })
+        write!(f, "Disconnect({})", if self.is_signaled() { "sent" } else { "not sent" })
     }
 }
 
 /// The registration of a callback, until dropped.
-pub(crate) struct OnTold {
+pub(crate) struct OnSignal {
     of: Weak<Shared>,
     id: u64,
 }
 
-impl Drop for OnTold {
+impl Drop for OnSignal {
     fn drop(&mut self) {
         let Some(shared) = self.of.upgrade() else { return };
         let mut state = lock(&shared.state);
@@ -110,12 +110,12 @@ mod tests {
     #[test]
     fn a_waiting_thread_is_woken() {
         let disconnect = Disconnect::default();
-        assert!(!disconnect.wait(Duration::ZERO) && !disconnect.is_told());
+        assert!(!disconnect.wait(Duration::ZERO) && !disconnect.is_signaled());
         let clone = disconnect.clone();
         let waiting = thread::spawn(move || clone.wait(LONG));
-        disconnect.tell();
+        disconnect.signal();
         assert!(waiting.join().unwrap());
-        assert!(disconnect.is_told() && disconnect.wait(LONG), "the signal is permanent");
+        assert!(disconnect.is_signaled() && disconnect.wait(LONG), "the signal is permanent");
     }
 
     #[test]
@@ -123,10 +123,10 @@ mod tests {
         let disconnect = Disconnect::default();
         let (tell, told) = mpsc::channel();
         let later = tell.clone();
-        let _first = disconnect.on_told(move || tell.send("told").unwrap());
-        disconnect.tell();
-        disconnect.tell();
-        let _second = disconnect.on_told(move || later.send("told already").unwrap());
+        let _first = disconnect.on_signal(move || tell.send("told").unwrap());
+        disconnect.signal();
+        disconnect.signal();
+        let _second = disconnect.on_signal(move || later.send("told already").unwrap());
         assert_eq!(told.iter().collect::<Vec<_>>(), ["told", "told already"]);
     }
 
@@ -135,11 +135,11 @@ mod tests {
         let disconnect = Disconnect::default();
         let held = Arc::new(());
         let [one, other] = [held.clone(), held.clone()];
-        let first = disconnect.on_told(move || panic!("forgotten: {one:?}"));
-        let second = disconnect.on_told(move || drop(other));
+        let first = disconnect.on_signal(move || panic!("forgotten: {one:?}"));
+        let second = disconnect.on_signal(move || drop(other));
         drop(first);
         assert_eq!(Arc::strong_count(&held), 2);
-        disconnect.tell();
+        disconnect.signal();
         drop(second);
         assert_eq!(Arc::strong_count(&held), 1);
     }

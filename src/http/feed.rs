@@ -53,7 +53,7 @@ impl<F: Feed> Feed for InContext<F> {
 pub(crate) fn follow(mut feed: Box<dyn Feed>, mut out: Outlet<'_>) -> io::Result<()> {
     let wake = Arc::new(Bell::default());
     let (gone, notify) = (out.disconnect().clone(), wake.clone());
-    let _woken = gone.on_told(move || notify.ring());
+    let _woken = gone.on_signal(move || notify.ring());
     let mut news = Vec::new();
     while let Some(pause) = feed.write(&mut news) {
         out.write_all(&news)?;

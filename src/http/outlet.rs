@@ -26,7 +26,7 @@ impl<'o> Outlet<'o> {
     /// # Errors
     /// `ConnectionAborted` if the client has disconnected or the server stops.
     pub(crate) fn check(&self) -> io::Result<()> {
-        match self.disconnect.is_told() {
+        match self.disconnect.is_signaled() {
             true => Err(io::Error::new(
                 io::ErrorKind::ConnectionAborted,
                 "the client has disconnected, or the server stops",

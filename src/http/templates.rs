@@ -258,9 +258,9 @@ impl Request {
         let templates = templates_of(self)?;
         let session_view = Arc::new(SessionView::of(self));
         let flashes = Arc::new(Flashes::of(&session_view));
-        let visitor = Value::from_object(Visitor(Arc::clone(&session_view)));
+        let user = Value::from_object(CurrentUser(Arc::clone(&session_view)));
         let has_key = Arc::new(AtomicBool::new(false));
-        let context = merge_maps([provided(self, &flashes, &has_key), visitor, map(context)?]);
+        let context = merge_maps([provided(self, &flashes, &has_key), user, map(context)?]);
         let page = live_function::with_function(self, |live| templates.render(name, merge_maps([live, context])))?;
         session_view.note(self);
         if flashes.shown.load(Ordering::Relaxed) {
@@ -413,15 +413,15 @@ impl Object for Flashes {
 }
 
 /// The user of the session, read when a template asks for it.
-struct Visitor(Arc<SessionView>);
+struct CurrentUser(Arc<SessionView>);
 
-impl fmt::Debug for Visitor {
+impl fmt::Debug for CurrentUser {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Visitor")
+        f.write_str("CurrentUser")
     }
 }
 
-impl Object for Visitor {
+impl Object for CurrentUser {
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
         (key.as_str()? == "user").then(|| Value::from(self.0.user()))
     }

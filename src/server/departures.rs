@@ -76,7 +76,7 @@ impl DisconnectWatcher {
         pages.last += 1;
         let id = pages.last;
         if pages.is_closed {
-            disconnect.tell();
+            disconnect.signal();
         }
         if self.0.is_watching(&mut pages) {
             match &page.socket {
@@ -99,7 +99,7 @@ impl DisconnectWatcher {
         let all: Vec<Disconnect> = pages.open.values().map(|page| page.disconnect.clone()).collect();
         drop(pages);
         self.0.wake();
-        all.iter().for_each(Disconnect::tell);
+        all.iter().for_each(Disconnect::signal);
     }
 }
 
@@ -136,7 +136,7 @@ impl Shared {
     /// Waits for hang-ups and new pages, and notifies the pages whose clients have disconnected.
     fn wait_once(&self) -> io::Result<()> {
         let hang_ups = self.hang_ups.as_ref().map_or(Ok(Vec::new()), HangUps::wait)?;
-        self.disconnected(&hang_ups).iter().for_each(Disconnect::tell);
+        self.disconnected(&hang_ups).iter().for_each(Disconnect::signal);
         let new = std::mem::take(&mut lock(&self.pages).new);
         if new.is_empty() { Ok(()) } else { self.find_sockets(&new) }
     }
@@ -163,7 +163,7 @@ impl Shared {
             }
         }
         drop(pages);
-        disconnected.iter().for_each(Disconnect::tell);
+        disconnected.iter().for_each(Disconnect::signal);
         Ok(())
     }
 
@@ -389,7 +389,7 @@ mod tests {
         // A connection to another port does not belong to this server.
         let elsewhere = watcher.begin(Some(other.local_addr().unwrap()), false);
         assert!(elsewhere.disconnect().wait(PATIENCE), "a connection that does not exist counts as disconnected");
-        assert!(!one.disconnect().is_told() && !two.disconnect().is_told());
+        assert!(!one.disconnect().is_signaled() && !two.disconnect().is_signaled());
         drop((client, others));
         assert!(one.disconnect().wait(PATIENCE) && two.disconnect().wait(PATIENCE));
         watcher.close();
@@ -405,7 +405,7 @@ mod tests {
         let round = || assert!(watcher.begin(next.local_addr().ok(), false).disconnect().wait(PATIENCE));
         round();
         round();
-        assert!(!page.disconnect().is_told());
+        assert!(!page.disconnect().is_signaled());
         client.shutdown(Shutdown::Write).unwrap();
         assert!(page.disconnect().wait(PATIENCE));
         watcher.close();
@@ -435,6 +435,6 @@ mod tests {
         let before = watcher.begin(client.local_addr().ok(), false);
         watcher.close();
         let after = watcher.begin(client.local_addr().ok(), false);
-        assert!(before.disconnect().is_told() && after.disconnect().is_told());
+        assert!(before.disconnect().is_signaled() && after.disconnect().is_signaled());
     }
 }

@@ -274,7 +274,7 @@ fn send_stream(
     let mut chunks = Chunks::new(out, terms);
     let written = write(Outlet::new(&mut chunks, disconnect.clone()));
     // A stream that is told to end usually returns an error; its body is complete nevertheless.
-    if !disconnect.is_told() {
+    if !disconnect.is_signaled() {
         written?;
     }
     chunks.end()

@@ -48,8 +48,8 @@ impl StaticFolders {
 
     fn not_found(&self, name: &str) -> Error {
         if self.0.is_empty() {
-            let words = "no folder is served: add one with `App::static_files(\"/static\", \"static\")`";
-            return Error::internal(format!("static({name:?}): {words}"));
+            let hint = "no folder is served: add one with `App::static_files(\"/static\", \"static\")`";
+            return Error::internal(format!("static({name:?}): {hint}"));
         }
         // The absolute path: a relative one is resolved from the working directory, which is most often what is wrong.
         let shown = |(path, files): &(String, StaticFiles)| {

@@ -256,8 +256,8 @@ impl Opened {
             Wanted::Part(part) => {
                 self.file.seek(SeekFrom::Start(part.start))?;
                 response.body = ResponseBody::File(self.file, part.end - part.start);
-                let place = ranges::content_range(&part, length);
-                response = response.status(Status::PARTIAL_CONTENT).own_header("Content-Range", place);
+                let content_range = ranges::content_range(&part, length);
+                response = response.status(Status::PARTIAL_CONTENT).own_header("Content-Range", content_range);
             }
             Wanted::Parts(parts) => {
                 let (kind, body) = ranges::multipart(self.file, &self.content_type, length, parts)?;

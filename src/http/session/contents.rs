@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// The largest JSON of a session in bytes, about 90 of them the framework's own. With 28 bytes of encryption, in
 /// base64, with the longest name and all attributes it becomes 4,085 bytes, and every browser accepts a cookie of
 /// 4,096.
-pub(super) const MOST_BYTES: usize = 2_980;
+pub(super) const MAX_BYTES: usize = 2_980;
 
 /// The length of an id: 16 random bytes as text, too many to be guessed.
 pub(super) const ID_CHARS: usize = 22;
@@ -62,9 +62,9 @@ impl Contents {
         let json = serde_json::to_string(self)?;
         // Includes the length of an id that is assigned later.
         let bytes = json.len() + ID_CHARS.saturating_sub(self.id.len());
-        if bytes > MOST_BYTES {
+        if bytes > MAX_BYTES {
             return Err(Error::internal(format!(
-                "the session has {bytes} bytes of JSON, and its cookie holds {MOST_BYTES}: store large data in the \
+                "the session has {bytes} bytes of JSON, and its cookie holds {MAX_BYTES}: store large data in the \
                  database, and an id in the session"
             )));
         }

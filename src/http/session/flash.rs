@@ -14,7 +14,7 @@ pub(super) const START: &str = "flash-";
 
 /// The limit on the JSON of all messages of one client, in bytes. With the largest session the `Cookie` line stays
 /// under 7 kB; nginx accepts 8.
-const MOST_BYTES: usize = 2_000;
+const MAX_BYTES: usize = 2_000;
 
 /// The overhead of a cookie beside its JSON, mainly its name.
 const OVERHEAD: usize = 50;
@@ -153,9 +153,9 @@ impl Flashes {
         let contents =
             CookieContents { at: now, user: user.map(str::to_owned), flashes: std::mem::take(&mut self.added) };
         let json = serde_json::to_string(&contents)?;
-        if json.len() > MOST_BYTES {
+        if json.len() > MAX_BYTES {
             return Err(Error::internal(format!(
-                "the flash messages have {} bytes of JSON, and their cookie holds {MOST_BYTES}: store long texts in the \
+                "the flash messages have {} bytes of JSON, and their cookie holds {MAX_BYTES}: store long texts in the \
                  database, and show them on the page",
                 json.len()
             )));
@@ -169,7 +169,7 @@ impl Flashes {
     /// larger than a server accepts.
     fn drop_oldest(&mut self, bytes: usize) {
         let mut total: usize = bytes + self.waiting.iter().map(|waiting| waiting.weight).sum::<usize>();
-        while total > MOST_BYTES && !self.waiting.is_empty() {
+        while total > MAX_BYTES && !self.waiting.is_empty() {
             let oldest = self.waiting.remove(0);
             total -= oldest.weight;
             self.dropped.push(oldest.cookie);
@@ -247,7 +247,7 @@ mod tests {
     #[test]
     fn the_largest_messages_fit_and_one_more_byte_is_refused() {
         let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
-        let most = (0..MOST_BYTES).rev().find(|most| browser.flash(&keys, Some("17"), &"x".repeat(*most)).is_ok());
+        let most = (0..MAX_BYTES).rev().find(|most| browser.flash(&keys, Some("17"), &"x".repeat(*most)).is_ok());
         assert!(most.unwrap() > 1_900, "{most:?}");
         assert!(browser.0.len() == 1 && browser.0[0].1.len() < 2_800);
         let error = browser.flash(&keys, Some("17"), &"x".repeat(most.unwrap() + 1)).unwrap_err();

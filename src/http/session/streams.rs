@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::http::disconnect::{Disconnect, OnTold};
+use crate::http::disconnect::{Disconnect, OnSignal};
 use crate::http::feed::{Feed, Pause};
 use crate::http::response::{Response, ResponseBody};
 use crate::http::store::{EntryKind, Store};
@@ -76,16 +76,18 @@ impl OpenStreams {
         let entry = self.0.enter(login.clone());
         // The session was ended while the handler ran, before the stream was registered.
         if login.was_ended(store).unwrap_or(false) {
-            entry.ended.tell();
+            entry.ended.signal();
         }
         self.0.watch(store);
         response.body = match std::mem::take(&mut response.body) {
             ResponseBody::Stream(write) => ResponseBody::Stream(Box::new(move |out| {
                 let gone = out.disconnect().clone();
-                let _told = entry.ended.on_told(move || gone.tell());
+                let _registration = entry.ended.on_signal(move || gone.signal());
                 write(out)
             })),
-            ResponseBody::Feed(feed) => ResponseBody::Feed(Box::new(BoundFeed { feed, told: Mutex::new(None), entry })),
+            ResponseBody::Feed(feed) => {
+                ResponseBody::Feed(Box::new(BoundFeed { feed, registration: Mutex::new(None), entry }))
+            }
             body => body,
         };
     }
@@ -107,7 +109,7 @@ impl Shared {
         let ended: Vec<Disconnect> = ended.collect();
         // The callbacks may take the lock.
         drop(streams);
-        ended.iter().for_each(Disconnect::tell);
+        ended.iter().for_each(Disconnect::signal);
     }
 
     /// Starts a thread that polls the store, if other processes may write to it, while streams are open.
@@ -141,7 +143,7 @@ impl Shared {
         if newest.is_none() || newest != *version {
             *version = newest;
             let ended = |stream: &&Stream| stream.login.was_ended(store).unwrap_or(false);
-            open.iter().filter(ended).for_each(|stream| stream.ended.tell());
+            open.iter().filter(ended).for_each(|stream| stream.ended.signal());
         }
         true
     }
@@ -177,17 +179,17 @@ impl Drop for Entry {
 struct BoundFeed {
     feed: Box<dyn Feed>,
     /// Registers the transport's callback for the end of the session.
-    told: Mutex<Option<OnTold>>,
+    registration: Mutex<Option<OnSignal>>,
     entry: Entry,
 }
 
 impl Feed for BoundFeed {
     fn write(&mut self, out: &mut Vec<u8>) -> Option<Pause> {
-        if self.entry.ended.is_told() { None } else { self.feed.write(out) }
+        if self.entry.ended.is_signaled() { None } else { self.feed.write(out) }
     }
 
     fn call_when_new(&self, call: Call) {
         self.feed.call_when_new(call.clone());
-        *lock(&self.told) = Some(self.entry.ended.on_told(move || call()));
+        *lock(&self.registration) = Some(self.entry.ended.on_signal(move || call()));
     }
 }

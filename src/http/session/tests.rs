@@ -1,4 +1,4 @@
-use super::contents::{ID_CHARS, MOST_BYTES};
+use super::contents::{ID_CHARS, MAX_BYTES};
 use super::*;
 use crate::background::registry::Registry;
 use crate::background::scope::{Scope, Values};
@@ -170,7 +170,7 @@ fn the_largest_session_fits_into_a_cookie() {
     let session = req.session();
     session.begin("17".into(), Some(unguessable().unwrap()));
     session.remember(true);
-    let most = (0..MOST_BYTES).rev().find(|most| session.try_insert("x", "x".repeat(*most)).is_ok()).unwrap();
+    let most = (0..MAX_BYTES).rev().find(|most| session.try_insert("x", "x".repeat(*most)).is_ok()).unwrap();
     assert!(most > 2_750, "{most} are left for the application");
     let line = saved(&mut req).headers().get("Set-Cookie").unwrap().to_owned();
     assert!((4_080..=4_096).contains(&line.len()), "{} bytes: {line}", line.len());
@@ -392,7 +392,7 @@ fn a_flash_message_is_shown_once_and_not_by_a_head_request() {
     broken.take_flashes();
     let mut response = Response::from_error(Error::internal("boom"));
     save(&mut broken, &mut response);
-    assert!(set(&response).is_empty(), "the visitor has not seen it");
+    assert!(set(&response).is_empty(), "the user has not seen it");
 
     let mut get = request(&cookie);
     assert_eq!(get.take_flashes()[0].message, "Photo uploaded!");

@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 use crate::sync::lock;
 
 /// The limits of the store in memory: entries and bytes. Above either, the entries that expire first are dropped.
-const MOST_ENTRIES: usize = 100_000;
-const MOST_BYTES: usize = 64 << 20;
+const MAX_ENTRIES: usize = 100_000;
+const MAX_BYTES: usize = 64 << 20;
 
 /// The memory of an entry apart from its texts, in bytes.
 const OVERHEAD: usize = 128;
@@ -175,7 +175,7 @@ impl Memory {
     }
 
     fn is_full(&self) -> bool {
-        self.entries.len() > MOST_ENTRIES || self.bytes > MOST_BYTES
+        self.entries.len() > MAX_ENTRIES || self.bytes > MAX_BYTES
     }
 
     fn drop_earliest(&mut self, now: i64) {
@@ -266,22 +266,22 @@ mod tests {
     #[test]
     fn memory_is_bounded() {
         let store = Store::open(&Config::default()).unwrap();
-        for number in 0..=MOST_ENTRIES {
+        for number in 0..=MAX_ENTRIES {
             store.put(EntryKind::AnsweredForms, &number.to_string(), "", now() + 60 + number as i64).unwrap();
         }
         assert!(store.get(EntryKind::AnsweredForms, "0").unwrap().is_none());
-        assert!(store.get(EntryKind::AnsweredForms, &MOST_ENTRIES.to_string()).unwrap().is_some());
+        assert!(store.get(EntryKind::AnsweredForms, &MAX_ENTRIES.to_string()).unwrap().is_some());
     }
 
     #[test]
     fn memory_is_bounded_by_bytes_too() {
         let (mut memory, most) = (Memory::default(), 8 << 10);
         let entry = |until| Entry { value: "x".repeat(most), until };
-        for number in 0..3 * MOST_BYTES / most {
+        for number in 0..3 * MAX_BYTES / most {
             memory.put((EntryKind::AnsweredForms, number.to_string()), entry(60 + number as i64), 0);
-            assert!(memory.bytes <= MOST_BYTES);
+            assert!(memory.bytes <= MAX_BYTES);
         }
-        assert!(memory.entries.len() > MOST_BYTES / most / 2);
+        assert!(memory.entries.len() > MAX_BYTES / most / 2);
     }
 
     #[test]
