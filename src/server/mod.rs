@@ -1,8 +1,8 @@
-//! The wire: bytes to requests, responses to bytes, and the beginning and the end of the process.
+//! The HTTP server: the transports, the worker pool, signals, and the start and graceful shutdown of the process.
 //!
-//! A [`Transport`] knows sockets and nothing of the application; [`Service::handle`] is the application and knows no
-//! socket; a pool of [`workers`] connects them. There are two transports: `epoll`, the default on Linux, and [`tiny_http`],
-//! the portable one.
+//! A [`Transport`] handles sockets and does not depend on the application. [`Service::handle`] runs the application and does
+//! not depend on sockets. A pool of [`workers`] connects them. There are two transports: `epoll`, the default on Linux, and
+//! [`tiny_http`], the portable one.
 
 mod clients;
 pub(crate) mod clock;
@@ -31,7 +31,7 @@ use self::clients::{Bound, Clients, Held};
 use self::listener::{Address, Listener};
 use self::signals::Signals;
 use self::tiny_http::TinyHttp;
-use self::workers::Crew;
+use self::workers::WorkerPool;
 use crate::app::App;
 use crate::app::service::Service;
 use crate::background::registry::span;
@@ -45,90 +45,91 @@ use crate::sync::{lock, wait_while_for};
 use crate::worker_routes::WorkerRoutes;
 use crate::worker_share::{Shares, busy};
 
-/// What is left after the grace for tasks to obey their cancellation.
-const MORE: Duration = Duration::from_secs(2);
+/// The time that cancelled tasks have to end after the grace period.
+const CANCEL_GRACE: Duration = Duration::from_secs(2);
 
-/// How long live pages have to end once they are told.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The time that live pages have to end at a shutdown.
+const LIVE_PAGE_GRACE: Duration = Duration::from_secs(1);
 
-/// Sockets, as workers see them: [`take`](Transport::take) a job, [`serve`](Transport::serve) it.
+/// A transport, as workers use it: they [`take`](Transport::take) a job and [`serve`](Transport::serve) it.
 pub(crate) trait Transport: Send + Sync + 'static {
-    /// A request that has come in, and the way back.
+    /// A request with its connection.
     type Job: Send;
 
-    /// Waits for a job, at most that long.
+    /// Waits for a job, for `wait` at most.
     fn take(&self, wait: Duration) -> Taken<Self::Job>;
 
-    /// Answers it, down to the last byte.
-    fn serve(self: &Arc<Self>, job: Self::Job, desk: &Arc<Desk>);
+    /// Handles a job, and writes the response to its last byte.
+    fn serve(self: &Arc<Self>, job: Self::Job, state: &Arc<ServerState>);
 
-    /// Brings one worker back from `take` with nothing.
+    /// Wakes one worker, whose `take` returns without a job.
     fn wake(&self);
 
-    /// Puts right what `take` found broken.
-    fn mend(self: &Arc<Self>, desk: &Arc<Desk>, why: &str);
+    /// Recovers after `take` has returned [`Taken::Broken`].
+    fn restart(self: &Arc<Self>, state: &Arc<ServerState>, why: &str);
 
-    /// Looks, every few seconds, whether something broke that nobody was told of.
-    fn inspect(self: &Arc<Self>, desk: &Arc<Desk>);
+    /// Checks every few seconds for overdue connections and unnoticed failures.
+    fn inspect(self: &Arc<Self>, state: &Arc<ServerState>);
 
-    /// Ends responses that occupy workers for long, while all workers are busy and the pool cannot grow.
-    fn relieve(&self, desk: &Desk);
+    /// Closes the connections whose responses have occupied workers for long, while all workers are busy and the pool cannot
+    /// grow.
+    fn close_slow_connections(&self, state: &ServerState);
 
-    /// Takes no new connections from now on.
+    /// Stops accepting connections.
     fn close(&self);
 
-    /// Ends the connections that are left.
+    /// Closes the remaining connections.
     fn hang_up(&self);
 }
 
-/// What a worker comes back with.
+/// The result of [`Transport::take`].
 pub(crate) enum Taken<J> {
     Job(J),
-    /// The time has passed, or somebody woke it.
+    /// The time is up, or the worker was woken.
     Nothing,
-    /// The transport takes no more connections, for that reason.
+    /// The transport accepts no more connections, for this reason.
     Broken(String),
 }
 
-/// What all workers share beside the transport: the application, and who is still at work.
-pub(crate) struct Desk {
+/// The state that all workers share beside the transport: the application, the limits, and the counts of active work.
+pub(crate) struct ServerState {
     pub(crate) service: Service,
     stopping: AtomicBool,
-    streams: Arc<Tally>,
+    streams: Arc<Counter>,
     streams_of_clients: Arc<Clients>,
     streams_refused: LogLimit,
     uploads_of_clients: Arc<Clients>,
-    at_work: Arc<Tally>,
+    active: Arc<Counter>,
     pub(crate) shares: Arc<Shares>,
     routes: WorkerRoutes,
 }
 
-impl Desk {
-    fn new(service: Service) -> Arc<Desk> {
+impl ServerState {
+    fn new(service: Service) -> Arc<ServerState> {
         let config = service.config();
         let clients =
             |what, most, setting| Clients::new(Bound { most, what, setting, has_loopback: config.loopback_clients });
-        Arc::new(Desk {
+        Arc::new(ServerState {
             stopping: AtomicBool::new(false),
             streams: Arc::default(),
             streams_of_clients: clients("Streams", config.streams_per_client(), "ASIDE_MAX_STREAMS_PER_CLIENT"),
             streams_refused: LogLimit::default(),
             uploads_of_clients: clients("Uploads", config.uploads_per_client(), "ASIDE_MAX_UPLOADS_PER_CLIENT"),
-            at_work: Arc::default(),
+            active: Arc::default(),
             shares: Shares::new(config.worker_bounds()),
             routes: WorkerRoutes::default(),
             service,
         })
     }
 
-    /// Whether the server is stopping: each response is its connection's last, live pages end.
+    /// Returns true during a shutdown: each response is the last of its connection, and live pages end.
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
     }
 
-    /// Counts somebody that a stop waits for.
-    pub(crate) fn at_work(&self) -> Counted {
-        Tally::add(&self.at_work, usize::MAX).expect("there are fewer threads than that")
+    /// Counts one more worker or stream that a shutdown waits for.
+    pub(crate) fn count_active(&self) -> Counted {
+        Counter::add(&self.active, usize::MAX).expect("fewer than usize::MAX are counted")
     }
 
     /// Takes a slot for one more stream of a client, if it has fewer than `ASIDE_MAX_STREAMS_PER_CLIENT` and all clients
@@ -136,18 +137,17 @@ impl Desk {
     ///
     /// # Errors
     /// The message for the client.
-    pub(crate) fn stream_place(&self, client: Option<IpAddr>) -> Result<StreamPlace, &'static str> {
+    pub(crate) fn stream_slot(&self, client: Option<IpAddr>) -> Result<StreamSlot, &'static str> {
         let held = self.streams_of_clients.take(client);
-        let held =
-            held.ok_or("There are too many live pages open at your address; close some, or try again in a moment.")?;
+        let held = held.ok_or("Too many live pages are open at your address; close some, or try again in a moment.")?;
         let most = self.service.config().max_streams;
-        let counted = Tally::add(&self.streams, most).ok_or_else(|| {
+        let counted = Counter::add(&self.streams, most).ok_or_else(|| {
             if let Some(count) = self.streams_refused.count() {
                 ::log::warn!(target: "aside::server", "Streams refused with 503: {count}. There are {most} already (ASIDE_MAX_STREAMS).");
             }
             "Too many live pages are open; try again in a moment."
         })?;
-        Ok(StreamPlace { _counted: counted, _held: held })
+        Ok(StreamSlot { _counted: counted, _held: held })
     }
 
     /// Counts one more upload of a client, if it has fewer than `ASIDE_MAX_UPLOADS_PER_CLIENT`.
@@ -160,37 +160,37 @@ impl Desk {
 }
 
 /// The slot of a stream in the limit of all streams and in that of its client, until dropped.
-pub(crate) struct StreamPlace {
+pub(crate) struct StreamSlot {
     _counted: Counted,
     _held: Held,
 }
 
-/// How many there are of something.
+/// A counter that can wait for zero.
 #[derive(Default)]
-struct Tally {
+struct Counter {
     count: Mutex<usize>,
     none: Condvar,
 }
 
-impl Tally {
-    /// One more, while there are fewer than that.
-    fn add(tally: &Arc<Tally>, most: usize) -> Option<Counted> {
-        let mut count = lock(&tally.count);
+impl Counter {
+    /// Adds one, if the count is below `most`.
+    fn add(counter: &Arc<Counter>, most: usize) -> Option<Counted> {
+        let mut count = lock(&counter.count);
         (*count < most).then(|| {
             *count += 1;
-            Counted(tally.clone())
+            Counted(counter.clone())
         })
     }
 
-    /// Waits until there is none, or until that time, and says how many are left.
-    fn wait_for_none(&self, until: Instant) -> usize {
+    /// Waits until the count is zero, or until a time, and returns the count.
+    fn wait_for_zero(&self, until: Instant) -> usize {
         let wait = until.saturating_duration_since(Instant::now());
         *wait_while_for(&self.none, lock(&self.count), wait, |count| *count > 0)
     }
 }
 
-/// Somebody or something that counts, until dropped.
-pub(crate) struct Counted(Arc<Tally>);
+/// One in a counter, until dropped.
+pub(crate) struct Counted(Arc<Counter>);
 
 impl Drop for Counted {
     fn drop(&mut self) {
@@ -203,7 +203,7 @@ impl Drop for Counted {
 }
 
 impl App {
-    /// Serves the site until the process is told to stop, on `ASIDE_ADDR` (127.0.0.1:8000).
+    /// Serves the site on `ASIDE_ADDR` (127.0.0.1:8000) until a signal stops the process.
     ///
     /// ```no_run
     /// use aside::{App, Request};
@@ -216,7 +216,7 @@ impl App {
     /// With `ASIDE_ADDR=unix:/run/site.sock` it listens on a Unix socket, for a proxy on the same machine (over
     /// `epoll`; put `unix` into `ASIDE_TRUSTED_PROXIES`). `ASIDE_SOCKET_MODE` (660), `ASIDE_SOCKET_GROUP` and the
     /// permissions of its folder determine which processes can connect. A file
-    /// that a dead process has left is replaced, and the file is removed with the server.
+    /// left by an ended process is replaced, and the file is removed when the server stops.
     ///
     /// SIGTERM, SIGINT (Ctrl-C) and SIGHUP start a graceful shutdown: no new connections are accepted, requests in flight
     /// are answered, live pages end. Tasks have `ASIDE_GRACE` (25 s) to end; then they are cancelled and have 2 s more.
@@ -225,14 +225,14 @@ impl App {
     /// a process and its group. SIGQUIT ends the process at once. SIGUSR1 and SIGUSR2 only log a line. SIGHUP stays ignored
     /// if it was ignored at start (`nohup`).
     ///
-    /// A socket that the service manager hands over (systemd's socket activation: `LISTEN_FDS`) is listened on in the place of
-    /// `ASIDE_ADDR`: a client that connects during a restart waits for the next process, and the process itself needs no
-    /// permission to listen on port 80.
+    /// A socket from the service manager (systemd's socket activation, `LISTEN_FDS`) takes the place of `ASIDE_ADDR`: a
+    /// client that connects during a restart waits for the next process, and the process itself needs no permission to
+    /// listen on port 80.
     ///
-    /// The log goes to standard error at `info` unless `RUST_LOG` says otherwise, or a logger of your own is there already.
+    /// The log goes to standard error at `info`, unless `RUST_LOG` is set or the application has installed a logger.
     ///
     /// # Errors
-    /// When a setting or a route cannot be used, or the address is taken.
+    /// An error if a setting or a route is invalid, or the address is in use.
     pub fn run(self) -> Result<()> {
         if is_child() {
             self.build()?.serve_parent();
@@ -246,8 +246,8 @@ impl App {
         Ok(())
     }
 
-    /// Runs the application's jobs until the process is told to stop, and serves no pages: for a process that works beside
-    /// the site, on this machine or another.
+    /// Runs the application's jobs until a signal stops the process, and serves no pages: for a worker process beside the
+    /// site, on this machine or another.
     ///
     /// ```no_run
     /// use aside::{App, Job, Jobs, Result, TaskContext};
@@ -270,7 +270,7 @@ impl App {
     /// Jobs that still run are released, so that another worker can take them at once.
     ///
     /// # Errors
-    /// When it has no jobs, a setting cannot be used, or what keeps the jobs cannot be reached.
+    /// An error if the application has no jobs, a setting is invalid, or the job store cannot be reached.
     pub fn work(self) -> Result<()> {
         if is_child() {
             self.build()?.serve_parent();
@@ -284,7 +284,7 @@ impl App {
         let jobs = start_jobs(&service)?;
         let kept = service.scope().get::<Jobs>().map(|jobs| jobs.describe());
         let kept =
-            kept.ok_or_else(|| Error::internal("App::work: there are no jobs to work on; add them with `App::jobs`"))?;
+            kept.ok_or_else(|| Error::internal("App::work: the application has no jobs; add them with `App::jobs`"))?;
         ::log::info!(target: "aside::server", "aside works on the jobs in {kept}");
         let why = signals.wait();
         let grace = service.config().grace;
@@ -294,7 +294,7 @@ impl App {
         Ok(())
     }
 
-    /// Serves the site in the background of this process, until the handle is told to stop or dropped.
+    /// Serves the site in the background of this process, until the returned handle is stopped or dropped.
     ///
     /// ```
     /// use aside::{App, Config, Request};
@@ -309,7 +309,7 @@ impl App {
     /// # }
     /// ```
     ///
-    /// It sets up no log and minds no signals; [`run`](App::run) does.
+    /// It installs neither a logger nor signal handlers; [`run`](App::run) does.
     ///
     /// # Errors
     /// As [`run`](App::run).
@@ -325,22 +325,22 @@ impl App {
         raise_descriptor_limit();
         let listener = listener.map_or_else(|| Listener::on(service.config()), Ok)?;
         let addr = listener.address()?;
-        let (kind, running) = begin(listener, service)?;
+        let (kind, running) = start_transport(listener, service)?;
         Ok(Server { addr, kind, running: Some(running) })
     }
 }
 
-/// A site that is being served: [`App::start`].
+/// A running server, returned by [`App::start`].
 ///
 /// Dropping it stops it, as [`stop`](Server::stop) does.
-#[must_use = "the site is served until this is dropped"]
+#[must_use = "the server stops when this is dropped"]
 pub struct Server {
     addr: Address,
     kind: ServerKind,
     running: Option<Box<dyn Run>>,
 }
 
-/// A server that runs, over whichever transport.
+/// A running server over any transport.
 trait Run: Send + Sync {
     fn service(&self) -> &Service;
 
@@ -348,17 +348,17 @@ trait Run: Send + Sync {
 }
 
 struct Running<T: Transport> {
-    desk: Arc<Desk>,
+    state: Arc<ServerState>,
     transport: Arc<T>,
-    crew: Crew<T>,
+    pool: WorkerPool<T>,
     jobs: Option<Arc<jobs::worker::Crew>>,
 }
 
 impl Server {
-    /// Where it listens, with the port that was taken when the settings said 0.
+    /// Returns the address that it listens on. If the port of `ASIDE_ADDR` is 0, this is the port that was assigned.
     ///
     /// # Panics
-    /// When it listens on a Unix socket, which has no such address; [`address`](Server::address) has words for both.
+    /// If it listens on a Unix socket, which has no such address; [`address`](Server::address) formats both.
     pub fn addr(&self) -> SocketAddr {
         match &self.addr {
             Address::Tcp(addr) => *addr,
@@ -366,12 +366,13 @@ impl Server {
         }
     }
 
-    /// Where it listens, as its log says: `http://127.0.0.1:8000`, or `unix:/run/site.sock`.
+    /// Returns the address that it listens on as text: `http://127.0.0.1:8000`, or `unix:/run/site.sock`.
     pub fn address(&self) -> String {
         self.addr.to_string()
     }
 
-    /// Stops it: no new connections, requests in flight are answered, tasks are waited for, all within `ASIDE_GRACE`.
+    /// Shuts the server down gracefully: accepts no new connections, answers the requests in flight, and waits for tasks, all
+    /// within `ASIDE_GRACE`.
     pub fn stop(self) {
         self.stop_because("request");
     }
@@ -383,7 +384,7 @@ impl Server {
     }
 
     fn service(&self) -> &Service {
-        // It is there until `stop` has taken both.
+        // It is present until `stop` takes it together with the server.
         self.running.as_ref().expect("the server runs").service()
     }
 }
@@ -404,47 +405,47 @@ impl fmt::Debug for Server {
 
 impl<T: Transport> Running<T> {
     fn start(transport: T, service: Service) -> Result<Box<Running<T>>> {
-        let (desk, transport) = (Desk::new(service), Arc::new(transport));
-        let jobs = start_jobs(&desk.service)?;
-        let crew = Crew::start(transport.clone(), desk.clone())?;
-        Ok(Box::new(Running { desk, transport, crew, jobs }))
+        let (state, transport) = (ServerState::new(service), Arc::new(transport));
+        let jobs = start_jobs(&state.service)?;
+        let pool = WorkerPool::start(transport.clone(), state.clone())?;
+        Ok(Box::new(Running { state, transport, pool, jobs }))
     }
 }
 
 impl<T: Transport> Run for Running<T> {
     fn service(&self) -> &Service {
-        &self.desk.service
+        &self.state.service
     }
 
     fn stop(self: Box<Self>, why: &str) {
-        let grace = self.desk.service.config().grace;
+        let grace = self.state.service.config().grace;
         let until = deadline::after(grace);
         ::log::info!(target: "aside::server", "Stopping on {why}: no new connections; requests and tasks have {}.", span(grace));
         // Before the transport closes: a request that it still serves must not find the site ready.
-        self.desk.service.scope().registry().begin_stop();
+        self.state.service.scope().registry().begin_stop();
         // First: a worker that learns of the shutdown leaves when the transport has no work, and an open connection has
         // none for a moment between two requests.
         self.transport.close();
-        self.desk.stopping.store(true, Ordering::Release);
+        self.state.stopping.store(true, Ordering::Release);
         if let Some(jobs) = &self.jobs {
             jobs.stop_claiming();
         }
-        self.crew.send_home();
-        match self.desk.at_work.wait_for_none(until) {
+        self.pool.stop_workers();
+        match self.state.active.wait_for_zero(until) {
             0 => ::log::info!(target: "aside::server", "All requests are answered."),
             left => {
-                ::log::warn!(target: "aside::server", "Given up after {}: {left} workers are still busy.", span(grace))
+                ::log::warn!(target: "aside::server", "Stopped waiting for requests after {}: {left} workers are still busy.", span(grace))
             }
         }
-        // Told by `close`; a page whose visitor reads nothing ends when it is hung up.
-        self.desk.streams.wait_for_none(Instant::now() + LAST_WORDS);
+        // `close` has told them to end. A page whose client reads nothing ends when its connection is closed.
+        self.state.streams.wait_for_zero(Instant::now() + LIVE_PAGE_GRACE);
         self.transport.hang_up();
-        drain_tasks(&self.desk.service, self.jobs.as_deref(), until);
+        drain_tasks(&self.state.service, self.jobs.as_deref(), until);
     }
 }
 
 /// Starts the transport that the settings name. If epoll cannot start, tiny_http is used.
-fn begin(listener: Listener, service: Service) -> Result<(ServerKind, Box<dyn Run>)> {
+fn start_transport(listener: Listener, service: Service) -> Result<(ServerKind, Box<dyn Run>)> {
     #[cfg(all(feature = "epoll", target_os = "linux"))]
     if service.config().server == ServerKind::Epoll {
         match epoll::poller::Poller::new() {
@@ -462,13 +463,13 @@ fn begin(listener: Listener, service: Service) -> Result<(ServerKind, Box<dyn Ru
     Ok((ServerKind::TinyHttp, Running::start(TinyHttp::new(listener, service.config())?, service)?))
 }
 
-/// The workers of the application's jobs, when it has some.
+/// Starts the job workers, if the application has jobs.
 fn start_jobs(service: &Service) -> Result<Option<Arc<jobs::worker::Crew>>> {
     let jobs = service.scope().get::<Jobs>();
     jobs.map(|jobs| jobs::worker::Crew::start(&jobs, service.scope().clone())).transpose()
 }
 
-/// Waits for the tasks, jobs among them, and gives back the jobs that had to be given up.
+/// Waits for the tasks, including jobs, and releases the jobs that have not ended.
 fn drain_tasks(service: &Service, jobs: Option<&jobs::worker::Crew>, until: Instant) {
     let (registry, grace) = (service.scope().registry(), until.saturating_duration_since(Instant::now()));
     let unfinished = registry.counts().unfinished;
@@ -476,24 +477,25 @@ fn drain_tasks(service: &Service, jobs: Option<&jobs::worker::Crew>, until: Inst
         let tasks = if unfinished == 1 { "task" } else { "tasks" };
         ::log::info!(target: "aside::server", "Waiting for {unfinished} {tasks}, up to {}.", span(grace));
     }
-    let nothing_is_given_up = registry.drain(grace, MORE);
+    let all_have_ended = registry.drain(grace, CANCEL_GRACE);
     if let Some(jobs) = jobs {
         jobs.leave();
     }
-    match nothing_is_given_up {
+    match all_have_ended {
         true => ::log::info!(target: "aside::server", "Stopped."),
         false => ::log::warn!(target: "aside::server", "Stopped; the tasks named above were given up."),
     }
 }
 
-/// A connection takes two descriptors; the limit that a shell gives by default is for programs that use `select`.
+/// Raises the limit of descriptors to the maximum. Over tiny_http a connection takes two, and the default of a shell is low,
+/// for programs that use `select`.
 #[cfg(unix)]
 fn raise_descriptor_limit() {
     use rustix::process::{Resource, getrlimit, setrlimit};
     let mut limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
         limit.current = limit.maximum;
-        // Refused, we live with what there is.
+        // If this fails, the current limit stays.
         let _ = setrlimit(Resource::Nofile, limit);
     }
 }
@@ -518,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn connections_from_before_and_after_a_mend_are_served() {
+    fn connections_from_before_and_after_a_restart_of_tiny_http_are_served() {
         let service = App::with_config(Config::default()).get("/", |_req: &mut Request| "hello").build().unwrap();
         let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
         let listener = Listener::on(&config).unwrap();
@@ -533,7 +535,7 @@ mod tests {
         let running = Running::start(TinyHttp::new(listener, service.config()).unwrap(), service).unwrap();
         let mut before = connect();
         ask(&mut before);
-        running.transport.mend(&running.desk, "a test says so");
+        running.transport.restart(&running.state, "a test says so");
         let mut after = connect();
         for _ in 0..3 {
             ask(&mut before);

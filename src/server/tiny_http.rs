@@ -64,7 +64,7 @@ use super::outgoing::Outgoing;
 use super::socket::{self, Peer};
 use super::streams::{self, spawn_pooled};
 use super::wire::{self, CheckedHead, Framing, LOGGED, Malformed, Terms};
-use super::{Desk, Held, StreamPlace, Taken, Transport};
+use super::{Held, ServerState, StreamSlot, Taken, Transport};
 use crate::background::{panics, threads, timer};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
@@ -99,7 +99,7 @@ const DISCARD_TIME: Duration = Duration::from_secs(if cfg!(unix) { 15 } else { 6
 
 /// How long a probe waits until its connection is accepted, and the pause before a server is replaced.
 const PROBE: Duration = Duration::from_secs(3);
-const MEND_PAUSE: Duration = Duration::from_millis(100);
+const RESTART_PAUSE: Duration = Duration::from_millis(100);
 
 /// How long a shutdown tries to end the accept thread, and how often it checks.
 const STOP_ACCEPTING: Duration = Duration::from_secs(2);
@@ -293,15 +293,15 @@ impl TinyHttp {
         checked: CheckedHead,
         mut headers: Headers,
         mut tracked: TrackedRequest,
-        desk: &Arc<Desk>,
+        state: &Arc<ServerState>,
     ) {
-        let client = desk.service.client_of(&headers, tracked.remote);
+        let client = state.service.client_of(&headers, tracked.remote);
         if lock(exchange).must_wait() {
-            match Upload::begin(client, desk) {
+            match Upload::begin(client, state) {
                 Ok(upload) => lock(exchange).upload = Some(upload),
                 Err(error) => {
                     let request = Request::new(checked.method, checked.target, headers, Body::empty());
-                    return self.refuse(exchange, request.with_peer(tracked.remote), error, tracked, desk);
+                    return self.refuse(exchange, request.with_peer(tracked.remote), error, tracked, state);
                 }
             }
         }
@@ -318,17 +318,17 @@ impl TinyHttp {
             Some(remote) => request.on(Arc::new(SearchedConnection { remote, port: self.addr.port(), closes_itself })),
             None => request,
         };
-        let response = desk.service.handle(request);
+        let response = state.service.handle(request);
         let _sending = self.outgoing.begin(tracked.remote);
-        let state = lock(exchange).finish_body();
+        let body_state = lock(exchange).finish_body();
         let mut terms = Terms { http10: checked.http10, head_only, close: closes_itself || checked.close };
-        terms.close |= state != BodyState::Complete
+        terms.close |= body_state != BodyState::Complete
             || self.is_closed()
             || terms.ends_by_closing(&response)
             || response.status_code() < Status::OK;
-        let Some(sink) = self.sink(exchange, state, &mut tracked) else { return };
-        let (transport, desk) = (self.clone(), desk.clone());
-        Delivery { sink, response, terms, tracked, client, closes_itself, transport, desk }.begin();
+        let Some(sink) = self.sink(exchange, body_state, &mut tracked) else { return };
+        let (transport, state) = (self.clone(), state.clone());
+        Delivery { sink, response, terms, tracked, client, closes_itself, transport, state }.begin();
     }
 
     /// Writes the response to a refused request, and closes the connection.
@@ -338,30 +338,35 @@ impl TinyHttp {
         request: Request,
         error: Error,
         mut tracked: TrackedRequest,
-        desk: &Arc<Desk>,
+        state: &Arc<ServerState>,
     ) {
         let head_only = request.is_head();
-        let response = desk.service.refuse(request, error);
+        let response = state.service.refuse(request, error);
         let _sending = self.outgoing.begin(tracked.remote);
-        let (closes_itself, state) = {
+        let (closes_itself, body_state) = {
             let exchange = lock(exchange);
             (exchange.closes_itself, if exchange.may_drain() { BodyState::Unread } else { BodyState::Broken })
         };
         let terms = Terms { http10: false, head_only, close: true };
-        let Some(sink) = self.sink(exchange, state, &mut tracked) else { return };
-        let (transport, desk) = (self.clone(), desk.clone());
-        Delivery { sink, response, terms, tracked, client: None, closes_itself, transport, desk }.begin();
+        let Some(sink) = self.sink(exchange, body_state, &mut tracked) else { return };
+        let (transport, state) = (self.clone(), state.clone());
+        Delivery { sink, response, terms, tracked, client: None, closes_itself, transport, state }.begin();
     }
 
     /// Returns the writer for the response. The writer of tiny_http first reads the rest of the request body. If that may
     /// take long, or the client may never send it, the response is written to the socket instead.
-    fn sink(&self, exchange: &Mutex<Exchange>, state: BodyState, tracked: &mut TrackedRequest) -> Option<ResponseSink> {
+    fn sink(
+        &self,
+        exchange: &Mutex<Exchange>,
+        body_state: BodyState,
+        tracked: &mut TrackedRequest,
+    ) -> Option<ResponseSink> {
         let mut exchange = lock(exchange);
         let request = exchange.request.take()?;
-        if state != BodyState::Complete && !exchange.closes_itself {
+        if body_state != BodyState::Complete && !exchange.closes_itself {
             self.tracker.mark_last(tracked);
         }
-        if state != BodyState::Unread {
+        if body_state != BodyState::Unread {
             return Some(ResponseSink::InOrder(request.into_writer()));
         }
         self.tracker.wait_for_turn(tracked);
@@ -406,7 +411,7 @@ impl TinyHttp {
     }
 
     /// Serves the open connections of a replaced server until the end.
-    fn serve_former(self: Arc<Self>, former: Arc<Server>, desk: Arc<Desk>) {
+    fn serve_former(self: Arc<Self>, former: Arc<Server>, state: Arc<ServerState>) {
         while !self.is_closed() {
             let Ok(request) = former.recv() else {
                 // This wake-up was for a worker that still waits here: besides this thread, only the list of former servers
@@ -418,11 +423,11 @@ impl TinyHttp {
                 continue;
             };
             let tracked = self.tracker.enter(request.remote_addr().copied());
-            let (transport, desk) = (self.clone(), desk.clone());
-            let (job, at_work) = (self.check((request, tracked)), desk.at_work());
+            let (transport, state) = (self.clone(), state.clone());
+            let (job, active) = (self.check((request, tracked)), state.count_active());
             spawn_pooled(move || {
-                transport.serve(job, &desk);
-                drop(at_work);
+                transport.serve(job, &state);
+                drop(active);
             });
         }
     }
@@ -480,7 +485,7 @@ impl Transport for TinyHttp {
         }
     }
 
-    fn serve(self: &Arc<Self>, job: Job, desk: &Arc<Desk>) {
+    fn serve(self: &Arc<Self>, job: Job, state: &Arc<ServerState>) {
         let Job { request, headers, head, tracked } = job;
         // The request is not owned by the stack that may unwind: its drop writes a response, and may panic.
         let pace = Pace::new(&self.config);
@@ -490,14 +495,14 @@ impl Transport for TinyHttp {
             Err(malformed) => {
                 log::info!(target: "aside::server", "Refused a malformed request{}: {}", from(tracked.remote), malformed.1);
                 let request = lock(&exchange).untrusted_request();
-                self.refuse(&exchange, request, malformed.error(), tracked, desk);
+                self.refuse(&exchange, request, malformed.error(), tracked, state);
             }
             Ok(checked) if lock(&exchange).is_huge() => {
                 let request =
                     Request::new(checked.method, checked.target, headers, Body::empty()).with_peer(tracked.remote);
-                self.refuse(&exchange, request, too_large(desk.service.config().max_upload), tracked, desk);
+                self.refuse(&exchange, request, too_large(state.service.config().max_upload), tracked, state);
             }
-            Ok(checked) => self.dispatch(&exchange, checked, headers, tracked, desk),
+            Ok(checked) => self.dispatch(&exchange, checked, headers, tracked, state),
         });
         if let Err(panic) = outcome {
             log::error!(target: "aside::server", "Could not answer a request: its worker panicked: {panic}");
@@ -509,14 +514,14 @@ impl Transport for TinyHttp {
         self.current().unblock();
     }
 
-    fn mend(self: &Arc<Self>, desk: &Arc<Desk>, why: &str) {
+    fn restart(self: &Arc<Self>, state: &Arc<ServerState>, why: &str) {
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if self.is_closed() {
             return;
         }
         log::error!(target: "aside::server", "The server tiny_http accepts no more connections ({why}); starting another one.");
         // If the cause is a lack of descriptors, the next attempts fail too, until some are free.
-        std::thread::sleep(MEND_PAUSE);
+        std::thread::sleep(RESTART_PAUSE);
         let new = match server(&self.listener) {
             Ok(new) => Arc::new(new),
             Err(error) => {
@@ -526,16 +531,17 @@ impl Transport for TinyHttp {
         let former = std::mem::replace(&mut *current, new);
         drop(current);
         lock(&self.former).push(former.clone());
-        (0..desk.service.config().max_workers).for_each(|_| former.unblock());
-        let (transport, desk) = (self.clone(), desk.clone());
-        let spawned =
-            std::thread::Builder::new().name("aside-former".into()).spawn(move || transport.serve_former(former, desk));
+        (0..state.service.config().max_workers).for_each(|_| former.unblock());
+        let (transport, state) = (self.clone(), state.clone());
+        let spawned = std::thread::Builder::new()
+            .name("aside-former".into())
+            .spawn(move || transport.serve_former(former, state));
         if let Err(error) = spawned {
             log::error!(target: "aside::server", "Could not start a thread for the open connections of the former server: {error}; they are not served.");
         }
     }
 
-    fn inspect(self: &Arc<Self>, desk: &Arc<Desk>) {
+    fn inspect(self: &Arc<Self>, state: &Arc<ServerState>) {
         let count = socket::count();
         if self.descriptors.swap(count, Ordering::Relaxed) != count {
             self.empty_connections.connect();
@@ -547,11 +553,11 @@ impl Transport for TinyHttp {
             return;
         }
         self.waiting.store(false, Ordering::Relaxed);
-        self.mend(desk, "a connection to itself was not accepted");
+        self.restart(state, "a connection to itself was not accepted");
     }
 
-    fn relieve(&self, desk: &Desk) {
-        let most = desk.service.config().worker_bounds().each;
+    fn close_slow_connections(&self, state: &ServerState) {
+        let most = state.service.config().worker_bounds().each;
         let slow = self.outgoing.slowest_past(most, Instant::now());
         if slow.is_empty() {
             return;
@@ -568,7 +574,7 @@ impl Transport for TinyHttp {
     }
 
     fn close(&self) {
-        // Under the lock that `mend` holds, so that no new server follows.
+        // Under the lock that `restart` holds, so that no new server follows.
         let current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         let _ = self.closed.set(Instant::now());
         drop(current);
@@ -662,9 +668,9 @@ struct Upload {
 }
 
 impl Upload {
-    fn begin(client: Option<IpAddr>, desk: &Desk) -> Result<Upload> {
-        let held = desk.upload_of(client)?;
-        let share = desk.shares.take(Wait::Body).ok_or_else(|| desk.shares.refuse(Wait::Body))?;
+    fn begin(client: Option<IpAddr>, state: &ServerState) -> Result<Upload> {
+        let held = state.upload_of(client)?;
+        let share = state.shares.take(Wait::Body).ok_or_else(|| state.shares.refuse(Wait::Body))?;
         Ok(Upload { _share: share, _held: held })
     }
 }
@@ -803,10 +809,10 @@ impl Exchange {
 
     /// Reads a short rest of the body, and returns the state of the body.
     fn finish_body(&mut self) -> BodyState {
-        let state = self.read_remaining();
+        let body_state = self.read_remaining();
         // A search for the socket must not find the duplicate.
         self.timeout = None;
-        state
+        body_state
     }
 
     fn read_remaining(&mut self) -> BodyState {
@@ -995,7 +1001,7 @@ struct Delivery {
     client: Option<IpAddr>,
     closes_itself: bool,
     transport: Arc<TinyHttp>,
-    desk: Arc<Desk>,
+    state: Arc<ServerState>,
 }
 
 impl Delivery {
@@ -1004,7 +1010,7 @@ impl Delivery {
         if !(self.response.is_stream() && self.terms.has_body(self.response.status_code())) {
             return self.send(None);
         }
-        match self.desk.stream_place(self.client) {
+        match self.state.stream_slot(self.client) {
             Ok(slot) => self.stream(slot),
             Err(message) => {
                 let response = streams::refuse_stream(self.response, message);
@@ -1013,16 +1019,16 @@ impl Delivery {
         }
     }
 
-    fn stream(self, slot: StreamPlace) {
+    fn stream(self, slot: StreamSlot) {
         // A live page has no end, so a shutdown does not wait for it but tells it to end.
-        let (presence, at_work) = match streams::is_live(&self.response) {
+        let (presence, active) = match streams::is_live(&self.response) {
             true => (Some(self.transport.disconnects.begin(self.tracked.remote, self.closes_itself)), None),
-            false => (None, Some(self.desk.at_work())),
+            false => (None, Some(self.state.count_active())),
         };
         spawn_pooled(move || {
             threads::rename("aside-stream");
             self.send(presence);
-            drop((slot, at_work));
+            drop((slot, active));
         });
     }
 

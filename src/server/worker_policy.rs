@@ -8,14 +8,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// The intervals of checks while all workers are busy, and while the pool cannot grow.
-const LOOK: Duration = Duration::from_millis(5);
-pub(super) const LOOK_WHEN_FULL: Duration = Duration::from_millis(100);
+const CHECK: Duration = Duration::from_millis(5);
+pub(super) const CHECK_WHEN_FULL: Duration = Duration::from_millis(100);
 
 /// The interval of checks while a worker is idle: a tick that checks everything again.
 pub(super) const TICK: Duration = Duration::from_secs(2);
 
 /// The number of checks that find all workers busy before one is added although they make progress.
-const PATIENCE: u32 = 20;
+const CHECKS_BEFORE_GROWTH: u32 = 20;
 
 /// The number of checks, one after the other, that find all workers busy before the log says so: one second.
 const LONG_FULL: u32 = 10;
@@ -102,7 +102,7 @@ fn count(word: u64) -> Count {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Decision {
     /// The number of workers to add.
-    pub(super) hire: usize,
+    pub(super) add: usize,
     /// The time until the next check. The last worker to become busy triggers an earlier one, unless it is soon anyway.
     pub(super) next: Duration,
 }
@@ -111,7 +111,7 @@ pub(super) struct Decision {
 #[derive(Default)]
 pub(super) struct Watch {
     done: Option<u64>,
-    looks: u32,
+    checks: u32,
     with_core: u32,
     full: u32,
 }
@@ -123,7 +123,7 @@ impl Watch {
     /// If no request has ended since the last check, all workers wait for something, and the pool grows by half. If they
     /// make progress but have all been busy for a tenth of a second, one worker is added, up to a few for each core. None
     /// is added if as many workers run as there are cores: more threads would not be faster.
-    pub(super) fn look(
+    pub(super) fn check(
         &mut self,
         policy: &Policy,
         count: Count,
@@ -132,13 +132,13 @@ impl Watch {
     ) -> Decision {
         if !count.all_busy() {
             *self = Watch::default();
-            return Decision { hire: 0, next: TICK };
+            return Decision { add: 0, next: TICK };
         }
         let before = self.done.replace(done);
         let room = policy.most.saturating_sub(count.total);
         if room == 0 {
             self.full = self.full.saturating_add(1);
-            return Decision { hire: 0, next: LOOK_WHEN_FULL };
+            return Decision { add: 0, next: CHECK_WHEN_FULL };
         }
         self.full = 0;
         let wanted = match before {
@@ -146,9 +146,9 @@ impl Watch {
             _ if count.total == 0 => policy.fewest,
             None => 0,
             Some(before) if before == done => (count.total / 2).clamp(1, 8),
-            Some(_) => usize::from(self.note(count.total < (4 * policy.cores).max(16) && has_core())),
+            Some(_) => usize::from(self.note_check(count.total < (4 * policy.cores).max(16) && has_core())),
         };
-        Decision { hire: wanted.min(room), next: LOOK }
+        Decision { add: wanted.min(room), next: CHECK }
     }
 
     /// Returns true if every check of the last second found all workers busy, and no more could be added.
@@ -157,15 +157,15 @@ impl Watch {
     }
 
     /// Returns true if there were enough checks, and most of them found a core for one more worker.
-    fn note(&mut self, has_core: bool) -> bool {
-        self.looks += 1;
+    fn note_check(&mut self, has_core: bool) -> bool {
+        self.checks += 1;
         self.with_core += u32::from(has_core);
-        if self.looks < PATIENCE {
+        if self.checks < CHECKS_BEFORE_GROWTH {
             return false;
         }
         let with_core = std::mem::take(&mut self.with_core);
-        self.looks = 0;
-        2 * with_core > PATIENCE
+        self.checks = 0;
+        2 * with_core > CHECKS_BEFORE_GROWTH
     }
 }
 
@@ -189,15 +189,15 @@ mod tests {
             pool
         }
 
-        fn look(&mut self) -> Decision {
-            let decision = self.watch.look(&POLICY, self.count.now(), self.done, || true);
-            (0..decision.hire).for_each(|_| self.count.enter());
+        fn check(&mut self) -> Decision {
+            let decision = self.watch.check(&POLICY, self.count.now(), self.done, || true);
+            (0..decision.add).for_each(|_| self.count.enter());
             decision
         }
 
         /// Checks, as the supervisor does, until it would sleep for a tick or cannot add more workers.
         fn supervise(&mut self) {
-            while self.look().next == LOOK {}
+            while self.check().next == CHECK {}
         }
     }
 
@@ -229,13 +229,13 @@ mod tests {
     #[test]
     fn a_tick_notices_that_all_workers_are_busy() {
         let mut pool = Simulated::new();
-        assert_eq!(pool.look(), Decision { hire: 0, next: TICK });
+        assert_eq!(pool.check(), Decision { add: 0, next: TICK });
         for _ in 0..POLICY.fewest {
             pool.count.begin();
         }
-        assert_eq!(pool.look(), Decision { hire: 0, next: LOOK });
-        assert_eq!(pool.look(), Decision { hire: 1, next: LOOK });
-        assert_eq!(pool.look().next, TICK);
+        assert_eq!(pool.check(), Decision { add: 0, next: CHECK });
+        assert_eq!(pool.check(), Decision { add: 1, next: CHECK });
+        assert_eq!(pool.check().next, TICK);
         pool.count.end();
         for _ in 0..pool.count.now().total - 1 {
             pool.count.leave();
@@ -251,17 +251,17 @@ mod tests {
         for _ in 0..POLICY.fewest {
             pool.count.leave();
         }
-        assert_eq!(pool.look().hire, POLICY.fewest);
+        assert_eq!(pool.check().add, POLICY.fewest);
     }
 
     #[test]
-    fn a_full_pool_is_looked_at_less_often() {
+    fn a_full_pool_is_checked_less_often() {
         let mut pool = Simulated::new();
         for _ in 0..POLICY.most {
             pool.count.begin();
         }
         pool.supervise();
-        assert_eq!(pool.look(), Decision { hire: 0, next: LOOK_WHEN_FULL });
+        assert_eq!(pool.check(), Decision { add: 0, next: CHECK_WHEN_FULL });
         assert_eq!(pool.count.now().total, POLICY.most);
     }
 
@@ -274,28 +274,31 @@ mod tests {
         pool.supervise();
         let checks = |pool: &mut Simulated| {
             (1..100).find(|_| {
-                pool.look();
+                pool.check();
                 pool.watch.is_full_for_long()
             })
         };
-        assert_eq!(checks(&mut pool), Some(LONG_FULL as usize - 1), "after the one above");
+        assert_eq!(checks(&mut pool), Some(LONG_FULL as usize - 1), "after the check above");
         pool.count.end();
-        pool.look();
+        pool.check();
         assert!(!pool.watch.is_full_for_long());
         pool.count.begin();
         assert_eq!(checks(&mut pool), Some(LONG_FULL as usize));
     }
 
     #[test]
-    fn one_worker_is_added_when_most_looks_found_a_core_for_it() {
+    fn one_worker_is_added_if_most_checks_found_a_core_for_it() {
         let added = |with_core: u32| {
             let (mut watch, count) = (Watch::default(), Count { total: 2, busy: 2 });
-            let looks = (0..=2 * PATIENCE).map(|look| {
-                let has_core = || look > 0 && (look - 1) % PATIENCE < with_core;
-                watch.look(&POLICY, count, u64::from(look), has_core).hire
+            let checks = (0..=2 * CHECKS_BEFORE_GROWTH).map(|check| {
+                let has_core = || check > 0 && (check - 1) % CHECKS_BEFORE_GROWTH < with_core;
+                watch.check(&POLICY, count, u64::from(check), has_core).add
             });
-            looks.sum::<usize>()
+            checks.sum::<usize>()
         };
-        assert_eq!([0, PATIENCE / 2, PATIENCE / 2 + 1, PATIENCE].map(added), [0, 0, 2, 2]);
+        assert_eq!(
+            [0, CHECKS_BEFORE_GROWTH / 2, CHECKS_BEFORE_GROWTH / 2 + 1, CHECKS_BEFORE_GROWTH].map(added),
+            [0, 0, 2, 2]
+        );
     }
 }

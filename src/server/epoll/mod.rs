@@ -55,7 +55,7 @@ use super::departures::{DisconnectWatcher, WatchedPage};
 use super::listener::{Listener, Socket};
 use super::streams::{self, spawn_pooled};
 use super::wire::{self, Terms};
-use super::{Desk, Held, StreamPlace, Taken, Transport};
+use super::{Held, ServerState, StreamSlot, Taken, Transport};
 use crate::background::task::Deferred;
 use crate::background::{panics, threads, timer};
 use crate::config::Config;
@@ -311,18 +311,18 @@ impl Epoll {
     }
 
     /// Queues an upload until one more worker may wait for a large body.
-    fn queue_upload(&self, mut connection: Box<Connection>, pending: Box<PendingRequest>, desk: &Desk) {
+    fn queue_upload(&self, mut connection: Box<Connection>, pending: Box<PendingRequest>, state: &ServerState) {
         let token = connection.token();
         connection.wait_for_turn(pending);
         self.park(connection, Wait::Wake);
         lock(&self.uploads).push_back(token);
-        self.wake_next_upload(desk);
+        self.wake_next_upload(state);
     }
 
     /// Wakes a worker for the next queued upload, if one more may wait.
-    fn wake_next_upload(&self, desk: &Desk) {
+    fn wake_next_upload(&self, state: &ServerState) {
         let next =
-            || if desk.shares.has_room(worker_share::Wait::Body) { lock(&self.uploads).pop_front() } else { None };
+            || if state.shares.has_room(worker_share::Wait::Body) { lock(&self.uploads).pop_front() } else { None };
         while let Some(token) = next() {
             if self.connections.wake_queued(token, |stream, token| self.poller.request_event(stream, token)) {
                 return;
@@ -331,11 +331,11 @@ impl Epoll {
     }
 
     /// Does the work for a connection, and returns the next work for it.
-    fn work(self: &Arc<Self>, Job { connection, work }: Job, desk: &Arc<Desk>) -> Option<Job> {
+    fn work(self: &Arc<Self>, Job { connection, work }: Job, state: &Arc<ServerState>) -> Option<Job> {
         match work {
-            Work::Handle(pending) if pending.rest.is_complete() => self.dispatch_request(connection, *pending, desk),
-            Work::Handle(pending) => self.dispatch_upload(connection, pending, desk),
-            Work::Refuse(request, error) => self.refuse(connection, *request, error, desk),
+            Work::Handle(pending) if pending.rest.is_complete() => self.dispatch_request(connection, *pending, state),
+            Work::Handle(pending) => self.dispatch_upload(connection, pending, state),
+            Work::Refuse(request, error) => self.refuse(connection, *request, error, state),
             Work::Write => self.write(connection),
             Work::Live => self.write_live_page(connection),
         }
@@ -345,14 +345,14 @@ impl Epoll {
         self: &Arc<Self>,
         connection: Box<Connection>,
         pending: PendingRequest,
-        desk: &Arc<Desk>,
+        state: &Arc<ServerState>,
     ) -> Option<Job> {
         let PendingRequest { checked, headers, body, .. } = pending;
-        let client = desk.service.client_of(&headers, connection.remote);
+        let client = state.service.client_of(&headers, connection.remote);
         let body = if body.is_empty() { Body::empty() } else { Body::from(body) };
         let (stream, remote) = (connection.stream.clone(), connection.remote);
-        let (terms, response) = dispatch(checked, headers, body, (stream, remote), desk);
-        self.write_response(connection, (terms, client), response, UnreadBody::Bytes(0), desk)
+        let (terms, response) = dispatch(checked, headers, body, (stream, remote), state);
+        self.write_response(connection, (terms, client), response, UnreadBody::Bytes(0), state)
     }
 
     /// Dispatches a request whose body the handler reads while it arrives.
@@ -360,37 +360,38 @@ impl Epoll {
         self: &Arc<Self>,
         mut connection: Box<Connection>,
         mut pending: Box<PendingRequest>,
-        desk: &Arc<Desk>,
+        state: &Arc<ServerState>,
     ) -> Option<Job> {
-        let address = desk.service.client_of(&pending.headers, connection.remote);
+        let address = state.service.client_of(&pending.headers, connection.remote);
         if pending.upload.is_none() {
             // Set once: later unsuccessful calls do not extend it.
             connection.deadline = deadline::after(self.config.body_timeout);
-            match desk.upload_of(address) {
+            match state.upload_of(address) {
                 Ok(upload) => pending.upload = Some(upload),
                 Err(error) => {
                     let request = pending.into_refused(connection.remote);
-                    return self.refuse(connection, request, error, desk);
+                    return self.refuse(connection, request, error, state);
                 }
             }
         }
-        let Some(share) = desk.shares.take(worker_share::Wait::Body) else {
-            self.queue_upload(connection, pending, desk);
+        let Some(share) = state.shares.take(worker_share::Wait::Body) else {
+            self.queue_upload(connection, pending, state);
             return None;
         };
         let PendingRequest { checked, headers, expects, rest, body, upload, .. } = *pending;
-        let turn = UploadTurn { transport: self.clone(), desk: desk.clone(), share: Some(share), _upload: upload };
+        let turn = UploadTurn { transport: self.clone(), state: state.clone(), share: Some(share), _upload: upload };
         let length = if let Remaining::Length(length) = rest { Some(length) } else { None };
         let (stream, token) = (connection.stream.clone(), connection.token());
         let client = (stream.clone(), connection.remote);
         // The handler waits for the body itself, and events would wake other workers in vain. They do if this call fails.
         let _ = self.poller.pause_events(&*stream, token);
         let upload = Arc::new(Mutex::new(Some(Upload::new(connection, rest, body, expects, turn, &self.config))));
-        let (terms, response) = dispatch(checked, headers, Body::new(BodyReader(upload.clone()), length), client, desk);
+        let (terms, response) =
+            dispatch(checked, headers, Body::new(BodyReader(upload.clone()), length), client, state);
         let (connection, left) = lock(&upload).take()?.end();
         // If this fails, the connection ends at its deadline.
         let _ = self.poller.resume_events(&*stream, token);
-        self.write_response(connection, (terms, address), response, left, desk)
+        self.write_response(connection, (terms, address), response, left, state)
     }
 
     fn refuse(
@@ -398,10 +399,10 @@ impl Epoll {
         connection: Box<Connection>,
         request: Request,
         error: Error,
-        desk: &Arc<Desk>,
+        state: &Arc<ServerState>,
     ) -> Option<Job> {
         let head_only = request.is_head();
-        let response = desk.service.refuse(request, error);
+        let response = state.service.refuse(request, error);
         let terms = Terms { http10: false, head_only, close: true };
         self.write_buffered(connection, ResponseWriter::new(response, terms, AfterResponse::End { is_unread: true }))
     }
@@ -413,7 +414,7 @@ impl Epoll {
         (mut terms, client): (Terms, Option<IpAddr>),
         mut response: Response,
         left: UnreadBody,
-        desk: &Arc<Desk>,
+        state: &Arc<ServerState>,
     ) -> Option<Job> {
         connection.served += 1;
         terms.close |= left == UnreadBody::Unknown
@@ -428,7 +429,7 @@ impl Epoll {
         if !(response.is_stream() && terms.has_body(response.status_code())) {
             return self.write_buffered(connection, ResponseWriter::new(response, terms, after));
         }
-        let slot = match desk.stream_place(client) {
+        let slot = match state.stream_slot(client) {
             Ok(slot) => slot,
             Err(message) => {
                 let response = streams::refuse_stream(response, message);
@@ -445,7 +446,7 @@ impl Epoll {
             }
             body => {
                 response.body = body;
-                self.stream(connection, Streaming { response, terms, after }, slot, desk);
+                self.stream(connection, Streaming { response, terms, after }, slot, state);
                 None
             }
         }
@@ -552,19 +553,19 @@ impl Epoll {
         self: &Arc<Self>,
         connection: Box<Connection>,
         streaming: Streaming,
-        slot: StreamPlace,
-        desk: &Arc<Desk>,
+        slot: StreamSlot,
+        state: &Arc<ServerState>,
     ) {
         // A live page has no end, so a shutdown does not wait for it but tells it to end.
-        let (presence, at_work) = match streams::is_live(&streaming.response) {
+        let (presence, active) = match streams::is_live(&streaming.response) {
             true => (connection.stream.duplicate().ok().map(|socket| self.disconnects.begin_on(socket)), None),
-            false => (None, Some(desk.at_work())),
+            false => (None, Some(state.count_active())),
         };
         let transport = self.clone();
         spawn_pooled(move || {
             threads::rename("aside-stream");
             transport.write_stream(connection, streaming, presence);
-            drop((slot, at_work));
+            drop((slot, active));
         });
     }
 
@@ -603,9 +604,9 @@ impl Epoll {
 
     /// Ends overdue connections. The page for a refusal and the events of a live page are rendered by application code,
     /// which may be slow: workers do that, not the thread that supervises the workers.
-    fn end_overdue(&self, desk: &Desk) {
+    fn end_overdue(&self, state: &ServerState) {
         for mut connection in self.connections.overdue(Instant::now()) {
-            match connection.overdue(&desk.shares) {
+            match connection.overdue(&state.shares) {
                 Step::Refuse(request, error) => connection.defer_refusal(request, error, &self.config),
                 Step::Live => {}
                 _ => {
@@ -639,12 +640,12 @@ fn dispatch(
     mut headers: Headers,
     body: Body,
     (stream, remote): (Arc<Stream>, Option<SocketAddr>),
-    desk: &Desk,
+    state: &ServerState,
 ) -> (Terms, Response) {
     let terms = Terms { http10: checked.http10, head_only: checked.method.as_str() == "HEAD", close: checked.close };
     checked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
     let request = Request::new(checked.method, checked.target, headers, body).with_peer(remote).on(stream);
-    (terms, desk.service.handle(request))
+    (terms, state.service.handle(request))
 }
 
 /// Closes a connection. Tasks that were deferred until its response was sent start now, although it was cut off.
@@ -661,7 +662,7 @@ fn close_connection(mut connection: Box<Connection>) {
 /// The permission to wait for a large body. When dropped, it wakes a worker for the next queued upload.
 struct UploadTurn {
     transport: Arc<Epoll>,
-    desk: Arc<Desk>,
+    state: Arc<ServerState>,
     share: Option<Share>,
     _upload: Option<Held>,
 }
@@ -669,7 +670,7 @@ struct UploadTurn {
 impl Drop for UploadTurn {
     fn drop(&mut self) {
         self.share = None;
-        self.transport.wake_next_upload(&self.desk);
+        self.transport.wake_next_upload(&self.state);
     }
 }
 
@@ -709,11 +710,11 @@ impl Transport for Epoll {
         }
     }
 
-    fn serve(self: &Arc<Self>, job: Job, desk: &Arc<Desk>) {
+    fn serve(self: &Arc<Self>, job: Job, state: &Arc<ServerState>) {
         let mut next = Some(job);
         for _ in 0..REQUESTS_PER_TURN {
             let Some(job) = next else { return };
-            next = self.work(job, desk);
+            next = self.work(job, state);
         }
         next.into_iter().for_each(|job| self.requeue(job));
     }
@@ -723,23 +724,23 @@ impl Transport for Epoll {
     }
 
     /// Logs the error and waits for a moment: an epoll instance has no state to repair.
-    fn mend(self: &Arc<Self>, _desk: &Arc<Desk>, why: &str) {
+    fn restart(self: &Arc<Self>, _state: &Arc<ServerState>, why: &str) {
         log::error!(target: "aside::server", "Could not wait for events: epoll_wait failed: {why}; retrying.");
         std::thread::sleep(SHUTDOWN_CHECK);
     }
 
-    fn inspect(self: &Arc<Self>, desk: &Arc<Desk>) {
-        self.end_overdue(desk);
+    fn inspect(self: &Arc<Self>, state: &Arc<ServerState>) {
+        self.end_overdue(state);
         // Workers that waited for another resource may have freed their share.
-        self.wake_next_upload(desk);
+        self.wake_next_upload(state);
         self.log_refused();
         if self.is_accepting_paused.swap(false, Ordering::AcqRel) {
             let _ = self.poller.arm_listener(&self.listener);
         }
     }
 
-    /// A response that its client does not read holds no worker.
-    fn relieve(&self, _desk: &Desk) {}
+    /// Does nothing: a response that its client does not read occupies no worker.
+    fn close_slow_connections(&self, _state: &ServerState) {}
 
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::time::{Duration, Instant};
 
-use super::super::StreamPlace;
+use super::super::StreamSlot;
 use super::super::wire::{Chunks, Terms};
 use super::reply::AfterResponse;
 use super::stream::Stream;
@@ -24,7 +24,7 @@ pub(super) struct LivePage {
     has_ended: bool,
     pub(super) after: AfterResponse,
     pub(super) deferred: Vec<Deferred>,
-    _slot: StreamPlace,
+    _slot: StreamSlot,
 }
 
 /// What a live page waits for.
@@ -47,7 +47,7 @@ impl LivePage {
         terms: Terms,
         after: AfterResponse,
         deferred: Vec<Deferred>,
-        slot: StreamPlace,
+        slot: StreamSlot,
     ) -> LivePage {
         let not_before = Instant::now();
         LivePage { feed, terms, out: head, sent: 0, not_before, has_ended: false, after, deferred, _slot: slot }
