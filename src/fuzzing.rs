@@ -3,7 +3,7 @@
 
 use crate::config::Config;
 use crate::http::headers::Headers;
-use crate::server::wire;
+use crate::server::http1;
 
 /// The checks of a head, as a parser splits it up: method, target and minor version, and a field on each further line.
 pub fn head(text: &str) -> bool {
@@ -12,7 +12,7 @@ pub fn head(text: &str) -> bool {
     let mut word = || line.next().unwrap_or_default();
     let (method, target, minor) = (word(), word(), word().len() as u8);
     let headers: Headers = lines.map(|line| line.split_once(':').unwrap_or((line, ""))).collect();
-    wire::check(method, target, (1, minor), &headers, &Config::default()).is_ok()
+    http1::check(method, target, (1, minor), &headers, &Config::default()).is_ok()
 }
 
 /// What the epoll transport reads in what a client sends is the same in whatever pieces it comes.

@@ -104,7 +104,7 @@ mod sync;
 pub mod testing;
 #[cfg(any(feature = "mail", feature = "webhook"))]
 mod trust;
-mod watched;
+mod watch;
 #[cfg(feature = "webhook")]
 pub mod webhook;
 mod worker_routes;
@@ -121,16 +121,16 @@ pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, Ta
 pub use cache::Cache;
 pub use config::{Config, Mode, ServerKind};
 pub use error::{BoxError, Error, Result, Status, ok};
-pub use http::auth::{login, logout, logout_everywhere};
-pub use http::events::{Event, Events};
-pub use http::form::Form;
-pub use http::guard::rates::{Rate, RateLimit};
+pub use http::forms::form::Form;
+pub use http::forms::multipart::{Multipart, Part, Upload};
 pub use http::headers::Headers;
-pub use http::multipart::{Multipart, Part, Upload};
-pub use http::password;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
+pub use http::security::rate_limit::{Rate, RateLimit};
+pub use http::session::login::{login, logout, logout_everywhere};
+pub use http::session::password;
 pub use http::session::{Flash, Session};
+pub use http::stream::sse::{Event, Events};
 pub use isolate::{Isolated, IsolatedFunction, isolated};
 pub use jobs::{Enqueued, Job, JobCounts, JobFailure, JobInfo, JobState, Jobs, NewJob, QueueInfo, enqueue};
 pub use live::definition::{IntoLive, LiveSource};
@@ -139,7 +139,7 @@ pub use live::{Live, LiveMap, LivePart};
 pub use mail::{Attachment, Mail, SentMail};
 pub use panics::Panic;
 pub use server::Server;
-pub use watched::LiveGuard;
+pub use watch::LiveGuard;
 #[cfg(feature = "webhook")]
 pub use webhook::Webhook;
 

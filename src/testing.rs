@@ -15,14 +15,14 @@ use crate::background::scope::Context;
 use crate::background::task::{Deferred, TaskInfo};
 use crate::config::Config;
 use crate::error::Status;
-use crate::http::disconnect::Disconnect;
-use crate::http::events::Event;
-use crate::http::feed::follow;
 use crate::http::headers::Headers;
-use crate::http::outlet::Outlet;
 use crate::http::request::{Method, Request};
 use crate::http::response::{Response, ResponseBody, StreamBody};
 use crate::http::session::Keys;
+use crate::http::stream::disconnect::Disconnect;
+use crate::http::stream::source::follow;
+use crate::http::stream::sse::Event;
+use crate::http::stream::writer::Outlet;
 use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::{Mailer, SentMail};

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::config::Config;
-use crate::http::guard::proxies::is_https;
+use crate::http::security::proxies::is_https;
 
 /// One thing that should be looked at: [`check`].
 #[derive(Debug, Clone, PartialEq, Eq)]

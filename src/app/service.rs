@@ -17,13 +17,16 @@ use crate::background::scope::Scope;
 use crate::background::task::TaskContext;
 use crate::config::Config;
 use crate::error::{Error, Status};
-use crate::http::guard::rates::TooSoon;
-use crate::http::guard::{Exemptions, Security};
+use crate::http::files::compression;
+use crate::http::forms::idempotency;
 use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Found, Router};
-use crate::http::{cache_control, encoding, once, pages, session};
+use crate::http::security::rate_limit::TooSoon;
+use crate::http::security::{Exemptions, Security};
+use crate::http::templates::error_pages;
+use crate::http::{cache_control, session};
 use crate::isolate::{self, Call, Isolation, Target};
 use crate::jobs::Jobs;
 use crate::worker_routes::{self, NO_ROUTE, RouteNumber};
@@ -211,8 +214,8 @@ impl Service {
         let mut response = self.answer_error(request, response);
         self.after(request, &mut response);
         session::save(request, &mut response);
-        once::save(request, &mut response);
-        encoding::compress(request, &mut response);
+        idempotency::save(request, &mut response);
+        compression::compress(request, &mut response);
         let mut response = self.answer_error(request, response);
         self.guard.protect(request, &mut response);
         let (status, is_for_options) = (response.status_code().code(), *request.method() == Method::Options);
@@ -256,13 +259,14 @@ impl Service {
     fn error_page(&self, request: &mut Request, error: &Error) -> Response {
         let status = error.status();
         let own = self.innermost(request.path(), |part| part.error_pages.get(&status.code()));
-        let is_for_others = request.wants_json() || (status.is_server_error() && pages::is_for_the_developer(request));
+        let is_for_others =
+            request.wants_json() || (status.is_server_error() && error_pages::is_for_the_developer(request));
         let own = own.filter(|_| !is_for_others);
-        let Some(own) = own else { return pages::error_page(request, error) };
+        let Some(own) = own else { return error_pages::error_page(request, error) };
         let mut page = caught(|| own(request, error));
         if let Some(second) = page.take_error() {
             log_error(request, &second.context(format!("the site's page for {status}")));
-            return pages::error_page(request, error).with_deferred(page.take_deferred());
+            return error_pages::error_page(request, error).with_deferred(page.take_deferred());
         }
         if !page.headers().contains("Cache-Control") {
             page.headers_mut().set("Cache-Control", "no-store");

@@ -137,9 +137,9 @@ mod tests {
     use std::marker::PhantomData;
     use std::thread::JoinHandle;
 
-    use super::super::failure::{Failure, IntoOutcome, Outcome};
-    use super::super::task::TaskHandle;
     use super::*;
+    use crate::background::failure::{Failure, IntoOutcome, Outcome};
+    use crate::background::task::TaskHandle;
 
     /// Decides at compile time if a task may return a type: the inherent constant exists only for those, and is preferred.
     struct Probe<T>(PhantomData<T>);

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex};
 
 use super::failure::IntoOutcome;
 use super::permits::{Engaged, Permit, Permits};
-use super::places::Admission;
 use super::scope::{Context, current_task};
+use super::slots::Admission;
 #[cfg(feature = "mail")]
 use super::task::Gate;
 use super::task::{Run, Task, TaskHandle, once};

@@ -1,6 +1,6 @@
 //! What runs, what waits, what ended, and who may begin.
 //!
-//! Each application has one registry. It assigns the slots that tasks run in ([`places`](super::places)): at most
+//! Each application has one registry. It assigns the slots that tasks run in ([`places`](super::slots)): at most
 //! `ASIDE_MAX_TASKS`. Further tasks wait in one queue, in order. Jobs take no slot. Every task that the registry drops is
 //! logged.
 
@@ -16,8 +16,8 @@ use serde::ser::{SerializeStruct, Serializer};
 
 use super::failure::Failure;
 use super::output::Output;
-use super::places::{Admission, Entry, Places, Thread, Turn};
-use super::threads::{self, ASK_AGAIN, Work};
+use super::slots::{Admission, Entry, Places, Thread, Turn};
+use super::thread_pool::{self, ASK_AGAIN, Work};
 use super::timer;
 use crate::bounds;
 use crate::config::Config;
@@ -25,7 +25,7 @@ use crate::deadline;
 use crate::log_limit::LogLimit;
 use crate::panics;
 use crate::sync::{lock, wait_while_for};
-use crate::watched::Watched;
+use crate::watch::Watched;
 use crate::worker_share;
 
 /// How many ended tasks are remembered, and how many failed ones.
@@ -479,7 +479,7 @@ impl Registry {
 
     /// Runs work whose place is taken.
     fn run(&self, work: Work) {
-        threads::run(self.0.nice, work);
+        thread_pool::run(self.0.nice, work);
     }
 
     /// Releases the slot of a task, if it has one. Returned work has the slot now and is for the same thread to do.

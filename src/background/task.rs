@@ -10,16 +10,16 @@ use std::time::Duration;
 
 use super::failure::{Cancelled, Failure, IntoOutcome, Outcome};
 use super::permits;
-use super::places::{Admission, Turn};
 use super::registry::{LentSlot, Origin, Progress, Record, Registry, Stop, TaskState};
 use super::scope::Context;
-use super::threads::{self, Work};
+use super::slots::{Admission, Turn};
+use super::thread_pool::{self, Work};
 use super::timer;
 use crate::bounds;
 use crate::error::Error;
 use crate::panics::{self, Contained};
 use crate::sync::{lock, wait_while};
-use crate::watched::Watched;
+use crate::watch::Watched;
 
 /// The longest stored message of a task, in bytes.
 const LONGEST_MESSAGE: usize = 10_000;
@@ -733,7 +733,7 @@ impl<T: Send + 'static> Run<T> {
         let slot = Arc::new(Mutex::new(Some((self, turn))));
         loop {
             let theirs = slot.clone();
-            let spawned = threads::spawn(&record.name.replace('\0', ""), registry.nice(), move || {
+            let spawned = thread_pool::spawn(&record.name.replace('\0', ""), registry.nice(), move || {
                 let run = lock(&theirs).take();
                 run.map_or(Err(Failure::Abandoned), |(run, turn)| run.in_turn(turn.as_deref()))
             });
@@ -764,7 +764,7 @@ impl<T: Send + 'static> Run<T> {
         let outcome = Arc::new(Mutex::new(Some(outcome)));
         loop {
             let theirs = outcome.clone();
-            match threads::hand_over(move || lock(&theirs).take().unwrap_or(Err(Failure::Abandoned))) {
+            match thread_pool::hand_over(move || lock(&theirs).take().unwrap_or(Err(Failure::Abandoned))) {
                 Ok(handle) => return handle,
                 Err(_) => self.registry.wait_for_thread(&self.record),
             }
@@ -819,7 +819,7 @@ impl<T: Send + 'static> Run<T> {
 
     /// One try on a kept thread: then the next one is prepared, or the task has ended.
     fn step(self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
-        threads::rename(&self.record.name);
+        thread_pool::rename(&self.record.name);
         let (registry, record) = (self.registry.clone(), self.record.clone());
         // The function is called inside its own catch. If anything else panics, the thread still keeps its work and its
         // slot.

@@ -12,8 +12,8 @@ use std::sync::{Arc, LazyLock, OnceLock};
 
 use percent_encoding::percent_decode_str;
 
-use super::disconnect::Connection;
 use super::headers::Headers;
+use super::stream::disconnect::Connection;
 use crate::background::registry::Origin;
 use crate::background::scope::{Context, Scope};
 use crate::config::Config;

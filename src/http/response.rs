@@ -10,10 +10,10 @@ use cookie::Cookie;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde::Serialize;
 
-use super::disconnect::Disconnect;
-use super::feed::{Feed, InContext, follow};
 use super::headers::Headers;
-use super::outlet::Outlet;
+use super::stream::disconnect::Disconnect;
+use super::stream::source::{Feed, InContext, follow};
+use super::stream::writer::Outlet;
 use crate::background::failure::IntoOutcome;
 use crate::background::scope::Context;
 use crate::background::task::{Deferred, Task, TaskContext};

@@ -8,7 +8,7 @@
 mod budget;
 mod cost;
 mod metadata;
-mod shrunk;
+mod scaled_jpeg;
 
 use std::any::Any;
 use std::borrow::Cow;
@@ -358,7 +358,7 @@ impl Limits {
             return Ok(None);
         }
         let share = self.share(cost::divided(size, divisor, color))?;
-        Ok(shrunk::decode(jpeg, size, divisor, room).map(|pixels| (pixels, share)))
+        Ok(scaled_jpeg::decode(jpeg, size, divisor, room).map(|pixels| (pixels, share)))
     }
 
     fn pixels(self, format: ImageFormat, bytes: &[u8]) -> Result<DynamicImage> {
@@ -421,7 +421,7 @@ impl Limits {
         let jpeg = [pixels, JPEG_END].concat();
         let (size, color) = self.header(ImageFormat::Jpeg, &jpeg)?;
         let _share = self.share(cost::whole(ImageFormat::Jpeg, size, color, &jpeg))?;
-        let is_whole = match shrunk::is_whole(&jpeg, size) {
+        let is_whole = match scaled_jpeg::is_whole(&jpeg, size) {
             Some(is_whole) => is_whole,
             None => self.ignores_filler(pixels)?,
         };

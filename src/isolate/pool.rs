@@ -15,7 +15,7 @@ use crate::background::task::TaskContext;
 use crate::background::timer;
 use crate::deadline;
 use crate::sync::{Bell, lock};
-use crate::watched::caller;
+use crate::watch::caller;
 
 /// How long a child is kept that has nothing to do.
 const IDLE: Duration = Duration::from_secs(30);

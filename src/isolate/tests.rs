@@ -20,7 +20,7 @@ use crate::background::task::{Run, Task, TaskContext, TaskHandle, background};
 use crate::config::Config;
 use crate::error::Error;
 use crate::sync::{Bell, lock};
-use crate::watched::caller;
+use crate::watch::caller;
 
 /// How long a test waits for what comes much sooner.
 const SOON: Duration = Duration::from_secs(60);

@@ -4,7 +4,7 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::sync::Arc;
 
 use crate::background::registry::Progress;
-use crate::watched::{Seen, Watched, caller};
+use crate::watch::{Seen, Watched, caller};
 
 /// The end that is waited for.
 pub(super) struct Waker {

@@ -8,10 +8,10 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::engine::{Claimed, End, Ending, Last};
-use super::hands::{InHand, steps};
-use super::plan::{Kind, output_of};
+use super::facade::Jobs;
+use super::job_config::{Kind, output_of};
 use super::record::{Cause, Millis};
-use super::store::Jobs;
+use super::running::{InHand, steps};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::output::Output;
 use crate::background::registry::{Record, Registry, Stop, escape};

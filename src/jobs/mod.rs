@@ -7,34 +7,34 @@
 //! them, `worker` who runs them, `attempt` one try from beginning to end.
 
 mod attempt;
+mod backends;
 #[cfg(test)]
 pub(crate) mod conformance;
 mod crontab;
 pub(crate) mod engine;
-mod follow;
-mod hands;
+mod facade;
 mod job;
+mod job_config;
 mod memory;
-mod open;
-mod plan;
+mod progress;
 mod readiness;
 pub(crate) mod record;
 #[cfg(feature = "redis")]
 mod redis;
+pub(crate) mod runner;
+mod running;
 mod schedule;
 #[cfg(feature = "sqlite")]
 mod sqlite;
-mod store;
 #[cfg(feature = "sqlite")]
 mod transaction;
 mod trouble;
 mod wait;
-pub(crate) mod worker;
 
 pub use self::engine::Enqueued;
+pub use self::facade::Jobs;
 pub use self::job::{Job, NewJob};
 pub use self::record::{JobCounts, JobFailure, JobInfo, JobState, QueueInfo};
-pub use self::store::Jobs;
 
 use crate::background::scope::Context;
 use crate::background::task::TaskContext;

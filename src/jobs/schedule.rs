@@ -86,8 +86,8 @@ impl Schedule {
 mod tests {
     use super::*;
     use crate::jobs::engine::When;
+    use crate::jobs::facade::Jobs;
     use crate::jobs::record::JobState;
-    use crate::jobs::store::Jobs;
 
     fn schedule(crontab: &str) -> Schedule {
         let [name, label, payload, queue] = ["a", "a", "null", "default"].map(str::to_owned);

@@ -7,9 +7,9 @@ use rusqlite::Transaction;
 
 use super::attempt::JobRun;
 use super::engine::Enqueued;
+use super::facade::Jobs;
 use super::job::{Job, NewJob};
 use super::sqlite::{Sqlite, enqueue_in};
-use super::store::Jobs;
 use crate::background::task::TaskContext;
 use crate::error::{Error, Result};
 use crate::http::request::Request;

@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 
+use super::facade::Jobs;
 use super::record::{JobInfo, JobState};
-use super::store::Jobs;
 use crate::background::failure::Cancelled;
 use crate::background::registry::{Record, span};
 use crate::background::scope::Context;
 use crate::deadline;
 use crate::error::{Error, Result, Status};
 use crate::sync::Bell;
-use crate::watched::{Watched, caller};
+use crate::watch::{Watched, caller};
 use crate::worker_share::{self, Wait};
 
 /// How often a task that waits checks whether it was told to cancel.

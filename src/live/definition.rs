@@ -8,13 +8,13 @@ use serde::Serialize;
 use super::{Live, LivePart};
 use crate::background::task::{Task, TaskHandle, TaskInfo};
 use crate::error::{BoxError, Error, Result};
-use crate::http::events::Event;
-use crate::http::feed::{Feed, Pause};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::router::BUILTIN;
+use crate::http::stream::source::{Feed, Pause};
+use crate::http::stream::sse::Event;
 use crate::http::templates::live_function::{Arguments, Show};
-use crate::watched::Call;
+use crate::watch::Call;
 
 /// The longest query of a stream's address, in bytes. Servers and proxies take about 8,000 for the whole request line.
 const LONGEST_QUERY: usize = 4_096;

@@ -166,7 +166,7 @@ mod tests {
     use crate::http::headers::Headers;
     use crate::http::request::{Body, Method};
     use crate::http::session::Keys;
-    use crate::http::store::Store;
+    use crate::http::session::store::Store;
 
     fn requests() -> impl FnMut() -> Request {
         let config = Arc::new(Config { secrets: vec!["a".repeat(32)], ..Config::default() });

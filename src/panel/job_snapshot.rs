@@ -9,7 +9,7 @@ use super::snapshot::{so_far, written};
 use crate::background::registry::Progress;
 use crate::background::scope::Scope;
 use crate::error::{Error, Result};
-use crate::http::pages::visible::{visible_line, visible_up_to};
+use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::jobs::record::{Kept, Millis};
 use crate::jobs::{JobCounts, JobFailure, JobInfo, JobState, Jobs, QueueInfo};
 

@@ -4,21 +4,21 @@
 //! it; all others, and everybody in production, only when a function that the application gives says yes. To whoever may
 //! not see it there is nothing there: the answer is the site's own for a path without a route.
 
+mod badge;
 mod job_actions;
 mod job_snapshot;
 mod jobs;
 #[cfg(feature = "mail")]
 mod outbox;
 mod page;
-mod sign;
 mod snapshot;
 mod tasks;
 mod watch;
 
 use std::sync::Arc;
 
+use self::badge::Asker;
 use self::job_snapshot::Overview;
-use self::sign::Asker;
 use self::snapshot::Snapshot;
 use self::watch::Watch;
 use crate::app::App;
@@ -26,10 +26,10 @@ use crate::app::parts::Handler;
 use crate::background::panics;
 use crate::background::registry::escape;
 use crate::error::{Error, Result, Status};
-use crate::http::pages;
 use crate::http::request::Request;
 use crate::http::response::{IntoResponse, Response};
 use crate::http::router::BUILTIN;
+use crate::http::templates::error_pages;
 
 impl App {
     /// Shows the panel at `/_aside` to those whom a function says yes to, in production too.
@@ -71,7 +71,7 @@ impl App {
 struct Guard(Box<dyn Fn(&mut Request) -> bool + Send + Sync>);
 
 fn may_see(req: &mut Request) -> bool {
-    pages::is_for_the_developer(req) || guard_says_yes(req)
+    error_pages::is_for_the_developer(req) || guard_says_yes(req)
 }
 
 fn guard_says_yes(req: &mut Request) -> bool {

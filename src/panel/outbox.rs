@@ -8,9 +8,9 @@ use serde::Serialize;
 use super::page::{gone, page, private};
 use crate::context;
 use crate::error::{Error, Result};
-use crate::http::pages::visible::{visible_line, visible_up_to};
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::mail::{Mailer, SentMail};
 
 /// How many characters of a text on the page, and of a line of it. The source as a whole has an address of its own.

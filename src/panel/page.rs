@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
-use super::sign::Sign;
+use super::badge::Sign;
 use crate::app::App;
 use crate::context;
 use crate::error::{Result, Status};

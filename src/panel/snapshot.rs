@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use crate::background::registry::{Record, TaskLists, TaskState, span};
 use crate::background::scope::Scope;
-use crate::http::pages::visible::{visible_line, visible_up_to};
+use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;

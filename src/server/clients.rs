@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex};
 
-use crate::http::guard::rates::client_key;
+use crate::http::security::rate_limit::client_key;
 use crate::log_limit::LogLimit;
 use crate::sync::lock;
 

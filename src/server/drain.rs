@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use super::wire::PIECE;
+use super::http1::PIECE;
 use crate::panics;
 
 type DropRequest = Box<dyn FnOnce() + Send>;

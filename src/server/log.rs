@@ -8,7 +8,7 @@ use env_logger::{Builder, Env, Logger};
 use jiff::Zoned;
 use log::{Log, Metadata, Record, SetLoggerError};
 
-use super::clock::TimeCache;
+use super::date_header::TimeCache;
 
 thread_local! {
     static TIME: TimeCache = const { TimeCache::new() };

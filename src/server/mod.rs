@@ -5,21 +5,21 @@
 //! [`tiny_http`], the portable one.
 
 mod clients;
-pub(crate) mod clock;
-mod departures;
+pub(crate) mod date_header;
+mod disconnect_watcher;
 mod drain;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 pub(crate) mod epoll;
+pub(crate) mod http1;
 mod listener;
 pub(crate) mod log;
 mod outgoing;
 mod signals;
 pub(crate) mod socket;
-mod streams;
+mod stream_threads;
 pub(crate) mod tiny_http;
-pub(crate) mod wire;
 mod worker_policy;
-pub(crate) mod workers;
+pub(crate) mod worker_pool;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -31,7 +31,7 @@ use self::clients::{Bound, Clients, Held};
 use self::listener::{Address, Listener};
 use self::signals::Signals;
 use self::tiny_http::TinyHttp;
-use self::workers::WorkerPool;
+use self::worker_pool::WorkerPool;
 use crate::app::App;
 use crate::app::service::Service;
 use crate::background::registry::span;
@@ -351,7 +351,7 @@ struct Running<T: Transport> {
     state: Arc<ServerState>,
     transport: Arc<T>,
     pool: WorkerPool<T>,
-    jobs: Option<Arc<jobs::worker::Crew>>,
+    jobs: Option<Arc<jobs::runner::Crew>>,
 }
 
 impl Server {
@@ -464,13 +464,13 @@ fn start_transport(listener: Listener, service: Service) -> Result<(ServerKind, 
 }
 
 /// Starts the job workers, if the application has jobs.
-fn start_jobs(service: &Service) -> Result<Option<Arc<jobs::worker::Crew>>> {
+fn start_jobs(service: &Service) -> Result<Option<Arc<jobs::runner::Crew>>> {
     let jobs = service.scope().get::<Jobs>();
-    jobs.map(|jobs| jobs::worker::Crew::start(&jobs, service.scope().clone())).transpose()
+    jobs.map(|jobs| jobs::runner::Crew::start(&jobs, service.scope().clone())).transpose()
 }
 
 /// Waits for the tasks, including jobs, and releases the jobs that have not ended.
-fn drain_tasks(service: &Service, jobs: Option<&jobs::worker::Crew>, until: Instant) {
+fn drain_tasks(service: &Service, jobs: Option<&jobs::runner::Crew>, until: Instant) {
     let (registry, grace) = (service.scope().registry(), until.saturating_duration_since(Instant::now()));
     let unfinished = registry.counts().unfinished;
     if unfinished > 0 {

@@ -1,6 +1,6 @@
 //! The transport over the tiny_http crate, with the checks and limits that tiny_http lacks.
 //!
-//! tiny_http 0.12 reads request heads and manages connections. This module checks each head again ([`wire::check`]), reads
+//! tiny_http 0.12 reads request heads and manages connections. This module checks each head again ([`http1::check`]), reads
 //! the body through tiny_http, and writes the response itself, in one write. A comment at each workaround names the
 //! behavior of tiny_http that requires it.
 //!
@@ -55,23 +55,24 @@ use std::time::{Duration, Instant};
 
 use tiny_http::{ReadWrite, Server};
 
-use super::departures::{DisconnectWatcher, WatchedPage};
+use super::disconnect_watcher::{DisconnectWatcher, WatchedPage};
 use super::drain;
+use super::http1::{self, CheckedHead, Framing, LOGGED, Malformed, Terms};
 #[cfg(unix)]
 use super::listener::FOR_EPOLL;
 use super::listener::{Listener, Socket};
 use super::outgoing::Outgoing;
 use super::socket::{self, Peer};
-use super::streams::{self, spawn_pooled};
-use super::wire::{self, CheckedHead, Framing, LOGGED, Malformed, Terms};
+use super::stream_threads::{self, spawn_pooled};
 use super::{Held, ServerState, StreamSlot, Taken, Transport};
-use crate::background::{panics, threads, timer};
+use crate::background::thread_pool;
+use crate::background::{panics, timer};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
-use crate::http::disconnect::Connection;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::Response;
+use crate::http::stream::disconnect::Connection;
 use crate::log_limit::LogLimit;
 use crate::sync::{lock, wait_while, wait_while_for};
 use crate::worker_share::{Share, Wait};
@@ -267,10 +268,10 @@ impl TinyHttp {
         let headers: Headers = fields.map(|header| (header.field.as_str().as_str(), header.value.as_str())).collect();
         let version = request.http_version();
         let head =
-            wire::check(request.method().as_str(), request.url(), (version.0, version.1), &headers, &self.config);
+            http1::check(request.method().as_str(), request.url(), (version.0, version.1), &headers, &self.config);
         let head = head.and_then(|checked| match checked.framing {
             Framing::Chunked if is_upgrade(&request) => {
-                Err(wire::bad_request("An upgrade with a chunked body is not supported."))
+                Err(http1::bad_request("An upgrade with a chunked body is not supported."))
             }
             // tiny_http would send a 100.
             Framing::Length(1..) if checked.http10 && headers.contains("Expect") => {
@@ -616,7 +617,7 @@ fn too_large(limit: u64) -> Error {
 }
 
 /// Returns true if the first `Connection` header contains `word`, also as a part of a longer word. tiny_http reads the header
-/// like this, while [`wire::check`] compares whole words in all `Connection` headers.
+/// like this, while [`http1::check`] compares whole words in all `Connection` headers.
 fn connection_has(request: &tiny_http::Request, word: &str) -> bool {
     let connection = request.headers().iter().find(|header| header.field.equiv("Connection"));
     let within =
@@ -1013,7 +1014,7 @@ impl Delivery {
         match self.state.stream_slot(self.client) {
             Ok(slot) => self.stream(slot),
             Err(message) => {
-                let response = streams::refuse_stream(self.response, message);
+                let response = stream_threads::refuse_stream(self.response, message);
                 Delivery { response, ..self }.send(None);
             }
         }
@@ -1021,12 +1022,12 @@ impl Delivery {
 
     fn stream(self, slot: StreamSlot) {
         // A live page has no end, so a shutdown does not wait for it but tells it to end.
-        let (presence, active) = match streams::is_live(&self.response) {
+        let (presence, active) = match stream_threads::is_live(&self.response) {
             true => (Some(self.transport.disconnects.begin(self.tracked.remote, self.closes_itself)), None),
             false => (None, Some(self.state.count_active())),
         };
         spawn_pooled(move || {
-            threads::rename("aside-stream");
+            thread_pool::rename("aside-stream");
             self.send(presence);
             drop((slot, active));
         });
@@ -1041,7 +1042,7 @@ impl Delivery {
         let found = self.tracked.peer.take();
         let peer = if close { found.or_else(|| self.transport.peer(&self.tracked)) } else { None };
         let disconnect = presence.as_ref().map(WatchedPage::disconnect).cloned().unwrap_or_default();
-        let whole = streams::write(&mut self.sink, self.response, self.terms, &disconnect);
+        let whole = stream_threads::write(&mut self.sink, self.response, self.terms, &disconnect);
         // The watcher must be done with the socket before the connection is closed.
         drop(presence);
         let after = AfterWrite { whole, close, peer, transport: self.transport };

@@ -4,8 +4,10 @@
 //! the response is sent as it was. A path from the client is checked twice: the name, before the disk is accessed, and
 //! the canonical path, after all symbolic links.
 
-pub(crate) mod encodings;
+pub(crate) mod compression;
+pub(crate) mod content_disposition;
 pub(crate) mod folders;
+pub(crate) mod precompressed;
 
 mod conditions;
 pub(crate) mod hashes;
@@ -17,8 +19,8 @@ use std::path::{Component, Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use self::conditions::{Validators, Verdict};
-use self::encodings::{Accepted, CODINGS, Coding, is_compressible};
 use self::hashes::Hashes;
+use self::precompressed::{Accepted, CODINGS, Coding, is_compressible};
 use self::ranges::Wanted;
 use super::request::{Method, Request};
 use super::response::{Response, ResponseBody};

@@ -5,7 +5,7 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::http::multipart::random_name;
+use crate::http::forms::multipart::random_name;
 use crate::http::response::ResponseBody;
 
 /// The largest number of ranges in a request. A client with more ranges gets the whole file: they help no reader, only

@@ -9,7 +9,7 @@ use cookie::{Cookie, CookieJar, Key, SameSite};
 
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
-use crate::http::store;
+use crate::http::session::store;
 
 /// The number of seconds by which a session may begin in the future, since the clocks of machines that share a secret
 /// differ. If a clock was set back by more, its sessions would live until it reaches their time again.

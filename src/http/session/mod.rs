@@ -10,11 +10,16 @@
 //! expired: the user cannot repair it, and an error page would only help a forger. An error is returned only if the
 //! store cannot tell if the session was ended.
 
+pub(crate) mod argon2id;
 mod contents;
 mod flash;
+pub(crate) mod hashing;
 mod keys;
 mod last_seen;
+pub(crate) mod login;
+pub mod password;
 mod sealed;
+pub(crate) mod store;
 mod streams;
 #[cfg(test)]
 mod tests;
@@ -36,7 +41,7 @@ pub(crate) use self::streams::OpenStreams;
 use super::cache_control;
 use super::request::Request;
 use super::response::Response;
-use super::store::Store;
+use super::session::store::Store;
 use crate::error::{Error, Result, Status};
 
 const CLEAR_SITE_DATA: &str = "Clear-Site-Data";

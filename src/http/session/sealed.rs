@@ -10,7 +10,7 @@ use super::streams::Login;
 use crate::background::registry::Origin;
 use crate::error::{Error, Result};
 use crate::http::request::Request;
-use crate::http::store::Store;
+use crate::http::session::store::Store;
 
 /// The name of the session's cookie, without its prefix.
 pub(super) const NAME: &str = "session";

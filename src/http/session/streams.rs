@@ -7,12 +7,12 @@ use std::thread;
 use std::time::Duration;
 
 use crate::error::Result;
-use crate::http::disconnect::{Disconnect, OnSignal};
-use crate::http::feed::{Feed, Pause};
 use crate::http::response::{Response, ResponseBody};
-use crate::http::store::{EntryKind, Store};
+use crate::http::session::store::{EntryKind, Store};
+use crate::http::stream::disconnect::{Disconnect, OnSignal};
+use crate::http::stream::source::{Feed, Pause};
 use crate::sync::lock;
-use crate::watched::Call;
+use crate::watch::Call;
 
 /// The interval at which a shared store is read while streams of users are open.
 const LOOK: Duration = Duration::from_secs(1);

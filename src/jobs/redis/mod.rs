@@ -15,13 +15,13 @@
 //! **After the server has lost jobs** (it restarted without its file, an incomplete replica took over, its data was
 //! deleted), its numbers are lower than before. This is logged, and the lost numbers are not assigned again.
 
-mod link;
+mod connection;
+mod liveness;
 mod losses;
-mod news;
+mod notify;
 mod scripts;
 mod server;
 mod values;
-mod watch;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
@@ -29,10 +29,10 @@ use std::time::{Duration, Instant};
 
 use ::redis::{FromRedisValue, Script};
 
-use self::link::{Link, random_name};
+use self::connection::{Link, random_name};
+use self::liveness::Watch;
 use self::losses::{Losses, Stock};
 use self::values::values;
-use self::watch::Watch;
 use super::engine::{Abilities, Beat, Claimed, End, Ending, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::{Error, Result};
@@ -120,7 +120,7 @@ impl Engine for Redis {
     }
 
     fn listen(&self, bell: &Arc<Bell>) -> Result<()> {
-        news::listen(&self.link, bell)?;
+        notify::listen(&self.link, bell)?;
         lock(&self.bells).push(Arc::downgrade(bell));
         Ok(())
     }

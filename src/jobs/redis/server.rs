@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::link::{Failure, Link};
+use super::connection::{Failure, Link};
 use crate::error::{Error, Result};
 
 /// Returns true if the server can be used, and false if it is unreachable and may come back.

@@ -21,11 +21,11 @@ use crate::background::failure::Cancelled;
 use crate::error::{Error, Result};
 use crate::sync::{Bell, lock};
 
+mod errors;
 mod schema;
 mod statements;
 #[cfg(test)]
 mod tests;
-mod words;
 mod workers;
 mod writer;
 
@@ -76,7 +76,7 @@ impl Sqlite {
         last: impl FnOnce() -> Last,
     ) -> Result<T> {
         let mut borrowed = self.writer.borrow()?;
-        let said = |error| words::error(&self.place.shown, &error);
+        let said = |error| errors::error(&self.place.shown, &error);
         let transaction = borrowed.db()?.transaction_with_behavior(TransactionBehavior::Immediate).map_err(said)?;
         if !statements::complete(&transaction, id, token, now).map_err(said)? {
             return Err(Error::conflict("the job is not this worker's any more: it was given to another")
@@ -120,7 +120,7 @@ impl Sqlite {
     {
         let Some(reader) = &self.reader else { return self.write(Commit::PASSING, run) };
         let db = lock(reader);
-        let said = |error| words::error(&self.place.shown, &error);
+        let said = |error| errors::error(&self.place.shown, &error);
         let snapshot = Transaction::new_unchecked(&db, TransactionBehavior::Deferred).map_err(said)?;
         let value = run(&snapshot).map_err(said)?;
         snapshot.finish().map_err(said)?;
@@ -141,7 +141,7 @@ impl Sqlite {
 
 fn reader(place: &Place) -> Result<Connection> {
     let db = place.connect()?;
-    db.pragma_update(None, "query_only", true).map_err(|error| words::error(&place.shown, &error))?;
+    db.pragma_update(None, "query_only", true).map_err(|error| errors::error(&place.shown, &error))?;
     Ok(db)
 }
 
@@ -152,7 +152,7 @@ fn reader(place: &Place) -> Result<Connection> {
 /// When its database has no tables for jobs, or those of another version; and those of the database.
 pub(crate) fn enqueue_in(transaction: &Transaction<'_>, entry: &Entry, now: Millis) -> Result<Enqueued> {
     let file = transaction.path().filter(|path| !path.is_empty()).unwrap_or("memory").to_owned();
-    let said = |error| words::error(&file, &error);
+    let said = |error| errors::error(&file, &error);
     let version = transaction.prepare_cached("SELECT value FROM aside_meta WHERE key = 'version'");
     let version = version.and_then(|mut version| version.query_row([], |row| row.get::<_, u32>(0)).optional());
     match version {

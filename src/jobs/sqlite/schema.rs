@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction, TransactionBehavior};
 
-use super::words;
+use super::errors;
 use crate::error::{Error, Result};
 use crate::isolate::is_child;
 use crate::jobs::engine::Unavailable;
@@ -53,13 +53,13 @@ impl Place {
 
     /// A connection with our settings. The first one makes the file.
     pub(super) fn connect(&self) -> Result<Connection> {
-        self.try_connect().map_err(|error| words::error(&self.shown, &error))
+        self.try_connect().map_err(|error| errors::error(&self.shown, &error))
     }
 
     /// One that may write.
     pub(super) fn connect_to_write(&self) -> Result<Connection, Unavailable> {
         let set_up = |db: Connection| set_up_to_write(&db).map(|()| db);
-        self.try_connect().and_then(set_up).map_err(|error| words::unavailable(&self.shown, &error))
+        self.try_connect().and_then(set_up).map_err(|error| errors::unavailable(&self.shown, &error))
     }
 
     fn try_connect(&self) -> rusqlite::Result<Connection> {
@@ -126,7 +126,7 @@ fn identity(_file: &Path) -> Option<(u64, u64)> {
 /// A connection that may write, to a file that has the tables of this version.
 pub(super) fn prepare(place: &Place, steps: &[&str]) -> Result<Connection> {
     let mut db = place.connect_to_write()?;
-    let said = |error: rusqlite::Error| words::error(&place.shown, &error);
+    let said = |error: rusqlite::Error| errors::error(&place.shown, &error);
     // The parent of a child has done that.
     if !is_child() {
         read_through(&db, place)?;
@@ -154,7 +154,7 @@ fn keep_a_log(db: &Connection, place: &Place) -> Result<()> {
         match mode {
             // Whoever else opens the file now makes this fail at once, without the wait that other statements have.
             Err(error) if is_busy(&error) && Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
-            Err(error) => return Err(words::error(&place.shown, &error)),
+            Err(error) => return Err(errors::error(&place.shown, &error)),
             Ok(mode) if mode == "wal" || place.file.is_none() => return Ok(()),
             Ok(_) => return Err(no_log(place)),
         }
@@ -187,12 +187,12 @@ fn read_through(db: &Connection, place: &Place) -> Result<()> {
     }
     let verdict: String = db
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(|error| words::error(&place.shown, &error))?;
+        .map_err(|error| errors::error(&place.shown, &error))?;
     if verdict == "ok" {
         return Ok(());
     }
     let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-    Err(words::error(&place.shown, &rusqlite::Error::SqliteFailure(damaged, Some(verdict))))
+    Err(errors::error(&place.shown, &rusqlite::Error::SqliteFailure(damaged, Some(verdict))))
 }
 
 /// The version of the tables that these steps make.

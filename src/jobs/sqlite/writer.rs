@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
 
+use super::errors;
 use super::schema::Place;
-use super::words;
 use crate::error::{Error, Result};
 use crate::jobs::engine::Unavailable;
 use crate::sync::Bell;
@@ -366,7 +366,7 @@ impl Desk {
     fn transact(&mut self, batch: &mut [Box<dyn Write>]) -> Result<(), Fault> {
         self.be_ready(batch.iter().any(|write| write.commit().is_durable)).map_err(Fault::InAll)?;
         let Some(db) = &self.db else { return Err(Fault::InAll(self.place.gone())) };
-        let said = |error| words::unavailable(&self.place.shown, &error);
+        let said = |error| errors::unavailable(&self.place.shown, &error);
         db.prepare_cached("BEGIN IMMEDIATE")
             .and_then(|mut begin| begin.execute([]))
             .map_err(|e| Fault::InAll(said(e)))?;
@@ -393,7 +393,7 @@ impl Desk {
         if let Some(db) = self.db.as_ref().filter(|_| self.syncs != Some(is_durable)) {
             let mode = if is_durable { "FULL" } else { "NORMAL" };
             let set = db.pragma_update(None, "synchronous", mode);
-            set.map_err(|error| words::unavailable(&self.place.shown, &error))?;
+            set.map_err(|error| errors::unavailable(&self.place.shown, &error))?;
             self.syncs = Some(is_durable);
         }
         Ok(())

@@ -5,21 +5,21 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::super::clients::Held;
-use super::super::wire::{CheckedHead, LOGGED, Malformed};
 use super::budget::{Budget, Charge};
+use super::connection_table::{Reservation, TableEntry};
 use super::framing::Remaining;
 use super::head::{self, Head, Search};
+use super::live_page::LivePage;
 use super::poller::{Report, Token, Unread};
-use super::reply::ResponseWriter;
-use super::slots::{Reservation, TableEntry};
+use super::response::ResponseWriter;
 use super::stream::{Received, Stream};
-use super::watcher::LivePage;
 use crate::config::Config;
 use crate::deadline;
 use crate::error::{Error, Status};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
+use crate::server::clients::Held;
+use crate::server::http1::{CheckedHead, LOGGED, Malformed};
 use crate::worker_share::{Shares, Wait};
 
 /// The number of bytes that one read takes at least.
@@ -468,8 +468,8 @@ mod tests {
     use std::io::Write;
     use std::os::unix::net::UnixStream;
 
-    use super::super::slots::ConnectionTable;
     use super::*;
+    use crate::server::epoll::connection_table::ConnectionTable;
 
     /// Returns a connection without a memory limit, and the client's side of it.
     fn accepted(config: &Config) -> (Connection, UnixStream) {

@@ -1,7 +1,7 @@
 //! The decoder of request bodies: it finds the end of a body in the input (RFC 9112, sections 6 and 7).
 
-use super::super::wire::{Framing, Malformed, bad_request};
 use crate::http::headers::is_token;
+use crate::server::http1::{Framing, Malformed, bad_request};
 
 /// The maximum length of a chunk-size line with its extensions, and of a trailer line, in bytes.
 const LONGEST_LINE: usize = 16 << 10;

@@ -7,10 +7,10 @@ use std::mem::MaybeUninit;
 
 use httparse::{Error, Header, Request};
 
-use super::super::wire::{self, CheckedHead, LONGEST_METHOD, LONGEST_TARGET, Malformed, bad_request};
 use crate::config::Config;
 use crate::error::Status;
 use crate::http::headers::Headers;
+use crate::server::http1::{self, CheckedHead, LONGEST_METHOD, LONGEST_TARGET, Malformed, bad_request};
 
 /// The number of header fields that are parsed without an allocation.
 const FIELDS_ON_STACK: usize = 64;
@@ -79,9 +79,9 @@ fn too_long(head: &[u8]) -> Malformed {
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or(head);
     let method = line.split(|byte| *byte == b' ').next().unwrap_or(line);
     match (method.len(), line.len()) {
-        (method, _) if method > LONGEST_METHOD => wire::UNKNOWN_METHOD,
-        (_, line) if line > LONGEST_TARGET => wire::LONG_TARGET,
-        _ => wire::LARGE_HEAD,
+        (method, _) if method > LONGEST_METHOD => http1::UNKNOWN_METHOD,
+        (_, line) if line > LONGEST_TARGET => http1::LONG_TARGET,
+        _ => http1::LARGE_HEAD,
     }
 }
 
@@ -108,7 +108,7 @@ pub(super) fn parse(head: &[u8], config: &Config) -> Result<Head, Malformed> {
         other => other,
     }
     .map_err(|problem| match problem {
-        Problem::Fields => wire::LARGE_HEAD,
+        Problem::Fields => http1::LARGE_HEAD,
         Problem::Malformed(malformed) => malformed,
     })
 }
@@ -132,7 +132,7 @@ fn parse_into<'h>(head: &'h [u8], fields: &mut [MaybeUninit<Header<'h>>], config
     let version = (1, request.version.unwrap_or(1));
     let headers: Headers =
         request.headers.iter().map(|header| (header.name, String::from_utf8_lossy(header.value))).collect();
-    let checked = wire::check(method, target, version, &headers, config).map_err(Problem::Malformed)?;
+    let checked = http1::check(method, target, version, &headers, config).map_err(Problem::Malformed)?;
     let expects = expects(&headers, checked.http10).map_err(Problem::Malformed)?;
     Ok(Head { checked, headers, expects })
 }
@@ -141,7 +141,7 @@ fn malformed(error: Error) -> Malformed {
     match error {
         Error::HeaderName => bad_request("The name of a header is not a token."),
         Error::HeaderValue => bad_request("The value of a header has a control character."),
-        Error::Version => wire::OTHER_VERSION,
+        Error::Version => http1::OTHER_VERSION,
         Error::NewLine => bad_request("A line of the head does not end in CR and LF."),
         _ => bad_request("The request line is malformed."),
     }

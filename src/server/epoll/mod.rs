@@ -19,16 +19,16 @@
 
 mod budget;
 mod connection;
+mod connection_table;
 mod framing;
 #[cfg(fuzzing)]
 pub(crate) mod fuzzing;
 mod head;
+mod live_page;
 pub(super) mod poller;
-mod reply;
-mod slots;
+mod response;
 mod stream;
 mod upload;
-mod watcher;
 
 use std::collections::VecDeque;
 use std::io;
@@ -44,20 +44,21 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 
 use self::budget::Budget;
 use self::connection::{Connection, LINGER, LINGER_UNREAD, PendingRequest, Phase, Step};
+use self::connection_table::{ConnectionTable, TableEntry, Wait};
 use self::framing::Remaining;
+use self::live_page::{LivePage, PageWait};
 use self::poller::{Event, Poller, Token};
-use self::reply::{AfterResponse, ResponseWriter};
-use self::slots::{ConnectionTable, TableEntry, Wait};
+use self::response::{AfterResponse, ResponseWriter};
 use self::stream::{BlockingWriter, Stream};
 use self::upload::{BodyReader, UnreadBody, Upload};
-use self::watcher::{LivePage, PageWait};
-use super::departures::{DisconnectWatcher, WatchedPage};
+use super::disconnect_watcher::{DisconnectWatcher, WatchedPage};
+use super::http1::{self, Terms};
 use super::listener::{Listener, Socket};
-use super::streams::{self, spawn_pooled};
-use super::wire::{self, Terms};
+use super::stream_threads::{self, spawn_pooled};
 use super::{Held, ServerState, StreamSlot, Taken, Transport};
 use crate::background::task::Deferred;
-use crate::background::{panics, threads, timer};
+use crate::background::thread_pool;
+use crate::background::{panics, timer};
 use crate::config::Config;
 use crate::deadline;
 use crate::error::{Error, Result, Status};
@@ -66,7 +67,7 @@ use crate::http::request::{Body, Request};
 use crate::http::response::{Response, ResponseBody};
 use crate::log_limit::LogLimit;
 use crate::sync::lock;
-use crate::watched::Call;
+use crate::watch::Call;
 use crate::worker_share::{self, Share};
 
 /// The maximum number of requests that a worker handles on one connection before it serves other connections.
@@ -432,12 +433,12 @@ impl Epoll {
         let slot = match state.stream_slot(client) {
             Ok(slot) => slot,
             Err(message) => {
-                let response = streams::refuse_stream(response, message);
+                let response = stream_threads::refuse_stream(response, message);
                 return self.write_buffered(connection, ResponseWriter::new(response, terms, after));
             }
         };
         // Written first: the head depends on the body, which is taken out next.
-        let head = wire::head(&response, terms, 0);
+        let head = http1::head(&response, terms, 0);
         match std::mem::take(&mut response.body) {
             ResponseBody::Feed(feed) => {
                 let page = LivePage::new(feed, head, terms, after, response.take_deferred(), slot);
@@ -557,13 +558,13 @@ impl Epoll {
         state: &Arc<ServerState>,
     ) {
         // A live page has no end, so a shutdown does not wait for it but tells it to end.
-        let (presence, active) = match streams::is_live(&streaming.response) {
+        let (presence, active) = match stream_threads::is_live(&streaming.response) {
             true => (connection.stream.duplicate().ok().map(|socket| self.disconnects.begin_on(socket)), None),
             false => (None, Some(state.count_active())),
         };
         let transport = self.clone();
         spawn_pooled(move || {
-            threads::rename("aside-stream");
+            thread_pool::rename("aside-stream");
             transport.write_stream(connection, streaming, presence);
             drop((slot, active));
         });
@@ -579,7 +580,7 @@ impl Epoll {
         let deferred = response.take_deferred();
         let disconnect = presence.as_ref().map(WatchedPage::disconnect).cloned().unwrap_or_default();
         let mut out = BlockingWriter { stream: &connection.stream, timeout: self.config.write_timeout };
-        let is_complete = streams::write(&mut out, response, terms, &disconnect);
+        let is_complete = stream_threads::write(&mut out, response, terms, &disconnect);
         // The watcher must be done with the socket before the connection is closed.
         drop(presence);
         if !is_complete {
@@ -636,7 +637,7 @@ struct Streaming {
 
 /// Dispatches a request to the service, and returns the response with the terms for writing it.
 fn dispatch(
-    checked: wire::CheckedHead,
+    checked: http1::CheckedHead,
     mut headers: Headers,
     body: Body,
     (stream, remote): (Arc<Stream>, Option<SocketAddr>),

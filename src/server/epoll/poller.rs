@@ -1,7 +1,7 @@
 //! The epoll instance on which all workers wait.
 //!
 //! A connection is registered once, edge-triggered, so a request costs no call to register it again. An event that arrives
-//! while a worker owns the connection is recorded in its slot ([`slots`](super::slots)). A worker fetches several events at
+//! while a worker owns the connection is recorded in its slot ([`slots`](super::connection_table)). A worker fetches several events at
 //! once only if no other worker is waiting: the kernel distributes events among waiting workers itself.
 
 use std::collections::VecDeque;

@@ -12,7 +12,7 @@ use rustix::fs::sendfile;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, sendmsg};
 
-use crate::http::disconnect::Connection;
+use crate::http::stream::disconnect::Connection;
 
 /// A non-blocking socket.
 pub(super) struct Stream(OwnedFd);

@@ -1,0 +1,849 @@
+//! Typed forms, queries and JSON bodies.
+//!
+//! [`Request::form`] is for handlers that answer an invalid form with an error page; [`Request::submitted`] and
+//! [`Form`] are for pages that show the entered values with an error beside each.
+
+use std::collections::BTreeMap;
+use std::panic::Location;
+use std::sync::Arc;
+
+use minijinja::value::{Enumerator, Object};
+use percent_encoding::percent_decode;
+use serde::de::DeserializeOwned;
+use serde::ser::{Serialize, SerializeStruct, Serializer};
+use serde_json::Value;
+
+use super::deserializer::{self, Reading};
+use super::field_path::Sent;
+use super::idempotency;
+use super::multipart::{Multipart, Part};
+use crate::error::{Error, Result, Status};
+use crate::http::request::Request;
+
+const URLENCODED: &str = "application/x-www-form-urlencoded";
+const MULTIPART: &str = "multipart/form-data";
+
+/// Fields by name and value, in the order in which they were sent.
+type Pairs = Vec<(String, String)>;
+
+impl Request {
+    /// Reads the form in the body, urlencoded or multipart, into a type.
+    ///
+    /// ```
+    /// use aside::{Request, Response, Result, redirect};
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Order { email: String, quantity: u32, gift: bool, tags: Vec<String>, coupon: Option<u64> }
+    ///
+    /// fn create_order(req: &mut Request) -> Result<Response> {
+    ///     let order: Order = req.form()?;
+    ///     println!("{} for {}", order.quantity, order.email);
+    ///     Ok(redirect("/orders"))
+    /// }
+    /// ```
+    ///
+    /// The type is a struct or a map. Repeated fields fill a `Vec`, including blank ones; a field that was not sent is
+    /// an empty `Vec`. A checkbox is a `bool`: a browser sends `on` if it is ticked and nothing otherwise. A blank
+    /// field is `None` for an optional type that cannot be blank (`Option<u64>`, a date), and `Some("")` for
+    /// `Option<String>`. Spaces around numbers are removed. Fields that the type does not have are ignored, unless it
+    /// has `#[serde(deny_unknown_fields)]`. Below `#[serde(flatten)]` serde passes texts only, so do not put numbers
+    /// there; a type with it takes no files.
+    ///
+    /// **Names with brackets** fill nested structs, lists and maps: `address[city]`, `items[0][name]`, `items[][name]`,
+    /// `tags[]`, `prices[17]`.
+    ///
+    /// ```
+    /// #[derive(serde::Deserialize)]
+    /// struct Order { address: Address, items: Vec<Item>, billing: Option<Address>, tags: Vec<String> }
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Address { street: String, city: String }
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Item { sku: String, quantity: u32, gift: bool }
+    /// ```
+    ///
+    /// The numbers of a list group and order its fields. They may have gaps, and may be message (`items[new][sku]`),
+    /// which come last. With `items[]` the next item begins when a name repeats, so number the items if one of their
+    /// fields may be missing, such as a checkbox or a multiple choice. A group in which everything was left blank is
+    /// `None` for an optional type that cannot be blank (`Vec<Option<Item>>` for rows that may stay empty). Errors name
+    /// a field as the client sent it: `address[city]`. A field of the type with brackets in its own name
+    /// (`#[serde(rename = "tags[]")]`) is matched literally, and a map of texts takes every name literally. So are
+    /// names whose brackets do not match or that have more than 8 pairs of brackets. Dots have no meaning.
+    ///
+    /// # Errors
+    ///
+    /// 415 for another content type; 413 over `ASIDE_MAX_FORM` (1 MiB) or `ASIDE_MAX_FIELDS` (1,000), and for a
+    /// multipart form the errors of [`multipart`](Request::multipart); 400 if the body was cut short; 422, naming the
+    /// field, if a field is missing or cannot be read.
+    #[track_caller]
+    pub fn form<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let caller = Location::caller();
+        let read = self.sent::<T>().and_then(|sent| first_refusal(&sent, "field", Status::UNPROCESSABLE_CONTENT));
+        read.map_err(|error| error.or_at(caller))
+    }
+
+    /// Reads the form in the body together with all its errors, for a page that shows both; see [`Form`].
+    ///
+    /// The type may have files too: an [`Upload`](crate::Upload), an `Option` of it, or a `Vec` for `<input type="file"
+    /// multiple>`. A file field is missing if the user chose no file. The form needs `enctype="multipart/form-data"`.
+    ///
+    /// ```
+    /// use aside::{Form, Request, Response, Result, Upload, context, redirect};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct NewPhoto { title: String, photo: Upload }
+    ///
+    /// fn upload(req: &mut Request) -> Result<Response> {
+    ///     let mut form: Form<NewPhoto> = req.submitted()?;
+    ///     form.require(&["title"])
+    ///         .check("photo", |new| new.photo.content_type() == "image/jpeg", "Please choose a JPEG.");
+    ///     let new = match form.valid() {
+    ///         Ok(new) => new,
+    ///         Err(form) => return Ok(req.render("new.html", context! { form })?.status(form.status())),
+    ///     };
+    ///     new.photo.save_to("data/photos")?;
+    ///     Ok(redirect("/"))
+    /// }
+    /// ```
+    ///
+    /// A page cannot fill in a file field again: if the form is invalid, the other values are kept, and the user
+    /// chooses the file a second time. `form.values.photo` is the file's name, to be shown.
+    ///
+    /// # Errors
+    /// The errors of [`form`](Request::form) without 422: a field that is missing or cannot be read is in
+    /// [`Form::errors`].
+    #[track_caller]
+    pub fn submitted<T: DeserializeOwned>(&mut self) -> Result<Form<T>> {
+        let caller = Location::caller();
+        self.sent::<T>().map(Form::typed).map_err(|error| error.or_at(caller))
+    }
+
+    fn sent<T: DeserializeOwned>(&mut self) -> Result<Vec<(String, Sent)>> {
+        match self.content_type().as_deref() {
+            Some(MULTIPART) => sent(&self.multipart_with(&mut deserializer::takes_file::<T>)?),
+            _ => Ok(texts(self.form_pairs()?)),
+        }
+    }
+
+    /// Returns the fields of the form in the body as pairs of name and value, in order.
+    ///
+    /// # Errors
+    /// The errors of [`form`](Request::form) without 422.
+    #[track_caller]
+    pub fn form_pairs(&mut self) -> Result<Vec<(String, String)>> {
+        let caller = Location::caller();
+        let pairs = match self.content_type().as_deref() {
+            Some(URLENCODED) => self.urlencoded_pairs(),
+            Some(MULTIPART) => self.multipart_with(&mut |_| false).and_then(|body| body.pairs()),
+            other => Err(unsupported(&format!("{URLENCODED} or {MULTIPART}"), other)),
+        };
+        pairs.map_err(|error| error.or_at(caller))
+    }
+
+    fn urlencoded_pairs(&mut self) -> Result<Pairs> {
+        let pairs = pairs(&self.bytes()?, self.config().max_fields, "form")?;
+        idempotency::record_identity(self, pairs.iter().map(|(name, text)| (&name[..], &text[..])));
+        Ok(pairs)
+    }
+
+    /// Reads the query into a type, by the rules of [`form`](Request::form).
+    ///
+    /// ```
+    /// use aside::{Request, Result};
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Page { page: Option<u32>, tag: Vec<String> }
+    ///
+    /// fn photos(req: &mut Request) -> Result<String> {
+    ///     let Page { page, tag } = req.query()?;
+    ///     Ok(format!("page {} of {}", page.unwrap_or(1), tag.join(" and ")))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// 400, naming the parameter, if a parameter is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS` (1,000).
+    #[track_caller]
+    pub fn query<T: DeserializeOwned>(&self) -> Result<T> {
+        let caller = Location::caller();
+        let pairs = self.query_pairs();
+        let read = pairs.and_then(|pairs| first_refusal(&texts(pairs), "parameter", Status::BAD_REQUEST));
+        read.map_err(|error| error.or_at(caller))
+    }
+
+    /// Returns the parameters of the query as pairs of name and value, in order.
+    ///
+    /// # Errors
+    /// 413 over `ASIDE_MAX_FIELDS` (1,000).
+    #[track_caller]
+    pub fn query_pairs(&self) -> Result<Vec<(String, String)>> {
+        let caller = Location::caller();
+        let pairs = pairs(self.query_string().as_bytes(), self.config().max_fields, "query");
+        pairs.map_err(|error| error.or_at(caller))
+    }
+
+    /// Reads the JSON body into a type.
+    ///
+    /// ```
+    /// use aside::{Request, Result};
+    /// use serde::Deserialize;
+    ///
+    /// #[derive(Deserialize)]
+    /// struct Item { sku: String, quantity: u32 }
+    ///
+    /// fn add(req: &mut Request) -> Result<String> {
+    ///     let items: Vec<Item> = req.json()?;
+    ///     Ok(format!("{} items", items.len()))
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// 415 if the content type is neither `application/json` nor ends in `+json`; 413 over `ASIDE_MAX_FORM`; 400 with
+    /// line and column if the body is not valid JSON; 422 with the path (`items[1].quantity`) if the JSON does not
+    /// match the type.
+    #[track_caller]
+    pub fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let caller = Location::caller();
+        self.read_json().map_err(|error| error.or_at(caller))
+    }
+
+    fn read_json<T: DeserializeOwned>(&mut self) -> Result<T> {
+        let content_type = self.content_type();
+        let is_json = |name: &String| name == "application/json" || name.ends_with("+json");
+        if !content_type.as_ref().is_some_and(is_json) {
+            return Err(unsupported("application/json", content_type.as_deref()));
+        }
+        let bytes = self.bytes()?;
+        let mut json = serde_json::Deserializer::from_slice(&bytes);
+        let value = serde_path_to_error::deserialize(&mut json).map_err(refused_json)?;
+        json.end().map_err(malformed_json)?;
+        Ok(value)
+    }
+}
+
+impl Multipart {
+    /// Reads the fields into a type, including files, by the rules of [`Request::form`] and [`Request::submitted`].
+    ///
+    /// # Errors
+    /// 422, naming the field, if a field is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS`.
+    #[track_caller]
+    pub fn form<T: DeserializeOwned>(&self) -> Result<T> {
+        let caller = Location::caller();
+        let read = sent(self).and_then(|sent| first_refusal(&sent, "field", Status::UNPROCESSABLE_CONTENT));
+        read.map_err(|error| error.or_at(caller))
+    }
+
+    /// Reads the fields together with all their errors, for a page that shows both; see [`Form`].
+    ///
+    /// # Errors
+    /// The errors of [`form`](Multipart::form) without 422.
+    #[track_caller]
+    pub fn submitted<T: DeserializeOwned>(&self) -> Result<Form<T>> {
+        let caller = Location::caller();
+        sent(self).map(Form::typed).map_err(|error| error.or_at(caller))
+    }
+}
+
+/// Returns the pairs as texts for the deserializer, without the field of [`once`].
+fn texts(pairs: Pairs) -> Vec<(String, Sent)> {
+    let ours = |(name, _): &(String, String)| name == idempotency::FIELD;
+    pairs.into_iter().filter(|pair| !ours(pair)).map(|(name, text)| (name, Sent::Text(text))).collect()
+}
+
+/// Returns the texts and files of a multipart body, in order, without the field of [`once`].
+fn sent(body: &Multipart) -> Result<Vec<(String, Sent)>> {
+    body.check_count()?;
+    let text = |part: &Part| part.text().map(|text| Sent::Text(text.to_owned()));
+    let content = |part: &Part| text(part).or_else(|| part.upload().cloned().map(Sent::File));
+    let parts = body.parts().iter().filter(|part| part.name() != idempotency::FIELD);
+    Ok(parts.filter_map(|part| Some((part.name().to_owned(), content(part)?))).collect())
+}
+
+/// Deserializes the fields, or returns the first refusal as an error with the given status.
+fn first_refusal<T: DeserializeOwned>(sent: &[(String, Sent)], noun: &str, status: Status) -> Result<T> {
+    let reading = deserializer::read(sent);
+    match (reading.refusals.first(), reading.value) {
+        (Some(refusal), _) => Err(Error::new(status, refusal.technical(noun))),
+        (None, Some(value)) => Ok(value),
+        (None, None) => Err(Error::new(status, "The form cannot be read.")),
+    }
+}
+
+fn unsupported(expected: &str, received: Option<&str>) -> Error {
+    let received = received.filter(|name| !name.is_empty()).unwrap_or("none");
+    let message = format!("The body must be {expected}; its Content-Type is {received}.");
+    Error::new(Status::UNSUPPORTED_MEDIA_TYPE, message)
+}
+
+fn refused_json(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
+    if !error.inner().is_data() {
+        return malformed_json(error.into_inner());
+    }
+    let path = error.path().to_string();
+    let message = error.into_inner().to_string();
+    Error::unprocessable(match path.as_str() {
+        "." => format!("The JSON does not fit: {message}"),
+        path => format!("The field `{path}`: {message}"),
+    })
+}
+
+fn malformed_json(error: serde_json::Error) -> Error {
+    Error::bad_request(format!("The body is not valid JSON: {error}."))
+}
+
+/// Parses urlencoded pairs as the WHATWG URL standard does (section 5.1), byte for byte. No input is malformed: an
+/// invalid escape stays as it is, and invalid UTF-8 becomes U+FFFD.
+fn pairs(bytes: &[u8], limit: usize, noun: &str) -> Result<Pairs> {
+    let sequences = || bytes.split(|byte| *byte == b'&').filter(|sequence| !sequence.is_empty());
+    check_count(sequences().count(), limit, noun)?;
+    let pair = |sequence: &[u8]| {
+        let mut halves = sequence.splitn(2, |byte| *byte == b'=');
+        let mut half = || decode(halves.next().unwrap_or_default());
+        (half(), half())
+    };
+    Ok(sequences().map(pair).collect())
+}
+
+/// Decodes one name or value. "UTF-8 decode without BOM" does not look for a byte order mark: it stays.
+fn decode(bytes: &[u8]) -> String {
+    let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
+    percent_decode(&spaced).decode_utf8_lossy().into_owned()
+}
+
+fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
+    let message = || format!("The {noun} has more than {limit} fields (ASIDE_MAX_FIELDS).");
+    if count > limit { Err(Error::too_large(message())) } else { Ok(()) }
+}
+
+/// A submitted form: the entered values and their errors.
+///
+/// ```
+/// use aside::{Form, Request, Response, Result, context, redirect};
+/// use serde::Deserialize;
+///
+/// #[derive(Deserialize)]
+/// struct Order { email: String, quantity: u32 }
+///
+/// fn new_order(req: &mut Request) -> Result<Response> {
+///     page(req, &Form::empty())
+/// }
+///
+/// fn create_order(req: &mut Request) -> Result<Response> {
+///     let mut form: Form<Order> = req.submitted()?;
+///     form.require(&["email"])
+///         .check("email", |order| order.email.contains('@'), "This is not a mail address.")
+///         .check("quantity", |order| (1..=100).contains(&order.quantity), "Between 1 and 100, please.");
+///     let order = match form.valid() {
+///         Ok(order) => order,
+///         Err(form) => return page(req, &form),
+///     };
+///     println!("{} for {}", order.quantity, order.email);
+///     Ok(redirect("/orders"))
+/// }
+///
+/// fn page(req: &mut Request, form: &Form<Order>) -> Result<Response> {
+///     Ok(req.render("orders.html", context! { form })?.status(form.status()))
+/// }
+/// ```
+///
+/// A template reads `form.values.email`, `form.errors.email` and `form.valid`. For fields that may repeat,
+/// `form.lists.tags` is always a list, for any number of values:
+///
+/// ```html
+/// <input name="email" value="{{ form.values.email }}">
+/// {% if form.errors.email %}<p class="error">{{ form.errors.email }}</p>{% endif %}
+/// <input type="checkbox" name="tags" value="red" {% if "red" in form.lists.tags %}checked{% endif %}>
+/// ```
+///
+/// A name with brackets is looked up with them: `form.values["address[city]"]`, `form.errors["items[0][name]"]`. A
+/// field that was not sent is blank in `values`, and a field without an error is blank in `errors`. An error of the
+/// whole form is under `form`. Do not fill in a password again.
+#[derive(Debug, Clone)]
+pub struct Form<T> {
+    lists: BTreeMap<String, Vec<String>>,
+    errors: BTreeMap<String, String>,
+    /// The value, with stand-ins for the fields that could not be read.
+    value: Option<T>,
+}
+
+/// The key of an error that belongs to no single field.
+const WHOLE: &str = "form";
+
+impl<T> Default for Form<T> {
+    fn default() -> Form<T> {
+        Form { lists: BTreeMap::new(), errors: BTreeMap::new(), value: None }
+    }
+}
+
+impl<T> Form<T> {
+    /// Returns a form without values and errors, for the first visit of the page.
+    pub fn empty() -> Form<T> {
+        Form::default()
+    }
+
+    /// Sets the text of a field, as a suggestion of the page.
+    ///
+    /// ```
+    /// # #[derive(serde::Deserialize)] struct Order;
+    /// let form: aside::Form<Order> = aside::Form::empty().with("quantity", 1);
+    /// assert_eq!(form.typed_in("quantity"), "1");
+    /// ```
+    pub fn with(mut self, field: &str, text: impl ToString) -> Form<T> {
+        self.lists.entry(field.to_owned()).or_default().push(text.to_string());
+        self
+    }
+
+    /// Returns the text that was entered in a field, the first of several; empty if there is none.
+    pub fn typed_in(&self, field: &str) -> &str {
+        self.lists.get(field).and_then(|texts| texts.first()).map_or("", String::as_str)
+    }
+
+    /// Returns the errors by field, at most one each: the first that was found, or the last that the handler set.
+    pub fn errors(&self) -> &BTreeMap<String, String> {
+        &self.errors
+    }
+
+    /// Sets the error of a field, such as one that only the database can find. `"form"` stands for the whole form.
+    pub fn error(&mut self, field: &str, message: impl Into<String>) -> &mut Form<T> {
+        self.errors.insert(field.to_owned(), message.into());
+        self
+    }
+
+    /// Adds an error for each of the fields that is blank or missing. White space alone is blank.
+    pub fn require(&mut self, fields: &[&str]) -> &mut Form<T> {
+        for field in fields {
+            let blank = self.lists.get(*field).is_none_or(|texts| texts.iter().all(|text| text.trim().is_empty()));
+            if blank {
+                self.first_error(field, "Please fill this in.");
+            }
+        }
+        self
+    }
+
+    /// Checks a field with a rule, and sets the message as its error if the rule returns false. A field that has an
+    /// error already is not checked.
+    ///
+    /// Other fields may have errors at the same time, so that the user sees all errors at once; fields that could not
+    /// be read are 1, `false` or empty in the value that the rule gets. Use [`check_together`](Form::check_together)
+    /// for a rule over several fields.
+    pub fn check(&mut self, field: &str, rule: impl FnOnce(&T) -> bool, message: impl Into<String>) -> &mut Form<T> {
+        self.check_together(&[field], rule, message)
+    }
+
+    /// Checks several fields with one rule, if none of them has an error. The message becomes the error of the first.
+    ///
+    /// ```
+    /// use aside::{Form, Request, Result};
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Stay { from: u32, to: u32 }
+    ///
+    /// fn book(req: &mut Request) -> Result<()> {
+    ///     let mut form: Form<Stay> = req.submitted()?;
+    ///     form.check_together(&["to", "from"], |stay| stay.from < stay.to, "You leave before you arrive.");
+    ///     Ok(())
+    /// }
+    /// ```
+    pub fn check_together(
+        &mut self,
+        fields: &[&str],
+        rule: impl FnOnce(&T) -> bool,
+        message: impl Into<String>,
+    ) -> &mut Form<T> {
+        let sound = !fields.iter().any(|field| self.errors.contains_key(*field));
+        let broken = sound && self.value.as_ref().is_some_and(|value| !rule(value));
+        if broken {
+            self.first_error(fields.first().unwrap_or(&WHOLE), message);
+        }
+        self
+    }
+
+    /// Checks a field with a rule that can fail, such as a database query. Otherwise like [`check`](Form::check).
+    ///
+    /// ```
+    /// use aside::{Form, Request, Result};
+    /// # #[derive(serde::Deserialize)] struct SignUp { email: String }
+    /// # fn is_free(email: &str) -> std::io::Result<bool> { Ok(true) }
+    ///
+    /// fn sign_up(req: &mut Request) -> Result<()> {
+    ///     let mut form: Form<SignUp> = req.submitted()?;
+    ///     form.require(&["email"]).try_check("email", |new| is_free(&new.email), "This address is taken.")?;
+    ///     Ok(())
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// The error of the rule.
+    pub fn try_check<E>(
+        &mut self,
+        field: &str,
+        rule: impl FnOnce(&T) -> Result<bool, E>,
+        message: impl Into<String>,
+    ) -> Result<&mut Form<T>, E> {
+        let mut failed = None;
+        self.check(field, |value| rule(value).map_err(|error| failed = Some(error)).unwrap_or(true), message);
+        failed.map_or(Ok(self), Err)
+    }
+
+    fn first_error(&mut self, field: &str, message: impl Into<String>) {
+        self.errors.entry(field.to_owned()).or_insert_with(|| message.into());
+    }
+
+    /// Returns the status of the page that shows the form: 422 if the form has errors, 200 otherwise.
+    pub fn status(&self) -> Status {
+        if self.errors.is_empty() { Status::OK } else { Status::UNPROCESSABLE_CONTENT }
+    }
+
+    /// Returns true if the form was sent and has no errors.
+    pub fn is_valid(&self) -> bool {
+        self.errors.is_empty() && self.value.is_some()
+    }
+
+    /// Returns the value if the form has no errors so far: for a database query whose result may be another
+    /// [`error`](Form::error).
+    pub fn value(&self) -> Option<&T> {
+        self.value.as_ref().filter(|_| self.errors.is_empty())
+    }
+
+    /// Returns the value.
+    ///
+    /// # Errors
+    /// The form itself, to be shown again, if it has errors.
+    pub fn valid(mut self) -> Result<T, Form<T>> {
+        match self.value.take() {
+            Some(value) if self.errors.is_empty() => Ok(value),
+            value => Err(Form { value, ..self }),
+        }
+    }
+}
+
+impl<T: DeserializeOwned> Form<T> {
+    fn typed(sent: Vec<(String, Sent)>) -> Form<T> {
+        let Reading { value, refusals } = deserializer::read(&sent);
+        let mut form = Form { value, ..Form::default() };
+        for refusal in refusals {
+            form.first_error(refusal.field.as_deref().unwrap_or(WHOLE), refusal.friendly());
+        }
+        for (name, content) in sent {
+            let text = match content {
+                Sent::Text(text) => text,
+                Sent::File(upload) => upload.filename().to_owned(),
+            };
+            form.lists.entry(name).or_default().push(text);
+        }
+        form
+    }
+}
+
+impl<T: Serialize> Form<T> {
+    /// Returns a form filled with an existing value, for a page that edits it.
+    ///
+    /// # Errors
+    /// 500 if the value is not a struct or a map, or cannot be serialized as JSON.
+    pub fn filled(value: &T) -> Result<Form<T>> {
+        // Through text: it holds a number in its shortest form, whereas a `Value` made directly holds an `f64`.
+        let json: Value = serde_json::from_str(&serde_json::to_string(value)?)?;
+        let fields = json.as_object().ok_or_else(|| Error::internal("Form::filled takes a struct or a map"))?;
+        let mut form = Form::default();
+        fields.iter().for_each(|(name, value)| fill(&mut form.lists, name, value));
+        Ok(form)
+    }
+}
+
+/// Writes a value as the fields from which it can be read.
+fn fill(lists: &mut BTreeMap<String, Vec<String>>, name: &str, value: &Value) {
+    let is_group = |value: &Value| value.is_object() || value.is_array();
+    match value {
+        Value::Null => {}
+        Value::Object(fields) => fields.iter().for_each(|(key, value)| fill(lists, &format!("{name}[{key}]"), value)),
+        Value::Array(values) => values.iter().enumerate().for_each(|(index, value)| match is_group(value) {
+            true => fill(lists, &format!("{name}[{index}]"), value),
+            false => fill(lists, name, value),
+        }),
+        Value::String(text) => lists.entry(name.to_owned()).or_default().push(text.clone()),
+        plain => lists.entry(name.to_owned()).or_default().push(plain.to_string()),
+    }
+}
+
+/// Serializes `values`, `lists`, `errors` and `valid` for templates.
+impl<T> Serialize for Form<T> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let values = self.lists.keys().map(|name| (name.clone(), self.typed_in(name).into())).collect();
+        let lists = self.lists.iter().map(|(name, texts)| (name.clone(), texts.clone().into())).collect();
+        let errors = self.errors.iter().map(|(name, message)| (name.clone(), message.into())).collect();
+        let mut form = serializer.serialize_struct("Form", 4)?;
+        form.serialize_field("values", &Typed::value(values, "".into()))?;
+        form.serialize_field("lists", &Typed::value(lists, Vec::<String>::new().into()))?;
+        form.serialize_field("errors", &Typed::value(errors, "".into()))?;
+        form.serialize_field("valid", &self.is_valid())?;
+        form.end()
+    }
+}
+
+/// The entered values or the errors, by name. A missing name renders as blank and is not an error: on the first visit
+/// all are missing.
+#[derive(Debug)]
+struct Typed {
+    fields: BTreeMap<String, minijinja::Value>,
+    blank: minijinja::Value,
+}
+
+impl Typed {
+    fn value(fields: BTreeMap<String, minijinja::Value>, blank: minijinja::Value) -> minijinja::Value {
+        minijinja::Value::from_object(Typed { fields, blank })
+    }
+}
+
+impl Object for Typed {
+    fn get_value(self: &Arc<Self>, name: &minijinja::Value) -> Option<minijinja::Value> {
+        Some(self.fields.get(name.as_str()?).unwrap_or(&self.blank).clone())
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Values(self.fields.keys().map(minijinja::Value::from).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::http::headers::Headers;
+    use crate::http::request::{Body, Method};
+
+    fn post(content_type: &str, body: &[u8]) -> Request {
+        let headers = match content_type {
+            "" => Headers::new(),
+            name => Headers::from_iter([("Content-Type", name)]),
+        };
+        Request::new(Method::Post, "/", headers, Body::from(body.to_vec()))
+    }
+
+    fn typed(body: &str) -> Request {
+        post(URLENCODED, body.as_bytes())
+    }
+
+    fn get(target: &str) -> Request {
+        Request::new(Method::Get, target, Headers::new(), Body::empty())
+    }
+
+    fn refused<T>(result: Result<T>) -> (u16, String) {
+        let error = result.err().expect("this must be refused");
+        (error.status().code(), error.message().unwrap_or_default().to_owned())
+    }
+
+    #[derive(Debug, Deserialize, Serialize, PartialEq)]
+    struct Order {
+        email: String,
+        quantity: u32,
+    }
+
+    #[test]
+    fn a_form_is_read() {
+        let order: Order = typed("email=a%40b.c+%D1%8F&quantity=5&more=1").form().unwrap();
+        assert_eq!(order, Order { email: "a@b.c я".into(), quantity: 5 });
+        let multipart = b"--x\r\nContent-Disposition: form-data; name=\"email\"\r\n\r\nme\r\n--x\r\n\
+            Content-Disposition: form-data; name=\"quantity\"\r\n\r\n7\r\n--x--\r\n";
+        let order: Order = post("multipart/form-data; boundary=x", multipart).form().unwrap();
+        assert_eq!(order, Order { email: "me".into(), quantity: 7 });
+    }
+
+    #[test]
+    fn another_content_type_is_named_in_the_error() {
+        let message = "The body must be application/x-www-form-urlencoded or multipart/form-data; its Content-Type is";
+        assert_eq!(refused(post("text/plain", b"a=1").form::<Order>()), (415, format!("{message} text/plain.")));
+        assert_eq!(refused(post("", b"a=1").form::<Order>()), (415, format!("{message} none.")));
+        assert!(post("Application/X-WWW-Form-Urlencoded; charset=utf-8", b"a=1").form_pairs().is_ok());
+    }
+
+    #[test]
+    fn errors_over_a_limit_name_the_setting() {
+        let (status, message) = refused(typed(&"&a=1".repeat(1_001)).form::<Order>());
+        assert!(status == 413 && message.contains("ASIDE_MAX_FIELDS"), "{message}");
+        assert_eq!(typed(&"&a=1".repeat(1_000)).form_pairs().unwrap().len(), 1_000);
+        let (status, message) = refused(typed(&"a".repeat((1 << 20) + 1)).form::<Order>());
+        assert!(status == 413 && message.contains("ASIDE_MAX_FORM"), "{message}");
+    }
+
+    /// The vectors follow the steps of the WHATWG URL standard, section 5.1, and of UTF-8 decode in its Encoding
+    /// standard.
+    #[test]
+    fn urlencoded_bodies_are_parsed_as_the_standard_says() {
+        for (body, expected) in [
+            (&b""[..], &[][..]),
+            (b"&", &[]),
+            (b"&&", &[]),
+            (b"a", &[("a", "")]),
+            (b"a=", &[("a", "")]),
+            (b"=a", &[("", "a")]),
+            (b"=", &[("", "")]),
+            (b"==", &[("", "=")]),
+            (b"a=b=c", &[("a", "b=c")]),
+            (b"a&&b&", &[("a", ""), ("b", "")]),
+            (b"a=1;b=2", &[("a", "1;b=2")]),
+            (b"a=1&amp;b=2", &[("a", "1"), ("amp;b", "2")]),
+            (b"b=1&a=2&b=3", &[("b", "1"), ("a", "2"), ("b", "3")]),
+            (b"+", &[(" ", "")]),
+            (b"a+b=+c++", &[("a b", " c  ")]),
+            (b"%2B=%2b", &[("+", "+")]),
+            (b"%20=%26%3D", &[(" ", "&=")]),
+            (b"%", &[("%", "")]),
+            (b"%%=%2", &[("%%", "%2")]),
+            (b"%zz=%4g", &[("%zz", "%4g")]),
+            (b"%+1=%%41", &[("% 1", "%A")]),
+            (b"%2541", &[("%41", "")]),
+            (b"a=%00b", &[("a", "\0b")]),
+            (b"a=\0\r\n\t", &[("a", "\0\r\n\t")]),
+            (b"a=%0D%0A", &[("a", "\r\n")]),
+            (b"a b=c d", &[("a b", "c d")]),
+            (b"\xC3\xA9=%C3%A9\xC3%A9", &[("é", "éé")]),
+            (b"%F0%9F%92%A9", &[("\u{1F4A9}", "")]),
+            (b"%EF%BB%BFa=\xEF\xBB\xBFb", &[("\u{FEFF}a", "\u{FEFF}b")]),
+            (b"%FE%FF", &[("\u{FFFD}\u{FFFD}", "")]),
+            (b"%FF%FE", &[("\u{FFFD}\u{FFFD}", "")]),
+            (b"a=%C3", &[("a", "\u{FFFD}")]),
+            (b"a=\xC3&b=\xA9", &[("a", "\u{FFFD}"), ("b", "\u{FFFD}")]),
+            (b"a=%C3=%A9", &[("a", "\u{FFFD}=\u{FFFD}")]),
+            (b"%C2x", &[("\u{FFFD}x", "")]),
+            (b"%ED%A0%80", &[("\u{FFFD}\u{FFFD}\u{FFFD}", "")]),
+            (b"%ED%A0%BD%ED%B2%A9", &[("\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}", "")]),
+            (b"%C0%80", &[("\u{FFFD}\u{FFFD}", "")]),
+            (b"%F4%90%80%80", &[("\u{FFFD}\u{FFFD}\u{FFFD}\u{FFFD}", "")]),
+            (b"%E2%82=%F0%9F%92", &[("\u{FFFD}", "\u{FFFD}")]),
+            (b"%EF%BF%BE%EF%BF%BF", &[("\u{FFFE}\u{FFFF}", "")]),
+            (b"_charset_=windows-1252&x=%E9", &[("_charset_", "windows-1252"), ("x", "\u{FFFD}")]),
+        ] {
+            let read = post(URLENCODED, body).form_pairs().unwrap();
+            let read: Vec<(&str, &str)> = read.iter().map(|(name, value)| (&name[..], &value[..])).collect();
+            assert_eq!(read, expected, "{:?}", String::from_utf8_lossy(body));
+        }
+    }
+
+    #[test]
+    fn a_query_is_parsed_like_a_form() {
+        let read = get("/?%FF=%C3&%ED%A0%80&&a;b").query_pairs().unwrap();
+        let pairs = [("\u{FFFD}", "\u{FFFD}"), ("\u{FFFD}\u{FFFD}\u{FFFD}", ""), ("a;b", "")];
+        assert_eq!(read, pairs.map(|(name, value)| (name.to_owned(), value.to_owned())));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_bytes_are_parsed_as_serde_urlencoded_does(body in "[a&=+%0-9A-Fé;\\[\\]]{0,40}", noise: Vec<u8>) {
+            for bytes in [body.as_bytes(), &noise, &[&noise, body.as_bytes()].concat()] {
+                let theirs: Vec<(String, String)> = serde_urlencoded::from_bytes(bytes).unwrap();
+                proptest::prop_assert_eq!(pairs(bytes, usize::MAX, "form").unwrap(), theirs);
+            }
+        }
+    }
+
+    #[test]
+    fn an_invalid_field_is_named() {
+        assert_eq!(refused(typed("quantity=1").form::<Order>()), (422, "The field `email` is missing.".into()));
+        assert_eq!(
+            refused(typed("email=a&quantity=x").form::<Order>()),
+            (422, "The field `quantity`: invalid digit found in string".into())
+        );
+        assert_eq!(
+            refused(get("/?email=a&quantity=x").query::<Order>()),
+            (400, "The parameter `quantity`: invalid digit found in string".into())
+        );
+    }
+
+    #[test]
+    fn pairs_come_in_order_and_as_browsers_write_them() {
+        let pairs = get("/?b=1&a=&&c&b=2=3&%zz=%4&=x&a+b=%2B").query_pairs().unwrap();
+        let pairs: Vec<String> = pairs.iter().map(|(name, value)| format!("{name}:{value}")).collect();
+        assert_eq!(pairs, ["b:1", "a:", "c:", "b:2=3", "%zz:%4", ":x", "a b:+"]);
+        assert!(get("/").query_pairs().unwrap().is_empty());
+        assert!(typed("").form_pairs().unwrap().is_empty());
+    }
+
+    #[test]
+    fn json_is_read_or_the_error_names_the_location() {
+        let json = |content_type: &str, body: &str| post(content_type, body.as_bytes()).json::<Vec<Order>>();
+        let good = r#"[{"email":"a","quantity":1}]"#;
+        assert_eq!(json("application/json; charset=utf-8", good).unwrap()[0].quantity, 1);
+        assert!(json("application/vnd.orders+json", good).is_ok());
+        assert_eq!(refused(json("text/plain", good)).0, 415);
+        let (status, message) = refused(json("application/json", "[\n{\"email\" 1}]"));
+        assert!(status == 400 && message.contains("line 2 column"), "{message}");
+        for malformed in ["", "[", "[] x", "nope"] {
+            assert_eq!(refused(json("application/json", malformed)).0, 400, "{malformed}");
+        }
+        let (status, message) = refused(json("application/json", r#"[{"email":"a","quantity":"x"}]"#));
+        assert!(status == 422 && message.starts_with("The field `[0].quantity`: invalid type"), "{message}");
+        let (status, message) = refused(json("application/json", r#"[{"quantity":1}]"#));
+        assert!(status == 422 && message.contains("missing field `email`"), "{message}");
+        assert_eq!(refused(json("application/json", "7")).0, 422);
+        assert_eq!(refused(json("application/json", &"[".repeat(2 << 20))).0, 413);
+    }
+
+    #[test]
+    fn a_valid_form_returns_its_value() {
+        let mut form: Form<Order> = typed("email=a%40b&quantity=5").submitted().unwrap();
+        form.require(&["email"]).check("email", |order| order.email.contains('@'), "Not a mail address.");
+        assert!(form.is_valid() && form.value().is_some());
+        assert_eq!(form.valid().unwrap().quantity, 5);
+    }
+
+    #[test]
+    fn an_invalid_form_keeps_all_errors_and_entered_values() {
+        let mut form: Form<Order> = typed("email=nobody&quantity=many").submitted().unwrap();
+        form.check("quantity", |_| panic!("a field that could not be read is not checked"), "")
+            .check("email", |order| order.email.contains('@'), "Not a mail address.")
+            .check_together(&["email", "quantity"], |_| panic!("a rule over an invalid field is not called"), "");
+        let form = form.valid().unwrap_err();
+        let shown = serde_json::to_value(&form).unwrap();
+        assert_eq!(
+            shown,
+            serde_json::json!({
+                "values": { "email": "nobody", "quantity": "many" },
+                "lists": { "email": ["nobody"], "quantity": ["many"] },
+                "errors": { "email": "Not a mail address.", "quantity": "Please enter a whole number." },
+                "valid": false,
+            })
+        );
+    }
+
+    #[test]
+    fn required_blank_fields_get_an_error() {
+        let mut form: Form<Order> = typed("email=+&quantity=").submitted().unwrap();
+        form.require(&["email", "quantity"]).check("email", |_| false, "not this one");
+        assert_eq!(form.errors()["email"], "Please fill this in.");
+        assert_eq!(form.errors()["quantity"], "Please fill this in.");
+    }
+
+    #[test]
+    fn a_handler_can_add_errors() {
+        let mut form: Form<Order> = typed("email=a&quantity=1").submitted().unwrap();
+        if form.value().is_some_and(|order| order.email == "a") {
+            form.error("email", "Already taken.").error("form", "Try another.");
+        }
+        let form = form.valid().unwrap_err();
+        assert!(form.value().is_none());
+        assert_eq!(form.errors().len(), 2);
+    }
+
+    #[test]
+    fn empty_and_filled_forms_have_the_expected_values() {
+        let form = Form::<Order>::empty().with("quantity", 1);
+        assert!(form.errors().is_empty() && !form.is_valid());
+        assert_eq!((form.typed_in("quantity"), form.typed_in("email")), ("1", ""));
+        let form = Form::filled(&Order { email: "a&b=c d".into(), quantity: 2 }).unwrap();
+        assert_eq!((form.typed_in("email"), form.typed_in("quantity")), ("a&b=c d", "2"));
+        assert_eq!(Form::filled(&vec![vec![1]]).unwrap_err().status(), Status::INTERNAL_SERVER_ERROR);
+        let nested = serde_json::json!({ "a": { "b": 0.1, "no": null }, "l": [1, true], "i": [{ "x": "y" }, {}, [2]] });
+        let form = Form::filled(&nested).unwrap();
+        let names = ["a[b]", "i[0][x]", "i[2]", "l"];
+        assert!(form.lists.keys().eq(names), "{form:?}");
+        assert_eq!((form.typed_in("a[b]"), &form.lists["l"]), ("0.1", &vec!["1".to_owned(), "true".to_owned()]));
+    }
+
+    #[test]
+    fn submitted_refuses_another_content_type() {
+        assert_eq!(refused(post("text/plain", b"").submitted::<Order>()).0, 415);
+    }
+}

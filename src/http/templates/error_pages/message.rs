@@ -1,0 +1,89 @@
+//! The message of an error, for all formats: for the client what it needs, for the developer also the internal details.
+
+use serde::Serialize;
+
+use super::sanitize::visible;
+use super::source_location::places;
+use crate::error::{Error, Status};
+use crate::http::request::Request;
+
+/// The contents of an error page.
+#[derive(Debug, Serialize)]
+pub(super) struct ErrorSummary {
+    #[serde(skip)]
+    pub(super) status: Status,
+    code: u16,
+    pub(super) reason: &'static str,
+    pub(super) message: String,
+    pub(super) request_id: String,
+    pub(super) details: Option<Details>,
+}
+
+/// The internal details, which only the developer gets.
+#[derive(Debug, Serialize)]
+pub(super) struct Details {
+    /// The messages of the error and of its sources, in order; empty for a bare status.
+    pub(super) chain: Vec<String>,
+    /// The file or template, and the line.
+    pub(super) place: Option<String>,
+}
+
+impl ErrorSummary {
+    pub(super) fn of(req: &Request, error: &Error, with_details: bool) -> ErrorSummary {
+        let status = error.status();
+        let own = error.message().filter(|_| !status.is_server_error());
+        ErrorSummary {
+            status,
+            code: status.code(),
+            reason: if status.reason().is_empty() { "Error" } else { status.reason() },
+            message: own.unwrap_or_else(|| default_message(status)).to_owned(),
+            request_id: req.id().to_owned(),
+            details: with_details.then(|| Details::of(error)).filter(|details| details.says_more(error)),
+        }
+    }
+
+    /// Returns the page as plain text.
+    pub(super) fn text(&self) -> String {
+        let mut text = format!("{} {}\n\n{}\n", self.code, self.reason, self.message);
+        if let Some(Details { chain, place }) = &self.details {
+            let chain = Some(chain.join(": ")).filter(|chain| *chain != self.message && !chain.is_empty());
+            let place = place.as_ref().map(|place| format!("at {place}"));
+            chain.iter().chain(&place).for_each(|line| text += &format!("\n{line}\n"));
+        }
+        if self.status.is_server_error() && !self.request_id.is_empty() {
+            text += &format!("\nRequest {}\n", self.request_id);
+        }
+        text
+    }
+}
+
+impl Details {
+    fn of(error: &Error) -> Details {
+        let chain = error.causes().iter().map(|message| visible(message)).collect();
+        Details { chain, place: places(error).first().map(|place| visible(&place.to_string())) }
+    }
+
+    /// Returns false for the framework's own errors, such as the 404 of a path without a route, which have no details.
+    fn says_more(&self, error: &Error) -> bool {
+        self.place.is_some() || error.source().is_some() || error.status().is_server_error()
+    }
+}
+
+/// Returns the message for an error without one, or without one for the client.
+fn default_message(status: Status) -> &'static str {
+    match status {
+        Status::BAD_REQUEST => "The request is malformed.",
+        Status::UNAUTHORIZED => "Please log in first.",
+        Status::FORBIDDEN => "You are not allowed to see this page.",
+        Status::NOT_FOUND => "There is no page at this address.",
+        Status::METHOD_NOT_ALLOWED => "This address does not answer to that method.",
+        Status::REQUEST_TIMEOUT => "The request took too long to arrive.",
+        Status::GONE => "This page has been removed permanently.",
+        Status::CONTENT_TOO_LARGE => "The request is larger than this site accepts.",
+        Status::UNPROCESSABLE_CONTENT => "Something in the request is invalid.",
+        Status::TOO_MANY_REQUESTS => "Too many requests. Please wait a little.",
+        Status::SERVICE_UNAVAILABLE => "The server is too busy. Please try again in a moment.",
+        status if status.is_server_error() => "Something went wrong on our side. Please try again later.",
+        _ => "The request cannot be processed.",
+    }
+}

@@ -1,0 +1,182 @@
+//! The source locations of an error: files and templates, with the surrounding lines.
+
+use std::fmt;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+
+use serde::Serialize;
+
+use super::frames::is_foreign;
+use super::sanitize::visible;
+use crate::background::failure::Failure;
+use crate::error::Error;
+
+/// The number of lines shown before the failed line, and after it.
+const CONTEXT_LINES: usize = 5;
+
+/// The largest source file that is read. Larger ones are generated.
+const MAX_SOURCE_BYTES: u64 = 4 << 20;
+
+/// A line of a source file or of a template.
+pub(super) struct SourceLocation<'a> {
+    what: &'static str,
+    name: String,
+    line: usize,
+    /// The template's text, if the error contains it.
+    text: Option<&'a str>,
+}
+
+/// A location with the lines around it, as far as they can be read.
+#[derive(Debug, Serialize)]
+pub(super) struct Excerpt {
+    pub(super) what: &'static str,
+    pub(super) place: String,
+    pub(super) lines: Vec<Line>,
+}
+
+/// A line of source.
+#[derive(Debug, Serialize)]
+pub(super) struct Line {
+    pub(super) number: usize,
+    pub(super) text: String,
+    pub(super) failed: bool,
+}
+
+/// Returns the locations of an error, the most specific first: the template's line and those that included it, the line
+/// that panicked, the line that made the error.
+pub(super) fn places(error: &Error) -> Vec<SourceLocation<'_>> {
+    let mut places = of_templates(error);
+    match error.find_source::<Failure>() {
+        Some(Failure::Panic(panic)) => {
+            places.extend(panic.place.as_deref().and_then(|place| named("Panicked at", place)))
+        }
+        Some(Failure::Error(inner)) => places.extend(of_error(inner)),
+        _ => {}
+    }
+    places.extend(of_error(error));
+    places
+}
+
+fn of_error(error: &Error) -> Option<SourceLocation<'static>> {
+    let place = error.location()?;
+    Some(SourceLocation { what: "Made at", name: place.file().to_owned(), line: place.line() as usize, text: None })
+}
+
+/// The innermost template is the one that failed.
+fn of_templates(error: &Error) -> Vec<SourceLocation<'_>> {
+    let errors = error.sources().filter_map(|source| source.downcast_ref::<minijinja::Error>());
+    let mut places: Vec<SourceLocation<'_>> = errors.filter_map(template).collect();
+    places.reverse();
+    places.dedup_by(|next, previous| (&next.name, next.line) == (&previous.name, previous.line));
+    places.iter_mut().skip(1).for_each(|place| place.what = "Used by");
+    places
+}
+
+fn template(error: &minijinja::Error) -> Option<SourceLocation<'_>> {
+    let (name, line) = (error.name()?.to_owned(), error.line()?);
+    Some(SourceLocation { what: "Template", name, line, text: error.template_source() })
+}
+
+/// Parses a location such as `src/main.rs:17` or `src/main.rs:17:5`.
+pub(super) fn named(what: &'static str, place: &str) -> Option<SourceLocation<'static>> {
+    let (rest, last) = place.rsplit_once(':')?;
+    let last = last.parse().ok()?;
+    let with_column = rest.rsplit_once(':').and_then(|(name, line)| Some((name, line.parse().ok()?)));
+    let (name, line) = with_column.unwrap_or((rest, last));
+    Some(SourceLocation { what, name: name.to_owned(), line, text: None })
+}
+
+impl fmt::Display for SourceLocation<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.name, self.line)
+    }
+}
+
+impl SourceLocation<'_> {
+    /// Returns true if the location is not in the application's code.
+    pub(super) fn is_foreign(&self) -> bool {
+        is_foreign(&self.name)
+    }
+
+    /// Returns the location with the lines around it; without lines if the source is missing, or shorter than the
+    /// line's number.
+    pub(super) fn excerpt(&self) -> Excerpt {
+        let lines = match self.text {
+            Some(text) => around(text, self.line),
+            None => read(&self.name).map_or_else(Vec::new, |text| around(&text, self.line)),
+        };
+        Excerpt { what: self.what, place: self.to_string(), lines }
+    }
+}
+
+fn around(text: &str, failed: usize) -> Vec<Line> {
+    let first = failed.saturating_sub(CONTEXT_LINES).max(1);
+    let lines = text.lines().enumerate().skip(first - 1).take(failed.saturating_add(CONTEXT_LINES + 1) - first);
+    let line = |(at, text): (usize, &str)| Line { number: at + 1, text: visible(text), failed: at + 1 == failed };
+    let lines: Vec<Line> = lines.map(line).collect();
+    if lines.iter().any(|line| line.failed) { lines } else { Vec::new() }
+}
+
+/// Reads a source file by the compiler's name for it: relative to its working directory, which is the workspace's root.
+fn read(name: &str) -> Option<String> {
+    candidates(name).iter().find_map(|path| {
+        let file = File::open(path).ok()?;
+        let is_readable = file.metadata().is_ok_and(|data| data.is_file() && data.len() <= MAX_SOURCE_BYTES);
+        let mut bytes = Vec::new();
+        file.take(MAX_SOURCE_BYTES).read_to_end(&mut bytes).ok().filter(|_| is_readable)?;
+        Some(String::from_utf8_lossy(&bytes).into_owned())
+    })
+}
+
+/// Returns the paths to try: in the working directory, in the package's folder, which `cargo run` sets, and in those
+/// above it up to the workspace's.
+fn candidates(name: &str) -> Vec<PathBuf> {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").map(PathBuf::from);
+    let folders = package.iter().flat_map(|package| package.ancestors().take(4));
+    std::iter::once(PathBuf::from(name)).chain(folders.map(|folder| folder.join(name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(lines: &[Line]) -> Vec<usize> {
+        lines.iter().map(|line| line.number).collect()
+    }
+
+    #[test]
+    fn up_to_five_lines_are_shown_on_either_side() {
+        let text: String = (1..=20).map(|number| format!("line {number}\n")).collect();
+        for (failed, from, to) in [(10, 5, 15), (1, 1, 6), (3, 1, 8), (20, 15, 20)] {
+            let lines = around(&text, failed);
+            assert_eq!(numbers(&lines), (from..=to).collect::<Vec<_>>());
+            let marked: Vec<_> = lines.iter().filter(|line| line.failed).map(|line| line.text.as_str()).collect();
+            assert_eq!(marked, [format!("line {failed}")]);
+        }
+        for no_line in [0, 21, usize::MAX] {
+            assert!(around(&text, no_line).is_empty(), "{no_line}");
+        }
+    }
+
+    #[test]
+    fn a_missing_source_leaves_the_location() {
+        for place in ["no/such/file.rs:17", "/rustc/0/library/std/src/io.rs:3:9", "src:1"] {
+            let excerpt = named("Made at", place).unwrap().excerpt();
+            assert!(excerpt.lines.is_empty() && place.starts_with(&excerpt.place), "{excerpt:?}");
+        }
+    }
+
+    #[test]
+    fn a_location_is_a_file_and_a_line() {
+        for (place, expected) in [
+            ("src/main.rs:17", Some("src/main.rs:17")),
+            ("./src/main.rs:17:5", Some("./src/main.rs:17")),
+            (r"C:\shop\main.rs:17:5", Some(r"C:\shop\main.rs:17")),
+            ("src/main.rs", None),
+            ("", None),
+        ] {
+            assert_eq!(named("at", place).map(|place| place.to_string()).as_deref(), expected, "{place}");
+        }
+    }
+}

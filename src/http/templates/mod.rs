@@ -1,0 +1,716 @@
+//! Pages from templates with Jinja's syntax, rendered by minijinja.
+//!
+//! An application has one environment, created once, so a page costs only its rendering. In development a template is
+//! read again when its file changed, and so are all that it extends or includes.
+
+pub(crate) mod error_pages;
+pub(crate) mod live_function;
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock};
+
+use minijinja::value::{Enumerator, Kwargs, Object, ObjectRepr, merge_maps};
+use minijinja::{
+    AutoEscape, Environment, ErrorKind, Output, State, TemplateSource, UndefinedBehavior, Value, escape_formatter,
+    path_loader,
+};
+use serde::Serialize;
+
+use super::files;
+use super::files::folders::StaticFolders;
+use super::forms::idempotency;
+use super::request::Request;
+use super::response::Response;
+use super::security::headers;
+use super::session::{self, SessionView};
+use super::url_for::Urls;
+use crate::error::{Error, Result};
+use crate::sync::lock;
+use crate::watch::{Key, Seen, Watched};
+
+/// The templates of an application: a folder, and embedded ones.
+pub(crate) struct Templates {
+    /// The number of this set of templates in the process.
+    id: u64,
+    environment: Environment<'static>,
+    embedded: Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>,
+    dir: PathBuf,
+    reload: bool,
+}
+
+impl Templates {
+    /// Returns the templates of a folder, which may be missing. With `reload` (development) a file takes precedence
+    /// over an embedded template of the same name, so that it can be edited, and is read again when it changed. Without
+    /// `reload`, an embedded template takes precedence, and a file is read at its first use, so that a running site
+    /// does not change while clients use it.
+    ///
+    /// An undefined variable is an error if it is printed, compared, iterated or accessed, and false in a bare `if`: a
+    /// mistyped name fails the page instead of leaving a gap in a receipt. Use `{{ title | default("Shop") }}` for a
+    /// value that may be missing.
+    pub(crate) fn new(dir: impl Into<PathBuf>, reload: bool) -> Templates {
+        static IDS: AtomicU64 = AtomicU64::new(1);
+        let (id, dir) = (IDS.fetch_add(1, Ordering::Relaxed), dir.into());
+        let embedded = Arc::default();
+        let mut environment = Environment::new();
+        environment.set_auto_escape_callback(auto_escape);
+        environment.set_formatter(write_value);
+        environment.set_undefined_behavior(UndefinedBehavior::SemiStrict);
+        environment.set_auto_reload(reload);
+        // With debug information an error has the template's lines and the undefined name, in a release build too.
+        environment.set_debug(true);
+        environment.add_global("live", live_function::without_request());
+        environment.set_loader(loader(dir.clone(), Arc::clone(&embedded)));
+        Templates { id, environment, embedded, dir, reload }
+    }
+
+    /// Returns the folder.
+    pub(crate) fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    /// Adds an embedded template: `include_str!("../../templates/page.html")`.
+    ///
+    /// # Errors
+    /// 500, naming the line, if the template is invalid.
+    pub(crate) fn add(&mut self, name: &str, source: impl Into<Cow<'static, str>>) -> Result<()> {
+        let source = source.into();
+        self.environment
+            .template_from_named_str(name, &source)
+            .map_err(|error| Error::from(error).context(format!("the template `{name}` is invalid")))?;
+        if self.reload {
+            lock(&self.embedded).insert(name.to_owned(), source);
+            return Ok(());
+        }
+        Ok(self.environment.add_template_owned(name.to_owned(), source)?)
+    }
+
+    /// Reads all pages and texts of the folder, so that an invalid one is found at the start and not by its first
+    /// client.
+    ///
+    /// # Errors
+    /// 500, naming all invalid templates with their lines.
+    pub(crate) fn read_all(&self) -> Result<()> {
+        let mut names = Vec::new();
+        collect(&self.dir, "", &mut names);
+        let read = |name: &String| self.environment.get_template(name).err();
+        let wrong: Vec<String> = names.iter().filter_map(read).map(|error| Error::from(error).chain()).collect();
+        match wrong.is_empty() {
+            true => Ok(()),
+            false => Err(Error::internal(format!("invalid templates: {}", wrong.join("; ")))),
+        }
+    }
+
+    /// Renders a template with these values.
+    ///
+    /// # Errors
+    /// 500, with the template, the line and the undefined name in its chain; or with the file that was not found.
+    pub(crate) fn render(&self, name: &str, context: Value) -> Result<String> {
+        let rendered = self.environment.get_template(name).and_then(|template| template.render(context));
+        rendered.map_err(|error| Error::from(error).context(format!("cannot render `{name}`")))
+    }
+}
+
+impl fmt::Debug for Templates {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Templates({}, reload: {})", self.dir.display(), self.reload)
+    }
+}
+
+/// Collects the names of files that are surely templates. An unreadable folder has none.
+fn collect(folder: &Path, prefix: &str, names: &mut Vec<String>) {
+    for entry in folder.read_dir().into_iter().flatten().flatten() {
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        let path = entry.path();
+        if name.starts_with('.') {
+            continue;
+        }
+        if path.is_dir() {
+            collect(&path, &format!("{prefix}{name}/"), names);
+        } else if matches!(extension(&name).as_str(), "html" | "htm" | "xml" | "txt" | "text") {
+            names.push(format!("{prefix}{name}"));
+        }
+    }
+}
+
+type Loaded = std::result::Result<Option<TemplateSource>, minijinja::Error>;
+
+/// Returns a loader that searches the folder, then the embedded templates. Names that would leave the folder are
+/// refused.
+fn loader(
+    dir: PathBuf,
+    embedded: Arc<Mutex<BTreeMap<String, Cow<'static, str>>>>,
+) -> impl Fn(&str) -> Loaded + Send + Sync + 'static {
+    let from_folder = path_loader(dir.clone());
+    move |name| {
+        let Some(path) = files::join(&dir, name) else {
+            let message = format!(
+                "`{name}` is not a valid template name, which is a path inside {} without `.` or `..`",
+                shown(&dir)
+            );
+            return Err(minijinja::Error::new(ErrorKind::TemplateNotFound, message));
+        };
+        if let Some(source) = from_folder(name)? {
+            return Ok(Some(source));
+        }
+        if let Some(source) = lock(&embedded).get(name).cloned() {
+            // The embedded template is current until a file of that name exists.
+            return Ok(Some(TemplateSource::from(source).with_uptodate_check(move || !path.exists())));
+        }
+        let message = format!("there is no file `{name}` in {}, and no embedded template of that name", shown(&dir));
+        Err(minijinja::Error::new(ErrorKind::TemplateNotFound, message))
+    }
+}
+
+/// Returns the absolute path of the folder: a relative one is resolved from the working directory, which is the most
+/// frequent cause of a missing template.
+fn shown(dir: &Path) -> String {
+    std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string()
+}
+
+/// Chooses the escaping by the template's name: JSON in `.json` and similar files, none in plain text, and HTML in all
+/// others, known or not. An unnecessary escape looks odd, but a missing one lets users inject markup.
+fn auto_escape(name: &str) -> AutoEscape {
+    match extension(name).as_str() {
+        "txt" | "text" | "md" | "csv" => AutoEscape::None,
+        "json" | "json5" | "js" | "yaml" | "yml" => AutoEscape::Json,
+        _ => AutoEscape::Html,
+    }
+}
+
+/// Writes a value like minijinja, except for the slash in HTML: it needs no escape there, and readers of the page's
+/// source would see `&#x2f;` in every link.
+fn write_value(
+    out: &mut Output<'_>,
+    state: &mut State<'_, '_>,
+    value: &Value,
+) -> std::result::Result<(), minijinja::Error> {
+    match value.as_str() {
+        Some(text) if !value.is_safe() && matches!(state.auto_escape(), AutoEscape::Html) => Ok(write_html(out, text)?),
+        _ => escape_formatter(out, state, value),
+    }
+}
+
+fn write_html(out: &mut Output<'_>, mut text: &str) -> fmt::Result {
+    let escape = |byte| match byte {
+        b'<' => Some("&lt;"),
+        b'>' => Some("&gt;"),
+        b'&' => Some("&amp;"),
+        b'"' => Some("&quot;"),
+        b'\'' => Some("&#x27;"),
+        _ => None,
+    };
+    while let Some((at, escaped)) = text.bytes().enumerate().find_map(|(at, byte)| Some((at, escape(byte)?))) {
+        out.write_str(&text[..at])?;
+        out.write_str(escaped)?;
+        text = &text[at + 1..];
+    }
+    out.write_str(text)
+}
+
+fn plain_name(name: &str) -> &str {
+    [".j2", ".jinja2", ".jinja"].iter().find_map(|end| name.strip_suffix(end)).unwrap_or(name)
+}
+
+fn extension(name: &str) -> String {
+    plain_name(name).rsplit_once('.').map_or(String::new(), |(_, extension)| extension.to_ascii_lowercase())
+}
+
+fn content_type(name: &str) -> String {
+    match extension(name).as_str() {
+        "" => "text/html; charset=utf-8".into(),
+        "xml" => "application/xml; charset=utf-8".into(),
+        _ => files::content_type(Path::new(plain_name(name))),
+    }
+}
+
+impl Request {
+    /// Renders a template of the application with a [`context!`](crate::context!) or any value that serde can
+    /// serialize, and responds with the page.
+    ///
+    /// ```
+    /// use aside::{Request, Response, Result, context};
+    ///
+    /// fn orders(req: &mut Request) -> Result<Response> {
+    ///     req.render("orders.html", context! { title => "Your orders", orders => ["a camera", "two lenses"] })
+    /// }
+    /// ```
+    ///
+    /// The name determines the media type and the escaping: `.txt` is plain text and not escaped, `.json` is escaped as
+    /// JSON, and all others as HTML. Every template also has `flashes` (the messages of [`flash`](Request::flash), each
+    /// with `kind` and `message`; shown messages are removed), `user` (the id of the logged-in user, as text, or none),
+    /// `path` (of this request), `request_id`, `url_for(name, …)` ([`url_for`](Request::url_for)), `csp_nonce`
+    /// ([`csp_nonce`](Request::csp_nonce)), [`once()`](Request::once) for a form that must not be processed twice and
+    /// `live(name)` for a part of the page that is updated while it is open ([`App::live`](crate::App::live)). A value
+    /// of the same name in the context takes precedence. `{{ static('app.css') }}` is the URL of a file of
+    /// [`App::static_files`](crate::App::static_files) with a hash of its content, `/static/app.css?v=…`, which a
+    /// browser caches until the file changes; a missing file is an error.
+    ///
+    /// In development a changed template is read again. An undefined name is an error if it is printed, and false in an
+    /// `if`; use `{{ title | default("Shop") }}` for a value that may be missing.
+    ///
+    /// # Errors
+    /// 500 if the template is missing, cannot be read or fails; the log has the template, the line and the reason. The
+    /// error of a live fragment becomes the page's, with its status.
+    pub fn render(&mut self, name: &str, context: impl Serialize) -> Result<Response> {
+        let templates = templates_of(self)?;
+        let session_view = Arc::new(SessionView::of(self));
+        let flashes = Arc::new(Flashes::of(&session_view));
+        let user = Value::from_object(CurrentUser(Arc::clone(&session_view)));
+        let has_key = Arc::new(AtomicBool::new(false));
+        let context = merge_maps([provided(self, &flashes, &has_key), user, map(context)?]);
+        let page = live_function::with_function(self, |live| templates.render(name, merge_maps([live, context])))?;
+        session_view.note(self);
+        if flashes.shown.load(Ordering::Relaxed) {
+            session::note_shown(self);
+        }
+        if has_key.load(Ordering::Relaxed) {
+            idempotency::note_shown(self);
+        }
+        Ok(Response::bytes(&content_type(name), page.into_bytes()))
+    }
+}
+
+/// A template that is rendered again for each change, on other threads: the part of a page that changes. It has the
+/// state but no request, so that it is the same in the page and in the stream, and one rendering serves all clients.
+pub(crate) struct Fragment {
+    templates: Arc<Templates>,
+    key: Key,
+    provided: Value,
+}
+
+/// Returns the fragment of a template.
+pub(crate) fn fragment(req: &Request, name: &str) -> Result<Fragment> {
+    let templates = templates_of(req)?;
+    let provided = private::context([
+        ("static", static_address(req)),
+        ("url_for", Value::from_function(url_for(req.scope().get().unwrap_or_default()))),
+    ]);
+    Ok(Fragment { key: (templates.id, name.to_owned()), templates, provided })
+}
+
+impl Fragment {
+    /// Renders the template with a state: its fields by name, and the whole as `state`.
+    pub(crate) fn render<T: Clone + Serialize>(&self, watched: &Watched<T>, seen: &Seen<T>) -> Result<Arc<str>> {
+        let render = || {
+            let whole = private::context([("state", private::value(&*seen.value))]);
+            let fields = map(&*seen.value).unwrap_or_else(|_| private::context([]));
+            self.templates.render(&self.key.1, merge_maps([self.provided.clone(), whole, fields]))
+        };
+        // In development the template may change without a change of the state.
+        if self.templates.reload { Ok(render()?.into()) } else { watched.make_once(seen.version, &self.key, render) }
+    }
+}
+
+fn templates_of(req: &Request) -> Result<Arc<Templates>> {
+    req.scope().get::<Templates>().ok_or_else(|| {
+        let message = "this application has no templates: set their folder with `App::templates(dir)`, or embed one \
+                     with `App::template(name, source)`";
+        Error::internal(message)
+    })
+}
+
+/// Returns the values that every template has.
+fn provided(req: &Request, flashes: &Arc<Flashes>, has_key: &Arc<AtomicBool>) -> Value {
+    private::context([
+        ("flashes", Value::from_dyn_object(Arc::clone(flashes))),
+        ("once", idempotency::function(Arc::clone(has_key))),
+        ("path", Value::from(req.path())),
+        ("request_id", Value::from(req.id())),
+        ("csp_nonce", Value::from_object(Nonce(Arc::clone(req.nonce())))),
+        ("static", static_address(req)),
+        ("url_for", Value::from_function(url_for(req.scope().get().unwrap_or_default()))),
+    ])
+}
+
+/// The template function `url_for`: `{{ url_for("photo", id=17) }}`.
+fn url_for(urls: Arc<Urls>) -> impl Fn(&str, Kwargs) -> std::result::Result<Value, minijinja::Error> {
+    move |name, params| {
+        let value = |key| Ok((key, params.peek::<Value>(key)?.to_string()));
+        let pairs: std::result::Result<_, minijinja::Error> = params.args().map(value).collect();
+        let url = urls
+            .build(name, pairs?)
+            .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.chain()))?;
+        Ok(Value::from(url))
+    }
+}
+
+/// The response's nonce, created when a template reads it.
+struct Nonce(Arc<OnceLock<String>>);
+
+impl fmt::Debug for Nonce {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Nonce")
+    }
+}
+
+impl Object for Nonce {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Plain
+    }
+
+    fn render(self: &Arc<Self>, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(headers::nonce_value(&self.0))
+    }
+}
+
+/// The template function `static`: `static('app.css')`.
+fn static_address(req: &Request) -> Value {
+    let folders = req.scope().get::<StaticFolders>().unwrap_or_default();
+    Value::from_function(move |name: &str| {
+        folders.url(name).map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.chain()))
+    })
+}
+
+fn map(context: impl Serialize) -> Result<Value> {
+    let value = private::value(&context);
+    match value.kind() {
+        minijinja::value::ValueKind::Map => Ok(value),
+        minijinja::value::ValueKind::None | minijinja::value::ValueKind::Undefined => Ok(private::context([])),
+        kind => Err(Error::internal(format!("the context of a template must be a map or a struct, not a {kind}"))),
+    }
+}
+
+/// The flash messages, read at the template's first access, and marked as shown when it takes one out.
+struct Flashes {
+    session_view: Arc<SessionView>,
+    messages: OnceLock<Vec<Value>>,
+    shown: AtomicBool,
+}
+
+impl Flashes {
+    fn of(session_view: &Arc<SessionView>) -> Flashes {
+        Flashes { session_view: Arc::clone(session_view), messages: OnceLock::new(), shown: AtomicBool::new(false) }
+    }
+
+    fn messages(&self) -> &[Value] {
+        self.messages.get_or_init(|| self.session_view.flashes().map(private::value).collect())
+    }
+}
+
+impl fmt::Debug for Flashes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Flashes")
+    }
+}
+
+impl Object for Flashes {
+    fn repr(self: &Arc<Self>) -> ObjectRepr {
+        ObjectRepr::Seq
+    }
+
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let message = self.messages().get(key.as_usize()?).cloned();
+        self.shown.fetch_or(message.is_some(), Ordering::Relaxed);
+        message
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Seq(self.messages().len())
+    }
+}
+
+/// The user of the session, read when a template asks for it.
+struct CurrentUser(Arc<SessionView>);
+
+impl fmt::Debug for CurrentUser {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CurrentUser")
+    }
+}
+
+impl Object for CurrentUser {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        (key.as_str()? == "user").then(|| Value::from(self.0.user()))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&["user"])
+    }
+}
+
+/// Names and values for a template.
+///
+/// ```
+/// use aside::context;
+/// use serde::Serialize;
+///
+/// #[derive(Serialize)]
+/// struct Photo { title: String }
+///
+/// let photo = Photo { title: "Harbour".into() };
+/// let tags = vec!["sea", "evening"];
+/// let page = context! { photo, tags, likes => tags.len() + 40, owner => context! { name => "Asok" } };
+/// # let _ = (page, photo, tags);
+/// ```
+///
+/// A value is anything that serde can serialize; it is borrowed, and copied into the context. A name alone stands for
+/// the variable of this name.
+#[macro_export]
+macro_rules! context {
+    () => { $crate::__private::context([]) };
+    (@ $name:ident) => { $crate::__private::value(&$name) };
+    (@ $name:ident $value:expr) => { $crate::__private::value(&$value) };
+    ($($name:ident $(=> $value:expr)?),+ $(,)?) => {
+        $crate::__private::context([$((::core::stringify!($name), $crate::context!(@ $name $($value)?))),+])
+    };
+}
+
+/// The functions behind [`context!`](crate::context!). Public for the macro, hidden, and not part of the API.
+#[doc(hidden)]
+#[allow(missing_docs)]
+pub mod private {
+    use std::collections::BTreeMap;
+
+    pub use minijinja::Value;
+    use minijinja::value::Serde;
+    use serde::Serialize;
+
+    pub fn value<T: Serialize + ?Sized>(value: &T) -> Value {
+        Value::from(Serde(value))
+    }
+
+    pub fn context<const N: usize>(pairs: [(&'static str, Value); N]) -> Value {
+        Value::from(BTreeMap::from(pairs))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::{Duration, SystemTime};
+
+    use super::*;
+    use crate::background::registry::Registry;
+    use crate::background::scope::{Scope, Values};
+    use crate::config::Config;
+    use crate::http::headers::Headers;
+    use crate::http::request::{Body, Method};
+    use crate::http::response::ResponseBody;
+    use crate::http::session::Keys;
+    use crate::http::session::store::Store;
+
+    fn templates(sources: &[(&str, &str)]) -> Templates {
+        let mut templates = Templates::new("no/such/folder", false);
+        for (name, source) in sources {
+            templates.add(name, source.to_string()).unwrap();
+        }
+        templates
+    }
+
+    #[test]
+    fn html_escapes_all_special_characters_but_no_slash() {
+        let templates = templates(&[("page.html", "{{ text }}|{{ text | safe }}"), ("mail.txt", "{{ text }}")]);
+        let text = "/a?b='1'&c=\"2\"</script>/";
+        let page = templates.render("page.html", private::context([("text", Value::from(text))])).unwrap();
+        assert_eq!(page, format!("/a?b=&#x27;1&#x27;&amp;c=&quot;2&quot;&lt;/script&gt;/|{text}"));
+        let mail = templates.render("mail.txt", private::context([("text", Value::from(text))])).unwrap();
+        assert_eq!(mail, text);
+    }
+
+    #[test]
+    fn invalid_templates_of_a_folder_are_found_at_the_start() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("shop")).unwrap();
+        std::fs::write(folder.path().join("fine.html"), "{{ title }}").unwrap();
+        std::fs::write(folder.path().join("app.js"), "{{{{").unwrap();
+        let templates = || Templates::new(folder.path(), false);
+        templates().read_all().unwrap();
+        Templates::new(folder.path().join("gone"), false).read_all().unwrap();
+        std::fs::write(folder.path().join("shop/cart.html"), "one\n{% if %}").unwrap();
+        std::fs::write(folder.path().join("mail.txt"), "{{ open").unwrap();
+        let message = templates().read_all().unwrap_err().to_string();
+        assert!(message.contains("shop/cart.html:2") && message.contains("mail.txt:1"), "{message}");
+    }
+
+    fn request(method: Method, cookie: &str, templates: Option<Templates>) -> Request {
+        let config = Arc::new(Config { secrets: vec!["a".repeat(32)], ..Config::default() });
+        let mut values = Values::default();
+        values.insert(Keys::new(&config).unwrap());
+        values.insert(Store::open(&config).unwrap());
+        if let Some(templates) = templates {
+            values.insert(templates);
+        }
+        let scope = Scope::new(Registry::new(&config), values);
+        let mut req = Request::new(method, "/orders?x=1", Headers::from_iter([("Cookie", cookie)]), Body::empty());
+        req.admit(scope, config, "3f9a1c".into());
+        req
+    }
+
+    fn text(response: Response) -> String {
+        match response.body {
+            ResponseBody::Bytes(bytes) => String::from_utf8(bytes.into_owned()).unwrap(),
+            _ => panic!("no bytes"),
+        }
+    }
+
+    fn finished(req: &mut Request, mut response: Response) -> Option<String> {
+        session::save(req, &mut response);
+        response.headers().get("Set-Cookie").map(|line| line.split(';').next().unwrap().to_owned())
+    }
+
+    #[test]
+    fn the_name_determines_escaping_and_media_type() {
+        let names = ["a.html", "a.HTM", "a.xml", "a", "a.svg", "a.html.j2", "a.txt", "a.json"];
+        let sources = names.map(|name| (name, "{{ v }}"));
+        let mut req = request(Method::Get, "", Some(templates(&sources)));
+        let mut made = names.iter().map(|name| {
+            let response = req.render(name, context! { v => "<'" }).unwrap();
+            (response.headers().get("Content-Type").unwrap().to_owned(), text(response))
+        });
+        for _ in 0..6 {
+            assert_eq!(made.next().unwrap().1, "&lt;&#x27;");
+        }
+        assert_eq!(made.next().unwrap(), ("text/plain; charset=utf-8".into(), "<'".into()));
+        let (media_type, body) = made.next().unwrap();
+        assert_eq!((media_type.as_str(), body.as_str()), ("application/json", "\"<'\""));
+    }
+
+    #[test]
+    fn a_context_takes_any_value_that_serde_serializes() {
+        #[derive(Serialize)]
+        struct Photo {
+            title: String,
+        }
+        let photo = Photo { title: "Harbour & sea".into() };
+        let templates = templates(&[("p.txt", "{{ photo.title }} {{ n }} {{ owner.name }} {{ none is none }}")]);
+        let context = context! { photo, n => 40 + 2, owner => context! { name => "Asok" }, none => None::<u8>, };
+        assert_eq!(templates.render("p.txt", context).unwrap(), "Harbour & sea 42 Asok True");
+        assert_eq!(photo.title, "Harbour & sea", "it was borrowed");
+    }
+
+    #[test]
+    fn safe_text_stays_safe() {
+        let templates = templates(&[("p.html", "{{ part }}{{ rest }}")]);
+        let part = Value::from_safe_string("<b>1</b>".into());
+        assert_eq!(templates.render("p.html", context! { part, rest => "<" }).unwrap(), "<b>1</b>&lt;");
+    }
+
+    #[test]
+    fn an_error_has_the_template_the_line_and_the_name() {
+        let templates = templates(&[("page.html", "{% include 'part.html' %}"), ("part.html", "one\n{{ custmer }}")]);
+        let chain = templates.render("page.html", context! {}).unwrap_err().chain();
+        for message in ["page.html", "part.html:2", "custmer"] {
+            assert!(chain.contains(message), "{message} is not in {chain}");
+        }
+    }
+
+    #[test]
+    fn an_undefined_name_may_be_tested_but_not_printed() {
+        let templates = templates(&[
+            ("a.txt", "{% if user %}in{% else %}out{% endif %} {{ title | default('Shop') }}"),
+            ("b.txt", "{% for x in rows %}{% endfor %}"),
+        ]);
+        assert_eq!(templates.render("a.txt", context! {}).unwrap(), "out Shop");
+        assert!(templates.render("b.txt", context! {}).is_err());
+    }
+
+    #[test]
+    fn the_error_for_a_missing_template_names_file_and_folder() {
+        let chain = templates(&[]).render("nothing.html", context! {}).unwrap_err().chain();
+        assert!(chain.contains("nothing.html") && chain.contains("no/such/folder"), "{chain}");
+        assert!(shown(Path::new("no/such")).starts_with('/') || cfg!(windows));
+    }
+
+    #[test]
+    fn template_names_do_not_leave_the_folder() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::create_dir(dir.path().join("templates")).unwrap();
+        std::fs::write(dir.path().join("secret.html"), "s").unwrap();
+        let absolute = dir.path().join("secret.html");
+        for reload in [true, false] {
+            let templates = Templates::new(dir.path().join("templates"), reload);
+            for name in ["../secret.html", "x/../../secret.html", "..\\secret.html", absolute.to_str().unwrap(), ""] {
+                assert!(templates.render(name, context! {}).is_err(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_changed_file_is_read_again_in_development_also_when_it_is_included() {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str, age: u64| {
+            let path = dir.path().join(name);
+            std::fs::write(&path, text).unwrap();
+            let file = std::fs::File::options().write(true).open(path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
+        };
+        write("page.html", "{% extends 'base.html' %}{% block b %}1{% endblock %}", 100);
+        write("base.html", "<a>{% block b %}{% endblock %}", 100);
+        let (development, production) = (Templates::new(dir.path(), true), Templates::new(dir.path(), false));
+        for templates in [&development, &production] {
+            assert_eq!(templates.render("page.html", context! {}).unwrap(), "<a>1");
+        }
+        write("base.html", "<b>{% block b %}{% endblock %}", 50);
+        assert_eq!(development.render("page.html", context! {}).unwrap(), "<b>1");
+        assert_eq!(production.render("page.html", context! {}).unwrap(), "<a>1");
+    }
+
+    #[test]
+    fn the_folder_takes_precedence_in_development_only() {
+        let dir = tempfile::tempdir().unwrap();
+        for (reload, second) in [(true, "file"), (false, "compiled in")] {
+            let path = dir.path().join("page.html");
+            let _ = std::fs::remove_file(&path);
+            let mut templates = Templates::new(dir.path(), reload);
+            templates.add("page.html", "compiled in").unwrap();
+            assert_eq!(templates.render("page.html", context! {}).unwrap(), "compiled in");
+            std::fs::write(&path, "file").unwrap();
+            assert_eq!(templates.render("page.html", context! {}).unwrap(), second);
+        }
+        let message = Templates::new(dir.path(), true).add("x.html", "{% if %}").unwrap_err().chain();
+        assert!(message.contains("x.html:1"), "{message}");
+    }
+
+    #[test]
+    fn a_page_has_its_path_and_request_id() {
+        let sources = [("p.txt", "{{ path }} {{ request_id }} {{ flashes | length }}")];
+        let mut req = request(Method::Get, "", Some(templates(&sources)));
+        assert_eq!(text(req.render("p.txt", ()).unwrap()), "/orders 3f9a1c 0");
+        assert_eq!(text(req.render("p.txt", context! { path => "mine" }).unwrap()), "mine 3f9a1c 0");
+        assert!(req.render("p.txt", 7).is_err());
+        let chain = request(Method::Get, "", None).render("p.txt", ()).unwrap_err().chain();
+        assert!(chain.contains("App::templates"), "{chain}");
+    }
+
+    #[test]
+    fn flash_messages_are_removed_once_a_page_has_shown_them() {
+        let all = || {
+            Some(templates(&[
+                ("none.html", "{{ path }}"),
+                ("ask.html", "{% if flashes %}{{ flashes | length }}{% endif %}"),
+                ("show.html", "{% for flash in flashes %}[{{ flash.kind }}: {{ flash.message }}]{% endfor %}"),
+                ("fail.html", "{% for flash in flashes %}{{ flash.kind }}{% endfor %}{{ undefined_name }}"),
+            ]))
+        };
+        let mut req = request(Method::Post, "", all());
+        req.flash("success", "<Done>");
+        let cookie = finished(&mut req, Response::new()).unwrap();
+
+        for (method, name) in [(Method::Get, "none.html"), (Method::Get, "ask.html"), (Method::Head, "show.html")] {
+            let mut req = request(method, &cookie, all());
+            let response = req.render(name, ()).unwrap();
+            assert_eq!(finished(&mut req, response), None, "{name}");
+        }
+        let mut req = request(Method::Get, &cookie, all());
+        assert!(req.render("fail.html", ()).is_err());
+        assert_eq!(finished(&mut req, Response::new()), None, "the page failed");
+
+        let mut req = request(Method::Get, &cookie, all());
+        let response = req.render("show.html", ()).unwrap();
+        let removed = cookie.split('=').next().unwrap().to_owned() + "=";
+        assert_eq!(finished(&mut req, Response::new()), Some(removed), "shown, and nothing is left");
+        assert_eq!(text(response), "[success: &lt;Done&gt;]");
+    }
+
+    #[test]
+    fn a_message_added_by_the_request_is_shown_on_its_page() {
+        let sources = [("show.txt", "{% for flash in flashes %}{{ flash.message }}{% endfor %}")];
+        let mut req = request(Method::Post, "", Some(templates(&sources)));
+        req.flash("error", "Not quite.");
+        assert_eq!(text(req.render("show.txt", ()).unwrap()), "Not quite.");
+        assert_eq!(finished(&mut req, Response::new()), None);
+    }
+}

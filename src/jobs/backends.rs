@@ -1,0 +1,80 @@
+//! The engine that a setting names.
+
+use super::facade::Jobs;
+use super::memory::Memory;
+use crate::error::{Error, Result};
+
+impl Jobs {
+    /// Jobs that are kept in memory, and gone with the process: for tests, and to begin with.
+    pub fn memory() -> Jobs {
+        Jobs::on(Memory::new())
+    }
+
+    /// Jobs in what a setting names: `sqlite:PATH`, `redis://HOST:PORT/DATABASE` or `memory:`.
+    ///
+    /// ```
+    /// # fn main() -> aside::Result<()> {
+    /// let jobs = aside::Jobs::open("memory:")?; // or std::env::var("ASIDE_JOBS")
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When it names no engine, one that this program was built without, or one that cannot be opened.
+    pub fn open(setting: &str) -> Result<Jobs> {
+        match setting.split_once(':') {
+            Some(("memory", "")) => Ok(Jobs::memory()),
+            Some(("sqlite", path)) if !path.is_empty() => sqlite(path),
+            Some(("redis" | "rediss" | "redis+unix", _)) => redis(setting),
+            _ => Err(Error::internal("jobs are kept in `sqlite:PATH`, `redis://HOST:PORT/DATABASE` or `memory:`")),
+        }
+    }
+
+    /// Jobs in a SQLite file, which is made when it is not there.
+    ///
+    /// A file of their own, or the application's: in the application's, a job can be enqueued and completed in one
+    /// transaction with other writes ([`enqueue_in`](Jobs::enqueue_in),
+    /// [`TaskContext::transaction`](crate::TaskContext::transaction)). Several processes on one machine may use one file.
+    ///
+    /// # Errors
+    /// When the file cannot be opened, is damaged, or is of a later version.
+    #[cfg(feature = "sqlite")]
+    pub fn sqlite(path: impl AsRef<std::path::Path>) -> Result<Jobs> {
+        Ok(Jobs::on(super::sqlite::Sqlite::open(path.as_ref())?))
+    }
+
+    /// Stores jobs in Redis, 7.0 or later, with persistence: for more than one machine. `redis://:password@host:6379/0`, or
+    /// `rediss://…` with TLS: the operating system, or the file that `SSL_CERT_FILE` names, must trust the server's
+    /// certificate, and it must be valid for the host.
+    ///
+    /// An unreachable server is not an error here: pages are served, enqueuing a job returns 503, and jobs start when the
+    /// server is available. Settings that may lose jobs are logged when the application starts.
+    ///
+    /// # Errors
+    /// An error if the URL is invalid, the server refuses the connection, or the server would evict jobs when its memory is
+    /// full.
+    #[cfg(feature = "redis")]
+    pub fn redis(url: &str) -> Result<Jobs> {
+        Ok(Jobs::on(super::redis::Redis::open(url)?))
+    }
+}
+
+#[cfg(feature = "sqlite")]
+fn sqlite(path: &str) -> Result<Jobs> {
+    Jobs::sqlite(path)
+}
+
+#[cfg(not(feature = "sqlite"))]
+fn sqlite(_path: &str) -> Result<Jobs> {
+    Err(Error::internal("`sqlite:` needs the feature `sqlite`, which this program was built without"))
+}
+
+#[cfg(feature = "redis")]
+fn redis(url: &str) -> Result<Jobs> {
+    Jobs::redis(url)
+}
+
+#[cfg(not(feature = "redis"))]
+fn redis(_url: &str) -> Result<Jobs> {
+    Err(Error::internal("`redis://` needs the feature `redis`, which this program was built without"))
+}
