@@ -196,7 +196,7 @@ fn on_address(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Sets the options that connections inherit. There is no read timeout: it would also end `accept` on an idle listener.
+/// Sets the options that connections inherit. A read timeout is not set: it would also end `accept` on an idle listener.
 fn prepare(socket: &socket2::Socket) -> io::Result<()> {
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(DEAD_PEER))?;

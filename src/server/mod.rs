@@ -483,7 +483,7 @@ fn drain_tasks(service: &Service, jobs: Option<&jobs::runner::Crew>, until: Inst
     }
     match all_have_ended {
         true => ::log::info!(target: "aside::server", "Stopped."),
-        false => ::log::warn!(target: "aside::server", "Stopped; the tasks named above were given up."),
+        false => ::log::warn!(target: "aside::server", "Stopped; the tasks named above had not ended."),
     }
 }
 

@@ -1,6 +1,6 @@
 //! The responses that workers write over a transport with blocking writes.
 //!
-//! A client that does not read occupies the worker that writes to it, and so does a client that sends many requests behind
+//! A client that does not read occupies the worker that writes to it, and so does a client that sends many requests after
 //! a response that does not end. This is tolerated while the pool can grow. When all workers are busy and the pool cannot
 //! grow, the connections that have taken longest are closed, down to the share of the workers that may wait for one kind of
 //! resource.

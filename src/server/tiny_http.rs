@@ -10,8 +10,8 @@
 //!
 //! The following limits cannot be lifted here; they need a proxy in front, or another transport (`tests/it/conformance` has
 //! a probe for each limit that can be tested, so that this list stays true):
-//! - There is no limit on the size of a head, nor on connections. If a head does not arrive in time, its connection is
-//!   closed, up to two seconds late and without a response. On a connection that was used before, the idle time is added.
+//! - The size of a head and the number of connections are not limited. If a head does not arrive in time, its connection
+//!   is closed, up to two seconds late and without a response. On a connection that was used before, the idle time is added.
 //! - A TLS handshake is closed in the same way. A PROXY protocol header gets a bare 400 without a log line.
 //! - A request line that ends in `HTTP/2.0`, and a declared body above 256 MiB, each cost a thread and two descriptors
 //!   until the process ends. The latter are counted and logged.

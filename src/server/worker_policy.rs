@@ -17,7 +17,7 @@ pub(super) const TICK: Duration = Duration::from_secs(2);
 /// The number of checks that find all workers busy before one is added although they make progress.
 const CHECKS_BEFORE_GROWTH: u32 = 20;
 
-/// The number of checks, one after the other, that find all workers busy before the log says so: one second.
+/// The number of checks, one after the other, that find all workers busy before a warning is logged: one second.
 const LONG_FULL: u32 = 10;
 
 /// The limits of a worker pool.

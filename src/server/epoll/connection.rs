@@ -1,4 +1,4 @@
-//! The state of one connection: its received bytes, its incomplete request or response, and what it waits for.
+//! The state of one connection: its received bytes, its incomplete request or response, and the event that it waits for.
 
 use std::cell::Cell;
 use std::net::SocketAddr;

@@ -44,15 +44,15 @@ impl Remaining {
         self == Remaining::Nothing
     }
 
-    /// Moves the bytes of the body from the input to `body`, about `room` bytes at most.
+    /// Moves the bytes of the body from the input to `body`, about `limit` bytes at most.
     ///
     /// # Errors
     /// An error if the body is malformed. The start of the next request is unknown then.
-    pub(super) fn take(&mut self, input: &mut Vec<u8>, body: &mut Vec<u8>, room: usize) -> Result<(), Malformed> {
+    pub(super) fn take(&mut self, input: &mut Vec<u8>, body: &mut Vec<u8>, limit: usize) -> Result<(), Malformed> {
         let mut taken = 0;
         let before = body.len();
-        while !self.is_complete() && body.len() - before < room {
-            let count = self.step(&input[taken..], body, room - (body.len() - before))?;
+        while !self.is_complete() && body.len() - before < limit {
+            let count = self.step(&input[taken..], body, limit - (body.len() - before))?;
             if count == 0 {
                 break;
             }
@@ -63,16 +63,16 @@ impl Remaining {
     }
 
     /// Decodes the next part, and returns its length in the input; 0 if more input is needed.
-    fn step(&mut self, input: &[u8], body: &mut Vec<u8>, room: usize) -> Result<usize, Malformed> {
+    fn step(&mut self, input: &[u8], body: &mut Vec<u8>, limit: usize) -> Result<usize, Malformed> {
         match *self {
             Remaining::Nothing => Ok(0),
             Remaining::Length(left) => {
-                let count = move_over(input, body, left, room);
+                let count = move_over(input, body, left, limit);
                 *self = if count == left { Remaining::Nothing } else { Remaining::Length(left - count) };
                 Ok(count as usize)
             }
             Remaining::Chunk(Chunk::Data(left)) => {
-                let count = move_over(input, body, left, room);
+                let count = move_over(input, body, left, limit);
                 *self = Remaining::Chunk(if count == left { Chunk::End } else { Chunk::Data(left - count) });
                 Ok(count as usize)
             }
@@ -103,8 +103,8 @@ impl Remaining {
     }
 }
 
-fn move_over(input: &[u8], body: &mut Vec<u8>, left: u64, room: usize) -> u64 {
-    let count = input.len().min(room).min(usize::try_from(left).unwrap_or(usize::MAX));
+fn move_over(input: &[u8], body: &mut Vec<u8>, left: u64, limit: usize) -> u64 {
+    let count = input.len().min(limit).min(usize::try_from(left).unwrap_or(usize::MAX));
     body.extend_from_slice(&input[..count]);
     count as u64
 }

@@ -33,9 +33,9 @@ impl Stream {
         Stream(socket)
     }
 
-    /// Reads the received bytes to the end of the buffer, which gets space for at least `room` more.
-    pub(super) fn receive(&self, into: &mut Vec<u8>, room: usize) -> Received {
-        into.reserve(room);
+    /// Reads the received bytes to the end of the buffer, which gets space for at least `capacity` more.
+    pub(super) fn receive(&self, into: &mut Vec<u8>, capacity: usize) -> Received {
+        into.reserve(capacity);
         loop {
             return match recv(&self.0, spare_capacity(into), RecvFlags::empty()) {
                 Ok((_, 0)) => Received::End,
