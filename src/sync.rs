@@ -1,18 +1,18 @@
-//! Locks and waits that a panic elsewhere does not spoil.
+//! Locks, waits and notifications. A panic elsewhere does not spoil them.
 //!
-//! What stands behind a lock of ours is changed in one step or not at all, so a guard that a panic let go of protects
-//! nothing half done, and the next one goes on with what is there. The standard library's poisoning would turn one panic
-//! into many.
+//! Every change to a value behind a lock of this crate is made in one step or not at all. A guard that a panic dropped
+//! therefore protects a valid value, and the next thread continues with it. The poisoning of the standard library would
+//! turn one panic into many.
 
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Takes a lock, whoever had it before.
+/// Takes a lock, even if another thread panicked while it held the lock.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Waits while that holds.
+/// Waits while `holds` returns true.
 pub(crate) fn wait_while<'g, T>(
     condvar: &Condvar,
     guard: MutexGuard<'g, T>,
@@ -21,7 +21,7 @@ pub(crate) fn wait_while<'g, T>(
     condvar.wait_while(guard, holds).unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The same, at most that long.
+/// Waits while `holds` returns true, at most for `time`.
 pub(crate) fn wait_while_for<'g, T>(
     condvar: &Condvar,
     guard: MutexGuard<'g, T>,
@@ -31,38 +31,40 @@ pub(crate) fn wait_while_for<'g, T>(
     condvar.wait_timeout_while(guard, time, holds).unwrap_or_else(PoisonError::into_inner).0
 }
 
-/// What somebody waits at who wants to know when there is something to do.
+/// A counter of notifications that threads wait for. A notification before the wait is not lost.
 #[derive(Debug, Default)]
-pub(crate) struct Bell {
-    rung: Mutex<Rung>,
+pub(crate) struct Notify {
+    counts: Mutex<Counts>,
     changed: Condvar,
 }
 
 #[derive(Debug, Default)]
-struct Rung {
-    /// How often it was.
-    count: u64,
-    /// How often the one had heard who waits alone.
-    heard: u64,
+struct Counts {
+    /// The number of notifications.
+    sent: u64,
+    /// The number of notifications before the last return of [`Notify::wait`].
+    seen: u64,
 }
 
-impl Bell {
-    /// Lets those who wait look, now or when they come next.
-    pub(crate) fn ring(&self) {
-        lock(&self.rung).count += 1;
+impl Notify {
+    /// Wakes the waiting threads. A thread that waits later returns at once.
+    pub(crate) fn notify(&self) {
+        lock(&self.counts).sent += 1;
         self.changed.notify_all();
     }
 
-    /// Waits until it is rung, at most that long. Whether it was. For who waits alone.
+    /// Waits for a notification since the last call, at most for `most`. Returns true if there was one. Only one thread may
+    /// use this method.
     pub(crate) fn wait(&self, most: Duration) -> bool {
-        let mut rung = wait_while_for(&self.changed, lock(&self.rung), most, |rung| rung.count == rung.heard);
-        let was_rung = rung.count != rung.heard;
-        rung.heard = rung.count;
-        was_rung
+        let mut counts = wait_while_for(&self.changed, lock(&self.counts), most, |counts| counts.sent == counts.seen);
+        let is_notified = counts.sent != counts.seen;
+        counts.seen = counts.sent;
+        is_notified
     }
 
-    /// The same for one of several, each of whom remembers what he has heard.
-    pub(crate) fn wait_as(&self, heard: &mut u64, most: Duration) {
-        *heard = wait_while_for(&self.changed, lock(&self.rung), most, |rung| rung.count == *heard).count;
+    /// Waits for a notification after the first `seen`, at most for `most`, and updates `seen`. Several threads may wait, each
+    /// with a count of its own.
+    pub(crate) fn wait_as(&self, seen: &mut u64, most: Duration) {
+        *seen = wait_while_for(&self.changed, lock(&self.counts), most, |counts| counts.sent == *seen).sent;
     }
 }

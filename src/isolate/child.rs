@@ -268,14 +268,14 @@ impl Running {
         let name = call.label.replace('\0', "");
         let run = prepare(&child.scope, call, input, child.dispatch.clone());
         let (handle, _promise) = run.handle();
-        let (registry, bell) = (child.scope.registry().clone(), child.waker.bell());
+        let (registry, notifier) = (child.scope.registry().clone(), child.waker.notifier());
         let running = Running { info: handle.info().clone(), finished: Arc::default() };
         let finished = running.finished.clone();
         thread::Builder::new().name(name).spawn(move || {
             let outcome = run.attempt_here(attempt);
             let has_left_tasks = drain(&registry, deadline.saturating_sub(began.elapsed()));
             *lock(&finished) = Some(Finished { outcome, has_left_tasks, thread: thread_id() });
-            bell.ring();
+            notifier.notify();
         })?;
         Ok(running)
     }

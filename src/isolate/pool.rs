@@ -14,7 +14,7 @@ use crate::background::failure::{Failure, Outcome};
 use crate::background::task::TaskContext;
 use crate::background::timer;
 use crate::deadline;
-use crate::sync::{Bell, lock};
+use crate::sync::{Notify, lock};
 use crate::watch::caller;
 
 /// How long a child is kept that has nothing to do.
@@ -46,7 +46,7 @@ struct State {
 /// A call that waits for a child.
 #[derive(Default)]
 struct Waiter {
-    bell: Arc<Bell>,
+    changed: Arc<Notify>,
     grant: Mutex<Option<Grant>>,
 }
 
@@ -114,9 +114,9 @@ impl Pool {
                 self.leave(&waiter);
                 return Err(Failure::Cancelled);
             }
-            let bell = waiter.bell.clone();
-            progress.call_when_new(me, seen.version, Arc::new(move || bell.ring()));
-            waiter.bell.wait(Duration::MAX);
+            let changed = waiter.changed.clone();
+            progress.call_when_new(me, seen.version, Arc::new(move || changed.notify()));
+            waiter.changed.wait(Duration::MAX);
         }
     }
 
@@ -214,7 +214,7 @@ impl Waiter {
     /// To be called under the lock of the state, so that one who leaves finds it.
     fn put(&self, grant: Grant) {
         *lock(&self.grant) = Some(grant);
-        self.bell.ring();
+        self.changed.notify();
     }
 }
 

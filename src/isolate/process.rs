@@ -145,7 +145,7 @@ impl Process {
         Ok(Process { child, exit, channel, inbox: Inbox::default(), output, waker, has_begun: false, calls: 0 })
     }
 
-    /// Waits until something can be read or written, the process has ended, or the waker is rung, at most that long.
+    /// Waits until something can be read or written, the process has ended, or the waker is notified, at most that long.
     pub(super) fn wait(&self, is_writing: bool, most: Duration) -> io::Result<()> {
         let mut watched = Vec::with_capacity(4);
         watched.push(PollFd::new(self.waker.pipe(), PollFlags::IN));

@@ -19,7 +19,7 @@ use crate::background::scope::{Context, Scope, Values};
 use crate::background::task::{Run, Task, TaskContext, TaskHandle, background};
 use crate::config::Config;
 use crate::error::Error;
-use crate::sync::{Bell, lock};
+use crate::sync::{Notify, lock};
 use crate::watch::caller;
 
 /// How long a test waits for what comes much sooner.
@@ -436,15 +436,15 @@ fn assert_cancelled(handle: TaskHandle<()>) {
 }
 
 fn wait_for_message(handle: &TaskHandle<()>) -> String {
-    let (me, bell, until) = (caller(), Arc::new(Bell::default()), Instant::now() + SOON);
+    let (me, changed, until) = (caller(), Arc::new(Notify::default()), Instant::now() + SOON);
     while Instant::now() < until {
         let seen = handle.info().watched().look();
         if !seen.value.message.is_empty() {
             return seen.value.message.clone();
         }
-        let theirs = bell.clone();
-        handle.info().watched().call_when_new(me, seen.version, Arc::new(move || theirs.ring()));
-        bell.wait(SOON);
+        let theirs = changed.clone();
+        handle.info().watched().call_when_new(me, seen.version, Arc::new(move || theirs.notify()));
+        changed.wait(SOON);
     }
     panic!("it said nothing")
 }

@@ -9,16 +9,16 @@ use crate::watch::{Seen, Watched, caller};
 /// The end that is waited for.
 pub(super) struct Waker {
     pipe: PipeReader,
-    bell: Arc<Bell>,
+    notifier: Arc<Notifier>,
     /// The number by which a task knows it.
     caller: u64,
 }
 
 /// The end that is written to, from whichever thread.
-pub(super) struct Bell(PipeWriter);
+pub(super) struct Notifier(PipeWriter);
 
-impl Bell {
-    pub(super) fn ring(&self) {
+impl Notifier {
+    pub(super) fn notify(&self) {
         // A pipe that is full wakes too.
         let _ = (&self.0).write(&[1]);
     }
@@ -26,14 +26,14 @@ impl Bell {
 
 impl Waker {
     pub(super) fn new() -> io::Result<Waker> {
-        let (pipe, bell) = io::pipe()?;
+        let (pipe, notifier) = io::pipe()?;
         rustix::io::ioctl_fionbio(&pipe, true)?;
-        rustix::io::ioctl_fionbio(&bell, true)?;
-        Ok(Waker { pipe, bell: Arc::new(Bell(bell)), caller: caller() })
+        rustix::io::ioctl_fionbio(&notifier, true)?;
+        Ok(Waker { pipe, notifier: Arc::new(Notifier(notifier)), caller: caller() })
     }
 
-    pub(super) fn bell(&self) -> Arc<Bell> {
-        self.bell.clone()
+    pub(super) fn notifier(&self) -> Arc<Notifier> {
+        self.notifier.clone()
     }
 
     /// What to wait for.
@@ -49,8 +49,8 @@ impl Waker {
 
     /// Is woken once by the next change after what is seen here.
     pub(super) fn watch(&self, progress: &Watched<Progress>) -> Seen<Progress> {
-        let (seen, bell) = (progress.look(), self.bell());
-        progress.call_when_new(self.caller, seen.version, Arc::new(move || bell.ring()));
+        let (seen, notifier) = (progress.look(), self.notifier());
+        progress.call_when_new(self.caller, seen.version, Arc::new(move || notifier.notify()));
         seen
     }
 

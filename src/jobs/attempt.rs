@@ -263,7 +263,7 @@ impl Attempt {
     fn settle(&mut self, end: End) -> bool {
         self.is_settled = true;
         self.hand.ends();
-        self.jobs.shared.bell.ring();
+        self.jobs.shared.changed.notify();
         let ending = self.ending(end);
         let (mut wait, mut is_said) = (Duration::from_millis(50), false);
         loop {
@@ -299,7 +299,7 @@ impl Attempt {
     fn let_go(&self, is_ours: bool) -> bool {
         self.jobs.shared.hands.let_go(&self.hand);
         self.jobs.shared.follow.look();
-        self.jobs.shared.bell.ring();
+        self.jobs.shared.changed.notify();
         is_ours
     }
 

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! Where engines differ, a case asks for the [`Abilities`](super::engine::Abilities) and expects the other thing; it never
-//! leaves something out. All times are made up. What takes time (a lease, a bell from elsewhere) is looked for in a loop.
+//! leaves something out. All times are made up. What takes time (a lease, a notification from another process) is looked for in a loop.
 
 // A case that is missing in the list below is one that nobody runs.
 #![warn(dead_code)]
@@ -26,7 +26,7 @@ use super::engine::{
 };
 use super::record::{Cause, JobCounts, JobInfo, JobState, Kept, Millis, QueueInfo};
 use crate::background::output::Output;
-use crate::sync::Bell;
+use crate::sync::Notify;
 
 /// Makes a module of tests, one for each case.
 ///
@@ -1478,70 +1478,70 @@ pub(crate) fn queues_of_any_name(bench: &dyn Bench) {
     }
 }
 
-// The bell.
+// The listener.
 
-/// Whether the bell of one process rings for what another does.
-fn rings(one: &Process, cause: impl FnOnce()) {
-    let bell = Arc::new(Bell::default());
-    one.listen(&bell).unwrap();
+/// Checks that an action of another process notifies the listener of `one`.
+fn notifies(one: &Process, cause: impl FnOnce()) {
+    let listener = Arc::new(Notify::default());
+    one.listen(&listener).unwrap();
     cause();
-    assert!(bell.wait(PATIENCE), "the bell has not rung");
+    assert!(listener.wait(PATIENCE), "the listener was not notified");
 }
 
 pub(crate) fn a_bell_for_what_is_enqueued_here(bench: &dyn Bench) {
     let one = Process::of(bench);
-    rings(&one, || assert!(one.try_add(entry(), T).is_new));
+    notifies(&one, || assert!(one.try_add(entry(), T).is_new));
 }
 
 pub(crate) fn a_bell_for_what_is_enqueued(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     // Also for what is due later: it may be the first that is.
-    rings(&one, || assert!(other.try_add(timed(When::After(YEAR)), T).is_new));
+    notifies(&one, || assert!(other.try_add(timed(When::After(YEAR)), T).is_new));
 }
 
 pub(crate) fn a_bell_for_a_tick(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
-    rings(&one, || assert!(other.tick("nightly", T, Some(entry()), T).unwrap()));
+    notifies(&one, || assert!(other.tick("nightly", T, Some(entry()), T).unwrap()));
 }
 
 pub(crate) fn a_bell_for_what_is_revived(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let id = one.job_in(JobState::Dead, T);
-    rings(&one, || assert!(other.revive(id, T).unwrap()));
+    notifies(&one, || assert!(other.revive(id, T).unwrap()));
 }
 
 pub(crate) fn a_bell_for_a_queue_that_goes_on(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     one.add(entry(), T);
     one.pause(QUEUE, true).unwrap();
-    rings(&one, || other.pause(QUEUE, false).unwrap());
+    notifies(&one, || other.pause(QUEUE, false).unwrap());
 }
 
 pub(crate) fn a_bell_for_what_is_left(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     other.job_in(JobState::Running, T);
-    rings(&one, || other.leaves(T));
+    notifies(&one, || other.leaves(T));
 }
 
 pub(crate) fn a_bell_for_what_is_recovered(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     other.job_in(JobState::Running, T);
-    rings(&one, || assert_eq!(recover(&other, T), 1));
+    notifies(&one, || assert_eq!(recover(&other, T), 1));
 }
 
 pub(crate) fn a_bell_for_what_is_cancelled(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let id = one.job_in(JobState::Running, T);
-    rings(&one, || assert_eq!(other.cancel(id, T).unwrap(), Some(JobState::Running)));
+    notifies(&one, || assert_eq!(other.cancel(id, T).unwrap(), Some(JobState::Running)));
 }
 
 pub(crate) fn a_bell_that_is_dropped(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
-    let bell = Arc::new(Bell::default());
-    one.listen(&bell).unwrap();
-    let engine = Arc::downgrade(&bell);
-    drop(bell);
-    // The engine holds on to nobody's bell, and goes on without.
+    let listener = Arc::new(Notify::default());
+    one.listen(&listener).unwrap();
+    let engine = Arc::downgrade(&listener);
+    drop(listener);
+    // The engine keeps no listener alive, and continues without one.
     eventually(|| (engine.strong_count() == 0).then_some(()));
     other.add(entry(), T);
     assert_eq!(one.take_all(T).len(), 1);

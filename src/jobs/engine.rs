@@ -27,7 +27,7 @@ use std::time::Duration;
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::background::output::Output;
 use crate::error::Result;
-use crate::sync::Bell;
+use crate::sync::Notify;
 
 /// How often a job's process may end under it before it is dead: it may well be the job that ends it.
 pub(crate) const MOST_INTERRUPTIONS: u32 = 10;
@@ -62,11 +62,11 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// What it can beyond what all can.
     fn abilities(&self) -> Abilities;
 
-    /// Rings the bell from now on whenever there may be more to claim: something was enqueued, revived, resumed, given back
-    /// or cancelled, by whichever process, after this has returned. May ring for nothing; may be late by half a second for what other
-    /// processes do. Called once, from a thread of normal priority, on which the engine may start threads of its own; they end when the bell is
+    /// Notifies the listener from now on whenever there may be more to claim: something was enqueued, revived, resumed, given back
+    /// or cancelled, by whichever process, after this has returned. May notify without need; may be late by half a second for what other
+    /// processes do. Called once, from a thread of normal priority, on which the engine may start threads of its own; they end when the listener is
     /// dropped or soon after.
-    fn listen(&self, bell: &Arc<Bell>) -> Result<()>;
+    fn listen(&self, listener: &Arc<Notify>) -> Result<()>;
 
     /// Keeps new jobs: all or none. They are as durable as this engine can make them when it returns.
     ///

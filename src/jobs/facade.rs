@@ -20,7 +20,7 @@ use crate::background::registry::Progress;
 use crate::background::scope::{Context, Scope, WeakScope};
 use crate::error::{Error, Result, Status};
 use crate::live::Live;
-use crate::sync::Bell;
+use crate::sync::Notify;
 use crate::watch::Watched;
 
 /// How many jobs one look gives.
@@ -68,7 +68,7 @@ pub(super) struct Shared {
     is_by_hand: AtomicBool,
     /// What runs them where they are enqueued.
     inline: OnceLock<fn(&Jobs) -> Result<()>>,
-    pub(super) bell: Arc<Bell>,
+    pub(super) changed: Arc<Notify>,
     pub(super) hands: Hands,
     readiness: Readiness,
     pub(super) follow: Arc<Follow>,
@@ -337,13 +337,13 @@ impl Jobs {
     /// Lets that much time pass for jobs that are for later: for tests.
     pub fn advance(&self, time: Duration) {
         add(&self.shared.passed, time);
-        self.shared.bell.ring();
+        self.shared.changed.notify();
     }
 
     /// Puts the clock of jobs back, as an administrator may do with that on the wall: for tests.
     pub fn put_back(&self, time: Duration) {
         add(&self.shared.put_back, time);
-        self.shared.bell.ring();
+        self.shared.changed.notify();
     }
 
     /// Returns the reason why no job can be enqueued now, as a message for clients. The log has the full reason, once a minute.

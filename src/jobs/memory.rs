@@ -17,7 +17,7 @@ use super::engine::{
 };
 use super::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Kept, Millis, QueueInfo};
 use crate::error::Result;
-use crate::sync::{Bell, lock};
+use crate::sync::{Notify, lock};
 
 /// How long nobody may have looked for life, at the least, before what was seen is too old to say who is gone.
 const BLINK: Duration = Duration::from_secs(5);
@@ -42,7 +42,7 @@ struct State {
     workers: BTreeMap<String, Worker>,
     paused: BTreeSet<String>,
     ticks: HashMap<String, Millis>,
-    bells: Vec<Weak<Bell>>,
+    listeners: Vec<Weak<Notify>>,
     /// When somebody last looked who is gone.
     looked_at: Option<Instant>,
     last_id: u64,
@@ -101,15 +101,15 @@ impl Engine for Memory {
         Abilities { is_durable: false, is_shared: false, has_transactions: false }
     }
 
-    fn listen(&self, bell: &Arc<Bell>) -> Result<()> {
-        self.state().bells.push(Arc::downgrade(bell));
+    fn listen(&self, listener: &Arc<Notify>) -> Result<()> {
+        self.state().listeners.push(Arc::downgrade(listener));
         Ok(())
     }
 
     fn enqueue(&self, jobs: Vec<Entry>, now: Millis) -> Result<Vec<Enqueued>> {
         let mut state = self.state();
         let enqueued = jobs.into_iter().map(|entry| state.enqueue(entry, now)).collect();
-        state.ring();
+        state.notify();
         Ok(enqueued)
     }
 
@@ -151,7 +151,7 @@ impl Engine for Memory {
         let is_its_own = state.running(id, token).is_some();
         if is_its_own {
             state.change(id, |job| job.end(ending, now));
-            state.ring();
+            state.notify();
         }
         Ok(is_its_own)
     }
@@ -159,7 +159,7 @@ impl Engine for Memory {
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {
         let mut state = self.state();
         state.change(id, |job| job.cancel(now));
-        state.ring();
+        state.notify();
         Ok(state.jobs.get(&id).map(|job| job.info.state))
     }
 
@@ -168,7 +168,7 @@ impl Engine for Memory {
         let may_wait = state.jobs.get(&id).is_some_and(|job| job.can_be_revived() && state.is_free_for(job));
         if may_wait {
             state.change(id, |job| job.revive(now));
-            state.ring();
+            state.notify();
         }
         Ok(may_wait)
     }
@@ -185,7 +185,7 @@ impl Engine for Memory {
             state.paused.insert(queue.to_owned());
         } else {
             state.paused.remove(queue);
-            state.ring();
+            state.notify();
         }
         Ok(())
     }
@@ -231,7 +231,7 @@ impl Engine for Memory {
         state.ticks.insert(schedule.to_owned(), due);
         if let Some(entry) = job {
             state.enqueue(entry, now);
-            state.ring();
+            state.notify();
         }
         Ok(true)
     }
@@ -347,8 +347,8 @@ impl State {
     }
 
     /// Lets all look who wait for work, and forgets those who do not wait any more.
-    fn ring(&mut self) {
-        self.bells.retain(|bell| bell.upgrade().inspect(|bell| bell.ring()).is_some());
+    fn notify(&mut self) {
+        self.listeners.retain(|listener| listener.upgrade().inspect(|listener| listener.notify()).is_some());
     }
 }
 
@@ -433,7 +433,7 @@ impl State {
         for id in &held {
             self.change(*id, &mut change);
         }
-        self.ring();
+        self.notify();
         held.len()
     }
 
@@ -478,7 +478,7 @@ impl State {
             self.change(id, |job| job.wait_no_longer_than_told(now));
         }
         self.ticks.values_mut().filter(|last| **last > now.saturating_add(LATEST_TICK)).for_each(|last| *last = now);
-        self.ring();
+        self.notify();
     }
 }
 
@@ -770,9 +770,9 @@ mod tests {
     fn nothing_is_left_of_what_is_taken_away() {
         let memory = Memory::new();
         let worker = memory.join().unwrap();
-        let bell = Arc::new(Bell::default());
-        memory.listen(&bell).unwrap();
-        drop(bell);
+        let listener = Arc::new(Notify::default());
+        memory.listen(&listener).unwrap();
+        drop(listener);
         for enqueued in memory.enqueue((0..100).map(entry).collect(), 0).unwrap() {
             if enqueued.id % 3 == 0 {
                 memory.cancel(enqueued.id, 0).unwrap();
@@ -788,6 +788,6 @@ mod tests {
         let state = memory.state();
         assert!(state.jobs.is_empty() && state.lines.is_empty() && state.scheduled.is_empty());
         assert!(state.trimmable.is_empty() && state.unique.is_empty() && state.workers.is_empty());
-        assert!(state.by_state.values().all(BTreeSet::is_empty) && state.bells.is_empty());
+        assert!(state.by_state.values().all(BTreeSet::is_empty) && state.listeners.is_empty());
     }
 }

@@ -9,7 +9,7 @@ use super::record::{JobInfo, JobState, Kept};
 use crate::background::registry::{Progress, TaskState};
 use crate::error::Result;
 use crate::panics::{self, Contained};
-use crate::sync::{Bell, lock};
+use crate::sync::{Notify, lock};
 use crate::watch::Watched;
 
 /// Between two looks, unless something ended.
@@ -19,7 +19,7 @@ const EVERY: Duration = Duration::from_millis(200);
 #[derive(Default)]
 pub(super) struct Follow {
     followed: Mutex<Followed>,
-    bell: Bell,
+    changed: Notify,
 }
 
 #[derive(Default)]
@@ -95,7 +95,7 @@ impl Follow {
 
     /// Looks at once.
     pub(super) fn look(&self) {
-        self.bell.ring();
+        self.changed.notify();
     }
 
     /// The jobs that somebody still watches. When there are none the thread that asks is not needed.
@@ -139,7 +139,7 @@ fn look_after(follow: Arc<Follow>, find: impl Find) -> bool {
                     follow.show(id, job.as_ref());
                 }
             }
-            follow.bell.wait(EVERY);
+            follow.changed.wait(EVERY);
         }
     };
     let spawned = thread::Builder::new().name("aside-jobs-follow".into()).spawn(look);

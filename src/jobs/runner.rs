@@ -18,7 +18,7 @@ use crate::background::scope::{Context, Scope};
 use crate::background::slots::Admission;
 use crate::background::task::{Run, Task, TaskContext, TaskHandle};
 use crate::error::Result;
-use crate::sync::{Bell, lock};
+use crate::sync::{Notify, lock};
 
 /// The longest that the claiming thread waits without looking: the clock on the wall may have been moved.
 const LOOK: Duration = LONGEST_WAIT;
@@ -61,8 +61,8 @@ pub(crate) struct Crew {
     /// When the next job of a crontab is due, as far as that is known.
     next_tick: Mutex<Option<Millis>>,
     is_stopping: AtomicBool,
-    /// Rung when it stops.
-    stop: Bell,
+    /// Notified when it stops.
+    stop: Notify,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
@@ -73,7 +73,7 @@ impl Crew {
     /// An error if a thread cannot be started.
     pub(crate) fn start(jobs: &Jobs, scope: Scope) -> Result<Arc<Crew>> {
         let crew = Arc::new(Crew::new(jobs, scope));
-        jobs.engine.listen(&jobs.shared.bell)?;
+        jobs.engine.listen(&jobs.shared.changed)?;
         let mut trouble = Trouble::default();
         if let Err(error) = crew.join() {
             trouble.goes_on(&error);
@@ -93,7 +93,7 @@ impl Crew {
         // A schedule counts from here on, and not from when a thread first has its turn.
         self.tick()?;
         *lock(&self.me) = Some(engine.join()?);
-        jobs.shared.bell.ring();
+        jobs.shared.changed.notify();
         Ok(())
     }
 
@@ -113,7 +113,7 @@ impl Crew {
             me: Mutex::default(),
             next_tick: Mutex::default(),
             is_stopping: AtomicBool::new(false),
-            stop: Bell::default(),
+            stop: Notify::default(),
             threads: Mutex::default(),
         }
     }
@@ -127,13 +127,13 @@ impl Crew {
     /// Begins nothing more. What runs goes on.
     pub(crate) fn stop_claiming(&self) {
         self.is_stopping.store(true, Ordering::Release);
-        self.jobs.shared.bell.ring();
+        self.jobs.shared.changed.notify();
     }
 
     /// Gives back what still runs, and ends: to be called when the tasks have been waited for.
     pub(crate) fn leave(&self) {
         self.stop_claiming();
-        self.stop.ring();
+        self.stop.notify();
         lock(&self.threads).drain(..).for_each(|thread| drop(thread.join()));
         let Some(me) = lock(&self.me).take() else { return };
         if let Err(error) = self.jobs.engine.leave(&me, self.jobs.now()) {
@@ -153,7 +153,7 @@ impl Crew {
                 Ok(wait) => trouble.is_over(wait),
                 Err(error) => trouble.goes_on(&error),
             };
-            self.jobs.shared.bell.wait_as(&mut heard, wait);
+            self.jobs.shared.changed.wait_as(&mut heard, wait);
         }
     }
 
@@ -173,7 +173,7 @@ impl Crew {
             claimed.into_iter().for_each(|claimed| drop(self.begin(claimed)));
             rooms = self.rooms();
         }
-        // Whatever is due, nothing can begin before one of those that run has ended, which rings.
+        // Whatever is due, nothing can begin before one of those that run has ended, which notifies.
         Ok(self.until([next_tick, None]))
     }
 
@@ -297,7 +297,7 @@ impl Crew {
     fn clock_went_back(&self) -> Result<()> {
         self.jobs.engine.clock_went_back(self.jobs.now())?;
         *lock(&self.next_tick) = None;
-        self.jobs.shared.bell.ring();
+        self.jobs.shared.changed.notify();
         Ok(())
     }
 

@@ -12,7 +12,7 @@ use crate::background::registry::{Record, span};
 use crate::background::scope::Context;
 use crate::deadline;
 use crate::error::{Error, Result, Status};
-use crate::sync::Bell;
+use crate::sync::Notify;
 use crate::watch::{Watched, caller};
 use crate::worker_share::{self, Wait};
 
@@ -114,7 +114,7 @@ impl Jobs {
 
 /// Waits for the end of a job, at most until that time. Returns the job as it is then.
 fn wait_for(watched: &Watched<JobInfo>, until: Instant, task: Option<&Record>) -> Result<JobInfo> {
-    let (me, bell) = (caller(), Arc::new(Bell::default()));
+    let (me, changed) = (caller(), Arc::new(Notify::default()));
     let mut share = None;
     loop {
         let seen = watched.look();
@@ -128,10 +128,10 @@ fn wait_for(watched: &Watched<JobInfo>, until: Instant, task: Option<&Record>) -
         if share.is_none() {
             share = Some(worker_share::wait(Wait::Job)?);
         }
-        let ring = bell.clone();
-        watched.call_when_new(me, seen.version, Arc::new(move || ring.ring()));
+        let theirs = changed.clone();
+        watched.call_when_new(me, seen.version, Arc::new(move || theirs.notify()));
         // A cancellation wakes nobody.
-        bell.wait(if task.is_some() { left.min(CHECK) } else { left });
+        changed.wait(if task.is_some() { left.min(CHECK) } else { left });
     }
 }
 

@@ -129,7 +129,7 @@ mod tests {
     use crate::config::Config;
     use crate::jobs::engine::{Abilities, Beat, Claimed, Ending, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
     use crate::jobs::record::{JobCounts, Millis, QueueInfo};
-    use crate::sync::{Bell, lock, wait_while};
+    use crate::sync::{Notify, lock, wait_while};
     use crate::testing::TestClient;
 
     /// An engine that cannot be reached: each call fails, at once or when the gate opens.
@@ -157,7 +157,7 @@ mod tests {
         fn abilities(&self) -> Abilities {
             Abilities { is_durable: true, is_shared: true, has_transactions: false }
         }
-        fn listen(&self, _: &Arc<Bell>) -> Result<()> {
+        fn listen(&self, _: &Arc<Notify>) -> Result<()> {
             self.fail()
         }
         fn enqueue(&self, _: Vec<Entry>, _: Millis) -> Result<Vec<Enqueued>> {

@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::writer::Outlet;
 use crate::background::scope::Context;
 use crate::panics::Contained;
-use crate::sync::Bell;
+use crate::sync::Notify;
 use crate::watch::Call;
 
 /// A source of stream data.
@@ -51,16 +51,16 @@ impl<F: Feed> Feed for InContext<F> {
 /// # Errors
 /// The error of [`Outlet::check`], once the client has disconnected.
 pub(crate) fn follow(mut feed: Box<dyn Feed>, mut out: Outlet<'_>) -> io::Result<()> {
-    let wake = Arc::new(Bell::default());
+    let wake = Arc::new(Notify::default());
     let (gone, notify) = (out.disconnect().clone(), wake.clone());
-    let _woken = gone.on_signal(move || notify.ring());
+    let _woken = gone.on_signal(move || notify.notify());
     let mut news = Vec::new();
     while let Some(pause) = feed.write(&mut news) {
         out.write_all(&news)?;
         news.clear();
         gone.wait(pause.at_least);
         let notify = wake.clone();
-        feed.call_when_new(Arc::new(move || notify.ring()));
+        feed.call_when_new(Arc::new(move || notify.notify()));
         wake.wait(pause.at_most);
         out.check()?;
     }

@@ -4,11 +4,11 @@ local job = read(id)
 if not job then return '' end
 if job.state == 'running' then
   call('HSET', job_key(id), 'cancelling', '1')
-  ring()
+  notify()
 elseif not IS_FINISHED[job.state] then
   take(job)
   finish(job, 'cancelled', now)
   put(job)
-  ring()
+  notify()
 end
 return job.state

@@ -13,5 +13,5 @@ local ticks = call('HGETALL', P .. 'ticks')
 for at = 1, #ticks, 2 do
   if tonumber(ticks[at + 1]) > tonumber(now) + LATEST_TICK then call('HSET', P .. 'ticks', ticks[at], now) end
 end
-ring()
+notify()
 return 1

@@ -46,7 +46,7 @@ local function answer(words)
   return words
 end
 
-local function ring() call('XADD', P .. 'news', 'MAXLEN', '~', '100', '*', 'n', '1') end
+local function notify() call('XADD', P .. 'news', 'MAXLEN', '~', '100', '*', 'n', '1') end
 
 local function job_key(id) return P .. 'job:' .. id end
 

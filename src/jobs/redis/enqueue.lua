@@ -3,5 +3,5 @@ local before = answer_of_before()
 if before then return before end
 local now, many, ids = ARGV[4], tonumber(ARGV[5]), {}
 for i = 0, many - 1 do ids[i + 1] = enqueue(6 + 9 * i, now) end
-ring()
+notify()
 return answer(table.concat(ids, ' '))

@@ -36,7 +36,7 @@ use self::values::values;
 use super::engine::{Abilities, Beat, Claimed, End, Ending, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::{Error, Result};
-use crate::sync::{Bell, lock};
+use crate::sync::{Notify, lock};
 
 /// What all keys begin with.
 const PREFIX: &str = "aside:";
@@ -53,8 +53,8 @@ const MOST_NEW: usize = 20_000;
 /// Keeps jobs in a Redis server.
 pub(crate) struct Redis {
     link: Arc<Link>,
-    /// Rung at what this process does itself, without the way over the server.
-    bells: Mutex<Vec<Weak<Bell>>>,
+    /// Notified directly of changes that this process makes, without the way over the server.
+    listeners: Mutex<Vec<Weak<Notify>>>,
     watch: Mutex<Watch>,
     losses: Losses,
 }
@@ -74,7 +74,7 @@ impl Redis {
     fn open_with(url: &str, prefix: &str, patience: Duration) -> Result<Redis> {
         let link = Arc::new(Link::new(url, prefix, patience)?);
         let is_there = server::is_there(&link)?;
-        let redis = Redis { link, bells: Mutex::default(), watch: Mutex::default(), losses: Losses::default() };
+        let redis = Redis { link, listeners: Mutex::default(), watch: Mutex::default(), losses: Losses::default() };
         if is_there {
             // The permissions of the user.
             redis.counts()?;
@@ -105,8 +105,8 @@ impl Redis {
         Ok(self.run::<String>(script, values)? == "1")
     }
 
-    fn ring(&self) {
-        lock(&self.bells).retain(|bell| bell.upgrade().inspect(|bell| bell.ring()).is_some());
+    fn notify(&self) {
+        lock(&self.listeners).retain(|listener| listener.upgrade().inspect(|listener| listener.notify()).is_some());
     }
 }
 
@@ -119,9 +119,9 @@ impl Engine for Redis {
         Abilities { is_durable: true, is_shared: true, has_transactions: false }
     }
 
-    fn listen(&self, bell: &Arc<Bell>) -> Result<()> {
-        notify::listen(&self.link, bell)?;
-        lock(&self.bells).push(Arc::downgrade(bell));
+    fn listen(&self, listener: &Arc<Notify>) -> Result<()> {
+        notify::listen(&self.link, listener)?;
+        lock(&self.listeners).push(Arc::downgrade(listener));
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl Engine for Redis {
         let mut values = values![now, jobs.len()].to_vec();
         values.extend(jobs.into_iter().flat_map(|job| values::entry(job, now)));
         let words: String = self.run(&scripts::ENQUEUE, &values)?;
-        self.ring();
+        self.notify();
         let enqueued = values::enqueued(&words)?;
         self.losses.note(enqueued.iter().map(|job| job.id).max());
         Ok(enqueued)
@@ -165,7 +165,7 @@ impl Engine for Redis {
 
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()> {
         self.run::<()>(&scripts::LEAVE, &values![values::exact(now), worker.0])?;
-        self.ring();
+        self.notify();
         Ok(())
     }
 
@@ -177,7 +177,7 @@ impl Engine for Redis {
         values.extend(gone.iter().flat_map(|(worker, beats)| values![worker, beats]));
         let given_back = self.run(&scripts::RECOVER, &values)?;
         if given_back > 0 {
-            self.ring();
+            self.notify();
         }
         Ok(given_back)
     }
@@ -202,20 +202,20 @@ impl Engine for Redis {
         values.extend(values::end(ending.end, now));
         let answer: String = self.link.run_as(&format!("{id} {token}"), &scripts::SETTLE, &values)?;
         if waits_again {
-            self.ring();
+            self.notify();
         }
         Ok(answer == "1")
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {
         let word: String = self.run(&scripts::CANCEL, &values![values::exact(now), id])?;
-        self.ring();
+        self.notify();
         Ok(JobState::of(&word))
     }
 
     fn revive(&self, id: u64, now: Millis) -> Result<bool> {
         let is_waiting = self.whether(&scripts::REVIVE, &values![values::exact(now), id])?;
-        self.ring();
+        self.notify();
         Ok(is_waiting)
     }
 
@@ -225,7 +225,7 @@ impl Engine for Redis {
 
     fn pause(&self, queue: &str, paused: bool) -> Result<()> {
         self.run::<()>(&scripts::PAUSE, &values![queue, i32::from(paused)])?;
-        self.ring();
+        self.notify();
         Ok(())
     }
 
@@ -260,7 +260,7 @@ impl Engine for Redis {
         let mut values = values![now, schedule, values::exact(due), i32::from(job.is_some())].to_vec();
         values.extend(job.into_iter().flat_map(|job| values::entry(job, now)));
         let was_noted = self.whether(&scripts::TICK, &values)?;
-        self.ring();
+        self.notify();
         Ok(was_noted)
     }
 
@@ -279,7 +279,7 @@ impl Engine for Redis {
 
     fn clock_went_back(&self, now: Millis) -> Result<()> {
         self.run::<()>(&scripts::CLOCK_WENT_BACK, &values![values::exact(now)])?;
-        self.ring();
+        self.notify();
         Ok(())
     }
 
@@ -316,7 +316,7 @@ fn counts_of(numbers: Vec<u64>) -> JobCounts {
 impl Drop for Redis {
     fn drop(&mut self) {
         self.link.close();
-        if !lock(&self.bells).is_empty() {
+        if !lock(&self.listeners).is_empty() {
             self.link.wake();
         }
     }

@@ -10,7 +10,7 @@ use redis::{Connection, RedisResult};
 
 use super::connection::Link;
 use crate::error::{Error, Result};
-use crate::sync::Bell;
+use crate::sync::Notify;
 
 /// How long one question stands before it is asked again, which only shows that the connection lives.
 const STANDS: Duration = Duration::from_secs(30);
@@ -19,17 +19,19 @@ const STANDS: Duration = Duration::from_secs(30);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// Rings that bell at news, until it or the engine is gone.
-pub(super) fn listen(link: &Arc<Link>, bell: &Arc<Bell>) -> Result<()> {
-    let (link, bell) = (Arc::clone(link), Arc::downgrade(bell));
+/// Notifies the listener of news, until the listener or the engine is dropped.
+pub(super) fn listen(link: &Arc<Link>, listener: &Arc<Notify>) -> Result<()> {
+    let (link, listener) = (Arc::clone(link), Arc::downgrade(listener));
     let thread = thread::Builder::new().name("aside-jobs-news".to_owned());
-    thread.spawn(move || follow(&link, &bell)).map_err(|error| Error::from(error).context("cannot listen to Redis"))?;
+    thread
+        .spawn(move || follow(&link, &listener))
+        .map_err(|error| Error::from(error).context("cannot listen to Redis"))?;
     Ok(())
 }
 
-fn follow(link: &Link, bell: &Weak<Bell>) {
+fn follow(link: &Link, listener: &Weak<Notify>) {
     let mut pause = FIRST_PAUSE;
-    while is_wanted(link, bell) {
+    while is_wanted(link, listener) {
         let came = link.connect(STANDS + link.patience()).and_then(|mut connection| {
             // One that loads what it has kept takes connections, and is not there yet.
             let last = newest(&mut connection, &link.key("news"))?;
@@ -37,7 +39,7 @@ fn follow(link: &Link, bell: &Weak<Bell>) {
                 log::info!(target: "aside::jobs", "Redis at {} is there again.", link.address());
             }
             pause = FIRST_PAUSE;
-            hear(link, connection, last, bell)
+            hear(link, connection, last, listener)
         });
         if let Err(error) = came {
             if pause == FIRST_PAUSE {
@@ -49,26 +51,26 @@ fn follow(link: &Link, bell: &Weak<Bell>) {
     }
 }
 
-fn is_wanted(link: &Link, bell: &Weak<Bell>) -> bool {
-    !link.is_closed() && bell.strong_count() > 0
+fn is_wanted(link: &Link, listener: &Weak<Notify>) -> bool {
+    !link.is_closed() && listener.strong_count() > 0
 }
 
-fn hear(link: &Link, mut connection: Connection, mut last: String, bell: &Weak<Bell>) -> RedisResult<()> {
+fn hear(link: &Link, mut connection: Connection, mut last: String, listener: &Weak<Notify>) -> RedisResult<()> {
     let (news, failovers) = (link.key("news"), link.failovers());
     // What came while nobody listened.
-    ring(bell);
-    while is_wanted(link, bell) && link.failovers() == failovers {
+    notify(listener);
+    while is_wanted(link, listener) && link.failovers() == failovers {
         if let Some(id) = next(&mut connection, &news, &last)? {
             last = id;
-            ring(bell);
+            notify(listener);
         }
     }
     Ok(())
 }
 
-fn ring(bell: &Weak<Bell>) {
-    if let Some(bell) = bell.upgrade() {
-        bell.ring();
+fn notify(listener: &Weak<Notify>) {
+    if let Some(listener) = listener.upgrade() {
+        listener.notify();
     }
 }
 

@@ -3,6 +3,6 @@ if ARGV[5] == '1' then
   call('SADD', P .. 'paused', ARGV[4])
 else
   call('SREM', P .. 'paused', ARGV[4])
-  ring()
+  notify()
 end
 return 1

@@ -39,5 +39,5 @@ for _, queue in ipairs(call('SMEMBERS', P .. 'queues')) do
   if call('EXISTS', priorities) == 0 then call('SREM', P .. 'queues', queue) end
 end
 if call('XLEN', LATE) == 0 then call('DEL', LATE) end
-if taken > 0 then ring() end
+if taken > 0 then notify() end
 return taken

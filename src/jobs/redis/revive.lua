@@ -11,5 +11,5 @@ if IS_FINISHED[job.state] then job.attempt, job.interruptions = '0', '0' end
 job.ended_at, job.wait = '', ''
 wait_until(job, now, now)
 put(job)
-ring()
+notify()
 return answer('1')

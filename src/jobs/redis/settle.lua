@@ -19,5 +19,5 @@ elseif goes_on(job, now) then
   wait_until(job, ARGV[14], now)
 end
 put(job)
-if not IS_FINISHED[job.state] then ring() end
+if not IS_FINISHED[job.state] then notify() end
 return answer('1')

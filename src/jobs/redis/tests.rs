@@ -20,7 +20,7 @@ use crate::jobs::engine::{
 };
 use crate::jobs::memory::Memory;
 use crate::jobs::record::{Cause, JobCounts, JobState, Kept, Millis};
-use crate::sync::{Bell, lock};
+use crate::sync::{Notify, lock};
 
 /// One server for all cases at once, each with keys of its own.
 struct RedisBench {
@@ -489,8 +489,8 @@ fn after_a_failover_calls_go_to_the_new_primary() {
     let () = ask(&new, &format!("REPLICAOF 127.0.0.1 {}", old.port()));
     let proxy = Proxy::new(&old);
     let engine = proxy.open();
-    let bell = Arc::new(Bell::default());
-    engine.listen(&bell).unwrap();
+    let listener = Arc::new(Notify::default());
+    engine.listen(&listener).unwrap();
     let worker = engine.join().unwrap();
     // Several connections are open.
     thread::scope(|scope| {
@@ -575,18 +575,18 @@ fn a_call_that_failed_is_answered_when_it_comes_again() {
 fn a_bell_is_heard_again_when_the_server_is_back() {
     let Some(mut server) = RedisServer::durable() else { return };
     let (engine, other) = (open(&server), open(&server));
-    let bell = Arc::new(Bell::default());
-    engine.listen(&bell).unwrap();
+    let listener = Arc::new(Notify::default());
+    engine.listen(&listener).unwrap();
     // Once when it begins to listen.
-    assert!(bell.wait(LONG));
+    assert!(listener.wait(LONG));
     add(&other, "first").unwrap();
-    assert!(bell.wait(LONG));
+    assert!(listener.wait(LONG));
     server.restart();
     // Once for what may have come meanwhile.
-    assert!(bell.wait(LONG));
-    while bell.wait(Duration::ZERO) {}
+    assert!(listener.wait(LONG));
+    while listener.wait(Duration::ZERO) {}
     add(&other, "second").unwrap();
-    assert!(bell.wait(LONG));
+    assert!(listener.wait(LONG));
 }
 
 #[test]
@@ -596,13 +596,13 @@ fn a_bell_for_what_comes_back_elsewhere() {
     let worker = other.join().unwrap();
     other.enqueue(vec![entry("job"); 2], T).unwrap();
     let claimed = take(&other, &worker, 2).unwrap();
-    let bell = Arc::new(Bell::default());
-    engine.listen(&bell).unwrap();
-    assert!(bell.wait(LONG));
+    let listener = Arc::new(Notify::default());
+    engine.listen(&listener).unwrap();
+    assert!(listener.wait(LONG));
     assert!(end(&other, &claimed[0], End::Released).unwrap());
-    assert!(bell.wait(LONG));
+    assert!(listener.wait(LONG));
     assert!(end(&other, &claimed[1], End::Retry { wait: 0, words: "again".to_owned() }).unwrap());
-    assert!(bell.wait(LONG));
+    assert!(listener.wait(LONG));
 }
 
 #[test]
@@ -626,9 +626,9 @@ fn who_beats_at_the_last_moment_is_not_gone() {
 fn who_listens_ends_with_the_engine() {
     let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
     let engine = open(&server);
-    let bell = Arc::new(Bell::default());
-    engine.listen(&bell).unwrap();
-    assert!(bell.wait(LONG));
+    let listener = Arc::new(Notify::default());
+    engine.listen(&listener).unwrap();
+    assert!(listener.wait(LONG));
     let link = Arc::downgrade(&engine.link);
     drop(engine);
     eventually(|| link.upgrade().is_none().then_some(()));

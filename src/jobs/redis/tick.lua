@@ -7,6 +7,6 @@ if last and tonumber(due) <= tonumber(last) then return answer('0') end
 call('HSET', P .. 'ticks', schedule, due)
 if ARGV[7] == '1' then
   enqueue(8, now)
-  ring()
+  notify()
 end
 return answer('1')

@@ -1,3 +1,3 @@
 -- Wakes those who listen.
-ring()
+notify()
 return 1

@@ -19,7 +19,7 @@ use super::engine::{Abilities, Beat, Claimed, End, Ending, Engine, Enqueued, Ent
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::background::failure::Cancelled;
 use crate::error::{Error, Result};
-use crate::sync::{Bell, lock};
+use crate::sync::{Notify, lock};
 
 mod errors;
 mod schema;
@@ -182,12 +182,12 @@ impl Engine for Sqlite {
         Abilities { is_durable: is_file, is_shared: is_file, has_transactions: true }
     }
 
-    fn listen(&self, bell: &Arc<Bell>) -> Result<()> {
-        self.writer.listen(bell)
+    fn listen(&self, listener: &Arc<Notify>) -> Result<()> {
+        self.writer.listen(listener)
     }
 
     fn enqueue(&self, jobs: Vec<Entry>, now: Millis) -> Result<Vec<Enqueued>> {
-        self.write(Commit::RINGING, move |db| jobs.iter().map(|entry| statements::enqueue(db, entry, now)).collect())
+        self.write(Commit::NOTIFYING, move |db| jobs.iter().map(|entry| statements::enqueue(db, entry, now)).collect())
     }
 
     fn check(&self) -> Result<()> {
@@ -214,7 +214,7 @@ impl Engine for Sqlite {
 
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()> {
         let id = worker.0.clone();
-        self.write(Commit::RINGING, move |db| statements::leave(db, &id, now))?;
+        self.write(Commit::NOTIFYING, move |db| statements::leave(db, &id, now))?;
         self.workers.end(&worker.0);
         Ok(())
     }
@@ -227,7 +227,7 @@ impl Engine for Sqlite {
         if silent.is_empty() {
             return Ok(0);
         }
-        let (gone, recovered) = self.write(Commit::RINGING, move |db| statements::recover(db, &silent, now))?;
+        let (gone, recovered) = self.write(Commit::NOTIFYING, move |db| statements::recover(db, &silent, now))?;
         gone.iter().for_each(|id| self.workers.end(id));
         Ok(recovered)
     }
@@ -242,17 +242,17 @@ impl Engine for Sqlite {
     }
 
     fn settle(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
-        let rings = matches!(ending.end, End::Retry { .. } | End::Released);
-        let commit = if rings { Commit::RINGING } else { Commit::DURABLE };
+        let notifies = matches!(ending.end, End::Retry { .. } | End::Released);
+        let commit = if notifies { Commit::NOTIFYING } else { Commit::DURABLE };
         self.write(commit, move |db| statements::settle(db, id, token, &ending, now))
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {
-        self.write(Commit::RINGING, move |db| statements::cancel(db, id, now))
+        self.write(Commit::NOTIFYING, move |db| statements::cancel(db, id, now))
     }
 
     fn revive(&self, id: u64, now: Millis) -> Result<bool> {
-        self.write(Commit::RINGING, move |db| statements::revive(db, id, now))
+        self.write(Commit::NOTIFYING, move |db| statements::revive(db, id, now))
     }
 
     fn discard(&self, id: u64) -> Result<bool> {
@@ -261,7 +261,7 @@ impl Engine for Sqlite {
 
     fn pause(&self, queue: &str, paused: bool) -> Result<()> {
         let queue = queue.to_owned();
-        self.write(Commit::RINGING, move |db| statements::pause(db, &queue, paused))
+        self.write(Commit::NOTIFYING, move |db| statements::pause(db, &queue, paused))
     }
 
     fn find(&self, id: u64) -> Result<Option<JobInfo>> {
@@ -287,7 +287,7 @@ impl Engine for Sqlite {
 
     fn tick(&self, schedule: &str, due: Millis, job: Option<Entry>, now: Millis) -> Result<bool> {
         let schedule = schedule.to_owned();
-        self.write(Commit::RINGING, move |db| statements::tick(db, &schedule, due, job.as_ref(), now))
+        self.write(Commit::NOTIFYING, move |db| statements::tick(db, &schedule, due, job.as_ref(), now))
     }
 
     fn trim(&self, keep: Keep, now: Millis) -> Result<usize> {
@@ -303,7 +303,7 @@ impl Engine for Sqlite {
     }
 
     fn clock_went_back(&self, now: Millis) -> Result<()> {
-        self.write(Commit::RINGING, move |db| statements::clock_went_back(db, now))
+        self.write(Commit::NOTIFYING, move |db| statements::clock_went_back(db, now))
     }
 
     fn as_any(&self) -> &(dyn Any + Send + Sync) {

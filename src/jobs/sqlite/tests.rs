@@ -491,7 +491,7 @@ fn what_is_answered_as_durable_is_synced() {
     let home = Home::new();
     let jobs = home.open();
     let synced = |commit| jobs.write(commit, |db| db.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0)));
-    assert_eq!([Commit::DURABLE, Commit::PASSING, Commit::RINGING].map(|commit| synced(commit).unwrap()), [2, 1, 2]);
+    assert_eq!([Commit::DURABLE, Commit::PASSING, Commit::NOTIFYING].map(|commit| synced(commit).unwrap()), [2, 1, 2]);
     let mut borrowed = jobs.writer.borrow().unwrap();
     let lent = borrowed.db().unwrap().query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0));
     assert_eq!(lent.unwrap(), 2);
@@ -598,10 +598,10 @@ fn within_a_transaction_the_engine_says_what_to_do_instead() {
         add(&elsewhere, "c");
         Ok(enqueue_in(db, &entry("d"), T)?.id)
     };
-    let bell = Arc::new(Bell::default());
-    jobs.listen(&bell).unwrap();
+    let listener = Arc::new(Notify::default());
+    jobs.listen(&listener).unwrap();
     let id = jobs.transaction(claimed.id, claimed.token, T, nested, Last::default).unwrap();
-    assert!(bell.wait(PATIENCE), "for what was enqueued in it");
+    assert!(listener.wait(PATIENCE), "for what was enqueued in it");
     assert_eq!(jobs.find(id).unwrap().unwrap().name, "d");
     add(&jobs, "e");
 }
@@ -657,39 +657,39 @@ fn a_database_without_our_tables_is_named() {
 fn the_bell_rings_for_commits_of_ones_own_and_of_others() {
     let home = Home::new();
     let (jobs, other) = (home.open(), home.open());
-    let bell = Arc::new(Bell::default());
-    jobs.listen(&bell).unwrap();
+    let listener = Arc::new(Notify::default());
+    jobs.listen(&listener).unwrap();
     let id = add(&jobs, "a");
-    assert!(bell.wait(PATIENCE), "for one's own");
+    assert!(listener.wait(PATIENCE), "for one's own");
     add(&other, "b");
-    assert!(bell.wait(PATIENCE), "for another's");
+    assert!(listener.wait(PATIENCE), "for another's");
     jobs.cancel(id, T).unwrap();
-    assert!(bell.wait(PATIENCE), "for a cancellation");
+    assert!(listener.wait(PATIENCE), "for a cancellation");
     let mut db = home.connect();
     let transaction = db.transaction().unwrap();
     enqueue_in(&transaction, &entry("c"), T).unwrap();
     jobs.look_soon();
     transaction.commit().unwrap();
-    assert!(bell.wait(PATIENCE), "for the application's");
+    assert!(listener.wait(PATIENCE), "for the application's");
 }
 
 #[test]
 fn a_bell_rings_for_the_very_next_commit() {
     let home = Home::new();
     let (jobs, other) = (home.open(), home.open());
-    let bell = Arc::new(Bell::default());
+    let listener = Arc::new(Notify::default());
     let (added, was_added) = std::sync::mpsc::channel();
     // The writer has no time to see what there is, until the loan comes back.
     let borrowed = jobs.writer.borrow().unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
-            jobs.listen(&bell).unwrap();
+            jobs.listen(&listener).unwrap();
             added.send(add(&other, "a")).unwrap();
         });
         let _ = was_added.recv_timeout(BRIEF);
         drop(borrowed);
     });
-    assert!(bell.wait(PATIENCE));
+    assert!(listener.wait(PATIENCE));
 }
 
 #[test]
@@ -697,13 +697,13 @@ fn a_bell_does_not_ring_for_ones_own_claims() {
     let home = Home::new();
     let jobs = home.open();
     let (worker, claimed) = running(&jobs);
-    let bell = Arc::new(Bell::default());
-    jobs.listen(&bell).unwrap();
+    let listener = Arc::new(Notify::default());
+    jobs.listen(&listener).unwrap();
     jobs.look_soon();
     jobs.beat(&worker, &[], T).unwrap();
     jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap();
-    assert!(!bell.wait(Duration::from_millis(20)));
-    assert_eq!(Arc::strong_count(&bell), 1);
+    assert!(!listener.wait(Duration::from_millis(20)));
+    assert_eq!(Arc::strong_count(&listener), 1);
 }
 
 #[test]

@@ -18,7 +18,7 @@ use super::errors;
 use super::schema::Place;
 use crate::error::{Error, Result};
 use crate::jobs::engine::Unavailable;
-use crate::sync::Bell;
+use crate::sync::Notify;
 
 /// How many writes share one transaction at most, so that the first of them does not wait for ever.
 const MOST_TOGETHER: usize = 256;
@@ -39,18 +39,18 @@ pub(super) struct Commit {
     /// Past a power cut: the disk is synced before the answer.
     pub(super) is_durable: bool,
     /// There may be more to claim after it.
-    pub(super) rings: bool,
+    pub(super) notifies: bool,
 }
 
 impl Commit {
     /// For what somebody relies on as soon as it is answered.
-    pub(super) const DURABLE: Commit = Commit { is_durable: true, rings: false };
+    pub(super) const DURABLE: Commit = Commit { is_durable: true, notifies: false };
     /// The same, and there may be more to claim.
-    pub(super) const RINGING: Commit = Commit { is_durable: true, rings: true };
+    pub(super) const NOTIFYING: Commit = Commit { is_durable: true, notifies: true };
     /// For claims, beats and progress, which a power cut may take back. It ends the workers too, so nobody is left who
     /// would act on them: the job waits again, as it would if its worker had died. They are safe from the end of the process
     /// alone, and never out of order: the next durable commit syncs all that was written before it.
-    pub(super) const PASSING: Commit = Commit { is_durable: false, rings: false };
+    pub(super) const PASSING: Commit = Commit { is_durable: false, notifies: false };
 }
 
 /// A write, and the one who waits for it.
@@ -89,7 +89,7 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Write for Op<
 enum Message {
     Write(Box<dyn Write>),
     Lend(Sender<Result<Loan, Unavailable>>),
-    Listen(Weak<Bell>, Sender<()>),
+    Listen(Weak<Notify>, Sender<()>),
     LookSoon,
 }
 
@@ -145,10 +145,10 @@ impl Writer {
         Ok(Borrowed { loan, number: self.number })
     }
 
-    /// Rings that bell for all that is committed after this has returned.
-    pub(super) fn listen(&self, bell: &Arc<Bell>) -> Result<()> {
+    /// Notifies the listener of all that is committed after this has returned.
+    pub(super) fn listen(&self, listener: &Arc<Notify>) -> Result<()> {
         let (answer, answered) = channel();
-        self.send(Message::Listen(Arc::downgrade(bell), answer))?;
+        self.send(Message::Listen(Arc::downgrade(listener), answer))?;
         answered.recv().map_err(|_| ended())
     }
 
@@ -222,7 +222,7 @@ struct Desk {
     db: Option<Connection>,
     place: Place,
     inbox: Receiver<Message>,
-    bells: Vec<Weak<Bell>>,
+    listeners: Vec<Weak<Notify>>,
     /// What the connection last said about the commits of others.
     seen: Option<i64>,
     looked_at: Instant,
@@ -241,7 +241,7 @@ impl Desk {
             db: Some(db),
             place,
             inbox,
-            bells: Vec::new(),
+            listeners: Vec::new(),
             seen: None,
             looked_at: Instant::now(),
             soon_until: None,
@@ -264,7 +264,7 @@ impl Desk {
     }
 
     fn wait(&self) -> Result<Message, RecvTimeoutError> {
-        if self.bells.is_empty() {
+        if self.listeners.is_empty() {
             return self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected);
         }
         self.inbox.recv_timeout(self.pause().saturating_sub(self.looked_at.elapsed()))
@@ -278,7 +278,7 @@ impl Desk {
         if let Some(message) = message {
             self.take(message);
         }
-        if !self.bells.is_empty() && self.looked_at.elapsed() >= self.pause() {
+        if !self.listeners.is_empty() && self.looked_at.elapsed() >= self.pause() {
             self.look();
         }
     }
@@ -293,9 +293,9 @@ impl Desk {
                 }
             }
             Message::Lend(answer) => self.lend(&answer),
-            Message::Listen(bell, answer) => {
+            Message::Listen(listener, answer) => {
                 self.look();
-                self.bells.push(bell);
+                self.listeners.push(listener);
                 let _ = answer.send(());
             }
             Message::LookSoon => self.soon_until = Some(Instant::now() + SOON),
@@ -344,12 +344,12 @@ impl Desk {
     }
 
     fn answer(&mut self, batch: Vec<Box<dyn Write>>, outcome: Result<(), Unavailable>) {
-        let rings = outcome.is_ok() && batch.iter().any(|write| write.commit().rings);
+        let notifies = outcome.is_ok() && batch.iter().any(|write| write.commit().notifies);
         for write in batch {
             write.answer(outcome.clone());
         }
-        if rings {
-            self.ring();
+        if notifies {
+            self.notify();
         }
     }
 
@@ -418,7 +418,7 @@ impl Desk {
         self.db = returned.recv().ok();
         self.syncs = None;
         self.roll_back();
-        self.ring();
+        self.notify();
     }
 
     /// Rings when another connection has committed something since the last time.
@@ -429,13 +429,13 @@ impl Desk {
             db.prepare_cached("PRAGMA data_version").and_then(|mut look| look.query_row([], |row| row.get(0)));
         let Ok(version) = version else { return };
         if self.seen.replace(version).is_some_and(|seen| seen != version) {
-            self.ring();
+            self.notify();
         }
-        self.bells.retain(|bell| bell.strong_count() > 0);
+        self.listeners.retain(|listener| listener.strong_count() > 0);
     }
 
-    fn ring(&mut self) {
-        self.bells.retain(|bell| bell.upgrade().inspect(|bell| bell.ring()).is_some());
+    fn notify(&mut self) {
+        self.listeners.retain(|listener| listener.upgrade().inspect(|listener| listener.notify()).is_some());
     }
 }
 
