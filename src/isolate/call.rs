@@ -1,4 +1,4 @@
-//! One call as its parent sees it: sent to a child, watched, and ended in words.
+//! The parent's side of one call: it is sent to a child, watched, and ends in an outcome.
 
 use std::io;
 use std::os::unix::process::ExitStatusExt;
@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::child_output::ChildOutput;
 use super::process::{Chunk, LINGER, Process, Program};
 use super::protocol::{
-    Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, is_child, said,
+    Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, is_child, plain_error,
 };
 use crate::background::failure::{Failure, Outcome};
 use crate::background::registry::{escape, span};
@@ -16,10 +16,11 @@ use crate::background::task::TaskContext;
 use crate::bounds;
 use crate::error::Error;
 
-/// How long a child may go on that was told to cancel, before it is killed.
+/// How long after its cancellation a call may run until its child is killed.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How much is still read of a child that is gone. A process that it started may live on, and print without end.
+/// How much of its output is still read after a child has ended. A process that it started may live on, and print without
+/// end.
 const MOST_LEFT: usize = 1 << 20;
 
 /// Runs a call in a child of its own, and returns when that process has ended. The output is JSON.
@@ -68,7 +69,7 @@ pub(super) fn refuse_inside_a_child(target: Target) -> Result<(), Failure> {
             "an isolated function cannot be called inside a child process: call the function directly"
         }
     };
-    Err(Failure::Error(said(format!("{words} ({VARIABLE} is set)"))))
+    Err(Failure::Error(plain_error(format!("{words} ({VARIABLE} is set)"))))
 }
 
 pub(super) fn not_started(target: Target, error: Error) -> Failure {
@@ -80,18 +81,18 @@ fn message<'i>(call: &Call, input: &'i str) -> Result<(Vec<u8>, &'i [u8]), Failu
     let order = Order { call: call.clone(), parent: std::process::id(), level };
     frame(&ToChild::Call(Box::new(order)), input.as_bytes()).map_err(|error| {
         let most = bytes(LONGEST_VALUE as u64);
-        let words = format!("the input of the isolated {} is too long, of at most {most} as JSON", call.target.noun());
+        let words = format!("the input of the isolated {} is too long: at most {most} of JSON fit", call.target.noun());
         Failure::Error(Error::from(error).context(words))
     })
 }
 
-/// A call that a child runs.
+/// A call in progress.
 struct Calling<'c> {
     process: &'c mut Process,
     call: &'c Call,
     task: &'c TaskContext,
     label: String,
-    /// What is still to be sent: a message, then its value, then perhaps the cancellation.
+    /// Unsent messages: the call, its input, and the cancellation.
     outbox: Vec<Outgoing<'c>>,
     output: ChildOutput,
     began: Instant,
@@ -99,7 +100,7 @@ struct Calling<'c> {
     ended: Option<(Ended, Vec<u8>)>,
     /// Why the child must not run another call, as it says itself.
     spent: Option<String>,
-    /// Since when it should exit by itself.
+    /// When the child had nothing more to do than to exit.
     lingers: Option<Instant>,
     killed: Option<Why>,
     /// Changes of the task wake the thread.
@@ -112,7 +113,7 @@ impl Drop for Calling<'_> {
     }
 }
 
-/// Bytes to be sent, and how many of them were.
+/// Bytes to be sent, and how many of them have been.
 struct Outgoing<'c> {
     bytes: std::borrow::Cow<'c, [u8]>,
     sent: usize,
@@ -123,9 +124,9 @@ struct Outgoing<'c> {
 enum Why {
     Deadline,
     Cancelled,
-    /// It had nothing more to say, and did not exit.
+    /// It had nothing more to do, and did not exit.
     Lingered,
-    Nonsense(io::Error),
+    InvalidReport(io::Error),
 }
 
 impl<'c> Calling<'c> {
@@ -201,35 +202,35 @@ impl<'c> Calling<'c> {
     }
 
     fn status(&mut self) -> Result<Option<ExitStatus>, Failure> {
-        self.process.status().map_err(|error| self.lost(error))
+        self.process.status().map_err(|error| self.unwatched(error))
     }
 
-    fn lost(&self, error: io::Error) -> Failure {
-        let words = format!("lost sight of the isolated {}'s process", self.call.target.noun());
+    fn unwatched(&self, error: io::Error) -> Failure {
+        let words = format!("cannot watch the process of the isolated {}", self.call.target.noun());
         Failure::Error(Error::from(error).context(words))
     }
 
-    /// Waits for the next event, and deals with it.
+    /// Waits for the next event, and handles it.
     fn step(&mut self) -> Result<(), Failure> {
         if !self.is_watching || self.process.waker.has_rung() {
             self.process.waker.watch(&self.task.record().progress);
             self.is_watching = true;
         }
-        self.mind_the_clock();
+        self.check_deadlines();
         self.write();
-        let wait = self.process.wait(!self.outbox.is_empty(), self.next_look());
-        wait.map_err(|error| self.lost(error))?;
+        let wait = self.process.wait(!self.outbox.is_empty(), self.next_deadline());
+        wait.map_err(|error| self.unwatched(error))?;
         self.write();
         self.read_channel();
         self.read_output();
         Ok(())
     }
 
-    /// How long it is until the clock says what to do.
-    fn next_look(&self) -> Duration {
+    /// Returns the time until the next deadline.
+    fn next_deadline(&self) -> Duration {
         let left = |most: Duration, since: Instant| most.saturating_sub(since.elapsed());
         let wait = match (&self.killed, self.lingers, self.cancelled) {
-            // Its end comes without the clock.
+            // Its exit wakes this thread.
             (Some(_), ..) => Duration::MAX,
             (None, Some(since), _) => left(LINGER, since),
             (None, None, Some(told)) => left(GRACE, told).min(left(self.call.limits.deadline, self.began)),
@@ -238,8 +239,8 @@ impl<'c> Calling<'c> {
         wait.max(Duration::from_millis(1))
     }
 
-    /// Tells it to cancel, and kills it, each when it is time.
-    fn mind_the_clock(&mut self) {
+    /// Cancels the call, and kills its child, each when it is due.
+    fn check_deadlines(&mut self) {
         if self.killed.is_some() {
             return;
         }
@@ -271,9 +272,9 @@ impl<'c> Calling<'c> {
             Why::Deadline => {}
             Why::Cancelled => self.warn(&format!("did not stop within {} of being told to: killed", span(GRACE))),
             Why::Lingered => {
-                self.warn(&format!("had ended, and its process not after {}: killed", span(LINGER)));
+                self.warn(&format!("had ended, but its process had not after {}: killed", span(LINGER)));
             }
-            Why::Nonsense(error) => self.warn(&format!("sent what is no report ({error}): killed")),
+            Why::InvalidReport(error) => self.warn(&format!("sent an invalid report ({error}): killed")),
         }
         self.killed = Some(why);
         self.process.kill();
@@ -297,14 +298,14 @@ impl<'c> Calling<'c> {
         }
     }
 
-    /// Takes in one chunk of reports. Returns the number of its bytes.
+    /// Reads and handles one chunk of reports. Returns the number of its bytes.
     fn read_channel(&mut self) -> usize {
         if !self.process.has_channel() {
             return 0;
         }
         match self.process.read_channel() {
             Chunk::Bytes(count) => {
-                self.hear();
+                self.handle_reports();
                 count
             }
             Chunk::Nothing => 0,
@@ -315,26 +316,26 @@ impl<'c> Calling<'c> {
         }
     }
 
-    /// Deals with what was reported, up to the end of the call.
-    fn hear(&mut self) {
+    /// Handles the complete reports, up to the end of the call.
+    fn handle_reports(&mut self) {
         while self.ended.is_none() {
             match self.process.inbox.next() {
-                Ok(Some((report, value))) => self.deal_with(report, value),
+                Ok(Some((report, value))) => self.handle_report(report, value),
                 Ok(None) => return,
                 Err(error) => {
                     self.process.close_channel();
-                    return self.kill(Why::Nonsense(error));
+                    return self.kill(Why::InvalidReport(error));
                 }
             }
         }
-        // What follows the end is not kept.
+        // Reports after the end are dropped.
         self.process.inbox = Inbox::default();
     }
 
-    fn deal_with(&mut self, report: ToParent, value: Vec<u8>) {
+    fn handle_report(&mut self, report: ToParent, value: Vec<u8>) {
         match report {
             ToParent::Begun => self.process.has_begun = true,
-            ToParent::Log { level, target, words } => relay(&level, &target, &words),
+            ToParent::Log { level, target, message } => relay(&level, &target, &message),
             ToParent::Progress { done, total, message } => {
                 self.task.progress(done, total);
                 self.task.message(message);
@@ -347,19 +348,19 @@ impl<'c> Calling<'c> {
         }
     }
 
-    /// Takes in one chunk of what was printed. Returns the number of its bytes.
+    /// Reads and logs one chunk of output. Returns the number of its bytes.
     fn read_output(&mut self) -> usize {
         let (output, target, label) = (&mut self.output, self.call.target, &self.label);
         let read = self.process.read_output(|bytes| output.feed(bytes, |line| log_line(target, label, line)));
         if let Chunk::Bytes(count) = read { count } else { 0 }
     }
 
-    /// What a child that is gone has left in the channel and the pipe.
+    /// Reads the reports and the output that a child left when it ended.
     fn read_what_is_left(&mut self) {
         self.read_all(|calling| calling.read_channel() + calling.read_output());
     }
 
-    /// What a child has printed in a call that has ended.
+    /// Reads the output of a call that has ended.
     fn end_output(&mut self) {
         self.read_all(Calling::read_output);
     }
@@ -377,7 +378,7 @@ impl<'c> Calling<'c> {
         self.output.finish(|line| log_line(target, label, line));
     }
 
-    /// The outcome, when its process has ended so.
+    /// Returns the outcome of a call whose process has ended with that status.
     fn verdict(&mut self, status: ExitStatus) -> Outcome<Option<String>> {
         if let Some((ended, output)) = self.ended.take() {
             if !status.success() && self.killed.is_none() {
@@ -391,11 +392,11 @@ impl<'c> Calling<'c> {
                 let deadline = span(self.call.limits.deadline);
                 Err(self.failure(format!("its process was killed at its time limit of {deadline}")))
             }
-            Some(Why::Nonsense(error)) => {
-                Err(self.failure(format!("its process was killed: what it sent was no report ({error})")))
+            Some(Why::InvalidReport(error)) => {
+                Err(self.failure(format!("its process was killed because it sent an invalid report ({error})")))
             }
             Some(Why::Lingered) => {
-                Err(self.failure("its process let go of the channel without a result, and was killed".to_owned()))
+                Err(self.failure("its process closed the channel before the end, and was killed".to_owned()))
             }
             None => Err(self.failure(self.cause_of_death(status))),
         }
@@ -404,7 +405,7 @@ impl<'c> Calling<'c> {
     fn outcome(&self, ended: Ended, output: Vec<u8>) -> Outcome<Option<String>> {
         if let Ended::Failed { backtrace: Some(lines), .. } = &ended {
             let (target, label) = (self.call.target, &self.label);
-            log::error!(target: target.log_target(), "The way to the error of isolated {} {label}:\n{lines}", target.noun());
+            log::error!(target: target.log_target(), "Backtrace of the error of isolated {} {label}:\n{lines}", target.noun());
         }
         ended.into_outcome(output)
     }
@@ -416,10 +417,10 @@ impl<'c> Calling<'c> {
             " (it had not come to the application: with the same arguments the program must reach `App::run`, `App::work` or \
              `App::start`)"
         };
-        Failure::Error(said(format!("{words}{started}")))
+        Failure::Error(plain_error(format!("{words}{started}")))
     }
 
-    /// What a process died of that nobody here killed.
+    /// Returns the cause of death of a process that was not killed here.
     fn cause_of_death(&self, status: ExitStatus) -> String {
         use signal_hook::consts::{SIGABRT, SIGKILL, SIGSEGV};
         let cause = match (status.signal(), status.code()) {
@@ -427,7 +428,9 @@ impl<'c> Calling<'c> {
             (Some(SIGABRT | SIGSEGV), _) if self.output.with(&["has overflowed its stack"]).is_some() => {
                 return "its process overflowed its stack".to_owned();
             }
-            (Some(SIGKILL), _) => "its process was killed by signal 9 (SIGKILL), perhaps for want of memory".to_owned(),
+            (Some(SIGKILL), _) => {
+                "its process was killed by signal 9 (SIGKILL), perhaps because the system is out of memory".to_owned()
+            }
             (Some(signal), _) => {
                 let name = signal_hook::low_level::signal_name(signal).unwrap_or("no name");
                 format!("its process was killed by signal {signal} ({name})")
@@ -437,13 +440,13 @@ impl<'c> Calling<'c> {
                 format!("its process exited with status {} before the end of the {noun}", code.unwrap_or_default())
             }
         };
-        match self.output.last_words() {
-            Some(words) => format!("{cause}; its last words: {}", escape(&words)),
+        match self.output.last_line() {
+            Some(line) => format!("{cause}; its last line: {}", escape(&line)),
             None => cause,
         }
     }
 
-    /// The words for it, when the last words are those of the allocator.
+    /// Returns the message for too little memory if the last lines have that of the allocator.
     fn out_of_memory(&self) -> Option<String> {
         let line = self.output.with(&["memory allocation of ", " bytes failed"])?;
         let line = bounds::shorten(&line[line.find("memory allocation of ")?..], 80);
@@ -454,17 +457,17 @@ impl<'c> Calling<'c> {
     }
 }
 
-/// Logs what the child would have logged.
-fn relay(level: &str, target: &str, words: &str) {
+/// Logs a record of the child.
+fn relay(level: &str, target: &str, message: &str) {
     let level = level.parse().unwrap_or(log::Level::Error);
-    log::log!(target: target, level, "{words}");
+    log::log!(target: target, level, "{message}");
 }
 
 fn log_line(target: Target, label: &str, line: &str) {
     log::info!(target: target.log_target(), "Isolated {} {label} printed: {}", target.noun(), escape(line));
 }
 
-/// A size as people say it: `256 MiB`.
+/// Returns a size for a message: `256 MiB`.
 pub(super) fn bytes(count: u64) -> String {
     match count {
         0..1_048_576 => format!("{count} bytes"),

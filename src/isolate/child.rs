@@ -19,7 +19,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use super::hygiene::{Hygiene, NO_THREAD, ThreadId, thread_id};
 use super::limits;
 use super::protocol::{
-    CHUNK, Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, said,
+    CHUNK, Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, plain_error,
 };
 use super::wake::Waker;
 use crate::background::failure::{Failure, Outcome};
@@ -71,26 +71,26 @@ pub(crate) fn child_main(scope: &Scope, dispatch: Arc<Dispatch>) -> ! {
 }
 
 fn exit_with(error: &Error) -> ! {
-    // Not by `eprintln!`, which panics where nobody reads any more.
+    // `eprintln!` panics if its pipe is closed.
     let _ = writeln!(io::stderr(), "{}", error.chain());
     std::process::exit(1)
 }
 
 /// Takes the channel from where standard input was, and the first call over it.
 fn arrive() -> Result<Arrived> {
-    let words = || {
+    let message = || {
         format!(
             "{VARIABLE} is set, which makes a process run functions and jobs for the one that started it: unset it to start \
              the site"
         )
     };
-    let wrong = |error: io::Error| Error::from(error).context(words());
+    let wrong = |error: io::Error| Error::from(error).context(message());
     let channel = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().map_err(wrong)?);
-    // Reading alone would wait for what somebody types.
+    // On a terminal, reading would wait for input.
     channel.local_addr().map_err(wrong)?;
     let mut inbox = Inbox::default();
-    let first = receive(&mut inbox, &channel).map_err(wrong)?.ok_or_else(|| Error::internal(words()))?;
-    // What the call reads from, and whatever it starts, is not the channel.
+    let first = receive(&mut inbox, &channel).map_err(wrong)?.ok_or_else(|| Error::internal(message()))?;
+    // Neither the call nor a process that it starts reads from the channel.
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
     Ok(Arrived { channel, inbox, first })
 }
@@ -103,7 +103,7 @@ fn receive(inbox: &mut Inbox, channel: &UnixStream) -> io::Result<Option<Receive
                 let input = String::from_utf8(input).map_err(|error| io::Error::new(ErrorKind::InvalidData, error))?;
                 return Ok(Some(Received { order: *order, input }));
             }
-            // Of a call that had ended already.
+            // The call to cancel has ended already.
             Some((ToChild::Cancel, _)) => {}
             None => return Ok(None),
         }
@@ -115,13 +115,13 @@ fn work(scope: &Scope, arrived: Arrived, dispatch: Arc<Dispatch>) -> Result<()> 
     follow(first.order.parent)?;
     ignore_signals()?;
     limits::without_core_files()?;
-    let voice = Voice::new(channel.try_clone()?);
-    voice.take_over_the_log(&first.order.level);
-    voice.say(&ToParent::Begun);
+    let reporter = Reporter::new(channel.try_clone()?);
+    reporter.take_over_the_log(&first.order.level);
+    reporter.send(&ToParent::Begun);
     let waker = Waker::new()?;
-    // Where nothing can be known, no process is used again.
+    // If the state is unknown, the process runs one call.
     let before = Hygiene::look();
-    let mut child = Child { scope: scope.clone(), dispatch, channel, inbox, voice, waker, before };
+    let mut child = Child { scope: scope.clone(), dispatch, channel, inbox, reporter, waker, before };
     let mut next = Some(first);
     while let Some(received) = next {
         if child.run(received)? {
@@ -138,7 +138,7 @@ struct Child {
     dispatch: Arc<Dispatch>,
     channel: UnixStream,
     inbox: Inbox,
-    voice: Arc<Voice>,
+    reporter: Arc<Reporter>,
     /// Wakes the main thread.
     waker: Waker,
     /// The state of the process before its first call.
@@ -150,13 +150,13 @@ impl Child {
     fn run(&mut self, received: Received) -> Result<bool> {
         let Received { order: Order { call, level, .. }, input } = received;
         let target = call.target;
-        self.voice.begin(&level);
+        self.reporter.begin(&level);
         limits::limit_memory(call.limits.memory)?;
         let running = Running::start(self, call, input);
         let Finished { outcome, has_left_tasks, thread } = match running {
             Ok(running) => self.wait_for(&running)?,
             Err(error) => {
-                let outcome = Err(Failure::Error(said(format!("it has no thread: {error}"))));
+                let outcome = Err(Failure::Error(plain_error(format!("it has no thread: {error}"))));
                 Finished { outcome, has_left_tasks: false, thread: NO_THREAD }
             }
         };
@@ -165,7 +165,7 @@ impl Child {
         let spent = self.spent(target, &outcome, has_left_tasks, thread);
         let is_spent = spent.is_some();
         let (ended, output) = Ended::of(outcome.and_then(bounded));
-        self.voice.say_with(&ToParent::Ended { ended, spent }, output.unwrap_or_default().as_bytes());
+        self.reporter.send_with(&ToParent::Ended { ended, spent }, output.unwrap_or_default().as_bytes());
         Ok(is_spent)
     }
 
@@ -192,9 +192,9 @@ impl Child {
         let progress = running.info.watched();
         loop {
             let seen = self.waker.watch(progress);
-            self.voice.say_progress(&seen.value);
+            self.reporter.send_progress(&seen.value);
             if let Some(finished) = lock(&running.finished).take() {
-                self.voice.say_progress(&progress.get());
+                self.reporter.send_progress(&progress.get());
                 self.waker.forget(progress);
                 return Ok(finished);
             }
@@ -219,7 +219,7 @@ impl Child {
         Ok(())
     }
 
-    /// Hears what the parent says during a call. With the end of the channel the process ends, whatever it does.
+    /// Reads messages of the parent during a call. At the end of the channel the process ends at once.
     fn listen(&mut self, running: &Running) {
         let mut chunk = [0; CHUNK];
         match self.channel.read(&mut chunk) {
@@ -241,7 +241,7 @@ fn bounded(output: Option<String>) -> Outcome<Option<String>> {
     match output {
         Some(output) if output.len() > LONGEST_VALUE => {
             let words = format!("its output has {} bytes as JSON, and at most {LONGEST_VALUE} fit", output.len());
-            Err(Failure::Error(said(words)))
+            Err(Failure::Error(plain_error(words)))
         }
         output => Ok(output),
     }
@@ -286,7 +286,7 @@ fn prepare(scope: &Scope, call: Call, input: String, dispatch: Arc<Dispatch>) ->
     let context = context(scope, &call);
     let name = Task::named(call.label.clone()).naming::<()>(Location::caller());
     let mut input = Some(input);
-    // Not as a task's function, whose failure would be taken for an error of its own.
+    // A task's function would turn the failure into an error.
     let run =
         move |task: &TaskContext| input.take().map_or(Err(Failure::Abandoned), |input| dispatch(&call, &input, task));
     Run::new(context, name, Box::new(run))
@@ -323,11 +323,11 @@ fn follow(parent: u32) -> Result<()> {
     Ok(())
 }
 
-/// When a service is stopped, all of its processes may be told. It is the parent that waits for its calls then, and cancels
+/// A service manager may signal all processes of a service to stop it. The parent waits for its calls then, and cancels
 /// them in time.
 fn ignore_signals() -> Result<()> {
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
-        // Not as ignored: what the call starts would inherit that.
+        // Ignored signals would be inherited by processes that the call starts.
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
     Ok(())
@@ -339,27 +339,27 @@ fn context(scope: &Scope, call: &Call) -> Context {
     Context { scope: scope.clone(), origin, task: None }
 }
 
-/// What the child says, from whichever thread. It waits while the parent is behind: nothing piles up on either side.
-struct Voice {
+/// Sends the reports of the child, from any thread. It waits while the parent is behind, so that nothing accumulates.
+struct Reporter {
     channel: Mutex<UnixStream>,
     /// The last progress that was reported.
-    told: Mutex<(u64, u64, String)>,
+    sent: Mutex<(u64, u64, String)>,
     has_the_log: AtomicBool,
 }
 
-impl Voice {
-    fn new(channel: UnixStream) -> Arc<Voice> {
+impl Reporter {
+    fn new(channel: UnixStream) -> Arc<Reporter> {
         let (channel, has_the_log) = (Mutex::new(channel), AtomicBool::new(false));
-        Arc::new(Voice { channel, told: Mutex::default(), has_the_log })
+        Arc::new(Reporter { channel, sent: Mutex::default(), has_the_log })
     }
 
-    fn say(&self, report: &ToParent) {
-        self.say_with(report, b"");
+    fn send(&self, report: &ToParent) {
+        self.send_with(report, b"");
     }
 
-    /// Says it. A parent that does not listen is gone, and this process with it.
-    fn say_with(&self, report: &ToParent, value: &[u8]) {
-        // All that is said is cut, and so never too long.
+    /// Sends a report and its value. If the parent does not read, it has ended, and this process ends too.
+    fn send_with(&self, report: &ToParent, value: &[u8]) {
+        // All texts are cut, so that no report is too long.
         if let Ok((bytes, rest)) = frame(report, value) {
             let mut channel = lock(&self.channel);
             let _ = channel.write_all(&bytes).and_then(|()| channel.write_all(rest));
@@ -369,22 +369,21 @@ impl Voice {
     /// A call begins, of whose progress nothing was reported.
     fn begin(&self, level: &str) {
         self.set_level(level);
-        *lock(&self.told) = Default::default();
+        *lock(&self.sent) = Default::default();
     }
 
-    /// Says how far the call is, unless that is known.
-    fn say_progress(&self, progress: &Progress) {
+    /// Sends the progress of the call, unless it has been sent.
+    fn send_progress(&self, progress: &Progress) {
         let now = (progress.done, progress.total, progress.message.clone());
-        let mut told = lock(&self.told);
-        if *told != now {
-            self.say(&ToParent::progress(now.0, now.1, &now.2));
-            *told = now;
+        let mut sent = lock(&self.sent);
+        if *sent != now {
+            self.send(&ToParent::progress(now.0, now.1, &now.2));
+            *sent = now;
         }
     }
 
-    /// Sends the log to the parent, as far as that wants it; unless the program has set up a log of its own, which is
-    /// printed then.
-    fn take_over_the_log(self: &Arc<Voice>, level: &str) {
+    /// Sends the log to the parent, up to its level. If the program has set up a logger of its own, that prints.
+    fn take_over_the_log(self: &Arc<Reporter>, level: &str) {
         let is_ours = log::set_boxed_logger(Box::new(Relay(self.clone()))).is_ok();
         self.has_the_log.store(is_ours, Ordering::Relaxed);
         self.set_level(level);
@@ -399,7 +398,7 @@ impl Voice {
 }
 
 /// The log of the child.
-struct Relay(Arc<Voice>);
+struct Relay(Arc<Reporter>);
 
 impl Log for Relay {
     fn enabled(&self, _metadata: &Metadata<'_>) -> bool {
@@ -407,7 +406,7 @@ impl Log for Relay {
     }
 
     fn log(&self, record: &Record<'_>) {
-        self.0.say(&ToParent::log(record.level(), record.target(), &record.args().to_string()));
+        self.0.send(&ToParent::log(record.level(), record.target(), &record.args().to_string()));
     }
 
     fn flush(&self) {}

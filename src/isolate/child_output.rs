@@ -1,19 +1,19 @@
-//! The output of a child, line by line: for the log, and its last lines to tell what the process died of.
+//! The output of a child in lines: for the log, and to find the cause of its death in the last of them.
 
 use std::collections::VecDeque;
 
 use crate::bounds;
 
-/// The longest line, in bytes; what is beyond is left out.
+/// The longest line, in bytes; the rest of a longer one is dropped.
 const LONGEST: usize = 4 << 10;
 
 /// How many of the last lines are kept.
 const KEPT: usize = 20;
 
-/// The longest of the last words that a failure repeats.
-const LONGEST_WORDS: usize = 300;
+/// How much of the last line a failure message contains, in bytes.
+const LONGEST_QUOTE: usize = 300;
 
-/// Bytes in, lines out. It holds one line and the last few, whatever comes.
+/// Turns bytes into lines. It holds one line and the last few, whatever the child prints.
 #[derive(Default)]
 pub(super) struct ChildOutput {
     line: Vec<u8>,
@@ -22,7 +22,7 @@ pub(super) struct ChildOutput {
 }
 
 impl ChildOutput {
-    /// Takes in what was printed, and gives each whole line to that.
+    /// Adds printed bytes, and calls `each` with each line that is complete.
     pub(super) fn feed(&mut self, bytes: &[u8], mut each: impl FnMut(&str)) {
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
             let (text, is_whole) = part.strip_suffix(b"\n").map_or((part, false), |text| (text, true));
@@ -35,7 +35,7 @@ impl ChildOutput {
         }
     }
 
-    /// There is no more: what is left is a line.
+    /// Ends the output: the rest is a line.
     pub(super) fn finish(&mut self, mut each: impl FnMut(&str)) {
         self.end_line(&mut each);
     }
@@ -59,18 +59,18 @@ impl ChildOutput {
         self.last.push_back(line);
     }
 
-    /// The last of the last lines that has all of these words.
+    /// Returns the last line that contains all of these words.
     pub(super) fn with(&self, words: &[&str]) -> Option<&str> {
         self.last.iter().rev().find(|line| words.iter().all(|words| line.contains(words))).map(String::as_str)
     }
 
-    /// The very last line, as far as a failure repeats it.
-    pub(super) fn last_words(&self) -> Option<String> {
-        self.last.back().map(|line| bounds::shorten(line, LONGEST_WORDS).into_owned())
+    /// Returns the last line, as a failure message contains it.
+    pub(super) fn last_line(&self) -> Option<String> {
+        self.last.back().map(|line| bounds::shorten(line, LONGEST_QUOTE).into_owned())
     }
 }
 
-/// Whether it is a line of a backtrace, which tells where and not what, and is longer than what is kept.
+/// Returns true for a line of a backtrace, which has no cause and would displace the line that has it.
 fn is_of_backtrace(line: &str) -> bool {
     let text = line.trim_start();
     let is_frame = text.split_once(": ").is_some_and(|(number, _)| number.parse::<u32>().is_ok());
@@ -99,17 +99,17 @@ mod tests {
         lines.finish(|line| rest.push(line.to_owned()));
         assert_eq!(rest, ["end"]);
         assert_eq!((lines.with(&["t", "w"]), lines.with(&["none"])), (Some("two"), None));
-        assert_eq!(lines.last_words().as_deref(), Some("end"));
+        assert_eq!(lines.last_line().as_deref(), Some("end"));
     }
 
     #[test]
-    fn a_backtrace_takes_no_last_words_away() {
+    fn a_backtrace_takes_no_last_line_away() {
         let mut lines = ChildOutput::default();
         let frames = "   0: std::alloc::rust_oom\n             at /rustc/library/std/src/alloc.rs:1:2\n".repeat(30);
         let note = "note: run with `RUST_BACKTRACE=full` for more\n";
         let all = format!("memory allocation of 9 bytes failed\nstack backtrace:\n{frames}{note}");
         assert_eq!(told(&mut lines, all.as_bytes()).len(), 63, "the log has all of it");
-        assert_eq!(lines.last_words().as_deref(), Some("memory allocation of 9 bytes failed"));
+        assert_eq!(lines.last_line().as_deref(), Some("memory allocation of 9 bytes failed"));
     }
 
     #[test]

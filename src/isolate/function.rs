@@ -12,7 +12,7 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::protocol::{Call, LONGEST_VALUE, Limits, Target, said};
+use super::protocol::{Call, LONGEST_VALUE, Limits, Target, plain_error};
 use super::{Pool, Program, refuse_inside_a_child};
 use crate::background::failure::{Failure, IntoOutcome, Outcome};
 use crate::background::scope::Context;
@@ -370,7 +370,7 @@ fn call<F: IsolatedFunction<M>, M>(
     let (name, target) = (type_name::<F>(), Target::Function { task: task.id() });
     refuse_inside_a_child(target)?;
     if is_closure::<F>() {
-        return Err(Failure::Error(said(format!("{name} is a closure; {NO_NAME}"))));
+        return Err(Failure::Error(plain_error(format!("{name} is a closure; {NO_NAME}"))));
     }
     let Some(isolation) = isolation else { return Err(Failure::Error(no_application(name))) };
     if !isolation.knows(name) {
@@ -386,12 +386,12 @@ fn call<F: IsolatedFunction<M>, M>(
 fn unknown(name: &str) -> Failure {
     let short = name.rsplit("::").next().unwrap_or(name);
     let words = format!("add `.isolated({short})` where the application is made (App::isolated)");
-    Failure::Error(said(format!("the isolated function `{name}` is not registered in this program: {words}")))
+    Failure::Error(plain_error(format!("the isolated function `{name}` is not registered in this program: {words}")))
 }
 
 fn no_application(name: &str) -> Error {
     let words = "call it in a handler, a task or a job, or after `App::start`";
-    said(format!("the isolated function `{name}` was called where no application is at work: {words}"))
+    plain_error(format!("the isolated function `{name}` was called where no application is at work: {words}"))
 }
 
 fn read<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
@@ -399,7 +399,7 @@ fn read<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
 }
 
 fn not_read<T>(what: &str, error: serde_json::Error) -> Failure {
-    Failure::Error(said(format!("its {what} cannot be read as `{}`", type_name::<T>())).with_source(error))
+    Failure::Error(plain_error(format!("its {what} cannot be read as `{}`", type_name::<T>())).with_source(error))
 }
 
 /// A value as JSON, which is given up where it becomes too long.
@@ -409,11 +409,11 @@ fn write<T: Serialize>(value: &T, what: &str) -> Outcome<String> {
         Ok(()) => String::from_utf8(json.bytes).map_err(|error| Failure::from_error(error.into())),
         Err(_) if json.is_too_long => {
             let words = format!("at most {} MiB fit: pass the path of a file in its place", LONGEST_VALUE >> 20);
-            Err(Failure::Error(said(format!("its {what} is too long as JSON: {words}"))))
+            Err(Failure::Error(plain_error(format!("its {what} is too long as JSON: {words}"))))
         }
         Err(error) => {
             let words = format!("its {what} of type `{}` cannot be written as JSON", type_name::<T>());
-            Err(Failure::Error(said(words).with_source(error)))
+            Err(Failure::Error(plain_error(words).with_source(error)))
         }
     }
 }

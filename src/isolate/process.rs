@@ -1,4 +1,4 @@
-//! A child process as its parent sees it: started, written to, read from, and killed.
+//! The parent's side of a child process: started, written to, read from, and killed.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -21,13 +21,13 @@ use crate::error::{Error, Result as Checked};
 use crate::panics;
 use crate::sync::lock;
 
-/// How long a child may go on that was told to end, or has let go of the channel.
+/// How long a child may live after its last call, or after it has closed the channel.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// How often the exit status is looked at where the operating system wakes nobody for it; and how often when the exit is
-/// near, since the channel has ended.
-const LOOK: Duration = Duration::from_millis(100);
-const LOOK_SOON: Duration = Duration::from_millis(2);
+/// The interval between checks of the exit status, where the operating system has no descriptor for it; the second one
+/// applies when the exit is near, since the channel has ended.
+const CHECK: Duration = Duration::from_millis(100);
+const CHECK_SOON: Duration = Duration::from_millis(2);
 
 /// How to start the program again.
 #[derive(Clone)]
@@ -71,7 +71,7 @@ impl fmt::Debug for Program {
     }
 }
 
-/// On Linux the very file that runs here, even when another was put into its place since.
+/// Returns the path of this program. On Linux it is the file that runs here, even if another one has its name now.
 fn program() -> Checked<std::path::PathBuf> {
     if cfg!(target_os = "linux") {
         return Ok("/proc/self/exe".into());
@@ -109,7 +109,7 @@ impl Process {
     /// Starts the program, on the thread that starts all children.
     ///
     /// # Errors
-    /// In words for the log, when it cannot be started.
+    /// An error if it cannot be started.
     pub(super) fn start(program: &Program) -> Checked<Process> {
         let command = (program.0)()?;
         let name = command.get_program().to_owned();
@@ -128,7 +128,7 @@ impl Process {
         rustix::io::ioctl_fionbio(&output, true)?;
         command
             .env(VARIABLE, "1")
-            // What a service manager handed over was for this process alone.
+            // Sockets from a service manager are for this process alone.
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDNAMES")
@@ -161,8 +161,8 @@ impl Process {
         }
         let most = match &self.exit {
             Some(_) => most,
-            None if self.channel.is_none() => most.min(LOOK_SOON),
-            None => most.min(LOOK),
+            None if self.channel.is_none() => most.min(CHECK_SOON),
+            None => most.min(CHECK),
         };
         let most = Timespec::try_from(most.min(Duration::from_secs(3600))).map_err(io::Error::other)?;
         match poll(&mut watched, Some(&most)) {
@@ -181,7 +181,7 @@ impl Process {
         self.channel.is_some()
     }
 
-    /// Lets go of the channel, which ends a child that is not at work.
+    /// Closes the channel, which ends an idle child.
     pub(super) fn close_channel(&mut self) {
         self.channel = None;
     }
@@ -191,8 +191,8 @@ impl Process {
         self.child.try_wait()
     }
 
-    /// Writes as much as the channel takes, and returns how much that was. All of it when nobody reads any more, which
-    /// reading will show.
+    /// Writes as much as the channel takes, and returns the number of bytes. If the child does not read any more, all bytes
+    /// count as written; the next read finds the end of the channel.
     pub(super) fn write(&mut self, bytes: &[u8]) -> usize {
         let Some(channel) = &mut self.channel else { return bytes.len() };
         match channel.write(bytes) {
@@ -215,7 +215,7 @@ impl Process {
         read
     }
 
-    /// Reads one chunk of what was printed.
+    /// Reads one chunk of output.
     pub(super) fn read_output(&mut self, feed: impl FnOnce(&[u8])) -> Chunk {
         let Some(output) = &mut self.output else { return Chunk::End };
         let mut chunk = [0; CHUNK];
@@ -259,7 +259,7 @@ impl Process {
             if left.is_zero() || self.wait(false, left).is_err() {
                 return;
             }
-            // It may wait for a reader of what it prints.
+            // It may wait for its output to be read.
             self.read_output(|_| ());
         }
     }

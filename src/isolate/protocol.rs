@@ -128,7 +128,7 @@ pub(super) enum ToParent {
     Log {
         level: String,
         target: String,
-        words: String,
+        message: String,
     },
     Progress {
         done: u64,
@@ -155,8 +155,8 @@ pub(super) enum Ended {
 }
 
 impl ToParent {
-    pub(super) fn log(level: log::Level, target: &str, words: &str) -> ToParent {
-        ToParent::Log { level: level.to_string(), target: text(target), words: text(words) }
+    pub(super) fn log(level: log::Level, target: &str, message: &str) -> ToParent {
+        ToParent::Log { level: level.to_string(), target: text(target), message: text(message) }
     }
 
     pub(super) fn progress(done: u64, total: u64, message: &str) -> ToParent {
@@ -195,7 +195,7 @@ impl Ended {
             Ended::Done { has_output: false } => return Ok(None),
             Ended::Done { has_output: true } => match String::from_utf8(output) {
                 Ok(output) => return Ok(Some(output)),
-                Err(_) => Failure::Error(said("its output is not valid UTF-8")),
+                Err(_) => Failure::Error(plain_error("its output is not valid UTF-8")),
             },
             Ended::Failed { status, chain, .. } => Failure::Error(error(status, chain)),
             Ended::Panicked { message, place, backtrace } => Failure::Panic(Panic { message, place, backtrace }),
@@ -208,11 +208,11 @@ impl Ended {
 
 fn error(status: u16, chain: String) -> Error {
     let status = if (100..=599).contains(&status) { Status::new(status) } else { Status::INTERNAL_SERVER_ERROR };
-    said(chain).with_status(status)
+    plain_error(chain).with_status(status)
 }
 
-/// An error without a backtrace: the way to the line that made it would show nobody what to mend.
-pub(super) fn said(words: impl Into<String>) -> Error {
+/// Returns an error without a backtrace, which would lead to this module and not to the cause.
+pub(super) fn plain_error(words: impl Into<String>) -> Error {
     Error::bad_request(words).with_status(Status::INTERNAL_SERVER_ERROR)
 }
 
@@ -383,7 +383,7 @@ mod tests {
         assert_eq!(there_and_back(Ok(None)).unwrap(), None);
         assert_eq!(there_and_back(Ok(Some("[1]".to_owned()))).unwrap().as_deref(), Some("[1]"));
         let there_and_back = |failure| there_and_back(Err(failure)).unwrap_err();
-        let error = said("disk full").context("cannot save").with_status(Status::CONFLICT);
+        let error = plain_error("disk full").context("cannot save").with_status(Status::CONFLICT);
         let Failure::Error(error) = there_and_back(Failure::Error(error)) else { unreachable!() };
         assert_eq!((error.chain().as_str(), error.status()), ("cannot save: disk full", Status::CONFLICT));
         let panic = Panic { message: "boom".into(), place: Some("a.rs:7".into()), backtrace: None };

@@ -469,7 +469,7 @@ fn accept(listener: &UnixListener) -> (BufReader<std::os::unix::net::UnixStream>
 fn one_that_is_killed_from_outside_says_by_what() {
     let (listener, folder) = listener();
     for (signal, told) in [
-        (Signal::KILL, "its process was killed by signal 9 (SIGKILL), perhaps for want of memory"),
+        (Signal::KILL, "its process was killed by signal 9 (SIGKILL), perhaps because the system is out of memory"),
         (Signal::USR1, "its process was killed by signal 10 (SIGUSR1)"),
     ] {
         let handle = start(order("never", folder.path().join("s").to_str().unwrap()));
@@ -628,7 +628,7 @@ fn is_alive(pid: i32) -> bool {
 fn what_a_dead_process_has_said_is_still_heard() {
     read_the_log();
     let words = words("last-words", "");
-    assert_eq!(words, "its process exited with status 5 before the end of the job; its last words: out of paper");
+    assert_eq!(words, "its process exited with status 5 before the end of the job; its last line: out of paper");
     assert_eq!(logged("INFO shop: report ").len(), 100);
 }
 
@@ -689,7 +689,7 @@ fn one_that_is_done_and_does_not_exit_is_done() {
     order.call.label = "linger-job".into();
     start_by(lingers, order).join().unwrap();
     assert_eq!(
-        logged("Isolated job linger-job (job 17, try 3) had ended, and its process not after 2.0 s: killed.").len(),
+        logged("Isolated job linger-job (job 17, try 3) had ended, but its process had not after 2.0 s: killed.").len(),
         1
     );
 }
@@ -698,12 +698,12 @@ fn one_that_is_done_and_does_not_exit_is_done() {
 fn one_that_does_not_come_to_its_job_says_what_it_printed() {
     let words =
         start_by(|| shell("echo 'no such database' >&2; exit 4"), order("nothing", "")).join().unwrap_err().to_string();
-    assert!(words.starts_with("its process exited with status 4 before the end of the job; its last words: no such database (it had not come to the application: "), "{words}");
+    assert!(words.starts_with("its process exited with status 4 before the end of the job; its last line: no such database (it had not come to the application: "), "{words}");
     let words = start_by(|| shell(r"printf '\377\377\377\377' >&0; sleep 3600"), order("nothing", ""))
         .join()
         .unwrap_err()
         .to_string();
-    assert!(words.contains("what it sent was no report (a message of 4294967295 bytes"), "{words}");
+    assert!(words.contains("it sent an invalid report (a message of 4294967295 bytes"), "{words}");
     let nowhere = start_by(|| Command::new("/nonexistent/program"), order("nothing", ""));
     let words = nowhere.join().unwrap_err().to_string();
     assert!(
@@ -720,7 +720,7 @@ fn an_order_that_its_child_never_reads_holds_nobody_up() {
     assert!(words.starts_with("its process was killed at its time limit of 300 ms"), "{words}");
     let too_large = failure(order("nothing", &"x".repeat(65 << 20))).to_string();
     assert!(
-        too_large.starts_with("the input of the isolated job is too long, of at most 64 MiB as JSON: a message of 68"),
+        too_large.starts_with("the input of the isolated job is too long: at most 64 MiB of JSON fit: a message of 68"),
         "{too_large}"
     );
     start(order("nothing", &"x".repeat(8 << 20))).join().unwrap();

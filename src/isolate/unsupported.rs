@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::protocol::{Call, Target, VARIABLE, said};
+use super::protocol::{Call, Target, VARIABLE, plain_error};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::scope::Scope;
 use crate::background::task::TaskContext;
@@ -69,7 +69,7 @@ fn refusal(call: &Call) -> Failure {
         }
         Target::Job { .. } => "an isolated job needs Unix: run it there, or do without `const ISOLATED: bool = true`",
     };
-    Failure::Error(said(format!("{}: {words}", call.label)))
+    Failure::Error(plain_error(format!("{}: {words}", call.label)))
 }
 
 fn exit() -> ! {
