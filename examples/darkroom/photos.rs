@@ -138,7 +138,8 @@ pub fn show(req: &mut Request) -> Result<Response> {
     let lab = Lab::of(req)?;
     let (photo, job) = lab.look_at(find(req, &lab.store)?)?;
     let Some(job) = job else {
-        return req.render("photo.html", context! { photo => Card::from(photo) });
+        // Nothing is live any more; without this, the name would be that of the template function.
+        return req.render("photo.html", context! { photo => Card::from(photo), live => () });
     };
     let url = req.url_for("photo_live", &[("id", &photo.id)])?;
     let bath = lab.follow(&photo, &job)?;
