@@ -166,7 +166,7 @@ fn heavy_computation(steps: u64, task: &TaskContext) -> Result<()> {
     for step in 0..steps {
         task.check()?; // ends here if it was cancelled
         task.progress(step, steps);
-        sum += heavy_calculation(50);
+        sum += heavy_calculation(10);
     }
     task.message(format!("Done! The sum is {sum}."));
     Ok(())
@@ -293,10 +293,10 @@ mod tests {
     #[test]
     fn sample_5_the_page_shows_the_progress_of_a_process_and_its_message() {
         let mut client = TestClient::new(app(Config::default(), None));
-        assert_eq!(client.post("/computation").form(&[("steps", "3")]).send().location(), Some("/"));
+        assert_eq!(client.post("/computation").form(&[("steps", "10")]).send().location(), Some("/"));
         let mut events = client.events("/_aside/live/computation");
         wait_for(&mut events, "<progress value=");
-        wait_for(&mut events, "<p>Done! The sum is 675000000.</p>");
+        wait_for(&mut events, "<p>Done! The sum is 450000000.</p>");
         client.settle();
     }
 
@@ -358,14 +358,14 @@ mod tests {
         let (site, page) = (SiteProcess::start(module_path!(), &[]), browser.page());
         page.goto(&site.url);
         assert_eq!(site.children(), 0, "no process before the first call");
-        page.evaluate("document.querySelector('[name=steps]').value = 8");
+        page.evaluate("document.querySelector('[name=steps]').value = 20");
         page.click("form[action='/computation'] button");
         page.wait_for("document.querySelector('progress').value > 0");
         page.evaluate("window.same = true");
         assert_eq!(site.children(), 1);
         let before = page.evaluate("document.querySelector('progress').value");
         page.wait_for(&format!("document.querySelector('progress').value > {before}"));
-        page.wait_for("document.body.innerText.includes('Done! The sum is 1800000000.')");
+        page.wait_for("document.body.innerText.includes('Done! The sum is 900000000.')");
         assert_eq!(page.evaluate("window.same"), true, "the page was not loaded again");
         assert_eq!(page.messages(), [""; 0]);
     }
