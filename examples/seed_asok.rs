@@ -52,7 +52,7 @@ struct Site {
     likes: Live<u64>,
 }
 
-/// A mail address. A form in which it is not one is refused with 422.
+/// A mail address. A form with anything else in this field is refused (422).
 #[derive(Deserialize, Serialize)]
 #[serde(try_from = "String")]
 struct Email(String);
@@ -227,7 +227,7 @@ fn upload_avatar(req: &mut Request) -> Result<Response> {
 }
 
 // Sample 6: "Cache warming"
-// The author is redirected to a page that reads the cache, so the old entry is removed first.
+// The next page reads the cache, so the old entry is removed first: an author sees the new post in any case.
 fn warm_cache(site: &Site) -> Result<()> {
     site.cache.set("recent_posts", recent_posts(&site.database())?, FIVE_MINUTES);
     Ok(())

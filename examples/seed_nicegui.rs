@@ -280,6 +280,7 @@ mod tests {
         }
     }
 
+    #[cfg(unix)]
     #[test]
     fn sample_4_caveat_1_a_process_calculates_and_the_page_shows_its_value() {
         let mut client = TestClient::new(app(Config::default(), None));
@@ -290,6 +291,7 @@ mod tests {
         assert_eq!(client.counts().ended, 2, "the calculation, and the task that waits for it");
     }
 
+    #[cfg(unix)]
     #[test]
     fn sample_5_the_page_shows_the_progress_of_a_process_and_its_message() {
         let mut client = TestClient::new(app(Config::default(), None));
@@ -300,6 +302,7 @@ mod tests {
         client.settle();
     }
 
+    #[cfg(unix)]
     #[test]
     fn sample_5_a_second_click_starts_nothing_and_the_computation_can_be_cancelled() {
         let mut client = TestClient::new(app(Config::default(), None));

@@ -116,6 +116,7 @@ fn get_posts(req: &mut Request) -> Result<Response> {
 
 // Sample 3: "Parallelizing Work"
 // Ten tasks at the same time, and the page shows each post when it arrives. A failure is on the page, and its cause in the log.
+// The texts of sample 4 are another part of the same page, with tasks of their own.
 fn get_posts_in_parallel(req: &mut Request) -> Result<Response> {
     for id in 0..10 {
         let (site, feed) = (req.state::<Site>(), req.session_live::<Feed>()?);

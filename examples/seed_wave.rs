@@ -136,7 +136,7 @@ fn start_primes(req: &mut Request) -> Result<Response> {
     start(req, |job| drop(Isolated::new(count_primes).task(job).spawn(below)))
 }
 
-/// Starts the session's job unless it runs already: not for every click.
+/// Starts the job of this session, unless it runs already.
 fn start(req: &mut Request, run: impl FnOnce(Task)) -> Result<Response> {
     let job = req.session_task("job")?;
     if job.find().is_none_or(|running| running.live().is_finished()) {
@@ -167,6 +167,7 @@ mod tests {
     use std::sync::{Arc, Barrier};
     use std::thread::{self, Scope, ScopedJoinHandle};
 
+    #[cfg(unix)]
     use aside::Failure;
     use aside::testing::TestClient;
 
@@ -256,6 +257,7 @@ mod tests {
         site.stop();
     }
 
+    #[cfg(unix)]
     #[test]
     fn sample_5_a_process_returns_the_value() {
         let mut client = TestClient::new(app(Config::default(), None).isolated(process_id));
@@ -268,6 +270,7 @@ mod tests {
         std::process::id()
     }
 
+    #[cfg(unix)]
     #[test]
     fn sample_5_a_process_that_crashes_is_an_error_of_its_call() {
         let mut client = TestClient::new(app(Config::default(), None).isolated(crash));
@@ -294,6 +297,7 @@ mod tests {
         client.settle();
     }
 
+    #[cfg(unix)]
     #[test]
     fn sample_5_the_page_shows_the_progress_of_a_process_and_its_value() {
         let mut client = TestClient::new(app(Config::default(), None));
