@@ -23,7 +23,7 @@ fn spawn_and_join(criterion: &mut Criterion) {
     });
     group.bench_function("std::thread::spawn again", |bench| bench.iter(|| thread::spawn(|| black_box(())).join()));
     group.finish();
-    client.settle();
+    client.drain();
 }
 
 /// One task after the other, each handed to the thread that waits: its processor time is what setting it aside costs this
@@ -63,7 +63,7 @@ fn response_background(_: &mut Criterion) {
             page - bare
         );
     }
-    client.settle();
+    client.drain();
 }
 
 fn ten_thousand_at_once(_: &mut Criterion) {
@@ -74,7 +74,7 @@ fn ten_thousand_at_once(_: &mut Criterion) {
     client.within(|| {
         for _ in 0..10_000 {
             let ended = ended.clone();
-            Task::named("nap").run(move |task| {
+            Task::named("nap").spawn(move |task| {
                 let _ = task.sleep(Duration::from_millis(50));
                 ended.fetch_add(1, Ordering::Relaxed);
             });
@@ -89,7 +89,7 @@ fn ten_thousand_at_once(_: &mut Criterion) {
         pages += 1;
         thread::sleep(Duration::from_millis(1));
     }
-    client.settle();
+    client.drain();
     let (ended, peak) = (ended.load(Ordering::Relaxed), peak_memory());
     println!(
         "10,000 tasks of 50 ms: {ended} ran in {:?}, peak memory {peak}, {pages} pages meanwhile, the slowest {slowest:?}",

@@ -153,7 +153,7 @@ fn ask_client(page: &str, count: usize, app: App) {
         };
         assert!(matches!((page, status), ("form" | "order", 303) | ("unchanged", 304) | (_, 200)), "{page}: {status}");
         if page == "form" {
-            client.settle();
+            client.drain();
         }
     }
 }

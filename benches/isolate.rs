@@ -51,7 +51,8 @@ fn main() {
     });
     call(&client, nothing, ());
     let warm = times(CALLS, |_| timed(|| call(&client, nothing, ())));
-    let task = times(CALLS, |_| timed(|| client.within(|| aside::Task::named("nothing").run(|_| ())).join().unwrap()));
+    let task =
+        times(CALLS, |_| timed(|| client.within(|| aside::Task::named("nothing").spawn(|_| ())).join().unwrap()));
     let limited = times(CALLS, |_| {
         timed(|| client.within(|| Isolated::new(nothing).memory(256 << 20).spawn(())).join().unwrap())
     });

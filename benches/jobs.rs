@@ -335,7 +335,7 @@ fn drain(place: &mut Place) {
 /// How many are done in a second, from the start of the workers to the last one settled; of more than that, to the last of
 /// these begun.
 fn drain_rate(setting: &str, at_once: usize, all: usize, drained: usize) -> f64 {
-    let jobs = jobs(setting).workers(at_once);
+    let jobs = jobs(setting).concurrency(at_once);
     fill(&jobs, all);
     // What was written for them does not stand in the way of what is measured.
     rustix::fs::sync();
@@ -378,7 +378,7 @@ fn latency(place: &mut Place) {
     drop(jobs);
     *STAMPS.lock().unwrap_or_else(PoisonError::into_inner) = None;
     let setting = place.empty();
-    let jobs = self::jobs(&setting).workers(0);
+    let jobs = self::jobs(&setting).concurrency(0);
     let (mut worker, stamps) = worker(&setting);
     // SQLite's other process looks each half second: fewer, and at all moments between two looks.
     let (times, apart) = if setting.starts_with("sqlite") { (60, 37) } else { (1_000, 1) };

@@ -227,7 +227,7 @@ fn p99(nice: i32, photo: Option<&Arc<[u8]>>) -> f64 {
         let cores = thread::available_parallelism().map_or(1, usize::from);
         for _ in 0..photo.as_ref().map_or(0, |_| cores) {
             let (stop, photo) = (theirs.clone(), photo.clone());
-            Task::named("resize").run(move |_| resize_until(&stop, &photo.unwrap_or_default()));
+            Task::named("resize").spawn(move |_| resize_until(&stop, &photo.unwrap_or_default()));
         }
     };
     let app = app(nice)

@@ -166,7 +166,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The application with jobs that are kept there.
 fn with_jobs(app: App, setting: &str, ledger: Option<String>) -> Result<App> {
-    let jobs = Jobs::open(setting)?.register::<Effect>().workers(16).lease(LEASE);
+    let jobs = Jobs::open(setting)?.register::<Effect>().concurrency(16).lease(LEASE);
     let agent = ureq::Agent::config_builder().timeout_global(Some(PATIENCE)).build().new_agent();
     let ledger = ledger.map(|base| base.trim_end_matches('/').to_owned());
     Ok(app.state(Effects { kept: Kept::open(setting)?, ledger, agent }).jobs(jobs))
@@ -600,7 +600,7 @@ mod tests {
             assert_eq!(enqueue(&mut client, id), 200, "{id}");
         }
         assert_eq!(client.get("/t/effects").text(), "");
-        client.settle();
+        client.drain();
         assert_eq!(client.get("/t/effects").text(), format!("17\nПривет & пока\na%0Ab%25\n a \n{longest}\n"));
         let told = told.lock().unwrap();
         assert_eq!(told[0], "POST /done?id=17&attempt=1");
@@ -627,10 +627,10 @@ mod tests {
         let (ledger, told) = ledger(1);
         let mut client = with_sqlite(&folder, Some(&ledger));
         assert_eq!(enqueue(&mut client, "a"), 200);
-        client.settle();
+        client.drain();
         assert_eq!(client.get("/t/effects").text(), "", "it has failed");
         client.advance(Duration::from_secs(2));
-        client.settle();
+        client.drain();
         assert_eq!(client.get("/t/effects").text(), "a\n");
         assert_eq!(*told.lock().unwrap(), ["POST /done?id=a&attempt=1", "POST /done?id=a&attempt=2"]);
     }

@@ -202,7 +202,7 @@ fn send_webhook(site: &Site, payload: &serde_json::Value) -> Result<()> {
 
 fn sign_up(req: &mut Request) -> Result<Response> {
     let site = req.state::<Site>();
-    Task::named("send_webhook").run(move |_| send_webhook(&site, &json!({ "text": "New signup!" })));
+    Task::named("send_webhook").spawn(move |_| send_webhook(&site, &json!({ "text": "New signup!" })));
     show(req, "Welcome.", &Form::empty())
 }
 
@@ -333,7 +333,7 @@ mod tests {
         assert_eq!((call.path.as_str(), client.outbox().len()), ("/payments", 0));
         assert_eq!(json_of(&call), json!({ "user": 42, "order": { "email": "ada@shop.example", "amount": 20 } }));
         call.answer("paid");
-        client.settle();
+        client.drain();
         assert!(client.outbox()[0].text.as_ref().unwrap().contains("You have paid 20 euros."));
     }
 
@@ -349,7 +349,7 @@ mod tests {
             assert_eq!(client.post("/orders").form(&order).send().location(), Some("/orders"));
         }
         service.next_call().answer("paid");
-        client.settle();
+        client.drain();
         assert!(service.has_no_call() && client.outbox().len() == 1);
     }
 
@@ -376,7 +376,7 @@ mod tests {
             stock.answer("7");
             assert!(offer.join().unwrap().contains("7 left, 12 euros each."));
         });
-        client.settle();
+        client.drain();
     }
 
     /// Not a test of its own: the site as a process, whose log the next test reads.
@@ -425,7 +425,7 @@ mod tests {
         let call = service.next_call();
         assert_eq!((call.path.as_str(), json_of(&call)), ("/hook", json!({ "text": "New signup!" })));
         call.fail();
-        client.settle();
+        client.drain();
         let failed = &client.failures()[0];
         assert_eq!((failed.name(), failed.failure()), ("send_webhook", Some("http status: 503")));
     }
@@ -438,7 +438,7 @@ mod tests {
         RgbImage::new(1600, 1200).write_to(&mut std::io::Cursor::new(&mut photo), ::image::ImageFormat::Jpeg).unwrap();
         let answer = client.post("/profile").file("avatar", "../../me.jpg", "image/jpeg", &photo).send();
         assert_eq!(answer.location(), Some("/profile"));
-        client.settle();
+        client.drain();
         let saved: Vec<_> = fs::read_dir(&uploads).unwrap().map(|entry| entry.unwrap().path()).collect();
         assert_eq!(saved.len(), 1, "{saved:?}");
         assert_eq!(::image::image_dimensions(&saved[0]).unwrap(), (800, 600));
@@ -466,7 +466,7 @@ mod tests {
             client.post("/blog").form(&[("title", " "), ("body", "")]).send().status(),
             Status::UNPROCESSABLE_CONTENT
         );
-        client.settle();
+        client.drain();
         let cached = client.state::<Site>().cache.get("recent_posts").unwrap();
         assert_eq!((cached.len(), cached[0].title.as_str()), (20, "Post 24"));
         let page = client.get("/blog").text().to_owned();
@@ -479,7 +479,7 @@ mod tests {
         let mut client = client(&Service::start());
         let answer = client.post("/greetings").form(&[("email", "user@shop.example")]).send();
         assert_eq!(answer.location(), Some("/"));
-        client.settle();
+        client.drain();
         let outbox = client.outbox();
         assert_eq!((outbox[0].subject.as_str(), outbox[0].text.as_deref()), ("Hello", Some("World")));
     }
@@ -508,7 +508,7 @@ mod tests {
         assert_eq!(subscribe("ada@shop.example").0, Status::SEE_OTHER);
         let (status, page, _) = subscribe("ada@shop.example");
         assert!(status == Status::UNPROCESSABLE_CONTENT && page.contains("This address is subscribed already."));
-        client.settle();
+        client.drain();
         assert_eq!(client.outbox().len(), 1);
     }
 

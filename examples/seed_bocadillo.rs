@@ -95,12 +95,12 @@ mod tests {
     #[test]
     fn sample_1_the_task_starts_after_the_response() {
         let before_it_is_sent = |_: &mut Request, _: &mut Response| {
-            let first = Task::named("started before the response was sent").run(|_| ());
+            let first = Task::named("started before the response was sent").spawn(|_| ());
             assert_eq!(first.id(), 1, "no task has started before it");
         };
         let mut client = TestClient::new(app(Config::default()).after(before_it_is_sent));
         assert_eq!(client.post("/orders").send().status(), Status::CREATED);
-        client.settle();
+        client.drain();
         assert_eq!(recipients(&client), ["orders@example.net"]);
         assert_eq!(client.counts().ended, 2);
     }
@@ -110,7 +110,7 @@ mod tests {
         let mut client = client();
         let answer = client.post("/gifts").form(&[("who", "user@example.net")]).send();
         assert_eq!(answer.status(), Status::CREATED);
-        client.settle();
+        client.drain();
         assert_eq!(recipients(&client), ["user@example.net"]);
     }
 
@@ -128,7 +128,7 @@ mod tests {
         assert_eq!(client.running().len(), 1);
         task.write_all(b"554 not today\r\n").unwrap();
         drop(task);
-        client.settle();
+        client.drain();
         assert!(client.failures()[0].failure().unwrap().contains("554"), "{:?}", client.failures());
     }
 
@@ -137,7 +137,7 @@ mod tests {
         let mut client = client();
         let guests = "ada@example.net\r\nnobody\r\n\r\ngrace@example.net\r\nalan@example.net";
         assert_eq!(client.post("/invitations").form(&[("guests", guests)]).send().status(), Status::CREATED);
-        client.settle();
+        client.drain();
         assert_eq!(recipients(&client), ["ada@example.net", "alan@example.net", "grace@example.net"]);
         assert_eq!((client.counts().ended, client.counts().failed), (4, 1));
     }
@@ -150,7 +150,7 @@ mod tests {
         };
         assert_eq!([invite(0), invite(101)], [Status::UNPROCESSABLE_CONTENT; 2]);
         assert_eq!(invite(100), Status::CREATED);
-        client.settle();
+        client.drain();
         assert_eq!((client.counts().ended, client.outbox().len()), (100, 100));
     }
 }

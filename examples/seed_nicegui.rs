@@ -249,11 +249,11 @@ mod tests {
         assert_eq!(client.post("/slow").send().location(), Some("/"));
         assert!(client.get("/").text().contains("<dd>Fetching...</dd>"));
         service.next_call().answer("finished");
-        client.settle();
+        client.drain();
         assert!(client.get("/").text().contains("<dd>finished</dd>"));
         client.post("/slow").send();
         service.next_call().fail();
-        client.settle();
+        client.drain();
         assert!(client.get("/").text().contains("<dd>Failed.</dd>") && client.failures().len() == 1);
     }
 
@@ -271,7 +271,7 @@ mod tests {
         client.post("/content").form(&[("url", &url)]).send();
         service.next_call().fail();
         wait_for(&mut events, &format!("<pre>Could not fetch {url}: http status: 503</pre>"));
-        client.settle();
+        client.drain();
         assert_eq!(client.failures()[0].failure(), Some("http status: 503"));
         // Clients cannot fetch what only this machine can reach.
         for other in ["http://127.0.0.1:1/".to_owned(), service.url() + ".example/"] {
@@ -287,7 +287,7 @@ mod tests {
         assert_eq!(client.post("/result").form(&[("duration", "3")]).send().location(), Some("/"));
         let mut events = client.events("/_aside/live/labels");
         wait_for(&mut events, "<dd>13500000</dd>");
-        client.settle();
+        client.drain();
         assert_eq!(client.counts().ended, 2, "the calculation, and the task that waits for it");
     }
 
@@ -299,7 +299,7 @@ mod tests {
         let mut events = client.events("/_aside/live/computation");
         wait_for(&mut events, "<progress value=");
         wait_for(&mut events, "<p>Done! The sum is 450000000.</p>");
-        client.settle();
+        client.drain();
     }
 
     #[cfg(unix)]
@@ -316,7 +316,7 @@ mod tests {
         wait_for(&mut events, "<progress value=");
         assert_eq!(client.post("/computation/cancel").send().location(), Some("/"));
         assert!(!wait_for(&mut events, "Cancelled.").contains("<button>"));
-        client.settle();
+        client.drain();
         assert!(client.failures().is_empty(), "cancelled is not failed");
     }
 
@@ -331,7 +331,7 @@ mod tests {
         assert!(events.next().data.contains("Fetching..."));
         call.answer("the change");
         assert!(events.next().data.contains("<dd>the change</dd>"), "the next event is the change");
-        client.settle();
+        client.drain();
     }
 
     #[test]
@@ -340,7 +340,7 @@ mod tests {
         let mut client = client(&service);
         client.post("/slow").send();
         service.next_call().answer("from a thread");
-        client.settle();
+        client.drain();
         assert!(client.get("/").text().contains("<dd>from a thread</dd>"));
         let other = client.request("GET", "/").header("Cookie", "none=at-all").send().text().to_owned();
         assert!(other.contains("<dd>Not started.</dd>"), "another session has its own labels: {other}");

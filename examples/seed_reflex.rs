@@ -264,7 +264,7 @@ mod tests {
             assert!(client.get("/").text().matches("<li ").count() == id, "while the step waits");
             call.answer("a post");
         }
-        client.settle();
+        client.drain();
         assert!(service.has_no_call() && client.counts().ended == 11, "ten steps, and one that finds nothing to do");
         assert_eq!(client.get("/").text().matches(">a post</li>").count(), 10);
     }
@@ -281,7 +281,7 @@ mod tests {
             call.answer(&format!("Post number {id}"));
             wait_for(&mut events, &format!("Post number {id}"));
         }
-        client.settle();
+        client.drain();
         assert_eq!(client.get("/").text().matches("Post number ").count(), 10);
         let other = client.request("GET", "/").header("Cookie", "none=at-all").send().text().to_owned();
         assert!(other.contains("No posts yet."), "another session has its own page: {other}");
@@ -301,7 +301,7 @@ mod tests {
             call.answer(&path);
             wait_for(&mut events, &path);
         }
-        client.settle();
+        client.drain();
         assert_eq!(client.failures().len(), 1);
         let page = client.get("/").text().to_owned();
         let places: Vec<_> = (1..10).map(|id| page.find(&format!("/products/{id}<")).unwrap()).collect();
@@ -341,7 +341,7 @@ mod tests {
         }
         let shown = wait_for(&mut events, ">Again</button>");
         assert!(shown.contains("<progress value=\"8\" max=\"8\"") && !shown.contains("beta"), "{shown}");
-        client.settle();
+        client.drain();
         assert_eq!(client.post("/texts/2/toggle").send().status(), Status::NOT_FOUND);
         assert!(client.failures().is_empty());
     }
@@ -360,7 +360,7 @@ mod tests {
         other.answer("once ");
         assert!(wait_for(&mut events, "once ").contains("<p>once </p>"));
         service.next_call().fail();
-        client.settle();
+        client.drain();
         let page = client.get("/").text().to_owned();
         assert!(service.has_no_call() && page.contains("<p>once </p>"));
         assert!(page.contains(">Resume</button>"), "the failure has paused it: {page}");
@@ -375,7 +375,7 @@ mod tests {
         }
         assert_eq!(client.post("/texts").send().status(), Status::UNPROCESSABLE_CONTENT);
         service.calls::<20>().into_iter().for_each(Call::fail);
-        client.settle();
+        client.drain();
     }
 
     #[test]
@@ -390,7 +390,7 @@ mod tests {
                 scope.spawn(move || count(feed));
             }
         });
-        client.settle();
+        client.drain();
         assert_eq!(feed.get().last_id, 2_000);
     }
 

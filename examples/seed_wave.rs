@@ -128,7 +128,7 @@ fn reports(site: &Site, task: &TaskContext) -> Result<()> {
 
 fn start_reports(req: &mut Request) -> Result<Response> {
     let site = req.state::<Site>();
-    start(req, |job| drop(job.run(move |task| reports(&site, task))))
+    start(req, |job| drop(job.spawn(move |task| reports(&site, task))))
 }
 
 fn start_primes(req: &mut Request) -> Result<Response> {
@@ -263,7 +263,7 @@ mod tests {
         let mut client = TestClient::new(app(Config::default(), None).isolated(process_id));
         assert!(client.get("/primes?below=10000").text().contains("There are 1229 primes below 10000."));
         assert_ne!(client.within(|| aside::isolated(process_id, ())).join().unwrap(), std::process::id());
-        client.settle();
+        client.drain();
     }
 
     fn process_id(_: ()) -> u32 {
@@ -277,7 +277,7 @@ mod tests {
         let crashed = client.within(|| aside::isolated(crash, ()));
         assert!(matches!(crashed.join(), Err(Failure::Error(_))));
         assert!(client.get("/primes?below=100").text().contains("There are 25 primes below 100."));
-        client.settle();
+        client.drain();
     }
 
     fn crash(_: ()) {
@@ -294,7 +294,7 @@ mod tests {
         };
         let leaders = [meet(), meet()].map(|task| task.join().unwrap().unwrap());
         assert_ne!(leaders[0], leaders[1], "neither passes the barrier alone");
-        client.settle();
+        client.drain();
     }
 
     #[cfg(unix)]
@@ -305,7 +305,7 @@ mod tests {
         let mut events = client.events("/_aside/live/job");
         wait_for(&mut events, "<progress value=");
         wait_for(&mut events, "<p>There are 41538 primes below 500000.</p>");
-        client.settle();
+        client.drain();
     }
 
     #[test]
@@ -319,7 +319,7 @@ mod tests {
         assert_eq!(client.running().len(), 1);
         client.post("/job/cancel").send();
         call.answer("one");
-        client.settle();
+        client.drain();
     }
 
     #[test]
@@ -339,7 +339,7 @@ mod tests {
         wait_for(&mut events, "Stopping…");
         last.answer("three");
         wait_for(&mut events, "Cancelled.");
-        client.settle();
+        client.drain();
         assert!(service.has_no_call() && client.failures().is_empty());
         assert!(!client.get("/").text().contains(">Cancel</button>"));
     }
@@ -350,7 +350,7 @@ mod tests {
         let mut client = TestClient::new(app(Config::default(), Some(service.url())));
         client.post("/job/reports").send();
         (0..10).for_each(|_| service.next_call().answer("a report"));
-        client.settle();
+        client.drain();
         assert!(client.get("/").text().contains("<p>Done.</p>"));
     }
     /// Not a test of its own: the site as a process, which the next test shows in a browser.

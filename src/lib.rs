@@ -22,7 +22,7 @@
 //! let app = App::new().post("/orders", create_order); // .run() serves it
 //! let mut client = TestClient::new(app);
 //! assert_eq!(client.post("/orders").form(&[("email", "ada@example.org")]).send().location(), Some("/orders"));
-//! client.settle();
+//! client.drain();
 //! ```
 //!
 //! # The tour
@@ -41,7 +41,7 @@
 //! **What a visitor sent** comes out of the request: [`param`](Request::param), [`query`](Request::query),
 //! [`form`](Request::form), [`json`](Request::json), [`multipart`](Request::multipart) with its [`Upload`]s,
 //! [`session`](Request::session), [`cookie`](Request::cookie). [`submitted`](Request::submitted) gives a [`Form`] that shows
-//! what was typed beside what was wrong, and [`once`](Request::once) answers a form that is sent twice once. Who the visitor is comes from [`login`](login()), [`logout`] and
+//! what was typed beside what was wrong, and [`once`](Request::once) answers a form that is sent twice once. Who the visitor is comes from [`login`](Request::login), [`logout`](Request::logout) and
 //! [`user`](Request::user); [`password`] keeps passwords. [`render`](Request::render) makes a page of a template and a
 //! [`context!`].
 //!
@@ -60,7 +60,7 @@
 //! [isolated](Job::ISOLATED); what one writes can be [committed with its end](Jobs::sqlite). `Mail` and `Webhook` are jobs too.
 //!
 //! **What changes while it is looked at** is a [`Live`]: state that is [updated](Live::update) under a lock, shown by
-//! `{{ live("name") }}` in a page as [`App::live`] defines it, and followed from there; by hand it is [`part`](Live::part) and
+//! `{{ live("name") }}` in a page as [`App::live`] defines it, and followed from there; by hand it is [`fragment`](Live::fragment) and
 //! [`Request::live`]. Each session has its own by [`session_live`](Request::session_live). A task's progress is one
 //! ([`TaskHandle::live`]). [`Response::events`] and [`Response::stream`] write by hand. **The panel** at `/_aside` shows what
 //! was set aside, what failed and how, and the mail ([`App::panel`]).
@@ -127,14 +127,13 @@ pub use http::headers::Headers;
 pub use http::request::{Method, Request};
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
 pub use http::security::rate_limit::{Rate, RateLimit};
-pub use http::session::login::{login, logout, logout_everywhere};
 pub use http::session::password;
 pub use http::session::{Flash, Session};
 pub use http::stream::sse::{Event, Events};
 pub use isolate::{Isolated, IsolatedFunction, isolated};
 pub use jobs::{Enqueued, Job, JobCounts, JobFailure, JobInfo, JobState, Jobs, NewJob, QueueInfo, enqueue};
 pub use live::definition::{IntoLive, LiveSource};
-pub use live::{Live, LiveMap, LivePart};
+pub use live::{Live, LiveFragment, LiveMap};
 #[cfg(feature = "mail")]
 pub use mail::{Attachment, Mail, SentMail};
 pub use panics::Panic;

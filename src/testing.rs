@@ -27,7 +27,7 @@ use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::{Mailer, SentMail};
 
-/// How long [`TestClient::settle`] waits before it says which tasks do not end.
+/// How long [`TestClient::drain`] waits before it says which tasks do not end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Calls an application as a browser would, cookies and all, without a socket.
@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// let mut client = TestClient::new(app);
 /// let response = client.post("/orders").form(&[("quantity", "2")]).send();
 /// assert_eq!(response.location(), Some("/thanks"));
-/// client.settle();
+/// client.drain();
 /// assert!(client.failures().is_empty());
 /// ```
 ///
@@ -57,7 +57,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// Mail stays in [`outbox`](TestClient::outbox) unless the configuration sends it elsewhere. Tasks run at the priority of the
 /// test, whatever `ASIDE_BACKGROUND_NICE` says. A test that leaves a task
-/// running fails when the client is dropped: let it [`settle`](TestClient::settle), or what the task does next happens in
+/// running fails when the client is dropped: let it [`drain`](TestClient::drain), or what the task does next happens in
 /// the middle of another test.
 pub struct TestClient {
     service: Service,
@@ -139,11 +139,11 @@ impl TestClient {
     ///
     /// ```
     /// use aside::testing::TestClient;
-    /// use aside::{App, Request, login};
+    /// use aside::{App, Request};
     /// use std::time::Duration;
     ///
     /// let app = App::new()
-    ///     .post("/login", |req: &mut Request| login(req, 17))
+    ///     .post("/login", |req: &mut Request| req.login(17))
     ///     .get("/", |req: &mut Request| format!("{:?}", req.user::<u64>()));
     /// let mut client = TestClient::new(app);
     /// client.post("/login").send();
@@ -179,7 +179,7 @@ impl TestClient {
     ///
     /// # Panics
     /// When something has not ended after 60 s, or jobs go on making jobs for so long; the message names it.
-    pub fn settle(&self) {
+    pub fn drain(&self) {
         let until = Instant::now() + PATIENCE;
         loop {
             if !self.service.scope().registry().settle(until) || Instant::now() > until {
@@ -198,7 +198,7 @@ impl TestClient {
         ran.unwrap_or_else(|error| panic!("the jobs cannot be run: {error:?}")).is_some()
     }
 
-    /// The application's jobs, which run when the test says so: [`Jobs::run_next`], [`settle`](TestClient::settle).
+    /// The application's jobs, which run when the test says so: [`Jobs::run_next`], [`drain`](TestClient::drain).
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -267,7 +267,7 @@ impl Drop for TestClient {
     fn drop(&mut self) {
         let running = self.running();
         if !running.is_empty() && !std::thread::panicking() {
-            panic!("the test leaves tasks running (call `settle()` on the client): {running:?}");
+            panic!("the test leaves tasks running (call `drain()` on the client): {running:?}");
         }
     }
 }

@@ -1,9 +1,6 @@
 //! The owner: signing up, logging in and out, and the account, where photos are taken down.
 
-use aside::{
-    App, Error, Form, Request, Response, Result, context, login, logout, logout_everywhere, password, redirect,
-    redirect_or,
-};
+use aside::{App, Error, Form, Request, Response, Result, context, password, redirect, redirect_or};
 use serde::Deserialize;
 
 use crate::orders::Line;
@@ -89,7 +86,7 @@ pub fn sign_up(req: &mut Request) -> Result<Response> {
     };
     let hash = password::hash(&new.password)?;
     let owner = req.state::<Store>().add_owner(new.email.trim(), &hash)?.ok_or_else(taken)?;
-    login(req, owner.id)?;
+    req.login(owner.id)?;
     req.flash("success", "Welcome! This site is yours.");
     Ok(redirect(&req.url_for("account", &[])?))
 }
@@ -137,7 +134,7 @@ pub fn log_in(req: &mut Request) -> Result<Response> {
         form.error("form", "The address or the password is not right.");
         return login_page(req, &form);
     };
-    login(req, owner.id)?;
+    req.login(owner.id)?;
     Ok(redirect_or(form.typed_in("next"), &req.url_for("account", &[])?))
 }
 
@@ -152,7 +149,7 @@ fn authenticate(req: &Request, typed: &LogIn) -> Result<Option<Owner>> {
 
 /// `POST /logout`
 pub fn log_out(req: &mut Request) -> Result<Response> {
-    logout(req)?;
+    req.logout()?;
     req.flash("success", "You are logged out.");
     Ok(redirect(&req.url_for("gallery", &[])?))
 }
@@ -193,8 +190,8 @@ fn change_password(req: &mut Request) -> Result<Response> {
         Err(form) => return account_page(req, &form),
     };
     req.state::<Store>().change_password(&password::hash(&new.password)?)?;
-    logout_everywhere(req, owner.id)?;
-    login(req, owner.id)?; // this browser stays
+    req.logout_everywhere(owner.id)?;
+    req.login(owner.id)?; // this browser stays
     req.flash("success", "The password is changed. Everybody else is logged out.");
     Ok(redirect(&req.url_for("account", &[])?))
 }

@@ -123,7 +123,7 @@ struct Post {
 pub fn show(req: &mut Request) -> Result<Response> {
     let feed = req.state::<Feed>();
     feed.refresh();
-    let live = feed.board.part(req, &req.url_for("feed_live", &[])?, "news.html")?;
+    let live = feed.board.fragment(req, &req.url_for("feed_live", &[])?, "news.html")?;
     req.render("feed.html", context! { here => "feed", live })
 }
 
@@ -149,7 +149,7 @@ impl Feed {
     fn refresh(self: &Arc<Feed>) {
         for place in self.take_due() {
             let feed = self.clone();
-            self.pool.background(move || feed.ask(place));
+            self.pool.spawn(move || feed.ask(place));
         }
     }
 
@@ -172,7 +172,7 @@ impl Feed {
     fn ask(&self, place: usize) {
         let (agent, source) = (self.agent.clone(), self.sources[place].clone());
         let name = format!("ask {}", source.name);
-        let outcome = Task::named(name).run(move |_| posts(&fetch(&agent, &source.url)?, &source.url)).join();
+        let outcome = Task::named(name).spawn(move |_| posts(&fetch(&agent, &source.url)?, &source.url)).join();
         self.board.update(|board| board.news[place].answered(outcome));
     }
 }

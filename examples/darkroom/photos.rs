@@ -143,7 +143,7 @@ pub fn show(req: &mut Request) -> Result<Response> {
     };
     let url = req.url_for("photo_live", &[("id", &photo.id)])?;
     let bath = lab.follow(&photo, &job)?;
-    let live = bath.part(req, &url, "print.html")?;
+    let live = bath.fragment(req, &url, "print.html")?;
     let page = req.render("photo.html", context! { photo => &bath.get().photo, live })?;
     Ok(page.header("Cache-Control", "no-store"))
 }

@@ -293,7 +293,7 @@ impl Job for RemoveFiles {
         let state = self.job.map(|job| lab.jobs.cancel(job)).transpose()?.flatten();
         if state == Some(JobState::Running) {
             // Told to stop, and not there yet.
-            lab.jobs.enqueue(self.in_(Duration::from_secs(1)))?;
+            lab.jobs.enqueue(self.delay(Duration::from_secs(1)))?;
             return Ok(());
         }
         empty(&tray(&lab.site, self.id))?;

@@ -80,7 +80,7 @@ impl Visit {
     fn with_photo() -> Visit {
         let mut visit = visit();
         assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200)).status(), Status::SEE_OTHER);
-        visit.settle();
+        visit.drain();
         visit
     }
 
@@ -134,7 +134,7 @@ impl Visit {
     fn try_to_the_end(&mut self) {
         for _ in 0..3 {
             self.advance(Duration::from_secs(60));
-            self.settle();
+            self.drain();
         }
     }
 
@@ -258,7 +258,7 @@ fn a_photo_is_uploaded_and_comes_out_upright_in_three_sizes() {
     let mut visit = visit();
     let answer = visit.upload("Harbour", "harbour.jpg", &turned_jpeg(2400, 1200));
     assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/photos/1")));
-    visit.settle();
+    visit.drain();
     assert!(visit.failures().is_empty(), "{:?}", visit.failures());
 
     let page = visit.get("/photos/1");
@@ -292,20 +292,20 @@ fn a_photo_that_nobody_is_at_says_so_and_the_work_begins_again() {
     assert!(page.text().contains(r#"<noscript><meta http-equiv="refresh" content="2"></noscript>"#), "{page:?}");
     assert!(visit.get("/photos/1").text().contains("being prepared"));
     assert_eq!(visit.jobs().enqueued::<MakeSizes>().len(), 1, "one job, however many look");
-    visit.settle();
+    visit.drain();
     assert!(visit.get("/photos/1").text().contains("/photos/1/1600.jpg"));
 
     // A page that was open then comes back to its stream.
     visit.database().execute(UNFINISHED, []).unwrap();
     let mut events = visit.events("/photos/1/live");
-    visit.settle();
+    visit.drain();
     wait_for(&mut events, "/photos/1/1600.jpg");
 
     // Or the gallery is opened.
     visit.database().execute(UNFINISHED, []).unwrap();
     visit.state::<Site>().gallery.clear();
     assert!(visit.get("/").text().contains("Being prepared"));
-    visit.settle();
+    visit.drain();
     assert!(visit.get("/").text().contains("/photos/1/800.jpg"));
 }
 
@@ -333,7 +333,7 @@ fn a_photo_goes_from_the_tray_to_the_wall_while_two_look_on() {
     // As a process tells it that has the job.
     visit.database().execute("UPDATE aside_jobs SET done = 1", []).unwrap();
     watchers.iter_mut().for_each(|events| drop(wait_for(events, "1 of 3 sizes")));
-    visit.settle();
+    visit.drain();
     let seen = watchers.each_mut().map(|events| {
         let data = wait_for(events, "/photos/1/1600.jpg");
         assert_eq!(events.next().name, "end");
@@ -352,7 +352,7 @@ fn what_goes_wrong_with_a_photo_is_told_to_who_looks_on() {
     let mut visit = visit();
     visit.upload("Fog", "fog.jpg", &jpeg(600, 400)[..400]);
     let mut broken = visit.events("/photos/1/live");
-    visit.settle();
+    visit.drain();
     wait_for(&mut broken, "could not be prepared");
     assert_eq!(broken.next().name, "end");
     assert_eq!(
@@ -367,13 +367,13 @@ fn what_goes_wrong_with_a_photo_is_told_to_who_looks_on() {
     let (originals, away) = (visit.folder.path().join("photos/originals"), visit.folder.path().join("away"));
     fs::rename(&originals, &away).unwrap();
     let mut ours = visit.events("/photos/2/live");
-    visit.settle();
+    visit.drain();
     wait_for(&mut ours, "is tried again in a moment");
     visit.try_to_the_end();
     wait_for(&mut ours, "went wrong on our side");
     assert_eq!(ours.next().name, "end");
     // Whoever looked first has written it down, and the gallery is told.
-    visit.settle();
+    visit.drain();
     assert!(!visit.get("/").text().contains("Rain"), "it is not in the gallery");
     assert_eq!((visit.job_of(2).state, visit.job_of(2).failures.len()), (JobState::Dead, 3));
 
@@ -382,7 +382,7 @@ fn what_goes_wrong_with_a_photo_is_told_to_who_looks_on() {
     assert!(visit.jobs().retry(visit.job_of(2).id).unwrap());
     assert!(visit.get("/photos/2").text().contains("0 of 3 sizes"));
     let mut again = visit.events("/photos/2/live");
-    visit.settle();
+    visit.drain();
     wait_for(&mut again, "/photos/2/1600.jpg");
     assert!(visit.get("/").text().contains("/photos/2/800.jpg"));
 }
@@ -400,7 +400,7 @@ fn work_that_was_given_up_is_shown_as_interrupted() {
         }
         wait_for(&mut events, words);
         assert_eq!(events.next().name, "end");
-        visit.settle();
+        visit.drain();
     }
     assert!(visit.get("/photos/1").text().contains("/photos/1/1600.jpg"), "whoever looks has it begun again");
     assert!(visit.get("/photos/2").text().contains("was called off"));
@@ -417,7 +417,7 @@ fn a_photo_and_its_job_are_kept_together_or_not_at_all() {
     assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(30, 20)).location(), Some("/photos/1"));
     assert_eq!(visit.jobs().enqueued::<MakeSizes>().iter().map(|job| job.id).collect::<Vec<_>>(), [1]);
 
-    visit.settle();
+    visit.drain();
     visit.database().execute_batch("ALTER TABLE aside_jobs RENAME TO elsewhere").unwrap();
     let fields = [("photo", "1"), ("email", "ada@example.org"), ("quantity", "1")];
     assert_eq!(visit.order(&fields).status(), Status::INTERNAL_SERVER_ERROR);
@@ -429,7 +429,7 @@ fn a_photo_and_its_job_are_kept_together_or_not_at_all() {
 fn the_stream_of_a_photo_that_is_over_says_so_and_ends() {
     let mut visit = Visit::with_photo();
     visit.upload("Fog", "fog.jpg", &jpeg(600, 400)[..400]);
-    visit.settle();
+    visit.drain();
     for (path, words) in [("/photos/1/live", "/photos/1/1600.jpg"), ("/photos/2/live", "could not be prepared")] {
         let mut events = visit.events(path);
         wait_for(&mut events, words);
@@ -447,13 +447,13 @@ fn what_is_our_fault_is_in_the_log_and_on_the_page_and_is_not_tried_for_ever() {
     visit.database().execute(UNFINISHED, []).unwrap();
     fs::remove_dir_all(visit.folder.path().join("photos/originals")).unwrap();
     visit.get("/photos/1");
-    visit.settle();
+    visit.drain();
     visit.try_to_the_end();
     assert_eq!(visit.job_of(1).state, JobState::Dead);
     for _ in 0..2 {
         let page = visit.get("/photos/1");
         assert!(page.text().contains("went wrong on our side") && !page.text().contains("http-equiv"), "{page:?}");
-        visit.settle();
+        visit.drain();
     }
     let tries = visit.failures().iter().filter(|task| task.name().contains("make sizes of photo 1")).count();
     assert_eq!((tries, visit.jobs().enqueued::<MakeSizes>().len()), (3, 0), "{:?}", visit.failures());
@@ -464,7 +464,7 @@ fn what_only_begins_like_an_image_is_accepted_and_the_page_says_what_became_of_i
     let mut visit = visit();
     let cut_short = &jpeg(600, 400)[..400];
     assert_eq!(visit.upload("Fog", "fog.jpg", cut_short).status(), Status::SEE_OTHER);
-    visit.settle();
+    visit.drain();
     let page = visit.get("/photos/1");
     assert!(page.text().contains("could not be prepared") && page.text().contains("Try another file"), "{page:?}");
     assert!(!page.text().contains("http-equiv"));
@@ -492,7 +492,7 @@ fn a_bad_upload_is_422_with_words_beside_the_field_and_leaves_nothing() {
         assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT, "{title}");
         assert!(page.text().contains(words) && page.text().contains(r#"aria-invalid="true""#), "{title}: {page:?}");
         assert!(page.text().contains(&format!("value=\"{title}\"")), "the title is kept");
-        visit.settle();
+        visit.drain();
         assert!(visit.files().is_empty(), "{title}: {:?}", visit.files());
         assert!(visit.get("/").text().contains("The walls are still bare"));
     }
@@ -524,7 +524,7 @@ fn a_title_is_shown_as_it_was_typed_and_never_run() {
     let mut visit = visit();
     for title in ["<script>alert(1)</script>", "Туман над рекой \"у моста\""] {
         assert_eq!(visit.upload(title, "фото.jpg", &jpeg(40, 30)).status(), Status::SEE_OTHER);
-        visit.settle();
+        visit.drain();
     }
     let pages = [visit.get("/"), visit.get("/photos/1"), visit.get("/photos/2"), visit.get("/orders")];
     for page in &pages {
@@ -538,7 +538,7 @@ fn a_title_is_shown_as_it_was_typed_and_never_run() {
 fn a_second_upload_of_the_same_is_a_second_photo() {
     let mut visit = Visit::with_photo();
     assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200)).location(), Some("/photos/2"));
-    visit.settle();
+    visit.drain();
     assert_eq!(visit.get("/").text().matches("Harbour</span>").count(), 2);
 }
 
@@ -551,10 +551,10 @@ fn an_order_is_charged_and_makes_one_mail_and_one_signed_webhook() {
         settings.webhook_secret = Some(format!("whsec_{}", STANDARD.encode(key)));
     });
     visit.upload("Harbour & sea", "harbour.jpg", &jpeg(300, 200));
-    visit.settle();
+    visit.drain();
     let answer = visit.order(&[("photo", "1"), ("email", "ada@example.org"), ("quantity", "2")]);
     assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/orders")));
-    visit.settle();
+    visit.drain();
     assert!(visit.failures().is_empty(), "{:?}", visit.failures());
 
     let page = visit.get("/orders");
@@ -591,7 +591,7 @@ fn an_order_is_charged_once_however_often_its_job_runs() {
     assert!(visit.get("/orders").text().contains("In hand") && visit.outbox().is_empty());
     let again = Charge { order: 1, link: "http://darkroom.example/photos/1".into() };
     visit.jobs().enqueue(again).unwrap();
-    visit.settle();
+    visit.drain();
     let charged: (i64, i64) =
         visit.database().query_row("SELECT count(*), sum(cents) FROM charges", [], |row| row.try_into()).unwrap();
     assert_eq!((charged, visit.outbox().len(), visit.failures().len()), ((1, 2_400), 1, 0));
@@ -599,7 +599,7 @@ fn an_order_is_charged_once_however_often_its_job_runs() {
 
     // Of what is charged for nobody, nothing is left half done.
     visit.jobs().enqueue(Charge { order: 99, link: String::new() }).unwrap();
-    visit.settle();
+    visit.drain();
     assert_eq!((visit.outbox().len(), visit.jobs().counts().unwrap().scheduled), (1, 1));
 }
 
@@ -627,7 +627,7 @@ fn an_order_that_is_wrong_keeps_what_was_typed() {
         assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT, "{fields:?}");
         assert!(page.text().contains(words) && page.text().contains(kept), "{fields:?}: {page:?}");
     }
-    visit.settle();
+    visit.drain();
     assert!(visit.outbox().is_empty());
     assert!(visit.get("/orders").text().contains("No prints have been ordered"));
 }
@@ -641,7 +641,7 @@ fn a_second_submit_of_the_same_form_is_one_order() {
     let fields = [("photo", "1"), ("email", "ada@example.org"), ("quantity", "1"), ("_once", &key)];
     for _ in 0..2 {
         assert_eq!(visit.order(&fields).location(), Some("/orders"));
-        visit.settle();
+        visit.drain();
     }
     assert_eq!(visit.outbox().len(), 1);
     assert_eq!(visit.get("/orders").text().matches("Charged").count(), 1);
@@ -654,7 +654,7 @@ fn a_second_click_on_upload_is_one_photo() {
     for _ in 0..2 {
         let form = visit.post("/photos").field("_once", &key).field("title", "Harbour");
         assert_eq!(form.file("photo", "a.jpg", "image/jpeg", &jpeg(30, 20)).send().location(), Some("/photos/1"));
-        visit.settle();
+        visit.drain();
     }
     assert_eq!(visit.files().len(), 4, "the original and three sizes: {:?}", visit.files());
 }
@@ -669,7 +669,7 @@ fn a_message_reaches_the_owner() {
     let answer = visit.post("/contact").form(&[("email", "ada@example.org"), ("message", "Привет!\nA print?")]).send();
     assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/contact")));
     assert_eq!(visit.jobs().enqueued::<Mail>().len(), 1, "there is no other copy of it");
-    visit.settle();
+    visit.drain();
     assert!(visit.get("/contact").text().contains("on its way"));
     let mails = visit.outbox();
     assert_eq!(mails.len(), 1);
@@ -824,7 +824,7 @@ fn the_database_is_for_the_user_of_the_site_alone() {
 fn a_photo_that_is_taken_down_is_gone_and_its_orders_stay() {
     let mut visit = Visit::as_owner();
     visit.order(&[("photo", "1"), ("email", "bob@example.org"), ("quantity", "2")]);
-    visit.settle();
+    visit.drain();
     let page = visit.get("/account");
     assert!(page.text().contains("bob@example.org") && page.text().contains("Charged"), "{page:?}");
     assert!(page.text().contains(r#"action="/account/photos/1/delete""#), "{page:?}");
@@ -832,7 +832,7 @@ fn a_photo_that_is_taken_down_is_gone_and_its_orders_stay() {
     assert_eq!(visit.post("/account/photos/1/delete").send().location(), Some("/account"));
     let page = visit.get("/account");
     assert!(page.text().contains("“Harbour” is taken down") && page.text().contains("bob@example.org"), "{page:?}");
-    visit.settle();
+    visit.drain();
     assert!(visit.files().is_empty(), "{:?}", visit.files());
     for path in ["/photos/1", "/photos/1/800.jpg"] {
         assert_eq!(visit.get(path).status(), Status::NOT_FOUND, "{path}");
@@ -852,9 +852,9 @@ fn a_photo_that_is_still_to_be_prepared_can_be_taken_down() {
     assert_eq!(visit.post("/account/photos/2/delete").send().location(), Some("/account"));
     // As it happens when there is a worker for each: the files are removed first.
     visit.jobs().pause("photos").unwrap();
-    visit.settle();
+    visit.drain();
     visit.jobs().resume("photos").unwrap();
-    visit.settle();
+    visit.drain();
     wait_for(&mut events, "was taken down");
     assert_eq!(visit.jobs().find(job).unwrap().unwrap().state, JobState::Cancelled);
     assert_eq!((visit.get("/photos/2").status(), visit.files().len()), (Status::NOT_FOUND, 4));
@@ -880,10 +880,10 @@ fn a_photo_that_is_being_prepared_makes_way_first() {
     pipe.write_all(&jpeg(30, 20)).unwrap();
     drop(pipe);
     assert_eq!(at_work.join().unwrap().state, JobState::Cancelled);
-    visit.settle();
+    visit.drain();
     assert!(original.exists(), "not yet");
     visit.advance(Duration::from_secs(1));
-    visit.settle();
+    visit.drain();
     assert_eq!((visit.get("/photos/2").status(), visit.files().len()), (Status::NOT_FOUND, 4));
     assert!(!original.exists() && !visit.folder.path().join("photos/making/2").exists());
 }
@@ -929,7 +929,7 @@ fn the_tenth_message_in_an_hour_is_the_last_and_the_page_says_when_to_come_again
     assert_eq!((page.status(), page.header("Retry-After").is_some()), (Status::TOO_MANY_REQUESTS, true));
     assert!(page.text().contains("Please wait 6 minutes"), "{page:?}");
     assert_eq!(send("192.0.2.2:5000").status(), Status::SEE_OTHER, "another visitor may write");
-    visit.settle();
+    visit.drain();
 }
 
 /// In production, under a name and with https in front.
@@ -994,7 +994,7 @@ fn what_remembers_the_sessions_is_broken_and_the_page_says_so() {
 fn in_production_every_page_keeps_browsers_strict() {
     let mut visit = visit_with(in_production);
     visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200));
-    visit.settle();
+    visit.drain();
     let signed_up = visit.sign_up("ada@example.org", PASSWORD);
     let cookie = signed_up.header("Set-Cookie").unwrap();
     for flag in ["__Host-session=", "; HttpOnly", "; SameSite=Lax", "; Secure", "; Path=/"] {
@@ -1009,7 +1009,7 @@ fn in_production_every_page_keeps_browsers_strict() {
     answers.extend(["/photos/1/800.jpg", "/static/darkroom.css", "/static/none.css"].map(|path| visit.get(path)));
     visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
     answers.push(visit.get("/photos/2"));
-    visit.settle();
+    visit.drain();
     visit.post("/logout").send();
     answers.extend(["/", "/account", "/login"].map(|path| visit.get(path)));
     for answer in &answers {
@@ -1065,7 +1065,7 @@ fn each_source_is_shown_as_it_comes_and_one_that_fails_as_failed() {
     slow.posts("<item><title>Rain</title></item>");
     let seen = wait_for(&mut events, "<li><bdi>Rain</bdi></li>");
     assert!(!seen.contains("Being asked…") && seen.contains("Fog"), "{seen}");
-    visit.settle();
+    visit.drain();
     let failures: Vec<_> = visit.failures().iter().map(|task| task.name().to_owned()).collect();
     assert_eq!(failures, ["ask Broken"], "the log names it");
 }
@@ -1080,9 +1080,9 @@ fn a_source_is_asked_once_however_many_look_and_again_when_its_news_are_old() {
     (0..2).for_each(|_| assert_eq!(visit.get("/feed").text().matches("Being asked…").count(), 2));
     good.posts("<item><title>Fog</title></item>");
     bad.answer("500 Oops", b"");
-    visit.settle();
+    visit.drain();
     assert!(visit.get("/feed").text().contains("Fog"));
-    visit.settle();
+    visit.drain();
     assert_eq!((good.asked(), bad.asked()), (1, 1));
 
     let feed = visit.state::<Feed>();
@@ -1110,7 +1110,7 @@ fn a_source_is_asked_once_however_many_look_and_again_when_its_news_are_old() {
         of_source(&seen, "Bad").contains("It answered with an error of its own.") && seen.contains("Rain"),
         "{seen}"
     );
-    visit.settle();
+    visit.drain();
     let page = visit.get("/feed");
     assert!(page.text().contains("Snow") && !page.text().contains("Fog"), "{page:?}");
     assert_eq!((good.asked(), bad.asked()), (2, 3));
@@ -1154,7 +1154,7 @@ fn what_a_source_sends_cannot_hurt() {
     let head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000000\r\n\r\n";
     endless.answers.send([&head[..], &vec![b' '; 2 << 20]].concat()).unwrap();
     cases.iter().zip(&sources).for_each(|((_, body, _), source)| source.answer("200 OK", body));
-    visit.settle();
+    visit.drain();
 
     let page = visit.get("/feed");
     for (name, words) in cases.iter().map(|(name, _, words)| (*name, *words)).chain([
@@ -1180,7 +1180,7 @@ fn a_source_that_never_answers_has_its_time_and_no_more() {
     visit.get("/feed");
     let mut events = visit.events("/feed/live");
     wait_for(&mut events, "It did not answer in time.");
-    visit.settle();
+    visit.drain();
 }
 
 #[test]

@@ -566,7 +566,7 @@ impl App {
     /// `Result` of these ([`IntoLive`](crate::IntoLive)): the state of this session
     /// ([`session_live`](Request::session_live)), a task of this session ([`session_task`](Request::session_task)), the state
     /// of a key ([`keyed_live`](Request::keyed_live)), or one that the application keeps. `template` is rendered with it, as
-    /// [`Request::live`] describes; the page's part is a [`Live::part`](crate::Live::part).
+    /// [`Request::live`] describes; the page's part is a [`Live::fragment`](crate::Live::fragment).
     ///
     /// The stream is at `/_aside/live/NAME`, below the path of a mounted application. Hooks run for it as for a page there,
     /// and `f` runs again: an error of either refuses the stream with its status. The page then keeps what it shows, and asks
@@ -599,7 +599,7 @@ impl App {
     /// use aside::{App, Request, Response, Result, redirect};
     ///
     /// fn start(req: &mut Request) -> Result<Response> {
-    ///     req.session_task("import")?.run(|task| task.message("100 rows"));
+    ///     req.session_task("import")?.spawn(|task| task.message("100 rows"));
     ///     Ok(redirect("/"))
     /// }
     ///
@@ -611,7 +611,7 @@ impl App {
     ///
     /// let mut client = TestClient::new(app);
     /// client.post("/").send();
-    /// client.settle();
+    /// client.drain();
     /// assert!(client.get("/").text().contains("100 rows"));
     /// ```
     ///

@@ -25,7 +25,7 @@ use crate::worker_share::{self, Wait};
 /// pool.run(|| words.push("three"))?; // here and now, on this thread, with a permit
 /// assert_eq!(words.len(), 3);
 ///
-/// let handle = pool.background(|| "7".parse::<u32>()); // aside, when there is a permit
+/// let handle = pool.spawn(|| "7".parse::<u32>()); // in the background, once there is a permit
 /// assert_eq!(handle.join().unwrap(), 7);
 /// # aside::ok(())
 /// ```
@@ -82,7 +82,7 @@ impl Pool {
     /// Work of the pool may wait for the task with [`join`](TaskHandle::join) while other permits are in use. If every
     /// permit is held by work that waits in this way, `join` returns an error, and the task runs when a permit is free.
     #[track_caller]
-    pub fn background<F, R>(&self, f: F) -> TaskHandle<R::Value>
+    pub fn spawn<F, R>(&self, f: F) -> TaskHandle<R::Value>
     where
         F: FnOnce() -> R + Send + 'static,
         R: IntoOutcome,

@@ -88,7 +88,7 @@ const LONGEST_MESSAGE: usize = 10_000;
 /// let mut client = TestClient::new(app);
 /// client.post("/").form(&[("name", "Ada")]).send();
 /// assert_eq!(client.get("/").text(), "1 likes");
-/// client.settle();
+/// client.drain();
 /// ```
 ///
 /// # Panics
@@ -115,7 +115,7 @@ where
 /// use aside::Task;
 /// use std::time::Duration;
 ///
-/// let handle = Task::named("import").key("photo-17").deadline(Duration::from_secs(60)).run(|task| {
+/// let handle = Task::named("import").key("photo-17").deadline(Duration::from_secs(60)).spawn(|task| {
 ///     for row in 0..100 {
 ///         task.check()?; // cancelled, or past the deadline
 ///         task.progress(row, 100);
@@ -126,13 +126,13 @@ where
 /// ```
 ///
 /// It has a thread to itself while it runs. At most `ASIDE_MAX_TASKS` (1,000) run at once, including those that other tasks
-/// start. Further ones wait in a queue, in order; `run` does not wait. The queue is in memory and has no limit: use a
+/// start. Further ones wait in a queue, in order; `spawn` does not wait. The queue is in memory and has no limit: use a
 /// [`RateLimit`](crate::App::rate_limit) or a [`Job`](crate::Job) where clients can start many.
 ///
 /// A task that waits for another one with [`join`](TaskHandle::join) lends it its slot. One that waits in another way,
 /// such as on a channel, keeps its slot while the other one may still be in the queue.
 #[derive(Debug, Clone, Default)]
-#[must_use = "it begins with `run`"]
+#[must_use = "it starts with `spawn`"]
 pub struct Task {
     name: Option<String>,
     key: Option<String>,
@@ -180,7 +180,7 @@ impl Task {
     /// use aside::Task;
     /// use std::time::Duration;
     ///
-    /// Task::named("search").key("search-17").cancel_unwatched(Duration::from_secs(30)).run(|task| {
+    /// Task::named("search").key("search-17").cancel_unwatched(Duration::from_secs(30)).spawn(|task| {
     ///     for shelf in 0..1_000 {
     ///         task.check()?; // the visitor has left
     ///         task.progress(shelf, 1_000);
@@ -202,7 +202,7 @@ impl Task {
     /// use aside::{Retry, Task};
     /// use std::time::Duration;
     ///
-    /// Task::named("ping").retry(Retry::exponential(3, Duration::from_secs(1))).run(|task| {
+    /// Task::named("ping").retry(Retry::exponential(3, Duration::from_secs(1))).spawn(|task| {
     ///     log::info!("try {}", task.attempt());
     /// });
     /// ```
@@ -220,9 +220,9 @@ impl Task {
         task(self.key.as_deref()?)
     }
 
-    /// Runs it aside.
+    /// Starts the task in the background, and returns its handle.
     #[track_caller]
-    pub fn run<F, R>(self, f: F) -> TaskHandle<R::Value>
+    pub fn spawn<F, R>(self, f: F) -> TaskHandle<R::Value>
     where
         F: FnOnce(&TaskContext) -> R + Send + 'static,
         R: IntoOutcome,
@@ -240,7 +240,7 @@ impl Task {
 
 /// A [`Task`] that is tried more than once: its function is called anew for each try.
 #[derive(Debug, Clone)]
-#[must_use = "it begins with `run`"]
+#[must_use = "it starts with `spawn`"]
 pub struct RetriedTask {
     task: Task,
     retry: Retry,
@@ -254,9 +254,9 @@ impl RetriedTask {
         RetriedTask { gate: Some(gate), ..self }
     }
 
-    /// Runs it aside. A failed try is logged as a warning with the time of the next; the last one as an error.
+    /// Starts the task in the background. A failed attempt is logged as a warning with the time of the next; the last one as an error.
     #[track_caller]
-    pub fn run<F, R>(self, f: F) -> TaskHandle<R::Value>
+    pub fn spawn<F, R>(self, f: F) -> TaskHandle<R::Value>
     where
         F: Fn(&TaskContext) -> R + Send + 'static,
         R: IntoOutcome,
@@ -1047,7 +1047,7 @@ mod tests {
     fn a_shutdown_with_unlimited_grace_waits_for_all_tasks() {
         let context = context(10);
         let _entered = context.clone().enter();
-        let handle = Task::new().run(|_| ());
+        let handle = Task::new().spawn(|_| ());
         assert!(context.scope.registry().drain(Duration::MAX, Duration::MAX));
         assert!(handle.join().is_ok());
     }
@@ -1057,7 +1057,7 @@ mod tests {
         let context = context(1);
         let (let_go, wait) = mpsc::channel::<()>();
         let _entered = context.clone().enter();
-        let stubborn = Task::new().run(move |_| wait.recv());
+        let stubborn = Task::new().spawn(move |_| wait.recv());
         let waits = background(|| ());
         let registry = context.scope.registry();
         assert!(!registry.drain(Duration::ZERO, Duration::ZERO));
@@ -1071,7 +1071,7 @@ mod tests {
         let context = context(10);
         let (let_go, wait) = mpsc::channel::<()>();
         let _entered = context.clone().enter();
-        let handle = Task::new().run(move |_| wait.recv());
+        let handle = Task::new().spawn(move |_| wait.recv());
         assert!(!context.scope.registry().settle(Instant::now()));
         let_go.send(()).unwrap();
         assert!(context.scope.registry().drain(Duration::from_secs(30), Duration::ZERO));
@@ -1083,14 +1083,14 @@ mod tests {
         let context = context(2);
         let (let_go, wait) = mpsc::channel::<()>();
         let _entered = context.clone().enter();
-        let listens = Task::new().run(|task| task.sleep(Duration::from_secs(3600)));
+        let listens = Task::new().spawn(|task| task.sleep(Duration::from_secs(3600)));
         let (tell, begun) = mpsc::channel();
-        let stubborn = Task::named("stubborn").run(move |_| {
+        let stubborn = Task::named("stubborn").spawn(move |_| {
             tell.send(()).unwrap();
             wait.recv()
         });
         begun.recv().unwrap();
-        let never_begun = Task::named("never-begun").run(|_| ());
+        let never_begun = Task::named("never-begun").spawn(|_| ());
         let registry = context.scope.registry();
         assert!(!registry.drain(Duration::ZERO, Duration::from_millis(50)));
         assert!(matches!(listens.join(), Err(Failure::Cancelled)));
@@ -1107,7 +1107,7 @@ mod tests {
         let _entered = context.clone().enter();
         let (tell, told) = mpsc::channel();
         let retry = Retry::exponential(9, Duration::from_secs(3600));
-        let handle = Task::new().retry(retry).run(move |task| {
+        let handle = Task::new().retry(retry).spawn(move |task| {
             tell.send(task.attempt()).unwrap();
             Err::<(), _>("down")
         });

@@ -1552,7 +1552,7 @@ mod tests {
             crate::error::ok(())
         };
         client.within(|| crate::background::task::background(work)).join().unwrap().unwrap();
-        client.settle();
+        client.drain();
         drop(Image::decode(png(7)).unwrap());
         assert!(ROOM.with_borrow(Option::is_none), "outside a task nothing is kept");
     }

@@ -83,7 +83,7 @@ impl TaskContext {
     /// # fn main() -> Result<()> {
     /// let client = TestClient::new(App::new().jobs(Jobs::memory().register::<Count>()));
     /// let id = client.jobs().enqueue(Count { text: "to be or not".into() })?.id;
-    /// client.settle();
+    /// client.drain();
     /// assert_eq!(client.jobs().output::<usize>(id)?, Some(4));
     /// # Ok(())
     /// # }
@@ -91,7 +91,7 @@ impl TaskContext {
     ///
     /// [`Jobs::output`](crate::Jobs::output) reads it, [`Jobs::wait`](crate::Jobs::wait) waits for the job, and the template
     /// of a page that [follows](crate::Jobs::follow) the job has it as `output`. It is kept for as long as the job is
-    /// ([`Jobs::keep`](crate::Jobs::keep)), also when the job runs in a child process ([`Job::ISOLATED`](crate::Job::ISOLATED)).
+    /// ([`Jobs::retention`](crate::Jobs::retention)), also when the job runs in a child process ([`Job::ISOLATED`](crate::Job::ISOLATED)).
     ///
     /// The last call counts. An attempt that fails leaves no output. The value is written as JSON, of at most 1 MiB: put what
     /// is larger into a file or a table, and its id into the output. With [`transaction`](TaskContext#method.transaction) the

@@ -44,7 +44,7 @@ const PAGE: usize = 100;
 /// let jobs = Jobs::memory()
 ///     .register::<Report>()
 ///     .queue("reports", 1) // one at a time
-///     .every("0 3 * * * Europe/Berlin", Report);
+///     .cron("0 3 * * * Europe/Berlin", Report);
 /// jobs.enqueue(Report).unwrap();
 /// assert_eq!(jobs.counts().unwrap().waiting, 1);
 /// ```
@@ -100,7 +100,7 @@ impl Jobs {
 
     /// How many jobs this process runs at once of each queue that [`queue`](Jobs::queue) does not speak of; 4. With 0 it
     /// enqueues and runs none: another process does ([`App::work`](crate::App::work)).
-    pub fn workers(self, at_once: usize) -> Jobs {
+    pub fn concurrency(self, at_once: usize) -> Jobs {
         self.plan(|plan| plan.workers = at_once)
     }
 
@@ -112,7 +112,7 @@ impl Jobs {
 
     /// How much is kept of jobs that ended well or were cancelled, outputs included: so long, and so many; a day and 10,000.
     /// Dead ones are kept until somebody retries or discards them.
-    pub fn keep(self, age: Duration, count: u64) -> Jobs {
+    pub fn retention(self, age: Duration, count: u64) -> Jobs {
         self.plan(|plan| plan.keep = super::engine::Keep { age, count })
     }
 
@@ -126,13 +126,13 @@ impl Jobs {
     /// at 03:00. When they go back, a time in the repeated hour runs once, the first time. An interval (minute or hour is
     /// `*`, `*/n` or the whole range) continues through both.
     ///
-    pub fn every<J: Job>(self, crontab: &str, job: impl Into<NewJob<J>>) -> Jobs {
+    pub fn cron<J: Job>(self, crontab: &str, job: impl Into<NewJob<J>>) -> Jobs {
         let jobs = self.register::<J>();
         let number = jobs.plan.schedules.iter().filter(|schedule| schedule.is_of(J::NAME, crontab)).count();
         let schedule = jobs.plan.entry(job.into()).and_then(|entry| Schedule::new(crontab, entry, number));
         jobs.plan(|plan| match schedule {
             Ok(schedule) => plan.schedules.push(schedule),
-            Err(error) => plan.problems.push(error.context("Jobs::every").chain()),
+            Err(error) => plan.problems.push(error.context("Jobs::cron").chain()),
         })
     }
 

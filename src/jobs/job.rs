@@ -40,7 +40,7 @@ use crate::error::Result;
 /// let app = App::new().jobs(Jobs::memory().register::<ResizePhoto>()).post("/photos", upload);
 /// let mut client = TestClient::new(app);
 /// client.post("/photos").send();
-/// client.settle();
+/// client.drain();
 /// ```
 ///
 /// **At least once.** A job whose process ends under it runs again, from its beginning: write it so that this does no harm,
@@ -94,8 +94,8 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     fn run(self, task: &TaskContext) -> Result<()>;
 
     /// To begin after that time at the earliest.
-    fn in_(self, wait: Duration) -> NewJob<Self> {
-        NewJob::from(self).in_(wait)
+    fn delay(self, wait: Duration) -> NewJob<Self> {
+        NewJob::from(self).delay(wait)
     }
 
     /// To begin at that time at the earliest.
@@ -134,7 +134,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
 /// }
 ///
 /// # fn shown(req: &mut aside::Request) -> Result<()> {
-/// req.enqueue(Remind { order: 17 }.in_(Duration::from_secs(3600)).unique("order-17"))?;
+/// req.enqueue(Remind { order: 17 }.delay(Duration::from_secs(3600)).unique("order-17"))?;
 /// # Ok(())
 /// # }
 /// ```
@@ -156,7 +156,7 @@ impl<J: Job> From<J> for NewJob<J> {
 
 impl<J: Job> NewJob<J> {
     /// To begin after that time at the earliest.
-    pub fn in_(self, wait: Duration) -> NewJob<J> {
+    pub fn delay(self, wait: Duration) -> NewJob<J> {
         let wait = Millis::try_from(wait.as_millis()).unwrap_or(Millis::MAX / 2);
         NewJob { when: When::After(wait), ..self }
     }

@@ -416,7 +416,7 @@ mod tests {
     #[test]
     fn a_schedule_counts_from_the_start_on() {
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
-        let jobs = Jobs::memory().every("0 3 * * * Europe/Berlin", Quick);
+        let jobs = Jobs::memory().cron("0 3 * * * Europe/Berlin", Quick);
         let crew = Crew::start(&jobs, scope).unwrap();
         assert!(
             lock(&crew.next_tick).is_some(),
@@ -486,7 +486,7 @@ mod tests {
     #[test]
     fn what_is_not_kept_is_thrown_away() {
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
-        let jobs = Jobs::memory().register::<Quick>().keep(Duration::ZERO, 0);
+        let jobs = Jobs::memory().register::<Quick>().retention(Duration::ZERO, 0);
         let id = jobs.enqueue(Quick).unwrap().id;
         let crew = Crew::by_hand(&jobs, scope);
         assert_eq!(crew.run_next().unwrap().unwrap().state, JobState::Done);

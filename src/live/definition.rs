@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::{Live, LivePart};
+use super::{Live, LiveFragment};
 use crate::background::task::{Task, TaskHandle, TaskInfo};
 use crate::error::{BoxError, Error, Result};
 use crate::http::request::Request;
@@ -24,7 +24,7 @@ pub struct LiveSource(Box<dyn Source>);
 
 /// What is needed of a state whose type is not known.
 trait Source {
-    fn part(&self, req: &Request, url: &str, template: &str) -> Result<LivePart>;
+    fn fragment(&self, req: &Request, url: &str, template: &str) -> Result<LiveFragment>;
 
     fn stream(&self, req: &Request, template: &str) -> Result<Response>;
 }
@@ -33,8 +33,8 @@ impl<T> Source for Live<T>
 where
     T: Clone + Serialize + Send + Sync + 'static,
 {
-    fn part(&self, req: &Request, url: &str, template: &str) -> Result<LivePart> {
-        self.part(req, url, template)
+    fn fragment(&self, req: &Request, url: &str, template: &str) -> Result<LiveFragment> {
+        self.fragment(req, url, template)
     }
 
     fn stream(&self, req: &Request, template: &str) -> Result<Response> {
@@ -215,7 +215,7 @@ impl Definition {
             }
             let url = self.url(&arguments)?;
             let source = req.with_arguments(Some(self.name.clone()), arguments, |req| (self.find)(req))?;
-            let part = source.map(|LiveSource(source)| source.part(req, &url, &self.template)).transpose()?;
+            let part = source.map(|LiveSource(source)| source.fragment(req, &url, &self.template)).transpose()?;
             Ok(part.map_or_else(String::new, |part| part.to_string()))
         })
     }

@@ -69,11 +69,11 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// let mut events = client.events("/_aside/live/posts");
 /// client.post("/").body("text/plain", "Hello").send();
 /// while events.next().data != "<ul><li>Hello</li></ul>" {}
-/// client.settle();
+/// client.drain();
 /// ```
 ///
 /// [`App::live`](crate::App::live) defines the part of the page and its stream. A route of your own does the same with
-/// [`part`](Live::part) and [`Request::live`].
+/// [`fragment`](Live::fragment) and [`Request::live`].
 ///
 /// A clone is the same state. It is kept in memory: what must survive a restart is for the database.
 pub struct Live<T>(Arc<Watched<T>>);
@@ -219,7 +219,7 @@ where
     ///
     /// fn page(req: &mut Request) -> Result<Response> {
     ///     let visits = req.state::<Visits>();
-    ///     let counter = visits.0.part(req, "/visits/live", "visits.html")?;
+    ///     let counter = visits.0.fragment(req, "/visits/live", "visits.html")?;
     ///     req.render("page.html", context! { counter }) // {{ counter }} in the page
     /// }
     /// ```
@@ -238,23 +238,23 @@ where
     ///
     /// # Errors
     /// 500 when the state cannot be rendered.
-    pub fn part(&self, req: &Request, url: &str, template: &str) -> Result<LivePart> {
+    pub fn fragment(&self, req: &Request, url: &str, template: &str) -> Result<LiveFragment> {
         let seen = self.0.look();
         let html = fragment(req, template)?.render(&self.0, &seen)?;
-        Ok(LivePart { url: (!seen.is_finished).then(|| url.to_owned()), html })
+        Ok(LiveFragment { url: (!seen.is_finished).then(|| url.to_owned()), html })
     }
 }
 
-/// A part of a page that follows a state: [`Live::part`]. A template prints it with `{{ feed }}`, under the name that the
+/// A part of a page that follows a state: [`Live::fragment`]. A template prints it with `{{ feed }}`, under the name that the
 /// context gives it.
 #[derive(Debug, Clone)]
-pub struct LivePart {
+pub struct LiveFragment {
     /// Where it goes on; none when nothing comes any more.
     url: Option<String>,
     html: Arc<str>,
 }
 
-impl fmt::Display for LivePart {
+impl fmt::Display for LiveFragment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let html = &self.html;
         let Some(url) = &self.url else {
@@ -271,7 +271,7 @@ impl fmt::Display for LivePart {
 }
 
 /// As text that a template need not escape any more.
-impl Serialize for LivePart {
+impl Serialize for LiveFragment {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         Value::from_safe_string(self.to_string()).serialize(serializer)
     }
@@ -302,7 +302,7 @@ impl Request {
     /// long as the visitor stays (WHATWG HTML, server-sent events).
     ///
     /// The state's fields are names in the template, and the whole is `state`. There are also `url_for` and `static`, and
-    /// nothing of a request: one rendering serves all who watch. Each event is an unnamed message, as [`Live::part`],
+    /// nothing of a request: one rendering serves all who watch. Each event is an unnamed message, as [`Live::fragment`],
     /// `EventSource` and the SSE extension of htmx expect, and carries an id: a page that comes back with it
     /// (`Last-Event-ID`) receives only newer states. After the last change ([`Live::finish`]) the stream sends an event named
     /// `end`, at which a page closes it (`sse-close="end"` with htmx). At most 20 events a second are sent, each with the
@@ -311,7 +311,7 @@ impl Request {
     /// `ASIDE_SERVER=epoll` it holds none.
     ///
     /// A change that cannot be rendered is in the log, once, and the page keeps what it shows. If a stream is refused (404
-    /// for a task that is forgotten after a restart, say) the page of a [`Live::part`] asks again and again, at most every
+    /// for a task that is forgotten after a restart, say) the page of a [`Live::fragment`] asks again and again, at most every
     /// half a minute; answer with a state that is finished to end that. [`App::live`](crate::App::live) does so for `None`.
     ///
     /// Where the state is found by the session, as each visitor's own, find it before: `let live = mine(req)?;`, and then

@@ -56,7 +56,7 @@ impl Request {
     ///
     /// let mut client = TestClient::new(app);
     /// client.post("/").send();
-    /// client.settle();
+    /// client.drain();
     /// assert!(client.get("/").text().contains("100 rows"));
     /// ```
     ///
@@ -124,7 +124,7 @@ impl Request {
     /// use aside::{App, Request, Response, Result, redirect};
     ///
     /// fn start(req: &mut Request) -> Result<Response> {
-    ///     req.session_task("import")?.run(|task| {
+    ///     req.session_task("import")?.spawn(|task| {
     ///         for row in 0..100 {
     ///             task.check()?;
     ///             task.progress(row, 100);

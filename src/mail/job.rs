@@ -65,9 +65,9 @@ impl Job for Mail {
     }
 
     /// To go out after that time, which its date says then.
-    fn in_(mut self, wait: Duration) -> NewJob<Mail> {
+    fn delay(mut self, wait: Duration) -> NewJob<Mail> {
         self.date = self.date.checked_add(wait).unwrap_or(self.date);
-        NewJob::from(self).in_(wait)
+        NewJob::from(self).delay(wait)
     }
 
     /// To go out at that time, which its date says then.
@@ -85,7 +85,7 @@ impl Mail {
         let line = format!("{}: {}; enqueued again for these recipients only", self.task_name(), error.chain());
         let (later, refused) = delivery.missing();
         let alone = |only| NewJob::from(Mail { only, ..self.clone() });
-        let later = (!later.is_empty()).then(|| alone(later).in_(FIRST_WAIT));
+        let later = (!later.is_empty()).then(|| alone(later).delay(FIRST_WAIT));
         let rest = later.into_iter().chain(refused.into_iter().map(|address| alone(vec![address])));
         let jobs = Context::current().scope.get::<Jobs>();
         let jobs = jobs.ok_or_else(|| Error::internal("a mail that is a job runs in an application that has jobs"))?;
@@ -326,7 +326,7 @@ mod tests {
         let mut client = site(&server.url());
         let id = client.jobs().enqueue(full()).unwrap().id;
         for attempt in [1, 2] {
-            client.settle();
+            client.drain();
             let job = job(&client, id);
             assert_eq!(
                 (job.state, job.attempt, server.connections()),
@@ -334,7 +334,7 @@ mod tests {
             );
             client.advance(LATER);
         }
-        client.settle();
+        client.drain();
         assert_eq!((job(&client, id).state, server.connections()), (JobState::Done, 3));
         let got = server.received();
         assert_eq!(got.len(), 2);
@@ -349,9 +349,9 @@ mod tests {
         let server = SmtpServer::start(vec![vec![(Step::Rcpt, Act::Answer("550 no such user"))]]);
         let mut client = site(&server.url());
         let id = client.jobs().enqueue(mail()).unwrap().id;
-        client.settle();
+        client.drain();
         client.advance(LATER);
-        client.settle();
+        client.drain();
         let job = job(&client, id);
         assert_eq!((job.state, job.failures.len(), server.connections()), (JobState::Dead, 1, 1));
         let words = &job.failures[0].words;
@@ -360,7 +360,7 @@ mod tests {
             "{words}"
         );
         assert!(client.jobs().retry(id).unwrap());
-        client.settle();
+        client.drain();
         assert_eq!(server.received().len(), 1, "once the server knows the user it gets the mail");
     }
 
@@ -371,10 +371,10 @@ mod tests {
         let mut client = site(&server.url());
         let id = client.jobs().enqueue(mail()).unwrap().id;
         for _ in 0..57 {
-            client.settle();
+            client.drain();
             client.advance(LATER);
         }
-        client.settle();
+        client.drain();
         assert_eq!((job(&client, id).state, server.received().len()), (JobState::Done, 1));
         // Ten waits of up to 85 min together, and then hours that are shortened by a quarter at most.
         let retry = Mail::retry();
@@ -387,9 +387,9 @@ mod tests {
         let client = site("memory:");
         let mail = full();
         client.within(|| mail.clone().send());
-        client.settle();
+        client.drain();
         client.jobs().enqueue(mail).unwrap();
-        client.settle();
+        client.drain();
         let sent = client.outbox();
         assert_eq!((sent.len(), &sent[0]), (2, &sent[1]));
         let text = sent[1].text.as_deref().unwrap();
@@ -408,7 +408,7 @@ mod tests {
         let files = || std::fs::read_dir(folder.path()).unwrap().flatten().collect::<Vec<_>>();
         assert!(files().is_empty());
         client.jobs().assert_enqueued(|mail: &Mail| mail.to == ["Anna <anna@b.example>"]);
-        client.settle();
+        client.drain();
         let text = std::fs::read(files()[0].path()).unwrap();
         assert_eq!((files().len(), text), (1, client.outbox().remove(0).raw));
     }
@@ -421,7 +421,7 @@ mod tests {
         let job = job(&client, client.jobs().enqueue(mail).unwrap().id);
         assert_eq!(job.label, format!("mail {id} to b.example and 3 more"));
         assert!(client.jobs().is_private(&job.name));
-        client.settle();
+        client.drain();
     }
 
     #[test]
@@ -430,17 +430,17 @@ mod tests {
         let begun = mail();
         let then = begun.date + 48 * LATER;
         let jobs = client.jobs();
-        jobs.enqueue(begun.clone().in_(48 * LATER)).unwrap();
+        jobs.enqueue(begun.clone().delay(48 * LATER)).unwrap();
         jobs.enqueue(begun.clone().at(then)).unwrap();
         jobs.enqueue(begun.clone().at(begun.date - LATER)).unwrap();
-        client.settle();
+        client.drain();
         assert_eq!(client.outbox().len(), 1, "that of an hour ago");
         client.advance(48 * LATER);
-        client.settle();
+        client.drain();
         let dates: Vec<SystemTime> = client.outbox().iter().map(date).collect();
         let whole = |time: SystemTime| time - Duration::from_nanos(nanos(time));
         assert_eq!(dates, [whole(begun.date), whole(then), whole(then)]);
-        let _ = begun.in_(Duration::MAX);
+        let _ = begun.delay(Duration::MAX);
     }
 
     fn nanos(time: SystemTime) -> u64 {
@@ -470,7 +470,7 @@ mod tests {
             .jobs()
             .enqueue(serde_json::from_str::<Mail>(r#"{"id":"7","date":0,"to":["b@c.example"]}"#).unwrap())
             .unwrap();
-        client.settle();
+        client.drain();
         let sent = client.outbox();
         assert_eq!(sent[0].message_id, "<5f2a9c0d1e3b77aa01c4@a.example>");
         assert_eq!((sent[0].text.as_deref(), sent[0].html.as_deref()), (Some("Hello"), Some("<p>A sum 1</p>")));
@@ -518,7 +518,7 @@ mod tests {
         let context =
             context! { name => Value::from_safe_string("<b>A</b>".into()), order => context! { sum => f64::INFINITY } };
         client.within(|| mail().template("receipt.html", &context).send());
-        client.settle();
+        client.drain();
         assert_eq!(client.outbox()[0].html.as_deref(), Some("<p><b>A</b> sum inf</p>"));
     }
 
@@ -552,7 +552,7 @@ mod tests {
         let words = refused(&client, mail().attach("film.mp4", "video/mp4", vec![7; 800_000]));
         assert!(words.contains("job `mail`") && words.contains("1048576") && words.contains("in a file"), "{words}");
         client.jobs().enqueue(mail().attach("film.mp4", "video/mp4", vec![7; 700_000])).unwrap();
-        client.settle();
+        client.drain();
         assert_eq!(client.outbox()[0].attachments[0].bytes.len(), 700_000);
     }
 }

@@ -72,7 +72,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 ///     let receipt = Mail::to("anna@shop.example").subject("Your receipt");
 ///     req.enqueue(receipt.template("receipt.txt", context! { order => 17 }))?; // kept when this returns
 ///     let reminder = Mail::to("anna@shop.example").subject("How was it?").text("…");
-///     req.enqueue(reminder.in_(Duration::from_secs(7 * 24 * 3600)))?;
+///     req.enqueue(reminder.delay(Duration::from_secs(7 * 24 * 3600)))?;
 ///     Ok("thank you")
 /// }
 /// ```
@@ -92,7 +92,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 ///   text, text that is marked as safe) is an error of `enqueue`, which says where it is.
 /// - 1 MiB fits, which is 700 kB of attachments, and more is an error of `enqueue`. For larger ones write a job of your
 ///   own, with what is needed to find or make the file, and let it call [`send_now`](Mail::send_now).
-/// - Not for [`Jobs::every`](crate::Jobs::every), which would send one and the same mail again and again: give it a job of
+/// - Not for [`Jobs::cron`](crate::Jobs::cron), which would send one and the same mail again and again: give it a job of
 ///   your own that makes a mail each time.
 #[derive(Debug, Clone)]
 #[must_use = "it goes nowhere without `send` or `enqueue`"]
@@ -260,7 +260,7 @@ impl Mail {
         let task = Task::named(self.task_name()).retry(retry).behind(mailer.sending.gate());
         // Built at the first try and kept for the others, so that they are all the same mail.
         let delivery = RefCell::new(None);
-        task.run(move |_| {
+        task.spawn(move |_| {
             let mut delivery = delivery.borrow_mut();
             let begun = match delivery.take() {
                 Some(begun) => begun,

@@ -25,7 +25,7 @@ const PAGE: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
     let watch = req.state::<Watch<Overview>>();
-    let part = watch.look(&req.scope()).part(req, &format!("{BUILTIN}/jobs/live"), ALL)?;
+    let part = watch.look(&req.scope()).fragment(req, &format!("{BUILTIN}/jobs/live"), ALL)?;
     page(req, "aside/panel_jobs.html", "Jobs", context! { part })
 }
 
@@ -82,7 +82,7 @@ fn job(req: &mut Request) -> Result<Response> {
     let name = job.map_or_else(|| format!("Job {id}"), |job| short(&job.label));
     let payload = job.and_then(|job| payload(&jobs, job));
     let is_known = job.is_some();
-    let part = part_of(&jobs, id, found, &req.scope()).part(req, &format!("{BUILTIN}/jobs/{id}/live"), ONE)?;
+    let part = part_of(&jobs, id, found, &req.scope()).fragment(req, &format!("{BUILTIN}/jobs/{id}/live"), ONE)?;
     page(req, "aside/panel_job.html", &name, context! { name, part, payload, is_known })
 }
 

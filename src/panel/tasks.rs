@@ -26,7 +26,7 @@ const NAME: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
     let watch = req.state::<Watch<Snapshot>>();
-    let part = watch.look(&req.scope()).part(req, &format!("{BUILTIN}/live"), ALL)?;
+    let part = watch.look(&req.scope()).fragment(req, &format!("{BUILTIN}/live"), ALL)?;
     page(req, "aside/panel.html", "Tasks", context! { part })
 }
 
@@ -55,7 +55,7 @@ fn list(req: &mut Request, title: &str, words: &str, records: &[Arc<Record>]) ->
 pub(super) fn task(req: &mut Request) -> Result<Response> {
     let Some(record) = asked_for(req)? else { return not_remembered(req) };
     let live = look_at(&record, &req.scope());
-    let part = live.part(req, &format!("{BUILTIN}/tasks/{}/live", record.id), ONE)?;
+    let part = live.fragment(req, &format!("{BUILTIN}/tasks/{}/live", record.id), ONE)?;
     let name = visible_line(&record.name, NAME);
     page(req, "aside/panel_task.html", &name, context! { name, part })
 }

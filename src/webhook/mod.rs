@@ -85,7 +85,7 @@ const TOLERANCE: i64 = 300;
 /// fn paid(req: &mut Request) -> Result<&'static str> {
 ///     let webhook = Webhook::post("https://shop.example/hooks").json(&serde_json::json!({ "order": 17 }));
 ///     req.enqueue(webhook.clone())?; // kept when this returns
-///     req.enqueue(webhook.id("order-17-feedback").in_(Duration::from_secs(24 * 3600)))?;
+///     req.enqueue(webhook.id("order-17-feedback").delay(Duration::from_secs(24 * 3600)))?;
 ///     Ok("thank you")
 /// }
 /// ```
@@ -197,7 +197,7 @@ impl Webhook {
     /// the receiver's refusal are failures of the task, which its handle gives and the log says.
     pub fn send(self) -> TaskHandle<()> {
         let retry = Retry::exponential(TRIES, FIRST_WAIT).only_if(is_worth_another_try);
-        Task::named(self.task_name()).retry(retry).run(move |_| self.deliver())
+        Task::named(self.task_name()).retry(retry).spawn(move |_| self.deliver())
     }
 
     /// Sends it now, on this thread, with one try.
@@ -813,7 +813,7 @@ mod tests {
         let receiver = Receiver::start(&["200 OK"]);
         let client = site();
         let id = client.jobs().enqueue(Webhook::post(&receiver.url).json("x").public_only()).unwrap().id;
-        client.settle();
+        client.drain();
         let job = job(&client, id);
         assert_eq!((job.state, job.failures.len(), receiver.got().len()), (JobState::Dead, 1, 0));
         let words = &job.failures[0].words;
@@ -913,7 +913,7 @@ mod tests {
             Webhook::post(&receiver.url).json(&payload).secret(SECRET).header("X-Shop", "a").header("X-Shop", "b");
         let id = client.jobs().enqueue(webhook.clone()).unwrap().id;
         for (state, seen) in [(JobState::Scheduled, 1), (JobState::Scheduled, 2), (JobState::Done, 3)] {
-            client.settle();
+            client.drain();
             assert_eq!((job(&client, id).state, receiver.got().len()), (state, seen));
             client.advance(LATER);
         }
@@ -940,7 +940,7 @@ mod tests {
         let before = Timestamp::now().as_second();
         let client = site();
         client.jobs().enqueue(read).unwrap();
-        client.settle();
+        client.drain();
         let time = signed_at(&receiver.got()[0].0);
         assert!((before..=Timestamp::now().as_second()).contains(&time), "{time}");
     }
@@ -950,11 +950,11 @@ mod tests {
         let receiver = Receiver::start(&["410 Gone", "200 OK"]);
         let mut client = site();
         let webhook = Webhook::post(&receiver.url).json("x").secret("geheim, and long enough").header("X", "geheim");
-        assert!(!format!("{webhook:?} {:?}", webhook.clone().in_(LATER)).contains("geheim"));
+        assert!(!format!("{webhook:?} {:?}", webhook.clone().delay(LATER)).contains("geheim"));
         let id = client.jobs().enqueue(webhook).unwrap().id;
-        client.settle();
+        client.drain();
         client.advance(LATER);
-        client.settle();
+        client.drain();
         let job = job(&client, id);
         assert_eq!((job.state, receiver.got().len(), job.failures.len()), (JobState::Dead, 1, 1));
         assert_eq!((&*job.label, client.jobs().is_private(&job.name)), ("webhook to 127.0.0.1", true));
@@ -962,7 +962,7 @@ mod tests {
         let tasks = format!("{:?}", client.failures());
         assert!(tasks.contains("410 Gone") && !tasks.contains("geheim"), "{tasks}");
         assert!(client.jobs().retry(id).unwrap());
-        client.settle();
+        client.drain();
         assert_eq!(receiver.got().len(), 2);
     }
 
@@ -988,7 +988,7 @@ mod tests {
         client.post("/orders").send();
         client.post("/orders").send();
         client.jobs().assert_enqueued(|webhook: &Webhook| webhook.url == receiver.url);
-        client.settle();
+        client.drain();
         assert_eq!(receiver.got().len(), 1);
     }
 

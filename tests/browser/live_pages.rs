@@ -103,7 +103,7 @@ fn imports(template: &'static str) -> Imports {
 }
 
 fn show(req: &mut Request) -> Result<Response> {
-    let part = |task: TaskInfo| task.live().part(req, "/import/live", req.state::<Import>().template);
+    let part = |task: TaskInfo| task.live().fragment(req, "/import/live", req.state::<Import>().template);
     let bar = task("import").map(part).transpose()?;
     req.render("import.html", context! { bar })
 }
@@ -111,7 +111,7 @@ fn show(req: &mut Request) -> Result<Response> {
 fn import(req: &mut Request) -> Response {
     let import = req.state::<Import>();
     let steps = import.steps.lock().unwrap().take().unwrap();
-    let task = Task::named("import").key("import").run(move |task| {
+    let task = Task::named("import").key("import").spawn(move |task| {
         for done in steps {
             task.check()?;
             task.progress(done, 100);
@@ -228,12 +228,12 @@ fn board_with(config: Config, note: &str) -> Board {
         .template("items.html", ITEMS)
         .template("count.html", r#"<p id="count">{{ state }}</p>"#)
         .get("/", |req: &mut Request| -> Result<Response> {
-            let board = req.state::<Live<Items>>().part(req, "/live", "items.html")?;
+            let board = req.state::<Live<Items>>().fragment(req, "/live", "items.html")?;
             req.render("board.html", context! { board, count => "" })
         })
         .get("/two", |req: &mut Request| -> Result<Response> {
-            let board = req.state::<Live<Items>>().part(req, "/live", "items.html")?;
-            let count = req.state::<Live<u64>>().part(req, "/count?of=all&as=text", "count.html")?;
+            let board = req.state::<Live<Items>>().fragment(req, "/live", "items.html")?;
+            let count = req.state::<Live<u64>>().fragment(req, "/count?of=all&as=text", "count.html")?;
             req.render("board.html", context! { board, count })
         })
         .get("/live", |req: &mut Request| req.live(&req.state::<Live<Items>>(), "items.html"))
@@ -513,8 +513,8 @@ pub(crate) fn who_leaves_a_page_watches_it_no_more(browser: Browser) {
         .template("page.html", r#"<!doctype html>{{ bar }}<a id="away" href="/away">Away</a>"#)
         .get("/", move |req: &mut Request| -> Result<Response> {
             let search = Task::named("search").key("search").cancel_unwatched(Duration::from_millis(1));
-            let search = search.run(|task| Ok::<_, Error>(task.sleep(Duration::from_secs(3_600))?));
-            let bar = search.live().part(req, "/live", "aside/progress.html")?;
+            let search = search.spawn(|task| Ok::<_, Error>(task.sleep(Duration::from_secs(3_600))?));
+            let bar = search.live().fragment(req, "/live", "aside/progress.html")?;
             begin.lock().unwrap().send(search).unwrap();
             req.render("page.html", context! { bar })
         })

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use aside::{App, Config, Html, IntoResponse, Request, Server, login, logout, redirect};
+use aside::{App, Config, Html, IntoResponse, Request, Server, redirect};
 
 use crate::browser::{Browser, Page};
 
@@ -29,11 +29,11 @@ fn site() -> Server {
                 .header("Cache-Control", "private, max-age=600")
         })
         .post("/login", |req: &mut Request| {
-            login(req, 17)?;
+            req.login(17)?;
             aside::ok(redirect("/account"))
         })
         .post("/logout", |req: &mut Request| {
-            logout(req)?;
+            req.logout()?;
             aside::ok(redirect("/"))
         })
         .start()

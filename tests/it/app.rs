@@ -82,10 +82,10 @@ fn a_hook_that_panics_is_a_page_and_loses_nothing() {
         let lines = logs::at(Level::Error, &format!("panicked: {query} the handler"));
         assert!(lines.len() == 1 && lines[0].contains(response.header("X-Request-Id").unwrap()), "{lines:?}");
     }
-    client.settle();
+    client.drain();
     assert_eq!(client.counts().ended, 1);
     assert_eq!(client.get("/").text(), "page");
-    client.settle();
+    client.drain();
 }
 
 fn admin() -> App {
@@ -231,7 +231,7 @@ fn health_says_how_the_background_is() {
     for path in ["/work", "/cancelled", "/panics", "/hangs"] {
         client.get(path);
     }
-    client.settle();
+    client.drain();
     let panel = client.get("/_aside").text().to_owned();
     assert!(panel.contains("2<small>1 timed out</small>") && panel.contains("2<small>1 panicked</small>"), "{panel}");
     let health: serde_json::Value = client.get("/healthz").json();

@@ -43,7 +43,7 @@ fn a_value_comes_back_through_the_handle() {
     let client = client();
     let handle = client.within(|| background(|| "42".parse::<u32>()));
     assert_eq!(handle.join().unwrap().unwrap(), 42);
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -51,14 +51,14 @@ fn plain_values_come_back_from_each_kind_of_task() {
     let client = client();
     client.within(|| {
         assert_eq!(background(|| 41 + 1).join().unwrap().unwrap(), 42);
-        assert_eq!(Task::named("said").run(|task| task.name().to_owned()).join().unwrap(), "said");
-        let retried = Task::new().retry(Retry::exponential(2, Duration::ZERO)).run(|task| vec![task.attempt()]);
+        assert_eq!(Task::named("said").spawn(|task| task.name().to_owned()).join().unwrap(), "said");
+        let retried = Task::new().retry(Retry::exponential(2, Duration::ZERO)).spawn(|task| vec![task.attempt()]);
         assert_eq!(retried.join().unwrap(), [1]);
-        assert_eq!(Pool::new(1).background(|| Some((1, "one"))).join().unwrap(), Some((1, "one")));
+        assert_eq!(Pool::new(1).spawn(|| Some((1, "one"))).join().unwrap(), Some((1, "one")));
         // The value of work that was set aside on a response goes nowhere.
         let _ = Response::text("").background(|| 7).task(Task::new(), |_| "seven");
     });
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn every_kind_of_error_is_taken() {
         });
         assert_eq!(cause(question_mark.join().unwrap()), "invalid digit found in string");
     });
-    client.settle();
+    client.drain();
 }
 
 fn send_webhook() -> Result<(), io::Error> {
@@ -99,7 +99,7 @@ fn a_failing_task_is_one_line_in_the_log_and_nothing_to_the_visitor() {
     });
     let mut client = TestClient::new(app);
     let response = client.post("/orders").send();
-    client.settle();
+    client.drain();
     assert_eq!(response.status(), Status::SEE_OTHER);
     let id = response.header("X-Request-Id").unwrap();
     let line = format!(
@@ -134,7 +134,7 @@ fn a_panicking_task_is_one_line_with_its_place() {
     });
     let mut client = TestClient::new(app);
     let response = client.post("/import").send();
-    client.settle();
+    client.drain();
     assert_eq!((response.status(), response.text()), (Status::OK, "imported"));
     let (line, id) = (*place.lock().unwrap(), response.header("X-Request-Id").unwrap());
     let file = "tests/it/background.rs";
@@ -152,8 +152,8 @@ fn a_task_outside_a_request_leaves_the_request_out() {
     logs::keep();
     let client = client();
     let name = "outside-of-any-request";
-    let _ = client.within(|| Task::named(name).run(|_| Err::<(), _>("no"))).join();
-    client.settle();
+    let _ = client.within(|| Task::named(name).spawn(|_| Err::<(), _>("no"))).join();
+    client.drain();
     let line = &logs::at(Level::Error, name)[0];
     let expected = format!("aside::background: Background task {name} failed: no (task 1, after 0 ms)");
     assert_eq!(without_time(line), without_time(&expected));
@@ -164,8 +164,8 @@ fn nobody_can_forge_a_line() {
     logs::keep();
     let client = client();
     let forged = "forger\n[2026-04-04 14:32:01] ERROR aside: all is lost";
-    let _ = client.within(|| Task::named(forged).run(|_| Err::<(), _>("a\r\nb\x1b[0m"))).join();
-    client.settle();
+    let _ = client.within(|| Task::named(forged).spawn(|_| Err::<(), _>("a\r\nb\x1b[0m"))).join();
+    client.drain();
     let lines = logs::with("forger");
     assert!(lines[0].1.contains("forger\\n[2026") && lines[0].1.contains("failed: a\\r\\nb\\u{1b}[0m"), "{lines:?}");
 }
@@ -177,7 +177,7 @@ fn where_it_comes_from_goes_along_into_nested_tasks() {
         background(|| {
             let inner = background(|| {
                 Task::named("innermost-of-nest")
-                    .run(|task| Err::<(), _>(task.state::<String>().to_string()))
+                    .spawn(|task| Err::<(), _>(task.state::<String>().to_string()))
                     .join()
                     .map_err(Error::from)
             });
@@ -186,7 +186,7 @@ fn where_it_comes_from_goes_along_into_nested_tasks() {
     });
     let mut client = TestClient::new(app);
     let id = client.get("/nest").header("X-Request-Id").unwrap().to_owned();
-    client.settle();
+    client.drain();
     let line = &logs::at(Level::Error, "innermost-of-nest failed: the state")[0];
     assert!(line.contains(&format!("GET /nest {id}")), "{line}");
     assert_eq!(client.failures().len(), 3);
@@ -212,7 +212,7 @@ fn what_is_set_aside_on_a_response_begins_after_it() {
     gate.begun.recv().unwrap();
     assert_eq!(client.within(|| aside::task("k-1")).unwrap().progress().message, "going");
     drop(gate.let_go);
-    client.settle();
+    client.drain();
     assert!(client.failures().iter().all(|task| task.name().contains("(tests/it/background.rs:")));
     let mut failures: Vec<_> = client.failures().iter().map(|task| task.failure().unwrap().to_owned()).collect();
     failures.sort();
@@ -230,7 +230,7 @@ fn what_was_set_aside_survives_an_error_page() {
     let mut client = TestClient::new(app);
     assert_eq!(client.get("/").status(), Status::INTERNAL_SERVER_ERROR);
     told.recv().unwrap();
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn a_task_is_found_by_its_key_and_says_how_far_it_is() {
     let (gate, hold) = gate();
     client.within(|| {
         assert!(aside::task("photo-17").is_none());
-        Task::named("sizes").key("photo-17").run(move |task| {
+        Task::named("sizes").key("photo-17").spawn(move |task| {
             task.progress(1, 3);
             task.message("small");
             hold();
@@ -249,7 +249,7 @@ fn a_task_is_found_by_its_key_and_says_how_far_it_is() {
         assert_eq!((task.state(), task.progress().done, task.progress().total), (TaskState::Running, 1, 3));
         assert_eq!(task.progress().message, "small");
         drop(gate.let_go);
-        client.settle();
+        client.drain();
         assert_eq!(aside::task("photo-17").unwrap().state(), TaskState::Done);
     });
 }
@@ -259,7 +259,7 @@ fn a_task_that_is_told_to_cancel_is_neither_done_nor_failed() {
     let client = client();
     let (tell, told) = channel();
     let handle = client.within(|| {
-        Task::named("sleeper").run(move |task| {
+        Task::named("sleeper").spawn(move |task| {
             tell.send(()).unwrap();
             task.sleep(Duration::from_secs(3600))?;
             aside::ok(())
@@ -268,7 +268,7 @@ fn a_task_that_is_told_to_cancel_is_neither_done_nor_failed() {
     told.recv().unwrap();
     handle.cancel();
     assert!(matches!(handle.join(), Err(Failure::Cancelled)));
-    client.settle();
+    client.drain();
     assert!(client.failures().is_empty());
 }
 
@@ -277,10 +277,10 @@ fn a_task_past_its_deadline_is_told_to_cancel_and_logged_as_overdue() {
     logs::keep();
     let client = client();
     let task = Task::named("overdue-import").deadline(Duration::from_millis(5));
-    let handle = client.within(|| task.run(|task| task.sleep(Duration::from_secs(3600))));
+    let handle = client.within(|| task.spawn(|task| task.sleep(Duration::from_secs(3600))));
     let info = handle.info().clone();
     assert!(matches!(handle.join(), Err(Failure::TimedOut)));
-    client.settle();
+    client.drain();
     assert!(info.is_overdue());
     assert_eq!(logs::at(Level::Warn, "overdue-import is overdue: past its deadline of 5 ms").len(), 1);
     assert_eq!(logs::at(Level::Error, "overdue-import timed out").len(), 1);
@@ -291,12 +291,12 @@ fn an_unlimited_duration_never_ends() {
     let client = client();
     let named = |name: &str| Task::named(name);
     client.within(|| {
-        let deadline = named("deadline").deadline(Duration::MAX).run(|_| 1);
+        let deadline = named("deadline").deadline(Duration::MAX).spawn(|_| 1);
         assert_eq!(deadline.join().unwrap(), 1);
-        let unwatched = named("unwatched").cancel_unwatched(Duration::MAX).run(|_| 2);
+        let unwatched = named("unwatched").cancel_unwatched(Duration::MAX).spawn(|_| 2);
         assert_eq!(unwatched.join().unwrap(), 2);
         let (tell, begun) = channel();
-        let asleep = named("asleep").run(move |task| {
+        let asleep = named("asleep").spawn(move |task| {
             tell.send(()).unwrap();
             task.sleep(Duration::MAX)
         });
@@ -304,7 +304,7 @@ fn an_unlimited_duration_never_ends() {
         asleep.cancel();
         assert!(matches!(asleep.join(), Err(Failure::Cancelled)));
         let (tell, tried) = channel();
-        let retried = named("retried").retry(Retry::exponential(2, Duration::MAX)).run(move |task| {
+        let retried = named("retried").retry(Retry::exponential(2, Duration::MAX)).spawn(move |task| {
             tell.send(task.attempt()).unwrap();
             Err::<(), _>("down")
         });
@@ -312,7 +312,7 @@ fn an_unlimited_duration_never_ends() {
         retried.cancel();
         assert!(retried.join().is_err());
     });
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -320,15 +320,15 @@ fn a_task_that_never_began_can_be_cancelled() {
     let client = client_with(Config { max_tasks: 1, ..Config::default() });
     let (gate, hold) = gate();
     let never = client.within(|| {
-        Task::named("first").run(move |_| hold());
+        Task::named("first").spawn(move |_| hold());
         gate.begun.recv().unwrap();
-        Task::named("never").run(|_| -> aside::Result<()> { unreachable!("it was cancelled before") })
+        Task::named("never").spawn(|_| -> aside::Result<()> { unreachable!("it was cancelled before") })
     });
     assert_eq!(never.info().state(), TaskState::Waiting);
     never.cancel();
     drop(gate.let_go);
     assert!(matches!(never.join(), Err(Failure::Cancelled)));
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -337,13 +337,13 @@ fn a_task_is_tried_again_and_only_its_end_is_an_error() {
     let client = client();
     let retry = Retry::exponential(4, Duration::from_secs(600));
     let flaky = |name: &str, good: u32| {
-        Task::named(name).retry(retry.clone()).run(move |task| match task.attempt() {
+        Task::named(name).retry(retry.clone()).spawn(move |task| match task.attempt() {
             attempt if attempt == good => Ok(attempt),
             attempt => Err(format!("try {attempt} went wrong")),
         })
     };
     let (third, never) = client.within(|| (flaky("third-time-lucky", 3), flaky("never-lucky", 99)));
-    client.settle();
+    client.drain();
     assert_eq!(third.join().unwrap(), 3);
     assert!(matches!(never.join(), Err(Failure::Error(error)) if error.chain() == "try 4 went wrong"));
     assert_eq!(logs::at(Level::Warn, "third-time-lucky").len(), 2);
@@ -358,7 +358,7 @@ fn a_wait_between_tries_ends_when_the_task_is_cancelled() {
     let retry = Retry::exponential(2, Duration::from_secs(3600));
     let (tell, told) = channel();
     let handle = client.within(|| {
-        Task::named("patient").retry(retry).run(move |_| {
+        Task::named("patient").retry(retry).spawn(move |_| {
             tell.send(()).unwrap();
             Err::<(), _>("no")
         })
@@ -366,7 +366,7 @@ fn a_wait_between_tries_ends_when_the_task_is_cancelled() {
     told.recv().unwrap();
     handle.cancel();
     assert!(handle.join().is_err());
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -375,9 +375,9 @@ fn a_deadline_ends_a_wait_between_tries() {
     let retry = Retry::exponential(2, Duration::from_secs(3600));
     // Long enough for the first try to have failed, on a busy machine too.
     let task = Task::named("impatient").deadline(Duration::from_millis(500)).retry(retry);
-    let handle = client.within(|| task.run(|_| Err::<(), _>("no")));
+    let handle = client.within(|| task.spawn(|_| Err::<(), _>("no")));
     assert!(matches!(handle.join(), Err(Failure::TimedOut)));
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -393,12 +393,12 @@ fn a_pool_runs_so_many_at_once_and_no_more() {
     };
     client.within(|| {
         let handles: Vec<_> =
-            (0..100).map(|_| (pool.clone(), work.clone())).map(|(pool, work)| pool.background(work)).collect();
+            (0..100).map(|_| (pool.clone(), work.clone())).map(|(pool, work)| pool.spawn(work)).collect();
         let own = pool.run(&work).unwrap();
         let most = handles.into_iter().map(|handle| handle.join().unwrap()).max().unwrap();
         assert!((1..=3).contains(&most.max(own)), "{most} at once");
     });
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -412,10 +412,10 @@ fn a_pool_is_re_entrant_and_survives_a_panic() {
     let client = client();
     client.within(|| {
         let inner = pool.clone();
-        let _ = pool.background(|| panic!("aside in a pool")).join();
-        assert_eq!(pool.background(move || inner.run(|| 7)).join().unwrap(), 7);
+        let _ = pool.spawn(|| panic!("aside in a pool")).join();
+        assert_eq!(pool.spawn(move || inner.run(|| 7)).join().unwrap(), 7);
     });
-    client.settle();
+    client.drain();
 }
 
 /// Returns the result of `f`, from a thread with a time limit.
@@ -435,20 +435,20 @@ fn a_wait_in_a_full_pool_for_a_task_of_the_pool_is_refused() {
     let theirs = client.clone();
     let outcome = in_time(move || {
         let pool = Pool::new(1);
-        theirs.within(|| pool.run(|| pool.background(|| 7).join())).unwrap()
+        theirs.within(|| pool.run(|| pool.spawn(|| 7).join())).unwrap()
     });
     assert!(is_refused(&outcome), "{outcome:?}");
-    client.settle();
+    client.drain();
     assert_eq!(client.counts().done(), 1, "the task itself runs once there is a permit");
     // The same if the task asks for the permit when it runs: one of the two waits is refused.
     let theirs = client.clone();
     let outcome = in_time(move || {
         let pool = Pool::new(1);
         let inner = pool.clone();
-        theirs.within(|| pool.run(|| Task::named("inner").run(move |_| inner.run(|| 7)).join())).unwrap()
+        theirs.within(|| pool.run(|| Task::named("inner").spawn(move |_| inner.run(|| 7)).join())).unwrap()
     });
     assert!(matches!(&outcome, Err(Failure::Error(error)) if error.chain().contains("would never end")), "{outcome:?}");
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -460,9 +460,9 @@ fn only_the_last_wait_of_a_pool_is_refused() {
         theirs.within(|| {
             let outer = [(); 2].map(|()| {
                 let (inner, together) = (pool.clone(), together.clone());
-                pool.background(move || {
+                pool.spawn(move || {
                     together.wait();
-                    aside::ok(inner.background(|| 7).join())
+                    aside::ok(inner.spawn(|| 7).join())
                 })
             });
             outer.map(|task| task.join().unwrap())
@@ -470,7 +470,7 @@ fn only_the_last_wait_of_a_pool_is_refused() {
     });
     assert_eq!(outcomes.iter().filter(|outcome| is_refused(outcome)).count(), 1, "{outcomes:?}");
     assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Ok(7))).count(), 1, "its permit came back");
-    client.settle();
+    client.drain();
     assert_eq!(client.counts().done(), 4);
 }
 
@@ -480,16 +480,16 @@ fn a_pool_and_the_bound_on_tasks_do_not_wait_for_one_another() {
     let (pool, (gate, hold)) = (Pool::new(1), gate());
     let wants_the_permit = pool.clone();
     client.within(|| {
-        let has_the_place = Task::named("has-the-place").run(move |_| {
+        let has_the_place = Task::named("has-the-place").spawn(move |_| {
             hold();
             wants_the_permit.run(|| ())
         });
         gate.begun.recv().unwrap();
-        let has_the_permit = pool.background(|| ());
+        let has_the_permit = pool.spawn(|| ());
         drop(gate.let_go);
         assert!(has_the_permit.join().is_ok() && has_the_place.join().is_ok());
     });
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -500,7 +500,7 @@ fn what_is_too_much_waits_and_all_of_it_runs() {
     client.within(|| {
         for _ in 0..500 {
             let (now, most, all) = (now.clone(), most.clone(), all.clone());
-            Task::named("crowd").run(move |_| {
+            Task::named("crowd").spawn(move |_| {
                 most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                 thread::yield_now();
                 now.fetch_sub(1, Ordering::SeqCst);
@@ -508,7 +508,7 @@ fn what_is_too_much_waits_and_all_of_it_runs() {
             });
         }
     });
-    client.settle();
+    client.drain();
     assert_eq!(all.load(Ordering::SeqCst), 500);
     let counts = client.counts();
     assert_eq!((counts.unfinished, counts.queued, counts.ended, counts.failed), (0, 0, 500, 0));
@@ -521,10 +521,10 @@ fn a_caller_continues_while_its_task_waits() {
     let client = client_with(Config { max_tasks: 1, ..Config::default() });
     let (gate, hold) = gate();
     let order = Arc::new(Mutex::new(Vec::new()));
-    client.within(|| Task::named("holder").run(move |_| hold()));
+    client.within(|| Task::named("holder").spawn(move |_| hold()));
     gate.begun.recv().unwrap();
     let (queued, called) = (order.clone(), order.clone());
-    client.within(|| Task::named("queued-behind").run(move |_| queued.lock().unwrap().push("queued")));
+    client.within(|| Task::named("queued-behind").spawn(move |_| queued.lock().unwrap().push("queued")));
     // Returns while the only slot is taken.
     let handle = client.within(|| background(move || called.lock().unwrap().push("called")));
     assert_eq!((client.counts().queued, order.lock().unwrap().len()), (2, 0));
@@ -532,7 +532,7 @@ fn a_caller_continues_while_its_task_waits() {
     assert_eq!(said.len(), 1, "at once, and not for each");
     drop(gate.let_go);
     handle.join().unwrap().unwrap();
-    client.settle();
+    client.drain();
     assert_eq!(*order.lock().unwrap(), ["queued", "called"]);
 }
 
@@ -547,22 +547,22 @@ fn waiting_tasks_run_in_the_order_in_which_they_were_started_and_a_retry_queues_
         move || order.lock().unwrap().push(name)
     };
     client.within(|| {
-        Task::named("holder").run(move |_| hold());
+        Task::named("holder").spawn(move |_| hold());
         gate.begun.recv().unwrap();
         let retried = note(100);
-        Task::named("retried").retry(Retry::exponential(2, Duration::ZERO)).run(move |task| {
+        Task::named("retried").retry(Retry::exponential(2, Duration::ZERO)).spawn(move |task| {
             retried();
             if task.attempt() == 1 { Err("the first attempt fails") } else { Ok(()) }
         });
         for number in 0..10 {
             let (task, thread) = (note(2 * number), note(2 * number + 1));
-            Task::named("queued").run(move |_| task());
+            Task::named("queued").spawn(move |_| task());
             background(thread);
         }
     });
     assert_eq!(client.counts().queued, 21);
     drop(gate.let_go);
-    client.settle();
+    client.drain();
     let expected: Vec<u32> = std::iter::once(100).chain(0..20).chain([100]).collect();
     assert_eq!(*order.lock().unwrap(), expected);
 }
@@ -586,7 +586,7 @@ fn a_caller_waits_at_the_thread_limit() {
         caller.join().unwrap().join().unwrap().unwrap();
     });
     assert_eq!(waits_its_turn.join().unwrap().unwrap(), 2);
-    client.settle();
+    client.drain();
     assert_eq!(client.counts().done(), 3);
 }
 
@@ -629,20 +629,20 @@ fn parents_and_children_do_not_wait_for_one_another() {
     let sum = client.within(|| {
         background(|| {
             let children: Vec<_> = (0..10).map(|n| background(move || n)).collect();
-            let grandchild = background(|| Task::named("grand").run(|_| 1).join());
+            let grandchild = background(|| Task::named("grand").spawn(|_| 1).join());
             let sum: i32 = children.into_iter().map(|child| child.join().unwrap().unwrap()).sum();
             aside::ok(sum + grandchild.join().unwrap()?)
         })
     });
     assert_eq!(sum.join().unwrap().unwrap(), 46);
-    client.settle();
+    client.drain();
 }
 
 #[test]
 fn two_applications_do_not_see_each_others_tasks() {
     let (one, other) = (client(), client());
-    let _ = one.within(|| Task::named("mine").run(|_| Err::<(), _>("mine"))).join();
-    one.settle();
+    let _ = one.within(|| Task::named("mine").spawn(|_| Err::<(), _>("mine"))).join();
+    one.drain();
     assert_eq!((one.failures().len(), other.failures().len()), (1, 0));
 }
 
@@ -650,7 +650,7 @@ fn two_applications_do_not_see_each_others_tasks() {
 fn a_test_that_leaves_a_task_running_fails() {
     let (gate, hold) = gate();
     let client = client();
-    client.within(|| Task::named("left-behind").run(move |_| hold()));
+    client.within(|| Task::named("left-behind").spawn(move |_| hold()));
     gate.begun.recv().unwrap();
     let words = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(client))).unwrap_err();
     assert!(words.downcast_ref::<String>().unwrap().contains("left-behind"));
@@ -667,7 +667,7 @@ fn tasks_stand_back_behind_pages() {
     let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), nice: 6, ..Config::default() };
     let app = App::with_config(config).get("/", |_: &mut Request| {
         let spawned = background(nice).join().unwrap()?;
-        let kept = Task::new().run(|_| nice()).join()?;
+        let kept = Task::new().spawn(|_| nice()).join()?;
         aside::ok(format!("{} {spawned} {kept}", nice()))
     });
     let server = app.start().unwrap();
@@ -688,20 +688,20 @@ fn a_value_whose_drop_panics_ends_nothing_else() {
     let client = client();
     let (gate, hold) = gate();
     client.within(|| {
-        drop(Task::named("grenade").run(move |_| {
+        drop(Task::named("grenade").spawn(move |_| {
             hold();
             aside::ok(Grenade)
         }));
     });
     drop(gate.let_go);
-    client.settle();
+    client.drain();
     let barrier = Arc::new(Barrier::new(2));
     let theirs = barrier.clone();
     client.within(|| {
-        Task::named("after").run(move |_| {
+        Task::named("after").spawn(move |_| {
             theirs.wait();
         })
     });
     barrier.wait();
-    client.settle();
+    client.drain();
 }

@@ -62,7 +62,7 @@ fn expect(client: &mut TestClient, response: TestResponse, status: u16, messages
     assert_eq!(response.status().code(), status, "{response:?}");
     messages.iter().for_each(|messages| assert!(response.text().contains(messages), "{messages:?} in {response:?}"));
     assert_eq!(client.get("/").text(), "still here");
-    client.settle();
+    client.drain();
 }
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -231,7 +231,7 @@ fn an_unreachable_smtp_server_is_logged_once_and_not_shown_to_the_client() {
     let mut client = TestClient::new(app);
     let response = client.post("/contact").send();
     assert_eq!(response.status(), Status::SEE_OTHER);
-    client.settle();
+    client.drain();
     let id = response.header("X-Request-Id").unwrap();
     let lines = logs::at(Level::Error, &format!("POST /contact {id}"));
     assert!(lines.len() == 1 && lines[0].contains("unreachable-host.example failed: "), "{lines:?}");
@@ -251,7 +251,7 @@ fn a_webhook_that_responds_500_is_logged_once_and_not_shown_to_the_client() {
     let mut client = TestClient::new(app);
     let response = client.post("/orders").send();
     assert_eq!(response.status(), Status::SEE_OTHER);
-    client.settle();
+    client.drain();
     assert_eq!(tries.join().unwrap(), 5);
     let id = response.header("X-Request-Id").unwrap();
     let lines = logs::at(Level::Error, &format!("POST /orders {id}"));

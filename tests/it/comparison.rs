@@ -149,7 +149,7 @@ fn the_templates_of_the_comparison_show_what_its_programs_define() {
     for (name, tasks) in [("NiceGUI", &["slow", "content", "result"][..]), ("Wave", &["job"])] {
         let app = with_templates(name).post("/{task}", |req: &mut Request| {
             let task: String = req.param("task")?;
-            req.session_task(&task)?.run(move |context| context.message(format!("{task} is done")));
+            req.session_task(&task)?.spawn(move |context| context.message(format!("{task} is done")));
             aside::ok(())
         });
         let app = tasks.iter().fold(app, |app, task| app.live_task(task, "aside/progress.html"));
@@ -157,7 +157,7 @@ fn the_templates_of_the_comparison_show_what_its_programs_define() {
         for task in tasks {
             assert!(!client.get("/").text().contains(&format!("{task} is done")));
             client.post(&format!("/{task}")).send();
-            client.settle();
+            client.drain();
             assert!(client.get("/").text().contains(&format!("<p>{task} is done</p>")));
         }
     }

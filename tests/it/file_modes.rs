@@ -35,7 +35,7 @@ fn site(folder: &Path) -> TestClient {
     );
     let mut client = TestClient::new(app);
     client.post("/").send();
-    client.settle();
+    client.drain();
     client
 }
 

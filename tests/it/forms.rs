@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 
 use aside::testing::{TestClient, TestResponse};
-use aside::{App, Config, Error, Form, Request, Response, Result, Status, Upload, context, login, logout, redirect};
+use aside::{App, Config, Error, Form, Request, Response, Result, Status, Upload, context, redirect};
 use serde::Deserialize;
 
 const FORM: &str = "application/x-www-form-urlencoded";
@@ -245,7 +245,7 @@ fn a_repeated_form_gets_the_same_response_and_does_nothing() {
         assert_eq!((answer.status().code(), answer.location()), (303, Some("/orders/17")));
         assert_eq!(client.get("/flashes").text(), "Thank you!");
     }
-    client.settle();
+    client.drain();
     assert_eq!((*taken.lock().unwrap(), client.counts().ended), (1, 1), "the background task ran once");
     order(&mut client, "/others", &one, "a");
     order(&mut client, "/orders", &one, "changed");
@@ -256,7 +256,7 @@ fn a_repeated_form_gets_the_same_response_and_does_nothing() {
         order(&mut client, "/orders", none, "a");
     }
     assert_eq!(*taken.lock().unwrap(), 10);
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -350,7 +350,7 @@ fn accounts() -> TestClient {
         let user: Option<u64> =
             req.form_pairs()?.iter().find(|(name, _)| name == "user").and_then(|(_, id)| id.parse().ok());
         req.once(|req| {
-            user.map_or(Ok(()), |user| login(req, user))?;
+            user.map_or(Ok(()), |user| req.login(user))?;
             let mut count = count.lock().unwrap();
             *count += 1;
             Ok(redirect(&format!("/{count}")))
@@ -362,9 +362,9 @@ fn accounts() -> TestClient {
         .post("/send", answer)
         .post("/login/{id}", |req: &mut Request| {
             let id: u64 = req.param("id")?;
-            login(req, id)
+            req.login(id)
         })
-        .post("/logout", |req: &mut Request| logout(req));
+        .post("/logout", |req: &mut Request| req.logout());
     TestClient::new(app)
 }
 

@@ -435,10 +435,10 @@ fn a_function_is_called_from_a_handler_a_task_and_a_job_and_not_inside_a_child()
         .get("/", |_req: &mut Request| isolated(double, 1).join().map(|n| n.to_string()));
     let mut client = TestClient::new(app);
     assert_eq!(client.get("/").text(), "2");
-    let task = client.within(|| Task::named("doubles").run(|_| isolated(double, 2).join()));
+    let task = client.within(|| Task::named("doubles").spawn(|_| isolated(double, 2).join()));
     assert_eq!(task.join().unwrap(), 4);
     client.jobs().enqueue(Doubles(3)).unwrap();
-    client.settle();
+    client.drain();
     assert_eq!(told.recv().unwrap(), 6);
     let failure = failure(&client, nested, 4);
     assert_eq!(

@@ -162,7 +162,7 @@ fn an_output_has_a_limit_and_past_it_the_job_fails_with_a_clear_error() {
 #[test]
 fn a_task_that_is_not_a_job_has_no_output() {
     let client = TestClient::new(App::with_config(Config::default()));
-    let outcome = client.within(|| aside::Task::named("plain").run(|task| task.output(&17))).join();
+    let outcome = client.within(|| aside::Task::named("plain").spawn(|task| task.output(&17))).join();
     let aside::Failure::Error(error) = outcome.unwrap_err() else { panic!("an error") };
     assert!(error.chain().contains("only a job has an output"), "{error:?}");
 }

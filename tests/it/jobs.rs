@@ -125,7 +125,7 @@ fn a_job_is_run_as_a_task_of_the_request_that_it_came_from() {
             .post("/orders", |req: &mut Request| req.enqueue(Who).map(|enqueued| enqueued.id.to_string()));
         let mut client = TestClient::new(app);
         assert_eq!(client.post("/orders").send().text(), "1");
-        client.settle();
+        client.drain();
         assert_eq!(notes(&client), ["who-asks (job 1) Some(1) 1"]);
         let lines = logs::with("Background task who-asks (job 1) failed: so that it is in the log; try 1 of 20");
         assert!(lines.last().unwrap().1.contains(", POST /orders "), "{lines:?}");
@@ -204,7 +204,7 @@ fn a_job_that_nobody_knows_any_more_is_kept_and_does_not_spin() {
         let unknown = former.enqueue(Fail("it does not come to that".into())).unwrap().id;
         let changed = former.enqueue(OldNote { words: "x".into() }).unwrap().id;
         let client = client(jobs.register::<Note>());
-        client.settle();
+        client.drain();
         for (id, words) in [(unknown, "no job `fail` is registered"), (changed, "cannot be read as this job any more")]
         {
             let job = client.jobs().find(id).unwrap().unwrap();
@@ -226,7 +226,7 @@ fn what_cannot_be_enqueued_is_said_at_once() {
     assert!(refusal(jobs.enqueue(note(&"x".repeat(2 << 20)))).contains("1048576 at most fit"));
     let none = TestClient::new(App::with_config(Config::default()));
     assert!(none.within(|| refusal(aside::enqueue(note("x")))).contains("App::jobs"));
-    client.settle();
+    client.drain();
 }
 
 /// A client that chooses parts of the key gets no 500 for a long key, and cannot fill the memory with it.
@@ -240,7 +240,7 @@ fn a_unique_key_may_be_of_any_length() {
     assert!(first.is_new && !again.is_new && other.is_new);
     assert_eq!(again.id, first.id);
     assert!(jobs.find(first.id).unwrap().unwrap().unique.unwrap().len() < 100);
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -260,8 +260,8 @@ fn what_is_wrong_with_the_jobs_is_said_at_the_start() {
     let words = start(Jobs::memory().register::<Note>().register::<Other>().queue("", 1));
     assert!(words.contains("two jobs have the NAME `note`") && words.contains("Jobs::queue"), "{words}");
     for crontab in ["0 3 * * *", "61 * * * * UTC", "0 3 * * * Europe/Atlantis", "", "0 0 31 2 * UTC"] {
-        let words = start(Jobs::memory().every(crontab, note("x")));
-        assert!(words.contains("Jobs::every"), "{crontab}: {words}");
+        let words = start(Jobs::memory().cron(crontab, note("x")));
+        assert!(words.contains("Jobs::cron"), "{crontab}: {words}");
     }
 }
 
@@ -271,7 +271,7 @@ fn a_job_may_be_for_later_be_there_once_and_be_urgent() {
         let mut client = client(kept.register::<Note>());
         let jobs = client.jobs();
         let keep = |job: NewJob<Note>| jobs.enqueue(job).unwrap();
-        keep(note("in an hour").in_(Duration::from_secs(3600)));
+        keep(note("in an hour").delay(Duration::from_secs(3600)));
         keep(note("at").at(SystemTime::now() + Duration::from_secs(7200)));
         keep(note("plain").into());
         keep(note("urgent").priority(5));
@@ -281,14 +281,14 @@ fn a_job_may_be_for_later_be_there_once_and_be_urgent() {
         assert_eq!((second.id, first.is_new, second.is_new), (first.id, true, false));
         jobs.assert_enqueued(|note: &Note| note.0 == "once");
         assert_eq!(jobs.enqueued::<Note>().len(), 6);
-        client.settle();
+        client.drain();
         assert_eq!(notes(&client), ["urgent", "plain", "once", "not urgent"]);
         assert!(keep(note("once more").unique("17")).is_new);
         client.advance(Duration::from_secs(3601));
-        client.settle();
+        client.drain();
         assert_eq!(notes(&client), ["once more", "in an hour"]);
         client.advance(Duration::from_secs(3600));
-        client.settle();
+        client.drain();
         assert_eq!(notes(&client), ["at"]);
     });
 }
@@ -310,7 +310,7 @@ fn jobs_of_jobs_are_run_too_and_inline_runs_them_at_once() {
     let client = client(Jobs::memory().register::<Parent>());
     client.within(|| aside::enqueue(Parent(3))).unwrap();
     assert!(notes(&client).is_empty());
-    client.settle();
+    client.drain();
     assert_eq!(notes(&client), ["parent 3", "parent 2", "parent 1"]);
 
     let inline = self::client(Jobs::memory().register::<Parent>().register::<Fail>().inline());
@@ -318,14 +318,14 @@ fn jobs_of_jobs_are_run_too_and_inline_runs_them_at_once() {
     assert_eq!(notes(&inline).len(), 2);
     inline.within(|| aside::enqueue(Fail("in the failures".into()))).unwrap();
     assert_eq!(inline.failures().len(), 1);
-    inline.settle();
+    inline.drain();
 }
 
 #[test]
 fn a_schedule_comes_once_for_all_processes_and_once_for_what_was_missed() {
     on_each_engine(|kept| {
         let jobs = kept;
-        let process = || client(jobs.clone().every("0 3 * * * Europe/Berlin", note("nightly")));
+        let process = || client(jobs.clone().cron("0 3 * * * Europe/Berlin", note("nightly")));
         let served = |jobs: Jobs| {
             let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
             App::with_config(config).jobs(jobs).state(Notes::default()).start().unwrap()
@@ -334,7 +334,7 @@ fn a_schedule_comes_once_for_all_processes_and_once_for_what_was_missed() {
         // Paused, so that what is enqueued stays to be counted.
         jobs.pause("default").unwrap();
         let servers: Vec<_> =
-            (0..3).map(|_| served(jobs.clone().every("0 3 * * * Europe/Berlin", note("nightly")))).collect();
+            (0..3).map(|_| served(jobs.clone().cron("0 3 * * * Europe/Berlin", note("nightly")))).collect();
         assert_eq!(jobs.counts().unwrap().waiting, 0);
         for night in 1..=3 {
             jobs.advance(Duration::from_secs(24 * 3600));
@@ -342,7 +342,7 @@ fn a_schedule_comes_once_for_all_processes_and_once_for_what_was_missed() {
         }
         drop(servers);
         jobs.advance(Duration::from_secs(10 * 24 * 3600));
-        let server = served(jobs.clone().every("0 3 * * * Europe/Berlin", note("nightly")));
+        let server = served(jobs.clone().cron("0 3 * * * Europe/Berlin", note("nightly")));
         until(|| jobs.counts().unwrap().waiting >= 4);
         drop(server);
         assert_eq!(jobs.counts().unwrap().waiting, 4, "ten nights without anybody are one job");
@@ -471,7 +471,7 @@ fn a_waiting_job_is_cancelled_at_once_and_never_runs() {
         let client = client(kept.register::<Note>());
         let id = client.jobs().enqueue(note("never")).unwrap().id;
         assert_eq!(client.jobs().cancel(id).unwrap(), Some(JobState::Cancelled));
-        client.settle();
+        client.drain();
         assert!(notes(&client).is_empty());
         assert_eq!(client.jobs().cancel(999).unwrap(), None);
     });
@@ -552,7 +552,7 @@ fn the_clock_put_back_holds_nothing_up() {
         jobs.advance(Duration::from_secs(7200));
         jobs.enqueue(note("waits")).unwrap();
         jobs.put_back(Duration::from_secs(3600));
-        client.settle();
+        client.drain();
         assert_eq!(notes(&client), ["waits"]);
     });
 }
@@ -603,7 +603,7 @@ fn what_a_job_writes_is_committed_with_its_end_or_not_at_all() {
         let job = client.jobs().run_next().unwrap().unwrap();
         assert_eq!((job.id, job.state), (id, state), "{words}");
         assert_eq!(effects().iter().filter(|effect| *effect == words).count(), count, "{words}");
-        client.settle();
+        client.drain();
         assert_eq!(notes(&client) == [format!("after {words}")], follows, "{words}");
     }
     assert_eq!(logs::with("after its transaction had completed it: it counts as done").len(), 1);
@@ -637,8 +637,8 @@ fn jobs_do_not_wait_for_tasks_nor_tasks_for_jobs() {
     let run_next = || client.jobs().run_next().unwrap().unwrap().state;
     // A task has the only slot, and others wait for it.
     let (end_task, task_ends) = channel::<()>();
-    client.within(|| Task::named("has-the-place").run(move |_| task_ends.recv()));
-    let waits: Vec<_> = client.within(|| (0..20).map(|_| Task::named("waits").run(|_| ())).collect());
+    client.within(|| Task::named("has-the-place").spawn(move |_| task_ends.recv()));
+    let waits: Vec<_> = client.within(|| (0..20).map(|_| Task::named("waits").spawn(|_| ())).collect());
     assert_eq!(client.counts().queued, 20);
     client.jobs().enqueue(note("beside")).unwrap();
     let (tell, told) = channel();
@@ -650,17 +650,17 @@ fn jobs_do_not_wait_for_tasks_nor_tasks_for_jobs() {
         assert_eq!(state, Ok(JobState::Done));
     });
     assert!(waits.into_iter().all(|task| task.join().is_ok()));
-    client.settle();
+    client.drain();
     // Vice versa: a running job takes no task's slot.
     client.jobs().enqueue(Held("a".into())).unwrap();
     let (tell, told) = channel();
     std::thread::scope(|scope| {
         let job = scope.spawn(run_next);
         begun.recv_timeout(SOON).unwrap();
-        client.within(|| Task::named("beside-a-job").run(move |_| tell.send(7)));
+        client.within(|| Task::named("beside-a-job").spawn(move |_| tell.send(7)));
         let ran = told.recv_timeout(SOON);
         let_go.send(()).unwrap();
         assert_eq!((ran, job.join().unwrap()), (Ok(7), JobState::Done));
     });
-    client.settle();
+    client.drain();
 }

@@ -381,7 +381,7 @@ fn a_part_shows_the_state_and_says_where_it_goes_on() {
         .template("posts.html", LIST)
         .template("page.html", "<main>{{ feed }}</main>{{ other }}")
         .get("/", move |req: &mut Request| -> Result<Response> {
-            let feed = shown.part(req, "/live?a=1&b=\"2\"", "posts.html")?;
+            let feed = shown.fragment(req, "/live?a=1&b=\"2\"", "posts.html")?;
             req.render("page.html", context! { feed, other => "<i>" })
         });
     let mut client = TestClient::new(app);
@@ -409,7 +409,7 @@ fn a_part_that_cannot_be_rendered_is_a_500_and_the_process_lives_on() {
     let app = App::with_config(Config::default()).template("posts.html", "{{ nothing.there }}").get(
         "/",
         move |req: &mut Request| -> Result<Response> {
-            let feed = live.part(req, "/live", "posts.html")?;
+            let feed = live.fragment(req, "/live", "posts.html")?;
             req.render("posts.html", context! { feed })
         },
     );
@@ -435,7 +435,7 @@ fn a_task_that_panics_while_it_holds_the_lock_spoils_nothing() {
     assert!(matches!(task.join().unwrap(), Err(Failure::Panic(_))));
     add(&live, "better");
     assert!(events.next().data.contains("<li>good</li>\n<li>better</li>"));
-    client.settle();
+    client.drain();
 }
 
 /// A site whose one task does a step each time it is told to.
@@ -453,7 +453,7 @@ fn steps() -> (TestClient, mpsc::Sender<u64>) {
         });
     let client = TestClient::new(app);
     client.within(|| {
-        Task::named("import").key("import").run(move |task| {
+        Task::named("import").key("import").spawn(move |task| {
             for done in steps {
                 task.check()?;
                 match done {
@@ -480,7 +480,7 @@ fn a_page_follows_a_task_to_its_end() {
     drop(step);
     event_with("done 4/4 100", || events.next());
     assert!(is_end(&events.next()));
-    client.settle();
+    client.drain();
     assert_eq!(client.get("/mine/live").text().matches("data: done 4/4").count(), 1, "also for who comes later");
 }
 
@@ -497,7 +497,7 @@ fn the_built_in_progress_is_a_bar_with_words_and_tells_no_inside() {
     let failed = event_with("did not work out", || events.next());
     assert!(!failed.data.contains("password") && !failed.data.contains("<progress"), "{}", failed.data);
     assert!(is_end(&events.next()));
-    client.settle();
+    client.drain();
     assert_eq!(client.failures().len(), 1);
 }
 
@@ -511,7 +511,7 @@ fn a_task_is_cancelled_from_a_page() {
     step.send(1).unwrap();
     event_with("cancelled 0/0", || events.next());
     assert!(is_end(&events.next()));
-    client.settle();
+    client.drain();
     assert!(client.failures().is_empty());
 }
 
@@ -523,7 +523,7 @@ fn a_task_for_the_page_alone_is_cancelled_when_nobody_watches_any_more() {
     let mut client = TestClient::new(app);
     let search = client.within(|| {
         let task = Task::named("search").key("search").cancel_unwatched(Duration::from_millis(1));
-        task.run(|task| Ok::<_, Error>(task.sleep(Duration::from_secs(3_600))?))
+        task.spawn(|task| Ok::<_, Error>(task.sleep(Duration::from_secs(3_600))?))
     });
     let mut events = client.events("/live");
     event_with("Under way", || events.next());

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use aside::testing::TestClient;
-use aside::{App, Config, Error, Live, Request, Response, Result, Server, Status, login, logout, ok, redirect};
+use aside::{App, Config, Error, Live, Request, Response, Result, Server, Status, ok, redirect};
 use log::Level;
 
 use crate::logs;
@@ -131,8 +131,8 @@ fn another_session_sees_a_state_of_its_own_over_a_socket() {
 #[test]
 fn a_logout_ends_the_stream_of_the_session() {
     let app = site(crate::wire::config())
-        .post("/login", |req: &mut Request| login(req, 17))
-        .post("/logout", |req: &mut Request| logout(req));
+        .post("/login", |req: &mut Request| req.login(17))
+        .post("/logout", |req: &mut Request| req.logout());
     let server = start(app);
     let user = cookie_of(&server, "POST /login", "").unwrap();
     // The id of a session is in its cookie from its first use on.
@@ -313,7 +313,7 @@ fn a_mail_has_no_fragments() {
         });
     let mut client = client(app);
     client.post("/mail").send();
-    client.settle();
+    client.drain();
     let failures = client.failures();
     assert!(failures[0].failure().unwrap().contains("`live` needs a request"), "{:?}", failures[0].failure());
 }
@@ -359,7 +359,7 @@ fn the_progress_of_a_task_is_for_its_session() {
         .template("page.html", "{{ live('import') }}")
         .get("/", page)
         .post("/", |req: &mut Request| -> Result<Response> {
-            req.session_task("import")?.run(|task| {
+            req.session_task("import")?.spawn(|task| {
                 task.progress(1, 4);
                 ok(task.sleep(Duration::from_secs(3_600))?)
             });
@@ -382,7 +382,7 @@ fn the_progress_of_a_task_is_for_its_session() {
     client.post("/cancel").send();
     while !events.next().data.contains("Cancelled.") {}
     assert_eq!(events.next().name, "end");
-    client.settle();
+    client.drain();
 }
 
 #[test]

@@ -64,7 +64,7 @@ fn task_tree(running: &Arc<Running>, depth: u32) {
     running.begin();
     let children = (0..if depth == 0 { 0 } else { 4 }).map(|_| {
         let running = running.clone();
-        Task::named("node").run(move |_| task_tree(&running, depth - 1))
+        Task::named("node").spawn(move |_| task_tree(&running, depth - 1))
     });
     for child in children.collect::<Vec<_>>() {
         running.pause();
@@ -81,9 +81,9 @@ fn a_tree_of_tasks_ends_and_keeps_to_the_limit() {
     let theirs = running.clone();
     in_time(move || {
         let client = client(2, 4_000);
-        let root = client.within(|| Task::named("root").run(move |_| task_tree(&theirs, 3)));
+        let root = client.within(|| Task::named("root").spawn(move |_| task_tree(&theirs, 3)));
         root.join().unwrap();
-        client.settle();
+        client.drain();
     });
     assert_eq!(running.all(), 85);
     assert!((1..=2).contains(&running.most()), "{} ran at once", running.most());
@@ -95,17 +95,17 @@ fn tasks_that_are_not_waited_for_keep_to_the_limit() {
     let theirs = running.clone();
     let client = client(2, 4_000);
     client.within(|| {
-        Task::named("root").run(move |_| {
+        Task::named("root").spawn(move |_| {
             for _ in 0..84 {
                 let running = theirs.clone();
-                Task::named("child").run(move |_| {
+                Task::named("child").spawn(move |_| {
                     running.begin();
                     running.pause();
                 });
             }
         })
     });
-    client.settle();
+    client.drain();
     assert_eq!(running.all(), 84);
     assert!((1..=2).contains(&running.most()), "{} ran at once", running.most());
 }
@@ -117,21 +117,21 @@ fn a_parent_that_waits_makes_room_for_its_other_children() {
         let client = client(2, 4_000);
         let (tell, told) = mpsc::channel();
         let root = client.within(|| {
-            Task::named("root").run(move |_| {
+            Task::named("root").spawn(move |_| {
                 let (meet, met) = mpsc::channel();
-                let first = Task::named("first").run(move |_| {
+                let first = Task::named("first").spawn(move |_| {
                     tell.send(()).unwrap();
                     met.recv()
                 });
                 told.recv().unwrap();
                 // Queued: root and first have the two slots.
-                let second = Task::named("second").run(move |_| meet.send(()));
+                let second = Task::named("second").spawn(move |_| meet.send(()));
                 let _: Outcome<()> = first.join();
                 second.join()
             })
         });
         root.join().unwrap();
-        client.settle();
+        client.drain();
     });
 }
 
@@ -140,19 +140,19 @@ fn a_parent_waits_for_a_retried_child_in_one_slot() {
     in_time(|| {
         let client = client(1, 4_000);
         let attempts = client.within(|| {
-            Task::named("parent").run(|_| {
+            Task::named("parent").spawn(|_| {
                 let retry = Retry::exponential(4, Duration::from_millis(1));
-                let child = Task::named("child").retry(retry).run(|task| match task.attempt() {
+                let child = Task::named("child").retry(retry).spawn(|task| match task.attempt() {
                     4 => Ok(4),
                     attempt => Err(format!("attempt {attempt}")),
                 });
                 // Its attempts come after these, if the parent does not lend its slot.
-                (0..5).for_each(|_| drop(Task::named("other").run(|_| thread::yield_now())));
+                (0..5).for_each(|_| drop(Task::named("other").spawn(|_| thread::yield_now())));
                 child.join()
             })
         });
         assert_eq!(attempts.join().unwrap(), 4);
-        client.settle();
+        client.drain();
     });
 }
 
@@ -162,10 +162,10 @@ fn a_task_of_another_application_can_be_waited_for() {
         let (one, other) = (Arc::new(client(1, 4_000)), Arc::new(client(1, 4_000)));
         let (here, there) = (one.clone(), other.clone());
         let sum = one.within(|| {
-            Task::named("outer").run(move |_| {
+            Task::named("outer").spawn(move |_| {
                 let middle = there.within(|| {
-                    Task::named("middle").run(move |_| {
-                        let inner = here.within(|| Task::named("inner").run(|_| 1));
+                    Task::named("middle").spawn(move |_| {
+                        let inner = here.within(|| Task::named("inner").spawn(|_| 1));
                         inner.join()
                     })
                 });
@@ -173,8 +173,8 @@ fn a_task_of_another_application_can_be_waited_for() {
             })
         });
         assert_eq!(sum.join().unwrap(), 1);
-        one.settle();
-        other.settle();
+        one.drain();
+        other.drain();
     });
 }
 
@@ -222,7 +222,7 @@ fn a_tree_of_background_calls_ends_and_keeps_to_the_thread_limit() {
     let all = in_time(move || {
         let client = client(1, 3);
         let all = client.within(|| background(move || background_tree(&theirs, 3))).join().unwrap().unwrap();
-        client.settle();
+        client.drain();
         all
     });
     assert_eq!(all, 85);
@@ -246,7 +246,7 @@ fn at_the_thread_limit_a_task_runs_the_function_itself() {
         })
     });
     assert!(same.join().unwrap().unwrap());
-    client.settle();
+    client.drain();
     let said = logs::at(Level::Warn, "runs on the thread of the task that started it: all 1 task threads are in use");
     assert!(said.iter().any(|line| line.contains("(ASIDE_MAX_TASK_THREADS) (task 2, ")), "{said:?}");
 }
@@ -263,7 +263,7 @@ fn an_endless_recursion_of_background_is_an_error_at_the_thread_limit() {
     let client = client(1, 2);
     let outcome = in_time(move || {
         let outcome = client.within(|| background(move || recurse(&theirs))).join().unwrap();
-        client.settle();
+        client.drain();
         outcome
     });
     let error = outcome.unwrap_err().to_string();
@@ -292,26 +292,26 @@ fn grow(forest: &Arc<Forest>, depth: u32) {
     for _ in 0..if depth == 0 { 0 } else { random(&forest.seed) % 5 } {
         let (inner, depth) = (forest.clone(), depth - 1);
         match random(&forest.seed) % 8 {
-            0 => drop(Task::named("unwaited").run(move |_| grow(&inner, depth))),
+            0 => drop(Task::named("unwaited").spawn(move |_| grow(&inner, depth))),
             1 => drop(background(move || grow(&inner, depth))),
             2 | 3 => {
                 let child = background(move || grow(&inner, depth));
                 waits.push(Box::new(move || child.join().unwrap().unwrap()));
             }
             4 => {
-                let child = forest.pool.background(move || inner.nodes.fetch_add(1, Ordering::SeqCst));
+                let child = forest.pool.spawn(move || inner.nodes.fetch_add(1, Ordering::SeqCst));
                 waits.push(Box::new(move || assert!(child.join().is_ok())));
             }
             5 => {
                 let retry = Retry::exponential(2, Duration::ZERO);
-                let child = Task::named("retried").retry(retry).run(move |task| {
+                let child = Task::named("retried").retry(retry).spawn(move |task| {
                     grow(&inner, depth);
                     if task.attempt() == 1 { Err("again") } else { Ok(()) }
                 });
                 waits.push(Box::new(move || child.join().unwrap()));
             }
             _ => {
-                let child = Task::named("waited").run(move |_| grow(&inner, depth));
+                let child = Task::named("waited").spawn(move |_| grow(&inner, depth));
                 waits.push(Box::new(move || child.join().unwrap()));
             }
         }
@@ -337,10 +337,10 @@ fn random_trees_of_tasks_end() {
             client.within(|| {
                 for _ in 0..3 {
                     let forest = forest.clone();
-                    Task::named("root").run(move |_| grow(&forest, 5));
+                    Task::named("root").spawn(move |_| grow(&forest, 5));
                 }
             });
-            client.settle();
+            client.drain();
             nodes += forest.nodes.load(Ordering::SeqCst);
         }
         nodes

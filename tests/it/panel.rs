@@ -23,7 +23,7 @@ fn held(client: &TestClient, task: Task) -> (TaskHandle<()>, Sender<()>) {
     let (let_go, waits) = mpsc::channel();
     let (begins, begun) = mpsc::channel();
     let handle = client.within(|| {
-        task.run(move |_| {
+        task.spawn(move |_| {
             begins.send(()).unwrap();
             // An error says that the test has ended before.
             let _ = waits.recv();
@@ -126,7 +126,7 @@ fn to_strangers_nothing_is_there() {
     }
     assert!(!handle.is_finished() && format!("{handle:?}").contains("Running"), "no stranger has cancelled it");
     let_go.send(()).unwrap();
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn a_running_task_is_shown_with_all_that_is_known() {
     let waits = std::sync::Mutex::new(Some((waits, begins)));
     let app = development().post("/imports", move |_: &mut Request| {
         let (waits, begins) = waits.lock().unwrap().take().unwrap();
-        Task::named("import").key("photo-17").run(move |task| {
+        Task::named("import").key("photo-17").spawn(move |task| {
             task.progress(30, 120);
             task.message("row 30 & on");
             begins.send(()).unwrap();
@@ -260,7 +260,7 @@ fn a_running_task_is_shown_with_all_that_is_known() {
         assert!(whole.contains(words), "{words} in {whole}");
     }
     let_go.send(()).unwrap();
-    client.settle();
+    client.drain();
     let overview = page(&mut client, "/_aside");
     assert!(section(&overview, "Now").contains("Nothing runs."));
     assert!(section(&overview, "Ended").contains("<bdi>import</bdi>"));
@@ -272,7 +272,7 @@ fn a_running_task_is_shown_with_all_that_is_known() {
 fn what_waits_for_a_place_is_counted_and_listed() {
     let mut client = TestClient::new(App::with_config(Config { max_tasks: 1, ..Config::default() }));
     let (_, let_go) = held(&client, Task::named("first"));
-    client.within(|| Task::named("second").run(|_| ()));
+    client.within(|| Task::named("second").spawn(|_| ()));
     let overview = page(&mut client, "/_aside");
     assert!(overview.contains("<dt>Running</dt><dd>1</dd>") && overview.contains("<dt>Waiting</dt><dd>1</dd>"));
     let second = overview.split("<bdi>second</bdi>").nth(1).unwrap();
@@ -281,7 +281,7 @@ fn what_waits_for_a_place_is_counted_and_listed() {
         page(&mut client, "/_aside/tasks/2").contains("<dt>Began</dt><dd class=\"number\"><span class=\"soft\">never")
     );
     let_go.send(()).unwrap();
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -291,8 +291,8 @@ fn what_failed_is_shown_with_the_way_to_it() {
     });
     let mut client = TestClient::new(app);
     let id = client.post("/charge").send().header("X-Request-Id").unwrap().to_owned();
-    client.settle();
-    client.within(|| Task::named("boom").run(|_| panic!("no <paper> left"))).join().map(drop).unwrap_err();
+    client.drain();
+    client.within(|| Task::named("boom").spawn(|_| panic!("no <paper> left"))).join().map(drop).unwrap_err();
     let overview = page(&mut client, "/_aside");
     let failed = section(&overview, "Failed");
     for words in ["cannot charge: connection refused", &id, "panicked: no &lt;paper&gt; left, at tests/it/panel.rs:"] {
@@ -328,7 +328,7 @@ fn a_backtrace_is_shown_where_there_is_one() {
 fn tries_are_counted() {
     let mut client = TestClient::new(development());
     let task = Task::named("flaky").retry(Retry::exponential(3, Duration::from_millis(1)));
-    let handle = client.within(|| task.run(|_| Err::<(), _>("not yet")));
+    let handle = client.within(|| task.spawn(|_| Err::<(), _>("not yet")));
     handle.join().unwrap_err();
     assert!(page(&mut client, "/_aside/tasks/1").contains("<dt>Tries</dt><dd class=\"number\">3</dd>"));
 }
@@ -337,7 +337,7 @@ fn tries_are_counted() {
 fn a_task_is_cancelled_with_a_plain_form() {
     let mut client = TestClient::new(development());
     let handle = client.within(|| {
-        Task::named("long").run(|task| {
+        Task::named("long").spawn(|task| {
             task.sleep(Duration::from_secs(3600))?;
             aside::ok(())
         })
@@ -363,7 +363,7 @@ fn a_task_that_does_not_look_is_shown_as_told_to_cancel() {
     let now = section(&overview, "Now");
     assert!(now.contains("told to cancel") && !now.contains("<button>"), "{now}");
     let_go.send(()).unwrap();
-    client.settle();
+    client.drain();
 }
 
 #[test]
@@ -385,10 +385,10 @@ fn a_task_that_is_not_remembered_is_not_there_and_the_page_says_so() {
         assert!(response.text().contains("No task of that number is remembered"), "{}", response.text());
     }
     // What failed is remembered for longer.
-    client.within(|| Task::named("early").run(|_| Err::<(), _>("it failed"))).join().unwrap_err();
-    client.within(|| Task::named("well").run(|_| ())).join().unwrap();
+    client.within(|| Task::named("early").spawn(|_| Err::<(), _>("it failed"))).join().unwrap_err();
+    client.within(|| Task::named("well").spawn(|_| ())).join().unwrap();
     for _ in 0..200 {
-        client.within(|| Task::named("later").run(|_| ())).join().unwrap();
+        client.within(|| Task::named("later").spawn(|_| ())).join().unwrap();
     }
     assert!(page(&mut client, "/_aside/tasks/1").contains("it failed"));
     assert_eq!(client.get("/_aside/tasks/2").status(), Status::NOT_FOUND);
@@ -414,7 +414,7 @@ fn more_than_a_hundred_that_run_are_counted_and_the_overdue_ones_listed() {
     assert!(!now.split("</tr>").nth(3).unwrap().contains("overdue"));
     assert!(page(&mut client, "/_aside/tasks/105").contains("overdue"));
     held_tasks.iter().for_each(|(_, let_go)| let_go.send(()).unwrap());
-    client.settle();
+    client.drain();
     assert!(page(&mut client, "/_aside/tasks/105").contains("past its deadline"));
 }
 
@@ -428,7 +428,7 @@ fn nothing_in_a_name_does_harm() {
     let (let_go, waits) = mpsc::channel();
     let told = message.clone();
     let running = client.within(|| {
-        Task::named(name.clone()).key(name.clone()).run(move |task| {
+        Task::named(name.clone()).key(name.clone()).spawn(move |task| {
             task.message(told);
             task.progress(u64::MAX, 1);
             begins.send(()).unwrap();
@@ -436,7 +436,7 @@ fn nothing_in_a_name_does_harm() {
         })
     });
     begun.recv().unwrap();
-    client.within(|| Task::named(name).run(move |_| Err::<(), _>(message))).join().unwrap_err();
+    client.within(|| Task::named(name).spawn(move |_| Err::<(), _>(message))).join().unwrap_err();
     for path in ["/_aside", "/_aside/failed", "/_aside/ended", "/_aside/tasks/1", "/_aside/tasks/2"] {
         let page = page(&mut client, path);
         assert!(!page.contains("<script>alert") && !page.contains("onx='1'"), "{path}");
@@ -473,7 +473,7 @@ fn the_page_of_a_task_sees_how_it_goes_on_and_how_it_ends() {
     let mut client = TestClient::new(development());
     let (let_go, waits) = mpsc::channel();
     let handle = client.within(|| {
-        Task::named("import").run(move |task| {
+        Task::named("import").spawn(move |task| {
             for row in waits {
                 task.progress(row, 4);
             }
@@ -515,7 +515,7 @@ fn a_page_that_comes_back_is_kept_up_to_date_too() {
     for name in ["before", "after"] {
         let mut events = client.events("/_aside/live");
         events.next();
-        client.within(|| Task::named(name).run(|_| ())).join().unwrap();
+        client.within(|| Task::named(name).spawn(|_| ())).join().unwrap();
         while !events.next().data.contains(name) {}
     }
 }

@@ -221,16 +221,16 @@ fn where_there_are_none_each_list_says_so() {
 fn each_job_is_in_the_list_of_its_state() {
     let mut client = client();
     enqueue(&client, Flaky);
-    client.settle();
+    client.drain();
     dead(&client, "broken one");
     enqueue(&client, work("well done"));
-    client.settle();
+    client.drain();
     let unwanted = enqueue(&client, work("unwanted"));
     client.jobs().cancel(unwanted).unwrap();
     let holding = Holding::begin(&client.jobs(), "list");
     holding.go_on(3);
     enqueue(&client, work("in line"));
-    enqueue(&client, work("later").in_(Duration::from_secs(3600)));
+    enqueue(&client, work("later").delay(Duration::from_secs(3600)));
     while client.jobs().find(holding.id).unwrap().unwrap().done < 3 {
         thread::yield_now();
     }
@@ -266,10 +266,10 @@ fn one_job_is_shown_with_all_that_is_known() {
     let mut client = client();
     let id = enqueue(&client, Flaky.unique("weather-17").priority(5));
     for _ in 0..3 {
-        client.settle();
+        client.drain();
         client.advance(Duration::from_secs(3600));
     }
-    client.settle();
+    client.drain();
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
     for words in
         ["weather-17", ">5<", "<bdi>default</bdi>", ">dead</span>", "Enqueued", "Ended", "no request", "Retry<"]
@@ -295,7 +295,7 @@ fn the_output_of_a_job_is_shown_on_its_page_and_in_no_list() {
     let path = format!("/_aside/jobs/{id}");
     assert!(!page(&mut client, &path).contains("Output"));
     let mut events = client.events(&format!("{path}/live"));
-    client.settle();
+    client.drain();
     while !events.next().data.contains("<h2>Output</h2>") {}
     let shown = page(&mut client, &path);
     assert!(section(&shown, "Output").contains(">&quot;output of &lt;i&gt;7&lt;/i&gt;&quot;</pre>"), "{shown}");
@@ -305,7 +305,7 @@ fn the_output_of_a_job_is_shown_on_its_page_and_in_no_list() {
     }
     // A long one is cut.
     let id = enqueue(&client, work(&"x".repeat(100_000)));
-    client.settle();
+    client.drain();
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
     assert!(section(&shown, "Output").len() < 11_000, "{} bytes", shown.len());
 }
@@ -318,7 +318,7 @@ fn what_is_private_is_not_shown() {
     let id = enqueue(&client, Secret { password: "hush-17".into() });
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
     assert!(shown.contains("It is private") && !shown.contains("hush-17"), "{shown}");
-    client.settle();
+    client.drain();
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
     assert!(section(&shown, "Output").contains("It is private") && !shown.contains("hush-17"), "{shown}");
     // Of a type that is not known here nobody knows whether it is.
@@ -339,15 +339,15 @@ fn each_button_does_what_it_says() {
     assert_eq!(said, format!("one (job {waits}) waits for a worker now."));
     assert_eq!(state(&client, waits), Some(JobState::Waiting));
     assert!(press(&mut client, &format!("/_aside/jobs/{waits}/retry")).ends_with("waits or runs already."));
-    client.settle();
+    client.drain();
     assert!(press(&mut client, &format!("/_aside/jobs/{waits}/retry")).ends_with("had ended already, and well."));
     assert!(press(&mut client, &format!("/_aside/jobs/{waits}/cancel")).ends_with("had ended already."));
     assert!(press(&mut client, &format!("/_aside/jobs/{waits}/discard")).ends_with("was discarded."));
     assert_eq!(state(&client, waits), None);
-    let later = enqueue(&client, work("later").in_(Duration::from_secs(3600)));
+    let later = enqueue(&client, work("later").delay(Duration::from_secs(3600)));
     assert!(press(&mut client, &format!("/_aside/jobs/{later}/retry")).ends_with("waits for a worker now."));
     assert_eq!(state(&client, later), Some(JobState::Waiting));
-    client.settle();
+    client.drain();
     let broken = dead(&client, "broken");
     assert!(press(&mut client, &format!("/_aside/jobs/{broken}/cancel")).ends_with("had ended already."));
     assert!(press(&mut client, &format!("/_aside/jobs/{broken}/discard?back=/_aside/jobs/dead")).contains("discarded"));
@@ -373,7 +373,7 @@ fn a_job_that_runs_is_told_to_cancel_and_is_not_discarded() {
 fn one_whose_unique_key_another_has_stays_dead_and_the_page_says_why() {
     let mut client = client();
     let broken = enqueue(&client, failing("first", "x").unique("key"));
-    client.settle();
+    client.drain();
     enqueue(&client, work("second").unique("key"));
     let said = press(&mut client, &format!("/_aside/jobs/{broken}/retry"));
     assert!(said.contains("another job with its unique key waits or runs"), "{said}");
@@ -429,7 +429,7 @@ fn all_that_are_dead_are_retried_or_discarded_together() {
     let works: Vec<u64> = (0..3).map(|n| dead(&client, &format!("work {n}"))).collect();
     let flaky = enqueue(&client, Flaky);
     for _ in 0..4 {
-        client.settle();
+        client.drain();
         client.advance(Duration::from_secs(3600));
     }
     let list = page(&mut client, "/_aside/jobs/dead");
@@ -459,7 +459,7 @@ fn all_that_are_dead_are_retried_or_discarded_together() {
 fn no_button_concerns_more_than_five_hundred() {
     let mut client = client();
     client.jobs().enqueue_all((0..503).map(|n| failing(&format!("many {n}"), "x"))).unwrap();
-    client.settle();
+    client.drain();
     let list = page(&mut client, "/_aside/jobs/dead");
     press_all(&mut client, &list, "discard", "");
     assert!(page(&mut client, "/_aside").contains(">500 dead jobs were discarded. There may be more: press again"));
@@ -496,7 +496,7 @@ fn dead_jobs_are_counted_by_cause() {
     let mut client = TestClient::new(development().jobs(jobs));
     client.jobs().enqueue(failing("fails", "it rains")).unwrap();
     client.jobs().enqueue_all([true, false, true].map(|panics| Doomed { panics })).unwrap();
-    client.settle();
+    client.drain();
     let counts = client.jobs().counts().unwrap();
     assert_eq!((counts.dead, counts.timed_out, counts.panicked, counts.abandoned), (4, 1, 2, 0));
     let overview = page(&mut client, "/_aside/jobs");
@@ -593,12 +593,12 @@ fn nothing_in_a_job_does_harm() {
         job.unique(format!("u{hostile}")).queue(format!("q{hostile}"))
     };
     let dead = enqueue(&client, new(Some(&words)));
-    client.settle();
+    client.drain();
     let done = enqueue(&client, new(None));
-    client.settle();
+    client.drain();
     let cancelled = enqueue(&client, new(None));
     client.jobs().cancel(cancelled).unwrap();
-    let scheduled = enqueue(&client, new(None).in_(Duration::from_secs(60)));
+    let scheduled = enqueue(&client, new(None).delay(Duration::from_secs(60)));
     let paths = [dead, done, cancelled, scheduled].map(|id| format!("/_aside/jobs/{id}"));
     let lists = ["", "/dead", "/done", "/cancelled", "/scheduled"].map(|list| format!("/_aside/jobs{list}"));
     for path in paths.iter().chain(&lists) {
@@ -629,7 +629,7 @@ fn the_task_of_a_job_leads_to_it_and_back() {
     assert!(section(&page(&mut client, "/_aside"), "Ended").contains(&link));
     // In an application without jobs such a key says nothing.
     let mut client = TestClient::new(development());
-    client.within(|| aside::Task::named("x").key("job-17").run(|_| ())).join().unwrap();
+    client.within(|| aside::Task::named("x").key("job-17").spawn(|_| ())).join().unwrap();
     let overview = page(&mut client, "/_aside");
     assert!(overview.contains("key <bdi>job-17</bdi>") && !overview.contains("/jobs/17"), "{overview}");
 }
@@ -646,7 +646,7 @@ fn a_page_that_is_open_sees_a_job_come_and_go() {
     };
     let id = enqueue(&client, failing("seen-live", "x"));
     shown("Waiting", "seen-live");
-    client.settle();
+    client.drain();
     shown("Dead", "seen-live");
     client.jobs().discard(id).unwrap();
     shown("Dead", "There are none.");
@@ -677,7 +677,7 @@ fn the_page_of_a_job_sees_how_it_goes_on_and_how_it_ends() {
 #[test]
 fn the_page_of_a_job_that_is_discarded_says_so() {
     let mut client = client();
-    let id = enqueue(&client, work("short-lived").in_(Duration::from_secs(60)));
+    let id = enqueue(&client, work("short-lived").delay(Duration::from_secs(60)));
     let mut events = client.events(&format!("/_aside/jobs/{id}/live"));
     assert!(events.next().data.contains("scheduled"));
     client.jobs().discard(id).unwrap();

@@ -54,8 +54,8 @@ fn client() -> TestClient {
 
 /// Checks that a task begins and ends: a slot is free and a thread lives.
 fn assert_goes_on(client: &TestClient) {
-    assert_eq!(client.within(|| Task::named("after").run(|_| 7).join()).unwrap(), 7);
-    client.settle();
+    assert_eq!(client.within(|| Task::named("after").spawn(|_| 7).join()).unwrap(), 7);
+    client.drain();
     assert_eq!(client.counts().unfinished, 0);
 }
 
@@ -64,7 +64,7 @@ fn a_task_whose_error_panics_has_failed_and_releases_its_slot() {
     logs::keep();
     let client = client();
     client.within(|| {
-        let kept = Task::named("hostile-kept").run(|_| Err::<(), _>(Hostile("unpaid")));
+        let kept = Task::named("hostile-kept").spawn(|_| Err::<(), _>(Hostile("unpaid")));
         let info = kept.info().clone();
         assert!(matches!(kept.join(), Err(Failure::Error(_))));
         assert_eq!(info.state(), TaskState::Failed);
@@ -74,7 +74,7 @@ fn a_task_whose_error_panics_has_failed_and_releases_its_slot() {
         let own = background(|| Err::<(), _>(Hostile("unsent"))).join();
         assert!(matches!(own, Ok(Err(Failure::Error(_)))));
         let retry = Retry::exponential(2, Duration::from_millis(1));
-        let retried = Task::named("hostile-retried").retry(retry).run(|_| Err::<(), _>(Hostile("untried")));
+        let retried = Task::named("hostile-retried").retry(retry).spawn(|_| Err::<(), _>(Hostile("untried")));
         assert!(matches!(retried.join(), Err(Failure::Error(_))));
     });
     assert_eq!(logs::at(Level::Error, "hostile-kept failed: unpaid (its Display panicked").len(), 1);
@@ -90,7 +90,7 @@ fn a_retry_predicate_that_panics_allows_the_retry() {
     let retry = Retry::exponential(2, Duration::from_millis(1)).only_if(|_| panic!("is it worth it?"));
     let outcome = client.within(|| {
         let flaky = |task: &TaskContext| if task.attempt() == 1 { Err("down") } else { Ok(task.attempt()) };
-        Task::named("asked").retry(retry).run(flaky).join()
+        Task::named("asked").retry(retry).spawn(flaky).join()
     });
     assert_eq!(outcome.unwrap(), 2);
     assert_goes_on(&client);
@@ -102,7 +102,7 @@ fn a_function_whose_drop_panics_costs_no_thread_and_no_slot() {
     let bomb = Bomb;
     let outcome = client.within(|| {
         let retried = Task::named("armed").retry(Retry::exponential(1, Duration::ZERO));
-        retried.run(move |_| {
+        retried.spawn(move |_| {
             let _armed = &bomb;
             1
         })
@@ -114,12 +114,12 @@ fn a_function_whose_drop_panics_costs_no_thread_and_no_slot() {
     let (tell, begun) = channel();
     let bomb = Bomb;
     let never = client.within(|| {
-        Task::named("first").run(move |_| {
+        Task::named("first").spawn(move |_| {
             tell.send(()).unwrap();
             wait.recv()
         });
         begun.recv().unwrap();
-        Task::named("never").run(move |_| {
+        Task::named("never").spawn(move |_| {
             let _armed = bomb;
         })
     });
@@ -139,7 +139,7 @@ fn a_panic_whose_payload_panics_is_a_normal_failure() {
     }
     let client = client();
     client.within(|| {
-        let kept = Task::named("payload").run(|_| -> Result<()> { panic_any(Payload) });
+        let kept = Task::named("payload").spawn(|_| -> Result<()> { panic_any(Payload) });
         assert!(matches!(kept.join(), Err(Failure::Panic(panic)) if panic.message == "(no message)"));
         let own = background(|| -> Result<()> { panic_any(Payload) }).join();
         assert!(matches!(own, Ok(Err(Failure::Panic(_)))));
@@ -175,7 +175,7 @@ fn a_job_whose_error_panics_is_retried_and_records_each_failure() {
         assert_eq!(second.state, JobState::Dead, "{second:?}");
         let told = |words: &str| words.starts_with("declined (its Display panicked: in a Display, at ");
         assert!(second.failures.len() == 2 && second.failures.iter().all(|kept| told(&kept.words)), "{second:?}");
-        client.settle();
+        client.drain();
     }
 }
 
@@ -217,7 +217,7 @@ fn a_job_that_panics_when_displayed_does_not_break_other_pages() {
     jobs.run_next().unwrap().unwrap();
     while told.recv_timeout(Duration::from_secs(20)).expect("the other is still looked after") != JobState::Done {}
     drop(other);
-    client.settle();
+    client.drain();
 }
 
 /// A site where every value of a request panics on drop, with a background task on each response.

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use aside::testing::{TestClient, TestResponse};
-use aside::{App, Config, Mode, Request, Response, login, logout, logout_everywhere, redirect};
+use aside::{App, Config, Mode, Request, Response, redirect};
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 const COOKIE: &str = "__Host-session";
@@ -30,28 +30,28 @@ fn site(config: Config) -> TestClient {
         })
         .post("/login/{id}", |req: &mut Request| {
             let id: u64 = req.param("id")?;
-            login(req, id)?;
+            req.login(id)?;
             aside::ok(redirect("/"))
         })
         .post("/remember/{id}", |req: &mut Request| {
             let id: u64 = req.param("id")?;
-            login(req, id)?;
+            req.login(id)?;
             req.session().remember(true);
             aside::ok(())
         })
         .post("/logout", |req: &mut Request| {
-            logout(req)?;
+            req.logout()?;
             req.flash("success", "Goodbye.");
             aside::ok(redirect("/"))
         })
         .post("/ended/{id}", |req: &mut Request| {
             let id: u64 = req.param("id")?;
-            logout_everywhere(req, id)
+            req.logout_everywhere(id)
         })
         .post("/password/{id}", |req: &mut Request| {
             let id: u64 = req.param("id")?;
-            logout_everywhere(req, id)?;
-            login(req, id)
+            req.logout_everywhere(id)?;
+            req.login(id)
         });
     TestClient::new(app)
 }
@@ -341,7 +341,7 @@ fn a_public_file_never_has_a_session_cookie() {
             None::<Response>
         })
         .get("/", |req: &mut Request| req.render("page.html", ()))
-        .post("/login", |req: &mut Request| login(req, 17));
+        .post("/login", |req: &mut Request| req.login(17));
     let mut client = TestClient::new(app);
     client.post("/login").send();
     client.advance(DAY / 2);
@@ -357,8 +357,8 @@ fn a_public_file_never_has_a_session_cookie() {
 #[test]
 fn a_user_id_that_does_not_parse_is_none() {
     let app = App::with_config(config(&['a']))
-        .post("/login", |req: &mut Request| login(req, "ada"))
-        .post("/nobody", |req: &mut Request| login(req, ""))
+        .post("/login", |req: &mut Request| req.login("ada"))
+        .post("/nobody", |req: &mut Request| req.login(""))
         .get("/", |req: &mut Request| format!("{:?} {:?}", req.user::<u64>(), req.user::<String>()));
     let mut client = TestClient::new(app);
     client.post("/login").send();

@@ -8,7 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use aside::testing::TestClient;
-use aside::{App, Config, Event, Live, Request, Response, Server, login, logout, logout_everywhere};
+use aside::{App, Config, Event, Live, Request, Response, Server};
 
 use crate::wire::{Gate, PATIENCE, Raw, config, start};
 
@@ -272,12 +272,12 @@ fn accounts(config: Config, live: &Live<u32>) -> Server {
         .get("/public", move |req: &mut Request| req.live(&theirs, "count.txt"))
         .post("/login/{id}", |req: &mut Request| {
             let id: u64 = req.param("id")?;
-            login(req, id)
+            req.login(id)
         })
-        .post("/logout", |req: &mut Request| logout(req))
+        .post("/logout", |req: &mut Request| req.logout())
         .post("/ended/{id}", |req: &mut Request| {
             let id: u64 = req.param("id")?;
-            logout_everywhere(req, id)
+            req.logout_everywhere(id)
         });
     start(app)
 }
@@ -339,8 +339,8 @@ fn a_stream_of_a_request_from_before_the_logout_ends_at_once() {
             theirs.pass();
             Response::events(|events| events.wait(LONG))
         })
-        .post("/login/{id}", |req: &mut Request| login(req, 17))
-        .post("/logout", |req: &mut Request| logout(req));
+        .post("/login/{id}", |req: &mut Request| req.login(17))
+        .post("/logout", |req: &mut Request| req.logout());
     let server = start(app);
     let cookie = post(&server, "/login/17", "").unwrap();
     let mut raw = ask(&server, &format!("/events HTTP/1.1\r\nCookie: {cookie}"));

@@ -284,9 +284,9 @@ pub(crate) fn run(role: &str) -> Result<()> {
     let jobs = Jobs::open(&variable(JOBS))?
         .register::<Work>()
         .register::<Isolated>()
-        .workers(number(WORKERS) as usize)
+        .concurrency(number(WORKERS) as usize)
         .lease(Duration::from_secs(number(LEASE)))
-        .keep(Duration::from_secs(3600), 1_000_000);
+        .retention(Duration::from_secs(3600), 1_000_000);
     let app = App::new()
         .jobs(jobs)
         .readyz()
@@ -314,7 +314,7 @@ fn enqueue(req: &mut Request) -> Result<String> {
     let enqueued = match what.strip_prefix("isolated-") {
         Some(what) => req.enqueue(Isolated { id, what: what.to_owned() })?,
         None => match what.strip_prefix("later-") {
-            Some(what) => req.enqueue(Work { id, what: what.to_owned() }.in_(Duration::from_secs(2)))?,
+            Some(what) => req.enqueue(Work { id, what: what.to_owned() }.delay(Duration::from_secs(2)))?,
             None => req.enqueue(Work { id, what })?,
         },
     };

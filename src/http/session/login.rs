@@ -13,158 +13,158 @@ use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
 use crate::http::session::{self, Keys, OpenStreams, Session};
 
-/// Logs a user in by the application's id of the user, and restarts the session.
-///
-/// A complete login:
-///
-/// ```
-/// use aside::testing::TestClient;
-/// use aside::{App, Error, Request, Response, Result, login, logout, password, redirect};
-/// use std::collections::HashMap;
-///
-/// struct User { id: u64, password: String }
-/// struct Users(HashMap<String, User>);
-///
-/// #[derive(serde::Deserialize)]
-/// struct Credentials { email: String, password: String }
-///
-/// fn log_in(req: &mut Request) -> Result<Response> {
-///     let typed: Credentials = req.form()?;
-///     let users = req.state::<Users>();
-///     let user = users.0.get(&typed.email);
-///     // An unknown user takes the same time, so that the time does not reveal known addresses.
-///     let right = password::verify(&typed.password, user.map(|user| user.password.as_str()))?;
-///     let Some(user) = user.filter(|_| right) else {
-///         // The message is the same, too.
-///         return Err(Error::unprocessable("The address or the password is not right."));
-///     };
-///     login(req, user.id)?;
-///     Ok(redirect("/"))
-/// }
-///
-/// fn log_out(req: &mut Request) -> Result<Response> {
-///     logout(req)?;
-///     req.flash("success", "You are logged out.");
-///     Ok(redirect("/"))
-/// }
-///
-/// fn account(req: &mut Request) -> Result<String> {
-///     let user: u64 = req.user().ok_or_else(|| Error::unauthorized("Log in first."))?;
-///     Ok(format!("You are user {user}."))
-/// }
-///
-/// # fn main() -> Result<()> {
-/// let ada = User { id: 17, password: password::hash("correct horse battery staple")? };
-/// let app = App::new()
-///     .state(Users([("ada@example.org".to_owned(), ada)].into()))
-///     .post("/login", log_in) // limit how often a client may try this one
-///     .post("/logout", log_out)
-///     .get("/account", account);
-///
-/// let mut client = TestClient::new(app);
-/// assert_eq!(client.get("/account").status().code(), 401);
-/// let form = [("email", "ada@example.org"), ("password", "correct horse battery staple")];
-/// client.post("/login").form(&form).send();
-/// assert_eq!(client.get("/account").text(), "You are user 17.");
-/// client.post("/logout").send();
-/// assert_eq!(client.get("/account").status().code(), 401);
-/// # Ok(())
-/// # }
-/// ```
-///
-/// The session gets a new id, and its times begin again. Its values stay (such as a basket that was filled before the
-/// login), unless another user was logged in: then that user's values and flash messages are dropped. Copies of the
-/// earlier cookie become invalid. A user may be logged in with any number of browsers at once.
-///
-/// Anyone may try passwords, so the route of a login needs a rate limit, and so does a route that reveals if an address
-/// is known. Never put a password in a query or in a log.
-///
-/// # Errors
-///
-/// 500 if the id is an empty text; 503 if `ASIDE_STORE` cannot be read or written. The session is then unchanged.
-pub fn login(req: &mut Request, id: impl Display) -> Result<()> {
-    let user = name_of(id)?;
-    let state = SessionState::of(req)?;
-    let session = req.session();
-    session.check()?;
-    let mark = state.store.get(EntryKind::EndedUsers, &user).map_err(unavailable)?;
-    state.end(session)?;
-    session.begin(user, mark);
-    Ok(())
-}
-
-/// Logs the user out: empties the session, removes the cookie, and makes all copies of the cookie invalid, even if the
-/// browser keeps it.
-///
-/// ```
-/// use aside::{Request, Response, Result, logout, redirect};
-///
-/// fn log_out(req: &mut Request) -> Result<Response> {
-///     logout(req)?;
-///     req.flash("success", "You are logged out.");
-///     Ok(redirect("/"))
-/// }
-/// ```
-///
-/// Ends the event streams whose handler looked at the session or its user ([`Response::events`](crate::Response::events),
-/// [`Request::live`](crate::Request::live)): at once in this process, and within a second or two in other processes that
-/// share the same `sqlite:PATH`. The response tells the browser to clear its cache of the site (`Clear-Site-Data: "cache"`,
-/// effective over https and on localhost). Pages of a user are not cached (`no-store`) unless a handler sets a
-/// `Cache-Control` of its own. Avoid that: the back button shows such a page from the browser's memory (bfcache), which
-/// Chromium and Firefox do not clear.
-///
-/// A session without a user is cleared too, without an error. Use a POST route and a button on every page of logged-in
-/// users: browsers and extensions prefetch links.
-///
-/// With `ASIDE_STORE` in memory, the default, a copy of the cookie is valid again after a restart of the process, until
-/// it expires, and other processes do not learn of the logout. `sqlite:PATH` keeps the record, and all processes with
-/// the same file share it.
-///
-/// # Errors
-/// 503 if `ASIDE_STORE` cannot be written: this browser is logged out, but copies of the cookie stay valid.
-pub fn logout(req: &mut Request) -> Result<()> {
-    let state = SessionState::of(req)?;
-    let session = req.session();
-    session.check()?;
-    // Sessions without a user are not recorded: any client could fill the store with them.
-    let ended = session.user().is_some().then(|| state.end(session));
-    session.clear();
-    ended.unwrap_or(Ok(()))
-}
-
-/// Ends all sessions of a user, in every browser: after a change of the password, when the account is closed, or if it
-/// may be compromised.
-///
-/// ```
-/// use aside::{Request, Response, Result, login, logout_everywhere, redirect};
-///
-/// fn password_was_changed(req: &mut Request, user: u64) -> Result<Response> {
-///     logout_everywhere(req, user)?;
-///     login(req, user)?; // this browser stays
-///     Ok(redirect("/account"))
-/// }
-/// ```
-///
-/// The id may be that of any user: an administrator's own session stays when another user's sessions are ended. The
-/// client's own session is cleared if it belongs to that user. A login after this call is valid, also within the same
-/// second, and one before it is not. To end the sessions of all users, replace `ASIDE_SECRET`.
-///
-/// # Errors
-/// 500 if the id is an empty text; 503 if `ASIDE_STORE` cannot be written: then no session was ended.
-pub fn logout_everywhere(req: &mut Request, id: impl Display) -> Result<()> {
-    let user = name_of(id)?;
-    let state = SessionState::of(req)?;
-    // Checked first, since this session is one of those that end.
-    let session = req.session();
-    state.end_all(&user)?;
-    if session.user() == Some(user.as_str()) {
-        session.clear();
-    }
-    Ok(())
-}
-
 impl Request {
-    /// Returns the id of the logged-in user, as given to [`login`](crate::login()). `None` without a user, or if the id
+    /// Logs a user in by the application's id of the user, and restarts the session.
+    ///
+    /// A complete login:
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Error, Request, Response, Result, password, redirect};
+    /// use std::collections::HashMap;
+    ///
+    /// struct User { id: u64, password: String }
+    /// struct Users(HashMap<String, User>);
+    ///
+    /// #[derive(serde::Deserialize)]
+    /// struct Credentials { email: String, password: String }
+    ///
+    /// fn log_in(req: &mut Request) -> Result<Response> {
+    ///     let typed: Credentials = req.form()?;
+    ///     let users = req.state::<Users>();
+    ///     let user = users.0.get(&typed.email);
+    ///     // An unknown user takes the same time, so that the time does not reveal known addresses.
+    ///     let right = password::verify(&typed.password, user.map(|user| user.password.as_str()))?;
+    ///     let Some(user) = user.filter(|_| right) else {
+    ///         // The message is the same, too.
+    ///         return Err(Error::unprocessable("The address or the password is not right."));
+    ///     };
+    ///     req.login(user.id)?;
+    ///     Ok(redirect("/"))
+    /// }
+    ///
+    /// fn log_out(req: &mut Request) -> Result<Response> {
+    ///     req.logout()?;
+    ///     req.flash("success", "You are logged out.");
+    ///     Ok(redirect("/"))
+    /// }
+    ///
+    /// fn account(req: &mut Request) -> Result<String> {
+    ///     let user: u64 = req.user().ok_or_else(|| Error::unauthorized("Log in first."))?;
+    ///     Ok(format!("You are user {user}."))
+    /// }
+    ///
+    /// # fn main() -> Result<()> {
+    /// let ada = User { id: 17, password: password::hash("correct horse battery staple")? };
+    /// let app = App::new()
+    ///     .state(Users([("ada@example.org".to_owned(), ada)].into()))
+    ///     .post("/login", log_in) // limit how often a client may try this one
+    ///     .post("/logout", log_out)
+    ///     .get("/account", account);
+    ///
+    /// let mut client = TestClient::new(app);
+    /// assert_eq!(client.get("/account").status().code(), 401);
+    /// let form = [("email", "ada@example.org"), ("password", "correct horse battery staple")];
+    /// client.post("/login").form(&form).send();
+    /// assert_eq!(client.get("/account").text(), "You are user 17.");
+    /// client.post("/logout").send();
+    /// assert_eq!(client.get("/account").status().code(), 401);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The session gets a new id, and its times begin again. Its values stay (such as a basket that was filled before the
+    /// login), unless another user was logged in: then that user's values and flash messages are dropped. Copies of the
+    /// earlier cookie become invalid. A user may be logged in with any number of browsers at once.
+    ///
+    /// Anyone may try passwords, so the route of a login needs a rate limit, and so does a route that reveals if an address
+    /// is known. Never put a password in a query or in a log.
+    ///
+    /// # Errors
+    ///
+    /// 500 if the id is an empty text; 503 if `ASIDE_STORE` cannot be read or written. The session is then unchanged.
+    pub fn login(&mut self, id: impl Display) -> Result<()> {
+        let user = name_of(id)?;
+        let state = SessionState::of(self)?;
+        let session = self.session();
+        session.check()?;
+        let mark = state.store.get(EntryKind::EndedUsers, &user).map_err(unavailable)?;
+        state.end(session)?;
+        session.begin(user, mark);
+        Ok(())
+    }
+
+    /// Logs the user out: empties the session, removes the cookie, and makes all copies of the cookie invalid, even if the
+    /// browser keeps it.
+    ///
+    /// ```
+    /// use aside::{Request, Response, Result, redirect};
+    ///
+    /// fn log_out(req: &mut Request) -> Result<Response> {
+    ///     req.logout()?;
+    ///     req.flash("success", "You are logged out.");
+    ///     Ok(redirect("/"))
+    /// }
+    /// ```
+    ///
+    /// Ends the event streams whose handler looked at the session or its user ([`Response::events`](crate::Response::events),
+    /// [`Request::live`](crate::Request::live)): at once in this process, and within a second or two in other processes that
+    /// share the same `sqlite:PATH`. The response tells the browser to clear its cache of the site (`Clear-Site-Data: "cache"`,
+    /// effective over https and on localhost). Pages of a user are not cached (`no-store`) unless a handler sets a
+    /// `Cache-Control` of its own. Avoid that: the back button shows such a page from the browser's memory (bfcache), which
+    /// Chromium and Firefox do not clear.
+    ///
+    /// A session without a user is cleared too, without an error. Use a POST route and a button on every page of logged-in
+    /// users: browsers and extensions prefetch links.
+    ///
+    /// With `ASIDE_STORE` in memory, the default, a copy of the cookie is valid again after a restart of the process, until
+    /// it expires, and other processes do not learn of the logout. `sqlite:PATH` keeps the record, and all processes with
+    /// the same file share it.
+    ///
+    /// # Errors
+    /// 503 if `ASIDE_STORE` cannot be written: this browser is logged out, but copies of the cookie stay valid.
+    pub fn logout(&mut self) -> Result<()> {
+        let state = SessionState::of(self)?;
+        let session = self.session();
+        session.check()?;
+        // Sessions without a user are not recorded: any client could fill the store with them.
+        let ended = session.user().is_some().then(|| state.end(session));
+        session.clear();
+        ended.unwrap_or(Ok(()))
+    }
+
+    /// Ends all sessions of a user, in every browser: after a change of the password, when the account is closed, or if it
+    /// may be compromised.
+    ///
+    /// ```
+    /// use aside::{Request, Response, Result, redirect};
+    ///
+    /// fn password_was_changed(req: &mut Request, user: u64) -> Result<Response> {
+    ///     req.logout_everywhere(user)?;
+    ///     req.login(user)?; // this browser stays
+    ///     Ok(redirect("/account"))
+    /// }
+    /// ```
+    ///
+    /// The id may be that of any user: an administrator's own session stays when another user's sessions are ended. The
+    /// client's own session is cleared if it belongs to that user. A login after this call is valid, also within the same
+    /// second, and one before it is not. To end the sessions of all users, replace `ASIDE_SECRET`.
+    ///
+    /// # Errors
+    /// 500 if the id is an empty text; 503 if `ASIDE_STORE` cannot be written: then no session was ended.
+    pub fn logout_everywhere(&mut self, id: impl Display) -> Result<()> {
+        let user = name_of(id)?;
+        let state = SessionState::of(self)?;
+        // Checked first, since this session is one of those that end.
+        let session = self.session();
+        state.end_all(&user)?;
+        if session.user() == Some(user.as_str()) {
+            session.clear();
+        }
+        Ok(())
+    }
+
+    /// Returns the id of the logged-in user, as given to [`login`](crate::Request::login). `None` without a user, or if the id
     /// does not parse.
     ///
     /// ```
@@ -179,7 +179,7 @@ impl Request {
     /// It opens the [`session`](Request::session), which costs next to nothing without a cookie, and restricts caching
     /// of the page: `Vary: Cookie`, and `Cache-Control: no-store` if there is a user. The application must check in its
     /// database whether the account still exists, or end its sessions with
-    /// [`logout_everywhere`](crate::logout_everywhere).
+    /// [`logout_everywhere`](crate::Request::logout_everywhere).
     pub fn user<T: FromStr>(&mut self) -> Option<T> {
         self.session().user()?.parse().ok()
     }
@@ -265,7 +265,7 @@ mod tests {
 
     fn logged_in(scope: &Scope, user: u32) -> String {
         let mut req = request(scope, "");
-        login(&mut req, user).unwrap();
+        req.login(user).unwrap();
         cookie_after(&mut req).unwrap()
     }
 
@@ -276,7 +276,7 @@ mod tests {
         let (mut one, mut other) = (request(&scope, &cookie), request(&scope, &cookie));
         assert_eq!((one.user(), other.user()), (Some(17), Some(17)));
         for req in [&mut one, &mut other] {
-            logout(req).unwrap();
+            req.logout().unwrap();
             assert_eq!(req.user::<u32>(), None);
             assert_eq!(cookie_after(req).as_deref(), Some("session="));
         }
@@ -287,7 +287,7 @@ mod tests {
     #[test]
     fn a_slow_page_does_not_restore_a_session_after_a_logout() {
         let scope = application();
-        for end in [logout, |req: &mut Request| logout_everywhere(req, 17)] {
+        for end in [Request::logout, |req: &mut Request| req.logout_everywhere(17)] {
             let cookie = logged_in(&scope, 17);
             let mut slow = request(&scope, &cookie);
             slow.session().insert("draft", "to be continued");
@@ -304,8 +304,8 @@ mod tests {
         let scope = application();
         for _ in 0..2 {
             let mut before = request(&scope, "");
-            login(&mut before, 17).unwrap();
-            logout_everywhere(&mut request(&scope, ""), 17).unwrap();
+            before.login(17).unwrap();
+            request(&scope, "").logout_everywhere(17).unwrap();
             let cookie = cookie_after(&mut before).unwrap();
             assert_eq!(request(&scope, &cookie).user::<u32>(), None);
             assert_eq!(request(&scope, &logged_in(&scope, 17)).user(), Some(17));
@@ -321,7 +321,7 @@ mod tests {
         let cookie = cookie_after(&mut req).unwrap();
         let mut req = request(&scope, &cookie);
         let id = req.session().sealed_id().unwrap().to_owned();
-        logout(&mut req).unwrap();
+        req.logout().unwrap();
         assert_eq!(cookie_after(&mut req).as_deref(), Some("session="));
         assert_eq!(scope.state::<Store>().get(EntryKind::EndedSessions, &id).unwrap(), None);
     }
@@ -333,7 +333,7 @@ mod tests {
         req.session().insert("basket", "camera");
         req.flash("info", "Log in to buy.");
         for (user, kept) in [(17, true), (17, true), (18, false)] {
-            login(&mut req, user).unwrap();
+            req.login(user).unwrap();
             assert_eq!((req.user(), !req.session().is_empty()), (Some(user), kept));
         }
         assert!(req.take_flashes().is_empty());
@@ -344,6 +344,6 @@ mod tests {
         let mut req = Request::new(Method::Get, "/", Headers::new(), Body::empty());
         assert_eq!(req.user::<u32>(), None);
         assert!(req.session().check().is_ok());
-        assert!(login(&mut req, 17).unwrap_err().chain().contains("`App` has its keys"));
+        assert!(req.login(17).unwrap_err().chain().contains("`App` has its keys"));
     }
 }

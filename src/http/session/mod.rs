@@ -64,7 +64,7 @@ const CLEAR_SITE_DATA: &str = "Clear-Site-Data";
 /// }
 /// ```
 ///
-/// Set the user in it with [`login`](crate::login()), and remove the user with [`logout`](crate::logout).
+/// Set the user in it with [`login`](crate::Request::login), and remove the user with [`logout`](crate::Request::logout).
 ///
 /// It holds at most 2.9 kB as JSON: store larger data in the database, and its id in the session. The client cannot
 /// read or change the session, but can send an older copy: record in the database what may happen only once, such as
@@ -145,7 +145,7 @@ impl Session {
     }
 
     /// Removes all values, the flash messages and the user. The response removes the browser's cookie. To log a user
-    /// out, call [`logout`](crate::logout), which also ends copies of the cookie.
+    /// out, call [`logout`](crate::Request::logout), which also ends copies of the cookie.
     pub fn clear(&mut self) {
         self.contents = Contents::new(self.now);
         self.flashes.clear();
@@ -158,13 +158,13 @@ impl Session {
     }
 
     /// Sets whether the browser keeps the cookie when it is closed (`Max-Age`), for the rest of
-    /// `ASIDE_SESSION_LIFETIME`. Without this call it does not, nor after [`logout`](crate::logout).
+    /// `ASIDE_SESSION_LIFETIME`. Without this call it does not, nor after [`logout`](crate::Request::logout).
     ///
     /// ```
-    /// use aside::{Request, Result, login};
+    /// use aside::{Request, Result};
     ///
     /// fn log_in(req: &mut Request, user: u64, stay_logged_in: bool) -> Result<()> {
-    ///     login(req, user)?;
+    ///     req.login(user)?;
     ///     req.session().remember(stay_logged_in);
     ///     Ok(())
     /// }

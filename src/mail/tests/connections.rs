@@ -149,7 +149,7 @@ fn a_mail_cancelled_while_waiting_reports_it() {
     // This mail waits for the connection on a thread, not as a task.
     let waiting = {
         let _entered = Context { scope: site.0.clone(), origin: None, task: None }.enter();
-        Task::named("waits").run(|_| mail().send_now())
+        Task::named("waits").spawn(|_| mail().send_now())
     };
     wait_until(|| waiting.info().state() == TaskState::Running);
     waiting.cancel();

@@ -196,10 +196,10 @@ fn refused_recipients_of_a_mail_job_get_their_own_jobs() {
     let id = client.jobs().enqueue(to_three()).unwrap().id;
     client.jobs().run_next().unwrap();
     assert_eq!(job(&client, id).state, JobState::Done);
-    client.settle();
+    client.drain();
     // The test server was asked twice for the last recipient and accepts it now. A real one would refuse it again.
     client.advance(LATER);
-    client.settle();
+    client.drain();
     let got = server.received();
     let mut to: Vec<String> = got.iter().map(|mail| mail.to.join(" ")).collect();
     to.sort();
@@ -213,12 +213,12 @@ fn a_permanently_refused_recipient_is_a_dead_job_for_that_recipient_only() {
     let server = SmtpServer::with(vec![], Options { recipients, ..Options::default() });
     let client = jobs(&server.url());
     client.jobs().enqueue(to_three()).unwrap();
-    client.settle();
+    client.drain();
     let dead = client.jobs().list(JobState::Dead, None).unwrap();
     assert_eq!(dead.len(), 1);
     assert!(dead[0].label.ends_with("to c.example") && dead[0].failures[0].words.contains("550"), "{:?}", dead[0]);
     assert!(client.jobs().retry(dead[0].id).unwrap());
-    client.settle();
+    client.drain();
     let to: Vec<String> = server.received().iter().map(|mail| mail.to.join(" ")).collect();
     assert_eq!(to, ["anna@b.example cy@d.example", "ben@c.example"]);
 }
@@ -230,7 +230,7 @@ fn all_recipients_refused_is_one_failure() {
     let server = SmtpServer::with(vec![], Options { recipients, ..Options::default() });
     let client = jobs(&server.url());
     let id = client.jobs().enqueue(to_three()).unwrap().id;
-    client.settle();
+    client.drain();
     let job = job(&client, id);
     assert!(job.state == JobState::Dead && job.failures[0].words.contains("all recipients of 3"), "{job:?}");
     assert_eq!(server.received().len(), 0);
@@ -253,10 +253,10 @@ fn a_mail_whose_acceptance_is_not_confirmed_may_arrive_twice_with_one_message_id
     Site::new(&sent.url()).send(mail()).unwrap();
     let mut client = jobs(&enqueued.url());
     let id = client.jobs().enqueue(mail()).unwrap().id;
-    client.settle();
+    client.drain();
     assert_eq!(job(&client, id).state, JobState::Scheduled);
     client.advance(LATER);
-    client.settle();
+    client.drain();
     assert_eq!(job(&client, id).state, JobState::Done);
     for got in [sent.received(), enqueued.received()] {
         let ids: Vec<&str> =

@@ -50,7 +50,7 @@ fn create_order_now(req: &mut Request) -> Result<Response> {
 
 fn each_core(work: fn()) {
     for _ in 0..site::cores() {
-        Task::named("busy").run(move |_| work());
+        Task::named("busy").spawn(move |_| work());
     }
 }
 
