@@ -213,6 +213,7 @@ impl<F, M> fmt::Debug for Isolated<F, M> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an isolated function",
     note = "an isolated function is a `fn(Input) -> R` or `fn(Input, &TaskContext) -> R`, where R is a plain value or a Result",
+    note = "for a returned type of your own whose values contain no error: `impl aside::PlainValue for YourType {{}}`",
     note = "its input and its value must implement `serde::Serialize` and `serde::Deserialize`, and own all their data"
 )]
 pub trait IsolatedFunction<M>: Copy + Send + Sync + 'static {
