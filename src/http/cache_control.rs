@@ -44,8 +44,8 @@ pub(crate) fn forbid_storing(headers: &mut Headers) {
     headers.put(CACHE_CONTROL, "private, no-store");
 }
 
-/// Forbids caches to store a response for one request only that has no cache directives: an error, a temporary redirect, a
-/// response to `OPTIONS`. Caches may otherwise store some errors heuristically (RFC 9111, section 4.2.2).
+/// Forbids caches to store a response for one request only that has no cache directives: an error, a temporary
+/// redirect, a response to `OPTIONS`. Caches may otherwise store some errors heuristically (RFC 9111, section 4.2.2).
 pub(crate) fn complete(headers: &mut Headers, status: u16, is_for_options: bool) {
     let is_for_once = is_for_options || matches!(status, 302 | 303 | 307 | 400..);
     if is_for_once && !headers.contains(CACHE_CONTROL) && !headers.contains("Expires") {

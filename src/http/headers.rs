@@ -145,7 +145,7 @@ impl fmt::Display for Headers {
 
 fn check_name(name: &str) -> Result<()> {
     match name.is_empty() || !name.bytes().all(is_token) {
-        true => Err(Error::internal(format!("{name:?} cannot be a header name"))),
+        true => Err(Error::internal(format!("{name:?} is not a valid header name"))),
         false => Ok(()),
     }
 }
@@ -153,7 +153,7 @@ fn check_name(name: &str) -> Result<()> {
 fn check_value(name: &str, value: &str) -> Result<()> {
     match is_value(value) {
         true => Ok(()),
-        false => Err(Error::internal(format!("the value {value:?} cannot be a header's ({name})"))),
+        false => Err(Error::internal(format!("{value:?} is not a valid value of the header {name}"))),
     }
 }
 

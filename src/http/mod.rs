@@ -1,4 +1,4 @@
-//! The request-to-page path.
+//! HTTP: requests, responses, and the modules that a page is made of.
 
 pub(crate) mod cache_control;
 pub(crate) mod files;

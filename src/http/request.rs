@@ -218,8 +218,8 @@ impl Request {
         self.method == Method::Head
     }
 
-    /// Returns the path, percent-decoded except where decoding would change its meaning (`%2F`, `%25`, and bytes that are
-    /// not UTF-8). A percent sign that encodes nothing is `%25` too.
+    /// Returns the path, percent-decoded except where decoding would change its meaning (`%2F`, `%25`, and bytes that
+    /// are not UTF-8). A percent sign that encodes nothing is `%25` too.
     pub fn path(&self) -> &str {
         &self.origin.path
     }
@@ -357,7 +357,7 @@ impl Request {
             return Err(match &self.source {
                 ParamSource::Path => Error::internal(format!("this route has no parameter `{{{name}}}`")),
                 ParamSource::Call(fragment) => {
-                    Error::internal(format!("the template does not give the argument `{name}` to live(`{fragment}`)"))
+                    Error::internal(format!("the template does not pass the argument `{name}` to live(`{fragment}`)"))
                 }
                 ParamSource::Stream => Status::NOT_FOUND.into(),
             });

@@ -74,11 +74,11 @@ impl<T> Router<T> {
     fn refusal(&self, route: &Route<T>, error: &matchit::InsertError) -> Error {
         let (pattern, place) = (&route.pattern, route.place);
         let matchit::InsertError::Conflict { with } = error else {
-            return Error::internal(format!("the route `{pattern}` at {place} cannot be used: {error}"));
+            return Error::internal(format!("the route `{pattern}` at {place} is invalid: {error}"));
         };
         let first = self.routes.iter().find(|other| other.verb() == route.verb() && other.pattern == *with);
         let first = first.map_or(String::new(), |first| format!(" at {}", first.place));
-        Error::internal(format!("the route {} `{pattern}` at {place} is taken by `{with}`{first}", route.verb()))
+        Error::internal(format!("the route {} `{pattern}` at {place} conflicts with `{with}`{first}", route.verb()))
     }
 
     /// Returns all routes, in the order in which they were added.

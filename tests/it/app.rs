@@ -155,7 +155,7 @@ fn a_mount_that_cannot_be_is_refused_at_start() {
     assert!(refused(app().mount("/{x}", App::new())).contains("no plain path"));
     assert!(refused(app().mount("/", App::new())).contains("no plain path"));
     assert!(refused(app().state(1_u8).mount("/a", App::new().state(2_u8))).contains("state of one type"));
-    assert!(refused(app().get("/a/b", |_| "").mount("/a", App::new().get("/b", |_| ""))).contains("is taken by"));
+    assert!(refused(app().get("/a/b", |_| "").mount("/a", App::new().get("/b", |_| ""))).contains("conflicts with"));
     assert!(refused(app().named("x")).contains("stands before any route"));
     assert!(refused(app().error_page(200, |_: &mut Request, _: &Error| "")).contains("status of no error"));
     let twice = app().get("/a", |_| "").named("x").get("/b", |_| "").named("x");

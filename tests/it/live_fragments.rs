@@ -272,7 +272,7 @@ fn a_stream_whose_argument_was_removed_or_is_not_of_its_type_is_not_found() {
 #[test]
 fn wrong_arguments_in_a_template_are_errors_that_name_them() {
     let internal = Status::INTERNAL_SERVER_ERROR;
-    let missing = "does not give the argument `text` to live(`echo`)";
+    let missing = "does not pass the argument `text` to live(`echo`)";
     assert_eq!(refused_page(&mut client(echo("{{ live('echo') }}")), "/x", missing), internal);
     assert_eq!(refused_page(&mut client(echo("{{ live('echo', text=none) }}")), "/x", missing), internal);
     let undefined = "the value of the argument `text` is undefined";

@@ -46,7 +46,6 @@ impl StaticFiles {
     /// accepts the coding gets that one.
     ///
     /// # Errors
-    ///
     /// 404 if the path is not a file of the folder, or has a part that begins with a dot; 412 if a precondition fails.
     pub(crate) fn respond(&self, req: &Request, rest: &str) -> Result<Response> {
         let path = self.find(rest).ok_or(Status::NOT_FOUND)?;

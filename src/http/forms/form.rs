@@ -73,7 +73,6 @@ impl Request {
     /// names whose brackets do not match or that have more than 8 pairs of brackets. Dots have no meaning.
     ///
     /// # Errors
-    ///
     /// 415 for another content type; 413 over `ASIDE_MAX_FORM` (1 MiB) or `ASIDE_MAX_FIELDS` (1,000), and for a
     /// multipart form the errors of [`multipart`](Request::multipart); 400 if the body was cut short; 422, naming the
     /// field, if a field is missing or cannot be read.

@@ -98,7 +98,6 @@ impl Request {
     /// share the stored responses, but do not wait for each other.
     ///
     /// # Errors
-    ///
     /// The errors of `f`; 409 if the first is not done after 30 s, or its response cannot be repeated; the errors of
     /// [`form_pairs`](Request::form_pairs) if the form is read here; 500 if the store cannot be read, or if the handler
     /// has read the body in another way; 503 if the store cannot tell if the session was ended, and with `Retry-After`
@@ -207,8 +206,8 @@ impl StoredResponse {
         StoredResponse { status, location: location.map(str::to_owned), flashes, users }
     }
 
-    /// Returns true if this user of the client may get the response. Responses from before a login stay available to the
-    /// client.
+    /// Returns true if this user of the client may get the response. Responses from before a login stay available to
+    /// the client.
     fn is_for(&self, user: &Option<String>) -> bool {
         self.users.iter().all(Option::is_none) || self.users.contains(user)
     }
@@ -321,12 +320,12 @@ pub(crate) fn note_shown(req: &mut Request) {
     req.set_extension(Shown);
 }
 
-/// Makes a page with a key private to the client: caches must not store it, since another client would get the same key.
-/// Sets the cookie that the keys are bound to.
+/// Makes a page with a key private to the client: caches must not store it, since another client would get the same
+/// key. Sets the cookie that the keys are bound to.
 ///
 /// At the end of a login the client gets a new cookie. This makes Chromium drop the pages in its back/forward cache
-/// (bfcache): it keeps a page that followed the login's redirect although the page is `no-store`. It drops the page when a
-/// cookie is set, but not when the session's cookie is removed.
+/// (bfcache): it keeps a page that followed the login's redirect although the page is `no-store`. It drops the page
+/// when a cookie is set, but not when the session's cookie is removed.
 pub(crate) fn save(req: &mut Request, response: &mut Response) {
     let has_key = req.extension::<Shown>().is_some();
     if has_key {

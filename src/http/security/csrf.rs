@@ -25,7 +25,6 @@ impl CrossOrigin {
     /// Returns the check with the trusted origins of the settings, which include the site's own URL.
     ///
     /// # Errors
-    ///
     /// 500 if a setting is not an origin.
     pub(crate) fn new(config: &Config) -> Result<CrossOrigin> {
         let (any, named): (Vec<_>, Vec<_>) = config.trusted_origins.iter().partition(|origin| *origin == ANY);
@@ -66,7 +65,8 @@ fn refusal(site: &str, origin: &str, host: Option<&str>) -> Error {
         site => format!("the browser reports it as `{site}`"),
     };
     Error::forbidden(format!(
-        "This request came from a page of another site: {why}. To send it anyway, open the page on this site and send it again."
+        "This request came from a page of another site: {why}. To send it anyway, open the page on this site and \
+         send it again."
     ))
 }
 
@@ -130,7 +130,8 @@ mod tests {
         }
     }
 
-    /// Regression: `Host: localhost:80`, as some clients and proxies write it, did not match the origin `http://localhost`.
+    /// Regression: `Host: localhost:80`, as some clients and proxies write it, did not match the origin
+    /// `http://localhost`.
     #[test]
     fn a_default_port_may_be_omitted() {
         for (host, origin, expected) in [

@@ -139,7 +139,11 @@ pub(crate) fn nonce_value(nonce: &OnceLock<String>) -> &str {
         match getrandom::fill(&mut bytes) {
             Ok(()) => URL_SAFE_NO_PAD.encode(bytes),
             Err(error) => {
-                log::error!(target: "aside::http", "Could not get random bytes for a CSP nonce: {error}; inline scripts and styles of this page are blocked");
+                log::error!(
+                    target: "aside::http",
+                    "Could not get random bytes for a CSP nonce: {error}; the inline scripts and styles of this page are \
+                     blocked"
+                );
                 String::new()
             }
         }

@@ -93,14 +93,14 @@ fn check(name: &str) -> Result<()> {
     if name == "*" || is_name(name.strip_prefix('.').unwrap_or(name)) {
         return Ok(());
     }
-    let message = "ASIDE_ALLOWED_HOSTS matches host names such as shop.example.org, .example.org or *, not";
+    let message = "ASIDE_ALLOWED_HOSTS takes host names such as shop.example.org, .example.org or *, not";
     Err(Error::internal(format!("{message} `{name}`")))
 }
 
 /// Returns the host and port of the site's own URL.
 fn own(url: &str) -> Result<Authority> {
     let origin = Origin::of_url(url).filter(|origin| matches!(&*origin.scheme, "http" | "https"));
-    let message = "ASIDE_URL matches the site's address, such as https://shop.example.org, not";
+    let message = "ASIDE_URL takes the site's address, such as https://shop.example.org, not";
     origin.map(|origin| origin.authority).ok_or_else(|| Error::internal(format!("{message} `{url}`")))
 }
 
@@ -169,7 +169,7 @@ mod tests {
     fn an_invalid_address_is_refused_at_start() {
         for url in ["shop.example", "https://", "ftp://shop.example", "https://a b/", "//shop.example"] {
             let message = Hosts::new(&config(Mode::Production, Some(url), &[])).err().unwrap().to_string();
-            assert!(message.starts_with("ASIDE_URL matches") && message.contains(url), "{message}");
+            assert!(message.starts_with("ASIDE_URL takes") && message.contains(url), "{message}");
         }
     }
 

@@ -44,7 +44,6 @@ impl Security {
     /// Returns the middleware that the settings ask for, with the application's own headers.
     ///
     /// # Errors
-    ///
     /// 500, naming the setting, if a setting is invalid.
     pub(crate) fn new(config: &Config, policy: Policy) -> Result<Security> {
         Ok(Security {

@@ -66,8 +66,8 @@ impl Origin {
         self.scheme == other.scheme && self.authority.is_same(&other.authority, &self.scheme)
     }
 
-    /// Returns true if a page of this origin was served by that host. The page's scheme is used, since a server behind a
-    /// proxy does not know its own.
+    /// Returns true if a page of this origin was served by that host. The page's scheme is used, since a server behind
+    /// a proxy does not know its own.
     pub(super) fn is_of(&self, host: &Authority) -> bool {
         self.authority.is_same(host, &self.scheme)
     }

@@ -26,7 +26,6 @@ impl Proxies {
     /// Returns the proxies of the settings.
     ///
     /// # Errors
-    ///
     /// 500 if an entry is neither an address nor a network.
     pub(crate) fn new(config: &Config) -> Result<Proxies> {
         let (unix, names): (Vec<_>, Vec<_>) = config.trusted_proxies.iter().partition(|name| *name == "unix");

@@ -1,8 +1,8 @@
 //! Argon2 that returns its memory to the operating system after each hash.
 //!
-//! The library allocates 19 MiB for each hash. When this is freed, glibc keeps up to three times as much for the thread: it
-//! raises its threshold for mapped memory to the largest freed block, up to 32 MiB. A block above that maximum is always
-//! mapped separately and unmapped when freed. Its unused pages take no memory.
+//! The library allocates 19 MiB for each hash. When this is freed, glibc keeps up to three times as much for the
+//! thread: it raises its threshold for mapped memory to the largest freed block, up to 32 MiB. A block above that
+//! maximum is always mapped separately and unmapped when freed. Its unused pages take no memory.
 
 use argon2::password_hash::phc::{Output, ParamsString, PasswordHash, Salt};
 use argon2::password_hash::{self, CustomizedPasswordHasher};

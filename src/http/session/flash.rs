@@ -1,8 +1,8 @@
-//! Flash messages. Each response that adds some puts them into a separate cookie, and the page that shows them removes that
-//! cookie by its name.
+//! Flash messages. Each response that adds some puts them into a separate cookie, and the page that shows them removes
+//! that cookie by its name.
 //!
-//! A page therefore removes only the messages that it has shown. It touches neither a message that a concurrent response
-//! adds nor the session.
+//! A page therefore removes only the messages that it has shown. It touches neither a message that a concurrent
+//! response adds nor the session.
 
 use serde::{Deserialize, Serialize};
 
@@ -33,7 +33,8 @@ const NAME_CHARS: usize = 8;
 /// }
 /// ```
 ///
-/// A template shows them with `{% for flash in flashes %}<p class="{{ flash.kind }}">{{ flash.message }}</p>{% endfor %}`.
+/// A template shows them with `{% for flash in flashes %}<p class="{{ flash.kind }}">{{ flash.message }}</p>{% endfor
+/// %}`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flash {
     /// The kind of message: `success`, `error`, or another class of the page's style sheet.
@@ -78,8 +79,8 @@ pub(super) struct Flashes {
 }
 
 impl Flashes {
-    /// Reads the messages from these cookies, given by name and value. Drops those of another user and those older than the
-    /// idle limit. Ignores cookies that cannot be opened, which may belong to another application.
+    /// Reads the messages from these cookies, given by name and value. Drops those of another user and those older than
+    /// the idle limit. Ignores cookies that cannot be opened, which may belong to another application.
     pub(super) fn open(keys: &Keys, cookies: &[(String, String)], user: Option<&str>, now: i64) -> Flashes {
         let mut flashes = Flashes::default();
         for (cookie, value) in cookies {

@@ -1,8 +1,8 @@
 //! The threads that hash passwords: half as many as the machine has cores, and at least one.
 //!
-//! Hashing is bound by the CPU. A dedicated pool keeps half of the cores free for other work during a flood of logins. It also
-//! limits the memory: each running hash takes 19 MiB, which [`argon2id`](super::argon2id) returns to the operating system
-//! when the hash is done.
+//! Hashing is bound by the CPU. A dedicated pool keeps half of the cores free for other work during a flood of logins.
+//! It also limits the memory: each running hash takes 19 MiB, which [`argon2id`](super::argon2id) returns to the
+//! operating system when the hash is done.
 
 use std::panic::resume_unwind;
 use std::sync::mpsc::{Sender, channel};

@@ -33,7 +33,6 @@ impl Keys {
     /// so.
     ///
     /// # Errors
-    ///
     /// 500 if a secret is shorter than 32 bytes, or missing in production.
     pub(crate) fn new(config: &Config) -> Result<Keys> {
         let keys = match (config.secrets.is_empty(), config.mode) {
@@ -66,8 +65,8 @@ impl Keys {
         self.now().saturating_add(self.lifetime).saturating_add(MAX_SKEW)
     }
 
-    /// Returns a cookie's name in this mode. A browser accepts `__Host-` only over https, for this host and the path `/`,
-    /// so that no subdomain can plant such a cookie.
+    /// Returns a cookie's name in this mode. A browser accepts `__Host-` only over https, for this host and the path
+    /// `/`, so that no subdomain can plant such a cookie.
     pub(crate) fn name(&self, plain: &str) -> String {
         match self.mode {
             Mode::Development => plain.to_owned(),
@@ -117,8 +116,8 @@ impl Keys {
         (-MAX_SKEW..self.idle).contains(&now.saturating_sub(seen))
     }
 
-    /// Returns true if the time last seen should be written again: after a tenth of the idle limit, which shortens an idle
-    /// time by at most that much, and at the latest after a minute.
+    /// Returns true if the time last seen should be written again: after a tenth of the idle limit, which shortens an
+    /// idle time by at most that much, and at the latest after a minute.
     pub(super) fn is_due(&self, seen: i64, now: i64) -> bool {
         now.saturating_sub(seen) >= (self.idle / 10).clamp(1, 60)
     }

@@ -17,7 +17,8 @@ pub(super) fn latest(keys: &Keys, sealed: &[String], id: &str, now: i64) -> Opti
     opened.filter(|seen| keys.is_fresh(*seen, now)).max()
 }
 
-/// Returns the header that stores the time last seen. The cookie lives for `max_age` seconds, or until the browser closes.
+/// Returns the header that stores the time last seen. The cookie lives for `max_age` seconds, or until the browser
+/// closes.
 pub(super) fn cookie(keys: &Keys, id: &str, seen: i64, max_age: Option<i64>) -> String {
     let mut cookie = keys.seal(&keys.name(NAME), format!("{id} {seen}"));
     cookie.set_max_age(max_age.map(cookie::time::Duration::seconds));

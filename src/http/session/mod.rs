@@ -1,7 +1,7 @@
 //! Sessions in encrypted and authenticated cookies: the session with the user and the application's values; the time
 //! last seen ([`last_seen`]); the flash messages ([`flash`]).
 //!
-//! The server stores no sessions, only which of them were ended early (`http/store/`). The cookies are opened at the
+//! The server stores no sessions, only which of them were ended early ([`store`]). The cookies are opened at the
 //! first access, by a handler or by a template. The session's cookie is sent again only when a handler has changed the
 //! session, never by a page that reads it or shows messages: of two concurrent responses, the slower one would undo the
 //! changes of the other. For the same reason an expired session stays in the browser until a new one replaces it.
@@ -75,7 +75,6 @@ const CLEAR_SITE_DATA: &str = "Clear-Site-Data";
 /// browser removes the cookie when it is closed, unless [`remember`](Session::remember) is set.
 ///
 /// # Concurrent requests
-///
 /// The whole session is one cookie, and a browser keeps the last one that it receives. A page that reads the session,
 /// or shows flash messages, never sends it, so that even a slow page undoes nothing. Messages that two concurrent
 /// responses add are both shown. There is one race: **two handlers that both write** (values, a login or a logout). The
@@ -120,8 +119,8 @@ impl Session {
         }
     }
 
-    /// Stores a value as [`insert`](Session::insert) does, or returns the reason why it cannot be stored; the session is
-    /// then unchanged.
+    /// Stores a value as [`insert`](Session::insert) does, or returns the reason why it cannot be stored; the session
+    /// is then unchanged.
     ///
     /// # Errors
     /// 500 if the value cannot be JSON, or if the session would be larger than 2.9 kB with it.
@@ -222,8 +221,8 @@ impl Session {
         self.contents.user.as_deref()
     }
 
-    /// Restarts the session for a user, under a new id, so that a planted or copied cookie is not this session. Values and
-    /// flash messages stay, unless they are of another user.
+    /// Restarts the session for a user, under a new id, so that a planted or copied cookie is not this session. Values
+    /// and flash messages stay, unless they are of another user.
     pub(crate) fn begin(&mut self, user: String, mark: Option<String>) {
         if self.user().is_some_and(|former| former != user) {
             self.clear();

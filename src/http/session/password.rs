@@ -46,8 +46,8 @@ const UNKNOWN_USER: &str =
 /// `$argon2id$v=19$m=19456,t=2,p=1$…$…`. Two hashes of one password differ.
 ///
 /// # Errors
-/// 422 if the password is longer than 1,024 bytes; 503 if too many requests wait for a hash; 500 if the operating system
-/// provides no random bytes or no thread.
+/// 422 if the password is longer than 1,024 bytes; 503 if too many requests wait for a hash; 500 if the operating
+/// system provides no random bytes or no thread.
 pub fn hash(password: &str) -> Result<String> {
     if password.len() > MAX_BYTES {
         return Err(Error::unprocessable(format!("The password is longer than {MAX_BYTES} bytes.")));

@@ -15,8 +15,8 @@ use crate::http::session::store::Store;
 /// The name of the session's cookie, without its prefix.
 pub(super) const NAME: &str = "session";
 
-/// The cookies of a request, opened at the first access by the handler or a template. Both see the same contents, and the
-/// store is read once.
+/// The cookies of a request, opened at the first access by the handler or a template. Both see the same contents, and
+/// the store is read once.
 pub(super) struct Sealed {
     pub(super) sessions: Vec<String>,
     pub(super) seen: Vec<String>,
@@ -111,8 +111,8 @@ impl Sealed {
         }
     }
 
-    /// Returns the first session that can be opened and has not expired, and when it was last seen. A subdomain may have
-    /// planted another cookie.
+    /// Returns the first session that can be opened and has not expired, and when it was last seen. A subdomain may
+    /// have planted another cookie.
     fn find(&self, keys: &Keys, now: i64) -> Option<(Contents, i64)> {
         let name = keys.name(NAME);
         let contents = |sealed: &String| serde_json::from_str::<Contents>(&keys.open(&name, sealed)?).ok();

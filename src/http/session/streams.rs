@@ -1,5 +1,5 @@
-//! Event streams of users, which end with their session: at once after a logout in this process, and after the next read of
-//! the store for a logout in another process.
+//! Event streams of users, which end with their session: at once after a logout in this process, and after the next
+//! read of the store for a logout in another process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};

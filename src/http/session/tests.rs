@@ -448,7 +448,8 @@ fn messages_of_two_responses_at_the_same_time_are_both_shown() {
     assert_eq!(messages, ["one", "two"]);
 }
 
-/// Regression: a hook that read the user of every request made shared caches store the session's cookie with a style sheet.
+/// Regression: a hook that read the user of every request made shared caches store the session's cookie with a style
+/// sheet.
 #[test]
 fn a_public_response_has_no_cookie_and_one_with_a_cookie_is_private() {
     let answered = |req: &mut Request, control: &str| {

@@ -113,8 +113,8 @@ fn function(fragments: Arc<LiveFragments>, shared: Arc<Shared>) -> Value {
 }
 
 /// The error of a call without a request, for example in a mail.
-const NO_REQUEST: &str = "`live` needs a request: it works in pages that `req.render` renders, and in templates that they extend or \
-                          include, but not in mail, imported macros or the template of a live fragment";
+const NO_REQUEST: &str = "`live` needs a request: it works in pages that `req.render` renders, and in templates that they extend \
+                          or include, but not in mail, imported macros or the template of a live fragment";
 
 /// The function in all other templates.
 pub(super) fn without_request() -> Value {

@@ -436,8 +436,8 @@ fn only<'p>(parameters: &'p [(String, Vec<u8>)], name: &str) -> Result<Option<&'
     }
 }
 
-/// Returns the value of a parameter with a charset, as in `utf-8'en'%c3%a9.txt` (RFC 8187, section 3.2.1). Bytes that are
-/// not UTF-8 or Latin-1 become U+FFFD. A value in another form is used unchanged.
+/// Returns the value of a parameter with a charset, as in `utf-8'en'%c3%a9.txt` (RFC 8187, section 3.2.1). Bytes that
+/// are not UTF-8 or Latin-1 become U+FFFD. A value in another form is used unchanged.
 fn extended_value(value: &[u8]) -> String {
     let mut pieces = value.splitn(3, |byte| *byte == b'\'');
     let (Some(charset), Some(_), Some(encoded)) = (pieces.next(), pieces.next(), pieces.next()) else {

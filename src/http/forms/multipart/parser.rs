@@ -1,7 +1,7 @@
 //! The grammar of a multipart body (RFC 2046, section 5.1): delimiters, and the headers and contents of parts.
 //!
-//! The preamble and the epilogue are skipped. A delimiter is valid only at the start of a line, and lines end in CR LF. The
-//! parser holds one chunk of input, or the headers of one part.
+//! The preamble and the epilogue are skipped. A delimiter is valid only at the start of a line, and lines end in CR LF.
+//! The parser holds one chunk of input, or the headers of one part.
 
 use std::io::{self, Read};
 

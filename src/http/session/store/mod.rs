@@ -78,7 +78,6 @@ impl Store {
     /// Opens the store of the settings.
     ///
     /// # Errors
-    ///
     /// 500 if `ASIDE_STORE` is invalid or cannot be opened.
     pub(crate) fn open(config: &Config) -> Result<Store> {
         let named = config.store.as_deref().unwrap_or("memory:");
@@ -185,7 +184,8 @@ impl Memory {
         }
         log::warn!(
             target: "aside::store",
-            "The store in memory is full ({} entries, {} bytes); entries that expire first are dropped. Set ASIDE_STORE to `sqlite:PATH`.",
+            "The store in memory is full ({} entries, {} bytes); entries that expire first are dropped. Set \
+             ASIDE_STORE to `sqlite:PATH`.",
             self.entries.len(),
             self.bytes
         );

@@ -32,7 +32,11 @@ use crate::http::templates::private;
 pub(crate) fn error_page(req: &Request, error: &Error) -> Response {
     // The `Display` of the error is code of the application, which may panic in its turn.
     let page = panics::catch(|| page(req, error)).unwrap_or_else(|panic| {
-        log::error!(target: "aside::pages", "The error page panicked, so a bare status is sent: {}", escape(&panic.to_string()));
+        log::error!(
+            target: "aside::pages",
+            "The error page panicked, so a bare status is sent: {}",
+            escape(&panic.to_string())
+        );
         bare(error.status())
     });
     // The error belongs to this request only, so no cache may store it.
