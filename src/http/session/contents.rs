@@ -22,7 +22,8 @@ pub(super) struct Contents {
     /// The second in which the session began, or its user logged in.
     #[serde(rename = "b")]
     pub(super) born: i64,
-    /// The second of the request that last sealed the session. The cookie of [`last_seen`](super::last_seen) has the time of a later request.
+    /// The second of the request that last sealed the session. The cookie of [`last_seen`](super::last_seen) has the
+    /// time of a later request.
     #[serde(rename = "s")]
     pub(super) seen: i64,
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]

@@ -73,15 +73,14 @@ impl Request {
     /// # }
     /// ```
     ///
-    /// The session gets a new id, and its times begin again. Its values stay (such as a basket that was filled before the
-    /// login), unless another user was logged in: then that user's values and flash messages are dropped. Copies of the
-    /// earlier cookie become invalid. A user may be logged in with any number of browsers at once.
+    /// The session gets a new id, and its times begin again. Its values stay (such as a basket that was filled before
+    /// the login), unless another user was logged in: then that user's values and flash messages are dropped. Copies of
+    /// the earlier cookie become invalid. A user may be logged in with any number of browsers at once.
     ///
-    /// Anyone may try passwords, so the route of a login needs a rate limit, and so does a route that reveals if an address
-    /// is known. Never put a password in a query or in a log.
+    /// Anyone may try passwords, so the route of a login needs a rate limit, and so does a route that reveals if an
+    /// address is known. Never put a password in a query or in a log.
     ///
     /// # Errors
-    ///
     /// 500 if the id is an empty text; 503 if `ASIDE_STORE` cannot be read or written. The session is then unchanged.
     pub fn login(&mut self, id: impl Display) -> Result<()> {
         let user = name_of(id)?;
@@ -94,8 +93,8 @@ impl Request {
         Ok(())
     }
 
-    /// Logs the user out: empties the session, removes the cookie, and makes all copies of the cookie invalid, even if the
-    /// browser keeps it.
+    /// Logs the user out: empties the session, removes the cookie, and makes all copies of the cookie invalid, even if
+    /// the browser keeps it.
     ///
     /// ```
     /// use aside::{Request, Response, Result, redirect};
@@ -107,19 +106,19 @@ impl Request {
     /// }
     /// ```
     ///
-    /// Ends the event streams whose handler looked at the session or its user ([`Response::events`](crate::Response::events),
-    /// [`Request::live`](crate::Request::live)): at once in this process, and within a second or two in other processes that
-    /// share the same `sqlite:PATH`. The response tells the browser to clear its cache of the site (`Clear-Site-Data: "cache"`,
-    /// effective over https and on localhost). Pages of a user are not cached (`no-store`) unless a handler sets a
-    /// `Cache-Control` of its own. Avoid that: the back button shows such a page from the browser's memory (bfcache), which
-    /// Chromium and Firefox do not clear.
+    /// Ends the event streams whose handler read the session or its user
+    /// ([`Response::events`](crate::Response::events), [`Request::live`](crate::Request::live)): at once in this
+    /// process, and within a second or two in other processes that share the same `sqlite:PATH`. The response tells the
+    /// browser to clear its cache of the site (`Clear-Site-Data: "cache"`, effective over https and on localhost).
+    /// Pages of a user are not cached (`no-store`) unless a handler sets a `Cache-Control` of its own. Avoid that: the
+    /// back button shows such a page from the browser's memory (bfcache), which Chromium and Firefox do not clear.
     ///
-    /// A session without a user is cleared too, without an error. Use a POST route and a button on every page of logged-in
-    /// users: browsers and extensions prefetch links.
+    /// A session without a user is cleared too, without an error. Use a POST route and a button on every page of
+    /// logged-in users: browsers and extensions prefetch links.
     ///
-    /// With `ASIDE_STORE` in memory, the default, a copy of the cookie is valid again after a restart of the process, until
-    /// it expires, and other processes do not learn of the logout. `sqlite:PATH` keeps the record, and all processes with
-    /// the same file share it.
+    /// With `ASIDE_STORE` in memory, the default, a copy of the cookie is valid again after a restart of the process,
+    /// until it expires, and other processes do not learn of the logout. `sqlite:PATH` keeps the record, and all
+    /// processes with the same file share it.
     ///
     /// # Errors
     /// 503 if `ASIDE_STORE` cannot be written: this browser is logged out, but copies of the cookie stay valid.
@@ -133,8 +132,8 @@ impl Request {
         ended.unwrap_or(Ok(()))
     }
 
-    /// Ends all sessions of a user, in every browser: after a change of the password, when the account is closed, or if it
-    /// may be compromised.
+    /// Ends all sessions of a user, in every browser: after a change of the password, when the account is closed, or if
+    /// it may be compromised.
     ///
     /// ```
     /// use aside::{Request, Response, Result, redirect};
@@ -147,8 +146,8 @@ impl Request {
     /// ```
     ///
     /// The id may be that of any user: an administrator's own session stays when another user's sessions are ended. The
-    /// client's own session is cleared if it belongs to that user. A login after this call is valid, also within the same
-    /// second, and one before it is not. To end the sessions of all users, replace `ASIDE_SECRET`.
+    /// client's own session is cleared if it belongs to that user. A login after this call is valid, also within the
+    /// same second, and one before it is not. To end the sessions of all users, replace `ASIDE_SECRET`.
     ///
     /// # Errors
     /// 500 if the id is an empty text; 503 if `ASIDE_STORE` cannot be written: then no session was ended.
@@ -164,8 +163,8 @@ impl Request {
         Ok(())
     }
 
-    /// Returns the id of the logged-in user, as given to [`login`](crate::Request::login). `None` without a user, or if the id
-    /// does not parse.
+    /// Returns the id of the logged-in user, as given to [`login`](crate::Request::login). `None` without a user, or if
+    /// the id does not parse.
     ///
     /// ```
     /// use aside::{Error, Request, Result};
@@ -218,7 +217,7 @@ impl SessionState {
         written
     }
 
-    /// Ends all sessions of a user that have begun until now.
+    /// Ends all sessions that a user has so far.
     fn end_all(&self, user: &str) -> Result<()> {
         // A random text, not a time: clocks are set back, and two events can share a tick.
         let mark = session::unguessable()?;

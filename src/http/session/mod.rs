@@ -64,7 +64,8 @@ const CLEAR_SITE_DATA: &str = "Clear-Site-Data";
 /// }
 /// ```
 ///
-/// Set the user in it with [`login`](crate::Request::login), and remove the user with [`logout`](crate::Request::logout).
+/// Set the user in it with [`login`](crate::Request::login), and remove the user with
+/// [`logout`](crate::Request::logout).
 ///
 /// It holds at most 2.9 kB as JSON: store larger data in the database, and its id in the session. The client cannot
 /// read or change the session, but can send an older copy: record in the database what may happen only once, such as

@@ -15,8 +15,8 @@
 //! Storage Cheat Sheet (argon2id, m = 19,456 KiB, t = 2, p = 1). Hashes run on dedicated threads: half as many as there
 //! are cores, and at least one. In a handler, further calls wait for their turn, in at most a quarter of the workers
 //! (`ASIDE_MAX_WAITING`). Above that a request gets 503 with `Retry-After`, so that other pages stay available during a
-//! flood of logins. In a task, a job or a command both functions wait without limit. [`login`](crate::Request::login) shows a
-//! complete login.
+//! flood of logins. In a task, a job or a command both functions wait without limit. [`login`](crate::Request::login)
+//! shows a complete login.
 //!
 //! The bytes of the UTF-8 text are hashed. Unicode is not normalized: `é` typed as one character and as `e` with an
 //! accent are two passwords. Normalize before both functions (NFC) if your users' keyboards differ in this.
