@@ -1,4 +1,4 @@
-//! One try of a job, from a worker's hand to what came of it: run, then settle, in this one place for every engine.
+//! One attempt of a job, from the claim to its outcome: it is run and then resolved, in the same way for every engine.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -11,7 +11,7 @@ use super::engine::{Claimed, End, Ending, Last};
 use super::facade::Jobs;
 use super::job_config::{Kind, output_of};
 use super::record::{Cause, Millis};
-use super::running::{InHand, steps};
+use super::running::{RunningJob, steps};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::output::Output;
 use crate::background::registry::{Record, Registry, Stop, escape};
@@ -22,20 +22,20 @@ use crate::isolate::{self, Call, Limits, Program, Target};
 use crate::panics::{self, Panic};
 use crate::sync::lock;
 
-/// The longest wait until what came of a try is said again to an engine that cannot be reached.
+/// The longest backoff before an outcome is reported again to an unreachable engine.
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The longest stored failure, in bytes.
 const MOST_WORDS: usize = 10_000;
 
-/// The job that a task is a try of, as [`TaskContext`] knows it.
+/// The job that a task is an attempt of, attached to its [`TaskContext`].
 #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "only SQLite completes a job from within"))]
 pub(super) struct JobRun {
     pub(super) jobs: Jobs,
     pub(super) id: u64,
     pub(super) token: u64,
     name: String,
-    /// It was completed together with its own writes.
+    /// True if the job's own transaction has completed it.
     pub(super) is_committed: AtomicBool,
     output: Mutex<Option<Output>>,
 }
@@ -50,19 +50,19 @@ impl JobRun {
         lock(&self.output).take().map(|output| output.json().to_owned())
     }
 
-    /// What it leaves if it ends now.
+    /// Returns the last progress and the output of the attempt.
     pub(super) fn last(&self, task: &Record) -> Last {
         Last { progress: Some(steps(task)), output: lock(&self.output).clone() }
     }
 }
 
 impl TaskContext {
-    /// The number of the job that this is a try of; none for a task that is no job.
+    /// Returns the id of the job that this task is an attempt of; `None` for a task that is not a job.
     pub fn job(&self) -> Option<u64> {
         self.attached::<JobRun>().map(|run| run.id)
     }
 
-    /// Sets the output of the job: a value that is kept with the job when it is done, for whoever asks for it.
+    /// Sets the output of the job: a value that is kept with the job when it is done.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -107,8 +107,8 @@ impl TaskContext {
             )
         })?;
         if run.is_committed.load(Ordering::Acquire) {
-            let words = "its transaction has already completed it: set the output before the transaction, or within it";
-            return Err(Error::internal(format!("the job `{}` takes no output any more: {words}", run.name)));
+            let message = "its transaction has completed it; set the output before the transaction, or within it";
+            return Err(Error::internal(format!("the job `{}` can no longer set its output: {message}", run.name)));
         }
         *lock(&run.output) = Some(output_of(&run.name, value)?);
         Ok(())
@@ -116,12 +116,13 @@ impl TaskContext {
 }
 
 impl Jobs {
-    /// Returns true if a type of jobs of that name is registered.
+    /// Returns true if a job type with that name is registered.
     pub(crate) fn knows(&self, name: &str) -> bool {
-        self.plan.kind(name).is_some()
+        self.config.kind(name).is_some()
     }
 
-    /// In a child, runs the attempt of the job of that id and token. Returns its output, which is JSON, if it has one.
+    /// Runs the attempt of the job with that id and token, in a child process. Returns its output as JSON, if it has
+    /// one.
     ///
     /// # Errors
     /// The failure of the attempt.
@@ -134,47 +135,47 @@ impl Jobs {
     ) -> Outcome<Option<String>> {
         let run = JobRun::new(self, id, token, &call.name);
         let task = task.attach(call.attempt, run.clone());
-        match self.plan.kind(&call.name) {
+        match self.config.kind(&call.name) {
             Some(kind) => kind.call(payload, &task).map(|()| run.take_output()),
             None => {
-                let words = format!("no job `{}` is registered in this program", call.name);
-                Err(Failure::Error(Error::internal(words)))
+                let message = format!("no job `{}` is registered in this program", call.name);
+                Err(Failure::Error(Error::internal(message)))
             }
         }
     }
 }
 
-/// A try that a worker has in its hands. One that is dropped without having been run gives the job back.
+/// A claimed attempt. If it is dropped before it has run, the job is released or cancelled.
 pub(super) struct Attempt {
     jobs: Jobs,
     claimed: Claimed,
-    hand: Arc<InHand>,
+    running_job: Arc<RunningJob>,
     registry: Registry,
     run: Arc<JobRun>,
-    is_settled: bool,
+    is_resolved: bool,
 }
 
 impl Attempt {
-    pub(super) fn new(jobs: &Jobs, claimed: Claimed, hand: Arc<InHand>, registry: &Registry) -> Attempt {
+    pub(super) fn new(jobs: &Jobs, claimed: Claimed, running_job: Arc<RunningJob>, registry: &Registry) -> Attempt {
         let run = JobRun::new(jobs, claimed.id, claimed.token, &claimed.name);
-        Attempt { jobs: jobs.clone(), claimed, hand, registry: registry.clone(), run, is_settled: false }
+        Attempt { jobs: jobs.clone(), claimed, running_job, registry: registry.clone(), run, is_resolved: false }
     }
 
-    /// Does it, and says what came of it.
+    /// Runs the attempt, and reports its outcome.
     pub(super) fn run(&mut self, task: &TaskContext) -> Outcome<()> {
         let task = task.attach(self.claimed.attempt, self.run.clone());
         let outcome = panics::catch(|| self.call(&task)).unwrap_or_else(|panic| Err(Failure::Panic(panic)));
-        self.conclude(&task, outcome)
+        self.finish(&task, outcome)
     }
 
     fn call(&self, task: &TaskContext) -> Outcome<()> {
         let Some(kind) = self.kind() else {
-            let words = format!("no job `{}` is registered in this program", self.claimed.name);
-            return Err(Failure::Error(Error::internal(words)));
+            let message = format!("no job `{}` is registered in this program", self.claimed.name);
+            return Err(Failure::Error(Error::internal(message)));
         };
         match &kind.isolated {
-            // A test's program is no application that could be started once more.
-            Some(limits) if !self.jobs.is_by_hand() => {
+            // The program of a test cannot be started a second time as the application.
+            Some(limits) if !self.jobs.is_test_driven() => {
                 let call = self.isolated_call(*limits);
                 let output = isolate::run_once(&Program::own(), &call, &self.claimed.payload, task)?;
                 *lock(&self.run.output) = output.map(Output::from_json);
@@ -184,31 +185,31 @@ impl Attempt {
         }
     }
 
-    /// The attempt as a call in a child.
+    /// Returns the attempt as a call in a child process.
     fn isolated_call(&self, limits: Limits) -> Call {
         let Claimed { id, token, name, label, attempt, origin, .. } = self.claimed.clone();
         Call { target: Target::Job { id, token }, name, attempt, label, origin, limits }
     }
 
     fn kind(&self) -> Option<&Kind> {
-        self.jobs.plan.kind(&self.claimed.name)
+        self.jobs.config.kind(&self.claimed.name)
     }
 
-    fn conclude(&mut self, task: &TaskContext, outcome: Outcome<()>) -> Outcome<()> {
+    fn finish(&mut self, task: &TaskContext, outcome: Outcome<()>) -> Outcome<()> {
         let outcome = match outcome {
             Err(Failure::Cancelled) if task.record().stop_reason() == Some(Stop::Deadline) => Err(Failure::TimedOut),
             other => other,
         };
         let (end, wait) = self.end(&outcome);
-        let is_ours = self.settle(end);
+        let is_ours = self.resolve(end);
         if let Err(failure) = &outcome {
-            self.say(task, failure, wait.filter(|_| is_ours));
+            self.log_failure(task, failure, wait.filter(|_| is_ours));
         }
         outcome
     }
 
-    /// Logs a failure that the task's own end does not tell of.
-    fn say(&self, task: &TaskContext, failure: &Failure, wait: Option<Duration>) {
+    /// Logs a failure that the log line of the task does not cover.
+    fn log_failure(&self, task: &TaskContext, failure: &Failure, wait: Option<Duration>) {
         if self.run.is_committed.load(Ordering::Acquire) {
             self.warn(&format!("{} after its transaction had completed it: it counts as done", failure.verdict()));
         } else if let Some(wait) = wait {
@@ -216,29 +217,29 @@ impl Attempt {
         }
     }
 
-    /// What a try came to, and the wait for the next when there is one.
+    /// Returns the outcome to report, and the backoff before the next attempt if there is one.
     fn end(&self, outcome: &Outcome<()>) -> (End, Option<Duration>) {
         let failure = match outcome {
             Ok(()) => return (End::Done, None),
             Err(Failure::Cancelled) => return (self.cancelled(), None),
             Err(failure) => failure,
         };
-        let words = words(&failure.to_string());
+        let message = message(&failure.to_string());
         let wait = match failure {
             Failure::TimedOut => self.retry().wait(self.claimed.attempt),
             other => self.retry().wait_after(self.claimed.attempt, other),
         };
         match wait {
-            // Told to cancel, and failed of it perhaps: it is not to be tried again.
-            Some(_) if self.hand.is_cancelled() => (End::Cancelled { words: Some(words) }, None),
-            Some(wait) => (End::Retry { wait: wait.as_millis() as Millis, words }, Some(wait)),
-            None => (End::Dead { words, cause: cause(failure) }, None),
+            // The failure may come from the cancellation, so the job is not retried.
+            Some(_) if self.running_job.is_cancelled() => (End::Cancelled { message: Some(message) }, None),
+            Some(wait) => (End::Retry { wait: wait.as_millis() as Millis, message }, Some(wait)),
+            None => (End::Dead { message, cause: cause(failure) }, None),
         }
     }
 
     /// Returns the outcome of an attempt that was dropped unresolved. An attempt that never began counts as cancelled. An
     /// attempt whose end panicked has failed and is retried like any other.
-    fn end_unsettled(&self) -> End {
+    fn end_unresolved(&self) -> End {
         if !thread::panicking() {
             return self.cancelled();
         }
@@ -246,44 +247,45 @@ impl Attempt {
         self.end(&Err(Failure::Panic(Panic { message, place: None, backtrace: None }))).0
     }
 
-    /// Cancelled by somebody, or told to stop because the process does.
+    /// Returns the outcome of a cancelled attempt: cancelled by a user, or released because the process stops.
     fn cancelled(&self) -> End {
-        let stops_with_the_process = self.registry.is_closing() && !self.hand.is_cancelled();
-        if stops_with_the_process { End::Released } else { End::Cancelled { words: None } }
+        let stops_with_the_process = self.registry.is_closing() && !self.running_job.is_cancelled();
+        if stops_with_the_process { End::Released } else { End::Cancelled { message: None } }
     }
 
     fn retry(&self) -> Retry {
         self.kind().map_or_else(|| Retry::exponential(20, Duration::from_secs(60)), |kind| kind.retry.clone())
     }
 
-    /// Says what came of it until somebody listens. Whether it was still ours to say.
+    /// Reports the outcome to the engine, and repeats this until the engine answers. Returns true if the attempt was
+    /// current.
     ///
-    /// An engine that cannot be reached must not make a job that is done run again: the thread waits for it, and the lease is
-    /// renewed when it is back. Only a process that stops gives up; then the job runs again elsewhere.
-    fn settle(&mut self, end: End) -> bool {
-        self.is_settled = true;
-        self.hand.ends();
+    /// A done job must not run again because the engine is unreachable: the thread waits for the engine, and the lease
+    /// is renewed when it is back. The thread gives up only when the process stops; then the job runs again elsewhere.
+    fn resolve(&mut self, end: End) -> bool {
+        self.is_resolved = true;
+        self.running_job.mark_ending();
         self.jobs.shared.changed.notify();
         let ending = self.ending(end);
-        let (mut wait, mut is_said) = (Duration::from_millis(50), false);
+        let (mut wait, mut is_logged) = (Duration::from_millis(50), false);
         loop {
-            match self.jobs.engine.settle(self.claimed.id, self.claimed.token, ending.clone(), self.jobs.now()) {
-                Ok(true) => return self.let_go(true),
+            match self.jobs.engine.resolve(self.claimed.id, self.claimed.token, ending.clone(), self.jobs.now()) {
+                Ok(true) => return self.finish_running(true),
                 Ok(false) => {
-                    self.warn(match self.hand.is_forgotten() {
+                    self.warn(match self.running_job.is_forgotten() {
                         true => "was lost by the job store; its outcome here is not recorded",
                         false => "was given to another worker; its outcome here is discarded",
                     });
-                    return self.let_go(false);
+                    return self.finish_running(false);
                 }
                 Err(error) if self.registry.is_closing() => {
-                    self.warn(&format!("cannot be settled, and will run again: {}", error.chain()));
-                    return self.let_go(false);
+                    self.warn(&format!("could not be resolved and will run again: {}", error.chain()));
+                    return self.finish_running(false);
                 }
                 Err(error) => {
-                    // Once: an engine that is away for an hour is told of by the worker.
-                    if !std::mem::replace(&mut is_said, true) {
-                        self.warn(&format!("cannot be settled now, and is tried again: {}", error.chain()));
+                    // Once per attempt: the job runner logs a long outage.
+                    if !std::mem::replace(&mut is_logged, true) {
+                        self.warn(&format!("could not be resolved; retrying: {}", error.chain()));
                     }
                     thread::sleep(wait);
                     wait = (wait * 2).min(LONGEST_WAIT);
@@ -293,12 +295,12 @@ impl Attempt {
     }
 
     fn ending(&self, end: End) -> Ending {
-        Ending { end, last: self.run.last(self.hand.record()) }
+        Ending { end, last: self.run.last(self.running_job.record()) }
     }
 
-    fn let_go(&self, is_ours: bool) -> bool {
-        self.jobs.shared.hands.let_go(&self.hand);
-        self.jobs.shared.follow.look();
+    fn finish_running(&self, is_ours: bool) -> bool {
+        self.jobs.shared.running_jobs.remove(&self.running_job);
+        self.jobs.shared.follow.poll();
         self.jobs.shared.changed.notify();
         is_ours
     }
@@ -309,18 +311,18 @@ impl Attempt {
     }
 }
 
-/// The task never began, because it was cancelled or the process stopped; or its end panicked.
+/// Reports the outcome of a task that never started (it was cancelled, or the process stopped), or whose end panicked.
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.is_settled {
+        if self.is_resolved {
             return;
         }
-        let ending = self.ending(self.end_unsettled());
-        let settled = self.jobs.engine.settle(self.claimed.id, self.claimed.token, ending, self.jobs.now());
-        if let Err(error) = settled {
-            self.warn(&format!("cannot be given back, and waits for its lease to end: {}", error.chain()));
+        let ending = self.ending(self.end_unresolved());
+        let resolved = self.jobs.engine.resolve(self.claimed.id, self.claimed.token, ending, self.jobs.now());
+        if let Err(error) = resolved {
+            self.warn(&format!("could not be released and waits until its lease expires: {}", error.chain()));
         }
-        self.let_go(true);
+        self.finish_running(true);
     }
 }
 
@@ -333,8 +335,8 @@ fn cause(failure: &Failure) -> Cause {
     }
 }
 
-/// What is kept of a failure.
-fn words(all: &str) -> String {
+/// Returns the part of a failure that is stored.
+fn message(all: &str) -> String {
     bounds::shorten(all, MOST_WORDS).into_owned()
 }
 
@@ -345,7 +347,7 @@ mod tests {
     use super::*;
     use crate::background::scope::{Scope, Values};
     use crate::config::Config;
-    use crate::jobs::engine::Room;
+    use crate::jobs::engine::Capacity;
     use crate::jobs::job::Job;
     use crate::jobs::record::JobState;
 
@@ -360,16 +362,17 @@ mod tests {
         }
     }
 
-    /// Returns the state of a job whose attempt was dropped in that way before it ran.
-    fn state_after(let_go: impl FnOnce(Attempt)) -> JobState {
+    /// Returns the state of a job whose attempt was dropped by `drop_attempt` before it ran.
+    fn state_after(drop_attempt: impl FnOnce(Attempt)) -> JobState {
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
         let jobs = Jobs::memory().register::<Quick>();
         let id = jobs.enqueue(Quick).unwrap().id;
         let me = jobs.engine.join().unwrap();
-        let rooms = [Room { queue: "default".to_owned(), free: 1 }];
-        let claimed = jobs.engine.claim(&me, &rooms, jobs.now()).unwrap().pop().unwrap();
-        let hand = jobs.shared.hands.take(&claimed, scope.registry().enter("quick".to_owned(), None, None));
-        let_go(Attempt::new(&jobs, claimed, hand, scope.registry()));
+        let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
+        let claimed = jobs.engine.claim(&me, &capacities, jobs.now()).unwrap().pop().unwrap();
+        let running_job =
+            jobs.shared.running_jobs.add(&claimed, scope.registry().enter("quick".to_owned(), None, None));
+        drop_attempt(Attempt::new(&jobs, claimed, running_job, scope.registry()));
         jobs.find(id).unwrap().unwrap().state
     }
 

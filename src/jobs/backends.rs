@@ -1,16 +1,16 @@
-//! The engine that a setting names.
+//! The engines, by the setting that names them.
 
 use super::facade::Jobs;
 use super::memory::Memory;
 use crate::error::{Error, Result};
 
 impl Jobs {
-    /// Jobs that are kept in memory, and gone with the process: for tests, and to begin with.
+    /// Stores jobs in memory, where they are lost when the process ends: for tests and for a start.
     pub fn memory() -> Jobs {
         Jobs::on(Memory::new())
     }
 
-    /// Jobs in what a setting names: `sqlite:PATH`, `redis://HOST:PORT/DATABASE` or `memory:`.
+    /// Opens the store that a setting names: `sqlite:PATH`, `redis://HOST:PORT/DATABASE` or `memory:`.
     ///
     /// ```
     /// # fn main() -> aside::Result<()> {
@@ -20,24 +20,27 @@ impl Jobs {
     /// ```
     ///
     /// # Errors
-    /// When it names no engine, one that this program was built without, or one that cannot be opened.
+    /// An error if the setting names no engine, an engine that this program was built without, or one that cannot be
+    /// opened.
     pub fn open(setting: &str) -> Result<Jobs> {
         match setting.split_once(':') {
             Some(("memory", "")) => Ok(Jobs::memory()),
             Some(("sqlite", path)) if !path.is_empty() => sqlite(path),
             Some(("redis" | "rediss" | "redis+unix", _)) => redis(setting),
-            _ => Err(Error::internal("jobs are kept in `sqlite:PATH`, `redis://HOST:PORT/DATABASE` or `memory:`")),
+            _ => Err(Error::internal(
+                "the setting for the job store must be `sqlite:PATH`, `redis://HOST:PORT/DATABASE` or `memory:`",
+            )),
         }
     }
 
-    /// Jobs in a SQLite file, which is made when it is not there.
+    /// Stores jobs in a SQLite file, which is created if it is missing.
     ///
-    /// A file of their own, or the application's: in the application's, a job can be enqueued and completed in one
-    /// transaction with other writes ([`enqueue_in`](Jobs::enqueue_in),
-    /// [`TaskContext::transaction`](crate::TaskContext::transaction)). Several processes on one machine may use one file.
+    /// The file can be the application's own: then a job can be enqueued and completed in one transaction with other
+    /// writes ([`enqueue_in`](Jobs::enqueue_in), [`TaskContext::transaction`](crate::TaskContext::transaction)).
+    /// Several processes on one machine may use one file.
     ///
     /// # Errors
-    /// When the file cannot be opened, is damaged, or is of a later version.
+    /// An error if the file cannot be opened, is damaged, or was written by a later version.
     #[cfg(feature = "sqlite")]
     pub fn sqlite(path: impl AsRef<std::path::Path>) -> Result<Jobs> {
         Ok(Jobs::on(super::sqlite::Sqlite::open(path.as_ref())?))

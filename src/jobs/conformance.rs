@@ -1,17 +1,18 @@
-//! What every engine does alike: one suite over all of them.
+//! The conformance suite: tests of what all engines have in common.
 //!
-//! An engine's tests name this module and call [`conformance!`] with the engine's name and what makes a [`Bench`]; each case
-//! then is a test of its own:
+//! An engine's tests import this module and call [`conformance!`] with the engine's name and a constructor of its
+//! [`Bench`]; each case then becomes a test:
 //!
 //! ```ignore
 //! use crate::jobs::conformance;
 //! conformance::conformance!(memory, || Ok(MemoryBench::new()));
 //! ```
 //!
-//! Where engines differ, a case asks for the [`Abilities`](super::engine::Abilities) and expects the other thing; it never
-//! leaves something out. All times are made up. What takes time (a lease, a notification from another process) is looked for in a loop.
+//! Where engines differ, a case checks the [`Abilities`](super::engine::Abilities) and expects the other behavior; it
+//! never skips a check. All times are made up. Events that take time (an expired lease, a notification by another
+//! process) are awaited in a loop.
 
-// A case that is missing in the list below is one that nobody runs.
+// A case that is missing in the list below is never run.
 #![warn(dead_code)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,92 +22,92 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Beat, CLOCK_SLACK, Claimed, End, Ending, Engine, Enqueued, Entry, Held, Keep, LATEST_TICK, Last, MOST_FAILURES,
-    MOST_INTERRUPTIONS, PRIORITY_STEP, Room, Steps, When, WorkerId, wait_after_interruption,
+    CLOCK_SLACK, Capacity, Claimed, End, Ending, Engine, Enqueued, Entry, HeartbeatReply, Held, LATEST_TICK, Last,
+    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Retention, Steps, When, WorkerId, wait_after_interruption,
 };
-use super::record::{Cause, JobCounts, JobInfo, JobState, Kept, Millis, QueueInfo};
+use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 use crate::background::output::Output;
 use crate::sync::Notify;
 
-/// Makes a module of tests, one for each case.
+/// Defines a module of tests, one for each case.
 ///
-/// What makes the bench is called for each case. Where it cannot (a server that is not installed), it says why:
-/// `Err("no redis-server".to_owned())`; the reason is printed, and the case counts as passed.
+/// The bench is created for each case. If it is not available (a server is not installed), the constructor returns the
+/// reason: `Err("no redis-server".to_owned())`; the reason is printed, and the case counts as passed.
 macro_rules! conformance {
     ($engine:ident, $bench:expr) => {
         conformance::conformance! { @each $engine, $bench, [
-            ids_rise,
+            ids_increase,
             first_in_first_out,
             priority_counts_as_time,
-            nothing_starves,
-            the_most_and_the_least_urgent,
-            rooms_are_respected,
-            many_queues,
-            a_claim_has_all_that_was_enqueued,
-            tries_are_counted,
+            a_low_priority_job_is_not_starved,
+            the_highest_and_the_lowest_priority_are_accepted,
+            a_claim_respects_the_capacities,
+            one_claim_serves_many_queues,
+            a_claim_returns_all_fields_of_the_job,
+            attempts_are_counted,
             a_stale_token_changes_nothing,
-            a_try_ends_once,
-            done_is_done,
-            a_retry_waits_for_its_time,
-            what_is_released_is_first_again,
-            dead_with_its_last_failures,
-            cancelled_with_and_without_words,
+            an_attempt_is_resolved_once,
+            a_done_job_stays_done,
+            a_retry_waits_for_its_backoff,
+            a_released_job_is_first_again,
+            a_dead_job_has_its_last_failures,
+            a_job_is_cancelled_with_and_without_a_message,
             cancel_in_every_state,
-            a_beat_tells_what_to_cancel,
+            a_heartbeat_returns_the_jobs_to_cancel,
             a_cancellation_is_not_lost,
             revive_in_every_state,
-            revived_begins_anew,
-            revived_waits_from_then_on,
-            revive_not_while_another_has_the_key,
+            a_revived_job_starts_with_all_attempts,
+            a_revived_job_waits_from_the_revival_on,
+            a_job_is_not_revived_while_another_has_its_key,
             discard_in_every_state,
-            a_paused_queue_begins_nothing,
-            unique_while_it_is_not_finished,
+            a_paused_queue_starts_no_job,
+            a_key_is_unique_while_its_job_is_not_finished,
             unique_by_name_and_key,
             unique_within_one_call,
             unique_in_a_race,
-            all_or_none_are_seen,
-            now_whatever_the_clock_says,
-            at_a_time_and_after_a_while,
-            longer_than_the_clock_counts,
-            a_clock_that_went_back,
-            a_clock_that_is_a_little_off_changes_nothing,
-            a_schedule_of_a_clock_that_was_far_ahead,
-            due_is_due_in_all_queues,
-            progress_is_seen_elsewhere,
-            the_last_progress_comes_with_each_end,
-            a_beat_tells_what_is_lost,
-            a_stranger_is_evicted,
-            what_the_gone_held_waits_again,
-            dead_after_many_interruptions,
-            who_beats_is_not_gone,
-            who_comes_back_is_evicted,
-            who_leaves_gives_back,
-            two_workers_never_have_the_same,
-            a_tick_counts_once,
-            a_tick_counts_once_in_a_race,
-            an_output_is_kept_with_a_done_job,
+            a_batch_is_enqueued_atomically,
+            a_job_for_now_ignores_the_clock,
+            a_job_is_scheduled_at_a_time_or_after_a_delay,
+            a_delay_beyond_the_calendar_is_accepted,
+            a_clock_set_back_does_not_delay_jobs,
+            a_small_clock_difference_changes_nothing,
+            a_tick_of_a_clock_far_ahead_is_repaired,
+            a_claim_releases_due_jobs_of_all_queues,
+            other_processes_see_the_progress,
+            every_outcome_stores_the_last_progress,
+            a_heartbeat_returns_the_lost_jobs,
+            an_unknown_worker_is_evicted,
+            jobs_of_an_expired_worker_wait_again,
+            a_job_is_dead_after_many_interruptions,
+            a_worker_that_sends_heartbeats_is_not_expired,
+            an_expired_worker_that_returns_is_evicted,
+            a_worker_that_leaves_releases_its_jobs,
+            two_workers_never_claim_the_same_job,
+            a_tick_enqueues_once,
+            a_tick_enqueues_once_in_a_race,
+            a_done_job_keeps_its_output,
             an_attempt_that_is_not_done_leaves_no_output,
-            an_output_of_a_megabyte_comes_back_and_a_list_leaves_it_out,
-            outputs_go_with_their_jobs,
-            trimmed_by_age,
-            trimmed_by_number,
-            lists_have_pages,
-            counts_and_queues,
-            the_dead_are_counted_by_what_made_them_so,
-            unknown_numbers,
-            texts_come_back_as_they_were,
-            a_megabyte_comes_back,
-            queues_of_any_name,
-            a_bell_for_what_is_enqueued_here,
-            a_bell_for_what_is_enqueued,
-            a_bell_for_a_tick,
-            a_bell_for_what_is_revived,
-            a_bell_for_a_queue_that_goes_on,
-            a_bell_for_what_is_left,
-            a_bell_for_what_is_recovered,
-            a_bell_for_what_is_cancelled,
-            a_bell_that_is_dropped,
-            after_a_restart,
+            an_output_of_a_megabyte_is_stored_and_left_out_of_lists,
+            outputs_are_deleted_with_their_jobs,
+            finished_jobs_are_pruned_by_age,
+            finished_jobs_are_pruned_by_count,
+            lists_are_paged,
+            counts_and_queues_match_the_jobs,
+            dead_jobs_are_counted_by_cause,
+            unknown_ids_are_not_an_error,
+            texts_are_stored_unchanged,
+            a_payload_of_a_megabyte_is_stored,
+            a_queue_can_have_any_name,
+            a_job_enqueued_by_this_process_notifies,
+            a_job_enqueued_by_another_process_notifies,
+            a_tick_notifies,
+            a_revived_job_notifies,
+            a_resumed_queue_notifies,
+            a_worker_that_leaves_notifies,
+            a_recovered_job_notifies,
+            a_cancellation_notifies,
+            a_dropped_bell_is_released,
+            jobs_survive_a_restart,
         ] }
     };
     (@each $engine:ident, $bench:expr, [$($case:ident,)*]) => {
@@ -123,21 +124,21 @@ macro_rules! conformance {
 }
 pub(crate) use conformance;
 
-/// A store of its own for one case.
+/// A separate store for one case.
 pub(crate) trait Bench {
-    /// The first handle on the store, which is empty. Called once.
+    /// Returns the first handle of the store, which is empty. Called once.
     fn engine(&self) -> Arc<dyn Engine>;
 
-    /// One more handle on the same store, as another process would have it.
+    /// Returns another handle of the same store, as another process has it.
     fn another(&self) -> Arc<dyn Engine>;
 
-    /// The handle of a process that begins when all others have ended.
+    /// Returns the handle of a process that starts after all others have ended.
     fn restarted(&self) -> Arc<dyn Engine> {
         self.another()
     }
 }
 
-/// Runs one case, or says why not.
+/// Runs one case, or prints why it is skipped.
 pub(crate) fn run<B: Bench>(bench: impl FnOnce() -> Result<B, String>, case: fn(&dyn Bench)) {
     match bench() {
         Ok(bench) => case(&bench),
@@ -148,20 +149,20 @@ pub(crate) fn run<B: Bench>(bench: impl FnOnce() -> Result<B, String>, case: fn(
 /// A time of the wall clock, in May 2033.
 const T: Millis = 2_000_000_000_000;
 
-/// How long a test waits for what must come.
+/// The longest wait of a test for an event.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A lease that is over soon.
+/// A lease that expires soon.
 const SHORT: Duration = Duration::from_millis(5);
 
-/// A lease that is not over while a test runs.
+/// A lease that does not expire during a test.
 const LONG: Duration = Duration::from_secs(3600);
 
 const YEAR: Millis = 365 * 24 * 3_600_000;
 
 const QUEUE: &str = "default";
 
-/// One process: its handle of the engine and its worker.
+/// A process with its handle of the engine and its worker.
 struct Process {
     engine: Arc<dyn Engine>,
     worker: WorkerId,
@@ -185,7 +186,7 @@ impl Process {
         Process::new(bench.engine())
     }
 
-    /// Two that work on the same.
+    /// Returns two processes with the same store.
     fn two(bench: &dyn Bench) -> (Process, Process) {
         (Process::of(bench), Process::new(bench.another()))
     }
@@ -201,21 +202,21 @@ impl Process {
     }
 
     fn take(&self, most: usize, now: Millis) -> Vec<Claimed> {
-        self.claim(&self.worker, &[room(QUEUE, most)], now).unwrap()
+        self.claim(&self.worker, &[capacity(QUEUE, most)], now).unwrap()
     }
 
-    /// The only one that can be claimed, where there must be one.
+    /// Claims one job, which must exist.
     fn take_one(&self, now: Millis) -> Claimed {
         self.take(1, now).pop().expect("there is a job to claim")
     }
 
-    /// All that can be claimed, one by one.
+    /// Claims all jobs, one by one.
     fn take_all(&self, now: Millis) -> Vec<u64> {
         std::iter::from_fn(|| self.take(1, now).pop()).map(|claimed| claimed.id).collect()
     }
 
     fn finish(&self, claimed: &Claimed, end: impl Into<Ending>, now: Millis) {
-        assert!(self.settle(claimed.id, claimed.token, end.into(), now).unwrap());
+        assert!(self.resolve(claimed.id, claimed.token, end.into(), now).unwrap());
     }
 
     fn info(&self, id: u64) -> JobInfo {
@@ -226,15 +227,15 @@ impl Process {
         self.info(id).state
     }
 
-    fn beats(&self, held: &[Held]) -> Beat {
-        self.beat(&self.worker, held, T).unwrap()
+    fn heartbeat_with(&self, held: &[Held]) -> HeartbeatReply {
+        self.heartbeat(&self.worker, held, T).unwrap()
     }
 
     fn leaves(&self, now: Millis) {
         self.leave(&self.worker, now).unwrap();
     }
 
-    /// A job that has come into that state, alone in its queue.
+    /// Creates a job in that state, alone in its queue.
     fn job_in(&self, state: JobState, now: Millis) -> u64 {
         let when = if state == JobState::Scheduled { When::After(YEAR) } else { When::Now };
         let id = self.add(Entry { when, ..entry() }, now);
@@ -283,27 +284,27 @@ fn of_queue(queue: &str) -> Entry {
     Entry { queue: queue.to_owned(), ..entry() }
 }
 
-fn room(queue: &str, free: usize) -> Room {
-    Room { queue: queue.to_owned(), free }
+fn capacity(queue: &str, free: usize) -> Capacity {
+    Capacity { queue: queue.to_owned(), free }
 }
 
 fn retry(wait: Millis) -> End {
-    End::Retry { wait, words: "connection refused".to_owned() }
+    End::Retry { wait, message: "connection refused".to_owned() }
 }
 
-fn dead(words: &str) -> End {
-    End::Dead { words: words.to_owned(), cause: Cause::Failed }
+fn dead(message: &str) -> End {
+    End::Dead { message: message.to_owned(), cause: Cause::Failed }
 }
 
-fn cancelled(words: Option<&str>) -> End {
-    End::Cancelled { words: words.map(str::to_owned) }
+fn cancelled(message: Option<&str>) -> End {
+    End::Cancelled { message: message.map(str::to_owned) }
 }
 
 fn every_end() -> Vec<End> {
     vec![End::Done, retry(5), dead("broken"), cancelled(None), cancelled(Some("told to")), End::Released]
 }
 
-/// Done, with that output.
+/// Returns the outcome of a done job with that output.
 fn with_output(json: &str) -> Ending {
     leaving(End::Done, None, Some(json))
 }
@@ -320,7 +321,7 @@ fn ids(claimed: &[Claimed]) -> Vec<u64> {
     claimed.iter().map(|claimed| claimed.id).collect()
 }
 
-/// Asks again and again until there is an answer.
+/// Repeats the call until it returns a value.
 fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
@@ -332,8 +333,8 @@ fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// Eight threads on each handle, all at once. One that panics before it has come to the barrier as often as the others would
-/// leave them there for ever: what can fail is looked at afterwards.
+/// Runs `f` on eight threads for each handle at once. A thread that panics before it has reached the barrier as often
+/// as the others would leave them there forever: check results that can fail afterwards.
 fn race<T: Send>(handles: [&dyn Engine; 2], f: impl Fn(&dyn Engine, &Barrier) -> T + Sync) -> Vec<T> {
     const EACH: usize = 8;
     let barrier = Barrier::new(handles.len() * EACH);
@@ -347,13 +348,13 @@ fn race<T: Send>(handles: [&dyn Engine; 2], f: impl Fn(&dyn Engine, &Barrier) ->
 
 // Order.
 
-pub(crate) fn ids_rise(bench: &dyn Bench) {
+pub(crate) fn ids_increase(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let first = one.add(entry(), T);
     let second = other.add(entry(), T);
     let rest = one.enqueue(vec![entry(), entry()], T).unwrap();
     assert!(first < second && second < rest[0].id && rest[0].id < rest[1].id);
-    // A number that has been given is never given again.
+    // An id is never assigned again.
     assert!(one.discard(rest[1].id).unwrap());
     assert!(one.add(entry(), T) > rest[1].id);
 }
@@ -361,7 +362,7 @@ pub(crate) fn ids_rise(bench: &dyn Bench) {
 pub(crate) fn first_in_first_out(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let mut all: Vec<u64> = (0..5).map(|i| one.add(entry(), T + i)).collect();
-    // At one time: by their ids.
+    // At the same time: by their ids.
     all.extend(other.enqueue(vec![entry(); 12], T + 9).unwrap().iter().map(|new| new.id));
     assert_eq!(ids(&other.take(7, T + 10)), all[..7]);
     assert_eq!(one.take_all(T + 10), all[7..]);
@@ -379,21 +380,21 @@ pub(crate) fn priority_counts_as_time(bench: &dyn Bench) {
     assert_eq!(order, [just_before, plain, equal, just_after, before_that, can_wait]);
 }
 
-pub(crate) fn nothing_starves(bench: &dyn Bench) {
+pub(crate) fn a_low_priority_job_is_not_starved(bench: &dyn Bench) {
     let process = Process::of(bench);
     let patient = process.add(urgent(-5), T);
-    // Two that are urgent come for each one that is begun.
+    // For each job that starts, two urgent ones are enqueued.
     let rounds = (0..30).map(|minute| {
         let now = T + minute * PRIORITY_STEP;
         process.enqueue(vec![urgent(5), urgent(5)], now).unwrap();
         process.take_one(now).id
     });
     let begun: Vec<u64> = rounds.collect();
-    // Before it go the twenty of the first ten minutes, but not the ones that come then.
+    // The twenty jobs of the first ten minutes go before it, and later ones do not.
     assert_eq!(begun.iter().position(|id| *id == patient), Some(20), "{begun:?}");
 }
 
-pub(crate) fn the_most_and_the_least_urgent(bench: &dyn Bench) {
+pub(crate) fn the_highest_and_the_lowest_priority_are_accepted(bench: &dyn Bench) {
     let process = Process::of(bench);
     let last = process.add(urgent(i32::MIN), T);
     let middle = process.add(entry(), T + YEAR);
@@ -404,32 +405,32 @@ pub(crate) fn the_most_and_the_least_urgent(bench: &dyn Bench) {
 
 // Claims.
 
-pub(crate) fn rooms_are_respected(bench: &dyn Bench) {
+pub(crate) fn a_claim_respects_the_capacities(bench: &dyn Bench) {
     let process = Process::of(bench);
     for queue in ["a", "b", "c"] {
         process.enqueue(vec![of_queue(queue); 5], T).unwrap();
     }
-    let claim = |rooms: &[Room]| {
+    let claim = |capacities: &[Capacity]| {
         let mut of = BTreeMap::new();
-        for claimed in process.claim(&process.worker, rooms, T).unwrap() {
+        for claimed in process.claim(&process.worker, capacities, T).unwrap() {
             *of.entry(claimed.queue).or_insert(0) += 1;
         }
         of.into_iter().collect::<Vec<(String, i32)>>()
     };
     assert_eq!(claim(&[]), []);
-    assert_eq!(claim(&[room("a", 2), room("b", 0), room("nothing in it", 9)]), [("a".to_owned(), 2)]);
-    assert_eq!(claim(&[room("a", 10), room("b", 1)]), [("a".to_owned(), 3), ("b".to_owned(), 1)]);
-    assert_eq!(claim(&[room("a", 10), room("b", 10)]), [("b".to_owned(), 4)]);
+    assert_eq!(claim(&[capacity("a", 2), capacity("b", 0), capacity("nothing in it", 9)]), [("a".to_owned(), 2)]);
+    assert_eq!(claim(&[capacity("a", 10), capacity("b", 1)]), [("a".to_owned(), 3), ("b".to_owned(), 1)]);
+    assert_eq!(claim(&[capacity("a", 10), capacity("b", 10)]), [("b".to_owned(), 4)]);
     assert_eq!(process.counts().unwrap().waiting, 5);
 }
 
-pub(crate) fn many_queues(bench: &dyn Bench) {
+pub(crate) fn one_claim_serves_many_queues(bench: &dyn Bench) {
     let process = Process::of(bench);
     let names: Vec<String> = (0..200).map(|i| format!("queue-{i:03}")).collect();
     let both = |name: &String| [of_queue(name), of_queue(name)];
     process.enqueue(names.iter().flat_map(both).collect(), T).unwrap();
-    let rooms: Vec<Room> = names.iter().map(|name| room(name, 1)).collect();
-    let mut claimed = process.claim(&process.worker, &rooms, T).unwrap();
+    let capacities: Vec<Capacity> = names.iter().map(|name| capacity(name, 1)).collect();
+    let mut claimed = process.claim(&process.worker, &capacities, T).unwrap();
     claimed.sort_by(|a, b| a.queue.cmp(&b.queue));
     assert!(claimed.iter().map(|claimed| &claimed.queue).eq(&names));
     let queues = process.queues().unwrap();
@@ -437,7 +438,7 @@ pub(crate) fn many_queues(bench: &dyn Bench) {
     assert!(queues.iter().all(|queue| (queue.waiting, queue.running) == (1, 1)));
 }
 
-pub(crate) fn a_claim_has_all_that_was_enqueued(bench: &dyn Bench) {
+pub(crate) fn a_claim_returns_all_fields_of_the_job(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let full =
         Entry { priority: 3, unique: Some("photo-7".into()), origin: Some("POST /orders 3f9a1c".into()), ..entry() };
@@ -457,7 +458,7 @@ pub(crate) fn a_claim_has_all_that_was_enqueued(bench: &dyn Bench) {
     assert_eq!(one.info(id), running);
 }
 
-pub(crate) fn tries_are_counted(bench: &dyn Bench) {
+pub(crate) fn attempts_are_counted(bench: &dyn Bench) {
     let process = Process::of(bench);
     let id = process.add(entry(), T);
     let mut tokens = BTreeSet::new();
@@ -469,7 +470,7 @@ pub(crate) fn tries_are_counted(bench: &dyn Bench) {
     }
 }
 
-// How a try ends.
+// The end of an attempt.
 
 pub(crate) fn a_stale_token_changes_nothing(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
@@ -481,14 +482,14 @@ pub(crate) fn a_stale_token_changes_nothing(bench: &dyn Bench) {
     let before = other.info(id);
     for end in every_end() {
         for token in [stale.token, 0, u64::from(u32::MAX)] {
-            assert!(!one.settle(id, token, end.clone().into(), T + 2).unwrap(), "{end:?} with the token {token}");
+            assert!(!one.resolve(id, token, end.clone().into(), T + 2).unwrap(), "{end:?} with the token {token}");
         }
     }
     assert_eq!(other.info(id), before);
-    assert!(other.settle(id, claimed.token, End::Done.into(), T + 3).unwrap());
+    assert!(other.resolve(id, claimed.token, End::Done.into(), T + 3).unwrap());
 }
 
-pub(crate) fn a_try_ends_once(bench: &dyn Bench) {
+pub(crate) fn an_attempt_is_resolved_once(bench: &dyn Bench) {
     let process = Process::of(bench);
     for first in every_end() {
         let id = process.add(entry(), T);
@@ -497,7 +498,7 @@ pub(crate) fn a_try_ends_once(bench: &dyn Bench) {
         let before = process.info(id);
         for second in every_end() {
             assert!(
-                !process.settle(id, claimed.token, second.clone().into(), T + 2).unwrap(),
+                !process.resolve(id, claimed.token, second.clone().into(), T + 2).unwrap(),
                 "{first:?}, then {second:?}"
             );
         }
@@ -506,7 +507,7 @@ pub(crate) fn a_try_ends_once(bench: &dyn Bench) {
     }
 }
 
-pub(crate) fn done_is_done(bench: &dyn Bench) {
+pub(crate) fn a_done_job_stays_done(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let id = one.add(entry(), T);
     one.finish(&one.take_one(T + 1), End::Done, T + 2);
@@ -516,7 +517,7 @@ pub(crate) fn done_is_done(bench: &dyn Bench) {
     assert_eq!(other.take(1, T + YEAR), []);
 }
 
-pub(crate) fn a_retry_waits_for_its_time(bench: &dyn Bench) {
+pub(crate) fn a_retry_waits_for_its_backoff(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let id = one.add(entry(), T);
     one.finish(&one.take_one(T), retry(1_000), T + 50);
@@ -525,7 +526,7 @@ pub(crate) fn a_retry_waits_for_its_time(bench: &dyn Bench) {
     let failure = &info.failures[0];
     assert_eq!((failure.attempt, failure.at, failure.words.as_str()), (1, T + 50, "connection refused"));
     assert_eq!(other.next_due().unwrap(), Some(T + 1_050));
-    // It waits since it is due, which is after this one and before that one.
+    // The job waits from its due time, which is after the first of these and before the second.
     let before = one.add(entry(), T + 1_049);
     assert_eq!(ids(&other.take(2, T + 1_049)), [before]);
     let after = one.add(entry(), T + 1_051);
@@ -534,7 +535,7 @@ pub(crate) fn a_retry_waits_for_its_time(bench: &dyn Bench) {
     assert_eq!((claimed[0].attempt, other.next_due().unwrap()), (2, None));
 }
 
-pub(crate) fn what_is_released_is_first_again(bench: &dyn Bench) {
+pub(crate) fn a_released_job_is_first_again(bench: &dyn Bench) {
     let process = Process::of(bench);
     let first = process.add(entry(), T);
     let second = process.add(entry(), T + 1);
@@ -549,13 +550,13 @@ pub(crate) fn what_is_released_is_first_again(bench: &dyn Bench) {
     assert_ne!(again[0].token, claimed.token);
 }
 
-pub(crate) fn dead_with_its_last_failures(bench: &dyn Bench) {
+pub(crate) fn a_dead_job_has_its_last_failures(bench: &dyn Bench) {
     let process = Process::of(bench);
     let id = process.add(entry(), T);
     let tries = MOST_FAILURES as u32 + 5;
     for attempt in 1..=tries {
-        let words = format!("try {attempt}");
-        let end = if attempt == tries { dead(&words) } else { End::Retry { wait: 0, words } };
+        let message = format!("try {attempt}");
+        let end = if attempt == tries { dead(&message) } else { End::Retry { wait: 0, message } };
         process.finish(&process.take_one(T), end, T + i64::from(attempt) - i64::from(tries));
     }
     let info = process.info(id);
@@ -569,19 +570,19 @@ pub(crate) fn dead_with_its_last_failures(bench: &dyn Bench) {
     assert_eq!(process.take(1, T + YEAR), []);
 }
 
-pub(crate) fn cancelled_with_and_without_words(bench: &dyn Bench) {
+pub(crate) fn a_job_is_cancelled_with_and_without_a_message(bench: &dyn Bench) {
     let process = Process::of(bench);
-    for words in [None, Some("stopped by hand")] {
+    for message in [None, Some("stopped by hand")] {
         let id = process.add(entry(), T);
-        process.finish(&process.take_one(T), cancelled(words), T + 1);
+        process.finish(&process.take_one(T), cancelled(message), T + 1);
         let info = process.info(id);
         assert_eq!((info.state, info.attempt, info.ended_at), (JobState::Cancelled, 1, Some(T + 1)));
-        assert!(info.failures.iter().map(|failure| failure.words.as_str()).eq(words));
+        assert!(info.failures.iter().map(|failure| failure.words.as_str()).eq(message));
         assert_eq!(process.take(1, T + YEAR), []);
     }
 }
 
-// What people do to jobs.
+// Operations of users.
 
 pub(crate) fn cancel_in_every_state(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
@@ -602,28 +603,31 @@ pub(crate) fn cancel_in_every_state(bench: &dyn Bench) {
     assert_eq!((one.take(9, T + 2 * YEAR), one.next_due().unwrap()), (Vec::new(), None));
 }
 
-pub(crate) fn a_beat_tells_what_to_cancel(bench: &dyn Bench) {
+pub(crate) fn a_heartbeat_returns_the_jobs_to_cancel(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     one.enqueue(vec![entry(); 3], T).unwrap();
     let claimed = one.take(3, T);
     let all: Vec<Held> = claimed.iter().map(held).collect();
-    assert_eq!(one.beats(&all), Beat::default());
+    assert_eq!(one.heartbeat_with(&all), HeartbeatReply::default());
     other.cancel(claimed[1].id, T).unwrap();
     for _ in 0..2 {
-        assert_eq!(one.beats(&all), Beat { cancel: vec![claimed[1].id], ..Beat::default() });
+        assert_eq!(
+            one.heartbeat_with(&all),
+            HeartbeatReply { cancel: vec![claimed[1].id], ..HeartbeatReply::default() }
+        );
     }
     one.finish(&claimed[1], cancelled(None), T);
     let info = one.info(claimed[1].id);
     assert_eq!((info.state, info.is_cancelling), (JobState::Cancelled, false));
-    // One that comes to its end all the same has come to its end.
+    // A job that completes despite its cancellation is done.
     other.cancel(claimed[2].id, T).unwrap();
     one.finish(&claimed[2], End::Done, T);
     let info = one.info(claimed[2].id);
     assert_eq!((info.state, info.is_cancelling), (JobState::Done, false));
-    assert_eq!(one.beats(&all[..1]), Beat::default());
+    assert_eq!(one.heartbeat_with(&all[..1]), HeartbeatReply::default());
 }
 
-/// What would be tried again is cancelled instead, where its worker has not heard of it in time.
+/// A job that would be retried is cancelled instead, if its worker has not received the cancellation in time.
 pub(crate) fn a_cancellation_is_not_lost(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     for end in [retry(5), retry(0), End::Released] {
@@ -659,12 +663,12 @@ pub(crate) fn revive_in_every_state(bench: &dyn Bench) {
         } else {
             assert_eq!(info, before);
         }
-        // Out of the way of the next.
+        // So that the next round does not claim it.
         one.cancel(id, T).unwrap();
     }
 }
 
-pub(crate) fn revived_begins_anew(bench: &dyn Bench) {
+pub(crate) fn a_revived_job_starts_with_all_attempts(bench: &dyn Bench) {
     let process = Process::of(bench);
     for end in [dead("broken"), cancelled(Some("broken"))] {
         let id = process.add(entry(), T);
@@ -673,20 +677,20 @@ pub(crate) fn revived_begins_anew(bench: &dyn Bench) {
         assert!(process.revive(id, T + 2).unwrap());
         let info = process.info(id);
         assert_eq!((info.attempt, info.interruptions, info.is_cancelling), (0, 0, false));
-        let words: Vec<&str> = info.failures.iter().map(|failure| failure.words.as_str()).collect();
-        assert_eq!(words, ["connection refused", "broken"]);
+        let message: Vec<&str> = info.failures.iter().map(|failure| failure.words.as_str()).collect();
+        assert_eq!(message, ["connection refused", "broken"]);
         let claimed = process.take_one(T + 2);
         assert_eq!((claimed.id, claimed.attempt), (id, 1));
         process.finish(&claimed, End::Done, T + 3);
     }
-    // One that waits for its next try only waits no longer.
+    // A job that waits for its next attempt only waits no longer.
     let id = process.add(entry(), T);
     process.finish(&process.take_one(T), retry(YEAR), T);
     assert!(process.revive(id, T + 1).unwrap());
     assert_eq!((process.next_due().unwrap(), process.take_one(T + 1).attempt), (None, 2));
 }
 
-pub(crate) fn revived_waits_from_then_on(bench: &dyn Bench) {
+pub(crate) fn a_revived_job_waits_from_the_revival_on(bench: &dyn Bench) {
     let process = Process::of(bench);
     let revived = [JobState::Dead, JobState::Cancelled, JobState::Scheduled].map(|state| process.job_in(state, T));
     let before = process.add(entry(), T + 5);
@@ -697,7 +701,7 @@ pub(crate) fn revived_waits_from_then_on(bench: &dyn Bench) {
     assert_eq!(process.take_all(T + 9), [before, revived[0], revived[1], revived[2], after]);
 }
 
-pub(crate) fn revive_not_while_another_has_the_key(bench: &dyn Bench) {
+pub(crate) fn a_job_is_not_revived_while_another_has_its_key(bench: &dyn Bench) {
     let process = Process::of(bench);
     let first = process.add(unique("photo-7"), T);
     process.finish(&process.take_one(T), dead("broken"), T);
@@ -710,7 +714,7 @@ pub(crate) fn revive_not_while_another_has_the_key(bench: &dyn Bench) {
     assert!(!process.revive(first, T + 2).unwrap());
     assert_eq!(process.info(first), before);
     process.finish(&claimed, End::Done, T + 3);
-    // Now it is free, and then it is its own again.
+    // Now the key is free, and then the revived job uses it again.
     assert!(process.revive(first, T + 4).unwrap());
     assert_eq!(process.try_add(unique("photo-7"), T + 5), Enqueued { id: first, is_new: false });
 }
@@ -729,7 +733,7 @@ pub(crate) fn discard_in_every_state(bench: &dyn Bench) {
     assert_eq!(one.counts().unwrap(), JobCounts { running: 1, ..JobCounts::default() });
 }
 
-pub(crate) fn a_paused_queue_begins_nothing(bench: &dyn Bench) {
+pub(crate) fn a_paused_queue_starts_no_job(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let running = one.job_in(JobState::Running, T);
     let waits = one.add(entry(), T);
@@ -737,12 +741,12 @@ pub(crate) fn a_paused_queue_begins_nothing(bench: &dyn Bench) {
     for _ in 0..2 {
         other.pause(QUEUE, true).unwrap();
     }
-    let rooms = [room(QUEUE, 9), room("mail", 9)];
-    assert_eq!(ids(&one.claim(&one.worker, &rooms, T).unwrap()), [elsewhere]);
+    let capacities = [capacity(QUEUE, 9), capacity("mail", 9)];
+    assert_eq!(ids(&one.claim(&one.worker, &capacities, T).unwrap()), [elsewhere]);
     let comes_later = one.add(entry(), T + 1);
     one.add(timed(When::After(1)), T + 1);
-    assert_eq!(one.claim(&one.worker, &rooms, T + 2).unwrap(), []);
-    // What runs is not touched, and what is due waits, so that nobody looks for it again and again.
+    assert_eq!(one.claim(&one.worker, &capacities, T + 2).unwrap(), []);
+    // The running job is not affected. The due job waits, so that it is not due again at each claim.
     assert_eq!((one.state(running), one.next_due().unwrap()), (JobState::Running, None));
     let queue = |engine: &dyn Engine| engine.queues().unwrap().into_iter().find(|queue| queue.name == QUEUE);
     let paused = QueueInfo { name: QUEUE.to_owned(), waiting: 3, running: 1, is_paused: true };
@@ -755,7 +759,7 @@ pub(crate) fn a_paused_queue_begins_nothing(bench: &dyn Bench) {
 
 // Unique keys.
 
-pub(crate) fn unique_while_it_is_not_finished(bench: &dyn Bench) {
+pub(crate) fn a_key_is_unique_while_its_job_is_not_finished(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let mut last = 0;
     for end in [End::Done, dead("broken"), cancelled(None)] {
@@ -773,7 +777,7 @@ pub(crate) fn unique_while_it_is_not_finished(bench: &dyn Bench) {
         other.finish(&other.take_one(T + 200), end, T + 200);
         last = new.id;
     }
-    // Free again too when a waiting one is cancelled, or taken away.
+    // The key is also free when a waiting job is cancelled or discarded.
     let waiting = one.try_add(unique("photo-7"), T);
     one.cancel(waiting.id, T).unwrap();
     let next = one.try_add(unique("photo-7"), T);
@@ -802,7 +806,7 @@ pub(crate) fn unique_by_name_and_key(bench: &dyn Bench) {
     assert_eq!(ids.len(), all.len());
     let again = process.enqueue(all.into_iter().filter(|entry| entry.unique.is_some()).collect(), T).unwrap();
     assert!(again.iter().all(|same| !same.is_new && ids.contains(&same.id)), "{again:?}");
-    // Whatever queue it is for.
+    // In any queue.
     let elsewhere = Entry { queue: "mail".to_owned(), ..named("resize", "7") };
     assert!(!process.try_add(elsewhere, T).is_new);
 }
@@ -835,7 +839,7 @@ pub(crate) fn unique_in_a_race(bench: &dyn Bench) {
     assert_eq!(one.counts().unwrap().waiting, KEYS as u64);
 }
 
-pub(crate) fn all_or_none_are_seen(bench: &dyn Bench) {
+pub(crate) fn a_batch_is_enqueued_atomically(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let (one, other) = (&*one, &*other);
     assert_eq!(one.enqueue(Vec::new(), T).unwrap(), []);
@@ -855,14 +859,14 @@ pub(crate) fn all_or_none_are_seen(bench: &dyn Bench) {
 
 // Times.
 
-pub(crate) fn now_whatever_the_clock_says(bench: &dyn Bench) {
+pub(crate) fn a_job_for_now_ignores_the_clock(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let id = one.add(entry(), T);
     assert_eq!((one.state(id), one.next_due().unwrap()), (JobState::Waiting, None));
     assert_eq!(ids(&other.take(1, T - YEAR)), [id]);
 }
 
-pub(crate) fn at_a_time_and_after_a_while(bench: &dyn Bench) {
+pub(crate) fn a_job_is_scheduled_at_a_time_or_after_a_delay(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let at = one.add(timed(When::At(T + 500)), T);
     let after = one.add(timed(When::After(300)), T);
@@ -874,14 +878,14 @@ pub(crate) fn at_a_time_and_after_a_while(bench: &dyn Bench) {
     assert_eq!(ids(&other.take(9, T + 300)), [after]);
     assert_eq!((other.next_due().unwrap(), other.take(9, T + 499)), (Some(T + 500), Vec::new()));
     assert_eq!((ids(&other.take(9, T + 500)), other.next_due().unwrap()), (vec![at], None));
-    // A time that is over, and no time at all, are now: nobody gets before those who wait by naming a time long ago.
+    // A time in the past, and no delay, count as now: naming an early time does not move a job ahead.
     let first = one.add(entry(), T + 600);
     let late = [When::At(T), When::At(0), When::After(0)].map(|when| one.add(timed(when), T + 601));
     assert!(late.iter().all(|id| one.state(*id) == JobState::Waiting));
     assert_eq!(one.take_all(T + 602), [&[first][..], &late].concat());
 }
 
-pub(crate) fn longer_than_the_clock_counts(bench: &dyn Bench) {
+pub(crate) fn a_delay_beyond_the_calendar_is_accepted(bench: &dyn Bench) {
     let process = Process::of(bench);
     let ids = [When::After(Millis::MAX), When::At(Millis::MAX)].map(|when| process.add(timed(when), T));
     process.add(entry(), T);
@@ -891,7 +895,7 @@ pub(crate) fn longer_than_the_clock_counts(bench: &dyn Bench) {
     assert!(ids.iter().all(|id| process.state(*id) == JobState::Scheduled));
 }
 
-pub(crate) fn a_clock_that_went_back(bench: &dyn Bench) {
+pub(crate) fn a_clock_set_back_does_not_delay_jobs(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let after = one.add(timed(When::After(1_000)), T);
     let at = one.add(timed(When::At(T + 1_000)), T);
@@ -903,14 +907,14 @@ pub(crate) fn a_clock_that_went_back(bench: &dyn Bench) {
     assert_eq!(due(), [now + 1_000, T + 1_000, now + 500]);
     assert_eq!(one.next_due().unwrap(), Some(now + 500));
     assert_eq!(ids(&one.take(9, now + 999)), [tried]);
-    // It waits since it is due, not since it would have been.
+    // The job waits from its corrected due time.
     let later = one.add(entry(), now + 1_001);
     assert_eq!(ids(&one.take(9, now + 1_001)), [after, later]);
     assert_eq!(ids(&one.take(9, T + 1_000)), [at]);
 }
 
 /// A clock that advanced, the clock of another machine, or a time taken before a wait for a lock.
-pub(crate) fn a_clock_that_is_a_little_off_changes_nothing(bench: &dyn Bench) {
+pub(crate) fn a_small_clock_difference_changes_nothing(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let after = one.add(timed(When::After(1_000)), T);
     let tried = one.job_in(JobState::Waiting, T);
@@ -925,7 +929,7 @@ pub(crate) fn a_clock_that_is_a_little_off_changes_nothing(bench: &dyn Bench) {
 }
 
 /// A machine started with its clock in another year. The schedule must not wait for that year.
-pub(crate) fn a_schedule_of_a_clock_that_was_far_ahead(bench: &dyn Bench) {
+pub(crate) fn a_tick_of_a_clock_far_ahead_is_repaired(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     assert!(one.tick("nightly", T + YEAR, None, T + YEAR).unwrap());
     assert!(one.tick("hourly", T + LATEST_TICK, None, T).unwrap());
@@ -936,14 +940,14 @@ pub(crate) fn a_schedule_of_a_clock_that_was_far_ahead(bench: &dyn Bench) {
     assert_eq!(one.counts().unwrap().waiting, 1);
 }
 
-pub(crate) fn due_is_due_in_all_queues(bench: &dyn Bench) {
+pub(crate) fn a_claim_releases_due_jobs_of_all_queues(bench: &dyn Bench) {
     let process = Process::of(bench);
     for (queue, wait) in [("a", 30), ("b", 10), ("c", 20)] {
         process.add(Entry { when: When::After(wait), ..of_queue(queue) }, T);
     }
     assert_eq!(process.next_due().unwrap(), Some(T + 10));
-    // Whoever claims, for whatever queue: what is due waits from then on, and is not looked for again.
-    assert_eq!(process.claim(&process.worker, &[room("d", 1)], T + 20).unwrap(), []);
+    // Due jobs wait after any claim, for any queue, and are not due again.
+    assert_eq!(process.claim(&process.worker, &[capacity("d", 1)], T + 20).unwrap(), []);
     assert_eq!(process.next_due().unwrap(), Some(T + 30));
     let counts = process.counts().unwrap();
     assert_eq!((counts.waiting, counts.scheduled), (2, 1));
@@ -951,7 +955,7 @@ pub(crate) fn due_is_due_in_all_queues(bench: &dyn Bench) {
 
 // Workers.
 
-pub(crate) fn progress_is_seen_elsewhere(bench: &dyn Bench) {
+pub(crate) fn other_processes_see_the_progress(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let id = one.add(entry(), T);
     let claimed = one.take_one(T);
@@ -960,19 +964,19 @@ pub(crate) fn progress_is_seen_elsewhere(bench: &dyn Bench) {
         (info.done, info.total, info.message)
     };
     let told = |done, total, message: &str| {
-        one.beats(&[Held { progress: Some((done, total, message.to_owned())), ..held(&claimed) }])
+        one.heartbeat_with(&[Held { progress: Some((done, total, message.to_owned())), ..held(&claimed) }])
     };
     assert_eq!(so_far(&other), (0, 0, String::new()));
-    assert_eq!(told(3, 10, "фото 3 из 10 📷"), Beat::default());
+    assert_eq!(told(3, 10, "фото 3 из 10 📷"), HeartbeatReply::default());
     assert_eq!(so_far(&other), (3, 10, "фото 3 из 10 📷".to_owned()));
-    // Nothing new, nothing held: it stays as it is.
-    one.beats(&[held(&claimed)]);
-    one.beats(&[]);
+    // Without changed progress, and without jobs, the progress stays.
+    one.heartbeat_with(&[held(&claimed)]);
+    one.heartbeat_with(&[]);
     assert_eq!(so_far(&other), (3, 10, "фото 3 из 10 📷".to_owned()));
-    assert_eq!(told(0, 0, ""), Beat::default());
+    assert_eq!(told(0, 0, ""), HeartbeatReply::default());
     assert_eq!(so_far(&other), (0, 0, String::new()));
-    // What a program counts may be odd; its worker is not to be taken for dead for it.
-    assert_eq!(told(u64::MAX, u64::MAX, "all"), Beat::default());
+    // Extreme values of a program must not expire its worker.
+    assert_eq!(told(u64::MAX, u64::MAX, "all"), HeartbeatReply::default());
     assert!(so_far(&other).0 >= i64::MAX as u64);
     one.finish(&claimed, retry(0), T);
     other.take_one(T);
@@ -980,38 +984,38 @@ pub(crate) fn progress_is_seen_elsewhere(bench: &dyn Bench) {
 }
 
 /// Regression: the progress since the last heartbeat was lost, and a page went back to an earlier step at the end.
-pub(crate) fn the_last_progress_comes_with_each_end(bench: &dyn Bench) {
+pub(crate) fn every_outcome_stores_the_last_progress(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     for end in every_end() {
         let id = one.add(entry(), T);
         let claimed = one.take_one(T);
-        one.beats(&[Held { progress: Some((3, 5, "part 3".to_owned())), ..held(&claimed) }]);
+        one.heartbeat_with(&[Held { progress: Some((3, 5, "part 3".to_owned())), ..held(&claimed) }]);
         let last = (5, 5, "вся 📷".to_owned());
         one.finish(&claimed, leaving(end.clone(), Some(last.clone()), None), T);
         let info = other.info(id);
         assert_eq!((info.done, info.total, info.message), last, "{end:?}");
-        // A heartbeat that was on its way comes too late.
-        one.beats(&[Held { progress: Some((4, 5, "part 4".to_owned())), ..held(&claimed) }]);
+        // A delayed heartbeat has no effect.
+        one.heartbeat_with(&[Held { progress: Some((4, 5, "part 4".to_owned())), ..held(&claimed) }]);
         assert_eq!(other.info(id).done, 5, "{end:?}");
         if !other.state(id).is_finished() {
-            let again = other.claim(&other.worker, &[room(QUEUE, 1)], T + 5).unwrap().pop().expect("it waits");
+            let again = other.claim(&other.worker, &[capacity(QUEUE, 1)], T + 5).unwrap().pop().expect("it waits");
             let info = one.info(id);
             assert_eq!((info.done, info.total, info.message.as_str()), (0, 0, ""), "{end:?}");
             other.finish(&again, End::Done, T + 5);
         }
     }
-    // Without a word at the end it is as far as the heartbeat said; a stale token says nothing.
+    // Without progress in the outcome, that of the last heartbeat stays; a stale token has no effect.
     let id = one.add(entry(), T);
     let claimed = one.take_one(T);
-    one.beats(&[Held { progress: Some((3, 5, String::new())), ..held(&claimed) }]);
+    one.heartbeat_with(&[Held { progress: Some((3, 5, String::new())), ..held(&claimed) }]);
     let last = leaving(End::Done, Some((9, 9, String::new())), Some("9"));
-    assert!(!other.settle(id, claimed.token + 1, last, T).unwrap());
+    assert!(!other.resolve(id, claimed.token + 1, last, T).unwrap());
     one.finish(&claimed, End::Done, T);
     let info = other.info(id);
-    assert_eq!((info.done, info.total, info.output), (3, 5, Kept::Nothing));
+    assert_eq!((info.done, info.total, info.output), (3, 5, StoredOutput::Absent));
 }
 
-pub(crate) fn a_beat_tells_what_is_lost(bench: &dyn Bench) {
+pub(crate) fn a_heartbeat_returns_the_lost_jobs(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     one.enqueue(vec![entry(); 3], T).unwrap();
     let claimed = one.take(3, T);
@@ -1023,38 +1027,41 @@ pub(crate) fn a_beat_tells_what_is_lost(bench: &dyn Bench) {
     other.cancel(again.id, T).unwrap();
     let progress = Some((1, 2, "by one that has lost it".to_owned()));
     let all: Vec<Held> = claimed.iter().map(|claimed| Held { progress: progress.clone(), ..held(claimed) }).collect();
-    let beat = one.beats(&all);
-    let lost: BTreeSet<u64> = beat.lost.into_iter().collect();
+    let heartbeat = one.heartbeat_with(&all);
+    let lost: BTreeSet<u64> = heartbeat.lost.into_iter().collect();
     assert_eq!(lost, [claimed[0].id, claimed[1].id].into());
-    assert_eq!((beat.is_evicted, beat.cancel), (false, Vec::new()));
+    assert_eq!((heartbeat.is_evicted, heartbeat.cancel), (false, Vec::new()));
     assert_eq!(one.info(again.id).message, "");
     assert_eq!(one.info(claimed[2].id).message, "by one that has lost it");
-    assert_eq!(other.beats(&[held(&again)]), Beat { cancel: vec![again.id], ..Beat::default() });
+    assert_eq!(
+        other.heartbeat_with(&[held(&again)]),
+        HeartbeatReply { cancel: vec![again.id], ..HeartbeatReply::default() }
+    );
 }
 
-/// One that has not joined, or has left, gets nothing: nobody would notice that it is gone.
-pub(crate) fn a_stranger_is_evicted(bench: &dyn Bench) {
+/// A worker that has not joined, or has left, gets no jobs: its death would not be detected.
+pub(crate) fn an_unknown_worker_is_evicted(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     assert_ne!(one.worker, other.worker);
     one.leaves(T);
     one.leaves(T);
     let id = other.add(entry(), T);
     for stranger in [&one.worker, &WorkerId("nobody".to_owned())] {
-        assert!(one.beat(stranger, &[], T).unwrap().is_evicted);
-        let claimed = one.claim(stranger, &[room(QUEUE, 1)], T);
+        assert!(one.heartbeat(stranger, &[], T).unwrap().is_evicted);
+        let claimed = one.claim(stranger, &[capacity(QUEUE, 1)], T);
         assert!(claimed.is_err() || claimed.is_ok_and(|claimed| claimed.is_empty()));
         one.leave(stranger, T).unwrap();
     }
-    assert!(!other.beats(&[]).is_evicted);
+    assert!(!other.heartbeat_with(&[]).is_evicted);
     assert_eq!(other.take_all(T), [id]);
 }
 
-/// Looks for the gone until there are some. How many jobs they held.
+/// Repeats the recovery until it releases jobs. Returns their number.
 fn recover(process: &Process, now: Millis) -> usize {
     eventually(|| Some(process.recover(SHORT, now).unwrap()).filter(|jobs| *jobs > 0))
 }
 
-pub(crate) fn what_the_gone_held_waits_again(bench: &dyn Bench) {
+pub(crate) fn jobs_of_an_expired_worker_wait_again(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     one.enqueue(vec![entry(); 2], T).unwrap();
     let lost = one.take(2, T);
@@ -1063,10 +1070,10 @@ pub(crate) fn what_the_gone_held_waits_again(bench: &dyn Bench) {
     assert_eq!(tried.id, later);
     other.finish(&tried, End::Released, T + 1);
 
-    // Not before a lease is over, by which no step of the wall clock counts.
+    // Not before the lease expires, which does not depend on the wall clock.
     assert_eq!(other.recover(LONG, T).unwrap() + other.recover(LONG, T + YEAR).unwrap(), 0);
     let given_back = eventually(|| {
-        other.beats(&[]);
+        other.heartbeat_with(&[]);
         Some(other.recover(SHORT, T + 2).unwrap()).filter(|jobs| *jobs > 0)
     });
     assert_eq!(given_back, 2);
@@ -1081,7 +1088,7 @@ pub(crate) fn what_the_gone_held_waits_again(bench: &dyn Bench) {
     assert_eq!(other.recover(LONG, T).unwrap(), 0);
 }
 
-pub(crate) fn dead_after_many_interruptions(bench: &dyn Bench) {
+pub(crate) fn a_job_is_dead_after_many_interruptions(bench: &dyn Bench) {
     let first = Process::of(bench);
     let observer = bench.another();
     let id = first.add(entry(), T);
@@ -1108,42 +1115,42 @@ pub(crate) fn dead_after_many_interruptions(bench: &dyn Bench) {
     assert_eq!(first.info(id).interruptions, 0);
 }
 
-pub(crate) fn who_beats_is_not_gone(bench: &dyn Bench) {
+pub(crate) fn a_worker_that_sends_heartbeats_is_not_expired(bench: &dyn Bench) {
     const LEASE: Duration = Duration::from_millis(20);
     let (one, other) = Process::two(bench);
     let id = one.job_in(JobState::Running, T);
     let began = Instant::now();
-    // Each look sees a beat that it has not seen before, however long the machine takes between two.
+    // Each observation sees a new heartbeat, however long the machine takes between two.
     while began.elapsed() < 4 * LEASE {
-        assert_eq!(one.beat(&one.worker, &[], T).unwrap(), Beat::default());
-        other.beats(&[]);
+        assert_eq!(one.heartbeat(&one.worker, &[], T).unwrap(), HeartbeatReply::default());
+        other.heartbeat_with(&[]);
         assert_eq!(other.recover(LEASE, T).unwrap(), 0);
     }
     assert_eq!(one.state(id), JobState::Running);
 }
 
-pub(crate) fn who_comes_back_is_evicted(bench: &dyn Bench) {
+pub(crate) fn an_expired_worker_that_returns_is_evicted(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let id = one.add(entry(), T);
     let claimed = one.take_one(T);
     recover(&other, T);
     let progress = Some((1, 2, "by one that was thought dead".to_owned()));
-    assert!(one.beats(&[Held { progress, ..held(&claimed) }]).is_evicted);
+    assert!(one.heartbeat_with(&[Held { progress, ..held(&claimed) }]).is_evicted);
     let before = other.info(id);
     assert_eq!((before.state, before.message.as_str()), (JobState::Waiting, ""));
-    assert!(every_end().into_iter().all(|end| !one.settle(id, claimed.token, end.into(), T).unwrap()));
+    assert!(every_end().into_iter().all(|end| !one.resolve(id, claimed.token, end.into(), T).unwrap()));
     assert_eq!(other.info(id), before);
-    // It begins anew under another name, with a token of its own.
+    // It joins again with a new id, and a claim has a new token.
     let again = Process::new(one.engine.clone());
     assert_ne!(again.worker, one.worker);
     let reclaimed = again.take_one(T);
     assert_eq!((reclaimed.id, reclaimed.attempt), (id, 1));
-    assert!(!one.settle(id, claimed.token, End::Done.into(), T).unwrap());
-    assert_eq!(again.beats(&[held(&reclaimed)]), Beat::default());
+    assert!(!one.resolve(id, claimed.token, End::Done.into(), T).unwrap());
+    assert_eq!(again.heartbeat_with(&[held(&reclaimed)]), HeartbeatReply::default());
     again.finish(&reclaimed, End::Done, T);
 }
 
-pub(crate) fn who_leaves_gives_back(bench: &dyn Bench) {
+pub(crate) fn a_worker_that_leaves_releases_its_jobs(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let held_by_one = one.enqueue(vec![entry(), entry()], T).unwrap();
     let claimed = one.take(2, T);
@@ -1153,21 +1160,21 @@ pub(crate) fn who_leaves_gives_back(bench: &dyn Bench) {
     for claimed in &claimed {
         let info = other.info(claimed.id);
         assert_eq!((info.state, info.attempt, info.interruptions), (JobState::Waiting, 0, 0));
-        assert!(!one.settle(claimed.id, claimed.token, End::Done.into(), T + 3).unwrap());
+        assert!(!one.resolve(claimed.id, claimed.token, End::Done.into(), T + 3).unwrap());
     }
     assert_eq!((others.id, other.state(later)), (later, JobState::Running));
     other.finish(&others, End::Released, T + 3);
     assert_eq!(other.take_all(T + 3), [held_by_one[0].id, held_by_one[1].id, later]);
 }
 
-pub(crate) fn two_workers_never_have_the_same(bench: &dyn Bench) {
+pub(crate) fn two_workers_never_claim_the_same_job(bench: &dyn Bench) {
     const JOBS: usize = 2_000;
     let (one, other) = Process::two(bench);
     one.enqueue(vec![entry(); JOBS], T).unwrap();
     let taken = race([&*one, &*other], |engine, barrier| {
         barrier.wait();
         let worker = engine.join().unwrap();
-        let claim = || engine.claim(&worker, &[room(QUEUE, 7)], T).unwrap();
+        let claim = || engine.claim(&worker, &[capacity(QUEUE, 7)], T).unwrap();
         std::iter::from_fn(|| Some(claim()).filter(|some| !some.is_empty())).flatten().collect::<Vec<_>>()
     });
     let all: Vec<Claimed> = taken.into_iter().flatten().collect();
@@ -1178,11 +1185,11 @@ pub(crate) fn two_workers_never_have_the_same(bench: &dyn Bench) {
 
 // Schedules.
 
-pub(crate) fn a_tick_counts_once(bench: &dyn Bench) {
+pub(crate) fn a_tick_enqueues_once(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let tick = |engine: &Process, due, job| engine.tick("nightly", due, job, T + 5).unwrap();
     assert_eq!(one.last_tick("nightly").unwrap(), None);
-    // Without a job only the time is noted.
+    // Without a job, only the time is recorded.
     assert!(tick(&one, T, None));
     assert_eq!((other.last_tick("nightly").unwrap(), other.take(1, T + 5)), (Some(T), Vec::new()));
     assert!(!tick(&other, T, Some(entry())));
@@ -1192,17 +1199,17 @@ pub(crate) fn a_tick_counts_once(bench: &dyn Bench) {
     assert!(tick(&other, T + 1, Some(unique("night"))));
     let info = one.info(one.take_one(T + 5).id);
     assert_eq!((info.enqueued_at, info.unique.as_deref(), info.attempt), (T + 5, Some("night"), 1));
-    // The last one still runs: this one is noted and not enqueued.
+    // The last job still runs: the tick is recorded, and no job is enqueued.
     assert!(tick(&one, T + 2, Some(unique("night"))));
     assert_eq!((one.last_tick("nightly").unwrap(), one.take(1, T + YEAR)), (Some(T + 2), Vec::new()));
-    // Each schedule for itself; also before 1970.
+    // Each schedule separately; also before 1970.
     assert!(one.tick("ночью", -5, Some(entry()), T).unwrap());
     assert!(!one.tick("ночью", -5, Some(entry()), T).unwrap());
     assert_eq!(other.last_tick("ночью").unwrap(), Some(-5));
     assert_eq!(one.counts().unwrap(), JobCounts { waiting: 1, running: 1, ..JobCounts::default() });
 }
 
-pub(crate) fn a_tick_counts_once_in_a_race(bench: &dyn Bench) {
+pub(crate) fn a_tick_enqueues_once_in_a_race(bench: &dyn Bench) {
     const ROUNDS: i64 = 20;
     let (one, other) = Process::two(bench);
     let wins = race([&*one, &*other], |engine, barrier| {
@@ -1219,11 +1226,11 @@ pub(crate) fn a_tick_counts_once_in_a_race(bench: &dyn Bench) {
     assert_eq!(one.counts().unwrap().waiting, ROUNDS as u64);
 }
 
-// What is kept, and what is shown of it.
+// Retention and lists.
 
-const ALL: Keep = Keep { age: Duration::MAX, count: u64::MAX };
+const ALL: Retention = Retention { age: Duration::MAX, count: u64::MAX };
 
-/// One job that came to that end at that time.
+/// Returns a job with that outcome at that time.
 fn ended(process: &Process, end: impl Into<Ending>, at: Millis) -> u64 {
     let id = process.add(entry(), T - YEAR);
     let claimed = process.take_one(T - YEAR);
@@ -1231,16 +1238,16 @@ fn ended(process: &Process, end: impl Into<Ending>, at: Millis) -> u64 {
     id
 }
 
-pub(crate) fn an_output_is_kept_with_a_done_job(bench: &dyn Bench) {
+pub(crate) fn a_done_job_keeps_its_output(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let outputs =
         ["null", "17", r#""""#, r#"{"rows":17,"text":"é \" \\ \u0000 📷\n"}"#, "=[1.50, 18446744073709551616]"];
     let ids = outputs.map(|json| ended(&one, with_output(json), T));
     let without = ended(&one, End::Done, T);
     for (id, json) in ids.into_iter().zip(outputs) {
-        assert_eq!(other.info(id).output, Kept::Whole(Output::from_json(json)));
+        assert_eq!(other.info(id).output, StoredOutput::Whole(Output::from_json(json)));
     }
-    assert_eq!(other.info(without).output, Kept::Nothing);
+    assert_eq!(other.info(without).output, StoredOutput::Absent);
 }
 
 pub(crate) fn an_attempt_that_is_not_done_leaves_no_output(bench: &dyn Bench) {
@@ -1248,71 +1255,71 @@ pub(crate) fn an_attempt_that_is_not_done_leaves_no_output(bench: &dyn Bench) {
     for end in every_end().into_iter().filter(|end| *end != End::Done) {
         let id = one.add(entry(), T);
         one.finish(&one.take_one(T), leaving(end.clone(), None, Some("17")), T);
-        assert_eq!(other.info(id).output, Kept::Nothing, "{end:?}");
-        // Another attempt has an output of its own, or none.
+        assert_eq!(other.info(id).output, StoredOutput::Absent, "{end:?}");
+        // Another attempt has its own output, or none.
         other.revive(id, T).unwrap();
-        let again = other.claim(&other.worker, &[room(QUEUE, 1)], T + 5).unwrap().pop().expect("it waits");
-        assert_eq!((again.id, one.info(id).output), (id, Kept::Nothing), "{end:?}");
+        let again = other.claim(&other.worker, &[capacity(QUEUE, 1)], T + 5).unwrap().pop().expect("it waits");
+        assert_eq!((again.id, one.info(id).output), (id, StoredOutput::Absent), "{end:?}");
         other.finish(&again, End::Done, T + 5);
-        assert_eq!(one.info(id).output, Kept::Nothing, "{end:?}");
+        assert_eq!(one.info(id).output, StoredOutput::Absent, "{end:?}");
     }
 }
 
-pub(crate) fn an_output_of_a_megabyte_comes_back_and_a_list_leaves_it_out(bench: &dyn Bench) {
+pub(crate) fn an_output_of_a_megabyte_is_stored_and_left_out_of_lists(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let text: String = "длинный 'текст' ".chars().cycle().take(600_000).collect();
     let json = format!("\"{text}\"");
     let (whole, without) = (ended(&one, with_output(&json), T), ended(&one, End::Done, T));
-    assert!(other.info(whole).output == Kept::Whole(Output::from_json(json)));
+    assert!(other.info(whole).output == StoredOutput::Whole(Output::from_json(json)));
     let list = other.list(JobState::Done, None, 9).unwrap();
-    let listed: Vec<(u64, &Kept)> = list.iter().map(|job| (job.id, &job.output)).collect();
-    assert_eq!(listed, [(without, &Kept::Nothing), (whole, &Kept::LeftOut)]);
+    let listed: Vec<(u64, &StoredOutput)> = list.iter().map(|job| (job.id, &job.output)).collect();
+    assert_eq!(listed, [(without, &StoredOutput::Absent), (whole, &StoredOutput::LeftOut)]);
     assert_eq!(list[1], one.info(whole).without_output(), "all else is there");
 }
 
-pub(crate) fn outputs_go_with_their_jobs(bench: &dyn Bench) {
+pub(crate) fn outputs_are_deleted_with_their_jobs(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let [kept, discarded, old] = [T + 9, T + 9, T].map(|at| ended(&one, with_output("17"), at));
     assert!(other.discard(discarded).unwrap());
-    assert_eq!(other.trim(Keep { age: Duration::from_millis(5), ..ALL }, T + 9).unwrap(), 1);
+    assert_eq!(other.prune(Retention { age: Duration::from_millis(5), ..ALL }, T + 9).unwrap(), 1);
     assert!([discarded, old].iter().all(|id| one.find(*id).unwrap().is_none()));
-    assert_eq!(one.info(kept).output, Kept::Whole(Output::from_json("17")));
+    assert_eq!(one.info(kept).output, StoredOutput::Whole(Output::from_json("17")));
 }
 
-pub(crate) fn trimmed_by_age(bench: &dyn Bench) {
+pub(crate) fn finished_jobs_are_pruned_by_age(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let old = [ended(&one, End::Done, T), ended(&one, cancelled(None), T + 10)];
     let young = [ended(&one, End::Done, T + 20), ended(&one, cancelled(None), T + 30)];
     let dead = ended(&one, dead("broken"), T);
     let others = [JobState::Running, JobState::Waiting, JobState::Scheduled].map(|state| one.job_in(state, T - YEAR));
-    assert_eq!(other.trim(ALL, T + 40).unwrap(), 0);
-    assert_eq!(other.trim(Keep { age: Duration::from_millis(25), ..ALL }, T + 40).unwrap(), 2);
+    assert_eq!(other.prune(ALL, T + 40).unwrap(), 0);
+    assert_eq!(other.prune(Retention { age: Duration::from_millis(25), ..ALL }, T + 40).unwrap(), 2);
     assert!(old.iter().all(|id| one.find(*id).unwrap().is_none()));
     assert!(young.iter().chain(&others).chain([&dead]).all(|id| one.find(*id).unwrap().is_some()));
-    assert_eq!(other.trim(Keep { age: Duration::ZERO, ..ALL }, T + YEAR).unwrap(), 2);
+    assert_eq!(other.prune(Retention { age: Duration::ZERO, ..ALL }, T + YEAR).unwrap(), 2);
     let rest = JobCounts { dead: 1, waiting: 1, running: 1, scheduled: 1, ..JobCounts::default() };
     assert_eq!(one.counts().unwrap(), rest);
 }
 
-pub(crate) fn trimmed_by_number(bench: &dyn Bench) {
+pub(crate) fn finished_jobs_are_pruned_by_count(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
-    // The last to end stay, whatever their numbers are; dead ones do not count.
+    // The last jobs to end stay, regardless of their ids; dead jobs do not count.
     let ends = [(5, End::Done), (1, cancelled(None)), (4, cancelled(None)), (2, End::Done), (3, End::Done)];
     let ended_then = ends.map(|(at, end)| (at, ended(&one, end, T + at)));
     let never: Vec<u64> = (0..3).map(|_| ended(&one, dead("broken"), T)).collect();
-    assert_eq!(other.trim(Keep { count: 5, ..ALL }, T + 9).unwrap(), 0);
-    assert_eq!(other.trim(Keep { count: 2, ..ALL }, T + 9).unwrap(), 3);
+    assert_eq!(other.prune(Retention { count: 5, ..ALL }, T + 9).unwrap(), 0);
+    assert_eq!(other.prune(Retention { count: 2, ..ALL }, T + 9).unwrap(), 3);
     for (at, id) in ended_then {
         assert_eq!(one.find(id).unwrap().is_some(), at >= 4, "the one that ended {at} ms later");
     }
-    assert_eq!(other.trim(Keep { count: 0, ..ALL }, T + 9).unwrap(), 2);
+    assert_eq!(other.prune(Retention { count: 0, ..ALL }, T + 9).unwrap(), 2);
     assert!(never.iter().all(|id| one.state(*id) == JobState::Dead));
     assert_eq!(one.counts().unwrap(), JobCounts { dead: 3, ..JobCounts::default() });
 }
 
-pub(crate) fn lists_have_pages(bench: &dyn Bench) {
+pub(crate) fn lists_are_paged(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
-    // The order of the line is another one.
+    // The order of the queue is different.
     let all: Vec<u64> = (0..7).map(|i| one.add(urgent(i * 5 % 7), T)).collect();
     let page = |before, most| {
         let list = other.list(JobState::Waiting, before, most).unwrap();
@@ -1324,14 +1331,14 @@ pub(crate) fn lists_have_pages(bench: &dyn Bench) {
     assert_eq!((page(Some(all[0]), 3), page(None, 0)), (Vec::new(), Vec::new()));
     assert_eq!((page(Some(all[6] + 100), 1), page(None, 99).len()), (vec![all[6]], 7));
     assert_eq!(other.list(JobState::Waiting, None, 1).unwrap(), [one.info(all[6])]);
-    // Also past one that is not there any more.
+    // Also below a job that no longer exists.
     one.discard(all[3]).unwrap();
     assert_eq!(page(Some(all[3]), 2), [all[2], all[1]]);
     assert_eq!(page(Some(all[4]), 2), [all[2], all[1]]);
     assert!(one.list(JobState::Dead, None, 9).unwrap().is_empty());
 }
 
-pub(crate) fn counts_and_queues(bench: &dyn Bench) {
+pub(crate) fn counts_and_queues_match_the_jobs(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     assert_eq!((other.counts().unwrap(), other.queues().unwrap()), (JobCounts::default(), Vec::new()));
     let order = [
@@ -1365,11 +1372,11 @@ pub(crate) fn counts_and_queues(bench: &dyn Bench) {
     assert_eq!(other.queues().unwrap(), queues);
 }
 
-pub(crate) fn the_dead_are_counted_by_what_made_them_so(bench: &dyn Bench) {
+pub(crate) fn dead_jobs_are_counted_by_cause(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let die = |cause| {
         let id = one.add(entry(), T);
-        one.finish(&one.take_one(T), End::Dead { words: "again and again".to_owned(), cause }, T);
+        one.finish(&one.take_one(T), End::Dead { message: "again and again".to_owned(), cause }, T);
         id
     };
     die(Cause::Failed);
@@ -1387,12 +1394,12 @@ pub(crate) fn the_dead_are_counted_by_what_made_them_so(bench: &dyn Bench) {
     assert!(other.discard(timed_out[0]).unwrap());
     assert!(other.revive(panicked[0], T).unwrap());
     assert_eq!(one.counts().unwrap(), dead(4, 1, 2, 0, 1));
-    // A different cause the second time.
-    one.finish(&one.take_one(T), End::Dead { words: "too late".to_owned(), cause: Cause::TimedOut }, T);
+    // Another cause the second time.
+    one.finish(&one.take_one(T), End::Dead { message: "too late".to_owned(), cause: Cause::TimedOut }, T);
     assert_eq!(one.counts().unwrap(), dead(5, 2, 2, 0, 0));
 }
 
-pub(crate) fn unknown_numbers(bench: &dyn Bench) {
+pub(crate) fn unknown_ids_are_not_an_error(bench: &dyn Bench) {
     let process = Process::of(bench);
     let id = process.job_in(JobState::Running, T);
     for unknown in [0, id + 1, u64::from(u32::MAX), i64::MAX as u64] {
@@ -1400,8 +1407,8 @@ pub(crate) fn unknown_numbers(bench: &dyn Bench) {
         assert_eq!(process.cancel(unknown, T).unwrap(), None);
         assert!(!process.revive(unknown, T).unwrap());
         assert!(!process.discard(unknown).unwrap());
-        assert!(!process.settle(unknown, 1, End::Done.into(), T).unwrap());
-        assert_eq!(process.beats(&[Held { id: unknown, token: 1, progress: None }]).lost, [unknown]);
+        assert!(!process.resolve(unknown, 1, End::Done.into(), T).unwrap());
+        assert_eq!(process.heartbeat_with(&[Held { id: unknown, token: 1, progress: None }]).lost, [unknown]);
     }
     assert_eq!(process.last_tick("unknown").unwrap(), None);
     assert_eq!(process.counts().unwrap(), JobCounts { running: 1, ..JobCounts::default() });
@@ -1409,7 +1416,7 @@ pub(crate) fn unknown_numbers(bench: &dyn Bench) {
 
 // Texts.
 
-/// What people write, and what breaks a query or a key that is put together by hand.
+/// Texts that users write, and texts that break a query or key without escaping.
 const TEXTS: [&str; 9] = [
     "Фото из Ленинграда",
     "📷🧑‍🎨 été\u{301}",
@@ -1422,7 +1429,7 @@ const TEXTS: [&str; 9] = [
     "null",
 ];
 
-pub(crate) fn texts_come_back_as_they_were(bench: &dyn Bench) {
+pub(crate) fn texts_are_stored_unchanged(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     for text in TEXTS {
         let owned = || text.to_owned();
@@ -1437,10 +1444,10 @@ pub(crate) fn texts_come_back_as_they_were(bench: &dyn Bench) {
         };
         let id = one.add(full.clone(), T);
         assert_eq!(other.try_add(full, T), Enqueued { id, is_new: false });
-        let claimed = other.claim(&other.worker, &[room(text, 1)], T).unwrap().pop().expect(text);
+        let claimed = other.claim(&other.worker, &[capacity(text, 1)], T).unwrap().pop().expect(text);
         assert_eq!((claimed.name.as_str(), claimed.label.as_str(), claimed.payload.as_str()), (text, text, text));
         assert_eq!((claimed.queue.as_str(), claimed.origin.as_deref()), (text, Some(text)));
-        other.beats(&[Held { progress: Some((1, 2, owned())), ..held(&claimed) }]);
+        other.heartbeat_with(&[Held { progress: Some((1, 2, owned())), ..held(&claimed) }]);
         other.finish(&claimed, dead(text), T);
         let info = one.info(id);
         assert_eq!((info.name.as_str(), info.label.as_str(), info.payload.as_str()), (text, text, text));
@@ -1452,7 +1459,7 @@ pub(crate) fn texts_come_back_as_they_were(bench: &dyn Bench) {
     }
 }
 
-pub(crate) fn a_megabyte_comes_back(bench: &dyn Bench) {
+pub(crate) fn a_payload_of_a_megabyte_is_stored(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let payload: String = "длинный \"текст\"\n".chars().cycle().take(1 << 20).collect();
     let id = one.add(Entry { payload: payload.clone(), ..entry() }, T);
@@ -1460,7 +1467,7 @@ pub(crate) fn a_megabyte_comes_back(bench: &dyn Bench) {
     assert!(one.info(id).payload == payload);
 }
 
-pub(crate) fn queues_of_any_name(bench: &dyn Bench) {
+pub(crate) fn a_queue_can_have_any_name(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let names: BTreeSet<&str> = TEXTS.into_iter().collect();
     for name in &names {
@@ -1471,16 +1478,16 @@ pub(crate) fn queues_of_any_name(bench: &dyn Bench) {
     assert!(queues.iter().map(|queue| queue.name.as_str()).eq(names.iter().copied()), "{queues:?}");
     assert!(queues.iter().all(|queue| (queue.waiting, queue.running, queue.is_paused) == (1, 0, true)));
     for name in names {
-        assert_eq!(one.claim(&one.worker, &[room(name, 9)], T).unwrap(), []);
+        assert_eq!(one.claim(&one.worker, &[capacity(name, 9)], T).unwrap(), []);
         other.pause(name, false).unwrap();
-        let claimed = one.claim(&one.worker, &[room(name, 9)], T).unwrap();
+        let claimed = one.claim(&one.worker, &[capacity(name, 9)], T).unwrap();
         assert!(claimed.iter().map(|claimed| claimed.queue.as_str()).eq([name]));
     }
 }
 
-// The listener.
+// Notifications.
 
-/// Checks that an action of another process notifies the listener of `one`.
+/// Checks that the listener of `one` is notified after `cause`.
 fn notifies(one: &Process, cause: impl FnOnce()) {
     let listener = Arc::new(Notify::default());
     one.listen(&listener).unwrap();
@@ -1488,72 +1495,72 @@ fn notifies(one: &Process, cause: impl FnOnce()) {
     assert!(listener.wait(PATIENCE), "the listener was not notified");
 }
 
-pub(crate) fn a_bell_for_what_is_enqueued_here(bench: &dyn Bench) {
+pub(crate) fn a_job_enqueued_by_this_process_notifies(bench: &dyn Bench) {
     let one = Process::of(bench);
     notifies(&one, || assert!(one.try_add(entry(), T).is_new));
 }
 
-pub(crate) fn a_bell_for_what_is_enqueued(bench: &dyn Bench) {
+pub(crate) fn a_job_enqueued_by_another_process_notifies(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
-    // Also for what is due later: it may be the first that is.
+    // Also for a scheduled job: it may be the next that is due.
     notifies(&one, || assert!(other.try_add(timed(When::After(YEAR)), T).is_new));
 }
 
-pub(crate) fn a_bell_for_a_tick(bench: &dyn Bench) {
+pub(crate) fn a_tick_notifies(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     notifies(&one, || assert!(other.tick("nightly", T, Some(entry()), T).unwrap()));
 }
 
-pub(crate) fn a_bell_for_what_is_revived(bench: &dyn Bench) {
+pub(crate) fn a_revived_job_notifies(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let id = one.job_in(JobState::Dead, T);
     notifies(&one, || assert!(other.revive(id, T).unwrap()));
 }
 
-pub(crate) fn a_bell_for_a_queue_that_goes_on(bench: &dyn Bench) {
+pub(crate) fn a_resumed_queue_notifies(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     one.add(entry(), T);
     one.pause(QUEUE, true).unwrap();
     notifies(&one, || other.pause(QUEUE, false).unwrap());
 }
 
-pub(crate) fn a_bell_for_what_is_left(bench: &dyn Bench) {
+pub(crate) fn a_worker_that_leaves_notifies(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     other.job_in(JobState::Running, T);
     notifies(&one, || other.leaves(T));
 }
 
-pub(crate) fn a_bell_for_what_is_recovered(bench: &dyn Bench) {
+pub(crate) fn a_recovered_job_notifies(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     other.job_in(JobState::Running, T);
     notifies(&one, || assert_eq!(recover(&other, T), 1));
 }
 
-pub(crate) fn a_bell_for_what_is_cancelled(bench: &dyn Bench) {
+pub(crate) fn a_cancellation_notifies(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let id = one.job_in(JobState::Running, T);
     notifies(&one, || assert_eq!(other.cancel(id, T).unwrap(), Some(JobState::Running)));
 }
 
-pub(crate) fn a_bell_that_is_dropped(bench: &dyn Bench) {
+pub(crate) fn a_dropped_bell_is_released(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let listener = Arc::new(Notify::default());
     one.listen(&listener).unwrap();
     let engine = Arc::downgrade(&listener);
     drop(listener);
-    // The engine keeps no listener alive, and continues without one.
+    // The engine does not keep the listener, and continues without it.
     eventually(|| (engine.strong_count() == 0).then_some(()));
     other.add(entry(), T);
     assert_eq!(one.take_all(T).len(), 1);
 }
 
-// The process.
+// Restarts.
 
-pub(crate) fn after_a_restart(bench: &dyn Bench) {
+pub(crate) fn jobs_survive_a_restart(bench: &dyn Bench) {
     let before = Process::of(bench);
     assert!(!before.describe().is_empty());
     let is_durable = before.abilities().is_durable;
-    // The one that waits comes last, or it would be claimed as one of the others.
+    // The waiting job is created last: it would be claimed instead of one of the others.
     let rest = [JobState::Done, JobState::Dead, JobState::Cancelled, JobState::Scheduled, JobState::Waiting];
     let mut infos = rest.map(|state| before.info(before.job_in(state, T))).to_vec();
     infos.push(before.info(ended(&before, leaving(End::Done, Some((5, 5, "all".to_owned())), Some("17")), T)));
@@ -1579,7 +1586,7 @@ pub(crate) fn after_a_restart(bench: &dyn Bench) {
     let again = Process::new(after.engine.clone());
     let claimed = again.take_one(T);
     assert_eq!((claimed.id, claimed.attempt, again.info(running).interruptions), (running, 1, 1));
-    assert!(!again.settle(running, stale.token, End::Done.into(), T).unwrap());
+    assert!(!again.resolve(running, stale.token, End::Done.into(), T).unwrap());
     again.finish(&claimed, End::Done, T);
     assert!(again.add(entry(), T) > running, "numbers go on where they were");
 }

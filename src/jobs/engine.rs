@@ -1,24 +1,26 @@
-//! What keeps the jobs: the one behaviour that memory, SQLite and Redis have.
+//! The interface of a job store, which memory, SQLite and Redis implement.
 //!
-//! An engine knows no types and runs nothing. It keeps each job until somebody takes it away, hands it to one worker at a
-//! time, and knows what became of it. Everything here blocks, and may be called from any thread.
+//! An engine knows no Rust types and runs no code. It stores each job until the job is pruned or discarded, gives it to
+//! one worker at a time, and records the outcome. All calls block, and any thread may make them.
 //!
-//! **Life of a job.** `enqueue` makes it *waiting*, or *scheduled* until its time. `claim` hands it to a worker: *running*,
-//! with a token that no other claim of it had. `settle`, with that token, says what came of it. A token that is not the
-//! last one is stale: its worker was taken for dead and the job given to another, and whatever it says is refused.
+//! **Life of a job.** `enqueue` makes it *waiting*, or *scheduled* until it is due. `claim` gives it to a worker:
+//! *running*, with a token that is unique to that claim. `resolve`, with that token, records the outcome of the
+//! attempt. A token of an earlier claim is stale: the lease of its worker expired and the job was given to another
+//! worker. The engine rejects calls with a stale token.
 //!
-//! **Workers** are processes. Each `join`s, shows with `beat` that it lives, and may `leave`. `recover` gives back what those
-//! hold that show no life: an observer has seen no beat of theirs for a whole lease **by its own steady clock** (so that no
-//! step of a wall clock makes anybody look dead), or knows better (a lock that went with the process). What is given back
-//! waits again at once, before what came later, and counts an interruption. What was interrupted again and again may be what
-//! ends its processes: it waits longer and longer ([`wait_after_interruption`]), and after [`MOST_INTERRUPTIONS`] it is dead.
+//! **Workers** are processes. Each worker calls `join`, sends heartbeats with `heartbeat`, and may call `leave`.
+//! `recover` releases the jobs of workers whose lease has expired: an observer has seen no heartbeat for a whole lease
+//! **by its own steady clock** (so that a step of a wall clock expires no lease), or the worker is known to be dead
+//! (the operating system has released its lock). A released job waits again at once, before jobs that were enqueued
+//! later, and counts an interruption. A job that is interrupted repeatedly may be the cause: it waits with exponential
+//! backoff ([`wait_after_interruption`]), and after [`MOST_INTERRUPTIONS`] it is dead.
 //!
-//! **Order** within a queue: by the time since when it waits, with each point of priority counting as
-//! [`PRIORITY_STEP`] earlier; so what is urgent goes first and nothing waits for ever. Equal ones in the order of their ids.
+//! **Order** within a queue: by the time from which a job waits, where each point of priority counts as
+//! [`PRIORITY_STEP`] earlier. So urgent jobs go first and no job starves. Jobs of equal rank are ordered by id.
 //!
-//! **Times** are wall clock times and are passed in, so that a test can change them. A time may be some seconds old when
-//! the engine uses it, because the call has waited for a lock or for the network. An engine must not depend on differences
-//! below [`CLOCK_SLACK`].
+//! **Times** are wall clock times that the caller passes, so that a test can change them. A time may be some seconds
+//! old when the engine uses it, because the call has waited for a lock or for the network. An engine must not depend on
+//! differences below [`CLOCK_SLACK`].
 
 use std::fmt;
 use std::sync::Arc;
@@ -29,11 +31,11 @@ use crate::background::output::Output;
 use crate::error::Result;
 use crate::sync::Notify;
 
-/// How often a job's process may end under it before it is dead: it may well be the job that ends it.
+/// The number of interruptions after which a job is dead: the job itself may end its process.
 pub(crate) const MOST_INTERRUPTIONS: u32 = 10;
 
-/// How long a job waits that was interrupted for the so-manieth time: not at all the first three times, which happen to anybody;
-/// then a second, and twice as long each time.
+/// Returns the backoff of a job after its nth interruption: none for the first three, which are likely unrelated to the
+/// job; then one second, doubled each time.
 pub(crate) fn wait_after_interruption(count: u32) -> Millis {
     match count {
         0..=3 => 0,
@@ -41,7 +43,7 @@ pub(crate) fn wait_after_interruption(count: u32) -> Millis {
     }
 }
 
-/// How much earlier a job counts for each point of its priority; milliseconds.
+/// The time, in milliseconds, by which each point of priority moves a job ahead.
 pub(crate) const PRIORITY_STEP: Millis = 60_000;
 
 /// The difference between clocks that does not count as a step back, in milliseconds: more than a call waits for a lock or
@@ -51,115 +53,121 @@ pub(crate) const CLOCK_SLACK: Millis = 15_000;
 /// The latest plausible last tick of a schedule, in milliseconds from now. A later tick came from a wrong clock.
 pub(crate) const LATEST_TICK: Millis = 24 * 3_600_000;
 
-/// How many failures of one job are kept: the last ones.
+/// The number of failures that are kept of one job: the last ones.
 pub(crate) const MOST_FAILURES: usize = 25;
 
-/// Where jobs are kept. See the module for what all of them do alike.
+/// A job store. The module's documentation says what all engines have in common.
 pub(crate) trait Engine: Send + Sync + 'static {
-    /// Which one it is, for the log: `sqlite data/jobs.db`. No password is in it.
+    /// Returns the engine and its location for the log: `sqlite data/jobs.db`. Contains no password.
     fn describe(&self) -> String;
 
-    /// What it can beyond what all can.
+    /// Returns the abilities of this engine that not all engines have.
     fn abilities(&self) -> Abilities;
 
-    /// Notifies the listener from now on whenever there may be more to claim: something was enqueued, revived, resumed, given back
-    /// or cancelled, by whichever process, after this has returned. May notify without need; may be late by half a second for what other
-    /// processes do. Called once, from a thread of normal priority, on which the engine may start threads of its own; they end when the listener is
-    /// dropped or soon after.
+    /// Notifies the listener from now on whenever there may be more to claim: when a job was enqueued, revived, released or
+    /// cancelled, or a queue resumed, by any process, after this call has returned. The listener may be notified without a reason,
+    /// and up to half a second late for changes by other processes. Called once, from a thread of normal priority, from
+    /// which the engine may start its own threads; they end soon after the listener is dropped.
     fn listen(&self, listener: &Arc<Notify>) -> Result<()>;
 
-    /// Keeps new jobs: all or none. They are as durable as this engine can make them when it returns.
+    /// Stores new jobs: all or none. They are as durable as this engine can make them when this returns.
     ///
-    /// Where one of the same name and unique key waits, is scheduled or runs, that one's id comes back and nothing is kept.
+    /// If a job with the same name and unique key waits, is scheduled or runs, its id is returned and no new job is
+    /// stored.
     fn enqueue(&self, jobs: Vec<Entry>, now: Millis) -> Result<Vec<Enqueued>>;
 
-    /// Writes a meaningless record as durably as a job. An error tells why no job could be stored now; an [`Unavailable`]
-    /// has a reason for clients.
+    /// Writes a placeholder record as durably as a job. An error says why no job could be stored now; an
+    /// [`Unavailable`] has a reason for clients.
     fn check(&self) -> Result<()>;
 
-    /// A worker begins. Its id is no other's.
+    /// Registers a worker. Returns an id that no other worker has.
     fn join(&self) -> Result<WorkerId>;
 
-    /// The worker lives, and its jobs are so far. `held` names all that it has in hand: an engine may give back what a living
-    /// worker has not spoken of for long, since it never heard that it got it.
-    fn beat(&self, worker: &WorkerId, held: &[Held], now: Millis) -> Result<Beat>;
+    /// Renews the worker's lease and stores the progress of its jobs. `held` lists all jobs that the worker runs: an
+    /// engine may release a job that a live worker has not listed for long, since the worker never received that claim.
+    fn heartbeat(&self, worker: &WorkerId, held: &[Held], now: Millis) -> Result<HeartbeatReply>;
 
-    /// The worker ends: what it holds waits again at once, which counts neither as a try nor as an interruption.
+    /// Removes the worker. Its jobs wait again at once, which counts neither as an attempt nor as an interruption.
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()>;
 
-    /// Gives back what workers hold that are gone: no beat for a lease, or known to be dead. Called every second or two by each
-    /// process, and once at its start; to judge by a lease takes two looks. How many jobs were given back.
+    /// Releases the jobs of workers whose lease has expired or that are known to be dead. Returns the number of
+    /// released jobs. Each process calls this every second or two, and once at its start; a lease can expire at the
+    /// second call at the earliest.
     fn recover(&self, lease: Duration, now: Millis) -> Result<usize>;
 
-    /// Makes waiting what is due, and hands out what waits: of each queue at most as many as it has room for, none of a queue
-    /// that is paused. Each claim begins a try: `attempt` is one more, `began_at` is now, the progress is empty.
-    fn claim(&self, worker: &WorkerId, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>>;
+    /// Makes due jobs wait, and claims waiting jobs: of each queue at most as many as its capacity, and none of a
+    /// paused queue. Each claim starts an attempt: `attempt` is incremented, `began_at` is now, and the progress is
+    /// empty.
+    fn claim(&self, worker: &WorkerId, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>>;
 
-    /// When the next scheduled job is due.
+    /// Returns the time when the next scheduled job is due.
     fn next_due(&self) -> Result<Option<Millis>>;
 
-    /// Says what came of a try, in one step with what it leaves: its last progress, and the output of one that is done.
-    /// Whether it still was that try's to say: a stale token changes nothing.
-    fn settle(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool>;
+    /// Records the outcome of an attempt, in one step with its last progress and, if the job is done, its output.
+    /// Returns false, and changes nothing, if the token is stale.
+    fn resolve(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool>;
 
-    /// Cancels it: at once while it waits or is scheduled; running it is told to, with the next `beat` of its worker. The
-    /// state it is in then; none when there is no such job.
+    /// Cancels a job: at once if it waits or is scheduled. The worker of a running job is told with its next
+    /// `heartbeat`. Returns the state of the job after the call; `None` if there is no such job.
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>>;
 
-    /// Makes one that is scheduled, dead or cancelled wait from now on; for the latter two tries and interruptions begin
-    /// anew, and its failures stay. Whether it was one of these. Its unique key counts again; while another has it: false.
+    /// Makes a scheduled, dead or cancelled job wait from now on. For a dead or cancelled job, attempts and
+    /// interruptions are reset and its failures are kept. Its unique key is in use again. Returns false if the job is
+    /// in another state, or if another job uses its key.
     fn revive(&self, id: u64, now: Millis) -> Result<bool>;
 
-    /// Takes away one that does not run, with its failures and its output. Whether there was one.
+    /// Deletes a job that does not run, with its failures and its output. Returns true if there was one.
     fn discard(&self, id: u64) -> Result<bool>;
 
-    /// Begins nothing more of that queue, or goes on with it. Holds for all processes, and past a restart.
+    /// Pauses a queue, or resumes it, for all processes and across restarts. No job of a paused queue is claimed.
     fn pause(&self, queue: &str, paused: bool) -> Result<()>;
 
-    /// The job of that number, with its output.
+    /// Returns the job with that id, with its output.
     fn find(&self, id: u64) -> Result<Option<JobInfo>>;
 
-    /// Jobs in that state, by falling id, from the one before that id on. Outputs stay behind ([`Kept::LeftOut`](super::record::Kept)).
+    /// Returns jobs in that state, by descending id, starting below `before`. Their outputs are left out
+    /// ([`StoredOutput::LeftOut`](super::record::StoredOutput)).
     fn list(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>>;
 
-    /// How many there are.
+    /// Returns the number of jobs in each state.
     fn counts(&self) -> Result<JobCounts>;
 
-    /// The queues that something waits or runs in, and those that are paused, by name.
+    /// Returns the queues with waiting or running jobs, and the paused queues, sorted by name.
     fn queues(&self) -> Result<Vec<QueueInfo>>;
 
-    /// When that schedule was last due, by `tick`.
+    /// Returns the time when a schedule was last due, as recorded by `tick`.
     fn last_tick(&self, schedule: &str) -> Result<Option<Millis>>;
 
-    /// Enqueues the job of a schedule for that due time, once however many processes say so: only where `due` is later than
-    /// the last tick, which it becomes. Without a job only the time is noted. Whether it was.
+    /// Enqueues the job of a schedule for that due time, once even if several processes call this: only if `due` is
+    /// later than the last tick. `due` becomes the last tick. Without a job, only the time is recorded. Returns true if
+    /// it was recorded.
     fn tick(&self, schedule: &str, due: Millis, job: Option<Entry>, now: Millis) -> Result<bool>;
 
-    /// Takes away what ended well or was cancelled, and is older or more than is kept; never dead ones. How many.
-    fn trim(&self, keep: Keep, now: Millis) -> Result<usize>;
+    /// Deletes done and cancelled jobs beyond the retention; never dead jobs. Returns the number of deleted jobs.
+    fn prune(&self, keep: Retention, now: Millis) -> Result<usize>;
 
     /// Repairs times after the wall clock may have been set back. A job that was to wait for a duration ([`When::After`]),
     /// and that is due more than [`CLOCK_SLACK`] after that duration from now, becomes due after the duration, counted from
     /// now. A schedule whose last tick is more than [`LATEST_TICK`] from now gets now as its last tick.
     fn clock_went_back(&self, now: Millis) -> Result<()>;
 
-    /// The engine itself, for what only one of them has.
+    /// Returns the engine as `Any`, for operations that only one engine has.
     #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "it is SQLite that has something"))]
     fn as_any(&self) -> &(dyn std::any::Any + Send + Sync);
 }
 
-/// What an engine can beyond what all can.
+/// The abilities that not all engines have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Abilities {
     /// Its jobs outlive the process.
     pub(crate) is_durable: bool,
-    /// Several processes can work on it.
+    /// Several processes can use the same store.
     pub(crate) is_shared: bool,
     /// A job can be enqueued, and completed, in one transaction with other writes.
     pub(crate) has_transactions: bool,
 }
 
-/// A job to be kept.
+/// A job to be enqueued.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Entry {
     pub(crate) name: String,
@@ -172,76 +180,76 @@ pub(crate) struct Entry {
     pub(crate) origin: Option<String>,
 }
 
-/// When a job may begin.
+/// The time when a job may start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum When {
-    /// Now: whatever the clock says later, it waits and is not scheduled.
+    /// Now. The job waits and is never scheduled, even if the clock is set back.
     Now,
-    /// At that time of the wall clock.
+    /// At that wall clock time.
     At(Millis),
-    /// That long from now.
+    /// After that delay, in milliseconds from now.
     After(Millis),
 }
 
-/// What came of `enqueue`.
+/// The result of `enqueue`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Enqueued {
-    /// The job's number: the new one's, or that of the one with its unique key that was there.
+    /// The id of the new job, or of the existing job with the same unique key.
     pub id: u64,
-    /// Whether it is a new one.
+    /// True if the job is new.
     pub is_new: bool,
 }
 
-/// One process that runs jobs.
+/// The id of one process that runs jobs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct WorkerId(pub(crate) String);
 
-/// How many more of a queue there is room for.
+/// The number of jobs that a worker can claim from a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Room {
+pub(crate) struct Capacity {
     pub(crate) queue: String,
     pub(crate) free: usize,
 }
 
-/// A job in a worker's hands.
+/// A job that a worker has claimed.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Claimed {
     pub(crate) id: u64,
-    /// What shows that this claim is the last one.
+    /// The token of this claim. Later claims of the job have other tokens.
     pub(crate) token: u64,
     pub(crate) name: String,
     pub(crate) label: String,
     pub(crate) payload: String,
     pub(crate) queue: String,
-    /// Which try it is, from 1.
+    /// The number of the attempt, from 1.
     pub(crate) attempt: u32,
     pub(crate) origin: Option<String>,
     pub(crate) enqueued_at: Millis,
 }
 
-/// A job that a worker says it holds, and how far it is.
+/// A job that a worker says it runs, with its progress.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Held {
     pub(crate) id: u64,
     pub(crate) token: u64,
-    /// How far it is, when that has changed.
+    /// The progress, if it has changed since the last heartbeat.
     pub(crate) progress: Option<Steps>,
 }
 
-/// Done, of how many, and what it is at.
+/// Progress: the steps done, the total, and the message.
 pub(crate) type Steps = (u64, u64, String);
 
-/// What a worker learns from its beat.
+/// The reply to a worker's heartbeat.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Beat {
-    /// It was taken for dead, and must join anew: all that it holds is lost to others.
+pub(crate) struct HeartbeatReply {
+    /// The lease of the worker has expired, and it must join again. Its jobs were released to other workers.
     pub(crate) is_evicted: bool,
     /// The worker is unknown because the engine has lost its data. No other worker has its jobs.
     pub(crate) has_lost_jobs: bool,
-    /// Jobs of those it holds that are to be cancelled.
+    /// The jobs of this worker that are to be cancelled.
     pub(crate) cancel: Vec<u64>,
-    /// Jobs that are not its own any more.
+    /// The jobs that are no longer this worker's.
     pub(crate) lost: Vec<u64>,
 }
 
@@ -252,52 +260,53 @@ pub(crate) struct Unavailable {
     /// The reason for clients: without paths, addresses and passwords.
     pub(crate) reason: &'static str,
     /// The message for the log.
-    pub(crate) words: String,
+    pub(crate) message: String,
 }
 
 impl fmt::Display for Unavailable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.words)
+        f.write_str(&self.message)
     }
 }
 
 impl std::error::Error for Unavailable {}
 
-/// What came of a try. Where there are words, they are kept as its [`JobFailure`](super::record::JobFailure).
+/// The outcome of an attempt. A message is stored as a [`JobFailure`](super::record::JobFailure).
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum End {
     Done,
-    /// It failed, and is tried again after that wait.
+    /// The attempt failed, and the job is retried after `wait`.
     Retry {
         wait: Millis,
-        words: String,
+        message: String,
     },
-    /// It failed for good.
+    /// The attempt failed, and the job is not retried.
     Dead {
-        words: String,
+        message: String,
         cause: Cause,
     },
-    /// It was cancelled; the words say by what, when that was a failure too.
+    /// The job was cancelled. The message is that of a failure that came with it.
     Cancelled {
-        words: Option<String>,
+        message: Option<String>,
     },
-    /// It did not come to an end and waits again at once, as if the try had not begun: `attempt` is one less.
+    /// The attempt did not complete, and the job waits again at once as if it had not started: `attempt` is
+    /// decremented.
     Released,
 }
 
-/// How a try ended, and what it leaves.
+/// The outcome of an attempt, with its last progress and its output.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Ending {
     pub(crate) end: End,
     pub(crate) last: Last,
 }
 
-/// What a try leaves beside its end.
+/// The last values of an attempt.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Last {
-    /// How far it was; when none, as far as the last heartbeat said.
+    /// The last progress; `None` if it has not changed since the last heartbeat.
     pub(crate) progress: Option<Steps>,
-    /// Its output, which only a job that is done keeps.
+    /// The output, which is stored only if the job is done.
     pub(crate) output: Option<Output>,
 }
 
@@ -308,15 +317,15 @@ impl From<End> for Ending {
 }
 
 impl Ending {
-    /// Returns the output, if it is to be kept.
+    /// Returns the output, if it is to be stored.
     pub(crate) fn output(&self) -> Option<&Output> {
         self.last.output.as_ref().filter(|_| self.end == End::Done)
     }
 }
 
-/// How much is kept of what ended well or was cancelled.
+/// The retention of done and cancelled jobs: their maximum age and number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Keep {
+pub(crate) struct Retention {
     pub(crate) age: Duration,
     pub(crate) count: u64,
 }

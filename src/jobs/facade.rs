@@ -1,4 +1,4 @@
-//! The jobs of an application: what they are kept in, what may be enqueued, and what can be done with those that are there.
+//! The jobs of an application: their store, their configuration, and the operations on them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -9,11 +9,11 @@ use serde::de::DeserializeOwned;
 
 use super::engine::{Engine, Enqueued};
 use super::job::{Job, NewJob};
-use super::job_config::{Plan, decode};
-use super::progress::{Follow, progress};
+use super::job_config::{JobConfig, decode};
+use super::progress::{JobFollowers, progress};
 use super::readiness::Readiness;
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo, millis};
-use super::running::Hands;
+use super::running::RunningJobs;
 use super::schedule::Schedule;
 
 use crate::background::registry::Progress;
@@ -23,11 +23,11 @@ use crate::live::Live;
 use crate::sync::Notify;
 use crate::watch::Watched;
 
-/// How many jobs one look gives.
+/// The number of jobs on one page of a list.
 const PAGE: usize = 100;
 
-/// Where an application's jobs are kept, and what it knows of them: made at its start, given to
-/// [`App::jobs`](crate::App::jobs), found again by [`Request::jobs`](crate::Request::jobs).
+/// The jobs of an application, in their store. They are created at its start, given to [`App::jobs`](crate::App::jobs),
+/// and returned by [`Request::jobs`](crate::Request::jobs).
 ///
 /// ```
 /// use aside::{Job, Jobs, Result, TaskContext};
@@ -49,78 +49,79 @@ const PAGE: usize = 100;
 /// assert_eq!(jobs.counts().unwrap().waiting, 1);
 /// ```
 ///
-/// A copy is the same jobs.
+/// A clone refers to the same jobs.
 #[derive(Clone)]
 pub struct Jobs {
     pub(super) engine: Arc<dyn Engine>,
-    pub(super) plan: Arc<Plan>,
+    pub(super) config: Arc<JobConfig>,
     pub(super) shared: Arc<Shared>,
 }
 
-/// What all copies share.
+/// The state that all clones share.
 #[derive(Default)]
 pub(super) struct Shared {
     /// The time that tests have added, in milliseconds.
     passed: AtomicI64,
-    /// The step of the wall clock beside that, backwards, in milliseconds.
+    /// The step by which the wall clock was set back, in addition to `passed`, in milliseconds.
     put_back: AtomicI64,
-    /// A test runs them, and not workers.
-    is_by_hand: AtomicBool,
-    /// What runs them where they are enqueued.
+    /// True if a test runs the jobs instead of workers.
+    is_test_driven: AtomicBool,
+    /// The function that runs jobs when they are enqueued.
     inline: OnceLock<fn(&Jobs) -> Result<()>>,
     pub(super) changed: Arc<Notify>,
-    pub(super) hands: Hands,
+    pub(super) running_jobs: RunningJobs,
     readiness: Readiness,
-    pub(super) follow: Arc<Follow>,
-    /// The application, once it is there.
+    pub(super) follow: Arc<JobFollowers>,
+    /// The application, once it is known.
     pub(super) scope: OnceLock<WeakScope>,
 }
 
 impl Jobs {
     pub(crate) fn on(engine: impl Engine) -> Jobs {
-        Jobs { engine: Arc::new(engine), plan: Arc::default(), shared: Arc::default() }
+        Jobs { engine: Arc::new(engine), config: Arc::default(), shared: Arc::default() }
     }
 
-    fn plan(mut self, change: impl FnOnce(&mut Plan)) -> Jobs {
-        change(Arc::make_mut(&mut self.plan));
+    fn configure(mut self, change: impl FnOnce(&mut JobConfig)) -> Jobs {
+        change(Arc::make_mut(&mut self.config));
         self
     }
 
-    /// Makes a type of jobs known, to be enqueued and to be run. What is there and of no known type is tried again later, as
-    /// a failure, since the next version of the program may know it; and is kept as dead in the end.
+    /// Registers a job type, so that it can be enqueued and run. An attempt of a stored job of an unregistered type
+    /// fails and is retried, since the next version of the program may register it; in the end the job is dead.
     pub fn register<J: Job>(self) -> Jobs {
-        self.plan(|plan| plan.register::<J>())
+        self.configure(|config| config.register::<J>())
     }
 
-    /// How many jobs of a queue this process runs at once; 0 for none. Queues that no job names in
-    /// [`QUEUE`](Job::QUEUE) are made known by this.
+    /// Sets the number of jobs of a queue that this process runs at once; 0 for none. A queue that no job names in
+    /// [`QUEUE`](Job::QUEUE) becomes known by this.
     pub fn queue(self, name: &str, at_once: usize) -> Jobs {
-        self.plan(|plan| plan.queue(name, at_once))
+        self.configure(|config| config.queue(name, at_once))
     }
 
-    /// How many jobs this process runs at once of each queue that [`queue`](Jobs::queue) does not speak of; 4. With 0 it
-    /// enqueues and runs none: another process does ([`App::work`](crate::App::work)).
+    /// Sets the number of jobs that this process runs at once of each queue without a setting of its own
+    /// ([`queue`](Jobs::queue)); 4. With 0 it enqueues jobs and runs none: another process does
+    /// ([`App::work`](crate::App::work)).
     pub fn concurrency(self, at_once: usize) -> Jobs {
-        self.plan(|plan| plan.workers = at_once)
+        self.configure(|config| config.workers = at_once)
     }
 
-    /// How long a process may show no life until its jobs are given to another; 20 s, at least 3. A process that has ended
-    /// on this machine is known at once with SQLite, whatever this says.
+    /// Sets the time without heartbeats after which the jobs of a process are given to another; 20 s, at least 3. With
+    /// SQLite, a process on the same machine that has ended is detected at once.
     pub fn lease(self, lease: Duration) -> Jobs {
-        self.plan(|plan| plan.lease = lease.max(Duration::from_secs(3)))
+        self.configure(|config| config.lease = lease.max(Duration::from_secs(3)))
     }
 
-    /// How much is kept of jobs that ended well or were cancelled, outputs included: so long, and so many; a day and 10,000.
-    /// Dead ones are kept until somebody retries or discards them.
+    /// Sets the retention of done and cancelled jobs with their outputs: the maximum age and number; a day and 10,000.
+    /// Dead jobs are kept until they are retried or discarded.
     pub fn retention(self, age: Duration, count: u64) -> Jobs {
-        self.plan(|plan| plan.keep = super::engine::Keep { age, count })
+        self.configure(|config| config.retention = super::engine::Retention { age, count })
     }
 
-    /// Enqueues a job at the times of a crontab, with the time zone at its end: `0 3 * * * Europe/Berlin` is each night at
-    /// three, on the clocks of Berlin. Minute, hour, day of the month, month, day of the week.
+    /// Enqueues a job at the times of a crontab with a time zone at its end: `0 3 * * * Europe/Berlin` is each night at
+    /// three, on the clocks of Berlin. The fields are minute, hour, day of the month, month, and day of the week.
     ///
-    /// It is enqueued once, however many processes say the same. What was due while none of them ran is enqueued once, when
-    /// the first of them is there again.
+    /// The job is enqueued once, even if several processes have the same schedule. If times were missed while no
+    /// process ran, the job is enqueued once when the first process starts.
     ///
     /// When the clocks of the zone go forward, a time in the missing hour runs once, at the end of that hour: `30 2 * * *`
     /// at 03:00. When they go back, a time in the repeated hour runs once, the first time. An interval (minute or hour is
@@ -128,49 +129,50 @@ impl Jobs {
     ///
     pub fn cron<J: Job>(self, crontab: &str, job: impl Into<NewJob<J>>) -> Jobs {
         let jobs = self.register::<J>();
-        let number = jobs.plan.schedules.iter().filter(|schedule| schedule.is_of(J::NAME, crontab)).count();
-        let schedule = jobs.plan.entry(job.into()).and_then(|entry| Schedule::new(crontab, entry, number));
-        jobs.plan(|plan| match schedule {
-            Ok(schedule) => plan.schedules.push(schedule),
-            Err(error) => plan.problems.push(error.context("Jobs::cron").chain()),
+        let number = jobs.config.schedules.iter().filter(|schedule| schedule.is_of(J::NAME, crontab)).count();
+        let schedule = jobs.config.entry(job.into()).and_then(|entry| Schedule::new(crontab, entry, number));
+        jobs.configure(|config| match schedule {
+            Ok(schedule) => config.schedules.push(schedule),
+            Err(error) => config.problems.push(error.context("Jobs::cron").chain()),
         })
     }
 
-    /// Keeps a job: [`enqueue`](crate::enqueue()).
+    /// Enqueues a job, like [`enqueue`](crate::enqueue()).
     ///
     /// # Errors
-    /// As [`enqueue`](crate::enqueue()).
+    /// The errors of [`enqueue`](crate::enqueue()).
     pub fn enqueue<J: Job>(&self, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
         let mut enqueued = self.enqueue_all([job])?;
-        // One comes back for each that went in.
-        enqueued.pop().ok_or_else(|| Error::internal("the engine kept nothing"))
+        // The engine returns one for each job.
+        enqueued.pop().ok_or_else(|| Error::internal("the engine returned no job"))
     }
 
-    /// Keeps several jobs of one type: all or none, and faster than one by one.
+    /// Enqueues several jobs of one type: all or none, and faster than one by one.
     ///
     /// # Errors
-    /// As [`enqueue`](crate::enqueue()); then none is kept.
+    /// The errors of [`enqueue`](crate::enqueue()); then no job is enqueued.
     pub fn enqueue_all<J: Job, N: Into<NewJob<J>>>(&self, jobs: impl IntoIterator<Item = N>) -> Result<Vec<Enqueued>> {
-        let entries = jobs.into_iter().map(|job| self.plan.entry(job.into())).collect::<Result<_>>()?;
+        let entries = jobs.into_iter().map(|job| self.config.entry(job.into())).collect::<Result<_>>()?;
         let enqueued = self.engine.enqueue(entries, self.now()).map_err(unavailable)?;
         self.shared.inline.get().map_or(Ok(()), |run| run(self))?;
         Ok(enqueued)
     }
 
-    /// The job of that number, while it is kept.
+    /// Returns the job with that id, while it is retained.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn find(&self, id: u64) -> Result<Option<JobInfo>> {
-        let before = self.shared.hands.of(id);
+        let before = self.shared.running_jobs.of(id);
         let found = self.engine.find(id)?;
-        Ok(found.map(|job| self.shared.hands.up_to_date(job, &before)))
+        Ok(found.map(|job| self.shared.running_jobs.up_to_date(job, &before)))
     }
 
-    /// How far a job is, for a page to watch: wherever it runs, and over all its tries. None when there is no such job (any
-    /// more). The template `aside/progress.html` shows it, up to the last progress and message of the job. A template of one's
-    /// own also has the [output](crate::TaskContext::output) of a job that is done:
-    /// `{% include "aside/progress.html" %} {% if state == "done" %}{{ output.rows }} rows{% endif %}`.
+    /// Returns the progress of a job as a live value for a page: in whatever process the job runs, and over all its
+    /// attempts. `None` if there is no such job (any more). The template `aside/progress.html` shows it, up to the last
+    /// progress and message of the job. The application's own template also has the
+    /// [output](crate::TaskContext::output) of a done job: `{% include "aside/progress.html" %} {% if state == "done"
+    /// %}{{ output.rows }} rows{% endif %}`.
     ///
     /// ```
     /// use aside::{Error, Request, Response, Result};
@@ -183,13 +185,13 @@ impl Jobs {
     /// ```
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn follow(&self, id: u64) -> Result<Option<Live<Progress>>> {
         self.follow_as(id, progress)
     }
 
-    /// The same with what the application makes of the job, its [output](JobInfo::output) for one: called anew whenever
-    /// something of it has changed, on a thread of its own.
+    /// Like [`follow`](Jobs::follow), with a value that the application computes from the job, for example from its
+    /// [output](JobInfo::output). `show` is called whenever the job changes, on a separate thread.
     ///
     /// ```
     /// use aside::{JobState, Live, Request, Result};
@@ -204,7 +206,7 @@ impl Jobs {
     /// ```
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn follow_as<T, F>(&self, id: u64, show: F) -> Result<Option<Live<T>>>
     where
         T: Clone + PartialEq + Send + Sync + 'static,
@@ -222,37 +224,37 @@ impl Jobs {
         self.shared.follow.follow(id, show, move |id| jobs.find(id))
     }
 
-    /// Jobs in that state, the newest first, from the one before that id on; at most 100. Without their outputs, which
-    /// [`output`](Jobs::output) reads one by one.
+    /// Returns at most 100 jobs in that state, the newest first, starting below the id `before`. Their outputs are left
+    /// out; [`output`](Jobs::output) reads one of them.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn list(&self, state: JobState, before: Option<u64>) -> Result<Vec<JobInfo>> {
         self.newest(state, before, PAGE)
     }
 
-    /// The same, so many of them.
+    /// Like [`list`](Jobs::list), with at most `most` jobs.
     pub(crate) fn newest(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
-        let here = self.shared.hands.all();
+        let here = self.shared.running_jobs.all();
         let jobs = self.engine.list(state, before, most)?;
-        Ok(jobs.into_iter().map(|job| self.shared.hands.up_to_date(job, &here)).collect())
+        Ok(jobs.into_iter().map(|job| self.shared.running_jobs.up_to_date(job, &here)).collect())
     }
 
-    /// How many jobs there are in each state.
+    /// Returns the number of jobs in each state.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn counts(&self) -> Result<JobCounts> {
         self.engine.counts()
     }
 
-    /// The queues that something is in, that are paused, or that this process serves, by name.
+    /// Returns the queues that have jobs, that are paused, or that this process serves, sorted by name.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn queues(&self) -> Result<Vec<QueueInfo>> {
         let mut queues = self.engine.queues()?;
-        for name in self.plan.queues().into_keys() {
+        for name in self.config.queues().into_keys() {
             if !queues.iter().any(|queue| queue.name == name) {
                 queues.push(QueueInfo { name: name.to_owned(), waiting: 0, running: 0, is_paused: false });
             }
@@ -261,57 +263,59 @@ impl Jobs {
         Ok(queues)
     }
 
-    /// Cancels a job: at once while it waits; running it is told to, and ends where it looks whether it was
-    /// ([`TaskContext::check`](crate::TaskContext::check)). The state that it is in then; none when there is no such job.
+    /// Cancels a job: at once if it waits. A running job is told to cancel, and ends where it checks for that
+    /// ([`TaskContext::check`](crate::TaskContext::check)). Returns the state of the job after the call; `None` if
+    /// there is no such job.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn cancel(&self, id: u64) -> Result<Option<JobState>> {
         let state = self.engine.cancel(id, self.now())?;
         if state == Some(JobState::Running) {
-            self.shared.hands.cancel(id);
+            self.shared.running_jobs.cancel(id);
         }
-        self.shared.follow.look();
+        self.shared.follow.poll();
         Ok(state)
     }
 
-    /// Has a job that is dead, cancelled, or scheduled tried again from now on, with all its tries before it. Whether it
-    /// was one of these.
+    /// Retries a dead, cancelled or scheduled job now. A dead or cancelled job gets all its attempts again. Returns
+    /// false if the job is in another state.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn retry(&self, id: u64) -> Result<bool> {
         self.engine.revive(id, self.now())
     }
 
-    /// Takes a job away for good that does not run. Whether there was one.
+    /// Deletes a job that does not run. Returns true if there was one.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn discard(&self, id: u64) -> Result<bool> {
         self.engine.discard(id)
     }
 
-    /// Begins nothing more of a queue, in any process, until it is [resumed](Jobs::resume). What runs goes on.
+    /// Pauses a queue in all processes until it is [resumed](Jobs::resume): no job of it is started. Running jobs
+    /// continue.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn pause(&self, queue: &str) -> Result<()> {
         self.engine.pause(queue, true)
     }
 
-    /// Goes on with a queue.
+    /// Resumes a paused queue.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn resume(&self, queue: &str) -> Result<()> {
         self.engine.pause(queue, false)
     }
 
-    /// The jobs of that type that wait, are scheduled or run, the oldest first: for tests.
+    /// Returns the jobs of a type that wait, are scheduled or run, the oldest first: for tests.
     ///
     /// # Panics
-    /// When one cannot be read.
+    /// Panics if a job cannot be parsed.
     pub fn enqueued<J: Job + DeserializeOwned>(&self) -> Vec<J> {
         let states = [JobState::Waiting, JobState::Scheduled, JobState::Running];
         let all =
@@ -321,10 +325,10 @@ impl Jobs {
         all.iter().map(|job| decode(&job.payload).expect("a job can be read again")).collect()
     }
 
-    /// Fails a test unless a job of that type that the function says yes to waits, is scheduled or runs.
+    /// Fails a test unless a job of that type for which `is_it` returns true waits, is scheduled or runs.
     ///
     /// # Panics
-    /// When there is none; the message says what there is.
+    /// Panics if there is none; the message lists the jobs of that type.
     #[track_caller]
     pub fn assert_enqueued<J: Job>(&self, is_it: impl Fn(&J) -> bool) {
         let all = self.enqueued::<J>();
@@ -334,13 +338,13 @@ impl Jobs {
         }
     }
 
-    /// Lets that much time pass for jobs that are for later: for tests.
+    /// Advances the clock of the jobs: for tests.
     pub fn advance(&self, time: Duration) {
         add(&self.shared.passed, time);
         self.shared.changed.notify();
     }
 
-    /// Puts the clock of jobs back, as an administrator may do with that on the wall: for tests.
+    /// Sets the clock of the jobs back, like an administrator who corrects the wall clock: for tests.
     pub fn put_back(&self, time: Duration) {
         add(&self.shared.put_back, time);
         self.shared.changed.notify();
@@ -351,12 +355,12 @@ impl Jobs {
         self.shared.readiness.ask(|| self.engine.check())
     }
 
-    /// Where they are kept, in words for the log: `sqlite data/jobs.db`.
+    /// Returns the store for the log: `sqlite data/jobs.db`.
     pub fn describe(&self) -> String {
         self.engine.describe()
     }
 
-    /// Whether they outlive the process.
+    /// Returns true if the jobs survive the process.
     pub fn is_durable(&self) -> bool {
         self.engine.abilities().is_durable
     }
@@ -376,50 +380,51 @@ impl Jobs {
         Moment { wall, earliest, latest: steady() }
     }
 
-    /// Whether a test runs them.
-    pub(super) fn is_by_hand(&self) -> bool {
-        self.shared.is_by_hand.load(Ordering::Relaxed)
+    /// Returns true if a test runs the jobs.
+    pub(super) fn is_test_driven(&self) -> bool {
+        self.shared.is_test_driven.load(Ordering::Relaxed)
     }
 
-    /// Has all that is enqueued run by that function, at once.
+    /// Runs all enqueued jobs with that function, at once.
     pub(super) fn run_where_enqueued(&self, run: fn(&Jobs) -> Result<()>) {
         self.for_tests();
         self.shared.inline.get_or_init(|| run);
     }
 
-    /// Leaves the running to a test.
+    /// Starts no workers, since a test runs the jobs.
     pub(crate) fn for_tests(&self) {
-        self.shared.is_by_hand.store(true, Ordering::Relaxed);
+        self.shared.is_test_driven.store(true, Ordering::Relaxed);
     }
 
-    /// What cannot be used of what was said, all in one.
+    /// Checks the configuration.
     ///
     /// # Errors
-    /// When there is something.
+    /// An error that lists all invalid settings.
     pub(crate) fn check(&self) -> Result<()> {
-        let problems = &self.plan.problems;
+        let problems = &self.config.problems;
         if problems.is_empty() { Ok(()) } else { Err(Error::internal(problems.join("; "))) }
     }
 
-    /// Makes them that application's.
+    /// Assigns the jobs to an application.
     pub(crate) fn belong_to(&self, scope: &Scope) {
-        // A second application with the same jobs is a test's; the first stays.
+        // Only a test has a second application with the same jobs. The first one stays.
         let _ = self.shared.scope.set(scope.downgrade());
     }
 
-    /// The application that they belong to, or the one that this thread works for.
+    /// Returns the application of these jobs, or else the one that the current thread works for.
     pub(super) fn scope(&self) -> Scope {
         let own = self.shared.scope.get().and_then(WeakScope::upgrade);
         own.unwrap_or_else(|| Context::current().scope)
     }
 
-    /// Whether what is in a job of that name may not be shown. Nobody knows that of a type that is not registered.
+    /// Returns true if the content of jobs with that name must not be shown. The content of an unregistered type is
+    /// private.
     pub(crate) fn is_private(&self, name: &str) -> bool {
-        self.plan.kind(name).is_none_or(|kind| kind.is_private)
+        self.config.kind(name).is_none_or(|kind| kind.is_private)
     }
 }
 
-/// A time of the wall clock, with the steady clock just before and just after, in milliseconds.
+/// A time of the wall clock, with the steady clock just before and just after it, in milliseconds.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     pub(super) wall: Millis,
@@ -438,8 +443,8 @@ impl fmt::Debug for Jobs {
     }
 }
 
-/// The visitor may come again: it is the place where jobs are kept that is not there now.
+/// Returns a 503, since the client may retry: only the job store is unavailable.
 fn unavailable(error: Error) -> Error {
-    let words = "What was to be done for this cannot be kept at the moment. Try again in a minute.";
-    Error::new(Status::SERVICE_UNAVAILABLE, words).with_source(error)
+    let message = "This request cannot be processed at the moment. Please try again in a minute.";
+    Error::new(Status::SERVICE_UNAVAILABLE, message).with_source(error)
 }

@@ -1,4 +1,4 @@
-//! What a job is, and when and how it is to be run.
+//! The job trait, and the options of a new job.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use super::record::{Millis, millis};
 use crate::background::task::{Retry, TaskContext};
 use crate::error::Result;
 
-/// Work that survives the process: a value that is written down when it is enqueued, and run by a worker later.
+/// Work that survives the process: a value that is serialized when it is enqueued, and run by a worker later.
 ///
 /// ```
 /// use aside::testing::TestClient;
@@ -43,83 +43,84 @@ use crate::error::Result;
 /// client.drain();
 /// ```
 ///
-/// **At least once.** A job whose process ends under it runs again, from its beginning: write it so that this does no harm,
-/// or let it record what it did with [`transaction`](crate::TaskContext#method.transaction). It is never lost without a word: what
-/// cannot be done is kept as dead, with the failure of each try.
+/// **At least once.** A job whose process ends during an attempt runs again, from its beginning: make it idempotent, or
+/// let it record its effects with [`transaction`](crate::TaskContext#method.transaction). A job is never lost silently:
+/// one that fails for good is kept as a dead job, with the failures of its attempts.
 ///
-/// What is written down is read by later versions of the program too: give a new field `#[serde(default)]`.
+/// Later versions of the program read the serialized value too: give a new field `#[serde(default)]`.
 pub trait Job: Serialize + DeserializeOwned + Send + 'static {
-    /// What it is called where it is kept. No two types of an application have the same, and it stays when the type is
-    /// renamed.
+    /// The name under which the job is stored. It is unique in an application, and stays when the type is renamed.
     const NAME: &'static str;
 
-    /// The queue that it waits in, unless [`queue`](Job::queue) names another.
+    /// The queue of the job, unless [`queue`](Job::queue) names another.
     const QUEUE: &'static str = "default";
 
-    /// How long one try may take. Past that it is told to cancel ([`TaskContext::is_cancelled`]), and the try has failed.
-    /// One that is [isolated](Job::ISOLATED) is killed. None by default; 15 minutes for an isolated one.
+    /// The deadline of one attempt. After it the job is told to cancel ([`TaskContext::is_cancelled`]), and the attempt
+    /// has failed. An [isolated](Job::ISOLATED) job is killed. None by default; 15 minutes for an isolated job.
     const DEADLINE: Option<Duration> = None;
 
-    /// Runs it in a child process of the same program, which may crash, hang or take all memory: that is a failure of this
-    /// job, and nobody else notices. Starting one takes some milliseconds. False by default. On Unix alone.
+    /// True to run the job in a child process of the same program. If the job crashes, hangs or takes all memory, only
+    /// this job fails. The start of a child takes some milliseconds. False by default. Unix only.
     ///
-    /// The child comes through the program's `main` to [`App::run`](crate::App::run) or [`work`](crate::App::work) as its
-    /// parent did, so what must happen once is not for the way there. What it logs and prints, its progress and its output
-    /// come to the parent; what it changes in memory (state, a [`Live`](crate::Live), a cache) stays in the child. Of its error
-    /// [`Retry::only_if`] sees the words and the status. What it sets aside itself is waited for, within the deadline.
+    /// The child runs the program's `main` up to [`App::run`](crate::App::run) or [`work`](crate::App::work), like its
+    /// parent, so code that must run once belongs elsewhere. Logs, output, progress and the job's output reach the
+    /// parent; changes in memory (state, a [`Live`](crate::Live), a cache) stay in the child. [`Retry::only_if`] sees
+    /// the message and the status of the job's error. Background tasks that the job starts are drained within the
+    /// deadline.
     const ISOLATED: bool = false;
 
-    /// How many bytes of memory an isolated job may have, itself and each process that it starts; 2 GiB. 0 is as many as there
-    /// are.
+    /// The memory limit of an isolated job, in bytes, for its process and each process that it starts; 2 GiB. 0 for no
+    /// limit.
     const MEMORY: u64 = 2 << 30;
 
-    /// Whether what is in it is nobody's business: then the panel does not show it. It is written down all the same.
+    /// True if the content of the job is private: the panel does not show it. It is still stored.
     const PRIVATE: bool = false;
 
-    /// How often it is tried, and with what waits: 20 times over about nine hours, the first time again after 5 s.
+    /// Returns the retry policy: 20 attempts over about nine hours, with a first backoff of 5 s.
     fn retry() -> Retry {
         Retry::exponential(20, Duration::from_secs(5))
     }
 
-    /// What the log and the panel call it: its [`NAME`](Job::NAME), or more. A log is no place for who somebody is.
+    /// Returns the label of the job in the log and the panel: its [`NAME`](Job::NAME), or more. It must not contain
+    /// personal data.
     fn label(&self) -> String {
         Self::NAME.to_owned()
     }
 
-    /// Does it.
+    /// Runs the job.
     ///
     /// # Errors
-    /// What went wrong. It is tried again as [`retry`](Job::retry) says, and then kept as dead. An error that comes from
-    /// [`TaskContext::check`] means that it was cancelled.
+    /// The failure of the attempt. The job is retried according to [`retry`](Job::retry), and then kept as dead. An
+    /// error of [`TaskContext::check`] means that the job was cancelled.
     fn run(self, task: &TaskContext) -> Result<()>;
 
-    /// To begin after that time at the earliest.
+    /// Sets the delay before which the job does not start.
     fn delay(self, wait: Duration) -> NewJob<Self> {
         NewJob::from(self).delay(wait)
     }
 
-    /// To begin at that time at the earliest.
+    /// Sets the time before which the job does not start.
     fn at(self, time: SystemTime) -> NewJob<Self> {
         NewJob::from(self).at(time)
     }
 
-    /// To be there once: see [`NewJob::unique`].
+    /// Sets the unique key: see [`NewJob::unique`].
     fn unique(self, key: impl Into<String>) -> NewJob<Self> {
         NewJob::from(self).unique(key)
     }
 
-    /// To wait in that queue.
+    /// Sets the queue.
     fn queue(self, name: impl Into<String>) -> NewJob<Self> {
         NewJob::from(self).queue(name)
     }
 
-    /// To go before or after others: see [`NewJob::priority`].
+    /// Sets the priority: see [`NewJob::priority`].
     fn priority(self, priority: i32) -> NewJob<Self> {
         NewJob::from(self).priority(priority)
     }
 }
 
-/// A job that is about to be enqueued, with when and how.
+/// A job to be enqueued, with its options.
 ///
 /// ```
 /// use aside::{Job, Result, TaskContext};
@@ -155,31 +156,31 @@ impl<J: Job> From<J> for NewJob<J> {
 }
 
 impl<J: Job> NewJob<J> {
-    /// To begin after that time at the earliest.
+    /// Sets the delay before which the job does not start.
     pub fn delay(self, wait: Duration) -> NewJob<J> {
         let wait = Millis::try_from(wait.as_millis()).unwrap_or(Millis::MAX / 2);
         NewJob { when: When::After(wait), ..self }
     }
 
-    /// To begin at that time of the clock on the wall at the earliest.
+    /// Sets the wall clock time before which the job does not start.
     pub fn at(self, time: SystemTime) -> NewJob<J> {
         NewJob { when: When::At(millis(time)), ..self }
     }
 
-    /// To be there once: while a job of this type with this key waits or runs, another is not kept, and
-    /// [`enqueue`](crate::enqueue()) gives back the id of the one that is there. One that has ended, well or not, is in nobody's way.
-    /// A key over 1,000 bytes is stored as its hash.
+    /// Sets the unique key: while a job of this type with this key waits, is scheduled or runs,
+    /// [`enqueue`](crate::enqueue()) stores no second one and returns the id of the existing job. Finished jobs do not
+    /// count. A key over 1,000 bytes is stored as its hash.
     pub fn unique(self, key: impl Into<String>) -> NewJob<J> {
         NewJob { unique: Some(key.into()), ..self }
     }
 
-    /// To wait in that queue, in the place of [`Job::QUEUE`].
+    /// Sets the queue, instead of [`Job::QUEUE`].
     pub fn queue(self, name: impl Into<String>) -> NewJob<J> {
         NewJob { queue: Some(name.into()), ..self }
     }
 
-    /// To go before or after others of its queue; 0 by default, from -1,000 to 1,000. Each point counts as if it had been
-    /// enqueued a minute earlier: what is urgent goes first, and nothing waits for ever.
+    /// Sets the priority within the queue; 0 by default, from -1,000 to 1,000. Each point counts as if the job had been
+    /// enqueued a minute earlier: urgent jobs go first, and no job starves.
     pub fn priority(self, priority: i32) -> NewJob<J> {
         NewJob { priority: priority.clamp(-1_000, 1_000), ..self }
     }
@@ -215,6 +216,6 @@ mod tests {
         let hours = waits.as_secs_f64() / 3600.0;
         assert!(retry.tries() == 20 && (7.5..10.5).contains(&hours), "{hours}");
         let told = ["over about nine hours, kept as dead", "20 times over about nine hours unless"];
-        assert!(told.iter().all(|words| include_str!("../../README.md").contains(words)));
+        assert!(told.iter().all(|message| include_str!("../../README.md").contains(message)));
     }
 }

@@ -1,4 +1,4 @@
-//! What may be enqueued and how it is run: the types of jobs, the queues, the limits.
+//! The configuration of jobs: their types, the queues and the limits.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::engine::{Entry, Keep};
+use super::engine::{Entry, Retention};
 use super::job::{Job, NewJob};
 use super::schedule::Schedule;
 use crate::background::failure::{Failure, Outcome};
@@ -19,48 +19,48 @@ use crate::bounds;
 use crate::error::{Error, Result};
 use crate::isolate::Limits;
 
-/// The longest payload, and the longest output: 1 MiB. A job says what is to be done; what it is done to lies elsewhere.
+/// The longest payload, and the longest output: 1 MiB. Larger data belongs in a file or a table.
 const MOST_PAYLOAD: usize = 1 << 20;
 
 /// The longest name of a queue, the longest stored label, and the longest unique key that is stored unhashed.
 const MOST_NAME: usize = 200;
 const MOST_KEY: usize = 1_000;
 
-/// All that a process knows of its jobs before it runs one.
+/// The configuration of a process's jobs.
 #[derive(Clone)]
-pub(super) struct Plan {
+pub(super) struct JobConfig {
     kinds: BTreeMap<&'static str, Kind>,
     queues: BTreeMap<String, usize>,
     pub(super) schedules: Vec<Schedule>,
-    /// How many of a queue run at once in one process that does not say.
+    /// The number of jobs of a queue that one process runs at once by default.
     pub(super) workers: usize,
     pub(super) lease: Duration,
-    pub(super) keep: Keep,
-    /// What cannot be used; said when the application starts.
+    pub(super) retention: Retention,
+    /// Invalid settings, which are reported when the application starts.
     pub(super) problems: Vec<String>,
 }
 
-impl Default for Plan {
-    fn default() -> Plan {
-        Plan {
+impl Default for JobConfig {
+    fn default() -> JobConfig {
+        JobConfig {
             kinds: BTreeMap::new(),
             queues: BTreeMap::new(),
             schedules: Vec::new(),
             workers: 4,
             lease: Duration::from_secs(20),
-            keep: Keep { age: Duration::from_secs(24 * 3600), count: 10_000 },
+            retention: Retention { age: Duration::from_secs(24 * 3600), count: 10_000 },
             problems: Vec::new(),
         }
     }
 }
 
-/// One type of jobs, without its type.
+/// A job type, without its generic parameter.
 #[derive(Clone)]
 pub(super) struct Kind {
     type_name: &'static str,
     pub(super) queue: &'static str,
     pub(super) deadline: Option<Duration>,
-    /// What it may take, when it runs in a process of its own.
+    /// The limits, if the job runs in a child process.
     pub(super) isolated: Option<Limits>,
     pub(super) is_private: bool,
     pub(super) retry: Retry,
@@ -73,7 +73,7 @@ impl Kind {
         Kind {
             type_name: std::any::type_name::<J>(),
             queue: J::QUEUE,
-            // The clock of an isolated one is its parent's, which kills.
+            // The parent process enforces the deadline of an isolated job, and kills the child.
             deadline: J::DEADLINE.filter(|_| !J::ISOLATED),
             isolated: J::ISOLATED.then_some(limits),
             is_private: J::PRIVATE,
@@ -84,28 +84,28 @@ impl Kind {
 }
 
 impl Kind {
-    /// Does a job of this type.
+    /// Runs a job of this type.
     pub(super) fn call(&self, payload: &str, task: &TaskContext) -> Outcome<()> {
         (self.run)(payload, task).map_err(|error| Failure::from_error(error.into()))
     }
 }
 
-/// A job from what was written down.
+/// Parses a job from its payload.
 pub(super) fn decode<J: DeserializeOwned>(payload: &str) -> Result<J> {
     serde_json::from_str(payload).map_err(|error| {
-        Error::internal("what was enqueued cannot be read as this job any more: give new fields `#[serde(default)]`")
+        Error::internal("the payload cannot be parsed as this job: give new fields `#[serde(default)]`")
             .with_source(error)
     })
 }
 
-impl Plan {
+impl JobConfig {
     pub(super) fn register<J: Job>(&mut self) {
         let kind = Kind::of::<J>();
         let type_name = kind.type_name;
         let former = self.kinds.insert(J::NAME, kind);
         if let Some(former) = former.filter(|former| former.type_name != type_name) {
-            let words = format!("two jobs have the NAME `{}`: {} and {type_name}", J::NAME, former.type_name);
-            self.problems.push(words);
+            let message = format!("two jobs have the NAME `{}`: {} and {type_name}", J::NAME, former.type_name);
+            self.problems.push(message);
         }
     }
 
@@ -128,14 +128,14 @@ impl Plan {
         iter::once(("default", self.workers)).chain(of_kinds).chain(named).collect()
     }
 
-    /// What is kept of a job that is to be enqueued.
+    /// Returns the record of a new job.
     ///
     /// # Errors
-    /// When nobody here could run it, or it cannot be written down.
+    /// An error if the type is not registered, no worker serves the queue, or the job cannot be serialized.
     pub(super) fn entry<J: Job>(&self, new: NewJob<J>) -> Result<Entry> {
         let Some(kind) = self.kinds.get(J::NAME) else {
-            let words = "is not registered: add `.register::<…>()` where the application's jobs are made";
-            return Err(Error::internal(format!("the job `{}` {words}", J::NAME)));
+            let message = "is not registered: add `.register::<…>()` to the jobs of the application";
+            return Err(Error::internal(format!("the job `{}` {message}", J::NAME)));
         };
         let queue = new.queue.unwrap_or_else(|| kind.queue.to_owned());
         if queue != kind.queue && !self.queues().contains_key(&*queue) {
@@ -160,7 +160,7 @@ impl Plan {
     }
 }
 
-/// The output of a job of that name.
+/// Returns the output of a job with that name, serialized.
 ///
 /// # Errors
 /// An error if it cannot be written as JSON or read again, or is too large.
@@ -178,8 +178,6 @@ pub(super) fn output_of(name: &str, value: &impl Serialize) -> Result<Output> {
 }
 
 fn too_large(what: &str, name: &str, bytes: usize) -> Error {
-    let words = "keep what it is about in a file or a table, and its id in the job";
-    Error::internal(format!(
-        "the {what} of the job `{name}` has {bytes} bytes, and {MOST_PAYLOAD} at most fit: {words}"
-    ))
+    let message = "store the data in a file or a table, and its id in the job";
+    Error::internal(format!("the {what} of the job `{name}` has {bytes} bytes; the limit is {MOST_PAYLOAD}: {message}"))
 }

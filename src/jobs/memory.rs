@@ -1,88 +1,88 @@
-//! Jobs kept in memory: for tests, and for a site that may forget them.
+//! Jobs in memory: for tests, and for a site that may lose them.
 //!
-//! One lock around one [`State`]. Every job is in the drawers that its state belongs in, and moves between them only through
-//! [`State::change`], so that none is forgotten: waiting ones lie by rank in the line of their queue, scheduled ones by due
-//! time, ended ones by the time of their end. A claim looks at the first of a line, however long that is.
+//! One lock guards one [`State`]. Each job is listed in the indexes of its state, and moves between them only through
+//! [`State::change`], so that no index is forgotten: waiting jobs by rank in their queue, scheduled jobs by due time,
+//! finished jobs by the time of their end. A claim reads only the first entries of a queue, regardless of its length.
 //!
-//! All is in one process, and yet its workers have leases as elsewhere: each [`Jobs`](super) on one memory is a worker, and
-//! the thread that beats for it may have ended.
+//! All workers are in one process, and still have leases: each [`Jobs`](super) with the same memory is a worker, and
+//! the thread that sends its heartbeats may have ended.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Abilities, Beat, CLOCK_SLACK, Claimed, End, Ending, Engine, Enqueued, Entry, Held, Keep, LATEST_TICK,
-    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When, WorkerId, wait_after_interruption,
+    Abilities, CLOCK_SLACK, Capacity, Claimed, End, Ending, Engine, Enqueued, Entry, HeartbeatReply, Held, LATEST_TICK,
+    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Retention, When, WorkerId, wait_after_interruption,
 };
-use super::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Kept, Millis, QueueInfo};
+use super::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 use crate::error::Result;
 use crate::sync::{Notify, lock};
 
-/// How long nobody may have looked for life, at the least, before what was seen is too old to say who is gone.
-const BLINK: Duration = Duration::from_secs(5);
+/// The shortest gap between two observations after which the earlier one is too old to expire a lease.
+const MAX_GAP: Duration = Duration::from_secs(5);
 
-/// Keeps jobs as long as the process lives.
+/// An engine that stores jobs in memory.
 pub(crate) struct Memory {
     state: Mutex<State>,
 }
 
-/// All that is known, and where to find it.
+/// All jobs, with their indexes.
 #[derive(Default)]
 struct State {
     jobs: HashMap<u64, Box<Job>>,
     by_state: BTreeMap<JobState, BTreeSet<u64>>,
-    /// What waits and runs, by queue; none for a queue where nothing does.
-    lines: BTreeMap<String, Line>,
+    /// The waiting and running jobs, by queue; without empty queues.
+    queue_entries: BTreeMap<String, QueueEntries>,
     scheduled: BTreeSet<(Millis, u64)>,
-    /// What [`trim`](Engine::trim) may take: done or cancelled, by the time of its end.
-    trimmable: BTreeSet<(Millis, u64)>,
-    /// Unique keys in use, each with the name of the job's type.
+    /// The jobs that [`prune`](Engine::prune) may delete: done or cancelled, by the time of their end.
+    prunable: BTreeSet<(Millis, u64)>,
+    /// The unique keys in use, each with the name of the job's type.
     unique: HashMap<(String, String), u64>,
     workers: BTreeMap<String, Worker>,
     paused: BTreeSet<String>,
     ticks: HashMap<String, Millis>,
     listeners: Vec<Weak<Notify>>,
-    /// When somebody last looked who is gone.
-    looked_at: Option<Instant>,
+    /// The time of the last check for expired leases.
+    observed_at: Option<Instant>,
     last_id: u64,
     last_token: u64,
     last_worker: u64,
 }
 
-/// A job with what only the engine knows of it.
+/// A job with the fields that only the engine needs.
 struct Job {
     info: JobInfo,
-    /// Since when it waits, or was to: what its rank is counted from.
+    /// The time from which the job waits, which determines its rank.
     since: Millis,
-    /// How long it was to wait, when its due time was given so.
+    /// The delay, if the due time was given as a delay.
     wait: Option<Millis>,
     /// The cause, for a dead job.
     cause: Cause,
-    /// The last claim.
+    /// The token of the last claim.
     token: u64,
-    /// Whose claim that was, while it runs.
+    /// The worker that runs the job.
     worker: Option<String>,
 }
 
-/// One queue.
+/// The jobs of one queue.
 #[derive(Default)]
-struct Line {
+struct QueueEntries {
     waiting: BTreeSet<(Millis, u64)>,
     running: u64,
 }
 
-/// One worker that has joined and was not taken for dead.
+/// A worker that has joined and whose lease has not expired.
 #[derive(Default)]
 struct Worker {
-    beats: u64,
-    /// How many beats somebody saw, and when first that many.
+    heartbeats: u64,
+    /// The number of heartbeats at the last observation, and the time when it was first observed.
     seen: Option<(u64, Instant)>,
     held: BTreeSet<u64>,
 }
 
 impl Memory {
-    /// An empty one.
+    /// Creates an empty engine.
     pub(crate) fn new() -> Memory {
         Memory { state: Mutex::default() }
     }
@@ -94,7 +94,7 @@ impl Memory {
 
 impl Engine for Memory {
     fn describe(&self) -> String {
-        "memory (jobs are forgotten when the process ends)".to_owned()
+        "memory (jobs are lost when the process ends)".to_owned()
     }
 
     fn abilities(&self) -> Abilities {
@@ -125,12 +125,12 @@ impl Engine for Memory {
         Ok(WorkerId(id))
     }
 
-    fn beat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<Beat> {
-        Ok(self.state().beat(worker, held))
+    fn heartbeat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<HeartbeatReply> {
+        Ok(self.state().heartbeat(worker, held))
     }
 
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()> {
-        self.state().give_back(&worker.0, |job| job.release(now));
+        self.state().remove_worker(&worker.0, |job| job.release(now));
         Ok(())
     }
 
@@ -138,22 +138,22 @@ impl Engine for Memory {
         Ok(self.state().recover(lease, now, Instant::now()))
     }
 
-    fn claim(&self, worker: &WorkerId, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>> {
-        Ok(self.state().claim(worker, rooms, now))
+    fn claim(&self, worker: &WorkerId, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>> {
+        Ok(self.state().claim(worker, capacities, now))
     }
 
     fn next_due(&self) -> Result<Option<Millis>> {
         Ok(self.state().scheduled.first().map(|(due, _)| *due))
     }
 
-    fn settle(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
+    fn resolve(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
         let mut state = self.state();
-        let is_its_own = state.running(id, token).is_some();
-        if is_its_own {
+        let is_current = state.running(id, token).is_some();
+        if is_current {
             state.change(id, |job| job.end(ending, now));
             state.notify();
         }
-        Ok(is_its_own)
+        Ok(is_current)
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {
@@ -165,18 +165,18 @@ impl Engine for Memory {
 
     fn revive(&self, id: u64, now: Millis) -> Result<bool> {
         let mut state = self.state();
-        let may_wait = state.jobs.get(&id).is_some_and(|job| job.can_be_revived() && state.is_free_for(job));
-        if may_wait {
+        let can_revive = state.jobs.get(&id).is_some_and(|job| job.can_be_revived() && state.is_key_free(job));
+        if can_revive {
             state.change(id, |job| job.revive(now));
             state.notify();
         }
-        Ok(may_wait)
+        Ok(can_revive)
     }
 
     fn discard(&self, id: u64) -> Result<bool> {
         let mut state = self.state();
-        let rests = state.jobs.get(&id).is_some_and(|job| job.info.state != JobState::Running);
-        Ok(rests && state.take(id).is_some())
+        let is_removable = state.jobs.get(&id).is_some_and(|job| job.info.state != JobState::Running);
+        Ok(is_removable && state.take(id).is_some())
     }
 
     fn pause(&self, queue: &str, paused: bool) -> Result<()> {
@@ -215,7 +215,7 @@ impl Engine for Memory {
 
     fn queues(&self) -> Result<Vec<QueueInfo>> {
         let state = self.state();
-        let names: BTreeSet<&String> = state.lines.keys().chain(&state.paused).collect();
+        let names: BTreeSet<&String> = state.queue_entries.keys().chain(&state.paused).collect();
         Ok(names.into_iter().map(|name| state.queue(name)).collect())
     }
 
@@ -236,8 +236,8 @@ impl Engine for Memory {
         Ok(true)
     }
 
-    fn trim(&self, keep: Keep, now: Millis) -> Result<usize> {
-        Ok(self.state().trim(keep, now))
+    fn prune(&self, keep: Retention, now: Millis) -> Result<usize> {
+        Ok(self.state().prune(keep, now))
     }
 
     fn clock_went_back(&self, now: Millis) -> Result<()> {
@@ -250,9 +250,9 @@ impl Engine for Memory {
     }
 }
 
-/// Where things lie.
+/// The indexes.
 impl State {
-    /// Takes a job out of every drawer.
+    /// Removes a job from all indexes.
     fn take(&mut self, id: u64) -> Option<Box<Job>> {
         let job = self.jobs.remove(&id)?;
         if let Some(ids) = self.by_state.get_mut(&job.info.state) {
@@ -262,15 +262,15 @@ impl State {
             self.unique.remove(&key);
         }
         match job.info.state {
-            JobState::Waiting | JobState::Running => self.leave_line(&job),
+            JobState::Waiting | JobState::Running => self.remove_from_queue(&job),
             JobState::Scheduled => drop(self.scheduled.remove(&(job.info.due_at, id))),
-            JobState::Done | JobState::Cancelled => drop(self.trimmable.remove(&(job.ended_at(), id))),
+            JobState::Done | JobState::Cancelled => drop(self.prunable.remove(&(job.ended_at(), id))),
             JobState::Dead => {}
         }
         Some(job)
     }
 
-    /// Puts a job into the drawers of its state.
+    /// Adds a job to the indexes of its state.
     fn put(&mut self, job: Box<Job>) {
         let id = job.info.id;
         self.by_state.entry(job.info.state).or_default().insert(id);
@@ -278,15 +278,16 @@ impl State {
             self.unique.insert(key, id);
         }
         match job.info.state {
-            JobState::Waiting | JobState::Running => self.enter_line(&job),
+            JobState::Waiting | JobState::Running => self.add_to_queue(&job),
             JobState::Scheduled => drop(self.scheduled.insert((job.info.due_at, id))),
-            JobState::Done | JobState::Cancelled => drop(self.trimmable.insert((job.ended_at(), id))),
+            JobState::Done | JobState::Cancelled => drop(self.prunable.insert((job.ended_at(), id))),
             JobState::Dead => {}
         }
         self.jobs.insert(id, job);
     }
 
-    /// The only way to change a job: out of the drawers of its old state and into those of the new one.
+    /// Changes a job. This is the only way to do so: it moves the job from the indexes of its old state to those of the
+    /// new one.
     fn change(&mut self, id: u64, change: impl FnOnce(&mut Job)) {
         if let Some(mut job) = self.take(id) {
             change(&mut job);
@@ -294,65 +295,65 @@ impl State {
         }
     }
 
-    fn enter_line(&mut self, job: &Job) {
-        if !self.lines.contains_key(&job.info.queue) {
-            self.lines.insert(job.info.queue.clone(), Line::default());
+    fn add_to_queue(&mut self, job: &Job) {
+        if !self.queue_entries.contains_key(&job.info.queue) {
+            self.queue_entries.insert(job.info.queue.clone(), QueueEntries::default());
         }
-        let Some(line) = self.lines.get_mut(&job.info.queue) else { return };
+        let Some(entries) = self.queue_entries.get_mut(&job.info.queue) else { return };
         if job.info.state == JobState::Waiting {
-            line.waiting.insert((job.rank(), job.info.id));
+            entries.waiting.insert((job.rank(), job.info.id));
         } else {
-            line.running += 1;
+            entries.running += 1;
             if let Some(worker) = job.worker.as_ref().and_then(|worker| self.workers.get_mut(worker)) {
                 worker.held.insert(job.info.id);
             }
         }
     }
 
-    fn leave_line(&mut self, job: &Job) {
-        let Some(line) = self.lines.get_mut(&job.info.queue) else { return };
+    fn remove_from_queue(&mut self, job: &Job) {
+        let Some(entries) = self.queue_entries.get_mut(&job.info.queue) else { return };
         if job.info.state == JobState::Waiting {
-            line.waiting.remove(&(job.rank(), job.info.id));
+            entries.waiting.remove(&(job.rank(), job.info.id));
         } else {
-            line.running -= 1;
+            entries.running -= 1;
             if let Some(worker) = job.worker.as_ref().and_then(|worker| self.workers.get_mut(worker)) {
                 worker.held.remove(&job.info.id);
             }
         }
-        if line.waiting.is_empty() && line.running == 0 {
-            self.lines.remove(&job.info.queue);
+        if entries.waiting.is_empty() && entries.running == 0 {
+            self.queue_entries.remove(&job.info.queue);
         }
     }
 
-    /// The job, if it runs and that is its last token.
+    /// Returns the job, if it runs and the token is that of its last claim.
     fn running(&self, id: u64, token: u64) -> Option<&Job> {
         let job = self.jobs.get(&id)?;
         (job.info.state == JobState::Running && job.token == token).then_some(job)
     }
 
-    /// Whether no other job has its unique key.
-    fn is_free_for(&self, job: &Job) -> bool {
+    /// Returns true if no other job uses the unique key of this one.
+    fn is_key_free(&self, job: &Job) -> bool {
         let owner = job.key().and_then(|key| self.unique.get(&key));
         owner.is_none_or(|owner| *owner == job.info.id)
     }
 
     fn queue(&self, name: &str) -> QueueInfo {
-        let line = self.lines.get(name);
+        let entries = self.queue_entries.get(name);
         QueueInfo {
             name: name.to_owned(),
-            waiting: line.map_or(0, |line| line.waiting.len() as u64),
-            running: line.map_or(0, |line| line.running),
+            waiting: entries.map_or(0, |entries| entries.waiting.len() as u64),
+            running: entries.map_or(0, |entries| entries.running),
             is_paused: self.paused.contains(name),
         }
     }
 
-    /// Lets all look who wait for work, and forgets those who do not wait any more.
+    /// Notifies the listeners, and removes those that were dropped.
     fn notify(&mut self) {
         self.listeners.retain(|listener| listener.upgrade().inspect(|listener| listener.notify()).is_some());
     }
 }
 
-/// What happens.
+/// The operations.
 impl State {
     fn enqueue(&mut self, entry: Entry, now: Millis) -> Enqueued {
         let job = Job::new(self.last_id + 1, entry, now);
@@ -364,24 +365,24 @@ impl State {
         Enqueued { id: self.last_id, is_new: true }
     }
 
-    fn claim(&mut self, worker: &WorkerId, rooms: &[Room], now: Millis) -> Vec<Claimed> {
+    fn claim(&mut self, worker: &WorkerId, capacities: &[Capacity], now: Millis) -> Vec<Claimed> {
         self.make_waiting(now);
-        // Who was taken for dead has nobody who would notice when it really is: it gets nothing until it has joined anew.
+        // An expired worker gets no jobs until it has joined again: its death would not be detected.
         if !self.workers.contains_key(&worker.0) {
             return Vec::new();
         }
         let mut claimed = Vec::new();
-        for room in rooms {
-            let first = self.first_of(room);
+        for capacity in capacities {
+            let first = self.first_of(capacity);
             claimed.extend(first.into_iter().filter_map(|id| self.begin(id, worker, now)));
         }
         claimed
     }
 
-    fn first_of(&self, room: &Room) -> Vec<u64> {
-        match self.lines.get(&room.queue) {
-            Some(line) if !self.paused.contains(&room.queue) => {
-                line.waiting.iter().take(room.free).map(|(_, id)| *id).collect()
+    fn first_of(&self, capacity: &Capacity) -> Vec<u64> {
+        match self.queue_entries.get(&capacity.queue) {
+            Some(entries) if !self.paused.contains(&capacity.queue) => {
+                entries.waiting.iter().take(capacity.free).map(|(_, id)| *id).collect()
             }
             _ => Vec::new(),
         }
@@ -394,41 +395,41 @@ impl State {
         self.jobs.get(&id).map(|job| job.claimed())
     }
 
-    /// Lets wait what is due, of all queues: what has no room or is paused would be due again and again otherwise.
+    /// Makes due jobs of all queues wait. Jobs of full or paused queues would otherwise be due again at each claim.
     fn make_waiting(&mut self, now: Millis) {
         while let Some((_, id)) = self.scheduled.first().copied().filter(|(due, _)| *due <= now) {
             self.change(id, Job::come_due);
         }
     }
 
-    fn beat(&mut self, worker: &WorkerId, held: &[Held]) -> Beat {
+    fn heartbeat(&mut self, worker: &WorkerId, held: &[Held]) -> HeartbeatReply {
         let Some(known) = self.workers.get_mut(&worker.0) else {
-            return Beat { is_evicted: true, ..Beat::default() };
+            return HeartbeatReply { is_evicted: true, ..HeartbeatReply::default() };
         };
-        known.beats += 1;
-        let mut beat = Beat::default();
+        known.heartbeats += 1;
+        let mut reply = HeartbeatReply::default();
         for held in held {
             match self.running(held.id, held.token).map(|job| job.info.is_cancelling) {
-                None => beat.lost.push(held.id),
-                Some(true) => beat.cancel.push(held.id),
+                None => reply.lost.push(held.id),
+                Some(true) => reply.cancel.push(held.id),
                 Some(false) => {}
             }
             self.note_progress(held);
         }
-        beat
+        reply
     }
 
     fn note_progress(&mut self, held: &Held) {
-        let is_its_own = self.running(held.id, held.token).is_some();
-        let job = self.jobs.get_mut(&held.id).filter(|_| is_its_own);
+        let is_current = self.running(held.id, held.token).is_some();
+        let job = self.jobs.get_mut(&held.id).filter(|_| is_current);
         if let (Some(job), Some((done, total, message))) = (job, &held.progress) {
             (job.info.done, job.info.total) = (*done, *total);
             job.info.message.clone_from(message);
         }
     }
 
-    /// Takes back all that a worker holds, and forgets it. How many jobs that were.
-    fn give_back(&mut self, worker: &str, mut change: impl FnMut(&mut Job)) -> usize {
+    /// Removes a worker, and applies `change` to each of its jobs. Returns the number of jobs.
+    fn remove_worker(&mut self, worker: &str, mut change: impl FnMut(&mut Job)) -> usize {
         let held = self.workers.remove(worker).map(|worker| worker.held).unwrap_or_default();
         for id in &held {
             self.change(*id, &mut change);
@@ -438,44 +439,45 @@ impl State {
     }
 
     fn recover(&mut self, lease: Duration, now: Millis, at: Instant) -> usize {
-        let gone = self.gone(lease, at);
-        gone.iter().map(|worker| self.give_back(worker, |job| job.interrupt(now))).sum()
+        let expired = self.expired(lease, at);
+        expired.iter().map(|worker| self.remove_worker(worker, |job| job.interrupt(now))).sum()
     }
 
-    /// The workers of which no beat was seen for a lease.
+    /// Returns the workers without a heartbeat for a whole lease.
     ///
-    /// Where nobody looked for long, the whole process stood still (it was stopped, or the machine slept) and nobody could
-    /// have beaten: everybody then has a lease from now on.
-    fn gone(&mut self, lease: Duration, at: Instant) -> Vec<String> {
-        let blink = BLINK.max(lease / 2);
-        let stood_still = self.looked_at.is_none_or(|looked_at| at.saturating_duration_since(looked_at) > blink);
-        self.looked_at = Some(at);
-        let silent = self.workers.iter_mut().filter_map(|(id, worker)| {
-            let seen = worker.seen.filter(|(beats, _)| *beats == worker.beats && !stood_still);
-            let (_, since) = *worker.seen.insert(seen.unwrap_or((worker.beats, at)));
+    /// If the last check was too long ago, the whole process was suspended (it was stopped, or the machine slept) and
+    /// no worker could send a heartbeat: each lease then starts again.
+    fn expired(&mut self, lease: Duration, at: Instant) -> Vec<String> {
+        let max_gap = MAX_GAP.max(lease / 2);
+        let was_suspended =
+            self.observed_at.is_none_or(|observed_at| at.saturating_duration_since(observed_at) > max_gap);
+        self.observed_at = Some(at);
+        let expired = self.workers.iter_mut().filter_map(|(id, worker)| {
+            let seen = worker.seen.filter(|(heartbeats, _)| *heartbeats == worker.heartbeats && !was_suspended);
+            let (_, since) = *worker.seen.insert(seen.unwrap_or((worker.heartbeats, at)));
             (seen.is_some() && at.saturating_duration_since(since) >= lease).then(|| id.clone())
         });
-        silent.collect()
+        expired.collect()
     }
 
-    fn trim(&mut self, keep: Keep, now: Millis) -> usize {
+    fn prune(&mut self, keep: Retention, now: Millis) -> usize {
         let age = Millis::try_from(keep.age.as_millis()).unwrap_or(Millis::MAX);
         let oldest = now.saturating_sub(age);
-        let mut trimmed = 0;
-        while let Some((ended_at, id)) = self.trimmable.first().copied() {
-            if ended_at >= oldest && self.trimmable.len() as u64 <= keep.count {
+        let mut pruned = 0;
+        while let Some((ended_at, id)) = self.prunable.first().copied() {
+            if ended_at >= oldest && self.prunable.len() as u64 <= keep.count {
                 break;
             }
             self.take(id);
-            trimmed += 1;
+            pruned += 1;
         }
-        trimmed
+        pruned
     }
 
     fn clock_went_back(&mut self, now: Millis) {
         let later: Vec<u64> = self.scheduled.range((now, 0)..).map(|(_, id)| *id).collect();
         for id in later {
-            self.change(id, |job| job.wait_no_longer_than_told(now));
+            self.change(id, |job| job.limit_wait(now));
         }
         self.ticks.values_mut().filter(|last| **last > now.saturating_add(LATEST_TICK)).for_each(|last| *last = now);
         self.notify();
@@ -505,14 +507,14 @@ impl Job {
             total: 0,
             message: String::new(),
             failures: Vec::new(),
-            output: Kept::Nothing,
+            output: StoredOutput::Absent,
         };
         let mut job = Job { info, since: now, wait: None, cause: Cause::Failed, token: 0, worker: None };
         job.wait_for(entry.when, now);
         job
     }
 
-    /// What the line is sorted by: the smallest goes first.
+    /// Returns the rank, by which waiting jobs are sorted in ascending order.
     fn rank(&self) -> Millis {
         self.since.saturating_sub(Millis::from(self.info.priority) * PRIORITY_STEP)
     }
@@ -544,7 +546,7 @@ impl Job {
         }
     }
 
-    /// Waits from now on, or is scheduled when its time is still to come.
+    /// Makes the job wait from now on, or schedules it for a later time.
     fn wait_for(&mut self, when: When, now: Millis) {
         let due = match when {
             When::Now => now,
@@ -561,7 +563,7 @@ impl Job {
         self.info.state = JobState::Waiting;
     }
 
-    fn wait_no_longer_than_told(&mut self, now: Millis) {
+    fn limit_wait(&mut self, now: Millis) {
         let due = self.wait.map(|wait| now.saturating_add(wait));
         if let Some(due) = due.filter(|due| due.saturating_add(CLOCK_SLACK) < self.info.due_at) {
             (self.info.due_at, self.since) = (due, due);
@@ -585,55 +587,56 @@ impl Job {
         }
         match ending.end {
             End::Done => self.finish(JobState::Done, now),
-            End::Retry { wait, words } => {
-                self.fail(words, now);
-                self.go_on(now, |job| job.wait_for(When::After(wait), now));
+            End::Retry { wait, message } => {
+                self.fail(message, now);
+                self.requeue_or_cancel(now, |job| job.wait_for(When::After(wait), now));
             }
-            End::Dead { words, cause } => {
-                self.fail(words, now);
+            End::Dead { message, cause } => {
+                self.fail(message, now);
                 self.cause = cause;
                 self.finish(JobState::Dead, now);
             }
-            End::Cancelled { words } => {
-                words.into_iter().for_each(|words| self.fail(words, now));
+            End::Cancelled { message } => {
+                message.into_iter().for_each(|message| self.fail(message, now));
                 self.finish(JobState::Cancelled, now);
             }
             End::Released => self.release(now),
         }
     }
 
-    /// Back to where it was in the line, as if the try had not begun.
+    /// Returns the job to its old position in the queue, as if the attempt had not started.
     fn release(&mut self, now: Millis) {
         self.info.attempt -= 1;
-        self.go_on(now, Job::come_due);
+        self.requeue_or_cancel(now, Job::come_due);
     }
 
-    fn release_for(&mut self, wait: Millis, now: Millis) {
+    fn release_after(&mut self, wait: Millis, now: Millis) {
         self.info.attempt -= 1;
-        self.go_on(now, |job| job.wait_for(When::After(wait), now));
+        self.requeue_or_cancel(now, |job| job.wait_for(When::After(wait), now));
     }
 
-    /// Back to where it was in the line, unless its process has ended under it too often.
+    /// Counts an interruption, and returns the job to its old position in the queue, unless it was interrupted too
+    /// often.
     fn interrupt(&mut self, now: Millis) {
         self.info.interruptions += 1;
         if self.info.interruptions < MOST_INTERRUPTIONS || self.info.is_cancelling {
             return match wait_after_interruption(self.info.interruptions) {
                 0 => self.release(now),
-                wait => self.release_for(wait, now),
+                wait => self.release_after(wait, now),
             };
         }
-        let words = format!(
-            "the process that ran it ended {MOST_INTERRUPTIONS} times before it did, and it may well be what ends it; \
-             find out how (is memory short?), then retry it"
+        let message = format!(
+            "the process ended {MOST_INTERRUPTIONS} times while it ran this job, which may be the cause: find out why the process ended \
+             (was its memory exhausted?), then retry the job"
         );
-        self.fail(words, now);
+        self.fail(message, now);
         self.info.attempt -= 1;
         self.cause = Cause::Abandoned;
         self.finish(JobState::Dead, now);
     }
 
-    /// Is tried again, unless somebody wants it cancelled, which the worker may not have heard of.
-    fn go_on(&mut self, now: Millis, how: impl FnOnce(&mut Job)) {
+    /// Makes the job wait again with `how`, unless it was cancelled, which its worker may not have received.
+    fn requeue_or_cancel(&mut self, now: Millis, how: impl FnOnce(&mut Job)) {
         if self.info.is_cancelling {
             return self.finish(JobState::Cancelled, now);
         }
@@ -641,9 +644,9 @@ impl Job {
         how(self);
     }
 
-    fn fail(&mut self, words: String, now: Millis) {
+    fn fail(&mut self, message: String, now: Millis) {
         let failures = &mut self.info.failures;
-        failures.push(JobFailure { attempt: self.info.attempt, at: now, words });
+        failures.push(JobFailure { attempt: self.info.attempt, at: now, words: message });
         let surplus = failures.len().saturating_sub(MOST_FAILURES);
         failures.drain(..surplus);
     }
@@ -706,7 +709,7 @@ mod tests {
 
     conformance::conformance!(memory, || Ok(MemoryBench::new()));
 
-    /// One of so many that names, queues and priorities are mixed.
+    /// Returns one of many jobs with mixed names, queues and priorities.
     fn entry(i: u64) -> Entry {
         Entry {
             name: "resize-photo".to_owned(),
@@ -720,13 +723,13 @@ mod tests {
         }
     }
 
-    fn room(free: usize) -> Room {
-        Room { queue: "default".to_owned(), free }
+    fn capacity(free: usize) -> Capacity {
+        Capacity { queue: "default".to_owned(), free }
     }
 
-    /// A claim looks at the first in line only: by looking at all, this test would take hours.
+    /// A claim reads only the first entries of a queue: with a full scan, this test would take hours.
     #[test]
-    fn a_million_wait_in_order() {
+    fn a_million_jobs_wait_in_order() {
         const JOBS: u64 = 1_000_000;
         const CLAIMS: u64 = 20_000;
         let memory = Memory::new();
@@ -737,37 +740,37 @@ mod tests {
         let now = JOBS as Millis;
         let mut ranks = Vec::new();
         for _ in 0..CLAIMS {
-            let claimed = memory.claim(&worker, &[room(1)], now).unwrap().pop().unwrap();
+            let claimed = memory.claim(&worker, &[capacity(1)], now).unwrap().pop().unwrap();
             let info = memory.find(claimed.id).unwrap().unwrap();
             ranks.push((info.due_at - Millis::from(info.priority) * PRIORITY_STEP, info.id));
-            assert!(memory.settle(claimed.id, claimed.token, End::Done.into(), now).unwrap());
+            assert!(memory.resolve(claimed.id, claimed.token, End::Done.into(), now).unwrap());
         }
         assert!(ranks.is_sorted());
         assert_eq!(memory.counts().unwrap().waiting, JOBS - CLAIMS);
-        assert_eq!(memory.trim(Keep { age: Duration::MAX, count: 5 }, now).unwrap() as u64, CLAIMS - 5);
+        assert_eq!(memory.prune(Retention { age: Duration::MAX, count: 5 }, now).unwrap() as u64, CLAIMS - 5);
     }
 
-    /// Where the process was stopped, or the machine slept, nobody could beat: nobody is taken for dead at the awakening.
+    /// A suspended process can send no heartbeats, so no lease expires when it resumes.
     #[test]
-    fn who_could_not_beat_is_not_gone() {
+    fn a_worker_of_a_suspended_process_is_not_expired() {
         let memory = Memory::new();
         let worker = memory.join().unwrap();
         memory.enqueue(vec![Entry { when: When::Now, ..entry(2) }], 0).unwrap();
-        assert_eq!(memory.claim(&worker, &[room(1)], 0).unwrap().len(), 1);
+        assert_eq!(memory.claim(&worker, &[capacity(1)], 0).unwrap().len(), 1);
         let lease = Duration::from_secs(20);
         let began = Instant::now();
         let look = |seconds| memory.state().recover(lease, 0, began + Duration::from_secs(seconds));
         assert_eq!([look(0), look(10), look(19)], [0; 3]);
-        // It stood still for an hour; then there are twenty seconds, as for one that has just joined.
+        // The process was suspended for an hour. Then a whole lease of twenty seconds starts again.
         assert_eq!([look(3_619), look(3_625), look(3_635)], [0; 3]);
-        assert!(!memory.beat(&worker, &[], 0).unwrap().is_evicted);
+        assert!(!memory.heartbeat(&worker, &[], 0).unwrap().is_evicted);
         assert_eq!([look(3_640), look(3_650), look(3_659)], [0; 3]);
         assert_eq!(look(3_660), 1);
-        assert!(memory.beat(&worker, &[], 0).unwrap().is_evicted);
+        assert!(memory.heartbeat(&worker, &[], 0).unwrap().is_evicted);
     }
 
     #[test]
-    fn nothing_is_left_of_what_is_taken_away() {
+    fn a_discarded_job_leaves_nothing_behind() {
         let memory = Memory::new();
         let worker = memory.join().unwrap();
         let listener = Arc::new(Notify::default());
@@ -778,16 +781,16 @@ mod tests {
                 memory.cancel(enqueued.id, 0).unwrap();
             }
         }
-        for claimed in memory.claim(&worker, &[room(99)], 0).unwrap() {
-            memory.settle(claimed.id, claimed.token, End::Done.into(), 0).unwrap();
+        for claimed in memory.claim(&worker, &[capacity(99)], 0).unwrap() {
+            memory.resolve(claimed.id, claimed.token, End::Done.into(), 0).unwrap();
         }
         for id in 1..=100 {
             memory.discard(id).unwrap();
         }
         memory.leave(&worker, 0).unwrap();
         let state = memory.state();
-        assert!(state.jobs.is_empty() && state.lines.is_empty() && state.scheduled.is_empty());
-        assert!(state.trimmable.is_empty() && state.unique.is_empty() && state.workers.is_empty());
+        assert!(state.jobs.is_empty() && state.queue_entries.is_empty() && state.scheduled.is_empty());
+        assert!(state.prunable.is_empty() && state.unique.is_empty() && state.workers.is_empty());
         assert!(state.by_state.values().all(BTreeSet::is_empty) && state.listeners.is_empty());
     }
 }

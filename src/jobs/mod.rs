@@ -1,10 +1,11 @@
-//! Jobs: work that must survive the process.
+//! Background jobs that survive the process.
 //!
-//! A [`Job`] is a value that can be written down and run later. [`enqueue`] keeps it with the application's [`Jobs`], which
-//! hand it to one worker at a time, try it again where it fails, and keep what cannot be done until somebody looks.
+//! A [`Job`] is a value that is serialized and run later. [`enqueue`] stores it with the application's [`Jobs`]. The
+//! engine gives each job to one worker at a time. A job that fails is retried; a job that fails for good is kept as a
+//! dead job until it is retried or discarded.
 //!
-//! `engine` is what keeps them, `plan` what may be enqueued and how it is tried, `store` all that can be done with
-//! them, `worker` who runs them, `attempt` one try from beginning to end.
+//! `engine` defines what a job store must do, `job_config` the types of jobs and their options, `facade` the public
+//! operations on jobs, `runner` the job runner of a process, `attempt` one attempt from its start to its outcome.
 
 mod attempt;
 mod backends;
@@ -41,7 +42,7 @@ use crate::background::task::TaskContext;
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 
-/// Keeps a job of the application that this is called in: from a handler, a task, another job.
+/// Enqueues a job of the current application: from a handler, a task or another job.
 ///
 /// ```no_run
 /// # use aside::{Job, Result, TaskContext};
@@ -58,54 +59,55 @@ use crate::http::request::Request;
 /// }
 /// ```
 ///
-/// It is durable when this returns: on disk with SQLite, and with Redis as its `appendonly` and `appendfsync` say.
+/// The job is durable when this returns: on disk with SQLite, and with Redis according to its `appendonly` and
+/// `appendfsync`.
 ///
 /// # Errors
-/// When the application has no jobs ([`App::jobs`](crate::App::jobs)), the type is not registered, the queue not known, the
-/// job cannot be written as JSON or is larger than 1 MiB; and with 503 when the engine cannot keep it now. Nothing
-/// was kept then, unless the answer of a Redis server was lost on its way.
+/// An error if the application has no jobs ([`App::jobs`](crate::App::jobs)), the type is not registered, the queue is
+/// unknown, or the job cannot be written as JSON or is larger than 1 MiB; a 503 if the engine cannot store it now. No
+/// job was stored then, unless the reply of a Redis server was lost.
 pub fn enqueue<J: Job>(job: impl Into<NewJob<J>>) -> Result<Enqueued> {
     Jobs::current()?.enqueue(job)
 }
 
 impl Request {
-    /// Keeps a job: [`enqueue`].
+    /// Enqueues a job, like [`enqueue`].
     ///
     /// # Errors
-    /// As [`enqueue`].
+    /// The errors of [`enqueue`].
     pub fn enqueue<J: Job>(&self, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
         self.jobs()?.enqueue(job)
     }
 
-    /// The application's jobs: to look at them, to follow one, to cancel it.
+    /// Returns the application's jobs: to list them, to follow one, to cancel one.
     ///
     /// # Errors
-    /// When it has none.
+    /// An error if the application has no jobs.
     pub fn jobs(&self) -> Result<Jobs> {
         self.scope().get::<Jobs>().map(|jobs| Jobs::clone(&jobs)).ok_or_else(no_jobs)
     }
 }
 
 impl TaskContext {
-    /// The application's jobs.
+    /// Returns the application's jobs.
     ///
     /// # Errors
-    /// When it has none.
+    /// An error if the application has no jobs.
     pub fn jobs(&self) -> Result<Jobs> {
         Jobs::current()
     }
 }
 
 impl Jobs {
-    /// Those of the application that this thread works for.
+    /// Returns the jobs of the application that the current thread works for.
     ///
     /// # Errors
-    /// When it has none, or there is no application.
+    /// An error if that application has no jobs, or if there is no application.
     pub fn current() -> Result<Jobs> {
         Context::current().scope.get::<Jobs>().map(|jobs| Jobs::clone(&jobs)).ok_or_else(no_jobs)
     }
 }
 
 fn no_jobs() -> Error {
-    Error::internal("this application has no jobs: give it some with `App::jobs(Jobs::sqlite(\"data/jobs.db\")?)`")
+    Error::internal("this application has no jobs: add them with `App::jobs(Jobs::sqlite(\"data/jobs.db\")?)`")
 }

@@ -1,56 +1,57 @@
-//! How far jobs are, for pages that watch them: wherever they run, one thread looks, as long as somebody watches.
+//! The progress of jobs for pages that follow them. One thread polls the engine while there are followers, in whatever
+//! process the jobs run.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
 use std::time::Duration;
 
-use super::record::{JobInfo, JobState, Kept};
+use super::record::{JobInfo, JobState, StoredOutput};
 use crate::background::registry::{Progress, TaskState};
 use crate::error::Result;
 use crate::panics::{self, Contained};
 use crate::sync::{Notify, lock};
 use crate::watch::Watched;
 
-/// Between two looks, unless something ended.
-const EVERY: Duration = Duration::from_millis(200);
+/// The interval between two polls, unless a job ends in this process.
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
-/// The jobs of this process that somebody watches.
+/// The jobs that pages of this process follow.
 #[derive(Default)]
-pub(super) struct Follow {
+pub(super) struct JobFollowers {
     followed: Mutex<Followed>,
     changed: Notify,
 }
 
 #[derive(Default)]
 struct Followed {
-    jobs: Vec<(u64, Box<dyn Look>)>,
-    is_looked_after: bool,
+    jobs: Vec<(u64, Box<dyn Follower>)>,
+    has_poller: bool,
 }
 
-/// What finds a job by its number.
+/// A function that finds a job by its id.
 pub(super) trait Find: Fn(u64) -> Result<Option<JobInfo>> + Send + 'static {}
 
 impl<F: Fn(u64) -> Result<Option<JobInfo>> + Send + 'static> Find for F {}
 
-/// Somebody's look at a job.
-trait Look: Send {
-    /// Whether anybody still watches.
+/// A follower of a job.
+trait Follower: Send {
+    /// Returns true while there are watchers.
     fn is_watched(&self) -> bool;
 
-    /// Shows what is known of the job now; none when it is there no more.
+    /// Updates what the page shows of the job; `None` if the job no longer exists.
     fn show(&mut self, job: Option<&JobInfo>);
 }
 
-/// What a page shows of a job, as the application makes it.
-struct Shown<T, F> {
+/// The value that a page shows of a job, computed by the application.
+struct FollowedJob<T, F> {
     watched: Weak<Watched<T>>,
     show: Contained<F>,
-    /// What it was made of last.
+    /// The job that the value was last computed from.
     of: JobInfo,
 }
 
-impl<T: Clone + PartialEq + Send + Sync, F: Fn(&JobInfo) -> T + Send> Look for Shown<T, F> {
+impl<T: Clone + PartialEq + Send + Sync, F: Fn(&JobInfo) -> T + Send> Follower for FollowedJob<T, F> {
     fn is_watched(&self) -> bool {
         self.watched.strong_count() > 0
     }
@@ -71,9 +72,14 @@ impl<T: Clone + PartialEq + Send + Sync, F: Fn(&JobInfo) -> T + Send> Look for S
     }
 }
 
-impl Follow {
-    /// What a job shows, from now on; none when there is no such job.
-    pub(super) fn follow<T, F>(self: &Arc<Follow>, id: u64, show: F, find: impl Find) -> Result<Option<Arc<Watched<T>>>>
+impl JobFollowers {
+    /// Starts to follow a job. Returns the watched value; `None` if there is no such job.
+    pub(super) fn follow<T, F>(
+        self: &Arc<JobFollowers>,
+        id: u64,
+        show: F,
+        find: impl Find,
+    ) -> Result<Option<Arc<Watched<T>>>>
     where
         T: Clone + PartialEq + Send + Sync + 'static,
         F: Fn(&JobInfo) -> T + Send + 'static,
@@ -84,77 +90,77 @@ impl Follow {
             watched.finish();
             return Ok(Some(watched));
         }
-        let look = Shown { watched: Arc::downgrade(&watched), show: Contained::new(show), of: job };
+        let follower = FollowedJob { watched: Arc::downgrade(&watched), show: Contained::new(show), of: job };
         let mut followed = lock(&self.followed);
-        followed.jobs.push((id, Box::new(look)));
-        if !followed.is_looked_after {
-            followed.is_looked_after = look_after(self.clone(), find);
+        followed.jobs.push((id, Box::new(follower)));
+        if !followed.has_poller {
+            followed.has_poller = spawn_poller(self.clone(), find);
         }
         Ok(Some(watched))
     }
 
-    /// Looks at once.
-    pub(super) fn look(&self) {
+    /// Polls at once.
+    pub(super) fn poll(&self) {
         self.changed.notify();
     }
 
-    /// The jobs that somebody still watches. When there are none the thread that asks is not needed.
+    /// Returns the jobs that still have watchers. Without any, the polling thread ends.
     fn watched(&self) -> BTreeSet<u64> {
         let mut followed = lock(&self.followed);
-        followed.jobs.retain(|(_, look)| look.is_watched());
-        followed.is_looked_after = !followed.jobs.is_empty();
+        followed.jobs.retain(|(_, follower)| follower.is_watched());
+        followed.has_poller = !followed.jobs.is_empty();
         followed.jobs.iter().map(|(id, _)| *id).collect()
     }
 
-    /// Shows what is new of a job to all who watch it, and forgets it when it is over.
+    /// Updates the watchers of a job, and removes them when it has ended.
     fn show(&self, id: u64, job: Option<&JobInfo>) {
-        // Taken out meanwhile: what an application shows may follow a job itself.
+        // Taken out during the call: the function of the application may follow a job itself.
         let (mut of_it, others) =
             std::mem::take(&mut lock(&self.followed).jobs).into_iter().partition(|(of, _)| *of == id);
-        lock(&self.followed).jobs.extend::<Looks>(others);
-        of_it.iter_mut().for_each(|(_, look): &mut (u64, Box<dyn Look>)| {
-            if let Err(panic) = panics::catch(|| look.show(job)) {
-                log::error!(target: "aside::jobs", "What is shown of job {id} panicked: {panic}");
+        lock(&self.followed).jobs.extend::<Followers>(others);
+        of_it.iter_mut().for_each(|(_, follower): &mut (u64, Box<dyn Follower>)| {
+            if let Err(panic) = panics::catch(|| follower.show(job)) {
+                log::error!(target: "aside::jobs", "The function that shows job {id} panicked: {panic}");
             }
         });
         if job.is_some_and(|job| !job.state.is_finished()) {
-            lock(&self.followed).jobs.extend::<Looks>(of_it);
+            lock(&self.followed).jobs.extend::<Followers>(of_it);
         }
     }
 }
 
-type Looks = Vec<(u64, Box<dyn Look>)>;
+type Followers = Vec<(u64, Box<dyn Follower>)>;
 
-/// On a thread that is no task. Whether there is one.
-fn look_after(follow: Arc<Follow>, find: impl Find) -> bool {
-    let look = move || {
+/// Starts the polling thread, which is not a task. Returns true if it has started.
+fn spawn_poller(follow: Arc<JobFollowers>, find: impl Find) -> bool {
+    let follower = move || {
         loop {
             let watched = follow.watched();
             if watched.is_empty() {
                 return;
             }
             for id in watched {
-                // An engine that cannot be asked is asked again at the next look.
+                // An unreachable engine is queried again at the next poll.
                 if let Ok(job) = find(id) {
                     follow.show(id, job.as_ref());
                 }
             }
-            follow.changed.wait(EVERY);
+            follow.changed.wait(POLL_INTERVAL);
         }
     };
-    let spawned = thread::Builder::new().name("aside-jobs-follow".into()).spawn(look);
+    let spawned = thread::Builder::new().name("aside-jobs-follow".into()).spawn(follower);
     let refused = spawned.err().inspect(|error| {
-        log::warn!(target: "aside::jobs", "Nobody can follow jobs, there is no thread for it: {error}");
+        log::warn!(target: "aside::jobs", "Could not start the thread that follows jobs; pages show no progress: {error}");
     });
     refused.is_none()
 }
 
-/// A job that somebody took away: to those who watch it, it was cancelled.
+/// Returns a job that was discarded as its followers see it: cancelled.
 fn discarded(job: &JobInfo) -> JobInfo {
     if job.state.is_finished() { job.clone() } else { JobInfo { state: JobState::Cancelled, ..job.clone() } }
 }
 
-/// How far a job is, as a task would say it.
+/// Returns the progress of a job as that of a task.
 pub(super) fn progress(job: &JobInfo) -> Progress {
     let state = match job.state {
         JobState::Waiting | JobState::Scheduled => TaskState::Waiting,
@@ -163,7 +169,7 @@ pub(super) fn progress(job: &JobInfo) -> Progress {
         JobState::Dead => TaskState::Failed,
         JobState::Cancelled => TaskState::Cancelled,
     };
-    let output = if let Kept::Whole(output) = &job.output { Some(output.clone()) } else { None };
+    let output = if let StoredOutput::Whole(output) = &job.output { Some(output.clone()) } else { None };
     let JobInfo { done, total, is_cancelling, .. } = *job;
     Progress { state, done, total, message: job.message.clone(), is_cancelling, output }
 }
@@ -191,16 +197,16 @@ mod tests {
     }
 
     #[test]
-    fn nobody_looks_after_what_nobody_watches() {
+    fn the_polling_thread_ends_without_watchers() {
         let jobs = Jobs::memory().register::<Quick>();
         let id = jobs.enqueue(Quick).unwrap().id;
         let live = jobs.follow(id).unwrap().unwrap();
-        let is_looked_after = || lock(&jobs.shared.follow.followed).is_looked_after;
-        assert!(is_looked_after());
+        let has_poller = || lock(&jobs.shared.follow.followed).has_poller;
+        assert!(has_poller());
         drop(live);
-        jobs.shared.follow.look();
+        jobs.shared.follow.poll();
         let began = Instant::now();
-        while is_looked_after() {
+        while has_poller() {
             assert!(began.elapsed() < Duration::from_secs(20), "the thread goes");
             thread::yield_now();
         }

@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::engine::Unavailable;
-use super::trouble::Trouble;
+use super::trouble::OutageLog;
 use crate::error::Result;
 use crate::sync::{lock, wait_while_for};
 
@@ -13,7 +13,7 @@ use crate::sync::{lock, wait_while_for};
 const FRESH: Duration = Duration::from_secs(1);
 
 /// The longest wait of concurrent callers for the first result. Later they get the last one.
-const PATIENCE: Duration = Duration::from_secs(2);
+const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// The result of a check; the error is a reason that clients may read.
 pub(super) type Ready = Result<(), &'static str>;
@@ -27,17 +27,17 @@ pub(super) struct Readiness {
 #[derive(Default)]
 struct Known {
     last: Option<(Instant, Ready)>,
-    is_asking: bool,
-    trouble: Trouble,
+    is_checking: bool,
+    outage: OutageLog,
 }
 
 impl Readiness {
     /// Returns the readiness, and calls `check` if the last result is too old.
     pub(super) fn ask(&self, check: impl FnOnce() -> Result<()>) -> Ready {
         let mut known = lock(&self.known);
-        if known.is_asking {
-            let is_first = |known: &mut Known| known.is_asking && known.last.is_none();
-            let known = wait_while_for(&self.changed, known, PATIENCE, is_first);
+        if known.is_checking {
+            let is_first = |known: &mut Known| known.is_checking && known.last.is_none();
+            let known = wait_while_for(&self.changed, known, MAX_WAIT, is_first);
             return known.last.map_or(Err("the job store has not answered yet"), |(_, ready)| ready);
         }
         if let Some((at, ready)) = known.last
@@ -45,22 +45,22 @@ impl Readiness {
         {
             return ready;
         }
-        known.is_asking = true;
+        known.is_checking = true;
         drop(known);
-        let asking = Asking(self);
+        let checking = Checking(self);
         let checked = check();
-        asking.0.note(checked)
+        checking.0.note(checked)
     }
 
     fn note(&self, checked: Result<()>) -> Ready {
         let mut known = lock(&self.known);
         let ready = match checked {
             Ok(()) => {
-                known.trouble.is_over(Duration::ZERO);
+                known.outage.recovered(Duration::ZERO);
                 Ok(())
             }
             Err(error) => {
-                known.trouble.say("cannot be enqueued", &error);
+                known.outage.log("Jobs cannot be enqueued", &error);
                 Err(error.find_source::<Unavailable>().map_or("jobs cannot be stored", |why| why.reason))
             }
         };
@@ -70,11 +70,11 @@ impl Readiness {
 }
 
 /// The caller that runs the check; releases the turn even if the check panics.
-struct Asking<'a>(&'a Readiness);
+struct Checking<'a>(&'a Readiness);
 
-impl Drop for Asking<'_> {
+impl Drop for Checking<'_> {
     fn drop(&mut self) {
-        lock(&self.0.known).is_asking = false;
+        lock(&self.0.known).is_checking = false;
         self.0.changed.notify_all();
     }
 }
@@ -88,7 +88,7 @@ mod tests {
     use crate::error::Error;
 
     fn away() -> Result<()> {
-        Err(Unavailable { reason: "the disk is full", words: "no room in /srv/secret".into() }.into())
+        Err(Unavailable { reason: "the disk is full", message: "no room in /srv/secret".into() }.into())
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! What is known of a job: where it stands, what every try came to, how far it is.
+//! The record of a job: its state, its failures and its progress.
 
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use crate::background::output::Output;
 use crate::error::{Error, Result};
 
-/// Milliseconds since 1970, as engines keep times.
+/// A time or a duration in milliseconds; a time counts from 1970.
 pub(crate) type Millis = i64;
 
-/// A time as engines keep it.
+/// Returns a time in milliseconds since 1970.
 pub(crate) fn millis(time: SystemTime) -> Millis {
     match time.duration_since(UNIX_EPOCH) {
         Ok(since) => since.as_millis().try_into().unwrap_or(Millis::MAX),
@@ -20,28 +20,28 @@ pub(crate) fn millis(time: SystemTime) -> Millis {
     }
 }
 
-/// Where a job stands.
+/// The state of a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 #[non_exhaustive]
 pub enum JobState {
-    /// It waits for a worker.
+    /// The job waits for a worker.
     Waiting,
-    /// It waits for its time: it was enqueued for later, or the next try comes after a wait.
+    /// The job waits until it is due: it was enqueued for later, or waits for its next attempt.
     Scheduled,
-    /// A worker has it.
+    /// A worker runs the job.
     Running,
-    /// It ended well.
+    /// The job completed successfully.
     Done,
-    /// It was tried as often as it may be, or failed in a way that no other try can mend. It is kept until somebody
-    /// retries or discards it.
+    /// The job has used all its attempts, or failed in a way that is not retried. It is kept until it is retried or
+    /// discarded.
     Dead,
-    /// It was cancelled.
+    /// The job was cancelled.
     Cancelled,
 }
 
 impl JobState {
-    /// All of them.
+    /// All states.
     pub const ALL: [JobState; 6] = [
         JobState::Waiting,
         JobState::Scheduled,
@@ -51,7 +51,7 @@ impl JobState {
         JobState::Cancelled,
     ];
 
-    /// Its word, as in a template: `waiting`.
+    /// Returns the name of the state, as in a template: `waiting`.
     pub fn as_str(self) -> &'static str {
         match self {
             JobState::Waiting => "waiting",
@@ -63,12 +63,12 @@ impl JobState {
         }
     }
 
-    /// The state of that word.
+    /// Returns the state with that name.
     pub(crate) fn of(word: &str) -> Option<JobState> {
         JobState::ALL.into_iter().find(|state| state.as_str() == word)
     }
 
-    /// Whether nothing more happens to it by itself.
+    /// Returns true if the job is done, dead or cancelled.
     pub fn is_finished(self) -> bool {
         matches!(self, JobState::Done | JobState::Dead | JobState::Cancelled)
     }
@@ -108,84 +108,84 @@ impl Cause {
     }
 }
 
-/// A try that did not end well.
+/// A failed attempt.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct JobFailure {
-    /// Which try it was, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
-    /// When it ended; milliseconds since 1970.
+    /// The time when the attempt ended; milliseconds since 1970.
     pub at: i64,
-    /// What went wrong, in the words of the log.
+    /// The message of the failure, as in the log.
     pub words: String,
 }
 
-/// A job as its engine knows it.
+/// The record of a job.
 ///
-/// What it was enqueued with and its output are neither in its `Debug` nor in a template: they may be nobody's business.
+/// The payload and the output are left out of `Debug` and of templates, since they may be private.
 #[derive(Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct JobInfo {
-    /// Its number, which no other job of that engine has.
+    /// The id, which is unique within the engine.
     pub id: u64,
     /// The [`NAME`](crate::Job::NAME) of its type.
     pub name: String,
-    /// What the log and the panel call it.
+    /// The label in the log and the panel.
     pub label: String,
-    /// Its queue.
+    /// The queue.
     pub queue: String,
-    /// Its priority.
+    /// The priority.
     pub priority: i32,
-    /// Where it stands.
+    /// The state.
     pub state: JobState,
-    /// How many tries have begun, without those that were only interrupted.
+    /// The number of attempts so far, without those that were only interrupted.
     pub attempt: u32,
-    /// How often its process ended while it ran.
+    /// The number of attempts during which the process ended.
     pub interruptions: u32,
-    /// What it was enqueued with, as JSON.
+    /// The job as JSON.
     #[serde(skip)]
     pub payload: String,
-    /// Its unique key.
+    /// The unique key.
     pub unique: Option<String>,
-    /// The request that it came from: `POST /orders 3f9a1c`.
+    /// The request that enqueued the job: `POST /orders 3f9a1c`.
     pub origin: Option<String>,
-    /// When it was enqueued; milliseconds since 1970, as all times here.
+    /// The time when the job was enqueued; milliseconds since 1970, like all times here.
     pub enqueued_at: i64,
-    /// When it is, or was, to begin.
+    /// The time when the job is, or was, due.
     pub due_at: i64,
-    /// When the last try began.
+    /// The time when the last attempt started.
     pub began_at: Option<i64>,
-    /// When it ended.
+    /// The time when the job finished.
     pub ended_at: Option<i64>,
-    /// It runs and was told to cancel.
+    /// True if the job runs and was told to cancel.
     pub is_cancelling: bool,
-    /// How many steps are done, as it said itself.
+    /// The number of steps done, as reported by the job.
     pub done: u64,
-    /// Of how many; 0 when it has not said.
+    /// The total number of steps; 0 if the job has not reported it.
     pub total: u64,
-    /// What it is at.
+    /// The last message of the job.
     pub message: String,
-    /// The tries that did not end well, oldest first: the last 25.
+    /// The failed attempts, oldest first: the last 25.
     pub failures: Vec<JobFailure>,
-    /// What a done job left as its output.
+    /// The output of a done job.
     #[serde(skip)]
-    pub(crate) output: Kept,
+    pub(crate) output: StoredOutput,
 }
 
-/// The output of a job as far as it was read.
+/// The output of a job, as far as it was read.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) enum Kept {
-    /// There is none.
+pub(crate) enum StoredOutput {
+    /// The job has no output.
     #[default]
-    Nothing,
+    Absent,
     Whole(Output),
-    /// There is one, and a list leaves it out: a hundred jobs may have a hundred megabytes.
+    /// The job has an output that a list leaves out: a hundred jobs may have a hundred megabytes.
     LeftOut,
 }
 
-impl From<Option<Output>> for Kept {
-    fn from(output: Option<Output>) -> Kept {
-        output.map_or(Kept::Nothing, Kept::Whole)
+impl From<Option<Output>> for StoredOutput {
+    fn from(output: Option<Output>) -> StoredOutput {
+        output.map_or(StoredOutput::Absent, StoredOutput::Whole)
     }
 }
 
@@ -209,18 +209,20 @@ impl JobInfo {
     /// ask [`Jobs::output`](crate::Jobs::output).
     pub fn output<T: DeserializeOwned>(&self) -> Result<Option<T>> {
         match &self.output {
-            Kept::Nothing => Ok(None),
-            Kept::Whole(output) => output.read().map(Some).map_err(|error| error.context(format!("job {}", self.id))),
-            Kept::LeftOut => {
-                let words = "a list of jobs leaves their outputs out: ask `Jobs::output` with the id";
-                Err(Error::internal(format!("job {}: {words}", self.id)))
+            StoredOutput::Absent => Ok(None),
+            StoredOutput::Whole(output) => {
+                output.read().map(Some).map_err(|error| error.context(format!("job {}", self.id)))
+            }
+            StoredOutput::LeftOut => {
+                let message = "a list of jobs leaves their outputs out: ask `Jobs::output` with the id";
+                Err(Error::internal(format!("job {}: {message}", self.id)))
             }
         }
     }
 
-    /// Returns it as it is in a list.
+    /// Returns the job as it is in a list.
     pub(crate) fn without_output(self) -> JobInfo {
-        let output = if self.output == Kept::Nothing { Kept::Nothing } else { Kept::LeftOut };
+        let output = if self.output == StoredOutput::Absent { StoredOutput::Absent } else { StoredOutput::LeftOut };
         JobInfo { output, ..self }
     }
 }
@@ -228,37 +230,37 @@ impl JobInfo {
 impl fmt::Debug for JobInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let JobInfo { id, label, state, attempt, failures, .. } = self;
-        write!(f, "job {id} {label} ({state}, try {attempt}) {failures:?}")
+        write!(f, "job {id} {label} ({state}, attempt {attempt}) {failures:?}")
     }
 }
 
-/// A queue with what is in it.
+/// A queue with its numbers of jobs.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct QueueInfo {
-    /// Its name.
+    /// The name.
     pub name: String,
-    /// Jobs that wait for a worker.
+    /// The number of jobs that wait for a worker.
     pub waiting: u64,
-    /// Jobs that run, in whatever process.
+    /// The number of jobs that run, in all processes.
     pub running: u64,
-    /// Nothing of it is begun until it is resumed.
+    /// True if no job of the queue is started until it is resumed.
     pub is_paused: bool,
 }
 
-/// How many jobs there are in each state.
+/// The number of jobs in each state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct JobCounts {
-    /// Waiting for a worker.
+    /// The number of jobs that wait for a worker.
     pub waiting: u64,
-    /// Waiting for their time.
+    /// The number of jobs that are not due yet.
     pub scheduled: u64,
-    /// Running.
+    /// The number of running jobs.
     pub running: u64,
-    /// Ended well, and not trimmed yet.
+    /// The number of done jobs that are not pruned yet.
     pub done: u64,
-    /// Dead.
+    /// The number of dead jobs.
     pub dead: u64,
     /// The number of dead jobs whose last attempt timed out.
     pub timed_out: u64,
@@ -266,12 +268,12 @@ pub struct JobCounts {
     pub panicked: u64,
     /// The number of dead jobs that were abandoned because their process ended several times before they did.
     pub abandoned: u64,
-    /// Cancelled, and not trimmed yet.
+    /// The number of cancelled jobs that are not pruned yet.
     pub cancelled: u64,
 }
 
 impl JobCounts {
-    /// The count of that state, to read or to set.
+    /// Returns the count of a state, to read or to set.
     pub(crate) fn of(&mut self, state: JobState) -> &mut u64 {
         match state {
             JobState::Waiting => &mut self.waiting,

@@ -1,4 +1,4 @@
-//! Who runs the jobs of a process: one thread that claims them, one that shows that the process lives, and a task for each.
+//! The job runner of a process: one thread that claims jobs, one that sends heartbeats, and a task for each job.
 
 use std::fmt;
 use std::panic::Location;
@@ -8,11 +8,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::attempt::Attempt;
-use super::engine::{CLOCK_SLACK, Claimed, Held, Room, WorkerId};
+use super::engine::{CLOCK_SLACK, Capacity, Claimed, Held, WorkerId};
 use super::facade::{Jobs, Moment};
 use super::record::{JobInfo, Millis};
-use super::running::InHand;
-use super::trouble::{LONGEST_WAIT, Trouble, complain};
+use super::running::RunningJob;
+use super::trouble::{LONGEST_WAIT, OutageLog, log_failure};
 use crate::background::registry::Origin;
 use crate::background::scope::{Context, Scope};
 use crate::background::slots::Admission;
@@ -20,19 +20,19 @@ use crate::background::task::{Run, Task, TaskContext, TaskHandle};
 use crate::error::Result;
 use crate::sync::{Notify, lock};
 
-/// The longest that the claiming thread waits without looking: the clock on the wall may have been moved.
-const LOOK: Duration = LONGEST_WAIT;
+/// The longest wait of the claiming thread: the wall clock may be changed during the wait.
+const MAX_CLAIM_WAIT: Duration = LONGEST_WAIT;
 
-/// Between two looks at those that show no life, and between two beats of one that has jobs.
-const BEAT: Duration = Duration::from_secs(1);
+/// The interval between two checks for expired leases, and between two heartbeats while jobs run.
+const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Between two rounds of throwing away what is not kept.
-const TRIM: Duration = Duration::from_secs(60);
+/// The interval between two prunings.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Jobs {
-    /// Runs each job where it is enqueued, before [`enqueue`](Jobs::enqueue) returns: for tests that look at what comes of it.
-    /// What is for later is kept. A job that fails is in [`failures`](crate::testing::TestClient::failures), not in the
-    /// handler's hand.
+    /// Runs each job when it is enqueued, before [`enqueue`](Jobs::enqueue) returns: for tests that check its effects.
+    /// Scheduled jobs are only stored. The failure of a job is in [`failures`](crate::testing::TestClient::failures);
+    /// the handler does not receive it.
     pub fn inline(self) -> Jobs {
         self.run_where_enqueued(|jobs| {
             while jobs.run_next()?.is_some() {}
@@ -41,47 +41,47 @@ impl Jobs {
         self
     }
 
-    /// Runs the next job that waits, of whatever queue, and gives back what came of it: for tests. None when none waits, or
-    /// all that do are in queues that are paused.
+    /// Runs the next waiting job of any queue, and returns it with its outcome: for tests. Returns `None` if no job
+    /// waits, or if all waiting jobs are in paused queues.
     ///
-    /// An isolated one runs in this process too: a test's program is no application.
+    /// An isolated job runs in this process too, since a test's program cannot be started as the application.
     ///
     /// # Errors
-    /// When the engine cannot be asked.
+    /// An error if the engine is unreachable.
     pub fn run_next(&self) -> Result<Option<JobInfo>> {
-        Crew::by_hand(self, self.scope()).run_next()
+        JobRunner::test_driven(self, self.scope()).run_next()
     }
 }
 
-/// The workers of a process.
-pub(crate) struct Crew {
+/// The job runner of a process.
+pub(crate) struct JobRunner {
     jobs: Jobs,
     scope: Scope,
-    me: Mutex<Option<WorkerId>>,
-    /// When the next job of a crontab is due, as far as that is known.
+    worker_id: Mutex<Option<WorkerId>>,
+    /// The time when the next scheduled job of a crontab is due, if it is known.
     next_tick: Mutex<Option<Millis>>,
     is_stopping: AtomicBool,
-    /// Notified when it stops.
+    /// Notified when the runner stops.
     stop: Notify,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
-impl Crew {
-    /// Begins to run jobs. To be called from a thread of normal priority.
+impl JobRunner {
+    /// Starts to run jobs. Must be called from a thread of normal priority.
     ///
     /// # Errors
     /// An error if a thread cannot be started.
-    pub(crate) fn start(jobs: &Jobs, scope: Scope) -> Result<Arc<Crew>> {
-        let crew = Arc::new(Crew::new(jobs, scope));
+    pub(crate) fn start(jobs: &Jobs, scope: Scope) -> Result<Arc<JobRunner>> {
+        let runner = Arc::new(JobRunner::new(jobs, scope));
         jobs.engine.listen(&jobs.shared.changed)?;
-        let mut trouble = Trouble::default();
-        if let Err(error) = crew.join() {
-            trouble.goes_on(&error);
+        let mut outage = OutageLog::default();
+        if let Err(error) = runner.join() {
+            outage.failed(&error);
         }
-        let (claiming, keeping) = (crew.clone(), crew.clone());
-        crew.spawn("aside-jobs", move || claiming.claim_and_begin())?;
-        crew.spawn("aside-jobs-beat", move || keeping.keep(trouble))?;
-        Ok(crew)
+        let (claiming, beating) = (runner.clone(), runner.clone());
+        runner.spawn("aside-jobs", move || claiming.claim_loop())?;
+        runner.spawn("aside-jobs-beat", move || beating.heartbeat_loop(outage))?;
+        Ok(runner)
     }
 
     /// Registers this process with the engine. If the engine is unreachable, pages are served and the registration is
@@ -89,28 +89,28 @@ impl Crew {
     fn join(&self) -> Result<()> {
         let (jobs, engine) = (&self.jobs, &self.jobs.engine);
         engine.clock_went_back(jobs.now())?;
-        say_recovered(engine.recover(jobs.plan.lease, jobs.now())?);
-        // A schedule counts from here on, and not from when a thread first has its turn.
+        log_recovered(engine.recover(jobs.config.lease, jobs.now())?);
+        // Schedules count from this call on, and not from the first turn of a thread.
         self.tick()?;
-        *lock(&self.me) = Some(engine.join()?);
+        *lock(&self.worker_id) = Some(engine.join()?);
         jobs.shared.changed.notify();
         Ok(())
     }
 
     fn has_joined(&self) -> bool {
-        lock(&self.me).is_some()
+        lock(&self.worker_id).is_some()
     }
 
-    /// One that a test drives.
-    pub(super) fn by_hand(jobs: &Jobs, scope: Scope) -> Arc<Crew> {
-        Arc::new(Crew::new(jobs, scope))
+    /// Creates a runner that a test drives.
+    pub(super) fn test_driven(jobs: &Jobs, scope: Scope) -> Arc<JobRunner> {
+        Arc::new(JobRunner::new(jobs, scope))
     }
 
-    fn new(jobs: &Jobs, scope: Scope) -> Crew {
-        Crew {
+    fn new(jobs: &Jobs, scope: Scope) -> JobRunner {
+        JobRunner {
             jobs: jobs.clone(),
             scope,
-            me: Mutex::default(),
+            worker_id: Mutex::default(),
             next_tick: Mutex::default(),
             is_stopping: AtomicBool::new(false),
             stop: Notify::default(),
@@ -124,20 +124,20 @@ impl Crew {
         Ok(())
     }
 
-    /// Begins nothing more. What runs goes on.
+    /// Stops claiming jobs. Running jobs continue.
     pub(crate) fn stop_claiming(&self) {
         self.is_stopping.store(true, Ordering::Release);
         self.jobs.shared.changed.notify();
     }
 
-    /// Gives back what still runs, and ends: to be called when the tasks have been waited for.
+    /// Releases the jobs that still run, and stops the threads. To be called after the tasks were drained.
     pub(crate) fn leave(&self) {
         self.stop_claiming();
         self.stop.notify();
         lock(&self.threads).drain(..).for_each(|thread| drop(thread.join()));
-        let Some(me) = lock(&self.me).take() else { return };
-        if let Err(error) = self.jobs.engine.leave(&me, self.jobs.now()) {
-            complain("cannot be left in order; what ran is recovered when its lease is over", &error);
+        let Some(worker_id) = lock(&self.worker_id).take() else { return };
+        if let Err(error) = self.jobs.engine.leave(&worker_id, self.jobs.now()) {
+            log_failure("Could not release the running jobs; they are recovered when their lease expires", &error);
         }
     }
 
@@ -145,72 +145,73 @@ impl Crew {
         self.is_stopping.load(Ordering::Acquire)
     }
 
-    /// The life of the claiming thread.
-    fn claim_and_begin(self: &Arc<Crew>) {
-        let (mut trouble, mut heard) = (Trouble::default(), 0);
+    /// The loop of the claiming thread.
+    fn claim_loop(self: &Arc<JobRunner>) {
+        let (mut outage, mut heard) = (OutageLog::default(), 0);
         while !self.is_stopping() {
-            let wait = match self.round() {
-                Ok(wait) => trouble.is_over(wait),
-                Err(error) => trouble.goes_on(&error),
+            let wait = match self.claim_round() {
+                Ok(wait) => outage.recovered(wait),
+                Err(error) => outage.failed(&error),
             };
             self.jobs.shared.changed.wait_as(&mut heard, wait);
         }
     }
 
-    /// Begins all that may begin now, and says for how long there is nothing more.
-    fn round(self: &Arc<Crew>) -> Result<Duration> {
+    /// Claims and starts as many jobs as can run now. Returns the time until there may be more.
+    fn claim_round(self: &Arc<JobRunner>) -> Result<Duration> {
         if !self.has_joined() {
-            // The thread that joins notifies.
-            return Ok(LOOK);
+            // The thread that joins notifies the listener.
+            return Ok(MAX_CLAIM_WAIT);
         }
         let next_tick = self.tick()?;
-        let mut rooms = self.rooms();
-        while !rooms.is_empty() && !self.is_stopping() {
-            let claimed = self.claim(&rooms)?;
+        let mut capacities = self.capacities();
+        while !capacities.is_empty() && !self.is_stopping() {
+            let claimed = self.claim(&capacities)?;
             if claimed.is_empty() {
                 return Ok(self.until([self.jobs.engine.next_due()?, next_tick]));
             }
-            claimed.into_iter().for_each(|claimed| drop(self.begin(claimed)));
-            rooms = self.rooms();
+            claimed.into_iter().for_each(|claimed| drop(self.start_attempt(claimed)));
+            capacities = self.capacities();
         }
-        // Whatever is due, nothing can begin before one of those that run has ended, which notifies.
+        // All capacity is used: no job can start before a running one has ended, which notifies the listener.
         Ok(self.until([next_tick, None]))
     }
 
-    /// How long it is until the first of these times, as far as it is waited for.
+    /// Returns the time until the earliest of these times, at most [`MAX_CLAIM_WAIT`].
     fn until(&self, times: [Option<Millis>; 2]) -> Duration {
         let next = times.into_iter().flatten().min();
-        let wait = next.map_or(LOOK, |next| Duration::from_millis(next.saturating_sub(self.jobs.now()).max(0) as u64));
-        wait.min(LOOK)
+        let wait = next
+            .map_or(MAX_CLAIM_WAIT, |next| Duration::from_millis(next.saturating_sub(self.jobs.now()).max(0) as u64));
+        wait.min(MAX_CLAIM_WAIT)
     }
 
-    /// Enqueues what is due by a crontab, and says when the next is.
+    /// Enqueues the jobs of schedules that are due. Returns the time when the next one is due.
     fn tick(&self) -> Result<Option<Millis>> {
         let mut next_tick = lock(&self.next_tick);
         let (engine, now) = (&*self.jobs.engine, self.jobs.now());
         if next_tick.is_none_or(|next| next <= now) {
-            let next = self.jobs.plan.schedules.iter().map(|schedule| schedule.tick(engine, now));
+            let next = self.jobs.config.schedules.iter().map(|schedule| schedule.tick(engine, now));
             *next_tick = next.collect::<Result<Vec<_>>>()?.into_iter().min();
         }
         Ok(*next_tick)
     }
 
-    fn rooms(&self) -> Vec<Room> {
-        let room = |(queue, most): (&str, usize)| {
-            let free = most.saturating_sub(self.jobs.shared.hands.running_of(queue));
-            Room { queue: queue.to_owned(), free }
+    fn capacities(&self) -> Vec<Capacity> {
+        let capacity = |(queue, most): (&str, usize)| {
+            let free = most.saturating_sub(self.jobs.shared.running_jobs.running_of(queue));
+            Capacity { queue: queue.to_owned(), free }
         };
-        self.jobs.plan.queues().into_iter().map(room).filter(|room| room.free > 0).collect()
+        self.jobs.config.queues().into_iter().map(capacity).filter(|capacity| capacity.free > 0).collect()
     }
 
-    fn claim(&self, rooms: &[Room]) -> Result<Vec<Claimed>> {
-        let Some(me) = lock(&self.me).clone() else { return Ok(Vec::new()) };
-        self.jobs.engine.claim(&me, rooms, self.jobs.now())
+    fn claim(&self, capacities: &[Capacity]) -> Result<Vec<Claimed>> {
+        let Some(worker_id) = lock(&self.worker_id).clone() else { return Ok(Vec::new()) };
+        self.jobs.engine.claim(&worker_id, capacities, self.jobs.now())
     }
 
-    /// Begins a try, as a task like any other.
-    fn begin(&self, claimed: Claimed) -> TaskHandle<()> {
-        let deadline = self.jobs.plan.kind(&claimed.name).and_then(|kind| kind.deadline);
+    /// Starts an attempt, as a task.
+    fn start_attempt(&self, claimed: Claimed) -> TaskHandle<()> {
+        let deadline = self.jobs.config.kind(&claimed.name).and_then(|kind| kind.deadline);
         let task = Task::named(format!("{} (job {})", claimed.label, claimed.id)).key(format!("job-{}", claimed.id));
         let task = match deadline {
             Some(deadline) => task.deadline(deadline),
@@ -218,7 +219,7 @@ impl Crew {
         };
         let origin = claimed.origin.as_deref().and_then(Origin::parse).map(Arc::new);
         let context = Context { scope: self.scope.clone(), origin, task: None };
-        // The record is there before the work is, which has to know it.
+        // The attempt needs the record of the task, which is created first.
         let attempt = Arc::new(Mutex::new(None::<Attempt>));
         let theirs = attempt.clone();
         let call = Box::new(move |task: &TaskContext| {
@@ -227,19 +228,19 @@ impl Crew {
         });
         // The queue limits the number of running jobs: tasks, which are less durable, do not delay them.
         let run = Run::new(context, task.naming::<Attempt>(Location::caller()), call).admitted(Admission::Beside);
-        let hand = self.jobs.shared.hands.take(&claimed, run.record().clone());
-        *lock(&attempt) = Some(Attempt::new(&self.jobs, claimed, hand, self.scope.registry()));
+        let running_job = self.jobs.shared.running_jobs.add(&claimed, run.record().clone());
+        *lock(&attempt) = Some(Attempt::new(&self.jobs, claimed, running_job, self.scope.registry()));
         run.with_handle()
     }
 
-    /// Claims the next job of any queue, runs it, and gives back what came of it.
-    pub(super) fn run_next(self: &Arc<Crew>) -> Result<Option<JobInfo>> {
-        *lock(&self.me) = Some(self.jobs.engine.join()?);
+    /// Claims the next job of any queue, runs it, and returns it with its outcome.
+    pub(super) fn run_next(self: &Arc<JobRunner>) -> Result<Option<JobInfo>> {
+        *lock(&self.worker_id) = Some(self.jobs.engine.join()?);
         let ran = self.claim_one().map(|claimed| {
             claimed.map(|claimed| {
                 let id = claimed.id;
-                // How it ended is in its record.
-                let _ = self.begin(claimed).join();
+                // The outcome is in the record of the job.
+                let _ = self.start_attempt(claimed).join();
                 id
             })
         });
@@ -248,50 +249,54 @@ impl Crew {
     }
 
     fn claim_one(&self) -> Result<Option<Claimed>> {
-        for queue in self.jobs.plan.queues().into_keys() {
-            let room = Room { queue: queue.to_owned(), free: 1 };
-            if let Some(claimed) = self.claim(&[room])?.pop() {
+        for queue in self.jobs.config.queues().into_keys() {
+            let capacity = Capacity { queue: queue.to_owned(), free: 1 };
+            if let Some(claimed) = self.claim(&[capacity])?.pop() {
                 return Ok(Some(claimed));
             }
         }
         Ok(None)
     }
 
-    /// The life of the thread that shows that this process lives.
-    fn keep(self: &Arc<Crew>, mut trouble: Trouble) {
+    /// The loop of the thread that sends heartbeats, recovers jobs and prunes.
+    fn heartbeat_loop(self: &Arc<JobRunner>, mut outage: OutageLog) {
         let mut clock = SteadyClock::new(self.jobs.moment());
-        let (mut beaten, mut trimmed) = (Instant::now(), Instant::now());
-        let mut wait = BEAT;
+        let (mut last_heartbeat, mut last_prune) = (Instant::now(), Instant::now());
+        let mut wait = HEARTBEAT_INTERVAL;
         while !self.stop.wait(wait) {
-            let (is_busy, lease) = (!self.jobs.shared.hands.all().is_empty(), self.jobs.plan.lease);
-            let kept = self.look_after(&mut clock, is_busy || beaten.elapsed() > lease / 4, trimmed.elapsed() > TRIM);
-            match kept {
-                Ok(kept) => {
-                    beaten = if kept.has_beaten { Instant::now() } else { beaten };
-                    trimmed = if kept.has_trimmed { Instant::now() } else { trimmed };
-                    wait = trouble.is_over(BEAT);
+            let (is_busy, lease) = (!self.jobs.shared.running_jobs.all().is_empty(), self.jobs.config.lease);
+            let maintained = self.maintain(
+                &mut clock,
+                is_busy || last_heartbeat.elapsed() > lease / 4,
+                last_prune.elapsed() > PRUNE_INTERVAL,
+            );
+            match maintained {
+                Ok(maintained) => {
+                    last_heartbeat = if maintained.sent_heartbeat { Instant::now() } else { last_heartbeat };
+                    last_prune = if maintained.has_pruned { Instant::now() } else { last_prune };
+                    wait = outage.recovered(HEARTBEAT_INTERVAL);
                 }
-                Err(error) => wait = trouble.goes_on(&error),
+                Err(error) => wait = outage.failed(&error),
             }
         }
     }
 
-    fn look_after(&self, clock: &mut SteadyClock, beat: bool, trim: bool) -> Result<Kept> {
+    fn maintain(&self, clock: &mut SteadyClock, heartbeat: bool, prune: bool) -> Result<Maintained> {
         let engine = &self.jobs.engine;
         if !self.has_joined() {
             self.join()?;
-        } else if beat {
-            self.beat()?;
+        } else if heartbeat {
+            self.heartbeat()?;
         }
         if clock.was_put_back(self.jobs.moment()) {
-            log::warn!(target: "aside::jobs", "The clock was put back; jobs that wait for some time still wait for no longer.");
+            log::warn!(target: "aside::jobs", "The wall clock was set back; the due times of delayed jobs were corrected.");
             self.clock_went_back()?;
         }
-        say_recovered(engine.recover(self.jobs.plan.lease, self.jobs.now())?);
-        if trim {
-            engine.trim(self.jobs.plan.keep, self.jobs.now())?;
+        log_recovered(engine.recover(self.jobs.config.lease, self.jobs.now())?);
+        if prune {
+            engine.prune(self.jobs.config.retention, self.jobs.now())?;
         }
-        Ok(Kept { has_beaten: beat, has_trimmed: trim })
+        Ok(Maintained { sent_heartbeat: heartbeat, has_pruned: prune })
     }
 
     fn clock_went_back(&self) -> Result<()> {
@@ -301,27 +306,27 @@ impl Crew {
         Ok(())
     }
 
-    /// Shows life, says how far all is, and hears what is to be cancelled and what is lost.
-    fn beat(&self) -> Result<()> {
-        let Some(me) = lock(&self.me).clone() else { return Ok(()) };
-        let mut hands = self.jobs.shared.hands.all();
-        hands.retain(|hand| !hand.is_forgotten());
-        let held: Vec<Held> = hands.iter().map(|hand| hand.held()).collect();
-        let beat = self.jobs.engine.beat(&me, &held, self.jobs.now())?;
-        hands.iter().zip(held).for_each(|(hand, held)| hand.was_told(held));
-        for id in beat.cancel {
-            self.jobs.shared.hands.cancel(id);
+    /// Sends a heartbeat with the progress of all running jobs, and handles cancelled and lost jobs.
+    fn heartbeat(&self) -> Result<()> {
+        let Some(worker_id) = lock(&self.worker_id).clone() else { return Ok(()) };
+        let mut running_jobs = self.jobs.shared.running_jobs.all();
+        running_jobs.retain(|running_job| !running_job.is_forgotten());
+        let held: Vec<Held> = running_jobs.iter().map(|running_job| running_job.held()).collect();
+        let reply = self.jobs.engine.heartbeat(&worker_id, &held, self.jobs.now())?;
+        running_jobs.iter().zip(held).for_each(|(running_job, held)| running_job.set_reported(held));
+        for id in reply.cancel {
+            self.jobs.shared.running_jobs.cancel(id);
         }
-        if beat.has_lost_jobs {
+        if reply.has_lost_jobs {
             // No other worker will run them.
-            hands.iter().for_each(|hand| hand.forget());
+            running_jobs.iter().for_each(|running_job| running_job.mark_forgotten());
         } else {
-            let is_lost = |hand: &&Arc<InHand>| beat.is_evicted || beat.lost.contains(&hand.id);
-            hands.iter().filter(is_lost).for_each(|hand| hand.is_lost());
+            let is_lost = |running_job: &&Arc<RunningJob>| reply.is_evicted || reply.lost.contains(&running_job.id);
+            running_jobs.iter().filter(is_lost).for_each(|running_job| running_job.mark_lost());
         }
-        if beat.is_evicted {
-            log::warn!(target: "aside::jobs", "{}, and joins again.", evicted(beat.has_lost_jobs));
-            *lock(&self.me) = Some(self.jobs.engine.join()?);
+        if reply.is_evicted {
+            log::warn!(target: "aside::jobs", "{}. It joins again.", evicted(reply.has_lost_jobs));
+            *lock(&self.worker_id) = Some(self.jobs.engine.join()?);
         }
         Ok(())
     }
@@ -329,21 +334,21 @@ impl Crew {
 
 fn evicted(has_lost_jobs: bool) -> &'static str {
     if has_lost_jobs {
-        "The job store has lost its data and does not know this process: jobs that run here are finished"
+        "The job store has lost its data and does not know this process. The jobs that run here continue"
     } else {
-        "This process missed its heartbeats for too long: its jobs were given to others"
+        "This process missed its heartbeats for too long, and its jobs were given to other workers"
     }
 }
 
-struct Kept {
-    has_beaten: bool,
-    has_trimmed: bool,
+struct Maintained {
+    sent_heartbeat: bool,
+    has_pruned: bool,
 }
 
-fn say_recovered(count: usize) {
+fn log_recovered(count: usize) {
     if count > 0 {
-        let words = if count == 1 { "job waits again whose process has" } else { "jobs wait again whose process has" };
-        log::warn!(target: "aside::jobs", "{count} {words} ended, or shows no life.");
+        let jobs = if count == 1 { "job of a process" } else { "jobs of processes" };
+        log::warn!(target: "aside::jobs", "Released {count} {jobs} that ended or missed the heartbeats.");
     }
 }
 
@@ -363,9 +368,9 @@ impl SteadyClock {
     }
 }
 
-impl fmt::Debug for Crew {
+impl fmt::Debug for JobRunner {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Crew of {:?}", self.jobs)
+        write!(f, "JobRunner of {:?}", self.jobs)
     }
 }
 
@@ -392,16 +397,16 @@ mod tests {
     }
 
     #[test]
-    fn who_was_taken_for_dead_joins_anew_and_who_leaves_is_gone() {
+    fn an_evicted_runner_joins_again_and_leaves_at_the_end() {
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
         let jobs = Jobs::memory().register::<Quick>();
-        let crew = Crew::start(&jobs, scope).unwrap();
-        let me = || lock(&crew.me).clone().unwrap();
-        let is_gone = |worker: &WorkerId| jobs.engine.beat(worker, &[], jobs.now()).unwrap().is_evicted;
-        let first = me();
+        let runner = JobRunner::start(&jobs, scope).unwrap();
+        let worker_id = || lock(&runner.worker_id).clone().unwrap();
+        let is_gone = |worker: &WorkerId| jobs.engine.heartbeat(worker, &[], jobs.now()).unwrap().is_evicted;
+        let first = worker_id();
         jobs.engine.leave(&first, jobs.now()).unwrap();
-        crew.beat().unwrap();
-        let second = me();
+        runner.heartbeat().unwrap();
+        let second = worker_id();
         assert!(second != first && is_gone(&first) && !is_gone(&second));
         let id = jobs.enqueue(Quick).unwrap().id;
         let began = Instant::now();
@@ -409,24 +414,24 @@ mod tests {
             assert!(began.elapsed() < Duration::from_secs(20), "it works on under its new name");
             thread::yield_now();
         }
-        crew.leave();
+        runner.leave();
         assert!(is_gone(&second));
     }
 
     #[test]
-    fn a_schedule_counts_from_the_start_on() {
+    fn a_schedule_counts_from_the_start() {
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
         let jobs = Jobs::memory().cron("0 3 * * * Europe/Berlin", Quick);
-        let crew = Crew::start(&jobs, scope).unwrap();
+        let runner = JobRunner::start(&jobs, scope).unwrap();
         assert!(
-            lock(&crew.next_tick).is_some(),
+            lock(&runner.next_tick).is_some(),
             "what is due from now on is not missed, whenever a thread has its turn"
         );
-        crew.leave();
+        runner.leave();
     }
 
     #[test]
-    fn a_clock_that_is_put_back_is_noticed_and_one_that_goes_on_is_not() {
+    fn a_clock_set_back_is_detected_and_one_that_advances_is_not() {
         let jobs = Jobs::memory();
         let mut clock = SteadyClock::new(jobs.moment());
         jobs.advance(Duration::from_secs(3_600));
@@ -458,17 +463,17 @@ mod tests {
         let path = folder.path().join("jobs.db");
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
         let jobs = Jobs::sqlite(&path).unwrap().register::<Quick>();
-        let crew = Crew::by_hand(&jobs, scope);
-        *lock(&crew.me) = Some(jobs.engine.join().unwrap());
+        let runner = JobRunner::test_driven(&jobs, scope);
+        *lock(&runner.worker_id) = Some(jobs.engine.join().unwrap());
         let mut clock = SteadyClock::new(jobs.moment());
-        *lock(&crew.next_tick) = Some(0);
+        *lock(&runner.next_tick) = Some(0);
         let blocker = rusqlite::Connection::open(&path).unwrap();
         blocker.execute_batch("BEGIN IMMEDIATE").unwrap();
         let (begins, begun) = std::sync::mpsc::channel();
         thread::scope(|scope| {
             let looks = scope.spawn(|| {
                 begins.send(()).unwrap();
-                crew.look_after(&mut clock, true, false).unwrap();
+                runner.maintain(&mut clock, true, false).unwrap();
             });
             begun.recv().unwrap();
             // Time passes before and after the lock is released.
@@ -480,17 +485,17 @@ mod tests {
             }
             looks.join().unwrap();
         });
-        assert_eq!(*lock(&crew.next_tick), Some(0), "the clock was taken for put back");
+        assert_eq!(*lock(&runner.next_tick), Some(0), "the clock was taken for put back");
     }
 
     #[test]
-    fn what_is_not_kept_is_thrown_away() {
+    fn jobs_beyond_the_retention_are_pruned() {
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
         let jobs = Jobs::memory().register::<Quick>().retention(Duration::ZERO, 0);
         let id = jobs.enqueue(Quick).unwrap().id;
-        let crew = Crew::by_hand(&jobs, scope);
-        assert_eq!(crew.run_next().unwrap().unwrap().state, JobState::Done);
-        crew.look_after(&mut SteadyClock::new(jobs.moment()), false, true).unwrap();
+        let runner = JobRunner::test_driven(&jobs, scope);
+        assert_eq!(runner.run_next().unwrap().unwrap().state, JobState::Done);
+        runner.maintain(&mut SteadyClock::new(jobs.moment()), false, true).unwrap();
         assert!(jobs.find(id).unwrap().is_none());
     }
 }

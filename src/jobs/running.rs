@@ -1,4 +1,4 @@
-//! What a process has in its hands: the jobs that run here.
+//! The jobs that run in this process.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,47 +9,48 @@ use super::record::{JobInfo, JobState};
 use crate::background::registry::{Record, Stop};
 use crate::sync::lock;
 
-/// How many of a queue may have ended without the engine knowing it, beside those that run.
+/// The number of jobs of a queue that may have ended and not be recorded by the engine yet, in addition to the running
+/// ones.
 const MOST_ENDING: usize = 8;
 
-/// What a process has in its hands.
+/// The jobs that run in this process.
 #[derive(Default)]
-pub(super) struct Hands(Mutex<BTreeMap<(u64, u64), Arc<InHand>>>);
+pub(super) struct RunningJobs(Mutex<BTreeMap<(u64, u64), Arc<RunningJob>>>);
 
-/// One job that runs here.
-pub(super) struct InHand {
+/// A job that runs in this process.
+pub(super) struct RunningJob {
     pub(super) id: u64,
     token: u64,
     attempt: u32,
     queue: String,
     record: Arc<Record>,
-    /// Somebody has cancelled the job, and not the process its tasks.
+    /// The job was cancelled by a user, and not by the shutdown of the process.
     is_cancelled: AtomicBool,
-    /// It has ended, and the engine is being told.
+    /// The job has ended, and its outcome is being reported to the engine.
     is_ending: AtomicBool,
     /// The engine has lost the job.
     is_forgotten: AtomicBool,
-    /// How far the engine knows it to be.
-    told: Mutex<Steps>,
+    /// The progress that was last reported to the engine.
+    reported: Mutex<Steps>,
 }
 
-impl InHand {
+impl RunningJob {
     pub(super) fn is_cancelled(&self) -> bool {
         self.is_cancelled.load(Ordering::Acquire)
     }
 
-    /// Its body has ended: the next may begin while the engine is told.
-    pub(super) fn ends(&self) {
+    /// Records that the job has ended: the next job may start while the outcome is reported.
+    pub(super) fn mark_ending(&self) {
         self.is_ending.store(true, Ordering::Release);
     }
 
-    /// It is another's by now: what it still does is for nobody.
-    pub(super) fn is_lost(&self) {
+    /// Tells the job to stop: it was given to another worker, and its outcome is discarded.
+    pub(super) fn mark_lost(&self) {
         self.record.tell_to_stop(Stop::Asked);
     }
 
-    /// The engine has lost the job: it runs to its end, and its outcome is not reported.
-    pub(super) fn forget(&self) {
+    /// Records that the engine has lost the job: it runs to its end, and its outcome is not reported.
+    pub(super) fn mark_forgotten(&self) {
         self.is_forgotten.store(true, Ordering::Release);
     }
 
@@ -62,38 +63,38 @@ impl InHand {
         self.record.tell_to_stop(Stop::Asked);
     }
 
-    /// The task that it runs as.
+    /// Returns the record of the task that runs the job.
     pub(super) fn record(&self) -> &Arc<Record> {
         &self.record
     }
 
-    /// What a beat says of it.
+    /// Returns the job as a heartbeat reports it.
     pub(super) fn held(&self) -> Held {
         let now = steps(&self.record);
-        let news = *lock(&self.told) != now;
-        Held { id: self.id, token: self.token, progress: news.then_some(now) }
+        let has_changed = *lock(&self.reported) != now;
+        Held { id: self.id, token: self.token, progress: has_changed.then_some(now) }
     }
 
-    /// A beat has said that.
-    pub(super) fn was_told(&self, held: Held) {
+    /// Records the progress that a heartbeat has reported.
+    pub(super) fn set_reported(&self, held: Held) {
         if let Some(progress) = held.progress {
-            *lock(&self.told) = progress;
+            *lock(&self.reported) = progress;
         }
     }
 }
 
-/// How far a task is.
+/// Returns the progress of a task.
 pub(super) fn steps(record: &Record) -> Steps {
     let progress = record.progress.get();
     (progress.done, progress.total, progress.message.clone())
 }
 
-impl Hands {
-    pub(super) fn take(&self, claimed: &Claimed, record: Arc<Record>) -> Arc<InHand> {
+impl RunningJobs {
+    pub(super) fn add(&self, claimed: &Claimed, record: Arc<Record>) -> Arc<RunningJob> {
         let Claimed { id, token, attempt, .. } = *claimed;
         let queue = claimed.queue.clone();
-        let told = Mutex::default();
-        let hand = Arc::new(InHand {
+        let reported = Mutex::default();
+        let running_job = Arc::new(RunningJob {
             id,
             token,
             attempt,
@@ -102,47 +103,51 @@ impl Hands {
             is_cancelled: AtomicBool::new(false),
             is_ending: AtomicBool::new(false),
             is_forgotten: AtomicBool::new(false),
-            told,
+            reported,
         });
-        lock(&self.0).insert((id, token), hand.clone());
-        hand
+        lock(&self.0).insert((id, token), running_job.clone());
+        running_job
     }
 
-    pub(super) fn let_go(&self, hand: &InHand) {
-        lock(&self.0).remove(&(hand.id, hand.token));
+    pub(super) fn remove(&self, running_job: &RunningJob) {
+        lock(&self.0).remove(&(running_job.id, running_job.token));
     }
 
-    pub(super) fn all(&self) -> Vec<Arc<InHand>> {
+    pub(super) fn all(&self) -> Vec<Arc<RunningJob>> {
         lock(&self.0).values().cloned().collect()
     }
 
-    /// Those of one job: more than one when it was lost and came back.
-    pub(super) fn of(&self, id: u64) -> Vec<Arc<InHand>> {
-        lock(&self.0).range((id, 0)..=(id, u64::MAX)).map(|(_, hand)| hand.clone()).collect()
+    /// Returns the running attempts of one job: more than one if it was lost and claimed again.
+    pub(super) fn of(&self, id: u64) -> Vec<Arc<RunningJob>> {
+        lock(&self.0).range((id, 0)..=(id, u64::MAX)).map(|(_, running_job)| running_job.clone()).collect()
     }
 
     pub(super) fn cancel(&self, id: u64) {
-        self.of(id).iter().for_each(|hand| hand.cancel());
+        self.of(id).iter().for_each(|running_job| running_job.cancel());
     }
 
-    /// How many of a queue run. Of those that have ended and wait for the engine to know it, only what is more than
-    /// [`MOST_ENDING`] counts: the next may begin meanwhile, and they share the engine's sync.
+    /// Returns the number of running jobs of a queue. Jobs that have ended and are not recorded yet count only beyond
+    /// [`MOST_ENDING`]: the next jobs may start, and their commits share one sync of the engine.
     pub(super) fn running_of(&self, queue: &str) -> usize {
-        let hands = lock(&self.0);
-        let (ending, running): (Vec<_>, Vec<_>) =
-            hands.values().filter(|hand| hand.queue == queue).partition(|hand| hand.is_ending.load(Ordering::Acquire));
+        let running_jobs = lock(&self.0);
+        let (ending, running): (Vec<_>, Vec<_>) = running_jobs
+            .values()
+            .filter(|running_job| running_job.queue == queue)
+            .partition(|running_job| running_job.is_ending.load(Ordering::Acquire));
         running.len() + ending.len().saturating_sub(MOST_ENDING)
     }
 
-    /// What an engine knows of a job, with what it will know after the next beat. `before` is what was here before the engine
-    /// was asked: an attempt that ended in between is not here any more, and the engine knew less of it.
-    pub(super) fn up_to_date(&self, mut job: JobInfo, before: &[Arc<InHand>]) -> JobInfo {
+    /// Updates a job from the engine with the progress that the next heartbeat will report. `before` lists the attempts
+    /// that ran before the engine was queried: an attempt that ended during the query is no longer listed here, and the
+    /// engine knows an older progress.
+    pub(super) fn up_to_date(&self, mut job: JobInfo, before: &[Arc<RunningJob>]) -> JobInfo {
         if job.state == JobState::Running {
-            let is_its_own = |hand: &&Arc<InHand>| hand.id == job.id && hand.attempt == job.attempt;
+            let is_current =
+                |running_job: &&Arc<RunningJob>| running_job.id == job.id && running_job.attempt == job.attempt;
             let now = self.of(job.id);
-            if let Some(hand) = now.iter().rev().chain(before.iter().rev()).find(is_its_own) {
-                (job.done, job.total, job.message) = steps(&hand.record);
-                job.is_cancelling |= hand.record.progress.get().is_cancelling;
+            if let Some(running_job) = now.iter().rev().chain(before.iter().rev()).find(is_current) {
+                (job.done, job.total, job.message) = steps(&running_job.record);
+                job.is_cancelling |= running_job.record.progress.get().is_cancelling;
             }
         }
         job
@@ -158,7 +163,7 @@ mod tests {
     use crate::background::task::TaskContext;
     use crate::config::Config;
     use crate::error::Result;
-    use crate::jobs::engine::Room;
+    use crate::jobs::engine::Capacity;
     use crate::jobs::facade::Jobs;
     use crate::jobs::job::Job;
 
@@ -173,21 +178,22 @@ mod tests {
         }
     }
 
-    /// Regression: a job that ended while the engine was asked went back to the progress of its last heartbeat.
+    /// Regression: a job that ended while the engine was queried went back to the progress of its last heartbeat.
     #[test]
-    fn a_job_that_ends_while_the_engine_is_asked_does_not_go_back() {
-        let (jobs, hands) = (Jobs::memory().register::<Quick>(), Hands::default());
+    fn a_job_that_ends_during_a_query_keeps_its_progress() {
+        let (jobs, running_jobs) = (Jobs::memory().register::<Quick>(), RunningJobs::default());
         jobs.enqueue(Quick).unwrap();
-        let rooms = [Room { queue: "default".to_owned(), free: 1 }];
+        let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
         let worker = jobs.engine.join().unwrap();
-        let claimed = jobs.engine.claim(&worker, &rooms, jobs.now()).unwrap().pop().unwrap();
-        let hand = hands.take(&claimed, Registry::new(&Config::default()).enter("quick".into(), None, None));
-        hand.record.update(|progress| (progress.done, progress.total) = (4, 5));
-        let before = hands.of(claimed.id);
+        let claimed = jobs.engine.claim(&worker, &capacities, jobs.now()).unwrap().pop().unwrap();
+        let running_job =
+            running_jobs.add(&claimed, Registry::new(&Config::default()).enter("quick".into(), None, None));
+        running_job.record.update(|progress| (progress.done, progress.total) = (4, 5));
+        let before = running_jobs.of(claimed.id);
         let found = jobs.engine.find(claimed.id).unwrap().unwrap();
-        hands.let_go(&hand);
-        assert_eq!(hands.up_to_date(found.clone(), &before).done, 4);
+        running_jobs.remove(&running_job);
+        assert_eq!(running_jobs.up_to_date(found.clone(), &before).done, 4);
         let next = JobInfo { attempt: 2, ..found };
-        assert_eq!(hands.up_to_date(next, &before).done, 0, "another attempt begins at nothing");
+        assert_eq!(running_jobs.up_to_date(next, &before).done, 0, "another attempt begins at nothing");
     }
 }

@@ -7,41 +7,41 @@ use super::engine::{Engine, Entry};
 use super::record::Millis;
 use crate::error::{Error, Result};
 
-/// A job and the times that it is enqueued at.
+/// A job with the times at which it is enqueued.
 #[derive(Clone)]
 pub(super) struct Schedule {
-    /// By which the engine remembers when it was last due.
+    /// The name under which the engine stores the last tick.
     name: String,
     crontab: Crontab,
     entry: Entry,
 }
 
 impl Schedule {
-    /// A schedule, the so-manieth of its type and crontab.
+    /// Creates the nth schedule of its type and crontab.
     ///
     /// # Errors
-    /// When the crontab cannot be read, or never comes.
+    /// An error if the crontab is malformed, or has no time within four years.
     pub(super) fn new(crontab: &str, entry: Entry, number: usize) -> Result<Schedule> {
         let parsed = Crontab::parse(crontab)?;
-        // Not by what is in it, which may be different at each start, and nobody's business.
+        // The name does not depend on the payload, which may be private and may differ at each start.
         let name = format!("{} {crontab} {number}", entry.name);
         let schedule = Schedule { name, crontab: parsed, entry };
         schedule.after(0).map(|_| schedule)
     }
 
-    /// Whether it is one of that type and crontab.
+    /// Returns true if it is a schedule of that type and crontab.
     pub(super) fn is_of(&self, name: &str, crontab: &str) -> bool {
         self.name.starts_with(&format!("{name} {crontab} "))
     }
 
-    /// Enqueues it when it is due and no process has done so, and says when it is due next. What was due while nobody ran is
-    /// enqueued once.
+    /// Enqueues the job if it is due and no other process has enqueued it. Returns the time when it is due next. If
+    /// times were missed while no process ran, the job is enqueued once.
     ///
     /// # Errors
-    /// When the engine cannot.
+    /// An error if the engine is unreachable.
     pub(super) fn tick(&self, engine: &dyn Engine, now: Millis) -> Result<Millis> {
         let Some(last) = engine.last_tick(&self.name)? else {
-            // Seen for the first time: what was due before it was there is nobody's.
+            // A new schedule does not enqueue the job for earlier times.
             engine.tick(&self.name, now, None, now)?;
             return self.after(now);
         };
@@ -50,17 +50,18 @@ impl Schedule {
                 engine.tick(&self.name, due, Some(self.entry.clone()), now)?;
                 self.after(now)
             }
-            // The clock may have been put back behind the last time.
+            // The clock may have been set back before the last tick.
             None => self.after(last.max(now)),
         }
     }
 
-    /// The last time after one and up to another that it was due.
+    /// Returns the last due time after `after`, and at or before `up_to`.
     fn last_due(&self, after: Millis, up_to: Millis) -> Result<Option<Millis>> {
         if self.after(after)? > up_to {
             return Ok(None);
         }
-        // Back from the end in wider and wider steps: a minutely job of a site that was off for a year has half a million.
+        // Searches backwards from the end in doubling steps: a minutely job of a site that was down for a year has half
+        // a million times.
         let mut step = 60_000;
         loop {
             let from = (up_to - step).max(after);
@@ -125,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_missed_is_the_last_of_its_times() {
+    fn missed_ticks_are_enqueued_once_at_the_last_of_their_times() {
         let schedule = schedule("0,1,2 3 * * * UTC");
         let last_due = |from, to| schedule.last_due(at(from), at(to)).unwrap();
         let last = at("2026-11-20T03:02:00Z");

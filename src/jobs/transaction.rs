@@ -1,5 +1,5 @@
-//! Jobs in one transaction with other writes, where both are in one SQLite file: enqueued if and only if what they belong to
-//! is written, and completed together with what they did.
+//! Jobs in one transaction with other writes in the same SQLite file: a job is enqueued if and only if the transaction
+//! commits, and completed together with its effects.
 
 use std::sync::atomic::Ordering;
 
@@ -15,7 +15,8 @@ use crate::error::{Error, Result};
 use crate::http::request::Request;
 
 impl Jobs {
-    /// Enqueues a job in a transaction of the application's own connection: it is there if and only if that commits.
+    /// Enqueues a job in a transaction of the application's own connection: the job exists if and only if the
+    /// transaction commits.
     ///
     /// ```
     /// use aside::rusqlite::Connection;
@@ -45,37 +46,38 @@ impl Jobs {
     /// # }
     /// ```
     ///
-    /// The connection must be one to the file that the jobs are kept in. It is the application's to wait when that file is
-    /// busy: give it a `busy_timeout`.
+    /// The connection must be to the file that stores the jobs. It needs a `busy_timeout`, so that it waits while the
+    /// file is locked.
     ///
     /// # Errors
-    /// As [`enqueue`](crate::enqueue()), when the jobs are not kept in SQLite, or in another file than that.
+    /// The errors of [`enqueue`](crate::enqueue()), and an error if the jobs are not stored in SQLite, or in another
+    /// file.
     pub fn enqueue_in<J: Job>(&self, transaction: &Transaction<'_>, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
-        let words = "a job can be enqueued in a transaction where the jobs are in the same SQLite file";
-        let engine = self.engine.as_any().downcast_ref::<Sqlite>().ok_or_else(|| Error::internal(words))?;
+        let message = "a job can be enqueued in a transaction only if the jobs are in the same SQLite file";
+        let engine = self.engine.as_any().downcast_ref::<Sqlite>().ok_or_else(|| Error::internal(message))?;
         if !engine.is_same_file(transaction) {
-            return Err(Error::internal(format!("{words}, and they are in {}", self.describe())));
+            return Err(Error::internal(format!("{message}; they are in {}", self.describe())));
         }
-        let enqueued = enqueue_in(transaction, &self.plan.entry(job.into())?, self.now())?;
-        engine.look_soon();
+        let enqueued = enqueue_in(transaction, &self.config.entry(job.into())?, self.now())?;
+        engine.poll_soon();
         Ok(enqueued)
     }
 }
 
 impl Request {
-    /// Enqueues a job in a transaction: [`Jobs::enqueue_in`].
+    /// Enqueues a job in a transaction, like [`Jobs::enqueue_in`].
     ///
     /// # Errors
-    /// As [`Jobs::enqueue_in`].
+    /// The errors of [`Jobs::enqueue_in`].
     pub fn enqueue_in<J: Job>(&self, transaction: &Transaction<'_>, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
         self.jobs()?.enqueue_in(transaction, job)
     }
 }
 
 impl TaskContext {
-    /// Completes the job together with its own writes: what `f` writes, the [output](TaskContext::output), the progress, and
-    /// that the job is done are committed in one transaction, so that it happens **exactly once**, whatever becomes of the
-    /// process.
+    /// Completes the job together with its own writes. The writes of `f`, the [output](TaskContext::output), the
+    /// progress and the completion of the job are committed in one transaction, so that the writes happen **exactly
+    /// once**, even if the process crashes.
     ///
     /// ```
     /// use aside::{Job, Result, TaskContext};
@@ -95,19 +97,20 @@ impl TaskContext {
     /// }
     /// ```
     ///
-    /// The jobs must be kept in the application's own SQLite file: two files are not written together over a crash. `f` is
-    /// to be short, and to do nothing but write: no mail, no request to elsewhere. The one connection that writes jobs is
-    /// `f`'s for that time. After it the job is done: an error that it then returns is logged and changes nothing, and a message or progress may come too late for a page. Once for each job.
+    /// The jobs must be stored in the application's own SQLite file, since two files cannot be committed atomically.
+    /// `f` must be short and only write: no mail, no network requests. It has exclusive use of the one connection that
+    /// writes jobs. After the commit the job is done: a later error of the job is logged and changes nothing, and later
+    /// messages or progress may not reach a page. Can be called once for each job.
     ///
     /// # Errors
-    /// That of `f`, of the database, or the cancellation of a job that was given to another worker meanwhile: then nothing is
-    /// written, and the job goes on. And when this is no job, or its jobs are not kept in SQLite.
+    /// The error of `f` or of the database, or a cancellation if the job was given to another worker: then nothing is
+    /// written, and the job continues. An error if the task is not a job, or the jobs are not stored in SQLite.
     pub fn transaction<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let run = self
             .attached::<JobRun>()
-            .ok_or_else(|| Error::internal("only a job has a transaction, and this is none"))?;
-        let words = "a job has a transaction where the jobs are kept in SQLite (`Jobs::sqlite`)";
-        let engine = run.jobs.engine.as_any().downcast_ref::<Sqlite>().ok_or_else(|| Error::internal(words))?;
+            .ok_or_else(|| Error::internal("only a job has a transaction, and this task is not a job"))?;
+        let message = "a job has a transaction only if the jobs are stored in SQLite (`Jobs::sqlite`)";
+        let engine = run.jobs.engine.as_any().downcast_ref::<Sqlite>().ok_or_else(|| Error::internal(message))?;
         let last = || run.last(self.record());
         let value = engine.transaction(run.id, run.token, run.jobs.now(), f, last)?;
         run.is_committed.store(true, Ordering::Release);

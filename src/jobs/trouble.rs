@@ -9,41 +9,41 @@ use crate::error::Error;
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 /// The interval between two log lines about one failure.
-const SAY_AGAIN: Duration = Duration::from_secs(60);
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The consecutive failures of one caller.
 #[derive(Default)]
-pub(super) struct Trouble {
-    said: Option<Instant>,
+pub(super) struct OutageLog {
+    logged_at: Option<Instant>,
     wait: Duration,
 }
 
-impl Trouble {
+impl OutageLog {
     /// Logs a failure, at most once a minute. Returns the backoff before the next attempt.
-    pub(super) fn goes_on(&mut self, error: &Error) -> Duration {
-        self.say("cannot be reached, and are tried again", error);
+    pub(super) fn failed(&mut self, error: &Error) -> Duration {
+        self.log("Could not reach the job store; retrying", error);
         self.wait = (self.wait * 2).clamp(Duration::from_millis(100), LONGEST_WAIT);
         self.wait
     }
 
     /// Logs a failure with this message, at most once a minute.
-    pub(super) fn say(&mut self, what: &str, error: &Error) {
-        if self.said.is_none_or(|said| said.elapsed() > SAY_AGAIN) {
-            complain(what, error);
-            self.said = Some(Instant::now());
+    pub(super) fn log(&mut self, what: &str, error: &Error) {
+        if self.logged_at.is_none_or(|logged_at| logged_at.elapsed() > LOG_INTERVAL) {
+            log_failure(what, error);
+            self.logged_at = Some(Instant::now());
         }
     }
 
     /// Logs the recovery after a failure. Returns `wait`, the normal wait.
-    pub(super) fn is_over(&mut self, wait: Duration) -> Duration {
-        if self.said.take().is_some() {
-            log::info!(target: "aside::jobs", "The jobs can be reached again.");
+    pub(super) fn recovered(&mut self, wait: Duration) -> Duration {
+        if self.logged_at.take().is_some() {
+            log::info!(target: "aside::jobs", "The job store is reachable again.");
         }
         self.wait = Duration::ZERO;
         wait
     }
 }
 
-pub(super) fn complain(what: &str, error: &Error) {
-    log::warn!(target: "aside::jobs", "{}", escape(&format!("The jobs {what}: {}", error.chain())));
+pub(super) fn log_failure(what: &str, error: &Error) {
+    log::warn!(target: "aside::jobs", "{}", escape(&format!("{what}: {}", error.chain())));
 }

@@ -20,9 +20,9 @@ use crate::worker_share::{self, Wait};
 const CHECK: Duration = Duration::from_millis(100);
 
 impl Jobs {
-    /// Returns the output of a job that is done ([`TaskContext::output`](crate::TaskContext::output)), in whatever process
-    /// it ran. `None` if the job has not ended well so far, has no output, or is not kept (any more); [`find`](Jobs::find)
-    /// tells these apart by its state.
+    /// Returns the output of a done job ([`TaskContext::output`](crate::TaskContext::output)), in whatever process it
+    /// ran. `None` if the job is not done, has no output, or no longer exists; its state from [`find`](Jobs::find)
+    /// distinguishes these.
     ///
     /// ```
     /// # use aside::{Jobs, Result};
@@ -75,14 +75,13 @@ impl Jobs {
     /// for later or its queue is paused.
     pub fn wait(&self, id: u64, timeout: Duration) -> Result<JobInfo> {
         let task = Context::current().task;
-        if task
-            .as_ref()
-            .is_some_and(|task| self.shared.hands.of(id).iter().any(|hand| Arc::ptr_eq(hand.record(), task)))
-        {
-            return Err(Error::internal(format!("job {id} waits for its own end, which would never come")));
+        if task.as_ref().is_some_and(|task| {
+            self.shared.running_jobs.of(id).iter().any(|running_job| Arc::ptr_eq(running_job.record(), task))
+        }) {
+            return Err(Error::internal(format!("job {id} cannot wait for its own end")));
         }
         let until = deadline::after(timeout);
-        if self.is_by_hand() {
+        if self.is_test_driven() {
             self.run_until_ended(id)?;
         }
         let watched = self.watch(id, JobInfo::clone)?.ok_or_else(|| not_kept(id))?;
@@ -90,29 +89,29 @@ impl Jobs {
         if !job.state.is_finished() {
             return Err(too_late(&job, timeout));
         }
-        // A job that vanishes is shown as cancelled.
+        // A deleted job is shown as cancelled.
         let is_kept = job.state != JobState::Cancelled || self.engine.find(id)?.is_some();
         if is_kept { Ok(job) } else { Err(not_kept(id)) }
     }
 
-    /// Runs what is due in a test, until that job has ended.
+    /// Runs due jobs in a test, until that job has ended.
     fn run_until_ended(&self, id: u64) -> Result<()> {
         while let Some(job) = self.find(id)?.filter(|job| !job.state.is_finished()) {
             if self.run_next()?.is_some() {
                 continue;
             }
-            // Another thread of the test has it.
+            // Another thread of the test runs it.
             if job.state == JobState::Running {
                 return Ok(());
             }
-            let words = "in a test, no worker runs it: advance the clock (`TestClient::advance`) or resume its queue";
-            return Err(Error::internal(format!("{} is {}, and {words}", named(&job), job.state)));
+            let message = "in a test, no worker runs it: advance the clock (`TestClient::advance`) or resume its queue";
+            return Err(Error::internal(format!("{} is {}, and {message}", named(&job), job.state)));
         }
         Ok(())
     }
 }
 
-/// Waits for the end of a job, at most until that time. Returns the job as it is then.
+/// Waits for the end of a job, at most until the deadline. Returns the job as it is then.
 fn wait_for(watched: &Watched<JobInfo>, until: Instant, task: Option<&Record>) -> Result<JobInfo> {
     let (me, changed) = (caller(), Arc::new(Notify::default()));
     let mut share = None;
@@ -128,9 +127,9 @@ fn wait_for(watched: &Watched<JobInfo>, until: Instant, task: Option<&Record>) -
         if share.is_none() {
             share = Some(worker_share::wait(Wait::Job)?);
         }
-        let theirs = changed.clone();
-        watched.call_when_new(me, seen.version, Arc::new(move || theirs.notify()));
-        // A cancellation wakes nobody.
+        let notify = changed.clone();
+        watched.call_when_new(me, seen.version, Arc::new(move || notify.notify()));
+        // A cancellation does not notify the changed.
         changed.wait(if task.is_some() { left.min(CHECK) } else { left });
     }
 }
@@ -140,13 +139,13 @@ fn named(job: &JobInfo) -> String {
 }
 
 fn not_kept(id: u64) -> Error {
-    Error::not_found(format!("There is no job {id}, or it is not kept any more."))
+    Error::not_found(format!("There is no job {id}, or it no longer exists."))
 }
 
 fn too_late(job: &JobInfo, timeout: Duration) -> Error {
-    let words = format!("{} is still {} after {}", named(job), job.state, span(timeout));
+    let message = format!("{} is still {} after {}", named(job), job.state, span(timeout));
     Error::new(Status::GATEWAY_TIMEOUT, "This takes longer than expected. Please try again in a minute.")
-        .with_source(words)
+        .with_source(message)
 }
 
 #[cfg(test)]

@@ -1,66 +1,67 @@
-//! The sign beside the link to the jobs: how many are dead. It is on every page of the panel, and none of them may wait for
-//! an engine that does not answer.
+//! The number of dead jobs beside the link to the jobs. It is on every page of the panel, and no page may wait for an
+//! engine that does not answer.
 
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use serde::Serialize;
 
-use super::watch::aside;
+use super::watch::spawn_thread;
 use crate::http::request::Request;
 use crate::jobs::Jobs;
 use crate::sync::{lock, wait_while_for};
 
-/// How long a page waits for the number. Then it is shown without.
-const PATIENCE: Duration = Duration::from_millis(500);
+/// The longest wait of a page for the number. After it the page is shown without the number.
+const MAX_WAIT: Duration = Duration::from_millis(500);
 
-/// What a page shows of the jobs in its head.
+/// The jobs as shown in the head of a page.
 #[derive(Serialize)]
-pub(super) struct Sign {
-    /// None when nobody knows.
+pub(super) struct JobsBadge {
+    /// `None` if the number is unknown.
     dead: Option<u64>,
 }
 
-impl Sign {
-    /// None where the application has no jobs.
-    pub(super) fn of(req: &Request) -> Option<Sign> {
+impl JobsBadge {
+    /// Returns `None` if the application has no jobs.
+    pub(super) fn of(req: &Request) -> Option<JobsBadge> {
         let jobs = req.jobs().ok()?;
-        Some(Sign { dead: req.state::<Asker>().dead(jobs) })
+        Some(JobsBadge { dead: req.state::<DeadJobs>().dead(jobs) })
     }
 }
 
-/// Asks how many are dead, for all pages.
+/// Queries the number of dead jobs for all pages.
 #[derive(Clone, Default)]
-pub(super) struct Asker(Arc<Asked>);
+pub(super) struct DeadJobs(Arc<Shared>);
 
 #[derive(Default)]
-struct Asked {
-    answer: Mutex<Answer>,
+struct Shared {
+    result: Mutex<QueryResult>,
     changed: Condvar,
 }
 
 #[derive(Default)]
-struct Answer {
-    is_awaited: bool,
+struct QueryResult {
+    is_running: bool,
     dead: Option<u64>,
 }
 
-impl Asker {
-    /// One thread asks at a time: an engine that does not answer holds up one, and not one for each page.
+impl DeadJobs {
+    /// Returns the number of dead jobs. One thread queries it at a time, so that an engine that does not answer blocks
+    /// one thread and not one for each page.
     fn dead(&self, jobs: Jobs) -> Option<u64> {
-        let mut answer = lock(&self.0.answer);
-        if !answer.is_awaited {
+        let mut result = lock(&self.0.result);
+        if !result.is_running {
             let asked = self.0.clone();
-            answer.is_awaited = aside(move || asked.put(jobs.counts().ok().map(|counts| counts.dead)));
-            answer.dead = None;
+            result.is_running = spawn_thread(move || asked.put(jobs.counts().ok().map(|counts| counts.dead)));
+            result.dead = None;
         }
-        wait_while_for(&self.0.changed, answer, PATIENCE, |answer| answer.is_awaited).dead
+        wait_while_for(&self.0.changed, result, MAX_WAIT, |result| result.is_running).dead
     }
 }
 
-impl Asked {
+impl Shared {
     fn put(&self, dead: Option<u64>) {
-        *lock(&self.answer) = Answer { is_awaited: false, dead };
+        *lock(&self.result) = QueryResult { is_running: false, dead };
         self.changed.notify_all();
     }
 }

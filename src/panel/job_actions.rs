@@ -1,9 +1,9 @@
-//! The buttons about jobs. Each says what came of it, on the page that it was on.
+//! The actions on jobs. Each one shows its result on the page with its button.
 
 use serde::Deserialize;
 
 use super::job_snapshot::{short, trouble};
-use super::jobs::not_kept;
+use super::jobs::job_not_found;
 use super::page::back;
 use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
@@ -12,23 +12,23 @@ use crate::http::router::BUILTIN;
 use crate::jobs::record::Millis;
 use crate::jobs::{JobInfo, JobState, Jobs};
 
-/// How many jobs one button may concern, and how many are looked at to find them.
-const MOST: u64 = 500;
-const MOST_LOOKS: usize = 200;
-const LOOK: usize = 50;
+/// The number of jobs that one action may affect, and the number that are read to find them.
+const MAX_JOBS: u64 = 500;
+const MAX_BATCHES: usize = 200;
+const BATCH: usize = 50;
 
-/// The longest name of a queue; bytes.
+/// The longest name of a queue, in bytes.
 const QUEUE: usize = 200;
 
 pub(super) fn cancel(req: &mut Request) -> Result<Response> {
     act(req, |jobs, job| {
         if job.state.is_finished() {
-            return Ok(Some(("warning", "had ended already.")));
+            return Ok(Some(("warning", "has already ended.")));
         }
         Ok(jobs.cancel(job.id)?.map(|state| match state {
             JobState::Running => ("success", "was told to cancel."),
             JobState::Cancelled => ("success", "is cancelled."),
-            _ => ("warning", "had ended already."),
+            _ => ("warning", "has already ended."),
         }))
     })
 }
@@ -38,11 +38,11 @@ pub(super) fn retry(req: &mut Request) -> Result<Response> {
         if jobs.retry(job.id)? {
             return Ok(Some(("success", "waits for a worker now.")));
         }
-        // What it is by now, and not what it was before.
+        // The state after the action, and not the one before it.
         Ok(jobs.find(job.id)?.map(|job| match job.state {
-            JobState::Waiting | JobState::Running => ("warning", "waits or runs already."),
-            JobState::Done => ("warning", "had ended already, and well."),
-            _ => ("warning", "stays as it is: another job with its unique key waits or runs."),
+            JobState::Waiting | JobState::Running => ("warning", "already waits or runs."),
+            JobState::Done => ("warning", "is already done."),
+            _ => ("warning", "was not retried: another job with its unique key waits or runs."),
         }))
     })
 }
@@ -52,45 +52,43 @@ pub(super) fn discard(req: &mut Request) -> Result<Response> {
         if jobs.discard(job.id)? {
             return Ok(Some(("success", "was discarded.")));
         }
-        Ok(jobs.find(job.id)?.map(|_| ("warning", "runs, and stays: cancel it first.")))
+        Ok(jobs.find(job.id)?.map(|_| ("warning", "runs and was not discarded: cancel it first.")))
     })
 }
 
-/// What became of a job: the kind of the message, and words after its name.
-type Said = (&'static str, &'static str);
+/// The result of an action on a job: the kind of the message, and the text after the job's name.
+type ActionResult = (&'static str, &'static str);
 
-/// Does something with the job of the path. None says that it is there no more.
-fn act(req: &mut Request, f: impl FnOnce(&Jobs, &JobInfo) -> Result<Option<Said>>) -> Result<Response> {
+/// Runs an action on the job in the path. Reports a missing job if `f` returns `None`.
+fn act(req: &mut Request, f: impl FnOnce(&Jobs, &JobInfo) -> Result<Option<ActionResult>>) -> Result<Response> {
     let (jobs, id) = (req.jobs()?, req.param("id")?);
     let done = jobs.find(id).and_then(|job| match job {
-        Some(job) => {
-            Ok(f(&jobs, &job)?.map(|(kind, words)| (kind, format!("{} (job {id}) {words}", short(&job.label)))))
-        }
+        Some(job) => Ok(f(&jobs, &job)?.map(|(kind, text)| (kind, format!("{} (job {id}) {text}", short(&job.label))))),
         None => Ok(None),
     });
     match done {
-        Ok(Some((kind, words))) => req.flash(kind, words),
-        Ok(None) => return not_kept(req),
-        Err(error) => say_trouble(req, &error),
+        Ok(Some((kind, text))) => req.flash(kind, text),
+        Ok(None) => return job_not_found(req),
+        Err(error) => flash_unreachable(req, &error),
     }
     back(req, &all_jobs())
 }
 
 pub(super) fn pause(req: &mut Request) -> Result<Response> {
-    with_queue(req, "is paused: nothing of it is begun until it is resumed.", |jobs, queue| jobs.pause(queue))
+    with_queue(req, "is paused: none of its jobs is started until it is resumed.", |jobs, queue| jobs.pause(queue))
 }
 
 pub(super) fn resume(req: &mut Request) -> Result<Response> {
-    with_queue(req, "goes on.", |jobs, queue| jobs.resume(queue))
+    with_queue(req, "is resumed.", |jobs, queue| jobs.resume(queue))
 }
 
-/// The name comes in the query, where each character of it survives: a field of a form would change line breaks.
-fn with_queue(req: &mut Request, words: &str, f: impl FnOnce(&Jobs, &str) -> Result<()>) -> Result<Response> {
+/// The name is in the query, which preserves each character: a form field would change line breaks.
+fn with_queue(req: &mut Request, text: &str, f: impl FnOnce(&Jobs, &str) -> Result<()>) -> Result<Response> {
     let queue = req.query_pairs()?.into_iter().find(|(name, _)| name == "queue").map(|(_, queue)| queue);
     let queue = queue.filter(|queue| !queue.is_empty() && queue.len() <= QUEUE).ok_or_else(no_queue)?;
     match f(&req.jobs()?, &queue) {
-        Ok(()) => req.flash("success", format!("The queue {} {words}", short(&queue))),
-        Err(error) => say_trouble(req, &error),
+        Ok(()) => req.flash("success", format!("The queue {} {text}", short(&queue))),
+        Err(error) => flash_unreachable(req, &error),
     }
     back(req, &all_jobs())
 }
@@ -99,7 +97,7 @@ fn no_queue() -> Error {
     Error::new(Status::BAD_REQUEST, format!("Name the queue: ?queue=…, with 1 to {QUEUE} bytes."))
 }
 
-/// Dead jobs that a button concerns: those that were there when its page was made, of one type or of all.
+/// The dead jobs that an action affects: those that existed when its page was rendered, of one type or of all.
 #[derive(Deserialize)]
 struct Wanted {
     /// Empty for all.
@@ -122,31 +120,31 @@ pub(super) fn discard_all(req: &mut Request) -> Result<Response> {
     with_all(req, ["dead job was", "dead jobs were"], "discarded", Jobs::discard)
 }
 
-fn with_all(req: &mut Request, what: [&str; 2], words: &str, f: fn(&Jobs, u64) -> Result<bool>) -> Result<Response> {
+fn with_all(req: &mut Request, what: [&str; 2], text: &str, f: fn(&Jobs, u64) -> Result<bool>) -> Result<Response> {
     let (wanted, jobs): (Wanted, Jobs) = (req.form()?, req.jobs()?);
     let mut count = 0;
-    let swept = sweep(&jobs, &wanted, &mut count, f);
-    let said = format!("{count} {} {words}", what[usize::from(count != 1)]);
-    match swept {
-        Ok(true) => req.flash("success", format!("{said}.")),
-        Ok(false) => req.flash("success", format!("{said}. There may be more: press again for the next.")),
+    let finished = sweep(&jobs, &wanted, &mut count, f);
+    let done = format!("{count} {} {text}", what[usize::from(count != 1)]);
+    match finished {
+        Ok(true) => req.flash("success", format!("{done}.")),
+        Ok(false) => req.flash("success", format!("{done}. There may be more: repeat the action for them.")),
         Err(error) => {
-            req.flash("warning", format!("{said}, and then:"));
-            say_trouble(req, &error);
+            req.flash("warning", format!("{done}, and then:"));
+            flash_unreachable(req, &error);
         }
     }
     back(req, &format!("{BUILTIN}/jobs/dead"))
 }
 
-/// Goes through the dead ones, the newest first. Whether that were all.
+/// Goes through the dead jobs, the newest first. Returns true if these were all.
 fn sweep(jobs: &Jobs, wanted: &Wanted, count: &mut u64, f: fn(&Jobs, u64) -> Result<bool>) -> Result<bool> {
     let mut before = None;
-    for _ in 0..MOST_LOOKS {
-        let found = jobs.newest(JobState::Dead, before, LOOK)?;
+    for _ in 0..MAX_BATCHES {
+        let found = jobs.newest(JobState::Dead, before, BATCH)?;
         let Some(last) = found.last() else { return Ok(true) };
         before = Some(last.id);
         for job in found.iter().filter(|job| wanted.has(job)) {
-            if *count == MOST {
+            if *count == MAX_JOBS {
                 return Ok(false);
             }
             *count += u64::from(f(jobs, job.id)?);
@@ -155,8 +153,8 @@ fn sweep(jobs: &Jobs, wanted: &Wanted, count: &mut u64, f: fn(&Jobs, u64) -> Res
     Ok(false)
 }
 
-fn say_trouble(req: &mut Request, error: &Error) {
-    req.flash("warning", format!("The jobs cannot be reached at the moment: {}", short(&trouble(error))));
+fn flash_unreachable(req: &mut Request, error: &Error) {
+    req.flash("warning", format!("The job store is unreachable at the moment: {}", short(&trouble(error))));
 }
 
 fn all_jobs() -> String {

@@ -1,27 +1,27 @@
-//! What the panel shows of the jobs, as text that can be looked at: cut, and with nothing hidden in it.
+//! The jobs as the panel shows them: shortened text, with invisible characters escaped.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use serde::Serialize;
 
-use super::snapshot::{so_far, written};
+use super::snapshot::{elapsed, format_time};
 use crate::background::registry::Progress;
 use crate::background::scope::Scope;
 use crate::error::{Error, Result};
 use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
-use crate::jobs::record::{Kept, Millis};
+use crate::jobs::record::{Millis, StoredOutput};
 use crate::jobs::{JobCounts, JobFailure, JobInfo, JobState, Jobs, QueueInfo};
 
-/// How many of each state are on the first page; the others have pages of their own.
+/// The number of jobs of each state on the first page. The others are on pages of their own.
 const NEWEST: usize = 10;
 
-/// How many characters of one text in a list, of a failure, and of what a job was enqueued with or has as its output.
+/// The lengths, in characters, of a text in a list, of a failure, and of a payload or an output.
 const LONGEST: usize = 200;
 const FAILURE: usize = 4_000;
 const JSON: usize = 10_000;
 
-/// How deep the lines of a payload are indented at most: text that opens a thousand brackets is not to fill a page with blanks.
+/// The maximum indentation of a payload, so that text with a thousand open brackets does not fill a page with spaces.
 const DEEPEST: usize = 12;
 
 /// The order of the lists.
@@ -31,9 +31,9 @@ const LISTS: [JobState; 6] =
 /// The jobs of an application at one moment.
 #[derive(Clone, Default, PartialEq, Serialize)]
 pub(super) struct Overview {
-    /// Why nothing can be shown.
+    /// The error, if the engine is unreachable.
     trouble: Option<String>,
-    kept_in: String,
+    store: String,
     counts: JobCounts,
     queues: Vec<Queue>,
     lists: Vec<List>,
@@ -42,14 +42,14 @@ pub(super) struct Overview {
 impl Overview {
     pub(super) fn of(scope: &Scope) -> Overview {
         let Some(jobs) = scope.get::<Jobs>() else { return Overview::default() };
-        Overview::ask(&jobs).unwrap_or_else(|error| Overview { trouble: Some(trouble(&error)), ..Overview::default() })
+        Overview::read(&jobs).unwrap_or_else(|error| Overview { trouble: Some(trouble(&error)), ..Overview::default() })
     }
 
-    fn ask(jobs: &Jobs) -> Result<Overview> {
+    fn read(jobs: &Jobs) -> Result<Overview> {
         let list = |state| List::of(jobs, state, None, NEWEST);
         Ok(Overview {
             trouble: None,
-            kept_in: visible_line(&jobs.describe(), LONGEST),
+            store: visible_line(&jobs.describe(), LONGEST),
             counts: jobs.counts()?,
             queues: jobs.queues()?.into_iter().map(Queue::of).collect(),
             lists: LISTS.into_iter().map(list).collect::<Result<_>>()?,
@@ -57,7 +57,7 @@ impl Overview {
     }
 }
 
-/// What is said when the engine cannot be asked.
+/// Returns the message for an engine that is unreachable.
 pub(super) fn trouble(error: &Error) -> String {
     visible_up_to(&error.chain(), LONGEST * 5)
 }
@@ -83,12 +83,12 @@ impl Queue {
 #[derive(Clone, PartialEq, Serialize)]
 pub(super) struct List {
     state: JobState,
-    /// What is special about them.
-    words: &'static str,
-    /// What the time in the list is that of.
+    /// The description of the state.
+    caption: &'static str,
+    /// The heading of the time in the list.
     time: &'static str,
     rows: Vec<Row>,
-    /// The number that older ones come before, when there are some.
+    /// The id below which the next page starts, if there is one.
     older: Option<u64>,
 }
 
@@ -100,10 +100,10 @@ impl List {
         let now = jobs.now();
         let rows: Vec<Row> = found.iter().map(|job| Row::of(job, now)).collect();
         let older = rows.last().map(|row| row.id).filter(|_| is_more);
-        Ok(List { state, words: words(state), time: time(state), rows, older })
+        Ok(List { state, caption: caption(state), time: time(state), rows, older })
     }
 
-    /// The names of the types that are in it, each once.
+    /// Returns the distinct names of the job types in the list.
     pub(super) fn names(&self) -> Vec<&str> {
         let mut names: Vec<&str> = self.rows.iter().map(|row| &*row.exact_name).collect();
         names.sort_unstable();
@@ -112,18 +112,16 @@ impl List {
     }
 }
 
-fn words(state: JobState) -> &'static str {
+fn caption(state: JobState) -> &'static str {
     match state {
-        JobState::Running => "In the hands of a worker, in whatever process. The newest first.",
-        JobState::Waiting => "They begin as soon as a worker has room for them. The newest first.",
-        JobState::Scheduled => "They wait for their time, or for the next try. The newest first.",
+        JobState::Running => "Claimed by a worker, in any process. The newest first.",
+        JobState::Waiting => "They start as soon as a worker has capacity. The newest first.",
+        JobState::Scheduled => "They wait until they are due, or for the next attempt. The newest first.",
         JobState::Dead => {
-            "Given up after the last try. Each is kept until somebody retries or discards it. The newest first."
+            "Failed after the last attempt. Each is kept until it is retried or discarded. The newest first."
         }
-        JobState::Done => "They ended well; the oldest are forgotten by and by. The newest first.",
-        JobState::Cancelled => {
-            "Somebody did not want them any more; the oldest are forgotten by and by. The newest first."
-        }
+        JobState::Done => "Completed; the oldest are pruned after a while. The newest first.",
+        JobState::Cancelled => "Cancelled by a user; the oldest are pruned after a while. The newest first.",
     }
 }
 
@@ -136,7 +134,7 @@ fn time(state: JobState) -> &'static str {
     }
 }
 
-/// What can be done with a job: the last part of the address, and the word on the button.
+/// Returns the actions on a job: the last part of the path, and the label of the button.
 fn actions(job: &JobInfo) -> &'static [(&'static str, &'static str)] {
     match job.state {
         JobState::Running if job.is_cancelling => &[],
@@ -159,16 +157,16 @@ pub(super) struct Row {
     state: JobState,
     is_cancelling: bool,
     origin: Option<String>,
-    /// When it began, is due or ended, as its state is.
+    /// The time when the job started, is due or ended, according to its state.
     time: Option<String>,
-    /// For how long it runs.
-    so_far: Option<String>,
-    tries: u32,
+    /// The time for which the job has run.
+    elapsed: Option<String>,
+    attempts: u32,
     done: u64,
     total: u64,
     percent: Option<u8>,
     message: String,
-    /// The words of the last try that did not end well.
+    /// The message of the last failed attempt.
     failure: Option<String>,
     actions: &'static [(&'static str, &'static str)],
 }
@@ -187,8 +185,8 @@ impl Row {
             is_cancelling: job.is_cancelling,
             origin: job.origin.as_deref().map(line),
             time: at(time_of(job)),
-            so_far: runs_since.map(|began| so_far(between(began, now))),
-            tries: job.attempt,
+            elapsed: runs_since.map(|began| elapsed(between(began, now))),
+            attempts: job.attempt,
             done: job.done,
             total: job.total,
             percent: percent(job),
@@ -209,7 +207,7 @@ fn time_of(job: &JobInfo) -> Option<Millis> {
 }
 
 fn at(time: Option<Millis>) -> Option<String> {
-    time.and_then(|time| Timestamp::from_millisecond(time).ok()).map(written)
+    time.and_then(|time| Timestamp::from_millisecond(time).ok()).map(format_time)
 }
 
 fn between(from: Millis, to: Millis) -> Duration {
@@ -220,12 +218,12 @@ fn percent(job: &JobInfo) -> Option<u8> {
     Progress { done: job.done, total: job.total, ..Progress::default() }.percent()
 }
 
-/// One job with all that is known of it; or why it cannot be shown.
+/// One job with all its fields, or the reason why it cannot be shown.
 #[derive(Clone, PartialEq, Serialize)]
 pub(super) struct Shown {
     id: u64,
     trouble: Option<String>,
-    /// None when it is there no more, too.
+    /// `None` also if the job no longer exists.
     job: Option<Whole>,
 }
 
@@ -234,7 +232,7 @@ impl Shown {
         Shown { id, trouble: None, job: job.map(|job| Whole::of(job, scope, now)) }
     }
 
-    pub(super) fn in_trouble(id: u64, error: &Error) -> Shown {
+    pub(super) fn unreachable(id: u64, error: &Error) -> Shown {
         Shown { id, trouble: Some(trouble(error)), job: None }
     }
 }
@@ -249,11 +247,11 @@ struct Whole {
     due: Option<String>,
     began: Option<String>,
     ended: Option<String>,
-    /// The try that runs, when that is here.
+    /// The id of the task of the running attempt, if it runs in this process.
     task: Option<u64>,
     failures: Vec<Failure>,
     has_output: bool,
-    /// The output, where it may be shown.
+    /// The output, if it may be shown.
     output: Option<String>,
 }
 
@@ -271,43 +269,43 @@ impl Whole {
             ended: at(job.ended_at),
             task: task.map(|record| record.id),
             failures: job.failures.iter().rev().map(Failure::of).collect(),
-            has_output: job.output != Kept::Nothing,
+            has_output: job.output != StoredOutput::Absent,
             output: scope.get::<Jobs>().and_then(|jobs| output(&jobs, job)),
         }
     }
 }
 
-/// A try that did not end well.
+/// A failed attempt.
 #[derive(Clone, PartialEq, Serialize)]
 struct Failure {
     attempt: u32,
     at: Option<String>,
-    words: String,
+    message: String,
 }
 
 impl Failure {
     fn of(failure: &JobFailure) -> Failure {
-        let words = visible_up_to(&failure.words, FAILURE);
-        Failure { attempt: failure.attempt, at: at(Some(failure.at)), words }
+        let message = visible_up_to(&failure.words, FAILURE);
+        Failure { attempt: failure.attempt, at: at(Some(failure.at)), message }
     }
 }
 
-/// What a job was enqueued with, where it may be shown.
+/// Returns the payload, if it may be shown.
 pub(super) fn payload(jobs: &Jobs, job: &JobInfo) -> Option<String> {
     json(jobs, job, &job.payload)
 }
 
 fn output(jobs: &Jobs, job: &JobInfo) -> Option<String> {
-    if let Kept::Whole(output) = &job.output { json(jobs, job, output.json()) } else { None }
+    if let StoredOutput::Whole(output) = &job.output { json(jobs, job, output.json()) } else { None }
 }
 
-/// JSON of a job, cut and in lines; none if it is private.
+/// Returns JSON of a job, shortened and indented; `None` if it is private.
 fn json(jobs: &Jobs, job: &JobInfo, text: &str) -> Option<String> {
     (!jobs.is_private(&job.name)).then(|| indented(&visible_up_to(text, JSON)))
 }
 
-/// JSON in lines, as it is but for the blanks: numbers keep their digits and fields their order, and what was cut is shown as
-/// far as it goes.
+/// Returns JSON with other whitespace only: numbers keep their digits and fields their order, and shortened JSON is
+/// shown up to its end.
 fn indented(json: &str) -> String {
     let (mut text, mut depth, mut is_escaped, mut in_string) = (String::new(), 0_usize, false, false);
     let mut chars = json.chars().peekable();
@@ -346,7 +344,7 @@ fn new_line(text: &mut String, depth: usize) {
     text.push_str(&"  ".repeat(depth.min(DEEPEST)));
 }
 
-/// A name in a heading or in a message.
+/// Returns a name for a heading or a message.
 pub(super) fn short(text: &str) -> String {
     visible_line(text, 100)
 }
@@ -356,7 +354,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn json_is_shown_as_it_is_in_lines() {
+    fn json_is_indented_and_otherwise_unchanged() {
         let json = r#"{"b":1.0,"a":[18446744073709551616,{}],"t":"a\"{,:\\","e":[]}"#;
         let lines = [
             "{",

@@ -1,12 +1,12 @@
-//! The pages about jobs: all of them at a glance, lists by state, and one of them with all that is known.
+//! The pages about jobs: an overview, lists by state, and one job with all its fields.
 //!
-//! An engine that cannot be asked is something to show, and no error of the page: whoever looks wants to know just that.
+//! An unreachable engine is shown on the page, which is not an error itself: the page exists to show it.
 
 use serde::Deserialize;
 
 use super::job_snapshot::{List, Overview, Shown, payload, short, trouble};
 use super::page::{gone, page};
-use super::watch::{self, Watch};
+use super::watch::{self, LivePage};
 use crate::background::scope::Scope;
 use crate::context;
 use crate::error::{Error, Result, Status};
@@ -16,27 +16,27 @@ use crate::http::router::BUILTIN;
 use crate::jobs::{JobInfo, JobState, Jobs};
 use crate::live::Live;
 
-/// The parts of pages that change.
+/// The templates of the live fragments.
 const ALL: &str = "aside/panel_jobs_part.html";
 const ONE: &str = "aside/panel_job_record.html";
 
-/// How many jobs a list shows.
+/// The number of jobs in a list.
 const PAGE: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
-    let watch = req.state::<Watch<Overview>>();
-    let part = watch.look(&req.scope()).fragment(req, &format!("{BUILTIN}/jobs/live"), ALL)?;
+    let live_page = req.state::<LivePage<Overview>>();
+    let part = live_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/jobs/live"), ALL)?;
     page(req, "aside/panel_jobs.html", "Jobs", context! { part })
 }
 
 pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
-    let (watch, scope) = (req.state::<Watch<Overview>>(), req.scope());
-    let response = req.live(watch.look(&scope), ALL)?;
-    watch.keep_up(scope);
+    let (live_page, scope) = (req.state::<LivePage<Overview>>(), req.scope());
+    let response = req.live(live_page.refresh(&scope), ALL)?;
+    live_page.start_polling(scope);
     Ok(response)
 }
 
-/// The list of a state by its word, or the job of a number.
+/// Shows the list of a state by its name, or a job by its id.
 pub(super) fn list_or_job(req: &mut Request) -> Result<Response> {
     let word: String = req.param("id")?;
     match JobState::of(&word) {
@@ -60,7 +60,7 @@ fn list(req: &mut Request, state: JobState) -> Result<Response> {
     let back = format!("{BUILTIN}/jobs/{state}{}", before.map_or(String::new(), |id| format!("?before={id}")));
     let title = match state {
         JobState::Dead => "Dead jobs".to_owned(),
-        other => format!("Jobs that are {other}"),
+        other => format!("Jobs: {other}"),
     };
     let context = context! { list, names, title, back, before, now => jobs.now() };
     page(req, "aside/panel_job_list.html", &title, context)
@@ -76,7 +76,7 @@ fn job(req: &mut Request) -> Result<Response> {
     let (jobs, id) = (req.jobs()?, req.param("id")?);
     let found = jobs.find(id);
     if matches!(found, Ok(None)) {
-        return not_kept(req);
+        return job_not_found(req);
     }
     let job = found.as_ref().ok().and_then(Option::as_ref);
     let name = job.map_or_else(|| format!("Job {id}"), |job| short(&job.label));
@@ -90,12 +90,12 @@ pub(super) fn follow_job(req: &mut Request) -> Result<Response> {
     let (jobs, id, scope) = (req.jobs()?, req.param("id")?, req.scope());
     let live = part_of(&jobs, id, jobs.find(id), &scope);
     let response = req.live(&live, ONE)?;
-    watch::follow(live, move || look(&jobs, id, jobs.find(id), &scope));
+    watch::follow(live, move || read(&jobs, id, jobs.find(id), &scope));
     Ok(response)
 }
 
 fn part_of(jobs: &Jobs, id: u64, found: Result<Option<JobInfo>>, scope: &Scope) -> Live<Shown> {
-    let (shown, is_last) = look(jobs, id, found, scope);
+    let (shown, is_last) = read(jobs, id, found, scope);
     let live = Live::new(shown);
     if is_last {
         live.finish();
@@ -103,20 +103,21 @@ fn part_of(jobs: &Jobs, id: u64, found: Result<Option<JobInfo>>, scope: &Scope) 
     live
 }
 
-/// The job as it is, and whether that is how it stays: until somebody presses a button, whose page comes anew.
-fn look(jobs: &Jobs, id: u64, found: Result<Option<JobInfo>>, scope: &Scope) -> (Shown, bool) {
+/// Returns the job, and true if the page needs no more updates: a job that can be retried changes only by an action,
+/// whose response is a new page.
+fn read(jobs: &Jobs, id: u64, found: Result<Option<JobInfo>>, scope: &Scope) -> (Shown, bool) {
     let is_last = found.as_ref().is_ok_and(|job| job.as_ref().is_none_or(|job| job.state.is_finished()));
     let shown = match &found {
         Ok(job) => Shown::of(id, job.as_ref(), scope, jobs.now()),
-        Err(error) => Shown::in_trouble(id, error),
+        Err(error) => Shown::unreachable(id, error),
     };
     (shown, is_last)
 }
 
-pub(super) fn not_kept(req: &mut Request) -> Result<Response> {
-    let words = "No job of that number is kept: those that ended well or were cancelled are forgotten by and by, and \
-                 discarded ones at once.";
-    gone(req, words, ("/_aside/jobs", "All jobs"))
+pub(super) fn job_not_found(req: &mut Request) -> Result<Response> {
+    let text = "There is no job with that number. Done and cancelled jobs are pruned after a while, and discarded ones \
+                at once.";
+    gone(req, text, ("/_aside/jobs", "All jobs"))
 }
 
 #[cfg(test)]
@@ -127,13 +128,15 @@ mod tests {
     use super::*;
     use crate::app::App;
     use crate::config::Config;
-    use crate::jobs::engine::{Abilities, Beat, Claimed, Ending, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
+    use crate::jobs::engine::{
+        Abilities, Capacity, Claimed, Ending, Engine, Enqueued, Entry, HeartbeatReply, Held, Retention, WorkerId,
+    };
     use crate::jobs::record::{JobCounts, Millis, QueueInfo};
     use crate::sync::{Notify, lock, wait_while};
     use crate::testing::TestClient;
 
-    /// An engine that cannot be reached: each call fails, at once or when the gate opens.
-    struct Away(Option<Arc<Gate>>);
+    /// An unreachable engine: each call fails, at once or when the gate opens.
+    struct Unreachable(Option<Arc<Gate>>);
 
     #[derive(Default)]
     struct Gate {
@@ -141,7 +144,7 @@ mod tests {
         opened: Condvar,
     }
 
-    impl Away {
+    impl Unreachable {
         fn fail<T>(&self) -> Result<T> {
             if let Some(gate) = &self.0 {
                 drop(wait_while(&gate.opened, lock(&gate.is_open), |is_open| !*is_open));
@@ -150,7 +153,7 @@ mod tests {
         }
     }
 
-    impl Engine for Away {
+    impl Engine for Unreachable {
         fn describe(&self) -> String {
             "away".into()
         }
@@ -169,7 +172,7 @@ mod tests {
         fn join(&self) -> Result<WorkerId> {
             self.fail()
         }
-        fn beat(&self, _: &WorkerId, _: &[Held], _: Millis) -> Result<Beat> {
+        fn heartbeat(&self, _: &WorkerId, _: &[Held], _: Millis) -> Result<HeartbeatReply> {
             self.fail()
         }
         fn leave(&self, _: &WorkerId, _: Millis) -> Result<()> {
@@ -178,13 +181,13 @@ mod tests {
         fn recover(&self, _: Duration, _: Millis) -> Result<usize> {
             self.fail()
         }
-        fn claim(&self, _: &WorkerId, _: &[Room], _: Millis) -> Result<Vec<Claimed>> {
+        fn claim(&self, _: &WorkerId, _: &[Capacity], _: Millis) -> Result<Vec<Claimed>> {
             self.fail()
         }
         fn next_due(&self) -> Result<Option<Millis>> {
             self.fail()
         }
-        fn settle(&self, _: u64, _: u64, _: Ending, _: Millis) -> Result<bool> {
+        fn resolve(&self, _: u64, _: u64, _: Ending, _: Millis) -> Result<bool> {
             self.fail()
         }
         fn cancel(&self, _: u64, _: Millis) -> Result<Option<JobState>> {
@@ -217,7 +220,7 @@ mod tests {
         fn tick(&self, _: &str, _: Millis, _: Option<Entry>, _: Millis) -> Result<bool> {
             self.fail()
         }
-        fn trim(&self, _: Keep, _: Millis) -> Result<usize> {
+        fn prune(&self, _: Retention, _: Millis) -> Result<usize> {
             self.fail()
         }
         fn clock_went_back(&self, _: Millis) -> Result<()> {
@@ -228,42 +231,42 @@ mod tests {
         }
     }
 
-    fn client(engine: Away) -> TestClient {
+    fn client(engine: Unreachable) -> TestClient {
         TestClient::new(App::with_config(Config::default()).jobs(Jobs::on(engine)))
     }
 
-    const WORDS: &str = r"the engine &lt;b&gt;is away\u{202e}";
+    const MESSAGE: &str = r"the engine &lt;b&gt;is away\u{202e}";
 
     #[test]
-    fn an_engine_that_cannot_be_reached_is_shown_in_words() {
-        let mut client = client(Away(None));
+    fn an_unreachable_engine_is_reported() {
+        let mut client = client(Unreachable(None));
         for path in ["/_aside/jobs", "/_aside/jobs/17"] {
             let page = client.get(path);
             assert_eq!(page.status(), Status::OK, "{path}");
-            assert!(page.text().contains("cannot be reached") && page.text().contains(WORDS), "{}", page.text());
+            assert!(page.text().contains("unreachable") && page.text().contains(MESSAGE), "{}", page.text());
             let live = format!("{path}/live");
             assert!(page.text().contains(&format!("<aside-live src=\"{live}\"")), "it may come back: {}", page.text());
-            assert!(client.events(&live).next().data.contains(WORDS), "{live}");
+            assert!(client.events(&live).next().data.contains(MESSAGE), "{live}");
         }
         let list = client.get("/_aside/jobs/dead");
         assert_eq!(list.status(), Status::SERVICE_UNAVAILABLE);
-        assert!(list.text().contains(WORDS), "{}", list.text());
+        assert!(list.text().contains(MESSAGE), "{}", list.text());
     }
 
     #[test]
-    fn the_page_of_the_tasks_is_there_without_the_engine() {
-        let mut client = client(Away(None));
+    fn the_tasks_are_shown_without_the_engine() {
+        let mut client = client(Unreachable(None));
         let page = client.get("/_aside");
         assert!(page.text().contains("Nothing runs.") && page.text().contains("/jobs\">Jobs</a>"), "{}", page.text());
         assert!(client.events("/_aside/live").next().data.contains("Nothing runs."));
     }
 
     #[test]
-    fn an_engine_that_does_not_answer_holds_up_no_other_page() {
+    fn an_engine_that_hangs_delays_no_other_page() {
         let gate = Arc::new(Gate::default());
-        let mut client = client(Away(Some(gate.clone())));
+        let mut client = client(Unreachable(Some(gate.clone())));
         for _ in 0..3 {
-            // Comes back while the gate is shut, or never.
+            // Returns while the gate is shut, or never.
             let page = client.get("/_aside");
             assert!(
                 page.text().contains("Nothing runs.") && page.text().contains("/jobs\">Jobs</a>"),
@@ -276,8 +279,8 @@ mod tests {
     }
 
     #[test]
-    fn a_button_that_does_nothing_says_why() {
-        let mut client = client(Away(None));
+    fn an_action_without_an_effect_reports_the_reason() {
+        let mut client = client(Unreachable(None));
         let posts = [
             ("/_aside/jobs/17/cancel", "/_aside/jobs"),
             ("/_aside/jobs/17/retry", "/_aside/jobs"),
@@ -291,7 +294,7 @@ mod tests {
             let response = client.post(path).form(&[("name", ""), ("until", "17")]).send();
             assert_eq!(response.location(), Some(back), "{path}: {}", response.text());
             let page = client.get("/_aside");
-            assert!(page.text().contains("The jobs cannot be reached at the moment: the engine"), "{}", page.text());
+            assert!(page.text().contains("The job store is unreachable at the moment: the engine"), "{}", page.text());
         }
     }
 }

@@ -1,8 +1,8 @@
-//! The panel at `/_aside`: what runs aside, what ended, what failed and how, the jobs, and the mail that was written.
+//! The panel at `/_aside`: running, ended and failed tasks with their failures, the jobs, and the mail that was sent.
 //!
-//! It is an application that is mounted, of the same parts as any other. In development whoever sits at the machine sees
-//! it; all others, and everybody in production, only when a function that the application gives says yes. To whoever may
-//! not see it there is nothing there: the answer is the site's own for a path without a route.
+//! The panel is an application that is mounted, with the same parts as any other. In development, a user on the same
+//! machine sees it; all other users, and all users in production, only if a function of the application returns true. A
+//! user who may not see it gets the site's own response for a path without a route.
 
 mod badge;
 mod job_actions;
@@ -17,10 +17,10 @@ mod watch;
 
 use std::sync::Arc;
 
-use self::badge::Asker;
+use self::badge::DeadJobs;
 use self::job_snapshot::Overview;
 use self::snapshot::Snapshot;
-use self::watch::Watch;
+use self::watch::LivePage;
 use crate::app::App;
 use crate::app::parts::Handler;
 use crate::background::panics;
@@ -32,7 +32,7 @@ use crate::http::router::BUILTIN;
 use crate::http::templates::error_pages;
 
 impl App {
-    /// Shows the panel at `/_aside` to those whom a function says yes to, in production too.
+    /// Shows the panel at `/_aside` to users for whom a function returns true, in production too.
     ///
     /// ```
     /// use aside::{App, Request};
@@ -42,15 +42,16 @@ impl App {
     /// App::new().panel(|req: &mut Request| req.user() == Some(OWNER));
     /// ```
     ///
-    /// It lists the tasks that run, wait, failed and ended, with the requests that they came from, the application's
-    /// [jobs](App::jobs), and the mail that is kept in memory or in a folder. Tasks can be told to cancel there, jobs can be
-    /// cancelled, retried and discarded, and queues paused. That is for those who run the site and for nobody else:
-    /// addresses, texts and backtraces are shown as they are, and so is what is in a job, unless it is
+    /// The panel lists the tasks that run, wait, failed and ended, with the requests that started them, the
+    /// application's [jobs](App::jobs), and the mail that is stored in memory or in a folder. A user can cancel tasks
+    /// there, cancel, retry and discard jobs, and pause queues. The panel is for the operators of the site only: it
+    /// shows addresses, texts and backtraces unchanged, and the content of jobs unless they are
     /// [private](crate::Job::PRIVATE).
     ///
-    /// Everybody else gets the site's 404, or its [`fallback`](App::fallback). In development a browser on the same machine
-    /// sees the panel in any case, unless the request came through a proxy. The function is asked for each request to the
-    /// panel, after the site's [`before`](App::before) hooks; when it panics, that is in the log and nobody sees anything.
+    /// All other users get the site's 404, or its [`fallback`](App::fallback). In development, a browser on the same
+    /// machine sees the panel in any case, unless the request came through a proxy. The function is called for each
+    /// request to the panel, after the site's [`before`](App::before) hooks. If it panics, the panic is logged and the
+    /// panel is not shown.
     pub fn panel<F>(self, guard: F) -> App
     where
         F: Fn(&mut Request) -> bool + Send + Sync + 'static,
@@ -58,27 +59,27 @@ impl App {
         self.state(Guard(Box::new(guard)))
     }
 
-    /// The application with its panel, which may be behind closed doors.
+    /// Returns the application with its panel, which checks access.
     pub(crate) fn with_panel(self) -> App {
-        let nothing_here = self.fallback_at(BUILTIN).unwrap_or_else(|| Arc::new(no_page));
-        let panel = Panel::new(nothing_here);
+        let not_found = self.fallback_at(BUILTIN).unwrap_or_else(|| Arc::new(no_page));
+        let panel = Panel::new(not_found);
         let panel = if self.has_jobs() { with_jobs(panel) } else { panel };
         self.mount(BUILTIN, panel.app)
     }
 }
 
-/// Who may see the panel beside the developer.
+/// The users who may see the panel, in addition to the developer.
 struct Guard(Box<dyn Fn(&mut Request) -> bool + Send + Sync>);
 
 fn may_see(req: &mut Request) -> bool {
-    error_pages::is_for_the_developer(req) || guard_says_yes(req)
+    error_pages::is_for_the_developer(req) || guard_allows(req)
 }
 
-fn guard_says_yes(req: &mut Request) -> bool {
+fn guard_allows(req: &mut Request) -> bool {
     let Some(guard) = req.scope().get::<Guard>() else { return false };
     panics::catch(|| (guard.0)(req)).unwrap_or_else(|panic| {
-        let words = format!("The guard of the panel panicked, and nobody is let in: {panic}");
-        log::error!(target: "aside::panel", "{}", escape(&words));
+        let message = format!("The guard of the panel panicked, and access is denied: {panic}");
+        log::error!(target: "aside::panel", "{}", escape(&message));
         false
     })
 }
@@ -87,16 +88,16 @@ fn no_page(_req: &mut Request) -> Response {
     Response::from_error(Status::NOT_FOUND.into())
 }
 
-/// The panel's routes. There is no way to add one that is not behind the doors.
+/// The routes of the panel. Each one that is added checks access.
 struct Panel {
     app: App,
-    nothing_here: Handler,
+    not_found: Handler,
 }
 
 impl Panel {
-    fn new(nothing_here: Handler) -> Panel {
-        let app = page::with_templates(App::new()).state(Watch::new(Snapshot::of));
-        let panel = Panel { app, nothing_here };
+    fn new(not_found: Handler) -> Panel {
+        let app = page::with_templates(App::new()).state(LivePage::new(Snapshot::of));
+        let panel = Panel { app, not_found };
         let panel = panel
             .get("/", tasks::overview)
             .get("/live", tasks::follow_all)
@@ -110,31 +111,32 @@ impl Panel {
     }
 
     fn get(self, route: &str, f: fn(&mut Request) -> Result<Response>) -> Panel {
-        let (own, others) = (self.behind_doors(f), self.behind_doors(|_| only("GET, HEAD")));
+        let (own, others) = (self.protected(f), self.protected(|_| only("GET, HEAD")));
         Panel { app: self.app.get(route, own).any(route, others), ..self }
     }
 
     fn post(self, route: &str, f: fn(&mut Request) -> Result<Response>) -> Panel {
-        let (own, others) = (self.behind_doors(f), self.behind_doors(|_| only("POST")));
+        let (own, others) = (self.protected(f), self.protected(|_| only("POST")));
         Panel { app: self.app.post(route, own).any(route, others), ..self }
     }
 
-    /// A handler that is there for those who may see it.
-    fn behind_doors(&self, f: fn(&mut Request) -> Result<Response>) -> impl Fn(&mut Request) -> Response + use<> {
-        let nothing_here = self.nothing_here.clone();
-        move |req| if may_see(req) { f(req).into_response() } else { nothing_here(req) }
+    /// Returns a handler that runs only for users who may see the panel.
+    fn protected(&self, f: fn(&mut Request) -> Result<Response>) -> impl Fn(&mut Request) -> Response + use<> {
+        let not_found = self.not_found.clone();
+        move |req| if may_see(req) { f(req).into_response() } else { not_found(req) }
     }
 }
 
-/// Refuses the other methods. The router does that for what is there for everybody, and would tell everybody of it.
+/// Rejects the other methods. The router does so only for routes without an access check, and would reveal the route to
+/// all users.
 fn only(methods: &str) -> Result<Response> {
-    let error = Error::new(Status::METHOD_NOT_ALLOWED, format!("This page answers {methods}."));
+    let error = Error::new(Status::METHOD_NOT_ALLOWED, format!("This page accepts {methods}."));
     Ok(Response::from_error(error).header("Allow", methods))
 }
 
-/// Where the application has jobs.
+/// Adds the pages about jobs, if the application has jobs.
 fn with_jobs(panel: Panel) -> Panel {
-    let app = panel.app.state(Watch::new(Overview::of)).state(Asker::default());
+    let app = panel.app.state(LivePage::new(Overview::of)).state(DeadJobs::default());
     Panel { app, ..panel }
         .get("/jobs", jobs::overview)
         .get("/jobs/live", jobs::follow_all)

@@ -1,5 +1,4 @@
-//! The pages about mail: what is kept of it, and each one as text, as HTML that can do nothing, and as it goes over the
-//! wire.
+//! The pages about mail: the stored mails, and each one as text, as inactive HTML, and as its source.
 
 use std::sync::Arc;
 
@@ -13,15 +12,15 @@ use crate::http::response::Response;
 use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::mail::{Mailer, SentMail};
 
-/// How many characters of a text on the page, and of a line of it. The source as a whole has an address of its own.
+/// The lengths, in characters, of a text on the page and of a line. The full source has an address of its own.
 const TEXT: usize = 100_000;
 const LINE: usize = 500;
 
-/// A mail's HTML is a stranger's: no scripts, no forms, nothing from outside, and an origin that is nobody's.
+/// The HTML of a mail is untrusted: no scripts, no forms, no external resources, and an opaque origin.
 const POLICY: &str = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; form-action 'none'; \
      base-uri 'none'; frame-ancestors 'self'";
 
-/// Where a page goes on whose mail is not there.
+/// The link on the page for a mail that does not exist.
 const ALL_MAIL: (&str, &str) = ("/_aside/outbox", "All mail");
 
 /// One mail in the list.
@@ -62,7 +61,7 @@ pub(super) fn list(req: &mut Request) -> Result<Response> {
 }
 
 pub(super) fn mail(req: &mut Request) -> Result<Response> {
-    let Some(mail) = asked_for(req)? else { return not_remembered(req) };
+    let Some(mail) = requested(req)? else { return mail_not_found(req) };
     let attachment = |file: &crate::mail::Attachment| {
         let (name, kind) = (visible_line(&file.filename, LINE), visible_line(&file.content_type, LINE));
         context! { name, kind, size => size(file.bytes.len()) }
@@ -81,21 +80,21 @@ pub(super) fn mail(req: &mut Request) -> Result<Response> {
     page(req, "aside/panel_mail.html", &visible_line(&mail.subject, 80), context)
 }
 
-/// The HTML for the frame in the page, or for whoever opens its address: locked up by its headers.
+/// Returns the HTML for the frame in the page, or for a user who opens its address. Its headers restrict it.
 pub(super) fn html(req: &mut Request) -> Result<Response> {
-    let Some(mail) = asked_for(req)? else { return not_remembered(req) };
+    let Some(mail) = requested(req)? else { return mail_not_found(req) };
     let Some(html) = mail.html.clone() else { return gone(req, "This mail has no HTML.", ALL_MAIL) };
     let response = private(Response::html(html)).header("Content-Security-Policy", POLICY);
     Ok(response.header("X-Frame-Options", "SAMEORIGIN").header("X-DNS-Prefetch-Control", "off"))
 }
 
-/// The mail as it goes over the wire, to the last byte.
+/// Returns the mail as it was sent, byte for byte.
 pub(super) fn source(req: &mut Request) -> Result<Response> {
-    let Some(mail) = asked_for(req)? else { return not_remembered(req) };
+    let Some(mail) = requested(req)? else { return mail_not_found(req) };
     Ok(private(Response::bytes("text/plain; charset=utf-8", mail.raw.clone())))
 }
 
-/// Who gets it and who sent it. Those in secret are not in the mail itself.
+/// Returns the recipients and the sender. The mail itself does not contain the Bcc recipients.
 fn headers(mail: &SentMail) -> Vec<(&'static str, String)> {
     let list = |list: &[String]| list.join(", ");
     let fields = [
@@ -111,13 +110,13 @@ fn headers(mail: &SentMail) -> Vec<(&'static str, String)> {
     fields.into_iter().filter(|(_, value)| !value.is_empty()).map(shown).collect()
 }
 
-/// As it stands in the mail's head.
+/// Returns the date as it is in the mail's header.
 fn date(mail: &SentMail) -> String {
     let date = mail.raw.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Date: "));
     date.map_or(String::new(), |date| String::from_utf8_lossy(date).trim_end().to_owned())
 }
 
-/// The part of the Message-ID that no other mail has.
+/// Returns the part of the Message-ID that is unique to this mail.
 fn id(mail: &SentMail) -> &str {
     mail.message_id.trim_start_matches('<').split('@').next().unwrap_or_default()
 }
@@ -134,14 +133,14 @@ fn mailer(req: &Request) -> Result<Arc<Mailer>> {
     req.scope().get().ok_or_else(|| Error::internal("this application has no mailer"))
 }
 
-fn asked_for(req: &Request) -> Result<Option<Arc<SentMail>>> {
+fn requested(req: &Request) -> Result<Option<Arc<SentMail>>> {
     let wanted: String = req.param("id")?;
     Ok(mailer(req)?.outbox().into_iter().find(|mail| id(mail) == wanted))
 }
 
-fn not_remembered(req: &mut Request) -> Result<Response> {
-    let words = "No mail of that id is remembered: the last 100 are, of 64 MiB at most, while this process runs.";
-    gone(req, words, ALL_MAIL)
+fn mail_not_found(req: &mut Request) -> Result<Response> {
+    let text = "There is no mail with that id. The last 100 mails, up to 64 MiB, are stored while this process runs.";
+    gone(req, text, ALL_MAIL)
 }
 
 #[cfg(test)]
@@ -149,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_size_is_said_as_people_do() {
+    fn a_size_has_a_readable_unit() {
         assert_eq!([0, 999, 1_500, 3_400_000].map(size), ["0 bytes", "999 bytes", "1.5 kB", "3.4 MB"]);
     }
 }

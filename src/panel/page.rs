@@ -1,11 +1,11 @@
-//! What all pages of the panel have: their templates, their style sheet, and headers of their own, so that no setting of
-//! the site breaks them.
+//! The common part of all pages of the panel: their templates, their style sheet, and their own headers, so that no
+//! setting of the site breaks them.
 
 use std::sync::LazyLock;
 
 use serde::Serialize;
 
-use super::badge::Sign;
+use super::badge::JobsBadge;
 use crate::app::App;
 use crate::context;
 use crate::error::{Result, Status};
@@ -41,31 +41,31 @@ const TEMPLATES: &[(&str, &str)] = &[
 
 const STYLE: &str = include_str!("../../templates/aside/panel.css");
 
-/// Everything from the site itself, and nothing in the page: no nonce either.
+/// All resources come from the site itself, and nothing is inline: no nonce either.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-src 'self'; \
      form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
-/// The application with the panel's templates.
+/// Returns the application with the panel's templates.
 pub(super) fn with_templates(app: App) -> App {
     TEMPLATES.iter().fold(app, |app, (name, source)| app.template(name, source))
 }
 
-/// A page of the panel. Nobody keeps it: it is of the moment, and not for everybody.
+/// Returns a page of the panel. It is not cached, since its content changes and is not public.
 pub(super) fn page(req: &mut Request, template: &str, title: &str, context: impl Serialize) -> Result<Response> {
-    let sign = Sign::of(req);
-    let head = context! { title, style => &*STYLE_ADDRESS, has_outbox => cfg!(feature = "mail"), sign };
+    let badge = JobsBadge::of(req);
+    let head = context! { title, style => &*STYLE_ADDRESS, has_outbox => cfg!(feature = "mail"), badge };
     let response = req.render(template, context! { page => head, shown => context })?;
     Ok(private(response).header("Content-Security-Policy", POLICY))
 }
 
-/// The page for what is not remembered any more, with a link to all that is.
-pub(super) fn gone(req: &mut Request, words: &str, all: (&str, &str)) -> Result<Response> {
+/// Returns the page for a record that no longer exists, with a link to all records.
+pub(super) fn gone(req: &mut Request, text: &str, all: (&str, &str)) -> Result<Response> {
     let (path, link) = all;
-    let page = page(req, "aside/panel_gone.html", "Not remembered", context! { words, path, link })?;
+    let page = page(req, "aside/panel_gone.html", "Not found", context! { text, path, link })?;
     Ok(page.status(Status::NOT_FOUND))
 }
 
-/// Back to the page that a button was on (`?back=`), where that is one of this site's.
+/// Redirects to the page with the button (`?back=`), if it is a page of this site.
 pub(super) fn back(req: &Request, or: &str) -> Result<Response> {
     let back = req.query_pairs()?.into_iter().find(|(name, _)| name == "back");
     Ok(redirect_or(back.as_ref().map_or(or, |(_, path)| path), or))
@@ -75,7 +75,7 @@ pub(super) fn private(response: Response) -> Response {
     response.header("Cache-Control", "no-store")
 }
 
-/// Kept by a browser for a year, under an address that changes with it.
+/// Returns the style sheet. A browser caches it for a year, under an address that changes with it.
 pub(super) fn style_sheet(_req: &mut Request) -> Result<Response> {
     let response = Response::bytes("text/css; charset=utf-8", STYLE.as_bytes());
     Ok(response.header("Cache-Control", "private, max-age=31536000, immutable"))

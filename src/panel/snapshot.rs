@@ -1,4 +1,4 @@
-//! What the panel shows of the tasks, as text that can be looked at: cut, and with nothing hidden in it.
+//! The tasks as the panel shows them: shortened text, with invisible characters escaped.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -14,13 +14,13 @@ use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
 
-/// How many tasks that have not ended are listed.
+/// The number of unfinished tasks in the list.
 const UNFINISHED: usize = 100;
 
-/// How many of those that ended are on the first page; the others have pages of their own.
+/// The number of finished tasks on the first page. The others are on pages of their own.
 const NEWEST: usize = 10;
 
-/// How many characters of one text.
+/// The length of one text, in characters.
 const LONGEST: usize = 200;
 
 /// The tasks of an application at one moment.
@@ -34,7 +34,7 @@ pub(super) struct Snapshot {
     failed: u64,
     panicked: u64,
     abandoned: u64,
-    /// None where no mail is kept.
+    /// The number of stored mails; `None` if mail is not stored.
     mails: Option<usize>,
     unfinished: Vec<Row>,
     unlisted: usize,
@@ -75,7 +75,7 @@ fn mails(_scope: &Scope) -> Option<usize> {
     None
 }
 
-/// The last of them.
+/// Returns the last records, the newest first.
 pub(super) fn newest_first(records: &[Arc<Record>], most: usize, scope: &Scope) -> Vec<Row> {
     records.iter().rev().take(most).map(|record| Row::of(record, scope)).collect()
 }
@@ -86,7 +86,7 @@ pub(super) struct Row {
     id: u64,
     name: String,
     key: Option<String>,
-    /// The job that it is a try of.
+    /// The id of the job that the task is an attempt of.
     job: Option<u64>,
     origin: Option<String>,
     state: TaskState,
@@ -117,51 +117,51 @@ impl Row {
             is_overdue: record.is_overdue(),
             is_cancelling: record.is_cancelled() && !has_ended,
             began: record.began_at().map(moment),
-            took: if has_ended { span(record.after()).to_string() } else { so_far(record.after()) },
+            took: if has_ended { span(record.after()).to_string() } else { elapsed(record.after()) },
             done: progress.done,
             total: progress.total,
             percent: progress.percent(),
             message: line(&progress.message),
-            failure: record.failure().map(|(words, _)| line(words)),
+            failure: record.failure().map(|(message, _)| line(message)),
         }
     }
 }
 
-/// The job whose tries have that key.
+/// Returns the id of the job whose attempts have that key.
 fn job_of(key: &str) -> Option<u64> {
     let id = key.strip_prefix("job-")?;
     id.parse().ok().filter(|number: &u64| number.to_string() == id)
 }
 
-/// How many characters of a failure, and of the way to it, where there is one task alone.
+/// The lengths, in characters, of a failure and of its backtrace, on the page of one task.
 const FAILURE: usize = 10_000;
 const BACKTRACE: usize = 100_000;
 
-/// One task with all that is known of it.
+/// One task with all its fields.
 #[derive(Clone, PartialEq, Serialize)]
 pub(super) struct Whole {
     row: Row,
-    tries: u32,
+    attempts: u32,
     failure: Option<String>,
     backtrace: Option<String>,
 }
 
 impl Whole {
     pub(super) fn of(record: &Record, scope: &Scope) -> Whole {
-        // First: what has ended by then has its failure.
+        // First: a task that has ended by then has its failure.
         let row = Row::of(record, scope);
         let (failure, backtrace) = record.failure().unzip();
         Whole {
             row,
-            tries: record.tries(),
-            failure: failure.map(|words| visible_up_to(words, FAILURE)),
+            attempts: record.tries(),
+            failure: failure.map(|message| visible_up_to(message, FAILURE)),
             backtrace: backtrace.flatten().map(|lines| visible_up_to(lines, BACKTRACE)),
         }
     }
 }
 
-/// In whole seconds: a page that is watched changes once in a second for it, and not at each look.
-pub(super) fn so_far(time: Duration) -> String {
+/// Returns a duration in whole seconds, so that a live page changes once a second for it, and not at each poll.
+pub(super) fn elapsed(time: Duration) -> String {
     match time.as_secs() {
         0 => "under 1 s".into(),
         seconds @ 1..60 => format!("{seconds} s"),
@@ -170,11 +170,11 @@ pub(super) fn so_far(time: Duration) -> String {
 }
 
 fn moment(time: SystemTime) -> String {
-    Timestamp::try_from(time).map_or_else(|_| String::new(), written)
+    Timestamp::try_from(time).map_or_else(|_| String::new(), format_time)
 }
 
-/// A time as the log writes it.
-pub(super) fn written(time: Timestamp) -> String {
+/// Returns a time in the format of the log.
+pub(super) fn format_time(time: Timestamp) -> String {
     time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
@@ -183,13 +183,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_runs_has_whole_seconds() {
-        let said = [999, 1_000, 59_999, 61_500].map(|ms| so_far(Duration::from_millis(ms)));
-        assert_eq!(said, ["under 1 s", "1 s", "59 s", "1 min 1 s"]);
+    fn the_time_of_a_running_task_is_in_whole_seconds() {
+        let shown = [999, 1_000, 59_999, 61_500].map(|ms| elapsed(Duration::from_millis(ms)));
+        assert_eq!(shown, ["under 1 s", "1 s", "59 s", "1 min 1 s"]);
     }
 
     #[test]
-    fn a_key_is_that_of_a_job_or_of_something_else() {
+    fn the_key_of_a_job_is_recognized() {
         let found = ["job-17", "job-", "job-017", "job-x", "jobs-1", "17"].map(job_of);
         assert_eq!(found, [Some(17), None, None, None, None, None]);
     }

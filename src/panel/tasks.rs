@@ -1,11 +1,11 @@
-//! The pages about tasks: all of them at a glance, lists of those that ended, one of them with all that is known, and the
-//! button that tells one to cancel.
+//! The pages about tasks: an overview, lists of finished tasks, one task with all its fields, and the button that
+//! cancels a task.
 
 use std::sync::Arc;
 
 use super::page::{back, gone, page};
 use super::snapshot::{Snapshot, Whole, newest_first};
-use super::watch::{self, Watch};
+use super::watch::{self, LivePage};
 use crate::background::registry::Record;
 use crate::background::scope::Scope;
 use crate::background::task::TaskInfo;
@@ -17,23 +17,23 @@ use crate::http::router::BUILTIN;
 use crate::http::templates::error_pages::sanitize::visible_line;
 use crate::live::Live;
 
-/// The parts of pages that change.
+/// The templates of the live fragments.
 const ALL: &str = "aside/panel_tasks.html";
 const ONE: &str = "aside/panel_record.html";
 
-/// How many characters of a name in a heading or in a message.
+/// The length, in characters, of a name in a heading or a message.
 const NAME: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
-    let watch = req.state::<Watch<Snapshot>>();
-    let part = watch.look(&req.scope()).fragment(req, &format!("{BUILTIN}/live"), ALL)?;
+    let live_page = req.state::<LivePage<Snapshot>>();
+    let part = live_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/live"), ALL)?;
     page(req, "aside/panel.html", "Tasks", context! { part })
 }
 
 pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
-    let (watch, scope) = (req.state::<Watch<Snapshot>>(), req.scope());
-    let response = req.live(watch.look(&scope), ALL)?;
-    watch.keep_up(scope);
+    let (live_page, scope) = (req.state::<LivePage<Snapshot>>(), req.scope());
+    let response = req.live(live_page.refresh(&scope), ALL)?;
+    live_page.start_polling(scope);
     Ok(response)
 }
 
@@ -44,35 +44,35 @@ pub(super) fn failed(req: &mut Request) -> Result<Response> {
 
 pub(super) fn ended(req: &mut Request) -> Result<Response> {
     let records = req.scope().registry().lists().ended;
-    list(req, "Ended", "The last 200 tasks that ended, well or not, the newest first.", &records)
+    list(req, "Ended", "The last 200 finished tasks, the newest first.", &records)
 }
 
-fn list(req: &mut Request, title: &str, words: &str, records: &[Arc<Record>]) -> Result<Response> {
+fn list(req: &mut Request, title: &str, caption: &str, records: &[Arc<Record>]) -> Result<Response> {
     let rows = newest_first(records, records.len(), &req.scope());
-    page(req, "aside/panel_list.html", title, context! { title, words, rows })
+    page(req, "aside/panel_list.html", title, context! { title, caption, rows })
 }
 
 pub(super) fn task(req: &mut Request) -> Result<Response> {
-    let Some(record) = asked_for(req)? else { return not_remembered(req) };
-    let live = look_at(&record, &req.scope());
+    let Some(record) = requested(req)? else { return task_not_found(req) };
+    let live = live_of(&record, &req.scope());
     let part = live.fragment(req, &format!("{BUILTIN}/tasks/{}/live", record.id), ONE)?;
     let name = visible_line(&record.name, NAME);
     page(req, "aside/panel_task.html", &name, context! { name, part })
 }
 
-/// Follows one task. Not by its own [`TaskInfo::live`](crate::TaskInfo::live): who looks on from here is not one of those
-/// whom it works for, and it must not be cancelled when he leaves.
+/// Follows one task. The page does not use [`TaskInfo::live`](crate::TaskInfo::live), since a user of the panel is not
+/// a watcher for whom the task works: the task must not be cancelled when that user leaves.
 pub(super) fn follow_task(req: &mut Request) -> Result<Response> {
-    let Some(record) = asked_for(req)? else { return not_remembered(req) };
-    let live = look_at(&record, &req.scope());
+    let Some(record) = requested(req)? else { return task_not_found(req) };
+    let live = live_of(&record, &req.scope());
     let response = req.live(&live, ONE)?;
     let scope = req.scope();
-    watch::follow(live, move || look(&record, &scope));
+    watch::follow(live, move || read(&record, &scope));
     Ok(response)
 }
 
-fn look_at(record: &Record, scope: &Scope) -> Live<Whole> {
-    let (whole, has_ended) = look(record, scope);
+fn live_of(record: &Record, scope: &Scope) -> Live<Whole> {
+    let (whole, has_ended) = read(record, scope);
     let live = Live::new(whole);
     if has_ended {
         live.finish();
@@ -80,18 +80,19 @@ fn look_at(record: &Record, scope: &Scope) -> Live<Whole> {
     live
 }
 
-/// The task as it is, and whether it has ended. That is asked first: what ends in between is looked at once more.
-fn look(record: &Record, scope: &Scope) -> (Whole, bool) {
+/// Returns the task, and true if it has ended. The end is read first, so that a task that ends in between is read once
+/// more.
+fn read(record: &Record, scope: &Scope) -> (Whole, bool) {
     let has_ended = record.has_ended();
     (Whole::of(record, scope), has_ended)
 }
 
 pub(super) fn cancel(req: &mut Request) -> Result<Response> {
-    let Some(record) = asked_for(req)? else { return not_remembered(req) };
+    let Some(record) = requested(req)? else { return task_not_found(req) };
     let back = back(req, BUILTIN)?;
     let name = visible_line(&record.name, NAME);
     if record.has_ended() {
-        req.flash("warning", format!("{name} (task {}) had ended already.", record.id));
+        req.flash("warning", format!("{name} (task {}) has already ended.", record.id));
     } else {
         TaskInfo::new(record.clone(), req.scope().registry()).cancel();
         req.flash("success", format!("{name} (task {}) was told to cancel.", record.id));
@@ -99,13 +100,12 @@ pub(super) fn cancel(req: &mut Request) -> Result<Response> {
     Ok(back)
 }
 
-/// The task whose number is in the path, when it is remembered. A number that is none is a path that is not there.
-fn asked_for(req: &Request) -> Result<Option<Arc<Record>>> {
+/// Returns the task with the id in the path, if it is remembered. An invalid id is a missing path.
+fn requested(req: &Request) -> Result<Option<Arc<Record>>> {
     Ok(req.scope().registry().numbered(req.param("id")?))
 }
 
-fn not_remembered(req: &mut Request) -> Result<Response> {
-    let words =
-        "No task of that number is remembered: of those that ended, the last 200 are, and the last 100 that failed.";
-    gone(req, words, (BUILTIN, "All tasks"))
+fn task_not_found(req: &mut Request) -> Result<Response> {
+    let text = "There is no task with that number. The last 200 finished and the last 100 failed tasks are stored.";
+    gone(req, text, (BUILTIN, "All tasks"))
 }

@@ -1,7 +1,7 @@
-//! Keeps the panel's pages up to date while somebody watches them.
+//! Updates of the panel's pages while a browser has them open.
 //!
-//! Neither tasks nor jobs know of pages, and they tell nobody of each step. So a thread looks at them twice a second, and
-//! shows what has changed; it is there only as long as a page is open.
+//! Tasks and jobs do not notify pages of their progress. So a thread polls them twice a second, and sends the changes;
+//! it runs only while a page is open.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -12,72 +12,72 @@ use crate::background::scope::Scope;
 use crate::live::Live;
 use crate::sync::lock;
 
-/// Between two looks.
-const EVERY: Duration = Duration::from_millis(500);
+/// The interval between two polls.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What one page of an application shows to all who have it open.
-pub(super) struct Watch<T> {
+/// The content of one page of an application, for all browsers that have it open.
+pub(super) struct LivePage<T> {
     live: Live<T>,
-    look: fn(&Scope) -> T,
-    /// Whose turn it is to look: an older look must not be shown after a newer one.
-    turn: Mutex<()>,
-    is_kept_up: AtomicBool,
+    read: fn(&Scope) -> T,
+    /// Orders the polls: the result of an older poll must not replace that of a newer one.
+    polling: Mutex<()>,
+    is_polling: AtomicBool,
 }
 
-impl<T: Clone + Default + PartialEq + Send + Sync + 'static> Watch<T> {
-    /// Of what that look gives. It may block; it holds up nobody but those who have this page open.
-    pub(super) fn new(look: fn(&Scope) -> T) -> Watch<T> {
-        Watch { live: Live::new(T::default()), look, turn: Mutex::new(()), is_kept_up: AtomicBool::new(false) }
+impl<T: Clone + Default + PartialEq + Send + Sync + 'static> LivePage<T> {
+    /// Creates a page with the content that `read` returns. `read` may block; it delays only this page.
+    pub(super) fn new(read: fn(&Scope) -> T) -> LivePage<T> {
+        LivePage { live: Live::new(T::default()), read, polling: Mutex::new(()), is_polling: AtomicBool::new(false) }
     }
 
-    /// All as it is now, shown to all who watch when it is not what was shown before.
-    pub(super) fn look(&self, scope: &Scope) -> &Live<T> {
-        let _turn = lock(&self.turn);
-        show(&self.live, (self.look)(scope));
+    /// Polls, and sends the content to the watchers if it has changed.
+    pub(super) fn refresh(&self, scope: &Scope) -> &Live<T> {
+        let _polling = lock(&self.polling);
+        show(&self.live, (self.read)(scope));
         &self.live
     }
 
-    /// Looks again and again from now on, as long as a page watches.
-    pub(super) fn keep_up(self: &Arc<Watch<T>>, scope: Scope) {
-        if self.is_kept_up.swap(true, Ordering::AcqRel) {
+    /// Starts to poll, while a page is open.
+    pub(super) fn start_polling(self: &Arc<LivePage<T>>, scope: Scope) {
+        if self.is_polling.swap(true, Ordering::AcqRel) {
             return;
         }
-        let watch = self.clone();
-        if !aside(move || watch.run(&scope)) {
-            self.is_kept_up.store(false, Ordering::Release);
+        let live_page = self.clone();
+        if !spawn_thread(move || live_page.run(&scope)) {
+            self.is_polling.store(false, Ordering::Release);
         }
     }
 
     fn run(&self, scope: &Scope) {
         loop {
-            thread::sleep(EVERY);
-            if !self.goes_on(scope) {
+            thread::sleep(POLL_INTERVAL);
+            if !self.is_needed(scope) {
                 return;
             }
-            self.look(scope);
+            self.refresh(scope);
         }
     }
 
-    /// Whether somebody watches. Asked twice: a page that came in between relied on this thread.
-    fn goes_on(&self, scope: &Scope) -> bool {
+    /// Returns true while a page is open. Checked twice: a page that was opened in between relied on this thread.
+    fn is_needed(&self, scope: &Scope) -> bool {
         let is_watched = || self.live.watchers() > 0 && !scope.registry().is_closing();
         if is_watched() {
             return true;
         }
-        self.is_kept_up.swap(false, Ordering::AcqRel);
-        is_watched() && !self.is_kept_up.swap(true, Ordering::AcqRel)
+        self.is_polling.swap(false, Ordering::AcqRel);
+        is_watched() && !self.is_polling.swap(true, Ordering::AcqRel)
     }
 }
 
-/// Shows a page that watches one thing how it goes on. A look says too whether it was the last.
-pub(super) fn follow<T>(live: Live<T>, look: impl Fn() -> (T, bool) + Send + 'static)
+/// Updates a page about one record. `read` also returns true if this was the last update.
+pub(super) fn follow<T>(live: Live<T>, read: impl Fn() -> (T, bool) + Send + 'static)
 where
     T: Clone + PartialEq + Send + Sync + 'static,
 {
-    aside(move || {
+    spawn_thread(move || {
         while live.watchers() > 0 && !live.is_finished() {
-            thread::sleep(EVERY);
-            let (now, is_last) = look();
+            thread::sleep(POLL_INTERVAL);
+            let (now, is_last) = read();
             show(&live, now);
             if is_last {
                 live.finish();
@@ -86,18 +86,18 @@ where
     });
 }
 
-/// Shows what differs from what was shown before.
+/// Sends the value if it differs from the last one.
 fn show<T: Clone + PartialEq>(live: &Live<T>, now: T) {
     if now != *live.get() {
         live.update(|shown| *shown = now);
     }
 }
 
-/// On a thread that is no task: a list of what runs would have it in it. Whether there is one.
-pub(super) fn aside(work: impl FnOnce() + Send + 'static) -> bool {
+/// Starts a thread that is not a task, since a list of running tasks would contain it. Returns true if it has started.
+pub(super) fn spawn_thread(work: impl FnOnce() + Send + 'static) -> bool {
     let spawned = thread::Builder::new().name("aside-panel".into()).spawn(work);
     let refused = spawned.err().inspect(|error| {
-        log::warn!(target: "aside::panel", "The panel is not kept up to date, there is no thread for it: {error}");
+        log::warn!(target: "aside::panel", "Could not start the thread that updates the panel; its pages are not updated: {error}");
     });
     refused.is_none()
 }
@@ -110,11 +110,11 @@ mod tests {
     use crate::config::Config;
 
     #[test]
-    fn a_thread_that_nobody_needs_goes_and_leaves_room_for_the_next() {
+    fn a_thread_that_is_not_needed_ends_and_the_next_can_start() {
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
-        let watch = Watch::new(|_| 0);
-        watch.is_kept_up.store(true, Ordering::Release);
-        assert!(!watch.goes_on(&scope));
-        assert!(!watch.is_kept_up.load(Ordering::Acquire));
+        let live_page = LivePage::new(|_| 0);
+        live_page.is_polling.store(true, Ordering::Release);
+        assert!(!live_page.is_needed(&scope));
+        assert!(!live_page.is_polling.load(Ordering::Acquire));
     }
 }

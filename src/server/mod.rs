@@ -351,7 +351,7 @@ struct Running<T: Transport> {
     state: Arc<ServerState>,
     transport: Arc<T>,
     pool: WorkerPool<T>,
-    jobs: Option<Arc<jobs::runner::Crew>>,
+    jobs: Option<Arc<jobs::runner::JobRunner>>,
 }
 
 impl Server {
@@ -464,13 +464,13 @@ fn start_transport(listener: Listener, service: Service) -> Result<(ServerKind, 
 }
 
 /// Starts the job workers, if the application has jobs.
-fn start_jobs(service: &Service) -> Result<Option<Arc<jobs::runner::Crew>>> {
+fn start_jobs(service: &Service) -> Result<Option<Arc<jobs::runner::JobRunner>>> {
     let jobs = service.scope().get::<Jobs>();
-    jobs.map(|jobs| jobs::runner::Crew::start(&jobs, service.scope().clone())).transpose()
+    jobs.map(|jobs| jobs::runner::JobRunner::start(&jobs, service.scope().clone())).transpose()
 }
 
 /// Waits for the tasks, including jobs, and releases the jobs that have not ended.
-fn drain_tasks(service: &Service, jobs: Option<&jobs::runner::Crew>, until: Instant) {
+fn drain_tasks(service: &Service, jobs: Option<&jobs::runner::JobRunner>, until: Instant) {
     let (registry, grace) = (service.scope().registry(), until.saturating_duration_since(Instant::now()));
     let unfinished = registry.counts().unfinished;
     if unfinished > 0 {

@@ -1,4 +1,4 @@
-//! What a job leaves: its output and its last progress, for code that waits for it and pages that follow it.
+//! The output and the last progress of a job, for code that waits for it and pages that follow it.
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,7 +12,7 @@ use crate::jobs::on_each_engine;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// Counts up to five, and ends as its words say.
+/// A job that counts up to five, and ends as its text says.
 #[derive(Serialize, Deserialize)]
 struct Count(String);
 
@@ -54,7 +54,7 @@ impl Job for Count {
     }
 }
 
-/// Lists in lists.
+/// Returns nested lists.
 fn nested(depth: usize) -> serde_json::Value {
     (0..depth).fold(serde_json::Value::Null, |inner, _| serde_json::json!([inner]))
 }
@@ -63,7 +63,7 @@ fn count(end: &str) -> Count {
     Count(end.to_owned())
 }
 
-/// Follows the job of the path, with its output in the page.
+/// A page that follows the job in the path, with its output.
 const PAGE: &str = "{% include \"aside/progress.html\" %}{{ done }} of {{ total }}: {{ message }}; \
                     {% if output is not none %}{{ output.rows }} rows, {{ output.text }}{% else %}no output{% endif %}";
 
@@ -82,7 +82,7 @@ fn refusal<T>(outcome: Result<T>) -> String {
     outcome.err().expect("it is refused").chain()
 }
 
-/// The last event before the stream's end.
+/// Returns the last event before the end of the stream.
 fn last_event(events: &mut EventReader) -> String {
     let mut last = String::new();
     loop {
@@ -137,7 +137,7 @@ fn the_last_output_counts_and_one_of_a_failed_attempt_is_not_kept() {
 }
 
 #[test]
-fn an_output_has_a_limit_and_past_it_the_job_fails_with_a_clear_error() {
+fn an_output_beyond_the_limit_fails_the_job_with_a_clear_error() {
     on_each_engine(|kept| {
         let client = client(kept);
         let jobs = client.jobs();
@@ -147,7 +147,7 @@ fn an_output_has_a_limit_and_past_it_the_job_fails_with_a_clear_error() {
         let deep = jobs.enqueue(count("deep")).unwrap().id;
         assert_eq!(jobs.wait(deep, SOON).unwrap().output::<serde_json::Value>().unwrap(), Some(nested(127)));
         for (end, words) in [
-            ("too large", "the output of the job `count` has 1048578 bytes, and 1048576 at most fit"),
+            ("too large", "the output of the job `count` has 1048578 bytes; the limit is 1048576"),
             ("too deep", "the output of the job `count` cannot be read again: recursion limit exceeded"),
             ("unwritable", "the output of the job `count` cannot be written as JSON: key must be a string"),
         ] {
@@ -167,7 +167,7 @@ fn a_task_that_is_not_a_job_has_no_output() {
     assert!(error.chain().contains("only a job has an output"), "{error:?}");
 }
 
-/// Sets outputs around its transaction.
+/// A job that sets outputs before, in and after its transaction.
 #[cfg(feature = "sqlite")]
 #[derive(Serialize, Deserialize)]
 struct Charge(String);
@@ -211,7 +211,7 @@ fn an_output_is_committed_with_the_transaction_of_the_job() {
     assert_eq!(outcome("fails"), (JobState::Scheduled, 2, None));
     assert_eq!(outcome("after"), done("before"));
     let refused = client.state::<Mutex<String>>().lock().unwrap().clone();
-    assert!(refused.contains("the job `charge` takes no output any more"), "{refused}");
+    assert!(refused.contains("the job `charge` can no longer set its output"), "{refused}");
 }
 
 #[test]
@@ -232,13 +232,13 @@ fn a_test_that_waits_for_a_job_runs_it() {
     });
 }
 
-/// What a held job says when it begins, and what it waits for.
+/// The start messages of held jobs, and the gates that they wait for.
 struct Gates {
     tell: Mutex<Sender<()>>,
     go: Mutex<Receiver<()>>,
 }
 
-/// Waits between its last step and its end, and before that for nothing.
+/// A job that waits between its last step and its end, and not before.
 #[derive(Serialize, Deserialize)]
 struct Held(String);
 
@@ -281,7 +281,7 @@ struct Site {
 }
 
 impl Site {
-    /// A process that runs jobs.
+    /// Starts a process that runs jobs.
     fn working(jobs: &Jobs) -> Site {
         let ((tell, begun), (go, wait)) = (channel(), channel());
         let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
@@ -304,7 +304,7 @@ fn get(url: &str) -> String {
     ureq::Agent::from(agent).get(url).call().unwrap().body_mut().read_to_string().unwrap()
 }
 
-/// Runs a test with a server that runs the jobs and, as another process would have it, a second handle on the same store;
+/// Runs a test with a server that runs the jobs and a second handle on the same store, like that of another process;
 /// memory has no second one.
 fn on_two_handles(test: impl Fn(&Site, &Jobs, &Jobs)) {
     let run = |one: Jobs, other: Jobs| {
@@ -349,7 +349,7 @@ fn a_job_is_waited_for_here_and_in_another_process() {
 }
 
 #[test]
-fn a_wait_that_is_over_says_what_the_job_is_at() {
+fn a_wait_that_times_out_reports_the_state_of_the_job() {
     on_two_handles(|site, one, other| {
         let id = one.enqueue(Held("well".into())).unwrap().id;
         site.begun.recv_timeout(SOON).unwrap();
@@ -360,7 +360,7 @@ fn a_wait_that_is_over_says_what_the_job_is_at() {
         }
         site.go.send(()).unwrap();
         assert_eq!(other.wait(id, SOON).unwrap().state, JobState::Done);
-        // Discarded while somebody waits.
+        // Discarded during a wait.
         one.pause("held").unwrap();
         let id = one.enqueue(Held("never".into())).unwrap().id;
         std::thread::scope(|scope| {
@@ -373,12 +373,12 @@ fn a_wait_that_is_over_says_what_the_job_is_at() {
 }
 
 #[test]
-fn a_job_that_waits_for_itself_is_told_so() {
+fn a_job_that_waits_for_itself_gets_an_error() {
     let jobs = Jobs::memory().register::<Held>();
     let site = Site::working(&jobs);
     let id = jobs.enqueue(Held("waits for itself".into())).unwrap().id;
     let job = jobs.wait(id, SOON).unwrap();
-    assert!(job.failures[0].words.contains("waits for its own end"), "{:?}", job.failures);
+    assert!(job.failures[0].words.contains("cannot wait for its own end"), "{:?}", job.failures);
     site.server.stop();
 }
 
@@ -429,7 +429,7 @@ fn a_page_ends_with_the_last_progress_and_the_output() {
             jobs.run_next().unwrap();
             let shown = last_event(&mut events);
             assert!(shown.ends_with(last), "{end}: {shown}");
-            // One that comes later sees the same.
+            // A later page has the same end.
             let mut events = client.events(&format!("/jobs/{id}/live"));
             assert_eq!(last_event(&mut events), shown);
         }

@@ -1,4 +1,4 @@
-//! Jobs, as an application uses them: what is kept, who runs it, what becomes of what fails.
+//! Jobs in an application: storage, workers, failures and retries.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex};
@@ -16,7 +16,7 @@ use crate::redis_server::RedisServer;
 
 const SOON: Duration = Duration::from_secs(20);
 
-/// What jobs of a test do, which the application has as its state.
+/// The record of what the jobs of a test do, which is the application's state.
 #[derive(Clone, Default)]
 struct Notes(Arc<Mutex<Vec<String>>>);
 
@@ -30,7 +30,7 @@ impl Notes {
     }
 }
 
-/// Notes its words.
+/// A job that records its text.
 #[derive(Serialize, Deserialize)]
 struct Note(String);
 
@@ -43,7 +43,7 @@ impl Job for Note {
     }
 }
 
-/// Fails, three times at most, unless its words say otherwise.
+/// A job that fails, at most three times, unless its text says otherwise.
 #[derive(Serialize, Deserialize)]
 struct Fail(String);
 
@@ -108,7 +108,7 @@ fn note(words: &str) -> Note {
 }
 
 #[test]
-fn a_job_is_run_as_a_task_of_the_request_that_it_came_from() {
+fn a_job_runs_as_a_task_of_its_request() {
     on_each_engine(|kept| {
         logs::keep();
         #[derive(Serialize, Deserialize)]
@@ -135,7 +135,7 @@ fn a_job_is_run_as_a_task_of_the_request_that_it_came_from() {
 }
 
 #[test]
-fn what_fails_is_tried_again_after_longer_waits_and_then_kept() {
+fn a_failed_job_is_retried_with_growing_backoff_and_then_dead() {
     on_each_engine(|kept| {
         let mut client = client(kept.register::<Fail>());
         let id = client.jobs().enqueue(Fail("no credit".into())).unwrap().id;
@@ -160,7 +160,7 @@ fn what_fails_is_tried_again_after_longer_waits_and_then_kept() {
 }
 
 #[test]
-fn a_failure_for_good_is_not_tried_again_and_a_panic_is_a_failure() {
+fn a_permanent_failure_is_not_retried_and_a_panic_is_a_failure() {
     on_each_engine(|kept| {
         let client = client(kept.register::<Fail>());
         for (words, state, kept) in [
@@ -176,7 +176,7 @@ fn a_failure_for_good_is_not_tried_again_and_a_panic_is_a_failure() {
 }
 
 #[test]
-fn a_job_knows_which_try_it_is() {
+fn a_job_knows_its_attempt() {
     on_each_engine(|kept| {
         let mut client = client(kept.register::<Fail>());
         client.jobs().enqueue(Fail("second time".into())).unwrap();
@@ -187,7 +187,7 @@ fn a_job_knows_which_try_it_is() {
 }
 
 #[test]
-fn a_job_that_nobody_knows_any_more_is_kept_and_does_not_spin() {
+fn a_job_of_an_unregistered_type_is_kept_and_does_not_spin() {
     on_each_engine(|kept| {
         #[derive(Serialize, Deserialize)]
         struct OldNote {
@@ -205,8 +205,7 @@ fn a_job_that_nobody_knows_any_more_is_kept_and_does_not_spin() {
         let changed = former.enqueue(OldNote { words: "x".into() }).unwrap().id;
         let client = client(jobs.register::<Note>());
         client.drain();
-        for (id, words) in [(unknown, "no job `fail` is registered"), (changed, "cannot be read as this job any more")]
-        {
+        for (id, words) in [(unknown, "no job `fail` is registered"), (changed, "cannot be parsed as this job")] {
             let job = client.jobs().find(id).unwrap().unwrap();
             assert_eq!((job.state, job.attempt), (JobState::Scheduled, 1));
             assert!(job.failures[0].words.contains(words), "{:?}", job.failures);
@@ -216,14 +215,14 @@ fn a_job_that_nobody_knows_any_more_is_kept_and_does_not_spin() {
 }
 
 #[test]
-fn what_cannot_be_enqueued_is_said_at_once() {
+fn enqueuing_an_invalid_job_is_an_error() {
     let client = client(Jobs::memory().register::<Note>().queue("known", 1));
     let refusal = |enqueued: Result<aside::Enqueued>| enqueued.unwrap_err().to_string();
     let jobs = client.jobs();
     assert!(refusal(jobs.enqueue(Fail("x".into()))).contains("the job `fail` is not registered"));
     assert!(refusal(jobs.enqueue(note("x").queue("other"))).contains("no worker serves the queue `other`"));
     assert!(jobs.enqueue(note("x").queue("known")).is_ok());
-    assert!(refusal(jobs.enqueue(note(&"x".repeat(2 << 20)))).contains("1048576 at most fit"));
+    assert!(refusal(jobs.enqueue(note(&"x".repeat(2 << 20)))).contains("the limit is 1048576"));
     let none = TestClient::new(App::with_config(Config::default()));
     assert!(none.within(|| refusal(aside::enqueue(note("x")))).contains("App::jobs"));
     client.drain();
@@ -231,7 +230,7 @@ fn what_cannot_be_enqueued_is_said_at_once() {
 
 /// A client that chooses parts of the key gets no 500 for a long key, and cannot fill the memory with it.
 #[test]
-fn a_unique_key_may_be_of_any_length() {
+fn a_unique_key_can_have_any_length() {
     let client = client(Jobs::memory().register::<Note>());
     let (jobs, long) = (client.jobs(), "k".repeat(100_000));
     let first = jobs.enqueue(note("x").unique(&long)).unwrap();
@@ -244,7 +243,7 @@ fn a_unique_key_may_be_of_any_length() {
 }
 
 #[test]
-fn what_is_wrong_with_the_jobs_is_said_at_the_start() {
+fn invalid_job_settings_are_reported_at_the_start() {
     #[derive(Serialize, Deserialize)]
     struct Other;
     impl Job for Other {
@@ -266,7 +265,7 @@ fn what_is_wrong_with_the_jobs_is_said_at_the_start() {
 }
 
 #[test]
-fn a_job_may_be_for_later_be_there_once_and_be_urgent() {
+fn a_job_can_be_delayed_unique_and_urgent() {
     on_each_engine(|kept| {
         let mut client = client(kept.register::<Note>());
         let jobs = client.jobs();
@@ -294,7 +293,7 @@ fn a_job_may_be_for_later_be_there_once_and_be_urgent() {
 }
 
 #[test]
-fn jobs_of_jobs_are_run_too_and_inline_runs_them_at_once() {
+fn jobs_that_jobs_enqueue_run_too_and_inline_runs_them_at_once() {
     #[derive(Serialize, Deserialize)]
     struct Parent(u32);
     impl Job for Parent {
@@ -322,7 +321,7 @@ fn jobs_of_jobs_are_run_too_and_inline_runs_them_at_once() {
 }
 
 #[test]
-fn a_schedule_comes_once_for_all_processes_and_once_for_what_was_missed() {
+fn a_schedule_enqueues_once_for_all_processes_and_once_for_missed_times() {
     on_each_engine(|kept| {
         let jobs = kept;
         let process = || client(jobs.clone().cron("0 3 * * * Europe/Berlin", note("nightly")));
@@ -351,7 +350,7 @@ fn a_schedule_comes_once_for_all_processes_and_once_for_what_was_missed() {
     });
 }
 
-/// Waits for something that comes by itself.
+/// Waits for a condition.
 #[track_caller]
 fn until(mut holds: impl FnMut() -> bool) {
     let began = std::time::Instant::now();
@@ -361,13 +360,13 @@ fn until(mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// What the jobs of a server wait for, and what they say.
+/// The gates that the jobs of a server wait for, and their messages.
 struct Gates {
     tell: Mutex<Sender<String>>,
     go: Mutex<Receiver<()>>,
 }
 
-/// Says that it has begun, and ends when it is let go, or told to cancel.
+/// A job that reports its start, and ends when its gate opens or when it is told to cancel.
 #[derive(Serialize, Deserialize)]
 struct Held(String);
 
@@ -412,7 +411,7 @@ fn site(jobs: &Jobs, grace: Duration) -> Site {
 }
 
 #[test]
-fn workers_begin_what_is_enqueued_as_many_as_the_queue_lets() {
+fn workers_run_as_many_jobs_as_the_queue_allows() {
     on_each_engine(|kept| {
         let jobs = kept.register::<Held>().queue("held", 2);
         let site = site(&jobs, SOON);
@@ -451,7 +450,7 @@ fn a_running_job_is_cancelled_and_followed_to_its_end() {
 }
 
 #[test]
-fn a_job_that_fails_of_its_cancellation_is_cancelled_and_not_tried_again() {
+fn a_job_that_fails_after_its_cancellation_is_not_retried() {
     on_each_engine(|kept| {
         let jobs = kept.register::<Held>();
         let site = site(&jobs, SOON);
@@ -478,7 +477,7 @@ fn a_waiting_job_is_cancelled_at_once_and_never_runs() {
 }
 
 #[test]
-fn at_a_stop_what_ends_in_time_is_done_and_the_rest_is_another_worker_s_at_once() {
+fn a_graceful_shutdown_completes_short_jobs_and_releases_the_others() {
     on_each_engine(|kept| {
         let jobs = kept.register::<Held>();
         let first = site(&jobs, Duration::ZERO);
@@ -496,7 +495,7 @@ fn at_a_stop_what_ends_in_time_is_done_and_the_rest_is_another_worker_s_at_once(
 }
 
 #[test]
-fn a_paused_queue_begins_nothing_and_the_others_go_on() {
+fn a_paused_queue_starts_no_job_and_other_queues_continue() {
     on_each_engine(|kept| {
         let jobs = kept.register::<Held>().register::<Note>();
         let site = site(&jobs, SOON);
@@ -513,7 +512,7 @@ fn a_paused_queue_begins_nothing_and_the_others_go_on() {
 }
 
 #[test]
-fn a_job_past_its_deadline_has_failed_and_is_tried_again() {
+fn a_job_past_its_deadline_has_failed_and_is_retried() {
     on_each_engine(|kept| {
         #[derive(Serialize, Deserialize)]
         struct Slow;
@@ -532,7 +531,7 @@ fn a_job_past_its_deadline_has_failed_and_is_tried_again() {
 }
 
 #[test]
-fn a_job_is_cancelled_by_its_task_too() {
+fn a_job_can_be_cancelled_through_its_task() {
     on_each_engine(|kept| {
         let jobs = kept.register::<Held>();
         let site = site(&jobs, SOON);
@@ -545,7 +544,7 @@ fn a_job_is_cancelled_by_its_task_too() {
 }
 
 #[test]
-fn the_clock_put_back_holds_nothing_up() {
+fn a_clock_set_back_delays_no_job() {
     on_each_engine(|kept| {
         let client = client(kept.register::<Note>());
         let jobs = client.jobs();
@@ -557,7 +556,7 @@ fn the_clock_put_back_holds_nothing_up() {
     });
 }
 
-/// Writes an effect in the transaction that completes it, and fails before or after that.
+/// A job that writes an effect in the transaction that completes it, and fails before or after it.
 #[cfg(feature = "sqlite")]
 #[derive(Serialize, Deserialize)]
 struct Effect(String);
@@ -582,7 +581,7 @@ impl Job for Effect {
 
 #[cfg(feature = "sqlite")]
 #[test]
-fn what_a_job_writes_is_committed_with_its_end_or_not_at_all() {
+fn the_writes_of_a_job_are_committed_with_its_completion_or_not_at_all() {
     logs::keep();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("shop.db");
@@ -627,7 +626,7 @@ fn a_transaction_and_its_jobs_must_be_in_one_file() {
 }
 
 #[test]
-fn jobs_do_not_wait_for_tasks_nor_tasks_for_jobs() {
+fn jobs_and_tasks_do_not_wait_for_each_other() {
     let ((tell, begun), (let_go, wait)) = (channel(), channel());
     let config = Config { max_tasks: 1, ..Config::default() };
     let jobs = Jobs::memory().register::<Note>().register::<Held>();
@@ -651,7 +650,7 @@ fn jobs_do_not_wait_for_tasks_nor_tasks_for_jobs() {
     });
     assert!(waits.into_iter().all(|task| task.join().is_ok()));
     client.drain();
-    // Vice versa: a running job takes no task's slot.
+    // Conversely, a running job occupies no slot of the tasks.
     client.jobs().enqueue(Held("a".into())).unwrap();
     let (tell, told) = channel();
     std::thread::scope(|scope| {

@@ -1,4 +1,4 @@
-//! The panel at `/_aside`: who sees it, what it shows of tasks and mail, and that nothing in a name or a mail can do harm.
+//! The panel at `/_aside`: who may see it, what it shows of tasks and mail, and that no name or mail can do harm.
 
 use std::process::Command;
 use std::sync::mpsc::{self, Sender};
@@ -18,14 +18,14 @@ pub(crate) fn production() -> App {
     App::with_config(Config { mode: Mode::Production, secrets, ..Config::default() })
 }
 
-/// A task that runs until it is let go, and has begun when this returns.
+/// Starts a task that runs until its gate opens. Returns after its start.
 fn held(client: &TestClient, task: Task) -> (TaskHandle<()>, Sender<()>) {
     let (let_go, waits) = mpsc::channel();
     let (begins, begun) = mpsc::channel();
     let handle = client.within(|| {
         task.spawn(move |_| {
             begins.send(()).unwrap();
-            // An error says that the test has ended before.
+            // An error means that the test has already ended.
             let _ = waits.recv();
         })
     });
@@ -33,20 +33,20 @@ fn held(client: &TestClient, task: Task) -> (TaskHandle<()>, Sender<()>) {
     (handle, let_go)
 }
 
-/// The page, which is there, with its addresses as a browser reads them.
+/// Returns a page, which must exist, with unescaped addresses.
 pub(crate) fn page(client: &mut TestClient, path: &str) -> String {
     let response = client.get(path);
     assert_eq!(response.status(), Status::OK, "{path}: {}", response.text());
     response.text().replace("&#x2f;", "/")
 }
 
-/// The text of the part of a page between its heading and the next.
+/// Returns the text of a page between a heading and the next.
 pub(crate) fn section<'p>(page: &'p str, heading: &str) -> &'p str {
     let (_, rest) = page.split_once(&format!("<h2>{heading}</h2>")).unwrap_or_else(|| panic!("{heading}: {page}"));
     rest.split("<h2>").next().unwrap()
 }
 
-/// All that a stranger may compare.
+/// Returns all that a client can compare.
 fn what_is_told(response: &TestResponse) -> (Status, Vec<(String, String)>, Vec<u8>) {
     let headers = response.headers().iter().filter(|(name, _)| *name != "X-Request-Id");
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
@@ -83,7 +83,7 @@ const PATHS: &[&str] = &[
     "/_aside/nothing",
 ];
 
-/// Nothing of the panel is there: each path answers as one that no route is there for.
+/// Checks that the panel is hidden: the response for each path is that for a path without a route.
 pub(crate) fn assert_hidden(
     client: &mut TestClient,
     as_stranger: impl Fn(aside::testing::TestRequest<'_>) -> TestResponse,
@@ -98,8 +98,8 @@ pub(crate) fn assert_hidden(
 }
 
 #[test]
-fn in_development_it_is_there_for_whoever_sits_at_the_machine() {
-    // A policy that its own pages do not go by.
+fn in_development_a_user_on_the_same_machine_sees_the_panel() {
+    // A policy that the panel's own pages do not use.
     let mut client =
         TestClient::new(development().default_header("Content-Security-Policy", "style-src 'unsafe-inline'"));
     for peer in ["127.0.0.1:5000", "[::1]:5000"] {
@@ -116,7 +116,7 @@ fn in_development_it_is_there_for_whoever_sits_at_the_machine() {
 }
 
 #[test]
-fn to_strangers_nothing_is_there() {
+fn the_panel_is_hidden_from_other_users() {
     let mut client = TestClient::new(development());
     let (handle, let_go) = held(&client, Task::named("held-hidden"));
     assert_eq!(handle.id(), 1, "the paths name it");
@@ -130,7 +130,7 @@ fn to_strangers_nothing_is_there() {
 }
 
 #[test]
-fn a_stranger_gets_what_the_site_answers_where_nothing_is() {
+fn other_users_get_the_response_for_a_missing_path() {
     let stranger = |request: aside::testing::TestRequest<'_>| request.peer("192.0.2.1:5000").send();
     let app = development().error_page(404, |_: &mut Request, _: &Error| "nothing of ours");
     let mut client = TestClient::new(app);
@@ -146,28 +146,28 @@ fn a_stranger_gets_what_the_site_answers_where_nothing_is() {
 }
 
 #[test]
-fn in_production_nobody_sees_it_without_a_guard() {
+fn in_production_the_panel_is_hidden_without_a_guard() {
     let mut client = TestClient::new(production());
     assert_hidden(&mut client, |request| request.send());
     assert_hidden(&mut client, |request| request.peer("127.0.0.1:5000").send());
 }
 
 #[test]
-fn a_guard_lets_in_whom_it_knows() {
+fn the_guard_decides_who_sees_the_panel() {
     let app = production().panel(|req: &mut Request| req.header("X-Key") == Some("open"));
     let mut client = TestClient::new(app);
     assert_hidden(&mut client, |request| request.peer("127.0.0.1:5000").send());
     assert_hidden(&mut client, |request| request.header("X-Key", "shut").send());
     let open = client.request("GET", "/_aside").header("X-Key", "open").peer("192.0.2.1:5000").send();
     assert!(open.text().contains("Nothing runs."), "{}", open.text());
-    // In development it is asked for those who do not sit at the machine.
+    // In development, the guard is called for clients on other machines.
     let mut client = TestClient::new(development().panel(|req: &mut Request| req.header("X-Key") == Some("open")));
     let open = client.request("GET", "/_aside").header("X-Key", "open").peer("192.0.2.1:5000").send();
     assert_eq!((open.status(), client.get("/_aside").status()), (Status::OK, Status::OK));
 }
 
 #[test]
-fn behind_a_guard_that_panics_nobody_sees_it() {
+fn a_guard_that_panics_hides_the_panel() {
     logs::keep();
     let app = production().panel(|_: &mut Request| panic!("the guard's\nown panic"));
     assert_hidden(&mut TestClient::new(app), |request| request.send());
@@ -177,7 +177,7 @@ fn behind_a_guard_that_panics_nobody_sees_it() {
 }
 
 #[test]
-fn the_sites_own_hooks_come_first() {
+fn the_sites_own_hooks_run_before_the_guard() {
     let app = development().before(|req: &mut Request| req.header("X-Login").is_none().then(|| redirect("/login")));
     let mut client = TestClient::new(app);
     assert_eq!(client.get("/_aside").location(), Some("/login"));
@@ -185,7 +185,7 @@ fn the_sites_own_hooks_come_first() {
 }
 
 #[test]
-fn other_methods_and_other_paths_are_told_to_the_developer() {
+fn the_developer_sees_errors_for_other_methods_and_paths() {
     let mut client = TestClient::new(development());
     let response = client.post("/_aside").send();
     assert_eq!((response.status(), response.header("Allow")), (Status::METHOD_NOT_ALLOWED, Some("GET, HEAD")));
@@ -196,20 +196,20 @@ fn other_methods_and_other_paths_are_told_to_the_developer() {
 }
 
 #[test]
-fn a_route_of_the_sites_own_in_its_place_is_refused_and_both_places_are_named() {
+fn a_conflicting_route_is_refused_with_both_locations() {
     let config = || Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
     let line = line!() + 1;
     let app = App::with_config(config()).get("/_aside", |_: &mut Request| "mine");
     let words = app.start().unwrap_err().to_string();
     assert!(words.contains(&format!("tests/it/panel.rs:{line}")) && words.contains("src/panel/mod.rs"), "{words}");
-    // Beside it there is room, for strangers too.
+    // Other paths remain available, for all clients.
     let app = App::with_config(config()).get("/_aside/other", |_: &mut Request| "mine");
     let mut client = TestClient::new(app);
     assert_eq!(client.request("GET", "/_aside/other").peer("192.0.2.1:5000").send().text(), "mine");
 }
 
 #[test]
-fn the_style_sheet_is_kept_under_an_address_of_its_content() {
+fn the_style_sheet_is_cached_under_an_address_with_its_hash() {
     let mut client = TestClient::new(development());
     let page = page(&mut client, "/_aside");
     let address = page.split("<link rel=\"stylesheet\" href=\"").nth(1).unwrap().split('"').next().unwrap();
@@ -221,7 +221,7 @@ fn the_style_sheet_is_kept_under_an_address_of_its_content() {
 }
 
 #[test]
-fn an_empty_panel_says_so_in_words() {
+fn an_empty_panel_has_texts_for_empty_lists() {
     let page = page(&mut TestClient::new(development()), "/_aside");
     for words in ["Nothing runs.", "Nothing failed.", "Nothing has ended yet."] {
         assert!(page.contains(words), "{words} in {page}");
@@ -229,7 +229,7 @@ fn an_empty_panel_says_so_in_words() {
 }
 
 #[test]
-fn a_running_task_is_shown_with_all_that_is_known() {
+fn a_running_task_is_shown_with_all_its_fields() {
     let (let_go, waits) = mpsc::channel::<()>();
     let (begins, begun) = mpsc::channel();
     let waits = std::sync::Mutex::new(Some((waits, begins)));
@@ -256,7 +256,7 @@ fn a_running_task_is_shown_with_all_that_is_known() {
     let script = overview.split("<script src=\"").nth(1).unwrap().split('"').next().unwrap();
     assert!(overview.contains("<aside-live src=\"/_aside/live\"") && client.get(script).status() == Status::OK);
     let whole = page(&mut client, "/_aside/tasks/1");
-    for words in ["photo-17", &id, "running", "Cancel", "25 %", "<dt>Tries</dt><dd class=\"number\">1</dd>"] {
+    for words in ["photo-17", &id, "running", "Cancel", "25 %", "<dt>Attempts</dt><dd class=\"number\">1</dd>"] {
         assert!(whole.contains(words), "{words} in {whole}");
     }
     let_go.send(()).unwrap();
@@ -269,7 +269,7 @@ fn a_running_task_is_shown_with_all_that_is_known() {
 }
 
 #[test]
-fn what_waits_for_a_place_is_counted_and_listed() {
+fn a_task_that_waits_for_a_slot_is_counted_and_listed() {
     let mut client = TestClient::new(App::with_config(Config { max_tasks: 1, ..Config::default() }));
     let (_, let_go) = held(&client, Task::named("first"));
     client.within(|| Task::named("second").spawn(|_| ()));
@@ -285,7 +285,7 @@ fn what_waits_for_a_place_is_counted_and_listed() {
 }
 
 #[test]
-fn what_failed_is_shown_with_the_way_to_it() {
+fn a_failed_task_is_shown_with_its_cause_and_location() {
     let app = development().post("/charge", |_: &mut Request| {
         background(|| Err::<(), _>(Error::from(std::io::Error::other("connection refused")).context("cannot charge")));
     });
@@ -303,15 +303,15 @@ fn what_failed_is_shown_with_the_way_to_it() {
     assert!(overview.contains("<dt>Failed</dt><dd class=\"bad\">2<small>1 panicked</small></dd>"), "{overview}");
     let whole = page(&mut client, "/_aside/tasks/1");
     assert!(section(&whole, "What went wrong").contains("cannot charge: connection refused"), "{whole}");
-    // The process's own setting, which a test cannot change.
+    // The setting of the process, which a test cannot change.
     let asked_for = std::env::var("RUST_BACKTRACE").is_ok_and(|value| value != "0");
     assert_eq!(whole.contains("RUST_BACKTRACE=1"), !asked_for, "{whole}");
-    assert_eq!(whole.contains("<h2>The way there</h2>"), asked_for);
+    assert_eq!(whole.contains("<h2>Backtrace</h2>"), asked_for);
 }
 
-/// Once more as a process of its own, with a setting that is read once.
+/// Runs again in a separate process, since the setting is read once.
 #[test]
-fn a_backtrace_is_shown_where_there_is_one() {
+fn a_backtrace_is_shown_if_there_is_one() {
     let run = |name: &str| {
         let output = Command::new(std::env::current_exe().unwrap())
             .args(["--exact", name, "--test-threads=1"])
@@ -321,20 +321,20 @@ fn a_backtrace_is_shown_where_there_is_one() {
         let words = String::from_utf8_lossy(&output.stdout).into_owned();
         assert!(output.status.success() && words.contains("1 passed"), "{words}");
     };
-    run("panel::what_failed_is_shown_with_the_way_to_it");
+    run("panel::a_failed_task_is_shown_with_its_cause_and_location");
 }
 
 #[test]
-fn tries_are_counted() {
+fn attempts_are_counted() {
     let mut client = TestClient::new(development());
     let task = Task::named("flaky").retry(Retry::exponential(3, Duration::from_millis(1)));
     let handle = client.within(|| task.spawn(|_| Err::<(), _>("not yet")));
     handle.join().unwrap_err();
-    assert!(page(&mut client, "/_aside/tasks/1").contains("<dt>Tries</dt><dd class=\"number\">3</dd>"));
+    assert!(page(&mut client, "/_aside/tasks/1").contains("<dt>Attempts</dt><dd class=\"number\">3</dd>"));
 }
 
 #[test]
-fn a_task_is_cancelled_with_a_plain_form() {
+fn a_form_without_scripts_cancels_a_task() {
     let mut client = TestClient::new(development());
     let handle = client.within(|| {
         Task::named("long").spawn(|task| {
@@ -351,11 +351,11 @@ fn a_task_is_cancelled_with_a_plain_form() {
     assert!(!page(&mut client, "/_aside").contains("was told to cancel"), "it is said once");
     let response = client.post("/_aside/tasks/1/cancel?back=https://elsewhere.example/").send();
     assert_eq!(response.location(), Some("/_aside"), "nowhere else");
-    assert!(page(&mut client, "/_aside").contains("long (task 1) had ended already."));
+    assert!(page(&mut client, "/_aside").contains("long (task 1) has already ended."));
 }
 
 #[test]
-fn a_task_that_does_not_look_is_shown_as_told_to_cancel() {
+fn a_task_that_ignores_its_cancellation_is_shown_as_told_to_cancel() {
     let mut client = TestClient::new(development());
     let (_, let_go) = held(&client, Task::named("deaf"));
     client.post("/_aside/tasks/1/cancel").send();
@@ -367,7 +367,7 @@ fn a_task_that_does_not_look_is_shown_as_told_to_cancel() {
 }
 
 #[test]
-fn a_form_of_another_site_cancels_nothing() {
+fn a_cross_site_request_cancels_no_task() {
     let mut client = TestClient::new(development());
     let (handle, let_go) = held(&client, Task::named("wanted"));
     let response = client.post("/_aside/tasks/1/cancel").header("Sec-Fetch-Site", "cross-site").send();
@@ -378,13 +378,13 @@ fn a_form_of_another_site_cancels_nothing() {
 }
 
 #[test]
-fn a_task_that_is_not_remembered_is_not_there_and_the_page_says_so() {
+fn the_page_of_a_task_that_is_no_longer_remembered_is_a_404() {
     let mut client = TestClient::new(development());
     for response in [client.get("/_aside/tasks/17"), client.post("/_aside/tasks/17/cancel").send()] {
         assert_eq!(response.status(), Status::NOT_FOUND);
-        assert!(response.text().contains("No task of that number is remembered"), "{}", response.text());
+        assert!(response.text().contains("There is no task with that number"), "{}", response.text());
     }
-    // What failed is remembered for longer.
+    // Failed tasks are remembered for longer.
     client.within(|| Task::named("early").spawn(|_| Err::<(), _>("it failed"))).join().unwrap_err();
     client.within(|| Task::named("well").spawn(|_| ())).join().unwrap();
     for _ in 0..200 {
@@ -398,7 +398,7 @@ fn a_task_that_is_not_remembered_is_not_there_and_the_page_says_so() {
 }
 
 #[test]
-fn more_than_a_hundred_that_run_are_counted_and_the_overdue_ones_listed() {
+fn more_than_a_hundred_running_tasks_are_counted_and_overdue_ones_listed() {
     logs::keep();
     let mut client = TestClient::new(development());
     let mut held_tasks: Vec<_> = (0..104).map(|_| held(&client, Task::named("one of many"))).collect();
@@ -419,7 +419,7 @@ fn more_than_a_hundred_that_run_are_counted_and_the_overdue_ones_listed() {
 }
 
 #[test]
-fn nothing_in_a_name_does_harm() {
+fn a_malicious_task_name_is_harmless() {
     let hostile = "<script>alert(1)</script>\" onx='1'\u{202e}\u{7}\nعربي Привет";
     let mut client = TestClient::new(development());
     let long = "é".repeat(500_000);
@@ -452,14 +452,14 @@ fn nothing_in_a_name_does_harm() {
 }
 
 #[test]
-fn a_page_that_is_open_sees_a_task_begin_and_end() {
+fn an_open_page_shows_a_task_start_and_end() {
     let mut client = TestClient::new(development());
     let mut events = client.events("/_aside/live");
     assert!(events.next().data.contains("Nothing runs."));
     let (handle, let_go) = held(&client, Task::named("seen-live"));
     let mut shown = |words: &str| {
         while !section(&events.next().data, "Now").contains(words) {
-            // What runs shows for how long, so there are states in between.
+            // The elapsed time of a running task changes, so there are events in between.
         }
     };
     shown("<bdi>seen-live</bdi>");
@@ -469,7 +469,7 @@ fn a_page_that_is_open_sees_a_task_begin_and_end() {
 }
 
 #[test]
-fn the_page_of_a_task_sees_how_it_goes_on_and_how_it_ends() {
+fn the_page_of_a_task_shows_its_progress_and_its_end() {
     let mut client = TestClient::new(development());
     let (let_go, waits) = mpsc::channel();
     let handle = client.within(|| {
@@ -484,7 +484,7 @@ fn the_page_of_a_task_sees_how_it_goes_on_and_how_it_ends() {
     let mut events = client.events("/_aside/tasks/1/live");
     let mut shown = |words: &str| {
         while !events.next().data.contains(words) {
-            // What runs shows for how long, so there are states in between.
+            // The elapsed time of a running task changes, so there are events in between.
         }
     };
     let_go.send(3).unwrap();
@@ -498,7 +498,7 @@ fn the_page_of_a_task_sees_how_it_goes_on_and_how_it_ends() {
 }
 
 #[test]
-fn to_look_at_a_task_in_the_panel_is_not_to_watch_it() {
+fn a_user_of_the_panel_is_not_a_watcher_of_the_task() {
     let mut client = TestClient::new(development());
     let task = Task::named("search").cancel_unwatched(Duration::ZERO);
     let (handle, let_go) = held(&client, task);
@@ -510,7 +510,7 @@ fn to_look_at_a_task_in_the_panel_is_not_to_watch_it() {
 }
 
 #[test]
-fn a_page_that_comes_back_is_kept_up_to_date_too() {
+fn a_reopened_page_is_updated_too() {
     let mut client = TestClient::new(development());
     for name in ["before", "after"] {
         let mut events = client.events("/_aside/live");
@@ -521,7 +521,7 @@ fn a_page_that_comes_back_is_kept_up_to_date_too() {
 }
 
 #[test]
-fn over_a_socket_it_is_a_site_like_any_other() {
+fn the_panel_works_over_a_socket() {
     let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
     let server = App::with_config(config).post("/work", |_: &mut Request| drop(background(|| ()))).start().unwrap();
     let url = |path: &str| format!("http://{}{path}", server.addr());
@@ -560,7 +560,7 @@ mod outbox {
             .attach("terms <1>.txt", "text/plain; charset=utf-8", "No returns.".repeat(200))
     }
 
-    /// The address of the newest mail.
+    /// Returns the address of the newest mail.
     fn newest(client: &mut TestClient) -> String {
         let list = page(client, "/_aside/outbox");
         let start = list.find("/_aside/outbox/").expect("a mail is listed");
@@ -568,16 +568,16 @@ mod outbox {
     }
 
     #[test]
-    fn an_empty_outbox_says_where_mail_goes() {
+    fn an_empty_outbox_shows_the_destination_of_mail() {
         let mut client = TestClient::new(development());
         assert!(page(&mut client, "/_aside/outbox").contains("No mail yet. It goes to memory."));
         let response = client.get("/_aside/outbox/5f2a");
         assert_eq!(response.status(), Status::NOT_FOUND);
-        assert!(response.text().contains("No mail of that id is remembered"));
+        assert!(response.text().contains("There is no mail with that id"));
     }
 
     #[test]
-    fn a_mail_is_shown_as_text_as_html_and_as_it_goes_over_the_wire() {
+    fn a_mail_is_shown_as_text_as_html_and_as_source() {
         let mut client = TestClient::new(development());
         send(&client, letter());
         let list = page(&mut client, "/_aside/outbox");
@@ -598,11 +598,11 @@ mod outbox {
         assert_eq!(source.bytes(), client.outbox()[0].raw);
         assert_eq!(source.header("Content-Type"), Some("text/plain; charset=utf-8"));
         assert_eq!(source.header("X-Content-Type-Options"), Some("nosniff"));
-        assert!(page(&mut client, "/_aside").contains("<dt>Mails kept</dt><dd><a href=\"/_aside/outbox\">1<"));
+        assert!(page(&mut client, "/_aside").contains("<dt>Stored mails</dt><dd><a href=\"/_aside/outbox\">1<"));
     }
 
     #[test]
-    fn the_html_of_a_mail_is_locked_up() {
+    fn the_html_of_a_mail_is_sandboxed() {
         let mut client = TestClient::new(development());
         send(&client, letter());
         let address = newest(&mut client);
@@ -623,7 +623,7 @@ mod outbox {
     }
 
     #[test]
-    fn a_mail_without_parts_says_which_are_missing() {
+    fn the_page_of_a_mail_says_which_parts_are_missing() {
         let mut client = TestClient::new(development());
         send(&client, Mail::to("anna@shop.example"));
         let address = newest(&mut client);
@@ -635,7 +635,7 @@ mod outbox {
     }
 
     #[test]
-    fn the_newest_is_first_and_what_is_written_to_files_is_there_too() {
+    fn the_newest_mail_is_first_and_mails_in_files_are_listed_too() {
         let folder = tempfile::tempdir().unwrap();
         let mail_url = Some(format!("file:{}", folder.path().display()));
         let mut client = TestClient::new(App::with_config(Config { mail_url, ..Config::default() }));
@@ -648,11 +648,11 @@ mod outbox {
     }
 
     #[test]
-    fn where_mail_goes_to_a_server_none_is_kept_and_the_page_says_so() {
+    fn mail_sent_to_a_server_is_not_stored_and_the_page_says_so() {
         let mail_url = Some("smtp://user:hush@127.0.0.1:2525?tls=none".into());
         let mut client = TestClient::new(App::with_config(Config { mail_url, ..Config::default() }));
         let list = page(&mut client, "/_aside/outbox");
-        assert!(list.contains("Mail goes to 127.0.0.1:2525, and none of it is kept here"), "{list}");
-        assert!(!list.contains("hush") && !page(&mut client, "/_aside").contains("Mails kept"));
+        assert!(list.contains("Mail goes to 127.0.0.1:2525, and is not stored here"), "{list}");
+        assert!(!list.contains("hush") && !page(&mut client, "/_aside").contains("Stored mails"));
     }
 }

@@ -1,5 +1,5 @@
-//! The panel's pages about jobs: what they show, what their buttons do, and that nothing in a job can do harm. Memory keeps
-//! the jobs here; an engine that cannot be reached is tried beside the pages themselves.
+//! The panel's pages about jobs: their content, their actions, and that no job can do harm. The jobs are in memory; the
+//! pages' own unit tests cover an unreachable engine.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::panel::{assert_hidden, development, page, production, section};
 
-/// A job that does as it is told; what fails is dead at once.
+/// A job that ends as its fields say. A failed one is dead at once.
 #[derive(Serialize, Deserialize, Default)]
 struct Work {
     label: String,
@@ -46,7 +46,7 @@ fn failing(label: &str, words: &str) -> Work {
     Work { label: label.to_owned(), fails: Some(words.to_owned()) }
 }
 
-/// A job that fails, and is tried again after a minute or so, twice.
+/// A job that fails, and is retried twice, after about a minute.
 #[derive(Serialize, Deserialize)]
 struct Flaky;
 
@@ -62,7 +62,7 @@ impl Job for Flaky {
     }
 }
 
-/// A job with something in it that is nobody's business.
+/// A job with private content.
 #[derive(Serialize, Deserialize)]
 struct Secret {
     password: String,
@@ -77,13 +77,13 @@ impl Job for Secret {
     }
 }
 
-/// A job that runs until it is let go, or told to cancel where it looks.
+/// A job that runs until its gate opens, or until it checks for cancellation.
 #[derive(Serialize, Deserialize)]
 struct Held {
     gate: String,
 }
 
-/// What a held job says when it has begun, and what it waits for: how far it is then.
+/// The start message of a held job, and the gate that it waits for, with its progress then.
 type Gate = (Sender<()>, Receiver<u64>);
 
 static GATES: Mutex<Option<HashMap<String, Gate>>> = Mutex::new(None);
@@ -103,7 +103,7 @@ impl Job for Held {
     }
 }
 
-/// A held job in the hands of a worker.
+/// A held job that a worker runs.
 struct Holding {
     id: u64,
     let_go: Option<Sender<u64>>,
@@ -143,7 +143,7 @@ fn enqueue<J: Job>(client: &TestClient, job: impl Into<NewJob<J>>) -> u64 {
     client.jobs().enqueue(job).unwrap().id
 }
 
-/// A job that is dead.
+/// Returns a dead job.
 fn dead(client: &TestClient, label: &str) -> u64 {
     let id = enqueue(client, failing(label, "it broke"));
     assert_eq!(client.jobs().run_next().unwrap().unwrap().state, JobState::Dead);
@@ -154,7 +154,7 @@ fn state(client: &TestClient, id: u64) -> Option<JobState> {
     client.jobs().find(id).unwrap().map(|job| job.state)
 }
 
-/// Presses a button, and gives back what the page says then that it leads to.
+/// Submits the form of a button. Returns the text of the page that it leads to.
 fn press(client: &mut TestClient, path: &str) -> String {
     let response = client.post(path).form(&[]).send();
     assert_eq!(response.status(), Status::new(303), "{path}: {}", response.text());
@@ -164,14 +164,14 @@ fn press(client: &mut TestClient, path: &str) -> String {
     flash.split("</p>").next().unwrap().to_owned()
 }
 
-/// Presses "Retry all" or "Discard all" on its page, for one name or for all.
+/// Submits "Retry all" or "Discard all" on its page, for one name or for all.
 fn press_all(client: &mut TestClient, page: &str, action: &str, name: &str) -> TestResponse {
     let until = page.split("name=\"until\" value=\"").nth(1).unwrap().split('"').next().unwrap();
     client.post(&format!("/_aside/jobs/dead/{action}")).form(&[("name", name), ("until", until)]).send()
 }
 
 #[test]
-fn without_jobs_there_is_nothing_of_them() {
+fn without_jobs_the_panel_has_no_page_about_them() {
     let mut client = TestClient::new(development());
     assert!(!page(&mut client, "/_aside").contains("Jobs"));
     for path in ["/_aside/jobs", "/_aside/jobs/live", "/_aside/jobs/dead", "/_aside/jobs/1"] {
@@ -181,7 +181,7 @@ fn without_jobs_there_is_nothing_of_them() {
 }
 
 #[test]
-fn strangers_see_none_of_them_and_do_nothing_to_them() {
+fn other_users_cannot_see_or_change_jobs() {
     let mut client = client();
     let (broken, waiting) = (dead(&client, "hidden"), enqueue(&client, work("hidden")));
     assert_eq!(broken, 1, "the paths name it");
@@ -193,7 +193,7 @@ fn strangers_see_none_of_them_and_do_nothing_to_them() {
 }
 
 #[test]
-fn a_form_of_another_site_does_nothing() {
+fn a_cross_site_request_has_no_effect() {
     let mut client = client();
     let id = dead(&client, "wanted");
     for path in ["/_aside/jobs/1/discard", "/_aside/jobs/dead/discard", "/_aside/queues/pause?queue=default"] {
@@ -204,7 +204,7 @@ fn a_form_of_another_site_does_nothing() {
 }
 
 #[test]
-fn where_there_are_none_each_list_says_so() {
+fn each_empty_list_says_that_it_is_empty() {
     let mut client = client();
     let overview = page(&mut client, "/_aside/jobs");
     for heading in ["Running", "Waiting", "Scheduled", "Dead", "Done", "Cancelled"] {
@@ -214,7 +214,7 @@ fn where_there_are_none_each_list_says_so() {
     }
     let queues = section(&overview, "Queues");
     assert!(queues.contains("<bdi>default</bdi>") && queues.contains("<bdi>gates</bdi>"), "{queues}");
-    assert!(overview.contains("kept in <bdi>memory"), "{overview}");
+    assert!(overview.contains("stored in <bdi>memory"), "{overview}");
 }
 
 #[test]
@@ -257,12 +257,12 @@ fn each_job_is_in_the_list_of_its_state() {
     let queues = section(&overview, "Queues");
     let gates = queues.split("<bdi>gates</bdi>").nth(1).unwrap();
     assert!(gates.contains("data-label=\"Running\" class=\"number\">1<"), "{queues}");
-    assert!(page(&mut client, "/_aside").contains("<span class=\"sign\">1<span class=\"unseen\"> dead</span></span>"));
+    assert!(page(&mut client, "/_aside").contains("<span class=\"badge\">1<span class=\"unseen\"> dead</span></span>"));
     holding.end();
 }
 
 #[test]
-fn one_job_is_shown_with_all_that_is_known() {
+fn a_job_is_shown_with_all_its_fields() {
     let mut client = client();
     let id = enqueue(&client, Flaky.unique("weather-17").priority(5));
     for _ in 0..3 {
@@ -278,12 +278,15 @@ fn one_job_is_shown_with_all_that_is_known() {
     }
     let failures = section(&shown, "What went wrong");
     assert_eq!(failures.matches("it rains").count(), 3, "{failures}");
-    assert!(failures.find("Try 3,").unwrap() < failures.find("Try 1,").unwrap(), "the newest first: {failures}");
+    assert!(
+        failures.find("Attempt 3,").unwrap() < failures.find("Attempt 1,").unwrap(),
+        "the newest first: {failures}"
+    );
     assert_eq!(failures.matches(" open>").count(), 1, "{failures}");
-    assert!(section(&shown, "What it was enqueued with").contains(">null</pre>"), "{shown}");
+    assert!(section(&shown, "Payload").contains(">null</pre>"), "{shown}");
     let id = enqueue(&client, failing("Größe", "x"));
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
-    let payload = section(&shown, "What it was enqueued with");
+    let payload = section(&shown, "Payload");
     assert!(payload.contains("{\n  &quot;label&quot;: &quot;Größe&quot;,\n  &quot;fails&quot;"), "{payload}");
     assert!(shown.contains("never</span>") && !shown.contains("What went wrong"), "{shown}");
 }
@@ -303,7 +306,7 @@ fn the_output_of_a_job_is_shown_on_its_page_and_in_no_list() {
         let list = page(&mut client, list);
         assert!(list.contains("&lt;i&gt;7") && !list.contains("output of"), "{list}");
     }
-    // A long one is cut.
+    // A long label is shortened.
     let id = enqueue(&client, work(&"x".repeat(100_000)));
     client.drain();
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
@@ -311,37 +314,37 @@ fn the_output_of_a_job_is_shown_on_its_page_and_in_no_list() {
 }
 
 #[test]
-fn what_is_private_is_not_shown() {
+fn private_content_is_not_shown() {
     let kept = Jobs::memory();
     let others = kept.clone().register::<Secret>().register::<Work>();
     let mut client = TestClient::new(development().jobs(kept.register::<Secret>()));
     let id = enqueue(&client, Secret { password: "hush-17".into() });
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
-    assert!(shown.contains("It is private") && !shown.contains("hush-17"), "{shown}");
+    assert!(shown.contains("the job is private") && !shown.contains("hush-17"), "{shown}");
     client.drain();
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
-    assert!(section(&shown, "Output").contains("It is private") && !shown.contains("hush-17"), "{shown}");
-    // Of a type that is not known here nobody knows whether it is.
+    assert!(section(&shown, "Output").contains("the job is private") && !shown.contains("hush-17"), "{shown}");
+    // A job of an unregistered type counts as private.
     let id = others.enqueue(work("hush-18").queue("default")).unwrap().id;
     let shown = page(&mut client, &format!("/_aside/jobs/{id}"));
-    assert!(shown.contains("a type that this program does not know") && !shown.contains("&quot;label"), "{shown}");
+    assert!(shown.contains("its type is not registered") && !shown.contains("&quot;label"), "{shown}");
 }
 
 #[test]
-fn each_button_does_what_it_says() {
+fn each_button_runs_its_action() {
     let mut client = client();
     let waits = enqueue(&client, work("one"));
     assert_eq!(press(&mut client, &format!("/_aside/jobs/{waits}/cancel")), format!("one (job {waits}) is cancelled."));
     assert_eq!(state(&client, waits), Some(JobState::Cancelled));
     let said = press(&mut client, &format!("/_aside/jobs/{waits}/cancel"));
-    assert_eq!(said, format!("one (job {waits}) had ended already."));
+    assert_eq!(said, format!("one (job {waits}) has already ended."));
     let said = press(&mut client, &format!("/_aside/jobs/{waits}/retry"));
     assert_eq!(said, format!("one (job {waits}) waits for a worker now."));
     assert_eq!(state(&client, waits), Some(JobState::Waiting));
-    assert!(press(&mut client, &format!("/_aside/jobs/{waits}/retry")).ends_with("waits or runs already."));
+    assert!(press(&mut client, &format!("/_aside/jobs/{waits}/retry")).ends_with("already waits or runs."));
     client.drain();
-    assert!(press(&mut client, &format!("/_aside/jobs/{waits}/retry")).ends_with("had ended already, and well."));
-    assert!(press(&mut client, &format!("/_aside/jobs/{waits}/cancel")).ends_with("had ended already."));
+    assert!(press(&mut client, &format!("/_aside/jobs/{waits}/retry")).ends_with("is already done."));
+    assert!(press(&mut client, &format!("/_aside/jobs/{waits}/cancel")).ends_with("has already ended."));
     assert!(press(&mut client, &format!("/_aside/jobs/{waits}/discard")).ends_with("was discarded."));
     assert_eq!(state(&client, waits), None);
     let later = enqueue(&client, work("later").delay(Duration::from_secs(3600)));
@@ -349,17 +352,17 @@ fn each_button_does_what_it_says() {
     assert_eq!(state(&client, later), Some(JobState::Waiting));
     client.drain();
     let broken = dead(&client, "broken");
-    assert!(press(&mut client, &format!("/_aside/jobs/{broken}/cancel")).ends_with("had ended already."));
+    assert!(press(&mut client, &format!("/_aside/jobs/{broken}/cancel")).ends_with("has already ended."));
     assert!(press(&mut client, &format!("/_aside/jobs/{broken}/discard?back=/_aside/jobs/dead")).contains("discarded"));
     assert_eq!(state(&client, broken), None);
 }
 
 #[test]
-fn a_job_that_runs_is_told_to_cancel_and_is_not_discarded() {
+fn a_running_job_is_told_to_cancel_and_is_not_discarded() {
     let mut client = client();
     let holding = Holding::begin(&client.jobs(), "cancel");
     let path = format!("/_aside/jobs/{}", holding.id);
-    assert!(press(&mut client, &format!("{path}/discard")).ends_with("runs, and stays: cancel it first."));
+    assert!(press(&mut client, &format!("{path}/discard")).ends_with("runs and was not discarded: cancel it first."));
     let said = press(&mut client, &format!("{path}/cancel?back={path}"));
     assert_eq!(said, format!("held (job {}) was told to cancel.", holding.id));
     let shown = page(&mut client, &path);
@@ -370,7 +373,7 @@ fn a_job_that_runs_is_told_to_cancel_and_is_not_discarded() {
 }
 
 #[test]
-fn one_whose_unique_key_another_has_stays_dead_and_the_page_says_why() {
+fn a_job_whose_unique_key_is_in_use_stays_dead_and_the_page_says_why() {
     let mut client = client();
     let broken = enqueue(&client, failing("first", "x").unique("key"));
     client.drain();
@@ -381,7 +384,7 @@ fn one_whose_unique_key_another_has_stays_dead_and_the_page_says_why() {
 }
 
 #[test]
-fn a_button_leads_back_within_the_site_and_nowhere_else() {
+fn an_action_redirects_only_within_the_site() {
     let mut client = client();
     let id = enqueue(&client, work("one"));
     let backs =
@@ -393,7 +396,7 @@ fn a_button_leads_back_within_the_site_and_nowhere_else() {
 }
 
 #[test]
-fn a_queue_is_paused_and_goes_on_whatever_its_name() {
+fn a_queue_with_any_name_can_be_paused_and_resumed() {
     let odd = "a/b ?q=1&x#é%2F\r\n\"<b>\u{202e}";
     let mut client = TestClient::new(development().jobs(jobs().queue(odd, 1)));
     for (word, is_paused) in [("pause", true), ("resume", false)] {
@@ -415,7 +418,7 @@ fn a_queue_is_paused_and_goes_on_whatever_its_name() {
 }
 
 #[test]
-fn a_queue_that_is_paused_is_shown_so() {
+fn a_paused_queue_is_shown_as_paused() {
     let mut client = client();
     client.jobs().pause("default").unwrap();
     let overview = page(&mut client, "/_aside/jobs");
@@ -424,7 +427,7 @@ fn a_queue_that_is_paused_is_shown_so() {
 }
 
 #[test]
-fn all_that_are_dead_are_retried_or_discarded_together() {
+fn all_dead_jobs_can_be_retried_or_discarded_together() {
     let mut client = client();
     let works: Vec<u64> = (0..3).map(|n| dead(&client, &format!("work {n}"))).collect();
     let flaky = enqueue(&client, Flaky);
@@ -438,7 +441,7 @@ fn all_that_are_dead_are_retried_or_discarded_together() {
     assert_eq!(response.location(), Some("/_aside/jobs/dead"));
     assert!(page(&mut client, "/_aside/jobs/dead").contains(">1 dead job waits for a worker now.<"));
     assert_eq!(state(&client, flaky), Some(JobState::Waiting));
-    // One that died after the page was loaded is not meant.
+    // A job that died after the page was loaded is not affected.
     client.advance(Duration::from_secs(1));
     client.jobs().pause("default").unwrap();
     client.jobs().cancel(flaky).unwrap();
@@ -456,13 +459,15 @@ fn all_that_are_dead_are_retried_or_discarded_together() {
 }
 
 #[test]
-fn no_button_concerns_more_than_five_hundred() {
+fn one_action_affects_at_most_five_hundred_jobs() {
     let mut client = client();
     client.jobs().enqueue_all((0..503).map(|n| failing(&format!("many {n}"), "x"))).unwrap();
     client.drain();
     let list = page(&mut client, "/_aside/jobs/dead");
     press_all(&mut client, &list, "discard", "");
-    assert!(page(&mut client, "/_aside").contains(">500 dead jobs were discarded. There may be more: press again"));
+    assert!(
+        page(&mut client, "/_aside").contains(">500 dead jobs were discarded. There may be more: repeat the action")
+    );
     assert_eq!(client.jobs().counts().unwrap().dead, 3);
     press_all(&mut client, &list, "retry", "work");
     assert!(page(&mut client, "/_aside").contains(">3 dead jobs wait for a worker now.<"));
@@ -504,13 +509,13 @@ fn dead_jobs_are_counted_by_cause() {
 }
 
 #[test]
-fn a_long_list_has_pages() {
+fn a_long_list_is_paged() {
     let mut client = client();
     client.jobs().enqueue_all((1..=205).map(|n| work(&format!("job of {n}")))).unwrap();
     let overview = page(&mut client, "/_aside/jobs");
     let waiting = section(&overview, "Waiting");
     assert_eq!(waiting.matches("<tr id=").count(), 10, "{waiting}");
-    assert!(waiting.contains("\"/_aside/jobs/waiting\">All that are waiting"), "{waiting}");
+    assert!(waiting.contains("\"/_aside/jobs/waiting\">All waiting jobs"), "{waiting}");
     let (mut path, mut seen) = ("/_aside/jobs/waiting".to_owned(), Vec::new());
     for expected in [100, 100, 5] {
         let list = page(&mut client, &path);
@@ -523,15 +528,15 @@ fn a_long_list_has_pages() {
             .map_or(String::new(), |before| before.rsplit("href=\"").next().unwrap().split('"').next().unwrap().into());
     }
     assert_eq!((seen, &*path), ((1..=205).rev().collect::<Vec<u64>>(), ""));
-    assert!(page(&mut client, "/_aside/jobs/waiting?before=1").contains("There are none that are older."));
-    // A button leads back to the page that it was on.
+    assert!(page(&mut client, "/_aside/jobs/waiting?before=1").contains("There are none older."));
+    // An action leads back to the page with its button.
     assert!(page(&mut client, "/_aside/jobs/waiting?before=50").contains("?back=/_aside/jobs/waiting%3Fbefore%3D50\""));
     assert_eq!(client.get("/_aside/jobs/waiting?before=x").status(), Status::BAD_REQUEST);
     page(&mut client, "/_aside/jobs/waiting?before=18446744073709551615");
 }
 
 #[test]
-fn what_is_not_there_is_not_there_and_the_page_says_so() {
+fn the_page_of_a_missing_job_is_a_404() {
     let mut client = client();
     for id in ["17", "0", "18446744073709551615"] {
         let posts = ["cancel", "retry", "discard"].map(|action| format!("/_aside/jobs/{id}/{action}"));
@@ -539,7 +544,7 @@ fn what_is_not_there_is_not_there_and_the_page_says_so() {
         responses.extend(posts.iter().map(|path| client.post(path).send()));
         for response in responses {
             assert_eq!(response.status(), Status::NOT_FOUND);
-            assert!(response.text().contains("No job of that number is kept"), "{}", response.text());
+            assert!(response.text().contains("There is no job with that number"), "{}", response.text());
             assert!(
                 response.text().replace("&#x2f;", "/").contains("\"/_aside/jobs\">All jobs<"),
                 "{}",
@@ -552,9 +557,9 @@ fn what_is_not_there_is_not_there_and_the_page_says_so() {
     {
         assert_eq!(client.get(path).status(), Status::NOT_FOUND, "{path}");
     }
-    // A stream of what is gone ends: the page is not to ask again and again.
+    // The stream of a missing job ends, so that the page does not reconnect forever.
     let mut events = client.events("/_aside/jobs/17/live");
-    assert!(events.next().data.contains("It is not kept any more."));
+    assert!(events.next().data.contains("This job no longer exists."));
     assert_eq!(events.next().name, "end");
 }
 
@@ -583,7 +588,7 @@ fn other_methods_are_refused() {
 }
 
 #[test]
-fn nothing_in_a_job_does_harm() {
+fn a_malicious_job_is_harmless() {
     let hostile = "<script>alert(1)</script>\" onx='1'\u{202e}\u{7}\nعربي Привет";
     let mut client = TestClient::new(development().jobs(jobs().queue(&format!("q{hostile}"), 4)));
     let long = "é".repeat(100_000);
@@ -616,7 +621,7 @@ fn nothing_in_a_job_does_harm() {
 }
 
 #[test]
-fn the_task_of_a_job_leads_to_it_and_back() {
+fn a_job_and_its_task_link_to_each_other() {
     let mut client = client();
     let holding = Holding::begin(&client.jobs(), "task");
     let overview = page(&mut client, "/_aside");
@@ -627,7 +632,7 @@ fn the_task_of_a_job_leads_to_it_and_back() {
     assert!(shown.contains("<a href=\"/_aside/tasks/1\">task 1</a>"), "{shown}");
     holding.end();
     assert!(section(&page(&mut client, "/_aside"), "Ended").contains(&link));
-    // In an application without jobs such a key says nothing.
+    // Without jobs, such a key has no meaning.
     let mut client = TestClient::new(development());
     client.within(|| aside::Task::named("x").key("job-17").spawn(|_| ())).join().unwrap();
     let overview = page(&mut client, "/_aside");
@@ -635,13 +640,13 @@ fn the_task_of_a_job_leads_to_it_and_back() {
 }
 
 #[test]
-fn a_page_that_is_open_sees_a_job_come_and_go() {
+fn an_open_page_shows_a_job_start_and_end() {
     let mut client = client();
     let mut events = client.events("/_aside/jobs/live");
     assert!(section(&events.next().data, "Waiting").contains("There are none."));
     let mut shown = |heading: &str, words: &str| {
         while !section(&events.next().data, heading).contains(words) {
-            // What runs shows for how long, so there are states in between.
+            // The elapsed time of a running job changes, so there are events in between.
         }
     };
     let id = enqueue(&client, failing("seen-live", "x"));
@@ -655,7 +660,7 @@ fn a_page_that_is_open_sees_a_job_come_and_go() {
 }
 
 #[test]
-fn the_page_of_a_job_sees_how_it_goes_on_and_how_it_ends() {
+fn the_page_of_a_job_shows_its_progress_and_its_end() {
     let mut client = client();
     let holding = Holding::begin(&client.jobs(), "live");
     let path = format!("/_aside/jobs/{}", holding.id);
@@ -663,7 +668,7 @@ fn the_page_of_a_job_sees_how_it_goes_on_and_how_it_ends() {
     let mut events = client.events(&format!("{path}/live"));
     let mut shown = |words: &str| {
         while !events.next().data.contains(words) {
-            // What runs shows for how long, so there are states in between.
+            // The elapsed time of a running job changes, so there are events in between.
         }
     };
     holding.go_on(3);
@@ -675,18 +680,18 @@ fn the_page_of_a_job_sees_how_it_goes_on_and_how_it_ends() {
 }
 
 #[test]
-fn the_page_of_a_job_that_is_discarded_says_so() {
+fn the_open_page_of_a_discarded_job_says_so() {
     let mut client = client();
     let id = enqueue(&client, work("short-lived").delay(Duration::from_secs(60)));
     let mut events = client.events(&format!("/_aside/jobs/{id}/live"));
     assert!(events.next().data.contains("scheduled"));
     client.jobs().discard(id).unwrap();
-    while !events.next().data.contains("It is not kept any more.") {}
+    while !events.next().data.contains("This job no longer exists.") {}
     while events.next().name != "end" {}
 }
 
 #[test]
-fn over_a_socket_a_worker_is_seen_at_work() {
+fn a_server_shows_its_jobs_over_a_socket() {
     let jobs = jobs();
     let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
     let server = App::with_config(config).jobs(jobs.clone()).start().unwrap();

@@ -128,7 +128,7 @@ pub(crate) fn a_server_may_be_away_for_a_while() -> Completion {
         place.server.restart();
         jobs.iter().for_each(|(_, id)| place.ledger.open(id));
         once_each(&place.ledger, &site, &jobs);
-        site.child.log.wait_for("The jobs can be reached again");
+        site.child.log.wait_for("The job store is reachable again");
         let after = until("it takes jobs again", || {
             let (status, body) = site.post("/enqueue?id=after&what=short");
             (status == 200).then(|| body.parse().expect("a number"))
@@ -147,8 +147,8 @@ pub(crate) fn a_server_may_be_away_at_the_start() -> Completion {
         let (status, body) = site.post("/enqueue?id=refused&what=short");
         assert_eq!(status, 503, "{body}");
         site.wait_until_not_ready("the server cannot be reached");
-        site.child.log.wait_for("The jobs cannot be reached, and are tried again: Redis at");
-        worker.log.wait_for("The jobs cannot be reached, and are tried again: Redis at");
+        site.child.log.wait_for("Could not reach the job store; retrying: Redis at");
+        worker.log.wait_for("Could not reach the job store; retrying: Redis at");
         place.server.restart();
         site.wait_until_ready();
         let job = until("it takes jobs", || {
@@ -156,7 +156,7 @@ pub(crate) fn a_server_may_be_away_at_the_start() -> Completion {
             (status == 200).then(|| body.parse().expect("a number"))
         });
         site.wait_for(job, "done");
-        site.child.log.wait_for("The jobs can be reached again");
+        site.child.log.wait_for("The job store is reachable again");
         assert_eq!(place.ledger.times("began", "refused"), 0);
     })
 }

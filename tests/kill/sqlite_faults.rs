@@ -144,7 +144,7 @@ pub(crate) fn a_full_disk_is_a_503_until_there_is_room() -> Completion {
     }
     assert_eq!(site.get("/"), (200, "a page".into()));
     assert_eq!(site.get("/counts").0, 200);
-    site.child.log.wait_for("no room left");
+    site.child.log.wait_for("the disk is full");
     site.wait_until_not_ready("the disk is full");
     // It ends while there is no room, and waits with it.
     place.ledger.open("held");

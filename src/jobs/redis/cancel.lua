@@ -1,4 +1,4 @@
--- now, id. The state it is in then.
+-- Arguments: now, id. Returns the state of the job after the call.
 local now, id = ARGV[4], ARGV[5]
 local job = read(id)
 if not job then return '' end

@@ -1,7 +1,7 @@
--- now, worker, and for each room: queue, how many. What is handed out: for each job its values, in one list.
+-- Arguments: now, worker, and for each capacity: queue, number. Returns for each claimed job its values, in one list.
 local now, worker = ARGV[4], ARGV[5]
 
-local function handed_out(ids)
+local function claimed_values(ids)
   local jobs = {}
   for _, id in ipairs(ids) do
     local job = call('HMGET', job_key(id), 'token', 'name', 'label', 'payload', 'queue', 'attempt', 'origin',
@@ -11,15 +11,15 @@ local function handed_out(ids)
   return jobs
 end
 
-local before = answer_of_before()
-if before then
+local stored = stored_reply()
+if stored then
   local ids = {}
-  for id in string.gmatch(before, '%d+') do table.insert(ids, id) end
-  return handed_out(ids)
+  for id in string.gmatch(stored, '%d+') do table.insert(ids, id) end
+  return claimed_values(ids)
 end
 
--- What is due waits, of all queues: what has no room or is paused would be due again and again otherwise. The rest with the
--- next claim, so that the server is not held up.
+-- Makes due jobs of all queues wait: jobs of full or paused queues would otherwise be due again at each claim. The
+-- next claim continues, so that the server is not blocked.
 for _, member in ipairs(call('ZRANGEBYSCORE', P .. 'due', '-inf', now, 'LIMIT', 0, 2000)) do
   local job = read(unpadded(member))
   take(job)
@@ -27,7 +27,7 @@ for _, member in ipairs(call('ZRANGEBYSCORE', P .. 'due', '-inf', now, 'LIMIT', 
   put(job)
 end
 
--- Who was taken for dead gets nothing until it has joined anew.
+-- An expired worker gets no jobs until it has joined again.
 if call('HEXISTS', P .. 'workers', worker) == 0 then return {} end
 
 local function delivered(stream)
@@ -39,7 +39,7 @@ local function delivered(stream)
   return '0-0'
 end
 
--- The first of each stream and of what came back, merged by rank.
+-- Returns the first entries of each stream and of the set of released jobs, merged by rank.
 local function first_of(queue, many)
   local first, back = {}, call('ZRANGE', P .. 'back:' .. queue, 0, many - 1, 'WITHSCORES')
   for i = 1, #back, 2 do
@@ -61,7 +61,7 @@ local function first_of(queue, many)
   return first
 end
 
--- Makes the first so many of a stream pending.
+-- Makes the first `many` entries of a stream pending.
 local function read_group(stream, many)
   return call('XREADGROUP', 'GROUP', GROUP, worker, 'COUNT', many, 'STREAMS', stream, '>')[1][2]
 end
@@ -76,7 +76,7 @@ end
 local function begin(queue, first)
   local key = job_key(first.job)
   local job = call('HMGET', key, 'attempt', 'token')
-  -- No other claim had it, also where the server has lost its last second: so it is not a count.
+  -- Unique among all claims, even if the server has lost its last second: so the token is not a counter.
   local token = math.max(micros(), tonumber(job[2] or '0') + 1)
   call('HSET', key, 'state', 'running', 'attempt', text(tonumber(job[1]) + 1), 'began_at', now, 'ended_at', '',
     'token', text(token), 'worker', worker, 'stream', first.stream, 'entry', first.entry, 'done', '0', 'total', '0',
@@ -86,8 +86,8 @@ local function begin(queue, first)
 end
 
 local ids = {}
-for room = 6, #ARGV, 2 do
-  local queue, many = ARGV[room], tonumber(ARGV[room + 1])
+for at = 6, #ARGV, 2 do
+  local queue, many = ARGV[at], tonumber(ARGV[at + 1])
   if many > 0 and call('SISMEMBER', P .. 'paused', queue) == 0 then
     local first, of_stream = first_of(queue, many), {}
     many = math.min(many, #first)
@@ -106,5 +106,5 @@ for room = 6, #ARGV, 2 do
     end
   end
 end
-if #ids > 0 then answer(table.concat(ids, ' ')) end
-return handed_out(ids)
+if #ids > 0 then reply(table.concat(ids, ' ')) end
+return claimed_values(ids)

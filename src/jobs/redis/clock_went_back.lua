@@ -1,4 +1,4 @@
--- now.
+-- Arguments: now.
 local now = ARGV[4]
 for _, member in ipairs(call('ZRANGEBYSCORE', P .. 'due', '(' .. now, '+inf')) do
   local key = job_key(unpadded(member))

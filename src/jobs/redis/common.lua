@@ -1,17 +1,17 @@
--- What all scripts begin with. A script is one step: nobody sees half of it, and all of it is in the append-only file or
--- nothing.
+-- The common part of all scripts. A script is atomic: no client sees half of it, and the append-only file has all of
+-- it or nothing.
 --
--- A job is a hash. It lies in the drawers of its state, and moves between them only by take and put:
---   state:<state>           the ids of all in that state, by id
---   state:dead:<cause>      those of the dead that it made so
---   ready:<queue>:<prio>    a stream of those that wait, each under the id <since>-<job>, so that Redis itself keeps it in order
---   back:<queue>            those that wait and came too late for that order: by rank
+-- A job is a hash. It is listed in the indexes of its state, and moves between them only by take and put:
+--   state:<state>           the ids of all jobs in that state, by id
+--   state:dead:<cause>      the ids of the dead jobs with that cause
+--   ready:<queue>:<prio>    a stream of waiting jobs, each with the entry id <since>-<job>, so that Redis keeps the order
+--   back:<queue>            the waiting jobs that arrived too late for that order: by rank
 --   late                    a stream in which a job of `back` is pending while it runs
---   due                     what is scheduled, by time
---   ended                   what trim may take, by the time of its end
---   uniques                 the unique keys in use, with the id
--- What runs is pending in its stream, and its entry there goes when it stops to run. Numbers stay strings where they
--- can: Lua prints large ones inexactly.
+--   due                     the scheduled jobs, by time
+--   ended                   the jobs that prune may delete, by the time of their end
+--   uniques                 the unique keys in use, with the id of the job
+-- A running job is pending in its stream, and its entry there is deleted when it stops running. Numbers stay strings
+-- where possible: Lua prints large ones inexactly.
 
 local P, CALLER, CALL = ARGV[1], ARGV[2], ARGV[3]
 local GROUP, LATE = 'aside', ARGV[1] .. 'late'
@@ -21,29 +21,29 @@ local call = redis.call
 
 local function text(number) return string.format('%.0f', number) end
 
--- Of equal scores Redis sorts by the bytes.
+-- Redis sorts members of equal score by their bytes.
 local function padded(id) return string.rep('0', 16 - #id) .. id end
 local function unpadded(member) return (string.gsub(member, '^0+', '')) end
 
--- The server's clock, in microseconds. What a job knows of times comes from outside.
+-- Returns the server's clock in microseconds. The times of jobs come from the caller.
 local function micros()
   local time = call('TIME')
   return tonumber(time[1]) * 1000000 + tonumber(time[2])
 end
 
--- What this very call came to when its answer got lost on the way, so that a second try does nothing twice. Each caller makes
--- one call at a time. One of before that comes after the next was made was held up, and nobody waits for it.
-local function answer_of_before()
+-- Returns the stored reply to this call, if the first reply was lost, so that a repetition has no effect. Each caller
+-- makes one call at a time. A call that arrives after its successor was delayed, and no caller waits for it.
+local function stored_reply()
   local kept = call('GET', P .. 'call:' .. CALLER)
   if not kept then return nil end
-  local number, words = string.match(kept, '^(%d+) (.*)$')
+  local number, value = string.match(kept, '^(%d+) (.*)$')
   if tonumber(number) > tonumber(CALL) then error('the call comes too late') end
-  return number == CALL and words or nil
+  return number == CALL and value or nil
 end
 
-local function answer(words)
-  call('SET', P .. 'call:' .. CALLER, CALL .. ' ' .. words, 'EX', 3600)
-  return words
+local function reply(value)
+  call('SET', P .. 'call:' .. CALLER, CALL .. ' ' .. value, 'EX', 3600)
+  return value
 end
 
 local function notify() call('XADD', P .. 'news', 'MAXLEN', '~', '100', '*', 'n', '1') end
@@ -89,7 +89,8 @@ local function open_stream(job)
   end
 end
 
--- Whether it could be put at the end of its stream: what came back or was scheduled may belong before it.
+-- Appends a job to its stream. Returns false if its entry belongs before the last one, as that of a released or a due
+-- job may.
 local function append(job)
   if tonumber(job.since) < 0 then return false end
   local added = redis.pcall('XADD', ready_stream(job.queue, job.priority), entry_of(job), 'job', job.id)
@@ -98,12 +99,12 @@ local function append(job)
   error(added.err)
 end
 
-local function enter_line(job)
+local function add_to_queue(job)
   open_stream(job)
   if not append(job) then call('ZADD', P .. 'back:' .. job.queue, text(rank(job)), padded(job.id)) end
 end
 
-local function leave_line(job)
+local function remove_from_queue(job)
   local is_ready = tonumber(job.since) >= 0
     and call('XDEL', ready_stream(job.queue, job.priority), entry_of(job)) == 1
   if not is_ready then call('ZREM', P .. 'back:' .. job.queue, padded(job.id)) end
@@ -116,13 +117,13 @@ end
 
 local IS_FINISHED = { done = true, dead = true, cancelled = true }
 
--- Out of every drawer.
+-- Removes a job from all indexes.
 local function take(job)
   call('ZREM', P .. 'state:' .. job.state, job.id)
   if job.unique and not IS_FINISHED[job.state] then call('HDEL', P .. 'uniques', unique_field(job)) end
   if job.state == 'waiting' then
     count('waiting', job.queue, -1)
-    leave_line(job)
+    remove_from_queue(job)
   elseif job.state == 'running' then
     count('running', job.queue, -1)
     forget_entry(job.stream, job.entry)
@@ -135,14 +136,14 @@ local function take(job)
   end
 end
 
--- Into those of its state; a running one is put by claim itself.
+-- Adds a job to the indexes of its state. A running job is added by `claim.lua` itself.
 local function put(job)
   save(job)
   call('ZADD', P .. 'state:' .. job.state, job.id, job.id)
   if job.unique and not IS_FINISHED[job.state] then call('HSET', P .. 'uniques', unique_field(job), job.id) end
   if job.state == 'waiting' then
     count('waiting', job.queue, 1)
-    enter_line(job)
+    add_to_queue(job)
   elseif job.state == 'scheduled' then
     call('ZADD', P .. 'due', job.due_at, padded(job.id))
   elseif job.state == 'dead' then
@@ -152,9 +153,9 @@ local function put(job)
   end
 end
 
-local function fail(job, now, words)
+local function fail(job, now, message)
   local failures = P .. 'failures:' .. job.id
-  call('RPUSH', failures, job.attempt .. ' ' .. now .. ' ' .. words)
+  call('RPUSH', failures, job.attempt .. ' ' .. now .. ' ' .. message)
   call('LTRIM', failures, -MOST_FAILURES, -1)
 end
 
@@ -162,14 +163,14 @@ local function finish(job, state, now)
   job.state, job.ended_at, job.worker, job.cancelling = state, now, '', '0'
 end
 
--- Waits from now on, or is scheduled when its time is still to come.
+-- Makes the job wait from now on, or schedules it for a later time.
 local function wait_until(job, due, now)
   local is_later = tonumber(due) > tonumber(now)
   job.state, job.due_at, job.since = is_later and 'scheduled' or 'waiting', due, is_later and due or now
 end
 
--- Is tried again, unless somebody wants it cancelled, which its worker may not have heard of. Whether it is.
-local function goes_on(job, now)
+-- Returns true if the job may wait again. Otherwise it is cancelled, which its worker may not have received.
+local function may_wait_again(job, now)
   if job.cancelling == '1' then
     finish(job, 'cancelled', now)
     return false
@@ -178,36 +179,37 @@ local function goes_on(job, now)
   return true
 end
 
--- Back to where it was in the line, as if the try had not begun.
+-- Returns the job to its old position in the queue, as if the attempt had not started.
 local function release(job, now)
   job.attempt = text(tonumber(job.attempt) - 1)
-  if goes_on(job, now) then job.state = 'waiting' end
+  if may_wait_again(job, now) then job.state = 'waiting' end
 end
 
--- The same after a wait.
-local function release_for(wait, job, now)
+-- Releases the job after a backoff.
+local function release_after(wait, job, now)
   job.attempt = text(tonumber(job.attempt) - 1)
-  if goes_on(job, now) then
+  if may_wait_again(job, now) then
     job.wait = text(wait)
     wait_until(job, text(tonumber(now) + wait), now)
   end
 end
 
-local TOO_OFTEN = 'the process that ran it ended ' .. MOST_INTERRUPTIONS .. ' times before it did, and it may well be '
-  .. 'what ends it; find out how (is memory short?), then retry it'
+local TOO_OFTEN = 'the process ended ' .. MOST_INTERRUPTIONS .. ' times while it ran this job, which may be the cause: find '
+  .. 'out why the process ended (was its memory exhausted?), then retry the job'
 
--- The same, unless its process has ended under it too often.
+-- Counts an interruption, and releases the job unless it was interrupted too often.
 local function interrupt(job, now)
   job.interruptions = text(tonumber(job.interruptions) + 1)
   local times = tonumber(job.interruptions)
   if times <= 3 then return release(job, now) end
-  if times < MOST_INTERRUPTIONS then return release_for(1000 * 2 ^ math.min(times - 4, 6), job, now) end
+  if times < MOST_INTERRUPTIONS then return release_after(1000 * 2 ^ math.min(times - 4, 6), job, now) end
   fail(job, now, TOO_OFTEN)
   job.attempt, job.cause = text(tonumber(job.attempt) - 1), 'abandoned'
   finish(job, 'dead', now)
 end
 
--- Keeps a new job, whose nine values begin at that argument: `<id> 1`, or that of the one with its unique key and 0.
+-- Stores a new job, whose nine values start at that argument. Returns `<id> 1`, or the id of the job with its unique
+-- key and 0.
 local function enqueue(at, now)
   local job = {
     name = ARGV[at], queue = ARGV[at + 3], priority = ARGV[at + 4], attempt = '0', interruptions = '0', worker = '',
@@ -229,7 +231,7 @@ local function enqueue(at, now)
   return job.id .. ' 1'
 end
 
--- Every stream that something may be pending in.
+-- Returns every stream that may have pending entries.
 local function streams()
   local all = {}
   for _, queue in ipairs(call('SMEMBERS', P .. 'queues')) do
@@ -241,7 +243,7 @@ local function streams()
   return all
 end
 
--- Takes a job from the worker in whose name its entry is pending. Whether it was one.
+-- Takes a job from the worker for which its entry is pending. Returns false if the entry has no running job.
 local function take_back(stream, entry, how, now)
   local found = call('XRANGE', stream, entry, entry)[1]
   local job = found and read(found[2][2])
@@ -255,8 +257,8 @@ local function take_back(stream, entry, how, now)
   return true
 end
 
--- Takes back all that a worker holds, and forgets it. How many jobs.
-local function dismiss(worker, how, now)
+-- Removes a worker, and takes all its jobs. Returns their number.
+local function remove_worker(worker, how, now)
   local taken = 0
   for _, stream in ipairs(streams()) do
     repeat

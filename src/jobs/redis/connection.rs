@@ -19,37 +19,37 @@ use crate::error::{Error, Result, Status};
 use crate::jobs::engine::Unavailable;
 use crate::sync::{lock, wait_while_for};
 
-/// Connections that are kept for the next call; more are opened when more threads call at once.
+/// The number of idle connections that are kept. More are opened when more threads call at once.
 const MOST_IDLE: usize = 32;
 
-/// How long the end of an engine may be held up by a server that hangs.
-const FAREWELL: Duration = Duration::from_millis(500);
+/// The longest time for which a server that hangs may delay the end of an engine.
+const WAKE_TIMEOUT: Duration = Duration::from_millis(500);
 
-/// One server, as seen from here.
-pub(super) struct Link {
+/// The connections to one server.
+pub(super) struct ConnectionPool {
     client: Client,
     prefix: String,
-    /// How long the server may take to take a connection, and to answer.
-    patience: Duration,
+    /// The timeout for connecting, and for each reply.
+    timeout: Duration,
     idle: Mutex<Vec<Caller>>,
-    /// Who waits to make a call again, by the call's name.
-    unheard: Mutex<HashMap<String, Caller>>,
+    /// The callers of failed calls that may be repeated, by the name of the call.
+    unanswered: Mutex<HashMap<String, Caller>>,
     is_closed: Mutex<bool>,
     closed: Condvar,
     /// The number of times that all connections were discarded.
     failovers: AtomicU64,
 }
 
-/// One who calls: one call at a time, each with a number.
+/// A caller makes one call at a time, each with a number.
 struct Caller {
     name: String,
     calls: u64,
     connection: Option<Connection>,
-    /// The last call may have been done, and its answer was lost.
-    is_unheard: bool,
+    /// True if the server may have executed the last call, and its reply was lost.
+    is_unanswered: bool,
 }
 
-/// What went wrong, and whether the server may have heard of the call.
+/// A failed call: before or after the server may have received it.
 #[derive(Debug)]
 pub(super) enum Failure {
     Connecting(RedisError),
@@ -64,21 +64,30 @@ impl Failure {
     }
 }
 
-impl Link {
-    /// Connects to nothing yet.
-    pub(super) fn new(url: &str, prefix: &str, patience: Duration) -> Result<Link> {
-        // The library's words have nothing of the URL, which may have a password in it.
+impl ConnectionPool {
+    /// Creates a pool without connections.
+    pub(super) fn new(url: &str, prefix: &str, timeout: Duration) -> Result<ConnectionPool> {
+        // The library's message does not contain the URL, which may have a password in it.
         let client = Client::open(url).map_err(|error| {
-            let words = "that is not the address of a Redis server; write it as redis://user:password@host:6379/0";
-            Error::internal(words).with_source(error)
+            let message = "invalid URL of a Redis server; write it as redis://user:password@host:6379/0";
+            Error::internal(message).with_source(error)
         })?;
         // If the program has several providers, rustls chooses none and panics. A provider that is already installed stays.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let (idle, unheard, is_closed, closed, failovers) = Default::default();
-        Ok(Link { client, prefix: prefix.to_owned(), patience, idle, unheard, is_closed, closed, failovers })
+        let (idle, unanswered, is_closed, closed, failovers) = Default::default();
+        Ok(ConnectionPool {
+            client,
+            prefix: prefix.to_owned(),
+            timeout,
+            idle,
+            unanswered,
+            is_closed,
+            closed,
+            failovers,
+        })
     }
 
-    /// Where the server is: `127.0.0.1:6379/0`, without a password.
+    /// Returns the address of the server without a password: `127.0.0.1:6379/0`.
     pub(super) fn address(&self) -> String {
         let info = self.client.get_connection_info();
         match info.addr() {
@@ -95,45 +104,45 @@ impl Link {
         format!("{}{name}", self.prefix)
     }
 
-    pub(super) fn patience(&self) -> Duration {
-        self.patience
+    pub(super) fn timeout(&self) -> Duration {
+        self.timeout
     }
 
-    /// A new connection that waits for each answer for that long.
-    pub(super) fn connect(&self, patience: Duration) -> redis::RedisResult<Connection> {
-        let connection = self.client.get_connection_with_timeout(patience.min(self.patience))?;
-        connection.set_read_timeout(Some(patience))?;
-        connection.set_write_timeout(Some(patience))?;
+    /// Opens a connection with a timeout for each reply.
+    pub(super) fn connect(&self, timeout: Duration) -> redis::RedisResult<Connection> {
+        let connection = self.client.get_connection_with_timeout(timeout.min(self.timeout))?;
+        connection.set_read_timeout(Some(timeout))?;
+        connection.set_write_timeout(Some(timeout))?;
         Ok(connection)
     }
 
     /// Runs a script with these arguments.
     pub(super) fn run<T: FromRedisValue>(&self, script: &Script, arguments: &[String]) -> Result<T> {
         let mut caller = self.caller()?;
-        let came = self.call_twice(&mut caller, script, arguments);
-        self.keep(caller);
-        came.map_err(|failure| self.explain(failure))
+        let result = self.call_twice(&mut caller, script, arguments);
+        self.put_back(caller);
+        result.map_err(|failure| self.explain(failure))
     }
 
-    /// The same, where the call may come again under that name after it failed: if the server has done it and only its answer
-    /// was lost, that answer comes now.
+    /// Like [`run`](ConnectionPool::run), for a call that may be repeated under that name after a failure. If the
+    /// server has executed the failed call, its reply is returned now.
     pub(super) fn run_as<T: FromRedisValue>(&self, name: &str, script: &Script, arguments: &[String]) -> Result<T> {
-        let of_before = lock(&self.unheard).remove(name);
+        let of_before = lock(&self.unanswered).remove(name);
         let mut caller = of_before.map_or_else(|| self.caller(), Ok)?;
-        let came = self.call_twice(&mut caller, script, arguments);
-        if caller.is_unheard {
-            lock(&self.unheard).insert(name.to_owned(), caller);
+        let result = self.call_twice(&mut caller, script, arguments);
+        if caller.is_unanswered {
+            lock(&self.unanswered).insert(name.to_owned(), caller);
         } else {
-            self.keep(caller);
+            self.put_back(caller);
         }
-        came.map_err(|failure| self.explain(failure))
+        result.map_err(|failure| self.explain(failure))
     }
 
-    /// One who has a call to make.
+    /// Returns a caller for a new call.
     fn caller(&self) -> Result<Caller> {
         let mut caller = lock(&self.idle).pop().map_or_else(Caller::new, Ok)?;
         caller.calls += 1;
-        caller.is_unheard = false;
+        caller.is_unanswered = false;
         Ok(caller)
     }
 
@@ -144,10 +153,10 @@ impl Link {
         arguments: &[String],
     ) -> Result<T, Failure> {
         match self.call(caller, script, arguments) {
-            Err(Failure::Calling(error)) if was_cut(&error) || is_replica(&error) => {
+            Err(Failure::Calling(error)) if is_disconnect(&error) || is_replica(&error) => {
                 self.call(caller, script, arguments)
             }
-            came => came,
+            result => result,
         }
     }
 
@@ -159,26 +168,26 @@ impl Link {
     ) -> Result<T, Failure> {
         let connection = match &mut caller.connection {
             Some(connection) => connection,
-            none => none.insert(self.connect(self.patience).map_err(Failure::Connecting)?),
+            none => none.insert(self.connect(self.timeout).map_err(Failure::Connecting)?),
         };
         let mut call = script.prepare_invoke();
         call.arg(&self.prefix).arg(&caller.name).arg(caller.calls).arg(arguments);
-        let came = call.invoke(connection);
-        match &came {
-            Ok(_) => caller.is_unheard = false,
+        let result = call.invoke(connection);
+        match &result {
+            Ok(_) => caller.is_unanswered = false,
             Err(error) if is_replica(error) || is_loading(error) => {
                 caller.connection = None;
-                self.give_up_connections();
+                self.discard_connections();
             }
-            Err(error) if is_answer(error) => {}
-            // What is half read would be taken for the next call's answer.
-            Err(_) => (caller.connection, caller.is_unheard) = (None, true),
+            Err(error) if is_reply(error) => {}
+            // The rest of this reply would be taken for the reply to the next call.
+            Err(_) => (caller.connection, caller.is_unanswered) = (None, true),
         }
-        came.map_err(Failure::Calling)
+        result.map_err(Failure::Calling)
     }
 
-    /// Keeps all who ever called, since the server remembers the name of each for a while, and some of their connections.
-    fn keep(&self, mut caller: Caller) {
+    /// Keeps every caller, since the server remembers the name of each for a while, but only some of their connections.
+    fn put_back(&self, mut caller: Caller) {
         let mut idle = lock(&self.idle);
         if idle.len() < MOST_IDLE {
             idle.push(caller);
@@ -188,8 +197,9 @@ impl Link {
         }
     }
 
-    /// Idle connections lead to a server that is no longer the primary, and so may the listening one.
-    fn give_up_connections(&self) {
+    /// Closes all idle connections, which lead to a server that is no longer the primary. The listening connection may,
+    /// too.
+    fn discard_connections(&self) {
         self.failovers.fetch_add(1, Ordering::Relaxed);
         lock(&self.idle).iter_mut().for_each(|caller| caller.connection = None);
     }
@@ -200,10 +210,10 @@ impl Link {
     }
 
     /// Returns the server's INFO; empty if this user is not allowed to read it.
-    pub(super) fn facts(&self) -> Result<Option<String>, Failure> {
-        let mut connection = self.connect(self.patience).map_err(Failure::Connecting)?;
+    pub(super) fn info(&self) -> Result<Option<String>, Failure> {
+        let mut connection = self.connect(self.timeout).map_err(Failure::Connecting)?;
         match redis::cmd("INFO").query(&mut connection) {
-            Ok(facts) => Ok(Some(facts)),
+            Ok(info) => Ok(Some(info)),
             Err(error) if error.kind() == ErrorKind::Server(ServerErrorKind::NoPerm) => Ok(None),
             Err(error) => Err(Failure::Calling(error)),
         }
@@ -211,55 +221,56 @@ impl Link {
 
     pub(super) fn explain(&self, failure: Failure) -> Error {
         let at = format!("Redis at {}", self.address());
-        let (words, reason, error) = match failure {
+        let (message, reason, error) = match failure {
             Failure::Connecting(error) if is_tls_fault(&error) => {
-                let words = format!(
+                let message = format!(
                     "the TLS handshake with {at} failed; check that the server has TLS on that port, and that its certificate is \
                      valid for the host and trusted (SSL_CERT_FILE names a file of trusted authorities)"
                 );
-                (words, "TLS with the server failed", error)
+                (message, "TLS with the server failed", error)
             }
             Failure::Connecting(error) if error.is_io_error() => {
                 let tls = if self.uses_tls() { ", with TLS on that port" } else { "" };
-                let words = format!("{at} cannot be reached; check that it runs{tls}, and that the address is correct");
-                (words, "the server cannot be reached", error)
+                let message =
+                    format!("{at} cannot be reached; check that it runs{tls}, and that the address is correct");
+                (message, "the server cannot be reached", error)
             }
             Failure::Connecting(error) if !is_loading(&error) => {
                 (format!("{at} refuses the connection"), "the server refuses the connection", error)
             }
             Failure::Calling(error) if error.is_timeout() => {
-                (format!("{at} has not answered within {:?}", self.patience), "the server does not answer", error)
+                (format!("{at} has not answered within {:?}", self.timeout), "the server does not answer", error)
             }
             Failure::Connecting(error) | Failure::Calling(error) if is_loading(&error) => {
                 (format!("{at} is still loading its data"), "the server is loading", error)
             }
             Failure::Calling(error) if is_replica(&error) => {
-                let words = format!("{at} is a replica and refuses writes; the address must lead to its primary");
-                (words, "the server is a replica", error)
+                let message = format!("{at} is a replica and refuses writes; the address must lead to its primary");
+                (message, "the server is a replica", error)
             }
-            Failure::Calling(error) if is_answer(&error) => {
+            Failure::Calling(error) if is_reply(&error) => {
                 (format!("{at} refuses the command"), refusal(&error), error)
             }
             Failure::Connecting(error) | Failure::Calling(error) => {
                 (format!("the connection to {at} was lost"), "the connection to the server was lost", error)
             }
         };
-        Error::new(Status::SERVICE_UNAVAILABLE, words).with_source(Unavailable { reason, words: error.to_string() })
+        Error::new(Status::SERVICE_UNAVAILABLE, message).with_source(Unavailable { reason, message: error.to_string() })
     }
 
-    /// Nobody calls any more: wakes who waits in [`pause`](Link::pause).
+    /// Marks the pool as closed, and wakes the threads in [`sleep`](ConnectionPool::sleep).
     pub(super) fn close(&self) {
         *lock(&self.is_closed) = true;
         self.closed.notify_all();
     }
 
-    /// Wakes who listens, if that can be done at once.
+    /// Wakes the listening thread, if the server replies at once.
     pub(super) fn wake(&self) {
         let kept = lock(&self.idle).pop().and_then(|caller| caller.connection);
-        let connection = kept.map_or_else(|| self.connect(FAREWELL), Ok);
+        let connection = kept.map_or_else(|| self.connect(WAKE_TIMEOUT), Ok);
         let _ = connection.and_then(|mut connection| {
-            connection.set_read_timeout(Some(FAREWELL))?;
-            connection.set_write_timeout(Some(FAREWELL))?;
+            connection.set_read_timeout(Some(WAKE_TIMEOUT))?;
+            connection.set_write_timeout(Some(WAKE_TIMEOUT))?;
             let mut call = scripts::WAKE.prepare_invoke();
             call.arg(&self.prefix).arg("").arg(0).invoke::<()>(&mut connection)
         });
@@ -269,33 +280,33 @@ impl Link {
         *lock(&self.is_closed)
     }
 
-    /// Waits that long, or until it is closed.
-    pub(super) fn pause(&self, most: Duration) {
+    /// Sleeps for at most that time, or until the pool is closed.
+    pub(super) fn sleep(&self, most: Duration) {
         drop(wait_while_for(&self.closed, lock(&self.is_closed), most, |is_closed| !*is_closed));
     }
 }
 
 impl Caller {
     fn new() -> Result<Caller> {
-        Ok(Caller { name: random_name()?, calls: 0, connection: None, is_unheard: false })
+        Ok(Caller { name: random_name()?, calls: 0, connection: None, is_unanswered: false })
     }
 }
 
-/// A name that nobody else has: 128 random bits.
+/// Returns a unique name: 128 random bits.
 pub(super) fn random_name() -> Result<String> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)
-        .map_err(|error| Error::internal(format!("the system gives no random bytes: {error}")))?;
+        .map_err(|error| Error::internal(format!("could not get random bytes from the operating system: {error}")))?;
     Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// Whether the connection broke under the call: it may be made again.
-fn was_cut(error: &RedisError) -> bool {
+/// Returns true if the connection broke during the call, which may be repeated.
+fn is_disconnect(error: &RedisError) -> bool {
     error.is_io_error() && !error.is_timeout()
 }
 
-/// Whether the server itself said so: the connection is as good as before.
-fn is_answer(error: &RedisError) -> bool {
+/// Returns true if the server replied with an error: the connection is still usable.
+fn is_reply(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::Server(_) | ErrorKind::Extension | ErrorKind::UnexpectedReturnType)
 }
 

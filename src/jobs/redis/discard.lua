@@ -1,8 +1,8 @@
--- id. Whether there was one that did not run.
-local before = answer_of_before()
-if before then return before end
+-- Arguments: id. Returns 1 if the job existed and did not run.
+local stored = stored_reply()
+if stored then return stored end
 local job = read(ARGV[4])
-if not job or job.state == 'running' then return answer('0') end
+if not job or job.state == 'running' then return reply('0') end
 take(job)
 call('DEL', job_key(job.id), P .. 'failures:' .. job.id)
-return answer('1')
+return reply('1')

@@ -1,4 +1,4 @@
--- ids. Each one's fields, and its failures.
+-- Arguments: ids. Returns the fields and the failures of each job.
 local found = {}
 for at = 4, #ARGV do
   local job = call('HGETALL', job_key(ARGV[at]))

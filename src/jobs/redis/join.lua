@@ -1,2 +1,2 @@
--- worker.
+-- Arguments: worker.
 return call('HSET', P .. 'workers', ARGV[4], '0')

@@ -1,2 +1,2 @@
--- schedule.
+-- Arguments: schedule.
 return call('HGET', P .. 'ticks', ARGV[4])

@@ -1,5 +1,5 @@
--- state, the id before which to begin (`(` before it, or `+inf`), how many. Each one's fields, and its failures. An output may
--- have a megabyte, and is left out: `has_output` says that there is one.
+-- Arguments: state, the id before which to start (after `(`, or `+inf`), limit. Returns the fields and the failures
+-- of each job. An output may have a megabyte, and is left out: `has_output` says that there is one.
 local SHOWN = {
   'state', 'queue', 'priority', 'name', 'label', 'payload', 'unique', 'origin', 'attempt', 'interruptions', 'cancelling',
   'enqueued_at', 'due_at', 'began_at', 'ended_at', 'done', 'total', 'message',

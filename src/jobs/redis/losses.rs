@@ -7,11 +7,11 @@ use crate::sync::lock;
 
 /// The last state of a server that this process has seen.
 #[derive(Default)]
-pub(super) struct Losses(Mutex<Stock>);
+pub(super) struct Losses(Mutex<Snapshot>);
 
 /// The state of a server.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Stock {
+pub(super) struct Snapshot {
     /// The last job number that the server has assigned.
     pub(super) last_id: u64,
     pub(super) counts: JobCounts,
@@ -19,26 +19,26 @@ pub(super) struct Stock {
 
 impl Losses {
     /// Returns the last state seen. Call it before the server is queried: only then is a lower number of the server a loss.
-    pub(super) fn stock(&self) -> Stock {
+    pub(super) fn snapshot(&self) -> Snapshot {
         *lock(&self.0)
     }
 
     /// Records the number of a job that the server has acknowledged.
     pub(super) fn note(&self, id: Option<u64>) {
-        let mut stock = lock(&self.0);
-        stock.last_id = stock.last_id.max(id.unwrap_or(0));
+        let mut snapshot = lock(&self.0);
+        snapshot.last_id = snapshot.last_id.max(id.unwrap_or(0));
     }
 
     /// Records the current state of the server. Returns true if it has lost jobs since the last one.
-    pub(super) fn compare(&self, before: Stock, now: Stock) -> bool {
-        let mut stock = lock(&self.0);
-        *stock = Stock { last_id: stock.last_id.max(now.last_id), counts: now.counts };
+    pub(super) fn compare(&self, before: Snapshot, now: Snapshot) -> bool {
+        let mut snapshot = lock(&self.0);
+        *snapshot = Snapshot { last_id: snapshot.last_id.max(now.last_id), counts: now.counts };
         now.last_id < before.last_id
     }
 }
 
 /// Describes the loss for the log.
-pub(super) fn words(before: Stock, now: Stock) -> String {
+pub(super) fn message(before: Snapshot, now: Snapshot) -> String {
     format!(
         "has lost jobs that it had acknowledged: its last job number was {} and is now {}. It had {}; now it has {}. Restore \
          the lost jobs from a backup of its file. Set appendonly yes to keep jobs over a restart, and promote a replica \

@@ -1,13 +1,14 @@
-//! Jobs kept in Redis: for more than one machine.
+//! Jobs in Redis: for more than one machine.
 //!
-//! A single server is meant, from version 7.0 on, and not a cluster: each step is one script there, which sees all keys. With
-//! `appendonly yes` the jobs outlive the server, and with `appendfsync always` a power cut too; `open` warns where that is
-//! not set. What waits lies in streams, one for each queue and priority in use, of which a consumer group hands out; what
-//! runs is pending there, and the beats of its worker renew the claim. `common.lua` says where everything lies.
+//! The engine needs a single server, from version 7.0 on, and not a cluster: each operation is one script, which uses
+//! all keys. With `appendonly yes` the jobs survive a restart of the server, and with `appendfsync always` a power
+//! failure too; `open` warns if these are not set. Waiting jobs are in streams, one for each queue and priority in use,
+//! and are claimed through a consumer group. Running jobs are pending there, and the heartbeats of their worker renew
+//! the claim. `common.lua` describes the keys.
 //!
-//! **Leases.** The server counts the beats, and each process looks by its own steady clock who has not beaten. What a worker
-//! that lives has not spoken of for two leases comes back too: where its claim was cut short, it never heard of it. Where the
-//! server was away, everybody has a lease from then on.
+//! **Leases.** The server counts the heartbeats, and each process detects by its own steady clock which workers send
+//! none. A job that a live worker has not listed for two leases is released too: the worker never received the reply to
+//! that claim. If the server was unreachable, each lease starts again.
 //!
 //! **While the server is unreachable** each call fails with a message that names the server, and the next call reconnects;
 //! at start too. A call that a broken connection interrupted is repeated once, and has its effect only once.
@@ -29,33 +30,36 @@ use std::time::{Duration, Instant};
 
 use ::redis::{FromRedisValue, Script};
 
-use self::connection::{Link, random_name};
-use self::liveness::Watch;
-use self::losses::{Losses, Stock};
+use self::connection::{ConnectionPool, random_name};
+use self::liveness::WorkerLiveness;
+use self::losses::{Losses, Snapshot};
 use self::values::values;
-use super::engine::{Abilities, Beat, Claimed, End, Ending, Engine, Enqueued, Entry, Held, Keep, Room, WorkerId};
+use super::engine::{
+    Abilities, Capacity, Claimed, End, Ending, Engine, Enqueued, Entry, HeartbeatReply, Held, Retention, WorkerId,
+};
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::{Error, Result};
 use crate::sync::{Notify, lock};
 
-/// What all keys begin with.
+/// The prefix of all keys.
 const PREFIX: &str = "aside:";
 
-/// How long the server may take to take a connection, and to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// The timeout for connecting, and for each reply.
+const TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The most that one claim hands out of a queue, and that one call trims: so long a script keeps all others waiting.
+/// The maximum number of jobs that one claim takes from a queue, and that one call prunes: other calls wait during a
+/// script.
 const MOST_AT_ONCE: usize = 1_000;
 
-/// The most that one call enqueues: all of them are one step, which takes the server about a second.
+/// The maximum number of jobs in one call to enqueue: all of them are one step, which takes the server about a second.
 const MOST_NEW: usize = 20_000;
 
-/// Keeps jobs in a Redis server.
+/// An engine that stores jobs in a Redis server.
 pub(crate) struct Redis {
-    link: Arc<Link>,
-    /// Notified directly of changes that this process makes, without the way over the server.
+    pool: Arc<ConnectionPool>,
+    /// Notified of changes by this process, without a round trip to the server.
     listeners: Mutex<Vec<Weak<Notify>>>,
-    watch: Mutex<Watch>,
+    liveness: Mutex<WorkerLiveness>,
     losses: Losses,
 }
 
@@ -67,40 +71,40 @@ impl Redis {
     /// An error if the URL is invalid, or the server refuses the connection or cannot store jobs: it is too old, part of a
     /// cluster, a replica, or configured to evict keys when its memory is full.
     pub(crate) fn open(url: &str) -> Result<Redis> {
-        Redis::open_with(url, PREFIX, PATIENCE)
+        Redis::open_with(url, PREFIX, TIMEOUT)
     }
 
-    /// The same, with keys of their own and other patience.
-    fn open_with(url: &str, prefix: &str, patience: Duration) -> Result<Redis> {
-        let link = Arc::new(Link::new(url, prefix, patience)?);
-        let is_there = server::is_there(&link)?;
-        let redis = Redis { link, listeners: Mutex::default(), watch: Mutex::default(), losses: Losses::default() };
-        if is_there {
-            // The permissions of the user.
+    /// Opens an engine with its own key prefix and timeout.
+    fn open_with(url: &str, prefix: &str, timeout: Duration) -> Result<Redis> {
+        let pool = Arc::new(ConnectionPool::new(url, prefix, timeout)?);
+        let is_usable = server::is_usable(&pool)?;
+        let redis = Redis { pool, listeners: Mutex::default(), liveness: Mutex::default(), losses: Losses::default() };
+        if is_usable {
+            // Checks the permissions of the user.
             redis.counts()?;
         }
         Ok(redis)
     }
 
     /// Reads the heartbeats of all workers, and detects lost jobs.
-    fn look(&self) -> Result<Look> {
-        let before = self.losses.stock();
-        let (last_id, counts, beats): (u64, Vec<u64>, HashMap<String, u64>) =
+    fn observe(&self) -> Result<Observation> {
+        let before = self.losses.snapshot();
+        let (last_id, counts, heartbeats): (u64, Vec<u64>, HashMap<String, u64>) =
             self.run(&scripts::WORKERS, &counted())?;
-        let now = Stock { last_id, counts: counts_of(counts) };
+        let now = Snapshot { last_id, counts: counts_of(counts) };
         let has_lost_jobs = self.losses.compare(before, now);
         if has_lost_jobs {
-            log::error!(target: "aside::jobs", "Redis at {} {}", self.link.address(), losses::words(before, now));
+            log::error!(target: "aside::jobs", "Redis at {} {}", self.pool.address(), losses::message(before, now));
             self.run::<()>(&scripts::SKIP, &values![before.last_id])?;
         }
-        Ok(Look { beats, has_lost_jobs })
+        Ok(Observation { heartbeats, has_lost_jobs })
     }
 
     fn run<T: FromRedisValue>(&self, script: &Script, values: &[String]) -> Result<T> {
-        self.link.run(script, values)
+        self.pool.run(script, values)
     }
 
-    /// The answer of a script that says `1` or `0`.
+    /// Runs a script that returns `1` or `0`, and returns true for `1`.
     fn whether(&self, script: &Script, values: &[String]) -> Result<bool> {
         Ok(self.run::<String>(script, values)? == "1")
     }
@@ -112,7 +116,7 @@ impl Redis {
 
 impl Engine for Redis {
     fn describe(&self) -> String {
-        format!("redis {}", self.link.address())
+        format!("redis {}", self.pool.address())
     }
 
     fn abilities(&self) -> Abilities {
@@ -120,7 +124,7 @@ impl Engine for Redis {
     }
 
     fn listen(&self, listener: &Arc<Notify>) -> Result<()> {
-        notify::listen(&self.link, listener)?;
+        notify::listen(&self.pool, listener)?;
         lock(&self.listeners).push(Arc::downgrade(listener));
         Ok(())
     }
@@ -130,15 +134,15 @@ impl Engine for Redis {
             return Ok(Vec::new());
         }
         if jobs.len() > MOST_NEW {
-            let words = "jobs are too many to be kept in Redis at once, all or none";
-            return Err(Error::internal(format!("{} {words}; enqueue at most {MOST_NEW} in one call", jobs.len())));
+            let message = "jobs are too many to be stored in Redis atomically";
+            return Err(Error::internal(format!("{} {message}; enqueue at most {MOST_NEW} in one call", jobs.len())));
         }
         let now = values::exact(now);
         let mut values = values![now, jobs.len()].to_vec();
         values.extend(jobs.into_iter().flat_map(|job| values::entry(job, now)));
-        let words: String = self.run(&scripts::ENQUEUE, &values)?;
+        let message: String = self.run(&scripts::ENQUEUE, &values)?;
         self.notify();
-        let enqueued = values::enqueued(&words)?;
+        let enqueued = values::enqueued(&message)?;
         self.losses.note(enqueued.iter().map(|job| job.id).max());
         Ok(enqueued)
     }
@@ -148,19 +152,19 @@ impl Engine for Redis {
     }
 
     fn join(&self) -> Result<WorkerId> {
-        server::check(&self.link)?;
+        server::check(&self.pool)?;
         let id = random_name()?;
         self.run::<()>(&scripts::JOIN, &values![id])?;
         Ok(WorkerId(id))
     }
 
-    fn beat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<Beat> {
+    fn heartbeat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<HeartbeatReply> {
         let mut values = values![worker.0].to_vec();
         values.extend(held.iter().flat_map(values::held));
-        let (is_known, cancel, lost): (bool, Vec<u64>, Vec<u64>) = self.run(&scripts::BEAT, &values)?;
+        let (is_known, cancel, lost): (bool, Vec<u64>, Vec<u64>) = self.run(&scripts::HEARTBEAT, &values)?;
         // A server that lost its data does not know the worker, and no other worker has its jobs.
-        let has_lost_jobs = !is_known && self.look()?.has_lost_jobs;
-        Ok(Beat { is_evicted: !is_known, has_lost_jobs, cancel, lost })
+        let has_lost_jobs = !is_known && self.observe()?.has_lost_jobs;
+        Ok(HeartbeatReply { is_evicted: !is_known, has_lost_jobs, cancel, lost })
     }
 
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()> {
@@ -170,11 +174,11 @@ impl Engine for Redis {
     }
 
     fn recover(&self, lease: Duration, now: Millis) -> Result<usize> {
-        let beats = self.look()?.beats;
-        let gone = lock(&self.watch).gone(beats, lease, Instant::now());
+        let heartbeats = self.observe()?.heartbeats;
+        let gone = lock(&self.liveness).expired(heartbeats, lease, Instant::now());
         let span = values::exact(lease.as_millis().try_into().unwrap_or(Millis::MAX));
         let mut values = values![values::exact(now), span].to_vec();
-        values.extend(gone.iter().flat_map(|(worker, beats)| values![worker, beats]));
+        values.extend(gone.iter().flat_map(|(worker, heartbeats)| values![worker, heartbeats]));
         let given_back = self.run(&scripts::RECOVER, &values)?;
         if given_back > 0 {
             self.notify();
@@ -182,25 +186,25 @@ impl Engine for Redis {
         Ok(given_back)
     }
 
-    fn claim(&self, worker: &WorkerId, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>> {
+    fn claim(&self, worker: &WorkerId, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>> {
         let mut values = values![values::exact(now), worker.0].to_vec();
-        values.extend(rooms.iter().flat_map(|room| values![room.queue, room.free.min(MOST_AT_ONCE)]));
-        let handed: Vec<values::Handed> = self.link.run_as(&worker.0, &scripts::CLAIM, &values)?;
-        Ok(handed.into_iter().map(values::claimed).collect())
+        values.extend(capacities.iter().flat_map(|capacity| values![capacity.queue, capacity.free.min(MOST_AT_ONCE)]));
+        let rows: Vec<values::ClaimedRow> = self.pool.run_as(&worker.0, &scripts::CLAIM, &values)?;
+        Ok(rows.into_iter().map(values::claimed).collect())
     }
 
     fn next_due(&self) -> Result<Option<Millis>> {
         self.run(&scripts::NEXT_DUE, &[])
     }
 
-    fn settle(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
+    fn resolve(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
         let now = values::exact(now);
         let mut values = values![now, id, token].to_vec();
-        // What has ended for good leaves room, of which its worker knows; only what waits again is news.
+        // The worker knows that a finished job frees capacity; other workers are notified only if the job waits again.
         let waits_again = matches!(ending.end, End::Retry { .. } | End::Released);
         values.extend(values::last(&ending));
         values.extend(values::end(ending.end, now));
-        let answer: String = self.link.run_as(&format!("{id} {token}"), &scripts::SETTLE, &values)?;
+        let answer: String = self.pool.run_as(&format!("{id} {token}"), &scripts::RESOLVE, &values)?;
         if waits_again {
             self.notify();
         }
@@ -264,15 +268,15 @@ impl Engine for Redis {
         Ok(was_noted)
     }
 
-    fn trim(&self, keep: Keep, now: Millis) -> Result<usize> {
+    fn prune(&self, keep: Retention, now: Millis) -> Result<usize> {
         let age = keep.age.as_millis().try_into().unwrap_or(Millis::MAX);
         let oldest = values::exact(now.saturating_sub(age));
-        let mut trimmed = 0;
+        let mut pruned = 0;
         loop {
-            let gone: usize = self.run(&scripts::TRIM, &values![oldest, keep.count, MOST_AT_ONCE])?;
-            trimmed += gone;
+            let gone: usize = self.run(&scripts::PRUNE, &values![oldest, keep.count, MOST_AT_ONCE])?;
+            pruned += gone;
             if gone == 0 {
-                return Ok(trimmed);
+                return Ok(pruned);
             }
         }
     }
@@ -289,9 +293,9 @@ impl Engine for Redis {
 }
 
 /// The last known state of the server.
-struct Look {
+struct Observation {
     /// The number of heartbeats of each worker.
-    beats: HashMap<String, u64>,
+    heartbeats: HashMap<String, u64>,
     has_lost_jobs: bool,
 }
 
@@ -312,12 +316,12 @@ fn counts_of(numbers: Vec<u64>) -> JobCounts {
     counts
 }
 
-/// The thread that listens is woken to end. Everybody else's is too, and looks for nothing.
+/// Wakes the listening threads so that they end. Those of other processes wake too, and find no jobs.
 impl Drop for Redis {
     fn drop(&mut self) {
-        self.link.close();
+        self.pool.close();
         if !lock(&self.listeners).is_empty() {
-            self.link.wake();
+            self.pool.wake();
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Who listens hears of work at once, from whichever process it comes: scripts that make some add to a short stream, at
-//! which one thread waits on a connection of its own.
+//! Notifications about new work from all processes. Scripts that make jobs wait add an entry to a short stream, and one
+//! thread waits for it on a connection of its own.
 
 use std::sync::{Arc, Weak};
 use std::thread;
@@ -8,58 +8,63 @@ use std::time::Duration;
 use redis::streams::StreamReadReply;
 use redis::{Connection, RedisResult};
 
-use super::connection::Link;
+use super::connection::ConnectionPool;
 use crate::error::{Error, Result};
 use crate::sync::Notify;
 
-/// How long one question stands before it is asked again, which only shows that the connection lives.
-const STANDS: Duration = Duration::from_secs(30);
+/// The timeout of one blocking read. After it the read is repeated, which checks the connection.
+const BLOCK_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The first wait before a new try to connect; each is twice the one before.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+/// The first backoff before another attempt to connect; each is twice the one before.
+const FIRST_BACKOFF: Duration = Duration::from_millis(100);
+const MAX_BACKOFF: Duration = Duration::from_secs(5);
 
-/// Notifies the listener of news, until the listener or the engine is dropped.
-pub(super) fn listen(link: &Arc<Link>, listener: &Arc<Notify>) -> Result<()> {
-    let (link, listener) = (Arc::clone(link), Arc::downgrade(listener));
+/// Notifies the listener at each notification, until the listener or the engine is dropped.
+pub(super) fn listen(pool: &Arc<ConnectionPool>, listener: &Arc<Notify>) -> Result<()> {
+    let (pool, listener) = (Arc::clone(pool), Arc::downgrade(listener));
     let thread = thread::Builder::new().name("aside-jobs-news".to_owned());
     thread
-        .spawn(move || follow(&link, &listener))
-        .map_err(|error| Error::from(error).context("cannot listen to Redis"))?;
+        .spawn(move || follow(&pool, &listener))
+        .map_err(|error| Error::from(error).context("could not start the thread that listens to Redis"))?;
     Ok(())
 }
 
-fn follow(link: &Link, listener: &Weak<Notify>) {
-    let mut pause = FIRST_PAUSE;
-    while is_wanted(link, listener) {
-        let came = link.connect(STANDS + link.patience()).and_then(|mut connection| {
-            // One that loads what it has kept takes connections, and is not there yet.
-            let last = newest(&mut connection, &link.key("news"))?;
-            if pause > FIRST_PAUSE {
-                log::info!(target: "aside::jobs", "Redis at {} is there again.", link.address());
+fn follow(pool: &ConnectionPool, listener: &Weak<Notify>) {
+    let mut backoff = FIRST_BACKOFF;
+    while is_needed(pool, listener) {
+        let result = pool.connect(BLOCK_TIMEOUT + pool.timeout()).and_then(|mut connection| {
+            // A server that is still loading its data accepts connections, but not this command.
+            let last = newest(&mut connection, &pool.key("news"))?;
+            if backoff > FIRST_BACKOFF {
+                log::info!(target: "aside::jobs", "Redis at {} is reachable again.", pool.address());
             }
-            pause = FIRST_PAUSE;
-            hear(link, connection, last, listener)
+            backoff = FIRST_BACKOFF;
+            receive(pool, connection, last, listener)
         });
-        if let Err(error) = came {
-            if pause == FIRST_PAUSE {
-                log::warn!(target: "aside::jobs", "Redis at {} is away, and tried again: {error}", link.address());
+        if let Err(error) = result {
+            if backoff == FIRST_BACKOFF {
+                log::warn!(target: "aside::jobs", "Could not listen to Redis at {}; retrying: {error}", pool.address());
             }
-            link.pause(pause);
-            pause = (pause * 2).min(LONGEST_PAUSE);
+            pool.sleep(backoff);
+            backoff = (backoff * 2).min(MAX_BACKOFF);
         }
     }
 }
 
-fn is_wanted(link: &Link, listener: &Weak<Notify>) -> bool {
-    !link.is_closed() && listener.strong_count() > 0
+fn is_needed(pool: &ConnectionPool, listener: &Weak<Notify>) -> bool {
+    !pool.is_closed() && listener.strong_count() > 0
 }
 
-fn hear(link: &Link, mut connection: Connection, mut last: String, listener: &Weak<Notify>) -> RedisResult<()> {
-    let (news, failovers) = (link.key("news"), link.failovers());
-    // What came while nobody listened.
+fn receive(
+    pool: &ConnectionPool,
+    mut connection: Connection,
+    mut last: String,
+    listener: &Weak<Notify>,
+) -> RedisResult<()> {
+    let (news, failovers) = (pool.key("news"), pool.failovers());
+    // For changes during the outage.
     notify(listener);
-    while is_wanted(link, listener) && link.failovers() == failovers {
+    while is_needed(pool, listener) && pool.failovers() == failovers {
         if let Some(id) = next(&mut connection, &news, &last)? {
             last = id;
             notify(listener);
@@ -75,17 +80,17 @@ fn notify(listener: &Weak<Notify>) {
 }
 
 fn newest(connection: &mut Connection, news: &str) -> RedisResult<String> {
-    let mut question = redis::cmd("XREVRANGE");
+    let mut command = redis::cmd("XREVRANGE");
     let newest: redis::streams::StreamRangeReply =
-        question.arg(news).arg("+").arg("-").arg("COUNT").arg(1).query(connection)?;
+        command.arg(news).arg("+").arg("-").arg("COUNT").arg(1).query(connection)?;
     Ok(newest.ids.into_iter().next().map_or_else(|| "0-0".to_owned(), |entry| entry.id))
 }
 
-/// Waits for what comes after that. The last of it, or nothing when nothing came for long.
+/// Waits for entries after `last`. Returns the id of the newest one, or `None` after the timeout.
 fn next(connection: &mut Connection, news: &str, last: &str) -> RedisResult<Option<String>> {
-    let mut question = redis::cmd("XREAD");
-    question.arg("BLOCK").arg(STANDS.as_millis() as u64).arg("STREAMS").arg(news).arg(last);
-    let came: Option<StreamReadReply> = question.query(connection)?;
-    let entries = came.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
+    let mut command = redis::cmd("XREAD");
+    command.arg("BLOCK").arg(BLOCK_TIMEOUT.as_millis() as u64).arg("STREAMS").arg(news).arg(last);
+    let result: Option<StreamReadReply> = command.query(connection)?;
+    let entries = result.into_iter().flat_map(|reply| reply.keys).flat_map(|key| key.ids);
     Ok(entries.last().map(|entry| entry.id))
 }

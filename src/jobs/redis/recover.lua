@@ -1,15 +1,16 @@
--- now, lease in milliseconds, and for each worker that is gone: its name, and how many beats of it were seen. How many jobs
--- were given back.
+-- Arguments: now, lease in milliseconds, and for each expired worker: its name, and its last observed number of
+-- heartbeats. Returns the number of released jobs.
 local now, lease = ARGV[4], tonumber(ARGV[5])
 local taken = 0
 for at = 6, #ARGV, 2 do
   local worker = ARGV[at]
-  -- It may have beaten just now.
-  if call('HGET', P .. 'workers', worker) == ARGV[at + 1] then taken = taken + dismiss(worker, interrupt, now) end
+  -- It may have sent a heartbeat just now.
+  if call('HGET', P .. 'workers', worker) == ARGV[at + 1] then taken = taken + remove_worker(worker, interrupt, now) end
 end
 
--- What a worker that lives has not spoken of for two leases: it never heard that it got it. Where nobody looked for long
--- the server was away, stood still, or had its clock set, and nobody could have spoken: all have that time from then on.
+-- Releases jobs that a live worker has not listed for two leases: it never received the reply to that claim. After a
+-- gap between two observations (the server was unreachable, was suspended, or had its clock set) no worker could list
+-- its jobs, and the time starts again.
 local at = micros() / 1000
 local watch = call('HMGET', P .. 'watch', 'since', 'last')
 local since, last, silence = tonumber(watch[1]), tonumber(watch[2]), math.max(2 * lease, 10000)
@@ -26,7 +27,7 @@ for _, stream in ipairs(at - since >= silence and streams() or {}) do
   until from == '0-0'
 end
 
--- Streams that nothing is in.
+-- Deletes empty streams.
 for _, queue in ipairs(call('SMEMBERS', P .. 'queues')) do
   local priorities = P .. 'priorities:' .. queue
   for _, priority in ipairs(call('SMEMBERS', priorities)) do

@@ -1,7 +1,8 @@
-//! The scripts, as the server gets them. Each one is one step there.
+//! The scripts as they are sent to the server. Each script is atomic.
 //!
-//! They are sent by their digest, and whole only to a server that does not know them. What their first line says: they are
-//! not for a cluster; and those that finish or take away jobs may run when the memory is full, since they make room.
+//! A script is sent as its digest, and in full only to a server that does not know it. The flags in the first line say
+//! that it does not support a cluster, and that scripts which finish or delete jobs may run when the memory is full,
+//! since they free memory.
 
 use std::sync::LazyLock;
 
@@ -25,16 +26,16 @@ scripts! {
     TICK "tick.lua" "",
     JOIN "join.lua" ",allow-oom",
     LEAVE "leave.lua" ",allow-oom",
-    BEAT "beat.lua" ",allow-oom",
+    HEARTBEAT "heartbeat.lua" ",allow-oom",
     WORKERS "workers.lua" ",no-writes",
     RECOVER "recover.lua" ",allow-oom",
     CLAIM "claim.lua" ",allow-oom",
-    SETTLE "settle.lua" ",allow-oom",
+    RESOLVE "resolve.lua" ",allow-oom",
     CANCEL "cancel.lua" ",allow-oom",
     REVIVE "revive.lua" ",allow-oom",
     DISCARD "discard.lua" ",allow-oom",
     PAUSE "pause.lua" ",allow-oom",
-    TRIM "trim.lua" ",allow-oom",
+    PRUNE "prune.lua" ",allow-oom",
     CLOCK_WENT_BACK "clock_went_back.lua" ",allow-oom",
     FIND "find.lua" ",no-writes",
     LIST "list.lua" ",no-writes",

@@ -1,4 +1,4 @@
-//! What only Redis has: a server that can be away, killed or set wrongly, and connections that break.
+//! Tests of Redis only: a server that is unreachable, killed or misconfigured, and connections that break.
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -9,20 +9,20 @@ use std::time::{Duration, Instant};
 
 use ::redis::{Client, FromRedisValue, Value};
 
-use super::losses::{self, Stock};
+use super::losses::{self, Snapshot};
 use super::server_of_tests::RedisServer;
-use super::{PATIENCE, Redis, scripts, server};
+use super::{Redis, TIMEOUT, scripts, server};
 use crate::background::output::Output;
 use crate::error::{Result, Status};
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::{
-    Beat, Claimed, End, Ending, Engine, Entry, Held, Keep, Last, Room, Unavailable, When, WorkerId,
+    Capacity, Claimed, End, Ending, Engine, Entry, HeartbeatReply, Held, Last, Retention, Unavailable, When, WorkerId,
 };
 use crate::jobs::memory::Memory;
-use crate::jobs::record::{Cause, JobCounts, JobState, Kept, Millis};
+use crate::jobs::record::{Cause, JobCounts, JobState, Millis, StoredOutput};
 use crate::sync::{Notify, lock};
 
-/// One server for all cases at once, each with keys of its own.
+/// One server for all cases, with a key prefix for each.
 struct RedisBench {
     server: Arc<RedisServer>,
     prefix: String,
@@ -36,7 +36,8 @@ impl RedisBench {
     }
 }
 
-/// A server for those that do it no harm. It ends with the last test that holds it, and comes again for the next.
+/// Returns a server for tests that do not change it. It ends with the last test that holds it, and is started again for
+/// the next.
 fn shared() -> Option<Arc<RedisServer>> {
     static SERVER: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
     let mut server = lock(&SERVER);
@@ -54,7 +55,7 @@ impl Bench for RedisBench {
     }
 
     fn another(&self) -> Arc<dyn Engine> {
-        Arc::new(Redis::open_with(&self.server.url(), &self.prefix, PATIENCE).expect("the server takes it"))
+        Arc::new(Redis::open_with(&self.server.url(), &self.prefix, TIMEOUT).expect("the server takes it"))
     }
 }
 
@@ -62,10 +63,10 @@ conformance::conformance!(redis, RedisBench::new);
 
 const T: Millis = 2_000_000_000_000;
 
-/// How long a test waits for what must come.
+/// The longest wait of a test for an event.
 const LONG: Duration = Duration::from_secs(30);
 
-/// What a server may take that is held still by the test.
+/// The timeout for a server that the test suspends.
 const SHORT: Duration = Duration::from_millis(300);
 
 fn open(server: &RedisServer) -> Redis {
@@ -90,18 +91,18 @@ fn add(engine: &Redis, label: &str) -> Result<u64> {
 }
 
 fn take(engine: &Redis, worker: &WorkerId, most: usize) -> Result<Vec<Claimed>> {
-    engine.claim(worker, &[Room { queue: "default".to_owned(), free: most }], T)
+    engine.claim(worker, &[Capacity { queue: "default".to_owned(), free: most }], T)
 }
 
 fn end(engine: &Redis, claimed: &Claimed, end: End) -> Result<bool> {
-    engine.settle(claimed.id, claimed.token, end.into(), T)
+    engine.resolve(claimed.id, claimed.token, end.into(), T)
 }
 
 fn counts(waiting: u64, running: u64, done: u64) -> JobCounts {
     JobCounts { waiting, running, done, ..JobCounts::default() }
 }
 
-/// Asks again and again until there is an answer.
+/// Repeats the call until it returns a value.
 fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
@@ -113,11 +114,11 @@ fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// What the server answers to a command, for looking behind the engine.
+/// Returns the server's reply to a command, to check the state behind the engine.
 fn ask<T: FromRedisValue>(server: &RedisServer, command: &str) -> T {
     let mut connection = Client::open(server.url()).unwrap().get_connection().unwrap();
-    let mut words = command.split(' ');
-    ::redis::cmd(words.next().unwrap()).arg(words.collect::<Vec<_>>()).query(&mut connection).unwrap()
+    let mut message = command.split(' ');
+    ::redis::cmd(message.next().unwrap()).arg(message.collect::<Vec<_>>()).query(&mut connection).unwrap()
 }
 
 fn refusal(opened: Result<Redis>) -> String {
@@ -127,9 +128,9 @@ fn refusal(opened: Result<Redis>) -> String {
 // Settings.
 
 #[test]
-fn an_append_only_file_that_is_off_is_told_with_its_price() {
+fn a_missing_append_only_file_is_reported_with_its_risk() {
     let Some(server) = RedisServer::start(&["appendonly no"]) else { return };
-    let risks = |server| server::risks(&open(server).link.facts().unwrap().unwrap());
+    let risks = |server| server::risks(&open(server).pool.info().unwrap().unwrap());
     let told = risks(&server);
     assert!(told.len() == 1 && told[0].contains("appendonly") && told[0].contains("loses"), "{told:?}");
     let () = ask(&server, "CONFIG SET appendonly yes");
@@ -137,10 +138,10 @@ fn an_append_only_file_that_is_off_is_told_with_its_price() {
 }
 
 #[test]
-fn a_policy_that_throws_jobs_away_is_refused() {
+fn an_eviction_policy_is_refused() {
     let Some(server) = RedisServer::start(&["appendonly yes", "maxmemory-policy allkeys-lru"]) else { return };
-    // Nothing is thrown away without a limit.
-    let told = server::risks(&open(&server).link.facts().unwrap().unwrap());
+    // Without a memory limit nothing is evicted.
+    let told = server::risks(&open(&server).pool.info().unwrap().unwrap());
     assert!(told.len() == 1 && told[0].contains("maxmemory-policy noeviction"), "{told:?}");
     let () = ask(&server, "CONFIG SET maxmemory 100mb");
     let refusal = refusal(Redis::open(&server.url()));
@@ -183,14 +184,14 @@ fn a_password_is_never_shown() {
     server.kill();
     told.push(add(&engine, "away").unwrap_err().chain());
     told.push(add(&Redis::open(&url).unwrap(), "away from the start").unwrap_err().chain());
-    assert!(told.iter().all(|words| !words.contains("hunter2")), "{told:#?}");
+    assert!(told.iter().all(|message| !message.contains("hunter2")), "{told:#?}");
     let address = format!("127.0.0.1:{}", server.port());
-    assert!(told[6..].iter().all(|words| words.contains(&address)), "{told:#?}");
+    assert!(told[6..].iter().all(|message| message.contains(&address)), "{told:#?}");
     assert!(told[1].contains("refuses the connection") && told[4].contains("redis://user:password@host"), "{told:#?}");
 }
 
 #[test]
-fn a_user_without_info_can_keep_jobs() {
+fn a_user_without_info_permission_can_store_jobs() {
     let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
     let () = ask(&server, "ACL SETUSER app on >pass ~aside:* +@all -info");
     let engine = Redis::open(&format!("redis://app:pass@127.0.0.1:{}/", server.port())).unwrap();
@@ -201,7 +202,7 @@ fn a_user_without_info_can_keep_jobs() {
 }
 
 #[test]
-fn a_full_memory_takes_no_job_and_lets_others_end() {
+fn a_full_memory_refuses_new_jobs_and_lets_others_complete() {
     let Some(server) = RedisServer::start(&["appendonly yes", "maxmemory-policy noeviction"]) else { return };
     let engine = open(&server);
     let worker = engine.join().unwrap();
@@ -219,18 +220,18 @@ fn a_full_memory_takes_no_job_and_lets_others_end() {
 }
 
 #[test]
-fn too_many_at_once_are_refused_before_the_server_is_held_up() {
+fn too_many_jobs_in_one_call_are_refused() {
     let Ok(bench) = RedisBench::new() else { return };
-    let engine = Redis::open_with(&bench.server.url(), &bench.prefix, PATIENCE).unwrap();
+    let engine = Redis::open_with(&bench.server.url(), &bench.prefix, TIMEOUT).unwrap();
     let refused = engine.enqueue(vec![entry("job"); 20_001], T).unwrap_err().chain();
     assert!(refused.contains("at most 20000 in one call"), "{refused}");
     assert_eq!(engine.counts().unwrap(), counts(0, 0, 0));
 }
 
-// A server that is away.
+// An unreachable server.
 
 #[test]
-fn what_was_acknowledged_outlives_a_killed_server() {
+fn acknowledged_jobs_survive_a_killed_server() {
     let Some(mut server) = RedisServer::durable() else { return };
     let engine = open(&server);
     let kept: Mutex<Vec<(u64, String)>> = Mutex::default();
@@ -255,13 +256,13 @@ fn what_was_acknowledged_outlives_a_killed_server() {
     for (id, label) in kept.iter() {
         assert_eq!(engine.find(*id).unwrap().map(|job| job.label).as_ref(), Some(label));
     }
-    // Whoever was told that it failed may have been heard all the same, once.
+    // A failed call may have had its effect, once.
     let waiting = engine.counts().unwrap().waiting;
     assert!((kept.len() as u64..=kept.len() as u64 + 4).contains(&waiting), "{waiting} of {}", kept.len());
 }
 
 #[test]
-fn work_goes_on_over_restarts_of_the_server() {
+fn jobs_continue_over_restarts_of_the_server() {
     const JOBS: usize = 400;
     let Some(mut server) = RedisServer::durable() else { return };
     let engine = open(&server);
@@ -273,7 +274,7 @@ fn work_goes_on_over_restarts_of_the_server() {
             scope.spawn(move || {
                 let worker = eventually(|| engine.join().ok());
                 while done.load(Ordering::Relaxed) < JOBS {
-                    // Whatever was cut short comes again: no claim is lost, and no end.
+                    // An interrupted call is repeated: no claim and no outcome is lost.
                     for claimed in eventually(|| take(engine, &worker, 5).ok()) {
                         assert!(eventually(|| end(engine, &claimed, End::Done).ok()));
                         done.fetch_add(1, Ordering::Relaxed);
@@ -290,12 +291,12 @@ fn work_goes_on_over_restarts_of_the_server() {
 }
 
 #[test]
-fn what_runs_outlives_a_killed_server() {
+fn running_jobs_survive_a_killed_server() {
     let Some(mut server) = RedisServer::durable() else { return };
     let engine = open(&server);
     let worker = engine.join().unwrap();
     let ids: Vec<u64> = engine.enqueue(vec![entry("job"); 4], T).unwrap().iter().map(|new| new.id).collect();
-    // One that came back runs out of another stream.
+    // A released job runs from another stream.
     let first = take(&engine, &worker, 1).unwrap();
     assert!(end(&engine, &first[0], End::Released).unwrap());
     let claimed = take(&engine, &worker, 3).unwrap();
@@ -305,13 +306,13 @@ fn what_runs_outlives_a_killed_server() {
         if is_rewritten {
             let () = ask(&server, "BGREWRITEAOF");
             eventually(|| {
-                let facts: String = ask(&server, "INFO persistence");
-                (facts.contains("aof_rewrite_in_progress:0") && facts.contains("aof_rewrite_scheduled:0")).then_some(())
+                let info: String = ask(&server, "INFO persistence");
+                (info.contains("aof_rewrite_in_progress:0") && info.contains("aof_rewrite_scheduled:0")).then_some(())
             });
         }
         server.restart();
         let held: Vec<_> = claimed.iter().map(|job| Held { id: job.id, token: job.token, progress: None }).collect();
-        assert_eq!(engine.beat(&worker, &held, T).unwrap(), Beat::default());
+        assert_eq!(engine.heartbeat(&worker, &held, T).unwrap(), HeartbeatReply::default());
     }
     assert!(end(&engine, &claimed[1], End::Done).unwrap());
     engine.leave(&worker, T).unwrap();
@@ -320,7 +321,7 @@ fn what_runs_outlives_a_killed_server() {
 }
 
 #[test]
-fn a_server_that_stands_still_is_told_and_works_when_it_goes_on() {
+fn a_suspended_server_is_an_error_and_works_when_it_resumes() {
     let Some(server) = RedisServer::durable() else { return };
     let engine = Redis::open_with(&server.url(), "aside:", SHORT).unwrap();
     let worker = engine.join().unwrap();
@@ -331,7 +332,7 @@ fn a_server_that_stands_still_is_told_and_works_when_it_goes_on() {
     let refused = add(&engine, "meanwhile").unwrap_err().chain();
     assert!(refused.contains("has not answered") || refused.contains("cannot be reached"), "{refused}");
     server.go_on();
-    // What the server did late is the worker's, and it hears of it.
+    // The server executed the claim late. The worker gets its reply now.
     let claimed = eventually(|| take(&engine, &worker, 1).ok());
     assert_eq!(claimed.iter().map(|claimed| claimed.id).collect::<Vec<_>>(), [id]);
     assert!(end(&engine, &claimed[0], End::Done).unwrap());
@@ -339,10 +340,10 @@ fn a_server_that_stands_still_is_told_and_works_when_it_goes_on() {
 }
 
 #[test]
-fn an_address_where_nobody_is() {
+fn an_address_without_a_server_is_an_error() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
-    // It takes the connection and says nothing.
+    // It accepts the connection and sends nothing.
     let silent = Redis::open_with(&format!("redis://{address}"), "aside:", SHORT).unwrap();
     let refused = add(&silent, "job").unwrap_err().chain();
     assert!(refused.contains(&address.to_string()), "{refused}");
@@ -372,27 +373,27 @@ fn a_server_that_restarts_empty_has_lost_its_jobs() {
     let worker = engine.join().unwrap();
     let ids = engine.enqueue(vec![entry("job"); 5], T).unwrap();
     let claimed = take(&engine, &worker, 2).unwrap();
-    assert!(!engine.look().unwrap().has_lost_jobs && !other.look().unwrap().has_lost_jobs);
+    assert!(!engine.observe().unwrap().has_lost_jobs && !other.observe().unwrap().has_lost_jobs);
     server.restart();
     let held: Vec<_> = claimed.iter().map(|job| Held { id: job.id, token: job.token, progress: None }).collect();
-    let beat = engine.beat(&worker, &held, T).unwrap();
-    assert!(beat.is_evicted && beat.has_lost_jobs, "nobody else has its jobs");
-    assert!(!engine.look().unwrap().has_lost_jobs, "it is told once");
-    assert!(!other.look().unwrap().has_lost_jobs, "by one process");
+    let heartbeat = engine.heartbeat(&worker, &held, T).unwrap();
+    assert!(heartbeat.is_evicted && heartbeat.has_lost_jobs, "nobody else has its jobs");
+    assert!(!engine.observe().unwrap().has_lost_jobs, "it is told once");
+    assert!(!other.observe().unwrap().has_lost_jobs, "by one process");
     // A page that follows a lost job must not show another job.
     assert_eq!(add(&other, "new").unwrap(), ids[4].id + 1);
-    let unknown = engine.beat(&WorkerId("stranger".to_owned()), &[], T).unwrap();
+    let unknown = engine.heartbeat(&WorkerId("stranger".to_owned()), &[], T).unwrap();
     assert!(unknown.is_evicted && !unknown.has_lost_jobs);
 }
 
 #[test]
 fn lost_jobs_are_logged_with_their_number() {
-    let before = Stock { last_id: 41, counts: JobCounts { scheduled: 2, dead: 1, ..counts(7, 3, 30) } };
-    let words = losses::words(before, Stock { last_id: 40, counts: counts(6, 0, 30) });
-    assert!(words.contains("was 41 and is now 40."), "{words}");
+    let before = Snapshot { last_id: 41, counts: JobCounts { scheduled: 2, dead: 1, ..counts(7, 3, 30) } };
+    let message = losses::message(before, Snapshot { last_id: 40, counts: counts(6, 0, 30) });
+    assert!(message.contains("was 41 and is now 40."), "{message}");
     assert!(
-        words.contains("7 waiting, 2 scheduled, 3 running and 1 dead; now it has 6 waiting, 0 scheduled"),
-        "{words}"
+        message.contains("7 waiting, 2 scheduled, 3 running and 1 dead; now it has 6 waiting, 0 scheduled"),
+        "{message}"
     );
 }
 
@@ -424,7 +425,8 @@ fn the_reason_for_clients_contains_no_address() {
 
 // Connections that break.
 
-/// Stands between engine and server, and can lose answers: the server has done it, and nobody hears.
+/// A proxy between engine and server that can lose replies: the server has executed the call, and the caller gets no
+/// reply.
 struct Proxy {
     address: SocketAddr,
     /// The port of the server that new connections reach.
@@ -460,7 +462,7 @@ impl Proxy {
         Redis::open(&format!("redis://{}", self.address)).unwrap()
     }
 
-    /// The next answer is lost, and its connection with it. The one after it where `twice`.
+    /// Loses the next replies, and their connections with them.
     fn lose(&self, answers: usize) {
         self.lost.store(answers, Ordering::SeqCst);
     }
@@ -470,7 +472,7 @@ impl Proxy {
     }
 }
 
-/// Passes on what comes, until an answer is to be lost.
+/// Forwards bytes until a reply is to be lost.
 fn pass(mut from: &TcpStream, mut to: &TcpStream, lost: &AtomicUsize) {
     let mut bytes = [0; 65_536];
     while let Ok(count @ 1..) = from.read(&mut bytes) {
@@ -509,18 +511,18 @@ fn after_a_failover_calls_go_to_the_new_primary() {
     for number in 9..20 {
         assert_eq!(add(&engine, "after").unwrap(), number, "the first call too");
     }
-    assert!(!engine.look().unwrap().has_lost_jobs);
+    assert!(!engine.observe().unwrap().has_lost_jobs);
     assert_eq!(take(&engine, &worker, 99).unwrap().len(), 19);
     assert_eq!(open(&new).counts().unwrap(), counts(0, 19, 0));
 }
 
 #[test]
-fn an_answer_that_is_lost_does_nothing_twice() {
+fn a_lost_reply_has_no_effect_twice() {
     let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
     let (proxy, direct) = (Proxy::new(&server), open(&server));
     let engine = proxy.open();
     let worker = engine.join().unwrap();
-    // Each script is known to the server, so that the answer that is lost is that of the step itself.
+    // The server knows each script, so that the lost reply is that of the operation itself.
     let id = add(&engine, "warm").unwrap();
     assert!(end(&engine, &take(&engine, &worker, 1).unwrap()[0], End::Done).unwrap());
     assert!(!engine.revive(id, T).unwrap() && engine.discard(id).unwrap());
@@ -535,7 +537,7 @@ fn an_answer_that_is_lost_does_nothing_twice() {
     let claimed = take(&engine, &worker, 5).unwrap();
     assert_eq!((claimed.len(), claimed[0].id, claimed[0].attempt), (1, id, 1));
     lose();
-    assert!(end(&engine, &claimed[0], End::Dead { words: "broken".to_owned(), cause: Cause::Panicked }).unwrap());
+    assert!(end(&engine, &claimed[0], End::Dead { message: "broken".to_owned(), cause: Cause::Panicked }).unwrap());
     assert_eq!(direct.find(id).unwrap().unwrap().failures.len(), 1);
     lose();
     assert!(engine.revive(id, T).unwrap());
@@ -548,7 +550,7 @@ fn an_answer_that_is_lost_does_nothing_twice() {
 }
 
 #[test]
-fn a_call_that_failed_is_answered_when_it_comes_again() {
+fn a_failed_call_gets_its_reply_when_it_is_repeated() {
     let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
     let (proxy, direct) = (Proxy::new(&server), open(&server));
     let engine = proxy.open();
@@ -557,7 +559,7 @@ fn a_call_that_failed_is_answered_when_it_comes_again() {
     assert!(end(&engine, &take(&engine, &worker, 1).unwrap()[0], End::Done).unwrap());
 
     let id = add(&engine, "job").unwrap();
-    // Also the answer to the second try: the first one's connection was the only one that is known to be broken.
+    // The reply to the repetition is lost too, since the first one's connection was the only one known to be broken.
     proxy.lose(2);
     let refused = take(&engine, &worker, 1).unwrap_err().chain();
     assert!(refused.contains("was lost") || refused.contains("cannot be reached"), "{refused}");
@@ -572,17 +574,17 @@ fn a_call_that_failed_is_answered_when_it_comes_again() {
 }
 
 #[test]
-fn a_bell_is_heard_again_when_the_server_is_back() {
+fn notifications_resume_when_the_server_is_back() {
     let Some(mut server) = RedisServer::durable() else { return };
     let (engine, other) = (open(&server), open(&server));
     let listener = Arc::new(Notify::default());
     engine.listen(&listener).unwrap();
-    // Once when it begins to listen.
+    // Once at the start.
     assert!(listener.wait(LONG));
     add(&other, "first").unwrap();
     assert!(listener.wait(LONG));
     server.restart();
-    // Once for what may have come meanwhile.
+    // Once for what may have changed during the outage.
     assert!(listener.wait(LONG));
     while listener.wait(Duration::ZERO) {}
     add(&other, "second").unwrap();
@@ -590,7 +592,7 @@ fn a_bell_is_heard_again_when_the_server_is_back() {
 }
 
 #[test]
-fn a_bell_for_what_comes_back_elsewhere() {
+fn a_job_released_by_another_process_notifies() {
     let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
     let (engine, other) = (open(&server), open(&server));
     let worker = other.join().unwrap();
@@ -601,42 +603,42 @@ fn a_bell_for_what_comes_back_elsewhere() {
     assert!(listener.wait(LONG));
     assert!(end(&other, &claimed[0], End::Released).unwrap());
     assert!(listener.wait(LONG));
-    assert!(end(&other, &claimed[1], End::Retry { wait: 0, words: "again".to_owned() }).unwrap());
+    assert!(end(&other, &claimed[1], End::Retry { wait: 0, message: "again".to_owned() }).unwrap());
     assert!(listener.wait(LONG));
 }
 
 #[test]
-fn who_beats_at_the_last_moment_is_not_gone() {
+fn a_heartbeat_at_the_last_moment_keeps_the_worker() {
     let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
     let engine = open(&server);
     let worker = engine.join().unwrap();
     add(&engine, "job").unwrap();
     take(&engine, &worker, 1).unwrap();
-    let evict = |beats: u64| {
-        let values = [T.to_string(), "20000".to_owned(), worker.0.clone(), beats.to_string()];
+    let evict = |heartbeats: u64| {
+        let values = [T.to_string(), "20000".to_owned(), worker.0.clone(), heartbeats.to_string()];
         engine.run::<usize>(&scripts::RECOVER, &values).unwrap()
     };
-    engine.beat(&worker, &[], T).unwrap();
+    engine.heartbeat(&worker, &[], T).unwrap();
     assert_eq!(evict(0), 0);
     assert_eq!(engine.counts().unwrap(), counts(0, 1, 0));
     assert_eq!(evict(1), 1);
 }
 
 #[test]
-fn who_listens_ends_with_the_engine() {
+fn the_listening_thread_ends_with_the_engine() {
     let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
     let engine = open(&server);
     let listener = Arc::new(Notify::default());
     engine.listen(&listener).unwrap();
     assert!(listener.wait(LONG));
-    let link = Arc::downgrade(&engine.link);
+    let pool = Arc::downgrade(&engine.pool);
     drop(engine);
-    eventually(|| link.upgrade().is_none().then_some(()));
+    eventually(|| pool.upgrade().is_none().then_some(()));
 }
 
-// The same as the others.
+// Comparison with the memory engine.
 
-/// Small numbers that look random, always the same.
+/// A deterministic generator of small pseudo-random numbers.
 struct Dice(u64);
 
 impl Dice {
@@ -659,9 +661,9 @@ impl Dice {
     fn end(&mut self) -> End {
         match self.throw(6) {
             0 => End::Released,
-            1 => End::Retry { wait: self.throw(80) as i64, words: "again".to_owned() },
-            2 => End::Dead { words: "broken".to_owned(), cause: Cause::Panicked },
-            3 => End::Cancelled { words: None },
+            1 => End::Retry { wait: self.throw(80) as i64, message: "again".to_owned() },
+            2 => End::Dead { message: "broken".to_owned(), cause: Cause::Panicked },
+            3 => End::Cancelled { message: None },
             _ => End::Done,
         }
     }
@@ -673,7 +675,7 @@ impl Dice {
     }
 }
 
-/// One engine and its workers, with what they hold.
+/// One engine, its workers, and their claimed jobs.
 struct Player<E> {
     engine: E,
     workers: Vec<WorkerId>,
@@ -686,21 +688,22 @@ impl<E: Engine> Player<E> {
         Player { engine, workers, held: Vec::new() }
     }
 
-    /// Does one thing, and says all that can be seen of it.
+    /// Runs one operation, and returns all its visible results as text.
     fn play(&mut self, dice: &mut Dice, now: Millis) -> String {
         let (worker, id) = (dice.throw(2) as usize, dice.throw(120));
         let engine = &self.engine;
         match dice.throw(16) {
             0..4 => format!("{:?}", engine.enqueue((0..=dice.throw(3)).map(|_| dice.entry()).collect(), now).unwrap()),
             4..7 => {
-                let rooms = ["mail", "default"].map(|queue| Room { queue: queue.into(), free: dice.throw(4) as usize });
-                let claimed = engine.claim(&self.workers[worker], &rooms, now).unwrap();
+                let capacities =
+                    ["mail", "default"].map(|queue| Capacity { queue: queue.into(), free: dice.throw(4) as usize });
+                let claimed = engine.claim(&self.workers[worker], &capacities, now).unwrap();
                 self.held.extend(claimed.clone());
                 format!("{:?}", claimed.iter().map(|job| (job.id, job.attempt)).collect::<Vec<_>>())
             }
             7..11 if !self.held.is_empty() => {
                 let job = self.held.swap_remove(dice.throw(self.held.len() as u64) as usize);
-                format!("{} {}", job.id, engine.settle(job.id, job.token, dice.ending(), now).unwrap())
+                format!("{} {}", job.id, engine.resolve(job.id, job.token, dice.ending(), now).unwrap())
             }
             11 => format!("{id} {:?}", engine.cancel(id, now).unwrap()),
             12 => format!("{id} {}", engine.revive(id, now).unwrap()),
@@ -712,7 +715,7 @@ impl<E: Engine> Player<E> {
             }
             15 if dice.throw(4) == 0 => {
                 engine.pause("mail", dice.throw(2) == 0).unwrap();
-                format!("{:?}", engine.trim(Keep { age: Duration::from_millis(500), count: 40 }, now).unwrap())
+                format!("{:?}", engine.prune(Retention { age: Duration::from_millis(500), count: 40 }, now).unwrap())
             }
             _ => format!("{:?}", engine.clock_went_back(now - 50)),
         }
@@ -734,14 +737,14 @@ impl<E: Engine> Player<E> {
 }
 
 #[test]
-fn redis_and_memory_do_the_same_whatever_happens() {
+fn redis_and_memory_behave_the_same() {
     for seed in 0..8 {
         let Ok(bench) = RedisBench::new() else { return };
-        let redis = Redis::open_with(&bench.server.url(), &bench.prefix, PATIENCE).unwrap();
+        let redis = Redis::open_with(&bench.server.url(), &bench.prefix, TIMEOUT).unwrap();
         let (mut redis, mut memory) = (Player::new(redis), Player::new(Memory::new()));
         let (mut dice, mut now) = (Dice(seed), T);
         for step in 0..400 {
-            // Now and then the clock is put back a little.
+            // Sometimes the clock is set back a little.
             now += dice.throw(12) as i64 - 2;
             let mut same = Dice(dice.0);
             let (one, other) = (redis.play(&mut dice, now), memory.play(&mut same, now));
@@ -753,13 +756,13 @@ fn redis_and_memory_do_the_same_whatever_happens() {
     }
 }
 
-// What lies on the server.
+// The keys on the server.
 
-/// A job that the version before outputs has left.
+/// A job as a version without outputs has stored it.
 #[test]
 fn a_record_of_an_earlier_version_is_read() {
     let Ok(bench) = RedisBench::new() else { return };
-    let engine = Redis::open_with(&bench.server.url(), &bench.prefix, PATIENCE).unwrap();
+    let engine = Redis::open_with(&bench.server.url(), &bench.prefix, TIMEOUT).unwrap();
     let job = "name import label import payload {} queue default priority 0 enqueued_at 5 state done since 5 attempt 1 \
                interruptions 0 worker  cancelling 0 due_at 5 ended_at 9 wait  cause failed began_at 6 token 7 stream  \
                entry  done 3 total 5 message half";
@@ -767,22 +770,22 @@ fn a_record_of_an_earlier_version_is_read() {
     ask::<u64>(&bench.server, &format!("ZADD {}state:done 1 1", bench.prefix));
     let found = engine.find(1).unwrap().unwrap();
     assert_eq!((found.state, found.done, found.message.as_str()), (JobState::Done, 3, "half"));
-    assert_eq!(found.output, Kept::Nothing);
+    assert_eq!(found.output, StoredOutput::Absent);
     assert_eq!(engine.list(JobState::Done, None, 9).unwrap(), [found]);
     assert!(engine.discard(1).unwrap());
 }
 
 #[test]
-fn nothing_is_left_pending_and_nothing_grows() {
+fn no_entry_stays_pending_and_no_stream_grows() {
     let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
     let engine = open(&server);
     let worker = engine.join().unwrap();
     let ends = [
         End::Done,
         End::Released,
-        End::Retry { wait: 0, words: "again".to_owned() },
-        End::Dead { words: "broken".to_owned(), cause: Cause::Panicked },
-        End::Cancelled { words: None },
+        End::Retry { wait: 0, message: "again".to_owned() },
+        End::Dead { message: "broken".to_owned(), cause: Cause::Panicked },
+        End::Cancelled { message: None },
     ];
     for round in 0..300_usize {
         let priority = [0, 5][round % 2];
@@ -807,7 +810,10 @@ fn nothing_is_left_pending_and_nothing_grows() {
     }
     let ended = engine.counts().unwrap();
     assert!(ended.done > 0 && ended.cancelled > 0, "{ended:?}");
-    assert_eq!(engine.trim(Keep { age: Duration::ZERO, count: 0 }, T).unwrap() as u64, ended.done + ended.cancelled);
+    assert_eq!(
+        engine.prune(Retention { age: Duration::ZERO, count: 0 }, T).unwrap() as u64,
+        ended.done + ended.cancelled
+    );
     engine.recover(LONG, T).unwrap();
     engine.leave(&worker, T).unwrap();
     let mut keys: Vec<String> = ask(&server, "KEYS *");
@@ -817,7 +823,7 @@ fn nothing_is_left_pending_and_nothing_grows() {
 }
 
 #[test]
-fn a_claim_that_nobody_speaks_of_comes_back() {
+fn a_claim_without_heartbeats_is_recovered() {
     let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
     let engine = open(&server);
     let worker = engine.join().unwrap();
@@ -825,7 +831,7 @@ fn a_claim_that_nobody_speaks_of_comes_back() {
     let claimed = take(&engine, &worker, 2).unwrap();
     let held = |claimed: &Claimed| Held { id: claimed.id, token: claimed.token, progress: None };
     engine.recover(LONG, T).unwrap();
-    // A minute ago, as far as the server knows.
+    // A minute ago, according to the server.
     let idle = "IDLE 60000 JUSTID";
     let stream = "aside:ready:default:0";
     for id in &ids {
@@ -834,14 +840,14 @@ fn a_claim_that_nobody_speaks_of_comes_back() {
     let now: Vec<i64> = ask(&server, "TIME");
     let before = now[0] * 1000 - 60_000;
     let lease = Duration::from_secs(20);
-    // Nobody looked meanwhile, so the server may have been away.
+    // There was no recent observation, so the server may have been unreachable.
     let () = ask(&server, &format!("HSET aside:watch since {before} last {before}"));
     assert_eq!(engine.recover(lease, T).unwrap(), 0);
     let () = ask(&server, &format!("HSET aside:watch since {before}"));
-    assert_eq!(engine.beat(&worker, &[held(&claimed[0])], T).unwrap(), Beat::default());
+    assert_eq!(engine.heartbeat(&worker, &[held(&claimed[0])], T).unwrap(), HeartbeatReply::default());
     assert_eq!(engine.recover(lease, T).unwrap(), 1);
-    let lost = engine.beat(&worker, &claimed.iter().map(held).collect::<Vec<_>>(), T).unwrap();
-    assert_eq!(lost, Beat { lost: vec![ids[1].id], ..Beat::default() });
+    let lost = engine.heartbeat(&worker, &claimed.iter().map(held).collect::<Vec<_>>(), T).unwrap();
+    assert_eq!(lost, HeartbeatReply { lost: vec![ids[1].id], ..HeartbeatReply::default() });
     assert!(end(&engine, &claimed[0], End::Done).unwrap() && !end(&engine, &claimed[1], End::Done).unwrap());
     assert_eq!(engine.find(ids[1].id).unwrap().unwrap().interruptions, 1);
 }

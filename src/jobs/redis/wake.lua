@@ -1,3 +1,3 @@
--- Wakes those who listen.
+-- Wakes the listening threads.
 notify()
 return 1

@@ -1,19 +1,19 @@
-//! What SQLite says, in words that name the file and what to do about it.
+//! Errors of SQLite, with the file and the remedy.
 
 use rusqlite::ErrorCode;
 
 use crate::error::Error;
 use crate::jobs::engine::Unavailable;
 
-/// The error of an operation on that file.
+/// Returns the error of an operation on that file.
 #[track_caller]
 pub(super) fn error(file: &str, error: &rusqlite::Error) -> Error {
     Error::from(unavailable(file, error))
 }
 
-/// Returns the fault with its reason for clients.
+/// Returns the error with its reason for clients.
 pub(super) fn unavailable(file: &str, error: &rusqlite::Error) -> Unavailable {
-    Unavailable { reason: reason(error), words: words(file, error) }
+    Unavailable { reason: reason(error), message: message(file, error) }
 }
 
 fn reason(error: &rusqlite::Error) -> &'static str {
@@ -28,27 +28,27 @@ fn reason(error: &rusqlite::Error) -> &'static str {
     }
 }
 
-fn words(file: &str, error: &rusqlite::Error) -> String {
+fn message(file: &str, error: &rusqlite::Error) -> String {
     let advice = match error.sqlite_error_code() {
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => {
-            "another process or connection has it locked, and for too long: see what holds a transaction open there (a \
+            "another process or connection has it locked for too long: check what holds a transaction open there (a \
              backup, a shell, a slow write), and try again"
         }
-        Some(ErrorCode::DiskFull) => "there is no room left for it: make some on that disk, and try again",
+        Some(ErrorCode::DiskFull) => "the disk is full: free space on it, and try again",
         Some(ErrorCode::NotADatabase) => {
-            "this is no SQLite database (or an encrypted one): name another file for the jobs"
+            "this is not a SQLite database, or it is encrypted: name another file for the jobs"
         }
         Some(ErrorCode::DatabaseCorrupt) => {
-            "this database is damaged: put back a copy, or save what is readable with `sqlite3 FILE .recover`"
+            "this database is damaged: restore a backup, or save the readable part with `sqlite3 FILE .recover`"
         }
         Some(ErrorCode::ReadOnly | ErrorCode::PermissionDenied) => {
             "it cannot be written: give this user the right to write the file and its folder"
         }
         Some(ErrorCode::CannotOpen) => {
-            "it cannot be opened: see that it is a file and no folder, and that this user may read and write it and its folder"
+            "it cannot be opened: check that it is a file and not a folder, and that this user may read and write it and its folder"
         }
-        Some(ErrorCode::SystemIoFailure) => "the disk failed under it: see what the system's log says",
-        Some(ErrorCode::TooBig) => "a text in it is larger than SQLite can keep",
+        Some(ErrorCode::SystemIoFailure) => "the disk failed: check the log of the operating system",
+        Some(ErrorCode::TooBig) => "a text is larger than SQLite can store",
         _ => "SQLite refused",
     };
     format!("the jobs in {file}: {advice} ({error})")

@@ -3,10 +3,11 @@ CREATE TABLE aside_meta (
     value INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- AUTOINCREMENT: no number is given twice, not even that of the last job after it was discarded.
+-- AUTOINCREMENT: no id is assigned twice, not even the id of a discarded job.
 -- state: 0 waiting, 1 scheduled, 2 running, 3 done, 4 dead, 5 cancelled.
--- rank: since when it waits, less a minute for each point of priority. wait: how long it was to wait, when its due time was
--- given so. token: how often it was claimed. The payload is last: what stands before it is read without it.
+-- rank: the time from which the job waits, minus a minute for each point of priority. wait: the delay, if the due
+-- time was given as a delay. token: the number of claims. The payload is last, so that the columns before it are read
+-- without it.
 CREATE TABLE aside_jobs (
     id INTEGER PRIMARY KEY AUTOINCREMENT,
     state INTEGER NOT NULL,
@@ -33,12 +34,12 @@ CREATE TABLE aside_jobs (
     payload TEXT NOT NULL
 );
 
--- A claim reads as many entries as it takes, however many wait.
+-- A claim reads as many entries as it takes, however many jobs wait.
 CREATE INDEX aside_jobs_waiting ON aside_jobs (queue, rank, id) WHERE state = 0;
 CREATE INDEX aside_jobs_due ON aside_jobs (due_at) WHERE state = 1;
 CREATE UNIQUE INDEX aside_jobs_unique ON aside_jobs (name, unique_key) WHERE unique_key IS NOT NULL AND state < 3;
 CREATE INDEX aside_jobs_ended ON aside_jobs (ended_at, id) WHERE state IN (3, 5);
--- By state and, as in every index, by id: for lists, counts, and what runs, of which there is never much.
+-- By state and, like every index, by id: for lists, counts and running jobs, which are few.
 CREATE INDEX aside_jobs_state ON aside_jobs (state);
 
 CREATE TABLE aside_failures (
@@ -56,7 +57,7 @@ CREATE TABLE aside_workers (
     has_lock INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Those that are paused.
+-- The paused queues.
 CREATE TABLE aside_queues (
     name TEXT PRIMARY KEY
 ) WITHOUT ROWID;

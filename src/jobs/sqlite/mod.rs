@@ -1,8 +1,8 @@
-//! Jobs kept in a SQLite file: of their own, or the application's.
+//! Jobs in a SQLite file: a file of their own, or the application's.
 //!
-//! Every process on that file has one connection that writes, in the hands of one thread ([`writer`]), and one that reads. The
-//! file is in write-ahead logging, so neither waits for the other. Processes meet at the file alone: each sees by a counter
-//! of SQLite's that another has committed, and by a lock beside the file that another has died ([`workers`]).
+//! Each process has one connection to the file that writes, owned by one thread ([`writer`]), and one that reads. The
+//! file uses write-ahead logging, so that neither waits for the other. The processes share only the file: each detects
+//! the commits of others by a counter of SQLite, and the death of others by a lock beside the file ([`workers`]).
 
 use std::any::Any;
 use std::path::Path;
@@ -12,10 +12,12 @@ use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OptionalExtension, Transaction, TransactionBehavior};
 
-use self::schema::Place;
+use self::schema::Database;
 use self::workers::Workers;
 use self::writer::{Commit, Writer};
-use super::engine::{Abilities, Beat, Claimed, End, Ending, Engine, Enqueued, Entry, Held, Keep, Last, Room, WorkerId};
+use super::engine::{
+    Abilities, Capacity, Claimed, End, Ending, Engine, Enqueued, Entry, HeartbeatReply, Held, Last, Retention, WorkerId,
+};
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::background::failure::Cancelled;
 use crate::error::{Error, Result};
@@ -32,41 +34,43 @@ mod writer;
 /// How long a write waits for the lock of another process before it fails.
 const BUSY: Duration = Duration::from_secs(5);
 
-/// Keeps jobs in a file.
+/// An engine that stores jobs in a SQLite file.
 pub(crate) struct Sqlite {
-    place: Place,
+    database: Database,
     writer: Writer,
-    /// None for a database in memory, which only one connection can see.
+    /// `None` for an in-memory database, which only one connection can see.
     reader: Option<Mutex<Connection>>,
     workers: Workers,
     has_swept: AtomicBool,
 }
 
 impl Sqlite {
-    /// The jobs in that file, which is made when it is not there, with its folder. Called from a thread of normal priority,
-    /// which the writing thread inherits.
+    /// Opens the file. The file and its folder are created if they are missing. Must be called from a thread of normal
+    /// priority, which the writing thread inherits.
     ///
     /// # Errors
-    /// When it cannot be read and written, is no database, is damaged, or is of a newer version.
+    /// An error if the file cannot be read and written, is not a database, is damaged, or is of a newer version.
     pub(crate) fn open(path: &Path) -> Result<Sqlite> {
         Sqlite::open_with(path, BUSY, schema::STEPS)
     }
 
     fn open_with(path: &Path, busy: Duration, steps: &[&str]) -> Result<Sqlite> {
-        let mut place = Place::new(path, busy)?;
-        let db = schema::prepare(&place, steps)?;
-        place.identify();
-        let reader = place.file.as_ref().map(|_| reader(&place)).transpose()?.map(Mutex::new);
-        let workers = Workers::new(place.file.as_deref());
-        let writer = Writer::start(db, place.clone())?;
-        Ok(Sqlite { place, writer, reader, workers, has_swept: AtomicBool::new(false) })
+        let mut database = Database::new(path, busy)?;
+        let db = schema::prepare(&database, steps)?;
+        database.identify();
+        let reader = database.file.as_ref().map(|_| reader(&database)).transpose()?.map(Mutex::new);
+        let workers = Workers::new(database.file.as_deref());
+        let writer = Writer::start(db, database.clone())?;
+        Ok(Sqlite { database, writer, reader, workers, has_swept: AtomicBool::new(false) })
     }
 
-    /// Completes that claim's job together with what `f` writes and what it leaves then: all or nothing. An error of `f` rolls
-    /// back, and so does a panic; the job then runs on. `f` is to be short and without I/O: nobody else writes meanwhile.
+    /// Completes the job of a claim together with the writes of `f`, and with the result of `last` after it: all or
+    /// nothing. An error or a panic of `f` rolls back, and the job continues. `f` must be short and without other I/O,
+    /// since no other thread can write during the call.
     ///
     /// # Errors
-    /// Those of `f` and of the database; with [`Cancelled`] as its source when the job is another's by now.
+    /// The errors of `f` and of the database; an error with the source [`Cancelled`] if the job was given to another
+    /// worker.
     pub(crate) fn transaction<T>(
         &self,
         id: u64,
@@ -76,32 +80,31 @@ impl Sqlite {
         last: impl FnOnce() -> Last,
     ) -> Result<T> {
         let mut borrowed = self.writer.borrow()?;
-        let said = |error| errors::error(&self.place.shown, &error);
-        let transaction = borrowed.db()?.transaction_with_behavior(TransactionBehavior::Immediate).map_err(said)?;
-        if !statements::complete(&transaction, id, token, now).map_err(said)? {
-            return Err(Error::conflict("the job is not this worker's any more: it was given to another")
-                .with_source(Cancelled));
+        let describe = |error| errors::error(&self.database.name, &error);
+        let transaction = borrowed.db()?.transaction_with_behavior(TransactionBehavior::Immediate).map_err(describe)?;
+        if !statements::complete(&transaction, id, token, now).map_err(describe)? {
+            return Err(Error::conflict("the job was given to another worker").with_source(Cancelled));
         }
         let value = f(&transaction)?;
-        if transaction.is_autocommit() || !statements::is_completed(&transaction, id, token).map_err(said)? {
+        if transaction.is_autocommit() || !statements::is_completed(&transaction, id, token).map_err(describe)? {
             return Err(Error::internal(
                 "a job's transaction was ended within it (COMMIT or ROLLBACK): leave that to aside, and return an error to roll back",
             ));
         }
-        statements::keep_last(&transaction, id, &Ending { end: End::Done, last: last() }).map_err(said)?;
-        transaction.commit().map_err(said)?;
+        statements::store_last(&transaction, id, &Ending { end: End::Done, last: last() }).map_err(describe)?;
+        transaction.commit().map_err(describe)?;
         Ok(value)
     }
 
-    /// Looks often, for a second, whether something was committed: after [`enqueue_in`], whose transaction is about to be.
-    pub(crate) fn look_soon(&self) {
-        self.writer.look_soon();
+    /// Polls for commits at short intervals for a second: after [`enqueue_in`], whose transaction is about to commit.
+    pub(crate) fn poll_soon(&self) {
+        self.writer.poll_soon();
     }
 
-    /// Whether that connection is to the file that these jobs are in.
+    /// Returns true if the connection is to the file of these jobs.
     pub(crate) fn is_same_file(&self, db: &Connection) -> bool {
         let theirs = db.path().filter(|path| !path.is_empty()).and_then(|path| std::fs::canonicalize(path).ok());
-        theirs.is_some() && theirs == self.place.file
+        theirs.is_some() && theirs == self.database.file
     }
 
     fn write<T, F>(&self, commit: Commit, run: F) -> Result<T>
@@ -112,52 +115,52 @@ impl Sqlite {
         self.writer.write(commit, run)
     }
 
-    /// Reads, with all statements seeing the same state.
+    /// Reads, with one snapshot for all statements.
     fn read<T, F>(&self, mut run: F) -> Result<T>
     where
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let Some(reader) = &self.reader else { return self.write(Commit::PASSING, run) };
+        let Some(reader) = &self.reader else { return self.write(Commit::RELAXED, run) };
         let db = lock(reader);
-        let said = |error| errors::error(&self.place.shown, &error);
-        let snapshot = Transaction::new_unchecked(&db, TransactionBehavior::Deferred).map_err(said)?;
-        let value = run(&snapshot).map_err(said)?;
-        snapshot.finish().map_err(said)?;
+        let describe = |error| errors::error(&self.database.name, &error);
+        let snapshot = Transaction::new_unchecked(&db, TransactionBehavior::Deferred).map_err(describe)?;
+        let value = run(&snapshot).map_err(describe)?;
+        snapshot.finish().map_err(describe)?;
         Ok(value)
     }
 
-    /// Once, when the first who recovers comes: what processes left beside the file that ended between two steps.
+    /// Deletes stale lock files of dead processes, once per engine.
     fn sweep(&self) {
         if self.has_swept.swap(true, Ordering::Relaxed) {
             return;
         }
-        // They are in nobody's way.
+        // They do no harm.
         if let Err(error) = self.workers.sweep() {
-            log::debug!("lock files that were left beside {} stay there: {error}", self.place.shown);
+            log::debug!("Could not delete stale lock files beside {}: {error}", self.database.name);
         }
     }
 }
 
-fn reader(place: &Place) -> Result<Connection> {
-    let db = place.connect()?;
-    db.pragma_update(None, "query_only", true).map_err(|error| errors::error(&place.shown, &error))?;
+fn reader(database: &Database) -> Result<Connection> {
+    let db = database.connect()?;
+    db.pragma_update(None, "query_only", true).map_err(|error| errors::error(&database.name, &error))?;
     Ok(db)
 }
 
-/// Keeps a new job if and when that transaction of the application's commits. It is as durable then as all that commits on
-/// that connection, which by default (`synchronous` is FULL) is past a power cut.
+/// Enqueues a job in a transaction of the application. The job is as durable as other commits on that connection, which
+/// by default (`synchronous` is FULL) survive a power failure.
 ///
 /// # Errors
-/// When its database has no tables for jobs, or those of another version; and those of the database.
+/// An error if the database has no job tables, or those of another version; and the errors of the database.
 pub(crate) fn enqueue_in(transaction: &Transaction<'_>, entry: &Entry, now: Millis) -> Result<Enqueued> {
     let file = transaction.path().filter(|path| !path.is_empty()).unwrap_or("memory").to_owned();
-    let said = |error| errors::error(&file, &error);
+    let describe = |error| errors::error(&file, &error);
     let version = transaction.prepare_cached("SELECT value FROM aside_meta WHERE key = 'version'");
     let version = version.and_then(|mut version| version.query_row([], |row| row.get::<_, u32>(0)).optional());
     match version {
         Ok(Some(version)) if version == schema::newest(schema::STEPS) => {
-            statements::enqueue(transaction, entry, now).map_err(said)
+            statements::enqueue(transaction, entry, now).map_err(describe)
         }
         Ok(version) => Err(Error::internal(format!(
             "the jobs in {file} have tables of version {}, and this program knows those of version {}: open it with Jobs::sqlite, \
@@ -168,17 +171,17 @@ pub(crate) fn enqueue_in(transaction: &Transaction<'_>, entry: &Entry, now: Mill
         Err(error) if error.to_string().contains("no such table") => Err(Error::internal(format!(
             "the database {file} has no tables for jobs: give Jobs::sqlite the path of the database that the transaction is in"
         ))),
-        Err(error) => Err(said(error)),
+        Err(error) => Err(describe(error)),
     }
 }
 
 impl Engine for Sqlite {
     fn describe(&self) -> String {
-        format!("sqlite {}", self.place.shown)
+        format!("sqlite {}", self.database.name)
     }
 
     fn abilities(&self) -> Abilities {
-        let is_file = self.place.file.is_some();
+        let is_file = self.database.file.is_some();
         Abilities { is_durable: is_file, is_shared: is_file, has_transactions: true }
     }
 
@@ -195,21 +198,21 @@ impl Engine for Sqlite {
     }
 
     fn join(&self) -> Result<WorkerId> {
-        // The lock first: whoever sees the worker can see that it lives.
+        // The lock is taken first, so that no process sees the worker without its lock.
         let (id, has_lock) = self.workers.begin()?;
         let joining = id.clone();
-        let joined = self.write(Commit::PASSING, move |db| statements::join(db, &joining, has_lock));
+        let joined = self.write(Commit::RELAXED, move |db| statements::join(db, &joining, has_lock));
         joined.inspect_err(|_| self.workers.end(&id))?;
         Ok(WorkerId(id))
     }
 
-    fn beat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<Beat> {
+    fn heartbeat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<HeartbeatReply> {
         let (id, held) = (worker.0.clone(), held.to_vec());
-        let beat = self.write(Commit::PASSING, move |db| statements::beat(db, &id, &held))?;
-        if beat.is_evicted {
+        let heartbeat = self.write(Commit::RELAXED, move |db| statements::heartbeat(db, &id, &held))?;
+        if heartbeat.is_evicted {
             self.workers.end(&worker.0);
         }
-        Ok(beat)
+        Ok(heartbeat)
     }
 
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()> {
@@ -222,29 +225,29 @@ impl Engine for Sqlite {
     fn recover(&self, lease: Duration, now: Millis) -> Result<usize> {
         self.sweep();
         let (workers, orphans) = self.read(|db| Ok((statements::workers(db)?, statements::orphans(db)?)))?;
-        let mut silent = self.workers.silent(&workers, lease, Instant::now());
-        silent.extend(orphans.into_iter().map(|worker| statements::Silent { worker, beat: None }));
-        if silent.is_empty() {
+        let mut suspected = self.workers.suspected(&workers, lease, Instant::now());
+        suspected.extend(orphans.into_iter().map(|worker| statements::SuspectedWorker { worker, heartbeat: None }));
+        if suspected.is_empty() {
             return Ok(0);
         }
-        let (gone, recovered) = self.write(Commit::NOTIFYING, move |db| statements::recover(db, &silent, now))?;
-        gone.iter().for_each(|id| self.workers.end(id));
+        let (missing, recovered) = self.write(Commit::NOTIFYING, move |db| statements::recover(db, &suspected, now))?;
+        missing.iter().for_each(|id| self.workers.end(id));
         Ok(recovered)
     }
 
-    fn claim(&self, worker: &WorkerId, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>> {
-        let (id, rooms) = (worker.0.clone(), rooms.to_vec());
-        self.write(Commit::PASSING, move |db| statements::claim(db, &id, &rooms, now))
+    fn claim(&self, worker: &WorkerId, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>> {
+        let (id, capacities) = (worker.0.clone(), capacities.to_vec());
+        self.write(Commit::RELAXED, move |db| statements::claim(db, &id, &capacities, now))
     }
 
     fn next_due(&self) -> Result<Option<Millis>> {
         self.read(statements::next_due)
     }
 
-    fn settle(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
+    fn resolve(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
         let notifies = matches!(ending.end, End::Retry { .. } | End::Released);
         let commit = if notifies { Commit::NOTIFYING } else { Commit::DURABLE };
-        self.write(commit, move |db| statements::settle(db, id, token, &ending, now))
+        self.write(commit, move |db| statements::resolve(db, id, token, &ending, now))
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {
@@ -290,14 +293,14 @@ impl Engine for Sqlite {
         self.write(Commit::NOTIFYING, move |db| statements::tick(db, &schedule, due, job.as_ref(), now))
     }
 
-    fn trim(&self, keep: Keep, now: Millis) -> Result<usize> {
-        let mut trimmed = 0;
+    fn prune(&self, keep: Retention, now: Millis) -> Result<usize> {
+        let mut pruned = 0;
         loop {
-            // A power cut may bring them back: they are then trimmed again.
-            let some = self.write(Commit::PASSING, move |db| statements::trim(db, keep, now))?;
-            trimmed += some;
-            if some < statements::MOST_TRIMMED {
-                return Ok(trimmed);
+            // A power failure may undo this; the jobs are then pruned again.
+            let some = self.write(Commit::RELAXED, move |db| statements::prune(db, keep, now))?;
+            pruned += some;
+            if some < statements::MOST_PRUNED {
+                return Ok(pruned);
             }
         }
     }

@@ -1,7 +1,7 @@
-//! The tables in the file, how they come there, and the connections to it.
+//! The tables, their migrations, and the connections to the file.
 //!
-//! They may lie in the application's own database, so all names begin with `aside_`, and the version is kept in a table of
-//! ours: `user_version` is the application's.
+//! The tables may be in the application's own database, so all names begin with `aside_`, and the version is in one of
+//! these tables: `user_version` belongs to the application.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,59 +15,57 @@ use crate::isolate::is_child;
 use crate::jobs::engine::Unavailable;
 use crate::private_files;
 
-/// What makes the tables of each version out of those of the one before. Never change one that was released: add another.
+/// The migrations, each from one version of the tables to the next. Never change a released one: add another.
 pub(super) const STEPS: &[&str] = &[include_str!("first.sql"), include_str!("second.sql"), include_str!("third.sql")];
 
-/// A file of at most that many bytes is read through when it is opened, so that damage shows at the start; for a larger one
-/// that would take seconds, and what is damaged shows when it is met.
-const READ_THROUGH: u64 = 32 << 20;
+/// The largest file, in bytes, that is checked for damage when it is opened. For a larger file the check would take
+/// seconds; damage is then detected when it is read.
+const MAX_CHECKED_SIZE: u64 = 32 << 20;
 
-/// How many prepared statements a connection keeps: more than there are here.
+/// The number of prepared statements that a connection caches: more than there are.
 const STATEMENTS: usize = 64;
 
-/// Where the file is, and how to speak of it.
+/// The location of a database, with the settings of its connections.
 #[derive(Debug, Clone)]
-pub(super) struct Place {
-    /// As it was given, for words.
-    pub(super) shown: String,
-    /// From the root, whatever the current folder is later; none for a database in memory.
+pub(super) struct Database {
+    /// The path as it was given, for messages.
+    pub(super) name: String,
+    /// The absolute path, which stays valid if the current folder changes; `None` for an in-memory database.
     pub(super) file: Option<PathBuf>,
-    /// How long to wait for a lock that another process has.
+    /// The longest wait for the lock of another process.
     pub(super) busy: Duration,
-    /// Which file it is, by the system's numbers, so that another one in its place is noticed.
+    /// The device and inode of the file, by which a replaced file is detected.
     identity: Option<(u64, u64)>,
 }
 
-impl Place {
-    /// The place of that path. Its folder is made when it is not there.
-    pub(super) fn new(path: &Path, busy: Duration) -> Result<Place> {
-        let shown = path.display().to_string();
+impl Database {
+    /// Returns the database at that path. Its folder is created if it is missing.
+    pub(super) fn new(path: &Path, busy: Duration) -> Result<Database> {
+        let name = path.display().to_string();
         if path.as_os_str().is_empty() {
-            return Err(Error::internal(
-                "the jobs need the path of a file, such as data/jobs.db, and this one is empty",
-            ));
+            return Err(Error::internal("the path of the job database is empty: name a file, such as data/jobs.db"));
         }
-        let file = if shown == ":memory:" { None } else { Some(absolute(path, &shown)?) };
-        Ok(Place { shown, file, busy, identity: None })
+        let file = if name == ":memory:" { None } else { Some(absolute(path, &name)?) };
+        Ok(Database { name, file, busy, identity: None })
     }
 
-    /// A connection with our settings. The first one makes the file.
+    /// Opens a connection with the engine's settings. The first connection creates the file.
     pub(super) fn connect(&self) -> Result<Connection> {
-        self.try_connect().map_err(|error| errors::error(&self.shown, &error))
+        self.try_connect().map_err(|error| errors::error(&self.name, &error))
     }
 
-    /// One that may write.
+    /// Opens a connection that can write.
     pub(super) fn connect_to_write(&self) -> Result<Connection, Unavailable> {
         let set_up = |db: Connection| set_up_to_write(&db).map(|()| db);
-        self.try_connect().and_then(set_up).map_err(|error| errors::unavailable(&self.shown, &error))
+        self.try_connect().and_then(set_up).map_err(|error| errors::unavailable(&self.name, &error))
     }
 
     fn try_connect(&self) -> rusqlite::Result<Connection> {
-        // Without the flag for URIs: a path is a path, whatever it looks like.
+        // Without the flag for URIs, so that any path is taken literally.
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let db = match &self.file {
             Some(file) => {
-                // SQLite reports a failure itself.
+                // SQLite reports this failure itself.
                 let _ = private_files::create_if_missing(file);
                 Connection::open_with_flags(file, flags)?
             }
@@ -78,36 +76,36 @@ impl Place {
         Ok(db)
     }
 
-    /// Remembers which file it is, from now on.
+    /// Records the identity of the file.
     pub(super) fn identify(&mut self) {
         self.identity = self.file.as_deref().and_then(identity);
     }
 
-    /// Whether the file is still the one that was opened. What is written to a deleted one goes with the process.
-    pub(super) fn is_there(&self) -> bool {
+    /// Returns true if the path still leads to the opened file. Writes to a deleted file are lost with the process.
+    pub(super) fn is_unchanged(&self) -> bool {
         self.identity.is_none() || self.identity == self.file.as_deref().and_then(identity)
     }
 
-    /// What to say when it is not.
-    pub(super) fn gone(&self) -> Unavailable {
-        let words = format!(
-            "the jobs in {}: the file was deleted or replaced while it was in use, and nothing more is kept in it: put it back, or \
-             start the process again",
-            self.shown
+    /// Returns the error for a deleted or replaced file.
+    pub(super) fn missing(&self) -> Unavailable {
+        let message = format!(
+            "the jobs in {}: the file was deleted or replaced while it was in use, and no job can be stored: restore it, or \
+             restart the process",
+            self.name
         );
-        Unavailable { reason: "the database is missing", words }
+        Unavailable { reason: "the database is missing", message }
     }
 }
 
-/// The path from the root; the file itself need not be there, but its folder is made.
-fn absolute(path: &Path, shown: &str) -> Result<PathBuf> {
+/// Returns the absolute path. Its folder is created; the file itself may be missing.
+fn absolute(path: &Path, name: &str) -> Result<PathBuf> {
     let whole = std::path::absolute(path)?;
     if let Some(folder) = whole.parent() {
         fs::create_dir_all(folder).map_err(|error| {
-            Error::from(error).context(format!("the folder of {shown}, for the jobs, cannot be made"))
+            Error::from(error).context(format!("the folder of {name}, the job database, cannot be created"))
         })?;
     }
-    // Through links, so that the lock files lie beside the same file whichever way a process comes to it.
+    // Symbolic links are resolved, so that all processes place their lock files beside the same file.
     Ok(fs::canonicalize(&whole).unwrap_or(whole))
 }
 
@@ -117,56 +115,57 @@ fn identity(file: &Path) -> Option<(u64, u64)> {
     fs::metadata(file).ok().map(|data| (data.dev(), data.ino()))
 }
 
-/// Elsewhere a file that is open cannot be deleted.
+/// On other systems an open file cannot be deleted.
 #[cfg(not(unix))]
 fn identity(_file: &Path) -> Option<(u64, u64)> {
     None
 }
 
-/// A connection that may write, to a file that has the tables of this version.
-pub(super) fn prepare(place: &Place, steps: &[&str]) -> Result<Connection> {
-    let mut db = place.connect_to_write()?;
-    let said = |error: rusqlite::Error| errors::error(&place.shown, &error);
-    // The parent of a child has done that.
+/// Opens a connection that can write, and migrates the tables to the current version.
+pub(super) fn prepare(database: &Database, steps: &[&str]) -> Result<Connection> {
+    let mut db = database.connect_to_write()?;
+    let describe = |error: rusqlite::Error| errors::error(&database.name, &error);
+    // In a child process, the parent has done this.
     if !is_child() {
-        read_through(&db, place)?;
+        check_integrity(&db, database)?;
     }
-    let found = version(&db).map_err(said)?;
-    refuse_newer(place, found, steps)?;
-    keep_a_log(&db, place)?;
+    let found = version(&db).map_err(describe)?;
+    refuse_newer(database, found, steps)?;
+    enable_wal(&db, database)?;
     if found == newest(steps) {
         return Ok(db);
     }
-    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(said)?;
-    // Again, now that nobody else can: two processes may have started together.
-    let found = version(&transaction).map_err(said)?;
-    refuse_newer(place, found, steps)?;
-    migrate(&transaction, found, steps).map_err(said)?;
-    transaction.commit().map_err(said)?;
+    let transaction = db.transaction_with_behavior(TransactionBehavior::Immediate).map_err(describe)?;
+    // Checked again under the lock, since two processes may have started at the same time.
+    let found = version(&transaction).map_err(describe)?;
+    refuse_newer(database, found, steps)?;
+    migrate(&transaction, found, steps).map_err(describe)?;
+    transaction.commit().map_err(describe)?;
     Ok(db)
 }
 
-/// Write-ahead logging: readers do not wait for the writer, and a commit is one write and one sync.
-fn keep_a_log(db: &Connection, place: &Place) -> Result<()> {
-    let until = Instant::now() + place.busy;
+/// Enables write-ahead logging: readers do not wait for the writer, and a commit is one write and one sync.
+fn enable_wal(db: &Connection, database: &Database) -> Result<()> {
+    let until = Instant::now() + database.busy;
     loop {
         let mode = db.pragma_update_and_check(None, "journal_mode", "WAL", |row| row.get::<_, String>(0));
         match mode {
-            // Whoever else opens the file now makes this fail at once, without the wait that other statements have.
+            // Fails at once, without the busy timeout, while another process opens the file.
             Err(error) if is_busy(&error) && Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
-            Err(error) => return Err(errors::error(&place.shown, &error)),
-            Ok(mode) if mode == "wal" || place.file.is_none() => return Ok(()),
-            Ok(_) => return Err(no_log(place)),
+            Err(error) => return Err(errors::error(&database.name, &error)),
+            Ok(mode) if mode == "wal" || database.file.is_none() => return Ok(()),
+            Ok(_) => return Err(no_wal(database)),
         }
     }
 }
 
-/// SQLite says nothing when it cannot, and goes on in a mode in which readers and writers shut each other out.
-fn no_log(place: &Place) -> Error {
+/// Returns the error for a file system without shared memory. SQLite reports nothing, and continues in a mode in which
+/// readers and writers block each other.
+fn no_wal(database: &Database) -> Error {
     Error::internal(format!(
-        "the jobs in {}: this file system has no memory that processes share, which SQLite needs for its write-ahead log: put \
+        "the jobs in {}: the file system has no shared memory, which SQLite needs for its write-ahead log: put \
          the file on a local disk",
-        place.shown
+        database.name
     ))
 }
 
@@ -174,33 +173,33 @@ fn is_busy(error: &rusqlite::Error) -> bool {
     matches!(error.sqlite_error_code(), Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
 }
 
-/// For one that writes all the time: more of the file in memory, and fewer but larger moves from the log into it.
+/// Configures a connection for many writes: a larger cache, and fewer but larger checkpoints.
 fn set_up_to_write(db: &Connection) -> rusqlite::Result<()> {
     db.pragma_update(None, "cache_size", -16_000)?;
     db.pragma_update(None, "wal_autocheckpoint", 4_000)
 }
 
-fn read_through(db: &Connection, place: &Place) -> Result<()> {
-    let length = place.file.as_deref().and_then(|file| fs::metadata(file).ok()).map_or(0, |data| data.len());
-    if length == 0 || length > READ_THROUGH {
+fn check_integrity(db: &Connection, database: &Database) -> Result<()> {
+    let length = database.file.as_deref().and_then(|file| fs::metadata(file).ok()).map_or(0, |data| data.len());
+    if length == 0 || length > MAX_CHECKED_SIZE {
         return Ok(());
     }
     let verdict: String = db
         .query_row("PRAGMA quick_check(1)", [], |row| row.get(0))
-        .map_err(|error| errors::error(&place.shown, &error))?;
+        .map_err(|error| errors::error(&database.name, &error))?;
     if verdict == "ok" {
         return Ok(());
     }
     let damaged = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_CORRUPT);
-    Err(errors::error(&place.shown, &rusqlite::Error::SqliteFailure(damaged, Some(verdict))))
+    Err(errors::error(&database.name, &rusqlite::Error::SqliteFailure(damaged, Some(verdict))))
 }
 
-/// The version of the tables that these steps make.
+/// Returns the version of the tables after these migrations.
 pub(super) fn newest(steps: &[&str]) -> u32 {
     steps.len() as u32
 }
 
-/// The version of the tables in there, 0 when there are none.
+/// Returns the version of the tables in the file; 0 without tables.
 fn version(db: &Connection) -> rusqlite::Result<u32> {
     let has_tables = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = 'aside_meta'";
     if db.query_row(has_tables, [], |_| Ok(())).optional()?.is_none() {
@@ -211,7 +210,7 @@ fn version(db: &Connection) -> rusqlite::Result<u32> {
     Ok(version.unwrap_or(0))
 }
 
-fn refuse_newer(place: &Place, found: u32, steps: &[&str]) -> Result<()> {
+fn refuse_newer(database: &Database, found: u32, steps: &[&str]) -> Result<()> {
     let known = newest(steps);
     if found <= known {
         return Ok(());
@@ -219,7 +218,7 @@ fn refuse_newer(place: &Place, found: u32, steps: &[&str]) -> Result<()> {
     Err(Error::internal(format!(
         "the jobs in {}: a newer version of aside wrote them (tables of version {found}, and this one knows those up to {known}): \
          run the newer program, or name another file",
-        place.shown
+        database.name
     )))
 }
 

@@ -1,30 +1,31 @@
-//! What is said to SQLite: each operation as statements within a transaction that the caller began.
+//! The SQL statements of each operation. They run within a transaction of the caller.
 //!
-//! The numbers of states stand in the text, since an index of some states is used only where it can be seen that no others
-//! are asked for; where it matters for how long a claim takes, the index is named, so that no other plan is ever made.
+//! The statements contain the numbers of states literally, since SQLite uses a partial index only if the statement
+//! shows that no other states are needed. Where the duration of a claim depends on an index, the statement names it, so
+//! that SQLite never chooses another query plan.
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use crate::background::output::Output;
 use crate::jobs::engine::{
-    Beat, CLOCK_SLACK, Claimed, End, Ending, Enqueued, Entry, Held, Keep, LATEST_TICK, MOST_FAILURES,
-    MOST_INTERRUPTIONS, PRIORITY_STEP, Room, When, wait_after_interruption,
+    CLOCK_SLACK, Capacity, Claimed, End, Ending, Enqueued, Entry, HeartbeatReply, Held, LATEST_TICK, MOST_FAILURES,
+    MOST_INTERRUPTIONS, PRIORITY_STEP, Retention, When, wait_after_interruption,
 };
-use crate::jobs::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Kept, Millis, QueueInfo};
+use crate::jobs::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 
 type Result<T> = rusqlite::Result<T>;
 
-/// How many scheduled jobs one claim makes waiting: with more that are due at once it would hold up everybody else. The
-/// next claim goes on, the earliest due first.
+/// The number of due jobs that one claim makes wait: more would block other writes. The next claim continues, the
+/// earliest due first.
 const MOST_DUE: u32 = 10_000;
 
-/// A longer wait is for ever whatever the clock says, and would be more than SQLite can count to.
+/// The longest wait that SQLite can calculate with. A longer wait is never over, whatever the clock says.
 const LONGEST_WAIT: Millis = Millis::MAX / 2;
 
-/// How many jobs are taken away in one transaction.
-pub(super) const MOST_TRIMMED: usize = 500;
+/// The number of jobs that are deleted in one transaction.
+pub(super) const MOST_PRUNED: usize = 500;
 
-/// Its number in the table.
+/// Returns the number of a state in the table.
 fn number(state: JobState) -> u8 {
     match state {
         JobState::Waiting => 0,
@@ -41,17 +42,17 @@ fn state_of(number: u8) -> Result<JobState> {
     state.ok_or(rusqlite::Error::IntegralValueOutOfRange(0, number.into()))
 }
 
-/// An id as SQLite keeps it; one that is too large is no job's.
+/// Returns an id as SQLite stores it. A value that is too large matches no job.
 fn key(id: u64) -> i64 {
     i64::try_from(id).unwrap_or(-1)
 }
 
-/// A count as SQLite keeps it.
+/// Returns a count as SQLite stores it.
 fn count(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 
-/// When it is due, and since when it waits or is to wait.
+/// Returns the due time, and the time from which the job waits.
 fn due(when: When, now: Millis) -> (Millis, Millis) {
     let due = match when {
         When::Now => now,
@@ -92,7 +93,7 @@ pub(super) fn enqueue(db: &Connection, entry: &Entry, now: Millis) -> Result<Enq
     Ok(Enqueued { id: db.last_insert_rowid().unsigned_abs(), is_new: true })
 }
 
-/// The job that has that unique key.
+/// Returns the id of the unfinished job with that unique key.
 fn owner_of(db: &Connection, name: &str, unique: Option<&str>) -> Result<Option<u64>> {
     let Some(unique) = unique else { return Ok(None) };
     db.prepare_cached(
@@ -111,25 +112,25 @@ pub(super) fn join(db: &Connection, worker: &str, has_lock: bool) -> Result<()> 
     db.prepare_cached(joined)?.execute(params![worker, has_lock]).map(drop)
 }
 
-pub(super) fn beat(db: &Connection, worker: &str, held: &[Held]) -> Result<Beat> {
-    let beats = db.prepare_cached("UPDATE aside_workers SET beat = beat + 1 WHERE id = ?1")?.execute([worker])?;
-    if beats == 0 {
-        return Ok(Beat { is_evicted: true, ..Beat::default() });
+pub(super) fn heartbeat(db: &Connection, worker: &str, held: &[Held]) -> Result<HeartbeatReply> {
+    let updated = db.prepare_cached("UPDATE aside_workers SET beat = beat + 1 WHERE id = ?1")?.execute([worker])?;
+    if updated == 0 {
+        return Ok(HeartbeatReply { is_evicted: true, ..HeartbeatReply::default() });
     }
-    let mut beat = Beat::default();
+    let mut reply = HeartbeatReply::default();
     for held in held {
         match is_cancelling(db, held)? {
             None if is_completed(db, held.id, held.token)? => {}
-            None => beat.lost.push(held.id),
-            Some(true) => beat.cancel.push(held.id),
+            None => reply.lost.push(held.id),
+            Some(true) => reply.cancel.push(held.id),
             Some(false) => {}
         }
         note_progress(db, held)?;
     }
-    Ok(beat)
+    Ok(reply)
 }
 
-/// Whether that job is to be cancelled; none when it is another's by now.
+/// Returns true if the job is to be cancelled; `None` if the claim is stale.
 fn is_cancelling(db: &Connection, held: &Held) -> Result<Option<bool>> {
     db.prepare_cached("SELECT is_cancelling FROM aside_jobs WHERE id = ?1 AND state = 2 AND token = ?2")?
         .query_row([key(held.id), key(held.token)], |row| row.get(0))
@@ -145,7 +146,7 @@ fn note_progress(db: &Connection, held: &Held) -> Result<()> {
     .map(drop)
 }
 
-/// The worker is no more: what it holds waits as before it was taken, or is cancelled, when that was wanted.
+/// Removes a worker. Its jobs wait again at their old positions, or are cancelled if that was requested.
 pub(super) fn leave(db: &Connection, worker: &str, now: Millis) -> Result<()> {
     db.prepare_cached("DELETE FROM aside_workers WHERE id = ?1")?.execute([worker])?;
     for id in held_by(db, worker)? {
@@ -172,26 +173,27 @@ fn release(db: &Connection, id: i64, now: Millis) -> Result<()> {
     .map(drop)
 }
 
-/// A worker of which somebody thinks that it is gone.
+/// A worker whose lease seems to have expired.
 #[derive(Debug, Clone)]
-pub(super) struct Silent {
+pub(super) struct SuspectedWorker {
     pub(super) worker: String,
-    /// What was its last beat then; one that has beaten since lives. None for one that cannot have.
-    pub(super) beat: Option<i64>,
+    /// The number of heartbeats at that time. The worker is alive if the number has changed. `None` for a worker that
+    /// is known to be dead.
+    pub(super) heartbeat: Option<i64>,
 }
 
-/// Gives back what they hold. Those that were gone indeed, and how many jobs were given back.
-pub(super) fn recover(db: &Connection, silent: &[Silent], now: Millis) -> Result<(Vec<String>, usize)> {
-    let (mut gone, mut recovered) = (Vec::new(), 0);
-    for Silent { worker, beat } in silent {
+/// Releases the jobs of expired workers. Returns the workers that were removed, and the number of released jobs.
+pub(super) fn recover(db: &Connection, suspected: &[SuspectedWorker], now: Millis) -> Result<(Vec<String>, usize)> {
+    let (mut missing, mut recovered) = (Vec::new(), 0);
+    for SuspectedWorker { worker, heartbeat } in suspected {
         let mut forget = db.prepare_cached("DELETE FROM aside_workers WHERE id = ?1 AND (?2 IS NULL OR beat = ?2)")?;
-        let is_gone = forget.execute(params![worker, beat])? > 0 || beat.is_none();
+        let is_gone = forget.execute(params![worker, heartbeat])? > 0 || heartbeat.is_none();
         if is_gone {
             recovered += interrupt_all(db, worker, now)?;
-            gone.push(worker.clone());
+            missing.push(worker.clone());
         }
     }
-    Ok((gone, recovered))
+    Ok((missing, recovered))
 }
 
 fn interrupt_all(db: &Connection, worker: &str, now: Millis) -> Result<usize> {
@@ -202,7 +204,7 @@ fn interrupt_all(db: &Connection, worker: &str, now: Millis) -> Result<usize> {
     Ok(held.len())
 }
 
-/// Back in its place in the line, unless its process has ended under it too often.
+/// Returns a job to its old position in the queue, unless it was interrupted too often.
 fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
     let counted = "UPDATE aside_jobs SET interruptions = interruptions + 1 WHERE id = ?1
                    RETURNING interruptions, is_cancelling";
@@ -212,26 +214,26 @@ fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
         return match wait_after_interruption(count) {
             0 => release(db, id, now),
             wait => {
-                take_back_try(db, id)?;
-                try_again(db, id, wait, now)
+                uncount_attempt(db, id)?;
+                schedule_retry(db, id, wait, now)
             }
         };
     }
-    let words = format!(
-        "the process that ran it ended {MOST_INTERRUPTIONS} times before it did, and it may well be what ends it; find out how \
-         (is memory short?), then retry it"
+    let message = format!(
+        "the process ended {MOST_INTERRUPTIONS} times while it ran this job, which may be the cause: find out why the process ended \
+             (was its memory exhausted?), then retry the job"
     );
-    fail(db, id, &words, now)?;
+    fail(db, id, &message, now)?;
     die(db, id, Cause::Abandoned, now)?;
-    take_back_try(db, id)
+    uncount_attempt(db, id)
 }
 
-/// A try that was interrupted is none.
-fn take_back_try(db: &Connection, id: i64) -> Result<()> {
+/// Does not count an interrupted attempt.
+fn uncount_attempt(db: &Connection, id: i64) -> Result<()> {
     db.prepare_cached("UPDATE aside_jobs SET attempt = attempt - 1 WHERE id = ?1")?.execute([id]).map(drop)
 }
 
-/// Running jobs whose worker is not known: none, unless somebody took a row away.
+/// Returns the unknown workers of running jobs: there are none unless a row was deleted by other means.
 pub(super) fn orphans(db: &Connection) -> Result<Vec<String>> {
     let mut orphans = db.prepare_cached(
         "SELECT DISTINCT worker FROM aside_jobs INDEXED BY aside_jobs_state
@@ -240,7 +242,7 @@ pub(super) fn orphans(db: &Connection) -> Result<Vec<String>> {
     orphans.query_map([], |row| row.get(0))?.collect()
 }
 
-/// Each worker: its id, its last beat, and whether it has a lock.
+/// Returns each worker with its number of heartbeats, and true if it has a lock.
 pub(super) fn workers(db: &Connection) -> Result<Vec<(String, i64, bool)>> {
     let mut workers = db.prepare_cached("SELECT id, beat, has_lock FROM aside_workers")?;
     workers.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
@@ -257,26 +259,26 @@ pub(super) fn check(db: &Connection) -> Result<()> {
     db.prepare_cached(written)?.execute([]).map(drop)
 }
 
-pub(super) fn claim(db: &Connection, worker: &str, rooms: &[Room], now: Millis) -> Result<Vec<Claimed>> {
+pub(super) fn claim(db: &Connection, worker: &str, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>> {
     db.prepare_cached(
         "UPDATE aside_jobs SET state = 0 WHERE id IN
             (SELECT id FROM aside_jobs INDEXED BY aside_jobs_due WHERE state = 1 AND due_at <= ?1 ORDER BY due_at LIMIT ?2)",
     )?
     .execute(params![now, MOST_DUE])?;
-    // Who was taken for dead gets nothing until it has joined anew: nobody would notice when it really dies.
+    // An expired worker gets no jobs until it has joined again: its death would not be detected.
     if !is_worker(db, worker)? {
         return Ok(Vec::new());
     }
     let mut claimed = Vec::new();
-    for room in rooms {
-        claimed.extend(claim_of(db, worker, room, now)?);
+    for capacity in capacities {
+        claimed.extend(claim_of(db, worker, capacity, now)?);
     }
     Ok(claimed)
 }
 
-fn claim_of(db: &Connection, worker: &str, room: &Room, now: Millis) -> Result<Vec<Claimed>> {
-    let is_paused = db.prepare_cached("SELECT 1 FROM aside_queues WHERE name = ?1")?.exists([&room.queue])?;
-    if is_paused || room.free == 0 {
+fn claim_of(db: &Connection, worker: &str, capacity: &Capacity, now: Millis) -> Result<Vec<Claimed>> {
+    let is_paused = db.prepare_cached("SELECT 1 FROM aside_queues WHERE name = ?1")?.exists([&capacity.queue])?;
+    if is_paused || capacity.free == 0 {
         return Ok(Vec::new());
     }
     let mut claim = db.prepare_cached(
@@ -286,9 +288,9 @@ fn claim_of(db: &Connection, worker: &str, room: &Room, now: Millis) -> Result<V
                       WHERE state = 0 AND queue = ?3 ORDER BY rank, id LIMIT ?4)
          RETURNING id, token, name, label, payload, queue, attempt, origin, enqueued_at, rank",
     )?;
-    let rows = claim.query_map(params![worker, now, room.queue, count(room.free as u64)], claimed_in)?;
+    let rows = claim.query_map(params![worker, now, capacity.queue, count(capacity.free as u64)], claimed_in)?;
     let mut ranked: Vec<(Millis, Claimed)> = rows.collect::<Result<_>>()?;
-    // What is returned comes in no order that is promised.
+    // The returned rows are in no particular order.
     ranked.sort_by_key(|(rank, job)| (*rank, job.id));
     Ok(ranked.into_iter().map(|(_, job)| job).collect())
 }
@@ -316,25 +318,25 @@ pub(super) fn next_due(db: &Connection) -> Result<Option<Millis>> {
     .optional()
 }
 
-pub(super) fn settle(db: &Connection, id: u64, token: u64, ending: &Ending, now: Millis) -> Result<bool> {
+pub(super) fn resolve(db: &Connection, id: u64, token: u64, ending: &Ending, now: Millis) -> Result<bool> {
     let is_running = runs(db, key(id), token)?;
     if !is_running {
-        return hear_of_completed(db, key(id), token);
+        return acknowledge_completed(db, key(id), token);
     }
-    keep_last(db, id, ending)?;
+    store_last(db, id, ending)?;
     let id = key(id);
     match &ending.end {
         End::Done => finish(db, id, JobState::Done, now)?,
-        End::Retry { wait, words } => {
-            fail(db, id, words, now)?;
-            try_again(db, id, *wait, now)?;
+        End::Retry { wait, message } => {
+            fail(db, id, message, now)?;
+            schedule_retry(db, id, *wait, now)?;
         }
-        End::Dead { words, cause } => {
-            fail(db, id, words, now)?;
+        End::Dead { message, cause } => {
+            fail(db, id, message, now)?;
             die(db, id, *cause, now)?;
         }
-        End::Cancelled { words } => {
-            words.iter().try_for_each(|words| fail(db, id, words, now))?;
+        End::Cancelled { message } => {
+            message.iter().try_for_each(|message| fail(db, id, message, now))?;
             finish(db, id, JobState::Cancelled, now)?;
         }
         End::Released => release(db, id, now)?,
@@ -342,8 +344,8 @@ pub(super) fn settle(db: &Connection, id: u64, token: u64, ending: &Ending, now:
     Ok(true)
 }
 
-/// Keeps how far a job was when its attempt ended, and its output. Most jobs say neither, and nothing is written then.
-pub(super) fn keep_last(db: &Connection, id: u64, ending: &Ending) -> Result<()> {
+/// Stores the last progress of an attempt and its output. Most jobs have neither, and then nothing is written.
+pub(super) fn store_last(db: &Connection, id: u64, ending: &Ending) -> Result<()> {
     if let Some((done, total, message)) = &ending.last.progress {
         db.prepare_cached(
             "UPDATE aside_jobs SET done = ?2, total = ?3, message = ?4
@@ -358,29 +360,29 @@ pub(super) fn keep_last(db: &Connection, id: u64, ending: &Ending) -> Result<()>
     Ok(())
 }
 
-/// Whether that claim of it is the last one, and has not ended.
+/// Returns true if the claim is the last one of the job, and has not ended.
 fn runs(db: &Connection, id: i64, token: u64) -> Result<bool> {
     db.prepare_cached("SELECT 1 FROM aside_jobs WHERE id = ?1 AND state = 2 AND token = ?2")?.exists([id, key(token)])
 }
 
-/// Ends it well, when that claim of it is still the last one: whether it was.
+/// Completes the job if the claim is its last one. Returns true if it was.
 pub(super) fn complete(db: &Connection, id: u64, token: u64, now: Millis) -> Result<bool> {
-    let is_its_own = runs(db, key(id), token)?;
-    if is_its_own {
+    let is_current = runs(db, key(id), token)?;
+    if is_current {
         finish(db, key(id), JobState::Done, now)?;
-        // Its worker has not heard of it: it may be another process than that which does the job.
+        // The worker has not reported the outcome yet: another process may run the attempt.
         db.prepare_cached("UPDATE aside_jobs SET worker = '' WHERE id = ?1")?.execute([key(id)])?;
     }
-    Ok(is_its_own)
+    Ok(is_current)
 }
 
-/// A worker settles a job that its own transaction has completed, once. Whether it is one.
-fn hear_of_completed(db: &Connection, id: i64, token: u64) -> Result<bool> {
+/// Acknowledges, once, the outcome of a job that its own transaction has completed. Returns true if it is such a job.
+fn acknowledge_completed(db: &Connection, id: i64, token: u64) -> Result<bool> {
     let sql = "UPDATE aside_jobs SET worker = NULL WHERE id = ?1 AND token = ?2 AND state = 3 AND worker = ''";
     Ok(db.prepare_cached(sql)?.execute([id, key(token)])? == 1)
 }
 
-/// Whether [`complete`] still holds within its transaction.
+/// Returns true if the effect of [`complete`] is still present within its transaction.
 pub(super) fn is_completed(db: &Connection, id: u64, token: u64) -> Result<bool> {
     db.prepare_cached("SELECT 1 FROM aside_jobs WHERE id = ?1 AND state = 3 AND token = ?2")?
         .exists([key(id), key(token)])
@@ -399,8 +401,8 @@ fn finish(db: &Connection, id: i64, state: JobState, now: Millis) -> Result<()> 
     .map(drop)
 }
 
-/// Waits for the next try, unless somebody wants it cancelled, of which the worker may not have heard.
-fn try_again(db: &Connection, id: i64, wait: Millis, now: Millis) -> Result<()> {
+/// Makes the job wait for its next attempt, unless it was cancelled, which its worker may not have received.
+fn schedule_retry(db: &Connection, id: i64, wait: Millis, now: Millis) -> Result<()> {
     let (due, since) = due(When::After(wait), now);
     let priority =
         db.prepare_cached("SELECT priority FROM aside_jobs WHERE id = ?1")?.query_row([id], |row| row.get(0))?;
@@ -422,15 +424,15 @@ fn try_again(db: &Connection, id: i64, wait: Millis, now: Millis) -> Result<()> 
     .map(drop)
 }
 
-/// Keeps what a try came to, and the last ones before it.
-fn fail(db: &Connection, id: i64, words: &str, now: Millis) -> Result<()> {
+/// Stores a failure, and deletes the oldest ones beyond the limit.
+fn fail(db: &Connection, id: i64, message: &str, now: Millis) -> Result<()> {
     let last = "SELECT coalesce(max(number), 0) FROM aside_failures WHERE job = ?1";
     let number = 1 + db.prepare_cached(last)?.query_row([id], |row| row.get::<_, i64>(0))?;
     db.prepare_cached(
         "INSERT INTO aside_failures (job, number, attempt, at, words)
          SELECT id, ?2, attempt, ?3, ?4 FROM aside_jobs WHERE id = ?1",
     )?
-    .execute(params![id, number, now, words])?;
+    .execute(params![id, number, now, message])?;
     db.prepare_cached("DELETE FROM aside_failures WHERE job = ?1 AND number <= ?2 - ?3")?
         .execute(params![id, number, MOST_FAILURES as i64])
         .map(drop)
@@ -489,15 +491,15 @@ pub(super) fn discard(db: &Connection, id: u64) -> Result<bool> {
 }
 
 pub(super) fn pause(db: &Connection, queue: &str, paused: bool) -> Result<()> {
-    let told = if paused {
+    let sql = if paused {
         "INSERT INTO aside_queues (name) VALUES (?1) ON CONFLICT (name) DO NOTHING"
     } else {
         "DELETE FROM aside_queues WHERE name = ?1"
     };
-    db.prepare_cached(told)?.execute([queue]).map(drop)
+    db.prepare_cached(sql)?.execute([queue]).map(drop)
 }
 
-/// The columns that [`info_in`] reads; after them comes the output, or whether there is one.
+/// The columns that [`info_in`] reads. After them comes the output, or true if there is one.
 const INFO: &str = "id, name, label, queue, priority, state, attempt, interruptions, payload, unique_key, origin, enqueued_at, \
                     due_at, began_at, ended_at, is_cancelling, done, total, message";
 
@@ -523,7 +525,7 @@ fn info_in(row: &Row<'_>) -> Result<JobInfo> {
         total: row.get::<_, i64>(17)?.unsigned_abs(),
         message: row.get(18)?,
         failures: Vec::new(),
-        output: Kept::Nothing,
+        output: StoredOutput::Absent,
     })
 }
 
@@ -533,7 +535,7 @@ fn whole_in(row: &Row<'_>) -> Result<JobInfo> {
 }
 
 fn listed_in(row: &Row<'_>) -> Result<JobInfo> {
-    let output = if row.get(19)? { Kept::LeftOut } else { Kept::Nothing };
+    let output = if row.get(19)? { StoredOutput::LeftOut } else { StoredOutput::Absent };
     Ok(JobInfo { output, ..info_in(row)? })
 }
 
@@ -615,8 +617,8 @@ pub(super) fn tick(db: &Connection, schedule: &str, due: Millis, job: Option<&En
     Ok(true)
 }
 
-/// Takes away some of what is kept too long or too many. How many.
-pub(super) fn trim(db: &Connection, keep: Keep, now: Millis) -> Result<usize> {
+/// Deletes some of the jobs beyond the retention. Returns their number.
+pub(super) fn prune(db: &Connection, keep: Retention, now: Millis) -> Result<usize> {
     let age = Millis::try_from(keep.age.as_millis()).unwrap_or(Millis::MAX);
     let surplus = db
         .prepare_cached(
@@ -630,7 +632,7 @@ pub(super) fn trim(db: &Connection, keep: Keep, now: Millis) -> Result<usize> {
         "SELECT id FROM aside_jobs INDEXED BY aside_jobs_ended
          WHERE state IN (3, 5) AND (ended_at < ?1 OR (ended_at, id) <= (?2, ?3)) ORDER BY ended_at, id LIMIT ?4",
     )?;
-    let ids = old.query_map(params![now.saturating_sub(age), last, last_id, MOST_TRIMMED as i64], id_in)?;
+    let ids = old.query_map(params![now.saturating_sub(age), last, last_id, MOST_PRUNED as i64], id_in)?;
     let ids: Vec<u64> = ids.collect::<Result<_>>()?;
     ids.iter().try_for_each(|id| discard(db, *id).map(drop))?;
     Ok(ids.len())

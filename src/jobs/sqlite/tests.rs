@@ -1,4 +1,4 @@
-//! What only SQLite has; what all engines do alike is in the conformance suite.
+//! Tests of SQLite only; the conformance suite tests what all engines have in common.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,21 +11,21 @@ use super::*;
 use crate::background::output::Output;
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::When;
-use crate::jobs::record::{Cause, Kept};
+use crate::jobs::record::{Cause, StoredOutput};
 
 /// A time of the wall clock.
 const T: Millis = 2_000_000_000_000;
 
-/// How long a test waits for what must come.
+/// The longest wait of a test for an event.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A lease that is not over while a test runs.
+/// A lease that does not expire during a test.
 const LONG: Duration = Duration::from_secs(3600);
 
-/// A wait for locks that is soon over.
+/// A short wait for locks.
 const BRIEF: Duration = Duration::from_millis(30);
 
-/// A folder of one's own and the file in it.
+/// A temporary folder with the database file.
 struct Home(TempDir);
 
 impl Home {
@@ -45,7 +45,7 @@ impl Home {
         Connection::open(self.path()).unwrap()
     }
 
-    /// The lock files that are there.
+    /// Returns the number of lock files.
     fn locks(&self) -> usize {
         let names = fs::read_dir(self.0.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name.starts_with("jobs.db-worker-")).count()
@@ -69,7 +69,7 @@ fn add(jobs: &Sqlite, name: &str) -> u64 {
     jobs.enqueue(vec![entry(name)], T).unwrap()[0].id
 }
 
-/// So many by one thread, one after the other.
+/// Enqueues `many` jobs in one thread, one after the other.
 fn add_each(jobs: &Sqlite, many: usize) {
     for _ in 0..many {
         add(jobs, "a");
@@ -77,10 +77,10 @@ fn add_each(jobs: &Sqlite, many: usize) {
 }
 
 fn take(jobs: &Sqlite, worker: &WorkerId) -> Claimed {
-    jobs.claim(worker, &[Room { queue: "default".to_owned(), free: 1 }], T).unwrap().remove(0)
+    jobs.claim(worker, &[Capacity { queue: "default".to_owned(), free: 1 }], T).unwrap().remove(0)
 }
 
-/// A job that runs.
+/// Returns a running job and its worker.
 fn running(jobs: &Sqlite) -> (WorkerId, Claimed) {
     let worker = jobs.join().unwrap();
     add(jobs, "a");
@@ -93,13 +93,13 @@ fn state(jobs: &Sqlite, id: u64) -> JobState {
 }
 
 #[track_caller]
-fn refused<T>(outcome: Result<T>, words: &str) -> String {
+fn refused<T>(outcome: Result<T>, message: &str) -> String {
     let chain = outcome.map(drop).unwrap_err().chain();
-    assert!(chain.contains(words), "{words:?} is not in {chain:?}");
+    assert!(chain.contains(message), "{message:?} is not in {chain:?}");
     chain
 }
 
-/// Each handle as another process would have it.
+/// Each handle behaves like another process.
 impl Bench for Home {
     fn engine(&self) -> Arc<dyn Engine> {
         Arc::new(self.open())
@@ -130,7 +130,7 @@ fn jobs_outlive_the_handle() {
 }
 
 #[test]
-fn no_number_is_given_twice() {
+fn no_id_is_assigned_twice() {
     let home = Home::new();
     let last = add(&home.open(), "a");
     assert!(home.open().discard(last).unwrap());
@@ -145,24 +145,24 @@ fn two_handles_work_on_one_file() {
     let worker = other.join().unwrap();
     let claimed = take(&other, &worker);
     assert_eq!((claimed.id, state(&one, id)), (id, JobState::Running));
-    assert!(one.settle(id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(one.resolve(id, claimed.token, End::Done.into(), T).unwrap());
     assert_eq!(other.counts().unwrap().done, 1);
 }
 
 #[test]
-fn what_is_claimed_together_comes_in_its_order() {
+fn jobs_claimed_together_are_in_order() {
     let home = Home::new();
     let jobs = home.open();
     let urgent = |priority| Entry { priority, ..entry("a") };
     let ids = jobs.enqueue([0, 2, 1, 3].map(urgent).into(), T).unwrap();
     let worker = jobs.join().unwrap();
-    let claimed = jobs.claim(&worker, &[Room { queue: "default".to_owned(), free: 9 }], T).unwrap();
+    let claimed = jobs.claim(&worker, &[Capacity { queue: "default".to_owned(), free: 9 }], T).unwrap();
     let order = [3, 1, 2, 0].map(|index| ids[index].id);
     assert!(claimed.iter().map(|job| job.id).eq(order), "{claimed:?}");
 }
 
 #[test]
-fn who_has_died_is_known_by_its_lock_at_once() {
+fn a_dead_process_is_detected_by_its_lock() {
     let home = Home::new();
     let (dying, other) = (home.open(), home.open());
     let (worker, claimed) = running(&dying);
@@ -177,28 +177,28 @@ fn who_has_died_is_known_by_its_lock_at_once() {
 }
 
 #[test]
-fn who_leaves_takes_its_lock_along() {
+fn a_worker_that_leaves_deletes_its_lock_file() {
     let home = Home::new();
     let jobs = home.open();
     let (worker, claimed) = running(&jobs);
     jobs.leave(&worker, T).unwrap();
     assert_eq!((home.locks(), state(&jobs, claimed.id)), (0, JobState::Waiting));
-    assert!(jobs.beat(&worker, &[], T).unwrap().is_evicted);
+    assert!(jobs.heartbeat(&worker, &[], T).unwrap().is_evicted);
 }
 
 #[test]
-fn a_lock_file_that_is_gone_means_death() {
+fn a_missing_lock_file_means_a_dead_worker() {
     let home = Home::new();
     let (one, other) = (home.open(), home.open());
     let (worker, claimed) = running(&one);
     fs::remove_file(home.0.path().join(format!("jobs.db-worker-{}", worker.0))).unwrap();
     assert_eq!(other.recover(LONG, T).unwrap(), 1);
-    assert!(one.beat(&worker, &[], T).unwrap().is_evicted);
-    assert!(!one.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(one.heartbeat(&worker, &[], T).unwrap().is_evicted);
+    assert!(!one.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap());
 }
 
 #[test]
-fn lock_files_of_nobody_are_taken_away() {
+fn stale_lock_files_are_deleted() {
     let home = Home::new();
     let jobs = home.open();
     let left_over = home.0.path().join("jobs.db-worker-1-00");
@@ -213,7 +213,7 @@ fn lock_files_of_nobody_are_taken_away() {
 }
 
 #[test]
-fn jobs_of_a_worker_that_nobody_knows_are_given_back() {
+fn jobs_of_an_unknown_worker_are_released() {
     let home = Home::new();
     let jobs = home.open();
     let (_, claimed) = running(&jobs);
@@ -223,13 +223,13 @@ fn jobs_of_a_worker_that_nobody_knows_are_given_back() {
 }
 
 #[test]
-fn a_beat_between_the_look_and_the_verdict_counts() {
+fn a_heartbeat_between_observation_and_recovery_counts() {
     let home = Home::new();
     let jobs = home.open();
     let (worker, claimed) = running(&jobs);
-    let silent = vec![statements::Silent { worker: worker.0.clone(), beat: Some(0) }];
-    jobs.beat(&worker, &[], T).unwrap();
-    let verdict = jobs.write(Commit::DURABLE, move |db| statements::recover(db, &silent, T)).unwrap();
+    let suspected = vec![statements::SuspectedWorker { worker: worker.0.clone(), heartbeat: Some(0) }];
+    jobs.heartbeat(&worker, &[], T).unwrap();
+    let verdict = jobs.write(Commit::DURABLE, move |db| statements::recover(db, &suspected, T)).unwrap();
     assert_eq!(verdict, (vec![], 0));
     assert_eq!(state(&jobs, claimed.id), JobState::Running);
 }
@@ -243,7 +243,7 @@ fn later(step: &'static str) -> Vec<&'static str> {
 #[test]
 fn this_version_reads_jobs_of_the_first_version() {
     let home = Home::new();
-    let first = schema::prepare(&Place::new(&home.path(), BUSY).unwrap(), &schema::STEPS[..1]).unwrap();
+    let first = schema::prepare(&Database::new(&home.path(), BUSY).unwrap(), &schema::STEPS[..1]).unwrap();
     let job =
         "INSERT INTO aside_jobs (state, rank, queue, name, priority, enqueued_at, due_at, ended_at, label, payload)
                VALUES (4, 0, 'default', 'a', 0, 0, 0, 0, 'a', '{}')";
@@ -253,9 +253,9 @@ fn this_version_reads_jobs_of_the_first_version() {
     assert_eq!(jobs.counts().unwrap(), JobCounts { dead: 1, ..JobCounts::default() });
     assert!(jobs.revive(1, T).unwrap());
     let worker = jobs.join().unwrap();
-    let claimed = jobs.claim(&worker, &[Room { queue: "default".into(), free: 1 }], T).unwrap();
-    let panicked = End::Dead { words: "panicked: boom".into(), cause: Cause::Panicked };
-    assert!(jobs.settle(1, claimed[0].token, panicked.into(), T).unwrap());
+    let claimed = jobs.claim(&worker, &[Capacity { queue: "default".into(), free: 1 }], T).unwrap();
+    let panicked = End::Dead { message: "panicked: boom".into(), cause: Cause::Panicked };
+    assert!(jobs.resolve(1, claimed[0].token, panicked.into(), T).unwrap());
     assert_eq!(jobs.counts().unwrap(), JobCounts { dead: 1, panicked: 1, ..JobCounts::default() });
 }
 
@@ -263,7 +263,7 @@ fn this_version_reads_jobs_of_the_first_version() {
 #[test]
 fn this_version_reads_jobs_of_the_second_version() {
     let home = Home::new();
-    let second = schema::prepare(&Place::new(&home.path(), BUSY).unwrap(), &schema::STEPS[..2]).unwrap();
+    let second = schema::prepare(&Database::new(&home.path(), BUSY).unwrap(), &schema::STEPS[..2]).unwrap();
     let jobs =
         "INSERT INTO aside_jobs (state, rank, queue, name, priority, enqueued_at, due_at, ended_at, label, payload,
                                         done, total, message)
@@ -275,14 +275,14 @@ fn this_version_reads_jobs_of_the_second_version() {
     let jobs = home.open();
     let (done, waiting) = (jobs.find(1).unwrap().unwrap(), jobs.find(2).unwrap().unwrap());
     assert_eq!((done.state, done.payload.as_str(), done.ended_at), (JobState::Done, r#"{"id":7}"#, Some(7)));
-    assert_eq!((done.done, done.total, done.message.as_str(), done.output), (3, 5, "part 3", Kept::Nothing));
-    assert_eq!((done.failures[0].words.as_str(), waiting.output), ("broken", Kept::Nothing));
+    assert_eq!((done.done, done.total, done.message.as_str(), done.output), (3, 5, "part 3", StoredOutput::Absent));
+    assert_eq!((done.failures[0].words.as_str(), waiting.output), ("broken", StoredOutput::Absent));
     let worker = jobs.join().unwrap();
     let claimed = take(&jobs, &worker);
     assert_eq!(claimed.id, 2);
     let last = Last { output: Some(Output::from_json("17")), ..Last::default() };
-    assert!(jobs.settle(2, claimed.token, Ending { end: End::Done, last }, T).unwrap());
-    assert_eq!(jobs.find(2).unwrap().unwrap().output, Kept::Whole(Output::from_json("17")));
+    assert!(jobs.resolve(2, claimed.token, Ending { end: End::Done, last }, T).unwrap());
+    assert_eq!(jobs.find(2).unwrap().unwrap().output, StoredOutput::Whole(Output::from_json("17")));
 }
 
 #[test]
@@ -293,12 +293,12 @@ fn a_later_version_reads_jobs_of_this_version() {
     let jobs = Sqlite::open_with(&home.path(), BUSY, &steps).unwrap();
     assert_eq!(state(&jobs, id), JobState::Waiting);
     home.connect().prepare("SELECT colour FROM aside_jobs").unwrap();
-    let words = refused(Sqlite::open(&home.path()), "tables of version 4, and this one knows those up to 3");
-    assert!(words.contains("jobs.db"), "{words}");
+    let message = refused(Sqlite::open(&home.path()), "tables of version 4, and this one knows those up to 3");
+    assert!(message.contains("jobs.db"), "{message}");
 }
 
 #[test]
-fn a_step_that_fails_leaves_all_as_it_was() {
+fn a_failed_migration_changes_nothing() {
     let home = Home::new();
     let id = add(&home.open(), "a");
     let steps = later("DROP TABLE aside_queues; DROP TABLE no_such_table");
@@ -309,7 +309,7 @@ fn a_step_that_fails_leaves_all_as_it_was() {
 }
 
 #[test]
-fn many_may_begin_together() {
+fn processes_may_open_a_new_file_at_the_same_time() {
     let home = Home::new();
     let path = home.path();
     thread::scope(|scope| {
@@ -320,7 +320,7 @@ fn many_may_begin_together() {
 }
 
 #[test]
-fn many_may_migrate_together() {
+fn processes_may_migrate_at_the_same_time() {
     let home = Home::new();
     add(&home.open(), "a");
     let (path, barrier) = (home.path(), std::sync::Barrier::new(8));
@@ -336,7 +336,7 @@ fn many_may_migrate_together() {
 }
 
 #[test]
-fn the_applications_database_stays_its_own() {
+fn the_applications_tables_are_left_alone() {
     let home = Home::new();
     let db = home.connect();
     db.execute_batch("PRAGMA user_version = 7; CREATE TABLE orders (id INTEGER PRIMARY KEY)").unwrap();
@@ -348,12 +348,12 @@ fn the_applications_database_stays_its_own() {
 }
 
 #[test]
-fn what_is_no_database_is_refused_and_left_alone() {
+fn a_file_that_is_not_a_database_is_refused_and_left_alone() {
     let home = Home::new();
     let text = "this is a letter, not a database. ".repeat(100);
     fs::write(home.path(), &text).unwrap();
-    let words = refused(Sqlite::open(&home.path()), "no SQLite database");
-    assert!(words.contains("jobs.db"), "{words}");
+    let message = refused(Sqlite::open(&home.path()), "not a SQLite database");
+    assert!(message.contains("jobs.db"), "{message}");
     assert_eq!(fs::read_to_string(home.path()).unwrap(), text);
     refused(Sqlite::open(home.0.path()), "it cannot be opened");
     refused(Sqlite::open(Path::new("")), "data/jobs.db");
@@ -365,17 +365,17 @@ fn a_damaged_file_is_refused() {
     let home = Home::new();
     home.open().enqueue(vec![Entry { payload: "x".repeat(1000), ..entry("a") }; 200], T).unwrap();
     let mut bytes = fs::read(home.path()).unwrap();
-    // One page of the jobs themselves, which nothing reads at the start unless it looks for damage.
+    // One page of the job table, which is read at the start only to check for damage.
     let page = bytes.len() / 4096 / 2 * 4096;
     assert!(page > 100_000, "the file holds its jobs after it was closed");
     bytes[page..page + 4096].fill(0x55);
     fs::write(home.path(), bytes).unwrap();
-    let words = refused(Sqlite::open(&home.path()), "damaged");
-    assert!(words.contains("jobs.db"), "{words}");
+    let message = refused(Sqlite::open(&home.path()), "damaged");
+    assert!(message.contains("jobs.db"), "{message}");
 }
 
 #[test]
-fn a_folder_that_is_missing_is_made() {
+fn a_missing_folder_is_created() {
     let home = Home::new();
     let path = home.0.path().join("data/here/jobs.db");
     add(&Sqlite::open(&path).unwrap(), "a");
@@ -383,38 +383,38 @@ fn a_folder_that_is_missing_is_made() {
 }
 
 #[test]
-fn a_full_disk_keeps_nothing_of_a_call_and_all_that_was_there() {
+fn a_full_disk_rolls_back_the_call_and_keeps_existing_jobs() {
     let home = Home::new();
     let jobs = home.open();
     let (_, claimed) = running(&jobs);
     limit(&jobs, Some(4));
     let large = Entry { payload: "x".repeat(100_000), ..entry("large") };
-    refused(jobs.enqueue(vec![entry("small"), large.clone()], T), "there is no room left");
+    refused(jobs.enqueue(vec![entry("small"), large.clone()], T), "the disk is full");
     assert_eq!(jobs.counts().unwrap(), JobCounts { running: 1, ..JobCounts::default() });
-    assert!(jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap(), "what needs no room goes on");
+    assert!(jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap(), "what needs no room goes on");
     limit(&jobs, None);
     assert_eq!(jobs.enqueue(vec![large], T).unwrap().len(), 1);
 }
 
-/// So many more pages may the file have.
+/// Limits the size of the file to `more` additional pages.
 fn limit(jobs: &Sqlite, more: Option<u32>) {
     let set = move |db: &Connection| {
         let pages: u32 = db.query_row("PRAGMA page_count", [], |row| row.get(0))?;
         let most = more.map_or(1 << 30, |more| pages + more);
         db.query_row(&format!("PRAGMA max_page_count = {most}"), [], |_| Ok(()))
     };
-    jobs.write(Commit::PASSING, set).unwrap();
+    jobs.write(Commit::RELAXED, set).unwrap();
 }
 
 #[test]
-fn a_lock_of_somebody_else_is_waited_for_and_then_named() {
+fn a_lock_of_another_process_is_waited_for_and_then_reported() {
     let home = Home::new();
     let jobs = Sqlite::open_with(&home.path(), BRIEF, schema::STEPS).unwrap();
     let id = add(&jobs, "a");
     let other = home.connect();
     other.execute_batch("BEGIN IMMEDIATE").unwrap();
-    let words = refused(jobs.enqueue(vec![entry("b"), entry("c")], T), "another process or connection has it locked");
-    assert!(words.contains("jobs.db"), "{words}");
+    let message = refused(jobs.enqueue(vec![entry("b"), entry("c")], T), "another process or connection has it locked");
+    assert!(message.contains("jobs.db"), "{message}");
     assert_eq!(state(&jobs, id), JobState::Waiting, "who reads does not wait");
     other.execute_batch("COMMIT").unwrap();
     assert_eq!(jobs.counts().unwrap().waiting, 1);
@@ -423,7 +423,7 @@ fn a_lock_of_somebody_else_is_waited_for_and_then_named() {
 
 #[test]
 #[cfg(unix)]
-fn a_file_that_is_deleted_takes_nothing_more() {
+fn a_deleted_file_accepts_no_writes() {
     let home = Home::new();
     let jobs = home.open();
     let id = add(&jobs, "a");
@@ -437,10 +437,10 @@ fn a_file_that_is_deleted_takes_nothing_more() {
 }
 
 #[test]
-fn a_write_that_panics_or_fails_takes_no_other_along() {
+fn a_write_that_panics_or_fails_does_not_affect_others() {
     let home = Home::new();
     let jobs = home.open();
-    // While the connection is out, what is asked gathers.
+    // While the connection is borrowed, writes are queued.
     let borrowed = jobs.writer.borrow().unwrap();
     let asked = thread::scope(|scope| {
         let ask = || {
@@ -455,14 +455,14 @@ fn a_write_that_panics_or_fails_takes_no_other_along() {
     drop(borrowed);
     let (one, boom, wrong, two) = asked;
     assert!(one.recv().unwrap().unwrap().is_new);
-    assert!(boom.recv().unwrap().unwrap_err().words.contains("panicked"));
-    assert!(wrong.recv().unwrap().unwrap_err().words.contains("syntax error"));
+    assert!(boom.recv().unwrap().unwrap_err().message.contains("panicked"));
+    assert!(wrong.recv().unwrap().unwrap_err().message.contains("syntax error"));
     assert!(two.recv().unwrap().unwrap().is_new);
     assert_eq!(jobs.counts().unwrap().waiting, 2);
 }
 
 #[test]
-fn what_has_gathered_is_committed_at_once() {
+fn waiting_writes_share_one_transaction() {
     let home = Home::new();
     let jobs = home.open();
     let borrowed = jobs.writer.borrow().unwrap();
@@ -471,9 +471,9 @@ fn what_has_gathered_is_committed_at_once() {
         let ask = || {
             let add = || jobs.writer.ask(Commit::DURABLE, |db| statements::enqueue(db, &entry("a"), T)).unwrap();
             let added: Vec<_> = (0..20).map(|_| add()).collect();
-            // What the others wrote is there for the last one, and for nobody else yet.
-            let look = move |db: &Connection| Ok((count(db), count(&Connection::open(&path)?)));
-            (added, jobs.writer.ask(Commit::DURABLE, look).unwrap())
+            // The writes of the batch are visible to the last one, and to no other connection yet.
+            let poll = move |db: &Connection| Ok((count(db), count(&Connection::open(&path)?)));
+            (added, jobs.writer.ask(Commit::DURABLE, poll).unwrap())
         };
         scope.spawn(ask).join().unwrap()
     });
@@ -487,11 +487,11 @@ fn count(db: &Connection) -> i64 {
 }
 
 #[test]
-fn what_is_answered_as_durable_is_synced() {
+fn a_durable_write_is_synced() {
     let home = Home::new();
     let jobs = home.open();
     let synced = |commit| jobs.write(commit, |db| db.query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0)));
-    assert_eq!([Commit::DURABLE, Commit::PASSING, Commit::NOTIFYING].map(|commit| synced(commit).unwrap()), [2, 1, 2]);
+    assert_eq!([Commit::DURABLE, Commit::RELAXED, Commit::NOTIFYING].map(|commit| synced(commit).unwrap()), [2, 1, 2]);
     let mut borrowed = jobs.writer.borrow().unwrap();
     let lent = borrowed.db().unwrap().query_row("PRAGMA synchronous", [], |row| row.get::<_, i64>(0));
     assert_eq!(lent.unwrap(), 2);
@@ -520,11 +520,15 @@ fn a_transaction_completes_the_job_with_what_it_writes() {
     assert_eq!(jobs.transaction(claimed.id, claimed.token, T, order, Last::default).unwrap(), 1);
     assert_eq!((state(&jobs, claimed.id), orders(&home)), (JobState::Done, 1));
     let held = [Held { id: claimed.id, token: claimed.token, progress: None }];
-    assert_eq!(jobs.beat(&worker, &held, T).unwrap(), Beat::default(), "it is not lost while it comes to its end");
-    let late = End::Retry { wait: 0, words: "too late".to_owned() };
-    assert!(jobs.settle(claimed.id, claimed.token, late.into(), T).unwrap());
+    assert_eq!(
+        jobs.heartbeat(&worker, &held, T).unwrap(),
+        HeartbeatReply::default(),
+        "it is not lost while it comes to its end"
+    );
+    let late = End::Retry { wait: 0, message: "too late".to_owned() };
+    assert!(jobs.resolve(claimed.id, claimed.token, late.into(), T).unwrap());
     assert_eq!(state(&jobs, claimed.id), JobState::Done);
-    assert!(!jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(!jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap());
 }
 
 #[test]
@@ -538,14 +542,14 @@ fn a_transaction_keeps_the_output_and_the_last_progress_with_what_it_writes() {
         "sold out",
     );
     let info = jobs.find(claimed.id).unwrap().unwrap();
-    assert_eq!((info.state, info.done, info.output), (JobState::Running, 0, Kept::Nothing));
+    assert_eq!((info.state, info.done, info.output), (JobState::Running, 0, StoredOutput::Absent));
     jobs.transaction(claimed.id, claimed.token, T, |_| Ok(()), last).unwrap();
     let seen = home.open().find(claimed.id).unwrap().unwrap();
     assert_eq!((seen.state, seen.done, seen.total, seen.message.as_str()), (JobState::Done, 5, 5, "all"));
-    assert_eq!(seen.output, Kept::Whole(Output::from_json("17")));
-    // What the job says after it changes nothing.
+    assert_eq!(seen.output, StoredOutput::Whole(Output::from_json("17")));
+    // Values that the job sets later have no effect.
     let late = Last { progress: Some((6, 6, "late".into())), output: Some(Output::from_json("18")) };
-    assert!(jobs.settle(claimed.id, claimed.token, Ending { end: End::Done, last: late }, T).unwrap());
+    assert!(jobs.resolve(claimed.id, claimed.token, Ending { end: End::Done, last: late }, T).unwrap());
     assert_eq!(jobs.find(claimed.id).unwrap().unwrap(), seen);
 }
 
@@ -554,7 +558,7 @@ fn orders(home: &Home) -> i64 {
 }
 
 #[test]
-fn a_transaction_that_fails_or_panics_undoes_all_and_the_job_runs_on() {
+fn a_transaction_that_fails_or_panics_is_rolled_back_and_the_job_continues() {
     let home = Home::new();
     let jobs = home.open();
     let (_, claimed) = running(&jobs);
@@ -571,7 +575,7 @@ fn a_transaction_that_fails_or_panics_undoes_all_and_the_job_runs_on() {
     let panicking = || jobs.transaction(claimed.id, claimed.token, T, panics, Last::default);
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking)).is_err());
     assert_eq!((state(&jobs, claimed.id), orders(&home)), (JobState::Running, 0));
-    assert!(jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap());
 }
 
 #[test]
@@ -579,7 +583,7 @@ fn a_transaction_of_a_stale_claim_writes_nothing() {
     let home = Home::new();
     let jobs = home.open();
     let (_, claimed) = running(&jobs);
-    jobs.settle(claimed.id, claimed.token, End::Released.into(), T).unwrap();
+    jobs.resolve(claimed.id, claimed.token, End::Released.into(), T).unwrap();
     let outcome =
         jobs.transaction(claimed.id, claimed.token, T, |_| -> Result<()> { panic!("it is not run") }, Last::default);
     assert!(outcome.unwrap_err().find_source::<Cancelled>().is_some());
@@ -587,7 +591,7 @@ fn a_transaction_of_a_stale_claim_writes_nothing() {
 }
 
 #[test]
-fn within_a_transaction_the_engine_says_what_to_do_instead() {
+fn another_write_within_a_transaction_is_an_error_that_names_the_remedy() {
     let home = Home::new();
     let (jobs, other) = (home.open(), Home::new());
     let (_, claimed) = running(&jobs);
@@ -607,22 +611,22 @@ fn within_a_transaction_the_engine_says_what_to_do_instead() {
 }
 
 #[test]
-fn a_transaction_that_was_ended_by_hand_is_an_error() {
+fn a_transaction_ended_by_the_closure_is_an_error() {
     let home = Home::new();
     let jobs = home.open();
     for ended in ["ROLLBACK", "COMMIT", "ROLLBACK; BEGIN"] {
         let (_, claimed) = running(&jobs);
         let ends = |db: &Transaction<'_>| Ok(db.execute_batch(ended)?);
         refused(jobs.transaction(claimed.id, claimed.token, T, ends, Last::default), "leave that to aside");
-        // Done already, or done now.
-        assert!(jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap(), "{ended}");
+        // Completed before, or by this call.
+        assert!(jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap(), "{ended}");
         assert_eq!(jobs.find(claimed.id).unwrap().unwrap().state, JobState::Done, "{ended}");
     }
     add(&jobs, "b");
 }
 
 #[test]
-fn enqueued_if_and_only_if_the_applications_transaction_commits() {
+fn a_job_is_enqueued_only_if_the_applications_transaction_commits() {
     let home = Home::new();
     let jobs = home.open();
     let mut db = home.connect();
@@ -640,12 +644,12 @@ fn enqueued_if_and_only_if_the_applications_transaction_commits() {
 }
 
 #[test]
-fn a_database_without_our_tables_is_named() {
+fn a_database_without_job_tables_is_an_error() {
     let home = Home::new();
     let mut db = home.connect();
     let transaction = db.transaction().unwrap();
-    let words = refused(enqueue_in(&transaction, &entry("a"), T), "has no tables for jobs");
-    assert!(words.contains("jobs.db"), "{words}");
+    let message = refused(enqueue_in(&transaction, &entry("a"), T), "has no tables for jobs");
+    assert!(message.contains("jobs.db"), "{message}");
     drop(transaction);
     let jobs = home.open();
     assert!(jobs.is_same_file(&db) && !jobs.is_same_file(&Connection::open_in_memory().unwrap()));
@@ -654,7 +658,7 @@ fn a_database_without_our_tables_is_named() {
 }
 
 #[test]
-fn the_bell_rings_for_commits_of_ones_own_and_of_others() {
+fn commits_of_this_and_of_other_processes_notify() {
     let home = Home::new();
     let (jobs, other) = (home.open(), home.open());
     let listener = Arc::new(Notify::default());
@@ -668,18 +672,18 @@ fn the_bell_rings_for_commits_of_ones_own_and_of_others() {
     let mut db = home.connect();
     let transaction = db.transaction().unwrap();
     enqueue_in(&transaction, &entry("c"), T).unwrap();
-    jobs.look_soon();
+    jobs.poll_soon();
     transaction.commit().unwrap();
     assert!(listener.wait(PATIENCE), "for the application's");
 }
 
 #[test]
-fn a_bell_rings_for_the_very_next_commit() {
+fn the_first_commit_after_listen_notifies() {
     let home = Home::new();
     let (jobs, other) = (home.open(), home.open());
     let listener = Arc::new(Notify::default());
     let (added, was_added) = std::sync::mpsc::channel();
-    // The writer has no time to see what there is, until the loan comes back.
+    // The writer cannot poll until the connection is returned.
     let borrowed = jobs.writer.borrow().unwrap();
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -693,46 +697,46 @@ fn a_bell_rings_for_the_very_next_commit() {
 }
 
 #[test]
-fn a_bell_does_not_ring_for_ones_own_claims() {
+fn claims_of_this_process_do_not_notify() {
     let home = Home::new();
     let jobs = home.open();
     let (worker, claimed) = running(&jobs);
     let listener = Arc::new(Notify::default());
     jobs.listen(&listener).unwrap();
-    jobs.look_soon();
-    jobs.beat(&worker, &[], T).unwrap();
-    jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap();
+    jobs.poll_soon();
+    jobs.heartbeat(&worker, &[], T).unwrap();
+    jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap();
     assert!(!listener.wait(Duration::from_millis(20)));
     assert_eq!(Arc::strong_count(&listener), 1);
 }
 
 #[test]
-fn in_memory_it_is_the_same_without_files() {
+fn an_in_memory_database_works_without_files() {
     let jobs = Sqlite::open(Path::new(":memory:")).unwrap();
     let (worker, claimed) = running(&jobs);
     assert_eq!(jobs.recover(LONG, T).unwrap(), 0);
-    assert!(jobs.settle(claimed.id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap());
     assert_eq!((state(&jobs, claimed.id), jobs.counts().unwrap().done), (JobState::Done, 1));
-    assert!(!jobs.abilities().is_durable && jobs.place.file.is_none());
+    assert!(!jobs.abilities().is_durable && jobs.database.file.is_none());
     jobs.leave(&worker, T).unwrap();
 }
 
 #[test]
-fn trimming_goes_on_past_one_transaction() {
+fn pruning_takes_several_transactions() {
     let home = Home::new();
     let jobs = home.open();
-    let many = statements::MOST_TRIMMED + 20;
+    let many = statements::MOST_PRUNED + 20;
     let all = jobs.enqueue(vec![entry("a"); many], T).unwrap();
     for job in &all {
         jobs.writer
-            .ask(Commit::PASSING, {
+            .ask(Commit::RELAXED, {
                 let id = job.id;
                 move |db| statements::cancel(db, id, T)
             })
             .unwrap();
     }
-    let keep = Keep { age: LONG, count: 3 };
-    assert_eq!(jobs.trim(keep, T).unwrap(), many - 3);
+    let keep = Retention { age: LONG, count: 3 };
+    assert_eq!(jobs.prune(keep, T).unwrap(), many - 3);
     assert_eq!(jobs.counts().unwrap().cancelled, 3);
     assert_eq!(state(&jobs, all[many - 1].id), JobState::Cancelled);
 }

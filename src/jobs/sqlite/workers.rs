@@ -1,7 +1,8 @@
-//! Who lives: the locks that processes hold as long as they do, and the beats that were seen.
+//! The liveness of workers, by the locks that their processes hold and by their heartbeats.
 //!
-//! The system lets go of a lock with the process that had it, however that ended. So who can take a worker's lock knows that
-//! it is dead, and need not wait for its lease. A process that was stopped, or hangs, keeps its lock: for it the lease counts.
+//! The operating system releases the locks of a process when it ends, for whatever reason. If the lock of a worker can
+//! be taken, the worker is dead, and its jobs are released before its lease expires. A process that is suspended or
+//! hangs keeps its lock: for it the lease counts.
 
 use std::collections::HashMap;
 use std::fs::{self, File, TryLockError};
@@ -10,20 +11,20 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use super::statements::Silent;
+use super::statements::SuspectedWorker;
 use crate::error::{Error, Result};
 use crate::private_files;
 use crate::sync::lock;
 
-/// How long nobody may have looked for life, at the least, before what was seen is too old to say who is gone.
-const BLINK: Duration = Duration::from_secs(5);
+/// The shortest gap between two observations after which the earlier one is too old to expire a lease.
+const MAX_GAP: Duration = Duration::from_secs(5);
 
-/// What stands between the name of the database and the worker in the name of a lock file.
+/// The part of a lock file's name between the name of the database and the id of the worker.
 const MARK: &str = "-worker-";
 
-/// The locks of one handle, and what it has seen of all workers.
+/// The locks of one engine, and its observations of all workers.
 pub(super) struct Workers {
-    /// The database; none for one in memory, which has nobody else.
+    /// The database file; `None` for an in-memory database, which no other process can use.
     file: Option<PathBuf>,
     locks: Mutex<HashMap<String, File>>,
     seen: Mutex<Seen>,
@@ -31,16 +32,16 @@ pub(super) struct Workers {
 
 #[derive(Default)]
 struct Seen {
-    beats: HashMap<String, (i64, Instant)>,
-    looked_at: Option<Instant>,
+    heartbeats: HashMap<String, (i64, Instant)>,
+    observed_at: Option<Instant>,
 }
 
-/// What a worker's lock says of it.
+/// The liveness of a worker according to its lock.
 #[derive(Debug, PartialEq, Eq)]
-enum Life {
-    Lives,
+enum Liveness {
+    Alive,
     Dead,
-    /// No lock can tell.
+    /// The lock cannot be checked.
     Unknown,
 }
 
@@ -49,7 +50,7 @@ impl Workers {
         Workers { file: file.map(Path::to_owned), locks: Mutex::default(), seen: Mutex::default() }
     }
 
-    /// A new worker's id, and whether it holds a lock.
+    /// Returns the id of a new worker, and true if it holds a lock.
     pub(super) fn begin(&self) -> Result<(String, bool)> {
         loop {
             let id = new_id()?;
@@ -59,22 +60,24 @@ impl Workers {
                     lock(&self.locks).insert(id.clone(), file);
                     return Ok((id, true));
                 }
-                // Somebody took it for left over in the moment before it was locked.
+                // Another process deleted the file as stale before it was locked.
                 Ok(None) => {}
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                     let _ = fs::remove_file(path);
                     return Ok((id, false));
                 }
                 Err(error) => {
-                    let words =
-                        format!("{} cannot be made, which shows other processes that this one lives", path.display());
-                    return Err(Error::from(error).context(words));
+                    let message = format!(
+                        "could not create {}, the lock file that shows that this process is alive",
+                        path.display()
+                    );
+                    return Err(Error::from(error).context(message));
                 }
             }
         }
     }
 
-    /// Lets go of a worker's lock, and takes its file away. For one's own workers, and for dead ones.
+    /// Releases the lock of a worker, and deletes its file: for workers of this process, and for dead ones.
     pub(super) fn end(&self, id: &str) {
         if let Some(path) = self.path(id) {
             let _ = fs::remove_file(path);
@@ -82,31 +85,36 @@ impl Workers {
         lock(&self.locks).remove(id);
     }
 
-    /// Those that are gone, by their locks or by their beats.
-    pub(super) fn silent(&self, workers: &[(String, i64, bool)], lease: Duration, at: Instant) -> Vec<Silent> {
+    /// Returns the workers that are dead by their locks, or expired by their heartbeats.
+    pub(super) fn suspected(
+        &self,
+        workers: &[(String, i64, bool)],
+        lease: Duration,
+        at: Instant,
+    ) -> Vec<SuspectedWorker> {
         let expired = lock(&self.seen).expired(workers, lease, at);
-        let silent = workers.iter().filter_map(|(id, beat, has_lock)| match self.life(id, *has_lock) {
-            Life::Dead => Some(Silent { worker: id.clone(), beat: None }),
-            _ => expired.contains(id).then(|| Silent { worker: id.clone(), beat: Some(*beat) }),
+        let suspected = workers.iter().filter_map(|(id, heartbeat, has_lock)| match self.liveness(id, *has_lock) {
+            Liveness::Dead => Some(SuspectedWorker { worker: id.clone(), heartbeat: None }),
+            _ => expired.contains(id).then(|| SuspectedWorker { worker: id.clone(), heartbeat: Some(*heartbeat) }),
         });
-        silent.collect()
+        suspected.collect()
     }
 
-    fn life(&self, id: &str, has_lock: bool) -> Life {
-        let Some(path) = self.path(id).filter(|_| has_lock) else { return Life::Unknown };
+    fn liveness(&self, id: &str, has_lock: bool) -> Liveness {
+        let Some(path) = self.path(id).filter(|_| has_lock) else { return Liveness::Unknown };
         if lock(&self.locks).contains_key(id) {
-            return Life::Lives;
+            return Liveness::Alive;
         }
         match File::open(path).map(|file| file.try_lock()) {
-            Ok(Ok(())) => Life::Dead,
-            Ok(Err(TryLockError::WouldBlock)) => Life::Lives,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Life::Dead,
-            _ => Life::Unknown,
+            Ok(Ok(())) => Liveness::Dead,
+            Ok(Err(TryLockError::WouldBlock)) => Liveness::Alive,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Liveness::Dead,
+            _ => Liveness::Unknown,
         }
     }
 
-    /// Takes away lock files that nobody holds: of processes that ended as they began or left. Where a worker is still known
-    /// by that name, it is as dead without its file as with one that can be locked.
+    /// Deletes lock files that no process holds, of processes that ended while they joined or left. A worker that is
+    /// still registered is dead without its file just as with an unlocked one.
     pub(super) fn sweep(&self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let (Some(folder), Some(prefix)) = (file.parent(), self.path("")) else { return Ok(()) };
@@ -115,7 +123,8 @@ impl Workers {
             if !entry.file_name().to_str().is_some_and(|name| name.starts_with(&prefix)) {
                 continue;
             }
-            // With its lock in hand: whoever has just made it sees that and makes another.
+            // Deleted while the lock is held: a process that has just created the file notices this, and creates
+            // another.
             let held =
                 File::open(entry.path()).and_then(|file| file.try_lock().map(|()| file).map_err(io::Error::from));
             if held.is_ok() {
@@ -134,36 +143,38 @@ impl Workers {
 }
 
 impl Seen {
-    /// The workers of which no beat was seen for a lease.
+    /// Returns the workers without a heartbeat for a whole lease.
     ///
-    /// Where nobody looked for long, this process stood still (it was stopped, or the machine slept), and maybe all did:
-    /// everybody then has a lease from now on.
+    /// If the last observation was too long ago, this process was suspended (it was stopped, or the machine slept), and
+    /// others may have been too: each lease then starts again.
     fn expired(&mut self, workers: &[(String, i64, bool)], lease: Duration, at: Instant) -> Vec<String> {
-        let blink = BLINK.max(lease / 2);
-        let stood_still = self.looked_at.is_none_or(|looked_at| at.saturating_duration_since(looked_at) > blink);
-        self.looked_at = Some(at);
-        let (mut beats, mut expired) = (HashMap::new(), Vec::new());
-        for (id, beat, _) in workers {
-            let seen = self.beats.get(id).filter(|(seen, _)| seen == beat && !stood_still);
+        let max_gap = MAX_GAP.max(lease / 2);
+        let was_suspended =
+            self.observed_at.is_none_or(|observed_at| at.saturating_duration_since(observed_at) > max_gap);
+        self.observed_at = Some(at);
+        let (mut heartbeats, mut expired) = (HashMap::new(), Vec::new());
+        for (id, heartbeat, _) in workers {
+            let seen = self.heartbeats.get(id).filter(|(seen, _)| seen == heartbeat && !was_suspended);
             if seen.is_some_and(|(_, since)| at.saturating_duration_since(*since) >= lease) {
                 expired.push(id.clone());
             }
-            beats.insert(id.clone(), seen.copied().unwrap_or((*beat, at)));
+            heartbeats.insert(id.clone(), seen.copied().unwrap_or((*heartbeat, at)));
         }
-        self.beats = beats;
+        self.heartbeats = heartbeats;
         expired
     }
 }
 
-/// An id that nobody else has; the process's number is there for people.
+/// Returns a unique id. It contains the process id, for people who read it.
 fn new_id() -> Result<String> {
     let mut random = [0; 8];
-    getrandom::fill(&mut random).map_err(|error| Error::internal(format!("no random numbers: {error}")))?;
+    getrandom::fill(&mut random)
+        .map_err(|error| Error::internal(format!("could not get random bytes from the operating system: {error}")))?;
     Ok(format!("{}-{:016x}", std::process::id(), u64::from_le_bytes(random)))
 }
 
-/// Makes that file and locks it; none when somebody took it away meanwhile. Children do not inherit it: the standard library
-/// opens files so that they are closed in what a child runs.
+/// Creates a file and locks it; `None` if another process has deleted it. Child processes do not inherit it: the
+/// standard library opens files with close-on-exec.
 fn take(path: &Path) -> io::Result<Option<File>> {
     let file = private_files::create_new(path)?;
     match file.try_lock() {
@@ -179,17 +190,17 @@ mod tests {
 
     const LEASE: Duration = Duration::from_secs(8);
 
-    /// A clock that is set by hand.
+    /// Returns the time of a simulated clock.
     fn at(began: Instant, seconds: u64) -> Instant {
         began + Duration::from_secs(seconds)
     }
 
-    fn worker(beat: i64) -> [(String, i64, bool); 1] {
-        [("w".to_owned(), beat, false)]
+    fn worker(heartbeat: i64) -> [(String, i64, bool); 1] {
+        [("w".to_owned(), heartbeat, false)]
     }
 
     #[test]
-    fn without_a_beat_for_a_lease_it_is_gone() {
+    fn a_worker_without_heartbeats_expires_after_a_lease() {
         let (mut seen, began) = (Seen::default(), Instant::now());
         for second in [0, 3, 6] {
             assert!(seen.expired(&worker(1), LEASE, at(began, second)).is_empty());
@@ -200,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_stood_still_grants_everybody_a_lease() {
+    fn a_suspended_process_grants_every_worker_a_new_lease() {
         let (mut seen, began) = (Seen::default(), Instant::now());
         assert!(seen.expired(&worker(1), LEASE, at(began, 0)).is_empty());
         assert!(seen.expired(&worker(1), LEASE, at(began, 60)).is_empty());

@@ -1,8 +1,9 @@
-//! The one connection of a process that writes, and the thread that owns it.
+//! The writing connection of a process, and the thread that owns it.
 //!
-//! SQLite has one writer at a time, and what a durable commit costs is the disk's sync, however little is in it. So all writes
-//! go through one thread, which puts what has gathered while it waited for the disk into the next transaction, and answers
-//! when that is safe. Many threads that enqueue at once share a sync; none of them meets another's lock.
+//! SQLite allows one writer at a time, and the cost of a durable commit is the sync of the disk, however small it is.
+//! So all writes go through one thread. It puts the writes that arrived during a sync into the next transaction, and
+//! replies when that is committed. Threads that enqueue concurrently share a sync, and never wait for each other's
+//! locks.
 
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -15,48 +16,49 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 
 use super::errors;
-use super::schema::Place;
+use super::schema::Database;
 use crate::error::{Error, Result};
 use crate::jobs::engine::Unavailable;
 use crate::sync::Notify;
 
-/// How many writes share one transaction at most, so that the first of them does not wait for ever.
-const MOST_TOGETHER: usize = 256;
+/// The maximum number of writes in one transaction, so that the first of them does not wait too long.
+const MAX_BATCH: usize = 256;
 
-/// How long a write may wait for others to share its sync.
-const MOST_DELAY: Duration = Duration::from_millis(1);
+/// The longest wait for other writes to share a sync.
+const MAX_BATCH_DELAY: Duration = Duration::from_millis(1);
 
-/// How often to look whether another process has written.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// The interval between two checks for commits of other processes.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// How often after an application said that it is about to commit, and for how long.
-const LOOK_SOON: Duration = Duration::from_millis(3);
-const SOON: Duration = Duration::from_secs(1);
+/// The interval after an application has announced a commit, and the time for which it is used.
+const SOON_INTERVAL: Duration = Duration::from_millis(3);
+const SOON_DURATION: Duration = Duration::from_secs(1);
 
-/// What a write needs of its commit.
+/// The requirements of a write for its commit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Commit {
-    /// Past a power cut: the disk is synced before the answer.
+    /// True if the commit must survive a power failure: the disk is synced before the reply.
     pub(super) is_durable: bool,
-    /// There may be more to claim after it.
+    /// True if there may be more jobs to claim after the commit.
     pub(super) notifies: bool,
 }
 
 impl Commit {
-    /// For what somebody relies on as soon as it is answered.
+    /// For writes that the caller relies on after the reply.
     pub(super) const DURABLE: Commit = Commit { is_durable: true, notifies: false };
-    /// The same, and there may be more to claim.
+    /// Like `DURABLE`, for a write after which there may be more jobs to claim.
     pub(super) const NOTIFYING: Commit = Commit { is_durable: true, notifies: true };
-    /// For claims, beats and progress, which a power cut may take back. It ends the workers too, so nobody is left who
-    /// would act on them: the job waits again, as it would if its worker had died. They are safe from the end of the process
-    /// alone, and never out of order: the next durable commit syncs all that was written before it.
-    pub(super) const PASSING: Commit = Commit { is_durable: false, notifies: false };
+    /// For claims, heartbeats and progress, which a power failure may undo. It ends the workers too, so that no worker
+    /// acts on an undone claim: the job waits again, as after the death of its worker. These writes survive the end of
+    /// the process, and are never reordered: the next durable commit syncs all writes before it.
+    pub(super) const RELAXED: Commit = Commit { is_durable: false, notifies: false };
 }
 
-/// A write, and the one who waits for it.
+/// A write, with the caller that waits for it.
 trait Write: Send {
     fn commit(&self) -> Commit;
-    /// May come twice: when a transaction of many failed, each is tried in one of its own.
+    /// May be called twice: when a transaction of several writes has failed, each is repeated in a transaction of its
+    /// own.
     fn run(&mut self, db: &Connection) -> rusqlite::Result<()>;
     fn answer(self: Box<Self>, outcome: Result<(), Unavailable>);
 }
@@ -81,19 +83,20 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Write for Op<
     fn answer(self: Box<Self>, outcome: Result<(), Unavailable>) {
         let Op { value, answer, .. } = *self;
         let outcome = outcome.and_then(|()| value.ok_or_else(|| broken("the write was not run".to_owned())));
-        // Whoever asked may have gone: a thread that was unwound.
+        // The caller may be gone, if its thread was unwound.
         let _ = answer.send(outcome);
     }
 }
 
 enum Message {
     Write(Box<dyn Write>),
-    Lend(Sender<Result<Loan, Unavailable>>),
+    Lend(Sender<Result<LentConnection, Unavailable>>),
     Listen(Weak<Notify>, Sender<()>),
-    LookSoon,
+    PollSoon,
 }
 
-/// The way to the thread. Dropping it ends the thread, after what was asked before, and closes the connection.
+/// The handle of the writing thread. When it is dropped, the thread finishes the queued writes, closes the connection
+/// and ends.
 pub(super) struct Writer {
     number: u64,
     sender: Option<Sender<Message>>,
@@ -101,22 +104,22 @@ pub(super) struct Writer {
 }
 
 thread_local! {
-    /// The writers whose connection this thread has on loan: waiting for one of them would be for ever.
+    /// The writers whose connection this thread has borrowed: waiting for one of them would be a deadlock.
     static BORROWED: RefCell<Vec<u64>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Writer {
-    /// Starts the thread, which inherits the priority of the one that calls.
-    pub(super) fn start(db: Connection, place: Place) -> Result<Writer> {
+    /// Starts the thread, which inherits the priority of the calling thread.
+    pub(super) fn start(db: Connection, database: Database) -> Result<Writer> {
         static LAST: AtomicU64 = AtomicU64::new(0);
         let (sender, inbox) = channel();
-        let desk = Desk::new(db, place, inbox);
-        let thread = thread::Builder::new().name("aside-jobs-db".into()).spawn(move || desk.serve())?;
+        let writer_thread = WriterThread::new(db, database, inbox);
+        let thread = thread::Builder::new().name("aside-jobs-db".into()).spawn(move || writer_thread.serve())?;
         let number = LAST.fetch_add(1, Ordering::Relaxed);
         Ok(Writer { number, sender: Some(sender), thread: Some(thread) })
     }
 
-    /// Runs it in a transaction, and comes back when that is committed.
+    /// Runs `run` in a transaction. Returns after the commit.
     pub(super) fn write<T, F>(&self, commit: Commit, run: F) -> Result<T>
     where
         T: Send + 'static,
@@ -125,7 +128,7 @@ impl Writer {
         Ok(self.ask(commit, run)?.recv().map_err(|_| ended())??)
     }
 
-    /// The same without waiting for the answer.
+    /// Queues `run`, and returns a receiver for its result.
     pub(super) fn ask<T, F>(&self, commit: Commit, run: F) -> Result<Receiver<Result<T, Unavailable>>>
     where
         T: Send + 'static,
@@ -136,34 +139,34 @@ impl Writer {
         Ok(answered)
     }
 
-    /// The connection itself, for as long as the loan is kept. Nobody else writes meanwhile.
-    pub(super) fn borrow(&self) -> Result<Borrowed> {
+    /// Borrows the connection. No other thread can write until it is returned.
+    pub(super) fn borrow(&self) -> Result<BorrowedConnection> {
         let (answer, answered) = channel();
         self.send(Message::Lend(answer))?;
-        let loan = answered.recv().map_err(|_| ended())??;
+        let lent = answered.recv().map_err(|_| ended())??;
         BORROWED.with_borrow_mut(|borrowed| borrowed.push(self.number));
-        Ok(Borrowed { loan, number: self.number })
+        Ok(BorrowedConnection { lent, number: self.number })
     }
 
-    /// Notifies the listener of all that is committed after this has returned.
+    /// Notifies the listener for all commits after this call has returned.
     pub(super) fn listen(&self, listener: &Arc<Notify>) -> Result<()> {
         let (answer, answered) = channel();
         self.send(Message::Listen(Arc::downgrade(listener), answer))?;
         answered.recv().map_err(|_| ended())
     }
 
-    /// Looks often whether something was committed, for a moment.
-    pub(super) fn look_soon(&self) {
-        // From within a loan too: nothing waits for the answer.
+    /// Polls for commits at short intervals, for a moment.
+    pub(super) fn poll_soon(&self) {
+        // Allowed while the connection is borrowed, since the caller does not wait for a reply.
         if let Some(sender) = &self.sender {
-            let _ = sender.send(Message::LookSoon);
+            let _ = sender.send(Message::PollSoon);
         }
     }
 
     fn send(&self, message: Message) -> Result<()> {
         if BORROWED.with_borrow(|borrowed| borrowed.contains(&self.number)) {
             return Err(Error::internal(
-                "within a job's transaction nothing can be asked of the jobs in another way: enqueue with the transaction \
+                "within a job's transaction, no other call to its job store is possible: enqueue with the transaction \
                  (enqueue_in), or after it",
             ));
         }
@@ -185,13 +188,13 @@ fn ended() -> Error {
     Error::internal("the thread that writes the jobs has ended")
 }
 
-/// The connection out of the thread's hands.
-struct Loan {
+/// A connection that the writing thread has lent. It is returned on drop.
+struct LentConnection {
     db: Option<Connection>,
     back: Sender<Connection>,
 }
 
-impl Drop for Loan {
+impl Drop for LentConnection {
     fn drop(&mut self) {
         if let Some(db) = self.db.take() {
             let _ = self.back.send(db);
@@ -199,53 +202,53 @@ impl Drop for Loan {
     }
 }
 
-/// A loan that its thread knows of.
-pub(super) struct Borrowed {
-    loan: Loan,
+/// A lent connection that is registered with its thread.
+pub(super) struct BorrowedConnection {
+    lent: LentConnection,
     number: u64,
 }
 
-impl Borrowed {
+impl BorrowedConnection {
     pub(super) fn db(&mut self) -> Result<&mut Connection> {
-        self.loan.db.as_mut().ok_or_else(ended)
+        self.lent.db.as_mut().ok_or_else(ended)
     }
 }
 
-impl Drop for Borrowed {
+impl Drop for BorrowedConnection {
     fn drop(&mut self) {
         BORROWED.with_borrow_mut(|borrowed| borrowed.retain(|number| *number != self.number));
     }
 }
 
-/// What the thread has.
-struct Desk {
+/// The state of the writing thread.
+struct WriterThread {
     db: Option<Connection>,
-    place: Place,
+    database: Database,
     inbox: Receiver<Message>,
     listeners: Vec<Weak<Notify>>,
-    /// What the connection last said about the commits of others.
+    /// The value of the connection's counter of commits by others.
     seen: Option<i64>,
-    looked_at: Instant,
+    observed_at: Instant,
     soon_until: Option<Instant>,
-    /// How many writes the last transaction had.
-    crowd: usize,
-    /// How long the last durable commit took.
+    /// The number of writes in the last transaction.
+    last_batch_len: usize,
+    /// The duration of the last durable commit.
     last_sync: Duration,
-    /// Whether commits sync, as the connection is set now.
+    /// True if commits sync, according to the current setting of the connection.
     syncs: Option<bool>,
 }
 
-impl Desk {
-    fn new(db: Connection, place: Place, inbox: Receiver<Message>) -> Desk {
-        Desk {
+impl WriterThread {
+    fn new(db: Connection, database: Database, inbox: Receiver<Message>) -> WriterThread {
+        WriterThread {
             db: Some(db),
-            place,
+            database,
             inbox,
             listeners: Vec::new(),
             seen: None,
-            looked_at: Instant::now(),
+            observed_at: Instant::now(),
             soon_until: None,
-            crowd: 1,
+            last_batch_len: 1,
             last_sync: Duration::ZERO,
             syncs: None,
         }
@@ -258,7 +261,8 @@ impl Desk {
                 Err(RecvTimeoutError::Timeout) => None,
                 Err(RecvTimeoutError::Disconnected) => return,
             };
-            // What was asked in it is answered with an error as it is dropped, and the next one is served.
+            // After a panic the writes of the message are dropped, so that their callers get an error. The next message
+            // is handled.
             let _ = catch_unwind(AssertUnwindSafe(|| self.step(message)));
         }
     }
@@ -267,26 +271,26 @@ impl Desk {
         if self.listeners.is_empty() {
             return self.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected);
         }
-        self.inbox.recv_timeout(self.pause().saturating_sub(self.looked_at.elapsed()))
+        self.inbox.recv_timeout(self.pause().saturating_sub(self.observed_at.elapsed()))
     }
 
     fn pause(&self) -> Duration {
-        if self.soon_until.is_some_and(|until| Instant::now() < until) { LOOK_SOON } else { LOOK_EVERY }
+        if self.soon_until.is_some_and(|until| Instant::now() < until) { SOON_INTERVAL } else { POLL_INTERVAL }
     }
 
     fn step(&mut self, message: Option<Message>) {
         if let Some(message) = message {
             self.take(message);
         }
-        if !self.listeners.is_empty() && self.looked_at.elapsed() >= self.pause() {
-            self.look();
+        if !self.listeners.is_empty() && self.observed_at.elapsed() >= self.pause() {
+            self.poll();
         }
     }
 
     fn take(&mut self, message: Message) {
         match message {
             Message::Write(first) => {
-                let (batch, other) = self.gather(first);
+                let (batch, other) = self.collect_batch(first);
                 self.commit(batch);
                 if let Some(other) = other {
                     self.take(other);
@@ -294,24 +298,27 @@ impl Desk {
             }
             Message::Lend(answer) => self.lend(&answer),
             Message::Listen(listener, answer) => {
-                self.look();
+                self.poll();
                 self.listeners.push(listener);
                 let _ = answer.send(());
             }
-            Message::LookSoon => self.soon_until = Some(Instant::now() + SOON),
+            Message::PollSoon => self.soon_until = Some(Instant::now() + SOON_DURATION),
         }
     }
 
-    /// All the writes that have come meanwhile, up to the first message that is something else.
+    /// Collects the writes that have arrived, up to the first message of another kind.
     ///
-    /// Those who were answered together come again within a moment, and one after the other: without a short wait for them
-    /// the first would have a sync of the disk to itself, and all others the next one.
-    fn gather(&self, first: Box<dyn Write>) -> (Vec<Box<dyn Write>>, Option<Message>) {
-        let until = Instant::now() + self.moment();
+    /// Callers that were replied to together write again within a moment, one after the other. Without a short wait for
+    /// them, the first would have a sync of its own, and the others would share the next one.
+    fn collect_batch(&self, first: Box<dyn Write>) -> (Vec<Box<dyn Write>>, Option<Message>) {
+        let until = Instant::now() + self.batch_delay();
         let mut batch = vec![first];
-        while batch.len() < MOST_TOGETHER {
-            let wait =
-                if batch.len() < self.crowd { until.saturating_duration_since(Instant::now()) } else { Duration::ZERO };
+        while batch.len() < MAX_BATCH {
+            let wait = if batch.len() < self.last_batch_len {
+                until.saturating_duration_since(Instant::now())
+            } else {
+                Duration::ZERO
+            };
             match self.inbox.recv_timeout(wait) {
                 Ok(Message::Write(write)) => batch.push(write),
                 Ok(other) => return (batch, Some(other)),
@@ -321,21 +328,21 @@ impl Desk {
         (batch, None)
     }
 
-    /// How long to wait for as many as there were the last time: a fraction of what a sync takes here.
-    fn moment(&self) -> Duration {
-        (self.last_sync / 4).min(MOST_DELAY)
+    /// Returns the wait for a batch as large as the last one: a fraction of the duration of a sync.
+    fn batch_delay(&self) -> Duration {
+        (self.last_sync / 4).min(MAX_BATCH_DELAY)
     }
 
     fn commit(&mut self, mut batch: Vec<Box<dyn Write>>) {
-        self.crowd = batch.len();
+        self.last_batch_len = batch.len();
         match self.attempt(&mut batch) {
             Err(Fault::InOne(_)) if batch.len() > 1 => self.commit_each(batch),
             outcome => self.answer(batch, outcome.map_err(Fault::into_inner)),
         }
     }
 
-    /// One by one, in their order: so that what fails does not take the others with it. Savepoints would do that as well,
-    /// were it not that a full disk undoes all of the transaction, and that they cost something each time.
+    /// Runs the writes one by one, in their order, so that a failure does not affect the others. Savepoints would do
+    /// the same, but a full disk rolls back the whole transaction, and each savepoint has a cost.
     fn commit_each(&mut self, batch: Vec<Box<dyn Write>>) {
         for mut write in batch {
             let outcome = self.attempt(std::slice::from_mut(&mut write)).map_err(Fault::into_inner);
@@ -359,41 +366,41 @@ impl Desk {
             self.roll_back();
         }
         outcome.unwrap_or_else(|_| {
-            Err(Fault::InOne(broken(format!("the jobs in {}: a write panicked", self.place.shown))))
+            Err(Fault::InOne(broken(format!("the jobs in {}: a write panicked", self.database.name))))
         })
     }
 
     fn transact(&mut self, batch: &mut [Box<dyn Write>]) -> Result<(), Fault> {
-        self.be_ready(batch.iter().any(|write| write.commit().is_durable)).map_err(Fault::InAll)?;
-        let Some(db) = &self.db else { return Err(Fault::InAll(self.place.gone())) };
-        let said = |error| errors::unavailable(&self.place.shown, &error);
+        self.prepare_connection(batch.iter().any(|write| write.commit().is_durable)).map_err(Fault::InAll)?;
+        let Some(db) = &self.db else { return Err(Fault::InAll(self.database.missing())) };
+        let describe = |error| errors::unavailable(&self.database.name, &error);
         db.prepare_cached("BEGIN IMMEDIATE")
             .and_then(|mut begin| begin.execute([]))
-            .map_err(|e| Fault::InAll(said(e)))?;
+            .map_err(|e| Fault::InAll(describe(e)))?;
         for write in batch {
-            write.run(db).map_err(|e| Fault::InOne(said(e)))?;
+            write.run(db).map_err(|e| Fault::InOne(describe(e)))?;
         }
         let began = Instant::now();
         let committed = db.prepare_cached("COMMIT").and_then(|mut commit| commit.execute([]));
         if self.syncs == Some(true) {
             self.last_sync = began.elapsed();
         }
-        committed.map(drop).map_err(|e| Fault::InOne(said(e)))
+        committed.map(drop).map_err(|e| Fault::InOne(describe(e)))
     }
 
-    /// Sees that there is a connection to the file that is there, set as the next commit needs it.
-    fn be_ready(&mut self, is_durable: bool) -> Result<(), Unavailable> {
-        if !self.place.is_there() {
-            return Err(self.place.gone());
+    /// Opens a connection if there is none, and configures it for the next commit.
+    fn prepare_connection(&mut self, is_durable: bool) -> Result<(), Unavailable> {
+        if !self.database.is_unchanged() {
+            return Err(self.database.missing());
         }
         if self.db.is_none() {
-            self.db = Some(self.place.connect_to_write()?);
+            self.db = Some(self.database.connect_to_write()?);
             self.syncs = None;
         }
         if let Some(db) = self.db.as_ref().filter(|_| self.syncs != Some(is_durable)) {
             let mode = if is_durable { "FULL" } else { "NORMAL" };
             let set = db.pragma_update(None, "synchronous", mode);
-            set.map_err(|error| errors::unavailable(&self.place.shown, &error))?;
+            set.map_err(|error| errors::unavailable(&self.database.name, &error))?;
             self.syncs = Some(is_durable);
         }
         Ok(())
@@ -402,31 +409,31 @@ impl Desk {
     fn roll_back(&mut self) {
         let Some(db) = &self.db else { return };
         if !db.is_autocommit() && db.execute_batch("ROLLBACK").is_err() {
-            // Nothing can be said of that connection any more: the next one begins with what is committed.
+            // The state of the connection is unknown. The next one starts with the committed data.
             self.db = None;
         }
     }
 
-    fn lend(&mut self, answer: &Sender<Result<Loan, Unavailable>>) {
-        if let Err(unavailable) = self.be_ready(true) {
+    fn lend(&mut self, answer: &Sender<Result<LentConnection, Unavailable>>) {
+        if let Err(unavailable) = self.prepare_connection(true) {
             let _ = answer.send(Err(unavailable));
             return;
         }
         let (back, returned) = channel();
-        // Who has gone meanwhile drops the loan at once, and so does whoever panics: it always comes back.
-        let _ = answer.send(Ok(Loan { db: self.db.take(), back }));
+        // If the borrower is gone, or panics, the connection is dropped there and so returned.
+        let _ = answer.send(Ok(LentConnection { db: self.db.take(), back }));
         self.db = returned.recv().ok();
         self.syncs = None;
         self.roll_back();
         self.notify();
     }
 
-    /// Rings when another connection has committed something since the last time.
-    fn look(&mut self) {
-        self.looked_at = Instant::now();
+    /// Notifies the listeners if another connection has committed since the last check.
+    fn poll(&mut self) {
+        self.observed_at = Instant::now();
         let Some(db) = &self.db else { return };
         let version =
-            db.prepare_cached("PRAGMA data_version").and_then(|mut look| look.query_row([], |row| row.get(0)));
+            db.prepare_cached("PRAGMA data_version").and_then(|mut poll| poll.query_row([], |row| row.get(0)));
         let Ok(version) = version else { return };
         if self.seen.replace(version).is_some_and(|seen| seen != version) {
             self.notify();
@@ -439,9 +446,9 @@ impl Desk {
     }
 }
 
-/// Why a transaction came to nothing.
+/// The cause of a failed transaction.
 enum Fault {
-    /// It could not begin: so it is for each of the writes.
+    /// The transaction could not begin, so each of its writes has failed.
     InAll(Unavailable),
     /// One of the writes may be the cause.
     InOne(Unavailable),
@@ -455,6 +462,6 @@ impl Fault {
     }
 }
 
-fn broken(words: String) -> Unavailable {
-    Unavailable { reason: "jobs cannot be written", words }
+fn broken(message: String) -> Unavailable {
+    Unavailable { reason: "jobs cannot be written", message }
 }

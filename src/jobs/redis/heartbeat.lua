@@ -1,5 +1,5 @@
--- worker, and for each job: id, token, whether its progress is told, done, total, message.
--- Whether the worker is known, the jobs to be cancelled, and those that are not its own any more.
+-- Arguments: worker, and for each job: id, token, 1 if its progress has changed, done, total, message. Returns 1 if
+-- the worker is registered, the jobs to be cancelled, and the jobs that are no longer the worker's.
 local worker = ARGV[4]
 if call('HEXISTS', P .. 'workers', worker) == 0 then return { 0, {}, {} } end
 call('HINCRBY', P .. 'workers', worker, 1)

@@ -1,4 +1,5 @@
--- the time before which all goes, how many may stay, how many to take at once. How many went.
+-- Arguments: the time before which finished jobs are deleted, the number that may stay, and the number to delete at
+-- once. Returns the number of deleted jobs.
 local ended, most = P .. 'ended', tonumber(ARGV[6])
 local gone = call('ZRANGEBYSCORE', ended, '-inf', '(' .. ARGV[4], 'LIMIT', 0, most)
 if #gone == 0 then
