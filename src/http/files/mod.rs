@@ -96,7 +96,7 @@ impl StaticFiles {
         let chosen = Accepted::of(req.headers()).choose(available.iter().map(|(coding, _)| *coding));
         let chosen = available.into_iter().find(|(coding, _)| Some(*coding) == chosen);
         match chosen.and_then(|(coding, path)| Some((coding, Opened::at(&path).ok()?))) {
-            Some((coding, sibling)) => sibling.as_form_of(original, coding),
+            Some((coding, sibling)) => sibling.into_form_of(original, coding),
             None => original,
         }
     }
@@ -215,7 +215,7 @@ impl Opened {
 
     /// Returns the file as the encoded form of another one: with the other's content type, and a tag that no other form
     /// has (section 8.8.3.3).
-    fn as_form_of(mut self, original: Opened, coding: Coding) -> Opened {
+    fn into_form_of(mut self, original: Opened, coding: Coding) -> Opened {
         let tag = self.validators.etag.trim_matches('"');
         self.validators.etag = format!("\"{tag}-{}\"", coding.name);
         Opened { content_type: original.content_type, coding: Some(coding), varies: true, ..self }
