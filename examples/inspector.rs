@@ -309,7 +309,7 @@ fn enqueue(req: &mut Request) -> Result<String> {
 fn ready(req: &mut Request) -> Result<String> {
     let jobs = jobs(req)?;
     // Workers run before the first request is taken.
-    jobs.counts().map_err(|error| error.with_status(Status::SERVICE_UNAVAILABLE))?;
+    jobs.counts().map_err(|error| error.status(Status::SERVICE_UNAVAILABLE))?;
     Ok("ready\n".into())
 }
 

@@ -164,7 +164,7 @@ fn run_heavy_task(req: &mut Request) -> Result<Response> {
 fn heavy_computation(steps: u64, task: &TaskContext) -> Result<()> {
     let mut sum = 0;
     for step in 0..steps {
-        task.check()?; // ends here if it was cancelled
+        task.check_cancelled()?; // ends here if it was cancelled
         task.progress(step, steps);
         sum += heavy_calculation(10);
     }

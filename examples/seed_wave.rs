@@ -95,7 +95,7 @@ fn count_primes(below: u32, task: &TaskContext) -> Result<usize> {
     let is_prime = |number: &u32| *number > 1 && !(2..=number.isqrt()).any(|divisor| number.is_multiple_of(divisor));
     let (mut count, step) = (0, (below / 100).max(1));
     for start in (0..below).step_by(step as usize) {
-        task.check()?; // ends here if it was cancelled
+        task.check_cancelled()?; // ends here if it was cancelled
         task.progress(start.into(), below.into());
         count += (start..below.min(start + step)).filter(is_prime).count();
     }
@@ -119,7 +119,7 @@ fn primes(req: &mut Request) -> Result<Response> {
 // shows it; without JavaScript, as it was when the page was loaded. A thread makes the reports, and a process counts primes.
 fn reports(site: &Site, task: &TaskContext) -> Result<()> {
     for id in 0..10 {
-        task.check()?; // ends here if it was cancelled
+        task.check_cancelled()?; // ends here if it was cancelled
         task.progress(id.into(), 10);
         blocking_function(site, id)?;
     }

@@ -118,6 +118,14 @@ impl Status {
         Status(code)
     }
 
+    /// Returns the status, or 500 and the reason if the number is not a status.
+    pub(crate) fn or_internal(self) -> (Status, Option<String>) {
+        match self.0 {
+            100..=599 => (self, None),
+            code => (Status::INTERNAL_SERVER_ERROR, Some(format!("{code} is not a status: those are 100 to 599"))),
+        }
+    }
+
     /// The number.
     pub const fn code(self) -> u16 {
         self.0
@@ -136,6 +144,14 @@ impl Status {
     /// Whether a response with it never has a body: 1xx, 204 and 304.
     pub const fn is_bodiless(self) -> bool {
         matches!(self.0, 100..=199 | 204 | 304)
+    }
+}
+
+/// A number outside 100 to 599 becomes a logged 500 where it is used: in [`Error::status`] or
+/// [`Response::status`](crate::Response::status), for example.
+impl From<u16> for Status {
+    fn from(code: u16) -> Status {
+        Status(code)
     }
 }
 
@@ -166,7 +182,7 @@ impl fmt::Debug for Status {
 /// }
 ///
 /// let error: Error = std::io::Error::other("disk on fire").into();
-/// assert_eq!(error.status(), Status::INTERNAL_SERVER_ERROR);
+/// assert_eq!(error.status_code(), Status::INTERNAL_SERVER_ERROR);
 /// assert_eq!(error.chain(), "disk on fire");
 /// ```
 ///
@@ -197,8 +213,10 @@ const DEEPEST: usize = 64;
 impl Error {
     /// An error with a status and words for the visitor.
     #[track_caller]
-    pub fn new(status: Status, message: impl Into<String>) -> Error {
-        Error::made_at(Location::caller(), status, Some(message.into()), None)
+    pub fn new(status: impl Into<Status>, message: impl Into<String>) -> Error {
+        let ((status, problem), message) = (status.into().or_internal(), message.into());
+        let message = problem.map_or(message.clone(), |problem| format!("{problem}: {message}"));
+        Error::made_at(Location::caller(), status, Some(message), None)
     }
 
     fn made_at(
@@ -277,10 +295,24 @@ impl Error {
         self
     }
 
-    /// The same error under another status.
-    pub fn with_status(mut self, status: Status) -> Error {
-        self.0.status = status;
-        self
+    /// Sets the status.
+    ///
+    /// ```
+    /// use aside::Error;
+    ///
+    /// assert_eq!(Error::internal("taken").status(409).status_code().code(), 409);
+    /// ```
+    ///
+    /// A number outside 100 to 599 makes it a 500 that says so.
+    #[track_caller]
+    pub fn status(self, status: impl Into<Status>) -> Error {
+        let (status, problem) = status.into().or_internal();
+        let mut error = match problem {
+            Some(problem) => self.context(problem),
+            None => self,
+        };
+        error.0.status = status;
+        error
     }
 
     /// The same error with words in front of its chain: what was being done when it happened.
@@ -299,8 +331,8 @@ impl Error {
         self
     }
 
-    /// The status the visitor gets.
-    pub fn status(&self) -> Status {
+    /// Returns the status.
+    pub fn status_code(&self) -> Status {
         self.0.status
     }
 
@@ -457,7 +489,8 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Error {
 impl From<Status> for Error {
     #[track_caller]
     fn from(status: Status) -> Error {
-        Error::made_at(Location::caller(), status, None, None)
+        let (status, problem) = status.or_internal();
+        Error::made_at(Location::caller(), status, problem, None)
     }
 }
 
@@ -521,7 +554,7 @@ mod tests {
     #[test]
     fn a_status_survives_the_trip_through_a_box() {
         let back = Error::from_box(boxed(Error::not_found("gone")));
-        assert_eq!(back.status(), Status::NOT_FOUND);
+        assert_eq!(back.status_code(), Status::NOT_FOUND);
         assert_eq!(back.message(), Some("gone"));
     }
 
@@ -531,7 +564,7 @@ mod tests {
             Err(Error::conflict("taken"))?;
             Ok(())
         }
-        assert_eq!(Error::from_box(inner().unwrap_err()).status(), Status::CONFLICT);
+        assert_eq!(Error::from_box(inner().unwrap_err()).status_code(), Status::CONFLICT);
     }
 
     #[test]
@@ -615,6 +648,24 @@ mod tests {
         let refused: Result<(), &str> = Err("why");
         let made = refused.map_err(Error::bad_request);
         assert_eq!(made.unwrap_err().location(), None);
+    }
+
+    #[test]
+    fn a_number_that_is_not_a_status_makes_an_error_a_500_that_says_so() {
+        for code in [0, 99, 600, u16::MAX] {
+            let said = format!("{code} is not a status: those are 100 to 599");
+            for error in
+                [Error::new(code, "taken"), Error::conflict("taken").status(code), Error::from(Status::from(code))]
+            {
+                assert_eq!(error.status_code(), Status::INTERNAL_SERVER_ERROR);
+                assert!(error.chain().starts_with(&said), "{error:?}");
+            }
+            assert!(Error::new(code, "taken").chain().ends_with("taken"));
+        }
+        for code in [100, 422, 599] {
+            let error = Error::conflict("taken").status(code);
+            assert_eq!((error.status_code().code(), error.chain().as_str()), (code, "taken"));
+        }
     }
 
     #[test]

@@ -36,7 +36,7 @@
 //!
 //! **What stands in front of the handlers** is on by default: forms of other sites and other host names are refused, and every
 //! response has security headers with a Content-Security-Policy ([`default_header`](App::default_header)).
-//! [`rate_limit`](App::rate_limit) is for a login; [`check()`] looks at the settings before the site goes public.
+//! [`rate_limit`](App::rate_limit) is for a login; [`deploy_check`] looks at the settings before the site goes public.
 //!
 //! **What a visitor sent** comes out of the request: [`param`](Request::param), [`query`](Request::query),
 //! [`form`](Request::form), [`json`](Request::json), [`multipart`](Request::multipart) with its [`Upload`]s,
@@ -111,12 +111,12 @@ mod worker_routes;
 mod worker_share;
 
 pub use app::App;
-pub use app::check::{Advice, check};
-pub use app::parts::IntoAnswer;
+pub use app::check::{Advice, deploy_check};
+pub use app::parts::IntoHookResult;
 pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome};
 pub use background::plain_value::PlainValue;
 pub use background::pool::Pool;
-pub use background::registry::{Counts, Origin, Progress, TaskState};
+pub use background::registry::{Counts, Progress, RequestInfo, TaskState};
 pub use background::task::{RetriedTask, Retry, Task, TaskContext, TaskHandle, TaskInfo, background, task};
 pub use cache::Cache;
 pub use config::{Config, Mode, ServerKind};

@@ -88,7 +88,7 @@ pub struct Panic {
     /// What it said, or `(no message)` when the payload was no text.
     pub message: String,
     /// Where: file and line. Not known for a payload that `resume_unwind` sent on, nor under a later panic hook.
-    pub place: Option<String>,
+    pub location: Option<String>,
     /// The way there, when `RUST_BACKTRACE` asks for it.
     pub backtrace: Option<String>,
 }
@@ -96,7 +96,7 @@ pub struct Panic {
 impl fmt::Display for Panic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.message)?;
-        self.place.as_ref().map_or(Ok(()), |place| write!(f, ", at {place}"))
+        self.location.as_ref().map_or(Ok(()), |location| write!(f, ", at {location}"))
     }
 }
 
@@ -133,7 +133,7 @@ fn write_down(info: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let panic = Panic {
         message: message(info.payload()),
-        place: info.location().map(|place| format!("{}:{}", place.file(), place.line())),
+        location: info.location().map(|place| format!("{}:{}", place.file(), place.line())),
         backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
     };
     let _ = SEEN.try_with(|seen| seen.replace(Some(panic)));
@@ -146,7 +146,7 @@ fn describe(payload: &(dyn Any + Send)) -> Panic {
     // At the end of a thread this may be destroyed before the last of its values.
     match SEEN.try_with(RefCell::take).ok().flatten() {
         Some(seen) if seen.message == message => seen,
-        _ => Panic { message, place: None, backtrace: None },
+        _ => Panic { message, location: None, backtrace: None },
     }
 }
 
@@ -166,7 +166,7 @@ mod tests {
         let line = line!() + 1;
         let panic = catch(|| panic!("boom {}", 7)).unwrap_err();
         assert_eq!(panic.message, "boom 7");
-        assert_eq!(panic.place, Some(format!("{}:{line}", file!())));
+        assert_eq!(panic.location, Some(format!("{}:{line}", file!())));
     }
 
     #[test]
@@ -176,7 +176,7 @@ mod tests {
             resume_unwind(Box::new("second"))
         });
         let panic: Panic = panic.map(|never: ()| never).unwrap_err();
-        assert_eq!((panic.message.as_str(), panic.place), ("second", None));
+        assert_eq!((panic.message.as_str(), panic.location), ("second", None));
     }
 
     /// A value that panics in its drop, with another such value as often as its count says.
@@ -232,6 +232,6 @@ mod tests {
         let payload = catch_unwind(|| failed().unwrap()).unwrap_err();
         assert!(message(&*payload).contains("the cause"));
         // The next panic still installs the hook.
-        assert!(catch(|| panic!("caught")).unwrap_err().place.is_some());
+        assert!(catch(|| panic!("caught")).unwrap_err().location.is_some());
     }
 }

@@ -219,7 +219,7 @@ impl TestClient {
     /// client.post("/orders").send();
     /// client.jobs().assert_enqueued(|charge: &Charge| charge.order == 17);
     /// let charge = client.jobs().run_next().unwrap().unwrap();
-    /// assert_eq!((charge.state.as_str(), &*charge.failures[0].words), ("scheduled", "no credit"));
+    /// assert_eq!((charge.state.as_str(), &*charge.failures[0].message), ("scheduled", "no credit"));
     /// client.advance(std::time::Duration::from_secs(5));
     /// assert_eq!(client.jobs().run_next().unwrap().unwrap().attempt, 2);
     /// ```

@@ -232,7 +232,7 @@ pub(crate) mod tests {
             // Runs in any case: a failed test must not wait for the other worker.
             release();
             let Ok(Err(refused)) = first else { panic!("both wait, or neither") };
-            assert_eq!(refused.status(), Status::SERVICE_UNAVAILABLE);
+            assert_eq!(refused.status_code(), Status::SERVICE_UNAVAILABLE);
             assert!(refused.find_source::<Busy>().is_some());
             told.recv().unwrap().unwrap()
         })

@@ -10,7 +10,7 @@ pub const STATUSES: [u16; 13] = [400, 401, 403, 404, 405, 408, 409, 413, 415, 42
 
 /// One page for all: what happened, and what to do next.
 pub fn page(req: &mut Request, error: &Error) -> Result<Response> {
-    let status = error.status();
+    let status = error.status_code();
     // What went wrong on our side is for the log; the visitor has the request's id to ask after it.
     let words = error.message().filter(|_| status.is_client_error());
     let code = status.code();

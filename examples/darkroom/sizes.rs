@@ -196,7 +196,7 @@ impl Job for MakeSizes {
 }
 
 fn is_the_pictures(error: &Error) -> bool {
-    error.status() == Status::UNPROCESSABLE_CONTENT
+    error.status_code() == Status::UNPROCESSABLE_CONTENT
 }
 
 /// All sizes from one decoding, and the width and height of the largest. What a try before has made is made again.
@@ -208,7 +208,7 @@ fn make_sizes(site: &Site, photo: &Photo, task: &TaskContext) -> Result<(u32, u3
     let image = Image::open_for(site.originals().join(&photo.original), Fit::Inside(SIZES[0], SIZES[0]))?;
     let mut largest = None;
     for (made, size) in (1..).zip(SIZES) {
-        task.check()?;
+        task.check_cancelled()?;
         let made_so = image.save(tray.join(format!("{size}.jpg")), Fit::Inside(size, size))?;
         largest.get_or_insert((made_so.width, made_so.height));
         task.progress(made, SIZES.len() as u64);

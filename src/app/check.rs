@@ -5,19 +5,19 @@ use std::fmt;
 use crate::config::Config;
 use crate::http::security::proxies::is_https;
 
-/// One thing that should be looked at: [`check`].
+/// One thing that should be looked at: [`deploy_check`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Advice {
     /// The setting to change: `ASIDE_URL`.
     pub setting: &'static str,
     /// What is wrong with it, and what to do.
-    pub words: String,
+    pub message: String,
 }
 
 impl fmt::Display for Advice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.setting, self.words)
+        write!(f, "{} {}", self.setting, self.message)
     }
 }
 
@@ -32,16 +32,16 @@ impl fmt::Display for Advice {
 ///     secrets: vec!["k2m9-Qx7v_Lr4Tz8w1Bn6Yc3Hs5Dj0Gf".into()],
 ///     ..Config::default()
 /// };
-/// let advice = aside::check(&config);
+/// let advice = aside::deploy_check(&config);
 /// assert!(advice.iter().any(|advice| advice.setting == "ASIDE_URL"));
 /// ```
 ///
 /// An application in production does this at its start and puts the advice into the log, as warnings (`aside::check`).
 /// What cannot work at all is refused there: see [`Config::check`].
-pub fn check(config: &Config) -> Vec<Advice> {
+pub fn deploy_check(config: &Config) -> Vec<Advice> {
     let mut all = Vec::new();
-    let mut advise = |broken: bool, setting, words: &str| {
-        all.extend(broken.then(|| Advice { setting, words: words.to_owned() }));
+    let mut advise = |broken: bool, setting, message: &str| {
+        all.extend(broken.then(|| Advice { setting, message: message.to_owned() }));
     };
     advise(config.is_development(), "ASIDE_ENV", "is `development`: errors show their inside; set it to `production`");
     check_address(config, &mut advise);
@@ -175,7 +175,7 @@ mod tests {
     fn advised(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
         let mut config = ready();
         change(&mut config);
-        let settings = check(&config).into_iter().map(|advice| advice.setting);
+        let settings = deploy_check(&config).into_iter().map(|advice| advice.setting);
         settings.filter(|setting| !OF_THE_TEST.contains(setting)).collect()
     }
 

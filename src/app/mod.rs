@@ -12,7 +12,7 @@ use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use self::parts::{Handler, IntoAnswer, Part};
+use self::parts::{Handler, IntoHookResult, Part};
 use self::service::{Goal, Service};
 use crate::background::registry::Registry;
 use crate::background::scope::{Scope, Values};
@@ -281,9 +281,9 @@ impl App {
     pub fn before<F, R>(mut self, f: F) -> App
     where
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
-        R: IntoAnswer,
+        R: IntoHookResult,
     {
-        self.parts[0].before.push(Box::new(move |request| f(request).into_answer()));
+        self.parts[0].before.push(Box::new(move |request| f(request).into_hook_result()));
         self
     }
 

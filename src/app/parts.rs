@@ -45,33 +45,33 @@ impl Part {
     message = "`{Self}` is nothing that a hook returns",
     note = "a hook returns (), Option<Response>, or a Result of one of them"
 )]
-pub trait IntoAnswer {
+pub trait IntoHookResult {
     /// The response, when there is one.
-    fn into_answer(self) -> Option<Response>;
+    fn into_hook_result(self) -> Option<Response>;
 }
 
-impl IntoAnswer for () {
-    fn into_answer(self) -> Option<Response> {
+impl IntoHookResult for () {
+    fn into_hook_result(self) -> Option<Response> {
         None
     }
 }
 
-impl IntoAnswer for Never {
-    fn into_answer(self) -> Option<Response> {
+impl IntoHookResult for Never {
+    fn into_hook_result(self) -> Option<Response> {
         self
     }
 }
 
-impl<R: IntoResponse> IntoAnswer for Option<R> {
-    fn into_answer(self) -> Option<Response> {
+impl<R: IntoResponse> IntoHookResult for Option<R> {
+    fn into_hook_result(self) -> Option<Response> {
         self.map(IntoResponse::into_response)
     }
 }
 
-impl<A: IntoAnswer, E: Into<BoxError>> IntoAnswer for Result<A, E> {
-    fn into_answer(self) -> Option<Response> {
+impl<A: IntoHookResult, E: Into<BoxError>> IntoHookResult for Result<A, E> {
+    fn into_hook_result(self) -> Option<Response> {
         match self {
-            Ok(answer) => answer.into_answer(),
+            Ok(answer) => answer.into_hook_result(),
             Err(error) => Some(Response::from_error(Error::from_box(error))),
         }
     }

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::check::check;
+use super::check::deploy_check;
 use super::parts::{Handler, Part};
 use crate::background::failure::Failure;
 use crate::background::panics;
@@ -134,7 +134,7 @@ impl Service {
         if self.config.is_development() {
             return;
         }
-        check(&self.config).iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
+        deploy_check(&self.config).iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
         if self.scope.get::<Jobs>().is_some_and(|jobs| !jobs.is_durable()) {
             log::warn!(target: "aside::check", "App::jobs keeps them in memory, and they end with the process: use `Jobs::sqlite`");
         }
@@ -147,7 +147,7 @@ impl Service {
 
     /// Answers what a transport refuses, by the same last step as all else. None of the application's handlers sees it.
     pub(crate) fn refuse(&self, request: Request, error: Error) -> Response {
-        let error = match error.status().is_server_error() && error.find_source::<Busy>().is_none() {
+        let error = match error.status_code().is_server_error() && error.find_source::<Busy>().is_none() {
             true => error.with_source(Unsupported),
             false => error,
         };
@@ -242,7 +242,7 @@ impl Service {
         let Some(error) = response.take_error() else { return response };
         // Errors of overload are logged elsewhere, once a minute. The access log is enough for what a client asks in vain.
         let is_busy = error.find_source::<Busy>().is_some();
-        if error.status().is_server_error() && !is_busy && error.find_source::<Unsupported>().is_none() {
+        if error.status_code().is_server_error() && !is_busy && error.find_source::<Unsupported>().is_none() {
             log_error(request, &error);
         }
         let wait = error.find_source::<TooSoon>().map(|soon| soon.seconds);
@@ -257,7 +257,7 @@ impl Service {
 
     /// The site's own page for an error, or the built-in one.
     fn error_page(&self, request: &mut Request, error: &Error) -> Response {
-        let status = error.status();
+        let status = error.status_code();
         let own = self.innermost(request.path(), |part| part.error_pages.get(&status.code()));
         let is_for_others =
             request.wants_json() || (status.is_server_error() && error_pages::is_for_the_developer(request));

@@ -83,7 +83,7 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The error of [`TaskContext::check`](crate::TaskContext::check) and [`sleep`](crate::TaskContext::sleep): the task was
+/// The error of [`TaskContext::check_cancelled`](crate::TaskContext::check_cancelled) and [`sleep`](crate::TaskContext::sleep): the task was
 /// told to cancel. A task that returns it, alone or as the source of another error, counts as cancelled and not as failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cancelled;

@@ -41,7 +41,7 @@ const LONGEST_FAILURE: usize = 10_000;
 /// The request that something was started from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct Origin {
+pub struct RequestInfo {
     /// The request's id, as in the access log and on the error page.
     pub id: String,
     /// Its method.
@@ -50,22 +50,22 @@ pub struct Origin {
     pub path: String,
 }
 
-impl Origin {
+impl RequestInfo {
     /// The origin of what a request starts.
-    pub(crate) fn new(method: &str, path: &str, id: &str) -> Origin {
-        Origin { id: id.to_owned(), method: method.to_owned(), path: path.to_owned() }
+    pub(crate) fn new(method: &str, path: &str, id: &str) -> RequestInfo {
+        RequestInfo { id: id.to_owned(), method: method.to_owned(), path: path.to_owned() }
     }
 
     /// One that was written down as the log shows it.
-    pub(crate) fn parse(text: &str) -> Option<Origin> {
+    pub(crate) fn parse(text: &str) -> Option<RequestInfo> {
         let (rest, id) = text.rsplit_once(' ')?;
         let (method, path) = rest.split_once(' ')?;
-        Some(Origin::new(method, path, id))
+        Some(RequestInfo::new(method, path, id))
     }
 }
 
 /// As the log shows it: `POST /orders 3f9a1c`.
-impl fmt::Display for Origin {
+impl fmt::Display for RequestInfo {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {} {}", self.method, self.path, self.id)
     }
@@ -76,7 +76,7 @@ pub(crate) struct Record {
     pub(crate) id: u64,
     pub(crate) name: String,
     pub(crate) key: Option<String>,
-    pub(crate) origin: Option<Arc<Origin>>,
+    pub(crate) origin: Option<Arc<RequestInfo>>,
     began: OnceLock<(Instant, SystemTime)>,
     tries: AtomicU32,
     end: OnceLock<End>,
@@ -399,7 +399,7 @@ impl Registry {
     }
 
     /// Enters a new task.
-    pub(crate) fn enter(&self, name: String, key: Option<String>, origin: Option<Arc<Origin>>) -> Arc<Record> {
+    pub(crate) fn enter(&self, name: String, key: Option<String>, origin: Option<Arc<RequestInfo>>) -> Arc<Record> {
         let record = Arc::new(Record {
             id: self.0.ids.fetch_add(1, Ordering::Relaxed),
             name: bounds::shorten(&name, LONGEST_NAME).into_owned(),
@@ -815,10 +815,10 @@ mod tests {
 
     #[test]
     fn an_origin_is_read_as_it_was_written() {
-        let written = |text| Origin::parse(text).map(|origin| origin.to_string());
+        let written = |text| RequestInfo::parse(text).map(|origin| origin.to_string());
         assert_eq!(written("POST /a b/c 3f9a1c").as_deref(), Some("POST /a b/c 3f9a1c"));
-        assert_eq!(Origin::parse("GET /x 1").unwrap().path, "/x");
-        assert!(Origin::parse("nothing").is_none());
+        assert_eq!(RequestInfo::parse("GET /x 1").unwrap().path, "/x");
+        assert!(RequestInfo::parse("nothing").is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Weak};
 
-use super::registry::{Origin, Record, Registry};
+use super::registry::{Record, Registry, RequestInfo};
 use crate::config::Config;
 
 /// What belongs to one application: its tasks, and a value of each type it was given (mailer, templates, state).
@@ -109,7 +109,7 @@ pub(crate) struct Context {
     /// The application.
     pub(crate) scope: Scope,
     /// The request, when there is one.
-    pub(crate) origin: Option<Arc<Origin>>,
+    pub(crate) origin: Option<Arc<RequestInfo>>,
     /// The task that this thread is, when it is one.
     pub(crate) task: Option<Arc<Record>>,
 }

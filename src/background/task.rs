@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::failure::{Cancelled, Failure, IntoOutcome, Outcome};
 use super::permits;
-use super::registry::{LentSlot, Origin, Progress, Record, Registry, Stop, TaskState};
+use super::registry::{LentSlot, Progress, Record, Registry, RequestInfo, Stop, TaskState};
 use super::scope::Context;
 use super::slots::{Admission, Turn};
 use super::thread_pool::{self, Work};
@@ -117,7 +117,7 @@ where
 ///
 /// let handle = Task::named("import").key("photo-17").deadline(Duration::from_secs(60)).spawn(|task| {
 ///     for row in 0..100 {
-///         task.check()?; // cancelled, or past the deadline
+///         task.check_cancelled()?; // cancelled, or past the deadline
 ///         task.progress(row, 100);
 ///     }
 ///     aside::ok(100)
@@ -182,7 +182,7 @@ impl Task {
     ///
     /// Task::named("search").key("search-17").cancel_unwatched(Duration::from_secs(30)).spawn(|task| {
     ///     for shelf in 0..1_000 {
-    ///         task.check()?; // the visitor has left
+    ///         task.check_cancelled()?; // the visitor has left
     ///         task.progress(shelf, 1_000);
     ///     }
     ///     aside::ok(())
@@ -415,7 +415,7 @@ impl TaskContext {
     ///
     /// # Errors
     /// [`Cancelled`] when it was told to cancel. A task that returns it counts as cancelled, not as failed.
-    pub fn check(&self) -> Result<(), Cancelled> {
+    pub fn check_cancelled(&self) -> Result<(), Cancelled> {
         if self.is_cancelled() { Err(Cancelled) } else { Ok(()) }
     }
 
@@ -533,8 +533,8 @@ impl TaskInfo {
         self.record.key.as_deref()
     }
 
-    /// The request it came from.
-    pub fn origin(&self) -> Option<&Origin> {
+    /// Returns the request that started the task.
+    pub fn request(&self) -> Option<&RequestInfo> {
         self.record.origin.as_deref()
     }
 
@@ -553,8 +553,8 @@ impl TaskInfo {
         &self.record.progress
     }
 
-    /// How long it has run, or ran.
-    pub fn after(&self) -> Duration {
+    /// Returns the run time: until now, or until the end.
+    pub fn elapsed(&self) -> Duration {
         self.record.after()
     }
 

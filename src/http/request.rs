@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 
 use super::headers::Headers;
 use super::stream::disconnect::Connection;
-use crate::background::registry::Origin;
+use crate::background::registry::RequestInfo;
 use crate::background::scope::{Context, Scope};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
@@ -93,7 +93,7 @@ pub struct Request {
     method: Method,
     target: String,
     /// The method, the path and the id, shared with the tasks that the request starts.
-    origin: Arc<Origin>,
+    origin: Arc<RequestInfo>,
     headers: Headers,
     body: Body,
     remote: Option<SocketAddr>,
@@ -135,7 +135,7 @@ impl Request {
         static UNTIL_ADMITTED: LazyLock<Arc<Config>> = LazyLock::new(Arc::default);
         let target = target.into();
         let path = canonical_path(target.split('?').next().unwrap_or(""));
-        let origin = Origin { id: String::new(), method: method.as_str().to_owned(), path };
+        let origin = RequestInfo { id: String::new(), method: method.as_str().to_owned(), path };
         Request {
             method,
             target,
@@ -194,7 +194,7 @@ impl Request {
     }
 
     /// Returns the description of the request for the log and its tasks.
-    pub(crate) fn origin(&self) -> &Arc<Origin> {
+    pub(crate) fn origin(&self) -> &Arc<RequestInfo> {
         &self.origin
     }
 
@@ -636,7 +636,7 @@ mod tests {
         let mut request =
             Request::new(Method::Post, "/", Headers::new(), Body::new(io::repeat(b'x').take(2 << 20), None));
         let error = request.bytes().unwrap_err();
-        assert_eq!(error.status(), Status::CONTENT_TOO_LARGE);
+        assert_eq!(error.status_code(), Status::CONTENT_TOO_LARGE);
         assert!(error.message().unwrap().contains("ASIDE_MAX_FORM"));
     }
 

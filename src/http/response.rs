@@ -160,8 +160,21 @@ impl Response {
     }
 
     /// Sets the status.
-    pub fn status(mut self, status: Status) -> Response {
+    ///
+    /// ```
+    /// use aside::{Response, Status};
+    ///
+    /// assert_eq!(Response::text("taken").status(409).status_code(), Status::CONFLICT);
+    /// ```
+    ///
+    /// A number outside 100 to 599 makes the response a logged 500.
+    #[track_caller]
+    pub fn status(mut self, status: impl Into<Status>) -> Response {
+        let (status, problem) = status.into().or_internal();
         self.status = status;
+        if let Some(problem) = problem {
+            self.error = Some(Error::internal(problem));
+        }
         self
     }
 
@@ -188,7 +201,7 @@ impl Response {
     fn change<V: AsRef<str>>(mut self, name: &str, value: V, change: impl FnOnce(&mut Headers, V)) -> Response {
         match Headers::check(name, value.as_ref()) {
             Ok(()) => change(&mut self.headers, value),
-            Err(error) => (self.status, self.error) = (error.status(), Some(error)),
+            Err(error) => (self.status, self.error) = (error.status_code(), Some(error)),
         }
         self
     }
@@ -295,7 +308,7 @@ impl Response {
 
     /// Returns the response to an error. Its page is rendered when the response is finished.
     pub(crate) fn from_error(error: Error) -> Response {
-        Response { status: error.status(), error: Some(error), ..Response::default() }
+        Response { status: error.status_code(), error: Some(error), ..Response::default() }
     }
 
     /// Turns this response into the response to an error. Its deferred tasks stay.
@@ -370,7 +383,11 @@ impl IntoResponse for String {
 
 impl IntoResponse for Status {
     fn into_response(self) -> Response {
-        if self.code() >= 400 { Response::from_error(Error::from(self)) } else { Response::new().status(self) }
+        if self.code() >= 400 || self.code() < 100 {
+            Response::from_error(Error::from(self))
+        } else {
+            Response::new().status(self)
+        }
     }
 }
 
@@ -497,9 +514,24 @@ mod tests {
     }
 
     #[test]
+    fn a_number_that_is_not_a_status_becomes_an_error_that_says_so() {
+        for code in [0, 99, 600, u16::MAX] {
+            for response in [Response::text("hi").status(code), Status::from(code).into_response()] {
+                let said = format!("{code} is not a status: those are 100 to 599");
+                assert_eq!(response.status_code(), Status::INTERNAL_SERVER_ERROR);
+                assert!(response.error().unwrap().chain().starts_with(&said), "{response:?}");
+            }
+        }
+        for code in [100, 422, 599] {
+            let response = Response::text("hi").status(code);
+            assert!(response.status_code().code() == code && response.error().is_none());
+        }
+    }
+
+    #[test]
     fn a_header_with_a_line_break_becomes_an_error() {
         let response = Response::text("hi").header("X-A", "1\r\nSet-Cookie: a=b");
-        assert_eq!(response.error().unwrap().status(), Status::INTERNAL_SERVER_ERROR);
+        assert_eq!(response.error().unwrap().status_code(), Status::INTERNAL_SERVER_ERROR);
         assert!(!response.headers().contains("X-A"));
         assert!(Response::new().try_header("X-A", "a\0b").is_err());
         assert!(Response::new().try_header("X A", "b").is_err());

@@ -295,7 +295,7 @@ mod tests {
         let budget = budget(Duration::from_millis(20));
         let held = budget.take(100, 100).unwrap();
         let refused = thread::scope(|scope| scope.spawn(|| budget.take(1, 100).map(drop)).join().unwrap()).unwrap_err();
-        assert_eq!(refused.status(), Status::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.status_code(), Status::SERVICE_UNAVAILABLE);
         assert!(refused.chain().contains("ASIDE_MAX_IMAGE_MEMORY"), "{refused:?}");
         assert_eq!(budget.state().line.len(), 0);
         drop(held);

@@ -243,7 +243,7 @@ impl Format {
 ///
 /// let avatars = Limits::default().max_pixels(10_000_000);
 /// let error = avatars.decode(b"<svg>").unwrap_err();
-/// assert_eq!(error.status().code(), 422);
+/// assert_eq!(error.status_code().code(), 422);
 /// ```
 ///
 /// A PNG of a few kilobytes can hold 50,000 x 50,000 pixels, which take 10 GB: that is what these are against.
@@ -927,7 +927,7 @@ mod tests {
 
     fn refused(bytes: &[u8]) -> Error {
         let error = Image::decode(bytes).expect_err("this must be refused");
-        assert_eq!(error.status().code(), 422, "{error:?}");
+        assert_eq!(error.status_code().code(), 422, "{error:?}");
         error
     }
 
@@ -1053,10 +1053,10 @@ mod tests {
         assert!(error.message().unwrap().contains("100 x 100 pixels; the limit is 9,999 ("), "{error:?}");
         for (bytes, memory) in [(&png, 29_999), (&png, 20), (&red(100, 100, Format::Jpeg), 29_999)] {
             let error = Limits::default().max_memory(memory).decode(bytes).unwrap_err();
-            assert_eq!(error.status().code(), 422);
+            assert_eq!(error.status_code().code(), 422);
             assert!(error.message().unwrap().contains("image::Limits::max_memory"), "{error:?}");
         }
-        assert_eq!(Limits::default().max_memory(9).read(&png[..]).unwrap_err().status().code(), 422);
+        assert_eq!(Limits::default().max_memory(9).read(&png[..]).unwrap_err().status_code().code(), 422);
     }
 
     #[test]
@@ -1119,7 +1119,7 @@ mod tests {
             for lacking in (4..40).step_by(3).chain([jpeg.len() / 3, jpeg.len() / 2]) {
                 let cut = Image::decode(&jpeg[..jpeg.len() - lacking]);
                 assert_eq!(
-                    cut.map_err(|error| error.status().code()).err(),
+                    cut.map_err(|error| error.status_code().code()).err(),
                     Some(422),
                     "JPEG {number} without {lacking} bytes"
                 );
@@ -1152,7 +1152,7 @@ mod tests {
                     bytes[at] = next(256) as u8;
                 }
                 if let Err(error) = Image::decode(&bytes) {
-                    assert_eq!(error.status().code(), 422, "{error:?}");
+                    assert_eq!(error.status_code().code(), 422, "{error:?}");
                     assert!(!error.chain().contains("panicked"), "{error:?}");
                 }
             }
@@ -1372,7 +1372,7 @@ mod tests {
         client.within(|| {
             let refused = Image::decode(red(2500, 2500, Format::Png)).unwrap_err();
             assert!(refused.message().unwrap().contains("16,777,216 bytes for all images (ASIDE_MAX_IMAGE_MEMORY)"));
-            assert_eq!(refused.status().code(), 422);
+            assert_eq!(refused.status_code().code(), 422);
             assert!(Image::open(&from).is_ok());
         });
     }
@@ -1500,7 +1500,7 @@ mod tests {
         fs::write(&broken, b"no").unwrap();
         fs::create_dir(folder.path().join("taken.png")).unwrap();
         let try_it =
-            |from: &Path, to: &str| resize(from, folder.path().join(to), AS_IT_IS).unwrap_err().status().code();
+            |from: &Path, to: &str| resize(from, folder.path().join(to), AS_IT_IS).unwrap_err().status_code().code();
         assert_eq!(try_it(&broken, "out.png"), 422);
         assert_eq!(try_it(&from, "out.bmp"), 500);
         assert_eq!(try_it(&from, "out"), 500);

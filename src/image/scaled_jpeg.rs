@@ -638,7 +638,7 @@ mod tests {
             let cut = &whole[..length];
             assert!(decode(cut, Size::new(331, 245), 8, |_| Vec::new()).is_none());
             let error = Image::decode_for(cut, Fit::Inside(30, 30)).unwrap_err();
-            assert_eq!((error.status().code(), error.message()), (422, Some(NOT_AN_IMAGE)));
+            assert_eq!((error.status_code().code(), error.message()), (422, Some(NOT_AN_IMAGE)));
             // With an end marker it is refused here too, and then `image` has the word.
             let ended = [cut, &[0xff, 0xd9]].concat();
             assert!(decode(&ended, Size::new(331, 245), 8, |_| Vec::new()).is_none());

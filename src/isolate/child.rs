@@ -23,7 +23,7 @@ use super::protocol::{
 };
 use super::wake::Waker;
 use crate::background::failure::{Failure, Outcome};
-use crate::background::registry::{Origin, Progress, Registry};
+use crate::background::registry::{Progress, Registry, RequestInfo};
 use crate::background::scope::{Context, Scope};
 use crate::background::task::{Run, Task, TaskContext, TaskInfo};
 use crate::error::{Error, Result};
@@ -335,7 +335,7 @@ fn ignore_signals() -> Result<()> {
 
 /// Where the call comes from.
 fn context(scope: &Scope, call: &Call) -> Context {
-    let origin = call.origin.as_deref().and_then(Origin::parse).map(Arc::new);
+    let origin = call.origin.as_deref().and_then(RequestInfo::parse).map(Arc::new);
     Context { scope: scope.clone(), origin, task: None }
 }
 

@@ -83,7 +83,7 @@ where
 ///
 /// fn import(rows: u64, task: &TaskContext) -> Result<u64> {
 ///     for row in 0..rows {
-///         task.check()?; // cancelled
+///         task.check_cancelled()?; // cancelled
 ///         task.progress(row + 1, rows);
 ///     }
 ///     Ok(rows)

@@ -173,13 +173,13 @@ impl Ended {
         };
         let ended = match failure {
             Failure::Error(error) => Ended::Failed {
-                status: error.status().code(),
+                status: error.status_code().code(),
                 chain: text(&error.chain()),
                 backtrace: error.backtrace_lines().as_deref().map(backtrace),
             },
             Failure::Panic(panic) => Ended::Panicked {
                 message: text(&panic.message),
-                place: panic.place.as_deref().map(text),
+                place: panic.location.as_deref().map(text),
                 backtrace: panic.backtrace.as_deref().map(backtrace),
             },
             Failure::Cancelled => Ended::Cancelled,
@@ -198,7 +198,9 @@ impl Ended {
                 Err(_) => Failure::Error(plain_error("its output is not valid UTF-8")),
             },
             Ended::Failed { status, chain, .. } => Failure::Error(error(status, chain)),
-            Ended::Panicked { message, place, backtrace } => Failure::Panic(Panic { message, place, backtrace }),
+            Ended::Panicked { message, place, backtrace } => {
+                Failure::Panic(Panic { message, location: place, backtrace })
+            }
             Ended::Cancelled => Failure::Cancelled,
             Ended::TimedOut => Failure::TimedOut,
             Ended::Abandoned => Failure::Abandoned,
@@ -208,12 +210,12 @@ impl Ended {
 
 fn error(status: u16, chain: String) -> Error {
     let status = if (100..=599).contains(&status) { Status::new(status) } else { Status::INTERNAL_SERVER_ERROR };
-    plain_error(chain).with_status(status)
+    plain_error(chain).status(status)
 }
 
 /// Returns an error without a backtrace, which would lead to this module and not to the cause.
 pub(super) fn plain_error(words: impl Into<String>) -> Error {
-    Error::bad_request(words).with_status(Status::INTERNAL_SERVER_ERROR)
+    Error::bad_request(words).status(Status::INTERNAL_SERVER_ERROR)
 }
 
 fn text(text: &str) -> String {
@@ -368,7 +370,7 @@ mod tests {
     #[test]
     fn the_worst_report_is_no_longer_than_it_may_be() {
         let worst = "\u{1}".repeat(1 << 20);
-        let panic = Panic { message: worst.clone(), place: Some(worst.clone()), backtrace: Some(worst.clone()) };
+        let panic = Panic { message: worst.clone(), location: Some(worst.clone()), backtrace: Some(worst.clone()) };
         let (ended, _) = Ended::of(Err(Failure::Panic(panic)));
         assert!(frame(&ToParent::Ended { ended, spent: None }, b"").is_ok());
         assert!(frame(&ToParent::log(log::Level::Info, &worst, &worst), b"").is_ok());
@@ -383,10 +385,10 @@ mod tests {
         assert_eq!(there_and_back(Ok(None)).unwrap(), None);
         assert_eq!(there_and_back(Ok(Some("[1]".to_owned()))).unwrap().as_deref(), Some("[1]"));
         let there_and_back = |failure| there_and_back(Err(failure)).unwrap_err();
-        let error = plain_error("disk full").context("cannot save").with_status(Status::CONFLICT);
+        let error = plain_error("disk full").context("cannot save").status(Status::CONFLICT);
         let Failure::Error(error) = there_and_back(Failure::Error(error)) else { unreachable!() };
-        assert_eq!((error.chain().as_str(), error.status()), ("cannot save: disk full", Status::CONFLICT));
-        let panic = Panic { message: "boom".into(), place: Some("a.rs:7".into()), backtrace: None };
+        assert_eq!((error.chain().as_str(), error.status_code()), ("cannot save: disk full", Status::CONFLICT));
+        let panic = Panic { message: "boom".into(), location: Some("a.rs:7".into()), backtrace: None };
         assert_eq!(there_and_back(Failure::Panic(panic)).to_string(), "panicked: boom, at a.rs:7");
         assert!(matches!(there_and_back(Failure::Cancelled), Failure::Cancelled));
         assert!(matches!(there_and_back(Failure::TimedOut), Failure::TimedOut));

@@ -56,9 +56,7 @@ fn dispatch(call: &Call, input: &str, task: &TaskContext) -> Outcome<()> {
         "tell" => return tell(input, task),
         "fail" => {
             let error = Error::from(std::io::Error::other(input.to_owned()));
-            return Err(Failure::Error(
-                error.context("cannot save the order").with_status(crate::error::Status::CONFLICT),
-            ));
+            return Err(Failure::Error(error.context("cannot save the order").status(crate::error::Status::CONFLICT)));
         }
         "panic" => panic!("{input}"),
         "exit" => std::process::exit(input.parse().unwrap()),
@@ -371,11 +369,11 @@ fn a_job_is_done_elsewhere_and_its_log_and_progress_are_here() {
 #[test]
 fn an_error_comes_with_its_chain_and_a_panic_with_its_place() {
     let Failure::Error(error) = failure(order("fail", "диск полон 💾")) else { panic!("an error") };
-    assert_eq!((error.chain().as_str(), error.status().code()), ("cannot save the order: диск полон 💾", 409));
+    assert_eq!((error.chain().as_str(), error.status_code().code()), ("cannot save the order: диск полон 💾", 409));
     assert!(error.backtrace().is_none());
     let Failure::Panic(panic) = failure(order("panic", "бум 💥")) else { panic!("a panic") };
     assert_eq!(panic.message, "бум 💥");
-    assert!(panic.place.as_deref().is_some_and(|place| place.starts_with("src/isolate/tests.rs:")), "{panic:?}");
+    assert!(panic.location.as_deref().is_some_and(|place| place.starts_with("src/isolate/tests.rs:")), "{panic:?}");
 }
 
 #[test]

@@ -244,7 +244,7 @@ impl Attempt {
             return self.cancelled();
         }
         let message = "its end panicked, and the outcome is unknown".to_owned();
-        self.end(&Err(Failure::Panic(Panic { message, place: None, backtrace: None }))).0
+        self.end(&Err(Failure::Panic(Panic { message, location: None, backtrace: None }))).0
     }
 
     /// Returns the outcome of a cancelled attempt: cancelled by a user, or released because the process stops.

@@ -448,7 +448,7 @@ pub(crate) fn a_claim_returns_all_fields_of_the_job(bench: &dyn Bench) {
     assert_eq!((waiting.enqueued_at, waiting.due_at, waiting.began_at, waiting.ended_at), (T, T, None, None));
     assert_eq!((waiting.priority, &waiting.unique, &waiting.failures), (3, &full.unique, &Vec::new()));
     assert_eq!((&waiting.name, &waiting.label, &waiting.payload), (&full.name, &full.label, &full.payload));
-    assert_eq!((&waiting.queue, &waiting.origin), (&full.queue, &full.origin));
+    assert_eq!((&waiting.queue, &waiting.request), (&full.queue, &full.origin));
 
     let claimed = other.take_one(T + 5);
     assert_eq!((claimed.id, claimed.attempt, claimed.enqueued_at), (id, 1, T));
@@ -524,7 +524,7 @@ pub(crate) fn a_retry_waits_for_its_backoff(bench: &dyn Bench) {
     let info = other.info(id);
     assert_eq!((info.state, info.due_at, info.attempt), (JobState::Scheduled, T + 1_050, 1));
     let failure = &info.failures[0];
-    assert_eq!((failure.attempt, failure.at, failure.words.as_str()), (1, T + 50, "connection refused"));
+    assert_eq!((failure.attempt, failure.at, failure.message.as_str()), (1, T + 50, "connection refused"));
     assert_eq!(other.next_due().unwrap(), Some(T + 1_050));
     // The job waits from its due time, which is after the first of these and before the second.
     let before = one.add(entry(), T + 1_049);
@@ -562,7 +562,7 @@ pub(crate) fn a_dead_job_has_its_last_failures(bench: &dyn Bench) {
     let info = process.info(id);
     assert_eq!((info.state, info.attempt, info.ended_at), (JobState::Dead, tries, Some(T)));
     let kept: Vec<(u32, Millis, &str)> =
-        info.failures.iter().map(|failure| (failure.attempt, failure.at, failure.words.as_str())).collect();
+        info.failures.iter().map(|failure| (failure.attempt, failure.at, failure.message.as_str())).collect();
     assert_eq!(kept.len(), MOST_FAILURES);
     assert_eq!(kept[0], (6, T - 24, "try 6"));
     assert_eq!(kept[MOST_FAILURES - 1], (tries, T, "try 30"));
@@ -577,7 +577,7 @@ pub(crate) fn a_job_is_cancelled_with_and_without_a_message(bench: &dyn Bench) {
         process.finish(&process.take_one(T), cancelled(message), T + 1);
         let info = process.info(id);
         assert_eq!((info.state, info.attempt, info.ended_at), (JobState::Cancelled, 1, Some(T + 1)));
-        assert!(info.failures.iter().map(|failure| failure.words.as_str()).eq(message));
+        assert!(info.failures.iter().map(|failure| failure.message.as_str()).eq(message));
         assert_eq!(process.take(1, T + YEAR), []);
     }
 }
@@ -677,7 +677,7 @@ pub(crate) fn a_revived_job_starts_with_all_attempts(bench: &dyn Bench) {
         assert!(process.revive(id, T + 2).unwrap());
         let info = process.info(id);
         assert_eq!((info.attempt, info.interruptions, info.is_cancelling), (0, 0, false));
-        let message: Vec<&str> = info.failures.iter().map(|failure| failure.words.as_str()).collect();
+        let message: Vec<&str> = info.failures.iter().map(|failure| failure.message.as_str()).collect();
         assert_eq!(message, ["connection refused", "broken"]);
         let claimed = process.take_one(T + 2);
         assert_eq!((claimed.id, claimed.attempt), (id, 1));
@@ -1109,7 +1109,7 @@ pub(crate) fn a_job_is_dead_after_many_interruptions(bench: &dyn Bench) {
     let info = first.info(id);
     let failure = &info.failures[0];
     assert_eq!((failure.attempt, failure.at, info.ended_at), (1, T + 9, Some(T + 9)));
-    assert!(failure.words.contains(&MOST_INTERRUPTIONS.to_string()), "{}", failure.words);
+    assert!(failure.message.contains(&MOST_INTERRUPTIONS.to_string()), "{}", failure.message);
     assert_eq!(first.counts().unwrap(), JobCounts { dead: 1, abandoned: 1, ..JobCounts::default() });
     assert!(first.revive(id, T + 10).unwrap());
     assert_eq!(first.info(id).interruptions, 0);
@@ -1452,10 +1452,10 @@ pub(crate) fn texts_are_stored_unchanged(bench: &dyn Bench) {
         let info = one.info(id);
         assert_eq!((info.name.as_str(), info.label.as_str(), info.payload.as_str()), (text, text, text));
         assert_eq!(
-            (info.queue.as_str(), info.unique.as_deref(), info.origin.as_deref()),
+            (info.queue.as_str(), info.unique.as_deref(), info.request.as_deref()),
             (text, Some(text), Some(text))
         );
-        assert_eq!((info.message.as_str(), info.failures[0].words.as_str()), (text, text));
+        assert_eq!((info.message.as_str(), info.failures[0].message.as_str()), (text, text));
     }
 }
 

@@ -264,7 +264,7 @@ impl Jobs {
     }
 
     /// Cancels a job: at once if it waits. A running job is told to cancel, and ends where it checks for that
-    /// ([`TaskContext::check`](crate::TaskContext::check)). Returns the state of the job after the call; `None` if
+    /// ([`TaskContext::check_cancelled`](crate::TaskContext::check_cancelled)). Returns the state of the job after the call; `None` if
     /// there is no such job.
     ///
     /// # Errors

@@ -91,7 +91,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + 'static {
     ///
     /// # Errors
     /// The failure of the attempt. The job is retried according to [`retry`](Job::retry), and then kept as dead. An
-    /// error of [`TaskContext::check`] means that the job was cancelled.
+    /// error of [`TaskContext::check_cancelled`] means that the job was cancelled.
     fn run(self, task: &TaskContext) -> Result<()>;
 
     /// Sets the delay before which the job does not start.

@@ -497,7 +497,7 @@ impl Job {
             interruptions: 0,
             payload: entry.payload,
             unique: entry.unique,
-            origin: entry.origin,
+            request: entry.origin,
             enqueued_at: now,
             due_at: now,
             began_at: None,
@@ -541,7 +541,7 @@ impl Job {
             payload: info.payload.clone(),
             queue: info.queue.clone(),
             attempt: info.attempt,
-            origin: info.origin.clone(),
+            origin: info.request.clone(),
             enqueued_at: info.enqueued_at,
         }
     }
@@ -646,7 +646,7 @@ impl Job {
 
     fn fail(&mut self, message: String, now: Millis) {
         let failures = &mut self.info.failures;
-        failures.push(JobFailure { attempt: self.info.attempt, at: now, words: message });
+        failures.push(JobFailure { attempt: self.info.attempt, at: now, message: message });
         let surplus = failures.len().saturating_sub(MOST_FAILURES);
         failures.drain(..surplus);
     }

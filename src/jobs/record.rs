@@ -117,7 +117,7 @@ pub struct JobFailure {
     /// The time when the attempt ended; milliseconds since 1970.
     pub at: i64,
     /// The message of the failure, as in the log.
-    pub words: String,
+    pub message: String,
 }
 
 /// The record of a job.
@@ -148,7 +148,7 @@ pub struct JobInfo {
     /// The unique key.
     pub unique: Option<String>,
     /// The request that enqueued the job: `POST /orders 3f9a1c`.
-    pub origin: Option<String>,
+    pub request: Option<String>,
     /// The time when the job was enqueued; milliseconds since 1970, like all times here.
     pub enqueued_at: i64,
     /// The time when the job is, or was, due.

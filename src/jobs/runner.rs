@@ -13,7 +13,7 @@ use super::facade::{Jobs, Moment};
 use super::record::{JobInfo, Millis};
 use super::running::RunningJob;
 use super::trouble::{LONGEST_WAIT, OutageLog, log_failure};
-use crate::background::registry::Origin;
+use crate::background::registry::RequestInfo;
 use crate::background::scope::{Context, Scope};
 use crate::background::slots::Admission;
 use crate::background::task::{Run, Task, TaskContext, TaskHandle};
@@ -217,7 +217,7 @@ impl JobRunner {
             Some(deadline) => task.deadline(deadline),
             None => task,
         };
-        let origin = claimed.origin.as_deref().and_then(Origin::parse).map(Arc::new);
+        let origin = claimed.origin.as_deref().and_then(RequestInfo::parse).map(Arc::new);
         let context = Context { scope: self.scope.clone(), origin, task: None };
         // The attempt needs the record of the task, which is created first.
         let attempt = Arc::new(Mutex::new(None::<Attempt>));

@@ -126,7 +126,7 @@ impl Request {
     /// fn start(req: &mut Request) -> Result<Response> {
     ///     req.session_task("import")?.spawn(|task| {
     ///         for row in 0..100 {
-    ///             task.check()?;
+    ///             task.check_cancelled()?;
     ///             task.progress(row, 100);
     ///         }
     ///         aside::ok(())

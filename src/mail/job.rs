@@ -341,7 +341,7 @@ mod tests {
         assert_eq!((&got[0].data, &got[0].to), (&got[1].data, &got[1].to));
         assert_eq!(got[0].to, ["anna@b.example", "ben@b.example", "cy@c.example", "dee@d.example"]);
         assert!(got[0].data.contains("Message-ID: <") && !got[0].data.contains("dee@"), "{}", got[0].data);
-        assert!(job(&client, id).failures[0].words.contains("451"), "{:?}", job(&client, id).failures);
+        assert!(job(&client, id).failures[0].message.contains("451"), "{:?}", job(&client, id).failures);
     }
 
     #[test]
@@ -354,7 +354,7 @@ mod tests {
         client.drain();
         let job = job(&client, id);
         assert_eq!((job.state, job.failures.len(), server.connections()), (JobState::Dead, 1, 1));
-        let words = &job.failures[0].words;
+        let words = &job.failures[0].message;
         assert!(
             words.contains("refuses the mail") && words.contains("550") && words.contains("no such user"),
             "{words}"

@@ -183,7 +183,7 @@ impl Row {
             queue: line(&job.queue),
             state: job.state,
             is_cancelling: job.is_cancelling,
-            origin: job.origin.as_deref().map(line),
+            origin: job.request.as_deref().map(line),
             time: at(time_of(job)),
             elapsed: runs_since.map(|began| elapsed(between(began, now))),
             attempts: job.attempt,
@@ -191,7 +191,7 @@ impl Row {
             total: job.total,
             percent: percent(job),
             message: line(&job.message),
-            failure: job.failures.last().map(|failure| line(&failure.words)),
+            failure: job.failures.last().map(|failure| line(&failure.message)),
             actions: actions(job),
         }
     }
@@ -285,7 +285,7 @@ struct Failure {
 
 impl Failure {
     fn of(failure: &JobFailure) -> Failure {
-        let message = visible_up_to(&failure.words, FAILURE);
+        let message = visible_up_to(&failure.message, FAILURE);
         Failure { attempt: failure.attempt, at: at(Some(failure.at)), message }
     }
 }

@@ -52,11 +52,11 @@ impl App {
     /// machine sees the panel in any case, unless the request came through a proxy. The function is called for each
     /// request to the panel, after the site's [`before`](App::before) hooks. If it panics, the panic is logged and the
     /// panel is not shown.
-    pub fn panel<F>(self, guard: F) -> App
+    pub fn panel<F>(self, authorize: F) -> App
     where
         F: Fn(&mut Request) -> bool + Send + Sync + 'static,
     {
-        self.state(Guard(Box::new(guard)))
+        self.state(Authorize(Box::new(authorize)))
     }
 
     /// Returns the application with its panel, which checks access.
@@ -69,16 +69,16 @@ impl App {
 }
 
 /// The users who may see the panel, in addition to the developer.
-struct Guard(Box<dyn Fn(&mut Request) -> bool + Send + Sync>);
+struct Authorize(Box<dyn Fn(&mut Request) -> bool + Send + Sync>);
 
 fn may_see(req: &mut Request) -> bool {
     error_pages::is_for_the_developer(req) || guard_allows(req)
 }
 
 fn guard_allows(req: &mut Request) -> bool {
-    let Some(guard) = req.scope().get::<Guard>() else { return false };
-    panics::catch(|| (guard.0)(req)).unwrap_or_else(|panic| {
-        let message = format!("The guard of the panel panicked, and access is denied: {panic}");
+    let Some(authorize) = req.scope().get::<Authorize>() else { return false };
+    panics::catch(|| (authorize.0)(req)).unwrap_or_else(|panic| {
+        let message = format!("The function of `App::panel` panicked, and access is denied: {panic}");
         log::error!(target: "aside::panel", "{}", escape(&message));
         false
     })

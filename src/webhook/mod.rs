@@ -677,7 +677,7 @@ mod tests {
     fn what_was_changed_or_is_stale_is_refused() {
         let (good, body, time) = published();
         let status = |headers: &[(&str, &str)], body: &[u8], now: i64| {
-            verify_at(&mut request(headers, body), &[SECRET], now).unwrap_err().status().code()
+            verify_at(&mut request(headers, body), &[SECRET], now).unwrap_err().status_code().code()
         };
         assert_eq!(status(&good, br#"{"test": 2432232315}"#, time), 401);
         assert_eq!(status(&good, body, time + TOLERANCE + 1), 401);
@@ -699,7 +699,7 @@ mod tests {
         let (headers, body, time) = published();
         for secrets in [&[][..], &[""], &["whsec_"], &["whsec_?"], &["", SECRET]] {
             let error = verify_at(&mut request(&headers, body), secrets, time).unwrap_err();
-            assert!(error.status().is_server_error() && error.chain().contains("secret"), "{error:?}");
+            assert!(error.status_code().is_server_error() && error.chain().contains("secret"), "{error:?}");
         }
     }
 
@@ -816,7 +816,7 @@ mod tests {
         client.drain();
         let job = job(&client, id);
         assert_eq!((job.state, job.failures.len(), receiver.got().len()), (JobState::Dead, 1, 0));
-        let words = &job.failures[0].words;
+        let words = &job.failures[0].message;
         assert!(words.contains("has the address 127.0.0.1, which is not a public address"), "{words}");
     }
 
@@ -958,7 +958,7 @@ mod tests {
         let job = job(&client, id);
         assert_eq!((job.state, receiver.got().len(), job.failures.len()), (JobState::Dead, 1, 1));
         assert_eq!((&*job.label, client.jobs().is_private(&job.name)), ("webhook to 127.0.0.1", true));
-        assert_eq!(job.failures[0].words, "webhook to 127.0.0.1 answered 410 Gone");
+        assert_eq!(job.failures[0].message, "webhook to 127.0.0.1 answered 410 Gone");
         let tasks = format!("{:?}", client.failures());
         assert!(tasks.contains("410 Gone") && !tasks.contains("geheim"), "{tasks}");
         assert!(client.jobs().retry(id).unwrap());

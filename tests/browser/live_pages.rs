@@ -113,7 +113,7 @@ fn import(req: &mut Request) -> Response {
     let steps = import.steps.lock().unwrap().take().unwrap();
     let task = Task::named("import").key("import").spawn(move |task| {
         for done in steps {
-            task.check()?;
+            task.check_cancelled()?;
             task.progress(done, 100);
             task.message(format!("{done} rows"));
         }

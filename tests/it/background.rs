@@ -76,7 +76,7 @@ fn every_kind_of_error_is_taken() {
         assert_eq!(cause(background(|| Err::<(), _>(io::Error::other("io"))).join().unwrap()), "io");
         assert_eq!(cause(background(|| Err::<(), _>(aside::BoxError::from("boxed"))).join().unwrap()), "boxed");
         let ours = background(|| Err::<(), _>(Error::not_found("ours"))).join().unwrap().unwrap_err();
-        assert!(matches!(ours, Failure::Error(error) if error.status() == Status::NOT_FOUND));
+        assert!(matches!(ours, Failure::Error(error) if error.status_code() == Status::NOT_FOUND));
         let question_mark = background(|| {
             "x".parse::<u32>()?;
             aside::ok(())
@@ -190,7 +190,7 @@ fn where_it_comes_from_goes_along_into_nested_tasks() {
     let line = &logs::at(Level::Error, "innermost-of-nest failed: the state")[0];
     assert!(line.contains(&format!("GET /nest {id}")), "{line}");
     assert_eq!(client.failures().len(), 3);
-    assert!(client.failures().iter().all(|task| task.origin().unwrap().id == id));
+    assert!(client.failures().iter().all(|task| task.request().unwrap().id == id));
 }
 
 #[test]

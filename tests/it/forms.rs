@@ -595,7 +595,7 @@ fn a_client_error_has_the_location_of_the_handler() {
         let error = error.unwrap();
         let place = error.location().map(|place| (place.file(), place.line()));
         assert_eq!(place, Some((file!(), line)), "{name}: {error:?}");
-        Response::text("").status(error.status())
+        Response::text("").status(error.status_code())
     });
     let mut client = TestClient::new(app);
     let multipart = "multipart/form-data; boundary=x";

@@ -231,7 +231,7 @@ fn each_end_of_a_function_has_its_own_message() {
     assert_eq!(error.chain(), "disk full");
     let Err(Failure::Panic(panic)) = call(&client, end, "panic".into()) else { panic!("a panic") };
     assert_eq!(panic.message, "boom");
-    assert!(panic.place.is_some_and(|place| place.starts_with("tests/it/isolated.rs:")));
+    assert!(panic.location.is_some_and(|place| place.starts_with("tests/it/isolated.rs:")));
     for (how, message) in [
         ("exit", "its process exited with status 3 before the end of the function"),
         ("abort", "its process was killed by signal 6 (SIGABRT)"),

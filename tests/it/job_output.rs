@@ -153,7 +153,7 @@ fn an_output_beyond_the_limit_fails_the_job_with_a_clear_error() {
         ] {
             jobs.enqueue(count(end)).unwrap();
             let job = jobs.run_next().unwrap().unwrap();
-            assert!(job.failures[0].words.contains(words), "{:?}", job.failures);
+            assert!(job.failures[0].message.contains(words), "{:?}", job.failures);
             assert_eq!(job.output::<Counted>().unwrap(), None);
         }
     });
@@ -228,7 +228,7 @@ fn a_test_that_waits_for_a_job_runs_it() {
         let job = client.within(|| client.jobs().wait(id, Duration::MAX)).unwrap();
         assert_eq!((job.state, job.attempt, job.output().unwrap()), (JobState::Done, 2, Some(counted())));
         assert_eq!(jobs.wait(id, Duration::ZERO).unwrap(), job, "it has ended");
-        assert_eq!(jobs.wait(999, Duration::MAX).unwrap_err().status(), Status::NOT_FOUND);
+        assert_eq!(jobs.wait(999, Duration::MAX).unwrap_err().status_code(), Status::NOT_FOUND);
     });
 }
 
@@ -269,7 +269,7 @@ impl Job for Held {
         task.output(&counted())?;
         match &*self.0 {
             "fails" => Err(Error::internal("each time")),
-            _ => Ok(task.check()?),
+            _ => Ok(task.check_cancelled()?),
         }
     }
 }
@@ -355,7 +355,7 @@ fn a_wait_that_times_out_reports_the_state_of_the_job() {
         site.begun.recv_timeout(SOON).unwrap();
         for jobs in [one, other] {
             let late = jobs.wait(id, Duration::from_millis(10)).unwrap_err();
-            assert_eq!(late.status(), Status::GATEWAY_TIMEOUT);
+            assert_eq!(late.status_code(), Status::GATEWAY_TIMEOUT);
             assert!(late.chain().contains(&format!("job {id} (held) is still running after 10 ms")), "{late:?}");
         }
         site.go.send(()).unwrap();
@@ -366,7 +366,7 @@ fn a_wait_that_times_out_reports_the_state_of_the_job() {
         std::thread::scope(|scope| {
             let wait = scope.spawn(|| other.wait(id, SOON));
             assert!(one.discard(id).unwrap());
-            assert_eq!(wait.join().unwrap().unwrap_err().status(), Status::NOT_FOUND);
+            assert_eq!(wait.join().unwrap().unwrap_err().status_code(), Status::NOT_FOUND);
         });
         one.resume("held").unwrap();
     });
@@ -378,7 +378,7 @@ fn a_job_that_waits_for_itself_gets_an_error() {
     let site = Site::working(&jobs);
     let id = jobs.enqueue(Held("waits for itself".into())).unwrap().id;
     let job = jobs.wait(id, SOON).unwrap();
-    assert!(job.failures[0].words.contains("cannot wait for its own end"), "{:?}", job.failures);
+    assert!(job.failures[0].message.contains("cannot wait for its own end"), "{:?}", job.failures);
     site.server.stop();
 }
 

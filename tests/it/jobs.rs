@@ -130,7 +130,7 @@ fn a_job_runs_as_a_task_of_its_request() {
         let lines = logs::with("Background task who-asks (job 1) failed: so that it is in the log; try 1 of 20");
         assert!(lines.last().unwrap().1.contains(", POST /orders "), "{lines:?}");
         let job = client.jobs().find(1).unwrap().unwrap();
-        assert!(job.origin.unwrap().starts_with("POST /orders "));
+        assert!(job.request.unwrap().starts_with("POST /orders "));
     });
 }
 
@@ -149,7 +149,7 @@ fn a_failed_job_is_retried_with_growing_backoff_and_then_dead() {
         }
         let job = client.jobs().run_next().unwrap().unwrap();
         assert_eq!((job.id, job.state, job.failures.len()), (id, JobState::Dead, 3));
-        assert!(job.failures.iter().all(|failure| failure.words == "no credit"), "{:?}", job.failures);
+        assert!(job.failures.iter().all(|failure| failure.message == "no credit"), "{:?}", job.failures);
         assert_eq!(client.failures().len(), 3);
 
         assert!(client.jobs().retry(id).unwrap());
@@ -170,7 +170,7 @@ fn a_permanent_failure_is_not_retried_and_a_panic_is_a_failure() {
             client.jobs().enqueue(Fail(words.into())).unwrap();
             let job = client.jobs().run_next().unwrap().unwrap();
             assert_eq!(job.state, state, "{words}");
-            assert!(job.failures[0].words.starts_with(kept), "{:?}", job.failures);
+            assert!(job.failures[0].message.starts_with(kept), "{:?}", job.failures);
         }
     });
 }
@@ -208,7 +208,7 @@ fn a_job_of_an_unregistered_type_is_kept_and_does_not_spin() {
         for (id, words) in [(unknown, "no job `fail` is registered"), (changed, "cannot be parsed as this job")] {
             let job = client.jobs().find(id).unwrap().unwrap();
             assert_eq!((job.state, job.attempt), (JobState::Scheduled, 1));
-            assert!(job.failures[0].words.contains(words), "{:?}", job.failures);
+            assert!(job.failures[0].message.contains(words), "{:?}", job.failures);
             assert!(job.payload.contains('x') || id == unknown);
         }
     });
@@ -382,7 +382,7 @@ impl Job for Held {
             if self.0 == "fails of it" && task.is_cancelled() {
                 return Err(Error::internal("cut short"));
             }
-            task.check()?;
+            task.check_cancelled()?;
             if gates.go.lock().unwrap().recv_timeout(Duration::from_millis(10)).is_ok() {
                 return Ok(());
             }
@@ -459,7 +459,7 @@ fn a_job_that_fails_after_its_cancellation_is_not_retried() {
         jobs.cancel(id).unwrap();
         until(|| jobs.find(id).unwrap().unwrap().state.is_finished());
         let job = jobs.find(id).unwrap().unwrap();
-        assert_eq!((job.state, &*job.failures[0].words), (JobState::Cancelled, "cut short"));
+        assert_eq!((job.state, &*job.failures[0].message), (JobState::Cancelled, "cut short"));
         site.server.stop();
     });
 }
@@ -526,7 +526,7 @@ fn a_job_past_its_deadline_has_failed_and_is_retried() {
         let client = client(kept.register::<Slow>());
         client.jobs().enqueue(Slow).unwrap();
         let job = client.jobs().run_next().unwrap().unwrap();
-        assert_eq!((job.state, &*job.failures[0].words), (JobState::Scheduled, "timed out"));
+        assert_eq!((job.state, &*job.failures[0].message), (JobState::Scheduled, "timed out"));
     });
 }
 
@@ -622,7 +622,7 @@ fn a_transaction_and_its_jobs_must_be_in_one_file() {
     let memory = client(Jobs::memory().register::<Effect>());
     memory.jobs().enqueue(Effect("x".into())).unwrap();
     let job = memory.jobs().run_next().unwrap().unwrap();
-    assert!(job.failures[0].words.contains("Jobs::sqlite"), "{:?}", job.failures);
+    assert!(job.failures[0].message.contains("Jobs::sqlite"), "{:?}", job.failures);
 }
 
 #[test]

@@ -455,7 +455,7 @@ fn steps() -> (TestClient, mpsc::Sender<u64>) {
     client.within(|| {
         Task::named("import").key("import").spawn(move |task| {
             for done in steps {
-                task.check()?;
+                task.check_cancelled()?;
                 match done {
                     0..=4 => task.progress(done, 4),
                     _ => return Err(Error::internal("the password of the database is wrong")),

@@ -172,7 +172,7 @@ fn a_guard_that_panics_hides_the_panel() {
     let app = production().panel(|_: &mut Request| panic!("the guard's\nown panic"));
     assert_hidden(&mut TestClient::new(app), |request| request.send());
     let told = logs::at(log::Level::Error, r"the guard's\nown panic");
-    assert!(told.iter().all(|line| line.contains("aside::panel: The guard of the panel panicked")), "{told:?}");
+    assert!(told.iter().all(|line| line.contains("aside::panel: The function of `App::panel` panicked")), "{told:?}");
     assert!(!told.is_empty());
 }
 

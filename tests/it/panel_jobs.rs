@@ -97,7 +97,7 @@ impl Job for Held {
         begins.send(()).unwrap();
         for done in waits {
             task.progress(done, 4);
-            task.check()?;
+            task.check_cancelled()?;
         }
         Ok(())
     }

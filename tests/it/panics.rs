@@ -174,7 +174,7 @@ fn a_job_whose_error_panics_is_retried_and_records_each_failure() {
         let second = client.jobs().run_next().unwrap().unwrap();
         assert_eq!(second.state, JobState::Dead, "{second:?}");
         let told = |words: &str| words.starts_with("declined (its Display panicked: in a Display, at ");
-        assert!(second.failures.len() == 2 && second.failures.iter().all(|kept| told(&kept.words)), "{second:?}");
+        assert!(second.failures.len() == 2 && second.failures.iter().all(|kept| told(&kept.message)), "{second:?}");
         client.drain();
     }
 }

@@ -216,7 +216,7 @@ pub(crate) fn a_job_that_ends_its_process_is_dead_in_the_end(ground: &Ground) {
     }
     for (job, id) in [(exit, "exit"), (abort, "abort")] {
         let record = site.job(job);
-        let words = record["failures"][0]["words"].as_str().expect("a failure");
+        let words = record["failures"][0]["message"].as_str().expect("a failure");
         assert!(words.contains("the process that ran it ended 10 times"), "{record}");
         assert_eq!((record["interruptions"].as_u64(), ground.ledger.times("began", id)), (Some(10), 10), "{record}");
     }
@@ -240,7 +240,7 @@ pub(crate) fn an_isolated_job_harms_nobody(ground: &Ground) {
     let well = site.enqueue("well", "isolated-nothing");
     for ((fate, words), job) in fates.iter().zip(jobs) {
         let record = site.wait_for(job, "dead");
-        let said = record["failures"][0]["words"].as_str().expect("a failure");
+        let said = record["failures"][0]["message"].as_str().expect("a failure");
         println!("isolated {fate}: {said}");
         assert!(said.contains(words), "{fate}: {said}");
     }

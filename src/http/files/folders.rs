@@ -36,7 +36,7 @@ impl StaticFolders {
         for (path, files) in &self.0 {
             let Some(rest) = within(path, name) else { continue };
             match files.hash(rest) {
-                Err(error) if error.status() == Status::NOT_FOUND => {}
+                Err(error) if error.status_code() == Status::NOT_FOUND => {}
                 hash => {
                     let address = format!("{path}/{rest}");
                     return Ok(format!("{}?v={}", utf8_percent_encode(&address, ENCODED), hash?));
@@ -105,7 +105,7 @@ mod tests {
         let (dir, folders) = folders();
         for name in ["nothing.css", "/app.css", "/static", "/static/", "/staticapp.css", "css", "", "../secret.txt"] {
             let error = folders.url(name).unwrap_err();
-            assert_eq!(error.status(), Status::INTERNAL_SERVER_ERROR, "{name}");
+            assert_eq!(error.status_code(), Status::INTERNAL_SERVER_ERROR, "{name}");
             let chain = error.chain();
             let folder = dir.path().join("two").display().to_string();
             assert!(chain.contains(&format!("{name:?}")) && chain.contains(&folder), "{chain}");

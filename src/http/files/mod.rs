@@ -376,7 +376,7 @@ mod tests {
     }
 
     fn code(result: Result<Response>) -> u16 {
-        result.map_or_else(|error| error.status().code(), |response| response.status_code().code())
+        result.map_or_else(|error| error.status_code().code(), |response| response.status_code().code())
     }
 
     #[test]

@@ -631,7 +631,7 @@ mod tests {
 
     fn refused<T>(result: Result<T>) -> (u16, String) {
         let error = result.err().expect("this must be refused");
-        (error.status().code(), error.message().unwrap_or_default().to_owned())
+        (error.status_code().code(), error.message().unwrap_or_default().to_owned())
     }
 
     #[derive(Debug, Deserialize, Serialize, PartialEq)]
@@ -833,7 +833,7 @@ mod tests {
         assert_eq!((form.typed_in("quantity"), form.typed_in("email")), ("1", ""));
         let form = Form::filled(&Order { email: "a&b=c d".into(), quantity: 2 }).unwrap();
         assert_eq!((form.typed_in("email"), form.typed_in("quantity")), ("a&b=c d", "2"));
-        assert_eq!(Form::filled(&vec![vec![1]]).unwrap_err().status(), Status::INTERNAL_SERVER_ERROR);
+        assert_eq!(Form::filled(&vec![vec![1]]).unwrap_err().status_code(), Status::INTERNAL_SERVER_ERROR);
         let nested = serde_json::json!({ "a": { "b": 0.1, "no": null }, "l": [1, true], "i": [{ "x": "y" }, {}, [2]] });
         let form = Form::filled(&nested).unwrap();
         let names = ["a[b]", "i[0][x]", "i[2]", "l"];

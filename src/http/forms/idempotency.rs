@@ -366,7 +366,7 @@ mod tests {
     fn a_form_is_claimed_once_and_every_claim_is_released() {
         let in_progress = InProgress::default();
         let claim = in_progress.claim("a", MAX_WAIT).unwrap();
-        assert_eq!(in_progress.claim("a", Duration::ZERO).unwrap_err().status(), Status::CONFLICT);
+        assert_eq!(in_progress.claim("a", Duration::ZERO).unwrap_err().status_code(), Status::CONFLICT);
         let other = in_progress.claim("b", Duration::ZERO).unwrap();
         thread::scope(|scope| {
             let waits = scope.spawn(|| in_progress.claim("a", MAX_WAIT).map(drop));

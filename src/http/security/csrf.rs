@@ -165,7 +165,7 @@ mod tests {
         let headers = Headers::from_iter([("Host", "site.example"), ("Origin", "https://attacker.example")]);
         let request = Request::new(Method::Post, "/", headers, Body::empty());
         let error = CrossOrigin::new(&Config::default()).unwrap().check(&request).unwrap_err();
-        assert_eq!(error.status().code(), 403);
+        assert_eq!(error.status_code().code(), 403);
         let message = error.message().unwrap();
         assert!(message.contains("https://attacker.example") && message.contains("`site.example`"), "{message}");
     }

@@ -199,7 +199,7 @@ mod tests {
         let headers = Headers::from_iter([("Host", "evil.example:80")]);
         let request = Request::new(Method::Get, "/", headers, Body::empty());
         let error = Hosts::new(&Config::default()).unwrap().check(&request).unwrap_err();
-        assert_eq!(error.status().code(), 421);
+        assert_eq!(error.status_code().code(), 421);
         let message = error.message().unwrap();
         assert!(message.contains("`evil.example`") && message.contains("ASIDE_ALLOWED_HOSTS"), "{message}");
         let site = config(Mode::Production, Some("https://shop.example:8443"), &[]);

@@ -242,7 +242,7 @@ mod tests {
         limit.check("a").unwrap();
         clone.check("b").unwrap();
         let error = clone.check("a").unwrap_err();
-        assert_eq!(error.status(), Status::TOO_MANY_REQUESTS);
+        assert_eq!(error.status_code(), Status::TOO_MANY_REQUESTS);
         assert!(error.find_source::<TooSoon>().is_some_and(|soon| (3599..=3600).contains(&soon.seconds)));
     }
 

@@ -228,7 +228,7 @@ impl SessionState {
 }
 
 fn unavailable(error: Error) -> Error {
-    error.context("ASIDE_STORE cannot be used").with_status(Status::SERVICE_UNAVAILABLE)
+    error.context("ASIDE_STORE cannot be used").status(Status::SERVICE_UNAVAILABLE)
 }
 
 #[cfg(test)]

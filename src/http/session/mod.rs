@@ -247,7 +247,7 @@ impl Session {
 
     /// Returns an error if the store could not tell if the session was ended.
     pub(crate) fn check(&self) -> Result<()> {
-        self.broken.as_ref().map_or(Ok(()), |error| Err(Error::new(error.status(), error.chain())))
+        self.broken.as_ref().map_or(Ok(()), |error| Err(Error::new(error.status_code(), error.chain())))
     }
 
     fn load(req: &mut Request) -> Session {

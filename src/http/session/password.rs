@@ -162,7 +162,7 @@ mod tests {
     #[test]
     fn a_password_that_is_too_long_is_refused_without_hashing() {
         let long = "x".repeat(MAX_BYTES + 1);
-        assert_eq!(hash(&long).unwrap_err().status(), crate::error::Status::UNPROCESSABLE_CONTENT);
+        assert_eq!(hash(&long).unwrap_err().status_code(), crate::error::Status::UNPROCESSABLE_CONTENT);
         assert!(!verify(&long, Some("not even a hash")).unwrap());
     }
 

@@ -7,7 +7,7 @@ use super::flash::{self, Flashes};
 use super::keys::Keys;
 use super::last_seen;
 use super::streams::Login;
-use crate::background::registry::Origin;
+use crate::background::registry::RequestInfo;
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::session::store::Store;
@@ -24,7 +24,7 @@ pub(super) struct Sealed {
     flashes: Vec<(String, String)>,
     keys: Option<Arc<Keys>>,
     store: Option<Arc<Store>>,
-    origin: Arc<Origin>,
+    origin: Arc<RequestInfo>,
     opened: OnceLock<Opened>,
 }
 

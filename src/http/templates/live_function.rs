@@ -103,7 +103,8 @@ fn function(fragments: Arc<LiveFragments>, shared: Arc<Shared>) -> Value {
         };
         let html = call().map_err(|error| {
             let shown = refuse(error.chain());
-            let error = if error.status().is_server_error() { error.context(format!("live(`{name}`)")) } else { error };
+            let error =
+                if error.status_code().is_server_error() { error.context(format!("live(`{name}`)")) } else { error };
             lock(&shared.failure).get_or_insert(error);
             shown
         })?;

@@ -349,7 +349,7 @@ fn an_address_without_a_server_is_an_error() {
     assert!(refused.contains(&address.to_string()), "{refused}");
     drop(listener);
     let refused = add(&Redis::open(&format!("redis://{address}")).unwrap(), "job").unwrap_err();
-    assert_eq!(refused.status(), Status::SERVICE_UNAVAILABLE);
+    assert_eq!(refused.status_code(), Status::SERVICE_UNAVAILABLE);
     assert!(refused.chain().contains(&format!("Redis at {address}/0 cannot be reached")), "{}", refused.chain());
 }
 

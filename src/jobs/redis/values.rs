@@ -120,7 +120,7 @@ pub(super) fn info((id, mut fields, failures): Shown) -> Result<JobInfo> {
         interruptions: interruptions.try_into().unwrap_or(u32::MAX),
         payload: text("payload").unwrap_or_default(),
         unique: text("unique"),
-        origin: text("origin"),
+        request: text("origin"),
         enqueued_at,
         due_at,
         began_at,
@@ -153,7 +153,7 @@ pub(super) fn queues((waiting, running, paused): &Queues) -> Vec<QueueInfo> {
 fn failure(line: &str) -> Option<JobFailure> {
     let mut parts = line.splitn(3, ' ');
     let (attempt, at) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    Some(JobFailure { attempt, at, words: parts.next()?.to_owned() })
+    Some(JobFailure { attempt, at, message: parts.next()?.to_owned() })
 }
 
 fn number(text: &str) -> Result<u64> {

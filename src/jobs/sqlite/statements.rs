@@ -515,7 +515,7 @@ fn info_in(row: &Row<'_>) -> Result<JobInfo> {
         interruptions: row.get(7)?,
         payload: row.get(8)?,
         unique: row.get(9)?,
-        origin: row.get(10)?,
+        request: row.get(10)?,
         enqueued_at: row.get(11)?,
         due_at: row.get(12)?,
         began_at: row.get(13)?,
@@ -559,7 +559,7 @@ pub(super) fn list(db: &Connection, state: JobState, before: Option<u64>, most: 
 fn with_failures(db: &Connection, mut info: JobInfo) -> Result<JobInfo> {
     let mut failures =
         db.prepare_cached("SELECT attempt, at, words FROM aside_failures WHERE job = ?1 ORDER BY number")?;
-    let read = |row: &Row<'_>| Ok(JobFailure { attempt: row.get(0)?, at: row.get(1)?, words: row.get(2)? });
+    let read = |row: &Row<'_>| Ok(JobFailure { attempt: row.get(0)?, at: row.get(1)?, message: row.get(2)? });
     info.failures = failures.query_map([key(info.id)], read)?.collect::<Result<_>>()?;
     Ok(info)
 }

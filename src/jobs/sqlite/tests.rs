@@ -276,7 +276,7 @@ fn this_version_reads_jobs_of_the_second_version() {
     let (done, waiting) = (jobs.find(1).unwrap().unwrap(), jobs.find(2).unwrap().unwrap());
     assert_eq!((done.state, done.payload.as_str(), done.ended_at), (JobState::Done, r#"{"id":7}"#, Some(7)));
     assert_eq!((done.done, done.total, done.message.as_str(), done.output), (3, 5, "part 3", StoredOutput::Absent));
-    assert_eq!((done.failures[0].words.as_str(), waiting.output), ("broken", StoredOutput::Absent));
+    assert_eq!((done.failures[0].message.as_str(), waiting.output), ("broken", StoredOutput::Absent));
     let worker = jobs.join().unwrap();
     let claimed = take(&jobs, &worker);
     assert_eq!(claimed.id, 2);

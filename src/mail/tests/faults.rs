@@ -15,7 +15,7 @@ fn after_one_attempt(url: &str) -> (JobState, String) {
     let id = client.jobs().enqueue(mail()).unwrap().id;
     client.jobs().run_next().unwrap();
     let job = job(&client, id);
-    (job.state, job.failures.first().map(|failure| failure.words.clone()).unwrap_or_default())
+    (job.state, job.failures.first().map(|failure| failure.message.clone()).unwrap_or_default())
 }
 
 fn with_certificate(certificate: &'static [u8]) -> Options {
@@ -216,7 +216,7 @@ fn a_permanently_refused_recipient_is_a_dead_job_for_that_recipient_only() {
     client.drain();
     let dead = client.jobs().list(JobState::Dead, None).unwrap();
     assert_eq!(dead.len(), 1);
-    assert!(dead[0].label.ends_with("to c.example") && dead[0].failures[0].words.contains("550"), "{:?}", dead[0]);
+    assert!(dead[0].label.ends_with("to c.example") && dead[0].failures[0].message.contains("550"), "{:?}", dead[0]);
     assert!(client.jobs().retry(dead[0].id).unwrap());
     client.drain();
     let to: Vec<String> = server.received().iter().map(|mail| mail.to.join(" ")).collect();
@@ -232,7 +232,7 @@ fn all_recipients_refused_is_one_failure() {
     let id = client.jobs().enqueue(to_three()).unwrap().id;
     client.drain();
     let job = job(&client, id);
-    assert!(job.state == JobState::Dead && job.failures[0].words.contains("all recipients of 3"), "{job:?}");
+    assert!(job.state == JobState::Dead && job.failures[0].message.contains("all recipients of 3"), "{job:?}");
     assert_eq!(server.received().len(), 0);
 }
 

@@ -752,7 +752,7 @@ mod tests {
 
     fn refused<T>(result: Result<T>) -> (u16, String) {
         let error = result.err().expect("this must be refused");
-        (error.status().code(), error.message().unwrap_or_default().to_owned())
+        (error.status_code().code(), error.message().unwrap_or_default().to_owned())
     }
 
     fn bytes(part: &Part) -> Vec<u8> {
@@ -828,7 +828,7 @@ mod tests {
                 Err(error) => {
                     assert!(cut < whole, "cut at {cut}: {error:?}");
                     assert!(error.to_string().contains("cut short"), "cut at {cut}: {error:?}");
-                    assert_eq!(error.status(), Status::BAD_REQUEST);
+                    assert_eq!(error.status_code(), Status::BAD_REQUEST);
                 }
             }
             let declared = Body::new(io::Cursor::new(body[..cut].to_vec()), Some(body.len() as u64));
@@ -1223,7 +1223,7 @@ mod tests {
         let occupied = dir.path().join("file");
         fs::write(&occupied, "").unwrap();
         let error = one("name=f; filename=f", b"x").file("f").unwrap().save_to(&occupied).unwrap_err();
-        assert_eq!(error.status(), Status::INTERNAL_SERVER_ERROR);
+        assert_eq!(error.status_code(), Status::INTERNAL_SERVER_ERROR);
         assert!(error.chain().starts_with("cannot save an upload in "), "{error:?}");
     }
 }

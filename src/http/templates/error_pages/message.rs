@@ -30,7 +30,7 @@ pub(super) struct Details {
 
 impl ErrorSummary {
     pub(super) fn of(req: &Request, error: &Error, with_details: bool) -> ErrorSummary {
-        let status = error.status();
+        let status = error.status_code();
         let own = error.message().filter(|_| !status.is_server_error());
         ErrorSummary {
             status,
@@ -65,7 +65,7 @@ impl Details {
 
     /// Returns false for the framework's own errors, such as the 404 of a path without a route, which have no details.
     fn says_more(&self, error: &Error) -> bool {
-        self.place.is_some() || error.source().is_some() || error.status().is_server_error()
+        self.place.is_some() || error.source().is_some() || error.status_code().is_server_error()
     }
 }
 

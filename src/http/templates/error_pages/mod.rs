@@ -37,10 +37,10 @@ pub(crate) fn error_page(req: &Request, error: &Error) -> Response {
             "The error page panicked, so a bare status is sent: {}",
             escape(&panic.to_string())
         );
-        bare(error.status())
+        bare(error.status_code())
     });
     // The error belongs to this request only, so no cache may store it.
-    page.status(error.status()).header("Cache-Control", "no-store")
+    page.status(error.status_code()).header("Cache-Control", "no-store")
 }
 
 fn page(req: &Request, error: &Error) -> Response {

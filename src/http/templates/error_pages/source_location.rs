@@ -49,7 +49,7 @@ pub(super) fn places(error: &Error) -> Vec<SourceLocation<'_>> {
     let mut places = of_templates(error);
     match error.find_source::<Failure>() {
         Some(Failure::Panic(panic)) => {
-            places.extend(panic.place.as_deref().and_then(|place| named("Panicked at", place)))
+            places.extend(panic.location.as_deref().and_then(|place| named("Panicked at", place)))
         }
         Some(Failure::Error(inner)) => places.extend(of_error(inner)),
         _ => {}
