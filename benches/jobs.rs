@@ -1,14 +1,15 @@
-//! What jobs cost that survive the process. `cargo bench --bench jobs --features redis`; the figures are in
-//! `benches/README.md`.
+//! The cost of durable jobs. `cargo bench --bench jobs --features redis`; the figures are in `benches/README.md`.
 //!
-//! Empty jobs, through the public API: how many are kept in a second, how many done; how long one takes from `enqueue` to its
-//! first line; whether a long queue is slower than a short one; what a process of its own costs. And the same work done by Huey
-//! and RQ, in turns within the run, when `ASIDE_PEERS_PYTHON` names a Python that has them (`pip install huey rq`).
+//! Empty jobs, through the public API: how many are enqueued per second, how many are completed; the time of one from
+//! `enqueue` to its first line; whether a long queue is slower than a short one; the cost of an isolated job. And the
+//! same work by Huey and RQ, alternating within the run, if `ASIDE_PEERS_PYTHON` names a Python that has them (`pip
+//! install huey rq`).
 //!
-//! Words on the command line choose among the parts: `-- enqueue drain`. `ASIDE_BENCH_ROUNDS` is how often each is measured.
-//! SQLite's file lies below `target`, Redis is a server of the bench's own, there too; every round begins with nothing.
+//! Words on the command line select the parts: `-- enqueue drain`. `ASIDE_BENCH_ROUNDS` is the number of measurements
+//! of each. SQLite's file is below `target`, and so is the data of Redis, a server that the benchmark starts; every
+//! round starts with an empty store.
 
-// Without both engines some of this has no use.
+// Without both engines some of this is unused.
 #![cfg_attr(not(all(feature = "sqlite", feature = "redis")), allow(unused))]
 
 use std::io::{BufRead, BufReader, Write};
@@ -30,22 +31,22 @@ use tempfile::TempDir;
 #[path = "../tests/support/redis.rs"]
 mod redis;
 
-/// Says to this program, started once more, that it is to work on these jobs and enqueue none.
+/// Tells a child process of this program that it is to run the jobs of this store and enqueue none.
 const WORK_ON: &str = "ASIDE_BENCH_WORK_ON";
 
-/// How many threads enqueue at once.
+/// The number of threads that enqueue concurrently.
 const THREADS: usize = 8;
 
-/// How many jobs are drained in one round.
+/// The number of jobs drained in one round.
 const MANY: usize = 20_000;
 
-/// Between two jobs whose latency is measured: all is idle again.
+/// The pause between two jobs whose latency is measured, after which all threads are idle again.
 const APART: Duration = Duration::from_millis(3);
 
-/// How many have begun in this process.
+/// The number of jobs that have started in this process.
 static BEGUN: AtomicU64 = AtomicU64::new(0);
 
-/// Where a stamped job says when it began; none in a process that says it on its standard output.
+/// Receives the start times of stamped jobs; `None` in a process that prints them on its standard output.
 static STAMPS: Mutex<Option<Sender<u64>>> = Mutex::new(None);
 
 #[derive(Serialize, Deserialize)]
@@ -60,7 +61,7 @@ impl Job for Empty {
     }
 }
 
-/// One that says when it began.
+/// A job that reports its start time.
 #[derive(Serialize, Deserialize)]
 struct Stamped;
 
@@ -89,17 +90,17 @@ impl Job for Isolated {
     }
 }
 
-/// Nanoseconds of the clock that all processes have in common and nobody moves.
+/// Returns the nanoseconds of a clock that all processes share and that is never set.
 fn steady() -> u64 {
     let now = clock_gettime(ClockId::Monotonic);
     now.tv_sec as u64 * 1_000_000_000 + now.tv_nsec as u64
 }
 
-/// One part: measures that place, and prints what came of it.
-type Measure = fn(&mut Place);
+/// One part: measures a store, and prints the results.
+type Measure = fn(&mut Store);
 
 fn main() {
-    // An isolated job's process comes this way too, and goes no further.
+    // The process of an isolated job runs this line too, and ends there.
     if std::env::var_os("ASIDE_ISOLATED").is_some() {
         return app(jobs("memory:")).run().expect("the isolated job is done");
     }
@@ -108,20 +109,20 @@ fn main() {
     }
     let chosen: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with('-')).collect();
     let wants = |part: &str| chosen.is_empty() || chosen.iter().any(|word| word == part);
-    // On the disk that builds are on: the usual folder may be in memory, where a sync costs nothing.
+    // On the disk of the builds: the usual temporary folder may be in memory, where a sync costs nothing.
     std::fs::create_dir_all(env!("CARGO_TARGET_TMPDIR")).expect("the folder below target can be made");
     let _ = tempfile::env::override_temp_dir(Path::new(env!("CARGO_TARGET_TMPDIR")));
-    for place in &mut places() {
-        println!("\n{}", place.words());
+    for store in &mut places() {
+        println!("\n{}", store.words());
         let parts: [(&str, Measure); 4] =
             [("enqueue", enqueue), ("drain", drain), ("latency", latency), ("million", million)];
         parts.into_iter().filter(|(part, _)| wants(part)).for_each(|(_, measure)| {
             surroundings();
-            measure(place);
+            measure(store);
         });
         if wants("peers") {
             surroundings();
-            side_by_side(place);
+            side_by_side(store);
         }
     }
     if wants("isolated") {
@@ -133,13 +134,13 @@ fn rounds() -> usize {
     std::env::var("ASIDE_BENCH_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(5)
 }
 
-/// What the figures depend on besides the code.
+/// Prints the conditions that affect the figures.
 fn surroundings() {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
     println!("  load {}; a sync of 4 KiB takes {:.2} ms here (median of 200)", load.trim(), sync_time() * 1e3);
 }
 
-/// How long the disk takes for what a durable commit waits for: seconds.
+/// Returns the duration of a disk sync in seconds, which each durable commit waits for.
 fn sync_time() -> f64 {
     use std::os::unix::fs::FileExt;
     let file = tempfile::tempfile().expect("a temporary file");
@@ -152,23 +153,23 @@ fn sync_time() -> f64 {
     median((0..200).map(once).collect())
 }
 
-/// Where jobs are kept, and kept anew for each round.
-enum Place {
+/// A store for jobs, which is emptied before each round.
+enum Store {
     #[cfg(feature = "sqlite")]
     Sqlite(TempDir),
     #[cfg(feature = "redis")]
     Redis(redis::RedisServer, &'static str),
 }
 
-fn places() -> Vec<Place> {
+fn places() -> Vec<Store> {
     let mut places = Vec::new();
     #[cfg(feature = "sqlite")]
-    places.push(Place::Sqlite(folder()));
+    places.push(Store::Sqlite(folder()));
     #[cfg(feature = "redis")]
     for sync in ["appendfsync everysec", "appendfsync always"] {
-        // Not while it is measured: after a million jobs the server writes all of them anew, beside its work.
+        // Not during a measurement: after a million jobs the server rewrites its append-only file concurrently.
         let server = redis::RedisServer::start(&["appendonly yes", sync, "auto-aof-rewrite-percentage 0"]);
-        places.extend(server.map(|server| Place::Redis(server, sync)));
+        places.extend(server.map(|server| Store::Redis(server, sync)));
     }
     places
 }
@@ -177,45 +178,45 @@ fn folder() -> TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-// Dereferenced, since without both features there is no place, which only the value itself can show.
-impl Place {
+// Dereferenced, since without both features the type has no variant, which only the value itself can show.
+impl Store {
     fn words(&self) -> String {
         match *self {
             #[cfg(feature = "sqlite")]
-            Place::Sqlite(_) => "SQLite, synchronous=FULL".to_owned(),
+            Store::Sqlite(_) => "SQLite, synchronous=FULL".to_owned(),
             #[cfg(feature = "redis")]
-            Place::Redis(_, ref sync) => format!("Redis, appendonly yes, {sync}"),
+            Store::Redis(_, ref sync) => format!("Redis, appendonly yes, {sync}"),
         }
     }
 
-    /// The setting of a place in which nothing is.
+    /// Returns the setting of an empty store.
     fn empty(&mut self) -> String {
         match *self {
             #[cfg(feature = "sqlite")]
-            Place::Sqlite(ref mut folder) => {
+            Store::Sqlite(ref mut folder) => {
                 *folder = self::folder();
                 format!("sqlite:{}", folder.path().join("jobs.db").display())
             }
             #[cfg(feature = "redis")]
-            Place::Redis(ref server, _) => {
+            Store::Redis(ref server, _) => {
                 flush(server.port());
                 server.url()
             }
         }
     }
 
-    /// What the peer is told, and what it is: one line of settings for each variant that is measured.
+    /// Returns the settings and a description of the peers, for each variant that is measured.
     fn peers(&mut self) -> Vec<(&'static str, Vec<String>)> {
         let setting = self.empty();
         match *self {
             #[cfg(feature = "sqlite")]
-            Place::Sqlite(ref folder) => {
+            Store::Sqlite(ref folder) => {
                 let path = |name: &str| folder.path().join(name).display().to_string();
                 let huey = |sync: &str| vec!["huey".to_owned(), path(sync), sync.to_owned()];
                 vec![("Huey, synchronous=FULL", huey("full")), ("Huey, fsync=False", huey("off"))]
             }
             #[cfg(feature = "redis")]
-            Place::Redis(..) => {
+            Store::Redis(..) => {
                 let rq = |worker: &str| vec!["rq".to_owned(), setting.clone(), worker.to_owned()];
                 vec![("RQ, SimpleWorker", rq("simple")), ("RQ, Worker", rq("fork"))]
             }
@@ -223,7 +224,7 @@ impl Place {
     }
 }
 
-/// Empties the server, by the one word that needs no client.
+/// Empties the server, with the one command that needs no client.
 #[cfg(feature = "redis")]
 fn flush(port: u16) {
     let mut server = std::net::TcpStream::connect(("127.0.0.1", port)).expect("the server is there");
@@ -253,21 +254,21 @@ fn start(jobs: Jobs) -> Server {
     app(jobs).start().expect("a free port")
 }
 
-/// Keeps that many empty jobs, a thousand with each call.
+/// Enqueues `many` empty jobs, a thousand with each call.
 fn fill(jobs: &Jobs, many: usize) {
     for left in (1..=many).rev().step_by(1_000) {
         jobs.enqueue_all((0..left.min(1_000)).map(|_| Empty)).expect("they are kept");
     }
 }
 
-/// Waits until so many have begun in this process.
+/// Waits until `many` jobs have started in this process.
 fn until_begun(many: u64) {
     while BEGUN.load(Ordering::Relaxed) < many {
         thread::sleep(Duration::from_micros(200));
     }
 }
 
-/// Waits until what has begun is settled too.
+/// Waits until the started jobs are resolved too.
 fn until_empty(jobs: &Jobs) {
     let is_empty = |jobs: &Jobs| {
         let queues = jobs.queues().expect("they can be looked at");
@@ -283,19 +284,19 @@ fn median(mut all: Vec<f64>) -> f64 {
     all[all.len() / 2]
 }
 
-/// The median over the rounds, and the lowest and the highest.
+/// Prints the median over the rounds, and the lowest and the highest value.
 fn say(what: &str, unit: &str, mut all: Vec<f64>) {
     all.sort_by(f64::total_cmp);
     let (low, high) = (all[0], all[all.len() - 1]);
     println!("  {what}: {:.0} {unit} ({low:.0} to {high:.0})", median(all));
 }
 
-fn enqueue(place: &mut Place) {
+fn enqueue(store: &mut Store) {
     let mut rates = [Vec::new(), Vec::new(), Vec::new()];
     for _ in 0..rounds() {
-        rates[0].push(enqueue_rate(&jobs(&place.empty()), THREADS, 1));
-        rates[1].push(enqueue_rate(&jobs(&place.empty()), 1, 1));
-        rates[2].push(enqueue_rate(&jobs(&place.empty()), 1, 100));
+        rates[0].push(enqueue_rate(&jobs(&store.empty()), THREADS, 1));
+        rates[1].push(enqueue_rate(&jobs(&store.empty()), 1, 1));
+        rates[2].push(enqueue_rate(&jobs(&store.empty()), 1, 100));
     }
     let [eight, one, hundreds] = rates;
     say(&format!("enqueue from {THREADS} threads"), "jobs/s", eight);
@@ -303,7 +304,7 @@ fn enqueue(place: &mut Place) {
     say("enqueue_all, a hundred at a time, from 1 thread", "jobs/s", hundreds);
 }
 
-/// How many are kept in a second, over a second.
+/// Returns the number of jobs enqueued per second, measured over a second.
 fn enqueue_rate(jobs: &Jobs, threads: usize, at_a_time: usize) -> f64 {
     let (began, kept) = (Instant::now(), AtomicU64::new(0));
     let enqueue = || {
@@ -319,12 +320,12 @@ fn enqueue_rate(jobs: &Jobs, threads: usize, at_a_time: usize) -> f64 {
     kept.into_inner() as f64 / began.elapsed().as_secs_f64()
 }
 
-fn drain(place: &mut Place) {
+fn drain(store: &mut Store) {
     let at_once = [4, 16, 32];
     let mut rates = at_once.map(|_| Vec::new());
     for _ in 0..rounds() {
         for (rates, at_once) in rates.iter_mut().zip(at_once) {
-            rates.push(drain_rate(&place.empty(), at_once, MANY, MANY));
+            rates.push(drain_rate(&store.empty(), at_once, MANY, MANY));
         }
     }
     for (rates, at_once) in rates.into_iter().zip(at_once) {
@@ -332,12 +333,12 @@ fn drain(place: &mut Place) {
     }
 }
 
-/// How many are done in a second, from the start of the workers to the last one settled; of more than that, to the last of
-/// these begun.
+/// Returns the number of jobs completed per second, from the start of the workers to the last completion; with more
+/// than [`MANY`] jobs, to the start of the last of these.
 fn drain_rate(setting: &str, at_once: usize, all: usize, drained: usize) -> f64 {
     let jobs = jobs(setting).concurrency(at_once);
     fill(&jobs, all);
-    // What was written for them does not stand in the way of what is measured.
+    // So that writes before the measurement do not delay it.
     rustix::fs::sync();
     let before = BEGUN.load(Ordering::Relaxed);
     let began = Instant::now();
@@ -351,43 +352,43 @@ fn drain_rate(setting: &str, at_once: usize, all: usize, drained: usize) -> f64 
     drained as f64 / took.as_secs_f64()
 }
 
-/// As fast out of a long queue as out of a short one.
-fn million(place: &mut Place) {
+/// Measures the drain of a long queue, which is as fast as that of a short one.
+fn million(store: &mut Store) {
     const DRAINED: usize = 2_000;
     let lengths = [DRAINED + 1_000, DRAINED + 1_000_000];
     let mut rates = lengths.map(|_| Vec::new());
     for _ in 0..rounds().min(3) {
         for (rates, length) in rates.iter_mut().zip(lengths) {
-            rates.push(drain_rate(&place.empty(), 4, length, DRAINED));
+            rates.push(drain_rate(&store.empty(), 4, length, DRAINED));
         }
     }
-    place.empty();
+    store.empty();
     for (rates, length) in rates.into_iter().zip(lengths) {
         say(&format!("the first {DRAINED} of {length}"), "jobs/s", rates);
     }
 }
 
-/// From `enqueue`, and from its return, to the first line of the job, with nothing else to do.
-fn latency(place: &mut Place) {
+/// Measures the time from `enqueue`, and from its return, to the first line of the job, without other work.
+fn latency(store: &mut Store) {
     let (sender, stamps) = channel();
     *STAMPS.lock().unwrap_or_else(PoisonError::into_inner) = Some(sender);
-    let jobs = jobs(&place.empty());
+    let jobs = jobs(&store.empty());
     let server = start(jobs.clone());
     say_latency("in one process", &jobs, 1_000, 1, &stamps);
     server.stop();
     drop(jobs);
     *STAMPS.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    let setting = place.empty();
+    let setting = store.empty();
     let jobs = self::jobs(&setting).concurrency(0);
     let (mut worker, stamps) = worker(&setting);
-    // SQLite's other process looks each half second: fewer, and at all moments between two looks.
+    // Another process with SQLite polls every half second: fewer jobs, at all moments between two polls.
     let (times, apart) = if setting.starts_with("sqlite") { (60, 37) } else { (1_000, 1) };
     say_latency("to another process", &jobs, times, apart, &stamps);
     drop(worker.stdin.take());
     worker.wait().expect("the worker ends with its input");
 }
 
-/// `apart` is by how many milliseconds the pauses between them differ; they go round within half a second.
+/// `apart` is the difference between successive pauses in milliseconds; they repeat within half a second.
 fn say_latency(what: &str, jobs: &Jobs, times: usize, apart: u64, stamps: &Receiver<u64>) {
     let mut took = [Vec::new(), Vec::new()];
     for round in 0..times + 10 {
@@ -414,7 +415,7 @@ fn say_latency(what: &str, jobs: &Jobs, times: usize, apart: u64, stamps: &Recei
     }
 }
 
-/// This program as a worker on these jobs, and the stamps that it prints.
+/// Starts this program as a worker for these jobs. Returns the process, and the stamps that it prints.
 fn worker(setting: &str) -> (Child, Receiver<u64>) {
     let program = std::env::current_exe().expect("this program");
     let mut command = Command::new(program);
@@ -431,7 +432,7 @@ fn worker(setting: &str) -> (Child, Receiver<u64>) {
     (worker, stamps)
 }
 
-/// The other process: works until its input ends.
+/// Runs the other process: it works until its input ends.
 fn work_on(setting: &str) {
     let server = start(jobs(setting));
     println!("at work");
@@ -439,7 +440,8 @@ fn work_on(setting: &str) {
     server.stop();
 }
 
-/// From the process's spawn to its end and a little more: one after the other, kept in memory.
+/// Measures the time from the start of an isolated job's process to its end and a little more: one after the other,
+/// stored in memory.
 fn isolated() {
     let jobs = jobs("memory:");
     let server = start(jobs.clone());
@@ -457,8 +459,9 @@ fn isolated() {
     server.stop();
 }
 
-/// Ours and theirs in turns: enqueued from eight threads one by one, and then done by four workers.
-fn side_by_side(place: &mut Place) {
+/// Measures this crate and the peers, alternating: eight threads enqueue jobs one by one, and then four workers
+/// complete them.
+fn side_by_side(store: &mut Store) {
     let Some(python) = std::env::var_os("ASIDE_PEERS_PYTHON") else {
         return println!("  peers are left out: ASIDE_PEERS_PYTHON names no Python that has huey and rq");
     };
@@ -466,9 +469,9 @@ fn side_by_side(place: &mut Place) {
     let mut ours = (Vec::new(), Vec::new());
     let mut theirs: Vec<(&str, Vec<f64>, Vec<f64>)> = Vec::new();
     for _ in 0..rounds() {
-        ours.0.push(enqueue_rate(&jobs(&place.empty()), THREADS, 1));
-        ours.1.push(drain_rate(&place.empty(), 4, MANY, MANY));
-        for (index, (name, words)) in place.peers().into_iter().enumerate() {
+        ours.0.push(enqueue_rate(&jobs(&store.empty()), THREADS, 1));
+        ours.1.push(drain_rate(&store.empty(), 4, MANY, MANY));
+        for (index, (name, words)) in store.peers().into_iter().enumerate() {
             let (enqueued, drained) = peer(&python, &words);
             if theirs.len() == index {
                 theirs.push((name, Vec::new(), Vec::new()));
@@ -488,7 +491,7 @@ fn side_by_side(place: &mut Place) {
     }
 }
 
-/// What it enqueues and drains in a second, as its last line says.
+/// Returns the numbers of jobs that a peer enqueues and drains per second, from its last line.
 fn peer(python: &Path, words: &[String]) -> (f64, f64) {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/jobs_peers.py");
     let output = Command::new(python).arg(script).args(words).stderr(Stdio::inherit()).output();

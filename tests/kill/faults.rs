@@ -1,4 +1,4 @@
-//! What can go wrong with any engine: signals, jobs that end their process, clocks.
+//! Faults that concern every engine: signals, jobs that end their process, clock changes.
 
 use std::collections::BTreeSet;
 
@@ -10,19 +10,19 @@ use crate::ledger::{Ledger, Line};
 use crate::process::{Child, PATIENCE, until};
 use crate::site::{Setup, Site, long_output};
 
-/// A lease that no test waits for.
+/// A lease that does not expire during a test.
 const LONG: u64 = 600;
 
-/// Where jobs are kept, and who writes down what they do.
-pub(crate) struct Ground<'a> {
+/// The job store of a test, with its ledger.
+pub(crate) struct Environment<'a> {
     pub(crate) setup: Setup,
     pub(crate) ledger: &'a Ledger,
-    /// A job's effect is written in the transaction that completes it.
+    /// True if a job's effect is written in the transaction that completes it.
     pub(crate) has_effects: bool,
 }
 
-impl Ground<'_> {
-    /// A site that has no workers: what is asked of it is not disturbed by the test.
+impl Environment<'_> {
+    /// Starts a site without workers, so that the test does not disturb its responses.
     fn site(&self, lease: u64) -> Site {
         Setup { workers: 0, lease, ..self.setup.clone() }.site()
     }
@@ -31,7 +31,7 @@ impl Ground<'_> {
         Setup { workers: 2, lease, grace, ..self.setup.clone() }.worker()
     }
 
-    /// Waits until a run of that job has begun in that process.
+    /// Waits until that job has started in that process.
     #[track_caller]
     fn wait_for_run(&self, id: &str, process: u32) {
         let is_it = |line: &Line| line.what == "began" && line.process == process;
@@ -46,100 +46,100 @@ impl Ground<'_> {
     }
 }
 
-/// A process that is held still past its lease loses its jobs, and when it goes on nothing of them counts, though a job
-/// goes to its end that does not listen.
-pub(crate) fn a_process_that_stood_still_is_fenced_off(ground: &Ground) {
+/// A process that is suspended beyond its lease loses its jobs. When it resumes, their outcomes are discarded, even if
+/// a job ignores its cancellation and runs to its end.
+pub(crate) fn outcomes_of_a_suspended_process_are_discarded(env: &Environment) {
     let lease = 3;
-    let (site, mut first) = (ground.site(lease), ground.worker(lease, 25));
+    let (site, mut first) = (env.site(lease), env.worker(lease, 25));
     let job = site.enqueue("stood", "stubborn");
-    ground.wait_for_run("stood", first.number());
+    env.wait_for_run("stood", first.number());
     first.signal(Signal::STOP);
-    let mut second = ground.worker(lease, 25);
-    ground.wait_for_run("stood", second.number());
+    let mut second = env.worker(lease, 25);
+    env.wait_for_run("stood", second.number());
     first.signal(Signal::CONT);
-    ground.ledger.open(&format!("stood@{}", first.number()));
+    env.ledger.open(&format!("stood@{}", first.number()));
     first.log.wait_for("was given to another worker; its outcome here is discarded");
-    assert_eq!((ground.ledger.times("began", "stood"), ground.ledger.times("done", "stood")), (2, 1));
+    assert_eq!((env.ledger.times("began", "stood"), env.ledger.times("done", "stood")), (2, 1));
     assert_eq!(site.job(job)["state"], "running", "the second still has it");
-    ground.has_effects(&site, &[]);
-    ground.ledger.open("stood");
+    env.has_effects(&site, &[]);
+    env.ledger.open("stood");
     let record = site.wait_for(job, "done");
     assert_eq!((&record["interruptions"], &record["attempt"]), (&Value::from(1), &Value::from(1)), "{record}");
     second.kill();
     let after = site.enqueue("after", "short");
     site.wait_for(after, "done");
-    ground.wait_for_run("after", first.number());
+    env.wait_for_run("after", first.number());
     assert!(first.is_alive());
-    ground.has_effects(&site, &["after", "stood"]);
+    env.has_effects(&site, &["after", "stood"]);
 }
 
-/// What is short ends while the process waits; what is long is given back, and begun at once by another process: no lease is
-/// waited for, and it counts as no try.
-pub(crate) fn a_stop_lets_short_jobs_end_and_gives_long_ones_back(ground: &Ground) {
-    let (site, mut first) = (ground.site(LONG), ground.worker(LONG, 3));
+/// Short jobs complete during the shutdown. Long ones are released, and another process starts them at once: no lease
+/// must expire, and the release does not count as an attempt.
+pub(crate) fn a_graceful_shutdown_completes_short_jobs_and_releases_long_ones(env: &Environment) {
+    let (site, mut first) = (env.site(LONG), env.worker(LONG, 3));
     let (short, long) = (site.enqueue("short", "hold"), site.enqueue("long", "hold"));
-    ground.wait_for_run("short", first.number());
-    ground.wait_for_run("long", first.number());
+    env.wait_for_run("short", first.number());
+    env.wait_for_run("long", first.number());
     let waiting = site.enqueue("waiting", "hold");
     first.signal(Signal::TERM);
     first.log.wait_for("Stopping on SIGTERM");
-    ground.ledger.open("short");
+    env.ledger.open("short");
     site.wait_for(short, "done");
-    let mut second = ground.worker(LONG, 25);
+    let mut second = env.worker(LONG, 25);
     assert!(first.wait().success(), "{}", first.log.whole());
     for (job, id) in [(long, "long"), (waiting, "waiting")] {
-        ground.wait_for_run(id, second.number());
-        ground.ledger.open(id);
+        env.wait_for_run(id, second.number());
+        env.ledger.open(id);
         let record = site.wait_for(job, "done");
         assert_eq!((&record["attempt"], &record["interruptions"]), (&Value::from(1), &Value::from(0)), "{record}");
         assert_eq!(record["failures"], Value::Array(Vec::new()));
     }
-    assert_eq!((ground.ledger.times("began", "long"), ground.ledger.times("began", "waiting")), (2, 1));
-    assert_eq!(ground.ledger.times("done", "short"), 1);
+    assert_eq!((env.ledger.times("began", "long"), env.ledger.times("began", "waiting")), (2, 1));
+    assert_eq!(env.ledger.times("done", "short"), 1);
     second.kill();
-    ground.has_effects(&site, &["long", "short", "waiting"]);
+    env.has_effects(&site, &["long", "short", "waiting"]);
 }
 
-/// A job that does not listen is given up, named, and given back all the same.
-pub(crate) fn a_stop_does_not_wait_for_ever_for_a_stubborn_job(ground: &Ground) {
-    let (site, mut first) = (ground.site(LONG), ground.worker(LONG, 1));
+/// A job that ignores its cancellation is abandoned, logged and still released.
+pub(crate) fn a_graceful_shutdown_abandons_a_job_that_ignores_its_cancellation(env: &Environment) {
+    let (site, mut first) = (env.site(LONG), env.worker(LONG, 1));
     let job = site.enqueue("stubborn", "stubborn");
-    ground.wait_for_run("stubborn", first.number());
+    env.wait_for_run("stubborn", first.number());
     first.signal(Signal::TERM);
     first.wait();
     let log = first.log.whole();
     assert!(log.contains(&format!("(job {job})")) && log.contains("given up"), "{log}");
-    let second = ground.worker(LONG, 25);
-    ground.wait_for_run("stubborn", second.number());
-    ground.ledger.open("stubborn");
+    let second = env.worker(LONG, 25);
+    env.wait_for_run("stubborn", second.number());
+    env.ledger.open("stubborn");
     let record = site.wait_for(job, "done");
     assert_eq!((&record["attempt"], &record["interruptions"]), (&Value::from(1), &Value::from(0)), "{record}");
-    ground.has_effects(&site, &["stubborn"]);
+    env.has_effects(&site, &["stubborn"]);
 }
 
 /// SIGQUIT ends a process at once, and its running jobs are recovered. With SQLite the lease does not matter: a file lock
 /// shows that the process has ended.
-pub(crate) fn what_ran_is_recovered_after_sigquit(ground: &Ground) {
-    let lease = if ground.has_effects { LONG } else { 3 };
-    let site = ground.site(lease);
-    let mut first = Setup { workers: 1, lease, ..ground.setup.clone() }.worker();
+pub(crate) fn running_jobs_are_recovered_after_sigquit(env: &Environment) {
+    let lease = if env.has_effects { LONG } else { 3 };
+    let site = env.site(lease);
+    let mut first = Setup { workers: 1, lease, ..env.setup.clone() }.worker();
     let job = site.enqueue("quit", "hold");
-    ground.wait_for_run("quit", first.number());
+    env.wait_for_run("quit", first.number());
     first.signal(Signal::QUIT);
     assert!(!first.wait().success());
-    let second = ground.worker(lease, 25);
-    ground.wait_for_run("quit", second.number());
-    ground.ledger.open("quit");
+    let second = env.worker(lease, 25);
+    env.wait_for_run("quit", second.number());
+    env.ledger.open("quit");
     let record = site.wait_for(job, "done");
     assert_eq!((&record["attempt"], &record["interruptions"]), (&Value::from(1), &Value::from(1)), "{record}");
-    ground.has_effects(&site, &["quit"]);
+    env.has_effects(&site, &["quit"]);
 }
 
-/// What an isolated job leaves comes from its process to the one that works, and from there to any other.
-pub(crate) fn an_isolated_job_leaves_its_output_and_its_last_progress(ground: &Ground) {
-    let (site, _worker) = (ground.site(LONG), ground.worker(LONG, 25));
+/// The output of an isolated job is transferred from its process to the worker, and from there to any other process.
+pub(crate) fn an_isolated_job_transfers_its_output_and_its_last_progress(env: &Environment) {
+    let (site, _worker) = (env.site(LONG), env.worker(LONG, 25));
     let job = site.enqueue("output", "isolated-output");
-    let jobs = Jobs::open(&ground.setup.jobs).expect("the jobs can be opened here too");
+    let jobs = Jobs::open(&env.setup.jobs).expect("the jobs can be opened here too");
     let followed = jobs.follow(job).expect("the engine answers").expect("the job is there");
     let done = jobs.wait(job, PATIENCE).expect("the job ends");
     assert_eq!(done.state, JobState::Done, "{done:?}");
@@ -150,66 +150,66 @@ pub(crate) fn an_isolated_job_leaves_its_output_and_its_last_progress(ground: &G
     assert_eq!((last.percent(), last.message.as_str()), (Some(100), "the last part"));
 }
 
-/// One of several processes is killed: the others do what it had, and nothing else is done again.
-pub(crate) fn several_processes_share_and_one_is_killed(ground: &Ground) {
-    let (lease, site) = (3, ground.site(3));
-    let alone = Setup { workers: 1, lease, ..ground.setup.clone() };
+/// One of several processes is killed: the others run its jobs, and no other job runs again.
+pub(crate) fn jobs_of_a_killed_process_run_in_another_process(env: &Environment) {
+    let (lease, site) = (3, env.site(3));
+    let alone = Setup { workers: 1, lease, ..env.setup.clone() };
     let mut workers: Vec<Child> = (0..3).map(|_| alone.worker()).collect();
     let jobs: Vec<(u64, String)> =
         (0..6).map(|n| format!("job-{n}")).map(|id| (site.enqueue(&id, "hold"), id)).collect();
-    // Each has a place for one.
-    let working = || ground.ledger.lines().iter().map(|line| line.process).collect::<BTreeSet<_>>();
+    // Each process runs one job at a time.
+    let working = || env.ledger.lines().iter().map(|line| line.process).collect::<BTreeSet<_>>();
     until("each process has a job", || (working().len() == 3).then_some(()));
-    let lines = ground.ledger.lines();
+    let lines = env.ledger.lines();
     assert_eq!(lines.iter().map(|line| &line.id).collect::<BTreeSet<_>>().len(), 3, "each job once: {lines:?}");
     let mut killed = workers.remove(1);
     let victim = lines.iter().find(|line| line.process == killed.number()).expect("it has one").id.clone();
     killed.kill();
-    jobs.iter().for_each(|(_, id)| ground.ledger.open(id));
+    jobs.iter().for_each(|(_, id)| env.ledger.open(id));
     for (job, id) in &jobs {
         let record = site.wait_for(*job, "done");
         let (times, interruptions) = if *id == victim { (2, 1) } else { (1, 0) };
-        assert_eq!((ground.ledger.times("began", id), &record["interruptions"]), (times, &Value::from(interruptions)));
-        assert_eq!(ground.ledger.times("done", id), 1);
+        assert_eq!((env.ledger.times("began", id), &record["interruptions"]), (times, &Value::from(interruptions)));
+        assert_eq!(env.ledger.times("done", id), 1);
     }
     let ids: Vec<&str> = jobs.iter().map(|(_, id)| &**id).collect();
-    ground.has_effects(&site, &ids);
+    env.has_effects(&site, &ids);
 }
 
-/// A clock that is put back by an hour holds nothing up by an hour, and nothing is done twice.
-pub(crate) fn a_clock_that_is_put_back_holds_nothing_up(ground: &Ground) {
-    let site = ground.setup.site();
+/// A clock that is set back by an hour delays no job by an hour, and no job runs twice.
+pub(crate) fn a_clock_set_back_delays_and_repeats_no_job(env: &Environment) {
+    let site = env.setup.site();
     let (running, later) = (site.enqueue("running", "hold"), site.enqueue("later", "later-short"));
-    ground.wait_for_run("running", site.child.number());
+    env.wait_for_run("running", site.child.number());
     assert_eq!(site.post("/put_back?seconds=3600").0, 200);
     let after = site.enqueue("then", "short");
-    ground.ledger.open("running");
+    env.ledger.open("running");
     for (job, id) in [(running, "running"), (after, "then"), (later, "later")] {
         site.wait_for(job, "done");
-        assert_eq!(ground.ledger.times("began", id), 1, "{id}");
+        assert_eq!(env.ledger.times("began", id), 1, "{id}");
     }
-    ground.has_effects(&site, &["later", "running", "then"]);
+    env.has_effects(&site, &["later", "running", "then"]);
 }
 
-/// The command that starts a program whose crash leaves no core file.
+/// Returns the command that starts a program without a core file after a crash.
 fn without_core() -> Vec<String> {
     ["sh", "-c", r#"ulimit -c 0; exec "$0""#].map(str::to_owned).to_vec()
 }
 
-/// It is recovered as any other, until it is plain that it is the job that ends its process.
-pub(crate) fn a_job_that_ends_its_process_is_dead_in_the_end(ground: &Ground) {
-    let site = Setup { workers: 0, ..ground.setup.clone() }.site();
-    let setup = Setup { workers: 1, through: without_core(), ..ground.setup.clone() };
+/// The job is recovered like any other, until it is clear that it ends its process.
+pub(crate) fn a_job_that_ends_its_process_repeatedly_is_dead(env: &Environment) {
+    let site = Setup { workers: 0, ..env.setup.clone() }.site();
+    let setup = Setup { workers: 1, through: without_core(), ..env.setup.clone() };
     let (exit, abort) = (site.enqueue("exit", "exit"), site.enqueue("abort", "abort"));
     let states = || [exit, abort].map(|job| site.job(job)["state"].as_str().expect("a state").to_owned());
     let mut processes = 0;
     while states() != ["dead", "dead"] {
         assert!(processes < 40, "{processes} processes have ended");
-        // What was interrupted again and again waits longer each time; not for this test.
+        // Repeated interruptions have a growing backoff, which this test skips.
         for job in [exit, abort].into_iter().filter(|job| site.job(*job)["state"] == "scheduled") {
             assert_eq!(site.post(&format!("/retry?number={job}")).0, 200);
         }
-        // It may end before it has said that it works.
+        // The process may end before it reports that it works.
         let mut worker = setup.spawn("worker");
         until("the job ends its process", || (!worker.is_alive() || states() == ["dead", "dead"]).then_some(()));
         processes += 1;
@@ -218,7 +218,7 @@ pub(crate) fn a_job_that_ends_its_process_is_dead_in_the_end(ground: &Ground) {
         let record = site.job(job);
         let words = record["failures"][0]["message"].as_str().expect("a failure");
         assert!(words.contains("the process that ran it ended 10 times"), "{record}");
-        assert_eq!((record["interruptions"].as_u64(), ground.ledger.times("began", id)), (Some(10), 10), "{record}");
+        assert_eq!((record["interruptions"].as_u64(), env.ledger.times("began", id)), (Some(10), 10), "{record}");
     }
     let next = site.enqueue("next", "short");
     let _worker = setup.worker();
@@ -226,9 +226,9 @@ pub(crate) fn a_job_that_ends_its_process_is_dead_in_the_end(ground: &Ground) {
     println!("two jobs that end their process were dead after {processes} processes");
 }
 
-/// Whatever a job does in a process of its own, the site lives, and the record says what it was.
-pub(crate) fn an_isolated_job_harms_nobody(ground: &Ground) {
-    let mut site = Setup { through: without_core(), workers: 5, ..ground.setup.clone() }.site();
+/// Whatever an isolated job does in its process, the site continues, and the record has the failure.
+pub(crate) fn an_isolated_job_cannot_harm_the_site(env: &Environment) {
+    let mut site = Setup { through: without_core(), workers: 5, ..env.setup.clone() }.site();
     let fates = [
         ("exit", "status 3"),
         ("abort", "SIGABRT"),
@@ -245,7 +245,7 @@ pub(crate) fn an_isolated_job_harms_nobody(ground: &Ground) {
         assert!(said.contains(words), "{fate}: {said}");
     }
     site.wait_for(well, "done");
-    let lines = ground.ledger.of("well");
+    let lines = env.ledger.of("well");
     let pid = site.child.pid();
     assert!(lines.len() == 2 && lines.iter().all(|line| line.process != pid), "in a process of its own: {lines:?}");
     assert_eq!(lines[0].process, lines[1].process);

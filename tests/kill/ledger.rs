@@ -1,6 +1,7 @@
-//! The ledger: a process of its own that writes down what jobs say they do, survives all others, and opens gates.
+//! The ledger: a separate process that records the reports of jobs, survives all others, and opens gates.
 //!
-//! A run of a job says `began` when it begins and `done` when its work is done, which is before it is recorded anywhere else.
+//! A job reports `began` when it starts, and `done` when its work is done, which is before the outcome is recorded
+//! elsewhere.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -14,28 +15,28 @@ use tiny_http::{Request, Response, Server};
 
 use crate::process::{Child, agent, pairs};
 
-/// What a run of a job said.
+/// A report of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Line {
     pub(crate) what: String,
     pub(crate) id: String,
-    /// Which try it was, as the job knew it.
+    /// The attempt, as the job knew it.
     pub(crate) attempt: u32,
-    /// Which process it ran in.
+    /// The process that the job ran in.
     pub(crate) process: u32,
-    /// When; milliseconds since 1970.
+    /// The time; milliseconds since 1970.
     pub(crate) at: u64,
 }
 
-/// The time as lines have it.
+/// Returns the current time in the format of the lines.
 pub(crate) fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock");
     since.as_millis() as u64
 }
 
-/// The driver's end of it.
+/// The test's handle of the ledger.
 pub(crate) struct Ledger {
-    /// Lives as long as this.
+    /// Kills the process on drop.
     _child: Child,
     base: String,
 }
@@ -52,27 +53,27 @@ impl Ledger {
         &self.base
     }
 
-    /// All that it was told, in order.
+    /// Returns all reports, in order.
     pub(crate) fn lines(&self) -> Vec<Line> {
         self.ask("lines").lines().map(Line::parse).collect()
     }
 
-    /// How many different jobs were done.
+    /// Returns the number of different jobs that were done.
     pub(crate) fn count(&self) -> usize {
         self.ask("count").parse().expect("a number")
     }
 
-    /// What jobs of that id said.
+    /// Returns the reports of jobs with that id.
     pub(crate) fn of(&self, id: &str) -> Vec<Line> {
         self.lines().into_iter().filter(|line| line.id == id).collect()
     }
 
-    /// How often a job of that id said so.
+    /// Returns the number of such reports of jobs with that id.
     pub(crate) fn times(&self, what: &str, id: &str) -> usize {
         self.of(id).iter().filter(|line| line.what == what).count()
     }
 
-    /// Lets jobs of that id end that wait; with `@` and its number behind it, in that process alone.
+    /// Lets waiting jobs with that id end; with `@` and the number of a process after it, only those in that process.
     pub(crate) fn open(&self, id: &str) {
         self.ask(&format!("open?id={id}"));
     }
@@ -94,16 +95,16 @@ impl Line {
     }
 }
 
-/// What it keeps.
-struct Book {
+/// The state of the ledger.
+struct Reports {
     lines: Vec<String>,
     done: BTreeSet<String>,
     gates: BTreeSet<String>,
     file: File,
 }
 
-impl Book {
-    /// Written down when this returns, past a power cut too.
+impl Reports {
+    /// Records a report durably before it returns.
     fn note(&mut self, line: String, id: &str) {
         writeln!(self.file, "{line}").and_then(|()| self.file.sync_data()).expect("the ledger is written");
         if line.starts_with("done ") {
@@ -138,10 +139,10 @@ impl Book {
     }
 }
 
-/// The process.
+/// Runs the ledger process.
 pub(crate) fn serve() {
     let file = File::create(std::env::var("KILL_FILE").expect("the ledger's file")).expect("the ledger's file");
-    let book = Book { lines: Vec::new(), done: BTreeSet::new(), gates: BTreeSet::new(), file };
+    let book = Reports { lines: Vec::new(), done: BTreeSet::new(), gates: BTreeSet::new(), file };
     let book = Arc::new(Mutex::new(book));
     let server = Arc::new(Server::http("127.0.0.1:0").expect("a port"));
     eprintln!("ledger at http://{}", server.server_addr());
@@ -152,10 +153,10 @@ pub(crate) fn serve() {
     threads.collect::<Vec<_>>().into_iter().for_each(|thread| thread.join().expect("it goes on"));
 }
 
-fn answer(mut request: Request, book: &Mutex<Book>) {
-    // A connection is used again once all of a request is read.
+fn answer(mut request: Request, book: &Mutex<Reports>) {
+    // A connection is reused only after the whole request has been read.
     let _ = request.as_reader().read_to_end(&mut Vec::new());
     let words = book.lock().expect("the book").answer(request.url());
-    // The asker may have been killed meanwhile.
+    // The client may have been killed.
     let _ = request.respond(Response::from_string(words));
 }

@@ -1,4 +1,4 @@
-//! Processes of this very program in other roles, with what they say and the signals that they get.
+//! Processes of this program in other roles, with their logs and the signals that they receive.
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader};
@@ -10,19 +10,19 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-/// Names the role; see `main`.
+/// The variable that names the role; see `main`.
 pub(crate) const ROLE: &str = "ASIDE_KILL_ROLE";
 
-/// Says which one it is.
+/// The variable with the number of the process.
 pub(crate) const NUMBER: &str = "ASIDE_KILL_NUMBER";
 
-/// How long anything may take that a test waits for. Long: the machine may be busy with other things.
+/// The longest wait of a test for an event. Long, since the machine may be busy.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Between two looks at what another process does.
+/// The interval between two checks of another process.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// Waits until it gives something.
+/// Waits until `look` returns a value.
 #[track_caller]
 pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     let began = Instant::now();
@@ -35,7 +35,7 @@ pub(crate) fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
-/// For requests to processes that may end at any moment, and answer with any status.
+/// Returns a client for processes that may end at any moment, and respond with any status.
 pub(crate) fn agent() -> &'static ureq::Agent {
     static AGENT: LazyLock<ureq::Agent> = LazyLock::new(|| {
         let config = ureq::Agent::config_builder().http_status_as_error(false).timeout_global(Some(PATIENCE));
@@ -44,12 +44,12 @@ pub(crate) fn agent() -> &'static ureq::Agent {
     &AGENT
 }
 
-/// The parameters of a query.
+/// Returns the parameters of a query.
 pub(crate) fn pairs(query: &str) -> BTreeMap<String, String> {
     url::form_urlencoded::parse(query.as_bytes()).into_owned().collect()
 }
 
-/// A process, which is killed when this is dropped.
+/// A process, which is killed on drop.
 pub(crate) struct Child {
     process: std::process::Child,
     number: u32,
@@ -57,7 +57,7 @@ pub(crate) struct Child {
 }
 
 impl Child {
-    /// Starts one. With a command, that begins it and is to run the program that it is given as its last argument.
+    /// Starts a process. With a command, that is started instead, and must run the program in its last argument.
     pub(crate) fn start(role: &str, environment: &[(&str, &str)], through: Option<&[&str]>) -> Child {
         static LAST: AtomicU32 = AtomicU32::new(0);
         let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
@@ -85,12 +85,12 @@ impl Child {
         Child { process, number, log }
     }
 
-    /// Which one it is: the system's own numbers come again after some thousands.
+    /// Returns a unique number: process ids are reused after some thousands.
     pub(crate) fn number(&self) -> u32 {
         self.number
     }
 
-    /// The system's number.
+    /// Returns the process id.
     pub(crate) fn pid(&self) -> u32 {
         self.process.id()
     }
@@ -100,13 +100,13 @@ impl Child {
         kill_process(pid, signal).expect("the process is there");
     }
 
-    /// Kills it with signal 9, and is there when it is gone.
+    /// Kills the process with SIGKILL, and waits for its end.
     pub(crate) fn kill(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
 
-    /// Waits for its end.
+    /// Waits for the end of the process.
     pub(crate) fn wait(&mut self) -> ExitStatus {
         until("the process ends", || self.process.try_wait().expect("the process can be waited for"))
     }
@@ -125,7 +125,7 @@ impl Drop for Child {
     }
 }
 
-/// What a process has said so far.
+/// The output of a process so far.
 #[derive(Clone)]
 pub(crate) struct Log(Arc<(Mutex<Said>, Condvar)>);
 
@@ -160,13 +160,13 @@ impl Log {
         self.0.0.lock().expect("the log").text.clone()
     }
 
-    /// The line with these words, once it is there.
+    /// Waits for a line with this text.
     #[track_caller]
     pub(crate) fn wait_for(&self, words: &str) -> String {
         self.find(words).unwrap_or_else(|text| panic!("the log has no {words:?}: {text}"))
     }
 
-    /// The same, or the whole log when it ended without it.
+    /// Waits for a line with this text. The error is the whole log, if the process ended without it.
     pub(crate) fn find(&self, words: &str) -> Result<String, String> {
         let (said, changed) = &*self.0;
         let found = |said: &Said| said.text.lines().find(|line| line.contains(words)).map(str::to_owned);
@@ -176,7 +176,7 @@ impl Log {
         found(&guard).ok_or_else(|| guard.text.clone())
     }
 
-    /// All of it, when the process has ended.
+    /// Returns the whole log, after the end of the process.
     pub(crate) fn whole(&self) -> String {
         let (said, changed) = &*self.0;
         let guard = said.lock().expect("the log");

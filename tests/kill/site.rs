@@ -1,4 +1,4 @@
-//! The site: an application with jobs that say to the ledger what they do, and record it in their own transaction.
+//! The site: an application with jobs that report to the ledger, and record their effect in their own transaction.
 
 use std::fs::File;
 use std::io::Write;
@@ -15,19 +15,19 @@ use serde::{Deserialize, Serialize};
 use crate::ledger::Ledger;
 use crate::process::{Child, NUMBER, agent, until};
 
-/// Where jobs are kept, and how long a process may show no life.
+/// The variables with the store of the jobs, and the lease of a process.
 const JOBS: &str = "KILL_JOBS";
 const LEASE: &str = "KILL_LEASE";
 const LEDGER: &str = "KILL_LEDGER";
 const WORKERS: &str = "KILL_WORKERS";
 
-/// The driver's end of a process that serves pages and works on jobs, or works alone.
+/// The test's handle of a process that serves pages and runs jobs, or only runs jobs.
 pub(crate) struct Site {
     pub(crate) child: Child,
     base: String,
 }
 
-/// How a process is to be.
+/// The configuration of a process.
 #[derive(Clone)]
 pub(crate) struct Setup {
     pub(crate) jobs: String,
@@ -45,7 +45,7 @@ impl Setup {
         Setup { jobs, ledger, lease: 3, workers: 4, grace: 25, more: Vec::new(), through: Vec::new() }
     }
 
-    /// A process that serves pages, and works unless there are to be no workers. It may not have begun yet.
+    /// Starts a process that serves pages, and runs jobs unless it has no workers. It may not listen yet.
     pub(crate) fn spawn(&self, role: &str) -> Child {
         let (lease, workers, grace) = (self.lease.to_string(), self.workers.to_string(), self.grace.to_string());
         let mut environment = vec![
@@ -67,7 +67,7 @@ impl Setup {
         Site { child, base }
     }
 
-    /// A process that works and serves nothing.
+    /// Starts a process that runs jobs and serves no pages.
     pub(crate) fn worker(&self) -> Child {
         let child = self.spawn("worker");
         child.log.wait_for("aside works on the jobs in ");
@@ -75,7 +75,7 @@ impl Setup {
     }
 }
 
-/// Where a site listens, once it does; or its log, when it ended before.
+/// Waits for the address of a site. The error is its log, if it ended before.
 pub(crate) fn address(child: &Child) -> Result<String, String> {
     let line = child.log.find("aside listens on http://")?;
     let base = line.split_whitespace().find(|word| word.starts_with("http://")).expect("an address");
@@ -83,7 +83,7 @@ pub(crate) fn address(child: &Child) -> Result<String, String> {
 }
 
 impl Site {
-    /// The status and the body, when it answers.
+    /// Returns the status and the body, if the site responds.
     pub(crate) fn try_post(base: &str, target: &str) -> Result<(u16, String), ureq::Error> {
         let mut answer = agent().post(format!("{base}{target}")).send_empty()?;
         Ok((answer.status().as_u16(), answer.body_mut().read_to_string()?))
@@ -98,7 +98,7 @@ impl Site {
         (answer.status().as_u16(), answer.body_mut().read_to_string().expect("a whole answer"))
     }
 
-    /// Enqueues one, and says its number.
+    /// Enqueues a job, and returns its id.
     #[track_caller]
     pub(crate) fn enqueue(&self, id: &str, what: &str) -> u64 {
         let (status, body) = self.post(&format!("/enqueue?id={id}&what={what}"));
@@ -106,21 +106,21 @@ impl Site {
         body.parse().expect("a number")
     }
 
-    /// A job as the engine knows it.
+    /// Returns the record of a job.
     pub(crate) fn job(&self, number: u64) -> serde_json::Value {
         let (status, body) = self.get(&format!("/job?number={number}"));
         assert_eq!(status, 200, "{body}");
         serde_json::from_str(&body).expect("a job as JSON")
     }
 
-    /// Waits until it is in that state.
+    /// Waits until the job is in that state.
     #[track_caller]
     pub(crate) fn wait_for(&self, number: u64, state: &str) -> serde_json::Value {
         let what = format!("job {number} is {state}");
         until(&what, || Some(self.job(number)).filter(|job| job["state"] == state))
     }
 
-    /// The ids of the jobs that had their effect, sorted.
+    /// Returns the sorted ids of the jobs that had their effect.
     pub(crate) fn effects(&self) -> Vec<String> {
         let (status, body) = self.get("/effects");
         assert_eq!(status, 200, "{body}");
@@ -143,7 +143,7 @@ impl Site {
     }
 }
 
-/// A job that does what its id says.
+/// A job that acts as its id says.
 #[derive(Serialize, Deserialize)]
 struct Work {
     id: String,
@@ -178,7 +178,7 @@ impl Job for Work {
     }
 }
 
-/// The same in a process of its own.
+/// An isolated job that acts as its id says.
 #[derive(Serialize, Deserialize)]
 struct Isolated {
     id: String,
@@ -209,12 +209,12 @@ impl Job for Isolated {
     }
 }
 
-/// An output of as many bytes as one may have, quotes and escapes included.
+/// Returns an output of the maximum length, including quotes and escapes.
 pub(crate) fn long_output() -> String {
     "\"é\n".repeat(((1 << 20) - 2) / 6)
 }
 
-/// Ends as that says.
+/// Ends as `fate` says.
 fn meet(fate: &str) {
     match fate {
         "nothing" => {}
@@ -245,7 +245,7 @@ fn variable(name: &str) -> String {
 }
 
 fn tell(what: &str, id: &str, is_isolated: bool, task: &TaskContext) -> Result<()> {
-    // One that is isolated has a process of its own, which has no number of the driver's.
+    // An isolated job has a process of its own, without a number of the test.
     let process = if is_isolated { std::process::id().to_string() } else { variable(NUMBER) };
     let url = format!("{}/{what}?id={id}&attempt={}&process={process}", ledger(), task.attempt());
     agent().post(url).send_empty()?;
@@ -257,7 +257,7 @@ fn is_open(id: &str) -> bool {
     answer.is_ok_and(|mut answer| answer.body_mut().read_to_string().is_ok_and(|words| words == "open"))
 }
 
-/// Records the effect together with the end of the job, where the engine can.
+/// Records the effect together with the completion of the job, if the engine supports it.
 fn record(id: &str, task: &TaskContext) -> Result<()> {
     if !variable(JOBS).starts_with("sqlite:") {
         return Ok(());
@@ -274,10 +274,10 @@ fn connect() -> Result<Connection> {
     Ok(db)
 }
 
-/// The process.
+/// Runs the site process.
 pub(crate) fn run(role: &str) -> Result<()> {
     if variable(JOBS).starts_with("sqlite:") {
-        // Damaged or locked it is for the jobs to say.
+        // The jobs report a damaged or locked file.
         let _ = connect().and_then(|db| Ok(db.execute_batch("CREATE TABLE IF NOT EXISTS effects (id TEXT NOT NULL)")?));
     }
     let number = |name: &str| variable(name).parse::<u64>().expect("a number");
@@ -338,7 +338,7 @@ fn effects(_: &mut Request) -> Result<String> {
     Ok(ids.join("\n"))
 }
 
-/// What takes all room, beside the jobs.
+/// Returns the path of a file that fills the disk.
 fn filler() -> PathBuf {
     Path::new(variable(JOBS).trim_start_matches("sqlite:")).with_file_name("filler")
 }

@@ -1,4 +1,4 @@
-//! What can go wrong with a file.
+//! Faults that concern the SQLite file.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -10,23 +10,23 @@ use libtest_mimic::Completion;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::faults::{self, Ground};
+use crate::faults::{self, Environment};
 use crate::ledger::Ledger;
 use crate::process::{Child, until};
 use crate::site::{Setup, Site, address};
 use crate::storm::{Plan, Storm};
 
-/// A folder with a ledger, and jobs in a file.
-pub(crate) struct Place {
+/// A folder with a ledger and the file of the jobs.
+pub(crate) struct TestStore {
     pub(crate) folder: TempDir,
     pub(crate) ledger: Ledger,
 }
 
-impl Place {
-    pub(crate) fn new() -> Place {
+impl TestStore {
+    pub(crate) fn new() -> TestStore {
         let folder = tempfile::tempdir().expect("a folder");
         let ledger = Ledger::start(folder.path());
-        Place { folder, ledger }
+        TestStore { folder, ledger }
     }
 
     pub(crate) fn file(&self) -> PathBuf {
@@ -38,13 +38,13 @@ impl Place {
     }
 }
 
-pub(crate) fn nothing_is_lost_in_two_hundred_kills() {
-    let place = Place::new();
-    let plan = Plan { name: "SQLite, one process", kills: 200, workers: 0, file: Some(place.file()), tenth: None };
-    Storm::new(plan, Setup { workers: 8, ..place.setup() }, &place.ledger).run();
+pub(crate) fn no_job_is_lost_in_two_hundred_kills() {
+    let store = TestStore::new();
+    let plan = Plan { name: "SQLite, one process", kills: 200, workers: 0, file: Some(store.file()), tenth: None };
+    Storm::new(plan, Setup { workers: 8, ..store.setup() }, &store.ledger).run();
 }
 
-/// A process that has the file locked until it is killed.
+/// Runs a process that locks the file until it is killed.
 pub(crate) fn hold() {
     let db = Connection::open(std::env::var("KILL_FILE").expect("a file")).expect("a file that can be opened");
     db.busy_timeout(Duration::from_secs(60)).expect("it can wait");
@@ -55,55 +55,55 @@ pub(crate) fn hold() {
     }
 }
 
-fn with_ground(test: fn(&Ground)) {
-    let place = Place::new();
-    test(&Ground { setup: place.setup(), ledger: &place.ledger, has_effects: true });
+fn with_environment(test: fn(&Environment)) {
+    let store = TestStore::new();
+    test(&Environment { setup: store.setup(), ledger: &store.ledger, has_effects: true });
 }
 
-pub(crate) fn a_process_that_stood_still_is_fenced_off() {
-    with_ground(faults::a_process_that_stood_still_is_fenced_off);
+pub(crate) fn outcomes_of_a_suspended_process_are_discarded() {
+    with_environment(faults::outcomes_of_a_suspended_process_are_discarded);
 }
 
-pub(crate) fn a_stop_lets_short_jobs_end_and_gives_long_ones_back() {
-    with_ground(faults::a_stop_lets_short_jobs_end_and_gives_long_ones_back);
+pub(crate) fn a_graceful_shutdown_completes_short_jobs_and_releases_long_ones() {
+    with_environment(faults::a_graceful_shutdown_completes_short_jobs_and_releases_long_ones);
 }
 
-pub(crate) fn a_stop_does_not_wait_for_ever_for_a_stubborn_job() {
-    with_ground(faults::a_stop_does_not_wait_for_ever_for_a_stubborn_job);
+pub(crate) fn a_graceful_shutdown_abandons_a_job_that_ignores_its_cancellation() {
+    with_environment(faults::a_graceful_shutdown_abandons_a_job_that_ignores_its_cancellation);
 }
 
-pub(crate) fn what_ran_is_recovered_after_sigquit() {
-    with_ground(faults::what_ran_is_recovered_after_sigquit);
+pub(crate) fn running_jobs_are_recovered_after_sigquit() {
+    with_environment(faults::running_jobs_are_recovered_after_sigquit);
 }
 
-pub(crate) fn several_processes_share_and_one_is_killed() {
-    with_ground(faults::several_processes_share_and_one_is_killed);
+pub(crate) fn jobs_of_a_killed_process_run_in_another_process() {
+    with_environment(faults::jobs_of_a_killed_process_run_in_another_process);
 }
 
-pub(crate) fn a_clock_that_is_put_back_holds_nothing_up() {
-    with_ground(faults::a_clock_that_is_put_back_holds_nothing_up);
+pub(crate) fn a_clock_set_back_delays_and_repeats_no_job() {
+    with_environment(faults::a_clock_set_back_delays_and_repeats_no_job);
 }
 
-pub(crate) fn a_job_that_ends_its_process_is_dead_in_the_end() {
-    with_ground(faults::a_job_that_ends_its_process_is_dead_in_the_end);
+pub(crate) fn a_job_that_ends_its_process_repeatedly_is_dead() {
+    with_environment(faults::a_job_that_ends_its_process_repeatedly_is_dead);
 }
 
-pub(crate) fn an_isolated_job_leaves_its_output_and_its_last_progress() {
-    with_ground(faults::an_isolated_job_leaves_its_output_and_its_last_progress);
+pub(crate) fn an_isolated_job_transfers_its_output_and_its_last_progress() {
+    with_environment(faults::an_isolated_job_transfers_its_output_and_its_last_progress);
 }
 
-pub(crate) fn an_isolated_job_harms_nobody() {
-    with_ground(faults::an_isolated_job_harms_nobody);
+pub(crate) fn an_isolated_job_cannot_harm_the_site() {
+    with_environment(faults::an_isolated_job_cannot_harm_the_site);
 }
 
-pub(crate) fn nothing_is_lost_where_several_processes_share_a_file() {
-    let place = Place::new();
-    let plan = Plan { name: "SQLite, three processes", kills: 40, workers: 2, file: Some(place.file()), tenth: None };
-    Storm::new(plan, Setup { workers: 4, ..place.setup() }, &place.ledger).run();
+pub(crate) fn no_job_is_lost_while_several_processes_share_a_file() {
+    let store = TestStore::new();
+    let plan = Plan { name: "SQLite, three processes", kills: 40, workers: 2, file: Some(store.file()), tenth: None };
+    Storm::new(plan, Setup { workers: 4, ..store.setup() }, &store.ledger).run();
 }
 
-/// A file system of one's own, with little room, where the system lets us have one.
-fn little_room(folder: &Path) -> Option<Vec<String>> {
+/// Returns a command that runs in a small file system of its own, if the operating system allows it.
+fn small_file_system(folder: &Path) -> Option<Vec<String>> {
     let is_root = rustix::process::geteuid().is_root();
     let unshare = if is_root { "-m" } else { "-rm" };
     let mount = format!("mount -t tmpfs -o size=2m tmpfs '{}'", folder.display());
@@ -113,19 +113,19 @@ fn little_room(folder: &Path) -> Option<Vec<String>> {
     tried.is_ok_and(|status| status.success()).then_some(words)
 }
 
-/// Where the disk is full nothing is acknowledged, pages are answered, and all goes on when there is room again.
-pub(crate) fn a_full_disk_is_a_503_until_there_is_room() -> Completion {
-    let place = Place::new();
-    let folder = place.folder.path().join("small");
+/// While the disk is full, no job is acknowledged and pages are still served. All continues when there is space again.
+pub(crate) fn a_full_disk_is_a_503_until_there_is_space() -> Completion {
+    let store = TestStore::new();
+    let folder = store.folder.path().join("small");
     std::fs::create_dir(&folder).expect("a folder");
-    let Some(through) = little_room(&folder) else {
+    let Some(through) = small_file_system(&folder) else {
         return Completion::ignored_with("a file system with little room cannot be mounted (`unshare -rm`, tmpfs)");
     };
     println!("a full disk: ENOSPC of a tmpfs of 2 MiB");
     let jobs = format!("sqlite:{}", folder.join("jobs.db").display());
-    let site = Setup { through, jobs, ..place.setup() }.site();
+    let site = Setup { through, jobs, ..store.setup() }.site();
     let held = site.enqueue("held", "hold");
-    until("it begins", || (place.ledger.times("began", "held") == 1).then_some(()));
+    until("it begins", || (store.ledger.times("began", "held") == 1).then_some(()));
     site.wait_until_ready();
     assert_eq!(site.post("/fill").0, 200);
     let (mut kept, mut refused) = (BTreeMap::from([("held".to_owned(), held)]), Vec::new());
@@ -146,9 +146,9 @@ pub(crate) fn a_full_disk_is_a_503_until_there_is_room() -> Completion {
     assert_eq!(site.get("/counts").0, 200);
     site.child.log.wait_for("the disk is full");
     site.wait_until_not_ready("the disk is full");
-    // It ends while there is no room, and waits with it.
-    place.ledger.open("held");
-    until("it is done", || (place.ledger.times("done", "held") > 0).then_some(()));
+    // The job ends while the disk is full, and waits to be recorded.
+    store.ledger.open("held");
+    until("it is done", || (store.ledger.times("done", "held") > 0).then_some(()));
     assert_eq!(site.post("/free").0, 200);
     kept.insert("after".into(), until("there is room", || enqueued(&site, "after")));
     site.wait_until_ready();
@@ -164,17 +164,17 @@ fn enqueued(site: &Site, id: &str) -> Option<u64> {
     (status == 200).then(|| body.parse().expect("a number"))
 }
 
-/// Another process has the file locked for longer than anybody waits: nothing is acknowledged, and nothing is lost.
-pub(crate) fn a_file_that_is_locked_is_a_503_until_it_is_free() {
-    let place = Place::new();
-    let site = place.setup().site();
+/// Another process locks the file for longer than a write waits: no job is acknowledged, and none is lost.
+pub(crate) fn a_locked_file_is_a_503_until_it_is_released() {
+    let store = TestStore::new();
+    let site = store.setup().site();
     let running = site.enqueue("running", "hold");
-    until("it begins", || (place.ledger.times("began", "running") == 1).then_some(()));
-    let file = place.file().display().to_string();
+    until("it begins", || (store.ledger.times("began", "running") == 1).then_some(()));
+    let file = store.file().display().to_string();
     let mut holder = Child::start("hold", &[("KILL_FILE", &file)], None);
     holder.log.wait_for("locked");
-    place.ledger.open("running");
-    until("it is done", || (place.ledger.times("done", "running") == 1).then_some(()));
+    store.ledger.open("running");
+    until("it is done", || (store.ledger.times("done", "running") == 1).then_some(()));
     let (status, body) = site.post("/enqueue?id=refused&what=short");
     assert_eq!(status, 503, "{body}");
     assert_eq!(site.get("/"), (200, "a page".into()));
@@ -189,18 +189,18 @@ pub(crate) fn a_file_that_is_locked_is_a_503_until_it_is_free() {
     assert_eq!(site.job(running)["interruptions"], 0);
 }
 
-/// A file that is not what it should be is said by its name, and kills nobody.
-pub(crate) fn a_damaged_file_is_named() {
+/// A damaged file is reported with its name, and ends no process.
+pub(crate) fn a_damaged_file_is_reported_with_its_name() {
     for (name, damage) in [("head", (0, 100)), ("everything but the head", (4096, u64::MAX)), ("cut", (0, 0))] {
-        let place = Place::new();
-        let mut site = Setup { workers: 0, ..place.setup() }.site();
+        let store = TestStore::new();
+        let mut site = Setup { workers: 0, ..store.setup() }.site();
         for n in 0..200 {
             site.enqueue(&format!("job-{n}"), "short");
         }
         site.signal(Signal::TERM);
         site.child.wait();
-        spoil(&place.file(), damage);
-        let mut again = place.setup().spawn("site");
+        overwrite(&store.file(), damage);
+        let mut again = store.setup().spawn("site");
         let base = match address(&again) {
             Err(log) => {
                 assert!(!again.wait().success());
@@ -222,8 +222,8 @@ pub(crate) fn a_damaged_file_is_named() {
     }
 }
 
-/// Overwrites what is between with noise, or cuts the file in the middle of a page.
-fn spoil(file: &Path, (from, to): (u64, u64)) {
+/// Overwrites the range with noise, or truncates the file in the middle of a page.
+fn overwrite(file: &Path, (from, to): (u64, u64)) {
     let mut bytes = std::fs::read(file).expect("the file");
     assert!(bytes.len() > 20_000, "all is in the file: {}", bytes.len());
     if to == 0 {

@@ -1,6 +1,6 @@
-//! The storm: jobs are enqueued and done while their processes are killed with signal 9, again and again, at random moments.
-//! In the end every job that was acknowledged has been done, its effect is there once, and whatever was done more than once
-//! was in the hands of a process when that was killed.
+//! The storm: jobs are enqueued and completed while their processes are killed with SIGKILL, repeatedly, at random
+//! moments. In the end every acknowledged job has been completed, its effect exists once, and each job that ran more
+//! than once was running in a process when that was killed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -15,28 +15,28 @@ use crate::ledger::{Ledger, Line, now};
 use crate::process::{Child, PATIENCE, agent, until};
 use crate::site::{Setup, address};
 
-/// How many threads enqueue.
-const VISITORS: usize = 4;
+/// The number of threads that enqueue.
+const ENQUEUERS: usize = 4;
 
-/// How far those who enqueue may be ahead of those who work.
+/// The number of jobs by which the enqueuing threads may be ahead of the workers.
 const MOST_AHEAD: usize = 300;
 
-/// How long a process that was there at once goes on until it is killed, at most; milliseconds.
+/// The longest time for which a process that started at once continues before it is killed; milliseconds.
 const LONGEST_LIFE: u64 = 200;
 
-/// What a storm is.
+/// The parameters of a storm.
 pub(crate) struct Plan {
     pub(crate) name: &'static str,
     pub(crate) kills: usize,
-    /// How many processes work beside the site.
+    /// The number of worker processes beside the site.
     pub(crate) workers: usize,
-    /// The file of the jobs, where they are in one.
+    /// The file of the jobs, if they are in a file.
     pub(crate) file: Option<PathBuf>,
-    /// What else is done at every tenth kill.
+    /// A function that is called at every tenth kill.
     pub(crate) tenth: Option<Box<dyn FnMut()>>,
 }
 
-/// Random numbers that come again with the same seed (splitmix64).
+/// Random numbers that are reproducible with the same seed (splitmix64).
 struct Dice(u64);
 
 impl Dice {
@@ -56,13 +56,13 @@ pub(crate) fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is to be a number")))
 }
 
-/// What those who enqueue and the one who kills share.
+/// The state shared by the enqueuing threads and the killing one.
 #[derive(Default)]
 struct Shared {
-    /// Where the site is, while it is there.
+    /// The address of the site, while it is available.
     base: Mutex<Option<String>>,
     is_there: Condvar,
-    /// The id of each job that was acknowledged, with its number.
+    /// The key of each acknowledged job, with its id.
     acknowledged: Mutex<BTreeMap<String, u64>>,
     unanswered: AtomicUsize,
     done: AtomicUsize,
@@ -75,22 +75,22 @@ impl Shared {
         self.is_there.notify_all();
     }
 
-    /// The life of a thread that enqueues.
-    fn visit(&self, visitor: usize, mut dice: Dice) {
+    /// The loop of an enqueuing thread.
+    fn enqueue_loop(&self, enqueuer: usize, mut dice: Dice) {
         let (mut agent, mut known) = (None, String::new());
         for n in 0_u32.. {
-            let Some(base) = self.whereabouts() else { return };
+            let Some(base) = self.wait_for_address() else { return };
             if base != known {
-                // No connection to one that was killed is used for the next.
+                // A connection to a killed process is not reused.
                 (agent, known) = (Some(new_agent()), base);
             }
-            self.enqueue(agent.as_ref().expect("an agent"), &known, format!("{visitor}-{n}"));
+            self.enqueue(agent.as_ref().expect("an agent"), &known, format!("{enqueuer}-{n}"));
             dice.pause(if self.ahead() > MOST_AHEAD { 200 } else { 8 });
         }
     }
 
-    /// Where the site is, once it is there; nowhere when all is over.
-    fn whereabouts(&self) -> Option<String> {
+    /// Waits for the address of the site; `None` after the end.
+    fn wait_for_address(&self) -> Option<String> {
         let absent = |base: &mut Option<String>| base.is_none() && !self.is_over.load(Ordering::Relaxed);
         let base = self.base.lock().expect("the site's address");
         let (base, _) = self.is_there.wait_timeout_while(base, PATIENCE, absent).expect("the site's address");
@@ -102,7 +102,7 @@ impl Shared {
         acknowledged.saturating_sub(self.done.load(Ordering::Relaxed))
     }
 
-    /// An id is used once: whether one that was not answered is kept, nobody knows.
+    /// A key is used once: it is unknown whether a job without a response was stored.
     fn enqueue(&self, agent: &ureq::Agent, base: &str, id: String) {
         let answer = agent.post(format!("{base}/enqueue?id={id}&what=short")).send_empty();
         let number = answer.ok().filter(|answer| answer.status() == 200);
@@ -124,22 +124,22 @@ fn new_agent() -> ureq::Agent {
 /// A process that was killed.
 struct Killed {
     process: u32,
-    /// When the next was started.
+    /// The time when the next process was started.
     restarted: u64,
-    /// The one that was started.
+    /// The number of the next process.
     next: u32,
-    /// The ids of the jobs that were running then, where that can be told.
+    /// The keys of the jobs that were running then, if that is known.
     running: Option<BTreeSet<String>>,
 }
 
-/// All that takes part.
+/// All participants.
 pub(crate) struct Storm<'a> {
     plan: Plan,
     setup: Setup,
     ledger: &'a Ledger,
     dice: Dice,
     shared: Arc<Shared>,
-    /// The first is the site.
+    /// The first process is the site.
     processes: Vec<Child>,
     killed: Vec<Killed>,
 }
@@ -154,7 +154,7 @@ impl<'a> Storm<'a> {
         Storm { plan, setup, ledger, dice: Dice(seed), shared: Arc::default(), processes, killed }
     }
 
-    /// Lets it rage, waits until all is done, and looks at what came of it.
+    /// Runs the storm, waits until all jobs are completed, and checks the result.
     pub(crate) fn run(mut self) {
         let began = Instant::now();
         self.processes = (0..=self.plan.workers).map(|at| self.spawn(at)).collect();
@@ -163,7 +163,7 @@ impl<'a> Storm<'a> {
         (0..self.plan.kills).for_each(|n| self.kill_one(n));
         self.shared.is_over.store(true, Ordering::Relaxed);
         self.shared.is_there.notify_all();
-        visitors.into_iter().for_each(|visitor| visitor.join().expect("a visitor"));
+        visitors.into_iter().for_each(|enqueuer| enqueuer.join().expect("a visitor"));
         self.wait_for(0);
         let storm = began.elapsed();
         self.wait_until_all_is_done();
@@ -171,18 +171,18 @@ impl<'a> Storm<'a> {
     }
 
     fn visitors(&mut self) -> Vec<thread::JoinHandle<()>> {
-        let visit = |visitor| {
+        let enqueue_loop = |enqueuer| {
             let (shared, dice) = (self.shared.clone(), Dice(self.dice.below(u64::MAX)));
-            thread::spawn(move || shared.visit(visitor, dice))
+            thread::spawn(move || shared.enqueue_loop(enqueuer, dice))
         };
-        (0..VISITORS).map(visit).collect()
+        (0..ENQUEUERS).map(enqueue_loop).collect()
     }
 
     fn spawn(&self, at: usize) -> Child {
         self.setup.spawn(if at == 0 { "site" } else { "worker" })
     }
 
-    /// Waits until it does what it is there for.
+    /// Waits until the process does its work.
     fn wait_for(&mut self, at: usize) {
         let child = &self.processes[at];
         if at > 0 {
@@ -205,20 +205,20 @@ impl<'a> Storm<'a> {
         self.processes[at] = self.spawn(at);
         let next = self.processes[at].number();
         self.killed.push(Killed { process, restarted, next, running });
-        // Some are killed while they begin, most later, and some only when all that was in flight is done.
+        // Some processes are killed while they start, most later, and some only when all running jobs are completed.
         if self.dice.below(6) > 0 || at > 0 {
             self.wait_for(at);
         }
         if n % 10 == 9 && self.plan.tenth.is_some() {
-            // A site that begins just then would be refused, as its log says, and not begin.
+            // A site that starts at that moment would be refused, as its log says, and would not start.
             self.wait_for(0);
             self.plan.tenth.iter_mut().for_each(|tenth| tenth());
         }
         self.shared.done.store(self.ledger.count(), Ordering::Relaxed);
     }
 
-    /// What the dead process had in its hands, as its file says. A copy of the file is looked at: the one that comes next
-    /// is to find it as it was left.
+    /// Returns the jobs that the dead process was running, according to its file. A copy of the file is read, so that
+    /// the next process finds it as it was left.
     fn running(&self) -> Option<BTreeSet<String>> {
         let file = self.plan.file.as_ref().filter(|_| self.plan.workers == 0)?;
         let copy = tempfile::tempdir().expect("a folder");
@@ -250,7 +250,7 @@ impl<'a> Storm<'a> {
         });
     }
 
-    /// Prints the figures, and fails when there is something that must not be.
+    /// Prints the figures, and fails if an invariant is violated.
     fn judge(&self, storm: Duration, all: Duration) {
         let lines = self.ledger.lines();
         let acknowledged = self.shared.acknowledged.lock().expect("the acknowledged");
@@ -288,7 +288,8 @@ impl<'a> Storm<'a> {
         assert_eq!(effects.len(), done.len(), "what is done has its effect, and nothing else");
     }
 
-    /// Each run that another run of the same job came after was in a process that was killed, which had the job in hand.
+    /// Checks each run of a job that was followed by another run: it was in a process that was killed while it ran the
+    /// job.
     fn judge_repeated(&self, lines: &[Line], acknowledged: &BTreeMap<String, u64>) {
         let killed: BTreeMap<u32, &Killed> = self.killed.iter().map(|killed| (killed.process, killed)).collect();
         for (id, processes) in runs(lines) {
@@ -313,7 +314,7 @@ impl<'a> Storm<'a> {
         }
     }
 
-    /// From the start of the next process to the first job that was in flight and is done.
+    /// Prints the time from the start of the next process to the first completion of an interrupted job.
     fn print_recoveries(&self, lines: &[Line]) {
         let interrupted = interrupted(lines);
         let recovery = |killed: &Killed| {
@@ -341,7 +342,7 @@ fn copy_of(file: &Path, target: &Path, ending: &str) {
     }
 }
 
-/// The ids of the jobs that run.
+/// Returns the keys of the running jobs.
 fn ids(jobs: &Jobs) -> BTreeSet<String> {
     let running = jobs.list(JobState::Running, None).expect("the jobs can be listed");
     let id = |payload: &str| {
@@ -351,7 +352,7 @@ fn ids(jobs: &Jobs) -> BTreeSet<String> {
     running.iter().map(|job| id(&job.payload)).collect()
 }
 
-/// The processes that each job was begun in, in order.
+/// Returns the processes in which each job was started, in order.
 fn runs(lines: &[Line]) -> BTreeMap<&str, Vec<u32>> {
     let mut runs = BTreeMap::<&str, Vec<u32>>::new();
     lines
@@ -361,7 +362,7 @@ fn runs(lines: &[Line]) -> BTreeMap<&str, Vec<u32>> {
     runs
 }
 
-/// The jobs that were begun by each process and then again by another.
+/// Returns the jobs that each process started and another process started again.
 fn interrupted(lines: &[Line]) -> BTreeMap<u32, BTreeSet<&str>> {
     let mut interrupted = BTreeMap::<u32, BTreeSet<&str>>::new();
     for (id, processes) in runs(lines) {
