@@ -108,7 +108,7 @@ pub(crate) fn a_graceful_shutdown_abandons_a_job_that_ignores_its_cancellation(e
     first.signal(Signal::TERM);
     first.wait();
     let log = first.log.whole();
-    assert!(log.contains(&format!("(job {job})")) && log.contains("given up"), "{log}");
+    assert!(log.contains(&format!("(job {job})")) && log.contains("was abandoned"), "{log}");
     let second = env.worker(LONG, 25);
     env.wait_for_run("stubborn", second.number());
     env.ledger.open("stubborn");
@@ -216,8 +216,8 @@ pub(crate) fn a_job_that_ends_its_process_repeatedly_is_dead(env: &Environment) 
     }
     for (job, id) in [(exit, "exit"), (abort, "abort")] {
         let record = site.job(job);
-        let words = record["failures"][0]["message"].as_str().expect("a failure");
-        assert!(words.contains("the process that ran it ended 10 times"), "{record}");
+        let message = record["failures"][0]["message"].as_str().expect("a failure");
+        assert!(message.contains("the process ended 10 times while it ran this job"), "{record}");
         assert_eq!((record["interruptions"].as_u64(), env.ledger.times("began", id)), (Some(10), 10), "{record}");
     }
     let next = site.enqueue("next", "short");

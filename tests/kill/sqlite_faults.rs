@@ -178,7 +178,7 @@ pub(crate) fn a_locked_file_is_a_503_until_it_is_released() {
     let (status, body) = site.post("/enqueue?id=refused&what=short");
     assert_eq!(status, 503, "{body}");
     assert_eq!(site.get("/"), (200, "a page".into()));
-    site.child.log.wait_for("locked, and for too long");
+    site.child.log.wait_for("locked for too long");
     site.wait_until_not_ready("the database is locked");
     holder.kill();
     let after = until("it is free", || enqueued(&site, "after"));
@@ -205,7 +205,7 @@ pub(crate) fn a_damaged_file_is_reported_with_its_name() {
             Err(log) => {
                 assert!(!again.wait().success());
                 assert!(
-                    log.contains("jobs.db") && (log.contains("damaged") || log.contains("no SQLite")),
+                    log.contains("jobs.db") && (log.contains("damaged") || log.contains("not a SQLite")),
                     "{name}: {log}"
                 );
                 let said = log.lines().find(|line| line.contains("jobs.db")).unwrap_or_default();
