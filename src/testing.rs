@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 
 use crate::app::App;
 use crate::app::service::Service;
-use crate::background::registry::Counts;
+use crate::background::counts::Counts;
+use crate::background::handle::TaskInfo;
+use crate::background::run::Deferred;
 use crate::background::scope::Context;
-use crate::background::task::{Deferred, TaskInfo};
 use crate::config::Config;
 use crate::error::Status;
 use crate::http::headers::Headers;
@@ -182,7 +183,7 @@ impl TestClient {
     pub fn drain(&self) {
         let until = Instant::now() + PATIENCE;
         loop {
-            if !self.service.scope().registry().settle(until) || Instant::now() > until {
+            if !self.service.scope().registry().wait_until_idle(until) || Instant::now() > until {
                 panic!("after {PATIENCE:?} there still run: {:?}", self.running());
             }
             if !self.run_job() {

@@ -1,4 +1,4 @@
-//! How a task ended, when it did not end well.
+//! The outcome of a task: its value or its failure.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use super::plain_value::PlainValue;
 use crate::error::{BoxError, Error, Never};
 use crate::panics::Panic;
 
-/// What a task came to: its value, or why there is none.
+/// The outcome of a task: its value, or its failure.
 pub type Outcome<T> = Result<T, Failure>;
 
-/// Why a task has no value.
+/// The failure of a task: an error, a panic, a cancellation, or the end of the process.
 ///
 /// ```
 /// use aside::{Failure, background};
@@ -23,20 +23,20 @@ pub type Outcome<T> = Result<T, Failure>;
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Failure {
-    /// It returned an error.
+    /// The task returned an error.
     Error(Error),
-    /// It panicked.
+    /// The task panicked.
     Panic(Panic),
-    /// It was told to cancel, and did; or it never began.
+    /// The task was told to cancel, and did, or never began.
     Cancelled,
-    /// It was told to cancel because its deadline had passed, and did.
+    /// The task was told to cancel because its deadline had passed, and did.
     TimedOut,
-    /// The process stopped before it could begin, or begin again.
+    /// The process stopped before the task ended.
     Abandoned,
 }
 
 impl Failure {
-    /// What the log says after the name: `failed: connection refused`, `panicked: boom, at src/import.rs:50`.
+    /// Returns the text that follows the name in the log: `failed: connection refused`, `panicked: boom, at src/import.rs:50`.
     pub(crate) fn verdict(&self) -> String {
         match self {
             Failure::Error(_) => format!("failed: {self}"),
@@ -44,7 +44,7 @@ impl Failure {
         }
     }
 
-    /// The way to the error or the panic, when `RUST_BACKTRACE` asks for it: lines to follow the log's.
+    /// Returns the backtrace of the error or panic, if `RUST_BACKTRACE` enabled it, as lines that follow the log line.
     pub(crate) fn backtrace(&self) -> Option<String> {
         match self {
             Failure::Error(error) => error.backtrace_lines(),
@@ -53,12 +53,12 @@ impl Failure {
         }
     }
 
-    /// The panic, when it was one.
+    /// Returns the panic, if the task panicked.
     pub(crate) fn panic(&self) -> Option<&Panic> {
         if let Failure::Panic(panic) = self { Some(panic) } else { None }
     }
 
-    /// The failure that an error means: [`Cancelled`] somewhere in its chain is a cancellation, not an error.
+    /// Returns the failure for an error. An error with [`Cancelled`] in its chain is a cancellation.
     pub(crate) fn from_error(error: BoxError) -> Failure {
         let error = Error::from_box(error);
         match error.find_source::<Cancelled>() {
@@ -68,7 +68,7 @@ impl Failure {
     }
 }
 
-/// What went wrong: `connection refused`, `panicked: boom, at src/import.rs:50`, `was cancelled`.
+/// The cause in a few words: `connection refused`, `panicked: boom, at src/import.rs:50`, `was cancelled`.
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -83,8 +83,9 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
-/// The error of [`TaskContext::check_cancelled`](crate::TaskContext::check_cancelled) and [`sleep`](crate::TaskContext::sleep): the task was
-/// told to cancel. A task that returns it, alone or as the source of another error, counts as cancelled and not as failed.
+/// The error of [`TaskContext::check_cancelled`](crate::TaskContext::check_cancelled) and
+/// [`sleep`](crate::TaskContext::sleep): the task was told to cancel. A task that returns it, alone or as the source of
+/// another error, counts as cancelled and not as failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cancelled;
 
@@ -114,7 +115,7 @@ pub trait IntoOutcome {
     /// The type of the value if the task succeeds.
     type Value;
 
-    /// Returns the outcome as the registry and the log take it.
+    /// Converts the return value of a task into its outcome.
     ///
     /// # Errors
     /// The error that the task returned.

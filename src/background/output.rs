@@ -1,4 +1,4 @@
-//! The output of a job: a value, as the JSON that engines keep. It may be confidential, so `Debug` does not show it.
+//! The output of a job: a value, as the JSON that engines store. It may be confidential, so `Debug` does not show it.
 
 use std::fmt;
 use std::sync::Arc;
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 pub(crate) struct Output(Arc<str>);
 
 impl Output {
-    /// Writes a value as JSON.
+    /// Serializes a value as JSON.
     ///
     /// # Errors
     /// An error if the value cannot be written as JSON: a map whose keys are not text, for example.
@@ -23,20 +23,20 @@ impl Output {
         serde_json::to_string(value).map(Output::from_json)
     }
 
-    /// Takes what [`json`](Output::json) returned.
+    /// Creates an output from the text that [`json`](Output::json) returned.
     pub(crate) fn from_json(json: impl Into<Arc<str>>) -> Output {
         Output(json.into())
     }
 
-    /// Returns the text.
+    /// Returns the JSON text.
     pub(crate) fn json(&self) -> &str {
         &self.0
     }
 
-    /// Reads the value.
+    /// Deserializes the value.
     ///
     /// # Errors
-    /// An error if the text is not a value of that type.
+    /// An error if the JSON does not match the type.
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_str(&self.0).map_err(|error| {
             let message = format!("the output cannot be read as a {}", std::any::type_name::<T>());

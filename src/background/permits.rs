@@ -79,7 +79,7 @@ impl Permits {
         Ok((Permit(self.clone()), engaged))
     }
 
-    /// Calls `begin` with a permit, now or when one is free.
+    /// Calls `begin` with a permit, at once or when one is free.
     pub(super) fn when_free(self: &Arc<Permits>, begin: Box<dyn FnOnce(Permit) + Send>) {
         let mut state = self.state();
         if state.taken >= self.size {
@@ -120,11 +120,11 @@ impl State {
     }
 }
 
-/// The right to run. It goes to the next in line when dropped.
+/// A permit of a pool. When dropped it passes to the first waiting caller or task.
 pub(super) struct Permit(Arc<Permits>);
 
 impl Permit {
-    /// Notes on this thread that it has the permit, until the guard goes.
+    /// Records that this thread has the permit, until the guard is dropped.
     pub(super) fn hold(&self) -> Held {
         HELD.with_borrow_mut(|held| held.push(self.0.clone()));
         Held
@@ -146,7 +146,7 @@ impl Drop for Permit {
     }
 }
 
-/// A permit of this thread, until dropped.
+/// A record that this thread has a permit, until dropped.
 pub(super) struct Held;
 
 impl Drop for Held {
@@ -225,7 +225,7 @@ mod tests {
         let other = join(7);
         assert!(other.is_err_and(|why| why.contains("each of the 2 permits")));
         drop(one);
-        assert!(join(7).is_ok(), "what was refused does not count");
+        assert!(join(7).is_ok(), "a refused wait does not count");
         drop((wanted, second));
     }
 
@@ -234,7 +234,7 @@ mod tests {
         let permits = Permits::new(1);
         let first = permit(&permits);
         let _held = first.0.hold();
-        let waits = join(7).map_err(drop).expect("it may end by itself");
+        let waits = join(7).map_err(drop).expect("the task may end by itself");
         // When the task itself waits for a permit, that wait is refused.
         let refused = permits.wait(Some(7), || Ok(None)).map(drop).unwrap_err();
         assert!(refused.chain().contains("would never end"), "{refused:?}");

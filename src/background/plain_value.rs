@@ -40,7 +40,7 @@ use std::time::{Duration, Instant, SystemTime};
 /// assert_eq!(totals.join().unwrap().unwrap().orders, 3);
 /// ```
 ///
-/// Any other value, such as one of a third crate, is returned in [`aside::ok(value)`](crate::ok()).
+/// Any other value, such as one of another crate, is returned in [`aside::ok(value)`](crate::ok()).
 ///
 /// # What is not a plain value
 ///
@@ -139,7 +139,7 @@ mod tests {
 
     use super::*;
     use crate::background::failure::{Failure, IntoOutcome, Outcome};
-    use crate::background::task::TaskHandle;
+    use crate::background::handle::TaskHandle;
 
     /// Decides at compile time if a task may return a type: the inherent constant exists only for those, and is preferred.
     struct Probe<T>(PhantomData<T>);
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn a_type_of_ones_own_can_be_marked() {
+    fn an_application_type_can_be_marked_as_plain() {
         struct Marked;
         struct Unmarked;
         impl PlainValue for Marked {}

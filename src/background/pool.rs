@@ -1,36 +1,39 @@
-//! At most so many at once.
+//! Pools: a limit on the work that runs at once.
 
 use std::fmt;
 use std::panic::Location;
 use std::sync::{Arc, Mutex};
 
 use super::failure::IntoOutcome;
+use super::handle::TaskHandle;
 use super::permits::{Engaged, Permit, Permits};
+#[cfg(feature = "mail")]
+use super::run::Gate;
+use super::run::{Run, once};
 use super::scope::{Context, current_task};
 use super::slots::Admission;
-#[cfg(feature = "mail")]
-use super::task::Gate;
-use super::task::{Run, Task, TaskHandle, once};
+use super::task::Task;
 use crate::error::Result;
 use crate::sync::lock;
 use crate::worker_share::{self, Wait};
 
-/// At most n pieces of work at once, on whatever threads: image work on two cores, calls to a service that allows four.
+/// A limit on work that runs at once, on any threads, as a semaphore: image work on two cores, calls to a service that
+/// allows four.
 ///
 /// ```
 /// use aside::Pool;
 ///
 /// let pool = Pool::new(2);
 /// let mut words = vec!["one", "two"];
-/// pool.run(|| words.push("three"))?; // here and now, on this thread, with a permit
+/// pool.run(|| words.push("three"))?; // at once, on this thread, with a permit
 /// assert_eq!(words.len(), 3);
 ///
-/// let handle = pool.spawn(|| "7".parse::<u32>()); // in the background, once there is a permit
+/// let handle = pool.spawn(|| "7".parse::<u32>()); // in the background, when there is a permit
 /// assert_eq!(handle.join().unwrap(), 7);
 /// # aside::ok(())
 /// ```
 ///
-/// A copy shares the permits.
+/// A clone shares the permits.
 #[derive(Clone)]
 pub struct Pool {
     permits: Arc<Permits>,
@@ -39,10 +42,10 @@ pub struct Pool {
 }
 
 impl Pool {
-    /// A pool of n permits.
+    /// Creates a pool of `n` permits.
     ///
     /// # Panics
-    /// When n is 0: nothing would ever run.
+    /// If `n` is 0: no work would ever run.
     pub fn new(n: usize) -> Pool {
         assert!(n > 0, "a pool needs at least one permit");
         Pool { permits: Permits::new(n), wait: Wait::Pool }
@@ -54,7 +57,7 @@ impl Pool {
     }
 
     /// Waits for a permit and runs `f` on this thread, so that it may borrow. Within the pool's own work it needs no
-    /// second permit. A panic in `f` goes on to the caller, and the permit is free again.
+    /// second permit. A panic in `f` propagates to the caller, and the permit is returned.
     ///
     /// In a handler, at most a quarter of the workers wait for permits (`ASIDE_MAX_WAITING`), so that a slow pool leaves
     /// workers for other pages. In a task, a job or a command it waits without limit.
@@ -76,8 +79,8 @@ impl Pool {
         self.permits.wait(task, || worker_share::wait(self.wait))
     }
 
-    /// Sets `f` aside until there is a permit; then it is a task like any other. Waiting holds no thread. The permits limit
-    /// it, and not `ASIDE_MAX_TASKS`, above which it runs too.
+    /// Runs `f` as a background task once there is a permit. The wait for a permit holds no thread. The permits limit the task
+    /// instead of `ASIDE_MAX_TASKS`, above which it runs too.
     ///
     /// Work of the pool may wait for the task with [`join`](TaskHandle::join) while other permits are in use. If every
     /// permit is held by work that waits in this way, `join` returns an error, and the task runs when a permit is free.
@@ -88,7 +91,7 @@ impl Pool {
         R: IntoOutcome,
         R::Value: Send + 'static,
     {
-        let name = Task::new().naming::<F>(Location::caller());
+        let options = Task::new().options::<F>(Location::caller());
         // The drop order matters: waits for this task must no longer be counted when its permit is returned.
         let granted = Arc::new(Mutex::new(None::<(Engaged, Permit)>));
         let theirs = granted.clone();
@@ -97,8 +100,8 @@ impl Pool {
             let _held = granted.as_ref().map(|(_, permit)| permit.hold());
             f()
         });
-        // With a permit in its hand it must not wait for a place: whoever has one may be waiting for the permit.
-        let run = Run::new(Context::current(), name, call).admitted(Admission::AtOnce);
+        // With a permit it must not wait for a slot: a task with a slot may be waiting for the permit.
+        let run = Run::new(Context::current(), options, call).admitted(Admission::AtOnce);
         let (handle, promise) = run.handle();
         let engaged = self.permits.engage(run.record().address());
         self.permits.when_free(Box::new(move |permit| {

@@ -1,27 +1,29 @@
-//! Where work comes from: the request, and the application with all that is its own.
+//! The context of work: its application and its request.
 //!
-//! Both go along from request to task to nested task, in a thread-local that [`Context::enter`] sets and resets, so that
-//! free functions such as `background` and `Mail::send` need no argument, and two applications in one process (two tests,
-//! say) do not see each other's tasks and mail.
+//! Both pass from a request to its tasks and to their nested tasks, in a thread-local that [`Context::enter`] sets and
+//! resets. Free functions such as `background` and `Mail::send` therefore need no argument, and two applications in one
+//! process (two tests, for example) do not see each other's tasks and mail.
 
 use std::any::{Any, TypeId};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Weak};
 
-use super::registry::{Record, Registry, RequestInfo};
+use super::record::Record;
+use super::registry::Registry;
+use super::request_info::RequestInfo;
 use crate::config::Config;
 
-/// What belongs to one application: its tasks, and a value of each type it was given (mailer, templates, state).
+/// The registry and the values of one application: its tasks, and one value for each type (mailer, templates, state).
 #[derive(Clone)]
 pub(crate) struct Scope(Arc<Inner>);
 
-/// The same, without keeping it alive: for what it holds itself.
+/// A weak reference to a [`Scope`], for values that the scope itself holds.
 #[derive(Clone)]
 pub(crate) struct WeakScope(Weak<Inner>);
 
 impl WeakScope {
-    /// The scope, while somebody keeps it.
+    /// Returns the scope, if it still exists.
     pub(crate) fn upgrade(&self) -> Option<Scope> {
         self.0.upgrade().map(Scope)
     }
@@ -33,12 +35,12 @@ struct Inner {
 }
 
 impl Scope {
-    /// A scope with these values.
+    /// Creates a scope with a registry and values.
     pub(crate) fn new(registry: Registry, values: Values) -> Scope {
         Scope(Arc::new(Inner { registry, values }))
     }
 
-    /// The process's own, for work that no application started.
+    /// Returns the scope of the process, for work that no application started.
     pub(crate) fn process() -> Scope {
         static PROCESS: LazyLock<Scope> = LazyLock::new(|| {
             let config = Config::from_env().unwrap_or_default();
@@ -47,55 +49,55 @@ impl Scope {
         PROCESS.clone()
     }
 
-    /// The same, without keeping it alive.
+    /// Returns a weak reference to the scope.
     pub(crate) fn downgrade(&self) -> WeakScope {
         WeakScope(Arc::downgrade(&self.0))
     }
 
-    /// The tasks.
+    /// Returns the registry of the tasks.
     pub(crate) fn registry(&self) -> &Registry {
         &self.0.registry
     }
 
-    /// The value of that type, when the application has one.
+    /// Returns the application's value of type `T`, if it has one.
     pub(crate) fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.0.values.get()
     }
 
-    /// The application's state of that type.
+    /// Returns the application's state of type `T`.
     ///
     /// # Panics
-    /// When `App::state` was not given one.
+    /// If `App::state` was not called with a value of that type.
     pub(crate) fn state<T: Any + Send + Sync>(&self) -> Arc<T> {
         self.get().unwrap_or_else(|| {
             let name = std::any::type_name::<T>();
-            panic!("there is no state of type {name}: give it to the application with `App::state(value)`")
+            panic!("the application has no state of type {name}: add it with `App::state(value)`")
         })
     }
 }
 
-/// The values of a scope in the making, one of each type.
+/// The values of a scope that is being built, one for each type.
 #[derive(Default)]
 pub(crate) struct Values(BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>);
 
 impl Values {
-    /// Puts a value in, in place of one of the same type.
+    /// Inserts a value, in place of one of the same type.
     pub(crate) fn insert<T: Any + Send + Sync>(&mut self, value: T) {
         self.0.insert(TypeId::of::<T>(), Arc::new(value));
     }
 
-    /// The value of that type, when there is one.
+    /// Returns the value of type `T`, if there is one.
     pub(crate) fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
         self.0.get(&TypeId::of::<T>()).cloned()?.downcast().ok()
     }
 
-    /// Puts all of another's in. Whether no type was there twice; then ours stays.
+    /// Inserts all values of another set. Values that exist already stay. Returns false if a type was in both sets.
     pub(crate) fn merge(&mut self, others: Values) -> bool {
-        let twice = others.0.keys().any(|key| self.0.contains_key(key));
+        let has_duplicates = others.0.keys().any(|key| self.0.contains_key(key));
         others.0.into_iter().for_each(|(key, value)| {
             self.0.entry(key).or_insert(value);
         });
-        !twice
+        !has_duplicates
     }
 }
 
@@ -103,47 +105,47 @@ thread_local! {
     static CURRENT: RefCell<Option<Context>> = const { RefCell::new(None) };
 }
 
-/// What goes along with a thread of work.
+/// The context of work on one thread.
 #[derive(Clone)]
 pub(crate) struct Context {
     /// The application.
     pub(crate) scope: Scope,
-    /// The request, when there is one.
+    /// The request, if there is one.
     pub(crate) origin: Option<Arc<RequestInfo>>,
-    /// The task that this thread is, when it is one.
+    /// The task that this thread runs, if it runs one.
     pub(crate) task: Option<Arc<Record>>,
 }
 
 impl Context {
-    /// This thread's, or the process's own.
+    /// Returns the context of this thread, or of the process if the thread has none.
     pub(crate) fn current() -> Context {
         let current = CURRENT.try_with(|current| current.borrow().clone()).ok().flatten();
         current.unwrap_or_else(|| Context { scope: Scope::process(), origin: None, task: None })
     }
 
-    /// Makes this the thread's context until the guard goes.
+    /// Makes this the thread's context until the guard is dropped.
     pub(crate) fn enter(self) -> Entered {
         Entered(CURRENT.replace(Some(self)))
     }
 }
 
-/// The task that this thread is, when it is one.
+/// Returns the task that this thread runs, if it runs one.
 pub(crate) fn current_task() -> Option<Arc<Record>> {
     CURRENT.with_borrow(|current| current.as_ref()?.task.clone())
 }
 
-/// Whether this thread is a task's.
+/// Returns true if this thread runs a task.
 #[cfg(feature = "image")]
 pub(crate) fn is_task() -> bool {
     CURRENT.with_borrow(|current| current.as_ref().is_some_and(|current| current.task.is_some()))
 }
 
-/// Puts the former context back when dropped.
+/// A guard that restores the previous context when dropped.
 pub(crate) struct Entered(Option<Context>);
 
 impl Drop for Entered {
     fn drop(&mut self) {
-        let former = self.0.take();
-        let _ = CURRENT.try_with(|current| current.replace(former));
+        let previous = self.0.take();
+        let _ = CURRENT.try_with(|current| current.replace(previous));
     }
 }

@@ -31,28 +31,28 @@ impl Admission {
     }
 }
 
-/// The slots of one registry, under its lock. Tasks are known by their numbers.
+/// The slots of one registry, under its lock. Tasks are identified by their numbers.
 #[derive(Default)]
-pub(super) struct Places {
+pub(super) struct Slots {
     taken: usize,
     queue: Queue,
     /// The tasks that have a slot.
-    slots: HashMap<u64, Slot>,
+    holders: HashMap<u64, Holding>,
     /// The tasks that another one waits for.
     joined: HashMap<u64, Joiner>,
     threads: usize,
     callers: VecDeque<Arc<Turn>>,
 }
 
-/// What a task does with its slot.
+/// The way in which a task holds a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Slot {
+enum Holding {
     Held,
-    /// Lent to the task that it waits for, or released until that one leaves its own.
+    /// The task has lent the slot to the task that it waits for, or released it until that task leaves its own.
     Lent,
 }
 
-/// What a task or thread that waits for a task can lend it.
+/// The right to run that a waiting task or thread lends to the task that it waits for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Joiner {
     /// The slot of the task with this number.
@@ -61,7 +61,7 @@ enum Joiner {
     Beside,
 }
 
-/// The entries that wait, in order of arrival. A task that another one waits for is taken out of the middle.
+/// The waiting entries, in order of arrival. A task that another one waits for is taken out of the middle.
 #[derive(Default)]
 struct Queue {
     entries: BTreeMap<u64, (u64, Entry)>,
@@ -95,16 +95,16 @@ pub(super) enum Entry {
     Thread(Arc<Turn>),
 }
 
-/// A thread for a task of `background`.
+/// The answer to a caller of `background` that needs a thread.
 pub(super) enum Thread {
     Reserved,
     /// The limit is reached: the caller waits for its turn.
     Wait(Arc<Turn>),
-    /// The limit is reached, and a caller that is a task must not wait: the threads may all wait for it.
+    /// The limit is reached, and the caller is a task, which must not wait: all threads may wait for it.
     None,
 }
 
-impl Places {
+impl Slots {
     /// Takes a slot for the work and returns the work to be run, or queues it.
     pub(super) fn enter(&mut self, id: u64, work: Work, admission: Admission, most: usize) -> Option<Work> {
         if self.is_admitted(id, admission, most) {
@@ -127,7 +127,7 @@ impl Places {
     fn is_admitted(&mut self, id: u64, admission: Admission, most: usize) -> bool {
         match (admission, self.joined.get(&id)) {
             (Admission::Beside, _) | (Admission::InTurn, Some(Joiner::Beside)) => return true,
-            (_, Some(&Joiner::Slot(joiner))) if self.slots.get(&joiner) == Some(&Slot::Held) => {
+            (_, Some(&Joiner::Slot(joiner))) if self.holders.get(&joiner) == Some(&Holding::Held) => {
                 self.lend(joiner, id);
                 return true;
             }
@@ -142,22 +142,22 @@ impl Places {
 
     fn take(&mut self, id: u64) {
         self.taken += 1;
-        self.slots.insert(id, Slot::Held);
+        self.holders.insert(id, Holding::Held);
     }
 
     fn lend(&mut self, joiner: u64, joined: u64) {
-        self.slots.insert(joiner, Slot::Lent);
-        self.slots.insert(joined, Slot::Held);
+        self.holders.insert(joiner, Holding::Lent);
+        self.holders.insert(joined, Holding::Held);
     }
 
     /// Releases the slot of a task, if it has one: to the task that waits for it, or to the first entry of the queue.
     /// Returned work holds the slot; a queued thread is woken.
     pub(super) fn leave(&mut self, id: u64, most: usize) -> Option<Work> {
-        self.slots.remove(&id)?;
+        self.holders.remove(&id)?;
         if let Some(Joiner::Slot(joiner)) = self.joined.get(&id)
-            && let Some(slot @ Slot::Lent) = self.slots.get_mut(joiner)
+            && let Some(slot @ Holding::Lent) = self.holders.get_mut(joiner)
         {
-            *slot = Slot::Held;
+            *slot = Holding::Held;
             return None;
         }
         self.release(most)
@@ -177,7 +177,7 @@ impl Places {
     /// one, else the right to run beside the slots. A joiner whose task has a slot already releases its own. Returns work
     /// that can run now.
     pub(super) fn join(&mut self, joined: u64, joiner: Option<u64>, most: usize) -> Option<Work> {
-        let Some(joiner) = joiner.filter(|joiner| self.slots.get(joiner) == Some(&Slot::Held)) else {
+        let Some(joiner) = joiner.filter(|joiner| self.holders.get(joiner) == Some(&Holding::Held)) else {
             self.joined.insert(joined, Joiner::Beside);
             return self.queue.remove(joined)?.begin();
         };
@@ -187,22 +187,22 @@ impl Places {
             return entry.begin();
         }
         // Before its first attempt and between two of them the joined task has no slot, and will need this one.
-        if !self.slots.contains_key(&joined) {
+        if !self.holders.contains_key(&joined) {
             return None;
         }
-        self.slots.insert(joiner, Slot::Lent);
+        self.holders.insert(joiner, Holding::Lent);
         self.release(most)
     }
 
     /// Ends the wait for a task that has ended. Its joiner has a slot again.
     pub(super) fn end_join(&mut self, joined: u64) {
         let Some(Joiner::Slot(joiner)) = self.joined.remove(&joined) else { return };
-        if self.slots.get(&joiner) != Some(&Slot::Lent) {
+        if self.holders.get(&joiner) != Some(&Holding::Lent) {
             return;
         }
         // The joined task is about to leave its slot, which has this new holder then.
-        match self.slots.remove(&joined) {
-            Some(_) => drop(self.slots.insert(joiner, Slot::Held)),
+        match self.holders.remove(&joined) {
+            Some(_) => drop(self.holders.insert(joiner, Holding::Held)),
             None => self.take(joiner),
         }
     }
@@ -229,7 +229,7 @@ impl Places {
             && let Some(turn) = self.callers.pop_front()
         {
             self.threads += 1;
-            turn.set(Call::Come);
+            turn.set(Call::Ready);
         }
     }
 
@@ -243,19 +243,19 @@ impl Places {
         self.callers.len()
     }
 
-    /// Removes and returns the queue, to abandon its entries.
-    pub(super) fn give_up(&mut self) -> impl Iterator<Item = Entry> + use<> {
+    /// Removes and returns the queued entries, to be abandoned.
+    pub(super) fn abandon_queue(&mut self) -> impl Iterator<Item = Entry> + use<> {
         std::mem::take(&mut self.queue).entries.into_values().map(|(_, entry)| entry)
     }
 }
 
 impl Entry {
-    /// Lets the entry run in a slot that it has: returns its work, or wakes its thread.
+    /// Starts the entry in its slot: returns its work, or wakes its thread.
     fn begin(self) -> Option<Work> {
         match self {
             Entry::Work(work) => Some(work),
             Entry::Thread(turn) => {
-                turn.set(Call::Come);
+                turn.set(Call::Ready);
                 None
             }
         }
@@ -265,12 +265,12 @@ impl Entry {
     pub(super) fn abandon(self) {
         match self {
             Entry::Work(work) => drop(work),
-            Entry::Thread(turn) => turn.set(Call::Never),
+            Entry::Thread(turn) => turn.set(Call::Abandoned),
         }
     }
 }
 
-/// A queued thread's wait for its turn.
+/// The turn of a queued thread.
 #[derive(Debug, Default)]
 pub(crate) struct Turn {
     call: Mutex<Call>,
@@ -281,8 +281,8 @@ pub(crate) struct Turn {
 enum Call {
     #[default]
     Waiting,
-    Come,
-    Never,
+    Ready,
+    Abandoned,
 }
 
 impl Turn {
@@ -294,7 +294,7 @@ impl Turn {
     /// Waits until the turn comes or is cancelled. Returns true if it has come.
     pub(crate) fn wait(&self) -> bool {
         let wait = |call: &mut Call| *call == Call::Waiting;
-        *wait_while(&self.changed, lock(&self.call), wait) == Call::Come
+        *wait_while(&self.changed, lock(&self.call), wait) == Call::Ready
     }
 }
 
@@ -306,7 +306,7 @@ mod tests {
         Work::new(|| None)
     }
 
-    impl Places {
+    impl Slots {
         /// Enters work in turn. Returns true if it runs.
         fn runs(&mut self, id: u64, most: usize) -> bool {
             self.enter(id, work(), Admission::InTurn, most).is_some()
@@ -315,105 +315,105 @@ mod tests {
 
     #[test]
     fn jobs_take_no_slot_and_do_not_wait_for_one() {
-        let mut places = Places::default();
-        assert!(places.runs(1, 1) && !places.runs(2, 1));
-        assert!((3..13).all(|id| places.enter(id, work(), Admission::Beside, 1).is_some()));
-        assert!(places.leave(3, 1).is_none(), "the slot is still the task's");
-        assert!(places.leave(1, 1).is_some());
+        let mut slots = Slots::default();
+        assert!(slots.runs(1, 1) && !slots.runs(2, 1));
+        assert!((3..13).all(|id| slots.enter(id, work(), Admission::Beside, 1).is_some()));
+        assert!(slots.leave(3, 1).is_none(), "the slot is still the task's");
+        assert!(slots.leave(1, 1).is_some());
     }
 
     #[test]
     fn a_thread_started_by_a_task_gets_a_slot_at_once_and_others_wait() {
-        let mut places = Places::default();
-        assert!(places.enter_thread(1, Admission::InTurn, 1).is_none());
-        assert!(places.enter_thread(2, Admission::AtOnce, 1).is_none());
-        let turn = places.enter_thread(3, Admission::InTurn, 1).unwrap();
-        assert!(places.leave(2, 1).is_none());
-        assert_eq!((places.queued(), *lock(&turn.call)), (1, Call::Waiting));
-        assert!(places.leave(1, 1).is_none());
-        assert!(turn.wait() && places.queued() == 0);
+        let mut slots = Slots::default();
+        assert!(slots.enter_thread(1, Admission::InTurn, 1).is_none());
+        assert!(slots.enter_thread(2, Admission::AtOnce, 1).is_none());
+        let turn = slots.enter_thread(3, Admission::InTurn, 1).unwrap();
+        assert!(slots.leave(2, 1).is_none());
+        assert_eq!((slots.queued(), *lock(&turn.call)), (1, Call::Waiting));
+        assert!(slots.leave(1, 1).is_none());
+        assert!(turn.wait() && slots.queued() == 0);
     }
 
     #[test]
     fn a_task_lends_its_slot_to_the_queued_task_that_it_waits_for() {
-        let mut places = Places::default();
-        assert!(places.runs(1, 1) && !places.runs(2, 1) && !places.runs(3, 1));
-        assert!(places.join(3, Some(1), 1).is_some(), "ahead of the queue");
-        assert!(places.leave(3, 1).is_none(), "the slot goes back");
-        places.end_join(3);
-        assert_eq!((places.taken, places.queued()), (1, 1));
-        assert!(places.leave(1, 1).is_some());
+        let mut slots = Slots::default();
+        assert!(slots.runs(1, 1) && !slots.runs(2, 1) && !slots.runs(3, 1));
+        assert!(slots.join(3, Some(1), 1).is_some(), "ahead of the queue");
+        assert!(slots.leave(3, 1).is_none(), "the slot goes back");
+        slots.end_join(3);
+        assert_eq!((slots.taken, slots.queued()), (1, 1));
+        assert!(slots.leave(1, 1).is_some());
     }
 
     #[test]
-    fn a_task_that_waits_for_a_running_task_makes_room_and_gets_the_slot_of_that_one() {
-        let mut places = Places::default();
-        assert!(places.runs(1, 2) && places.runs(2, 2) && !places.runs(3, 2) && !places.runs(4, 2));
-        assert!(places.join(2, Some(1), 2).is_some(), "3 runs in the slot of 1");
+    fn a_task_that_waits_for_a_running_task_releases_its_slot_and_gets_the_other_one() {
+        let mut slots = Slots::default();
+        assert!(slots.runs(1, 2) && slots.runs(2, 2) && !slots.runs(3, 2) && !slots.runs(4, 2));
+        assert!(slots.join(2, Some(1), 2).is_some(), "3 runs in the slot of 1");
         // The value of 2 is there before 2 leaves.
-        places.end_join(2);
-        assert!(places.leave(2, 2).is_none());
-        assert_eq!((places.taken, places.queued()), (2, 1));
-        assert!(places.leave(1, 2).is_some() && places.leave(3, 2).is_none() && places.leave(4, 2).is_none());
-        assert_eq!((places.taken, places.slots.len(), places.joined.len()), (0, 0, 0));
+        slots.end_join(2);
+        assert!(slots.leave(2, 2).is_none());
+        assert_eq!((slots.taken, slots.queued()), (2, 1));
+        assert!(slots.leave(1, 2).is_some() && slots.leave(3, 2).is_none() && slots.leave(4, 2).is_none());
+        assert_eq!((slots.taken, slots.holders.len(), slots.joined.len()), (0, 0, 0));
     }
 
     #[test]
     fn a_task_keeps_its_slot_for_the_next_attempt_of_the_task_that_it_waits_for() {
-        let mut places = Places::default();
-        assert!(places.runs(1, 1) && !places.runs(2, 1));
-        assert!(places.join(2, Some(1), 1).is_some());
-        assert!(places.leave(2, 1).is_none() && !places.runs(3, 1), "between two attempts the slot is kept");
-        assert!(places.runs(2, 1), "the second attempt does not queue");
-        assert!(places.leave(2, 1).is_none());
-        places.end_join(2);
-        assert!(places.leave(1, 1).is_some());
+        let mut slots = Slots::default();
+        assert!(slots.runs(1, 1) && !slots.runs(2, 1));
+        assert!(slots.join(2, Some(1), 1).is_some());
+        assert!(slots.leave(2, 1).is_none() && !slots.runs(3, 1), "between two attempts the slot is kept");
+        assert!(slots.runs(2, 1), "the second attempt does not queue");
+        assert!(slots.leave(2, 1).is_none());
+        slots.end_join(2);
+        assert!(slots.leave(1, 1).is_some());
     }
 
     #[test]
     fn a_slot_is_lent_along_a_chain_of_waits() {
-        let mut places = Places::default();
-        assert!(places.runs(1, 1) && !places.runs(2, 1));
-        assert!(places.join(2, Some(1), 1).is_some());
-        assert!(!places.runs(3, 1) && places.join(3, Some(2), 1).is_some());
+        let mut slots = Slots::default();
+        assert!(slots.runs(1, 1) && !slots.runs(2, 1));
+        assert!(slots.join(2, Some(1), 1).is_some());
+        assert!(!slots.runs(3, 1) && slots.join(3, Some(2), 1).is_some());
         for id in [3, 2] {
-            assert!(places.leave(id, 1).is_none());
-            places.end_join(id);
+            assert!(slots.leave(id, 1).is_none());
+            slots.end_join(id);
         }
-        assert_eq!(places.slots, HashMap::from([(1, Slot::Held)]));
+        assert_eq!(slots.holders, HashMap::from([(1, Holding::Held)]));
     }
 
     #[test]
     fn a_job_lends_the_right_to_run_beside_the_slots() {
-        let mut places = Places::default();
-        assert!(places.runs(1, 1) && !places.runs(2, 1));
-        assert!(places.join(2, None, 1).is_some());
-        assert!(places.leave(2, 1).is_none() && places.runs(2, 1), "also for another attempt");
-        places.end_join(2);
-        assert_eq!(places.taken, 1);
+        let mut slots = Slots::default();
+        assert!(slots.runs(1, 1) && !slots.runs(2, 1));
+        assert!(slots.join(2, None, 1).is_some());
+        assert!(slots.leave(2, 1).is_none() && slots.runs(2, 1), "also for another attempt");
+        slots.end_join(2);
+        assert_eq!(slots.taken, 1);
     }
 
     #[test]
     fn callers_wait_in_order_at_the_thread_limit_and_a_task_does_not() {
-        let mut places = Places::default();
-        assert!((0..2).all(|_| matches!(places.enter_caller(false, 2), Thread::Reserved)));
-        let [first, second] = [(); 2].map(|()| match places.enter_caller(false, 2) {
+        let mut slots = Slots::default();
+        assert!((0..2).all(|_| matches!(slots.enter_caller(false, 2), Thread::Reserved)));
+        let [first, second] = [(); 2].map(|()| match slots.enter_caller(false, 2) {
             Thread::Wait(turn) => turn,
             _ => panic!("the caller did not wait"),
         });
-        assert!(matches!(places.enter_caller(true, 2), Thread::None));
-        places.leave_thread(2);
+        assert!(matches!(slots.enter_caller(true, 2), Thread::None));
+        slots.leave_thread(2);
         assert!(first.wait() && *lock(&second.call) == Call::Waiting);
-        places.leave_thread(2);
-        assert!(second.wait() && places.callers() == 0);
+        slots.leave_thread(2);
+        assert!(second.wait() && slots.callers() == 0);
     }
 
     #[test]
     fn abandoned_queue_entries_are_notified() {
-        let mut places = Places::default();
-        assert!(places.enter_thread(1, Admission::InTurn, 1).is_none());
-        let turn = places.enter_thread(2, Admission::InTurn, 1).unwrap();
-        places.give_up().for_each(Entry::abandon);
+        let mut slots = Slots::default();
+        assert!(slots.enter_thread(1, Admission::InTurn, 1).is_none());
+        let turn = slots.enter_thread(2, Admission::InTurn, 1).unwrap();
+        slots.abandon_queue().for_each(Entry::abandon);
         assert!(!turn.wait());
     }
 }

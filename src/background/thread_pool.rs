@@ -1,8 +1,9 @@
-//! Threads for tasks: made when none is idle, kept for the next task for a while, at a lower priority than pages.
+//! The thread pool for tasks. Its threads have a lower priority than pages, and end when they are idle for a while.
 //!
-//! Making a thread costs 50 to 80 µs of processor time on a small virtual machine, waking one that sleeps 3 to 11, whoever wakes
-//! it. So one at a time is sent for, and who arrives sends for another when there is more: no piece of work waits for
-//! another to end, and of many short ones that come at once one thread does several before it sleeps again.
+//! A new thread costs 50 to 80 µs of processor time on a small virtual machine; waking an idle one costs the waking thread
+//! 3 to 11 µs. The pool therefore wakes or starts one thread at a time, and each thread that arrives wakes or starts the
+//! next one if there is more work. No work waits for other work to end, and one thread runs several short pieces of work
+//! before it sleeps again.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -14,82 +15,83 @@ use std::time::{Duration, Instant};
 use super::timer;
 use crate::sync::lock;
 
-/// How long an idle thread is kept.
-const KEPT: Duration = Duration::from_secs(10);
+/// The time after which an idle thread ends.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// How soon a thread that was refused is asked for again.
-pub(super) const ASK_AGAIN: Duration = Duration::from_millis(100);
+/// The wait after the operating system has refused a thread, before the next attempt to start one.
+pub(super) const RETRY_SPAWN_AFTER: Duration = Duration::from_millis(100);
 
-/// One piece of work for a thread. It gives back what the same thread should do next, if anything.
+/// A piece of work for a thread. It returns the work that the same thread runs next, if any.
 pub(crate) struct Work(Box<dyn FnOnce() -> Option<Work> + Send>);
 
 impl Work {
-    /// Work to be done once.
+    /// Creates work from a function.
     pub(crate) fn new(work: impl FnOnce() -> Option<Work> + Send + 'static) -> Work {
         Work(Box::new(work))
     }
 }
 
-/// The threads of one nice value. While there is work in the queue, somebody is coming.
+/// The threads of one nice value. While there is work in the queue, a thread is about to arrive.
 #[derive(Default)]
 struct Pool {
     queue: VecDeque<Work>,
-    /// Who sleeps, the one who has for the shortest time last: it is the one whose memory is still warm.
+    /// The idle threads. The last one has slept for the shortest time, so its memory is most likely still cached.
     idle: Vec<Arc<Idle>>,
-    is_somebody_coming: bool,
+    is_thread_arriving: bool,
 }
 
-/// An idle thread, and whether it was sent for.
+/// An idle thread, with a flag that is set before the thread is woken.
 struct Idle {
     thread: Thread,
-    is_wanted: AtomicBool,
+    is_woken: AtomicBool,
 }
 
-/// By their nice values.
+/// The pools by their nice values.
 type Pools = BTreeMap<i32, Pool>;
 
 static POOLS: Mutex<Pools> = Mutex::new(Pools::new());
 
-/// The threads of all tasks in this process, of either kind.
+/// The number of task threads in this process: pooled ones and those of `background`.
 static ALIVE: AtomicUsize = AtomicUsize::new(0);
 
-/// Has work done on an idle thread, or a new one. Where the system refuses one it waits for one.
+/// Runs work on an idle thread or a new one. If the operating system refuses a thread, the work waits for one.
 pub(crate) fn run(nice: i32, work: Work) {
     let mut pools = lock(&POOLS);
     pools.entry(nice).or_default().queue.push_back(work);
-    send_for_one(nice, pools);
+    call_thread(nice, pools);
 }
 
-/// Sends for a thread, when there is work and nobody is coming.
-fn send_for_one(nice: i32, mut pools: MutexGuard<'_, Pools>) {
+/// Wakes or starts a thread, if there is work and no thread is about to arrive.
+fn call_thread(nice: i32, mut pools: MutexGuard<'_, Pools>) {
     let pool = pools.entry(nice).or_default();
-    if pool.queue.is_empty() || std::mem::replace(&mut pool.is_somebody_coming, true) {
+    if pool.queue.is_empty() || std::mem::replace(&mut pool.is_thread_arriving, true) {
         return;
     }
     let idle = pool.idle.pop();
     drop(pools);
     match idle {
         Some(idle) => {
-            idle.is_wanted.store(true, Ordering::Release);
+            idle.is_woken.store(true, Ordering::Release);
             idle.thread.unpark();
         }
-        None if spawn("aside-task", nice, move || keep(nice)).is_ok() => {}
+        None if spawn("aside-task", nice, move || run_thread(nice)).is_ok() => {}
         None => {
-            log::warn!(target: "aside::background", "The system refuses another thread; what is set aside waits for one.");
-            timer::at(Instant::now() + ASK_AGAIN, move || send_for_one(nice, nobody_came(nice)));
+            log::warn!(target: "aside::background", "Could not start a thread for background tasks: the operating system refuses another one; the tasks wait for a thread.");
+            timer::at(Instant::now() + RETRY_SPAWN_AFTER, move || call_thread(nice, thread_arrived(nice)));
         }
     }
 }
 
-fn nobody_came(nice: i32) -> MutexGuard<'static, Pools> {
+/// Records that no thread is about to arrive.
+fn thread_arrived(nice: i32) -> MutexGuard<'static, Pools> {
     let mut pools = lock(&POOLS);
-    pools.entry(nice).or_default().is_somebody_coming = false;
+    pools.entry(nice).or_default().is_thread_arriving = false;
     pools
 }
 
-/// The life of a kept thread: it arrives, works as long as there is something, and sleeps until it is sent for.
-fn keep(nice: i32) {
-    let me = Arc::new(Idle { thread: thread::current(), is_wanted: AtomicBool::new(false) });
+/// Runs a pooled thread: it arrives, works as long as there is work, and sleeps until it is woken.
+fn run_thread(nice: i32) {
+    let me = Arc::new(Idle { thread: thread::current(), is_woken: AtomicBool::new(false) });
     loop {
         let mut next = arrive(nice);
         while let Some(work) = next {
@@ -102,88 +104,89 @@ fn keep(nice: i32) {
     }
 }
 
-/// Takes what there is for who was sent for, who sends for another when that was not all.
+/// Returns the work for a thread that arrives, and calls another thread if there is more work.
 fn arrive(nice: i32) -> Option<Work> {
-    let mut pools = nobody_came(nice);
+    let mut pools = thread_arrived(nice);
     let work = pools.entry(nice).or_default().queue.pop_front();
-    send_for_one(nice, pools);
+    call_thread(nice, pools);
     work
 }
 
-/// The next piece of work for who is there already.
+/// Returns more work for a thread that has finished its work.
 fn more(nice: i32) -> Option<Work> {
     lock(&POOLS).entry(nice).or_default().queue.pop_front()
 }
 
-/// Sleeps until it is sent for. After a while without that the thread takes itself off the list and ends, unless somebody
-/// took it off first, who is then about to wake it.
+/// Sleeps until the thread is woken, and returns true. After the idle timeout the thread removes itself from the list and
+/// returns false. If another thread has removed it first, that thread is about to wake it.
 fn sleep(nice: i32, me: &Arc<Idle>) -> bool {
-    let until = Instant::now() + KEPT;
-    while !me.is_wanted.swap(false, Ordering::Acquire) {
+    let until = Instant::now() + IDLE_TIMEOUT;
+    while !me.is_woken.swap(false, Ordering::Acquire) {
         match until.checked_duration_since(Instant::now()) {
             Some(left) => thread::park_timeout(left),
-            None if take_off(nice, me) => return false,
+            None if remove_idle(nice, me) => return false,
             None => thread::park(),
         }
     }
     true
 }
 
-fn take_off(nice: i32, me: &Arc<Idle>) -> bool {
+/// Removes a thread from the idle threads. Returns true if it was there.
+fn remove_idle(nice: i32, me: &Arc<Idle>) -> bool {
     let mut pools = lock(&POOLS);
     let idle = &mut pools.entry(nice).or_default().idle;
-    let place = idle.iter().position(|idle| Arc::ptr_eq(idle, me));
-    place.map(|index| idle.remove(index)).is_some()
+    let index = idle.iter().position(|idle| Arc::ptr_eq(idle, me));
+    index.map(|index| idle.remove(index)).is_some()
 }
 
-/// Starts a thread at that priority.
+/// Starts a thread with a nice value.
 ///
 /// # Errors
-/// When the system refuses one, or there are as many as it can bear. `f` is dropped then: whoever cannot lose it keeps it
-/// in a slot that `f` takes it from.
+/// An error if the operating system refuses a thread, or if the limit of task threads is reached. `f` is dropped then: a
+/// caller that must not lose a value keeps it in a cell from which `f` takes it.
 pub(crate) fn spawn<T: Send + 'static>(
     name: &str,
     nice: i32,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
-    let place = Place::take().ok_or(io::ErrorKind::WouldBlock)?;
+    let permit = ThreadPermit::take().ok_or(io::ErrorKind::WouldBlock)?;
     thread::Builder::new().name(name.to_owned()).spawn(move || {
-        let _place = place;
-        stand_back(nice);
+        let _permit = permit;
+        lower_priority(nice);
         f()
     })
 }
 
-/// Starts a thread that only returns a value, which the ceiling does not count.
+/// Starts a thread that only returns a value. It does not count toward the limit.
 ///
 /// # Errors
-/// When the operating system refuses the thread. `f` is dropped then.
-pub(super) fn hand_over<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
+/// An error if the operating system refuses the thread. `f` is dropped then.
+pub(super) fn return_value<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> io::Result<JoinHandle<T>> {
     thread::Builder::new().name("aside-outcome".into()).spawn(f)
 }
 
-/// One of the threads that the system can bear.
-struct Place;
+/// A permit for one task thread.
+struct ThreadPermit;
 
-impl Place {
-    fn take() -> Option<Place> {
+impl ThreadPermit {
+    fn take() -> Option<ThreadPermit> {
         let taken = ALIVE.fetch_add(1, Ordering::Relaxed);
-        let place = Place;
-        (taken < ceiling()).then_some(place)
+        let permit = ThreadPermit;
+        (taken < thread_limit()).then_some(permit)
     }
 }
 
-impl Drop for Place {
+impl Drop for ThreadPermit {
     fn drop(&mut self) {
         ALIVE.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// How many threads tasks may have: half of what the system allows. The standard library aborts the process when a thread
-/// is refused half-way, so the limit itself must never be met.
-fn ceiling() -> usize {
-    static CEILING: LazyLock<usize> = LazyLock::new(|| system_limit().unwrap_or(16_000) / 2);
-    *CEILING
+/// Returns the limit of task threads: half of the number that the operating system allows. The standard library aborts the
+/// process if a thread fails while it starts, so the limit of the operating system must never be reached.
+fn thread_limit() -> usize {
+    static LIMIT: LazyLock<usize> = LazyLock::new(|| system_limit().unwrap_or(16_000) / 2);
+    *LIMIT
 }
 
 #[cfg(target_os = "linux")]
@@ -204,7 +207,7 @@ fn system_limit() -> Option<usize> {
 
 /// Lowers the priority of this thread alone (on Linux a nice value belongs to a thread). It cannot be raised again.
 #[cfg(target_os = "linux")]
-fn stand_back(nice: i32) {
+fn lower_priority(nice: i32) {
     // A thread of a process that was started with `nice` already has a lower priority, and root would raise it.
     if rustix::process::getpriority_process(None).is_ok_and(|own| own < nice) {
         let _ = rustix::process::setpriority_process(None, nice);
@@ -212,7 +215,7 @@ fn stand_back(nice: i32) {
 }
 
 #[cfg(not(target_os = "linux"))]
-fn stand_back(_nice: i32) {}
+fn lower_priority(_nice: i32) {}
 
 /// Gives this thread a name that `top -H` and a debugger show, cut to the 15 bytes that Linux keeps.
 pub(crate) fn rename(name: &str) {
@@ -231,45 +234,45 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kept_thread_is_used_again() {
-        // A nice value of its own, so that other tests' threads are not met.
+    fn a_pooled_thread_is_used_again() {
+        // Another nice value than in other tests, so that their threads do not interfere.
         let nice = 13;
-        let (tell, told) = mpsc::channel();
-        let work = |tell: mpsc::Sender<_>| {
+        let (sender, received) = mpsc::channel();
+        let work = |sender: mpsc::Sender<_>| {
             Work::new(move || {
-                tell.send(thread::current().id()).unwrap();
+                sender.send(thread::current().id()).unwrap();
                 None
             })
         };
-        run(nice, work(tell.clone()));
-        let first = told.recv().unwrap();
+        run(nice, work(sender.clone()));
+        let first = received.recv().unwrap();
         while lock(&POOLS)[&nice].idle.is_empty() {
             thread::yield_now();
         }
-        run(nice, work(tell));
-        assert_eq!(told.recv().unwrap(), first);
+        run(nice, work(sender));
+        assert_eq!(received.recv().unwrap(), first);
     }
 
     #[test]
-    fn work_gives_the_same_thread_more() {
-        let (tell, told) = mpsc::channel();
-        let second = tell.clone();
+    fn work_can_return_more_work_for_the_same_thread() {
+        let (sender, received) = mpsc::channel();
+        let second = sender.clone();
         let work = Work::new(move || {
-            tell.send(thread::current().id()).unwrap();
+            sender.send(thread::current().id()).unwrap();
             Some(Work::new(move || {
                 second.send(thread::current().id()).unwrap();
                 None
             }))
         });
         run(14, work);
-        assert_eq!(told.recv().unwrap(), told.recv().unwrap());
+        assert_eq!(received.recv().unwrap(), received.recv().unwrap());
     }
 
     #[test]
     fn no_work_waits_for_another_to_end() {
-        let most = 20;
-        let together = Arc::new(Barrier::new(most + 1));
-        for _ in 0..most {
+        let count = 20;
+        let together = Arc::new(Barrier::new(count + 1));
+        for _ in 0..count {
             let together = together.clone();
             run(
                 15,
@@ -284,7 +287,7 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_task_thread_stands_back_alone() {
+    fn a_task_thread_lowers_its_own_priority_only() {
         let mine = rustix::process::getpriority_process(None).unwrap();
         let theirs = spawn("t", 7, || rustix::process::getpriority_process(None).unwrap()).unwrap().join().unwrap();
         assert_eq!((mine, theirs), (rustix::process::getpriority_process(None).unwrap(), 7.max(mine)));

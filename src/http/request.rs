@@ -14,7 +14,7 @@ use percent_encoding::percent_decode_str;
 
 use super::headers::Headers;
 use super::stream::disconnect::Connection;
-use crate::background::registry::RequestInfo;
+use crate::background::request_info::RequestInfo;
 use crate::background::scope::{Context, Scope};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};

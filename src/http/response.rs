@@ -15,8 +15,10 @@ use super::stream::disconnect::Disconnect;
 use super::stream::source::{Feed, InContext, follow};
 use super::stream::writer::Outlet;
 use crate::background::failure::IntoOutcome;
+use crate::background::run::Deferred;
 use crate::background::scope::Context;
-use crate::background::task::{Deferred, Task, TaskContext};
+use crate::background::task::Task;
+use crate::background::task_context::TaskContext;
 use crate::error::{BoxError, Error, Never, Result, Status};
 use crate::panics::Contained;
 
@@ -267,7 +269,7 @@ impl Response {
         F: FnOnce() -> R + Send + 'static,
         R: IntoOutcome,
     {
-        let name = Task::new().naming::<F>(Location::caller());
+        let name = Task::new().options::<F>(Location::caller());
         self.deferred.push(Deferred::new(name, move |_| f()));
         self
     }
@@ -289,7 +291,7 @@ impl Response {
         F: FnOnce(&TaskContext) -> R + Send + 'static,
         R: IntoOutcome,
     {
-        let name = task.naming::<F>(Location::caller());
+        let name = task.options::<F>(Location::caller());
         self.deferred.push(Deferred::new(name, f));
         self
     }

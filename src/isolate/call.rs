@@ -11,8 +11,8 @@ use super::protocol::{
     Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, is_child, plain_error,
 };
 use crate::background::failure::{Failure, Outcome};
-use crate::background::registry::{escape, span};
-use crate::background::task::TaskContext;
+use crate::background::log_text::{escape, span};
+use crate::background::task_context::TaskContext;
 use crate::bounds;
 use crate::error::Error;
 

@@ -23,9 +23,14 @@ use super::protocol::{
 };
 use super::wake::Waker;
 use crate::background::failure::{Failure, Outcome};
-use crate::background::registry::{Progress, Registry, RequestInfo};
+use crate::background::handle::TaskInfo;
+use crate::background::progress::Progress;
+use crate::background::registry::Registry;
+use crate::background::request_info::RequestInfo;
+use crate::background::run::Run;
 use crate::background::scope::{Context, Scope};
-use crate::background::task::{Run, Task, TaskContext, TaskInfo};
+use crate::background::task::Task;
+use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result};
 use crate::sync::lock;
 
@@ -284,7 +289,7 @@ impl Running {
 /// The call as a task of the application.
 fn prepare(scope: &Scope, call: Call, input: String, dispatch: Arc<Dispatch>) -> Run<Option<String>> {
     let context = context(scope, &call);
-    let name = Task::named(call.label.clone()).naming::<()>(Location::caller());
+    let name = Task::named(call.label.clone()).options::<()>(Location::caller());
     let mut input = Some(input);
     // A task's function would turn the failure into an error.
     let run =

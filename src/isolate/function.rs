@@ -15,8 +15,11 @@ use serde::de::DeserializeOwned;
 use super::protocol::{Call, LONGEST_VALUE, Limits, Target, plain_error};
 use super::{Pool, Program, refuse_inside_a_child};
 use crate::background::failure::{Failure, IntoOutcome, Outcome};
+use crate::background::handle::TaskHandle;
+use crate::background::run::Run;
 use crate::background::scope::Context;
-use crate::background::task::{Run, Task, TaskContext, TaskHandle};
+use crate::background::task::Task;
+use crate::background::task_context::TaskContext;
 use crate::error::Error;
 use crate::sync::lock;
 
@@ -162,7 +165,7 @@ impl<F: IsolatedFunction<M>, M> Isolated<F, M> {
     pub fn spawn(self, input: F::Input) -> TaskHandle<F::Output> {
         let context = Context::current();
         let (isolation, limits) = (Isolation::of(&context), self.limits);
-        let name = self.task.naming::<F>(Location::caller());
+        let name = self.task.options::<F>(Location::caller());
         let mut input = Some(input);
         // Not as a task's function, whose failure would be taken for an error of its own.
         let call = move |task: &TaskContext| match input.take() {

@@ -11,7 +11,7 @@ use super::call::{not_started, run_on};
 use super::process::{Process, Program};
 use super::protocol::Call;
 use crate::background::failure::{Failure, Outcome};
-use crate::background::task::TaskContext;
+use crate::background::task_context::TaskContext;
 use crate::background::timer;
 use crate::deadline;
 use crate::sync::{Notify, lock};

@@ -14,9 +14,12 @@ use super::call::run_once;
 use super::process::Program;
 use super::{Call, Limits, Pool, Target, child_main, is_child, isolated};
 use crate::background::failure::{Failure, Outcome};
+use crate::background::handle::TaskHandle;
 use crate::background::registry::Registry;
+use crate::background::run::Run;
 use crate::background::scope::{Context, Scope, Values};
-use crate::background::task::{Run, Task, TaskContext, TaskHandle, background};
+use crate::background::task::{Task, background};
+use crate::background::task_context::TaskContext;
 use crate::config::Config;
 use crate::error::Error;
 use crate::sync::{Notify, lock};
@@ -277,7 +280,7 @@ fn start_by(command: impl Fn() -> Command + Send + Sync + 'static, order: Order)
 
 fn run_in_a_task<T: Send + 'static>(call: impl FnMut(&TaskContext) -> Outcome<T> + Send + 'static) -> TaskHandle<T> {
     let _entered = Context { scope: scope(), origin: None, task: None }.enter();
-    let name = Task::named("waits").naming::<()>(std::panic::Location::caller());
+    let name = Task::named("waits").options::<()>(std::panic::Location::caller());
     Run::new(Context::current(), name, Box::new(call)).with_handle()
 }
 

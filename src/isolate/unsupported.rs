@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::protocol::{Call, Target, VARIABLE, plain_error};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::scope::Scope;
-use crate::background::task::TaskContext;
+use crate::background::task_context::TaskContext;
 
 /// How to start the program again, which it cannot be.
 #[derive(Debug, Clone)]

@@ -3,7 +3,7 @@
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::sync::Arc;
 
-use crate::background::registry::Progress;
+use crate::background::progress::Progress;
 use crate::watch::{Seen, Watched, caller};
 
 /// The end that is waited for.

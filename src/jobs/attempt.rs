@@ -13,9 +13,12 @@ use super::job_config::{Kind, output_of};
 use super::record::{Cause, Millis};
 use super::running::{RunningJob, steps};
 use crate::background::failure::{Failure, Outcome};
+use crate::background::log_text::escape;
 use crate::background::output::Output;
-use crate::background::registry::{Record, Registry, Stop, escape};
-use crate::background::task::{Retry, TaskContext};
+use crate::background::record::{Record, Stop};
+use crate::background::registry::Registry;
+use crate::background::retry::Retry;
+use crate::background::task_context::TaskContext;
 use crate::bounds;
 use crate::error::{Error, Result};
 use crate::isolate::{self, Call, Limits, Program, Target};
@@ -213,7 +216,7 @@ impl Attempt {
         if self.run.is_committed.load(Ordering::Acquire) {
             self.warn(&format!("{} after its transaction had completed it: it counts as done", failure.verdict()));
         } else if let Some(wait) = wait {
-            self.registry.end_try(task.record(), failure, (self.claimed.attempt, self.retry().tries()), wait);
+            self.registry.end_try(task.record(), failure, (self.claimed.attempt, self.retry().attempts()), wait);
         }
     }
 
@@ -370,8 +373,7 @@ mod tests {
         let me = jobs.engine.join().unwrap();
         let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
         let claimed = jobs.engine.claim(&me, &capacities, jobs.now()).unwrap().pop().unwrap();
-        let running_job =
-            jobs.shared.running_jobs.add(&claimed, scope.registry().enter("quick".to_owned(), None, None));
+        let running_job = jobs.shared.running_jobs.add(&claimed, scope.registry().enter("quick", None, None));
         drop_attempt(Attempt::new(&jobs, claimed, running_job, scope.registry()));
         jobs.find(id).unwrap().unwrap().state
     }

@@ -16,7 +16,7 @@ use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo, millis};
 use super::running::RunningJobs;
 use super::schedule::Schedule;
 
-use crate::background::registry::Progress;
+use crate::background::progress::Progress;
 use crate::background::scope::{Context, Scope, WeakScope};
 use crate::error::{Error, Result, Status};
 use crate::live::Live;

@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 
 use super::engine::When;
 use super::record::{Millis, millis};
-use crate::background::task::{Retry, TaskContext};
+use crate::background::retry::Retry;
+use crate::background::task_context::TaskContext;
 use crate::error::Result;
 
 /// Work that survives the process: a value that is serialized when it is enqueued, and run by a worker later.
@@ -212,9 +213,9 @@ mod tests {
     #[test]
     fn a_job_is_retried_for_about_nine_hours() {
         let retry = Plain::retry();
-        let waits: Duration = (1..retry.tries()).map(|failed| retry.wait(failed).unwrap()).sum();
+        let waits: Duration = (1..retry.attempts()).map(|failed| retry.wait(failed).unwrap()).sum();
         let hours = waits.as_secs_f64() / 3600.0;
-        assert!(retry.tries() == 20 && (7.5..10.5).contains(&hours), "{hours}");
+        assert!(retry.attempts() == 20 && (7.5..10.5).contains(&hours), "{hours}");
         let told = ["over about nine hours, kept as dead", "20 times over about nine hours unless"];
         assert!(told.iter().all(|message| include_str!("../../README.md").contains(message)));
     }

@@ -38,7 +38,7 @@ pub use self::job::{Job, NewJob};
 pub use self::record::{JobCounts, JobFailure, JobInfo, JobState, QueueInfo};
 
 use crate::background::scope::Context;
-use crate::background::task::TaskContext;
+use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 

@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::record::{JobInfo, JobState, StoredOutput};
-use crate::background::registry::{Progress, TaskState};
+use crate::background::progress::{Progress, TaskState};
 use crate::error::Result;
 use crate::panics::{self, Contained};
 use crate::sync::{Notify, lock};
@@ -181,7 +181,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::background::task::TaskContext;
+    use crate::background::task_context::TaskContext;
     use crate::jobs::facade::Jobs;
     use crate::jobs::job::Job;
 

@@ -13,10 +13,13 @@ use super::facade::{Jobs, Moment};
 use super::record::{JobInfo, Millis};
 use super::running::RunningJob;
 use super::trouble::{LONGEST_WAIT, OutageLog, log_failure};
-use crate::background::registry::RequestInfo;
+use crate::background::handle::TaskHandle;
+use crate::background::request_info::RequestInfo;
+use crate::background::run::Run;
 use crate::background::scope::{Context, Scope};
 use crate::background::slots::Admission;
-use crate::background::task::{Run, Task, TaskContext, TaskHandle};
+use crate::background::task::Task;
+use crate::background::task_context::TaskContext;
 use crate::error::Result;
 use crate::sync::{Notify, lock};
 
@@ -227,7 +230,7 @@ impl JobRunner {
             attempt.map_or(Ok(()), |mut attempt| attempt.run(task))
         });
         // The queue limits the number of running jobs: tasks, which are less durable, do not delay them.
-        let run = Run::new(context, task.naming::<Attempt>(Location::caller()), call).admitted(Admission::Beside);
+        let run = Run::new(context, task.options::<Attempt>(Location::caller()), call).admitted(Admission::Beside);
         let running_job = self.jobs.shared.running_jobs.add(&claimed, run.record().clone());
         *lock(&attempt) = Some(Attempt::new(&self.jobs, claimed, running_job, self.scope.registry()));
         run.with_handle()

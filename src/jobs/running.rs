@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 
 use super::engine::{Claimed, Held, Steps};
 use super::record::{JobInfo, JobState};
-use crate::background::registry::{Record, Stop};
+use crate::background::record::{Record, Stop};
 use crate::sync::lock;
 
 /// The number of jobs of a queue that may have ended and not be recorded by the engine yet, in addition to the running
@@ -160,7 +160,7 @@ mod tests {
 
     use super::*;
     use crate::background::registry::Registry;
-    use crate::background::task::TaskContext;
+    use crate::background::task_context::TaskContext;
     use crate::config::Config;
     use crate::error::Result;
     use crate::jobs::engine::Capacity;
@@ -186,8 +186,7 @@ mod tests {
         let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
         let worker = jobs.engine.join().unwrap();
         let claimed = jobs.engine.claim(&worker, &capacities, jobs.now()).unwrap().pop().unwrap();
-        let running_job =
-            running_jobs.add(&claimed, Registry::new(&Config::default()).enter("quick".into(), None, None));
+        let running_job = running_jobs.add(&claimed, Registry::new(&Config::default()).enter("quick", None, None));
         running_job.record.update(|progress| (progress.done, progress.total) = (4, 5));
         let before = running_jobs.of(claimed.id);
         let found = jobs.engine.find(claimed.id).unwrap().unwrap();

@@ -10,7 +10,7 @@ use super::engine::Enqueued;
 use super::facade::Jobs;
 use super::job::{Job, NewJob};
 use super::sqlite::{Sqlite, enqueue_in};
-use crate::background::task::TaskContext;
+use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 

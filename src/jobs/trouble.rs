@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::background::registry::escape;
+use crate::background::log_text::escape;
 use crate::error::Error;
 
 /// The longest backoff before the engine is called again.

@@ -8,7 +8,8 @@ use serde::de::DeserializeOwned;
 use super::facade::Jobs;
 use super::record::{JobInfo, JobState};
 use crate::background::failure::Cancelled;
-use crate::background::registry::{Record, span};
+use crate::background::log_text::span;
+use crate::background::record::Record;
 use crate::background::scope::Context;
 use crate::deadline;
 use crate::error::{Error, Result, Status};
@@ -153,7 +154,7 @@ mod tests {
     use serde::{Deserialize, Serialize};
 
     use super::*;
-    use crate::background::task::TaskContext;
+    use crate::background::task_context::TaskContext;
     use crate::jobs::job::Job;
     use crate::worker_share::tests::one_of_two_workers_is_refused;
 

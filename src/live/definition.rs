@@ -6,7 +6,8 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::{Live, LiveFragment};
-use crate::background::task::{Task, TaskHandle, TaskInfo};
+use crate::background::handle::{TaskHandle, TaskInfo};
+use crate::background::task::Task;
 use crate::error::{BoxError, Error, Result};
 use crate::http::request::Request;
 use crate::http::response::Response;

@@ -16,8 +16,9 @@ use minijinja::{HtmlEscape, Value};
 use serde::{Serialize, Serializer};
 
 use crate::background::failure::Failure;
-use crate::background::registry::{Progress, escape};
-use crate::background::task::{TaskHandle, TaskInfo};
+use crate::background::handle::{TaskHandle, TaskInfo};
+use crate::background::log_text::escape;
+use crate::background::progress::Progress;
 use crate::error::Result;
 use crate::http::files::hashes;
 use crate::http::request::Request;

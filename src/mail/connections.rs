@@ -13,7 +13,7 @@ use lettre::Address;
 use super::fault::Fault;
 use super::message::Letter;
 use super::session::{Endpoint, Refused, Session};
-use crate::background::registry::span;
+use crate::background::log_text::span;
 use crate::background::scope::Context;
 use crate::background::timer;
 use crate::sync::{lock, wait_while_for};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use lettre::transport::smtp;
 
-use crate::background::registry::span;
+use crate::background::log_text::span;
 use crate::error::Error;
 
 /// A delivery fault.

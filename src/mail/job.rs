@@ -19,9 +19,10 @@ use super::delivery::Delivery;
 use super::fault::is_mendable;
 use super::mailer::Mailer;
 use super::{Attachment, Content, Mail};
-use crate::background::registry::escape;
+use crate::background::log_text::escape;
+use crate::background::retry::Retry;
 use crate::background::scope::Context;
-use crate::background::task::{Retry, TaskContext};
+use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result};
 use crate::jobs::{Job, Jobs, NewJob};
 

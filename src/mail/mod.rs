@@ -30,7 +30,9 @@ pub(crate) use self::mailer::Mailer;
 
 use self::delivery::Delivery;
 use self::fault::is_temporary;
-use crate::background::task::{Retry, Task, TaskHandle};
+use crate::background::handle::TaskHandle;
+use crate::background::retry::Retry;
+use crate::background::task::Task;
 use crate::error::{Error, Result};
 
 /// The number of attempts and the first backoff: about 17 minutes in all, longer than a server that greylists (RFC 6647)

@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::snapshot::{elapsed, format_time};
-use crate::background::registry::Progress;
+use crate::background::progress::Progress;
 use crate::background::scope::Scope;
 use crate::error::{Error, Result};
 use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};

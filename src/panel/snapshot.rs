@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::background::registry::{Record, TaskLists, TaskState, span};
+use crate::background::log_text::span;
+use crate::background::progress::TaskState;
+use crate::background::record::Record;
+use crate::background::registry::TaskLists;
 use crate::background::scope::Scope;
 use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::jobs::Jobs;
@@ -117,7 +120,7 @@ impl Row {
             is_overdue: record.is_overdue(),
             is_cancelling: record.is_cancelled() && !has_ended,
             began: record.began_at().map(moment),
-            took: if has_ended { span(record.after()).to_string() } else { elapsed(record.after()) },
+            took: if has_ended { span(record.elapsed()).to_string() } else { elapsed(record.elapsed()) },
             done: progress.done,
             total: progress.total,
             percent: progress.percent(),
@@ -153,7 +156,7 @@ impl Whole {
         let (failure, backtrace) = record.failure().unzip();
         Whole {
             row,
-            attempts: record.tries(),
+            attempts: record.attempts(),
             failure: failure.map(|message| visible_up_to(message, FAILURE)),
             backtrace: backtrace.flatten().map(|lines| visible_up_to(lines, BACKTRACE)),
         }

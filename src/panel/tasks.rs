@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::page::{back, gone, page};
 use super::snapshot::{Snapshot, Whole, newest_first};
 use super::watch::{self, LivePage};
-use crate::background::registry::Record;
+use crate::background::handle::TaskInfo;
+use crate::background::record::Record;
 use crate::background::scope::Scope;
-use crate::background::task::TaskInfo;
 use crate::context;
 use crate::error::Result;
 use crate::http::request::Request;
@@ -102,7 +102,7 @@ pub(super) fn cancel(req: &mut Request) -> Result<Response> {
 
 /// Returns the task with the id in the path, if it is remembered. An invalid id is a missing path.
 fn requested(req: &Request) -> Result<Option<Arc<Record>>> {
-    Ok(req.scope().registry().numbered(req.param("id")?))
+    Ok(req.scope().registry().by_id(req.param("id")?))
 }
 
 fn task_not_found(req: &mut Request) -> Result<Response> {

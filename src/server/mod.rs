@@ -34,7 +34,7 @@ use self::tiny_http::TinyHttp;
 use self::worker_pool::WorkerPool;
 use crate::app::App;
 use crate::app::service::Service;
-use crate::background::registry::span;
+use crate::background::log_text::span;
 use crate::config::ServerKind;
 use crate::deadline;
 use crate::error::{Error, Result};

@@ -28,7 +28,10 @@ use ureq::http::Uri;
 use ureq::tls::{Certificate, RootCerts, TlsConfig};
 
 use self::public::NotPublic;
-use crate::background::task::{Retry, Task, TaskContext, TaskHandle};
+use crate::background::handle::TaskHandle;
+use crate::background::retry::Retry;
+use crate::background::task::Task;
+use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
 use crate::http::request::Request;
@@ -619,7 +622,7 @@ mod tests {
         let entered = Context { scope: scope.clone(), origin: None, task: None }.enter();
         let handle = webhook.send();
         drop(entered);
-        assert!(scope.registry().settle(Instant::now() + Duration::from_secs(30)));
+        assert!(scope.registry().wait_until_idle(Instant::now() + Duration::from_secs(30)));
         let outcome = handle.join().map_err(|failure| match failure {
             Failure::Error(error) => error.chain(),
             other => panic!("{other}"),

@@ -348,7 +348,7 @@ fn a_task_is_tried_again_and_only_its_end_is_an_error() {
     assert!(matches!(never.join(), Err(Failure::Error(error)) if error.chain() == "try 4 went wrong"));
     assert_eq!(logs::at(Level::Warn, "third-time-lucky").len(), 2);
     assert_eq!(logs::at(Level::Error, "third-time-lucky").len(), 0);
-    assert_eq!(logs::at(Level::Warn, "never-lucky failed: try 1 went wrong; try 1 of 4, the next in ").len(), 1);
+    assert_eq!(logs::at(Level::Warn, "never-lucky failed: try 1 went wrong; attempt 1 of 4, the next in ").len(), 1);
     assert_eq!(logs::at(Level::Error, "never-lucky failed: try 4 went wrong (task ").len(), 1);
 }
 

@@ -127,7 +127,7 @@ fn a_job_runs_as_a_task_of_its_request() {
         assert_eq!(client.post("/orders").send().text(), "1");
         client.drain();
         assert_eq!(notes(&client), ["who-asks (job 1) Some(1) 1"]);
-        let lines = logs::with("Background task who-asks (job 1) failed: so that it is in the log; try 1 of 20");
+        let lines = logs::with("Background task who-asks (job 1) failed: so that it is in the log; attempt 1 of 20");
         assert!(lines.last().unwrap().1.contains(", POST /orders "), "{lines:?}");
         let job = client.jobs().find(1).unwrap().unwrap();
         assert!(job.request.unwrap().starts_with("POST /orders "));

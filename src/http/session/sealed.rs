@@ -7,7 +7,7 @@ use super::flash::{self, Flashes};
 use super::keys::Keys;
 use super::last_seen;
 use super::streams::Login;
-use crate::background::registry::RequestInfo;
+use crate::background::request_info::RequestInfo;
 use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::session::store::Store;

@@ -3,7 +3,8 @@
 use std::thread;
 
 use super::*;
-use crate::background::registry::{Stop, TaskState};
+use crate::background::progress::TaskState;
+use crate::background::record::Stop;
 use crate::mail::smtp_server::{LOCALHOST, Options};
 
 /// Sends `count` mails at once.
@@ -22,12 +23,12 @@ fn wait_until(is_so: impl Fn() -> bool) {
 }
 
 fn all_have_ended(site: &Site) -> bool {
-    site.0.registry().settle(Instant::now() + Duration::from_secs(60))
+    site.0.registry().wait_until_idle(Instant::now() + Duration::from_secs(60))
 }
 
 /// Returns the number of ended tasks that took more than one attempt.
 fn tried_again(site: &Site) -> usize {
-    site.0.registry().lists().ended.iter().filter(|record| record.tries() != 1).count()
+    site.0.registry().lists().ended.iter().filter(|record| record.attempts() != 1).count()
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Site {
         let entered = context.enter();
         let handle = mail.send();
         drop(entered);
-        assert!(self.0.registry().settle(Instant::now() + Duration::from_secs(30)));
+        assert!(self.0.registry().wait_until_idle(Instant::now() + Duration::from_secs(30)));
         match handle.join() {
             Ok(()) => Ok(()),
             Err(Failure::Error(error)) => Err(error.chain()),
@@ -147,7 +147,7 @@ fn an_unreachable_server_is_one_failure_after_all_attempts() {
     assert!(words.contains("ASIDE_MAIL_URL") && words.contains("refused"), "{words}");
     let counts = site.0.registry().counts();
     assert_eq!((site.failures(), counts.ended), (1, 1));
-    assert_eq!(site.0.registry().lists().ended[0].tries(), TRIES);
+    assert_eq!(site.0.registry().lists().ended[0].attempts(), TRIES);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::response::AfterResponse;
 use super::stream::Stream;
-use crate::background::task::Deferred;
+use crate::background::run::Deferred;
 use crate::deadline;
 use crate::http::stream::source::Feed;
 use crate::server::StreamSlot;

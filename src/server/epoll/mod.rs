@@ -56,7 +56,7 @@ use super::http1::{self, Terms};
 use super::listener::{Listener, Socket};
 use super::stream_threads::{self, spawn_pooled};
 use super::{Held, ServerState, StreamSlot, Taken, Transport};
-use crate::background::task::Deferred;
+use crate::background::run::Deferred;
 use crate::background::thread_pool;
 use crate::background::{panics, timer};
 use crate::config::Config;

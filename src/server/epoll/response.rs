@@ -6,7 +6,7 @@ use std::io::{self, IoSlice, Read};
 use std::time::Instant;
 
 use super::stream::Stream;
-use crate::background::task::Deferred;
+use crate::background::run::Deferred;
 use crate::http::response::{Response, ResponseBody};
 use crate::server::http1::{self, PIECE, Terms};
 

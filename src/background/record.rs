@@ -1,0 +1,189 @@
+//! The record of one task: its identity, state, progress and end.
+
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Condvar, Mutex, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::failure::Failure;
+use super::log_text::{escape, span};
+use super::progress::{Progress, TaskState};
+use super::request_info::RequestInfo;
+use crate::bounds;
+use crate::sync::{lock, wait_while_for};
+use crate::watch::Watched;
+
+/// The longest stored name and key of a task, in bytes. Clients may influence both.
+pub(super) const LONGEST_NAME: usize = 200;
+/// The longest stored failure of a task, in bytes.
+const LONGEST_FAILURE: usize = 10_000;
+
+/// The record of one task.
+pub(crate) struct Record {
+    pub(crate) id: u64,
+    pub(crate) name: String,
+    pub(crate) key: Option<String>,
+    pub(crate) origin: Option<Arc<RequestInfo>>,
+    began: OnceLock<(Instant, SystemTime)>,
+    attempts: AtomicU32,
+    end: OnceLock<End>,
+    stop: Mutex<Option<Stop>>,
+    stop_changed: Condvar,
+    is_cancelled: AtomicBool,
+    pub(crate) progress: Arc<Watched<Progress>>,
+    is_overdue: AtomicBool,
+}
+
+/// The reason why a task was told to cancel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stop {
+    Asked,
+    Deadline,
+}
+
+/// The end of a task.
+struct End {
+    elapsed: Duration,
+    failure: Option<String>,
+    backtrace: Option<String>,
+    state: TaskState,
+}
+
+impl Record {
+    /// Creates the record of a task that waits.
+    pub(super) fn new(id: u64, name: &str, key: Option<&str>, origin: Option<Arc<RequestInfo>>) -> Record {
+        Record {
+            id,
+            name: bounds::shorten(name, LONGEST_NAME).into_owned(),
+            key: key.map(|key| bounds::key(key, LONGEST_NAME).into_owned()),
+            origin,
+            began: OnceLock::new(),
+            attempts: AtomicU32::new(0),
+            end: OnceLock::new(),
+            stop: Mutex::default(),
+            stop_changed: Condvar::new(),
+            is_cancelled: AtomicBool::new(false),
+            progress: Arc::new(Watched::new(Progress::default())),
+            is_overdue: AtomicBool::new(false),
+        }
+    }
+
+    /// Returns true if the task was told to cancel.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.is_cancelled.load(Ordering::Acquire)
+    }
+
+    /// Returns the reason why the task was told to cancel.
+    pub(crate) fn stop_reason(&self) -> Option<Stop> {
+        *lock(&self.stop)
+    }
+
+    /// Tells the task to cancel. The first reason counts.
+    pub(crate) fn tell_to_stop(&self, why: Stop) {
+        lock(&self.stop).get_or_insert(why);
+        self.is_cancelled.store(true, Ordering::Release);
+        self.stop_changed.notify_all();
+        self.update(|progress| progress.is_cancelling = true);
+    }
+
+    /// Waits for a duration, or until the task is told to cancel. Returns true if it was.
+    pub(crate) fn wait_for_stop(&self, wait: Duration) -> bool {
+        wait_while_for(&self.stop_changed, lock(&self.stop), wait, |stop| stop.is_none()).is_some()
+    }
+
+    /// Records the start of an attempt.
+    pub(crate) fn begin(&self) {
+        self.began.get_or_init(|| (Instant::now(), SystemTime::now()));
+        self.attempts.fetch_add(1, Ordering::Relaxed);
+        self.update(|progress| progress.state = TaskState::Running);
+    }
+
+    /// Returns the identity of the task, unique in the process while its record exists.
+    pub(crate) fn address(self: &Arc<Record>) -> usize {
+        Arc::as_ptr(self).addr()
+    }
+
+    /// Returns the time at which the first attempt began, if one has.
+    pub(crate) fn began_at(&self) -> Option<SystemTime> {
+        self.began.get().map(|(_, at)| *at)
+    }
+
+    /// Returns the number of attempts that have begun.
+    pub(crate) fn attempts(&self) -> u32 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Changes the progress, and notifies its watchers.
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Progress)) {
+        self.progress.update(change);
+    }
+
+    /// Records the end of the task, and notifies its watchers. Returns false if the task had ended before.
+    pub(super) fn end(&self, failure: Option<&Failure>) -> bool {
+        let state = failure.map_or(TaskState::Done, TaskState::after);
+        let end = End {
+            elapsed: self.elapsed(),
+            failure: failure.map(|failure| bounds::shorten(&failure.to_string(), LONGEST_FAILURE).into_owned()),
+            backtrace: failure.and_then(Failure::backtrace),
+            state,
+        };
+        let is_first = self.end.set(end).is_ok();
+        if is_first {
+            self.update(|progress| progress.state = state);
+            self.progress.finish();
+        }
+        is_first
+    }
+
+    /// Records that the deadline has passed while the task runs.
+    pub(super) fn set_overdue(&self) {
+        self.is_overdue.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_overdue(&self) -> bool {
+        self.is_overdue.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn has_ended(&self) -> bool {
+        self.end.get().is_some()
+    }
+
+    /// Returns the failure and its backtrace, if the task has failed.
+    pub(crate) fn failure(&self) -> Option<(&str, Option<&str>)> {
+        let end = self.end.get()?;
+        Some((end.failure.as_deref()?, end.backtrace.as_deref()))
+    }
+
+    pub(crate) fn state(&self) -> TaskState {
+        self.end.get().map_or_else(|| self.progress.get().state, |end| end.state)
+    }
+
+    /// Returns the time from the first attempt until now, or until the end of the task.
+    pub(crate) fn elapsed(&self) -> Duration {
+        let so_far = || self.began.get().map_or(Duration::ZERO, |(began, _)| began.elapsed());
+        self.end.get().map_or_else(so_far, |end| end.elapsed)
+    }
+
+    /// Returns the log line for an event of the task. Its parts are escaped, so that they cannot break the line.
+    pub(super) fn line(&self, event: &str) -> String {
+        let origin = self.origin.as_ref().map_or(String::new(), |origin| format!("{origin}, "));
+        let after = match self.began.get() {
+            Some(_) => format!("after {}", span(self.elapsed())),
+            None => "never began".to_owned(),
+        };
+        escape(&format!("Background task {} {event} (task {}, {origin}{after})", self.name, self.id)).into_owned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: the log said "after 0 ms" of a task that never ran.
+    #[test]
+    fn the_log_says_that_a_task_never_began() {
+        let record = Record::new(1, "mail", None, None);
+        assert!(record.line("was abandoned").ends_with("mail was abandoned (task 1, never began)"));
+        record.begin();
+        assert!(record.line("was abandoned").contains("(task 1, after "));
+    }
+}

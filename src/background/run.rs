@@ -1,0 +1,372 @@
+//! The execution of a task: its attempts, on one thread after the other, until it has an outcome.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::fmt;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::failure::{Failure, IntoOutcome, Outcome};
+use super::handle::{Promise, TaskHandle, TaskInfo};
+use super::record::{Record, Stop};
+use super::registry::Registry;
+use super::retry::Retry;
+use super::scope::Context;
+use super::slots::{Admission, Turn};
+use super::task_context::TaskContext;
+use super::thread_pool::{self, Work};
+use super::timer;
+use crate::error::Error;
+use crate::panics::{self, Contained};
+use crate::sync::lock;
+
+/// A source of permits for attempts. It calls back with the permit, now or later; the attempt drops the permit when it
+/// ends.
+#[derive(Clone)]
+#[cfg_attr(not(feature = "mail"), allow(dead_code, reason = "only mail waits at a gate"))]
+pub(crate) struct Gate(Arc<dyn Fn(Admitted) + Send + Sync>);
+
+/// The callback that receives a permit.
+pub(crate) type Admitted = Box<dyn FnOnce(Permit) + Send>;
+
+/// A permit of any kind, returned when dropped.
+pub(crate) type Permit = Box<dyn Any + Send>;
+
+impl Gate {
+    /// Creates a gate from a function that admits attempts.
+    #[cfg(feature = "mail")]
+    pub(crate) fn new(admit: impl Fn(Admitted) + Send + Sync + 'static) -> Gate {
+        Gate(Arc::new(admit))
+    }
+}
+
+impl fmt::Debug for Gate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Gate")
+    }
+}
+
+/// The name, key and time limits of a task.
+pub(crate) struct Options {
+    pub(super) name: String,
+    pub(super) key: Option<String>,
+    pub(super) deadline: Option<Duration>,
+    pub(super) unwatched: Option<Duration>,
+}
+
+/// A task that is deferred until the response is sent.
+pub(crate) struct Deferred {
+    context: Context,
+    options: Options,
+    call: Contained<Call<()>>,
+}
+
+impl Deferred {
+    pub(crate) fn new<F, R>(options: Options, f: F) -> Deferred
+    where
+        F: FnOnce(&TaskContext) -> R + Send + 'static,
+        R: IntoOutcome,
+    {
+        let mut f = Some(f);
+        let call: Call<()> =
+            Box::new(move |task: &TaskContext| f.take().map_or(Ok(()), |f| f(task).into_outcome().map(drop)));
+        Deferred { context: Context::current(), options, call: Contained::new(call) }
+    }
+
+    /// Starts the task.
+    pub(crate) fn start(self) {
+        Run::new(self.context, self.options, self.call.into_inner()).start();
+    }
+}
+
+/// The function of a task, called once for each attempt.
+pub(super) type Call<T> = Box<dyn FnMut(&TaskContext) -> Outcome<T> + Send>;
+
+/// Returns a [`Call`] that calls `f` once.
+pub(crate) fn once<F, R>(f: F) -> Call<R::Value>
+where
+    F: FnOnce(&TaskContext) -> R + Send + 'static,
+    R: IntoOutcome,
+{
+    let mut f = Some(f);
+    Box::new(move |task| f.take().map_or(Err(Failure::Abandoned), |f| f(task).into_outcome()))
+}
+
+/// A registered task with its function. It moves from thread to thread between attempts.
+pub(crate) struct Run<T> {
+    context: Context,
+    registry: Registry,
+    record: Arc<Record>,
+    call: Contained<Call<T>>,
+    retry: Option<Retry>,
+    attempts: u32,
+    deadline: Option<Deadline>,
+    admission: Admission,
+    /// Another task started this one.
+    is_nested: bool,
+    gate: Option<Gate>,
+}
+
+/// A deadline, with its timer ticket once the task has begun. The timer is cancelled when the value is dropped.
+struct Deadline(Duration, Option<timer::Ticket>);
+
+impl Drop for Deadline {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.1.take() {
+            timer::cancel(ticket);
+        }
+    }
+}
+
+impl<T: Send + 'static> Run<T> {
+    pub(crate) fn new(mut context: Context, options: Options, call: Call<T>) -> Run<T> {
+        let registry = context.scope.registry().clone();
+        let is_nested = context.task.is_some();
+        let record = registry.enter(&options.name, options.key.as_deref(), context.origin.clone());
+        context.task = Some(record.clone());
+        let deadline = options.deadline.map(|time| Deadline(time, None));
+        if let Some(grace) = options.unwatched {
+            registry.watch_watchers(&record, grace);
+        }
+        let call = Contained::new(call);
+        Run {
+            context,
+            registry,
+            record,
+            call,
+            retry: None,
+            attempts: 0,
+            deadline,
+            admission: Admission::InTurn,
+            is_nested,
+            gate: None,
+        }
+    }
+
+    /// Sets the kind of admission.
+    pub(crate) fn admitted(mut self, admission: Admission) -> Run<T> {
+        self.admission = admission;
+        self
+    }
+
+    /// Sets the retry policy, and the gate that each attempt waits for.
+    pub(super) fn retried(mut self, retry: Retry, gate: Option<Gate>) -> Run<T> {
+        (self.retry, self.gate) = (Some(retry), gate);
+        self
+    }
+
+    /// Returns the record of the task.
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    /// Runs the task on a new thread and returns the thread's handle. A task that starts this one may wait for the handle,
+    /// which cannot lend a slot: this task is therefore admitted at once.
+    pub(super) fn on_own_thread(self) -> JoinHandle<Outcome<T>> {
+        let (registry, record, is_nested) = (self.registry.clone(), self.record.clone(), self.is_nested);
+        if !registry.take_thread(&record, is_nested) {
+            return self.on_this_thread();
+        }
+        let admission = if is_nested { Admission::AtOnce } else { Admission::InTurn };
+        let turn = registry.take_slot(&record, admission);
+        // The thread takes the task out of the cell. If the operating system refuses the thread, the task is still there.
+        let cell = Arc::new(Mutex::new(Some((self, turn))));
+        loop {
+            let theirs = cell.clone();
+            let spawned = thread_pool::spawn(&record.name.replace('\0', ""), registry.nice(), move || {
+                let run = lock(&theirs).take();
+                run.map_or(Err(Failure::Abandoned), |(run, turn)| run.in_turn(turn.as_deref()))
+            });
+            match spawned {
+                Ok(handle) => return handle,
+                Err(_) if !is_nested => registry.wait_for_thread(&record),
+                Err(_) => {
+                    registry.leave_slot_and_pass_on(&record);
+                    registry.leave_thread();
+                    let run = lock(&cell).take();
+                    let (run, _) = run.expect("a thread that was not started has not taken the task");
+                    return run.on_this_thread();
+                }
+            }
+        }
+    }
+
+    /// Runs the task on the thread of the task that starts it: every other thread may wait for this task, so it must not wait
+    /// for one of them. The returned thread only returns the outcome.
+    fn on_this_thread(mut self) -> JoinHandle<Outcome<T>> {
+        let outcome = match Depth::enter() {
+            Some(_depth) => self.attempt(),
+            None => Err(Failure::Error(Error::internal(format!(
+                "all task threads are in use (ASIDE_MAX_TASK_THREADS), and {DEEPEST} tasks run on the thread of this one's caller"
+            )))),
+        };
+        self.registry.end(&self.record, outcome.as_ref().err());
+        let outcome = Arc::new(Mutex::new(Some(outcome)));
+        loop {
+            let theirs = outcome.clone();
+            match thread_pool::return_value(move || lock(&theirs).take().unwrap_or(Err(Failure::Abandoned))) {
+                Ok(handle) => return handle,
+                Err(_) => self.registry.wait_for_thread(&self.record),
+            }
+        }
+    }
+
+    /// Runs the task on its own thread when its turn comes. If the turn never comes, the process has abandoned the task at
+    /// shutdown.
+    fn in_turn(self, turn: Option<&Turn>) -> Outcome<T> {
+        let registry = self.registry.clone();
+        let outcome = if turn.is_none_or(Turn::wait) { self.finish() } else { Err(Failure::Abandoned) };
+        registry.leave_thread();
+        outcome
+    }
+
+    /// Runs the single attempt of a task on its own thread, and ends the task.
+    fn finish(mut self) -> Outcome<T> {
+        let outcome = self.attempt();
+        self.registry.end(&self.record, outcome.as_ref().err());
+        self.registry.leave_slot_and_pass_on(&self.record);
+        outcome
+    }
+
+    /// Starts the task on a pooled thread and returns its handle.
+    pub(crate) fn with_handle(self) -> TaskHandle<T> {
+        let (handle, promise) = self.handle();
+        self.start_with(promise);
+        handle
+    }
+
+    /// Returns the handle, and the promise that completes it.
+    pub(crate) fn handle(&self) -> (TaskHandle<T>, Promise<T>) {
+        TaskHandle::with_promise(TaskInfo::new(self.record.clone(), &self.registry), self.is_nested)
+    }
+
+    /// Starts the task on a pooled thread, without a handle.
+    fn start(self) {
+        self.start_with(Promise::without_handle());
+    }
+
+    /// Starts the task on a pooled thread, after its gate has admitted it.
+    pub(crate) fn start_with(self, promise: Promise<T>) {
+        let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
+        let Some(gate) = self.gate.clone() else {
+            return registry.start(&record, Work::new(move || self.step(promise, None)), admission);
+        };
+        // With a permit it must not wait for a slot: a task with a slot may be waiting for the permit.
+        let admission = admission.at_once();
+        let admitted =
+            move |permit| registry.start(&record, Work::new(move || self.step(promise, Some(permit))), admission);
+        (gate.0)(Box::new(admitted));
+    }
+
+    /// Runs one attempt on a pooled thread, and then schedules the next one or ends the task.
+    fn step(self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
+        thread_pool::rename(&self.record.name);
+        let (registry, record) = (self.registry.clone(), self.record.clone());
+        // The function is called inside its own catch. If anything else panics, the task still ends and releases its slot.
+        panics::catch(|| self.attempt_and_end(promise, permit)).unwrap_or_else(|panic| {
+            registry.end(&record, Some(&Failure::Panic(panic)));
+            registry.leave_slot(&record)
+        })
+    }
+
+    fn attempt_and_end(mut self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
+        let outcome = self.attempt();
+        drop(permit);
+        let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
+        let Some(wait) = self.wait_before_next(&outcome) else {
+            registry.end(&record, outcome.as_ref().err());
+            promise.fulfill(outcome);
+            return registry.leave_slot(&record);
+        };
+        // The slot is released before the next attempt can take one for the task.
+        let next = registry.leave_slot(&record);
+        registry.retry_after(&record, wait, Work::new(move || self.next_step(promise)), admission);
+        next
+    }
+
+    /// Starts the next attempt: at once, or when its gate admits it.
+    fn next_step(self, promise: Promise<T>) -> Option<Work> {
+        if self.gate.is_none() {
+            return self.step(promise, None);
+        }
+        let next = self.registry.leave_slot(&self.record);
+        self.start_with(promise);
+        next
+    }
+
+    /// Returns the wait before the next attempt, and logs the failure, if there is to be one.
+    fn wait_before_next(&self, outcome: &Outcome<T>) -> Option<Duration> {
+        let (failure, retry) = (outcome.as_ref().err()?, self.retry.as_ref()?);
+        let wait = retry.wait_after(self.attempts, failure)?;
+        if self.registry.is_closing() || self.record.is_cancelled() {
+            return None;
+        }
+        self.registry.log_retry(&self.record, failure, (self.attempts, retry.attempts()), wait);
+        Some(wait)
+    }
+
+    /// Runs the attempt with the given number on this thread and returns its outcome. The parent process logs and records the
+    /// outcome, so this process does not.
+    #[cfg(unix)]
+    pub(crate) fn attempt_here(mut self, number: u32) -> Outcome<T> {
+        self.attempts = number.saturating_sub(1);
+        let outcome = self.attempt();
+        self.registry.forget(&self.record);
+        outcome
+    }
+
+    /// Runs one attempt, unless the task was told to cancel before.
+    fn attempt(&mut self) -> Outcome<T> {
+        if self.record.is_cancelled() {
+            return Err(self.cancelled());
+        }
+        self.attempts += 1;
+        self.record.begin();
+        if let Some(Deadline(time, ticket @ None)) = &mut self.deadline {
+            *ticket = Some(self.registry.watch_deadline(&self.record, *time));
+        }
+        let (context, record) = (self.context.clone(), self.record.clone());
+        let task = TaskContext::new(context, record, self.attempts);
+        let _entered = self.context.clone().enter();
+        match panics::catch(|| (self.call)(&task)) {
+            Ok(Err(Failure::Cancelled)) => Err(self.cancelled()),
+            Ok(outcome) => outcome,
+            Err(panic) => Err(Failure::Panic(panic)),
+        }
+    }
+
+    /// Returns the failure of a cancelled task.
+    fn cancelled(&self) -> Failure {
+        match self.record.stop_reason() {
+            Some(Stop::Deadline) => Failure::TimedOut,
+            _ => Failure::Cancelled,
+        }
+    }
+}
+
+/// The limit on tasks that run within one another on the thread of their caller, so that its stack suffices.
+const DEEPEST: usize = 16;
+
+thread_local! {
+    static DEPTH: Cell<usize> = const { Cell::new(0) };
+}
+
+/// A task on the thread of its caller, counted until dropped.
+struct Depth;
+
+impl Depth {
+    fn enter() -> Option<Depth> {
+        let depth = DEPTH.get();
+        (depth < DEEPEST).then(|| {
+            DEPTH.set(depth + 1);
+            Depth
+        })
+    }
+}
+
+impl Drop for Depth {
+    fn drop(&mut self) {
+        DEPTH.set(DEPTH.get() - 1);
+    }
+}
