@@ -29,7 +29,7 @@ use crate::sync::lock;
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The longest stored failure, in bytes.
-const MOST_WORDS: usize = 10_000;
+const MAX_FAILURE_LEN: usize = 10_000;
 
 /// The job that a task is an attempt of, attached to its [`TaskContext`].
 #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "only SQLite completes a job from within"))]
@@ -227,7 +227,7 @@ impl Attempt {
             Err(Failure::Cancelled) => return (self.cancelled(), None),
             Err(failure) => failure,
         };
-        let message = message(&failure.to_string());
+        let message = stored_message(&failure.to_string());
         let wait = match failure {
             Failure::TimedOut => self.retry().wait(self.claimed.attempt),
             other => self.retry().wait_after(self.claimed.attempt, other),
@@ -339,8 +339,8 @@ fn cause(failure: &Failure) -> Cause {
 }
 
 /// Returns the part of a failure that is stored.
-fn message(all: &str) -> String {
-    bounds::shorten(all, MOST_WORDS).into_owned()
+fn stored_message(all: &str) -> String {
+    bounds::shorten(all, MAX_FAILURE_LEN).into_owned()
 }
 
 #[cfg(test)]
@@ -384,7 +384,7 @@ mod tests {
         let panicked = state_after(|attempt| {
             let ended: Result<(), Panic> = panics::catch(move || {
                 let _attempt = attempt;
-                panic!("while it is settled")
+                panic!("while it is resolved")
             });
             assert!(ended.is_err());
         });

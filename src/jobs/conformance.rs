@@ -207,7 +207,7 @@ impl Process {
 
     /// Claims one job, which must exist.
     fn take_one(&self, now: Millis) -> Claimed {
-        self.take(1, now).pop().expect("there is a job to claim")
+        self.take(1, now).pop().expect("no job to claim")
     }
 
     /// Claims all jobs, one by one.
@@ -220,7 +220,7 @@ impl Process {
     }
 
     fn info(&self, id: u64) -> JobInfo {
-        self.find(id).unwrap().expect("the job is there")
+        self.find(id).unwrap().expect("the job does not exist")
     }
 
     fn state(&self, id: u64) -> JobState {
@@ -328,7 +328,7 @@ fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(began.elapsed() < PATIENCE, "it has not happened within {PATIENCE:?}");
+        assert!(began.elapsed() < PATIENCE, "no value within {PATIENCE:?}");
         thread::yield_now();
     }
 }
@@ -598,7 +598,7 @@ pub(crate) fn cancel_in_every_state(bench: &dyn Bench) {
             _ => before,
         };
         assert_eq!((then, one.info(id)), (Some(expected.state), expected.clone()), "of one that is {state}");
-        assert_eq!(other.cancel(id, T + 7).unwrap(), Some(expected.state), "and once more");
+        assert_eq!(other.cancel(id, T + 7).unwrap(), Some(expected.state), "and again");
     }
     assert_eq!((one.take(9, T + 2 * YEAR), one.next_due().unwrap()), (Vec::new(), None));
 }
@@ -773,7 +773,7 @@ pub(crate) fn a_key_is_unique_while_its_job_is_not_finished(bench: &dyn Bench) {
         let claimed = other.take_one(T + 100);
         assert_eq!(one.try_add(unique("photo-7"), T), same, "running");
         other.finish(&claimed, retry(100), T + 100);
-        assert_eq!(one.try_add(unique("photo-7"), T), same, "to be tried again");
+        assert_eq!(one.try_add(unique("photo-7"), T), same, "to be retried");
         other.finish(&other.take_one(T + 200), end, T + 200);
         last = new.id;
     }
@@ -980,7 +980,7 @@ pub(crate) fn other_processes_see_the_progress(bench: &dyn Bench) {
     assert!(so_far(&other).0 >= i64::MAX as u64);
     one.finish(&claimed, retry(0), T);
     other.take_one(T);
-    assert_eq!(so_far(&one), (0, 0, String::new()), "each try begins at nothing");
+    assert_eq!(so_far(&one), (0, 0, String::new()), "each attempt starts without progress");
 }
 
 /// Regression: the progress since the last heartbeat was lost, and a page went back to an earlier step at the end.
@@ -1046,11 +1046,11 @@ pub(crate) fn an_unknown_worker_is_evicted(bench: &dyn Bench) {
     one.leaves(T);
     one.leaves(T);
     let id = other.add(entry(), T);
-    for stranger in [&one.worker, &WorkerId("nobody".to_owned())] {
-        assert!(one.heartbeat(stranger, &[], T).unwrap().is_evicted);
-        let claimed = one.claim(stranger, &[capacity(QUEUE, 1)], T);
+    for unknown in [&one.worker, &WorkerId("unknown".to_owned())] {
+        assert!(one.heartbeat(unknown, &[], T).unwrap().is_evicted);
+        let claimed = one.claim(unknown, &[capacity(QUEUE, 1)], T);
         assert!(claimed.is_err() || claimed.is_ok_and(|claimed| claimed.is_empty()));
-        one.leave(stranger, T).unwrap();
+        one.leave(unknown, T).unwrap();
     }
     assert!(!other.heartbeat_with(&[]).is_evicted);
     assert_eq!(other.take_all(T), [id]);
@@ -1084,7 +1084,7 @@ pub(crate) fn jobs_of_an_expired_worker_wait_again(bench: &dyn Bench) {
     }
     let again = other.take(9, T + 3);
     assert_eq!(ids(&again), [lost[0].id, lost[1].id, later]);
-    assert!(again.iter().all(|claimed| claimed.attempt == 1), "an interrupted try is none");
+    assert!(again.iter().all(|claimed| claimed.attempt == 1), "an interrupted attempt does not count");
     assert_eq!(other.recover(LONG, T).unwrap(), 0);
 }
 
@@ -1095,7 +1095,7 @@ pub(crate) fn a_job_is_dead_after_many_interruptions(bench: &dyn Bench) {
     let mut due = T;
     for interruptions in 1..=MOST_INTERRUPTIONS {
         let worker = Process::new(first.engine.clone());
-        assert!(due == T || worker.take(1, due - 1).is_empty(), "it waits longer each time");
+        assert!(due == T || worker.take(1, due - 1).is_empty(), "the backoff grows");
         assert_eq!(worker.take_one(due).attempt, 1);
         eventually(|| (observer.recover(SHORT, T + 9).is_ok() && first.state(id) != JobState::Running).then_some(()));
         let wait = wait_after_interruption(interruptions);

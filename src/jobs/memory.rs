@@ -646,7 +646,7 @@ impl Job {
 
     fn fail(&mut self, message: String, now: Millis) {
         let failures = &mut self.info.failures;
-        failures.push(JobFailure { attempt: self.info.attempt, at: now, message: message });
+        failures.push(JobFailure { attempt: self.info.attempt, at: now, message });
         let surplus = failures.len().saturating_sub(MOST_FAILURES);
         failures.drain(..surplus);
     }

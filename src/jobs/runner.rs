@@ -414,7 +414,7 @@ mod tests {
         let id = jobs.enqueue(Quick).unwrap().id;
         let began = Instant::now();
         while jobs.find(id).unwrap().unwrap().state != JobState::Done {
-            assert!(began.elapsed() < Duration::from_secs(20), "it works on under its new name");
+            assert!(began.elapsed() < Duration::from_secs(20), "the runner continues with its new id");
             thread::yield_now();
         }
         runner.leave();
@@ -428,7 +428,7 @@ mod tests {
         let runner = JobRunner::start(&jobs, scope).unwrap();
         assert!(
             lock(&runner.next_tick).is_some(),
-            "what is due from now on is not missed, whenever a thread has its turn"
+            "times from now on are not missed, even if a thread is slow to start"
         );
         runner.leave();
     }
@@ -440,7 +440,7 @@ mod tests {
         jobs.advance(Duration::from_secs(3_600));
         assert!(!clock.was_put_back(jobs.moment()));
         jobs.put_back(Duration::from_secs(60));
-        assert!(clock.was_put_back(jobs.moment()) && !clock.was_put_back(jobs.moment()), "once for each step");
+        assert!(clock.was_put_back(jobs.moment()) && !clock.was_put_back(jobs.moment()), "once for each step back");
     }
 
     #[test]
@@ -488,7 +488,7 @@ mod tests {
             }
             looks.join().unwrap();
         });
-        assert_eq!(*lock(&runner.next_tick), Some(0), "the clock was taken for put back");
+        assert_eq!(*lock(&runner.next_tick), Some(0), "a step back of the clock was detected");
     }
 
     #[test]

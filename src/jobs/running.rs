@@ -193,6 +193,6 @@ mod tests {
         running_jobs.remove(&running_job);
         assert_eq!(running_jobs.up_to_date(found.clone(), &before).done, 4);
         let next = JobInfo { attempt: 2, ..found };
-        assert_eq!(running_jobs.up_to_date(next, &before).done, 0, "another attempt begins at nothing");
+        assert_eq!(running_jobs.up_to_date(next, &before).done, 0, "another attempt starts without progress");
     }
 }

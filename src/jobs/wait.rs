@@ -140,7 +140,7 @@ fn named(job: &JobInfo) -> String {
 }
 
 fn not_kept(id: u64) -> Error {
-    Error::not_found(format!("There is no job {id}, or it no longer exists."))
+    Error::not_found(format!("There is no job {id}, or it was deleted."))
 }
 
 fn too_late(job: &JobInfo, timeout: Duration) -> Error {

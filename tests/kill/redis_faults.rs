@@ -186,7 +186,7 @@ pub(crate) fn lost_jobs_of_a_server_are_logged() -> Completion {
             (status == 200).then(|| body.parse().expect("a number"))
         });
         site.wait_for(after, "done");
-        assert!(after > 2, "the number of a lost job is not given again");
+        assert!(after > 2, "the id of a lost job is not assigned again");
         let log = site.child.log.text();
         assert!(!log.contains("were given to other workers") && !log.contains("Released "), "{log}");
     })
@@ -225,7 +225,7 @@ pub(crate) fn jobs_are_stored_over_tls_and_only_on_a_trusted_server() -> Complet
         site.wait_until_ready();
         std::fs::write(file("none.pem"), "").expect("a file");
         let mut refused = setup("none.pem").spawn("site");
-        let log = address(&refused).expect_err("a certificate that nobody vouches for");
+        let log = address(&refused).expect_err("a certificate without a trusted authority");
         assert!(log.contains("the TLS handshake with Redis at 127.0.0.1") && log.contains("SSL_CERT_FILE"), "{log}");
         assert!(!refused.wait().success());
     })

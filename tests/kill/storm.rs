@@ -309,7 +309,7 @@ impl<'a> Storm<'a> {
                 let job: serde_json::Value = serde_json::from_str(&job).expect("a job as JSON");
                 let interruptions = job["interruptions"].as_u64().expect("a number") as usize;
                 assert!(interruptions >= processes.len() - 1, "{id} began {} times: {job}", processes.len());
-                assert_eq!(job["attempt"], 1, "an interruption is no try: {job}");
+                assert_eq!(job["attempt"], 1, "an interruption does not count as an attempt: {job}");
             }
         }
     }

@@ -89,7 +89,7 @@ mod tests {
         let (mut liveness, start) = (WorkerLiveness::default(), Instant::now());
         let mut observe = |second| liveness.expired(heartbeats(1), LEASE, start + Duration::from_secs(second));
         assert!(observe(0).is_empty());
-        assert!((40..70).step_by(10).all(|second| observe(second).is_empty()), "nobody looked for 40 seconds");
+        assert!((40..70).step_by(10).all(|second| observe(second).is_empty()), "no observation for 40 seconds");
         assert_eq!(observe(70), gone());
     }
 }

@@ -55,7 +55,7 @@ impl Bench for RedisBench {
     }
 
     fn another(&self) -> Arc<dyn Engine> {
-        Arc::new(Redis::open_with(&self.server.url(), &self.prefix, TIMEOUT).expect("the server takes it"))
+        Arc::new(Redis::open_with(&self.server.url(), &self.prefix, TIMEOUT).expect("the server refuses it"))
     }
 }
 
@@ -70,7 +70,7 @@ const LONG: Duration = Duration::from_secs(30);
 const SHORT: Duration = Duration::from_millis(300);
 
 fn open(server: &RedisServer) -> Redis {
-    Redis::open(&server.url()).expect("the server takes it")
+    Redis::open(&server.url()).expect("the server refuses it")
 }
 
 fn entry(label: &str) -> Entry {
@@ -109,7 +109,7 @@ fn eventually<T>(mut ask: impl FnMut() -> Option<T>) -> T {
         if let Some(answer) = ask() {
             return answer;
         }
-        assert!(began.elapsed() < LONG, "it has not happened within {LONG:?}");
+        assert!(began.elapsed() < LONG, "no value within {LONG:?}");
         std::thread::yield_now();
     }
 }
@@ -329,7 +329,7 @@ fn a_suspended_server_is_an_error_and_works_when_it_resumes() {
     server.hold();
     let refused = take(&engine, &worker, 1).unwrap_err().chain();
     assert!(refused.contains("has not answered within 300ms"), "{refused}");
-    let refused = add(&engine, "meanwhile").unwrap_err().chain();
+    let refused = add(&engine, "during the outage").unwrap_err().chain();
     assert!(refused.contains("has not answered") || refused.contains("cannot be reached"), "{refused}");
     server.go_on();
     // The server executed the claim late. The worker gets its reply now.
@@ -377,12 +377,12 @@ fn a_server_that_restarts_empty_has_lost_its_jobs() {
     server.restart();
     let held: Vec<_> = claimed.iter().map(|job| Held { id: job.id, token: job.token, progress: None }).collect();
     let heartbeat = engine.heartbeat(&worker, &held, T).unwrap();
-    assert!(heartbeat.is_evicted && heartbeat.has_lost_jobs, "nobody else has its jobs");
-    assert!(!engine.observe().unwrap().has_lost_jobs, "it is told once");
+    assert!(heartbeat.is_evicted && heartbeat.has_lost_jobs, "no other worker has its jobs");
+    assert!(!engine.observe().unwrap().has_lost_jobs, "it is reported once");
     assert!(!other.observe().unwrap().has_lost_jobs, "by one process");
     // A page that follows a lost job must not show another job.
     assert_eq!(add(&other, "new").unwrap(), ids[4].id + 1);
-    let unknown = engine.heartbeat(&WorkerId("stranger".to_owned()), &[], T).unwrap();
+    let unknown = engine.heartbeat(&WorkerId("unknown".to_owned()), &[], T).unwrap();
     assert!(unknown.is_evicted && !unknown.has_lost_jobs);
 }
 
