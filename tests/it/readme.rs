@@ -233,6 +233,33 @@ fn the_security_notes_name_tests_that_are_there() {
 
 /// Files that the documents name from the folder of the crate, or from `src` or the document's own folder.
 #[test]
+fn the_map_of_the_code_base_names_functions_that_are_there() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut code = String::new();
+    let mut folders = vec![root];
+    while let Some(folder) = folders.pop() {
+        for path in std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            match path.is_dir() {
+                true => folders.push(path),
+                false => code.push_str(&std::fs::read_to_string(path).unwrap()),
+            }
+        }
+    }
+    let functions = named(include_str!("../../CONTRIBUTING.md")).into_iter().filter_map(|name| {
+        let (of, function) = name.split_once("::")?;
+        of.starts_with(char::is_uppercase).then_some((name, of, function))
+    });
+    let mut count = 0;
+    for (name, of, function) in functions {
+        let has = |what: &str| code.contains(&format!("{what}(")) || code.contains(&format!("{what}<"));
+        assert!(has(&format!("fn {function}")), "CONTRIBUTING.md: {name}");
+        assert!(["struct", "trait", "enum"].iter().any(|kind| code.contains(&format!("{kind} {of}"))), "{name}");
+        count += 1;
+    }
+    assert!(count > 15, "{count} functions are named");
+}
+
+#[test]
 fn the_documents_name_files_that_are_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (document, text) in [
