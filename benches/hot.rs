@@ -30,6 +30,7 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
+use aside::routing::{get, post};
 use aside::testing::TestClient;
 use aside::{App, Config, Jobs, Mode, Request, Response, Result, ServerKind, context, redirect};
 use serde::{Deserialize, Serialize};
@@ -215,8 +216,7 @@ fn shop(folder: &Path, config: Config) -> App {
         .get("/", |_: &mut Request| "Hello, world!")
         .get("/begin", |req: &mut Request| req.session().insert("visits", 17))
         .get("/rows", rows)
-        .get("/orders", |_: &mut Request| "thank you")
-        .named("orders")
+        .route("/orders", get(|_: &mut Request| "thank you").name("orders"))
         .post("/orders", order)
 }
 
@@ -268,11 +268,9 @@ fn darkroom(folder: &Path, config: Config) -> Result<App> {
         .static_files("/static", here.join("examples/darkroom/static"))
         .state(site)
         .state(store)
-        .get("/", photos::gallery)
-        .named("gallery")
+        .route("/", get(photos::gallery).name("gallery"))
         .get("/begin", |req: &mut Request| req.session().insert("visits", 17))
-        .post("/orders", orders::create)
-        .named("orders");
+        .route("/orders", post(orders::create).name("orders"));
     let elsewhere = [
         ("/photos/{id}", "photo"),
         ("/photos/{id}/{size}.jpg", "picture"),
@@ -282,7 +280,7 @@ fn darkroom(folder: &Path, config: Config) -> Result<App> {
         ("/login", "login"),
         ("/account", "account"),
     ];
-    Ok(elsewhere.into_iter().fold(app, |app, (path, name)| app.get(path, |_: &mut Request| ()).named(name)))
+    Ok(elsewhere.into_iter().fold(app, |app, (path, name)| app.route(path, get(|_: &mut Request| ()).name(name))))
 }
 
 /// The access log as `App::run` writes it, but for where it goes.

@@ -31,12 +31,12 @@
 //! `&mut` [`Request`] that returns anything that is [`IntoResponse`]: text, [`Html`], [`Json`], a [`Response`], a
 //! [`redirect()`], a `Result` of these with any error.
 //!
-//! [`before`](App::before) and [`after`](App::after) run around every handler, [`mount`](App::mount) puts one application
-//! below a path of another, [`named`](App::named) routes are found again by [`url_for`](Request::url_for).
+//! [`before`](App::before) and [`after`](App::after) run around every handler, [middleware](App::middleware) wraps it, [`mount`](App::mount) puts one application
+//! below a path of another, [named](routing::MethodRouter::name) routes are found by [`url_for`](Request::url_for).
 //!
 //! **What stands in front of the handlers** is on by default: forms of other sites and other host names are refused, and every
 //! response has security headers with a Content-Security-Policy ([`default_header`](App::default_header)).
-//! [`rate_limit`](App::rate_limit) is for a login; [`deploy_check`] looks at the settings before the site goes public.
+//! [`rate_limit`](routing::MethodRouter::rate_limit) is for a login; [`deploy_check`] looks at the settings before the site goes public.
 //!
 //! **What a visitor sent** comes out of the request: [`param`](Request::param), [`query`](Request::query),
 //! [`form`](Request::form), [`json`](Request::json), [`multipart`](Request::multipart) with its [`Upload`]s,
@@ -110,9 +110,9 @@ pub mod webhook;
 mod worker_routes;
 mod worker_share;
 
-pub use app::App;
 pub use app::check::{Advice, deploy_check};
 pub use app::parts::IntoHookResult;
+pub use app::{App, routing};
 pub use background::counts::Counts;
 pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome};
 pub use background::handle::{TaskHandle, TaskInfo, task};

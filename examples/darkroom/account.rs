@@ -1,5 +1,6 @@
 //! The owner: signing up, logging in and out, and the account, where photos are taken down.
 
+use aside::routing::{get, post};
 use aside::{App, Error, Form, Request, Response, Result, context, password, redirect, redirect_or};
 use serde::Deserialize;
 
@@ -19,12 +20,9 @@ const MOST: u32 = 1_000;
 pub fn app() -> App {
     App::new()
         .before(ask_to_log_in)
-        .get("/", account)
-        .named("account")
-        .post("/password", change_password)
-        .named("change_password")
-        .post("/photos/{id}/delete", photos::take_down)
-        .named("take_down")
+        .route("/", get(account).name("account"))
+        .route("/password", post(change_password).name("change_password"))
+        .route("/photos/{id}/delete", post(photos::take_down).name("take_down"))
 }
 
 /// Sends strangers to the login, and back once they are through.

@@ -2,7 +2,9 @@
 
 mod banner;
 pub(crate) mod check;
+mod middleware;
 pub(crate) mod parts;
+pub mod routing;
 pub(crate) mod service;
 
 use std::any::Any;
@@ -13,6 +15,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use self::parts::{Handler, IntoHookResult, Part};
+use self::routing::{MethodRouter, Next};
 use self::service::{Goal, Service};
 use crate::background::registry::Registry;
 use crate::background::scope::{Scope, Values};
@@ -21,12 +24,11 @@ use crate::error::{Error, Result};
 use crate::http::files::StaticFiles;
 use crate::http::files::folders::StaticFolders;
 use crate::http::forms::idempotency::InProgress;
-use crate::http::request::{Method, Request};
+use crate::http::request::Request;
 use crate::http::response::{IntoResponse, Json, Response};
 use crate::http::router::{Route, Router};
+use crate::http::security::Security;
 use crate::http::security::headers::Policy;
-use crate::http::security::rate_limit::RateLimit;
-use crate::http::security::{Exemptions, Security};
 use crate::http::session::store::Store;
 use crate::http::session::{Keys, OpenStreams};
 use crate::http::templates::Templates;
@@ -118,129 +120,86 @@ impl App {
     ///
     /// A part of the path in braces is a parameter, `{*rest}` the rest of it: `/photos/{id}`, `/files/{*rest}`.
     #[track_caller]
-    pub fn get<F, R>(self, route: &str, handler: F) -> App
+    pub fn get<F, R>(self, path: &str, handler: F) -> App
     where
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
         R: IntoResponse,
     {
-        self.route(Some(Method::Get), route, handler, Location::caller())
+        self.route(path, routing::get(handler))
     }
 
     /// Answers POST.
     #[track_caller]
-    pub fn post<F, R>(self, route: &str, handler: F) -> App
+    pub fn post<F, R>(self, path: &str, handler: F) -> App
     where
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
         R: IntoResponse,
     {
-        self.route(Some(Method::Post), route, handler, Location::caller())
+        self.route(path, routing::post(handler))
     }
 
     /// Answers PUT.
     #[track_caller]
-    pub fn put<F, R>(self, route: &str, handler: F) -> App
+    pub fn put<F, R>(self, path: &str, handler: F) -> App
     where
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
         R: IntoResponse,
     {
-        self.route(Some(Method::Put), route, handler, Location::caller())
+        self.route(path, routing::put(handler))
     }
 
     /// Answers PATCH.
     #[track_caller]
-    pub fn patch<F, R>(self, route: &str, handler: F) -> App
+    pub fn patch<F, R>(self, path: &str, handler: F) -> App
     where
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
         R: IntoResponse,
     {
-        self.route(Some(Method::Patch), route, handler, Location::caller())
+        self.route(path, routing::patch(handler))
     }
 
     /// Answers DELETE.
     #[track_caller]
-    pub fn delete<F, R>(self, route: &str, handler: F) -> App
+    pub fn delete<F, R>(self, path: &str, handler: F) -> App
     where
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
         R: IntoResponse,
     {
-        self.route(Some(Method::Delete), route, handler, Location::caller())
+        self.route(path, routing::delete(handler))
     }
 
     /// Answers every method that the path has no handler of its own for.
     #[track_caller]
-    pub fn any<F, R>(self, route: &str, handler: F) -> App
+    pub fn any<F, R>(self, path: &str, handler: F) -> App
     where
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
         R: IntoResponse,
     {
-        self.route(None, route, handler, Location::caller())
+        self.route(path, routing::any(handler))
     }
 
-    fn route<F, R>(mut self, method: Option<Method>, pattern: &str, f: F, place: &'static Location<'static>) -> App
-    where
-        F: Fn(&mut Request) -> R + Send + Sync + 'static,
-        R: IntoResponse,
-    {
-        let goal = Goal { handler: service::handler(f), name: None, exemptions: Exemptions::default() };
-        self.add(Route { method, pattern: pattern.to_owned(), place, goal });
+    /// Adds the handlers of a path, with options that hold for each of their methods.
+    ///
+    /// ```
+    /// use aside::App;
+    /// use aside::routing::{Rate, get, post};
+    ///
+    /// App::new()
+    ///     .route("/orders", get(|_req| "the form").post(|_req| "ordered").name("orders"))
+    ///     .route("/contact", get(|_req| "the form"))
+    ///     .route("/contact", post(|_req| "sent").rate_limit(Rate::per_hour(10)));
+    /// ```
+    ///
+    /// The [`routing`] module has the options. Two calls for one path add up: the options of each hold for its own methods.
+    /// Two handlers for one method of a path are an error at the start of the application.
+    pub fn route(mut self, path: &str, handlers: MethodRouter) -> App {
+        handlers.into_routes(path).for_each(|route| self.add(route));
         self
     }
 
     fn add(&mut self, route: Route<Goal>) {
         let added = self.router.add(route);
         self.problems.extend(added.err());
-    }
-
-    /// Changes the route that was added last.
-    fn change_route(mut self, what: &str, change: impl FnOnce(&mut Goal)) -> App {
-        match self.router.last_mut() {
-            Some(route) => change(&mut route.goal),
-            None => self
-                .problems
-                .push(Error::internal(format!("App::{what} stands before any route: it is for the one above"))),
-        }
-        self
-    }
-
-    /// Names the route above, for [`Request::url_for`] and `{{ url_for("photo", id=17) }}` in templates.
-    ///
-    /// ```
-    /// # use aside::{App, Request};
-    /// App::new().get("/photos/{id}", |req: &mut Request| req.param::<u64>("id").map(|id| id.to_string())).named("photo");
-    /// ```
-    ///
-    /// Routes of the same path may share a name: GET and POST of a form.
-    pub fn named(self, name: &str) -> App {
-        self.change_route("named", |goal| goal.name = Some(name.to_owned()))
-    }
-
-    /// Lets pages of other sites send to the route above: for a webhook that browsers may send too, or a form that others
-    /// embed.
-    ///
-    /// Everywhere else what a browser sends from another site with POST, PUT, PATCH or DELETE is refused (403), unless that
-    /// site is one of `ASIDE_TRUSTED_ORIGINS`. Servers, which send no `Origin`, are not concerned: a webhook that no
-    /// browser sends needs nothing.
-    pub fn allow_cross_origin(self) -> App {
-        self.change_route("allow_cross_origin", |goal| goal.exemptions.cross_origin = true)
-    }
-
-    /// Limits how often one visitor may ask for the route above: a login, a contact form.
-    ///
-    /// ```
-    /// use aside::{App, Rate, Request};
-    ///
-    /// App::new()
-    ///     .get("/login", |_req: &mut Request| "the form")
-    ///     .post("/login", |_req: &mut Request| "welcome")
-    ///     .rate_limit(Rate::per_minute(10));
-    /// ```
-    ///
-    /// One too many gets 429 with `Retry-After`. Visitors are told apart by [`client_ip`](Request::client_ip), so
-    /// `ASIDE_TRUSTED_PROXIES` must be right where there is a proxy; those whose address is not known count as one. Given a [`RateLimit`], and its clone to another
-    /// route, both count together.
-    pub fn rate_limit(self, limit: impl Into<RateLimit>) -> App {
-        let limit = limit.into();
-        self.change_route("rate_limit", |goal| goal.exemptions.limits.push(limit))
     }
 
     /// Answers every path that no route is there for, in place of the 404.
@@ -299,6 +258,47 @@ impl App {
         F: Fn(&mut Request, &mut Response) + Send + Sync + 'static,
     {
         self.parts[0].after.push(Box::new(f));
+        self
+    }
+
+    /// Wraps every handler in a function that sees the request before it and the response after it.
+    ///
+    /// ```
+    /// use aside::testing::TestClient;
+    /// use aside::{App, Error, Request, Response, Result};
+    /// use std::time::Instant;
+    ///
+    /// fn take_time(req: &mut Request, next: aside::routing::Next) -> Result<Response> {
+    ///     let began = Instant::now();
+    ///     let response = next.run(req)?;
+    ///     Ok(response.header("Server-Timing", format!("app;dur={}", began.elapsed().as_millis())))
+    /// }
+    ///
+    /// let app = App::new()
+    ///     .middleware(take_time)
+    ///     .middleware(|req, next| match next.run(req) {
+    ///         Err(error) if error.status_code().code() == 404 => Ok(Response::text("not yet").status(404)),
+    ///         outcome => outcome,
+    ///     })
+    ///     .get("/", |_| "hello");
+    ///
+    /// let mut client = TestClient::new(app);
+    /// assert!(client.get("/").header("Server-Timing").is_some());
+    /// assert_eq!(client.get("/none").text(), "not yet");
+    /// ```
+    ///
+    /// Middleware runs in the order in which it was added: the first is the outermost, that of a [mounted](App::mount)
+    /// application runs within that of the site, and that of a [route](routing::MethodRouter::middleware) within both. It
+    /// may answer in the handler's place without a call to [`Next::run`](routing::Next::run).
+    ///
+    /// It sees the handler's error, also 404 and 405, before that becomes a page; a panic unwinds through it. It runs after
+    /// the [`before`](App::before) hooks, and is over before the [`after`](App::after) hooks run and before a streamed
+    /// body is written. A body in memory can be read ([`Response::body`]) and replaced ([`Response::set_body`]).
+    pub fn middleware<F>(mut self, f: F) -> App
+    where
+        F: Fn(&mut Request, Next<'_>) -> Result<Response> + Send + Sync + 'static,
+    {
+        self.parts[0].middleware.push(Arc::new(f));
         self
     }
 
@@ -417,13 +417,8 @@ impl App {
     /// site because its database is locked. [`readyz`](App::readyz) reports if the site can work.
     #[track_caller]
     pub fn healthz(self) -> App {
-        let app = self.route(
-            Some(Method::Get),
-            "/healthz",
-            |req: &mut Request| Json(service::health(req)).into_response().header("Cache-Control", "no-store"),
-            Location::caller(),
-        );
-        app.change_route("healthz", |goal| goal.exemptions.any_host = true)
+        let answer = |req: &mut Request| Json(service::health(req)).into_response().header("Cache-Control", "no-store");
+        self.route("/healthz", routing::get(answer).any_host())
     }
 
     /// Answers `GET /readyz` with 200 if the application's [jobs](App::jobs) can be enqueued, and with 503 if not or if the
@@ -444,8 +439,7 @@ impl App {
     #[track_caller]
     pub fn readyz(self) -> App {
         let answer = |req: &mut Request| service::readiness(req);
-        let app = self.route(Some(Method::Get), "/readyz", answer, Location::caller());
-        app.change_route("readyz", |goal| goal.exemptions.any_host = true)
+        self.route("/readyz", routing::get(answer).any_host())
     }
 
     /// Keeps a value for all handlers and tasks, one of each type: [`Request::state`], [`TaskContext::state`].
@@ -521,7 +515,7 @@ impl App {
         self.static_folders.add(path, files.clone());
         let answer = move |req: &mut Request| files.respond(req, &req.param::<String>("rest")?);
         let route = format!("{}/{{*rest}}", path.trim_end_matches('/'));
-        self.route(Some(Method::Get), &route, answer, Location::caller())
+        self.get(&route, answer)
     }
 
     /// Where the templates are, in place of `ASIDE_TEMPLATES` (the folder `templates`).
@@ -588,7 +582,7 @@ impl App {
         let place = Location::caller();
         let live = Definition::new(name, template, f, place);
         let (route, stream) = (live.route(), live.stream());
-        if self.keep_live(live) { self.route(Some(Method::Get), &route, stream, place) } else { self }
+        if self.keep_live(live) { self.get(&route, stream) } else { self }
     }
 
     /// Defines a part of pages that shows the progress of this session's task of that name, and follows it:
@@ -653,9 +647,7 @@ impl App {
 
     /// Adds the script that live parts of pages need.
     fn answer_with_script(&mut self) {
-        let goal = Goal { handler: service::handler(live::script), name: None, exemptions: Exemptions::default() };
-        let (method, pattern, place) = (Some(Method::Get), live::SCRIPT_PATH.to_owned(), Location::caller());
-        self.add(Route { method, pattern, place, goal });
+        routing::get(live::script).into_routes(live::SCRIPT_PATH).for_each(|route| self.add(route));
     }
 
     /// The application, ready to answer.

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::middleware::Middleware;
 use crate::error::{BoxError, Error, Never};
 use crate::http::request::Request;
 use crate::http::response::{IntoResponse, Response};
@@ -21,6 +22,7 @@ pub(crate) struct Part {
     /// Nothing for the whole site.
     pub(crate) prefix: String,
     pub(crate) before: Vec<Before>,
+    pub(crate) middleware: Vec<Middleware>,
     pub(crate) after: Vec<After>,
     pub(crate) error_pages: BTreeMap<u16, ErrorPage>,
     pub(crate) fallback: Option<Handler>,

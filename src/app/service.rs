@@ -9,6 +9,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::check::deploy_check;
+use super::middleware::{self, Middleware};
 use super::parts::{Handler, Part};
 use crate::background::failure::Failure;
 use crate::background::log_text::{escape, span};
@@ -38,6 +39,7 @@ pub(crate) struct Goal {
     pub(crate) handler: Handler,
     pub(crate) name: Option<String>,
     pub(crate) exemptions: Exemptions,
+    pub(crate) middleware: Vec<Middleware>,
 }
 
 /// Any handler, as the router keeps it.
@@ -179,14 +181,25 @@ impl Service {
         if let Some(answer) = self.before(request) {
             return answer;
         }
+        let goal = if let Found::Route(goal, ..) = &found { Some(*goal) } else { None };
+        let middleware = self.middleware(request.path(), goal);
         match found {
             Found::Route(goal, _, params) => {
                 request.set_params(params);
-                (goal.handler)(request)
+                middleware::run(&middleware, request, &*goal.handler)
             }
-            Found::OtherMethods(methods) => other_methods(request.method(), &methods),
-            Found::Nothing => self.fallback(request),
+            Found::OtherMethods(methods) => {
+                middleware::run(&middleware, request, &|request| other_methods(request.method(), &methods))
+            }
+            Found::Nothing => middleware::run(&middleware, request, &|request| self.fallback(request)),
         }
+    }
+
+    /// Returns the middleware of a path and its route, the outermost first.
+    fn middleware<'s>(&'s self, path: &str, goal: Option<&'s Goal>) -> Vec<&'s Middleware> {
+        let parts = self.parts.iter().filter(|part| !part.middleware.is_empty() && part.holds(path));
+        let of_the_route = goal.into_iter().flat_map(|goal| &goal.middleware);
+        parts.flat_map(|part| &part.middleware).chain(of_the_route).collect()
     }
 
     /// The first answer of a hook.

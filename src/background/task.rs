@@ -115,7 +115,7 @@ where
 ///
 /// The task has a thread to itself while it runs. At most `ASIDE_MAX_TASKS` (1,000) run at once, including those that other tasks
 /// start. Further ones wait in a queue, in order; `spawn` does not wait. The queue is in memory and has no limit: use a
-/// [`RateLimit`](crate::App::rate_limit) or a [`Job`](crate::Job) where clients can start many.
+/// [`RateLimit`](crate::routing::MethodRouter::rate_limit) or a [`Job`](crate::Job) where clients can start many.
 ///
 /// A task that waits for another one with [`join`](TaskHandle::join) lends it its slot. A task that waits in another way,
 /// such as on a channel, keeps its slot while the other one may still be in the queue.

@@ -9,6 +9,7 @@ use std::panic::Location;
 use cookie::Cookie;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 
 use super::headers::Headers;
 use super::stream::disconnect::Disconnect;
@@ -232,6 +233,55 @@ impl Response {
     /// Returns the header fields for a hook to change.
     pub fn headers_mut(&mut self) -> &mut Headers {
         &mut self.headers
+    }
+
+    /// Returns the body, if it is in memory.
+    ///
+    /// ```
+    /// use aside::Response;
+    ///
+    /// let response = Response::text("hello");
+    /// assert_eq!(response.body()?, b"hello");
+    /// # aside::ok(())
+    /// ```
+    ///
+    /// # Errors
+    /// 500 if the body is a stream or a file, which is read while it is sent.
+    pub fn body(&self) -> Result<&[u8]> {
+        match &self.body {
+            ResponseBody::Bytes(bytes) => Ok(bytes),
+            _ => Err(Error::internal("the body is streamed, and cannot be read before it is sent")),
+        }
+    }
+
+    /// Replaces the body, if it is in memory.
+    ///
+    /// ```
+    /// use aside::{App, Request, Response};
+    ///
+    /// App::new().middleware(|req, next| {
+    ///     let mut response = next.run(req)?;
+    ///     let body = String::from_utf8_lossy(response.body()?).replace("colour", "color");
+    ///     response.set_body(body)?;
+    ///     Ok(response)
+    /// });
+    /// ```
+    ///
+    /// The `Content-Length` is that of the new body, and an `ETag` changes with it. `Last-Modified` and `Content-Digest`
+    /// are removed, since they describe the former body; the other headers stay.
+    ///
+    /// # Errors
+    /// 500 if the body is a stream or a file, which is read while it is sent.
+    pub fn set_body(&mut self, body: impl Into<Vec<u8>>) -> Result<()> {
+        self.body()?;
+        let body = body.into();
+        if self.headers.contains("ETag") {
+            let digest: String = Sha256::digest(&body)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+            self.headers.put("ETag", format!("\"{digest}\""));
+        }
+        ["Content-Length", "Last-Modified", "Content-Digest"].iter().for_each(|name| self.headers.remove(name));
+        self.body = ResponseBody::Bytes(body.into());
+        Ok(())
     }
 
     /// Returns the error that this response reports.

@@ -91,11 +91,6 @@ impl<T> Router<T> {
         self.routes
     }
 
-    /// Returns the route that was added last.
-    pub(crate) fn last_mut(&mut self) -> Option<&mut Route<T>> {
-        self.routes.last_mut()
-    }
-
     /// Finds the route for a method and a path. A HEAD request uses the GET route if there is no HEAD route.
     pub(crate) fn find(&self, method: &Method, path: &str) -> Found<'_, T> {
         let own = self.at(method.as_str(), path);

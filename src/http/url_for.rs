@@ -48,7 +48,9 @@ impl Urls {
     /// # Errors
     /// 500 if no route has this name, or if a parameter is missing or invalid in a path.
     pub(crate) fn build(&self, name: &str, mut params: Vec<(&str, String)>) -> Result<String> {
-        let unknown = || Error::internal(format!("no route is named `{name}`: name it with `App::named`"));
+        let unknown = || {
+            Error::internal(format!("no route is named `{name}`: name it with `.route(path, get(handler).name(name))`"))
+        };
         let mut rest = self.0.get(name).ok_or_else(unknown)?.as_str();
         let mut url = String::with_capacity(rest.len() + 16);
         while let Some(at) = rest.find(['{', '}']) {
@@ -92,6 +94,7 @@ impl Request {
     ///
     /// ```
     /// use aside::testing::TestClient;
+    /// use aside::routing::get;
     /// use aside::{App, Request, Response, Result, redirect};
     ///
     /// fn upload(req: &mut Request) -> Result<Response> {
@@ -100,8 +103,7 @@ impl Request {
     ///
     /// let app = App::new()
     ///     .post("/photos", upload)
-    ///     .get("/photos/{id}", |req: &mut Request| req.param::<String>("id"))
-    ///     .named("photo");
+    ///     .route("/photos/{id}", get(|req: &mut Request| req.param::<String>("id")).name("photo"));
     /// assert_eq!(TestClient::new(app).post("/photos").send().location(), Some("/photos/17?from=upload"));
     /// ```
     ///
@@ -148,6 +150,6 @@ mod tests {
             assert!(build(pattern, params).unwrap_err().to_string().contains(message));
         }
         let message = Urls::default().build("gone", Vec::new()).unwrap_err().to_string();
-        assert!(message.contains("`gone`") && message.contains("App::named"), "{message}");
+        assert!(message.contains("`gone`") && message.contains(".name(name)"), "{message}");
     }
 }

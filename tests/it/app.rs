@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use aside::routing::get;
 use aside::testing::TestClient;
 use aside::{
     App, Config, Error, Jobs, Json, Mode, Request, Response, Result, Status, Task, TaskContext, context, redirect,
@@ -93,8 +94,10 @@ fn admin() -> App {
         .before(|req: &mut Request| (req.query_string() != "key").then(|| redirect("/login")))
         .error_page(404, |req: &mut Request, _: &Error| format!("no {} in here", req.path()))
         .get("/", |req: &mut Request| req.path().to_owned())
-        .get("/users/{id}", |req: &mut Request| req.param::<u64>("id").map(|id| format!("user {id}")))
-        .named("user")
+        .route(
+            "/users/{id}",
+            get(|req: &mut Request| req.param::<u64>("id").map(|id| format!("user {id}"))).name("user"),
+        )
         .mount("/deep", App::new().get("/", |_| "deep").fallback(|_: &mut Request| "deep down"))
         .state(17_u64)
         .template("admin.html", "admin")
@@ -156,9 +159,8 @@ fn a_mount_that_cannot_be_is_refused_at_start() {
     assert!(refused(app().mount("/", App::new())).contains("no plain path"));
     assert!(refused(app().state(1_u8).mount("/a", App::new().state(2_u8))).contains("state of one type"));
     assert!(refused(app().get("/a/b", |_| "").mount("/a", App::new().get("/b", |_| ""))).contains("conflicts with"));
-    assert!(refused(app().named("x")).contains("stands before any route"));
     assert!(refused(app().error_page(200, |_: &mut Request, _: &Error| "")).contains("status of no error"));
-    let twice = app().get("/a", |_| "").named("x").get("/b", |_| "").named("x");
+    let twice = app().route("/a", get(|_| "").name("x")).route("/b", get(|_| "").name("x"));
     assert!(refused(twice).contains("the route name `x`"));
 }
 
@@ -166,8 +168,7 @@ fn a_mount_that_cannot_be_is_refused_at_start() {
 fn links_follow_the_names_of_routes() {
     logs::keep();
     let app = app()
-        .get("/photos/{id}/{size}.jpg", |_| "")
-        .named("picture")
+        .route("/photos/{id}/{size}.jpg", get(|_| "").name("picture"))
         .get("/to", |req: &mut Request| req.url_for("picture", &[("id", &17), ("size", &"a b"), ("v", &"1&2")]))
         .get("/broken", |req: &mut Request| req.url_for("picture", &[]))
         .template("links.html", "<a href=\"{{ url_for('picture', id=17, size=200, next='/x?a&b') }}\">")

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use aside::routing::post;
 use aside::testing::{TestClient, TestResponse};
 use aside::{App, Config, Error, Html, Mode, Rate, RateLimit, Request, Response, Result, Status, context, redirect};
 
@@ -27,8 +28,7 @@ fn site(config: Config) -> App {
         .post("/", |_| "changed")
         .get("/away", |_| redirect("/"))
         .get("/broken", |_| Err::<(), _>("broken"))
-        .post("/hook", |_| "taken")
-        .allow_cross_origin()
+        .route("/hook", post(|_| "taken").allow_cross_origin())
         .healthz()
 }
 
@@ -160,7 +160,7 @@ fn another_host_is_refused_except_by_the_health_check() {
 
 #[test]
 fn a_rate_over_an_unlimited_time_allows_its_number_of_requests() {
-    let app = App::with_config(config()).post("/vote", |_| "counted").rate_limit(Rate::new(5, Duration::MAX));
+    let app = App::with_config(config()).route("/vote", post(|_| "counted").rate_limit(Rate::new(5, Duration::MAX)));
     let mut client = TestClient::new(app);
     for _ in 0..5 {
         assert_eq!(client.post("/vote").peer("192.0.2.1:1").send().text(), "counted");
@@ -176,12 +176,9 @@ fn a_request_over_the_limit_gets_retry_after() {
     let shared = RateLimit::new(Rate::per_hour(3));
     let app = App::with_config(config())
         .get("/login", |_| "the form")
-        .post("/login", |req: &mut Request| format!("{:?}", req.client_ip()))
-        .rate_limit(Rate::per_minute(2))
-        .post("/contact", |_| "sent")
-        .rate_limit(shared.clone())
-        .post("/report", |_| "sent")
-        .rate_limit(shared);
+        .route("/login", post(|req: &mut Request| format!("{:?}", req.client_ip())).rate_limit(Rate::per_minute(2)))
+        .route("/contact", post(|_| "sent").rate_limit(shared.clone()))
+        .route("/report", post(|_| "sent").rate_limit(shared));
     let mut client = TestClient::new(app);
     let mut post = |path: &str, peer: &str, forwarded: &str| {
         client.post(path).peer(peer).header("X-Forwarded-For", forwarded).send()

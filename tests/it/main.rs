@@ -21,6 +21,7 @@ mod limits;
 mod live;
 mod live_fragments;
 mod logs;
+mod middleware;
 mod minimum_rust;
 mod multipart;
 mod nested_tasks;

@@ -2,6 +2,7 @@
 
 use std::fs;
 
+use aside::routing::get;
 use aside::testing::TestClient;
 use aside::{App, Config, Request, Response, Result, redirect_or};
 
@@ -34,8 +35,7 @@ fn percent_encoding_is_decoded_once() {
         fs::write(folder.path().join(name), name).unwrap();
     }
     let app = App::with_config(Config::default())
-        .get("/show/{name}", show)
-        .named("show")
+        .route("/show/{name}", get(show).name("show"))
         .get("/link/{name}", link)
         .get("/next", onward)
         .post("/post", post)

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use aside::routing::get;
 use aside::{App, Request};
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 use aside::{Config, ServerKind};
@@ -101,7 +102,7 @@ fn site_in_a_child() {
     if std::env::var_os("ASIDE_TEST_START").is_none() {
         return;
     }
-    let app = App::new().get("/hello/{name}", |req: &mut Request| req.param::<String>("name")).named("hello");
+    let app = App::new().route("/hello/{name}", get(|req: &mut Request| req.param::<String>("name")).name("hello"));
     app.post("/orders", |_| "ordered").templates("pages").run().unwrap();
 }
 

@@ -18,7 +18,7 @@ const MAX_CLIENTS: usize = 50_000;
 /// The time between two sweeps of expired entries.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// A rate: a number of requests within a time. See [`App::rate_limit`](crate::App::rate_limit) and [`RateLimit`].
+/// A rate: a number of requests within a time. See [`MethodRouter::rate_limit`](crate::routing::MethodRouter::rate_limit) and [`RateLimit`].
 ///
 /// ```
 /// use aside::Rate;
