@@ -1,10 +1,10 @@
-//! How long a photo takes to be made smaller, and how much memory. `cargo bench --bench image`; the figures are in
-//! `benches/README.md`.
+//! The time and memory for resizing a photo. Run `cargo bench --bench image`; the results are in `benches/README.md`.
 //!
-//! A photo of 12 megapixels to fit in 800 x 800, file to file: by `image` with its own Lanczos3, as it was here before JPEGs were
-//! decoded at a part of their size, and as it is now, in turns within one run; then from other formats. Each way's memory is that
-//! of a process which does nothing else. With `ASIDE_PEERS_PYTHON` (a Python with Pillow) or `ASIDE_PEERS_SHARP` (a folder in which
-//! `npm install sharp` was run) these take part in the turns, and the pictures are compared.
+//! It resizes a photo of 12 megapixels to fit in 800 x 800, from file to file, alternating between three ways within one
+//! run: `image` with its own Lanczos3, aside before it decoded JPEGs at a reduced size, and aside now. Other formats follow.
+//! The memory of each way is measured in a separate process. With `ASIDE_PEERS_PYTHON` (a Python with Pillow) or
+//! `ASIDE_PEERS_SHARP` (a folder in which `npm install sharp` was run), these take part, and the resulting images are
+//! compared.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Cursor, Write};
@@ -12,7 +12,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Instant;
 
-use aside::image::{Fit, Image, resize};
+use aside::image::{DecodeOptions, Fit, resize};
 use fast_image_resize::{ResizeOptions, Resizer};
 use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
@@ -21,7 +21,7 @@ use image::{DynamicImage, GrayImage, Rgb, RgbImage};
 const ROUNDS: usize = 15;
 const FIT: Fit = Fit::Inside(800, 800);
 
-/// Makes the first file into the second.
+/// A function that resizes the first file, and writes the result to the second.
 type Way = fn(&Path, &Path);
 const WAYS: [(&str, Way); 3] = [("`image` alone", by_image), ("before", as_before), ("now", as_now)];
 
@@ -48,7 +48,8 @@ fn main() {
     }
 }
 
-/// Clouds of many sizes, hard edges here and there, and the noise of a sensor: as many bytes as a camera's photo.
+/// Returns an image with smooth areas of many sizes, some sharp edges, and sensor noise. Its JPEG is as large as that of a
+/// camera.
 fn photo(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, y| {
         let (across, down) = (x as f32, y as f32);
@@ -65,7 +66,7 @@ fn photo(width: u32, height: u32) -> RgbImage {
     })
 }
 
-/// Smooth between random values that are `size` apart.
+/// Interpolates between random values at a distance of `size`.
 fn noise(x: f32, y: f32, size: f32, seed: u32) -> f32 {
     let (x, y) = (x / size, y / size);
     let smooth = |part: f32| part * part * (3.0 - 2.0 * part);
@@ -75,7 +76,7 @@ fn noise(x: f32, y: f32, size: f32, seed: u32) -> f32 {
     mix(mix(at(0, 0), at(1, 0), across), mix(at(0, 1), at(1, 1), across), down)
 }
 
-/// From 0 to 1, always the same for the same place.
+/// Returns a number from 0 to 1 that depends only on the position and the seed.
 fn random(x: u32, y: u32, seed: u32) -> f32 {
     let mut bits = x.wrapping_mul(0x9e37_79b1) ^ y.wrapping_mul(0x85eb_ca77) ^ seed.wrapping_mul(0xc2b2_ae3d);
     bits = (bits ^ (bits >> 15)).wrapping_mul(0x2c1b_3c6d);
@@ -93,11 +94,11 @@ fn as_before(from: &Path, to: &Path) {
 }
 
 fn as_now(from: &Path, to: &Path) {
-    resize(from, to, FIT).expect("a picture");
+    resize(from, to, FIT).expect("an image");
 }
 
 fn decoded(from: &Path) -> DynamicImage {
-    image::load_from_memory(&fs::read(from).expect("a file")).expect("a picture")
+    image::load_from_memory(&fs::read(from).expect("a file")).expect("an image")
 }
 
 fn resized(pixels: &DynamicImage) -> DynamicImage {
@@ -113,7 +114,7 @@ fn encoded(pixels: &DynamicImage) -> Vec<u8> {
     bytes
 }
 
-/// All ways and all peers, and how alike what they make is to what `image` makes and to what sharp does.
+/// Runs all ways and all peers in turns, and compares their results with those of `image` and sharp.
 fn in_turns(jpeg: &Path) {
     let mut peers = Peer::all();
     let names: Vec<&str> = WAYS.iter().map(|way| way.0).chain(peers.iter().map(|peer| peer.name)).collect();
@@ -138,19 +139,21 @@ fn in_turns(jpeg: &Path) {
     }
 }
 
-/// What the whole consists of.
+/// Measures the steps of a resize.
 fn parts(jpeg: &Path) {
     let bytes = fs::read(jpeg).expect("a file");
-    let (whole, part) = (decoded(jpeg), Image::decode_for(&bytes, FIT).expect("a picture"));
+    let (whole, part) = (decoded(jpeg), DecodeOptions::new().largest_fit(FIT).decode(&bytes).expect("an image"));
     let small = resized(&whole);
     let parts: [(&str, &dyn Fn()); 7] = [
         ("decode, `image`", &|| drop(decoded(jpeg))),
-        ("decode, now", &|| drop(Image::decode_for(&bytes, FIT))),
+        ("decode, now", &|| drop(DecodeOptions::new().largest_fit(FIT).decode(&bytes))),
         ("resize, `image`", &|| drop(whole.resize(800, 800, FilterType::Lanczos3))),
         ("resize, before", &|| drop(resized(&whole))),
         ("encode, before", &|| drop(encoded(&small))),
         ("resize and encode, now", &|| drop(part.encode(FIT, aside::image::Format::Jpeg))),
-        ("decode for 1600, 800, 200, now", &|| drop(Image::decode_for(&bytes, Fit::Inside(1600, 1600)))),
+        ("decode for 1600, 800, 200, now", &|| {
+            drop(DecodeOptions::new().largest_fit(Fit::Inside(1600, 1600)).decode(&bytes))
+        }),
     ];
     let mut times = parts.map(|_| Vec::new());
     for _ in 0..ROUNDS {
@@ -172,16 +175,16 @@ fn memory(jpeg: &Path) {
     }
 }
 
-/// In a process of its own: makes the picture, and says what memory that took.
+/// Resizes the photo in a separate process, and prints its peak memory.
 fn alone(name: &str, from: &Path, to: &Path) {
-    let way = WAYS.iter().find(|way| way.0 == name).expect("one of the ways");
+    let way = WAYS.iter().find(|way| way.0 == name).expect("the name of a way");
     way.1(from, to);
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
     println!("{}", peak.unwrap_or("not known on this system").trim());
 }
 
-/// Another program that does the same, a picture for each line that it is sent.
+/// Another program that resizes an image for each line of its input.
 struct Peer {
     name: &'static str,
     child: Child,
@@ -206,7 +209,7 @@ impl Peer {
         Peer { name, child, input, output: BufReader::new(output) }
     }
 
-    /// The milliseconds that it says it took.
+    /// Returns the milliseconds that the peer reports.
     fn turn(&mut self, from: &Path, to: &Path) -> f64 {
         writeln!(self.input, "{}\t{}", from.display(), to.display()).expect("a peer that reads");
         let mut line = String::new();
@@ -222,7 +225,7 @@ impl Drop for Peer {
     }
 }
 
-/// SSIM of the luma, the mean over windows of 8 x 8 that are 4 apart.
+/// Returns the SSIM of the luma: the mean over windows of 8 x 8 pixels at a distance of 4.
 fn likeness(one: &GrayImage, other: &GrayImage) -> f64 {
     assert_eq!(one.dimensions(), other.dimensions());
     let (columns, rows) = ((one.width() - 8) / 4 + 1, (one.height() - 8) / 4 + 1);

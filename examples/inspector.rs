@@ -32,7 +32,7 @@ use std::io::Read;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use aside::image::{Fit, Format, Image};
+use aside::image::{DecodeOptions, Fit, Format};
 use aside::rusqlite::Connection;
 use aside::{
     App, Config, Error, Job, Jobs, Json, Part, Request, Response, Result, Retry, Status, TaskContext, redirect_or,
@@ -143,7 +143,8 @@ fn hex(bytes: &[u8]) -> String {
 
 /// The image in the field `file`, small.
 fn thumb(req: &mut Request) -> Result<Response> {
-    let image = Image::open_for(req.multipart()?.file("file")?.path(), Fit::Inside(256, 256))?;
+    let thumbnail = DecodeOptions::new().largest_fit(Fit::Inside(256, 256));
+    let image = thumbnail.open(req.multipart()?.file("file")?.path())?;
     Ok(Response::bytes(Format::Png.content_type(), image.encode(Fit::Inside(256, 256), Format::Png)?))
 }
 

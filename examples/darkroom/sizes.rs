@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use aside::image::{Fit, Image};
+use aside::image::{DecodeOptions, Fit};
 use aside::rusqlite::Transaction;
 use aside::{Error, Job, JobInfo, JobState, Jobs, Live, Request, Result, Retry, Status, TaskContext, background};
 use serde::{Deserialize, Serialize};
@@ -26,7 +26,7 @@ pub const SIZES: [u32; 3] = [1600, 800, 200];
 pub const QUEUE: (&str, usize) = ("photos", 2);
 
 /// Bytes that [`MakeSizes`] may take. The largest photo that is let in, 50 megapixels, was seen to take 460 MB; and a decoder
-/// may take 512 MB (`aside::image::Limits`), with the pixels at 8 bits beside what it made.
+/// may take 512 MB (`aside::image::DecodeOptions`), with the pixels at 8 bits beside what it made.
 const MEMORY: u64 = 1 << 30;
 
 const CALLED_OFF: &str = "The work on it was called off.";
@@ -205,7 +205,8 @@ fn make_sizes(site: &Site, photo: &Photo, task: &TaskContext) -> Result<(u32, u3
     let tray = tray(site, photo.id);
     empty(&tray)?;
     fs::create_dir_all(&tray)?;
-    let image = Image::open_for(site.originals().join(&photo.original), Fit::Inside(SIZES[0], SIZES[0]))?;
+    let largest = DecodeOptions::new().largest_fit(Fit::Inside(SIZES[0], SIZES[0]));
+    let image = largest.open(site.originals().join(&photo.original))?;
     let mut largest = None;
     for (made, size) in (1..).zip(SIZES) {
         task.check_cancelled()?;

@@ -1,14 +1,14 @@
 //! The decoder of uploaded images, at a reduced size.
 #![no_main]
 
-use aside::image::{Fit, Format, Limits};
+use aside::image::{DecodeOptions, Fit, Format};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
     let fit = Fit::Inside(40, 40);
-    let limits = Limits::default().max_pixels(1 << 20).max_memory(64 << 20);
-    if let Ok(picture) = limits.decode_for(bytes, fit) {
-        let small = picture.encode(fit, Format::Jpeg).expect("what was read can be written");
+    let options = DecodeOptions::new().max_pixels(1 << 20).max_memory(64 << 20).largest_fit(fit);
+    if let Ok(image) = options.decode(bytes) {
+        let small = image.encode(fit, Format::Jpeg).expect("a decoded image can be encoded");
         assert!(!small.is_empty());
     }
 });

@@ -62,10 +62,10 @@ impl State {
     }
 }
 
-/// Returns the process's budget for pixels.
+/// The budget of the process for pixels.
 pub(super) static BUDGET: Budget = Budget::new(PATIENCE, Kind::Pixels);
 
-/// Returns the process's budget for files that are being decoded.
+/// The budget of the process for files that are being decoded.
 pub(super) static FILES: Budget = Budget::new(PATIENCE, Kind::Files);
 
 thread_local! {

@@ -135,8 +135,8 @@ fn scan_length(rest: &[u8]) -> usize {
 fn gif_block(rest: &[u8]) -> (usize, Role<'_>) {
     match *rest {
         [b'G', b'I', b'F', _, _, _, _, _, _, _, flags, ..] => {
-            let colours = if flags & 0x80 == 0 { 0 } else { 6 << (flags & 7) };
-            (rest.len().min(13 + colours), Role::Pixels)
+            let colors = if flags & 0x80 == 0 { 0 } else { 6 << (flags & 7) };
+            (rest.len().min(13 + colors), Role::Pixels)
         }
         [0x21, label, ref body @ ..] => {
             let Some(length) = sub_blocks_length(body) else { return all(rest) };

@@ -1,10 +1,10 @@
-//! JPEGs decoded at a half, a quarter or an eighth of their size, as libjpeg does it: of the 64 waves that make a block of
-//! 8 x 8 pixels only the slow ones are added up, and those at fewer places. So a photo is neither computed nor held in
-//! memory at its whole size when a small picture is all that is wanted of it.
+//! A JPEG decoder for a half, a quarter or an eighth of the size, as in libjpeg. It evaluates only the low ones of the 64
+//! frequencies of a block of 8 x 8 pixels, and only at fewer points. A small image is then never computed or held in memory
+//! at the full size of the photo.
 //!
-//! For what cameras write: baseline JPEG, gray or YCbCr, all of it in one scan. To everything else, and to anything that is
-//! out of order, the answer is `None`: then the whole picture is decoded by `image`, which has the last word on it. So this
-//! need not tell what is wrong, and may give up wherever it is in doubt.
+//! It decodes the JPEGs of cameras: baseline, gray or YCbCr, in a single scan. For any other or malformed JPEG it returns
+//! `None`, and `image` decodes the whole image and decides. This decoder therefore reports no reasons, and may give up
+//! whenever it is in doubt.
 
 use std::array::from_fn;
 use std::f32::consts::{FRAC_1_SQRT_2, PI};
@@ -14,27 +14,27 @@ use ::image::{DynamicImage, GrayImage, RgbImage};
 
 use super::Size;
 
-/// The waves of a block in the order of the file, slow ones first: each its row times eight, and its column.
+/// The frequencies of a block in the order of the file, low ones first: the row times eight, plus the column.
 #[rustfmt::skip]
 const ZIGZAG: [u8; 64] = [
     0, 1, 8, 16, 9, 2, 3, 10, 17, 24, 32, 25, 18, 11, 4, 5, 12, 19, 26, 33, 40, 48, 41, 34, 27, 20, 13, 6, 7, 14, 21, 28,
     35, 42, 49, 56, 57, 50, 43, 36, 29, 22, 15, 23, 30, 37, 44, 51, 58, 59, 52, 45, 38, 31, 39, 46, 53, 60, 61, 54, 47, 55, 62, 63,
 ];
 
-/// Codes that are no longer than this with their value are looked up at once: nearly all.
+/// The longest code with its value, in bits, that a single table lookup decodes: nearly all are shorter.
 const SHORT: u32 = 10;
 
-/// Decodes a JPEG of this size at 1/`by` of it (2, 4 or 8) in each direction, rounded up. `room` provides the buffer for its
+/// Decodes a JPEG of this size at 1/`by` of it (2, 4 or 8) in each direction, rounded up. `buffer` provides the buffer for its
 /// pixels.
-pub(super) fn decode(jpeg: &[u8], size: Size, by: u32, room: impl FnOnce(u64) -> Vec<u8>) -> Option<DynamicImage> {
+pub(super) fn decode(jpeg: &[u8], size: Size, by: u32, buffer: impl FnOnce(u64) -> Vec<u8>) -> Option<DynamicImage> {
     let (header, scan) = Header::read(jpeg)?;
-    // The limits were held against what another decoder read.
+    // The limits were checked against the size that another decoder read.
     if Size::new(header.width as u32, header.height as u32) != size {
         return None;
     }
     let (width, height) = (size.width.div_ceil(by), size.height.div_ceil(by));
-    let room = room(u64::from(width) * u64::from(height) * header.components.len() as u64);
-    let pixels = Decoder::new(&header, scan, by as usize)?.pixels(width as usize, height as usize, room)?;
+    let buffer = buffer(u64::from(width) * u64::from(height) * header.components.len() as u64);
+    let pixels = Decoder::new(&header, scan, by as usize)?.pixels(width as usize, height as usize, buffer)?;
     match header.components.len() {
         1 => GrayImage::from_raw(width, height, pixels).map(DynamicImage::from),
         _ => RgbImage::from_raw(width, height, pixels).map(DynamicImage::from),
@@ -48,29 +48,29 @@ pub(super) fn is_whole(jpeg: &[u8], size: Size) -> Option<bool> {
     Some(decode(jpeg, size, 8, |_| Vec::new()).is_some())
 }
 
-/// What stands before the pixels.
+/// The segments before the pixels.
 #[derive(Default)]
 struct Header {
     width: usize,
     height: usize,
     components: Vec<Component>,
-    /// Blocks in one MCU, the unit in which the components take turns, from left to right and from top to bottom.
+    /// The number of blocks in one MCU (the unit of interleaved components), horizontally and vertically.
     across: usize,
     down: usize,
-    /// By their number, in the order of the file.
+    /// The tables by number, with their values in the order of the file.
     quantization: [Option<[f32; 64]>; 4],
     dc: [Option<Huffman>; 4],
     ac: [Option<Huffman>; 4],
-    /// MCUs from one restart marker to the next; 0 for none.
+    /// The number of MCUs from one restart marker to the next; 0 without restart markers.
     restarts: usize,
     is_rgb: bool,
 }
 
-/// One of the colours that a picture is made of.
+/// One color component of the image.
 #[derive(Default)]
 struct Component {
     id: u8,
-    /// Blocks in one MCU.
+    /// The number of its blocks in one MCU.
     across: usize,
     down: usize,
     quantization: usize,
@@ -79,7 +79,7 @@ struct Component {
 }
 
 impl Header {
-    /// The header, and what comes after it.
+    /// Reads the header, and returns it with the bytes of the scan.
     fn read(jpeg: &[u8]) -> Option<(Header, &[u8])> {
         let mut header = Header::default();
         let mut rest = jpeg.strip_prefix(&[0xff, 0xd8])?;
@@ -94,7 +94,7 @@ impl Header {
         }
     }
 
-    /// Takes in a segment; breaks at the last, after which the pixels come.
+    /// Reads a segment. Breaks at the last one, which the scan follows.
     fn take(&mut self, marker: u8, segment: &[u8]) -> Option<ControlFlow<()>> {
         match marker {
             0xc0 | 0xc1 if self.components.is_empty() => self.frame(segment)?,
@@ -104,7 +104,7 @@ impl Header {
             0xdd => self.restarts = usize::from(u16::from_be_bytes(segment.try_into().ok()?)),
             0xee => self.is_rgb |= segment.starts_with(b"Adobe") && segment.get(11) == Some(&0),
             0xe0..=0xef | 0xfe => {}
-            _ => return None, // progressive, arithmetic and whatever else there is
+            _ => return None, // progressive, arithmetic and other kinds
         }
         Some(ControlFlow::Continue(()))
     }
@@ -118,20 +118,21 @@ impl Header {
         }
         self.components = components.chunks_exact(3).map(Component::new).collect::<Option<_>>()?;
         if let [gray] = &mut self.components[..] {
-            // Alone it is not split into anything larger than a block, whatever it says.
+            // The MCU of a single component is always one block, whatever its sampling factors.
             (gray.across, gray.down) = (1, 1);
         }
         self.across = self.components.iter().map(|component| component.across).max()?;
         self.down = self.components.iter().map(|component| component.down).max()?;
         self.is_rgb |= self.components.iter().map(|component| component.id).eq(*b"RGB");
-        // Brightness is not written coarser than colour; where it is, ours and the whole picture were too far apart.
+        // Usually, brightness has at least the resolution of the colors. Otherwise the result would differ too much from
+        // the whole image.
         let brightness = self.components.first()?;
         (brightness.across == self.across && brightness.down == self.down).then_some(())
     }
 
     fn quantization(&mut self, mut segment: &[u8]) -> Option<()> {
         while let Some((&which, values)) = segment.split_first() {
-            // The first four bits tell of 16-bit values, which only 12-bit pictures need.
+            // The first four bits announce 16-bit values, which only 12-bit images need.
             let (values, rest) = values.split_first_chunk::<64>()?;
             *self.quantization.get_mut(usize::from(which))? = Some(values.map(f32::from));
             segment = rest;
@@ -150,7 +151,7 @@ impl Header {
         Some(())
     }
 
-    /// The scan's own header: it must have all components in it, and in their order.
+    /// Reads the header of the scan, which must have all components in order.
     fn scan(&mut self, segment: &[u8]) -> Option<()> {
         let (&count, rest) = segment.split_first()?;
         let (tables, range) = rest.split_at_checked(usize::from(count) * 2)?;
@@ -177,37 +178,38 @@ impl Component {
     }
 }
 
-/// What a code and the bits after it stand for: so many zeros, and then a value.
+/// A decoded code: a number of zeros, followed by a value.
 #[derive(Clone, Copy, Default)]
 struct Coefficient {
     value: i16,
     zeros: u8,
-    /// How many bits they are; 0 when there are too many to look them up at once.
+    /// The length of the code with its value, in bits; 0 if it is too long for the lookup table.
     length: u8,
 }
 
 impl Coefficient {
-    /// As many zeros as no block has: the rest of it is nothing else.
+    /// The number of zeros that stands for the end of the block.
     const NO_MORE: u8 = 64;
 
-    /// From the bits that follow a code of that length, whose symbol is four bits for the zeros and four for the value's size.
+    /// Reads the value from the bits after a code of this length. Its symbol has four bits for the number of zeros, and
+    /// four for the size of the value.
     #[inline]
     fn new(symbol: u8, length: u32, after: u64) -> Coefficient {
         let (zeros, size) = (symbol >> 4, u32::from(symbol & 15));
         let zeros = if symbol == 0 { Coefficient::NO_MORE } else { zeros };
         let bits = after.checked_shr(64 - size).unwrap_or(0) as i32;
-        // Those that begin with 0 are negative.
+        // Values whose first bit is 0 are negative.
         let is_negative = size > 0 && bits >> (size - 1) == 0;
         let value = if is_negative { bits - (1 << size) + 1 } else { bits };
         Coefficient { value: value as i16, zeros, length: (length + size) as u8 }
     }
 }
 
-/// The codes of one table.
+/// A Huffman table.
 struct Huffman {
-    /// By the next bits, when code and value are no more than these.
+    /// The coefficients by the next `SHORT` bits, where these hold both code and value.
     short: Box<[Coefficient; 1 << SHORT]>,
-    /// For each length where its codes end, as 16 bits, and what must be added to a code to find its symbol.
+    /// For each code length: the end of its codes, as 16 bits, and the offset from a code to its symbol.
     lengths: [(u32, i32); 17],
     symbols: Vec<u8>,
 }
@@ -235,16 +237,16 @@ impl Huffman {
         Some(table)
     }
 
-    /// What these bits begin with; nothing for a code that the table does not have.
+    /// Returns the coefficient at the start of these bits, or `None` for an unknown code.
     fn look_up(&self, bits: u64) -> Option<Coefficient> {
         let code = (bits >> 48) as u32;
         let length = (1..=16).find(|&length| code < self.lengths[length].0)?;
-        let place = (code >> (16 - length)) as i32 + self.lengths[length].1;
-        Some(Coefficient::new(*self.symbols.get(place as usize)?, length as u32, bits << length))
+        let index = (code >> (16 - length)) as i32 + self.lengths[length].1;
+        Some(Coefficient::new(*self.symbols.get(index as usize)?, length as u32, bits << length))
     }
 }
 
-/// The bits of the pixels.
+/// A reader for the bits of a scan.
 #[derive(Clone, Copy)]
 struct Bits<'a> {
     /// The next `held` bits, from the top; zeros after them.
@@ -258,7 +260,7 @@ impl<'a> Bits<'a> {
         Bits { bits: 0, held: 0, rest }
     }
 
-    /// Holds 32 bits at least, which a code and its value never exceed; fewer before a marker.
+    /// Reads until at least 32 bits are held, the longest code with its value; fewer before a marker.
     #[inline]
     fn refill(&mut self) {
         if self.held >= 32 {
@@ -279,7 +281,7 @@ impl<'a> Bits<'a> {
     fn refill_bytewise(&mut self) {
         while self.held <= 56 {
             let (byte, rest) = match *self.rest {
-                [0xff, 0, ref rest @ ..] => (0xff, rest), // as a marker's first byte is told from a pixel's
+                [0xff, 0, ref rest @ ..] => (0xff, rest), // the zero distinguishes it from a marker
                 [0xff, ..] | [] => return,
                 [byte, ref rest @ ..] => (byte, rest),
             };
@@ -301,36 +303,36 @@ impl<'a> Bits<'a> {
         Some(next)
     }
 
-    /// Goes past the marker that comes next, when it is that one.
-    fn pass(&mut self, marker: u8) -> Option<()> {
+    /// Skips the next marker, which must be this one.
+    fn skip_marker(&mut self, marker: u8) -> Option<()> {
         *self = Bits::new(self.rest.strip_prefix(&[0xff, marker])?);
         Some(())
     }
 }
 
-/// Whether one of these bytes is 0xff.
+/// Returns true if one of these bytes is 0xff.
 fn has_marker(bytes: u64) -> bool {
     let (ones, tops) = (u64::MAX / 255, u64::MAX / 255 * 128);
     (!bytes).wrapping_sub(ones) & bytes & tops != 0
 }
 
-/// A component on its way, a row of MCUs at a time.
+/// A component being decoded, one row of MCUs at a time.
 struct Plane<'a> {
     quantization: &'a [f32; 64],
     dc: &'a Huffman,
     ac: &'a Huffman,
-    /// What the next block's mean is told relative to.
+    /// The mean of the last block. The next one is stored as a difference.
     mean: i32,
-    /// Blocks in one MCU.
+    /// The number of its blocks in one MCU.
     across: usize,
     down: usize,
-    /// The side that a block comes out with: 1, 2, 4 or 8.
+    /// The side of a decoded block: 1, 2, 4 or 8 pixels.
     side: usize,
-    /// What each wave is worth at each place of that side.
+    /// The value of each cosine at each point of a side.
     waves: [[f32; 8]; 8],
-    /// How many pixels of the picture one of this takes, across and down: more than 1 for colours that are coarser.
+    /// The number of image pixels per pixel of this component, in each direction: more than 1 for subsampled colors.
     spread: (usize, usize),
-    /// The pixels of the row.
+    /// The width of the row.
     width: usize,
     pixels: Vec<u8>,
 }
@@ -339,10 +341,10 @@ struct Decoder<'a> {
     header: &'a Header,
     planes: Vec<Plane<'a>>,
     bits: Bits<'a>,
-    /// MCUs since the last restart, and how many restarts there were.
+    /// The number of MCUs since the last restart, and the number of restarts.
     since: usize,
     restarts: u8,
-    /// Lines of the picture in a row of MCUs.
+    /// The number of image lines in a row of MCUs.
     lines: usize,
 }
 
@@ -350,7 +352,7 @@ impl<'a> Decoder<'a> {
     fn new(header: &'a Header, scan: &'a [u8], by: usize) -> Option<Decoder<'a>> {
         let mcus = header.width.div_ceil(header.across * 8);
         let plane = |component: &Component| {
-            // Pixels of the picture that a block of this covers. Where colours are coarser they come out of more waves.
+            // The number of image pixels that a block covers. Subsampled colors are decoded from more frequencies.
             let wide = 8 / by * header.across / component.across;
             let high = 8 / by * header.down / component.down;
             let side = wide.min(high).min(8);
@@ -374,19 +376,19 @@ impl<'a> Decoder<'a> {
         Some(Decoder { header, planes, bits: Bits::new(scan), since: 0, restarts: 0, lines })
     }
 
-    fn pixels(mut self, width: usize, height: usize, mut room: Vec<u8>) -> Option<Vec<u8>> {
+    fn pixels(mut self, width: usize, height: usize, mut buffer: Vec<u8>) -> Option<Vec<u8>> {
         let line = width * self.planes.len();
-        room.clear();
-        room.resize(line * height, 0);
-        for lines in room.chunks_mut(line * self.lines) {
+        buffer.clear();
+        buffer.resize(line * height, 0);
+        for lines in buffer.chunks_mut(line * self.lines) {
             self.row()?;
             for (y, line) in lines.chunks_exact_mut(line).enumerate() {
                 self.line(y, line);
             }
         }
-        // Anything but the end: more scans, or bytes that should not be there.
-        self.bits.pass(0xd9)?;
-        Some(room)
+        // Fails if further scans or unexpected bytes follow.
+        self.bits.skip_marker(0xd9)?;
+        Some(buffer)
     }
 
     /// Decodes a row of MCUs.
@@ -405,10 +407,10 @@ impl<'a> Decoder<'a> {
         Some(())
     }
 
-    /// Before an MCU: takes the restart marker when one is due.
+    /// Reads the restart marker before an MCU, if one is due.
     fn restart(&mut self) -> Option<()> {
         if self.header.restarts > 0 && self.since == self.header.restarts {
-            self.bits.pass(0xd0 + self.restarts % 8)?;
+            self.bits.skip_marker(0xd0 + self.restarts % 8)?;
             self.restarts = self.restarts.wrapping_add(1);
             self.since = 0;
             self.planes.iter_mut().for_each(|plane| plane.mean = 0);
@@ -417,13 +419,13 @@ impl<'a> Decoder<'a> {
         Some(())
     }
 
-    /// Puts a line of the picture together, the `y`th of the row.
+    /// Writes the line `y` of the row from its components.
     fn line(&self, y: usize, line: &mut [u8]) {
         match &self.planes[..] {
             [gray] => line.copy_from_slice(&gray.line(y)[..line.len()]),
             [luma, blue, red] if luma.spread.0 == 1 && blue.spread.0 == 1 && red.spread.0 == 1 => {
-                let colours = luma.line(y).iter().zip(blue.line(y)).zip(red.line(y));
-                for (pixel, ((&luma, &blue), &red)) in line.as_chunks_mut().0.iter_mut().zip(colours) {
+                let colors = luma.line(y).iter().zip(blue.line(y)).zip(red.line(y));
+                for (pixel, ((&luma, &blue), &red)) in line.as_chunks_mut().0.iter_mut().zip(colors) {
                     *pixel = rgb(luma, blue, red);
                 }
             }
@@ -458,10 +460,10 @@ impl Plane<'_> {
         Some(())
     }
 
-    /// The next block, `N` pixels high and wide.
+    /// Decodes the next block, `N` pixels high and wide.
     fn block<const N: usize>(&mut self, bits: &mut Bits<'_>) -> Option<[[u8; N]; N]> {
         self.mean = self.mean.wrapping_add(bits.next(self.dc)?.value.into());
-        // Each row of waves, added up across.
+        // Sums the frequencies of each row horizontally.
         let mut rows = [[0.0; N]; N];
         rows[0] = [self.mean as f32 * self.quantization[0] * self.waves[0][0]; N];
         let (mut at, mut high) = (1, 1);
@@ -480,7 +482,7 @@ impl Plane<'_> {
             }
             at += 1;
         }
-        // And down, around the middle gray.
+        // Sums the rows vertically, around medium gray.
         let mut block = [[0; N]; N];
         for (y, line) in block.iter_mut().enumerate() {
             let mut sums = [128.0; N];
@@ -493,13 +495,13 @@ impl Plane<'_> {
     }
 }
 
-/// By adding 2²³, after which a float has no room for a fraction: much faster than a cast, which looks out for what is no number.
+/// Rounds by adding 2²³, after which a float has no fraction: much faster than a cast, which must handle NaN.
 #[inline]
 fn rounded(value: f32) -> u8 {
     (value.clamp(0.0, 255.0) + 8_388_608.0).to_bits() as u8
 }
 
-/// The waves of the cosine transform where a block has that side: the same waves, looked at in fewer places.
+/// Returns the cosines of the transform for a block of this side: fewer points of the same functions.
 fn waves(side: usize) -> [[f32; 8]; 8] {
     let wave = |u: usize, x: usize| match u {
         0 => FRAC_1_SQRT_2 / 2.0,
@@ -508,7 +510,7 @@ fn waves(side: usize) -> [[f32; 8]; 8] {
     from_fn(|u| from_fn(|x| wave(u, x)))
 }
 
-/// The red, green and blue of a luma and its differences to blue and red, as JFIF has them.
+/// Converts luma and its differences to blue and red into red, green and blue, as JFIF defines it.
 #[inline]
 fn rgb(luma: u8, blue: u8, red: u8) -> [u8; 3] {
     let (luma, blue, red) = ((i32::from(luma) << 16) + (1 << 15), i32::from(blue) - 128, i32::from(red) - 128);
@@ -522,9 +524,10 @@ mod tests {
     use jpeg_encoder::{ColorType, Encoder, SamplingFactor};
 
     use super::*;
-    use crate::image::{Fit, Format, Image, NOT_AN_IMAGE};
+    use crate::image::decode::NOT_AN_IMAGE;
+    use crate::image::{DecodeOptions, Fit, Format, Image};
 
-    /// Clouds of colour, with the hard edges of writing and the noise of a sensor in them. Neither side is whole blocks.
+    /// Returns smooth colors with sharp edges, as of text, and sensor noise. Neither side is a multiple of the block size.
     fn photo() -> RgbImage {
         let mut seed = 1_u32;
         RgbImage::from_fn(331, 245, |x, y| {
@@ -560,23 +563,25 @@ mod tests {
         jpeg
     }
 
-    fn made(image: &Image, fit: Fit) -> RgbaImage {
+    fn resized(image: &Image, fit: Fit) -> RgbaImage {
         ::image::load_from_memory(&image.encode(fit, Format::Png).unwrap()).unwrap().to_rgba8()
     }
 
-    /// That it is decoded at that part of its size, and looks as if it were not: less than three of 256 steps apart on average.
+    /// Asserts that the JPEG is decoded at 1/`divisor`, and that the result differs from the result at full size by less
+    /// than three of 256 steps on average.
     fn same_divided_by(divisor: u32, jpeg: &[u8], fit: Fit) {
-        let (whole, shrunk) = (Image::decode(jpeg).unwrap(), Image::decode_for(jpeg, fit).unwrap());
-        assert_eq!((shrunk.divisor, shrunk.size()), (divisor, whole.size()));
-        let (whole, shrunk) = (made(&whole, fit), made(&shrunk, fit));
-        assert_eq!(whole.dimensions(), shrunk.dimensions());
-        let apart: u64 = whole.iter().zip(shrunk.iter()).map(|(one, other)| u64::from(one.abs_diff(*other))).sum();
-        let apart = apart as f64 / whole.len() as f64;
-        assert!(apart < 3.0, "{apart} apart, {fit:?}");
+        let (whole, scaled) =
+            (Image::decode(jpeg).unwrap(), DecodeOptions::new().largest_fit(fit).decode(jpeg).unwrap());
+        assert_eq!((scaled.divisor, scaled.size()), (divisor, whole.size()));
+        let (whole, scaled) = (resized(&whole, fit), resized(&scaled, fit));
+        assert_eq!(whole.dimensions(), scaled.dimensions());
+        let total: u64 = whole.iter().zip(scaled.iter()).map(|(one, other)| u64::from(one.abs_diff(*other))).sum();
+        let difference = total as f64 / whole.len() as f64;
+        assert!(difference < 3.0, "a mean difference of {difference}, {fit:?}");
     }
 
     #[test]
-    fn a_shrunk_picture_is_the_whole_one_made_smaller() {
+    fn a_scaled_jpeg_looks_like_the_resized_image() {
         use SamplingFactor::*;
         for sampling in [F_1_1, F_2_1, F_1_2, F_2_2] {
             let jpeg = jpeg(|encoder| encoder.set_sampling_factor(sampling));
@@ -590,7 +595,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shrunk_picture_is_upright() {
+    fn a_scaled_jpeg_is_upright() {
         for orientation in 1..=8 {
             let jpeg = upright(jpeg(|_| ()), orientation);
             same_divided_by(4, &jpeg, Fit::Inside(75, 60));
@@ -599,26 +604,26 @@ mod tests {
     }
 
     #[test]
-    fn restarts_are_passed() {
+    fn restart_markers_are_skipped() {
         let jpeg = jpeg(|encoder| encoder.set_restart_interval(7));
         same_divided_by(4, &jpeg, Fit::Inside(80, 80));
     }
 
     #[test]
-    fn no_more_is_left_away_than_is_in_the_way() {
+    fn a_jpeg_is_not_decoded_smaller_than_needed() {
         let jpeg = jpeg(|_| ());
         same_divided_by(1, &jpeg, Fit::Inside(166, 166));
         same_divided_by(1, &jpeg, Fit::Inside(u32::MAX, 200));
-        // The width would allow a quarter.
+        // The width alone would allow a quarter.
         same_divided_by(2, &jpeg, Fit::Cover(20, 122));
     }
 
     #[test]
-    fn what_is_not_baseline_is_decoded_whole() {
+    fn a_jpeg_that_is_not_baseline_is_decoded_whole() {
         same_divided_by(1, &jpeg(|encoder| encoder.set_progressive(true)), Fit::Inside(80, 80));
-        // This encoder gives each colour a scan of its own then.
+        // For these factors, this encoder writes a separate scan for each color.
         same_divided_by(1, &jpeg(|encoder| encoder.set_sampling_factor(SamplingFactor::F_4_1)), Fit::Inside(80, 80));
-        // As RGB, by its components' names.
+        // RGB, according to the names of the components.
         let mut named = jpeg(|encoder| encoder.set_sampling_factor(SamplingFactor::F_1_1));
         let frame = named.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
         (0..3).for_each(|i| named[frame + 10 + i * 3] = b"RGB"[i]);
@@ -626,32 +631,32 @@ mod tests {
     }
 
     #[test]
-    fn larger_than_it_was_opened_for_is_as_large_as_asked() {
-        let image = Image::decode_for(jpeg(|_| ()), Fit::Inside(40, 40)).unwrap();
-        assert_eq!((image.divisor, made(&image, Fit::Inside(200, 200)).dimensions()), (8, (200, 148)));
+    fn a_resize_beyond_the_largest_fit_has_the_requested_size() {
+        let image = DecodeOptions::new().largest_fit(Fit::Inside(40, 40)).decode(jpeg(|_| ())).unwrap();
+        assert_eq!((image.divisor, resized(&image, Fit::Inside(200, 200)).dimensions()), (8, (200, 148)));
     }
 
     #[test]
-    fn what_is_cut_short_is_refused_and_not_shrunk() {
+    fn a_truncated_jpeg_is_refused() {
         let whole = jpeg(|_| ());
         for length in (0..whole.len()).step_by(97) {
             let cut = &whole[..length];
             assert!(decode(cut, Size::new(331, 245), 8, |_| Vec::new()).is_none());
-            let error = Image::decode_for(cut, Fit::Inside(30, 30)).unwrap_err();
+            let error = DecodeOptions::new().largest_fit(Fit::Inside(30, 30)).decode(cut).unwrap_err();
             assert_eq!((error.status_code().code(), error.message()), (422, Some(NOT_AN_IMAGE)));
-            // With an end marker it is refused here too, and then `image` has the word.
+            // With an end marker it is refused here too, and `image` decides.
             let ended = [cut, &[0xff, 0xd9]].concat();
             assert!(decode(&ended, Size::new(331, 245), 8, |_| Vec::new()).is_none());
         }
     }
 
     #[test]
-    fn another_size_than_was_checked_is_not_believed() {
+    fn a_jpeg_of_another_size_than_checked_is_refused() {
         assert!(decode(&gray(), Size::new(331, 244), 8, |_| Vec::new()).is_none());
     }
 
     #[test]
-    fn no_bytes_make_it_panic() {
+    fn mutated_jpegs_cause_no_panic() {
         let mut seed = 7_usize;
         let mut next = |below: usize| {
             seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
@@ -666,7 +671,7 @@ mod tests {
                     bytes[at] = next(256) as u8;
                 }
                 for by in [2, 4, 8] {
-                    // Broken or not: it ends, and within its bounds.
+                    // Broken or not, it must end without a panic.
                     let _ = decode(&bytes, Size::new(331, 245), by, |_| Vec::new());
                 }
             }

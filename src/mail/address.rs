@@ -9,8 +9,7 @@ use crate::error::{Error, Result};
 /// The longest display name, in characters. A longer name is cut, so that no header line is too long (RFC 5322, 2.1.1).
 const LONGEST_NAME: usize = 100;
 
-/// An address, alone or behind a name. Ours and not the crate's: its parser takes the first address of a text and says
-/// nothing of the rest.
+/// Parses an address, alone or after a name. lettre's parser takes the first address of a text and ignores the rest.
 pub(super) fn mailbox(text: &str) -> Result<Mailbox> {
     one_line("address", text)?;
     let text = text.trim();
@@ -18,13 +17,13 @@ pub(super) fn mailbox(text: &str) -> Result<Mailbox> {
         Some((name, address)) => (short(unquoted(name.trim())), address.trim()),
         None => (String::new(), text),
     };
-    let address = address_on_the_wire(address).ok_or_else(|| no_address(text))?;
+    let address = ascii_domain_address(address).ok_or_else(|| invalid_address(text))?;
     Ok(Mailbox::new((!name.is_empty()).then_some(name), address))
 }
 
 /// Returns an address whose domain is in ASCII: `xn--bcher-kva.example` for `bücher.example` (RFC 5890). A non-ASCII local
 /// part is kept, and needs a server with SMTPUTF8 (RFC 6531).
-fn address_on_the_wire(text: &str) -> Option<Address> {
+fn ascii_domain_address(text: &str) -> Option<Address> {
     let (local, domain) = text.rsplit_once('@')?;
     if domain.is_ascii() {
         return text.parse().ok();
@@ -32,17 +31,17 @@ fn address_on_the_wire(text: &str) -> Option<Address> {
     format!("{local}@{}", idna::domain_to_ascii(domain).ok()?).parse().ok()
 }
 
-fn no_address(text: &str) -> Error {
+fn invalid_address(text: &str) -> Error {
     let shown: String = text.chars().take(100).collect();
     let words = if shown.is_empty() {
-        "a mail needs an address, and this one is empty".into()
+        "the address of a mail is empty".into()
     } else {
         format!("{shown:?} is not a valid address: one looks like `anna@shop.example` or `Anna <anna@shop.example>`")
     };
     Error::internal(words)
 }
 
-/// `Anna` of `"Anna"`.
+/// Removes quotes: `Anna` for `"Anna"`.
 fn unquoted(name: &str) -> String {
     match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
         Some(inner) => inner.replace("\\\"", "\"").replace("\\\\", "\\"),

@@ -23,9 +23,9 @@ const KEPT: Duration = Duration::from_secs(10);
 const MOST_MAILS: u32 = 100;
 
 /// The number of consecutive successful mails after which the limit is raised by one.
-const GONE_WELL: usize = 20;
+const SUCCESSES_TO_RAISE: usize = 20;
 
-/// The interval at which a wait checks if it should stop.
+/// The interval at which a waiting mail checks if it should stop.
 const LOOK: Duration = Duration::from_millis(250);
 
 /// A mail server and the connections to it.
@@ -42,7 +42,8 @@ struct State {
     /// The current limit: `most`, or fewer while the server reports too many connections.
     allowed: usize,
     taken: usize,
-    gone_well: usize,
+    /// The number of consecutive successful mails.
+    successes: usize,
     /// Idle connections, the newest last.
     idle: Vec<(Instant, Session)>,
     is_watched: bool,
@@ -53,7 +54,7 @@ struct State {
 impl Server {
     pub(super) fn new(endpoint: Endpoint, most: usize) -> Server {
         let state =
-            State { allowed: most, taken: 0, gone_well: 0, idle: Vec::new(), is_watched: false, refused_login: None };
+            State { allowed: most, taken: 0, successes: 0, idle: Vec::new(), is_watched: false, refused_login: None };
         let (endpoint, state) = (Arc::new(endpoint), Mutex::new(state));
         Server(Arc::new(Shared { endpoint, most, state, freed: Condvar::new() }))
     }
@@ -75,7 +76,7 @@ impl Server {
                 Err(fault) if fault.is_busy() => fault,
                 other => return other,
             };
-            if permit.gives_way() {
+            if permit.reduce_limit() {
                 continue;
             }
             // This process has only one connection: other clients use the server's limit up.
@@ -232,7 +233,7 @@ impl Permit {
         let sent = session.send(letter, to);
         match &sent {
             Ok(refused) if refused.is_empty() => {
-                self.went_well();
+                self.note_success();
                 *lock(&self.session) = Some(session);
             }
             Err(fault) if !fault.is_answer() => {}
@@ -266,19 +267,19 @@ impl Permit {
         })
     }
 
-    fn went_well(&self) {
+    fn note_success(&self) {
         let mut state = self.shared.state();
-        state.gone_well += 1;
-        if state.allowed < self.shared.most && state.gone_well >= GONE_WELL {
-            (state.allowed, state.gone_well) = (state.allowed + 1, 0);
+        state.successes += 1;
+        if state.allowed < self.shared.most && state.successes >= SUCCESSES_TO_RAISE {
+            (state.allowed, state.successes) = (state.allowed + 1, 0);
             self.shared.freed.notify_one();
         }
     }
 
     /// Reduces the limit by one if other connections are open. Returns true if so.
-    fn gives_way(&self) -> bool {
+    fn reduce_limit(&self) -> bool {
         let mut state = self.shared.state();
-        state.gone_well = 0;
+        state.successes = 0;
         let others = state.taken - 1 + state.idle.len();
         if others == 0 {
             return false;
@@ -288,7 +289,7 @@ impl Permit {
             let (name, allowed) = (&self.shared.endpoint.name, state.allowed);
             log::warn!(
                 target: "aside::mail",
-                "The mail server {name} accepts no more connections; using at most {allowed} until {GONE_WELL} mails have been sent"
+                "The mail server {name} accepts no more connections; using at most {allowed} until {SUCCESSES_TO_RAISE} mails have been sent"
             );
         }
         true

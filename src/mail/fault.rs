@@ -160,7 +160,7 @@ fn message(server: &str, limit: Duration, step: Step, error: &smtp::Error, kind:
         format!("the mail server {server} does not accept the mail now")
     } else if text.contains("STARTTLS is not supported") {
         format!(
-            "the mail server {server} offers no encryption: `smtps://` in ASIDE_MAIL_URL, or `?tls=none` at its end"
+            "the mail server {server} offers no encryption: set ASIDE_MAIL_URL to `smtps://…`, or append `?tls=none`"
         )
     } else if text.contains("certificate") {
         format!(
@@ -172,7 +172,7 @@ fn message(server: &str, limit: Duration, step: Step, error: &smtp::Error, kind:
     }
 }
 
-/// Unix says "would block" where a socket's time is up.
+/// Returns true for a timeout, which Unix reports as "would block" for a socket.
 fn is_timeout(error: &smtp::Error) -> bool {
     let mut next = error.source();
     while let Some(source) = next {

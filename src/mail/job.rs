@@ -1,8 +1,8 @@
-//! A mail that is a job: it is written down when it is enqueued, and goes out by a worker, after a restart too.
+//! A mail as a durable job: it is stored when it is enqueued, and a worker sends it, also after a restart.
 //!
-//! What is written down is read by later and by earlier versions of the program. A field that is new has a default and is
-//! only written where it is used. One that is not known is not passed over, since what it asks for would be missing from
-//! the mail: the job waits for a version that knows it.
+//! Later and earlier versions of the program read the stored form. A new field has a default, and is written only if it is
+//! set. An unknown field is not ignored, since the mail would lack what it stands for: the job waits for a version of the
+//! program that knows the field.
 
 use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
@@ -26,30 +26,30 @@ use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result};
 use crate::jobs::{Job, Jobs, NewJob};
 
-/// How often a mail is tried that is a job, and the first wait in between: for about three days, after the first hours once
-/// an hour. A server that is away for a weekend gets it on Monday.
-const TRIES: u32 = 90;
-const FIRST_WAIT: Duration = Duration::from_secs(10);
+/// The number of attempts of a mail job, and the first backoff: about three days in all, with one attempt an hour after the
+/// first hours. A server that is down for a weekend gets the mail on Monday.
+const ATTEMPTS: u32 = 90;
+const FIRST_BACKOFF: Duration = Duration::from_secs(10);
 
-/// How deep a context may be nested: what reads JSON stops at 128.
+/// The deepest nesting of a context. The JSON parser stops at 128.
 const DEEPEST: usize = 100;
 
-/// The last second that a mail's date can say: the end of the year 9999.
+/// The last second that the date of a mail can express: the end of the year 9999.
 const LAST_SECOND: u64 = 253_402_300_799;
 
-/// `req.enqueue(mail)?`: a mail that survives the process, unlike one that is [sent](Mail::send).
+/// A mail as a job: `req.enqueue(mail)?` stores it, so that it survives the process, unlike a [sent](Mail::send) one.
 ///
 /// It needs no [`register`](crate::Jobs::register), and has its own queue, `mail`. It is attempted 90 times over about
 /// three days, unless the fault is in the mail itself: a refusal (5xx), an invalid address or a template that does not
 /// render makes it dead at once. A dead mail is kept with the server's response until it is retried or discarded.
 impl Job for Mail {
     const NAME: &'static str = "mail";
-    /// A queue of its own: a slow mail server does not delay other jobs.
+    /// A separate queue, so that a slow mail server does not delay other jobs.
     const QUEUE: &'static str = "mail";
     const PRIVATE: bool = true;
 
     fn retry() -> Retry {
-        Retry::exponential(TRIES, FIRST_WAIT).only_if(|error| is_mendable(error) || is_of_a_later_version(error))
+        Retry::exponential(ATTEMPTS, FIRST_BACKOFF).only_if(|error| is_mendable(error) || is_of_a_later_version(error))
     }
 
     fn label(&self) -> String {
@@ -65,13 +65,13 @@ impl Job for Mail {
         }
     }
 
-    /// To go out after that time, which its date says then.
+    /// Schedules the mail after this duration, and dates it accordingly.
     fn delay(mut self, wait: Duration) -> NewJob<Mail> {
         self.date = self.date.checked_add(wait).unwrap_or(self.date);
         NewJob::from(self).delay(wait)
     }
 
-    /// To go out at that time, which its date says then.
+    /// Schedules the mail for this time, and dates it accordingly.
     fn at(mut self, time: SystemTime) -> NewJob<Mail> {
         self.date = self.date.max(time);
         NewJob::from(self).at(time)
@@ -86,22 +86,24 @@ impl Mail {
         let line = format!("{}: {}; enqueued again for these recipients only", self.task_name(), error.chain());
         let (later, refused) = delivery.missing();
         let alone = |only| NewJob::from(Mail { only, ..self.clone() });
-        let later = (!later.is_empty()).then(|| alone(later).delay(FIRST_WAIT));
+        let later = (!later.is_empty()).then(|| alone(later).delay(FIRST_BACKOFF));
         let rest = later.into_iter().chain(refused.into_iter().map(|address| alone(vec![address])));
         let jobs = Context::current().scope.get::<Jobs>();
-        let jobs = jobs.ok_or_else(|| Error::internal("a mail that is a job runs in an application that has jobs"))?;
+        let jobs = jobs.ok_or_else(|| {
+            Error::internal("cannot enqueue the mail for the remaining recipients: the application has no jobs")
+        })?;
         jobs.enqueue_all(rest)?;
         log::warn!(target: "aside::mail", "{}", escape(&line));
         Ok(())
     }
 }
 
-/// What cannot be read here may have been enqueued by a program that is newer, and is taking this one's place.
+/// Returns true if a later version of the program may have enqueued the mail, during a deployment.
 fn is_of_a_later_version(error: &Error) -> bool {
     error.find_source::<serde_json::Error>().is_some()
 }
 
-/// A mail as it is written down.
+/// The stored form of a mail.
 #[derive(Serialize, Deserialize)]
 #[serde(remote = "Mail", deny_unknown_fields)]
 struct Written {
@@ -185,17 +187,17 @@ mod attachments {
     }
 }
 
-/// Writes a template's context, if it comes back from JSON as it was: a mail is to say the same, sent or enqueued.
+/// Writes the context of a template if JSON preserves it: a mail must have the same content, sent or enqueued.
 pub(super) fn write_context<S: Serializer>(context: &Value, to: S) -> Result<S::Ok, S::Error> {
     let context = plain(context, "context", 0).map_err(S::Error::custom)?;
     context.serialize(to)
 }
 
-/// A value with nothing in it that JSON has not.
+/// A value that JSON can hold.
 enum Plain {
     Leaf(Value),
     List(Vec<Plain>),
-    /// In the order that it has.
+    /// The fields in their original order.
     Map(Vec<(String, Plain)>),
 }
 
@@ -209,56 +211,56 @@ impl Serialize for Plain {
     }
 }
 
-/// What is at that place of a context.
-fn plain(value: &Value, place: &str, depth: usize) -> Result<Plain, String> {
+/// Converts the value at this path of a context.
+fn plain(value: &Value, path: &str, depth: usize) -> Result<Plain, String> {
     let is_plain = match value.kind() {
-        _ if depth > DEEPEST => return Err(format!("a mail's {place} is nested more than {DEEPEST} deep")),
-        ValueKind::Map => return plain_map(value, place, depth).map(Plain::Map),
-        ValueKind::Seq | ValueKind::Iterable => return plain_list(value, place, depth).map(Plain::List),
+        _ if depth > DEEPEST => return Err(format!("a mail's {path} is nested more than {DEEPEST} deep")),
+        ValueKind::Map => return plain_map(value, path, depth).map(Plain::Map),
+        ValueKind::Seq | ValueKind::Iterable => return plain_list(value, path, depth).map(Plain::List),
         ValueKind::None | ValueKind::Bool => true,
-        ValueKind::Number => is_number_of_json(value),
+        ValueKind::Number => is_json_number(value),
         ValueKind::String => !value.is_safe(),
         _ => false,
     };
-    if is_plain { Ok(Plain::Leaf(value.clone())) } else { Err(not_of_json(value, place)) }
+    if is_plain { Ok(Plain::Leaf(value.clone())) } else { Err(not_json(value, path)) }
 }
 
-fn plain_list(list: &Value, place: &str, depth: usize) -> Result<Vec<Plain>, String> {
+fn plain_list(list: &Value, path: &str, depth: usize) -> Result<Vec<Plain>, String> {
     let items = list.try_iter().map_err(|error| error.to_string())?;
-    items.enumerate().map(|(index, item)| plain(&item, &format!("{place}[{index}]"), depth + 1)).collect()
+    items.enumerate().map(|(index, item)| plain(&item, &format!("{path}[{index}]"), depth + 1)).collect()
 }
 
-/// What is undefined is left out, which is undefined too.
-fn plain_map(map: &Value, place: &str, depth: usize) -> Result<Vec<(String, Plain)>, String> {
+/// Converts a map without its undefined values: a missing field is undefined too.
+fn plain_map(map: &Value, path: &str, depth: usize) -> Result<Vec<(String, Plain)>, String> {
     let mut fields = Vec::new();
     for key in map.try_iter().map_err(|error| error.to_string())? {
         let Some(name) = key.as_str() else {
-            return Err(format!("a mail's {place} has a key that is no text, {key:?}, which JSON cannot hold"));
+            return Err(format!("a mail's {path} has a key that is not text, {key:?}, which JSON cannot hold"));
         };
         let value = map.get_item(&key).map_err(|error| error.to_string())?;
         if !value.is_undefined() {
-            fields.push((name.to_owned(), plain(&value, &format!("{place}.{name}"), depth + 1)?));
+            fields.push((name.to_owned(), plain(&value, &format!("{path}.{name}"), depth + 1)?));
         }
     }
     Ok(fields)
 }
 
-fn is_number_of_json(number: &Value) -> bool {
+fn is_json_number(number: &Value) -> bool {
     if number.is_integer() {
         return i64::try_from(number.clone()).is_ok() || u64::try_from(number.clone()).is_ok();
     }
     f64::try_from(number.clone()).is_ok_and(f64::is_finite)
 }
 
-/// What a value is that cannot be written down, without the value: it may be anybody's.
-fn not_of_json(value: &Value, place: &str) -> String {
+/// Returns the message for a value that JSON cannot hold. It does not show the value, which may be personal data.
+fn not_json(value: &Value, path: &str) -> String {
     let kind = match value.kind() {
         ValueKind::Number => "a number out of the range of JSON".to_owned(),
         ValueKind::String => "text marked as safe HTML (let the template say `| safe`)".to_owned(),
         ValueKind::Invalid => value.to_string(),
         kind => format!("of the kind `{kind}`"),
     };
-    format!("a mail's {place} is {kind}, which cannot be written as JSON: give text in its place, or `send` the mail")
+    format!("a mail's {path} is {kind}, which cannot be written as JSON: give text in its place, or `send` the mail")
 }
 
 #[cfg(test)]
@@ -277,7 +279,7 @@ mod tests {
     use crate::mail::smtp_server::{Act, SmtpServer, Step};
     use crate::testing::TestClient;
 
-    /// Longer than any wait between two tries.
+    /// A duration longer than any backoff.
     const LATER: Duration = Duration::from_secs(3600);
 
     fn site(url: &str) -> TestClient {
@@ -293,7 +295,7 @@ mod tests {
         Mail::to("Anna <anna@b.example>").subject("Thank you").text("We are on it.")
     }
 
-    /// One with all that a mail can have.
+    /// Returns a mail with every field set.
     fn full() -> Mail {
         let context = context! {
             name => "Анна & Co", sum => 19.5, items => ["чай", "kaffe"], order => context! { z => 1, sum => 0.1 + 0.2 },
@@ -315,13 +317,13 @@ mod tests {
         client.jobs().find(id).unwrap().unwrap()
     }
 
-    /// Its words alone, as the visitor's page in development and the log have them.
+    /// Enqueues a mail that must be refused, and returns the message.
     fn refused(client: &TestClient, mail: Mail) -> String {
         client.jobs().enqueue(mail).unwrap_err().chain()
     }
 
     #[test]
-    fn a_mail_that_is_enqueued_goes_out_again_as_it_was_after_a_4xx_and_a_lost_connection() {
+    fn an_enqueued_mail_is_sent_unchanged_after_a_4xx_and_a_lost_connection() {
         let busy = vec![(Step::Body, Act::Answer("451 try again"))];
         let server = SmtpServer::start(vec![busy, vec![(Step::Greeting, Act::Drop)]]);
         let mut client = site(&server.url());
@@ -346,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn a_5xx_makes_it_dead_with_the_servers_words() {
+    fn a_5xx_makes_the_job_dead_with_the_response() {
         let server = SmtpServer::start(vec![vec![(Step::Rcpt, Act::Answer("550 no such user"))]]);
         let mut client = site(&server.url());
         let id = client.jobs().enqueue(mail()).unwrap().id;
@@ -362,11 +364,11 @@ mod tests {
         );
         assert!(client.jobs().retry(id).unwrap());
         client.drain();
-        assert_eq!(server.received().len(), 1, "once the server knows the user it gets the mail");
+        assert_eq!(server.received().len(), 1, "the server gets the mail once it knows the user");
     }
 
     #[test]
-    fn a_server_that_is_away_for_two_days_gets_the_mail() {
+    fn a_server_that_is_down_for_two_days_gets_the_mail() {
         let down = vec![(Step::Greeting, Act::Answer("421 closed for the weekend"))];
         let server = SmtpServer::start(vec![down; 57]);
         let mut client = site(&server.url());
@@ -377,14 +379,14 @@ mod tests {
         }
         client.drain();
         assert_eq!((job(&client, id).state, server.received().len()), (JobState::Done, 1));
-        // Ten waits of up to 85 min together, and then hours that are shortened by a quarter at most.
+        // Ten backoffs of up to 85 min in total, then hours shortened by a quarter at most.
         let retry = Mail::retry();
         let least: Duration = (1..58).map(|failed| retry.wait(failed).unwrap()).sum();
         assert!(least < Duration::from_secs(60 * 3600) && least > Duration::from_secs(36 * 3600), "{least:?}");
     }
 
     #[test]
-    fn a_mail_says_the_same_sent_or_enqueued() {
+    fn a_sent_and_an_enqueued_mail_are_equal() {
         let client = site("memory:");
         let mail = full();
         client.within(|| mail.clone().send());
@@ -415,7 +417,7 @@ mod tests {
     }
 
     #[test]
-    fn the_list_of_jobs_names_the_mail_and_not_the_person() {
+    fn the_label_of_a_mail_job_does_not_name_the_person() {
         let client = site("memory:");
         let mail = full();
         let id = mail.id.clone();
@@ -426,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mail_for_later_is_of_the_day_that_it_goes_out() {
+    fn a_scheduled_mail_is_dated_when_it_is_sent() {
         let mut client = site("memory:");
         let begun = mail();
         let then = begun.date + 48 * LATER;
@@ -435,7 +437,7 @@ mod tests {
         jobs.enqueue(begun.clone().at(then)).unwrap();
         jobs.enqueue(begun.clone().at(begun.date - LATER)).unwrap();
         client.drain();
-        assert_eq!(client.outbox().len(), 1, "that of an hour ago");
+        assert_eq!(client.outbox().len(), 1, "the mail that was due an hour ago");
         client.advance(48 * LATER);
         client.drain();
         let dates: Vec<SystemTime> = client.outbox().iter().map(date).collect();
@@ -454,9 +456,9 @@ mod tests {
         httpdate::parse_http_date(&line.replace("+0000", "GMT")).unwrap()
     }
 
-    /// Word for word what this version writes, and what is least: versions to come must read both.
+    /// The exact form that this version writes, and the minimal one: later versions must read both.
     #[test]
-    fn what_was_written_down_is_read_by_later_versions() {
+    fn a_stored_mail_is_read_by_later_versions() {
         let all = concat!(
             r#"{"id":"5f2a9c0d1e3b77aa01c4","date":1790000000,"to":["Anna <anna@b.example>"],"cc":["c@d.example"],"#,
             r#""bcc":["e@f.example"],"from":"Shop <shop@a.example>","reply_to":["g@h.example"],"subject":"Чай","#,
@@ -480,18 +482,18 @@ mod tests {
     }
 
     #[test]
-    fn what_a_later_version_wrote_waits_for_it() {
+    fn a_mail_of_a_later_version_waits_for_it() {
         let error = Error::internal("…").with_source(
             serde_json::from_str::<Mail>(r#"{"id":"7","date":0,"to":["b@c.example"],"sealed":true}"#).unwrap_err(),
         );
         assert!(error.chain().contains("unknown field `sealed`"), "{}", error.chain());
         assert!(Mail::retry().wait_after(1, &crate::background::failure::Failure::from_error(error.into())).is_some());
         let never = serde_json::from_str::<Mail>(r#"{"id":"7","date":18446744073709551615,"to":["b@c.example"]}"#);
-        assert!(site("memory:").jobs().enqueue(never.unwrap()).is_ok(), "the end of time is no panic");
+        assert!(site("memory:").jobs().enqueue(never.unwrap()).is_ok(), "a date beyond the range causes no panic");
     }
 
     #[test]
-    fn a_context_that_is_no_json_is_refused_when_it_is_enqueued() {
+    fn a_context_that_json_cannot_hold_is_refused_by_enqueue() {
         let client = site("memory:");
         let deep = (0..200).fold(Value::from(1), |inner, _| Value::from(vec![inner]));
         for (value, words) in [
@@ -499,7 +501,7 @@ mod tests {
             (Value::from(f64::NAN), "context.order.photo is a number out of the range"),
             (Value::from(u128::MAX), "context.order.photo is a number out of the range"),
             (Value::from_safe_string("<b>geheim</b>".into()), "context.order.photo is text marked as safe HTML"),
-            (Value::from(Serde(HashMap::from([(1, 2)]))), "context.order.photo has a key that is no text, 1"),
+            (Value::from(Serde(HashMap::from([(1, 2)]))), "context.order.photo has a key that is not text, 1"),
             (deep, "is nested more than 100 deep"),
         ] {
             let words_of =
@@ -512,9 +514,9 @@ mod tests {
         assert_eq!(client.jobs().counts().unwrap().waiting, 0);
     }
 
-    /// What minijinja can and JSON cannot still goes by `send`.
+    /// `send` accepts values that minijinja supports and JSON does not.
     #[test]
-    fn a_context_that_is_no_json_can_be_sent() {
+    fn a_context_that_json_cannot_hold_can_be_sent() {
         let client = site("memory:");
         let context =
             context! { name => Value::from_safe_string("<b>A</b>".into()), order => context! { sum => f64::INFINITY } };
@@ -524,7 +526,7 @@ mod tests {
     }
 
     #[test]
-    fn a_context_comes_back_as_it_was() {
+    fn a_context_is_stored_and_read_unchanged() {
         let values = context! {
             text => "Чай \"\u{0}", none => Value::from(()), yes => true, least => i64::MIN, most => u64::MAX,
             whole => 1.0, small => 5e-324, third => 1.0 / 3.0, large => 1.7976931348623157e308, zero => -0.0,
@@ -548,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_that_is_too_large_is_refused_with_what_to_do() {
+    fn a_file_that_is_too_large_is_refused_with_a_remedy() {
         let client = site("memory:");
         let words = refused(&client, mail().attach("film.mp4", "video/mp4", vec![7; 800_000]));
         assert!(words.contains("job `mail`") && words.contains("1048576") && words.contains("in a file"), "{words}");

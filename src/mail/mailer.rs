@@ -1,7 +1,7 @@
-//! The way that mail goes: through a server, to a folder, to memory.
+//! The mailer of an application, which sends mail to a server, to a folder or to memory.
 //!
-//! The [`Mailer`] is the application's: it knows the way (`ASIDE_MAIL_URL`) and the sender, and remembers what it wrote to
-//! a folder or to memory, for tests and for the panel.
+//! The [`Mailer`] knows the transport (`ASIDE_MAIL_URL`) and the sender. It keeps the last mails that it wrote to a folder
+//! or to memory, for tests and for the panel.
 
 use std::collections::VecDeque;
 use std::io::{self, Write as _};
@@ -24,44 +24,44 @@ use crate::error::{Error, Result};
 use crate::private_files;
 use crate::sync::lock;
 
-/// How much an outbox remembers: mails, and bytes of all of them.
+/// The number of mails that an outbox keeps, and their total bytes.
 pub(super) const KEPT: usize = 100;
 const KEPT_BYTES: usize = 64 << 20;
 
-/// What an application sends its mail with.
+/// The mail transport and the sender of an application.
 pub(crate) struct Mailer {
-    way: Way,
+    transport: Transport,
     pub(super) from: Option<String>,
     /// The pool of the tasks that send mail, with one permit per connection. Waiting tasks hold no thread.
     pub(super) sending: Pool,
     outbox: Outbox,
 }
 
-/// The way that mail goes.
-enum Way {
+/// The destination of mail.
+enum Transport {
     Server(Server),
     Folder(PathBuf),
     Memory,
-    /// None, and why: a site that sends no mail need not have one.
-    Nowhere(String),
+    /// None, with the reason: a site that sends no mail needs no transport.
+    Unset(String),
 }
 
 impl Mailer {
     /// Creates the mailer of a configuration. It does not connect before the first mail.
     ///
     /// # Errors
-    /// When `ASIDE_MAIL_URL` or `ASIDE_MAIL_FROM` cannot be used. The words never show the password.
+    /// An error if `ASIDE_MAIL_URL` or `ASIDE_MAIL_FROM` is invalid. Its message never shows the password.
     pub(crate) fn new(config: &Config) -> Result<Mailer> {
         Mailer::with_limits(config, Limits::default())
     }
 
     /// Creates the mailer of a configuration, with other time limits.
     pub(super) fn with_limits(config: &Config, limits: Limits) -> Result<Mailer> {
-        let way = match &config.mail_url {
-            Some(url) => way(url, config.mail_connections, limits)
+        let transport = match &config.mail_url {
+            Some(url) => transport(url, config.mail_connections, limits)
                 .map_err(|error| error.context("ASIDE_MAIL_URL cannot be used"))?,
-            None if config.is_development() => Way::Folder("data/mail".into()),
-            None => Way::Nowhere(
+            None if config.is_development() => Transport::Folder("data/mail".into()),
+            None => Transport::Unset(
                 "ASIDE_MAIL_URL is not set: `smtp://user:password@host:587`, `smtps://…:465`, or `file:DIR`".into(),
             ),
         };
@@ -69,60 +69,60 @@ impl Mailer {
         let from = config.mail_from.clone().or(made_up);
         let check = from.as_deref().map(mailbox).transpose();
         check.map_err(|error| error.context("ASIDE_MAIL_FROM cannot be used"))?;
-        Ok(Mailer { way, from, sending: Pool::new(config.mail_connections.max(1)), outbox: Outbox::default() })
+        Ok(Mailer { transport, from, sending: Pool::new(config.mail_connections.max(1)), outbox: Outbox::default() })
     }
 
-    /// The application's, or the process's own.
+    /// Returns the mailer of the current application, or that of the process.
     pub(super) fn current() -> Arc<Mailer> {
         static PROCESS: LazyLock<Arc<Mailer>> = LazyLock::new(|| {
             let mailer = Config::from_env().and_then(|config| Mailer::new(&config));
-            Arc::new(mailer.unwrap_or_else(|error| Mailer::to_nowhere(error.chain())))
+            Arc::new(mailer.unwrap_or_else(|error| Mailer::without_transport(error.chain())))
         });
         Context::current().scope.get().unwrap_or_else(|| PROCESS.clone())
     }
 
-    fn to_nowhere(why: String) -> Mailer {
+    fn without_transport(why: String) -> Mailer {
         let from = Some("aside@localhost".into());
-        Mailer { way: Way::Nowhere(why), from, sending: Pool::new(1), outbox: Outbox::default() }
+        Mailer { transport: Transport::Unset(why), from, sending: Pool::new(1), outbox: Outbox::default() }
     }
 
-    /// Where the mail goes, in words for the log.
+    /// Returns the destination of mail, for the log.
     pub(crate) fn destination(&self) -> String {
-        match &self.way {
-            Way::Server(server) => server.name().to_owned(),
-            Way::Folder(folder) => format!("files in {}", folder.display()),
-            Way::Memory => "memory".into(),
-            Way::Nowhere(why) => format!("nobody: {why}"),
+        match &self.transport {
+            Transport::Server(server) => server.name().to_owned(),
+            Transport::Folder(folder) => format!("files in {}", folder.display()),
+            Transport::Memory => "memory".into(),
+            Transport::Unset(why) => format!("nowhere: {why}"),
         }
     }
 
-    /// Whether it remembers what it sends.
+    /// Returns true if the outbox keeps the sent mails.
     pub(crate) fn remembers(&self) -> bool {
-        matches!(self.way, Way::Folder(_) | Way::Memory)
+        matches!(self.transport, Transport::Folder(_) | Transport::Memory)
     }
 
-    /// The mails that it remembers, oldest first.
+    /// Returns the kept mails, oldest first.
     pub(crate) fn outbox(&self) -> Vec<Arc<SentMail>> {
         self.outbox.list()
     }
 
     /// Sends a mail to these recipients, and returns the refused ones. All others have it.
     pub(super) fn deliver(&self, letter: &Letter, to: &[Address]) -> Result<Vec<Refused>, Fault> {
-        match &self.way {
-            Way::Server(server) => return server.deliver(letter, to),
-            Way::Folder(folder) => write_eml(folder, letter).map_err(|error| {
+        match &self.transport {
+            Transport::Server(server) => return server.deliver(letter, to),
+            Transport::Folder(folder) => write_eml(folder, letter).map_err(|error| {
                 let folder = folder.display();
                 Fault::temporary(format!("cannot write mail to {folder} (ASIDE_MAIL_URL): {error}"))
             })?,
-            Way::Memory => {}
-            Way::Nowhere(why) => return Err(Fault::settings(why.clone())),
+            Transport::Memory => {}
+            Transport::Unset(why) => return Err(Fault::settings(why.clone())),
         }
         self.outbox.add(letter.sent.clone());
         Ok(Vec::new())
     }
 }
 
-/// The last mails.
+/// The last sent mails.
 #[derive(Default)]
 struct Outbox(Mutex<VecDeque<Arc<SentMail>>>);
 
@@ -156,19 +156,19 @@ fn write_eml(folder: &Path, letter: &Letter) -> io::Result<()> {
     Ok(())
 }
 
-/// The way that a URL names.
-fn way(url: &str, connections: usize, limits: Limits) -> Result<Way> {
-    let forms = "it takes `smtp://user:password@host:587`, `smtps://user:password@host:465`, `file:DIR` or `memory:`";
+/// Parses `ASIDE_MAIL_URL`.
+fn transport(url: &str, connections: usize, limits: Limits) -> Result<Transport> {
+    let forms = "expected `smtp://user:password@host:587`, `smtps://user:password@host:465`, `file:DIR` or `memory:`";
     match url.split_once(':') {
-        Some(("memory", "")) => Ok(Way::Memory),
+        Some(("memory", "")) => Ok(Transport::Memory),
         Some(("file", folder)) => match folder.strip_prefix("//").unwrap_or(folder) {
             "" => Err(Error::internal("`file:` needs a folder, as in `file:data/mail`")),
-            folder => Ok(Way::Folder(folder.into())),
+            folder => Ok(Transport::Folder(folder.into())),
         },
         Some((scheme @ ("smtp" | "smtps"), rest)) => {
             let rest = rest.strip_prefix("//").ok_or_else(|| Error::internal(forms))?;
             let endpoint = ServerUrl::parse(scheme == "smtps", rest)?.endpoint(limits)?;
-            Ok(Way::Server(Server::new(endpoint, connections.max(1))))
+            Ok(Transport::Server(Server::new(endpoint, connections.max(1))))
         }
         _ => Err(Error::internal(forms)),
     }

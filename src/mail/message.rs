@@ -28,7 +28,7 @@ const ENCODED_WORD: usize = 39;
 /// The longest media type of an attachment, including parameters.
 const LONGEST_TYPE: usize = 200;
 
-/// A mail that is ready to go.
+/// A mail that is ready to be sent.
 pub(super) struct Letter {
     pub(super) from: Address,
     /// All recipients, including blind copies.
@@ -42,7 +42,7 @@ pub(super) struct Letter {
 }
 
 impl Mail {
-    /// The message, whole and checked.
+    /// Validates the mail, renders its templates, and builds the message.
     pub(super) fn build(&self, mailer: &Mailer) -> Result<Letter> {
         let sent = self.to_sent(mailer)?;
         let boxes = |list: &[String]| list.iter().map(|text| mailbox(text)).collect::<Result<Vec<_>>>();
@@ -67,7 +67,7 @@ impl Mail {
         Ok(Letter { from: from.email, to: recipients, id: self.id.clone(), sent, needs_utf8, needs_8bit })
     }
 
-    /// What will have been sent, apart from its bytes: every field checked, every template rendered.
+    /// Returns the mail for the outbox, without its bytes: all fields validated, all templates rendered.
     fn to_sent(&self, mailer: &Mailer) -> Result<SentMail> {
         let from = self.from.clone().or_else(|| mailer.from.clone()).ok_or_else(|| {
             Fault::settings("the mail has no sender: set ASIDE_MAIL_FROM, or name one with `Mail::from`")
@@ -106,10 +106,12 @@ impl Content {
     }
 }
 
-/// Renders one of the application's templates: of the scope that came along with the task.
+/// Renders one of the application's templates, which it finds through the scope of the task.
 fn render(name: &str, context: &minijinja::Value) -> Result<String> {
     let templates = Context::current().scope.get::<Templates>().ok_or_else(|| {
-        Error::internal("there are no templates here: mail with a template is sent from an application that has some")
+        Error::internal(
+            "no templates are available: send a mail with a template from a handler, task or job of an application",
+        )
     })?;
     templates.render(name, context.clone())
 }
@@ -179,8 +181,9 @@ fn text_body(text: &str) -> Body {
     Body::new_with_encoding(lines, ContentTransferEncoding::QuotedPrintable).unwrap_or(body)
 }
 
-/// The plainer one first: a reader shows the last that it can. What is between parts is of the mail's id, which nobody
-/// knows who could write it into one, so that a mail which is built again is the same to the last byte.
+/// Combines text and HTML, the text first: a mail program shows the last part that it supports. The boundary is derived
+/// from the mail's id, so that a mail built again is identical to the last byte. The authors of the parts cannot know the
+/// id, and therefore cannot forge the boundary.
 fn alternatives(id: &str, text: SinglePart, html: SinglePart) -> MultiPart {
     MultiPart::alternative().boundary(format!("alternative{id}")).singlepart(text).singlepart(html)
 }
@@ -216,7 +219,7 @@ fn media_type(text: &str) -> Result<ContentType> {
 /// Always uses base64: the other encodings would change its line ends.
 fn base64(bytes: &[u8]) -> Result<Body> {
     Body::new_with_encoding(bytes.to_vec(), ContentTransferEncoding::Base64)
-        .map_err(|_| Error::internal("an attachment cannot be encoded"))
+        .map_err(|_| Error::internal("cannot encode an attachment as base64"))
 }
 
 /// Returns true for a message or a multipart, which must not be encoded (RFC 2045, section 6.4; RFC 2046, section 5.2.1).

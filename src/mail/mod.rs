@@ -1,8 +1,8 @@
-//! Mail: written in the hand, sent aside.
+//! Mail: built in the handler, sent in the background.
 //!
-//! [`Mail::send`] begins a task and returns at once. Nothing fails in the hand: what is wrong with a mail is its task's
-//! failure. The task builds the message once, with the Message-ID and the date that the mail got when it was begun, and
-//! then tries to hand it over; a server that is not there or says "later" is asked again, one that says no is not.
+//! [`Mail::send`] starts a task and returns at once. It returns no error: a fault of the mail is the failure of its task.
+//! The task builds the message once, with the Message-ID and the date at which the mail was created, and sends it. It
+//! retries if the server is unreachable or answers 4xx, and fails at once if the server refuses the mail (5xx).
 //!
 //! [`message`] builds the message, [`mailer`] sends it, [`connections`] and [`session`] talk to the mail server, [`fault`]
 //! classifies failures, [`delivery`] tracks the recipients, and [`job`] is a mail as a durable job.
@@ -37,10 +37,10 @@ use crate::error::{Error, Result};
 
 /// The number of attempts and the first backoff: about 17 minutes in all, longer than a server that greylists (RFC 6647)
 /// delays a mail.
-const TRIES: u32 = 10;
-const FIRST_WAIT: Duration = Duration::from_secs(2);
+const ATTEMPTS: u32 = 10;
+const FIRST_BACKOFF: Duration = Duration::from_secs(2);
 
-/// A mail in the making.
+/// A mail to be sent or enqueued.
 ///
 /// ```no_run
 /// use aside::Mail;
@@ -51,14 +51,14 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 ///     .text("We are on it.")
 ///     .html("<p>We are <em>on it</em>.</p>")
 ///     .attach("terms.txt", "text/plain; charset=utf-8", "No returns.")
-///     .send(); // and on with the page
+///     .send(); // returns at once
 /// ```
 ///
 /// An address is `anna@shop.example` or `Anna <anna@shop.example>`, one per call. Names, subjects and domains may be in any
 /// script (a domain is sent as A-labels, `xn--bcher-kva.example`). Non-ASCII letters before the `@` need a server with
 /// SMTPUTF8 (RFC 6531). A name is cut after 100 characters.
-/// Control characters in any of them are refused, so that a visitor's text cannot add headers of its own. A mail with text
-/// and HTML is sent as two alternatives; without either it is empty.
+/// Control characters in any of them are refused, so that a user's text cannot add headers. A mail with text and HTML is
+/// sent as two alternatives; without either it is empty.
 ///
 /// # Sent or enqueued
 /// [`send`](Mail::send) is a task: it costs nothing, and is gone when the process dies or the server is away for longer than
@@ -72,7 +72,7 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 ///
 /// fn paid(req: &mut Request) -> Result<&'static str> {
 ///     let receipt = Mail::to("anna@shop.example").subject("Your receipt");
-///     req.enqueue(receipt.template("receipt.txt", context! { order => 17 }))?; // kept when this returns
+///     req.enqueue(receipt.template("receipt.txt", context! { order => 17 }))?; // stored when this returns
 ///     let reminder = Mail::to("anna@shop.example").subject("How was it?").text("…");
 ///     req.enqueue(reminder.delay(Duration::from_secs(7 * 24 * 3600)))?;
 ///     Ok("thank you")
@@ -86,18 +86,18 @@ const FIRST_WAIT: Duration = Duration::from_secs(2);
 ///
 /// - The job waits in its own queue `mail`: `Jobs::queue("mail", 2)` sets how many mails are sent at once.
 /// - Recipients that the server refuses while it accepts others get a job of their own, with the same Message-ID.
-/// - Each try has the Message-ID and the date that were written down; for one that was enqueued for later this is the date
-///   that it was to go out. A recipient may get it twice, when the process dies before it has noted that the server took it:
-///   mail programs know the second by its Message-ID.
-/// - What is written down holds addresses, texts and files in the clear. The panel does not show them.
-/// - A template's context is written down too, and rendered at each try. What JSON cannot hold (bytes, maps whose keys are no
-///   text, text that is marked as safe) is an error of `enqueue`, which says where it is.
-/// - 1 MiB fits, which is 700 kB of attachments, and more is an error of `enqueue`. For larger ones write a job of your
-///   own, with what is needed to find or make the file, and let it call [`send_now`](Mail::send_now).
-/// - Not for [`Jobs::cron`](crate::Jobs::cron), which would send one and the same mail again and again: give it a job of
-///   your own that makes a mail each time.
+/// - All attempts use the Message-ID and the date that were stored. For a mail enqueued for later, this is the scheduled
+///   date. If the process dies before it has recorded that the server accepted the mail, a recipient may get it twice: mail
+///   programs detect the duplicate by its Message-ID.
+/// - The stored job holds addresses, texts and files unencrypted. The panel does not show them.
+/// - The context of a template is stored too, and rendered at each attempt. `enqueue` returns an error for values that JSON
+///   cannot hold (bytes, maps whose keys are not text, text marked as safe), and names their location.
+/// - A stored mail has at most 1 MiB, which is 700 kB of attachments; `enqueue` returns an error for a larger one. For
+///   larger files, write your own job, which finds or creates the file and calls [`send_now`](Mail::send_now).
+/// - Do not pass a mail to [`Jobs::cron`](crate::Jobs::cron), which would send the same mail again and again. Pass your
+///   own job, which creates a mail each time.
 #[derive(Debug, Clone)]
-#[must_use = "it goes nowhere without `send` or `enqueue`"]
+#[must_use = "a mail is not sent without `send` or `enqueue`"]
 pub struct Mail {
     id: String,
     date: SystemTime,
@@ -114,7 +114,7 @@ pub struct Mail {
     only: Vec<String>,
 }
 
-/// What a part is made of.
+/// The content of the text or HTML part.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
 enum Content {
@@ -126,20 +126,20 @@ enum Content {
     },
 }
 
-/// A file that goes with a mail.
+/// A file attached to a mail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Attachment {
-    /// Its name, as the reader sees it.
+    /// The file name, as the recipient sees it.
     pub filename: String,
-    /// Its media type.
+    /// The media type.
     pub content_type: String,
-    /// What is in it.
+    /// The content.
     pub bytes: Vec<u8>,
 }
 
 impl Mail {
-    /// A mail to that address; [`and_to`](Mail::and_to) adds others.
+    /// Creates a mail to this address; [`and_to`](Mail::and_to) adds others.
     pub fn to(address: impl Into<String>) -> Mail {
         Mail {
             id: random_id(),
@@ -157,38 +157,38 @@ impl Mail {
         }
     }
 
-    /// To that address too.
+    /// Adds a recipient.
     pub fn and_to(mut self, address: impl Into<String>) -> Mail {
         self.to.push(address.into());
         self
     }
 
-    /// A copy to that address, which all see.
+    /// Adds a recipient of a copy, visible to all recipients.
     pub fn cc(mut self, address: impl Into<String>) -> Mail {
         self.cc.push(address.into());
         self
     }
 
-    /// A copy to that address, which nobody else sees.
+    /// Adds a recipient of a blind copy, not visible to the other recipients.
     pub fn bcc(mut self, address: impl Into<String>) -> Mail {
         self.bcc.push(address.into());
         self
     }
 
-    /// The sender; `ASIDE_MAIL_FROM` by default. Mail servers take few that are not the site's own: what a visitor writes
-    /// belongs in [`reply_to`](Mail::reply_to).
+    /// Sets the sender. The default is `ASIDE_MAIL_FROM`. Mail servers accept hardly any sender outside the site's own
+    /// domain: put a user's address into [`reply_to`](Mail::reply_to).
     pub fn from(mut self, address: impl Into<String>) -> Mail {
         self.from = Some(address.into());
         self
     }
 
-    /// Where an answer goes, when not to the sender.
+    /// Adds an address for answers. The default is the sender.
     pub fn reply_to(mut self, address: impl Into<String>) -> Mail {
         self.reply_to.push(address.into());
         self
     }
 
-    /// The subject, on one line.
+    /// Sets the subject, one line of text.
     pub fn subject(mut self, subject: impl Into<String>) -> Mail {
         self.subject = subject.into();
         self
@@ -200,14 +200,14 @@ impl Mail {
         self
     }
 
-    /// The HTML. Nothing in it is escaped: what a visitor wrote belongs in a [`template`](Mail::template).
+    /// Sets the HTML. It is not escaped: insert a user's text through a [`template`](Mail::template).
     pub fn html(mut self, html: impl Into<String>) -> Mail {
         self.html = Some(Content::Written(html.into()));
         self
     }
 
-    /// A part from one of the application's templates, rendered in the task or job: the text when its name ends in `.txt`, else
-    /// the HTML. For both, call it twice.
+    /// Sets the text (if the name ends in `.txt`) or the HTML from one of the application's templates. Call it twice to set
+    /// both. The task or job renders the template.
     ///
     /// ```no_run
     /// use aside::{Mail, context};
@@ -239,8 +239,8 @@ impl Mail {
         self
     }
 
-    /// Sends it aside, by the way of `ASIDE_MAIL_URL`. The handle may be let go. It is gone when the process dies: what must
-    /// not be is [enqueued](Mail#sent-or-enqueued).
+    /// Sends the mail in a background task, through `ASIDE_MAIL_URL`. The handle may be dropped. The mail is lost if the
+    /// process dies: [enqueue](Mail#sent-or-enqueued) a mail that must not be lost.
     ///
     /// The task makes 10 attempts over about 17 minutes while the process lives, and retries only faults that time can
     /// resolve: the server is unreachable, hangs up, is silent for 30 s, refuses the login, has an untrusted certificate,
@@ -250,17 +250,17 @@ impl Mail {
     ///
     /// At most `ASIDE_MAIL_CONNECTIONS` (4) mails are sent at once. Further mails wait without a thread.
     ///
-    /// The log calls it `mail 5f2a9c0d1e3b77aa01c4 to shop.example`: the id in front of the `@` of its Message-ID, which
-    /// the mail server's log has too, and the host alone of the recipient, since a log is no place for who wrote to whom.
+    /// The log names the mail `mail 5f2a9c0d1e3b77aa01c4 to shop.example`: the part of the Message-ID before the `@`, which
+    /// the mail server logs too, and only the host of the recipient, since a log must not hold personal data.
     ///
     /// # Errors
-    /// None in the hand. An address that is none, a missing sender, a control character where none may be, a template that
-    /// does not render and a refusal of the server are failures of the task, which its handle gives and the log says.
+    /// The method itself returns none. An invalid address, a missing sender, a forbidden control character, a template that
+    /// does not render, and a refusal by the server are failures of the task: the handle returns them, and they are logged.
     pub fn send(self) -> TaskHandle<()> {
         let mailer = Mailer::current();
-        let retry = Retry::exponential(TRIES, FIRST_WAIT).only_if(is_temporary);
+        let retry = Retry::exponential(ATTEMPTS, FIRST_BACKOFF).only_if(is_temporary);
         let task = Task::named(self.task_name()).retry(retry).behind(mailer.sending.gate());
-        // Built at the first try and kept for the others, so that they are all the same mail.
+        // Built at the first attempt and kept, so that all attempts send the same mail.
         let delivery = RefCell::new(None);
         task.spawn(move |_| {
             let mut delivery = delivery.borrow_mut();
@@ -272,8 +272,8 @@ impl Mail {
         })
     }
 
-    /// Sends it now, on this thread, with one try: for a program at the command line, or a page that must say whether it
-    /// succeeded. A silent mail server delays it by 30 s, a server that is slow to accept the message by up to 10 minutes.
+    /// Sends the mail now, on this thread, with one attempt: for a command, or a page that must report the outcome. A silent
+    /// mail server delays it by 30 s, a server that is slow to accept the message by up to 10 minutes.
     ///
     /// # Errors
     /// All errors that [`send`](Mail::send) would log. If a server refused some of the recipients, the others have the
@@ -283,13 +283,13 @@ impl Mail {
         Ok(Delivery::new(self.build(&mailer)?).attempt(&mailer)?)
     }
 
-    /// Returns true if this address is still to get the mail.
+    /// Returns true if this address does not have the mail yet.
     fn is_for(&self, address: &Address) -> bool {
         let address: &str = address.as_ref();
         self.only.is_empty() || self.only.iter().any(|only| only == address)
     }
 
-    /// Which mail it is, in the log.
+    /// Returns the name of the mail in the log.
     fn task_name(&self) -> String {
         let all: Vec<&String> = match &*self.only {
             [] => self.to.iter().chain(&self.cc).chain(&self.bcc).collect(),
@@ -297,7 +297,7 @@ impl Mail {
         };
         let first = all.first().map_or("", |first| first.as_str());
         let host = first.rsplit_once('@').map_or("", |(_, host)| host.trim_end_matches(['>', ' ']));
-        // What has a space is no host, and may be anything.
+        // Text with a space is not a host, and may hold personal data.
         let host = if host.is_empty() || host.len() > 100 || host.contains(' ') { "(no address)" } else { host };
         let others = all.len().saturating_sub(1);
         let others = if others == 0 { String::new() } else { format!(" and {others} more") };
@@ -305,7 +305,7 @@ impl Mail {
     }
 }
 
-/// Refuses what could end a header and begin another.
+/// Refuses control characters, which could end a header and start another one.
 fn one_line(what: &str, text: &str) -> Result<()> {
     if text.contains(char::is_control) {
         let shown: String = text.chars().take(100).collect();
@@ -314,40 +314,40 @@ fn one_line(what: &str, text: &str) -> Result<()> {
     Ok(())
 }
 
-/// Twenty hexadecimal digits that no other mail has.
+/// Returns twenty random hexadecimal digits.
 fn random_id() -> String {
     let mut bytes = [0; 10];
     if getrandom::fill(&mut bytes).is_err() {
-        // Without randomness the clock must do.
+        // Without a source of randomness, the clock is used.
         let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
         bytes.copy_from_slice(&nanos.to_be_bytes()[6..]);
     }
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// A mail that went out, as tests and the panel see it.
+/// A sent mail, as tests and the panel see it.
 ///
-/// Remembered where mail goes to a folder or to memory: the last 100, of 64 MiB at most.
+/// It is kept if mail goes to a folder or to memory: the last 100 mails, at most 64 MiB.
 #[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct SentMail {
-    /// To whom, as given.
+    /// The recipients, as given.
     pub to: Vec<String>,
-    /// To whom else.
+    /// The recipients of a copy.
     pub cc: Vec<String>,
-    /// To whom in secret; not in `raw`.
+    /// The recipients of a blind copy, which `raw` does not name.
     pub bcc: Vec<String>,
-    /// From whom.
+    /// The sender.
     pub from: String,
-    /// Where answers go, when not to the sender.
+    /// The addresses for answers; empty for the sender.
     pub reply_to: Vec<String>,
     /// The subject.
     pub subject: String,
-    /// The text, when there is one.
+    /// The text, if the mail has one.
     pub text: Option<String>,
-    /// The HTML, when there is some.
+    /// The HTML, if the mail has any.
     pub html: Option<String>,
-    /// The files.
+    /// The attached files.
     pub attachments: Vec<Attachment>,
     /// The Message-ID, in its angle brackets.
     pub message_id: String,

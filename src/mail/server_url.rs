@@ -12,8 +12,8 @@ use super::session::{Endpoint, Limits};
 use crate::error::{Error, Result};
 use crate::trust;
 
-/// The parts of `smtp://user:password@host:port/hello-name?tls=required`. Read here and not by the crate, whose reader
-/// leaves `smtp://` unencrypted unless told otherwise, drops a user without a password, and knows no IPv6.
+/// The parts of `smtp://user:password@host:port/hello-name?tls=required`. lettre's parser is not used: it leaves `smtp://`
+/// unencrypted by default, drops a user without a password, and does not support IPv6.
 #[derive(Debug, PartialEq)]
 pub(super) struct ServerUrl {
     login: Option<(String, String)>,
@@ -25,11 +25,11 @@ pub(super) struct ServerUrl {
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Encryption {
-    /// From the first byte: `smtps://`.
+    /// TLS from the first byte: `smtps://`.
     Whole,
-    /// STARTTLS, or no mail.
+    /// STARTTLS; without it, no mail is sent.
     Required,
-    /// STARTTLS where it is offered.
+    /// STARTTLS if the server offers it.
     Opportunistic,
     None,
 }
@@ -48,9 +48,7 @@ impl ServerUrl {
         let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
         let hello = Some(path.trim_matches('/').to_owned()).filter(|name| !name.is_empty());
         if hello.as_ref().is_some_and(|name| !name.bytes().all(|byte| byte.is_ascii_graphic())) {
-            return Err(Error::internal(
-                "the name after its host, which EHLO announces, has characters that no name has",
-            ));
+            return Err(Error::internal("the name after its host, which EHLO announces, has invalid characters"));
         }
         let tls = Encryption::parse(smtps, query, &host)?;
         let port = port.unwrap_or(if smtps { 465 } else { 587 });
@@ -76,13 +74,13 @@ impl Encryption {
         let is_loopback = host == "localhost" || host.parse().is_ok_and(|ip: std::net::IpAddr| ip.is_loopback());
         match query {
             "" if smtps => Ok(Encryption::Whole),
-            // There is no network in between, and a local server seldom has a certificate that others trust.
+            // No network is involved, and a local server seldom has a trusted certificate.
             "" if is_loopback => Ok(Encryption::Opportunistic),
             "" | "tls=required" if !smtps => Ok(Encryption::Required),
             "tls=opportunistic" if !smtps => Ok(Encryption::Opportunistic),
             "tls=none" if !smtps => Ok(Encryption::None),
-            _ if smtps => Err(Error::internal("`smtps://` is encrypted and takes nothing after a `?`")),
-            _ => Err(Error::internal("after the `?` it takes `tls=required`, `tls=opportunistic` or `tls=none`")),
+            _ if smtps => Err(Error::internal("`smtps://` is always encrypted and accepts no `?` parameters")),
+            _ => Err(Error::internal("after the `?`, it accepts `tls=required`, `tls=opportunistic` or `tls=none`")),
         }
     }
 
@@ -114,13 +112,13 @@ fn host_and_port(place: &str) -> Result<(String, Option<u16>)> {
     };
     let is_host = if place.starts_with('[') { host.parse::<Ipv6Addr>().is_ok() } else { is_name(host) };
     if host.is_empty() {
-        return Err(Error::internal("it names no host"));
+        return Err(Error::internal("it has no host"));
     }
     if !is_host {
         return Err(Error::internal("its host is not a name or an IP address (an IPv6 address in brackets)"));
     }
     let port = port.map(str::parse::<NonZero<u16>>).transpose();
-    let port = port.map_err(|_| Error::internal("its port is no number from 1 to 65535"))?;
+    let port = port.map_err(|_| Error::internal("its port is not a number from 1 to 65535"))?;
     Ok((host.to_owned(), port.map(NonZero::get)))
 }
 
@@ -130,12 +128,12 @@ fn is_name(host: &str) -> bool {
 }
 
 fn credentials(login: &str) -> Result<(String, String)> {
-    let missing = || Error::internal("it has a user and no password: `smtp://user:password@host`");
+    let missing = || Error::internal("it has a user but no password: `smtp://user:password@host`");
     let (user, password) = login.split_once(':').ok_or_else(missing)?;
     let decode = |text: &str| percent_decode_str(text).decode_utf8().map(|text| text.into_owned());
     match (decode(user), decode(password)) {
         (Ok(user), Ok(password)) => Ok((user, password)),
-        _ => Err(Error::internal("its user or password is no UTF-8 when percent-decoded")),
+        _ => Err(Error::internal("its user or password is not UTF-8 after percent-decoding")),
     }
 }
 
@@ -146,7 +144,7 @@ mod tests {
     use crate::mail::Mailer;
 
     #[test]
-    fn a_url_is_read_whole() {
+    fn all_parts_of_a_url_are_parsed() {
         let url = ServerUrl::parse(false, "a%40b:p%2Fw@mail.example:2525/me.example?tls=opportunistic").unwrap();
         let login = Some(("a@b".to_owned(), "p/w".to_owned()));
         let tls = Encryption::Opportunistic;
@@ -165,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_that_cannot_be_used_is_refused_without_its_password() {
+    fn an_invalid_url_is_refused_without_its_password() {
         for url in [
             "smtp://me:geheim/2@mail.example",
             "smtp://me:geheim@mail.example:port",

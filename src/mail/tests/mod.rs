@@ -43,7 +43,7 @@ fn config(url: &str) -> Config {
     Config { mail_url: Some(url.into()), mail_from: Some("Shop <shop@a.example>".into()), ..Config::default() }
 }
 
-/// An application that sends its mail so.
+/// The scope of an application with a mailer and templates.
 struct Site(Scope);
 
 impl Site {
@@ -61,7 +61,7 @@ impl Site {
         Site(Scope::new(Registry::new(&Config::default()), values))
     }
 
-    /// Sends it and waits for the end, without the waits between tries.
+    /// Sends a mail, and waits for its outcome without the backoff.
     fn send(&self, mail: Mail) -> Result<(), String> {
         let context = Context { scope: self.0.clone(), origin: None, task: None };
         let entered = context.enter();
@@ -89,7 +89,7 @@ fn mail() -> Mail {
 }
 
 #[test]
-fn a_mail_is_delivered_and_a_blind_copy_stays_blind() {
+fn a_mail_is_delivered_and_a_blind_copy_is_hidden() {
     let server = SmtpServer::start(vec![]);
     let site = Site::new(&server.url());
     site.send(mail().and_to("ben@b.example").cc("cy@c.example").bcc("dee@d.example")).unwrap();
@@ -115,7 +115,7 @@ fn after_a_4xx_the_same_mail_is_sent_again() {
 }
 
 #[test]
-fn a_5xx_is_the_last_word() {
+fn a_5xx_is_final() {
     let server = SmtpServer::start(vec![vec![(Step::Rcpt, Act::Answer("550 no such user"))]]);
     let site = Site::new(&server.url());
     let words = site.send(mail()).unwrap_err();
@@ -128,11 +128,11 @@ fn a_server_without_encryption_gets_nothing_when_it_is_required() {
     let server = SmtpServer::start(vec![]);
     let words = Site::new(&format!("{}?tls=required", server.url())).send(mail()).unwrap_err();
     assert!(words.contains("offers no encryption") && words.contains("ASIDE_MAIL_URL"), "{words}");
-    assert_eq!((server.connections(), server.received().len()), (TRIES as usize, 0));
+    assert_eq!((server.connections(), server.received().len()), (ATTEMPTS as usize, 0));
 }
 
 #[test]
-fn a_server_that_hangs_up_is_tried_again() {
+fn a_mail_is_retried_after_a_server_hangs_up() {
     let script = [Step::Greeting, Step::Ehlo, Step::Mail, Step::Data].map(|step| vec![(step, Act::Drop)]);
     let server = SmtpServer::start(script.into());
     Site::new(&server.url()).send(mail()).unwrap();
@@ -147,11 +147,11 @@ fn an_unreachable_server_is_one_failure_after_all_attempts() {
     assert!(words.contains("ASIDE_MAIL_URL") && words.contains("refused"), "{words}");
     let counts = site.0.registry().counts();
     assert_eq!((site.failures(), counts.ended), (1, 1));
-    assert_eq!(site.0.registry().lists().ended[0].attempts(), TRIES);
+    assert_eq!(site.0.registry().lists().ended[0].attempts(), ATTEMPTS);
 }
 
 #[test]
-fn nothing_can_be_smuggled_into_a_header() {
+fn control_characters_in_headers_are_refused() {
     let site = Site::new("memory:");
     for (mail, word) in [
         (mail().subject("Hello\r\nBcc: all@b.example"), "subject"),
@@ -168,7 +168,7 @@ fn nothing_can_be_smuggled_into_a_header() {
 }
 
 #[test]
-fn what_is_no_address_fails_in_the_task() {
+fn an_invalid_address_fails_the_task() {
     let site = Site::new("memory:");
     for text in ["", "anna", "anna@", "@b.example", "a@b.example, c@d.example", "Anna <a@b.example> x", "a b@c.example"]
     {
@@ -179,7 +179,7 @@ fn what_is_no_address_fails_in_the_task() {
 }
 
 #[test]
-fn a_missing_sender_or_way_names_its_setting() {
+fn a_missing_sender_or_transport_names_its_setting() {
     let production = Config { mode: Mode::Production, ..Config::default() };
     let site = Site::with(Mailer::new(&production).unwrap());
     assert!(site.send(mail()).unwrap_err().contains("ASIDE_MAIL_FROM"));
@@ -190,7 +190,7 @@ fn a_missing_sender_or_way_names_its_setting() {
 }
 
 #[test]
-fn the_outbox_shows_what_went_out() {
+fn the_outbox_shows_sent_mails() {
     let site = Site::new("memory:");
     site.send(mail().html("<p>We are on it.</p>").attach("a.txt", "text/plain", "one\ntwo\r\n")).unwrap();
     let sent = site.outbox().remove(0);
@@ -228,7 +228,7 @@ fn the_outbox_is_bounded() {
 }
 
 #[test]
-fn names_and_subjects_are_in_any_script() {
+fn names_and_subjects_may_be_in_any_script() {
     let site = Site::new("memory:");
     let mail = Mail::to("Анна Петрова <anna@b.example>").subject("Спасибо за заказ").text("Уже делаем.");
     site.send(mail.attach("счёт.txt", "text/plain", "")).unwrap();
@@ -257,7 +257,7 @@ fn a_folder_gets_a_file_for_each_mail() {
 }
 
 #[test]
-fn a_mail_that_is_sent_now_says_how_it_went() {
+fn send_now_reports_its_outcome() {
     let site = Site::new("memory:");
     let _entered = Context { scope: site.0.clone(), origin: None, task: None }.enter();
     mail().send_now().unwrap();
@@ -266,7 +266,7 @@ fn a_mail_that_is_sent_now_says_how_it_went() {
 }
 
 #[test]
-fn the_log_names_the_mail_and_not_the_person() {
+fn the_log_does_not_name_the_person() {
     let mut mail = mail().cc("ben@c.example");
     mail.id = "5f2a".into();
     assert_eq!(mail.task_name(), "mail 5f2a to b.example and 1 more");

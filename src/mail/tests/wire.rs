@@ -52,7 +52,7 @@ fn control_characters_in_a_text_never_reach_the_wire() {
 }
 
 #[test]
-fn a_line_that_is_long_or_begins_with_a_dot_arrives() {
+fn a_long_line_and_one_that_begins_with_a_dot_arrive() {
     let got = sent(mail().text(format!(".\n..\n{}", "x".repeat(5_000))));
     let (_, body) = got.data.split_once("\r\n\r\n").unwrap();
     let joined = body.replace("=\r\n", "");
@@ -92,7 +92,7 @@ fn long_names_and_file_names_are_folded() {
 }
 
 #[test]
-fn domains_in_any_script_go_as_a_labels() {
+fn a_domain_in_any_script_is_sent_as_a_labels() {
     let mail = Mail::to("Jörg <joerg@bücher.example>").from("Лавка <shop@почта.рф>").reply_to("a@почта.рф").text("Hi");
     let got = sent(mail);
     assert_eq!((&*got.from, &*got.to[0]), ("shop@xn--80a1acny.xn--p1ai", "joerg@xn--bcher-kva.example"));
@@ -102,7 +102,7 @@ fn domains_in_any_script_go_as_a_labels() {
 }
 
 #[test]
-fn a_local_part_in_another_script_needs_a_server_that_takes_it() {
+fn a_non_ascii_local_part_needs_smtputf8() {
     let jorg = || Mail::to("jörg@bücher.example").text("Hi");
     let server = SmtpServer::with(vec![], Options { offers: vec!["SMTPUTF8"], ..Options::default() });
     Site::new(&server.url()).send(jorg()).unwrap();
