@@ -156,13 +156,13 @@ impl Child {
         let Received { order: Order { call, level, .. }, input } = received;
         let target = call.target;
         self.reporter.begin(&level);
-        limits::limit_memory(call.limits.memory)?;
-        let running = Running::start(self, call, input);
+        let running = self.start(call, input);
         let Finished { outcome, has_left_tasks, thread } = match running {
             Ok(running) => self.wait_for(&running)?,
             Err(error) => {
-                let outcome = Err(Failure::Error(plain_error(format!("it has no thread: {error}"))));
-                Finished { outcome, has_left_tasks: false, thread: NO_THREAD }
+                let outcome = Err(Failure::Error(plain_error(error.chain().to_string())));
+                // A task that was not started never ends: a further call would wait for it.
+                Finished { outcome, has_left_tasks: true, thread: NO_THREAD }
             }
         };
         let _ = io::stdout().flush();
@@ -172,6 +172,11 @@ impl Child {
         let (ended, output) = Ended::of(outcome.and_then(bounded));
         self.reporter.send_with(&ToParent::Ended { ended, spent }, output.unwrap_or_default().as_bytes());
         Ok(is_spent)
+    }
+
+    fn start(&self, call: Call, input: String) -> Result<Running> {
+        limits::limit_memory(call.limits.memory)?;
+        Running::start(self, call, input).map_err(|error| Error::from(error).context("it has no thread"))
     }
 
     /// Why this process must not run another call.

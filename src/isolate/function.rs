@@ -56,8 +56,9 @@ use crate::sync::lock;
 ///
 /// **Children are kept** for further calls: at most one for each processor, none before the first call, each for 30 s without a
 /// call. More calls wait in order. A child is used again only after a call that returned, and only if the call left nothing
-/// behind: no thread, child process or open file, no other working directory or umask, no more than 32 MiB of memory. It
-/// runs at most 1,000 calls, each on a thread of its own. A `static` keeps its value from one call to the next.
+/// behind: no thread, child process or open file, no other working directory, umask or limit (`setrlimit`), no more than
+/// 32 MiB of memory. It runs at most 1,000 calls, each on a thread of its own. A `static` and the environment keep their
+/// values from one call to the next.
 ///
 /// **Limits.** 15 minutes and 2 GiB of memory for each call ([`Isolated`] sets others); 64 MiB for the input and for the
 /// output, each as JSON. Pass the path of a large file, and not its content.
@@ -154,7 +155,7 @@ impl<F: IsolatedFunction<M>, M> Isolated<F, M> {
     }
 
     /// Sets how many bytes of memory the process may have, and each process that it starts: 2 GiB by default. 0 is as many
-    /// as there are.
+    /// as there are. What the program has allocated before the call counts: about 10 MiB for a small site.
     pub fn memory(mut self, bytes: u64) -> Isolated<F, M> {
         self.limits.memory = bytes;
         self
@@ -206,7 +207,8 @@ impl<F, M> fmt::Debug for Isolated<F, M> {
 ///
 /// `R` is what a task returns: a [`PlainValue`](crate::PlainValue), or a `Result` with any error. The input and the value
 /// travel as JSON, so that both are [`Serialize`] and [`DeserializeOwned`]; a number that JSON does not have, such as
-/// infinity, cannot be read at the other end. `M` is found by the compiler. A closure is refused, since a child finds a
+/// infinity, cannot be read at the other end. `Some(())`, `Some(None)` and `Some(f64::INFINITY)` are null in JSON, and
+/// arrive as `None`. Values may be nested 127 levels deep. `M` is found by the compiler. A closure is refused, since a child finds a
 /// function by its name.
 ///
 /// ```compile_fail

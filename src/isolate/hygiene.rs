@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use rustix::process::{WaitId, WaitIdOptions, waitid};
+use rustix::process::{Resource, WaitId, WaitIdOptions, getrlimit, waitid};
 
 /// How much more memory than before its first call a process may have after one; KiB.
 const MOST_GROWTH: u64 = 32 << 10;
@@ -15,6 +15,19 @@ const MOST_GROWTH: u64 = 32 << 10;
 /// How long the thread of a call may take to end, with the values of its thread-locals. A thread that takes longer is left
 /// behind.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
+
+/// The limits that a process may change for itself, except for the soft ones on memory, which each call has anew.
+const LIMITS: [(Resource, bool); 9] = [
+    (Resource::As, false),
+    (Resource::Data, false),
+    (Resource::Core, true),
+    (Resource::Cpu, true),
+    (Resource::Fsize, true),
+    (Resource::Memlock, true),
+    (Resource::Nofile, true),
+    (Resource::Nproc, true),
+    (Resource::Stack, true),
+];
 
 /// The number of a thread.
 pub(super) type ThreadId = i32;
@@ -36,7 +49,11 @@ pub(super) struct Hygiene {
     status: Status,
     descriptors: BTreeMap<u32, PathBuf>,
     folder: PathBuf,
+    limits: Limits,
 }
+
+/// The soft and the hard value of each limit.
+type Limits = [(Option<u64>, Option<u64>); LIMITS.len()];
 
 /// What the operating system says of a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,7 +70,8 @@ impl Hygiene {
     /// # Errors
     /// Where the operating system does not tell.
     pub(super) fn look() -> io::Result<Hygiene> {
-        Ok(Hygiene { status: Status::read()?, descriptors: descriptors()?, folder: std::env::current_dir()? })
+        let folder = std::env::current_dir()?;
+        Ok(Hygiene { status: Status::read()?, descriptors: descriptors()?, folder, limits: limits() })
     }
 
     /// Returns what a call has left behind that ran on that thread, if anything: the reason not to run another one here.
@@ -71,6 +89,9 @@ impl Hygiene {
         }
         if std::env::current_dir()? != self.folder {
             return Ok(Some("its working directory was changed".to_owned()));
+        }
+        if limits() != self.limits {
+            return Ok(Some("its limits (setrlimit) were changed".to_owned()));
         }
         let now = descriptors()?;
         if now != self.descriptors {
@@ -118,6 +139,13 @@ impl Status {
         let number = |name: &str| value(name).split(' ').next().and_then(|number| number.parse().ok()).unwrap_or(0);
         Status { threads: number("Threads:"), memory: number("RssAnon:"), umask: value("Umask:").to_owned() }
     }
+}
+
+fn limits() -> Limits {
+    LIMITS.map(|(resource, has_soft)| {
+        let limit = getrlimit(resource);
+        (limit.current.filter(|_| has_soft), limit.maximum)
+    })
 }
 
 /// The open descriptors, each with what it leads to.

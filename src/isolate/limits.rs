@@ -5,6 +5,10 @@
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
+#[cfg(target_os = "linux")]
+use super::call::bytes;
+#[cfg(target_os = "linux")]
+use super::protocol::plain_error;
 use crate::error::Result;
 
 /// Writes no core file of this process: it would help nobody.
@@ -13,19 +17,34 @@ pub(super) fn without_core_files() -> Result<()> {
     Ok(())
 }
 
+/// The memory that a call needs at least: the stack of its thread, and something to work with.
+#[cfg(target_os = "linux")]
+const LEAST: u64 = 4 << 20;
+
 /// Limits this process, and each that it starts, to that many bytes of memory; 0 is as many as there are.
 ///
 /// What a process has of its own is its data. Its address space is more than that, by the program, by mapped files, and by
 /// what the allocator of each thread only reserves; it is limited too, widely, for systems that do not count the data.
+///
+/// # Errors
+/// If the process has so much already that none is left for a call.
 #[cfg(target_os = "linux")]
 pub(super) fn limit_memory(memory: u64) -> Result<()> {
     if memory == 0 {
         return lift();
     }
-    set(Resource::Data, Some(memory))?;
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split(' ').next().and_then(|pages| pages.parse().ok()).unwrap_or(0);
-    let mapped = pages.saturating_mul(rustix::param::page_size() as u64);
+    let size = |field: usize| {
+        let pages: u64 = statm.split(' ').nth(field).and_then(|pages| pages.parse().ok()).unwrap_or(0);
+        pages.saturating_mul(rustix::param::page_size() as u64)
+    };
+    let (mapped, data) = (size(0), size(5));
+    let least = data.saturating_add(LEAST);
+    if memory < least {
+        let words = format!("its process may have {} of memory, and needs {} to begin", bytes(memory), bytes(least));
+        return Err(plain_error(words));
+    }
+    set(Resource::Data, Some(memory))?;
     set(Resource::As, Some(memory.saturating_mul(2).saturating_add(mapped).saturating_add(256 << 20)))
 }
 

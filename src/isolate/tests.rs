@@ -588,6 +588,16 @@ fn one_child_runs_calls_with_different_memory_limits() {
 }
 
 #[test]
+fn a_call_with_less_memory_than_its_process_needs_is_refused_and_the_next_one_runs() {
+    let pool = pool(1, SOON);
+    let first = pid_in(&pool);
+    let limits = Limits { deadline: SOON, memory: 1 };
+    let words = start_in(&pool, function("pid", "").limited(limits)).join().unwrap_err().to_string();
+    assert!(words.starts_with("its process may have 1 bytes of memory, and needs "), "{words}");
+    assert_ne!(pid_in(&pool), first);
+}
+
+#[test]
 fn what_a_function_prints_is_logged_under_its_own_name() {
     read_the_log();
     let pool = pool(1, SOON);

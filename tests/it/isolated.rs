@@ -14,7 +14,7 @@ use aside::{
     TaskContext, TaskHandle, isolated,
 };
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, pidfd_open, setrlimit};
 use serde::{Deserialize, Serialize};
 
 /// How long a test waits for what comes much sooner.
@@ -109,6 +109,13 @@ fn leave_behind(what: String) -> Result<(i32, Option<i32>)> {
         "folder" => std::env::set_current_dir("/")?,
         "descriptor" => std::mem::forget(std::fs::File::open("/dev/null")?),
         "output" => rustix::stdio::dup2_stdout(std::fs::File::open("/dev/null")?)?,
+        "limit" => {
+            let limit = getrlimit(Resource::Nofile);
+            setrlimit(Resource::Nofile, Rlimit { current: Some(40), ..limit })?;
+        }
+        "memory limit" => {
+            setrlimit(Resource::Data, Rlimit { current: Some(1 << 30), maximum: Some(1 << 30) })?;
+        }
         "memory" => std::mem::forget(std::hint::black_box(vec![1_u8; 64 << 20])),
         "thread" => drop(std::thread::spawn(|| std::thread::sleep(Duration::from_secs(3_600)))),
         "child" => left = Some(Command::new("sleep").arg("3600").stdin(Stdio::null()).spawn()?.id().try_into()?),
@@ -343,7 +350,7 @@ fn a_child_with_something_left_behind_is_not_used_again() {
         let (pid, _) = call(&client, leave_behind, what.into()).unwrap();
         assert_eq!(pid, last, "what it prints harms nobody");
     }
-    for what in ["folder", "descriptor", "output", "memory", "thread", "child", "grandchild"] {
+    for what in ["folder", "descriptor", "output", "limit", "memory limit", "memory", "thread", "child", "grandchild"] {
         let (pid, left) = call(&client, leave_behind, what.into()).unwrap();
         assert_eq!(pid, last, "{what} comes to a child that is clean");
         (last, _) = call(&client, leave_behind, "nothing".into()).unwrap();
