@@ -266,6 +266,8 @@ fn the_documents_name_files_that_are_there() {
         ("README.md", README),
         ("CONTRIBUTING.md", include_str!("../../CONTRIBUTING.md")),
         ("docs/security.md", include_str!("../../docs/security.md")),
+        ("docs/comparison.md", include_str!("../../docs/comparison.md")),
+        ("docs/job-guarantees.md", include_str!("../../docs/job-guarantees.md")),
         ("benches/README.md", BENCHES),
     ] {
         let own = root.join(document).parent().unwrap().to_owned();

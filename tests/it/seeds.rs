@@ -1,5 +1,5 @@
 //! The samples of the five documents that this project answers: one example for each document, with its tests in the same
-//! file, and the README's tables, which locate each sample.
+//! file, and the tables of `docs/comparison.md` and `docs/job-guarantees.md`.
 
 #[cfg(all(feature = "mail", feature = "image"))]
 #[path = "../../examples/seed_asok.rs"]
@@ -160,7 +160,8 @@ impl Drop for SiteProcess {
     }
 }
 
-const README: &str = include_str!("../../README.md");
+const COMPARISON: &str = include_str!("../../docs/comparison.md");
+const GUARANTEES: &str = include_str!("../../docs/job-guarantees.md");
 
 /// Each document with its example, and the numbers of its samples and caveats.
 pub(crate) const DOCUMENTS: [(&str, &str, &str, [usize; 2]); 5] = [
@@ -228,7 +229,7 @@ impl<'s> Counterpart<'s> {
 
     fn row(&self, file: &str, tests: &[&str]) -> String {
         let Counterpart { title, here, first, last, .. } = self;
-        let link = format!("[{file}:{first}–{last}]({file}#L{first}-L{last})");
+        let link = format!("[{file}:{first}–{last}](../{file}#L{first}-L{last})");
         let mine: Vec<String> =
             tests.iter().filter(|test| answers(test, &self.key())).map(|test| format!("`{test}`")).collect();
         assert!(!mine.is_empty(), "{} of {file} has no test", self.mark);
@@ -260,7 +261,7 @@ fn tests_in(source: &str) -> Vec<&str> {
     after.filter_map(|code| code.split_once("fn ")?.1.split('(').next()).collect()
 }
 
-/// Returns the table of a document, as the README should have it.
+/// Returns the table of a document, as the comparison should have it.
 fn table(file: &str, source: &str, of_caveats: bool) -> String {
     let head = match of_caveats {
         true => "| Caveat | Here | Lines | Tests |\n|---|---|---|---|\n",
@@ -273,16 +274,16 @@ fn table(file: &str, source: &str, of_caveats: bool) -> String {
 }
 
 #[test]
-fn the_readme_maps_each_sample_and_caveat_to_its_lines_and_tests() {
+fn the_comparison_maps_each_sample_and_caveat_to_its_lines_and_tests() {
     let mut wanted = String::new();
     for (document, file, source, _) in DOCUMENTS {
         let (samples, caveats) = (table(file, source, false), table(file, source, true));
-        let text = format!("### {document}\n\n{samples}\n{caveats}");
-        if !README.contains(&text) {
+        let text = format!("### {document}, samples and caveats\n\n{samples}\n{caveats}");
+        if !COMPARISON.contains(&text) {
             wanted += &format!("\n{text}");
         }
     }
-    assert!(wanted.is_empty(), "the README should have these tables, as they are:\n{wanted}");
+    assert!(wanted.is_empty(), "docs/comparison.md should have these tables, as they are:\n{wanted}");
 }
 
 #[test]
@@ -296,12 +297,12 @@ fn every_sample_and_caveat_has_its_marker() {
 }
 
 #[test]
-fn the_readme_answers_each_property_and_promise_with_tests_that_are_there() {
+fn each_property_and_promise_names_tests_that_are_there() {
     let mut tests = Vec::new();
     for folder in ["src", "tests", "examples"] {
         read_tests(&Path::new(env!("CARGO_MANIFEST_DIR")).join(folder), &mut tests);
     }
-    let properties = rows_below("| | Here | Tests |\n|---|---|---|\n");
+    let properties = rows_below(COMPARISON, "| | Here | Tests |\n|---|---|---|\n");
     assert_eq!(properties.iter().map(|row| row[0]).collect::<Vec<_>>(), PROPERTIES);
     let promises = promises();
     assert!(!promises.is_empty());
@@ -314,7 +315,7 @@ fn the_readme_answers_each_property_and_promise_with_tests_that_are_there() {
     }
 }
 
-/// The engines of jobs, as the README names them.
+/// The engines of jobs, as the table of guarantees names them.
 const ENGINES: [&str; 3] = ["memory", "SQLite", "Redis"];
 
 #[test]
@@ -373,9 +374,9 @@ fn function<'s>(source: &'s str, name: &str) -> &'s str {
     from.split("#[test]").next().unwrap_or_default()
 }
 
-/// The README's table of what jobs promise.
+/// The table of what jobs guarantee.
 fn promises() -> Vec<Vec<&'static str>> {
-    rows_below("| Promise | Who else | Engines | Tests |\n|---|---|---|---|\n")
+    rows_below(GUARANTEES, "| Promise | Who else | Engines | Tests |\n|---|---|---|---|\n")
 }
 
 /// The tests that a row names, in its last column.
@@ -383,9 +384,9 @@ fn named_in<'r>(row: &[&'r str]) -> Vec<&'r str> {
     row.last().map_or(Vec::new(), |tests| tests.split('`').skip(1).step_by(2).collect())
 }
 
-/// Returns the rows of the README's table with this head.
-fn rows_below(head: &str) -> Vec<Vec<&'static str>> {
-    let (_, table) = README.split_once(head).expect("the README has the table");
+/// Returns the rows of the table with this head.
+fn rows_below(page: &'static str, head: &str) -> Vec<Vec<&'static str>> {
+    let (_, table) = page.split_once(head).expect("the page has the table");
     let rows = table.lines().map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     rows.map(|row| row.split(" | ").collect()).collect()
 }
