@@ -178,6 +178,36 @@ struct Readme;
 #[cfg(doctest)]
 struct TasksBorrowNothing;
 
+/// The examples of the guide are tests too.
+#[cfg(all(doctest, feature = "sqlite"))]
+#[doc = include_str!("../docs/guide/07-jobs.md")]
+struct GuideJobs;
+
+/// The examples of the guide are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/08-live-pages.md")]
+struct GuideLivePages;
+
+/// The examples of the guide are tests too.
+#[cfg(all(doctest, feature = "mail", feature = "webhook"))]
+#[doc = include_str!("../docs/guide/09-mail-and-webhooks.md")]
+struct GuideMailAndWebhooks;
+
+/// The examples of the guide are tests too.
+#[cfg(all(doctest, feature = "mail"))]
+#[doc = include_str!("../docs/guide/10-testing.md")]
+struct GuideTesting;
+
+/// The examples of the guide are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/11-configuration.md")]
+struct GuideConfiguration;
+
+/// The examples of the guide are tests too.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/guide/12-deployment.md")]
+struct GuideDeployment;
+
 /// The programs of the comparison are tests too.
 #[cfg(all(doctest, feature = "mail"))]
 #[doc = include_str!("../docs/comparison.md")]

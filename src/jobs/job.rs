@@ -216,7 +216,7 @@ mod tests {
         let waits: Duration = (1..retry.attempts()).map(|failed| retry.wait(failed).unwrap()).sum();
         let hours = waits.as_secs_f64() / 3600.0;
         assert!(retry.attempts() == 20 && (7.5..10.5).contains(&hours), "{hours}");
-        let told = ["over about nine hours, kept as dead", "20 times over about nine hours unless"];
-        assert!(told.iter().all(|message| include_str!("../../README.md").contains(message)));
+        let told = ["over about nine hours, kept as dead", "20 attempts over about nine hours"];
+        assert!(told.iter().all(|message| include_str!("../../docs/guide/07-jobs.md").contains(message)));
     }
 }

@@ -618,7 +618,7 @@ mod tests {
     #[test]
     fn the_script_is_as_small_as_it_is_said_to_be() {
         assert!(SCRIPT.len() < 2 << 10, "{} bytes", SCRIPT.len());
-        assert!(include_str!("../../README.md").contains("a script of under 2 KiB"));
+        assert!(include_str!("../../docs/guide/08-live-pages.md").contains("a script of under 2 KiB"));
         assert!(SCRIPT.starts_with("if (!customElements") && SCRIPT.ends_with("})\n}\n"), "{}", *SCRIPT);
     }
 

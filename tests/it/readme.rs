@@ -9,6 +9,7 @@ use aside::testing::TestClient;
 use aside::{App, Config, Request, Response, Result, context, redirect};
 
 const README: &str = include_str!("../../README.md");
+const CONFIGURATION: &str = include_str!("../../docs/guide/11-configuration.md");
 
 /// Returns the code blocks of a language, in order.
 fn blocks(language: &str) -> Vec<&'static str> {
@@ -92,10 +93,10 @@ fn the_figures_beside_other_frameworks_are_those_of_the_benchmark() {
     }
 }
 
-/// The settings of the README's table with their defaults, as it has them.
+/// The settings of the guide's table with their defaults, as it has them.
 fn settings() -> BTreeMap<&'static str, &'static str> {
     let mut settings = BTreeMap::new();
-    for row in table(README, "| Variable | Default") {
+    for row in table(CONFIGURATION, "| Variable | Default") {
         let names: Vec<&str> = row[0].split(", ").map(|name| name.trim_matches('`')).collect();
         // Where a row has one setting, a comma in its default belongs to the words.
         let defaults: Vec<&str> = if names.len() > 1 { row[1].split(", ").collect() } else { vec![row[1]] };
@@ -266,6 +267,12 @@ fn the_documents_name_files_that_are_there() {
         ("README.md", README),
         ("CONTRIBUTING.md", include_str!("../../CONTRIBUTING.md")),
         ("docs/security.md", include_str!("../../docs/security.md")),
+        ("docs/guide/07-jobs.md", include_str!("../../docs/guide/07-jobs.md")),
+        ("docs/guide/08-live-pages.md", include_str!("../../docs/guide/08-live-pages.md")),
+        ("docs/guide/09-mail-and-webhooks.md", include_str!("../../docs/guide/09-mail-and-webhooks.md")),
+        ("docs/guide/10-testing.md", include_str!("../../docs/guide/10-testing.md")),
+        ("docs/guide/12-deployment.md", include_str!("../../docs/guide/12-deployment.md")),
+        ("docs/guide/11-configuration.md", CONFIGURATION),
         ("docs/comparison.md", include_str!("../../docs/comparison.md")),
         ("docs/job-guarantees.md", include_str!("../../docs/job-guarantees.md")),
         ("benches/README.md", BENCHES),
