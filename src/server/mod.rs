@@ -234,16 +234,12 @@ impl App {
     /// # Errors
     /// An error if a setting or a route is invalid, or the address is in use.
     pub fn run(self) -> Result<()> {
-        if is_child() {
-            self.build()?.serve_parent();
-        }
-        log::init();
-        let signals = Signals::watch()?;
-        let server = self.start_on(Listener::handed_over()?)?;
-        ::log::info!(target: "aside::server", "{}", server.service().banner(&server.address(), server.kind));
-        let why = signals.wait();
-        server.stop_because(why);
-        Ok(())
+        let start = |app: App| {
+            let server = app.start_on(Listener::handed_over()?)?;
+            ::log::info!(target: "aside::server", "{}", server.service().banner(&server.address(), server.kind));
+            Ok(server)
+        };
+        self.run_until_signal(start, Server::stop_because)
     }
 
     /// Runs the application's jobs until a signal stops the process, and serves no pages: for a worker process beside the
@@ -272,25 +268,23 @@ impl App {
     /// # Errors
     /// An error if the application has no jobs, a setting is invalid, or the job store cannot be reached.
     pub fn work(self) -> Result<()> {
+        self.run_until_signal(Worker::start, Worker::stop)
+    }
+
+    /// Starts what the process runs, waits for a signal, and stops it. A process that runs an isolated function serves its
+    /// parent instead.
+    fn run_until_signal<R>(
+        self,
+        start: impl FnOnce(App) -> Result<R>,
+        stop: impl FnOnce(R, &'static str),
+    ) -> Result<()> {
         if is_child() {
             self.build()?.serve_parent();
         }
         log::init();
         let signals = Signals::watch()?;
-        let service = self.build()?;
-        service.isolation().is_started();
-        service.warn_of_settings();
-        raise_descriptor_limit();
-        let jobs = start_jobs(&service)?;
-        let kept = service.scope().get::<Jobs>().map(|jobs| jobs.describe());
-        let kept =
-            kept.ok_or_else(|| Error::internal("App::work: the application has no jobs; add them with `App::jobs`"))?;
-        ::log::info!(target: "aside::server", "aside works on the jobs in {kept}");
-        let why = signals.wait();
-        let grace = service.config().grace;
-        ::log::info!(target: "aside::server", "Stopping on {why}: jobs have {}.", span(grace));
-        jobs.iter().for_each(|jobs| jobs.stop_claiming());
-        drain_tasks(&service, jobs.as_deref(), deadline::after(grace));
+        let running = start(self)?;
+        stop(running, signals.wait());
         Ok(())
     }
 
@@ -320,13 +314,37 @@ impl App {
     fn start_on(self, listener: Option<Listener>) -> Result<Server> {
         let service = self.with_panel().build()?;
         service.serve_parent_if_asked();
-        service.isolation().is_started();
-        service.warn_of_settings();
-        raise_descriptor_limit();
+        prepare(&service);
         let listener = listener.map_or_else(|| Listener::on(service.config()), Ok)?;
         let addr = listener.address()?;
         let (kind, running) = start_transport(listener, service)?;
         Ok(Server { addr, kind, running: Some(running) })
+    }
+}
+
+/// A worker process: it runs jobs and serves no pages.
+struct Worker {
+    service: Service,
+    jobs: Option<Arc<jobs::runner::JobRunner>>,
+}
+
+impl Worker {
+    fn start(app: App) -> Result<Worker> {
+        let service = app.build()?;
+        prepare(&service);
+        let jobs = start_jobs(&service)?;
+        let kept = service.scope().get::<Jobs>().map(|jobs| jobs.describe());
+        let kept =
+            kept.ok_or_else(|| Error::internal("App::work: the application has no jobs; add them with `App::jobs`"))?;
+        ::log::info!(target: "aside::server", "aside works on the jobs in {kept}");
+        Ok(Worker { service, jobs })
+    }
+
+    fn stop(self, why: &str) {
+        let grace = self.service.config().grace;
+        ::log::info!(target: "aside::server", "Stopping on {why}: jobs have {}.", span(grace));
+        self.jobs.iter().for_each(|jobs| jobs.stop_claiming());
+        drain_tasks(&self.service, self.jobs.as_deref(), deadline::after(grace));
     }
 }
 
@@ -461,6 +479,13 @@ fn start_transport(listener: Listener, service: Service) -> Result<(ServerKind, 
         }
     }
     Ok((ServerKind::TinyHttp, Running::start(TinyHttp::new(listener, service.config())?, service)?))
+}
+
+/// Prepares the process for the application: isolated functions, warnings about settings, and the limit of descriptors.
+fn prepare(service: &Service) {
+    service.isolation().is_started();
+    service.warn_of_settings();
+    raise_descriptor_limit();
 }
 
 /// Starts the job workers, if the application has jobs.
