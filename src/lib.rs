@@ -212,3 +212,28 @@ struct GuideDeployment;
 #[cfg(all(doctest, feature = "mail"))]
 #[doc = include_str!("../docs/comparison.md")]
 struct Comparison;
+
+/// The programs of the guide are tests too.
+#[cfg(all(doctest, feature = "mail", feature = "image"))]
+mod guide {
+    #[doc = include_str!("../docs/guide/01-first-site.md")]
+    struct FirstSite;
+
+    #[doc = include_str!("../docs/guide/02-routing.md")]
+    struct Routing;
+
+    #[doc = include_str!("../docs/guide/03-forms.md")]
+    struct Forms;
+
+    #[doc = include_str!("../docs/guide/04-sessions.md")]
+    struct Sessions;
+
+    #[doc = include_str!("../docs/guide/05-templates.md")]
+    struct Templates;
+
+    #[doc = include_str!("../docs/guide/06-background.md")]
+    struct Background;
+
+    #[doc = include_str!("../docs/guide/13-coming-from.md")]
+    struct ComingFrom;
+}
