@@ -2,19 +2,18 @@
 
 use std::fmt;
 use std::panic::Location;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use super::failure::IntoOutcome;
 use super::handle::TaskHandle;
 use super::permits::{Engaged, Permit, Permits};
 #[cfg(feature = "mail")]
 use super::run::Gate;
-use super::run::{Run, once};
+use super::run::{Prepared, once};
 use super::scope::{Context, current_task};
 use super::slots::Admission;
 use super::task::Task;
 use crate::error::Result;
-use crate::sync::lock;
 use crate::worker_share::{self, Wait};
 
 /// A limit on work that runs at once, on any threads, as a semaphore: image work on two cores, calls to a service that
@@ -92,21 +91,19 @@ impl Pool {
         R::Value: Send + 'static,
     {
         let options = Task::new().options::<F>(Location::caller());
-        // The drop order matters: waits for this task must no longer be counted when its permit is returned.
-        let granted = Arc::new(Mutex::new(None::<(Engaged, Permit)>));
-        let theirs = granted.clone();
-        let call = once(move |_| {
-            let granted = lock(&theirs).take();
-            let _held = granted.as_ref().map(|(_, permit)| permit.hold());
-            f()
-        });
-        // With a permit it must not wait for a slot: a task with a slot may be waiting for the permit.
-        let run = Run::new(Context::current(), options, call).admitted(Admission::AtOnce);
-        let (handle, promise) = run.handle();
-        let engaged = self.permits.engage(run.record().address());
+        let task = Prepared::new(Context::current(), options);
+        let (handle, promise) = task.handle();
+        let engaged = self.permits.engage(task.record().address());
         self.permits.when_free(Box::new(move |permit| {
-            *lock(&granted) = Some((engaged, permit));
-            run.start_with(promise);
+            // The drop order matters: waits for this task must no longer be counted when its permit is returned.
+            let granted = (engaged, permit);
+            let call = once(move |_| {
+                let (_engaged, permit) = &granted;
+                let _held = permit.hold();
+                f()
+            });
+            // With a permit it must not wait for a slot: a task with a slot may be waiting for the permit.
+            task.with(call).admitted(Admission::AtOnce).start_with(promise);
         }));
         handle
     }

@@ -68,9 +68,7 @@ impl Deferred {
         F: FnOnce(&TaskContext) -> R + Send + 'static,
         R: IntoOutcome,
     {
-        let mut f = Some(f);
-        let call: Call<()> =
-            Box::new(move |task: &TaskContext| f.take().map_or(Ok(()), |f| f(task).into_outcome().map(drop)));
+        let call = once_outcome(|task| f(task).into_outcome().map(drop));
         Deferred { context: Context::current(), options, call: Contained::new(call) }
     }
 
@@ -89,8 +87,13 @@ where
     F: FnOnce(&TaskContext) -> R + Send + 'static,
     R: IntoOutcome,
 {
+    once_outcome(|task| f(task).into_outcome())
+}
+
+/// Returns a [`Call`] that calls a function once which returns an outcome: its failure stays as it is.
+pub(crate) fn once_outcome<T>(f: impl FnOnce(&TaskContext) -> Outcome<T> + Send + 'static) -> Call<T> {
     let mut f = Some(f);
-    Box::new(move |task| f.take().map_or(Err(Failure::Abandoned), |f| f(task).into_outcome()))
+    Box::new(move |task| f.take().map_or(Err(Failure::Abandoned), |f| f(task)))
 }
 
 /// A registered task with its function. It moves from thread to thread between attempts.
@@ -119,8 +122,18 @@ impl Drop for Deadline {
     }
 }
 
-impl<T: Send + 'static> Run<T> {
-    pub(crate) fn new(mut context: Context, options: Options, call: Call<T>) -> Run<T> {
+/// A registered task without its function, for a function that needs the record of the task.
+pub(crate) struct Prepared {
+    context: Context,
+    registry: Registry,
+    record: Arc<Record>,
+    deadline: Option<Deadline>,
+    is_nested: bool,
+}
+
+impl Prepared {
+    /// Registers a task.
+    pub(crate) fn new(mut context: Context, options: Options) -> Prepared {
         let registry = context.scope.registry().clone();
         let is_nested = context.task.is_some();
         let record = registry.enter(&options.name, options.key.as_deref(), context.origin.clone());
@@ -129,12 +142,27 @@ impl<T: Send + 'static> Run<T> {
         if let Some(grace) = options.unwatched {
             registry.watch_watchers(&record, grace);
         }
-        let call = Contained::new(call);
+        Prepared { context, registry, record, deadline, is_nested }
+    }
+
+    /// Returns the record of the task.
+    pub(crate) fn record(&self) -> &Arc<Record> {
+        &self.record
+    }
+
+    /// Returns a handle of the task, and the promise that completes it.
+    pub(crate) fn handle<T>(&self) -> (TaskHandle<T>, Promise<T>) {
+        TaskHandle::with_promise(TaskInfo::new(self.record.clone(), &self.registry), self.is_nested)
+    }
+
+    /// Adds the function of the task.
+    pub(crate) fn with<T: Send + 'static>(self, call: Call<T>) -> Run<T> {
+        let Prepared { context, registry, record, deadline, is_nested } = self;
         Run {
             context,
             registry,
             record,
-            call,
+            call: Contained::new(call),
             retry: None,
             attempts: 0,
             deadline,
@@ -142,6 +170,12 @@ impl<T: Send + 'static> Run<T> {
             is_nested,
             gate: None,
         }
+    }
+}
+
+impl<T: Send + 'static> Run<T> {
+    pub(crate) fn new(context: Context, options: Options, call: Call<T>) -> Run<T> {
+        Prepared::new(context, options).with(call)
     }
 
     /// Sets the kind of admission.
@@ -154,11 +188,6 @@ impl<T: Send + 'static> Run<T> {
     pub(super) fn retried(mut self, retry: Retry, gate: Option<Gate>) -> Run<T> {
         (self.retry, self.gate) = (Some(retry), gate);
         self
-    }
-
-    /// Returns the record of the task.
-    pub(crate) fn record(&self) -> &Arc<Record> {
-        &self.record
     }
 
     /// Runs the task on a new thread and returns the thread's handle. A task that starts this one may wait for the handle,

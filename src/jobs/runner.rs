@@ -15,11 +15,10 @@ use super::running::RunningJob;
 use super::trouble::{LONGEST_WAIT, OutageLog, log_failure};
 use crate::background::handle::TaskHandle;
 use crate::background::request_info::RequestInfo;
-use crate::background::run::Run;
+use crate::background::run::{Prepared, once_outcome};
 use crate::background::scope::{Context, Scope};
 use crate::background::slots::Admission;
 use crate::background::task::Task;
-use crate::background::task_context::TaskContext;
 use crate::error::Result;
 use crate::sync::{Notify, lock};
 
@@ -222,18 +221,11 @@ impl JobRunner {
         };
         let origin = claimed.origin.as_deref().and_then(RequestInfo::parse).map(Arc::new);
         let context = Context { scope: self.scope.clone(), origin, task: None };
-        // The attempt needs the record of the task, which is created first.
-        let attempt = Arc::new(Mutex::new(None::<Attempt>));
-        let theirs = attempt.clone();
-        let call = Box::new(move |task: &TaskContext| {
-            let attempt = lock(&theirs).take();
-            attempt.map_or(Ok(()), |mut attempt| attempt.run(task))
-        });
+        let prepared = Prepared::new(context, task.options::<Attempt>(Location::caller()));
+        let running_job = self.jobs.shared.running_jobs.add(&claimed, prepared.record().clone());
+        let mut attempt = Attempt::new(&self.jobs, claimed, running_job, self.scope.registry());
         // The queue limits the number of running jobs: tasks, which are less durable, do not delay them.
-        let run = Run::new(context, task.options::<Attempt>(Location::caller()), call).admitted(Admission::Beside);
-        let running_job = self.jobs.shared.running_jobs.add(&claimed, run.record().clone());
-        *lock(&attempt) = Some(Attempt::new(&self.jobs, claimed, running_job, self.scope.registry()));
-        run.with_handle()
+        prepared.with(once_outcome(move |task| attempt.run(task))).admitted(Admission::Beside).with_handle()
     }
 
     /// Claims the next job of any queue, runs it, and returns it with its outcome.
@@ -384,6 +376,7 @@ mod tests {
     use super::*;
     use crate::background::registry::Registry;
     use crate::background::scope::Values;
+    use crate::background::task_context::TaskContext;
     use crate::config::Config;
     use crate::jobs::job::Job;
     use crate::jobs::record::JobState;
