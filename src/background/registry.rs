@@ -15,6 +15,7 @@ use super::log_text::{numbered, span};
 use super::progress::TaskState;
 use super::record::{LONGEST_NAME, Record, Stop};
 use super::request_info::RequestInfo;
+use super::retry::ScheduledRetry;
 use super::slots::{Admission, Entry, Slots, Thread, Turn};
 use super::thread_pool::{self, RETRY_SPAWN_AFTER, Work};
 use super::timer;
@@ -260,9 +261,9 @@ impl Registry {
     }
 
     /// Logs that an attempt failed, and when the next one begins.
-    pub(crate) fn log_retry(&self, record: &Record, failure: &Failure, attempts: (u32, u32), wait: Duration) {
-        let (attempt, most) = attempts;
-        let event = format!("{}; attempt {attempt} of {most}, the next in {}", failure.verdict(), span(wait));
+    pub(super) fn log_retry(&self, record: &Record, failure: &Failure, retry: ScheduledRetry) {
+        let ScheduledRetry { attempt, attempts, wait } = retry;
+        let event = format!("{}; attempt {attempt} of {attempts}, the next in {}", failure.verdict(), span(wait));
         log::warn!(target: "aside::background", "{}", record.line(&event));
     }
 
@@ -271,10 +272,9 @@ impl Registry {
         self.end_with(record, failure, || log_end(record, failure));
     }
 
-    /// Records the end of a task whose attempt failed and is followed by another one: logged as a warning, with the time of the
-    /// next attempt.
-    pub(crate) fn end_try(&self, record: &Arc<Record>, failure: &Failure, attempts: (u32, u32), wait: Duration) {
-        self.end_with(record, Some(failure), || self.log_retry(record, failure, attempts, wait));
+    /// Records the end of a task whose job is retried, and logs the failure as a warning, with the time of the next attempt.
+    pub(super) fn end_retrying(&self, record: &Arc<Record>, failure: &Failure, retry: ScheduledRetry) {
+        self.end_with(record, Some(failure), || self.log_retry(record, failure, retry));
     }
 
     /// Records the end of a task, and logs it before any thread that waits for the end continues.

@@ -3,9 +3,34 @@
 use std::fmt;
 use std::time::Duration;
 
-use super::failure::Failure;
+use super::failure::{Failure, Outcome};
 use crate::error::Error;
 use crate::panics;
+
+/// The end of one attempt of a task.
+pub(crate) enum AttemptEnd<T> {
+    /// The attempt has an outcome. The retry policy of the task decides if another attempt follows.
+    Ended(Outcome<T>),
+    /// The attempt has failed, and the job store retries the job in another task. This task ends.
+    Retrying(Failure, ScheduledRetry),
+}
+
+impl<T> From<Outcome<T>> for AttemptEnd<T> {
+    fn from(outcome: Outcome<T>) -> AttemptEnd<T> {
+        AttemptEnd::Ended(outcome)
+    }
+}
+
+/// A retry after a failed attempt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ScheduledRetry {
+    /// The number of the failed attempt, from 1.
+    pub(crate) attempt: u32,
+    /// The number of attempts in all.
+    pub(crate) attempts: u32,
+    /// The wait before the next attempt.
+    pub(crate) wait: Duration,
+}
 
 /// A retry policy: the number of attempts, and the backoff between them.
 #[derive(Clone)]

@@ -11,7 +11,7 @@ use super::failure::{Failure, IntoOutcome, Outcome};
 use super::handle::{Promise, TaskHandle, TaskInfo};
 use super::record::{Record, Stop};
 use super::registry::Registry;
-use super::retry::Retry;
+use super::retry::{AttemptEnd, Retry, ScheduledRetry};
 use super::scope::Context;
 use super::slots::{Admission, Turn};
 use super::task_context::TaskContext;
@@ -68,7 +68,7 @@ impl Deferred {
         F: FnOnce(&TaskContext) -> R + Send + 'static,
         R: IntoOutcome,
     {
-        let call = once_outcome(|task| f(task).into_outcome().map(drop));
+        let call = call_once(|task| f(task).into_outcome().map(drop));
         Deferred { context: Context::current(), options, call: Contained::new(call) }
     }
 
@@ -79,7 +79,7 @@ impl Deferred {
 }
 
 /// The function of a task, called once for each attempt.
-pub(super) type Call<T> = Box<dyn FnMut(&TaskContext) -> Outcome<T> + Send>;
+pub(crate) type Call<T> = Box<dyn FnMut(&TaskContext) -> AttemptEnd<T> + Send>;
 
 /// Returns a [`Call`] that calls `f` once.
 pub(crate) fn once<F, R>(f: F) -> Call<R::Value>
@@ -87,13 +87,14 @@ where
     F: FnOnce(&TaskContext) -> R + Send + 'static,
     R: IntoOutcome,
 {
-    once_outcome(|task| f(task).into_outcome())
+    call_once(|task| f(task).into_outcome())
 }
 
-/// Returns a [`Call`] that calls a function once which returns an outcome: its failure stays as it is.
-pub(crate) fn once_outcome<T>(f: impl FnOnce(&TaskContext) -> Outcome<T> + Send + 'static) -> Call<T> {
+/// Returns a [`Call`] that calls a function of this crate once. The function returns an outcome or the end of an attempt,
+/// and its failure is not wrapped in an error.
+pub(crate) fn call_once<T, E: Into<AttemptEnd<T>>>(f: impl FnOnce(&TaskContext) -> E + Send + 'static) -> Call<T> {
     let mut f = Some(f);
-    Box::new(move |task| f.take().map_or(Err(Failure::Abandoned), |f| f(task)))
+    Box::new(move |task| f.take().map_or(AttemptEnd::Ended(Err(Failure::Abandoned)), |f| f(task).into()))
 }
 
 /// A registered task with its function. It moves from thread to thread between attempts.
@@ -225,12 +226,11 @@ impl<T: Send + 'static> Run<T> {
     /// for one of them. The returned thread only returns the outcome.
     fn on_this_thread(mut self) -> JoinHandle<Outcome<T>> {
         let outcome = match Depth::enter() {
-            Some(_depth) => self.attempt(),
-            None => Err(Failure::Error(Error::internal(format!(
+            Some(_depth) => self.attempt_and_end(),
+            None => self.end(AttemptEnd::Ended(Err(Failure::Error(Error::internal(format!(
                 "all task threads are in use (ASIDE_MAX_TASK_THREADS), and {DEEPEST} tasks run on the thread of this one's caller"
-            )))),
+            )))))),
         };
-        self.registry.end(&self.record, outcome.as_ref().err());
         let outcome = Arc::new(Mutex::new(Some(outcome)));
         loop {
             let theirs = outcome.clone();
@@ -252,10 +252,29 @@ impl<T: Send + 'static> Run<T> {
 
     /// Runs the single attempt of a task on its own thread, and ends the task.
     fn finish(mut self) -> Outcome<T> {
-        let outcome = self.attempt();
-        self.registry.end(&self.record, outcome.as_ref().err());
+        let outcome = self.attempt_and_end();
         self.registry.leave_slot_and_pass_on(&self.record);
         outcome
+    }
+
+    /// Runs a single attempt, and ends the task with its outcome.
+    fn attempt_and_end(&mut self) -> Outcome<T> {
+        let end = self.attempt();
+        self.end(end)
+    }
+
+    /// Records and logs the end of the task, once. Returns the outcome.
+    fn end(&self, end: AttemptEnd<T>) -> Outcome<T> {
+        match end {
+            AttemptEnd::Ended(outcome) => {
+                self.registry.end(&self.record, outcome.as_ref().err());
+                outcome
+            }
+            AttemptEnd::Retrying(failure, retry) => {
+                self.registry.end_retrying(&self.record, &failure, retry);
+                Err(failure)
+            }
+        }
     }
 
     /// Starts the task on a pooled thread and returns its handle.
@@ -293,19 +312,18 @@ impl<T: Send + 'static> Run<T> {
         thread_pool::rename(&self.record.name);
         let (registry, record) = (self.registry.clone(), self.record.clone());
         // The function is called inside its own catch. If anything else panics, the task still ends and releases its slot.
-        panics::catch(|| self.attempt_and_end(promise, permit)).unwrap_or_else(|panic| {
+        panics::catch(|| self.attempt_and_schedule(promise, permit)).unwrap_or_else(|panic| {
             registry.end(&record, Some(&Failure::Panic(panic)));
             registry.leave_slot(&record)
         })
     }
 
-    fn attempt_and_end(mut self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
-        let outcome = self.attempt();
+    fn attempt_and_schedule(mut self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
+        let end = self.attempt();
         drop(permit);
         let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
-        let Some(wait) = self.wait_before_next(&outcome) else {
-            registry.end(&record, outcome.as_ref().err());
-            promise.fulfill(outcome);
+        let Some(wait) = self.wait_before_next(&end) else {
+            promise.fulfill(self.end(end));
             return registry.leave_slot(&record);
         };
         // The slot is released before the next attempt can take one for the task.
@@ -325,13 +343,15 @@ impl<T: Send + 'static> Run<T> {
     }
 
     /// Returns the wait before the next attempt, and logs the failure, if there is to be one.
-    fn wait_before_next(&self, outcome: &Outcome<T>) -> Option<Duration> {
-        let (failure, retry) = (outcome.as_ref().err()?, self.retry.as_ref()?);
+    fn wait_before_next(&self, end: &AttemptEnd<T>) -> Option<Duration> {
+        let AttemptEnd::Ended(Err(failure)) = end else { return None };
+        let retry = self.retry.as_ref()?;
         let wait = retry.wait_after(self.attempts, failure)?;
         if self.registry.is_closing() || self.record.is_cancelled() {
             return None;
         }
-        self.registry.log_retry(&self.record, failure, (self.attempts, retry.attempts()), wait);
+        let scheduled = ScheduledRetry { attempt: self.attempts, attempts: retry.attempts(), wait };
+        self.registry.log_retry(&self.record, failure, scheduled);
         Some(wait)
     }
 
@@ -340,15 +360,18 @@ impl<T: Send + 'static> Run<T> {
     #[cfg(unix)]
     pub(crate) fn attempt_here(mut self, number: u32) -> Outcome<T> {
         self.attempts = number.saturating_sub(1);
-        let outcome = self.attempt();
+        let end = self.attempt();
         self.registry.forget(&self.record);
-        outcome
+        match end {
+            AttemptEnd::Ended(outcome) => outcome,
+            AttemptEnd::Retrying(failure, _) => Err(failure),
+        }
     }
 
     /// Runs one attempt, unless the task was told to cancel before.
-    fn attempt(&mut self) -> Outcome<T> {
+    fn attempt(&mut self) -> AttemptEnd<T> {
         if self.record.is_cancelled() {
-            return Err(self.cancelled());
+            return AttemptEnd::Ended(Err(self.cancelled()));
         }
         self.attempts += 1;
         self.record.begin();
@@ -359,9 +382,9 @@ impl<T: Send + 'static> Run<T> {
         let task = TaskContext::new(context, record, self.attempts);
         let _entered = self.context.clone().enter();
         match panics::catch(|| (self.call)(&task)) {
-            Ok(Err(Failure::Cancelled)) => Err(self.cancelled()),
-            Ok(outcome) => outcome,
-            Err(panic) => Err(Failure::Panic(panic)),
+            Ok(AttemptEnd::Ended(Err(Failure::Cancelled))) => AttemptEnd::Ended(Err(self.cancelled())),
+            Ok(end) => end,
+            Err(panic) => AttemptEnd::Ended(Err(Failure::Panic(panic))),
         }
     }
 

@@ -253,7 +253,7 @@ impl RetriedTask {
         R::Value: Send + 'static,
     {
         let options = self.task.options::<F>(Location::caller());
-        let call: Call<R::Value> = Box::new(move |task| f(task).into_outcome());
+        let call: Call<R::Value> = Box::new(move |task| f(task).into_outcome().into());
         Run::new(Context::current(), options, call).retried(self.retry, self.gate).with_handle()
     }
 }

@@ -27,7 +27,7 @@ use crate::background::handle::TaskInfo;
 use crate::background::progress::Progress;
 use crate::background::registry::Registry;
 use crate::background::request_info::RequestInfo;
-use crate::background::run::Run;
+use crate::background::run::{Run, call_once};
 use crate::background::scope::{Context, Scope};
 use crate::background::task::Task;
 use crate::background::task_context::TaskContext;
@@ -295,11 +295,8 @@ impl Running {
 fn prepare(scope: &Scope, call: Call, input: String, dispatch: Arc<Dispatch>) -> Run<Option<String>> {
     let context = context(scope, &call);
     let name = Task::named(call.label.clone()).options::<()>(Location::caller());
-    let mut input = Some(input);
-    // A task's function would turn the failure into an error.
-    let run =
-        move |task: &TaskContext| input.take().map_or(Err(Failure::Abandoned), |input| dispatch(&call, &input, task));
-    Run::new(context, name, Box::new(run))
+    // `once` would wrap the failure in an error.
+    Run::new(context, name, call_once(move |task| dispatch(&call, &input, task)))
 }
 
 /// Waits for the tasks that a call has started, a mail for one, which would be gone with the process. Returns true if there

@@ -16,7 +16,7 @@ use super::protocol::{Call, LONGEST_VALUE, Limits, Target, plain_error};
 use super::{Pool, Program, refuse_inside_a_child};
 use crate::background::failure::{Failure, IntoOutcome, Outcome};
 use crate::background::handle::TaskHandle;
-use crate::background::run::Run;
+use crate::background::run::{Run, call_once};
 use crate::background::scope::Context;
 use crate::background::task::Task;
 use crate::background::task_context::TaskContext;
@@ -167,13 +167,9 @@ impl<F: IsolatedFunction<M>, M> Isolated<F, M> {
         let context = Context::current();
         let (isolation, limits) = (Isolation::of(&context), self.limits);
         let name = self.task.options::<F>(Location::caller());
-        let mut input = Some(input);
-        // Not as a task's function, whose failure would be taken for an error of its own.
-        let call = move |task: &TaskContext| match input.take() {
-            Some(input) => call::<F, M>(isolation.as_deref(), limits, input, task),
-            None => Err(Failure::Abandoned),
-        };
-        Run::new(context, name, Box::new(call)).with_handle()
+        // `once` would wrap the failure in an error.
+        let call = call_once(move |task| call::<F, M>(isolation.as_deref(), limits, input, task));
+        Run::new(context, name, call).with_handle()
     }
 }
 

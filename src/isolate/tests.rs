@@ -16,7 +16,7 @@ use super::{Call, Limits, Pool, Target, child_main, is_child, isolated};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::handle::TaskHandle;
 use crate::background::registry::Registry;
-use crate::background::run::Run;
+use crate::background::run::{Run, call_once};
 use crate::background::scope::{Context, Scope, Values};
 use crate::background::task::{Task, background};
 use crate::background::task_context::TaskContext;
@@ -278,10 +278,10 @@ fn start_by(command: impl Fn() -> Command + Send + Sync + 'static, order: Order)
     run_in_a_task(move |task| run_once(&program, &order.call, &order.payload, task).map(drop))
 }
 
-fn run_in_a_task<T: Send + 'static>(call: impl FnMut(&TaskContext) -> Outcome<T> + Send + 'static) -> TaskHandle<T> {
+fn run_in_a_task<T: Send + 'static>(call: impl FnOnce(&TaskContext) -> Outcome<T> + Send + 'static) -> TaskHandle<T> {
     let _entered = Context { scope: scope(), origin: None, task: None }.enter();
     let name = Task::named("waits").options::<()>(std::panic::Location::caller());
-    Run::new(Context::current(), name, Box::new(call)).with_handle()
+    Run::new(Context::current(), name, call_once(call)).with_handle()
 }
 
 /// A call of a function.

@@ -17,7 +17,7 @@ use crate::background::log_text::escape;
 use crate::background::output::Output;
 use crate::background::record::{Record, Stop};
 use crate::background::registry::Registry;
-use crate::background::retry::Retry;
+use crate::background::retry::{AttemptEnd, Retry, ScheduledRetry};
 use crate::background::task_context::TaskContext;
 use crate::bounds;
 use crate::error::{Error, Result};
@@ -165,7 +165,7 @@ impl Attempt {
     }
 
     /// Runs the attempt, and reports its outcome.
-    pub(super) fn run(&mut self, task: &TaskContext) -> Outcome<()> {
+    pub(super) fn run(&mut self, task: &TaskContext) -> AttemptEnd<()> {
         let task = task.attach(self.claimed.attempt, self.run.clone());
         let outcome = panics::catch(|| self.call(&task)).unwrap_or_else(|panic| Err(Failure::Panic(panic)));
         self.finish(&task, outcome)
@@ -198,25 +198,23 @@ impl Attempt {
         self.jobs.config.kind(&self.claimed.name)
     }
 
-    fn finish(&mut self, task: &TaskContext, outcome: Outcome<()>) -> Outcome<()> {
+    fn finish(&mut self, task: &TaskContext, outcome: Outcome<()>) -> AttemptEnd<()> {
         let outcome = match outcome {
             Err(Failure::Cancelled) if task.record().stop_reason() == Some(Stop::Deadline) => Err(Failure::TimedOut),
             other => other,
         };
         let (end, wait) = self.end(&outcome);
         let is_ours = self.resolve(end);
-        if let Err(failure) = &outcome {
-            self.log_failure(task, failure, wait.filter(|_| is_ours));
-        }
-        outcome
-    }
-
-    /// Logs a failure that the log line of the task does not cover.
-    fn log_failure(&self, task: &TaskContext, failure: &Failure, wait: Option<Duration>) {
-        if self.run.is_committed.load(Ordering::Acquire) {
-            self.warn(&format!("{} after its transaction had completed it: it counts as done", failure.verdict()));
-        } else if let Some(wait) = wait {
-            self.registry.end_try(task.record(), failure, (self.claimed.attempt, self.retry().attempts()), wait);
+        match (outcome, wait.filter(|_| is_ours)) {
+            (Err(failure), _) if self.run.is_committed.load(Ordering::Acquire) => {
+                self.warn(&format!("{} after its transaction had completed it: it counts as done", failure.verdict()));
+                AttemptEnd::Ended(Err(failure))
+            }
+            (Err(failure), Some(wait)) => {
+                let (attempt, attempts) = (self.claimed.attempt, self.retry().attempts());
+                AttemptEnd::Retrying(failure, ScheduledRetry { attempt, attempts, wait })
+            }
+            (outcome, _) => AttemptEnd::Ended(outcome),
         }
     }
 

@@ -15,7 +15,7 @@ use super::running::RunningJob;
 use super::trouble::{LONGEST_WAIT, OutageLog, log_failure};
 use crate::background::handle::TaskHandle;
 use crate::background::request_info::RequestInfo;
-use crate::background::run::{Prepared, once_outcome};
+use crate::background::run::{Prepared, call_once};
 use crate::background::scope::{Context, Scope};
 use crate::background::slots::Admission;
 use crate::background::task::Task;
@@ -225,7 +225,7 @@ impl JobRunner {
         let running_job = self.jobs.shared.running_jobs.add(&claimed, prepared.record().clone());
         let mut attempt = Attempt::new(&self.jobs, claimed, running_job, self.scope.registry());
         // The queue limits the number of running jobs: tasks, which are less durable, do not delay them.
-        prepared.with(once_outcome(move |task| attempt.run(task))).admitted(Admission::Beside).with_handle()
+        prepared.with(call_once(move |task| attempt.run(task))).admitted(Admission::Beside).with_handle()
     }
 
     /// Claims the next job of any queue, runs it, and returns it with its outcome.
