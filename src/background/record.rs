@@ -22,6 +22,8 @@ pub(crate) struct Record {
     pub(crate) id: u64,
     pub(crate) name: String,
     pub(crate) key: Option<String>,
+    /// The id of the job that the task is an attempt of.
+    pub(crate) job: Option<u64>,
     pub(crate) origin: Option<Arc<RequestInfo>>,
     began: OnceLock<(Instant, SystemTime)>,
     attempts: AtomicU32,
@@ -50,11 +52,18 @@ struct End {
 
 impl Record {
     /// Creates the record of a task that waits.
-    pub(super) fn new(id: u64, name: &str, key: Option<&str>, origin: Option<Arc<RequestInfo>>) -> Record {
+    pub(super) fn new(
+        id: u64,
+        name: &str,
+        key: Option<&str>,
+        job: Option<u64>,
+        origin: Option<Arc<RequestInfo>>,
+    ) -> Record {
         Record {
             id,
             name: bounds::shorten(name, LONGEST_NAME).into_owned(),
             key: key.map(|key| bounds::key(key, LONGEST_NAME).into_owned()),
+            job,
             origin,
             began: OnceLock::new(),
             attempts: AtomicU32::new(0),
@@ -181,7 +190,7 @@ mod tests {
     /// Regression: the log said "after 0 ms" of a task that never ran.
     #[test]
     fn the_log_says_that_a_task_never_began() {
-        let record = Record::new(1, "mail", None, None);
+        let record = Record::new(1, "mail", None, None, None);
         assert!(record.line("was abandoned").ends_with("mail was abandoned (task 1, never began)"));
         record.begin();
         assert!(record.line("was abandoned").contains("(task 1, after "));

@@ -95,9 +95,15 @@ impl Registry {
         self.0.nice
     }
 
-    /// Registers a new task.
-    pub(crate) fn enter(&self, name: &str, key: Option<&str>, origin: Option<Arc<RequestInfo>>) -> Arc<Record> {
-        let record = Arc::new(Record::new(self.0.ids.fetch_add(1, Ordering::Relaxed), name, key, origin));
+    /// Registers a new task. `job` is the id of the job that the task is an attempt of.
+    pub(crate) fn enter(
+        &self,
+        name: &str,
+        key: Option<&str>,
+        job: Option<u64>,
+        origin: Option<Arc<RequestInfo>>,
+    ) -> Arc<Record> {
+        let record = Arc::new(Record::new(self.0.ids.fetch_add(1, Ordering::Relaxed), name, key, job, origin));
         self.state().unfinished.insert(record.id, record.clone());
         record
     }
@@ -328,6 +334,13 @@ impl Registry {
         running.or_else(|| state.ended.iter().rev().find(has_key)).cloned()
     }
 
+    /// Returns the newest task that is an attempt of a job and has not ended.
+    pub(crate) fn attempt_of(&self, job: u64) -> Option<Arc<Record>> {
+        let state = self.state();
+        let is_attempt = |record: &&Arc<Record>| record.job == Some(job) && !record.has_ended();
+        state.unfinished.values().rev().find(is_attempt).cloned()
+    }
+
     /// Returns the numbers of tasks, by outcome.
     pub(crate) fn counts(&self) -> Counts {
         self.state().counts()
@@ -475,7 +488,7 @@ mod tests {
     #[test]
     fn a_task_is_cancelled_when_its_last_watcher_leaves_and_not_before_its_first() {
         let registry = Registry::new(&Config::default());
-        let record = registry.enter("t", None, None);
+        let record = registry.enter("t", None, None, None);
         let is_cancelled = || {
             registry.watch_watchers(&record, Duration::ZERO);
             record.is_cancelled()
@@ -493,7 +506,7 @@ mod tests {
     #[test]
     fn a_task_that_is_being_logged_is_listed_as_ended() {
         let registry = Registry::new(&Config::default());
-        let record = registry.enter("t", None, None);
+        let record = registry.enter("t", None, None, None);
         let mut found = None;
         registry.end_with(&record, Some(&Failure::Abandoned), || {
             let lists = registry.lists();
@@ -507,7 +520,7 @@ mod tests {
     #[test]
     fn task_names_keys_and_failures_are_truncated() {
         let (registry, long) = (Registry::new(&Config::default()), "a".repeat(1_000_000));
-        let record = registry.enter(&long, Some(&long), None);
+        let record = registry.enter(&long, Some(&long), None, None);
         registry.end(&record, Some(&Failure::from_error(long.clone().into())));
         assert!(record.name.len() + record.key.as_ref().map_or(0, String::len) < 500);
         assert!(record.failure().unwrap().0.len() < 11_000);
@@ -518,12 +531,12 @@ mod tests {
     fn the_lists_are_bounded() {
         let registry = Registry::new(&Config::default());
         for _ in 0..ENDED + 50 {
-            let record = registry.enter("t", None, None);
+            let record = registry.enter("t", None, None, None);
             registry.end(&record, Some(&Failure::Abandoned));
         }
         let retained = registry.state().ended.len();
         assert_eq!((retained, registry.failed().len()), (ENDED, FAILED));
-        let cancelled = registry.enter("t", None, None);
+        let cancelled = registry.enter("t", None, None, None);
         registry.end(&cancelled, Some(&Failure::Cancelled));
         let counts = registry.counts();
         assert_eq!((counts.failed, counts.cancelled, counts.done()), (ENDED as u64 + 50, 1, 0));

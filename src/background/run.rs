@@ -47,12 +47,20 @@ impl fmt::Debug for Gate {
     }
 }
 
-/// The name, key and time limits of a task.
+/// The name, key, job and time limits of a task.
 pub(crate) struct Options {
     pub(super) name: String,
     pub(super) key: Option<String>,
+    pub(super) job: Option<u64>,
     pub(super) deadline: Option<Duration>,
     pub(super) unwatched: Option<Duration>,
+}
+
+impl Options {
+    /// Marks the task as an attempt of a job.
+    pub(crate) fn for_job(self, id: u64) -> Options {
+        Options { job: Some(id), ..self }
+    }
 }
 
 /// A task that is deferred until the response is sent.
@@ -137,7 +145,7 @@ impl Prepared {
     pub(crate) fn new(mut context: Context, options: Options) -> Prepared {
         let registry = context.scope.registry().clone();
         let is_nested = context.task.is_some();
-        let record = registry.enter(&options.name, options.key.as_deref(), context.origin.clone());
+        let record = registry.enter(&options.name, options.key.as_deref(), options.job, context.origin.clone());
         context.task = Some(record.clone());
         let deadline = options.deadline.map(|time| Deadline(time, None));
         if let Some(grace) = options.unwatched {

@@ -93,7 +93,7 @@ where
     R::Value: Send + 'static,
 {
     let name = name_of::<F>(Location::caller());
-    let options = Options { name, key: None, deadline: None, unwatched: None };
+    let options = Options { name, key: None, job: None, deadline: None, unwatched: None };
     Run::new(Context::current(), options, once(move |_| f())).on_own_thread()
 }
 
@@ -223,7 +223,7 @@ impl Task {
     /// Returns the options of the task for a function that is started at `location`.
     pub(crate) fn options<F>(self, location: &Location<'_>) -> Options {
         let name = self.name.unwrap_or_else(|| name_of::<F>(location));
-        Options { name, key: self.key, deadline: self.deadline, unwatched: self.unwatched }
+        Options { name, key: self.key, job: None, deadline: self.deadline, unwatched: self.unwatched }
     }
 }
 

@@ -371,7 +371,7 @@ mod tests {
         let me = jobs.engine.join().unwrap();
         let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
         let claimed = jobs.engine.claim(&me, &capacities, jobs.now()).unwrap().pop().unwrap();
-        let running_job = jobs.shared.running_jobs.add(&claimed, scope.registry().enter("quick", None, None));
+        let running_job = jobs.shared.running_jobs.add(&claimed, scope.registry().enter("quick", None, None, None));
         drop_attempt(Attempt::new(&jobs, claimed, running_job, scope.registry()));
         jobs.find(id).unwrap().unwrap().state
     }

@@ -214,14 +214,14 @@ impl JobRunner {
     /// Starts an attempt, as a task.
     fn start_attempt(&self, claimed: Claimed) -> TaskHandle<()> {
         let deadline = self.jobs.config.kind(&claimed.name).and_then(|kind| kind.deadline);
-        let task = Task::named(format!("{} (job {})", claimed.label, claimed.id)).key(format!("job-{}", claimed.id));
+        let task = Task::named(format!("{} (job {})", claimed.label, claimed.id));
         let task = match deadline {
             Some(deadline) => task.deadline(deadline),
             None => task,
         };
         let origin = claimed.origin.as_deref().and_then(RequestInfo::parse).map(Arc::new);
         let context = Context { scope: self.scope.clone(), origin, task: None };
-        let prepared = Prepared::new(context, task.options::<Attempt>(Location::caller()));
+        let prepared = Prepared::new(context, task.options::<Attempt>(Location::caller()).for_job(claimed.id));
         let running_job = self.jobs.shared.running_jobs.add(&claimed, prepared.record().clone());
         let mut attempt = Attempt::new(&self.jobs, claimed, running_job, self.scope.registry());
         // The queue limits the number of running jobs: tasks, which are less durable, do not delay them.

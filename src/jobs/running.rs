@@ -186,7 +186,8 @@ mod tests {
         let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
         let worker = jobs.engine.join().unwrap();
         let claimed = jobs.engine.claim(&worker, &capacities, jobs.now()).unwrap().pop().unwrap();
-        let running_job = running_jobs.add(&claimed, Registry::new(&Config::default()).enter("quick", None, None));
+        let running_job =
+            running_jobs.add(&claimed, Registry::new(&Config::default()).enter("quick", None, None, None));
         running_job.record.update(|progress| (progress.done, progress.total) = (4, 5));
         let before = running_jobs.of(claimed.id);
         let found = jobs.engine.find(claimed.id).unwrap().unwrap();

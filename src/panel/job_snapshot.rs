@@ -257,7 +257,7 @@ struct Whole {
 
 impl Whole {
     fn of(job: &JobInfo, scope: &Scope, now: Millis) -> Whole {
-        let task = scope.registry().find(&format!("job-{}", job.id)).filter(|record| !record.has_ended());
+        let task = scope.registry().attempt_of(job.id);
         Whole {
             row: Row::of(job, now),
             priority: job.priority,

@@ -113,7 +113,7 @@ impl Row {
             id: record.id,
             name: line(&record.name),
             key: record.key.as_deref().map(line),
-            job: record.key.as_deref().and_then(job_of).filter(|_| scope.get::<Jobs>().is_some()),
+            job: record.job.filter(|_| scope.get::<Jobs>().is_some()),
             origin: record.origin.as_ref().map(|origin| line(&origin.to_string())),
             state: record.state(),
             has_ended,
@@ -128,12 +128,6 @@ impl Row {
             failure: record.failure().map(|(message, _)| line(message)),
         }
     }
-}
-
-/// Returns the id of the job whose attempts have that key.
-fn job_of(key: &str) -> Option<u64> {
-    let id = key.strip_prefix("job-")?;
-    id.parse().ok().filter(|number: &u64| number.to_string() == id)
 }
 
 /// The lengths, in characters, of a failure and of its backtrace, on the page of one task.
@@ -189,11 +183,5 @@ mod tests {
     fn the_time_of_a_running_task_is_in_whole_seconds() {
         let shown = [999, 1_000, 59_999, 61_500].map(|ms| elapsed(Duration::from_millis(ms)));
         assert_eq!(shown, ["under 1 s", "1 s", "59 s", "1 min 1 s"]);
-    }
-
-    #[test]
-    fn the_key_of_a_job_is_recognized() {
-        let found = ["job-17", "job-", "job-017", "job-x", "jobs-1", "17"].map(job_of);
-        assert_eq!(found, [Some(17), None, None, None, None, None]);
     }
 }

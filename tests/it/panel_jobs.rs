@@ -632,8 +632,12 @@ fn a_job_and_its_task_link_to_each_other() {
     assert!(shown.contains("<a href=\"/_aside/tasks/1\">task 1</a>"), "{shown}");
     holding.end();
     assert!(section(&page(&mut client, "/_aside"), "Ended").contains(&link));
-    // Without jobs, such a key has no meaning.
-    let mut client = TestClient::new(development());
+}
+
+/// Regression: a task with the key `job-17` was shown as an attempt of the job 17.
+#[test]
+fn a_task_with_the_key_of_a_job_is_not_shown_as_its_attempt() {
+    let mut client = client();
     client.within(|| aside::Task::named("x").key("job-17").spawn(|_| ())).join().unwrap();
     let overview = page(&mut client, "/_aside");
     assert!(overview.contains("key <bdi>job-17</bdi>") && !overview.contains("/jobs/17"), "{overview}");
