@@ -41,7 +41,7 @@ mod tests {
         let hashed = key(&long, LONGEST_KEY).into_owned();
         assert_eq!(hashed.len(), HASHED.len() + 64);
         assert_ne!(key(&format!("{long}a"), LONGEST_KEY), hashed);
-        assert_ne!(key(&hashed, 1_000), hashed, "a client may send what a hash looks like");
+        assert_ne!(key(&hashed, 1_000), hashed, "a client may send text that looks like a hash");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! Values that are kept for a while: [`Cache`].
+//! A cache of computed values: [`Cache`].
 //!
-//! A page that is the same for everybody is computed once and then read. What makes that more than a map behind a lock:
-//! an entry has a time to live, the number of entries has a bound, and of all who ask for a missing value at once only one
-//! computes it.
+//! A page that is the same for all users is computed once and then read. Beyond a map behind a lock, the cache has a time to
+//! live for each entry and a limit on the number of entries, and if several threads ask for a missing value at once, only
+//! one of them computes it.
 
 use std::cell::RefCell;
 use std::fmt;
@@ -17,16 +17,16 @@ use crate::error::{Error, Result};
 use crate::sync::lock;
 use crate::worker_share::{self, Wait};
 
-/// How many entries `Cache::default()` holds.
+/// The capacity of `Cache::default()`, in entries.
 const CAPACITY: usize = 10_000;
 
 /// The time between two sweeps of expired entries.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
-/// How long a thread waits for another's computation before the log says so, and again each time as long.
+/// The time that a thread waits for another thread's computation before a warning is logged, and between two warnings.
 const WAIT_WARNING: Duration = Duration::from_secs(10);
 
-/// Values with a time to live, shared between threads.
+/// A cache of values with a time to live, shared between threads.
 ///
 /// ```
 /// use aside::Cache;
@@ -54,14 +54,14 @@ pub struct Cache<V> {
     swept: Arc<Mutex<Instant>>,
 }
 
-/// In an [`Arc`], so that a value is cloned and dropped outside the locks: its code may be slow, panic, or use the cache.
+/// A value with its deadline. Entries are in an [`Arc`], so that a value is cloned and dropped outside the locks: its code may be slow, panic, or use the cache.
 struct Entry<V> {
     value: V,
-    /// Nothing when the time to live reaches past what the clock can count: for ever.
+    /// `None` if the time to live exceeds the range of the clock: the value stays without limit.
     deadline: Option<Instant>,
 }
 
-/// The right to compute a key, and the duty: dropped without a value, it passes to the next who waits.
+/// The right to compute the value of a key. If it is dropped without a value, it passes to the next waiting thread.
 type Claim<'a, V> = PlaceholderGuard<
     'a,
     String,
@@ -88,28 +88,28 @@ impl<V> Entry<V> {
 }
 
 impl<V: Clone> Cache<V> {
-    /// An empty cache for about `capacity` entries. Past that, the ones asked for least go first.
+    /// Creates an empty cache for about `capacity` entries. Above that, the least requested entries are evicted first.
     ///
-    /// The entries lie in parts with a lock each, so that the bound is `capacity` rounded up to a multiple of their number,
-    /// and a part that is full evicts while another has room.
+    /// The entries are in shards with a lock each. The limit is therefore `capacity` rounded up to a multiple of the number of
+    /// shards, and a full shard evicts entries while another one has capacity left.
     pub fn new(capacity: usize) -> Cache<V> {
         Cache { entries: Arc::new(Entries::new(capacity)), swept: Arc::new(Mutex::new(Instant::now())) }
     }
 
-    /// The value of `key`, or nothing when it is not there or its time is over.
+    /// Returns the value of `key`, or `None` if it is missing or expired.
     pub fn get(&self, key: &str) -> Option<V> {
         self.get_at(key, Instant::now())
     }
 
-    /// Sets `key` to `value` for the time `ttl`, in place of what was there.
+    /// Sets `key` to `value` for the duration `ttl`, and replaces an earlier value.
     ///
-    /// With a `ttl` of zero nothing is kept; with [`Duration::MAX`] the value stays until it is removed or evicted. What
-    /// [`remember`](Cache::remember) computes for the same key meanwhile does not overwrite it.
+    /// With a `ttl` of zero nothing is stored; with [`Duration::MAX`] the value stays until it is removed or evicted. A value
+    /// that [`remember`](Cache::remember) computes for the same key at that time does not overwrite it.
     pub fn set(&self, key: impl Into<String>, value: V, ttl: Duration) {
         self.set_at(&key.into(), value, ttl, Instant::now());
     }
 
-    /// The value of `key`; when it is not there, computed by `f` and kept for the time `ttl`.
+    /// Returns the value of `key`. If it is missing, computes it with `f` and stores it for the duration `ttl`.
     ///
     /// ```
     /// use aside::Cache;
@@ -121,21 +121,20 @@ impl<V: Clone> Cache<V> {
     /// # aside::ok(())
     /// ```
     ///
-    /// However many threads ask at once, `f` runs in one of them and the others wait for its value, with a warning in the
+    /// If several threads ask at once, `f` runs in one of them and the others wait for its value, with a warning in the
     /// log every 10 s. In handlers, at most a quarter of the workers wait (`ASIDE_MAX_WAITING`), so that a slow computation
     /// leaves workers for other pages. If `f` fails or panics, its caller gets the failure, nothing is stored, and the next
-    /// waiting caller
-    /// computes. The time to live begins when `f` returns.
+    /// waiting caller computes. The time to live begins when `f` returns.
     ///
-    /// A key that is [removed](Cache::remove) while `f` runs is not kept: those who waited get the value, and who comes
-    /// later computes it anew. With a `ttl` of zero nothing is kept and nobody waits: every caller computes.
+    /// If a key is [removed](Cache::remove) while `f` runs, the value is not stored: the waiting callers get it, and a later
+    /// caller computes it again. With a `ttl` of zero nothing is stored and no caller waits: every caller computes.
     ///
     /// # Errors
     /// The error of `f`; 503 with `Retry-After`, in a handler, if too many workers wait for another thread's value already.
     ///
     /// # Panics
-    /// Those of `f`; and when `f` asks the same cache to remember the same key, which would wait for itself for ever. Two
-    /// keys whose computations ask for each other on two threads go unseen: the warning, again and again, is their sign.
+    /// If `f` panics, or if `f` calls `remember` with the same key of the same cache, which would wait for itself forever. Two
+    /// keys whose computations ask for each other on two threads are not detected; the repeated warning indicates them.
     #[track_caller]
     pub fn remember<E: Into<Error>>(&self, key: &str, ttl: Duration, f: impl FnOnce() -> Result<V, E>) -> Result<V> {
         if let Some(value) = self.get(key) {
@@ -151,22 +150,22 @@ impl<V: Clone> Cache<V> {
             Found::Claim(claim) => {
                 let value = f().map_err(E::into)?;
                 self.sweep(Instant::now());
-                // Refused when the key was set or removed meanwhile: that is newer than what `f` saw.
+                // Fails if the key was set or removed during `f`: that change is newer.
                 let _ = claim.insert(Entry::new(value.clone(), ttl, Instant::now()));
                 Ok(value)
             }
         }
     }
 
-    /// Removes `key`, and whether it was there. What is being computed for it right now is not kept either.
+    /// Removes `key`. Returns true if it had a value. A value that is being computed for it is not stored either.
     pub fn remove(&self, key: &str) -> bool {
         let now = Instant::now();
         self.entries.remove(&*bounds::key(key, LONGEST_KEY)).is_some_and(|(_, entry)| entry.is_fresh(now))
     }
 
-    /// Removes everything.
+    /// Removes all entries.
     pub fn clear(&self) {
-        // Held until the locks are free again: a value's `Drop` may use the cache.
+        // Held until the locks are released: a value's `Drop` may use the cache.
         let _held: Vec<_> = self.entries.iter().collect();
         self.entries.clear();
     }
@@ -176,7 +175,7 @@ impl<V: Clone> Cache<V> {
         self.entries.len()
     }
 
-    /// Whether there is no entry.
+    /// Returns true if the cache has no entries.
     pub fn is_empty(&self) -> bool {
         self.entries.is_empty()
     }
@@ -210,12 +209,12 @@ impl<V: Clone> Cache<V> {
         expired.iter().for_each(|(key, entry)| self.discard(key, entry));
     }
 
-    /// Removes this very entry: another thread may have put a new one in its place.
+    /// Removes this entry, unless another thread has replaced it.
     fn discard(&self, key: &str, entry: &Arc<Entry<V>>) {
         self.entries.remove_if(key, |there| Arc::ptr_eq(there, entry));
     }
 
-    /// A fresh value, after waiting for whoever computes it; or the claim, when that is for us to do.
+    /// Returns a fresh value, after waiting for the thread that computes it, or the claim to compute it on this thread.
     ///
     /// # Errors
     /// 503 if this is a worker and too many workers wait.
@@ -238,7 +237,7 @@ impl<V: Clone> Cache<V> {
         }
     }
 
-    /// What tells this cache from another one, for as long as a clone of it lives.
+    /// Returns the identity of this cache, unique while a clone of it exists.
     fn address(&self) -> usize {
         Arc::as_ptr(&self.entries).addr()
     }
@@ -250,7 +249,7 @@ impl<V: Clone> Default for Cache<V> {
     }
 }
 
-/// The same cache, not a copy.
+/// A clone is the same cache, not a copy.
 impl<V> Clone for Cache<V> {
     fn clone(&self) -> Cache<V> {
         Cache { entries: Arc::clone(&self.entries), swept: Arc::clone(&self.swept) }
@@ -264,18 +263,21 @@ impl<V: Clone> fmt::Debug for Cache<V> {
 }
 
 thread_local! {
-    /// The keys this thread computes, the innermost last, each with its cache.
+    /// The keys that this thread computes, the innermost last, each with its cache.
     static COMPUTING: RefCell<Vec<(usize, String)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Notes that this thread computes a key, until it is dropped.
+/// A record that this thread computes a key, until dropped.
 struct Computing;
 
 impl Computing {
     #[track_caller]
     fn begin(cache: usize, key: &str) -> Computing {
         let again = COMPUTING.with_borrow(|keys| keys.iter().any(|(of, other)| *of == cache && other == key));
-        assert!(!again, "the computation of the cache key {key:?} asks for that key itself, and would wait for ever");
+        assert!(
+            !again,
+            "the computation of the cache key {key:?} asks for the same key, and would wait for itself forever"
+        );
         COMPUTING.with_borrow_mut(|keys| keys.push((cache, key.to_owned())));
         Computing
     }
@@ -305,13 +307,13 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_past_its_time_is_never_given_out() {
+    fn an_expired_entry_is_never_returned() {
         let cache = Cache::new(10);
         let start = Instant::now();
         cache.set_at("a", 1, MINUTE, start);
         assert_eq!(cache.get_at("a", start + MINUTE - Duration::from_nanos(1)), Some(1));
         assert_eq!(cache.get_at("a", start + MINUTE), None);
-        assert!(cache.is_empty(), "an entry that was found too old is let go of");
+        assert!(cache.is_empty(), "an expired entry is dropped when it is found");
     }
 
     #[test]
@@ -333,13 +335,13 @@ mod tests {
         assert_eq!(cache.remember(&format!("{long}b"), MINUTE, || fine(2)).unwrap(), 2);
         assert!(cache.entries.iter().all(|(key, _)| key.len() < 100));
         // A client that sends the stored form of another key gets an entry of its own.
-        let kept = bounds::key(&long, LONGEST_KEY).into_owned();
-        assert_eq!((cache.get(&kept), cache.get(&long)), (None, Some(1)));
+        let stored = bounds::key(&long, LONGEST_KEY).into_owned();
+        assert_eq!((cache.get(&stored), cache.get(&long)), (None, Some(1)));
         assert!(cache.remove(&long) && cache.get(&long).is_none());
     }
 
     #[test]
-    fn zero_keeps_nothing_and_the_longest_time_is_for_ever() {
+    fn a_ttl_of_zero_stores_nothing_and_the_longest_never_expires() {
         let cache = Cache::new(10);
         cache.set("zero", 1, Duration::ZERO);
         cache.set("ever", 2, Duration::MAX);
@@ -350,7 +352,7 @@ mod tests {
     }
 
     #[test]
-    fn an_old_entry_is_computed_anew() {
+    fn an_expired_entry_is_computed_again() {
         let cache = Cache::new(10);
         cache.set("a", 1, Duration::ZERO);
         assert_eq!(cache.remember("a", MINUTE, || fine(2)).unwrap(), 2);
@@ -358,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn many_who_ask_at_once_compute_once() {
+    fn concurrent_callers_compute_a_value_once() {
         let (cache, barrier, runs) = (Cache::new(10), Barrier::new(32), AtomicUsize::new(0));
         let ask = || {
             barrier.wait();
@@ -375,25 +377,25 @@ mod tests {
         assert_eq!(runs.into_inner(), 1);
     }
 
-    /// Eight threads ask at once, and the first to compute goes wrong.
-    fn first_goes_wrong(wrong: impl Fn() -> Result<u32, fmt::Error> + Sync) -> Vec<thread::Result<Option<u32>>> {
+    /// Eight threads ask at once, and the first computation fails.
+    fn first_fails(fail: impl Fn() -> Result<u32, fmt::Error> + Sync) -> Vec<thread::Result<Option<u32>>> {
         let (cache, barrier, runs) = (Cache::new(10), Barrier::new(8), AtomicUsize::new(0));
         let ask = || {
             barrier.wait();
-            cache.remember("a", MINUTE, || if runs.fetch_add(1, Ordering::SeqCst) == 0 { wrong() } else { Ok(7) }).ok()
+            cache.remember("a", MINUTE, || if runs.fetch_add(1, Ordering::SeqCst) == 0 { fail() } else { Ok(7) }).ok()
         };
         let results = thread::scope(|scope| {
             let asking: Vec<_> = (0..8).map(|_| scope.spawn(ask)).collect();
             asking.into_iter().map(|thread| thread.join()).collect()
         });
-        assert_eq!(runs.into_inner(), 2, "one that goes wrong, one that computes for all the others");
+        assert_eq!(runs.into_inner(), 2, "one fails, and one computes for all the others");
         assert_eq!(cache.get("a"), Some(7));
         results
     }
 
     #[test]
     fn a_failure_goes_to_its_caller_and_the_next_computes() {
-        let results = first_goes_wrong(|| Err(fmt::Error));
+        let results = first_fails(|| Err(fmt::Error));
         let results: Vec<_> = results.into_iter().map(Result::unwrap).collect();
         assert_eq!(results.iter().filter(|result| result.is_none()).count(), 1);
         assert_eq!(results.iter().filter(|result| **result == Some(7)).count(), 7);
@@ -401,7 +403,7 @@ mod tests {
 
     #[test]
     fn a_panic_goes_to_its_caller_and_the_next_computes() {
-        let results = first_goes_wrong(|| std::panic::resume_unwind(Box::new("no")));
+        let results = first_fails(|| std::panic::resume_unwind(Box::new("no")));
         assert_eq!(results.iter().filter(|result| result.is_err()).count(), 1);
         assert_eq!(results.iter().filter(|result| matches!(result, Ok(Some(7)))).count(), 7);
     }
@@ -416,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_set_or_removed_meanwhile_wins() {
+    fn a_key_set_or_removed_during_a_computation_keeps_that_change() {
         let cache = Cache::new(10);
         let _ = cache.remember("set", MINUTE, || {
             cache.set("set", 1, MINUTE);
@@ -473,7 +475,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_bounded() {
+    fn the_number_of_entries_is_bounded() {
         for capacity in [1, 10, 1_000] {
             let cache = Cache::new(capacity);
             for i in 0..10 * capacity {
@@ -487,7 +489,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_without_room_still_computes() {
+    fn a_cache_of_capacity_zero_still_computes() {
         let cache = Cache::new(0);
         assert_eq!(cache.remember("a", MINUTE, || fine(1)).unwrap(), 1);
         assert_eq!(cache.get("a"), None);

@@ -1,7 +1,7 @@
-//! Panics, caught with their place.
+//! Panics, caught with their location.
 //!
-//! The payload that `catch_unwind` gives has no place; the panic hook has it. One hook, installed once, writes down what it
-//! sees while a [`catch`] is on the stack of that thread, and passes on everything else to the hook that was there before.
+//! The payload that `catch_unwind` returns has no location; the panic hook has it. One hook, installed once, records a panic
+//! while a [`catch`] is on the stack of the thread, and passes all other panics to the hook that was installed before.
 
 use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
@@ -13,17 +13,17 @@ use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_h
 use std::sync::Once;
 
 thread_local! {
-    /// How many catches are on this thread's stack.
+    /// The number of catches on the stack of this thread.
     static CATCHING: Cell<usize> = const { Cell::new(0) };
-    /// What the hook saw last on this thread.
+    /// The last panic that the hook recorded on this thread.
     static SEEN: RefCell<Option<Panic>> = const { RefCell::new(None) };
 }
 
-/// Runs `f`; a panic in it comes back as a value, and is not printed.
+/// Runs `f`. Returns a panic in it as an error, and does not print it.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
     install();
     let _depth = Depth::enter();
-    // What `f` leaves half done is either its own or behind a lock that says so: nothing of ours is reached through it.
+    // A value that `f` leaves half changed belongs to the application, or is behind one of its locks, which are poisoned then.
     catch_unwind(AssertUnwindSafe(f)).map_err(|payload| {
         let panic = describe(&*payload);
         // A payload's own drop may panic, again with a payload whose drop panics: that payload is leaked.
@@ -34,7 +34,7 @@ pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
     })
 }
 
-/// Drops an application value. A panic in its drop is logged and stops here.
+/// Drops an application value. A panic in its drop is caught and logged.
 pub(crate) fn discard<T>(value: T) {
     if !needs_drop::<T>() {
         return;
@@ -44,7 +44,7 @@ pub(crate) fn discard<T>(value: T) {
     }
 }
 
-/// An application value. A panic in its drop is logged and stops there.
+/// An application value. A panic in its drop is caught and logged.
 pub(crate) struct Contained<T>(Option<T>);
 
 impl<T> Contained<T> {
@@ -52,7 +52,7 @@ impl<T> Contained<T> {
         Contained(Some(value))
     }
 
-    /// Returns the value by ownership.
+    /// Returns the value itself.
     pub(crate) fn into_inner(mut self) -> T {
         self.0.take().expect(THERE)
     }
@@ -81,15 +81,16 @@ impl<T> Drop for Contained<T> {
     }
 }
 
-/// A panic that was caught: what it said, and where.
+/// A caught panic: its message, location and backtrace.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct Panic {
-    /// What it said, or `(no message)` when the payload was no text.
+    /// The message, or `(no message)` if the payload was not text.
     pub message: String,
-    /// Where: file and line. Not known for a payload that `resume_unwind` sent on, nor under a later panic hook.
+    /// The location, as file and line. `None` if `resume_unwind` propagated the payload, or if another panic hook was installed
+    /// later.
     pub location: Option<String>,
-    /// The way there, when `RUST_BACKTRACE` asks for it.
+    /// The backtrace, if `RUST_BACKTRACE` enabled it.
     pub backtrace: Option<String>,
 }
 
@@ -117,33 +118,36 @@ impl Drop for Depth {
 
 fn install() {
     static INSTALLED: Once = Once::new();
-    // Setting a hook while this thread panics ends the process. `run().unwrap()` drops the application in that state.
+    // Setting a hook while this thread panics aborts the process. `run().unwrap()` drops the application in that state.
     if std::thread::panicking() {
         return;
     }
     INSTALLED.call_once(|| {
         let previous = take_hook();
-        set_hook(Box::new(move |info| {
-            if CATCHING.try_with(Cell::get).unwrap_or(0) > 0 { write_down(info) } else { previous(info) }
-        }));
+        set_hook(Box::new(
+            move |info| {
+                if CATCHING.try_with(Cell::get).unwrap_or(0) > 0 { record(info) } else { previous(info) }
+            },
+        ));
     });
 }
 
-fn write_down(info: &PanicHookInfo<'_>) {
+/// Records a panic for the `catch` that it reaches.
+fn record(info: &PanicHookInfo<'_>) {
     let backtrace = Backtrace::capture();
     let panic = Panic {
         message: message(info.payload()),
-        location: info.location().map(|place| format!("{}:{}", place.file(), place.line())),
+        location: info.location().map(|location| format!("{}:{}", location.file(), location.line())),
         backtrace: (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string()),
     };
     let _ = SEEN.try_with(|seen| seen.replace(Some(panic)));
 }
 
-/// What the hook saw of this payload. `resume_unwind` calls no hook: a record of an earlier panic, which `f` itself
-/// caught, does not match and is not used.
+/// Returns the recorded panic of a payload. `resume_unwind` calls no hook: the record of an earlier panic, which `f` caught
+/// itself, does not match and is not used.
 fn describe(payload: &(dyn Any + Send)) -> Panic {
     let message = message(payload);
-    // At the end of a thread this may be destroyed before the last of its values.
+    // At the end of a thread, the thread-local may be destroyed before the last values of the thread.
     match SEEN.try_with(RefCell::take).ok().flatten() {
         Some(seen) if seen.message == message => seen,
         _ => Panic { message, location: None, backtrace: None },
@@ -162,7 +166,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_panic_has_its_words_and_its_place() {
+    fn a_panic_has_its_message_and_its_location() {
         let line = line!() + 1;
         let panic = catch(|| panic!("boom {}", 7)).unwrap_err();
         assert_eq!(panic.message, "boom 7");
@@ -170,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_record_that_is_not_of_this_payload_is_not_used() {
+    fn a_record_of_another_payload_is_not_used() {
         let panic = catch(|| {
             let _ = catch_unwind(|| panic!("first"));
             resume_unwind(Box::new("second"))
@@ -179,7 +183,7 @@ mod tests {
         assert_eq!((panic.message.as_str(), panic.location), ("second", None));
     }
 
-    /// A value that panics in its drop, with another such value as often as its count says.
+    /// A value that panics in its drop, with a payload that does so too, as often as its count says.
     struct Bomb(u32);
 
     impl Drop for Bomb {

@@ -100,7 +100,7 @@ impl Shares {
 
     /// Returns true if one more worker may wait.
     #[cfg_attr(not(all(feature = "epoll", target_os = "linux")), allow(dead_code))]
-    pub(crate) fn has_room(&self, wait: Wait) -> bool {
+    pub(crate) fn has_capacity(&self, wait: Wait) -> bool {
         self.admits(&lock(&self.taken), wait)
     }
 
@@ -117,12 +117,12 @@ impl Shares {
         })
     }
 
-    /// Returns the number of absent workers: the pool may have that many more.
+    /// Returns the number of absent workers, by which the pool may exceed its maximum.
     pub(crate) fn away(&self) -> usize {
         self.away.load(Ordering::Acquire)
     }
 
-    fn step_aside(self: Arc<Shares>) -> Option<Away> {
+    fn mark_absent(self: Arc<Shares>) -> Option<Away> {
         let one_more = |away: usize| (away < self.bounds.workers).then_some(away + 1);
         self.away.fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more).ok()?;
         Some(Away(self))
@@ -176,10 +176,10 @@ impl Drop for Away {
     }
 }
 
-/// Lets the pool replace this worker, which is about to wait and cannot refuse its request. At most `ASIDE_MAX_WORKERS`
+/// Marks this worker as absent, so that the pool can replace it: it is about to wait and cannot refuse its request. At most `ASIDE_MAX_WORKERS`
 /// workers are absent at once. `None` on a thread that is not a worker.
-pub(crate) fn step_aside() -> Option<Away> {
-    WORKER_OF.with_borrow(Option::clone)?.step_aside()
+pub(crate) fn mark_absent() -> Option<Away> {
+    WORKER_OF.with_borrow(Option::clone)?.mark_absent()
 }
 
 /// A marker for errors of overload. Such an error is logged where it is made, once a minute, and not for each request. Its
@@ -213,28 +213,28 @@ pub(crate) mod tests {
         Shares::new(Bounds { workers, each, bodies })
     }
 
-    /// Runs the waiting work on two workers, of which one may wait, and releases them once one was refused.
+    /// Runs `wait_for` on two workers, of which one may wait, and calls `release` once one was refused.
     pub(crate) fn one_of_two_workers_is_refused<T: Send>(
         wait_for: impl Fn() -> Result<T> + Sync,
         release: impl FnOnce(),
     ) -> T {
-        let (shares, (tell, told)) = (shares(4, 1, 1), mpsc::channel());
+        let (shares, (sender, results)) = (shares(4, 1, 1), mpsc::channel());
         thread::scope(|scope| {
             for _ in 0..2 {
-                let (shares, tell, wait_for) = (&shares, tell.clone(), &wait_for);
+                let (shares, sender, wait_for) = (&shares, sender.clone(), &wait_for);
                 scope.spawn(move || {
                     shares.enter();
-                    tell.send(wait_for())
+                    sender.send(wait_for())
                 });
             }
-            drop(tell);
-            let first = told.recv_timeout(Duration::from_secs(20));
+            drop(sender);
+            let first = results.recv_timeout(Duration::from_secs(20));
             // Runs in any case: a failed test must not wait for the other worker.
             release();
             let Ok(Err(refused)) = first else { panic!("both wait, or neither") };
             assert_eq!(refused.status_code(), Status::SERVICE_UNAVAILABLE);
             assert!(refused.find_source::<Busy>().is_some());
-            told.recv().unwrap().unwrap()
+            results.recv().unwrap().unwrap()
         })
     }
 
@@ -267,12 +267,12 @@ pub(crate) mod tests {
 
     #[test]
     fn at_most_the_maximum_of_workers_may_be_absent() {
-        assert!(step_aside().is_none(), "this thread is not a worker");
+        assert!(mark_absent().is_none(), "this thread is not a worker");
         let shares = shares(2, 1, 1);
         thread::scope(|scope| {
             scope.spawn(|| {
                 shares.enter();
-                let away = [(); 3].map(|()| step_aside());
+                let away = [(); 3].map(|()| mark_absent());
                 assert_eq!((away.each_ref().map(Option::is_some), shares.away()), ([true, true, false], 2));
                 drop(away);
                 assert_eq!(shares.away(), 0);

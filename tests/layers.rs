@@ -1,12 +1,12 @@
-//! The house as a table: a file may import from rooms on lower floors, and within its own floor where no cycle comes of
-//! it. Imports from the crate's root are refused: they hide where a thing lives.
+//! The layers of the code base, as a table. A module may import from modules of lower layers, and of its own layer if no
+//! cycle results. Imports from the crate root are refused: they hide the module that owns an item.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Each room's floor. A room is a file, or a folder with all that is in it.
-const FLOORS: &[(&str, u32)] = &[
+/// The layer of each module, submodules included. The longest matching entry counts.
+const LAYERS: &[(&str, u32)] = &[
     ("bounds", 0),
     ("deadline", 0),
     ("error", 0),
@@ -47,75 +47,75 @@ const FLOORS: &[(&str, u32)] = &[
     ("testing", 8),
 ];
 
-/// A module and the modules it names.
-type Arrows = BTreeMap<String, BTreeSet<String>>;
+/// The modules that each module imports.
+type Imports = BTreeMap<String, BTreeSet<String>>;
 
 #[test]
-fn every_file_has_a_floor() {
-    let homeless: Vec<_> = arrows().into_keys().filter(|module| floor(module).is_none()).collect();
-    assert!(homeless.is_empty(), "give these a floor in tests/layers.rs: {homeless:?}");
+fn every_module_has_a_layer() {
+    let missing: Vec<_> = imports().into_keys().filter(|module| layer(module).is_none()).collect();
+    assert!(missing.is_empty(), "add the layers of these modules to tests/layers.rs: {missing:?}");
 }
 
 #[test]
-fn every_room_of_the_table_is_there() {
-    let modules = arrows();
+fn every_module_of_the_table_exists() {
+    let modules = imports();
     let gone: Vec<_> =
-        FLOORS.iter().filter(|(room, _)| !modules.keys().any(|module| is_within(module, room))).collect();
-    assert!(gone.is_empty(), "no file is in these rooms any more: {gone:?}");
+        LAYERS.iter().filter(|(entry, _)| !modules.keys().any(|module| is_within(module, entry))).collect();
+    assert!(gone.is_empty(), "these modules of the table have no file: {gone:?}");
 }
 
 #[test]
-fn nobody_imports_from_a_floor_above() {
-    for (from, targets) in arrows() {
+fn no_module_imports_from_a_higher_layer() {
+    for (from, targets) in imports() {
         for to in targets {
             assert!(
-                floor(&to) <= floor(&from),
-                "{from} (floor {:?}) imports {to} (floor {:?})",
-                floor(&from),
-                floor(&to)
+                layer(&to) <= layer(&from),
+                "{from} (layer {:?}) imports {to} (layer {:?})",
+                layer(&from),
+                layer(&to)
             );
         }
     }
 }
 
 #[test]
-fn nobody_imports_in_a_circle() {
-    let arrows = arrows();
-    for module in arrows.keys() {
+fn no_imports_form_a_cycle() {
+    let imports = imports();
+    for module in imports.keys() {
         let mut reached = BTreeSet::new();
-        let mut open: Vec<&String> = arrows[module].iter().collect();
+        let mut open: Vec<&String> = imports[module].iter().collect();
         while let Some(next) = open.pop() {
-            assert_ne!(next, module, "{module} imports itself by way of {reached:?}");
+            assert_ne!(next, module, "{module} imports itself through {reached:?}");
             if reached.insert(next) {
-                open.extend(arrows.get(next).into_iter().flatten());
+                open.extend(imports.get(next).into_iter().flatten());
             }
         }
     }
 }
 
 #[test]
-fn nobody_imports_from_the_root() {
+fn no_module_imports_from_the_crate_root() {
     for (file, code) in sources() {
         for path in paths(&code, "crate::") {
             let first = path.chars().next().unwrap_or('{');
-            assert!(first.is_lowercase(), "{file:?} imports `crate::{path}`; import it from the room where it lives");
+            assert!(first.is_lowercase(), "{file:?} imports `crate::{path}`; import it from the module that owns it");
         }
     }
 }
 
 #[test]
-fn the_lower_floors_do_not_know_the_libraries_of_the_upper_ones() {
+fn tiny_http_is_used_only_in_its_transport_and_background_knows_nothing_of_http() {
     for (file, code) in sources() {
         let module = module_of(&file);
         let code = code.replace("self::tiny_http::", "");
         assert!(!code.contains("tiny_http::") || module == "server::tiny_http", "{module} names tiny_http");
-        assert!(!module.starts_with("background") || !code.contains("http::"), "{module} knows of HTTP");
+        assert!(!module.starts_with("background") || !code.contains("http::"), "{module} uses HTTP");
     }
 }
 
-/// A small drawing of the rule itself, so that a mistake in the reader above does not let everything through.
+/// Checks the parser of imports, so that a mistake in it does not let every import pass.
 #[test]
-fn an_import_is_seen_wherever_it_stands() {
+fn an_import_is_found_anywhere_in_the_code() {
     let code =
         "use crate::http::request::Request;\nfn f() { crate::mail::send(); super::router::at(); }\n// crate::app\n";
     let modules: BTreeSet<String> = ["http::request", "mail", "http::router", "app"].map(str::to_owned).into();
@@ -123,16 +123,16 @@ fn an_import_is_seen_wherever_it_stands() {
     assert_eq!(seen, ["http::request", "http::router", "mail"].map(str::to_owned).into());
 }
 
-fn floor(module: &str) -> Option<u32> {
-    let rooms = FLOORS.iter().filter(|(room, _)| is_within(module, room));
-    rooms.max_by_key(|(room, _)| room.len()).map(|(_, floor)| *floor)
+fn layer(module: &str) -> Option<u32> {
+    let entries = LAYERS.iter().filter(|(entry, _)| is_within(module, entry));
+    entries.max_by_key(|(entry, _)| entry.len()).map(|(_, layer)| *layer)
 }
 
-fn is_within(module: &str, room: &str) -> bool {
-    module == room || module.strip_prefix(room).is_some_and(|rest| rest.starts_with("::"))
+fn is_within(module: &str, parent: &str) -> bool {
+    module == parent || module.strip_prefix(parent).is_some_and(|rest| rest.starts_with("::"))
 }
 
-fn arrows() -> Arrows {
+fn imports() -> Imports {
     let sources = sources();
     let modules: BTreeSet<String> = sources.iter().map(|(file, _)| module_of(file)).collect();
     sources.iter().map(|(file, code)| (module_of(file), targets(&module_of(file), code, &modules))).collect()
@@ -145,12 +145,12 @@ fn targets(module: &str, code: &str, modules: &BTreeSet<String>) -> BTreeSet<Str
     rooted.chain(beside).filter_map(|path| longest_module(&path, modules)).filter(|to| to != module).collect()
 }
 
-/// `http::request` of `http::request::Request`.
+/// Returns the module of a path: `http::request` of `http::request::Request`.
 fn longest_module(path: &str, modules: &BTreeSet<String>) -> Option<String> {
     modules.iter().filter(|module| is_within(path, module)).max_by_key(|module| module.len()).cloned()
 }
 
-/// What follows each occurrence of a prefix, as far as it is a path.
+/// Returns the path that follows each occurrence of a prefix.
 fn paths(code: &str, prefix: &str) -> Vec<String> {
     let starts = code.match_indices(prefix).filter(|(at, _)| !code[..*at].ends_with('$'));
     let path = |at: usize| {
@@ -161,7 +161,7 @@ fn paths(code: &str, prefix: &str) -> Vec<String> {
     starts.map(|(at, _)| path(at)).collect()
 }
 
-/// The files under `src` but the root, without their unit tests.
+/// Returns the files below `src` except the crate root, without unit tests and comments.
 fn sources() -> Vec<(PathBuf, String)> {
     let src = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut files = Vec::new();
@@ -172,7 +172,7 @@ fn sources() -> Vec<(PathBuf, String)> {
         let text = fs::read_to_string(file).expect("a source file can be read");
         without_comments(text.split("#[cfg(test)]\nmod tests").next().unwrap_or(""))
     };
-    files.map(|file| (file.strip_prefix(&src).expect("it is under src").to_owned(), code(&file))).collect()
+    files.map(|file| (file.strip_prefix(&src).expect("the file is below src").to_owned(), code(&file))).collect()
 }
 
 fn without_comments(code: &str) -> String {
@@ -181,7 +181,7 @@ fn without_comments(code: &str) -> String {
 
 fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     for entry in fs::read_dir(folder).expect("a source folder can be listed") {
-        let path = entry.expect("its entries can be read").path();
+        let path = entry.expect("the entries of a source folder can be read").path();
         match path.is_dir() {
             true => collect(&path, files),
             false => files.extend(path.extension().is_some_and(|end| end == "rs").then_some(path)),
@@ -189,7 +189,7 @@ fn collect(folder: &Path, files: &mut Vec<PathBuf>) {
     }
 }
 
-/// `http::request` of `http/request.rs`, `http` of `http/mod.rs`.
+/// Returns the module of a file: `http::request` of `http/request.rs`, `http` of `http/mod.rs`.
 fn module_of(file: &Path) -> String {
     let path = file.with_extension("").to_string_lossy().replace(std::path::MAIN_SEPARATOR, "::");
     path.strip_suffix("::mod").unwrap_or(&path).to_owned()

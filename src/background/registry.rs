@@ -130,7 +130,7 @@ impl Registry {
             log::warn!(target: "aside::background", "{}", record.line(&event));
         }
         let Thread::Wait(turn) = thread else { return false };
-        let _away = worker_share::step_aside();
+        let _away = worker_share::mark_absent();
         turn.wait();
         true
     }
@@ -206,7 +206,7 @@ impl Registry {
             let event = "waits to begin: the operating system refuses another thread";
             log::warn!(target: "aside::background", "{}", record.line(event));
         }
-        let _away = worker_share::step_aside();
+        let _away = worker_share::mark_absent();
         drop(self.wait_for_change(self.state(), Instant::now() + RETRY_SPAWN_AFTER));
     }
 

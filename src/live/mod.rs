@@ -414,7 +414,7 @@ where
                 let event = Event::new(&*text).id(self.live.event_id(seen.version));
                 out.extend_from_slice(event.to_wire().as_bytes());
             }
-            Err(error) if watched.is_first_complaint(seen.version) => {
+            Err(error) if watched.is_first_error(seen.version) => {
                 let line = format!(
                     "Could not render the state of a live page; pages keep the previous one: {}",
                     error.chain()

@@ -1,8 +1,8 @@
-//! A value that is changed under a lock, and those who wait for the change.
+//! A value that threads change and watch.
 //!
-//! A change is made on a copy, and put in place when the lock is let go. Whoever reads holds no lock, and a change that ends
-//! in a panic leaves the last good value. Those who watch are told that there is something newer, not what it was: who is
-//! slow gets the latest value and none of those between.
+//! A change is made on a copy, and published when the lock is released. A reader holds no lock, and a change that panics
+//! leaves the last valid value. Watchers are notified that there is a newer value. A slow watcher gets the latest value and
+//! none of those in between.
 
 use std::collections::HashMap;
 use std::ops::{Deref, DerefMut};
@@ -16,65 +16,65 @@ use crate::sync::lock;
 
 mod turn;
 
-/// The value, and who waits for it.
+/// A value with its watchers.
 pub(crate) struct Watched<T> {
-    /// Which of the watched values of this process it is.
+    /// The id of this value, unique in the process.
     pub(crate) id: u64,
-    /// Whose turn it is to change it.
+    /// The lock for changes.
     turn: Turn,
-    now: Mutex<Now<T>>,
-    /// The last version that somebody complained about.
-    complained: AtomicU64,
-    made: Mutex<Made>,
+    state: Mutex<State<T>>,
+    /// The last version for which an error was logged.
+    error_logged: AtomicU64,
+    rendered: Mutex<Rendered>,
 }
 
-/// What is done for a watcher when there is something new. It must be quick.
+/// The callback of a watcher, called when there is a newer value. It must be quick.
 pub(crate) type Call = Arc<dyn Fn() + Send + Sync>;
 
-/// The texts that were made of a version, each by what it was made with.
+/// The texts that were rendered from one version, each with its key.
 #[derive(Default)]
-struct Made {
+struct Rendered {
     version: u64,
     texts: Vec<(Key, Arc<str>)>,
 }
 
-/// What a text is made with: one of the sets of templates in this process, and the name of one in it.
+/// The key of a rendered text: the id of a set of templates in this process, and the name of a template in it.
 pub(crate) type Key = (u64, String);
 
-struct Now<T> {
-    /// How many values there were, this one with them.
+struct State<T> {
+    /// The number of values so far, including this one.
     version: u64,
     value: Arc<T>,
     is_finished: bool,
     watchers: usize,
-    /// Who wants to be called for the next one.
+    /// The callbacks for the next change, by watcher.
     calls: HashMap<u64, Call>,
-    /// Since when nobody has watched it who did.
+    /// The time at which the last watcher left, while there is none.
     left: Option<Instant>,
 }
 
-/// The value as a watcher sees it.
+/// A snapshot of the value for a watcher.
 pub(crate) struct Seen<T> {
     pub(crate) version: u64,
     pub(crate) value: Arc<T>,
-    /// Nothing comes after it.
+    /// No change follows.
     pub(crate) is_finished: bool,
 }
 
-/// A number for somebody to be called by.
+/// Returns a new number for a watcher.
 pub(crate) fn caller() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed)
 }
 
 impl<T: Clone> Watched<T> {
-    /// A value that nobody has changed yet.
+    /// Creates a watched value.
     pub(crate) fn new(value: T) -> Watched<T> {
         static IDS: AtomicU64 = AtomicU64::new(1);
         Watched {
             id: IDS.fetch_add(1, Ordering::Relaxed),
             turn: Turn::default(),
-            now: Mutex::new(Now {
+            state: Mutex::new(State {
                 version: 1,
                 value: Arc::new(value),
                 is_finished: false,
@@ -82,28 +82,28 @@ impl<T: Clone> Watched<T> {
                 calls: HashMap::new(),
                 left: None,
             }),
-            complained: AtomicU64::new(0),
-            made: Mutex::default(),
+            error_logged: AtomicU64::new(0),
+            rendered: Mutex::default(),
         }
     }
 
-    /// The value as it is.
+    /// Returns the current value.
     pub(crate) fn get(&self) -> Arc<T> {
-        lock(&self.now).value.clone()
+        lock(&self.state).value.clone()
     }
 
-    /// The value with what is known of it.
+    /// Returns the current value with its version.
     pub(crate) fn look(&self) -> Seen<T> {
-        lock(&self.now).seen()
+        lock(&self.state).seen()
     }
 
-    /// Changes it.
+    /// Changes the value.
     #[track_caller]
     pub(crate) fn update<R>(&self, change: impl FnOnce(&mut T) -> R) -> R {
         change(&mut self.lock())
     }
 
-    /// A copy to change, and the right to put it in place.
+    /// Takes the lock for changes, and returns a guard with a copy that is published when the guard is dropped.
     #[track_caller]
     pub(crate) fn lock(&self) -> LiveGuard<'_, T> {
         let was_panicking = thread::panicking();
@@ -118,113 +118,114 @@ impl<T: Clone> Watched<T> {
 
     fn publish(&self, value: T) {
         let value = Arc::new(value);
-        let mut now = lock(&self.now);
-        let former = std::mem::replace(&mut now.value, value);
-        now.version += 1;
-        self.tell(now);
+        let mut state = lock(&self.state);
+        let former = std::mem::replace(&mut state.value, value);
+        state.version += 1;
+        self.notify(state);
         drop(former);
     }
 
-    /// Says that no change comes any more.
+    /// Records that no change follows, and notifies the watchers.
     pub(crate) fn finish(&self) {
-        let mut now = lock(&self.now);
-        now.is_finished = true;
-        self.tell(now);
+        let mut state = lock(&self.state);
+        state.is_finished = true;
+        self.notify(state);
     }
 
-    /// Calls all who want to be, once.
-    fn tell(&self, mut now: MutexGuard<'_, Now<T>>) {
-        let calls = std::mem::take(&mut now.calls);
-        drop(now);
+    /// Calls the registered callbacks, and removes them.
+    fn notify(&self, mut state: MutexGuard<'_, State<T>>) {
+        let calls = std::mem::take(&mut state.calls);
+        drop(state);
         calls.values().for_each(|call| call());
     }
 
-    /// Has somebody called once for a newer value than that version, or for the end; here and now when one is there. By a
-    /// number of his own, so that a second call takes the place of the first.
+    /// Calls `call` once when there is a newer value than the version `known`, or when no change follows; at once if that is so
+    /// already. A second callback with the same number replaces the first.
     pub(crate) fn call_when_new(&self, caller: u64, known: u64, call: Call) {
-        let mut now = lock(&self.now);
-        if now.version == known && !now.is_finished {
-            now.calls.insert(caller, call);
+        let mut state = lock(&self.state);
+        if state.version == known && !state.is_finished {
+            state.calls.insert(caller, call);
             return;
         }
-        drop(now);
+        drop(state);
         call();
     }
 
-    /// A text of that version, made once for all who want to show it. Who comes while it is being made waits for it.
-    pub(crate) fn make_once<E>(
+    /// Returns the text that `make` renders from a version, rendered once for all watchers. A thread that asks for it during
+    /// the rendering waits.
+    pub(crate) fn render_once<E>(
         &self,
         version: u64,
         key: &Key,
         make: impl FnOnce() -> Result<String, E>,
     ) -> Result<Arc<str>, E> {
-        let mut made = lock(&self.made);
-        if made.version < version {
-            *made = Made { version, texts: Vec::new() };
+        let mut rendered = lock(&self.rendered);
+        if rendered.version < version {
+            *rendered = Rendered { version, texts: Vec::new() };
         }
-        let found = made.texts.iter().find(|(other, _)| made.version == version && other == key);
+        let found = rendered.texts.iter().find(|(other, _)| rendered.version == version && other == key);
         if let Some((_, text)) = found {
             return Ok(text.clone());
         }
         let text: Arc<str> = make()?.into();
-        if made.version == version {
-            made.texts.push((key.clone(), text.clone()));
+        if rendered.version == version {
+            rendered.texts.push((key.clone(), text.clone()));
         }
         Ok(text)
     }
 
-    /// Whether this is the first complaint about that version.
-    pub(crate) fn is_first_complaint(&self, version: u64) -> bool {
-        self.complained.fetch_max(version, Ordering::Relaxed) < version
+    /// Returns true if no error was logged for this version or a later one before.
+    pub(crate) fn is_first_error(&self, version: u64) -> bool {
+        self.error_logged.fetch_max(version, Ordering::Relaxed) < version
     }
 }
 
 impl<T> Watched<T> {
-    /// How many watch it now.
+    /// Returns the number of watchers.
     pub(crate) fn watchers(&self) -> usize {
-        lock(&self.now).watchers
+        lock(&self.state).watchers
     }
 
-    /// Since when nobody has watched it any more; none while somebody does, and when nobody ever did.
+    /// Returns the time at which the last watcher left. `None` while there are watchers, and if there never was one.
     pub(crate) fn left_since(&self) -> Option<Instant> {
-        lock(&self.now).left
+        lock(&self.state).left
     }
 
-    /// Somebody begins to watch, whose number is this.
+    /// Adds a watcher and returns its number.
     pub(crate) fn enter(&self) -> u64 {
-        let mut now = lock(&self.now);
-        now.watchers += 1;
-        now.left = None;
-        drop(now);
+        let mut state = lock(&self.state);
+        state.watchers += 1;
+        state.left = None;
+        drop(state);
         caller()
     }
 
-    /// Somebody who watched has left.
+    /// Removes a watcher and its callback.
     pub(crate) fn leave(&self, watcher: u64) {
-        let mut now = lock(&self.now);
-        let call = now.calls.remove(&watcher);
-        now.watchers -= 1;
-        now.left = (now.watchers == 0).then(Instant::now);
-        drop(now);
-        // What it holds may have a drop of its own.
+        let mut state = lock(&self.state);
+        let call = state.calls.remove(&watcher);
+        state.watchers -= 1;
+        state.left = (state.watchers == 0).then(Instant::now);
+        drop(state);
+        // Dropped after the lock is released: a value in the callback may have a `Drop` that uses this value.
         drop(call);
     }
 }
 
-impl<T> Now<T> {
+impl<T> State<T> {
     fn seen(&self) -> Seen<T> {
         Seen { version: self.version, value: self.value.clone(), is_finished: self.is_finished }
     }
 }
 
-/// The right to change a [`Live`](crate::Live) state, until it goes.
+/// A lock on a [`Live`](crate::Live) state with a copy to change. The change is published when the guard is dropped.
 pub struct LiveGuard<'l, T: Clone> {
     watched: &'l Watched<T>,
-    /// There until the guard goes.
+    /// `Some` until the guard is dropped.
     value: Option<T>,
-    /// It was made on the way out of a panic, and is no part of what panicked.
+    /// The guard was created while the thread unwound from a panic, so the change is not part of the work that panicked.
     was_panicking: bool,
-    /// None for a change inside another change of the same state, on the way out of its panic: it is lost with that one.
+    /// `None` for a change inside another change of the same state that panics: both changes are lost.
     turn: Option<Held<'l>>,
 }
 
@@ -232,13 +233,13 @@ impl<T: Clone> Deref for LiveGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        self.value.as_ref().expect("the state is there until the guard goes")
+        self.value.as_ref().expect("the state is present until the guard is dropped")
     }
 }
 
 impl<T: Clone> DerefMut for LiveGuard<'_, T> {
     fn deref_mut(&mut self) -> &mut T {
-        self.value.as_mut().expect("the state is there until the guard goes")
+        self.value.as_mut().expect("the state is present until the guard is dropped")
     }
 }
 
@@ -246,10 +247,10 @@ impl<T: Clone> Drop for LiveGuard<'_, T> {
     fn drop(&mut self) {
         match self.value.take() {
             Some(_) if thread::panicking() && !self.was_panicking => {
-                log::error!(target: "aside::live", "A change panicked; the state is as it was before it.");
+                log::error!(target: "aside::live", "A change of a Live state panicked; the state is unchanged.");
             }
             Some(_) if self.turn.is_none() => {
-                log::error!(target: "aside::live", "A destructor changed a state inside a change of that state that panicked; both changes are lost.");
+                log::error!(target: "aside::live", "A destructor changed a Live state inside a change of the same state that panicked; both changes are lost.");
             }
             Some(value) => self.watched.publish(value),
             None => {}
@@ -262,7 +263,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_watches_is_called_once_for_what_is_new_and_for_the_end() {
+    fn a_watcher_is_called_once_for_a_change_and_for_the_end() {
         let watched = Watched::new(0);
         let watcher = watched.enter();
         let calls = Arc::new(AtomicU64::new(0));
@@ -274,17 +275,17 @@ mod tests {
         assert_eq!(call_after(1), 0);
         (1..=3).for_each(|number| watched.update(|value| *value = number));
         assert_eq!(calls.load(Ordering::Relaxed), 1);
-        assert_eq!(call_after(1), 2, "there is something new already");
+        assert_eq!(call_after(1), 2, "there is a newer value already");
         let seen = watched.look();
         assert_eq!((seen.version, *seen.value, seen.is_finished), (4, 3, false));
         assert_eq!(call_after(4), 2);
         watched.finish();
         assert_eq!((calls.load(Ordering::Relaxed), watched.look().is_finished), (3, true));
-        assert_eq!(call_after(4), 4, "nothing comes after it");
+        assert_eq!(call_after(4), 4, "no change follows");
     }
 
     #[test]
-    fn who_has_left_is_called_no_more() {
+    fn a_watcher_that_left_is_not_called() {
         let watched = Watched::new(0);
         let (watcher, held) = (watched.enter(), Arc::new(()));
         let theirs = held.clone();
@@ -295,11 +296,11 @@ mod tests {
     }
 
     #[test]
-    fn a_change_on_the_way_out_of_a_panic_is_a_change() {
+    fn a_change_by_a_destructor_during_a_panic_is_published() {
         struct Last(Arc<Watched<&'static str>>);
         impl Drop for Last {
             fn drop(&mut self) {
-                self.0.update(|words| *words = "it panicked");
+                self.0.update(|message| *message = "it panicked");
             }
         }
         let watched = Arc::new(Watched::new("under way"));
@@ -319,7 +320,7 @@ mod tests {
 
     /// Regression: the thread waited for itself, and the process could not shut down.
     #[test]
-    fn a_change_inside_a_change_of_the_same_state_panics_and_others_go_on() {
+    fn a_change_inside_a_change_of_the_same_state_panics_and_other_threads_continue() {
         let watched = Arc::new(Watched::new(1));
         let (inner, guarded) = (watched.clone(), watched.clone());
         let nested = thread::spawn(move || {
@@ -355,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_threads_that_wait_for_each_other_one_panics_and_the_other_goes_on() {
+    fn of_two_threads_that_wait_for_each_other_one_panics_and_the_other_continues() {
         for _ in 0..50 {
             let states = [Arc::new(Watched::new(0)), Arc::new(Watched::new(0))];
             let both_hold = Arc::new(std::sync::Barrier::new(2));
@@ -373,12 +374,12 @@ mod tests {
                 threads.into_iter().map(|thread| thread.join()).partition(Result::is_ok);
             assert_eq!((fine.len(), refused.len()), (1, 1));
             assert!(refused.into_iter().all(|panic| panic_message(panic).contains("both would wait forever")));
-            assert_eq!(states.map(|state| *state.get()), [1, 1], "the one that goes on has changed both");
+            assert_eq!(states.map(|state| *state.get()), [1, 1], "the thread that continues has changed both");
         }
     }
 
     #[test]
-    fn a_destructor_that_changes_the_state_of_a_change_that_panics_aborts_nothing() {
+    fn a_destructor_that_changes_a_state_whose_change_panics_does_not_abort() {
         struct Last(Arc<Watched<u32>>);
         impl Drop for Last {
             fn drop(&mut self) {
@@ -401,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn a_text_is_made_once_for_each_version_and_key() {
+    fn a_text_is_rendered_once_for_each_version_and_key() {
         let watched = Watched::new(());
         let made = std::cell::Cell::new(0);
         let text = |version, key: &str| {
@@ -409,16 +410,16 @@ mod tests {
                 made.set(made.get() + 1);
                 Ok::<_, ()>(format!("{version} {key} {}", made.get()))
             };
-            watched.make_once(version, &(1, key.to_owned()), make).unwrap().to_string()
+            watched.render_once(version, &(1, key.to_owned()), make).unwrap().to_string()
         };
         assert_eq!([text(1, "a"), text(1, "a"), text(1, "b")], ["1 a 1", "1 a 1", "1 b 2"]);
         assert_eq!([text(2, "a"), text(1, "a"), text(2, "a")], ["2 a 3", "1 a 4", "2 a 3"]);
-        assert_eq!(watched.make_once(3, &(1, "c".into()), || Err("no")), Err("no"));
-        assert_eq!(watched.make_once(3, &(1, "c".into()), || Ok::<_, ()>("yes".into())).unwrap().as_ref(), "yes");
+        assert_eq!(watched.render_once(3, &(1, "c".into()), || Err("no")), Err("no"));
+        assert_eq!(watched.render_once(3, &(1, "c".into()), || Ok::<_, ()>("yes".into())).unwrap().as_ref(), "yes");
     }
 
     #[test]
-    fn it_is_known_since_when_nobody_watches_any_more() {
+    fn the_time_at_which_the_last_watcher_left_is_known() {
         let watched = Watched::new(());
         assert_eq!((watched.watchers(), watched.left_since()), (0, None));
         let [one, other] = [watched.enter(), watched.enter()];

@@ -1,8 +1,8 @@
-//! The right to change a value: a lock that refuses to wait for its own thread.
+//! A lock with deadlock detection, for changes of a watched value.
 //!
 //! A thread that waits for a lock which it holds itself, or for a thread that waits for it in turn, would wait forever, and
-//! the process could not shut down. Each lock knows the thread that holds it, and each waiting thread the lock that it waits
-//! for; a thread that would close the circle is refused. Only threads that have to wait pay for the check.
+//! the process could not shut down. Each lock records the thread that holds it, and each waiting thread records the lock that
+//! it waits for. A thread whose wait would close a cycle gets an error. Only threads that have to wait pay for the check.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -11,13 +11,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use crate::sync::lock;
 
-/// The number of no thread.
-const NOBODY: u64 = 0;
+/// The number of a lock's holder while no thread holds the lock.
+const NO_THREAD: u64 = 0;
 
 thread_local! {
-    /// The number of this thread. No other thread of the process ever has it.
+    /// The number of this thread, unique in the process.
     static ME: u64 = {
-        static LAST: AtomicU64 = AtomicU64::new(NOBODY);
+        static LAST: AtomicU64 = AtomicU64::new(NO_THREAD);
         LAST.fetch_add(1, Ordering::Relaxed) + 1
     };
 }
@@ -25,14 +25,14 @@ thread_local! {
 /// The lock that each waiting thread waits for, by the number of the thread that holds it.
 static WAITING: Mutex<BTreeMap<u64, Arc<AtomicU64>>> = Mutex::new(BTreeMap::new());
 
-/// The lock.
+/// A lock with deadlock detection.
 #[derive(Default)]
 pub(super) struct Turn {
     mutex: Mutex<()>,
     holder: Arc<AtomicU64>,
 }
 
-/// The lock, held until this is dropped.
+/// A guard that holds the lock until it is dropped.
 pub(super) struct Held<'t> {
     holder: &'t AtomicU64,
     _guard: MutexGuard<'t, ()>,
@@ -41,10 +41,10 @@ pub(super) struct Held<'t> {
 /// The reason why a thread cannot wait.
 #[derive(Debug, PartialEq)]
 pub(super) enum Deadlock {
-    /// It holds the lock itself.
+    /// The thread holds the lock itself.
     Own,
     /// The holder waits for a lock that this thread holds, perhaps through other threads.
-    Circle,
+    Cycle,
 }
 
 impl fmt::Display for Deadlock {
@@ -54,7 +54,7 @@ impl fmt::Display for Deadlock {
                 "this thread is changing this `Live` state already (`update` or `lock`), and a second change inside the \
                  first would wait for it forever: make both in one change, or end the first before the second"
             }
-            Deadlock::Circle => {
+            Deadlock::Cycle => {
                 "this thread is changing one `Live` state and asks for another, whose thread waits for the first: both \
                  would wait forever; change the states one after the other, or in the same order everywhere"
             }
@@ -66,7 +66,7 @@ impl Turn {
     /// Takes the lock, after waiting for the thread that holds it.
     ///
     /// # Errors
-    /// If the wait would never end.
+    /// An error if the wait would never end.
     pub(super) fn take(&self) -> Result<Held<'_>, Deadlock> {
         let guard = match self.mutex.try_lock() {
             Ok(guard) => guard,
@@ -83,10 +83,10 @@ impl Turn {
             return Err(Deadlock::Own);
         }
         {
-            // Under one lock, so that of two threads that close a circle at once the second sees the first.
+            // Under one lock: if two threads close a cycle at the same time, the second sees the first.
             let mut waiting = lock(&WAITING);
             if leads_to(me, &self.holder, &waiting) {
-                return Err(Deadlock::Circle);
+                return Err(Deadlock::Cycle);
             }
             waiting.insert(me, self.holder.clone());
         }
@@ -98,14 +98,14 @@ impl Turn {
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.holder.store(NOBODY, Ordering::Release);
+        self.holder.store(NO_THREAD, Ordering::Release);
     }
 }
 
 /// Returns true if the holder of a lock waits, perhaps through others, for a lock that `me` holds.
 fn leads_to(me: u64, lock: &AtomicU64, waiting: &BTreeMap<u64, Arc<AtomicU64>>) -> bool {
     let mut holder = lock.load(Ordering::Acquire);
-    // No more steps than threads wait: one that has just been served may still be listed, and lead to itself.
+    // At most one step per waiting thread: a thread that has just got its lock may still be listed, and lead to itself.
     for _ in 0..=waiting.len() {
         if holder == me {
             return true;

@@ -301,7 +301,7 @@ impl Fragment {
             self.templates.render(&self.key.1, merge_maps([self.provided.clone(), whole, fields]))
         };
         // In development the template may change without a change of the state.
-        if self.templates.reload { Ok(render()?.into()) } else { watched.make_once(seen.version, &self.key, render) }
+        if self.templates.reload { Ok(render()?.into()) } else { watched.render_once(seen.version, &self.key, render) }
     }
 }
 

@@ -323,7 +323,7 @@ impl Epoll {
     /// Wakes a worker for the next queued upload, if one more may wait.
     fn wake_next_upload(&self, state: &ServerState) {
         let next =
-            || if state.shares.has_room(worker_share::Wait::Body) { lock(&self.uploads).pop_front() } else { None };
+            || if state.shares.has_capacity(worker_share::Wait::Body) { lock(&self.uploads).pop_front() } else { None };
         while let Some(token) = next() {
             if self.connections.wake_queued(token, |stream, token| self.poller.request_event(stream, token)) {
                 return;
