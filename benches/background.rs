@@ -1,7 +1,7 @@
-//! What setting a task aside costs. `cargo bench --bench background`; the figures are in `benches/README.md`.
+//! The cost of background tasks. Run with `cargo bench --bench background`; the results are in `benches/README.md`.
 //!
-//! Criterion times `background` then `join` against the bare thread. The two others are counted here by hand: processor
-//! time for each task under a steady load, and ten thousand tasks at once.
+//! Criterion compares `background` and `join` with a bare thread. Two further benchmarks are measured here: the processor time
+//! of each task under a steady load, and ten thousand tasks at once.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ fn spawn_and_join(criterion: &mut Criterion) {
     client.drain();
 }
 
-/// One task after the other, each handed to the thread that waits: its processor time is what setting it aside costs this
-/// thread, beyond the page, and all that the other threads use. What this thread uses to wait is not the task's.
+/// Measures the processor time of a deferred task: the time of this thread beyond that of the page without a task, and the
+/// time of all other threads. The tasks run one after the other. The time for which this thread waits does not count.
 fn response_background(_: &mut Criterion) {
     let ended = Arc::new(AtomicUsize::new(0));
     let theirs = ended.clone();
@@ -92,7 +92,7 @@ fn ten_thousand_at_once(_: &mut Criterion) {
     client.drain();
     let (ended, peak) = (ended.load(Ordering::Relaxed), peak_memory());
     println!(
-        "10,000 tasks of 50 ms: {ended} ran in {:?}, peak memory {peak}, {pages} pages meanwhile, the slowest {slowest:?}",
+        "10,000 tasks of 50 ms: {ended} ran in {:?}, peak memory {peak}, {pages} concurrent pages, the slowest {slowest:?}",
         began.elapsed()
     );
 }

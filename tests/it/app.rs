@@ -1,4 +1,4 @@
-//! The application: hooks, mounts, names of routes, error pages of its own, health.
+//! The application: middleware, mounts, route names, custom error pages, health checks.
 
 use std::time::Duration;
 
@@ -20,19 +20,19 @@ fn in_production() -> App {
     App::with_config(Config { mode: Mode::Production, secrets, ..Config::default() })
 }
 
-fn note(req: &mut Request, word: &str) {
+fn note(req: &mut Request, name: &str) {
     match req.extension::<Vec<String>>() {
-        Some(words) => words.push(word.to_owned()),
-        None => req.set_extension(vec![word.to_owned()]),
+        Some(names) => names.push(name.to_owned()),
+        None => req.set_extension(vec![name.to_owned()]),
     }
 }
 
 fn notes(req: &mut Request) -> String {
-    req.extension::<Vec<String>>().map_or_else(String::new, |words| words.join(" "))
+    req.extension::<Vec<String>>().map_or_else(String::new, |names| names.join(" "))
 }
 
 #[test]
-fn hooks_run_in_order_around_the_handler() {
+fn before_and_after_hooks_run_in_order_around_the_handler() {
     let app = app()
         .before(|req: &mut Request| note(req, "first"))
         .before(|req: &mut Request| -> Result<Option<Response>> {
@@ -44,8 +44,8 @@ fn hooks_run_in_order_around_the_handler() {
             }
         })
         .after(|req: &mut Request, response: &mut Response| {
-            let words = notes(req);
-            response.headers_mut().set("X-Notes", words);
+            let names = notes(req);
+            response.headers_mut().set("X-Notes", names);
         })
         .get("/", |req: &mut Request| {
             note(req, "handler");
@@ -62,8 +62,8 @@ fn hooks_run_in_order_around_the_handler() {
 }
 
 #[test]
-fn a_hook_that_panics_is_a_page_and_loses_nothing() {
-    logs::keep();
+fn a_hook_that_panics_is_an_error_page_and_keeps_the_background_tasks() {
+    logs::record();
     let app = app()
         .before(|req: &mut Request| {
             if req.query_string() == "before" {
@@ -104,7 +104,7 @@ fn admin() -> App {
 }
 
 #[test]
-fn a_mounted_site_answers_below_its_path_with_its_own_rules() {
+fn a_mounted_site_serves_its_path_with_its_own_middleware_and_error_pages() {
     let app = app()
         .mount("/admin", admin())
         .error_page(404, |_: &mut Request, _: &Error| "nothing out here")
@@ -130,7 +130,7 @@ fn a_mounted_site_answers_below_its_path_with_its_own_rules() {
 }
 
 #[test]
-fn the_files_of_a_mounted_site_are_below_its_path() {
+fn the_static_files_of_a_mounted_site_are_below_its_path() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.css"), "a {}").unwrap();
     let shop = App::new()
@@ -144,16 +144,16 @@ fn the_files_of_a_mounted_site_are_below_its_path() {
 }
 
 #[test]
-fn production_does_not_begin_with_a_broken_template() {
+fn a_broken_template_prevents_a_start_in_production() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("page.html"), "{% if %}").unwrap();
-    let words = in_production().templates(folder.path()).start().err().unwrap().chain();
-    assert!(words.contains("page.html:1"), "{words}");
+    let error = in_production().templates(folder.path()).start().err().unwrap().chain();
+    assert!(error.contains("page.html:1"), "{error}");
     drop(TestClient::new(app().templates(folder.path())));
 }
 
 #[test]
-fn a_mount_that_cannot_be_is_refused_at_start() {
+fn an_invalid_mount_is_refused_at_start() {
     let refused = |app: App| app.start().err().unwrap().chain();
     assert!(refused(app().mount("/{x}", App::new())).contains("no plain path"));
     assert!(refused(app().mount("/", App::new())).contains("no plain path"));
@@ -165,8 +165,8 @@ fn a_mount_that_cannot_be_is_refused_at_start() {
 }
 
 #[test]
-fn links_follow_the_names_of_routes() {
-    logs::keep();
+fn links_are_built_from_route_names() {
+    logs::record();
     let app = app()
         .route("/photos/{id}/{size}.jpg", get(|_| "").name("picture"))
         .get("/to", |req: &mut Request| req.url_for("picture", &[("id", &17), ("size", &"a b"), ("v", &"1&2")]))
@@ -185,8 +185,8 @@ fn links_follow_the_names_of_routes() {
 }
 
 #[test]
-fn a_site_has_error_pages_of_its_own() {
-    logs::keep();
+fn a_site_can_define_error_pages() {
+    logs::record();
     let app = || {
         in_production()
             .template("404.html", "<h1>{{ words }}</h1>{% for flash in flashes %}{{ flash.message }}{% endfor %}")
@@ -198,8 +198,8 @@ fn a_site_has_error_pages_of_its_own() {
             })
             .error_page(503, |_: &mut Request, _: &Error| panic!("the page panicked"))
             .get("/photo", |_| -> Result<()> { Err(Error::not_found("no such photo")) })
-            .get("/flash", |req: &mut Request| req.flash("note", "told on the way"))
-            .get("/broken", |_| -> Result<()> { Err(Error::internal("a secret of the house")) })
+            .get("/flash", |req: &mut Request| req.flash("note", "a note for the next page"))
+            .get("/broken", |_| -> Result<()> { Err(Error::internal("a secret of the site")) })
             .get("/busy", |_| Status::SERVICE_UNAVAILABLE)
     };
     let mut client = TestClient::new(app());
@@ -207,7 +207,7 @@ fn a_site_has_error_pages_of_its_own() {
     assert_eq!((gone.status(), gone.text()), (Status::NOT_FOUND, "<h1>nothing here</h1>"));
     assert_eq!(gone.header("Cache-Control"), Some("no-store"));
     client.get("/flash");
-    assert_eq!(client.get("/photo").text(), "<h1>no such photo</h1>told on the way");
+    assert_eq!(client.get("/photo").text(), "<h1>no such photo</h1>a note for the next page");
     assert_eq!(client.get("/photo").text(), "<h1>no such photo</h1>");
     let broken = client.get("/broken");
     assert_eq!(broken.status(), Status::INTERNAL_SERVER_ERROR);
@@ -218,7 +218,7 @@ fn a_site_has_error_pages_of_its_own() {
 }
 
 #[test]
-fn health_says_how_the_background_is() {
+fn the_health_check_counts_the_background_tasks() {
     let app = app()
         .healthz()
         .get("/work", |_| Response::new().background(|| "done".parse::<u8>().map(drop)).background(|| ()))
@@ -244,7 +244,7 @@ fn health_says_how_the_background_is() {
 }
 
 #[test]
-fn a_site_without_jobs_and_one_with_jobs_that_can_be_enqueued_are_ready() {
+fn a_site_is_ready_without_jobs_and_with_jobs_that_can_be_enqueued() {
     for app in [app(), app().jobs(Jobs::memory())] {
         let mut client = TestClient::new(app.readyz());
         let ready = client.request("GET", "/readyz").header("Host", "10.0.0.7:8000").send();
@@ -253,11 +253,11 @@ fn a_site_without_jobs_and_one_with_jobs_that_can_be_enqueued_are_ready() {
     }
 }
 
-/// A load balancer reads why the site cannot enqueue jobs. The process lives, and reveals no internals.
+/// The readiness check names the reason for a load balancer, and reveals no internals. The process is still healthy.
 #[cfg(feature = "sqlite")]
 #[test]
 fn a_site_that_cannot_enqueue_jobs_is_alive_but_not_ready() {
-    logs::keep();
+    logs::record();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.db");
     let mut client = TestClient::new(app().jobs(Jobs::sqlite(&path).unwrap()).readyz().healthz());
@@ -265,11 +265,11 @@ fn a_site_that_cannot_enqueue_jobs_is_alive_but_not_ready() {
     std::fs::rename(&path, folder.path().join("away.db")).unwrap();
     let began = std::time::Instant::now();
     let refused = loop {
-        let answer = client.get("/readyz");
-        if answer.status() == Status::SERVICE_UNAVAILABLE {
-            break answer;
+        let response = client.get("/readyz");
+        if response.status() == Status::SERVICE_UNAVAILABLE {
+            break response;
         }
-        assert!(began.elapsed() < Duration::from_secs(30), "an answer holds for a second");
+        assert!(began.elapsed() < Duration::from_secs(30), "the result is cached for a second");
         std::thread::yield_now();
     };
     assert_eq!(refused.text(), r#"{"reasons":["jobs: the database is missing"],"status":"unavailable"}"#);
@@ -279,10 +279,10 @@ fn a_site_that_cannot_enqueue_jobs_is_alive_but_not_ready() {
 }
 
 #[test]
-fn the_site_as_a_whole_has_options_too() {
+fn an_options_request_for_the_whole_site_lists_its_methods() {
     let mut client = TestClient::new(app().get("/a", |_| "").put("/b", |_| ""));
-    let answer = client.request("OPTIONS", "*").send();
-    assert_eq!((answer.status().code(), answer.header("Allow")), (204, Some("GET, PUT, HEAD, OPTIONS")));
+    let response = client.request("OPTIONS", "*").send();
+    assert_eq!((response.status().code(), response.header("Allow")), (204, Some("GET, PUT, HEAD, OPTIONS")));
     assert_eq!(client.get("*").status(), Status::METHOD_NOT_ALLOWED);
     let mut own = TestClient::new(self::app().any("/a", |req: &mut Request| Json(req.method().as_str().to_owned())));
     assert_eq!(own.request("OPTIONS", "/a").send().text(), "\"OPTIONS\"");

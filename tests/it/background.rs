@@ -1,4 +1,4 @@
-//! Tasks, as an application uses them: what comes back, what is logged, what goes along, what waits for what.
+//! Background tasks, as an application uses them: outcomes, log lines, context, limits and waits.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -23,23 +23,23 @@ fn client_with(config: Config) -> TestClient {
     TestClient::new(App::with_config(config))
 }
 
-/// A task that says when it has begun and ends when it is let go.
+/// A task that reports when it has begun, and ends when it is released.
 struct Gate {
-    let_go: Sender<()>,
+    release: Sender<()>,
     begun: Receiver<()>,
 }
 
 fn gate() -> (Gate, impl Fn() + Send + 'static) {
-    let ((let_go, wait), (tell, begun)) = (channel(), channel());
+    let ((release, wait), (tell, begun)) = (channel(), channel());
     let hold = move || {
         tell.send(()).unwrap();
         let _ = wait.recv();
     };
-    (Gate { let_go, begun }, hold)
+    (Gate { release, begun }, hold)
 }
 
 #[test]
-fn a_value_comes_back_through_the_handle() {
+fn a_handle_returns_the_value_of_its_task() {
     let client = client();
     let handle = client.within(|| background(|| "42".parse::<u32>()));
     assert_eq!(handle.join().unwrap().unwrap(), 42);
@@ -47,22 +47,22 @@ fn a_value_comes_back_through_the_handle() {
 }
 
 #[test]
-fn plain_values_come_back_from_each_kind_of_task() {
+fn each_kind_of_task_returns_plain_values() {
     let client = client();
     client.within(|| {
         assert_eq!(background(|| 41 + 1).join().unwrap().unwrap(), 42);
-        assert_eq!(Task::named("said").spawn(|task| task.name().to_owned()).join().unwrap(), "said");
+        assert_eq!(Task::named("named").spawn(|task| task.name().to_owned()).join().unwrap(), "named");
         let retried = Task::new().retry(Retry::exponential(2, Duration::ZERO)).spawn(|task| vec![task.attempt()]);
         assert_eq!(retried.join().unwrap(), [1]);
         assert_eq!(Pool::new(1).spawn(|| Some((1, "one"))).join().unwrap(), Some((1, "one")));
-        // The value of work that was set aside on a response goes nowhere.
+        // The value of a deferred task is dropped.
         let _ = Response::text("").background(|| 7).task(Task::new(), |_| "seven");
     });
     client.drain();
 }
 
 #[test]
-fn every_kind_of_error_is_taken() {
+fn a_task_may_return_any_kind_of_error() {
     fn cause<T: std::fmt::Debug>(outcome: aside::Outcome<T>) -> String {
         match outcome.unwrap_err() {
             Failure::Error(error) => error.chain(),
@@ -91,8 +91,8 @@ fn send_webhook() -> Result<(), io::Error> {
 }
 
 #[test]
-fn a_failing_task_is_one_line_in_the_log_and_nothing_to_the_visitor() {
-    logs::keep();
+fn a_failed_task_is_logged_on_one_line_and_does_not_change_the_response() {
+    logs::record();
     let app = App::with_config(Config::default()).post("/orders", |_: &mut Request| {
         background(send_webhook);
         redirect("/thanks")
@@ -112,8 +112,8 @@ fn a_failing_task_is_one_line_in_the_log_and_nothing_to_the_visitor() {
     assert_eq!(client.failures()[0].failure(), Some("connection refused"));
 }
 
-/// The time a task took is not the test's to know, only how it is said. What follows the line is a backtrace, when
-/// `RUST_BACKTRACE` asks for it.
+/// Returns a log line without the time that the task took, whose format is checked. A backtrace may follow the line, if
+/// `RUST_BACKTRACE` enables it.
 fn without_time(line: &str) -> String {
     let line = line.lines().next().expect("there is a line");
     let (front, after) = line.rsplit_once(" after ").expect("the line says how long");
@@ -123,8 +123,8 @@ fn without_time(line: &str) -> String {
 }
 
 #[test]
-fn a_panicking_task_is_one_line_with_its_place() {
-    logs::keep();
+fn a_panicked_task_is_logged_on_one_line_with_its_location() {
+    logs::record();
     let place = Arc::new(Mutex::new(0));
     let theirs = place.clone();
     let app = App::with_config(Config::default()).post("/import", move |_: &mut Request| {
@@ -139,7 +139,7 @@ fn a_panicking_task_is_one_line_with_its_place() {
     let (line, id) = (*place.lock().unwrap(), response.header("X-Request-Id").unwrap());
     let file = "tests/it/background.rs";
     let expected = format!(
-        "aside::background: Background task a_panicking_task_is_one_line_with_its_place ({file}:{line}) \
+        "aside::background: Background task a_panicked_task_is_logged_on_one_line_with_its_location ({file}:{line}) \
          panicked: boom-18, at {file}:{line} (task 1, POST /import {id}, after 0 ms)"
     );
     let lines = logs::with("boom-18");
@@ -148,8 +148,8 @@ fn a_panicking_task_is_one_line_with_its_place() {
 }
 
 #[test]
-fn a_task_outside_a_request_leaves_the_request_out() {
-    logs::keep();
+fn the_log_line_of_a_task_without_a_request_names_none() {
+    logs::record();
     let client = client();
     let name = "outside-of-any-request";
     let _ = client.within(|| Task::named(name).spawn(|_| Err::<(), _>("no"))).join();
@@ -160,8 +160,8 @@ fn a_task_outside_a_request_leaves_the_request_out() {
 }
 
 #[test]
-fn nobody_can_forge_a_line() {
-    logs::keep();
+fn a_task_cannot_forge_a_log_line() {
+    logs::record();
     let client = client();
     let forged = "forger\n[2026-04-04 14:32:01] ERROR aside: all is lost";
     let _ = client.within(|| Task::named(forged).spawn(|_| Err::<(), _>("a\r\nb\x1b[0m"))).join();
@@ -171,8 +171,8 @@ fn nobody_can_forge_a_line() {
 }
 
 #[test]
-fn where_it_comes_from_goes_along_into_nested_tasks() {
-    logs::keep();
+fn nested_tasks_have_the_request_and_the_state_of_their_parents() {
+    logs::record();
     let app = App::with_config(Config::default()).state(String::from("the state")).get("/nest", |_: &mut Request| {
         background(|| {
             let inner = background(|| {
@@ -194,7 +194,7 @@ fn where_it_comes_from_goes_along_into_nested_tasks() {
 }
 
 #[test]
-fn what_is_set_aside_on_a_response_begins_after_it() {
+fn deferred_tasks_start_after_the_response() {
     let (gate, hold) = gate();
     let hold = Mutex::new(Some(hold));
     let app = App::with_config(Config::default()).get("/", move |_: &mut Request| {
@@ -211,7 +211,7 @@ fn what_is_set_aside_on_a_response_begins_after_it() {
     assert_eq!(client.get("/").text(), "page");
     gate.begun.recv().unwrap();
     assert_eq!(client.within(|| aside::task("k-1")).unwrap().progress().message, "going");
-    drop(gate.let_go);
+    drop(gate.release);
     client.drain();
     assert!(client.failures().iter().all(|task| task.name().contains("(tests/it/background.rs:")));
     let mut failures: Vec<_> = client.failures().iter().map(|task| task.failure().unwrap().to_owned()).collect();
@@ -221,7 +221,7 @@ fn what_is_set_aside_on_a_response_begins_after_it() {
 }
 
 #[test]
-fn what_was_set_aside_survives_an_error_page() {
+fn deferred_tasks_run_after_an_error_page() {
     let (tell, told) = channel();
     let app = App::with_config(Config::default()).get("/", move |_: &mut Request| {
         let tell = tell.clone();
@@ -234,7 +234,7 @@ fn what_was_set_aside_survives_an_error_page() {
 }
 
 #[test]
-fn a_task_is_found_by_its_key_and_says_how_far_it_is() {
+fn a_task_is_found_by_its_key_with_its_progress() {
     let client = client();
     let (gate, hold) = gate();
     client.within(|| {
@@ -248,14 +248,14 @@ fn a_task_is_found_by_its_key_and_says_how_far_it_is() {
         let task = aside::task("photo-17").unwrap();
         assert_eq!((task.state(), task.progress().done, task.progress().total), (TaskState::Running, 1, 3));
         assert_eq!(task.progress().message, "small");
-        drop(gate.let_go);
+        drop(gate.release);
         client.drain();
         assert_eq!(aside::task("photo-17").unwrap().state(), TaskState::Done);
     });
 }
 
 #[test]
-fn a_task_that_is_told_to_cancel_is_neither_done_nor_failed() {
+fn a_cancelled_task_is_neither_done_nor_failed() {
     let client = client();
     let (tell, told) = channel();
     let handle = client.within(|| {
@@ -274,7 +274,7 @@ fn a_task_that_is_told_to_cancel_is_neither_done_nor_failed() {
 
 #[test]
 fn a_task_past_its_deadline_is_told_to_cancel_and_logged_as_overdue() {
-    logs::keep();
+    logs::record();
     let client = client();
     let task = Task::named("overdue-import").deadline(Duration::from_millis(5));
     let handle = client.within(|| task.spawn(|task| task.sleep(Duration::from_secs(3600))));
@@ -326,34 +326,34 @@ fn a_task_that_never_began_can_be_cancelled() {
     });
     assert_eq!(never.info().state(), TaskState::Waiting);
     never.cancel();
-    drop(gate.let_go);
+    drop(gate.release);
     assert!(matches!(never.join(), Err(Failure::Cancelled)));
     client.drain();
 }
 
 #[test]
-fn a_task_is_tried_again_and_only_its_end_is_an_error() {
-    logs::keep();
+fn a_failed_attempt_is_a_warning_and_the_last_one_an_error() {
+    logs::record();
     let client = client();
     let retry = Retry::exponential(4, Duration::from_secs(600));
     let flaky = |name: &str, good: u32| {
         Task::named(name).retry(retry.clone()).spawn(move |task| match task.attempt() {
             attempt if attempt == good => Ok(attempt),
-            attempt => Err(format!("try {attempt} went wrong")),
+            attempt => Err(format!("attempt {attempt} failed")),
         })
     };
     let (third, never) = client.within(|| (flaky("third-time-lucky", 3), flaky("never-lucky", 99)));
     client.drain();
     assert_eq!(third.join().unwrap(), 3);
-    assert!(matches!(never.join(), Err(Failure::Error(error)) if error.chain() == "try 4 went wrong"));
+    assert!(matches!(never.join(), Err(Failure::Error(error)) if error.chain() == "attempt 4 failed"));
     assert_eq!(logs::at(Level::Warn, "third-time-lucky").len(), 2);
     assert_eq!(logs::at(Level::Error, "third-time-lucky").len(), 0);
-    assert_eq!(logs::at(Level::Warn, "never-lucky failed: try 1 went wrong; attempt 1 of 4, the next in ").len(), 1);
-    assert_eq!(logs::at(Level::Error, "never-lucky failed: try 4 went wrong (task ").len(), 1);
+    assert_eq!(logs::at(Level::Warn, "never-lucky failed: attempt 1 failed; attempt 1 of 4, the next in ").len(), 1);
+    assert_eq!(logs::at(Level::Error, "never-lucky failed: attempt 4 failed (task ").len(), 1);
 }
 
 #[test]
-fn a_wait_between_tries_ends_when_the_task_is_cancelled() {
+fn a_cancellation_ends_the_wait_for_a_retry() {
     let client = client();
     let retry = Retry::exponential(2, Duration::from_secs(3600));
     let (tell, told) = channel();
@@ -370,10 +370,10 @@ fn a_wait_between_tries_ends_when_the_task_is_cancelled() {
 }
 
 #[test]
-fn a_deadline_ends_a_wait_between_tries() {
+fn a_deadline_ends_the_wait_for_a_retry() {
     let client = client();
     let retry = Retry::exponential(2, Duration::from_secs(3600));
-    // Long enough for the first try to have failed, on a busy machine too.
+    // Long enough for the first attempt to fail, even on a busy machine.
     let task = Task::named("impatient").deadline(Duration::from_millis(500)).retry(retry);
     let handle = client.within(|| task.spawn(|_| Err::<(), _>("no")));
     assert!(matches!(handle.join(), Err(Failure::TimedOut)));
@@ -381,7 +381,7 @@ fn a_deadline_ends_a_wait_between_tries() {
 }
 
 #[test]
-fn a_pool_runs_so_many_at_once_and_no_more() {
+fn a_pool_runs_at_most_as_much_work_at_once_as_it_has_permits() {
     let client = client();
     let pool = Pool::new(3);
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -469,31 +469,31 @@ fn only_the_last_wait_of_a_pool_is_refused() {
         })
     });
     assert_eq!(outcomes.iter().filter(|outcome| is_refused(outcome)).count(), 1, "{outcomes:?}");
-    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Ok(7))).count(), 1, "its permit came back");
+    assert_eq!(outcomes.iter().filter(|outcome| matches!(outcome, Ok(7))).count(), 1, "its permit was returned");
     client.drain();
     assert_eq!(client.counts().done(), 4);
 }
 
 #[test]
-fn a_pool_and_the_bound_on_tasks_do_not_wait_for_one_another() {
+fn a_pool_and_the_limit_of_tasks_do_not_wait_for_each_other() {
     let client = client_with(Config { max_tasks: 1, ..Config::default() });
     let (pool, (gate, hold)) = (Pool::new(1), gate());
     let wants_the_permit = pool.clone();
     client.within(|| {
-        let has_the_place = Task::named("has-the-place").spawn(move |_| {
+        let has_the_slot = Task::named("has-the-slot").spawn(move |_| {
             hold();
             wants_the_permit.run(|| ())
         });
         gate.begun.recv().unwrap();
         let has_the_permit = pool.spawn(|| ());
-        drop(gate.let_go);
-        assert!(has_the_permit.join().is_ok() && has_the_place.join().is_ok());
+        drop(gate.release);
+        assert!(has_the_permit.join().is_ok() && has_the_slot.join().is_ok());
     });
     client.drain();
 }
 
 #[test]
-fn what_is_too_much_waits_and_all_of_it_runs() {
+fn tasks_above_the_limit_wait_and_all_run() {
     let client = client_with(Config { max_tasks: 4, ..Config::default() });
     let (now, most, all) =
         (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -517,7 +517,7 @@ fn what_is_too_much_waits_and_all_of_it_runs() {
 
 #[test]
 fn a_caller_continues_while_its_task_waits() {
-    logs::keep();
+    logs::record();
     let client = client_with(Config { max_tasks: 1, ..Config::default() });
     let (gate, hold) = gate();
     let order = Arc::new(Mutex::new(Vec::new()));
@@ -528,9 +528,9 @@ fn a_caller_continues_while_its_task_waits() {
     // Returns while the only slot is taken.
     let handle = client.within(|| background(move || called.lock().unwrap().push("called")));
     assert_eq!((client.counts().queued, order.lock().unwrap().len()), (2, 0));
-    let said = logs::at(Level::Warn, "queued-behind waits to begin: 1 task runs already (ASIDE_MAX_TASKS), 1 waits");
-    assert_eq!(said.len(), 1, "at once, and not for each");
-    drop(gate.let_go);
+    let logged = logs::at(Level::Warn, "queued-behind waits to begin: 1 task runs already (ASIDE_MAX_TASKS), 1 waits");
+    assert_eq!(logged.len(), 1, "logged at once, and not for each task");
+    drop(gate.release);
     handle.join().unwrap().unwrap();
     client.drain();
     assert_eq!(*order.lock().unwrap(), ["queued", "called"]);
@@ -561,7 +561,7 @@ fn waiting_tasks_run_in_the_order_in_which_they_were_started_and_a_retry_queues_
         }
     });
     assert_eq!(client.counts().queued, 21);
-    drop(gate.let_go);
+    drop(gate.release);
     client.drain();
     let expected: Vec<u32> = std::iter::once(100).chain(0..20).chain([100]).collect();
     assert_eq!(*order.lock().unwrap(), expected);
@@ -569,20 +569,20 @@ fn waiting_tasks_run_in_the_order_in_which_they_were_started_and_a_retry_queues_
 
 #[test]
 fn a_caller_waits_at_the_thread_limit() {
-    logs::keep();
+    logs::record();
     let client = client_with(Config { max_tasks: 1, max_task_threads: 2, ..Config::default() });
     let (gate, hold) = gate();
     client.within(|| background(hold));
     gate.begun.recv().unwrap();
     let waits_its_turn = client.within(|| background(|| 2));
     thread::scope(|scope| {
-        let caller = scope.spawn(|| client.within(|| background(third_at_the_ceiling)));
+        let caller = scope.spawn(|| client.within(|| background(third_at_the_limit)));
         logs::wait_for(
             1,
-            "third_at_the_ceiling waits for a thread and blocks its caller: all 2 task threads are in use (ASIDE_MAX_TASK",
+            "third_at_the_limit waits for a thread and blocks its caller: all 2 task threads are in use (ASIDE_MAX_TASK",
         );
         assert!(!caller.is_finished());
-        drop(gate.let_go);
+        drop(gate.release);
         caller.join().unwrap().join().unwrap().unwrap();
     });
     assert_eq!(waits_its_turn.join().unwrap().unwrap(), 2);
@@ -590,11 +590,11 @@ fn a_caller_waits_at_the_thread_limit() {
     assert_eq!(client.counts().done(), 3);
 }
 
-fn third_at_the_ceiling() {}
+fn third_at_the_limit() {}
 
 #[test]
-fn pages_are_answered_while_a_handler_waits_for_a_thread() {
-    logs::keep();
+fn pages_are_served_while_a_handler_waits_for_a_thread() {
+    logs::record();
     let config = Config { max_workers: 1, max_tasks: 1, max_task_threads: 1, ..crate::wire::config() };
     let (gate, hold) = gate();
     let hold = Arc::new(Mutex::new(hold));
@@ -618,13 +618,13 @@ fn pages_are_answered_while_a_handler_waits_for_a_thread() {
     );
     // The only allowed worker waits: it does not count.
     assert_eq!(crate::wire::Raw::to(&server).get("/hello").body, "hello");
-    drop(gate.let_go);
+    drop(gate.release);
     assert_eq!(held.reply().body, "begun");
     server.stop();
 }
 
 #[test]
-fn parents_and_children_do_not_wait_for_one_another() {
+fn parents_and_children_do_not_block_each_other() {
     let client = client_with(Config { max_tasks: 1, ..Config::default() });
     let sum = client.within(|| {
         background(|| {
@@ -652,14 +652,14 @@ fn a_test_that_leaves_a_task_running_fails() {
     let client = client();
     client.within(|| Task::named("left-behind").spawn(move |_| hold()));
     gate.begun.recv().unwrap();
-    let words = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(client))).unwrap_err();
-    assert!(words.downcast_ref::<String>().unwrap().contains("left-behind"));
-    drop(gate.let_go);
+    let payload = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(client))).unwrap_err();
+    assert!(payload.downcast_ref::<String>().unwrap().contains("left-behind"));
+    drop(gate.release);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn tasks_stand_back_behind_pages() {
+fn tasks_have_a_lower_priority_than_pages() {
     fn nice() -> i32 {
         let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
         stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse().unwrap()
@@ -667,8 +667,8 @@ fn tasks_stand_back_behind_pages() {
     let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), nice: 6, ..Config::default() };
     let app = App::with_config(config).get("/", |_: &mut Request| {
         let spawned = background(nice).join().unwrap()?;
-        let kept = Task::new().spawn(|_| nice()).join()?;
-        aside::ok(format!("{} {spawned} {kept}", nice()))
+        let pooled = Task::new().spawn(|_| nice()).join()?;
+        aside::ok(format!("{} {spawned} {pooled}", nice()))
     });
     let server = app.start().unwrap();
     let page = ureq::get(format!("http://{}/", server.addr())).call().unwrap().body_mut().read_to_string().unwrap();
@@ -678,7 +678,7 @@ fn tasks_stand_back_behind_pages() {
 }
 
 #[test]
-fn a_value_whose_drop_panics_ends_nothing_else() {
+fn a_value_whose_drop_panics_does_not_affect_other_tasks() {
     struct Grenade;
     impl Drop for Grenade {
         fn drop(&mut self) {
@@ -693,7 +693,7 @@ fn a_value_whose_drop_panics_ends_nothing_else() {
             aside::ok(Grenade)
         }));
     });
-    drop(gate.let_go);
+    drop(gate.release);
     client.drain();
     let barrier = Arc::new(Barrier::new(2));
     let theirs = barrier.clone();

@@ -222,7 +222,7 @@ fn closed_port() -> std::net::SocketAddr {
 
 #[test]
 fn an_unreachable_smtp_server_is_logged_once_and_not_shown_to_the_client() {
-    logs::keep();
+    logs::record();
     let mail_url = Some(format!("smtp://{}", closed_port()));
     let app = App::with_config(Config { mail_url, ..Config::default() }).post("/contact", |_: &mut Request| {
         Mail::to("ada@unreachable-host.example").subject("Hello").text("Hello").send();
@@ -240,7 +240,7 @@ fn an_unreachable_smtp_server_is_logged_once_and_not_shown_to_the_client() {
 
 #[test]
 fn a_webhook_that_responds_500_is_logged_once_and_not_shown_to_the_client() {
-    logs::keep();
+    logs::record();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let tries = thread::spawn(move || (0..5).map(|_| answer_500(&listener)).count());

@@ -158,7 +158,7 @@ fn the_backtrace_is_shown_if_it_is_enabled() {
 
 #[test]
 fn a_backtrace_follows_the_log_line() {
-    logs::keep();
+    logs::record();
     let response = get(Mode::Production, "/save/17", &[]);
     let lines = logs::at(Level::Error, response.header("X-Request-Id").unwrap());
     assert_eq!(lines.len(), 1, "{lines:?}");
@@ -254,7 +254,7 @@ fn a_client_that_sends_json_gets_json() {
 
 #[test]
 fn an_error_that_cannot_be_displayed_is_a_500() {
-    logs::keep();
+    logs::record();
     for (path, accept) in
         ["/speechless", "/endless"].iter().flat_map(|path| [BROWSER, "*/*"].map(|accept| (path, accept)))
     {

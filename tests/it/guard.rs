@@ -136,7 +136,7 @@ fn a_forwarded_host_from_the_client_is_ignored() {
 
 #[test]
 fn the_handler_does_not_run_for_a_refused_request() {
-    logs::keep();
+    logs::record();
     let app = App::with_config(config())
         .before(|_| panic!("it ran when it was refused"))
         .post("/", |_| panic!("it ran when it was refused"));

@@ -110,7 +110,7 @@ fn note(words: &str) -> Note {
 #[test]
 fn a_job_runs_as_a_task_of_its_request() {
     on_each_engine(|kept| {
-        logs::keep();
+        logs::record();
         #[derive(Serialize, Deserialize)]
         struct Who;
         impl Job for Who {
@@ -580,7 +580,7 @@ impl Job for Effect {
 #[cfg(feature = "sqlite")]
 #[test]
 fn the_writes_of_a_job_are_committed_with_its_completion_or_not_at_all() {
-    logs::keep();
+    logs::record();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("shop.db");
     let client = client(Jobs::sqlite(&path).unwrap().register::<Effect>().register::<Note>());

@@ -151,7 +151,7 @@ fn changes_from_many_threads_are_all_there() {
 
 #[test]
 fn a_change_that_panics_leaves_the_last_good_state() {
-    logs::keep();
+    logs::record();
     let (mut client, live) = site(LIST);
     add(&live, "good");
     let mut events = client.events("/live");
@@ -189,7 +189,7 @@ fn a_page_that_cannot_begin_says_so() {
 
 #[test]
 fn what_cannot_be_shown_is_logged_once_and_the_page_goes_on() {
-    logs::keep();
+    logs::record();
     let (mut client, live) =
         site("{% if titles | length == 1 %}{{ titles.broken_here.name }}{% endif %}{{ titles | length }}.");
     let mut watching = [client.events("/live"), client.events("/live")];
@@ -545,7 +545,7 @@ impl Serialize for Touchy {
 
 #[test]
 fn pages_keep_the_previous_state_if_rendering_panics() {
-    logs::keep();
+    logs::record();
     let live = Live::new(Touchy(1));
     let shown = live.clone();
     let app = App::with_config(crate::wire::config())

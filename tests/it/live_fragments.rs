@@ -52,7 +52,7 @@ fn error_of(app: App) -> String {
 
 /// The status of a page that fails, and the line of the log with these words.
 fn refused_page(client: &mut TestClient, path: &str, words: &str) -> Status {
-    logs::keep();
+    logs::record();
     let status = client.get(path).status();
     assert!(!logs::at(Level::Error, words).is_empty(), "`{words}` is not in the log");
     status
@@ -257,7 +257,7 @@ fn arguments_are_the_same_in_the_page_and_in_the_stream() {
 
 #[test]
 fn a_stream_whose_argument_was_removed_or_is_not_of_its_type_is_not_found() {
-    logs::keep();
+    logs::record();
     let app = App::with_config(Config::default())
         .live("photo", "photo.html", |req: &mut Request| req.param::<u64>("id").map(Live::new))
         .template("photo.html", "{{ state }}");

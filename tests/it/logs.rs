@@ -1,15 +1,15 @@
-//! What was logged: a logger that keeps every line of this process. A test looks for words that only its own lines have.
+//! A logger that records every line of this process. A test looks for text that only its own lines contain.
 
 use std::sync::{Condvar, Mutex, Once};
 
 use log::{Level, LevelFilter, Log, Metadata, Record};
 
 static LINES: Mutex<Vec<(Level, String)>> = Mutex::new(Vec::new());
-static MORE: Condvar = Condvar::new();
+static ADDED: Condvar = Condvar::new();
 
-struct Keeper;
+struct Recorder;
 
-impl Log for Keeper {
+impl Log for Recorder {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target().starts_with("aside")
     }
@@ -18,42 +18,42 @@ impl Log for Keeper {
         if self.enabled(record.metadata()) {
             let line = format!("{}: {}", record.target(), record.args());
             LINES.lock().unwrap().push((record.level(), line));
-            MORE.notify_all();
+            ADDED.notify_all();
         }
     }
 
     fn flush(&self) {}
 }
 
-/// Begins to keep lines. Called first in a test that looks at them.
-pub fn keep() {
+/// Starts to record lines. A test that reads lines calls this first.
+pub fn record() {
     static SET: Once = Once::new();
     SET.call_once(|| {
-        log::set_logger(&Keeper).expect("no other logger is set in these tests");
+        log::set_logger(&Recorder).expect("no other logger is set in these tests");
         log::set_max_level(LevelFilter::Debug);
     });
 }
 
-/// The lines with these words, in order.
-pub fn with(words: &str) -> Vec<(Level, String)> {
-    LINES.lock().unwrap().iter().filter(|(_, line)| line.contains(words)).cloned().collect()
+/// Returns the lines that contain a text, in order.
+pub fn with(text: &str) -> Vec<(Level, String)> {
+    LINES.lock().unwrap().iter().filter(|(_, line)| line.contains(text)).cloned().collect()
 }
 
-/// The lines with these words at that level.
-pub fn at(level: Level, words: &str) -> Vec<String> {
-    with(words).into_iter().filter(|(theirs, _)| *theirs == level).map(|(_, line)| line).collect()
+/// Returns the lines of a level that contain a text.
+pub fn at(level: Level, text: &str) -> Vec<String> {
+    with(text).into_iter().filter(|(found, _)| *found == level).map(|(_, line)| line).collect()
 }
 
-/// Waits until there are so many lines with these words.
-pub fn wait_for(count: usize, words: &str) {
+/// Waits until at least `count` lines contain a text.
+pub fn wait_for(count: usize, text: &str) {
     let mut lines = LINES.lock().unwrap();
-    let (mut looked_at, mut found) = (0, 0);
+    let (mut checked, mut found) = (0, 0);
     loop {
-        found += lines[looked_at..].iter().filter(|(_, line)| line.contains(words)).count();
-        looked_at = lines.len();
+        found += lines[checked..].iter().filter(|(_, line)| line.contains(text)).count();
+        checked = lines.len();
         if found >= count {
             return;
         }
-        lines = MORE.wait(lines).unwrap();
+        lines = ADDED.wait(lines).unwrap();
     }
 }

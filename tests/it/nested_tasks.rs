@@ -27,7 +27,8 @@ fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
     told.recv_timeout(PATIENCE).expect("a deadlock")
 }
 
-/// The number of tasks that run now, and the most that ever did. One that waits for another does not run.
+/// The number of tasks that run now, the maximum so far, and the number of all tasks. A task that waits for another one does
+/// not run.
 #[derive(Default)]
 struct Running {
     now: AtomicUsize,
@@ -38,12 +39,12 @@ struct Running {
 impl Running {
     fn begin(&self) {
         self.all.fetch_add(1, Ordering::SeqCst);
-        self.go_on();
+        self.resume();
     }
 
-    fn go_on(&self) {
+    fn resume(&self) {
         self.most.fetch_max(self.now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
-        // Others that may run get the time to begin.
+        // Other tasks that may run get the time to begin.
         (0..500).for_each(|_| thread::yield_now());
     }
 
@@ -69,14 +70,14 @@ fn task_tree(running: &Arc<Running>, depth: u32) {
     for child in children.collect::<Vec<_>>() {
         running.pause();
         child.join().unwrap();
-        running.go_on();
+        running.resume();
     }
     running.pause();
 }
 
 /// Regression: 85 tasks that tasks started ran at once, although two may.
 #[test]
-fn a_tree_of_tasks_ends_and_keeps_to_the_limit() {
+fn a_tree_of_tasks_ends_and_observes_the_limit() {
     let running = Arc::new(Running::default());
     let theirs = running.clone();
     in_time(move || {
@@ -90,7 +91,7 @@ fn a_tree_of_tasks_ends_and_keeps_to_the_limit() {
 }
 
 #[test]
-fn tasks_that_are_not_waited_for_keep_to_the_limit() {
+fn child_tasks_without_a_join_observe_the_limit() {
     let running = Arc::new(Running::default());
     let theirs = running.clone();
     let client = client(2, 4_000);
@@ -112,7 +113,7 @@ fn tasks_that_are_not_waited_for_keep_to_the_limit() {
 
 /// Regression: a parent that waits for a running child kept the slot, so that its other children ran one by one.
 #[test]
-fn a_parent_that_waits_makes_room_for_its_other_children() {
+fn a_waiting_parent_releases_its_slot_to_its_other_children() {
     in_time(|| {
         let client = client(2, 4_000);
         let (tell, told) = mpsc::channel();
@@ -216,7 +217,7 @@ fn background_tree(threads: &Arc<Threads>, depth: u32) -> usize {
 }
 
 #[test]
-fn a_tree_of_background_calls_ends_and_keeps_to_the_thread_limit() {
+fn a_tree_of_background_calls_ends_and_observes_the_thread_limit() {
     let threads = Arc::new(Threads::default());
     let theirs = threads.clone();
     let all = in_time(move || {
@@ -235,7 +236,7 @@ fn at_the_limit_on_this_thread() -> ThreadId {
 
 #[test]
 fn at_the_thread_limit_a_task_runs_the_function_itself() {
-    logs::keep();
+    logs::record();
     let client = client(1, 1);
     let same = client.within(|| {
         background(|| {
@@ -247,8 +248,8 @@ fn at_the_thread_limit_a_task_runs_the_function_itself() {
     });
     assert!(same.join().unwrap().unwrap());
     client.drain();
-    let said = logs::at(Level::Warn, "runs on the thread of the task that started it: all 1 task threads are in use");
-    assert!(said.iter().any(|line| line.contains("(ASIDE_MAX_TASK_THREADS) (task 2, ")), "{said:?}");
+    let logged = logs::at(Level::Warn, "runs on the thread of the task that started it: all 1 task threads are in use");
+    assert!(logged.iter().any(|line| line.contains("(ASIDE_MAX_TASK_THREADS) (task 2, ")), "{logged:?}");
 }
 
 #[test]
@@ -271,21 +272,21 @@ fn an_endless_recursion_of_background_is_an_error_at_the_thread_limit() {
     assert_eq!(levels.load(Ordering::SeqCst), 2 + 16);
 }
 
-/// Numbers that look random and are the same in each run.
+/// Returns pseudo-random numbers, the same in each run.
 fn random(seed: &AtomicU64) -> u64 {
     let state = seed.fetch_add(0x9e37_79b9_7f4a_7c15, Ordering::Relaxed);
     let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb) >> 33
 }
 
-/// What the nodes of a random tree share.
+/// The state that the nodes of a random tree share.
 struct Forest {
     seed: AtomicU64,
     pool: Pool,
     nodes: AtomicUsize,
 }
 
-/// A node that starts up to four children of any kind, and waits for some, in any order.
+/// Runs a node, which starts up to four children of any kind, and waits for some of them, in any order.
 fn grow(forest: &Arc<Forest>, depth: u32) {
     forest.nodes.fetch_add(1, Ordering::SeqCst);
     let mut waits: Vec<Box<dyn FnOnce()>> = Vec::new();
@@ -345,5 +346,5 @@ fn random_trees_of_tasks_end() {
         }
         nodes
     });
-    assert!(nodes > 1_000, "{nodes} nodes are no test");
+    assert!(nodes > 1_000, "{nodes} nodes are too few for a test");
 }

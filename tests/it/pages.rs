@@ -79,7 +79,7 @@ fn the_errors_of_an_application_are_reported_at_the_start() {
 
 #[test]
 fn a_500_shows_its_id_and_logs_its_chain_once() {
-    logs::keep();
+    logs::record();
     let fail = |_: &mut Request| -> Result<()> {
         Err(Error::from(std::io::Error::other("disk-on-fire-17")).context("cannot save"))
     };
@@ -97,7 +97,7 @@ fn a_500_shows_its_id_and_logs_its_chain_once() {
 
 #[test]
 fn a_handler_that_panics_is_a_500_and_one_line() {
-    logs::keep();
+    logs::record();
     let mut client = TestClient::new(in_production().get("/boom", |_| panic!("handler-boom-3")));
     let response = client.get("/boom");
     assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR);
@@ -191,7 +191,7 @@ fn a_prefetched_page_leaves_the_flash_messages_for_a_visible_page() {
 
 #[test]
 fn a_session_that_is_too_large_is_a_clear_error() {
-    logs::keep();
+    logs::record();
     let app = app().get("/", |req: &mut Request| req.session().insert("big", "x".repeat(5_000)));
     let mut client = TestClient::new(app);
     let response = client.get("/");
@@ -248,7 +248,7 @@ fn every_response_has_its_id_and_ids_differ() {
 /// Tests all built-in responses. Cacheable ones have their own tests (`files`, `live`, `panel`).
 #[test]
 fn every_built_in_response_has_a_cache_policy() {
-    logs::keep();
+    logs::record();
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("a.txt"), "0123456789").unwrap();
     let app = app()

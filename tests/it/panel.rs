@@ -168,7 +168,7 @@ fn the_guard_decides_who_sees_the_panel() {
 
 #[test]
 fn a_guard_that_panics_hides_the_panel() {
-    logs::keep();
+    logs::record();
     let app = production().panel(|_: &mut Request| panic!("the guard's\nown panic"));
     assert_hidden(&mut TestClient::new(app), |request| request.send());
     let told = logs::at(log::Level::Error, r"the guard's\nown panic");
@@ -399,7 +399,7 @@ fn the_page_of_a_task_that_is_no_longer_remembered_is_a_404() {
 
 #[test]
 fn more_than_a_hundred_running_tasks_are_counted_and_overdue_ones_listed() {
-    logs::keep();
+    logs::record();
     let mut client = TestClient::new(development());
     let mut held_tasks: Vec<_> = (0..104).map(|_| held(&client, Task::named("one of many"))).collect();
     held_tasks.push(held(&client, Task::named("tardy-17").deadline(Duration::from_millis(1))));

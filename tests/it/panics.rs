@@ -52,8 +52,8 @@ fn client() -> TestClient {
     TestClient::new(App::with_config(Config { max_tasks: 1, ..Config::default() }))
 }
 
-/// Checks that a task begins and ends: a slot is free and a thread lives.
-fn assert_goes_on(client: &TestClient) {
+/// Checks that a task runs: a slot is free, and the thread pool works.
+fn assert_tasks_run(client: &TestClient) {
     assert_eq!(client.within(|| Task::named("after").spawn(|_| 7).join()).unwrap(), 7);
     client.drain();
     assert_eq!(client.counts().unfinished, 0);
@@ -61,12 +61,12 @@ fn assert_goes_on(client: &TestClient) {
 
 #[test]
 fn a_task_whose_error_panics_has_failed_and_releases_its_slot() {
-    logs::keep();
+    logs::record();
     let client = client();
     client.within(|| {
-        let kept = Task::named("hostile-kept").spawn(|_| Err::<(), _>(Hostile("unpaid")));
-        let info = kept.info().clone();
-        assert!(matches!(kept.join(), Err(Failure::Error(_))));
+        let pooled = Task::named("hostile-pooled").spawn(|_| Err::<(), _>(Hostile("unpaid")));
+        let info = pooled.info().clone();
+        assert!(matches!(pooled.join(), Err(Failure::Error(_))));
         assert_eq!(info.state(), TaskState::Failed);
         assert!(
             info.failure().unwrap().starts_with("unpaid (its Display panicked: in a Display, at tests/it/panics.rs:")
@@ -77,10 +77,10 @@ fn a_task_whose_error_panics_has_failed_and_releases_its_slot() {
         let retried = Task::named("hostile-retried").retry(retry).spawn(|_| Err::<(), _>(Hostile("untried")));
         assert!(matches!(retried.join(), Err(Failure::Error(_))));
     });
-    assert_eq!(logs::at(Level::Error, "hostile-kept failed: unpaid (its Display panicked").len(), 1);
+    assert_eq!(logs::at(Level::Error, "hostile-pooled failed: unpaid (its Display panicked").len(), 1);
     assert_eq!(logs::at(Level::Warn, "hostile-retried failed: untried (its Display panicked").len(), 1);
     assert_eq!(logs::at(Level::Error, "hostile-retried failed: untried (its Display panicked").len(), 1);
-    assert_goes_on(&client);
+    assert_tasks_run(&client);
     assert_eq!(client.counts().failed, 3);
 }
 
@@ -93,11 +93,11 @@ fn a_retry_predicate_that_panics_allows_the_retry() {
         Task::named("asked").retry(retry).spawn(flaky).join()
     });
     assert_eq!(outcome.unwrap(), 2);
-    assert_goes_on(&client);
+    assert_tasks_run(&client);
 }
 
 #[test]
-fn a_function_whose_drop_panics_costs_no_thread_and_no_slot() {
+fn a_function_whose_drop_panics_releases_its_thread_and_slot() {
     let client = client();
     let bomb = Bomb;
     let outcome = client.within(|| {
@@ -108,9 +108,9 @@ fn a_function_whose_drop_panics_costs_no_thread_and_no_slot() {
         })
     });
     assert_eq!(outcome.join().unwrap(), 1);
-    assert_goes_on(&client);
+    assert_tasks_run(&client);
     // A function that is never called.
-    let (let_go, wait) = channel::<()>();
+    let (release, wait) = channel::<()>();
     let (tell, begun) = channel();
     let bomb = Bomb;
     let never = client.within(|| {
@@ -124,9 +124,9 @@ fn a_function_whose_drop_panics_costs_no_thread_and_no_slot() {
         })
     });
     never.cancel();
-    drop(let_go);
+    drop(release);
     assert!(matches!(never.join(), Err(Failure::Cancelled)));
-    assert_goes_on(&client);
+    assert_tasks_run(&client);
 }
 
 #[test]
@@ -139,12 +139,12 @@ fn a_panic_whose_payload_panics_is_a_normal_failure() {
     }
     let client = client();
     client.within(|| {
-        let kept = Task::named("payload").spawn(|_| -> Result<()> { panic_any(Payload) });
-        assert!(matches!(kept.join(), Err(Failure::Panic(panic)) if panic.message == "(no message)"));
+        let pooled = Task::named("payload").spawn(|_| -> Result<()> { panic_any(Payload) });
+        assert!(matches!(pooled.join(), Err(Failure::Panic(panic)) if panic.message == "(no message)"));
         let own = background(|| -> Result<()> { panic_any(Payload) }).join();
         assert!(matches!(own, Ok(Err(Failure::Panic(_)))));
     });
-    assert_goes_on(&client);
+    assert_tasks_run(&client);
 }
 
 #[derive(Serialize, Deserialize)]
@@ -173,8 +173,11 @@ fn a_job_whose_error_panics_is_retried_and_records_each_failure() {
         client.jobs().advance(Duration::from_secs(60));
         let second = client.jobs().run_next().unwrap().unwrap();
         assert_eq!(second.state, JobState::Dead, "{second:?}");
-        let told = |words: &str| words.starts_with("declined (its Display panicked: in a Display, at ");
-        assert!(second.failures.len() == 2 && second.failures.iter().all(|kept| told(&kept.message)), "{second:?}");
+        let is_told = |message: &str| message.starts_with("declined (its Display panicked: in a Display, at ");
+        assert!(
+            second.failures.len() == 2 && second.failures.iter().all(|failure| is_told(&failure.message)),
+            "{second:?}"
+        );
         client.drain();
     }
 }
@@ -215,7 +218,7 @@ fn a_job_that_panics_when_displayed_does_not_break_other_pages() {
         std::thread::yield_now();
     }
     jobs.run_next().unwrap().unwrap();
-    while told.recv_timeout(Duration::from_secs(20)).expect("the other is still looked after") != JobState::Done {}
+    while told.recv_timeout(Duration::from_secs(20)).expect("the other job is still followed") != JobState::Done {}
     drop(other);
     client.drain();
 }

@@ -395,7 +395,7 @@ mod in_a_file {
 
     #[test]
     fn an_unreadable_store_makes_pages_with_a_session_a_503() {
-        logs::keep();
+        logs::record();
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("site.db");
         let mut client = site_with_store(&path);

@@ -21,7 +21,7 @@ fn is_refused(reply: &Reply) {
 /// Regression: a pool without free permits occupied every worker that asked for one.
 #[test]
 fn one_of_four_workers_waits_for_a_pool_and_the_next_request_gets_503() {
-    logs::keep();
+    logs::record();
     let (pool, gate, (taken, taking)) = (Pool::new(1), Arc::new(Gate::default()), mpsc::channel());
     let (theirs, their_gate) = (pool.clone(), gate.clone());
     let holder = thread::spawn(move || {
@@ -221,7 +221,7 @@ fn requests_after_a_live_page_leave_workers_for_pages() {
 
 #[test]
 fn handlers_that_hold_all_workers_are_named_once() {
-    logs::keep();
+    logs::record();
     let (gate, (begun, beginning)) = (Arc::new(Gate::default()), mpsc::channel());
     let theirs = gate.clone();
     let hold = Arc::new(move || {

@@ -287,7 +287,7 @@ fn a_handed_over_descriptor_that_is_not_a_socket_is_refused() {
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 #[test]
 fn tiny_http_serves_with_a_warning_if_epoll_is_refused() {
-    crate::logs::keep();
+    crate::logs::record();
     for call in [libc::SYS_epoll_create1, libc::SYS_epoll_ctl, libc::SYS_epoll_pwait] {
         let served = std::thread::spawn(move || {
             // From here on, for this thread and the threads that it starts.

@@ -146,7 +146,7 @@ impl Gate {
 /// A client can cause this at will, and the site is not at fault.
 #[test]
 fn a_transfer_coding_that_is_not_supported_is_not_logged_as_an_error() {
-    crate::logs::keep();
+    crate::logs::record();
     let server = start(app());
     let mut raw = Raw::to(&server);
     raw.send("POST /coded-for-501 HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: gzip, chunked\r\n\r\n");
@@ -361,7 +361,7 @@ const HELLO: &[u8] = b"\x16\x03\x01\x00\xc4\x01\x00\x00\xc0\x03\x03";
 
 #[test]
 fn a_tls_client_gets_an_error_and_a_log_line() {
-    crate::logs::keep();
+    crate::logs::record();
     let server = start(App::with_config(Config { head_timeout: SECOND, ..config() }));
     let text = Raw::to(&server).send(HELLO).rest();
     if crate::is_tiny_http() {
@@ -374,7 +374,7 @@ fn a_tls_client_gets_an_error_and_a_log_line() {
 
 #[test]
 fn the_proxy_protocol_is_refused_and_logged() {
-    crate::logs::keep();
+    crate::logs::record();
     let server = start(app());
     for header in [
         &b"PROXY TCP4 192.0.2.7 192.0.2.8 1000 80\r\n"[..],

@@ -219,7 +219,7 @@ fn a_refused_head_request_gets_no_body() {
 
 #[test]
 fn a_refusal_has_a_request_id_and_a_line_in_the_access_log() {
-    crate::logs::keep();
+    crate::logs::record();
     let site = Site::start();
     let text = Raw::to(&site.server).send("GET /refused-%3c HTTP/1.1\r\nX: \x1b\r\nHost: a\r\n\r\n").rest();
     let id = text.split("\r\nX-Request-Id: ").nth(1).expect("an id").split("\r\n").next().unwrap();
