@@ -118,7 +118,7 @@ fn a_panic_unwinds_through_middleware() {
             let _ = self.0.send(std::thread::panicking());
         }
     }
-    logs::keep();
+    logs::record();
     over_each_transport(|config| {
         let (tell, told) = mpsc::channel();
         let tell = Mutex::new(tell);
