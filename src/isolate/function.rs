@@ -202,10 +202,10 @@ impl<F, M> fmt::Debug for Isolated<F, M> {
 /// ```
 ///
 /// `R` is what a task returns: a [`PlainValue`](crate::PlainValue), or a `Result` with any error. The input and the value
-/// travel as JSON, so that both are [`Serialize`] and [`DeserializeOwned`]; a number that JSON does not have, such as
-/// infinity, cannot be read at the other end. `Some(())`, `Some(None)` and `Some(f64::INFINITY)` are null in JSON, and
-/// arrive as `None`. Values may be nested 127 levels deep. `M` is found by the compiler. A closure is refused, since a child finds a
-/// function by its name.
+/// travel as JSON, so that both are [`Serialize`] and [`DeserializeOwned`], `String` and not `&str`; a number that JSON does
+/// not have, such as infinity, cannot be read at the other end. `Some(())`, `Some(None)` and `Some(f64::INFINITY)` are null
+/// in JSON, and arrive as `None`. Values may be nested 127 levels deep. `M` is found by the compiler. A closure and a
+/// function pointer are refused, since a child finds a function by its name.
 ///
 /// ```compile_fail
 /// let factor = 3;
@@ -260,9 +260,11 @@ where
     }
 }
 
-/// A child can be told a name, and no captured value.
+/// A child can be told a name, but neither a captured value nor an address.
 fn refuse_captures<F>(_f: &F) {
-    const { assert!(size_of::<F>() == 0, "an isolated function cannot capture values: pass them as its input") };
+    const {
+        assert!(size_of::<F>() == 0, "an isolated function is given by its name: not as a pointer or with captures");
+    };
 }
 
 fn is_closure<F>() -> bool {
