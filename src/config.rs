@@ -1,7 +1,7 @@
 //! Settings: a struct that a test can fill in, read from the environment once.
 //!
-//! Every setting has one name in the code and one in the environment, and a setting that cannot be used is refused at
-//! start, by that name.
+//! Every setting has one name in the code and one in the environment. An invalid setting is refused at startup, by that
+//! name.
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -13,13 +13,13 @@ use std::time::Duration;
 use crate::error::{Error, Result};
 use crate::worker_share::Bounds;
 
-/// How much the framework shows and how much it makes up.
+/// The mode of the application: how much its pages show, and which settings have a default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Errors on the page, mail to files, a secret made up at start. The default.
+    /// Pages show errors, mail goes to files, and a missing secret is generated at startup. This is the default.
     #[default]
     Development,
-    /// Nothing of the inside on a page; what is missing is refused at start.
+    /// Pages show no internal details, and a missing required setting is refused at startup.
     Production,
 }
 
@@ -74,8 +74,8 @@ const MOST_SESSION: u64 = 100 * 366 * 24 * 3600;
 pub struct Config {
     /// `ASIDE_ENV`: `development` (the default) or `production`.
     pub mode: Mode,
-    /// `ASIDE_ADDR`: where to listen; `127.0.0.1:8000`. Port 0 takes a free one. `unix:/run/site.sock` is a Unix socket, with
-    /// `epoll`.
+    /// `ASIDE_ADDR`: the address to listen on; `127.0.0.1:8000`. Port 0 selects a free port. `unix:/run/site.sock` is a Unix
+    /// socket, with `epoll`.
     pub address: String,
     /// `ASIDE_SOCKET_MODE`: the permissions of a Unix socket at `address`, in octal; 660. A process needs write permission
     /// to connect.
@@ -85,16 +85,15 @@ pub struct Config {
     pub socket_group: Option<String>,
     /// `ASIDE_SERVER`: `epoll`, the default on Linux, or `tiny_http`, the default elsewhere and without the feature `epoll`.
     pub server: ServerKind,
-    /// `ASIDE_URL`: the site's own address, for the application to make absolute links of, in mail. Not set by default.
-    /// If it has a port, requests for another port are refused.
+    /// `ASIDE_URL`: the public URL of the site, for absolute links in mail. Not set by default. If it has a port, requests
+    /// for another port are refused.
     pub url: Option<String>,
-    /// `ASIDE_ALLOWED_HOSTS`: the names that the site answers to, separated by commas; `.example.org` stands for that
-    /// and its subdomains, `*` for any, `example.org:8443` for that port only. Without it: `localhost`, `127.0.0.1` and
-    /// `[::1]` in development, the host of
-    /// `ASIDE_URL` in production, and any where that is not set either.
+    /// `ASIDE_ALLOWED_HOSTS`: the allowed host names of requests, separated by commas. `.example.org` allows that name and
+    /// its subdomains, `*` allows any name, `example.org:8443` allows that port only. The default is `localhost`,
+    /// `127.0.0.1` and `[::1]` in development, the host of `ASIDE_URL` in production, and any name if that is not set.
     pub allowed_hosts: Vec<String>,
-    /// `ASIDE_TRUSTED_ORIGINS`: other sites whose pages may send forms here, such as `https://shop.example.org`; none.
-    /// `*` turns the check off.
+    /// `ASIDE_TRUSTED_ORIGINS`: other sites whose pages may send cross-site requests, such as `https://shop.example.org`;
+    /// none. `*` turns the CSRF protection off.
     pub trusted_origins: Vec<String>,
     /// `ASIDE_TRUSTED_PROXIES`: addresses or networks (`127.0.0.1`, `10.0.0.0/8`) whose `X-Forwarded-For`,
     /// `X-Forwarded-Proto` and `X-Request-Id` are trusted; none.
@@ -102,25 +101,25 @@ pub struct Config {
     /// `ASIDE_TRUST_FORWARDED_HOST`: `true` also trusts `X-Forwarded-Host` of the trusted proxies; `false`. Each proxy must
     /// set the field itself: by default nginx passes on the client's value.
     pub trust_forwarded_host: bool,
-    /// `ASIDE_SECRET`: the keys of the session cookie, each at least 32 bytes, separated by commas. The first writes, all
-    /// read, so that a key can be replaced without logging users out. Keep a former key for `ASIDE_SESSION_LIFETIME`, since
-    /// a session is sealed again only when a handler changes it.
+    /// `ASIDE_SECRET`: the keys of the session cookie, each at least 32 bytes, separated by commas. The first key encrypts,
+    /// all keys decrypt, so that a key can be replaced without logging users out. Keep a former key for
+    /// `ASIDE_SESSION_LIFETIME`, since a session is encrypted again only when a handler changes it.
     pub secrets: Vec<String>,
-    /// `ASIDE_SESSION_IDLE`: how long a session lives without a request that looks at it; whole seconds, one day. Where
-    /// it is longer than the lifetime, only the lifetime applies. Both are at most 100 years.
+    /// `ASIDE_SESSION_IDLE`: the lifetime of a session after its last use by a request; whole seconds, one day. If it is
+    /// longer than `ASIDE_SESSION_LIFETIME`, only that applies. Both are at most 100 years.
     pub session_idle: Duration,
-    /// `ASIDE_SESSION_LIFETIME`: how long it lives at most, from its beginning or from the login; whole seconds, 30 days.
-    /// An ended session is remembered for so long: whoever makes it longer also changes `ASIDE_SECRET`.
+    /// `ASIDE_SESSION_LIFETIME`: the longest lifetime of a session, from its start or from the login; whole seconds, 30
+    /// days. Ended sessions are stored for the same time: if you make it longer, change `ASIDE_SECRET` too.
     pub session_lifetime: Duration,
-    /// `ASIDE_STORE`: where the framework remembers ended sessions and answered forms: `sqlite:PATH`, or `memory:`, the
-    /// default, which forgets them at a restart.
+    /// `ASIDE_STORE`: the store for ended sessions and for responses to forms: `sqlite:PATH`, or `memory:`, the default,
+    /// which is lost at a restart.
     pub store: Option<String>,
-    /// `ASIDE_GRACE`: how long a graceful shutdown waits for requests and tasks; seconds, 25. This and each timeout is at
-    /// most 366 days.
+    /// `ASIDE_GRACE`: the time limit of a graceful shutdown for requests and tasks; seconds, 25. This and each timeout is
+    /// at most 366 days.
     pub grace: Duration,
     /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Further tasks wait, in order, in a queue without a limit. A task that
     /// waits for another one ([`TaskHandle::join`](crate::TaskHandle::join)) does not count during the wait. Jobs do not
-    /// count: their queues have limits of their own. Two kinds of task start above the limit too: those of a
+    /// count: their queues have separate limits. Two kinds of task start above the limit too: those of a
     /// [`Pool`](crate::Pool), which its permits limit, and those that a task starts with `background`, which
     /// `max_task_threads` limits.
     pub max_tasks: usize,
@@ -128,7 +127,7 @@ pub struct Config {
     /// waits; a caller that is itself a task runs the function on its own thread. Half of the operating system's limit
     /// applies in any case.
     pub max_task_threads: usize,
-    /// `ASIDE_BACKGROUND_NICE`: how much tasks stand back behind pages, 0 to 19; 10. On Linux only.
+    /// `ASIDE_BACKGROUND_NICE`: the niceness of the threads of tasks, 0 to 19; 10. On Linux only.
     pub nice: i32,
     /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256. When handlers hold all workers for over a second, a
     /// warning names their routes. Handlers that wait at `ASIDE_MAX_TASK_THREADS` do not
@@ -159,16 +158,16 @@ pub struct Config {
     pub max_head: usize,
     /// `ASIDE_MAX_HEADERS`: header fields of a request; 128.
     pub max_headers: usize,
-    /// `ASIDE_MAX_CONNECTIONS`: connections at once; 20,000. One too many gets 503. Like all that follows up to
-    /// `ASIDE_WRITE_TIMEOUT` it is for `epoll` alone; tiny_http has no such limits.
+    /// `ASIDE_MAX_CONNECTIONS`: connections at once; 20,000. A further one gets 503. This setting and the following ones up
+    /// to `ASIDE_WRITE_TIMEOUT` apply to `epoll` only; tiny_http has no such limits.
     pub max_connections: usize,
     /// `ASIDE_MAX_REQUESTS`: requests on one connection; 100,000.
     pub max_requests: u32,
-    /// `ASIDE_HEAD_TIMEOUT`: how long the head of a request may take to come; whole seconds, 15.
+    /// `ASIDE_HEAD_TIMEOUT`: the time limit for receiving the head of a request; whole seconds, 15.
     pub head_timeout: Duration,
-    /// `ASIDE_BODY_TIMEOUT`: how long nothing may come of a body; whole seconds, 30.
+    /// `ASIDE_BODY_TIMEOUT`: the longest pause while receiving a body; whole seconds, 30.
     pub body_timeout: Duration,
-    /// `ASIDE_MIN_RATE`: bytes of a body that must come in a second, on the whole and not in its first 10 s; 500.
+    /// `ASIDE_MIN_RATE`: the lowest average rate of a body in bytes per second, after its first 10 s; 500.
     pub min_rate: u64,
     /// `ASIDE_MAX_BUFFERED`: bytes of incomplete heads and small bodies, of all connections together; 64 MiB. Above it, the
     /// requests that have been arriving longest get 503.
@@ -176,9 +175,9 @@ pub struct Config {
     /// `ASIDE_MAX_UNSENT`: bytes of responses in memory that clients have not read, of all connections together; 256 MiB.
     /// Above it, the responses that have waited longest are cut off. Files do not count: they are not in memory.
     pub max_unsent: usize,
-    /// `ASIDE_IDLE_TIMEOUT`: how long a connection is kept for its next request; whole seconds, 75.
+    /// `ASIDE_IDLE_TIMEOUT`: the time that a connection is kept for its next request; whole seconds, 75.
     pub idle_timeout: Duration,
-    /// `ASIDE_WRITE_TIMEOUT`: how long a client may take nothing of a response; whole seconds, 30.
+    /// `ASIDE_WRITE_TIMEOUT`: the longest time in which a client reads nothing of a response; whole seconds, 30.
     pub write_timeout: Duration,
     /// `ASIDE_MAX_FORM`: bytes of a urlencoded or JSON body, and of all text fields of a multipart one; 1 MiB.
     pub max_form: u64,
@@ -198,12 +197,12 @@ pub struct Config {
     /// encrypted if the server offers that, with any certificate. With `?tls=none` it is not encrypted. In all other cases
     /// the certificate must be one that the operating system or `SSL_CERT_FILE` trusts.
     pub mail_url: Option<String>,
-    /// `ASIDE_MAIL_FROM`: the sender where a mail names none; `aside@localhost` in development.
+    /// `ASIDE_MAIL_FROM`: the default sender of mail; `aside@localhost` in development.
     pub mail_from: Option<String>,
     /// `ASIDE_MAIL_CONNECTIONS`: simultaneous connections of this process to the mail server; 1 to 100, 4. Further mails
     /// wait. Fewer connections are used while the server reports too many.
     pub mail_connections: usize,
-    /// `ASIDE_TEMPLATES`: the folder of the templates; `templates`, which need not exist. Another folder must.
+    /// `ASIDE_TEMPLATES`: the folder of the templates; `templates`. Only this default folder may be missing.
     pub templates: PathBuf,
     /// `ASIDE_LOOPBACK_CLIENTS`, for tests: `true` counts each loopback address as a separate client.
     #[doc(hidden)]
@@ -262,7 +261,7 @@ impl Default for Config {
     }
 }
 
-/// Without the secrets and the mail server's password: a configuration is logged sooner or later.
+/// Shows neither the secrets nor the password of the mail server, since a configuration may be logged.
 impl fmt::Debug for Config {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Config")
@@ -274,15 +273,15 @@ impl fmt::Debug for Config {
 }
 
 impl Config {
-    /// The settings of this process's environment, with the defaults for what is not set.
+    /// Reads the settings from the environment of this process, with the defaults for variables that are not set.
     ///
     /// # Errors
-    /// When a variable cannot be used; the message names it and says what it takes.
+    /// An error if a variable is invalid; the message names it and the accepted values.
     pub fn from_env() -> Result<Config> {
         Config::from_variables(text_variables(std::env::vars_os())?)
     }
 
-    /// The same from variables that are given.
+    /// Reads the settings from these variables.
     pub(crate) fn from_variables(variables: HashMap<String, String>) -> Result<Config> {
         let read = Variables(variables);
         let default = Config::default();
@@ -341,10 +340,10 @@ impl Config {
         Ok(config)
     }
 
-    /// Refuses what cannot work, by the name of its variable.
+    /// Checks the settings.
     ///
     /// # Errors
-    /// When a setting cannot be used.
+    /// An error if a setting is invalid; the message starts with the name of its variable.
     pub fn check(&self) -> Result<()> {
         let short = self.secrets.iter().any(|secret| secret.len() < 32);
         let rules = [
@@ -355,7 +354,7 @@ impl Config {
             ),
             (
                 self.trust_forwarded_host && self.trusted_proxies.is_empty(),
-                "ASIDE_TRUST_FORWARDED_HOST believes the proxies of ASIDE_TRUSTED_PROXIES, which is not set",
+                "ASIDE_TRUST_FORWARDED_HOST needs ASIDE_TRUSTED_PROXIES, which is not set",
             ),
             (!(0..=19).contains(&self.nice), "ASIDE_BACKGROUND_NICE takes a number from 0 to 19"),
             (self.max_tasks == 0, "ASIDE_MAX_TASKS must be at least 1"),
@@ -380,7 +379,7 @@ impl Config {
                 "ASIDE_SERVER is `epoll`, which needs Linux and aside's feature `epoll`; leave it out, or set it to `tiny_http`",
             ),
         ];
-        rules.into_iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, words)| Err(Error::internal(words)))?;
+        rules.into_iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, message)| Err(Error::internal(message)))?;
         self.check_times()
     }
 
@@ -422,7 +421,7 @@ impl Config {
         self.max_streams_per_client.unwrap_or(quarter(self.max_streams))
     }
 
-    /// Whether this is development.
+    /// Returns true in development mode.
     pub fn is_development(&self) -> bool {
         self.mode == Mode::Development
     }
@@ -509,7 +508,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_set_is_the_default() {
+    fn settings_have_defaults() {
         let config = read(&[]).unwrap();
         assert_eq!((config.max_tasks, config.address.as_str()), (1_000, "127.0.0.1:8000"));
     }
@@ -524,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_used_is_refused_by_its_name() {
+    fn an_invalid_setting_is_refused_by_its_name() {
         for (name, value) in [
             ("ASIDE_ENV", "prod"),
             ("ASIDE_GRACE", "25s"),

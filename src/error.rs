@@ -1,7 +1,7 @@
-//! What can go wrong, and the status a visitor gets for it.
+//! Errors, and the status of the response that they become.
 //!
-//! [`Error`] is one pointer: a [`Status`], a message for the visitor, a source for the log, and the place where it was made. Any foreign error becomes one
-//! through `?`, as a 500 whose chain goes to the log and of which nothing goes to the page.
+//! [`Error`] is one pointer: a [`Status`], a message for the user, a source for the log, and the location where it was
+//! created. `?` converts any other error into it, as a 500 whose chain is logged and never shown on the page.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error as StdError;
@@ -15,7 +15,7 @@ use crate::panics;
 /// The boxed error of the standard library, as handlers and tasks may return it.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// A result whose error is an [`Error`] unless it says otherwise.
+/// A result whose error type is [`Error`] by default.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// Ends a closure that uses `?` without naming the error type.
@@ -33,7 +33,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// could convert into any error.
 ///
 /// # Errors
-/// Never: it is `Ok` with the error type [`Error`].
+/// None: it returns `Ok`, with the error type [`Error`].
 pub fn ok<T>(value: T) -> Result<T> {
     Ok(value)
 }
@@ -55,7 +55,7 @@ macro_rules! statuses {
         impl Status {
             $(#[doc = concat!("`", $code, " ", $reason, "`")] pub const $name: Status = Status($code);)*
 
-            /// The reason phrase, or nothing for a code without a registered one.
+            /// Returns the reason phrase, or an empty text for a code without a registered one.
             pub const fn reason(self) -> &'static str {
                 match self.0 {
                     $($code => $reason,)*
@@ -109,10 +109,10 @@ statuses! {
 }
 
 impl Status {
-    /// A status from its number.
+    /// Creates a status from its number.
     ///
     /// # Panics
-    /// When the number is not one of 100 to 599, which is a mistake in the program.
+    /// If the number is not one of 100 to 599, which is a mistake in the program.
     pub const fn new(code: u16) -> Status {
         assert!(code >= 100 && code <= 599, "an HTTP status is a number from 100 to 599");
         Status(code)
@@ -126,22 +126,22 @@ impl Status {
         }
     }
 
-    /// The number.
+    /// Returns the number.
     pub const fn code(self) -> u16 {
         self.0
     }
 
-    /// Whether it is 400 to 499: the client's mistake.
+    /// Returns true for 400 to 499: a fault of the client.
     pub const fn is_client_error(self) -> bool {
         self.0 >= 400 && self.0 < 500
     }
 
-    /// Whether it is 500 to 599: ours.
+    /// Returns true for 500 to 599: a fault of the server.
     pub const fn is_server_error(self) -> bool {
         self.0 >= 500
     }
 
-    /// Whether a response with it never has a body: 1xx, 204 and 304.
+    /// Returns true if a response with this status never has a body: 1xx, 204 and 304.
     pub const fn is_bodiless(self) -> bool {
         matches!(self.0, 100..=199 | 204 | 304)
     }
@@ -167,7 +167,7 @@ impl fmt::Debug for Status {
     }
 }
 
-/// What went wrong, with the status the visitor gets.
+/// An error with the status of the response that it becomes.
 ///
 /// ```
 /// use aside::{Error, Request, Result, Status};
@@ -186,8 +186,8 @@ impl fmt::Debug for Status {
 /// assert_eq!(error.chain(), "disk on fire");
 /// ```
 ///
-/// It does not implement [`std::error::Error`], so that `?` can take every error that does. It converts into
-/// `Box<dyn std::error::Error>` (with `Send + Sync` or without), and [`Error::from_box`] finds it there again, status and all.
+/// It does not implement [`std::error::Error`], so that `?` can convert every error that does. It converts into
+/// `Box<dyn std::error::Error>` (with `Send + Sync` or without), and [`Error::from_box`] restores it with its status.
 pub struct Error(Box<Inner>);
 
 struct Inner {
@@ -198,7 +198,7 @@ struct Inner {
     backtrace: Backtrace,
 }
 
-/// The drop of an application's error may panic, wherever its last reference is dropped.
+/// Catches a panic in the drop of an application's error, wherever its last reference is dropped.
 impl Drop for Inner {
     fn drop(&mut self) {
         if let Some(source) = self.source.take() {
@@ -207,11 +207,11 @@ impl Drop for Inner {
     }
 }
 
-/// Sources deeper than this are left out: an error that is its own source must not hold up the log.
+/// The largest number of sources in a chain: an error that is its own source must not block the log.
 const DEEPEST: usize = 64;
 
 impl Error {
-    /// An error with a status and words for the visitor.
+    /// Creates an error with a status and a message for the user.
     #[track_caller]
     pub fn new(status: impl Into<Status>, message: impl Into<String>) -> Error {
         let ((status, problem), message) = (status.into().or_internal(), message.into());
@@ -225,62 +225,62 @@ impl Error {
         message: Option<String>,
         source: Option<BoxError>,
     ) -> Error {
-        // A visitor can ask for any number of pages that are not there; only what is ours to mend is worth the walk.
+        // Capturing is expensive, and a client can request any number of missing pages: only server errors have a backtrace.
         let backtrace = if status.is_server_error() { Backtrace::capture() } else { Backtrace::disabled() };
-        let location = Some(caller).filter(|place| is_telling(place));
+        let location = Some(caller).filter(|location| is_helpful(location));
         Error(Box::new(Inner { status, message, source, location, backtrace }))
     }
 
-    /// 400: the request is malformed.
+    /// Creates a 400: the request is malformed.
     #[track_caller]
     pub fn bad_request(message: impl Into<String>) -> Error {
         Error::new(Status::BAD_REQUEST, message)
     }
 
-    /// 401: nobody is logged in.
+    /// Creates a 401: the user is not logged in.
     #[track_caller]
     pub fn unauthorized(message: impl Into<String>) -> Error {
         Error::new(Status::UNAUTHORIZED, message)
     }
 
-    /// 403: not allowed to this visitor.
+    /// Creates a 403: the user is not allowed to do this.
     #[track_caller]
     pub fn forbidden(message: impl Into<String>) -> Error {
         Error::new(Status::FORBIDDEN, message)
     }
 
-    /// 404: nothing is there.
+    /// Creates a 404: the page or record does not exist.
     #[track_caller]
     pub fn not_found(message: impl Into<String>) -> Error {
         Error::new(Status::NOT_FOUND, message)
     }
 
-    /// 409: at odds with what is there.
+    /// Creates a 409: the request conflicts with the current state.
     #[track_caller]
     pub fn conflict(message: impl Into<String>) -> Error {
         Error::new(Status::CONFLICT, message)
     }
 
-    /// 413: over a limit. Name the setting in the message.
+    /// Creates a 413: the request exceeds a limit. Name the setting in the message.
     #[track_caller]
     pub fn too_large(message: impl Into<String>) -> Error {
         Error::new(Status::CONTENT_TOO_LARGE, message)
     }
 
-    /// 422: well formed, and still wrong. Name the field in the message.
+    /// Creates a 422: the input is well-formed but invalid. Name the field in the message.
     #[track_caller]
     pub fn unprocessable(message: impl Into<String>) -> Error {
         Error::new(Status::UNPROCESSABLE_CONTENT, message)
     }
 
-    /// 500: ours. The message goes to the log, and to the page only in development.
+    /// Creates a 500: a fault of the server. The message is logged, and shown on the page only in development.
     #[track_caller]
     pub fn internal(message: impl Into<String>) -> Error {
         Error::new(Status::INTERNAL_SERVER_ERROR, message)
     }
 
-    /// Any error that can be boxed: a foreign one, a boxed one, a string, or an [`Error`] that was boxed on its way here,
-    /// which comes out as it went in.
+    /// Converts any error that can be boxed: another error, a boxed error, or a string. A boxed [`Error`] is restored
+    /// unchanged.
     #[track_caller]
     pub fn from_box(error: impl Into<BoxError>) -> Error {
         match error.into().downcast::<Carrier>() {
@@ -291,7 +291,7 @@ impl Error {
 
     /// Returns the error with this location, if its own is unknown.
     pub(crate) fn or_at(mut self, caller: &'static Location<'static>) -> Error {
-        self.0.location = self.0.location.or(Some(caller).filter(|place| is_telling(place)));
+        self.0.location = self.0.location.or(Some(caller).filter(|location| is_helpful(location)));
         self
     }
 
@@ -303,7 +303,7 @@ impl Error {
     /// assert_eq!(Error::internal("taken").status(409).status_code().code(), 409);
     /// ```
     ///
-    /// A number outside 100 to 599 makes it a 500 that says so.
+    /// A number outside 100 to 599 results in a 500 whose message names the number.
     #[track_caller]
     pub fn status(self, status: impl Into<Status>) -> Error {
         let (status, problem) = status.into().or_internal();
@@ -315,9 +315,7 @@ impl Error {
         error
     }
 
-    /// The same error with words in front of its chain: what was being done when it happened.
-    ///
-    /// It was made where it was made before: place and backtrace stay.
+    /// Adds a message in front of the chain, which names the failed operation. The location and the backtrace stay.
     pub fn context(mut self, message: impl Into<String>) -> Error {
         let Inner { status, location, .. } = *self.0;
         let backtrace = replace(&mut self.0.backtrace, Backtrace::disabled());
@@ -325,7 +323,7 @@ impl Error {
         Error(Box::new(Inner { status, message: Some(message.into()), source, location, backtrace }))
     }
 
-    /// The same error with what caused it, for the log.
+    /// Sets the source of the error, for the log.
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Error {
         self.0.source = Some(source.into());
         self
@@ -336,52 +334,53 @@ impl Error {
         self.0.status
     }
 
-    /// The words for the visitor, when there are any. A page shows them for 4xx; for 5xx only in development.
+    /// Returns the message for the user, if there is one. A page shows it for 4xx, and for 5xx only in development.
     pub fn message(&self) -> Option<&str> {
         self.0.message.as_deref()
     }
 
-    /// What caused it, when something did.
+    /// Returns the source of the error, if it has one.
     pub fn source(&self) -> Option<&(dyn StdError + Send + Sync + 'static)> {
         self.0.source.as_deref()
     }
 
-    /// Where it was made: the line of the `?` that took a foreign error, or of `Error::not_found` and its like.
+    /// Returns the location where the error was created: the line of the `?` that converted another error, or the call of a
+    /// function such as `Error::not_found`.
     ///
     /// ```
     /// use aside::Error;
     ///
     /// let error = Error::internal("the till is empty");
-    /// if let Some(place) = error.location() {
-    ///     println!("{error}, at {}:{}", place.file(), place.line());
+    /// if let Some(location) = error.location() {
+    ///     println!("{error}, at {}:{}", location.file(), location.line());
     /// }
     /// ```
     ///
-    /// For a form, a query, a body or a parameter that cannot be read, this is the line that read it. Unknown for errors
-    /// that aside made before or after the handler, for an error from a function passed as a value
-    /// (`map_err(Error::bad_request)`), and for an error that a handler or a task returned in its own type without a `?`.
+    /// For an invalid form, query, body or parameter, this is the line that reads it. It is unknown for errors that aside
+    /// creates before or after the handler, for an error from a function passed as a value (`map_err(Error::bad_request)`),
+    /// and for an error that a handler or a task returns in another type without a `?`.
     pub fn location(&self) -> Option<&'static Location<'static>> {
         self.0.location
     }
 
-    /// The way to the place where it was made, when `RUST_BACKTRACE` asks for it and the status was 500 or above then.
+    /// Returns the backtrace of the location, if `RUST_BACKTRACE` enables it and the status was 500 or above at creation.
     ///
     /// ```
     /// use aside::Error;
     ///
-    /// // What a visitor did wrong has none, so that it costs no more than it must.
+    /// // An error of the client has no backtrace, which would be expensive.
     /// assert!(Error::not_found("There is no such photo.").backtrace().is_none());
     /// ```
     pub fn backtrace(&self) -> Option<&Backtrace> {
         Some(&self.0.backtrace).filter(|backtrace| backtrace.status() == BacktraceStatus::Captured)
     }
 
-    /// The same as lines to follow the log's.
+    /// Returns the backtrace as lines of text, for the log.
     pub(crate) fn backtrace_lines(&self) -> Option<String> {
         self.backtrace().map(|backtrace| backtrace.to_string().trim_end().to_owned())
     }
 
-    /// The first error of that type among its sources.
+    /// Returns the first error of this type among the sources.
     ///
     /// ```
     /// use aside::Error;
@@ -393,7 +392,7 @@ impl Error {
         self.sources().find_map(|source| source.downcast_ref())
     }
 
-    /// What caused it, and what caused that, as far as it goes. Errors of this type among them are looked into.
+    /// Returns the chain of sources. A boxed [`Error`] among them is replaced by its own sources.
     pub(crate) fn sources(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
         successors(self.first_source(), |source| source_of(*source).and_then(unpacked)).take(DEEPEST)
     }
@@ -402,22 +401,22 @@ impl Error {
         unpacked(self.source()?)
     }
 
-    /// The words of each error in the chain, its own first. A source that its parent's words repeat at their end is not
-    /// said twice.
+    /// Returns the message of each error in the chain, its own first. The message of a source is omitted if its parent's
+    /// message ends with it.
     pub(crate) fn causes(&self) -> Vec<String> {
         let mut causes: Vec<String> = Vec::new();
         let first = self.source().map(|source| source as &(dyn StdError + 'static));
         for source in successors(first, |source| source_of(*source)).take(DEEPEST) {
-            let words = words(source);
-            if !causes.last().is_some_and(|parent| parent.ends_with(&words)) {
-                causes.push(words);
+            let message = message(source);
+            if !causes.last().is_some_and(|parent| parent.ends_with(&message)) {
+                causes.push(message);
             }
         }
         causes.splice(0..0, self.0.message.clone());
         causes
     }
 
-    /// The whole chain of sources, joined by `: `, as the log shows it.
+    /// Returns the message and those of all sources, joined by `: `, as the log shows them.
     pub fn chain(&self) -> String {
         let causes = self.causes();
         if causes.is_empty() { self.0.status.to_string() } else { causes.join(": ") }
@@ -426,13 +425,13 @@ impl Error {
 
 /// Returns the message of an error, or the part before its `Display` failed or panicked. A panic in `Display` must not lose
 /// the task, the job or the response that has already failed.
-fn words(error: &dyn StdError) -> String {
-    let mut words = String::new();
-    if let Err(panic) = panics::catch(|| fmt::write(&mut words, format_args!("{error}")).is_ok()) {
-        let gap = if words.is_empty() { "" } else { " " };
-        words += &format!("{gap}(its Display panicked: {panic})");
+fn message(error: &dyn StdError) -> String {
+    let mut message = String::new();
+    if let Err(panic) = panics::catch(|| fmt::write(&mut message, format_args!("{error}")).is_ok()) {
+        let gap = if message.is_empty() { "" } else { " " };
+        message += &format!("{gap}(its Display panicked: {panic})");
     }
-    words
+    message
 }
 
 /// Returns the source of an error, or `None` if `source` panics.
@@ -440,7 +439,7 @@ fn source_of<'e>(error: &'e (dyn StdError + 'static)) -> Option<&'e (dyn StdErro
     panics::catch(|| error.source()).ok().flatten()
 }
 
-/// The error that a carrier has for a source, and any other as it is.
+/// Returns the first source of a boxed [`Error`], and any other error unchanged.
 fn unpacked<'a>(source: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdError + 'static)> {
     match source.downcast_ref() {
         Some(Carrier(error)) => error.first_source(),
@@ -450,13 +449,13 @@ fn unpacked<'a>(source: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdErro
 
 /// Returns true for a location that helps to find the fault: outside this crate and the standard library, whose code calls
 /// functions that are passed as values (`map_err(Error::bad_request)`).
-fn is_telling(place: &Location<'_>) -> bool {
-    let file = place.file().replace('\\', "/");
+fn is_helpful(location: &Location<'_>) -> bool {
+    let file = location.file().replace('\\', "/");
     let is_of_the_library = file.starts_with("/rustc/") || file.contains("/rustlib/src/rust/library/");
-    !is_of_the_library && !is_of_the_framework(place.file())
+    !is_of_the_library && !is_of_the_framework(location.file())
 }
 
-/// Whether a source file, as the compiler names it, is one of this crate's: a place in there tells nobody what to mend.
+/// Returns true if a source file, as the compiler names it, belongs to this crate: a location there does not help a user.
 pub(crate) fn is_of_the_framework(file: &str) -> bool {
     file!().strip_suffix("error.rs").is_some_and(|folder| file.starts_with(folder))
 }
@@ -465,13 +464,13 @@ impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (&self.0.message, &self.0.source) {
             (Some(message), _) => f.write_str(message),
-            (None, Some(source)) => f.write_str(&words(&**source)),
+            (None, Some(source)) => f.write_str(&message(&**source)),
             (None, None) => self.0.status.fmt(f),
         }
     }
 }
 
-/// As `main` prints it when it returns one: status and chain on one line.
+/// Shows status and chain on one line, as `main` prints an error that it returns.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.chain(), self.0.status)
@@ -485,7 +484,7 @@ impl<E: StdError + Send + Sync + 'static> From<E> for Error {
     }
 }
 
-/// The status alone, with no words of its own.
+/// Creates an error with a status and without a message.
 impl From<Status> for Error {
     #[track_caller]
     fn from(status: Status) -> Error {
@@ -506,11 +505,11 @@ impl From<Error> for Box<dyn StdError> {
     }
 }
 
-/// The type of a function that never returns (`!`, which stable Rust does not let us name): `|| panic!("boom")` is a handler
-/// and a task like any other.
+/// The return type of a function that never returns (`!`, which stable Rust cannot name): it makes `|| panic!("boom")` a
+/// handler and a task.
 pub(crate) type Never = <fn() -> ! as Returns>::Value;
 
-/// What a function pointer returns.
+/// The return type of a function pointer.
 pub trait Returns {
     /// The type after the arrow.
     type Value;
@@ -520,7 +519,8 @@ impl<T> Returns for fn() -> T {
     type Value = T;
 }
 
-/// Takes an [`Error`] through a `Box<dyn Error>`: `Error` itself cannot implement the trait and have `?` take every error.
+/// Carries an [`Error`] in a `Box<dyn Error>`. `Error` itself cannot implement the trait, since `?` converts every error
+/// that does.
 struct Carrier(Error);
 
 impl fmt::Display for Carrier {
@@ -538,7 +538,7 @@ impl fmt::Debug for Carrier {
 impl StdError for Carrier {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         let source = self.0.0.source.as_deref()?;
-        // Without words of its own the carrier's text is its source's, whose turn it is not again.
+        // Without a message, the carrier shows the message of its source, which must not appear twice.
         if self.0.0.message.is_some() { Some(source) } else { source.source() }
     }
 }
@@ -552,14 +552,14 @@ mod tests {
     }
 
     #[test]
-    fn a_status_survives_the_trip_through_a_box() {
+    fn a_status_is_kept_in_a_box() {
         let back = Error::from_box(boxed(Error::not_found("gone")));
         assert_eq!(back.status_code(), Status::NOT_FOUND);
         assert_eq!(back.message(), Some("gone"));
     }
 
     #[test]
-    fn a_status_survives_the_question_mark() {
+    fn a_status_is_kept_by_the_question_mark() {
         fn inner() -> std::result::Result<(), BoxError> {
             Err(Error::conflict("taken"))?;
             Ok(())
@@ -568,7 +568,7 @@ mod tests {
     }
 
     #[test]
-    fn the_chain_is_joined_and_says_nothing_twice() {
+    fn the_chain_is_joined_without_repetition() {
         let source = std::io::Error::other("disk full");
         let error = Error::from(source).context("cannot save the order").context("checkout");
         assert_eq!(error.chain(), "checkout: cannot save the order: disk full");
@@ -576,7 +576,7 @@ mod tests {
         assert_eq!(Error::from_box(boxed(Error::internal("once"))).chain(), "once");
     }
 
-    /// Its own cause, which a careless `source` makes of an error.
+    /// An error that is its own source, by a faulty `source`.
     #[derive(Debug)]
     struct Endless;
 
@@ -593,7 +593,7 @@ mod tests {
     }
 
     #[test]
-    fn an_endless_chain_ends() {
+    fn an_endless_chain_is_cut() {
         let error = Error::from(Endless).context("once");
         assert_eq!(error.chain(), "once: again");
         assert!(error.find_source::<fmt::Error>().is_none());

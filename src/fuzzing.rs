@@ -1,11 +1,12 @@
-//! What the targets under `fuzz/` reach that nobody else does: there only where cargo fuzz builds the crate. All else that
-//! reads bytes from strangers they reach as everybody does, through a test client.
+//! Private functions for the fuzz targets under `fuzz/`, compiled only by cargo fuzz. The targets reach all other parsers of
+//! untrusted bytes through a test client.
 
 use crate::config::Config;
 use crate::http::headers::Headers;
 use crate::server::http1;
 
-/// The checks of a head, as a parser splits it up: method, target and minor version, and a field on each further line.
+/// Checks a request head as a parser splits it: method, target and minor version, then a header field on each line. Returns
+/// true if it is accepted.
 pub fn head(text: &str) -> bool {
     let mut lines = text.split('\n');
     let mut line = lines.next().unwrap_or_default().splitn(3, ' ');
@@ -15,7 +16,7 @@ pub fn head(text: &str) -> bool {
     http1::check(method, target, (1, minor), &headers, &Config::default()).is_ok()
 }
 
-/// What the epoll transport reads in what a client sends is the same in whatever pieces it comes.
+/// Asserts that the epoll transport reads the same requests, however the bytes of the client are split into pieces.
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 pub fn connection(bytes: &[u8], at_once: usize) {
     use crate::server::epoll::fuzzing::requests;

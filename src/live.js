@@ -1,11 +1,11 @@
 if (!customElements.get("aside-live")) {
-  // Not `node.id`: of a form that is its field of that name. So are `remove` and `children`, which are not used either.
+  // Not `node.id`, which in a form may be the field named `id`. For the same reason, `remove` and `children` are not used.
   const id = node => node.getAttribute?.("id")
-  // Makes the children of one element like those of another, and leaves alone what is.
+  // Makes the children of one element equal to those of another, and keeps equal nodes.
   const morph = (from, to) => {
     const fresh = [...to.childNodes], ids = fresh.map(id)
     let old = from.firstChild
-    // Removes what lies before a node that stays.
+    // Removes the nodes before one that stays.
     const drop = stays => {
       while (old && !stays?.(old)) [old] = [old.nextSibling, from.removeChild(old)]
     }
@@ -18,10 +18,10 @@ if (!customElements.get("aside-live")) {
       }
       drop(it => it == same || id(it) && ids.includes(id(it)))
       if (old == same) old = old.nextSibling
-      // Only the first leaves the focus where it is, and not every browser has it.
+      // Only `moveBefore` keeps the focus, and not every browser has it.
       else (from.moveBefore || from.insertBefore).call(from, same, old)
       if (node.data != same.data) same.data = node.data
-      // The visitor opens and shuts.
+      // The user opens and closes it.
       if ("open" in same) node.open = same.open
       for (const { name, value } of node.attributes || []) same.getAttribute(name) == value || same.setAttribute(name, value)
       for (const { name } of [...same.attributes || []]) node.hasAttribute(name) || same.removeAttribute(name)
@@ -31,10 +31,10 @@ if (!customElements.get("aside-live")) {
   }
   customElements.define("aside-live", class extends HTMLElement {
     wait = 500
-    // A page that the browser keeps, because its visitor may come back to it, would hold a connection.
+    // Closes the stream of a page in the back/forward cache, which would hold a connection.
     hide = addEventListener("pagehide", () => this.disconnectedCallback())
     show = addEventListener("pageshow", event => event.persisted && this.connectedCallback())
-    // Only in a page, and while there is more to come.
+    // Listens only in a document, and only if the state is not finished.
     connectedCallback() {
       this.matches(":root [src]") && this.listen()
     }

@@ -1,4 +1,4 @@
-//! Live fragments that an application defines by name: the part of the page and its stream from one function.
+//! Live fragments that an application defines by name: the fragment and its stream from one function.
 
 use std::panic::Location;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ const LONGEST_QUERY: usize = 4_096;
 /// A [`Live`] state of any type, as [`App::live`](crate::App::live) keeps it.
 pub struct LiveSource(Box<dyn Source>);
 
-/// What is needed of a state whose type is not known.
+/// The operations on a state of any type.
 trait Source {
     fn fragment(&self, req: &Request, url: &str, template: &str) -> Result<LiveFragment>;
 
@@ -49,11 +49,11 @@ impl std::fmt::Debug for LiveSource {
     }
 }
 
-/// What the function of [`App::live`](crate::App::live) may return: a [`Live`] state (also as
-/// [`Request::state`] returns it), the progress of a task
-/// ([`TaskInfo`], [`TaskHandle`], [`Task`]), an `Option` of these, or a `Result` of these with any error.
+/// A return type of the function of [`App::live`](crate::App::live): a [`Live`] state (also as [`Request::state`] returns
+/// it), the progress of a task ([`TaskInfo`], [`TaskHandle`], [`Task`]), an `Option` of these, or a `Result` of these with
+/// any error.
 ///
-/// A type of your own that contains one delegates:
+/// Your own type that contains one delegates:
 ///
 /// ```
 /// use aside::{App, IntoLive, Live, LiveSource, Request, Result};
@@ -76,10 +76,10 @@ impl std::fmt::Debug for LiveSource {
     note = "the function returns a Live, a TaskInfo, a TaskHandle or a Task, an Option of one, or a Result of them"
 )]
 pub trait IntoLive {
-    /// Returns the state, or none if there is nothing to show.
+    /// Returns the state, or `None` to show nothing.
     ///
     /// # Errors
-    /// The error that refuses the page and the stream.
+    /// An error refuses the page and the stream.
     fn into_live(self) -> Result<Option<LiveSource>>;
 }
 
@@ -148,7 +148,7 @@ type FindSource = dyn Fn(&mut Request) -> Result<Option<LiveSource>> + Send + Sy
 /// A live fragment as the application defines it.
 pub(crate) struct Definition {
     pub(crate) name: String,
-    /// Where it was defined.
+    /// The location of the definition.
     pub(crate) place: &'static Location<'static>,
     /// The path of the mounted application that defines it; empty for the whole site.
     pub(crate) prefix: String,
@@ -243,7 +243,7 @@ fn is_below(page: &str, path: &str) -> bool {
     page.strip_prefix(path).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
-/// The stream of a fragment that has nothing to show any more: it empties the page's element and ends.
+/// The stream of a fragment without a state: it empties the element in the page, and ends.
 struct Nothing;
 
 impl Feed for Nothing {

@@ -1,7 +1,7 @@
-//! State that pages watch: changed under a lock, shown again by everybody who looks at it.
+//! Live pages: state that changes under a lock, and that pages follow through server-sent events (SSE).
 //!
-//! The state itself is a [`Watched`] value; here it becomes a part of a page, and a stream of events that the page follows.
-//! Watchers that are slow, or asked for more often than anybody can see, get the latest state and none of those between.
+//! The state itself is a [`Watched`] value. This module renders it as a fragment of a page, and as an event stream for that
+//! fragment. A slow page, or one whose state changes faster than users can see, receives only the latest state.
 
 pub(crate) mod definition;
 pub(crate) mod states;
@@ -31,19 +31,20 @@ use crate::panics;
 use crate::sync::lock;
 use crate::watch::{Call, LiveGuard, Seen, Watched};
 
-/// Between two updates of one page: nobody sees more than that, and a thousand changes in a second cost a page twenty.
+/// The shortest time between two updates of a page: more often is not visible, and a thousand changes in a second then cost
+/// twenty updates.
 const FRAME: Duration = Duration::from_millis(50);
 
-/// How soon a page comes back whose connection was lost, when it does not know better itself: between one second and two,
-/// by the number of pages, so that after a restart not all come at once.
+/// Returns the delay after which a page reconnects, for a client without its own backoff: one to two seconds, depending on
+/// the number of pages, so that they do not all reconnect at once after a restart.
 fn retry(watchers: usize) -> Duration {
     Duration::from_millis(1_000 + (watchers as u64 * 97) % 1_000)
 }
 
-/// How often a page that has nothing to tell says that it is there: proxies close what is silent for a minute.
+/// The interval of heartbeats on an event stream without events: proxies close a connection after a minute of silence.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-/// State that pages watch.
+/// State that live pages follow.
 ///
 /// ```
 /// use aside::testing::TestClient;
@@ -54,14 +55,14 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 ///
 /// fn post(req: &mut Request) -> Result<Response> {
 ///     let (board, title) = (req.state::<Live<Posts>>(), req.text()?);
-///     background(move || board.update(|posts| posts.titles.push(title))); // every page that is open shows it
+///     background(move || board.update(|posts| posts.titles.push(title))); // every open page shows it
 ///     Ok(redirect("/"))
 /// }
 ///
 /// let app = App::new()
-///     .state(Live::new(Posts::default())) // one for all visitors; `req.session_live` is each visitor's own
+///     .state(Live::new(Posts::default())) // one for all users; `req.session_live` is one per session
 ///     .live("posts", "posts.html", |req: &mut Request| req.state::<Live<Posts>>())
-///     .template("board.html", "<h1>Posts</h1> {{ live('posts') }}") // as it is now, and then follows it
+///     .template("board.html", "<h1>Posts</h1> {{ live('posts') }}") // shows the state, and follows it
 ///     .template("posts.html", "<ul>{% for title in titles %}<li>{{ title }}</li>{% endfor %}</ul>")
 ///     .get("/", |req: &mut Request| req.render("board.html", ()))
 ///     .post("/", post);
@@ -73,14 +74,14 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 /// client.drain();
 /// ```
 ///
-/// [`App::live`](crate::App::live) defines the part of the page and its stream. A route of your own does the same with
+/// [`App::live`](crate::App::live) defines the fragment and its stream. Your own routes can do the same with
 /// [`fragment`](Live::fragment) and [`Request::live`].
 ///
-/// A clone is the same state. It is kept in memory: what must survive a restart is for the database.
+/// A clone shares the state. It is kept in memory: store data that must survive a restart in a database.
 pub struct Live<T>(Arc<Watched<T>>);
 
 impl<T> Live<T> {
-    /// That value, for pages to watch.
+    /// Returns a live state for this value.
     pub(crate) fn of(watched: Arc<Watched<T>>) -> Live<T> {
         Live(watched)
     }
@@ -93,17 +94,17 @@ impl<T> Clone for Live<T> {
 }
 
 impl<T: Clone> Live<T> {
-    /// State that nobody has changed yet.
+    /// Creates a live state.
     pub fn new(state: T) -> Live<T> {
         Live(Arc::new(Watched::new(state)))
     }
 
-    /// The state as it is. It does not change in the hand, and holds nobody up.
+    /// Returns the current state: a snapshot, which later changes do not affect, and which blocks no other thread.
     pub fn get(&self) -> Arc<T> {
         self.0.get()
     }
 
-    /// Changes the state, and then shows it to every page that watches. One change at a time; the others wait.
+    /// Changes the state, and notifies every page that follows it. Changes run one at a time; others wait.
     ///
     /// ```
     /// let count = aside::Live::new(1);
@@ -125,8 +126,8 @@ impl<T: Clone> Live<T> {
         self.0.update(change)
     }
 
-    /// The same with a guard, for a change that does not fit into a closure. The state is copied here, put in place when
-    /// the guard goes, and stays as it was when that is because of a panic.
+    /// Returns a guard for a change that does not fit into a closure. The guard holds a copy of the state, which replaces the
+    /// state when the guard is dropped. If a panic drops it, the state stays unchanged.
     ///
     /// The guard stays on its thread (it is not `Send`).
     ///
@@ -137,7 +138,7 @@ impl<T: Clone> Live<T> {
         self.0.lock()
     }
 
-    /// Says that no change comes any more: pages that watch show the last state, and let the stream go.
+    /// Finishes the state: pages that follow it show the last state, and close the stream.
     ///
     /// ```
     /// let rows = aside::Live::new(0);
@@ -146,18 +147,18 @@ impl<T: Clone> Live<T> {
     /// assert!(rows.is_finished());
     /// ```
     ///
-    /// A change that does come all the same is seen by pages that are loaded later.
+    /// Only pages that are loaded later show a further change.
     pub fn finish(&self) {
         self.0.finish();
     }
 
-    /// Whether no change comes any more.
+    /// Returns true if the state is finished.
     pub fn is_finished(&self) -> bool {
         self.0.look().is_finished
     }
 
-    /// How many pages watch it now: a task that works for them alone may stop when there are none
-    /// ([`Task::cancel_unwatched`](crate::Task::cancel_unwatched) does).
+    /// Returns the number of pages that follow the state now. A task that works only for them can stop at 0, as
+    /// [`Task::cancel_unwatched`](crate::Task::cancel_unwatched) does.
     pub fn watchers(&self) -> usize {
         self.0.watchers()
     }
@@ -170,12 +171,12 @@ impl<T: fmt::Debug + Clone> fmt::Debug for Live<T> {
 }
 
 impl TaskInfo {
-    /// How far the task is, for a page to watch. It is finished when the task has ended.
+    /// Returns the progress of the task, for a page to follow. It is finished when the task has ended.
     ///
     /// ```
     /// use aside::{App, Request, TaskInfo, task};
     ///
-    /// // One for all visitors. `App::live_task` shows the task of each session.
+    /// // One for all users. `App::live_task` shows the task of each session.
     /// fn nightly(_: &mut Request) -> Option<TaskInfo> {
     ///     task("nightly-import")
     /// }
@@ -184,14 +185,14 @@ impl TaskInfo {
     ///     .live("nightly", "aside/progress.html", nightly) // shows `nightly.live()`, or nothing
     ///     .template("admin.html", "{{ live('nightly') }}");
     ///
-    /// // The state itself, for a part by hand:
+    /// // The state itself, for a custom fragment:
     /// fn percent(task: &TaskInfo) -> Option<u8> {
     ///     task.live().get().percent()
     /// }
     /// ```
     ///
-    /// The template `aside/progress.html` is built in: a bar, the task's message, and words for how it ended. One of your own
-    /// has the fields of [`Progress`], and may hold a form that cancels the task, which works without JavaScript too:
+    /// The template `aside/progress.html` is built in: a bar, the task's message, and its outcome. Your own template has the
+    /// fields of [`Progress`], and may hold a form that cancels the task, which works without JavaScript too:
     /// `{% if not is_finished %}<form method="post" action="/import/cancel"><button>Cancel</button></form>{% endif %}`,
     /// with `aside::task(key)` and [`cancel`](TaskInfo::cancel) behind it.
     pub fn live(&self) -> Live<Progress> {
@@ -200,7 +201,7 @@ impl TaskInfo {
 }
 
 impl<T> TaskHandle<T> {
-    /// How far the task is, for a page to watch; see [`TaskInfo::live`].
+    /// Returns the progress of the task, for a page to follow; see [`TaskInfo::live`].
     pub fn live(&self) -> Live<Progress> {
         self.info().live()
     }
@@ -210,8 +211,8 @@ impl<T> Live<T>
 where
     T: Clone + Serialize + Send + Sync + 'static,
 {
-    /// A part of a page that shows the state as it is now, and then follows it: the template is rendered with it, in an
-    /// element that listens to the event stream at `url`, which [`Request::live`] answers there with the same template.
+    /// Returns a fragment of a page that shows the current state, and follows it. The state is rendered with the template, in
+    /// an element that reads the event stream at `url`. The handler there returns [`Request::live`] with the same template.
     ///
     /// ```
     /// use aside::{Live, Request, Response, Result, context};
@@ -225,20 +226,19 @@ where
     /// }
     /// ```
     ///
-    /// The script that follows it is under 2 KiB, is served by every application at `/_aside/live.js`, and is allowed by the
-    /// default Content-Security-Policy. It changes what differs and leaves the rest: what was typed, the focus, what was opened
-    /// or shut in `<details>` (a later `open` from the template changes nothing). Elements that have an `id` stay the same
-    /// when others come and go around them. A page that was left lets its stream go at once, and follows again when its
-    /// visitor comes back to it. While the connection is lost it
-    /// says so, in a `<p class="aside-lost">`, and tries again after half a second to half a minute. Screen readers are told
-    /// politely of what changes (`aria-live`); give what changes all the time an `aria-live="off"` of its own. Without
-    /// JavaScript the page shows the state that it had.
+    /// The script is under 2 KiB. Every application serves it at `/_aside/live.js`, and the default Content-Security-Policy
+    /// allows it. It changes only the parts of the element that differ: typed text, the focus, and opened or closed
+    /// `<details>` stay (a later `open` from the template has no effect). An element with an `id` is kept when its siblings
+    /// are added or removed. A page that the user leaves closes its stream at once, and opens it again when the user
+    /// returns. While the connection is lost, the page shows a `<p class="aside-lost">`, and reconnects after half a second
+    /// to half a minute. Screen readers announce changes politely (`aria-live`); set `aria-live="off"` on an element that
+    /// changes all the time. Without JavaScript, the page shows the state at its request.
     ///
-    /// A browser opens six connections to a server without HTTP/2, in all of its windows together, and each part takes one
-    /// while it is shown: with many of them put a proxy in front that speaks HTTP/2.
+    /// A browser opens six connections to a server without HTTP/2, for all of its windows together, and each visible
+    /// fragment takes one. For many fragments, use a proxy with HTTP/2.
     ///
     /// # Errors
-    /// 500 when the state cannot be rendered.
+    /// 500 if the state cannot be rendered.
     pub fn fragment(&self, req: &Request, url: &str, template: &str) -> Result<LiveFragment> {
         let seen = self.0.look();
         let html = fragment(req, template)?.render(&self.0, &seen)?;
@@ -246,11 +246,11 @@ where
     }
 }
 
-/// A part of a page that follows a state: [`Live::fragment`]. A template prints it with `{{ feed }}`, under the name that the
-/// context gives it.
+/// A fragment of a page that follows a state, from [`Live::fragment`]. A template prints it, for example with `{{ feed }}`
+/// if the context names it `feed`.
 #[derive(Debug, Clone)]
 pub struct LiveFragment {
-    /// Where it goes on; none when nothing comes any more.
+    /// The URL of the stream; `None` for a finished state.
     url: Option<String>,
     html: Arc<str>,
 }
@@ -261,7 +261,7 @@ impl fmt::Display for LiveFragment {
         let Some(url) = &self.url else {
             return write!(f, "<aside-live>{html}</aside-live>");
         };
-        // A slash needs no escape, as in all that templates write.
+        // A slash is not escaped, as in templates.
         let url = HtmlEscape(url).to_string().replace("&#x2f;", "/");
         let script = &*SCRIPT_URL;
         write!(
@@ -271,17 +271,17 @@ impl fmt::Display for LiveFragment {
     }
 }
 
-/// As text that a template need not escape any more.
+/// Serializes the fragment as safe HTML, which a template does not escape.
 impl Serialize for LiveFragment {
     fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
         Value::from_safe_string(self.to_string()).serialize(serializer)
     }
 }
 
-/// Where every application answers with the script that follows a part.
+/// The path of the script in every application.
 pub(crate) const SCRIPT_PATH: &str = "/_aside/live.js";
 
-/// The script without what is for its readers.
+/// The script without comments and indentation.
 static SCRIPT: LazyLock<String> = LazyLock::new(|| {
     let lines = include_str!("../live.js").lines().map(str::trim_start).filter(|line| !line.starts_with("//"));
     lines.flat_map(|line| [line, "\n"]).collect()
@@ -289,37 +289,37 @@ static SCRIPT: LazyLock<String> = LazyLock::new(|| {
 
 static SCRIPT_URL: LazyLock<String> = LazyLock::new(|| format!("{SCRIPT_PATH}?v={}", hashes::of(SCRIPT.as_bytes())));
 
-/// Answers with the script. Under the address that a page names it never changes.
+/// Returns the script. Its content never changes under the URL that a page uses.
 pub(crate) fn script(req: &mut Request) -> Response {
     let keep = if req.target() == *SCRIPT_URL { "public, max-age=31536000, immutable" } else { "no-cache" };
     Response::bytes("text/javascript; charset=utf-8", SCRIPT.as_bytes()).header("Cache-Control", keep)
 }
 
-/// The template for a task's progress that every application has.
+/// The built-in template for the progress of a task.
 pub(crate) const PROGRESS: (&str, &str) = ("aside/progress.html", include_str!("../../templates/aside/progress.html"));
 
 impl Request {
-    /// Answers with the event stream of a state: the template is rendered with it now, and again after each change, for as
-    /// long as the visitor stays (WHATWG HTML, server-sent events).
+    /// Returns the event stream of a state (server-sent events, WHATWG HTML): the state rendered with the template now and
+    /// after each change, until the client disconnects.
     ///
-    /// The state's fields are names in the template, and the whole is `state`. There are also `url_for` and `static`, and
-    /// nothing of a request: one rendering serves all who watch. Each event is an unnamed message, as [`Live::fragment`],
-    /// `EventSource` and the SSE extension of htmx expect, and carries an id: a page that comes back with it
+    /// In the template, the fields of the state are variables, and `state` is the whole. `url_for` and `static` are available
+    /// too, but nothing of the request: one rendering is sent to all pages. Each event is an unnamed message, as
+    /// [`Live::fragment`], `EventSource` and the SSE extension of htmx expect, and has an id: a page that reconnects with it
     /// (`Last-Event-ID`) receives only newer states. After the last change ([`Live::finish`]) the stream sends an event named
     /// `end`, at which a page closes it (`sse-close="end"` with htmx). At most 20 events a second are sent, each with the
     /// latest state, and a comment every 15 s if there is no change. At most `ASIDE_MAX_STREAMS` streams are open at once, and
     /// `ASIDE_MAX_STREAMS_PER_CLIENT` for one client. Each holds a thread until the client disconnects; with
     /// `ASIDE_SERVER=epoll` it holds none.
     ///
-    /// A change that cannot be rendered is in the log, once, and the page keeps what it shows. If a stream is refused (404
-    /// for a task that is forgotten after a restart, say) the page of a [`Live::fragment`] asks again and again, at most every
-    /// half a minute; answer with a state that is finished to end that. [`App::live`](crate::App::live) does so for `None`.
+    /// A change that cannot be rendered is logged once, and pages keep the previous content. If the handler refuses a stream
+    /// (with 404 for a task that is unknown after a restart, for example), the page of a [`Live::fragment`] retries, at most
+    /// every half a minute. Return a finished state to end that, as [`App::live`](crate::App::live) does for `None`.
     ///
-    /// Where the state is found by the session, as each visitor's own, find it before: `let live = mine(req)?;`, and then
+    /// If the state depends on the session, look it up first: `let live = mine(req)?;`, and then
     /// `req.live(&live, "mine.html")`.
     ///
     /// # Errors
-    /// 500 when the state cannot be rendered as it is now.
+    /// 500 if the current state cannot be rendered.
     pub fn live<T>(&self, live: &Live<T>, template: &str) -> Result<Response>
     where
         T: Clone + Serialize + Send + Sync + 'static,
@@ -331,8 +331,8 @@ impl Request {
     }
 }
 
-/// Tells the versions of this process from those of another, when a page comes back after a restart. Without randomness a
-/// page may then keep what it shows until the next change.
+/// A random number that distinguishes the versions of this process from those of an earlier one, when a page reconnects
+/// after a restart. Without a source of randomness, a page may keep its content until the next change.
 static PROCESS: LazyLock<String> = LazyLock::new(|| unguessable().unwrap_or_default());
 
 impl<T: Clone> Live<T> {
@@ -340,7 +340,7 @@ impl<T: Clone> Live<T> {
         format!("{}-{}-{version}", *PROCESS, self.0.id)
     }
 
-    /// The version that an id stands for, when it is one of this state.
+    /// Returns the version in an event id, if the id belongs to this state.
     fn version_of(&self, id: &str) -> Option<u64> {
         let (state, version) = id.rsplit_once('-')?;
         let (process, id) = state.rsplit_once('-')?;
@@ -349,12 +349,12 @@ impl<T: Clone> Live<T> {
     }
 }
 
-/// Somebody who watches, counted until it goes.
+/// A page that follows a state, counted until it is dropped.
 struct Watch<T> {
     live: Live<T>,
     watcher: u64,
     fragment: Fragment,
-    /// The version that the page shows; 0 for none of these.
+    /// The version that the page shows; 0 for none.
     known: u64,
     has_begun: bool,
 }
@@ -371,7 +371,7 @@ impl<T> Drop for Watch<T> {
     }
 }
 
-/// The stream of events of one page.
+/// The event stream of one page.
 impl<T> Feed for Watch<T>
 where
     T: Clone + Serialize + Send + Sync + 'static,
@@ -404,7 +404,7 @@ impl<T> Watch<T>
 where
     T: Clone + Serialize + Send + Sync + 'static,
 {
-    /// Writes the state as the template shows it. One that cannot be rendered is in the log, once for all who watch.
+    /// Writes the rendered state. A state that cannot be rendered is logged once for all pages.
     fn show(&self, seen: &Seen<T>, out: &mut Vec<u8>) {
         let watched = &self.live.0;
         // The state's `Serialize` is application code: if it panics, pages keep their current content.
@@ -426,8 +426,7 @@ where
     }
 }
 
-/// How long an entry of a [`LiveMap`] is kept that nobody holds any more: a page that is being loaded anew, or that the
-/// visitor is still on the way to, finds it.
+/// The time that an unused entry of a [`LiveMap`] is kept, so that a page that is reloaded or about to be loaded finds it.
 const KEPT: Duration = Duration::from_secs(60);
 
 /// The limits on entries of a [`LiveMap`] that no page and no task holds: their number, and the bytes of all keys, which
@@ -435,7 +434,7 @@ const KEPT: Duration = Duration::from_secs(60);
 const MOST_UNHELD: usize = 10_000;
 const MOST_KEY_BYTES: usize = 4 << 20;
 
-/// A [`Live`] state for each key: for each visitor, by something in the session, or for each order, by its number.
+/// A map from keys to [`Live`] states: for each session by its id, or for each order by its number.
 ///
 /// ```
 /// use aside::{LiveMap, Request, Response, Result, background, redirect};
@@ -443,21 +442,21 @@ const MOST_KEY_BYTES: usize = 4 << 20;
 /// struct Imports(LiveMap<String, u32>); // .state(Imports(LiveMap::new()))
 ///
 /// fn import(req: &mut Request) -> Result<Response> {
-///     let visitor = req.session().id()?; // which no other visitor can guess
-///     let rows = req.state::<Imports>().0.entry(visitor, || 0);
+///     let session = req.session().id()?; // which other users cannot guess
+///     let rows = req.state::<Imports>().0.entry(session, || 0);
 ///     background(move || (0..100).for_each(|_| rows.update(|rows| *rows += 1)));
 ///     Ok(redirect("/import"))
 /// }
 ///
 /// fn watch(req: &mut Request) -> Result<Response> {
-///     let visitor = req.session().id()?;
-///     let rows = req.state::<Imports>().0.get(&visitor);
+///     let session = req.session().id()?;
+///     let rows = req.state::<Imports>().0.get(&session);
 ///     let rows = rows.ok_or_else(|| aside::Error::not_found("This import is over."))?;
 ///     req.live(&rows, "rows.html")
 /// }
 /// ```
 ///
-/// For each visitor take [`Session::id`](crate::Session::id) for the key. [`Request::session_live`] and
+/// For a state per session, use [`Session::id`](crate::Session::id) as the key. [`Request::session_live`] and
 /// [`Request::keyed_live`] keep such maps for the application.
 ///
 /// An entry is removed a minute after its last use: no page watches it, and no task holds it. Above 10,000 unused entries,
@@ -473,7 +472,7 @@ struct Entries<K, T> {
 
 struct Entry<T> {
     live: Live<T>,
-    /// When somebody was last seen to hold it.
+    /// The last time at which the state was in use.
     held: Instant,
     key_bytes: usize,
 }
@@ -519,12 +518,12 @@ impl<K: Eq + Hash, T: Clone> Default for LiveMap<K, T> {
 }
 
 impl<K: Eq + Hash, T: Clone> LiveMap<K, T> {
-    /// A map without entries.
+    /// Creates an empty map.
     pub fn new() -> LiveMap<K, T> {
         LiveMap(Arc::new(Mutex::new(Entries { entries: HashMap::new(), key_bytes: 0, swept: Instant::now() })))
     }
 
-    /// The state of a key, begun when there is none.
+    /// Returns the state of a key, and creates it if there is none.
     pub fn entry(&self, key: K, begin: impl FnOnce() -> T) -> Live<T> {
         let now = Instant::now();
         let mut map = lock(&self.0);
@@ -534,13 +533,13 @@ impl<K: Eq + Hash, T: Clone> LiveMap<K, T> {
             return entry.live.clone();
         }
         let (live, key_bytes) = (Live::new(begin()), Counter::of(&key));
-        map.make_room(key_bytes);
+        map.enforce_limits(key_bytes);
         map.key_bytes += key_bytes;
         map.entries.insert(key, Entry { live: live.clone(), held: now, key_bytes });
         live
     }
 
-    /// The state of a key, when there is one.
+    /// Returns the state of a key, if there is one.
     pub fn get(&self, key: &K) -> Option<Live<T>> {
         let now = Instant::now();
         let mut map = lock(&self.0);
@@ -550,7 +549,7 @@ impl<K: Eq + Hash, T: Clone> LiveMap<K, T> {
         Some(entry.live.clone())
     }
 
-    /// Forgets a key. Who holds its state goes on with it.
+    /// Removes a key. Pages and tasks that hold its state keep it.
     pub fn remove(&self, key: &K) {
         let mut map = lock(&self.0);
         if let Some(entry) = map.entries.remove(key) {
@@ -558,19 +557,19 @@ impl<K: Eq + Hash, T: Clone> LiveMap<K, T> {
         }
     }
 
-    /// How many keys there are, those among them that go at the next look.
+    /// Returns the number of keys, including unused ones that are about to be removed.
     pub fn len(&self) -> usize {
         lock(&self.0).entries.len()
     }
 
-    /// Whether there are none.
+    /// Returns true if the map has no keys.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
 impl<K: Eq + Hash, T> Entries<K, T> {
-    /// Drops what nobody has held for a while. Not at each look: it goes through all of them.
+    /// Removes entries that have been unused for a while. It visits all entries, and therefore does not run at each access.
     fn sweep(&mut self, now: Instant) {
         if now.duration_since(self.swept) < KEPT / 4 {
             return;
@@ -585,14 +584,14 @@ impl<K: Eq + Hash, T> Entries<K, T> {
     }
 
     /// Drops unused entries above the limits, least recently used first.
-    fn make_room(&mut self, key_bytes: usize) {
+    fn enforce_limits(&mut self, key_bytes: usize) {
         while self.entries.len() >= MOST_UNHELD || self.key_bytes + key_bytes > MOST_KEY_BYTES {
             let unheld = self.entries.values().filter(|entry| !entry.is_held());
             let mut times: Vec<Instant> = unheld.map(|entry| entry.held).collect();
             if times.is_empty() {
                 return;
             }
-            // A tenth at once, so that not every call has to look for the next one.
+            // Removes a tenth at once, so that not every call searches for one.
             let tenth = times.len() / 10;
             let (_, &mut last, _) = times.select_nth_unstable(tenth);
             self.retain(|entry| entry.is_held() || entry.held > last);
@@ -616,7 +615,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_script_is_as_small_as_it_is_said_to_be() {
+    fn the_script_is_under_2_kib() {
         assert!(SCRIPT.len() < 2 << 10, "{} bytes", SCRIPT.len());
         assert!(include_str!("../../docs/guide/08-live-pages.md").contains("a script of under 2 KiB"));
         assert!(SCRIPT.starts_with("if (!customElements") && SCRIPT.ends_with("})\n}\n"), "{}", *SCRIPT);
@@ -632,11 +631,11 @@ mod tests {
     }
 
     #[test]
-    fn an_entry_goes_when_nobody_has_held_it_for_a_minute() {
+    fn an_entry_is_removed_after_a_minute_without_use() {
         let map = LiveMap::new();
         let held = map.entry(1, || 0);
         drop(map.entry(2, || 0));
-        assert_eq!(keys(&map, KEPT / 2), [1, 2], "who reloads the page finds it");
+        assert_eq!(keys(&map, KEPT / 2), [1, 2], "a reloaded page finds it");
         assert_eq!(keys(&map, KEPT), [1]);
         drop(held);
         assert_eq!(keys(&map, KEPT / 2), [1], "it was held until the last look");
@@ -655,7 +654,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_has_one_state_and_others_have_theirs() {
+    fn each_key_has_its_own_state() {
         let map = LiveMap::new();
         let one = map.entry("a", || 1);
         map.entry("a", || 7).update(|number| *number += 1);

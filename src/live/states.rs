@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn many_keys_and_sessions_do_not_fill_the_memory_and_take_nothing_from_each_other() {
+    fn states_of_keys_and_of_sessions_have_separate_limits() {
         let mut request = requests();
         let mut session = request();
         session.session_live::<u32>().unwrap().update(|number| *number = 7);
