@@ -1,17 +1,18 @@
-//! What a request costs, in instructions and allocations. `cargo bench --bench hot`; the figures are in `benches/README.md`.
+//! The cost of a request, in instructions and allocations. Run `cargo bench --bench hot`; the results are in
+//! `benches/README.md`.
 //!
-//! Counted and not timed, so that a busy machine changes nothing: valgrind runs this program for so many requests of a page
-//! and for twice as many, and the difference is theirs. Instructions are callgrind's, of all threads and without the
-//! system's; allocations are dhat's.
+//! It counts instead of measuring time, so that a busy machine has no influence: valgrind runs this program for `n` requests
+//! of a page and for `2n`, and the difference is the cost of `n` requests. Callgrind counts the instructions of all threads,
+//! without those of the operating system; dhat counts the allocations.
 //!
-//! `cargo bench --bench hot -- gallery form` counts those alone. `cargo bench --bench hot -- --ask gallery 1000` asks for one
-//! a thousand times and counts nothing, for a profiler of one's own choice. With `--features epoll` the pages over the wire are
-//! counted over either transport.
+//! `cargo bench --bench hot -- gallery form` counts only these pages. `cargo bench --bench hot -- --ask gallery 1000` requests
+//! one page a thousand times without counting, for any profiler. With `--features epoll` the pages over the wire are counted
+//! over both transports.
 //!
-//! The site is in production, and its log is written, to nowhere. Pages are asked for through the test client, whose own
-//! work for them is counted too; those over the wire by a client of a few lines, on one connection.
+//! The site runs in production mode, and discards its log. Pages are requested through the test client, whose own work
+//! counts too; the pages over the wire are requested by a client of a few lines, on one connection.
 
-#![allow(dead_code, unused_imports)] // There is more to darkroom than these pages, and it has tests.
+#![allow(dead_code, unused_imports)] // The benchmark includes all of darkroom, but uses only these pages.
 
 #[path = "../examples/darkroom/orders.rs"]
 mod orders;
@@ -42,10 +43,10 @@ use store::{Prepared, Store};
 
 const PAGES: [&str; 8] = ["hello", "rows", "form", "file", "unchanged", "gallery", "gallery-gzip", "order"];
 
-/// Those that are asked for over the wire too.
+/// The pages that are requested over the wire too.
 const OVER_THE_WIRE: [&str; 3] = ["hello", "form", "gallery"];
 
-/// How many requests are counted, and how many come before.
+/// The number of counted requests, and of requests before them.
 const COUNTED: usize = 200;
 const BEFORE: usize = 20;
 
@@ -84,7 +85,7 @@ fn count(page: &str) {
     println!("{page}: {instructions:.0} instructions, {allocations:.1} allocations");
 }
 
-/// What a tool counts for one request.
+/// The result of a tool for one request.
 fn difference(page: &str, tool: &str, out: &str, total: fn(&str) -> Option<f64>) -> f64 {
     let [once, twice] = [COUNTED, 2 * COUNTED].map(|requests| {
         let program = env::current_exe().expect("a path to this program");
@@ -97,18 +98,18 @@ fn difference(page: &str, tool: &str, out: &str, total: fn(&str) -> Option<f64>)
     (twice - once) / COUNTED as f64
 }
 
-/// Callgrind's `Collected : 12345`.
+/// Reads Callgrind's `Collected : 12345`.
 fn instructions(said: &str) -> Option<f64> {
     said.split("Collected : ").nth(1)?.split_whitespace().next()?.parse().ok()
 }
 
-/// Dhat's `Total:     1,234 bytes in 56 blocks`.
+/// Reads Dhat's `Total:     1,234 bytes in 56 blocks`.
 fn allocations(said: &str) -> Option<f64> {
     let blocks = said.split("Total:").nth(1)?.split(" bytes in ").nth(1)?.split_whitespace().next()?;
     blocks.replace(',', "").parse().ok()
 }
 
-/// Asks for a page that often.
+/// Requests a page `n` times.
 fn ask(page: &str, count: usize) {
     log_to_nowhere();
     let folder = tempfile::tempdir().expect("a folder for what is written");
@@ -129,7 +130,7 @@ fn ask(page: &str, count: usize) {
     }
 }
 
-/// A visitor who has a session asks again and again, always as if for the first time.
+/// Sends requests of a user with a session, each as if it were the first.
 fn ask_client(page: &str, count: usize, app: App) {
     let mut client = TestClient::new(app);
     client.get("/begin");
@@ -159,7 +160,7 @@ fn ask_client(page: &str, count: usize, app: App) {
     }
 }
 
-/// One connection that is kept, the same requests.
+/// Sends the same requests over one persistent connection.
 fn ask_over_the_wire(page: &str, count: usize, app: App) {
     let server = app.start().expect("a free port");
     let mut stream = BufReader::new(TcpStream::connect(server.addr()).expect("the server listens"));
@@ -194,7 +195,7 @@ fn exchange(stream: &mut BufReader<TcpStream>, request: &str) -> String {
     head
 }
 
-/// In production, with a secret of its own.
+/// The configuration for production, with a secret.
 fn config(folder: &Path) -> Config {
     Config {
         mode: Mode::Production,
@@ -246,7 +247,7 @@ fn order(req: &mut Request) -> Result<Response> {
     Ok(redirect(&req.url_for("orders", &[])?).background(move || drop(order)))
 }
 
-/// The example's gallery and its orders; where its pages lead beside that there is nothing.
+/// The gallery and the orders of the example. Other links of its pages lead nowhere.
 fn darkroom(folder: &Path, config: Config) -> Result<App> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let store = format!("sqlite:{}", folder.join("aside.db").display());
@@ -283,7 +284,7 @@ fn darkroom(folder: &Path, config: Config) -> Result<App> {
     Ok(elsewhere.into_iter().fold(app, |app, (path, name)| app.route(path, get(|_: &mut Request| ()).name(name))))
 }
 
-/// The access log as `App::run` writes it, but for where it goes.
+/// The access log in the format of `App::run`, which is discarded.
 fn log_to_nowhere() {
     let format = |out: &mut env_logger::fmt::Formatter, record: &log::Record<'_>| {
         writeln!(out, "[2026-04-04 14:32:01] {} {}: {}", record.level(), record.target(), record.args())

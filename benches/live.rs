@@ -1,8 +1,8 @@
-//! What it costs to show a state to a hundred pages. `cargo bench --bench live`; the figures are in `benches/README.md`.
+//! The cost of a live state with a hundred pages. Run `cargo bench --bench live`; the results are in `benches/README.md`.
 //!
-//! Over real sockets, read by one thread of the same process: the time from the release of the lock to the bytes at each
-//! watcher's socket; how much a task is slowed that changes the state 10,000 times a second while a hundred pages watch,
-//! against the same without watchers, in turns; and what a watcher takes of memory.
+//! The pages are real sockets, which one thread of the same process reads. The benchmark measures the time from the release
+//! of the lock to the bytes at each page's socket; the slowdown of a task that changes the state 10,000 times a second while
+//! a hundred pages follow it, alternating with no pages; and the memory per page.
 
 use std::hint::black_box;
 use std::io::{ErrorKind, Read, Write};
@@ -18,10 +18,10 @@ use serde::Serialize;
 const WATCHERS: usize = 100;
 const ROUNDS: usize = 200;
 
-/// Between two changes that are timed: long enough for every page to be ready for the next.
+/// The time between two measured changes, long enough for every page to be ready for the next.
 const APART: Duration = Duration::from_millis(100);
 
-/// What a page of some use shows.
+/// The content of a realistic page.
 const TEMPLATE: &str = "<p>{{ message }}</p><progress value=\"{{ done }}\" max=\"{{ total }}\"></progress>
 <ul>{% for row in rows %}<li>{{ row.name }}: {{ row.count }}</li>{% endfor %}</ul><p>at {{ done }}.</p>";
 
@@ -62,18 +62,18 @@ fn serve(live: &Live<State>) -> Server {
     app.get("/live", move |req: &mut Request| req.live(&shown, "state.html")).start().expect("a free port")
 }
 
-/// Pages that watch, and what they have read of the stream.
+/// Pages that follow the state, with the part of the stream that they have read.
 struct Watchers(Vec<(TcpStream, Vec<u8>)>);
 
 impl Watchers {
-    /// As many as that, each of which has the state as it is.
+    /// Opens `n` pages, and waits until each has the current state.
     fn open(addr: SocketAddr, count: usize, live: &Live<State>) -> Watchers {
         let mut watchers = Watchers((0..count).map(|_| (connect(addr), Vec::new())).collect());
         watchers.wait_for(live.get().done);
         watchers
     }
 
-    /// Reads until each has the state of that number, and says when each of them had it.
+    /// Reads until each page has the state with this number, and returns the times at which they had it.
     fn wait_for(&mut self, done: u64) -> Vec<Instant> {
         let words = format!("at {done}.");
         let mut when = vec![None; self.0.len()];
@@ -92,7 +92,7 @@ impl Watchers {
         when.into_iter().flatten().collect()
     }
 
-    /// Waits for bytes, and says whose they are.
+    /// Waits for bytes, and returns the pages that have some.
     fn ready(&self) -> Vec<usize> {
         let most = Duration::from_secs(10).try_into().expect("some seconds are a time");
         let mut sockets: Vec<PollFd<'_>> =
@@ -121,7 +121,7 @@ fn read(stream: &mut TcpStream, text: &mut Vec<u8>) {
     }
 }
 
-/// Near the end, where it is.
+/// Searches for the text near the end of the stream.
 fn contains(text: &[u8], words: &[u8]) -> bool {
     let end = &text[text.len().saturating_sub(64)..];
     end.windows(words.len()).any(|window| window == words)
@@ -144,7 +144,7 @@ fn from_release_to_bytes(addr: SocketAddr, live: &Live<State>) {
     println!("from release to bytes, {WATCHERS} watchers: median {half:.2} ms, p99 {most:.2} ms, worst {all:.2} ms");
 }
 
-/// A task that changes the state 10,000 times a second and works in between, with watchers and without, in turns.
+/// Runs a task that changes the state 10,000 times a second and works in between, alternately with and without pages.
 fn how_much_slower(addr: SocketAddr, live: &Live<State>) {
     const TURNS: usize = 15;
     let steps = calibrate(live);
@@ -166,13 +166,13 @@ fn how_much_slower(addr: SocketAddr, live: &Live<State>) {
     println!("updates with {WATCHERS} watchers against without: {middle:.2} (middle half {low:.2} to {high:.2})");
 }
 
-/// How many steps of work make 100 µs together with a change.
+/// Returns the number of work steps that take 100 µs together with a change.
 fn calibrate(live: &Live<State>) -> u32 {
     let rates: Vec<f64> = [20_000, 20_000].map(|steps| updates_a_second(live, steps)).into();
     (20_000.0 * rates[1] / 10_000.0) as u32
 }
 
-/// How many rounds of work and change there are in a second, on a task's thread.
+/// Returns the number of rounds of work and change per second, on the thread of a task.
 fn updates_a_second(live: &Live<State>, steps: u32) -> f64 {
     let live = live.clone();
     let task = aside::background(move || {
@@ -195,7 +195,7 @@ fn until_alone(live: &Live<State>) {
     }
 }
 
-/// Reads all that comes, and counts the events.
+/// Reads the stream to its end, and counts the events.
 fn swallow(mut watchers: Watchers, stopped: &mpsc::Receiver<()>) -> usize {
     let mut events = 0;
     while stopped.try_recv() == Err(mpsc::TryRecvError::Empty) {
@@ -209,7 +209,7 @@ fn swallow(mut watchers: Watchers, stopped: &mpsc::Receiver<()>) -> usize {
     events
 }
 
-/// What the process holds more with a thousand pages that watch: their ends of the sockets are in it too.
+/// Measures the additional memory of the process with a thousand pages, including the clients' ends of the sockets.
 fn memory(addr: SocketAddr, live: &Live<State>) {
     const MANY: usize = 1_000;
     drop(Watchers::open(addr, 10, live));
@@ -222,7 +222,7 @@ fn memory(addr: SocketAddr, live: &Live<State>) {
     until_alone(live);
 }
 
-/// KiB of the process in memory (Linux).
+/// Returns the resident memory of the process in KiB (Linux).
 fn resident() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));

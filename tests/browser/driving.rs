@@ -1,4 +1,4 @@
-//! The driver of the browser itself: what a test is told of a page is what the page is, whatever it does meanwhile.
+//! The browser driver itself: a test sees the actual state of a page, even while the page changes.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -18,7 +18,7 @@ document.querySelector('#below').addEventListener('click', event => count.textCo
 document.querySelector('#name').addEventListener('keydown', event => document.querySelector('#ended').textContent += event.key);
 </script>"#;
 
-/// Counts by itself, says something, and has a script that is not allowed to run.
+/// A page that counts by itself, writes to the console, and has a script that the Content-Security-Policy forbids.
 const RESTLESS: &str = r#"<!doctype html><p id="count">0</p>
 <script nonce="{{ csp_nonce }}">
 setInterval(() => document.querySelector('#count').textContent++, 10);
@@ -51,7 +51,7 @@ fn url(server: &Server, path: &str) -> String {
     format!("http://{}{path}", server.addr())
 }
 
-pub(crate) fn a_form_is_filled_in_and_sent_by_mouse_and_keys(browser: Browser) {
+pub(crate) fn a_form_is_filled_in_and_submitted_by_mouse_and_keyboard(browser: Browser) {
     let (server, page) = (site(), browser.page());
     page.goto(&url(&server, "/"));
     page.type_text("#name", "Ada & <b>");
@@ -72,7 +72,7 @@ pub(crate) fn a_form_is_filled_in_and_sent_by_mouse_and_keys(browser: Browser) {
     server.stop();
 }
 
-pub(crate) fn a_page_that_changes_by_itself_is_waited_for_and_its_messages_are_kept(browser: Browser) {
+pub(crate) fn a_test_waits_for_a_changing_page_and_reads_its_messages(browser: Browser) {
     let (server, page) = (site(), browser.page());
     page.goto(&url(&server, "/restless"));
     page.wait_for("+document.querySelector('#count').textContent > 5");
@@ -86,7 +86,7 @@ pub(crate) fn a_page_that_changes_by_itself_is_waited_for_and_its_messages_are_k
     server.stop();
 }
 
-pub(crate) fn a_visitor_without_javascript_uses_the_form_too(browser: Browser) {
+pub(crate) fn a_form_works_without_javascript(browser: Browser) {
     let (server, page) = (site(), browser.page().without_javascript());
     page.goto(&url(&server, "/restless"));
     assert_eq!(page.text(), "0");
@@ -118,7 +118,7 @@ pub(crate) fn two_pages_run_side_by_side(browser: Browser) {
     server.stop();
 }
 
-pub(crate) fn what_cannot_be_is_said_and_the_browser_goes_with_its_test(browser: Browser) {
+pub(crate) fn a_failed_wait_is_reported_and_the_browser_ends_with_its_test(browser: Browser) {
     let page = browser.page();
     let said = |wrong: &dyn Fn()| *catch_unwind(AssertUnwindSafe(wrong)).unwrap_err().downcast::<String>().unwrap();
     assert!(said(&|| drop(page.evaluate("nothing.there"))).contains("nothing is not defined"));

@@ -1,5 +1,5 @@
-//! Live parts in a browser: they change under the visitor's eyes and leave alone what he does, come back after a loss, end
-//! when there is no more to come, and make sense without JavaScript.
+//! Live fragments in a browser: they change while the user works in them, keep the user's input, reconnect after a lost
+//! connection, end with a finished state, and work without JavaScript.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -17,7 +17,7 @@ use serde_json::json;
 
 use crate::browser::{Browser, Page};
 
-/// What the server was asked for, in order.
+/// The requests to the server, in order.
 #[derive(Clone, Default)]
 struct Asked(Arc<Mutex<Vec<String>>>);
 
@@ -47,7 +47,7 @@ fn no_messages(page: &Page) {
     assert_eq!(page.messages(), [""; 0]);
 }
 
-/// Waits until the page shows these words.
+/// Waits until the page shows this text.
 fn shows(page: &Page, words: &str) {
     page.wait_for(&format!("document.body.innerText.includes({})", json!(words)));
 }
@@ -66,14 +66,14 @@ struct Note {
     note: String,
 }
 
-/// What the handlers have of it.
+/// The state that the handlers share with the test.
 struct Import {
     steps: Mutex<Option<Receiver<u64>>>,
     begun: Mutex<Sender<TaskHandle<()>>>,
     template: &'static str,
 }
 
-/// A site with one task to begin, that does a step each time the test says so.
+/// A site with one task, which makes a step for each message from the test.
 struct Imports {
     server: Server,
     step: Sender<u64>,
@@ -134,7 +134,7 @@ fn write(req: &mut Request) -> Result<Response> {
     Ok(redirect("/notes"))
 }
 
-pub(crate) fn a_bar_moves_while_another_page_of_the_site_is_used(browser: Browser) {
+pub(crate) fn a_progress_bar_moves_while_another_page_is_used(browser: Browser) {
     let (site, bar, other) = (imports("aside/progress.html"), browser.page(), browser.page());
     bar.goto(&url(&site.server, "/"));
     bar.click("#start");
@@ -158,7 +158,7 @@ pub(crate) fn a_bar_moves_while_another_page_of_the_site_is_used(browser: Browse
     site.server.stop();
 }
 
-/// Presses the button while the task is at its first step, and lets that end.
+/// Clicks the button during the task's first step, and lets the step end.
 fn cancel(imports: &Imports, page: &Page) {
     page.goto(&url(&imports.server, "/"));
     page.click("#start");
@@ -168,7 +168,7 @@ fn cancel(imports: &Imports, page: &Page) {
     assert!(matches!(imports.begun.recv().unwrap().join(), Err(Failure::Cancelled)));
 }
 
-pub(crate) fn a_button_cancels_the_task_and_the_page_says_so(browser: Browser) {
+pub(crate) fn a_button_cancels_the_task_and_the_page_shows_it(browser: Browser) {
     let (imports, page) = (imports("bar.html"), browser.page());
     cancel(&imports, &page);
     page.wait_for("document.body.innerText.includes('Cancelled.') && !document.querySelector('#cancel')");
@@ -192,7 +192,7 @@ struct Items {
     note: String,
 }
 
-/// A form beside the part, and one in it whose fields are named like what an element has of its own.
+/// A form beside the fragment, and one in it whose fields are named like properties of an element.
 const BOARD: &str = r##"<!doctype html><html lang="en"><title>Board</title>
     <script nonce="{{ csp_nonce }}">
     const streams = [], waits = [], later = setTimeout;
@@ -260,7 +260,7 @@ impl Board {
         page.wait_for(&format!("{shown} == '{}'", items.join(",")));
     }
 
-    /// Changes the other part, and waits until the page shows it.
+    /// Changes the other fragment, and waits until the page shows it.
     fn count(&self, count: u64, page: &Page) {
         self.count.update(|shown| *shown = count);
         page.wait_for(&format!("document.querySelector('#count').textContent == '{count}'"));
@@ -274,13 +274,13 @@ const CHAT: &str = r#"<!doctype html><html lang="en"><title>Chat</title><h1>Chat
 
 const ROOM: &str = r#"<ul id="lines">{% for line in state %}<li>{{ line }}</li>{% endfor %}</ul>"#;
 
-/// The room of the page, whose name is an argument.
+/// Returns the room that the argument names.
 fn room_of(req: &mut Request) -> Result<Live<Vec<String>>> {
     let name: String = req.param("name")?;
     req.keyed_live(name)
 }
 
-/// A site with a fragment for each room and one for each session.
+/// Starts a site with a fragment for each room and one for each session.
 fn chat() -> (Server, Asked) {
     let asked = Asked::default();
     let app = App::with_config(config())
@@ -304,7 +304,7 @@ fn chat() -> (Server, Asked) {
 
 pub(crate) fn a_fragment_of_a_template_follows_its_argument_and_its_session(browser: Browser) {
     let ((server, asked), mine, other) = (chat(), browser.page(), browser.page());
-    // What an address encodes, and what HTML does. Four streams: a browser opens six connections.
+    // Names that URLs and HTML must encode. Four streams: a browser opens six connections.
     for page in [&mine, &other] {
         page.goto(&url(&server, "/%D1%81%D0%B0%D0%B4%26%22%2F%3Cb%3E"));
         page.wait_for("document.querySelector('#lines')");
@@ -326,7 +326,7 @@ pub(crate) fn a_fragment_of_a_template_follows_its_argument_and_its_session(brow
     server.stop();
 }
 
-pub(crate) fn a_fragment_without_javascript_shows_the_state_that_it_had(browser: Browser) {
+pub(crate) fn a_fragment_without_javascript_shows_the_state_at_the_request(browser: Browser) {
     let ((server, asked), page) = (chat(), browser.page().without_javascript());
     page.goto(&url(&server, "/room"));
     page.click("#say");
@@ -336,13 +336,13 @@ pub(crate) fn a_fragment_without_javascript_shows_the_state_that_it_had(browser:
     server.stop();
 }
 
-/// What was typed, and where the caret is.
+/// Returns the typed text with the position of the caret.
 fn typed(page: &Page, css: &str) -> String {
     let js = "`${e.value.slice(0, e.selectionStart)}|${e.value.slice(e.selectionEnd)} ${document.activeElement == e}`";
     page.evaluate(&format!("(e => {js})(document.querySelector('{css}'))")).as_str().unwrap().to_owned()
 }
 
-pub(crate) fn what_is_typed_beside_and_within_stays_with_focus_and_caret(browser: Browser) {
+pub(crate) fn typed_text_focus_and_caret_are_kept(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     for (number, css) in ["#beside", "#within", "#text"].into_iter().enumerate() {
@@ -364,7 +364,7 @@ pub(crate) fn what_is_typed_beside_and_within_stays_with_focus_and_caret(browser
     board.server.stop();
 }
 
-pub(crate) fn what_was_opened_stays_open_and_what_was_shut_stays_shut(browser: Browser) {
+pub(crate) fn opened_and_closed_details_are_kept(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     page.click("#summary");
@@ -379,12 +379,12 @@ pub(crate) fn what_was_opened_stays_open_and_what_was_shut_stays_shut(browser: B
     board.server.stop();
 }
 
-pub(crate) fn a_list_grows_and_shrinks_around_an_item_in_use(browser: Browser) {
+pub(crate) fn a_list_grows_and_shrinks_around_a_focused_item(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     page.type_text("#input-c", "in the middle");
     page.press("ArrowLeft");
-    // Not every browser moves an element without taking its focus; for others to come and go it need not be moved.
+    // Not every browser can move an element without removing its focus. Siblings can be added or removed without a move.
     page.evaluate("moves = Element.prototype.moveBefore; delete Element.prototype.moveBefore");
     for items in [&["a0", "a", "b", "c", "d"][..], &["x", "c", "y", "z"], &["c"], &["b", "c"]] {
         board.items(items, &page);
@@ -398,7 +398,7 @@ pub(crate) fn a_list_grows_and_shrinks_around_an_item_in_use(browser: Browser) {
     board.server.stop();
 }
 
-pub(crate) fn after_a_restart_the_page_shows_the_new_state_and_has_lost_nothing(browser: Browser) {
+pub(crate) fn a_page_shows_the_new_state_after_a_restart(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     page.type_text("#within", "typed, ");
@@ -418,7 +418,7 @@ pub(crate) fn after_a_restart_the_page_shows_the_new_state_and_has_lost_nothing(
     page.wait_for("document.querySelector('.aside-lost')");
 }
 
-pub(crate) fn a_page_for_which_there_is_no_place_tries_until_there_is_one(browser: Browser) {
+pub(crate) fn a_page_beyond_the_stream_limit_retries_until_one_is_free(browser: Browser) {
     let (board, page) = (board_with(Config { max_streams: 1, ..config() }, "first"), browser.page());
     let mut taken = TcpStream::connect(board.server.addr()).unwrap();
     write!(taken, "GET /live HTTP/1.1\r\nHost: {}\r\n\r\n", board.server.addr()).unwrap();
@@ -433,7 +433,7 @@ pub(crate) fn a_page_for_which_there_is_no_place_tries_until_there_is_one(browse
     board.server.stop();
 }
 
-pub(crate) fn a_state_that_is_finished_is_not_asked_for_any_more(browser: Browser) {
+pub(crate) fn a_finished_state_is_not_requested_again(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     board.note("last but one", &page);
@@ -452,7 +452,7 @@ pub(crate) fn a_state_that_is_finished_is_not_asked_for_any_more(browser: Browse
     board.server.stop();
 }
 
-pub(crate) fn without_javascript_a_page_shows_the_state_that_it_had(browser: Browser) {
+pub(crate) fn a_page_without_javascript_shows_the_state_at_the_request(browser: Browser) {
     let (board, page) = (board(), browser.page().without_javascript());
     page.goto(&url(&board.server, "/"));
     assert_eq!(page.evaluate("document.querySelector('#note').textContent"), "first");
@@ -464,7 +464,7 @@ pub(crate) fn without_javascript_a_page_shows_the_state_that_it_had(browser: Bro
     board.server.stop();
 }
 
-pub(crate) fn two_parts_of_a_page_share_a_script(browser: Browser) {
+pub(crate) fn two_fragments_of_a_page_share_a_script(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/two"));
     board.note("second", &page);
@@ -480,12 +480,12 @@ pub(crate) fn two_parts_of_a_page_share_a_script(browser: Browser) {
     board.server.stop();
 }
 
-pub(crate) fn a_page_to_which_the_visitor_comes_back_goes_on(browser: Browser) {
+pub(crate) fn a_page_continues_when_the_user_returns(browser: Browser) {
     let (board, page) = (board(), browser.page());
     page.goto(&url(&board.server, "/"));
     page.type_text("#within", ", typed");
     board.note("second", &page);
-    // A browser may keep the page for a minute, connections and all.
+    // A browser may keep the page for a minute with its connections.
     let closed = "streams.every(stream => stream.readyState == EventSource.CLOSED)";
     page.evaluate(&format!("addEventListener('pagehide', () => sessionStorage.closed = {closed})"));
     page.goto(&url(&board.server, "/away"));
@@ -499,14 +499,14 @@ pub(crate) fn a_page_to_which_the_visitor_comes_back_goes_on(browser: Browser) {
     board.server.stop();
 }
 
-/// How a task ends, sooner than a browser would let go of a page that it keeps.
+/// Returns the outcome of a task, within less time than a browser keeps a page.
 fn outcome(task: TaskHandle<()>) -> Outcome<()> {
     let (tell, told) = mpsc::channel();
     thread::spawn(move || tell.send(task.join()));
     told.recv_timeout(Duration::from_secs(60)).expect("nobody watches it, and it goes on")
 }
 
-pub(crate) fn who_leaves_a_page_watches_it_no_more(browser: Browser) {
+pub(crate) fn a_page_that_the_user_leaves_is_not_counted(browser: Browser) {
     let ((begin, begun), (watch, watched)) = (mpsc::channel(), mpsc::channel());
     let (begin, watch) = (Mutex::new(begin), Mutex::new(watch));
     let app = App::with_config(config())

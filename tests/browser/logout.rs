@@ -1,4 +1,4 @@
-//! Pages that the browser still shows after a logout.
+//! Pages that the browser shows after a logout.
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -13,7 +13,7 @@ const HOME: &str = r#"<!doctype html><title>Home</title><p id="home">Home</p>
 const ACCOUNT: &str = r#"<!doctype html><title>Account</title><p id="who">{% if user %}{{ user }}{% else %}nobody{% endif %}</p>
 <form method="post" action="/logout"><button id="logout">Log out</button></form>"#;
 
-/// A site with a page for a user, and a page that its handler makes cacheable.
+/// Starts a site with a page for a user, and a page that its handler makes cacheable.
 fn site() -> Server {
     let asked = AtomicU32::new(0);
     let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
@@ -54,7 +54,7 @@ fn log_out(page: &Page) {
     page.wait_for("document.querySelector('#home')");
 }
 
-pub(crate) fn the_way_back_after_a_logout_shows_no_page_of_the_user(browser: Browser) {
+pub(crate) fn the_back_button_after_a_logout_shows_no_page_of_the_user(browser: Browser) {
     let server = site();
     let page = logged_in(&server, &browser);
     log_out(&page);
@@ -65,7 +65,7 @@ pub(crate) fn the_way_back_after_a_logout_shows_no_page_of_the_user(browser: Bro
 
 /// `Clear-Site-Data` clears the browser's HTTP cache. Browsers do not clear the pages that they hold in memory for the back
 /// button (bfcache).
-pub(crate) fn a_page_that_the_browser_was_to_keep_is_asked_for_again_after_a_logout(browser: Browser) {
+pub(crate) fn a_cacheable_page_is_requested_again_after_a_logout(browser: Browser) {
     let server = site();
     let page = logged_in(&server, &browser);
     let see = |times: &str| {

@@ -25,7 +25,7 @@ fn section(heading: &str) -> Option<&'static str> {
     Some(&after[..end])
 }
 
-/// A code block, and the file that the line before it names.
+/// A code block, and the name of its file in the line before.
 struct Block {
     language: &'static str,
     file: Option<&'static str>,
@@ -50,7 +50,7 @@ fn program(name: &str) -> Vec<Block> {
     blocks(section(&format!("### {name}")).unwrap_or_else(|| panic!("there is no program {name}")))
 }
 
-/// The lines of a sample as its document has it, if it shows code.
+/// Returns the number of lines of a sample in its document, if it shows code.
 fn theirs(document: &str, number: &str) -> Option<usize> {
     let blocks = blocks(section(&format!("### {document}, sample {number}"))?);
     Some(code_lines(blocks[0].code))
@@ -72,7 +72,7 @@ fn table() -> String {
     table
 }
 
-/// The sentence of a program with its counts.
+/// Returns the sentence with the counts of a program.
 fn counts(name: &str) -> String {
     let blocks = program(name);
     let there: usize =
@@ -100,7 +100,7 @@ fn the_comparison_counts_the_lines_of_its_programs() {
     }
 }
 
-/// With its default settings, as in a project of one's own.
+/// With rustfmt's default settings, as in a user's project.
 #[test]
 fn the_programs_of_the_comparison_are_formatted() {
     let settings = tempfile::tempdir().unwrap();
@@ -124,7 +124,7 @@ fn the_programs_of_the_comparison_are_formatted() {
     }
 }
 
-/// An application with a program's templates.
+/// Returns an application with the templates of a program.
 fn with_templates(name: &str) -> App {
     let files = program(name).into_iter().filter_map(|block| Some((block.file?, block.code)));
     let app = App::with_config(Config::default()).get("/", |req: &mut Request| req.render("page.html", ()));

@@ -1,4 +1,4 @@
-//! State that pages watch: what they are shown, when, and what becomes of what goes wrong.
+//! Live pages: the events that pages receive, their timing, and failures.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -21,7 +21,7 @@ use crate::logs;
 #[derive(Clone, Default, Serialize)]
 struct Posts {
     titles: Vec<String>,
-    /// As a value that a template cannot do without.
+    /// Makes rendering fail if it is undefined.
     author: Option<String>,
 }
 
@@ -36,7 +36,7 @@ fn site(template: &str) -> (TestClient, Live<Posts>) {
     (TestClient::new(app), live)
 }
 
-/// The same in production, where what was rendered for one visitor serves the others.
+/// The configuration for production, where one rendering is sent to all clients.
 fn production() -> Config {
     Config {
         mode: Mode::Production,
@@ -47,7 +47,7 @@ fn production() -> Config {
 }
 
 #[test]
-fn in_production_too_each_template_shows_each_state() {
+fn each_template_shows_each_state_in_production_too() {
     let live = Live::new(Posts::default());
     let shown = live.clone();
     let app = App::with_config(production())
@@ -71,7 +71,7 @@ fn add(live: &Live<Posts>, title: &str) {
     live.update(|posts| posts.titles.push(title.to_owned()));
 }
 
-/// The first event with these words.
+/// Returns the first event that contains this text.
 fn event_with(words: &str, mut next: impl FnMut() -> Event) -> Event {
     loop {
         let event = next();
@@ -93,7 +93,7 @@ fn a_page_shows_the_state_at_once_and_then_each_change() {
 }
 
 #[test]
-fn a_stream_is_for_this_visitor_and_no_proxy_keeps_it_back() {
+fn a_stream_is_neither_cached_nor_buffered_by_proxies() {
     let (mut client, _live) = site(LIST);
     let headers = client.request("HEAD", "/live").header("Accept-Encoding", "gzip").send();
     assert_eq!(headers.header("Content-Type"), Some("text/event-stream"));
@@ -105,14 +105,14 @@ fn a_stream_is_for_this_visitor_and_no_proxy_keeps_it_back() {
 }
 
 #[test]
-fn who_comes_back_is_told_only_what_is_new() {
+fn a_page_that_reconnects_receives_only_newer_states() {
     let (mut client, live) = site(LIST);
     add(&live, "known");
     let known = client.events("/live").next();
     let mut back = client.request("GET", "/live").header("Last-Event-ID", &known.id).events();
     add(&live, "new");
     assert!(back.next().data.contains("new"), "the state that was known does not come again");
-    // Of another process, or of none: the page may show anything.
+    // With an id of another process, or an invalid one, the page may show anything.
     let version = live_version(&mut client);
     let of_another_process = format!("x{}", client.events("/live").next().id);
     for id in ["", "x", "-", &version, &format!("another-{version}"), &of_another_process, "99999999999999999999"] {
@@ -121,14 +121,14 @@ fn who_comes_back_is_told_only_what_is_new() {
     }
 }
 
-/// The part of an id that another process may have given too.
+/// Returns the version in an event id, which another process may use too.
 fn live_version(client: &mut TestClient) -> String {
     let id = client.events("/live").next().id;
     id.rsplit('-').next().unwrap_or_default().to_owned()
 }
 
 #[test]
-fn a_thousand_changes_come_to_the_last_of_them() {
+fn a_thousand_changes_end_with_the_last_state() {
     let (mut client, live) = site("{{ titles | length }}.");
     let mut events = client.events("/live");
     (0..1_000).for_each(|number| add(&live, &number.to_string()));
@@ -141,7 +141,7 @@ fn a_thousand_changes_come_to_the_last_of_them() {
 }
 
 #[test]
-fn changes_from_many_threads_are_all_there() {
+fn changes_from_many_threads_are_all_kept() {
     let live = Live::new(0);
     thread::scope(|scope| {
         (0..8).for_each(|_| drop(scope.spawn(|| (0..500).for_each(|_| live.update(|count| *count += 1)))));
@@ -150,7 +150,7 @@ fn changes_from_many_threads_are_all_there() {
 }
 
 #[test]
-fn a_change_that_panics_leaves_the_last_good_state() {
+fn a_change_that_panics_keeps_the_previous_state() {
     logs::record();
     let (mut client, live) = site(LIST);
     add(&live, "good");
@@ -170,7 +170,7 @@ fn a_change_that_panics_leaves_the_last_good_state() {
 }
 
 #[test]
-fn a_guard_is_a_change_too() {
+fn a_change_through_a_guard_is_shown_too() {
     let live = Live::new(vec![1]);
     let before = live.get();
     {
@@ -182,13 +182,13 @@ fn a_guard_is_a_change_too() {
 }
 
 #[test]
-fn a_page_that_cannot_begin_says_so() {
+fn a_stream_whose_first_state_cannot_be_rendered_is_a_500() {
     let (mut client, _live) = site("{{ titles | length }} by {{ author.name }}");
     assert_eq!(client.get("/live").status(), Status::INTERNAL_SERVER_ERROR);
 }
 
 #[test]
-fn what_cannot_be_shown_is_logged_once_and_the_page_goes_on() {
+fn a_state_that_cannot_be_rendered_is_logged_once_and_the_stream_continues() {
     logs::record();
     let (mut client, live) =
         site("{% if titles | length == 1 %}{{ titles.broken_here.name }}{% endif %}{{ titles | length }}.");
@@ -205,20 +205,20 @@ fn what_cannot_be_shown_is_logged_once_and_the_page_goes_on() {
 }
 
 #[test]
-fn watchers_are_counted_until_they_leave() {
+fn watchers_are_counted_until_they_disconnect() {
     let (mut client, live) = site(LIST);
     assert_eq!(live.watchers(), 0);
     let (mut one, two) = (client.events("/live"), client.events("/live"));
     one.next();
     assert_eq!(live.watchers(), 2);
     drop((one, two));
-    // It is noticed without anything being written to them.
+    // The server notices it without writing to them.
     while live.watchers() > 0 {
         thread::yield_now();
     }
 }
 
-/// A site over a socket, at that address.
+/// Starts a site on this address.
 fn serve(live: &Live<Posts>, address: &str) -> Server {
     let shown = live.clone();
     let config = Config { address: address.to_owned(), server: crate::server(), ..Config::default() };
@@ -230,7 +230,7 @@ fn serve(live: &Live<Posts>, address: &str) -> Server {
         .unwrap()
 }
 
-/// A visitor who watches over a socket, with what he has seen before.
+/// Opens an event stream over a socket, with the id of the last event that the client has seen.
 fn connect(server: &Server, known: &str) -> TcpStream {
     let mut stream = TcpStream::connect(server.addr()).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
@@ -239,14 +239,14 @@ fn connect(server: &Server, known: &str) -> TcpStream {
     stream
 }
 
-/// Reads up to the line that begins so, and gives it.
+/// Reads up to the first line with this start, and returns it.
 fn line_with(reader: &mut impl BufRead, start: &str) -> String {
     let mut lines = reader.lines().map(Result::unwrap);
     lines.find(|line| line.starts_with(start)).expect("the stream goes on")
 }
 
 #[test]
-fn a_visitor_who_leaves_in_the_middle_is_let_go() {
+fn a_client_that_disconnects_in_the_middle_is_no_longer_counted() {
     let live = Live::new(Posts::default());
     let server = serve(&live, "127.0.0.1:0");
     let mut reader = BufReader::new(connect(&server, ""));
@@ -261,7 +261,7 @@ fn a_visitor_who_leaves_in_the_middle_is_let_go() {
 }
 
 #[test]
-fn a_page_with_nothing_to_tell_ends_whole_when_the_server_stops() {
+fn an_idle_stream_ends_completely_when_the_server_stops() {
     let live = Live::new(Posts::default());
     let server = serve(&live, "127.0.0.1:0");
     let known = line_with(&mut BufReader::new(connect(&server, "")), "id: ")[4..].to_owned();
@@ -271,14 +271,14 @@ fn a_page_with_nothing_to_tell_ends_whole_when_the_server_stops() {
         thread::yield_now();
     }
     server.stop();
-    // It was told, and did not sit until its next heartbeat, at which its connection would have been gone.
+    // The page was notified: at its next heartbeat, the connection would have been closed.
     let mut rest = Vec::new();
     reader.read_to_end(&mut rest).unwrap();
     assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
 }
 
 #[test]
-fn a_restart_brings_all_pages_back_at_once() {
+fn all_pages_receive_the_state_after_a_restart() {
     const PAGES: usize = 200;
     let (before, after) = (Live::new(Posts::default()), Live::new(Posts::default()));
     let server = serve(&before, "127.0.0.1:0");
@@ -292,7 +292,7 @@ fn a_restart_brings_all_pages_back_at_once() {
     }
 
     let server = serve(&after, &address);
-    // At the version that they know, of another process.
+    // With the version that the pages know, of another process.
     let mut pages: Vec<_> = ids.iter().map(|id| BufReader::new(connect(&server, id))).collect();
     assert_eq!(ureq::get(format!("http://{address}/")).call().unwrap().status(), 200, "and pages are answered");
     pages.iter_mut().for_each(|page| drop(line_with(page, "data: .")));
@@ -302,13 +302,13 @@ fn a_restart_brings_all_pages_back_at_once() {
 }
 
 #[test]
-fn a_watcher_that_reads_nothing_holds_nobody_up() {
+fn a_watcher_that_reads_nothing_blocks_no_other() {
     let live = Live::new(Posts::default());
     let server = serve(&live, "127.0.0.1:0");
     let asleep = connect(&server, "");
     let mut awake = BufReader::new(connect(&server, ""));
     line_with(&mut awake, "id: ");
-    // Far more than the system keeps for one who does not read.
+    // Far more than the operating system buffers for a client that does not read.
     let page = "x".repeat(1 << 20);
     for number in 0..40 {
         live.update(|posts| posts.titles = vec![format!("{number} {page}")]);
@@ -323,7 +323,7 @@ fn a_watcher_that_reads_nothing_holds_nobody_up() {
 }
 
 #[test]
-fn events_of_ones_own_come_in_order_and_end() {
+fn custom_events_are_sent_in_order_and_end() {
     let app = App::with_config(Config::default()).get("/events", |_| {
         Response::events(|events| {
             events.send("one\ntwo")?;
@@ -343,7 +343,7 @@ fn is_end(event: &Event) -> bool {
 }
 
 #[test]
-fn after_the_last_state_comes_the_end() {
+fn a_finished_state_ends_the_stream() {
     let (mut client, live) = site(LIST);
     let mut watching = client.events("/live");
     let known = watching.next();
@@ -352,7 +352,7 @@ fn after_the_last_state_comes_the_end() {
     assert!(event_with("last", || watching.next()).name.is_empty());
     assert!(is_end(&watching.next()) && live.is_finished());
 
-    // Who comes later is shown the state, and nobody is shown twice what he knows.
+    // A later page receives the state, and no page receives a known state again.
     let mut late = client.request("GET", "/live").header("Last-Event-ID", &known.id).events();
     let last = late.next();
     assert!(last.data.contains("last") && is_end(&late.next()));
@@ -362,7 +362,7 @@ fn after_the_last_state_comes_the_end() {
 }
 
 #[test]
-fn ids_of_another_state_are_not_taken_for_ones_own() {
+fn event_ids_of_another_state_are_ignored() {
     let (mut client, live) = site(LIST);
     let (mut other_client, other) = site(LIST);
     for live in [&live, &other] {
@@ -374,7 +374,7 @@ fn ids_of_another_state_are_not_taken_for_ones_own() {
 }
 
 #[test]
-fn a_part_shows_the_state_and_says_where_it_goes_on() {
+fn a_fragment_shows_the_state_and_the_url_of_its_stream() {
     let live = Live::new(Posts { titles: vec!["<b>".into()], author: None });
     let shown = live.clone();
     let app = App::with_config(Config::default())
@@ -404,7 +404,7 @@ fn a_part_shows_the_state_and_says_where_it_goes_on() {
 }
 
 #[test]
-fn a_part_that_cannot_be_rendered_is_a_500_and_the_process_lives_on() {
+fn a_fragment_that_cannot_be_rendered_is_a_500_and_the_process_continues() {
     let live = Live::new(Posts::default());
     let app = App::with_config(Config::default()).template("posts.html", "{{ nothing.there }}").get(
         "/",
@@ -419,7 +419,7 @@ fn a_part_that_cannot_be_rendered_is_a_500_and_the_process_lives_on() {
 }
 
 #[test]
-fn a_task_that_panics_while_it_holds_the_lock_spoils_nothing() {
+fn a_task_that_panics_with_the_guard_keeps_the_state() {
     let (mut client, live) = site(LIST);
     add(&live, "good");
     let mut events = client.events("/live");
@@ -438,7 +438,7 @@ fn a_task_that_panics_while_it_holds_the_lock_spoils_nothing() {
     client.drain();
 }
 
-/// A site whose one task does a step each time it is told to.
+/// Returns a site with one task, which makes a step for each message.
 fn steps() -> (TestClient, mpsc::Sender<u64>) {
     let (step, steps) = mpsc::channel();
     let app = App::with_config(Config::default())
@@ -469,7 +469,7 @@ fn steps() -> (TestClient, mpsc::Sender<u64>) {
 }
 
 #[test]
-fn a_page_follows_a_task_to_its_end() {
+fn a_page_follows_a_task_until_it_ends() {
     let (mut client, step) = steps();
     let mut events = client.events("/mine/live");
     event_with("running 0/0 None  False", || events.next());
@@ -485,7 +485,7 @@ fn a_page_follows_a_task_to_its_end() {
 }
 
 #[test]
-fn the_built_in_progress_is_a_bar_with_words_and_tells_no_inside() {
+fn the_built_in_progress_shows_a_bar_and_no_internal_details() {
     let (mut client, step) = steps();
     let mut events = client.events("/aside-progress/live");
     let begun = event_with("Under way", || events.next());
@@ -516,7 +516,7 @@ fn a_task_is_cancelled_from_a_page() {
 }
 
 #[test]
-fn a_task_for_the_page_alone_is_cancelled_when_nobody_watches_any_more() {
+fn a_task_is_cancelled_when_its_last_watcher_leaves() {
     let app = App::with_config(Config::default()).get("/live", |req: &mut Request| -> Result<Response> {
         req.live(&aside::task("search").unwrap().live(), "aside/progress.html")
     });

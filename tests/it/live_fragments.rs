@@ -1,5 +1,5 @@
-//! Live fragments that an application defines by name: the part of a page, and its stream, which the same hooks and the same
-//! function guard.
+//! Live fragments that an application defines by name. The same hooks and the same function protect the fragment in a page
+//! and its stream.
 
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ fn add(req: &mut Request) -> Result<Response> {
     Ok(redirect("/"))
 }
 
-/// A site with one fragment, whose state is each session's own.
+/// Returns a site with one fragment, whose state is separate for each session.
 fn site(config: Config) -> App {
     App::with_config(config)
         .live("posts", "posts.html", Request::session_live::<Posts>)
@@ -40,7 +40,7 @@ fn client(app: App) -> TestClient {
     TestClient::new(app)
 }
 
-/// The address that the page's element listens to.
+/// Returns the URL that the element in the page listens to.
 fn source(page: &str) -> String {
     let (_, rest) = page.split_once("<aside-live src=\"").unwrap_or_else(|| panic!("no stream in {page}"));
     rest.split_once('"').unwrap().0.replace("&amp;", "&")
@@ -50,7 +50,7 @@ fn error_of(app: App) -> String {
     app.start().map(Server::stop).unwrap_err().chain()
 }
 
-/// The status of a page that fails, and the line of the log with these words.
+/// Returns the status of a page that fails, and checks that a log line contains this text.
 fn refused_page(client: &mut TestClient, path: &str, words: &str) -> Status {
     logs::record();
     let status = client.get(path).status();
@@ -58,7 +58,7 @@ fn refused_page(client: &mut TestClient, path: &str, words: &str) -> Status {
     status
 }
 
-/// A fragment for all, in a page at `/`.
+/// Returns a site with a fragment for all users, in a page at `/`.
 fn shown<F, L>(f: F) -> App
 where
     F: Fn(&mut Request) -> L + Send + Sync + 'static,
@@ -106,7 +106,7 @@ fn follow(server: &Server, path: &str, cookie: &str) -> Raw {
 }
 
 #[test]
-fn another_session_sees_a_state_of_its_own_over_a_socket() {
+fn another_session_has_its_own_state_over_a_socket() {
     let server = start(site(crate::wire::config()));
     let mine = cookie_of(&server, "GET /", "").unwrap();
     let theirs = cookie_of(&server, "GET /", "").unwrap();
@@ -135,7 +135,7 @@ fn a_logout_ends_the_stream_of_the_session() {
         .post("/logout", |req: &mut Request| req.logout());
     let server = start(app);
     let user = cookie_of(&server, "POST /login", "").unwrap();
-    // The id of a session is in its cookie from its first use on.
+    // The id of a session is in its cookie from its first use.
     let user = cookie_of(&server, "POST /add/secret", &user).unwrap_or(user);
     let mut stream = follow(&server, POSTS, &user);
     assert_eq!(stream.head().status, 200);
@@ -174,7 +174,7 @@ fn the_log_of_a_page_that_fails_names_the_fragment() {
 }
 
 #[test]
-fn hooks_refuse_the_stream_as_they_refuse_the_page() {
+fn hooks_refuse_the_stream_and_the_page() {
     let is_member = |req: &mut Request| match req.header("X-Member") {
         Some(_) => Ok(None::<Response>),
         None => Err(Error::new(Status::FORBIDDEN, "This is for members.")),
@@ -334,7 +334,7 @@ fn two_definitions_of_a_name_are_refused_at_start_with_both_places() {
 }
 
 #[test]
-fn nothing_is_shown_where_there_is_none_and_an_open_page_is_emptied() {
+fn a_fragment_without_a_state_is_empty_and_empties_an_open_page() {
     let mut client = client(shown(|_: &mut Request| None::<Live<Posts>>));
     assert_eq!(client.get("/").text(), "<h1>Posts</h1> ");
     let mut events = client.events(POSTS);
@@ -353,7 +353,7 @@ fn a_finished_state_opens_no_stream() {
 }
 
 #[test]
-fn the_progress_of_a_task_is_for_its_session() {
+fn the_progress_of_a_task_is_visible_to_its_session_only() {
     let app = App::with_config(Config::default())
         .live("import", "aside/progress.html", |req: &mut Request| req.session_task("import"))
         .template("page.html", "{{ live('import') }}")
@@ -386,19 +386,19 @@ fn the_progress_of_a_task_is_for_its_session() {
 }
 
 #[test]
-fn a_task_without_a_key_is_an_error_that_says_so() {
+fn a_task_without_a_key_is_an_error_with_a_remedy() {
     let app = shown(|_: &mut Request| aside::Task::named("import"));
     let status = refused_page(&mut client(app), "/", "a task without a key cannot be found");
     assert_eq!(status, Status::INTERNAL_SERVER_ERROR);
 }
 
 #[test]
-fn a_panic_of_the_function_is_a_page_that_fails_and_the_request_is_whole() {
+fn a_panic_of_the_function_is_a_500_and_the_request_is_kept() {
     let app = shown(|_: &mut Request| -> Live<Posts> { panic!("no board today") })
         .error_page(500, |req: &mut Request, _: &Error| format!("{} {}", req.path(), req.header("X-Mark").unwrap()));
     let mut client = client(app);
     for path in ["/", POSTS] {
-        // From another machine: the developer sees a page of the framework.
+        // A request from another machine: the response is an error page of the framework.
         let request = client.request("GET", path).header("X-Mark", "mine").peer("192.0.2.7:1");
         let response = request.send();
         assert_eq!((response.status(), response.text()), (Status::INTERNAL_SERVER_ERROR, &*format!("{path} mine")));
@@ -416,7 +416,7 @@ fn a_function_that_renders_a_page_with_fragments_is_refused() {
 }
 
 #[test]
-fn a_keyed_state_is_the_same_for_all_who_may_see_it() {
+fn a_keyed_state_is_shared_by_all_permitted_users() {
     let app = App::with_config(Config::default())
         .live("room", "posts.html", |req: &mut Request| req.keyed_live::<Posts>(req.param::<u32>("id")?))
         .template("posts.html", LIST)
@@ -435,7 +435,7 @@ fn a_keyed_state_is_the_same_for_all_who_may_see_it() {
 }
 
 #[test]
-fn a_state_of_the_application_is_shown_to_all() {
+fn a_state_of_the_application_is_shown_to_all_users() {
     let app = shown(|req: &mut Request| req.state::<Live<Posts>>()).state(posts(&["for all"]));
     let mut client = client(app);
     assert!(client.get("/").text().contains("<li>for all</li>"));

@@ -1,5 +1,5 @@
-//! The minimum Rust version: what the README names, what Cargo.toml names, and what the dependencies need. Clippy's
-//! `incompatible_msrv` looks after the code itself.
+//! The minimum Rust version in the README, in Cargo.toml, and of the dependencies. Clippy's `incompatible_msrv` checks the
+//! code itself.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
@@ -39,7 +39,7 @@ fn no_dependency_needs_a_newer_rust() {
     assert!(newer.is_empty(), "these need more than Rust {OURS}: {newer:?}");
 }
 
-/// What cargo knows of the packages on this platform, without the network.
+/// Returns cargo's metadata of the packages on this platform, without network access.
 fn metadata() -> Value {
     let features: Vec<&str> = FEATURES.into_iter().filter_map(|(name, is_on)| is_on.then_some(name)).collect();
     let output = Command::new(env!("CARGO"))
@@ -58,7 +58,7 @@ fn host() -> String {
     lines.lines().find_map(|line| line.strip_prefix("host: ")).unwrap().to_owned()
 }
 
-/// The packages that this one needs to be built, with theirs. What only tests need is left out.
+/// Returns the packages that a build needs, directly or indirectly, without those for tests only.
 fn dependencies(resolve: &Value) -> BTreeSet<&str> {
     let nodes: BTreeMap<&str, &Value> =
         resolve["nodes"].as_array().unwrap().iter().map(|node| (text(&node["id"]), node)).collect();
@@ -75,7 +75,7 @@ fn text(value: &Value) -> &str {
     value.as_str().unwrap()
 }
 
-/// The numbers of a version: `1.89` is 1.89.0.
+/// Returns the numbers of a version: `1.89` is 1.89.0.
 fn version(version: &str) -> [u32; 3] {
     let mut numbers = version.split('.').map(|number| number.parse().unwrap());
     std::array::from_fn(|_| numbers.next().unwrap_or(0))

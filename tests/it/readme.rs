@@ -36,7 +36,7 @@ fn the_log_names_the_line_that_started_the_task() {
 }
 
 #[test]
-fn the_template_of_the_first_program_shows_what_it_is_given() {
+fn the_template_of_the_first_program_shows_its_context() {
     let app = App::with_config(Config::default())
         .template("orders.html", blocks("html")[0])
         .get("/orders", |req: &mut Request| {
@@ -55,14 +55,14 @@ fn the_template_of_the_first_program_shows_what_it_is_given() {
 
 const BENCHES: &str = include_str!("../../benches/README.md");
 
-/// The rows of a table, by the words of its head.
+/// Returns the rows of the table with this header.
 fn table(text: &'static str, head: &str) -> Vec<Vec<&'static str>> {
     let rows = text.lines().skip_while(|line| !line.starts_with(head)).skip(2);
     let rows = rows.map_while(|line| line.strip_prefix("| ")?.strip_suffix(" |"));
     rows.map(|row| row.split(" | ").collect()).collect()
 }
 
-/// The numbers of a cell such as ``1.90 (`background()`: 0.28)``.
+/// Returns the numbers of a cell such as ``1.90 (`background()`: 0.28)``.
 fn numbers(cell: &str) -> Vec<f64> {
     let is_of_number = |letter: char| letter.is_ascii_digit() || letter == '.';
     cell.split(|letter| !is_of_number(letter)).filter_map(|number| number.parse().ok()).collect()
@@ -71,7 +71,7 @@ fn numbers(cell: &str) -> Vec<f64> {
 /// The README compares forms with axum's `spawn_blocking`, benches/README.md with its async task. Each ratio is a median of
 /// rounds, so that their quotients differ a little.
 #[test]
-fn the_figures_beside_other_frameworks_are_those_of_the_benchmark() {
+fn the_comparison_with_other_frameworks_has_the_benchmark_results() {
     let ours = table(README, "| 32 connections, 2 cores, axum = 1");
     let theirs = table(BENCHES, "| 32 connections | plain text | template, 50 rows");
     let measured = |name: &str| theirs.iter().find(|row| row[0].replace("**", "").starts_with(name)).unwrap();
@@ -93,12 +93,12 @@ fn the_figures_beside_other_frameworks_are_those_of_the_benchmark() {
     }
 }
 
-/// The settings of the guide's table with their defaults, as it has them.
+/// Returns the settings in the guide's table with their defaults.
 fn settings() -> BTreeMap<&'static str, &'static str> {
     let mut settings = BTreeMap::new();
     for row in table(CONFIGURATION, "| Variable | Default") {
         let names: Vec<&str> = row[0].split(", ").map(|name| name.trim_matches('`')).collect();
-        // Where a row has one setting, a comma in its default belongs to the words.
+        // In a row with one setting, a comma in its default is part of the text.
         let defaults: Vec<&str> = if names.len() > 1 { row[1].split(", ").collect() } else { vec![row[1]] };
         for (at, name) in names.into_iter().enumerate().filter(|(_, name)| name.starts_with("ASIDE_")) {
             settings.insert(name, defaults.get(at).copied().unwrap_or_default());
@@ -108,7 +108,7 @@ fn settings() -> BTreeMap<&'static str, &'static str> {
 }
 
 #[test]
-fn the_table_of_settings_has_all_and_no_others() {
+fn the_table_of_settings_is_complete() {
     const HIDDEN: &str = "ASIDE_LOOPBACK_CLIENTS";
     let code = include_str!("../../src/config.rs").split("#[cfg(test)]\nmod tests").next().unwrap();
     let read = code.split("read.").skip(1).filter_map(|call| call.split('"').nth(1));
@@ -166,9 +166,9 @@ fn the_table_of_settings_has_the_defaults() {
     assert_eq!(settings["ASIDE_SOCKET_MODE"], format!("{:o}", config.socket_mode));
 }
 
-/// Those that the configuration itself refuses are in `src/config.rs`; these are found when the site starts.
+/// The tests in `src/config.rs` cover the settings that the configuration refuses; the start of the site refuses these.
 #[test]
-fn what_the_site_cannot_use_is_refused_at_the_start_by_its_name() {
+fn an_unusable_setting_is_refused_at_startup_by_its_name() {
     let config = || Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
     let list = |text: &str| vec![text.to_owned()];
     let mut settings = vec![
@@ -192,12 +192,12 @@ fn what_the_site_cannot_use_is_refused_at_the_start_by_its_name() {
     App::with_config(config()).start().expect("the default folder of templates may be missing").stop();
 }
 
-/// What is named in a text between backticks.
+/// Returns the names between backticks in a text.
 fn named(text: &str) -> Vec<&str> {
     text.split('`').skip(1).step_by(2).collect()
 }
 
-/// All sources of a folder, by their path.
+/// Adds all sources of a folder, with their path.
 fn sources(folder: &Path, all: &mut Vec<String>) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -209,7 +209,7 @@ fn sources(folder: &Path, all: &mut Vec<String>) {
     }
 }
 
-/// Cross-origin reads are allowed by the application alone.
+/// Only the application can allow cross-origin reads.
 #[test]
 fn no_source_of_the_framework_allows_other_origins_to_read() {
     let mut all = Vec::new();
@@ -218,7 +218,7 @@ fn no_source_of_the_framework_allows_other_origins_to_read() {
 }
 
 #[test]
-fn the_security_notes_name_tests_that_are_there() {
+fn the_security_notes_name_existing_tests() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut all = Vec::new();
     ["src", "tests", "examples"].iter().for_each(|folder| sources(&root.join(folder), &mut all));
@@ -232,9 +232,9 @@ fn the_security_notes_name_tests_that_are_there() {
     }
 }
 
-/// Files that the documents name from the folder of the crate, or from `src` or the document's own folder.
+/// The documents name files relative to the crate, to `src`, or to their own folder.
 #[test]
-fn the_map_of_the_code_base_names_functions_that_are_there() {
+fn the_map_of_the_code_base_names_existing_functions() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     let mut code = String::new();
     let mut folders = vec![root];
@@ -261,7 +261,7 @@ fn the_map_of_the_code_base_names_functions_that_are_there() {
 }
 
 #[test]
-fn the_documents_name_files_that_are_there() {
+fn the_documents_name_existing_files() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (document, text) in [
         ("README.md", README),

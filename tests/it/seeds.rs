@@ -106,8 +106,8 @@ pub(crate) fn wait_for(events: &mut EventReader, text: &str) -> String {
     }
 }
 
-/// An example as a process of its own, in an empty folder: this test binary again, with the one test that calls the
-/// example's `main`. The process ends with this value, also if a test panics.
+/// An example in a separate process, in an empty folder: this test binary, with the one test that calls the example's
+/// `main`. The process ends when this value is dropped, also if a test panics.
 #[cfg(unix)]
 pub(crate) struct SiteProcess {
     process: Child,
@@ -142,7 +142,7 @@ impl SiteProcess {
         SiteProcess { process, url: format!("http://{address}"), log, _folder: folder }
     }
 
-    /// Returns the number of processes that it has started and that live.
+    /// Returns the number of its running child processes.
     #[cfg(target_os = "linux")]
     pub(crate) fn children(&self) -> usize {
         let stats =
@@ -345,7 +345,7 @@ fn each_promise_names_the_engines_that_its_tests_run_over() {
     }
 }
 
-/// The engines that a test runs over; none if it needs no engine.
+/// Returns the engines that a test runs on; none if it needs no engine.
 fn engines_of(test: &str) -> Vec<&'static str> {
     const SUITE: &str = include_str!("../../src/jobs/conformance.rs");
     const JOBS: &str = include_str!("jobs.rs");
@@ -368,7 +368,7 @@ fn has_function(source: &str, name: &str) -> bool {
     source.contains(&format!("fn {name}("))
 }
 
-/// The text of a function, up to the next test; empty if there is none of that name.
+/// Returns the text of a function, up to the next test; empty for an unknown name.
 fn function<'s>(source: &'s str, name: &str) -> &'s str {
     let (_, from) = source.split_once(&format!("fn {name}(")).unwrap_or_default();
     from.split("#[test]").next().unwrap_or_default()
@@ -379,7 +379,7 @@ fn promises() -> Vec<Vec<&'static str>> {
     rows_below(GUARANTEES, "| Promise | Who else | Engines | Tests |\n|---|---|---|---|\n")
 }
 
-/// The tests that a row names, in its last column.
+/// Returns the tests that a row names in its last column.
 fn named_in<'r>(row: &[&'r str]) -> Vec<&'r str> {
     row.last().map_or(Vec::new(), |tests| tests.split('`').skip(1).step_by(2).collect())
 }

@@ -1,8 +1,8 @@
-//! A headless Chromium for tests that look at pages as visitors do: it is driven through its DevTools protocol, and keys and
-//! clicks are real ones. Where it is not installed, [`Browser::start`] says that the test was skipped and gives none.
+//! A headless Chromium for tests of pages as users see them. It is controlled through its DevTools protocol, with real key
+//! presses and clicks. If it is not installed, [`Browser::start`] prints that the test was skipped, and returns `None`.
 //!
-//! The protocol is JSON, each message ended by a NUL, on descriptors 3 and 4. A process is started with 0 and 1 of our
-//! choosing; a shell in between moves them there.
+//! The protocol consists of JSON messages, each ended by a NUL, on the descriptors 3 and 4. Rust can set only 0 and 1 of a
+//! process; a shell in between moves them.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -19,7 +19,8 @@ use tempfile::TempDir;
 
 pub(crate) const NAMES: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
-/// Pages do not grow slow when another is in front, and the browser does nothing of its own. A phone's window.
+/// The arguments: pages in the background are not throttled, the browser does no background work, and the window has the
+/// size of a phone.
 const FLAGS: [&str; 13] = [
     "--headless",
     "--no-sandbox",
@@ -36,13 +37,13 @@ const FLAGS: [&str; 13] = [
     "--window-size=500,900",
 ];
 
-/// How long a page may take to become what a test waits for. Long: the machine may be busy with other things.
+/// The time limit for a condition on a page. It is long, since the machine may be busy.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long the browser may take to answer at all. It waits for [`PATIENCE`] in some answers.
+/// The time limit for a response of the browser. Some responses take up to [`PATIENCE`].
 const ANSWER: Duration = Duration::from_secs(120);
 
-/// A browser with a profile of its own, which ends with the value.
+/// A browser with a separate profile. It ends when the value is dropped.
 pub(crate) struct Browser {
     child: Child,
     wire: Arc<Wire>,
@@ -50,7 +51,7 @@ pub(crate) struct Browser {
 }
 
 impl Browser {
-    /// Starts one, which takes a second or two; a test has its own. None where none is installed.
+    /// Starts a browser, in a second or two; each test has its own. Returns `None` if no browser is installed.
     pub(crate) fn start() -> Option<Browser> {
         let Some(program) = installed() else {
             eprintln!("skipped: none of {NAMES:?} is installed");
@@ -62,7 +63,7 @@ impl Browser {
         Some(Browser { child, wire, profile })
     }
 
-    /// An empty page, in a window of its own. All pages of a browser share their cookies.
+    /// Opens an empty page in a new window. All pages of a browser share their cookies.
     pub(crate) fn page(&self) -> Page {
         let target = self.wire.call("", "Target.createTarget", json!({ "url": "about:blank", "newWindow": true }));
         let attach = json!({ "targetId": target["targetId"], "flatten": true });
@@ -77,14 +78,14 @@ impl Browser {
         page
     }
 
-    /// The folder that all of it is in.
+    /// Returns the folder of the profile.
     pub(crate) fn profile(&self) -> &Path {
         self.profile.path()
     }
 }
 
 impl Drop for Browser {
-    /// The processes that it has started go with it. They write to the profile until they have gone.
+    /// Ends the browser with its child processes, which write to the profile until they end.
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -93,7 +94,7 @@ impl Drop for Browser {
 }
 
 fn installed() -> Option<PathBuf> {
-    // The pipes are those of Unix.
+    // The pipes need Unix.
     let path = std::env::var_os("PATH").filter(|_| cfg!(unix))?;
     let folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     NAMES.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name))).find(|file| file.is_file())
@@ -113,8 +114,7 @@ fn command(program: &Path, profile: &Path) -> Command {
     command
 }
 
-/// What a visitor has before him: a window with a page. Methods panic, and tell what the page shows, when it does not do
-/// what it is asked for.
+/// A window with a page. Its methods panic, with the content of the page, if the page does not do what they request.
 pub(crate) struct Page {
     wire: Arc<Wire>,
     session: String,
@@ -122,13 +122,13 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// The same for a visitor who has JavaScript off. What a test evaluates runs all the same.
+    /// Turns JavaScript off in the page. Expressions of a test still run.
     pub(crate) fn without_javascript(self) -> Page {
         self.call("Emulation.setScriptExecutionDisabled", json!({ "value": true }));
         Page { scripts: false, ..self }
     }
 
-    /// Loads a page, with all that belongs to it.
+    /// Loads a page with all of its resources.
     pub(crate) fn goto(&self, url: &str) {
         let before = self.wire.heard().events.len();
         let begun = self.call("Page.navigate", json!({ "url": url }));
@@ -142,7 +142,7 @@ impl Page {
         assert!(seen.is_some() || begun["loaderId"].is_null(), "{url} is not loaded after {PATIENCE:?}");
     }
 
-    /// What an expression comes to, or what its promise does.
+    /// Returns the value of an expression, or of its promise.
     pub(crate) fn evaluate(&self, js: &str) -> Value {
         match self.try_evaluate(js) {
             Ok(value) => value,
@@ -159,8 +159,8 @@ impl Page {
         }
     }
 
-    /// Waits until the expression is true of the page, or of one that comes after it, and gives what it then is. One that
-    /// throws is not true yet.
+    /// Waits until the expression is true in this page or a following one, and returns its value. An expression that throws
+    /// is not true yet.
     pub(crate) fn wait_for(&self, condition: &str) -> Value {
         self.wait_until(condition, condition)
     }
@@ -173,7 +173,7 @@ impl Page {
                 Ok(found) if is_true(&found) => return found,
                 Ok(_) if self.scripts => self.give_up(what),
                 Err(Trouble::Exception(text)) => panic!("{what}: {text}"),
-                // On the way to another page, or a page that only another one changes.
+                // Another page is loading, or only another page changes this one.
                 Ok(_) | Err(Trouble::Gone(_)) => {
                     let more = self.wire.wait(until, |heard| (heard.events.len() > before).then_some(()));
                     more.unwrap_or_else(|| self.give_up(what));
@@ -182,7 +182,8 @@ impl Page {
         }
     }
 
-    /// Asks in the page itself, again and again, for as long as there is patience. Without scripts it has no timers.
+    /// Returns the script that evaluates an expression in the page until it is true, up to the time limit. Without
+    /// JavaScript, a page has no timers.
     fn look(&self, js: &str, until: Instant) -> String {
         let patience = until.saturating_duration_since(Instant::now()).as_millis();
         let look = format!("const look = () => {{ try {{ return ({js}) }} catch {{}} }}");
@@ -201,7 +202,7 @@ impl Page {
         panic!("still not after {PATIENCE:?}: {what}\non {shown}\nmessages: {:#?}", self.wire.messages(&self.session));
     }
 
-    /// Clicks on the middle of the first such element, once it is there and nothing covers it.
+    /// Waits until the first matching element is visible and not covered, and clicks on its middle.
     pub(crate) fn click(&self, css: &str) {
         let point = self.wait_until(&middle(css), &format!("{css} can be clicked on"));
         for (kind, button, count) in
@@ -213,13 +214,13 @@ impl Page {
         }
     }
 
-    /// Clicks there, and types.
+    /// Clicks on an element, and types a text.
     pub(crate) fn type_text(&self, css: &str, text: &str) {
         self.click(css);
         self.call("Input.insertText", json!({ "text": text }));
     }
 
-    /// Presses a key and lets it go: a letter, or one of those with names (`Enter`, `Tab`, `ArrowLeft`, …).
+    /// Presses and releases a key: a letter, or a named key (`Enter`, `Tab`, `ArrowLeft`, …).
     pub(crate) fn press(&self, key: &str) {
         let (code, text) = key_code(key);
         for kind in ["keyDown", "keyUp"] {
@@ -229,26 +230,26 @@ impl Page {
         }
     }
 
-    /// The words that are shown.
+    /// Returns the visible text.
     pub(crate) fn text(&self) -> String {
         text_of(&self.evaluate("document.body.innerText"))
     }
 
-    /// What it looks like, as PNG.
+    /// Returns a screenshot as PNG.
     pub(crate) fn screenshot(&self) -> Vec<u8> {
         let picture = self.call("Page.captureScreenshot", json!({ "format": "png" }));
         STANDARD.decode(text_of(&picture["data"])).expect("a picture in base64")
     }
 
-    /// What developers would see in the console so far: what scripts said and threw, what was refused by the
-    /// Content-Security-Policy, what could not be loaded.
+    /// Returns the console messages so far: output and exceptions of scripts, violations of the Content-Security-Policy, and
+    /// resources that could not be loaded.
     pub(crate) fn messages(&self) -> Vec<String> {
-        // Messages come in the order of the answers.
+        // Messages arrive in order with the responses.
         self.evaluate("0");
         self.wire.messages(&self.session)
     }
 
-    /// Takes the page off the network, or gives it back. An event stream that is open goes on: stop the server to cut it.
+    /// Disconnects the page from the network, or reconnects it. An open event stream stays open: stop the server to end it.
     pub(crate) fn offline(&self, offline: bool) {
         let unlimited = json!({ "offline": offline, "latency": 0, "downloadThroughput": -1, "uploadThroughput": -1 });
         self.call("Network.emulateNetworkConditions", unlimited);
@@ -263,15 +264,15 @@ impl Page {
     }
 }
 
-/// Why an expression came to nothing.
+/// The failure of an expression.
 enum Trouble {
-    /// It threw.
+    /// The expression threw an exception.
     Exception(String),
-    /// Its page went while it ran, or the next is not there yet.
+    /// The page was left while the expression ran, or the next page is not loaded yet.
     Gone(String),
 }
 
-/// As JavaScript has it.
+/// Returns true if JavaScript treats the value as true.
 fn is_true(value: &Value) -> bool {
     !matches!(value, Value::Null | Value::Bool(false)) && *value != json!("") && value.as_f64() != Some(0.0)
 }
@@ -287,7 +288,7 @@ fn middle(css: &str) -> String {
     )
 }
 
-/// The number of a key (UI Events, `keyCode`), and what it types.
+/// Returns the number of a key (UI Events, `keyCode`), and the text that it types.
 fn key_code(key: &str) -> (u32, &str) {
     match key {
         "Backspace" => (8, ""),
@@ -306,7 +307,7 @@ fn key_code(key: &str) -> (u32, &str) {
     }
 }
 
-/// The two pipes, and what came through them.
+/// The two pipes, and the messages received so far.
 struct Wire {
     to: Mutex<(u64, ChildStdin)>,
     heard: Mutex<Heard>,
@@ -317,11 +318,11 @@ struct Wire {
 struct Heard {
     answers: HashMap<u64, Value>,
     events: Vec<Value>,
-    /// What it wrote to its standard error.
+    /// The standard error of the browser.
     complaints: String,
-    /// It answers no more.
+    /// True if the browser has closed its output.
     over: bool,
-    /// No process of it is left that could write.
+    /// True if all processes of the browser have ended.
     gone: bool,
 }
 
@@ -363,7 +364,7 @@ impl Wire {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// What is looked for in all that was heard, as soon as it is there. None when it is not by then.
+    /// Waits until `look` finds a value in the received messages, and returns it; `None` after the time limit.
     fn wait<T>(&self, until: Instant, mut look: impl FnMut(&mut Heard) -> Option<T>) -> Option<T> {
         let mut heard = self.heard();
         loop {
@@ -400,7 +401,7 @@ impl Wire {
         if !session.is_empty() {
             message["sessionId"] = session.into();
         }
-        // One that has ended is noticed by its silence.
+        // A write error is ignored: the missing response is reported.
         let _ = to.1.write_all(format!("{message}\0").as_bytes());
         to.0
     }
@@ -422,7 +423,7 @@ fn message(event: &Value) -> Option<String> {
         "Runtime.exceptionThrown" => Some(format!("uncaught: {}", exception(&params["exceptionDetails"]))),
         "Log.entryAdded" => {
             let entry = &params["entry"];
-            // Browsers ask for it by themselves, whatever the page says.
+            // Browsers request it without a link in the page.
             if text_of(&entry["url"]).ends_with("/favicon.ico") {
                 return None;
             }
@@ -436,12 +437,12 @@ fn exception(details: &Value) -> String {
     format!("{} {}", text_of(&details["text"]), object(&details["exception"]))
 }
 
-/// A value of JavaScript in words.
+/// Formats a JavaScript value as text.
 fn object(object: &Value) -> String {
     text_of(object.get("value").or_else(|| object.get("description")).unwrap_or(&Value::Null))
 }
 
-/// A string without its quotes, anything else as JSON.
+/// Returns a string without its quotes, and any other value as JSON.
 fn text_of(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }

@@ -1,5 +1,5 @@
-//! A Redis server of the test's own: on a free port of the loopback, in a folder that goes with it. It can be killed, held
-//! still and started again on what it kept; it ends with the test, also where the test's process dies.
+//! A Redis server for one test, on a free loopback port, in a temporary folder. A test can kill it, suspend it, and restart it
+//! with its data. It ends with the test, also if the test's process dies.
 
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
@@ -15,7 +15,7 @@ use tempfile::TempDir;
 const KEEPER: &str =
     r#"redis-server "$@" & pid=$!; echo "keeper: $pid"; exec >/dev/null 2>&1; read -r _; kill -9 $pid; wait $pid"#;
 
-/// How long a server may take to be there.
+/// The time limit for the start of a server.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 pub(crate) struct RedisServer {
@@ -27,13 +27,14 @@ pub(crate) struct RedisServer {
 
 struct Process {
     keeper: Child,
-    /// Its end is the server's.
+    /// The input of the process that runs the server; closing it ends the server.
     leash: Option<ChildStdin>,
     server: Pid,
 }
 
 impl RedisServer {
-    /// Starts one with these lines of its configuration, where `{port}` stands for its port. None where no `redis-server` is installed; the reason is printed.
+    /// Starts a server with these lines of configuration, in which `{port}` stands for its port. Prints the reason and returns
+    /// `None` if no `redis-server` is installed.
     pub(crate) fn start(settings: &[&str]) -> Option<RedisServer> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).status().is_err() {
             eprintln!("skipped: no redis-server is installed (Debian: apt install redis-server)");
@@ -42,7 +43,7 @@ impl RedisServer {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let settings = settings.iter().map(|&line| line.to_owned()).collect();
         let mut server = RedisServer { folder, port: 0, settings, process: None };
-        // Somebody may take the port between our look and its start.
+        // Another process may take the port before the server starts.
         for _ in 0..10 {
             server.port = free_port();
             if server.run() {
@@ -52,7 +53,7 @@ impl RedisServer {
         panic!("redis-server does not start with {:?}", server.settings);
     }
 
-    /// One that keeps what it has acknowledged, whatever happens.
+    /// Starts a server that stores each write before it acknowledges it.
     pub(crate) fn durable() -> Option<RedisServer> {
         RedisServer::start(&["appendonly yes", "appendfsync always"])
     }
@@ -61,12 +62,12 @@ impl RedisServer {
         format!("redis://127.0.0.1:{}/0", self.port)
     }
 
-    #[allow(dead_code)] // Not every binary that has this file asks.
+    #[allow(dead_code)] // Not every binary that includes this file uses it.
     pub(crate) fn port(&self) -> u16 {
         self.port
     }
 
-    /// Kills it with signal 9.
+    /// Kills the server with signal 9.
     pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             drop(process.leash.take());
@@ -74,18 +75,18 @@ impl RedisServer {
         }
     }
 
-    /// Starts it again where it was, with what it kept.
+    /// Restarts the server on the same port, with its data.
     pub(crate) fn restart(&mut self) {
         self.kill();
         assert!(self.run(), "redis-server does not start again on port {}", self.port);
     }
 
-    /// Holds it still: it is there, and answers nothing.
+    /// Suspends the server: it accepts connections, but does not respond.
     pub(crate) fn hold(&self) {
         self.signal(Signal::STOP);
     }
 
-    /// Lets it go on.
+    /// Resumes the server.
     pub(crate) fn go_on(&self) {
         self.signal(Signal::CONT);
     }
@@ -95,7 +96,7 @@ impl RedisServer {
         kill_process(process.server, signal).expect("the server takes a signal");
     }
 
-    /// Whether it came up.
+    /// Runs the server, and returns true if it is ready.
     fn run(&mut self) -> bool {
         let mut command = Command::new("sh");
         command.args(["-c", KEEPER, "redis-server", "--port"]).arg(self.port.to_string());
@@ -108,7 +109,7 @@ impl RedisServer {
         let mut keeper = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("sh can be run");
         let lines = BufReader::new(keeper.stdout.take().expect("its output is piped")).lines();
         let (tell, told) = mpsc::channel();
-        // Reads on to the end, so that the server never waits for a reader. It may speak before its keeper does.
+        // Reads to the end, so that the server never blocks on its output.
         thread::spawn(move || {
             for line in lines.map_while(Result::ok) {
                 let number = line.strip_prefix("keeper: ").map(|number| number.parse().expect("a process's number"));

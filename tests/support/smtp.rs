@@ -1,5 +1,5 @@
-//! A mail server of ours on a free port of the loopback: it takes what it is given, and at a step that its script names it
-//! answers something else, falls silent, or hangs up.
+//! A mail server for tests, on a free loopback port. It accepts every mail; at a step that its script names, it gives another
+//! response, stays silent, or disconnects.
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, BufRead, BufReader, Read, Write};
@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
-/// A step of the conversation: what the server is about to answer.
+/// A step of the conversation: the command that the server is about to answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
     Greeting,
@@ -28,22 +28,22 @@ pub(crate) enum Step {
     Body,
 }
 
-/// What it does there instead of consenting.
+/// The server's action at a step, in place of accepting.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Act {
-    /// This line, and on.
+    /// Sends this line, and continues.
     Answer(&'static str),
-    /// Nothing, until the client is gone.
+    /// Sends nothing until the client disconnects.
     Stall,
-    /// It hangs up.
+    /// Disconnects.
     Drop,
-    /// Accepts the first time on a connection, and hangs up the second time.
+    /// Accepts the first time on a connection, and disconnects the second time.
     DropSecond,
-    /// Accepts once a connection has been refused, which [`Options::most`] does.
+    /// Accepts after a connection has been refused because of [`Options::most`].
     AwaitRefusal,
 }
 
-/// What is out of the ordinary in one connection.
+/// The actions in one connection.
 pub(crate) type Script = Vec<(Step, Act)>;
 
 /// The deviations from a normal server, for all connections.
@@ -72,7 +72,7 @@ pub(crate) const SELF_SIGNED: &[u8] = include_bytes!("tls/self_signed.crt");
 /// The path of the authority's certificate.
 pub(crate) const AUTHORITY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/tls/authority.crt");
 
-/// A mail that came to its last line, whatever was answered then.
+/// A mail that the server received completely, whether it accepted it or not.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Received {
     pub(crate) from: String,
@@ -113,7 +113,7 @@ struct State {
 }
 
 impl SmtpServer {
-    /// Starts it. The first connection goes by the first script, and so on; after the last all goes well.
+    /// Starts a server. The first connection uses the first script, and so on; connections without a script succeed.
     pub(crate) fn start(scripts: Vec<Script>) -> SmtpServer {
         SmtpServer::with(scripts, Options::default())
     }
@@ -128,7 +128,7 @@ impl SmtpServer {
         SmtpServer { address, shared, thread: Some(thread) }
     }
 
-    /// Where it is, as `ASIDE_MAIL_URL` takes it.
+    /// Returns its URL for `ASIDE_MAIL_URL`.
     pub(crate) fn url(&self) -> String {
         format!("smtp://{}", self.address)
     }
@@ -159,7 +159,7 @@ impl SmtpServer {
 impl Drop for SmtpServer {
     fn drop(&mut self) {
         lock(&self.shared).closed = true;
-        // Wakes the listener, which then sees that it is over.
+        // Wakes the listener, which then ends.
         let _ = TcpStream::connect(self.address);
         self.thread.take().map(JoinHandle::join);
     }
@@ -194,7 +194,7 @@ fn serve(stream: &TcpStream, script: Script, shared: &Shared, is_refused: bool) 
     let script =
         if is_refused { vec![(Step::Greeting, Act::Answer("421 4.7.0 too many connections"))] } else { script };
     let _ = stream.try_clone().and_then(|stream| Conversation::begin(stream, script, shared)?.talk());
-    // Counted before the client can notice it.
+    // Counted before the client notices the connection.
     lock(shared).open -= usize::from(!is_refused);
     let _ = stream.shutdown(Shutdown::Both);
 }
@@ -203,7 +203,7 @@ trait Stream: Read + Write {}
 
 impl<T: Read + Write> Stream for T {}
 
-/// One connection. An error ends it: the client's, or the script's.
+/// One connection. An error of the client or of the script ends it.
 struct Conversation<'s> {
     lines: BufReader<Box<dyn Stream>>,
     script: Script,
@@ -325,7 +325,7 @@ impl<'s> Conversation<'s> {
         Ok((self.lines.read_line(&mut line)? > 0).then(|| line.trim_end().to_owned()))
     }
 
-    /// The lines up to the one with a dot alone, with the dots that were doubled on the way.
+    /// Reads the lines up to the final dot, with their dot-stuffing.
     fn read_message(&mut self, mail: &mut Received) -> io::Result<()> {
         let mut line = Vec::new();
         while self.lines.read_until(b'\n', &mut line)? > 0 {
