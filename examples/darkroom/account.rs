@@ -9,14 +9,14 @@ use crate::photos::{self, Card};
 use crate::site::{NO_ADDRESS, Site, is_mail_address};
 use crate::store::{Owner, Store};
 
-/// Characters of a password at least, as NIST and OWASP advise where it stands alone; and bytes at most.
+/// The fewest characters of a password, as NIST and OWASP recommend without a second factor, and the most bytes.
 const MIN_PASSWORD: usize = 12;
 const MAX_PASSWORD: usize = 1_024;
 
-/// Photos and orders on the owner's page.
+/// The number of photos and of orders on the owner's page.
 const MOST: u32 = 1_000;
 
-/// What lies below `/account`, for who is logged in.
+/// Returns the pages below `/account`, for the logged-in owner.
 pub fn app() -> App {
     App::new()
         .before(ask_to_log_in)
@@ -25,7 +25,7 @@ pub fn app() -> App {
         .route("/photos/{id}/delete", post(photos::take_down).name("take_down"))
 }
 
-/// Sends strangers to the login, and back once they are through.
+/// Redirects users who are not logged in to the login, and back afterward.
 fn ask_to_log_in(req: &mut Request) -> Result<Option<Response>> {
     if visitor(req)?.is_some() {
         return Ok(None);
@@ -34,7 +34,7 @@ fn ask_to_log_in(req: &mut Request) -> Result<Option<Response>> {
     Ok(Some(redirect(&req.url_for("login", &[("next", &next)])?)))
 }
 
-/// The owner, when that is who asks.
+/// Returns the owner if the owner is logged in.
 fn visitor(req: &mut Request) -> Result<Option<Owner>> {
     let user: Option<i64> = req.user();
     Ok(req.state::<Store>().owner()?.filter(|owner| user == Some(owner.id)))
@@ -72,7 +72,7 @@ fn taken() -> Error {
     Error::not_found("This site has its owner.")
 }
 
-/// `POST /signup`: whoever comes first is the owner.
+/// `POST /signup`: the first user to sign up becomes the owner.
 pub fn sign_up(req: &mut Request) -> Result<Response> {
     only_the_first(req)?;
     let mut form: Form<SignUp> = req.submitted()?;
@@ -102,13 +102,13 @@ struct LogIn {
     password: String,
 }
 
-/// Where the visitor wanted to go.
+/// Returns the page to show after the login.
 #[derive(Deserialize)]
 struct Next {
     next: Option<String>,
 }
 
-/// `GET /login`, with the page to go on to in `?next=`.
+/// `GET /login`, with the page to show afterward in `?next=`.
 pub fn login_form(req: &mut Request) -> Result<Response> {
     let Next { next } = req.query()?;
     login_page(req, &Form::empty().with("next", next.unwrap_or_default()))
@@ -128,7 +128,7 @@ pub fn log_in(req: &mut Request) -> Result<Response> {
         None => return login_page(req, &form),
     };
     let Some(owner) = owner else {
-        // The same words, whichever it was.
+        // The message does not reveal which of them is wrong.
         form.error("form", "The address or the password is not right.");
         return login_page(req, &form);
     };
@@ -136,7 +136,7 @@ pub fn log_in(req: &mut Request) -> Result<Response> {
     Ok(redirect_or(form.typed_in("next"), &req.url_for("account", &[])?))
 }
 
-/// Who that is. It takes as long for an address that nobody has.
+/// Returns the owner with this address and password. An unknown address takes the same time.
 fn authenticate(req: &Request, typed: &LogIn) -> Result<Option<Owner>> {
     let email = typed.email.trim().to_lowercase();
     req.state::<Site>().tries.check(&email)?;
@@ -172,7 +172,7 @@ fn account_page(req: &mut Request, form: &Form<NewPassword>) -> Result<Response>
     Ok(req.render("account.html", context)?.status(form.status()))
 }
 
-/// `POST /account/password`. Who knew the old one, or has a session of it, is out.
+/// `POST /account/password`: the old password and all other sessions become invalid.
 fn change_password(req: &mut Request) -> Result<Response> {
     let owner = owner(req)?;
     req.state::<Site>().tries.check(&owner.email.to_lowercase())?;
@@ -189,7 +189,7 @@ fn change_password(req: &mut Request) -> Result<Response> {
     };
     req.state::<Store>().change_password(&password::hash(&new.password)?)?;
     req.logout_everywhere(owner.id)?;
-    req.login(owner.id)?; // this browser stays
+    req.login(owner.id)?; // this browser stays logged in
     req.flash("success", "The password is changed. Everybody else is logged out.");
     Ok(redirect(&req.url_for("account", &[])?))
 }

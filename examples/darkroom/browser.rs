@@ -1,5 +1,4 @@
-//! The site in a real browser: what is served over the wire comes out as a page, style sheet and all. Where Chromium is not
-//! installed the test says that it was skipped.
+//! The site in a real browser, with its style sheet. Without Chromium, the test prints that it was skipped.
 
 use aside::Config;
 use image::RgbImage;
@@ -18,7 +17,7 @@ fn screenshot(browser: &Browser, url: &str) -> RgbImage {
 }
 
 #[test]
-fn the_gallery_is_a_page_in_a_browser() {
+fn a_browser_shows_the_gallery_with_its_style() {
     let Some(browser) = Browser::start() else { return };
     let folder = TempDir::new().unwrap();
     let settings = Settings {

@@ -41,12 +41,12 @@ pub fn send(req: &mut Request) -> Result<Response> {
         Ok(message) => message,
         Err(form) => return page(req, &form),
     };
-    // From our own address, whatever the visitor's: servers refuse mail that pretends to come from elsewhere.
+    // From the site's own address, not the visitor's: servers refuse mail with a forged sender.
     let mail = Mail::to(&req.state::<Site>().settings.owner)
         .reply_to(email.trim())
         .subject(format!("Message from {}", email.trim()))
         .text(message);
-    // As a job, and not with `send`: there is no other copy of what the visitor wrote.
+    // A job, because there is no other copy of the message.
     req.enqueue(mail)?;
     req.flash("success", "Thank you! Your message is on its way.");
     Ok(redirect(&req.url_for("contact", &[])?))

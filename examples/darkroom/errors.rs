@@ -1,17 +1,17 @@
-//! The pages for what went wrong, in the site's own looks.
+//! The error pages in the site's own design.
 
 use aside::{Error, Request, Response, Result, Status, context};
 
 use crate::site::size;
 
-/// The statuses that have such a page. Not 421: whoever comes by a name that is none of ours is refused the style sheet too,
-/// and the built-in page carries its own.
+/// The statuses with such a page. 421 is not among them: under a foreign host name the style sheet is refused too, and the
+/// built-in page has its own.
 pub const STATUSES: [u16; 13] = [400, 401, 403, 404, 405, 408, 409, 413, 415, 422, 429, 500, 503];
 
-/// One page for all: what happened, and what to do next.
+/// Returns the error page: the fault, and the next step for the visitor.
 pub fn page(req: &mut Request, error: &Error) -> Result<Response> {
     let status = error.status_code();
-    // What went wrong on our side is for the log; the visitor has the request's id to ask after it.
+    // A fault of the server is logged. The visitor sees the id of the request, to ask about it.
     let words = error.message().filter(|_| status.is_client_error());
     let code = status.code();
     let is_ours = status.is_server_error();

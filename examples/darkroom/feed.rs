@@ -1,8 +1,8 @@
-//! News from elsewhere: several sources, asked at once in the background, each shown as soon as it answers.
+//! News from other sites: several sources, requested simultaneously in the background, each shown as soon as it responds.
 //!
-//! All visitors look at one board. Whoever opens the page has the sources asked whose news are old; nobody waits for them,
-//! and every page that is open shows what comes. What a source sends is a stranger's: it is bounded in time and size, read as
-//! text, and linked only to web pages.
+//! All visitors see the same board. Opening the page starts requests to the sources whose news are old. The page does not
+//! wait for them, and every open page shows new posts as they arrive. The response of a source is untrusted: it is limited in
+//! time and size, read as text, and links lead only to web pages.
 
 use std::env;
 use std::io::{self, Read};
@@ -19,28 +19,28 @@ use url::Url;
 
 use crate::site::OUR_FAULT;
 
-/// Where to look unless `DARKROOM_FEEDS` says.
+/// The default of `DARKROOM_FEEDS`.
 const SOURCES: &str = "PetaPixel=https://petapixel.com/feed/, \
     Digital_Photography_School=https://digital-photography-school.com/feed/, \
     Astronomy_Picture_of_the_Day=https://apod.nasa.gov/apod.rss, \
     Space.com=https://www.space.com/feeds/tag/image-of-the-day";
 
-/// How long a source has for its answer, the name's look-up and all redirects with it.
+/// The time limit for a source's response, including name resolution and redirects.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How old news may be before its source is asked again; and how soon one that failed is.
+/// The age of news after which a source is requested again, and the same after a failure.
 const FRESH: SignedDuration = SignedDuration::from_mins(10);
 const FAILED: SignedDuration = SignedDuration::from_mins(1);
 
-/// Sources that are asked at the same time.
+/// The number of simultaneous requests to sources.
 const AT_ONCE: usize = 8;
 
-/// Bytes of an answer, unpacked; posts, and characters of a title, that are shown.
+/// The limits on a response: its uncompressed bytes, the number of posts shown, and the characters of a title.
 const MAX_ANSWER: u64 = 1 << 20;
 const MAX_POSTS: usize = 5;
 const MAX_TITLE: usize = 120;
 
-/// Whom to ask, and for how long at most.
+/// The sources, and the time limit of a request.
 #[derive(Clone, Debug)]
 pub struct Sources {
     pub list: Vec<Source>,
@@ -54,13 +54,13 @@ pub struct Source {
 }
 
 impl Sources {
-    /// Those of the environment.
+    /// Reads the settings from the environment.
     pub fn from_env() -> Result<Sources> {
         let named = env::var("DARKROOM_FEEDS").ok().filter(|named| !named.trim().is_empty());
         Sources::parse(named.as_deref().unwrap_or(SOURCES))
     }
 
-    /// `name=URL` pairs, or URLs, with commas or spaces between them. In a name `_` stands for a space.
+    /// Parses `name=URL` pairs or URLs, separated by commas or spaces. In a name, `_` stands for a space.
     pub fn parse(named: &str) -> Result<Sources> {
         let words = named.split(|c: char| c == ',' || c.is_whitespace()).filter(|word| !word.is_empty());
         Ok(Sources { list: words.map(source).collect::<Result<_>>()?, patience: PATIENCE })
@@ -84,7 +84,7 @@ fn is_web(url: &Url) -> bool {
     matches!(url.scheme(), "http" | "https")
 }
 
-/// The sources, and the board on which their news hang.
+/// The sources, and the board that shows their news.
 pub struct Feed {
     sources: Vec<Source>,
     pub board: Live<Board>,
@@ -92,22 +92,22 @@ pub struct Feed {
     pool: Pool,
 }
 
-/// What the page shows.
+/// The content of the page.
 #[derive(Clone, Debug, Serialize)]
 pub struct Board {
     pub news: Vec<News>,
 }
 
-/// What a source has sent, and how it is with it.
+/// The news and the state of a source.
 #[derive(Clone, Debug, Serialize)]
 pub struct News {
     name: String,
     posts: Vec<Post>,
-    /// Why the last try came to nothing. What came before it is still shown.
+    /// The reason of the last failure. Older posts are still shown.
     failure: Option<String>,
-    /// Somebody asks it right now.
+    /// True while a request is running.
     is_being_asked: bool,
-    /// When it answered last, or failed to.
+    /// The time of the last response or failure.
     #[serde(serialize_with = "for_people")]
     pub asked_at: Option<Timestamp>,
 }
@@ -115,7 +115,7 @@ pub struct News {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 struct Post {
     title: String,
-    /// None when it leads to no web page.
+    /// `None` if the link does not lead to a web page.
     link: Option<String>,
 }
 
@@ -127,7 +127,7 @@ pub fn show(req: &mut Request) -> Result<Response> {
     req.render("feed.html", context! { here => "feed", live })
 }
 
-/// `GET /feed/live`. After a restart a page that was open comes here first, and finds nothing: so this asks as well.
+/// `GET /feed/live`. After a restart an open page reconnects here first, so this requests the sources too.
 pub fn follow(req: &mut Request) -> Result<Response> {
     let feed = req.state::<Feed>();
     feed.refresh();
@@ -145,7 +145,7 @@ impl Feed {
         }
     }
 
-    /// Asks the sources whose news are old, each in a task of its own.
+    /// Requests the sources whose news are old, each in a separate task.
     fn refresh(self: &Arc<Feed>) {
         for place in self.take_due() {
             let feed = self.clone();
@@ -153,11 +153,11 @@ impl Feed {
         }
     }
 
-    /// The places of the sources that are to be asked. From here on they are being asked: of two pages that are opened
-    /// together only one finds them.
+    /// Returns the indexes of the sources to be requested, and marks them: if two pages are opened at the same time, only one
+    /// requests them.
     fn take_due(&self) -> Vec<usize> {
         let now = Timestamp::now();
-        // A change goes out to every page that watches, so there is none when nothing is due.
+        // A change is sent to every open page, so the state is changed only if a source is due.
         if !self.board.get().news.iter().any(|news| news.is_due(now)) {
             return Vec::new();
         }
@@ -167,8 +167,8 @@ impl Feed {
         })
     }
 
-    /// Asks one, and shows what comes. It is a task within this one, so that the log names the source and why it failed,
-    /// and a panic over what it sent is a failure like any other.
+    /// Requests a source, and shows its posts. A nested task does the work, so that the log names the source and the reason
+    /// of a failure, and a panic is a failure too.
     fn ask(&self, place: usize) {
         let (agent, source) = (self.agent.clone(), self.sources[place].clone());
         let name = format!("ask {}", source.name);
@@ -201,7 +201,7 @@ impl News {
     }
 }
 
-/// A time as a page shows it, with how long ago it was when it did.
+/// A time as a page shows it, with its age at that moment.
 #[derive(Serialize)]
 struct When {
     machine: String,
@@ -236,11 +236,11 @@ fn agent(patience: Duration) -> ureq::Agent {
     config.build().new_agent()
 }
 
-/// What a source answers.
+/// Returns the response of a source.
 fn fetch(agent: &ureq::Agent, url: &Url) -> Result<String> {
     let answer = agent.get(url.as_str()).call().map_err(no_answer)?;
     let mut bytes = Vec::new();
-    // Counted here: the client's own limit counts what is packed, and a little that is packed unpacks to a lot.
+    // Limited here, because the client's own limit counts compressed bytes, which may expand a lot.
     let mut reader = answer.into_body().into_reader().take(MAX_ANSWER + 1);
     reader.read_to_end(&mut bytes).map_err(|error: io::Error| no_answer(error.into()))?;
     if bytes.len() as u64 > MAX_ANSWER {
@@ -249,7 +249,7 @@ fn fetch(agent: &ureq::Agent, url: &Url) -> Result<String> {
     String::from_utf8(bytes).map_err(|error| no_feed().with_source(error))
 }
 
-/// In words that a visitor can use; the rest is for the log.
+/// Returns the message for visitors. The log has the details.
 fn no_answer(error: ureq::Error) -> Error {
     let words = match &error {
         ureq::Error::Timeout(_) => "It did not answer in time",
@@ -269,8 +269,8 @@ fn failed(words: &str) -> Error {
     Error::new(Status::new(502), words)
 }
 
-/// The first posts of a feed, RSS or Atom, read from tag to tag: that takes time in proportion to what was sent, and nothing
-/// is kept of the rest. A document type is refused, and with it entities that grow.
+/// Returns the first posts of a feed, RSS or Atom. It reads tag by tag, in time proportional to the input, and stores nothing
+/// else. A document type is refused, and with it entities that expand.
 fn posts(feed: &str, base: &Url) -> Result<Vec<Post>> {
     let mut reader = Reader::from_str(feed.trim_start_matches('\u{feff}'));
     reader.config_mut().expand_empty_elements = true;
@@ -292,19 +292,19 @@ fn malformed(error: quick_xml::Error) -> Error {
     no_feed().with_source(error)
 }
 
-/// With its prefix: what has one is of another vocabulary, and has titles and links of its own.
+/// Returns the name with its prefix: elements of other vocabularies have one, and their own titles and links.
 fn name<'t>(tag: &'t BytesStart<'_>) -> &'t str {
     tag.name().into_inner()
 }
 
-/// A post, to its end.
+/// Reads a post to its end.
 fn post(reader: &mut Reader<&[u8]>, base: &Url) -> Result<Post> {
     let (mut title, mut link) = (String::new(), None);
     loop {
         match reader.read_event().map_err(malformed)? {
             Event::Start(tag) if name(&tag) == "title" => title = words(&text(reader)?, attribute(&tag, "type")),
             Event::Start(tag) if name(&tag) == "link" && link.is_none() && leads_to_it(&tag) => {
-                // An address in Atom, text in RSS.
+                // An attribute in Atom, text in RSS.
                 let within = text(reader)?;
                 link = base.join(attribute(&tag, "href").unwrap_or(within).trim()).ok();
             }
@@ -324,12 +324,12 @@ fn leads_to_it(link: &BytesStart<'_>) -> bool {
 }
 
 fn attribute(tag: &BytesStart<'_>, name: &str) -> Option<String> {
-    // Unchecked: looking for doubles among a hundred thousand takes its time.
+    // Without the check for duplicates, which is slow for a hundred thousand attributes.
     let found = tag.attributes().with_checks(false).flatten().find(|attribute| attribute.key.into_inner() == name);
     found.map(|attribute| decoded(&attribute.value))
 }
 
-/// The text of an element, to its end, with that of the elements in it.
+/// Reads the text of an element to its end, including that of nested elements.
 fn text(reader: &mut Reader<&[u8]>) -> Result<String> {
     let (mut text, mut depth) = (String::new(), 1);
     while depth > 0 {
@@ -346,7 +346,7 @@ fn text(reader: &mut Reader<&[u8]>) -> Result<String> {
     Ok(text)
 }
 
-/// A title as plain words of one line. It is HTML unless it says otherwise, as those of Atom do.
+/// Converts a title to one line of plain text. It is HTML unless its type says otherwise, as in Atom.
 fn words(title: &str, kind: Option<String>) -> String {
     let is_html = kind.is_none_or(|kind| kind == "html");
     let text = if is_html { decoded(&without_tags(title)) } else { title.to_owned() };
@@ -366,14 +366,14 @@ fn without_tags(html: &str) -> String {
             Some((tag, rest)) if tag.starts_with(|c: char| c.is_ascii_alphabetic() || c == '/' || c == '!') => {
                 text += rest;
             }
-            // "f < 8" is none.
+            // "f < 8" is not a tag.
             _ => text.extend(["<", piece]),
         }
     }
     text
 }
 
-/// With what its entities mean; what is none stays.
+/// Replaces entities by their characters; unknown ones stay.
 fn decoded(html: &str) -> String {
     let mut pieces = html.split('&');
     let mut text = pieces.next().unwrap_or_default().to_owned();
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn rss_and_atom_and_rdf_are_read() {
+    fn rss_atom_and_rdf_are_read() {
         let rss = "<rss version='2.0' xmlns:m='http://search.yahoo.com/mrss/'><channel><title>News</title><item>\
             <m:title>Not this</m:title><title>Fog &amp;amp; light</title><link> https://a.example/1 </link></item>\
             </channel></rss>";
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_title_is_one_line_of_plain_words() {
+    fn a_title_is_one_line_of_plain_text() {
         let titled = |title: &str| read(&format!("<rss><item><title>{title}</title></item></rss>")).remove(0).0;
         for (title, expected) in [
             ("<![CDATA[<b>Fog</b> &#8217;n&rsquo; <script>light</script>]]>", "Fog ’n’ light"),
@@ -453,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_feed_is_refused_and_what_is_long_is_cut() {
+    fn a_response_that_is_not_a_feed_is_refused_and_a_long_feed_is_cut() {
         let base = Url::parse("https://news.example/").unwrap();
         let laughs =
             "<!DOCTYPE rss [<!ENTITY a 'ha'><!ENTITY b '&a;&a;&a;&a;'>]><rss><item><title>&b;</title></item></rss>";
@@ -466,9 +466,9 @@ mod tests {
         assert_eq!(posts(&long, &base).unwrap().len(), MAX_POSTS);
     }
 
-    /// Each of these takes a reader that keeps a tree, or compares all attributes, minutes or gigabytes.
+    /// Each input would take minutes or gigabytes in a parser that builds a tree or compares all attributes.
     #[test]
-    fn a_megabyte_of_anything_is_read_in_a_moment() {
+    fn hostile_megabytes_are_parsed_in_linear_time() {
         let base = Url::parse("https://news.example/").unwrap();
         let attributes: String = (0..90_000).map(|n| format!("a{n}='' ")).collect();
         let spaces: String = (0..40_000).map(|n| format!("<a xmlns:a{n}='x'>")).collect();
@@ -479,7 +479,7 @@ mod tests {
     }
 
     #[test]
-    fn sources_are_named_or_not() {
+    fn sources_may_have_names() {
         let sources =
             Sources::parse("Peta_Pixel=https://a.example/feed?x=1, http://b.example:8080/?name=1\n https://c.example")
                 .unwrap();
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_source_is_asked_again_after_ten_minutes_and_after_one_when_it_failed() {
+    fn a_source_is_requested_again_after_ten_minutes_or_one_after_a_failure() {
         let now = Timestamp::now();
         let ago = |minutes| News { asked_at: Some(now - SignedDuration::from_mins(minutes)), ..News::none_yet("a") };
         let failed = |minutes| News { failure: Some("It could not be reached".into()), ..ago(minutes) };
@@ -509,7 +509,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_our_own_fault_is_shown_as_that_and_nothing_more() {
+    fn an_internal_fault_is_shown_without_details() {
         let mut news = News { posts: vec![Post { title: "Fog".into(), link: None }], ..News::none_yet("a") };
         let foreign = Failure::Error(Error::from_box("a secret"));
         for failure in [foreign, Failure::Abandoned] {
@@ -523,7 +523,7 @@ mod tests {
     }
 
     #[test]
-    fn an_age_is_in_words() {
+    fn an_age_is_shown_as_text() {
         let words = [0, 1, 2, 119, 120].map(|minutes| age(SignedDuration::from_mins(minutes)));
         assert_eq!(words, ["less than a minute", "a minute", "2 minutes", "119 minutes", "2 hours"]);
     }

@@ -4,28 +4,28 @@
 //! cargo run --example darkroom        # http://127.0.0.1:8000
 //! ```
 //!
-//! No page waits for what its visitor need not wait for. Sizes are made and the cache is warmed after the redirect, and the
-//! photo's page shows how far they are; an order is charged, receipted by mail and announced by webhook after the thanks; the
-//! feed asks its sources while its page is already there, and shows each answer as it comes.
+//! Pages do not wait for slow work. After the redirect of an upload, the site makes the sizes of the photo and warms the
+//! cache, and the photo's page shows the progress. After the thanks for an order, it charges the order, mails the receipt and
+//! sends the webhook. The page of the feed is sent at once, and shows the posts of each source as they arrive.
 //!
-//! What somebody was promised is a **job**, kept in the site's own database in one transaction with what it belongs to: the
-//! sizes of a photo, the charge of an order with its receipt and its webhook, the mail to the owner, the files of a photo
-//! that was taken down. Kill the process with `kill -9` in the middle, start it again, and it goes on. What is worth nothing
-//! after a restart is set aside with `background`: the warm-up of the cache, the questions to the feed's sources.
+//! Work that the site has promised is a **job**, stored in the site's own database in one transaction with its record: the
+//! sizes of a photo, the charge of an order with its receipt and its webhook, the mail to the owner, the removal of a
+//! photo's files. Kill the process with `kill -9` in the middle and start it again: the job continues. Work without value
+//! after a restart runs in the `background`: warming the cache, and requests to the sources of the feed.
 //!
-//! What it keeps lies under `data/`: the database with the jobs, the photos, the sessions that were ended, and the mail as
-//! files unless `ASIDE_MAIL_URL` names a server.
+//! All data is under `data/`: the database with the jobs, the photos, the ended sessions, and the mail as files unless
+//! `ASIDE_MAIL_URL` names a server.
 //!
-//! The site has one owner: **whoever signs up first**, at `/signup`, which is closed from then on. So sign up before you
-//! tell anybody the address. The owner sees the orders with their addresses, and takes photos down.
+//! The site has one owner: **the first user to sign up**, at `/signup`, which is closed afterward. Sign up before you
+//! publish the address. The owner sees the orders with their addresses, and can take photos down.
 //!
 //! | Setting | |
 //! |---|---|
-//! | `DARKROOM_DATA` | the folder for all of that; `data` beside `Cargo.toml` |
+//! | `DARKROOM_DATA` | the folder for all data; `data` beside `Cargo.toml` |
 //! | `DARKROOM_FEEDS` | the sources of the feed, RSS or Atom: URLs or `name=URL` pairs (`_` for a space in a name), with commas or spaces between them; four public ones |
-//! | `DARKROOM_OWNER` | who gets what visitors write; `owner@localhost` |
-//! | `DARKROOM_WEBHOOK_URL` | who is told of a charged order; nobody unless set |
-//! | `DARKROOM_WEBHOOK_SECRET` | the key that this is signed with (`whsec_…`) |
+//! | `DARKROOM_OWNER` | the address that receives messages of visitors; `owner@localhost` |
+//! | `DARKROOM_WEBHOOK_URL` | the receiver of a webhook for each charged order; none by default |
+//! | `DARKROOM_WEBHOOK_SECRET` | the key that the webhook is signed with (`whsec_…`) |
 
 mod account;
 #[cfg(test)]
@@ -62,19 +62,19 @@ fn main() -> Result<()> {
     app_with(Settings::from_env()?, Sources::from_env()?)?.run()
 }
 
-/// The site without sources for its feed, for tests that are about something else.
+/// Returns the site without sources for its feed, for tests of other parts.
 #[cfg(test)]
 fn app(settings: Settings) -> Result<App> {
     app_with(settings, Sources::parse("")?)
 }
 
-/// The whole site, for `main` and for the tests. The process of an isolated job comes through here too.
+/// Returns the whole site, for `main` and for the tests. The process of an isolated job runs this too.
 fn app_with(settings: Settings, sources: Sources) -> Result<App> {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
     let config = settings.config.clone();
     let site = Site::new(settings)?;
-    // First: these create the file, which contains addresses and the owner's password, so that only the site's user can
-    // read it.
+    // First, because this creates the file so that only the user of the process can read it: it contains addresses and the
+    // owner's password hash.
     let jobs = jobs(&site)?;
     let store = Store::open(&site.database())?;
     let app = App::with_config(config)
@@ -106,7 +106,7 @@ fn app_with(settings: Settings, sources: Sources) -> Result<App> {
     Ok(errors::STATUSES.iter().fold(app, |app, &status| app.error_page(status, errors::page)))
 }
 
-/// In the site's own file: a job is there if and only if what it belongs to is.
+/// Returns the jobs in the site's own database: a job is stored if and only if its record is.
 fn jobs(site: &Site) -> Result<Jobs> {
     let jobs = Jobs::sqlite(site.database())?;
     let jobs = jobs.register::<MakeSizes>().register::<Hang>().register::<RemoveFiles>().register::<Charge>();

@@ -1,4 +1,4 @@
-//! Orders: what must be right before the thanks (the form, the record), and what comes after (charge, receipt, webhook).
+//! Orders: the work before the response (the form, the record), and after it (charge, receipt, webhook).
 
 use aside::rusqlite::Transaction;
 use aside::{Error, Form, Job, Jobs, Mail, Request, Response, Result, TaskContext, Webhook, context, redirect};
@@ -26,13 +26,13 @@ pub struct Line {
     has_picture: bool,
     ordered_at: String,
     ordered_on: String,
-    /// For the owner alone.
+    /// The customer's address, for the owner only.
     #[serde(skip_serializing_if = "Option::is_none")]
     email: Option<String>,
 }
 
 impl Line {
-    /// The order with the address of who gave it.
+    /// Returns the order with the customer's address.
     pub fn for_the_owner(order: Order) -> Line {
         let email = Some(order.email.clone());
         Line { email, ..Line::from(order) }
@@ -55,22 +55,22 @@ impl From<Order> for Line {
     }
 }
 
-/// An order as the form has it.
+/// An order as the form sends it.
 #[derive(Deserialize)]
 pub struct OrderForm {
     photo: i64,
     email: String,
-    /// Wider than it needs to be, so that `-1` and `1000000` get the words of our own rule.
+    /// A wide type, so that `-1` and `1000000` get the message of the rule below.
     quantity: i64,
 }
 
-/// What stands behind the address of the page: `?photo=17`.
+/// The query of the page: `?photo=17`.
 #[derive(Deserialize)]
 struct Chosen {
     photo: Option<String>,
 }
 
-/// `GET /orders`, with the photo chosen that `?photo=` names.
+/// `GET /orders`, with the photo of `?photo=` selected.
 pub fn list(req: &mut Request) -> Result<Response> {
     let Chosen { photo } = req.query()?;
     page(req, &Form::empty().with("quantity", 1).with("photo", photo.unwrap_or_default()))
@@ -79,7 +79,7 @@ pub fn list(req: &mut Request) -> Result<Response> {
 fn page(req: &mut Request, form: &Form<OrderForm>) -> Result<Response> {
     let store = req.state::<Store>();
     let mut photos = photos::latest(&Lab::of(req)?)?.to_vec();
-    // The one that was chosen may be older than the latest.
+    // The selected photo may be older than the latest ones.
     let chosen = store.photo(form.typed_in("photo").trim().parse().unwrap_or(0))?.filter(Photo::can_be_printed);
     photos.extend(chosen.filter(|chosen| photos.iter().all(|photo| photo.id != chosen.id)).map(Card::from));
     let orders: Vec<Line> = store.latest_orders(LATEST)?.into_iter().map(Line::from).collect();
@@ -97,7 +97,7 @@ pub fn create(req: &mut Request) -> Result<Response> {
         Ok(order) => order,
         Err(form) => return page(req, &form),
     };
-    // However often an impatient visitor sends it: one order, one charge, one receipt.
+    // However often an impatient visitor submits it: one order, one charge, one receipt.
     req.once(|req| place(req, &store, &order))
 }
 
@@ -115,8 +115,8 @@ fn check(form: &mut Form<OrderForm>, store: &Store) -> Result<()> {
     Ok(())
 }
 
-/// The order and the job that charges it are kept together: once somebody is thanked, both are there, whatever becomes of
-/// this process; and of an order that could not be kept nothing is charged.
+/// Stores the order and the job that charges it in one transaction. Once the visitor is thanked, both exist, even if this
+/// process dies; and an order that could not be stored is not charged.
 fn place(req: &mut Request, store: &Store, order: &OrderForm) -> Result<Response> {
     let (jobs, site) = (req.jobs()?, req.state::<Site>());
     let link = site.url() + &req.url_for("photo", &[("id", &order.photo)])?;
@@ -130,12 +130,11 @@ fn place(req: &mut Request, store: &Store, order: &OrderForm) -> Result<Response
     Ok(redirect(&req.url_for("orders", &[])?))
 }
 
-/// What the visitor need not wait for: charges an order, and has the receipt and the webhook sent, which are jobs of their
-/// own and tried again when they fail.
+/// A job that charges an order, and enqueues the receipt and the webhook: separate jobs, which are retried on failure.
 #[derive(Serialize, Deserialize)]
 pub struct Charge {
     pub order: i64,
-    /// The address of the photo's page, for the receipt.
+    /// The URL of the photo's page, for the receipt.
     pub link: String,
 }
 
@@ -146,11 +145,11 @@ impl Job for Charge {
         format!("charge order {}", self.order)
     }
 
-    /// In one transaction: the charge, the jobs that tell of it, and that this one is done. So each of them happens once,
-    /// wherever the process is killed.
+    /// Runs one transaction: the charge, the jobs for receipt and webhook, and the completion of this job. Each happens
+    /// exactly once, whenever the process is killed.
     ///
-    /// A real site would call its payment service before, with the order's number as the key by which that knows a second
-    /// call; and write down here what it answered.
+    /// A real site would call its payment service first, with the order's number as the idempotency key, and store its
+    /// response here.
     fn run(self, task: &TaskContext) -> Result<()> {
         let (site, jobs) = (task.state::<Site>(), task.jobs()?);
         task.transaction(|db| self.charge(db, &site, &jobs))
@@ -161,7 +160,7 @@ impl Charge {
     fn charge(&self, db: &Transaction<'_>, site: &Site, jobs: &Jobs) -> Result<()> {
         let find = || store::order(db, self.order)?.ok_or_else(|| self.is_gone());
         if !store::charge(db, self.order, find()?.quantity * PRICE)? {
-            return Ok(()); // by another job for the same order, which has told of it as well
+            return Ok(()); // charged by another job for the same order, which has sent receipt and webhook too
         }
         let order = find()?;
         jobs.enqueue_in(db, receipt(&order, &self.link))?;
@@ -190,7 +189,8 @@ fn receipt(order: &Order, link: &str) -> Mail {
         .template("receipt.html", receipt())
 }
 
-/// What tells the shop's own systems, when an address for that is set. They may hear of it twice, and know that by its id.
+/// Returns the webhook to the shop's own systems, if its URL is set. They may receive it twice, and detect the duplicate by
+/// its id.
 fn webhook(site: &Site, order: &Order) -> Option<Webhook> {
     let url = site.settings.webhook_url.as_ref()?;
     let payload = json!({

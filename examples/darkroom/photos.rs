@@ -1,4 +1,4 @@
-//! Photos: the gallery, the upload, the page of one and its end. How the three sizes are made is in `sizes.rs`.
+//! Photos: the gallery, the upload, the page of a photo, and its removal. `sizes.rs` makes the three sizes.
 
 use std::fs;
 use std::sync::Arc;
@@ -11,16 +11,16 @@ use crate::site::{Site, day, machine_time, size};
 use crate::sizes::{self, Lab, RemoveFiles, SIZES};
 use crate::store::{self, Photo, Prepared, Store};
 
-/// What the sizes can be made of.
+/// The media types of accepted uploads.
 const TYPES: [&str; 4] = ["image/jpeg", "image/png", "image/webp", "image/gif"];
 
-/// Bytes of a file, as far as `ASIDE_MAX_UPLOAD` lets that many in: what is over that cannot be shown again with its title.
+/// The largest file in bytes, below `ASIDE_MAX_UPLOAD`: an upload over that limit is refused without its title.
 const MAX_FILE: u64 = 20 << 20;
 
 const MAX_TITLE: usize = 100;
 const LATEST: u32 = 60;
 
-/// A photo as the pages show it.
+/// A photo as pages show it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Card {
     pub id: i64,
@@ -29,7 +29,7 @@ pub struct Card {
     failure: Option<String>,
     width: u32,
     height: u32,
-    /// The width of the 800 size, which is less than that for a tall photo and a small one.
+    /// The width of the 800 size, which is smaller for a tall or a small photo.
     medium_width: u32,
     uploaded_at: String,
     uploaded_on: String,
@@ -56,7 +56,7 @@ impl From<Photo> for Card {
     }
 }
 
-/// The upload's form.
+/// The form of an upload.
 #[derive(Deserialize)]
 struct NewPhoto {
     title: String,
@@ -75,7 +75,7 @@ fn gallery_page(req: &mut Request, form: &Form<NewPhoto>) -> Result<Response> {
     Ok(req.render("gallery.html", context)?.status(form.status()))
 }
 
-/// The newest photos, from the cache. However many ask at once, the database is asked once.
+/// Returns the newest photos from the cache. Simultaneous requests query the database once.
 pub fn latest(lab: &Lab) -> Result<Arc<Vec<Card>>> {
     lab.site.gallery.remember("latest", Duration::from_secs(60), || {
         let photos = lab.store.latest_photos(LATEST)?.into_iter().map(|photo| lab.look_at(photo));
@@ -93,12 +93,12 @@ pub fn upload(req: &mut Request) -> Result<Response> {
         Ok(new) => new,
         Err(form) => return gallery_page(req, &form),
     };
-    // A second click is no second photo.
+    // A second click does not add a second photo.
     req.once(|req| hang(req, &new))
 }
 
-/// By its content, not its name: what is no image at all is refused before the redirect. One that is broken further in is
-/// found out when it is decoded, and its own page says so.
+/// Checks the content of the file, not its name: a file that is not an image is refused before the redirect. A broken image
+/// is detected when it is decoded, and the photo's page reports it.
 fn check(form: &mut Form<NewPhoto>) {
     let title_fits = |new: &NewPhoto| new.title.trim().chars().count() <= MAX_TITLE;
     let is_image = |new: &NewPhoto| TYPES.contains(&new.photo.content_type());
@@ -114,11 +114,11 @@ fn hang(req: &mut Request, new: &NewPhoto) -> Result<Response> {
     let id = keep(&lab, new.title.trim(), &new.photo)?;
     req.flash("success", "Photo uploaded!");
     let page = redirect(&req.url_for("photo", &[("id", &id)])?);
-    // Before the next visitor asks. In the background, and not as a job: see `Hang`.
+    // Warms the cache before the next request, in the background and not as a job: see `Hang`.
     Ok(page.background(move || latest(&lab).map(drop)))
 }
 
-/// Keeps the file, and its record with the job that makes its sizes: all or nothing. The number of the new photo.
+/// Stores the file, and its record with the job that makes its sizes: all or nothing. Returns the number of the new photo.
 fn keep(lab: &Lab, title: &str, file: &Upload) -> Result<i64> {
     let path = file.save_to(lab.site.originals())?;
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -128,7 +128,7 @@ fn keep(lab: &Lab, title: &str, file: &Upload) -> Result<i64> {
         Ok(id)
     });
     let id = id.inspect_err(|_| drop(fs::remove_file(&path)))?;
-    // Here and not in the background: whoever goes back to the gallery at once is to see it.
+    // Not in the background: a visitor who returns to the gallery at once must see the photo.
     lab.site.gallery.remove("latest");
     Ok(id)
 }
@@ -138,7 +138,7 @@ pub fn show(req: &mut Request) -> Result<Response> {
     let lab = Lab::of(req)?;
     let (photo, job) = lab.look_at(find(req, &lab.store)?)?;
     let Some(job) = job else {
-        // Nothing is live any more; without this, the name would be that of the template function.
+        // The photo is final; without this value, the name would stand for the template function.
         return req.render("photo.html", context! { photo => Card::from(photo), live => () });
     };
     let url = req.url_for("photo_live", &[("id", &photo.id)])?;
@@ -166,12 +166,12 @@ pub fn picture(req: &mut Request) -> Result<Response> {
         return Err(Error::not_found("There is no picture of that size, or not yet."));
     }
     let page = req.send_file(sizes::path(&site, photo.id, size))?;
-    // Cached for an hour, although the image never changes: it may be taken down.
+    // Cached only for an hour, although the image never changes: it may be taken down.
     Ok(page.header("Cache-Control", "public, max-age=3600"))
 }
 
-/// `POST /account/photos/{id}/delete`: its record now, so that no page shows a picture that is not there; its files by a job,
-/// which whoever makes its sizes at the moment is told to make way for.
+/// `POST /account/photos/{id}/delete`: removes the record at once, so that no page shows a missing image. A job removes the
+/// files, after the job that makes its sizes has been cancelled.
 pub fn take_down(req: &mut Request) -> Result<Response> {
     let lab = Lab::of(req)?;
     let photo = find(req, &lab.store)?;

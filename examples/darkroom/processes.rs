@@ -1,8 +1,7 @@
-//! The site as a process of its own, that is killed, stopped and started again: this test binary once more, with [`serve`] as
-//! its only test.
+//! The site in a separate process, which a test kills, stops and restarts: this test binary, with [`serve`] as its only test.
 //!
-//! To stop it in the middle of the work, and not somewhere near it, a photo's original is a pipe: the process that makes the
-//! sizes waits in it for as long as the test likes.
+//! A photo's original can be a pipe: the process that makes the sizes waits for it, so that a test can stop it exactly in
+//! the middle of the work.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -20,13 +19,13 @@ use super::driver::Browser;
 use super::store::{Photo, Prepared, Store};
 use super::tests::{jpeg, make_a_pipe};
 
-/// How long a test waits for what comes much sooner.
+/// The time limit of a wait in a test, which a passing test never reaches.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long the site waits for its jobs when it is stopped, unless the test is about that; seconds.
+/// The time limit of a graceful shutdown in seconds, unless a test sets another one.
 const GRACE: &str = "1";
 
-/// Not a test of its own: what the others start as another process, and that for an isolated job.
+/// Not a test: the process that the tests start, which also runs isolated jobs.
 #[test]
 fn serve() {
     if std::env::var_os("DARKROOM_SERVED").is_some() {
@@ -34,14 +33,14 @@ fn serve() {
     }
 }
 
-/// A folder with a site in it, whether it is served or not, and what a test can do to its jobs from outside.
+/// A folder with a site, whether it is served or not, and access to its jobs.
 struct Place {
     folder: TempDir,
     jobs: Jobs,
     store: Store,
 }
 
-/// The site, being served.
+/// A running process of the site.
 struct Served {
     process: Child,
     address: String,
@@ -83,7 +82,7 @@ impl Place {
         Served { process, address, log }
     }
 
-    /// Waits until it is so.
+    /// Waits until the condition is true.
     fn until<T>(&self, what: &str, look: impl Fn(&Place) -> Option<T>) -> T {
         let began = Instant::now();
         loop {
@@ -112,7 +111,7 @@ impl Place {
         }
     }
 
-    /// Until nothing waits or runs.
+    /// Waits until no job is waiting or running.
     fn until_idle(&self) {
         self.until("all is done", |place| {
             let counts = place.jobs.counts().unwrap();
@@ -120,7 +119,7 @@ impl Place {
         });
     }
 
-    /// Uploads a photo, and puts a pipe where its original is. The pipe's path, and that of the photo.
+    /// Uploads a photo, and replaces its original by a pipe. Returns the paths of the pipe and of the photo.
     fn upload_with_a_pipe(&self, served: &Served) -> (PathBuf, PathBuf) {
         self.jobs.pause("photos").unwrap();
         served.upload(&jpeg(300, 200));
@@ -132,7 +131,7 @@ impl Place {
         (original, away)
     }
 
-    /// The same, waits until the pipe is read from, and puts the photo in its place, for who comes next.
+    /// Uploads a photo as a pipe, waits until a process reads the pipe, and replaces it by the photo for the next attempt.
     fn in_the_middle(&self, served: &Served) -> (File, PathBuf) {
         let (original, away) = self.upload_with_a_pipe(served);
         let pipe = open(&original);
@@ -141,8 +140,8 @@ impl Place {
         (pipe, original)
     }
 
-    /// The mails that were sent, by their ids: one that was sent when the process was killed is sent again, and is the same
-    /// to who gets it.
+    /// Returns the ids of the sent mails. A mail that was being sent when the process was killed is sent again, with the same
+    /// id.
     fn mails(&self) -> BTreeSet<String> {
         let Ok(entries) = fs::read_dir(self.folder.path().join("mail")) else { return BTreeSet::new() };
         entries.filter_map(|entry| id_of(&entry.unwrap().path())).collect()
@@ -158,12 +157,12 @@ impl Place {
     }
 }
 
-/// Opens a pipe, which takes until somebody reads from it.
+/// Opens a pipe for writing, and waits until another process reads it.
 fn open(pipe: &Path) -> File {
     OpenOptions::new().write(true).open(pipe).unwrap()
 }
 
-/// The id of the mail in that file, which is named by the time and the id.
+/// Returns the id of the mail in a file, whose name consists of the time and the id.
 fn id_of(path: &Path) -> Option<String> {
     let name = path.file_name()?.to_str()?.strip_suffix(".eml")?;
     Some(name.rsplit_once('-')?.1.to_owned())
@@ -190,7 +189,7 @@ impl Served {
         ureq::get(format!("http://{}{path}", self.address)).call().unwrap().body_mut().read_to_string().unwrap()
     }
 
-    /// The processes of its isolated jobs.
+    /// Returns the processes of its isolated jobs.
     #[cfg(target_os = "linux")]
     fn children(&self) -> Vec<Pid> {
         let tasks = fs::read_dir(format!("/proc/{}/task", self.process.id())).unwrap();
@@ -199,7 +198,7 @@ impl Served {
         numbers.split_whitespace().filter_map(|pid| Pid::from_raw(pid.parse().unwrap())).collect()
     }
 
-    /// What it said, and how it ended.
+    /// Returns its output and its exit status.
     fn end_with(mut self, signal: Signal) -> (String, ExitStatus) {
         kill_process(Pid::from_child(&self.process), signal).unwrap();
         self.wait()
@@ -212,7 +211,7 @@ impl Served {
     }
 }
 
-/// Where a test failed.
+/// Prints the output of the site if a test fails.
 impl Drop for Served {
     fn drop(&mut self) {
         let _ = self.process.kill();
@@ -221,7 +220,7 @@ impl Drop for Served {
 }
 
 #[test]
-fn a_photo_is_prepared_though_the_process_is_killed_in_the_middle() {
+fn the_sizes_of_a_photo_are_made_after_the_process_was_killed() {
     let place = Place::new();
     let served = place.serve(GRACE);
     let (pipe, _) = place.in_the_middle(&served);
@@ -241,9 +240,9 @@ fn a_photo_is_prepared_though_the_process_is_killed_in_the_middle() {
     assert!(status.success() && !log.contains("ERROR"), "{log}");
 }
 
-/// And who waits at its page sees it come, without doing anything.
+/// A visitor at the photo's page sees it appear, without any action.
 #[test]
-fn a_page_that_is_open_when_the_process_is_killed_gets_there() {
+fn a_page_that_was_open_at_the_kill_shows_the_photo() {
     let Some(browser) = Browser::start() else { return };
     let place = Place::new();
     let served = place.serve(GRACE);
@@ -260,7 +259,7 @@ fn a_page_that_is_open_when_the_process_is_killed_gets_there() {
 }
 
 #[test]
-fn a_photo_that_takes_too_long_for_the_end_is_taken_up_at_the_next_start() {
+fn a_photo_that_exceeds_the_shutdown_limit_is_resumed_at_the_next_start() {
     let place = Place::new();
     let served = place.serve(GRACE);
     let (pipe, _) = place.in_the_middle(&served);
@@ -276,7 +275,7 @@ fn a_photo_that_takes_too_long_for_the_end_is_taken_up_at_the_next_start() {
 }
 
 #[test]
-fn a_photo_is_prepared_before_the_process_stops() {
+fn the_sizes_of_a_photo_are_made_before_the_process_stops() {
     let place = Place::new();
     let mut served = place.serve("60");
     let (mut pipe, original) = place.in_the_middle(&served);
@@ -290,10 +289,10 @@ fn a_photo_is_prepared_before_the_process_stops() {
     assert_eq!(place.job_of(1).state, JobState::Done, "{log}");
 }
 
-/// What crashes cannot say so itself.
+/// A crashed process cannot store its outcome itself.
 #[test]
 #[cfg(target_os = "linux")]
-fn a_photo_whose_process_dies_each_time_says_so_in_the_end() {
+fn a_photo_whose_job_crashes_at_each_attempt_is_reported_as_failed() {
     let place = Place::new();
     let served = place.serve(GRACE);
     let (original, away) = place.upload_with_a_pipe(&served);
@@ -319,12 +318,12 @@ fn a_photo_whose_process_dies_each_time_says_so_in_the_end() {
     assert!(place.jobs.retry(place.job_of(1).id).unwrap());
     place.until_ready(1);
     place.until_idle();
-    // Long before the cache is old.
+    // Long before the cache expires.
     place.until("it hangs", |_| served.page("/").contains("/photos/1/800.jpg").then_some(()));
 }
 
 #[test]
-fn an_order_is_charged_once_and_has_one_receipt_though_the_process_is_killed() {
+fn an_order_is_charged_once_with_one_receipt_despite_kills() {
     let place = Place::new();
     let served = place.serve(GRACE);
     served.upload(&jpeg(30, 20));
@@ -332,7 +331,7 @@ fn an_order_is_charged_once_and_has_one_receipt_though_the_process_is_killed() {
     let mut served = Some(served);
     for order in 1..=5 {
         served.as_ref().unwrap().order();
-        // At another moment each time: before the charge, between that and the receipt, after it.
+        // At a different moment each time: before the charge, between charge and receipt, after the receipt.
         place.until("as far as it is to go", |place| match order {
             1 => Some(()),
             2 => (place.charges().len() >= 2).then_some(()),

@@ -1,4 +1,4 @@
-//! Where things lie, who is told what, and what all pages share.
+//! The settings, the shared state, and helpers for all pages.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// Those of the environment.
+    /// Reads the settings from the environment.
     pub fn from_env() -> Result<Settings> {
         let set = |name| env::var(name).ok().filter(|value: &String| !value.is_empty());
         let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -28,7 +28,7 @@ impl Settings {
         if config.is_development() && config.mail_url.is_none() {
             config.mail_url = Some(format!("file:{}", data.join("mail").display()));
         }
-        // Beside the rest of what it keeps: who logged out stays logged out, at the next start too.
+        // In the data folder, so that a logout is still valid after a restart.
         config.store.get_or_insert_with(|| format!("sqlite:{}", data.join("aside.db").display()));
         Ok(Settings {
             config,
@@ -40,17 +40,17 @@ impl Settings {
     }
 }
 
-/// What handlers and tasks share.
+/// The state that handlers and tasks share.
 pub struct Site {
     pub settings: Settings,
     /// The gallery, ready for its template.
     pub gallery: Cache<Arc<Vec<Card>>>,
-    /// How often passwords are tried for an account, by whomever.
+    /// The rate limit of login attempts per account, for all clients together.
     pub tries: RateLimit,
 }
 
 impl Site {
-    /// Makes the folders.
+    /// Creates the folders.
     pub fn new(settings: Settings) -> Result<Site> {
         let site = Site { settings, gallery: Cache::new(10), tries: RateLimit::new(Rate::per_hour(20)) };
         std::fs::create_dir_all(site.originals())?;
@@ -69,7 +69,7 @@ impl Site {
         self.photos().join("originals")
     }
 
-    /// The site's own address, for links in mail.
+    /// Returns the URL of the site, for links in mail.
     pub fn url(&self) -> String {
         let config = &self.settings.config;
         let url = config.url.clone().unwrap_or_else(|| format!("http://{}", config.address));
@@ -77,13 +77,13 @@ impl Site {
     }
 }
 
-/// What a visitor is told of what the log tells.
+/// The message for visitors about a fault that is logged.
 pub const OUR_FAULT: &str = "Something went wrong on our side, and is in our log.";
 
-/// What to say of one that is none.
+/// The message for an invalid mail address.
 pub const NO_ADDRESS: &str = "Give a mail address such as ada@example.org.";
 
-/// Whether a mail can be sent to it, as far as its looks tell; whether it arrives is the mail server's to say.
+/// Returns true if the text has the form of a mail address. Only the mail server knows if mail to it arrives.
 pub fn is_mail_address(text: &str) -> bool {
     let plain = |text: &str| !text.is_empty() && !text.contains(|c: char| c.is_whitespace() || c.is_control());
     let Some((name, host)) = text.rsplit_once('@') else { return false };
@@ -94,22 +94,22 @@ pub fn is_mail_address(text: &str) -> bool {
     text.len() <= 254 && bare(name) && bare(host) && (host.contains('.') || host == "localhost")
 }
 
-/// A time for a machine: `2026-11-20T09:41:00Z`.
+/// Formats a time for a machine: `2026-11-20T09:41:00Z`.
 pub fn machine_time(seconds: i64) -> String {
     Timestamp::from_second(seconds).unwrap_or_default().to_string()
 }
 
-/// A time for a person: `20 November 2026`.
+/// Formats a time for a person: `20 November 2026`.
 pub fn day(seconds: i64) -> String {
     Timestamp::from_second(seconds).unwrap_or_default().to_zoned(TimeZone::system()).strftime("%-d %B %Y").to_string()
 }
 
-/// A number of bytes for a person, as in `32 MB` or `500 kB`.
+/// Formats a number of bytes for a person: `32 MB` or `500 kB`.
 pub fn size(bytes: u64) -> String {
     if bytes < 1 << 20 { format!("{} kB", bytes >> 10) } else { format!("{} MB", bytes >> 20) }
 }
 
-/// An amount for a person, as in `€24.00`.
+/// Formats an amount of money for a person: `€24.00`.
 pub fn euros(cents: i64) -> String {
     format!("€{}.{:02}", cents / 100, cents % 100)
 }

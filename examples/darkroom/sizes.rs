@@ -1,8 +1,8 @@
-//! The three sizes of a photo: the job that makes them, what is to be seen of it meanwhile, and what comes after it.
+//! The three sizes of a photo: the job that makes them, its progress on the photo's page, and the jobs that follow it.
 //!
-//! What is decoded is a stranger's file, so it is done in a process of its own: whatever it takes, or breaks, the site goes
-//! on. And it is a job rather than a task in the background because it is promised: the redirect has said "uploaded", and a
-//! process that is killed in the middle takes up at its next start what it had begun.
+//! An upload is untrusted, so a separate process decodes it: if it takes too much or crashes, the site continues. This is a
+//! job and not a background task because the site has promised it: the redirect has said "uploaded", and after a crash the
+//! next start resumes the work.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -22,25 +22,26 @@ use crate::store::{self, Photo, Prepared, Store};
 /// The longest side of each size, in pixels, the largest first.
 pub const SIZES: [u32; 3] = [1600, 800, 200];
 
-/// Where [`MakeSizes`] waits. Two at a time, however many are uploaded at once: a decoded photo takes a hundred megabytes.
+/// The queue of [`MakeSizes`]. It runs two jobs at once, however many photos are uploaded: a decoded photo takes a hundred
+/// megabytes.
 pub const QUEUE: (&str, usize) = ("photos", 2);
 
-/// Bytes that [`MakeSizes`] may take. The largest photo that is let in, 50 megapixels, was seen to take 460 MB; and a decoder
-/// may take 512 MB (`aside::image::DecodeOptions`), with the pixels at 8 bits beside what it made.
+/// The memory limit of [`MakeSizes`] in bytes. The largest accepted photo, of 50 megapixels, took 460 MB. A decoder may take
+/// 512 MB (`aside::image::DecodeOptions`), including the 8-bit copy of the pixels.
 const MEMORY: u64 = 1 << 30;
 
 const CALLED_OFF: &str = "The work on it was called off.";
 const TAKEN_DOWN: &str = "It was taken down.";
 
-/// What a photo's own page shows of it: how far its sizes are, and then the photo, or why there is none.
+/// The content of a photo's page: the progress of its sizes, then the photo, or the reason of the failure.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Bath {
     pub photo: Card,
     made: u64,
     sizes: usize,
-    /// It did not work out, and is tried again.
+    /// True if an attempt failed and is retried.
     is_again: bool,
-    /// Nobody is at it any more, whatever came of it.
+    /// True if the job has ended, with any outcome.
     is_over: bool,
 }
 
@@ -55,7 +56,7 @@ impl Bath {
     }
 }
 
-/// What the work on photos takes: in a handler, and in a job.
+/// The resources for work on photos, in a handler and in a job.
 #[derive(Clone)]
 pub struct Lab {
     pub site: Arc<Site>,
@@ -72,24 +73,23 @@ impl Lab {
         Ok(Lab { site: task.state(), store: task.state(), jobs: task.jobs()? })
     }
 
-    /// Has the sizes of a photo made, if and when that transaction commits.
+    /// Enqueues the job for the sizes of a photo, as part of this transaction.
     pub fn prepare(&self, db: &Transaction<'_>, id: i64) -> Result<()> {
         let job = self.jobs.enqueue_in(db, MakeSizes { id })?;
         store::set_job(db, id, job.id)
     }
 
-    /// How a photo stands, and its job while that is not over.
+    /// Returns the state of a photo, and its job while that has not ended.
     ///
-    /// The store knows what the job has written down. What that could not is written down here, by the first who looks: that
-    /// its process crashed, or took too long, at the last try; and a photo that has no job is given one, as those have none
-    /// that an earlier version of the site had not come to.
+    /// The job stores its outcome. If it cannot, because its process crashed or timed out at the last attempt, the first
+    /// request for the photo stores it here. A photo without a job, of an earlier version of the site, gets one.
     pub fn look_at(&self, photo: Photo) -> Result<(Photo, Option<JobInfo>)> {
         if matches!(photo.state, Prepared::Ready(..)) {
             return Ok((photo, None));
         }
         let job = photo.job.map(|id| self.jobs.find(id)).transpose()?.flatten();
         match job.as_ref().map(|job| job.state) {
-            // One that has failed, too, when somebody has it tried again.
+            // Also a failed photo, if the owner has its job retried.
             Some(state) if !state.is_finished() => return Ok((Photo { state: Prepared::NotYet, ..photo }, job)),
             _ if photo.state != Prepared::NotYet => return Ok((photo, None)),
             Some(JobState::Dead) => self.write_off(&photo, OUR_FAULT)?,
@@ -99,7 +99,7 @@ impl Lab {
         self.find(&photo).and_then(|photo| self.look_at(photo))
     }
 
-    /// What is known of a photo by now.
+    /// Returns the stored state of a photo.
     fn find(&self, photo: &Photo) -> Result<Photo> {
         let is_gone = || Photo { state: Prepared::Failed(TAKEN_DOWN.into()), job: None, ..photo.clone() };
         Ok(self.store.photo(photo.id)?.unwrap_or_else(is_gone))
@@ -110,7 +110,7 @@ impl Lab {
         self.unless_changed(photo, |db| self.conclude(db, photo.id, &state))
     }
 
-    /// Does that for a photo which is still as it was seen, in one transaction.
+    /// Changes a photo in one transaction, if it is still in the state that the caller has seen.
     fn unless_changed(&self, seen: &Photo, f: impl FnOnce(&Transaction<'_>) -> Result<()>) -> Result<()> {
         self.store.write(|db| match store::photo(db, seen.id)? {
             Some(now) if now == *seen => f(db),
@@ -118,19 +118,19 @@ impl Lab {
         })
     }
 
-    /// Writes down what has become of a photo, and has the gallery show it.
+    /// Stores the outcome of a photo, and updates the gallery.
     fn conclude(&self, db: &Transaction<'_>, id: i64, state: &Prepared) -> Result<()> {
         store::set_state(db, id, state)?;
         self.jobs.enqueue_in(db, Hang { id })?;
         Ok(())
     }
 
-    /// What those see who watch a photo while that job is at it, whichever process runs it.
+    /// Returns the live state of a photo while its job runs, in any process.
     pub fn follow(&self, photo: &Photo, job: &JobInfo) -> Result<Live<Bath>> {
         let (lab, known) = (self.clone(), photo.clone());
         let show = move |job: &JobInfo| match job.state.is_finished() {
             false => Bath::at_work(known.clone().into(), job),
-            // What cannot be read now is read when the page is opened again.
+            // If it cannot be read now, it is read when the page is opened again.
             true => Bath::over(lab.last_look(&known).unwrap_or_else(|_| known.clone().into())),
         };
         match self.jobs.follow_as(job.id, show)? {
@@ -145,14 +145,14 @@ impl Lab {
     }
 }
 
-/// A photo that nobody is at: what is to be seen of it is the last.
+/// Returns the live state of a photo without a running job: a finished one.
 pub fn ended(photo: Card) -> Live<Bath> {
     let bath = Live::new(Bath::over(photo));
     bath.finish();
     bath
 }
 
-/// Makes the sizes of a photo, and writes down what came of it.
+/// A job that makes the sizes of a photo, and stores the outcome.
 #[derive(Serialize, Deserialize)]
 pub struct MakeSizes {
     pub id: i64,
@@ -163,13 +163,13 @@ impl Job for MakeSizes {
     const QUEUE: &'static str = QUEUE.0;
     const ISOLATED: bool = true;
 
-    /// The largest photo that is let in takes a second of a processor, which may be a slow one and have other things to do.
+    /// The time limit. The largest accepted photo takes a second of processor time; the processor may be slow or busy.
     const DEADLINE: Option<Duration> = Some(Duration::from_secs(120));
 
     const MEMORY: u64 = MEMORY;
 
-    /// Soon over: somebody looks at the page. A machine that is out of order for longer is for its owner to mend, who then
-    /// has the job tried again in the panel.
+    /// Few attempts, since a visitor waits at the page. After a longer fault of the machine, the owner has the job retried in
+    /// the panel.
     fn retry() -> Retry {
         Retry::exponential(3, Duration::from_secs(5))
     }
@@ -186,9 +186,9 @@ impl Job for MakeSizes {
         empty(&tray(&lab.site, self.id))?;
         let state = match made {
             Ok((width, height)) => Prepared::Ready(width, height),
-            // What is wrong with the picture is for the visitor to read, and no other try mends it.
+            // A fault of the image is shown to the visitor; a retry does not help.
             Err(error) if is_the_pictures(&error) => Prepared::Failed(error.to_string()),
-            // What is wrong with the machine is for the log, and for another try.
+            // A fault of the machine is logged and retried.
             Err(error) => return Err(error),
         };
         task.transaction(|db| lab.conclude(db, self.id, &state))
@@ -199,7 +199,7 @@ fn is_the_pictures(error: &Error) -> bool {
     error.status_code() == Status::UNPROCESSABLE_CONTENT
 }
 
-/// All sizes from one decoding, and the width and height of the largest. What a try before has made is made again.
+/// Makes all sizes from one decoding, and returns the size of the largest. It overwrites the files of an earlier attempt.
 fn make_sizes(site: &Site, photo: &Photo, task: &TaskContext) -> Result<(u32, u32)> {
     task.progress(0, SIZES.len() as u64);
     let tray = tray(site, photo.id);
@@ -220,8 +220,7 @@ fn make_sizes(site: &Site, photo: &Photo, task: &TaskContext) -> Result<(u32, u3
     largest.ok_or_else(|| Error::internal("no size is made of photos"))
 }
 
-/// Where the sizes of a photo lie until all are there: a process that is killed in the middle leaves nothing that is not
-/// found again.
+/// Returns the temporary folder of a photo's sizes, until all are complete. After a crash, the next attempt finds it.
 fn tray(site: &Site, id: i64) -> PathBuf {
     site.photos().join("making").join(id.to_string())
 }
@@ -237,15 +236,15 @@ fn unless_missing(result: io::Result<()>) -> Result<()> {
     }
 }
 
-/// Where a size of a photo lies.
+/// Returns the path of a size of a photo.
 pub fn path(site: &Site, id: i64, size: u32) -> PathBuf {
     site.photos().join(format!("{id}-{size}.jpg"))
 }
 
-/// Has the gallery show what has become of a photo.
+/// A job that updates the gallery after a change of a photo.
 ///
-/// A job, as its sizes are made in another process, which cannot reach what this one has cached: enqueued where the photo's
-/// state is written, it runs in the process that serves the pages.
+/// It is a job because another process makes the sizes, which cannot reach the cache of this one. It is enqueued with the
+/// change of the photo's state, and runs in the process that serves the pages.
 #[derive(Serialize, Deserialize)]
 pub struct Hang {
     id: i64,
@@ -261,14 +260,13 @@ impl Job for Hang {
     fn run(self, task: &TaskContext) -> Result<()> {
         let lab = Lab::of_job(task)?;
         lab.site.gallery.clear();
-        // In the background, and not as a job: a process that ends takes its cache with it, and what warms it is worth
-        // nothing after that.
+        // In the background, and not as a job: the cache is lost with the process, and warming it has no value afterward.
         background(move || photos::latest(&lab).map(drop));
         Ok(())
     }
 }
 
-/// Removes the files of a photo that was taken down, when nobody makes more of them.
+/// A job that removes the files of a photo that was taken down, when no other job makes more of them.
 #[derive(Serialize, Deserialize)]
 pub struct RemoveFiles {
     id: i64,
@@ -293,7 +291,7 @@ impl Job for RemoveFiles {
         let lab = Lab::of_job(task)?;
         let state = self.job.map(|job| lab.jobs.cancel(job)).transpose()?.flatten();
         if state == Some(JobState::Running) {
-            // Told to stop, and not there yet.
+            // The other job was told to stop, and has not ended yet.
             lab.jobs.enqueue(self.delay(Duration::from_secs(1)))?;
             return Ok(());
         }

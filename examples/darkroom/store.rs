@@ -1,11 +1,11 @@
-//! What the site remembers: its owner, photos, orders, charges, in one SQLite file.
+//! The database of the site: its owner, photos, orders and charges, in one SQLite file.
 //!
-//! One connection behind a lock. SQLite has one writer at a time in any case, the queries here take microseconds, and the
-//! gallery comes from the cache: a pool of readers would be more code and no faster. Nothing slow happens under the lock.
+//! There is one connection behind a lock. SQLite allows one writer at a time anyway, the queries take microseconds, and the
+//! gallery is cached: a pool of readers would be more code and not faster. Slow work never holds the lock.
 //!
-//! The site's jobs lie in the same file, in tables of their own (`aside_…`), so that what is written here and the job that
-//! belongs to it are there together or not at all: see [`Store::write`]. What takes part in a transaction is a function of
-//! this module, for the transaction of a job is not on this connection (`TaskContext::transaction`).
+//! The site's jobs are in the same file, in separate tables (`aside_…`), so that a record and its job are stored in one
+//! transaction: see [`Store::write`]. The operations of a transaction are functions of this module, because the transaction
+//! of a job uses another connection (`TaskContext::transaction`).
 
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,8 +14,8 @@ use std::time::Duration;
 use aside::Result;
 use aside::rusqlite::{self, Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-/// What made the file what it is, in order. The file knows how many of them it has seen (`user_version`), so they are
-/// never changed, only added to.
+/// The migrations, in order. The file stores how many have been applied (`user_version`): never change one, only add new
+/// ones.
 ///
 /// Times are seconds since 1970, money is cents. A charge has its order's number, so that there can be only one.
 const MIGRATIONS: [&str; 3] = [
@@ -41,7 +41,7 @@ const MIGRATIONS: [&str; 3] = [
         cents INTEGER NOT NULL,
         charged_at INTEGER NOT NULL DEFAULT (unixepoch())
     ) STRICT;",
-    // One owner. An order keeps its title, so that it outlives its photo; and the framework knows a form that is sent twice.
+    // One owner. An order has its own title, so that it outlives its photo. The framework detects forms that are sent twice.
     "CREATE TABLE owner (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         email TEXT NOT NULL,
@@ -59,7 +59,7 @@ const MIGRATIONS: [&str; 3] = [
         SELECT orders.id, photo, title, email, quantity, ordered_at FROM orders JOIN photos ON photos.id = photo;
     DROP TABLE orders;
     ALTER TABLE new_orders RENAME TO orders;",
-    // The job that makes a photo's sizes, by its number; none for a photo from before there were jobs.
+    // The id of the job that makes a photo's sizes; none for a photo from before there were jobs.
     "ALTER TABLE photos ADD COLUMN job INTEGER;",
 ];
 
@@ -67,36 +67,36 @@ const PHOTO: &str = "SELECT id, title, original, width, height, failure, uploade
 const ORDER: &str = "SELECT orders.id, photo, orders.title, email, quantity, ordered_at, cents, width
     FROM orders LEFT JOIN photos ON photos.id = photo LEFT JOIN charges ON \"order\" = orders.id";
 
-/// The site's memory.
+/// The database of the site.
 pub struct Store(Mutex<Connection>);
 
-/// Whose site it is.
+/// The owner of the site.
 #[derive(Debug, Clone)]
 pub struct Owner {
     pub id: i64,
     pub email: String,
-    /// As `aside::password` keeps it.
+    /// The password hash of `aside::password`.
     pub password: String,
 }
 
-/// A photo, and how far it is.
+/// A photo and its state.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Photo {
     pub id: i64,
     pub title: String,
-    /// The file that was uploaded, by its name in the folder of originals.
+    /// The name of the uploaded file in the folder of originals.
     pub original: String,
     pub state: Prepared,
     pub uploaded_at: i64,
-    /// The job that makes its sizes, or made them.
+    /// The job that makes or made its sizes.
     pub job: Option<u64>,
 }
 
-/// Whether a photo's sizes are there.
+/// The state of a photo's sizes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Prepared {
     NotYet,
-    /// With the width and height of the largest.
+    /// They exist, with the width and height of the largest.
     Ready(u32, u32),
     /// They cannot be made, for this reason.
     Failed(String),
@@ -106,39 +106,39 @@ pub enum Prepared {
 #[derive(Debug, Clone)]
 pub struct Order {
     pub id: i64,
-    /// None once it was taken down.
+    /// `None` after the photo was taken down.
     pub photo: Option<i64>,
     pub title: String,
     pub email: String,
     pub quantity: i64,
     pub ordered_at: i64,
-    /// What was charged for it, once it was.
+    /// The charged amount, after the charge.
     pub cents: Option<i64>,
-    /// Whether there is a picture of it to show.
+    /// Returns true if its sizes exist.
     pub has_picture: bool,
 }
 
 impl Photo {
-    /// Whether there is, or will be, a picture.
+    /// Returns true if its sizes exist or are being made.
     pub fn can_be_printed(&self) -> bool {
         !matches!(self.state, Prepared::Failed(_))
     }
 }
 
 impl Store {
-    /// Opens the file, and makes of it what this version needs.
+    /// Opens the file, and applies missing migrations.
     pub fn open(path: &Path) -> Result<Store> {
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
         connection.pragma_update(None, "journal_mode", "WAL")?;
-        // Who was thanked for an order is not to hear after a power cut that there is none.
+        // After a power failure, an order must exist if the visitor was thanked for it.
         connection.pragma_update(None, "synchronous", "FULL")?;
         migrate(&mut connection)?;
         connection.pragma_update(None, "foreign_keys", true)?;
         Ok(Store(Mutex::new(connection)))
     }
 
-    /// Makes that the owner, and whether it is: of two who sign up at the same time only one is the first.
+    /// Stores the owner, and returns true if there was none: of two simultaneous signups, only one succeeds.
     pub fn add_owner(&self, email: &str, password: &str) -> Result<Option<Owner>> {
         let insert = "INSERT INTO owner (id, email, password) VALUES (1, ?, ?) ON CONFLICT DO NOTHING";
         let added = self.connection().execute(insert, [email, password])?;
@@ -155,7 +155,7 @@ impl Store {
         Ok(())
     }
 
-    /// Writes all of it or nothing. `f` is short, and uses the functions of this module: the lock is held meanwhile.
+    /// Runs a transaction. `f` must be short and use the functions of this module, since the lock is held while it runs.
     pub fn write<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let mut connection = self.connection();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
@@ -168,7 +168,7 @@ impl Store {
         photo(&self.connection(), id)
     }
 
-    /// The newest photos first, without those that came to nothing.
+    /// Returns the newest photos first, without failed ones.
     pub fn latest_photos(&self, most: u32) -> Result<Vec<Photo>> {
         let connection = self.connection();
         let mut query =
@@ -177,7 +177,7 @@ impl Store {
         Ok(photos)
     }
 
-    /// The newest photos first, whatever came of them.
+    /// Returns the newest photos first, including failed ones.
     pub fn all_photos(&self, most: u32) -> Result<Vec<Photo>> {
         let connection = self.connection();
         let mut query = connection.prepare_cached(&format!("{PHOTO} ORDER BY id DESC LIMIT ?"))?;
@@ -193,18 +193,18 @@ impl Store {
     }
 
     fn connection(&self) -> MutexGuard<'_, Connection> {
-        // A panic under the lock leaves no transaction open: SQLite has the last whole statement.
+        // A panic under the lock leaves no transaction open, so the lock can still be used.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Does to the file what it has not seen yet: all of it or nothing, and once, when two processes start together.
+/// Applies the missing migrations in one transaction, once, even if two processes start at the same time.
 fn migrate(connection: &mut Connection) -> Result<()> {
-    // The process of an isolated job opens the file too: it has nothing to do here, and waits for nobody's lock.
+    // The process of an isolated job opens the file too: it has no migrations to apply, and must not wait for a lock.
     if seen(connection)? >= MIGRATIONS.len() {
         return Ok(());
     }
-    // A table that others refer to is replaced in between.
+    // A migration replaces a table that others refer to.
     connection.pragma_update(None, "foreign_keys", false)?;
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let seen = seen(&transaction)?;
@@ -213,7 +213,7 @@ fn migrate(connection: &mut Connection) -> Result<()> {
     Ok(transaction.commit()?)
 }
 
-/// How many of the migrations the file has seen.
+/// Returns the number of applied migrations.
 fn seen(db: &Connection) -> Result<usize> {
     let seen: u32 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
     Ok(seen as usize)
@@ -224,19 +224,19 @@ pub fn photo(db: &Connection, id: i64) -> Result<Option<Photo>> {
     Ok(query.query_row([id], photo_in).optional()?)
 }
 
-/// The new photo's number.
+/// Adds a photo, and returns its number.
 pub fn add_photo(db: &Connection, title: &str, original: &str) -> Result<i64> {
     db.execute("INSERT INTO photos (title, original) VALUES (?, ?)", params![title, original])?;
     Ok(db.last_insert_rowid())
 }
 
-/// Whose work a photo is from now on.
+/// Sets the job that makes a photo's sizes.
 pub fn set_job(db: &Connection, id: i64, job: u64) -> Result<()> {
     db.execute("UPDATE photos SET job = ? WHERE id = ?", params![job.cast_signed(), id])?;
     Ok(())
 }
 
-/// What has become of a photo. Nothing happens when it was taken down.
+/// Sets the state of a photo. It has no effect if the photo was taken down.
 pub fn set_state(db: &Connection, id: i64, state: &Prepared) -> Result<()> {
     let (width, height, failure) = match state {
         Prepared::NotYet => (None, None, None),
@@ -248,13 +248,13 @@ pub fn set_state(db: &Connection, id: i64, state: &Prepared) -> Result<()> {
     Ok(())
 }
 
-/// Forgets a photo. Orders of it stay, with its title.
+/// Removes a photo. Its orders stay, with its title.
 pub fn remove_photo(db: &Connection, id: i64) -> Result<()> {
     db.execute("DELETE FROM photos WHERE id = ?", [id])?;
     Ok(())
 }
 
-/// The new order's number.
+/// Adds an order, and returns its number.
 pub fn add_order(db: &Connection, photo: &Photo, email: &str, quantity: i64) -> Result<i64> {
     let insert = "INSERT INTO orders (photo, title, email, quantity) VALUES (?, ?, ?, ?)";
     db.execute(insert, params![photo.id, photo.title, email, quantity])?;
@@ -265,7 +265,7 @@ pub fn order(db: &Connection, id: i64) -> Result<Option<Order>> {
     Ok(db.query_row(&format!("{ORDER} WHERE orders.id = ?"), [id], order_in).optional()?)
 }
 
-/// Writes a charge down, unless there is one for that order. Whether it did.
+/// Adds a charge unless the order has one, and returns true if it did.
 pub fn charge(db: &Connection, order: i64, cents: i64) -> Result<bool> {
     let insert = "INSERT INTO charges (\"order\", cents) VALUES (?, ?) ON CONFLICT DO NOTHING";
     Ok(db.execute(insert, params![order, cents])? == 1)
@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn a_photo_goes_from_not_yet_to_ready_or_failed() {
+    fn a_photo_goes_from_pending_to_ready_or_failed() {
         let store = store();
         let add = |title: &str| store.write(|db| add_photo(db, title, "a.jpg")).unwrap();
         let (good, bad) = (add("Harbour"), add("Noise"));
@@ -328,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_together_is_there_or_none_of_it() {
+    fn a_transaction_is_stored_completely_or_not_at_all() {
         let store = store();
         let refused = store.write(|db| {
             add_photo(db, "Harbour", "a.jpg")?;
@@ -357,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn there_is_one_owner_and_it_is_the_first() {
+    fn only_the_first_owner_is_stored() {
         let store = store();
         assert!(store.owner().unwrap().is_none());
         assert!(store.add_owner("ada@example.org", "a hash").unwrap().is_some());
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_file_of_the_first_version_keeps_what_it_has() {
+    fn a_file_of_the_first_version_keeps_its_data() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("darkroom.db");
         let old = Connection::open(&path).unwrap();

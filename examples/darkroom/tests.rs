@@ -1,4 +1,4 @@
-//! The site as a visitor meets it: through its pages, without a socket.
+//! The pages of the site, through the test client, without a socket.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -31,7 +31,7 @@ use super::{app, app_with, errors};
 
 const PASSWORD: &str = "a lamp that is red";
 
-/// A site with a folder of its own, and a visitor. The visitor goes first, and the folder with all in it last.
+/// A site in a temporary folder, and a client. The client is dropped first, and the folder last.
 struct Visit {
     client: TestClient,
     folder: TempDir,
@@ -76,7 +76,7 @@ impl Visit {
         self.post("/photos").field("title", title).file("photo", filename, "image/jpeg", content).send()
     }
 
-    /// A photo that is all there.
+    /// Returns a site with a complete photo.
     fn with_photo() -> Visit {
         let mut visit = visit();
         assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200)).status(), Status::SEE_OTHER);
@@ -84,7 +84,7 @@ impl Visit {
         visit
     }
 
-    /// A site with its owner, who is logged in.
+    /// Returns a site with its owner, who is logged in.
     fn as_owner() -> Visit {
         let mut visit = Visit::with_photo();
         assert_eq!(visit.sign_up("ada@example.org", PASSWORD).location(), Some("/account"));
@@ -100,7 +100,7 @@ impl Visit {
         self.post("/login").form(&[("email", "ada@example.org"), ("password", password), ("next", "")]).send()
     }
 
-    /// The same site for a browser that has another's cookies, or none.
+    /// Runs `f` as a browser with these cookies.
     fn as_another<T>(&mut self, cookies: BTreeMap<String, String>, f: impl FnOnce(&mut Visit) -> T) -> T {
         let own = self.cookies().clone();
         self.swap_cookies(cookies);
@@ -124,13 +124,13 @@ impl Visit {
         rusqlite::Connection::open(self.folder.path().join("darkroom.db")).unwrap()
     }
 
-    /// The job that a photo's sizes are, or were, made by.
+    /// Returns the job that makes or made a photo's sizes.
     fn job_of(&self, photo: i64) -> JobInfo {
         let job = self.state::<Store>().photo(photo).unwrap().unwrap().job.unwrap();
         self.jobs().find(job).unwrap().unwrap()
     }
 
-    /// Lets all tries have their time.
+    /// Runs all attempts.
     fn try_to_the_end(&mut self) {
         for _ in 0..3 {
             self.advance(Duration::from_secs(60));
@@ -138,7 +138,7 @@ impl Visit {
         }
     }
 
-    /// Puts a pipe where a photo's original is: who reads it waits until somebody writes.
+    /// Replaces a photo's original by a pipe, which blocks its reader until the test writes.
     #[cfg(unix)]
     fn original_becomes_a_pipe(&self, photo: i64) -> PathBuf {
         let name = self.state::<Store>().photo(photo).unwrap().unwrap().original;
@@ -167,7 +167,7 @@ pub fn make_a_pipe(path: &Path) {
     mknodat(CWD, path, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
 }
 
-/// A source of news on this machine. Whoever asks it waits until the test lets it answer.
+/// A local source of news. Each request waits until the test sends the response.
 struct LocalSource {
     url: String,
     answers: Sender<Vec<u8>>,
@@ -186,7 +186,7 @@ fn source() -> LocalSource {
             assert!(lines.take_while(|line| !line.is_empty()).count() > 1, "a request has a head");
             count.fetch_add(1, Ordering::SeqCst);
             let Ok(answer) = let_go.recv() else { return };
-            // Who asked may have heard enough in the middle.
+            // The client may disconnect in the middle.
             let _ = stream.get_mut().write_all(&answer);
         }
     });
@@ -208,7 +208,7 @@ impl LocalSource {
     }
 }
 
-/// A site whose feed has these sources.
+/// Returns a site whose feed has these sources.
 fn visit_to(sources: &[(&str, &str)], patience: Duration) -> Visit {
     let folder = TempDir::new().unwrap();
     let named: String = sources.iter().flat_map(|(name, url)| [*name, "=", *url, ","]).collect();
@@ -218,13 +218,13 @@ fn visit_to(sources: &[(&str, &str)], patience: Duration) -> Visit {
 
 const LONG: Duration = Duration::from_secs(60);
 
-/// What a page or an event shows of one source.
+/// Returns the part of a page or an event for one source.
 fn of_source<'p>(page: &'p str, name: &str) -> &'p str {
     let named = |part: &&str| part.contains(&format!(">{name}</h2>"));
     page.split("</section>").find(named).unwrap_or_else(|| panic!("no {name} in {page}"))
 }
 
-/// Left half red, right half blue.
+/// Returns an image whose left half is red and right half is blue.
 fn picture(width: u32, height: u32) -> RgbImage {
     RgbImage::from_fn(width, height, |x, _| if x < width / 2 { Rgb([220, 20, 20]) } else { Rgb([20, 20, 220]) })
 }
@@ -235,7 +235,7 @@ pub fn jpeg(width: u32, height: u32) -> Vec<u8> {
     bytes.into_inner()
 }
 
-/// The same as a phone held upright writes it: lying, with a note to turn it by 90 degrees to the right.
+/// Returns that image as a phone held upright writes it: rotated, with an orientation of 90 degrees clockwise.
 fn turned_jpeg(width: u32, height: u32) -> Vec<u8> {
     let tiff = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0";
     let exif = [b"Exif\0\0", &tiff[..]].concat();
@@ -245,7 +245,7 @@ fn turned_jpeg(width: u32, height: u32) -> Vec<u8> {
 }
 
 #[test]
-fn an_empty_gallery_invites() {
+fn an_empty_gallery_invites_to_upload() {
     let page = visit().get("/");
     assert_eq!(page.status(), Status::OK);
     assert!(page.text().contains("The walls are still bare"));
@@ -254,7 +254,7 @@ fn an_empty_gallery_invites() {
 }
 
 #[test]
-fn a_photo_is_uploaded_and_comes_out_upright_in_three_sizes() {
+fn an_uploaded_photo_is_shown_upright_in_three_sizes() {
     let mut visit = visit();
     let answer = visit.upload("Harbour", "harbour.jpg", &turned_jpeg(2400, 1200));
     assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/photos/1")));
@@ -268,7 +268,7 @@ fn a_photo_is_uploaded_and_comes_out_upright_in_three_sizes() {
     for (size, expected) in [(1600, (800, 1600)), (800, (400, 800)), (200, (100, 200))] {
         let answer = visit.get(&format!("/photos/1/{size}.jpg"));
         assert_eq!(answer.header("Content-Type"), Some("image/jpeg"));
-        // Not cached for a year: the photo may be taken down.
+        // Not cached for a year, since the photo may be taken down.
         assert_eq!(answer.header("Cache-Control"), Some("public, max-age=3600"));
         let picture = image::load_from_memory(answer.bytes()).unwrap().into_rgb8();
         assert_eq!(picture.dimensions(), expected);
@@ -278,11 +278,11 @@ fn a_photo_is_uploaded_and_comes_out_upright_in_three_sizes() {
     assert!(visit.get("/").text().contains("/photos/1/800.jpg"));
 }
 
-/// As an earlier version of the site leaves it that was killed half-way.
+/// An earlier version of the site, killed in the middle, left a photo without a job.
 const UNFINISHED: &str = "UPDATE photos SET width = NULL, height = NULL, job = NULL";
 
 #[test]
-fn a_photo_that_nobody_is_at_says_so_and_the_work_begins_again() {
+fn a_photo_without_a_job_is_shown_as_such_and_gets_a_job() {
     let mut visit = Visit::with_photo();
     visit.database().execute(UNFINISHED, []).unwrap();
     assert_eq!(visit.get("/photos/1/800.jpg").status(), Status::NOT_FOUND);
@@ -295,7 +295,7 @@ fn a_photo_that_nobody_is_at_says_so_and_the_work_begins_again() {
     visit.drain();
     assert!(visit.get("/photos/1").text().contains("/photos/1/1600.jpg"));
 
-    // A page that was open then comes back to its stream.
+    // An open page reconnects to its stream.
     visit.database().execute(UNFINISHED, []).unwrap();
     let mut events = visit.events("/photos/1/live");
     visit.drain();
@@ -309,7 +309,7 @@ fn a_photo_that_nobody_is_at_says_so_and_the_work_begins_again() {
     assert!(visit.get("/").text().contains("/photos/1/800.jpg"));
 }
 
-/// The first event that shows it.
+/// Returns the first event with this text.
 fn wait_for(events: &mut EventReader, words: &str) -> String {
     loop {
         let event = events.next();
@@ -321,7 +321,7 @@ fn wait_for(events: &mut EventReader, words: &str) -> String {
 }
 
 #[test]
-fn a_photo_goes_from_the_tray_to_the_wall_while_two_look_on() {
+fn two_open_pages_follow_a_photo_until_it_is_ready() {
     let mut visit = visit();
     visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200));
     let page = visit.get("/photos/1").text().to_owned();
@@ -330,7 +330,7 @@ fn a_photo_goes_from_the_tray_to_the_wall_while_two_look_on() {
     assert!(visit.get("/").text().contains("Being prepared"));
     let mut watchers = [visit.events("/photos/1/live"), visit.events("/photos/1/live")];
     watchers.iter_mut().for_each(|events| drop(wait_for(events, r#"<progress value="0" max="3""#)));
-    // As a process tells it that has the job.
+    // The progress that the process with the job reports.
     visit.database().execute("UPDATE aside_jobs SET done = 1", []).unwrap();
     watchers.iter_mut().for_each(|events| drop(wait_for(events, "1 of 3 sizes")));
     visit.drain();
@@ -348,7 +348,7 @@ fn a_photo_goes_from_the_tray_to_the_wall_while_two_look_on() {
 }
 
 #[test]
-fn what_goes_wrong_with_a_photo_is_told_to_who_looks_on() {
+fn open_pages_show_the_failure_of_a_photo() {
     let mut visit = visit();
     visit.upload("Fog", "fog.jpg", &jpeg(600, 400)[..400]);
     let mut broken = visit.events("/photos/1/live");
@@ -372,12 +372,12 @@ fn what_goes_wrong_with_a_photo_is_told_to_who_looks_on() {
     visit.try_to_the_end();
     wait_for(&mut ours, "went wrong on our side");
     assert_eq!(ours.next().name, "end");
-    // Whoever looked first has written it down, and the gallery is told.
+    // The first request stored the outcome and updated the gallery.
     visit.drain();
     assert!(!visit.get("/").text().contains("Rain"), "it is not in the gallery");
     assert_eq!((visit.job_of(2).state, visit.job_of(2).failures.len()), (JobState::Dead, 3));
 
-    // The owner has mended it, and has it tried again.
+    // The owner fixed the cause, and has the job retried.
     fs::rename(&away, &originals).unwrap();
     assert!(visit.jobs().retry(visit.job_of(2).id).unwrap());
     assert!(visit.get("/photos/2").text().contains("0 of 3 sizes"));
@@ -388,7 +388,7 @@ fn what_goes_wrong_with_a_photo_is_told_to_who_looks_on() {
 }
 
 #[test]
-fn work_that_was_given_up_is_shown_as_interrupted() {
+fn a_cancelled_job_is_shown_as_interrupted() {
     let mut visit = visit();
     for (title, words) in [("Harbour", "was interrupted"), ("Fog", "was called off")] {
         let page = visit.upload(title, "photo.jpg", &jpeg(30, 20)).location().unwrap().to_owned();
@@ -407,7 +407,7 @@ fn work_that_was_given_up_is_shown_as_interrupted() {
 }
 
 #[test]
-fn a_photo_and_its_job_are_kept_together_or_not_at_all() {
+fn a_photo_and_its_job_are_stored_together_or_not_at_all() {
     let mut visit = visit();
     visit.database().execute_batch("ALTER TABLE aside_jobs RENAME TO elsewhere").unwrap();
     assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(30, 20)).status(), Status::INTERNAL_SERVER_ERROR);
@@ -426,7 +426,7 @@ fn a_photo_and_its_job_are_kept_together_or_not_at_all() {
 }
 
 #[test]
-fn the_stream_of_a_photo_that_is_over_says_so_and_ends() {
+fn the_stream_of_a_finished_photo_shows_it_and_ends() {
     let mut visit = Visit::with_photo();
     visit.upload("Fog", "fog.jpg", &jpeg(600, 400)[..400]);
     visit.drain();
@@ -442,7 +442,7 @@ fn the_stream_of_a_photo_that_is_over_says_so_and_ends() {
 }
 
 #[test]
-fn what_is_our_fault_is_in_the_log_and_on_the_page_and_is_not_tried_for_ever() {
+fn a_fault_of_the_server_is_logged_shown_and_not_retried_without_limit() {
     let mut visit = Visit::with_photo();
     visit.database().execute(UNFINISHED, []).unwrap();
     fs::remove_dir_all(visit.folder.path().join("photos/originals")).unwrap();
@@ -460,7 +460,7 @@ fn what_is_our_fault_is_in_the_log_and_on_the_page_and_is_not_tried_for_ever() {
 }
 
 #[test]
-fn what_only_begins_like_an_image_is_accepted_and_the_page_says_what_became_of_it() {
+fn a_broken_image_is_accepted_and_its_page_reports_the_failure() {
     let mut visit = visit();
     let cut_short = &jpeg(600, 400)[..400];
     assert_eq!(visit.upload("Fog", "fog.jpg", cut_short).status(), Status::SEE_OTHER);
@@ -474,7 +474,7 @@ fn what_only_begins_like_an_image_is_accepted_and_the_page_says_what_became_of_i
 }
 
 #[test]
-fn a_bad_upload_is_422_with_words_beside_the_field_and_leaves_nothing() {
+fn an_invalid_upload_is_a_422_with_a_field_error_and_leaves_no_files() {
     let (good, long) = (jpeg(30, 20), "x".repeat(101));
     let huge = [&good[..], &vec![0; 20 << 20]].concat();
     let cases: [(&str, &str, &[u8], &str); 7] = [
@@ -499,7 +499,7 @@ fn a_bad_upload_is_422_with_words_beside_the_field_and_leaves_nothing() {
 }
 
 #[test]
-fn an_upload_that_is_no_form_or_too_large_is_refused() {
+fn an_upload_that_is_not_a_form_or_too_large_is_refused() {
     let mut visit = visit_with(|settings| settings.config.max_upload = 5_000);
     assert_eq!(visit.post("/photos").body("text/plain", "a photo").send().status(), Status::UNSUPPORTED_MEDIA_TYPE);
     let page = visit.upload("Big", "big.jpg", &[0xff; 6_000]);
@@ -509,7 +509,7 @@ fn an_upload_that_is_no_form_or_too_large_is_refused() {
 }
 
 #[test]
-fn a_form_without_its_fields_is_422() {
+fn a_form_without_its_fields_is_a_422() {
     let mut visit = visit();
     let page = visit.post("/photos").field("other", "x").send();
     assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT);
@@ -520,7 +520,7 @@ fn a_form_without_its_fields_is_422() {
 }
 
 #[test]
-fn a_title_is_shown_as_it_was_typed_and_never_run() {
+fn a_title_is_shown_as_typed_and_never_executed() {
     let mut visit = visit();
     for title in ["<script>alert(1)</script>", "Туман над рекой \"у моста\""] {
         assert_eq!(visit.upload(title, "фото.jpg", &jpeg(40, 30)).status(), Status::SEE_OTHER);
@@ -535,7 +535,7 @@ fn a_title_is_shown_as_it_was_typed_and_never_run() {
 }
 
 #[test]
-fn a_second_upload_of_the_same_is_a_second_photo() {
+fn a_second_upload_of_a_file_is_a_second_photo() {
     let mut visit = Visit::with_photo();
     assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200)).location(), Some("/photos/2"));
     visit.drain();
@@ -543,7 +543,7 @@ fn a_second_upload_of_the_same_is_a_second_photo() {
 }
 
 #[test]
-fn an_order_is_charged_and_makes_one_mail_and_one_signed_webhook() {
+fn an_order_is_charged_and_sends_one_mail_and_one_signed_webhook() {
     let (url, received) = listener();
     let key = [7; 32];
     let mut visit = visit_with(|settings| {
@@ -597,14 +597,14 @@ fn an_order_is_charged_once_however_often_its_job_runs() {
     assert_eq!((charged, visit.outbox().len(), visit.failures().len()), ((1, 2_400), 1, 0));
     assert_eq!(visit.jobs().counts().unwrap().done, 5, "the sizes, the gallery, two charges and a mail");
 
-    // Of what is charged for nobody, nothing is left half done.
+    // A charge without an order leaves no partial changes.
     visit.jobs().enqueue(Charge { order: 99, link: String::new() }).unwrap();
     visit.drain();
     assert_eq!((visit.outbox().len(), visit.jobs().counts().unwrap().scheduled), (1, 1));
 }
 
 #[test]
-fn an_order_that_is_wrong_keeps_what_was_typed() {
+fn an_invalid_order_keeps_the_typed_values() {
     let mut visit = Visit::with_photo();
     let cases = [
         ([("photo", "1"), ("email", "ada"), ("quantity", "2")], "Give a mail address", r#"value="ada""#),
@@ -648,7 +648,7 @@ fn a_second_submit_of_the_same_form_is_one_order() {
 }
 
 #[test]
-fn a_second_click_on_upload_is_one_photo() {
+fn a_double_click_on_upload_is_one_photo() {
     let mut visit = visit();
     let key = once_of(visit.get("/").text());
     for _ in 0..2 {
@@ -684,7 +684,7 @@ fn a_message_reaches_the_owner() {
 }
 
 #[test]
-fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
+fn a_missing_page_is_a_404_and_a_wrong_method_a_405() {
     let mut visit = Visit::with_photo();
     for path in [
         "/photos/999",
@@ -710,7 +710,7 @@ fn what_is_not_there_is_404_and_what_cannot_be_done_405() {
 }
 
 #[test]
-fn whoever_signs_up_first_is_the_owner_and_nobody_after() {
+fn the_first_user_to_sign_up_is_the_only_owner() {
     let mut visit = visit();
     assert!(visit.get("/login").text().contains(r#"href="/signup""#));
     assert!(visit.get("/signup").text().contains(r#"autocomplete="new-password""#));
@@ -739,7 +739,7 @@ fn whoever_signs_up_first_is_the_owner_and_nobody_after() {
 }
 
 #[test]
-fn strangers_are_sent_to_the_login_and_then_back() {
+fn users_are_redirected_to_the_login_and_back() {
     let mut visit = Visit::as_owner();
     let stranger = BTreeMap::new();
     visit.as_another(stranger.clone(), |visit| {
@@ -761,7 +761,7 @@ fn strangers_are_sent_to_the_login_and_then_back() {
 }
 
 #[test]
-fn a_wrong_password_and_an_unknown_address_get_the_same_words() {
+fn a_wrong_password_and_an_unknown_address_get_the_same_message() {
     let mut visit = Visit::as_owner();
     let mut pages = Vec::new();
     for email in ["ada@example.org", "eve@example.org"] {
@@ -777,20 +777,20 @@ fn a_wrong_password_and_an_unknown_address_get_the_same_words() {
 }
 
 #[test]
-fn passwords_cannot_be_tried_for_ever() {
+fn login_attempts_are_limited() {
     let mut visit = Visit::as_owner();
     let try_from = |visit: &mut Visit, peer: &str, email: &str| {
         let fields = [("email", email), ("password", "not the password")];
         visit.post("/login").peer(peer).form(&fields).send()
     };
-    // One visitor: ten in a minute, whatever the account. Where each takes long, an eleventh has its turn meanwhile.
+    // One client: ten a minute, for all accounts. If attempts are slow, the limit recovers, and an eleventh may succeed.
     let mut is_refused = |n: usize| {
         let answer = try_from(&mut visit, "192.0.2.1:5000", &format!("{n}@example.org"));
         answer.status() == Status::TOO_MANY_REQUESTS
     };
     let before = (0..60).position(&mut is_refused);
     assert!(before.is_some_and(|before| before >= 10), "{before:?}");
-    // One account: twenty in an hour, whoever asks.
+    // One account: twenty an hour, for all clients.
     let statuses: Vec<u16> = (0..21)
         .map(|n| try_from(&mut visit, &format!("198.51.100.{n}:5000"), "Ada@example.org").status().code())
         .collect();
@@ -798,7 +798,7 @@ fn passwords_cannot_be_tried_for_ever() {
 }
 
 #[test]
-fn a_logout_ends_a_copy_of_the_cookie_too() {
+fn a_logout_ends_a_copied_cookie_too() {
     let mut visit = Visit::as_owner();
     let copy = visit.cookies().clone();
     assert!(visit.get("/account").text().contains(r#"action="/logout""#));
@@ -811,7 +811,7 @@ fn a_logout_ends_a_copy_of_the_cookie_too() {
 /// The files contain addresses, orders and the owner's password.
 #[cfg(unix)]
 #[test]
-fn the_database_is_for_the_user_of_the_site_alone() {
+fn only_the_user_of_the_process_can_read_the_database() {
     use std::os::unix::fs::PermissionsExt;
     let visit = visit();
     for name in ["darkroom.db", "darkroom.db-wal"] {
@@ -821,7 +821,7 @@ fn the_database_is_for_the_user_of_the_site_alone() {
 }
 
 #[test]
-fn a_photo_that_is_taken_down_is_gone_and_its_orders_stay() {
+fn a_photo_that_is_taken_down_is_removed_and_its_orders_stay() {
     let mut visit = Visit::as_owner();
     visit.order(&[("photo", "1"), ("email", "bob@example.org"), ("quantity", "2")]);
     visit.drain();
@@ -844,13 +844,13 @@ fn a_photo_that_is_taken_down_is_gone_and_its_orders_stay() {
 }
 
 #[test]
-fn a_photo_that_is_still_to_be_prepared_can_be_taken_down() {
+fn a_photo_whose_job_waits_can_be_taken_down() {
     let mut visit = Visit::as_owner();
     visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
     let job = visit.job_of(2).id;
     let mut events = visit.events("/photos/2/live");
     assert_eq!(visit.post("/account/photos/2/delete").send().location(), Some("/account"));
-    // As it happens when there is a worker for each: the files are removed first.
+    // With a worker for each job, the files may be removed first.
     visit.jobs().pause("photos").unwrap();
     visit.drain();
     visit.jobs().resume("photos").unwrap();
@@ -861,16 +861,16 @@ fn a_photo_that_is_still_to_be_prepared_can_be_taken_down() {
     assert!(visit.failures().is_empty(), "{:?}", visit.failures());
 }
 
-/// Or the sizes would be left behind, of a photo that is not there.
+/// Otherwise the sizes of a removed photo would be left behind.
 #[test]
 #[cfg(unix)]
-fn a_photo_that_is_being_prepared_makes_way_first() {
+fn a_photo_whose_job_runs_is_removed_after_the_job_has_ended() {
     let mut visit = Visit::as_owner();
     visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
     let original = visit.original_becomes_a_pipe(2);
     let (jobs, job) = (visit.jobs(), visit.job_of(2).id);
     let at_work = thread::spawn(move || jobs.run_next().unwrap().unwrap());
-    // Returns when it is read from.
+    // Returns when the job reads it.
     let mut pipe = fs::OpenOptions::new().write(true).open(&original).unwrap();
 
     visit.post("/account/photos/2/delete").send();
@@ -889,7 +889,7 @@ fn a_photo_that_is_being_prepared_makes_way_first() {
 }
 
 #[test]
-fn a_new_password_ends_all_other_sessions_and_this_one_goes_on() {
+fn a_new_password_ends_all_other_sessions() {
     let mut visit = Visit::as_owner();
     let other = visit.as_another(BTreeMap::new(), |visit| {
         visit.log_in(PASSWORD);
@@ -918,7 +918,7 @@ fn a_new_password_ends_all_other_sessions_and_this_one_goes_on() {
 }
 
 #[test]
-fn the_tenth_message_in_an_hour_is_the_last_and_the_page_says_when_to_come_again() {
+fn messages_are_limited_to_ten_an_hour_and_the_page_says_when_to_retry() {
     let mut visit = visit();
     let mut send = |peer| {
         let fields = [("email", "ada@example.org"), ("message", "Hello")];
@@ -932,7 +932,7 @@ fn the_tenth_message_in_an_hour_is_the_last_and_the_page_says_when_to_come_again
     visit.drain();
 }
 
-/// In production, under a name and with https in front.
+/// Sets production mode, with a host name, behind a proxy with https.
 fn in_production(settings: &mut Settings) {
     settings.config.mode = Mode::Production;
     settings.config.url = Some("https://darkroom.example".into());
@@ -940,7 +940,7 @@ fn in_production(settings: &mut Settings) {
 }
 
 #[test]
-fn an_error_of_every_status_has_the_looks_of_the_site() {
+fn every_error_page_has_the_design_of_the_site() {
     let folder = TempDir::new().unwrap();
     let mut settings = settings(folder.path());
     in_production(&mut settings);
@@ -967,7 +967,7 @@ fn an_error_of_every_status_has_the_looks_of_the_site() {
 }
 
 #[test]
-fn what_remembers_the_sessions_is_broken_and_the_page_says_so() {
+fn a_broken_session_store_is_an_error_page() {
     let folder = TempDir::new().unwrap();
     let store = folder.path().join("aside.db");
     let mut settings = settings(folder.path());
@@ -991,7 +991,7 @@ fn what_remembers_the_sessions_is_broken_and_the_page_says_so() {
 }
 
 #[test]
-fn in_production_every_page_keeps_browsers_strict() {
+fn every_page_in_production_has_strict_security_headers() {
     let mut visit = visit_with(in_production);
     visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200));
     visit.drain();
@@ -1017,7 +1017,7 @@ fn in_production_every_page_keeps_browsers_strict() {
     }
 }
 
-/// What header scanners ask for, and that the page needs no exception from it.
+/// Asserts the security headers that scanners require, and that the page complies with them.
 fn assert_strict(answer: &TestResponse) {
     let header = |name: &str| answer.header(name).unwrap_or_else(|| panic!("no {name}: {answer:?}"));
     let policy = header("Content-Security-Policy");
@@ -1030,7 +1030,7 @@ fn assert_strict(answer: &TestResponse) {
     if answer.header("Content-Type").is_some_and(|kind| kind.starts_with("text/html")) {
         let page = answer.text();
         assert!(!page.contains(" style=") && !page.contains(" onclick=") && !page.contains("javascript:"), "{page}");
-        // The one that follows what is live, from here.
+        // The only script is that of live pages, from this site.
         let scripts = page.matches("<script").count();
         assert_eq!(scripts, page.matches(r#"<script src="/_aside/live.js?v="#).count(), "{page}");
         assert!(!page.contains("http://"), "{page}");
@@ -1042,7 +1042,7 @@ fn assert_strict(answer: &TestResponse) {
 }
 
 #[test]
-fn each_source_is_shown_as_it_comes_and_one_that_fails_as_failed() {
+fn each_source_is_shown_as_it_responds_or_fails() {
     let (slow, quick, broken) = (source(), source(), source());
     let mut visit = visit_to(&[("Slow", &slow.url), ("Quick", &quick.url), ("Broken", &broken.url)], LONG);
     let page = visit.get("/feed");
@@ -1071,10 +1071,10 @@ fn each_source_is_shown_as_it_comes_and_one_that_fails_as_failed() {
 }
 
 #[test]
-fn a_source_is_asked_once_however_many_look_and_again_when_its_news_are_old() {
+fn a_source_is_requested_once_for_all_pages_and_again_when_its_news_are_old() {
     let (good, bad) = (source(), source());
     let mut visit = visit_to(&[("Good", &good.url), ("Bad", &bad.url)], LONG);
-    // A page that was open before a restart comes to its stream first.
+    // A page that was open before a restart requests its stream first.
     let mut events = visit.events("/feed/live");
     wait_for(&mut events, "Being asked…");
     (0..2).for_each(|_| assert_eq!(visit.get("/feed").text().matches("Being asked…").count(), 2));
@@ -1100,7 +1100,7 @@ fn a_source_is_asked_once_however_many_look_and_again_when_its_news_are_old() {
     bad.posts("<item><title>Rain</title></item>");
     wait_for(&mut events, "Rain");
 
-    // What was there stays until there is something newer.
+    // Older posts stay until newer ones arrive.
     let page = after(11);
     assert!(of_source(&page, "Good").contains("Being asked…") && of_source(&page, "Good").contains("Fog"), "{page}");
     good.posts("<item><title>Snow</title></item>");
@@ -1117,7 +1117,7 @@ fn a_source_is_asked_once_however_many_look_and_again_when_its_news_are_old() {
 }
 
 #[test]
-fn what_a_source_sends_cannot_hurt() {
+fn a_hostile_response_of_a_source_is_harmless() {
     let mut packed = GzEncoder::new(Vec::new(), Compression::best());
     packed.write_all(&vec![b' '; 20 << 20]).unwrap();
     let packed = packed.finish().unwrap();
@@ -1174,7 +1174,7 @@ fn what_a_source_sends_cannot_hurt() {
 }
 
 #[test]
-fn a_source_that_never_answers_has_its_time_and_no_more() {
+fn a_silent_source_fails_at_the_time_limit() {
     let silent = source();
     let mut visit = visit_to(&[("Silent", &silent.url)], Duration::from_millis(200));
     visit.get("/feed");
@@ -1184,7 +1184,7 @@ fn a_source_that_never_answers_has_its_time_and_no_more() {
 }
 
 #[test]
-fn files_have_addresses_with_a_hash() {
+fn static_files_have_urls_with_a_hash() {
     let mut visit = visit();
     let page = visit.get("/").text().to_owned();
     let sheet = page.split("rel=\"stylesheet\" href=\"").nth(1).unwrap().split('"').next().unwrap();
@@ -1197,7 +1197,7 @@ struct Received {
     body: String,
 }
 
-/// A server that says 204 to whatever is posted to it, and what that was.
+/// Starts a server that answers each POST with 204, and returns its URL and the received requests.
 fn listener() -> (String, Receiver<Received>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
