@@ -5,12 +5,13 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 
 use super::date_header::TimeCache;
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::http::headers::{Headers, is_token, is_value};
-use crate::http::request::{Method, is_authority};
+use crate::http::request::{Body, Method, Request, is_authority};
 use crate::http::response::{Response, ResponseBody};
 use crate::http::stream::disconnect::Disconnect;
 use crate::http::stream::source::follow;
@@ -55,6 +56,24 @@ pub(crate) struct CheckedHead {
     pub(crate) http10: bool,
     /// True if this is the last request of the connection.
     pub(crate) close: bool,
+}
+
+impl CheckedHead {
+    /// Returns the terms for the response.
+    pub(crate) fn terms(&self) -> Terms {
+        Terms { http10: self.http10, head_only: self.method.as_str() == "HEAD", close: self.close }
+    }
+
+    /// Returns the request for the application. The host in the target replaces the `Host` header.
+    pub(crate) fn into_request(self, mut headers: Headers, body: Body, remote: Option<SocketAddr>) -> Request {
+        self.authority.into_iter().for_each(|authority| headers.set("Host", authority));
+        Request::new(self.method, self.target, headers, body).with_peer(remote)
+    }
+
+    /// Returns the request for an error page, without its body.
+    pub(crate) fn into_refused(self, headers: Headers, remote: Option<SocketAddr>) -> Request {
+        Request::new(self.method, self.target, headers, Body::empty()).with_peer(remote)
+    }
 }
 
 /// The delimitation of a request body.
@@ -214,8 +233,19 @@ pub(crate) struct Terms {
 }
 
 impl Terms {
+    /// Returns the terms for the response to a refused request: the last one of the connection.
+    pub(crate) fn of_refusal(request: &Request) -> Terms {
+        Terms { http10: false, head_only: request.is_head(), close: true }
+    }
+
+    /// Makes this the last response of the connection if the transport says so, if its body ends with the connection, or if
+    /// its status is informational, since the client would wait for another response.
+    pub(crate) fn close_after(&mut self, response: &Response, is_last: bool) {
+        self.close |= is_last || self.ends_by_closing(response) || response.status_code() < Status::OK;
+    }
+
     /// Returns true if the end of the connection delimits the body of this response.
-    pub(crate) fn ends_by_closing(&self, response: &Response) -> bool {
+    fn ends_by_closing(&self, response: &Response) -> bool {
         self.http10 && response.is_stream() && self.has_body(response.status_code())
     }
 

@@ -51,6 +51,14 @@ const CANCEL_GRACE: Duration = Duration::from_secs(2);
 /// The time that live pages have to end at a shutdown.
 const LIVE_PAGE_GRACE: Duration = Duration::from_secs(1);
 
+/// How long a client may still send after the last response. If the socket were closed earlier, the kernel would drop the
+/// part of the response that the client has not read yet.
+const LINGER: Duration = Duration::from_secs(1);
+const LINGER_UNREAD: Duration = Duration::from_secs(10);
+
+/// How long a body may take before its rate is checked: a phone that changes networks sends nothing for some seconds.
+const RATE_GRACE: Duration = Duration::from_secs(10);
+
 /// A transport, as workers use it: they [`take`](Transport::take) a job and [`serve`](Transport::serve) it.
 pub(crate) trait Transport: Send + Sync + 'static {
     /// A request with its connection.

@@ -1,30 +1,80 @@
 //! The parts of streaming responses that both transports share.
 
 use std::io::Write;
+use std::net::IpAddr;
 
+use super::disconnect_watcher::WatchedPage;
 use super::http1::{self, Terms};
+use super::{Counted, ServerState, StreamSlot};
 use crate::background::panics;
 use crate::background::thread_pool::{self, Work};
 use crate::error::Status;
 use crate::http::response::{Response, ResponseBody};
-use crate::http::stream::disconnect::Disconnect;
 
-/// Returns true if the response is a live page, which does not end by itself.
-pub(super) fn is_live(response: &Response) -> bool {
-    response.is_event_stream()
+/// Takes the slot of a response that is a stream. If the limit of streams is reached, the response becomes a 503.
+pub(super) fn take_slot(
+    response: Response,
+    terms: Terms,
+    client: Option<IpAddr>,
+    state: &ServerState,
+) -> (Response, Option<StreamSlot>) {
+    if !(response.is_stream() && terms.has_body(response.status_code())) {
+        return (response, None);
+    }
+    match state.stream_slot(client) {
+        Ok(slot) => (response, Some(slot)),
+        Err(message) => (refuse_stream(response, message), None),
+    }
 }
 
-/// Replaces a stream by a 503 with this message: the limit of streams is reached.
-pub(super) fn refuse_stream(mut response: Response, message: &'static str) -> Response {
+/// Replaces a stream by a 503 with this message.
+fn refuse_stream(mut response: Response, message: &'static str) -> Response {
     // The response itself is changed, so that it keeps its default headers and its deferred tasks.
     response.body = ResponseBody::Bytes(message.as_bytes().into());
     let response = response.status(Status::SERVICE_UNAVAILABLE).header("Retry-After", "5");
     response.header("Content-Type", "text/plain; charset=utf-8")
 }
 
+/// A stream before its thread starts.
+pub(super) struct StreamThread {
+    slot: StreamSlot,
+    watched: Option<WatchedPage>,
+    active: Option<Counted>,
+}
+
+impl StreamThread {
+    /// Prepares a stream. `watch` watches the client of a live page, which has no end: a shutdown does not wait for it but
+    /// tells it to end.
+    pub(super) fn new(
+        response: &Response,
+        slot: StreamSlot,
+        state: &ServerState,
+        watch: impl FnOnce() -> Option<WatchedPage>,
+    ) -> StreamThread {
+        let (watched, active) = match response.is_event_stream() {
+            true => (watch(), None),
+            false => (None, Some(state.count_active())),
+        };
+        StreamThread { slot, watched, active }
+    }
+
+    /// Runs the function that writes the stream.
+    pub(super) fn spawn(self, write: impl FnOnce(Option<WatchedPage>) + Send + 'static) {
+        let StreamThread { slot, watched, active } = self;
+        spawn_pooled(move || {
+            thread_pool::rename("aside-stream");
+            write(watched);
+            drop((slot, active));
+        });
+    }
+}
+
 /// Writes a response to its end, and returns true if that succeeded. A failure is logged.
-pub(super) fn write(out: &mut dyn Write, response: Response, terms: Terms, disconnect: &Disconnect) -> bool {
-    let sent = panics::catch(|| http1::write_response(out, response, terms, disconnect));
+pub(super) fn write(out: &mut dyn Write, response: Response, terms: Terms, watched: Option<WatchedPage>) -> bool {
+    let disconnect = watched.as_ref().map(WatchedPage::disconnect).cloned().unwrap_or_default();
+    let sent = panics::catch(|| http1::write_response(out, response, terms, &disconnect));
+    // The watcher must be done with the socket before the connection is closed.
+    drop(watched);
     match &sent {
         Ok(Ok(())) => {}
         Ok(Err(error)) => log::debug!(target: "aside::server", "A response was cut short: {error}"),

@@ -63,9 +63,8 @@ use super::listener::FOR_EPOLL;
 use super::listener::{Listener, Socket};
 use super::outgoing::Outgoing;
 use super::socket::{self, Peer};
-use super::stream_threads::{self, spawn_pooled};
-use super::{Held, ServerState, StreamSlot, Taken, Transport};
-use crate::background::thread_pool;
+use super::stream_threads::{self, StreamThread, spawn_pooled};
+use super::{Held, LINGER, LINGER_UNREAD, RATE_GRACE, ServerState, Taken, Transport};
 use crate::background::{panics, timer};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
@@ -86,14 +85,8 @@ const UNREAD: u64 = 256 << 10;
 /// The largest body, in bytes, that tiny_http reads with the head, unless the client waits for a 100.
 const READ_AHEAD: u64 = 1024;
 
-/// How long a client may still send after the last response. If the socket were closed earlier, the kernel would drop the
-/// part of the response that the client has not read yet.
-const LINGER: Duration = Duration::from_secs(1);
-const LINGER_UNREAD: Duration = Duration::from_secs(10);
+/// The first interval at which a closing connection is checked.
 const FIRST_CHECK: Duration = Duration::from_millis(5);
-
-/// How long a body may take before its rate is checked: a phone that changes networks sends nothing for some seconds.
-const RATE_GRACE: Duration = Duration::from_secs(10);
 
 /// How long further requests of a closed connection are discarded.
 const DISCARD_TIME: Duration = Duration::from_secs(if cfg!(unix) { 15 } else { 60 });
@@ -292,7 +285,7 @@ impl TinyHttp {
         self: &Arc<Self>,
         exchange: &Arc<Mutex<Exchange>>,
         checked: CheckedHead,
-        mut headers: Headers,
+        headers: Headers,
         mut tracked: TrackedRequest,
         state: &Arc<ServerState>,
     ) {
@@ -301,20 +294,19 @@ impl TinyHttp {
             match Upload::begin(client, state) {
                 Ok(upload) => lock(exchange).upload = Some(upload),
                 Err(error) => {
-                    let request = Request::new(checked.method, checked.target, headers, Body::empty());
-                    return self.refuse(exchange, request.with_peer(tracked.remote), error, tracked, state);
+                    let request = checked.into_refused(headers, tracked.remote);
+                    return self.refuse(exchange, request, error, tracked, state);
                 }
             }
         }
-        checked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
         let body = match lock(exchange).framing {
             Framing::Nothing | Framing::Length(0) => Body::empty(),
             Framing::Length(length) => Body::new(BodyReader(exchange.clone()), Some(length)),
             Framing::Chunked => Body::new(BodyReader(exchange.clone()), None),
         };
         let closes_itself = lock(exchange).closes_itself;
-        let head_only = checked.method.as_str() == "HEAD";
-        let request = Request::new(checked.method, checked.target, headers, body).with_peer(tracked.remote);
+        let mut terms = checked.terms();
+        let request = checked.into_request(headers, body, tracked.remote);
         let request = match tracked.remote {
             Some(remote) => request.on(Arc::new(SearchedConnection { remote, port: self.addr.port(), closes_itself })),
             None => request,
@@ -322,14 +314,9 @@ impl TinyHttp {
         let response = state.service.handle(request);
         let _sending = self.outgoing.begin(tracked.remote);
         let body_state = lock(exchange).finish_body();
-        let mut terms = Terms { http10: checked.http10, head_only, close: closes_itself || checked.close };
-        terms.close |= body_state != BodyState::Complete
-            || self.is_closed()
-            || terms.ends_by_closing(&response)
-            || response.status_code() < Status::OK;
+        terms.close_after(&response, closes_itself || body_state != BodyState::Complete || self.is_closed());
         let Some(sink) = self.sink(exchange, body_state, &mut tracked) else { return };
-        let (transport, state) = (self.clone(), state.clone());
-        Delivery { sink, response, terms, tracked, client, closes_itself, transport, state }.begin();
+        Delivery { sink, response, terms, tracked, closes_itself, transport: self.clone() }.begin(client, state);
     }
 
     /// Writes the response to a refused request, and closes the connection.
@@ -341,17 +328,15 @@ impl TinyHttp {
         mut tracked: TrackedRequest,
         state: &Arc<ServerState>,
     ) {
-        let head_only = request.is_head();
+        let terms = Terms::of_refusal(&request);
         let response = state.service.refuse(request, error);
         let _sending = self.outgoing.begin(tracked.remote);
         let (closes_itself, body_state) = {
             let exchange = lock(exchange);
             (exchange.closes_itself, if exchange.may_drain() { BodyState::Unread } else { BodyState::Broken })
         };
-        let terms = Terms { http10: false, head_only, close: true };
         let Some(sink) = self.sink(exchange, body_state, &mut tracked) else { return };
-        let (transport, state) = (self.clone(), state.clone());
-        Delivery { sink, response, terms, tracked, client: None, closes_itself, transport, state }.begin();
+        Delivery { sink, response, terms, tracked, closes_itself, transport: self.clone() }.begin(None, state);
     }
 
     /// Returns the writer for the response. The writer of tiny_http first reads the rest of the request body. If that may
@@ -499,8 +484,7 @@ impl Transport for TinyHttp {
                 self.refuse(&exchange, request, malformed.error(), tracked, state);
             }
             Ok(checked) if lock(&exchange).is_huge() => {
-                let request =
-                    Request::new(checked.method, checked.target, headers, Body::empty()).with_peer(tracked.remote);
+                let request = checked.into_refused(headers, tracked.remote);
                 self.refuse(&exchange, request, too_large(state.service.config().max_upload), tracked, state);
             }
             Ok(checked) => self.dispatch(&exchange, checked, headers, tracked, state),
@@ -999,52 +983,30 @@ struct Delivery {
     response: Response,
     terms: Terms,
     tracked: TrackedRequest,
-    client: Option<IpAddr>,
     closes_itself: bool,
     transport: Arc<TinyHttp>,
-    state: Arc<ServerState>,
 }
 
 impl Delivery {
     /// Writes the response: a stream on a thread of its own, and any other response on this thread.
-    fn begin(self) {
-        if !(self.response.is_stream() && self.terms.has_body(self.response.status_code())) {
-            return self.send(None);
-        }
-        match self.state.stream_slot(self.client) {
-            Ok(slot) => self.stream(slot),
-            Err(message) => {
-                let response = stream_threads::refuse_stream(self.response, message);
-                Delivery { response, ..self }.send(None);
-            }
-        }
-    }
-
-    fn stream(self, slot: StreamSlot) {
-        // A live page has no end, so a shutdown does not wait for it but tells it to end.
-        let (presence, active) = match stream_threads::is_live(&self.response) {
-            true => (Some(self.transport.disconnects.begin(self.tracked.remote, self.closes_itself)), None),
-            false => (None, Some(self.state.count_active())),
-        };
-        spawn_pooled(move || {
-            thread_pool::rename("aside-stream");
-            self.send(presence);
-            drop((slot, active));
-        });
+    fn begin(self, client: Option<IpAddr>, state: &ServerState) {
+        let (response, slot) = stream_threads::take_slot(self.response, self.terms, client, state);
+        let delivery = Delivery { response, ..self };
+        let Some(slot) = slot else { return delivery.send(None) };
+        let watch = || Some(delivery.transport.disconnects.begin(delivery.tracked.remote, delivery.closes_itself));
+        let thread = StreamThread::new(&delivery.response, slot, state, watch);
+        thread.spawn(move |watched| delivery.send(watched));
     }
 
     /// Writes the response, closes the connection if necessary, and starts the deferred tasks.
-    fn send(mut self, presence: Option<WatchedPage>) {
+    fn send(mut self, watched: Option<WatchedPage>) {
         let deferred = self.response.take_deferred();
         let close = self.terms.close && !self.closes_itself;
         // The search comes before the response: after the response the client may disconnect, and another connection may use
         // its port.
         let found = self.tracked.peer.take();
         let peer = if close { found.or_else(|| self.transport.peer(&self.tracked)) } else { None };
-        let disconnect = presence.as_ref().map(WatchedPage::disconnect).cloned().unwrap_or_default();
-        let whole = stream_threads::write(&mut self.sink, self.response, self.terms, &disconnect);
-        // The watcher must be done with the socket before the connection is closed.
-        drop(presence);
+        let whole = stream_threads::write(&mut self.sink, self.response, self.terms, watched);
         let after = AfterWrite { whole, close, peer, transport: self.transport };
         after.finish(self.sink, &self.tracked);
         drop(self.tracked);

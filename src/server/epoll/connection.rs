@@ -18,6 +18,7 @@ use crate::deadline;
 use crate::error::{Error, Status};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
+use crate::server::RATE_GRACE;
 use crate::server::clients::Held;
 use crate::server::http1::{CheckedHead, LOGGED, Malformed};
 use crate::worker_share::{Shares, Wait};
@@ -28,14 +29,6 @@ const READ: usize = 16 << 10;
 /// The largest body, in bytes, that is read completely before the handler runs, so that no worker waits for it. The handler
 /// reads a larger body while it arrives.
 pub(super) const SMALL_BODY: usize = 64 << 10;
-
-/// How long a body may take before its rate is checked: a phone that changes networks sends nothing for some seconds.
-const RATE_GRACE: Duration = Duration::from_secs(10);
-
-/// How long a client may still send after the last response. If the socket were closed earlier, the kernel would drop the
-/// part of the response that the client has not read yet.
-pub(super) const LINGER: Duration = Duration::from_secs(1);
-pub(super) const LINGER_UNREAD: Duration = Duration::from_secs(10);
 
 /// How long a graceful shutdown waits for the request of a client that has just connected.
 const FRESH: Duration = Duration::from_secs(1);
@@ -107,7 +100,7 @@ pub(super) struct PendingRequest {
 impl PendingRequest {
     /// Returns the refused request, without its body.
     pub(super) fn into_refused(self, remote: Option<SocketAddr>) -> Request {
-        Request::new(self.checked.method, self.checked.target, self.headers, Body::empty()).with_peer(remote)
+        self.checked.into_refused(self.headers, remote)
     }
 
     fn held(&self) -> usize {

@@ -43,7 +43,7 @@ use rustix::io::Errno;
 use rustix::net::{SocketFlags, acceptfrom_with};
 
 use self::budget::Budget;
-use self::connection::{Connection, LINGER, LINGER_UNREAD, PendingRequest, Phase, Step};
+use self::connection::{Connection, PendingRequest, Phase, Step};
 use self::connection_table::{ConnectionTable, TableEntry, Wait};
 use self::framing::Remaining;
 use self::live_page::{LivePage, PageWait};
@@ -54,14 +54,13 @@ use self::upload::{BodyReader, UnreadBody, Upload};
 use super::disconnect_watcher::{DisconnectWatcher, WatchedPage};
 use super::http1::{self, Terms};
 use super::listener::{Listener, Socket};
-use super::stream_threads::{self, spawn_pooled};
-use super::{Held, ServerState, StreamSlot, Taken, Transport};
+use super::stream_threads::{self, StreamThread};
+use super::{Held, LINGER, LINGER_UNREAD, ServerState, StreamSlot, Taken, Transport};
 use crate::background::run::Deferred;
-use crate::background::thread_pool;
 use crate::background::{panics, timer};
 use crate::config::Config;
 use crate::deadline;
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, Result};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Request};
 use crate::http::response::{Response, ResponseBody};
@@ -402,9 +401,8 @@ impl Epoll {
         error: Error,
         state: &Arc<ServerState>,
     ) -> Option<Job> {
-        let head_only = request.is_head();
+        let terms = Terms::of_refusal(&request);
         let response = state.service.refuse(request, error);
-        let terms = Terms { http10: false, head_only, close: true };
         self.write_buffered(connection, ResponseWriter::new(response, terms, AfterResponse::End { is_unread: true }))
     }
 
@@ -413,29 +411,20 @@ impl Epoll {
         self: &Arc<Self>,
         mut connection: Box<Connection>,
         (mut terms, client): (Terms, Option<IpAddr>),
-        mut response: Response,
+        response: Response,
         left: UnreadBody,
         state: &Arc<ServerState>,
     ) -> Option<Job> {
         connection.served += 1;
-        terms.close |= left == UnreadBody::Unknown
-            || connection.served >= self.config.max_requests
-            || self.is_closed()
-            || terms.ends_by_closing(&response)
-            || response.status_code() < Status::OK;
+        let is_last = left == UnreadBody::Unknown || connection.served >= self.config.max_requests || self.is_closed();
+        terms.close_after(&response, is_last);
         let after = match left {
             UnreadBody::Bytes(left) if !terms.close => AfterResponse::Next(left),
             left => AfterResponse::End { is_unread: left != UnreadBody::Bytes(0) },
         };
-        if !(response.is_stream() && terms.has_body(response.status_code())) {
+        let (mut response, slot) = stream_threads::take_slot(response, terms, client, state);
+        let Some(slot) = slot else {
             return self.write_buffered(connection, ResponseWriter::new(response, terms, after));
-        }
-        let slot = match state.stream_slot(client) {
-            Ok(slot) => slot,
-            Err(message) => {
-                let response = stream_threads::refuse_stream(response, message);
-                return self.write_buffered(connection, ResponseWriter::new(response, terms, after));
-            }
         };
         // Written first: the head depends on the body, which is taken out next.
         let head = http1::head(&response, terms, 0);
@@ -557,32 +546,17 @@ impl Epoll {
         slot: StreamSlot,
         state: &Arc<ServerState>,
     ) {
-        // A live page has no end, so a shutdown does not wait for it but tells it to end.
-        let (presence, active) = match stream_threads::is_live(&streaming.response) {
-            true => (connection.stream.duplicate().ok().map(|socket| self.disconnects.begin_on(socket)), None),
-            false => (None, Some(state.count_active())),
-        };
+        let watch = || connection.stream.duplicate().ok().map(|socket| self.disconnects.begin_on(socket));
+        let thread = StreamThread::new(&streaming.response, slot, state, watch);
         let transport = self.clone();
-        spawn_pooled(move || {
-            thread_pool::rename("aside-stream");
-            transport.write_stream(connection, streaming, presence);
-            drop((slot, active));
-        });
+        thread.spawn(move |watched| transport.write_stream(connection, streaming, watched));
     }
 
-    fn write_stream(
-        self: &Arc<Self>,
-        connection: Box<Connection>,
-        streaming: Streaming,
-        presence: Option<WatchedPage>,
-    ) {
+    fn write_stream(self: &Arc<Self>, connection: Box<Connection>, streaming: Streaming, watched: Option<WatchedPage>) {
         let Streaming { mut response, terms, after } = streaming;
         let deferred = response.take_deferred();
-        let disconnect = presence.as_ref().map(WatchedPage::disconnect).cloned().unwrap_or_default();
         let mut out = BlockingWriter { stream: &connection.stream, timeout: self.config.write_timeout };
-        let is_complete = stream_threads::write(&mut out, response, terms, &disconnect);
-        // The watcher must be done with the socket before the connection is closed.
-        drop(presence);
+        let is_complete = stream_threads::write(&mut out, response, terms, watched);
         if !is_complete {
             connection.stream.shut(Shutdown::Both);
             deferred.into_iter().for_each(|task| task.start());
@@ -638,14 +612,13 @@ struct Streaming {
 /// Dispatches a request to the service, and returns the response with the terms for writing it.
 fn dispatch(
     checked: http1::CheckedHead,
-    mut headers: Headers,
+    headers: Headers,
     body: Body,
     (stream, remote): (Arc<Stream>, Option<SocketAddr>),
     state: &ServerState,
 ) -> (Terms, Response) {
-    let terms = Terms { http10: checked.http10, head_only: checked.method.as_str() == "HEAD", close: checked.close };
-    checked.authority.into_iter().for_each(|authority| headers.set("Host", authority));
-    let request = Request::new(checked.method, checked.target, headers, body).with_peer(remote).on(stream);
+    let terms = checked.terms();
+    let request = checked.into_request(headers, body, remote).on(stream);
     (terms, state.service.handle(request))
 }
 
