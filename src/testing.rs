@@ -368,7 +368,7 @@ impl TestRequest<'_> {
         let mut response = self.client.service.handle(request);
         let is_events = response.headers().get("Content-Type") == Some("text/event-stream");
         match std::mem::take(&mut response.body) {
-            ResponseBody::Stream(write) if is_events => EventReader::read(write),
+            ResponseBody::Stream { write, .. } if is_events => EventReader::read(write),
             ResponseBody::Feed(feed) if is_events => EventReader::read(Box::new(move |out| follow(feed, out))),
             body => {
                 response.body = body;

@@ -50,9 +50,11 @@ pub(crate) enum ResponseBody {
     File(File, u64),
     /// A number of bytes, read while they are sent.
     Reader(Box<dyn Read + Send>, u64),
-    /// Bytes of unknown length, written by a function while they are sent.
-    Stream(StreamBody),
-    /// Bytes of unknown length, written by a feed that needs no thread while it has nothing to write.
+    /// Bytes of unknown length, written by a function while they are sent. `is_live` is true if the stream has no end of
+    /// its own.
+    Stream { write: StreamBody, is_live: bool },
+    /// Bytes of unknown length, written by a feed that needs no thread while it has nothing to write. It has no end of its
+    /// own.
     Feed(Box<dyn Feed>),
 }
 
@@ -65,7 +67,7 @@ impl ResponseBody {
         match self {
             ResponseBody::Bytes(bytes) => Some(bytes.len() as u64),
             ResponseBody::File(_, length) | ResponseBody::Reader(_, length) => Some(*length),
-            ResponseBody::Stream(_) | ResponseBody::Feed(_) => None,
+            ResponseBody::Stream { .. } | ResponseBody::Feed(_) => None,
         }
     }
 
@@ -78,7 +80,7 @@ impl ResponseBody {
             ResponseBody::Bytes(bytes) => out.write_all(&bytes),
             ResponseBody::File(file, length) => io::copy(&mut file.take(length), out).map(drop),
             ResponseBody::Reader(reader, length) => io::copy(&mut reader.take(length), out).map(drop),
-            ResponseBody::Stream(write) => write(Outlet::new(out, Disconnect::default())),
+            ResponseBody::Stream { write, .. } => write(Outlet::new(out, Disconnect::default())),
             ResponseBody::Feed(feed) => follow(feed, Outlet::new(out, Disconnect::default())),
         }
     }
@@ -135,23 +137,29 @@ impl Response {
     ///     (0..1_000_000).try_for_each(|row| writeln!(out, "{row},{}", row * row))
     /// });
     /// ```
+    ///
+    /// A stream of `text/event-stream` counts as a live page, like [`events`](Response::events): it ends when the server
+    /// stops, which waits for other streams, and when the login of its session ends.
     pub fn stream<F>(content_type: &str, write: F) -> Response
     where
         F: FnOnce(&mut dyn Write) -> io::Result<()> + Send + 'static,
     {
-        Response::stream_to(content_type, move |mut out| write(&mut out))
+        let is_live = content_type.starts_with("text/event-stream");
+        Response::stream_to(content_type, is_live, move |mut out| write(&mut out))
     }
 
-    /// Returns a stream like [`stream`](Response::stream), for a function that needs to know of a disconnect.
-    pub(crate) fn stream_to<F>(content_type: &str, write: F) -> Response
+    /// Returns a stream like [`stream`](Response::stream), for a function that needs to know of a disconnect. `is_live` is
+    /// true if the stream has no end of its own.
+    pub(crate) fn stream_to<F>(content_type: &str, is_live: bool, write: F) -> Response
     where
         F: FnOnce(Outlet<'_>) -> io::Result<()> + Send + 'static,
     {
         let (context, write) = (Context::current(), Contained::new(write));
-        let body = ResponseBody::Stream(Box::new(move |out| {
+        let write = move |out: Outlet<'_>| {
             let _entered = context.enter();
             write.into_inner()(out)
-        }));
+        };
+        let body = ResponseBody::Stream { write: Box::new(write), is_live };
         Response { body, ..Response::default() }.own_header("Content-Type", content_type.to_owned())
     }
 
@@ -291,13 +299,12 @@ impl Response {
 
     /// Returns true if the body is a stream, which gets no length and no compression.
     pub(crate) fn is_stream(&self) -> bool {
-        matches!(self.body, ResponseBody::Stream(_) | ResponseBody::Feed(_))
+        matches!(self.body, ResponseBody::Stream { .. } | ResponseBody::Feed(_))
     }
 
-    /// Returns true if the body is a stream of server-sent events.
-    pub(crate) fn is_event_stream(&self) -> bool {
-        let media_type = self.headers.get("Content-Type").unwrap_or("");
-        self.is_stream() && media_type.starts_with("text/event-stream")
+    /// Returns true if the body is a live page: a stream that ends with its client, its login or the server.
+    pub(crate) fn is_live(&self) -> bool {
+        matches!(self.body, ResponseBody::Stream { is_live: true, .. } | ResponseBody::Feed(_))
     }
 
     /// Runs a function in the background after the response: once its last byte is sent, or the client has

@@ -281,7 +281,7 @@ pub(crate) fn write_response(
         }
         ResponseBody::File(file, length) => send_file(out, buffer, file, length)?,
         ResponseBody::Reader(reader, length) => send_file(out, buffer, reader, length)?,
-        ResponseBody::Stream(write) => {
+        ResponseBody::Stream { write, .. } => {
             out.write_all(&buffer)?;
             send_stream(out, terms, disconnect, write)?;
         }

@@ -51,7 +51,7 @@ impl StreamThread {
         state: &ServerState,
         watch: impl FnOnce() -> Option<WatchedPage>,
     ) -> StreamThread {
-        let (watched, active) = match response.is_event_stream() {
+        let (watched, active) = match response.is_live() {
             true => (watch(), None),
             false => (None, Some(state.count_active())),
         };

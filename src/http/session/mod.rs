@@ -411,7 +411,7 @@ pub(crate) fn save(req: &mut Request, response: &mut Response) {
     clear_browser_cache(session, response);
     let (streams, store) = (scope.get::<OpenStreams>(), scope.get::<Store>());
     if let (Some(login), Some(streams), Some(store)) = (session.login(), streams, store)
-        && response.is_event_stream()
+        && response.is_live()
     {
         streams.bind(login, &store, response);
     }

@@ -11,6 +11,7 @@ use crate::http::response::{Response, ResponseBody};
 use crate::http::session::store::{EntryKind, Store};
 use crate::http::stream::disconnect::{Disconnect, OnSignal};
 use crate::http::stream::source::{Feed, Pause};
+use crate::http::stream::writer::Outlet;
 use crate::sync::lock;
 use crate::watch::Call;
 
@@ -80,11 +81,14 @@ impl OpenStreams {
         }
         self.0.watch(store);
         response.body = match std::mem::take(&mut response.body) {
-            ResponseBody::Stream(write) => ResponseBody::Stream(Box::new(move |out| {
-                let gone = out.disconnect().clone();
-                let _registration = entry.ended.on_signal(move || gone.signal());
-                write(out)
-            })),
+            ResponseBody::Stream { write, is_live } => {
+                let write = move |out: Outlet<'_>| {
+                    let gone = out.disconnect().clone();
+                    let _registration = entry.ended.on_signal(move || gone.signal());
+                    write(out)
+                };
+                ResponseBody::Stream { write: Box::new(write), is_live }
+            }
             ResponseBody::Feed(feed) => {
                 ResponseBody::Feed(Box::new(BoundFeed { feed, registration: Mutex::new(None), entry }))
             }

@@ -170,7 +170,7 @@ impl Response {
     where
         F: FnOnce(&mut Events<'_>) -> io::Result<()> + Send + 'static,
     {
-        as_events(Response::stream_to("text/event-stream", move |out| write(&mut Events { out })))
+        as_events(Response::stream_to("text/event-stream", true, move |out| write(&mut Events { out })))
     }
 
     /// Returns a stream of events that a feed writes.

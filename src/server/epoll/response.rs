@@ -51,7 +51,7 @@ impl ResponseWriter {
             ResponseBody::Bytes(bytes) => Source::Bytes(bytes),
             ResponseBody::File(file, length) => Source::File(file, length),
             ResponseBody::Reader(reader, length) => Source::Reader(reader, length),
-            ResponseBody::Stream(_) | ResponseBody::Feed(_) => Source::Bytes(Cow::Borrowed(&[])),
+            ResponseBody::Stream { .. } | ResponseBody::Feed(_) => Source::Bytes(Cow::Borrowed(&[])),
         };
         ResponseWriter { buffer, source, sent: 0, waits_since: None, after, deferred }
     }
