@@ -91,7 +91,7 @@ impl fmt::Debug for Retry {
 
 fn random_byte() -> u8 {
     let mut byte = [128];
-    // Without randomness there is no jitter, which does no harm.
+    // If the operating system returns no randomness, the wait has no jitter.
     let _ = getrandom::fill(&mut byte);
     byte[0]
 }
