@@ -15,7 +15,7 @@ use crate::background::task_context::TaskContext;
 use crate::background::timer;
 use crate::deadline;
 use crate::sync::{Notify, lock};
-use crate::watch::caller;
+use crate::watch::watcher_id;
 
 /// How long a child is kept that has nothing to do.
 const IDLE: Duration = Duration::from_secs(30);
@@ -104,7 +104,7 @@ impl Pool {
             state.waiting.push_back(waiter.clone());
             waiter
         };
-        let (me, progress) = (caller(), &task.record().progress);
+        let (me, progress) = (watcher_id(), &task.record().progress);
         loop {
             if let Some(grant) = lock(&waiter.grant).take() {
                 return Ok(grant);

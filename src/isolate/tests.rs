@@ -23,7 +23,7 @@ use crate::background::task_context::TaskContext;
 use crate::config::Config;
 use crate::error::Error;
 use crate::sync::{Notify, lock};
-use crate::watch::caller;
+use crate::watch::watcher_id;
 
 /// How long a test waits for what comes much sooner.
 const SOON: Duration = Duration::from_secs(60);
@@ -437,7 +437,7 @@ fn assert_cancelled(handle: TaskHandle<()>) {
 }
 
 fn wait_for_message(handle: &TaskHandle<()>) -> String {
-    let (me, changed, until) = (caller(), Arc::new(Notify::default()), Instant::now() + SOON);
+    let (me, changed, until) = (watcher_id(), Arc::new(Notify::default()), Instant::now() + SOON);
     while Instant::now() < until {
         let seen = handle.info().watched().look();
         if !seen.value.message.is_empty() {

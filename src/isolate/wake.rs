@@ -4,7 +4,7 @@ use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::sync::Arc;
 
 use crate::background::progress::Progress;
-use crate::watch::{Seen, Watched, caller};
+use crate::watch::{Seen, Watched, watcher_id};
 
 /// The end that is waited for.
 pub(super) struct Waker {
@@ -29,7 +29,7 @@ impl Waker {
         let (pipe, notifier) = io::pipe()?;
         rustix::io::ioctl_fionbio(&pipe, true)?;
         rustix::io::ioctl_fionbio(&notifier, true)?;
-        Ok(Waker { pipe, notifier: Arc::new(Notifier(notifier)), caller: caller() })
+        Ok(Waker { pipe, notifier: Arc::new(Notifier(notifier)), caller: watcher_id() })
     }
 
     pub(super) fn notifier(&self) -> Arc<Notifier> {

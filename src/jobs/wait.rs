@@ -14,7 +14,7 @@ use crate::background::scope::Context;
 use crate::deadline;
 use crate::error::{Error, Result, Status};
 use crate::sync::Notify;
-use crate::watch::{Watched, caller};
+use crate::watch::{Watched, watcher_id};
 use crate::worker_share::{self, Wait};
 
 /// How often a task that waits checks whether it was told to cancel.
@@ -114,7 +114,7 @@ impl Jobs {
 
 /// Waits for the end of a job, at most until the deadline. Returns the job as it is then.
 fn wait_for(watched: &Watched<JobInfo>, until: Instant, task: Option<&Record>) -> Result<JobInfo> {
-    let (me, changed) = (caller(), Arc::new(Notify::default()));
+    let (me, changed) = (watcher_id(), Arc::new(Notify::default()));
     let mut share = None;
     loop {
         let seen = watched.look();

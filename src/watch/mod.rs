@@ -61,8 +61,8 @@ pub(crate) struct Seen<T> {
     pub(crate) is_finished: bool,
 }
 
-/// Returns a new number for a watcher.
-pub(crate) fn caller() -> u64 {
+/// Returns a new id for a watcher.
+pub(crate) fn watcher_id() -> u64 {
     static LAST: AtomicU64 = AtomicU64::new(0);
     LAST.fetch_add(1, Ordering::Relaxed)
 }
@@ -141,10 +141,10 @@ impl<T: Clone> Watched<T> {
 
     /// Calls `call` once when there is a newer value than the version `known`, or when no change follows; at once if that is so
     /// already. A second callback with the same number replaces the first.
-    pub(crate) fn call_when_new(&self, caller: u64, known: u64, call: Call) {
+    pub(crate) fn call_when_new(&self, watcher: u64, known: u64, call: Call) {
         let mut state = lock(&self.state);
         if state.version == known && !state.is_finished {
-            state.calls.insert(caller, call);
+            state.calls.insert(watcher, call);
             return;
         }
         drop(state);
@@ -197,7 +197,7 @@ impl<T> Watched<T> {
         state.watchers += 1;
         state.left = None;
         drop(state);
-        caller()
+        watcher_id()
     }
 
     /// Removes a watcher and its callback.
