@@ -31,9 +31,10 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
+use aside::config::{Mode, ServerKind};
 use aside::routing::{get, post};
 use aside::testing::TestClient;
-use aside::{App, Config, Jobs, Mode, Request, Response, Result, ServerKind, context, redirect};
+use aside::{App, Config, Jobs, Request, Response, Result, context, redirect};
 use serde::{Deserialize, Serialize};
 
 use orders::Charge;

@@ -8,8 +8,9 @@ use std::hint::black_box;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use aside::tasks::Isolated;
 use aside::testing::TestClient;
-use aside::{App, Config, Isolated, Request, Result, isolated};
+use aside::{App, Config, Request, Result, isolated};
 
 /// How many warm calls are timed.
 const CALLS: usize = 5_000;
@@ -71,7 +72,7 @@ fn main() {
 
 fn call<F, M>(client: &TestClient, f: F, input: F::Input) -> F::Output
 where
-    F: aside::IsolatedFunction<M>,
+    F: aside::tasks::IsolatedFunction<M>,
 {
     client.within(|| isolated(f, input)).join().expect("the function returns")
 }

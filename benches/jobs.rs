@@ -21,7 +21,10 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aside::{App, Config, Job, JobState, Jobs, Mode, Result, Server, TaskContext};
+use aside::config::Mode;
+use aside::jobs::JobState;
+use aside::server::Server;
+use aside::{App, Config, Job, Jobs, Result, TaskContext};
 use rustix::time::{ClockId, clock_gettime};
 use serde::{Deserialize, Serialize};
 use tempfile::TempDir;

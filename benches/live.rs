@@ -11,7 +11,9 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aside::{App, Config, Live, Mode, Request, Server};
+use aside::config::Mode;
+use aside::server::Server;
+use aside::{App, Config, Live, Request};
 use rustix::event::{PollFd, PollFlags, poll};
 use serde::Serialize;
 

@@ -14,7 +14,8 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use aside::image::{Fit, Format, Image};
-use aside::{App, Config, Request, Server, Task, context};
+use aside::server::Server;
+use aside::{App, Config, Request, Task, context};
 use log::LevelFilter;
 
 const CONNECTIONS: usize = 32;

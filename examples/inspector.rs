@@ -33,10 +33,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aside::image::{DecodeOptions, Fit, Format};
-use aside::rusqlite::Connection;
-use aside::{
-    App, Config, Error, Job, Jobs, Json, Part, Request, Response, Result, Retry, Status, TaskContext, redirect_or,
-};
+use aside::jobs::rusqlite::Connection;
+use aside::multipart::Part;
+use aside::tasks::Retry;
+use aside::{App, Config, Error, Job, Jobs, Json, Request, Response, Result, Status, TaskContext, redirect_or};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -557,7 +557,7 @@ mod tests {
     }
 
     /// A ledger that keeps what it was told, and takes nothing as often as it is asked to.
-    fn ledger(refusals: usize) -> (aside::Server, Arc<Mutex<Vec<String>>>) {
+    fn ledger(refusals: usize) -> (aside::server::Server, Arc<Mutex<Vec<String>>>) {
         let told = Arc::new(Mutex::new(Vec::new()));
         let theirs = told.clone();
         let done = move |req: &mut Request| {
@@ -569,7 +569,7 @@ mod tests {
         (App::with_config(config).post("/done", done).start().unwrap(), told)
     }
 
-    fn with_sqlite(folder: &tempfile::TempDir, ledger: Option<&aside::Server>) -> TestClient {
+    fn with_sqlite(folder: &tempfile::TempDir, ledger: Option<&aside::server::Server>) -> TestClient {
         let setting = format!("sqlite:{}", folder.path().join("jobs.db").display());
         let ledger = ledger.map(|ledger| format!("http://{}/", ledger.addr()));
         TestClient::new(with_jobs(app(Config::default(), None), &setting, ledger).unwrap())
@@ -619,7 +619,7 @@ mod tests {
             assert_eq!(enqueue(&mut client, body), status);
         }
         assert_eq!(client.get("/t/enqueue").status(), Status::METHOD_NOT_ALLOWED);
-        assert_eq!(client.jobs().counts().unwrap(), aside::JobCounts::default());
+        assert_eq!(client.jobs().counts().unwrap(), aside::jobs::JobCounts::default());
     }
 
     #[test]

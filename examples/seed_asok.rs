@@ -10,7 +10,8 @@ use std::sync::{LazyLock, Mutex, MutexGuard};
 use std::time::Duration;
 
 use aside::image::{self, Fit};
-use aside::{App, Cache, Config, Error, Form, Live, Mail, Request, Response, Result, Server, Task};
+use aside::server::Server;
+use aside::{App, Cache, Config, Error, Form, Live, Mail, Request, Response, Result, Task};
 use aside::{background, context, redirect};
 use rusqlite::Connection;
 use serde::{Deserialize, Serialize};

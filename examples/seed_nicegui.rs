@@ -7,8 +7,11 @@ use std::hint::black_box;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use aside::{App, Config, Error, Isolated, Request, Response, Result, Server};
-use aside::{TaskContext, TaskInfo, background, context, redirect};
+use aside::server::Server;
+use aside::tasks::Isolated;
+use aside::tasks::TaskInfo;
+use aside::{App, Config, Error, Request, Response, Result};
+use aside::{TaskContext, background, context, redirect};
 use serde::{Deserialize, Serialize};
 
 fn main() -> Result<()> {

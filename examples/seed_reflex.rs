@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use aside::{App, Config, Error, Live, Request, Response, Result, Server, background, redirect};
+use aside::server::Server;
+use aside::{App, Config, Error, Live, Request, Response, Result, background, redirect};
 use serde::Serialize;
 
 fn main() -> Result<()> {

@@ -5,8 +5,11 @@
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use aside::{App, Config, Isolated, Pool, Request, Response, Result, Server};
-use aside::{Task, TaskContext, TaskInfo, background, context, redirect};
+use aside::server::Server;
+use aside::tasks::Isolated;
+use aside::tasks::TaskInfo;
+use aside::{App, Config, Pool, Request, Response, Result};
+use aside::{Task, TaskContext, background, context, redirect};
 use serde::Deserialize;
 
 fn main() -> Result<()> {

@@ -2,6 +2,16 @@
 //!
 //! Every setting has one name in the code and one in the environment. An invalid setting is refused at startup, by that
 //! name.
+//!
+//! ```
+//! use aside::Config;
+//! use aside::config::Mode;
+//!
+//! let config = Config { mode: Mode::Production, url: Some("https://shop.example".into()), ..Config::default() };
+//! for advice in config.deploy_check() {
+//!     println!("{advice}");
+//! }
+//! ```
 
 use std::collections::HashMap;
 use std::ffi::OsString;
@@ -61,6 +71,22 @@ const MOST_TIMEOUT: u64 = 366 * 24 * 3600;
 /// The longest life of a session, in seconds: a hundred years.
 const MOST_SESSION: u64 = 100 * 366 * 24 * 3600;
 
+/// One thing that should be looked at: [`Config::deploy_check`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Advice {
+    /// The setting to change: `ASIDE_URL`.
+    pub setting: &'static str,
+    /// What is wrong with it, and what to do.
+    pub message: String,
+}
+
+impl fmt::Display for Advice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.setting, self.message)
+    }
+}
+
 /// The settings of an application.
 ///
 /// ```
@@ -118,7 +144,7 @@ pub struct Config {
     /// at most 366 days.
     pub grace: Duration,
     /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Further tasks wait, in order, in a queue without a limit. A task that
-    /// waits for another one ([`TaskHandle::join`](crate::TaskHandle::join)) does not count during the wait. Jobs do not
+    /// waits for another one ([`TaskHandle::join`](crate::tasks::TaskHandle::join)) does not count during the wait. Jobs do not
     /// count: their queues have separate limits. Two kinds of task start above the limit too: those of a
     /// [`Pool`](crate::Pool), which its permits limit, and those that a task starts with `background`, which
     /// `max_task_threads` limits.

@@ -2,6 +2,15 @@
 //!
 //! [`Error`] is one pointer: a [`Status`], a message for the user, a source for the log, and the location where it was
 //! created. `?` converts any other error into it, as a 500 whose chain is logged and never shown on the page.
+//!
+//! ```
+//! use aside::error::BoxError;
+//! use aside::{Error, Status};
+//!
+//! let error = Error::from_box(BoxError::from("disk full")).context("cannot save the order");
+//! assert_eq!(error.chain(), "cannot save the order: disk full");
+//! assert_eq!(error.status_code(), Status::INTERNAL_SERVER_ERROR);
+//! ```
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::error::Error as StdError;
@@ -510,6 +519,7 @@ impl From<Error> for Box<dyn StdError> {
 pub(crate) type Never = <fn() -> ! as Returns>::Value;
 
 /// The return type of a function pointer.
+#[doc(hidden)]
 pub trait Returns {
     /// The type after the arrow.
     type Value;

@@ -36,7 +36,7 @@
 //!
 //! **What stands in front of the handlers** is on by default: forms of other sites and other host names are refused, and every
 //! response has security headers with a Content-Security-Policy ([`default_header`](App::default_header)).
-//! [`rate_limit`](routing::MethodRouter::rate_limit) is for a login; [`deploy_check`] looks at the settings before the site goes public.
+//! [`rate_limit`](routing::MethodRouter::rate_limit) is for a login; [`Config::deploy_check`] looks at the settings before the site goes public.
 //!
 //! **What a visitor sent** comes out of the request: [`param`](Request::param), [`query`](Request::query),
 //! [`form`](Request::form), [`json`](Request::json), [`multipart`](Request::multipart) with its [`Upload`]s,
@@ -54,7 +54,7 @@
 //! **What may crash, or computes for long,** runs in a child process: [`isolated()`] gives the value of a function back, whose
 //! crash is a failure like any other.
 //!
-//! **What must survive the process** is a [`Job`]: a value that is written down by [`enqueue`](enqueue()) and run by a worker,
+//! **What must survive the process** is a [`Job`]: a value that is written down by [`enqueue`](jobs::enqueue()) and run by a worker,
 //! again and again until it is done, or kept as dead for somebody to look at. [`Jobs`] keeps them in SQLite, in Redis, or in
 //! memory; [`App::jobs`] gives them to the application, [`App::work`] runs them without serving pages. One that may crash is
 //! [isolated](Job::ISOLATED); what one writes can be [committed with its end](Jobs::sqlite). `Mail` and `Webhook` are jobs too.
@@ -62,7 +62,7 @@
 //! **What changes while it is looked at** is a [`Live`]: state that is [updated](Live::update) under a lock, shown by
 //! `{{ live("name") }}` in a page as [`App::live`] defines it, and followed from there; by hand it is [`fragment`](Live::fragment) and
 //! [`Request::live`]. Each session has its own by [`session_live`](Request::session_live). A task's progress is one
-//! ([`TaskHandle::live`]). [`Response::events`] and [`Response::stream`] write by hand. **The panel** at `/_aside` shows what
+//! ([`TaskHandle::live`](tasks::TaskHandle::live)). [`Response::events`] and [`Response::stream`] write by hand. **The panel** at `/_aside` shows what
 //! was set aside, what failed and how, and the mail ([`App::panel`]).
 //!
 //! **When something goes wrong** it is an [`Error`]: a [`Status`], words for the visitor, a source for the log. `?` takes any
@@ -80,26 +80,26 @@ mod app;
 mod background;
 mod bounds;
 mod cache;
-mod config;
+pub mod config;
 mod deadline;
-mod error;
+pub mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
-mod http;
+pub mod http;
 #[cfg(feature = "image")]
 pub mod image;
 mod isolate;
 pub mod jobs;
-mod live;
+pub mod live;
 mod log_limit;
 #[cfg(feature = "mail")]
-mod mail;
+pub mod mail;
 mod panel;
 mod panics;
 #[cfg(any(feature = "sqlite", feature = "mail"))]
 mod private_files;
-mod server;
+pub mod server;
 mod sync;
 pub mod testing;
 #[cfg(any(feature = "mail", feature = "webhook"))]
@@ -110,46 +110,74 @@ pub mod webhook;
 mod worker_routes;
 mod worker_share;
 
-pub use app::check::{Advice, deploy_check};
-pub use app::parts::IntoHookResult;
 pub use app::{App, routing};
-pub use background::counts::Counts;
-pub use background::failure::{Cancelled, Failure, IntoOutcome, Outcome};
-pub use background::handle::{TaskHandle, TaskInfo, task};
-pub use background::plain_value::PlainValue;
+pub use background::failure::{Failure, Outcome};
 pub use background::pool::Pool;
-pub use background::progress::{Progress, TaskState};
-pub use background::request_info::RequestInfo;
-pub use background::retry::Retry;
-pub use background::task::{RetriedTask, Task, background};
+pub use background::task::{Task, background};
 pub use background::task_context::TaskContext;
 pub use cache::Cache;
-pub use config::{Config, Mode, ServerKind};
-pub use error::{BoxError, Error, Result, Status, ok};
+#[doc(inline)]
+pub use config::Config;
+#[doc(inline)]
+pub use error::{Error, Result, Status, ok};
 pub use http::forms::form::Form;
-pub use http::forms::multipart::{Multipart, Part, Upload};
-pub use http::headers::Headers;
-pub use http::request::{Method, Request};
-pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or, redirect_to_url};
-pub use http::security::rate_limit::{Rate, RateLimit};
-pub use http::session::password;
-pub use http::session::{Flash, Session};
-pub use http::stream::sse::{Event, Events};
-pub use isolate::{Isolated, IsolatedFunction, isolated};
-pub use jobs::{Enqueued, Job, JobCounts, JobFailure, JobInfo, JobState, Jobs, NewJob, QueueInfo, enqueue};
-pub use live::definition::{IntoLive, LiveSource};
-pub use live::{Live, LiveFragment, LiveMap};
+pub use http::forms::multipart::Upload;
+pub use http::request::Request;
+pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or};
+pub use http::session::{Session, password};
+pub use isolate::isolated;
+#[doc(inline)]
+pub use jobs::{Job, Jobs};
+#[doc(inline)]
+pub use live::Live;
 #[cfg(feature = "mail")]
-pub use mail::{Attachment, Mail, SentMail};
-pub use panics::Panic;
-pub use server::Server;
-pub use watch::LiveGuard;
+#[doc(inline)]
+pub use mail::Mail;
 #[cfg(feature = "webhook")]
+#[doc(inline)]
 pub use webhook::Webhook;
 
-/// The database of [`Jobs::enqueue_in`] and [`TaskContext::transaction`], in the version that they take.
-#[cfg(feature = "sqlite")]
-pub use rusqlite;
+/// What belongs to background tasks besides [`Task`] and [`background()`]: handles, retries, progress, failures.
+///
+/// ```
+/// use aside::Task;
+/// use aside::tasks::{Retry, TaskHandle};
+/// use std::time::Duration;
+///
+/// let retry = Retry::exponential(3, Duration::from_secs(1));
+/// let handle: TaskHandle<u32> = Task::named("import").key("photo-17").retry(retry).spawn(|task| task.attempt());
+/// assert_eq!(aside::tasks::task("photo-17").unwrap().id(), handle.id());
+/// assert_eq!(handle.join().unwrap(), 1);
+/// ```
+pub mod tasks {
+    pub use crate::background::counts::Counts;
+    pub use crate::background::failure::{Cancelled, IntoOutcome};
+    pub use crate::background::handle::{TaskHandle, TaskInfo, task};
+    pub use crate::background::plain_value::PlainValue;
+    pub use crate::background::progress::{Progress, TaskState};
+    pub use crate::background::request_info::RequestInfo;
+    pub use crate::background::retry::Retry;
+    pub use crate::background::task::RetriedTask;
+    pub use crate::isolate::{Isolated, IsolatedFunction};
+    pub use crate::panics::Panic;
+}
+
+/// The parts of a `multipart/form-data` body, for forms that no type describes.
+///
+/// ```
+/// use aside::multipart::Multipart;
+/// use aside::{Request, Result};
+///
+/// fn sizes(req: &mut Request) -> Result<String> {
+///     let form: Multipart = req.multipart()?;
+///     Ok(format!("{:?}", form.files("photos").iter().map(|photo| photo.size()).collect::<Vec<_>>()))
+/// }
+/// ```
+///
+/// [`Request::form`] reads a form with files into a type with [`Upload`] fields.
+pub mod multipart {
+    pub use crate::http::forms::multipart::{Multipart, Part};
+}
 
 // For `context!`, which is expanded in the user's crate and can name only what is public here.
 #[doc(hidden)]

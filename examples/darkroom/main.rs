@@ -49,8 +49,9 @@ mod tests;
 
 use std::path::Path;
 
+use aside::routing::Rate;
 use aside::routing::{get, post};
-use aside::{App, Jobs, Rate, Result};
+use aside::{App, Jobs, Result};
 
 use feed::{Feed, Sources};
 use orders::Charge;

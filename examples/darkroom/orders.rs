@@ -1,6 +1,6 @@
 //! Orders: the work before the response (the form, the record), and after it (charge, receipt, webhook).
 
-use aside::rusqlite::Transaction;
+use aside::jobs::rusqlite::Transaction;
 use aside::{Error, Form, Job, Jobs, Mail, Request, Response, Result, TaskContext, Webhook, context, redirect};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};

@@ -11,7 +11,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aside::{JobInfo, JobState, Jobs};
+use aside::Jobs;
+use aside::jobs::{JobInfo, JobState};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
@@ -148,7 +149,7 @@ impl Place {
     }
 
     fn charges(&self) -> Vec<i64> {
-        let charged = |db: &aside::rusqlite::Transaction<'_>| {
+        let charged = |db: &aside::jobs::rusqlite::Transaction<'_>| {
             let mut query = db.prepare("SELECT \"order\" FROM charges ORDER BY 1")?;
             let charges = query.query_map([], |row| row.get(0))?.collect::<Result<Vec<i64>, _>>()?;
             Ok(charges)

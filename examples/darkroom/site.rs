@@ -4,7 +4,8 @@ use std::env;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use aside::{Cache, Config, Rate, RateLimit, Result};
+use aside::routing::{Rate, RateLimit};
+use aside::{Cache, Config, Result};
 use jiff::{Timestamp, tz::TimeZone};
 
 use crate::photos::Card;

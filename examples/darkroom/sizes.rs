@@ -11,8 +11,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aside::image::{DecodeOptions, Fit};
-use aside::rusqlite::Transaction;
-use aside::{Error, Job, JobInfo, JobState, Jobs, Live, Request, Result, Retry, Status, TaskContext, background};
+use aside::jobs::rusqlite::Transaction;
+use aside::jobs::{JobInfo, JobState};
+use aside::tasks::Retry;
+use aside::{Error, Job, Jobs, Live, Request, Result, Status, TaskContext, background};
 use serde::{Deserialize, Serialize};
 
 use crate::photos::{self, Card};

@@ -12,7 +12,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aside::Result;
-use aside::rusqlite::{self, Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use aside::jobs::rusqlite::{self, Connection, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
 /// The migrations, in order. The file stores how many have been applied (`user_version`): never change one, only add new
 /// ones.

@@ -11,8 +11,11 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread;
 use std::time::Duration;
 
+use aside::config::Mode;
+use aside::jobs::{JobInfo, JobState};
+use aside::mail::SentMail;
 use aside::testing::{EventReader, TestClient, TestResponse};
-use aside::{Config, Error, JobInfo, JobState, Mail, Mode, Request, SentMail, Status};
+use aside::{Config, Error, Mail, Request, Status};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use flate2::{Compression, write::GzEncoder};

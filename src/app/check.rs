@@ -1,55 +1,44 @@
 //! What should be looked at before a site goes public.
 
-use std::fmt;
-
-use crate::config::Config;
+use crate::config::{Advice, Config};
 use crate::http::security::proxies::is_https;
 
-/// One thing that should be looked at: [`deploy_check`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Advice {
-    /// The setting to change: `ASIDE_URL`.
-    pub setting: &'static str,
-    /// What is wrong with it, and what to do.
-    pub message: String,
-}
-
-impl fmt::Display for Advice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}", self.setting, self.message)
+impl Config {
+    /// Looks whether a site is ready for the public, as Django's `check --deploy` does, and names each setting to change.
+    ///
+    /// ```
+    /// use aside::config::Mode;
+    /// use aside::Config;
+    ///
+    /// let config = Config {
+    ///     mode: Mode::Production,
+    ///     url: Some("http://shop.example".into()),
+    ///     secrets: vec!["k2m9-Qx7v_Lr4Tz8w1Bn6Yc3Hs5Dj0Gf".into()],
+    ///     ..Config::default()
+    /// };
+    /// let advice = config.deploy_check();
+    /// assert!(advice.iter().any(|advice| advice.setting == "ASIDE_URL"));
+    /// ```
+    ///
+    /// An application in production does this at its start and puts the advice into the log, as warnings (`aside::check`).
+    /// What cannot work at all is refused there: see [`Config::check`].
+    pub fn deploy_check(&self) -> Vec<Advice> {
+        let mut all = Vec::new();
+        let mut advise = |broken: bool, setting, message: &str| {
+            all.extend(broken.then(|| Advice { setting, message: message.to_owned() }));
+        };
+        advise(
+            self.is_development(),
+            "ASIDE_ENV",
+            "is `development`: errors show their inside; set it to `production`",
+        );
+        check_address(self, &mut advise);
+        check_sessions(self, &mut advise);
+        #[cfg(feature = "mail")]
+        check_mail(self, &mut advise);
+        check_process(self, &mut advise);
+        all
     }
-}
-
-/// Looks whether a site is ready for the public, as Django's `check --deploy` does, and names each setting to change.
-///
-/// ```
-/// use aside::{Config, Mode};
-///
-/// let config = Config {
-///     mode: Mode::Production,
-///     url: Some("http://shop.example".into()),
-///     secrets: vec!["k2m9-Qx7v_Lr4Tz8w1Bn6Yc3Hs5Dj0Gf".into()],
-///     ..Config::default()
-/// };
-/// let advice = aside::deploy_check(&config);
-/// assert!(advice.iter().any(|advice| advice.setting == "ASIDE_URL"));
-/// ```
-///
-/// An application in production does this at its start and puts the advice into the log, as warnings (`aside::check`).
-/// What cannot work at all is refused there: see [`Config::check`].
-pub fn deploy_check(config: &Config) -> Vec<Advice> {
-    let mut all = Vec::new();
-    let mut advise = |broken: bool, setting, message: &str| {
-        all.extend(broken.then(|| Advice { setting, message: message.to_owned() }));
-    };
-    advise(config.is_development(), "ASIDE_ENV", "is `development`: errors show their inside; set it to `production`");
-    check_address(config, &mut advise);
-    check_sessions(config, &mut advise);
-    #[cfg(feature = "mail")]
-    check_mail(config, &mut advise);
-    check_process(config, &mut advise);
-    all
 }
 
 /// Takes note of an advice when it applies.
@@ -175,7 +164,7 @@ mod tests {
     fn advised(change: impl FnOnce(&mut Config)) -> Vec<&'static str> {
         let mut config = ready();
         change(&mut config);
-        let settings = deploy_check(&config).into_iter().map(|advice| advice.setting);
+        let settings = config.deploy_check().into_iter().map(|advice| advice.setting);
         settings.filter(|setting| !OF_THE_TEST.contains(setting)).collect()
     }
 

@@ -557,7 +557,7 @@ impl App {
     /// ```
     ///
     /// `f` finds the state for a request. It returns a [`Live`](crate::Live) state, the progress of a task, an `Option`, or a
-    /// `Result` of these ([`IntoLive`](crate::IntoLive)): the state of this session
+    /// `Result` of these ([`IntoLive`](crate::live::IntoLive)): the state of this session
     /// ([`session_live`](Request::session_live)), a task of this session ([`session_task`](Request::session_task)), the state
     /// of a key ([`keyed_live`](Request::keyed_live)), or one that the application keeps. `template` is rendered with it, as
     /// [`Request::live`] describes; the page's part is a [`Live::fragment`](crate::Live::fragment).
@@ -610,7 +610,7 @@ impl App {
     /// ```
     ///
     /// It is [`live`](App::live) with [`Request::session_task`] of the same name. Where there is no such task, the page shows
-    /// nothing. The template has the fields of [`Progress`](crate::Progress); `aside/progress.html` is built in.
+    /// nothing. The template has the fields of [`Progress`](crate::tasks::Progress); `aside/progress.html` is built in.
     #[track_caller]
     pub fn live_task(self, name: &str, template: &str) -> App {
         let task = name.to_owned();

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use super::middleware::Middleware;
 pub use super::middleware::Next;
 use super::parts::Handler;
+pub use super::parts::IntoHookResult;
 use super::service::{self, Goal};
 use crate::error::Result;
 use crate::http::request::{Method, Request};

@@ -8,7 +8,6 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use super::check::deploy_check;
 use super::middleware::{self, Middleware};
 use super::parts::{Handler, Part};
 use crate::background::failure::Failure;
@@ -136,7 +135,7 @@ impl Service {
         if self.config.is_development() {
             return;
         }
-        deploy_check(&self.config).iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
+        self.config.deploy_check().iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
         if self.scope.get::<Jobs>().is_some_and(|jobs| !jobs.is_durable()) {
             log::warn!(target: "aside::check", "App::jobs keeps them in memory, and they end with the process: use `Jobs::sqlite`");
         }

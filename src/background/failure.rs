@@ -109,7 +109,7 @@ impl std::error::Error for Cancelled {}
 #[diagnostic::on_unimplemented(
     message = "a task cannot return `{Self}`",
     note = "for any value: end the closure in `aside::ok(value)`; to return nothing, end it in a semicolon",
-    note = "for a type of your own whose values contain no error: `impl aside::PlainValue for {Self} {{}}`"
+    note = "for a type of your own whose values contain no error: `impl aside::tasks::PlainValue for {Self} {{}}`"
 )]
 pub trait IntoOutcome {
     /// The type of the value if the task succeeds.

@@ -181,11 +181,12 @@ impl fmt::Debug for TaskInfo {
 /// Returns the newest task with a key in this application: a running one, or one of the last 200 that ended.
 ///
 /// ```
-/// use aside::{Request, TaskState};
+/// use aside::tasks::TaskState;
+/// use aside::Request;
 ///
 /// fn status(req: &mut Request) -> aside::Result<String> {
 ///     let id: u64 = req.param("id")?;
-///     Ok(match aside::task(&format!("photo-{id}")) {
+///     Ok(match aside::tasks::task(&format!("photo-{id}")) {
 ///         Some(task) if task.is_finished() => format!("{:?}", task.state()),
 ///         Some(task) => format!("{} of {}", task.progress().done, task.progress().total),
 ///         None => "nothing is being done for it".into(),

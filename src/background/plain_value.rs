@@ -28,7 +28,8 @@ use std::time::{Duration, Instant, SystemTime};
 /// task:
 ///
 /// ```
-/// use aside::{PlainValue, background};
+/// use aside::tasks::PlainValue;
+/// use aside::background;
 ///
 /// struct Totals {
 ///     orders: u64,
@@ -74,7 +75,7 @@ use std::time::{Duration, Instant, SystemTime};
     message = "a task cannot return `{Self}` as a plain value",
     label = "the closure of this task returns a value that is or contains `{Self}`",
     note = "for any value: end the closure in `aside::ok(value)`; to return nothing, end it in a semicolon",
-    note = "for a type of your own whose values contain no error: `impl aside::PlainValue for {Self} {{}}`",
+    note = "for a type of your own whose values contain no error: `impl aside::tasks::PlainValue for {Self} {{}}`",
     note = "a `Result` inside another value would lose its error: use `?`, or collect into one `Result`, and return that"
 )]
 pub trait PlainValue {}

@@ -25,7 +25,7 @@ use super::task_name::name_of;
 /// assert_eq!(answer.join().unwrap().unwrap(), 42);
 /// ```
 ///
-/// `f` returns a [`PlainValue`](crate::PlainValue), such as nothing, a number, text or a list, or a `Result` with any error.
+/// `f` returns a [`PlainValue`](crate::tasks::PlainValue), such as nothing, a number, text or a list, or a `Result` with any error.
 /// Its error or panic is logged once, at error level, and never becomes a response. A [`Failure`](crate::Failure) says which
 /// it was. A closure that uses `?` ends in [`aside::ok(value)`](crate::ok()).
 ///
@@ -143,7 +143,7 @@ impl Task {
         Task { name: Some(name.into()), ..self }
     }
 
-    /// Sets the key by which [`task`](crate::task()) finds it, for every client. A route that takes the key from its path
+    /// Sets the key by which [`task`](crate::tasks::task()) finds it, for every client. A route that takes the key from its path
     /// shows the task to each client that can guess the key. To keep a task private to one user, put the
     /// [`Session::id`](crate::Session::id) or an unguessable value from the session into the key. The id of a request or of
     /// a task is not a secret.
@@ -187,7 +187,8 @@ impl Task {
     /// Sets the retry policy. The wait between two attempts holds no thread.
     ///
     /// ```
-    /// use aside::{Retry, Task};
+    /// use aside::tasks::Retry;
+    /// use aside::Task;
     /// use std::time::Duration;
     ///
     /// Task::named("ping").retry(Retry::exponential(3, Duration::from_secs(1))).spawn(|task| {
@@ -203,7 +204,7 @@ impl Task {
         self.key.is_some()
     }
 
-    /// Finds the task with this [key](Task::key), as [`task`](crate::task()) does. Returns `None` if no key is set.
+    /// Finds the task with this [key](Task::key), as [`task`](crate::tasks::task()) does. Returns `None` if no key is set.
     pub fn find(&self) -> Option<TaskInfo> {
         task(self.key.as_deref()?)
     }

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 /// Header fields in order (RFC 9110, section 5).
 ///
 /// ```
-/// use aside::Headers;
+/// use aside::http::Headers;
 ///
 /// let mut headers = Headers::new();
 /// headers.append("Vary", "Accept");

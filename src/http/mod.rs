@@ -1,4 +1,16 @@
-//! HTTP: requests, responses, and the modules that a page is made of.
+//! HTTP: header fields, methods, flash messages, and redirects to other sites.
+//!
+//! ```
+//! use aside::http::{Method, redirect_to_url};
+//! use aside::{IntoResponse, Request, Response};
+//!
+//! fn elsewhere(req: &mut Request) -> Response {
+//!     match req.method() {
+//!         Method::Get => redirect_to_url("https://example.org/"),
+//!         _ => ().into_response(),
+//!     }
+//! }
+//! ```
 
 pub(crate) mod cache_control;
 pub(crate) mod files;
@@ -12,3 +24,8 @@ pub(crate) mod session;
 pub(crate) mod stream;
 pub(crate) mod templates;
 pub(crate) mod url_for;
+
+pub use self::headers::Headers;
+pub use self::request::Method;
+pub use self::response::redirect_to_url;
+pub use self::session::Flash;

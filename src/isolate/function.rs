@@ -82,7 +82,8 @@ where
 ///
 /// ```
 /// use aside::testing::TestClient;
-/// use aside::{App, Isolated, Result, TaskContext};
+/// use aside::tasks::Isolated;
+/// use aside::{App, Result, TaskContext};
 /// use std::time::Duration;
 ///
 /// fn import(rows: u64, task: &TaskContext) -> Result<u64> {
@@ -120,7 +121,7 @@ impl<F: IsolatedFunction<M>, M> Isolated<F, M> {
         self
     }
 
-    /// Sets the key by which [`task`](crate::task()) finds the task; see [`Task::key`].
+    /// Sets the key by which [`task`](crate::tasks::task()) finds the task; see [`Task::key`].
     pub fn key(mut self, key: impl Into<String>) -> Isolated<F, M> {
         self.task = self.task.key(key);
         self
@@ -129,7 +130,8 @@ impl<F: IsolatedFunction<M>, M> Isolated<F, M> {
     /// Runs the call as this task, with its name and key: a task of the session, say, whose progress a page shows.
     ///
     /// ```
-    /// use aside::{App, Isolated, Request, Response, Result, redirect};
+    /// use aside::tasks::Isolated;
+    /// use aside::{App, Request, Response, Result, redirect};
     ///
     /// fn import(rows: u64) -> u64 { rows }
     ///
@@ -182,7 +184,8 @@ impl<F, M> fmt::Debug for Isolated<F, M> {
 /// A function that can run in a child process: `fn(Input) -> R` or `fn(Input, &TaskContext) -> R`.
 ///
 /// ```
-/// use aside::{IsolatedFunction, PlainValue, Result, TaskContext};
+/// use aside::tasks::{IsolatedFunction, PlainValue};
+/// use aside::{Result, TaskContext};
 ///
 /// #[derive(serde::Serialize, serde::Deserialize)]
 /// struct Size { width: u32, height: u32 }
@@ -201,7 +204,7 @@ impl<F, M> fmt::Debug for Isolated<F, M> {
 /// can_be_isolated(read);
 /// ```
 ///
-/// `R` is what a task returns: a [`PlainValue`](crate::PlainValue), or a `Result` with any error. The input and the value
+/// `R` is what a task returns: a [`PlainValue`](crate::tasks::PlainValue), or a `Result` with any error. The input and the value
 /// travel as JSON, so that both are [`Serialize`] and [`DeserializeOwned`], `String` and not `&str`; a number that JSON does
 /// not have, such as infinity, cannot be read at the other end. `Some(())`, `Some(None)` and `Some(f64::INFINITY)` are null
 /// in JSON, and arrive as `None`. Values may be nested 127 levels deep. `M` is found by the compiler. A closure and a
@@ -214,7 +217,7 @@ impl<F, M> fmt::Debug for Isolated<F, M> {
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an isolated function",
     note = "an isolated function is a `fn(Input) -> R` or `fn(Input, &TaskContext) -> R`, where R is a plain value or a Result",
-    note = "for a returned type of your own whose values contain no error: `impl aside::PlainValue for YourType {{}}`",
+    note = "for a returned type of your own whose values contain no error: `impl aside::tasks::PlainValue for YourType {{}}`",
     note = "its input and its value must implement `serde::Serialize` and `serde::Deserialize`, and own all their data"
 )]
 pub trait IsolatedFunction<M>: Copy + Send + Sync + 'static {

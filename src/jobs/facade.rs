@@ -137,10 +137,10 @@ impl Jobs {
         })
     }
 
-    /// Enqueues a job, like [`enqueue`](crate::enqueue()).
+    /// Enqueues a job, like [`enqueue`](crate::jobs::enqueue()).
     ///
     /// # Errors
-    /// The errors of [`enqueue`](crate::enqueue()).
+    /// The errors of [`enqueue`](crate::jobs::enqueue()).
     pub fn enqueue<J: Job>(&self, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
         let mut enqueued = self.enqueue_all([job])?;
         // The engine returns one for each job.
@@ -150,7 +150,7 @@ impl Jobs {
     /// Enqueues several jobs of one type: all or none, and faster than one by one.
     ///
     /// # Errors
-    /// The errors of [`enqueue`](crate::enqueue()); then no job is enqueued.
+    /// The errors of [`enqueue`](crate::jobs::enqueue()); then no job is enqueued.
     pub fn enqueue_all<J: Job, N: Into<NewJob<J>>>(&self, jobs: impl IntoIterator<Item = N>) -> Result<Vec<Enqueued>> {
         let entries = jobs.into_iter().map(|job| self.config.entry(job.into())).collect::<Result<_>>()?;
         let enqueued = self.engine.enqueue(entries, self.now()).map_err(unavailable)?;
@@ -194,7 +194,8 @@ impl Jobs {
     /// [output](JobInfo::output). `show` is called whenever the job changes, on a separate thread.
     ///
     /// ```
-    /// use aside::{JobState, Live, Request, Result};
+    /// use aside::jobs::JobState;
+    /// use aside::{Live, Request, Result};
     ///
     /// #[derive(Clone, PartialEq, serde::Serialize)]
     /// struct Import { rows: u64, is_done: bool }

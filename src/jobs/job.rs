@@ -169,7 +169,7 @@ impl<J: Job> NewJob<J> {
     }
 
     /// Sets the unique key: while a job of this type with this key waits, is scheduled or runs,
-    /// [`enqueue`](crate::enqueue()) stores no second one and returns the id of the existing job. Finished jobs do not
+    /// [`enqueue`](crate::jobs::enqueue()) stores no second one and returns the id of the existing job. Finished jobs do not
     /// count. A key over 1,000 bytes is stored as its hash.
     pub fn unique(self, key: impl Into<String>) -> NewJob<J> {
         NewJob { unique: Some(key.into()), ..self }

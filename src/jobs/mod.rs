@@ -4,8 +4,31 @@
 //! engine gives each job to one worker at a time. A job that fails is retried; a job that fails for good is kept as a
 //! dead job until it is retried or discarded.
 //!
-//! `engine` defines what a job store must do, `job_config` the types of jobs and their options, `facade` the public
-//! operations on jobs, `runner` the job runner of a process, `attempt` one attempt from its start to its outcome.
+//! ```
+//! use aside::jobs::JobState;
+//! use aside::testing::TestClient;
+//! use aside::{App, Job, Jobs, Result, TaskContext};
+//!
+//! #[derive(serde::Serialize, serde::Deserialize)]
+//! struct Receipt { order: u64 }
+//!
+//! impl Job for Receipt {
+//!     const NAME: &'static str = "receipt";
+//!     fn run(self, _task: &TaskContext) -> Result<()> {
+//!         println!("order {}", self.order);
+//!         Ok(())
+//!     }
+//! }
+//!
+//! let client = TestClient::new(App::new().jobs(Jobs::memory().register::<Receipt>()));
+//! let id = client.jobs().enqueue(Receipt { order: 17 })?.id;
+//! client.drain();
+//! assert_eq!(client.jobs().find(id)?.unwrap().state, JobState::Done);
+//! # aside::ok(())
+//! ```
+
+// `engine` defines what a job store must do, `job_config` the types of jobs and their options, `facade` the public
+// operations on jobs, `runner` the job runner of a process, `attempt` one attempt from its start to its outcome.
 
 mod attempt;
 mod backends;
@@ -32,6 +55,10 @@ mod transaction;
 mod trouble;
 mod wait;
 
+/// The database of [`Jobs::enqueue_in`] and [`TaskContext::transaction`], in the version that they take.
+#[cfg(feature = "sqlite")]
+pub use rusqlite;
+
 pub use self::engine::Enqueued;
 pub use self::facade::Jobs;
 pub use self::job::{Job, NewJob};
@@ -53,7 +80,7 @@ use crate::http::request::Request;
 /// #     fn run(self, _task: &TaskContext) -> Result<()> { Ok(()) }
 /// # }
 /// fn paid(order: u64) -> Result<()> {
-///     let enqueued = aside::enqueue(Remind { order })?;
+///     let enqueued = aside::jobs::enqueue(Remind { order })?;
 ///     log::info!("order {order} is job {}", enqueued.id);
 ///     Ok(())
 /// }

@@ -194,7 +194,8 @@ impl JobInfo {
     /// [`TaskContext::output`](crate::TaskContext::output). `None` if the job is not done, or has no output.
     ///
     /// ```
-    /// use aside::{JobInfo, Result};
+    /// use aside::jobs::JobInfo;
+    /// use aside::Result;
     ///
     /// fn rows(job: &JobInfo) -> Result<String> {
     ///     Ok(match job.output::<u64>()? {

@@ -19,7 +19,7 @@ impl Jobs {
     /// transaction commits.
     ///
     /// ```
-    /// use aside::rusqlite::Connection;
+    /// use aside::jobs::rusqlite::Connection;
     /// use aside::{Job, Jobs, Result, TaskContext};
     ///
     /// #[derive(serde::Serialize, serde::Deserialize)]
@@ -50,7 +50,7 @@ impl Jobs {
     /// file is locked.
     ///
     /// # Errors
-    /// The errors of [`enqueue`](crate::enqueue()), and an error if the jobs are not stored in SQLite, or in another
+    /// The errors of [`enqueue`](crate::jobs::enqueue()), and an error if the jobs are not stored in SQLite, or in another
     /// file.
     pub fn enqueue_in<J: Job>(&self, transaction: &Transaction<'_>, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
         let message = "a job can be enqueued in a transaction only if the jobs are in the same SQLite file";

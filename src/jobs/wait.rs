@@ -43,7 +43,8 @@ impl Jobs {
     /// fails are part of the wait.
     ///
     /// ```
-    /// # use aside::{Job, JobState, Request, Response, Result, TaskContext, redirect};
+    /// # use aside::jobs::JobState;
+    /// # use aside::{Job, Request, Response, Result, TaskContext, redirect};
     /// # #[derive(serde::Serialize, serde::Deserialize)]
     /// # struct Quote { miles: u32 }
     /// # impl Job for Quote {

@@ -56,7 +56,8 @@ impl std::fmt::Debug for LiveSource {
 /// Your own type that contains one delegates:
 ///
 /// ```
-/// use aside::{App, IntoLive, Live, LiveSource, Request, Result};
+/// use aside::live::{IntoLive, LiveSource};
+/// use aside::{App, Live, Request, Result};
 ///
 /// #[derive(Clone)]
 /// struct Board(Live<Vec<String>>);

@@ -1,10 +1,25 @@
-//! Live pages: state that changes under a lock, and that pages follow through server-sent events (SSE).
+//! State that pages watch: it changes under a lock, and open pages show each change.
 //!
-//! The state itself is a [`Watched`] value. This module renders it as a fragment of a page, and as an event stream for that
-//! fragment. A slow page, or one whose state changes faster than users can see, receives only the latest state.
+//! ```
+//! use aside::live::{LiveFragment, LiveMap};
+//! use aside::{Live, Request, Result};
+//!
+//! struct Rooms(LiveMap<String, Vec<String>>);
+//!
+//! fn room(req: &mut Request) -> Result<LiveFragment> {
+//!     let name: String = req.param("name")?;
+//!     let room: Live<Vec<String>> = req.state::<Rooms>().0.entry(name.clone(), Vec::new);
+//!     room.fragment(req, &format!("/rooms/{name}/live"), "room.html")
+//! }
+//! ```
+//!
+//! [`App::live`](crate::App::live) defines a fragment that templates show by name. A slow watcher gets the latest state, and
+//! not each one before it.
 
 pub(crate) mod definition;
 pub(crate) mod states;
+
+pub use self::definition::{IntoLive, LiveSource};
 
 use std::collections::HashMap;
 use std::fmt;
@@ -25,11 +40,13 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::session::unguessable;
 use crate::http::stream::source::{Feed, Pause};
-use crate::http::stream::sse::{Event, STILL_HERE, retry_after};
+pub use crate::http::stream::sse::{Event, Events};
+use crate::http::stream::sse::{STILL_HERE, retry_after};
 use crate::http::templates::{Fragment, fragment};
 use crate::panics;
 use crate::sync::lock;
-use crate::watch::{Call, LiveGuard, Seen, Watched};
+pub use crate::watch::LiveGuard;
+use crate::watch::{Call, Seen, Watched};
 
 /// The shortest time between two updates of a page: more often is not visible, and a thousand changes in a second then cost
 /// twenty updates.
@@ -174,7 +191,8 @@ impl TaskInfo {
     /// Returns the progress of the task, for a page to follow. It is finished when the task has ended.
     ///
     /// ```
-    /// use aside::{App, Request, TaskInfo, task};
+    /// use aside::tasks::{TaskInfo, task};
+    /// use aside::{App, Request};
     ///
     /// // One for all users. `App::live_task` shows the task of each session.
     /// fn nightly(_: &mut Request) -> Option<TaskInfo> {
@@ -194,7 +212,7 @@ impl TaskInfo {
     /// The template `aside/progress.html` is built in: a bar, the task's message, and its outcome. Your own template has the
     /// fields of [`Progress`], and may hold a form that cancels the task, which works without JavaScript too:
     /// `{% if not is_finished %}<form method="post" action="/import/cancel"><button>Cancel</button></form>{% endif %}`,
-    /// with `aside::task(key)` and [`cancel`](TaskInfo::cancel) behind it.
+    /// with `aside::tasks::task(key)` and [`cancel`](TaskInfo::cancel) behind it.
     pub fn live(&self) -> Live<Progress> {
         Live(self.watched().clone())
     }
@@ -437,7 +455,8 @@ const MOST_KEY_BYTES: usize = 4 << 20;
 /// A map from keys to [`Live`] states: for each session by its id, or for each order by its number.
 ///
 /// ```
-/// use aside::{LiveMap, Request, Response, Result, background, redirect};
+/// use aside::live::LiveMap;
+/// use aside::{Request, Response, Result, background, redirect};
 ///
 /// struct Imports(LiveMap<String, u32>); // .state(Imports(LiveMap::new()))
 ///

@@ -4,8 +4,20 @@
 //! The task builds the message once, with the Message-ID and the date at which the mail was created, and sends it. It
 //! retries if the server is unreachable or answers 4xx, and fails at once if the server refuses the mail (5xx).
 //!
-//! [`message`] builds the message, [`mailer`] sends it, [`connections`] and [`session`] talk to the mail server, [`fault`]
-//! classifies failures, [`delivery`] tracks the recipients, and [`job`] is a mail as a durable job.
+//! ```
+//! use aside::mail::SentMail;
+//! use aside::testing::TestClient;
+//! use aside::{App, Mail};
+//!
+//! let client = TestClient::new(App::new());
+//! client.within(|| Mail::to("ada@example.org").subject("Your order").text("Thank you.").send());
+//! client.drain();
+//! let sent: Vec<SentMail> = client.outbox();
+//! assert_eq!(sent[0].subject, "Your order");
+//! ```
+
+// `message` builds the message, `mailer` sends it, `connections` and `session` talk to the mail server, `fault`
+// classifies failures, `delivery` tracks the recipients, and `job` is a mail as a durable job.
 
 mod address;
 mod connections;

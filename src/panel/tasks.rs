@@ -60,7 +60,7 @@ pub(super) fn task(req: &mut Request) -> Result<Response> {
     page(req, "aside/panel_task.html", &name, context! { name, part })
 }
 
-/// Follows one task. The page does not use [`TaskInfo::live`](crate::TaskInfo::live), since a user of the panel is not
+/// Follows one task. The page does not use [`TaskInfo::live`](crate::tasks::TaskInfo::live), since a user of the panel is not
 /// a watcher for whom the task works: the task must not be cancelled when that user leaves.
 pub(super) fn follow_task(req: &mut Request) -> Result<Response> {
     let Some(record) = requested(req)? else { return task_not_found(req) };

@@ -1,8 +1,21 @@
 //! The HTTP server: the transports, the worker pool, signals, and the start and graceful shutdown of the process.
 //!
-//! A [`Transport`] handles sockets and does not depend on the application. [`Service::handle`] runs the application and does
-//! not depend on sockets. A pool of [`workers`] connects them. There are two transports: `epoll`, the default on Linux, and
-//! [`tiny_http`], the portable one.
+//! [`App::run`] serves until a signal arrives. [`App::start`] returns a [`Server`], which a program stops itself:
+//!
+//! ```
+//! use aside::server::Server;
+//! use aside::{App, Config};
+//!
+//! let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
+//! let server: Server = App::with_config(config).get("/", |_| "hello").start()?;
+//! println!("http://{}", server.addr());
+//! server.stop();
+//! # aside::ok(())
+//! ```
+
+// A `Transport` handles sockets and does not depend on the application. `Service::handle` runs the application and does
+// not depend on sockets. A pool of `workers` connects them. There are two transports: `epoll`, the default on Linux, and
+// `tiny_http`, the portable one.
 
 mod clients;
 pub(crate) mod date_header;

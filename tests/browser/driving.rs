@@ -2,7 +2,8 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use aside::{App, Config, Request, Result, Server, context, redirect};
+use aside::server::Server;
+use aside::{App, Config, Request, Result, context, redirect};
 use serde::Deserialize;
 use serde_json::json;
 

@@ -8,10 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use aside::{
-    App, Config, Error, Failure, Live, Outcome, Request, Response, Result, Server, Task, TaskHandle, TaskInfo, context,
-    redirect, task,
-};
+use aside::server::Server;
+use aside::tasks::{TaskHandle, TaskInfo, task};
+use aside::{App, Config, Error, Failure, Live, Outcome, Request, Response, Result, Task, context, redirect};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 

@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use aside::{App, Config, Html, IntoResponse, Request, Server, redirect};
+use aside::server::Server;
+use aside::{App, Config, Html, IntoResponse, Request, redirect};
 
 use crate::browser::{Browser, Page};
 

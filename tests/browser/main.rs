@@ -11,7 +11,7 @@ use browser::Browser;
 use libtest_mimic::{Arguments, Completion, Trial};
 
 /// Returns the transport that serves the pages: `ASIDE_SERVER`.
-fn server() -> aside::ServerKind {
+fn server() -> aside::config::ServerKind {
     aside::Config::from_env().expect("settings that can be used").server
 }
 

@@ -2,11 +2,10 @@
 
 use std::time::Duration;
 
+use aside::config::Mode;
 use aside::routing::get;
 use aside::testing::TestClient;
-use aside::{
-    App, Config, Error, Jobs, Json, Mode, Request, Response, Result, Status, Task, TaskContext, context, redirect,
-};
+use aside::{App, Config, Error, Jobs, Json, Request, Response, Result, Status, Task, TaskContext, context, redirect};
 use log::Level;
 
 use crate::logs;
@@ -222,7 +221,7 @@ fn the_health_check_counts_the_background_tasks() {
     let app = app()
         .healthz()
         .get("/work", |_| Response::new().background(|| "done".parse::<u8>().map(drop)).background(|| ()))
-        .get("/cancelled", |_| Response::new().background(|| Err::<(), _>(aside::Cancelled)))
+        .get("/cancelled", |_| Response::new().background(|| Err::<(), _>(aside::tasks::Cancelled)))
         .get("/panics", |_| Response::new().background(|| -> () { panic!("boom") }))
         .get("/hangs", |_| {
             let task = Task::named("hangs").deadline(Duration::from_millis(1));

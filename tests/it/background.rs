@@ -7,10 +7,9 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
+use aside::tasks::{Retry, TaskState};
 use aside::testing::TestClient;
-use aside::{
-    App, Config, Error, Failure, Pool, Request, Response, Retry, Status, Task, TaskState, background, redirect,
-};
+use aside::{App, Config, Error, Failure, Pool, Request, Response, Status, Task, background, redirect};
 use log::Level;
 
 use crate::logs;
@@ -74,7 +73,7 @@ fn a_task_may_return_any_kind_of_error() {
         assert_eq!(cause(background(|| Err::<(), _>("words")).join().unwrap()), "words");
         assert_eq!(cause(background(|| Err::<(), _>(String::from("owned"))).join().unwrap()), "owned");
         assert_eq!(cause(background(|| Err::<(), _>(io::Error::other("io"))).join().unwrap()), "io");
-        assert_eq!(cause(background(|| Err::<(), _>(aside::BoxError::from("boxed"))).join().unwrap()), "boxed");
+        assert_eq!(cause(background(|| Err::<(), _>(aside::error::BoxError::from("boxed"))).join().unwrap()), "boxed");
         let ours = background(|| Err::<(), _>(Error::not_found("ours"))).join().unwrap().unwrap_err();
         assert!(matches!(ours, Failure::Error(error) if error.status_code() == Status::NOT_FOUND));
         let question_mark = background(|| {
@@ -210,7 +209,7 @@ fn deferred_tasks_start_after_the_response() {
     let mut client = TestClient::new(app);
     assert_eq!(client.get("/").text(), "page");
     gate.begun.recv().unwrap();
-    assert_eq!(client.within(|| aside::task("k-1")).unwrap().progress().message, "going");
+    assert_eq!(client.within(|| aside::tasks::task("k-1")).unwrap().progress().message, "going");
     drop(gate.release);
     client.drain();
     assert!(client.failures().iter().all(|task| task.name().contains("(tests/it/background.rs:")));
@@ -238,19 +237,19 @@ fn a_task_is_found_by_its_key_with_its_progress() {
     let client = client();
     let (gate, hold) = gate();
     client.within(|| {
-        assert!(aside::task("photo-17").is_none());
+        assert!(aside::tasks::task("photo-17").is_none());
         Task::named("sizes").key("photo-17").spawn(move |task| {
             task.progress(1, 3);
             task.message("small");
             hold();
         });
         gate.begun.recv().unwrap();
-        let task = aside::task("photo-17").unwrap();
+        let task = aside::tasks::task("photo-17").unwrap();
         assert_eq!((task.state(), task.progress().done, task.progress().total), (TaskState::Running, 1, 3));
         assert_eq!(task.progress().message, "small");
         drop(gate.release);
         client.drain();
-        assert_eq!(aside::task("photo-17").unwrap().state(), TaskState::Done);
+        assert_eq!(aside::tasks::task("photo-17").unwrap().state(), TaskState::Done);
     });
 }
 

@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use aside::config::Mode;
 use aside::testing::{TestClient, TestResponse};
-use aside::{App, Config, Error, Mode, Request, Response, Result, Status, context};
+use aside::{App, Config, Error, Request, Response, Result, Status, context};
 use log::Level;
 use serde_json::Value;
 
@@ -281,7 +282,7 @@ fn an_error_knows_where_it_was_made() {
         Error::from(Status::FORBIDDEN),
         Error::from_box("words"),
         Error::internal("inside").context("outside"),
-        aside::BoxError::from(Error::internal("boxed")).into_error(),
+        aside::error::BoxError::from(Error::internal("boxed")).into_error(),
     ];
     let lines = errors.each_ref().map(|error| error.location().map(|place| (place.file(), place.line())));
     let at = |line| Some((file!(), line));
@@ -294,7 +295,7 @@ trait IntoError {
     fn into_error(self) -> Error;
 }
 
-impl IntoError for aside::BoxError {
+impl IntoError for aside::error::BoxError {
     fn into_error(self) -> Error {
         Error::from_box(self)
     }

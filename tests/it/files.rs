@@ -8,8 +8,9 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
+use aside::config::Mode;
 use aside::testing::{TestClient, TestResponse};
-use aside::{App, Config, Mode, Request, Response, Result, Status, context};
+use aside::{App, Config, Request, Response, Result, Status, context};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 

@@ -3,9 +3,11 @@
 
 use std::time::Duration;
 
+use aside::config::Mode;
 use aside::routing::post;
+use aside::routing::{Rate, RateLimit};
 use aside::testing::{TestClient, TestResponse};
-use aside::{App, Config, Error, Html, Mode, Rate, RateLimit, Request, Response, Result, Status, context, redirect};
+use aside::{App, Config, Error, Html, Request, Response, Result, Status, context, redirect};
 
 use crate::logs;
 

@@ -198,7 +198,7 @@ fn headers_from(value: &str) -> Vec<Response> {
         Response::bytes(&value, b"x".to_vec()),
         redirect(&value),
         redirect_or(&value, "/"),
-        aside::redirect_to_url(&value),
+        aside::http::redirect_to_url(&value),
     ]
 }
 

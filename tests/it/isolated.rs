@@ -8,11 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use aside::tasks::{Isolated, IsolatedFunction, PlainValue, TaskHandle};
 use aside::testing::TestClient;
-use aside::{
-    App, Config, Failure, Isolated, IsolatedFunction, Job, Jobs, Outcome, PlainValue, Request, Result, Task,
-    TaskContext, TaskHandle, isolated,
-};
+use aside::{App, Config, Failure, Job, Jobs, Outcome, Request, Result, Task, TaskContext, isolated};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, pidfd_open, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -321,7 +319,7 @@ fn progress_comes_whole_before_the_end() {
     assert_eq!(call.join().unwrap(), "counts in attempt 1");
     let progress = info.progress();
     assert_eq!((progress.done, progress.total, progress.message.as_str()), (1_000, 1_000, "counted"));
-    assert_eq!(client.within(|| aside::task("count-1")).map(|task| task.id()), Some(info.id()));
+    assert_eq!(client.within(|| aside::tasks::task("count-1")).map(|task| task.id()), Some(info.id()));
 }
 
 #[test]

@@ -4,8 +4,10 @@ use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
+use aside::jobs::JobState;
+use aside::tasks::{Retry, TaskState};
 use aside::testing::{EventReader, TestClient};
-use aside::{App, Config, Error, Job, JobState, Jobs, Request, Result, Retry, Status, TaskContext, TaskState};
+use aside::{App, Config, Error, Job, Jobs, Request, Result, Status, TaskContext};
 use serde::{Deserialize, Serialize};
 
 use crate::jobs::on_each_engine;
@@ -275,7 +277,7 @@ impl Job for Held {
 }
 
 struct Site {
-    server: aside::Server,
+    server: aside::server::Server,
     begun: Receiver<()>,
     go: Sender<()>,
 }

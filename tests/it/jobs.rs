@@ -6,8 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::sync::{PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
+use aside::jobs::{JobState, NewJob};
+use aside::tasks::{Retry, TaskState};
 use aside::testing::TestClient;
-use aside::{App, Config, Error, Job, JobState, Jobs, NewJob, Request, Result, Retry, Task, TaskContext, TaskState};
+use aside::{App, Config, Error, Job, Jobs, Request, Result, Task, TaskContext};
 use serde::{Deserialize, Serialize};
 
 use crate::logs;
@@ -217,14 +219,14 @@ fn a_job_of_an_unregistered_type_is_kept_and_does_not_spin() {
 #[test]
 fn enqueuing_an_invalid_job_is_an_error() {
     let client = client(Jobs::memory().register::<Note>().queue("known", 1));
-    let refusal = |enqueued: Result<aside::Enqueued>| enqueued.unwrap_err().to_string();
+    let refusal = |enqueued: Result<aside::jobs::Enqueued>| enqueued.unwrap_err().to_string();
     let jobs = client.jobs();
     assert!(refusal(jobs.enqueue(Fail("x".into()))).contains("the job `fail` is not registered"));
     assert!(refusal(jobs.enqueue(note("x").queue("other"))).contains("no worker serves the queue `other`"));
     assert!(jobs.enqueue(note("x").queue("known")).is_ok());
     assert!(refusal(jobs.enqueue(note(&"x".repeat(2 << 20)))).contains("the limit is 1048576"));
     let none = TestClient::new(App::with_config(Config::default()));
-    assert!(none.within(|| refusal(aside::enqueue(note("x")))).contains("App::jobs"));
+    assert!(none.within(|| refusal(aside::jobs::enqueue(note("x")))).contains("App::jobs"));
     client.drain();
 }
 
@@ -307,15 +309,15 @@ fn jobs_that_jobs_enqueue_run_too_and_inline_runs_them_at_once() {
         }
     }
     let client = client(Jobs::memory().register::<Parent>());
-    client.within(|| aside::enqueue(Parent(3))).unwrap();
+    client.within(|| aside::jobs::enqueue(Parent(3))).unwrap();
     assert!(notes(&client).is_empty());
     client.drain();
     assert_eq!(notes(&client), ["parent 3", "parent 2", "parent 1"]);
 
     let inline = self::client(Jobs::memory().register::<Parent>().register::<Fail>().inline());
-    inline.within(|| aside::enqueue(Parent(2))).unwrap();
+    inline.within(|| aside::jobs::enqueue(Parent(2))).unwrap();
     assert_eq!(notes(&inline).len(), 2);
-    inline.within(|| aside::enqueue(Fail("in the failures".into()))).unwrap();
+    inline.within(|| aside::jobs::enqueue(Fail("in the failures".into()))).unwrap();
     assert_eq!(inline.failures().len(), 1);
     inline.drain();
 }
@@ -391,7 +393,7 @@ impl Job for Held {
 }
 
 struct Site {
-    server: aside::Server,
+    server: aside::server::Server,
     begun: Receiver<String>,
     go: Sender<()>,
 }
@@ -584,7 +586,7 @@ fn the_writes_of_a_job_are_committed_with_its_completion_or_not_at_all() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("shop.db");
     let client = client(Jobs::sqlite(&path).unwrap().register::<Effect>().register::<Note>());
-    let db = aside::rusqlite::Connection::open(&path).unwrap();
+    let db = aside::jobs::rusqlite::Connection::open(&path).unwrap();
     db.execute_batch("CREATE TABLE effects (words TEXT)").unwrap();
     let effects = || -> Vec<String> {
         let mut query = db.prepare("SELECT words FROM effects").unwrap();
@@ -611,7 +613,7 @@ fn the_writes_of_a_job_are_committed_with_its_completion_or_not_at_all() {
 fn a_transaction_and_its_jobs_must_be_in_one_file() {
     let folder = tempfile::tempdir().unwrap();
     let jobs = Jobs::sqlite(folder.path().join("jobs.db")).unwrap().register::<Note>();
-    let mut other = aside::rusqlite::Connection::open(folder.path().join("shop.db")).unwrap();
+    let mut other = aside::jobs::rusqlite::Connection::open(folder.path().join("shop.db")).unwrap();
     let transaction = other.transaction().unwrap();
     let refusal = |jobs: &Jobs| jobs.enqueue_in(&transaction, note("x")).unwrap_err().to_string();
     assert!(

@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-use aside::{App, Config, Request, Response, Server, ServerKind};
+use aside::config::ServerKind;
+use aside::server::Server;
+use aside::{App, Config, Request, Response};
 use socket2::SockRef;
 
 use crate::conformance::inputs::Apart;

@@ -8,10 +8,12 @@ use std::thread;
 use std::sync::mpsc;
 use std::time::Duration;
 
+use aside::config::Mode;
+use aside::live::Event;
+use aside::server::Server;
 use aside::testing::TestClient;
 use aside::{
-    App, Config, Error, Event, Failure, Live, Mode, Request, Response, Result, Server, Status, Task, background,
-    context, redirect,
+    App, Config, Error, Failure, Live, Request, Response, Result, Status, Task, background, context, redirect,
 };
 use log::Level;
 use serde::Serialize;
@@ -444,11 +446,11 @@ fn steps() -> (TestClient, mpsc::Sender<u64>) {
     let app = App::with_config(Config::default())
         .template("mine.html", "{{ state }} {{ done }}/{{ total }} {{ percent }} {{ message }} {{ is_cancelling }}")
         .get("/{template}/live", |req: &mut Request| -> Result<Response> {
-            let task = aside::task("import").ok_or_else(|| Error::not_found("There is no import."))?;
+            let task = aside::tasks::task("import").ok_or_else(|| Error::not_found("There is no import."))?;
             req.live(&task.live(), &format!("{}.html", req.param::<String>("template")?.replace('-', "/")))
         })
         .post("/cancel", |_req: &mut Request| {
-            aside::task("import").inspect(|task| task.cancel());
+            aside::tasks::task("import").inspect(|task| task.cancel());
             redirect("/")
         });
     let client = TestClient::new(app);
@@ -518,7 +520,7 @@ fn a_task_is_cancelled_from_a_page() {
 #[test]
 fn a_task_is_cancelled_when_its_last_watcher_leaves() {
     let app = App::with_config(Config::default()).get("/live", |req: &mut Request| -> Result<Response> {
-        req.live(&aside::task("search").unwrap().live(), "aside/progress.html")
+        req.live(&aside::tasks::task("search").unwrap().live(), "aside/progress.html")
     });
     let mut client = TestClient::new(app);
     let search = client.within(|| {

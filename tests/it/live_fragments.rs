@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use aside::server::Server;
 use aside::testing::TestClient;
-use aside::{App, Config, Error, Live, Request, Response, Result, Server, Status, ok, redirect};
+use aside::{App, Config, Error, Live, Request, Response, Result, Status, ok, redirect};
 use log::Level;
 
 use crate::logs;
@@ -62,7 +63,7 @@ fn refused_page(client: &mut TestClient, path: &str, words: &str) -> Status {
 fn shown<F, L>(f: F) -> App
 where
     F: Fn(&mut Request) -> L + Send + Sync + 'static,
-    L: aside::IntoLive,
+    L: aside::live::IntoLive,
 {
     App::with_config(Config::default())
         .live("posts", "posts.html", f)

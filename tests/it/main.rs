@@ -44,10 +44,10 @@ mod streams;
 mod wire;
 
 /// The transport under test. `ASIDE_SERVER=tiny_http cargo test --test it` selects the other one on Linux.
-fn server() -> aside::ServerKind {
+fn server() -> aside::config::ServerKind {
     aside::Config::from_env().expect("settings that can be used").server
 }
 
 fn is_tiny_http() -> bool {
-    server() == aside::ServerKind::TinyHttp
+    server() == aside::config::ServerKind::TinyHttp
 }

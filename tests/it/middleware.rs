@@ -2,9 +2,11 @@
 
 use std::sync::{Arc, Mutex, mpsc};
 
+use aside::config::ServerKind;
 use aside::routing::{Next, Rate, any, get, post};
+use aside::server::Server;
 use aside::testing::TestClient;
-use aside::{App, Config, Error, Request, Response, Result, Server, ServerKind, redirect};
+use aside::{App, Config, Error, Request, Response, Result, redirect};
 
 use crate::logs;
 use crate::wire::{PATIENCE, Raw, config, start};

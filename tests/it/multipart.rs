@@ -3,7 +3,8 @@
 
 use std::io::{Read, Write};
 
-use aside::{App, Config, Request, Result, Server};
+use aside::server::Server;
+use aside::{App, Config, Request, Result};
 
 use crate::wire::{Raw, config, start};
 

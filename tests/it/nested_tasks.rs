@@ -7,8 +7,9 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
+use aside::tasks::Retry;
 use aside::testing::TestClient;
-use aside::{App, Config, Failure, Outcome, Pool, Retry, Task, background};
+use aside::{App, Config, Failure, Outcome, Pool, Task, background};
 use log::Level;
 
 use crate::logs;

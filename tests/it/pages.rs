@@ -1,7 +1,9 @@
 //! Pages through the test client: routes, return types of handlers, errors, sessions, templates, files.
 
+use aside::config::Mode;
+use aside::error::BoxError;
 use aside::testing::TestClient;
-use aside::{App, BoxError, Config, Error, Html, Json, Mode, Request, Response, Result, Status, context, redirect};
+use aside::{App, Config, Error, Html, Json, Request, Response, Result, Status, context, redirect};
 use log::Level;
 
 use crate::logs;
@@ -257,7 +259,7 @@ fn every_built_in_response_has_a_cache_policy() {
         .static_files("/static", folder.path())
         .get("/", |_| "home")
         .get("/away", |_| redirect("/"))
-        .get("/elsewhere", |_| aside::redirect_to_url("https://a.example/"))
+        .get("/elsewhere", |_| aside::http::redirect_to_url("https://a.example/"))
         .get("/panic", |_| panic!("never returns"))
         .get("/gone", |_| (Status::GONE, "made by hand"))
         .get("/own", |_| Err::<(), _>(Error::not_found("x")))

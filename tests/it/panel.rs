@@ -4,8 +4,10 @@ use std::process::Command;
 use std::sync::mpsc::{self, Sender};
 use std::time::Duration;
 
+use aside::config::Mode;
+use aside::tasks::{Retry, TaskHandle};
 use aside::testing::{TestClient, TestResponse};
-use aside::{App, Config, Error, Mode, Request, Response, Retry, Status, Task, TaskHandle, background, redirect};
+use aside::{App, Config, Error, Request, Response, Status, Task, background, redirect};
 
 use crate::logs;
 

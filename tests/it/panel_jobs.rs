@@ -7,8 +7,10 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use aside::jobs::{JobInfo, JobState, NewJob};
+use aside::tasks::Retry;
 use aside::testing::{TestClient, TestResponse};
-use aside::{App, Config, Error, Job, JobInfo, JobState, Jobs, NewJob, Result, Retry, Status, TaskContext};
+use aside::{App, Config, Error, Job, Jobs, Result, Status, TaskContext};
 use serde::{Deserialize, Serialize};
 
 use crate::panel::{assert_hidden, development, page, production, section};

@@ -6,9 +6,12 @@ use std::panic::panic_any;
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
+use aside::jobs::JobState;
+use aside::tasks::Retry;
+use aside::tasks::TaskState;
 use aside::testing::TestClient;
-use aside::{App, Config, Failure, IntoResponse, Job, JobState, Jobs, Live, Request, Response, Result, Retry, Task};
-use aside::{TaskContext, TaskState, background};
+use aside::{App, Config, Failure, IntoResponse, Job, Jobs, Live, Request, Response, Result, Task};
+use aside::{TaskContext, background};
 use log::Level;
 use serde::{Deserialize, Serialize};
 

@@ -34,8 +34,9 @@ use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
 use std::sync::mpsc::{Receiver, Sender, channel};
 
+use aside::server::Server;
 use aside::testing::EventReader;
-use aside::{App, Config, Error, Request, Result, Server, Status};
+use aside::{App, Config, Error, Request, Result, Status};
 #[cfg(unix)]
 use tempfile::TempDir;
 

@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use aside::config::Mode;
 use aside::testing::{TestClient, TestResponse};
-use aside::{App, Config, Mode, Request, Response, redirect};
+use aside::{App, Config, Request, Response, redirect};
 
 const DAY: Duration = Duration::from_secs(24 * 3_600);
 const COOKIE: &str = "__Host-session";

@@ -3,7 +3,8 @@
 use std::sync::{Arc, mpsc};
 use std::thread;
 
-use aside::{App, Config, Pool, Request, Server};
+use aside::server::Server;
+use aside::{App, Config, Pool, Request};
 use log::Level;
 
 use crate::logs;

@@ -11,10 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+use aside::Config;
+#[cfg(all(feature = "epoll", target_os = "linux"))]
+use aside::config::ServerKind;
 use aside::routing::get;
 use aside::{App, Request};
-#[cfg(all(feature = "epoll", target_os = "linux"))]
-use aside::{Config, ServerKind};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a client waits for its page: a process may start slowly on a busy machine.

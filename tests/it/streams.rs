@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use aside::live::Event;
+use aside::server::Server;
 use aside::testing::TestClient;
-use aside::{App, Config, Event, Live, Request, Response, Server};
+use aside::{App, Config, Live, Request, Response};
 
 use crate::wire::{Gate, PATIENCE, Raw, config, start};
 

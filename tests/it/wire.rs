@@ -8,7 +8,8 @@ use std::sync::{Arc, Barrier, Condvar, Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
-use aside::{App, Config, Request, Response, Server, Status, background};
+use aside::server::Server;
+use aside::{App, Config, Request, Response, Status, background};
 
 const SECOND: Duration = Duration::from_secs(1);
 

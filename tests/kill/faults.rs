@@ -2,7 +2,8 @@
 
 use std::collections::BTreeSet;
 
-use aside::{JobState, Jobs};
+use aside::Jobs;
+use aside::jobs::JobState;
 use rustix::process::Signal;
 use serde_json::Value;
 

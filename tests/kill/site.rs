@@ -7,8 +7,10 @@ use std::sync::LazyLock;
 use std::thread;
 use std::time::Duration;
 
-use aside::rusqlite::Connection;
-use aside::{App, Error, Job, JobInfo, JobState, Jobs, Json, Request, Result, Retry, Status, TaskContext};
+use aside::jobs::rusqlite::Connection;
+use aside::jobs::{JobInfo, JobState};
+use aside::tasks::Retry;
+use aside::{App, Error, Job, Jobs, Json, Request, Result, Status, TaskContext};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
 

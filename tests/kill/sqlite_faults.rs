@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use aside::rusqlite::Connection;
+use aside::jobs::rusqlite::Connection;
 use libtest_mimic::Completion;
 use rustix::process::Signal;
 use tempfile::TempDir;

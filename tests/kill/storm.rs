@@ -9,7 +9,8 @@ use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use aside::{JobState, Jobs};
+use aside::Jobs;
+use aside::jobs::JobState;
 
 use crate::ledger::{Ledger, Line, now};
 use crate::process::{Child, PATIENCE, agent, until};

@@ -21,7 +21,7 @@ const SWEEP_EVERY: Duration = Duration::from_secs(60);
 /// A rate: a number of requests within a time. See [`MethodRouter::rate_limit`](crate::routing::MethodRouter::rate_limit) and [`RateLimit`].
 ///
 /// ```
-/// use aside::Rate;
+/// use aside::routing::Rate;
 ///
 /// let rate = Rate::per_minute(5);
 /// assert_eq!(rate.to_string(), "5 in 60 s");
@@ -70,7 +70,8 @@ impl fmt::Display for Rate {
 /// A rate limit by any key, for example the account at a login.
 ///
 /// ```
-/// use aside::{Rate, RateLimit, Request, Response, Result, redirect};
+/// use aside::routing::{Rate, RateLimit};
+/// use aside::{Request, Response, Result, redirect};
 ///
 /// struct Logins(RateLimit); // .state(Logins(RateLimit::new(Rate::per_hour(20))))
 ///

@@ -183,11 +183,12 @@ impl Session {
         Duration::from_secs(self.now.saturating_sub(self.contents.born).try_into().unwrap_or(0))
     }
 
-    /// Returns the session's id: a key for data of this client alone, in a [`LiveMap`](crate::LiveMap), a cache or a
+    /// Returns the session's id: a key for data of this client alone, in a [`LiveMap`](crate::live::LiveMap), a cache or a
     /// table.
     ///
     /// ```
-    /// use aside::{LiveMap, Request, Response, Result};
+    /// use aside::live::LiveMap;
+    /// use aside::{Request, Response, Result};
     ///
     /// struct Searches(LiveMap<String, Vec<String>>);
     ///

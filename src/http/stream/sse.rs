@@ -10,7 +10,7 @@ use crate::http::response::Response;
 /// One event of a stream.
 ///
 /// ```
-/// use aside::Event;
+/// use aside::live::Event;
 ///
 /// let event = Event::new("17 of 20").named("progress").id("17");
 /// assert_eq!((event.name.as_str(), event.id.as_str(), event.data.as_str()), ("progress", "17", "17 of 20"));
@@ -148,7 +148,8 @@ impl Response {
     ///
     /// ```
     /// use aside::testing::TestClient;
-    /// use aside::{App, Event, Request, Response};
+    /// use aside::live::Event;
+    /// use aside::{App, Request, Response};
     ///
     /// fn countdown(_req: &mut Request) -> Response {
     ///     Response::events(|events| {

@@ -12,7 +12,8 @@ use std::net::Shutdown;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex};
 
-use aside::{App, Request, Server};
+use aside::server::Server;
+use aside::{App, Request};
 
 use crate::wire::{Raw, config, start};
 
