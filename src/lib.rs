@@ -206,50 +206,22 @@ struct Readme;
 #[cfg(doctest)]
 struct TasksBorrowNothing;
 
-/// The examples of the guide are tests too.
-#[cfg(all(doctest, feature = "sqlite"))]
-#[doc = include_str!("../docs/guide/07-jobs.md")]
-struct GuideJobs;
-
-/// The examples of the guide are tests too.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/guide/08-live-pages.md")]
-struct GuideLivePages;
-
-/// The examples of the guide are tests too.
-#[cfg(all(doctest, feature = "mail", feature = "webhook"))]
-#[doc = include_str!("../docs/guide/09-mail-and-webhooks.md")]
-struct GuideMailAndWebhooks;
-
-/// The examples of the guide are tests too.
-#[cfg(all(doctest, feature = "mail"))]
-#[doc = include_str!("../docs/guide/10-testing.md")]
-struct GuideTesting;
-
-/// The examples of the guide are tests too.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/guide/11-configuration.md")]
-struct GuideConfiguration;
-
-/// The examples of the guide are tests too.
-#[cfg(doctest)]
-#[doc = include_str!("../docs/guide/12-deployment.md")]
-struct GuideDeployment;
-
 /// The programs of the comparison are tests too.
 #[cfg(all(doctest, feature = "mail"))]
 #[doc = include_str!("../docs/comparison.md")]
 struct Comparison;
 
 /// The programs of the guide are tests too.
-#[cfg(all(doctest, feature = "mail", feature = "image"))]
+#[cfg(doctest)]
 mod guide {
+    #[cfg(all(feature = "mail", feature = "image"))]
     #[doc = include_str!("../docs/guide/01-first-site.md")]
     struct FirstSite;
 
     #[doc = include_str!("../docs/guide/02-routing.md")]
     struct Routing;
 
+    #[cfg(feature = "image")]
     #[doc = include_str!("../docs/guide/03-forms.md")]
     struct Forms;
 
@@ -261,6 +233,27 @@ mod guide {
 
     #[doc = include_str!("../docs/guide/06-background.md")]
     struct Background;
+
+    #[cfg(feature = "sqlite")]
+    #[doc = include_str!("../docs/guide/07-jobs.md")]
+    struct Jobs;
+
+    #[doc = include_str!("../docs/guide/08-live-pages.md")]
+    struct LivePages;
+
+    #[cfg(all(feature = "mail", feature = "webhook"))]
+    #[doc = include_str!("../docs/guide/09-mail-and-webhooks.md")]
+    struct MailAndWebhooks;
+
+    #[cfg(feature = "mail")]
+    #[doc = include_str!("../docs/guide/10-testing.md")]
+    struct Testing;
+
+    #[doc = include_str!("../docs/guide/11-configuration.md")]
+    struct Configuration;
+
+    #[doc = include_str!("../docs/guide/12-deployment.md")]
+    struct Deployment;
 
     #[doc = include_str!("../docs/guide/13-coming-from.md")]
     struct ComingFrom;
