@@ -1,6 +1,6 @@
 //! Conformance to HTTP/1.1 (RFC 9110 and RFC 9112) over raw sockets: tables of requests and the required results. For a
 //! known fault of tiny_http, the table has both the correct result and the actual one with its reason. The test requires the
-//! actual one, so that the list at the head of `src/server/tiny_http.rs` stays true.
+//! actual one, so that the list at the head of `src/server/tiny_http/mod.rs` stays true.
 
 mod connection;
 mod fields;
