@@ -184,7 +184,7 @@ pub mod multipart {
 pub use http::templates::private as __private;
 
 /// The README's examples are tests too.
-#[cfg(all(doctest, feature = "mail"))]
+#[cfg(all(doctest, feature = "mail", feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 

@@ -1,5 +1,5 @@
-//! The README's first program, as a reader copies it (a documentation test of the crate checks that it compiles), its
-//! figures and settings, and what it and the other documents name.
+//! The README's order page, as a reader copies it (a documentation test of the crate checks that it compiles), its
+//! figures, the guide's settings, and what these and the other documents name.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -29,14 +29,14 @@ fn no_example_has_hidden_lines() {
 
 #[test]
 fn the_log_names_the_line_that_started_the_task() {
-    let program = blocks("rust")[0];
+    let program = *blocks("rust").iter().find(|block| block.contains("background(move")).unwrap();
     let line = program.lines().position(|line| line.contains("background(move")).unwrap() + 1;
     let log = blocks("text")[0];
     assert!(log.contains(&format!("create_order (src/main.rs:{line}) failed: ")), "{line}: {log}");
 }
 
 #[test]
-fn the_template_of_the_first_program_shows_its_context() {
+fn the_template_of_the_order_page_shows_its_context() {
     let app = App::with_config(Config::default())
         .template("orders.html", blocks("html")[0])
         .get("/orders", |req: &mut Request| {
