@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use aside::testing::TestClient;
 use aside::{App, Config, Request, Response, Result, context, redirect};
@@ -285,4 +285,53 @@ fn the_documents_name_existing_files() {
             assert!(places.iter().any(is_there), "{document}: {path}");
         }
     }
+}
+
+/// Returns the lines of a document that are not in a code block.
+fn prose(text: &str) -> impl Iterator<Item = &str> {
+    let mut is_code = false;
+    text.lines().filter(move |line| {
+        let is_fence = line.starts_with("```");
+        is_code ^= is_fence;
+        !is_code && !is_fence
+    })
+}
+
+/// Returns the anchors of a document's headings, as GitHub makes them.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = prose(text).filter(|line| line.starts_with('#')).map(|line| line.trim_start_matches('#').trim());
+    let is_kept = |letter: &char| letter.is_alphanumeric() || [' ', '-', '_'].contains(letter);
+    headings
+        .map(|heading| heading.to_lowercase().chars().filter(is_kept).collect::<String>().replace(' ', "-"))
+        .collect()
+}
+
+/// Returns all pages for readers: those at the root, in `docs` and in the guide.
+fn pages() -> Vec<PathBuf> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let in_folder = |folder| fs::read_dir(root.join(folder)).unwrap().map(|entry| entry.unwrap().path());
+    let pages = ["", "docs", "docs/guide", "benches"].into_iter().flat_map(in_folder);
+    pages.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
+}
+
+#[test]
+fn the_links_of_the_documents_lead_to_pages_and_headings_that_are_there() {
+    let mut count = 0;
+    for page in pages() {
+        let text = fs::read_to_string(&page).unwrap();
+        for line in prose(&text) {
+            let links = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+            for link in links.filter(|link| !link.starts_with("http")) {
+                let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+                let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+                assert!(target.exists(), "{}: {link}", page.display());
+                if !anchor.is_empty() && target.extension().is_some_and(|extension| extension == "md") {
+                    let anchors = anchors(&fs::read_to_string(&target).unwrap());
+                    assert!(anchors.iter().any(|one| one == anchor), "{}: {link}, of {anchors:?}", page.display());
+                }
+                count += 1;
+            }
+        }
+    }
+    assert!(count > 50, "{count} links");
 }
