@@ -166,7 +166,7 @@ fn a_change_that_panics_keeps_the_previous_state() {
     };
     catch_unwind(AssertUnwindSafe(change)).unwrap_err();
     assert_eq!(live.get().titles, ["good"]);
-    assert!(!logs::at(Level::Error, "the state is as it was before").is_empty());
+    assert!(!logs::at(Level::Error, "the state is unchanged").is_empty());
     add(&live, "better");
     assert!(events.next().data.contains("<li>good</li>\n<li>better</li>"));
 }
