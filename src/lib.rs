@@ -13,8 +13,8 @@
 //!     #[derive(serde::Deserialize)]
 //!     struct Order { email: String }
 //!
-//!     let order: Order = req.form()?;               // 422, naming the field, when it is not there
-//!     background(move || charge(&order.email));     // on a thread of its own, from now on
+//!     let order: Order = req.form()?;               // 422, which names the field, if it is missing
+//!     background(move || charge(&order.email));     // starts now, on another thread
 //!     req.flash("success", "Processing your order!");
 //!     Ok(redirect("/orders"))
 //! }
@@ -31,48 +31,52 @@
 //! `&mut` [`Request`] that returns anything that is [`IntoResponse`]: text, [`Html`], [`Json`], a [`Response`], a
 //! [`redirect()`], a `Result` of these with any error.
 //!
-//! [`before`](App::before) and [`after`](App::after) run around every handler, [middleware](App::middleware) wraps it, [`mount`](App::mount) puts one application
-//! below a path of another, [named](routing::MethodRouter::name) routes are found by [`url_for`](Request::url_for).
+//! **Middleware** ([`App::middleware`]) wraps handlers. The [`before`](App::before) and [`after`](App::after) hooks run around
+//! every handler. [`mount`](App::mount) puts one application below a path of another, and [`url_for`](Request::url_for) makes
+//! the URL of a [named](routing::MethodRouter::name) route.
 //!
-//! **What stands in front of the handlers** is on by default: forms of other sites and other host names are refused, and every
-//! response has security headers with a Content-Security-Policy ([`default_header`](App::default_header)).
-//! [`rate_limit`](routing::MethodRouter::rate_limit) is for a login; [`Config::deploy_check`] looks at the settings before the site goes public.
+//! **Security middleware** is on by default: cross-site requests (CSRF) and requests for other host names are refused, and
+//! every response has security headers with a Content-Security-Policy ([`default_header`](App::default_header)).
+//! [`rate_limit`](routing::MethodRouter::rate_limit) limits a route, such as a login. [`Config::deploy_check`] checks the
+//! settings before the site goes public.
 //!
-//! **What a visitor sent** comes out of the request: [`param`](Request::param), [`query`](Request::query),
+//! **Input** is read from the request: [`param`](Request::param), [`query`](Request::query),
 //! [`form`](Request::form), [`json`](Request::json), [`multipart`](Request::multipart) with its [`Upload`]s,
-//! [`session`](Request::session), [`cookie`](Request::cookie). [`submitted`](Request::submitted) gives a [`Form`] that shows
-//! what was typed beside what was wrong, and [`once`](Request::once) answers a form that is sent twice once. Who the visitor is comes from [`login`](Request::login), [`logout`](Request::logout) and
-//! [`user`](Request::user); [`password`] keeps passwords. [`render`](Request::render) makes a page of a template and a
-//! [`context!`].
+//! [`session`](Request::session), [`cookie`](Request::cookie). [`submitted`](Request::submitted) returns a [`Form`], which
+//! shows the user's input again beside the messages about invalid fields. [`once`](Request::once) handles a form once even if
+//! the client sends it twice. [`login`](Request::login), [`logout`](Request::logout) and [`user`](Request::user) manage the
+//! user of a session, and [`password`] hashes passwords. [`render`](Request::render) renders a template with a [`context!`].
 //!
-//! **What the visitor need not wait for** is set aside. [`background()`] begins now and gives the thread's handle back;
-//! [`Response::background`] begins once the response has gone out; a [`Task`] has a name, a key, a deadline, progress and
-//! retries; a [`Pool`] bounds how many run at once. `Mail` and `Webhook` go the same way. An error or a panic there is one
-//! line in the log, with the task, the request that it came from, and the time it took; never a response. A [`Failure`]
-//! tells the ways of ending apart. At shutdown all of it is waited for, and what is given up is named.
+//! **Background tasks** do the work that the client need not wait for. [`background()`] starts a function now and returns its
+//! thread's handle; [`Response::background`] starts one after the response has been sent. A [`Task`] has a name, a key, a
+//! deadline, progress and retries; a [`Pool`] limits how many tasks run at once. `Mail` and `Webhook` can be sent in this way
+//! too. An error or a panic in a task is one line in the log, with the task, its request and its duration; it never becomes a
+//! response. A [`Failure`] says how a task ended. At shutdown the server waits for the tasks, and the log names those that it
+//! abandons.
 //!
-//! **What may crash, or computes for long,** runs in a child process: [`isolated()`] gives the value of a function back, whose
-//! crash is a failure like any other.
+//! **Isolated functions** run in a child process, for code that may crash or that computes for long: [`isolated()`] returns
+//! the handle of the call's task, and a crash is a failure like any other.
 //!
-//! **What must survive the process** is a [`Job`]: a value that is written down by [`enqueue`](jobs::enqueue()) and run by a worker,
-//! again and again until it is done, or kept as dead for somebody to look at. [`Jobs`] keeps them in SQLite, in Redis, or in
-//! memory; [`App::jobs`] gives them to the application, [`App::work`] runs them without serving pages. One that may crash is
-//! [isolated](Job::ISOLATED); what one writes can be [committed with its end](Jobs::sqlite). `Mail` and `Webhook` are jobs too.
+//! **A [`Job`]** survives the process: [`enqueue`](jobs::enqueue()) stores it, and a worker runs it and retries it until it
+//! succeeds or becomes a dead job, which an operator can look at. [`Jobs`] stores jobs in SQLite, in Redis, or in memory.
+//! [`App::jobs`] adds them to the application, and [`App::work`] runs them without serving pages. A job that may crash can be
+//! [isolated](Job::ISOLATED). A job's writes can be [committed in the transaction that completes it](Jobs::sqlite). `Mail` and
+//! `Webhook` are jobs too.
 //!
-//! **What changes while it is looked at** is a [`Live`]: state that is [updated](Live::update) under a lock, shown by
-//! `{{ live("name") }}` in a page as [`App::live`] defines it, and followed from there; by hand it is [`fragment`](Live::fragment) and
-//! [`Request::live`]. Each session has its own by [`session_live`](Request::session_live). A task's progress is one
-//! ([`TaskHandle::live`](tasks::TaskHandle::live)). [`Response::events`] and [`Response::stream`] write by hand. **The panel** at `/_aside` shows what
-//! was set aside, what failed and how, and the mail ([`App::panel`]).
+//! **[`Live`]** is state that open pages show and follow. The application [updates](Live::update) it under a lock.
+//! [`App::live`] defines a fragment, and `{{ live("name") }}` shows it in a page; [`fragment`](Live::fragment) and
+//! [`Request::live`] are the two halves of that by hand. [`session_live`](Request::session_live) is the state of one session,
+//! and [`TaskHandle::live`](tasks::TaskHandle::live) the progress of a task. [`Response::events`] and [`Response::stream`]
+//! write a stream directly. **The panel** at `/_aside` shows tasks, failures, jobs and mail ([`App::panel`]).
 //!
-//! **When something goes wrong** it is an [`Error`]: a [`Status`], words for the visitor, a source for the log. `?` takes any
-//! error as a 500, with its place and its source lines on the page in development. [`error_page`](App::error_page) is the
-//! site's own. A closure that uses `?` ends in [`ok(())`](ok()).
+//! **An [`Error`]** has a [`Status`], a message for the client, and a source for the log. `?` turns any error into a 500; in
+//! development its page shows the location and the source lines. [`error_page`](App::error_page) sets the site's own page. A
+//! closure that uses `?` ends in [`ok(())`](ok()).
 //!
-//! **Tests** call the application through [`testing::TestClient`], which waits for what was set aside, runs the jobs when the
-//! test says so, and shows its mail and its failures.
+//! **Tests** call the application through [`testing::TestClient`], which waits for background tasks, runs the jobs when the
+//! test says so, and shows the mail and the failures.
 //!
-//! **Settings** are a [`Config`], read from the environment once.
+//! **Settings** are a [`Config`], which is read from the environment once.
 
 #![warn(unreachable_pub)]
 
@@ -137,7 +141,7 @@ pub use mail::Mail;
 #[doc(inline)]
 pub use webhook::Webhook;
 
-/// What belongs to background tasks besides [`Task`] and [`background()`]: handles, retries, progress, failures.
+/// Handles, retries, progress and failures of background tasks; [`Task`] and [`background()`] are at the root.
 ///
 /// ```
 /// use aside::Task;
@@ -179,16 +183,16 @@ pub mod multipart {
     pub use crate::http::forms::multipart::{Multipart, Part};
 }
 
-// For `context!`, which is expanded in the user's crate and can name only what is public here.
+// For `context!`, which is expanded in the user's crate and can name only public items of this one.
 #[doc(hidden)]
 pub use http::templates::private as __private;
 
-/// The README's examples are tests too.
+/// The README, whose examples run as tests.
 #[cfg(all(doctest, feature = "mail", feature = "sqlite"))]
 #[doc = include_str!("../README.md")]
 struct Readme;
 
-/// The README: a background task owns what it uses.
+/// Examples for the README's statement that a background task owns the values that it uses.
 ///
 /// ```
 /// fn handler(req: &mut aside::Request) {
@@ -206,12 +210,12 @@ struct Readme;
 #[cfg(doctest)]
 struct TasksBorrowNothing;
 
-/// The programs of the comparison are tests too.
+/// The comparison, whose programs run as tests.
 #[cfg(all(doctest, feature = "mail"))]
 #[doc = include_str!("../docs/comparison.md")]
 struct Comparison;
 
-/// The programs of the guide are tests too.
+/// The guide, whose programs run as tests.
 #[cfg(doctest)]
 mod guide {
     #[cfg(all(feature = "mail", feature = "image"))]

@@ -1,4 +1,4 @@
-//! A client for tests: it calls the application without a socket, and sees what was set aside.
+//! A test client, which calls the application without a socket and observes its background tasks, jobs and mail.
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -28,10 +28,10 @@ use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::{Mailer, SentMail};
 
-/// How long [`TestClient::drain`] waits before it says which tasks do not end.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// How long [`TestClient::drain`] waits before it panics with the names of the tasks that still run.
+const TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Calls an application as a browser would, cookies and all, without a socket.
+/// A client that calls an application as a browser does, with cookies, but without a socket.
 ///
 /// ```
 /// use aside::testing::TestClient;
@@ -51,25 +51,24 @@ const PATIENCE: Duration = Duration::from_secs(60);
 ///
 /// An [isolated](crate::isolated()) function runs in a child process, as on the site. The child is the test's own program, with
 /// the arguments that select this test; it runs the test up to the client whose application has the function, and from there
-/// the function in place of the rest. A test harness names the thread of each test after it, which is how the test is found:
-/// make the client on that thread. Elsewhere, and if the harness runs all tests on its main thread
-/// (`--test-threads=1`), the child has the program's own arguments. Isolated [jobs](crate::Job::ISOLATED) run in this
-/// process.
+/// the function in place of the rest. The child finds the test by the name of the thread, since a test harness names the
+/// thread of each test after it: make the client on that thread. On another thread, and if the harness runs all tests on its
+/// main thread (`--test-threads=1`), the child has the program's own arguments. Isolated [jobs](crate::Job::ISOLATED) run in
+/// this process.
 ///
 /// Mail stays in [`outbox`](TestClient::outbox) unless the configuration sends it elsewhere. Tasks run at the priority of the
-/// test, whatever `ASIDE_BACKGROUND_NICE` says. A test that leaves a task
-/// running fails when the client is dropped: let it [`drain`](TestClient::drain), or what the task does next happens in
-/// the middle of another test.
+/// test, whatever the value of `ASIDE_BACKGROUND_NICE`. A test that leaves a task running fails when the client is dropped:
+/// call [`drain`](TestClient::drain), since the task would otherwise run on during another test.
 pub struct TestClient {
     service: Service,
     cookies: BTreeMap<String, String>,
 }
 
 impl TestClient {
-    /// A client of that application.
+    /// Makes a client of an application.
     ///
     /// # Panics
-    /// When the application cannot start; the message says why.
+    /// If the application cannot start; the message gives the reason.
     pub fn new(app: App) -> TestClient {
         let service = app
             .for_tests()
@@ -80,12 +79,12 @@ impl TestClient {
         TestClient { service, cookies: BTreeMap::new() }
     }
 
-    /// A GET.
+    /// Sends a GET request and returns the response.
     pub fn get(&mut self, target: &str) -> TestResponse {
         self.request("GET", target).send()
     }
 
-    /// A GET for an event stream, which is read for as long as the test likes.
+    /// Sends a GET request for an event stream, and returns a reader of its events.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -103,17 +102,17 @@ impl TestClient {
     /// ```
     ///
     /// # Panics
-    /// When the answer is no event stream; the message shows it.
+    /// If the response is not an event stream; the message shows the response.
     pub fn events(&mut self, target: &str) -> EventReader {
         self.request("GET", target).events()
     }
 
-    /// A POST, to be given a body.
+    /// Makes a POST request, which is sent with [`send`](TestRequest::send).
     pub fn post<'c>(&'c mut self, target: &str) -> TestRequest<'c> {
         self.request("POST", target)
     }
 
-    /// Any request.
+    /// Makes a request with any method, which is sent with [`send`](TestRequest::send).
     pub fn request<'c>(&'c mut self, method: &str, target: &str) -> TestRequest<'c> {
         let headers = Headers::from_iter([("Host", host(self.service.config()))]);
         TestRequest {
@@ -126,17 +125,17 @@ impl TestClient {
         }
     }
 
-    /// The cookies that the application has set, as a browser would keep them.
+    /// Returns the cookies that the application has set and not deleted.
     pub fn cookies(&self) -> &BTreeMap<String, String> {
         &self.cookies
     }
 
-    /// Puts a cookie into the jar, as it goes over the wire.
+    /// Sets a cookie, with its value as it is sent over the network.
     pub fn set_cookie(&mut self, name: &str, value: &str) {
         self.cookies.insert(name.to_owned(), value.to_owned());
     }
 
-    /// Lets that much time pass: for sessions, whole seconds of it, and for jobs that are for later.
+    /// Moves the clocks of sessions and of scheduled jobs forward. For sessions, the duration is cut to whole seconds.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -159,32 +158,32 @@ impl TestClient {
         }
     }
 
-    /// The application's state of that type.
+    /// Returns the application's state of type `T`.
     ///
     /// # Panics
-    /// When `App::state` was given none of that type.
+    /// If `App::state` has not added a state of this type.
     pub fn state<T: Any + Send + Sync>(&self) -> Arc<T> {
         self.service.scope().state()
     }
 
-    /// Runs `f` as part of the application, outside a request: what it sets aside or mails is the application's.
+    /// Runs `f` as part of the application, outside a request: its background tasks and its mail belong to the application.
     pub fn within<T>(&self, f: impl FnOnce() -> T) -> T {
         let context = Context { scope: self.service.scope().clone(), origin: None, task: None };
         let _entered = context.enter();
         f()
     }
 
-    /// Waits until all that was set aside has ended, and runs the jobs that wait, until there are none. Waits between two
-    /// tries of a task are cut short; jobs that are for later, tried again ones among them, are left for
-    /// [`advance`](TestClient::advance).
+    /// Waits until all background tasks have ended, and runs the jobs that are due, until there are no more of either. A task
+    /// that waits between two attempts makes the next one at once. Scheduled jobs, and jobs that wait for a retry, do not run
+    /// before [`advance`](TestClient::advance).
     ///
     /// # Panics
-    /// When something has not ended after 60 s, or jobs go on making jobs for so long; the message names it.
+    /// If a task has not ended, or jobs still enqueue further jobs, after 60 s; the message names the tasks.
     pub fn drain(&self) {
-        let until = Instant::now() + PATIENCE;
+        let until = Instant::now() + TIMEOUT;
         loop {
             if !self.service.scope().registry().wait_until_idle(until) || Instant::now() > until {
-                panic!("after {PATIENCE:?} there still run: {:?}", self.running());
+                panic!("tasks still run, or jobs enqueue further jobs, after {TIMEOUT:?}: {:?}", self.running());
             }
             if !self.run_job() {
                 return;
@@ -192,14 +191,14 @@ impl TestClient {
         }
     }
 
-    /// Runs the next job that waits. Whether there was one.
+    /// Runs the next job that is due. Returns true if there was one.
     fn run_job(&self) -> bool {
         let jobs = self.service.scope().get::<Jobs>();
         let ran = jobs.map_or(Ok(None), |jobs| jobs.run_next());
-        ran.unwrap_or_else(|error| panic!("the jobs cannot be run: {error:?}")).is_some()
+        ran.unwrap_or_else(|error| panic!("cannot run the next job: {error:?}")).is_some()
     }
 
-    /// The application's jobs, which run when the test says so: [`Jobs::run_next`], [`drain`](TestClient::drain).
+    /// Returns the application's jobs, which run only when the test calls [`Jobs::run_next`] or [`drain`](TestClient::drain).
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -226,29 +225,29 @@ impl TestClient {
     /// ```
     ///
     /// # Panics
-    /// When the application has none.
+    /// If the application has no jobs.
     pub fn jobs(&self) -> Jobs {
         Jobs::clone(&self.state::<Jobs>())
     }
 
-    /// The tasks that have not ended.
+    /// Returns the tasks that have not ended.
     pub fn running(&self) -> Vec<TaskInfo> {
         let registry = self.service.scope().registry();
         registry.unfinished().into_iter().map(|record| TaskInfo::new(record, registry)).collect()
     }
 
-    /// How many tasks there are and were.
+    /// Returns the numbers of current and of ended tasks.
     pub fn counts(&self) -> Counts {
         self.service.scope().registry().counts()
     }
 
-    /// The tasks that failed, in order: the last 100.
+    /// Returns the last 100 tasks that failed, in order.
     pub fn failures(&self) -> Vec<TaskInfo> {
         let registry = self.service.scope().registry();
         registry.failed().into_iter().map(|record| TaskInfo::new(record, registry)).collect()
     }
 
-    /// The mail that was sent, in order: the last 100, as far as it stays in memory or goes to files.
+    /// Returns the last 100 mails that were sent to memory or to files, in order.
     #[cfg(feature = "mail")]
     pub fn outbox(&self) -> Vec<SentMail> {
         let mails = self.service.scope().get::<Mailer>().map_or_else(Vec::new, |mailer| mailer.outbox());
@@ -263,7 +262,7 @@ impl TestClient {
     }
 }
 
-/// Fails the test that leaves a task behind.
+/// Panics if a task still runs, so that the test fails.
 impl Drop for TestClient {
     fn drop(&mut self) {
         let running = self.running();
@@ -275,15 +274,15 @@ impl Drop for TestClient {
 
 fn keep_cookie(jar: &mut BTreeMap<String, String>, line: &str) {
     let Ok(cookie) = cookie::Cookie::parse(line) else { return };
-    let gone = cookie.max_age().is_some_and(|age| !age.is_positive());
-    match gone {
+    let is_deleted = cookie.max_age().is_some_and(|age| !age.is_positive());
+    match is_deleted {
         true => jar.remove(cookie.name()),
         false => jar.insert(cookie.name().to_owned(), cookie.value().to_owned()),
     };
 }
 
-/// A request under way to a [`TestClient`]'s application.
-#[must_use = "it goes out with `send`"]
+/// A request to the application of a [`TestClient`], to which headers and a body can be added.
+#[must_use = "call `send` to send the request"]
 pub struct TestRequest<'c> {
     client: &'c mut TestClient,
     method: Method,
@@ -293,11 +292,11 @@ pub struct TestRequest<'c> {
     peer: Option<SocketAddr>,
 }
 
-/// Where the parts of a multipart body end. Long enough not to stand in a test's file by chance.
+/// The delimiter of the parts of a multipart body. It is so long that a test's file does not contain it by chance.
 const BOUNDARY: &str = "----aside-test-client-7d1f0c52b8e94a36";
 
 impl TestRequest<'_> {
-    /// Adds a header. `Host` takes the place of the one that is there: a host that the site answers to.
+    /// Adds a header. `Host` replaces the default, which is a host name that the site accepts.
     pub fn header(mut self, name: &str, value: &str) -> Self {
         match name.eq_ignore_ascii_case("Host") {
             true => self.headers.set(name, value),
@@ -306,36 +305,36 @@ impl TestRequest<'_> {
         self
     }
 
-    /// Sends it as if from that address; without, the peer is not known, as on a Unix socket.
+    /// Sets the address of the client. Without it the address is unknown, as on a Unix socket.
     ///
     /// # Panics
-    /// When it is no address and port, such as `192.0.2.1:5000`.
+    /// If `address` is not an address and a port, such as `192.0.2.1:5000`.
     pub fn peer(mut self, address: &str) -> Self {
         self.peer = Some(address.parse().expect("an address and a port, such as 192.0.2.1:5000"));
         self
     }
 
-    /// A form's fields, as a browser sends them.
+    /// Sets the body to the fields of a form, urlencoded as browsers send them.
     pub fn form(self, fields: &[(&str, &str)]) -> Self {
         let body = serde_urlencoded::to_string(fields).expect("pairs of text can always be written");
         self.body("application/x-www-form-urlencoded", body)
     }
 
-    /// A value as JSON.
+    /// Sets the body to a value as JSON.
     ///
     /// # Panics
-    /// When it cannot be written as JSON.
+    /// If the value cannot be written as JSON.
     pub fn json(self, value: &impl serde::Serialize) -> Self {
         let body = serde_json::to_vec(value).expect("the test's value can be written as JSON");
         self.body("application/json", body)
     }
 
-    /// A text field of a form with files.
+    /// Adds a text field to a multipart form.
     pub fn field(self, name: &str, value: &str) -> Self {
         self.part(&format!("name=\"{}\"", escape_quotes(name)), value.as_bytes())
     }
 
-    /// A file of a form, as a browser sends it.
+    /// Adds a file to a multipart form, as browsers send it.
     pub fn file(self, name: &str, filename: &str, content_type: &str, content: &[u8]) -> Self {
         let (name, filename) = (escape_quotes(name), escape_quotes(filename));
         let disposition = format!("name=\"{name}\"; filename=\"{filename}\"\r\nContent-Type: {content_type}");
@@ -351,7 +350,7 @@ impl TestRequest<'_> {
         self.body(&format!("multipart/form-data; boundary={BOUNDARY}"), body)
     }
 
-    /// Any body of that media type.
+    /// Sets the body and its media type.
     pub fn body(mut self, content_type: &str, body: impl Into<Vec<u8>>) -> Self {
         self.headers.set("Content-Type", content_type);
         self.body = body.into();
@@ -359,10 +358,10 @@ impl TestRequest<'_> {
         self
     }
 
-    /// Sends it, and reads the event stream that it is answered with; see [`TestClient::events`].
+    /// Sends the request, and returns a reader of the event stream in its response; see [`TestClient::events`].
     ///
     /// # Panics
-    /// When the answer is no event stream; the message shows it.
+    /// If the response is not an event stream; the message shows the response.
     pub fn events(mut self) -> EventReader {
         let request = self.request();
         let mut response = self.client.service.handle(request);
@@ -372,12 +371,12 @@ impl TestRequest<'_> {
             ResponseBody::Feed(feed) if is_events => EventReader::read(Box::new(move |out| follow(feed, out))),
             body => {
                 response.body = body;
-                panic!("no event stream: {:?}", TestResponse::read(response, false))
+                panic!("the response is not an event stream: {:?}", TestResponse::read(response, false))
             }
         }
     }
 
-    /// Sends it, reads the whole answer, and then begins what was set aside on it.
+    /// Sends the request, reads the whole response, and then starts the tasks that were deferred until it was sent.
     pub fn send(mut self) -> TestResponse {
         let request = self.request();
         self.client.call(request)
@@ -393,19 +392,19 @@ impl TestRequest<'_> {
     }
 }
 
-/// A host that the site answers to.
+/// Returns a host name that the site accepts.
 fn host(config: &Config) -> String {
-    let of_url = config.url.as_deref().and_then(|url| url.split("://").nth(1)?.split('/').next());
+    let from_url = config.url.as_deref().and_then(|url| url.split("://").nth(1)?.split('/').next());
     let listed = || config.allowed_hosts.first().map(|host| host.trim_start_matches('.')).filter(|host| *host != "*");
-    of_url.or_else(listed).unwrap_or("localhost").to_owned()
+    from_url.or_else(listed).unwrap_or("localhost").to_owned()
 }
 
-/// As browsers write a name into a part's header (WHATWG HTML, multipart form data).
+/// Escapes a name as browsers do in a part's header (WHATWG HTML, multipart form data).
 fn escape_quotes(name: &str) -> String {
     name.replace('\r', "%0D").replace('\n', "%0A").replace('"', "%22")
 }
 
-/// What the application answered.
+/// A response of the application, read to its end.
 pub struct TestResponse {
     status: Status,
     headers: Headers,
@@ -424,49 +423,49 @@ impl TestResponse {
         TestResponse { status, headers, body }
     }
 
-    /// The status.
+    /// Returns the status.
     pub fn status(&self) -> Status {
         self.status
     }
 
-    /// The first header of that name.
+    /// Returns the first header with this name.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.headers.get(name)
     }
 
-    /// All headers.
+    /// Returns all headers.
     pub fn headers(&self) -> &Headers {
         &self.headers
     }
 
-    /// Where a redirect leads.
+    /// Returns the target of a redirect: the `Location` header.
     pub fn location(&self) -> Option<&str> {
         self.header("Location")
     }
 
-    /// The body as it is.
+    /// Returns the bytes of the body.
     pub fn bytes(&self) -> &[u8] {
         &self.body
     }
 
-    /// The body as text.
+    /// Returns the body as text.
     ///
     /// # Panics
-    /// When it is not UTF-8.
+    /// If the body is not UTF-8.
     pub fn text(&self) -> &str {
         std::str::from_utf8(&self.body).expect("the body is UTF-8")
     }
 
-    /// The body as a value.
+    /// Reads the body as JSON.
     ///
     /// # Panics
-    /// When it is no JSON of that shape.
+    /// If the body is not valid JSON for the type `T`.
     pub fn json<T: serde::de::DeserializeOwned>(&self) -> T {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
 }
 
-/// An event stream (WHATWG HTML, server-sent events). The visitor leaves when it is dropped.
+/// A reader of an event stream (WHATWG HTML, server-sent events). Dropping it disconnects the client.
 pub struct EventReader {
     lines: mpsc::Receiver<Vec<u8>>,
     unread: String,
@@ -475,25 +474,25 @@ pub struct EventReader {
 
 impl EventReader {
     fn read(write: StreamBody) -> EventReader {
-        let (tell, lines) = mpsc::channel();
+        let (sender, lines) = mpsc::channel();
         let disconnect = Disconnect::default();
-        let theirs = disconnect.clone();
+        let for_writer = disconnect.clone();
         let spawned = std::thread::Builder::new().name("test-events".into()).spawn(move || {
-            // It ends in an error when the test has left.
-            let _ = write(Outlet::new(&mut Pipe(tell), theirs));
+            // It returns an error after the test has dropped the reader.
+            let _ = write(Outlet::new(&mut Pipe(sender), for_writer));
         });
-        spawned.expect("the system has a thread to spare");
+        spawned.expect("the operating system can start a thread");
         EventReader { lines, unread: String::new(), disconnect }
     }
 
-    /// Waits for the next event. Comments are passed over.
+    /// Waits for the next event. Comments are skipped.
     ///
     /// # Panics
-    /// When none comes within 60 s, or the stream ends.
+    /// If no event arrives within 60 s, or the stream ends.
     #[allow(clippy::should_implement_trait)]
     pub fn next(&mut self) -> Event {
-        // For the event and not for each comment on the way.
-        let until = Instant::now() + PATIENCE;
+        // The limit holds for the event, not for each comment before it.
+        let until = Instant::now() + TIMEOUT;
         loop {
             while let Some((block, rest)) = self.unread.split_once("\n\n") {
                 let (event, rest) = (event_of(block), rest.to_owned());
@@ -503,7 +502,7 @@ impl EventReader {
                 }
             }
             let wait = until.saturating_duration_since(Instant::now());
-            let bytes = self.lines.recv_timeout(wait).expect("the stream goes on with another event");
+            let bytes = self.lines.recv_timeout(wait).expect("the stream sends another event");
             self.unread
                 .push_str(std::str::from_utf8(&bytes).expect("an event stream is UTF-8, written in whole events"));
         }
@@ -516,7 +515,7 @@ impl Drop for EventReader {
     }
 }
 
-/// The event that a block of lines is; none for one without data, such as a comment.
+/// Parses a block of lines as an event. Returns `None` for a block without data, such as a comment.
 fn event_of(block: &str) -> Option<Event> {
     let mut event = Event::default();
     let mut data: Vec<&str> = Vec::new();
@@ -538,7 +537,7 @@ impl fmt::Debug for EventReader {
     }
 }
 
-/// A client that reads as much as comes, until it leaves.
+/// A writer that passes the bytes of a stream to the reader, until the reader is dropped.
 struct Pipe(mpsc::Sender<Vec<u8>>);
 
 impl Write for Pipe {

@@ -1,4 +1,4 @@
-//! What a developer wants to know at the start: where the site is, what answers where, and where the mail goes.
+//! The first log lines: the address, and in development the routes and the destination of mail.
 
 use super::service::{Goal, Service};
 use crate::config::ServerKind;
@@ -26,8 +26,11 @@ impl Service {
 
     fn surroundings(&self) -> String {
         let config = self.config();
-        let secret =
-            if config.secrets.is_empty() { "made up: they end with this process" } else { "from ASIDE_SECRET" };
+        let secret = if config.secrets.is_empty() {
+            "generated at start: they end with this process"
+        } else {
+            "from ASIDE_SECRET"
+        };
         let lines = [
             ("templates", self.scope().get::<Templates>().map(|templates| format!("in {}", templates.dir().display()))),
             ("sessions", Some(format!("with a key {secret}"))),
@@ -51,7 +54,7 @@ impl Service {
     }
 }
 
-/// Method, path, name, and where it was added.
+/// Returns the line of a route: its method, path and name, and the location at which it was added.
 fn line(route: &Route<Goal>, width: usize) -> String {
     let name = route.goal.name.as_deref().map_or(String::new(), |name| format!("  {name}"));
     let (verb, pattern, place) = (route.verb(), &route.pattern, route.place);

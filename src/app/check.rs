@@ -1,10 +1,10 @@
-//! What should be looked at before a site goes public.
+//! Checks of the settings before a site goes public.
 
 use crate::config::{Advice, Config};
 use crate::http::security::proxies::is_https;
 
 impl Config {
-    /// Looks whether a site is ready for the public, as Django's `check --deploy` does, and names each setting to change.
+    /// Returns advice on each setting to change before the site goes public, like Django's `check --deploy`.
     ///
     /// ```
     /// use aside::config::Mode;
@@ -20,8 +20,8 @@ impl Config {
     /// assert!(advice.iter().any(|advice| advice.setting == "ASIDE_URL"));
     /// ```
     ///
-    /// An application in production does this at its start and puts the advice into the log, as warnings (`aside::check`).
-    /// What cannot work at all is refused there: see [`Config::check`].
+    /// In production an application logs this advice at its start, as warnings (target `aside::check`). Settings that cannot
+    /// work are errors at the start: see [`Config::check`].
     pub fn deploy_check(&self) -> Vec<Advice> {
         let mut all = Vec::new();
         let mut advise = |broken: bool, setting, message: &str| {
@@ -30,7 +30,7 @@ impl Config {
         advise(
             self.is_development(),
             "ASIDE_ENV",
-            "is `development`: errors show their inside; set it to `production`",
+            "is `development`: error pages show source lines and causes; set it to `production`",
         );
         check_address(self, &mut advise);
         check_sessions(self, &mut advise);
@@ -41,7 +41,7 @@ impl Config {
     }
 }
 
-/// Takes note of an advice when it applies.
+/// Adds a piece of advice if the condition is true.
 type Advise<'a> = dyn FnMut(bool, &'static str, &str) + 'a;
 
 fn check_address(config: &Config, advise: &mut Advise<'_>) {
@@ -49,37 +49,39 @@ fn check_address(config: &Config, advise: &mut Advise<'_>) {
     let local = ["127.", "localhost", "[::1]", "unix:"].iter().any(|start| config.address.starts_with(start));
     let proxies = &config.trusted_proxies;
     let hosts = &config.allowed_hosts;
-    advise(url.is_empty(), "ASIDE_URL", "is not set: links in mail have no host, and the site answers to any name");
+    advise(url.is_empty(), "ASIDE_URL", "is not set: links in mail have no host, and the site accepts any host name");
     advise(
         !url.is_empty() && !is_https(url),
         "ASIDE_URL",
-        "is no https address: browsers are not told to stay with https, and drop the session's `__Host-` cookie",
+        "is not an https URL: responses have no Strict-Transport-Security, and browsers reject the session's `__Host-` \
+         cookie; use an https URL",
     );
     advise(
         hosts.iter().any(|host| host == "*") || (hosts.is_empty() && url.is_empty()),
         "ASIDE_ALLOWED_HOSTS",
-        "lets any host in: what is made of the Host header is what a stranger wrote; name the site's own",
+        "allows any host: the client then chooses the host in the site's links; list the site's host names",
     );
     advise(
         config.trusted_origins.iter().any(|origin| origin == "*"),
         "ASIDE_TRUSTED_ORIGINS",
-        "turns the check against forms of other sites off: name the sites that may send forms here",
+        "is `*`, which turns CSRF protection off: list the sites that may send forms here",
     );
     advise(
         proxies.is_empty() && local,
         "ASIDE_TRUSTED_PROXIES",
-        "is not set: all visitors look like the proxy in front, to the log and to rate limits; name it (`127.0.0.1`)",
+        "is not set: behind a proxy, the log and rate limits see the proxy as the only client; set it to the proxy's \
+         address (`127.0.0.1`)",
     );
     advise(
         proxies.is_empty() && !local,
         "ASIDE_ADDR",
-        "is open to the network, without a trusted proxy: this server has no TLS and no limits against slow clients; \
-         put a proxy in front, and name it in ASIDE_TRUSTED_PROXIES",
+        "is open to the network, without a trusted proxy, and this server has no TLS: put a proxy in front, and set \
+         ASIDE_TRUSTED_PROXIES to its address",
     );
     advise(
         proxies.iter().any(|network| network.ends_with("/0")),
         "ASIDE_TRUSTED_PROXIES",
-        "is everybody: whoever asks can say who asks; name the proxies alone",
+        "contains every address: any client can then claim another client's address; list only the proxies",
     );
 }
 
@@ -87,42 +89,54 @@ fn check_sessions(config: &Config, advise: &mut Advise<'_>) {
     advise(
         config.secrets.iter().any(|secret| is_weak(secret)),
         "ASIDE_SECRET",
-        "can be guessed: it has few different characters; `openssl rand -base64 48` makes a good one",
+        "can be guessed: it has few different characters; make one with `openssl rand -base64 48`",
     );
     advise(
         config.store.as_deref().is_none_or(|store| store == "memory:"),
         "ASIDE_STORE",
-        "is memory: after a restart a stolen copy of a session that was logged out is good again, and a form may be \
-         answered twice; set it to `sqlite:data/site.db`",
+        "is `memory:` (the default): after a restart a stolen cookie of a logged-out session is valid again, and a form may be \
+         handled twice; set it to `sqlite:data/site.db`",
     );
     advise(
         config.session_lifetime.as_secs() > 90 * 24 * 3600,
         "ASIDE_SESSION_LIFETIME",
-        "is more than 90 days: who finds an old computer is logged in",
+        "is more than 90 days: a lost or sold computer stays logged in; set it lower",
     );
 }
 
 #[cfg(feature = "mail")]
 fn check_mail(config: &Config, advise: &mut Advise<'_>) {
     let url = config.mail_url.as_deref();
-    let reaches_nobody = url.is_some_and(|url| url.starts_with("file:") || url.starts_with("memory:"));
-    advise(url.is_none(), "ASIDE_MAIL_URL", "is not set: a mail is a failed task; `smtp://user:password@host:587`");
-    advise(reaches_nobody, "ASIDE_MAIL_URL", "names no server: mail reaches nobody; `smtp://user:password@host:587`");
-    let nobody = url.is_some() && config.mail_from.is_none();
-    advise(nobody, "ASIDE_MAIL_FROM", "is not set: a mail that names no sender is a failed task");
+    let is_not_sent = url.is_some_and(|url| url.starts_with("file:") || url.starts_with("memory:"));
+    advise(
+        url.is_none(),
+        "ASIDE_MAIL_URL",
+        "is not set: sending a mail fails; set it to `smtp://user:password@host:587`",
+    );
+    advise(
+        is_not_sent,
+        "ASIDE_MAIL_URL",
+        "is not a mail server: mail is stored here and not sent; set it to `smtp://user:password@host:587`",
+    );
+    let has_no_sender = url.is_some() && config.mail_from.is_none();
+    advise(has_no_sender, "ASIDE_MAIL_FROM", "is not set: sending a mail without a sender of its own fails");
 }
 
 fn check_process(config: &Config, advise: &mut Advise<'_>) {
     advise(
         config.grace.as_secs() > 28,
         "ASIDE_GRACE",
-        "is more than 28 s: Kubernetes kills after 30 and Docker after 10, unless they are told to wait longer",
+        "is more than 28 s: Kubernetes kills the process after 30 s and Docker after 10 s, unless configured otherwise",
     );
-    advise(cfg!(debug_assertions), "cargo", "built this without `--release`: it is many times slower");
-    advise(is_root(), "the user", "is root: what breaks into the site has the machine; run it as a user of its own");
+    advise(cfg!(debug_assertions), "cargo", "built this program without `--release`: it is many times slower");
+    advise(
+        is_root(),
+        "the user",
+        "is root: an intruder into the site controls the machine; run it as a user of its own",
+    );
 }
 
-/// Fewer different characters than any 32 random ones of hexadecimal digits have.
+/// Returns true if a secret has fewer than 8 different characters: 32 random hexadecimal digits have more.
 fn is_weak(secret: &str) -> bool {
     let mut characters: Vec<char> = secret.chars().collect();
     characters.sort_unstable();
@@ -145,7 +159,7 @@ mod tests {
     use super::*;
     use crate::config::Mode;
 
-    /// What no setting can change in a test: its build and its user.
+    /// Advice that no setting changes in a test: on the build and the user.
     const OF_THE_TEST: [&str; 2] = ["cargo", "the user"];
 
     fn ready() -> Config {
@@ -196,7 +210,7 @@ mod tests {
 
     #[cfg(feature = "mail")]
     #[test]
-    fn mail_that_reaches_nobody_is_named() {
+    fn mail_settings_that_send_no_mail_are_named() {
         assert_eq!(advised(|config| config.mail_url = None), ["ASIDE_MAIL_URL"]);
         assert_eq!(advised(|config| config.mail_url = Some("file:data/mail".into())), ["ASIDE_MAIL_URL"]);
         assert_eq!(advised(|config| config.mail_from = None), ["ASIDE_MAIL_FROM"]);

@@ -12,7 +12,7 @@ use crate::http::response::Response;
 /// A function that wraps a handler.
 pub(crate) type Middleware = Arc<dyn Fn(&mut Request, Next<'_>) -> Result<Response> + Send + Sync>;
 
-/// The rest of the way to the handler: further middleware, then the handler itself.
+/// The rest of the middleware and the handler, for a middleware to run.
 ///
 /// ```
 /// use aside::routing::Next;
@@ -20,7 +20,7 @@ pub(crate) type Middleware = Arc<dyn Fn(&mut Request, Next<'_>) -> Result<Respon
 /// use aside::{App, Request, Response, Result};
 ///
 /// fn stamp(req: &mut Request, next: Next) -> Result<Response> {
-///     let response = next.run(req)?; // an error of the handler leaves here
+///     let response = next.run(req)?; // `?` passes an error of the handler on
 ///     Ok(response.header("X-Stamp", "seen"))
 /// }
 ///
@@ -36,10 +36,10 @@ pub struct Next<'a> {
 }
 
 impl Next<'_> {
-    /// Runs the rest, and returns its response.
+    /// Runs the inner middleware and the handler, and returns the response.
     ///
     /// # Errors
-    /// The error of the handler or of the middleware within, before it becomes a page. A middleware may return it, change
+    /// The error of the handler or of an inner middleware, before it becomes a page. A middleware may return it, change
     /// it, or return a response in its place. A path without a route is such an error too: 404, or 405.
     pub fn run(self, req: &mut Request) -> Result<Response> {
         let Next { rest, handler, failed } = self;
@@ -51,8 +51,8 @@ impl Next<'_> {
     }
 }
 
-/// What remains of responses whose error was taken: their deferred tasks, which run in any case, and the headers of the
-/// last one, which its error page gets.
+/// The remains of responses whose error was taken out: their deferred tasks, which run in any case, and the headers of the
+/// last response, which the error page gets.
 #[derive(Default)]
 struct Failed(RefCell<(Headers, Vec<Deferred>)>);
 

@@ -1,4 +1,4 @@
-//! The application: its routes and its state, and the one way from a request to a response.
+//! The application: its routes, state and settings, and the dispatch of requests.
 
 mod banner;
 pub(crate) mod check;
@@ -46,7 +46,7 @@ use crate::mail::{Mail, Mailer};
 #[cfg(feature = "webhook")]
 use crate::webhook::Webhook;
 
-/// A site: routes, state, settings.
+/// A web application: its routes, its state and its settings.
 ///
 /// ```no_run
 /// use aside::{App, Request};
@@ -59,17 +59,21 @@ use crate::webhook::Webhook;
 /// }
 /// ```
 ///
-/// A handler is a function of `&mut Request` that returns anything that is [`IntoResponse`]. Mistakes in the routes and
-/// settings are reported when the application starts, all together.
+/// A handler is a function of `&mut Request` that returns any [`IntoResponse`] type. Mistakes in the routes and settings are
+/// reported together when the application starts.
 ///
-/// Every request goes the same way: who asks is found out; the host, the origin of a form and the rate are checked; hooks
-/// ([`before`](App::before)) may answer; the handler does; an error becomes its page; hooks ([`after`](App::after)) may
-/// change the response; the session is saved, text compressed, the [default headers](App::default_header) added, and the
-/// access logged.
+/// Each request passes through the same steps:
+///
+/// 1. The client's address is determined; the host, the origin (CSRF) and the rate limits are checked.
+/// 2. [`before`](App::before) hooks run. One of them may return the response in the handler's place.
+/// 3. [Middleware](App::middleware) and the handler run. An error becomes its page.
+/// 4. [`after`](App::after) hooks run, and may change the response.
+/// 5. The session is saved, text is compressed, the [default headers](App::default_header) are added, and the access is
+///    logged.
 pub struct App {
     config: Result<Config>,
     router: Router<Goal>,
-    /// The whole site first, then what is mounted.
+    /// The site itself first, then the mounted applications.
     parts: Vec<Part>,
     policy: Policy,
     values: Values,
@@ -89,12 +93,12 @@ impl Default for App {
 }
 
 impl App {
-    /// An application with the settings of the environment ([`Config::from_env`]).
+    /// Makes an application with the settings of the environment ([`Config::from_env`]).
     pub fn new() -> App {
         App::configured(Config::from_env())
     }
 
-    /// An application with these settings; tests pass their own.
+    /// Makes an application with these settings, in a test for instance.
     pub fn with_config(config: Config) -> App {
         App::configured(Ok(config))
     }
@@ -116,9 +120,10 @@ impl App {
         }
     }
 
-    /// Answers GET, and HEAD with the same but the body.
+    /// Adds a handler for GET requests, and for HEAD, which gets the same response without its body.
     ///
-    /// A part of the path in braces is a parameter, `{*rest}` the rest of it: `/photos/{id}`, `/files/{*rest}`.
+    /// A segment of the path in braces is a parameter, and `{*rest}` is the rest of the path: `/photos/{id}`,
+    /// `/files/{*rest}`.
     #[track_caller]
     pub fn get<F, R>(self, path: &str, handler: F) -> App
     where
@@ -128,7 +133,7 @@ impl App {
         self.route(path, routing::get(handler))
     }
 
-    /// Answers POST.
+    /// Adds a handler for POST requests.
     #[track_caller]
     pub fn post<F, R>(self, path: &str, handler: F) -> App
     where
@@ -138,7 +143,7 @@ impl App {
         self.route(path, routing::post(handler))
     }
 
-    /// Answers PUT.
+    /// Adds a handler for PUT requests.
     #[track_caller]
     pub fn put<F, R>(self, path: &str, handler: F) -> App
     where
@@ -148,7 +153,7 @@ impl App {
         self.route(path, routing::put(handler))
     }
 
-    /// Answers PATCH.
+    /// Adds a handler for PATCH requests.
     #[track_caller]
     pub fn patch<F, R>(self, path: &str, handler: F) -> App
     where
@@ -158,7 +163,7 @@ impl App {
         self.route(path, routing::patch(handler))
     }
 
-    /// Answers DELETE.
+    /// Adds a handler for DELETE requests.
     #[track_caller]
     pub fn delete<F, R>(self, path: &str, handler: F) -> App
     where
@@ -168,7 +173,7 @@ impl App {
         self.route(path, routing::delete(handler))
     }
 
-    /// Answers every method that the path has no handler of its own for.
+    /// Adds a handler for every method for which the path has no handler of its own.
     #[track_caller]
     pub fn any<F, R>(self, path: &str, handler: F) -> App
     where
@@ -178,7 +183,7 @@ impl App {
         self.route(path, routing::any(handler))
     }
 
-    /// Adds the handlers of a path, with options that hold for each of their methods.
+    /// Adds the handlers of a path, with options that apply to each of their methods.
     ///
     /// ```
     /// use aside::App;
@@ -190,8 +195,8 @@ impl App {
     ///     .route("/contact", post(|_req| "sent").rate_limit(Rate::per_hour(10)));
     /// ```
     ///
-    /// The [`routing`] module has the options. Two calls for one path add up: the options of each hold for its own methods.
-    /// Two handlers for one method of a path are an error at the start of the application.
+    /// The [`routing`] module has the options. A path may have several calls: the options of each apply to its own methods.
+    /// Two handlers for one method of a path are an error when the application starts.
     pub fn route(mut self, path: &str, handlers: MethodRouter) -> App {
         handlers.into_routes(path).for_each(|route| self.add(route));
         self
@@ -202,7 +207,7 @@ impl App {
         self.problems.extend(added.err());
     }
 
-    /// Answers every path that no route is there for, in place of the 404.
+    /// Sets the handler of paths without a route, in place of the 404.
     pub fn fallback<F, R>(mut self, f: F) -> App
     where
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
@@ -212,19 +217,19 @@ impl App {
         self
     }
 
-    /// What answers a path that no route is there for, when that is not the 404.
+    /// Returns the handler of a path without a route, if it is not the 404.
     pub(crate) fn fallback_at(&self, path: &str) -> Option<Handler> {
         let parts = self.parts.iter().filter(|part| part.fallback.is_some() && part.holds(path));
         parts.max_by_key(|part| part.prefix.len())?.fallback.clone()
     }
 
-    /// Whether it has jobs, or what is mounted in it has.
+    /// Returns true if it or a mounted application has jobs.
     pub(crate) fn has_jobs(&self) -> bool {
         self.values.get::<Jobs>().is_some()
     }
 
-    /// Runs before the handler, for every request that the guard lets pass, in the order in which hooks were added. A hook
-    /// that gives a response ends it there; so does an error.
+    /// Adds a hook that runs before the handler. Hooks run in the order in which they were added, for every request that the
+    /// security middleware accepts. If a hook returns a response or an error, the handler does not run.
     ///
     /// ```
     /// use aside::{App, Request, redirect};
@@ -235,8 +240,7 @@ impl App {
     /// App::new().mount("/admin", admin);
     /// ```
     ///
-    /// Those of an application that is [mounted](App::mount) run for everything below its path, whether there is a route
-    /// or not.
+    /// The hooks of a [mounted](App::mount) application run for all paths below its own, also for paths without a route.
     pub fn before<F, R>(mut self, f: F) -> App
     where
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
@@ -246,7 +250,7 @@ impl App {
         self
     }
 
-    /// Runs after the handler, for every response, error pages and refusals among them.
+    /// Adds a hook that runs after the handler, for every response, including error pages and refusals.
     ///
     /// ```
     /// use aside::{App, Request, Response};
@@ -287,12 +291,13 @@ impl App {
     /// assert_eq!(client.get("/none").text(), "not yet");
     /// ```
     ///
-    /// Middleware runs in the order in which it was added: the first is the outermost, that of a [mounted](App::mount)
-    /// application runs within that of the site, and that of a [route](routing::MethodRouter::middleware) within both. It
-    /// may answer in the handler's place without a call to [`Next::run`](routing::Next::run).
+    /// Middleware runs in the order in which it was added: the first is the outermost. The middleware of a
+    /// [mounted](App::mount) application runs within that of the site, and the middleware of a
+    /// [route](routing::MethodRouter::middleware) within both. A middleware that does not call
+    /// [`Next::run`](routing::Next::run) returns a response in the handler's place.
     ///
-    /// It sees the handler's error, also 404 and 405, before that becomes a page; a panic unwinds through it. It runs after
-    /// the [`before`](App::before) hooks, and is over before the [`after`](App::after) hooks run and before a streamed
+    /// It sees the handler's error, also 404 and 405, before the error becomes a page; a panic unwinds through it. It runs
+    /// after the [`before`](App::before) hooks, and returns before the [`after`](App::after) hooks run and before a streamed
     /// body is written. A body in memory can be read ([`Response::body`]) and replaced ([`Response::set_body`]).
     pub fn middleware<F>(mut self, f: F) -> App
     where
@@ -302,31 +307,33 @@ impl App {
         self
     }
 
-    /// The site's own page for a status of 400 or above.
+    /// Sets the site's own page for an error status, 400 to 599.
     ///
     /// ```
     /// use aside::{App, Error, Request, context};
     ///
     /// App::new().error_page(404, |req: &mut Request, error: &Error| {
-    ///     req.render("404.html", context! { words => error.message() })
+    ///     req.render("404.html", context! { message => error.message() })
     /// });
     /// ```
     ///
-    /// It keeps the status of the error. In development, whoever sits at the machine sees the page for developers at a 5xx;
-    /// clients that ask for JSON get JSON. When the page itself fails, the built-in one takes its place.
+    /// The response keeps the status of the error. Clients that ask for JSON get JSON. In development, a browser on the same
+    /// machine gets the developer page for a 5xx. If the page itself fails, the client gets the built-in page.
     pub fn error_page<F, R>(mut self, status: u16, f: F) -> App
     where
         F: Fn(&mut Request, &Error) -> R + Send + Sync + 'static,
         R: IntoResponse,
     {
         if !(400..600).contains(&status) {
-            self.problems.push(Error::internal(format!("App::error_page: {status} is the status of no error")));
+            self.problems
+                .push(Error::internal(format!("App::error_page: {status} is not an error status (400 to 599)")));
         }
         self.parts[0].error_pages.insert(status, Box::new(move |request, error| f(request, error).into_response()));
         self
     }
 
-    /// Puts another application's routes below a path, with its hooks, error pages and fallback for that part of the site.
+    /// Adds another application's routes below a path, with its hooks, middleware, error pages and fallback for this part of
+    /// the site.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -338,12 +345,12 @@ impl App {
     /// assert_eq!(client.get("/shop/cart").text(), "the cart");
     /// ```
     ///
-    /// Its state and its compiled-in templates join those of the site; its settings, headers and template folder are the
-    /// site's. [`Request::path`] stays the whole path, and the names of routes are those of the whole site.
+    /// The site gets its state and its compiled-in templates. It uses the settings, headers and template folder of the site.
+    /// [`Request::path`] is the whole path. The names of routes are unique in the whole site.
     pub fn mount(mut self, path: &str, app: App) -> App {
         let prefix = path.trim_end_matches('/');
         if !prefix.starts_with('/') || prefix.contains(['{', '}']) {
-            self.problems.push(Error::internal(format!("App::mount: `{path}` is no plain path such as `/admin`")));
+            self.problems.push(Error::internal(format!("App::mount: `{path}` is not a plain path such as `/admin`")));
             return self;
         }
         app.router.into_routes().into_iter().for_each(|route| self.add_below(prefix, route));
@@ -352,18 +359,18 @@ impl App {
         self.compiled_in.extend(app.compiled_in);
         app.live.into_iter().for_each(|mut live| {
             live.prefix.insert_str(0, prefix);
-            self.keep_live(live);
+            self.add_live(live);
         });
         self.problems.extend(app.problems);
         self.functions.merge(app.functions);
         if !self.values.merge(app.values) {
-            let words = "both sites have a state of one type, and there can be only one of each";
-            self.problems.push(Error::internal(format!("App::mount(`{path}`): {words}")));
+            let message = "both applications have a state of the same type, and a site can have one of each type";
+            self.problems.push(Error::internal(format!("App::mount(`{path}`): {message}")));
         }
         self
     }
 
-    /// `/` of what is mounted is the path itself, with a slash behind it or without.
+    /// Adds a route of a mounted application. Its `/` becomes the prefix itself, with and without a trailing slash.
     fn add_below(&mut self, prefix: &str, route: Route<Goal>) {
         if route.pattern == "/" {
             self.add(Route { pattern: prefix.to_owned(), ..route.clone() });
@@ -374,7 +381,7 @@ impl App {
         }
     }
 
-    /// Sets a header that every response gets which has none of that name; an empty value leaves a default out.
+    /// Sets a header for every response that does not have this header. An empty value removes a default.
     ///
     /// ```
     /// # use aside::App;
@@ -386,7 +393,7 @@ impl App {
     /// | Default | |
     /// |---|---|
     /// | `Content-Security-Policy` | everything from the site itself, no plug-ins, no frames around it, no `unsafe-inline`; `'nonce-{nonce}'` becomes [`csp_nonce`](Request::csp_nonce) |
-    /// | `Strict-Transport-Security` | `max-age=31536000; includeSubDomains`, on https alone ([`is_https`](Request::is_https)) |
+    /// | `Strict-Transport-Security` | `max-age=31536000; includeSubDomains`, only with https ([`is_https`](Request::is_https)) |
     /// | `X-Content-Type-Options` | `nosniff` |
     /// | `X-Frame-Options` | `DENY` |
     /// | `Referrer-Policy` | `strict-origin-when-cross-origin` |
@@ -398,7 +405,7 @@ impl App {
         self
     }
 
-    /// Answers `GET /healthz` with 200 and the state of the background as JSON, whatever host is asked for: for load
+    /// Adds `GET /healthz`, which returns 200 and the numbers of background tasks as JSON, for every host name: for load
     /// balancers and container platforms.
     ///
     /// ```
@@ -414,15 +421,15 @@ impl App {
     /// `cancelled`.
     ///
     /// The response says only that the process lives. A platform that restarts unresponsive processes should not restart a
-    /// site because its database is locked. [`readyz`](App::readyz) reports if the site can work.
+    /// site because its database is locked. [`readyz`](App::readyz) reports whether the site can work.
     #[track_caller]
     pub fn healthz(self) -> App {
         let answer = |req: &mut Request| Json(service::health(req)).into_response().header("Cache-Control", "no-store");
         self.route("/healthz", routing::get(answer).any_host())
     }
 
-    /// Answers `GET /readyz` with 200 if the application's [jobs](App::jobs) can be enqueued, and with 503 if not or if the
-    /// server is stopping, for every host name: for load balancers, which then send requests elsewhere.
+    /// Adds `GET /readyz`, which returns 200 if the application's [jobs](App::jobs) can be enqueued, and 503 if not or if the
+    /// server is stopping, for every host name: for load balancers, which then send requests to other servers.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -442,7 +449,7 @@ impl App {
         self.route("/readyz", routing::get(answer).any_host())
     }
 
-    /// Keeps a value for all handlers and tasks, one of each type: [`Request::state`], [`TaskContext::state`].
+    /// Adds a value that all handlers and tasks can read, one of each type: [`Request::state`], [`TaskContext::state`].
     ///
     /// [`TaskContext::state`]: crate::TaskContext::state
     pub fn state<T: Any + Send + Sync>(mut self, value: T) -> App {
@@ -450,7 +457,7 @@ impl App {
         self
     }
 
-    /// Gives the application jobs: work that survives the process.
+    /// Adds jobs to the application: work that survives the process.
     ///
     /// ```no_run
     /// use aside::{App, Job, Jobs, Result, TaskContext};
@@ -468,8 +475,8 @@ impl App {
     /// }
     /// ```
     ///
-    /// While the application is served ([`run`](App::run), [`start`](App::start)) it also runs them, in this process.
-    /// [`work`](App::work) runs them alone. `Mail` and `Webhook` are jobs too, and registered by this.
+    /// [`run`](App::run) and [`start`](App::start) also run the jobs, in the process of the server; [`work`](App::work) runs
+    /// jobs without a server. This method also registers `Mail` and `Webhook`, which are jobs too.
     pub fn jobs(self, jobs: Jobs) -> App {
         #[cfg(feature = "mail")]
         let jobs = jobs.register::<Mail>();
@@ -491,8 +498,8 @@ impl App {
     /// # aside::ok(())
     /// ```
     ///
-    /// A function of a [mounted](App::mount) application is one of the site. A closure is refused when the application
-    /// starts: it has no name.
+    /// A function of a [mounted](App::mount) application is registered for the whole site. A closure is refused when the
+    /// application starts, since it has no name.
     pub fn isolated<F, M>(mut self, f: F) -> App
     where
         F: IsolatedFunction<M>,
@@ -501,37 +508,37 @@ impl App {
         self
     }
 
-    /// Answers GET under a path with the files of a folder: `.static_files("/static", "static")`.
+    /// Serves the files of a folder below a path: `.static_files("/static", "static")`.
     ///
-    /// With their type, validators (304), and ranges. Dot files, links that lead out of the folder, and the folder's
-    /// subfolders themselves are not there (404). `app.css.br`, `app.css.zst` or `app.css.gz` beside `app.css`, and not
-    /// older, go in its place to those who accept the coding.
+    /// Responses have a media type, validators (304), and ranges. Dot files, links that lead out of the folder, and the
+    /// folder's subfolders themselves are 404. If `app.css.br`, `app.css.zst` or `app.css.gz` is beside `app.css` and not
+    /// older, clients that accept its coding get it in place of `app.css`.
     ///
-    /// A browser may keep a file for an hour (in development it asks each time), and for a year under the address that
+    /// A browser may cache a file for an hour (in development it revalidates each time), and for a year at the URL that
     /// `{{ static('app.css') }}` makes in a template.
     #[track_caller]
     pub fn static_files(mut self, path: &str, folder: impl Into<PathBuf>) -> App {
         let files = StaticFiles::new(folder.into());
         self.static_folders.add(path, files.clone());
-        let answer = move |req: &mut Request| files.respond(req, &req.param::<String>("rest")?);
+        let handler = move |req: &mut Request| files.respond(req, &req.param::<String>("rest")?);
         let route = format!("{}/{{*rest}}", path.trim_end_matches('/'));
-        self.get(&route, answer)
+        self.get(&route, handler)
     }
 
-    /// Where the templates are, in place of `ASIDE_TEMPLATES` (the folder `templates`).
+    /// Sets the folder of the templates, in place of `ASIDE_TEMPLATES` (the folder `templates`).
     pub fn templates(mut self, folder: impl Into<PathBuf>) -> App {
         self.templates = Some(folder.into());
         self
     }
 
-    /// A template that is compiled in: `.template("page.html", include_str!("page.html"))`. In development a file of that
-    /// name in the folder comes first, so that it can be worked on.
+    /// Adds a template that is compiled in: `.template("page.html", include_str!("page.html"))`. In development a file of
+    /// this name in the template folder has precedence, so that changes to it show at once.
     pub fn template(mut self, name: &str, source: &str) -> App {
         self.compiled_in.push((name.to_owned(), source.to_owned()));
         self
     }
 
-    /// Defines a part of pages that changes while it is looked at: `{{ live("posts") }}` in a template shows it and follows it.
+    /// Defines a live fragment: `{{ live("posts") }}` in a template shows a state, and the open page follows its changes.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -556,23 +563,24 @@ impl App {
     /// assert_eq!(client.events("/_aside/live/posts").next().data, "<ul><li>Hello</li></ul>");
     /// ```
     ///
-    /// `f` finds the state for a request. It returns a [`Live`](crate::Live) state, the progress of a task, an `Option`, or a
+    /// `f` returns the state for a request: a [`Live`](crate::Live) state, the progress of a task, an `Option`, or a
     /// `Result` of these ([`IntoLive`](crate::live::IntoLive)): the state of this session
     /// ([`session_live`](Request::session_live)), a task of this session ([`session_task`](Request::session_task)), the state
-    /// of a key ([`keyed_live`](Request::keyed_live)), or one that the application keeps. `template` is rendered with it, as
-    /// [`Request::live`] describes; the page's part is a [`Live::fragment`](crate::Live::fragment).
+    /// of a key ([`keyed_live`](Request::keyed_live)), or a state that the application stores. `template` is rendered with it,
+    /// as [`Request::live`] describes; in the page it is a [`Live::fragment`](crate::Live::fragment).
     ///
-    /// The stream is at `/_aside/live/NAME`, below the path of a mounted application. Hooks run for it as for a page there,
-    /// and `f` runs again: an error of either refuses the stream with its status. The page then keeps what it shows, and asks
-    /// again after half a second to half a minute. In a page the error of `f` is the page's error. With `None` the page shows
-    /// nothing, and a page that is open empties the part and stops. A state that is finished opens no stream.
+    /// The stream is at `/_aside/live/NAME`, below the path of a mounted application. Hooks run for the stream as for a page
+    /// at this path, and `f` runs again. An error of either refuses the stream with its status: the page keeps its content,
+    /// and requests the stream again after half a second to half a minute. While a page is rendered, an error of `f` is the
+    /// page's error. If `f` returns `None`, the page shows nothing; an open page empties the fragment and stops. A finished
+    /// state opens no stream.
     ///
-    /// `{{ live("photo", id=17) }}` passes arguments, which `f` reads with [`req.param("id")`](Request::param), for the page and for
-    /// the stream alike. Clients can change them in the stream's address: `f` checks what the client may see. An argument
-    /// that is `none` is left out. Together they may have 4,096 bytes.
+    /// `{{ live("photo", id=17) }}` passes arguments, which `f` reads with [`req.param("id")`](Request::param), for the page
+    /// and for the stream alike. Clients can change the arguments in the stream's URL: `f` must check the client's access. An
+    /// argument that is `none` is left out. All arguments together may have 4,096 bytes.
     ///
-    /// Names are those of the whole site, and have letters, digits, `-` and `_`. Where a mounted application has hooks, only
-    /// pages below its path can show its fragments.
+    /// Names are unique in the whole site, and consist of letters, digits, `-` and `_`. If a mounted application has hooks,
+    /// only pages below its path can show its fragments.
     #[track_caller]
     pub fn live<F, L>(mut self, name: &str, template: &str, f: F) -> App
     where
@@ -582,10 +590,10 @@ impl App {
         let place = Location::caller();
         let live = Definition::new(name, template, f, place);
         let (route, stream) = (live.route(), live.stream());
-        if self.keep_live(live) { self.get(&route, stream) } else { self }
+        if self.add_live(live) { self.get(&route, stream) } else { self }
     }
 
-    /// Defines a part of pages that shows the progress of this session's task of that name, and follows it:
+    /// Defines a live fragment for the progress of the session's task with this name:
     /// `.live_task("import", "aside/progress.html")` and `{{ live("import") }}`.
     ///
     /// ```
@@ -609,20 +617,21 @@ impl App {
     /// assert!(client.get("/").text().contains("100 rows"));
     /// ```
     ///
-    /// It is [`live`](App::live) with [`Request::session_task`] of the same name. Where there is no such task, the page shows
-    /// nothing. The template has the fields of [`Progress`](crate::tasks::Progress); `aside/progress.html` is built in.
+    /// It calls [`live`](App::live) with the [`Request::session_task`] of this name. If the session has no such task, the
+    /// page shows nothing. The template has the fields of [`Progress`](crate::tasks::Progress); `aside/progress.html` is
+    /// built in.
     #[track_caller]
     pub fn live_task(self, name: &str, template: &str) -> App {
         let task = name.to_owned();
         self.live(name, template, move |req: &mut Request| req.session_task(&task))
     }
 
-    /// Keeps a definition, unless its name is invalid or taken.
-    fn keep_live(&mut self, live: Definition) -> bool {
+    /// Adds a definition, and returns true, unless its name is invalid or taken.
+    fn add_live(&mut self, live: Definition) -> bool {
         let (name, place) = (&live.name, live.place);
         let first = self.live.iter().find(|other| other.name == *name).map(|other| other.place);
         let taken = first.map(|first| {
-            Error::internal(format!("the name of the live fragment `{name}` at {place} is taken, at {first}"))
+            Error::internal(format!("the name of the live fragment `{name}` at {place} is already used at {first}"))
         });
         let problem = taken.or_else(|| live.check().err());
         let fits = problem.is_none();
@@ -631,8 +640,8 @@ impl App {
         fits
     }
 
-    /// The same application, whose jobs are run by the test, whose mail stays in the process unless the settings send it elsewhere, and whose tasks stand
-    /// back behind nobody: on a busy machine a test would wait for them in vain.
+    /// Prepares the application for a test: the test runs the jobs, mail stays in the process unless the settings send it
+    /// elsewhere, and tasks run at normal priority, since a test on a busy machine would wait for them too long.
     pub(crate) fn for_tests(mut self) -> App {
         self.program = Program::test(std::thread::current().name());
         if let Some(jobs) = self.values.get::<Jobs>() {
@@ -645,27 +654,27 @@ impl App {
         self
     }
 
-    /// Adds the script that live parts of pages need.
-    fn answer_with_script(&mut self) {
+    /// Adds the route of the script that live fragments need.
+    fn add_live_script(&mut self) {
         routing::get(live::script).into_routes(live::SCRIPT_PATH).for_each(|route| self.add(route));
     }
 
-    /// The application, ready to answer.
+    /// Makes the service, which handles requests.
     ///
     /// # Errors
-    /// When a setting cannot be used, or a route is malformed or there twice; all of them in one message.
+    /// If a setting is invalid, or a route is malformed or defined twice; one message names all problems.
     pub(crate) fn build(mut self) -> Result<Service> {
-        self.answer_with_script();
+        self.add_live_script();
         let config = Arc::new(self.config?);
         config.check()?;
         let jobs = self.values.get::<Jobs>();
         jobs.as_ref().map_or(Ok(()), |jobs| jobs.check())?;
-        let guard = Security::new(&config, self.policy)?;
+        let security = Security::new(&config, self.policy)?;
         let urls = urls(&self.router).map_err(|error| self.problems.push(error)).unwrap_or_default();
         if !self.problems.is_empty() || !self.functions.problems().is_empty() {
-            let words = self.problems.iter().map(Error::chain).chain(self.functions.problems().iter().cloned());
-            let words: Vec<String> = words.collect();
-            return Err(Error::internal(words.join("; ")));
+            let problems = self.problems.iter().map(Error::chain).chain(self.functions.problems().iter().cloned());
+            let problems: Vec<String> = problems.collect();
+            return Err(Error::internal(problems.join("; ")));
         }
         let folder = self.templates.map_or_else(|| template_folder(&config), Ok)?;
         let mut templates = Templates::new(folder, config.is_development());
@@ -684,14 +693,14 @@ impl App {
         self.values.insert(Isolation::new(self.functions, self.program));
         self.values.insert(InProgress::default());
         self.values.insert(OpenStreams::default());
-        // Here and not at the first mail, so that a URL that cannot be used is refused at start.
+        // At the start and not at the first mail, so that an invalid URL is refused here.
         #[cfg(feature = "mail")]
         self.values.insert(Mailer::new(&config)?);
         #[cfg(feature = "image")]
         self.values.insert(MaxMemory(config.max_image_memory));
         let scope = Scope::new(Registry::new(&config), self.values);
         jobs.iter().for_each(|jobs| jobs.belong_to(&scope));
-        Ok(Service::new(config, self.router, self.parts, guard, scope))
+        Ok(Service::new(config, self.router, self.parts, security, scope))
     }
 }
 
@@ -707,11 +716,15 @@ fn template_folder(config: &Config) -> Result<PathBuf> {
     Ok(folder.clone())
 }
 
-/// What the template function `live` shows. A page must lie below the hooks that guard the stream.
+/// Returns the fragments for the template function `live`. Only pages for which the stream's hooks run may show a fragment.
 fn live_fragments(definitions: Vec<Definition>, parts: &[Part]) -> LiveFragments {
     let hooks = |path: &str| {
-        let guards = parts.iter().filter(|part| !part.before.is_empty() && part.holds(path));
-        guards.map(|part| &part.prefix).max_by_key(|prefix| prefix.len()).filter(|prefix| !prefix.is_empty()).cloned()
+        let with_hooks = parts.iter().filter(|part| !part.before.is_empty() && part.holds(path));
+        with_hooks
+            .map(|part| &part.prefix)
+            .max_by_key(|prefix| prefix.len())
+            .filter(|prefix| !prefix.is_empty())
+            .cloned()
     };
     let fragment = |live: Definition| {
         let hooks = hooks(&live.path());
@@ -720,10 +733,10 @@ fn live_fragments(definitions: Vec<Definition>, parts: &[Part]) -> LiveFragments
     definitions.into_iter().map(fragment).collect()
 }
 
-/// The names of the routes, and the paths that they stand for.
+/// Returns the names of the routes, with their paths.
 ///
 /// # Errors
-/// When two routes have the same name and different paths; both places are named.
+/// If two routes have the same name and different paths; the message has both locations.
 fn urls(router: &Router<Goal>) -> Result<Urls> {
     let named = router.routes().iter().filter_map(|route| Some((route.goal.name.as_deref()?, route)));
     let mut first: BTreeMap<&str, &Route<Goal>> = BTreeMap::new();
@@ -731,7 +744,7 @@ fn urls(router: &Router<Goal>) -> Result<Urls> {
         let first = *first.entry(name).or_insert(route);
         if first.pattern != route.pattern {
             let (first, second) = (first.place, route.place);
-            return Err(Error::internal(format!("the route name `{name}` at {second} is taken, at {first}")));
+            return Err(Error::internal(format!("the route name `{name}` at {second} is already used at {first}")));
         }
     }
     Ok(first.into_iter().map(|(name, route)| (name.to_owned(), route.pattern.clone())).collect())

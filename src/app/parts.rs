@@ -1,5 +1,5 @@
-//! The parts of a site: the whole of it, and each application that is mounted, with what holds for everything below its
-//! path.
+//! The parts of a site: the site itself, and each mounted application, with the hooks, middleware and pages that apply below
+//! its path.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -9,17 +9,17 @@ use crate::error::{BoxError, Error, Never};
 use crate::http::request::Request;
 use crate::http::response::{IntoResponse, Response};
 
-/// A handler, whatever it was before.
+/// A handler, with its type erased.
 pub(crate) type Handler = Arc<dyn Fn(&mut Request) -> Response + Send + Sync>;
 
 pub(crate) type Before = Box<dyn Fn(&mut Request) -> Option<Response> + Send + Sync>;
 pub(crate) type After = Box<dyn Fn(&mut Request, &mut Response) + Send + Sync>;
 pub(crate) type ErrorPage = Box<dyn Fn(&mut Request, &Error) -> Response + Send + Sync>;
 
-/// A part of a site.
+/// The site itself, or a mounted application.
 #[derive(Default)]
 pub(crate) struct Part {
-    /// Nothing for the whole site.
+    /// The path at which it is mounted; empty for the site itself.
     pub(crate) prefix: String,
     pub(crate) before: Vec<Before>,
     pub(crate) middleware: Vec<Middleware>,
@@ -29,26 +29,26 @@ pub(crate) struct Part {
 }
 
 impl Part {
-    /// The same part below another path.
+    /// Moves the part below another path.
     pub(crate) fn below(mut self, prefix: &str) -> Part {
         self.prefix.insert_str(0, prefix);
         self
     }
 
-    /// Whether a path lies in it.
+    /// Returns true if a path belongs to this part.
     pub(crate) fn holds(&self, path: &str) -> bool {
         path.strip_prefix(self.prefix.as_str())
             .is_some_and(|rest| self.prefix.is_empty() || rest.is_empty() || rest.starts_with('/'))
     }
 }
 
-/// What a hook before the handler may return: nothing, or a response that ends it there.
+/// A return type of a before-hook: nothing, or a response in place of the handler's.
 #[diagnostic::on_unimplemented(
-    message = "`{Self}` is nothing that a hook returns",
+    message = "a hook cannot return `{Self}`",
     note = "a hook returns (), Option<Response>, or a Result of one of them"
 )]
 pub trait IntoHookResult {
-    /// The response, when there is one.
+    /// Returns the response, if the hook has made one.
     fn into_hook_result(self) -> Option<Response>;
 }
 

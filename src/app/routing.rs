@@ -14,8 +14,8 @@
 //! assert_eq!(client.post("/login").send().location(), Some("/"));
 //! ```
 //!
-//! [`get`], [`post`] and the others begin a [`MethodRouter`]: the handlers of one path by method, with options that hold
-//! for all of them. [`App::route`](crate::App::route) adds it to the application. Without options,
+//! [`get`], [`post`] and the others make a [`MethodRouter`]: the handlers of one path by method, with options that apply
+//! to all of them. [`App::route`](crate::App::route) adds it to the application. Without options,
 //! [`App::get`](crate::App::get) is shorter.
 
 use std::panic::Location;
@@ -33,7 +33,7 @@ use crate::http::router::Route;
 use crate::http::security::Exemptions;
 pub use crate::http::security::rate_limit::{Rate, RateLimit};
 
-/// The handlers of one path, by method, with options that hold for all of them.
+/// The handlers of one path, by method, with options that apply to all of them.
 ///
 /// See the [module](self) for an example.
 #[must_use = "`App::route` adds it to an application"]
@@ -123,16 +123,16 @@ impl MethodRouter {
     ///     .route("/login", post(|_req| "welcome").rate_limit(Rate::per_minute(10)));
     /// ```
     ///
-    /// The limit holds for all methods that are named with it together: above, for POST alone. A request over it gets 429
-    /// with `Retry-After`. Clients are told apart by [`client_ip`](Request::client_ip), so `ASIDE_TRUSTED_PROXIES` must be
-    /// right behind a proxy; clients without a known address count as one. A [`RateLimit`], and its clone given to another
-    /// route, count together.
+    /// All methods of this `MethodRouter` count together: above, only POST counts. A request over the limit gets 429 with
+    /// `Retry-After`. A client is its [`client_ip`](Request::client_ip), so behind a proxy `ASIDE_TRUSTED_PROXIES` must be
+    /// correct. All clients without a known address count as one. The clones of a [`RateLimit`] on several routes count
+    /// together.
     pub fn rate_limit(mut self, limit: impl Into<RateLimit>) -> MethodRouter {
         self.exemptions.limits.push(limit.into());
         self
     }
 
-    /// Turns CSRF protection off for the path: for a webhook that browsers send too, or a form that other sites embed.
+    /// Turns CSRF protection off for these methods of the path: for a form that other sites embed, for instance.
     ///
     /// ```
     /// use aside::App;
@@ -142,8 +142,7 @@ impl MethodRouter {
     /// ```
     ///
     /// On other routes a POST, PUT, PATCH or DELETE that a browser sends from another site gets 403, unless that site is one
-    /// of `ASIDE_TRUSTED_ORIGINS`. Servers send no `Origin` and are not concerned: a webhook that only servers send does
-    /// not need this.
+    /// of `ASIDE_TRUSTED_ORIGINS`. Servers send no `Origin`, so that a webhook needs this only if browsers send it too.
     pub fn allow_cross_origin(mut self) -> MethodRouter {
         self.exemptions.cross_origin = true;
         self
@@ -167,7 +166,7 @@ impl MethodRouter {
         self
     }
 
-    /// Allows any host: a health check knows the address only.
+    /// Allows any host: the client of a health check knows only the address.
     pub(crate) fn any_host(mut self) -> MethodRouter {
         self.exemptions.any_host = true;
         self

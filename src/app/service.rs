@@ -1,4 +1,4 @@
-//! An application at work: the one way from a request to a response.
+//! The service: dispatches a request to middleware and a handler, and finishes the response.
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -32,7 +32,7 @@ use crate::jobs::Jobs;
 use crate::worker_routes::{self, NO_ROUTE, RouteNumber};
 use crate::worker_share::{Busy, RETRY_AFTER};
 
-/// What a route leads to.
+/// The handler of a route, with the route's options.
 #[derive(Clone)]
 pub(crate) struct Goal {
     pub(crate) handler: Handler,
@@ -41,7 +41,7 @@ pub(crate) struct Goal {
     pub(crate) middleware: Vec<Middleware>,
 }
 
-/// Any handler, as the router keeps it.
+/// Erases the type of a handler, so that the router can store it.
 pub(crate) fn handler<F, R>(f: F) -> Handler
 where
     F: Fn(&mut Request) -> R + Send + Sync + 'static,
@@ -50,13 +50,13 @@ where
     Arc::new(move |request| f(request).into_response())
 }
 
-/// An application at work: requests in, responses out. It knows no socket.
+/// A started application: turns a request into a response, without knowledge of sockets.
 pub(crate) struct Service {
     config: Arc<Config>,
     pub(super) router: Router<Goal>,
-    /// The whole site first, what is mounted deeper later.
+    /// The site itself first, then the mounted applications, those with longer paths last.
     parts: Vec<Part>,
-    guard: Security,
+    security: Security,
     scope: Scope,
     ids: Ids,
 }
@@ -66,14 +66,14 @@ impl Service {
         config: Arc<Config>,
         router: Router<Goal>,
         mut parts: Vec<Part>,
-        guard: Security,
+        security: Security,
         scope: Scope,
     ) -> Service {
         parts.sort_by_key(|part| part.prefix.len());
-        Service { config, router, parts, guard, scope, ids: Ids::new() }
+        Service { config, router, parts, security, scope, ids: Ids::new() }
     }
 
-    /// The settings.
+    /// Returns the settings.
     pub(crate) fn config(&self) -> &Config {
         &self.config
     }
@@ -84,12 +84,12 @@ impl Service {
         route.map_or_else(|| "paths without a route".to_owned(), |route| format!("{} {}", route.verb(), route.pattern))
     }
 
-    /// The tasks, the mailer and all else that is the application's own.
+    /// Returns the tasks, the mailer and all other values of the application.
     pub(crate) fn scope(&self) -> &Scope {
         &self.scope
     }
 
-    /// In a child, runs what its parent asks for, and ends the process with it.
+    /// Runs the calls of the parent process, in a child process, and then exits.
     pub(crate) fn serve_parent(&self) -> ! {
         let (isolation, jobs) = (self.isolation(), self.scope.get::<Jobs>());
         let dispatch = move |call: &Call, input: &str, task: &TaskContext| match call.target {
@@ -97,15 +97,16 @@ impl Service {
             Target::Job { id, token } => match &jobs {
                 Some(jobs) => jobs.run_isolated(call, (id, token), input, task),
                 None => {
-                    let words = "an isolated job was begun, and this application has no jobs";
-                    Err(Failure::Error(Error::internal(words)))
+                    let message = "cannot run an isolated job in this child process: the application has no jobs";
+                    Err(Failure::Error(Error::internal(message)))
                 }
             },
         };
         isolate::child_main(&self.scope, Arc::new(dispatch))
     }
 
-    /// In a child, does the same if the application knows what the parent asks for; another one may come.
+    /// Does the same if this is a child process and the application knows the function or job that the parent calls. If it
+    /// does not, a later application of the program may.
     pub(crate) fn serve_parent_if_asked(&self) {
         let jobs = self.scope.get::<Jobs>();
         let knows = |call: &Call| match call.target {
@@ -117,7 +118,7 @@ impl Service {
         }
     }
 
-    /// The isolated functions.
+    /// Returns the isolated functions.
     ///
     /// # Panics
     /// Never: every application has them, even if there are none.
@@ -125,28 +126,28 @@ impl Service {
         self.scope.state()
     }
 
-    /// The address of the client that sent these headers.
+    /// Returns the address of the client that sent these headers.
     pub(crate) fn client_of(&self, headers: &Headers, peer: Option<SocketAddr>) -> Option<IpAddr> {
-        self.guard.client_of(headers, peer)
+        self.security.client_of(headers, peer)
     }
 
-    /// In production, puts what should be looked at into the log.
+    /// Logs advice on the settings, in production.
     pub(crate) fn warn_of_settings(&self) {
         if self.config.is_development() {
             return;
         }
         self.config.deploy_check().iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
         if self.scope.get::<Jobs>().is_some_and(|jobs| !jobs.is_durable()) {
-            log::warn!(target: "aside::check", "App::jobs keeps them in memory, and they end with the process: use `Jobs::sqlite`");
+            log::warn!(target: "aside::check", "App::jobs stores jobs in memory, so that they are lost when the process ends: use `Jobs::sqlite`");
         }
     }
 
-    /// Answers a request. It never panics: what a handler does is caught here.
+    /// Dispatches a request and returns the finished response. It never panics: a handler's panic becomes a response.
     pub(crate) fn handle(&self, request: Request) -> Response {
-        self.respond(request, |request| self.answer(request))
+        self.respond(request, |request| self.dispatch(request))
     }
 
-    /// Answers what a transport refuses, by the same last step as all else. None of the application's handlers sees it.
+    /// Returns the finished response to a request that a transport refuses. No handler of the application sees the request.
     pub(crate) fn refuse(&self, request: Request, error: Error) -> Response {
         let error = match error.status_code().is_server_error() && error.find_source::<Busy>().is_none() {
             true => error.with_source(Unsupported),
@@ -158,7 +159,7 @@ impl Service {
     fn respond(&self, mut request: Request, answer: impl FnOnce(&mut Request) -> Response) -> Response {
         let began = Instant::now();
         request.admit(self.scope.clone(), self.config.clone(), self.ids.next());
-        self.guard.identify(&mut request);
+        self.security.identify(&mut request);
         let _entered = request.context().enter();
         let response = caught(|| answer(&mut request));
         let response = self.finish(&mut request, response, began);
@@ -167,14 +168,14 @@ impl Service {
         response
     }
 
-    /// The guard, the hooks, the handler.
-    fn answer(&self, request: &mut Request) -> Response {
+    /// Runs the security middleware, the before-hooks, the middleware and the handler.
+    fn dispatch(&self, request: &mut Request) -> Response {
         let found = self.router.find(request.method(), request.path());
         let number = if let Found::Route(_, number, _) = &found { *number } else { NO_ROUTE };
         let _in_handler = worker_routes::enter_handler(number);
         let unknown = Exemptions::default();
         let exemptions = if let Found::Route(goal, ..) = &found { &goal.exemptions } else { &unknown };
-        if let Err(error) = self.guard.check(request, exemptions) {
+        if let Err(error) = self.security.check(request, exemptions) {
             return Response::from_error(error);
         }
         if let Some(answer) = self.before(request) {
@@ -201,7 +202,7 @@ impl Service {
         parts.flat_map(|part| &part.middleware).chain(of_the_route).collect()
     }
 
-    /// The first answer of a hook.
+    /// Returns the first response of a before-hook.
     fn before(&self, request: &mut Request) -> Option<Response> {
         let parts = self.parts.iter().filter(|part| !part.before.is_empty());
         parts
@@ -216,20 +217,20 @@ impl Service {
         }
     }
 
-    /// What the deepest part has that a path lies in.
+    /// Returns the value of the innermost part that contains the path and has such a value.
     fn innermost<'s, T>(&'s self, path: &str, has: impl Fn(&'s Part) -> Option<&'s T>) -> Option<&'s T> {
         self.parts.iter().rev().filter(|part| part.holds(path)).find_map(has)
     }
 
-    /// What every response goes through on its way out, whoever made it.
+    /// Finishes a response: error page, after-hooks, session, compression, headers, access log.
     fn finish(&self, request: &mut Request, response: Response, began: Instant) -> Response {
-        let mut response = self.answer_error(request, response);
+        let mut response = self.render_error(request, response);
         self.after(request, &mut response);
         session::save(request, &mut response);
         idempotency::save(request, &mut response);
         compression::compress(request, &mut response);
-        let mut response = self.answer_error(request, response);
-        self.guard.protect(request, &mut response);
+        let mut response = self.render_error(request, response);
+        self.security.protect(request, &mut response);
         let (status, is_for_options) = (response.status_code().code(), *request.method() == Method::Options);
         cache_control::complete(response.headers_mut(), status, is_for_options);
         response.headers_mut().put("X-Request-Id", request.id().to_owned());
@@ -248,11 +249,11 @@ impl Service {
         }
     }
 
-    /// Puts the page of an error in the place of the response that carries one. What was set aside on that stays, and so
-    /// do its headers, but for those that spoke of its body.
-    fn answer_error(&self, request: &mut Request, mut response: Response) -> Response {
+    /// Replaces a response that carries an error with the error's page. The deferred tasks of the response stay, and so do
+    /// its headers, except those that describe its body.
+    fn render_error(&self, request: &mut Request, mut response: Response) -> Response {
         let Some(error) = response.take_error() else { return response };
-        // Errors of overload are logged elsewhere, once a minute. The access log is enough for what a client asks in vain.
+        // Errors of overload are logged elsewhere, once a minute. For errors of the client the access log is enough.
         let is_busy = error.find_source::<Busy>().is_some();
         if error.status_code().is_server_error() && !is_busy && error.find_source::<Unsupported>().is_none() {
             log_error(request, &error);
@@ -267,7 +268,7 @@ impl Service {
         others.into_iter().fold(page, |page, (name, value)| page.append_header(&name, value))
     }
 
-    /// The site's own page for an error, or the built-in one.
+    /// Renders the site's own page for an error, or the built-in one.
     fn error_page(&self, request: &mut Request, error: &Error) -> Response {
         let status = error.status_code();
         let own = self.innermost(request.path(), |part| part.error_pages.get(&status.code()));
@@ -277,7 +278,7 @@ impl Service {
         let Some(own) = own else { return error_pages::error_page(request, error) };
         let mut page = caught(|| own(request, error));
         if let Some(second) = page.take_error() {
-            log_error(request, &second.context(format!("the site's page for {status}")));
+            log_error(request, &second.context(format!("cannot render the site's error page for {status}")));
             return error_pages::error_page(request, error).with_deferred(page.take_deferred());
         }
         if !page.headers().contains("Cache-Control") {
@@ -287,35 +288,36 @@ impl Service {
     }
 }
 
-/// A marker for the refusal of a request that needs what the server does not implement (501). The client causes it, so it
-/// is not an error of the site.
+/// A marker for the refusal of a request that needs an unimplemented feature (501). The client causes it, so it is not an
+/// error of the site.
 #[derive(Debug)]
 struct Unsupported;
 
 impl fmt::Display for Unsupported {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the request needs what the server does not implement")
+        f.write_str("the request needs a feature that the server does not implement")
     }
 }
 
 impl std::error::Error for Unsupported {}
 
-/// What a function makes, or the response to its panic.
+/// Returns the response of a function, or an error response if the function panics.
 fn caught(f: impl FnOnce() -> Response) -> Response {
     panics::catch(f).unwrap_or_else(|panic| Response::from_error(Failure::Panic(panic).into()))
 }
 
-/// The path is there for other methods: those are named, to one who asks for them with 204.
+/// Returns the response for a path that has routes for other methods only: 405, or 204 to `OPTIONS`, with the methods in
+/// `Allow`.
 fn other_methods(method: &Method, methods: &[String]) -> Response {
     let allow = methods.join(", ");
     if *method == Method::Options {
         return Response::new().status(Status::NO_CONTENT).header("Allow", allow);
     }
-    let words = format!("{method} is not possible here; {allow} are.");
-    Response::from_error(Error::new(Status::METHOD_NOT_ALLOWED, words)).header("Allow", allow)
+    let message = format!("{method} is not allowed here. Allowed: {allow}.");
+    Response::from_error(Error::new(Status::METHOD_NOT_ALLOWED, message)).header("Allow", allow)
 }
 
-/// How the process is, as far as it knows.
+/// Returns the body of `/healthz`: the numbers of tasks by state.
 pub(super) fn health(request: &Request) -> Value {
     let counts = request.scope().registry().counts();
     json!({
@@ -337,11 +339,11 @@ pub(super) fn readiness(request: &Request) -> Response {
     let stopping = scope.registry().is_stopping().then(|| "the server is stopping".to_owned());
     let jobs = scope.get::<Jobs>().and_then(|jobs| jobs.ready().err()).map(|reason| format!("jobs: {reason}"));
     let reasons: Vec<String> = stopping.into_iter().chain(jobs).collect();
-    let (status, told) = match reasons.is_empty() {
+    let (status, body) = match reasons.is_empty() {
         true => (Status::OK, json!({ "status": "ok" })),
         false => (Status::SERVICE_UNAVAILABLE, json!({ "status": "unavailable", "reasons": reasons })),
     };
-    Json(told).into_response().status(status).header("Cache-Control", "no-store")
+    Json(body).into_response().status(status).header("Cache-Control", "no-store")
 }
 
 fn log_error(request: &Request, error: &Error) {
@@ -360,24 +362,24 @@ fn log_access(request: &Request, response: &Response, began: Instant) {
     let client = request.client_ip().map_or(String::new(), |client| format!(", {client}"));
     let (method, path, id) = (request.method(), request.path(), request.id());
     let (status, after) = (response.status_code().code(), span(began.elapsed()));
-    // The id is of our own characters, whoever gave it.
+    // The id needs no escape: an id from a proxy is used only if its characters are safe.
     let (method, path) = (escape(method.as_str()), escape(path));
     log::info!(target: "aside::access", "{method} {path} {status} after {after} ({id}{client})");
 }
 
-/// Request ids: six hexadecimal digits, no two alike within 16 million requests of a process.
+/// A source of request ids: six hexadecimal digits, unique within 16 million requests of a process.
 struct Ids(AtomicU32);
 
 impl Ids {
     fn new() -> Ids {
         let mut start = [0; 4];
-        // Without randomness the ids begin at the same place at each start, and are as different as before.
+        // Without randomness the ids start at the same value in each process, and are still unique within it.
         let _ = getrandom::fill(&mut start);
         Ids(AtomicU32::new(u32::from_ne_bytes(start)))
     }
 
     fn next(&self) -> String {
-        // Times an odd number is one to one in 24 bits, and neighbours do not look alike.
+        // Multiplication by an odd number is one to one in 24 bits, and makes consecutive ids look different.
         let number = self.0.fetch_add(1, Ordering::Relaxed).wrapping_mul(0x9e37_79b1) & 0xff_ffff;
         format!("{number:06x}")
     }

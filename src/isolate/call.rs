@@ -16,11 +16,11 @@ use crate::background::task_context::TaskContext;
 use crate::bounds;
 use crate::error::Error;
 
-/// How long after its cancellation a call may run until its child is killed.
+/// The time between the cancellation of a call and the kill of its child.
 const GRACE: Duration = Duration::from_secs(5);
 
-/// How much of its output is still read after a child has ended. A process that it started may live on, and print without
-/// end.
+/// The number of bytes of output that are still read after a child has ended. A process that it started may run on, and
+/// print without end.
 const MOST_LEFT: usize = 1 << 20;
 
 /// Runs a call in a child of its own, and returns when that process has ended. The output is JSON.
@@ -56,7 +56,7 @@ pub(super) fn run_on(
 }
 
 /// # Errors
-/// In a child, which must not have children of its own.
+/// If this process is a child, which must not have children of its own.
 pub(super) fn refuse_inside_a_child(target: Target) -> Result<(), Failure> {
     if !is_child() {
         return Ok(());
@@ -98,9 +98,9 @@ struct Calling<'c> {
     began: Instant,
     cancelled: Option<Instant>,
     ended: Option<(Ended, Vec<u8>)>,
-    /// Why the child must not run another call, as it says itself.
+    /// The reason that the child reports not to run another call.
     spent: Option<String>,
-    /// When the child had nothing more to do than to exit.
+    /// The time at which the child had to exit.
     lingers: Option<Instant>,
     killed: Option<Why>,
     /// Changes of the task wake the thread.
@@ -124,7 +124,7 @@ struct Outgoing<'c> {
 enum Why {
     Deadline,
     Cancelled,
-    /// It had nothing more to do, and did not exit.
+    /// It had to exit, and did not.
     Lingered,
     InvalidReport(io::Error),
 }
@@ -190,7 +190,7 @@ impl<'c> Calling<'c> {
         }
     }
 
-    /// Until the call has ended, or its process has, with its status.
+    /// Waits until the call has ended, or its process, and then returns the exit status.
     fn watch_a_while(&mut self) -> Result<Option<ExitStatus>, Failure> {
         while self.ended.is_none() {
             if let Some(status) = self.status()? {
@@ -233,7 +233,7 @@ impl<'c> Calling<'c> {
             // Its exit wakes this thread.
             (Some(_), ..) => Duration::MAX,
             (None, Some(since), _) => left(LINGER, since),
-            (None, None, Some(told)) => left(GRACE, told).min(left(self.call.limits.deadline, self.began)),
+            (None, None, Some(since)) => left(GRACE, since).min(left(self.call.limits.deadline, self.began)),
             (None, None, None) => left(self.call.limits.deadline, self.began),
         };
         wait.max(Duration::from_millis(1))
@@ -259,10 +259,10 @@ impl<'c> Calling<'c> {
         match self.cancelled {
             None => {
                 self.cancelled = Some(Instant::now());
-                // A few bytes, which no limit is too short for.
+                // The message has a few bytes, which every limit allows.
                 self.send(frame(&ToChild::Cancel, b"").unwrap_or_default());
             }
-            Some(told) if told.elapsed() >= GRACE => self.kill(Why::Cancelled),
+            Some(since) if since.elapsed() >= GRACE => self.kill(Why::Cancelled),
             Some(_) => {}
         }
     }
@@ -270,9 +270,9 @@ impl<'c> Calling<'c> {
     fn kill(&mut self, why: Why) {
         match &why {
             Why::Deadline => {}
-            Why::Cancelled => self.warn(&format!("did not stop within {} of being told to: killed", span(GRACE))),
+            Why::Cancelled => self.warn(&format!("did not stop within {} after its cancellation: killed", span(GRACE))),
             Why::Lingered => {
-                self.warn(&format!("had ended, but its process had not after {}: killed", span(LINGER)));
+                self.warn(&format!("has ended, but its process did not exit within {}: killed", span(LINGER)));
             }
             Why::InvalidReport(error) => self.warn(&format!("sent an invalid report ({error}): killed")),
         }

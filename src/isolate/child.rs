@@ -34,10 +34,10 @@ use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result};
 use crate::sync::lock;
 
-/// How long before the time limit the tasks that a call has left behind are told to cancel.
+/// The time before the time limit at which the tasks that a call has left behind are told to cancel.
 const RESERVE: Duration = Duration::from_secs(4);
 
-/// Runs a call: the application knows its functions and jobs. The output is JSON.
+/// Runs a call: the application finds the function or job. The output is JSON.
 pub(crate) type Dispatch = dyn Fn(&Call, &str, &TaskContext) -> Outcome<Option<String>> + Send + Sync;
 
 /// The channel and the first call, once they were taken from standard input.
@@ -56,8 +56,8 @@ struct Received {
     input: String,
 }
 
-/// Returns true if the parent of this child asks for something that the application knows: a program may start another
-/// application on the way to the one that was asked.
+/// Returns true if the application knows the function or job that the parent calls: a program may start another
+/// application before this one.
 pub(crate) fn is_asked_for(knows: impl FnOnce(&Call) -> bool) -> bool {
     let mut arrived = lock(&ARRIVED);
     if arrived.is_none() {
@@ -179,7 +179,7 @@ impl Child {
         Running::start(self, call, input).map_err(|error| Error::from(error).context("it has no thread"))
     }
 
-    /// Why this process must not run another call.
+    /// Returns the reason not to run another call in this process, if there is one.
     fn spent(
         &self,
         target: Target,
@@ -246,7 +246,7 @@ impl Child {
     }
 }
 
-/// An output that is no longer than it may be.
+/// Returns the output, or an error if it is too long.
 fn bounded(output: Option<String>) -> Outcome<Option<String>> {
     match output {
         Some(output) if output.len() > LONGEST_VALUE => {
@@ -299,8 +299,8 @@ fn prepare(scope: &Scope, call: Call, input: String, dispatch: Arc<Dispatch>) ->
     Run::new(context, name, call_once(move |task| dispatch(&call, &input, task)))
 }
 
-/// Waits for the tasks that a call has started, a mail for one, which would be gone with the process. Returns true if there
-/// were any. They are abandoned in time for the outcome to be reported before the time limit.
+/// Waits for the tasks that a call has started, such as a mail, since they would end with the process. Returns true if
+/// there were any. They are abandoned early enough to report the outcome before the time limit.
 fn drain(registry: &Registry, left: Duration) -> bool {
     if registry.unfinished().is_empty() {
         return false;
@@ -310,8 +310,8 @@ fn drain(registry: &Registry, left: Duration) -> bool {
     true
 }
 
-/// Has the operating system end this process with its parent. The end of the channel is its end as well, but to notice
-/// that takes a thread that runs.
+/// Makes the operating system kill this process when its parent ends. The process also exits at the end of the channel, but
+/// only if one of its threads can run.
 fn follow(parent: u32) -> Result<()> {
     #[cfg(target_os = "linux")]
     {
@@ -340,7 +340,7 @@ fn ignore_signals() -> Result<()> {
     Ok(())
 }
 
-/// Where the call comes from.
+/// Returns the request or job that the call comes from.
 fn context(scope: &Scope, call: &Call) -> Context {
     let origin = call.origin.as_deref().and_then(RequestInfo::parse).map(Arc::new);
     Context { scope: scope.clone(), origin, task: None }
@@ -373,7 +373,7 @@ impl Reporter {
         }
     }
 
-    /// A call begins, of whose progress nothing was reported.
+    /// Starts the reports of a new call, of which no progress was reported yet.
     fn begin(&self, level: &str) {
         self.set_level(level);
         *lock(&self.sent) = Default::default();
@@ -389,7 +389,7 @@ impl Reporter {
         }
     }
 
-    /// Sends the log to the parent, up to its level. If the program has set up a logger of its own, that prints.
+    /// Sends the log to the parent, up to its level. If the program has installed a logger of its own, that logger is used.
     fn take_over_the_log(self: &Arc<Reporter>, level: &str) {
         let is_ours = log::set_boxed_logger(Box::new(Relay(self.clone()))).is_ok();
         self.has_the_log.store(is_ours, Ordering::Relaxed);

@@ -7,10 +7,10 @@ use crate::bounds;
 /// The longest line, in bytes; the rest of a longer one is dropped.
 const LONGEST: usize = 4 << 10;
 
-/// How many of the last lines are kept.
+/// The number of last lines that are kept.
 const KEPT: usize = 20;
 
-/// How much of the last line a failure message contains, in bytes.
+/// The number of bytes of the last line in a failure message.
 const LONGEST_QUOTE: usize = 300;
 
 /// Turns bytes into lines. It holds one line and the last few, whatever the child prints.
@@ -82,18 +82,18 @@ fn is_of_backtrace(line: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn told(lines: &mut ChildOutput, bytes: &[u8]) -> Vec<String> {
-        let mut told = Vec::new();
-        lines.feed(bytes, |line| told.push(line.to_owned()));
-        told
+    fn completed(lines: &mut ChildOutput, bytes: &[u8]) -> Vec<String> {
+        let mut completed = Vec::new();
+        lines.feed(bytes, |line| completed.push(line.to_owned()));
+        completed
     }
 
     #[test]
     fn lines_come_whole_however_they_are_cut() {
         let mut lines = ChildOutput::default();
-        assert_eq!(told(&mut lines, b"one\ntw"), ["one"]);
-        assert_eq!(told(&mut lines, "o\r\n\nжук".as_bytes()), ["two"]);
-        assert_eq!(told(&mut lines, b"\n\xff!\nend"), ["жук", "\u{fffd}!"]);
+        assert_eq!(completed(&mut lines, b"one\ntw"), ["one"]);
+        assert_eq!(completed(&mut lines, "o\r\n\nжук".as_bytes()), ["two"]);
+        assert_eq!(completed(&mut lines, b"\n\xff!\nend"), ["жук", "\u{fffd}!"]);
         let mut rest = Vec::new();
         lines.finish(|line| rest.push(line.to_owned()));
         lines.finish(|line| rest.push(line.to_owned()));
@@ -108,7 +108,7 @@ mod tests {
         let frames = "   0: std::alloc::rust_oom\n             at /rustc/library/std/src/alloc.rs:1:2\n".repeat(30);
         let note = "note: run with `RUST_BACKTRACE=full` for more\n";
         let all = format!("memory allocation of 9 bytes failed\nstack backtrace:\n{frames}{note}");
-        assert_eq!(told(&mut lines, all.as_bytes()).len(), 63, "the log has all of it");
+        assert_eq!(completed(&mut lines, all.as_bytes()).len(), 63, "the log has all of it");
         assert_eq!(lines.last_line().as_deref(), Some("memory allocation of 9 bytes failed"));
     }
 
@@ -116,12 +116,12 @@ mod tests {
     fn a_flood_without_a_line_break_and_one_of_lines_are_bounded() {
         let mut lines = ChildOutput::default();
         for _ in 0..1_000 {
-            assert!(told(&mut lines, &[b'x'; 1_000]).is_empty());
+            assert!(completed(&mut lines, &[b'x'; 1_000]).is_empty());
         }
         assert!(lines.line.len() <= LONGEST && lines.line.capacity() <= 4 * LONGEST);
-        let line = told(&mut lines, b"\nshort\n");
+        let line = completed(&mut lines, b"\nshort\n");
         assert_eq!((line[0].len(), line[0].ends_with('…'), line[1].as_str()), (LONGEST + 3, true, "short"));
-        (0..1_000).for_each(|number| drop(told(&mut lines, format!("{number}\n").as_bytes())));
+        (0..1_000).for_each(|number| drop(completed(&mut lines, format!("{number}\n").as_bytes())));
         assert_eq!((lines.last.len(), lines.last[0].as_str()), (KEPT, "980"));
     }
 }

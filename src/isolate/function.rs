@@ -49,13 +49,13 @@ use crate::sync::lock;
 /// each become a [`Failure`] with its own message, and harm neither the site nor another call.
 ///
 /// **The child** is started with the arguments of this process and the variable `ASIDE_ISOLATED`. It comes through the
-/// program's `main` to [`App::run`](crate::App::run), [`work`](crate::App::work) or [`start`](crate::App::start), so what
-/// must happen once is not for the way there. What the function logs and prints, its progress and its value come to the
-/// parent. What it changes in memory (state, a [`Live`](crate::Live), a [`Cache`](crate::Cache)) stays in the child.
-/// Tasks that it starts are waited for, within the deadline.
+/// program's `main` to [`App::run`](crate::App::run), [`work`](crate::App::work) or [`start`](crate::App::start), so `main`
+/// must not do before that call what may be done only once. The parent gets the function's log, printed output, progress and
+/// value. Changes in memory (state, a [`Live`](crate::Live), a [`Cache`](crate::Cache)) stay in the child. The child waits
+/// for tasks that the function starts, within the deadline.
 ///
-/// **Children are kept** for further calls: at most one for each processor, none before the first call, each for 30 s without a
-/// call. More calls wait in order. A child is used again only after a call that returned, and only if the call left nothing
+/// **Children are used again**: at most one for each processor, none before the first call; each ends after 30 s without a
+/// call. Further calls wait in order. A child is used again only after a call that returned, and only if the call left nothing
 /// behind: no thread, child process or open file, no other working directory, umask or limit (`setrlimit`), no more than
 /// 32 MiB of memory. It runs at most 1,000 calls, each on a thread of its own. A `static` and the environment keep their
 /// values from one call to the next.
@@ -63,9 +63,8 @@ use crate::sync::lock;
 /// **Limits.** 15 minutes and 2 GiB of memory for each call ([`Isolated`] sets others); 64 MiB for the input and for the
 /// output, each as JSON. Pass the path of a large file, and not its content.
 ///
-/// It works where an application is at work: in a handler, a task, a job, in
-/// [`TestClient::within`](crate::testing::TestClient::within), and elsewhere in a process that has started one. On Unix
-/// alone; there is no isolation inside a child.
+/// It can be called in a handler, a task, a job, in [`TestClient::within`](crate::testing::TestClient::within), and
+/// elsewhere in a process that has started an application. It works only on Unix, and not inside a child.
 ///
 /// # Errors
 /// The handle's [`join`](TaskHandle::join) returns the [`Failure`], also if the function was not registered, was called in a
@@ -88,7 +87,7 @@ where
 ///
 /// fn import(rows: u64, task: &TaskContext) -> Result<u64> {
 ///     for row in 0..rows {
-///         task.check_cancelled()?; // cancelled
+///         task.check_cancelled()?; // ends here after a cancellation
 ///         task.progress(row + 1, rows);
 ///     }
 ///     Ok(rows)
@@ -109,7 +108,7 @@ pub struct Isolated<F, M> {
 }
 
 impl<F: IsolatedFunction<M>, M> Isolated<F, M> {
-    /// A call of that function, whose task is named after it.
+    /// Makes a call of a function, whose task is named after the function.
     pub fn new(f: F) -> Isolated<F, M> {
         refuse_captures(&f);
         Isolated { task: Task::new(), limits: Limits::default(), function: PhantomData }
@@ -149,15 +148,15 @@ impl<F: IsolatedFunction<M>, M> Isolated<F, M> {
         self
     }
 
-    /// Sets how long the call may take: 15 minutes by default. Its process is killed then. The time counts from when the
-    /// call has a process, and includes the start of one.
+    /// Sets the time limit of the call, at which its process is killed: 15 minutes by default. The time counts from when the
+    /// call gets a process, and includes the start of the process.
     pub fn deadline(mut self, deadline: Duration) -> Isolated<F, M> {
         self.limits.deadline = deadline;
         self
     }
 
-    /// Sets how many bytes of memory the process may have, and each process that it starts: 2 GiB by default. 0 is as many
-    /// as there are. What the program has allocated before the call counts: about 10 MiB for a small site.
+    /// Sets the memory limit, in bytes, of the process and of each process that it starts: 2 GiB by default. 0 means no
+    /// limit. Memory that the program has allocated before the call counts: about 10 MiB for a small site.
     pub fn memory(mut self, bytes: u64) -> Isolated<F, M> {
         self.limits.memory = bytes;
         self
@@ -221,9 +220,9 @@ impl<F, M> fmt::Debug for Isolated<F, M> {
     note = "its input and its value must implement `serde::Serialize` and `serde::Deserialize`, and own all their data"
 )]
 pub trait IsolatedFunction<M>: Copy + Send + Sync + 'static {
-    /// What it takes.
+    /// The type of its input.
     type Input: Serialize + DeserializeOwned + Send + 'static;
-    /// What it yields when it goes well.
+    /// The type of its value if it succeeds.
     type Output: Serialize + DeserializeOwned + Send + 'static;
 
     /// Calls it, in the child.
@@ -263,7 +262,7 @@ where
     }
 }
 
-/// A child can be told a name, but neither a captured value nor an address.
+/// The parent can send a function's name to a child, but neither a captured value nor an address.
 fn refuse_captures<F>(_f: &F) {
     const {
         assert!(size_of::<F>() == 0, "an isolated function is given by its name: not as a pointer or with captures");
@@ -310,13 +309,13 @@ impl Functions {
         }
     }
 
-    /// Adds those of a mounted application.
+    /// Adds the functions of a mounted application.
     pub(crate) fn merge(&mut self, others: Functions) {
         others.by_name.into_iter().for_each(|(name, function)| self.insert(name, function));
         self.problems.extend(others.problems);
     }
 
-    /// The mistakes in the registrations, which are reported when the application starts.
+    /// Returns the mistakes in the registrations, which are reported when the application starts.
     pub(crate) fn problems(&self) -> &[String] {
         &self.problems
     }
@@ -330,7 +329,7 @@ pub(crate) struct Isolation {
     pool: Arc<Pool>,
 }
 
-/// The isolation of the application that was started last in this process, for calls outside of any.
+/// The isolated functions of the application that was started last in this process, for calls outside any application.
 static STARTED: Mutex<Weak<Isolation>> = Mutex::new(Weak::new());
 
 impl Isolation {
@@ -338,7 +337,7 @@ impl Isolation {
         Isolation { functions, pool: Pool::new(program) }
     }
 
-    /// That of the application at work here, or else of the one that this process has started.
+    /// Returns the isolated functions of the current application, or of the one that this process has started last.
     fn of(context: &Context) -> Option<Arc<Isolation>> {
         context.scope.get::<Isolation>().or_else(|| lock(&STARTED).upgrade())
     }
@@ -398,7 +397,7 @@ fn unknown(name: &str) -> Failure {
 
 fn no_application(name: &str) -> Error {
     let words = "call it in a handler, a task or a job, or after `App::start`";
-    plain_error(format!("the isolated function `{name}` was called where no application is at work: {words}"))
+    plain_error(format!("the isolated function `{name}` was called outside an application: {words}"))
 }
 
 fn read<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
@@ -409,7 +408,7 @@ fn not_read<T>(what: &str, error: serde_json::Error) -> Failure {
     Failure::Error(plain_error(format!("its {what} cannot be read as `{}`", type_name::<T>())).with_source(error))
 }
 
-/// A value as JSON, which is given up where it becomes too long.
+/// Writes a value as JSON, and stops with an error when it becomes too long.
 fn write<T: Serialize>(value: &T, what: &str) -> Outcome<String> {
     let mut json = Bounded::default();
     match serde_json::to_writer(&mut json, value) {
@@ -425,7 +424,7 @@ fn write<T: Serialize>(value: &T, what: &str) -> Outcome<String> {
     }
 }
 
-/// Bytes, as many as a value may have.
+/// A buffer that refuses more bytes than a value may have.
 #[derive(Default)]
 struct Bounded {
     bytes: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Whether a child can run another call: what a call may have left behind in its process.
+//! Checks of what a call has left behind in its process, which decide if the child can run another call.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -16,7 +16,7 @@ const MOST_GROWTH: u64 = 32 << 10;
 /// behind.
 const LAST_MOMENT: Duration = Duration::from_secs(1);
 
-/// The limits that a process may change for itself, except for the soft ones on memory, which each call has anew.
+/// The limits that a process may change for itself, except for the soft memory limits, which are set for each call.
 const LIMITS: [(Resource, bool); 9] = [
     (Resource::As, false),
     (Resource::Data, false),
@@ -32,7 +32,7 @@ const LIMITS: [(Resource, bool); 9] = [
 /// The number of a thread.
 pub(super) type ThreadId = i32;
 
-/// The number of no thread.
+/// A number that is not the number of any thread.
 pub(super) const NO_THREAD: ThreadId = 0;
 
 /// Returns the number of this thread, where threads have one.
@@ -43,7 +43,7 @@ pub(super) fn thread_id() -> ThreadId {
     NO_THREAD
 }
 
-/// What a process has at one time.
+/// The resources of a process at one time.
 #[derive(Debug)]
 pub(super) struct Hygiene {
     status: Status,
@@ -55,7 +55,7 @@ pub(super) struct Hygiene {
 /// The soft and the hard value of each limit.
 type Limits = [(Option<u64>, Option<u64>); LIMITS.len()];
 
-/// What the operating system says of a process.
+/// The operating system's numbers on a process.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Status {
     threads: u64,
@@ -65,16 +65,16 @@ struct Status {
 }
 
 impl Hygiene {
-    /// Looks at this process.
+    /// Returns the current resources of this process.
     ///
     /// # Errors
-    /// Where the operating system does not tell.
+    /// If the operating system does not report them.
     pub(super) fn look() -> io::Result<Hygiene> {
         let folder = std::env::current_dir()?;
         Ok(Hygiene { status: Status::read()?, descriptors: descriptors()?, folder, limits: limits() })
     }
 
-    /// Returns what a call has left behind that ran on that thread, if anything: the reason not to run another one here.
+    /// Returns what a call on this thread has left behind, if anything: the reason not to run another call here.
     pub(super) fn left_behind(&self, thread: ThreadId) -> Option<String> {
         wait_for_thread(thread);
         match self.compare() {
@@ -148,13 +148,13 @@ fn limits() -> Limits {
     })
 }
 
-/// The open descriptors, each with what it leads to.
+/// Returns the open descriptors, each with its target.
 fn descriptors() -> io::Result<BTreeMap<u32, PathBuf>> {
     let mut open = BTreeMap::new();
     for entry in fs::read_dir("/proc/self/fd")? {
         let entry = entry?;
         let number = entry.file_name().to_str().and_then(|number| number.parse().ok());
-        // The descriptor of the folder that is read here is closed by the time of the next look.
+        // The descriptor of the folder that is read here is closed before the next check.
         if let (Some(number), Ok(target)) = (number, fs::read_link(entry.path()))
             && !target.starts_with("/proc/")
         {

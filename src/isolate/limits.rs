@@ -1,4 +1,4 @@
-//! The limits that a child sets for itself, by the wish of its parent.
+//! The limits that a child sets for itself at its parent's request.
 //!
 //! The limit on memory is a soft one, which the process may raise again up to the hard one: a child gets the limit of each
 //! call, and children need not be kept apart by their limits.
@@ -11,7 +11,7 @@ use super::call::bytes;
 use super::protocol::plain_error;
 use crate::error::Result;
 
-/// Writes no core file of this process: it would help nobody.
+/// Turns the core file of this process off: an isolated crash is expected, and its core file of no use.
 pub(super) fn without_core_files() -> Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
     Ok(())
@@ -21,13 +21,13 @@ pub(super) fn without_core_files() -> Result<()> {
 #[cfg(target_os = "linux")]
 const LEAST: u64 = 4 << 20;
 
-/// Limits this process, and each that it starts, to that many bytes of memory; 0 is as many as there are.
+/// Limits the memory of this process, and of each process that it starts, in bytes; 0 means no limit.
 ///
-/// What a process has of its own is its data. Its address space is more than that, by the program, by mapped files, and by
-/// what the allocator of each thread only reserves; it is limited too, widely, for systems that do not count the data.
+/// The limit holds for the data of a process. Its address space also contains the program, mapped files, and memory that the
+/// allocator of each thread only reserves. It has a wider limit, for systems that do not count the data.
 ///
 /// # Errors
-/// If the process has so much already that none is left for a call.
+/// If the process has so much memory already that none is left for a call.
 #[cfg(target_os = "linux")]
 pub(super) fn limit_memory(memory: u64) -> Result<()> {
     if memory == 0 {

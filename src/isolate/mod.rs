@@ -1,20 +1,20 @@
-//! Functions and jobs in child processes: what they break there is a failure here.
+//! Functions and jobs in child processes: a crash there is a failure of the call here.
 //!
-//! The parent starts this same program again, with its own arguments and one more variable in the environment. The child
-//! comes through the user's `main` to `App::run` or `App::work` as the parent did, finds the variable there, and runs what
-//! the parent asks for: `function` knows the functions of an application by their names, and `jobs` its jobs.
+//! The parent starts its own program again, with its own arguments and one more environment variable. The child runs the
+//! user's `main` up to `App::run` or `App::work`, finds the variable there, and runs the calls that the parent sends:
+//! `function` finds the functions of an application by their names, and `jobs` its jobs.
 //!
-//! Three ways lead from one to the other. The **channel** (`protocol`) carries calls and cancellations one way, log records,
-//! progress and outcomes the other; what a call prints cannot spoil it. **Standard output and error** of the child are one
-//! pipe, whose lines go to the log, and whose last lines say what the process died of (`child_output`). The **exit status**
-//! says how it ended. `call` watches all three and the clock for one call; `process` is the child as the parent sees it;
-//! `child` is the other side.
+//! Parent and child are connected in three ways. The **channel** (`protocol`) carries calls and cancellations to the child,
+//! and log records, progress and outcomes to the parent; printed output cannot corrupt it. **Standard output and error** of
+//! the child are one pipe: the parent logs its lines, and finds the cause of a crash in the last of them (`child_output`).
+//! The **exit status** says how the process ended. `call` watches all three and the time limit of one call; `process` is
+//! the parent's side of a child; `child` is the child's side.
 //!
-//! A job has a process of its own for each attempt. Functions share a `pool` of warm children, each of which is used again
-//! after a clean end alone (`hygiene`).
+//! A job has a process of its own for each attempt. Functions share a `pool` of warm children. A child is used again only
+//! if a call has left nothing behind (`hygiene`).
 //!
-//! A child ends with its parent, whatever becomes of that: the operating system kills it (on Linux), and the end of the
-//! channel is its end as well.
+//! A child ends with its parent, however the parent ends: the operating system kills it (on Linux), and the child exits at
+//! the end of the channel.
 
 #[cfg(unix)]
 mod call;

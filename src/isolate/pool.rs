@@ -17,7 +17,7 @@ use crate::deadline;
 use crate::sync::{Notify, lock};
 use crate::watch::watcher_id;
 
-/// How long a child is kept that has nothing to do.
+/// The time after which an idle child ends.
 const IDLE: Duration = Duration::from_secs(30);
 
 /// How many calls a child runs before another takes its place.
@@ -33,13 +33,13 @@ pub(crate) struct Pool {
 
 #[derive(Default)]
 struct State {
-    /// The children that wait for a call, the one that has waited for the longest first.
+    /// The idle children; the first has been idle the longest.
     idle: VecDeque<(Instant, Process)>,
     /// All children: those that start, run a call, or are idle.
     alive: usize,
     /// The calls that wait for a child, in order.
     waiting: VecDeque<Arc<Waiter>>,
-    /// Something looks at the idle ones when their time is over.
+    /// True while a thread ends the idle children whose time is over.
     is_watched: bool,
 }
 
@@ -52,9 +52,9 @@ struct Waiter {
 
 /// The right to have one of the children.
 enum Grant {
-    /// One that has run a call.
+    /// A child that has run a call.
     Warm(Process),
-    /// One that is yet to be started.
+    /// A child that has yet to be started.
     Start,
 }
 
@@ -120,7 +120,7 @@ impl Pool {
         }
     }
 
-    /// Waits no more. What was granted goes to the next.
+    /// Stops waiting. A child that was granted goes to the next call.
     fn leave(&self, waiter: &Arc<Waiter>) {
         let mut state = self.state();
         state.waiting.retain(|other| !Arc::ptr_eq(other, waiter));
@@ -179,7 +179,7 @@ impl fmt::Debug for Pool {
 }
 
 impl State {
-    /// A child for a call that has not waited, when none does and there is one.
+    /// Returns a child for a new call, if no other call waits and a child is available.
     fn grant(&mut self, most: usize) -> Option<Grant> {
         if !self.waiting.is_empty() {
             return None;
@@ -193,7 +193,7 @@ impl State {
         })
     }
 
-    /// A child is free: for the next call, or idle.
+    /// Gives a free child to the next call, or makes it idle.
     fn pass_on(&mut self, process: Process) {
         match self.waiting.pop_front() {
             Some(next) => next.put(Grant::Warm(process)),
@@ -201,7 +201,7 @@ impl State {
         }
     }
 
-    /// A child is gone: the next call may start another.
+    /// Removes a child that has ended: the next call may start another.
     fn one_less(&mut self) {
         match self.waiting.pop_front() {
             Some(next) => next.put(Grant::Start),
@@ -211,14 +211,14 @@ impl State {
 }
 
 impl Waiter {
-    /// To be called under the lock of the state, so that one who leaves finds it.
+    /// Must be called under the lock of the state, so that a caller that stops waiting finds the grant.
     fn put(&self, grant: Grant) {
         *lock(&self.grant) = Some(grant);
         self.changed.notify();
     }
 }
 
-/// A place among the children, and the child in it. Unless it is given back, the child ends and another may be started.
+/// A slot of the pool, and the child in it. If the child is not given back, it ends and another may be started.
 struct Lease<'p> {
     pool: &'p Arc<Pool>,
     process: Option<Process>,

@@ -24,7 +24,7 @@ use crate::sync::lock;
 /// How long a child may live after its last call, or after it has closed the channel.
 pub(super) const LINGER: Duration = Duration::from_secs(2);
 
-/// The interval between checks of the exit status, where the operating system has no descriptor for it; the second one
+/// The interval between checks of the exit status, if the operating system does not have a descriptor for it; the second one
 /// applies when the exit is near, since the channel has ended.
 const CHECK: Duration = Duration::from_millis(100);
 const CHECK_SOON: Duration = Duration::from_millis(2);
@@ -39,7 +39,7 @@ impl Program {
         Program::with(|| std::env::args_os().skip(1).collect())
     }
 
-    /// This program, a test harness, to run one test. Without a name, its own arguments.
+    /// This program, a test harness, with arguments that select one test. Without a name it has its own arguments.
     pub(crate) fn test(name: Option<&str>) -> Program {
         // A harness names the thread of a test after it, unless it runs all tests on its main thread.
         let Some(name) = name.filter(|name| *name != "main") else { return Program::own() };
@@ -82,7 +82,7 @@ fn program() -> Checked<std::path::PathBuf> {
 /// A child process. It does not outlive this value.
 pub(super) struct Process {
     child: Child,
-    /// Readable once the process has ended, where there is such a thing.
+    /// A descriptor that is readable after the process has ended, on systems that have one.
     exit: Option<OwnedFd>,
     /// The channel, until its end.
     channel: Option<UnixStream>,
@@ -97,7 +97,7 @@ pub(super) struct Process {
     pub(super) calls: u32,
 }
 
-/// What one attempt to read gave.
+/// The result of one attempt to read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Chunk {
     Bytes(usize),
@@ -115,13 +115,13 @@ impl Process {
         let name = command.get_program().to_owned();
         let (reply, started) = mpsc::sync_channel(1);
         send(Order { command, reply })?;
-        // Without a reply the thread has panicked, of which the log has told.
+        // Without a reply the thread has panicked, and the log has its panic.
         let started = started.recv().unwrap_or_else(|_| Err(io::Error::other("its thread has ended")));
         started.map_err(|error| Error::from(error).context(format!("cannot start {name:?}")))
     }
 
     fn spawn(mut command: Command) -> io::Result<Process> {
-        let (channel, theirs) = UnixStream::pair()?;
+        let (channel, child_end) = UnixStream::pair()?;
         let (output, printed) = io::pipe()?;
         let waker = Waker::new()?;
         channel.set_nonblocking(true)?;
@@ -132,20 +132,20 @@ impl Process {
             .env_remove("LISTEN_FDS")
             .env_remove("LISTEN_PID")
             .env_remove("LISTEN_FDNAMES")
-            .stdin(OwnedFd::from(theirs))
+            .stdin(OwnedFd::from(child_end))
             .stdout(printed.try_clone()?)
             .stderr(printed)
-            // A group of its own: what it starts is killed with it, and Ctrl-C is for the parent to deal with.
+            // A process group of its own: processes that it starts are killed with it, and Ctrl-C reaches only the parent.
             .process_group(0);
         let child = command.spawn()?;
-        // Our copies of its ends go with the command.
+        // The command owns the parent's copies of the child's ends, and closes them.
         drop(command);
         let exit = watch_exit(&child);
         let (channel, output) = (Some(channel), Some(output));
         Ok(Process { child, exit, channel, inbox: Inbox::default(), output, waker, has_begun: false, calls: 0 })
     }
 
-    /// Waits until something can be read or written, the process has ended, or the waker is notified, at most that long.
+    /// Waits until data can be read or written, the process has ended, the waker is notified, or the time is over.
     pub(super) fn wait(&self, is_writing: bool, most: Duration) -> io::Result<()> {
         let mut watched = Vec::with_capacity(4);
         watched.push(PollFd::new(self.waker.pipe(), PollFlags::IN));
@@ -171,7 +171,7 @@ impl Process {
         }
     }
 
-    /// Returns true if an idle child can run another call: it lives, and has said and printed nothing since its last one.
+    /// Returns true if an idle child can run another call: it runs, and has reported and printed nothing since its last call.
     pub(super) fn is_quiet(&mut self) -> bool {
         let nothing = [self.read_channel(), self.read_output(|_| ())] == [Chunk::Nothing; 2];
         nothing && matches!(self.child.try_wait(), Ok(None))
@@ -235,7 +235,7 @@ impl Process {
         }
         let group = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw);
         let _ = group.map(|group| kill_process_group(group, Signal::KILL));
-        // A second time where there is no such group.
+        // Also the process alone, in case the group does not exist.
         let _ = self.child.kill();
     }
 
@@ -243,9 +243,9 @@ impl Process {
     pub(super) fn retire(mut self) {
         self.close_channel();
         let slot = Arc::new(Mutex::new(Some(self)));
-        let theirs = slot.clone();
+        let for_thread = slot.clone();
         let end = move || {
-            let process = lock(&theirs).take();
+            let process = lock(&for_thread).take();
             process.into_iter().for_each(|mut process| process.wait_for_exit());
         };
         // Without a thread it is killed here, where the slot is dropped.
@@ -302,8 +302,8 @@ struct Order {
     reply: SyncSender<io::Result<Process>>,
 }
 
-/// The way to the thread that starts all children of this process. It lives as long as the process: the operating system
-/// kills a child when the *thread* ends that started it.
+/// The channel to the thread that starts all children of this process. The thread lives as long as the process: the
+/// operating system kills a child when the *thread* that started it ends.
 static STARTER: Mutex<Option<Sender<Order>>> = Mutex::new(None);
 
 fn send(order: Order) -> Checked<()> {
@@ -314,7 +314,7 @@ fn send(order: Order) -> Checked<()> {
         thread.map_err(|error| Error::from(error).context("cannot start the thread that starts child processes"))?;
         *starter = Some(sender);
     }
-    // The thread ends with the process alone.
+    // The thread ends only with the process.
     let sent = starter.as_ref().is_some_and(|starter| starter.send(order).is_ok());
     if sent { Ok(()) } else { Err(Error::internal("the thread that starts child processes has ended")) }
 }

@@ -30,7 +30,7 @@ const LONGEST_HEADER: usize = 1 << 20;
 const LONGEST_TEXT: usize = 16 << 10;
 const LONGEST_BACKTRACE: usize = 96 << 10;
 
-/// How much is read at once.
+/// The number of bytes that are read at once.
 pub(super) const CHUNK: usize = 32 << 10;
 
 /// The bytes of the two lengths.
@@ -56,7 +56,7 @@ pub(crate) struct Call {
     pub(crate) limits: Limits,
 }
 
-/// What is called.
+/// The target of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Target {
     /// A function. Its child is used again.
@@ -69,7 +69,7 @@ pub(crate) enum Target {
 }
 
 impl Target {
-    /// The word for it in a message.
+    /// Returns its noun for messages.
     pub(super) fn noun(self) -> &'static str {
         match self {
             Target::Function { .. } => "function",
@@ -77,7 +77,7 @@ impl Target {
         }
     }
 
-    /// Where it is logged.
+    /// Returns its log target.
     pub(super) fn log_target(self) -> &'static str {
         match self {
             Target::Function { .. } => "aside::isolate",
@@ -89,9 +89,9 @@ impl Target {
 /// The limits of a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Limits {
-    /// When its process is killed, from the start of the call.
+    /// The time from the start of the call until its process is killed.
     pub(crate) deadline: Duration,
-    /// How much memory its process may have; bytes. 0 is as much as there is.
+    /// The memory limit of its process, in bytes. 0 means no limit.
     pub(crate) memory: u64,
 }
 
@@ -102,7 +102,7 @@ impl Default for Limits {
     }
 }
 
-/// What a child is told.
+/// A message to a child.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum ToChild {
     /// Run this; the input is the value.
@@ -120,7 +120,7 @@ pub(super) struct Order {
     pub(super) level: String,
 }
 
-/// What a child reports.
+/// A report of a child.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum ToParent {
     /// It has reached the application.
@@ -138,7 +138,7 @@ pub(super) enum ToParent {
     /// The outcome of the call; the output is the value. No other report of this call follows.
     Ended {
         ended: Ended,
-        /// Why this process must not run another call.
+        /// The reason not to run another call in this process.
         spent: Option<String>,
     },
 }
@@ -189,7 +189,7 @@ impl Ended {
         (ended, None)
     }
 
-    /// The outcome as it was sent. The backtrace of an error stays behind: an error has no room for that of another process.
+    /// Returns the outcome from its sent form. The backtrace of an error is lost: an error cannot hold that of another process.
     pub(super) fn into_outcome(self, output: Vec<u8>) -> Outcome<Option<String>> {
         Err(match self {
             Ended::Done { has_output: false } => return Ok(None),
@@ -230,7 +230,7 @@ fn backtrace(lines: &str) -> String {
 /// side is woken once.
 ///
 /// # Errors
-/// When the header or the value is longer than it may be.
+/// If the header or the value is too long.
 pub(super) fn frame<'v>(header: &impl Serialize, value: &'v [u8]) -> io::Result<(Vec<u8>, &'v [u8])> {
     let mut bytes = vec![0; LENGTHS];
     serde_json::to_writer(&mut bytes, header)?;
@@ -253,8 +253,8 @@ fn too_long(length: usize, longest: usize) -> io::Error {
     io::Error::new(ErrorKind::InvalidData, format!("a message of {length} bytes, of at most {longest}"))
 }
 
-/// The received bytes that were not taken out yet: at most one message and a chunk, when each chunk is followed by taking
-/// out all messages that are complete.
+/// The received bytes that were not taken out yet: at most one message and a chunk, if the caller takes out all complete
+/// messages after each chunk.
 #[derive(Default)]
 pub(super) struct Inbox {
     bytes: Vec<u8>,
@@ -265,10 +265,10 @@ impl Inbox {
         self.bytes.extend_from_slice(chunk);
     }
 
-    /// Takes out the next message and its value, when both are complete.
+    /// Takes out the next message and its value, if both are complete.
     ///
     /// # Errors
-    /// When it is longer than it may be, or not a message.
+    /// If it is too long, or not a message.
     pub(super) fn next<T: DeserializeOwned>(&mut self) -> io::Result<Option<(T, Vec<u8>)>> {
         let Some(header) = self.length_at(0, LONGEST_HEADER)? else { return Ok(None) };
         let Some(value) = self.length_at(4, LONGEST_VALUE)? else { return Ok(None) };
@@ -293,7 +293,7 @@ impl Inbox {
     /// Waits for the next message. `None` at the end.
     ///
     /// # Errors
-    /// As `next`, and when reading fails.
+    /// As `next`, and if reading fails.
     pub(super) fn receive<T: DeserializeOwned>(&mut self, mut from: impl Read) -> io::Result<Option<(T, Vec<u8>)>> {
         let mut chunk = [0; CHUNK];
         loop {

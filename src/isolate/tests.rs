@@ -25,10 +25,10 @@ use crate::error::Error;
 use crate::sync::{Notify, lock};
 use crate::watch::watcher_id;
 
-/// How long a test waits for what comes much sooner.
+/// The longest wait of a test for an event that usually happens much sooner.
 const SOON: Duration = Duration::from_secs(60);
 
-/// Not a test of its own: what the others start as another process.
+/// Not a test of its own: the child process of the other tests.
 #[test]
 fn child() {
     if is_child() {
@@ -40,7 +40,7 @@ fn child() {
     }
 }
 
-/// Runs what the parent asks for.
+/// Runs the calls of the parent.
 fn serve() -> ! {
     let pid = || Some(std::process::id().to_string());
     child_main(
@@ -52,7 +52,7 @@ fn serve() -> ! {
     )
 }
 
-/// What the child can do, by name.
+/// Runs the call with this name, in the child.
 fn dispatch(call: &Call, input: &str, task: &TaskContext) -> Outcome<()> {
     match call.name.as_str() {
         "nothing" => {}
@@ -108,7 +108,7 @@ fn overflow(depth: u64) -> u64 {
     std::hint::black_box([depth; 64]).len() as u64 + overflow(depth + 1)
 }
 
-/// Until there is no more to have.
+/// Allocates memory until the allocation fails.
 fn grow() {
     let mut kept = Vec::new();
     loop {
@@ -117,7 +117,7 @@ fn grow() {
     }
 }
 
-/// Neither ends nor listens. Whoever is told where it is sees by the end of the connection that it is gone.
+/// Neither ends nor reacts to a cancellation. It connects to a socket: the end of the connection shows that it has ended.
 fn never(path: &str) {
     let _connection = std::os::unix::net::UnixStream::connect(path).map(|mut connection| {
         let _ = writeln!(connection, "{}", std::process::id());
@@ -140,7 +140,7 @@ fn noise() {
     assert_eq!(std::io::stdin().read_line(&mut typed).unwrap(), 0, "standard input is empty");
 }
 
-/// Says much and dies, while whoever reads it is held up by the first of it until it is dead.
+/// Logs and prints much and exits; its first log line blocks the reader until the process has ended.
 fn last_words() {
     log::info!(target: "shop", "wait for the end of {}", std::process::id());
     for number in 0..100 {
@@ -151,7 +151,7 @@ fn last_words() {
     std::process::exit(5);
 }
 
-/// Prints that many megabytes without a line break, and as many lines, and logs as much.
+/// Prints `megabytes` without a line break, and again as lines of 1 MiB, and logs the same amount.
 fn flood(megabytes: &str) {
     let megabytes: usize = megabytes.parse().unwrap();
     let block = vec![b'x'; 1 << 20];
@@ -165,7 +165,7 @@ fn flood(megabytes: &str) {
     }
 }
 
-/// What is open here, as `number what`, each on a line.
+/// Returns the open descriptors of this process, as lines of `number target`.
 fn descriptors() -> String {
     let mut numbers: Vec<u32> = std::fs::read_dir("/proc/self/fd")
         .unwrap()
@@ -173,19 +173,19 @@ fn descriptors() -> String {
         .collect();
     numbers.sort_unstable();
     let what = |number: &u32| Some((*number, std::fs::read_link(format!("/proc/self/fd/{number}")).ok()?));
-    // The folder that was read then is gone by now.
+    // The descriptor of the folder that was read is closed by now.
     numbers.iter().filter_map(what).map(|(number, what)| format!("{number} {}\n", what.display())).collect()
 }
 
-/// What this process was started with, and hands on because whoever started it did.
-fn is_handed_on(line: &str) -> bool {
+/// Returns true for a descriptor that child processes inherit. This process has inherited it too.
+fn is_inherited(line: &str) -> bool {
     let number = line.split(' ').next().unwrap_or_default();
     let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap_or_default();
     let flags = info.lines().find_map(|line| line.strip_prefix("flags:\t"));
     flags.is_some_and(|flags| u32::from_str_radix(flags, 8).unwrap() & 0o2_000_000 == 0)
 }
 
-/// Sets something aside that ends after the job, and says so in a file.
+/// Starts a background task that ends after the job, and then writes a file.
 fn leave_behind(path: &str) {
     let path = path.to_owned();
     drop(background(move || {
@@ -194,12 +194,12 @@ fn leave_behind(path: &str) {
     }));
 }
 
-/// Lets go of the channel, which no job does by accident, and goes on.
+/// Closes the channel, which a job does not do by accident, and goes on.
 fn close() {
     for number in 3..20 {
         let path = format!("/proc/self/fd/{number}");
         if std::fs::read_link(path).is_ok_and(|what| what.to_string_lossy().starts_with("socket:")) {
-            // Without unsafe code the only way: the other end is told that this one is shut.
+            // The only way without unsafe code: a shutdown tells the other end that this one is closed.
             let own = rustix::process::pidfd_open(rustix::process::getpid(), rustix::process::PidfdFlags::empty());
             let socket = rustix::process::pidfd_getfd(own.unwrap(), number, rustix::process::PidfdGetfdFlags::empty());
             let _ = rustix::net::shutdown(socket.unwrap(), rustix::net::Shutdown::Write);
@@ -213,7 +213,7 @@ fn close() {
 /// The variable of a child whose exit takes forever.
 const LINGER: &str = "ASIDE_TEST_ISOLATE_LINGER";
 
-/// Holds up the end of its thread, and so of the process.
+/// A value whose destructor never returns, so that its thread and its process do not end.
 struct Stuck;
 
 impl Drop for Stuck {
@@ -264,7 +264,7 @@ fn shell(script: &str) -> Command {
     command
 }
 
-/// This test binary as a child.
+/// Returns the command that starts this test binary as a child.
 fn again() -> Command {
     let mut command = Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", "isolate::tests::child", "--nocapture", "--test-threads=1"]);
@@ -272,7 +272,7 @@ fn again() -> Command {
     command
 }
 
-/// Does the job, and gives the task that waits for it.
+/// Starts the job, and returns the handle of the task that waits for it.
 fn start_by(command: impl Fn() -> Command + Send + Sync + 'static, order: Order) -> TaskHandle<()> {
     let program = Program::by(command);
     run_in_a_task(move |task| run_once(&program, &order.call, &order.payload, task).map(drop))
@@ -284,7 +284,7 @@ fn run_in_a_task<T: Send + 'static>(call: impl FnOnce(&TaskContext) -> Outcome<T
     Run::new(Context::current(), name, call_once(call)).with_handle()
 }
 
-/// A call of a function.
+/// Returns a call of a function.
 fn function(name: &str, input: &str) -> Order {
     let mut order = order(name, input);
     order.call.target = Target::Function { task: 7 };
@@ -301,7 +301,7 @@ fn start_in(pool: &Arc<Pool>, order: Order) -> TaskHandle<Option<String>> {
     run_in_a_task(move |task| pool.run(&order.call, &order.payload, task))
 }
 
-/// The number of the process that runs the next call.
+/// Returns the number of the process that runs the next call.
 fn pid_in(pool: &Arc<Pool>) -> i32 {
     start_in(pool, function("pid", "")).join().unwrap().expect("an output").parse().unwrap()
 }
@@ -311,19 +311,19 @@ fn start(order: Order) -> TaskHandle<()> {
 }
 
 fn failure(order: Order) -> Failure {
-    start(order).join().expect_err("it does not end well")
+    start(order).join().expect_err("the job fails")
 }
 
 fn words(name: &str, payload: &str) -> String {
     failure(order(name, payload)).to_string()
 }
 
-/// The log of this process, as far as a test looks for it.
-struct Book;
+/// A logger that records the log lines that the tests look for.
+struct RecordingLog;
 
 static LINES: Mutex<Vec<String>> = Mutex::new(Vec::new());
 
-impl log::Log for Book {
+impl log::Log for RecordingLog {
     fn enabled(&self, _: &log::Metadata<'_>) -> bool {
         true
     }
@@ -341,11 +341,11 @@ impl log::Log for Book {
     fn flush(&self) {}
 }
 
-/// Writes the log down from now on. Whether this test may: another logger of this process keeps its place.
+/// Records the log from now on.
 fn read_the_log() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        log::set_logger(&Book).expect("no other unit test sets up a log");
+        log::set_logger(&RecordingLog).expect("no other unit test sets up a log");
         log::set_max_level(log::LevelFilter::Info);
     });
 }
@@ -355,7 +355,7 @@ fn logged(words: &str) -> Vec<String> {
 }
 
 #[test]
-fn a_job_is_done_elsewhere_and_its_log_and_progress_are_here() {
+fn a_job_runs_in_a_child_and_its_log_and_progress_reach_the_parent() {
     read_the_log();
     let handle = start(order("tell", "воробьи 🐦\u{0}"));
     let info = handle.info().clone();
@@ -370,7 +370,7 @@ fn a_job_is_done_elsewhere_and_its_log_and_progress_are_here() {
 }
 
 #[test]
-fn an_error_comes_with_its_chain_and_a_panic_with_its_place() {
+fn an_error_arrives_with_its_chain_and_a_panic_with_its_location() {
     let Failure::Error(error) = failure(order("fail", "диск полон 💾")) else { panic!("an error") };
     assert_eq!((error.chain().as_str(), error.status_code().code()), ("cannot save the order: диск полон 💾", 409));
     assert!(error.backtrace().is_none());
@@ -380,7 +380,7 @@ fn an_error_comes_with_its_chain_and_a_panic_with_its_place() {
 }
 
 #[test]
-fn each_end_of_a_process_is_told_in_its_own_words() {
+fn each_way_to_end_a_process_has_its_own_message() {
     for (name, payload, told) in [
         ("exit", "3", "its process exited with status 3 before the end of the job"),
         ("exit", "0", "its process exited with status 0 before the end of the job"),
@@ -395,9 +395,9 @@ fn each_end_of_a_process_is_told_in_its_own_words() {
 }
 
 #[test]
-fn memory_is_limited_and_its_want_is_told() {
+fn a_job_over_its_memory_limit_fails_with_a_message() {
     let limits = Limits { deadline: SOON, memory: 128 << 20 };
-    // The address space is limited too, but more widely than what is had of it.
+    // The address space is limited too, but its limit is wider than that of the data.
     for (name, megabytes, asked) in
         [("allocate", "102400", "107374182400 bytes"), ("allocate", "140", "146800640 bytes"), ("grow", "", "")]
     {
@@ -405,18 +405,18 @@ fn memory_is_limited_and_its_want_is_told() {
         let told = "its process ran out of memory, of which it may have 128 MiB: memory allocation of ";
         assert!(words.starts_with(told) && words.contains(asked), "{name}: {words}");
     }
-    start(order("allocate", "64").limited(limits)).join().expect("what is below the limit can be had");
+    start(order("allocate", "64").limited(limits)).join().expect("an allocation below the limit succeeds");
 }
 
 #[test]
-fn one_that_never_returns_is_killed_at_its_time_limit() {
+fn a_job_that_never_returns_is_killed_at_its_time_limit() {
     let limits = Limits { deadline: Duration::from_millis(1_500), memory: 0 };
     let words = failure(order("never", "").limited(limits)).to_string();
     assert_eq!(words, "its process was killed at its time limit of 1.5 s");
 }
 
 #[test]
-fn one_that_obeys_is_cancelled_and_one_that_does_not_is_killed() {
+fn a_cancelled_job_stops_or_is_killed() {
     let obeys = start(order("sleep", ""));
     wait_for_message(&obeys);
     obeys.cancel();
@@ -443,20 +443,20 @@ fn wait_for_message(handle: &TaskHandle<()>) -> String {
         if !seen.value.message.is_empty() {
             return seen.value.message.clone();
         }
-        let theirs = changed.clone();
-        handle.info().watched().call_when_new(me, seen.version, Arc::new(move || theirs.notify()));
+        let waker = changed.clone();
+        handle.info().watched().call_when_new(me, seen.version, Arc::new(move || waker.notify()));
         changed.wait(SOON);
     }
-    panic!("it said nothing")
+    panic!("the job has set no message")
 }
 
-/// Where a job can say where it is.
+/// Returns a socket to which a job connects.
 fn listener() -> (UnixListener, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     (UnixListener::bind(folder.path().join("s")).unwrap(), folder)
 }
 
-/// The job that has come, and its process.
+/// Accepts the connection of a job, and returns it with the number of the job's process.
 fn accept(listener: &UnixListener) -> (BufReader<std::os::unix::net::UnixStream>, Pid) {
     let (connection, _) = listener.accept().unwrap();
     connection.set_read_timeout(Some(SOON)).unwrap();
@@ -467,7 +467,7 @@ fn accept(listener: &UnixListener) -> (BufReader<std::os::unix::net::UnixStream>
 }
 
 #[test]
-fn one_that_is_killed_from_outside_says_by_what() {
+fn a_killed_job_fails_with_the_name_of_the_signal() {
     let (listener, folder) = listener();
     for (signal, told) in [
         (Signal::KILL, "its process was killed by signal 9 (SIGKILL), perhaps because the system is out of memory"),
@@ -475,7 +475,7 @@ fn one_that_is_killed_from_outside_says_by_what() {
     ] {
         let handle = start(order("never", folder.path().join("s").to_str().unwrap()));
         let (_connection, pid) = accept(&listener);
-        // When a service is stopped, all of it may be told: the job goes on until its parent says otherwise.
+        // A service manager may signal all processes of a service: the job goes on until its parent cancels it.
         kill_process(pid, Signal::TERM).unwrap();
         kill_process(pid, Signal::INT).unwrap();
         kill_process(pid, signal).unwrap();
@@ -484,7 +484,7 @@ fn one_that_is_killed_from_outside_says_by_what() {
     }
 }
 
-/// Not a test of its own: the process in the middle, which starts a job and is killed.
+/// Not a test of its own: the parent process, which starts a job and is killed.
 #[test]
 fn parent() {
     if let Ok(path) = std::env::var("ASIDE_TEST_ISOLATE_PARENT") {
@@ -613,7 +613,7 @@ fn what_a_function_prints_is_logged_under_its_own_name() {
 }
 
 #[test]
-fn what_a_job_started_is_killed_with_it() {
+fn processes_that_a_job_started_are_killed_with_it() {
     let handle = start(order("spawn", ""));
     let grandchild: i32 = wait_for_message(&handle).parse().unwrap();
     handle.cancel();
@@ -621,7 +621,7 @@ fn what_a_job_started_is_killed_with_it() {
     wait_for_the_end(grandchild);
 }
 
-/// Until its status is taken a process is still there, as one that has ended.
+/// Waits until a process has ended. A zombie counts as ended.
 fn wait_for_the_end(pid: i32) {
     let until = Instant::now() + SOON;
     while is_alive(pid) {
@@ -636,7 +636,7 @@ fn is_alive(pid: i32) -> bool {
 }
 
 #[test]
-fn what_a_dead_process_has_said_is_still_heard() {
+fn reports_and_output_of_an_ended_process_are_read() {
     read_the_log();
     let words = words("last-words", "");
     assert_eq!(words, "its process exited with status 5 before the end of the job; its last line: out of paper");
@@ -644,12 +644,12 @@ fn what_a_dead_process_has_said_is_still_heard() {
 }
 
 #[test]
-fn what_it_prints_harms_nobody() {
+fn printed_output_does_not_corrupt_the_channel() {
     start(order("noise", "")).join().unwrap();
 }
 
 #[test]
-fn a_flood_is_cut_and_not_kept() {
+fn a_flood_of_output_is_truncated_in_the_log() {
     read_the_log();
     start(order("flood", "8")).join().unwrap();
     let logged: Vec<usize> = logged("yyyy").iter().chain(&logged("xxxx")).map(String::len).collect();
@@ -657,8 +657,8 @@ fn a_flood_is_cut_and_not_kept() {
 }
 
 #[test]
-fn nothing_that_is_open_here_is_open_there() {
-    let before: Vec<String> = descriptors().lines().filter(|line| is_handed_on(line)).map(str::to_owned).collect();
+fn a_child_inherits_no_open_files_or_sockets() {
+    let before: Vec<String> = descriptors().lines().filter(|line| is_inherited(line)).map(str::to_owned).collect();
     let file = File::open("Cargo.toml").unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let visitor = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -669,13 +669,13 @@ fn nothing_that_is_open_here_is_open_there() {
     assert!(open.starts_with("0 /dev/null\n"), "{open}");
     let own = open.lines().skip(1).filter(|line| !before.contains(&(*line).to_owned()));
     let kinds: Vec<&str> = own.filter_map(|line| line.split('[').next()).collect();
-    // The channel, once to read from and once to write to, and the pipe that wakes the main thread.
+    // The channel, as two descriptors for reading and writing, and the pipe that wakes the main thread.
     assert_eq!(kinds, ["1 pipe:", "2 pipe:", "3 socket:", "4 socket:", "5 pipe:", "6 pipe:"], "{open}");
     drop((file, listener, visitor, accepted));
 }
 
 #[test]
-fn what_the_job_set_aside_is_done_before_the_process_ends() {
+fn background_tasks_of_a_job_end_before_its_process() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("mail");
     start(order("leave-behind", path.to_str().unwrap())).join().unwrap();
@@ -683,13 +683,13 @@ fn what_the_job_set_aside_is_done_before_the_process_ends() {
 }
 
 #[test]
-fn one_that_lets_go_of_the_channel_ends() {
+fn a_child_that_closes_the_channel_ends() {
     let words = words("close", "");
     assert!(words.starts_with("its process exited with status 1 before the end of the job"), "{words}");
 }
 
 #[test]
-fn one_that_is_done_and_does_not_exit_is_done() {
+fn a_completed_job_whose_process_does_not_exit_is_completed() {
     read_the_log();
     let lingers = || {
         let mut command = again();
@@ -700,13 +700,14 @@ fn one_that_is_done_and_does_not_exit_is_done() {
     order.call.label = "linger-job".into();
     start_by(lingers, order).join().unwrap();
     assert_eq!(
-        logged("Isolated job linger-job (job 17, try 3) had ended, but its process had not after 2.0 s: killed.").len(),
+        logged("Isolated job linger-job (job 17, try 3) has ended, but its process did not exit within 2.0 s: killed.")
+            .len(),
         1
     );
 }
 
 #[test]
-fn one_that_does_not_come_to_its_job_says_what_it_printed() {
+fn a_child_that_never_reaches_its_job_fails_with_its_last_output() {
     let words =
         start_by(|| shell("echo 'no such database' >&2; exit 4"), order("nothing", "")).join().unwrap_err().to_string();
     assert!(words.starts_with("its process exited with status 4 before the end of the job; its last line: no such database (it had not come to the application: "), "{words}");
@@ -724,7 +725,7 @@ fn one_that_does_not_come_to_its_job_says_what_it_printed() {
 }
 
 #[test]
-fn an_order_that_its_child_never_reads_holds_nobody_up() {
+fn a_call_that_its_child_never_reads_is_killed_at_its_time_limit() {
     let limits = Limits { deadline: Duration::from_millis(300), memory: 0 };
     let large = order("nothing", &"x".repeat(8 << 20)).limited(limits);
     let words = start_by(|| shell("sleep 3600"), large).join().unwrap_err().to_string();
@@ -738,7 +739,7 @@ fn an_order_that_its_child_never_reads_holds_nobody_up() {
 }
 
 #[test]
-fn a_variable_that_was_set_by_mistake_is_told() {
+fn a_variable_that_was_set_by_mistake_is_reported() {
     let output = again().env("ASIDE_ISOLATED", "1").stdin(Stdio::null()).output().unwrap();
     let words = String::from_utf8_lossy(&output.stderr);
     assert!(words.contains("ASIDE_ISOLATED is set") && words.contains("unset it"), "{words}");

@@ -1,4 +1,4 @@
-//! The same names where there is no Unix: each returns an error that says so.
+//! The names of this module for systems other than Unix: each returns an error that says that they need Unix.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use crate::background::failure::{Failure, Outcome};
 use crate::background::scope::Scope;
 use crate::background::task_context::TaskContext;
 
-/// How to start the program again, which it cannot be.
+/// A stand-in: the program cannot be started again here.
 #[derive(Debug, Clone)]
 pub(crate) struct Program;
 
@@ -21,7 +21,7 @@ impl Program {
     }
 }
 
-/// The children of an application, of which there are none.
+/// A pool that never has children.
 #[derive(Debug)]
 pub(crate) struct Pool;
 
@@ -31,7 +31,7 @@ impl Pool {
     }
 
     /// # Errors
-    /// Always.
+    /// In every call.
     pub(crate) fn run(self: &Arc<Pool>, call: &Call, _input: &str, _task: &TaskContext) -> Outcome<Option<String>> {
         Err(refusal(call))
     }
@@ -49,7 +49,7 @@ pub(super) fn refuse_inside_a_child(_target: Target) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Runs a call, which never comes.
+/// The type of a function that runs a call, which is never used here.
 pub(crate) type Dispatch = dyn Fn(&Call, &str, &TaskContext) -> Outcome<Option<String>> + Send + Sync;
 
 /// There are no children: the variable was set by mistake.

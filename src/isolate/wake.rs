@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::background::progress::Progress;
 use crate::watch::{Seen, Watched, watcher_id};
 
-/// The end that is waited for.
+/// The reading end, for which the thread waits.
 pub(super) struct Waker {
     pipe: PipeReader,
     notifier: Arc<Notifier>,
@@ -14,12 +14,12 @@ pub(super) struct Waker {
     caller: u64,
 }
 
-/// The end that is written to, from whichever thread.
+/// The writing end, for any thread.
 pub(super) struct Notifier(PipeWriter);
 
 impl Notifier {
     pub(super) fn notify(&self) {
-        // A pipe that is full wakes too.
+        // A full pipe wakes the thread too.
         let _ = (&self.0).write(&[1]);
     }
 }
@@ -36,27 +36,27 @@ impl Waker {
         self.notifier.clone()
     }
 
-    /// What to wait for.
+    /// Returns the descriptor to wait for.
     pub(super) fn pipe(&self) -> &PipeReader {
         &self.pipe
     }
 
-    /// Takes in what has woken it. Returns true if something had.
+    /// Reads the notifications. Returns true if there were any.
     pub(super) fn has_rung(&self) -> bool {
-        // As many as fit: more of them mean no more.
+        // One read is enough: several notifications mean the same as one.
         matches!((&self.pipe).read(&mut [0; 64]), Ok(1..))
     }
 
-    /// Is woken once by the next change after what is seen here.
+    /// Makes the next change after the version seen here notify the thread once.
     pub(super) fn watch(&self, progress: &Watched<Progress>) -> Seen<Progress> {
         let (seen, notifier) = (progress.look(), self.notifier());
         progress.call_when_new(self.caller, seen.version, Arc::new(move || notifier.notify()));
         seen
     }
 
-    /// Is woken by no further change.
+    /// Makes further changes not notify the thread.
     pub(super) fn forget(&self, progress: &Watched<Progress>) {
-        // In place of the other, since it has the same number.
+        // It replaces the other watcher, since it has the same number.
         progress.call_when_new(self.caller, progress.look().version, Arc::new(|| ()));
     }
 }
