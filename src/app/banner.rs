@@ -27,7 +27,7 @@ impl Service {
     fn surroundings(&self) -> String {
         let config = self.config();
         let secret = if config.secrets.is_empty() {
-            "generated at start: they end with this process"
+            "generated at start, and end with this process"
         } else {
             "from ASIDE_SECRET"
         };

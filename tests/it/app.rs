@@ -156,7 +156,7 @@ fn an_invalid_mount_is_refused_at_start() {
     let refused = |app: App| app.start().err().unwrap().chain();
     assert!(refused(app().mount("/{x}", App::new())).contains("not a plain path"));
     assert!(refused(app().mount("/", App::new())).contains("not a plain path"));
-    assert!(refused(app().state(1_u8).mount("/a", App::new().state(2_u8))).contains("state of one type"));
+    assert!(refused(app().state(1_u8).mount("/a", App::new().state(2_u8))).contains("a state of the same type"));
     assert!(refused(app().get("/a/b", |_| "").mount("/a", App::new().get("/b", |_| ""))).contains("conflicts with"));
     assert!(refused(app().error_page(200, |_: &mut Request, _: &Error| "")).contains("not an error status"));
     let twice = app().route("/a", get(|_| "").name("x")).route("/b", get(|_| "").name("x"));

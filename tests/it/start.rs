@@ -123,7 +123,7 @@ fn the_banner_of_development_lists_routes_and_settings() {
         "GET     /hello/{name}  tests/it/start.rs:",
         "  hello\n",
         "POST    /orders ",
-        "made up",
+        "a key generated at start",
         "panel      at /_aside\n",
         "files in letters",
     ] {
