@@ -113,6 +113,8 @@ pub(crate) fn wait_for(events: &mut EventReader, text: &str) -> String {
 pub(crate) struct SiteProcess {
     process: Child,
     pub(crate) url: String,
+    /// Kept in any case: without a reader, the process could not log.
+    #[cfg_attr(not(all(feature = "mail", feature = "image")), allow(dead_code, reason = "Asok's tests read it"))]
     pub(crate) log: Lines<BufReader<ChildStderr>>,
     _folder: TempDir,
 }

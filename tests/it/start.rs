@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
+#[cfg(all(feature = "epoll", target_os = "linux"))]
 use aside::Config;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 use aside::config::ServerKind;
