@@ -343,25 +343,12 @@ fn stored_message(all: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde::{Deserialize, Serialize};
-
     use super::*;
     use crate::background::scope::{Scope, Values};
     use crate::config::Config;
     use crate::jobs::engine::Capacity;
-    use crate::jobs::job::Job;
+    use crate::jobs::job::tests::Quick;
     use crate::jobs::record::JobState;
-
-    #[derive(Serialize, Deserialize)]
-    struct Quick;
-
-    impl Job for Quick {
-        const NAME: &'static str = "quick";
-
-        fn run(self, _task: &TaskContext) -> crate::error::Result<()> {
-            Ok(())
-        }
-    }
 
     /// Returns the state of a job whose attempt was dropped by `drop_attempt` before it ran.
     fn state_after(drop_attempt: impl FnOnce(Attempt)) -> JobState {

@@ -194,16 +194,17 @@ impl<J: Job> fmt::Debug for NewJob<J> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde::Deserialize;
 
     use super::*;
 
+    /// A job that does nothing, for the unit tests of `jobs`.
     #[derive(Serialize, Deserialize)]
-    struct Plain;
+    pub(in crate::jobs) struct Quick;
 
-    impl Job for Plain {
-        const NAME: &'static str = "plain";
+    impl Job for Quick {
+        const NAME: &'static str = "quick";
 
         fn run(self, _task: &TaskContext) -> Result<()> {
             Ok(())
@@ -212,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_job_is_retried_for_about_nine_hours() {
-        let retry = Plain::retry();
+        let retry = Quick::retry();
         let waits: Duration = (1..retry.attempts()).map(|failed| retry.wait(failed).unwrap()).sum();
         let hours = waits.as_secs_f64() / 3600.0;
         assert!(retry.attempts() == 20 && (7.5..10.5).contains(&hours), "{hours}");

@@ -178,23 +178,9 @@ pub(super) fn progress(job: &JobInfo) -> Progress {
 mod tests {
     use std::time::Instant;
 
-    use serde::{Deserialize, Serialize};
-
     use super::*;
-    use crate::background::task_context::TaskContext;
     use crate::jobs::facade::Jobs;
-    use crate::jobs::job::Job;
-
-    #[derive(Serialize, Deserialize)]
-    struct Quick;
-
-    impl Job for Quick {
-        const NAME: &'static str = "quick";
-
-        fn run(self, _task: &TaskContext) -> Result<()> {
-            Ok(())
-        }
-    }
+    use crate::jobs::job::tests::Quick;
 
     #[test]
     fn the_polling_thread_ends_without_watchers() {

@@ -371,26 +371,12 @@ impl fmt::Debug for JobRunner {
 
 #[cfg(test)]
 mod tests {
-    use serde::{Deserialize, Serialize};
-
     use super::*;
     use crate::background::registry::Registry;
     use crate::background::scope::Values;
-    use crate::background::task_context::TaskContext;
     use crate::config::Config;
-    use crate::jobs::job::Job;
+    use crate::jobs::job::tests::Quick;
     use crate::jobs::record::JobState;
-
-    #[derive(Serialize, Deserialize)]
-    struct Quick;
-
-    impl Job for Quick {
-        const NAME: &'static str = "quick";
-
-        fn run(self, _task: &TaskContext) -> Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn an_evicted_runner_joins_again_and_leaves_at_the_end() {

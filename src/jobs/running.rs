@@ -156,27 +156,12 @@ impl RunningJobs {
 
 #[cfg(test)]
 mod tests {
-    use serde::{Deserialize, Serialize};
-
     use super::*;
     use crate::background::registry::Registry;
-    use crate::background::task_context::TaskContext;
     use crate::config::Config;
-    use crate::error::Result;
     use crate::jobs::engine::Capacity;
     use crate::jobs::facade::Jobs;
-    use crate::jobs::job::Job;
-
-    #[derive(Serialize, Deserialize)]
-    struct Quick;
-
-    impl Job for Quick {
-        const NAME: &'static str = "quick";
-
-        fn run(self, _task: &TaskContext) -> Result<()> {
-            Ok(())
-        }
-    }
+    use crate::jobs::job::tests::Quick;
 
     /// Regression: a job that ended while the engine was queried went back to the progress of its last heartbeat.
     #[test]

@@ -152,23 +152,9 @@ fn too_late(job: &JobInfo, timeout: Duration) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use serde::{Deserialize, Serialize};
-
     use super::*;
-    use crate::background::task_context::TaskContext;
-    use crate::jobs::job::Job;
+    use crate::jobs::job::tests::Quick;
     use crate::worker_share::tests::one_of_two_workers_is_refused;
-
-    #[derive(Serialize, Deserialize)]
-    struct Quick;
-
-    impl Job for Quick {
-        const NAME: &'static str = "quick";
-
-        fn run(self, _task: &TaskContext) -> Result<()> {
-            Ok(())
-        }
-    }
 
     #[test]
     fn only_a_share_of_the_workers_waits_for_jobs() {
