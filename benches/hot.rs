@@ -144,7 +144,7 @@ fn ask_client(page: &str, count: usize, app: App) {
             let request = headers.iter().fold(request, |request, (name, value)| request.header(name, value));
             let request =
                 if body.is_empty() { request } else { request.body("application/x-www-form-urlencoded", body) };
-            request.send().status().code()
+            request.send().status_code().code()
         };
         let status = match page {
             "rows" => ask(&mut client, "GET", "/rows", &[], ""),

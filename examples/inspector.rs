@@ -353,7 +353,7 @@ mod tests {
             [("GET", "/"), ("BREW", "/"), ("PUT", "/a/b/c"), ("DELETE", "/t"), ("GET", "/static/a.css")]
         {
             let answer = client.request(method, path).send();
-            assert_eq!((answer.status(), answer.text()), (Status::OK, "OK"), "{method} {path}");
+            assert_eq!((answer.status_code(), answer.text()), (Status::OK, "OK"), "{method} {path}");
         }
         assert_eq!(client.post("/").body("application/octet-stream", b"\0\xff".to_vec()).send().bytes(), b"\0\xff");
     }
@@ -372,7 +372,7 @@ mod tests {
     #[test]
     fn every_host_and_every_site_is_answered() {
         let answer = client().post("/").header("Host", "any.example").header("Sec-Fetch-Site", "cross-site").send();
-        assert_eq!((answer.status(), answer.text()), (Status::OK, "OK"));
+        assert_eq!((answer.status_code(), answer.text()), (Status::OK, "OK"));
     }
 
     #[test]
@@ -381,7 +381,7 @@ mod tests {
         let answer = client.post("/t/form").form(&[("b", "2"), ("a", ""), ("b", "1 é&=")]).send();
         assert_eq!(answer.text(), r#"[["b","2"],["a",""],["b","1 é&="]]"#);
         assert_eq!(client.get("/t/query?b=2&a&b=%C3%A9+x").text(), r#"[["b","2"],["a",""],["b","é x"]]"#);
-        assert_eq!(client.post("/t/form").json(&1).send().status(), Status::UNSUPPORTED_MEDIA_TYPE);
+        assert_eq!(client.post("/t/form").json(&1).send().status_code(), Status::UNSUPPORTED_MEDIA_TYPE);
     }
 
     #[test]
@@ -412,9 +412,9 @@ mod tests {
         assert_eq!((small.width(), small.height()), (256, 128));
         for bad in [&b"no image"[..], b"", &bytes.get_ref()[..300]] {
             let answer = client.post("/t/thumb").file("file", "a.jpg", "image/jpeg", bad).send();
-            assert_eq!(answer.status(), Status::UNPROCESSABLE_CONTENT, "{answer:?}");
+            assert_eq!(answer.status_code(), Status::UNPROCESSABLE_CONTENT, "{answer:?}");
         }
-        assert_eq!(client.post("/t/thumb").field("other", "x").send().status(), Status::UNPROCESSABLE_CONTENT);
+        assert_eq!(client.post("/t/thumb").field("other", "x").send().status_code(), Status::UNPROCESSABLE_CONTENT);
     }
 
     /// An image that no detail of can be left out.
@@ -449,7 +449,7 @@ mod tests {
     }
 
     fn thumb_of(client: &mut TestClient, name: &str, bytes: &[u8]) -> u16 {
-        client.post("/t/thumb").file("file", name, "image/png", bytes).send().status().code()
+        client.post("/t/thumb").file("file", name, "image/png", bytes).send().status_code().code()
     }
 
     #[test]
@@ -528,11 +528,11 @@ mod tests {
     fn a_header_is_set_or_refused() {
         let mut client = client();
         let answer = client.get("/t/header?v=one%20two");
-        assert_eq!((answer.status(), answer.header("X-V")), (Status::OK, Some("one two")));
+        assert_eq!((answer.status_code(), answer.header("X-V")), (Status::OK, Some("one two")));
         assert_eq!(client.cookies()["c"], "one%20two");
         for bad in ["a%0D%0ASet-Cookie:%20x=y", "a%0Ab", "a%00b", "%7F"] {
             let answer = client.get(&format!("/t/header?v={bad}"));
-            assert_eq!((answer.status(), answer.header("X-V")), (Status::BAD_REQUEST, None), "{bad}");
+            assert_eq!((answer.status_code(), answer.header("X-V")), (Status::BAD_REQUEST, None), "{bad}");
             assert!(!answer.headers().contains("Set-Cookie"));
         }
     }
@@ -543,8 +543,8 @@ mod tests {
         std::fs::write(folder.path().join("a.css"), "a {}").unwrap();
         let mut client = TestClient::new(app(Config::default(), folder.path().to_str()));
         assert_eq!(client.get("/static/a.css").text(), "a {}");
-        assert_eq!(client.get("/static/b.css").status(), Status::NOT_FOUND);
-        assert_eq!(client.get("/static/../Cargo.toml").status(), Status::NOT_FOUND);
+        assert_eq!(client.get("/static/b.css").status_code(), Status::NOT_FOUND);
+        assert_eq!(client.get("/static/../Cargo.toml").status_code(), Status::NOT_FOUND);
     }
 
     #[test]
@@ -576,7 +576,7 @@ mod tests {
     }
 
     fn enqueue(client: &mut TestClient, id: impl Into<Vec<u8>>) -> u16 {
-        client.post("/t/enqueue").body("text/plain", id).send().status().code()
+        client.post("/t/enqueue").body("text/plain", id).send().status_code().code()
     }
 
     #[test]
@@ -585,7 +585,7 @@ mod tests {
         assert_eq!(enqueue(&mut client, "a"), 503);
         for path in ["/t/ready", "/t/effects"] {
             let answer = client.get(path);
-            assert_eq!(answer.status(), Status::SERVICE_UNAVAILABLE);
+            assert_eq!(answer.status_code(), Status::SERVICE_UNAVAILABLE);
             assert!(answer.text().contains("ASIDE_JOBS"), "{answer:?}");
         }
     }
@@ -618,7 +618,7 @@ mod tests {
         {
             assert_eq!(enqueue(&mut client, body), status);
         }
-        assert_eq!(client.get("/t/enqueue").status(), Status::METHOD_NOT_ALLOWED);
+        assert_eq!(client.get("/t/enqueue").status_code(), Status::METHOD_NOT_ALLOWED);
         assert_eq!(client.jobs().counts().unwrap(), aside::jobs::JobCounts::default());
     }
 

@@ -328,7 +328,7 @@ mod tests {
         let service = Service::start();
         let mut client = client(&service);
         let answer = client.post("/orders").form(&[("email", "ada@shop.example"), ("amount", "20")]).send();
-        assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/orders")));
+        assert_eq!((answer.status_code(), answer.location()), (Status::SEE_OTHER, Some("/orders")));
         assert!(client.get("/orders").text().contains("role=\"status\">Processing your order!</p>"));
         let call = service.next_call();
         assert_eq!((call.path.as_str(), client.outbox().len()), ("/payments", 0));
@@ -359,7 +359,7 @@ mod tests {
         let mut client = client(&Service::start());
         for (email, amount) in [("ada@shop.example", "many"), ("ada@shop.example", "-1"), ("ada", "20"), ("", "")] {
             let answer = client.post("/orders").form(&[("email", email), ("amount", amount)]).send();
-            assert_eq!((answer.status(), client.counts().ended), (Status::UNPROCESSABLE_CONTENT, 0));
+            assert_eq!((answer.status_code(), client.counts().ended), (Status::UNPROCESSABLE_CONTENT, 0));
         }
     }
 
@@ -420,7 +420,7 @@ mod tests {
         let mut client = client(&service);
         let answer = client.post("/signup").send();
         assert!(
-            answer.status() == Status::OK
+            answer.status_code() == Status::OK
                 && answer.text().contains("<p class=\"message\" role=\"status\">Welcome.</p>")
         );
         let call = service.next_call();
@@ -451,7 +451,7 @@ mod tests {
         let uploads = tempfile::tempdir().unwrap();
         let mut client = client_with(None, uploads.path());
         let answer = client.post("/profile").file("avatar", "photo.jpg", "image/jpeg", b"not an image").send();
-        assert_eq!(answer.status(), Status::UNPROCESSABLE_CONTENT);
+        assert_eq!(answer.status_code(), Status::UNPROCESSABLE_CONTENT);
         assert_eq!((fs::read_dir(&uploads).unwrap().count(), client.counts().ended), (0, 0));
     }
 
@@ -464,7 +464,7 @@ mod tests {
             assert_eq!(answer.location(), Some("/blog"));
         }
         assert_eq!(
-            client.post("/blog").form(&[("title", " "), ("body", "")]).send().status(),
+            client.post("/blog").form(&[("title", " "), ("body", "")]).send().status_code(),
             Status::UNPROCESSABLE_CONTENT
         );
         client.drain();
@@ -499,7 +499,7 @@ mod tests {
         let mut client = client(&Service::start());
         let mut subscribe = |email| {
             let answer = client.post("/subscribers").form(&[("email", email)]).send();
-            (answer.status(), answer.text().to_owned(), client.counts().ended)
+            (answer.status_code(), answer.text().to_owned(), client.counts().ended)
         };
         for wrong in ["", "nobody"] {
             let (status, page, tasks) = subscribe(wrong);

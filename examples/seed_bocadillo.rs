@@ -99,7 +99,7 @@ mod tests {
             assert_eq!(first.id(), 1, "no task has started before it");
         };
         let mut client = TestClient::new(app(Config::default()).after(before_it_is_sent));
-        assert_eq!(client.post("/orders").send().status(), Status::CREATED);
+        assert_eq!(client.post("/orders").send().status_code(), Status::CREATED);
         client.drain();
         assert_eq!(recipients(&client), ["orders@example.net"]);
         assert_eq!(client.counts().ended, 2);
@@ -109,7 +109,7 @@ mod tests {
     fn sample_2_a_task_takes_its_arguments_along() {
         let mut client = client();
         let answer = client.post("/gifts").form(&[("who", "user@example.net")]).send();
-        assert_eq!(answer.status(), Status::CREATED);
+        assert_eq!(answer.status_code(), Status::CREATED);
         client.drain();
         assert_eq!(recipients(&client), ["user@example.net"]);
     }
@@ -119,11 +119,11 @@ mod tests {
         let silent = TcpListener::bind("127.0.0.1:0").unwrap();
         let mail_url = Some(format!("smtp://{}?tls=none", silent.local_addr().unwrap()));
         let mut client = TestClient::new(app(Config { mail_url, ..Config::default() }));
-        assert_eq!(client.post("/orders").send().status(), Status::CREATED);
+        assert_eq!(client.post("/orders").send().status_code(), Status::CREATED);
         let (mut task, _) = silent.accept().unwrap();
         // The task waits for the greeting of a mail server that sends nothing.
         for _ in 0..10 {
-            assert_eq!(client.get("/").status(), Status::OK);
+            assert_eq!(client.get("/").status_code(), Status::OK);
         }
         assert_eq!(client.running().len(), 1);
         task.write_all(b"554 not today\r\n").unwrap();
@@ -136,7 +136,7 @@ mod tests {
     fn caveat_2_each_of_several_tasks_runs_and_fails_for_itself() {
         let mut client = client();
         let guests = "ada@example.net\r\nnobody\r\n\r\ngrace@example.net\r\nalan@example.net";
-        assert_eq!(client.post("/invitations").form(&[("guests", guests)]).send().status(), Status::CREATED);
+        assert_eq!(client.post("/invitations").form(&[("guests", guests)]).send().status_code(), Status::CREATED);
         client.drain();
         assert_eq!(recipients(&client), ["ada@example.net", "alan@example.net", "grace@example.net"]);
         assert_eq!((client.counts().ended, client.counts().failed), (4, 1));
@@ -146,7 +146,7 @@ mod tests {
         let mut client = client();
         let mut invite = |number| {
             let guests = "guest@example.net\r\n".repeat(number);
-            client.post("/invitations").form(&[("guests", &guests)]).send().status()
+            client.post("/invitations").form(&[("guests", &guests)]).send().status_code()
         };
         assert_eq!([invite(0), invite(101)], [Status::UNPROCESSABLE_CONTENT; 2]);
         assert_eq!(invite(100), Status::CREATED);

@@ -279,7 +279,7 @@ mod tests {
         // Clients cannot fetch what only this machine can reach.
         for other in ["http://127.0.0.1:1/".to_owned(), service.url() + ".example/"] {
             let refused = client.post("/content").form(&[("url", &other)]).send();
-            assert_eq!((refused.status(), client.counts().ended), (Status::UNPROCESSABLE_CONTENT, 2));
+            assert_eq!((refused.status_code(), client.counts().ended), (Status::UNPROCESSABLE_CONTENT, 2));
         }
     }
 
@@ -329,7 +329,7 @@ mod tests {
         let mut client = client(&service);
         assert_eq!(client.post("/slow").send().location(), Some("/"));
         let call = service.next_call();
-        assert_eq!(client.get("/").status(), Status::OK);
+        assert_eq!(client.get("/").status_code(), Status::OK);
         let mut events = client.events("/_aside/live/labels");
         assert!(events.next().data.contains("Fetching..."));
         call.answer("the change");

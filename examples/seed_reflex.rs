@@ -343,7 +343,7 @@ mod tests {
         let shown = wait_for(&mut events, ">Again</button>");
         assert!(shown.contains("<progress value=\"8\" max=\"8\"") && !shown.contains("beta"), "{shown}");
         client.drain();
-        assert_eq!(client.post("/texts/2/toggle").send().status(), Status::NOT_FOUND);
+        assert_eq!(client.post("/texts/2/toggle").send().status_code(), Status::NOT_FOUND);
         assert!(client.failures().is_empty());
     }
 
@@ -372,9 +372,9 @@ mod tests {
         let service = Service::start();
         let mut client = client(&service);
         for _ in 0..20 {
-            assert_eq!(client.post("/texts").send().status(), Status::SEE_OTHER);
+            assert_eq!(client.post("/texts").send().status_code(), Status::SEE_OTHER);
         }
-        assert_eq!(client.post("/texts").send().status(), Status::UNPROCESSABLE_CONTENT);
+        assert_eq!(client.post("/texts").send().status_code(), Status::UNPROCESSABLE_CONTENT);
         service.calls::<20>().into_iter().for_each(Call::fail);
         client.drain();
     }

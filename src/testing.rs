@@ -424,7 +424,7 @@ impl TestResponse {
     }
 
     /// Returns the status.
-    pub fn status(&self) -> Status {
+    pub fn status_code(&self) -> Status {
         self.status
     }
 

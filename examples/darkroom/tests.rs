@@ -82,7 +82,7 @@ impl Visit {
     /// Returns a site with a complete photo.
     fn with_photo() -> Visit {
         let mut visit = visit();
-        assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200)).status(), Status::SEE_OTHER);
+        assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(300, 200)).status_code(), Status::SEE_OTHER);
         visit.drain();
         visit
     }
@@ -250,7 +250,7 @@ fn turned_jpeg(width: u32, height: u32) -> Vec<u8> {
 #[test]
 fn an_empty_gallery_invites_to_upload() {
     let page = visit().get("/");
-    assert_eq!(page.status(), Status::OK);
+    assert_eq!(page.status_code(), Status::OK);
     assert!(page.text().contains("The walls are still bare"));
     assert!(page.text().contains(r#"enctype="multipart/form-data""#));
     assert!(!page.text().contains(" style=") && !page.text().contains("<script"));
@@ -260,7 +260,7 @@ fn an_empty_gallery_invites_to_upload() {
 fn an_uploaded_photo_is_shown_upright_in_three_sizes() {
     let mut visit = visit();
     let answer = visit.upload("Harbour", "harbour.jpg", &turned_jpeg(2400, 1200));
-    assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/photos/1")));
+    assert_eq!((answer.status_code(), answer.location()), (Status::SEE_OTHER, Some("/photos/1")));
     visit.drain();
     assert!(visit.failures().is_empty(), "{:?}", visit.failures());
 
@@ -288,7 +288,7 @@ const UNFINISHED: &str = "UPDATE photos SET width = NULL, height = NULL, job = N
 fn a_photo_without_a_job_is_shown_as_such_and_gets_a_job() {
     let mut visit = Visit::with_photo();
     visit.database().execute(UNFINISHED, []).unwrap();
-    assert_eq!(visit.get("/photos/1/800.jpg").status(), Status::NOT_FOUND);
+    assert_eq!(visit.get("/photos/1/800.jpg").status_code(), Status::NOT_FOUND);
 
     let page = visit.get("/photos/1");
     assert!(page.text().contains("being prepared"));
@@ -413,7 +413,7 @@ fn a_cancelled_job_is_shown_as_interrupted() {
 fn a_photo_and_its_job_are_stored_together_or_not_at_all() {
     let mut visit = visit();
     visit.database().execute_batch("ALTER TABLE aside_jobs RENAME TO elsewhere").unwrap();
-    assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(30, 20)).status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(visit.upload("Harbour", "harbour.jpg", &jpeg(30, 20)).status_code(), Status::INTERNAL_SERVER_ERROR);
     visit.database().execute_batch("ALTER TABLE elsewhere RENAME TO aside_jobs").unwrap();
     assert!(visit.files().is_empty(), "{:?}", visit.files());
     assert!(visit.get("/").text().contains("The walls are still bare"));
@@ -423,7 +423,7 @@ fn a_photo_and_its_job_are_stored_together_or_not_at_all() {
     visit.drain();
     visit.database().execute_batch("ALTER TABLE aside_jobs RENAME TO elsewhere").unwrap();
     let fields = [("photo", "1"), ("email", "ada@example.org"), ("quantity", "1")];
-    assert_eq!(visit.order(&fields).status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(visit.order(&fields).status_code(), Status::INTERNAL_SERVER_ERROR);
     visit.database().execute_batch("ALTER TABLE elsewhere RENAME TO aside_jobs").unwrap();
     assert!(visit.get("/orders").text().contains("No prints have been ordered"));
 }
@@ -440,7 +440,7 @@ fn the_stream_of_a_finished_photo_shows_it_and_ends() {
     }
     assert_eq!(visit.jobs().counts().unwrap().waiting, 0, "nothing is begun");
     for path in ["/photos/99/live", "/photos/x/live"] {
-        assert_eq!(visit.get(path).status(), Status::NOT_FOUND, "{path}");
+        assert_eq!(visit.get(path).status_code(), Status::NOT_FOUND, "{path}");
     }
 }
 
@@ -466,14 +466,14 @@ fn a_fault_of_the_server_is_logged_shown_and_not_retried_without_limit() {
 fn a_broken_image_is_accepted_and_its_page_reports_the_failure() {
     let mut visit = visit();
     let cut_short = &jpeg(600, 400)[..400];
-    assert_eq!(visit.upload("Fog", "fog.jpg", cut_short).status(), Status::SEE_OTHER);
+    assert_eq!(visit.upload("Fog", "fog.jpg", cut_short).status_code(), Status::SEE_OTHER);
     visit.drain();
     let page = visit.get("/photos/1");
     assert!(page.text().contains("could not be prepared") && page.text().contains("Try another file"), "{page:?}");
     assert!(!page.text().contains("http-equiv"));
     assert!(!visit.get("/").text().contains("Fog"), "it is not in the gallery");
     let answer = visit.order(&[("photo", "1"), ("email", "ada@example.org"), ("quantity", "1")]);
-    assert_eq!(answer.status(), Status::UNPROCESSABLE_CONTENT);
+    assert_eq!(answer.status_code(), Status::UNPROCESSABLE_CONTENT);
 }
 
 #[test]
@@ -492,7 +492,7 @@ fn an_invalid_upload_is_a_422_with_a_field_error_and_leaves_no_files() {
     for (title, filename, content, words) in cases {
         let mut visit = visit();
         let page = visit.upload(title, filename, content);
-        assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT, "{title}");
+        assert_eq!(page.status_code(), Status::UNPROCESSABLE_CONTENT, "{title}");
         assert!(page.text().contains(words) && page.text().contains(r#"aria-invalid="true""#), "{title}: {page:?}");
         assert!(page.text().contains(&format!("value=\"{title}\"")), "the title is kept");
         visit.drain();
@@ -504,9 +504,12 @@ fn an_invalid_upload_is_a_422_with_a_field_error_and_leaves_no_files() {
 #[test]
 fn an_upload_that_is_not_a_form_or_too_large_is_refused() {
     let mut visit = visit_with(|settings| settings.config.max_upload = 5_000);
-    assert_eq!(visit.post("/photos").body("text/plain", "a photo").send().status(), Status::UNSUPPORTED_MEDIA_TYPE);
+    assert_eq!(
+        visit.post("/photos").body("text/plain", "a photo").send().status_code(),
+        Status::UNSUPPORTED_MEDIA_TYPE
+    );
     let page = visit.upload("Big", "big.jpg", &[0xff; 6_000]);
-    assert_eq!(page.status(), Status::CONTENT_TOO_LARGE);
+    assert_eq!(page.status_code(), Status::CONTENT_TOO_LARGE);
     assert!(page.text().contains("takes up to 4 kB") && page.text().contains("ASIDE_MAX_UPLOAD"), "{page:?}");
     assert!(visit.files().is_empty());
 }
@@ -515,10 +518,10 @@ fn an_upload_that_is_not_a_form_or_too_large_is_refused() {
 fn a_form_without_its_fields_is_a_422() {
     let mut visit = visit();
     let page = visit.post("/photos").field("other", "x").send();
-    assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT);
+    assert_eq!(page.status_code(), Status::UNPROCESSABLE_CONTENT);
     assert!(page.text().contains("title-wrong") && page.text().contains("photo-wrong"));
     for path in ["/orders", "/contact"] {
-        assert_eq!(visit.post(path).form(&[]).send().status(), Status::UNPROCESSABLE_CONTENT, "{path}");
+        assert_eq!(visit.post(path).form(&[]).send().status_code(), Status::UNPROCESSABLE_CONTENT, "{path}");
     }
 }
 
@@ -526,7 +529,7 @@ fn a_form_without_its_fields_is_a_422() {
 fn a_title_is_shown_as_typed_and_never_executed() {
     let mut visit = visit();
     for title in ["<script>alert(1)</script>", "Туман над рекой \"у моста\""] {
-        assert_eq!(visit.upload(title, "фото.jpg", &jpeg(40, 30)).status(), Status::SEE_OTHER);
+        assert_eq!(visit.upload(title, "фото.jpg", &jpeg(40, 30)).status_code(), Status::SEE_OTHER);
         visit.drain();
     }
     let pages = [visit.get("/"), visit.get("/photos/1"), visit.get("/photos/2"), visit.get("/orders")];
@@ -556,7 +559,7 @@ fn an_order_is_charged_and_sends_one_mail_and_one_signed_webhook() {
     visit.upload("Harbour & sea", "harbour.jpg", &jpeg(300, 200));
     visit.drain();
     let answer = visit.order(&[("photo", "1"), ("email", "ada@example.org"), ("quantity", "2")]);
-    assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/orders")));
+    assert_eq!((answer.status_code(), answer.location()), (Status::SEE_OTHER, Some("/orders")));
     visit.drain();
     assert!(visit.failures().is_empty(), "{:?}", visit.failures());
 
@@ -627,7 +630,7 @@ fn an_invalid_order_keeps_the_typed_values() {
     ];
     for (fields, words, kept) in cases {
         let page = visit.order(&fields);
-        assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT, "{fields:?}");
+        assert_eq!(page.status_code(), Status::UNPROCESSABLE_CONTENT, "{fields:?}");
         assert!(page.text().contains(words) && page.text().contains(kept), "{fields:?}: {page:?}");
     }
     visit.drain();
@@ -670,7 +673,7 @@ fn once_of(page: &str) -> String {
 fn a_message_reaches_the_owner() {
     let mut visit = visit();
     let answer = visit.post("/contact").form(&[("email", "ada@example.org"), ("message", "Привет!\nA print?")]).send();
-    assert_eq!((answer.status(), answer.location()), (Status::SEE_OTHER, Some("/contact")));
+    assert_eq!((answer.status_code(), answer.location()), (Status::SEE_OTHER, Some("/contact")));
     assert_eq!(visit.jobs().enqueued::<Mail>().len(), 1, "there is no other copy of it");
     visit.drain();
     assert!(visit.get("/contact").text().contains("on its way"));
@@ -681,7 +684,7 @@ fn a_message_reaches_the_owner() {
     assert_eq!(text.as_deref(), Some("Привет!\nA print?"));
 
     let page = visit.post("/contact").form(&[("email", "ada@"), ("message", "Keep <me>")]).send();
-    assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT);
+    assert_eq!(page.status_code(), Status::UNPROCESSABLE_CONTENT);
     assert!(page.text().contains("Give a mail address") && page.text().contains("Keep &lt;me&gt;"), "{page:?}");
     assert_eq!(visit.outbox().len(), 1);
 }
@@ -698,18 +701,18 @@ fn a_missing_page_is_a_404_and_a_wrong_method_a_405() {
         "/nothing",
         "/static/none.css",
     ] {
-        assert_eq!(visit.get(path).status(), Status::NOT_FOUND, "{path}");
+        assert_eq!(visit.get(path).status_code(), Status::NOT_FOUND, "{path}");
     }
     for (method, path) in [("GET", "/photos"), ("POST", "/"), ("DELETE", "/photos/1"), ("PUT", "/orders")] {
         let answer = visit.request(method, path).send();
-        assert_eq!(answer.status(), Status::METHOD_NOT_ALLOWED, "{method} {path}");
+        assert_eq!(answer.status_code(), Status::METHOD_NOT_ALLOWED, "{method} {path}");
         assert!(answer.header("Allow").is_some());
     }
     let health = visit.request("GET", "/healthz").header("Host", "10.0.0.7:8000").send();
     assert_eq!(health.json::<serde_json::Value>()["status"], "ok");
-    assert_eq!(visit.get("/readyz").status(), Status::OK);
+    assert_eq!(visit.get("/readyz").status_code(), Status::OK);
     let sheet = visit.get("/static/darkroom.css");
-    assert_eq!((sheet.status(), sheet.header("Content-Type")), (Status::OK, Some("text/css; charset=utf-8")));
+    assert_eq!((sheet.status_code(), sheet.header("Content-Type")), (Status::OK, Some("text/css; charset=utf-8")));
 }
 
 #[test]
@@ -724,7 +727,7 @@ fn the_first_user_to_sign_up_is_the_only_owner() {
         ("ada@example.org", &"x".repeat(1_025), "at most 1024 bytes"),
     ] {
         let page = visit.sign_up(email, password);
-        assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT, "{words}");
+        assert_eq!(page.status_code(), Status::UNPROCESSABLE_CONTENT, "{words}");
         assert!(page.text().contains(words) && page.text().contains(&format!("value=\"{email}\"")), "{page:?}");
         assert!(password.is_empty() || !page.text().contains(password), "a password is not shown again");
     }
@@ -733,8 +736,8 @@ fn the_first_user_to_sign_up_is_the_only_owner() {
     assert!(page.text().contains("This site is yours") && page.text().contains("Logged in as Ada@example.org"));
     assert!(visit.get("/").text().contains(r#"<a href="/account">Account</a>"#));
 
-    assert_eq!(visit.get("/signup").status(), Status::NOT_FOUND);
-    assert_eq!(visit.sign_up("eve@example.org", PASSWORD).status(), Status::NOT_FOUND);
+    assert_eq!(visit.get("/signup").status_code(), Status::NOT_FOUND);
+    assert_eq!(visit.sign_up("eve@example.org", PASSWORD).status_code(), Status::NOT_FOUND);
     assert!(!visit.get("/login").text().contains("/signup"));
     let stored = rusqlite::Connection::open(visit.folder.path().join("darkroom.db")).unwrap();
     let hash: String = stored.query_row("SELECT password FROM owner", [], |row| row.get(0)).unwrap();
@@ -750,9 +753,9 @@ fn users_are_redirected_to_the_login_and_back() {
         for (method, path) in
             [("POST", "/account/password"), ("POST", "/account/photos/1/delete"), ("GET", "/account/")]
         {
-            assert_eq!(visit.request(method, path).send().status(), Status::SEE_OTHER, "{method} {path}");
+            assert_eq!(visit.request(method, path).send().status_code(), Status::SEE_OTHER, "{method} {path}");
         }
-        assert_eq!(visit.get("/photos/1").status(), Status::OK, "it still hangs");
+        assert_eq!(visit.get("/photos/1").status_code(), Status::OK, "it still hangs");
         assert!(visit.get("/login?next=/account").text().contains(r#"name="next" value="/account""#));
     });
     for (next, to) in [("/orders", "/orders"), ("//evil.example", "/account"), ("https://evil.example", "/account")] {
@@ -770,7 +773,7 @@ fn a_wrong_password_and_an_unknown_address_get_the_same_message() {
     for email in ["ada@example.org", "eve@example.org"] {
         let fields = [("email", email), ("password", "not the password"), ("next", "/orders")];
         let page = visit.post("/login").form(&fields).send();
-        assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT);
+        assert_eq!(page.status_code(), Status::UNPROCESSABLE_CONTENT);
         assert!(page.text().contains(r#"aria-describedby="form-wrong""#) && page.text().contains(r#"value="/orders""#));
         assert!(page.text().contains("The address or the password is not right."));
         assert!(!page.text().contains("not the password"), "a password is not shown again");
@@ -789,13 +792,13 @@ fn login_attempts_are_limited() {
     // One client: ten a minute, for all accounts. If attempts are slow, the limit recovers, and an eleventh may succeed.
     let mut is_refused = |n: usize| {
         let answer = try_from(&mut visit, "192.0.2.1:5000", &format!("{n}@example.org"));
-        answer.status() == Status::TOO_MANY_REQUESTS
+        answer.status_code() == Status::TOO_MANY_REQUESTS
     };
     let before = (0..60).position(&mut is_refused);
     assert!(before.is_some_and(|before| before >= 10), "{before:?}");
     // One account: twenty an hour, for all clients.
     let statuses: Vec<u16> = (0..21)
-        .map(|n| try_from(&mut visit, &format!("198.51.100.{n}:5000"), "Ada@example.org").status().code())
+        .map(|n| try_from(&mut visit, &format!("198.51.100.{n}:5000"), "Ada@example.org").status_code().code())
         .collect();
     assert_eq!(statuses, [vec![422; 20], vec![429]].concat());
 }
@@ -808,7 +811,7 @@ fn a_logout_ends_a_copied_cookie_too() {
     assert_eq!(visit.post("/logout").send().location(), Some("/"));
     let page = visit.get("/");
     assert!(page.text().contains("You are logged out") && page.text().contains(r#"href="/login""#), "{page:?}");
-    visit.as_another(copy, |visit| assert_eq!(visit.get("/account").status(), Status::SEE_OTHER));
+    visit.as_another(copy, |visit| assert_eq!(visit.get("/account").status_code(), Status::SEE_OTHER));
 }
 
 /// The files contain addresses, orders and the owner's password.
@@ -838,12 +841,12 @@ fn a_photo_that_is_taken_down_is_removed_and_its_orders_stay() {
     visit.drain();
     assert!(visit.files().is_empty(), "{:?}", visit.files());
     for path in ["/photos/1", "/photos/1/800.jpg"] {
-        assert_eq!(visit.get(path).status(), Status::NOT_FOUND, "{path}");
+        assert_eq!(visit.get(path).status_code(), Status::NOT_FOUND, "{path}");
     }
     assert!(visit.get("/").text().contains("The walls are still bare"));
     let page = visit.get("/orders");
     assert!(page.text().contains(r#"<span class="what">Harbour</span>"#) && !page.text().contains("/photos/1"));
-    assert_eq!(visit.post("/account/photos/1/delete").send().status(), Status::NOT_FOUND);
+    assert_eq!(visit.post("/account/photos/1/delete").send().status_code(), Status::NOT_FOUND);
 }
 
 #[test]
@@ -860,7 +863,7 @@ fn a_photo_whose_job_waits_can_be_taken_down() {
     visit.drain();
     wait_for(&mut events, "was taken down");
     assert_eq!(visit.jobs().find(job).unwrap().unwrap().state, JobState::Cancelled);
-    assert_eq!((visit.get("/photos/2").status(), visit.files().len()), (Status::NOT_FOUND, 4));
+    assert_eq!((visit.get("/photos/2").status_code(), visit.files().len()), (Status::NOT_FOUND, 4));
     assert!(visit.failures().is_empty(), "{:?}", visit.failures());
 }
 
@@ -887,7 +890,7 @@ fn a_photo_whose_job_runs_is_removed_after_the_job_has_ended() {
     assert!(original.exists(), "not yet");
     visit.advance(Duration::from_secs(1));
     visit.drain();
-    assert_eq!((visit.get("/photos/2").status(), visit.files().len()), (Status::NOT_FOUND, 4));
+    assert_eq!((visit.get("/photos/2").status_code(), visit.files().len()), (Status::NOT_FOUND, 4));
     assert!(!original.exists() && !visit.folder.path().join("photos/making/2").exists());
 }
 
@@ -908,16 +911,16 @@ fn a_new_password_ends_all_other_sessions() {
         ("", "", "Please fill this in"),
     ] {
         let page = change(current, password);
-        assert_eq!(page.status(), Status::UNPROCESSABLE_CONTENT, "{words}");
+        assert_eq!(page.status_code(), Status::UNPROCESSABLE_CONTENT, "{words}");
         assert!(page.text().contains(words) && !page.text().contains("enlarger"), "{page:?}");
     }
     assert_eq!(change(PASSWORD, "an enlarger with a lens").location(), Some("/account"));
     assert!(visit.get("/account").text().contains("The password is changed"));
     for cookies in [other, before] {
-        visit.as_another(cookies, |visit| assert_eq!(visit.get("/account").status(), Status::SEE_OTHER));
+        visit.as_another(cookies, |visit| assert_eq!(visit.get("/account").status_code(), Status::SEE_OTHER));
     }
-    assert_eq!(visit.log_in(PASSWORD).status(), Status::UNPROCESSABLE_CONTENT);
-    assert_eq!(visit.log_in("an enlarger with a lens").status(), Status::SEE_OTHER);
+    assert_eq!(visit.log_in(PASSWORD).status_code(), Status::UNPROCESSABLE_CONTENT);
+    assert_eq!(visit.log_in("an enlarger with a lens").status_code(), Status::SEE_OTHER);
 }
 
 #[test]
@@ -927,11 +930,11 @@ fn messages_are_limited_to_ten_an_hour_and_the_page_says_when_to_retry() {
         let fields = [("email", "ada@example.org"), ("message", "Hello")];
         visit.post("/contact").peer(peer).form(&fields).send()
     };
-    (0..10).for_each(|_| assert_eq!(send("192.0.2.1:5000").status(), Status::SEE_OTHER));
+    (0..10).for_each(|_| assert_eq!(send("192.0.2.1:5000").status_code(), Status::SEE_OTHER));
     let page = send("192.0.2.1:5000");
-    assert_eq!((page.status(), page.header("Retry-After").is_some()), (Status::TOO_MANY_REQUESTS, true));
+    assert_eq!((page.status_code(), page.header("Retry-After").is_some()), (Status::TOO_MANY_REQUESTS, true));
     assert!(page.text().contains("Please wait 6 minutes"), "{page:?}");
-    assert_eq!(send("192.0.2.2:5000").status(), Status::SEE_OTHER, "another visitor may write");
+    assert_eq!(send("192.0.2.2:5000").status_code(), Status::SEE_OTHER, "another visitor may write");
     visit.drain();
 }
 
@@ -952,7 +955,7 @@ fn every_error_page_has_the_design_of_the_site() {
     for status in errors::STATUSES {
         let page = client.get(&format!("/fails/{status}"));
         let (text, is_ours) = (page.text(), status >= 500);
-        assert_eq!(page.status().code(), status);
+        assert_eq!(page.status_code().code(), status);
         assert!(text.contains("darkroom") && text.contains("<h1>") && text.contains(">To the gallery</a>"), "{status}");
         assert_eq!(text.contains("Said &lt;b&gt;by&lt;/b&gt; us."), !is_ours, "{status}: what is ours is for the log");
         let id = format!("<code>{}</code>", page.header("X-Request-Id").unwrap());
@@ -960,11 +963,11 @@ fn every_error_page_has_the_design_of_the_site() {
     }
     let refused = client.post("/contact").header("Sec-Fetch-Site", "cross-site").send();
     assert!(
-        refused.status() == Status::FORBIDDEN && refused.text().contains("came from somewhere else"),
+        refused.status_code() == Status::FORBIDDEN && refused.text().contains("came from somewhere else"),
         "{refused:?}"
     );
     let elsewhere = client.request("GET", "/").header("Host", "evil.example").send();
-    assert!(elsewhere.status().code() == 421 && !elsewhere.text().contains("/static/"), "{elsewhere:?}");
+    assert!(elsewhere.status_code().code() == 421 && !elsewhere.text().contains("/static/"), "{elsewhere:?}");
     assert_eq!(client.get("/account/nothing").location(), Some("/login?next=%2Faccount%2Fnothing"));
     assert!(client.get("/nothing").text().contains("Nothing has been hung here"));
 }
@@ -990,7 +993,7 @@ fn a_broken_session_store_is_an_error_page() {
         file.execute(&format!("DROP TABLE {table}"), []).unwrap();
     }
     let page = visit.post("/logout").send();
-    assert!(page.status().code() == 503 && page.text().contains("The darkroom is busy"), "{page:?}");
+    assert!(page.status_code().code() == 503 && page.text().contains("The darkroom is busy"), "{page:?}");
 }
 
 #[test]
@@ -1049,7 +1052,7 @@ fn each_source_is_shown_as_it_responds_or_fails() {
     let (slow, quick, broken) = (source(), source(), source());
     let mut visit = visit_to(&[("Slow", &slow.url), ("Quick", &quick.url), ("Broken", &broken.url)], LONG);
     let page = visit.get("/feed");
-    assert_eq!((page.status(), page.text().matches("Being asked…").count()), (Status::OK, 3), "{page:?}");
+    assert_eq!((page.status_code(), page.text().matches("Being asked…").count()), (Status::OK, 3), "{page:?}");
     assert!(page.text().contains(r#"<aside-live src="/feed/live""#) && page.text().contains(">Look again</a>"));
 
     let mut events = visit.events("/feed/live");

@@ -242,14 +242,14 @@ mod tests {
         let mut client = client(Unreachable(None));
         for path in ["/_aside/jobs", "/_aside/jobs/17"] {
             let page = client.get(path);
-            assert_eq!(page.status(), Status::OK, "{path}");
+            assert_eq!(page.status_code(), Status::OK, "{path}");
             assert!(page.text().contains("unreachable") && page.text().contains(MESSAGE), "{}", page.text());
             let live = format!("{path}/live");
             assert!(page.text().contains(&format!("<aside-live src=\"{live}\"")), "it may come back: {}", page.text());
             assert!(client.events(&live).next().data.contains(MESSAGE), "{live}");
         }
         let list = client.get("/_aside/jobs/dead");
-        assert_eq!(list.status(), Status::SERVICE_UNAVAILABLE);
+        assert_eq!(list.status_code(), Status::SERVICE_UNAVAILABLE);
         assert!(list.text().contains(MESSAGE), "{}", list.text());
     }
 

@@ -56,7 +56,7 @@ fn before_and_after_hooks_run_in_order_around_the_handler() {
     let stopped = client.get("/?stop");
     assert_eq!((stopped.location(), stopped.header("X-Notes")), (Some("/elsewhere"), Some("first second")));
     let failed = client.get("/?fail");
-    assert_eq!((failed.status(), failed.header("X-Notes")), (Status::FORBIDDEN, Some("first second")));
+    assert_eq!((failed.status_code(), failed.header("X-Notes")), (Status::FORBIDDEN, Some("first second")));
     assert_eq!(client.get("/gone").header("X-Notes"), Some("first second"));
 }
 
@@ -78,7 +78,7 @@ fn a_hook_that_panics_is_an_error_page_and_keeps_the_background_tasks() {
     let mut client = TestClient::new(app);
     for query in ["before", "after"] {
         let response = client.get(&format!("/?{query}"));
-        assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR, "{query}");
+        assert_eq!(response.status_code(), Status::INTERNAL_SERVER_ERROR, "{query}");
         let lines = logs::at(Level::Error, &format!("panicked: {query} the handler"));
         assert!(lines.len() == 1 && lines[0].contains(response.header("X-Request-Id").unwrap()), "{lines:?}");
     }
@@ -121,7 +121,7 @@ fn a_mounted_site_serves_its_path_with_its_own_middleware_and_error_pages() {
         assert_eq!(client.get(path).location(), Some("/login"), "{path}");
     }
     let gone = client.get("/admin/nothing?key");
-    assert_eq!((gone.status(), gone.text()), (Status::NOT_FOUND, "no /admin/nothing in here"));
+    assert_eq!((gone.status_code(), gone.text()), (Status::NOT_FOUND, "no /admin/nothing in here"));
     assert_eq!(client.get("/nothing").text(), "nothing out here");
     assert_eq!(client.get("/admin/deep?key").text(), "deep");
     assert_eq!(client.get("/admin/deep/er?key").text(), "deep down");
@@ -179,7 +179,7 @@ fn links_are_built_from_route_names() {
     assert_eq!(client.get("/user").text(), "/admin/users/7");
     let link = client.get("/links").text().replace("&#x2f;", "/");
     assert_eq!(link, "<a href=\"/photos/17/200.jpg?next=%2Fx%3Fa%26b\">");
-    assert_eq!(client.get("/broken").status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(client.get("/broken").status_code(), Status::INTERNAL_SERVER_ERROR);
     assert_eq!(logs::at(Level::Error, "the parameter `id` is missing").len(), 1);
 }
 
@@ -203,16 +203,16 @@ fn a_site_can_define_error_pages() {
     };
     let mut client = TestClient::new(app());
     let gone = client.get("/gone");
-    assert_eq!((gone.status(), gone.text()), (Status::NOT_FOUND, "<h1>nothing here</h1>"));
+    assert_eq!((gone.status_code(), gone.text()), (Status::NOT_FOUND, "<h1>nothing here</h1>"));
     assert_eq!(gone.header("Cache-Control"), Some("no-store"));
     client.get("/flash");
     assert_eq!(client.get("/photo").text(), "<h1>no such photo</h1>a note for the next page");
     assert_eq!(client.get("/photo").text(), "<h1>no such photo</h1>");
     let broken = client.get("/broken");
-    assert_eq!(broken.status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(broken.status_code(), Status::INTERNAL_SERVER_ERROR);
     assert!(!broken.text().contains("secret") && broken.text().contains(broken.header("X-Request-Id").unwrap()));
     assert_eq!(logs::at(Level::Error, "the page broke too").len(), 1);
-    assert_eq!(client.get("/busy").status(), Status::SERVICE_UNAVAILABLE);
+    assert_eq!(client.get("/busy").status_code(), Status::SERVICE_UNAVAILABLE);
     assert_eq!(logs::at(Level::Error, "panicked: the page panicked").len(), 1);
 }
 
@@ -247,7 +247,7 @@ fn a_site_is_ready_without_jobs_and_with_jobs_that_can_be_enqueued() {
     for app in [app(), app().jobs(Jobs::memory())] {
         let mut client = TestClient::new(app.readyz());
         let ready = client.request("GET", "/readyz").header("Host", "10.0.0.7:8000").send();
-        assert_eq!((ready.status(), ready.text()), (Status::OK, r#"{"status":"ok"}"#));
+        assert_eq!((ready.status_code(), ready.text()), (Status::OK, r#"{"status":"ok"}"#));
         assert_eq!(ready.header("Cache-Control"), Some("no-store"));
     }
 }
@@ -260,19 +260,19 @@ fn a_site_that_cannot_enqueue_jobs_is_alive_but_not_ready() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("jobs.db");
     let mut client = TestClient::new(app().jobs(Jobs::sqlite(&path).unwrap()).readyz().healthz());
-    assert_eq!(client.get("/readyz").status(), Status::OK);
+    assert_eq!(client.get("/readyz").status_code(), Status::OK);
     std::fs::rename(&path, folder.path().join("away.db")).unwrap();
     let began = std::time::Instant::now();
     let refused = loop {
         let response = client.get("/readyz");
-        if response.status() == Status::SERVICE_UNAVAILABLE {
+        if response.status_code() == Status::SERVICE_UNAVAILABLE {
             break response;
         }
         assert!(began.elapsed() < Duration::from_secs(30), "the result is cached for a second");
         std::thread::yield_now();
     };
     assert_eq!(refused.text(), r#"{"reasons":["jobs: the database is missing"],"status":"unavailable"}"#);
-    assert_eq!(client.get("/healthz").status(), Status::OK);
+    assert_eq!(client.get("/healthz").status_code(), Status::OK);
     let path = path.display().to_string();
     assert!(logs::at(Level::Warn, &path).iter().any(|line| line.contains("cannot be enqueued")));
 }
@@ -281,8 +281,8 @@ fn a_site_that_cannot_enqueue_jobs_is_alive_but_not_ready() {
 fn an_options_request_for_the_whole_site_lists_its_methods() {
     let mut client = TestClient::new(app().get("/a", |_| "").put("/b", |_| ""));
     let response = client.request("OPTIONS", "*").send();
-    assert_eq!((response.status().code(), response.header("Allow")), (204, Some("GET, PUT, HEAD, OPTIONS")));
-    assert_eq!(client.get("*").status(), Status::METHOD_NOT_ALLOWED);
+    assert_eq!((response.status_code().code(), response.header("Allow")), (204, Some("GET, PUT, HEAD, OPTIONS")));
+    assert_eq!(client.get("*").status_code(), Status::METHOD_NOT_ALLOWED);
     let mut own = TestClient::new(self::app().any("/a", |req: &mut Request| Json(req.method().as_str().to_owned())));
     assert_eq!(own.request("OPTIONS", "/a").send().text(), "\"OPTIONS\"");
 }

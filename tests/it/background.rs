@@ -99,7 +99,7 @@ fn a_failed_task_is_logged_on_one_line_and_does_not_change_the_response() {
     let mut client = TestClient::new(app);
     let response = client.post("/orders").send();
     client.drain();
-    assert_eq!(response.status(), Status::SEE_OTHER);
+    assert_eq!(response.status_code(), Status::SEE_OTHER);
     let id = response.header("X-Request-Id").unwrap();
     let line = format!(
         "aside::background: Background task send_webhook failed: connection refused (task 1, POST /orders {id}, after 0 ms)"
@@ -134,7 +134,7 @@ fn a_panicked_task_is_logged_on_one_line_with_its_location() {
     let mut client = TestClient::new(app);
     let response = client.post("/import").send();
     client.drain();
-    assert_eq!((response.status(), response.text()), (Status::OK, "imported"));
+    assert_eq!((response.status_code(), response.text()), (Status::OK, "imported"));
     let (line, id) = (*place.lock().unwrap(), response.header("X-Request-Id").unwrap());
     let file = "tests/it/background.rs";
     let expected = format!(
@@ -227,7 +227,7 @@ fn deferred_tasks_run_after_an_error_page() {
         Response::text("page").background(move || tell.send(())).header("X-Bad", "a\r\nb")
     });
     let mut client = TestClient::new(app);
-    assert_eq!(client.get("/").status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(client.get("/").status_code(), Status::INTERNAL_SERVER_ERROR);
     told.recv().unwrap();
     client.drain();
 }

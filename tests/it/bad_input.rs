@@ -59,7 +59,7 @@ fn thumb(req: &mut Request) -> Result<()> {
 /// Checks that the response has this status and contains these messages, and that the application still serves pages.
 #[track_caller]
 fn expect(client: &mut TestClient, response: TestResponse, status: u16, messages: &[&str]) {
-    assert_eq!(response.status().code(), status, "{response:?}");
+    assert_eq!(response.status_code().code(), status, "{response:?}");
     messages.iter().for_each(|messages| assert!(response.text().contains(messages), "{messages:?} in {response:?}"));
     assert_eq!(client.get("/").text(), "still here");
     client.drain();
@@ -230,7 +230,7 @@ fn an_unreachable_smtp_server_is_logged_once_and_not_shown_to_the_client() {
     });
     let mut client = TestClient::new(app);
     let response = client.post("/contact").send();
-    assert_eq!(response.status(), Status::SEE_OTHER);
+    assert_eq!(response.status_code(), Status::SEE_OTHER);
     client.drain();
     let id = response.header("X-Request-Id").unwrap();
     let lines = logs::at(Level::Error, &format!("POST /contact {id}"));
@@ -250,7 +250,7 @@ fn a_webhook_that_responds_500_is_logged_once_and_not_shown_to_the_client() {
     });
     let mut client = TestClient::new(app);
     let response = client.post("/orders").send();
-    assert_eq!(response.status(), Status::SEE_OTHER);
+    assert_eq!(response.status_code(), Status::SEE_OTHER);
     client.drain();
     assert_eq!(tries.join().unwrap(), 5);
     let id = response.header("X-Request-Id").unwrap();

@@ -107,7 +107,7 @@ fn files_and_texts_of_a_form_fill_one_type() {
 fn a_page_shows_the_entered_values_and_all_errors() {
     let mut client = photos();
     let first = client.get("/new");
-    assert!(first.status() == Status::OK && first.text().contains(r#"name="title" value="">"#), "{first:?}");
+    assert!(first.status_code() == Status::OK && first.text().contains(r#"name="title" value="">"#), "{first:?}");
     let refused = client
         .post("/photos")
         .field("title", " ")
@@ -117,7 +117,7 @@ fn a_page_shows_the_entered_values_and_all_errors() {
         .file("items[3][picture]", "x.png", "image/png", b"1")
         .field("tags", "sea")
         .send();
-    assert_eq!(refused.status(), Status::UNPROCESSABLE_CONTENT);
+    assert_eq!(refused.status_code(), Status::UNPROCESSABLE_CONTENT);
     for shown in [
         r#"name="title" value=" ">Please fill this in."#,
         r#"name="address[city]" value="Lviv &lt;3">"#,
@@ -140,7 +140,7 @@ fn a_missing_repeated_or_textual_file_is_refused_by_name() {
         client.post("/photos").field("title", "a").file("photo", "a", "", b"1").file("photo", "b", "", b"2").send();
     assert!(twice.text().contains("[photo: Please give one value only.]"), "{twice:?}");
     let text = client.post("/strict").form(&[("title", "a"), ("photo", "a.jpg")]).send();
-    assert_eq!(text.status(), Status::UNPROCESSABLE_CONTENT);
+    assert_eq!(text.status_code(), Status::UNPROCESSABLE_CONTENT);
     assert!(text.text().contains("`photo`: it was sent as text; a form with files needs enctype="), "{text:?}");
     let missing = client.post("/strict").field("title", "a").send();
     assert!(missing.text().contains("The field `photo`: no file was chosen"), "{missing:?}");
@@ -242,7 +242,7 @@ fn a_repeated_form_gets_the_same_response_and_does_nothing() {
     assert!(one != other && one.len() == 32);
     for _ in 0..3 {
         let answer = order(&mut client, "/orders", &one, "a");
-        assert_eq!((answer.status().code(), answer.location()), (303, Some("/orders/17")));
+        assert_eq!((answer.status_code().code(), answer.location()), (303, Some("/orders/17")));
         assert_eq!(client.get("/flashes").text(), "Thank you!");
     }
     client.drain();
@@ -275,7 +275,7 @@ fn a_failed_form_may_be_sent_again() {
     });
     let mut client = TestClient::new(app);
     let key = key(&mut client);
-    let statuses: Vec<u16> = (0..6).map(|_| order(&mut client, "/orders", &key, "a").status().code()).collect();
+    let statuses: Vec<u16> = (0..6).map(|_| order(&mut client, "/orders", &key, "a").status_code().code()).collect();
     assert_eq!(statuses, [409, 500, 402, 500, 303, 303]);
     assert_eq!(*taken.lock().unwrap(), 5);
 }
@@ -287,7 +287,7 @@ fn only_a_redirect_is_repeated() {
     let key = key(&mut client);
     assert_eq!(order(&mut client, "/orders", &key, "a").text(), "made");
     let again = order(&mut client, "/orders", &key, "a");
-    assert!(again.status() == Status::CONFLICT && again.text().contains("received before"), "{again:?}");
+    assert!(again.status_code() == Status::CONFLICT && again.text().contains("received before"), "{again:?}");
     assert_eq!(*taken.lock().unwrap(), 1);
 }
 
@@ -442,7 +442,7 @@ fn an_unread_form_is_read_for_its_key() {
     }
     assert_eq!((*urlencoded.lock().unwrap(), *multipart.lock().unwrap()), (1, 1));
     assert_eq!(
-        order(&mut client, "/read", &key, "a").status(),
+        order(&mut client, "/read", &key, "a").status_code(),
         Status::INTERNAL_SERVER_ERROR,
         "the handler must read the form in another way"
     );
@@ -621,11 +621,11 @@ fn a_client_error_has_the_location_of_the_handler() {
         ("typed", multipart, whole, 422),
     ] {
         let answer = client.post(&format!("/{question}")).body(content_type, body).send();
-        assert_eq!(answer.status().code(), status, "{question} {body} {}", answer.text());
+        assert_eq!(answer.status_code().code(), status, "{question} {body} {}", answer.text());
     }
-    assert_eq!(client.post("/text").body(FORM, b"\xff".to_vec()).send().status(), Status::BAD_REQUEST);
+    assert_eq!(client.post("/text").body(FORM, b"\xff".to_vec()).send().status_code(), Status::BAD_REQUEST);
     let long = "x".repeat((1 << 20) + 1);
-    assert_eq!(client.post("/form").body(FORM, long).send().status(), Status::CONTENT_TOO_LARGE);
+    assert_eq!(client.post("/form").body(FORM, long).send().status_code(), Status::CONTENT_TOO_LARGE);
 }
 
 /// The first visit, before there can be an error.

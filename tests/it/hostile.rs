@@ -169,7 +169,7 @@ fn no_redirect_target_leads_to_another_site() {
     for target in &targets {
         let answer = client.get(&format!("/or?next={}", encoded(target)));
         let location = answer.location().unwrap_or_else(|| panic!("no Location for {target:?}: {answer:?}"));
-        assert_eq!(answer.status(), Status::SEE_OTHER);
+        assert_eq!(answer.status_code(), Status::SEE_OTHER);
         assert!(location.bytes().all(|byte| byte.is_ascii_graphic()), "{target:?}: {location:?}");
         assert!(location.starts_with('/') && stays(location), "{target:?}: {location:?} is {:?}", resolved(location));
         assert!(!answer.headers().contains("Set-Cookie"));
@@ -313,7 +313,7 @@ proptest! {
     #[test]
     fn any_cookie_header_is_read(line in "([a-c]{0,2}=?[%\"0-9a-f;, ]{0,4};? ?){0,6}|[ -~]{0,30}|\\PC{0,30}") {
         let answer = listing().request("GET", "/").header("Cookie", &line).send();
-        prop_assert_eq!(answer.status(), Status::OK);
+        prop_assert_eq!(answer.status_code(), Status::OK);
     }
 
     #[test]
@@ -326,6 +326,6 @@ proptest! {
         let app = App::with_config(Config { allowed_hosts: vec!["*".into()], ..Config::default() });
         let mut client = TestClient::new(app.post("/", crate::multipart::read));
         let answer = client.post("/").body("multipart/form-data; boundary=B", pieces.concat()).send();
-        prop_assert!(matches!(answer.status().code(), 200 | 400 | 413), "{:?}", answer);
+        prop_assert!(matches!(answer.status_code().code(), 200 | 400 | 413), "{:?}", answer);
     }
 }

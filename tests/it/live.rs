@@ -186,7 +186,7 @@ fn a_change_through_a_guard_is_shown_too() {
 #[test]
 fn a_stream_whose_first_state_cannot_be_rendered_is_a_500() {
     let (mut client, _live) = site("{{ titles | length }} by {{ author.name }}");
-    assert_eq!(client.get("/live").status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(client.get("/live").status_code(), Status::INTERNAL_SERVER_ERROR);
 }
 
 #[test]
@@ -416,8 +416,8 @@ fn a_fragment_that_cannot_be_rendered_is_a_500_and_the_process_continues() {
         },
     );
     let mut client = TestClient::new(app);
-    assert_eq!(client.get("/").status(), Status::INTERNAL_SERVER_ERROR);
-    assert_eq!(client.get("/_aside/live.js").status(), Status::OK);
+    assert_eq!(client.get("/").status_code(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(client.get("/_aside/live.js").status_code(), Status::OK);
 }
 
 #[test]

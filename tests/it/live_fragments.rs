@@ -54,7 +54,7 @@ fn error_of(app: App) -> String {
 /// Returns the status of a page that fails, and checks that a log line contains this text.
 fn refused_page(client: &mut TestClient, path: &str, words: &str) -> Status {
     logs::record();
-    let status = client.get(path).status();
+    let status = client.get(path).status_code();
     assert!(!logs::at(Level::Error, words).is_empty(), "`{words}` is not in the log");
     status
 }
@@ -161,7 +161,7 @@ fn the_error_of_the_function_refuses_the_page_and_the_stream() {
             client(shown(move |_: &mut Request| -> Result<Live<Posts>> { Err(Error::new(status, message)) }));
         for path in ["/", POSTS] {
             let response = client.get(path);
-            assert_eq!(response.status(), status, "{path}");
+            assert_eq!(response.status_code(), status, "{path}");
             assert!(response.text().contains(message), "{path}: {}", response.text());
         }
     }
@@ -183,7 +183,7 @@ fn hooks_refuse_the_stream_and_the_page() {
     let mut client = client(shown(|_: &mut Request| posts(&["secret"])).before(is_member));
     for path in ["/", POSTS] {
         let refused = client.get(path);
-        assert_eq!(refused.status(), Status::FORBIDDEN);
+        assert_eq!(refused.status_code(), Status::FORBIDDEN);
         assert!(!refused.text().contains("secret"));
     }
     assert!(client.request("GET", "/").header("X-Member", "1").send().text().contains("secret"));
@@ -208,7 +208,7 @@ fn the_stream_of_a_mounted_application_is_below_its_hooks() {
     assert_eq!(client.get(&source(&page)).location(), Some("/"), "the hook of the mounted application");
     let mut events = client.request("GET", &source(&page)).header("X-Member", "1").events();
     assert!(events.next().data.contains("secret"));
-    assert_eq!(client.get(POSTS).status(), Status::NOT_FOUND);
+    assert_eq!(client.get(POSTS).status_code(), Status::NOT_FOUND);
 }
 
 #[test]
@@ -264,7 +264,7 @@ fn a_stream_whose_argument_was_removed_or_is_not_of_its_type_is_not_found() {
         .template("photo.html", "{{ state }}");
     let mut client = client(app);
     for query in ["", "?id=", "?id=x", "?other=1", "?id=-1", "?id=99999999999999999999999"] {
-        assert_eq!(client.get(&format!("/_aside/live/photo{query}")).status(), Status::NOT_FOUND, "{query}");
+        assert_eq!(client.get(&format!("/_aside/live/photo{query}")).status_code(), Status::NOT_FOUND, "{query}");
     }
     assert_eq!(client.events("/_aside/live/photo?id=17&id=18").next().data, "17");
     assert!(logs::at(Level::Error, "/_aside/live/photo").is_empty(), "a client does not fill the log");
@@ -402,7 +402,10 @@ fn a_panic_of_the_function_is_a_500_and_the_request_is_kept() {
         // A request from another machine: the response is an error page of the framework.
         let request = client.request("GET", path).header("X-Mark", "mine").peer("192.0.2.7:1");
         let response = request.send();
-        assert_eq!((response.status(), response.text()), (Status::INTERNAL_SERVER_ERROR, &*format!("{path} mine")));
+        assert_eq!(
+            (response.status_code(), response.text()),
+            (Status::INTERNAL_SERVER_ERROR, &*format!("{path} mine"))
+        );
     }
 }
 

@@ -227,7 +227,7 @@ fn two_calls_for_one_path_add_up_and_each_has_its_own_options() {
     assert_eq!((client.get("/").text(), client.post("/login").send().text()), ("/login", "in"));
     // One limit for both methods.
     assert_eq!(client.request("PUT", "/login").send().text(), "put");
-    assert_eq!(client.post("/login").send().status().code(), 429);
+    assert_eq!(client.post("/login").send().status_code().code(), 429);
     assert_eq!(client.get("/login").text(), "form");
     assert_eq!(client.request("DELETE", "/login").send().text(), "DELETE");
 }

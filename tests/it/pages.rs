@@ -31,7 +31,7 @@ fn a_handler_may_return_any_response_type() {
         .get("/message", |_| Err::<(), _>("plain message"))
         .get("/never", |_| panic!("never returns"));
     let mut client = TestClient::new(app);
-    let mut status = |path: &str| client.get(path).status().code();
+    let mut status = |path: &str| client.get(path).status_code().code();
     assert_eq!(["/unit", "/str", "/status", "/json"].map(&mut status), [200, 200, 201, 200]);
     assert_eq!(["/foreign", "/boxed", "/message", "/never"].map(&mut status), [500, 404, 500, 500]);
     assert_eq!(client.get("/str").header("Content-Type"), Some("text/plain; charset=utf-8"));
@@ -44,14 +44,14 @@ fn a_handler_may_return_any_response_type() {
 fn a_wrong_method_gets_the_list_of_allowed_methods() {
     let mut client = TestClient::new(app().get("/a", |_| "a").post("/a", |_| "b"));
     let response = client.request("DELETE", "/a").send();
-    assert_eq!(response.status(), Status::METHOD_NOT_ALLOWED);
+    assert_eq!(response.status_code(), Status::METHOD_NOT_ALLOWED);
     assert_eq!(response.header("Allow"), Some("GET, POST, HEAD, OPTIONS"));
     assert!(response.text().contains("DELETE is not allowed here"), "{response:?}");
     let response = client.request("OPTIONS", "/a").send();
-    assert_eq!((response.status().code(), response.header("Allow")), (204, Some("GET, POST, HEAD, OPTIONS")));
+    assert_eq!((response.status_code().code(), response.header("Allow")), (204, Some("GET, POST, HEAD, OPTIONS")));
     let response = client.request("HEAD", "/a").send();
-    assert_eq!((response.status().code(), response.bytes()), (200, &b""[..]));
-    assert_eq!(client.get("/b").status(), Status::NOT_FOUND);
+    assert_eq!((response.status_code().code(), response.bytes()), (200, &b""[..]));
+    assert_eq!(client.get("/b").status_code(), Status::NOT_FOUND);
 }
 
 #[test]
@@ -60,7 +60,7 @@ fn a_parameter_that_does_not_parse_is_a_404() {
     let mut client = TestClient::new(app);
     assert_eq!(client.get("/photos/17").text(), "17");
     for path in ["/photos/x", "/photos/-1", "/photos/", "/photos/99999999999999999999"] {
-        assert_eq!(client.get(path).status(), Status::NOT_FOUND, "{path}");
+        assert_eq!(client.get(path).status_code(), Status::NOT_FOUND, "{path}");
     }
 }
 
@@ -88,7 +88,7 @@ fn a_500_shows_its_id_and_logs_its_chain_once() {
     let mut client = TestClient::new(in_production().get("/save", fail));
     let response = client.request("GET", "/save").header("Accept", "text/html").send();
     let id = response.header("X-Request-Id").unwrap();
-    assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(response.status_code(), Status::INTERNAL_SERVER_ERROR);
     assert!(response.text().contains(id) && !response.text().contains("disk") && !response.text().contains("save"));
     let lines = logs::with("disk-on-fire-17");
     let line = format!("aside::http: GET /save {id} failed: cannot save: disk-on-fire-17");
@@ -102,12 +102,12 @@ fn a_handler_that_panics_is_a_500_and_one_line() {
     logs::record();
     let mut client = TestClient::new(in_production().get("/boom", |_| panic!("handler-boom-3")));
     let response = client.get("/boom");
-    assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(response.status_code(), Status::INTERNAL_SERVER_ERROR);
     assert!(!response.text().contains("boom-3"));
     let lines = logs::with("handler-boom-3");
     assert_eq!(lines.len(), 1);
     assert!(lines[0].1.contains(" panicked: handler-boom-3, at tests/it/pages.rs:"), "{lines:?}");
-    assert_eq!(client.get("/boom").status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(client.get("/boom").status_code(), Status::INTERNAL_SERVER_ERROR);
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn in_development_the_page_shows_the_error() {
 fn a_404_shows_the_message_of_the_handler() {
     let mut client = TestClient::new(in_production().get("/p", |_| Err::<(), _>(Error::not_found("No <such> photo."))));
     let response = client.request("GET", "/p").header("Accept", "text/html").send();
-    assert_eq!(response.status(), Status::NOT_FOUND);
+    assert_eq!(response.status_code(), Status::NOT_FOUND);
     assert!(response.text().contains("No &lt;such&gt; photo."), "{response:?}");
 }
 
@@ -142,7 +142,7 @@ fn a_session_is_kept_between_pages_and_tampering_is_detected() {
     client.set_cookie("__Host-session", &format!("{flipped}{}", &sealed[1..]));
     assert_eq!(client.get("/who").text(), "None");
     client.set_cookie("__Host-session", "%00;nonsense");
-    assert_eq!(client.get("/who").status(), Status::OK);
+    assert_eq!(client.get("/who").status_code(), Status::OK);
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn a_session_that_is_too_large_is_a_clear_error() {
     let mut client = TestClient::new(app);
     let response = client.get("/");
     let id = response.header("X-Request-Id").unwrap();
-    assert_eq!(response.status(), Status::INTERNAL_SERVER_ERROR);
+    assert_eq!(response.status_code(), Status::INTERNAL_SERVER_ERROR);
     let lines = logs::at(Level::Error, id);
     assert!(lines.len() == 1 && lines[0].contains("the session has 50"), "{lines:?}");
 }
@@ -214,9 +214,9 @@ fn static_files_come_with_validators_and_never_from_outside() {
     assert_eq!(whole.header("Content-Type"), Some("text/css; charset=utf-8"));
     let etag = whole.header("ETag").unwrap();
     let again = client.request("GET", "/static/app.css").header("If-None-Match", etag).send();
-    assert_eq!((again.status(), again.bytes()), (Status::NOT_MODIFIED, &b""[..]));
+    assert_eq!((again.status_code(), again.bytes()), (Status::NOT_MODIFIED, &b""[..]));
     let part = client.request("GET", "/static/app.css").header("Range", "bytes=2-4").send();
-    assert_eq!((part.status(), part.text()), (Status::PARTIAL_CONTENT, "{ c"));
+    assert_eq!((part.status_code(), part.text()), (Status::PARTIAL_CONTENT, "{ c"));
     for path in [
         "../secret.txt",
         "..%2fsecret.txt",
@@ -233,7 +233,7 @@ fn static_files_come_with_validators_and_never_from_outside() {
         "app.css%00.txt",
     ] {
         let response = client.get(&format!("/static/{path}"));
-        assert_eq!(response.status(), Status::NOT_FOUND, "{path}");
+        assert_eq!(response.status_code(), Status::NOT_FOUND, "{path}");
     }
 }
 
@@ -270,7 +270,7 @@ fn every_built_in_response_has_a_cache_policy() {
         let request = client.request(method, path).peer("127.0.0.1:5000");
         let response = headers.iter().fold(request, |request, (name, value)| request.header(name, value)).send();
         let all: Vec<_> = response.headers().get_all("Cache-Control").collect();
-        (response.status().code(), all.join(" and "))
+        (response.status_code().code(), all.join(" and "))
     };
     for (method, path, headers, status) in [
         ("GET", "/healthz", &[][..], 200),

@@ -38,7 +38,7 @@ fn held(client: &TestClient, task: Task) -> (TaskHandle<()>, Sender<()>) {
 /// Returns a page, which must exist, with unescaped addresses.
 pub(crate) fn page(client: &mut TestClient, path: &str) -> String {
     let response = client.get(path);
-    assert_eq!(response.status(), Status::OK, "{path}: {}", response.text());
+    assert_eq!(response.status_code(), Status::OK, "{path}: {}", response.text());
     response.text().replace("&#x2f;", "/")
 }
 
@@ -52,7 +52,7 @@ pub(crate) fn section<'p>(page: &'p str, heading: &str) -> &'p str {
 fn what_is_told(response: &TestResponse) -> (Status, Vec<(String, String)>, Vec<u8>) {
     let headers = response.headers().iter().filter(|(name, _)| *name != "X-Request-Id");
     let headers = headers.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
-    (response.status(), headers, response.bytes().to_vec())
+    (response.status_code(), headers, response.bytes().to_vec())
 }
 
 const PATHS: &[&str] = &[
@@ -106,7 +106,7 @@ fn in_development_a_user_on_the_same_machine_sees_the_panel() {
         TestClient::new(development().default_header("Content-Security-Policy", "style-src 'unsafe-inline'"));
     for peer in ["127.0.0.1:5000", "[::1]:5000"] {
         let response = client.request("GET", "/_aside").peer(peer).send();
-        assert_eq!(response.status(), Status::OK);
+        assert_eq!(response.status_code(), Status::OK);
         assert_eq!(response.header("Cache-Control"), Some("no-store"));
         let policy = response.header("Content-Security-Policy").unwrap();
         assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
@@ -165,7 +165,7 @@ fn the_guard_decides_who_sees_the_panel() {
     // In development, the guard is called for clients on other machines.
     let mut client = TestClient::new(development().panel(|req: &mut Request| req.header("X-Key") == Some("open")));
     let open = client.request("GET", "/_aside").header("X-Key", "open").peer("192.0.2.1:5000").send();
-    assert_eq!((open.status(), client.get("/_aside").status()), (Status::OK, Status::OK));
+    assert_eq!((open.status_code(), client.get("/_aside").status_code()), (Status::OK, Status::OK));
 }
 
 #[test]
@@ -183,18 +183,18 @@ fn the_sites_own_hooks_run_before_the_guard() {
     let app = development().before(|req: &mut Request| req.header("X-Login").is_none().then(|| redirect("/login")));
     let mut client = TestClient::new(app);
     assert_eq!(client.get("/_aside").location(), Some("/login"));
-    assert_eq!(client.request("GET", "/_aside").header("X-Login", "1").send().status(), Status::OK);
+    assert_eq!(client.request("GET", "/_aside").header("X-Login", "1").send().status_code(), Status::OK);
 }
 
 #[test]
 fn the_developer_sees_errors_for_other_methods_and_paths() {
     let mut client = TestClient::new(development());
     let response = client.post("/_aside").send();
-    assert_eq!((response.status(), response.header("Allow")), (Status::METHOD_NOT_ALLOWED, Some("GET, HEAD")));
+    assert_eq!((response.status_code(), response.header("Allow")), (Status::METHOD_NOT_ALLOWED, Some("GET, HEAD")));
     let response = client.get("/_aside/tasks/1/cancel");
-    assert_eq!((response.status(), response.header("Allow")), (Status::METHOD_NOT_ALLOWED, Some("POST")));
-    assert_eq!(client.get("/_aside/nothing").status(), Status::NOT_FOUND);
-    assert_eq!(client.get("/_aside/tasks/x").status(), Status::NOT_FOUND);
+    assert_eq!((response.status_code(), response.header("Allow")), (Status::METHOD_NOT_ALLOWED, Some("POST")));
+    assert_eq!(client.get("/_aside/nothing").status_code(), Status::NOT_FOUND);
+    assert_eq!(client.get("/_aside/tasks/x").status_code(), Status::NOT_FOUND);
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn a_running_task_is_shown_with_all_its_fields() {
     assert!(now.contains("action=\"/_aside/tasks/1/cancel?back=/_aside\""), "{now}");
     assert!(overview.contains("<dt>Running</dt><dd>1</dd>"), "{overview}");
     let script = overview.split("<script src=\"").nth(1).unwrap().split('"').next().unwrap();
-    assert!(overview.contains("<aside-live src=\"/_aside/live\"") && client.get(script).status() == Status::OK);
+    assert!(overview.contains("<aside-live src=\"/_aside/live\"") && client.get(script).status_code() == Status::OK);
     let whole = page(&mut client, "/_aside/tasks/1");
     for words in ["photo-17", &id, "running", "Cancel", "25 %", "<dt>Attempts</dt><dd class=\"number\">1</dd>"] {
         assert!(whole.contains(words), "{words} in {whole}");
@@ -345,7 +345,7 @@ fn a_form_without_scripts_cancels_a_task() {
         })
     });
     let response = client.post("/_aside/tasks/1/cancel?back=/_aside/tasks/1").form(&[]).send();
-    assert_eq!((response.status(), response.location()), (Status::new(303), Some("/_aside/tasks/1")));
+    assert_eq!((response.status_code(), response.location()), (Status::new(303), Some("/_aside/tasks/1")));
     assert!(handle.live().get().is_cancelling, "else it would be waited for in vain");
     assert_eq!(handle.join().unwrap_err().to_string(), "was cancelled");
     let whole = page(&mut client, "/_aside/tasks/1");
@@ -373,7 +373,7 @@ fn a_cross_site_request_cancels_no_task() {
     let mut client = TestClient::new(development());
     let (handle, let_go) = held(&client, Task::named("wanted"));
     let response = client.post("/_aside/tasks/1/cancel").header("Sec-Fetch-Site", "cross-site").send();
-    assert_eq!(response.status(), Status::FORBIDDEN);
+    assert_eq!(response.status_code(), Status::FORBIDDEN);
     let_go.send(()).unwrap();
     handle.join().unwrap();
     assert!(section(&page(&mut client, "/_aside"), "Ended").contains("done"));
@@ -383,7 +383,7 @@ fn a_cross_site_request_cancels_no_task() {
 fn the_page_of_a_task_that_is_no_longer_remembered_is_a_404() {
     let mut client = TestClient::new(development());
     for response in [client.get("/_aside/tasks/17"), client.post("/_aside/tasks/17/cancel").send()] {
-        assert_eq!(response.status(), Status::NOT_FOUND);
+        assert_eq!(response.status_code(), Status::NOT_FOUND);
         assert!(response.text().contains("There is no task with that number"), "{}", response.text());
     }
     // Failed tasks are remembered for longer.
@@ -393,7 +393,7 @@ fn the_page_of_a_task_that_is_no_longer_remembered_is_a_404() {
         client.within(|| Task::named("later").spawn(|_| ())).join().unwrap();
     }
     assert!(page(&mut client, "/_aside/tasks/1").contains("it failed"));
-    assert_eq!(client.get("/_aside/tasks/2").status(), Status::NOT_FOUND);
+    assert_eq!(client.get("/_aside/tasks/2").status_code(), Status::NOT_FOUND);
     let ended = page(&mut client, "/_aside/ended");
     assert_eq!(ended.matches("<bdi>later</bdi>").count(), 200);
     assert_eq!(page(&mut client, "/_aside").matches("<bdi>later</bdi>").count(), 10, "the others have a page");
@@ -574,7 +574,7 @@ mod outbox {
         let mut client = TestClient::new(development());
         assert!(page(&mut client, "/_aside/outbox").contains("No mail yet. It goes to memory."));
         let response = client.get("/_aside/outbox/5f2a");
-        assert_eq!(response.status(), Status::NOT_FOUND);
+        assert_eq!(response.status_code(), Status::NOT_FOUND);
         assert!(response.text().contains("There is no mail with that id"));
     }
 
@@ -633,7 +633,7 @@ mod outbox {
         for words in ["(no subject)", "It has no text.", "It has no HTML.", "There are none."] {
             assert!(mail.contains(words), "{words} in {mail}");
         }
-        assert_eq!(client.get(&format!("{address}/html")).status(), Status::NOT_FOUND);
+        assert_eq!(client.get(&format!("{address}/html")).status_code(), Status::NOT_FOUND);
     }
 
     #[test]

@@ -159,7 +159,7 @@ fn state(client: &TestClient, id: u64) -> Option<JobState> {
 /// Submits the form of a button. Returns the text of the page that it leads to.
 fn press(client: &mut TestClient, path: &str) -> String {
     let response = client.post(path).form(&[]).send();
-    assert_eq!(response.status(), Status::new(303), "{path}: {}", response.text());
+    assert_eq!(response.status_code(), Status::new(303), "{path}: {}", response.text());
     let back = response.location().unwrap().to_owned();
     let page = page(client, &back);
     let flash = page.split("<p class=\"flash\" role=\"status\">").nth(1).expect("it says what it did");
@@ -177,9 +177,9 @@ fn without_jobs_the_panel_has_no_page_about_them() {
     let mut client = TestClient::new(development());
     assert!(!page(&mut client, "/_aside").contains("Jobs"));
     for path in ["/_aside/jobs", "/_aside/jobs/live", "/_aside/jobs/dead", "/_aside/jobs/1"] {
-        assert_eq!(client.get(path).status(), Status::NOT_FOUND, "{path}");
+        assert_eq!(client.get(path).status_code(), Status::NOT_FOUND, "{path}");
     }
-    assert_eq!(client.post("/_aside/queues/pause?queue=q").send().status(), Status::NOT_FOUND);
+    assert_eq!(client.post("/_aside/queues/pause?queue=q").send().status_code(), Status::NOT_FOUND);
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn a_cross_site_request_has_no_effect() {
     let id = dead(&client, "wanted");
     for path in ["/_aside/jobs/1/discard", "/_aside/jobs/dead/discard", "/_aside/queues/pause?queue=default"] {
         let request = client.post(path).header("Sec-Fetch-Site", "cross-site");
-        assert_eq!(request.form(&[("name", ""), ("until", "9999999999999")]).send().status(), Status::FORBIDDEN);
+        assert_eq!(request.form(&[("name", ""), ("until", "9999999999999")]).send().status_code(), Status::FORBIDDEN);
     }
     assert_eq!(state(&client, id), Some(JobState::Dead));
 }
@@ -414,7 +414,7 @@ fn a_queue_with_any_name_can_be_paused_and_resumed() {
     }
     for bad in ["", "?queue=", &format!("?queue={}", "q".repeat(201))] {
         let response = client.post(&format!("/_aside/queues/pause{bad}")).send();
-        assert_eq!(response.status(), Status::BAD_REQUEST, "{bad}");
+        assert_eq!(response.status_code(), Status::BAD_REQUEST, "{bad}");
     }
     assert!(client.jobs().queues().unwrap().iter().all(|queue| !queue.is_paused));
 }
@@ -455,7 +455,7 @@ fn all_dead_jobs_can_be_retried_or_discarded_together() {
     assert_eq!(state(&client, younger), Some(JobState::Dead));
     for fields in [&[("name", "")][..], &[("name", ""), ("until", "x")], &[("until", "9999999999999")], &[]] {
         let response = client.post("/_aside/jobs/dead/discard").form(fields).send();
-        assert!(response.status().code() >= 400 && response.status().code() < 500, "{fields:?}");
+        assert!(response.status_code().code() >= 400 && response.status_code().code() < 500, "{fields:?}");
     }
     assert_eq!(state(&client, younger), Some(JobState::Dead));
 }
@@ -533,7 +533,7 @@ fn a_long_list_is_paged() {
     assert!(page(&mut client, "/_aside/jobs/waiting?before=1").contains("There are none older."));
     // An action leads back to the page with its button.
     assert!(page(&mut client, "/_aside/jobs/waiting?before=50").contains("?back=/_aside/jobs/waiting%3Fbefore%3D50\""));
-    assert_eq!(client.get("/_aside/jobs/waiting?before=x").status(), Status::BAD_REQUEST);
+    assert_eq!(client.get("/_aside/jobs/waiting?before=x").status_code(), Status::BAD_REQUEST);
     page(&mut client, "/_aside/jobs/waiting?before=18446744073709551615");
 }
 
@@ -545,7 +545,7 @@ fn the_page_of_a_missing_job_is_a_404() {
         let mut responses = vec![client.get(&format!("/_aside/jobs/{id}"))];
         responses.extend(posts.iter().map(|path| client.post(path).send()));
         for response in responses {
-            assert_eq!(response.status(), Status::NOT_FOUND);
+            assert_eq!(response.status_code(), Status::NOT_FOUND);
             assert!(response.text().contains("There is no job with that number"), "{}", response.text());
             assert!(
                 response.text().replace("&#x2f;", "/").contains("\"/_aside/jobs\">All jobs<"),
@@ -557,7 +557,7 @@ fn the_page_of_a_missing_job_is_a_404() {
     for path in
         ["/_aside/jobs/x", "/_aside/jobs/-1", "/_aside/jobs/dying", "/_aside/jobs/dead/live", "/_aside/jobs/x/live"]
     {
-        assert_eq!(client.get(path).status(), Status::NOT_FOUND, "{path}");
+        assert_eq!(client.get(path).status_code(), Status::NOT_FOUND, "{path}");
     }
     // The stream of a missing job ends, so that the page does not reconnect forever.
     let mut events = client.events("/_aside/jobs/17/live");
@@ -577,12 +577,16 @@ fn other_methods_are_refused() {
     ]);
     for path in posts.map(|path| format!("/_aside/{path}")) {
         let response = client.get(&path);
-        assert_eq!((response.status(), response.header("Allow")), (Status::METHOD_NOT_ALLOWED, Some("POST")), "{path}");
+        assert_eq!(
+            (response.status_code(), response.header("Allow")),
+            (Status::METHOD_NOT_ALLOWED, Some("POST")),
+            "{path}"
+        );
     }
     for path in ["/_aside/jobs", "/_aside/jobs/dead", "/_aside/jobs/1", "/_aside/jobs/live"] {
         let response = client.post(path).send();
         assert_eq!(
-            (response.status(), response.header("Allow")),
+            (response.status_code(), response.header("Allow")),
             (Status::METHOD_NOT_ALLOWED, Some("GET, HEAD")),
             "{path}"
         );

@@ -324,7 +324,7 @@ fn head_sees_the_same_session() {
     client.post("/login/17").send();
     client.advance(DAY / 2);
     let response = client.request("HEAD", "/").send();
-    assert_eq!((response.status().code(), response.header("Cache-Control")), (200, Some("no-store")));
+    assert_eq!((response.status_code().code(), response.header("Cache-Control")), (200, Some("no-store")));
     assert!(response.headers().contains("Set-Cookie"), "it extends the idle time too");
 }
 
@@ -364,7 +364,7 @@ fn a_user_id_that_does_not_parse_is_none() {
     let mut client = TestClient::new(app);
     client.post("/login").send();
     assert_eq!(client.get("/").text(), r#"None Some("ada")"#);
-    assert_eq!(client.post("/nobody").send().status().code(), 500);
+    assert_eq!(client.post("/nobody").send().status_code().code(), 500);
     assert_eq!(client.get("/").text(), r#"None Some("ada")"#);
 }
 
@@ -405,16 +405,16 @@ mod in_a_file {
         rusqlite::Connection::open(&path).unwrap().execute_batch("DROP TABLE remembered").unwrap();
         for path in ["/who", "/", "/basket"] {
             let response = client.get(path);
-            assert_eq!(response.status().code(), 503, "{path}");
+            assert_eq!(response.status_code().code(), 503, "{path}");
             assert!(!["Some(17)", "Hello"].iter().any(|words| response.text().contains(words)), "{path}");
             let lines = logs::at(Level::Error, response.header("X-Request-Id").unwrap());
             assert!(lines.len() == 1 && lines[0].contains("so the request has no user"), "{lines:?}");
         }
         for path in ["/logout", "/login/18", "/ended/17"] {
-            assert_eq!(client.post(path).send().status().code(), 503, "{path}");
+            assert_eq!(client.post(path).send().status_code().code(), 503, "{path}");
         }
         assert_eq!(client.cookies()[COOKIE], cookie, "the cookie may be valid for the next request");
-        assert_eq!(client.get("/plain").status().code(), 200, "a page without a session needs no store");
+        assert_eq!(client.get("/plain").status_code().code(), 200, "a page without a session needs no store");
         let other = elsewhere(&mut client, "GET", "/", "other=1");
         assert_eq!(other.text(), "Hello you", "the store is not read without a cookie");
     }

@@ -63,12 +63,12 @@ impl Request {
     ///     .get("/account", account);
     ///
     /// let mut client = TestClient::new(app);
-    /// assert_eq!(client.get("/account").status().code(), 401);
+    /// assert_eq!(client.get("/account").status_code().code(), 401);
     /// let form = [("email", "ada@example.org"), ("password", "correct horse battery staple")];
     /// client.post("/login").form(&form).send();
     /// assert_eq!(client.get("/account").text(), "You are user 17.");
     /// client.post("/logout").send();
-    /// assert_eq!(client.get("/account").status().code(), 401);
+    /// assert_eq!(client.get("/account").status_code().code(), 401);
     /// # Ok(())
     /// # }
     /// ```
