@@ -79,7 +79,7 @@ impl Drop for Hostile {
 fn the_message_of_an_error_that_panics_is_kept_in_part() {
     let error = Error::from(Hostile).context("saving");
     let chain = error.chain();
-    assert!(chain.starts_with("saving: half (its Display panicked: in its display, at src/error.rs:"), "{chain}");
+    assert!(chain.starts_with("saving: half (its Display panicked: in its display, at src/error/tests.rs:"), "{chain}");
     assert!(format!("{error:?}").starts_with(&chain));
     assert!(Error::from(Hostile).to_string().starts_with("half (its Display panicked"));
     assert!(error.find_source::<fmt::Error>().is_none());
