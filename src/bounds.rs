@@ -4,6 +4,8 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
+use crate::random;
+
 /// The longest key, in bytes, of a map that clients can fill.
 pub(crate) const LONGEST_KEY: usize = 64;
 
@@ -17,8 +19,7 @@ pub(crate) fn key(text: &str, most: usize) -> Cow<'_, str> {
     if text.len() <= most && !text.starts_with(HASHED) {
         return Cow::Borrowed(text);
     }
-    let digits = Sha256::digest(text).iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    Cow::Owned(format!("{HASHED}{digits}"))
+    Cow::Owned(format!("{HASHED}{}", random::hex(&Sha256::digest(text))))
 }
 
 /// Returns the text itself up to `most` bytes; a longer text is cut and ends in an ellipsis.

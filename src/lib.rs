@@ -103,6 +103,7 @@ mod panel;
 mod panics;
 #[cfg(any(feature = "sqlite", feature = "mail"))]
 mod private_files;
+mod random;
 pub mod server;
 mod sync;
 pub mod testing;

@@ -13,6 +13,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("log_limit", 0),
     ("panics", 0),
     ("private_files", 0),
+    ("random", 0),
     ("sync", 0),
     ("trust", 0),
     ("watch", 0),

@@ -29,6 +29,7 @@ use crate::http::templates::error_pages;
 use crate::http::{cache_control, session};
 use crate::isolate::{self, Call, Isolation, Target};
 use crate::jobs::Jobs;
+use crate::random;
 use crate::worker_routes::{self, NO_ROUTE, RouteNumber};
 use crate::worker_share::{Busy, RETRY_AFTER};
 
@@ -372,9 +373,8 @@ struct Ids(AtomicU32);
 
 impl Ids {
     fn new() -> Ids {
-        let mut start = [0; 4];
         // Without randomness the ids start at the same value in each process, and are still unique within it.
-        let _ = getrandom::fill(&mut start);
+        let start = random::bytes().unwrap_or_default();
         Ids(AtomicU32::new(u32::from_ne_bytes(start)))
     }
 

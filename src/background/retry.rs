@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::failure::{Failure, Outcome};
 use crate::error::Error;
 use crate::panics;
+use crate::random;
 
 /// The end of one attempt of a task.
 pub(crate) enum AttemptEnd<T> {
@@ -90,10 +91,9 @@ impl fmt::Debug for Retry {
 }
 
 fn random_byte() -> u8 {
-    let mut byte = [128];
     // If the operating system returns no randomness, the wait has no jitter.
-    let _ = getrandom::fill(&mut byte);
-    byte[0]
+    let [byte] = random::bytes().unwrap_or([128]);
+    byte
 }
 
 #[cfg(test)]

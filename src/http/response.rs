@@ -22,6 +22,7 @@ use crate::background::task::Task;
 use crate::background::task_context::TaskContext;
 use crate::error::{BoxError, Error, Never, Result, Status};
 use crate::panics::Contained;
+use crate::random;
 
 /// The response of a handler.
 ///
@@ -284,7 +285,7 @@ impl Response {
         self.body()?;
         let body = body.into();
         if self.headers.contains("ETag") {
-            let digest: String = Sha256::digest(&body)[..16].iter().map(|byte| format!("{byte:02x}")).collect();
+            let digest = random::hex(&Sha256::digest(&body)[..16]);
             self.headers.put("ETag", format!("\"{digest}\""));
         }
         ["Content-Length", "Last-Modified", "Content-Digest"].iter().for_each(|name| self.headers.remove(name));

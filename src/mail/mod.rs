@@ -46,6 +46,7 @@ use crate::background::handle::TaskHandle;
 use crate::background::retry::Retry;
 use crate::background::task::Task;
 use crate::error::{Error, Result};
+use crate::random;
 
 /// The number of attempts and the first backoff: about 17 minutes in all, longer than a server that greylists (RFC 6647)
 /// delays a mail.
@@ -328,13 +329,12 @@ fn one_line(what: &str, text: &str) -> Result<()> {
 
 /// Returns twenty random hexadecimal digits.
 fn random_id() -> String {
-    let mut bytes = [0; 10];
-    if getrandom::fill(&mut bytes).is_err() {
+    let bytes = random::bytes::<10>().unwrap_or_else(|_| {
         // Without a source of randomness, the clock is used.
         let nanos = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |time| time.as_nanos());
-        bytes.copy_from_slice(&nanos.to_be_bytes()[6..]);
-    }
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+        std::array::from_fn(|at| nanos.to_be_bytes()[6 + at])
+    });
+    random::hex(&bytes)
 }
 
 /// A sent mail, as tests and the panel see it.

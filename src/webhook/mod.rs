@@ -30,6 +30,7 @@ use crate::background::retry::Retry;
 use crate::background::task::Task;
 use crate::error::{Error, Result};
 use crate::http::headers::Headers;
+use crate::random;
 use crate::trust;
 
 /// The number of attempts of a webhook task, and its first backoff.
@@ -296,14 +297,10 @@ fn parse_url(url: &str) -> Result<(Uri, String)> {
     if matches!(uri.scheme_str(), Some("http" | "https")) { Ok((uri, host)) } else { Err(invalid()) }
 }
 
+/// Returns a random id. Without a source of randomness it is empty and the task fails, since two webhooks must not have
+/// the same id.
 fn random_id() -> String {
-    let mut bytes = [0; 16];
-    // Without a source of randomness the task fails, since two webhooks must not have the same id.
-    if getrandom::fill(&mut bytes).is_err() {
-        return String::new();
-    }
-    let digits: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-    format!("msg_{digits}")
+    random::name().map_or(String::new(), |name| format!("msg_{name}"))
 }
 
 #[cfg(test)]

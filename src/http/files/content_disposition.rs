@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use crate::http::forms::multipart::clean;
+use crate::http::forms::multipart::filename::clean;
 use crate::http::response::Response;
 
 /// The characters that are encoded in `filename*`: all except the attr-chars of RFC 8187, section 3.2.1.

@@ -8,6 +8,7 @@ use sha2::{Digest, Sha256};
 
 use crate::cache::Cache;
 use crate::error::Result;
+use crate::random;
 
 /// The number of bytes of a hash in a URL, with two digits each: enough that two versions of a file never collide.
 const BYTES: usize = 8;
@@ -50,7 +51,7 @@ pub(crate) fn of(bytes: &[u8]) -> String {
 }
 
 fn in_address(hasher: Sha256) -> String {
-    hasher.finalize()[..BYTES].iter().map(|byte| format!("{byte:02x}")).collect()
+    random::hex(&hasher.finalize()[..BYTES])
 }
 
 /// Returns the hash in a query, if the query has a hash and nothing else.

@@ -5,8 +5,9 @@ use std::io::{self, Cursor, Read, Seek, SeekFrom};
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::http::forms::multipart::random_name;
+use crate::error::Result;
 use crate::http::response::ResponseBody;
+use crate::random;
 
 /// The largest number of ranges in a request. A client with more ranges gets the whole file: they help no reader, only
 /// an attacker (section 17.15).
@@ -119,9 +120,9 @@ pub(super) fn multipart(
     content_type: &str,
     length: u64,
     parts: Vec<Range<u64>>,
-) -> io::Result<(String, ResponseBody)> {
+) -> Result<(String, ResponseBody)> {
     // The boundary is random, so that no file can contain it on purpose.
-    let boundary = random_name()?;
+    let boundary = random::name()?;
     let file = Arc::new(file);
     let mut body: Box<dyn Read + Send> = Box::new(io::empty());
     let mut total = 0;

@@ -23,6 +23,7 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::session::store::{self, EntryKind, Store};
 use crate::http::session::{self, Flash, Keys, unguessable};
+use crate::random;
 use crate::sync::{lock, wait_while_for};
 use crate::worker_share::{self, Wait};
 
@@ -235,7 +236,7 @@ pub(crate) fn record_identity<'f>(req: &mut Request, fields: impl Iterator<Item 
     };
     [&client(req), req.method().as_str(), req.path()].into_iter().for_each(&mut add);
     fields.flat_map(|(name, text)| [name, text]).for_each(&mut add);
-    req.set_extension(FormIdentity(Some(hex(&digest.finalize()))));
+    req.set_extension(FormIdentity(Some(random::hex(&digest.finalize()))));
 }
 
 /// Returns the identity of a client: the cookie, or the address of a client without one.
@@ -301,13 +302,12 @@ impl Drop for Claim {
 /// The template function `once`: renders the hidden field with a new key, and records the call.
 pub(crate) fn function(was_called: Arc<AtomicBool>) -> Value {
     Value::from_function(move || {
-        let mut key = [0; KEY_BYTES];
-        getrandom::fill(&mut key).map_err(|error| {
-            let message = "the operating system returned no random bytes for the key of a form";
-            minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, message).with_source(error)
+        let key = random::bytes::<KEY_BYTES>().map_err(|error| {
+            let error = error.context("could not create the key of a form");
+            minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, error.chain())
         })?;
         was_called.store(true, Ordering::Relaxed);
-        let field = format!(r#"<input type="hidden" name="{FIELD}" value="{}">"#, hex(&key));
+        let field = format!(r#"<input type="hidden" name="{FIELD}" value="{}">"#, random::hex(&key));
         Ok::<_, minijinja::Error>(Value::from_safe_string(field))
     })
 }
@@ -340,10 +340,6 @@ pub(crate) fn save(req: &mut Request, response: &mut Response) {
         Ok(value) => response.headers.add("Set-Cookie", keys.cookie(&keys.name(COOKIE), value).to_string()),
         Err(error) => response.fail(error),
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

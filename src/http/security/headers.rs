@@ -14,6 +14,7 @@ use crate::http::cache_control;
 use crate::http::headers::Headers;
 use crate::http::request::Request;
 use crate::http::response::Response;
+use crate::random;
 
 /// The default policy. `'nonce-{nonce}'` is replaced by the response's nonce, and removed if no template has used one.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; object-src 'none'; script-src 'self' 'nonce-{nonce}'; \
@@ -134,14 +135,13 @@ impl Request {
 /// Returns the nonce, and creates it at the first call.
 pub(crate) fn nonce_value(nonce: &OnceLock<String>) -> &str {
     nonce.get_or_init(|| {
-        let mut bytes = [0; 16];
         // A guessable nonce would allow the scripts that it must block, so none is used instead.
-        match getrandom::fill(&mut bytes) {
-            Ok(()) => URL_SAFE_NO_PAD.encode(bytes),
+        match random::bytes::<16>() {
+            Ok(bytes) => URL_SAFE_NO_PAD.encode(bytes),
             Err(error) => {
                 log::error!(
                     target: "aside::http",
-                    "Could not get random bytes for a CSP nonce: {error}; the inline scripts and styles of this page are \
+                    "Could not create a CSP nonce: {error}; the inline scripts and styles of this page are \
                      blocked"
                 );
                 String::new()

@@ -10,6 +10,7 @@ use cookie::{Cookie, CookieJar, Key, SameSite};
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::http::session::store;
+use crate::random;
 
 /// The number of seconds by which a session may begin in the future, since the clocks of machines that share a secret
 /// differ. If a clock was set back by more, its sessions would live until it reaches their time again.
@@ -171,10 +172,7 @@ fn from_url_safe(text: &str) -> Option<String> {
 /// # Errors
 /// An error if the operating system provides no random bytes.
 pub(crate) fn unguessable() -> Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::from(error).context("the operating system provides no random bytes"))?;
-    Ok(URL_SAFE_NO_PAD.encode(bytes))
+    random::bytes::<16>().map(|bytes| URL_SAFE_NO_PAD.encode(bytes))
 }
 
 #[cfg(test)]

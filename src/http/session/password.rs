@@ -31,6 +31,7 @@ use argon2::password_hash::{self, CustomizedPasswordHasher, PasswordVerifier};
 use super::argon2id::Hasher;
 use super::hashing;
 use crate::error::{Error, Result};
+use crate::random;
 
 /// The largest length of a password in bytes. Longer input is an attempt to keep the server busy.
 const MAX_BYTES: usize = 1_024;
@@ -53,8 +54,7 @@ pub fn hash(password: &str) -> Result<String> {
         return Err(Error::unprocessable(format!("The password is longer than {MAX_BYTES} bytes.")));
     }
     let password = password.to_owned();
-    let mut salt = [0; 16];
-    getrandom::fill(&mut salt).map_err(Error::from_box)?;
+    let salt = random::bytes::<16>()?;
     let hash = move || Hasher.hash_password_with_params(password.as_bytes(), &salt, Params::new(19_456, 2, 1, None)?);
     let hashed: password_hash::Result<PasswordHash> = hashing::run(hash)?;
     hashed.map(|hash| hash.to_string()).map_err(|error| Error::from(error).context("the password cannot be hashed"))

@@ -17,6 +17,7 @@ use redis::{Client, Connection, ConnectionAddr, ErrorKind, FromRedisValue, Redis
 use super::scripts;
 use crate::error::{Error, Result, Status};
 use crate::jobs::engine::Unavailable;
+use crate::random;
 use crate::sync::{lock, wait_while_for};
 
 /// The number of idle connections that are kept. More are opened when more threads call at once.
@@ -288,16 +289,8 @@ impl ConnectionPool {
 
 impl Caller {
     fn new() -> Result<Caller> {
-        Ok(Caller { name: random_name()?, calls: 0, connection: None, is_unanswered: false })
+        Ok(Caller { name: random::name()?, calls: 0, connection: None, is_unanswered: false })
     }
-}
-
-/// Returns a unique name: 128 random bits.
-pub(super) fn random_name() -> Result<String> {
-    let mut bytes = [0; 16];
-    getrandom::fill(&mut bytes)
-        .map_err(|error| Error::internal(format!("could not get random bytes from the operating system: {error}")))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Returns true if the connection broke during the call, which may be repeated.

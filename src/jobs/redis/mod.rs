@@ -30,7 +30,7 @@ use std::time::{Duration, Instant};
 
 use ::redis::{FromRedisValue, Script};
 
-use self::connection::{ConnectionPool, random_name};
+use self::connection::ConnectionPool;
 use self::liveness::WorkerLiveness;
 use self::losses::{Losses, Snapshot};
 use self::values::values;
@@ -39,6 +39,7 @@ use super::engine::{
 };
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::{Error, Result};
+use crate::random;
 use crate::sync::{Notify, lock};
 
 /// The prefix of all keys.
@@ -153,7 +154,7 @@ impl Engine for Redis {
 
     fn join(&self) -> Result<WorkerId> {
         server::check(&self.pool)?;
-        let id = random_name()?;
+        let id = random::name()?;
         self.run::<()>(&scripts::JOIN, &values![id])?;
         Ok(WorkerId(id))
     }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use super::statements::SuspectedWorker;
 use crate::error::{Error, Result};
 use crate::private_files;
+use crate::random;
 use crate::sync::lock;
 
 /// The shortest gap between two observations after which the earlier one is too old to expire a lease.
@@ -167,10 +168,7 @@ impl Seen {
 
 /// Returns a unique id. It contains the process id, for people who read it.
 fn new_id() -> Result<String> {
-    let mut random = [0; 8];
-    getrandom::fill(&mut random)
-        .map_err(|error| Error::internal(format!("could not get random bytes from the operating system: {error}")))?;
-    Ok(format!("{}-{:016x}", std::process::id(), u64::from_le_bytes(random)))
+    Ok(format!("{}-{}", std::process::id(), random::hex(&random::bytes::<8>()?)))
 }
 
 /// Creates a file and locks it; `None` if another process has deleted it. Child processes do not inherit it: the
