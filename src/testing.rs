@@ -23,7 +23,7 @@ use crate::http::session::Keys;
 use crate::http::stream::disconnect::Disconnect;
 use crate::http::stream::source::follow;
 use crate::http::stream::sse::Event;
-use crate::http::stream::writer::Outlet;
+use crate::http::stream::writer::StreamWriter;
 use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::{Mailer, SentMail};
@@ -368,7 +368,7 @@ impl TestRequest<'_> {
         let is_events = response.headers().get("Content-Type") == Some("text/event-stream");
         match std::mem::take(&mut response.body) {
             ResponseBody::Stream { write, .. } if is_events => EventReader::read(write),
-            ResponseBody::Feed(feed) if is_events => EventReader::read(Box::new(move |out| follow(feed, out))),
+            ResponseBody::Source(source) if is_events => EventReader::read(Box::new(move |out| follow(source, out))),
             body => {
                 response.body = body;
                 panic!("the response is not an event stream: {:?}", TestResponse::read(response, false))
@@ -479,7 +479,7 @@ impl EventReader {
         let for_writer = disconnect.clone();
         let spawned = std::thread::Builder::new().name("test-events".into()).spawn(move || {
             // It returns an error after the test has dropped the reader.
-            let _ = write(Outlet::new(&mut Pipe(sender), for_writer));
+            let _ = write(StreamWriter::new(&mut Pipe(sender), for_writer));
         });
         spawned.expect("the operating system can start a thread");
         EventReader { lines, unread: String::new(), disconnect }

@@ -1,6 +1,6 @@
 //! The first log lines: the address, and in development the routes and the destination of mail.
 
-use super::service::{Goal, Service};
+use super::service::{Endpoint, Service};
 use crate::config::ServerKind;
 use crate::http::router::{BUILTIN, Route};
 use crate::http::templates::Templates;
@@ -55,8 +55,8 @@ impl Service {
 }
 
 /// Returns the line of a route: its method, path and name, and the location at which it was added.
-fn line(route: &Route<Goal>, width: usize) -> String {
-    let name = route.goal.name.as_deref().map_or(String::new(), |name| format!("  {name}"));
-    let (verb, pattern, place) = (route.verb(), &route.pattern, route.place);
-    format!("    {verb:<7} {pattern:<width$}  {}:{}{name}", place.file(), place.line())
+fn line(route: &Route<Endpoint>, width: usize) -> String {
+    let name = route.endpoint.name.as_deref().map_or(String::new(), |name| format!("  {name}"));
+    let (verb, pattern, location) = (route.verb(), &route.pattern, route.location);
+    format!("    {verb:<7} {pattern:<width$}  {}:{}{name}", location.file(), location.line())
 }

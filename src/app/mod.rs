@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use self::parts::{Handler, IntoHookResult, Part};
 use self::routing::{MethodRouter, Next};
-use self::service::{Goal, Service};
+use self::service::{Endpoint, Service};
 use crate::background::registry::Registry;
 use crate::background::scope::{Scope, Values};
 use crate::config::Config;
@@ -72,7 +72,7 @@ use crate::webhook::Webhook;
 ///    logged.
 pub struct App {
     config: Result<Config>,
-    router: Router<Goal>,
+    router: Router<Endpoint>,
     /// The site itself first, then the mounted applications.
     parts: Vec<Part>,
     policy: Policy,
@@ -202,7 +202,7 @@ impl App {
         self
     }
 
-    fn add(&mut self, route: Route<Goal>) {
+    fn add(&mut self, route: Route<Endpoint>) {
         let added = self.router.add(route);
         self.problems.extend(added.err());
     }
@@ -371,11 +371,11 @@ impl App {
     }
 
     /// Adds a route of a mounted application. Its `/` becomes the prefix itself, with and without a trailing slash.
-    fn add_below(&mut self, prefix: &str, route: Route<Goal>) {
+    fn add_below(&mut self, prefix: &str, route: Route<Endpoint>) {
         if route.pattern == "/" {
             self.add(Route { pattern: prefix.to_owned(), ..route.clone() });
-            let goal = Goal { name: None, ..route.goal };
-            self.add(Route { pattern: format!("{prefix}/"), goal, ..route });
+            let endpoint = Endpoint { name: None, ..route.endpoint };
+            self.add(Route { pattern: format!("{prefix}/"), endpoint, ..route });
         } else {
             self.add(Route { pattern: format!("{prefix}{}", route.pattern), ..route });
         }
@@ -587,8 +587,8 @@ impl App {
         F: Fn(&mut Request) -> L + Send + Sync + 'static,
         L: IntoLive,
     {
-        let place = Location::caller();
-        let live = Definition::new(name, template, f, place);
+        let location = Location::caller();
+        let live = Definition::new(name, template, f, location);
         let (route, stream) = (live.route(), live.stream());
         if self.add_live(live) { self.get(&route, stream) } else { self }
     }
@@ -628,10 +628,10 @@ impl App {
 
     /// Adds a definition, and returns true, unless its name is invalid or taken.
     fn add_live(&mut self, live: Definition) -> bool {
-        let (name, place) = (&live.name, live.place);
-        let first = self.live.iter().find(|other| other.name == *name).map(|other| other.place);
+        let (name, location) = (&live.name, live.location);
+        let first = self.live.iter().find(|other| other.name == *name).map(|other| other.location);
         let taken = first.map(|first| {
-            Error::internal(format!("the name of the live fragment `{name}` at {place} is already used at {first}"))
+            Error::internal(format!("the name of the live fragment `{name}` at {location} is already used at {first}"))
         });
         let problem = taken.or_else(|| live.check().err());
         let fits = problem.is_none();
@@ -737,13 +737,13 @@ fn live_fragments(definitions: Vec<Definition>, parts: &[Part]) -> LiveFragments
 ///
 /// # Errors
 /// If two routes have the same name and different paths; the message has both locations.
-fn urls(router: &Router<Goal>) -> Result<Urls> {
-    let named = router.routes().iter().filter_map(|route| Some((route.goal.name.as_deref()?, route)));
-    let mut first: BTreeMap<&str, &Route<Goal>> = BTreeMap::new();
+fn urls(router: &Router<Endpoint>) -> Result<Urls> {
+    let named = router.routes().iter().filter_map(|route| Some((route.endpoint.name.as_deref()?, route)));
+    let mut first: BTreeMap<&str, &Route<Endpoint>> = BTreeMap::new();
     for (name, route) in named {
         let first = *first.entry(name).or_insert(route);
         if first.pattern != route.pattern {
-            let (first, second) = (first.place, route.place);
+            let (first, second) = (first.location, route.location);
             return Err(Error::internal(format!("the route name `{name}` at {second} is already used at {first}")));
         }
     }

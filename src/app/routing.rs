@@ -25,7 +25,7 @@ use super::middleware::Middleware;
 pub use super::middleware::Next;
 use super::parts::Handler;
 pub use super::parts::IntoHookResult;
-use super::service::{self, Goal};
+use super::service::{self, Endpoint};
 use crate::error::Result;
 use crate::http::request::{Method, Request};
 use crate::http::response::{IntoResponse, Response};
@@ -90,12 +90,12 @@ impl MethodRouter {
         MethodRouter { handlers: Vec::new(), name: None, exemptions: Exemptions::default(), middleware: Vec::new() }
     }
 
-    fn add<F, R>(mut self, method: Option<Method>, handler: F, place: &'static Location<'static>) -> MethodRouter
+    fn add<F, R>(mut self, method: Option<Method>, handler: F, location: &'static Location<'static>) -> MethodRouter
     where
         F: Fn(&mut Request) -> R + Send + Sync + 'static,
         R: IntoResponse,
     {
-        self.handlers.push((method, place, service::handler(handler)));
+        self.handlers.push((method, location, service::handler(handler)));
         self
     }
 
@@ -173,12 +173,12 @@ impl MethodRouter {
     }
 
     /// Returns the routes of a path.
-    pub(crate) fn into_routes(self, path: &str) -> impl Iterator<Item = Route<Goal>> {
+    pub(crate) fn into_routes(self, path: &str) -> impl Iterator<Item = Route<Endpoint>> {
         let MethodRouter { handlers, name, exemptions, middleware } = self;
-        handlers.into_iter().map(move |(method, place, handler)| {
+        handlers.into_iter().map(move |(method, location, handler)| {
             let (name, exemptions, middleware) = (name.clone(), exemptions.clone(), middleware.clone());
-            let goal = Goal { handler, name, exemptions, middleware };
-            Route { method, pattern: path.to_owned(), place, goal }
+            let endpoint = Endpoint { handler, name, exemptions, middleware };
+            Route { method, pattern: path.to_owned(), location, endpoint }
         })
     }
 }

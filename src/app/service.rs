@@ -35,7 +35,7 @@ use crate::worker_share::{Busy, RETRY_AFTER};
 
 /// The handler of a route, with the route's options.
 #[derive(Clone)]
-pub(crate) struct Goal {
+pub(crate) struct Endpoint {
     pub(crate) handler: Handler,
     pub(crate) name: Option<String>,
     pub(crate) exemptions: Exemptions,
@@ -54,7 +54,7 @@ where
 /// A started application: turns a request into a response, without knowledge of sockets.
 pub(crate) struct Service {
     config: Arc<Config>,
-    pub(super) router: Router<Goal>,
+    pub(super) router: Router<Endpoint>,
     /// The site itself first, then the mounted applications, those with longer paths last.
     parts: Vec<Part>,
     security: Security,
@@ -65,7 +65,7 @@ pub(crate) struct Service {
 impl Service {
     pub(super) fn new(
         config: Arc<Config>,
-        router: Router<Goal>,
+        router: Router<Endpoint>,
         mut parts: Vec<Part>,
         security: Security,
         scope: Scope,
@@ -175,19 +175,19 @@ impl Service {
         let number = if let Found::Route(_, number, _) = &found { *number } else { NO_ROUTE };
         let _in_handler = worker_routes::enter_handler(number);
         let unknown = Exemptions::default();
-        let exemptions = if let Found::Route(goal, ..) = &found { &goal.exemptions } else { &unknown };
+        let exemptions = if let Found::Route(endpoint, ..) = &found { &endpoint.exemptions } else { &unknown };
         if let Err(error) = self.security.check(request, exemptions) {
             return Response::from_error(error);
         }
         if let Some(answer) = self.before(request) {
             return answer;
         }
-        let goal = if let Found::Route(goal, ..) = &found { Some(*goal) } else { None };
-        let middleware = self.middleware(request.path(), goal);
+        let endpoint = if let Found::Route(endpoint, ..) = &found { Some(*endpoint) } else { None };
+        let middleware = self.middleware(request.path(), endpoint);
         match found {
-            Found::Route(goal, _, params) => {
+            Found::Route(endpoint, _, params) => {
                 request.set_params(params);
-                middleware::run(&middleware, request, &*goal.handler)
+                middleware::run(&middleware, request, &*endpoint.handler)
             }
             Found::OtherMethods(methods) => {
                 middleware::run(&middleware, request, &|request| other_methods(request.method(), &methods))
@@ -197,9 +197,9 @@ impl Service {
     }
 
     /// Returns the middleware of a path and its route, the outermost first.
-    fn middleware<'s>(&'s self, path: &str, goal: Option<&'s Goal>) -> Vec<&'s Middleware> {
+    fn middleware<'s>(&'s self, path: &str, endpoint: Option<&'s Endpoint>) -> Vec<&'s Middleware> {
         let parts = self.parts.iter().filter(|part| !part.middleware.is_empty() && part.holds(path));
-        let of_the_route = goal.into_iter().flat_map(|goal| &goal.middleware);
+        let of_the_route = endpoint.into_iter().flat_map(|endpoint| &endpoint.middleware);
         parts.flat_map(|part| &part.middleware).chain(of_the_route).collect()
     }
 

@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 
 use super::headers::Headers;
 use super::stream::disconnect::Disconnect;
-use super::stream::source::{Feed, InContext, follow};
-use super::stream::writer::Outlet;
+use super::stream::source::{InContext, StreamSource, follow};
+use super::stream::writer::StreamWriter;
 use crate::background::failure::IntoOutcome;
 use crate::background::run::Deferred;
 use crate::background::scope::Context;
@@ -54,13 +54,13 @@ pub(crate) enum ResponseBody {
     /// Bytes of unknown length, written by a function while they are sent. `is_live` is true if the stream has no end of
     /// its own.
     Stream { write: StreamBody, is_live: bool },
-    /// Bytes of unknown length, written by a feed that needs no thread while it has nothing to write. It has no end of its
+    /// Bytes of unknown length, written by a source that needs no thread while it has nothing to write. It has no end of its
     /// own.
-    Feed(Box<dyn Feed>),
+    Source(Box<dyn StreamSource>),
 }
 
 /// The function that writes a stream.
-pub(crate) type StreamBody = Box<dyn FnOnce(Outlet<'_>) -> io::Result<()> + Send>;
+pub(crate) type StreamBody = Box<dyn FnOnce(StreamWriter<'_>) -> io::Result<()> + Send>;
 
 impl ResponseBody {
     /// Returns the length, if it is known.
@@ -68,7 +68,7 @@ impl ResponseBody {
         match self {
             ResponseBody::Bytes(bytes) => Some(bytes.len() as u64),
             ResponseBody::File(_, length) | ResponseBody::Reader(_, length) => Some(*length),
-            ResponseBody::Stream { .. } | ResponseBody::Feed(_) => None,
+            ResponseBody::Stream { .. } | ResponseBody::Source(_) => None,
         }
     }
 
@@ -81,8 +81,8 @@ impl ResponseBody {
             ResponseBody::Bytes(bytes) => out.write_all(&bytes),
             ResponseBody::File(file, length) => io::copy(&mut file.take(length), out).map(drop),
             ResponseBody::Reader(reader, length) => io::copy(&mut reader.take(length), out).map(drop),
-            ResponseBody::Stream { write, .. } => write(Outlet::new(out, Disconnect::default())),
-            ResponseBody::Feed(feed) => follow(feed, Outlet::new(out, Disconnect::default())),
+            ResponseBody::Stream { write, .. } => write(StreamWriter::new(out, Disconnect::default())),
+            ResponseBody::Source(source) => follow(source, StreamWriter::new(out, Disconnect::default())),
         }
     }
 }
@@ -153,10 +153,10 @@ impl Response {
     /// true if the stream has no end of its own.
     pub(crate) fn stream_to<F>(content_type: &str, is_live: bool, write: F) -> Response
     where
-        F: FnOnce(Outlet<'_>) -> io::Result<()> + Send + 'static,
+        F: FnOnce(StreamWriter<'_>) -> io::Result<()> + Send + 'static,
     {
         let (context, write) = (Context::current(), Contained::new(write));
-        let write = move |out: Outlet<'_>| {
+        let write = move |out: StreamWriter<'_>| {
             let _entered = context.enter();
             write.into_inner()(out)
         };
@@ -164,10 +164,10 @@ impl Response {
         Response { body, ..Response::default() }.own_header("Content-Type", content_type.to_owned())
     }
 
-    /// Returns a body that a feed writes.
-    pub(crate) fn feed(content_type: &str, feed: impl Feed + 'static) -> Response {
-        let feed = InContext { context: Context::current(), feed: Contained::new(feed) };
-        let body = ResponseBody::Feed(Box::new(feed));
+    /// Returns a body that a source writes.
+    pub(crate) fn from_source(content_type: &str, source: impl StreamSource + 'static) -> Response {
+        let source = InContext { context: Context::current(), source: Contained::new(source) };
+        let body = ResponseBody::Source(Box::new(source));
         Response { body, ..Response::default() }.header("Content-Type", content_type)
     }
 
@@ -300,12 +300,12 @@ impl Response {
 
     /// Returns true if the body is a stream, which gets no length and no compression.
     pub(crate) fn is_stream(&self) -> bool {
-        matches!(self.body, ResponseBody::Stream { .. } | ResponseBody::Feed(_))
+        matches!(self.body, ResponseBody::Stream { .. } | ResponseBody::Source(_))
     }
 
     /// Returns true if the body is a live page: a stream that ends with its client, its login or the server.
     pub(crate) fn is_live(&self) -> bool {
-        matches!(self.body, ResponseBody::Stream { is_live: true, .. } | ResponseBody::Feed(_))
+        matches!(self.body, ResponseBody::Stream { is_live: true, .. } | ResponseBody::Source(_))
     }
 
     /// Runs a function in the background after the response: once its last byte is sent, or the client has

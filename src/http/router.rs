@@ -13,8 +13,8 @@ pub(crate) struct Route<T> {
     pub(crate) method: Option<Method>,
     pub(crate) pattern: String,
     /// The location in the source where the route was added.
-    pub(crate) place: &'static Location<'static>,
-    pub(crate) goal: T,
+    pub(crate) location: &'static Location<'static>,
+    pub(crate) endpoint: T,
 }
 
 impl<T> Route<T> {
@@ -72,13 +72,13 @@ impl<T> Router<T> {
     }
 
     fn refusal(&self, route: &Route<T>, error: &matchit::InsertError) -> Error {
-        let (pattern, place) = (&route.pattern, route.place);
+        let (pattern, location) = (&route.pattern, route.location);
         let matchit::InsertError::Conflict { with } = error else {
-            return Error::internal(format!("the route `{pattern}` at {place} is invalid: {error}"));
+            return Error::internal(format!("the route `{pattern}` at {location} is invalid: {error}"));
         };
         let first = self.routes.iter().find(|other| other.verb() == route.verb() && other.pattern == *with);
-        let first = first.map_or(String::new(), |first| format!(" at {}", first.place));
-        Error::internal(format!("the route {} `{pattern}` at {place} conflicts with `{with}`{first}", route.verb()))
+        let first = first.map_or(String::new(), |first| format!(" at {}", first.location));
+        Error::internal(format!("the route {} `{pattern}` at {location} conflicts with `{with}`{first}", route.verb()))
     }
 
     /// Returns all routes, in the order in which they were added.
@@ -96,7 +96,7 @@ impl<T> Router<T> {
         let own = self.at(method.as_str(), path);
         let or_get = || if *method == Method::Head { self.at("GET", path) } else { None };
         if let Some((number, params)) = own.or_else(or_get).or_else(|| self.at(ANY, path)) {
-            return Found::Route(&self.routes[number].goal, number, params);
+            return Found::Route(&self.routes[number].endpoint, number, params);
         }
         match self.methods(path) {
             methods if methods.is_empty() => Found::Nothing,
@@ -142,7 +142,7 @@ mod tests {
     }
 
     fn add(router: &mut Router<()>, method: Option<Method>, route: &str) -> Result<()> {
-        router.add(Route { method, pattern: route.to_owned(), place: Location::caller(), goal: () })
+        router.add(Route { method, pattern: route.to_owned(), location: Location::caller(), endpoint: () })
     }
 
     fn params(found: Found<'_, ()>) -> Vec<(String, String)> {

@@ -148,7 +148,7 @@ pub(super) enum ToParent {
 pub(super) enum Ended {
     Done { has_output: bool },
     Failed { status: u16, chain: String, backtrace: Option<String> },
-    Panicked { message: String, place: Option<String>, backtrace: Option<String> },
+    Panicked { message: String, location: Option<String>, backtrace: Option<String> },
     Cancelled,
     TimedOut,
     Abandoned,
@@ -179,7 +179,7 @@ impl Ended {
             },
             Failure::Panic(panic) => Ended::Panicked {
                 message: text(&panic.message),
-                place: panic.location.as_deref().map(text),
+                location: panic.location.as_deref().map(text),
                 backtrace: panic.backtrace.as_deref().map(backtrace),
             },
             Failure::Cancelled => Ended::Cancelled,
@@ -198,9 +198,7 @@ impl Ended {
                 Err(_) => Failure::Error(plain_error("its output is not valid UTF-8")),
             },
             Ended::Failed { status, chain, .. } => Failure::Error(error(status, chain)),
-            Ended::Panicked { message, place, backtrace } => {
-                Failure::Panic(Panic { message, location: place, backtrace })
-            }
+            Ended::Panicked { message, location, backtrace } => Failure::Panic(Panic { message, location, backtrace }),
             Ended::Cancelled => Failure::Cancelled,
             Ended::TimedOut => Failure::TimedOut,
             Ended::Abandoned => Failure::Abandoned,

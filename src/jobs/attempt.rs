@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::engine::{Claimed, End, Ending, Last};
+use super::engine::{Claimed, LastValues, Resolution, ResolvedAttempt};
 use super::facade::Jobs;
 use super::job_config::{Kind, output_of};
 use super::record::{Cause, Millis};
@@ -54,8 +54,8 @@ impl JobRun {
     }
 
     /// Returns the last progress and the output of the attempt.
-    pub(super) fn last(&self, task: &Record) -> Last {
-        Last { progress: Some(steps(task)), output: lock(&self.output).clone() }
+    pub(super) fn last_values(&self, task: &Record) -> LastValues {
+        LastValues { progress: Some(steps(task)), output: lock(&self.output).clone() }
     }
 }
 
@@ -203,8 +203,8 @@ impl Attempt {
             Err(Failure::Cancelled) if task.record().stop_reason() == Some(Stop::Deadline) => Err(Failure::TimedOut),
             other => other,
         };
-        let (end, wait) = self.end(&outcome);
-        let is_ours = self.resolve(end);
+        let (resolution, wait) = self.resolution(&outcome);
+        let is_ours = self.resolve(resolution);
         match (outcome, wait.filter(|_| is_ours)) {
             (Err(failure), _) if self.run.is_committed.load(Ordering::Acquire) => {
                 self.warn(&format!("{} after its transaction had completed it: it counts as done", failure.verdict()));
@@ -219,9 +219,9 @@ impl Attempt {
     }
 
     /// Returns the outcome to report, and the backoff before the next attempt if there is one.
-    fn end(&self, outcome: &Outcome<()>) -> (End, Option<Duration>) {
+    fn resolution(&self, outcome: &Outcome<()>) -> (Resolution, Option<Duration>) {
         let failure = match outcome {
-            Ok(()) => return (End::Done, None),
+            Ok(()) => return (Resolution::Done, None),
             Err(Failure::Cancelled) => return (self.cancelled(), None),
             Err(failure) => failure,
         };
@@ -232,26 +232,26 @@ impl Attempt {
         };
         match wait {
             // The failure may come from the cancellation, so the job is not retried.
-            Some(_) if self.running_job.is_cancelled() => (End::Cancelled { message: Some(message) }, None),
-            Some(wait) => (End::Retry { wait: wait.as_millis() as Millis, message }, Some(wait)),
-            None => (End::Dead { message, cause: cause(failure) }, None),
+            Some(_) if self.running_job.is_cancelled() => (Resolution::Cancelled { message: Some(message) }, None),
+            Some(wait) => (Resolution::Retry { wait: wait.as_millis() as Millis, message }, Some(wait)),
+            None => (Resolution::Dead { message, cause: cause(failure) }, None),
         }
     }
 
     /// Returns the outcome of an attempt that was dropped unresolved. An attempt that never began counts as cancelled. An
     /// attempt whose end panicked has failed and is retried like any other.
-    fn end_unresolved(&self) -> End {
+    fn resolution_of_dropped(&self) -> Resolution {
         if !thread::panicking() {
             return self.cancelled();
         }
         let message = "its end panicked, and the outcome is unknown".to_owned();
-        self.end(&Err(Failure::Panic(Panic { message, location: None, backtrace: None }))).0
+        self.resolution(&Err(Failure::Panic(Panic { message, location: None, backtrace: None }))).0
     }
 
     /// Returns the outcome of a cancelled attempt: cancelled by a user, or released because the process stops.
-    fn cancelled(&self) -> End {
+    fn cancelled(&self) -> Resolution {
         let stops_with_the_process = self.registry.is_closing() && !self.running_job.is_cancelled();
-        if stops_with_the_process { End::Released } else { End::Cancelled { message: None } }
+        if stops_with_the_process { Resolution::Released } else { Resolution::Cancelled { message: None } }
     }
 
     fn retry(&self) -> Retry {
@@ -263,14 +263,14 @@ impl Attempt {
     ///
     /// A done job must not run again because the engine is unreachable: the thread waits for the engine, and the lease
     /// is renewed when it is back. The thread gives up only when the process stops; then the job runs again elsewhere.
-    fn resolve(&mut self, end: End) -> bool {
+    fn resolve(&mut self, resolution: Resolution) -> bool {
         self.is_resolved = true;
         self.running_job.mark_ending();
         self.jobs.shared.changed.notify();
-        let ending = self.ending(end);
+        let resolved = self.resolved_attempt(resolution);
         let (mut wait, mut is_logged) = (Duration::from_millis(50), false);
         loop {
-            match self.jobs.engine.resolve(self.claimed.id, self.claimed.token, ending.clone(), self.jobs.now()) {
+            match self.jobs.engine.resolve(self.claimed.id, self.claimed.token, resolved.clone(), self.jobs.now()) {
                 Ok(true) => return self.finish_running(true),
                 Ok(false) => {
                     self.warn(match self.running_job.is_forgotten() {
@@ -295,8 +295,8 @@ impl Attempt {
         }
     }
 
-    fn ending(&self, end: End) -> Ending {
-        Ending { end, last: self.run.last(self.running_job.record()) }
+    fn resolved_attempt(&self, resolution: Resolution) -> ResolvedAttempt {
+        ResolvedAttempt { resolution, last_values: self.run.last_values(self.running_job.record()) }
     }
 
     fn finish_running(&self, is_ours: bool) -> bool {
@@ -318,9 +318,9 @@ impl Drop for Attempt {
         if self.is_resolved {
             return;
         }
-        let ending = self.ending(self.end_unresolved());
-        let resolved = self.jobs.engine.resolve(self.claimed.id, self.claimed.token, ending, self.jobs.now());
-        if let Err(error) = resolved {
+        let resolved = self.resolved_attempt(self.resolution_of_dropped());
+        let result = self.jobs.engine.resolve(self.claimed.id, self.claimed.token, resolved, self.jobs.now());
+        if let Err(error) = result {
             self.warn(&format!("could not be released and waits until its lease expires: {}", error.chain()));
         }
         self.finish_running(true);

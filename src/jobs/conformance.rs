@@ -22,8 +22,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    CLOCK_SLACK, Capacity, Claimed, End, Ending, Engine, Enqueued, Entry, HeartbeatReply, Held, LATEST_TICK, Last,
-    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Retention, Steps, When, WorkerId, wait_after_interruption,
+    CLOCK_SLACK, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK, LastValues,
+    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, Steps, When, WorkerId,
+    wait_after_interruption,
 };
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 use crate::background::output::Output;
@@ -215,8 +216,8 @@ impl Process {
         std::iter::from_fn(|| self.take(1, now).pop()).map(|claimed| claimed.id).collect()
     }
 
-    fn finish(&self, claimed: &Claimed, end: impl Into<Ending>, now: Millis) {
-        assert!(self.resolve(claimed.id, claimed.token, end.into(), now).unwrap());
+    fn finish(&self, claimed: &Claimed, resolved: impl Into<ResolvedAttempt>, now: Millis) {
+        assert!(self.resolve(claimed.id, claimed.token, resolved.into(), now).unwrap());
     }
 
     fn info(&self, id: u64) -> JobInfo {
@@ -227,7 +228,7 @@ impl Process {
         self.info(id).state
     }
 
-    fn heartbeat_with(&self, held: &[Held]) -> HeartbeatReply {
+    fn heartbeat_with(&self, held: &[HeldJob]) -> HeartbeatReply {
         self.heartbeat(&self.worker, held, T).unwrap()
     }
 
@@ -245,7 +246,7 @@ impl Process {
             let claimed = self.take_one(now);
             assert_eq!(claimed.id, id);
             match state {
-                JobState::Done => self.finish(&claimed, End::Done, now),
+                JobState::Done => self.finish(&claimed, Resolution::Done, now),
                 JobState::Dead => self.finish(&claimed, dead("broken"), now),
                 _ => {}
             }
@@ -288,33 +289,33 @@ fn capacity(queue: &str, free: usize) -> Capacity {
     Capacity { queue: queue.to_owned(), free }
 }
 
-fn retry(wait: Millis) -> End {
-    End::Retry { wait, message: "connection refused".to_owned() }
+fn retry(wait: Millis) -> Resolution {
+    Resolution::Retry { wait, message: "connection refused".to_owned() }
 }
 
-fn dead(message: &str) -> End {
-    End::Dead { message: message.to_owned(), cause: Cause::Failed }
+fn dead(message: &str) -> Resolution {
+    Resolution::Dead { message: message.to_owned(), cause: Cause::Failed }
 }
 
-fn cancelled(message: Option<&str>) -> End {
-    End::Cancelled { message: message.map(str::to_owned) }
+fn cancelled(message: Option<&str>) -> Resolution {
+    Resolution::Cancelled { message: message.map(str::to_owned) }
 }
 
-fn every_end() -> Vec<End> {
-    vec![End::Done, retry(5), dead("broken"), cancelled(None), cancelled(Some("told to")), End::Released]
+fn every_resolution() -> Vec<Resolution> {
+    vec![Resolution::Done, retry(5), dead("broken"), cancelled(None), cancelled(Some("told to")), Resolution::Released]
 }
 
 /// Returns the outcome of a done job with that output.
-fn with_output(json: &str) -> Ending {
-    leaving(End::Done, None, Some(json))
+fn with_output(json: &str) -> ResolvedAttempt {
+    leaving(Resolution::Done, None, Some(json))
 }
 
-fn leaving(end: End, progress: Option<Steps>, output: Option<&str>) -> Ending {
-    Ending { end, last: Last { progress, output: output.map(Output::from_json) } }
+fn leaving(resolution: Resolution, progress: Option<Steps>, output: Option<&str>) -> ResolvedAttempt {
+    ResolvedAttempt { resolution, last_values: LastValues { progress, output: output.map(Output::from_json) } }
 }
 
-fn held(claimed: &Claimed) -> Held {
-    Held { id: claimed.id, token: claimed.token, progress: None }
+fn held(claimed: &Claimed) -> HeldJob {
+    HeldJob { id: claimed.id, token: claimed.token, progress: None }
 }
 
 fn ids(claimed: &[Claimed]) -> Vec<u64> {
@@ -480,23 +481,23 @@ pub(crate) fn a_stale_token_changes_nothing(bench: &dyn Bench) {
     let claimed = other.take_one(T + 1);
     assert_eq!(claimed.id, id);
     let before = other.info(id);
-    for end in every_end() {
+    for end in every_resolution() {
         for token in [stale.token, 0, u64::from(u32::MAX)] {
             assert!(!one.resolve(id, token, end.clone().into(), T + 2).unwrap(), "{end:?} with the token {token}");
         }
     }
     assert_eq!(other.info(id), before);
-    assert!(other.resolve(id, claimed.token, End::Done.into(), T + 3).unwrap());
+    assert!(other.resolve(id, claimed.token, Resolution::Done.into(), T + 3).unwrap());
 }
 
 pub(crate) fn an_attempt_is_resolved_once(bench: &dyn Bench) {
     let process = Process::of(bench);
-    for first in every_end() {
+    for first in every_resolution() {
         let id = process.add(entry(), T);
         let claimed = process.take_one(T);
         process.finish(&claimed, first.clone(), T + 1);
         let before = process.info(id);
-        for second in every_end() {
+        for second in every_resolution() {
             assert!(
                 !process.resolve(id, claimed.token, second.clone().into(), T + 2).unwrap(),
                 "{first:?}, then {second:?}"
@@ -510,7 +511,7 @@ pub(crate) fn an_attempt_is_resolved_once(bench: &dyn Bench) {
 pub(crate) fn a_done_job_stays_done(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let id = one.add(entry(), T);
-    one.finish(&one.take_one(T + 1), End::Done, T + 2);
+    one.finish(&one.take_one(T + 1), Resolution::Done, T + 2);
     let info = other.info(id);
     assert_eq!((info.state, info.attempt, info.began_at, info.ended_at), (JobState::Done, 1, Some(T + 1), Some(T + 2)));
     assert!(info.failures.is_empty());
@@ -540,7 +541,7 @@ pub(crate) fn a_released_job_is_first_again(bench: &dyn Bench) {
     let first = process.add(entry(), T);
     let second = process.add(entry(), T + 1);
     let claimed = process.take_one(T + 2);
-    process.finish(&claimed, End::Released, T + 3);
+    process.finish(&claimed, Resolution::Released, T + 3);
     let info = process.info(first);
     assert_eq!((info.state, info.attempt, info.interruptions), (JobState::Waiting, 0, 0));
     assert!(info.failures.is_empty());
@@ -556,7 +557,7 @@ pub(crate) fn a_dead_job_has_its_last_failures(bench: &dyn Bench) {
     let tries = MOST_FAILURES as u32 + 5;
     for attempt in 1..=tries {
         let message = format!("try {attempt}");
-        let end = if attempt == tries { dead(&message) } else { End::Retry { wait: 0, message } };
+        let end = if attempt == tries { dead(&message) } else { Resolution::Retry { wait: 0, message } };
         process.finish(&process.take_one(T), end, T + i64::from(attempt) - i64::from(tries));
     }
     let info = process.info(id);
@@ -607,7 +608,7 @@ pub(crate) fn a_heartbeat_returns_the_jobs_to_cancel(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     one.enqueue(vec![entry(); 3], T).unwrap();
     let claimed = one.take(3, T);
-    let all: Vec<Held> = claimed.iter().map(held).collect();
+    let all: Vec<HeldJob> = claimed.iter().map(held).collect();
     assert_eq!(one.heartbeat_with(&all), HeartbeatReply::default());
     other.cancel(claimed[1].id, T).unwrap();
     for _ in 0..2 {
@@ -621,7 +622,7 @@ pub(crate) fn a_heartbeat_returns_the_jobs_to_cancel(bench: &dyn Bench) {
     assert_eq!((info.state, info.is_cancelling), (JobState::Cancelled, false));
     // A job that completes despite its cancellation is done.
     other.cancel(claimed[2].id, T).unwrap();
-    one.finish(&claimed[2], End::Done, T);
+    one.finish(&claimed[2], Resolution::Done, T);
     let info = one.info(claimed[2].id);
     assert_eq!((info.state, info.is_cancelling), (JobState::Done, false));
     assert_eq!(one.heartbeat_with(&all[..1]), HeartbeatReply::default());
@@ -630,14 +631,14 @@ pub(crate) fn a_heartbeat_returns_the_jobs_to_cancel(bench: &dyn Bench) {
 /// A job that would be retried is cancelled instead, if its worker has not received the cancellation in time.
 pub(crate) fn a_cancellation_is_not_lost(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
-    for end in [retry(5), retry(0), End::Released] {
+    for end in [retry(5), retry(0), Resolution::Released] {
         let id = one.job_in(JobState::Waiting, T);
         let claimed = one.take_one(T);
         other.cancel(id, T).unwrap();
         one.finish(&claimed, end.clone(), T + 1);
         let info = one.info(id);
         assert_eq!((info.state, info.is_cancelling), (JobState::Cancelled, false), "{end:?}");
-        assert_eq!(info.failures.len(), usize::from(end != End::Released), "{end:?}");
+        assert_eq!(info.failures.len(), usize::from(end != Resolution::Released), "{end:?}");
     }
     let left = one.job_in(JobState::Running, T);
     other.cancel(left, T).unwrap();
@@ -681,7 +682,7 @@ pub(crate) fn a_revived_job_starts_with_all_attempts(bench: &dyn Bench) {
         assert_eq!(message, ["connection refused", "broken"]);
         let claimed = process.take_one(T + 2);
         assert_eq!((claimed.id, claimed.attempt), (id, 1));
-        process.finish(&claimed, End::Done, T + 3);
+        process.finish(&claimed, Resolution::Done, T + 3);
     }
     // A job that waits for its next attempt only waits no longer.
     let id = process.add(entry(), T);
@@ -713,7 +714,7 @@ pub(crate) fn a_job_is_not_revived_while_another_has_its_key(bench: &dyn Bench) 
     assert_eq!(claimed.id, second.id);
     assert!(!process.revive(first, T + 2).unwrap());
     assert_eq!(process.info(first), before);
-    process.finish(&claimed, End::Done, T + 3);
+    process.finish(&claimed, Resolution::Done, T + 3);
     // Now the key is free, and then the revived job uses it again.
     assert!(process.revive(first, T + 4).unwrap());
     assert_eq!(process.try_add(unique("photo-7"), T + 5), Enqueued { id: first, is_new: false });
@@ -762,7 +763,7 @@ pub(crate) fn a_paused_queue_starts_no_job(bench: &dyn Bench) {
 pub(crate) fn a_key_is_unique_while_its_job_is_not_finished(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let mut last = 0;
-    for end in [End::Done, dead("broken"), cancelled(None)] {
+    for end in [Resolution::Done, dead("broken"), cancelled(None)] {
         let new = one.try_add(Entry { when: When::After(100), ..unique("photo-7") }, T);
         assert!(new.is_new && new.id > last, "after the last one was finished");
         let same = Enqueued { id: new.id, is_new: false };
@@ -964,7 +965,7 @@ pub(crate) fn other_processes_see_the_progress(bench: &dyn Bench) {
         (info.done, info.total, info.message)
     };
     let told = |done, total, message: &str| {
-        one.heartbeat_with(&[Held { progress: Some((done, total, message.to_owned())), ..held(&claimed) }])
+        one.heartbeat_with(&[HeldJob { progress: Some((done, total, message.to_owned())), ..held(&claimed) }])
     };
     assert_eq!(so_far(&other), (0, 0, String::new()));
     assert_eq!(told(3, 10, "фото 3 из 10 📷"), HeartbeatReply::default());
@@ -986,31 +987,31 @@ pub(crate) fn other_processes_see_the_progress(bench: &dyn Bench) {
 /// Regression: the progress since the last heartbeat was lost, and a page went back to an earlier step at the end.
 pub(crate) fn every_outcome_stores_the_last_progress(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
-    for end in every_end() {
+    for end in every_resolution() {
         let id = one.add(entry(), T);
         let claimed = one.take_one(T);
-        one.heartbeat_with(&[Held { progress: Some((3, 5, "part 3".to_owned())), ..held(&claimed) }]);
+        one.heartbeat_with(&[HeldJob { progress: Some((3, 5, "part 3".to_owned())), ..held(&claimed) }]);
         let last = (5, 5, "вся 📷".to_owned());
         one.finish(&claimed, leaving(end.clone(), Some(last.clone()), None), T);
         let info = other.info(id);
         assert_eq!((info.done, info.total, info.message), last, "{end:?}");
         // A delayed heartbeat has no effect.
-        one.heartbeat_with(&[Held { progress: Some((4, 5, "part 4".to_owned())), ..held(&claimed) }]);
+        one.heartbeat_with(&[HeldJob { progress: Some((4, 5, "part 4".to_owned())), ..held(&claimed) }]);
         assert_eq!(other.info(id).done, 5, "{end:?}");
         if !other.state(id).is_finished() {
             let again = other.claim(&other.worker, &[capacity(QUEUE, 1)], T + 5).unwrap().pop().expect("it waits");
             let info = one.info(id);
             assert_eq!((info.done, info.total, info.message.as_str()), (0, 0, ""), "{end:?}");
-            other.finish(&again, End::Done, T + 5);
+            other.finish(&again, Resolution::Done, T + 5);
         }
     }
     // Without progress in the outcome, that of the last heartbeat stays; a stale token has no effect.
     let id = one.add(entry(), T);
     let claimed = one.take_one(T);
-    one.heartbeat_with(&[Held { progress: Some((3, 5, String::new())), ..held(&claimed) }]);
-    let last = leaving(End::Done, Some((9, 9, String::new())), Some("9"));
+    one.heartbeat_with(&[HeldJob { progress: Some((3, 5, String::new())), ..held(&claimed) }]);
+    let last = leaving(Resolution::Done, Some((9, 9, String::new())), Some("9"));
     assert!(!other.resolve(id, claimed.token + 1, last, T).unwrap());
-    one.finish(&claimed, End::Done, T);
+    one.finish(&claimed, Resolution::Done, T);
     let info = other.info(id);
     assert_eq!((info.done, info.total, info.output), (3, 5, StoredOutput::Absent));
 }
@@ -1022,11 +1023,12 @@ pub(crate) fn a_heartbeat_returns_the_lost_jobs(bench: &dyn Bench) {
     one.finish(&claimed[0], retry(0), T);
     let again = other.take_one(T);
     assert_eq!(again.id, claimed[0].id);
-    one.finish(&claimed[1], End::Done, T);
+    one.finish(&claimed[1], Resolution::Done, T);
     one.discard(claimed[1].id).unwrap();
     other.cancel(again.id, T).unwrap();
     let progress = Some((1, 2, "by one that has lost it".to_owned()));
-    let all: Vec<Held> = claimed.iter().map(|claimed| Held { progress: progress.clone(), ..held(claimed) }).collect();
+    let all: Vec<HeldJob> =
+        claimed.iter().map(|claimed| HeldJob { progress: progress.clone(), ..held(claimed) }).collect();
     let heartbeat = one.heartbeat_with(&all);
     let lost: BTreeSet<u64> = heartbeat.lost.into_iter().collect();
     assert_eq!(lost, [claimed[0].id, claimed[1].id].into());
@@ -1068,7 +1070,7 @@ pub(crate) fn jobs_of_an_expired_worker_wait_again(bench: &dyn Bench) {
     let later = other.add(entry(), T + 1);
     let tried = other.take_one(T + 1);
     assert_eq!(tried.id, later);
-    other.finish(&tried, End::Released, T + 1);
+    other.finish(&tried, Resolution::Released, T + 1);
 
     // Not before the lease expires, which does not depend on the wall clock.
     assert_eq!(other.recover(LONG, T).unwrap() + other.recover(LONG, T + YEAR).unwrap(), 0);
@@ -1135,19 +1137,21 @@ pub(crate) fn an_expired_worker_that_returns_is_evicted(bench: &dyn Bench) {
     let claimed = one.take_one(T);
     recover(&other, T);
     let progress = Some((1, 2, "by one that was thought dead".to_owned()));
-    assert!(one.heartbeat_with(&[Held { progress, ..held(&claimed) }]).is_evicted);
+    assert!(one.heartbeat_with(&[HeldJob { progress, ..held(&claimed) }]).is_evicted);
     let before = other.info(id);
     assert_eq!((before.state, before.message.as_str()), (JobState::Waiting, ""));
-    assert!(every_end().into_iter().all(|end| !one.resolve(id, claimed.token, end.into(), T).unwrap()));
+    assert!(
+        every_resolution().into_iter().all(|resolution| !one.resolve(id, claimed.token, resolution.into(), T).unwrap())
+    );
     assert_eq!(other.info(id), before);
     // It joins again with a new id, and a claim has a new token.
     let again = Process::new(one.engine.clone());
     assert_ne!(again.worker, one.worker);
     let reclaimed = again.take_one(T);
     assert_eq!((reclaimed.id, reclaimed.attempt), (id, 1));
-    assert!(!one.resolve(id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(!one.resolve(id, claimed.token, Resolution::Done.into(), T).unwrap());
     assert_eq!(again.heartbeat_with(&[held(&reclaimed)]), HeartbeatReply::default());
-    again.finish(&reclaimed, End::Done, T);
+    again.finish(&reclaimed, Resolution::Done, T);
 }
 
 pub(crate) fn a_worker_that_leaves_releases_its_jobs(bench: &dyn Bench) {
@@ -1160,10 +1164,10 @@ pub(crate) fn a_worker_that_leaves_releases_its_jobs(bench: &dyn Bench) {
     for claimed in &claimed {
         let info = other.info(claimed.id);
         assert_eq!((info.state, info.attempt, info.interruptions), (JobState::Waiting, 0, 0));
-        assert!(!one.resolve(claimed.id, claimed.token, End::Done.into(), T + 3).unwrap());
+        assert!(!one.resolve(claimed.id, claimed.token, Resolution::Done.into(), T + 3).unwrap());
     }
     assert_eq!((others.id, other.state(later)), (later, JobState::Running));
-    other.finish(&others, End::Released, T + 3);
+    other.finish(&others, Resolution::Released, T + 3);
     assert_eq!(other.take_all(T + 3), [held_by_one[0].id, held_by_one[1].id, later]);
 }
 
@@ -1231,10 +1235,10 @@ pub(crate) fn a_tick_enqueues_once_in_a_race(bench: &dyn Bench) {
 const ALL: Retention = Retention { age: Duration::MAX, count: u64::MAX };
 
 /// Returns a job with that outcome at that time.
-fn ended(process: &Process, end: impl Into<Ending>, at: Millis) -> u64 {
+fn ended(process: &Process, resolved: impl Into<ResolvedAttempt>, at: Millis) -> u64 {
     let id = process.add(entry(), T - YEAR);
     let claimed = process.take_one(T - YEAR);
-    process.finish(&claimed, end, at);
+    process.finish(&claimed, resolved, at);
     id
 }
 
@@ -1243,7 +1247,7 @@ pub(crate) fn a_done_job_keeps_its_output(bench: &dyn Bench) {
     let outputs =
         ["null", "17", r#""""#, r#"{"rows":17,"text":"é \" \\ \u0000 📷\n"}"#, "=[1.50, 18446744073709551616]"];
     let ids = outputs.map(|json| ended(&one, with_output(json), T));
-    let without = ended(&one, End::Done, T);
+    let without = ended(&one, Resolution::Done, T);
     for (id, json) in ids.into_iter().zip(outputs) {
         assert_eq!(other.info(id).output, StoredOutput::Whole(Output::from_json(json)));
     }
@@ -1252,7 +1256,7 @@ pub(crate) fn a_done_job_keeps_its_output(bench: &dyn Bench) {
 
 pub(crate) fn an_attempt_that_is_not_done_leaves_no_output(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
-    for end in every_end().into_iter().filter(|end| *end != End::Done) {
+    for end in every_resolution().into_iter().filter(|end| *end != Resolution::Done) {
         let id = one.add(entry(), T);
         one.finish(&one.take_one(T), leaving(end.clone(), None, Some("17")), T);
         assert_eq!(other.info(id).output, StoredOutput::Absent, "{end:?}");
@@ -1260,7 +1264,7 @@ pub(crate) fn an_attempt_that_is_not_done_leaves_no_output(bench: &dyn Bench) {
         other.revive(id, T).unwrap();
         let again = other.claim(&other.worker, &[capacity(QUEUE, 1)], T + 5).unwrap().pop().expect("it waits");
         assert_eq!((again.id, one.info(id).output), (id, StoredOutput::Absent), "{end:?}");
-        other.finish(&again, End::Done, T + 5);
+        other.finish(&again, Resolution::Done, T + 5);
         assert_eq!(one.info(id).output, StoredOutput::Absent, "{end:?}");
     }
 }
@@ -1269,7 +1273,7 @@ pub(crate) fn an_output_of_a_megabyte_is_stored_and_left_out_of_lists(bench: &dy
     let (one, other) = Process::two(bench);
     let text: String = "длинный 'текст' ".chars().cycle().take(600_000).collect();
     let json = format!("\"{text}\"");
-    let (whole, without) = (ended(&one, with_output(&json), T), ended(&one, End::Done, T));
+    let (whole, without) = (ended(&one, with_output(&json), T), ended(&one, Resolution::Done, T));
     assert!(other.info(whole).output == StoredOutput::Whole(Output::from_json(json)));
     let list = other.list(JobState::Done, None, 9).unwrap();
     let listed: Vec<(u64, &StoredOutput)> = list.iter().map(|job| (job.id, &job.output)).collect();
@@ -1288,8 +1292,8 @@ pub(crate) fn outputs_are_deleted_with_their_jobs(bench: &dyn Bench) {
 
 pub(crate) fn finished_jobs_are_pruned_by_age(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
-    let old = [ended(&one, End::Done, T), ended(&one, cancelled(None), T + 10)];
-    let young = [ended(&one, End::Done, T + 20), ended(&one, cancelled(None), T + 30)];
+    let old = [ended(&one, Resolution::Done, T), ended(&one, cancelled(None), T + 10)];
+    let young = [ended(&one, Resolution::Done, T + 20), ended(&one, cancelled(None), T + 30)];
     let dead = ended(&one, dead("broken"), T);
     let others = [JobState::Running, JobState::Waiting, JobState::Scheduled].map(|state| one.job_in(state, T - YEAR));
     assert_eq!(other.prune(ALL, T + 40).unwrap(), 0);
@@ -1304,7 +1308,13 @@ pub(crate) fn finished_jobs_are_pruned_by_age(bench: &dyn Bench) {
 pub(crate) fn finished_jobs_are_pruned_by_count(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     // The last jobs to end stay, regardless of their ids; dead jobs do not count.
-    let ends = [(5, End::Done), (1, cancelled(None)), (4, cancelled(None)), (2, End::Done), (3, End::Done)];
+    let ends = [
+        (5, Resolution::Done),
+        (1, cancelled(None)),
+        (4, cancelled(None)),
+        (2, Resolution::Done),
+        (3, Resolution::Done),
+    ];
     let ended_then = ends.map(|(at, end)| (at, ended(&one, end, T + at)));
     let never: Vec<u64> = (0..3).map(|_| ended(&one, dead("broken"), T)).collect();
     assert_eq!(other.prune(Retention { count: 5, ..ALL }, T + 9).unwrap(), 0);
@@ -1376,7 +1386,7 @@ pub(crate) fn dead_jobs_are_counted_by_cause(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let die = |cause| {
         let id = one.add(entry(), T);
-        one.finish(&one.take_one(T), End::Dead { message: "again and again".to_owned(), cause }, T);
+        one.finish(&one.take_one(T), Resolution::Dead { message: "again and again".to_owned(), cause }, T);
         id
     };
     die(Cause::Failed);
@@ -1395,7 +1405,7 @@ pub(crate) fn dead_jobs_are_counted_by_cause(bench: &dyn Bench) {
     assert!(other.revive(panicked[0], T).unwrap());
     assert_eq!(one.counts().unwrap(), dead(4, 1, 2, 0, 1));
     // Another cause the second time.
-    one.finish(&one.take_one(T), End::Dead { message: "too late".to_owned(), cause: Cause::TimedOut }, T);
+    one.finish(&one.take_one(T), Resolution::Dead { message: "too late".to_owned(), cause: Cause::TimedOut }, T);
     assert_eq!(one.counts().unwrap(), dead(5, 2, 2, 0, 0));
 }
 
@@ -1407,8 +1417,8 @@ pub(crate) fn unknown_ids_are_not_an_error(bench: &dyn Bench) {
         assert_eq!(process.cancel(unknown, T).unwrap(), None);
         assert!(!process.revive(unknown, T).unwrap());
         assert!(!process.discard(unknown).unwrap());
-        assert!(!process.resolve(unknown, 1, End::Done.into(), T).unwrap());
-        assert_eq!(process.heartbeat_with(&[Held { id: unknown, token: 1, progress: None }]).lost, [unknown]);
+        assert!(!process.resolve(unknown, 1, Resolution::Done.into(), T).unwrap());
+        assert_eq!(process.heartbeat_with(&[HeldJob { id: unknown, token: 1, progress: None }]).lost, [unknown]);
     }
     assert_eq!(process.last_tick("unknown").unwrap(), None);
     assert_eq!(process.counts().unwrap(), JobCounts { running: 1, ..JobCounts::default() });
@@ -1447,7 +1457,7 @@ pub(crate) fn texts_are_stored_unchanged(bench: &dyn Bench) {
         let claimed = other.claim(&other.worker, &[capacity(text, 1)], T).unwrap().pop().expect(text);
         assert_eq!((claimed.name.as_str(), claimed.label.as_str(), claimed.payload.as_str()), (text, text, text));
         assert_eq!((claimed.queue.as_str(), claimed.origin.as_deref()), (text, Some(text)));
-        other.heartbeat_with(&[Held { progress: Some((1, 2, owned())), ..held(&claimed) }]);
+        other.heartbeat_with(&[HeldJob { progress: Some((1, 2, owned())), ..held(&claimed) }]);
         other.finish(&claimed, dead(text), T);
         let info = one.info(id);
         assert_eq!((info.name.as_str(), info.label.as_str(), info.payload.as_str()), (text, text, text));
@@ -1563,7 +1573,7 @@ pub(crate) fn jobs_survive_a_restart(bench: &dyn Bench) {
     // The waiting job is created last: it would be claimed instead of one of the others.
     let rest = [JobState::Done, JobState::Dead, JobState::Cancelled, JobState::Scheduled, JobState::Waiting];
     let mut infos = rest.map(|state| before.info(before.job_in(state, T))).to_vec();
-    infos.push(before.info(ended(&before, leaving(End::Done, Some((5, 5, "all".to_owned())), Some("17")), T)));
+    infos.push(before.info(ended(&before, leaving(Resolution::Done, Some((5, 5, "all".to_owned())), Some("17")), T)));
     before.pause("paused", true).unwrap();
     before.tick("nightly", T, None, T).unwrap();
     let running = before.add(Entry { priority: 9, ..unique("photo-7") }, T);
@@ -1586,7 +1596,7 @@ pub(crate) fn jobs_survive_a_restart(bench: &dyn Bench) {
     let again = Process::new(after.engine.clone());
     let claimed = again.take_one(T);
     assert_eq!((claimed.id, claimed.attempt, again.info(running).interruptions), (running, 1, 1));
-    assert!(!again.resolve(running, stale.token, End::Done.into(), T).unwrap());
-    again.finish(&claimed, End::Done, T);
+    assert!(!again.resolve(running, stale.token, Resolution::Done.into(), T).unwrap());
+    again.finish(&claimed, Resolution::Done, T);
     assert!(again.add(entry(), T) > running, "numbers go on where they were");
 }

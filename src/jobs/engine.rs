@@ -85,7 +85,7 @@ pub(crate) trait Engine: Send + Sync + 'static {
 
     /// Renews the worker's lease and stores the progress of its jobs. `held` lists all jobs that the worker runs: an
     /// engine may release a job that a live worker has not listed for long, since the worker never received that claim.
-    fn heartbeat(&self, worker: &WorkerId, held: &[Held], now: Millis) -> Result<HeartbeatReply>;
+    fn heartbeat(&self, worker: &WorkerId, held: &[HeldJob], now: Millis) -> Result<HeartbeatReply>;
 
     /// Removes the worker. Its jobs wait again at once, which counts neither as an attempt nor as an interruption.
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()>;
@@ -105,7 +105,7 @@ pub(crate) trait Engine: Send + Sync + 'static {
 
     /// Records the outcome of an attempt, in one step with its last progress and, if the job is done, its output.
     /// Returns false, and changes nothing, if the token is stale.
-    fn resolve(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool>;
+    fn resolve(&self, id: u64, token: u64, resolved: ResolvedAttempt, now: Millis) -> Result<bool>;
 
     /// Cancels a job: at once if it waits or is scheduled. The worker of a running job is told with its next
     /// `heartbeat`. Returns the state of the job after the call; `None` if there is no such job.
@@ -230,7 +230,7 @@ pub(crate) struct Claimed {
 
 /// A job that a worker says it runs, with its progress.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Held {
+pub(crate) struct HeldJob {
     pub(crate) id: u64,
     pub(crate) token: u64,
     /// The progress, if it has changed since the last heartbeat.
@@ -273,7 +273,7 @@ impl std::error::Error for Unavailable {}
 
 /// The outcome of an attempt. A message is stored as a [`JobFailure`](super::record::JobFailure).
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) enum End {
+pub(crate) enum Resolution {
     Done,
     /// The attempt failed, and the job is retried after `wait`.
     Retry {
@@ -296,30 +296,30 @@ pub(crate) enum End {
 
 /// The outcome of an attempt, with its last progress and its output.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Ending {
-    pub(crate) end: End,
-    pub(crate) last: Last,
+pub(crate) struct ResolvedAttempt {
+    pub(crate) resolution: Resolution,
+    pub(crate) last_values: LastValues,
 }
 
 /// The last values of an attempt.
 #[derive(Debug, Clone, Default, PartialEq)]
-pub(crate) struct Last {
+pub(crate) struct LastValues {
     /// The last progress; `None` if it has not changed since the last heartbeat.
     pub(crate) progress: Option<Steps>,
     /// The output, which is stored only if the job is done.
     pub(crate) output: Option<Output>,
 }
 
-impl From<End> for Ending {
-    fn from(end: End) -> Ending {
-        Ending { end, last: Last::default() }
+impl From<Resolution> for ResolvedAttempt {
+    fn from(resolution: Resolution) -> ResolvedAttempt {
+        ResolvedAttempt { resolution, last_values: LastValues::default() }
     }
 }
 
-impl Ending {
+impl ResolvedAttempt {
     /// Returns the output, if it is to be stored.
     pub(crate) fn output(&self) -> Option<&Output> {
-        self.last.output.as_ref().filter(|_| self.end == End::Done)
+        self.last_values.output.as_ref().filter(|_| self.resolution == Resolution::Done)
     }
 }
 

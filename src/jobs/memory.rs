@@ -12,8 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Abilities, CLOCK_SLACK, Capacity, Claimed, End, Ending, Engine, Enqueued, Entry, HeartbeatReply, Held, LATEST_TICK,
-    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Retention, When, WorkerId, wait_after_interruption,
+    Abilities, CLOCK_SLACK, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK,
+    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, When, WorkerId,
+    wait_after_interruption,
 };
 use super::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 use crate::error::Result;
@@ -125,7 +126,7 @@ impl Engine for Memory {
         Ok(WorkerId(id))
     }
 
-    fn heartbeat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<HeartbeatReply> {
+    fn heartbeat(&self, worker: &WorkerId, held: &[HeldJob], _now: Millis) -> Result<HeartbeatReply> {
         Ok(self.state().heartbeat(worker, held))
     }
 
@@ -146,11 +147,11 @@ impl Engine for Memory {
         Ok(self.state().scheduled.first().map(|(due, _)| *due))
     }
 
-    fn resolve(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
+    fn resolve(&self, id: u64, token: u64, resolved: ResolvedAttempt, now: Millis) -> Result<bool> {
         let mut state = self.state();
         let is_current = state.running(id, token).is_some();
         if is_current {
-            state.change(id, |job| job.end(ending, now));
+            state.change(id, |job| job.resolve(resolved, now));
             state.notify();
         }
         Ok(is_current)
@@ -402,7 +403,7 @@ impl State {
         }
     }
 
-    fn heartbeat(&mut self, worker: &WorkerId, held: &[Held]) -> HeartbeatReply {
+    fn heartbeat(&mut self, worker: &WorkerId, held: &[HeldJob]) -> HeartbeatReply {
         let Some(known) = self.workers.get_mut(&worker.0) else {
             return HeartbeatReply { is_evicted: true, ..HeartbeatReply::default() };
         };
@@ -419,7 +420,7 @@ impl State {
         reply
     }
 
-    fn note_progress(&mut self, held: &Held) {
+    fn note_progress(&mut self, held: &HeldJob) {
         let is_current = self.running(held.id, held.token).is_some();
         let job = self.jobs.get_mut(&held.id).filter(|_| is_current);
         if let (Some(job), Some((done, total, message))) = (job, &held.progress) {
@@ -580,27 +581,27 @@ impl Job {
         (info.done, info.total, info.message) = (0, 0, String::new());
     }
 
-    fn end(&mut self, ending: Ending, now: Millis) {
-        self.info.output = ending.output().cloned().into();
-        if let Some((done, total, message)) = ending.last.progress {
+    fn resolve(&mut self, resolved: ResolvedAttempt, now: Millis) {
+        self.info.output = resolved.output().cloned().into();
+        if let Some((done, total, message)) = resolved.last_values.progress {
             (self.info.done, self.info.total, self.info.message) = (done, total, message);
         }
-        match ending.end {
-            End::Done => self.finish(JobState::Done, now),
-            End::Retry { wait, message } => {
+        match resolved.resolution {
+            Resolution::Done => self.finish(JobState::Done, now),
+            Resolution::Retry { wait, message } => {
                 self.fail(message, now);
                 self.requeue_or_cancel(now, |job| job.wait_for(When::After(wait), now));
             }
-            End::Dead { message, cause } => {
+            Resolution::Dead { message, cause } => {
                 self.fail(message, now);
                 self.cause = cause;
                 self.finish(JobState::Dead, now);
             }
-            End::Cancelled { message } => {
+            Resolution::Cancelled { message } => {
                 message.into_iter().for_each(|message| self.fail(message, now));
                 self.finish(JobState::Cancelled, now);
             }
-            End::Released => self.release(now),
+            Resolution::Released => self.release(now),
         }
     }
 
@@ -743,7 +744,7 @@ mod tests {
             let claimed = memory.claim(&worker, &[capacity(1)], now).unwrap().pop().unwrap();
             let info = memory.find(claimed.id).unwrap().unwrap();
             ranks.push((info.due_at - Millis::from(info.priority) * PRIORITY_STEP, info.id));
-            assert!(memory.resolve(claimed.id, claimed.token, End::Done.into(), now).unwrap());
+            assert!(memory.resolve(claimed.id, claimed.token, Resolution::Done.into(), now).unwrap());
         }
         assert!(ranks.is_sorted());
         assert_eq!(memory.counts().unwrap().waiting, JOBS - CLAIMS);
@@ -782,7 +783,7 @@ mod tests {
             }
         }
         for claimed in memory.claim(&worker, &[capacity(99)], 0).unwrap() {
-            memory.resolve(claimed.id, claimed.token, End::Done.into(), 0).unwrap();
+            memory.resolve(claimed.id, claimed.token, Resolution::Done.into(), 0).unwrap();
         }
         for id in 1..=100 {
             memory.discard(id).unwrap();

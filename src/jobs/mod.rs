@@ -40,6 +40,7 @@ mod facade;
 mod job;
 mod job_config;
 mod memory;
+mod outage_log;
 mod progress;
 mod readiness;
 pub(crate) mod record;
@@ -52,7 +53,6 @@ mod schedule;
 mod sqlite;
 #[cfg(feature = "sqlite")]
 mod transaction;
-mod trouble;
 mod wait;
 
 /// The database of [`Jobs::enqueue_in`] and [`TaskContext::transaction`], in the version that they take.

@@ -5,7 +5,7 @@ use std::sync::{Condvar, Mutex};
 use std::time::{Duration, Instant};
 
 use super::engine::Unavailable;
-use super::trouble::OutageLog;
+use super::outage_log::OutageLog;
 use crate::error::Result;
 use crate::sync::{lock, wait_while_for};
 

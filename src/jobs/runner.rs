@@ -8,11 +8,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::attempt::Attempt;
-use super::engine::{CLOCK_SLACK, Capacity, Claimed, Held, WorkerId};
+use super::engine::{CLOCK_SLACK, Capacity, Claimed, HeldJob, WorkerId};
 use super::facade::{Jobs, Moment};
+use super::outage_log::{LONGEST_WAIT, OutageLog, log_failure};
 use super::record::{JobInfo, Millis};
 use super::running::RunningJob;
-use super::trouble::{LONGEST_WAIT, OutageLog, log_failure};
 use crate::background::handle::TaskHandle;
 use crate::background::request_info::RequestInfo;
 use crate::background::run::{Prepared, call_once};
@@ -306,7 +306,7 @@ impl JobRunner {
         let Some(worker_id) = lock(&self.worker_id).clone() else { return Ok(()) };
         let mut running_jobs = self.jobs.shared.running_jobs.all();
         running_jobs.retain(|running_job| !running_job.is_forgotten());
-        let held: Vec<Held> = running_jobs.iter().map(|running_job| running_job.held()).collect();
+        let held: Vec<HeldJob> = running_jobs.iter().map(|running_job| running_job.held()).collect();
         let reply = self.jobs.engine.heartbeat(&worker_id, &held, self.jobs.now())?;
         running_jobs.iter().zip(held).for_each(|(running_job, held)| running_job.set_reported(held));
         for id in reply.cancel {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 
-use super::engine::{Claimed, Held, Steps};
+use super::engine::{Claimed, HeldJob, Steps};
 use super::record::{JobInfo, JobState};
 use crate::background::record::{Record, Stop};
 use crate::sync::lock;
@@ -69,14 +69,14 @@ impl RunningJob {
     }
 
     /// Returns the job as a heartbeat reports it.
-    pub(super) fn held(&self) -> Held {
+    pub(super) fn held(&self) -> HeldJob {
         let now = steps(&self.record);
         let has_changed = *lock(&self.reported) != now;
-        Held { id: self.id, token: self.token, progress: has_changed.then_some(now) }
+        HeldJob { id: self.id, token: self.token, progress: has_changed.then_some(now) }
     }
 
     /// Records the progress that a heartbeat has reported.
-    pub(super) fn set_reported(&self, held: Held) {
+    pub(super) fn set_reported(&self, held: HeldJob) {
         if let Some(progress) = held.progress {
             *lock(&self.reported) = progress;
         }

@@ -111,8 +111,8 @@ impl TaskContext {
             .ok_or_else(|| Error::internal("only a job has a transaction, and this task is not a job"))?;
         let message = "a job has a transaction only if the jobs are stored in SQLite (`Jobs::sqlite`)";
         let engine = run.jobs.engine.as_any().downcast_ref::<Sqlite>().ok_or_else(|| Error::internal(message))?;
-        let last = || run.last(self.record());
-        let value = engine.transaction(run.id, run.token, run.jobs.now(), f, last)?;
+        let last_values = || run.last_values(self.record());
+        let value = engine.transaction(run.id, run.token, run.jobs.now(), f, last_values)?;
         run.is_committed.store(true, Ordering::Release);
         Ok(value)
     }

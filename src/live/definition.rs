@@ -12,7 +12,7 @@ use crate::error::{BoxError, Error, Result};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::router::BUILTIN;
-use crate::http::stream::source::{Feed, Pause};
+use crate::http::stream::source::{Pause, StreamSource};
 use crate::http::stream::sse::Event;
 use crate::http::templates::live_function::{Arguments, Show};
 use crate::watch::Call;
@@ -150,7 +150,7 @@ type FindSource = dyn Fn(&mut Request) -> Result<Option<LiveSource>> + Send + Sy
 pub(crate) struct Definition {
     pub(crate) name: String,
     /// The location of the definition.
-    pub(crate) place: &'static Location<'static>,
+    pub(crate) location: &'static Location<'static>,
     /// The path of the mounted application that defines it; empty for the whole site.
     pub(crate) prefix: String,
     template: String,
@@ -158,14 +158,14 @@ pub(crate) struct Definition {
 }
 
 impl Definition {
-    pub(crate) fn new<F, L>(name: &str, template: &str, f: F, place: &'static Location<'static>) -> Definition
+    pub(crate) fn new<F, L>(name: &str, template: &str, f: F, location: &'static Location<'static>) -> Definition
     where
         F: Fn(&mut Request) -> L + Send + Sync + 'static,
         L: IntoLive,
     {
         Definition {
             name: name.to_owned(),
-            place,
+            location,
             prefix: String::new(),
             template: template.to_owned(),
             find: Arc::new(move |req| f(req).into_live()),
@@ -178,8 +178,8 @@ impl Definition {
         if (1..=64).contains(&self.name.len()) && self.name.bytes().all(fits) {
             return Ok(());
         }
-        let (name, place) = (&self.name, self.place);
-        let message = format!("App::live(`{name}`) at {place}: a name has 1 to 64 letters, digits, `-` or `_`");
+        let (name, location) = (&self.name, self.location);
+        let message = format!("App::live(`{name}`) at {location}: a name has 1 to 64 letters, digits, `-` or `_`");
         Err(Error::internal(message))
     }
 
@@ -200,7 +200,7 @@ impl Definition {
             let arguments = req.query_pairs()?;
             match req.with_arguments(None, arguments, |req| find(req))? {
                 Some(LiveSource(source)) => source.stream(req, &template),
-                None => Ok(Response::event_feed(Nothing)),
+                None => Ok(Response::event_source(Nothing)),
             }
         }
     }
@@ -247,7 +247,7 @@ fn is_below(page: &str, path: &str) -> bool {
 /// The stream of a fragment without a state: it empties the element in the page, and ends.
 struct Nothing;
 
-impl Feed for Nothing {
+impl StreamSource for Nothing {
     fn write(&mut self, out: &mut Vec<u8>) -> Option<Pause> {
         // An event without data is not delivered.
         for event in [Event::new(" "), Event::new("").named("end")] {

@@ -39,7 +39,7 @@ use crate::http::files::hashes;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::session::unguessable;
-use crate::http::stream::source::{Feed, Pause};
+use crate::http::stream::source::{Pause, StreamSource};
 pub use crate::http::stream::sse::{Event, Events};
 use crate::http::stream::sse::{STILL_HERE, retry_after};
 use crate::http::templates::{Fragment, fragment};
@@ -345,7 +345,7 @@ impl Request {
         let fragment = fragment(self, template)?;
         fragment.render(&live.0, &live.0.look())?;
         let known = self.header("Last-Event-ID").and_then(|id| live.version_of(id)).unwrap_or(0);
-        Ok(Response::event_feed(Watch::new(live, fragment, known)))
+        Ok(Response::event_source(Watch::new(live, fragment, known)))
     }
 }
 
@@ -390,7 +390,7 @@ impl<T> Drop for Watch<T> {
 }
 
 /// The event stream of one page.
-impl<T> Feed for Watch<T>
+impl<T> StreamSource for Watch<T>
 where
     T: Clone + Serialize + Send + Sync + 'static,
 {

@@ -12,7 +12,7 @@ use lettre::Address;
 
 use super::fault::Fault;
 use super::message::Letter;
-use super::session::{Endpoint, Refused, Session};
+use super::session::{Refused, ServerSettings, Session};
 use crate::background::log_text::span;
 use crate::background::scope::Context;
 use crate::background::timer;
@@ -32,7 +32,7 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(super) struct Server(Arc<Shared>);
 
 struct Shared {
-    endpoint: Arc<Endpoint>,
+    settings: Arc<ServerSettings>,
     most: usize,
     state: Mutex<State>,
     freed: Condvar,
@@ -52,23 +52,23 @@ struct State {
 }
 
 impl Server {
-    pub(super) fn new(endpoint: Endpoint, most: usize) -> Server {
+    pub(super) fn new(settings: ServerSettings, most: usize) -> Server {
         let state =
             State { allowed: most, taken: 0, successes: 0, idle: Vec::new(), is_watched: false, refused_login: None };
-        let (endpoint, state) = (Arc::new(endpoint), Mutex::new(state));
-        Server(Arc::new(Shared { endpoint, most, state, freed: Condvar::new() }))
+        let (settings, state) = (Arc::new(settings), Mutex::new(state));
+        Server(Arc::new(Shared { settings, most, state, freed: Condvar::new() }))
     }
 
     /// Host and port, as the log may show them.
     pub(super) fn name(&self) -> &str {
-        &self.0.endpoint.name
+        &self.0.settings.name
     }
 
     /// Sends a mail, and returns the refused recipients. All others have it.
     ///
     /// Waits for a free connection, also for an open one if the server reports too many.
     pub(super) fn deliver(&self, letter: &Letter, to: &[Address]) -> Result<Vec<Refused>, Fault> {
-        let limits = self.0.endpoint.limits;
+        let limits = self.0.settings.limits;
         let (until, mut pause) = (Instant::now() + limits.patience, limits.pause);
         loop {
             let permit = Arc::new(self.0.take(until)?);
@@ -124,7 +124,7 @@ impl Shared {
                 return Err(self.not_sent("it was cancelled while it waited for a connection"));
             }
             if left.is_zero() {
-                let time = span(self.endpoint.limits.patience);
+                let time = span(self.settings.limits.patience);
                 return Err(self.not_sent(&format!("no connection was free for {time} (ASIDE_MAIL_CONNECTIONS)")));
             }
             state = wait_while_for(&self.freed, state, left.min(LOOK), |state| state.taken >= state.allowed);
@@ -135,14 +135,14 @@ impl Shared {
     }
 
     fn not_sent(&self, why: &str) -> Fault {
-        Fault::temporary(format!("the mail was not sent to the mail server {}: {why}", self.endpoint.name))
+        Fault::temporary(format!("the mail was not sent to the mail server {}: {why}", self.settings.name))
     }
 
     /// Returns the fault of the last login while it is too early to log in again. Each mail would try the same password.
     fn login_pause(&self) -> Option<Fault> {
         let state = self.state();
         let (at, message) = state.refused_login.as_ref()?;
-        let pause = self.endpoint.limits.login_pause;
+        let pause = self.settings.limits.login_pause;
         let since = at.elapsed();
         (since < pause)
             .then(|| Fault::temporary(format!("{message} (last attempt {} ago; not retried yet)", span(since))))
@@ -246,14 +246,14 @@ impl Permit {
     /// Opens a connection within the time limit, on a separate thread: name resolution has no time limit, and lettre sends
     /// QUIT to a silent server and waits for its answer.
     fn open(self: &Arc<Permit>) -> Result<Session, Fault> {
-        let endpoint = self.shared.endpoint.clone();
-        let (limit, name) = (endpoint.limits.step, endpoint.name.clone());
+        let settings = self.shared.settings.clone();
+        let (limit, name) = (settings.limits.step, settings.name.clone());
         let (tell, told) = sync_channel(1);
         let opening = thread::Builder::new().name("aside-mail-open".into());
         // An abandoned connection counts until its thread ends.
         let permit = self.clone();
         let opened = opening.spawn(move || {
-            let session = Session::open(&endpoint);
+            let session = Session::open(&settings);
             drop(permit);
             let _ = tell.send(session);
         });
@@ -286,7 +286,7 @@ impl Permit {
         }
         if others < state.allowed {
             state.allowed = others.max(1);
-            let (name, allowed) = (&self.shared.endpoint.name, state.allowed);
+            let (name, allowed) = (&self.shared.settings.name, state.allowed);
             log::warn!(
                 target: "aside::mail",
                 "The mail server {name} accepts no more connections; using at most {allowed} until {SUCCESSES_TO_RAISE} mails have been sent"

@@ -167,8 +167,8 @@ fn transport(url: &str, connections: usize, limits: Limits) -> Result<Transport>
         },
         Some((scheme @ ("smtp" | "smtps"), rest)) => {
             let rest = rest.strip_prefix("//").ok_or_else(|| Error::internal(forms))?;
-            let endpoint = ServerUrl::parse(scheme == "smtps", rest)?.endpoint(limits)?;
-            Ok(Transport::Server(Server::new(endpoint, connections.max(1))))
+            let settings = ServerUrl::parse(scheme == "smtps", rest)?.settings(limits)?;
+            Ok(Transport::Server(Server::new(settings, connections.max(1))))
         }
         _ => Err(Error::internal(forms)),
     }

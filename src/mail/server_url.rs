@@ -8,7 +8,7 @@ use lettre::transport::smtp::client::{CertificateStore, Tls, TlsParameters};
 use lettre::transport::smtp::extension::ClientId;
 use percent_encoding::percent_decode_str;
 
-use super::session::{Endpoint, Limits};
+use super::session::{Limits, ServerSettings};
 use crate::error::{Error, Result};
 use crate::trust;
 
@@ -42,9 +42,9 @@ impl ServerUrl {
                 "write `/` as %2F, `?` as %3F, `#` as %23 and `@` as %40 in its user and password",
             ));
         }
-        let (login, place) =
-            authority.rsplit_once('@').map_or((None, authority), |(login, place)| (Some(login), place));
-        let (host, port) = host_and_port(place)?;
+        let (login, authority) =
+            authority.rsplit_once('@').map_or((None, authority), |(login, authority)| (Some(login), authority));
+        let (host, port) = host_and_port(authority)?;
         let (path, query) = tail.split_once('?').unwrap_or((tail, ""));
         let hello = Some(path.trim_matches('/').to_owned()).filter(|name| !name.is_empty());
         if hello.as_ref().is_some_and(|name| !name.bytes().all(|byte| byte.is_ascii_graphic())) {
@@ -56,7 +56,7 @@ impl ServerUrl {
     }
 
     /// Parses the URL. It does not connect before the first mail.
-    pub(super) fn endpoint(self, limits: Limits) -> Result<Endpoint> {
+    pub(super) fn settings(self, limits: Limits) -> Result<ServerSettings> {
         let name = if self.host.contains(':') {
             format!("[{}]:{}", self.host, self.port)
         } else {
@@ -65,7 +65,7 @@ impl ServerUrl {
         let tls = self.tls.parameters(&self.host)?;
         let hello = self.hello.map_or_else(ClientId::default, ClientId::Domain);
         let credentials = self.login.map(|(user, password)| Credentials::new(user, password));
-        Ok(Endpoint { host: self.host, port: self.port, name, hello, tls, credentials, limits })
+        Ok(ServerSettings { host: self.host, port: self.port, name, hello, tls, credentials, limits })
     }
 }
 
@@ -104,13 +104,13 @@ impl Encryption {
     }
 }
 
-fn host_and_port(place: &str) -> Result<(String, Option<u16>)> {
-    let (host, port) = match place.strip_prefix('[').and_then(|place| place.split_once(']')) {
+fn host_and_port(authority: &str) -> Result<(String, Option<u16>)> {
+    let (host, port) = match authority.strip_prefix('[').and_then(|authority| authority.split_once(']')) {
         Some((host, "")) => (host, None),
         Some((host, port)) => (host, Some(port.strip_prefix(':').unwrap_or_default())),
-        None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+        None => authority.rsplit_once(':').map_or((authority, None), |(host, port)| (host, Some(port))),
     };
-    let is_host = if place.starts_with('[') { host.parse::<Ipv6Addr>().is_ok() } else { is_name(host) };
+    let is_host = if authority.starts_with('[') { host.parse::<Ipv6Addr>().is_ok() } else { is_name(host) };
     if host.is_empty() {
         return Err(Error::internal("it has no host"));
     }

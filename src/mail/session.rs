@@ -20,7 +20,7 @@ use super::message::Letter;
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// The address of a mail server, and the settings of a conversation.
-pub(super) struct Endpoint {
+pub(super) struct ServerSettings {
     pub(super) host: String,
     pub(super) port: u16,
     /// Host and port, as the log may show them.
@@ -59,7 +59,7 @@ impl Default for Limits {
     }
 }
 
-impl Endpoint {
+impl ServerSettings {
     fn fault(&self, step: Step, error: smtp::Error) -> Fault {
         let limit = if step == Step::Verdict { self.limits.verdict } else { self.limits.step };
         Fault::of_server(&self.name, limit, step, error)
@@ -118,7 +118,7 @@ impl Endpoint {
 /// An open connection.
 pub(super) struct Session {
     connection: SmtpConnection,
-    endpoint: Arc<Endpoint>,
+    settings: Arc<ServerSettings>,
     /// The number of mails sent through it.
     pub(super) mails: u32,
 }
@@ -131,8 +131,8 @@ pub(super) struct Refused {
 }
 
 impl Session {
-    pub(super) fn open(endpoint: &Arc<Endpoint>) -> Result<Session, Fault> {
-        Ok(Session { connection: endpoint.open()?, endpoint: endpoint.clone(), mails: 0 })
+    pub(super) fn open(settings: &Arc<ServerSettings>) -> Result<Session, Fault> {
+        Ok(Session { connection: settings.open()?, settings: settings.clone(), mails: 0 })
     }
 
     /// Sends a mail to these recipients, and returns the refused ones. All others have it.
@@ -140,7 +140,7 @@ impl Session {
         let parameters = self.parameters(letter, to)?;
         self.mails += 1;
         let from = Mail::new(Some(letter.from.clone()), parameters);
-        self.connection.command(from).map_err(|error| self.endpoint.fault(Step::Message, error))?;
+        self.connection.command(from).map_err(|error| self.settings.fault(Step::Message, error))?;
         let mut refused = Vec::new();
         for (index, address) in to.iter().enumerate() {
             match self.name_recipient(address) {
@@ -162,7 +162,7 @@ impl Session {
         }
         if letter.needs_8bit && !offers_8bit {
             let what = "does not accept non-ASCII bytes (8BITMIME), and an attached message has some";
-            return Err(Fault::fatal(format!("the mail server {} {what}", self.endpoint.name)));
+            return Err(Fault::fatal(format!("the mail server {} {what}", self.settings.name)));
         }
         let is_utf8 = offers_utf8 && (letter.needs_utf8 || to.iter().any(|address| !is_ascii(address)));
         let is_8bit = offers_8bit && (is_utf8 || letter.needs_8bit);
@@ -177,7 +177,7 @@ impl Session {
 
     fn cannot_take_utf8(&self) -> Fault {
         let what = "does not accept non-ASCII letters before the `@` (SMTPUTF8)";
-        Fault::fatal(format!("the mail server {} {what}", self.endpoint.name))
+        Fault::fatal(format!("the mail server {} {what}", self.settings.name))
     }
 
     fn name_recipient(&mut self, address: &Address) -> Result<(), Fault> {
@@ -185,15 +185,15 @@ impl Session {
             return Err(self.cannot_take_utf8());
         }
         let answer = self.connection.command(Rcpt::new(address.clone(), Vec::new()));
-        answer.map(drop).map_err(|error| self.endpoint.fault(Step::Recipient, error))
+        answer.map(drop).map_err(|error| self.settings.fault(Step::Recipient, error))
     }
 
     fn hand_over(&mut self, letter: &Letter) -> Result<(), Fault> {
-        self.connection.command(Data).map_err(|error| self.endpoint.fault(Step::Message, error))?;
-        let _ = self.connection.set_timeout(Some(self.endpoint.limits.verdict));
+        self.connection.command(Data).map_err(|error| self.settings.fault(Step::Message, error))?;
+        let _ = self.connection.set_timeout(Some(self.settings.limits.verdict));
         let taken = self.connection.message(&letter.sent.raw);
-        let _ = self.connection.set_timeout(Some(self.endpoint.limits.step));
-        taken.map(drop).map_err(|error| self.endpoint.fault(Step::Verdict, error))
+        let _ = self.connection.set_timeout(Some(self.settings.limits.step));
+        taken.map(drop).map_err(|error| self.settings.fault(Step::Verdict, error))
     }
 
     /// Sends QUIT if the connection still works.

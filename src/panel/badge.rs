@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::watch::spawn_thread;
+use super::polled_page::spawn_thread;
 use crate::http::request::Request;
 use crate::jobs::Jobs;
 use crate::sync::{lock, wait_while_for};

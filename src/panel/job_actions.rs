@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use super::job_snapshot::{short, trouble};
+use super::job_snapshot::{outage, short};
 use super::jobs::job_not_found;
 use super::page::back;
 use crate::error::{Error, Result, Status};
@@ -154,7 +154,7 @@ fn sweep(jobs: &Jobs, wanted: &Wanted, count: &mut u64, f: fn(&Jobs, u64) -> Res
 }
 
 fn flash_unreachable(req: &mut Request, error: &Error) {
-    req.flash("warning", format!("The job store is unreachable at the moment: {}", short(&trouble(error))));
+    req.flash("warning", format!("The job store is unreachable at the moment: {}", short(&outage(error))));
 }
 
 fn all_jobs() -> String {

@@ -32,7 +32,7 @@ const LISTS: [JobState; 6] =
 #[derive(Clone, Default, PartialEq, Serialize)]
 pub(super) struct Overview {
     /// The error, if the engine is unreachable.
-    trouble: Option<String>,
+    outage: Option<String>,
     store: String,
     counts: JobCounts,
     queues: Vec<Queue>,
@@ -42,13 +42,13 @@ pub(super) struct Overview {
 impl Overview {
     pub(super) fn of(scope: &Scope) -> Overview {
         let Some(jobs) = scope.get::<Jobs>() else { return Overview::default() };
-        Overview::read(&jobs).unwrap_or_else(|error| Overview { trouble: Some(trouble(&error)), ..Overview::default() })
+        Overview::read(&jobs).unwrap_or_else(|error| Overview { outage: Some(outage(&error)), ..Overview::default() })
     }
 
     fn read(jobs: &Jobs) -> Result<Overview> {
         let list = |state| List::of(jobs, state, None, NEWEST);
         Ok(Overview {
-            trouble: None,
+            outage: None,
             store: visible_line(&jobs.describe(), LONGEST),
             counts: jobs.counts()?,
             queues: jobs.queues()?.into_iter().map(Queue::of).collect(),
@@ -58,7 +58,7 @@ impl Overview {
 }
 
 /// Returns the message for an engine that is unreachable.
-pub(super) fn trouble(error: &Error) -> String {
+pub(super) fn outage(error: &Error) -> String {
     visible_up_to(&error.chain(), LONGEST * 5)
 }
 
@@ -222,18 +222,18 @@ fn percent(job: &JobInfo) -> Option<u8> {
 #[derive(Clone, PartialEq, Serialize)]
 pub(super) struct Shown {
     id: u64,
-    trouble: Option<String>,
+    outage: Option<String>,
     /// `None` also if the job no longer exists.
     job: Option<Whole>,
 }
 
 impl Shown {
     pub(super) fn of(id: u64, job: Option<&JobInfo>, scope: &Scope, now: Millis) -> Shown {
-        Shown { id, trouble: None, job: job.map(|job| Whole::of(job, scope, now)) }
+        Shown { id, outage: None, job: job.map(|job| Whole::of(job, scope, now)) }
     }
 
     pub(super) fn unreachable(id: u64, error: &Error) -> Shown {
-        Shown { id, trouble: Some(trouble(error)), job: None }
+        Shown { id, outage: Some(outage(error)), job: None }
     }
 }
 

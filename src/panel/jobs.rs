@@ -4,9 +4,9 @@
 
 use serde::Deserialize;
 
-use super::job_snapshot::{List, Overview, Shown, payload, short, trouble};
+use super::job_snapshot::{List, Overview, Shown, outage, payload, short};
 use super::page::{gone, page};
-use super::watch::{self, LivePage};
+use super::polled_page::{self, PolledPage};
 use crate::background::scope::Scope;
 use crate::context;
 use crate::error::{Error, Result, Status};
@@ -17,22 +17,23 @@ use crate::jobs::{JobInfo, JobState, Jobs};
 use crate::live::Live;
 
 /// The templates of the live fragments.
-const ALL: &str = "aside/panel_jobs_part.html";
-const ONE: &str = "aside/panel_job_record.html";
+const OVERVIEW_TEMPLATE: &str = "aside/panel_jobs_overview.html";
+const RECORD_TEMPLATE: &str = "aside/panel_job_record.html";
 
 /// The number of jobs in a list.
 const PAGE: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
-    let live_page = req.state::<LivePage<Overview>>();
-    let part = live_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/jobs/live"), ALL)?;
-    page(req, "aside/panel_jobs.html", "Jobs", context! { part })
+    let polled_page = req.state::<PolledPage<Overview>>();
+    let fragment =
+        polled_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/jobs/live"), OVERVIEW_TEMPLATE)?;
+    page(req, "aside/panel_jobs.html", "Jobs", context! { fragment })
 }
 
 pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
-    let (live_page, scope) = (req.state::<LivePage<Overview>>(), req.scope());
-    let response = req.live(live_page.refresh(&scope), ALL)?;
-    live_page.start_polling(scope);
+    let (polled_page, scope) = (req.state::<PolledPage<Overview>>(), req.scope());
+    let response = req.live(polled_page.refresh(&scope), OVERVIEW_TEMPLATE)?;
+    polled_page.start_polling(scope);
     Ok(response)
 }
 
@@ -68,7 +69,7 @@ fn list(req: &mut Request, state: JobState) -> Result<Response> {
 
 fn unreachable(req: &mut Request, error: &Error) -> Result<Response> {
     let title = "Jobs";
-    let page = page(req, "aside/panel_job_list.html", title, context! { title, trouble => trouble(error) })?;
+    let page = page(req, "aside/panel_job_list.html", title, context! { title, outage => outage(error) })?;
     Ok(page.status(Status::SERVICE_UNAVAILABLE))
 }
 
@@ -82,19 +83,23 @@ fn job(req: &mut Request) -> Result<Response> {
     let name = job.map_or_else(|| format!("Job {id}"), |job| short(&job.label));
     let payload = job.and_then(|job| payload(&jobs, job));
     let is_known = job.is_some();
-    let part = part_of(&jobs, id, found, &req.scope()).fragment(req, &format!("{BUILTIN}/jobs/{id}/live"), ONE)?;
-    page(req, "aside/panel_job.html", &name, context! { name, part, payload, is_known })
+    let fragment = live_job(&jobs, id, found, &req.scope()).fragment(
+        req,
+        &format!("{BUILTIN}/jobs/{id}/live"),
+        RECORD_TEMPLATE,
+    )?;
+    page(req, "aside/panel_job.html", &name, context! { name, fragment, payload, is_known })
 }
 
 pub(super) fn follow_job(req: &mut Request) -> Result<Response> {
     let (jobs, id, scope) = (req.jobs()?, req.param("id")?, req.scope());
-    let live = part_of(&jobs, id, jobs.find(id), &scope);
-    let response = req.live(&live, ONE)?;
-    watch::follow(live, move || read(&jobs, id, jobs.find(id), &scope));
+    let live = live_job(&jobs, id, jobs.find(id), &scope);
+    let response = req.live(&live, RECORD_TEMPLATE)?;
+    polled_page::follow(live, move || read(&jobs, id, jobs.find(id), &scope));
     Ok(response)
 }
 
-fn part_of(jobs: &Jobs, id: u64, found: Result<Option<JobInfo>>, scope: &Scope) -> Live<Shown> {
+fn live_job(jobs: &Jobs, id: u64, found: Result<Option<JobInfo>>, scope: &Scope) -> Live<Shown> {
     let (shown, is_last) = read(jobs, id, found, scope);
     let live = Live::new(shown);
     if is_last {
@@ -129,7 +134,8 @@ mod tests {
     use crate::app::App;
     use crate::config::Config;
     use crate::jobs::engine::{
-        Abilities, Capacity, Claimed, Ending, Engine, Enqueued, Entry, HeartbeatReply, Held, Retention, WorkerId,
+        Abilities, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, ResolvedAttempt, Retention,
+        WorkerId,
     };
     use crate::jobs::record::{JobCounts, Millis, QueueInfo};
     use crate::sync::{Notify, lock, wait_while};
@@ -172,7 +178,7 @@ mod tests {
         fn join(&self) -> Result<WorkerId> {
             self.fail()
         }
-        fn heartbeat(&self, _: &WorkerId, _: &[Held], _: Millis) -> Result<HeartbeatReply> {
+        fn heartbeat(&self, _: &WorkerId, _: &[HeldJob], _: Millis) -> Result<HeartbeatReply> {
             self.fail()
         }
         fn leave(&self, _: &WorkerId, _: Millis) -> Result<()> {
@@ -187,7 +193,7 @@ mod tests {
         fn next_due(&self) -> Result<Option<Millis>> {
             self.fail()
         }
-        fn resolve(&self, _: u64, _: u64, _: Ending, _: Millis) -> Result<bool> {
+        fn resolve(&self, _: u64, _: u64, _: ResolvedAttempt, _: Millis) -> Result<bool> {
             self.fail()
         }
         fn cancel(&self, _: u64, _: Millis) -> Result<Option<JobState>> {

@@ -11,16 +11,16 @@ mod jobs;
 #[cfg(feature = "mail")]
 mod outbox;
 mod page;
+mod polled_page;
 mod snapshot;
 mod tasks;
-mod watch;
 
 use std::sync::Arc;
 
 use self::badge::DeadJobs;
 use self::job_snapshot::Overview;
+use self::polled_page::PolledPage;
 use self::snapshot::Snapshot;
-use self::watch::LivePage;
 use crate::app::App;
 use crate::app::parts::Handler;
 use crate::background::log_text::escape;
@@ -96,7 +96,7 @@ struct Panel {
 
 impl Panel {
     fn new(not_found: Handler) -> Panel {
-        let app = page::with_templates(App::new()).state(LivePage::new(Snapshot::of));
+        let app = page::with_templates(App::new()).state(PolledPage::new(Snapshot::of));
         let panel = Panel { app, not_found };
         let panel = panel
             .get("/", tasks::overview)
@@ -136,7 +136,7 @@ fn only(methods: &str) -> Result<Response> {
 
 /// Adds the pages about jobs, if the application has jobs.
 fn with_jobs(panel: Panel) -> Panel {
-    let app = panel.app.state(LivePage::new(Overview::of)).state(DeadJobs::default());
+    let app = panel.app.state(PolledPage::new(Overview::of)).state(DeadJobs::default());
     Panel { app, ..panel }
         .get("/jobs", jobs::overview)
         .get("/jobs/live", jobs::follow_all)

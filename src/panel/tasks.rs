@@ -4,8 +4,8 @@
 use std::sync::Arc;
 
 use super::page::{back, gone, page};
+use super::polled_page::{self, PolledPage};
 use super::snapshot::{Snapshot, Whole, newest_first};
-use super::watch::{self, LivePage};
 use crate::background::handle::TaskInfo;
 use crate::background::record::Record;
 use crate::background::scope::Scope;
@@ -19,21 +19,21 @@ use crate::live::Live;
 
 /// The templates of the live fragments.
 const ALL: &str = "aside/panel_tasks.html";
-const ONE: &str = "aside/panel_record.html";
+const RECORD_TEMPLATE: &str = "aside/panel_record.html";
 
 /// The length, in characters, of a name in a heading or a message.
 const NAME: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
-    let live_page = req.state::<LivePage<Snapshot>>();
-    let part = live_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/live"), ALL)?;
-    page(req, "aside/panel.html", "Tasks", context! { part })
+    let polled_page = req.state::<PolledPage<Snapshot>>();
+    let fragment = polled_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/live"), ALL)?;
+    page(req, "aside/panel.html", "Tasks", context! { fragment })
 }
 
 pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
-    let (live_page, scope) = (req.state::<LivePage<Snapshot>>(), req.scope());
-    let response = req.live(live_page.refresh(&scope), ALL)?;
-    live_page.start_polling(scope);
+    let (polled_page, scope) = (req.state::<PolledPage<Snapshot>>(), req.scope());
+    let response = req.live(polled_page.refresh(&scope), ALL)?;
+    polled_page.start_polling(scope);
     Ok(response)
 }
 
@@ -55,9 +55,9 @@ fn list(req: &mut Request, title: &str, caption: &str, records: &[Arc<Record>]) 
 pub(super) fn task(req: &mut Request) -> Result<Response> {
     let Some(record) = requested(req)? else { return task_not_found(req) };
     let live = live_of(&record, &req.scope());
-    let part = live.fragment(req, &format!("{BUILTIN}/tasks/{}/live", record.id), ONE)?;
+    let fragment = live.fragment(req, &format!("{BUILTIN}/tasks/{}/live", record.id), RECORD_TEMPLATE)?;
     let name = visible_line(&record.name, NAME);
-    page(req, "aside/panel_task.html", &name, context! { name, part })
+    page(req, "aside/panel_task.html", &name, context! { name, fragment })
 }
 
 /// Follows one task. The page does not use [`TaskInfo::live`](crate::tasks::TaskInfo::live), since a user of the panel is not
@@ -65,9 +65,9 @@ pub(super) fn task(req: &mut Request) -> Result<Response> {
 pub(super) fn follow_task(req: &mut Request) -> Result<Response> {
     let Some(record) = requested(req)? else { return task_not_found(req) };
     let live = live_of(&record, &req.scope());
-    let response = req.live(&live, ONE)?;
+    let response = req.live(&live, RECORD_TEMPLATE)?;
     let scope = req.scope();
-    watch::follow(live, move || read(&record, &scope));
+    polled_page::follow(live, move || read(&record, &scope));
     Ok(response)
 }
 

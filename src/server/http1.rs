@@ -15,7 +15,7 @@ use crate::http::request::{Body, Method, Request, is_authority};
 use crate::http::response::{Response, ResponseBody};
 use crate::http::stream::disconnect::Disconnect;
 use crate::http::stream::source::follow;
-use crate::http::stream::writer::Outlet;
+use crate::http::stream::writer::StreamWriter;
 
 thread_local! {
     static DATE: TimeCache = const { TimeCache::new() };
@@ -59,9 +59,9 @@ pub(crate) struct CheckedHead {
 }
 
 impl CheckedHead {
-    /// Returns the terms for the response.
-    pub(crate) fn terms(&self) -> Terms {
-        Terms { http10: self.http10, head_only: self.method.as_str() == "HEAD", close: self.close }
+    /// Returns the options for writing the response.
+    pub(crate) fn write_options(&self) -> WriteOptions {
+        WriteOptions { http10: self.http10, head_only: self.method.as_str() == "HEAD", close: self.close }
     }
 
     /// Returns the request for the application. The host in the target replaces the `Host` header.
@@ -223,7 +223,7 @@ fn absolute(target: &str) -> Option<(&str, &str)> {
 
 /// The properties of the request and the connection that determine how a response is written.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Terms {
+pub(crate) struct WriteOptions {
     /// True for HTTP/1.0.
     pub(crate) http10: bool,
     /// True for a HEAD request.
@@ -232,10 +232,10 @@ pub(crate) struct Terms {
     pub(crate) close: bool,
 }
 
-impl Terms {
-    /// Returns the terms for the response to a refused request: the last one of the connection.
-    pub(crate) fn of_refusal(request: &Request) -> Terms {
-        Terms { http10: false, head_only: request.is_head(), close: true }
+impl WriteOptions {
+    /// Returns the options for writing the response to a refused request: the last one of the connection.
+    pub(crate) fn of_refusal(request: &Request) -> WriteOptions {
+        WriteOptions { http10: false, head_only: request.is_head(), close: true }
     }
 
     /// Makes this the last response of the connection if the transport says so, if its body ends with the connection, or if
@@ -263,12 +263,12 @@ impl Terms {
 pub(crate) fn write_response(
     out: &mut dyn Write,
     response: Response,
-    terms: Terms,
+    options: WriteOptions,
     disconnect: &Disconnect,
 ) -> io::Result<()> {
     let mut buffer =
-        head(&response, terms, response.body.length().map_or(0, |length| length.min(PIECE as u64)) as usize);
-    if !terms.has_body(response.status_code()) {
+        head(&response, options, response.body.length().map_or(0, |length| length.min(PIECE as u64)) as usize);
+    if !options.has_body(response.status_code()) {
         out.write_all(&buffer)?;
         return out.flush();
     }
@@ -283,11 +283,11 @@ pub(crate) fn write_response(
         ResponseBody::Reader(reader, length) => send_file(out, buffer, reader, length)?,
         ResponseBody::Stream { write, .. } => {
             out.write_all(&buffer)?;
-            send_stream(out, terms, disconnect, write)?;
+            send_stream(out, options, disconnect, write)?;
         }
-        ResponseBody::Feed(feed) => {
+        ResponseBody::Source(source) => {
             out.write_all(&buffer)?;
-            send_stream(out, terms, disconnect, |out| follow(feed, out))?;
+            send_stream(out, options, disconnect, |out| follow(source, out))?;
         }
     }
     out.flush()
@@ -296,13 +296,13 @@ pub(crate) fn write_response(
 /// Writes a stream: one chunk for each of its writes.
 fn send_stream(
     out: &mut dyn Write,
-    terms: Terms,
+    options: WriteOptions,
     disconnect: &Disconnect,
-    write: impl FnOnce(Outlet<'_>) -> io::Result<()>,
+    write: impl FnOnce(StreamWriter<'_>) -> io::Result<()>,
 ) -> io::Result<()> {
     out.flush()?;
-    let mut chunks = Chunks::new(out, terms);
-    let written = write(Outlet::new(&mut chunks, disconnect.clone()));
+    let mut chunks = Chunks::new(out, options);
+    let written = write(StreamWriter::new(&mut chunks, disconnect.clone()));
     // A stream that is told to end usually returns an error; its body is complete nevertheless.
     if !disconnect.is_signaled() {
         written?;
@@ -334,7 +334,7 @@ pub(crate) fn became_shorter() -> io::Error {
 }
 
 /// Returns the head of a response with its empty line, in a buffer that can hold `capacity` more bytes.
-pub(crate) fn head(response: &Response, terms: Terms, capacity: usize) -> Vec<u8> {
+pub(crate) fn head(response: &Response, options: WriteOptions, capacity: usize) -> Vec<u8> {
     let status = response.status_code();
     // Four for the separators of each line, and 192 for the lines that the transport adds.
     let fields: usize = response.headers().iter().map(|(name, value)| name.len() + value.len() + 4).sum();
@@ -345,11 +345,11 @@ pub(crate) fn head(response: &Response, terms: Terms, capacity: usize) -> Vec<u8
     lines.for_each(|(name, value)| append_line(&mut head, name, value));
     match response.body.length() {
         _ if status.is_bodiless() => {}
-        Some(length) => append(&mut head, format_args!("Content-Length: {}\r\n", declared(response, terms, length))),
-        None if terms.head_only || terms.http10 => {}
+        Some(length) => append(&mut head, format_args!("Content-Length: {}\r\n", declared(response, options, length))),
+        None if options.head_only || options.http10 => {}
         None => head.extend_from_slice(b"Transfer-Encoding: chunked\r\n"),
     }
-    match (terms.close, terms.http10) {
+    match (options.close, options.http10) {
         (true, _) => head.extend_from_slice(b"Connection: close\r\n"),
         (false, true) => head.extend_from_slice(b"Connection: keep-alive\r\n"),
         (false, false) => {}
@@ -359,9 +359,9 @@ pub(crate) fn head(response: &Response, terms: Terms, capacity: usize) -> Vec<u8
 }
 
 /// Returns the length for the head. A handler for HEAD may declare the length of a body that it did not create.
-fn declared(response: &Response, terms: Terms, length: u64) -> u64 {
+fn declared(response: &Response, options: WriteOptions, length: u64) -> u64 {
     let declared_by_handler = || response.headers().get("Content-Length").and_then(|value| value.parse().ok());
-    if terms.head_only && length == 0 { declared_by_handler().unwrap_or(0) } else { length }
+    if options.head_only && length == 0 { declared_by_handler().unwrap_or(0) } else { length }
 }
 
 /// Returns the header if it is valid. An invalid one, which could end its line, is logged and left out.
@@ -394,8 +394,8 @@ pub(crate) struct Chunks<'o> {
 }
 
 impl<'o> Chunks<'o> {
-    pub(crate) fn new(out: &'o mut dyn Write, terms: Terms) -> Chunks<'o> {
-        Chunks { out, framed: !terms.http10 }
+    pub(crate) fn new(out: &'o mut dyn Write, options: WriteOptions) -> Chunks<'o> {
+        Chunks { out, framed: !options.http10 }
     }
 
     /// Writes the last chunk, which is empty.
@@ -577,7 +577,7 @@ mod tests {
     #[test]
     fn a_response_head_declares_its_body() {
         let text = |response: &Response, http10, head_only| {
-            String::from_utf8(head(response, Terms { http10, head_only, close: false }, 0)).unwrap()
+            String::from_utf8(head(response, WriteOptions { http10, head_only, close: false }, 0)).unwrap()
         };
         let page = Response::text("hello").header("Connection", "upgrade").header("Content-Length", "7");
         assert!(text(&page, false, true).contains("\r\nContent-Length: 5\r\n"));

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::net::IpAddr;
 
 use super::disconnect_watcher::WatchedPage;
-use super::http1::{self, Terms};
+use super::http1::{self, WriteOptions};
 use super::{Counted, ServerState, StreamSlot};
 use crate::background::panics;
 use crate::background::thread_pool::{self, Work};
@@ -14,11 +14,11 @@ use crate::http::response::{Response, ResponseBody};
 /// Takes the slot of a response that is a stream. If the limit of streams is reached, the response becomes a 503.
 pub(super) fn take_slot(
     response: Response,
-    terms: Terms,
+    options: WriteOptions,
     client: Option<IpAddr>,
     state: &ServerState,
 ) -> (Response, Option<StreamSlot>) {
-    if !(response.is_stream() && terms.has_body(response.status_code())) {
+    if !(response.is_stream() && options.has_body(response.status_code())) {
         return (response, None);
     }
     match state.stream_slot(client) {
@@ -70,9 +70,14 @@ impl StreamThread {
 }
 
 /// Writes a response to its end, and returns true if that succeeded. A failure is logged.
-pub(super) fn write(out: &mut dyn Write, response: Response, terms: Terms, watched: Option<WatchedPage>) -> bool {
+pub(super) fn write(
+    out: &mut dyn Write,
+    response: Response,
+    options: WriteOptions,
+    watched: Option<WatchedPage>,
+) -> bool {
     let disconnect = watched.as_ref().map(WatchedPage::disconnect).cloned().unwrap_or_default();
-    let sent = panics::catch(|| http1::write_response(out, response, terms, &disconnect));
+    let sent = panics::catch(|| http1::write_response(out, response, options, &disconnect));
     // The watcher must be done with the socket before the connection is closed.
     drop(watched);
     match &sent {

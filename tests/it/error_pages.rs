@@ -234,10 +234,10 @@ fn problem_details_have_the_chain_and_location_for_the_developer() {
     let problem = |path| get(Mode::Development, path, &[("Accept", "application/json")]).json::<Value>();
     let debug = &problem("/context")["debug"];
     assert_eq!(debug["chain"], serde_json::json!(["cannot save", "disk <full>"]));
-    assert!(debug["place"].as_str().unwrap().starts_with("tests/it/error_pages.rs:"), "{debug}");
-    assert_eq!(problem("/orders")["debug"]["place"], "order.html:3");
+    assert!(debug["location"].as_str().unwrap().starts_with("tests/it/error_pages.rs:"), "{debug}");
+    assert_eq!(problem("/orders")["debug"]["location"], "order.html:3");
     let panic = problem("/boom");
-    assert!(panic["debug"]["place"].as_str().unwrap().starts_with("tests/it/error_pages.rs:"), "{panic}");
+    assert!(panic["debug"]["location"].as_str().unwrap().starts_with("tests/it/error_pages.rs:"), "{panic}");
 }
 
 #[test]

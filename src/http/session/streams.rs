@@ -10,8 +10,8 @@ use crate::error::Result;
 use crate::http::response::{Response, ResponseBody};
 use crate::http::session::store::{EntryKind, Store};
 use crate::http::stream::disconnect::{Disconnect, OnSignal};
-use crate::http::stream::source::{Feed, Pause};
-use crate::http::stream::writer::Outlet;
+use crate::http::stream::source::{Pause, StreamSource};
+use crate::http::stream::writer::StreamWriter;
 use crate::sync::lock;
 use crate::watch::Call;
 
@@ -82,15 +82,15 @@ impl OpenStreams {
         self.0.watch(store);
         response.body = match std::mem::take(&mut response.body) {
             ResponseBody::Stream { write, is_live } => {
-                let write = move |out: Outlet<'_>| {
+                let write = move |out: StreamWriter<'_>| {
                     let gone = out.disconnect().clone();
                     let _registration = entry.ended.on_signal(move || gone.signal());
                     write(out)
                 };
                 ResponseBody::Stream { write: Box::new(write), is_live }
             }
-            ResponseBody::Feed(feed) => {
-                ResponseBody::Feed(Box::new(BoundFeed { feed, registration: Mutex::new(None), entry }))
+            ResponseBody::Source(source) => {
+                ResponseBody::Source(Box::new(BoundSource { source, registration: Mutex::new(None), entry }))
             }
             body => body,
         };
@@ -180,20 +180,20 @@ impl Drop for Entry {
 }
 
 /// A stream source that ends with its session.
-struct BoundFeed {
-    feed: Box<dyn Feed>,
+struct BoundSource {
+    source: Box<dyn StreamSource>,
     /// Registers the transport's callback for the end of the session.
     registration: Mutex<Option<OnSignal>>,
     entry: Entry,
 }
 
-impl Feed for BoundFeed {
+impl StreamSource for BoundSource {
     fn write(&mut self, out: &mut Vec<u8>) -> Option<Pause> {
-        if self.entry.ended.is_signaled() { None } else { self.feed.write(out) }
+        if self.entry.ended.is_signaled() { None } else { self.source.write(out) }
     }
 
     fn call_when_new(&self, call: Call) {
-        self.feed.call_when_new(call.clone());
+        self.source.call_when_new(call.clone());
         *lock(&self.registration) = Some(self.entry.ended.on_signal(move || call()));
     }
 }

@@ -3,8 +3,8 @@
 use std::io::{self, Write};
 use std::time::Duration;
 
-use super::source::Feed;
-use super::writer::Outlet;
+use super::source::StreamSource;
+use super::writer::StreamWriter;
 use crate::http::response::Response;
 
 /// One event of a stream.
@@ -63,7 +63,7 @@ impl Event {
 
 /// The writer of an event stream: [`Response::events`].
 pub struct Events<'o> {
-    out: Outlet<'o>,
+    out: StreamWriter<'o>,
 }
 
 impl Events<'_> {
@@ -174,9 +174,9 @@ impl Response {
         as_events(Response::stream_to("text/event-stream", true, move |out| write(&mut Events { out })))
     }
 
-    /// Returns a stream of events that a feed writes.
-    pub(crate) fn event_feed(feed: impl Feed + 'static) -> Response {
-        as_events(Response::feed("text/event-stream", feed))
+    /// Returns a stream of events that a source writes.
+    pub(crate) fn event_source(source: impl StreamSource + 'static) -> Response {
+        as_events(Response::from_source("text/event-stream", source))
     }
 }
 
@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn a_stream_has_the_events_that_the_closure_sends() {
         let mut out = Vec::new();
-        let mut events = Events { out: Outlet::new(&mut out, Disconnect::default()) };
+        let mut events = Events { out: StreamWriter::new(&mut out, Disconnect::default()) };
         events.retry_after(Duration::from_millis(1_500)).unwrap();
         events.send("<b>").unwrap();
         events.keep_alive().unwrap();

@@ -6,14 +6,14 @@ use std::io::{self, Write};
 use super::disconnect::Disconnect;
 
 /// The writer of a stream. Writing fails once the client has disconnected or the server stops.
-pub(crate) struct Outlet<'o> {
+pub(crate) struct StreamWriter<'o> {
     out: &'o mut dyn Write,
     disconnect: Disconnect,
 }
 
-impl<'o> Outlet<'o> {
-    pub(crate) fn new(out: &'o mut dyn Write, disconnect: Disconnect) -> Outlet<'o> {
-        Outlet { out, disconnect }
+impl<'o> StreamWriter<'o> {
+    pub(crate) fn new(out: &'o mut dyn Write, disconnect: Disconnect) -> StreamWriter<'o> {
+        StreamWriter { out, disconnect }
     }
 
     /// Returns the signal of the disconnect.
@@ -36,7 +36,7 @@ impl<'o> Outlet<'o> {
     }
 }
 
-impl Write for Outlet<'_> {
+impl Write for StreamWriter<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         self.check()?;
         self.out.write(bytes)

@@ -35,7 +35,8 @@ use self::liveness::WorkerLiveness;
 use self::losses::{Losses, Snapshot};
 use self::values::values;
 use super::engine::{
-    Abilities, Capacity, Claimed, End, Ending, Engine, Enqueued, Entry, HeartbeatReply, Held, Retention, WorkerId,
+    Abilities, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, Resolution, ResolvedAttempt,
+    Retention, WorkerId,
 };
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::{Error, Result};
@@ -159,7 +160,7 @@ impl Engine for Redis {
         Ok(WorkerId(id))
     }
 
-    fn heartbeat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<HeartbeatReply> {
+    fn heartbeat(&self, worker: &WorkerId, held: &[HeldJob], _now: Millis) -> Result<HeartbeatReply> {
         let mut values = values![worker.0].to_vec();
         values.extend(held.iter().flat_map(values::held));
         let (is_known, cancel, lost): (bool, Vec<u64>, Vec<u64>) = self.run(&scripts::HEARTBEAT, &values)?;
@@ -198,13 +199,13 @@ impl Engine for Redis {
         self.run(&scripts::NEXT_DUE, &[])
     }
 
-    fn resolve(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
+    fn resolve(&self, id: u64, token: u64, resolved: ResolvedAttempt, now: Millis) -> Result<bool> {
         let now = values::exact(now);
         let mut values = values![now, id, token].to_vec();
         // The worker knows that a finished job frees capacity; other workers are notified only if the job waits again.
-        let waits_again = matches!(ending.end, End::Retry { .. } | End::Released);
-        values.extend(values::last(&ending));
-        values.extend(values::end(ending.end, now));
+        let waits_again = matches!(resolved.resolution, Resolution::Retry { .. } | Resolution::Released);
+        values.extend(values::last_values(&resolved));
+        values.extend(values::resolution(resolved.resolution, now));
         let answer: String = self.pool.run_as(&format!("{id} {token}"), &scripts::RESOLVE, &values)?;
         if waits_again {
             self.notify();

@@ -16,7 +16,8 @@ use crate::background::output::Output;
 use crate::error::{Result, Status};
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::{
-    Capacity, Claimed, End, Ending, Engine, Entry, HeartbeatReply, Held, Last, Retention, Unavailable, When, WorkerId,
+    Capacity, Claimed, Engine, Entry, HeartbeatReply, HeldJob, LastValues, Resolution, ResolvedAttempt, Retention,
+    Unavailable, When, WorkerId,
 };
 use crate::jobs::memory::Memory;
 use crate::jobs::record::{Cause, JobCounts, JobState, Millis, StoredOutput};
@@ -94,8 +95,8 @@ fn take(engine: &Redis, worker: &WorkerId, most: usize) -> Result<Vec<Claimed>> 
     engine.claim(worker, &[Capacity { queue: "default".to_owned(), free: most }], T)
 }
 
-fn end(engine: &Redis, claimed: &Claimed, end: End) -> Result<bool> {
-    engine.resolve(claimed.id, claimed.token, end.into(), T)
+fn resolve(engine: &Redis, claimed: &Claimed, resolution: Resolution) -> Result<bool> {
+    engine.resolve(claimed.id, claimed.token, resolution.into(), T)
 }
 
 fn counts(waiting: u64, running: u64, done: u64) -> JobCounts {
@@ -212,8 +213,8 @@ fn a_full_memory_refuses_new_jobs_and_lets_others_complete() {
     assert!(error.contains("OOM") && error.contains("maxmemory"), "{error}");
     let claimed = take(&engine, &worker, 9).unwrap();
     assert_eq!(claimed.len(), ids.len());
-    assert!(end(&engine, &claimed[0], End::Done).unwrap());
-    assert!(end(&engine, &claimed[1], End::Released).unwrap());
+    assert!(resolve(&engine, &claimed[0], Resolution::Done).unwrap());
+    assert!(resolve(&engine, &claimed[1], Resolution::Released).unwrap());
     assert_eq!(engine.counts().unwrap(), counts(1, 1, 1));
     let () = ask(&server, "CONFIG SET maxmemory 0");
     add(&engine, "there is room again").unwrap();
@@ -276,7 +277,7 @@ fn jobs_continue_over_restarts_of_the_server() {
                 while done.load(Ordering::Relaxed) < JOBS {
                     // An interrupted call is repeated: no claim and no outcome is lost.
                     for claimed in eventually(|| take(engine, &worker, 5).ok()) {
-                        assert!(eventually(|| end(engine, &claimed, End::Done).ok()));
+                        assert!(eventually(|| resolve(engine, &claimed, Resolution::Done).ok()));
                         done.fetch_add(1, Ordering::Relaxed);
                     }
                 }
@@ -298,7 +299,7 @@ fn running_jobs_survive_a_killed_server() {
     let ids: Vec<u64> = engine.enqueue(vec![entry("job"); 4], T).unwrap().iter().map(|new| new.id).collect();
     // A released job runs from another stream.
     let first = take(&engine, &worker, 1).unwrap();
-    assert!(end(&engine, &first[0], End::Released).unwrap());
+    assert!(resolve(&engine, &first[0], Resolution::Released).unwrap());
     let claimed = take(&engine, &worker, 3).unwrap();
     let order = |claimed: &[Claimed]| claimed.iter().map(|claimed| claimed.id).collect::<Vec<_>>();
     assert_eq!(order(&claimed), ids[..3]);
@@ -311,10 +312,10 @@ fn running_jobs_survive_a_killed_server() {
             });
         }
         server.restart();
-        let held: Vec<_> = claimed.iter().map(|job| Held { id: job.id, token: job.token, progress: None }).collect();
+        let held: Vec<_> = claimed.iter().map(|job| HeldJob { id: job.id, token: job.token, progress: None }).collect();
         assert_eq!(engine.heartbeat(&worker, &held, T).unwrap(), HeartbeatReply::default());
     }
-    assert!(end(&engine, &claimed[1], End::Done).unwrap());
+    assert!(resolve(&engine, &claimed[1], Resolution::Done).unwrap());
     engine.leave(&worker, T).unwrap();
     let worker = engine.join().unwrap();
     assert_eq!(order(&take(&engine, &worker, 9).unwrap()), [ids[0], ids[2], ids[3]]);
@@ -335,7 +336,7 @@ fn a_suspended_server_is_an_error_and_works_when_it_resumes() {
     // The server executed the claim late. The worker gets its reply now.
     let claimed = eventually(|| take(&engine, &worker, 1).ok());
     assert_eq!(claimed.iter().map(|claimed| claimed.id).collect::<Vec<_>>(), [id]);
-    assert!(end(&engine, &claimed[0], End::Done).unwrap());
+    assert!(resolve(&engine, &claimed[0], Resolution::Done).unwrap());
     add(&engine, "after").unwrap();
 }
 
@@ -375,7 +376,7 @@ fn a_server_that_restarts_empty_has_lost_its_jobs() {
     let claimed = take(&engine, &worker, 2).unwrap();
     assert!(!engine.observe().unwrap().has_lost_jobs && !other.observe().unwrap().has_lost_jobs);
     server.restart();
-    let held: Vec<_> = claimed.iter().map(|job| Held { id: job.id, token: job.token, progress: None }).collect();
+    let held: Vec<_> = claimed.iter().map(|job| HeldJob { id: job.id, token: job.token, progress: None }).collect();
     let heartbeat = engine.heartbeat(&worker, &held, T).unwrap();
     assert!(heartbeat.is_evicted && heartbeat.has_lost_jobs, "no other worker has its jobs");
     assert!(!engine.observe().unwrap().has_lost_jobs, "it is reported once");
@@ -524,7 +525,7 @@ fn a_lost_reply_has_no_effect_twice() {
     let worker = engine.join().unwrap();
     // The server knows each script, so that the lost reply is that of the operation itself.
     let id = add(&engine, "warm").unwrap();
-    assert!(end(&engine, &take(&engine, &worker, 1).unwrap()[0], End::Done).unwrap());
+    assert!(resolve(&engine, &take(&engine, &worker, 1).unwrap()[0], Resolution::Done).unwrap());
     assert!(!engine.revive(id, T).unwrap() && engine.discard(id).unwrap());
     assert!(engine.tick("warm", 1, None, T).unwrap());
     let lose = || proxy.lose(1);
@@ -537,7 +538,10 @@ fn a_lost_reply_has_no_effect_twice() {
     let claimed = take(&engine, &worker, 5).unwrap();
     assert_eq!((claimed.len(), claimed[0].id, claimed[0].attempt), (1, id, 1));
     lose();
-    assert!(end(&engine, &claimed[0], End::Dead { message: "broken".to_owned(), cause: Cause::Panicked }).unwrap());
+    assert!(
+        resolve(&engine, &claimed[0], Resolution::Dead { message: "broken".to_owned(), cause: Cause::Panicked })
+            .unwrap()
+    );
     assert_eq!(direct.find(id).unwrap().unwrap().failures.len(), 1);
     lose();
     assert!(engine.revive(id, T).unwrap());
@@ -556,7 +560,7 @@ fn a_failed_call_gets_its_reply_when_it_is_repeated() {
     let engine = proxy.open();
     let worker = engine.join().unwrap();
     add(&engine, "warm").unwrap();
-    assert!(end(&engine, &take(&engine, &worker, 1).unwrap()[0], End::Done).unwrap());
+    assert!(resolve(&engine, &take(&engine, &worker, 1).unwrap()[0], Resolution::Done).unwrap());
 
     let id = add(&engine, "job").unwrap();
     // The reply to the repetition is lost too, since the first one's connection was the only one known to be broken.
@@ -567,10 +571,10 @@ fn a_failed_call_gets_its_reply_when_it_is_repeated() {
     let claimed = take(&engine, &worker, 1).unwrap();
     assert_eq!((claimed.len(), claimed[0].id), (1, id));
     proxy.lose(2);
-    end(&engine, &claimed[0], End::Done).unwrap_err();
+    resolve(&engine, &claimed[0], Resolution::Done).unwrap_err();
     assert_eq!(direct.find(id).unwrap().unwrap().state, JobState::Done);
-    assert!(end(&engine, &claimed[0], End::Done).unwrap());
-    assert!(!end(&engine, &claimed[0], End::Done).unwrap());
+    assert!(resolve(&engine, &claimed[0], Resolution::Done).unwrap());
+    assert!(!resolve(&engine, &claimed[0], Resolution::Done).unwrap());
 }
 
 #[test]
@@ -601,9 +605,9 @@ fn a_job_released_by_another_process_notifies() {
     let listener = Arc::new(Notify::default());
     engine.listen(&listener).unwrap();
     assert!(listener.wait(LONG));
-    assert!(end(&other, &claimed[0], End::Released).unwrap());
+    assert!(resolve(&other, &claimed[0], Resolution::Released).unwrap());
     assert!(listener.wait(LONG));
-    assert!(end(&other, &claimed[1], End::Retry { wait: 0, message: "again".to_owned() }).unwrap());
+    assert!(resolve(&other, &claimed[1], Resolution::Retry { wait: 0, message: "again".to_owned() }).unwrap());
     assert!(listener.wait(LONG));
 }
 
@@ -658,20 +662,20 @@ impl Dice {
         Entry { queue, unique, when, priority: self.throw(3) as i32 - 1, ..entry("job") }
     }
 
-    fn end(&mut self) -> End {
+    fn resolution(&mut self) -> Resolution {
         match self.throw(6) {
-            0 => End::Released,
-            1 => End::Retry { wait: self.throw(80) as i64, message: "again".to_owned() },
-            2 => End::Dead { message: "broken".to_owned(), cause: Cause::Panicked },
-            3 => End::Cancelled { message: None },
-            _ => End::Done,
+            0 => Resolution::Released,
+            1 => Resolution::Retry { wait: self.throw(80) as i64, message: "again".to_owned() },
+            2 => Resolution::Dead { message: "broken".to_owned(), cause: Cause::Panicked },
+            3 => Resolution::Cancelled { message: None },
+            _ => Resolution::Done,
         }
     }
 
-    fn ending(&mut self) -> Ending {
+    fn resolved_attempt(&mut self) -> ResolvedAttempt {
         let progress = (self.throw(2) == 0).then(|| (self.throw(9), self.throw(9), self.throw(9).to_string()));
         let output = (self.throw(2) == 0).then(|| Output::from_json(self.throw(9).to_string()));
-        Ending { end: self.end(), last: Last { progress, output } }
+        ResolvedAttempt { resolution: self.resolution(), last_values: LastValues { progress, output } }
     }
 }
 
@@ -703,7 +707,7 @@ impl<E: Engine> Player<E> {
             }
             7..11 if !self.held.is_empty() => {
                 let job = self.held.swap_remove(dice.throw(self.held.len() as u64) as usize);
-                format!("{} {}", job.id, engine.resolve(job.id, job.token, dice.ending(), now).unwrap())
+                format!("{} {}", job.id, engine.resolve(job.id, job.token, dice.resolved_attempt(), now).unwrap())
             }
             11 => format!("{id} {:?}", engine.cancel(id, now).unwrap()),
             12 => format!("{id} {}", engine.revive(id, now).unwrap()),
@@ -781,23 +785,23 @@ fn no_entry_stays_pending_and_no_stream_grows() {
     let engine = open(&server);
     let worker = engine.join().unwrap();
     let ends = [
-        End::Done,
-        End::Released,
-        End::Retry { wait: 0, message: "again".to_owned() },
-        End::Dead { message: "broken".to_owned(), cause: Cause::Panicked },
-        End::Cancelled { message: None },
+        Resolution::Done,
+        Resolution::Released,
+        Resolution::Retry { wait: 0, message: "again".to_owned() },
+        Resolution::Dead { message: "broken".to_owned(), cause: Cause::Panicked },
+        Resolution::Cancelled { message: None },
     ];
     for round in 0..300_usize {
         let priority = [0, 5][round % 2];
         engine.enqueue(vec![Entry { priority, unique: Some(round.to_string()), ..entry("job") }; 2], T).unwrap();
         for claimed in take(&engine, &worker, 3).unwrap() {
-            assert!(end(&engine, &claimed, ends[round % ends.len()].clone()).unwrap());
+            assert!(resolve(&engine, &claimed, ends[round % ends.len()].clone()).unwrap());
         }
         let length: usize = ask(&server, "XLEN aside:ready:default:0");
         assert!(length < 50, "{length} entries in round {round}");
     }
     while let Some(claimed) = take(&engine, &worker, 1).unwrap().pop() {
-        assert!(end(&engine, &claimed, End::Done).unwrap());
+        assert!(resolve(&engine, &claimed, Resolution::Done).unwrap());
     }
     let pending: (usize, Value, Value, Value) = ask(&server, "XPENDING aside:ready:default:0 aside");
     let length: usize = ask(&server, "XLEN aside:ready:default:0");
@@ -829,7 +833,7 @@ fn a_claim_without_heartbeats_is_recovered() {
     let worker = engine.join().unwrap();
     let ids = engine.enqueue(vec![entry("job"); 2], T).unwrap();
     let claimed = take(&engine, &worker, 2).unwrap();
-    let held = |claimed: &Claimed| Held { id: claimed.id, token: claimed.token, progress: None };
+    let held = |claimed: &Claimed| HeldJob { id: claimed.id, token: claimed.token, progress: None };
     engine.recover(LONG, T).unwrap();
     // A minute ago, according to the server.
     let idle = "IDLE 60000 JUSTID";
@@ -848,6 +852,9 @@ fn a_claim_without_heartbeats_is_recovered() {
     assert_eq!(engine.recover(lease, T).unwrap(), 1);
     let lost = engine.heartbeat(&worker, &claimed.iter().map(held).collect::<Vec<_>>(), T).unwrap();
     assert_eq!(lost, HeartbeatReply { lost: vec![ids[1].id], ..HeartbeatReply::default() });
-    assert!(end(&engine, &claimed[0], End::Done).unwrap() && !end(&engine, &claimed[1], End::Done).unwrap());
+    assert!(
+        resolve(&engine, &claimed[0], Resolution::Done).unwrap()
+            && !resolve(&engine, &claimed[1], Resolution::Done).unwrap()
+    );
     assert_eq!(engine.find(ids[1].id).unwrap().unwrap().interruptions, 1);
 }

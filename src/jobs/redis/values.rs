@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::background::output::Output;
 use crate::error::{Error, Result};
-use crate::jobs::engine::{Claimed, End, Ending, Enqueued, Entry, Held, Steps, When};
+use crate::jobs::engine::{Claimed, Enqueued, Entry, HeldJob, Resolution, ResolvedAttempt, Steps, When};
 use crate::jobs::record::{Cause, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 
 /// The largest number that is exact in a script, and in a sorted set: 2^53 - 1.
@@ -47,14 +47,14 @@ pub(super) fn enqueued(reply: &str) -> Result<Vec<Enqueued>> {
 
 /// Returns the name of an outcome, the message of its failure, the due time of the next attempt, the backoff, and the
 /// cause of a dead job.
-pub(super) fn end(end: End, now: Millis) -> [String; 5] {
-    let cause = if let End::Dead { cause, .. } = end { cause } else { Cause::Failed };
-    let (state, message, wait) = match end {
-        End::Done => ("done", None, None),
-        End::Retry { wait, message } => ("retry", Some(message), Some(exact(wait))),
-        End::Dead { message, .. } => ("dead", Some(message), None),
-        End::Cancelled { message } => ("cancelled", message, None),
-        End::Released => ("released", None, None),
+pub(super) fn resolution(resolution: Resolution, now: Millis) -> [String; 5] {
+    let cause = if let Resolution::Dead { cause, .. } = resolution { cause } else { Cause::Failed };
+    let (state, message, wait) = match resolution {
+        Resolution::Done => ("done", None, None),
+        Resolution::Retry { wait, message } => ("retry", Some(message), Some(exact(wait))),
+        Resolution::Dead { message, .. } => ("dead", Some(message), None),
+        Resolution::Cancelled { message } => ("cancelled", message, None),
+        Resolution::Released => ("released", None, None),
     };
     let due = wait.map(|wait| exact(now.saturating_add(wait)).to_string()).unwrap_or_default();
     let wait = wait.map(|wait| wait.to_string()).unwrap_or_default();
@@ -62,9 +62,9 @@ pub(super) fn end(end: End, now: Millis) -> [String; 5] {
 }
 
 /// Returns five values of an outcome: the progress as [`told`] encodes it, and the output.
-pub(super) fn last(ending: &Ending) -> [String; 5] {
-    let [is_told, done, total, message] = told(ending.last.progress.as_ref());
-    [is_told, done, total, message, optional(ending.output().map(Output::json))]
+pub(super) fn last_values(resolved: &ResolvedAttempt) -> [String; 5] {
+    let [is_told, done, total, message] = told(resolved.last_values.progress.as_ref());
+    [is_told, done, total, message, optional(resolved.output().map(Output::json))]
 }
 
 /// Returns `1` and the progress, or `0` and empty progress.
@@ -74,7 +74,7 @@ fn told(progress: Option<&Steps>) -> [String; 4] {
 }
 
 /// The six values of a job that a worker holds.
-pub(super) fn held(held: &Held) -> [String; 6] {
+pub(super) fn held(held: &HeldJob) -> [String; 6] {
     let [is_told, done, total, message] = told(held.progress.as_ref());
     [held.id.to_string(), held.token.to_string(), is_told, done, total, message]
 }

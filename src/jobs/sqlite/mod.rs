@@ -16,7 +16,8 @@ use self::schema::Database;
 use self::workers::Workers;
 use self::writer::{Commit, Writer};
 use super::engine::{
-    Abilities, Capacity, Claimed, End, Ending, Engine, Enqueued, Entry, HeartbeatReply, Held, Last, Retention, WorkerId,
+    Abilities, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, LastValues, Resolution,
+    ResolvedAttempt, Retention, WorkerId,
 };
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::background::failure::Cancelled;
@@ -64,7 +65,7 @@ impl Sqlite {
         Ok(Sqlite { database, writer, reader, workers, has_swept: AtomicBool::new(false) })
     }
 
-    /// Completes the job of a claim together with the writes of `f`, and with the result of `last` after it: all or
+    /// Completes the job of a claim together with the writes of `f`, and with the result of `last_values` after it: all or
     /// nothing. An error or a panic of `f` rolls back, and the job continues. `f` must be short and without other I/O,
     /// since no other thread can write during the call.
     ///
@@ -77,7 +78,7 @@ impl Sqlite {
         token: u64,
         now: Millis,
         f: impl FnOnce(&Transaction<'_>) -> Result<T>,
-        last: impl FnOnce() -> Last,
+        last_values: impl FnOnce() -> LastValues,
     ) -> Result<T> {
         let mut borrowed = self.writer.borrow()?;
         let describe = |error| errors::error(&self.database.name, &error);
@@ -91,7 +92,12 @@ impl Sqlite {
                 "a job's transaction was ended within it (COMMIT or ROLLBACK): leave that to aside, and return an error to roll back",
             ));
         }
-        statements::store_last(&transaction, id, &Ending { end: End::Done, last: last() }).map_err(describe)?;
+        statements::store_last_values(
+            &transaction,
+            id,
+            &ResolvedAttempt { resolution: Resolution::Done, last_values: last_values() },
+        )
+        .map_err(describe)?;
         transaction.commit().map_err(describe)?;
         Ok(value)
     }
@@ -206,7 +212,7 @@ impl Engine for Sqlite {
         Ok(WorkerId(id))
     }
 
-    fn heartbeat(&self, worker: &WorkerId, held: &[Held], _now: Millis) -> Result<HeartbeatReply> {
+    fn heartbeat(&self, worker: &WorkerId, held: &[HeldJob], _now: Millis) -> Result<HeartbeatReply> {
         let (id, held) = (worker.0.clone(), held.to_vec());
         let heartbeat = self.write(Commit::RELAXED, move |db| statements::heartbeat(db, &id, &held))?;
         if heartbeat.is_evicted {
@@ -244,10 +250,10 @@ impl Engine for Sqlite {
         self.read(statements::next_due)
     }
 
-    fn resolve(&self, id: u64, token: u64, ending: Ending, now: Millis) -> Result<bool> {
-        let notifies = matches!(ending.end, End::Retry { .. } | End::Released);
+    fn resolve(&self, id: u64, token: u64, resolved: ResolvedAttempt, now: Millis) -> Result<bool> {
+        let notifies = matches!(resolved.resolution, Resolution::Retry { .. } | Resolution::Released);
         let commit = if notifies { Commit::NOTIFYING } else { Commit::DURABLE };
-        self.write(commit, move |db| statements::resolve(db, id, token, &ending, now))
+        self.write(commit, move |db| statements::resolve(db, id, token, &resolved, now))
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {

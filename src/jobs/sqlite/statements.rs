@@ -8,8 +8,8 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use crate::background::output::Output;
 use crate::jobs::engine::{
-    CLOCK_SLACK, Capacity, Claimed, End, Ending, Enqueued, Entry, HeartbeatReply, Held, LATEST_TICK, MOST_FAILURES,
-    MOST_INTERRUPTIONS, PRIORITY_STEP, Retention, When, wait_after_interruption,
+    CLOCK_SLACK, Capacity, Claimed, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK, MOST_FAILURES,
+    MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, When, wait_after_interruption,
 };
 use crate::jobs::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 
@@ -112,7 +112,7 @@ pub(super) fn join(db: &Connection, worker: &str, has_lock: bool) -> Result<()> 
     db.prepare_cached(joined)?.execute(params![worker, has_lock]).map(drop)
 }
 
-pub(super) fn heartbeat(db: &Connection, worker: &str, held: &[Held]) -> Result<HeartbeatReply> {
+pub(super) fn heartbeat(db: &Connection, worker: &str, held: &[HeldJob]) -> Result<HeartbeatReply> {
     let updated = db.prepare_cached("UPDATE aside_workers SET beat = beat + 1 WHERE id = ?1")?.execute([worker])?;
     if updated == 0 {
         return Ok(HeartbeatReply { is_evicted: true, ..HeartbeatReply::default() });
@@ -131,13 +131,13 @@ pub(super) fn heartbeat(db: &Connection, worker: &str, held: &[Held]) -> Result<
 }
 
 /// Returns true if the job is to be cancelled; `None` if the claim is stale.
-fn is_cancelling(db: &Connection, held: &Held) -> Result<Option<bool>> {
+fn is_cancelling(db: &Connection, held: &HeldJob) -> Result<Option<bool>> {
     db.prepare_cached("SELECT is_cancelling FROM aside_jobs WHERE id = ?1 AND state = 2 AND token = ?2")?
         .query_row([key(held.id), key(held.token)], |row| row.get(0))
         .optional()
 }
 
-fn note_progress(db: &Connection, held: &Held) -> Result<()> {
+fn note_progress(db: &Connection, held: &HeldJob) -> Result<()> {
     let Some((done, total, message)) = &held.progress else { return Ok(()) };
     db.prepare_cached(
         "UPDATE aside_jobs SET done = ?3, total = ?4, message = ?5 WHERE id = ?1 AND state = 2 AND token = ?2",
@@ -318,42 +318,42 @@ pub(super) fn next_due(db: &Connection) -> Result<Option<Millis>> {
     .optional()
 }
 
-pub(super) fn resolve(db: &Connection, id: u64, token: u64, ending: &Ending, now: Millis) -> Result<bool> {
+pub(super) fn resolve(db: &Connection, id: u64, token: u64, resolved: &ResolvedAttempt, now: Millis) -> Result<bool> {
     let is_running = runs(db, key(id), token)?;
     if !is_running {
         return acknowledge_completed(db, key(id), token);
     }
-    store_last(db, id, ending)?;
+    store_last_values(db, id, resolved)?;
     let id = key(id);
-    match &ending.end {
-        End::Done => finish(db, id, JobState::Done, now)?,
-        End::Retry { wait, message } => {
+    match &resolved.resolution {
+        Resolution::Done => finish(db, id, JobState::Done, now)?,
+        Resolution::Retry { wait, message } => {
             fail(db, id, message, now)?;
             schedule_retry(db, id, *wait, now)?;
         }
-        End::Dead { message, cause } => {
+        Resolution::Dead { message, cause } => {
             fail(db, id, message, now)?;
             die(db, id, *cause, now)?;
         }
-        End::Cancelled { message } => {
+        Resolution::Cancelled { message } => {
             message.iter().try_for_each(|message| fail(db, id, message, now))?;
             finish(db, id, JobState::Cancelled, now)?;
         }
-        End::Released => release(db, id, now)?,
+        Resolution::Released => release(db, id, now)?,
     }
     Ok(true)
 }
 
 /// Stores the last progress of an attempt and its output. Most jobs have neither, and then nothing is written.
-pub(super) fn store_last(db: &Connection, id: u64, ending: &Ending) -> Result<()> {
-    if let Some((done, total, message)) = &ending.last.progress {
+pub(super) fn store_last_values(db: &Connection, id: u64, resolved: &ResolvedAttempt) -> Result<()> {
+    if let Some((done, total, message)) = &resolved.last_values.progress {
         db.prepare_cached(
             "UPDATE aside_jobs SET done = ?2, total = ?3, message = ?4
              WHERE id = ?1 AND (done <> ?2 OR total <> ?3 OR message <> ?4)",
         )?
         .execute(params![key(id), count(*done), count(*total), message])?;
     }
-    if let Some(output) = ending.output() {
+    if let Some(output) = resolved.output() {
         let kept = "UPDATE aside_jobs SET output = ?2 WHERE id = ?1";
         db.prepare_cached(kept)?.execute(params![key(id), output.json()])?;
     }

@@ -145,7 +145,7 @@ fn two_handles_work_on_one_file() {
     let worker = other.join().unwrap();
     let claimed = take(&other, &worker);
     assert_eq!((claimed.id, state(&one, id)), (id, JobState::Running));
-    assert!(one.resolve(id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(one.resolve(id, claimed.token, Resolution::Done.into(), T).unwrap());
     assert_eq!(other.counts().unwrap().done, 1);
 }
 
@@ -194,7 +194,7 @@ fn a_missing_lock_file_means_a_dead_worker() {
     fs::remove_file(home.0.path().join(format!("jobs.db-worker-{}", worker.0))).unwrap();
     assert_eq!(other.recover(LONG, T).unwrap(), 1);
     assert!(one.heartbeat(&worker, &[], T).unwrap().is_evicted);
-    assert!(!one.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(!one.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap());
 }
 
 #[test]
@@ -254,7 +254,7 @@ fn this_version_reads_jobs_of_the_first_version() {
     assert!(jobs.revive(1, T).unwrap());
     let worker = jobs.join().unwrap();
     let claimed = jobs.claim(&worker, &[Capacity { queue: "default".into(), free: 1 }], T).unwrap();
-    let panicked = End::Dead { message: "panicked: boom".into(), cause: Cause::Panicked };
+    let panicked = Resolution::Dead { message: "panicked: boom".into(), cause: Cause::Panicked };
     assert!(jobs.resolve(1, claimed[0].token, panicked.into(), T).unwrap());
     assert_eq!(jobs.counts().unwrap(), JobCounts { dead: 1, panicked: 1, ..JobCounts::default() });
 }
@@ -280,8 +280,10 @@ fn this_version_reads_jobs_of_the_second_version() {
     let worker = jobs.join().unwrap();
     let claimed = take(&jobs, &worker);
     assert_eq!(claimed.id, 2);
-    let last = Last { output: Some(Output::from_json("17")), ..Last::default() };
-    assert!(jobs.resolve(2, claimed.token, Ending { end: End::Done, last }, T).unwrap());
+    let last = LastValues { output: Some(Output::from_json("17")), ..LastValues::default() };
+    assert!(
+        jobs.resolve(2, claimed.token, ResolvedAttempt { resolution: Resolution::Done, last_values: last }, T).unwrap()
+    );
     assert_eq!(jobs.find(2).unwrap().unwrap().output, StoredOutput::Whole(Output::from_json("17")));
 }
 
@@ -391,7 +393,7 @@ fn a_full_disk_rolls_back_the_call_and_keeps_existing_jobs() {
     let large = Entry { payload: "x".repeat(100_000), ..entry("large") };
     refused(jobs.enqueue(vec![entry("small"), large.clone()], T), "the disk is full");
     assert_eq!(jobs.counts().unwrap(), JobCounts { running: 1, ..JobCounts::default() });
-    assert!(jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap(), "what needs no room goes on");
+    assert!(jobs.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap(), "what needs no room goes on");
     limit(&jobs, None);
     assert_eq!(jobs.enqueue(vec![large], T).unwrap().len(), 1);
 }
@@ -517,25 +519,25 @@ fn a_transaction_completes_the_job_with_what_it_writes() {
     let (worker, claimed) = running(&jobs);
     home.connect().execute_batch("CREATE TABLE orders (name TEXT)").unwrap();
     let order = |db: &Transaction<'_>| Ok(db.execute("INSERT INTO orders VALUES ('tea')", [])?);
-    assert_eq!(jobs.transaction(claimed.id, claimed.token, T, order, Last::default).unwrap(), 1);
+    assert_eq!(jobs.transaction(claimed.id, claimed.token, T, order, LastValues::default).unwrap(), 1);
     assert_eq!((state(&jobs, claimed.id), orders(&home)), (JobState::Done, 1));
-    let held = [Held { id: claimed.id, token: claimed.token, progress: None }];
+    let held = [HeldJob { id: claimed.id, token: claimed.token, progress: None }];
     assert_eq!(
         jobs.heartbeat(&worker, &held, T).unwrap(),
         HeartbeatReply::default(),
         "it is not lost while it comes to its end"
     );
-    let late = End::Retry { wait: 0, message: "too late".to_owned() };
+    let late = Resolution::Retry { wait: 0, message: "too late".to_owned() };
     assert!(jobs.resolve(claimed.id, claimed.token, late.into(), T).unwrap());
     assert_eq!(state(&jobs, claimed.id), JobState::Done);
-    assert!(!jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(!jobs.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap());
 }
 
 #[test]
 fn a_transaction_keeps_the_output_and_the_last_progress_with_what_it_writes() {
     let home = Home::new();
     let jobs = home.open();
-    let last = || Last { progress: Some((5, 5, "all".into())), output: Some(Output::from_json("17")) };
+    let last = || LastValues { progress: Some((5, 5, "all".into())), output: Some(Output::from_json("17")) };
     let (_, claimed) = running(&jobs);
     refused(
         jobs.transaction(claimed.id, claimed.token, T, |_| Err::<(), _>(Error::conflict("sold out")), last),
@@ -548,8 +550,11 @@ fn a_transaction_keeps_the_output_and_the_last_progress_with_what_it_writes() {
     assert_eq!((seen.state, seen.done, seen.total, seen.message.as_str()), (JobState::Done, 5, 5, "all"));
     assert_eq!(seen.output, StoredOutput::Whole(Output::from_json("17")));
     // Values that the job sets later have no effect.
-    let late = Last { progress: Some((6, 6, "late".into())), output: Some(Output::from_json("18")) };
-    assert!(jobs.resolve(claimed.id, claimed.token, Ending { end: End::Done, last: late }, T).unwrap());
+    let late = LastValues { progress: Some((6, 6, "late".into())), output: Some(Output::from_json("18")) };
+    assert!(
+        jobs.resolve(claimed.id, claimed.token, ResolvedAttempt { resolution: Resolution::Done, last_values: late }, T)
+            .unwrap()
+    );
     assert_eq!(jobs.find(claimed.id).unwrap().unwrap(), seen);
 }
 
@@ -567,15 +572,15 @@ fn a_transaction_that_fails_or_panics_is_rolled_back_and_the_job_continues() {
         db.execute("INSERT INTO orders VALUES ('tea')", [])?;
         Err(Error::conflict("sold out"))
     };
-    refused(jobs.transaction(claimed.id, claimed.token, T, fails, Last::default), "sold out");
+    refused(jobs.transaction(claimed.id, claimed.token, T, fails, LastValues::default), "sold out");
     let panics = |db: &Transaction<'_>| -> Result<()> {
         db.execute("INSERT INTO orders VALUES ('tea')", [])?;
         panic!("boom")
     };
-    let panicking = || jobs.transaction(claimed.id, claimed.token, T, panics, Last::default);
+    let panicking = || jobs.transaction(claimed.id, claimed.token, T, panics, LastValues::default);
     assert!(std::panic::catch_unwind(std::panic::AssertUnwindSafe(panicking)).is_err());
     assert_eq!((state(&jobs, claimed.id), orders(&home)), (JobState::Running, 0));
-    assert!(jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(jobs.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap());
 }
 
 #[test]
@@ -583,9 +588,14 @@ fn a_transaction_of_a_stale_claim_writes_nothing() {
     let home = Home::new();
     let jobs = home.open();
     let (_, claimed) = running(&jobs);
-    jobs.resolve(claimed.id, claimed.token, End::Released.into(), T).unwrap();
-    let outcome =
-        jobs.transaction(claimed.id, claimed.token, T, |_| -> Result<()> { panic!("it is not run") }, Last::default);
+    jobs.resolve(claimed.id, claimed.token, Resolution::Released.into(), T).unwrap();
+    let outcome = jobs.transaction(
+        claimed.id,
+        claimed.token,
+        T,
+        |_| -> Result<()> { panic!("it is not run") },
+        LastValues::default,
+    );
     assert!(outcome.unwrap_err().find_source::<Cancelled>().is_some());
     assert_eq!(state(&jobs, claimed.id), JobState::Waiting);
 }
@@ -598,13 +608,13 @@ fn another_write_within_a_transaction_is_an_error_that_names_the_remedy() {
     let elsewhere = other.open();
     let nested = |db: &Transaction<'_>| -> Result<u64> {
         refused(jobs.enqueue(vec![entry("b")], T), "enqueue_in");
-        refused(jobs.transaction(1, 1, T, |_| Ok(()), Last::default), "enqueue_in");
+        refused(jobs.transaction(1, 1, T, |_| Ok(()), LastValues::default), "enqueue_in");
         add(&elsewhere, "c");
         Ok(enqueue_in(db, &entry("d"), T)?.id)
     };
     let listener = Arc::new(Notify::default());
     jobs.listen(&listener).unwrap();
-    let id = jobs.transaction(claimed.id, claimed.token, T, nested, Last::default).unwrap();
+    let id = jobs.transaction(claimed.id, claimed.token, T, nested, LastValues::default).unwrap();
     assert!(listener.wait(PATIENCE), "for what was enqueued in it");
     assert_eq!(jobs.find(id).unwrap().unwrap().name, "d");
     add(&jobs, "e");
@@ -617,9 +627,9 @@ fn a_transaction_ended_by_the_closure_is_an_error() {
     for ended in ["ROLLBACK", "COMMIT", "ROLLBACK; BEGIN"] {
         let (_, claimed) = running(&jobs);
         let ends = |db: &Transaction<'_>| Ok(db.execute_batch(ended)?);
-        refused(jobs.transaction(claimed.id, claimed.token, T, ends, Last::default), "leave that to aside");
+        refused(jobs.transaction(claimed.id, claimed.token, T, ends, LastValues::default), "leave that to aside");
         // Completed before, or by this call.
-        assert!(jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap(), "{ended}");
+        assert!(jobs.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap(), "{ended}");
         assert_eq!(jobs.find(claimed.id).unwrap().unwrap().state, JobState::Done, "{ended}");
     }
     add(&jobs, "b");
@@ -705,7 +715,7 @@ fn claims_of_this_process_do_not_notify() {
     jobs.listen(&listener).unwrap();
     jobs.poll_soon();
     jobs.heartbeat(&worker, &[], T).unwrap();
-    jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap();
+    jobs.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap();
     assert!(!listener.wait(Duration::from_millis(20)));
     assert_eq!(Arc::strong_count(&listener), 1);
 }
@@ -715,7 +725,7 @@ fn an_in_memory_database_works_without_files() {
     let jobs = Sqlite::open(Path::new(":memory:")).unwrap();
     let (worker, claimed) = running(&jobs);
     assert_eq!(jobs.recover(LONG, T).unwrap(), 0);
-    assert!(jobs.resolve(claimed.id, claimed.token, End::Done.into(), T).unwrap());
+    assert!(jobs.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap());
     assert_eq!((state(&jobs, claimed.id), jobs.counts().unwrap().done), (JobState::Done, 1));
     assert!(!jobs.abilities().is_durable && jobs.database.file.is_none());
     jobs.leave(&worker, T).unwrap();

@@ -7,19 +7,19 @@ use super::response::AfterResponse;
 use super::stream::Stream;
 use crate::background::run::Deferred;
 use crate::deadline;
-use crate::http::stream::source::Feed;
+use crate::http::stream::source::StreamSource;
 use crate::server::StreamSlot;
-use crate::server::http1::{Chunks, Terms};
+use crate::server::http1::{Chunks, WriteOptions};
 use crate::watch::Call;
 
 /// A live page.
 pub(super) struct LivePage {
-    feed: Box<dyn Feed>,
-    terms: Terms,
+    source: Box<dyn StreamSource>,
+    options: WriteOptions,
     /// The bytes to send. The first `sent` of them are sent.
     out: Vec<u8>,
     sent: usize,
-    /// The earliest time of the next call to the feed.
+    /// The earliest time of the next call to the source.
     not_before: Instant,
     has_ended: bool,
     pub(super) after: AfterResponse,
@@ -42,15 +42,15 @@ pub(super) enum PageWait {
 
 impl LivePage {
     pub(super) fn new(
-        feed: Box<dyn Feed>,
+        source: Box<dyn StreamSource>,
         head: Vec<u8>,
-        terms: Terms,
+        options: WriteOptions,
         after: AfterResponse,
         deferred: Vec<Deferred>,
         slot: StreamSlot,
     ) -> LivePage {
         let not_before = Instant::now();
-        LivePage { feed, terms, out: head, sent: 0, not_before, has_ended: false, after, deferred, _slot: slot }
+        LivePage { source, options, out: head, sent: 0, not_before, has_ended: false, after, deferred, _slot: slot }
     }
 
     /// Returns true if all bytes are sent.
@@ -58,7 +58,7 @@ impl LivePage {
         self.sent == self.out.len()
     }
 
-    /// Writes the new events as far as the client reads them. The feed is called only when all earlier bytes are sent, so a
+    /// Writes the new events as far as the client reads them. The source is called only when all earlier bytes are sent, so a
     /// slow client gets the latest state.
     ///
     /// # Errors
@@ -79,17 +79,17 @@ impl LivePage {
                 Some(longest_pause) if !is_stopping => return Ok(PageWait::Change(longest_pause)),
                 _ if is_stopping => self.end(),
                 _ if self.not_before > Instant::now() => return Ok(PageWait::Until(self.not_before)),
-                _ => longest_pause = self.call_feed(),
+                _ => longest_pause = self.call_source(),
             }
         }
     }
 
-    /// Calls the feed for new events, and returns the longest time until its next call.
-    fn call_feed(&mut self) -> Option<Duration> {
+    /// Calls the source for new events, and returns the longest time until its next call.
+    fn call_source(&mut self) -> Option<Duration> {
         let mut news = Vec::new();
-        let pause = self.feed.write(&mut news);
+        let pause = self.source.write(&mut news);
         // A write to a vector does not fail.
-        let _ = std::io::Write::write_all(&mut Chunks::new(&mut self.out, self.terms), &news);
+        let _ = std::io::Write::write_all(&mut Chunks::new(&mut self.out, self.options), &news);
         match pause {
             Some(pause) => self.not_before = deadline::after(pause.at_least),
             None => self.end(),
@@ -99,11 +99,11 @@ impl LivePage {
 
     fn end(&mut self) {
         self.has_ended = true;
-        let _ = Chunks::new(&mut self.out, self.terms).end();
+        let _ = Chunks::new(&mut self.out, self.options).end();
     }
 
     /// Registers `call` for the next change.
     pub(super) fn call_when_new(&self, call: Call) {
-        self.feed.call_when_new(call);
+        self.source.call_when_new(call);
     }
 }

@@ -52,7 +52,7 @@ use self::response::{AfterResponse, ResponseWriter};
 use self::stream::{BlockingWriter, Stream};
 use self::upload::{BodyReader, UnreadBody, Upload};
 use super::disconnect_watcher::{DisconnectWatcher, WatchedPage};
-use super::http1::{self, Terms};
+use super::http1::{self, WriteOptions};
 use super::listener::{Listener, Socket};
 use super::stream_threads::{self, StreamThread};
 use super::{Held, LINGER, LINGER_UNREAD, ServerState, StreamSlot, Taken, Transport};
@@ -351,8 +351,8 @@ impl Epoll {
         let client = state.service.client_of(&headers, connection.remote);
         let body = if body.is_empty() { Body::empty() } else { Body::from(body) };
         let (stream, remote) = (connection.stream.clone(), connection.remote);
-        let (terms, response) = dispatch(checked, headers, body, (stream, remote), state);
-        self.write_response(connection, (terms, client), response, UnreadBody::Bytes(0), state)
+        let (options, response) = dispatch(checked, headers, body, (stream, remote), state);
+        self.write_response(connection, (options, client), response, UnreadBody::Bytes(0), state)
     }
 
     /// Dispatches a request whose body the handler reads while it arrives.
@@ -386,12 +386,12 @@ impl Epoll {
         // The handler waits for the body itself, and events would wake other workers in vain. They do if this call fails.
         let _ = self.poller.pause_events(&*stream, token);
         let upload = Arc::new(Mutex::new(Some(Upload::new(connection, rest, body, expects, turn, &self.config))));
-        let (terms, response) =
+        let (options, response) =
             dispatch(checked, headers, Body::new(BodyReader(upload.clone()), length), client, state);
         let (connection, left) = lock(&upload).take()?.end();
         // If this fails, the connection ends at its deadline.
         let _ = self.poller.resume_events(&*stream, token);
-        self.write_response(connection, (terms, address), response, left, state)
+        self.write_response(connection, (options, address), response, left, state)
     }
 
     fn refuse(
@@ -401,42 +401,42 @@ impl Epoll {
         error: Error,
         state: &Arc<ServerState>,
     ) -> Option<Job> {
-        let terms = Terms::of_refusal(&request);
+        let options = WriteOptions::of_refusal(&request);
         let response = state.service.refuse(request, error);
-        self.write_buffered(connection, ResponseWriter::new(response, terms, AfterResponse::End { is_unread: true }))
+        self.write_buffered(connection, ResponseWriter::new(response, options, AfterResponse::End { is_unread: true }))
     }
 
     /// Writes the response of a handler.
     fn write_response(
         self: &Arc<Self>,
         mut connection: Box<Connection>,
-        (mut terms, client): (Terms, Option<IpAddr>),
+        (mut options, client): (WriteOptions, Option<IpAddr>),
         response: Response,
         left: UnreadBody,
         state: &Arc<ServerState>,
     ) -> Option<Job> {
         connection.served += 1;
         let is_last = left == UnreadBody::Unknown || connection.served >= self.config.max_requests || self.is_closed();
-        terms.close_after(&response, is_last);
+        options.close_after(&response, is_last);
         let after = match left {
-            UnreadBody::Bytes(left) if !terms.close => AfterResponse::Next(left),
+            UnreadBody::Bytes(left) if !options.close => AfterResponse::Next(left),
             left => AfterResponse::End { is_unread: left != UnreadBody::Bytes(0) },
         };
-        let (mut response, slot) = stream_threads::take_slot(response, terms, client, state);
+        let (mut response, slot) = stream_threads::take_slot(response, options, client, state);
         let Some(slot) = slot else {
-            return self.write_buffered(connection, ResponseWriter::new(response, terms, after));
+            return self.write_buffered(connection, ResponseWriter::new(response, options, after));
         };
         // Written first: the head depends on the body, which is taken out next.
-        let head = http1::head(&response, terms, 0);
+        let head = http1::head(&response, options, 0);
         match std::mem::take(&mut response.body) {
-            ResponseBody::Feed(feed) => {
-                let page = LivePage::new(feed, head, terms, after, response.take_deferred(), slot);
+            ResponseBody::Source(source) => {
+                let page = LivePage::new(source, head, options, after, response.take_deferred(), slot);
                 connection.phase = Phase::Live(Box::new(page));
                 self.write_live_page(connection)
             }
             body => {
                 response.body = body;
-                self.stream(connection, Streaming { response, terms, after }, slot, state);
+                self.stream(connection, Streaming { response, options, after }, slot, state);
                 None
             }
         }
@@ -553,10 +553,10 @@ impl Epoll {
     }
 
     fn write_stream(self: &Arc<Self>, connection: Box<Connection>, streaming: Streaming, watched: Option<WatchedPage>) {
-        let Streaming { mut response, terms, after } = streaming;
+        let Streaming { mut response, options, after } = streaming;
         let deferred = response.take_deferred();
         let mut out = BlockingWriter { stream: &connection.stream, timeout: self.config.write_timeout };
-        let is_complete = stream_threads::write(&mut out, response, terms, watched);
+        let is_complete = stream_threads::write(&mut out, response, options, watched);
         if !is_complete {
             connection.stream.shut(Shutdown::Both);
             deferred.into_iter().for_each(|task| task.start());
@@ -605,21 +605,21 @@ impl Epoll {
 /// A stream, and how it is written.
 struct Streaming {
     response: Response,
-    terms: Terms,
+    options: WriteOptions,
     after: AfterResponse,
 }
 
-/// Dispatches a request to the service, and returns the response with the terms for writing it.
+/// Dispatches a request to the service, and returns the response with the options for writing it.
 fn dispatch(
     checked: http1::CheckedHead,
     headers: Headers,
     body: Body,
     (stream, remote): (Arc<Stream>, Option<SocketAddr>),
     state: &ServerState,
-) -> (Terms, Response) {
-    let terms = checked.terms();
+) -> (WriteOptions, Response) {
+    let options = checked.write_options();
     let request = checked.into_request(headers, body, remote).on(stream);
-    (terms, state.service.handle(request))
+    (options, state.service.handle(request))
 }
 
 /// Closes a connection. Tasks that were deferred until its response was sent start now, although it was cut off.

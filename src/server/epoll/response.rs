@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::stream::Stream;
 use crate::background::run::Deferred;
 use crate::http::response::{Response, ResponseBody};
-use crate::server::http1::{self, PIECE, Terms};
+use crate::server::http1::{self, PIECE, WriteOptions};
 
 /// A response that is partly written.
 pub(super) struct ResponseWriter {
@@ -43,15 +43,15 @@ pub(super) enum AfterResponse {
 
 impl ResponseWriter {
     /// Prepares a response that is not a stream.
-    pub(super) fn new(mut response: Response, terms: Terms, after: AfterResponse) -> ResponseWriter {
+    pub(super) fn new(mut response: Response, options: WriteOptions, after: AfterResponse) -> ResponseWriter {
         let deferred = response.take_deferred();
-        let buffer = http1::head(&response, terms, 0);
+        let buffer = http1::head(&response, options, 0);
         let source = match response.body {
-            _ if !terms.has_body(response.status_code()) => Source::Bytes(Cow::Borrowed(&[])),
+            _ if !options.has_body(response.status_code()) => Source::Bytes(Cow::Borrowed(&[])),
             ResponseBody::Bytes(bytes) => Source::Bytes(bytes),
             ResponseBody::File(file, length) => Source::File(file, length),
             ResponseBody::Reader(reader, length) => Source::Reader(reader, length),
-            ResponseBody::Stream { .. } | ResponseBody::Feed(_) => Source::Bytes(Cow::Borrowed(&[])),
+            ResponseBody::Stream { .. } | ResponseBody::Source(_) => Source::Bytes(Cow::Borrowed(&[])),
         };
         ResponseWriter { buffer, source, sent: 0, waits_since: None, after, deferred }
     }
@@ -143,8 +143,8 @@ mod tests {
         let mut response = Response::new();
         response.body = ResponseBody::File(file, 5);
         let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let terms = Terms { http10: false, head_only: false, close: true };
-        let mut writer = ResponseWriter::new(response, terms, AfterResponse::Next(0));
+        let options = WriteOptions { http10: false, head_only: false, close: true };
+        let mut writer = ResponseWriter::new(response, options, AfterResponse::Next(0));
         let stream = Stream::new(ours.into());
         assert!(writer.write(&stream).unwrap());
         drop(stream);

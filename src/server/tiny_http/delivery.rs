@@ -13,7 +13,7 @@ use crate::background::timer;
 use crate::http::response::Response;
 use crate::server::disconnect_watcher::WatchedPage;
 use crate::server::drain;
-use crate::server::http1::Terms;
+use crate::server::http1::WriteOptions;
 use crate::server::socket::Peer;
 use crate::server::stream_threads::{self, StreamThread, spawn_pooled};
 use crate::server::{LINGER, LINGER_UNREAD, ServerState};
@@ -54,7 +54,7 @@ impl Write for ResponseSink {
 pub(super) struct Delivery {
     pub(super) sink: ResponseSink,
     pub(super) response: Response,
-    pub(super) terms: Terms,
+    pub(super) options: WriteOptions,
     pub(super) tracked: TrackedRequest,
     pub(super) closes_itself: bool,
     pub(super) transport: Arc<TinyHttp>,
@@ -63,7 +63,7 @@ pub(super) struct Delivery {
 impl Delivery {
     /// Writes the response: a stream on a thread of its own, and any other response on this thread.
     pub(super) fn begin(self, client: Option<IpAddr>, state: &ServerState) {
-        let (response, slot) = stream_threads::take_slot(self.response, self.terms, client, state);
+        let (response, slot) = stream_threads::take_slot(self.response, self.options, client, state);
         let delivery = Delivery { response, ..self };
         let Some(slot) = slot else { return delivery.send(None) };
         let watch = || Some(delivery.transport.disconnects.begin(delivery.tracked.remote, delivery.closes_itself));
@@ -74,12 +74,12 @@ impl Delivery {
     /// Writes the response, closes the connection if necessary, and starts the deferred tasks.
     fn send(mut self, watched: Option<WatchedPage>) {
         let deferred = self.response.take_deferred();
-        let close = self.terms.close && !self.closes_itself;
+        let close = self.options.close && !self.closes_itself;
         // The search comes before the response: after the response the client may disconnect, and another connection may use
         // its port.
         let found = self.tracked.peer.take();
         let peer = if close { found.or_else(|| self.transport.peer(&self.tracked)) } else { None };
-        let whole = stream_threads::write(&mut self.sink, self.response, self.terms, watched);
+        let whole = stream_threads::write(&mut self.sink, self.response, self.options, watched);
         let after = AfterWrite { whole, close, peer, transport: self.transport };
         after.finish(self.sink, &self.tracked);
         drop(self.tracked);

@@ -62,7 +62,7 @@ use self::delivery::{Delivery, ResponseSink, discard_and_close};
 use self::exchange::{BodyReader, BodyState, Exchange, closes_itself, is_upgrade};
 use super::disconnect_watcher::DisconnectWatcher;
 use super::drain;
-use super::http1::{self, CheckedHead, Framing, Malformed, Terms};
+use super::http1::{self, CheckedHead, Framing, Malformed, WriteOptions};
 #[cfg(unix)]
 use super::listener::FOR_EPOLL;
 use super::listener::{Listener, Socket};
@@ -289,7 +289,7 @@ impl TinyHttp {
             Framing::Chunked => Body::new(BodyReader(exchange.clone()), None),
         };
         let closes_itself = lock(exchange).closes_itself;
-        let mut terms = checked.terms();
+        let mut options = checked.write_options();
         let request = checked.into_request(headers, body, tracked.remote);
         let request = match tracked.remote {
             Some(remote) => request.on(Arc::new(SearchedConnection { remote, port: self.addr.port(), closes_itself })),
@@ -298,9 +298,9 @@ impl TinyHttp {
         let response = state.service.handle(request);
         let _sending = self.outgoing.begin(tracked.remote);
         let body_state = lock(exchange).finish_body();
-        terms.close_after(&response, closes_itself || body_state != BodyState::Complete || self.is_closed());
+        options.close_after(&response, closes_itself || body_state != BodyState::Complete || self.is_closed());
         let Some(sink) = self.sink(exchange, body_state, &mut tracked) else { return };
-        Delivery { sink, response, terms, tracked, closes_itself, transport: self.clone() }.begin(client, state);
+        Delivery { sink, response, options, tracked, closes_itself, transport: self.clone() }.begin(client, state);
     }
 
     /// Writes the response to a refused request, and closes the connection.
@@ -312,7 +312,7 @@ impl TinyHttp {
         mut tracked: TrackedRequest,
         state: &Arc<ServerState>,
     ) {
-        let terms = Terms::of_refusal(&request);
+        let options = WriteOptions::of_refusal(&request);
         let response = state.service.refuse(request, error);
         let _sending = self.outgoing.begin(tracked.remote);
         let (closes_itself, body_state) = {
@@ -320,7 +320,7 @@ impl TinyHttp {
             (exchange.closes_itself, if exchange.may_drain() { BodyState::Unread } else { BodyState::Broken })
         };
         let Some(sink) = self.sink(exchange, body_state, &mut tracked) else { return };
-        Delivery { sink, response, terms, tracked, closes_itself, transport: self.clone() }.begin(None, state);
+        Delivery { sink, response, options, tracked, closes_itself, transport: self.clone() }.begin(None, state);
     }
 
     /// Returns the writer for the response. The writer of tiny_http first reads the rest of the request body. If that may

@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::frames::{Frame, frames};
 use super::message::ErrorSummary;
 use super::sanitize::visible;
-use super::source_location::{Excerpt, Line, SourceLocation, named, places};
+use super::source_location::{Excerpt, Line, SourceLocation, locations, named};
 use crate::background::failure::Failure;
 use crate::error::Error;
 use crate::http::request::Request;
@@ -64,9 +64,10 @@ impl Report {
         if self.frames.is_empty() {
             return "\nStart with RUST_BACKTRACE=1 to see the backtrace.\n".into();
         }
-        let place = |frame: &Frame| frame.place.as_ref().map_or(String::new(), |place| format!("\n      at {place}"));
+        let location =
+            |frame: &Frame| frame.location.as_ref().map_or(String::new(), |location| format!("\n      at {location}"));
         let own = self.frames.iter().filter(|frame| frame.own);
-        let own: String = own.map(|frame| format!("  {}{}\n", frame.name, place(frame))).collect();
+        let own: String = own.map(|frame| format!("  {}{}\n", frame.name, location(frame))).collect();
         format!("\nCalls of the application, the last first, out of {} in the backtrace:\n{own}", self.frames.len())
     }
 
@@ -85,7 +86,7 @@ fn plain_excerpt(excerpt: &Excerpt) -> String {
         format!("{mark} {:>4} | {}\n", line.number, line.text).replace(" \n", "\n")
     };
     let lines: String = excerpt.lines.iter().map(line).collect();
-    format!("\n{} {}\n{lines}", excerpt.what, excerpt.place)
+    format!("\n{} {}\n{lines}", excerpt.what, excerpt.location)
 }
 
 fn kind(error: &Error, panic: Option<&Panic>) -> &'static str {
@@ -117,12 +118,12 @@ fn backtrace(error: &Error, panic: Option<&Panic>) -> Vec<Frame> {
 /// Returns excerpts of the error's locations. If none of them is the application's, adds its last call in the
 /// backtrace.
 fn excerpts(error: &Error, frames: &[Frame]) -> Vec<Excerpt> {
-    let mut places = places(error);
-    if places.iter().all(SourceLocation::is_foreign) {
+    let mut locations = locations(error);
+    if locations.iter().all(SourceLocation::is_foreign) {
         let mut own = frames.iter().filter(|frame| frame.own);
-        places.extend(own.find_map(|frame| named("Called at", frame.place.as_deref()?)));
+        locations.extend(own.find_map(|frame| named("Called at", frame.location.as_deref()?)));
     }
-    places.iter().map(SourceLocation::excerpt).collect()
+    locations.iter().map(SourceLocation::excerpt).collect()
 }
 
 fn facts(req: &Request) -> Vec<(&'static str, String)> {

@@ -14,7 +14,7 @@ pub(super) struct Frame {
     /// The name of the function.
     pub(super) name: String,
     /// The file, line and column, if the program has debug information.
-    pub(super) place: Option<String>,
+    pub(super) location: Option<String>,
     /// True if the application wrote the function, and not the standard library, this crate or another.
     pub(super) own: bool,
 }
@@ -24,10 +24,10 @@ pub(super) struct Frame {
 pub(super) fn frames(backtrace: &str) -> Vec<Frame> {
     let mut frames: Vec<Frame> = Vec::new();
     for line in backtrace.lines().map(str::trim) {
-        if let (Some(place), Some(frame)) = (line.strip_prefix("at "), frames.last_mut()) {
-            frame.set_location(place);
+        if let (Some(location), Some(frame)) = (line.strip_prefix("at "), frames.last_mut()) {
+            frame.set_location(location);
         } else if frames.len() < MAX_FRAMES {
-            frames.push(Frame { name: visible(without_number(line)), place: None, own: false });
+            frames.push(Frame { name: visible(without_number(line)), location: None, own: false });
         } else {
             break;
         }
@@ -43,19 +43,19 @@ fn without_number(line: &str) -> &str {
 }
 
 impl Frame {
-    fn set_location(&mut self, place: &str) {
+    fn set_location(&mut self, location: &str) {
         // Frames of the C library have locations too.
-        self.own = place.contains(".rs:") && !is_foreign(place) && !is_ours(&self.name);
-        self.place = Some(visible(place));
+        self.own = location.contains(".rs:") && !is_foreign(location) && !is_ours(&self.name);
+        self.location = Some(visible(location));
     }
 }
 
 /// Returns true for a file of the standard library, of a dependency that cargo fetched, or of this crate.
-pub(super) fn is_foreign(place: &str) -> bool {
-    let place = place.replace('\\', "/");
+pub(super) fn is_foreign(location: &str) -> bool {
+    let location = location.replace('\\', "/");
     let folders =
         ["/rustc/", "/rustlib/", "/.cargo/", "/cargo/registry/", "/library/std/", "/library/core/", "/library/alloc/"];
-    folders.iter().any(|folder| place.contains(folder)) || is_of_the_framework(place.trim_start_matches("./"))
+    folders.iter().any(|folder| location.contains(folder)) || is_of_the_framework(location.trim_start_matches("./"))
 }
 
 /// Returns true if the function belongs to this crate.
@@ -91,8 +91,8 @@ mod tests {
         let own: Vec<_> = frames.iter().filter(|frame| frame.own).map(|frame| frame.name.as_str()).collect();
         assert_eq!(own, ["<shop::Order as core::ops::Drop>::drop", "shop::save"]);
         assert_eq!(frames.len(), 8);
-        assert_eq!(frames[3].place.as_deref(), Some("./site/main.rs:40:9"));
-        assert_eq!(frames[7], Frame { name: "__libc_start_main".into(), place: None, own: false });
+        assert_eq!(frames[3].location.as_deref(), Some("./site/main.rs:40:9"));
+        assert_eq!(frames[7], Frame { name: "__libc_start_main".into(), location: None, own: false });
     }
 
     #[test]

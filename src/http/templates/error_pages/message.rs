@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::sanitize::visible;
-use super::source_location::places;
+use super::source_location::locations;
 use crate::error::{Error, Status};
 use crate::http::request::Request;
 
@@ -25,7 +25,7 @@ pub(super) struct Details {
     /// The messages of the error and of its sources, in order; empty for a bare status.
     pub(super) chain: Vec<String>,
     /// The file or template, and the line.
-    pub(super) place: Option<String>,
+    pub(super) location: Option<String>,
 }
 
 impl ErrorSummary {
@@ -45,10 +45,10 @@ impl ErrorSummary {
     /// Returns the page as plain text.
     pub(super) fn text(&self) -> String {
         let mut text = format!("{} {}\n\n{}\n", self.code, self.reason, self.message);
-        if let Some(Details { chain, place }) = &self.details {
+        if let Some(Details { chain, location }) = &self.details {
             let chain = Some(chain.join(": ")).filter(|chain| *chain != self.message && !chain.is_empty());
-            let place = place.as_ref().map(|place| format!("at {place}"));
-            chain.iter().chain(&place).for_each(|line| text += &format!("\n{line}\n"));
+            let location = location.as_ref().map(|location| format!("at {location}"));
+            chain.iter().chain(&location).for_each(|line| text += &format!("\n{line}\n"));
         }
         if self.status.is_server_error() && !self.request_id.is_empty() {
             text += &format!("\nRequest {}\n", self.request_id);
@@ -60,12 +60,12 @@ impl ErrorSummary {
 impl Details {
     fn of(error: &Error) -> Details {
         let chain = error.causes().iter().map(|message| visible(message)).collect();
-        Details { chain, place: places(error).first().map(|place| visible(&place.to_string())) }
+        Details { chain, location: locations(error).first().map(|location| visible(&location.to_string())) }
     }
 
     /// Returns false for the framework's own errors, such as the 404 of a path without a route, which have no details.
     fn says_more(&self, error: &Error) -> bool {
-        self.place.is_some() || error.source().is_some() || error.status_code().is_server_error()
+        self.location.is_some() || error.source().is_some() || error.status_code().is_server_error()
     }
 }
 

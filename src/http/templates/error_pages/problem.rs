@@ -24,7 +24,7 @@ struct Problem<'a> {
 #[derive(Serialize)]
 struct Debug<'a> {
     chain: &'a [String],
-    place: Option<&'a str>,
+    location: Option<&'a str>,
 }
 
 /// Returns the response for an error message.
@@ -35,7 +35,10 @@ pub(super) fn problem(summary: &ErrorSummary) -> Response {
         status: summary.status.code(),
         detail: &summary.message,
         request_id: &summary.request_id,
-        debug: summary.details.as_ref().map(|details| Debug { chain: &details.chain, place: details.place.as_deref() }),
+        debug: summary
+            .details
+            .as_ref()
+            .map(|details| Debug { chain: &details.chain, location: details.location.as_deref() }),
     };
     // Text and numbers can always be serialized.
     let json = serde_json::to_vec(&problem).unwrap_or_default();

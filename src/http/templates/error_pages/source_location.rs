@@ -31,7 +31,7 @@ pub(super) struct SourceLocation<'a> {
 #[derive(Debug, Serialize)]
 pub(super) struct Excerpt {
     pub(super) what: &'static str,
-    pub(super) place: String,
+    pub(super) location: String,
     pub(super) lines: Vec<Line>,
 }
 
@@ -45,32 +45,37 @@ pub(super) struct Line {
 
 /// Returns the locations of an error, the most specific first: the template's line and those that included it, the line
 /// that panicked, the line that made the error.
-pub(super) fn places(error: &Error) -> Vec<SourceLocation<'_>> {
-    let mut places = of_templates(error);
+pub(super) fn locations(error: &Error) -> Vec<SourceLocation<'_>> {
+    let mut locations = of_templates(error);
     match error.find_source::<Failure>() {
         Some(Failure::Panic(panic)) => {
-            places.extend(panic.location.as_deref().and_then(|place| named("Panicked at", place)))
+            locations.extend(panic.location.as_deref().and_then(|location| named("Panicked at", location)))
         }
-        Some(Failure::Error(inner)) => places.extend(of_error(inner)),
+        Some(Failure::Error(inner)) => locations.extend(of_error(inner)),
         _ => {}
     }
-    places.extend(of_error(error));
-    places
+    locations.extend(of_error(error));
+    locations
 }
 
 fn of_error(error: &Error) -> Option<SourceLocation<'static>> {
-    let place = error.location()?;
-    Some(SourceLocation { what: "Made at", name: place.file().to_owned(), line: place.line() as usize, text: None })
+    let location = error.location()?;
+    Some(SourceLocation {
+        what: "Made at",
+        name: location.file().to_owned(),
+        line: location.line() as usize,
+        text: None,
+    })
 }
 
 /// The innermost template is the one that failed.
 fn of_templates(error: &Error) -> Vec<SourceLocation<'_>> {
     let errors = error.sources().filter_map(|source| source.downcast_ref::<minijinja::Error>());
-    let mut places: Vec<SourceLocation<'_>> = errors.filter_map(template).collect();
-    places.reverse();
-    places.dedup_by(|next, previous| (&next.name, next.line) == (&previous.name, previous.line));
-    places.iter_mut().skip(1).for_each(|place| place.what = "Used by");
-    places
+    let mut locations: Vec<SourceLocation<'_>> = errors.filter_map(template).collect();
+    locations.reverse();
+    locations.dedup_by(|next, previous| (&next.name, next.line) == (&previous.name, previous.line));
+    locations.iter_mut().skip(1).for_each(|location| location.what = "Used by");
+    locations
 }
 
 fn template(error: &minijinja::Error) -> Option<SourceLocation<'_>> {
@@ -79,8 +84,8 @@ fn template(error: &minijinja::Error) -> Option<SourceLocation<'_>> {
 }
 
 /// Parses a location such as `src/main.rs:17` or `src/main.rs:17:5`.
-pub(super) fn named(what: &'static str, place: &str) -> Option<SourceLocation<'static>> {
-    let (rest, last) = place.rsplit_once(':')?;
+pub(super) fn named(what: &'static str, location: &str) -> Option<SourceLocation<'static>> {
+    let (rest, last) = location.rsplit_once(':')?;
     let last = last.parse().ok()?;
     let with_column = rest.rsplit_once(':').and_then(|(name, line)| Some((name, line.parse().ok()?)));
     let (name, line) = with_column.unwrap_or((rest, last));
@@ -106,7 +111,7 @@ impl SourceLocation<'_> {
             Some(text) => around(text, self.line),
             None => read(&self.name).map_or_else(Vec::new, |text| around(&text, self.line)),
         };
-        Excerpt { what: self.what, place: self.to_string(), lines }
+        Excerpt { what: self.what, location: self.to_string(), lines }
     }
 }
 
@@ -161,22 +166,22 @@ mod tests {
 
     #[test]
     fn a_missing_source_leaves_the_location() {
-        for place in ["no/such/file.rs:17", "/rustc/0/library/std/src/io.rs:3:9", "src:1"] {
-            let excerpt = named("Made at", place).unwrap().excerpt();
-            assert!(excerpt.lines.is_empty() && place.starts_with(&excerpt.place), "{excerpt:?}");
+        for location in ["no/such/file.rs:17", "/rustc/0/library/std/src/io.rs:3:9", "src:1"] {
+            let excerpt = named("Made at", location).unwrap().excerpt();
+            assert!(excerpt.lines.is_empty() && location.starts_with(&excerpt.location), "{excerpt:?}");
         }
     }
 
     #[test]
     fn a_location_is_a_file_and_a_line() {
-        for (place, expected) in [
+        for (location, expected) in [
             ("src/main.rs:17", Some("src/main.rs:17")),
             ("./src/main.rs:17:5", Some("./src/main.rs:17")),
             (r"C:\shop\main.rs:17:5", Some(r"C:\shop\main.rs:17")),
             ("src/main.rs", None),
             ("", None),
         ] {
-            assert_eq!(named("at", place).map(|place| place.to_string()).as_deref(), expected, "{place}");
+            assert_eq!(named("at", location).map(|location| location.to_string()).as_deref(), expected, "{location}");
         }
     }
 }

@@ -16,7 +16,7 @@ use crate::sync::lock;
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The content of one page of an application, for all browsers that have it open.
-pub(super) struct LivePage<T> {
+pub(super) struct PolledPage<T> {
     live: Live<T>,
     read: fn(&Scope) -> T,
     /// Orders the polls: the result of an older poll must not replace that of a newer one.
@@ -24,10 +24,10 @@ pub(super) struct LivePage<T> {
     is_polling: AtomicBool,
 }
 
-impl<T: Clone + Default + PartialEq + Send + Sync + 'static> LivePage<T> {
+impl<T: Clone + Default + PartialEq + Send + Sync + 'static> PolledPage<T> {
     /// Creates a page with the content that `read` returns. `read` may block; it delays only this page.
-    pub(super) fn new(read: fn(&Scope) -> T) -> LivePage<T> {
-        LivePage { live: Live::new(T::default()), read, polling: Mutex::new(()), is_polling: AtomicBool::new(false) }
+    pub(super) fn new(read: fn(&Scope) -> T) -> PolledPage<T> {
+        PolledPage { live: Live::new(T::default()), read, polling: Mutex::new(()), is_polling: AtomicBool::new(false) }
     }
 
     /// Polls, and sends the content to the watchers if it has changed.
@@ -38,12 +38,12 @@ impl<T: Clone + Default + PartialEq + Send + Sync + 'static> LivePage<T> {
     }
 
     /// Starts to poll, while a page is open.
-    pub(super) fn start_polling(self: &Arc<LivePage<T>>, scope: Scope) {
+    pub(super) fn start_polling(self: &Arc<PolledPage<T>>, scope: Scope) {
         if self.is_polling.swap(true, Ordering::AcqRel) {
             return;
         }
-        let live_page = self.clone();
-        if !spawn_thread(move || live_page.run(&scope)) {
+        let polled_page = self.clone();
+        if !spawn_thread(move || polled_page.run(&scope)) {
             self.is_polling.store(false, Ordering::Release);
         }
     }
@@ -112,9 +112,9 @@ mod tests {
     #[test]
     fn a_thread_that_is_not_needed_ends_and_the_next_can_start() {
         let scope = Scope::new(Registry::new(&Config::default()), Values::default());
-        let live_page = LivePage::new(|_| 0);
-        live_page.is_polling.store(true, Ordering::Release);
-        assert!(!live_page.is_needed(&scope));
-        assert!(!live_page.is_polling.load(Ordering::Acquire));
+        let polled_page = PolledPage::new(|_| 0);
+        polled_page.is_polling.store(true, Ordering::Release);
+        assert!(!polled_page.is_needed(&scope));
+        assert!(!polled_page.is_polling.load(Ordering::Acquire));
     }
 }
