@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::num::NonZeroU8;
 
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use super::*;
 
