@@ -99,6 +99,7 @@ pub mod live;
 mod log_limit;
 #[cfg(feature = "mail")]
 pub mod mail;
+mod owned_data;
 mod panel;
 mod panics;
 #[cfg(any(feature = "sqlite", feature = "mail"))]

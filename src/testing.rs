@@ -460,7 +460,7 @@ impl TestResponse {
     ///
     /// # Panics
     /// If the body is not valid JSON for the type `T`.
-    pub fn json<T: serde::de::DeserializeOwned>(&self) -> T {
+    pub fn json<T: for<'de> serde::Deserialize<'de>>(&self) -> T {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error} in {:?}", self.text()))
     }
 }

@@ -58,6 +58,7 @@ impl IntoHookResult for () {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoHookResult for Never {
     fn into_hook_result(self) -> Option<Response> {
         self

@@ -16,6 +16,7 @@ pub(crate) mod cache_control;
 pub(crate) mod files;
 pub(crate) mod forms;
 pub(crate) mod headers;
+pub(crate) mod input;
 pub(crate) mod request;
 pub(crate) mod response;
 pub(crate) mod router;
@@ -26,6 +27,7 @@ pub(crate) mod templates;
 pub(crate) mod url_for;
 
 pub use self::headers::Headers;
+pub use self::input::{FromInput, FromParam};
 pub use self::request::Method;
 pub use self::response::redirect_to_url;
 pub use self::session::Flash;

@@ -7,12 +7,12 @@ use std::io::{self, Read};
 use std::mem::{replace, take};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::panic::Location;
-use std::str::FromStr;
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use percent_encoding::percent_decode_str;
 
 use super::headers::Headers;
+use super::input::FromParam;
 use super::stream::disconnect::Connection;
 use crate::background::request_info::RequestInfo;
 use crate::background::scope::{Context, Scope};
@@ -105,8 +105,14 @@ pub struct Request {
     scope: Option<Scope>,
     config: Arc<Config>,
     /// At most one value of each type. The types are few.
-    extensions: Vec<Box<dyn Any + Send>>,
+    extensions: Vec<Box<dyn Any + Send + Sync>>,
 }
+
+/// A request that is used in a background task must be one borrow error, and not a list of the fields that are not `Sync`.
+const _: fn() = || {
+    fn is_send_and_sync<T: Send + Sync>() {}
+    is_send_and_sync::<Request>();
+};
 
 /// The source of the parameters.
 #[derive(Debug, Default)]
@@ -352,7 +358,7 @@ impl Request {
     /// 404 if the value does not parse: the page does not exist. 500 if the route has no parameter of this name, or if
     /// the template did not pass the argument.
     #[track_caller]
-    pub fn param<T: FromStr>(&self, name: &str) -> Result<T> {
+    pub fn param<T: FromParam>(&self, name: &str) -> Result<T> {
         let Some((_, value)) = self.params.iter().find(|(key, _)| key == name) else {
             return Err(match &self.source {
                 ParamSource::Path => Error::internal(format!("this route has no parameter `{{{name}}}`")),
@@ -404,12 +410,12 @@ impl Request {
     }
 
     /// Returns the value of type `T` that an earlier step of this request stored.
-    pub fn extension<T: Any + Send>(&mut self) -> Option<&mut T> {
+    pub fn extension<T: Any + Send + Sync>(&mut self) -> Option<&mut T> {
         self.extensions.iter_mut().find_map(|value| value.downcast_mut())
     }
 
     /// Stores a value for the later steps of this request. A value of the same type is replaced.
-    pub fn set_extension<T: Any + Send>(&mut self, value: T) {
+    pub fn set_extension<T: Any + Send + Sync>(&mut self, value: T) {
         match self.extension::<T>() {
             Some(former) => *former = value,
             None => self.extensions.push(Box::new(value)),
@@ -574,7 +580,8 @@ pub(crate) fn decode_param(value: &str) -> String {
 
 /// A request's body. Ending before the declared length is an error.
 pub(crate) struct Body {
-    reader: Box<dyn Read + Send>,
+    /// Never locked: the mutex makes the reader `Sync`, and `get_mut` returns it.
+    reader: Mutex<Box<dyn Read + Send>>,
     length: Option<u64>,
     read: u64,
 }
@@ -582,7 +589,7 @@ pub(crate) struct Body {
 impl Body {
     /// Returns a body that a transport reads, with the length that the client declared.
     pub(crate) fn new(reader: impl Read + Send + 'static, length: Option<u64>) -> Body {
-        Body { reader: Box::new(reader), length, read: 0 }
+        Body { reader: Mutex::new(Box::new(reader)), length, read: 0 }
     }
 
     /// Returns an empty body.
@@ -600,7 +607,8 @@ impl From<Vec<u8>> for Body {
 
 impl Read for Body {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let count = self.reader.read(buffer)?;
+        let reader = self.reader.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let count = reader.read(buffer)?;
         self.read += count as u64;
         let cut = count == 0 && !buffer.is_empty() && self.length.is_some_and(|length| self.read < length);
         if cut { Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the body ended early")) } else { Ok(count) }

@@ -404,7 +404,9 @@ impl fmt::Debug for Response {
 /// A value that a handler may return.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a response",
-    note = "a handler returns (), text, Html, Json, a Status, a Response, (Status, one of these), or a Result of them"
+    label = "this handler returns a value that is or contains `{Self}`",
+    note = "a handler returns (), text, Html, Json, a Status, a Response, (Status, one of these), or a Result of them",
+    note = "an `async fn` cannot be a handler: write a plain `fn`, which may block, since each request has a thread"
 )]
 pub trait IntoResponse {
     /// Converts the value into a response.
@@ -423,6 +425,7 @@ impl IntoResponse for () {
     }
 }
 
+#[diagnostic::do_not_recommend]
 impl IntoResponse for Never {
     fn into_response(self) -> Response {
         self

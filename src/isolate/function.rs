@@ -21,6 +21,7 @@ use crate::background::scope::Context;
 use crate::background::task::Task;
 use crate::background::task_context::TaskContext;
 use crate::error::Error;
+use crate::owned_data::OwnsItsData;
 use crate::sync::lock;
 
 /// Runs a function in a child process of this program, in the background, and returns the handle of its task.
@@ -215,9 +216,10 @@ impl<F, M> fmt::Debug for Isolated<F, M> {
 /// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be an isolated function",
-    note = "an isolated function is a `fn(Input) -> R` or `fn(Input, &TaskContext) -> R`, where R is a plain value or a Result",
+    note = "an isolated function is a `fn(Input) -> R` or `fn(Input, &TaskContext) -> R`, where R is a plain value or a Result; \
+            several inputs are one tuple or struct",
     note = "for a returned type of your own whose values contain no error: `impl aside::tasks::PlainValue for YourType {{}}`",
-    note = "its input and its value must implement `serde::Serialize` and `serde::Deserialize`, and own all their data"
+    note = "its input and its value need `#[derive(serde::Serialize, serde::Deserialize)]`, and own their data: `String`, not `&str`"
 )]
 pub trait IsolatedFunction<M>: Copy + Send + Sync + 'static {
     /// The type of its input.
@@ -235,9 +237,9 @@ pub trait IsolatedFunction<M>: Copy + Send + Sync + 'static {
 impl<F, I, R> IsolatedFunction<fn(I) -> R> for F
 where
     F: Fn(I) -> R + Copy + Send + Sync + 'static,
-    I: Serialize + DeserializeOwned + Send + 'static,
+    I: Serialize + for<'de> OwnsItsData<'de> + Send + 'static,
     R: IntoOutcome,
-    R::Value: Serialize + DeserializeOwned + Send + 'static,
+    R::Value: Serialize + for<'de> OwnsItsData<'de> + Send + 'static,
 {
     type Input = I;
     type Output = R::Value;
@@ -250,9 +252,9 @@ where
 impl<F, I, R> IsolatedFunction<fn(I, &TaskContext) -> R> for F
 where
     F: Fn(I, &TaskContext) -> R + Copy + Send + Sync + 'static,
-    I: Serialize + DeserializeOwned + Send + 'static,
+    I: Serialize + for<'de> OwnsItsData<'de> + Send + 'static,
     R: IntoOutcome,
-    R::Value: Serialize + DeserializeOwned + Send + 'static,
+    R::Value: Serialize + for<'de> OwnsItsData<'de> + Send + 'static,
 {
     type Input = I;
     type Output = R::Value;

@@ -3,7 +3,6 @@
 use std::fmt;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::background::output::Output;
@@ -208,7 +207,7 @@ impl JobInfo {
     /// # Errors
     /// An error if the output is not a `T`, or if this comes from [`Jobs::list`](crate::Jobs::list), which leaves outputs out:
     /// ask [`Jobs::output`](crate::Jobs::output).
-    pub fn output<T: DeserializeOwned>(&self) -> Result<Option<T>> {
+    pub fn output<T: for<'de> Deserialize<'de>>(&self) -> Result<Option<T>> {
         match &self.output {
             StoredOutput::Absent => Ok(None),
             StoredOutput::Whole(output) => {

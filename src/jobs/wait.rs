@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use serde::de::DeserializeOwned;
+use serde::Deserialize;
 
 use super::facade::Jobs;
 use super::record::{JobInfo, JobState};
@@ -35,7 +35,7 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable, or the output is not a `T`.
-    pub fn output<T: DeserializeOwned>(&self, id: u64) -> Result<Option<T>> {
+    pub fn output<T: for<'de> Deserialize<'de>>(&self, id: u64) -> Result<Option<T>> {
         self.find(id)?.map_or(Ok(None), |job| job.output())
     }
 

@@ -29,7 +29,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::Serialize;
-use serde::de::DeserializeOwned;
 
 use self::contents::Contents;
 pub use self::flash::Flash;
@@ -39,6 +38,7 @@ use self::sealed::{NAME, Sealed};
 use self::streams::Login;
 pub(crate) use self::streams::OpenStreams;
 use super::cache_control;
+use super::input::FromInput;
 use super::request::Request;
 use super::response::Response;
 use super::session::store::Store;
@@ -102,7 +102,7 @@ pub struct Session {
 
 impl Session {
     /// Returns the value of this name, if there is one of this type.
-    pub fn get<T: DeserializeOwned>(&self, key: &str) -> Option<T> {
+    pub fn get<T: FromInput>(&self, key: &str) -> Option<T> {
         T::deserialize(self.contents.values.get(key)?).ok()
     }
 

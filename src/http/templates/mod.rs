@@ -457,6 +457,34 @@ macro_rules! context {
     ($($name:ident $(=> $value:expr)?),+ $(,)?) => {
         $crate::__private::context([$((::core::stringify!($name), $crate::context!(@ $name $($value)?))),+])
     };
+    ($($wrong:tt)+) => { $crate::__wrong_context!($($wrong)+) };
+}
+
+/// Explains the first mistake in the arguments of [`context!`](crate::context!). Public for the macro, and hidden.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __wrong_context {
+    ($name:ident : $($rest:tt)*) => { $crate::__wrong_context!(@ $name) };
+    ($name:ident = $($rest:tt)*) => { $crate::__wrong_context!(@ $name) };
+    ($name:literal $($rest:tt)*) => {
+        ::core::compile_error!(::core::concat!(
+            "a name in `context!` has no quotes: write `name => value` in place of `", ::core::stringify!($name), "`"
+        ))
+    };
+    (@ $name:ident) => {
+        ::core::compile_error!(::core::concat!(
+            "write `", ::core::stringify!($name), " => value` in `context!`, or `", ::core::stringify!($name),
+            "` alone for the variable of this name"
+        ))
+    };
+    ($name:ident => $value:expr, $($rest:tt)+) => { $crate::__wrong_context!($($rest)+) };
+    ($name:ident, $($rest:tt)+) => { $crate::__wrong_context!($($rest)+) };
+    ($($rest:tt)*) => {
+        ::core::compile_error!(
+            "write `context! { title => \"Orders\", orders }`: pairs of a name and a value, or the names of variables, \
+             with a comma after each"
+        )
+    };
 }
 
 /// The functions behind [`context!`](crate::context!). Public for the macro, hidden, and not part of the API.

@@ -18,6 +18,7 @@ use super::field_path::Sent;
 use super::idempotency;
 use super::multipart::{Multipart, Part};
 use crate::error::{Error, Result, Status};
+use crate::http::input::FromInput;
 use crate::http::request::Request;
 
 const URLENCODED: &str = "application/x-www-form-urlencoded";
@@ -77,7 +78,7 @@ impl Request {
     /// multipart form the errors of [`multipart`](Request::multipart); 400 if the body was cut short; 422, naming the
     /// field, if a field is missing or cannot be read.
     #[track_caller]
-    pub fn form<T: DeserializeOwned>(&mut self) -> Result<T> {
+    pub fn form<T: FromInput>(&mut self) -> Result<T> {
         let caller = Location::caller();
         let read = self.sent::<T>().and_then(|sent| first_refusal(&sent, "field", Status::UNPROCESSABLE_CONTENT));
         read.map_err(|error| error.or_at(caller))
@@ -114,7 +115,7 @@ impl Request {
     /// The errors of [`form`](Request::form) without 422: a field that is missing or cannot be read is in
     /// [`Form::errors`].
     #[track_caller]
-    pub fn submitted<T: DeserializeOwned>(&mut self) -> Result<Form<T>> {
+    pub fn submitted<T: FromInput>(&mut self) -> Result<Form<T>> {
         let caller = Location::caller();
         self.sent::<T>().map(Form::typed).map_err(|error| error.or_at(caller))
     }
@@ -165,7 +166,7 @@ impl Request {
     /// # Errors
     /// 400, naming the parameter, if a parameter is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS` (1,000).
     #[track_caller]
-    pub fn query<T: DeserializeOwned>(&self) -> Result<T> {
+    pub fn query<T: FromInput>(&self) -> Result<T> {
         let caller = Location::caller();
         let pairs = self.query_pairs();
         let read = pairs.and_then(|pairs| first_refusal(&texts(pairs), "parameter", Status::BAD_REQUEST));
@@ -203,7 +204,7 @@ impl Request {
     /// line and column if the body is not valid JSON; 422 with the path (`items[1].quantity`) if the JSON does not
     /// match the type.
     #[track_caller]
-    pub fn json<T: DeserializeOwned>(&mut self) -> Result<T> {
+    pub fn json<T: FromInput>(&mut self) -> Result<T> {
         let caller = Location::caller();
         self.read_json().map_err(|error| error.or_at(caller))
     }
@@ -228,7 +229,7 @@ impl Multipart {
     /// # Errors
     /// 422, naming the field, if a field is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS`.
     #[track_caller]
-    pub fn form<T: DeserializeOwned>(&self) -> Result<T> {
+    pub fn form<T: FromInput>(&self) -> Result<T> {
         let caller = Location::caller();
         let read = sent(self).and_then(|sent| first_refusal(&sent, "field", Status::UNPROCESSABLE_CONTENT));
         read.map_err(|error| error.or_at(caller))
@@ -239,7 +240,7 @@ impl Multipart {
     /// # Errors
     /// The errors of [`form`](Multipart::form) without 422.
     #[track_caller]
-    pub fn submitted<T: DeserializeOwned>(&self) -> Result<Form<T>> {
+    pub fn submitted<T: FromInput>(&self) -> Result<Form<T>> {
         let caller = Location::caller();
         sent(self).map(Form::typed).map_err(|error| error.or_at(caller))
     }
