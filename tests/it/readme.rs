@@ -110,8 +110,8 @@ fn settings() -> BTreeMap<&'static str, &'static str> {
 #[test]
 fn the_table_of_settings_is_complete() {
     const HIDDEN: &str = "ASIDE_LOOPBACK_CLIENTS";
-    let code = include_str!("../../src/config.rs").split("#[cfg(test)]\nmod tests").next().unwrap();
-    let read = code.split("read.").skip(1).filter_map(|call| call.split('"').nth(1));
+    let code = include_str!("../../src/config/variables.rs");
+    let read = code.split("self.").skip(1).filter_map(|call| call.split('"').nth(1));
     let read: BTreeSet<&str> = read.filter(|name| name.starts_with("ASIDE_") && *name != HIDDEN).collect();
     let told: BTreeSet<&str> = settings().into_keys().collect();
     assert_eq!(told, read);
@@ -166,7 +166,7 @@ fn the_table_of_settings_has_the_defaults() {
     assert_eq!(settings["ASIDE_SOCKET_MODE"], format!("{:o}", config.socket_mode));
 }
 
-/// The tests in `src/config.rs` cover the settings that the configuration refuses; the start of the site refuses these.
+/// The tests in `src/config/mod.rs` cover the settings that the configuration refuses; the start of the site refuses these.
 #[test]
 fn an_unusable_setting_is_refused_at_startup_by_its_name() {
     let config = || Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };

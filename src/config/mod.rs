@@ -13,13 +13,15 @@
 //! }
 //! ```
 
+mod variables;
+
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use self::variables::{Variables, text_variables};
 use crate::error::{Error, Result};
 use crate::worker_share::Bounds;
 
@@ -309,59 +311,7 @@ impl Config {
 
     /// Reads the settings from these variables.
     pub(crate) fn from_variables(variables: HashMap<String, String>) -> Result<Config> {
-        let read = Variables(variables);
-        let default = Config::default();
-        let config = Config {
-            mode: read.or("ASIDE_ENV", default.mode, "`development` or `production`")?,
-            address: read.text("ASIDE_ADDR").unwrap_or(default.address),
-            socket_mode: read.octal("ASIDE_SOCKET_MODE", default.socket_mode)?,
-            socket_group: read.text("ASIDE_SOCKET_GROUP"),
-            server: read.or("ASIDE_SERVER", default.server, "`tiny_http` or `epoll`")?,
-            url: read.text("ASIDE_URL"),
-            allowed_hosts: read.list("ASIDE_ALLOWED_HOSTS"),
-            trusted_origins: read.list("ASIDE_TRUSTED_ORIGINS"),
-            trusted_proxies: read.list("ASIDE_TRUSTED_PROXIES"),
-            trust_forwarded_host: read.or(
-                "ASIDE_TRUST_FORWARDED_HOST",
-                default.trust_forwarded_host,
-                "`true` or `false`",
-            )?,
-            secrets: read.list("ASIDE_SECRET"),
-            session_idle: read.seconds("ASIDE_SESSION_IDLE", default.session_idle)?,
-            session_lifetime: read.seconds("ASIDE_SESSION_LIFETIME", default.session_lifetime)?,
-            store: read.text("ASIDE_STORE"),
-            grace: read.seconds("ASIDE_GRACE", default.grace)?,
-            max_tasks: read.or("ASIDE_MAX_TASKS", default.max_tasks, "a whole number")?,
-            max_task_threads: read.or("ASIDE_MAX_TASK_THREADS", default.max_task_threads, "a whole number")?,
-            nice: read.or("ASIDE_BACKGROUND_NICE", default.nice, "a number from 0 to 19")?,
-            max_workers: read.or("ASIDE_MAX_WORKERS", default.max_workers, "a whole number")?,
-            max_waiting: read.number("ASIDE_MAX_WAITING")?,
-            max_uploads: read.number("ASIDE_MAX_UPLOADS")?,
-            max_uploads_per_client: read.number("ASIDE_MAX_UPLOADS_PER_CLIENT")?,
-            max_streams: read.or("ASIDE_MAX_STREAMS", default.max_streams, "a whole number")?,
-            max_streams_per_client: read.number("ASIDE_MAX_STREAMS_PER_CLIENT")?,
-            max_head: read.or("ASIDE_MAX_HEAD", default.max_head, "a number of bytes")?,
-            max_headers: read.or("ASIDE_MAX_HEADERS", default.max_headers, "a whole number")?,
-            max_connections: read.or("ASIDE_MAX_CONNECTIONS", default.max_connections, "a whole number")?,
-            max_requests: read.or("ASIDE_MAX_REQUESTS", default.max_requests, "a whole number")?,
-            head_timeout: read.seconds("ASIDE_HEAD_TIMEOUT", default.head_timeout)?,
-            body_timeout: read.seconds("ASIDE_BODY_TIMEOUT", default.body_timeout)?,
-            min_rate: read.or("ASIDE_MIN_RATE", default.min_rate, "bytes in a second")?,
-            max_buffered: read.or("ASIDE_MAX_BUFFERED", default.max_buffered, "a number of bytes")?,
-            max_unsent: read.or("ASIDE_MAX_UNSENT", default.max_unsent, "a number of bytes")?,
-            idle_timeout: read.seconds("ASIDE_IDLE_TIMEOUT", default.idle_timeout)?,
-            write_timeout: read.seconds("ASIDE_WRITE_TIMEOUT", default.write_timeout)?,
-            max_form: read.or("ASIDE_MAX_FORM", default.max_form, "a number of bytes")?,
-            max_upload: read.or("ASIDE_MAX_UPLOAD", default.max_upload, "a number of bytes")?,
-            max_fields: read.or("ASIDE_MAX_FIELDS", default.max_fields, "a whole number")?,
-            max_parts: read.or("ASIDE_MAX_PARTS", default.max_parts, "a whole number")?,
-            max_image_memory: read.or("ASIDE_MAX_IMAGE_MEMORY", default.max_image_memory, "a number of bytes")?,
-            mail_url: read.text("ASIDE_MAIL_URL"),
-            mail_from: read.text("ASIDE_MAIL_FROM"),
-            mail_connections: read.or("ASIDE_MAIL_CONNECTIONS", default.mail_connections, "a number from 1 to 100")?,
-            templates: read.text("ASIDE_TEMPLATES").map_or(default.templates, PathBuf::from),
-            loopback_clients: read.or("ASIDE_LOOPBACK_CLIENTS", default.loopback_clients, "`true` or `false`")?,
-        };
+        let config = Variables::new(variables).read(Config::default())?;
         config.check()?;
         Ok(config)
     }
@@ -481,50 +431,6 @@ impl FromStr for ServerKind {
     }
 }
 
-struct Variables(HashMap<String, String>);
-
-/// Returns the variables of the framework that are set.
-fn text_variables(all: impl Iterator<Item = (OsString, OsString)>) -> Result<HashMap<String, String>> {
-    let named = all.filter_map(|(name, value)| Some((name.into_string().ok()?, value)));
-    let set = named.filter(|(name, value)| name.starts_with("ASIDE_") && !value.is_empty());
-    set.map(|(name, value)| match value.into_string() {
-        Ok(value) => Ok((name, value)),
-        Err(_) => Err(Error::internal(format!("{name} is not valid UTF-8"))),
-    })
-    .collect()
-}
-
-impl Variables {
-    fn text(&self, name: &str) -> Option<String> {
-        self.0.get(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
-    }
-
-    fn list(&self, name: &str) -> Vec<String> {
-        let parts = |text: String| text.split(',').map(|part| part.trim().to_owned()).collect();
-        self.text(name).map_or_else(Vec::new, parts)
-    }
-
-    /// Reads a number without a fixed default.
-    fn number(&self, name: &str) -> Result<Option<usize>> {
-        self.text(name).map(|_| self.or(name, 0, "a whole number")).transpose()
-    }
-
-    fn seconds(&self, name: &str, default: Duration) -> Result<Duration> {
-        self.or(name, default.as_secs(), "whole seconds").map(Duration::from_secs)
-    }
-
-    fn octal(&self, name: &str, default: u32) -> Result<u32> {
-        let Some(text) = self.text(name) else { return Ok(default) };
-        let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777);
-        mode.ok_or_else(|| Error::internal(format!("{name} takes an octal number from 0 to 777, and is `{text}`")))
-    }
-
-    fn or<T: FromStr>(&self, name: &str, default: T, takes: &str) -> Result<T> {
-        let Some(text) = self.text(name) else { return Ok(default) };
-        text.parse().map_err(|_| Error::internal(format!("{name} takes {takes}, and is `{text}`")))
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -594,6 +500,7 @@ mod tests {
     #[cfg(unix)]
     #[test]
     fn a_value_that_is_not_utf8_is_refused_by_its_name() {
+        use std::ffi::OsString;
         use std::os::unix::ffi::OsStringExt as _;
 
         let variable = |name: &str, value: &[u8]| (OsString::from(name), OsString::from_vec(value.to_vec()));
