@@ -37,7 +37,7 @@ use crate::owned_data::OwnsItsData;
 ///
 /// let mut client = TestClient::new(App::new().get("/items/{sku}", item));
 /// assert_eq!(client.get("/items/sku-17").text(), "17");
-/// assert_eq!(client.get("/items/17").status(), 404);
+/// assert_eq!(client.get("/items/17").status_code().code(), 404);
 /// ```
 #[diagnostic::on_unimplemented(
     message = "a parameter cannot be read as `{Self}`",
