@@ -73,7 +73,7 @@ impl Upload {
         self.size
     }
 
-    /// Returns the path of the temporary file. The file is deleted when the [`Multipart`] and all clones of the upload
+    /// Returns the path of the temporary file. The file is deleted when the [`Multipart`](crate::multipart::Multipart) and all clones of the upload
     /// are dropped.
     pub fn path(&self) -> &Path {
         Option::as_ref(&self.temporary).map_or(Path::new(""), |path| path)
