@@ -273,8 +273,7 @@ impl Service {
     fn error_page(&self, request: &mut Request, error: &Error) -> Response {
         let status = error.status_code();
         let own = self.innermost(request.path(), |part| part.error_pages.get(&status.code()));
-        let is_for_others =
-            request.wants_json() || (status.is_server_error() && error_pages::is_for_the_developer(request));
+        let is_for_others = request.wants_json() || (status.is_server_error() && error_pages::shows_details(request));
         let own = own.filter(|_| !is_for_others);
         let Some(own) = own else { return error_pages::error_page(request, error) };
         let mut page = caught(|| own(request, error));

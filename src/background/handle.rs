@@ -121,7 +121,7 @@ impl TaskInfo {
 
     /// Returns the request that the task was started from.
     pub fn request(&self) -> Option<&RequestInfo> {
-        self.record.origin.as_deref()
+        self.record.request.as_deref()
     }
 
     /// Returns the state of the task.

@@ -24,7 +24,7 @@ pub(crate) struct Record {
     pub(crate) key: Option<String>,
     /// The id of the job that the task is an attempt of.
     pub(crate) job: Option<u64>,
-    pub(crate) origin: Option<Arc<RequestInfo>>,
+    pub(crate) request: Option<Arc<RequestInfo>>,
     began: OnceLock<(Instant, SystemTime)>,
     attempts: AtomicU32,
     end: OnceLock<End>,
@@ -57,14 +57,14 @@ impl Record {
         name: &str,
         key: Option<&str>,
         job: Option<u64>,
-        origin: Option<Arc<RequestInfo>>,
+        request: Option<Arc<RequestInfo>>,
     ) -> Record {
         Record {
             id,
             name: bounds::shorten(name, LONGEST_NAME).into_owned(),
             key: key.map(|key| bounds::key(key, LONGEST_NAME).into_owned()),
             job,
-            origin,
+            request,
             began: OnceLock::new(),
             attempts: AtomicU32::new(0),
             end: OnceLock::new(),
@@ -174,12 +174,12 @@ impl Record {
 
     /// Returns the log line for an event of the task. Its parts are escaped, so that they cannot break the line.
     pub(super) fn line(&self, event: &str) -> String {
-        let origin = self.origin.as_ref().map_or(String::new(), |origin| format!("{origin}, "));
+        let request = self.request.as_ref().map_or(String::new(), |request| format!("{request}, "));
         let after = match self.began.get() {
             Some(_) => format!("after {}", span(self.elapsed())),
             None => "never began".to_owned(),
         };
-        escape(&format!("Background task {} {event} (task {}, {origin}{after})", self.name, self.id)).into_owned()
+        escape(&format!("Background task {} {event} (task {}, {request}{after})", self.name, self.id)).into_owned()
     }
 }
 

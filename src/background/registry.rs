@@ -33,7 +33,7 @@ const ENDED: usize = 200;
 const FAILED: usize = 100;
 
 /// The longest time between two checks whether a client still watches a task.
-const CHECK_WATCHERS: Duration = Duration::from_secs(60);
+const MAX_WATCHER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The tasks of one application.
 #[derive(Clone)]
@@ -101,9 +101,9 @@ impl Registry {
         name: &str,
         key: Option<&str>,
         job: Option<u64>,
-        origin: Option<Arc<RequestInfo>>,
+        request: Option<Arc<RequestInfo>>,
     ) -> Arc<Record> {
-        let record = Arc::new(Record::new(self.0.ids.fetch_add(1, Ordering::Relaxed), name, key, job, origin));
+        let record = Arc::new(Record::new(self.0.ids.fetch_add(1, Ordering::Relaxed), name, key, job, request));
         self.state().unfinished.insert(record.id, record.clone());
         record
     }
@@ -226,7 +226,7 @@ impl Registry {
     }
 
     /// Tells the task to cancel once no client has watched it for the duration `grace`, after one did.
-    pub(crate) fn watch_watchers(&self, record: &Arc<Record>, grace: Duration) {
+    pub(crate) fn cancel_if_unwatched(&self, record: &Arc<Record>, grace: Duration) {
         if record.has_ended() || record.is_cancelled() {
             return;
         }
@@ -238,9 +238,10 @@ impl Registry {
             return self.retry_now(record.id);
         }
         // A record that has ended concurrently is held until then, so the time is bounded.
-        let wait = grace.saturating_sub(unwatched.unwrap_or_default()).clamp(RETRY_SPAWN_AFTER, CHECK_WATCHERS);
+        let wait =
+            grace.saturating_sub(unwatched.unwrap_or_default()).clamp(RETRY_SPAWN_AFTER, MAX_WATCHER_CHECK_INTERVAL);
         let (registry, record) = (self.clone(), record.clone());
-        timer::at(deadline::after(wait), move || registry.watch_watchers(&record, grace));
+        timer::at(deadline::after(wait), move || registry.cancel_if_unwatched(&record, grace));
     }
 
     /// Schedules a task's next attempt. The wait holds no thread and no slot.
@@ -490,14 +491,14 @@ mod tests {
         let registry = Registry::new(&Config::default());
         let record = registry.enter("t", None, None, None);
         let is_cancelled = || {
-            registry.watch_watchers(&record, Duration::ZERO);
+            registry.cancel_if_unwatched(&record, Duration::ZERO);
             record.is_cancelled()
         };
         assert!(!is_cancelled(), "a client without JavaScript watches nothing");
         let watcher = record.progress.enter();
         assert!(!is_cancelled());
         record.progress.leave(watcher);
-        registry.watch_watchers(&record, Duration::from_secs(3_600));
+        registry.cancel_if_unwatched(&record, Duration::from_secs(3_600));
         assert!(!record.is_cancelled(), "the client has time to come back");
         assert!(is_cancelled());
     }

@@ -149,7 +149,7 @@ impl Prepared {
         context.task = Some(record.clone());
         let deadline = options.deadline.map(|time| Deadline(time, None));
         if let Some(grace) = options.unwatched {
-            registry.watch_watchers(&record, grace);
+            registry.cancel_if_unwatched(&record, grace);
         }
         Prepared { context, registry, record, deadline, is_nested }
     }

@@ -61,7 +61,7 @@ pub(super) fn refuse_inside_a_child(target: Target) -> Result<(), Failure> {
     if !is_child() {
         return Ok(());
     }
-    let words = match target {
+    let message = match target {
         Target::Job { .. } => {
             "an isolated job cannot run another one inside itself: enqueue it, or do without `ISOLATED` there"
         }
@@ -69,7 +69,7 @@ pub(super) fn refuse_inside_a_child(target: Target) -> Result<(), Failure> {
             "an isolated function cannot be called inside a child process: call the function directly"
         }
     };
-    Err(Failure::Error(plain_error(format!("{words} ({VARIABLE} is set)"))))
+    Err(Failure::Error(plain_error(format!("{message} ({VARIABLE} is set)"))))
 }
 
 pub(super) fn not_started(target: Target, error: Error) -> Failure {
@@ -81,8 +81,9 @@ fn message<'i>(call: &Call, input: &'i str) -> Result<(Vec<u8>, &'i [u8]), Failu
     let order = Order { call: call.clone(), parent: std::process::id(), level };
     frame(&ToChild::Call(Box::new(order)), input.as_bytes()).map_err(|error| {
         let most = bytes(LONGEST_VALUE as u64);
-        let words = format!("the input of the isolated {} is too long: at most {most} of JSON fit", call.target.noun());
-        Failure::Error(Error::from(error).context(words))
+        let message =
+            format!("the input of the isolated {} is too long: at most {most} of JSON fit", call.target.noun());
+        Failure::Error(Error::from(error).context(message))
     })
 }
 
@@ -133,7 +134,7 @@ impl<'c> Calling<'c> {
     fn new(process: &'c mut Process, call: &'c Call, task: &'c TaskContext, began: Instant) -> Calling<'c> {
         let label = match call.target {
             Target::Function { task } => format!("{} (task {task})", escape(&call.label)),
-            Target::Job { id, .. } => format!("{} (job {id}, try {})", escape(&call.label), call.attempt),
+            Target::Job { id, .. } => format!("{} (job {id}, attempt {})", escape(&call.label), call.attempt),
         };
         Calling {
             process,
@@ -206,8 +207,8 @@ impl<'c> Calling<'c> {
     }
 
     fn unwatched(&self, error: io::Error) -> Failure {
-        let words = format!("cannot watch the process of the isolated {}", self.call.target.noun());
-        Failure::Error(Error::from(error).context(words))
+        let message = format!("cannot watch the process of the isolated {}", self.call.target.noun());
+        Failure::Error(Error::from(error).context(message))
     }
 
     /// Waits for the next event, and handles it.
@@ -410,14 +411,14 @@ impl<'c> Calling<'c> {
         ended.into_outcome(output)
     }
 
-    fn failure(&self, words: String) -> Failure {
+    fn failure(&self, message: String) -> Failure {
         let started = if self.process.has_begun {
             ""
         } else {
             " (it had not come to the application: with the same arguments the program must reach `App::run`, `App::work` or \
              `App::start`)"
         };
-        Failure::Error(plain_error(format!("{words}{started}")))
+        Failure::Error(plain_error(format!("{message}{started}")))
     }
 
     /// Returns the cause of death of a process that was not killed here.

@@ -250,8 +250,8 @@ impl Child {
 fn bounded(output: Option<String>) -> Outcome<Option<String>> {
     match output {
         Some(output) if output.len() > LONGEST_VALUE => {
-            let words = format!("its output has {} bytes as JSON, and at most {LONGEST_VALUE} fit", output.len());
-            Err(Failure::Error(plain_error(words)))
+            let message = format!("its output has {} bytes as JSON, and at most {LONGEST_VALUE} fit", output.len());
+            Err(Failure::Error(plain_error(message)))
         }
         output => Ok(output),
     }

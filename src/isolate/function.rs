@@ -385,7 +385,7 @@ fn call<F: IsolatedFunction<M>, M>(
         return Err(unknown(name));
     }
     let input = write(&input, "input")?;
-    let origin = task.record().origin.as_ref().map(ToString::to_string);
+    let origin = task.record().request.as_ref().map(ToString::to_string);
     let (name, label) = (name.to_owned(), task.name().to_owned());
     let output = isolation.pool.run(&Call { target, name, attempt: 1, label, origin, limits }, &input, task)?;
     read(&output.unwrap_or_default()).map_err(|error| not_read::<F::Output>("output", error))
@@ -393,13 +393,13 @@ fn call<F: IsolatedFunction<M>, M>(
 
 fn unknown(name: &str) -> Failure {
     let short = name.rsplit("::").next().unwrap_or(name);
-    let words = format!("add `.isolated({short})` where the application is made (App::isolated)");
-    Failure::Error(plain_error(format!("the isolated function `{name}` is not registered in this program: {words}")))
+    let message = format!("add `.isolated({short})` where the application is made (App::isolated)");
+    Failure::Error(plain_error(format!("the isolated function `{name}` is not registered in this program: {message}")))
 }
 
 fn no_application(name: &str) -> Error {
-    let words = "call it in a handler, a task or a job, or after `App::start`";
-    plain_error(format!("the isolated function `{name}` was called outside an application: {words}"))
+    let message = "call it in a handler, a task or a job, or after `App::start`";
+    plain_error(format!("the isolated function `{name}` was called outside an application: {message}"))
 }
 
 fn read<T: DeserializeOwned>(json: &str) -> serde_json::Result<T> {
@@ -416,12 +416,12 @@ fn write<T: Serialize>(value: &T, what: &str) -> Outcome<String> {
     match serde_json::to_writer(&mut json, value) {
         Ok(()) => String::from_utf8(json.bytes).map_err(|error| Failure::from_error(error.into())),
         Err(_) if json.is_too_long => {
-            let words = format!("at most {} MiB fit: pass the path of a file in its place", LONGEST_VALUE >> 20);
-            Err(Failure::Error(plain_error(format!("its {what} is too long as JSON: {words}"))))
+            let message = format!("at most {} MiB fit: pass the path of a file in its place", LONGEST_VALUE >> 20);
+            Err(Failure::Error(plain_error(format!("its {what} is too long as JSON: {message}"))))
         }
         Err(error) => {
-            let words = format!("its {what} of type `{}` cannot be written as JSON", type_name::<T>());
-            Err(Failure::Error(plain_error(words).with_source(error)))
+            let message = format!("its {what} of type `{}` cannot be written as JSON", type_name::<T>());
+            Err(Failure::Error(plain_error(message).with_source(error)))
         }
     }
 }

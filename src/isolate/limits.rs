@@ -41,8 +41,8 @@ pub(super) fn limit_memory(memory: u64) -> Result<()> {
     let (mapped, data) = (size(0), size(5));
     let least = data.saturating_add(LEAST);
     if memory < least {
-        let words = format!("its process may have {} of memory, and needs {} to begin", bytes(memory), bytes(least));
-        return Err(plain_error(words));
+        let message = format!("its process may have {} of memory, and needs {} to begin", bytes(memory), bytes(least));
+        return Err(plain_error(message));
     }
     set(Resource::Data, Some(memory))?;
     set(Resource::As, Some(memory.saturating_mul(2).saturating_add(mapped).saturating_add(256 << 20)))

@@ -212,8 +212,8 @@ fn error(status: u16, chain: String) -> Error {
 }
 
 /// Returns an error without a backtrace, which would lead to this module and not to the cause.
-pub(super) fn plain_error(words: impl Into<String>) -> Error {
-    Error::bad_request(words).status(Status::INTERNAL_SERVER_ERROR)
+pub(super) fn plain_error(message: impl Into<String>) -> Error {
+    Error::bad_request(message).status(Status::INTERNAL_SERVER_ERROR)
 }
 
 fn text(text: &str) -> String {

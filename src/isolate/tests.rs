@@ -99,7 +99,7 @@ fn tell(input: &str, task: &TaskContext) -> Outcome<()> {
     task.progress(2, 3);
     task.message(format!("готово 🎉 {input}"));
     let origin = Context::current().origin.map_or("none".to_owned(), |origin| origin.path.clone());
-    log::warn!(target: "shop::till", "try {} of {} from {origin}", task.attempt(), task.name());
+    log::warn!(target: "shop::till", "attempt {} of {} from {origin}", task.attempt(), task.name());
     Ok(())
 }
 
@@ -363,9 +363,9 @@ fn a_job_runs_in_a_child_and_its_log_and_progress_reach_the_parent() {
     let progress = info.progress();
     assert_eq!((progress.done, progress.total, progress.message.as_str()), (2, 3, "готово 🎉 воробьи 🐦\0"));
     assert_eq!(logged("counting"), ["INFO shop::till: counting «воробьи 🐦\0»"]);
-    assert_eq!(logged("try 3 of"), ["WARN shop::till: try 3 of tell-job from /orders"]);
+    assert_eq!(logged("attempt 3 of"), ["WARN shop::till: attempt 3 of tell-job from /orders"]);
     assert_eq!(logged("nobody wants"), [""; 0]);
-    let printed = logged("INFO aside::jobs: Isolated job tell-job (job 17, try 3) printed: ");
+    let printed = logged("INFO aside::jobs: Isolated job tell-job (job 17, attempt 3) printed: ");
     assert!(printed.iter().any(|line| line.ends_with("noise on standard output, before")), "{printed:?}");
 }
 
@@ -700,8 +700,10 @@ fn a_completed_job_whose_process_does_not_exit_is_completed() {
     order.call.label = "linger-job".into();
     start_by(lingers, order).join().unwrap();
     assert_eq!(
-        logged("Isolated job linger-job (job 17, try 3) has ended, but its process did not exit within 2.0 s: killed.")
-            .len(),
+        logged(
+            "Isolated job linger-job (job 17, attempt 3) has ended, but its process did not exit within 2.0 s: killed."
+        )
+        .len(),
         1
     );
 }

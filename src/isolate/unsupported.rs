@@ -63,13 +63,13 @@ pub(crate) fn child_main(_scope: &Scope, _dispatch: Arc<Dispatch>) -> ! {
 }
 
 fn refusal(call: &Call) -> Failure {
-    let words = match call.target {
+    let message = match call.target {
         Target::Function { .. } => {
             "an isolated function needs Unix: run the program there, or call the function in a task"
         }
         Target::Job { .. } => "an isolated job needs Unix: run it there, or do without `const ISOLATED: bool = true`",
     };
-    Failure::Error(plain_error(format!("{}: {words}", call.label)))
+    Failure::Error(plain_error(format!("{}: {message}", call.label)))
 }
 
 fn exit() -> ! {

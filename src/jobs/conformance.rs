@@ -556,7 +556,7 @@ pub(crate) fn a_dead_job_has_its_last_failures(bench: &dyn Bench) {
     let id = process.add(entry(), T);
     let tries = MOST_FAILURES as u32 + 5;
     for attempt in 1..=tries {
-        let message = format!("try {attempt}");
+        let message = format!("attempt {attempt}");
         let end = if attempt == tries { dead(&message) } else { Resolution::Retry { wait: 0, message } };
         process.finish(&process.take_one(T), end, T + i64::from(attempt) - i64::from(tries));
     }
@@ -565,8 +565,8 @@ pub(crate) fn a_dead_job_has_its_last_failures(bench: &dyn Bench) {
     let kept: Vec<(u32, Millis, &str)> =
         info.failures.iter().map(|failure| (failure.attempt, failure.at, failure.message.as_str())).collect();
     assert_eq!(kept.len(), MOST_FAILURES);
-    assert_eq!(kept[0], (6, T - 24, "try 6"));
-    assert_eq!(kept[MOST_FAILURES - 1], (tries, T, "try 30"));
+    assert_eq!(kept[0], (6, T - 24, "attempt 6"));
+    assert_eq!(kept[MOST_FAILURES - 1], (tries, T, "attempt 30"));
     assert!(kept.is_sorted());
     assert_eq!(process.take(1, T + YEAR), []);
 }

@@ -149,13 +149,13 @@ impl JobRunner {
 
     /// The loop of the claiming thread.
     fn claim_loop(self: &Arc<JobRunner>) {
-        let (mut outage, mut heard) = (OutageLog::default(), 0);
+        let (mut outage, mut seen) = (OutageLog::default(), 0);
         while !self.is_stopping() {
             let wait = match self.claim_round() {
                 Ok(wait) => outage.recovered(wait),
                 Err(error) => outage.failed(&error),
             };
-            self.jobs.shared.changed.wait_as(&mut heard, wait);
+            self.jobs.shared.changed.wait_as(&mut seen, wait);
         }
     }
 

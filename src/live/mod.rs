@@ -41,7 +41,7 @@ use crate::http::response::Response;
 use crate::http::session::unguessable;
 use crate::http::stream::source::{Pause, StreamSource};
 pub use crate::http::stream::sse::{Event, Events};
-use crate::http::stream::sse::{STILL_HERE, retry_after};
+use crate::http::stream::sse::{KEEP_ALIVE, retry_after};
 use crate::http::templates::{Fragment, fragment};
 use crate::panics;
 use crate::sync::lock;
@@ -403,7 +403,7 @@ where
         if is_news {
             self.show(&seen, out);
         } else if self.has_begun && !seen.is_finished {
-            out.extend_from_slice(STILL_HERE);
+            out.extend_from_slice(KEEP_ALIVE);
         }
         (self.has_begun, self.known) = (true, seen.version);
         if seen.is_finished {

@@ -33,12 +33,12 @@ fn ascii_domain_address(text: &str) -> Option<Address> {
 
 fn invalid_address(text: &str) -> Error {
     let shown: String = text.chars().take(100).collect();
-    let words = if shown.is_empty() {
+    let message = if shown.is_empty() {
         "the address of a mail is empty".into()
     } else {
         format!("{shown:?} is not a valid address: one looks like `anna@shop.example` or `Anna <anna@shop.example>`")
     };
-    Error::internal(words)
+    Error::internal(message)
 }
 
 /// Removes quotes: `Anna` for `"Anna"`.

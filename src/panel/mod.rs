@@ -72,7 +72,7 @@ impl App {
 struct Authorize(Box<dyn Fn(&mut Request) -> bool + Send + Sync>);
 
 fn may_see(req: &mut Request) -> bool {
-    error_pages::is_for_the_developer(req) || guard_allows(req)
+    error_pages::shows_details(req) || guard_allows(req)
 }
 
 fn guard_allows(req: &mut Request) -> bool {

@@ -114,7 +114,7 @@ impl Row {
             name: line(&record.name),
             key: record.key.as_deref().map(line),
             job: record.job.filter(|_| scope.get::<Jobs>().is_some()),
-            origin: record.origin.as_ref().map(|origin| line(&origin.to_string())),
+            origin: record.request.as_ref().map(|origin| line(&origin.to_string())),
             state: record.state(),
             has_ended,
             is_overdue: record.is_overdue(),

@@ -130,10 +130,10 @@ mod tests {
     /// The check costs the same for an unknown user: its hash has the parameters of current hashes.
     #[test]
     fn an_unknown_user_costs_the_same_time() {
-        let nobody = PasswordHash::new(UNKNOWN_USER).unwrap();
+        let unknown_user = PasswordHash::new(UNKNOWN_USER).unwrap();
         assert!(UNKNOWN_USER.starts_with(CURRENT));
-        assert_eq!(nobody.hash.unwrap().len(), Params::DEFAULT_OUTPUT_LEN);
-        assert_eq!(nobody.salt.unwrap().len(), password_hash::try_generate_salt().unwrap().len());
+        assert_eq!(unknown_user.hash.unwrap().len(), Params::DEFAULT_OUTPUT_LEN);
+        assert_eq!(unknown_user.salt.unwrap().len(), password_hash::try_generate_salt().unwrap().len());
         assert!(!verify("", None).unwrap());
     }
 

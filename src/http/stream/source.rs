@@ -54,15 +54,15 @@ pub(crate) fn follow(mut source: Box<dyn StreamSource>, mut out: StreamWriter<'_
     let wake = Arc::new(Notify::default());
     let (gone, notify) = (out.disconnect().clone(), wake.clone());
     let _woken = gone.on_signal(move || notify.notify());
-    let mut news = Vec::new();
-    while let Some(pause) = source.write(&mut news) {
-        out.write_all(&news)?;
-        news.clear();
+    let mut new_data = Vec::new();
+    while let Some(pause) = source.write(&mut new_data) {
+        out.write_all(&new_data)?;
+        new_data.clear();
         gone.wait(pause.at_least);
         let notify = wake.clone();
         source.call_when_new(Arc::new(move || notify.notify()));
         wake.wait(pause.at_most);
         out.check()?;
     }
-    out.write_all(&news)
+    out.write_all(&new_data)
 }

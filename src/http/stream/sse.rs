@@ -116,7 +116,7 @@ impl Events<'_> {
     /// # Errors
     /// The errors of [`send`](Events::send).
     pub fn keep_alive(&mut self) -> io::Result<()> {
-        self.out.write_all(STILL_HERE)
+        self.out.write_all(KEEP_ALIVE)
     }
 
     /// Sets how long a page waits before it reconnects after a lost connection. Browsers wait about 3 s by default.
@@ -129,7 +129,7 @@ impl Events<'_> {
 }
 
 /// The comment of a keep-alive.
-pub(crate) const STILL_HERE: &[u8] = b": still here\n\n";
+pub(crate) const KEEP_ALIVE: &[u8] = b": still here\n\n";
 
 /// Returns the field that sets how long a page waits before it reconnects.
 pub(crate) fn retry_after(time: Duration) -> String {

@@ -63,20 +63,20 @@ pub(super) fn resolution(resolution: Resolution, now: Millis) -> [String; 5] {
 
 /// Returns five values of an outcome: the progress as [`told`] encodes it, and the output.
 pub(super) fn last_values(resolved: &ResolvedAttempt) -> [String; 5] {
-    let [is_told, done, total, message] = told(resolved.last_values.progress.as_ref());
-    [is_told, done, total, message, optional(resolved.output().map(Output::json))]
+    let [has_progress, done, total, message] = progress_values(resolved.last_values.progress.as_ref());
+    [has_progress, done, total, message, optional(resolved.output().map(Output::json))]
 }
 
 /// Returns `1` and the progress, or `0` and empty progress.
-fn told(progress: Option<&Steps>) -> [String; 4] {
+fn progress_values(progress: Option<&Steps>) -> [String; 4] {
     let (done, total, message) = progress.cloned().unwrap_or_default();
     values![if progress.is_some() { "1" } else { "0" }, done, total, message]
 }
 
 /// The six values of a job that a worker holds.
 pub(super) fn held(held: &HeldJob) -> [String; 6] {
-    let [is_told, done, total, message] = told(held.progress.as_ref());
-    [held.id.to_string(), held.token.to_string(), is_told, done, total, message]
+    let [has_progress, done, total, message] = progress_values(held.progress.as_ref());
+    [held.id.to_string(), held.token.to_string(), has_progress, done, total, message]
 }
 
 /// A claimed job as `claim.lua` returns it: id, token, name, label, payload, queue, attempt, origin, and the time when

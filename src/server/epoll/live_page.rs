@@ -86,10 +86,10 @@ impl LivePage {
 
     /// Calls the source for new events, and returns the longest time until its next call.
     fn call_source(&mut self) -> Option<Duration> {
-        let mut news = Vec::new();
-        let pause = self.source.write(&mut news);
+        let mut new_events = Vec::new();
+        let pause = self.source.write(&mut new_events);
         // A write to a vector does not fail.
-        let _ = std::io::Write::write_all(&mut Chunks::new(&mut self.out, self.options), &news);
+        let _ = std::io::Write::write_all(&mut Chunks::new(&mut self.out, self.options), &new_events);
         match pause {
             Some(pause) => self.not_before = deadline::after(pause.at_least),
             None => self.end(),

@@ -44,7 +44,7 @@ pub(crate) fn error_page(req: &Request, error: &Error) -> Response {
 }
 
 fn page(req: &Request, error: &Error) -> Response {
-    let developer = is_for_the_developer(req);
+    let developer = shows_details(req);
     let summary = ErrorSummary::of(req, error, developer);
     let report = || Report::of(req, error, &summary);
     match (preferred(req), developer && summary.status.is_server_error()) {
@@ -90,7 +90,7 @@ static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
 /// Returns true in development if the request comes from the same machine and not through a proxy: a development server
 /// that is reachable from outside must not show internal details there. Such a request gets the details of a 5xx even
 /// if the application has its own page for it.
-pub(crate) fn is_for_the_developer(req: &Request) -> bool {
+pub(crate) fn shows_details(req: &Request) -> bool {
     let local = req.remote_addr().is_none_or(|address| address.ip().to_canonical().is_loopback());
     let forwarded = ["Forwarded", "Via", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"];
     req.config().is_development() && local && !forwarded.iter().any(|name| req.headers().contains(name))
@@ -156,11 +156,11 @@ mod tests {
         let proxied = request(Mode::Development, &[("X-Forwarded-For", "192.0.2.1")], "127.0.0.1:4000");
         for req in [far, proxied] {
             let ResponseBody::Bytes(text) = error_page(&req, &broken()).body else { panic!("not bytes") };
-            assert!(!is_for_the_developer(&req) && !String::from_utf8_lossy(&text).contains("disk"), "{text:?}");
+            assert!(!shows_details(&req) && !String::from_utf8_lossy(&text).contains("disk"), "{text:?}");
         }
         for local in ["127.0.0.1:4000", "[::1]:4000", "[::ffff:127.0.0.1]:4000"] {
-            assert!(is_for_the_developer(&request(Mode::Development, &[], local)), "{local}");
-            assert!(!is_for_the_developer(&request(Mode::Production, &[], local)), "{local}");
+            assert!(shows_details(&request(Mode::Development, &[], local)), "{local}");
+            assert!(!shows_details(&request(Mode::Production, &[], local)), "{local}");
         }
     }
 
