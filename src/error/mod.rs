@@ -18,6 +18,7 @@ use std::fmt;
 use std::iter::successors;
 use std::mem::replace;
 use std::panic::Location;
+use std::path::Path;
 
 use crate::panics;
 
@@ -466,7 +467,8 @@ fn is_helpful(location: &Location<'_>) -> bool {
 
 /// Returns true if a source file, as the compiler names it, belongs to this crate: a location there does not help a user.
 pub(crate) fn is_of_the_framework(file: &str) -> bool {
-    file!().strip_suffix("error.rs").is_some_and(|folder| file.starts_with(folder))
+    // This file is `src/error/mod.rs`.
+    Path::new(file!()).ancestors().nth(2).is_some_and(|source| Path::new(file).starts_with(source))
 }
 
 impl fmt::Display for Error {
