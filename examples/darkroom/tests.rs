@@ -875,13 +875,13 @@ fn a_photo_whose_job_runs_is_removed_after_the_job_has_ended() {
     visit.upload("Fog", "fog.jpg", &jpeg(30, 20));
     let original = visit.original_becomes_a_pipe(2);
     let (jobs, job) = (visit.jobs(), visit.job_of(2).id);
-    let at_work = thread::spawn(move || jobs.run_next().unwrap().unwrap());
+    let at_work = thread::spawn(move || jobs.run_next().unwrap());
     // Returns when the job reads it.
     let mut pipe = fs::OpenOptions::new().write(true).open(&original).unwrap();
 
     visit.post("/account/photos/2/delete").send();
     while visit.jobs().find(job).unwrap().is_some_and(|job| !job.is_cancelling) {
-        assert!(visit.jobs().run_next().unwrap().is_some(), "one of them tells it to stop");
+        assert!(visit.jobs().run_next().is_some(), "one of them tells it to stop");
     }
     pipe.write_all(&jpeg(30, 20)).unwrap();
     drop(pipe);

@@ -5,11 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use serde::de::DeserializeOwned;
-
 use super::engine::{Engine, Enqueued};
 use super::job::{Job, NewJob};
-use super::job_config::{JobConfig, decode};
+use super::job_config::JobConfig;
 use super::progress::{JobFollowers, progress};
 use super::readiness::Readiness;
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo, millis};
@@ -49,7 +47,8 @@ const PAGE: usize = 100;
 /// assert_eq!(jobs.counts().unwrap().waiting, 1);
 /// ```
 ///
-/// A clone refers to the same jobs.
+/// A clone refers to the same jobs. In a test, [`TestJobs`](crate::testing::TestJobs) runs them, lists what is enqueued, and
+/// advances their clock.
 #[derive(Clone)]
 pub struct Jobs {
     pub(super) engine: Arc<dyn Engine>,
@@ -62,8 +61,8 @@ pub struct Jobs {
 pub(super) struct Shared {
     /// The time that tests have added, in milliseconds.
     passed: AtomicI64,
-    /// The step by which the wall clock was set back, in addition to `passed`, in milliseconds.
-    put_back: AtomicI64,
+    /// The time by which tests have set the wall clock back, in milliseconds.
+    set_back: AtomicI64,
     /// True if a test runs the jobs instead of workers.
     is_test_driven: AtomicBool,
     /// The function that runs jobs when they are enqueued.
@@ -313,41 +312,15 @@ impl Jobs {
         self.engine.pause(queue, false)
     }
 
-    /// Returns the jobs of a type that wait, are scheduled or run, the oldest first: for tests.
-    ///
-    /// # Panics
-    /// Panics if a job cannot be parsed.
-    pub fn enqueued<J: Job + DeserializeOwned>(&self) -> Vec<J> {
-        let states = [JobState::Waiting, JobState::Scheduled, JobState::Running];
-        let all =
-            states.into_iter().flat_map(|state| self.engine.list(state, None, 10_000).expect("the jobs can be listed"));
-        let mut all: Vec<JobInfo> = all.filter(|job| job.name == J::NAME).collect();
-        all.sort_by_key(|job| job.id);
-        all.iter().map(|job| decode(&job.payload).expect("a job can be read again")).collect()
-    }
-
-    /// Fails a test unless a job of that type for which `is_it` returns true waits, is scheduled or runs.
-    ///
-    /// # Panics
-    /// Panics if there is none; the message lists the jobs of that type.
-    #[track_caller]
-    pub fn assert_enqueued<J: Job>(&self, is_it: impl Fn(&J) -> bool) {
-        let all = self.enqueued::<J>();
-        if !all.iter().any(is_it) {
-            let shown: Vec<_> = all.iter().map(|job| serde_json::to_string(job).unwrap_or_default()).collect();
-            panic!("no such `{}` is enqueued; there are {}: {}", J::NAME, all.len(), shown.join(", "));
-        }
-    }
-
-    /// Advances the clock of the jobs: for tests.
-    pub fn advance(&self, time: Duration) {
+    /// Advances the clock of the jobs, for a test.
+    pub(crate) fn advance(&self, time: Duration) {
         add(&self.shared.passed, time);
         self.shared.changed.notify();
     }
 
-    /// Sets the clock of the jobs back, like an administrator who corrects the wall clock: for tests.
-    pub fn put_back(&self, time: Duration) {
-        add(&self.shared.put_back, time);
+    /// Sets the wall clock of the jobs back, for a test.
+    pub(crate) fn set_clock_back(&self, time: Duration) {
+        add(&self.shared.set_back, time);
         self.shared.changed.notify();
     }
 
@@ -374,10 +347,10 @@ impl Jobs {
     /// lines.
     pub(super) fn moment(&self) -> Moment {
         static BEGINNING: LazyLock<Instant> = LazyLock::new(Instant::now);
-        let [passed, put_back] = [&self.shared.passed, &self.shared.put_back].map(|time| time.load(Ordering::Relaxed));
+        let [passed, set_back] = [&self.shared.passed, &self.shared.set_back].map(|time| time.load(Ordering::Relaxed));
         let steady = || passed.saturating_add(BEGINNING.elapsed().as_millis() as Millis);
         let earliest = steady();
-        let wall = millis(SystemTime::now()).saturating_add(passed).saturating_sub(put_back);
+        let wall = millis(SystemTime::now()).saturating_add(passed).saturating_sub(set_back);
         Moment { wall, earliest, latest: steady() }
     }
 

@@ -92,7 +92,7 @@ impl Kind {
 }
 
 /// Parses a job from its payload.
-pub(super) fn decode<J: DeserializeOwned>(payload: &str) -> Result<J> {
+fn decode<J: DeserializeOwned>(payload: &str) -> Result<J> {
     serde_json::from_str(payload).map_err(|error| {
         Error::internal("the payload cannot be parsed as this job: give new fields `#[serde(default)]`")
             .with_source(error)

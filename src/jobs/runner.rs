@@ -32,25 +32,20 @@ const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
 impl Jobs {
-    /// Runs each job when it is enqueued, before [`enqueue`](Jobs::enqueue) returns: for tests that check its effects.
-    /// Scheduled jobs are only stored. The failure of a job is in [`failures`](crate::testing::TestClient::failures);
-    /// the handler does not receive it.
-    pub fn inline(self) -> Jobs {
+    /// Runs all jobs where they are enqueued, from now on, for a test.
+    pub(crate) fn run_inline(&self) {
         self.run_where_enqueued(|jobs| {
             while jobs.run_next()?.is_some() {}
             Ok(())
         });
-        self
     }
 
-    /// Runs the next waiting job of any queue, and returns it with its outcome: for tests. Returns `None` if no job
-    /// waits, or if all waiting jobs are in paused queues.
-    ///
-    /// An isolated job runs in this process too, since a test's program cannot be started as the application.
+    /// Runs the next job that is due, for a test, and returns it with its outcome.
     ///
     /// # Errors
     /// An error if the engine is unreachable.
-    pub fn run_next(&self) -> Result<Option<JobInfo>> {
+    pub(crate) fn run_next(&self) -> Result<Option<JobInfo>> {
+        self.for_tests();
         JobRunner::test_driven(self, self.scope()).run_next()
     }
 }
@@ -283,7 +278,7 @@ impl JobRunner {
         } else if heartbeat {
             self.heartbeat()?;
         }
-        if clock.was_put_back(self.jobs.moment()) {
+        if clock.was_set_back(self.jobs.moment()) {
             log::warn!(target: "aside::jobs", "The wall clock was set back; the due times of delayed jobs were corrected.");
             self.clock_went_back()?;
         }
@@ -356,7 +351,7 @@ impl SteadyClock {
     }
 
     /// Returns true if the wall clock has been set back since the last call.
-    fn was_put_back(&mut self, now: Moment) -> bool {
+    fn was_set_back(&mut self, now: Moment) -> bool {
         let last = std::mem::replace(&mut self.0, now);
         let passed = now.earliest.saturating_sub(last.latest).max(0);
         now.wall < last.wall.saturating_add(passed).saturating_sub(CLOCK_SLACK)
@@ -417,9 +412,9 @@ mod tests {
         let jobs = Jobs::memory();
         let mut clock = SteadyClock::new(jobs.moment());
         jobs.advance(Duration::from_secs(3_600));
-        assert!(!clock.was_put_back(jobs.moment()));
-        jobs.put_back(Duration::from_secs(60));
-        assert!(clock.was_put_back(jobs.moment()) && !clock.was_put_back(jobs.moment()), "once for each step back");
+        assert!(!clock.was_set_back(jobs.moment()));
+        jobs.set_clock_back(Duration::from_secs(60));
+        assert!(clock.was_set_back(jobs.moment()) && !clock.was_set_back(jobs.moment()), "once for each step back");
     }
 
     #[test]
@@ -431,10 +426,10 @@ mod tests {
         };
         let mut clock = SteadyClock::new(held_up(0, 0, 0));
         // Suspended for a minute, before and after it reads the wall clock.
-        assert!(!clock.was_put_back(held_up(60, 0, 60)));
-        assert!(!clock.was_put_back(held_up(60, 60, 120)));
-        assert!(!clock.was_put_back(held_up(120, 120, 120)));
-        assert!(clock.was_put_back(held_up(120, 180, 180)));
+        assert!(!clock.was_set_back(held_up(60, 0, 60)));
+        assert!(!clock.was_set_back(held_up(60, 60, 120)));
+        assert!(!clock.was_set_back(held_up(120, 120, 120)));
+        assert!(clock.was_set_back(held_up(120, 180, 180)));
     }
 
     /// Regression: a heartbeat waited for a locked database, and its old time looked like a clock that was set back.

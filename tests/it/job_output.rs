@@ -103,7 +103,7 @@ fn the_output_of_a_job_is_kept_with_it() {
         let jobs = client.jobs();
         let id = jobs.enqueue(count("well")).unwrap().id;
         assert_eq!(jobs.output::<Counted>(id).unwrap(), None, "it waits");
-        let job = jobs.run_next().unwrap().unwrap();
+        let job = jobs.run_next().unwrap();
         assert_eq!((job.state, job.done, job.total, job.message.as_str()), (JobState::Done, 5, 5, "part 5"));
         assert_eq!(job.output::<Counted>().unwrap(), Some(counted()));
         assert_eq!(jobs.output::<Counted>(id).unwrap(), Some(counted()));
@@ -127,12 +127,12 @@ fn the_last_output_counts_and_one_of_a_failed_attempt_is_not_kept() {
         assert_eq!(jobs.output::<Option<Counted>>(silent).unwrap(), Some(None));
         for end in ["fails", "panics"] {
             let id = jobs.enqueue(count(end)).unwrap().id;
-            let job = jobs.run_next().unwrap().unwrap();
+            let job = jobs.run_next().unwrap();
             assert_eq!((job.id, job.state), (id, JobState::Scheduled), "{end}");
             assert_eq!((job.done, job.message.as_str()), (5, "part 5"), "{end}: its last progress is there");
             assert_eq!(job.output::<Counted>().unwrap(), None, "{end}");
             client.advance(Duration::from_secs(20));
-            let job = jobs.run_next().unwrap().unwrap();
+            let job = jobs.run_next().unwrap();
             assert_eq!((job.state, job.done, job.output::<Counted>().unwrap()), (JobState::Dead, 5, None), "{end}");
         }
     });
@@ -144,7 +144,7 @@ fn an_output_beyond_the_limit_fails_the_job_with_a_clear_error() {
         let client = client(kept);
         let jobs = client.jobs();
         let id = jobs.enqueue(count("at the limit")).unwrap().id;
-        assert_eq!(jobs.run_next().unwrap().unwrap().state, JobState::Done);
+        assert_eq!(jobs.run_next().unwrap().state, JobState::Done);
         assert_eq!(jobs.output::<String>(id).unwrap().unwrap().len(), (1 << 20) - 2);
         let deep = jobs.enqueue(count("deep")).unwrap().id;
         assert_eq!(jobs.wait(deep, SOON).unwrap().output::<serde_json::Value>().unwrap(), Some(nested(127)));
@@ -154,7 +154,7 @@ fn an_output_beyond_the_limit_fails_the_job_with_a_clear_error() {
             ("unwritable", "the output of the job `count` cannot be written as JSON: key must be a string"),
         ] {
             jobs.enqueue(count(end)).unwrap();
-            let job = jobs.run_next().unwrap().unwrap();
+            let job = jobs.run_next().unwrap();
             assert!(job.failures[0].message.contains(words), "{:?}", job.failures);
             assert_eq!(job.output::<Counted>().unwrap(), None);
         }
@@ -204,7 +204,7 @@ fn an_output_is_committed_with_the_transaction_of_the_job() {
     let client = TestClient::new(App::with_config(Config::default()).jobs(jobs).state(Mutex::new(String::new())));
     let outcome = |end: &str| {
         client.jobs().enqueue(Charge(end.to_owned())).unwrap();
-        let job = client.jobs().run_next().unwrap().unwrap();
+        let job = client.jobs().run_next().unwrap();
         (job.state, job.done, job.output::<String>().unwrap())
     };
     let done = |output: &str| (JobState::Done, 2, Some(output.to_owned()));
@@ -428,7 +428,7 @@ fn a_page_ends_with_the_last_progress_and_the_output() {
             assert!(events.next().data.ends_with("0 of 0: ; no output"));
             jobs.run_next().unwrap();
             client.advance(Duration::from_secs(20));
-            jobs.run_next().unwrap();
+            jobs.run_next();
             let shown = last_event(&mut events);
             assert!(shown.ends_with(last), "{end}: {shown}");
             // A later page has the same end.

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use aside::jobs::{JobState, NewJob};
 use aside::tasks::{Retry, TaskState};
-use aside::testing::TestClient;
+use aside::testing::{TestClient, TestJobs};
 use aside::{App, Config, Error, Job, Jobs, Request, Result, Task, TaskContext};
 use serde::{Deserialize, Serialize};
 
@@ -142,20 +142,20 @@ fn a_failed_job_is_retried_with_growing_backoff_and_then_dead() {
         let mut client = client(kept.register::<Fail>());
         let id = client.jobs().enqueue(Fail("no credit".into())).unwrap().id;
         for (attempt, waits) in [(1, 7_500..=10_000), (2, 15_000..=20_000)] {
-            let job = client.jobs().run_next().unwrap().unwrap();
+            let job = client.jobs().run_next().unwrap();
             assert_eq!((job.state, job.attempt), (JobState::Scheduled, attempt));
             let wait = job.due_at - job.failures.last().unwrap().at;
             assert!(waits.contains(&wait), "{wait} ms after try {attempt}");
-            assert!(client.jobs().run_next().unwrap().is_none());
+            assert!(client.jobs().run_next().is_none());
             client.advance(Duration::from_secs(20));
         }
-        let job = client.jobs().run_next().unwrap().unwrap();
+        let job = client.jobs().run_next().unwrap();
         assert_eq!((job.id, job.state, job.failures.len()), (id, JobState::Dead, 3));
         assert!(job.failures.iter().all(|failure| failure.message == "no credit"), "{:?}", job.failures);
         assert_eq!(client.failures().len(), 3);
 
         assert!(client.jobs().retry(id).unwrap());
-        let job = client.jobs().run_next().unwrap().unwrap();
+        let job = client.jobs().run_next().unwrap();
         assert_eq!((job.state, job.attempt, job.failures.len()), (JobState::Scheduled, 1, 4));
         assert!(client.jobs().discard(id).unwrap() && client.jobs().find(id).unwrap().is_none());
     });
@@ -170,7 +170,7 @@ fn a_permanent_failure_is_not_retried_and_a_panic_is_a_failure() {
             ("panic", JobState::Scheduled, "panicked: boom, at tests/it/jobs.rs:"),
         ] {
             client.jobs().enqueue(Fail(words.into())).unwrap();
-            let job = client.jobs().run_next().unwrap().unwrap();
+            let job = client.jobs().run_next().unwrap();
             assert_eq!(job.state, state, "{words}");
             assert!(job.failures[0].message.starts_with(kept), "{:?}", job.failures);
         }
@@ -182,9 +182,9 @@ fn a_job_knows_its_attempt() {
     on_each_engine(|kept| {
         let mut client = client(kept.register::<Fail>());
         client.jobs().enqueue(Fail("second time".into())).unwrap();
-        assert_eq!(client.jobs().run_next().unwrap().unwrap().state, JobState::Scheduled);
+        assert_eq!(client.jobs().run_next().unwrap().state, JobState::Scheduled);
         client.advance(Duration::from_secs(10));
-        assert_eq!(client.jobs().run_next().unwrap().unwrap().state, JobState::Done);
+        assert_eq!(client.jobs().run_next().unwrap().state, JobState::Done);
     });
 }
 
@@ -314,7 +314,8 @@ fn jobs_that_jobs_enqueue_run_too_and_inline_runs_them_at_once() {
     client.drain();
     assert_eq!(notes(&client), ["parent 3", "parent 2", "parent 1"]);
 
-    let inline = self::client(Jobs::memory().register::<Parent>().register::<Fail>().inline());
+    let inline = self::client(Jobs::memory().register::<Parent>().register::<Fail>());
+    inline.jobs().inline();
     inline.within(|| aside::jobs::enqueue(Parent(2))).unwrap();
     assert_eq!(notes(&inline).len(), 2);
     inline.within(|| aside::jobs::enqueue(Fail("in the failures".into()))).unwrap();
@@ -325,8 +326,8 @@ fn jobs_that_jobs_enqueue_run_too_and_inline_runs_them_at_once() {
 #[test]
 fn a_schedule_enqueues_once_for_all_processes_and_once_for_missed_times() {
     on_each_engine(|kept| {
-        let jobs = kept;
-        let process = || client(jobs.clone().cron("0 3 * * * Europe/Berlin", note("nightly")));
+        let jobs = TestJobs::new(&kept);
+        let process = || client(kept.clone().cron("0 3 * * * Europe/Berlin", note("nightly")));
         let served = |jobs: Jobs| {
             let config = Config { address: "127.0.0.1:0".into(), server: crate::server(), ..Config::default() };
             App::with_config(config).jobs(jobs).state(Notes::default()).start().unwrap()
@@ -335,7 +336,7 @@ fn a_schedule_enqueues_once_for_all_processes_and_once_for_missed_times() {
         // Paused, so that what is enqueued stays to be counted.
         jobs.pause("default").unwrap();
         let servers: Vec<_> =
-            (0..3).map(|_| served(jobs.clone().cron("0 3 * * * Europe/Berlin", note("nightly")))).collect();
+            (0..3).map(|_| served(kept.clone().cron("0 3 * * * Europe/Berlin", note("nightly")))).collect();
         assert_eq!(jobs.counts().unwrap().waiting, 0);
         for night in 1..=3 {
             jobs.advance(Duration::from_secs(24 * 3600));
@@ -343,7 +344,7 @@ fn a_schedule_enqueues_once_for_all_processes_and_once_for_missed_times() {
         }
         drop(servers);
         jobs.advance(Duration::from_secs(10 * 24 * 3600));
-        let server = served(jobs.clone().cron("0 3 * * * Europe/Berlin", note("nightly")));
+        let server = served(kept.clone().cron("0 3 * * * Europe/Berlin", note("nightly")));
         until(|| jobs.counts().unwrap().waiting >= 4);
         drop(server);
         assert_eq!(jobs.counts().unwrap().waiting, 4, "ten nights without anybody are one job");
@@ -524,7 +525,7 @@ fn a_job_past_its_deadline_has_failed_and_is_retried() {
         }
         let client = client(kept.register::<Slow>());
         client.jobs().enqueue(Slow).unwrap();
-        let job = client.jobs().run_next().unwrap().unwrap();
+        let job = client.jobs().run_next().unwrap();
         assert_eq!((job.state, &*job.failures[0].message), (JobState::Scheduled, "timed out"));
     });
 }
@@ -550,7 +551,7 @@ fn a_clock_set_back_delays_no_job() {
         let jobs = client.jobs();
         jobs.advance(Duration::from_secs(7200));
         jobs.enqueue(note("waits")).unwrap();
-        jobs.put_back(Duration::from_secs(3600));
+        jobs.set_clock_back(Duration::from_secs(3600));
         client.drain();
         assert_eq!(notes(&client), ["waits"]);
     });
@@ -599,7 +600,7 @@ fn the_writes_of_a_job_are_committed_with_its_completion_or_not_at_all() {
         ("fails after", JobState::Done, 1, true),
     ] {
         let id = client.jobs().enqueue(Effect(words.into())).unwrap().id;
-        let job = client.jobs().run_next().unwrap().unwrap();
+        let job = client.jobs().run_next().unwrap();
         assert_eq!((job.id, job.state), (id, state), "{words}");
         assert_eq!(effects().iter().filter(|effect| *effect == words).count(), count, "{words}");
         client.drain();
@@ -621,7 +622,7 @@ fn a_transaction_and_its_jobs_must_be_in_one_file() {
     );
     let memory = client(Jobs::memory().register::<Effect>());
     memory.jobs().enqueue(Effect("x".into())).unwrap();
-    let job = memory.jobs().run_next().unwrap().unwrap();
+    let job = memory.jobs().run_next().unwrap();
     assert!(job.failures[0].message.contains("Jobs::sqlite"), "{:?}", job.failures);
 }
 
@@ -633,7 +634,7 @@ fn jobs_and_tasks_do_not_wait_for_each_other() {
     let gates = Gates { tell: Mutex::new(tell), go: Mutex::new(wait) };
     let app = App::with_config(config).jobs(jobs).state(Notes::default()).state(gates);
     let client = TestClient::new(app);
-    let run_next = || client.jobs().run_next().unwrap().unwrap().state;
+    let run_next = || client.jobs().run_next().unwrap().state;
     // A task has the only slot, and others wait for it.
     let (end_task, task_ends) = channel::<()>();
     client.within(|| Task::named("has-the-place").spawn(move |_| task_ends.recv()));

@@ -41,6 +41,7 @@ mod sessions;
 mod shares;
 mod start;
 mod streams;
+mod testing;
 mod wire;
 
 /// The transport under test. `ASIDE_SERVER=tiny_http cargo test --test it` selects the other one on Linux.

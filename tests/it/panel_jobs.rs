@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use aside::jobs::{JobInfo, JobState, NewJob};
 use aside::tasks::Retry;
-use aside::testing::{TestClient, TestResponse};
+use aside::testing::{TestClient, TestJobs, TestResponse};
 use aside::{App, Config, Error, Job, Jobs, Result, Status, TaskContext};
 use serde::{Deserialize, Serialize};
 
@@ -109,11 +109,11 @@ impl Job for Held {
 struct Holding {
     id: u64,
     let_go: Option<Sender<u64>>,
-    runs: JoinHandle<Result<Option<JobInfo>>>,
+    runs: JoinHandle<Option<JobInfo>>,
 }
 
 impl Holding {
-    fn begin(jobs: &Jobs, gate: &str) -> Holding {
+    fn begin(jobs: &TestJobs, gate: &str) -> Holding {
         let ((begins, begun), (let_go, waits)) = (mpsc::channel(), mpsc::channel());
         GATES.lock().unwrap().get_or_insert_default().insert(gate.to_owned(), (begins, waits));
         let id = jobs.enqueue(Held { gate: gate.to_owned() }).unwrap().id;
@@ -129,7 +129,7 @@ impl Holding {
 
     fn end(mut self) -> JobInfo {
         self.let_go = None;
-        self.runs.join().unwrap().unwrap().unwrap()
+        self.runs.join().unwrap().unwrap()
     }
 }
 
@@ -148,7 +148,7 @@ fn enqueue<J: Job>(client: &TestClient, job: impl Into<NewJob<J>>) -> u64 {
 /// Returns a dead job.
 fn dead(client: &TestClient, label: &str) -> u64 {
     let id = enqueue(client, failing(label, "it broke"));
-    assert_eq!(client.jobs().run_next().unwrap().unwrap().state, JobState::Dead);
+    assert_eq!(client.jobs().run_next().unwrap().state, JobState::Dead);
     id
 }
 

@@ -182,7 +182,7 @@ pub(crate) fn a_clock_set_back_delays_and_repeats_no_job(env: &Environment) {
     let site = env.setup.site();
     let (running, later) = (site.enqueue("running", "hold"), site.enqueue("later", "later-short"));
     env.wait_for_run("running", site.child.number());
-    assert_eq!(site.post("/put_back?seconds=3600").0, 200);
+    assert_eq!(site.post("/set_clock_back?seconds=3600").0, 200);
     let after = site.enqueue("then", "short");
     env.ledger.open("running");
     for (job, id) in [(running, "running"), (after, "then"), (later, "later")] {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use aside::jobs::rusqlite::Connection;
 use aside::jobs::{JobInfo, JobState};
 use aside::tasks::Retry;
+use aside::testing::TestJobs;
 use aside::{App, Error, Job, Jobs, Json, Request, Result, Status, TaskContext};
 use rustix::process::Signal;
 use serde::{Deserialize, Serialize};
@@ -299,7 +300,7 @@ pub(crate) fn run(role: &str) -> Result<()> {
         .get("/dead", |req: &mut Request| req.jobs()?.list(JobState::Dead, None).map(Json))
         .get("/counts", |req: &mut Request| req.jobs()?.counts().map(Json))
         .get("/effects", effects)
-        .post("/put_back", put_back)
+        .post("/set_clock_back", set_clock_back)
         .post("/fill", fill)
         .post("/free", |_: &mut Request| std::fs::remove_file(filler()));
     if role == "worker" { app.work() } else { app.run() }
@@ -351,8 +352,8 @@ fn fill(_: &mut Request) -> Result<String> {
     Ok(full.map(|error| error.to_string()).unwrap_or_default())
 }
 
-fn put_back(req: &mut Request) -> Result<Status> {
+fn set_clock_back(req: &mut Request) -> Result<Status> {
     let seconds = parameter(req, "seconds")?.parse().map_err(|_| Error::bad_request("no number"))?;
-    req.jobs()?.put_back(Duration::from_secs(seconds));
+    TestJobs::new(&req.jobs()?).set_clock_back(Duration::from_secs(seconds));
     Ok(Status::OK)
 }
