@@ -160,7 +160,7 @@ pub mod tasks {
     pub use crate::background::failure::{Cancelled, IntoOutcome};
     pub use crate::background::handle::{TaskHandle, TaskInfo, task};
     pub use crate::background::plain_value::PlainValue;
-    pub use crate::background::progress::{Progress, TaskState};
+    pub use crate::background::progress::{FailedAttempt, Progress, TaskState};
     pub use crate::background::request_info::RequestInfo;
     pub use crate::background::retry::Retry;
     pub use crate::background::task::RetriedTask;

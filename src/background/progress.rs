@@ -1,5 +1,8 @@
 //! The progress and the state of a task, for pages that show them.
 
+use std::time::SystemTime;
+
+use jiff::Timestamp;
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
@@ -9,7 +12,7 @@ use super::output::Output;
 /// The progress of a task, as the task reports it.
 ///
 /// In a template there are also `percent` and `is_finished`, and `state` is one of `waiting`, `running`, `done`, `failed`
-/// and `cancelled`. `output` is the output of a job that is done ([`TaskContext::output`](crate::TaskContext::output)), and
+/// and `cancelled`. `due_at` is text, such as `2026-04-04T14:32:09Z`, and `failed` has the fields of a [`FailedAttempt`]. `output` is the output of a job that is done ([`TaskContext::output`](crate::TaskContext::output)), and
 /// `none` otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -24,6 +27,13 @@ pub struct Progress {
     pub message: String,
     /// The task was told to cancel, and may not have noticed yet.
     pub is_cancelling: bool,
+    /// The last attempt, if it has failed: while the task waits for its next attempt, and after the last one.
+    pub failed: Option<FailedAttempt>,
+    /// The time from which a waiting task may start: the time of its next attempt, or that of a job that was enqueued for
+    /// later. `None` if it only waits for its turn.
+    pub due_at: Option<SystemTime>,
+    /// The task is a job that waits, and its queue is paused.
+    pub is_paused: bool,
     /// The output of a job that is done.
     pub(crate) output: Option<Output>,
 }
@@ -44,7 +54,7 @@ impl Progress {
 
 impl Serialize for Progress {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut fields = serializer.serialize_struct("Progress", 8)?;
+        let mut fields = serializer.serialize_struct("Progress", 11)?;
         fields.serialize_field("state", &self.state)?;
         fields.serialize_field("done", &self.done)?;
         fields.serialize_field("total", &self.total)?;
@@ -52,9 +62,28 @@ impl Serialize for Progress {
         fields.serialize_field("is_cancelling", &self.is_cancelling)?;
         fields.serialize_field("percent", &self.percent())?;
         fields.serialize_field("is_finished", &self.is_finished())?;
+        fields.serialize_field("failed", &self.failed)?;
+        fields.serialize_field("due_at", &self.due_at.and_then(written))?;
+        fields.serialize_field("is_paused", &self.is_paused)?;
         fields.serialize_field("output", &self.output)?;
         fields.end()
     }
+}
+
+/// Returns a time in UTC, in whole seconds, as in RFC 3339.
+fn written(time: SystemTime) -> Option<String> {
+    let time = Timestamp::try_from(time).ok()?;
+    Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+}
+
+/// The number of a failed attempt. Its message is only in the log and the panel, since it may have internal details.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct FailedAttempt {
+    /// The number of the attempt, from 1.
+    pub attempt: u32,
+    /// The number of attempts in all. After the last one, the number of attempts that were made.
+    pub attempts: u32,
 }
 
 /// The state of a task.
@@ -87,6 +116,8 @@ impl TaskState {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -96,5 +127,13 @@ mod tests {
         assert_eq!(of(u64::MAX - 1, u64::MAX), Some(99));
         let written = serde_json::to_value(Progress::default()).unwrap();
         assert_eq!((&written["state"], &written["is_finished"]), (&"waiting".into(), &false.into()));
+    }
+
+    #[test]
+    fn the_due_time_is_text_in_templates_and_one_that_cannot_be_written_is_left_out() {
+        let due = |at| serde_json::to_value(Progress { due_at: at, ..Progress::default() }).unwrap()["due_at"].clone();
+        let at = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        assert_eq!(due(at(1_775_313_129)), "2026-04-04T14:32:09Z");
+        assert!(due(None).is_null() && due(at(1 << 60)).is_null());
     }
 }

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::failure::Failure;
 use super::log_text::{escape, span};
-use super::progress::{Progress, TaskState};
+use super::progress::{FailedAttempt, Progress, TaskState};
 use super::request_info::RequestInfo;
+use super::retry::ScheduledRetry;
 use crate::bounds;
 use crate::sync::{lock, wait_while_for};
 use crate::watch::Watched;
@@ -103,7 +104,24 @@ impl Record {
     pub(crate) fn begin(&self) {
         self.began.get_or_init(|| (Instant::now(), SystemTime::now()));
         self.attempts.fetch_add(1, Ordering::Relaxed);
-        self.update(|progress| progress.state = TaskState::Running);
+        self.update(|progress| {
+            (progress.state, progress.failed, progress.due_at) = (TaskState::Running, None, None);
+        });
+    }
+
+    /// Records that an attempt has failed, and that the task waits for the next one.
+    pub(super) fn wait_for_retry(&self, retry: ScheduledRetry) {
+        let ScheduledRetry { attempt, attempts, wait } = retry;
+        self.update(|progress| {
+            progress.state = TaskState::Waiting;
+            progress.failed = Some(FailedAttempt { attempt, attempts });
+            progress.due_at = SystemTime::now().checked_add(wait);
+        });
+    }
+
+    /// Records that the next attempt is due.
+    pub(super) fn set_due(&self) {
+        self.update(|progress| progress.due_at = None);
     }
 
     /// Returns the identity of the task, unique in the process while its record exists.
@@ -137,7 +155,12 @@ impl Record {
         };
         let is_first = self.end.set(end).is_ok();
         if is_first {
-            self.update(|progress| progress.state = state);
+            let attempt = Some(self.attempts()).filter(|made| *made > 0 && state == TaskState::Failed);
+            self.update(|progress| {
+                progress.state = state;
+                progress.failed = attempt.map(|attempt| FailedAttempt { attempt, attempts: attempt });
+                progress.due_at = None;
+            });
             self.progress.finish();
         }
         is_first

@@ -246,7 +246,6 @@ impl Registry {
 
     /// Schedules a task's next attempt. The wait holds no thread and no slot.
     pub(crate) fn retry_after(&self, record: &Arc<Record>, wait: Duration, again: Work, admission: Admission) {
-        record.update(|progress| progress.state = TaskState::Waiting);
         let mut state = self.state();
         state.waiting_to_retry.insert(record.id, (record.clone(), again, admission));
         self.notify(&state);
@@ -263,6 +262,7 @@ impl Registry {
     pub(crate) fn retry_now(&self, id: u64) {
         let again = self.state().waiting_to_retry.remove(&id);
         if let Some((record, work, admission)) = again {
+            record.set_due();
             self.start(&record, work, admission);
         }
     }

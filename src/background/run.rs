@@ -350,7 +350,7 @@ impl<T: Send + 'static> Run<T> {
         next
     }
 
-    /// Returns the wait before the next attempt, and logs the failure, if there is to be one.
+    /// Returns the wait before the next attempt, and logs and records the failure, if there is to be one.
     fn wait_before_next(&self, end: &AttemptEnd<T>) -> Option<Duration> {
         let AttemptEnd::Ended(Err(failure)) = end else { return None };
         let retry = self.retry.as_ref()?;
@@ -360,6 +360,7 @@ impl<T: Send + 'static> Run<T> {
         }
         let scheduled = ScheduledRetry { attempt: self.attempts, attempts: retry.attempts(), wait };
         self.registry.log_retry(&self.record, failure, scheduled);
+        self.record.wait_for_retry(scheduled);
         Some(wait)
     }
 

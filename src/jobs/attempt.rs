@@ -255,7 +255,7 @@ impl Attempt {
     }
 
     fn retry(&self) -> Retry {
-        self.kind().map_or_else(|| Retry::exponential(20, Duration::from_secs(60)), |kind| kind.retry.clone())
+        self.jobs.config.retry(&self.claimed.name)
     }
 
     /// Reports the outcome to the engine, and repeats this until the engine answers. Returns true if the attempt was

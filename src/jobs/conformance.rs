@@ -1380,6 +1380,7 @@ pub(crate) fn counts_and_queues_match_the_jobs(bench: &dyn Bench) {
     let queues =
         [queue("a", 1, 0, false), queue("b", 1, 0, false), queue(QUEUE, 6, 5, false), queue("empty", 0, 0, true)];
     assert_eq!(other.queues().unwrap(), queues);
+    assert_eq!(other.paused().unwrap(), BTreeSet::from(["empty".to_owned()]));
 }
 
 pub(crate) fn dead_jobs_are_counted_by_cause(bench: &dyn Bench) {

@@ -22,6 +22,7 @@
 //! old when the engine uses it, because the call has waited for a lock or for the network. An engine must not depend on
 //! differences below [`CLOCK_SLACK`].
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -122,7 +123,10 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Pauses a queue, or resumes it, for all processes and across restarts. No job of a paused queue is claimed.
     fn pause(&self, queue: &str, paused: bool) -> Result<()>;
 
-    /// Returns the job with that id, with its output.
+    /// Returns the names of the paused queues.
+    fn paused(&self) -> Result<BTreeSet<String>>;
+
+    /// Returns the job with that id, with its output. `is_paused` is left to the caller, here and in `list`.
     fn find(&self, id: u64) -> Result<Option<JobInfo>>;
 
     /// Returns jobs in that state, by descending id, starting below `before`. Their outputs are left out

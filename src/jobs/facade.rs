@@ -164,7 +164,10 @@ impl Jobs {
     pub fn find(&self, id: u64) -> Result<Option<JobInfo>> {
         let before = self.shared.running_jobs.of(id);
         let found = self.engine.find(id)?;
-        Ok(found.map(|job| self.shared.running_jobs.up_to_date(job, &before)))
+        let job = found.map(|job| self.shared.running_jobs.up_to_date(job, &before));
+        let mut jobs: Vec<JobInfo> = job.into_iter().collect();
+        self.set_paused(&mut jobs)?;
+        Ok(jobs.pop())
     }
 
     /// Returns the progress of a job as a live value for a page: in whatever process the job runs, and over all its
@@ -186,7 +189,8 @@ impl Jobs {
     /// # Errors
     /// An error if the engine is unreachable.
     pub fn follow(&self, id: u64) -> Result<Option<Live<Progress>>> {
-        self.follow_as(id, progress)
+        let config = self.config.clone();
+        self.follow_as(id, move |job| progress(job, &config))
     }
 
     /// Like [`follow`](Jobs::follow), with a value that the application computes from the job, for example from its
@@ -237,7 +241,20 @@ impl Jobs {
     pub(crate) fn newest(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
         let here = self.shared.running_jobs.all();
         let jobs = self.engine.list(state, before, most)?;
-        Ok(jobs.into_iter().map(|job| self.shared.running_jobs.up_to_date(job, &here)).collect())
+        let mut jobs = jobs.into_iter().map(|job| self.shared.running_jobs.up_to_date(job, &here)).collect::<Vec<_>>();
+        self.set_paused(&mut jobs)?;
+        Ok(jobs)
+    }
+
+    /// Marks the jobs that wait in a paused queue.
+    fn set_paused(&self, jobs: &mut [JobInfo]) -> Result<()> {
+        let waits = |job: &JobInfo| matches!(job.state, JobState::Waiting | JobState::Scheduled);
+        if !jobs.iter().any(waits) {
+            return Ok(());
+        }
+        let paused = self.engine.paused()?;
+        jobs.iter_mut().for_each(|job| job.is_paused = waits(job) && paused.contains(&job.queue));
+        Ok(())
     }
 
     /// Returns the number of jobs in each state.

@@ -100,6 +100,12 @@ fn decode<J: DeserializeOwned>(payload: &str) -> Result<J> {
 }
 
 impl JobConfig {
+    /// Returns the retry policy of a job type: also of one that is not registered, since the next version of the program may
+    /// register it.
+    pub(super) fn retry(&self, name: &str) -> Retry {
+        self.kind(name).map_or_else(|| Retry::exponential(20, Duration::from_secs(60)), |kind| kind.retry.clone())
+    }
+
     pub(super) fn register<J: Job>(&mut self) {
         let kind = Kind::of::<J>();
         let type_name = kind.type_name;

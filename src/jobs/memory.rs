@@ -191,6 +191,10 @@ impl Engine for Memory {
         Ok(())
     }
 
+    fn paused(&self) -> Result<BTreeSet<String>> {
+        Ok(self.state().paused.clone())
+    }
+
     fn find(&self, id: u64) -> Result<Option<JobInfo>> {
         Ok(self.state().jobs.get(&id).map(|job| job.info.clone()))
     }
@@ -507,6 +511,7 @@ impl Job {
             done: 0,
             total: 0,
             message: String::new(),
+            is_paused: false,
             failures: Vec::new(),
             output: StoredOutput::Absent,
         };

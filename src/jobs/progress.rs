@@ -4,10 +4,11 @@
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, Weak};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use super::record::{JobInfo, JobState, StoredOutput};
-use crate::background::progress::{Progress, TaskState};
+use super::job_config::JobConfig;
+use super::record::{JobInfo, JobState, Millis, StoredOutput};
+use crate::background::progress::{FailedAttempt, Progress, TaskState};
 use crate::error::Result;
 use crate::panics::{self, Contained};
 use crate::sync::{Notify, lock};
@@ -157,11 +158,11 @@ fn spawn_poller(follow: Arc<JobFollowers>, find: impl Find) -> bool {
 
 /// Returns a job that was discarded as its followers see it: cancelled.
 fn discarded(job: &JobInfo) -> JobInfo {
-    if job.state.is_finished() { job.clone() } else { JobInfo { state: JobState::Cancelled, ..job.clone() } }
+    if job.state.is_finished() { job.clone() } else { JobInfo { state: JobState::Cancelled, is_paused: false, ..job.clone() } }
 }
 
 /// Returns the progress of a job as that of a task.
-pub(super) fn progress(job: &JobInfo) -> Progress {
+pub(super) fn progress(job: &JobInfo, config: &JobConfig) -> Progress {
     let state = match job.state {
         JobState::Waiting | JobState::Scheduled => TaskState::Waiting,
         JobState::Running => TaskState::Running,
@@ -170,8 +171,25 @@ pub(super) fn progress(job: &JobInfo) -> Progress {
         JobState::Cancelled => TaskState::Cancelled,
     };
     let output = if let StoredOutput::Whole(output) = &job.output { Some(output.clone()) } else { None };
-    let JobInfo { done, total, is_cancelling, .. } = *job;
-    Progress { state, done, total, message: job.message.clone(), is_cancelling, output }
+    let JobInfo { done, total, is_cancelling, is_paused, .. } = *job;
+    let due_at = Some(job.due_at).filter(|_| job.state == JobState::Scheduled).and_then(time);
+    let (failed, message) = (failed(job, config), job.message.clone());
+    Progress { state, done, total, message, is_cancelling, failed, due_at, is_paused, output }
+}
+
+/// Returns the last attempt of a job, if it has failed and no other has begun.
+fn failed(job: &JobInfo, config: &JobConfig) -> Option<FailedAttempt> {
+    let attempt = job.failures.last().map(|failure| failure.attempt).filter(|attempt| *attempt == job.attempt)?;
+    let attempts = match job.state {
+        JobState::Waiting | JobState::Scheduled => config.retry(&job.name).attempts().max(attempt),
+        JobState::Dead => attempt,
+        JobState::Running | JobState::Done | JobState::Cancelled => return None,
+    };
+    Some(FailedAttempt { attempt, attempts })
+}
+
+fn time(millis: Millis) -> Option<SystemTime> {
+    UNIX_EPOCH.checked_add(Duration::from_millis(millis.try_into().ok()?))
 }
 
 #[cfg(test)]

@@ -164,6 +164,8 @@ pub struct JobInfo {
     pub total: u64,
     /// The last message of the job.
     pub message: String,
+    /// True if the job waits or is scheduled, and its queue is paused.
+    pub is_paused: bool,
     /// The failed attempts, oldest first: the last 25.
     pub failures: Vec<JobFailure>,
     /// The output of a done job.

@@ -154,6 +154,7 @@ pub(super) struct Row {
     #[serde(skip)]
     exact_name: String,
     queue: String,
+    is_paused: bool,
     state: JobState,
     is_cancelling: bool,
     origin: Option<String>,
@@ -181,6 +182,7 @@ impl Row {
             name: line(&job.name),
             exact_name: job.name.clone(),
             queue: line(&job.queue),
+            is_paused: job.is_paused,
             state: job.state,
             is_cancelling: job.is_cancelling,
             origin: job.request.as_deref().map(line),

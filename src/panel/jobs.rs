@@ -127,6 +127,7 @@ pub(super) fn job_not_found(req: &mut Request) -> Result<Response> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::sync::{Arc, Condvar, Mutex};
     use std::time::Duration;
 
@@ -206,6 +207,9 @@ mod tests {
             self.fail()
         }
         fn pause(&self, _: &str, _: bool) -> Result<()> {
+            self.fail()
+        }
+        fn paused(&self) -> Result<BTreeSet<String>> {
             self.fail()
         }
         fn find(&self, _: u64) -> Result<Option<JobInfo>> {

@@ -8,7 +8,7 @@ use jiff::tz::TimeZone;
 use serde::Serialize;
 
 use crate::background::log_text::span;
-use crate::background::progress::TaskState;
+use crate::background::progress::{FailedAttempt, TaskState};
 use crate::background::record::Record;
 use crate::background::registry::TaskLists;
 use crate::background::scope::Scope;
@@ -139,6 +139,9 @@ const BACKTRACE: usize = 100_000;
 pub(super) struct Whole {
     row: Row,
     attempts: u32,
+    /// The failed attempt, and the time of the next one, while the task waits for it.
+    failed: Option<FailedAttempt>,
+    due: Option<String>,
     failure: Option<String>,
     backtrace: Option<String>,
 }
@@ -148,9 +151,12 @@ impl Whole {
         // First: a task that has ended by then has its failure.
         let row = Row::of(record, scope);
         let (failure, backtrace) = record.failure().unzip();
+        let progress = record.progress.get();
         Whole {
             row,
             attempts: record.attempts(),
+            failed: progress.failed.filter(|_| !progress.is_finished()),
+            due: progress.due_at.map(moment),
             failure: failure.map(|message| visible_up_to(message, FAILURE)),
             backtrace: backtrace.flatten().map(|lines| visible_up_to(lines, BACKTRACE)),
         }

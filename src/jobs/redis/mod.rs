@@ -24,7 +24,7 @@ mod scripts;
 mod server;
 mod values;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
@@ -233,6 +233,11 @@ impl Engine for Redis {
         self.run::<()>(&scripts::PAUSE, &values![queue, i32::from(paused)])?;
         self.notify();
         Ok(())
+    }
+
+    fn paused(&self) -> Result<BTreeSet<String>> {
+        let (_, _, paused): values::Queues = self.run(&scripts::QUEUES, &[])?;
+        Ok(paused)
     }
 
     fn find(&self, id: u64) -> Result<Option<JobInfo>> {

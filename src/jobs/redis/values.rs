@@ -129,6 +129,7 @@ pub(super) fn info((id, mut fields, failures): Shown) -> Result<JobInfo> {
         done,
         total,
         message: text("message").unwrap_or_default(),
+        is_paused: false,
         failures: failures.iter().filter_map(|line| failure(line)).collect(),
         output,
     })

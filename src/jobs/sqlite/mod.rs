@@ -5,6 +5,7 @@
 //! the commits of others by a counter of SQLite, and the death of others by a lock beside the file ([`workers`]).
 
 use std::any::Any;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
@@ -271,6 +272,10 @@ impl Engine for Sqlite {
     fn pause(&self, queue: &str, paused: bool) -> Result<()> {
         let queue = queue.to_owned();
         self.write(Commit::NOTIFYING, move |db| statements::pause(db, &queue, paused))
+    }
+
+    fn paused(&self) -> Result<BTreeSet<String>> {
+        self.read(statements::paused)
     }
 
     fn find(&self, id: u64) -> Result<Option<JobInfo>> {

@@ -4,6 +4,8 @@
 //! shows that no other states are needed. Where the duration of a claim depends on an index, the statement names it, so
 //! that SQLite never chooses another query plan.
 
+use std::collections::BTreeSet;
+
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use crate::background::output::Output;
@@ -499,6 +501,11 @@ pub(super) fn pause(db: &Connection, queue: &str, paused: bool) -> Result<()> {
     db.prepare_cached(sql)?.execute([queue]).map(drop)
 }
 
+pub(super) fn paused(db: &Connection) -> Result<BTreeSet<String>> {
+    let mut paused = db.prepare_cached("SELECT name FROM aside_queues")?;
+    paused.query_map([], |row| row.get(0))?.collect()
+}
+
 /// The columns that [`info_in`] reads. After them comes the output, or true if there is one.
 const INFO: &str = "id, name, label, queue, priority, state, attempt, interruptions, payload, unique_key, origin, enqueued_at, \
                     due_at, began_at, ended_at, is_cancelling, done, total, message";
@@ -524,6 +531,7 @@ fn info_in(row: &Row<'_>) -> Result<JobInfo> {
         done: row.get::<_, i64>(16)?.unsigned_abs(),
         total: row.get::<_, i64>(17)?.unsigned_abs(),
         message: row.get(18)?,
+        is_paused: false,
         failures: Vec::new(),
         output: StoredOutput::Absent,
     })
