@@ -97,6 +97,7 @@ mod isolate;
 pub mod jobs;
 pub mod live;
 mod log_limit;
+mod log_text;
 #[cfg(feature = "mail")]
 pub mod mail;
 mod owned_data;

@@ -135,8 +135,8 @@ impl Shares {
             let setting = if wait == Wait::Body { "ASIDE_MAX_UPLOADS" } else { "ASIDE_MAX_WAITING" };
             log::warn!(
                 target: "aside::server",
-                "Requests refused with 503: {count}. {taken} of {workers} workers already wait for {wait}, which is \
-                 the limit ({setting}, ASIDE_MAX_WORKERS)."
+                "Requests refused with 503: {count}. The number of workers that wait for {wait} is at its limit: {taken} of \
+                 {workers} ({setting}, ASIDE_MAX_WORKERS)."
             );
         }
         busy(wait.to_string())

@@ -11,6 +11,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("deadline", 0),
     ("error", 0),
     ("log_limit", 0),
+    ("log_text", 0),
     ("owned_data", 0),
     ("panics", 0),
     ("private_files", 0),

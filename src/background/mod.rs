@@ -8,7 +8,6 @@ pub(crate) use crate::panics;
 pub(crate) mod counts;
 pub(crate) mod failure;
 pub(crate) mod handle;
-pub(crate) mod log_text;
 pub(crate) mod output;
 mod permits;
 pub(crate) mod plain_value;

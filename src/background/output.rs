@@ -9,6 +9,7 @@ use serde::{Serialize, Serializer};
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::log_text::bytes;
 
 /// A value as JSON text.
 #[derive(Clone, PartialEq, Eq)]
@@ -47,7 +48,7 @@ impl Output {
 
 impl fmt::Debug for Output {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Output({} bytes)", self.0.len())
+        write!(f, "Output({})", bytes(self.0.len()))
     }
 }
 

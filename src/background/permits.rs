@@ -98,7 +98,8 @@ impl Permits {
 
     fn why(&self) -> String {
         let size = self.size;
-        format!("each of the {size} permits of its pool is held by work that waits for a task of the same pool")
+        let each = if size == 1 { "the only permit" } else { &format!("each of the {size} permits") };
+        format!("{each} of its pool is held by work that waits for a task of the same pool")
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

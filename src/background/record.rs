@@ -5,11 +5,11 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::failure::Failure;
-use super::log_text::{escape, span};
 use super::progress::{FailedAttempt, Progress, TaskState};
 use super::request_info::RequestInfo;
 use super::retry::ScheduledRetry;
 use crate::bounds;
+use crate::log_text::{escape, span};
 use crate::sync::{lock, wait_while_for};
 use crate::watch::Watched;
 

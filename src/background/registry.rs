@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use super::counts::Counts;
 use super::failure::Failure;
-use super::log_text::{numbered, span};
 use super::progress::TaskState;
 use super::record::{LONGEST_NAME, Record, Stop};
 use super::request_info::RequestInfo;
@@ -23,6 +22,7 @@ use crate::bounds;
 use crate::config::Config;
 use crate::deadline;
 use crate::log_limit::LogLimit;
+use crate::log_text::{numbered, span};
 use crate::panics;
 use crate::sync::lock;
 use crate::worker_share;
@@ -122,7 +122,8 @@ impl Registry {
             Thread::None => "runs on the thread of the task that started it",
         };
         if self.0.ceilings[usize::from(is_nested)].count().is_some() {
-            let why = format!("all {most} task threads are in use (ASIDE_MAX_TASK_THREADS)");
+            let threads = if most == 1 { "the only task thread is" } else { &format!("all {most} task threads are") };
+            let why = format!("{threads} in use (ASIDE_MAX_TASK_THREADS)");
             let event = match is_nested {
                 true => format!("{waits}: {why}"),
                 false => format!("{waits}: {why}, {}", numbered(callers, "caller waits", "callers wait")),

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::failure::{Failure, Outcome};
 use crate::error::Error;
+use crate::log_text::numbered;
 use crate::panics;
 use crate::random;
 
@@ -86,7 +87,8 @@ impl Retry {
 
 impl fmt::Debug for Retry {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Retry({} attempts, {:?} and doubled)", self.attempts, self.first_wait)
+        let attempts = numbered(self.attempts, "attempt", "attempts");
+        write!(f, "Retry({attempts}, {:?} and doubled)", self.first_wait)
     }
 }
 

@@ -373,7 +373,8 @@ impl Config {
         ];
         match times.into_iter().find(|(_, time, least, most)| !(*least..=*most).contains(&time.as_secs())) {
             Some((name, time, least, most)) => {
-                let seconds = time.as_secs();
+                // With its fraction: half a second is not 0.
+                let seconds = time.as_secs_f64();
                 Err(Error::internal(format!("{name} takes {least} to {most} seconds, and is {seconds}")))
             }
             None => Ok(()),

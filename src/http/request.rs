@@ -18,6 +18,7 @@ use crate::background::request_info::RequestInfo;
 use crate::background::scope::{Context, Scope};
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
+use crate::log_text::bytes;
 
 /// A request method (RFC 9110, section 9). Names are case-sensitive.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -455,7 +456,7 @@ impl Request {
 
     fn read_bytes(&mut self) -> Result<Vec<u8>> {
         let limit = self.config.max_form;
-        let too_large = || Error::too_large(format!("The body is larger than {limit} bytes (ASIDE_MAX_FORM)."));
+        let too_large = || Error::too_large(format!("The body is larger than {} (ASIDE_MAX_FORM).", bytes(limit)));
         if self.body.length.is_some_and(|length| length > limit) {
             return Err(too_large());
         }

@@ -11,10 +11,10 @@ use super::protocol::{
     Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, is_child, plain_error,
 };
 use crate::background::failure::{Failure, Outcome};
-use crate::background::log_text::{escape, span};
 use crate::background::task_context::TaskContext;
 use crate::bounds;
 use crate::error::Error;
+use crate::log_text::{bytes, escape, span};
 
 /// The time between the cancellation of a call and the kill of its child.
 const GRACE: Duration = Duration::from_secs(5);
@@ -80,7 +80,7 @@ fn message<'i>(call: &Call, input: &'i str) -> Result<(Vec<u8>, &'i [u8]), Failu
     let level = log::max_level().as_str().to_owned();
     let order = Order { call: call.clone(), parent: std::process::id(), level };
     frame(&ToChild::Call(Box::new(order)), input.as_bytes()).map_err(|error| {
-        let most = bytes(LONGEST_VALUE as u64);
+        let most = size(LONGEST_VALUE as u64);
         let message =
             format!("the input of the isolated {} is too long: at most {most} of JSON fit", call.target.noun());
         Failure::Error(Error::from(error).context(message))
@@ -453,7 +453,7 @@ impl<'c> Calling<'c> {
         let line = bounds::shorten(&line[line.find("memory allocation of ")?..], 80);
         Some(match self.call.limits.memory {
             0 => format!("its process ran out of memory: {line}"),
-            limit => format!("its process ran out of memory, of which it may have {}: {line}", bytes(limit)),
+            limit => format!("its process ran out of memory, of which it may have {}: {line}", size(limit)),
         })
     }
 }
@@ -469,9 +469,9 @@ fn log_line(target: Target, label: &str, line: &str) {
 }
 
 /// Returns a size for a message: `256 MiB`.
-pub(super) fn bytes(count: u64) -> String {
+pub(super) fn size(count: u64) -> String {
     match count {
-        0..1_048_576 => format!("{count} bytes"),
+        0..1_048_576 => bytes(count),
         _ => format!("{} MiB", count >> 20),
     }
 }

@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, WaitId, WaitIdOptions, getrlimit, waitid};
 
+use crate::log_text::numbered;
+
 /// How much more memory than before its first call a process may have after one; KiB.
 const MOST_GROWTH: u64 = 32 << 10;
 
@@ -96,14 +98,14 @@ impl Hygiene {
         let now = descriptors()?;
         if now != self.descriptors {
             return Ok(Some(format!(
-                "its {} file descriptors are others, or {} now",
-                self.descriptors.len(),
+                "its {} changed: it has {} now",
+                numbered(self.descriptors.len(), "file descriptor has", "file descriptors have"),
                 now.len()
             )));
         }
         let now = Status::read()?;
         Ok(if now.threads != self.status.threads {
-            Some(format!("it has {} threads in place of {}", now.threads, self.status.threads))
+            Some(format!("it has {} in place of {}", numbered(now.threads, "thread", "threads"), self.status.threads))
         } else if now.umask != self.status.umask {
             Some("its umask was changed".to_owned())
         } else if now.memory > self.status.memory + MOST_GROWTH {

@@ -6,7 +6,7 @@
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 #[cfg(target_os = "linux")]
-use super::call::bytes;
+use super::call;
 #[cfg(target_os = "linux")]
 use super::protocol::plain_error;
 use crate::error::Result;
@@ -41,7 +41,7 @@ pub(super) fn limit_memory(memory: u64) -> Result<()> {
     let (mapped, data) = (size(0), size(5));
     let least = data.saturating_add(LEAST);
     if memory < least {
-        let message = format!("its process may have {} of memory, and needs {} to begin", bytes(memory), bytes(least));
+        let message = format!("its process may have {} of memory, and needs {} to begin", call::size(memory), call::size(least));
         return Err(plain_error(message));
     }
     set(Resource::Data, Some(memory))?;

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use crate::background::failure::{Failure, Outcome};
 use crate::bounds;
 use crate::error::{Error, Status};
+use crate::log_text::bytes;
 use crate::panics::Panic;
 
 /// The variable that makes a process a child. Its value has no meaning.
@@ -248,7 +249,7 @@ fn length(length: usize, longest: usize) -> io::Result<[u8; 4]> {
 }
 
 fn too_long(length: usize, longest: usize) -> io::Error {
-    io::Error::new(ErrorKind::InvalidData, format!("a message of {length} bytes, of at most {longest}"))
+    io::Error::new(ErrorKind::InvalidData, format!("a message of {}, of at most {longest}", bytes(length)))
 }
 
 /// The received bytes that were not taken out yet: at most one message and a chunk, if the caller takes out all complete

@@ -13,7 +13,6 @@ use super::job_config::{Kind, output_of};
 use super::record::{Cause, Millis};
 use super::running::{RunningJob, steps};
 use crate::background::failure::{Failure, Outcome};
-use crate::background::log_text::escape;
 use crate::background::output::Output;
 use crate::background::record::{Record, Stop};
 use crate::background::registry::Registry;
@@ -22,6 +21,7 @@ use crate::background::task_context::TaskContext;
 use crate::bounds;
 use crate::error::{Error, Result};
 use crate::isolate::{self, Call, Limits, Program, Target};
+use crate::log_text::escape;
 use crate::panics::{self, Panic};
 use crate::sync::lock;
 

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use crate::background::log_text::escape;
 use crate::error::Error;
+use crate::log_text::escape;
 
 /// The longest backoff before the engine is called again.
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(5);

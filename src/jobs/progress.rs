@@ -158,7 +158,11 @@ fn spawn_poller(follow: Arc<JobFollowers>, find: impl Find) -> bool {
 
 /// Returns a job that was discarded as its followers see it: cancelled.
 fn discarded(job: &JobInfo) -> JobInfo {
-    if job.state.is_finished() { job.clone() } else { JobInfo { state: JobState::Cancelled, is_paused: false, ..job.clone() } }
+    if job.state.is_finished() {
+        job.clone()
+    } else {
+        JobInfo { state: JobState::Cancelled, is_paused: false, ..job.clone() }
+    }
 }
 
 /// Returns the progress of a job as that of a task.

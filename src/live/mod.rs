@@ -32,7 +32,6 @@ use serde::{Serialize, Serializer};
 
 use crate::background::failure::Failure;
 use crate::background::handle::{TaskHandle, TaskInfo};
-use crate::background::log_text::escape;
 use crate::background::progress::Progress;
 use crate::error::Result;
 use crate::http::files::hashes;
@@ -43,6 +42,7 @@ use crate::http::stream::source::{Pause, StreamSource};
 pub use crate::http::stream::sse::{Event, Events};
 use crate::http::stream::sse::{KEEP_ALIVE, retry_after};
 use crate::http::templates::{Fragment, fragment};
+use crate::log_text::{escape, numbered};
 use crate::panics;
 use crate::sync::lock;
 pub use crate::watch::LiveGuard;
@@ -625,7 +625,7 @@ impl<K: Eq + Hash, T> Entries<K, T> {
 
 impl<K, T> fmt::Debug for LiveMap<K, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LiveMap({} entries)", lock(&self.0).entries.len())
+        write!(f, "LiveMap({})", numbered(lock(&self.0).entries.len(), "entry", "entries"))
     }
 }
 

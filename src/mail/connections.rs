@@ -13,9 +13,9 @@ use lettre::Address;
 use super::fault::Fault;
 use super::message::Letter;
 use super::session::{Refused, ServerSettings, Session};
-use crate::background::log_text::span;
 use crate::background::scope::Context;
 use crate::background::timer;
+use crate::log_text::span;
 use crate::sync::{lock, wait_while_for};
 
 /// How long an idle connection is kept, and the number of mails sent through one.

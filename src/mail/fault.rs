@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use lettre::transport::smtp;
 
-use crate::background::log_text::span;
 use crate::error::Error;
+use crate::log_text::span;
 
 /// A delivery fault.
 #[derive(Debug)]

@@ -23,13 +23,13 @@ use self::polled_page::PolledPage;
 use self::snapshot::Snapshot;
 use crate::app::App;
 use crate::app::parts::Handler;
-use crate::background::log_text::escape;
 use crate::background::panics;
 use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
 use crate::http::response::{IntoResponse, Response};
 use crate::http::router::BUILTIN;
 use crate::http::templates::error_pages;
+use crate::log_text::escape;
 
 impl App {
     /// Shows the panel at `/_aside` to users for whom a function returns true, in production too.

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
+use crate::log_text::numbered;
 use crate::mail::{Mailer, SentMail};
 
 /// The lengths, in characters, of a text on the page and of a line. The full source has an address of its own.
@@ -123,7 +124,7 @@ fn id(mail: &SentMail) -> &str {
 
 fn size(bytes: usize) -> String {
     match bytes {
-        0..1_000 => format!("{bytes} bytes"),
+        0..1_000 => numbered(bytes, "byte", "bytes"),
         1_000..1_000_000 => format!("{:.1} kB", bytes as f64 / 1e3),
         _ => format!("{:.1} MB", bytes as f64 / 1e6),
     }
@@ -149,6 +150,6 @@ mod tests {
 
     #[test]
     fn a_size_has_a_readable_unit() {
-        assert_eq!([0, 999, 1_500, 3_400_000].map(size), ["0 bytes", "999 bytes", "1.5 kB", "3.4 MB"]);
+        assert_eq!([0, 1, 999, 1_500, 3_400_000].map(size), ["0 bytes", "1 byte", "999 bytes", "1.5 kB", "3.4 MB"]);
     }
 }

@@ -7,13 +7,13 @@ use jiff::Timestamp;
 use jiff::tz::TimeZone;
 use serde::Serialize;
 
-use crate::background::log_text::span;
 use crate::background::progress::{FailedAttempt, TaskState};
 use crate::background::record::Record;
 use crate::background::registry::TaskLists;
 use crate::background::scope::Scope;
 use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::jobs::Jobs;
+use crate::log_text::span;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
 

@@ -47,13 +47,13 @@ use self::tiny_http::TinyHttp;
 use self::worker_pool::WorkerPool;
 use crate::app::App;
 use crate::app::service::Service;
-use crate::background::log_text::span;
 use crate::config::ServerKind;
 use crate::deadline;
 use crate::error::{Error, Result};
 use crate::isolate::is_child;
 use crate::jobs::{self, Jobs};
 use crate::log_limit::LogLimit;
+use crate::log_text::{numbered, span};
 use crate::sync::{lock, wait_while_for};
 use crate::worker_routes::WorkerRoutes;
 use crate::worker_share::{Shares, busy};
@@ -473,7 +473,7 @@ impl<T: Transport> Run for Running<T> {
         match self.state.active.wait_for_zero(until) {
             0 => ::log::info!(target: "aside::server", "All requests are answered."),
             left => {
-                ::log::warn!(target: "aside::server", "Stopped waiting for requests after {}: {left} workers are still busy.", span(grace))
+                ::log::warn!(target: "aside::server", "Stopped waiting for requests after {}: {} still busy.", span(grace), numbered(left, "worker is", "workers are"))
             }
         }
         // `close` has told them to end. A page whose client reads nothing ends when its connection is closed.
@@ -520,8 +520,7 @@ fn drain_tasks(service: &Service, jobs: Option<&jobs::runner::JobRunner>, until:
     let (registry, grace) = (service.scope().registry(), until.saturating_duration_since(Instant::now()));
     let unfinished = registry.counts().unfinished;
     if unfinished > 0 {
-        let tasks = if unfinished == 1 { "task" } else { "tasks" };
-        ::log::info!(target: "aside::server", "Waiting for {unfinished} {tasks}, up to {}.", span(grace));
+        ::log::info!(target: "aside::server", "Waiting for {}, up to {}.", numbered(unfinished, "task", "tasks"), span(grace));
     }
     let all_have_ended = registry.drain(grace, CANCEL_GRACE);
     if let Some(jobs) = jobs {

@@ -14,6 +14,7 @@ use super::worker_policy::{CHECK_WHEN_FULL, Count, Headcount, Policy, TICK, Watc
 use super::{Counted, ServerState, Taken, Transport};
 use crate::background::panics;
 use crate::log_limit::LogLimit;
+use crate::log_text::numbered;
 use crate::sync::lock;
 use crate::worker_routes::RouteNumber;
 
@@ -263,7 +264,8 @@ fn warn_of_held_workers<T: Transport>(shared: &Shared<T>) {
     let mut labels: Vec<String> = named.iter().map(label).collect();
     if !others.is_empty() {
         let count: usize = others.iter().map(|(_, count)| count).sum();
-        labels.push(format!("{} other routes ({count})", others.len()));
+        let others = numbered(others.len(), "other route", "other routes");
+        labels.push(format!("{others} ({count})"));
     }
     log::warn!(
         target: "aside::server",

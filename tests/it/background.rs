@@ -613,7 +613,7 @@ fn pages_are_served_while_a_handler_waits_for_a_thread() {
     let mut held = post();
     logs::wait_for(
         1,
-        "blocks its caller: all 1 task threads are in use (ASIDE_MAX_TASK_THREADS), 1 caller waits (task 2, POST /wait-for",
+        "blocks its caller: the only task thread is in use (ASIDE_MAX_TASK_THREADS), 1 caller waits (task 2, POST /wait-for",
     );
     // The only allowed worker waits: it does not count.
     assert_eq!(crate::wire::Raw::to(&server).get("/hello").body, "hello");

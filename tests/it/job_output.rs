@@ -489,3 +489,50 @@ fn a_served_page_ends_with_the_last_progress_and_the_output() {
     assert!(stream.contains("event: end"), "{stream}");
     site.server.stop();
 }
+
+/// Returns a page with the built-in progress of the job.
+fn built_in(client: &mut TestClient, id: u64) -> String {
+    client.events(&format!("/built-in/{id}")).next().data
+}
+
+/// Regression: a failed job that waited for its retry only waited for its turn, beside the message of its failed attempt.
+#[test]
+fn the_page_of_a_job_shows_what_it_waits_for_and_no_internal_details() {
+    on_each_engine(|kept| {
+        let app = app(kept.register::<Count>(), Config::default()).get("/built-in/{id}", |req: &mut Request| {
+            let live = req.jobs()?.follow(req.param("id")?)?;
+            req.live(&live.ok_or_else(|| Error::not_found("There is no such job."))?, "aside/progress.html")
+        });
+        let mut client = TestClient::new(app);
+        let jobs = client.jobs();
+        let id = jobs.enqueue(count("fails")).unwrap().id;
+        assert!(built_in(&mut client, id).contains("<p>Waiting for its turn…</p>"));
+        jobs.pause("default").unwrap();
+        assert!(built_in(&mut client, id).contains("<p>Paused for now.</p>"));
+        assert!(jobs.find(id).unwrap().unwrap().is_paused && jobs.list(JobState::Waiting, None).unwrap()[0].is_paused);
+        jobs.resume("default").unwrap();
+        assert!(!jobs.find(id).unwrap().unwrap().is_paused);
+
+        jobs.run_next().unwrap();
+        let page = built_in(&mut client, id);
+        let expected = "<p>Attempt 1 of 2 failed. The next attempt starts at <time datetime=\"20";
+        assert!(page.contains(expected) && page.contains("Z\">20") && page.contains(" UTC</time>.</p>"), "{page}");
+        assert!(!page.contains("each time") && !page.contains("part 5") && !page.contains("value="), "{page}");
+        jobs.pause("default").unwrap();
+        assert!(built_in(&mut client, id).contains("<p>Attempt 1 of 2 failed. Paused for now.</p>"));
+        jobs.resume("default").unwrap();
+
+        assert!(jobs.retry(id).unwrap());
+        assert!(built_in(&mut client, id).contains("<p>Attempt 1 of 2 failed. Waiting for the next attempt…</p>"));
+        jobs.run_next().unwrap();
+        let page = built_in(&mut client, id);
+        assert!(page.contains("<p>This did not work out after 2 attempts. The reason is in the log.</p>"), "{page}");
+        assert!(jobs.retry(id).unwrap(), "a dead job begins again");
+        assert!(built_in(&mut client, id).contains("<p>Waiting for its turn…</p>"));
+
+        jobs.cancel(id).unwrap();
+        assert!(built_in(&mut client, id).contains("<p>Cancelled.</p>"));
+        let later = jobs.enqueue(count("well").delay(Duration::from_secs(3_600))).unwrap().id;
+        assert!(built_in(&mut client, later).contains("<p>Starts at <time datetime="));
+    });
+}

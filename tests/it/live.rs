@@ -569,3 +569,30 @@ fn pages_keep_the_previous_state_if_rendering_panics() {
     assert_eq!(logs::at(Level::Error, "pages keep the previous one: panicked: ").len(), 1, "once for all who watch");
     server.stop();
 }
+
+/// Regression: the page showed the message of the failed attempt as if the task still ran.
+#[test]
+fn the_page_of_a_task_shows_that_it_waits_for_its_next_attempt() {
+    let app = App::with_config(Config::default()).get("/live", |req: &mut Request| -> Result<Response> {
+        req.live(&aside::tasks::task("import").unwrap().live(), "aside/progress.html")
+    });
+    let mut client = TestClient::new(app);
+    let import = client.within(|| {
+        let retry = aside::tasks::Retry::exponential(3, Duration::from_secs(3_600));
+        Task::named("import").key("import").retry(retry).spawn(|task| {
+            task.message("row 5");
+            Err::<(), _>(Error::internal("the password of the database is wrong"))
+        })
+    });
+    let mut events = client.events("/live");
+    let waits = event_with("<p>Attempt 1 of 3 failed. The next attempt starts at <time datetime=", || events.next());
+    assert!(!waits.data.contains("password") && !waits.data.contains("row 5"), "{}", waits.data);
+    let failed = import.progress().failed.unwrap();
+    assert_eq!((failed.attempt, failed.attempts), (1, 3));
+    assert!(import.progress().due_at.is_some());
+    let page = client.get("/_aside/tasks/1");
+    assert!(page.text().contains("attempt 1 of 3 failed, the next at "), "{}", page.text());
+    import.cancel();
+    event_with("Cancelled.", || events.next());
+    assert!(matches!(import.join(), Err(Failure::Cancelled)));
+}

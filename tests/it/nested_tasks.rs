@@ -249,7 +249,8 @@ fn at_the_thread_limit_a_task_runs_the_function_itself() {
     });
     assert!(same.join().unwrap().unwrap());
     client.drain();
-    let logged = logs::at(Level::Warn, "runs on the thread of the task that started it: all 1 task threads are in use");
+    let logged =
+        logs::at(Level::Warn, "runs on the thread of the task that started it: the only task thread is in use");
     assert!(logged.iter().any(|line| line.contains("(ASIDE_MAX_TASK_THREADS) (task 2, ")), "{logged:?}");
 }
 

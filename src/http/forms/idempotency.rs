@@ -23,6 +23,7 @@ use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::session::store::{self, EntryKind, Store};
 use crate::http::session::{self, Flash, Keys, unguessable};
+use crate::log_text::numbered;
 use crate::random;
 use crate::sync::{lock, wait_while_for};
 use crate::worker_share::{self, Wait};
@@ -288,7 +289,7 @@ impl InProgress {
 
 impl std::fmt::Debug for Claims {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} forms", lock(&self.keys).len())
+        f.write_str(&numbered(lock(&self.keys).len(), "form", "forms"))
     }
 }
 

@@ -10,6 +10,7 @@ use crate::bounds::{self, LONGEST_KEY};
 use crate::deadline::{self, FAR};
 use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
+use crate::log_text::numbered;
 use crate::sync::lock;
 
 /// The largest number of clients of a limit. Above it, the entries that expire first are dropped.
@@ -215,7 +216,7 @@ fn as_text(seconds: u64) -> String {
         120..7_200 => (seconds.div_ceil(60), "minute"),
         _ => (seconds.div_ceil(3_600), "hour"),
     };
-    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
+    numbered(count, unit, &format!("{unit}s"))
 }
 
 #[cfg(test)]

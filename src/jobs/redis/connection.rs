@@ -17,6 +17,7 @@ use redis::{Client, Connection, ConnectionAddr, ErrorKind, FromRedisValue, Redis
 use super::scripts;
 use crate::error::{Error, Result, Status};
 use crate::jobs::engine::Unavailable;
+use crate::log_text::span;
 use crate::random;
 use crate::sync::{lock, wait_while_for};
 
@@ -240,7 +241,7 @@ impl ConnectionPool {
                 (format!("{at} refuses the connection"), "the server refuses the connection", error)
             }
             Failure::Calling(error) if error.is_timeout() => {
-                (format!("{at} has not answered within {:?}", self.timeout), "the server does not answer", error)
+                (format!("{at} has not answered within {}", span(self.timeout)), "the server does not answer", error)
             }
             Failure::Connecting(error) | Failure::Calling(error) if is_loading(&error) => {
                 (format!("{at} is still loading its data"), "the server is loading", error)

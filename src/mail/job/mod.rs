@@ -19,12 +19,12 @@ use super::delivery::Delivery;
 use super::fault::is_mendable;
 use super::mailer::Mailer;
 use super::{Attachment, Content, Mail};
-use crate::background::log_text::escape;
 use crate::background::retry::Retry;
 use crate::background::scope::Context;
 use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result};
 use crate::jobs::{Job, Jobs, NewJob};
+use crate::log_text::escape;
 
 /// The number of attempts of a mail job, and the first backoff: about three days in all, with one attempt an hour after the
 /// first hours. A server that is down for a weekend gets the mail on Monday.

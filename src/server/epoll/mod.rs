@@ -65,6 +65,7 @@ use crate::http::headers::Headers;
 use crate::http::request::{Body, Request};
 use crate::http::response::{Response, ResponseBody};
 use crate::log_limit::LogLimit;
+use crate::log_text::numbered;
 use crate::sync::lock;
 use crate::watch::Call;
 use crate::worker_share::{self, Share};
@@ -289,7 +290,7 @@ impl Epoll {
         for connection in self.connections.longest(Connection::unsent, bytes) {
             if let Some(count) = self.cut.count() {
                 let most = self.config.max_unsent;
-                log::warn!(target: "aside::server", "Responses cut off: {count}. Unread responses take more than {most} bytes (ASIDE_MAX_UNSENT); these have waited longest.");
+                log::warn!(target: "aside::server", "Responses cut off: {count}. Unread responses take more than {} (ASIDE_MAX_UNSENT); these have waited longest.", numbered(most, "byte", "bytes"));
             }
             close_connection(connection);
         }
@@ -302,7 +303,7 @@ impl Epoll {
             connection.linger(LINGER_UNREAD);
             if let Some(count) = self.freed.count() {
                 let most = self.config.max_buffered;
-                log::warn!(target: "aside::server", "Requests refused with 503: {count}. Incomplete requests take more than {most} bytes (ASIDE_MAX_BUFFERED); these have been arriving longest.");
+                log::warn!(target: "aside::server", "Requests refused with 503: {count}. Incomplete requests take more than {} (ASIDE_MAX_BUFFERED); these have been arriving longest.", numbered(most, "byte", "bytes"));
             }
             if let Some(connection) = self.park(connection, Wait::Input) {
                 self.park(connection, Wait::Turn);
@@ -597,7 +598,7 @@ impl Epoll {
         let refused = self.refused.swap(0, Ordering::Relaxed);
         if refused > 0 {
             let most = self.config.max_connections;
-            log::warn!(target: "aside::server", "Refused {refused} connections with 503: {most} are open already (ASIDE_MAX_CONNECTIONS).");
+            log::warn!(target: "aside::server", "Refused {} with 503: the limit of {most} is reached (ASIDE_MAX_CONNECTIONS).", numbered(refused, "connection", "connections"));
         }
     }
 }

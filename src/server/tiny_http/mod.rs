@@ -76,6 +76,7 @@ use crate::error::{Error, Result, Status};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Request};
 use crate::log_limit::LogLimit;
+use crate::log_text::{bytes, numbered};
 use crate::sync::{lock, wait_while_for};
 
 /// How long a probe waits until its connection is accepted, and the pause before a server is replaced.
@@ -412,8 +413,9 @@ impl TinyHttp {
         if silent > 0 {
             log::info!(
                 target: "aside::server",
-                "{silent} connections closed: no request arrived in time (ASIDE_HEAD_TIMEOUT). TLS clients cause this, since \
-                 this server speaks plain HTTP."
+                "{} closed: no request arrived in time (ASIDE_HEAD_TIMEOUT). TLS clients cause this, since this server speaks \
+                 plain HTTP.",
+                numbered(silent, "connection", "connections")
             );
         }
     }
@@ -536,8 +538,9 @@ impl Transport for TinyHttp {
             log::warn!(
                 target: "aside::server",
                 "All workers are busy, {} of them with clients that are slow to read; the slowest connections were closed \
-                 ({count} times).",
-                slow.len() + most
+                 ({}).",
+                slow.len() + most,
+                numbered(count, "time", "times")
             );
         }
     }
@@ -581,7 +584,7 @@ fn has_waiting(_listener: &TcpListener) -> bool {
 }
 
 fn too_large(limit: u64) -> Error {
-    Error::too_large(format!("The body is larger than {limit} bytes (ASIDE_MAX_UPLOAD)."))
+    Error::too_large(format!("The body is larger than {} (ASIDE_MAX_UPLOAD).", bytes(limit)))
 }
 
 fn from(remote: Option<SocketAddr>) -> String {

@@ -20,6 +20,7 @@ use super::multipart::{Multipart, Part};
 use crate::error::{Error, Result, Status};
 use crate::http::input::FromInput;
 use crate::http::request::Request;
+use crate::log_text::numbered;
 
 const URLENCODED: &str = "application/x-www-form-urlencoded";
 const MULTIPART: &str = "multipart/form-data";
@@ -313,7 +314,7 @@ fn decode(bytes: &[u8]) -> String {
 }
 
 fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
-    let message = || format!("The {noun} has more than {limit} fields (ASIDE_MAX_FIELDS).");
+    let message = || format!("The {noun} has more than {} (ASIDE_MAX_FIELDS).", numbered(limit, "field", "fields"));
     if count > limit { Err(Error::too_large(message())) } else { Ok(()) }
 }
 

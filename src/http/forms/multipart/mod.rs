@@ -24,6 +24,7 @@ use super::idempotency;
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
 use crate::http::request::Request;
+use crate::log_text::{bytes, numbered};
 
 impl Request {
     /// Reads the multipart body: text fields and uploaded files.
@@ -111,16 +112,16 @@ impl Limits {
     }
 
     fn over_upload(&self) -> Error {
-        Error::too_large(format!("The body is larger than {} bytes (ASIDE_MAX_UPLOAD).", self.upload))
+        Error::too_large(format!("The body is larger than {} (ASIDE_MAX_UPLOAD).", bytes(self.upload)))
     }
 
     fn over_text(&self) -> Error {
-        let message = format!("The text fields are larger than {} bytes together (ASIDE_MAX_FORM).", self.text);
+        let message = format!("The text fields are larger than {} together (ASIDE_MAX_FORM).", bytes(self.text));
         Error::too_large(message)
     }
 
     fn over_parts(&self) -> Error {
-        Error::too_large(format!("The body has more than {} parts (ASIDE_MAX_PARTS).", self.parts))
+        Error::too_large(format!("The body has more than {} (ASIDE_MAX_PARTS).", numbered(self.parts, "part", "parts")))
     }
 }
 
@@ -268,7 +269,8 @@ impl Multipart {
     /// 413 over `ASIDE_MAX_FIELDS`.
     pub(crate) fn check_count(&self) -> Result<()> {
         if self.parts.iter().filter_map(Part::text).count() > self.max_fields {
-            let message = format!("The form has more than {} fields (ASIDE_MAX_FIELDS).", self.max_fields);
+            let message =
+                format!("The form has more than {} (ASIDE_MAX_FIELDS).", numbered(self.max_fields, "field", "fields"));
             return Err(Error::too_large(message));
         }
         Ok(())

@@ -13,6 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::log_text::{bytes, numbered};
 use crate::sync::lock;
 
 /// The limits of the store in memory: entries and bytes. Above either, the entries that expire first are dropped.
@@ -184,10 +185,10 @@ impl Memory {
         }
         log::warn!(
             target: "aside::store",
-            "The store in memory is full ({} entries, {} bytes); entries that expire first are dropped. Set \
+            "The store in memory is full ({}, {}); entries that expire first are dropped. Set \
              ASIDE_STORE to `sqlite:PATH`.",
-            self.entries.len(),
-            self.bytes
+            numbered(self.entries.len(), "entry", "entries"),
+            bytes(self.bytes)
         );
         let mut ends: Vec<i64> = self.entries.values().map(|entry| entry.until).collect();
         // Drops a tenth at once, so that not every call has to search.

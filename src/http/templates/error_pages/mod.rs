@@ -19,12 +19,12 @@ use self::accept::{Representation, preferred};
 use self::debug::Report;
 use self::message::ErrorSummary;
 use self::problem::problem;
-use crate::background::log_text::escape;
 use crate::background::panics;
 use crate::error::{Error, Status};
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::templates::private;
+use crate::log_text::escape;
 
 /// Renders the page of an error: HTML for clients that prefer HTML, as every browser does when it opens a page, problem
 /// details for clients that prefer JSON, and text for all others. The developer's page for a 5xx shows the internal

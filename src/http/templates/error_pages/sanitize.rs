@@ -1,6 +1,6 @@
 //! Sanitizes foreign text for display: short, and without hidden characters.
 
-use crate::background::log_text::escape;
+use crate::log_text::escape;
 
 /// The largest number of characters of one text on a page.
 const MAX_CHARS: usize = 1_000;
