@@ -20,13 +20,11 @@
 mod clients;
 pub(crate) mod date_header;
 mod disconnect_watcher;
-mod drain;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 pub(crate) mod epoll;
 pub(crate) mod http1;
 mod listener;
 pub(crate) mod log;
-mod outgoing;
 mod signals;
 pub(crate) mod socket;
 mod stream_threads;

@@ -425,7 +425,7 @@ fn in_time<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
 }
 
 fn is_refused<T>(outcome: &aside::Outcome<T>) -> bool {
-    matches!(outcome, Err(Failure::Error(error)) if error.chain().contains("would never end: each of the "))
+    matches!(outcome, Err(Failure::Error(error)) if error.chain().contains("of its pool is held by work that waits"))
 }
 
 #[test]

@@ -420,7 +420,10 @@ fn a_page_ends_with_the_last_progress_and_the_output() {
         let mut client = client(kept);
         for (end, last) in [
             ("well", "<p>part 5</p>\n</div>5 of 5: part 5; 5 rows, &lt;b&gt;fünf&lt;/b&gt;"),
-            ("fails", "<p>This did not work out. The reason is in the log.</p>\n</div>5 of 5: part 5; no output"),
+            (
+                "fails",
+                "<p>This did not work out after 2 attempts. The reason is in the log.</p>\n</div>5 of 5: part 5; no output",
+            ),
         ] {
             let jobs = client.jobs();
             let id = jobs.enqueue(count(end)).unwrap().id;

@@ -587,9 +587,9 @@ fn the_page_of_a_task_shows_that_it_waits_for_its_next_attempt() {
     let mut events = client.events("/live");
     let waits = event_with("<p>Attempt 1 of 3 failed. The next attempt starts at <time datetime=", || events.next());
     assert!(!waits.data.contains("password") && !waits.data.contains("row 5"), "{}", waits.data);
-    let failed = import.progress().failed.unwrap();
+    let failed = import.info().progress().failed.unwrap();
     assert_eq!((failed.attempt, failed.attempts), (1, 3));
-    assert!(import.progress().due_at.is_some());
+    assert!(import.info().progress().due_at.is_some());
     let page = client.get("/_aside/tasks/1");
     assert!(page.text().contains("attempt 1 of 3 failed, the next at "), "{}", page.text());
     import.cancel();

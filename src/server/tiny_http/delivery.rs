@@ -9,10 +9,10 @@ use tiny_http::ReadWrite;
 
 use super::TinyHttp;
 use super::connections::TrackedRequest;
+use super::drain;
 use crate::background::timer;
 use crate::http::response::Response;
 use crate::server::disconnect_watcher::WatchedPage;
-use crate::server::drain;
 use crate::server::http1::WriteOptions;
 use crate::server::socket::Peer;
 use crate::server::stream_threads::{self, StreamThread, spawn_pooled};

@@ -36,7 +36,7 @@
 //!   given a connection already. [`EmptyConnections`] provides threads for them, one each 10 ms.
 //! - A request after a live page on the same connection occupies a worker until the page ends, and so does a response that
 //!   its client does not read. When all workers are busy, the slowest of these connections are closed
-//!   ([`outgoing`](super::outgoing)).
+//!   ([`outgoing`]).
 //! - A live page ends when its client pipelines a request with `Connection: close` after it: tiny_http then closes our side
 //!   for reading, which looks as if the client had disconnected.
 //! - With `panic = "abort"` in the profile, a client that disconnects ends the process: a thread of tiny_http panics then.
@@ -46,7 +46,9 @@
 mod body;
 mod connections;
 mod delivery;
+mod drain;
 mod exchange;
+mod outgoing;
 
 use std::io::{self, Read};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
@@ -60,13 +62,12 @@ use self::body::{Pace, Upload};
 use self::connections::{EmptyConnections, RequestTracker, SearchedConnection, TrackedRequest};
 use self::delivery::{Delivery, ResponseSink, discard_and_close};
 use self::exchange::{BodyReader, BodyState, Exchange, closes_itself, is_upgrade};
+use self::outgoing::Outgoing;
 use super::disconnect_watcher::DisconnectWatcher;
-use super::drain;
 use super::http1::{self, CheckedHead, Framing, Malformed, WriteOptions};
 #[cfg(unix)]
 use super::listener::FOR_EPOLL;
 use super::listener::{Listener, Socket};
-use super::outgoing::Outgoing;
 use super::socket::{self, Peer};
 use super::stream_threads::spawn_pooled;
 use super::{ServerState, Taken, Transport};

@@ -9,8 +9,8 @@ use std::sync::LazyLock;
 use std::sync::mpsc::{Sender, channel};
 use std::thread;
 
-use super::http1::PIECE;
 use crate::panics;
+use crate::server::http1::PIECE;
 
 type DropRequest = Box<dyn FnOnce() + Send>;
 
