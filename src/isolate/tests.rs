@@ -593,7 +593,7 @@ fn a_call_with_less_memory_than_its_process_needs_is_refused_and_the_next_one_ru
     let first = pid_in(&pool);
     let limits = Limits { deadline: SOON, memory: 1 };
     let words = start_in(&pool, function("pid", "").limited(limits)).join().unwrap_err().to_string();
-    assert!(words.starts_with("its process may have 1 bytes of memory, and needs "), "{words}");
+    assert!(words.starts_with("its process may have 1 byte of memory, and needs "), "{words}");
     assert_ne!(pid_in(&pool), first);
 }
 

@@ -50,7 +50,7 @@ fn one_of_four_workers_waits_for_a_pool_and_the_next_request_gets_503() {
     holder.join().unwrap().unwrap();
     server.stop();
     let lines = logs::at(Level::Warn, "wait for a permit of a Pool");
-    assert!(lines.len() == 1 && lines[0].contains("1 of 4 workers"), "one line a minute: {lines:?}");
+    assert!(lines.len() == 1 && lines[0].contains("limit: 1 of 4 ("), "one line a minute: {lines:?}");
     assert_eq!(logs::at(Level::Error, "GET /pooled"), Vec::<String>::new(), "and none for each refusal");
 }
 

@@ -329,7 +329,7 @@ fn a_suspended_server_is_an_error_and_works_when_it_resumes() {
     let id = add(&engine, "before").unwrap();
     server.hold();
     let refused = take(&engine, &worker, 1).unwrap_err().chain();
-    assert!(refused.contains("has not answered within 300ms"), "{refused}");
+    assert!(refused.contains("has not answered within 300 ms"), "{refused}");
     let refused = add(&engine, "during the outage").unwrap_err().chain();
     assert!(refused.contains("has not answered") || refused.contains("cannot be reached"), "{refused}");
     server.go_on();
