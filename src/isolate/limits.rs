@@ -41,7 +41,8 @@ pub(super) fn limit_memory(memory: u64) -> Result<()> {
     let (mapped, data) = (size(0), size(5));
     let least = data.saturating_add(LEAST);
     if memory < least {
-        let message = format!("its process may have {} of memory, and needs {} to begin", call::size(memory), call::size(least));
+        let message =
+            format!("its process may have {} of memory, and needs {} to begin", call::size(memory), call::size(least));
         return Err(plain_error(message));
     }
     set(Resource::Data, Some(memory))?;
