@@ -77,6 +77,19 @@
 //! test says so, and shows the mail and the failures.
 //!
 //! **Settings** are a [`Config`], which is read from the environment once.
+//!
+//! # The guide
+//!
+//! The [guide](guide) has a page for each subject, with complete programs. Start with [your first site in ten
+//! minutes](guide::first_site), or with the names that you know [from Flask, Rails, axum or Rocket](guide::coming_from).
+//!
+//! - Pages: [routing and middleware](guide::routing), [forms and uploads](guide::forms),
+//!   [templates](guide::templates), [sessions, login, CSRF protection and security headers](guide::sessions),
+//!   [live pages](guide::live_pages)
+//! - Work beside the pages: [background tasks and isolated functions](guide::background), [jobs](guide::jobs) and
+//!   [what they guarantee](guide::job_guarantees), [mail and webhooks](guide::mail_and_webhooks)
+//! - Operation: [testing](guide::testing), [configuration](guide::configuration),
+//!   [deployment and servers](guide::deployment), [security by OWASP ASVS 5](guide::security)
 
 #![warn(unreachable_pub)]
 
@@ -90,6 +103,8 @@ pub mod error;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(doc)]
+pub mod guide;
 pub mod http;
 #[cfg(feature = "image")]
 pub mod image;
@@ -217,51 +232,3 @@ struct TasksBorrowNothing;
 #[cfg(all(doctest, feature = "mail"))]
 #[doc = include_str!("../docs/comparison.md")]
 struct Comparison;
-
-/// The guide, whose programs run as tests.
-#[cfg(doctest)]
-mod guide {
-    #[cfg(all(feature = "mail", feature = "image"))]
-    #[doc = include_str!("../docs/guide/01-first-site.md")]
-    struct FirstSite;
-
-    #[doc = include_str!("../docs/guide/02-routing.md")]
-    struct Routing;
-
-    #[cfg(feature = "image")]
-    #[doc = include_str!("../docs/guide/03-forms.md")]
-    struct Forms;
-
-    #[doc = include_str!("../docs/guide/04-sessions.md")]
-    struct Sessions;
-
-    #[doc = include_str!("../docs/guide/05-templates.md")]
-    struct Templates;
-
-    #[doc = include_str!("../docs/guide/06-background.md")]
-    struct Background;
-
-    #[cfg(feature = "sqlite")]
-    #[doc = include_str!("../docs/guide/07-jobs.md")]
-    struct Jobs;
-
-    #[doc = include_str!("../docs/guide/08-live-pages.md")]
-    struct LivePages;
-
-    #[cfg(all(feature = "mail", feature = "webhook"))]
-    #[doc = include_str!("../docs/guide/09-mail-and-webhooks.md")]
-    struct MailAndWebhooks;
-
-    #[cfg(feature = "mail")]
-    #[doc = include_str!("../docs/guide/10-testing.md")]
-    struct Testing;
-
-    #[doc = include_str!("../docs/guide/11-configuration.md")]
-    struct Configuration;
-
-    #[doc = include_str!("../docs/guide/12-deployment.md")]
-    struct Deployment;
-
-    #[doc = include_str!("../docs/guide/13-coming-from.md")]
-    struct ComingFrom;
-}

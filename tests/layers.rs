@@ -10,6 +10,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("bounds", 0),
     ("deadline", 0),
     ("error", 0),
+    ("guide", 0),
     ("log_limit", 0),
     ("log_text", 0),
     ("owned_data", 0),

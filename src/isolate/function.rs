@@ -44,28 +44,31 @@ use crate::sync::lock;
 /// ```
 ///
 /// `f` is a function without captures, of one value and perhaps of [`&TaskContext`](TaskContext); see [`IsolatedFunction`].
-/// It is registered with [`App::isolated`](crate::App::isolated). The task is one like any other: it has a name, a key,
-/// progress and messages, [`cancel`](TaskHandle::cancel), and a line in the log if it fails. [`join`](TaskHandle::join)
-/// gives the value. A panic, a crash, an abort, a stack overflow, an exit, a kill, too little memory and a passed deadline
-/// each become a [`Failure`] with its own message, and harm neither the site nor another call.
+/// Register it with [`App::isolated`](crate::App::isolated). The task has a name, a key, progress and messages,
+/// [`cancel`](TaskHandle::cancel), and a line in the log if it fails, as every task. [`join`](TaskHandle::join) returns the
+/// value. A panic, a crash, an abort, a stack overflow, an exit, a kill, too little memory and a passed deadline each become
+/// a [`Failure`] with its own message. They affect neither the site nor another call.
 ///
-/// **The child** is started with the arguments of this process and the variable `ASIDE_ISOLATED`. It comes through the
-/// program's `main` to [`App::run`](crate::App::run), [`work`](crate::App::work) or [`start`](crate::App::start), so `main`
-/// must not do before that call what may be done only once. The parent gets the function's log, printed output, progress and
-/// value. Changes in memory (state, a [`Live`](crate::Live), a [`Cache`](crate::Cache)) stay in the child. The child waits
-/// for tasks that the function starts, within the deadline.
+/// **The child** is started with the arguments of this process and the variable `ASIDE_ISOLATED`. It runs the program's
+/// `main` up to [`App::run`](crate::App::run), [`work`](crate::App::work) or [`start`](crate::App::start): before that call,
+/// `main` must not do work that may happen only once. The parent gets the function's log, printed output, progress and
+/// value. Changes in memory (state, a [`Live`](crate::Live), a [`Cache`](crate::Cache)) stay in the child, and so does a
+/// panic hook that the function sets. The child waits for tasks that the function starts, within the deadline.
 ///
-/// **Children are used again**: at most one for each processor, none before the first call; each ends after 30 s without a
-/// call. Further calls wait in order. A child is used again only after a call that returned, and only if the call left nothing
-/// behind: no thread, child process or open file, no other working directory, umask or limit (`setrlimit`), no more than
-/// 32 MiB of memory. It runs at most 1,000 calls, each on a thread of its own. A `static` and the environment keep their
-/// values from one call to the next.
+/// **Processes that the function starts** are killed with the child, which ends with the site. A process that the function
+/// detaches with `setsid` is not: it outlives the call and the site.
+///
+/// **A child is reused** for further calls. The first call starts one; there is at most one for each processor, and further
+/// calls wait in order. A child ends after 1,000 calls, or after 30 s without a call. It also ends after a call that did not
+/// return, or that left something behind: a thread, a process, an open file, another working directory, umask or limit
+/// (`setrlimit`), or more than 32 MiB of memory. Each call runs on a thread of its own. A `static`, the environment and the
+/// panic hook keep their values from one call to the next.
 ///
 /// **Limits.** 15 minutes and 2 GiB of memory for each call ([`Isolated`] sets others); 64 MiB for the input and for the
-/// output, each as JSON. Pass the path of a large file, and not its content.
+/// output, each as JSON. Pass the path of a large file instead of its content.
 ///
-/// It can be called in a handler, a task, a job, in [`TestClient::within`](crate::testing::TestClient::within), and
-/// elsewhere in a process that has started an application. It works only on Unix, and not inside a child.
+/// Call it in a handler, a task, a job, in [`TestClient::within`](crate::testing::TestClient::within), or elsewhere in a
+/// process that has started an application. It works only on Unix, and not inside a child.
 ///
 /// # Errors
 /// The handle's [`join`](TaskHandle::join) returns the [`Failure`], also if the function was not registered, was called in a

@@ -217,7 +217,7 @@ pub(super) mod tests {
         let waits: Duration = (1..retry.attempts()).map(|failed| retry.wait(failed).unwrap()).sum();
         let hours = waits.as_secs_f64() / 3600.0;
         assert!(retry.attempts() == 20 && (7.5..10.5).contains(&hours), "{hours}");
-        let told = ["over about nine hours, kept as dead", "20 attempts over about nine hours"];
+        let told = ["over about nine hours, then retained as a dead job", "20 attempts over about nine hours"];
         assert!(told.iter().all(|message| include_str!("../../docs/guide/07-jobs.md").contains(message)));
     }
 }

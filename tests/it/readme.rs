@@ -314,24 +314,62 @@ fn pages() -> Vec<PathBuf> {
     pages.filter(|path| path.extension().is_some_and(|extension| extension == "md")).collect()
 }
 
+/// Returns the label and the target of each link definition, such as `[jobs]: 07-jobs.md`.
+fn definitions(text: &str) -> impl Iterator<Item = (&str, &str)> {
+    prose(text).filter_map(|line| line.strip_prefix('[')?.split_once("]: "))
+}
+
+/// Returns the targets of the links in a document that lead to other documents.
+fn links(text: &str) -> Vec<&str> {
+    let inline = prose(text).flat_map(|line| line.split("](").skip(1).filter_map(|rest| rest.split(')').next()));
+    let targets = inline.chain(definitions(text).map(|(_, target)| target));
+    targets.filter(|target| !target.starts_with("http")).collect()
+}
+
 #[test]
 fn the_links_of_the_documents_lead_to_pages_and_headings_that_are_there() {
     let mut count = 0;
     for page in pages() {
         let text = fs::read_to_string(&page).unwrap();
-        for line in prose(&text) {
-            let links = line.split("](").skip(1).filter_map(|rest| rest.split(')').next());
-            for link in links.filter(|link| !link.starts_with("http")) {
-                let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
-                let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
-                assert!(target.exists(), "{}: {link}", page.display());
-                if !anchor.is_empty() && target.extension().is_some_and(|extension| extension == "md") {
-                    let anchors = anchors(&fs::read_to_string(&target).unwrap());
-                    assert!(anchors.iter().any(|one| one == anchor), "{}: {link}, of {anchors:?}", page.display());
-                }
-                count += 1;
+        for link in links(&text) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = if path.is_empty() { page.clone() } else { page.parent().unwrap().join(path) };
+            assert!(target.exists(), "{}: {link}", page.display());
+            if !anchor.is_empty() && target.extension().is_some_and(|extension| extension == "md") {
+                let anchors = anchors(&fs::read_to_string(&target).unwrap());
+                assert!(anchors.iter().any(|one| one == anchor), "{}: {link}, of {anchors:?}", page.display());
             }
+            count += 1;
         }
     }
     assert!(count > 50, "{count} links");
+}
+
+/// rustdoc resolves the labels by `links.md`, and cannot resolve a link to a file.
+#[test]
+fn the_links_of_the_guide_lead_to_the_same_pages_in_files_and_in_rustdoc() {
+    let source = include_str!("../../src/guide/mod.rs");
+    let files: Vec<(&str, &str)> =
+        source.lines().filter_map(|line| line.strip_prefix("page!(")?.split_once(", \"")).collect();
+    let files: BTreeMap<&str, &str> =
+        files.into_iter().map(|(module, rest)| (module, rest.split('"').next().unwrap())).collect();
+    let modules: BTreeMap<&str, &str> = definitions(include_str!("../../src/guide/links.md")).collect();
+    let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
+    for file in files.values().copied().chain(["guide/README.md"]) {
+        let text = fs::read_to_string(docs.join(file)).unwrap();
+        assert_eq!(links(&text).len(), definitions(&text).count(), "{file} has an inline link to a file");
+        for (label, target) in definitions(&text) {
+            let module = modules.get(label).unwrap_or_else(|| panic!("links.md lacks {label}, of {file}"));
+            let (module, anchor) = module.split_once('#').unwrap_or((module, ""));
+            let in_rustdoc = docs.join(files[module.trim_start_matches("crate::guide::")]);
+            let (path, in_file) = target.split_once('#').unwrap_or((target, ""));
+            let path = docs.join(file).with_file_name(path);
+            assert_eq!(path.canonicalize().unwrap(), in_rustdoc.canonicalize().unwrap(), "{file}: {label}");
+            assert_eq!(in_file, anchor, "{file}: {label}");
+        }
+    }
+    let pages = fs::read_dir(docs.join("guide")).unwrap().map(|entry| entry.unwrap().file_name());
+    let missing: Vec<_> =
+        pages.filter(|name| name != "README.md" && !source.contains(name.to_str().unwrap())).collect();
+    assert!(missing.is_empty(), "src/guide/mod.rs lacks {missing:?}");
 }
