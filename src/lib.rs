@@ -80,7 +80,7 @@
 //!
 //! # The guide
 //!
-//! The [guide](guide) has a page for each subject, with complete programs. Start with [your first site in ten
+//! The [`guide`] has a page for each subject, with complete programs. Start with [your first site in ten
 //! minutes](guide::first_site), or with the names that you know [from Flask, Rails, axum or Rocket](guide::coming_from).
 //!
 //! - Pages: [routing and middleware](guide::routing), [forms and uploads](guide::forms),
