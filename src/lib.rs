@@ -60,7 +60,7 @@
 //! **A [`Job`]** survives the process: [`enqueue`](jobs::enqueue()) stores it, and a worker runs it and retries it until it
 //! succeeds or becomes a dead job, which an operator can look at. [`Jobs`] stores jobs in SQLite, in Redis, or in memory.
 //! [`App::jobs`] adds them to the application, and [`App::work`] runs them without serving pages. A job that may crash can be
-//! [isolated](Job::ISOLATED). A job's writes can be [committed in the transaction that completes it](Jobs::sqlite). `Mail` and
+//! [isolated](Job::ISOLATED). A job's writes can be [committed in the transaction that completes it](jobs). `Mail` and
 //! `Webhook` are jobs too.
 //!
 //! **[`Live`]** is state that open pages show and follow. The application [updates](Live::update) it under a lock.

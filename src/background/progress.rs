@@ -12,8 +12,8 @@ use super::output::Output;
 /// The progress of a task, as the task reports it.
 ///
 /// In a template there are also `percent` and `is_finished`, and `state` is one of `waiting`, `running`, `done`, `failed`
-/// and `cancelled`. `due_at` is text, such as `2026-04-04T14:32:09Z`, and `failed` has the fields of a [`FailedAttempt`]. `output` is the output of a job that is done ([`TaskContext::output`](crate::TaskContext::output)), and
-/// `none` otherwise.
+/// and `cancelled`. `due_at` is text, such as `2026-04-04T14:32:09Z`, and `failed` has the fields of a [`FailedAttempt`].
+/// `output` is the output of a job that is done ([`TaskContext::output`](crate::TaskContext::output)), and `none` otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Progress {

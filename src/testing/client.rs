@@ -46,7 +46,7 @@ use crate::mail::{Mailer, SentMail};
 /// main thread (`--test-threads=1`), the child has the program's own arguments. Isolated [jobs](crate::Job::ISOLATED) run in
 /// this process.
 ///
-/// Mail stays in [`outbox`](TestClient::outbox) unless the configuration sends it elsewhere. Tasks run at the priority of the
+/// Mail stays in `outbox` unless the configuration sends it elsewhere. Tasks run at the priority of the
 /// test, whatever the value of `ASIDE_BACKGROUND_NICE`. A test that leaves a task running fails when the client is dropped:
 /// call [`drain`](TestClient::drain), since the task would otherwise run on during another test.
 pub struct TestClient {
