@@ -40,6 +40,14 @@ impl Jobs {
         });
     }
 
+    /// Enqueues the jobs of schedules that are due, for a test. The first call starts the schedules, for times from then on.
+    ///
+    /// # Errors
+    /// An error if the engine is unreachable.
+    pub(crate) fn enqueue_scheduled(&self) -> Result<()> {
+        JobRunner::test_driven(self, self.scope()).tick().map(drop)
+    }
+
     /// Runs the next job that is due, for a test, and returns it with its outcome.
     ///
     /// # Errors

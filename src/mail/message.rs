@@ -73,7 +73,6 @@ impl Mail {
             Fault::settings("the mail has no sender: set ASIDE_MAIL_FROM, or name one with `Mail::from`")
         })?;
         let domain = mailbox(&from)?.email.domain().to_owned();
-        one_line("subject", &self.subject)?;
         for attachment in &self.attachments {
             one_line("attachment's name", &attachment.filename)?;
         }
@@ -84,7 +83,7 @@ impl Mail {
             bcc: self.bcc.clone(),
             from,
             reply_to: self.reply_to.clone(),
-            subject: self.subject.clone(),
+            subject: without_breaks(&self.subject),
             text: render(&self.text)?,
             html: render(&self.html)?,
             attachments: self.attachments.clone(),
@@ -114,6 +113,12 @@ fn render(name: &str, context: &minijinja::Value) -> Result<String> {
         )
     })?;
     templates.render(name, context.clone())
+}
+
+/// Replaces control characters with spaces. A subject often has text of a user: a line break in it must neither start another
+/// header field nor cost the mail.
+fn without_breaks(subject: &str) -> String {
+    subject.split(char::is_control).filter(|text| !text.is_empty()).collect::<Vec<_>>().join(" ")
 }
 
 /// The header fields of a message.

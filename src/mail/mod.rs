@@ -201,7 +201,7 @@ impl Mail {
         self
     }
 
-    /// Sets the subject, one line of text.
+    /// Sets the subject, one line of text. Line breaks and other control characters become spaces.
     pub fn subject(mut self, subject: impl Into<String>) -> Mail {
         self.subject = subject.into();
         self

@@ -66,6 +66,10 @@ impl TestClient {
             .build()
             .unwrap_or_else(|error| panic!("the application cannot start: {error:?}"));
         service.serve_parent_if_asked();
+        if let Some(jobs) = service.scope().get::<Jobs>() {
+            // Starts the schedules.
+            TestJobs::new(&jobs);
+        }
         TestClient { service, cookies: BTreeMap::new() }
     }
 
@@ -112,9 +116,9 @@ impl TestClient {
         self.keep_cookies(response.headers());
     }
 
-    /// Advances the clocks of sessions and of jobs: sessions expire, and delayed jobs, retries of jobs and schedules become
-    /// due. Rate limits, caches and the deadlines of tasks keep the time of the machine. For sessions, the duration is cut
-    /// to whole seconds.
+    /// Advances the clocks of sessions and of jobs ([`TestJobs::advance`]): sessions expire, delayed jobs and retries become
+    /// due, and the schedules of [`Jobs::cron`] enqueue their jobs. Rate limits, caches and the deadlines of tasks keep the
+    /// time of the machine. For sessions, the duration is cut to whole seconds.
     ///
     /// ```
     /// use aside::testing::TestClient;
@@ -212,7 +216,7 @@ impl TestClient {
     }
 
     fn find_jobs(&self) -> Option<TestJobs> {
-        self.service.scope().get::<Jobs>().map(|jobs| TestJobs::new(&jobs))
+        self.service.scope().get::<Jobs>().map(|jobs| TestJobs::view(&jobs))
     }
 
     /// Returns the tasks that have not ended.

@@ -74,8 +74,22 @@ impl TestJobs {
     /// assert_eq!(jobs.output::<String>(report.id)?.as_deref(), Some("all is well"));
     /// # aside::ok(())
     /// ```
+    ///
+    /// # Panics
+    /// If the jobs have a schedule, and the store cannot be reached.
     pub fn new(jobs: &Jobs) -> TestJobs {
+        let jobs = TestJobs::view(jobs);
+        jobs.enqueue_scheduled();
+        jobs
+    }
+
+    pub(super) fn view(jobs: &Jobs) -> TestJobs {
         TestJobs(jobs.clone())
+    }
+
+    /// Enqueues the jobs of schedules that are due. The first call starts the schedules.
+    fn enqueue_scheduled(&self) {
+        self.0.enqueue_scheduled().unwrap_or_else(|error| panic!("cannot enqueue the jobs of schedules: {error:?}"));
     }
 
     /// Runs the next job that is due, and returns it with its outcome. Returns `None` if no job is due, or if all of them
@@ -189,11 +203,16 @@ impl TestJobs {
         }
     }
 
-    /// Advances the clock of the jobs: delayed jobs, retries and schedules become due. It advances for workers too, if the
+    /// Advances the clock of the jobs: delayed jobs and retries become due, and the schedules of [`Jobs::cron`] enqueue
+    /// their jobs. A schedule whose time passed several times enqueues one job. The clock advances for workers too, if the
     /// test starts a server. [`TestClient::advance`](crate::testing::TestClient::advance) also advances the clock of
     /// sessions.
+    ///
+    /// # Panics
+    /// If the jobs have a schedule, and the store cannot be reached.
     pub fn advance(&self, time: Duration) {
         self.0.advance(time);
+        self.enqueue_scheduled();
     }
 
     /// Sets the wall clock of the jobs back, as an administrator does who corrects it.

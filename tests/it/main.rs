@@ -5,6 +5,7 @@ mod background;
 #[cfg(all(feature = "image", feature = "mail", feature = "webhook"))]
 mod bad_input;
 mod comparison;
+mod compiler_messages;
 mod conformance;
 mod error_pages;
 #[cfg(all(unix, feature = "sqlite", feature = "mail"))]

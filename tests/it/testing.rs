@@ -110,3 +110,17 @@ fn without_a_client_an_isolated_job_runs_in_the_process_of_the_test() {
     assert_eq!(job.failures, []);
     assert_eq!(jobs.output::<u32>(job.id).unwrap(), Some(std::process::id()));
 }
+
+// The clock was advanced, but the test's runner never enqueued the jobs of schedules.
+#[test]
+fn a_schedule_enqueues_its_job_when_the_clock_of_the_test_advances() {
+    let jobs = Jobs::memory().cron("0 3 * * 1 Europe/Berlin", Countdown(0));
+    let mut client = TestClient::new(App::with_config(Config::default()).jobs(jobs));
+    assert_eq!(client.jobs().enqueued::<Countdown>().len(), 0);
+
+    client.advance(Duration::from_secs(8 * 24 * 3600));
+    client.jobs().assert_enqueued(|Countdown(steps)| *steps == 0);
+    client.drain();
+    client.advance(Duration::from_secs(30 * 24 * 3600));
+    assert_eq!(client.jobs().drain().len(), 1, "missed times are one job");
+}

@@ -138,8 +138,8 @@ impl Request {
             let (method, path) = (self.method(), self.path());
             log::warn!(
                 target: "aside::http",
-                "{method} {path}: req.once cannot detect a repeated form without a key: add {{{{ once() }}}} to its \
-                 template ({})",
+                "{method} {path}: req.once cannot detect a repeated form, since the client sent no key; a browser sends one if the \
+                 form's template has {{{{ once() }}}} ({})",
                 self.id()
             );
         }

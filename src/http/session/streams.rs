@@ -16,7 +16,7 @@ use crate::sync::lock;
 use crate::watch::Call;
 
 /// The interval at which a shared store is read while streams of users are open.
-const LOOK: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A session with a user, as the store knows it.
 #[derive(Debug, Clone)]
@@ -124,7 +124,7 @@ impl Shared {
         }
         let (shared, store) = (Arc::downgrade(self), store.clone());
         let thread = thread::Builder::new().name("aside-sessions".into());
-        match thread.spawn(move || look_again_and_again(&shared, &store)) {
+        match thread.spawn(move || poll(&shared, &store)) {
             Ok(_) => streams.is_watched = true,
             Err(error) => log::warn!(
                 target: "aside::session",
@@ -134,7 +134,7 @@ impl Shared {
     }
 
     /// Ends the streams of sessions that the store has recorded as ended. Returns false if no stream is left.
-    fn look(&self, store: &Store, version: &mut Option<i64>) -> bool {
+    fn end_streams(&self, store: &Store, version: &mut Option<i64>) -> bool {
         let mut streams = lock(&self.0);
         if streams.open.is_empty() {
             streams.is_watched = false;
@@ -153,12 +153,12 @@ impl Shared {
     }
 }
 
-fn look_again_and_again(shared: &Weak<Shared>, store: &Store) {
+fn poll(shared: &Weak<Shared>, store: &Store) {
     let mut version = None;
     loop {
-        thread::sleep(LOOK);
+        thread::sleep(POLL_INTERVAL);
         let Some(shared) = shared.upgrade() else { return };
-        if !shared.look(store, &mut version) {
+        if !shared.end_streams(store, &mut version) {
             return;
         }
     }

@@ -154,8 +154,6 @@ fn an_unreachable_server_is_one_failure_after_all_attempts() {
 fn control_characters_in_headers_are_refused() {
     let site = Site::new("memory:");
     for (mail, word) in [
-        (mail().subject("Hello\r\nBcc: all@b.example"), "subject"),
-        (mail().subject("Hello\0"), "subject"),
         (mail().cc("Eve\n <eve@b.example>"), "address"),
         (mail().cc("eve@b.example\r\nRCPT TO:<x@y.example>"), "address"),
         (mail().attach("a\r\nb", "text/plain", ""), "attachment's name"),
@@ -165,6 +163,20 @@ fn control_characters_in_headers_are_refused() {
         assert!(words.contains(word) && words.contains("control character"), "{words}");
     }
     assert!(site.outbox().is_empty());
+}
+
+#[test]
+fn a_subject_with_line_breaks_is_one_line_and_the_mail_is_sent() {
+    let site = Site::new("memory:");
+    for (subject, sent) in [
+        ("Eve\r\nBcc: all@b.example has signed", "Eve Bcc: all@b.example has signed"),
+        ("\nHello\0\u{85}you\n", "Hello you"),
+        ("\r\n", ""),
+    ] {
+        site.send(mail().subject(subject)).unwrap();
+        let last = site.outbox().pop().unwrap();
+        assert_eq!((&*last.subject, last.bcc.len()), (sent, 0));
+    }
 }
 
 #[test]
