@@ -29,7 +29,7 @@ fn orders(req: &mut Request) -> Result<Response> {
     req.render("orders.html", context! { visitor, orders => site::orders() })
 }
 
-/// Set aside on the response: it begins when the last byte has gone out.
+/// Deferred until the response is sent: it begins after the last byte.
 fn create_order(req: &mut Request) -> Result<Response> {
     let order: NewOrder = req.form()?;
     if !order.is_valid() {

@@ -26,7 +26,7 @@ impl Page {
         match self {
             Page::Plain => "Plain text",
             Page::Template => "Template, 50 rows, a session",
-            Page::Form => "Form post, work set aside",
+            Page::Form => "Form post, background work",
         }
     }
 }

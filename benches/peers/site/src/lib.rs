@@ -1,4 +1,4 @@
-//! What all Rust peers have in common: the template, the rows, the work that is set aside. So that only the framework
+//! The parts that all Rust peers share: the template, the rows, the background work. So that only the framework
 //! differs.
 
 use std::hint::black_box;
