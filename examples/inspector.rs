@@ -1,16 +1,16 @@
 //! Shows exactly what the framework made of a request: for people who debug clients, and for conformance suites.
 //!
 //! Not to be copied as it stands: it turns protections off, so that it answers whatever comes. The fields of a form, the
-//! headers and the cookies of a visitor are no business of a page that anybody can have another site's visitor post to.
+//! headers and the cookies of a user must not reach a page to which any other site can send the user's browser.
 //!
-//! | Path | What it answers |
+//! | Path | Response |
 //! |---|---|
 //! | any method on `/`, and on any path not listed here | `OK`, or the body as it came |
 //! | `/echo` | the request's headers, `Name: value` lines, in order |
 //! | `/cookie`, `/t/cookies` | cookies as `name=value` lines |
 //! | `/t/form`, `/t/query` | JSON `[["name","value"], …]` in order, of the urlencoded body, or the query |
 //! | `/t/multipart` | JSON list of `{name, filename, content_type, len, sha256}`, in order |
-//! | `/t/thumb` | multipart field `file`: the image to fit in 256x256, as PNG; 422 for what is no image, or is too large |
+//! | `/t/thumb` | multipart field `file`: the image to fit in 256x256, as PNG; 422 for a file that is not an image, or too large |
 //! | `/t/redirect?next=` | a redirect to `next` when it is local, to `/` otherwise |
 //! | `/t/header?v=` | 200 with the header `X-V: v` and a cookie `c=v`; 400 when `v` cannot be a header value |
 //! | `/static/` | the files of `ASIDE_STATIC`, when set |
@@ -109,7 +109,7 @@ fn query(req: &mut Request, name: &str) -> Result<String> {
     Ok(pairs.into_iter().find(|(key, _)| key == name).map_or_else(String::new, |(_, value)| value))
 }
 
-/// What is in each part, and how much of it.
+/// The name, the type, the length and the digest of each part.
 #[derive(Serialize)]
 struct PartSeen {
     name: String,
@@ -159,7 +159,7 @@ fn header(req: &mut Request) -> Result<Response> {
 /// The longest id of a job, in bytes.
 const MOST_ID: usize = 1_000;
 
-/// How long a process may show no life until its jobs are given to another: short, so that nobody who tries waits long.
+/// The lease of a worker: short, so that a person who tries this does not wait long for the recovery.
 const LEASE: Duration = Duration::from_secs(5);
 
 /// How long one POST to the ledger may take.
@@ -556,7 +556,7 @@ mod tests {
         );
     }
 
-    /// A ledger that keeps what it was told, and takes nothing as often as it is asked to.
+    /// A ledger that records each request, and refuses as many of them as a test says.
     fn ledger(refusals: usize) -> (aside::server::Server, Arc<Mutex<Vec<String>>>) {
         let told = Arc::new(Mutex::new(Vec::new()));
         let theirs = told.clone();

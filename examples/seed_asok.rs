@@ -270,7 +270,7 @@ fn page(req: &mut Request) -> Result<Response> {
     show(req, "", &Form::empty())
 }
 
-// "Validation": the client learns from this response what is wrong. Only the mail of a valid form goes to the background.
+// "Validation": this response names the invalid fields. Only the mail of a valid form goes to the background.
 fn subscribe(req: &mut Request) -> Result<Response> {
     let (mut form, site) = (req.submitted::<Addressee>()?, req.state::<Site>());
     if let Some(new) = form.value()

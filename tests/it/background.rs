@@ -439,7 +439,7 @@ fn a_wait_in_a_full_pool_for_a_task_of_the_pool_is_refused() {
     assert!(is_refused(&outcome), "{outcome:?}");
     client.drain();
     assert_eq!(client.counts().done(), 1, "the task itself runs once there is a permit");
-    // The same if the task asks for the permit when it runs: one of the two waits is refused.
+    // One of the two waits is refused also if the task asks for the permit when it runs.
     let theirs = client.clone();
     let outcome = in_time(move || {
         let pool = Pool::new(1);

@@ -15,7 +15,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, getrlimit, kill_process, pidfd_open, setrlimit};
 use serde::{Deserialize, Serialize};
 
-/// How long a test waits for what comes much sooner.
+/// The time limit of a wait for an event that usually comes much sooner.
 const SOON: Duration = Duration::from_secs(60);
 
 /// A client of an application with all functions of this file but one.
@@ -271,7 +271,7 @@ fn a_child_killed_from_outside_is_a_failure_with_the_signal() {
     kill_process(pid, Signal::TERM).unwrap();
     kill_process(pid, Signal::USR1).unwrap();
     let failure = call.join().unwrap_err().to_string();
-    // The test harness in the child has printed what it runs.
+    // The test harness in the child has printed the name of the test.
     assert!(failure.starts_with("its process was killed by signal 10 (SIGUSR1)"), "{failure}");
 }
 

@@ -333,7 +333,7 @@ fn a_schedule_enqueues_once_for_all_processes_and_once_for_missed_times() {
             App::with_config(config).jobs(jobs).state(Notes::default()).start().unwrap()
         };
         let _ = process();
-        // Paused, so that what is enqueued stays to be counted.
+        // Paused, so that the enqueued jobs can be counted.
         jobs.pause("default").unwrap();
         let servers: Vec<_> =
             (0..3).map(|_| served(kept.clone().cron("0 3 * * * Europe/Berlin", note("nightly")))).collect();

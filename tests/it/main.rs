@@ -1,4 +1,4 @@
-//! The integration tests: one binary, so that it is linked once. Each file says what belongs there.
+//! The integration tests: one binary, so that it is linked once. Each file names its subject.
 
 mod app;
 mod background;

@@ -1,4 +1,4 @@
-//! The test client itself: what it does apart from calling the application.
+//! The test client itself: logins, cookies, event streams, and the jobs of a test.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;

@@ -124,7 +124,7 @@ pub(crate) fn an_outage_of_the_server_expires_no_lease() -> Completion {
         assert_eq!(site.get("/"), (200, "a page".into()));
         store.ledger.open("job-0");
         until("one is done", || (store.ledger.times("done", "job-0") == 1).then_some(()));
-        // The duration of the outage is what is tested.
+        // The test is about the duration of the outage.
         std::thread::sleep(std::time::Duration::from_secs(seconds));
         store.server.restart();
         jobs.iter().for_each(|(_, id)| store.ledger.open(id));

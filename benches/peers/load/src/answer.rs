@@ -12,7 +12,7 @@ pub struct Answer<'b> {
     pub body: &'b [u8],
     /// Its length without that.
     pub length: usize,
-    /// Whether the server closes the connection after it.
+    /// True if the server closes the connection after it.
     pub closes: bool,
 }
 

@@ -25,7 +25,7 @@ pub struct Herd {
 }
 
 impl Herd {
-    /// Opens that many one after the other, each from one of a few loopback addresses, until too many fail or the time is
+    /// Opens this number of connections one after the other, each from one of a few loopback addresses, until too many fail or the time is
     /// over.
     pub fn gather(target: &Target, count: usize, most: Duration) -> Herd {
         let until = Instant::now() + most;

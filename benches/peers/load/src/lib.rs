@@ -3,7 +3,7 @@
 //! Every response is looked at, and every connection is accounted for: a rate says nothing of those that never get an
 //! answer. [`run`] with [`Pace::Closed`] asks again as soon as it is answered; with [`Pace::Open`] it asks at fixed times,
 //! whatever the server does, and counts from when it saw that a request was due, so that a stall is not one slow answer but all
-//! that were due meanwhile. By how much it saw that too late itself is told apart: it has no core of its own.
+//! that were due meanwhile. Its own delay is a separate figure, since it has no core of its own.
 
 mod answer;
 mod herd;
@@ -30,7 +30,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 
 const TIMER: u64 = u64::MAX;
 
-/// What is asked, and what the answer must be.
+/// A request, and the response that it must get.
 pub struct Target {
     pub addr: SocketAddr,
     pub request: Vec<u8>,
@@ -45,7 +45,7 @@ pub enum Pace {
     Open(Duration),
 }
 
-/// What came of it.
+/// The outcome of a load.
 pub struct Outcome {
     /// Requests that went out.
     pub sent: u64,
@@ -53,12 +53,12 @@ pub struct Outcome {
     pub in_time: u64,
     /// Right answers, with those that came in the second after it.
     pub right: u64,
-    /// Answers that were not what was expected, and the first of them.
+    /// The number of unexpected responses, and the first of them.
     pub wrong: u64,
     pub first_wrong: Option<String>,
     /// Connections that were refused, or broke with a request under way.
     pub broken: u64,
-    /// Connections that the server closed after an answer, each of which was opened anew.
+    /// Connections that the server closed after an answer, each of which was opened again.
     pub closed: u64,
     /// Connections that never had an answer.
     pub silent: usize,
@@ -66,7 +66,7 @@ pub struct Outcome {
     pub unanswered: u64,
     /// From when a request was sent, or seen to be due, to its answer, in nanoseconds; the unanswered with the time they waited.
     pub times: Histogram<u64>,
-    /// By how much this program itself was late with what was due.
+    /// The delay of this program itself with requests that were due.
     pub late: Histogram<u64>,
     pub elapsed: Duration,
 }
@@ -100,7 +100,7 @@ fn histogram() -> Histogram<u64> {
     Histogram::new_with_bounds(1_000, 60_000_000_000, 3).expect("these are bounds")
 }
 
-/// Asks for that long over so many connections.
+/// Sends requests for a duration, over a number of connections.
 ///
 /// # Errors
 /// When the system refuses sockets or timers; what the server does wrong is in the outcome.
@@ -200,7 +200,7 @@ impl<'t> Run<'t> {
         self.try_again()
     }
 
-    /// What was due by now.
+    /// The requests that are due by now.
     fn tick(&mut self) -> io::Result<()> {
         let Pace::Open(every) = self.pace else { return Ok(()) };
         if let Some(timer) = &self.timer {
@@ -286,7 +286,7 @@ impl<'t> Run<'t> {
             Err(_) => return self.broke(which),
         };
         if slot.since.is_none() {
-            // Closed by the server between two requests, or something that nobody asked for.
+            // Closed by the server between two requests, or bytes that no request asked for.
             slot.stream = None;
             self.outcome.closed += 1;
             return Ok(());

@@ -76,7 +76,7 @@ const ASIDE: &str = "fn main() -> aside::Result<()> {\n    \
 /// Builds each from nothing, and prints a table.
 ///
 /// # Errors
-/// When there is no room for the projects.
+/// If the projects cannot be written.
 pub fn run(places: &Places, only: &[String]) -> Result<(), String> {
     let mut table = String::from(
         "### A hello site, built from nothing in release\n\n\

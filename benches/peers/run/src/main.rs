@@ -1,4 +1,4 @@
-//! Runs all that is measured side by side: `cargo run --release -p run`. What it does is told in `README.md`.
+//! Measures the peers side by side: `cargo run --release -p run`. `README.md` describes the method.
 
 mod builds;
 mod measure;
@@ -155,7 +155,7 @@ fn try_out(peer: &'static Peer, places: &Places) -> Result<(), String> {
     if peer.name.contains("epoll") && measure::has_thread_for_each(&server) {
         return Err("asked for epoll, it still holds a thread for each connection: this transport is not in it".into());
     }
-    // Warm, so that what is broken under load is seen now.
+    // A warm-up, which also shows a peer that fails under load.
     for page in peer.pages {
         let outcome = measure::slot(&server, *page, 8, 0, Duration::from_millis(100))?;
         if outcome.rate == 0.0 {
@@ -182,7 +182,7 @@ fn load_them(options: &Options, servers: &[Running], results: &mut Results) -> R
         for round in 0..rounds {
             eprintln!("{connections} connections, round {} of {rounds}", round + 1);
             for page in PAGES {
-                // Each round begins with another, so that nobody is always behind the same one.
+                // Each round begins with another peer, so that no peer always follows the same one.
                 for turn in 0..servers.len() {
                     let server = &servers[(turn + round) % servers.len()];
                     if server.peer.pages.contains(&page) {
@@ -234,7 +234,7 @@ fn save(options: &Options, places: &Places, results: &Results, text: &str) -> Re
     put(folder.join("peers.svg"), &plot::svg(results))
 }
 
-/// What it runs on.
+/// Returns a description of the machine.
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let info = read("/proc/cpuinfo");

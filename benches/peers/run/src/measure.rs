@@ -72,7 +72,7 @@ pub struct Slot {
     pub processor: f64,
     /// Peak of resident memory, in KiB.
     pub peak: u64,
-    /// Connections that were closed after an answer and opened anew, for each right answer.
+    /// Connections that were closed after an answer and opened again, for each right response.
     pub closed: f64,
     /// From the last answer until the tasks had run, in milliseconds.
     pub drained: f64,
@@ -192,7 +192,7 @@ pub fn latency(server: &Running, beside: Beside, round: usize, time: Duration) -
     })
 }
 
-/// Ends what is busy, and waits until it has ended.
+/// Ends the busy tasks, and waits for their end.
 fn calm(server: &Running) -> Result<(), String> {
     (0..10).find_map(|_| server.get("/calm").ok()).ok_or("it does not answer /calm")?;
     let until = Instant::now() + Duration::from_secs(10);
@@ -232,7 +232,7 @@ pub fn idle(server: &Running, wanted: usize) -> Idle {
     Idle { peer: server.peer.name, wanted, answered: herd.answered(), open, why: herd.why, before, after, page }
 }
 
-/// Whether it holds a thread for each connection, as tiny_http does and an epoll does not.
+/// True if the server has a thread for each connection, as tiny_http does.
 pub fn has_thread_for_each(server: &Running) -> bool {
     const SOME: usize = 64;
     let herd = Herd::gather(&server.target(Page::Plain), SOME, Duration::from_secs(5));

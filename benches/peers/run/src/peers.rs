@@ -45,7 +45,7 @@ pub struct Peer {
     pub env: &'static [(&'static str, &'static str)],
     /// What differs from another variant of the same.
     pub pages: &'static [Page],
-    /// Whether the form sets aside blocking work, or an async task.
+    /// True if the form starts blocking work, and not an async task.
     pub is_blocking: bool,
 }
 
@@ -54,7 +54,7 @@ impl Peer {
         self.name.starts_with("aside")
     }
 
-    /// Whether it is measured for more than what one page costs.
+    /// True if it takes part in the measurements beyond the three pages.
     pub fn is_whole(&self) -> bool {
         self.pages.len() == PAGES.len()
     }
@@ -108,13 +108,13 @@ pub struct Places {
     pub root: PathBuf,
     /// Where the runner was built, and the peers are.
     pub programs: PathBuf,
-    /// What is made by the runner, below the target folder.
+    /// The folder of the files that the runner makes, below the target folder.
     pub made: PathBuf,
 }
 
 impl Places {
     /// # Errors
-    /// When there is no room for what is made.
+    /// If the folder cannot be made.
     pub fn find() -> io::Result<Places> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("it is a folder of the workspace").to_owned();
         let programs = std::env::current_exe()?.parent().expect("a program is in a folder").to_owned();
@@ -164,7 +164,7 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// Starts it, waits until it answers, logs in, and looks at each page. What it logs goes to a file, or nowhere.
+    /// Starts the server, waits for its first response, logs in, and checks each page. Its log goes to a file or to `/dev/null`.
     ///
     /// # Errors
     /// In words, when it cannot be had or answers wrongly.

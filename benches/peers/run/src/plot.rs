@@ -114,7 +114,7 @@ fn bar(svg: &mut String, peer: &Peer, ratio: Spread, x: f64, y: f64, scale: f64)
     );
 }
 
-/// The same in words, for those who see no plot.
+/// The figures of the plot as text, for screen readers.
 fn described(results: &Results, peers: &[&Peer], at: usize) -> String {
     let page = |page: Page| {
         let of = |peer: &&Peer| {

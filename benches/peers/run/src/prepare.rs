@@ -1,4 +1,4 @@
-//! What has to be there before anything is measured: programs, Python packages, a photo, room for descriptors.
+//! The preparation: programs, Python packages, a photo, the limit of descriptors.
 
 use std::fs;
 use std::io;
@@ -66,7 +66,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// Runs it, and takes the last line of what it complained of as the reason.
+/// Runs a command. The reason of a failure is the last line of its standard error.
 fn succeed(command: &mut Command, what: &str) -> Result<(), String> {
     let output = command.stdin(Stdio::null()).output().map_err(|error| format!("{what}: {error}"))?;
     if output.status.success() {

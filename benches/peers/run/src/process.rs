@@ -10,7 +10,7 @@ pub struct Memory {
     /// The sum of the peaks since [`forget_peak`], in KiB. What processes share is counted for each.
     pub peak: u64,
     pub resident: u64,
-    /// What is resident, with what is shared divided among those who share it.
+    /// Returns the resident memory; shared pages are divided among their processes (PSS).
     pub proportional: u64,
     pub threads: u64,
 }
@@ -48,7 +48,7 @@ pub fn processor_time(root: u32) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
-/// Lets the peak begin anew.
+/// Resets the peak.
 pub fn forget_peak(root: u32) {
     for pid in tree(root) {
         let _ = fs::write(format!("/proc/{pid}/clear_refs"), "5");

@@ -1,4 +1,4 @@
-//! What was measured, as tables.
+//! The figures as tables.
 
 use std::fmt::Write;
 
@@ -35,7 +35,7 @@ impl Spread {
     pub fn of(mut numbers: Vec<f64>) -> Option<Spread> {
         numbers.sort_by(f64::total_cmp);
         let last = numbers.len().checked_sub(1)?;
-        // Between two numbers, what lies between them.
+        // A quantile between two figures is interpolated.
         let at = |part: f64| {
             let place = last as f64 * part;
             let (below, above) = (numbers[place as usize], numbers[place.ceil() as usize]);
@@ -197,7 +197,7 @@ impl Results {
         }
     }
 
-    /// What the project set itself, with what came of it.
+    /// The aims of the project, with the figures.
     fn goals(&self, text: &mut String) {
         let at = if self.connections.contains(&32) { 32 } else { self.connections.first().copied().unwrap_or(32) };
         let mut goals = Vec::new();

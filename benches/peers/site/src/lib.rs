@@ -27,7 +27,7 @@ const _: () = assert!(SECRET.len() >= 64);
 
 /// Ends this process with the one that started it, and says where to listen.
 pub fn begin() -> SocketAddr {
-    // It may be refused, which harms nobody: the runner ends its servers by itself too.
+    // A refusal does no harm: the runner ends its servers itself too.
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
     let address = std::env::var("PEER_ADDR").unwrap_or_else(|_| "127.0.0.1:8000".into());
     address.parse().expect("PEER_ADDR is an address with a port")
@@ -51,7 +51,7 @@ impl Visitor {
         Visitor { name: "Ada".into(), visits: 3 }
     }
 
-    /// Who is shown when there is no session: the load generator takes no such page.
+    /// The name on a page without a session, which the load generator counts as wrong.
     pub fn nobody() -> Visitor {
         Visitor { name: "nobody".into(), visits: 0 }
     }
@@ -119,7 +119,7 @@ static SPUN: AtomicU64 = AtomicU64::new(0);
 static RESIZED: AtomicU64 = AtomicU64::new(0);
 static CALMED: AtomicUsize = AtomicUsize::new(0);
 
-/// The work that a form sets aside: next to none, since what is measured is the setting aside.
+/// The background work of a form: almost none, since the bench measures the start of the work.
 pub fn charge(order: NewOrder) {
     black_box(order);
     CHARGED.fetch_add(1, Ordering::Relaxed);
@@ -173,7 +173,7 @@ pub fn resize_with(resize: impl Fn(&PathBuf, &PathBuf)) {
     let _ = std::fs::remove_file(&to);
 }
 
-/// The same with the `image` crate.
+/// Resizes the photo with the `image` crate.
 pub fn resize() {
     resize_with(|from, to| {
         let photo = image::open(from).expect("the photo is one");
