@@ -1,4 +1,4 @@
-//! HTTP: header fields, methods, flash messages, and redirects to other sites.
+//! HTTP: header fields, methods, cookies, flash messages, and redirects to other sites.
 //!
 //! ```
 //! use aside::http::{Method, redirect_to_url};
@@ -13,6 +13,7 @@
 //! ```
 
 pub(crate) mod cache_control;
+pub(crate) mod cookie;
 pub(crate) mod files;
 pub(crate) mod forms;
 pub(crate) mod headers;
@@ -26,6 +27,7 @@ pub(crate) mod stream;
 pub(crate) mod templates;
 pub(crate) mod url_for;
 
+pub use self::cookie::{Cookie, SameSite};
 pub use self::headers::Headers;
 pub use self::input::{FromInput, FromParam};
 pub use self::request::Method;

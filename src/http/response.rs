@@ -6,11 +6,11 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::panic::Location;
 
-use cookie::Cookie;
 use percent_encoding::{AsciiSet, utf8_percent_encode};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
+use super::cookie::Cookie;
 use super::headers::Headers;
 use super::stream::disconnect::Disconnect;
 use super::stream::source::{InContext, StreamSource, follow};
@@ -213,9 +213,13 @@ impl Response {
     fn change<V: AsRef<str>>(mut self, name: &str, value: V, change: impl FnOnce(&mut Headers, V)) -> Response {
         match Headers::check(name, value.as_ref()) {
             Ok(()) => change(&mut self.headers, value),
-            Err(error) => (self.status, self.error) = (error.status_code(), Some(error)),
+            Err(error) => self.refuse(error),
         }
         self
+    }
+
+    fn refuse(&mut self, error: Error) {
+        (self.status, self.error) = (error.status_code(), Some(error));
     }
 
     /// Sets a header, or returns the reason why it is invalid.
@@ -228,10 +232,24 @@ impl Response {
         Ok(self.header(name, value))
     }
 
-    /// Adds a cookie. Its value is percent-encoded, and [`Request::cookie`](crate::Request::cookie) decodes it.
-    pub fn cookie<'c>(self, cookie: impl Into<Cookie<'c>>) -> Response {
+    /// Adds a cookie: a pair of name and value, or a [`Cookie`] with attributes. Its value is percent-encoded, and
+    /// [`Request::cookie`](crate::Request::cookie) decodes it.
+    ///
+    /// ```
+    /// use aside::Response;
+    ///
+    /// let response = Response::text("hi").cookie(("language", "français"));
+    /// assert_eq!(response.headers().get("Set-Cookie"), Some("language=fran%C3%A7ais"));
+    /// ```
+    ///
+    /// A name that is not a token, or a path or domain with a semicolon, makes the response a logged 500.
+    pub fn cookie(mut self, cookie: impl Into<Cookie>) -> Response {
         let cookie = cookie.into();
-        self.append_header("Set-Cookie", cookie.encoded().to_string())
+        match cookie.check() {
+            Ok(()) => self.headers.add("Set-Cookie", cookie.to_string()),
+            Err(error) => self.refuse(error),
+        }
+        self
     }
 
     /// Returns the header fields.
@@ -605,5 +623,14 @@ mod tests {
     fn a_cookie_value_is_encoded() {
         let response = Response::new().cookie(("c", "a; Path=/x é"));
         assert_eq!(response.headers().get("Set-Cookie"), Some("c=a%3B%20Path%3D%2Fx%20%C3%A9"));
+    }
+
+    #[test]
+    fn an_invalid_cookie_becomes_an_error() {
+        for cookie in [Cookie::new("a b", "c"), Cookie::new("a", "c").path("/; Secure")] {
+            let response = Response::new().cookie(cookie);
+            assert_eq!(response.error().unwrap().status_code(), Status::INTERNAL_SERVER_ERROR);
+            assert!(response.headers().is_empty());
+        }
     }
 }

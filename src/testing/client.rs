@@ -295,11 +295,40 @@ impl Drop for TestClient {
     }
 }
 
+/// Stores or removes the cookie of a `Set-Cookie` header. The last `Max-Age` counts, and one that is not a number does not
+/// (RFC 6265, section 5.2.2 and 5.3).
 fn keep_cookie(jar: &mut BTreeMap<String, String>, line: &str) {
-    let Ok(cookie) = cookie::Cookie::parse(line) else { return };
-    let is_deleted = cookie.max_age().is_some_and(|age| !age.is_positive());
-    match is_deleted {
-        true => jar.remove(cookie.name()),
-        false => jar.insert(cookie.name().to_owned(), cookie.value().to_owned()),
+    let mut pairs = line.split(';').map(|pair| pair.split_once('=').map(|(name, value)| (name.trim(), value.trim())));
+    let Some((name, value)) = pairs.next().flatten().filter(|(name, _)| !name.is_empty()) else { return };
+    let ages = pairs.flatten().filter(|(attribute, _)| attribute.eq_ignore_ascii_case("Max-Age"));
+    let age: Option<i64> = ages.filter_map(|(_, seconds)| seconds.parse().ok()).last();
+    match age.is_some_and(|seconds| seconds <= 0) {
+        true => jar.remove(name),
+        false => jar.insert(name.to_owned(), value.to_owned()),
     };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cookie_is_stored_and_removed_as_by_a_browser() {
+        let mut jar = BTreeMap::new();
+        for (line, after) in [
+            (" a = b=c ; Path=/", Some("b=c")),
+            ("a=d; max-age=60; Secure", Some("d")),
+            ("a=e; Max-Age=later", Some("e")),
+            ("a=f; Max-Age=0; Max-Age=9", Some("f")),
+            ("=g", Some("f")),
+            ("a", Some("f")),
+            ("a=h; Max-Age=-1", None),
+            ("a=; Max-Age", Some("")),
+            ("a=; Max-Age=0", None),
+        ] {
+            keep_cookie(&mut jar, line);
+            assert_eq!(jar.get("a").map(String::as_str), after, "{line}");
+        }
+        assert!(jar.is_empty());
+    }
 }

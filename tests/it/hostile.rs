@@ -1,6 +1,7 @@
 //! Hostile input that becomes a redirect target, a header or a cookie. Targets are resolved as in a browser, by the WHATWG
 //! URL standard.
 
+use aside::http::Cookie;
 use aside::testing::TestClient;
 use aside::{App, Config, Request, Response, Status, redirect, redirect_or};
 use proptest::prelude::*;
@@ -193,8 +194,8 @@ fn headers_from(value: &str) -> Vec<Response> {
         Response::text("x").try_header("X-V", value.as_str()).unwrap_or_default(),
         Response::text("x").cookie(("c", value.clone())),
         Response::text("x").cookie((value.clone(), "v")),
-        Response::text("x").cookie(cookie::Cookie::build(("c", "v")).path(value.clone())),
-        Response::text("x").cookie(cookie::Cookie::build(("c", "v")).domain(value.clone())),
+        Response::text("x").cookie(Cookie::new("c", "v").path(value.clone())),
+        Response::text("x").cookie(Cookie::new("c", "v").domain(value.clone())),
         Response::bytes(&value, b"x".to_vec()),
         redirect(&value),
         redirect_or(&value, "/"),

@@ -5,10 +5,10 @@ use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
-/// The largest JSON of a session in bytes, about 90 of them the framework's own. With 28 bytes of encryption, in
+/// The largest JSON of a session in bytes, about 90 of them the framework's own. With 40 bytes of encryption, in
 /// base64, with the longest name and all attributes it becomes 4,085 bytes, and every browser accepts a cookie of
 /// 4,096.
-pub(super) const MAX_BYTES: usize = 2_980;
+pub(super) const MAX_BYTES: usize = 2_968;
 
 /// The length of an id: 16 random bytes as text, too many to be guessed.
 pub(super) const ID_CHARS: usize = 22;

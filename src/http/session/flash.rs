@@ -163,7 +163,7 @@ impl Flashes {
         }
         self.drop_oldest(json.len());
         let name = keys.name(&format!("{START}{}", &unguessable()?[..NAME_CHARS]));
-        Ok(Some(keys.seal(&name, json).to_string()))
+        Ok(Some(keys.seal(&name, &json)?.to_string()))
     }
 
     /// Drops the browser's oldest messages until the new ones fit. Messages that no page shows must not make requests

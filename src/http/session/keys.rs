@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use cookie::{Cookie, CookieJar, Key, SameSite};
 
+use super::sealing_key::{self, SealingKey};
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
+use crate::http::cookie::{Cookie, SameSite};
 use crate::http::session::store;
 use crate::random;
 
@@ -21,7 +22,7 @@ const MAX_MAX_AGE: i64 = 400 * 24 * 3600;
 
 /// The keys, names and attributes of sealed cookies, and the lifetime of sessions.
 pub(crate) struct Keys {
-    keys: Vec<Key>,
+    keys: Vec<SealingKey>,
     mode: Mode,
     idle: i64,
     lifetime: i64,
@@ -76,35 +77,28 @@ impl Keys {
     }
 
     /// Returns a cookie with the attributes of all framework cookies.
-    pub(crate) fn cookie(&self, name: &str, value: String) -> Cookie<'static> {
-        Cookie::build((name.to_owned(), value))
-            .path("/")
-            .http_only(true)
-            .same_site(SameSite::Lax)
-            .secure(self.mode == Mode::Production)
-            .build()
+    pub(crate) fn cookie(&self, name: &str, value: String) -> Cookie {
+        let cookie = Cookie::new(name, value).path("/").http_only(true).same_site(SameSite::Lax);
+        cookie.secure(self.mode == Mode::Production)
     }
 
     /// Returns the header that removes a cookie.
     pub(super) fn removal(&self, name: &str) -> String {
-        let mut cookie = self.cookie(name, String::new());
-        cookie.make_removal();
-        cookie.to_string()
+        self.cookie(name, String::new()).max_age(Duration::ZERO).to_string()
     }
 
     /// Seals a cookie, so that only this application can read it, and only under this name.
-    pub(super) fn seal(&self, name: &str, text: String) -> Cookie<'static> {
-        let mut jar = CookieJar::new();
-        jar.private_mut(&self.keys[0]).add(Cookie::new(name.to_owned(), text));
-        let sealed = jar.get(name).expect("the jar has the cookie that was just added");
-        self.cookie(name, to_url_safe(sealed.value()))
+    ///
+    /// # Errors
+    /// An error if the operating system returns no random bytes.
+    pub(super) fn seal(&self, name: &str, text: &str) -> Result<Cookie> {
+        Ok(self.cookie(name, self.keys[0].seal(name, text)?))
     }
 
     /// Opens a value that was sealed under this name, with any of the keys.
     pub(super) fn open(&self, name: &str, sealed: &str) -> Option<String> {
-        let (jar, sealed) = (CookieJar::new(), from_url_safe(sealed)?);
-        let open = |key| jar.private(key).decrypt(Cookie::new(name.to_owned(), sealed.clone()));
-        self.keys.iter().find_map(open).map(|cookie| cookie.value().to_owned())
+        let sealed = sealing_key::decode(sealed)?;
+        self.keys.iter().find_map(|key| key.open(name, &sealed))
     }
 
     /// Returns true if a session that began at this time is within its lifetime.
@@ -123,9 +117,10 @@ impl Keys {
         now.saturating_sub(seen) >= (self.idle / 10).clamp(1, 60)
     }
 
-    /// Returns the seconds that are left of a session that began at `born`.
-    pub(super) fn rest(&self, born: i64, now: i64) -> i64 {
-        born.saturating_add(self.lifetime).saturating_sub(now).clamp(0, MAX_MAX_AGE)
+    /// Returns the time that is left of a session that began at `born`.
+    pub(super) fn rest(&self, born: i64, now: i64) -> Duration {
+        let seconds = born.saturating_add(self.lifetime).saturating_sub(now).clamp(0, MAX_MAX_AGE);
+        Duration::from_secs(seconds.unsigned_abs())
     }
 }
 
@@ -133,38 +128,21 @@ fn seconds(time: Duration) -> i64 {
     time.as_secs().try_into().unwrap_or(i64::MAX)
 }
 
-fn derive(secret: &str) -> Result<Key> {
+fn derive(secret: &str) -> Result<SealingKey> {
     if secret.len() < 32 {
         let message = "ASIDE_SECRET: each key needs at least 32 bytes; `openssl rand -base64 48` makes one";
         return Err(Error::internal(message));
     }
-    Ok(Key::derive_from(secret.as_bytes()))
+    Ok(SealingKey::derive(secret))
 }
 
-fn random_key() -> Result<Key> {
+fn random_key() -> Result<SealingKey> {
     log::warn!(
         target: "aside::session",
         "ASIDE_SECRET is not set: sessions are encrypted with a random key and end with this process. Set it to at \
          least 32 bytes to keep them (`openssl rand -base64 48` generates some)."
     );
-    Key::try_generate()
-        .ok_or_else(|| Error::internal("the operating system provides no random bytes for the key of the sessions"))
-}
-
-/// Converts to the URL-safe letters of RFC 4648, section 5. Some clients quote a value with a slash (Python's
-/// `http.cookies`), and others read a plus sign as a space.
-fn to_url_safe(base64: &str) -> String {
-    base64.trim_end_matches('=').replace('+', "-").replace('/', "_")
-}
-
-/// Converts back to the letters of the cookie library; `None` if the text is not URL-safe.
-fn from_url_safe(text: &str) -> Option<String> {
-    let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-    if !text.bytes().all(is_safe) {
-        return None;
-    }
-    let padding = (4 - text.len() % 4) % 4;
-    Some(text.replace('-', "+").replace('_', "/") + &"=".repeat(padding))
+    SealingKey::random()
 }
 
 /// Returns 128 random bits as text, unique and not guessable.
@@ -195,11 +173,12 @@ mod tests {
         let keys = Keys::new(&Config::default()).unwrap();
         for length in 0..200 {
             let text = "x".repeat(length);
-            let cookie = keys.seal("a", text.clone());
+            let line = keys.seal("a", &text).unwrap().to_string();
+            let value = line.strip_prefix("a=").unwrap().split(';').next().unwrap();
             let is_safe = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
-            assert!(cookie.value().bytes().all(is_safe), "{cookie}");
-            assert_eq!(keys.open("a", cookie.value()), Some(text));
-            assert_eq!(keys.open("b", cookie.value()), None, "it was sealed under another name");
+            assert!(value.bytes().all(is_safe), "{line}");
+            assert_eq!(keys.open("a", value), Some(text));
+            assert_eq!(keys.open("b", value), None, "it was sealed under another name");
         }
     }
 }

@@ -4,7 +4,10 @@
 //! page that sent the whole session back would undo changes of a faster response, such as a login. An outdated time is
 //! harmless.
 
+use std::time::Duration;
+
 use super::keys::Keys;
+use crate::error::Result;
 
 /// The cookie's name, without its prefix.
 pub(super) const NAME: &str = "session-seen";
@@ -17,10 +20,11 @@ pub(super) fn latest(keys: &Keys, sealed: &[String], id: &str, now: i64) -> Opti
     opened.filter(|seen| keys.is_fresh(*seen, now)).max()
 }
 
-/// Returns the header that stores the time last seen. The cookie lives for `max_age` seconds, or until the browser
-/// closes.
-pub(super) fn cookie(keys: &Keys, id: &str, seen: i64, max_age: Option<i64>) -> String {
-    let mut cookie = keys.seal(&keys.name(NAME), format!("{id} {seen}"));
-    cookie.set_max_age(max_age.map(cookie::time::Duration::seconds));
-    cookie.to_string()
+/// Returns the header that stores the time last seen. The cookie lives for `max_age`, or until the browser closes.
+///
+/// # Errors
+/// An error if the operating system returns no random bytes.
+pub(super) fn cookie(keys: &Keys, id: &str, seen: i64, max_age: Option<Duration>) -> Result<String> {
+    let cookie = keys.seal(&keys.name(NAME), &format!("{id} {seen}"))?;
+    Ok(cookie.perhaps_max_age(max_age).to_string())
 }

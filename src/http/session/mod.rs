@@ -19,6 +19,7 @@ mod last_seen;
 pub(crate) mod login;
 pub mod password;
 mod sealed;
+mod sealing_key;
 pub(crate) mod store;
 mod streams;
 #[cfg(test)]
@@ -283,19 +284,19 @@ impl Session {
         if self.contents.id.is_empty() {
             self.contents.id = unguessable()?;
         }
-        let mut cookie = keys.seal(&name, self.contents.to_json()?);
-        cookie.set_max_age(self.max_age(keys).map(cookie::time::Duration::seconds));
-        Ok(vec![cookie.to_string()])
+        let cookie = keys.seal(&name, &self.contents.to_json()?)?;
+        Ok(vec![cookie.perhaps_max_age(self.max_age(keys)).to_string()])
     }
 
     /// Returns the header that extends the idle time, if the session was only read.
-    fn save_last_seen(&self, keys: &Keys) -> Option<String> {
+    fn save_last_seen(&self, keys: &Keys) -> Result<Option<String>> {
         let is_read_alone = self.is_due && !self.changed;
-        is_read_alone.then(|| last_seen::cookie(keys, &self.contents.id, self.now, self.max_age(keys)))
+        let cookie = || last_seen::cookie(keys, &self.contents.id, self.now, self.max_age(keys));
+        is_read_alone.then(cookie).transpose()
     }
 
-    /// Returns the lifetime of the cookies in seconds; `None` for the browser session.
-    fn max_age(&self, keys: &Keys) -> Option<i64> {
+    /// Returns the lifetime of the cookies; `None` for the browser session.
+    fn max_age(&self, keys: &Keys) -> Option<Duration> {
         self.contents.remember.then(|| keys.rest(self.contents.born, self.now))
     }
 }
@@ -443,7 +444,7 @@ fn set_cookies(session: &mut Session, keys: Option<&Keys>, response: &mut Respon
     lines.extend(session.flashes.save(keys, user.as_deref(), is_shown, session.now)?);
     // A file for all clients stays public: the client's next page extends the idle time.
     if !lines.is_empty() || !cache_control::is_shared(&response.headers) {
-        lines.extend(session.save_last_seen(keys));
+        lines.extend(session.save_last_seen(keys)?);
     }
     session.changed = false;
     if !lines.is_empty() {
