@@ -1,12 +1,11 @@
 //! The logger that `App::run` installs if the application has not installed one.
 
 use std::cell::Cell;
-use std::fmt::Display;
 use std::io::{self, IsTerminal, Write};
 
 use env_logger::{Builder, Env, Logger};
 use jiff::Zoned;
-use log::{Log, Metadata, Record, SetLoggerError};
+use log::{Level, Log, Metadata, Record, SetLoggerError};
 
 use super::date_header::TimeCache;
 
@@ -26,54 +25,74 @@ const LARGEST_BUFFER: usize = 4 << 10;
 /// Sends the log to standard error: `[2026-04-04 14:32:01] ERROR aside::background: …`, in local time, `info` and above
 /// unless `RUST_LOG` is set. A logger that is installed already stays.
 pub(crate) fn init() {
-    let mut builder = Builder::from_env(Env::default().default_filter_or(FILTER));
-    builder.format(|out, record| {
-        let (level, style) = (record.level(), out.default_level_style(record.level()));
-        write_line(out, record, format_args!("{style}{level}{style:#}"))
-    });
+    let logger = Builder::from_env(Env::default().default_filter_or(FILTER)).build();
+    let is_styled = is_styled(|name| std::env::var(name).ok(), io::stderr().is_terminal());
     // An error means that the application has installed a logger of its own.
-    let _ = if is_styled() { builder.try_init() } else { LineLogger(builder.build()).try_init() };
+    let _ = LineLogger { logger, is_styled }.try_init();
 }
 
-/// Returns true if the lines go to a terminal, or `RUST_LOG_STYLE` is set.
-fn is_styled() -> bool {
-    io::stderr().is_terminal() || std::env::var_os("RUST_LOG_STYLE").is_some()
+/// Returns true if the levels are colored: on a terminal that shows colors, unless `NO_COLOR` is set (<https://no-color.org>).
+/// `RUST_LOG_STYLE=always` and `never` decide it.
+fn is_styled(variable: impl Fn(&str) -> Option<String>, is_terminal: bool) -> bool {
+    let is_set = |name| variable(name).is_some_and(|value| !value.is_empty());
+    match variable("RUST_LOG_STYLE").as_deref() {
+        Some("always") => true,
+        Some("never") => false,
+        // Consoles of Windows show the codes of colors as text unless the program switches that off.
+        _ => cfg!(unix) && is_terminal && !is_set("NO_COLOR") && variable("TERM").is_some_and(|term| term != "dumb"),
+    }
 }
 
-fn write_line(out: &mut dyn Write, record: &Record<'_>, level: impl Display) -> io::Result<()> {
+/// Returns the code of a level's color (ECMA-48, SGR); the colors are those of `env_logger`.
+fn color(level: Level) -> &'static str {
+    match level {
+        Level::Error => "\x1b[1m\x1b[31m",
+        Level::Warn => "\x1b[33m",
+        Level::Info => "\x1b[32m",
+        Level::Debug => "\x1b[34m",
+        Level::Trace => "\x1b[36m",
+    }
+}
+
+fn write_line(out: &mut dyn Write, record: &Record<'_>, is_styled: bool) -> io::Result<()> {
     let now = || Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
     let mut put_time = |time: &str| write!(out, "[{time}] ");
     // On a thread that is ending the cache no longer exists.
     TIME.try_with(|time| time.with_text(|_| now(), &mut put_time)).unwrap_or_else(|_| put_time(&now()))?;
     // After the cache was released: a logged value may log something itself while it is formatted.
-    writeln!(out, "{level} {}: {}", record.target(), record.args())
+    let level = record.level();
+    let (color, end) = if is_styled { (color(level), "\x1b[0m") } else { ("", "") };
+    writeln!(out, "{color}{level}{end} {}: {}", record.target(), record.args())
 }
 
-/// A logger for a file or a service manager. It writes each line in one call without a lock, so that no request waits for
-/// the line of another.
-struct LineLogger(Logger);
+/// A logger that writes each line in one call without a lock, so that no request waits for the line of another.
+struct LineLogger {
+    /// Decides which records are written.
+    logger: Logger,
+    is_styled: bool,
+}
 
 impl LineLogger {
     fn try_init(self) -> Result<(), SetLoggerError> {
-        let most = self.0.filter();
+        let most = self.logger.filter();
         log::set_boxed_logger(Box::new(self)).map(|()| log::set_max_level(most))
     }
 }
 
 impl Log for LineLogger {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        self.0.enabled(metadata)
+        self.logger.enabled(metadata)
     }
 
     fn log(&self, record: &Record<'_>) {
-        if !self.0.matches(record) {
+        if !self.logger.matches(record) {
             return;
         }
         // The buffer is taken out, since a logged value may log something itself. On a thread that is ending it no longer
         // exists.
         let mut line = BUFFER.try_with(Cell::take).unwrap_or_default();
         // A failure to write the log cannot be logged.
-        let _ = write_line(&mut line, record, record.level()).and_then(|()| write_to_stderr(&line));
+        let _ = write_line(&mut line, record, self.is_styled).and_then(|()| write_to_stderr(&line));
         line.clear();
         if line.capacity() <= LARGEST_BUFFER {
             let _ = BUFFER.try_with(|buffer| buffer.set(line));
@@ -99,16 +118,14 @@ fn write_to_stderr(line: &[u8]) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use std::fmt;
-
-    use log::Level;
+    use std::fmt::{self, Display};
 
     use super::*;
 
     fn line(arguments: fmt::Arguments<'_>) -> String {
         let mut out = Vec::new();
         let record = Record::builder().target("aside::test").level(Level::Info).args(arguments).build();
-        write_line(&mut out, &record, Level::Info).unwrap();
+        write_line(&mut out, &record, false).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -118,6 +135,31 @@ mod tests {
         fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
             f.write_str(line(format_args!("within")).trim_end())
         }
+    }
+
+    #[test]
+    fn only_a_terminal_that_shows_colors_gets_them() {
+        let is_styled = |variables: &[(&str, &str)], is_terminal| {
+            let variable =
+                |name: &str| variables.iter().find(|(other, _)| *other == name).map(|(_, value)| (*value).into());
+            is_styled(variable, is_terminal)
+        };
+        let terminal = ("TERM", "xterm-256color");
+        assert_eq!(is_styled(&[terminal], true), cfg!(unix));
+        assert_eq!(is_styled(&[terminal, ("RUST_LOG_STYLE", "auto"), ("NO_COLOR", "")], true), cfg!(unix));
+        assert!(!is_styled(&[terminal], false) && !is_styled(&[], true) && !is_styled(&[("TERM", "dumb")], true));
+        assert!(!is_styled(&[terminal, ("NO_COLOR", "1")], true));
+        assert!(!is_styled(&[terminal, ("RUST_LOG_STYLE", "never")], true));
+        assert!(is_styled(&[("RUST_LOG_STYLE", "always"), ("NO_COLOR", "1")], false));
+    }
+
+    #[test]
+    fn the_level_alone_is_colored() {
+        let mut out = Vec::new();
+        let record = Record::builder().target("aside::test").level(Level::Error).args(format_args!("late")).build();
+        write_line(&mut out, &record, true).unwrap();
+        let line = String::from_utf8(out).unwrap();
+        assert!(line.ends_with("] \x1b[1m\x1b[31mERROR\x1b[0m aside::test: late\n"), "{line:?}");
     }
 
     #[test]

@@ -177,6 +177,10 @@ fn copy(from: &mut impl Read, mut to: &File) -> io::Result<()> {
     io::copy(from, &mut to).map(drop)
 }
 
+/// The start of a file in Microsoft's Compound File Binary format ([MS-CFB], section 2.2): Office documents until 2003,
+/// installers, messages of Outlook. What it is stands elsewhere in the file.
+const OLE: &[u8] = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1";
+
 /// The type of a file, from its first bytes.
 #[derive(Clone, Copy)]
 struct FileKind {
@@ -187,6 +191,10 @@ struct FileKind {
 impl FileKind {
     fn of(head: &[u8], more: bool) -> FileKind {
         match infer::get(head) {
+            // `infer` calls each of them a Word document.
+            Some(_) if head.starts_with(OLE) => {
+                FileKind { content_type: "application/x-ole-storage", extension: "ole" }
+            }
             Some(kind) if kind.mime_type().starts_with("text/") => {
                 FileKind { content_type: kind.mime_type(), extension: "txt" }
             }

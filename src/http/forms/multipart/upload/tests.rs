@@ -13,6 +13,8 @@ fn the_type_is_detected_from_the_content() {
     assert_eq!(kind(b"\xff\xd8\xff\xe0rest"), ("image/jpeg".into(), "jpg"));
     assert_eq!(kind("просто текст\n".as_bytes()), ("text/plain".into(), "txt"));
     assert_eq!(kind(b"<!DOCTYPE html><script>"), ("text/html".into(), "txt"));
+    let old_document = [b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1".as_slice(), &[0; 2_000]].concat();
+    assert_eq!(kind(&old_document), ("application/x-ole-storage".into(), "ole"));
     assert_eq!(kind(b"a\0b"), ("application/octet-stream".into(), "bin"));
     assert_eq!(kind(b"\xc3"), ("application/octet-stream".into(), "bin"));
     // The chunk of 8 KiB ends within a character.
