@@ -1,7 +1,7 @@
 //! The cost of background tasks. Run with `cargo bench --bench background`; the results are in `benches/README.md`.
 //!
-//! Criterion compares `background` and `join` with a bare thread. Two further benchmarks are measured here: the processor time
-//! of each task under a steady load, and ten thousand tasks at once.
+//! Three measurements: `background` and `join` beside a bare thread, in turns; the processor time of each task under a steady
+//! load; and ten thousand tasks at once.
 
 use std::hint::black_box;
 use std::sync::Arc;
@@ -11,24 +11,50 @@ use std::time::{Duration, Instant};
 
 use aside::testing::TestClient;
 use aside::{App, Config, Response, Task, background};
-use criterion::{Criterion, criterion_group, criterion_main};
 use rustix::time::{ClockId, clock_gettime};
 
-fn spawn_and_join(criterion: &mut Criterion) {
+fn main() {
+    spawn_and_join();
+    response_background();
+    ten_thousand_at_once();
+}
+
+/// Compares medians of rounds that take turns, so that a busy moment of the machine changes both.
+fn spawn_and_join() {
+    const ROUNDS: usize = 31;
     let client = TestClient::new(App::with_config(Config::default()));
-    let mut group = criterion.benchmark_group("spawn and join");
-    group.bench_function("std::thread::spawn", |bench| bench.iter(|| thread::spawn(|| black_box(())).join()));
-    group.bench_function("background", |bench| {
-        client.within(|| bench.iter(|| background(|| black_box(())).join()));
+    let bare = || drop(black_box(thread::spawn(|| black_box(())).join()));
+    let background = || drop(black_box(background(|| black_box(())).join()));
+    let (mut bares, mut backgrounds) = (Vec::new(), Vec::new());
+    client.within(|| {
+        (each(bare), each(background));
+        for _ in 0..ROUNDS {
+            bares.push(each(bare));
+            backgrounds.push(each(background));
+        }
     });
-    group.bench_function("std::thread::spawn again", |bench| bench.iter(|| thread::spawn(|| black_box(())).join()));
-    group.finish();
+    let (bare, background) = (median(bares), median(backgrounds));
+    let ratio = background.as_secs_f64() / bare.as_secs_f64();
+    println!("spawn and join: std::thread::spawn {bare:?}, background {background:?} ({ratio:.2} times)");
     client.drain();
+}
+
+/// Returns the time of one call, from a thousand.
+fn each(call: impl Fn()) -> Duration {
+    const CALLS: u32 = 1_000;
+    let began = Instant::now();
+    (0..CALLS).for_each(|_| call());
+    began.elapsed() / CALLS
+}
+
+fn median(mut times: Vec<Duration>) -> Duration {
+    times.sort_unstable();
+    times[times.len() / 2]
 }
 
 /// Measures the processor time of a deferred task: the time of this thread beyond that of the page without a task, and the
 /// time of all other threads. The tasks run one after the other. The time for which this thread waits does not count.
-fn response_background(_: &mut Criterion) {
+fn response_background() {
     let ended = Arc::new(AtomicUsize::new(0));
     let theirs = ended.clone();
     let app = App::with_config(Config::default()).get("/bare", |_| "page").get("/aside", move |_| {
@@ -66,7 +92,7 @@ fn response_background(_: &mut Criterion) {
     client.drain();
 }
 
-fn ten_thousand_at_once(_: &mut Criterion) {
+fn ten_thousand_at_once() {
     let app = App::with_config(Config::default()).get("/", |_| "page");
     let mut client = TestClient::new(app);
     let ended = Arc::new(AtomicUsize::new(0));
@@ -107,6 +133,3 @@ fn peak_memory() -> String {
     let line = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or("VmHWM: not known here");
     line.split_once(':').map_or("", |(_, size)| size).trim().to_owned()
 }
-
-criterion_group!(benches, spawn_and_join, response_background, ten_thousand_at_once);
-criterion_main!(benches);
