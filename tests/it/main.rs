@@ -43,6 +43,17 @@ mod shares;
 mod start;
 mod streams;
 mod testing;
+// The lists hold for this platform, and only the dependencies of the compiled features are certain to be downloaded.
+#[cfg(all(
+    target_os = "linux",
+    target_arch = "x86_64",
+    feature = "mail",
+    feature = "image",
+    feature = "webhook",
+    feature = "sqlite",
+    feature = "epoll"
+))]
+mod weight;
 mod wire;
 
 /// The transport under test. `ASIDE_SERVER=tiny_http cargo test --test it` selects the other one on Linux.
