@@ -4,11 +4,15 @@
 #[path = "../support/browser.rs"]
 mod browser;
 mod driving;
+#[path = "../support/harness.rs"]
+mod harness;
 mod live_pages;
 mod logout;
 
+use std::process::ExitCode;
+
 use browser::Browser;
-use libtest_mimic::{Arguments, Completion, Trial};
+use harness::{Completion, Trial};
 
 /// Returns the transport that serves the pages: `ASIDE_SERVER`.
 fn server() -> aside::config::ServerKind {
@@ -22,7 +26,7 @@ macro_rules! trials {
     };
 }
 
-fn main() {
+fn main() -> ExitCode {
     let trials = trials![
         driving::a_form_is_filled_in_and_submitted_by_mouse_and_keyboard,
         driving::a_test_waits_for_a_changing_page_and_reads_its_messages,
@@ -47,15 +51,15 @@ fn main() {
         logout::the_back_button_after_a_logout_shows_no_page_of_the_user,
         logout::a_cacheable_page_is_requested_again_after_a_logout,
     ];
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    harness::run(trials)
 }
 
-fn trial(name: &str, test: fn(Browser)) -> Trial {
-    Trial::ignorable_test(name, move || {
+fn trial(name: &'static str, test: fn(Browser)) -> Trial {
+    Trial::new(name, move || {
         let Some(browser) = Browser::start() else {
-            return Ok(Completion::ignored_with(format!("none of {:?} is installed", browser::NAMES)));
+            return Completion::ignored_with(format!("none of {:?} is installed", browser::NAMES));
         };
         test(browser);
-        Ok(Completion::Completed)
+        Completion::Completed
     })
 }

@@ -8,6 +8,8 @@
 
 mod fair_shares;
 mod faults;
+#[path = "../support/harness.rs"]
+mod harness;
 mod ledger;
 mod process;
 #[cfg(feature = "redis")]
@@ -20,14 +22,14 @@ mod site;
 mod sqlite_faults;
 mod storm;
 
-use libtest_mimic::{Arguments, Completion, Trial};
+use std::process::ExitCode;
+
+use harness::{Completion, Trial};
 
 /// The tests by name. The compiler reports a missing one as an unused function.
 macro_rules! trials {
     ($($module:ident::$test:ident),+ $(,)?) => {
-        vec![$(Trial::ignorable_test(concat!(stringify!($module), "::", stringify!($test)), || {
-            Ok($module::$test().completion())
-        })),+]
+        vec![$(Trial::new(concat!(stringify!($module), "::", stringify!($test)), || $module::$test().completion())),+]
     };
 }
 
@@ -48,9 +50,10 @@ impl Ends for Completion {
     }
 }
 
-fn main() {
+fn main() -> ExitCode {
     if let Ok(role) = std::env::var(process::ROLE) {
-        return run_role(&role);
+        run_role(&role);
+        return ExitCode::SUCCESS;
     }
     #[cfg_attr(not(feature = "redis"), allow(unused_mut))]
     let mut trials = trials![
@@ -97,7 +100,7 @@ fn main() {
         redis_faults::lost_jobs_of_a_server_are_logged,
         redis_faults::jobs_are_stored_over_tls_and_only_on_a_trusted_server,
     ]);
-    libtest_mimic::run(&Arguments::from_args(), trials).exit();
+    harness::run(trials)
 }
 
 /// Runs the role that this process was started for, and exits.

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use libtest_mimic::Completion;
+use crate::harness::Completion;
 use tempfile::TempDir;
 
 use crate::faults::{self, Environment};

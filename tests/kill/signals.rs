@@ -4,8 +4,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::{Duration, Instant};
 
+use crate::harness::Completion;
 use aside::{App, Request, background};
-use libtest_mimic::Completion;
 use rustix::process::Signal;
 
 use crate::ledger::Ledger;

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
+use crate::harness::Completion;
 use aside::jobs::rusqlite::Connection;
-use libtest_mimic::Completion;
 use rustix::process::Signal;
 use tempfile::TempDir;
 
