@@ -512,7 +512,8 @@ impl App {
     ///
     /// Responses have a media type, validators (304), and ranges. Dot files, links that lead out of the folder, and the
     /// folder's subfolders themselves are 404. If `app.css.br`, `app.css.zst` or `app.css.gz` is beside `app.css` and not
-    /// older, clients that accept its coding get it in place of `app.css`.
+    /// older, clients that accept its coding get it in place of `app.css`. Other text from 1 KiB to 1 MiB is compressed with gzip
+    /// once for each version of a file; up to 16 MiB of compressed files stay in memory.
     ///
     /// A browser may cache a file for an hour (in development it revalidates each time), and for a year at the URL that
     /// `{{ static('app.css') }}` makes in a template.

@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use quick_cache::sync::{Cache as Entries, DefaultLifecycle, GuardResult, PlaceholderGuard};
-use quick_cache::{DefaultHashBuilder, UnitWeighter};
+use quick_cache::{DefaultHashBuilder, OptionsBuilder, Weighter};
 
 use crate::bounds::{self, LONGEST_KEY};
 use crate::error::{Error, Result};
@@ -50,7 +50,7 @@ const WAIT_WARNING: Duration = Duration::from_secs(10);
 /// `Cache::default()` holds 10,000 entries. An expired entry is never returned, and is dropped within a minute if the cache
 /// is written to. A key may have any length: a key over 64 bytes is stored as its hash.
 pub struct Cache<V> {
-    entries: Arc<Entries<String, Arc<Entry<V>>>>,
+    entries: Arc<Entries<String, Arc<Entry<V>>, Weight<V>>>,
     swept: Arc<Mutex<Instant>>,
 }
 
@@ -61,15 +61,19 @@ struct Entry<V> {
     deadline: Option<Instant>,
 }
 
+/// The weight of an entry, which counts toward the capacity of its cache.
+#[derive(Clone)]
+struct Weight<V>(fn(&str, &V) -> u64);
+
+impl<V> Weighter<String, Arc<Entry<V>>> for Weight<V> {
+    fn weight(&self, key: &String, entry: &Arc<Entry<V>>) -> u64 {
+        (self.0)(key, &entry.value)
+    }
+}
+
 /// The right to compute the value of a key. If it is dropped without a value, it passes to the next waiting thread.
-type Claim<'a, V> = PlaceholderGuard<
-    'a,
-    String,
-    Arc<Entry<V>>,
-    UnitWeighter,
-    DefaultHashBuilder,
-    DefaultLifecycle<String, Arc<Entry<V>>>,
->;
+type Claim<'a, V> =
+    PlaceholderGuard<'a, String, Arc<Entry<V>>, Weight<V>, DefaultHashBuilder, DefaultLifecycle<String, Arc<Entry<V>>>>;
 
 /// The result of a lookup in [`Cache::remember`].
 enum Found<'a, V> {
@@ -93,7 +97,21 @@ impl<V: Clone> Cache<V> {
     /// The entries are in shards with a lock each. The limit is therefore `capacity` rounded up to a multiple of the number of
     /// shards, and a full shard evicts entries while another one has capacity left.
     pub fn new(capacity: usize) -> Cache<V> {
-        Cache { entries: Arc::new(Entries::new(capacity)), swept: Arc::new(Mutex::new(Instant::now())) }
+        Cache::of(Entries::with_weighter(capacity, capacity as u64, Weight(|_, _| 1)))
+    }
+
+    /// Creates an empty cache whose entries together have at most the weight `capacity`. An entry that is heavier is not
+    /// stored. `typical` is the weight of a typical entry.
+    pub(crate) fn weighted(capacity: u64, typical: u64, weight: fn(&str, &V) -> u64) -> Cache<V> {
+        let mut options = OptionsBuilder::new();
+        // In one shard, since each shard has its part of the capacity, and a part could be too small for a heavy entry.
+        options.shards(1).estimated_items_capacity((capacity / typical) as usize).weight_capacity(capacity);
+        let options = options.build().expect("both capacities are set");
+        Cache::of(Entries::with_options(options, Weight(weight), Default::default(), Default::default()))
+    }
+
+    fn of(entries: Entries<String, Arc<Entry<V>>, Weight<V>>) -> Cache<V> {
+        Cache { entries: Arc::new(entries), swept: Arc::new(Mutex::new(Instant::now())) }
     }
 
     /// Returns the value of `key`, or `None` if it is missing or expired.
@@ -173,6 +191,12 @@ impl<V: Clone> Cache<V> {
     /// Returns the number of entries. An expired entry counts until it is dropped.
     pub fn len(&self) -> usize {
         self.entries.len()
+    }
+
+    /// Returns the weight of all entries together.
+    #[cfg(test)]
+    pub(crate) fn weight(&self) -> u64 {
+        self.entries.weight()
     }
 
     /// Returns true if the cache has no entries.

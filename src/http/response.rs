@@ -39,6 +39,9 @@ pub struct Response {
     status: Status,
     pub(crate) headers: Headers,
     pub(crate) body: ResponseBody,
+    /// The key of the content, if the body is a whole file that any client may read: what is computed from the content may
+    /// be reused for each response with this key.
+    pub(crate) public_version: Option<String>,
     error: Option<Error>,
     deferred: Vec<Deferred>,
 }
@@ -99,6 +102,7 @@ impl Default for Response {
             status: Status::OK,
             headers: Headers::new(),
             body: ResponseBody::default(),
+            public_version: None,
             error: None,
             deferred: Vec::new(),
         }

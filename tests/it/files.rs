@@ -11,8 +11,11 @@ use std::time::{Duration, SystemTime};
 use aside::config::Mode;
 use aside::testing::{TestClient, TestResponse};
 use aside::{App, Config, Request, Response, Result, Status, context};
+use flate2::read::GzDecoder;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
+
+use crate::wire::{Raw, start};
 
 fn app() -> App {
     App::with_config(Config::default())
@@ -171,6 +174,68 @@ fn a_compressed_form_outside_the_folder_is_not_sent() {
     assert_eq!((response.status_code().code(), response.text()), (200, "0123456789"));
     assert_eq!(response.header("Content-Encoding"), None);
     assert_eq!(get(&mut client, "/static/only.txt", &[("Accept-Encoding", "gzip")]).status_code(), Status::NOT_FOUND);
+}
+
+/// Returns the text of a response that is compressed with gzip.
+fn decompressed(response: &TestResponse) -> String {
+    assert_eq!(response.header("Content-Encoding"), Some("gzip"));
+    io::read_to_string(GzDecoder::new(response.bytes())).unwrap()
+}
+
+#[test]
+fn a_file_compressed_by_the_server_follows_its_changes() {
+    let dir = folder();
+    let (first, second) = ("first ".repeat(1_000), "other ".repeat(1_000));
+    put(dir.path(), "static/a.txt", &first);
+    age(dir.path(), "static/a.txt", 2 * HOUR);
+    let mut client = client(dir.path());
+    let gzip = ("Accept-Encoding", "gzip");
+    let mut tags = Vec::new();
+    for text in [&first, &second] {
+        // In place, as an editor may do it: the same inode and length, another time.
+        put(dir.path(), "static/a.txt", text);
+        age(dir.path(), "static/a.txt", HOUR * if text == &first { 2 } else { 1 });
+        for _ in 0..2 {
+            assert_eq!(&decompressed(&get(&mut client, "/static/a.txt", &[gzip])), text);
+        }
+        let etag = get(&mut client, "/static/a.txt", &[gzip]).header("ETag").unwrap().to_owned();
+        let known = get(&mut client, "/static/a.txt", &[gzip, ("If-None-Match", &etag)]);
+        assert_eq!(known.status_code(), Status::NOT_MODIFIED);
+        assert_eq!(get(&mut client, "/static/a.txt", &[]).text(), text, "another form");
+        let part = get(&mut client, "/static/a.txt", &[gzip, ("Range", "bytes=0-4")]);
+        assert_eq!((part.status_code(), part.text()), (Status::PARTIAL_CONTENT, &text[..5]));
+        assert_eq!(part.header("Content-Encoding"), None, "ranges are of the file");
+        let whole = get(&mut client, "/static/a.txt", &[gzip, ("Range", "bytes=0-4"), ("If-Range", &etag)]);
+        assert_eq!(&decompressed(&whole), text, "a weak tag proves no part");
+        tags.push(etag);
+    }
+    assert!(tags[0] != tags[1] && tags.iter().all(|tag| tag.starts_with("W/\"")), "{tags:?}");
+}
+
+#[test]
+fn head_has_the_headers_of_a_compressed_file() {
+    let dir = folder();
+    put(dir.path(), "static/a.txt", &"word ".repeat(1_000));
+    age(dir.path(), "static/a.txt", HOUR);
+    let server = start(app().static_files("/static", dir.path().join("static")));
+    let send = |method: &str| {
+        let head = format!(
+            "{method} /static/a.txt HTTP/1.1\r\nHost: localhost\r\nAccept-Encoding: gzip\r\nConnection: close\r\n\r\n"
+        );
+        Raw::to(&server).send(&head).head().head
+    };
+    let lines = |head: &str| -> Vec<String> {
+        let differ =
+            |line: &&str| !["x-request-id", "date"].contains(&&*line.split(':').next().unwrap().to_lowercase());
+        head.lines().filter(differ).map(str::to_owned).collect()
+    };
+    let before = lines(&send("HEAD"));
+    let whole = lines(&send("GET"));
+    let is_length = |line: &String| line.starts_with("Content-Length: ");
+    assert!(whole.iter().any(is_length) && !before.iter().any(is_length), "{before:?}");
+    assert!(!before.iter().any(|line| line.starts_with("Transfer-Encoding")), "{before:?}");
+    assert_eq!(before, whole.iter().filter(|line| !is_length(line)).cloned().collect::<Vec<_>>());
+    assert_eq!(lines(&send("HEAD")), whole, "the length is known now");
 }
 
 /// Returns the position and content of each part of a `multipart/byteranges` body.

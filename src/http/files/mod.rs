@@ -51,7 +51,11 @@ impl StaticFiles {
         let path = self.find(rest).ok_or(Status::NOT_FOUND)?;
         let original = Opened::at(&path)?;
         let cache = self.caching(req, rest, &original);
-        self.precompressed(req, rest, original).respond(req, cache)
+        let file = self.precompressed(req, rest, original);
+        let public_version = file.is_settled().then(|| version(&path.to_string_lossy(), &file.validators.etag));
+        let mut response = file.respond(req, cache)?;
+        response.public_version = public_version;
+        Ok(response)
     }
 
     /// Returns the cache policy for this request. A URL with an outdated hash leads to the current file, which must not
@@ -182,6 +186,9 @@ impl Request {
     }
 }
 
+/// The age from which no change of a file has the same time as the one before. FAT counts in steps of two seconds.
+const SETTLED: Duration = Duration::from_secs(3);
+
 /// An opened file, with its state at that time.
 struct Opened {
     file: File,
@@ -219,6 +226,13 @@ impl Opened {
         let tag = self.validators.etag.trim_matches('"');
         self.validators.etag = format!("\"{tag}-{}\"", coding.name);
         Opened { content_type: original.content_type, coding: Some(coding), varies: true, ..self }
+    }
+
+    /// Returns true if the tag names this content for good. A file that was changed a moment ago may be changed again
+    /// within the resolution of its time, which would leave the tag as it is.
+    fn is_settled(&self) -> bool {
+        let age = self.validators.modified.and_then(|modified| modified.elapsed().ok());
+        age.is_some_and(|age| age >= SETTLED)
     }
 
     fn respond(self, req: &Request, cache: &'static str) -> Result<Response> {
@@ -389,6 +403,25 @@ mod tests {
         assert!(response.headers().get("ETag").unwrap().starts_with('"'));
         assert!(response.headers().contains("Last-Modified"));
         assert_eq!(text(response), "a{}");
+    }
+
+    #[test]
+    fn only_an_unchanging_static_file_names_its_version() {
+        let (dir, files) = folder();
+        let path = dir.path().join("static/css/app.css");
+        let version = || files.respond(&get(&[]), "css/app.css").unwrap().public_version;
+        let aged = |seconds| {
+            let file = OpenOptions::new().write(true).open(&path).unwrap();
+            file.set_modified(SystemTime::now() - Duration::from_secs(seconds)).unwrap();
+        };
+        assert_eq!(version(), None, "it was written a moment ago");
+        aged(60);
+        let first = version();
+        assert!(first.is_some() && version() == first);
+        aged(50);
+        assert!(version().is_some() && version() != first);
+        assert_eq!(get(&[]).send_file(&path).unwrap().public_version, None, "it may be for this client alone");
+        assert!(files.hash("css/app.css").is_ok());
     }
 
     #[test]
