@@ -1,16 +1,16 @@
-//! The worker pool: a few workers at first, more when all are busy, fewer again when they are idle.
+//! The worker pool: a few workers at first, more when all are busy, fewer again when they are idle or not needed.
 //!
 //! A worker counts itself busy and idle with two atomic additions, which wake no thread. Only the last idle worker that
 //! becomes busy wakes the supervisor, which then checks every few milliseconds. The supervisor also checks on a tick.
 //! The rules are in [`worker_policy`](super::worker_policy).
 
 use std::io;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::worker_policy::{CHECK_WHEN_FULL, Count, Headcount, Policy, TICK, Watch};
+use super::worker_policy::{CHECK_WHEN_FULL, Count, Headcount, Policy, SAMPLE, Surplus, TICK, Watch};
 use super::{Counted, ServerState, Taken, Transport};
 use crate::background::panics;
 use crate::log_limit::LogLimit;
@@ -37,7 +37,9 @@ struct Shared<T: Transport> {
     transport: Arc<T>,
     state: Arc<ServerState>,
     count: Headcount,
-    threads: ThreadIds,
+    threads: Threads,
+    /// The number of workers that are to leave after their jobs.
+    surplus: AtomicUsize,
     /// The number of jobs done since the start.
     done: AtomicU64,
     /// The limit of the warning that handlers hold all workers.
@@ -61,7 +63,8 @@ impl<T: Transport> WorkerPool<T> {
             transport,
             state,
             count: Headcount::new(),
-            threads: ThreadIds::default(),
+            threads: Threads::default(),
+            surplus: AtomicUsize::new(0),
             done: AtomicU64::new(0),
             held: LogLimit::default(),
             watched: AtomicBool::new(false),
@@ -94,13 +97,26 @@ impl<T: Transport> Shared<T> {
         thread::Builder::new().name("aside-worker".into()).spawn(move || worker.run(active)).map(drop)
     }
 
-    fn run_job(&self, job: T::Job) {
+    fn run_job(&self, job: T::Job, thread: &WorkerThread) {
+        thread.count();
         self.wake_supervisor_if_all_busy(self.count.begin());
         if let Err(panic) = panics::catch(|| self.transport.serve(job, &self.state)) {
             log::error!(target: "aside::server", "A worker panicked and continues: {panic}");
         }
         self.count.end();
+        thread.count();
         self.done.fetch_add(1, Ordering::Release);
+    }
+
+    /// Counts this worker out if it is surplus.
+    fn leave_if_surplus(&self) -> bool {
+        if self.surplus.load(Ordering::Relaxed) == 0 {
+            return false;
+        }
+        let is_surplus =
+            self.surplus.fetch_update(Ordering::AcqRel, Ordering::Acquire, |left| left.checked_sub(1)).is_ok();
+        let left = if is_surplus { self.count.leave_if(|count| self.policy.may_leave_surplus(count)) } else { None };
+        left.inspect(|count| self.wake_supervisor_if_all_busy(*count)).is_some()
     }
 
     fn wake_supervisor_if_all_busy(&self, count: Count) {
@@ -125,22 +141,23 @@ impl<T: Transport> Worker<T> {
     /// Runs jobs until the worker leaves the pool. At a shutdown it wakes another worker, which may have missed the wake-up.
     fn run(mut self, _active: Counted) {
         let shared = self.shared.clone();
-        let _entry = shared.threads.enter();
+        let thread = shared.threads.enter();
         let _routes = shared.state.routes.enter();
         shared.state.shares.enter();
         loop {
             let stopping = shared.state.is_stopping();
             match shared.transport.take(if stopping { Duration::ZERO } else { IDLE }) {
-                Taken::Job(job) => shared.run_job(job),
+                Taken::Job(job) => {
+                    shared.run_job(job, &thread.1);
+                    self.has_left = shared.leave_if_surplus();
+                }
                 Taken::Broken(why) if !stopping => shared.transport.restart(&shared.state, &why),
                 _ if stopping => break shared.transport.wake(),
                 _ if shared.state.is_stopping() => {}
-                _ => {
-                    self.has_left = shared.count.leave_if_idle(&shared.policy);
-                    if self.has_left {
-                        return;
-                    }
-                }
+                _ => self.has_left = shared.count.leave_if(|count| shared.policy.may_leave_idle(count)).is_some(),
+            }
+            if self.has_left {
+                return;
             }
         }
     }
@@ -154,29 +171,65 @@ impl<T: Transport> Drop for Worker<T> {
     }
 }
 
-/// The thread ids of the workers.
+/// The threads of the workers.
 #[derive(Default)]
-struct ThreadIds(Mutex<Vec<i32>>);
+struct Threads(Mutex<Vec<Arc<WorkerThread>>>);
 
-impl ThreadIds {
-    /// Adds this thread until the returned entry is dropped.
-    fn enter(&self) -> Entry<'_> {
-        let id = thread_id();
-        lock(&self.0).push(id);
-        Entry(self, id)
+/// The thread of a worker, alone in its cache line.
+#[repr(align(64))]
+struct WorkerThread {
+    id: i32,
+    /// Counts the beginnings and ends of jobs: odd while the worker is busy. The supervisor sees by it whether the worker
+    /// still has the same job.
+    jobs: AtomicU64,
+    /// The count at the last sample.
+    sampled: AtomicU64,
+}
+
+impl WorkerThread {
+    /// Counts the beginning or the end of a job.
+    fn count(&self) {
+        self.jobs.fetch_add(1, Ordering::AcqRel);
     }
 
-    /// Returns the number of threads that run or wait for a core, up to `most`.
-    fn running(&self, most: usize) -> usize {
-        lock(&self.0).iter().filter(|id| is_running(**id)).take(most).count()
+    /// Returns true if the worker waits in a handler. One that has just ended its job, and waits for the next, does not.
+    fn waits(&self) -> bool {
+        let jobs = self.jobs.load(Ordering::Acquire);
+        jobs % 2 == 1 && !is_running(self.id) && self.jobs.load(Ordering::Acquire) == jobs
+    }
+
+    /// Returns true if the worker waits in a handler, or has run the same one since the last call.
+    fn is_occupied(&self) -> bool {
+        let jobs = self.jobs.load(Ordering::Acquire);
+        let before = self.sampled.swap(jobs, Ordering::Relaxed);
+        jobs % 2 == 1 && (before == jobs || self.waits())
     }
 }
 
-struct Entry<'t>(&'t ThreadIds, i32);
+impl Threads {
+    /// Adds this thread until the returned entry is dropped.
+    fn enter(&self) -> Entry<'_> {
+        let (jobs, sampled) = (AtomicU64::new(0), AtomicU64::new(0));
+        let thread = Arc::new(WorkerThread { id: thread_id(), jobs, sampled });
+        lock(&self.0).push(thread.clone());
+        Entry(self, thread)
+    }
+
+    /// Returns true if at least `count` workers wait in a handler. The state of a thread costs a system call or two.
+    fn wait(&self, count: usize) -> bool {
+        lock(&self.0).iter().filter(|thread| thread.waits()).take(count).count() == count
+    }
+
+    fn occupied(&self) -> usize {
+        lock(&self.0).iter().filter(|thread| thread.is_occupied()).count()
+    }
+}
+
+struct Entry<'t>(&'t Threads, Arc<WorkerThread>);
 
 impl Drop for Entry<'_> {
     fn drop(&mut self) {
-        lock(&self.0.0).retain(|id| *id != self.1);
+        lock(&self.0.0).retain(|thread| !Arc::ptr_eq(thread, &self.1));
     }
 }
 
@@ -207,14 +260,28 @@ fn is_running(_id: i32) -> bool {
 /// Runs the supervisor: checks the workers and the transport.
 fn supervise<T: Transport>(shared: &Arc<Shared<T>>) {
     let (mut watch, mut inspected) = (Watch::default(), Instant::now());
+    let (mut surplus, mut sampled) = (Surplus::default(), Instant::now());
     while !shared.state.is_stopping() {
-        let next = check(shared, &mut watch);
+        let mut next = check(shared, &mut watch);
+        if shared.policy.may_leave_surplus(shared.count.now()) {
+            if sampled.elapsed() >= SAMPLE {
+                sample(shared, &mut surplus);
+                sampled = Instant::now();
+            }
+            next = next.min(SAMPLE);
+        }
         if inspected.elapsed() >= INSPECT {
             let _ = panics::catch(|| shared.transport.inspect(&shared.state));
             inspected = Instant::now();
         }
         thread::park_timeout(next);
     }
+}
+
+/// Samples the workers, and tells those that are surplus to leave.
+fn sample<T: Transport>(shared: &Shared<T>, surplus: &mut Surplus) {
+    let count = surplus.sample(&shared.policy, shared.count.now().total, shared.threads.occupied());
+    shared.surplus.store(count, Ordering::Release);
 }
 
 /// Checks once, adds the needed workers as far as the operating system allows, and returns the time of the next check.
@@ -224,7 +291,7 @@ fn check<T: Transport>(shared: &Arc<Shared<T>>, watch: &mut Watch) -> Duration {
     let policy = Policy { fewest, most: most.saturating_add(shared.state.shares.away()), cores };
     let check = |watch: &mut Watch| {
         let (count, done) = (shared.count.now(), shared.done.load(Ordering::Acquire));
-        watch.check(&policy, count, done, || shared.threads.running(cores) < cores)
+        watch.check(&policy, count, done, |waiting| shared.threads.wait(waiting))
     };
     let mut decision = check(watch);
     if decision.next == TICK {
@@ -234,6 +301,9 @@ fn check<T: Transport>(shared: &Arc<Shared<T>>, watch: &mut Watch) -> Duration {
     }
     if decision.next != TICK {
         shared.watched.store(true, Ordering::SeqCst);
+    }
+    if decision.add > 0 {
+        shared.surplus.store(0, Ordering::Release);
     }
     for _ in 0..decision.add {
         if let Err(error) = Shared::start_worker(shared) {
@@ -282,20 +352,33 @@ mod tests {
 
     #[cfg(target_os = "linux")]
     #[test]
-    fn a_waiting_thread_is_not_running() {
-        let (threads, (tell, told)) = (&ThreadIds::default(), std::sync::mpsc::channel::<()>());
-        let _entry = threads.enter();
+    fn only_a_worker_in_a_handler_waits() {
+        let (threads, (tell, told)) = (&Threads::default(), std::sync::mpsc::channel::<()>());
+        let mine = threads.enter();
+        mine.1.count();
         thread::scope(|scope| {
             scope.spawn(move || {
-                let _entry = threads.enter();
-                told.recv()
+                let theirs = threads.enter();
+                theirs.1.count();
+                told.recv().unwrap();
+                theirs.1.count();
+                assert!(told.recv().is_err(), "waits without a job");
             });
-            while lock(&threads.0).len() < 2 || threads.running(2) > 1 {
-                thread::yield_now();
-            }
-            assert_eq!(threads.running(2), 1, "only this thread runs");
+            until(|| threads.wait(1));
+            assert!(!threads.wait(2), "this thread runs");
+            assert_eq!((threads.occupied(), threads.occupied()), (1, 2), "this thread has the same job as before");
+            tell.send(()).unwrap();
+            until(|| !threads.wait(1));
+            assert!(!threads.wait(1), "the other thread has no job");
             drop(tell);
         });
         assert_eq!(lock(&threads.0).len(), 1);
+    }
+
+    #[cfg(target_os = "linux")]
+    fn until(mut is_so: impl FnMut() -> bool) {
+        while !is_so() {
+            thread::yield_now();
+        }
     }
 }
