@@ -22,6 +22,7 @@ pub(crate) mod scope;
 pub(crate) mod slots;
 pub(crate) mod task;
 pub(crate) mod task_context;
+pub(crate) mod task_cores;
 mod task_name;
 pub(crate) mod thread_pool;
 pub(crate) mod timer;

@@ -12,6 +12,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
+use super::task_cores::{TaskThread, end_task};
 use super::timer;
 use crate::sync::lock;
 
@@ -95,7 +96,9 @@ fn run_thread(nice: i32) {
     loop {
         let mut next = arrive(nice);
         while let Some(work) = next {
-            next = (work.0)().or_else(|| more(nice));
+            next = (work.0)();
+            end_task();
+            next = next.or_else(|| more(nice));
         }
         lock(&POOLS).entry(nice).or_default().idle.push(me.clone());
         if !sleep(nice, &me) {
@@ -153,6 +156,7 @@ pub(crate) fn spawn<T: Send + 'static>(
     thread::Builder::new().name(name.to_owned()).spawn(move || {
         let _permit = permit;
         lower_priority(nice);
+        let _thread = TaskThread::enter();
         f()
     })
 }

@@ -155,7 +155,8 @@ pub struct Config {
     /// waits; a caller that is itself a task runs the function on its own thread. Half of the operating system's limit
     /// applies in any case.
     pub max_task_threads: usize,
-    /// `ASIDE_BACKGROUND_NICE`: the niceness of the threads of tasks, 0 to 19; 10. On Linux only.
+    /// `ASIDE_BACKGROUND_NICE`: the niceness of the threads of tasks, 0 to 19; 10. On Linux only. Tasks that compute also
+    /// leave cores to pages that need them, see [`background`](crate::background()).
     pub nice: i32,
     /// `ASIDE_MAX_WORKERS`: requests that are handled at once; 256. When handlers hold all workers for over a second, a
     /// warning names their routes. Handlers that wait at `ASIDE_MAX_TASK_THREADS` do not

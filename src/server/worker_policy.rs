@@ -221,6 +221,30 @@ impl Surplus {
     }
 }
 
+/// The number of samples that ask for fewer reserved cores before background tasks get cores back: a second.
+const SAMPLES_BEFORE_RELEASE: u32 = 10;
+
+/// The cores that background tasks leave to pages.
+#[derive(Default)]
+pub(super) struct Reservation {
+    cores: usize,
+    lower: u32,
+}
+
+impl Reservation {
+    /// Adds a sample, and returns the number of reserved cores. `demand` is the time for which the workers ran or waited for
+    /// a core during `elapsed`, in all. Pages that need less than half a core get none: they hardly meet the tasks.
+    pub(super) fn sample(&mut self, demand: Duration, elapsed: Duration, cores: usize) -> usize {
+        let wanted = (demand.as_secs_f64() / elapsed.as_secs_f64().max(0.001)).round() as usize;
+        let wanted = wanted.min(cores.saturating_sub(1));
+        self.lower = if wanted < self.cores { self.lower + 1 } else { 0 };
+        if wanted > self.cores || self.lower >= SAMPLES_BEFORE_RELEASE {
+            (self.cores, self.lower) = (wanted, 0);
+        }
+        self.cores
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,8 +417,24 @@ mod tests {
     fn surplus_workers_leave_down_to_the_fewest_while_all_are_busy() {
         let pool = Simulated::new();
         (0..3).for_each(|_| pool.count.enter());
-        (0..5).for_each(|_| drop(pool.count.begin()));
+        (0..5).for_each(|_| assert!(pool.count.begin().busy > 0));
         let left = (0..10).filter(|_| pool.count.leave_if(|count| POLICY.may_leave_surplus(count)).is_some()).count();
         assert_eq!((left, pool.count.now().total), (3, POLICY.fewest));
+    }
+
+    #[test]
+    fn tasks_leave_a_core_to_pages_that_need_half_of_one_until_they_have_not_for_a_second() {
+        let mut reservation = Reservation::default();
+        let mut sample = |percent: u64| reservation.sample(Duration::from_millis(percent), SAMPLE, 2);
+        assert_eq!([0, 49, 51, 100, 190].map(&mut sample), [0, 0, 1, 1, 1], "one of two cores stays");
+        assert_eq!([20; 9].map(&mut sample), [1; 9]);
+        assert_eq!([60, 20].map(&mut sample), [1, 1], "counted again");
+        assert_eq!([20; 9].map(&mut sample), [1, 1, 1, 1, 1, 1, 1, 1, 0]);
+    }
+
+    #[test]
+    fn pages_get_as_many_cores_as_they_need_and_tasks_at_least_one() {
+        let reserved = |cores, percent| Reservation::default().sample(Duration::from_millis(percent), SAMPLE, cores);
+        assert_eq!([(1, 300), (2, 300), (4, 120), (4, 300), (4, 900)].map(|(c, p)| reserved(c, p)), [0, 1, 1, 3, 3]);
     }
 }

@@ -10,9 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::worker_policy::{CHECK_WHEN_FULL, Count, Headcount, Policy, SAMPLE, Surplus, TICK, Watch};
+use super::worker_policy::{CHECK_WHEN_FULL, Count, Headcount, Policy, Reservation, SAMPLE, Surplus, TICK, Watch};
 use super::{Counted, ServerState, Taken, Transport};
-use crate::background::panics;
+use crate::background::{panics, task_cores};
 use crate::log_limit::LogLimit;
 use crate::log_text::numbered;
 use crate::sync::lock;
@@ -184,6 +184,8 @@ struct WorkerThread {
     jobs: AtomicU64,
     /// The count at the last sample.
     sampled: AtomicU64,
+    /// The nanoseconds for which the thread had run or waited for a core at the last sample.
+    demanded: AtomicU64,
 }
 
 impl WorkerThread {
@@ -209,8 +211,8 @@ impl WorkerThread {
 impl Threads {
     /// Adds this thread until the returned entry is dropped.
     fn enter(&self) -> Entry<'_> {
-        let (jobs, sampled) = (AtomicU64::new(0), AtomicU64::new(0));
-        let thread = Arc::new(WorkerThread { id: thread_id(), jobs, sampled });
+        let (jobs, sampled, demanded) = Default::default();
+        let thread = Arc::new(WorkerThread { id: thread_id(), jobs, sampled, demanded });
         lock(&self.0).push(thread.clone());
         Entry(self, thread)
     }
@@ -220,8 +222,18 @@ impl Threads {
         lock(&self.0).iter().filter(|thread| thread.waits()).take(count).count() == count
     }
 
+    /// Returns the number of workers that wait in a handler, or have run the same one since the last call.
     fn occupied(&self) -> usize {
         lock(&self.0).iter().filter(|thread| thread.is_occupied()).count()
+    }
+
+    /// Returns the time for which the workers ran or waited for a core since the last call.
+    fn demand(&self) -> Duration {
+        let demand = |thread: &Arc<WorkerThread>| {
+            let now = task_cores::demanded(thread.id).unwrap_or_default().as_nanos() as u64;
+            now.saturating_sub(thread.demanded.swap(now, Ordering::Relaxed))
+        };
+        Duration::from_nanos(lock(&self.0).iter().map(demand).sum())
     }
 }
 
@@ -260,28 +272,63 @@ fn is_running(_id: i32) -> bool {
 /// Runs the supervisor: checks the workers and the transport.
 fn supervise<T: Transport>(shared: &Arc<Shared<T>>) {
     let (mut watch, mut inspected) = (Watch::default(), Instant::now());
-    let (mut surplus, mut sampled) = (Surplus::default(), Instant::now());
+    let mut sampler = Sampler::new();
     while !shared.state.is_stopping() {
-        let mut next = check(shared, &mut watch);
-        if shared.policy.may_leave_surplus(shared.count.now()) {
-            if sampled.elapsed() >= SAMPLE {
-                sample(shared, &mut surplus);
-                sampled = Instant::now();
-            }
-            next = next.min(SAMPLE);
-        }
+        let next = check(shared, &mut watch).min(sampler.sample(shared));
         if inspected.elapsed() >= INSPECT {
             let _ = panics::catch(|| shared.transport.inspect(&shared.state));
             inspected = Instant::now();
         }
         thread::park_timeout(next);
     }
+    if sampler.reserved > 0 {
+        task_cores::reserve(0);
+    }
 }
 
-/// Samples the workers, and tells those that are surplus to leave.
-fn sample<T: Transport>(shared: &Shared<T>, surplus: &mut Surplus) {
-    let count = surplus.sample(&shared.policy, shared.count.now().total, shared.threads.occupied());
-    shared.surplus.store(count, Ordering::Release);
+/// What the supervisor samples ten times a second: whether there are too many workers, and the cores that they need.
+struct Sampler {
+    surplus: Surplus,
+    reservation: Reservation,
+    reserved: usize,
+    sampled: Instant,
+}
+
+impl Sampler {
+    fn new() -> Sampler {
+        let (surplus, reservation) = Default::default();
+        Sampler { surplus, reservation, reserved: 0, sampled: Instant::now() }
+    }
+
+    /// Samples if there is something to decide and the interval has passed. Returns the time until the next sample.
+    fn sample<T: Transport>(&mut self, shared: &Shared<T>) -> Duration {
+        let (count, has_tasks) = (shared.count.now(), task_cores::has_threads());
+        let may_leave = shared.policy.may_leave_surplus(count);
+        if !has_tasks && !may_leave {
+            return TICK;
+        }
+        let elapsed = self.sampled.elapsed();
+        if elapsed >= SAMPLE {
+            self.sampled = Instant::now();
+            if may_leave {
+                let left = self.surplus.sample(&shared.policy, count.total, shared.threads.occupied());
+                shared.surplus.store(left, Ordering::Release);
+            }
+            if has_tasks {
+                self.reserve_cores(shared, elapsed);
+            }
+        }
+        SAMPLE
+    }
+
+    /// Reserves the cores that the workers need while background tasks run.
+    fn reserve_cores<T: Transport>(&mut self, shared: &Shared<T>, elapsed: Duration) {
+        let before = self.reserved;
+        self.reserved = self.reservation.sample(shared.threads.demand(), elapsed, shared.policy.cores);
+        if before > 0 || self.reserved > 0 {
+            task_cores::reserve(self.reserved);
+        }
+    }
 }
 
 /// Checks once, adds the needed workers as far as the operating system allows, and returns the time of the next check.

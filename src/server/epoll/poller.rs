@@ -17,6 +17,7 @@ use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::{EventfdFlags, Timespec, eventfd};
 use rustix::io::Errno;
 
+use crate::background::task_cores;
 use crate::sync::lock;
 
 /// The identifiers of the listener and of the wake-up event. The tokens of connections are far smaller numbers.
@@ -158,6 +159,11 @@ impl Poller {
     pub(super) fn next(&self, time: Duration) -> io::Result<Option<Event>> {
         if let Some(event) = self.next_ready()? {
             return Ok(Some(event));
+        }
+        if task_cores::do_tasks_compute() {
+            // A task that computes would get the core until the next tick of the scheduler, 4 ms, whatever arrives. And
+            // since Linux 6.18 a thread that yields forfeits a slice: it would wait for one on any core.
+            return self.wait(time);
         }
         // To sleep and wake costs more than a request. A client on this machine may be about to send the next one.
         thread::yield_now();
