@@ -301,7 +301,7 @@ fn keep_cookie(jar: &mut BTreeMap<String, String>, line: &str) {
     let mut pairs = line.split(';').map(|pair| pair.split_once('=').map(|(name, value)| (name.trim(), value.trim())));
     let Some((name, value)) = pairs.next().flatten().filter(|(name, _)| !name.is_empty()) else { return };
     let ages = pairs.flatten().filter(|(attribute, _)| attribute.eq_ignore_ascii_case("Max-Age"));
-    let age: Option<i64> = ages.filter_map(|(_, seconds)| seconds.parse().ok()).last();
+    let age: Option<i64> = ages.filter_map(|(_, seconds)| seconds.parse().ok()).next_back();
     match age.is_some_and(|seconds| seconds <= 0) {
         true => jar.remove(name),
         false => jar.insert(name.to_owned(), value.to_owned()),
