@@ -7,6 +7,7 @@ pub(crate) use crate::panics;
 
 pub(crate) mod counts;
 pub(crate) mod failure;
+mod growth;
 pub(crate) mod handle;
 pub(crate) mod output;
 mod permits;

@@ -2,22 +2,23 @@
 //!
 //! A new thread costs 50 to 80 µs of processor time on a small virtual machine; waking an idle one costs the waking thread
 //! 3 to 11 µs. The pool therefore wakes or starts one thread at a time, and each thread that arrives wakes or starts the
-//! next one if there is more work. No work waits for other work to end, and one thread runs several short pieces of work
-//! before it sleeps again.
+//! next one if there is more work and [`growth`](super::growth) allows it. No work waits for long work to end, and one thread
+//! runs several short pieces of work before it sleeps again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, JoinHandle, Thread, ThreadId};
 use std::time::{Duration, Instant};
 
+use super::growth::{BRISK, Growth, Pressure};
 use super::task_cores::{TaskThread, end_task};
 use super::timer;
 use crate::sync::lock;
 
-/// The time after which an idle thread ends.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(10);
+/// The time after which an idle thread ends: soon after a burst, and long enough that steady work seldom starts a thread.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The wait after the operating system has refused a thread, before the next attempt to start one.
 pub(super) const RETRY_SPAWN_AFTER: Duration = Duration::from_millis(100);
@@ -35,10 +36,33 @@ impl Work {
 /// The threads of one nice value. While there is work in the queue, a thread is about to arrive.
 #[derive(Default)]
 struct Pool {
-    queue: VecDeque<Work>,
+    /// The waiting work, each piece with the time from which it waits.
+    queue: VecDeque<(Instant, Work)>,
+    /// The threads that run work, each with the time at which it began the current piece.
+    working: HashMap<ThreadId, Instant>,
     /// The idle threads. The last one has slept for the shortest time, so its memory is most likely still cached.
     idle: Vec<Arc<Idle>>,
     is_thread_arriving: bool,
+    /// A timer is set that asks again whether the pool may grow.
+    is_check_scheduled: bool,
+}
+
+impl Pool {
+    /// Takes the first piece of work from the queue, for a thread.
+    fn take(&mut self, thread: ThreadId) -> Option<Work> {
+        let (_, work) = self.queue.pop_front()?;
+        self.working.insert(thread, Instant::now());
+        Some(work)
+    }
+
+    /// Returns whether the work that waits gets another thread.
+    fn growth(&self) -> Growth {
+        let now = Instant::now();
+        let ages = self.working.values().map(|began| now.duration_since(*began)).filter(|age| *age < BRISK);
+        let (brisk, oldest) = ages.fold((0, Duration::ZERO), |(brisk, oldest), age| (brisk + 1, oldest.max(age)));
+        let waited = self.queue.front().map_or(Duration::ZERO, |(since, _)| now.duration_since(*since));
+        Pressure { brisk, until_fewer: BRISK - oldest, waited }.growth()
+    }
 }
 
 /// An idle thread, with a flag that is set before the thread is woken.
@@ -58,29 +82,53 @@ static ALIVE: AtomicUsize = AtomicUsize::new(0);
 /// Runs work on an idle thread or a new one. If the operating system refuses a thread, the work waits for one.
 pub(crate) fn run(nice: i32, work: Work) {
     let mut pools = lock(&POOLS);
-    pools.entry(nice).or_default().queue.push_back(work);
+    pools.entry(nice).or_default().queue.push_back((Instant::now(), work));
     call_thread(nice, pools);
 }
 
-/// Wakes or starts a thread, if there is work and no thread is about to arrive.
+/// Wakes or starts a thread, if there is work and no thread is about to arrive. Starts none if the pool must not grow now.
 fn call_thread(nice: i32, mut pools: MutexGuard<'_, Pools>) {
     let pool = pools.entry(nice).or_default();
-    if pool.queue.is_empty() || std::mem::replace(&mut pool.is_thread_arriving, true) {
+    if pool.queue.is_empty() || pool.is_thread_arriving {
         return;
     }
-    let idle = pool.idle.pop();
-    drop(pools);
-    match idle {
-        Some(idle) => {
-            idle.is_woken.store(true, Ordering::Release);
-            idle.thread.unpark();
+    if let Some(idle) = pool.idle.pop() {
+        pool.is_thread_arriving = true;
+        drop(pools);
+        idle.is_woken.store(true, Ordering::Release);
+        return idle.thread.unpark();
+    }
+    // With a timer set, no thread was due then, and none is due before it.
+    if pool.is_check_scheduled {
+        return;
+    }
+    match pool.growth() {
+        Growth::Start => {
+            pool.is_thread_arriving = true;
+            drop(pools);
+            start_thread(nice);
         }
-        None if spawn("aside-task", nice, move || run_thread(nice)).is_ok() => {}
-        None => {
-            log::warn!(target: "aside::background", "Could not start a thread for background tasks: the operating system refuses another one; the tasks wait for a thread.");
-            timer::at(Instant::now() + RETRY_SPAWN_AFTER, move || call_thread(nice, thread_arrived(nice)));
+        Growth::AskAgain(wait) => {
+            pool.is_check_scheduled = true;
+            drop(pools);
+            timer::at(Instant::now() + wait, move || check(nice));
         }
     }
+}
+
+/// Starts a thread, now or as soon as the operating system allows another one.
+fn start_thread(nice: i32) {
+    if spawn("aside-task", nice, move || run_thread(nice)).is_err() {
+        log::warn!(target: "aside::background", "Could not start a thread for background tasks: the operating system refuses another one; the tasks wait for a thread.");
+        timer::at(Instant::now() + RETRY_SPAWN_AFTER, move || call_thread(nice, thread_arrived(nice)));
+    }
+}
+
+/// Asks again whether the pool may grow.
+fn check(nice: i32) {
+    let mut pools = lock(&POOLS);
+    pools.entry(nice).or_default().is_check_scheduled = false;
+    call_thread(nice, pools);
 }
 
 /// Records that no thread is about to arrive.
@@ -94,30 +142,46 @@ fn thread_arrived(nice: i32) -> MutexGuard<'static, Pools> {
 fn run_thread(nice: i32) {
     let me = Arc::new(Idle { thread: thread::current(), is_woken: AtomicBool::new(false) });
     loop {
-        let mut next = arrive(nice);
+        let mut next = arrive(nice, &me);
         while let Some(work) = next {
-            next = (work.0)();
+            let returned = (work.0)();
             end_task();
-            next = next.or_else(|| more(nice));
+            next = next_work(nice, &me, returned);
         }
-        lock(&POOLS).entry(nice).or_default().idle.push(me.clone());
         if !sleep(nice, &me) {
             return;
         }
     }
 }
 
-/// Returns the work for a thread that arrives, and calls another thread if there is more work.
-fn arrive(nice: i32) -> Option<Work> {
+/// Returns the work for a thread that arrives, and calls another thread if there is more work. Without work, the thread is
+/// idle.
+fn arrive(nice: i32, me: &Arc<Idle>) -> Option<Work> {
     let mut pools = thread_arrived(nice);
-    let work = pools.entry(nice).or_default().queue.pop_front();
+    let work = take_or_rest(&mut pools, nice, me);
     call_thread(nice, pools);
     work
 }
 
-/// Returns more work for a thread that has finished its work.
-fn more(nice: i32) -> Option<Work> {
-    lock(&POOLS).entry(nice).or_default().queue.pop_front()
+/// Returns the next work for a thread that has finished its work. Work that was returned waits behind the work that waits
+/// already.
+fn next_work(nice: i32, me: &Arc<Idle>, returned: Option<Work>) -> Option<Work> {
+    let mut pools = lock(&POOLS);
+    if let Some(work) = returned {
+        pools.entry(nice).or_default().queue.push_back((Instant::now(), work));
+    }
+    take_or_rest(&mut pools, nice, me)
+}
+
+/// Takes work for a thread. Without work, the thread is idle.
+fn take_or_rest(pools: &mut Pools, nice: i32, me: &Arc<Idle>) -> Option<Work> {
+    let pool = pools.entry(nice).or_default();
+    let work = pool.take(me.thread.id());
+    if work.is_none() {
+        pool.working.remove(&me.thread.id());
+        pool.idle.push(me.clone());
+    }
+    work
 }
 
 /// Sleeps until the thread is woken, and returns true. After the idle timeout the thread removes itself from the list and
@@ -274,7 +338,8 @@ mod tests {
 
     #[test]
     fn no_work_waits_for_another_to_end() {
-        let count = 20;
+        timer::start();
+        let count = 200;
         let together = Arc::new(Barrier::new(count + 1));
         for _ in 0..count {
             let together = together.clone();
@@ -287,6 +352,32 @@ mod tests {
             );
         }
         together.wait();
+    }
+
+    /// Regression: threads went on with returned work, such as that of the tasks above the limit, before work that waited.
+    #[test]
+    fn returned_work_waits_behind_the_work_that_waits_already() {
+        let nice = 16;
+        let (sender, received) = mpsc::channel();
+        let send = |number: u32| {
+            let sender = sender.clone();
+            Work::new(move || {
+                sender.send(number).unwrap();
+                None
+            })
+        };
+        let mut pools = lock(&POOLS);
+        let second = send(2);
+        let first = Work::new(move || Some(second));
+        pools.entry(nice).or_default().queue.extend([first, send(1)].map(|work| (Instant::now(), work)));
+        let me = Arc::new(Idle { thread: thread::current(), is_woken: AtomicBool::new(false) });
+        let mut next = take_or_rest(&mut pools, nice, &me);
+        drop(pools);
+        while let Some(work) = next {
+            let returned = (work.0)();
+            next = next_work(nice, &me, returned);
+        }
+        assert_eq!([(); 2].map(|()| received.recv().unwrap()), [1, 2]);
     }
 
     #[cfg(target_os = "linux")]

@@ -19,8 +19,12 @@ use crate::sync::{lock, wait_while};
 /// How long further requests of a closed connection are discarded.
 const DISCARD_TIME: Duration = Duration::from_secs(if cfg!(unix) { 15 } else { 60 });
 
-/// The delay between a new connection and the connection to ourselves.
-const CONNECT_DELAY: Duration = Duration::from_millis(10);
+/// The delay between a new connection and the connections to ourselves, and between it and a last one.
+const SOON: Duration = Duration::from_millis(2);
+const LATE: Duration = Duration::from_millis(100);
+
+/// The largest number of connections to ourselves at a time.
+const MOST_AT_A_TIME: usize = 64;
 
 /// A connection whose socket belongs to tiny_http and is found by a search.
 pub(super) struct SearchedConnection {
@@ -40,11 +44,13 @@ impl Connection for SearchedConnection {
 /// Connections to ourselves that send nothing and provide tiny_http with threads. tiny_http starts a thread for a connection
 /// if no thread is idle, but its count of idle threads lags: some connections of a burst wait in its queue without a thread.
 /// The thread started for an empty connection takes one of them next. The first request of that one is then new here, too,
-/// and the next empty connection follows.
+/// and twice as many empty connections follow as there were new ones, so that a burst of any size soon has its threads.
 pub(super) struct EmptyConnections {
     pub(super) addr: SocketAddr,
     /// The last seen connections, by their ports. A forgotten one costs a superfluous connection.
     seen: Vec<AtomicUsize>,
+    /// The new connections since the last empty ones.
+    new: AtomicUsize,
     soon: AtomicBool,
     late: AtomicBool,
 }
@@ -55,10 +61,16 @@ impl EmptyConnections {
             addr.set_ip(if addr.is_ipv4() { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
         }
         let seen = (0..1024).map(|_| AtomicUsize::new(0)).collect();
-        EmptyConnections { addr, seen, soon: AtomicBool::new(false), late: AtomicBool::new(false) }
+        EmptyConnections {
+            addr,
+            seen,
+            new: AtomicUsize::new(0),
+            soon: AtomicBool::new(false),
+            late: AtomicBool::new(false),
+        }
     }
 
-    /// Records the connection of a request. After a new one, an empty connection follows soon, and another one later, in case
+    /// Records the connection of a request. After new ones, empty connections follow soon, and another one later, in case
     /// tiny_http has counted wrongly for the first.
     pub(super) fn note(empty_connections: &Arc<EmptyConnections>, remote: &SocketAddr) {
         let mut hasher = std::hash::DefaultHasher::new();
@@ -67,10 +79,9 @@ impl EmptyConnections {
         let slot = &empty_connections.seen[usize::from(remote.port()) % empty_connections.seen.len()];
         if slot.load(Ordering::Relaxed) != mark {
             slot.store(mark, Ordering::Relaxed);
-            EmptyConnections::schedule(empty_connections, CONNECT_DELAY, |empty_connections| &empty_connections.soon);
-            EmptyConnections::schedule(empty_connections, 10 * CONNECT_DELAY, |empty_connections| {
-                &empty_connections.late
-            });
+            empty_connections.new.fetch_add(1, Ordering::Relaxed);
+            EmptyConnections::schedule(empty_connections, SOON, |empty_connections| &empty_connections.soon);
+            EmptyConnections::schedule(empty_connections, LATE, |empty_connections| &empty_connections.late);
         }
     }
 
@@ -85,13 +96,19 @@ impl EmptyConnections {
         let empty_connections = empty_connections.clone();
         timer::at(Instant::now() + wait, move || {
             scheduled(&empty_connections).store(false, Ordering::Release);
-            spawn_pooled(move || empty_connections.connect());
+            spawn_pooled(move || empty_connections.connect_some());
         });
+    }
+
+    /// Connects twice for each new connection, and at least once.
+    fn connect_some(&self) {
+        let count = 2 * self.new.swap(0, Ordering::AcqRel);
+        (0..count.clamp(1, MOST_AT_A_TIME)).for_each(|_| self.connect());
     }
 
     pub(super) fn connect(&self) {
         // This fails if the server has stopped.
-        drop(TcpStream::connect_timeout(&self.addr, 10 * CONNECT_DELAY));
+        drop(TcpStream::connect_timeout(&self.addr, LATE));
     }
 }
 

@@ -33,7 +33,7 @@
 //! - A chunked body with trailers is refused (400). A chunked body that ends early looks like one after which the client
 //!   closed its side: both are refused.
 //! - Some of the connections that arrive at the same instant get no thread: tiny_http counts a thread as idle that was
-//!   given a connection already. [`EmptyConnections`] provides threads for them, one each 10 ms.
+//!   given a connection already. [`EmptyConnections`] provides threads for them, twice as many each 2 ms.
 //! - A request after a live page on the same connection occupies a worker until the page ends, and so does a response that
 //!   its client does not read. When all workers are busy, the slowest of these connections are closed
 //!   ([`outgoing`]).
