@@ -11,10 +11,12 @@
 
 use std::time::Duration;
 
+#[cfg(all(feature = "epoll", target_os = "linux"))]
+pub(crate) use linux::do_tasks_compute;
 #[cfg(target_os = "linux")]
-pub(crate) use linux::{TaskThread, do_tasks_compute, end_task, has_threads, reserve};
+pub(crate) use linux::{TaskThread, end_task, has_threads, reserve};
 #[cfg(not(target_os = "linux"))]
-pub(crate) use portable::{TaskThread, do_tasks_compute, end_task, has_threads, reserve};
+pub(crate) use portable::{TaskThread, end_task, has_threads, reserve};
 
 /// Returns the time for which a thread has run or waited for a core: the first two fields of its `schedstat`, in
 /// nanoseconds. `None` if the kernel does not count it.
@@ -175,6 +177,7 @@ mod linux {
     }
 
     /// Returns true if tasks compute beside pages that need the processor.
+    #[cfg(feature = "epoll")]
     pub(crate) fn do_tasks_compute() -> bool {
         COMPUTING.load(Ordering::Relaxed)
     }
@@ -335,8 +338,4 @@ mod portable {
     pub(crate) fn reserve(_count: usize) {}
 
     pub(crate) fn end_task() {}
-
-    pub(crate) fn do_tasks_compute() -> bool {
-        false
-    }
 }
