@@ -27,7 +27,7 @@ fn spawn_and_join() {
     let background = || drop(black_box(background(|| black_box(())).join()));
     let (mut bares, mut backgrounds) = (Vec::new(), Vec::new());
     client.within(|| {
-        (each(bare), each(background));
+        let _before_measuring = (each(bare), each(background));
         for _ in 0..ROUNDS {
             bares.push(each(bare));
             backgrounds.push(each(background));
