@@ -490,7 +490,7 @@ pub(crate) fn a_page_continues_when_the_user_returns(browser: Browser) {
     page.goto(&url(&board.server, "/away"));
     assert_eq!(page.evaluate("sessionStorage.closed"), "true");
     board.live.update(|items| items.note = "third".to_owned());
-    page.evaluate("history.back()");
+    page.leave("history.back()");
     page.wait_for("document.querySelector('#note').textContent == 'third'");
     board.note("fourth", &page);
     assert_eq!(page.evaluate("document.querySelector('#within').value"), "first, typed");

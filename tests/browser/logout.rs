@@ -59,7 +59,7 @@ pub(crate) fn the_back_button_after_a_logout_shows_no_page_of_the_user(browser: 
     let server = site();
     let page = logged_in(&server, &browser);
     log_out(&page);
-    page.evaluate("history.back()");
+    page.leave("history.back()");
     assert_eq!(page.wait_for("document.querySelector('#who') && document.querySelector('#who').textContent"), "nobody");
     server.stop();
 }

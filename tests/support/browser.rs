@@ -150,6 +150,13 @@ impl Page {
         }
     }
 
+    /// Evaluates an expression that leaves the page. The page may be gone before the value arrives.
+    pub(crate) fn leave(&self, js: &str) {
+        if let Err(Trouble::Exception(text)) = self.try_evaluate(js) {
+            panic!("{js}: {text}");
+        }
+    }
+
     fn try_evaluate(&self, js: &str) -> Result<Value, Trouble> {
         let params = json!({ "expression": js, "awaitPromise": true, "returnByValue": true, "userGesture": true });
         let mut answer = self.try_call("Runtime.evaluate", params).map_err(Trouble::Gone)?;
