@@ -92,6 +92,9 @@
 //!   [deployment and servers](guide::deployment), [security by OWASP ASVS 5](guide::security)
 
 #![warn(unreachable_pub)]
+// Tasks and pages have abilities that only jobs, live fragments or the panel use. Without these features they are dead code,
+// and their documentation names what is not there. Both are checked with the default features.
+#![cfg_attr(not(feature = "panel"), allow(dead_code, unreachable_pub, unused_imports, rustdoc::broken_intra_doc_links))]
 
 mod app;
 mod background;
@@ -109,13 +112,22 @@ pub mod http;
 #[cfg(feature = "image")]
 pub mod image;
 mod isolate;
+#[cfg(feature = "jobs")]
 pub mod jobs;
+#[cfg(not(feature = "jobs"))]
+#[path = "jobs/absent.rs"]
+mod jobs;
+#[cfg(feature = "live")]
 pub mod live;
 mod log_limit;
 mod log_text;
 #[cfg(feature = "mail")]
 pub mod mail;
 mod owned_data;
+#[cfg(feature = "panel")]
+mod panel;
+#[cfg(not(feature = "panel"))]
+#[path = "panel/absent.rs"]
 mod panel;
 mod panics;
 #[cfg(any(feature = "sqlite", feature = "mail"))]
@@ -148,8 +160,10 @@ pub use http::request::Request;
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or};
 pub use http::session::{Session, password};
 pub use isolate::isolated;
+#[cfg(feature = "jobs")]
 #[doc(inline)]
 pub use jobs::{Job, Jobs};
+#[cfg(feature = "live")]
 #[doc(inline)]
 pub use live::Live;
 #[cfg(feature = "mail")]

@@ -35,7 +35,7 @@ impl Service {
             ("templates", self.scope().get::<Templates>().map(|templates| format!("in {}", templates.dir().display()))),
             ("sessions", Some(format!("with a key {secret}"))),
             ("remembers", Some(format!("in {}", config.store.as_deref().unwrap_or("memory:")))),
-            ("panel", Some(format!("at {BUILTIN}"))),
+            ("panel", cfg!(feature = "panel").then(|| format!("at {BUILTIN}"))),
             ("mail", self.mail()),
             ("jobs", self.scope().get::<Jobs>().map(|jobs| format!("in {}", jobs.describe()))),
         ];

@@ -2,6 +2,11 @@
 
 mod banner;
 pub(crate) mod check;
+#[cfg(feature = "live")]
+mod live;
+#[cfg(not(feature = "live"))]
+#[path = "live_absent.rs"]
+mod live;
 mod middleware;
 pub(crate) mod parts;
 pub mod routing;
@@ -10,10 +15,10 @@ pub(crate) mod service;
 use std::any::Any;
 use std::collections::BTreeMap;
 use std::fs;
-use std::panic::Location;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::live::LiveDefinitions;
 use self::parts::{Handler, IntoHookResult, Part};
 use self::routing::{MethodRouter, Next};
 use self::service::{Endpoint, Service};
@@ -32,15 +37,11 @@ use crate::http::security::headers::Policy;
 use crate::http::session::store::Store;
 use crate::http::session::{Keys, OpenStreams};
 use crate::http::templates::Templates;
-use crate::http::templates::live_function::LiveFragments;
 use crate::http::url_for::Urls;
 #[cfg(feature = "image")]
 use crate::image::MaxMemory;
 use crate::isolate::{Functions, IsolatedFunction, Isolation, Program};
 use crate::jobs::Jobs;
-use crate::live;
-use crate::live::definition::{Definition, IntoLive};
-use crate::live::states::LiveStates;
 #[cfg(feature = "mail")]
 use crate::mail::{Mail, Mailer};
 #[cfg(feature = "webhook")]
@@ -82,7 +83,7 @@ pub struct App {
     static_folders: StaticFolders,
     templates: Option<PathBuf>,
     compiled_in: Vec<(String, String)>,
-    live: Vec<Definition>,
+    live: LiveDefinitions,
     problems: Vec<Error>,
 }
 
@@ -115,7 +116,7 @@ impl App {
             static_folders: StaticFolders::default(),
             templates: None,
             compiled_in: Vec::new(),
-            live: Vec::new(),
+            live: LiveDefinitions::default(),
             problems: Vec::new(),
         }
     }
@@ -357,10 +358,7 @@ impl App {
         self.parts.extend(app.parts.into_iter().map(|part| part.below(prefix)));
         self.static_folders.add_below(prefix, app.static_folders);
         self.compiled_in.extend(app.compiled_in);
-        app.live.into_iter().for_each(|mut live| {
-            live.prefix.insert_str(0, prefix);
-            self.add_live(live);
-        });
+        self.mount_live(prefix, app.live);
         self.problems.extend(app.problems);
         self.functions.merge(app.functions);
         if !self.values.merge(app.values) {
@@ -477,6 +475,7 @@ impl App {
     ///
     /// [`run`](App::run) and [`start`](App::start) also run the jobs, in the process of the server; [`work`](App::work) runs
     /// jobs without a server. This method also registers `Mail` and `Webhook`, which are jobs too.
+    #[cfg(feature = "jobs")]
     pub fn jobs(self, jobs: Jobs) -> App {
         #[cfg(feature = "mail")]
         let jobs = jobs.register::<Mail>();
@@ -539,108 +538,6 @@ impl App {
         self
     }
 
-    /// Defines a live fragment: `{{ live("posts") }}` in a template shows a state, and the open page follows its changes.
-    ///
-    /// ```
-    /// use aside::testing::TestClient;
-    /// use aside::{App, Request, Response, Result, redirect};
-    ///
-    /// fn add(req: &mut Request) -> Result<Response> {
-    ///     let (posts, title) = (req.session_live::<Vec<String>>()?, req.text()?);
-    ///     posts.update(|posts| posts.push(title)); // every open page of this session shows it
-    ///     Ok(redirect("/"))
-    /// }
-    ///
-    /// let app = App::new()
-    ///     .live("posts", "posts.html", Request::session_live::<Vec<String>>)
-    ///     .template("posts.html", "<ul>{% for title in state %}<li>{{ title }}</li>{% endfor %}</ul>")
-    ///     .template("page.html", "<h1>Posts</h1> {{ live('posts') }}")
-    ///     .get("/", |req: &mut Request| req.render("page.html", ()))
-    ///     .post("/", add);
-    ///
-    /// let mut client = TestClient::new(app);
-    /// client.post("/").body("text/plain", "Hello").send();
-    /// assert!(client.get("/").text().contains("<ul><li>Hello</li></ul>"));
-    /// assert_eq!(client.events("/_aside/live/posts").next().data, "<ul><li>Hello</li></ul>");
-    /// ```
-    ///
-    /// `f` returns the state for a request: a [`Live`](crate::Live) state, the progress of a task, an `Option`, or a
-    /// `Result` of these ([`IntoLive`](crate::live::IntoLive)): the state of this session
-    /// ([`session_live`](Request::session_live)), a task of this session ([`session_task`](Request::session_task)), the state
-    /// of a key ([`keyed_live`](Request::keyed_live)), or a state that the application stores. `template` is rendered with it,
-    /// as [`Request::live`] describes; in the page it is a [`Live::fragment`](crate::Live::fragment).
-    ///
-    /// The stream is at `/_aside/live/NAME`, below the path of a mounted application. Hooks run for the stream as for a page
-    /// at this path, and `f` runs again. An error of either refuses the stream with its status: the page keeps its content,
-    /// and requests the stream again after half a second to half a minute. While a page is rendered, an error of `f` is the
-    /// page's error. If `f` returns `None`, the page shows nothing; an open page empties the fragment and stops. A finished
-    /// state opens no stream.
-    ///
-    /// `{{ live("photo", id=17) }}` passes arguments, which `f` reads with [`req.param("id")`](Request::param), for the page
-    /// and for the stream alike. Clients can change the arguments in the stream's URL: `f` must check the client's access. An
-    /// argument that is `none` is left out. All arguments together may have 4,096 bytes.
-    ///
-    /// Names are unique in the whole site, and consist of letters, digits, `-` and `_`. If a mounted application has hooks,
-    /// only pages below its path can show its fragments.
-    #[track_caller]
-    pub fn live<F, L>(mut self, name: &str, template: &str, f: F) -> App
-    where
-        F: Fn(&mut Request) -> L + Send + Sync + 'static,
-        L: IntoLive,
-    {
-        let location = Location::caller();
-        let live = Definition::new(name, template, f, location);
-        let (route, stream) = (live.route(), live.stream());
-        if self.add_live(live) { self.get(&route, stream) } else { self }
-    }
-
-    /// Defines a live fragment for the progress of the session's task with this name:
-    /// `.live_task("import", "aside/progress.html")` and `{{ live("import") }}`.
-    ///
-    /// ```
-    /// use aside::testing::TestClient;
-    /// use aside::{App, Request, Response, Result, redirect};
-    ///
-    /// fn start(req: &mut Request) -> Result<Response> {
-    ///     req.session_task("import")?.spawn(|task| task.message("100 rows"));
-    ///     Ok(redirect("/"))
-    /// }
-    ///
-    /// let app = App::new()
-    ///     .live_task("import", "aside/progress.html")
-    ///     .template("page.html", "{{ live('import') }}")
-    ///     .get("/", |req: &mut Request| req.render("page.html", ()))
-    ///     .post("/", start);
-    ///
-    /// let mut client = TestClient::new(app);
-    /// client.post("/").send();
-    /// client.drain();
-    /// assert!(client.get("/").text().contains("100 rows"));
-    /// ```
-    ///
-    /// It calls [`live`](App::live) with the [`Request::session_task`] of this name. If the session has no such task, the
-    /// page shows nothing. The template has the fields of [`Progress`](crate::tasks::Progress); `aside/progress.html` is
-    /// built in.
-    #[track_caller]
-    pub fn live_task(self, name: &str, template: &str) -> App {
-        let task = name.to_owned();
-        self.live(name, template, move |req: &mut Request| req.session_task(&task))
-    }
-
-    /// Adds a definition, and returns true, unless its name is invalid or taken.
-    fn add_live(&mut self, live: Definition) -> bool {
-        let (name, location) = (&live.name, live.location);
-        let first = self.live.iter().find(|other| other.name == *name).map(|other| other.location);
-        let taken = first.map(|first| {
-            Error::internal(format!("the name of the live fragment `{name}` at {location} is already used at {first}"))
-        });
-        let problem = taken.or_else(|| live.check().err());
-        let fits = problem.is_none();
-        self.problems.extend(problem);
-        self.live.extend(fits.then_some(live));
-        fits
-    }
-
     /// Prepares the application for a test: the test runs the jobs, mail stays in the process unless the settings send it
     /// elsewhere, and tasks run at normal priority, since a test on a busy machine would wait for them too long.
     pub(crate) fn for_tests(mut self) -> App {
@@ -655,17 +552,12 @@ impl App {
         self
     }
 
-    /// Adds the route of the script that live fragments need.
-    fn add_live_script(&mut self) {
-        routing::get(live::script).into_routes(live::SCRIPT_PATH).for_each(|route| self.add(route));
-    }
-
     /// Makes the service, which handles requests.
     ///
     /// # Errors
     /// If a setting is invalid, or a route is malformed or defined twice; one message names all problems.
     pub(crate) fn build(mut self) -> Result<Service> {
-        self.add_live_script();
+        self.prepare_live();
         let config = Arc::new(self.config?);
         config.check()?;
         let jobs = self.values.get::<Jobs>();
@@ -679,14 +571,11 @@ impl App {
         }
         let folder = self.templates.map_or_else(|| template_folder(&config), Ok)?;
         let mut templates = Templates::new(folder, config.is_development());
-        templates.add(live::PROGRESS.0, live::PROGRESS.1)?;
         self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
         if !config.is_development() {
             templates.read_all()?;
         }
         self.values.insert(templates);
-        self.values.insert(live_fragments(self.live, &self.parts));
-        self.values.insert(LiveStates::default());
         self.values.insert(urls);
         self.values.insert(self.static_folders);
         self.values.insert(Keys::new(&config)?);
@@ -715,23 +604,6 @@ fn template_folder(config: &Config) -> Result<PathBuf> {
         })?;
     }
     Ok(folder.clone())
-}
-
-/// Returns the fragments for the template function `live`. Only pages for which the stream's hooks run may show a fragment.
-fn live_fragments(definitions: Vec<Definition>, parts: &[Part]) -> LiveFragments {
-    let hooks = |path: &str| {
-        let with_hooks = parts.iter().filter(|part| !part.before.is_empty() && part.holds(path));
-        with_hooks
-            .map(|part| &part.prefix)
-            .max_by_key(|prefix| prefix.len())
-            .filter(|prefix| !prefix.is_empty())
-            .cloned()
-    };
-    let fragment = |live: Definition| {
-        let hooks = hooks(&live.path());
-        (live.name.clone(), live.show(hooks))
-    };
-    definitions.into_iter().map(fragment).collect()
 }
 
 /// Returns the names of the routes, with their paths.

@@ -17,6 +17,7 @@ use super::schedule::Schedule;
 use crate::background::progress::Progress;
 use crate::background::scope::{Context, Scope, WeakScope};
 use crate::error::{Error, Result, Status};
+#[cfg(feature = "live")]
 use crate::live::Live;
 use crate::sync::Notify;
 use crate::watch::Watched;
@@ -188,6 +189,7 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[cfg(feature = "live")]
     pub fn follow(&self, id: u64) -> Result<Option<Live<Progress>>> {
         let config = self.config.clone();
         self.follow_as(id, move |job| progress(job, &config))
@@ -211,6 +213,7 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[cfg(feature = "live")]
     pub fn follow_as<T, F>(&self, id: u64, show: F) -> Result<Option<Live<T>>>
     where
         T: Clone + PartialEq + Send + Sync + 'static,

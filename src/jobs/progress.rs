@@ -196,7 +196,7 @@ fn time(millis: Millis) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_millis(millis.try_into().ok()?))
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "live"))]
 mod tests {
     use std::time::Instant;
 

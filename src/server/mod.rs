@@ -286,6 +286,7 @@ impl App {
     ///
     /// # Errors
     /// An error if the application has no jobs, a setting is invalid, or the job store cannot be reached.
+    #[cfg(feature = "jobs")]
     pub fn work(self) -> Result<()> {
         self.run_until_signal(Worker::start, Worker::stop)
     }
@@ -342,11 +343,13 @@ impl App {
 }
 
 /// A worker process: it runs jobs and serves no pages.
+#[cfg(feature = "jobs")]
 struct Worker {
     service: Service,
     jobs: Option<Arc<jobs::runner::JobRunner>>,
 }
 
+#[cfg(feature = "jobs")]
 impl Worker {
     fn start(app: App) -> Result<Worker> {
         let service = app.build()?;

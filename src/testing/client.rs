@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::TIMEOUT;
-use super::jobs::TestJobs;
 use crate::app::App;
 use crate::app::service::Service;
 use crate::background::counts::Counts;
@@ -17,7 +16,6 @@ use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::Response;
 use crate::http::session::{self, Keys};
-use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::{Mailer, SentMail};
 
@@ -50,7 +48,7 @@ use crate::mail::{Mailer, SentMail};
 /// test, whatever the value of `ASIDE_BACKGROUND_NICE`. A test that leaves a task running fails when the client is dropped:
 /// call [`drain`](TestClient::drain), since the task would otherwise run on during another test.
 pub struct TestClient {
-    service: Service,
+    pub(super) service: Service,
     cookies: BTreeMap<String, String>,
 }
 
@@ -66,11 +64,9 @@ impl TestClient {
             .build()
             .unwrap_or_else(|error| panic!("the application cannot start: {error:?}"));
         service.serve_parent_if_asked();
-        if let Some(jobs) = service.scope().get::<Jobs>() {
-            // Starts the schedules.
-            TestJobs::new(&jobs);
-        }
-        TestClient { service, cookies: BTreeMap::new() }
+        let client = TestClient { service, cookies: BTreeMap::new() };
+        client.start_schedules();
+        client
     }
 
     /// Returns the cookies that the application has set and not deleted.
@@ -134,9 +130,7 @@ impl TestClient {
     /// ```
     pub fn advance(&mut self, time: Duration) {
         self.state::<Keys>().advance(time);
-        if let Some(jobs) = self.find_jobs() {
-            jobs.advance(time);
-        }
+        self.advance_jobs(time);
     }
 
     /// Returns the application's state of type `T`.
@@ -182,41 +176,10 @@ impl TestClient {
             if !self.service.scope().registry().wait_until_idle(until) || Instant::now() > until {
                 panic!("tasks still run, or jobs enqueue further jobs, after {TIMEOUT:?}: {:?}", self.running());
             }
-            if self.find_jobs().and_then(|jobs| jobs.run_next()).is_none() {
+            if !self.runs_next_job() {
                 return;
             }
         }
-    }
-
-    /// Returns the application's jobs, which run only when the test says so: with [`drain`](TestClient::drain) or with the
-    /// methods of [`TestJobs`].
-    ///
-    /// ```
-    /// # use aside::testing::TestClient;
-    /// # use aside::{App, Job, Jobs, Request, Result, TaskContext};
-    /// # #[derive(serde::Serialize, serde::Deserialize)]
-    /// # struct Charge { order: u64 }
-    /// # impl Job for Charge {
-    /// #     const NAME: &'static str = "charge";
-    /// #     fn run(self, _task: &TaskContext) -> Result<()> { Ok(()) }
-    /// # }
-    /// let app = App::new()
-    ///     .jobs(Jobs::memory().register::<Charge>())
-    ///     .post("/orders", |req: &mut Request| req.enqueue(Charge { order: 17 }).map(|_| "thank you"));
-    /// let mut client = TestClient::new(app);
-    /// client.post("/orders").send();
-    /// client.jobs().assert_enqueued(|charge: &Charge| charge.order == 17);
-    /// ```
-    ///
-    /// # Panics
-    /// If the application has no jobs.
-    #[track_caller]
-    pub fn jobs(&self) -> TestJobs {
-        self.find_jobs().expect("the application has no jobs: add them with `App::jobs`")
-    }
-
-    fn find_jobs(&self) -> Option<TestJobs> {
-        self.service.scope().get::<Jobs>().map(|jobs| TestJobs::view(&jobs))
     }
 
     /// Returns the tasks that have not ended.

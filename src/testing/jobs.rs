@@ -4,7 +4,7 @@ use std::fmt;
 use std::ops::Deref;
 use std::time::{Duration, Instant};
 
-use super::TIMEOUT;
+use super::{TIMEOUT, TestClient};
 use crate::jobs::{Job, JobInfo, JobState, Jobs};
 
 /// The number of jobs in one state that [`TestJobs::enqueued`] reads.
@@ -225,6 +225,56 @@ impl TestJobs {
 fn parse<J: Job>(job: &JobInfo) -> J {
     serde_json::from_str(&job.payload)
         .unwrap_or_else(|error| panic!("job {} cannot be parsed as a `{}`: {error}", job.id, J::NAME))
+}
+
+impl TestClient {
+    /// Returns the application's jobs, which run only when the test says so: with [`drain`](TestClient::drain) or with the
+    /// methods of [`TestJobs`].
+    ///
+    /// ```
+    /// # use aside::testing::TestClient;
+    /// # use aside::{App, Job, Jobs, Request, Result, TaskContext};
+    /// # #[derive(serde::Serialize, serde::Deserialize)]
+    /// # struct Charge { order: u64 }
+    /// # impl Job for Charge {
+    /// #     const NAME: &'static str = "charge";
+    /// #     fn run(self, _task: &TaskContext) -> Result<()> { Ok(()) }
+    /// # }
+    /// let app = App::new()
+    ///     .jobs(Jobs::memory().register::<Charge>())
+    ///     .post("/orders", |req: &mut Request| req.enqueue(Charge { order: 17 }).map(|_| "thank you"));
+    /// let mut client = TestClient::new(app);
+    /// client.post("/orders").send();
+    /// client.jobs().assert_enqueued(|charge: &Charge| charge.order == 17);
+    /// ```
+    ///
+    /// # Panics
+    /// If the application has no jobs.
+    #[track_caller]
+    pub fn jobs(&self) -> TestJobs {
+        self.find_jobs().expect("the application has no jobs: add them with `App::jobs`")
+    }
+
+    fn find_jobs(&self) -> Option<TestJobs> {
+        self.service.scope().get::<Jobs>().map(|jobs| TestJobs::view(&jobs))
+    }
+
+    pub(super) fn start_schedules(&self) {
+        if let Some(jobs) = self.find_jobs() {
+            jobs.enqueue_scheduled();
+        }
+    }
+
+    pub(super) fn advance_jobs(&self, time: Duration) {
+        if let Some(jobs) = self.find_jobs() {
+            jobs.advance(time);
+        }
+    }
+
+    /// Runs the next job that is due. Returns false if none is.
+    pub(super) fn runs_next_job(&self) -> bool {
+        self.find_jobs().and_then(|jobs| jobs.run_next()).is_some()
+    }
 }
 
 impl Deref for TestJobs {

@@ -52,12 +52,17 @@ use std::time::Duration;
 
 mod client;
 mod events;
+#[cfg(feature = "jobs")]
+mod jobs;
+#[cfg(not(feature = "jobs"))]
+#[path = "jobs_absent.rs"]
 mod jobs;
 mod request;
 mod response;
 
 pub use self::client::TestClient;
 pub use self::events::EventReader;
+#[cfg(feature = "jobs")]
 pub use self::jobs::TestJobs;
 pub use self::request::TestRequest;
 pub use self::response::TestResponse;
