@@ -196,7 +196,7 @@ fn time(millis: Millis) -> Option<SystemTime> {
     UNIX_EPOCH.checked_add(Duration::from_millis(millis.try_into().ok()?))
 }
 
-#[cfg(all(test, feature = "live"))]
+#[cfg(test)]
 mod tests {
     use std::time::Instant;
 
@@ -205,6 +205,7 @@ mod tests {
     use crate::jobs::job::tests::Quick;
 
     #[test]
+    #[cfg(feature = "live")]
     fn the_polling_thread_ends_without_watchers() {
         let jobs = Jobs::memory().register::<Quick>();
         let id = jobs.enqueue(Quick).unwrap().id;
