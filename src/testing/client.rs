@@ -112,9 +112,10 @@ impl TestClient {
         self.keep_cookies(response.headers());
     }
 
-    /// Advances the clocks of sessions and of jobs ([`TestJobs::advance`](crate::testing::TestJobs::advance)): sessions expire, delayed jobs and retries become
-    /// due, and the schedules of [`Jobs::cron`](crate::Jobs::cron) enqueue their jobs. Rate limits, caches and the deadlines of tasks keep the
-    /// time of the machine. For sessions, the duration is cut to whole seconds.
+    /// Advances the clocks of sessions and of jobs ([`TestJobs::advance`](crate::testing::TestJobs::advance)): sessions
+    /// expire, delayed jobs and retries become due, and the schedules of [`Jobs::cron`](crate::Jobs::cron) enqueue their
+    /// jobs. Rate limits, caches and the deadlines of tasks keep the time of the machine. For sessions, the duration is
+    /// cut to whole seconds.
     ///
     /// ```
     /// use aside::testing::TestClient;
