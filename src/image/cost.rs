@@ -3,7 +3,7 @@
 use ::image::{ColorType, ImageFormat};
 
 use super::Size;
-use super::metadata::{first_gif_frame, jpeg_frame, jpeg_scans, webp_chunks};
+use super::metadata::{JpegFrame, first_gif_frame, jpeg_frame, jpeg_scans, webp_chunks};
 
 /// Returns the bytes for the whole image as `color`, converted to 8 bits.
 pub(super) fn whole(format: ImageFormat, size: Size, color: ColorType, bytes: &[u8]) -> u64 {
@@ -20,9 +20,19 @@ pub(super) fn whole(format: ImageFormat, size: Size, color: ColorType, bytes: &[
 }
 
 /// Returns the bytes for a JPEG at 1/`by` of its size in each direction, with the working rows.
-pub(super) fn divided(size: Size, by: u32, color: ColorType) -> u64 {
+pub(super) fn divided(size: Size, by: u32, color: ColorType, bytes: &[u8]) -> u64 {
     let (width, height) = (u64::from(size.width.div_ceil(by)), u64::from(size.height.div_ceil(by)));
-    width * (height + 64) * u64::from(color.bytes_per_pixel())
+    let stored = blocks(size, bytes).map_or(0, |(frame, units)| {
+        let (across, down) = frame.unit();
+        let stored = |(wide, high): &(u8, u8)| {
+            let (wide, high) = (u64::from(*wide), u64::from(*high));
+            // Subsampled colors are decoded from more coefficients.
+            let side = (8 / u64::from(by) * (across / wide.max(1)).min(down / high.max(1))).min(8);
+            wide * high * (side * side * 2 + 8)
+        };
+        units * frame.sampling.iter().map(stored).sum::<u64>()
+    });
+    width * (height + 64) * u64::from(color.bytes_per_pixel()) + stored
 }
 
 /// Returns the bytes that the decoder of a format holds beside the pixels, according to its code.
@@ -42,16 +52,18 @@ fn beside(format: ImageFormat, size: Size, decoded: u64, bytes: &[u8]) -> u64 {
 
 /// Returns the bytes for the coefficients of a JPEG with several scans, two bytes each: all are kept until the last scan.
 fn coefficients(size: Size, bytes: &[u8]) -> u64 {
-    let Some(frame) = jpeg_frame(bytes) else { return 0 };
-    if !frame.is_progressive && jpeg_scans(bytes).0 < 2 {
-        return 0;
-    }
-    let side =
-        |factor: fn(&(u8, u8)) -> u8| frame.sampling.iter().map(factor).max().map_or(1, |most| u64::from(most.max(1)));
-    let (across, down) = (side(|(across, _)| *across), side(|(_, down)| *down));
+    blocks(size, bytes).map_or(0, |(frame, units)| {
+        let blocks: u64 = frame.sampling.iter().map(|(across, down)| u64::from(*across) * u64::from(*down)).sum();
+        units * blocks * 64 * 2
+    })
+}
+
+/// Returns the frame of a JPEG with several scans, and the number of its interleaving units.
+fn blocks(size: Size, bytes: &[u8]) -> Option<(JpegFrame, u64)> {
+    let frame = jpeg_frame(bytes).filter(|frame| frame.is_progressive || jpeg_scans(bytes).0 > 1)?;
+    let (across, down) = frame.unit();
     let units = u64::from(size.width).div_ceil(8 * across) * u64::from(size.height).div_ceil(8 * down);
-    let blocks: u64 = frame.sampling.iter().map(|(across, down)| u64::from(*across) * u64::from(*down)).sum();
-    units * blocks * 64 * 2
+    Some((frame, units))
 }
 
 /// Returns the bytes per pixel of a WebP. Luma and chroma of a lossy image take 2, its transparency 5, a lossless image 5

@@ -11,7 +11,7 @@ use std::path::Path;
 use ::image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
 use super::budget::{BUDGET, FILES, Share};
-use super::metadata::{Metadata, PixelReader, jpeg_scans, largest_webp_frame};
+use super::metadata::{JpegFrame, Metadata, PixelReader, jpeg_frame, jpeg_scans, largest_webp_frame};
 use super::size::{grouped, rounded};
 use super::srgb::ToSrgb;
 use super::{Fit, Image, Size, buffer, cost, max_memory, scaled_jpeg};
@@ -87,9 +87,8 @@ impl DecodeOptions {
     /// # aside::ok(())
     /// ```
     ///
-    /// A JPEG as cameras write it (baseline, gray or YCbCr) is decoded at a half, a quarter or an eighth of its size: the
-    /// smallest of these that is not smaller than `fit`. A progressive or CMYK JPEG, a PNG, a WebP and a GIF are decoded at
-    /// their full size. A later resize to more than `fit` has the requested size, but is less sharp.
+    /// A JPEG in gray or YCbCr is decoded at a half, a quarter or an eighth of its size: the smallest of these that is not
+    /// smaller than `fit`. A JPEG in CMYK or RGB, a PNG, a WebP and a GIF are decoded at their full size. A later resize to more than `fit` has the requested size, but is less sharp.
     pub fn largest_fit(mut self, fit: Fit) -> DecodeOptions {
         self.largest_fit = fit;
         self
@@ -137,8 +136,11 @@ impl DecodeOptions {
         let Metadata { orientation, profile } = Metadata::read(format, &bytes);
         let divisor =
             if format == ImageFormat::Jpeg { self.largest_fit.before_rotation(orientation).divisor(size) } else { 1 };
-        let (pixels, divisor, mut share) = match self.divided(&bytes, size, color, divisor)? {
+        let separate = format == ImageFormat::Jpeg && has_separate_scans(&bytes);
+        let divided = if divisor > 1 || separate { self.divided(&bytes, size, color, divisor)? } else { None };
+        let (pixels, divisor, mut share) = match divided {
             Some((pixels, share)) => (pixels, divisor, share),
+            None if separate => return Err(unreadable("the JPEG has separate scans for its components")),
             None => {
                 let share = self.share(cost::whole(format, size, color, &bytes))?;
                 (self.pixels(format, &bytes)?, 1, share)
@@ -151,10 +153,7 @@ impl DecodeOptions {
 
     /// Returns the pixels of a JPEG at a fraction of its size, if it can be decoded that way.
     fn divided(self, jpeg: &[u8], size: Size, color: ColorType, divisor: u32) -> Result<Option<(DynamicImage, Share)>> {
-        if divisor == 1 {
-            return Ok(None);
-        }
-        let share = self.share(cost::divided(size, divisor, color))?;
+        let share = self.share(cost::divided(size, divisor, color, jpeg))?;
         Ok(scaled_jpeg::decode(jpeg, size, divisor, buffer::take).map(|pixels| (pixels, share)))
     }
 
@@ -274,6 +273,17 @@ impl DecodeOptions {
             grouped(self.max_memory)
         ))
     }
+}
+
+/// Returns true for a JPEG whose components have scans of their own and different heights. zune-jpeg 0.5.15 decodes it into
+/// a wrong image (0.5.16-rc3 does not).
+fn has_separate_scans(jpeg: &[u8]) -> bool {
+    let has_heights = |frame: JpegFrame| {
+        let mut heights = frame.sampling.iter().map(|(_, down)| down);
+        let first = heights.next();
+        !frame.is_progressive && heights.any(|height| Some(height) != first)
+    };
+    jpeg_frame(jpeg).is_some_and(has_heights) && jpeg_scans(jpeg).0 > 1
 }
 
 /// The input of a decoder.

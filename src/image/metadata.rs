@@ -300,6 +300,16 @@ pub(super) struct JpegFrame {
     pub(super) sampling: Vec<(u8, u8)>,
 }
 
+impl JpegFrame {
+    /// Returns the most blocks of a component across and down in the interleaving unit.
+    pub(super) fn unit(&self) -> (u64, u64) {
+        let most = |factor: fn(&(u8, u8)) -> u8| {
+            self.sampling.iter().map(factor).max().map_or(1, |most| u64::from(most.max(1)))
+        };
+        (most(|(across, _)| *across), most(|(_, down)| *down))
+    }
+}
+
 pub(super) fn jpeg_frame(bytes: &[u8]) -> Option<JpegFrame> {
     Blocks::new(ImageFormat::Jpeg, bytes).find_map(|(block, _)| match block {
         [0xff, marker @ 0xc0..=0xcf, _, _, _, _, _, _, _, count, components @ ..]

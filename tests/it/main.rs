@@ -14,6 +14,8 @@ mod files;
 mod forms;
 mod guard;
 mod hostile;
+#[cfg(feature = "image")]
+mod images;
 mod isolated;
 mod job_output;
 mod jobs;

@@ -92,12 +92,59 @@ fn a_jpeg_is_not_decoded_smaller_than_needed() {
     same_divided_by(2, &jpeg, Fit::Cover(20, 122));
 }
 
+/// Returns the pixels at 1/`by` of the size.
+fn scaled(jpeg: &[u8], by: u32) -> Vec<u8> {
+    decode(jpeg, Size::new(331, 245), by, |_| Vec::new()).expect("a JPEG that is decoded here").into_bytes()
+}
+
+const SAMPLINGS: [SamplingFactor; 6] = {
+    use SamplingFactor::*;
+    [F_1_1, F_2_1, F_1_2, F_2_2, F_4_1, F_4_2]
+};
+
+/// Regression: zune-jpeg 0.5.15 decodes separate scans into a wrong image if the colors have half of the height.
 #[test]
-fn a_jpeg_that_is_not_baseline_is_decoded_whole() {
-    same_divided_by(1, &jpeg(|encoder| encoder.set_progressive(true)), Fit::Inside(80, 80));
-    // For these factors, this encoder writes a separate scan for each color.
-    same_divided_by(1, &jpeg(|encoder| encoder.set_sampling_factor(SamplingFactor::F_4_1)), Fit::Inside(80, 80));
-    // RGB, according to the names of the components.
+fn separate_scans_are_decoded_like_a_single_one() {
+    for sampling in SAMPLINGS {
+        let with = |is_optimized| {
+            jpeg(|encoder| {
+                encoder.set_sampling_factor(sampling);
+                encoder.set_optimized_huffman_tables(is_optimized); // writes a scan for each component
+            })
+        };
+        let (single, separate) = (with(false), with(true));
+        for by in [1, 2, 4, 8] {
+            assert!(scaled(&single, by) == scaled(&separate, by), "{sampling:?} at 1/{by}");
+        }
+        let [single, separate] = [single, separate].map(|jpeg| resized(&Image::decode(&jpeg).unwrap(), Fit::WHOLE));
+        let total: u64 = single.iter().zip(separate.iter()).map(|(one, other)| u64::from(one.abs_diff(*other))).sum();
+        let difference = total as f64 / single.len() as f64;
+        assert!(difference < 2.0, "a mean difference of {difference} at full size, {sampling:?}");
+    }
+}
+
+#[test]
+fn a_progressive_jpeg_is_decoded_like_a_baseline_one() {
+    for sampling in SAMPLINGS {
+        let with = |is_progressive, restarts| {
+            jpeg(|encoder| {
+                encoder.set_sampling_factor(sampling);
+                encoder.set_progressive(is_progressive);
+                encoder.set_restart_interval(restarts);
+            })
+        };
+        for by in [1, 2, 4, 8] {
+            let baseline = scaled(&with(false, 0), by);
+            assert!(baseline == scaled(&with(true, 0), by), "{sampling:?} at 1/{by}");
+            assert!(baseline == scaled(&with(true, 5), by), "{sampling:?} at 1/{by} with restart markers");
+        }
+    }
+    same_divided_by(4, &jpeg(|encoder| encoder.set_progressive(true)), Fit::Inside(80, 80));
+}
+
+#[test]
+fn a_jpeg_in_rgb_is_decoded_whole() {
+    // According to the names of the components.
     let mut named = jpeg(|encoder| encoder.set_sampling_factor(SamplingFactor::F_1_1));
     let frame = named.windows(2).position(|pair| pair == [0xff, 0xc0]).unwrap();
     (0..3).for_each(|i| named[frame + 10 + i * 3] = b"RGB"[i]);
@@ -136,7 +183,9 @@ fn mutated_jpegs_cause_no_panic() {
         seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (seed >> 33) % below
     };
-    for whole in [gray(), jpeg(|encoder| encoder.set_restart_interval(3))] {
+    let progressive = jpeg(|encoder| encoder.set_progressive(true));
+    let separate = jpeg(|encoder| encoder.set_optimized_huffman_tables(true));
+    for whole in [gray(), jpeg(|encoder| encoder.set_restart_interval(3)), progressive, separate] {
         let scan = whole.windows(2).position(|pair| pair == [0xff, 0xda]).unwrap();
         for _ in 0..60 {
             let mut bytes = whole.clone();
