@@ -1,4 +1,5 @@
-//! The pages in axum. What a form sets aside is an async task, or with `PEER_VARIANT=blocking` blocking work.
+//! The pages in axum. The background work of a form is an async task. It is blocking work (`spawn_blocking`) if it sleeps or
+//! computes, and with `PEER_VARIANT=blocking`.
 
 use axum::Router;
 use axum::extract::{Form, FromRef, State};
@@ -26,7 +27,8 @@ impl FromRef<Site> for Key {
 #[tokio::main]
 async fn main() {
     let address = site::begin();
-    let site = Site { key: Key::derive_from(site::SECRET.as_bytes()), blocking: site::is_variant("blocking") };
+    let blocking = site::is_variant("blocking") || site::work() != site::Work::None;
+    let site = Site { key: Key::derive_from(site::SECRET.as_bytes()), blocking };
     let app = Router::new()
         .route("/plain", get(async || site::PLAIN))
         .route("/login", get(login))

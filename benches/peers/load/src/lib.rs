@@ -3,21 +3,26 @@
 //! Every response is looked at, and every connection is accounted for: a rate says nothing of those that never get an
 //! answer. [`run`] with [`Pace::Closed`] asks again as soon as it is answered; with [`Pace::Open`] it asks at fixed times,
 //! whatever the server does, and counts from when it saw that a request was due, so that a stall is not one slow answer but all
-//! that were due meanwhile. Its own delay is a separate figure, since it has no core of its own.
+//! that were due meanwhile.
+//!
+//! The generator has no core of its own, so its own delay is a separate figure. The kernel stamps each packet that arrives
+//! (`SO_TIMESTAMPNS`): the time of a response ends with that stamp, and the time from the stamp until the generator has read
+//! the response is the generator's.
 
 mod answer;
 mod herd;
 
 use std::collections::VecDeque;
-use std::io::{self, Read, Write};
+use std::io::{self, IoSliceMut, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::os::fd::OwnedFd;
-use std::time::{Duration, Instant};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 pub use answer::{Answer, Expect};
 use answer::{Parsed, parse};
 pub use hdrhistogram::Histogram;
 pub use herd::{Herd, ask};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt::ReceiveTimestampns};
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
 use socket2::{Domain, Socket, Type};
@@ -64,10 +69,15 @@ pub struct Outcome {
     pub silent: usize,
     /// Requests that had no answer a second after the end.
     pub unanswered: u64,
-    /// From when a request was sent, or seen to be due, to its answer, in nanoseconds; the unanswered with the time they waited.
+    /// From when a request was sent, or seen to be due, until the last byte of its answer reached the socket, in nanoseconds;
+    /// the unanswered with the time they waited.
     pub times: Histogram<u64>,
+    /// The same until this program had read the answer, as a client without stamps measures it.
+    pub seen: Histogram<u64>,
     /// The delay of this program itself with requests that were due.
     pub late: Histogram<u64>,
+    /// The delay of this program itself from the arrival of an answer until it had read it.
+    pub read_late: Histogram<u64>,
     pub elapsed: Duration,
 }
 
@@ -84,7 +94,9 @@ impl Outcome {
             silent: 0,
             unanswered: 0,
             times: histogram(),
+            seen: histogram(),
             late: histogram(),
+            read_late: histogram(),
             elapsed: Duration::ZERO,
         }
     }
@@ -92,6 +104,17 @@ impl Outcome {
     /// Right answers a second.
     pub fn rate(&self) -> f64 {
         self.in_time as f64 / self.elapsed.as_secs_f64()
+    }
+
+    /// The times that wrk reports for the same run: until the answer was read, and with its correction for requests that a
+    /// slow answer kept from being sent. For each answer that took longer than the mean, wrk adds answers that took one mean
+    /// less, two means less, and so on.
+    pub fn as_wrk(&self, connections: usize) -> Histogram<u64> {
+        let each = self.in_time / connections.max(1) as u64;
+        match each {
+            0 => self.seen.clone(),
+            _ => self.seen.clone_correct(self.elapsed.as_nanos() as u64 / each),
+        }
     }
 }
 
@@ -133,6 +156,10 @@ struct Run<'t> {
     refused: VecDeque<(Instant, usize)>,
     began: Instant,
     until: Instant,
+    /// When the last wait for events ended, on both clocks: stamps are of the second.
+    woke: (Instant, SystemTime),
+    /// The space for a stamp.
+    control: Vec<u8>,
     ticks: u32,
     outcome: Outcome,
 }
@@ -157,12 +184,27 @@ impl<'t> Run<'t> {
         let (free, until) = (Vec::new(), began + time);
         let (overdue, refused) = (VecDeque::new(), VecDeque::new());
         let outcome = Outcome::new();
-        Ok(Run { target, pace, epoll, timer: None, slots, free, overdue, refused, began, until, ticks: 0, outcome })
+        Ok(Run {
+            target,
+            pace,
+            epoll,
+            timer: None,
+            slots,
+            free,
+            overdue,
+            refused,
+            began,
+            until,
+            woke: (began, SystemTime::now()),
+            control: nix::cmsg_space!(nix::sys::time::TimeSpec),
+            ticks: 0,
+            outcome,
+        })
     }
 
     fn begin(&mut self) -> io::Result<()> {
         match self.pace {
-            Pace::Closed => (0..self.slots.len()).try_for_each(|slot| self.ask(slot, self.began)),
+            Pace::Closed => (0..self.slots.len()).try_for_each(|slot| self.ask(slot, Instant::now())),
             Pace::Open(every) => {
                 self.free = (0..self.slots.len()).collect();
                 let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
@@ -191,6 +233,7 @@ impl<'t> Run<'t> {
             Err(rustix::io::Errno::INTR) => 0,
             Err(error) => return Err(error.into()),
         };
+        self.woke = (Instant::now(), SystemTime::now());
         for event in &events[..count] {
             match event.data.u64() {
                 TIMER => self.tick()?,
@@ -235,6 +278,7 @@ impl<'t> Run<'t> {
         let socket = Socket::new(Domain::for_address(self.target.addr), Type::STREAM, None)?;
         socket.set_nonblocking(true)?;
         socket.set_tcp_nodelay(true)?;
+        setsockopt(&socket, ReceiveTimestampns, &true)?;
         // In progress, or refused: either is told when it becomes writable.
         let _ = socket.connect(&self.target.addr.into());
         let stream = TcpStream::from(socket);
@@ -272,19 +316,20 @@ impl<'t> Run<'t> {
 
     fn read(&mut self, which: usize) -> io::Result<()> {
         let slot = &mut self.slots[which];
-        let Some(mut stream) = slot.stream.as_ref() else { return Ok(()) };
+        let Some(stream) = slot.stream.as_ref() else { return Ok(()) };
         if slot.filled == slot.buffer.len() {
             slot.buffer.resize(2 * slot.filled, 0);
         }
-        let is_end = match stream.read(&mut slot.buffer[slot.filled..]) {
-            Ok(0) => true,
-            Ok(count) => {
+        let (is_end, stamp) = match receive(stream, &mut slot.buffer[slot.filled..], &mut self.control) {
+            Ok((0, stamp)) => (true, stamp),
+            Ok((count, stamp)) => {
                 slot.filled += count;
-                false
+                (false, stamp)
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
             Err(_) => return self.broke(which),
         };
+        let arrived = stamp.map_or(self.woke.0, |stamp| on_clock(stamp, self.woke));
         if slot.since.is_none() {
             // Closed by the server between two requests, or bytes that no request asked for.
             slot.stream = None;
@@ -297,17 +342,19 @@ impl<'t> Run<'t> {
             Parsed::Whole(answer) => {
                 let wrong = self.target.expect.check(&answer).err();
                 let is_over = answer.closes || is_end;
-                self.answered(which, wrong, is_over)
+                self.answered(which, arrived, wrong, is_over)
             }
-            Parsed::Broken => self.answered(which, Some("no HTTP response".into()), true),
+            Parsed::Broken => self.answered(which, arrived, Some("no HTTP response".into()), true),
         }
     }
 
-    fn answered(&mut self, which: usize, wrong: Option<String>, is_over: bool) -> io::Result<()> {
+    fn answered(&mut self, which: usize, arrived: Instant, wrong: Option<String>, is_over: bool) -> io::Result<()> {
         let slot = &mut self.slots[which];
         let now = Instant::now();
         if let Some(since) = slot.since.take() {
-            record(&mut self.outcome.times, now - since);
+            record(&mut self.outcome.times, arrived.saturating_duration_since(since));
+            record(&mut self.outcome.seen, now - since);
+            record(&mut self.outcome.read_late, now.saturating_duration_since(arrived));
         }
         slot.is_answered = true;
         match wrong {
@@ -364,12 +411,34 @@ impl<'t> Run<'t> {
 
     fn end(mut self) -> Outcome {
         let waiting: Vec<Instant> = self.slots.iter().filter_map(|slot| slot.since).chain(self.overdue).collect();
-        waiting.iter().for_each(|since| record(&mut self.outcome.times, since.elapsed()));
+        for since in &waiting {
+            record(&mut self.outcome.times, since.elapsed());
+            record(&mut self.outcome.seen, since.elapsed());
+        }
         self.outcome.unanswered = waiting.len() as u64;
         let has_asked = |slot: &&Slot| matches!(self.pace, Pace::Closed) || slot.since.is_some();
         self.outcome.silent = self.slots.iter().filter(has_asked).filter(|slot| !slot.is_answered).count();
         self.outcome.elapsed = self.until - self.began;
         self.outcome
+    }
+}
+
+/// Reads, and returns the number of bytes and the time at which the last of them arrived.
+fn receive(stream: &TcpStream, into: &mut [u8], control: &mut [u8]) -> io::Result<(usize, Option<SystemTime>)> {
+    let mut parts = [IoSliceMut::new(into)];
+    let read = recvmsg::<()>(stream.as_raw_fd(), &mut parts, Some(control), MsgFlags::empty())?;
+    let stamp = read.cmsgs()?.find_map(|message| match message {
+        ControlMessageOwned::ScmTimestampns(time) => Some(UNIX_EPOCH + Duration::from(time)),
+        _ => None,
+    });
+    Ok((read.bytes, stamp))
+}
+
+/// A time of day on the steady clock, given one moment on both.
+fn on_clock(stamp: SystemTime, (steady, day): (Instant, SystemTime)) -> Instant {
+    match day.duration_since(stamp) {
+        Ok(before) => steady.checked_sub(before).unwrap_or(steady),
+        Err(after) => steady + after.duration(),
     }
 }
 

@@ -7,8 +7,11 @@ mod plot;
 mod prepare;
 mod process;
 mod report;
+mod tail;
+mod tail_report;
 
 use std::fs;
+use std::path::PathBuf;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -24,6 +27,9 @@ cargo run --release -p run -- [OPTIONS]
   --rounds N       rounds at 32 connections (7); at 1 and 256 it is half of that
   --seconds N      how long each peer is under load in a round (1)
   --idle N         idle connections (10000)
+  --scenario tail  only the slowest responses, threads, memory and bursts; 3 rounds, under 5 minutes
+  --aside-before PATH
+                   a release build of an older peer-aside, as one more side of the scenario
   --builds         only build time, crates and binary sizes of the hello site
 ";
 
@@ -34,12 +40,28 @@ struct Options {
     idle: usize,
     is_quick: bool,
     builds: bool,
+    tail: bool,
+    before: Option<PathBuf>,
 }
+
+/// The rounds of the scenario `tail`, if none are given.
+const TAIL_ROUNDS: usize = 3;
+
+/// Its sides, if none are given.
+const TAIL_SIDES: [&str; 6] = [
+    "aside epoll",
+    "aside epoll, no access log",
+    "aside epoll, background()",
+    "aside tiny_http",
+    "axum",
+    "axum, spawn_blocking",
+];
 
 impl Options {
     fn read() -> Result<Options, String> {
         let (only, time) = (Vec::new(), Duration::from_secs(1));
-        let mut options = Options { only, rounds: 7, time, idle: 10_000, is_quick: false, builds: false };
+        let mut options =
+            Options { only, rounds: 7, time, idle: 10_000, is_quick: false, builds: false, tail: false, before: None };
         let mut args = std::env::args().skip(1);
         while let Some(arg) = args.next() {
             let mut number = || args.next().and_then(|value| value.parse::<f64>().ok()).filter(|number| *number > 0.0);
@@ -48,6 +70,14 @@ impl Options {
                 "--quick" => {
                     options =
                         Options { rounds: 1, time: Duration::from_millis(300), idle: 2_000, is_quick: true, ..options }
+                }
+                "--scenario" => match args.next().as_deref() {
+                    Some("tail") => (options.tail, options.rounds) = (true, options.rounds.min(TAIL_ROUNDS)),
+                    _ => return Err(format!("the only scenario is tail\n\n{HELP}")),
+                },
+                "--aside-before" => {
+                    let path = args.next().ok_or_else(|| format!("{arg} takes a path\n\n{HELP}"))?;
+                    options.before = Some(PathBuf::from(path));
                 }
                 "--builds" => options.builds = true,
                 "--rounds" => options.rounds = number().ok_or_else(wrong)?.ceil() as usize,
@@ -93,6 +123,9 @@ fn run(options: &Options) -> Result<(), String> {
     if options.builds {
         return builds::run(&places, &options.only);
     }
+    if options.tail {
+        return run_tail(options, &places);
+    }
     let began = Instant::now();
     let descriptors = prepare::descriptors() as usize;
     prepare::photo(&places.photo())?;
@@ -128,6 +161,35 @@ fn run(options: &Options) -> Result<(), String> {
     println!("{text}");
     save(options, &places, &results, &text)?;
     eprintln!("All of it took {:.0} s.", began.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The scenario `tail`.
+fn run_tail(options: &Options, places: &Places) -> Result<(), String> {
+    prepare::descriptors();
+    prepare::photo(&places.photo())?;
+    let wants = |peer: &&Peer| match options.only.is_empty() {
+        true => TAIL_SIDES.contains(&peer.name),
+        false => options.wants(peer),
+    };
+    let older = options.before.clone().map(peers::older);
+    let (mut sides, mut absent) = (Vec::new(), Vec::new());
+    for peer in PEERS.iter().filter(wants).chain(older) {
+        eprintln!("building {}", peer.name);
+        match prepare::peer(peer, places) {
+            Ok(()) => sides.push(peer),
+            Err(words) => absent.push((peer.name.to_owned(), words)),
+        }
+    }
+    let (machine, began) = (machine(), Instant::now());
+    let mut tail = tail::run(&sides, places, options.rounds, options.time);
+    tail.absent.append(&mut absent);
+    let text = format!("{machine}\n\n{} rounds of {:?}; medians.\n{}", options.rounds, options.time, tail.markdown());
+    println!("{text}");
+    let json = serde_json::to_string_pretty(&tail).expect("results are JSON");
+    put(places, places.made.join("tail.md"), &text)?;
+    put(places, places.made.join("tail.json"), &json)?;
+    eprintln!("All of it took {:.0} s without the builds.", began.elapsed().as_secs_f64());
     Ok(())
 }
 
@@ -222,16 +284,17 @@ fn interrupt_them(options: &Options, servers: &mut Vec<Running>, results: &mut R
 
 fn save(options: &Options, places: &Places, results: &Results, text: &str) -> Result<(), String> {
     let json = serde_json::to_string_pretty(results).expect("results are JSON");
-    let put = |to: std::path::PathBuf, text: &str| {
-        eprintln!("written: {}", to.strip_prefix(&places.root).unwrap_or(&to).display());
-        fs::write(&to, text).map_err(|error| format!("{}: {error}", to.display()))
-    };
-    put(places.made.join("peers.md"), text)?;
-    put(places.made.join("peers.json"), &json)?;
+    put(places, places.made.join("peers.md"), text)?;
+    put(places, places.made.join("peers.json"), &json)?;
     // A plot of a few seconds, or of some of them, is none for the README.
     let is_whole = !options.is_quick && options.only.is_empty();
     let folder = if is_whole { places.root.clone() } else { places.made.clone() };
-    put(folder.join("peers.svg"), &plot::svg(results))
+    put(places, folder.join("peers.svg"), &plot::svg(results))
+}
+
+fn put(places: &Places, to: PathBuf, text: &str) -> Result<(), String> {
+    eprintln!("written: {}", to.strip_prefix(&places.root).unwrap_or(&to).display());
+    fs::write(&to, text).map_err(|error| format!("{}: {error}", to.display()))
 }
 
 /// Returns a description of the machine.

@@ -25,7 +25,7 @@ pub struct Times {
 }
 
 impl Times {
-    fn of(times: &Histogram<u64>) -> Times {
+    pub fn of(times: &Histogram<u64>) -> Times {
         let at = |quantile: f64| times.value_at_quantile(quantile) as f64 / 1e3;
         Times { p50: at(0.5), p99: at(0.99), p999: at(0.999), worst: times.max() as f64 / 1e3 }
     }
@@ -46,7 +46,7 @@ pub struct Wrongs {
 }
 
 impl Wrongs {
-    fn of(outcome: &Outcome) -> Wrongs {
+    pub fn of(outcome: &Outcome) -> Wrongs {
         Wrongs {
             silent: outcome.silent,
             unanswered: outcome.unanswered,
@@ -113,7 +113,7 @@ pub fn slot(server: &Running, page: Page, connections: usize, round: usize, time
 }
 
 /// How many tasks ran since, once they have, or after 10 s.
-fn tasks(server: &Running, before: u64, right: u64) -> u64 {
+pub fn tasks(server: &Running, before: u64, right: u64) -> u64 {
     let until = Instant::now() + Duration::from_secs(10);
     loop {
         let ran = server.done()[0].saturating_sub(before);
@@ -125,7 +125,7 @@ fn tasks(server: &Running, before: u64, right: u64) -> u64 {
 }
 
 /// Negative where more ran than were asked for.
-fn lost(ran: u64, right: u64, sent: u64) -> i64 {
+pub fn lost(ran: u64, right: u64, sent: u64) -> i64 {
     if ran < right { right as i64 - ran as i64 } else { (sent as i64 - ran as i64).min(0) }
 }
 
@@ -193,7 +193,7 @@ pub fn latency(server: &Running, beside: Beside, round: usize, time: Duration) -
 }
 
 /// Ends the busy tasks, and waits for their end.
-fn calm(server: &Running) -> Result<(), String> {
+pub fn calm(server: &Running) -> Result<(), String> {
     (0..10).find_map(|_| server.get("/calm").ok()).ok_or("it does not answer /calm")?;
     let until = Instant::now() + Duration::from_secs(10);
     loop {

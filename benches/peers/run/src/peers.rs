@@ -37,6 +37,8 @@ pub enum Start {
     Package(&'static str),
     /// gunicorn with that application.
     Gunicorn { config: &'static str, application: &'static str },
+    /// A program that was built elsewhere.
+    Program(&'static Path),
 }
 
 pub struct Peer {
@@ -63,6 +65,12 @@ impl Peer {
 const FORM: &[Page] = &[Page::Form];
 const TINY_HTTP: (&str, &str) = ("ASIDE_SERVER", "tiny_http");
 const EPOLL: (&str, &str) = ("ASIDE_SERVER", "epoll");
+
+/// An older release build of `peer-aside`, as a side of its own.
+pub fn older(program: PathBuf) -> &'static Peer {
+    let start = Start::Program(Box::leak(program.into_boxed_path()));
+    Box::leak(Box::new(Peer { name: "aside epoll, before", start, env: &[EPOLL], pages: &PAGES, is_blocking: true }))
+}
 
 const fn package(
     name: &'static str,
@@ -169,9 +177,23 @@ impl Running {
     /// # Errors
     /// In words, when it cannot be had or answers wrongly.
     pub fn start(peer: &'static Peer, places: &Places, logs: bool) -> Result<Running, String> {
+        Running::start_with(peer, places, logs, &[])
+    }
+
+    /// The same, with more settings in its environment.
+    ///
+    /// # Errors
+    /// In words, when it cannot be had or answers wrongly.
+    pub fn start_with(
+        peer: &'static Peer,
+        places: &Places,
+        logs: bool,
+        settings: &[(&str, &str)],
+    ) -> Result<Running, String> {
         let port = free_port().map_err(|error| format!("no free port: {error}"))?;
         let addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let mut command = command(peer, places, addr)?;
+        command.envs(settings.iter().copied());
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
         if logs {
             let log = File::create(places.log(peer)).map_err(|error| format!("no log: {error}"))?;
@@ -276,12 +298,22 @@ impl Running {
         }
     }
 
-    /// Tasks of forms that ran, units of busy work, photos.
-    pub fn done(&self) -> [u64; 3] {
+    /// Tasks of forms that ran, units of busy work, photos, and the longest pause of a busy task since the last call, in
+    /// microseconds (0 for peers that don't measure it).
+    pub fn done(&self) -> [u64; 4] {
         // A busy server may need more than one try.
         let body = (0..20).find_map(|_| self.get("/done").ok()).unwrap_or_default();
         let mut numbers = body.split_whitespace().map(|number| number.parse().unwrap_or(0));
-        [(); 3].map(|()| numbers.next().unwrap_or(0))
+        [(); 4].map(|()| numbers.next().unwrap_or(0))
+    }
+
+    /// # Errors
+    /// If the background work of its form is of another kind: it was built without `PEER_WORK`.
+    pub fn check_work(&self, work: &str) -> Result<(), String> {
+        match self.get("/done")?.split_whitespace().last() {
+            Some(last) if last == work => Ok(()),
+            _ => Err(format!("its form does not start the work {work:?}: build it with this folder's `site`")),
+        }
     }
 }
 
@@ -304,6 +336,7 @@ fn free_port() -> io::Result<u16> {
 fn command(peer: &Peer, places: &Places, addr: SocketAddr) -> Result<Command, String> {
     let mut command = match peer.start {
         Start::Package(package) => Command::new(places.programs.join(package)),
+        Start::Program(path) => Command::new(path),
         Start::Gunicorn { config, application } => {
             let python = places.root.join("python");
             let mut command = Command::new(places.venv().join("bin").join("gunicorn"));

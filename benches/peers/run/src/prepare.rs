@@ -21,6 +21,8 @@ pub fn peer(peer: &Peer, places: &Places) -> Result<(), String> {
             cargo.args(["build", "--release", "--quiet", "--package", package]);
             succeed(cargo.current_dir(&places.root), "it does not build")
         }
+        Start::Program(path) if path.is_file() => Ok(()),
+        Start::Program(path) => Err(format!("no program at {}", path.display())),
         Start::Gunicorn { .. } => {
             venv(places)?;
             site(places).map_err(|error| format!("Asok's folder: {error}"))

@@ -55,6 +55,12 @@ pub fn forget_peak(root: u32) {
     }
 }
 
+/// Threads and resident KiB of one process, which is cheap enough to be read many times a second.
+pub fn status(pid: u32) -> (u64, u64) {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    (number(&status, "Threads:"), number(&status, "VmRSS:"))
+}
+
 pub fn memory(root: u32) -> Memory {
     let mut sum = Memory::default();
     for pid in tree(root) {

@@ -45,6 +45,15 @@ impl Spread {
     }
 }
 
+impl Spread {
+    /// The median with the lowest and the highest.
+    pub fn all(numbers: Vec<f64>) -> Option<Spread> {
+        let low = numbers.iter().copied().reduce(f64::min)?;
+        let high = numbers.iter().copied().reduce(f64::max)?;
+        Some(Spread { low, high, ..Spread::of(numbers)? })
+    }
+}
+
 impl Results {
     /// What all others are compared with: axum, or the first when it was not there.
     pub fn base(&self) -> &'static str {
@@ -258,7 +267,7 @@ fn micros(spread: Spread) -> String {
 }
 
 /// Sums of what went wrong, or nothing.
-fn wrongs<'w>(all: impl Iterator<Item = &'w Wrongs>) -> String {
+pub fn wrongs<'w>(all: impl Iterator<Item = &'w Wrongs>) -> String {
     let (mut sums, mut first) = ([0_i64; 5], None);
     for wrongs in all {
         let these = [wrongs.silent as i64, wrongs.unanswered as i64, wrongs.wrong as i64, wrongs.broken as i64];

@@ -6,6 +6,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use cookie::{Cookie, CookieJar, Key};
 use image::ImageFormat;
@@ -114,21 +116,94 @@ impl NewOrder {
     }
 }
 
+/// What the background work of a form consists of, besides counting.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Almost nothing: the bench measures the start of the work.
+    None,
+    /// A millisecond of waiting, as for another server.
+    Sleep,
+    /// A millisecond of a core: a fixed number of steps.
+    Compute,
+}
+
+impl Work {
+    fn name(self) -> &'static str {
+        match self {
+            Work::None => "none",
+            Work::Sleep => "sleep",
+            Work::Compute => "compute",
+        }
+    }
+}
+
+/// The work that `PEER_WORK` names: `none`, which is the default, `sleep` or `compute`.
+pub fn work() -> Work {
+    static WORK: LazyLock<Work> = LazyLock::new(|| match std::env::var("PEER_WORK").as_deref() {
+        Ok("sleep") => Work::Sleep,
+        Ok("compute") => Work::Compute,
+        Ok("none") | Err(_) => Work::None,
+        Ok(other) => panic!("PEER_WORK is none, sleep or compute, not {other:?}"),
+    });
+    *WORK
+}
+
+/// How long one piece of work takes.
+const PIECE: Duration = Duration::from_millis(1);
+
+/// The number of steps that take a millisecond on a core that does nothing else: of many measurements, the shortest counts.
+pub fn calibrate() -> u64 {
+    const STEPS: u64 = 100_000;
+    let once = |_| {
+        let began = Instant::now();
+        compute(STEPS);
+        began.elapsed()
+    };
+    let shortest = (0..300).map(once).min().unwrap_or(PIECE).as_nanos().max(1);
+    (u128::from(STEPS) * PIECE.as_nanos() / shortest) as u64
+}
+
+/// The steps of a piece of work: of the runner, so that all peers do the same work, or calibrated here.
+fn steps() -> u64 {
+    static COUNT: LazyLock<u64> = LazyLock::new(|| {
+        let given = std::env::var("PEER_STEPS").ok().and_then(|steps| steps.parse().ok());
+        given.unwrap_or_else(calibrate)
+    });
+    *COUNT
+}
+
+/// Computes, and neither sleeps nor calls the system.
+fn compute(steps: u64) {
+    let mut number = 1_u64;
+    for _ in 0..steps {
+        number = black_box(number).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+    }
+    black_box(number);
+}
+
 static CHARGED: AtomicU64 = AtomicU64::new(0);
 static SPUN: AtomicU64 = AtomicU64::new(0);
+/// The longest time between two units of one busy task, in microseconds, since it was last read.
+static PAUSED: AtomicU64 = AtomicU64::new(0);
 static RESIZED: AtomicU64 = AtomicU64::new(0);
 static CALMED: AtomicUsize = AtomicUsize::new(0);
 
-/// The background work of a form: almost none, since the bench measures the start of the work.
+/// The background work of a form.
 pub fn charge(order: NewOrder) {
     black_box(order);
+    match work() {
+        Work::None => {}
+        Work::Sleep => thread::sleep(PIECE),
+        Work::Compute => compute(steps()),
+    }
     CHARGED.fetch_add(1, Ordering::Relaxed);
 }
 
-/// Tasks of forms that ran, milliseconds' worth of busy work, photos that were resized.
+/// Tasks of forms that ran, milliseconds' worth of busy work, photos that were resized, the longest pause of a busy task in
+/// microseconds since this was last asked for, and the kind of work of a form.
 pub fn done() -> String {
     let [charged, spun, resized] = [&CHARGED, &SPUN, &RESIZED].map(|count| count.load(Ordering::Relaxed));
-    format!("{charged} {spun} {resized}")
+    format!("{charged} {spun} {resized} {} {}", PAUSED.swap(0, Ordering::Relaxed), work().name())
 }
 
 /// How many tasks keep every core busy.
@@ -151,11 +226,12 @@ fn until_calm(mut work: impl FnMut()) {
 
 /// A busy task: computes, and neither sleeps nor calls the system, until [`calm`].
 pub fn spin() {
-    let mut number = 1_u64;
+    let mut last = Instant::now();
     until_calm(|| {
-        for _ in 0..1_000_000 {
-            number = black_box(number).wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
-        }
+        compute(steps());
+        let now = Instant::now();
+        PAUSED.fetch_max((now - last).as_micros() as u64, Ordering::Relaxed);
+        last = now;
         SPUN.fetch_add(1, Ordering::Relaxed);
     });
 }
