@@ -2,7 +2,8 @@
 //!
 //! It resizes a photo of 12 megapixels to fit in 800 x 800, from file to file, alternating between three ways within one
 //! run: `image` with its own Lanczos3, aside before it decoded JPEGs at a reduced size, and aside now. Other formats follow.
-//! The memory of each way is measured in a separate process. With `ASIDE_PEERS_PYTHON` (a Python with Pillow) or
+//! The memory of each way is measured in a separate process. `cargo bench --bench image -- kinds` compares five kinds of
+//! photos, as baseline and progressive JPEGs. With `ASIDE_PEERS_PYTHON` (a Python with Pillow) or
 //! `ASIDE_PEERS_SHARP` (a folder in which `npm install sharp` was run), these take part, and the resulting images are
 //! compared.
 
@@ -18,6 +19,9 @@ use image::codecs::jpeg::JpegEncoder;
 use image::imageops::FilterType;
 use image::{DynamicImage, GrayImage, Rgb, RgbImage};
 
+#[path = "image/kinds.rs"]
+mod kinds;
+
 const ROUNDS: usize = 15;
 const FIT: Fit = Fit::Inside(800, 800);
 
@@ -31,6 +35,9 @@ fn main() {
         return alone(way, Path::new(from), Path::new(to));
     }
     let folder = tempfile::tempdir().expect("a folder");
+    if arguments.iter().any(|argument| argument == "kinds") {
+        return kinds::measure(folder.path());
+    }
     let photo = photo(4000, 3000);
     let jpeg = folder.path().join("photo.jpg");
     let mut file = fs::File::create(&jpeg).expect("a file");
@@ -211,7 +218,12 @@ impl Peer {
 
     /// Returns the milliseconds that the peer reports.
     fn turn(&mut self, from: &Path, to: &Path) -> f64 {
-        writeln!(self.input, "{}\t{}", from.display(), to.display()).expect("a peer that reads");
+        self.ask(from, to, "85")
+    }
+
+    /// Writes the image with this quality, or, with `progressive`, the whole image as a progressive JPEG (sharp only).
+    fn ask(&mut self, from: &Path, to: &Path, quality: &str) -> f64 {
+        writeln!(self.input, "{}\t{}\t{quality}", from.display(), to.display()).expect("a peer that reads");
         let mut line = String::new();
         self.output.read_line(&mut line).expect("a peer that answers");
         line.trim().parse().expect("milliseconds")

@@ -118,10 +118,10 @@ mod tests {
         assert_eq!(cost(ImageFormat::Png, ColorType::Rgb8, b""), 15_000 + 4 * 300);
         assert_eq!(cost(ImageFormat::Png, ColorType::Rgba16, b""), 40_000 + 20_000);
         assert_eq!(cost(ImageFormat::WebP, ColorType::Rgb8, b"RIFF....WEBPVP8L\x02\0\0\0xx"), 15_000 + 25_000);
-        let gif = crate::image::encode::encoded(&::image::RgbImage::new(100, 50).into(), Format::Gif).unwrap();
+        let gif = crate::image::encode::encoded(&::image::RgbImage::new(100, 50).into(), Format::Gif, false).unwrap();
         assert_eq!(cost(ImageFormat::Gif, ColorType::Rgba8, &gif), 20_000);
         // The limit applies to the total.
-        let png = crate::image::encode::encoded(&::image::RgbImage::new(100, 50).into(), Format::Png).unwrap();
+        let png = crate::image::encode::encoded(&::image::RgbImage::new(100, 50).into(), Format::Png, false).unwrap();
         assert!(DecodeOptions::new().max_memory(16_200).decode(&png).is_ok());
         assert!(DecodeOptions::new().max_memory(16_199).decode(&png).is_err() && Image::decode(&png).is_ok());
     }

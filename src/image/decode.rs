@@ -14,7 +14,7 @@ use super::budget::{BUDGET, FILES, Share};
 use super::metadata::{JpegFrame, Metadata, PixelReader, jpeg_frame, jpeg_scans, largest_webp_frame};
 use super::size::{grouped, rounded};
 use super::srgb::ToSrgb;
-use super::{Fit, Image, Size, buffer, cost, max_memory, scaled_jpeg};
+use super::{Fit, Image, Size, buffer, cost, jpeg, max_memory};
 use crate::error::{BoxError, Error, Result};
 
 /// The largest number of scans of a JPEG. A progressive JPEG has about ten. Each scan costs a pass over the whole image but
@@ -148,13 +148,13 @@ impl DecodeOptions {
         };
         share.shrink(pixels.as_bytes().len() as u64);
         let to_srgb = profile.and_then(|profile| ToSrgb::new(&profile, color));
-        Ok(Image { pixels, divisor, size, orientation, to_srgb, _share: share })
+        Ok(Image { pixels, divisor, size, orientation, to_srgb, is_progressive: false, _share: share })
     }
 
     /// Returns the pixels of a JPEG at a fraction of its size, if it can be decoded that way.
     fn divided(self, jpeg: &[u8], size: Size, color: ColorType, divisor: u32) -> Result<Option<(DynamicImage, Share)>> {
         let share = self.share(cost::divided(size, divisor, color, jpeg))?;
-        Ok(scaled_jpeg::decode(jpeg, size, divisor, buffer::take).map(|pixels| (pixels, share)))
+        Ok(jpeg::decode(jpeg, size, divisor, buffer::take).map(|pixels| (pixels, share)))
     }
 
     fn pixels(self, format: ImageFormat, bytes: &[u8]) -> Result<DynamicImage> {
@@ -217,7 +217,7 @@ impl DecodeOptions {
         let jpeg = [pixels, JPEG_END].concat();
         let (size, color) = self.header(ImageFormat::Jpeg, &jpeg)?;
         let _share = self.share(cost::whole(ImageFormat::Jpeg, size, color, &jpeg))?;
-        let is_whole = match scaled_jpeg::is_whole(&jpeg, size) {
+        let is_whole = match jpeg::is_whole(&jpeg, size) {
             Some(is_whole) => is_whole,
             None => self.ignores_filler(pixels)?,
         };

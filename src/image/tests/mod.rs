@@ -18,7 +18,7 @@ const RED: Rgb<u8> = Rgb([255, 0, 0]);
 const AS_IT_IS: Fit = Fit::WHOLE;
 
 fn bytes_of(pixels: impl Into<DynamicImage>, format: Format) -> Vec<u8> {
-    encoded(&pixels.into(), format).unwrap()
+    encoded(&pixels.into(), format, false).unwrap()
 }
 
 fn red(width: u32, height: u32, format: Format) -> Vec<u8> {

@@ -142,6 +142,23 @@ fn a_progressive_jpeg_is_decoded_like_a_baseline_one() {
     same_divided_by(4, &jpeg(|encoder| encoder.set_progressive(true)), Fit::Inside(80, 80));
 }
 
+/// The tables of a photo's own make it smaller and change no pixel.
+#[test]
+fn optimized_huffman_tables_change_no_pixel() {
+    let mut jpegs: Vec<Vec<u8>> = vec![gray()];
+    jpegs.extend(SAMPLINGS[..4].iter().map(|sampling| jpeg(|encoder| encoder.set_sampling_factor(*sampling))));
+    for (number, usual) in jpegs.iter().enumerate() {
+        let optimized = optimized(usual).unwrap();
+        assert!(optimized.len() * 100 < usual.len() * 99, "{} from {}, {number}", optimized.len(), usual.len());
+        assert!(scaled(&optimized, 1) == scaled(usual, 1), "JPEG {number}");
+        let [one, other] = [usual, &optimized].map(|jpeg| ::image::load_from_memory(jpeg).unwrap());
+        assert!(one == other, "JPEG {number}, by the decoder of `image`");
+    }
+    assert!(optimized(&jpeg(|encoder| encoder.set_progressive(true))).is_none());
+    assert!(optimized(&jpeg(|encoder| encoder.set_restart_interval(3))).is_none());
+    assert!(optimized(&jpegs[1][..900]).is_none());
+}
+
 #[test]
 fn a_jpeg_in_rgb_is_decoded_whole() {
     // According to the names of the components.

@@ -78,31 +78,25 @@ impl Stored {
         &self.values[(row * self.stride + column) * size..][..size]
     }
 
+    #[inline]
     fn value(&mut self, block: usize, at: usize) -> &mut i16 {
         let wave = usize::from(ZIGZAG[at]);
         &mut self.values[(block * self.side + wave / 8) * self.side + wave % 8]
     }
 
-    /// Sets a coefficient to a value other than 0. `None` beyond the end of the block.
-    fn set(&mut self, block: usize, at: usize, value: i16) -> Option<()> {
-        let bit = 1_u64.checked_shl(at as u32)?;
-        self.nonzero[block] |= bit;
-        if self.kept & bit != 0 {
-            *self.value(block, at) = value;
-        }
-        Some(())
-    }
-
     /// Reads a further bit of each of these coefficients, which are not 0.
+    #[inline]
     fn refine(&mut self, block: usize, coefficients: u64, step: i16, bits: &mut Bits<'_>) -> Option<()> {
         let count = coefficients.count_ones();
-        let (first, second) = (bits.number(count.min(32))?, bits.number(count.saturating_sub(32))?);
-        let further = u64::from(first) << count.saturating_sub(32) | u64::from(second);
+        let mut further = u64::from(bits.number(count.min(32))?);
+        if count > 32 {
+            further = further << (count - 32) | u64::from(bits.number(count - 32)?);
+        }
         let mut kept = coefficients & self.kept;
         while kept != 0 {
             let at = kept.trailing_zeros();
-            let before = (coefficients & ((1 << at) - 1)).count_ones();
-            if further >> (count - 1 - before) & 1 != 0 {
+            let after = coefficients.checked_shr(at + 1).unwrap_or(0).count_ones();
+            if further >> after & 1 != 0 {
                 let value = self.value(block, at as usize);
                 *value = value.wrapping_add(value.signum() * step);
             }
@@ -195,63 +189,93 @@ impl<'a, 'b> Reader<'a, 'b> {
             self.run -= 1;
             return Some(());
         }
-        let mut at = self.scan.first.max(1);
-        while at <= self.scan.last {
-            let next = self.bits.next(table)?;
+        let (mut bits, later_bits, last) = (self.bits, self.scan.later_bits, self.scan.last);
+        let (mut at, mut nonzero) = (self.scan.first.max(1), 0);
+        while at <= last {
+            let next = bits.next(table)?;
             if next.value != 0 {
                 at += usize::from(next.zeros);
-                stored.set(block, at, next.value << self.scan.later_bits)?;
+                let bit = 1_u64.checked_shl(at as u32)?;
+                nonzero |= bit;
+                if stored.kept & bit != 0 {
+                    *stored.value(block, at) = next.value << later_bits;
+                }
             } else if next.zeros == 15 {
                 at += 15;
             } else {
-                self.run = self.end_of_blocks(next)? - 1;
+                self.run = self.end_of_blocks(next, &mut bits)? - 1;
                 break;
             }
             at += 1;
         }
+        stored.nonzero[block] |= nonzero;
+        self.bits = bits;
         Some(())
     }
 
     /// Returns the number of blocks that end with this code, including the current one.
-    fn end_of_blocks(&mut self, code: Coefficient) -> Option<u32> {
+    fn end_of_blocks(&self, code: Coefficient, bits: &mut Bits<'_>) -> Option<u32> {
         match code.zeros {
             Coefficient::NO_MORE => Some(1),
-            size if self.header.is_progressive => Some((1 << size) + self.bits.number(size.into())?),
+            size if self.header.is_progressive => Some((1 << size) + bits.number(size.into())?),
             _ => None,
         }
     }
 
     /// Reads a further bit of the coefficients of a block, and those that are not 0 from this bit on.
     fn refine(&mut self, table: &Huffman, stored: &mut Stored, block: usize) -> Option<()> {
-        let step = 1_i16 << self.scan.later_bits;
+        let (mut bits, step, last) = (self.bits, 1_i16 << self.scan.later_bits, self.scan.last);
         let before = stored.nonzero[block];
-        let mut at = self.scan.first;
-        while self.run == 0 && at <= self.scan.last {
-            let next = self.bits.next(table)?;
+        let (mut at, mut nonzero) = (self.scan.first, before);
+        while self.run == 0 && at <= last {
+            let next = bits.next(table)?;
             if next.value == 0 && next.zeros != 15 {
-                self.run = self.end_of_blocks(next)?;
+                self.run = self.end_of_blocks(next, &mut bits)?;
                 break;
             }
             // The code counts zeros only; the coefficients in between get their bits.
-            let mut zeros = !before >> at << at;
-            (0..next.zeros).for_each(|_| zeros &= zeros.wrapping_sub(1));
-            let to = (zeros.trailing_zeros() as usize).min(self.scan.last + 1);
-            stored.refine(block, before & range(at, to), step, &mut self.bits)?;
+            let to = after_zeros(before, at, next.zeros).min(last + 1);
+            let between = before & range(at, to);
+            if between != 0 {
+                stored.refine(block, between, step, &mut bits)?;
+            }
             if next.value != 0 {
-                let is_new = next.value.abs() == 1 && to <= self.scan.last;
-                is_new.then(|| stored.set(block, to, next.value * step))?;
+                let bit = 1_u64.checked_shl(to as u32).filter(|_| next.value.abs() == 1 && to <= last)?;
+                nonzero |= bit;
+                if stored.kept & bit != 0 {
+                    *stored.value(block, to) = next.value * step;
+                }
             }
             at = to + 1;
         }
         if self.run > 0 {
             self.run -= 1;
-            stored.refine(block, before & range(at, self.scan.last + 1), step, &mut self.bits)?;
+            let rest = before & range(at, last + 1);
+            if rest != 0 {
+                stored.refine(block, rest, step, &mut bits)?;
+            }
         }
+        stored.nonzero[block] = nonzero;
+        self.bits = bits;
         Some(())
     }
 }
 
+/// Returns the position of the bit that is 0 after so many other zeros, from `at` on. The result may exceed 63.
+#[inline]
+fn after_zeros(bits: u64, at: usize, zeros: u8) -> usize {
+    let mut to = at + usize::from(zeros);
+    loop {
+        let next = at + usize::from(zeros) + (bits & range(at, to + 1)).count_ones() as usize;
+        if next == to {
+            return to;
+        }
+        to = next;
+    }
+}
+
 /// Returns a number whose bits from `from` to before `to` are set.
+#[inline]
 fn range(from: usize, to: usize) -> u64 {
     let below = |at: usize| 1_u64.checked_shl(at as u32).unwrap_or(0).wrapping_sub(1);
     below(to) & !below(from)

@@ -7,6 +7,7 @@
 
 mod header;
 mod huffman;
+mod optimize;
 mod stored;
 
 use std::array::from_fn;
@@ -16,6 +17,7 @@ use ::image::{DynamicImage, GrayImage, RgbImage};
 
 use self::header::{Component, Header, Scan};
 use self::huffman::{Bits, Coefficient, Huffman};
+pub(super) use self::optimize::optimized;
 use self::stored::Stored;
 use super::Size;
 
