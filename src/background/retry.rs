@@ -15,7 +15,13 @@ pub(crate) enum AttemptEnd<T> {
     Ended(Outcome<T>),
     /// The attempt has failed, and the job store retries the job in another task. This task ends.
     Retrying(Failure, ScheduledRetry),
+    /// The attempt of a job is over, and the task ends when the job store has recorded the outcome. No thread waits for
+    /// that: the function receives the call that ends the task.
+    Later(Box<dyn FnOnce(EndTask<T>) + Send>),
 }
+
+/// Ends a task, on any thread. A task whose call is dropped is abandoned.
+pub(crate) type EndTask<T> = Box<dyn FnOnce(AttemptEnd<T>) + Send>;
 
 impl<T> From<Outcome<T>> for AttemptEnd<T> {
     fn from(outcome: Outcome<T>) -> AttemptEnd<T> {

@@ -11,7 +11,7 @@ use super::failure::{Failure, IntoOutcome, Outcome};
 use super::handle::{Promise, TaskHandle, TaskInfo};
 use super::record::{Record, Stop};
 use super::registry::Registry;
-use super::retry::{AttemptEnd, Retry, ScheduledRetry};
+use super::retry::{AttemptEnd, EndTask, Retry, ScheduledRetry};
 use super::scope::Context;
 use super::slots::{Admission, Turn};
 use super::task_context::TaskContext;
@@ -282,6 +282,8 @@ impl<T: Send + 'static> Run<T> {
                 self.registry.end_retrying(&self.record, &failure, retry);
                 Err(failure)
             }
+            // Only a task on a pooled thread can end later.
+            AttemptEnd::Later(_) => self.end(AttemptEnd::Ended(Err(Failure::Abandoned))),
         }
     }
 
@@ -329,6 +331,10 @@ impl<T: Send + 'static> Run<T> {
     fn attempt_and_schedule(mut self, promise: Promise<T>, permit: Option<Permit>) -> Option<Work> {
         let end = self.attempt();
         drop(permit);
+        if let AttemptEnd::Later(hand_over) = end {
+            hand_over(Pending(Some((self, promise))).into_call());
+            return None;
+        }
         let (registry, record, admission) = (self.registry.clone(), self.record.clone(), self.admission);
         let Some(wait) = self.wait_before_next(&end) else {
             promise.fulfill(self.end(end));
@@ -374,6 +380,7 @@ impl<T: Send + 'static> Run<T> {
         match end {
             AttemptEnd::Ended(outcome) => outcome,
             AttemptEnd::Retrying(failure, _) => Err(failure),
+            AttemptEnd::Later(_) => Err(Failure::Abandoned),
         }
     }
 
@@ -403,6 +410,27 @@ impl<T: Send + 'static> Run<T> {
             Some(Stop::Deadline) => Failure::TimedOut,
             _ => Failure::Cancelled,
         }
+    }
+}
+
+/// A task whose attempt is over, and whose end is known later.
+struct Pending<T: Send + 'static>(Option<(Run<T>, Promise<T>)>);
+
+impl<T: Send + 'static> Pending<T> {
+    fn into_call(mut self) -> EndTask<T> {
+        Box::new(move |end| self.end(end))
+    }
+
+    fn end(&mut self, end: AttemptEnd<T>) {
+        let Some((run, promise)) = self.0.take() else { return };
+        promise.fulfill(run.end(end));
+        run.registry.leave_slot_and_pass_on(&run.record);
+    }
+}
+
+impl<T: Send + 'static> Drop for Pending<T> {
+    fn drop(&mut self) {
+        self.end(AttemptEnd::Ended(Err(Failure::Abandoned)));
     }
 }
 

@@ -3,20 +3,21 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::engine::{Claimed, LastValues, Resolution, ResolvedAttempt};
+use super::engine::{Claimed, EndedAttempt, LastValues, Resolution, ResolvedAttempt};
 use super::facade::Jobs;
 use super::job_config::{Kind, output_of};
 use super::record::{Cause, Millis};
+use super::recorder::{FIRST_WAIT, LONGEST_WAIT, Recorder};
 use super::running::{RunningJob, steps};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::output::Output;
 use crate::background::record::{Record, Stop};
 use crate::background::registry::Registry;
-use crate::background::retry::{AttemptEnd, Retry, ScheduledRetry};
+use crate::background::retry::{AttemptEnd, EndTask, Retry, ScheduledRetry};
 use crate::background::task_context::TaskContext;
 use crate::bounds;
 use crate::error::{Error, Result};
@@ -24,9 +25,6 @@ use crate::isolate::{self, Call, Limits, Program, Target};
 use crate::log_text::escape;
 use crate::panics::{self, Panic};
 use crate::sync::lock;
-
-/// The longest backoff before an outcome is reported again to an unreachable engine.
-const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The longest stored failure, in bytes.
 const MAX_FAILURE_LEN: usize = 10_000;
@@ -154,21 +152,38 @@ pub(super) struct Attempt {
     claimed: Claimed,
     running_job: Arc<RunningJob>,
     registry: Registry,
+    recorder: Arc<Recorder>,
     run: Arc<JobRun>,
-    is_resolved: bool,
+    has_ended: bool,
 }
 
 impl Attempt {
-    pub(super) fn new(jobs: &Jobs, claimed: Claimed, running_job: Arc<RunningJob>, registry: &Registry) -> Attempt {
+    pub(super) fn new(
+        jobs: &Jobs,
+        claimed: Claimed,
+        running_job: Arc<RunningJob>,
+        registry: &Registry,
+        recorder: &Arc<Recorder>,
+    ) -> Attempt {
         let run = JobRun::new(jobs, claimed.id, claimed.token, &claimed.name);
-        Attempt { jobs: jobs.clone(), claimed, running_job, registry: registry.clone(), run, is_resolved: false }
+        let (jobs, registry, recorder) = (jobs.clone(), registry.clone(), recorder.clone());
+        Attempt { jobs, claimed, running_job, registry, recorder, run, has_ended: false }
     }
 
-    /// Runs the attempt, and reports its outcome.
-    pub(super) fn run(&mut self, task: &TaskContext) -> AttemptEnd<()> {
+    /// Runs the attempt. The task ends when its outcome is recorded.
+    pub(super) fn run(self, task: &TaskContext) -> AttemptEnd<()> {
         let task = task.attach(self.claimed.attempt, self.run.clone());
         let outcome = panics::catch(|| self.call(&task)).unwrap_or_else(|panic| Err(Failure::Panic(panic)));
-        self.finish(&task, outcome)
+        let outcome = match outcome {
+            Err(Failure::Cancelled) if task.record().stop_reason() == Some(Stop::Deadline) => Err(Failure::TimedOut),
+            other => other,
+        };
+        let (resolution, retry_wait) = self.resolution(&outcome);
+        let resolved = Arc::new(self.resolved_attempt(resolution));
+        AttemptEnd::Later(Box::new(move |end_task| {
+            let (jobs, registry, recorder) = (self.jobs.clone(), self.registry.clone(), self.recorder.clone());
+            recorder.add(Ended::new(self, resolved, outcome, retry_wait, end_task), &jobs, &registry);
+        }))
     }
 
     fn call(&self, task: &TaskContext) -> Outcome<()> {
@@ -196,26 +211,6 @@ impl Attempt {
 
     fn kind(&self) -> Option<&Kind> {
         self.jobs.config.kind(&self.claimed.name)
-    }
-
-    fn finish(&mut self, task: &TaskContext, outcome: Outcome<()>) -> AttemptEnd<()> {
-        let outcome = match outcome {
-            Err(Failure::Cancelled) if task.record().stop_reason() == Some(Stop::Deadline) => Err(Failure::TimedOut),
-            other => other,
-        };
-        let (resolution, wait) = self.resolution(&outcome);
-        let is_ours = self.resolve(resolution);
-        match (outcome, wait.filter(|_| is_ours)) {
-            (Err(failure), _) if self.run.is_committed.load(Ordering::Acquire) => {
-                self.warn(&format!("{} after its transaction had completed it: it counts as done", failure.verdict()));
-                AttemptEnd::Ended(Err(failure))
-            }
-            (Err(failure), Some(wait)) => {
-                let (attempt, attempts) = (self.claimed.attempt, self.retry().attempts());
-                AttemptEnd::Retrying(failure, ScheduledRetry { attempt, attempts, wait })
-            }
-            (outcome, _) => AttemptEnd::Ended(outcome),
-        }
     }
 
     /// Returns the outcome to report, and the backoff before the next attempt if there is one.
@@ -258,52 +253,8 @@ impl Attempt {
         self.jobs.config.retry(&self.claimed.name)
     }
 
-    /// Reports the outcome to the engine, and repeats this until the engine answers. Returns true if the attempt was
-    /// current.
-    ///
-    /// A done job must not run again because the engine is unreachable: the thread waits for the engine, and the lease
-    /// is renewed when it is back. The thread gives up only when the process stops; then the job runs again elsewhere.
-    fn resolve(&mut self, resolution: Resolution) -> bool {
-        self.is_resolved = true;
-        self.running_job.mark_ending();
-        self.jobs.shared.changed.notify();
-        let resolved = self.resolved_attempt(resolution);
-        let (mut wait, mut is_logged) = (Duration::from_millis(50), false);
-        loop {
-            match self.jobs.engine.resolve(self.claimed.id, self.claimed.token, resolved.clone(), self.jobs.now()) {
-                Ok(true) => return self.finish_running(true),
-                Ok(false) => {
-                    self.warn(match self.running_job.is_forgotten() {
-                        true => "was lost by the job store; its outcome here is not recorded",
-                        false => "was given to another worker; its outcome here is discarded",
-                    });
-                    return self.finish_running(false);
-                }
-                Err(error) if self.registry.is_closing() => {
-                    self.warn(&format!("could not be resolved and will run again: {}", error.chain()));
-                    return self.finish_running(false);
-                }
-                Err(error) => {
-                    // Once per attempt: the job runner logs a long outage.
-                    if !std::mem::replace(&mut is_logged, true) {
-                        self.warn(&format!("could not be resolved; retrying: {}", error.chain()));
-                    }
-                    thread::sleep(wait);
-                    wait = (wait * 2).min(LONGEST_WAIT);
-                }
-            }
-        }
-    }
-
     fn resolved_attempt(&self, resolution: Resolution) -> ResolvedAttempt {
         ResolvedAttempt { resolution, last_values: self.run.last_values(self.running_job.record()) }
-    }
-
-    fn finish_running(&self, is_ours: bool) -> bool {
-        self.jobs.shared.running_jobs.remove(&self.running_job);
-        self.jobs.shared.follow.poll();
-        self.jobs.shared.changed.notify();
-        is_ours
     }
 
     fn warn(&self, what: &str) {
@@ -315,7 +266,7 @@ impl Attempt {
 /// Reports the outcome of a task that never started (it was cancelled, or the process stopped), or whose end panicked.
 impl Drop for Attempt {
     fn drop(&mut self) {
-        if self.is_resolved {
+        if self.has_ended {
             return;
         }
         let resolved = self.resolved_attempt(self.resolution_of_dropped());
@@ -323,7 +274,105 @@ impl Drop for Attempt {
         if let Err(error) = result {
             self.warn(&format!("could not be released and waits until its lease expires: {}", error.chain()));
         }
-        self.finish_running(true);
+        self.jobs.shared.running_jobs.remove(&self.running_job);
+        self.jobs.shared.follow.poll();
+        self.jobs.shared.changed.notify();
+    }
+}
+
+/// An attempt that has ended, and whose outcome is not recorded yet.
+pub(super) struct Ended {
+    attempt: Attempt,
+    resolved: Arc<ResolvedAttempt>,
+    outcome: Outcome<()>,
+    /// The backoff before the next attempt, if there is one.
+    retry_wait: Option<Duration>,
+    end_task: EndTask<()>,
+    /// The wait before the engine is called again, after it has refused the outcome.
+    refused_wait: Duration,
+    is_failure_logged: bool,
+}
+
+impl Ended {
+    fn new(
+        mut attempt: Attempt,
+        resolved: Arc<ResolvedAttempt>,
+        outcome: Outcome<()>,
+        retry_wait: Option<Duration>,
+        end_task: EndTask<()>,
+    ) -> Ended {
+        attempt.has_ended = true;
+        let (refused_wait, is_failure_logged) = (FIRST_WAIT, false);
+        Ended { attempt, resolved, outcome, retry_wait, end_task, refused_wait, is_failure_logged }
+    }
+
+    /// Returns the outcome as the engine records it.
+    pub(super) fn outcome(&self) -> EndedAttempt {
+        let Claimed { id, token, .. } = self.attempt.claimed;
+        EndedAttempt { id, token, resolved: self.resolved.clone() }
+    }
+
+    pub(super) fn output_len(&self) -> usize {
+        self.resolved.output().map_or(0, |output| output.json().len())
+    }
+
+    /// Records that the outcome is reported now, so that the claim of the same call takes the slot of the job.
+    pub(super) fn mark_recording(&self) {
+        self.attempt.running_job.mark_recording();
+    }
+
+    /// Logs that the outcome could not be recorded, once.
+    pub(super) fn log_failure(&mut self, error: &Error) {
+        if !std::mem::replace(&mut self.is_failure_logged, true) {
+            self.attempt.warn(&format!("could not be resolved; retrying: {}", error.chain()));
+        }
+    }
+
+    /// Handles an outcome that the engine has refused. Returns the time when it is to be reported again.
+    pub(super) fn refuse(&mut self, error: &Error) -> Instant {
+        self.log_failure(error);
+        self.attempt.running_job.mark_refused();
+        let at = Instant::now() + self.refused_wait;
+        self.refused_wait = (self.refused_wait * 2).min(LONGEST_WAIT);
+        at
+    }
+
+    /// Gives up on the outcome, since the process stops.
+    pub(super) fn give_up(self, error: &Error) {
+        self.attempt.warn(&format!("could not be resolved and will run again: {}", error.chain()));
+        self.end_task(false);
+    }
+
+    /// Ends the task of a recorded outcome. `is_ours` is false if the attempt was no longer current.
+    pub(super) fn end(self, is_ours: bool) {
+        if !is_ours {
+            self.attempt.warn(match self.attempt.running_job.is_forgotten() {
+                true => "was lost by the job store; its outcome here is not recorded",
+                false => "was given to another worker; its outcome here is discarded",
+            });
+        }
+        self.end_task(is_ours);
+    }
+
+    fn end_task(self, is_ours: bool) {
+        let Ended { attempt, outcome, retry_wait, end_task, .. } = self;
+        attempt.jobs.shared.running_jobs.remove(&attempt.running_job);
+        let end = match (outcome, retry_wait.filter(|_| is_ours)) {
+            (Err(failure), _) if attempt.run.is_committed.load(Ordering::Acquire) => {
+                attempt
+                    .warn(&format!("{} after its transaction had completed it: it counts as done", failure.verdict()));
+                AttemptEnd::Ended(Err(failure))
+            }
+            (Err(failure), Some(wait)) => {
+                let (attempt, attempts) = (attempt.claimed.attempt, attempt.retry().attempts());
+                AttemptEnd::Retrying(failure, ScheduledRetry { attempt, attempts, wait })
+            }
+            (outcome, _) => AttemptEnd::Ended(outcome),
+        };
+        // The end of a task drops the failure, whose type is the application's.
+        if let Err(panic) = panics::catch(|| end_task(end)) {
+            log::error!(target: "aside::jobs", "The end of job {} panicked: {panic}", attempt.claimed.id);
+        }
     }
 }
 
@@ -359,7 +408,7 @@ mod tests {
         let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
         let claimed = jobs.engine.claim(&me, &capacities, jobs.now()).unwrap().pop().unwrap();
         let running_job = jobs.shared.running_jobs.add(&claimed, scope.registry().enter("quick", None, None, None));
-        drop_attempt(Attempt::new(&jobs, claimed, running_job, scope.registry()));
+        drop_attempt(Attempt::new(&jobs, claimed, running_job, scope.registry(), &Arc::default()));
         jobs.find(id).unwrap().unwrap().state
     }
 

@@ -3,8 +3,8 @@
 //! An engine knows no Rust types and runs no code. It stores each job until the job is pruned or discarded, gives it to
 //! one worker at a time, and records the outcome. All calls block, and any thread may make them.
 //!
-//! **Life of a job.** `enqueue` makes it *waiting*, or *scheduled* until it is due. `claim` gives it to a worker:
-//! *running*, with a token that is unique to that claim. `resolve`, with that token, records the outcome of the
+//! **Life of a job.** `enqueue` makes it *waiting*, or *scheduled* until it is due. `exchange` gives it to a worker:
+//! *running*, with a token that is unique to that claim. `exchange`, with that token, records the outcome of the
 //! attempt. A token of an earlier claim is stale: the lease of its worker expired and the job was given to another
 //! worker. The engine rejects calls with a stale token.
 //!
@@ -29,7 +29,7 @@ use std::time::Duration;
 
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::background::output::Output;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sync::Notify;
 
 /// The number of interruptions after which a job is dead: the job itself may end its process.
@@ -96,17 +96,32 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// second call at the earliest.
     fn recover(&self, lease: Duration, now: Millis) -> Result<usize>;
 
-    /// Makes due jobs wait, and claims waiting jobs: of each queue at most as many as its capacity, and none of a
-    /// paused queue. Each claim starts an attempt: `attempt` is incremented, `began_at` is now, and the progress is
-    /// empty.
-    fn claim(&self, worker: &WorkerId, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>>;
+    /// Records the outcomes of attempts and claims jobs, in this order and in one round trip: the claim may take the slots
+    /// of the attempts that have ended. Each outcome is recorded, in one step with its last progress and, if the job is
+    /// done, its output, or is an error of its own that does not affect the others.
+    ///
+    /// The claim makes due jobs wait, and then takes waiting jobs: of each queue at most as many as its capacity, and none
+    /// of a paused queue. Each claimed job starts an attempt: `attempt` is incremented, `began_at` is now, and the progress
+    /// is empty.
+    ///
+    /// After an error of the whole call its effect is unknown. The caller repeats it with the same outcomes: then it has its
+    /// effect once, and its reply is that of the first call if the engine has executed that.
+    fn exchange(&self, ended: &[EndedAttempt], claim: Option<ClaimRequest<'_>>, now: Millis) -> Result<Exchanged>;
+
+    /// Claims jobs, without outcomes to record.
+    fn claim(&self, worker: &WorkerId, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>> {
+        self.exchange(&[], Some(ClaimRequest { worker, capacities }), now)?.claimed
+    }
+
+    /// Records one outcome. Returns false, and changes nothing, if the token is stale.
+    fn resolve(&self, id: u64, token: u64, resolved: ResolvedAttempt, now: Millis) -> Result<bool> {
+        let ended = EndedAttempt { id, token, resolved: Arc::new(resolved) };
+        let recorded = self.exchange(&[ended], None, now)?.recorded.pop();
+        recorded.unwrap_or_else(|| Err(Error::internal("the job store returned no result")))
+    }
 
     /// Returns the time when the next scheduled job is due.
     fn next_due(&self) -> Result<Option<Millis>>;
-
-    /// Records the outcome of an attempt, in one step with its last progress and, if the job is done, its output.
-    /// Returns false, and changes nothing, if the token is stale.
-    fn resolve(&self, id: u64, token: u64, resolved: ResolvedAttempt, now: Millis) -> Result<bool>;
 
     /// Cancels a job: at once if it waits or is scheduled. The worker of a running job is told with its next
     /// `heartbeat`. Returns the state of the job after the call; `None` if there is no such job.
@@ -214,6 +229,30 @@ pub(crate) struct WorkerId(pub(crate) String);
 pub(crate) struct Capacity {
     pub(crate) queue: String,
     pub(crate) free: usize,
+}
+
+/// A claim of a worker.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClaimRequest<'a> {
+    pub(crate) worker: &'a WorkerId,
+    pub(crate) capacities: &'a [Capacity],
+}
+
+/// An attempt that has ended, with its outcome.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EndedAttempt {
+    pub(crate) id: u64,
+    /// The token of the claim.
+    pub(crate) token: u64,
+    pub(crate) resolved: Arc<ResolvedAttempt>,
+}
+
+/// The reply to an exchange.
+#[derive(Debug)]
+pub(crate) struct Exchanged {
+    /// For each ended attempt true, or false if its token was stale and nothing was changed.
+    pub(crate) recorded: Vec<Result<bool>>,
+    pub(crate) claimed: Result<Vec<Claimed>>,
 }
 
 /// A job that a worker has claimed.

@@ -12,9 +12,9 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Abilities, CLOCK_SLACK, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK,
-    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, When, WorkerId,
-    wait_after_interruption,
+    Abilities, CLOCK_SLACK, Capacity, ClaimRequest, Claimed, EndedAttempt, Engine, Enqueued, Entry, Exchanged,
+    HeartbeatReply, HeldJob, LATEST_TICK, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution,
+    ResolvedAttempt, Retention, When, WorkerId, wait_after_interruption,
 };
 use super::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 use crate::error::Result;
@@ -139,22 +139,15 @@ impl Engine for Memory {
         Ok(self.state().recover(lease, now, Instant::now()))
     }
 
-    fn claim(&self, worker: &WorkerId, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>> {
-        Ok(self.state().claim(worker, capacities, now))
+    fn exchange(&self, ended: &[EndedAttempt], claim: Option<ClaimRequest<'_>>, now: Millis) -> Result<Exchanged> {
+        let mut state = self.state();
+        let recorded = ended.iter().map(|ended| Ok(state.resolve(ended, now))).collect();
+        let claimed = claim.map(|claim| state.claim(claim.worker, claim.capacities, now)).unwrap_or_default();
+        Ok(Exchanged { recorded, claimed: Ok(claimed) })
     }
 
     fn next_due(&self) -> Result<Option<Millis>> {
         Ok(self.state().scheduled.first().map(|(due, _)| *due))
-    }
-
-    fn resolve(&self, id: u64, token: u64, resolved: ResolvedAttempt, now: Millis) -> Result<bool> {
-        let mut state = self.state();
-        let is_current = state.running(id, token).is_some();
-        if is_current {
-            state.change(id, |job| job.resolve(resolved, now));
-            state.notify();
-        }
-        Ok(is_current)
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {
@@ -382,6 +375,15 @@ impl State {
             claimed.extend(first.into_iter().filter_map(|id| self.begin(id, worker, now)));
         }
         claimed
+    }
+
+    fn resolve(&mut self, ended: &EndedAttempt, now: Millis) -> bool {
+        let is_current = self.running(ended.id, ended.token).is_some();
+        if is_current {
+            self.change(ended.id, |job| job.resolve(ResolvedAttempt::clone(&ended.resolved), now));
+            self.notify();
+        }
+        is_current
     }
 
     fn first_of(&self, capacity: &Capacity) -> Vec<u64> {

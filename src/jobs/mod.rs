@@ -44,6 +44,7 @@ mod outage_log;
 mod progress;
 mod readiness;
 pub(crate) mod record;
+mod recorder;
 #[cfg(feature = "redis")]
 mod redis;
 pub(crate) mod runner;

@@ -1,4 +1,4 @@
-//! The job runner of a process: one thread that claims jobs, one that sends heartbeats, and a task for each job.
+//! The job runner of a process: one thread that claims jobs and records their outcomes, one that sends heartbeats, and a task for each job.
 
 use std::fmt;
 use std::panic::Location;
@@ -8,10 +8,11 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::attempt::Attempt;
-use super::engine::{CLOCK_SLACK, Capacity, Claimed, HeldJob, WorkerId};
+use super::engine::{CLOCK_SLACK, Capacity, ClaimRequest, Claimed, HeldJob, WorkerId};
 use super::facade::{Jobs, Moment};
 use super::outage_log::{LONGEST_WAIT, OutageLog, log_failure};
 use super::record::{JobInfo, Millis};
+use super::recorder::{Outcomes, Recorder};
 use super::running::RunningJob;
 use crate::background::handle::TaskHandle;
 use crate::background::request_info::RequestInfo;
@@ -66,6 +67,9 @@ pub(crate) struct JobRunner {
     /// The time when the next scheduled job of a crontab is due, if it is known.
     next_tick: Mutex<Option<Millis>>,
     is_stopping: AtomicBool,
+    /// True when the claiming thread is to end.
+    is_leaving: AtomicBool,
+    recorder: Arc<Recorder>,
     /// Notified when the runner stops.
     stop: Notify,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -83,6 +87,7 @@ impl JobRunner {
         if let Err(error) = runner.join() {
             outage.failed(&error);
         }
+        runner.recorder.open();
         let (claiming, beating) = (runner.clone(), runner.clone());
         runner.spawn("aside-jobs", move || claiming.claim_loop())?;
         runner.spawn("aside-jobs-beat", move || beating.heartbeat_loop(outage))?;
@@ -118,6 +123,8 @@ impl JobRunner {
             worker_id: Mutex::default(),
             next_tick: Mutex::default(),
             is_stopping: AtomicBool::new(false),
+            is_leaving: AtomicBool::new(false),
+            recorder: Arc::default(),
             stop: Notify::default(),
             threads: Mutex::default(),
         }
@@ -129,7 +136,7 @@ impl JobRunner {
         Ok(())
     }
 
-    /// Stops claiming jobs. Running jobs continue.
+    /// Stops claiming jobs. Running jobs continue, and their outcomes are recorded.
     pub(crate) fn stop_claiming(&self) {
         self.is_stopping.store(true, Ordering::Release);
         self.jobs.shared.changed.notify();
@@ -137,6 +144,7 @@ impl JobRunner {
 
     /// Releases the jobs that still run, and stops the threads. To be called after the tasks were drained.
     pub(crate) fn leave(&self) {
+        self.is_leaving.store(true, Ordering::Release);
         self.stop_claiming();
         self.stop.notify();
         lock(&self.threads).drain(..).for_each(|thread| drop(thread.join()));
@@ -146,40 +154,64 @@ impl JobRunner {
         }
     }
 
+    fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::Acquire)
+    }
+
     fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Acquire)
     }
 
-    /// The loop of the claiming thread.
+    /// The loop of the claiming thread. It records outcomes until the end of the runner.
     fn claim_loop(self: &Arc<JobRunner>) {
-        let (mut outage, mut seen) = (OutageLog::default(), 0);
-        while !self.is_stopping() {
-            let wait = match self.claim_round() {
+        let (mut outage, mut seen, mut outcomes) = (OutageLog::default(), 0, Outcomes::default());
+        while !self.is_leaving() {
+            let wait = match self.claim_round(&mut outcomes) {
                 Ok(wait) => outage.recovered(wait),
                 Err(error) => outage.failed(&error),
             };
             self.jobs.shared.changed.wait_as(&mut seen, wait);
         }
+        outcomes.take_last(self.recorder.close());
+        while outcomes.prepare(&self.recorder) {
+            // An outcome that cannot be recorded now is logged and given up.
+            let _ = self.exchange(&mut outcomes, &[]);
+        }
     }
 
-    /// Claims and starts as many jobs as can run now. Returns the time until there may be more.
-    fn claim_round(self: &Arc<JobRunner>) -> Result<Duration> {
-        if !self.has_joined() {
-            // The thread that joins notifies the listener.
-            return Ok(MAX_CLAIM_WAIT);
-        }
-        let next_tick = self.tick()?;
-        let mut capacities = self.capacities();
-        while !capacities.is_empty() && !self.is_stopping() {
-            let claimed = self.claim(&capacities)?;
-            if claimed.is_empty() {
-                return Ok(self.until([self.jobs.engine.next_due()?, next_tick]));
+    /// Records outcomes, and claims and starts as many jobs as can run now. Returns the time until there may be more to do.
+    fn claim_round(self: &Arc<JobRunner>, outcomes: &mut Outcomes) -> Result<Duration> {
+        let mut due = None;
+        loop {
+            let has_outcomes = outcomes.prepare(&self.recorder);
+            let capacities = self.capacities();
+            if !has_outcomes && (capacities.is_empty() || due.is_some()) {
+                break;
             }
-            claimed.into_iter().for_each(|claimed| drop(self.start_attempt(claimed)));
-            capacities = self.capacities();
+            let claimed = self.exchange(outcomes, &capacities)?;
+            due = if claimed == 0 && !capacities.is_empty() { Some(self.jobs.engine.next_due()?) } else { None };
         }
-        // All capacity is used: no job can start before a running one has ended, which notifies the listener.
-        Ok(self.until([next_tick, None]))
+        // Without capacity, no job can start before a running one has ended, which notifies the listener.
+        let next_tick = if self.claims() { self.tick()? } else { None };
+        let wait = self.until([due.flatten(), next_tick]);
+        Ok(outcomes.wait().map_or(wait, |refused| refused.min(wait)))
+    }
+
+    /// Reports outcomes and claims jobs in one call, and starts these. Returns their number.
+    fn exchange(&self, outcomes: &mut Outcomes, capacities: &[Capacity]) -> Result<usize> {
+        let worker_id = lock(&self.worker_id).clone();
+        let claim = worker_id.as_ref().map(|worker| ClaimRequest { worker, capacities });
+        let (stops, mut claimed) = (self.scope.registry().is_closing() || self.is_leaving(), 0);
+        outcomes.exchange(&self.jobs, claim, stops, |job| {
+            claimed += 1;
+            drop(self.start_attempt(job));
+        })?;
+        Ok(claimed)
+    }
+
+    /// Returns true if the runner claims jobs now.
+    fn claims(&self) -> bool {
+        self.has_joined() && !self.is_stopping()
     }
 
     /// Returns the time until the earliest of these times, at most [`MAX_CLAIM_WAIT`].
@@ -201,9 +233,13 @@ impl JobRunner {
         Ok(*next_tick)
     }
 
+    /// Returns the free slots of each queue; none if the runner does not claim jobs now.
     fn capacities(&self) -> Vec<Capacity> {
+        if !self.claims() {
+            return Vec::new();
+        }
         let capacity = |(queue, most): (&str, usize)| {
-            let free = most.saturating_sub(self.jobs.shared.running_jobs.running_of(queue));
+            let free = most.saturating_sub(self.jobs.shared.running_jobs.slots_taken(queue));
             Capacity { queue: queue.to_owned(), free }
         };
         self.jobs.config.queues().into_iter().map(capacity).filter(|capacity| capacity.free > 0).collect()
@@ -226,7 +262,7 @@ impl JobRunner {
         let context = Context { scope: self.scope.clone(), origin, task: None };
         let prepared = Prepared::new(context, task.options::<Attempt>(Location::caller()).for_job(claimed.id));
         let running_job = self.jobs.shared.running_jobs.add(&claimed, prepared.record().clone());
-        let mut attempt = Attempt::new(&self.jobs, claimed, running_job, self.scope.registry());
+        let attempt = Attempt::new(&self.jobs, claimed, running_job, self.scope.registry(), &self.recorder);
         // The queue limits the number of running jobs: tasks, which are less durable, do not delay them.
         prepared.with(call_once(move |task| attempt.run(task))).admitted(Admission::Beside).with_handle()
     }

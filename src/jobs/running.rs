@@ -9,9 +9,8 @@ use super::record::{JobInfo, JobState};
 use crate::background::record::{Record, Stop};
 use crate::sync::lock;
 
-/// The number of jobs of a queue that may have ended and not be recorded by the engine yet, in addition to the running
-/// ones.
-const MOST_ENDING: usize = 8;
+/// The number of ended jobs of a queue whose outcome the engine has refused and that take no slot.
+const MOST_REFUSED: usize = 8;
 
 /// The jobs that run in this process.
 #[derive(Default)]
@@ -26,8 +25,10 @@ pub(super) struct RunningJob {
     record: Arc<Record>,
     /// The job was cancelled by a user, and not by the shutdown of the process.
     is_cancelled: AtomicBool,
-    /// The job has ended, and its outcome is being reported to the engine.
-    is_ending: AtomicBool,
+    /// The job has ended, and its outcome is reported with the next claim.
+    is_recording: AtomicBool,
+    /// The engine has refused the outcome, which is reported again.
+    is_refused: AtomicBool,
     /// The engine has lost the job.
     is_forgotten: AtomicBool,
     /// The progress that was last reported to the engine.
@@ -39,9 +40,14 @@ impl RunningJob {
         self.is_cancelled.load(Ordering::Acquire)
     }
 
-    /// Records that the job has ended: the next job may start while the outcome is reported.
-    pub(super) fn mark_ending(&self) {
-        self.is_ending.store(true, Ordering::Release);
+    /// Records that the outcome is reported with the next claim, which takes the slot of the job.
+    pub(super) fn mark_recording(&self) {
+        self.is_recording.store(true, Ordering::Release);
+    }
+
+    /// Records that the engine has refused the outcome.
+    pub(super) fn mark_refused(&self) {
+        self.is_refused.store(true, Ordering::Release);
     }
 
     /// Tells the job to stop: it was given to another worker, and its outcome is discarded.
@@ -101,7 +107,8 @@ impl RunningJobs {
             queue,
             record,
             is_cancelled: AtomicBool::new(false),
-            is_ending: AtomicBool::new(false),
+            is_recording: AtomicBool::new(false),
+            is_refused: AtomicBool::new(false),
             is_forgotten: AtomicBool::new(false),
             reported,
         });
@@ -126,15 +133,19 @@ impl RunningJobs {
         self.of(id).iter().for_each(|running_job| running_job.cancel());
     }
 
-    /// Returns the number of running jobs of a queue. Jobs that have ended and are not recorded yet count only beyond
-    /// [`MOST_ENDING`]: the next jobs may start, and their commits share one sync of the engine.
-    pub(super) fn running_of(&self, queue: &str) -> usize {
-        let running_jobs = lock(&self.0);
-        let (ending, running): (Vec<_>, Vec<_>) = running_jobs
-            .values()
-            .filter(|running_job| running_job.queue == queue)
-            .partition(|running_job| running_job.is_ending.load(Ordering::Acquire));
-        running.len() + ending.len().saturating_sub(MOST_ENDING)
+    /// Returns the number of slots that the jobs of a queue take at the next claim. The engine records the outcomes of the
+    /// same call before it claims: these jobs take no slot. Jobs whose outcome it has refused before take one only beyond
+    /// [`MOST_REFUSED`].
+    pub(super) fn slots_taken(&self, queue: &str) -> usize {
+        let (mut running, mut refused) = (0, 0_usize);
+        for running_job in lock(&self.0).values().filter(|running_job| running_job.queue == queue) {
+            if running_job.is_refused.load(Ordering::Acquire) {
+                refused += 1;
+            } else if !running_job.is_recording.load(Ordering::Acquire) {
+                running += 1;
+            }
+        }
+        running + refused.saturating_sub(MOST_REFUSED)
     }
 
     /// Updates a job from the engine with the progress that the next heartbeat will report. `before` lists the attempts

@@ -135,7 +135,7 @@ mod tests {
     use crate::app::App;
     use crate::config::Config;
     use crate::jobs::engine::{
-        Abilities, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, ResolvedAttempt, Retention,
+        Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, Retention,
         WorkerId,
     };
     use crate::jobs::record::{JobCounts, Millis, QueueInfo};
@@ -188,13 +188,10 @@ mod tests {
         fn recover(&self, _: Duration, _: Millis) -> Result<usize> {
             self.fail()
         }
-        fn claim(&self, _: &WorkerId, _: &[Capacity], _: Millis) -> Result<Vec<Claimed>> {
+        fn exchange(&self, _: &[EndedAttempt], _: Option<ClaimRequest<'_>>, _: Millis) -> Result<Exchanged> {
             self.fail()
         }
         fn next_due(&self) -> Result<Option<Millis>> {
-            self.fail()
-        }
-        fn resolve(&self, _: u64, _: u64, _: ResolvedAttempt, _: Millis) -> Result<bool> {
             self.fail()
         }
         fn cancel(&self, _: u64, _: Millis) -> Result<Option<JobState>> {

@@ -136,7 +136,7 @@ local function take(job)
   end
 end
 
--- Adds a job to the indexes of its state. A running job is added by `claim.lua` itself.
+-- Adds a job to the indexes of its state. A running job is added by `exchange.lua` itself.
 local function put(job)
   save(job)
   call('ZADD', P .. 'state:' .. job.state, job.id, job.id)

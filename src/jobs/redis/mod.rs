@@ -35,8 +35,8 @@ use self::liveness::WorkerLiveness;
 use self::losses::{Losses, Snapshot};
 use self::values::values;
 use super::engine::{
-    Abilities, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, Resolution, ResolvedAttempt,
-    Retention, WorkerId,
+    Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, Resolution,
+    ResolvedAttempt, Retention, WorkerId,
 };
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::{Error, Result};
@@ -188,29 +188,24 @@ impl Engine for Redis {
         Ok(given_back)
     }
 
-    fn claim(&self, worker: &WorkerId, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>> {
-        let mut values = values![values::exact(now), worker.0].to_vec();
+    fn exchange(&self, ended: &[EndedAttempt], claim: Option<ClaimRequest<'_>>, now: Millis) -> Result<Exchanged> {
+        let now = values::exact(now);
+        let mut values = values![now, claim.map_or("", |claim| &claim.worker.0), ended.len()].to_vec();
+        values.extend(ended.iter().flat_map(|ended| values::ended(ended, now)));
+        let capacities = claim.map_or(&[][..], |claim| claim.capacities);
         values.extend(capacities.iter().flat_map(|capacity| values![capacity.queue, capacity.free.min(MOST_AT_ONCE)]));
-        let rows: Vec<values::ClaimedRow> = self.pool.run_as(&worker.0, &scripts::CLAIM, &values)?;
-        Ok(rows.into_iter().map(values::claimed).collect())
+        let (recorded, rows): (Vec<String>, Vec<values::ClaimedRow>) =
+            self.pool.run_as(&name_of(ended, claim), &scripts::EXCHANGE, &values)?;
+        // The worker knows that a finished job frees capacity; other workers are notified only if the job waits again.
+        if ended.iter().any(|ended| waits_again(&ended.resolved)) {
+            self.notify();
+        }
+        let claimed = Ok(rows.into_iter().map(values::claimed).collect());
+        Ok(Exchanged { recorded: recorded.iter().map(|reply| values::recorded(reply)).collect(), claimed })
     }
 
     fn next_due(&self) -> Result<Option<Millis>> {
         self.run(&scripts::NEXT_DUE, &[])
-    }
-
-    fn resolve(&self, id: u64, token: u64, resolved: ResolvedAttempt, now: Millis) -> Result<bool> {
-        let now = values::exact(now);
-        let mut values = values![now, id, token].to_vec();
-        // The worker knows that a finished job frees capacity; other workers are notified only if the job waits again.
-        let waits_again = matches!(resolved.resolution, Resolution::Retry { .. } | Resolution::Released);
-        values.extend(values::last_values(&resolved));
-        values.extend(values::resolution(resolved.resolution, now));
-        let answer: String = self.pool.run_as(&format!("{id} {token}"), &scripts::RESOLVE, &values)?;
-        if waits_again {
-            self.notify();
-        }
-        Ok(answer == "1")
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {
@@ -297,6 +292,16 @@ impl Engine for Redis {
     fn as_any(&self) -> &(dyn std::any::Any + Send + Sync) {
         self
     }
+}
+
+fn waits_again(resolved: &ResolvedAttempt) -> bool {
+    matches!(resolved.resolution, Resolution::Retry { .. } | Resolution::Released)
+}
+
+/// Returns the name under which an exchange is repeated: that of its outcomes, or else of its worker.
+fn name_of(ended: &[EndedAttempt], claim: Option<ClaimRequest<'_>>) -> String {
+    let names: Vec<String> = ended.iter().map(|ended| format!("{} {}", ended.id, ended.token)).collect();
+    if names.is_empty() { claim.map_or_else(String::new, |claim| claim.worker.0.clone()) } else { names.join(" ") }
 }
 
 /// The last known state of the server.

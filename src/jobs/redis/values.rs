@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::background::output::Output;
 use crate::error::{Error, Result};
-use crate::jobs::engine::{Claimed, Enqueued, Entry, HeldJob, Resolution, ResolvedAttempt, Steps, When};
+use crate::jobs::engine::{Claimed, EndedAttempt, Enqueued, Entry, HeldJob, Resolution, Steps, When};
 use crate::jobs::record::{Cause, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 
 /// The largest number that is exact in a script, and in a sorted set: 2^53 - 1.
@@ -45,26 +45,35 @@ pub(super) fn enqueued(reply: &str) -> Result<Vec<Enqueued>> {
     pairs.map(|pair| Ok(Enqueued { id: number(pair[0])?, is_new: pair[1] == "1" })).collect()
 }
 
-/// Returns the name of an outcome, the message of its failure, the due time of the next attempt, the backoff, and the
-/// cause of a dead job.
-pub(super) fn resolution(resolution: Resolution, now: Millis) -> [String; 5] {
-    let cause = if let Resolution::Dead { cause, .. } = resolution { cause } else { Cause::Failed };
-    let (state, message, wait) = match resolution {
+/// The twelve values of an ended attempt: id, token, its last progress as [`progress_values`] encodes it, the output, the
+/// name of the outcome, the message of its failure, the due time of the next attempt, the backoff, and the cause of a dead
+/// job.
+pub(super) fn ended(ended: &EndedAttempt, now: Millis) -> [String; 12] {
+    let resolved = &*ended.resolved;
+    let [has_progress, done, total, progress] = progress_values(resolved.last_values.progress.as_ref());
+    let output = optional(resolved.output().map(Output::json));
+    let cause = if let Resolution::Dead { cause, .. } = resolved.resolution { cause } else { Cause::Failed };
+    let (state, message, wait) = match &resolved.resolution {
         Resolution::Done => ("done", None, None),
-        Resolution::Retry { wait, message } => ("retry", Some(message), Some(exact(wait))),
+        Resolution::Retry { wait, message } => ("retry", Some(message), Some(exact(*wait))),
         Resolution::Dead { message, .. } => ("dead", Some(message), None),
-        Resolution::Cancelled { message } => ("cancelled", message, None),
+        Resolution::Cancelled { message } => ("cancelled", message.as_ref(), None),
         Resolution::Released => ("released", None, None),
     };
     let due = wait.map(|wait| exact(now.saturating_add(wait)).to_string()).unwrap_or_default();
-    let wait = wait.map(|wait| wait.to_string()).unwrap_or_default();
-    [state.to_owned(), optional(message.as_deref()), due, wait, cause.as_str().to_owned()]
+    let (wait, message) =
+        (wait.map(|wait| wait.to_string()).unwrap_or_default(), optional(message.map(String::as_str)));
+    let [id, token, state, cause] = values![ended.id, ended.token, state, cause.as_str()];
+    [id, token, has_progress, done, total, progress, output, state, message, due, wait, cause]
 }
 
-/// Returns five values of an outcome: the progress as [`told`] encodes it, and the output.
-pub(super) fn last_values(resolved: &ResolvedAttempt) -> [String; 5] {
-    let [has_progress, done, total, message] = progress_values(resolved.last_values.progress.as_ref());
-    [has_progress, done, total, message, optional(resolved.output().map(Output::json))]
+/// Parses the reply for an outcome: `1` if it is recorded, `0` if its token was stale, or the error of the server.
+pub(super) fn recorded(reply: &str) -> Result<bool> {
+    match reply {
+        "1" => Ok(true),
+        "0" => Ok(false),
+        error => Err(Error::internal(format!("Redis refuses the outcome of the job: {error}"))),
+    }
 }
 
 /// Returns `1` and the progress, or `0` and empty progress.
@@ -79,7 +88,7 @@ pub(super) fn held(held: &HeldJob) -> [String; 6] {
     [held.id.to_string(), held.token.to_string(), has_progress, done, total, message]
 }
 
-/// A claimed job as `claim.lua` returns it: id, token, name, label, payload, queue, attempt, origin, and the time when
+/// A claimed job as `exchange.lua` returns it: id, token, name, label, payload, queue, attempt, origin, and the time when
 /// it was enqueued.
 pub(super) type ClaimedRow = (u64, u64, String, String, String, String, u32, Option<String>, Millis);
 

@@ -17,8 +17,8 @@ use self::schema::Database;
 use self::workers::Workers;
 use self::writer::{Commit, Writer};
 use super::engine::{
-    Abilities, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, LastValues, Resolution,
-    ResolvedAttempt, Retention, WorkerId,
+    Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, LastValues,
+    Resolution, ResolvedAttempt, Retention, WorkerId,
 };
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::background::failure::Cancelled;
@@ -242,19 +242,26 @@ impl Engine for Sqlite {
         Ok(recovered)
     }
 
-    fn claim(&self, worker: &WorkerId, capacities: &[Capacity], now: Millis) -> Result<Vec<Claimed>> {
-        let (id, capacities) = (worker.0.clone(), capacities.to_vec());
-        self.write(Commit::RELAXED, move |db| statements::claim(db, &id, &capacities, now))
+    /// Each outcome is a write of its own in the same transaction, so that one that fails does not affect the others.
+    fn exchange(&self, ended: &[EndedAttempt], claim: Option<ClaimRequest<'_>>, now: Millis) -> Result<Exchanged> {
+        let mut batch = self.writer.batch();
+        let mut record = |ended: EndedAttempt| {
+            let notifies = matches!(ended.resolved.resolution, Resolution::Retry { .. } | Resolution::Released);
+            let commit = if notifies { Commit::NOTIFYING } else { Commit::DURABLE };
+            batch.add(commit, move |db| statements::resolve(db, ended.id, ended.token, &ended.resolved, now))
+        };
+        let recorded: Vec<_> = ended.iter().cloned().map(&mut record).collect();
+        let claimed = claim.map(|ClaimRequest { worker, capacities }| {
+            let (id, capacities) = (worker.0.clone(), capacities.to_vec());
+            batch.add(Commit::RELAXED, move |db| statements::claim(db, &id, &capacities, now))
+        });
+        batch.send()?;
+        let recorded = recorded.iter().map(writer::result).collect();
+        Ok(Exchanged { recorded, claimed: claimed.as_ref().map_or_else(|| Ok(Vec::new()), writer::result) })
     }
 
     fn next_due(&self) -> Result<Option<Millis>> {
         self.read(statements::next_due)
-    }
-
-    fn resolve(&self, id: u64, token: u64, resolved: ResolvedAttempt, now: Millis) -> Result<bool> {
-        let notifies = matches!(resolved.resolution, Resolution::Retry { .. } | Resolution::Released);
-        let commit = if notifies { Commit::NOTIFYING } else { Commit::DURABLE };
-        self.write(commit, move |db| statements::resolve(db, id, token, &resolved, now))
     }
 
     fn cancel(&self, id: u64, now: Millis) -> Result<Option<JobState>> {

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::background::output::Output;
 use crate::jobs::conformance::{self, Bench};
-use crate::jobs::engine::When;
+use crate::jobs::engine::{Capacity, Claimed, When};
 use crate::jobs::record::{Cause, StoredOutput};
 
 /// A time of the wall clock.

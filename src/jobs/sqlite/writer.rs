@@ -88,8 +88,37 @@ impl<T: Send, F: FnMut(&Connection) -> rusqlite::Result<T> + Send> Write for Op<
     }
 }
 
+/// Writes of one caller that share a transaction.
+pub(super) struct Batch<'a> {
+    writer: &'a Writer,
+    writes: Vec<Box<dyn Write>>,
+}
+
+impl Batch<'_> {
+    /// Adds a write, and returns a receiver for its result.
+    pub(super) fn add<T, F>(&mut self, commit: Commit, run: F) -> Receiver<Result<T, Unavailable>>
+    where
+        T: Send + 'static,
+        F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (answer, answered) = channel();
+        self.writes.push(Box::new(Op { commit, run, value: None, answer }));
+        answered
+    }
+
+    /// Queues the writes.
+    pub(super) fn send(self) -> Result<()> {
+        if self.writes.is_empty() { Ok(()) } else { self.writer.send(Message::Write(self.writes)) }
+    }
+}
+
+/// Waits for the result of a write.
+pub(super) fn result<T>(answered: &Receiver<Result<T, Unavailable>>) -> Result<T> {
+    Ok(answered.recv().map_err(|_| ended())??)
+}
+
 enum Message {
-    Write(Box<dyn Write>),
+    Write(Vec<Box<dyn Write>>),
     Lend(Sender<Result<LentConnection, Unavailable>>),
     Listen(Weak<Notify>, Sender<()>),
     PollSoon,
@@ -125,7 +154,12 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        Ok(self.ask(commit, run)?.recv().map_err(|_| ended())??)
+        result(&self.ask(commit, run)?)
+    }
+
+    /// Returns an empty batch.
+    pub(super) fn batch(&self) -> Batch<'_> {
+        Batch { writer: self, writes: Vec::new() }
     }
 
     /// Queues `run`, and returns a receiver for its result.
@@ -134,8 +168,9 @@ impl Writer {
         T: Send + 'static,
         F: FnMut(&Connection) -> rusqlite::Result<T> + Send + 'static,
     {
-        let (answer, answered) = channel();
-        self.send(Message::Write(Box::new(Op { commit, run, value: None, answer })))?;
+        let mut batch = self.batch();
+        let answered = batch.add(commit, run);
+        batch.send()?;
         Ok(answered)
     }
 
@@ -230,8 +265,8 @@ struct WriterThread {
     seen: Option<i64>,
     observed_at: Instant,
     soon_until: Option<Instant>,
-    /// The number of writes in the last transaction.
-    last_batch_len: usize,
+    /// The number of callers whose writes were in the last transaction.
+    last_callers: usize,
     /// The duration of the last durable commit.
     last_sync: Duration,
     /// True if commits sync, according to the current setting of the connection.
@@ -248,7 +283,7 @@ impl WriterThread {
             seen: None,
             observed_at: Instant::now(),
             soon_until: None,
-            last_batch_len: 1,
+            last_callers: 1,
             last_sync: Duration::ZERO,
             syncs: None,
         }
@@ -310,31 +345,34 @@ impl WriterThread {
     ///
     /// Callers that were replied to together write again within a moment, one after the other. Without a short wait for
     /// them, the first would have a sync of its own, and the others would share the next one.
-    fn collect_batch(&self, first: Box<dyn Write>) -> (Vec<Box<dyn Write>>, Option<Message>) {
+    fn collect_batch(&mut self, first: Vec<Box<dyn Write>>) -> (Vec<Box<dyn Write>>, Option<Message>) {
         let until = Instant::now() + self.batch_delay();
-        let mut batch = vec![first];
+        let (mut batch, mut callers, mut other) = (first, 1, None);
         while batch.len() < MAX_BATCH {
-            let wait = if batch.len() < self.last_batch_len {
-                until.saturating_duration_since(Instant::now())
-            } else {
-                Duration::ZERO
-            };
+            let is_larger = callers >= self.last_callers;
+            let wait = if is_larger { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
             match self.inbox.recv_timeout(wait) {
-                Ok(Message::Write(write)) => batch.push(write),
-                Ok(other) => return (batch, Some(other)),
+                Ok(Message::Write(writes)) => {
+                    batch.extend(writes);
+                    callers += 1;
+                }
+                Ok(message) => {
+                    other = Some(message);
+                    break;
+                }
                 Err(_) => break,
             }
         }
-        (batch, None)
+        self.last_callers = callers;
+        (batch, other)
     }
 
-    /// Returns the wait for a batch as large as the last one: a fraction of the duration of a sync.
+    /// Returns the wait for as many callers as last time: a fraction of the duration of a sync.
     fn batch_delay(&self) -> Duration {
         (self.last_sync / 4).min(MAX_BATCH_DELAY)
     }
 
     fn commit(&mut self, mut batch: Vec<Box<dyn Write>>) {
-        self.last_batch_len = batch.len();
         match self.attempt(&mut batch) {
             Err(Fault::InOne(_)) if batch.len() > 1 => self.commit_each(batch),
             outcome => self.answer(batch, outcome.map_err(Fault::into_inner)),
