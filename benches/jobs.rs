@@ -2,8 +2,8 @@
 //!
 //! Empty jobs, through the public API: how many are enqueued per second, how many are completed; the time of one from
 //! `enqueue` to its first line; whether a long queue is slower than a short one; the cost of an isolated job. And the
-//! same work by Huey and RQ, alternating within the run, if `ASIDE_PEERS_PYTHON` names a Python that has them (`pip
-//! install huey rq`).
+//! same work by Huey, RQ and Sidekiq, alternating within the run, if `ASIDE_PEERS_PYTHON` names a Python (`pip install
+//! huey rq`, Debian: `apt install ruby-sidekiq`). A peer that is not installed is left out.
 //!
 //! Words on the command line select the parts: `-- enqueue drain`. `ASIDE_BENCH_ROUNDS` is the number of measurements
 //! of each. SQLite's file is below `target`, and so is the data of Redis, a server that the benchmark starts; every
@@ -12,6 +12,7 @@
 // Without both engines some of this is unused.
 #![cfg_attr(not(all(feature = "sqlite", feature = "redis")), allow(unused))]
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -221,7 +222,13 @@ impl Store {
             #[cfg(feature = "redis")]
             Store::Redis(..) => {
                 let rq = |worker: &str| vec!["rq".to_owned(), setting.clone(), worker.to_owned()];
-                vec![("RQ, SimpleWorker", rq("simple")), ("RQ, Worker", rq("fork"))]
+                let sidekiq = |processes: &str| vec!["sidekiq".to_owned(), setting.clone(), processes.to_owned()];
+                vec![
+                    ("RQ, SimpleWorker", rq("simple")),
+                    ("RQ, Worker", rq("fork")),
+                    ("Sidekiq, 1 process, 4 threads", sidekiq("1")),
+                    ("Sidekiq, 4 processes", sidekiq("4")),
+                ]
             }
         }
     }
@@ -466,27 +473,25 @@ fn isolated() {
 /// complete them.
 fn side_by_side(store: &mut Store) {
     let Some(python) = std::env::var_os("ASIDE_PEERS_PYTHON") else {
-        return println!("  peers are left out: ASIDE_PEERS_PYTHON names no Python that has huey and rq");
+        return println!("  peers are left out: ASIDE_PEERS_PYTHON names no Python");
     };
     let python = PathBuf::from(python);
     let mut ours = (Vec::new(), Vec::new());
-    let mut theirs: Vec<(&str, Vec<f64>, Vec<f64>)> = Vec::new();
+    let mut theirs: BTreeMap<&str, (Vec<f64>, Vec<f64>)> = BTreeMap::new();
     for _ in 0..rounds() {
         ours.0.push(enqueue_rate(&jobs(&store.empty()), THREADS, 1));
         ours.1.push(drain_rate(&store.empty(), 4, MANY, MANY));
-        for (index, (name, words)) in store.peers().into_iter().enumerate() {
-            let (enqueued, drained) = peer(&python, &words);
-            if theirs.len() == index {
-                theirs.push((name, Vec::new(), Vec::new()));
-            }
-            theirs[index].1.push(enqueued);
-            theirs[index].2.push(drained);
+        for (name, words) in store.peers() {
+            let Some((enqueued, drained)) = peer(&python, &words) else { continue };
+            let rates = theirs.entry(name).or_default();
+            rates.0.push(enqueued);
+            rates.1.push(drained);
         }
     }
     let (enqueued, drained) = (median(ours.0.clone()), median(ours.1.clone()));
     say("ours: enqueue", "jobs/s", ours.0);
     say("ours: drain, 4 at once", "jobs/s", ours.1);
-    for (name, their_enqueued, their_drained) in theirs {
+    for (name, (their_enqueued, their_drained)) in theirs {
         let times = (enqueued / median(their_enqueued.clone()), drained / median(their_drained.clone()));
         say(&format!("{name}: enqueue"), "jobs/s", their_enqueued);
         say(&format!("{name}: drain, 4 workers"), "jobs/s", their_drained);
@@ -494,12 +499,12 @@ fn side_by_side(store: &mut Store) {
     }
 }
 
-/// Returns the numbers of jobs that a peer enqueues and drains per second, from its last line.
-fn peer(python: &Path, words: &[String]) -> (f64, f64) {
+/// Returns the numbers of jobs that a peer enqueues and drains per second, from its last line; `None` if it fails, as a
+/// peer does that is not installed.
+fn peer(python: &Path, words: &[String]) -> Option<(f64, f64)> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/jobs_peers.py");
-    let output = Command::new(python).arg(script).args(words).stderr(Stdio::inherit()).output();
+    let output = Command::new(python).arg(script).args(words).stderr(Stdio::null()).output();
     let output = String::from_utf8_lossy(&output.expect("python can be run").stdout).into_owned();
     let mut rates = output.lines().last().unwrap_or_default().split_whitespace().filter_map(|rate| rate.parse().ok());
-    let rates = rates.next().zip(rates.next());
-    rates.unwrap_or_else(|| panic!("jobs_peers.py {words:?} said {output:?}"))
+    rates.next().zip(rates.next())
 }

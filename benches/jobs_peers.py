@@ -1,15 +1,17 @@
-"""The work of benches/jobs.rs, done by Huey and by RQ, for comparison in the same run.
+"""The work of benches/jobs.rs, done by Huey, RQ and Sidekiq, for comparison in the same run.
 
     jobs_peers.py huey FILE full|off        SqliteHuey, synchronous=FULL or OFF (fsync=True, False)
     jobs_peers.py rq URL simple|fork        RQ, four processes of SimpleWorker or of Worker, which forks for each job
+    jobs_peers.py sidekiq URL 1|4           Sidekiq, one process with four threads or four with one each (jobs_peers.rb)
 
-The last line: jobs enqueued in a second, and jobs done in a second. Starting Python is in neither.
+The last line: jobs enqueued in a second, and jobs done in a second. Starting Python or Ruby is in neither.
 """
 
 import itertools
 import logging
 import multiprocessing
 import os
+import subprocess
 import sys
 import threading
 import time
@@ -153,9 +155,16 @@ def rq(url, kind):
     return enqueued, many / took
 
 
+def sidekiq(url, processes):
+    script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "jobs_peers.rb")
+    command = ["ruby", script, url, processes, str(WORKERS // int(processes))]
+    output = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+    return output.splitlines()[-1].split()
+
+
 if __name__ == "__main__":
     multiprocessing.set_start_method("fork")
     logging.basicConfig(level=logging.ERROR)
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    enqueued, drained = {"huey": huey, "rq": rq}[sys.argv[1]](*sys.argv[2:])
+    enqueued, drained = {"huey": huey, "rq": rq, "sidekiq": sidekiq}[sys.argv[1]](*sys.argv[2:])
     print(enqueued, drained)
