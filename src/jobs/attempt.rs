@@ -254,7 +254,9 @@ impl Attempt {
     }
 
     fn resolved_attempt(&self, resolution: Resolution) -> ResolvedAttempt {
-        ResolvedAttempt { resolution, last_values: self.run.last_values(self.running_job.record()) }
+        let progress = self.running_job.held().progress;
+        let last_values = LastValues { progress, ..self.run.last_values(self.running_job.record()) };
+        ResolvedAttempt { resolution, last_values }
     }
 
     fn warn(&self, what: &str) {
@@ -267,7 +269,7 @@ impl Attempt {
 impl Drop for Attempt {
     fn drop(&mut self) {
         if self.has_ended {
-            return;
+            return self.jobs.shared.running_jobs.remove(&self.running_job);
         }
         let resolved = self.resolved_attempt(self.resolution_of_dropped());
         let result = self.jobs.engine.resolve(self.claimed.id, self.claimed.token, resolved, self.jobs.now());
@@ -369,10 +371,7 @@ impl Ended {
             }
             (outcome, _) => AttemptEnd::Ended(outcome),
         };
-        // The end of a task drops the failure, whose type is the application's.
-        if let Err(panic) = panics::catch(|| end_task(end)) {
-            log::error!(target: "aside::jobs", "The end of job {} panicked: {panic}", attempt.claimed.id);
-        }
+        end_task(end);
     }
 }
 

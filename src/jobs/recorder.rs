@@ -14,7 +14,8 @@ use super::engine::{ClaimRequest, Claimed, EndedAttempt, Exchanged};
 use super::facade::Jobs;
 use crate::background::registry::Registry;
 use crate::error::{Error, Result};
-use crate::sync::lock;
+use crate::panics;
+use crate::sync::{Notify, lock};
 
 /// The largest number of outcomes in one call.
 const MOST_OUTCOMES: usize = 256;
@@ -26,6 +27,9 @@ const MAX_OUTPUTS_LEN: usize = 4 << 20;
 pub(super) const FIRST_WAIT: Duration = Duration::from_millis(50);
 pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
+/// The longest wait for further outcomes for the same call.
+const MAX_GATHER: Duration = Duration::from_millis(1);
+
 /// The attempts that have ended in a process and that its claiming thread has not taken yet.
 #[derive(Default)]
 pub(super) struct Recorder(Mutex<Queue>);
@@ -33,6 +37,8 @@ pub(super) struct Recorder(Mutex<Queue>);
 #[derive(Default)]
 struct Queue {
     ended: Vec<Ended>,
+    /// The number of ended attempts at which the claiming thread is notified.
+    wanted: usize,
     /// True while the claiming thread runs.
     is_open: bool,
 }
@@ -40,7 +46,8 @@ struct Queue {
 impl Recorder {
     /// Records that the claiming thread runs.
     pub(super) fn open(&self) {
-        lock(&self.0).is_open = true;
+        let mut queue = lock(&self.0);
+        (queue.is_open, queue.wanted) = (true, 1);
     }
 
     /// Adds an ended attempt. Without a claiming thread, as in a test and after the end of the runner, this thread records
@@ -52,11 +59,23 @@ impl Recorder {
             return Outcomes::of(ended).record_all(jobs, registry);
         }
         queue.ended.push(ended);
-        let is_first = queue.ended.len() == 1;
+        let is_wanted = queue.ended.len() == queue.wanted;
         drop(queue);
-        if is_first {
+        if is_wanted {
             jobs.shared.changed.notify();
         }
+    }
+
+    /// Waits until `wanted` attempts have ended, at most that time, or until `changed` is notified for another reason.
+    fn gather(&self, wanted: usize, most: Duration, changed: &Notify, seen: &mut u64) {
+        let mut queue = lock(&self.0);
+        if queue.ended.len() >= wanted {
+            return;
+        }
+        queue.wanted = wanted;
+        drop(queue);
+        changed.wait_as(seen, most);
+        lock(&self.0).wanted = 1;
     }
 
     /// Records that the claiming thread ends. Returns the attempts that it has not taken.
@@ -78,11 +97,22 @@ pub(super) struct Outcomes {
     is_unanswered: bool,
     /// The outcomes that the engine has refused, each with the time when it is reported again.
     refused: Vec<(Instant, Ended)>,
+    /// The number of jobs that the last call has started, and its duration.
+    last_call: (usize, Duration),
 }
 
 impl Outcomes {
     fn of(ended: Ended) -> Outcomes {
         Outcomes { ended: vec![ended], ..Outcomes::default() }
+    }
+
+    /// Waits a moment for the jobs that the last call has started. Short jobs end together: without the wait, the first one
+    /// would have a call of its own, and the others would share the next one.
+    pub(super) fn gather(&mut self, recorder: &Recorder, changed: &Notify, seen: &mut u64) {
+        let (started, took) = std::mem::take(&mut self.last_call);
+        if started > 0 {
+            recorder.gather(started, (took / 2).min(MAX_GATHER), changed, seen);
+        }
     }
 
     /// Takes the ended attempts, and selects the outcomes of the next call. Returns true if there are any, or if the last call
@@ -124,25 +154,25 @@ impl Outcomes {
         jobs: &Jobs,
         claim: Option<ClaimRequest<'_>>,
         stops: bool,
-        start: impl FnMut(Claimed),
+        mut start: impl FnMut(Claimed),
     ) -> Result<()> {
         let outcomes: Vec<EndedAttempt> = self.call.iter().map(Ended::outcome).collect();
-        let exchanged = jobs.engine.exchange(&outcomes, claim, jobs.now());
-        self.is_unanswered = exchanged.is_err();
-        let Exchanged { recorded, claimed } = match exchanged {
+        let began = Instant::now();
+        // Until the reply is here: if the engine panics, the call is repeated as after an error.
+        self.is_unanswered = true;
+        let Exchanged { recorded, claimed } = match jobs.engine.exchange(&outcomes, claim, jobs.now()) {
             Ok(exchanged) => exchanged,
             Err(error) => {
+                self.last_call = Default::default();
                 self.fail(&error, stops);
                 return Err(error);
             }
         };
-        let claimed = claimed.map(|claimed| claimed.into_iter().for_each(start));
-        for (mut ended, recorded) in self.call.drain(..).zip(recorded) {
-            match recorded {
-                Ok(is_ours) => ended.end(is_ours),
-                Err(error) if stops => ended.give_up(&error),
-                Err(error) => self.refused.push((ended.refuse(&error), ended)),
-            }
+        self.is_unanswered = false;
+        self.last_call = (claimed.as_ref().map_or(0, Vec::len), began.elapsed());
+        let claimed = claimed.map(|claimed| claimed.into_iter().for_each(|job| contain(|| start(job))));
+        for (ended, recorded) in std::mem::take(&mut self.call).into_iter().zip(recorded) {
+            contain(|| self.end(ended, recorded, stops));
         }
         if !outcomes.is_empty() {
             jobs.shared.follow.poll();
@@ -150,15 +180,29 @@ impl Outcomes {
         claimed
     }
 
+    fn end(&mut self, mut ended: Ended, recorded: Result<bool>, stops: bool) {
+        match recorded {
+            Ok(is_ours) => ended.end(is_ours),
+            Err(error) if stops => ended.give_up(&error),
+            Err(error) => self.refused.push((ended.refuse(&error), ended)),
+        }
+    }
+
     /// Handles a failed call: its outcomes are reported again, or given up.
     fn fail(&mut self, error: &Error, stops: bool) {
         if stops {
-            let refused = self.refused.drain(..).map(|(_, ended)| ended);
-            self.call.drain(..).chain(self.ended.drain(..)).chain(refused).for_each(|ended| ended.give_up(error));
-            self.is_unanswered = false;
+            self.give_up(error);
         } else {
             self.call.iter_mut().for_each(|ended| ended.log_failure(error));
         }
+    }
+
+    /// Gives up all outcomes, since the process stops: the jobs run again elsewhere.
+    pub(super) fn give_up(&mut self, error: &Error) {
+        let refused = self.refused.drain(..).map(|(_, ended)| ended);
+        let all: Vec<Ended> = self.call.drain(..).chain(self.ended.drain(..)).chain(refused).collect();
+        all.into_iter().for_each(|ended| contain(|| ended.give_up(error)));
+        self.is_unanswered = false;
     }
 
     /// Records the outcomes on this thread, and repeats this until the engine answers or the process stops.
@@ -185,3 +229,13 @@ impl Outcomes {
         next.map(|next| next.saturating_duration_since(Instant::now()))
     }
 }
+
+/// Calls `f`, and logs a panic in it, so that one job does not affect the others.
+fn contain(f: impl FnOnce()) {
+    if let Err(panic) = panics::catch(f) {
+        log::error!(target: "aside::jobs", "The start or the end of a job panicked: {panic}");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -20,7 +20,8 @@ use crate::background::run::{Prepared, call_once};
 use crate::background::scope::{Context, Scope};
 use crate::background::slots::Admission;
 use crate::background::task::Task;
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::panics;
 use crate::sync::{Notify, lock};
 
 /// The longest wait of the claiming thread: the wall clock may be changed during the wait.
@@ -166,23 +167,30 @@ impl JobRunner {
     fn claim_loop(self: &Arc<JobRunner>) {
         let (mut outage, mut seen, mut outcomes) = (OutageLog::default(), 0, Outcomes::default());
         while !self.is_leaving() {
-            let wait = match self.claim_round(&mut outcomes) {
+            let wait = match contained(|| self.claim_round(&mut outcomes, &mut seen)) {
                 Ok(wait) => outage.recovered(wait),
                 Err(error) => outage.failed(&error),
             };
-            self.jobs.shared.changed.wait_as(&mut seen, wait);
+            // The round may have seen the notification of the end.
+            if !self.is_leaving() {
+                self.jobs.shared.changed.wait_as(&mut seen, wait);
+            }
         }
         outcomes.take_last(self.recorder.close());
         while outcomes.prepare(&self.recorder) {
             // An outcome that cannot be recorded now is logged and given up.
-            let _ = self.exchange(&mut outcomes, &[]);
+            if let Err(error) = contained(|| self.exchange(&mut outcomes, &[])) {
+                outcomes.give_up(&error);
+            }
         }
     }
 
     /// Records outcomes, and claims and starts as many jobs as can run now. Returns the time until there may be more to do.
-    fn claim_round(self: &Arc<JobRunner>, outcomes: &mut Outcomes) -> Result<Duration> {
+    /// What it has seen of the notifications is handled when it returns.
+    fn claim_round(self: &Arc<JobRunner>, outcomes: &mut Outcomes, seen: &mut u64) -> Result<Duration> {
         let mut due = None;
         loop {
+            outcomes.gather(&self.recorder, &self.jobs.shared.changed, seen);
             let has_outcomes = outcomes.prepare(&self.recorder);
             let capacities = self.capacities();
             if !has_outcomes && (capacities.is_empty() || due.is_some()) {
@@ -364,6 +372,12 @@ impl JobRunner {
         }
         Ok(())
     }
+}
+
+/// Returns a panic of the claiming thread as an error: the thread must go on, since the outcomes of all jobs are its own.
+fn contained<T>(f: impl FnOnce() -> Result<T>) -> Result<T> {
+    panics::catch(f)
+        .unwrap_or_else(|panic| Err(Error::internal(format!("the thread that claims jobs panicked: {panic}"))))
 }
 
 fn evicted(has_lost_jobs: bool) -> &'static str {

@@ -1,5 +1,6 @@
 -- Arguments: now, worker (or empty), the number of ended attempts, twelve values for each, and for each capacity: queue,
--- number. Returns for each attempt 1, 0 if its token is stale, or an error, and for each claimed job its values.
+-- number. Returns for each attempt 1, 0 if its token is stale, or an error; for each claimed job its values; and the last
+-- other error, or an empty string.
 --
 -- A call costs the server about a microsecond, and so most of the duration of this script: what several jobs have in
 -- common is changed by one call for all of them.
@@ -10,66 +11,77 @@ local function claimed_values(ids)
   local jobs = {}
   for _, id in ipairs(ids) do
     local job = call('HMGET', job_key(id), 'token', 'name', 'label', 'payload', 'queue', 'attempt', 'origin',
-      'enqueued_at', 'worker')
-    if job[9] == worker then table.insert(jobs, { id, unpack(job, 1, 8) }) end
+      'enqueued_at', 'worker', 'state')
+    if job[9] == worker and job[10] == 'running' then jobs[#jobs + 1] = { id, unpack(job, 1, 8) } end
   end
   return jobs
 end
 
 local stored = stored_reply()
-if stored then return { cjson.decode(stored)[1], claimed_values(cjson.decode(stored)[2]) } end
+if stored then
+  local first = cjson.decode(stored)
+  return { first[1], claimed_values(first[2]), '' }
+end
 
--- The changes that are made for all jobs of this script together: arguments by command and key, and numbers by queue.
+-- The changes that are made for several jobs together: arguments by command and key, and numbers by queue.
 local together, counted = {}, { waiting = {}, running = {} }
 
-local function later(command, key, ...)
-  local name = command .. ' ' .. key
-  local change = together[name]
-  if not change then
-    change = { command, key }
-    if command == 'XACK' then table.insert(change, GROUP) end
-    together[name] = change
-  end
-  for _, value in ipairs({ ... }) do table.insert(change, value) end
+-- Returns the arguments of a change, to which the caller appends.
+local function change(command, key, group)
+  local name = command .. key
+  local arguments = together[name]
   -- Lua passes at most 8,000 arguments.
-  if #change > 1000 then
-    call(unpack(change))
-    together[name] = nil
+  if arguments and #arguments > 1000 then
+    redis.pcall(unpack(arguments))
+    arguments = nil
   end
+  if not arguments then
+    arguments = { command, key, group }
+    together[name] = arguments
+  end
+  return arguments
+end
+
+local function append_to(arguments, value, member)
+  arguments[#arguments + 1] = value
+  if member then arguments[#arguments + 1] = member end
 end
 
 local function count_later(what, queue, by) counted[what][queue] = (counted[what][queue] or 0) + by end
 
+-- Makes the changes, each even if another fails. Returns the error of the last one that failed.
 local function change_together()
-  for _, change in pairs(together) do call(unpack(change)) end
+  local fault
+  for _, arguments in pairs(together) do
+    local result = redis.pcall(unpack(arguments))
+    if type(result) == 'table' and result.err then fault = result.err end
+  end
   for what, queues in pairs(counted) do
     for queue, by in pairs(queues) do
       if by ~= 0 then count(what, queue, by) end
     end
   end
+  return fault
 end
+
+local STATE_WAITING, STATE_RUNNING, STATE_DONE = P .. 'state:waiting', P .. 'state:running', P .. 'state:done'
 
 -- Records that a job is done: most jobs, and the same as take and put.
 local function record_done(job, at)
   local id = job.id
-  local fields = { 'state', 'done', 'ended_at', now, 'worker', '', 'cancelling', '0' }
+  local fields = { 'state', 'done', 'ended_at', now }
+  if job.cancelling == '1' then append_to(fields, 'cancelling', '0') end
   if ARGV[at + 2] == '1' then
-    for i, field in ipairs({ 'done', 'total', 'message' }) do
-      table.insert(fields, field)
-      table.insert(fields, ARGV[at + 2 + i])
-    end
+    for i, field in ipairs({ 'done', 'total', 'message' }) do append_to(fields, field, ARGV[at + 2 + i]) end
   end
-  if ARGV[at + 6] ~= '' then
-    table.insert(fields, 'output')
-    table.insert(fields, string.sub(ARGV[at + 6], 2))
-  end
+  if ARGV[at + 6] ~= '' then append_to(fields, 'output', string.sub(ARGV[at + 6], 2)) end
   call('HSET', job_key(id), unpack(fields))
   if job.unique then call('HDEL', P .. 'uniques', unique_field(job)) end
-  later('ZREM', P .. 'state:running', id)
-  later('XACK', job.stream, job.entry)
-  later('XDEL', job.stream, job.entry)
-  later('ZADD', P .. 'state:done', id, id)
-  later('ZADD', P .. 'ended', now, padded(id))
+  append_to(change('ZREM', STATE_RUNNING), id)
+  append_to(change('XACK', job.stream, GROUP), job.entry)
+  append_to(change('XDEL', job.stream), job.entry)
+  append_to(change('ZADD', STATE_DONE), id, id)
+  append_to(change('ZADD', P .. 'ended'), now, padded(id))
   count_later('running', job.queue, -1)
 end
 
@@ -93,28 +105,29 @@ local function record_other(job, at)
   if not IS_FINISHED[job.state] then notify() end
 end
 
-local RUNNING = { 'state', 'token', 'queue', 'name', 'unique', 'stream', 'entry' }
+local function read_running(id)
+  local values = call('HMGET', job_key(id), 'state', 'token', 'stream', 'entry', 'queue', 'cancelling', 'name', 'unique')
+  return {
+    id = id, state = values[1], token = values[2], stream = values[3], entry = values[4], queue = values[5],
+    cancelling = values[6], name = values[7], unique = values[8],
+  }
+end
 
 local function record(at)
   local id, is_done = ARGV[at], ARGV[at + 7] == 'done'
-  local job
-  if is_done then
-    local values = call('HMGET', job_key(id), unpack(RUNNING))
-    job = { id = id }
-    for i, field in ipairs(RUNNING) do job[field] = values[i] end
-  else
-    job = read(id)
-  end
+  local job = is_done and read_running(id) or read(id)
   if not job or job.state ~= 'running' or job.token ~= ARGV[at + 1] then return '0' end
   if is_done then record_done(job, at) else record_other(job, at) end
   return '1'
 end
 
+local function message_of(fault) return type(fault) == 'table' and fault.err or tostring(fault) end
+
 -- An outcome that cannot be recorded does not affect the others.
 local recorded = {}
 for i = 1, many_ended do
   local is_ok, result = pcall(record, 7 + 12 * (i - 1))
-  recorded[i] = is_ok and result or (type(result) == 'table' and result.err or tostring(result))
+  recorded[i] = is_ok and result or message_of(result)
 end
 
 -- Makes due jobs of all queues wait: jobs of full or paused queues would otherwise be due again at each claim. The
@@ -198,35 +211,45 @@ local function begin(first, at)
   -- Unique among all claims of the job, even if the server has lost its last second: so the token is not a counter.
   local token = text(math.max(at, tonumber(job[1] or '0') + 1))
   local attempt = text(tonumber(job[6]) + 1)
-  call('HSET', key, 'state', 'running', 'attempt', attempt, 'began_at', now, 'ended_at', '', 'token', token, 'worker',
-    worker, 'stream', first.stream, 'entry', first.entry, 'done', '0', 'total', '0', 'message', '')
-  later('ZREM', P .. 'state:waiting', id)
-  later('ZADD', P .. 'state:running', id, id)
+  call('HSET', key, 'state', 'running', 'attempt', attempt, 'began_at', now, 'token', token, 'worker', worker, 'stream',
+    first.stream, 'entry', first.entry)
+  if job[1] then call('HSET', key, 'ended_at', '', 'done', '0', 'total', '0', 'message', '') end
+  append_to(change('ZREM', STATE_WAITING), id)
+  append_to(change('ZADD', STATE_RUNNING), id, id)
+  count_later('waiting', job[5], -1)
+  count_later('running', job[5], 1)
   job[1], job[6] = token, attempt
   return { id, unpack(job, 1, 8) }
 end
 
-local claimed, ids = {}, {}
+local claimed, ids, fault = {}, {}, ''
 local function claim(queue, many)
   if many == 0 or call('SISMEMBER', P .. 'paused', queue) == 1 then return end
-  local first = first_of(queue, many)
-  if #first == 0 then return end
   local at = micros()
-  for _, job in ipairs(first) do
-    table.insert(claimed, begin(job, at))
-    table.insert(ids, job.id)
+  for _, job in ipairs(first_of(queue, many)) do
+    local is_ok, result = pcall(begin, job, at)
+    if is_ok then
+      claimed[#claimed + 1] = result
+      ids[#ids + 1] = job.id
+    else
+      fault = message_of(result)
+    end
   end
-  count_later('waiting', queue, -#first)
-  count_later('running', queue, #first)
 end
 
-if worker ~= '' then
+local function claim_all()
   make_due_jobs_wait()
   -- An expired worker gets no jobs until it has joined again.
   if call('HEXISTS', P .. 'workers', worker) == 1 then
     for at = FIRST_CAPACITY, #ARGV, 2 do claim(ARGV[at], tonumber(ARGV[at + 1])) end
   end
 end
-change_together()
+
+-- A job that cannot be claimed affects neither the outcomes nor the other jobs.
+if worker ~= '' then
+  local is_ok, result = pcall(claim_all)
+  if not is_ok then fault = message_of(result) end
+end
+fault = change_together() or fault
 if many_ended > 0 or #ids > 0 then reply(cjson.encode({ recorded, ids })) end
-return { recorded, claimed }
+return { recorded, claimed, fault }

@@ -194,13 +194,13 @@ impl Engine for Redis {
         values.extend(ended.iter().flat_map(|ended| values::ended(ended, now)));
         let capacities = claim.map_or(&[][..], |claim| claim.capacities);
         values.extend(capacities.iter().flat_map(|capacity| values![capacity.queue, capacity.free.min(MOST_AT_ONCE)]));
-        let (recorded, rows): (Vec<String>, Vec<values::ClaimedRow>) =
+        let (recorded, rows, fault): (Vec<String>, Vec<values::ClaimedRow>, String) =
             self.pool.run_as(&name_of(ended, claim), &scripts::EXCHANGE, &values)?;
         // The worker knows that a finished job frees capacity; other workers are notified only if the job waits again.
         if ended.iter().any(|ended| waits_again(&ended.resolved)) {
             self.notify();
         }
-        let claimed = Ok(rows.into_iter().map(values::claimed).collect());
+        let claimed = values::all_claimed(rows, fault);
         Ok(Exchanged { recorded: recorded.iter().map(|reply| values::recorded(reply)).collect(), claimed })
     }
 
@@ -298,10 +298,13 @@ fn waits_again(resolved: &ResolvedAttempt) -> bool {
     matches!(resolved.resolution, Resolution::Retry { .. } | Resolution::Released)
 }
 
-/// Returns the name under which an exchange is repeated: that of its outcomes, or else of its worker.
+/// Returns the name under which an exchange is repeated: that of its first outcome, or else of its worker. A call is
+/// repeated with the same outcomes, and no other call has one of them.
 fn name_of(ended: &[EndedAttempt], claim: Option<ClaimRequest<'_>>) -> String {
-    let names: Vec<String> = ended.iter().map(|ended| format!("{} {}", ended.id, ended.token)).collect();
-    if names.is_empty() { claim.map_or_else(String::new, |claim| claim.worker.0.clone()) } else { names.join(" ") }
+    match ended.first() {
+        Some(ended) => format!("{} {}", ended.id, ended.token),
+        None => claim.map_or_else(String::new, |claim| claim.worker.0.clone()),
+    }
 }
 
 /// The last known state of the server.

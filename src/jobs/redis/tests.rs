@@ -16,8 +16,8 @@ use crate::background::output::Output;
 use crate::error::{Result, Status};
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::{
-    Capacity, Claimed, Engine, Entry, HeartbeatReply, HeldJob, LastValues, Resolution, ResolvedAttempt, Retention,
-    Unavailable, When, WorkerId,
+    Capacity, ClaimRequest, Claimed, EndedAttempt, Engine, Entry, Exchanged, HeartbeatReply, HeldJob, LastValues,
+    Resolution, ResolvedAttempt, Retention, Unavailable, When, WorkerId,
 };
 use crate::jobs::memory::Memory;
 use crate::jobs::record::{Cause, JobCounts, JobState, Millis, StoredOutput};
@@ -575,6 +575,112 @@ fn a_failed_call_gets_its_reply_when_it_is_repeated() {
     assert_eq!(direct.find(id).unwrap().unwrap().state, JobState::Done);
     assert!(resolve(&engine, &claimed[0], Resolution::Done).unwrap());
     assert!(!resolve(&engine, &claimed[0], Resolution::Done).unwrap());
+}
+
+/// Reports outcomes and claims jobs in one call.
+fn exchange(engine: &Redis, worker: &WorkerId, ended: &[EndedAttempt], most: usize) -> Result<Exchanged> {
+    let capacities = [Capacity { queue: "default".to_owned(), free: most }];
+    engine.exchange(ended, Some(ClaimRequest { worker, capacities: &capacities }), T)
+}
+
+fn done(claimed: &Claimed) -> EndedAttempt {
+    EndedAttempt { id: claimed.id, token: claimed.token, resolved: Arc::new(Resolution::Done.into()) }
+}
+
+fn claimed_ids(exchanged: &Exchanged) -> Vec<u64> {
+    exchanged.claimed.as_ref().unwrap().iter().map(|claimed| claimed.id).collect()
+}
+
+#[test]
+fn an_outcome_that_cannot_be_recorded_affects_neither_the_others_nor_the_claim() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let engine = open(&server);
+    let worker = engine.join().unwrap();
+    engine.enqueue(vec![entry("job"); 4], T).unwrap();
+    let claimed = take(&engine, &worker, 2).unwrap();
+    let () = ask(&server, "SET aside:job:1 damaged");
+    let exchanged = exchange(&engine, &worker, &[done(&claimed[0]), done(&claimed[1])], 2).unwrap();
+    let refused = exchanged.recorded[0].as_ref().unwrap_err().chain();
+    assert!(refused.contains("Redis refuses the outcome") && refused.contains("WRONGTYPE"), "{refused}");
+    assert!(*exchanged.recorded[1].as_ref().unwrap());
+    assert_eq!(claimed_ids(&exchanged), [3, 4]);
+    assert_eq!(engine.counts().unwrap().done, 1);
+}
+
+/// Regression: the error of the claim ended the script, and outcomes that were recorded in part were recorded as stale.
+#[test]
+fn a_damaged_job_affects_neither_the_outcomes_nor_the_other_claims() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let engine = open(&server);
+    let worker = engine.join().unwrap();
+    engine.enqueue(vec![entry("job"); 4], T).unwrap();
+    let claimed = take(&engine, &worker, 2).unwrap();
+    let () = ask(&server, "HDEL aside:job:3 attempt");
+    let exchanged = exchange(&engine, &worker, &[done(&claimed[0]), done(&claimed[1])], 2).unwrap();
+    assert!(exchanged.recorded.iter().all(|recorded| *recorded.as_ref().unwrap()));
+    assert_eq!(claimed_ids(&exchanged), [4]);
+    assert_eq!(engine.counts().unwrap(), counts(1, 1, 2));
+    let running = engine.queues().unwrap()[0].running;
+    assert_eq!(running, 1);
+    let () = ask(&server, "SET aside:due damaged");
+    let fault = exchange(&engine, &worker, &[], 2).unwrap().claimed.unwrap_err().chain();
+    assert!(fault.contains("Redis cannot claim a job") && fault.contains("WRONGTYPE"), "{fault}");
+}
+
+#[test]
+fn outcomes_that_the_server_refuses_are_recorded_once_when_it_accepts_them() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let engine = open(&server);
+    let worker = engine.join().unwrap();
+    engine.enqueue(vec![entry("job"); 4], T).unwrap();
+    let claimed = take(&engine, &worker, 2).unwrap();
+    let ended = [done(&claimed[0]), done(&claimed[1])];
+    let () = ask(&server, "CONFIG SET min-replicas-to-write 1");
+    let refused = exchange(&engine, &worker, &ended, 2).unwrap_err().chain();
+    assert!(refused.contains("NOREPLICAS"), "{refused}");
+    assert_eq!(engine.counts().unwrap(), counts(2, 2, 0));
+    let () = ask(&server, "CONFIG SET min-replicas-to-write 0");
+    let exchanged = exchange(&engine, &worker, &ended, 2).unwrap();
+    assert!(exchanged.recorded.iter().all(|recorded| *recorded.as_ref().unwrap()));
+    assert_eq!(claimed_ids(&exchanged), [3, 4]);
+    assert_eq!(engine.counts().unwrap(), counts(0, 2, 2));
+}
+
+#[test]
+fn outcomes_and_claims_whose_reply_is_lost_have_their_effect_once() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let (proxy, direct) = (Proxy::new(&server), open(&server));
+    let engine = proxy.open();
+    let worker = engine.join().unwrap();
+    engine.enqueue(vec![entry("job"); 6], T).unwrap();
+    let claimed = take(&engine, &worker, 2).unwrap();
+    let ended = [done(&claimed[0]), done(&claimed[1])];
+    proxy.lose(2);
+    exchange(&engine, &worker, &ended, 2).unwrap_err();
+    assert!(proxy.has_lost_all());
+    assert_eq!(direct.counts().unwrap(), counts(2, 2, 2), "the server has executed the call");
+    let exchanged = exchange(&engine, &worker, &ended, 2).unwrap();
+    assert!(exchanged.recorded.iter().all(|recorded| *recorded.as_ref().unwrap()));
+    assert_eq!(claimed_ids(&exchanged), [3, 4]);
+    assert_eq!(direct.counts().unwrap(), counts(2, 2, 2));
+}
+
+/// Regression: the repetition of a call returned jobs that waited again as claimed, to a process without a worker.
+#[test]
+fn a_repeated_call_returns_no_job_that_waits_again() {
+    let Some(server) = RedisServer::start(&["appendonly yes"]) else { return };
+    let (proxy, direct) = (Proxy::new(&server), open(&server));
+    let engine = proxy.open();
+    let worker = engine.join().unwrap();
+    engine.enqueue(vec![entry("job"); 2], T).unwrap();
+    let claimed = take(&engine, &worker, 1).unwrap();
+    let ended = [done(&claimed[0])];
+    proxy.lose(2);
+    exchange(&engine, &worker, &ended, 1).unwrap_err();
+    direct.leave(&worker, T).unwrap();
+    let exchanged = engine.exchange(&ended, None, T).unwrap();
+    assert!(*exchanged.recorded[0].as_ref().unwrap() && claimed_ids(&exchanged).is_empty());
+    assert_eq!(direct.counts().unwrap(), counts(1, 0, 1));
 }
 
 #[test]

@@ -92,9 +92,18 @@ pub(super) fn held(held: &HeldJob) -> [String; 6] {
 /// it was enqueued.
 pub(super) type ClaimedRow = (u64, u64, String, String, String, String, u32, Option<String>, Millis);
 
-pub(super) fn claimed(row: ClaimedRow) -> Claimed {
+fn claimed(row: ClaimedRow) -> Claimed {
     let (id, token, name, label, payload, queue, attempt, origin, enqueued_at) = row;
     Claimed { id, token, name, label, payload, queue, attempt, origin, enqueued_at }
+}
+
+/// Returns the claimed jobs. A fault is an error only if no job was claimed: the claimed jobs must run, and the next claim
+/// has the same fault.
+pub(super) fn all_claimed(rows: Vec<ClaimedRow>, fault: String) -> Result<Vec<Claimed>> {
+    if rows.is_empty() && !fault.is_empty() {
+        return Err(Error::internal(format!("Redis cannot claim a job: {fault}")));
+    }
+    Ok(rows.into_iter().map(claimed).collect())
 }
 
 /// A job as `find.lua` returns it: id, fields, failures. `list.lua` returns `has_output` instead of the output.

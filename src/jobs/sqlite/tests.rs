@@ -423,6 +423,54 @@ fn a_lock_of_another_process_is_waited_for_and_then_reported() {
     assert_eq!(add(&jobs, "b"), id + 1);
 }
 
+fn exchange(jobs: &Sqlite, worker: &WorkerId, ended: &[EndedAttempt]) -> Exchanged {
+    let capacities = [Capacity { queue: "default".to_owned(), free: 2 }];
+    jobs.exchange(ended, Some(ClaimRequest { worker, capacities: &capacities }), T).unwrap()
+}
+
+fn done(claimed: &Claimed, output: Option<&str>) -> EndedAttempt {
+    let output = output.map(|json| Output::from_json(json.to_owned()));
+    let last_values = LastValues { progress: None, output };
+    let resolved = Arc::new(ResolvedAttempt { resolution: Resolution::Done, last_values });
+    EndedAttempt { id: claimed.id, token: claimed.token, resolved }
+}
+
+#[test]
+fn outcomes_during_a_lock_of_another_process_are_recorded_when_they_are_reported_again() {
+    let home = Home::new();
+    let jobs = Sqlite::open_with(&home.path(), BRIEF, schema::STEPS).unwrap();
+    add_each(&jobs, 4);
+    let worker = jobs.join().unwrap();
+    let ended: Vec<_> = exchange(&jobs, &worker, &[]).claimed.unwrap().iter().map(|job| done(job, None)).collect();
+    let other = home.connect();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let exchanged = exchange(&jobs, &worker, &ended);
+    assert!(exchanged.claimed.is_err() && exchanged.recorded.iter().all(Result::is_err));
+    other.execute_batch("COMMIT").unwrap();
+    let exchanged = exchange(&jobs, &worker, &ended);
+    assert!(exchanged.recorded.iter().all(|recorded| *recorded.as_ref().unwrap()));
+    assert_eq!(exchanged.claimed.unwrap().len(), 2);
+    assert_eq!(jobs.counts().unwrap(), JobCounts { running: 2, done: 2, ..JobCounts::default() });
+}
+
+#[test]
+fn an_outcome_for_which_the_disk_has_no_space_affects_neither_the_others_nor_the_claim() {
+    let home = Home::new();
+    let jobs = home.open();
+    add_each(&jobs, 4);
+    let worker = jobs.join().unwrap();
+    let claimed = exchange(&jobs, &worker, &[]).claimed.unwrap();
+    let large = format!("\"{}\"", "x".repeat(100_000));
+    let ended = [done(&claimed[0], Some(&large)), done(&claimed[1], None)];
+    limit(&jobs, Some(4));
+    let exchanged = exchange(&jobs, &worker, &ended);
+    assert!(exchanged.recorded[0].is_err() && *exchanged.recorded[1].as_ref().unwrap());
+    assert_eq!(exchanged.claimed.unwrap().len(), 2);
+    limit(&jobs, None);
+    assert!(*exchange(&jobs, &worker, &ended[..1]).recorded[0].as_ref().unwrap());
+    assert_eq!(jobs.counts().unwrap(), JobCounts { running: 2, done: 2, ..JobCounts::default() });
+}
+
 #[test]
 #[cfg(unix)]
 fn a_deleted_file_accepts_no_writes() {
