@@ -11,7 +11,6 @@ use super::engine::{Claimed, EndedAttempt, LastValues, Resolution, ResolvedAttem
 use super::facade::Jobs;
 use super::job_config::{Kind, output_of};
 use super::record::{Cause, Millis};
-use super::recorder::{FIRST_WAIT, LONGEST_WAIT, Recorder};
 use super::running::{RunningJob, steps};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::output::Output;
@@ -25,6 +24,13 @@ use crate::isolate::{self, Call, Limits, Program, Target};
 use crate::log_text::escape;
 use crate::panics::{self, Panic};
 use crate::sync::lock;
+
+/// The first backoff before an outcome is reported again to an engine that has refused it; each is twice the one before.
+pub(super) const FIRST_WAIT: Duration = Duration::from_millis(50);
+pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(2);
+
+/// Receives an attempt that has ended, and reports its outcome to the engine.
+pub(super) type Report = Arc<dyn Fn(Ended) + Send + Sync>;
 
 /// The longest stored failure, in bytes.
 const MAX_FAILURE_LEN: usize = 10_000;
@@ -152,7 +158,7 @@ pub(super) struct Attempt {
     claimed: Claimed,
     running_job: Arc<RunningJob>,
     registry: Registry,
-    recorder: Arc<Recorder>,
+    report: Report,
     run: Arc<JobRun>,
     has_ended: bool,
 }
@@ -163,11 +169,11 @@ impl Attempt {
         claimed: Claimed,
         running_job: Arc<RunningJob>,
         registry: &Registry,
-        recorder: &Arc<Recorder>,
+        report: &Report,
     ) -> Attempt {
         let run = JobRun::new(jobs, claimed.id, claimed.token, &claimed.name);
-        let (jobs, registry, recorder) = (jobs.clone(), registry.clone(), recorder.clone());
-        Attempt { jobs, claimed, running_job, registry, recorder, run, has_ended: false }
+        let (jobs, registry, report) = (jobs.clone(), registry.clone(), report.clone());
+        Attempt { jobs, claimed, running_job, registry, report, run, has_ended: false }
     }
 
     /// Runs the attempt. The task ends when its outcome is recorded.
@@ -181,8 +187,8 @@ impl Attempt {
         let (resolution, retry_wait) = self.resolution(&outcome);
         let resolved = Arc::new(self.resolved_attempt(resolution));
         AttemptEnd::Later(Box::new(move |end_task| {
-            let (jobs, registry, recorder) = (self.jobs.clone(), self.registry.clone(), self.recorder.clone());
-            recorder.add(Ended::new(self, resolved, outcome, retry_wait, end_task), &jobs, &registry);
+            let report = self.report.clone();
+            report(Ended::new(self, resolved, outcome, retry_wait, end_task));
         }))
     }
 
@@ -407,7 +413,8 @@ mod tests {
         let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
         let claimed = jobs.engine.claim(&me, &capacities, jobs.now()).unwrap().pop().unwrap();
         let running_job = jobs.shared.running_jobs.add(&claimed, scope.registry().enter("quick", None, None, None));
-        drop_attempt(Attempt::new(&jobs, claimed, running_job, scope.registry(), &Arc::default()));
+        let report: Report = Arc::new(drop);
+        drop_attempt(Attempt::new(&jobs, claimed, running_job, scope.registry(), &report));
         jobs.find(id).unwrap().unwrap().state
     }
 

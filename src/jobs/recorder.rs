@@ -9,7 +9,7 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::attempt::Ended;
+use super::attempt::{Ended, FIRST_WAIT, LONGEST_WAIT};
 use super::engine::{ClaimRequest, Claimed, EndedAttempt, Exchanged};
 use super::facade::Jobs;
 use crate::background::registry::Registry;
@@ -22,10 +22,6 @@ const MOST_OUTCOMES: usize = 256;
 
 /// The size of the outputs, in bytes, beyond which a call takes no further outcome.
 const MAX_OUTPUTS_LEN: usize = 4 << 20;
-
-/// The first backoff before an outcome is reported again to an engine that has refused it; each is twice the one before.
-pub(super) const FIRST_WAIT: Duration = Duration::from_millis(50);
-pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(2);
 
 /// The longest wait for further outcomes for the same call.
 const MAX_GATHER: Duration = Duration::from_millis(1);

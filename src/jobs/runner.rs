@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::attempt::Attempt;
+use super::attempt::{Attempt, Report};
 use super::engine::{CLOCK_SLACK, Capacity, ClaimRequest, Claimed, HeldJob, WorkerId};
 use super::facade::{Jobs, Moment};
 use super::outage_log::{LONGEST_WAIT, OutageLog, log_failure};
@@ -71,6 +71,7 @@ pub(crate) struct JobRunner {
     /// True when the claiming thread is to end.
     is_leaving: AtomicBool,
     recorder: Arc<Recorder>,
+    report: Report,
     /// Notified when the runner stops.
     stop: Notify,
     threads: Mutex<Vec<JoinHandle<()>>>,
@@ -118,6 +119,8 @@ impl JobRunner {
     }
 
     fn new(jobs: &Jobs, scope: Scope) -> JobRunner {
+        let recorder: Arc<Recorder> = Arc::default();
+        let (of_report, jobs_of_report, registry) = (recorder.clone(), jobs.clone(), scope.registry().clone());
         JobRunner {
             jobs: jobs.clone(),
             scope,
@@ -125,7 +128,8 @@ impl JobRunner {
             next_tick: Mutex::default(),
             is_stopping: AtomicBool::new(false),
             is_leaving: AtomicBool::new(false),
-            recorder: Arc::default(),
+            recorder,
+            report: Arc::new(move |ended| of_report.add(ended, &jobs_of_report, &registry)),
             stop: Notify::default(),
             threads: Mutex::default(),
         }
@@ -270,7 +274,7 @@ impl JobRunner {
         let context = Context { scope: self.scope.clone(), origin, task: None };
         let prepared = Prepared::new(context, task.options::<Attempt>(Location::caller()).for_job(claimed.id));
         let running_job = self.jobs.shared.running_jobs.add(&claimed, prepared.record().clone());
-        let attempt = Attempt::new(&self.jobs, claimed, running_job, self.scope.registry(), &self.recorder);
+        let attempt = Attempt::new(&self.jobs, claimed, running_job, self.scope.registry(), &self.report);
         // The queue limits the number of running jobs: tasks, which are less durable, do not delay them.
         prepared.with(call_once(move |task| attempt.run(task))).admitted(Admission::Beside).with_handle()
     }
