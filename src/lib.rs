@@ -216,6 +216,7 @@ pub mod multipart {
 }
 
 // For `context!`, which is expanded in the user's crate and can name only public items of this one.
+#[cfg(feature = "templates")]
 #[doc(hidden)]
 pub use http::templates::private as __private;
 

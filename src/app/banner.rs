@@ -1,9 +1,9 @@
 //! The first log lines: the address, and in development the routes and the destination of mail.
 
 use super::service::{Endpoint, Service};
+use super::templates;
 use crate::config::ServerKind;
 use crate::http::router::{BUILTIN, Route};
-use crate::http::templates::Templates;
 use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
@@ -32,7 +32,7 @@ impl Service {
             "from ASIDE_SECRET"
         };
         let lines = [
-            ("templates", self.scope().get::<Templates>().map(|templates| format!("in {}", templates.dir().display()))),
+            ("templates", templates::summary(self.scope())),
             ("sessions", Some(format!("with a key {secret}"))),
             ("remembers", Some(format!("in {}", config.store.as_deref().unwrap_or("memory:")))),
             ("panel", cfg!(feature = "panel").then(|| format!("at {BUILTIN}"))),

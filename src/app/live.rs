@@ -131,7 +131,7 @@ impl App {
         routing::get(live::script).into_routes(live::SCRIPT_PATH).for_each(|route| self.add(route));
         let (name, source) = live::PROGRESS;
         // First, so that a template of the site with this name has precedence.
-        self.compiled_in.insert(0, (name.to_owned(), source.to_owned()));
+        self.templates.add_default(name, source);
         let definitions = std::mem::take(&mut self.live.0);
         self.values.insert(live_fragments(definitions, &self.parts));
         self.values.insert(LiveStates::default());

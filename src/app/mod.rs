@@ -11,10 +11,14 @@ mod middleware;
 pub(crate) mod parts;
 pub mod routing;
 pub(crate) mod service;
+#[cfg(feature = "templates")]
+mod templates;
+#[cfg(not(feature = "templates"))]
+#[path = "templates_absent.rs"]
+mod templates;
 
 use std::any::Any;
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -22,6 +26,7 @@ use self::live::LiveDefinitions;
 use self::parts::{Handler, IntoHookResult, Part};
 use self::routing::{MethodRouter, Next};
 use self::service::{Endpoint, Service};
+use self::templates::TemplateDefinitions;
 use crate::background::registry::Registry;
 use crate::background::scope::{Scope, Values};
 use crate::config::Config;
@@ -36,7 +41,6 @@ use crate::http::security::Security;
 use crate::http::security::headers::Policy;
 use crate::http::session::store::Store;
 use crate::http::session::{Keys, OpenStreams};
-use crate::http::templates::Templates;
 use crate::http::url_for::Urls;
 #[cfg(feature = "image")]
 use crate::image::MaxMemory;
@@ -81,8 +85,7 @@ pub struct App {
     functions: Functions,
     program: Program,
     static_folders: StaticFolders,
-    templates: Option<PathBuf>,
-    compiled_in: Vec<(String, String)>,
+    templates: TemplateDefinitions,
     live: LiveDefinitions,
     problems: Vec<Error>,
 }
@@ -114,8 +117,7 @@ impl App {
             functions: Functions::default(),
             program: Program::own(),
             static_folders: StaticFolders::default(),
-            templates: None,
-            compiled_in: Vec::new(),
+            templates: TemplateDefinitions::default(),
             live: LiveDefinitions::default(),
             problems: Vec::new(),
         }
@@ -357,7 +359,7 @@ impl App {
         app.router.into_routes().into_iter().for_each(|route| self.add_below(prefix, route));
         self.parts.extend(app.parts.into_iter().map(|part| part.below(prefix)));
         self.static_folders.add_below(prefix, app.static_folders);
-        self.compiled_in.extend(app.compiled_in);
+        self.templates.mount(app.templates);
         self.mount_live(prefix, app.live);
         self.problems.extend(app.problems);
         self.functions.merge(app.functions);
@@ -525,19 +527,6 @@ impl App {
         self.get(&route, handler)
     }
 
-    /// Sets the folder of the templates, in place of `ASIDE_TEMPLATES` (the folder `templates`).
-    pub fn templates(mut self, folder: impl Into<PathBuf>) -> App {
-        self.templates = Some(folder.into());
-        self
-    }
-
-    /// Adds a template that is compiled in: `.template("page.html", include_str!("page.html"))`. In development a file of
-    /// this name in the template folder has precedence, so that changes to it show at once.
-    pub fn template(mut self, name: &str, source: &str) -> App {
-        self.compiled_in.push((name.to_owned(), source.to_owned()));
-        self
-    }
-
     /// Prepares the application for a test: the test runs the jobs, mail stays in the process unless the settings send it
     /// elsewhere, and tasks run at normal priority, since a test on a busy machine would wait for them too long.
     pub(crate) fn for_tests(mut self) -> App {
@@ -569,13 +558,7 @@ impl App {
             let problems: Vec<String> = problems.collect();
             return Err(Error::internal(problems.join("; ")));
         }
-        let folder = self.templates.map_or_else(|| template_folder(&config), Ok)?;
-        let mut templates = Templates::new(folder, config.is_development());
-        self.compiled_in.into_iter().try_for_each(|(name, source)| templates.add(&name, source))?;
-        if !config.is_development() {
-            templates.read_all()?;
-        }
-        self.values.insert(templates);
+        self.templates.add_to(&mut self.values, &config)?;
         self.values.insert(urls);
         self.values.insert(self.static_folders);
         self.values.insert(Keys::new(&config)?);
@@ -592,18 +575,6 @@ impl App {
         jobs.iter().for_each(|jobs| jobs.belong_to(&scope));
         Ok(Service::new(config, self.router, self.parts, security, scope))
     }
-}
-
-/// Returns the folder that `ASIDE_TEMPLATES` names. The default may be missing: all templates may be compiled in.
-fn template_folder(config: &Config) -> Result<PathBuf> {
-    let folder = &config.templates;
-    if *folder != Config::default().templates {
-        fs::read_dir(folder).map_err(|error| {
-            Error::from(error)
-                .context(format!("ASIDE_TEMPLATES names a folder that cannot be read: {}", folder.display()))
-        })?;
-    }
-    Ok(folder.clone())
 }
 
 /// Returns the names of the routes, with their paths.

@@ -231,7 +231,8 @@ pub struct Config {
     /// `ASIDE_MAIL_CONNECTIONS`: simultaneous connections of this process to the mail server; 1 to 100, 4. Further mails
     /// wait. Fewer connections are used while the server reports too many.
     pub mail_connections: usize,
-    /// `ASIDE_TEMPLATES`: the folder of the templates; `templates`. Only this default folder may be missing.
+    /// `ASIDE_TEMPLATES`: the folder of the templates (with the feature `templates`); `templates`. Only this default
+    /// folder may be missing.
     pub templates: PathBuf,
     /// `ASIDE_LOOPBACK_CLIENTS`, for tests: `true` counts each loopback address as a separate client.
     #[doc(hidden)]

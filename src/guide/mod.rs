@@ -18,9 +18,9 @@ macro_rules! page {
 
 page!(first_site, "guide/01-first-site.md", "mail", "image");
 page!(routing, "guide/02-routing.md");
-page!(forms, "guide/03-forms.md", "image");
+page!(forms, "guide/03-forms.md", "templates", "image");
 page!(sessions, "guide/04-sessions.md");
-page!(templates, "guide/05-templates.md");
+page!(templates, "guide/05-templates.md", "templates");
 page!(background, "guide/06-background.md", "live");
 page!(jobs, "guide/07-jobs.md", "sqlite", "live");
 page!(live_pages, "guide/08-live-pages.md", "live");

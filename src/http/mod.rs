@@ -14,9 +14,11 @@
 
 pub(crate) mod cache_control;
 pub(crate) mod cookie;
+pub(crate) mod error_pages;
 pub(crate) mod files;
 pub(crate) mod forms;
 pub(crate) mod headers;
+pub(crate) mod html;
 pub(crate) mod input;
 pub(crate) mod request;
 pub(crate) mod response;
@@ -24,6 +26,7 @@ pub(crate) mod router;
 pub(crate) mod security;
 pub(crate) mod session;
 pub(crate) mod stream;
+#[cfg(feature = "templates")]
 pub(crate) mod templates;
 pub(crate) mod url_for;
 

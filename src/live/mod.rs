@@ -27,7 +27,7 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::time::{Duration, Instant};
 
-use minijinja::{HtmlEscape, Value};
+use minijinja::Value;
 use serde::{Serialize, Serializer};
 
 use crate::background::failure::Failure;
@@ -35,6 +35,7 @@ use crate::background::handle::{TaskHandle, TaskInfo};
 use crate::background::progress::Progress;
 use crate::error::Result;
 use crate::http::files::hashes;
+use crate::http::html::Escaped;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::session::unguessable;
@@ -279,8 +280,7 @@ impl fmt::Display for LiveFragment {
         let Some(url) = &self.url else {
             return write!(f, "<aside-live>{html}</aside-live>");
         };
-        // A slash is not escaped, as in templates.
-        let url = HtmlEscape(url).to_string().replace("&#x2f;", "/");
+        let url = Escaped(url);
         let script = &*SCRIPT_URL;
         write!(
             f,

@@ -9,7 +9,7 @@ use super::snapshot::{elapsed, format_time};
 use crate::background::progress::Progress;
 use crate::background::scope::Scope;
 use crate::error::{Error, Result};
-use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
+use crate::http::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::jobs::record::{Millis, StoredOutput};
 use crate::jobs::{JobCounts, JobFailure, JobInfo, JobState, Jobs, QueueInfo};
 

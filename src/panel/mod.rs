@@ -25,10 +25,10 @@ use crate::app::App;
 use crate::app::parts::Handler;
 use crate::background::panics;
 use crate::error::{Error, Result, Status};
+use crate::http::error_pages;
 use crate::http::request::Request;
 use crate::http::response::{IntoResponse, Response};
 use crate::http::router::BUILTIN;
-use crate::http::templates::error_pages;
 use crate::log_text::escape;
 
 impl App {

@@ -7,9 +7,9 @@ use serde::Serialize;
 use super::page::{gone, page, private};
 use crate::context;
 use crate::error::{Error, Result};
+use crate::http::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::http::request::Request;
 use crate::http::response::Response;
-use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::log_text::numbered;
 use crate::mail::{Mailer, SentMail};
 

@@ -11,7 +11,7 @@ use crate::background::progress::{FailedAttempt, TaskState};
 use crate::background::record::Record;
 use crate::background::registry::TaskLists;
 use crate::background::scope::Scope;
-use crate::http::templates::error_pages::sanitize::{visible_line, visible_up_to};
+use crate::http::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::jobs::Jobs;
 use crate::log_text::span;
 #[cfg(feature = "mail")]

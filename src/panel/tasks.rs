@@ -11,10 +11,10 @@ use crate::background::record::Record;
 use crate::background::scope::Scope;
 use crate::context;
 use crate::error::Result;
+use crate::http::error_pages::sanitize::visible_line;
 use crate::http::request::Request;
 use crate::http::response::Response;
 use crate::http::router::BUILTIN;
-use crate::http::templates::error_pages::sanitize::visible_line;
 use crate::live::Live;
 
 /// The templates of the live fragments.

@@ -9,11 +9,9 @@
 //! neither sees the other's response, and neither is prevented from getting its own.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use minijinja::Value;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -38,7 +36,7 @@ const COOKIE: &str = "once";
 const COOKIE_CHARS: usize = 22;
 
 /// The length of a key in bytes. A key has two hexadecimal digits for each byte.
-const KEY_BYTES: usize = 16;
+pub(crate) const KEY_BYTES: usize = 16;
 
 /// The time that a repeated request waits for the first.
 const MAX_WAIT: Duration = Duration::from_secs(30);
@@ -298,19 +296,6 @@ impl Drop for Claim {
         lock(&self.claims.keys).remove(&self.key);
         self.claims.released.notify_all();
     }
-}
-
-/// The template function `once`: renders the hidden field with a new key, and records the call.
-pub(crate) fn function(was_called: Arc<AtomicBool>) -> Value {
-    Value::from_function(move || {
-        let key = random::bytes::<KEY_BYTES>().map_err(|error| {
-            let error = error.context("could not create the key of a form");
-            minijinja::Error::new(minijinja::ErrorKind::InvalidOperation, error.chain())
-        })?;
-        was_called.store(true, Ordering::Relaxed);
-        let field = format!(r#"<input type="hidden" name="{FIELD}" value="{}">"#, random::hex(&key));
-        Ok::<_, minijinja::Error>(Value::from_safe_string(field))
-    })
 }
 
 /// A record that the page has a key.

@@ -3,7 +3,6 @@
 //! An application has one environment, created once, so a page costs only its rendering. In development a template is
 //! read again when its file changed, and so are all that it extends or includes.
 
-pub(crate) mod error_pages;
 pub(crate) mod live_function;
 
 use std::borrow::Cow;
@@ -23,12 +22,14 @@ use serde::Serialize;
 use super::files;
 use super::files::folders::StaticFolders;
 use super::forms::idempotency;
+use super::html::write_escaped;
 use super::request::Request;
 use super::response::Response;
 use super::security::headers;
 use super::session::{self, SessionView};
 use super::url_for::Urls;
 use crate::error::{Error, Result};
+use crate::random;
 use crate::sync::lock;
 use crate::watch::{Key, Seen, Watched};
 
@@ -181,34 +182,18 @@ fn auto_escape(name: &str) -> AutoEscape {
     }
 }
 
-/// Writes a value like minijinja, except for the slash in HTML: it needs no escape there, and readers of the page's
-/// source would see `&#x2f;` in every link.
-fn write_value(
+/// Writes a value like minijinja, except for the slash in HTML, which is not escaped ([`html`](super::html)).
+pub(crate) fn write_value(
     out: &mut Output<'_>,
     state: &mut State<'_, '_>,
     value: &Value,
 ) -> std::result::Result<(), minijinja::Error> {
     match value.as_str() {
-        Some(text) if !value.is_safe() && matches!(state.auto_escape(), AutoEscape::Html) => Ok(write_html(out, text)?),
+        Some(text) if !value.is_safe() && matches!(state.auto_escape(), AutoEscape::Html) => {
+            Ok(write_escaped(out, text)?)
+        }
         _ => escape_formatter(out, state, value),
     }
-}
-
-fn write_html(out: &mut Output<'_>, mut text: &str) -> fmt::Result {
-    let escape = |byte| match byte {
-        b'<' => Some("&lt;"),
-        b'>' => Some("&gt;"),
-        b'&' => Some("&amp;"),
-        b'"' => Some("&quot;"),
-        b'\'' => Some("&#x27;"),
-        _ => None,
-    };
-    while let Some((at, escaped)) = text.bytes().enumerate().find_map(|(at, byte)| Some((at, escape(byte)?))) {
-        out.write_str(&text[..at])?;
-        out.write_str(escaped)?;
-        text = &text[at + 1..];
-    }
-    out.write_str(text)
 }
 
 fn plain_name(name: &str) -> &str {
@@ -317,7 +302,7 @@ fn templates_of(req: &Request) -> Result<Arc<Templates>> {
 fn provided(req: &Request, flashes: &Arc<Flashes>, has_key: &Arc<AtomicBool>) -> Value {
     private::context([
         ("flashes", Value::from_dyn_object(Arc::clone(flashes))),
-        ("once", idempotency::function(Arc::clone(has_key))),
+        ("once", once(Arc::clone(has_key))),
         ("path", Value::from(req.path())),
         ("request_id", Value::from(req.id())),
         ("csp_nonce", Value::from_object(Nonce(Arc::clone(req.nonce())))),
@@ -336,6 +321,20 @@ fn url_for(urls: Arc<Urls>) -> impl Fn(&str, Kwargs) -> std::result::Result<Valu
             .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.chain()))?;
         Ok(Value::from(url))
     }
+}
+
+/// The template function `once`: renders the hidden field with a new key, and records the call.
+fn once(was_called: Arc<AtomicBool>) -> Value {
+    Value::from_function(move || {
+        let key = random::bytes::<{ idempotency::KEY_BYTES }>().map_err(|error| {
+            let error = error.context("could not create the key of a form");
+            minijinja::Error::new(ErrorKind::InvalidOperation, error.chain())
+        })?;
+        was_called.store(true, Ordering::Relaxed);
+        let (name, key) = (idempotency::FIELD, random::hex(&key));
+        let field = format!(r#"<input type="hidden" name="{name}" value="{key}">"#);
+        Ok::<_, minijinja::Error>(Value::from_safe_string(field))
+    })
 }
 
 /// The response's nonce, created when a template reads it.

@@ -3,14 +3,15 @@
 //! [`Request::form`] is for handlers that answer an invalid form with an error page; [`Request::submitted`] and
 //! [`Form`] are for pages that show the entered values with an error beside each.
 
+#[cfg(feature = "templates")]
+mod for_templates;
+
 use std::collections::BTreeMap;
 use std::panic::Location;
-use std::sync::Arc;
 
-use minijinja::value::{Enumerator, Object};
 use percent_encoding::percent_decode;
 use serde::de::DeserializeOwned;
-use serde::ser::{Serialize, SerializeStruct, Serializer};
+use serde::ser::Serialize;
 use serde_json::Value;
 
 use super::deserializer::{self, Reading};
@@ -349,7 +350,7 @@ fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
 /// }
 /// ```
 ///
-/// A template reads `form.values.email`, `form.errors.email` and `form.valid`. For fields that may repeat,
+/// A template (feature `templates`) reads `form.values.email`, `form.errors.email` and `form.valid`. For fields that may repeat,
 /// `form.lists.tags` is always a list, for any number of values:
 ///
 /// ```html
@@ -565,45 +566,6 @@ fn fill(lists: &mut BTreeMap<String, Vec<String>>, name: &str, value: &Value) {
         }),
         Value::String(text) => lists.entry(name.to_owned()).or_default().push(text.clone()),
         plain => lists.entry(name.to_owned()).or_default().push(plain.to_string()),
-    }
-}
-
-/// Serializes `values`, `lists`, `errors` and `valid` for templates.
-impl<T> Serialize for Form<T> {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let values = self.lists.keys().map(|name| (name.clone(), self.typed_in(name).into())).collect();
-        let lists = self.lists.iter().map(|(name, texts)| (name.clone(), texts.clone().into())).collect();
-        let errors = self.errors.iter().map(|(name, message)| (name.clone(), message.into())).collect();
-        let mut form = serializer.serialize_struct("Form", 4)?;
-        form.serialize_field("values", &Typed::value(values, "".into()))?;
-        form.serialize_field("lists", &Typed::value(lists, Vec::<String>::new().into()))?;
-        form.serialize_field("errors", &Typed::value(errors, "".into()))?;
-        form.serialize_field("valid", &self.is_valid())?;
-        form.end()
-    }
-}
-
-/// The entered values or the errors, by name. A missing name renders as blank and is not an error: on the first visit
-/// all are missing.
-#[derive(Debug)]
-struct Typed {
-    fields: BTreeMap<String, minijinja::Value>,
-    blank: minijinja::Value,
-}
-
-impl Typed {
-    fn value(fields: BTreeMap<String, minijinja::Value>, blank: minijinja::Value) -> minijinja::Value {
-        minijinja::Value::from_object(Typed { fields, blank })
-    }
-}
-
-impl Object for Typed {
-    fn get_value(self: &Arc<Self>, name: &minijinja::Value) -> Option<minijinja::Value> {
-        Some(self.fields.get(name.as_str()?).unwrap_or(&self.blank).clone())
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Values(self.fields.keys().map(minijinja::Value::from).collect())
     }
 }
 

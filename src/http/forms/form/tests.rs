@@ -179,6 +179,7 @@ fn a_valid_form_returns_its_value() {
     assert_eq!(form.valid().unwrap().quantity, 5);
 }
 
+#[cfg(feature = "templates")]
 #[test]
 fn an_invalid_form_keeps_all_errors_and_entered_values() {
     let mut form: Form<Order> = typed("email=nobody&quantity=many").submitted().unwrap();

@@ -7,10 +7,51 @@ use std::path::PathBuf;
 
 use serde::Serialize;
 
+pub(super) use self::templates::is_of_template;
+use self::templates::of_templates;
 use super::frames::is_foreign;
 use super::sanitize::visible;
 use crate::background::failure::Failure;
 use crate::error::Error;
+
+/// The locations in templates.
+#[cfg(feature = "templates")]
+mod templates {
+    use super::*;
+
+    pub(crate) fn is_of_template(error: &Error) -> bool {
+        error.find_source::<minijinja::Error>().is_some()
+    }
+
+    /// The innermost template is the one that failed.
+    pub(super) fn of_templates(error: &Error) -> Vec<SourceLocation<'_>> {
+        let errors = error.sources().filter_map(|source| source.downcast_ref::<minijinja::Error>());
+        let mut locations: Vec<SourceLocation<'_>> = errors.filter_map(template).collect();
+        locations.reverse();
+        locations.dedup_by(|next, previous| (&next.name, next.line) == (&previous.name, previous.line));
+        locations.iter_mut().skip(1).for_each(|location| location.what = "Used by");
+        locations
+    }
+
+    fn template(error: &minijinja::Error) -> Option<SourceLocation<'_>> {
+        let (name, line) = (error.name()?.to_owned(), error.line()?);
+        Some(SourceLocation { what: "Template", name, line, text: error.template_source() })
+    }
+}
+
+/// Without templates there are none.
+#[cfg(not(feature = "templates"))]
+mod templates {
+    use super::*;
+
+    pub(crate) fn is_of_template(_error: &Error) -> bool {
+        false
+    }
+
+    pub(super) fn of_templates(_error: &Error) -> Vec<SourceLocation<'_>> {
+        Vec::new()
+    }
+}
 
 /// The number of lines shown before the failed line, and after it.
 const CONTEXT_LINES: usize = 5;
@@ -66,21 +107,6 @@ fn of_error(error: &Error) -> Option<SourceLocation<'static>> {
         line: location.line() as usize,
         text: None,
     })
-}
-
-/// The innermost template is the one that failed.
-fn of_templates(error: &Error) -> Vec<SourceLocation<'_>> {
-    let errors = error.sources().filter_map(|source| source.downcast_ref::<minijinja::Error>());
-    let mut locations: Vec<SourceLocation<'_>> = errors.filter_map(template).collect();
-    locations.reverse();
-    locations.dedup_by(|next, previous| (&next.name, next.line) == (&previous.name, previous.line));
-    locations.iter_mut().skip(1).for_each(|location| location.what = "Used by");
-    locations
-}
-
-fn template(error: &minijinja::Error) -> Option<SourceLocation<'_>> {
-    let (name, line) = (error.name()?.to_owned(), error.line()?);
-    Some(SourceLocation { what: "Template", name, line, text: error.template_source() })
 }
 
 /// Parses a location such as `src/main.rs:17` or `src/main.rs:17:5`.

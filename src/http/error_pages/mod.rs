@@ -3,13 +3,15 @@
 //! It shows what the client needs: the message of a 4xx, and for a 5xx the request id, which is in the log too.
 //! Internal details are shown only in development, and only to a browser on the same machine.
 
-use std::sync::LazyLock;
-
-use minijinja::{AutoEscape, Environment, Value};
-
 mod accept;
 mod debug;
+#[cfg(feature = "templates")]
+mod debug_page;
+#[cfg(not(feature = "templates"))]
+#[path = "debug_page_absent.rs"]
+mod debug_page;
 mod frames;
+mod html;
 mod message;
 mod problem;
 pub(crate) mod sanitize;
@@ -23,7 +25,6 @@ use crate::background::panics;
 use crate::error::{Error, Status};
 use crate::http::request::Request;
 use crate::http::response::Response;
-use crate::http::templates::private;
 use crate::log_text::escape;
 
 /// Renders the page of an error: HTML for clients that prefer HTML, as every browser does when it opens a page, problem
@@ -49,21 +50,10 @@ fn page(req: &Request, error: &Error) -> Response {
     let report = || Report::of(req, error, &summary);
     match (preferred(req), developer && summary.status.is_server_error()) {
         (Representation::Json, _) => problem(&summary),
-        (Representation::Html, true) => html(req, summary.status, "debug.html", private::value(&report())),
-        (Representation::Html, false) => html(req, summary.status, "error.html", private::value(&summary)),
+        (Representation::Html, true) => Response::html(debug_page::page(&report(), &summary, &req.csp_nonce())),
+        (Representation::Html, false) => Response::html(html::page(&summary, &req.csp_nonce())),
         (Representation::Text, true) => Response::text(report().text()),
         (Representation::Text, false) => Response::text(summary.text()),
-    }
-}
-
-fn html(req: &Request, status: Status, name: &str, page: Value) -> Response {
-    let context = private::context([("page", page), ("csp_nonce", Value::from(req.csp_nonce()))]);
-    match PAGES.get_template(name).and_then(|template| template.render(context)) {
-        Ok(page) => Response::html(page),
-        Err(error) => {
-            log::error!(target: "aside::pages", "Could not render the error page, so a bare status is sent: {error}");
-            bare(status)
-        }
     }
 }
 
@@ -71,21 +61,6 @@ fn html(req: &Request, status: Status, name: &str, page: Value) -> Response {
 fn bare(status: Status) -> Response {
     Response::text(format!("{status}\n"))
 }
-
-static PAGES: LazyLock<Environment<'static>> = LazyLock::new(|| {
-    let mut pages = Environment::new();
-    pages.set_auto_escape_callback(|_| AutoEscape::Html);
-    let sources = [
-        ("debug.html", include_str!("../../../../templates/aside/debug.html")),
-        ("error.html", include_str!("../../../../templates/aside/error.html")),
-    ];
-    for (name, source) in sources {
-        if let Err(error) = pages.add_template(name, source) {
-            log::error!(target: "aside::pages", "The template of the error page is invalid: {error}");
-        }
-    }
-    pages
-});
 
 /// Returns true in development if the request comes from the same machine and not through a proxy: a development server
 /// that is reachable from outside must not show internal details there. Such a request gets the details of a 5xx even

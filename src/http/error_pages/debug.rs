@@ -5,7 +5,7 @@ use serde::Serialize;
 use super::frames::{Frame, frames};
 use super::message::ErrorSummary;
 use super::sanitize::visible;
-use super::source_location::{Excerpt, Line, SourceLocation, locations, named};
+use super::source_location::{Excerpt, Line, SourceLocation, is_of_template, locations, named};
 use crate::background::failure::Failure;
 use crate::error::Error;
 use crate::http::request::Request;
@@ -92,7 +92,7 @@ fn plain_excerpt(excerpt: &Excerpt) -> String {
 fn kind(error: &Error, panic: Option<&Panic>) -> &'static str {
     match panic {
         Some(_) => "Panic",
-        None if error.find_source::<minijinja::Error>().is_some() => "Template error",
+        None if is_of_template(error) => "Template error",
         None => "Error",
     }
 }

@@ -1,18 +1,14 @@
 //! The message of an error, for all formats: for the client what it needs, for the developer also the internal details.
 
-use serde::Serialize;
-
 use super::sanitize::visible;
 use super::source_location::locations;
 use crate::error::{Error, Status};
 use crate::http::request::Request;
 
 /// The contents of an error page.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct ErrorSummary {
-    #[serde(skip)]
     pub(super) status: Status,
-    code: u16,
     pub(super) reason: &'static str,
     pub(super) message: String,
     pub(super) request_id: String,
@@ -20,7 +16,7 @@ pub(super) struct ErrorSummary {
 }
 
 /// The internal details, which only the developer gets.
-#[derive(Debug, Serialize)]
+#[derive(Debug)]
 pub(super) struct Details {
     /// The messages of the error and of its sources, in order; empty for a bare status.
     pub(super) chain: Vec<String>,
@@ -34,7 +30,6 @@ impl ErrorSummary {
         let own = error.message().filter(|_| !status.is_server_error());
         ErrorSummary {
             status,
-            code: status.code(),
             reason: if status.reason().is_empty() { "Error" } else { status.reason() },
             message: own.unwrap_or_else(|| default_message(status)).to_owned(),
             request_id: req.id().to_owned(),
@@ -44,7 +39,7 @@ impl ErrorSummary {
 
     /// Returns the page as plain text.
     pub(super) fn text(&self) -> String {
-        let mut text = format!("{} {}\n\n{}\n", self.code, self.reason, self.message);
+        let mut text = format!("{} {}\n\n{}\n", self.status.code(), self.reason, self.message);
         if let Some(Details { chain, location }) = &self.details {
             let chain = Some(chain.join(": ")).filter(|chain| *chain != self.message && !chain.is_empty());
             let location = location.as_ref().map(|location| format!("at {location}"));
