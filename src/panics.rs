@@ -10,7 +10,7 @@ use std::fmt;
 use std::mem::{forget, needs_drop};
 use std::ops::{Deref, DerefMut};
 use std::panic::{AssertUnwindSafe, PanicHookInfo, catch_unwind, set_hook, take_hook};
-use std::sync::Once;
+use std::sync::{Once, OnceLock};
 
 thread_local! {
     /// The number of catches on the stack of this thread.
@@ -116,6 +116,15 @@ impl Drop for Depth {
     }
 }
 
+/// Set by [`before_uncaught`].
+static BEFORE_UNCAUGHT: OnceLock<fn()> = OnceLock::new();
+
+/// Calls `f` at each panic outside of a [`catch`], which may end the process, before the panic hook of the application.
+pub(crate) fn before_uncaught(f: fn()) {
+    let _ = BEFORE_UNCAUGHT.set(f);
+    install();
+}
+
 fn install() {
     static INSTALLED: Once = Once::new();
     // Setting a hook while this thread panics aborts the process. `run().unwrap()` drops the application in that state.
@@ -124,11 +133,15 @@ fn install() {
     }
     INSTALLED.call_once(|| {
         let previous = take_hook();
-        set_hook(Box::new(
-            move |info| {
-                if CATCHING.try_with(Cell::get).unwrap_or(0) > 0 { record(info) } else { previous(info) }
-            },
-        ));
+        set_hook(Box::new(move |info| {
+            if CATCHING.try_with(Cell::get).unwrap_or(0) > 0 {
+                return record(info);
+            }
+            if let Some(f) = BEFORE_UNCAUGHT.get() {
+                f();
+            }
+            previous(info)
+        }));
     });
 }
 

@@ -1,13 +1,18 @@
 //! The logger that `App::run` installs if the application has not installed one.
 
 use std::cell::Cell;
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use env_logger::{Builder, Env, Logger};
 use jiff::Zoned;
 use log::{Level, Log, Metadata, Record, SetLoggerError};
 
 use super::date_header::TimeCache;
+use super::log_writer::{Kind, Output, Queue};
+use crate::panics;
 
 thread_local! {
     static TIME: TimeCache = const { TimeCache::new() };
@@ -26,9 +31,44 @@ const LARGEST_BUFFER: usize = 4 << 10;
 /// unless `RUST_LOG` is set. A logger that is installed already stays.
 pub(crate) fn init() {
     let logger = Builder::from_env(Env::default().default_filter_or(FILTER)).build();
-    let is_styled = is_styled(|name| std::env::var(name).ok(), io::stderr().is_terminal());
-    // An error means that the application has installed a logger of its own.
-    let _ = LineLogger { logger, is_styled }.try_init();
+    let is_terminal = io::stderr().is_terminal();
+    let is_styled = is_styled(|name| std::env::var(name).ok(), is_terminal);
+    // An error means that the application has installed a logger of its own. A person at a terminal sees each line at once.
+    if (LineLogger { logger, is_styled }).try_init().is_ok() && !is_terminal {
+        start_writer();
+    }
+}
+
+/// The lines that wait for the writer.
+static QUEUE: Queue = Queue::new();
+
+/// Set while a thread writes the queue. Without one, each line is written by the thread that logs it.
+static HAS_WRITER: AtomicBool = AtomicBool::new(false);
+
+/// The longest wait of a flush for a reader that does not read.
+const FLUSH: Duration = Duration::from_secs(1);
+
+/// Starts the thread that writes the lines.
+fn start_writer() {
+    let format = |out: &mut Vec<u8>, text: fmt::Arguments<'_>| {
+        let record = Record::builder().target("aside::log").level(Level::Warn).args(text).build();
+        let _ = write_line(out, &record, false);
+    };
+    let write = move || {
+        let mut output = Output::new(write_some);
+        // A panic loses the batch that it interrupts, and no line after it.
+        while panics::catch(|| -> () { QUEUE.run(&mut output, format) }).is_err() {}
+    };
+    let thread = std::thread::Builder::new().name("aside-log".into()).spawn(write);
+    HAS_WRITER.store(thread.is_ok(), Ordering::Release);
+    panics::before_uncaught(|| QUEUE.flush_if_read(FLUSH));
+}
+
+/// Waits until the lines of this module's logger are written, at most for a second. A process calls this before it ends.
+pub(crate) fn flush() {
+    if HAS_WRITER.load(Ordering::Acquire) {
+        QUEUE.flush(FLUSH);
+    }
 }
 
 /// Returns true if the levels are colored: on a terminal that shows colors, unless `NO_COLOR` is set (<https://no-color.org>).
@@ -65,7 +105,7 @@ fn write_line(out: &mut dyn Write, record: &Record<'_>, is_styled: bool) -> io::
     writeln!(out, "{color}{level}{end} {}: {}", record.target(), record.args())
 }
 
-/// A logger that writes each line in one call without a lock, so that no request waits for the line of another.
+/// A logger that passes each line to the writer, so that no request waits for the reader of the log.
 struct LineLogger {
     /// Decides which records are written.
     logger: Logger,
@@ -92,33 +132,62 @@ impl Log for LineLogger {
         // exists.
         let mut line = BUFFER.try_with(Cell::take).unwrap_or_default();
         // A failure to write the log cannot be logged.
-        let _ = write_line(&mut line, record, self.is_styled).and_then(|()| write_to_stderr(&line));
+        let _ = write_line(&mut line, record, self.is_styled).and_then(|()| send(record, &line));
         line.clear();
         if line.capacity() <= LARGEST_BUFFER {
             let _ = BUFFER.try_with(|buffer| buffer.set(line));
         }
     }
 
-    fn flush(&self) {}
+    fn flush(&self) {
+        if HAS_WRITER.load(Ordering::Acquire) {
+            QUEUE.flush_if_read(FLUSH);
+        }
+    }
 }
 
-#[cfg(unix)]
+fn send(record: &Record<'_>, line: &[u8]) -> io::Result<()> {
+    if !HAS_WRITER.load(Ordering::Acquire) {
+        return write_to_stderr(line);
+    }
+    let is_access = record.level() >= Level::Info && record.target() == "aside::access";
+    QUEUE.push(if is_access { Kind::Access } else { Kind::Other }, line);
+    Ok(())
+}
+
 fn write_to_stderr(mut line: &[u8]) -> io::Result<()> {
     while !line.is_empty() {
-        let count = rustix::io::retry_on_intr(|| rustix::io::write(io::stderr(), line))?;
-        line = &line[count..];
+        line = &line[write_some(line)?..];
     }
     Ok(())
 }
 
+/// Writes a part of the bytes, as many as the operating system takes, without the lock of the standard library.
+#[cfg(unix)]
+fn write_some(bytes: &[u8]) -> io::Result<usize> {
+    use rustix::event::{PollFd, PollFlags, poll};
+    use rustix::io::{Errno, retry_on_intr, write};
+
+    loop {
+        match retry_on_intr(|| write(io::stderr(), bytes)) {
+            // Another process that shares the output has made it non-blocking.
+            Err(Errno::AGAIN) => {
+                let stderr = io::stderr();
+                retry_on_intr(|| poll(&mut [PollFd::new(&stderr, PollFlags::OUT)], None))?;
+            }
+            result => return Ok(result?),
+        }
+    }
+}
+
 #[cfg(not(unix))]
-fn write_to_stderr(line: &[u8]) -> io::Result<()> {
-    io::stderr().write_all(line)
+fn write_some(bytes: &[u8]) -> io::Result<usize> {
+    io::stderr().write(bytes)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::fmt::{self, Display};
+    use std::fmt::Display;
 
     use super::*;
 

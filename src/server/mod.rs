@@ -25,6 +25,7 @@ pub(crate) mod epoll;
 pub(crate) mod http1;
 mod listener;
 pub(crate) mod log;
+mod log_writer;
 mod signals;
 pub(crate) mod socket;
 mod stream_threads;
@@ -248,7 +249,11 @@ impl App {
     /// client that connects during a restart waits for the next process, and the process itself needs no permission to
     /// listen on port 80.
     ///
-    /// The log goes to standard error at `info`, unless `RUST_LOG` is set or the application has installed a logger.
+    /// The log goes to standard error at `info`, unless `RUST_LOG` is set or the application has installed a logger. If standard
+    /// error is not a terminal, lines of the access log (`aside::access`) are written in batches, at most 50 ms later;
+    /// `abort`, `process::exit` and `kill -9` lose those of the last 50 ms. A panic and the end of `run` write them. All other
+    /// lines are written at once. While the reader of the log does not read, up to 1 MiB of access lines and 1 MiB of other
+    /// lines wait; further lines are dropped, and their number is logged when the reader reads again.
     ///
     /// # Errors
     /// An error if a setting or a route is invalid, or the address is in use.
@@ -303,9 +308,10 @@ impl App {
         }
         log::init();
         let signals = Signals::watch()?;
-        let running = start(self)?;
-        stop(running, signals.wait());
-        Ok(())
+        let ran = start(self).map(|running| stop(running, signals.wait()));
+        // An error of the start ends the process too.
+        log::flush();
+        ran
     }
 
     /// Serves the site in the background of this process, until the returned handle is stopped or dropped.

@@ -112,6 +112,7 @@ mod imp {
             Effect::Nothing => log::info!(target: "aside::server", "{name} is ignored."),
             Effect::End => {
                 log::warn!(target: "aside::server", "{name}: ending at once. Running requests and tasks are lost.");
+                super::super::log::flush();
                 signal_hook::low_level::exit(128 + signal);
             }
         }

@@ -23,6 +23,7 @@ mod jobs;
 mod limits;
 mod live;
 mod live_fragments;
+mod log_output;
 mod logs;
 mod middleware;
 mod minimum_rust;
