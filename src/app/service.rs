@@ -17,7 +17,7 @@ use crate::background::task_context::TaskContext;
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::http::error_pages;
-use crate::http::files::compression;
+use crate::http::files::compression::{self, CompressedFiles};
 use crate::http::forms::idempotency;
 use crate::http::headers::Headers;
 use crate::http::request::{Method, Request};
@@ -60,6 +60,7 @@ pub(crate) struct Service {
     security: Security,
     scope: Scope,
     ids: Ids,
+    compressed_files: CompressedFiles,
 }
 
 impl Service {
@@ -71,7 +72,8 @@ impl Service {
         scope: Scope,
     ) -> Service {
         parts.sort_by_key(|part| part.prefix.len());
-        Service { config, router, parts, security, scope, ids: Ids::new() }
+        let compressed_files = CompressedFiles::within(config.max_compressed);
+        Service { config, router, parts, security, scope, ids: Ids::new(), compressed_files }
     }
 
     /// Returns the settings.
@@ -229,7 +231,7 @@ impl Service {
         self.after(request, &mut response);
         session::save(request, &mut response);
         idempotency::save(request, &mut response);
-        compression::compress(request, &mut response);
+        compression::compress(request, &mut response, &self.compressed_files);
         let mut response = self.render_error(request, response);
         self.security.protect(request, &mut response);
         let (status, is_for_options) = (response.status_code().code(), *request.method() == Method::Options);

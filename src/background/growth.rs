@@ -169,6 +169,25 @@ mod tests {
     }
 
     #[test]
+    fn work_that_waits_for_less_than_the_patience_gets_no_more_threads_than_the_first() {
+        let mut pool = Simulation::new(2);
+        for _ in 0..100 {
+            pool.post(2 * AT_ONCE, blocks(MILLISECOND / 5));
+            pool.run(2 * MILLISECOND, 0, Work::default());
+            assert_eq!(pool.queue.len(), 0);
+        }
+        assert_eq!(pool.most, AT_ONCE);
+    }
+
+    #[test]
+    fn the_first_threads_start_at_once() {
+        let mut pool = Simulation::new(2);
+        pool.post(AT_ONCE, blocks(Duration::from_secs(1)));
+        (0..AT_ONCE).for_each(|_| pool.step());
+        assert_eq!((pool.threads.len(), pool.queue.len()), (8, 0));
+    }
+
+    #[test]
     fn a_backlog_does_not_feed_threads() {
         let mut pool = Simulation::new(2);
         pool.post(100_000, blocks(MILLISECOND));

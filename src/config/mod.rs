@@ -216,6 +216,9 @@ pub struct Config {
     pub max_fields: usize,
     /// `ASIDE_MAX_PARTS`: parts of a multipart body; 100.
     pub max_parts: usize,
+    /// `ASIDE_MAX_COMPRESSED`: bytes of memory for the compressed forms of static files, together; 16 MiB. Above it, those that
+    /// are requested least are dropped and compressed again when a client requests them. With 0, each response is compressed.
+    pub max_compressed: u64,
     /// `ASIDE_MAX_IMAGE_MEMORY`: bytes for all decoded images together; 512 MiB, at least 1 MiB. A further image waits; one
     /// that is larger than the limit is refused. Files being read and reusable buffers take up to half as much again. Each
     /// process has its own limit.
@@ -281,6 +284,7 @@ impl Default for Config {
             max_upload: 32 << 20,
             max_fields: 1_000,
             max_parts: 100,
+            max_compressed: 16 << 20,
             max_image_memory: 512 << 20,
             mail_url: None,
             mail_from: None,

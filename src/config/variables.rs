@@ -86,6 +86,7 @@ impl Variables {
             max_uploads_per_client: self.number("ASIDE_MAX_UPLOADS_PER_CLIENT")?,
             max_streams: self.or("ASIDE_MAX_STREAMS", default.max_streams, "a whole number")?,
             max_streams_per_client: self.number("ASIDE_MAX_STREAMS_PER_CLIENT")?,
+            max_compressed: self.or("ASIDE_MAX_COMPRESSED", default.max_compressed, "a number of bytes")?,
             max_image_memory: self.or("ASIDE_MAX_IMAGE_MEMORY", default.max_image_memory, "a number of bytes")?,
             ..default
         })

@@ -559,6 +559,7 @@ fn raise_descriptor_limit() {}
 mod tests {
     use std::io::{Read, Write};
     use std::net::TcpStream;
+    use std::sync::Barrier;
 
     use super::*;
     use crate::config::Config;
@@ -571,20 +572,45 @@ mod tests {
         assert!(buffer[..count].ends_with(b"hello"));
     }
 
-    #[test]
-    fn connections_from_before_and_after_a_restart_of_tiny_http_are_served() {
-        let service = App::with_config(Config::default()).get("/", |_req: &mut Request| "hello").build().unwrap();
+    /// Starts a site over tiny_http, and returns a function that connects to it.
+    fn start(app: App) -> (Box<Running<TinyHttp>>, impl Fn() -> TcpStream + Clone) {
         let config = Config { address: "127.0.0.1:0".into(), ..Config::default() };
         let listener = Listener::on(&config).unwrap();
-        let connect = {
-            let Address::Tcp(addr) = listener.address().unwrap() else { panic!("a Unix socket") };
-            move || {
-                let stream = TcpStream::connect(addr).unwrap();
-                stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
-                stream
-            }
-        };
+        let Address::Tcp(addr) = listener.address().unwrap() else { panic!("a Unix socket") };
+        let service = app.build().unwrap();
         let running = Running::start(TinyHttp::new(listener, service.config()).unwrap(), service).unwrap();
+        let connect = move || {
+            let stream = TcpStream::connect(addr).unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            stream
+        };
+        (running, connect)
+    }
+
+    /// tiny_http gives some connections of a burst no thread of their own. They must not wait until another one ends.
+    #[test]
+    fn no_connection_of_a_burst_waits_for_another_to_end() {
+        const BURST: usize = 48;
+        let (handlers, clients) = (Barrier::new(BURST), Barrier::new(BURST));
+        let meet = move |_req: &mut Request| {
+            handlers.wait();
+            "hello"
+        };
+        let (running, connect) = start(App::with_config(Config::default()).get("/", meet));
+        std::thread::scope(|scope| {
+            for _ in 0..BURST {
+                scope.spawn(|| {
+                    clients.wait();
+                    ask(&mut connect());
+                });
+            }
+        });
+        running.stop("test");
+    }
+
+    #[test]
+    fn connections_from_before_and_after_a_restart_of_tiny_http_are_served() {
+        let (running, connect) = start(App::with_config(Config::default()).get("/", |_req: &mut Request| "hello"));
         let mut before = connect();
         ask(&mut before);
         running.transport.restart(&running.state, "a test says so");

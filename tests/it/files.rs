@@ -213,6 +213,24 @@ fn a_file_compressed_by_the_server_follows_its_changes() {
 }
 
 #[test]
+fn the_memory_for_compressed_files_is_a_setting() {
+    for (max_compressed, is_kept) in [(Config::default().max_compressed, true), (0, false)] {
+        let dir = folder();
+        let site = App::with_config(Config { max_compressed, ..Config::default() });
+        let mut client = TestClient::new(site.static_files("/static", dir.path().join("static")));
+        let modified = SystemTime::now() - HOUR;
+        // Two contents with the tag of one version, which shows whether the file was compressed again.
+        let texts = ["first ".repeat(1_000), "other ".repeat(1_000)].map(|text| {
+            put(dir.path(), "static/a.txt", &text);
+            let file = File::options().write(true).open(dir.path().join("static/a.txt")).unwrap();
+            file.set_modified(modified).unwrap();
+            decompressed(&get(&mut client, "/static/a.txt", &[("Accept-Encoding", "gzip")]))
+        });
+        assert_eq!(texts[0] == texts[1], is_kept, "{max_compressed}");
+    }
+}
+
+#[test]
 fn head_has_the_headers_of_a_compressed_file() {
     let dir = folder();
     put(dir.path(), "static/a.txt", &"word ".repeat(1_000));

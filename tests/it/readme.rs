@@ -154,6 +154,7 @@ fn the_table_of_settings_has_the_defaults() {
         ("ASIDE_MAX_UPLOAD", config.max_upload),
         ("ASIDE_MAX_FIELDS", config.max_fields as u64),
         ("ASIDE_MAX_PARTS", config.max_parts as u64),
+        ("ASIDE_MAX_COMPRESSED", config.max_compressed),
         ("ASIDE_MAX_IMAGE_MEMORY", config.max_image_memory),
         ("ASIDE_MAIL_CONNECTIONS", config.mail_connections as u64),
     ] {

@@ -8,7 +8,7 @@
 //! of its own into pages, and a response with `Content-Encoding: identity` is not compressed.
 
 use std::io::{self, Cursor};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use flate2::Compression;
@@ -25,21 +25,21 @@ use crate::http::response::{Response, ResponseBody};
 /// form.
 const SIZES: std::ops::RangeInclusive<u64> = 1024..=(1 << 20);
 
-/// The memory for compressed files of the process, in bytes.
-const MEMORY: u64 = 16 << 20;
-
 /// The memory of an entry besides its key and its content, about.
 const OVERHEAD: u64 = 256;
 
 /// The compressed form of each version of each static file that was requested lately.
-static FILES: LazyLock<Cache<Arc<[u8]>>> = LazyLock::new(|| files_within(MEMORY));
+pub(crate) struct CompressedFiles(Cache<Arc<[u8]>>);
 
-fn files_within(bytes: u64) -> Cache<Arc<[u8]>> {
-    Cache::weighted(bytes, 16 << 10, |key, content| OVERHEAD + (key.len() + content.len()) as u64)
+impl CompressedFiles {
+    /// Creates the store, with a limit on its memory in bytes.
+    pub(crate) fn within(bytes: u64) -> CompressedFiles {
+        CompressedFiles(Cache::weighted(bytes, 16 << 10, |key, content| OVERHEAD + (key.len() + content.len()) as u64))
+    }
 }
 
 /// Compresses the body, if the client accepts it and the content benefits.
-pub(crate) fn compress(request: &Request, response: &mut Response) {
+pub(crate) fn compress(request: &Request, response: &mut Response, files: &CompressedFiles) {
     if !is_worth_it(response) {
         return;
     }
@@ -47,7 +47,7 @@ pub(crate) fn compress(request: &Request, response: &mut Response) {
     if Accepted::of(request.headers()).choose([GZIP].into_iter()).is_none() {
         return;
     }
-    match encode(request, response, &FILES) {
+    match encode(request, response, &files.0) {
         Ok(false) => {}
         Ok(true) => {
             response.headers.put("Content-Encoding", "gzip");
@@ -165,7 +165,7 @@ mod tests {
     }
 
     fn compressed(accept: &str, mut response: Response) -> Response {
-        compress(&request(accept), &mut response);
+        compress(&request(accept), &mut response, &CompressedFiles::within(0));
         response
     }
 
@@ -209,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_version_of_a_file_is_compressed_once() {
-        let files = files_within(MEMORY);
+        let files = CompressedFiles::within(1 << 20).0;
         let get = |content, version| decompressed(encoded(Method::Get, file(content, version), &files));
         assert_eq!(get("the first", "1"), "the first");
         assert_eq!(get("not read", "1"), "the first");
@@ -225,7 +225,7 @@ mod tests {
 
     #[test]
     fn simultaneous_requests_compress_a_file_once() {
-        let (files, barrier) = (files_within(MEMORY), Barrier::new(8));
+        let (files, barrier) = (CompressedFiles::within(1 << 20).0, Barrier::new(8));
         let get = |number: usize| {
             barrier.wait();
             decompressed(encoded(Method::Get, file(&number.to_string().repeat(100_000), "1"), &files))
@@ -239,7 +239,7 @@ mod tests {
 
     #[test]
     fn the_memory_for_compressed_files_is_bounded() {
-        let files = files_within(4_000);
+        let files = CompressedFiles::within(4_000).0;
         let noise =
             |seed: u32| (0..700).map(|n: u32| char::from(b' ' + ((n * n * seed) % 89) as u8)).collect::<String>();
         for version in 0..50 {
@@ -265,7 +265,8 @@ mod tests {
         }
         let head = |mut response: Response| {
             let headers = Headers::from_iter([("Accept-Encoding", "gzip")]);
-            compress(&Request::new(Method::Head, "/", headers, Body::empty()), &mut response);
+            let request = Request::new(Method::Head, "/", headers, Body::empty());
+            compress(&request, &mut response, &CompressedFiles::within(0));
             assert!(is_gzip(&response) && response.headers().get("Vary") == Some("Accept-Encoding"));
             assert_eq!(response.headers().get("ETag"), Some("W/\"1\""));
             assert!(!response.headers().contains("Accept-Ranges"));
@@ -274,7 +275,7 @@ mod tests {
         let mut unread = Response::text("").header("ETag", "\"1\"").header("Accept-Ranges", "bytes");
         unread.body = ResponseBody::Reader(Box::new(Unread), 5_000);
         assert_eq!(head(unread), None, "the length is not known");
-        let files = files_within(MEMORY);
+        let files = CompressedFiles::within(1 << 20).0;
         let content = "word ".repeat(1_000);
         let length = encoded(Method::Get, file(&content, "1"), &files).body.length();
         assert!(length.is_some_and(|length| length < 100));
@@ -285,7 +286,7 @@ mod tests {
 
     #[test]
     fn a_file_that_becomes_shorter_is_not_stored() {
-        let files = files_within(MEMORY);
+        let files = CompressedFiles::within(1 << 20).0;
         let mut response = file("0123456789", "1");
         let ResponseBody::File(_, length) = &mut response.body else { panic!("not a file") };
         *length = 11;
@@ -296,7 +297,7 @@ mod tests {
 
     #[test]
     fn a_file_is_sent_as_it_is_if_too_many_workers_wait() {
-        let files = files_within(MEMORY);
+        let files = CompressedFiles::within(1 << 20).0;
         let (begun, has_begun) = mpsc::channel();
         let (release, released) = mpsc::channel();
         let compress_slowly = move || {

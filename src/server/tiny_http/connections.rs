@@ -73,16 +73,24 @@ impl EmptyConnections {
     /// Records the connection of a request. After new ones, empty connections follow soon, and another one later, in case
     /// tiny_http has counted wrongly for the first.
     pub(super) fn note(empty_connections: &Arc<EmptyConnections>, remote: &SocketAddr) {
-        let mut hasher = std::hash::DefaultHasher::new();
-        remote.hash(&mut hasher);
-        let mark = hasher.finish() as usize | 1;
-        let slot = &empty_connections.seen[usize::from(remote.port()) % empty_connections.seen.len()];
-        if slot.load(Ordering::Relaxed) != mark {
-            slot.store(mark, Ordering::Relaxed);
-            empty_connections.new.fetch_add(1, Ordering::Relaxed);
+        if empty_connections.count_if_new(remote) {
             EmptyConnections::schedule(empty_connections, SOON, |empty_connections| &empty_connections.soon);
             EmptyConnections::schedule(empty_connections, LATE, |empty_connections| &empty_connections.late);
         }
+    }
+
+    /// Counts a connection, unless it was seen before. Returns true if it is new.
+    fn count_if_new(&self, remote: &SocketAddr) -> bool {
+        let mut hasher = std::hash::DefaultHasher::new();
+        remote.hash(&mut hasher);
+        let mark = hasher.finish() as usize | 1;
+        let slot = &self.seen[usize::from(remote.port()) % self.seen.len()];
+        if slot.load(Ordering::Relaxed) == mark {
+            return false;
+        }
+        slot.store(mark, Ordering::Relaxed);
+        self.new.fetch_add(1, Ordering::Relaxed);
+        true
     }
 
     fn schedule(
@@ -100,10 +108,13 @@ impl EmptyConnections {
         });
     }
 
-    /// Connects twice for each new connection, and at least once.
     fn connect_some(&self) {
-        let count = 2 * self.new.swap(0, Ordering::AcqRel);
-        (0..count.clamp(1, MOST_AT_A_TIME)).for_each(|_| self.connect());
+        (0..self.due()).for_each(|_| self.connect());
+    }
+
+    /// Returns the number of empty connections that are due: two for each new connection, and at least one.
+    fn due(&self) -> usize {
+        (2 * self.new.swap(0, Ordering::AcqRel)).clamp(1, MOST_AT_A_TIME)
     }
 
     pub(super) fn connect(&self) {
@@ -300,5 +311,28 @@ impl Drop for TrackedRequest {
         if entries.waiting > 0 {
             self.tracker.changed.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: one empty connection followed in each 10 ms, so that the last connection of a burst of 32 got a thread
+    /// after 160 ms.
+    #[test]
+    fn twice_as_many_empty_connections_follow_as_there_were_new_ones() {
+        let empty_connections = EmptyConnections::new(([127, 0, 0, 1], 9).into());
+        let mut burst = (1..).map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port))).peekable();
+        let mut threads = 4;
+        let rounds = (1..).find(|_| {
+            burst.by_ref().take(threads).for_each(|remote| assert!(empty_connections.count_if_new(&remote)));
+            threads = empty_connections.due();
+            burst.peek().is_none_or(|next| next.port() > 100)
+        });
+        assert_eq!(rounds, Some(5), "4, 8, 16, 32 and 64 connections get threads");
+        assert_eq!(empty_connections.due(), 1, "a last one");
+        assert!(!empty_connections.count_if_new(&SocketAddr::from(([127, 0, 0, 1], 100))), "seen before");
+        assert_eq!(empty_connections.due(), 1);
     }
 }
