@@ -28,7 +28,7 @@ impl<T> TaskHandle<T> {
     /// Creates the handle of a task, and the promise that completes it.
     pub(super) fn with_promise(info: TaskInfo, is_nested: bool) -> (TaskHandle<T>, Promise<T>) {
         let result = Arc::new(OutcomeCell::default());
-        (TaskHandle { info, is_nested, result: result.clone() }, Promise(result))
+        (TaskHandle { info, is_nested, result: result.clone() }, Promise(Some(result)))
     }
 
     /// Waits for the task's outcome.
@@ -201,46 +201,64 @@ pub fn task(key: &str) -> Option<TaskInfo> {
 
 /// A cell that receives the outcome of a task for its handle.
 struct OutcomeCell<T> {
-    outcome: Mutex<Option<Outcome<T>>>,
+    state: Mutex<CellState<T>>,
     ready: Condvar,
+}
+
+struct CellState<T> {
+    outcome: Option<Outcome<T>>,
+    /// A thread waits. Without one a notification, which is a system call, is not needed.
+    is_awaited: bool,
 }
 
 impl<T> Default for OutcomeCell<T> {
     fn default() -> OutcomeCell<T> {
-        OutcomeCell { outcome: Mutex::new(None), ready: Condvar::new() }
+        OutcomeCell { state: Mutex::new(CellState { outcome: None, is_awaited: false }), ready: Condvar::new() }
     }
 }
 
 impl<T> OutcomeCell<T> {
     fn wait(&self) -> Outcome<T> {
-        let outcome = wait_while(&self.ready, lock(&self.outcome), |outcome| outcome.is_none()).take();
+        let mut state = lock(&self.state);
+        state.is_awaited = true;
+        let outcome = wait_while(&self.ready, state, |state| state.outcome.is_none()).outcome.take();
         outcome.unwrap_or(Err(Failure::Abandoned))
     }
 
     fn put(&self, outcome: Outcome<T>) {
-        lock(&self.outcome).get_or_insert(outcome);
-        self.ready.notify_all();
+        let mut state = lock(&self.state);
+        state.outcome = Some(outcome);
+        if state.is_awaited {
+            self.ready.notify_one();
+        }
     }
 }
 
 /// The obligation to set the outcome for a handle. If it is dropped, the task was abandoned, and the handle reports that.
-pub(crate) struct Promise<T>(Arc<OutcomeCell<T>>);
+pub(crate) struct Promise<T>(Option<Arc<OutcomeCell<T>>>);
 
 impl<T> Promise<T> {
     /// Creates a promise without a handle: the outcome is dropped.
     pub(super) fn without_handle() -> Promise<T> {
-        Promise(Arc::new(OutcomeCell::default()))
+        Promise(None)
     }
 
-    pub(super) fn fulfill(self, outcome: Outcome<T>) {
-        self.0.put(outcome);
+    pub(super) fn fulfill(mut self, outcome: Outcome<T>) {
         // Without a handle the value is dropped here. Its drop is application code and may panic.
-        panics::discard(self);
+        match self.0.take() {
+            Some(cell) => {
+                cell.put(outcome);
+                panics::discard(cell);
+            }
+            None => panics::discard(outcome),
+        }
     }
 }
 
 impl<T> Drop for Promise<T> {
     fn drop(&mut self) {
-        self.0.put(Err(Failure::Abandoned));
+        if let Some(cell) = self.0.take() {
+            cell.put(Err(Failure::Abandoned));
+        }
     }
 }

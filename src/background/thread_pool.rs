@@ -5,6 +5,8 @@
 //! next one if there is more work and [`growth`](super::growth) allows it. No work waits for long work to end, and one thread
 //! runs several short pieces of work before it sleeps again.
 
+#[cfg(target_os = "linux")]
+use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -285,12 +287,24 @@ fn lower_priority(nice: i32) {
 #[cfg(not(target_os = "linux"))]
 fn lower_priority(_nice: i32) {}
 
-/// Gives this thread a name that `top -H` and a debugger show, cut to the 15 bytes that Linux keeps.
+#[cfg(target_os = "linux")]
+thread_local! {
+    /// The last name that was given to this thread.
+    static NAME: RefCell<String> = const { RefCell::new(String::new()) };
+}
+
+/// Gives this thread a name that `top -H` and a debugger show, cut to the 15 bytes that Linux keeps. A pooled thread that has
+/// the name of its last task already keeps it, which saves a system call.
 pub(crate) fn rename(name: &str) {
     #[cfg(target_os = "linux")]
-    if let Ok(name) = std::ffi::CString::new(name) {
-        let _ = rustix::thread::set_name(&name);
-    }
+    NAME.with_borrow_mut(|own| {
+        if *own != name
+            && let Ok(c_name) = std::ffi::CString::new(name)
+        {
+            let _ = rustix::thread::set_name(&c_name);
+            name.clone_into(own);
+        }
+    });
     #[cfg(not(target_os = "linux"))]
     let _ = name;
 }
