@@ -177,7 +177,7 @@ impl MethodRouter {
         let MethodRouter { handlers, name, exemptions, middleware } = self;
         handlers.into_iter().map(move |(method, location, handler)| {
             let (name, exemptions, middleware) = (name.clone(), exemptions.clone(), middleware.clone());
-            let endpoint = Endpoint { handler, name, exemptions, middleware };
+            let endpoint = Endpoint { handler, name, exemptions, middleware, starts_tasks: Arc::default() };
             Route { method, pattern: path.to_owned(), location, endpoint }
         })
     }

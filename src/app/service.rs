@@ -3,7 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
 use serde_json::{Value, json};
@@ -12,6 +12,7 @@ use super::middleware::{self, Middleware};
 use super::parts::{Handler, Part};
 use crate::background::failure::Failure;
 use crate::background::panics;
+use crate::background::registry;
 use crate::background::scope::Scope;
 use crate::background::task_context::TaskContext;
 use crate::config::Config;
@@ -40,6 +41,8 @@ pub(crate) struct Endpoint {
     pub(crate) name: Option<String>,
     pub(crate) exemptions: Exemptions,
     pub(crate) middleware: Vec<Middleware>,
+    /// True once a request to the route has started a background task.
+    pub(crate) starts_tasks: Arc<AtomicBool>,
 }
 
 /// Erases the type of a handler, so that the router can store it.
@@ -189,13 +192,28 @@ impl Service {
         match found {
             Found::Route(endpoint, _, params) => {
                 request.set_params(params);
-                middleware::run(&middleware, request, &*endpoint.handler)
+                self.run_route(endpoint, &middleware, request)
             }
             Found::OtherMethods(methods) => {
                 middleware::run(&middleware, request, &|request| other_methods(request.method(), &methods))
             }
             Found::Nothing => middleware::run(&middleware, request, &|request| self.fallback(request)),
         }
+    }
+
+    /// Runs the middleware and the handler of a route. While too many background tasks wait, a route that starts some is refused
+    /// before its handler does anything.
+    fn run_route(&self, endpoint: &Endpoint, middleware: &[&Middleware], request: &mut Request) -> Response {
+        let starts_tasks = endpoint.starts_tasks.load(Ordering::Relaxed);
+        if starts_tasks && let Err(error) = self.scope.registry().check_queue() {
+            return Response::from_error(error);
+        }
+        let entered = registry::entered_here();
+        let response = middleware::run(middleware, request, &*endpoint.handler);
+        if !starts_tasks && (response.has_deferred() || registry::entered_here() != entered) {
+            endpoint.starts_tasks.store(true, Ordering::Relaxed);
+        }
+        response
     }
 
     /// Returns the middleware of a path and its route, the outermost first.

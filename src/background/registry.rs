@@ -1,11 +1,13 @@
 //! The registry of an application's tasks: it starts, lists and drains them.
 //!
 //! Each application has one registry. It assigns the slots that tasks run in ([`slots`](super::slots)): at most
-//! `ASIDE_MAX_TASKS`. Further tasks wait in one queue, in order. Jobs take no slot. The registry logs every task that it
+//! `ASIDE_MAX_TASKS`. Further tasks wait in one queue, in order. While `ASIDE_MAX_QUEUED_TASKS` wait, requests that would start
+//! more are refused. Jobs take no slot. The registry logs every task that it
 //! drops.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,6 +23,7 @@ use super::timer;
 use crate::bounds;
 use crate::config::Config;
 use crate::deadline;
+use crate::error::Result;
 use crate::log_limit::LogLimit;
 use crate::log_text::{numbered, span};
 use crate::panics;
@@ -35,12 +38,23 @@ const FAILED: usize = 100;
 /// The longest time between two checks whether a client still watches a task.
 const MAX_WATCHER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 
+thread_local! {
+    /// The number of tasks that this thread has registered.
+    static ENTERED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// Returns the number of tasks that this thread has registered so far, in all applications.
+pub(crate) fn entered_here() -> u64 {
+    ENTERED.get()
+}
+
 /// The tasks of one application.
 #[derive(Clone)]
 pub(crate) struct Registry(Arc<Shared>);
 
 struct Shared {
     max_tasks: usize,
+    max_queued_tasks: usize,
     max_task_threads: usize,
     nice: i32,
     /// Log limits for tasks that waited for a slot, callers that waited for a thread, callers that ran a task themselves,
@@ -48,6 +62,10 @@ struct Shared {
     waits: LogLimit,
     ceilings: [LogLimit; 2],
     refusals: LogLimit,
+    /// The log limit for requests that were refused, since too many tasks wait.
+    full: LogLimit,
+    /// The number of tasks in the queue, to be read without the lock.
+    queued: AtomicUsize,
     ids: AtomicU64,
     /// The server has begun to stop.
     stopping: AtomicBool,
@@ -78,11 +96,14 @@ impl Registry {
         timer::start();
         Registry(Arc::new(Shared {
             max_tasks: config.max_tasks,
+            max_queued_tasks: config.max_queued_tasks,
             max_task_threads: config.max_task_threads,
             nice: config.nice,
             waits: LogLimit::default(),
             ceilings: Default::default(),
             refusals: LogLimit::default(),
+            full: LogLimit::default(),
+            queued: AtomicUsize::new(0),
             ids: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
             state: Mutex::default(),
@@ -103,6 +124,7 @@ impl Registry {
         job: Option<u64>,
         request: Option<Arc<RequestInfo>>,
     ) -> Arc<Record> {
+        ENTERED.set(ENTERED.get() + 1);
         let record = Arc::new(Record::new(self.0.ids.fetch_add(1, Ordering::Relaxed), name, key, job, request));
         self.state().unfinished.insert(record.id, record.clone());
         record
@@ -143,18 +165,43 @@ impl Registry {
 
     /// Takes a slot for a thread, or queues it and returns its turn.
     pub(crate) fn take_slot(&self, record: &Record, admission: Admission) -> Option<Arc<Turn>> {
-        let turn = self.state().slots.enter_thread(record.id, admission, self.0.max_tasks)?;
+        let turn = self.with_slots(|slots, most| slots.enter_thread(record.id, admission, most))?;
         self.log_wait(record);
         Some(turn)
     }
 
     /// Starts work in a slot, or queues it until there is one.
     pub(crate) fn start(&self, record: &Record, work: Work, admission: Admission) {
-        let work = self.state().slots.enter(record.id, work, admission, self.0.max_tasks);
+        let work = self.with_slots(|slots, most| slots.enter(record.id, work, admission, most));
         match work {
             Some(work) => self.run(work),
             None => self.log_wait(record),
         }
+    }
+
+    /// Uses the slots, with their limit, and publishes the length of their queue.
+    fn with_slots<R>(&self, use_slots: impl FnOnce(&mut Slots, usize) -> R) -> R {
+        let mut state = self.state();
+        let result = use_slots(&mut state.slots, self.0.max_tasks);
+        self.0.queued.store(state.slots.queued(), Ordering::Relaxed);
+        result
+    }
+
+    /// Checks that the queue has capacity, before a request whose handler starts tasks. The tasks themselves are never refused:
+    /// the request would be half done.
+    ///
+    /// # Errors
+    /// 503 if as many tasks wait as may (`ASIDE_MAX_QUEUED_TASKS`).
+    pub(crate) fn check_queue(&self) -> Result<()> {
+        let (queued, most) = (self.0.queued.load(Ordering::Relaxed), self.0.max_queued_tasks);
+        if queued < most {
+            return Ok(());
+        }
+        if let Some(count) = self.0.full.count() {
+            let wait = numbered(queued, "background task waits", "background tasks wait");
+            log::warn!(target: "aside::background", "Requests refused with 503: {count}. {wait} to begin (ASIDE_MAX_QUEUED_TASKS), and the handlers of these requests start further ones.");
+        }
+        Err(worker_share::busy("background tasks to begin (ASIDE_MAX_QUEUED_TASKS)".to_owned()))
     }
 
     /// Logs that tasks wait for slots, at most once a minute.
@@ -175,7 +222,7 @@ impl Registry {
 
     /// Releases the slot of a task, if it has one. Returned work has the slot now and is for the same thread to do.
     pub(crate) fn leave_slot(&self, record: &Record) -> Option<Work> {
-        self.state().slots.leave(record.id, self.0.max_tasks)
+        self.with_slots(|slots, most| slots.leave(record.id, most))
     }
 
     /// Releases the slot of a task whose thread ends.
@@ -189,7 +236,7 @@ impl Registry {
     /// without a slot, such as a job, lets the joined task run beside the slots.
     pub(crate) fn lend_slot(&self, joined: &Record, joiner: Option<&Record>) -> LentSlot {
         let joiner = joiner.map(|joiner| joiner.id);
-        let work = self.state().slots.join(joined.id, joiner, self.0.max_tasks);
+        let work = self.with_slots(|slots, most| slots.join(joined.id, joiner, most));
         if let Some(work) = work {
             self.run(work);
         }
@@ -409,7 +456,7 @@ impl Registry {
         self.unfinished().iter().rev().for_each(|record| record.tell_to_stop(Stop::Asked));
         let is_idle = self.wait_until_idle(deadline::after(more));
         // Dropped outside the lock: each entry reports to its handle that it was abandoned.
-        let never_begun = self.state().slots.abandon_queue();
+        let never_begun = self.with_slots(|slots, _| slots.abandon_queue());
         self.unfinished().iter().for_each(|record| self.end(record, Some(&Failure::Abandoned)));
         never_begun.for_each(Entry::abandon);
         is_idle

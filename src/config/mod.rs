@@ -145,12 +145,14 @@ pub struct Config {
     /// `ASIDE_GRACE`: the time limit of a graceful shutdown for requests and tasks; seconds, 25. This and each timeout is
     /// at most 366 days.
     pub grace: Duration,
-    /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Further tasks wait, in order, in a queue without a limit. A task that
-    /// waits for another one ([`TaskHandle::join`](crate::tasks::TaskHandle::join)) does not count during the wait. Jobs do not
+    /// `ASIDE_MAX_TASKS`: tasks that run at once; 1,000. Further tasks wait, in order, in a queue. A task that waits for another one ([`TaskHandle::join`](crate::tasks::TaskHandle::join)) does not count during the wait. Jobs do not
     /// count: their queues have separate limits. Two kinds of task start above the limit too: those of a
     /// [`Pool`](crate::Pool), which its permits limit, and those that a task starts with `background`, which
     /// `max_task_threads` limits.
     pub max_tasks: usize,
+    /// `ASIDE_MAX_QUEUED_TASKS`: tasks that wait to begin; 10,000. While as many wait, a request to a route that has started
+    /// tasks before gets 503, and its handler does not run. Tasks that are started elsewhere wait in any case.
+    pub max_queued_tasks: usize,
     /// `ASIDE_MAX_TASK_THREADS`: threads of `background` that run or wait for their turn; 4,000. At the limit, the caller
     /// waits; a caller that is itself a task runs the function on its own thread. Half of the operating system's limit
     /// applies in any case.
@@ -261,6 +263,7 @@ impl Default for Config {
             store: None,
             grace: Duration::from_secs(25),
             max_tasks: 1_000,
+            max_queued_tasks: 10_000,
             max_task_threads: 4_000,
             nice: 10,
             max_workers: 256,
@@ -340,6 +343,7 @@ impl Config {
             ),
             (!(0..=19).contains(&self.nice), "ASIDE_BACKGROUND_NICE takes a number from 0 to 19"),
             (self.max_tasks == 0, "ASIDE_MAX_TASKS must be at least 1"),
+            (self.max_queued_tasks == 0, "ASIDE_MAX_QUEUED_TASKS must be at least 1"),
             (self.max_task_threads == 0, "ASIDE_MAX_TASK_THREADS must be at least 1"),
             (self.max_workers == 0, "ASIDE_MAX_WORKERS must be at least 1"),
             (self.max_image_memory < 1 << 20, "ASIDE_MAX_IMAGE_MEMORY must be at least 1,048,576 bytes (1 MiB)"),
@@ -467,6 +471,7 @@ mod tests {
             ("ASIDE_ENV", "prod"),
             ("ASIDE_GRACE", "25s"),
             ("ASIDE_MAX_TASKS", "0"),
+            ("ASIDE_MAX_QUEUED_TASKS", "0"),
             ("ASIDE_MAX_TASK_THREADS", "0"),
             ("ASIDE_BACKGROUND_NICE", "20"),
             ("ASIDE_SECRET", "too short"),

@@ -78,6 +78,7 @@ impl Variables {
         Ok(Config {
             grace: self.seconds("ASIDE_GRACE", default.grace)?,
             max_tasks: self.or("ASIDE_MAX_TASKS", default.max_tasks, "a whole number")?,
+            max_queued_tasks: self.or("ASIDE_MAX_QUEUED_TASKS", default.max_queued_tasks, "a whole number")?,
             max_task_threads: self.or("ASIDE_MAX_TASK_THREADS", default.max_task_threads, "a whole number")?,
             nice: self.or("ASIDE_BACKGROUND_NICE", default.nice, "a number from 0 to 19")?,
             max_workers: self.or("ASIDE_MAX_WORKERS", default.max_workers, "a whole number")?,

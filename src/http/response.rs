@@ -381,6 +381,11 @@ impl Response {
         std::mem::take(&mut self.deferred)
     }
 
+    /// Returns true if tasks are deferred until the response is sent.
+    pub(crate) fn has_deferred(&self) -> bool {
+        !self.deferred.is_empty()
+    }
+
     /// Adds the deferred tasks of a response that this one replaces.
     pub(crate) fn with_deferred(mut self, mut deferred: Vec<Deferred>) -> Response {
         deferred.append(&mut self.deferred);

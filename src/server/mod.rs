@@ -82,6 +82,11 @@ pub(crate) trait Transport: Send + Sync + 'static {
     /// Handles a job, and writes the response to its last byte.
     fn serve(self: &Arc<Self>, job: Self::Job, state: &Arc<ServerState>);
 
+    /// Returns true if it is better that one worker rests for a moment: background tasks compute, and few requests are ready.
+    fn may_rest(&self) -> bool {
+        false
+    }
+
     /// Wakes one worker, whose `take` returns without a job.
     fn wake(&self);
 

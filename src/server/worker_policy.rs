@@ -221,6 +221,24 @@ impl Surplus {
     }
 }
 
+/// The rest of a worker while background tasks compute and another worker keeps up alone. Two workers, a client on this machine
+/// and the tasks would share two cores, and one of them would wait for a core for up to 4 ms, with a request.
+#[derive(Default)]
+pub(super) struct Rest {
+    done_by_others: u64,
+}
+
+impl Rest {
+    /// How long a worker rests before it looks again.
+    pub(super) const PAUSE: Duration = Duration::from_millis(1);
+
+    /// Returns true if the worker rests for a pause: another worker has ended a request since the last call, so that one waits
+    /// in no handler, and the transport allows it. `done_by_others` counts the requests of the other workers.
+    pub(super) fn is_due(&mut self, done_by_others: u64, may_rest: bool) -> bool {
+        std::mem::replace(&mut self.done_by_others, done_by_others) != done_by_others && may_rest
+    }
+}
+
 /// The number of samples that ask for fewer reserved cores before background tasks get cores back: a second.
 const SAMPLES_BEFORE_RELEASE: u32 = 10;
 
@@ -383,6 +401,15 @@ mod tests {
             [0, CHECKS_BEFORE_GROWTH / 2, CHECKS_BEFORE_GROWTH / 2 + 1, CHECKS_BEFORE_GROWTH].map(added),
             [0, 0, 2, 2]
         );
+    }
+
+    #[test]
+    fn a_worker_rests_while_another_one_ends_requests_and_few_are_ready() {
+        let mut rest = Rest::default();
+        assert!(rest.is_due(8, true) && rest.is_due(11, true));
+        assert!(!rest.is_due(11, true), "the other worker waits in a handler, or has nothing to do");
+        assert!(rest.is_due(12, true) && !rest.is_due(13, false), "many requests are ready");
+        assert!(!rest.is_due(13, true), "none has ended since");
     }
 
     /// Regression: a third worker was added on two cores whenever other programs kept both workers from a core for 5 ms.

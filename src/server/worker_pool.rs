@@ -10,7 +10,9 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::worker_policy::{CHECK_WHEN_FULL, Count, Headcount, Policy, Reservation, SAMPLE, Surplus, TICK, Watch};
+use super::worker_policy::{
+    CHECK_WHEN_FULL, Count, Headcount, Policy, Reservation, Rest, SAMPLE, Surplus, TICK, Watch,
+};
 use super::{Counted, ServerState, Taken, Transport};
 use crate::background::{panics, task_cores};
 use crate::log_limit::LogLimit;
@@ -42,6 +44,8 @@ struct Shared<T: Transport> {
     surplus: AtomicUsize,
     /// The number of jobs done since the start.
     done: AtomicU64,
+    /// True while a worker rests. One at a time does.
+    is_resting: AtomicBool,
     /// The limit of the warning that handlers hold all workers.
     held: LogLimit,
     /// True while the supervisor checks every few milliseconds.
@@ -66,6 +70,7 @@ impl<T: Transport> WorkerPool<T> {
             threads: Threads::default(),
             surplus: AtomicUsize::new(0),
             done: AtomicU64::new(0),
+            is_resting: AtomicBool::new(false),
             held: LogLimit::default(),
             watched: AtomicBool::new(false),
             policy: Policy { fewest, most, cores },
@@ -119,6 +124,23 @@ impl<T: Transport> Shared<T> {
         left.inspect(|count| self.wake_supervisor_if_all_busy(*count)).is_some()
     }
 
+    /// Rests while another worker keeps up alone and that is better for the pages: see [`Rest`]. The calling worker has done
+    /// `own` jobs.
+    fn rest(&self, rest: &mut Rest, own: u64) {
+        let mut is_due = || {
+            let may_rest = self.transport.may_rest() && !self.state.is_stopping();
+            rest.is_due(self.done.load(Ordering::Acquire) - own, may_rest)
+        };
+        if !is_due() || self.is_resting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        thread::sleep(Rest::PAUSE);
+        while is_due() {
+            thread::sleep(Rest::PAUSE);
+        }
+        self.is_resting.store(false, Ordering::Release);
+    }
+
     fn wake_supervisor_if_all_busy(&self, count: Count) {
         if count.all_busy() && !self.watched.load(Ordering::SeqCst) && !self.watched.swap(true, Ordering::SeqCst) {
             self.supervisor.get().iter().for_each(|supervisor| supervisor.unpark());
@@ -144,11 +166,14 @@ impl<T: Transport> Worker<T> {
         let thread = shared.threads.enter();
         let _routes = shared.state.routes.enter();
         shared.state.shares.enter();
+        let (mut rest, mut own) = (Rest::default(), 0);
         loop {
+            shared.rest(&mut rest, own);
             let stopping = shared.state.is_stopping();
             match shared.transport.take(if stopping { Duration::ZERO } else { IDLE }) {
                 Taken::Job(job) => {
                     shared.run_job(job, &thread.1);
+                    own += 1;
                     self.has_left = shared.leave_if_surplus();
                 }
                 Taken::Broken(why) if !stopping => shared.transport.restart(&shared.state, &why),

@@ -379,6 +379,43 @@ fn a_deadline_ends_the_wait_for_a_retry() {
     client.drain();
 }
 
+/// Regression: tasks that began more slowly than requests started them waited in a queue without a limit.
+#[test]
+fn a_route_that_starts_tasks_gets_503_while_the_queue_is_full_and_other_routes_do_not() {
+    for deferred in [true, false] {
+        let (handled, (release, wait)) = (Arc::new(AtomicUsize::new(0)), channel::<()>());
+        let (count, wait) = (handled.clone(), Arc::new(Mutex::new(wait)));
+        let order = move |_req: &mut Request| {
+            count.fetch_add(1, Ordering::SeqCst);
+            let wait = wait.clone();
+            let task = move || _ = wait.lock().unwrap().recv();
+            match deferred {
+                true => redirect("/").background(task),
+                false => {
+                    Task::named("order").spawn(move |_| task());
+                    redirect("/")
+                }
+            }
+        };
+        let config = Config { max_tasks: 1, max_queued_tasks: 2, ..Config::default() };
+        let mut client =
+            TestClient::new(App::with_config(config).get("/", |_req: &mut Request| "home").get("/order", order));
+        // One task runs, and two wait.
+        for _ in 0..3 {
+            assert_eq!(client.get("/order").status_code(), Status::SEE_OTHER);
+        }
+        let refused = client.get("/order");
+        assert_eq!(refused.status_code(), Status::SERVICE_UNAVAILABLE);
+        assert!(refused.header("Retry-After").is_some());
+        assert_eq!(handled.load(Ordering::SeqCst), 3, "a refused request is not half done");
+        assert_eq!(client.get("/").status_code(), Status::OK);
+        drop(release);
+        client.drain();
+        assert_eq!(client.get("/order").status_code(), Status::SEE_OTHER);
+        client.drain();
+    }
+}
+
 #[test]
 fn a_pool_runs_at_most_as_much_work_at_once_as_it_has_permits() {
     let client = client();

@@ -135,6 +135,7 @@ fn the_table_of_settings_has_the_defaults() {
         ("ASIDE_SESSION_LIFETIME", config.session_lifetime.as_secs()),
         ("ASIDE_GRACE", config.grace.as_secs()),
         ("ASIDE_MAX_TASKS", config.max_tasks as u64),
+        ("ASIDE_MAX_QUEUED_TASKS", config.max_queued_tasks as u64),
         ("ASIDE_MAX_TASK_THREADS", config.max_task_threads as u64),
         ("ASIDE_BACKGROUND_NICE", config.nice as u64),
         ("ASIDE_MAX_WORKERS", config.max_workers as u64),

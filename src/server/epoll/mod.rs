@@ -57,7 +57,7 @@ use super::listener::{Listener, Socket};
 use super::stream_threads::{self, StreamThread};
 use super::{Held, LINGER, LINGER_UNREAD, ServerState, StreamSlot, Taken, Transport};
 use crate::background::run::Deferred;
-use crate::background::{panics, timer};
+use crate::background::{panics, task_cores, timer};
 use crate::config::Config;
 use crate::deadline;
 use crate::error::{Error, Result};
@@ -692,6 +692,10 @@ impl Transport for Epoll {
             next = self.work(job, state);
         }
         next.into_iter().for_each(|job| self.requeue(job));
+    }
+
+    fn may_rest(&self) -> bool {
+        task_cores::do_tasks_compute() && self.poller.has_few_ready()
     }
 
     fn wake(&self) {

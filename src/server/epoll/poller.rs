@@ -27,6 +27,9 @@ const WAKE: u64 = u64::MAX - 1;
 /// The number of events fetched at once.
 const BATCH: usize = 32;
 
+/// The number of events fetched at once from which one worker alone would let connections wait for long.
+const FEW: usize = 8;
+
 /// The events that a connection is registered for.
 const INPUT: EventFlags = EventFlags::IN.union(EventFlags::RDHUP).union(EventFlags::ET);
 
@@ -103,6 +106,8 @@ pub(in crate::server) struct Poller {
     ready: Mutex<VecDeque<Event>>,
     /// The number of workers that wait, or are about to.
     waiting: AtomicUsize,
+    /// The number of events that were fetched last.
+    fetched: AtomicUsize,
 }
 
 impl Poller {
@@ -115,7 +120,8 @@ impl Poller {
         let wake_event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK | EventfdFlags::SEMAPHORE)?;
         epoll::add(&epoll, &wake_event, EventData::new_u64(WAKE), EventFlags::IN)?;
         epoll::wait(&epoll, &mut [MaybeUninit::uninit(); 1][..], Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))?;
-        Ok(Poller { epoll, wake_event, ready: Mutex::default(), waiting: AtomicUsize::new(0) })
+        let (ready, waiting, fetched) = Default::default();
+        Ok(Poller { epoll, wake_event, ready, waiting, fetched })
     }
 
     /// Registers the listener for one event.
@@ -199,6 +205,7 @@ impl Poller {
             Err(error) => return Err(error.into()),
         };
         let Some((first, rest)) = events.split_first() else { return Ok(None) };
+        self.fetched.store(events.len(), Ordering::Relaxed);
         if !rest.is_empty() {
             lock(&self.ready).extend(rest.iter().map(|event| Event::from(*event)));
             // Another worker has begun to wait in the meantime.
@@ -207,6 +214,11 @@ impl Poller {
             }
         }
         Ok(Some(Event::from(*first)))
+    }
+
+    /// Returns true if few connections were ready at once lately.
+    pub(super) fn has_few_ready(&self) -> bool {
+        self.fetched.load(Ordering::Relaxed) < FEW
     }
 
     /// Wakes one worker that waits now, or the next one that does.
