@@ -48,6 +48,16 @@ pub fn processor_time(root: u32) -> f64 {
     ticks as f64 / rustix::param::clock_ticks_per_second() as f64
 }
 
+/// Processor time that the machine was busy since it started, with what a hypervisor took, in seconds of all cores.
+pub fn busy_time() -> f64 {
+    let stat = fs::read_to_string("/proc/stat").unwrap_or_default();
+    let line = stat.lines().next().unwrap_or_default();
+    let ticks: Vec<u64> = line.split_whitespace().skip(1).map(|number| number.parse().unwrap_or(0)).collect();
+    // user, nice, system, irq, softirq, steal; not idle and iowait
+    let busy: u64 = [0, 1, 2, 5, 6, 7].iter().filter_map(|field| ticks.get(*field)).sum();
+    busy as f64 / rustix::param::clock_ticks_per_second() as f64
+}
+
 /// Resets the peak.
 pub fn forget_peak(root: u32) {
     for pid in tree(root) {

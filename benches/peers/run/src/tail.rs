@@ -53,6 +53,9 @@ pub struct Row {
     /// The most threads, and the most resident KiB, of the server during the load.
     pub threads: u64,
     pub resident: u64,
+    /// The share of one core that other processes and the hypervisor took during the load: above a few hundredths, the
+    /// machine was not quiet.
+    pub others: f64,
     /// Processor time of the server for each right answer, its tasks with it, in microseconds.
     pub processor: f64,
     /// From the last answer until the tasks had run, in milliseconds.
@@ -263,10 +266,12 @@ impl Side<'_> {
         let before = server.done();
         let used = process::processor_time(server.pid());
         let target = server.target(load.page);
+        let others = Others::new();
         let (outcome, threads, resident) =
             watched(server.pid(), || load::run(&target, load.connections, load.pace, self.time));
         let outcome = outcome.map_err(|error| format!("load: {error}"))?;
         let ended = Instant::now();
+        let others = others.share();
         let mut wrongs = Wrongs::of(&outcome);
         if load.page == Page::Form {
             let ran = measure::tasks(server, before[0], outcome.right);
@@ -285,6 +290,7 @@ impl Side<'_> {
             late: outcome.read_late.value_at_quantile(0.99) as f64 / 1e3,
             threads,
             resident,
+            others,
             processor: used * 1e6 / outcome.right.max(1) as f64,
             lag,
             work: after[1].saturating_sub(before[1]) as f64 / self.time.as_secs_f64(),
@@ -300,6 +306,24 @@ impl Side<'_> {
         let loaded = self.load("page, 4, beside two busy tasks", &Load::closed(Page::Template, FEW));
         measure::calm(&self.server)?;
         loaded.map(drop)
+    }
+}
+
+/// The processor time of all processes but this one and its servers.
+struct Others(Instant, f64);
+
+impl Others {
+    fn new() -> Others {
+        Others(Instant::now(), Others::time())
+    }
+
+    fn time() -> f64 {
+        process::busy_time() - process::processor_time(std::process::id())
+    }
+
+    /// Returns their share of one core since then.
+    fn share(&self) -> f64 {
+        ((Others::time() - self.1) / self.0.elapsed().as_secs_f64()).max(0.0)
     }
 }
 

@@ -11,6 +11,7 @@ const BASE: &str = "axum";
 impl Tail {
     pub fn markdown(&self) -> String {
         let mut text = String::new();
+        self.summary(&mut text);
         for (title, starts) in [("Text", "text"), ("Page", "page"), ("Order", "order"), ("Burst", "a burst")] {
             self.table(&mut text, title, starts);
         }
@@ -22,13 +23,35 @@ impl Tail {
         text
     }
 
+    /// The rates and the slowest responses side by side, as in the README.
+    fn summary(&self, text: &mut String) {
+        let peers = distinct(self.afters.iter().map(|after| after.peer));
+        let bars = "---|".repeat(peers.len());
+        let _ = writeln!(text, "\n### Requests/s; p50, p99, p99.9 ms\n\n| | {} |\n|---|{bars}", peers.join(" | "));
+        for what in distinct(self.rows.iter().map(|row| row.what.as_str())) {
+            let cell = |peer: &&str| {
+                let Some(rate) = self.median(peer, what, |row| row.rate) else { return String::new() };
+                let median = |of: fn(&Row) -> f64| ms(self.median(peer, what, of).unwrap_or(f64::NAN));
+                let [p50, p99, p999] =
+                    [median(|row| row.times.p50), median(|row| row.times.p99), median(|row| row.times.p999)];
+                format!("{}; {p50}, {p99}, {p999}", thousands(rate))
+            };
+            let cells: Vec<String> = peers.iter().map(cell).collect();
+            if cells.iter().any(|cell| !cell.is_empty()) {
+                let _ = writeln!(text, "| {what} | {} |", cells.join(" | "));
+            }
+        }
+        let most = self.rows.iter().map(|row| row.others * 100.0).fold(0.0, f64::max);
+        let _ = writeln!(text, "\nOther processes took up to {most:.0} % of a core during a load.");
+    }
+
     fn table(&self, text: &mut String, title: &str, starts: &str) {
         let _ = writeln!(
             text,
             "\n### {title}\n\n\
              | Connections | | Requests/s | Of {BASE}'s | p50 ms | p99 ms (rounds) | p99.9 ms | p99 as wrk reports it | \
-             Generator late, p99 ms | CPU µs | Threads at most | MiB at most | Tasks | Wrong |\n\
-             |---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
+             Generator late, p99 ms | CPU µs | Threads at most | MiB at most | Others' CPU at most | Tasks | Wrong |\n\
+             |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|"
         );
         let mut seen: Vec<(&str, &str)> = Vec::new();
         for what in distinct(self.rows.iter().map(|row| row.what.as_str()).filter(|what| what.starts_with(starts))) {
@@ -42,7 +65,7 @@ impl Tail {
             let (low, high) = p99.map_or((f64::NAN, f64::NAN), |p99| (p99.low, p99.high));
             let _ = writeln!(
                 text,
-                "| {} | {peer} | {:.0} | {} | {} | {} ({} to {}) | {} | {} | {} | {:.1} | {:.0} | {:.1} | {} | {} |",
+                "| {} | {peer} | {:.0} | {} | {} | {} ({} to {}) | {} | {} | {} | {:.1} | {:.0} | {:.1} | {:.0} % | {} | {} |",
                 what.split_once(", ").map_or(what, |(_, rest)| rest),
                 median(|row| row.rate),
                 self.ratio(peer, what).map_or(String::new(), |ratio| format!("{ratio:.2}")),
@@ -56,6 +79,7 @@ impl Tail {
                 median(|row| row.processor),
                 median(|row| row.threads as f64),
                 median(|row| row.resident as f64 / 1024.0),
+                self.of(peer, what).map(|row| row.others * 100.0).fold(0.0, f64::max),
                 self.tasks(peer, what),
                 wrongs(self.of(peer, what).map(|row| &row.wrongs)),
             );
@@ -178,6 +202,15 @@ fn ms(micros: f64) -> String {
         ms if ms < 1.0 => format!("{ms:.2}"),
         ms if ms < 10.0 => format!("{ms:.1}"),
         ms => format!("{ms:.0}"),
+    }
+}
+
+/// A rate such as 123,456.
+fn thousands(rate: f64) -> String {
+    let rate = rate.round() as u64;
+    match (rate / 1_000, rate % 1_000) {
+        (0, rest) => rest.to_string(),
+        (thousands, rest) => format!("{thousands},{rest:03}"),
     }
 }
 
