@@ -33,6 +33,9 @@ const GRACE: Duration = Duration::from_secs(1);
 /// After a refused connection.
 const PAUSE: Duration = Duration::from_millis(10);
 
+/// A connection that took longer to open is counted.
+const LATE_OPENING: Duration = Duration::from_millis(500);
+
 const TIMER: u64 = u64::MAX;
 
 /// A request, and the response that it must get.
@@ -67,6 +70,9 @@ pub struct Outcome {
     pub closed: u64,
     /// Connections that never had an answer.
     pub silent: usize,
+    /// First connections that took over half a second to open: the server's queue was full, and the system tried again after
+    /// a second.
+    pub late_openings: u64,
     /// Requests that had no answer a second after the end.
     pub unanswered: u64,
     /// From when a request was sent, or seen to be due, until the last byte of its answer reached the socket, in nanoseconds;
@@ -92,6 +98,7 @@ impl Outcome {
             broken: 0,
             closed: 0,
             silent: 0,
+            late_openings: 0,
             unanswered: 0,
             times: histogram(),
             seen: histogram(),
@@ -297,6 +304,14 @@ impl<'t> Run<'t> {
                 return self.broke(which);
             }
             epoll::modify(&self.epoll, stream, EventData::new_u64(which as u64), EventFlags::IN)?;
+            // The time of the first request begins when it can be sent.
+            if matches!(self.pace, Pace::Closed)
+                && !slot.is_answered
+                && let Some(since) = slot.since
+            {
+                self.outcome.late_openings += u64::from(since.elapsed() > LATE_OPENING);
+                slot.since = Some(Instant::now());
+            }
             return self.write(which);
         }
         self.read(which)

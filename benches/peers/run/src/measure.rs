@@ -36,6 +36,8 @@ impl Times {
 pub struct Wrongs {
     /// Connections that never had an answer.
     pub silent: usize,
+    /// Connections that took over half a second to open.
+    pub late_openings: u64,
     /// Requests without an answer a second after the end.
     pub unanswered: u64,
     pub wrong: u64,
@@ -49,6 +51,7 @@ impl Wrongs {
     pub fn of(outcome: &Outcome) -> Wrongs {
         Wrongs {
             silent: outcome.silent,
+            late_openings: outcome.late_openings,
             unanswered: outcome.unanswered,
             wrong: outcome.wrong,
             first_wrong: outcome.first_wrong.clone(),

@@ -268,14 +268,22 @@ fn micros(spread: Spread) -> String {
 
 /// Sums of what went wrong, or nothing.
 pub fn wrongs<'w>(all: impl Iterator<Item = &'w Wrongs>) -> String {
-    let (mut sums, mut first) = ([0_i64; 5], None);
+    let (mut sums, mut first) = ([0_i64; 6], None);
     for wrongs in all {
         let these = [wrongs.silent as i64, wrongs.unanswered as i64, wrongs.wrong as i64, wrongs.broken as i64];
         sums.iter_mut().zip(these).for_each(|(sum, these)| *sum += these);
         sums[4] += wrongs.lost_tasks.abs();
+        sums[5] += wrongs.late_openings as i64;
         first = first.or(wrongs.first_wrong.as_ref());
     }
-    let names = ["connections without any answer", "unanswered", "wrong", "broken", "tasks lost or too many"];
+    let names = [
+        "connections without any answer",
+        "unanswered",
+        "wrong",
+        "broken",
+        "tasks lost or too many",
+        "opened after more than 0.5 s",
+    ];
     let told = sums.iter().zip(names).filter(|(sum, _)| **sum > 0).map(|(sum, name)| format!("{sum} {name}"));
     told.chain(first.map(|words| format!("first: {words}"))).collect::<Vec<_>>().join(", ")
 }
