@@ -6,7 +6,8 @@
 //! tenth, the program waits until all tasks and jobs have run, and prints resident memory, threads and descriptors of the
 //! server. It fails if the resident memory of the last tenth is more than a tenth above that of the third.
 //!
-//! `cargo bench --bench lifetime -- 1000000` sends fewer requests. Memory that grows with the time alone, and not with
+//! `cargo bench --bench lifetime -- 500000` sends fewer requests, as a try. Below four million nothing is compared: SQLite's
+//! page cache of 16 MB fills during the first 100,000 jobs, which are a million requests. Memory that grows with the time alone, and not with
 //! requests, does not show here.
 
 use std::fs;
@@ -26,6 +27,9 @@ const SERVE: &str = "ASIDE_BENCH_SERVE";
 
 /// The number of requests, if no argument says otherwise.
 const REQUESTS: u64 = 10_000_000;
+
+/// With fewer requests the third tenth is not compared with the last: the cache of SQLite still fills.
+const COMPARED_FROM: u64 = 4_000_000;
 
 /// The client: threads, and connections of each.
 const THREADS: usize = 2;
@@ -74,6 +78,10 @@ fn main() -> ExitCode {
     let growth = samples[9].resident as f64 / samples[2].resident as f64;
     let line: Vec<String> = samples.iter().map(|sample| format!("{:.1}", sample.megabytes())).collect();
     println!("resident MB at each tenth: {}", line.join(", "));
+    if requests < COMPARED_FROM {
+        println!("the last tenth has {growth:.2} times the resident memory of the third; too few requests to compare");
+        return ExitCode::SUCCESS;
+    }
     println!("the last tenth has {growth:.2} times the resident memory of the third; at most {GROWTH:.2}");
     if growth > GROWTH { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
