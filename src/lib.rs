@@ -100,6 +100,7 @@ mod app;
 mod background;
 mod bounds;
 mod cache;
+mod channel;
 pub mod config;
 mod deadline;
 pub mod error;
@@ -111,6 +112,7 @@ pub mod guide;
 pub mod http;
 #[cfg(feature = "image")]
 pub mod image;
+#[cfg(feature = "isolate")]
 mod isolate;
 #[cfg(feature = "jobs")]
 pub mod jobs;
@@ -138,6 +140,7 @@ mod sync;
 pub mod testing;
 #[cfg(any(feature = "mail", feature = "webhook"))]
 mod trust;
+mod utc;
 mod watch;
 #[cfg(feature = "webhook")]
 pub mod webhook;
@@ -159,6 +162,7 @@ pub use http::forms::multipart::Upload;
 pub use http::request::Request;
 pub use http::response::{Html, IntoResponse, Json, Response, redirect, redirect_or};
 pub use http::session::{Session, password};
+#[cfg(feature = "isolate")]
 pub use isolate::isolated;
 #[cfg(feature = "jobs")]
 #[doc(inline)]
@@ -194,6 +198,7 @@ pub mod tasks {
     pub use crate::background::request_info::RequestInfo;
     pub use crate::background::retry::Retry;
     pub use crate::background::task::RetriedTask;
+    #[cfg(feature = "isolate")]
     pub use crate::isolate::{Isolated, IsolatedFunction};
     pub use crate::panics::Panic;
 }

@@ -21,6 +21,13 @@ thread_local! {
 
 /// Runs `f`. Returns a panic in it as an error, and does not print it.
 pub(crate) fn catch<T>(f: impl FnOnce() -> T) -> Result<T, Panic> {
+    let (mut f, mut value) = (Some(f), None);
+    catch_any(&mut || value = f.take().map(|f| f()))?;
+    Ok(value.expect("without a panic `f` has returned"))
+}
+
+/// [`catch`] for any type, so that it is compiled once.
+fn catch_any(f: &mut dyn FnMut()) -> Result<(), Panic> {
     install();
     let _depth = Depth::enter();
     // A value that `f` leaves half changed belongs to the application, or is behind one of its locks, which are poisoned then.

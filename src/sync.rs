@@ -4,7 +4,9 @@
 //! therefore protects a valid value, and the next thread continues with it. The poisoning of the standard library would
 //! turn one panic into many.
 
+use std::io;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 /// Takes a lock, even if another thread panicked while it held the lock.
@@ -29,6 +31,17 @@ pub(crate) fn wait_while_for<'g, T>(
     holds: impl FnMut(&mut T) -> bool,
 ) -> MutexGuard<'g, T> {
     condvar.wait_timeout_while(guard, time, holds).unwrap_or_else(PoisonError::into_inner).0
+}
+
+/// Starts a thread of the framework. The closure is boxed, so that the standard library's code for it is compiled once.
+///
+/// # Errors
+/// If the operating system refuses the thread.
+pub(crate) fn spawn(name: &str, f: impl FnOnce() + Send + 'static) -> io::Result<JoinHandle<()>> {
+    fn start(name: &str, f: Box<dyn FnOnce() + Send>) -> io::Result<JoinHandle<()>> {
+        thread::Builder::new().name(name.to_owned()).spawn(f)
+    }
+    start(name, Box::new(f))
 }
 
 /// A counter of notifications that threads wait for. A notification before the wait is not lost.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 /// The layer of each module, submodules included. The longest matching entry counts.
 const LAYERS: &[(&str, u32)] = &[
     ("bounds", 0),
+    ("channel", 0),
     ("deadline", 0),
     ("error", 0),
     ("guide", 0),
@@ -19,6 +20,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("random", 0),
     ("sync", 0),
     ("trust", 0),
+    ("utc", 0),
     ("watch", 0),
     ("worker_routes", 0),
     ("worker_share", 0),

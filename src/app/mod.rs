@@ -2,6 +2,11 @@
 
 mod banner;
 pub(crate) mod check;
+#[cfg(feature = "isolate")]
+mod isolated;
+#[cfg(not(feature = "isolate"))]
+#[path = "isolated_absent.rs"]
+mod isolated;
 #[cfg(feature = "live")]
 mod live;
 #[cfg(not(feature = "live"))]
@@ -22,6 +27,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::isolated::IsolatedFunctions;
 use self::live::LiveDefinitions;
 use self::parts::{Handler, IntoHookResult, Part};
 use self::routing::{MethodRouter, Next};
@@ -44,7 +50,6 @@ use crate::http::session::{Keys, OpenStreams};
 use crate::http::url_for::Urls;
 #[cfg(feature = "image")]
 use crate::image::MaxMemory;
-use crate::isolate::{Functions, IsolatedFunction, Isolation, Program};
 use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::{Mail, Mailer};
@@ -82,8 +87,7 @@ pub struct App {
     parts: Vec<Part>,
     policy: Policy,
     values: Values,
-    functions: Functions,
-    program: Program,
+    isolated: IsolatedFunctions,
     static_folders: StaticFolders,
     templates: TemplateDefinitions,
     live: LiveDefinitions,
@@ -114,8 +118,7 @@ impl App {
             parts: vec![Part::default()],
             policy: Policy::default(),
             values: Values::default(),
-            functions: Functions::default(),
-            program: Program::own(),
+            isolated: IsolatedFunctions::default(),
             static_folders: StaticFolders::default(),
             templates: TemplateDefinitions::default(),
             live: LiveDefinitions::default(),
@@ -362,7 +365,7 @@ impl App {
         self.templates.mount(app.templates);
         self.mount_live(prefix, app.live);
         self.problems.extend(app.problems);
-        self.functions.merge(app.functions);
+        self.isolated.mount(app.isolated);
         if !self.values.merge(app.values) {
             let message = "both applications have a state of the same type, and a site can have one of each type";
             self.problems.push(Error::internal(format!("App::mount(`{path}`): {message}")));
@@ -486,29 +489,6 @@ impl App {
         self.state(jobs)
     }
 
-    /// Registers a function that [`isolated`](crate::isolated()) runs in a child process, so that the child finds it.
-    ///
-    /// ```
-    /// use aside::testing::TestClient;
-    /// use aside::{App, Result, isolated};
-    ///
-    /// fn double(n: u64) -> Result<u64> { Ok(2 * n) }
-    ///
-    /// let client = TestClient::new(App::new().isolated(double));
-    /// assert_eq!(client.within(|| isolated(double, 21)).join()?, 42);
-    /// # aside::ok(())
-    /// ```
-    ///
-    /// A function of a [mounted](App::mount) application is registered for the whole site. A closure is refused when the
-    /// application starts, since it has no name.
-    pub fn isolated<F, M>(mut self, f: F) -> App
-    where
-        F: IsolatedFunction<M>,
-    {
-        self.functions.register(f);
-        self
-    }
-
     /// Serves the files of a folder below a path: `.static_files("/static", "static")`.
     ///
     /// Responses have a media type, validators (304), and ranges. Dot files, links that lead out of the folder, and the
@@ -530,7 +510,7 @@ impl App {
     /// Prepares the application for a test: the test runs the jobs, mail stays in the process unless the settings send it
     /// elsewhere, and tasks run at normal priority, since a test on a busy machine would wait for them too long.
     pub(crate) fn for_tests(mut self) -> App {
-        self.program = Program::test(std::thread::current().name());
+        self.isolated.for_tests();
         if let Some(jobs) = self.values.get::<Jobs>() {
             jobs.for_tests();
         }
@@ -553,8 +533,8 @@ impl App {
         jobs.as_ref().map_or(Ok(()), |jobs| jobs.check())?;
         let security = Security::new(&config, self.policy)?;
         let urls = urls(&self.router).map_err(|error| self.problems.push(error)).unwrap_or_default();
-        if !self.problems.is_empty() || !self.functions.problems().is_empty() {
-            let problems = self.problems.iter().map(Error::chain).chain(self.functions.problems().iter().cloned());
+        if !self.problems.is_empty() || !self.isolated.problems().is_empty() {
+            let problems = self.problems.iter().map(Error::chain).chain(self.isolated.problems().iter().cloned());
             let problems: Vec<String> = problems.collect();
             return Err(Error::internal(problems.join("; ")));
         }
@@ -563,7 +543,7 @@ impl App {
         self.values.insert(self.static_folders);
         self.values.insert(Keys::new(&config)?);
         self.values.insert(Store::open(&config)?);
-        self.values.insert(Isolation::new(self.functions, self.program));
+        self.isolated.add_to(&mut self.values);
         self.values.insert(InProgress::default());
         self.values.insert(OpenStreams::default());
         // At the start and not at the first mail, so that an invalid URL is refused here.

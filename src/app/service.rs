@@ -14,7 +14,6 @@ use crate::background::failure::Failure;
 use crate::background::panics;
 use crate::background::registry;
 use crate::background::scope::Scope;
-use crate::background::task_context::TaskContext;
 use crate::config::Config;
 use crate::error::{Error, Status};
 use crate::http::error_pages;
@@ -27,7 +26,6 @@ use crate::http::router::{Found, Router};
 use crate::http::security::rate_limit::TooSoon;
 use crate::http::security::{Exemptions, Security};
 use crate::http::{cache_control, session};
-use crate::isolate::{self, Call, Isolation, Target};
 use crate::jobs::Jobs;
 use crate::log_text::{escape, span};
 use crate::random;
@@ -93,43 +91,6 @@ impl Service {
     /// Returns the tasks, the mailer and all other values of the application.
     pub(crate) fn scope(&self) -> &Scope {
         &self.scope
-    }
-
-    /// Runs the calls of the parent process, in a child process, and then exits.
-    pub(crate) fn serve_parent(&self) -> ! {
-        let (isolation, jobs) = (self.isolation(), self.scope.get::<Jobs>());
-        let dispatch = move |call: &Call, input: &str, task: &TaskContext| match call.target {
-            Target::Function { .. } => isolation.call(&call.name, input, task),
-            Target::Job { id, token } => match &jobs {
-                Some(jobs) => jobs.run_isolated(call, (id, token), input, task),
-                None => {
-                    let message = "cannot run an isolated job in this child process: the application has no jobs";
-                    Err(Failure::Error(Error::internal(message)))
-                }
-            },
-        };
-        isolate::child_main(&self.scope, Arc::new(dispatch))
-    }
-
-    /// Does the same if this is a child process and the application knows the function or job that the parent calls. If it
-    /// does not, a later application of the program may.
-    pub(crate) fn serve_parent_if_asked(&self) {
-        let jobs = self.scope.get::<Jobs>();
-        let knows = |call: &Call| match call.target {
-            Target::Function { .. } => self.isolation().knows(&call.name),
-            Target::Job { .. } => jobs.is_some_and(|jobs| jobs.knows(&call.name)),
-        };
-        if isolate::is_child() && isolate::is_asked_for(knows) {
-            self.serve_parent();
-        }
-    }
-
-    /// Returns the isolated functions.
-    ///
-    /// # Panics
-    /// Never: every application has them, even if there are none.
-    pub(crate) fn isolation(&self) -> Arc<Isolation> {
-        self.scope.state()
     }
 
     /// Returns the address of the client that sent these headers.

@@ -2,12 +2,12 @@
 
 use std::time::SystemTime;
 
-use jiff::Timestamp;
 use serde::Serialize;
 use serde::ser::{SerializeStruct, Serializer};
 
 use super::failure::Failure;
 use super::output::Output;
+use crate::utc;
 
 /// The progress of a task, as the task reports it.
 ///
@@ -72,8 +72,7 @@ impl Serialize for Progress {
 
 /// Returns a time in UTC, in whole seconds, as in RFC 3339.
 fn written(time: SystemTime) -> Option<String> {
-    let time = Timestamp::try_from(time).ok()?;
-    Some(time.strftime("%Y-%m-%dT%H:%M:%SZ").to_string())
+    Some(utc::written(time, 'T')? + "Z")
 }
 
 /// The number of a failed attempt. Its message is only in the log and the panel, since it may have internal details.

@@ -4,11 +4,10 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, LazyLock, Mutex, PoisonError};
-use std::thread;
 use std::time::Instant;
 
 use crate::panics;
-use crate::sync::lock;
+use crate::sync::{lock, spawn};
 
 type Action = Box<dyn FnOnce() + Send>;
 
@@ -28,8 +27,7 @@ static CHANGED: Condvar = Condvar::new();
 /// thread does not inherit the low priority of a task, which could not be raised again.
 pub(crate) fn start() {
     static STARTED: LazyLock<()> = LazyLock::new(|| {
-        let thread = thread::Builder::new().name("aside-timer".into());
-        thread.spawn(run).expect("at its start a process can have one more thread");
+        spawn("aside-timer", run).expect("at its start a process can have one more thread");
     });
     LazyLock::force(&STARTED);
 }

@@ -3,10 +3,13 @@
 
 use std::sync::Arc;
 
+#[cfg(feature = "isolate")]
 use crate::background::failure::Outcome;
 use crate::background::scope::Scope;
+#[cfg(feature = "isolate")]
 use crate::background::task_context::TaskContext;
 use crate::error::Result;
+#[cfg(feature = "isolate")]
 use crate::isolate::Call;
 
 /// The jobs of an application: none.
@@ -37,10 +40,12 @@ impl Jobs {
         match *self {}
     }
 
+    #[cfg(feature = "isolate")]
     pub(crate) fn knows(&self, _name: &str) -> bool {
         match *self {}
     }
 
+    #[cfg(feature = "isolate")]
     pub(crate) fn run_isolated(
         &self,
         _call: &Call,

@@ -21,7 +21,7 @@ use std::sync::{Arc, Mutex};
 
 use self::imp::{Established, HangUp, HangUps, Socket};
 use crate::http::stream::disconnect::Disconnect;
-use crate::sync::lock;
+use crate::sync::{lock, spawn};
 
 /// A watcher for the clients of all live pages of a server.
 pub(crate) struct DisconnectWatcher(Arc<Shared>);
@@ -110,8 +110,7 @@ impl Shared {
             return pages.is_watched;
         }
         let shared = self.clone();
-        let thread = std::thread::Builder::new().name("aside-hang-ups".into());
-        let spawned = thread.spawn(move || shared.watch());
+        let spawned = spawn("aside-hang-ups", move || shared.watch());
         pages.is_watched = spawned.is_ok();
         spawned.err().iter().for_each(log_unwatched);
         pages.is_watched

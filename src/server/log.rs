@@ -4,15 +4,15 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use env_logger::{Builder, Env, Logger};
-use jiff::Zoned;
 use log::{Level, Log, Metadata, Record, SetLoggerError};
 
 use super::date_header::TimeCache;
 use super::log_writer::{Kind, Output, Queue};
 use crate::panics;
+use crate::sync::spawn;
 
 thread_local! {
     static TIME: TimeCache = const { TimeCache::new() };
@@ -27,8 +27,8 @@ const FILTER: &str = "info,tiny_http=off";
 /// The largest buffer, in bytes, that a thread keeps.
 const LARGEST_BUFFER: usize = 4 << 10;
 
-/// Sends the log to standard error: `[2026-04-04 14:32:01] ERROR aside::background: …`, in local time, `info` and above
-/// unless `RUST_LOG` is set. A logger that is installed already stays.
+/// Sends the log to standard error: `[2026-04-04 14:32:01] ERROR aside::background: …`, in local time (in UTC without the
+/// feature `local-time`), `info` and above unless `RUST_LOG` is set. A logger that is installed already stays.
 pub(crate) fn init() {
     let logger = Builder::from_env(Env::default().default_filter_or(FILTER)).build();
     let is_terminal = io::stderr().is_terminal();
@@ -59,7 +59,7 @@ fn start_writer() {
         // A panic loses the batch that it interrupts, and no line after it.
         while panics::catch(|| -> () { QUEUE.run(&mut output, format) }).is_err() {}
     };
-    let thread = std::thread::Builder::new().name("aside-log".into()).spawn(write);
+    let thread = spawn("aside-log", write);
     HAS_WRITER.store(thread.is_ok(), Ordering::Release);
     panics::before_uncaught(|| QUEUE.flush_if_read(FLUSH));
 }
@@ -95,14 +95,27 @@ fn color(level: Level) -> &'static str {
 }
 
 fn write_line(out: &mut dyn Write, record: &Record<'_>, is_styled: bool) -> io::Result<()> {
-    let now = || Zoned::now().strftime("%Y-%m-%d %H:%M:%S").to_string();
     let mut put_time = |time: &str| write!(out, "[{time}] ");
     // On a thread that is ending the cache no longer exists.
-    TIME.try_with(|time| time.with_text(|_| now(), &mut put_time)).unwrap_or_else(|_| put_time(&now()))?;
+    TIME.try_with(|time| time.with_text(time_text, &mut put_time))
+        .unwrap_or_else(|_| put_time(&time_text(SystemTime::now())))?;
     // After the cache was released: a logged value may log something itself while it is formatted.
     let level = record.level();
     let (color, end) = if is_styled { (color(level), "\x1b[0m") } else { ("", "") };
     writeln!(out, "{color}{level}{end} {}: {}", record.target(), record.args())
+}
+
+/// Returns a time in the time zone of the system.
+#[cfg(feature = "local-time")]
+fn time_text(time: SystemTime) -> String {
+    let time = jiff::Timestamp::try_from(time).unwrap_or_default();
+    time.to_zoned(jiff::tz::TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
+}
+
+/// Returns a time in UTC: the database of time zones needs the feature `local-time`.
+#[cfg(not(feature = "local-time"))]
+fn time_text(time: SystemTime) -> String {
+    crate::utc::written(time, ' ').unwrap_or_default()
 }
 
 /// A logger that passes each line to the writer, so that no request waits for the reader of the log.

@@ -49,7 +49,6 @@ use crate::app::service::Service;
 use crate::config::ServerKind;
 use crate::deadline;
 use crate::error::{Error, Result};
-use crate::isolate::is_child;
 use crate::jobs::{self, Jobs};
 use crate::log_limit::LogLimit;
 use crate::log_text::{numbered, span};
@@ -308,12 +307,10 @@ impl App {
         start: impl FnOnce(App) -> Result<R>,
         stop: impl FnOnce(R, &'static str),
     ) -> Result<()> {
-        if is_child() {
-            self.build()?.serve_parent();
-        }
+        let app = self.serve_parent_in_child()?;
         log::init();
         let signals = Signals::watch()?;
-        let ran = start(self).map(|running| stop(running, signals.wait()));
+        let ran = start(app).map(|running| stop(running, signals.wait()));
         // An error of the start ends the process too.
         log::flush();
         ran
@@ -516,7 +513,7 @@ fn start_transport(listener: Listener, service: Service) -> Result<(ServerKind, 
 
 /// Prepares the process for the application: isolated functions, warnings about settings, and the limit of descriptors.
 fn prepare(service: &Service) {
-    service.isolation().is_started();
+    service.register_isolated();
     service.warn_of_settings();
     raise_descriptor_limit();
 }

@@ -30,12 +30,13 @@ impl Signals {
 
 #[cfg(unix)]
 mod imp {
-    use std::sync::mpsc::{Receiver, Sender, channel};
     use std::time::{Duration, Instant};
 
     use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 
+    use crate::channel::{Receiver, Sender, channel};
     use crate::error::Result;
+    use crate::sync::spawn;
 
     /// How long a second signal counts as a copy of the first: a wrapper signals its child and then the child's group, a
     /// terminal signals the whole group, and each member may pass the signal on.
@@ -65,7 +66,7 @@ mod imp {
                     last = effect;
                 }
             };
-            std::thread::Builder::new().name("aside-signals".into()).spawn(watch)?;
+            spawn("aside-signals", watch)?;
             Ok(Signals(told))
         }
 

@@ -17,7 +17,7 @@ use super::{Counted, ServerState, Taken, Transport};
 use crate::background::{panics, task_cores};
 use crate::log_limit::LogLimit;
 use crate::log_text::numbered;
-use crate::sync::lock;
+use crate::sync::{lock, spawn};
 use crate::worker_routes::RouteNumber;
 
 /// How long a worker waits for a job before it may leave the pool.
@@ -80,7 +80,7 @@ impl<T: Transport> WorkerPool<T> {
             Shared::start_worker(&shared)?;
         }
         let supervised = shared.clone();
-        let supervisor = thread::Builder::new().name("aside-pool".into()).spawn(move || supervise(&supervised))?;
+        let supervisor = spawn("aside-pool", move || supervise(&supervised))?;
         let _ = shared.supervisor.set(supervisor.thread().clone());
         Ok(WorkerPool { shared, supervisor })
     }
@@ -99,7 +99,7 @@ impl<T: Transport> Shared<T> {
     fn start_worker(shared: &Arc<Shared<T>>) -> io::Result<()> {
         let active = shared.state.count_active();
         let worker = Worker::begin(shared);
-        thread::Builder::new().name("aside-worker".into()).spawn(move || worker.run(active)).map(drop)
+        spawn("aside-worker", move || worker.run(active)).map(drop)
     }
 
     fn run_job(&self, job: T::Job, thread: &WorkerThread) {

@@ -2,22 +2,23 @@
 
 use std::fmt;
 use std::io::{self, Write};
-use std::sync::mpsc;
 use std::time::Instant;
 
 use super::TIMEOUT;
+use crate::channel::{Receiver, Sender, channel};
 use crate::http::response::{Response, ResponseBody, StreamBody};
 use crate::http::stream::disconnect::Disconnect;
 use crate::http::stream::source::follow;
 use crate::http::stream::sse::Event;
 use crate::http::stream::writer::StreamWriter;
+use crate::sync::spawn;
 
 /// A reader of an event stream (WHATWG HTML, server-sent events), made by [`TestClient::events`]. Dropping it disconnects
 /// the client.
 ///
 /// [`TestClient::events`]: crate::testing::TestClient::events
 pub struct EventReader {
-    lines: mpsc::Receiver<Vec<u8>>,
+    lines: Receiver<Vec<u8>>,
     unread: String,
     disconnect: Disconnect,
 }
@@ -39,10 +40,10 @@ impl EventReader {
     }
 
     fn read(write: StreamBody) -> EventReader {
-        let (sender, lines) = mpsc::channel();
+        let (sender, lines) = channel();
         let disconnect = Disconnect::default();
         let for_writer = disconnect.clone();
-        let spawned = std::thread::Builder::new().name("test-events".into()).spawn(move || {
+        let spawned = spawn("test-events", move || {
             // It returns an error after the test has dropped the reader.
             let _ = write(StreamWriter::new(&mut Pipe(sender), for_writer));
         });
@@ -103,7 +104,7 @@ impl fmt::Debug for EventReader {
 }
 
 /// A writer that passes the bytes of a stream to the reader, until the reader is dropped.
-struct Pipe(mpsc::Sender<Vec<u8>>);
+struct Pipe(Sender<Vec<u8>>);
 
 impl Write for Pipe {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {

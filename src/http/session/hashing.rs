@@ -5,13 +5,13 @@
 //! operating system when the hash is done.
 
 use std::panic::resume_unwind;
-use std::sync::mpsc::{Sender, channel};
 use std::sync::{LazyLock, Mutex};
 use std::thread;
 
 use crate::background::pool::Pool;
+use crate::channel::{Sender, channel};
 use crate::error::{Error, Result};
-use crate::sync::lock;
+use crate::sync::{lock, spawn};
 use crate::worker_share::Wait;
 
 type Work = Box<dyn FnOnce() + Send>;
@@ -54,8 +54,8 @@ fn on_pooled_thread<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -
 
 fn start() -> Result<Sender<Work>> {
     let (tell, told) = channel::<Work>();
-    let life = move || told.into_iter().for_each(|work| work());
-    let started = thread::Builder::new().name("aside-password".into()).spawn(life);
+    let life = move || told.for_each(|work| work());
+    let started = spawn("aside-password", life);
     started.map_err(|error| Error::from(error).context("could not start a thread to hash a password"))?;
     Ok(tell)
 }

@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, Weak};
-use std::thread;
 use std::time::Duration;
 
 use crate::error::Result;
@@ -12,7 +11,7 @@ use crate::http::session::store::{EntryKind, Store};
 use crate::http::stream::disconnect::{Disconnect, OnSignal};
 use crate::http::stream::source::{Pause, StreamSource};
 use crate::http::stream::writer::StreamWriter;
-use crate::sync::lock;
+use crate::sync::{lock, spawn};
 use crate::watch::Call;
 
 /// The interval at which a shared store is read while streams of users are open.
@@ -123,8 +122,7 @@ impl Shared {
             return;
         }
         let (shared, store) = (Arc::downgrade(self), store.clone());
-        let thread = thread::Builder::new().name("aside-sessions".into());
-        match thread.spawn(move || poll(&shared, &store)) {
+        match spawn("aside-sessions", move || poll(&shared, &store)) {
             Ok(_) => streams.is_watched = true,
             Err(error) => log::warn!(
                 target: "aside::session",
@@ -156,7 +154,7 @@ impl Shared {
 fn poll(shared: &Weak<Shared>, store: &Store) {
     let mut version = None;
     loop {
-        thread::sleep(POLL_INTERVAL);
+        std::thread::sleep(POLL_INTERVAL);
         let Some(shared) = shared.upgrade() else { return };
         if !shared.end_streams(store, &mut version) {
             return;

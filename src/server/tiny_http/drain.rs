@@ -6,11 +6,11 @@
 
 use std::io::Read;
 use std::sync::LazyLock;
-use std::sync::mpsc::{Sender, channel};
-use std::thread;
 
+use crate::channel::{Sender, channel};
 use crate::panics;
 use crate::server::http1::PIECE;
+use crate::sync::spawn;
 
 type DropRequest = Box<dyn FnOnce() + Send>;
 
@@ -33,6 +33,6 @@ pub(super) fn drop_on_thread(drop_request: impl FnOnce() + Send + 'static) {
 
 fn start() -> Option<Sender<DropRequest>> {
     let (sender, drops) = channel::<DropRequest>();
-    let work = move || drops.into_iter().for_each(|end| drop(panics::catch(end)));
-    thread::Builder::new().name("aside-drain".into()).spawn(work).ok().map(|_| sender)
+    let work = move || drops.for_each(|end| drop(panics::catch(end)));
+    spawn("aside-drain", work).ok().map(|_| sender)
 }

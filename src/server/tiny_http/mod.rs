@@ -78,7 +78,7 @@ use crate::http::headers::Headers;
 use crate::http::request::{Body, Request};
 use crate::log_limit::LogLimit;
 use crate::log_text::{bytes, numbered};
-use crate::sync::{lock, wait_while_for};
+use crate::sync::{lock, spawn, wait_while_for};
 
 /// How long a probe waits until its connection is accepted, and the pause before a server is replaced.
 const PROBE: Duration = Duration::from_secs(3);
@@ -505,9 +505,7 @@ impl Transport for TinyHttp {
         lock(&self.former).push(former.clone());
         (0..state.service.config().max_workers).for_each(|_| former.unblock());
         let (transport, state) = (self.clone(), state.clone());
-        let spawned = std::thread::Builder::new()
-            .name("aside-former".into())
-            .spawn(move || transport.serve_former(former, state));
+        let spawned = spawn("aside-former", move || transport.serve_former(former, state));
         if let Err(error) = spawned {
             log::error!(target: "aside::server", "Could not start a thread for the open connections of the former server: {error}; they are not served.");
         }
