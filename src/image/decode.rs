@@ -11,7 +11,7 @@ use std::path::Path;
 use ::image::{ColorType, DynamicImage, ImageDecoder, ImageError, ImageFormat, ImageReader};
 
 use super::budget::{BUDGET, FILES, Share};
-use super::metadata::{JpegFrame, Metadata, PixelReader, jpeg_frame, jpeg_scans, largest_webp_frame};
+use super::metadata::{JpegFrame, Metadata, PixelReader, before_jpeg_scan, jpeg_frame, jpeg_scans, largest_webp_frame};
 use super::size::{grouped, rounded};
 use super::srgb::ToSrgb;
 use super::{Fit, Image, Size, buffer, cost, jpeg, max_memory};
@@ -162,7 +162,10 @@ impl DecodeOptions {
     }
 
     fn header(self, format: ImageFormat, bytes: &[u8]) -> Result<(Size, ColorType)> {
-        let decoder = self.decoder(format, bytes)?;
+        // The decoder copies what it reads: tens of megabytes of a scan are not needed here.
+        let start = if format == ImageFormat::Jpeg { before_jpeg_scan(bytes) } else { bytes };
+        self.check_length(bytes)?;
+        let decoder = self.decoder(format, start)?;
         Ok((decoder.dimensions().into(), decoder.color_type()))
     }
 
@@ -185,7 +188,6 @@ impl DecodeOptions {
     fn decoder(self, format: ImageFormat, bytes: &[u8]) -> Result<impl ImageDecoder> {
         let mut limits = ::image::Limits::default();
         limits.max_alloc = Some(self.max_memory);
-        limits.clone().reserve_usize(bytes.len()).map_err(|error| self.refusal(error))?;
 
         let source: Box<dyn Source + '_> = match format {
             ImageFormat::WebP => Box::new(Cursor::new(bytes)), // its decoder seeks past the metadata
@@ -244,6 +246,10 @@ impl DecodeOptions {
         let mut hasher = DefaultHasher::new();
         hasher.write(pixels.as_bytes());
         Ok(hasher.finish())
+    }
+
+    fn check_length(self, bytes: &[u8]) -> Result<()> {
+        if bytes.len() as u64 > self.max_memory { Err(self.over_memory()) } else { Ok(()) }
     }
 
     fn check_size(self, size: Size) -> Result<()> {

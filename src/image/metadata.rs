@@ -127,8 +127,8 @@ fn jpeg_role(marker: u8, data: &[u8]) -> Role<'_> {
 
 /// Returns the length up to the next marker that is neither a restart nor a 0xff among the pixels.
 fn scan_length(rest: &[u8]) -> usize {
-    let is_marker = |pair: &[u8]| pair[0] == 0xff && !matches!(pair[1], 0x00 | 0xd0..=0xd7);
-    rest.windows(2).position(is_marker).unwrap_or(rest.len())
+    let is_marker = |at: &usize| rest.get(at + 1).is_some_and(|next| !matches!(next, 0x00 | 0xd0..=0xd7));
+    memchr::memchr_iter(0xff, rest).find(is_marker).unwrap_or(rest.len())
 }
 
 /// The header with its color table, or an extension; from the first image on, the rest of the file.
@@ -278,6 +278,18 @@ fn joined(mut sub_blocks: &[u8]) -> Vec<u8> {
         sub_blocks = rest;
     }
     data
+}
+
+/// Returns the bytes of a JPEG before its first scan, with the header of the scan.
+pub(super) fn before_jpeg_scan(bytes: &[u8]) -> &[u8] {
+    let mut length = 0;
+    for (block, _) in Blocks::new(ImageFormat::Jpeg, bytes) {
+        length += block.len();
+        if block.starts_with(&[0xff, 0xda]) {
+            break;
+        }
+    }
+    &bytes[..length]
 }
 
 /// Counts the scans of a JPEG, and reports if it has an end marker.

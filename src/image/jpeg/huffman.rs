@@ -13,8 +13,18 @@ const SKIPPED: u32 = 12;
 pub(super) struct Coefficient {
     pub(super) value: i16,
     pub(super) zeros: u8,
-    /// The length of the code with its value, in bits; 0 if it is too long for the lookup table.
+    /// The length of the code with its value, in bits.
     length: u8,
+}
+
+/// An entry of the lookup table.
+#[derive(Clone, Copy, Default)]
+struct Entry {
+    /// The coefficient, if the bits hold its code with its value.
+    coefficient: Coefficient,
+    /// Otherwise the symbol and the length of its code; 0 if the code is too long, too.
+    symbol: u8,
+    code: u8,
 }
 
 impl Coefficient {
@@ -35,10 +45,10 @@ impl Coefficient {
     }
 }
 
-/// A number of whole coefficients that are skipped at once.
+/// A number of coefficients that are skipped at once.
 #[derive(Clone, Copy, Default)]
 struct Skipped {
-    /// The length of their codes with their values, in bits; 0 if not even one is whole.
+    /// The length of their codes with their values, in bits; 0 if not even one code is whole.
     length: u8,
     /// The number of coefficients, including zeros, and `ENDS` if they are the last ones of the block.
     coefficients: u8,
@@ -51,7 +61,7 @@ impl Skipped {
 /// A Huffman table.
 pub(super) struct Huffman {
     /// The coefficients by the next `SHORT` bits, where these hold both code and value.
-    short: Box<[Coefficient; 1 << SHORT]>,
+    short: Box<[Entry; 1 << SHORT]>,
     /// The coefficients that the next `SKIPPED` bits hold; of tables for skipping only.
     skipped: OnceCell<Box<[Skipped; 1 << SKIPPED]>>,
     /// For each code length: the end of its codes, as 16 bits, and the offset from a code to its symbol.
@@ -71,23 +81,29 @@ impl Huffman {
             lengths[length] = ((code as u32) << (16 - length), first - code);
             code <<= 1;
         }
-        let short = Box::new([Coefficient::default(); 1 << SHORT]);
+        let short = Box::new([Entry::default(); 1 << SHORT]);
         let mut table = Huffman { short, skipped: OnceCell::new(), lengths, symbols: symbols.to_vec() };
         for bits in 0..1 << SHORT {
-            let coefficient = table.look_up((bits as u64) << (64 - SHORT)).unwrap_or_default();
-            if u32::from(coefficient.length) <= SHORT {
-                table.short[bits] = coefficient;
-            }
+            table.short[bits] = table.entry((bits as u64) << (64 - SHORT), SHORT).unwrap_or_default();
         }
         Some(table)
     }
 
-    /// Returns the coefficient at the start of these bits, or `None` for an unknown code.
-    fn look_up(&self, bits: u64) -> Option<Coefficient> {
+    /// Returns the symbol at the start of these bits and the length of its code, or `None` for an unknown code.
+    fn look_up(&self, bits: u64) -> Option<(u8, u32)> {
         let code = (bits >> 48) as u32;
         let length = (1..=16).find(|&length| code < self.lengths[length].0)?;
         let index = (code >> (16 - length)) as i32 + self.lengths[length].1;
-        Some(Coefficient::new(*self.symbols.get(index as usize)?, length as u32, bits << length))
+        Some((*self.symbols.get(index as usize)?, length as u32))
+    }
+
+    /// Returns what the first `count` of these bits hold of a coefficient.
+    fn entry(&self, bits: u64, count: u32) -> Option<Entry> {
+        let (symbol, code) = self.look_up(bits).filter(|(_, code)| *code <= count)?;
+        let coefficient = Coefficient::new(symbol, code, bits << code);
+        let is_whole = u32::from(coefficient.length) <= count;
+        let coefficient = if is_whole { coefficient } else { Coefficient::default() };
+        Some(Entry { coefficient, symbol, code: code as u8 })
     }
 
     /// Returns the table for skipping coefficients, several in one lookup.
@@ -99,23 +115,24 @@ impl Huffman {
         })
     }
 
-    /// Returns the whole coefficients in these bits.
+    /// Returns the coefficients whose codes these bits hold. The value of the last one may reach beyond them.
     fn skippable(&self, bits: usize) -> Skipped {
         let mut skipped = Skipped::default();
         while u32::from(skipped.length) < SKIPPED {
             let rest = (bits as u64) << (64 - SKIPPED + u32::from(skipped.length));
-            let next = self.short[(rest >> (64 - SHORT)) as usize];
-            let length = skipped.length + next.length;
-            let is_end = next.zeros == Coefficient::NO_MORE;
-            let coefficients = skipped.coefficients + if is_end { 0 } else { next.zeros + 1 };
-            if next.length == 0 || u32::from(length) > SKIPPED || coefficients > 63 {
-                return skipped;
-            }
-            skipped = Skipped { length, coefficients };
-            if is_end {
+            let found = self.look_up(rest).filter(|(_, code)| u32::from(skipped.length) + code <= SKIPPED);
+            let Some((symbol, code)) = found else { break };
+            let next = Coefficient::new(symbol, code, 0);
+            if next.zeros == Coefficient::NO_MORE {
+                skipped.length += next.length;
                 skipped.coefficients |= Skipped::ENDS;
-                return skipped;
+                break;
             }
+            if skipped.coefficients + next.zeros + 1 > 63 {
+                break;
+            }
+            skipped.length += next.length;
+            skipped.coefficients += next.zeros + 1;
         }
         skipped
     }
@@ -169,9 +186,14 @@ impl<'a> Bits<'a> {
     #[inline]
     pub(super) fn next(&mut self, table: &Huffman) -> Option<Coefficient> {
         self.refill();
-        let mut next = table.short[(self.bits >> (64 - SHORT)) as usize];
+        let entry = table.short[(self.bits >> (64 - SHORT)) as usize];
+        let mut next = entry.coefficient;
         if next.length == 0 {
-            next = table.look_up(self.bits)?;
+            let (symbol, code) = match entry.code {
+                0 => table.look_up(self.bits)?,
+                code => (entry.symbol, code.into()),
+            };
+            next = Coefficient::new(symbol, code, self.bits << code);
         }
         self.held = self.held.checked_sub(next.length.into())?;
         self.bits <<= next.length;
