@@ -132,7 +132,6 @@ mod panel;
 #[path = "panel/absent.rs"]
 mod panel;
 mod panics;
-#[cfg(any(feature = "sqlite", feature = "mail"))]
 mod private_files;
 mod random;
 pub mod server;

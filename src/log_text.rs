@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::path::{self, Path};
 use std::time::Duration;
 
 /// A day, and a thousand years, in seconds.
@@ -42,6 +43,17 @@ pub(crate) fn numbered<N: fmt::Display + PartialEq + From<u8>>(count: N, one: &s
 /// Returns a number of bytes: `1 byte`, `2 bytes`.
 pub(crate) fn bytes<N: fmt::Display + PartialEq + From<u8>>(count: N) -> String {
     numbered(count, "byte", "bytes")
+}
+
+/// Returns a path as text, absolute: a relative path is resolved from the working directory, which is most often what is
+/// wrong with it.
+pub(crate) fn absolute(path: &Path) -> String {
+    path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
+}
+
+/// Returns the absolute path of a folder as text, with a note if it does not exist.
+pub(crate) fn folder(path: &Path) -> String {
+    format!("{}{}", absolute(path), if path.is_dir() { "" } else { " (not there)" })
 }
 
 /// Escapes text for one line of the log: line breaks, other control characters, and marks that change the direction of

@@ -39,7 +39,6 @@ pub(crate) fn create_if_missing(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// An error if it cannot be created.
-#[cfg(feature = "mail")]
 pub(crate) fn create_folder(path: &Path) -> io::Result<()> {
     if let Some(above) = path.parent() {
         std::fs::create_dir_all(above)?;

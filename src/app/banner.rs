@@ -1,10 +1,15 @@
 //! The first log lines: the address, and in development the routes and the destination of mail.
 
+use std::path::Path;
+
 use super::service::{Endpoint, Service};
 use super::templates;
 use crate::config::ServerKind;
+use crate::http::files::folders::StaticFolders;
 use crate::http::router::{BUILTIN, Route};
+use crate::http::session::Keys;
 use crate::jobs::Jobs;
+use crate::log_text::{absolute, folder};
 #[cfg(feature = "mail")]
 use crate::mail::Mailer;
 
@@ -26,21 +31,23 @@ impl Service {
 
     fn surroundings(&self) -> String {
         let config = self.config();
-        let secret = if config.secrets.is_empty() {
-            "generated at start, and end with this process"
-        } else {
-            "from ASIDE_SECRET"
-        };
         let lines = [
-            ("templates", templates::summary(self.scope())),
-            ("sessions", Some(format!("with a key {secret}"))),
-            ("remembers", Some(format!("in {}", config.store.as_deref().unwrap_or("memory:")))),
+            ("templates", templates::folder(self.scope()).map(|dir| format!("in {}", folder(&dir)))),
+            ("static", self.static_folders()),
+            ("sessions", self.scope().get::<Keys>().map(|keys| format!("with a key {}", keys.source()))),
+            ("remembers", Some(format!("in {}", store(config.store.as_deref())))),
             ("panel", cfg!(feature = "panel").then(|| format!("at {BUILTIN}"))),
             ("mail", self.mail()),
             ("jobs", self.scope().get::<Jobs>().map(|jobs| format!("in {}", jobs.describe()))),
         ];
         let line = |(what, place): (&str, Option<String>)| Some(format!("    {what:<9}  {}", place?));
         lines.into_iter().filter_map(line).collect::<Vec<_>>().join("\n")
+    }
+
+    fn static_folders(&self) -> Option<String> {
+        let folders = self.scope().get::<StaticFolders>()?;
+        let lines: Vec<_> = folders.folders().map(|(path, dir)| format!("{path}/ from {}", folder(dir))).collect();
+        Some(lines.join(", ")).filter(|lines| !lines.is_empty())
     }
 
     #[cfg(feature = "mail")]
@@ -52,6 +59,12 @@ impl Service {
     fn mail(&self) -> Option<String> {
         None
     }
+}
+
+/// Returns the store of ended sessions, with the absolute path of its file.
+fn store(setting: Option<&str>) -> String {
+    let setting = setting.unwrap_or("memory:");
+    setting.strip_prefix("sqlite:").map_or(setting.to_owned(), |path| format!("sqlite {}", absolute(Path::new(path))))
 }
 
 /// Returns the line of a route: its method, path and name, and the location at which it was added.

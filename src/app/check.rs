@@ -1,7 +1,12 @@
 //! Checks of the settings before a site goes public.
 
+use super::service::Service;
+use super::templates;
 use crate::config::{Advice, Config};
+use crate::http::files::folders::StaticFolders;
 use crate::http::security::proxies::is_https;
+use crate::jobs::Jobs;
+use crate::log_text::absolute;
 
 impl Config {
     /// Returns advice on each setting to change before the site goes public, like Django's `check --deploy`.
@@ -38,6 +43,30 @@ impl Config {
         check_mail(self, &mut advise);
         check_process(self, &mut advise);
         all
+    }
+}
+
+impl Service {
+    /// Logs advice on the settings, and each missing folder, in production.
+    pub(crate) fn warn_of_settings(&self) {
+        if self.config().is_development() {
+            return;
+        }
+        self.config().deploy_check().iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
+        self.missing_folders().iter().for_each(|message| log::warn!(target: "aside::check", "{message}"));
+        if self.scope().get::<Jobs>().is_some_and(|jobs| !jobs.is_durable()) {
+            log::warn!(target: "aside::check", "App::jobs stores jobs in memory, so that they are lost when the process ends: use `Jobs::sqlite`");
+        }
+    }
+
+    /// Returns a message for each folder that does not exist. The default folder of the templates may be missing.
+    fn missing_folders(&self) -> Vec<String> {
+        let (templates, files) = (templates::folder(self.scope()), self.scope().get::<StaticFolders>());
+        let of_templates = templates.as_deref().map(|dir| ("App::templates", dir));
+        let of_templates = of_templates.filter(|(_, dir)| *dir != Config::default().templates);
+        let of_files = files.iter().flat_map(|files| files.folders()).map(|(_, dir)| ("App::static_files", dir));
+        let missing = of_templates.into_iter().chain(of_files).filter(|(_, dir)| !dir.is_dir());
+        missing.map(|(method, dir)| format!("{method} names a folder that does not exist: {}", absolute(dir))).collect()
     }
 }
 

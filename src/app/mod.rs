@@ -46,7 +46,7 @@ use crate::http::router::{Route, Router};
 use crate::http::security::Security;
 use crate::http::security::headers::Policy;
 use crate::http::session::store::Store;
-use crate::http::session::{Keys, OpenStreams};
+use crate::http::session::{Keys, OpenStreams, development_secret};
 use crate::http::url_for::Urls;
 #[cfg(feature = "image")]
 use crate::image::MaxMemory;
@@ -91,6 +91,8 @@ pub struct App {
     static_folders: StaticFolders,
     templates: TemplateDefinitions,
     live: LiveDefinitions,
+    /// The secret that is kept for development, if the application runs as a process of its own.
+    kept_secret: Option<String>,
     problems: Vec<Error>,
 }
 
@@ -122,6 +124,7 @@ impl App {
             static_folders: StaticFolders::default(),
             templates: TemplateDefinitions::default(),
             live: LiveDefinitions::default(),
+            kept_secret: None,
             problems: Vec::new(),
         }
     }
@@ -521,6 +524,14 @@ impl App {
         self
     }
 
+    /// Keeps the secret of sessions in a file, in development without `ASIDE_SECRET`.
+    pub(crate) fn keep_secret(mut self) -> App {
+        if self.config.as_ref().is_ok_and(|config| config.is_development() && config.secrets.is_empty()) {
+            self.kept_secret = development_secret::keep();
+        }
+        self
+    }
+
     /// Makes the service, which handles requests.
     ///
     /// # Errors
@@ -541,7 +552,7 @@ impl App {
         self.templates.add_to(&mut self.values, &config)?;
         self.values.insert(urls);
         self.values.insert(self.static_folders);
-        self.values.insert(Keys::new(&config)?);
+        self.values.insert(Keys::new(&config, self.kept_secret.as_deref())?);
         self.values.insert(Store::open(&config)?);
         self.isolated.add_to(&mut self.values);
         self.values.insert(InProgress::default());

@@ -98,17 +98,6 @@ impl Service {
         self.security.client_of(headers, peer)
     }
 
-    /// Logs advice on the settings, in production.
-    pub(crate) fn warn_of_settings(&self) {
-        if self.config.is_development() {
-            return;
-        }
-        self.config.deploy_check().iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
-        if self.scope.get::<Jobs>().is_some_and(|jobs| !jobs.is_durable()) {
-            log::warn!(target: "aside::check", "App::jobs stores jobs in memory, so that they are lost when the process ends: use `Jobs::sqlite`");
-        }
-    }
-
     /// Dispatches a request and returns the finished response. It never panics: a handler's panic becomes a response.
     pub(crate) fn handle(&self, request: Request) -> Response {
         self.respond(request, |request| self.dispatch(request))

@@ -59,9 +59,9 @@ impl TemplateDefinitions {
     }
 }
 
-/// Returns the line of the first log lines: the folder of the templates.
-pub(super) fn summary(scope: &Scope) -> Option<String> {
-    scope.get::<Templates>().map(|templates| format!("in {}", templates.dir().display()))
+/// Returns the folder of the templates.
+pub(super) fn folder(scope: &Scope) -> Option<PathBuf> {
+    scope.get::<Templates>().map(|templates| templates.dir().to_owned())
 }
 
 /// Returns the folder that `ASIDE_TEMPLATES` names. The default may be missing: all templates may be compiled in.

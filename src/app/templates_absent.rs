@@ -1,5 +1,7 @@
 //! An application without the feature `templates`.
 
+use std::path::PathBuf;
+
 use crate::background::scope::{Scope, Values};
 use crate::config::Config;
 use crate::error::Result;
@@ -16,6 +18,6 @@ impl TemplateDefinitions {
     }
 }
 
-pub(super) fn summary(_scope: &Scope) -> Option<String> {
+pub(super) fn folder(_scope: &Scope) -> Option<PathBuf> {
     None
 }

@@ -21,14 +21,14 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
-use self::variables::{Variables, text_variables};
+use self::variables::{Variables, misspelled, text_variables};
 use crate::error::{Error, Result};
 use crate::worker_share::Bounds;
 
 /// The mode of the application: how much its pages show, and which settings have a default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Mode {
-    /// Pages show errors, mail goes to files, and a missing secret is generated at startup. This is the default.
+    /// Pages show errors, mail goes to files, and a missing secret is generated and kept in a file. This is the default.
     #[default]
     Development,
     /// Pages show no internal details, and a missing required setting is refused at startup.
@@ -412,6 +412,12 @@ impl Config {
     pub fn is_development(&self) -> bool {
         self.mode == Mode::Development
     }
+}
+
+/// Logs each variable of the environment whose name is nearly that of a setting.
+pub(crate) fn warn_of_misspelled_variables() {
+    let names = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+    misspelled(names).iter().for_each(|message| log::warn!(target: "aside::config", "{message}"));
 }
 
 fn quarter(all: usize) -> usize {

@@ -1,6 +1,7 @@
 //! The settings as variables of the environment.
 
-use std::collections::HashMap;
+use std::cell::RefCell;
+use std::collections::{BTreeSet, HashMap};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -9,8 +10,44 @@ use std::time::Duration;
 use super::Config;
 use crate::error::{Error, Result};
 
-/// The variables of the framework that are set.
-pub(super) struct Variables(HashMap<String, String>);
+/// The variables of the framework that are set, and the names of all that are read.
+pub(super) struct Variables {
+    set: HashMap<String, String>,
+    names: RefCell<BTreeSet<&'static str>>,
+}
+
+/// The distance up to which a name is nearly another one, and the same for a name of so few letters that most others are near.
+const NEAR: usize = 2;
+const NEAR_SHORT: usize = 1;
+
+/// The bytes of `ASIDE_` and four letters: the longest short name.
+const SHORT: usize = 10;
+
+/// The longest ending that turns a name into nearly the same one: `ASIDE_ADDRESS`.
+const ENDING: usize = 3;
+
+/// Returns a message for each name that is nearly that of a setting. An application may have other `ASIDE_` variables.
+pub(super) fn misspelled(names: impl Iterator<Item = String>) -> Vec<String> {
+    let settings = Variables::names();
+    let nearest = |name: &str| {
+        settings.iter().copied().filter(|setting| is_near(name, setting)).min_by_key(|setting| distance(name, setting))
+    };
+    let unknown = names.filter(|name| !settings.contains(name.as_str()));
+    unknown
+        .filter_map(|name| nearest(&name).map(|setting| format!("{name} is not a setting; did you mean {setting}?")))
+        .collect()
+}
+
+fn is_near(name: &str, setting: &str) -> bool {
+    let near = if setting.len() <= SHORT { NEAR_SHORT } else { NEAR };
+    let is_longer = name.strip_prefix(setting).is_some_and(|ending| ending.len() <= ENDING && !ending.contains('_'));
+    is_longer || distance(name, setting) <= near
+}
+
+/// Returns the number of letters to insert, delete, replace or swap, in any case.
+fn distance(name: &str, setting: &str) -> usize {
+    strsim::osa_distance(&name.to_uppercase(), setting)
+}
 
 /// Returns the variables of the framework that are set.
 pub(super) fn text_variables(all: impl Iterator<Item = (OsString, OsString)>) -> Result<HashMap<String, String>> {
@@ -25,7 +62,14 @@ pub(super) fn text_variables(all: impl Iterator<Item = (OsString, OsString)>) ->
 
 impl Variables {
     pub(super) fn new(variables: HashMap<String, String>) -> Variables {
-        Variables(variables)
+        Variables { set: variables, names: RefCell::default() }
+    }
+
+    /// Returns the names of all settings.
+    fn names() -> BTreeSet<&'static str> {
+        let nothing_set = Variables::new(HashMap::new());
+        nothing_set.read(Config::default()).expect("the defaults are valid");
+        nothing_set.names.take()
     }
 
     /// Reads all settings; a variable that is not set leaves the default.
@@ -115,32 +159,73 @@ impl Variables {
         })
     }
 
-    fn text(&self, name: &str) -> Option<String> {
-        self.0.get(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
+    fn text(&self, name: &'static str) -> Option<String> {
+        self.names.borrow_mut().insert(name);
+        self.set.get(name).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty())
     }
 
-    fn list(&self, name: &str) -> Vec<String> {
+    fn list(&self, name: &'static str) -> Vec<String> {
         let parts = |text: String| text.split(',').map(|part| part.trim().to_owned()).collect();
         self.text(name).map_or_else(Vec::new, parts)
     }
 
     /// Reads a number without a fixed default.
-    fn number(&self, name: &str) -> Result<Option<usize>> {
+    fn number(&self, name: &'static str) -> Result<Option<usize>> {
         self.text(name).map(|_| self.or(name, 0, "a whole number")).transpose()
     }
 
-    fn seconds(&self, name: &str, default: Duration) -> Result<Duration> {
+    fn seconds(&self, name: &'static str, default: Duration) -> Result<Duration> {
         self.or(name, default.as_secs(), "whole seconds").map(Duration::from_secs)
     }
 
-    fn octal(&self, name: &str, default: u32) -> Result<u32> {
+    fn octal(&self, name: &'static str, default: u32) -> Result<u32> {
         let Some(text) = self.text(name) else { return Ok(default) };
         let mode = u32::from_str_radix(&text, 8).ok().filter(|mode| *mode <= 0o777);
         mode.ok_or_else(|| Error::internal(format!("{name} takes an octal number from 0 to 777, and is `{text}`")))
     }
 
-    fn or<T: FromStr>(&self, name: &str, default: T, takes: &str) -> Result<T> {
+    fn or<T: FromStr>(&self, name: &'static str, default: T, takes: &str) -> Result<T> {
         let Some(text) = self.text(name) else { return Ok(default) };
         text.parse().map_err(|_| Error::internal(format!("{name} takes {takes}, and is `{text}`")))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_nearly_a_setting_is_named_with_it() {
+        let messages = |name: &str| misspelled([name.to_owned()].into_iter());
+        for (name, setting) in [
+            ("ASIDE_ADRR", "ASIDE_ADDR"),
+            ("ASIDE_ADDRESS", "ASIDE_ADDR"),
+            ("ASIDE_SECRETS", "ASIDE_SECRET"),
+            ("ASIDE_MAX_TASK", "ASIDE_MAX_TASKS"),
+            ("ASIDE_MAX_UPLAOD", "ASIDE_MAX_UPLOAD"),
+            ("ASDIE_GRACE", "ASIDE_GRACE"),
+            ("aside_url", "ASIDE_URL"),
+            ("ASIDE_ENV_", "ASIDE_ENV"),
+        ] {
+            assert_eq!(messages(name), [format!("{name} is not a setting; did you mean {setting}?")]);
+        }
+    }
+
+    #[test]
+    fn other_variables_are_not_mentioned() {
+        let own = [
+            "ASIDE_JOBS",
+            "ASIDE_STATIC",
+            "ASIDE_LEDGER",
+            "ASIDE_STORE_NAME",
+            "ASIDE_DEV",
+            "ASIDE_MAIL",
+            "PATH",
+            "",
+            "Ä",
+        ];
+        let settings =
+            ["ASIDE_MAX_UPLOAD", "ASIDE_MAX_UPLOADS", "ASIDE_ADDR", "ASIDE_MAX_FORM", "ASIDE_LOOPBACK_CLIENTS"];
+        assert_eq!(misspelled(own.into_iter().chain(settings).map(str::to_owned)), Vec::<String>::new());
     }
 }

@@ -481,10 +481,13 @@ impl fmt::Display for Error {
     }
 }
 
-/// Shows status and chain on one line, as `main` prints an error that it returns.
+/// Shows the chain on one line, as `main` prints an error that it returns, and the status of an error of the client.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.chain(), self.0.status)
+        match self.0.status {
+            status if status.is_server_error() => f.write_str(&self.chain()),
+            status => write!(f, "{} ({status})", self.chain()),
+        }
     }
 }
 

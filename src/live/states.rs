@@ -171,7 +171,7 @@ mod tests {
     fn requests() -> impl FnMut() -> Request {
         let config = Arc::new(Config { secrets: vec!["a".repeat(32)], ..Config::default() });
         let mut values = Values::default();
-        values.insert(Keys::new(&config).unwrap());
+        values.insert(Keys::new(&config, None).unwrap());
         values.insert(Store::open(&config).unwrap());
         values.insert(LiveStates::default());
         let scope = Scope::new(Registry::new(&config), values);

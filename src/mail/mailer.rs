@@ -21,6 +21,7 @@ use crate::background::pool::Pool;
 use crate::background::scope::Context;
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::log_text::absolute;
 use crate::private_files;
 use crate::sync::lock;
 
@@ -90,7 +91,7 @@ impl Mailer {
     pub(crate) fn destination(&self) -> String {
         match &self.transport {
             Transport::Server(server) => server.name().to_owned(),
-            Transport::Folder(folder) => format!("files in {}", folder.display()),
+            Transport::Folder(folder) => format!("files in {}", absolute(folder)),
             Transport::Memory => "memory".into(),
             Transport::Unset(why) => format!("nowhere: {why}"),
         }

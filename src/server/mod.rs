@@ -46,7 +46,7 @@ use self::tiny_http::TinyHttp;
 use self::worker_pool::WorkerPool;
 use crate::app::App;
 use crate::app::service::Service;
-use crate::config::ServerKind;
+use crate::config::{self, ServerKind};
 use crate::deadline;
 use crate::error::{Error, Result};
 use crate::jobs::{self, Jobs};
@@ -265,6 +265,7 @@ impl App {
         let start = |app: App| {
             let server = app.start_on(Listener::handed_over()?)?;
             ::log::info!(target: "aside::server", "{}", server.service().banner(&server.address(), server.kind));
+            ::log::debug!(target: "aside::server", "RUST_LOG selects what is logged, for example RUST_LOG=info,aside::access=warn");
             Ok(server)
         };
         self.run_until_signal(start, Server::stop_because)
@@ -309,8 +310,9 @@ impl App {
     ) -> Result<()> {
         let app = self.serve_parent_in_child()?;
         log::init();
+        config::warn_of_misspelled_variables();
         let signals = Signals::watch()?;
-        let ran = start(app).map(|running| stop(running, signals.wait()));
+        let ran = start(app.keep_secret()).map(|running| stop(running, signals.wait()));
         // An error of the start ends the process too.
         log::flush();
         ran

@@ -5,9 +5,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -18,6 +19,7 @@ use aside::config::ServerKind;
 use aside::routing::get;
 use aside::{App, Request};
 use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
 
 /// How long a client waits for its page: a process may start slowly on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -28,14 +30,23 @@ struct Site {
     log: BufReader<ChildStderr>,
 }
 
+/// The path of the page that counts the user's visits in the session.
+const VISITS: &str = "/visits";
+
 impl Site {
     fn start(environment: &[(&str, &str)], stdin: Stdio) -> Site {
+        static FOLDER: LazyLock<TempDir> = LazyLock::new(|| tempfile::tempdir().unwrap());
+        Site::start_in(FOLDER.path(), environment, stdin)
+    }
+
+    fn start_in(folder: &Path, environment: &[(&str, &str)], stdin: Stdio) -> Site {
         // The shell moves its standard input to the descriptor where a service manager puts a socket.
         let hand_over = r#"[ -z "$HAND_OVER" ] || { exec 3<&0; export LISTEN_FDS=1 LISTEN_PID=$$; }; exec "$0" "$@""#;
         let mut child = Command::new("sh")
             .args(["-c", hand_over])
             .arg(std::env::current_exe().unwrap())
             .args(["--exact", "start::site_in_a_child", "--nocapture", "--test-threads=1"])
+            .current_dir(folder)
             .env("ASIDE_TEST_START", "1")
             .env("ASIDE_ADDR", "127.0.0.1:0")
             .env_remove("RUST_LOG")
@@ -105,7 +116,16 @@ fn site_in_a_child() {
         return;
     }
     let app = App::new().route("/hello/{name}", get(|req: &mut Request| req.param::<String>("name")).name("hello"));
-    app.post("/orders", |_| "ordered").templates("pages").run().unwrap();
+    let app = app.post("/orders", |_| "ordered").templates("pages").static_files("/files", "public");
+    let visits = |req: &mut Request| {
+        let visits = req.session().get::<u32>("visits").unwrap_or(0) + 1;
+        req.session().insert("visits", visits);
+        visits.to_string()
+    };
+    if let Err(error) = app.get(VISITS, visits).run() {
+        eprintln!("Error: {error:?}");
+        std::process::exit(1);
+    }
 }
 
 #[test]
@@ -121,16 +141,86 @@ fn the_banner_of_development_lists_routes_and_settings() {
     assert!(banner.contains("INFO aside::server: aside listens on http://127.0.0.1:"), "{banner}");
     assert!(banner.contains(&format!(" over {} (development)\n", crate::server())), "{banner}");
     for part in [
-        "GET     /hello/{name}  tests/it/start.rs:",
+        "GET     /hello/{name}   tests/it/start.rs:",
         "  hello\n",
         "POST    /orders ",
-        "a key generated at start",
+        "sessions   with a key in /",
+        "/data/development/secret\n",
+        "templates  in /",
+        "/pages (not there)\n",
+        "static     /files/ from /",
+        "/public (not there)\n",
         "panel      at /_aside\n",
-        "files in letters",
+        "files in /",
+        "/letters\n",
     ] {
         assert!(banner.contains(part), "{part:?} in {banner}");
     }
     assert_eq!(banner.matches("/_aside").count(), 1, "its routes are not the site's: {banner}");
+}
+
+/// Returns the page with the number of visits, and the session's cookie.
+fn visit(site: &mut Site, cookie: Option<&str>) -> (String, Option<String>) {
+    let banner = site.log_to(" over ");
+    let url = banner.split_whitespace().find(|word| word.starts_with("http://")).unwrap();
+    let request = ureq::get(format!("{url}{VISITS}"));
+    let request = cookie.iter().fold(request, |request, cookie| request.header("Cookie", *cookie));
+    let mut response = request.call().unwrap();
+    let cookie = response
+        .headers()
+        .get("Set-Cookie")
+        .map(|cookie| cookie.to_str().unwrap().split(';').next().unwrap().to_owned());
+    (response.body_mut().read_to_string().unwrap(), cookie)
+}
+
+#[test]
+fn a_restart_in_development_keeps_sessions() {
+    let folder = tempfile::tempdir().unwrap();
+    let start = || Site::start_in(folder.path(), &[], Stdio::null());
+    let (first, cookie) = visit(&mut start(), None);
+    let (second, _) = visit(&mut start(), cookie.as_deref());
+    assert_eq!((first.as_str(), second.as_str()), ("1", "2"));
+    assert!(folder.path().join("data/development/.gitignore").exists());
+}
+
+#[test]
+fn a_folder_in_which_the_secret_cannot_be_kept_is_a_warning() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("data"), "a file").unwrap();
+    let mut site = Site::start_in(folder.path(), &[], Stdio::null());
+    let log = site.log_to("aside listens on");
+    assert!(log.contains("WARN aside::session: Could not keep the secret of sessions in /"), "{log}");
+    assert_eq!(log.matches("WARN").count(), 1, "{log}");
+}
+
+#[test]
+fn a_start_in_development_warns_of_nothing_and_production_needs_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let log = Site::start_in(folder.path(), &[], Stdio::null()).log_to("aside listens on");
+    assert!(!log.contains("WARN"), "{log}");
+    let folder = tempfile::tempdir().unwrap();
+    let secret = "k2m9-Qx7v_Lr4Tz8w1Bn6Yc3Hs5Dj0Gf";
+    let production = [("ASIDE_ENV", "production"), ("ASIDE_SECRET", secret)];
+    Site::start_in(folder.path(), &production, Stdio::null()).log_to("aside listens on");
+    assert!(!folder.path().join("data/development").exists());
+}
+
+#[test]
+fn a_misspelled_variable_is_named_at_the_start() {
+    let mut site = Site::start(&[("ASIDE_MAX_UPLAOD", "1"), ("ASIDE_TILL", "7000")], Stdio::null());
+    let log = site.log_to("aside listens on");
+    assert!(
+        log.contains("WARN aside::config: ASIDE_MAX_UPLAOD is not a setting; did you mean ASIDE_MAX_UPLOAD?"),
+        "{log}"
+    );
+    assert!(!log.contains("ASIDE_TILL"), "{log}");
+}
+
+#[test]
+fn an_error_at_the_start_has_no_http_status() {
+    let refusal = Site::start(&[("ASIDE_ADDR", "nowhere")], Stdio::null()).refusal();
+    let line = refusal.lines().find(|line| line.starts_with("Error: ")).unwrap();
+    assert!(line.contains("ASIDE_ADDR") && !line.contains("500"), "{line}");
 }
 
 #[test]
@@ -140,6 +230,12 @@ fn production_warns_of_each_setting_to_change() {
     let log = site.log_to("aside listens on");
     for setting in ["ASIDE_URL", "ASIDE_ALLOWED_HOSTS", "ASIDE_TRUSTED_PROXIES", "ASIDE_STORE", "cargo built"] {
         assert!(log.contains(&format!("WARN aside::check: {setting} ")), "{setting} in {log}");
+    }
+    for folder in [
+        "App::templates names a folder that does not exist: /",
+        "App::static_files names a folder that does not exist: /",
+    ] {
+        assert!(log.contains(folder), "{folder} in {log}");
     }
     assert!(!log.contains(secret) && !log.contains("/orders"), "{log}");
 }

@@ -1,12 +1,13 @@
 //! The static folders of an application, and URLs of their files that change with the contents, so that a browser may
 //! cache them for a year.
 
-use std::path::absolute;
+use std::path::Path;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::StaticFiles;
 use crate::error::{Error, Result, Status};
+use crate::log_text::absolute;
 
 /// The characters that are encoded in the path of a URL (RFC 3986, section 2.3).
 const ENCODED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b'/');
@@ -25,6 +26,11 @@ impl StaticFolders {
     /// Adds the folders of an application that is mounted under a path.
     pub(crate) fn add_below(&mut self, prefix: &str, others: StaticFolders) {
         self.0.extend(others.0.into_iter().map(|(path, files)| (format!("{prefix}{path}"), files)));
+    }
+
+    /// Returns each path with its folder.
+    pub(crate) fn folders(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.0.iter().map(|(path, files)| (path.as_str(), files.dir.as_path()))
     }
 
     /// Returns the URL of a file with a hash of its contents: `/static/app.css?v=9f86d081884c7d65` for `app.css`, in
@@ -51,12 +57,8 @@ impl StaticFolders {
             let hint = "no folder is served: add one with `App::static_files(\"/static\", \"static\")`";
             return Error::internal(format!("static({name:?}): {hint}"));
         }
-        // The absolute path: a relative one is resolved from the working directory, which is most often what is wrong.
-        let shown = |(path, files): &(String, StaticFiles)| {
-            let folder = absolute(&files.dir).unwrap_or_else(|_| files.dir.clone());
-            format!("{path}/ ({})", folder.display())
-        };
-        let folders: Vec<_> = self.0.iter().map(shown).collect();
+        let folders: Vec<_> =
+            self.0.iter().map(|(path, files)| format!("{path}/ ({})", absolute(&files.dir))).collect();
         Error::internal(format!("static({name:?}): there is no such file in {}", folders.join(", ")))
     }
 }

@@ -213,7 +213,7 @@ mod tests {
 
     #[test]
     fn a_message_of_another_user_is_removed_and_not_shown() {
-        let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
+        let (keys, mut browser) = (Keys::new(&Config::default(), None).unwrap(), Browser::default());
         browser.flash(&keys, None, "for anyone").unwrap();
         browser.flash(&keys, Some("17"), "for 17").unwrap();
         assert_eq!(browser.messages(&keys, Some("17")), ["for anyone", "for 17"]);
@@ -226,7 +226,7 @@ mod tests {
 
     #[test]
     fn a_message_expires_like_an_idle_session() {
-        let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
+        let (keys, mut browser) = (Keys::new(&Config::default(), None).unwrap(), Browser::default());
         browser.flash(&keys, None, "soon").unwrap();
         keys.advance(Config::default().session_idle);
         assert!(browser.messages(&keys, None).is_empty());
@@ -235,7 +235,7 @@ mod tests {
     /// A client whose pages show no messages submits a form repeatedly.
     #[test]
     fn the_oldest_unshown_messages_are_dropped_above_the_limit() {
-        let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
+        let (keys, mut browser) = (Keys::new(&Config::default(), None).unwrap(), Browser::default());
         for number in 0..300 {
             browser.flash(&keys, None, &format!("{number} {}", "x".repeat(100))).unwrap();
         }
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn the_largest_messages_fit_and_one_more_byte_is_refused() {
-        let (keys, mut browser) = (Keys::new(&Config::default()).unwrap(), Browser::default());
+        let (keys, mut browser) = (Keys::new(&Config::default(), None).unwrap(), Browser::default());
         let most = (0..MAX_BYTES).rev().find(|most| browser.flash(&keys, Some("17"), &"x".repeat(*most)).is_ok());
         assert!(most.unwrap() > 1_900, "{most:?}");
         assert!(browser.0.len() == 1 && browser.0[0].1.len() < 2_800);

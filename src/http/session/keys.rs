@@ -6,11 +6,13 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
+use super::development_secret;
 use super::sealing_key::{self, SealingKey};
 use crate::config::{Config, Mode};
 use crate::error::{Error, Result};
 use crate::http::cookie::{Cookie, SameSite};
 use crate::http::session::store;
+use crate::log_text::absolute;
 use crate::random;
 
 /// The number of seconds by which a session may begin in the future, since the clocks of machines that share a secret
@@ -28,18 +30,26 @@ pub(crate) struct Keys {
     lifetime: i64,
     /// The number of seconds by which a test has advanced the clock.
     advanced: AtomicI64,
+    /// The source of the keys, for the log.
+    source: String,
 }
 
 impl Keys {
-    /// Returns the keys of a configuration. Without a secret a random key is generated in development, and the log says
-    /// so.
+    /// Returns the keys of a configuration. In development without `ASIDE_SECRET`, the key is derived from the secret that
+    /// is kept for development, or is random if there is none.
     ///
     /// # Errors
     /// 500 if a secret is shorter than 32 bytes, or missing in production.
-    pub(crate) fn new(config: &Config) -> Result<Keys> {
-        let keys = match (config.secrets.is_empty(), config.mode) {
-            (false, _) => config.secrets.iter().map(|secret| derive(secret)).collect::<Result<_>>()?,
-            (true, Mode::Development) => vec![random_key()?],
+    pub(crate) fn new(config: &Config, kept: Option<&str>) -> Result<Keys> {
+        let (keys, source) = match (config.secrets.is_empty(), config.mode) {
+            (false, _) => {
+                let keys = config.secrets.iter().map(|secret| derive(secret)).collect::<Result<_>>()?;
+                (keys, "from ASIDE_SECRET".to_owned())
+            }
+            (true, Mode::Development) => match kept {
+                Some(secret) => (vec![derive(secret)?], format!("in {}", absolute(&development_secret::file()))),
+                None => (vec![SealingKey::random()?], "that is random, and end with this process".to_owned()),
+            },
             (true, Mode::Production) => {
                 return Err(Error::internal(
                     "ASIDE_SECRET must be set in production: at least 32 bytes, the same at every start; \
@@ -48,7 +58,12 @@ impl Keys {
             }
         };
         let (idle, lifetime) = (seconds(config.session_idle), seconds(config.session_lifetime));
-        Ok(Keys { keys, mode: config.mode, idle, lifetime, advanced: AtomicI64::new(0) })
+        Ok(Keys { keys, mode: config.mode, idle, lifetime, advanced: AtomicI64::new(0), source })
+    }
+
+    /// Returns the source of the keys as text that follows *a key*: a setting or a file.
+    pub(crate) fn source(&self) -> &str {
+        &self.source
     }
 
     /// Returns the time of sessions, in seconds.
@@ -136,15 +151,6 @@ fn derive(secret: &str) -> Result<SealingKey> {
     Ok(SealingKey::derive(secret))
 }
 
-fn random_key() -> Result<SealingKey> {
-    log::warn!(
-        target: "aside::session",
-        "ASIDE_SECRET is not set: sessions are encrypted with a random key and end with this process. Set it to at \
-         least 32 bytes to keep them (`openssl rand -base64 48` generates some)."
-    );
-    SealingKey::random()
-}
-
 /// Returns 128 random bits as text, unique and not guessable.
 ///
 /// # Errors
@@ -158,19 +164,36 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_kept_secret_counts_only_in_development_without_a_setting() {
+        let (kept, other) = ("k".repeat(32), "o".repeat(32));
+        let (own, set) = (Config::default(), Config { secrets: vec![other.clone()], ..Config::default() });
+        let opens = |config: &Config, text: &Keys| {
+            let sealed = text.seal("a", "text").unwrap().to_string();
+            let value = sealed.strip_prefix("a=").unwrap().split(';').next().unwrap().to_owned();
+            Keys::new(config, Some(&kept)).unwrap().open("a", &value).is_some()
+        };
+        let before = Keys::new(&own, Some(&kept)).unwrap();
+        assert!(opens(&own, &before), "after a restart");
+        assert!(!opens(&set, &before), "ASIDE_SECRET is set");
+        assert!(!opens(&own, &Keys::new(&own, None).unwrap()), "a random key");
+        let production = Config { mode: Mode::Production, ..Config::default() };
+        assert!(Keys::new(&production, Some(&kept)).is_err());
+    }
+
+    #[test]
     fn production_needs_a_key_and_keys_have_a_minimum_length() {
         let config = |mode| Config { mode, ..Config::default() };
-        let message = Keys::new(&config(Mode::Production)).err().unwrap().to_string();
+        let message = Keys::new(&config(Mode::Production), None).err().unwrap().to_string();
         assert!(message.contains("ASIDE_SECRET"), "{message}");
         let short = Config { secrets: vec!["short".into()], ..Config::default() };
-        assert!(Keys::new(&short).err().unwrap().to_string().contains("ASIDE_SECRET"));
-        assert!(Keys::new(&config(Mode::Development)).is_ok());
+        assert!(Keys::new(&short, None).err().unwrap().to_string().contains("ASIDE_SECRET"));
+        assert!(Keys::new(&config(Mode::Development), None).is_ok());
     }
 
     /// Regression: aiohttp's cookie jar quoted a value with a slash, and the session was lost.
     #[test]
     fn a_sealed_value_has_only_characters_that_clients_leave_unchanged() {
-        let keys = Keys::new(&Config::default()).unwrap();
+        let keys = Keys::new(&Config::default(), None).unwrap();
         for length in 0..200 {
             let text = "x".repeat(length);
             let line = keys.seal("a", &text).unwrap().to_string();

@@ -244,7 +244,7 @@ mod tests {
     fn application() -> Scope {
         let config = Config { secrets: vec!["a".repeat(32)], ..Config::default() };
         let mut values = Values::default();
-        values.insert(Keys::new(&config).unwrap());
+        values.insert(Keys::new(&config, None).unwrap());
         values.insert(Store::open(&config).unwrap());
         Scope::new(Registry::new(&config), values)
     }

@@ -12,6 +12,7 @@
 
 pub(crate) mod argon2id;
 mod contents;
+pub(crate) mod development_secret;
 mod flash;
 pub(crate) mod hashing;
 mod keys;

@@ -23,7 +23,7 @@ fn request_to(config: Config, method: Method, cookie: &str) -> Request {
 
 /// Returns a request that is sent after `time` seconds.
 fn request_after(time: u64, config: Config, method: Method, cookie: &str) -> Request {
-    let keys = Keys::new(&config).unwrap();
+    let keys = Keys::new(&config, None).unwrap();
     keys.advance(Duration::from_secs(time));
     let mut values = Values::default();
     values.insert(keys);
@@ -333,7 +333,7 @@ fn a_remembered_session_has_its_remaining_lifetime_in_the_cookie() {
 fn an_unreadable_store_is_a_503_with_an_empty_session() {
     let config = config(Mode::Development, &['a']);
     let mut values = Values::default();
-    values.insert(Keys::new(&config).unwrap());
+    values.insert(Keys::new(&config, None).unwrap());
     let scope = Scope::new(Registry::new(&config), values);
     let headers = Headers::from_iter([("Cookie", cookie_with_user())]);
     let mut req = Request::new(Method::Get, "/", headers, Body::empty());

@@ -46,7 +46,7 @@ fn invalid_templates_of_a_folder_are_found_at_the_start() {
 fn request(method: Method, cookie: &str, templates: Option<Templates>) -> Request {
     let config = Arc::new(Config { secrets: vec!["a".repeat(32)], ..Config::default() });
     let mut values = Values::default();
-    values.insert(Keys::new(&config).unwrap());
+    values.insert(Keys::new(&config, None).unwrap());
     values.insert(Store::open(&config).unwrap());
     if let Some(templates) = templates {
         values.insert(templates);

@@ -184,7 +184,8 @@ pub(crate) fn enqueue_in(transaction: &Transaction<'_>, entry: &Entry, now: Mill
 
 impl Engine for Sqlite {
     fn describe(&self) -> String {
-        format!("sqlite {}", self.database.name)
+        let Database { name, file, .. } = &self.database;
+        format!("sqlite {}", file.as_ref().map_or_else(|| name.clone(), |file| file.display().to_string()))
     }
 
     fn abilities(&self) -> Abilities {
