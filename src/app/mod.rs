@@ -36,7 +36,7 @@ use self::templates::TemplateDefinitions;
 use crate::background::registry::Registry;
 use crate::background::scope::{Scope, Values};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, backtraces};
 use crate::http::files::StaticFiles;
 use crate::http::files::folders::StaticFolders;
 use crate::http::forms::idempotency::InProgress;
@@ -459,7 +459,7 @@ impl App {
     ///
     /// [`TaskContext::state`]: crate::TaskContext::state
     pub fn state<T: Any + Send + Sync>(mut self, value: T) -> App {
-        self.values.insert(value);
+        self.values.insert_state(value);
         self
     }
 
@@ -548,6 +548,9 @@ impl App {
             let problems = self.problems.iter().map(Error::chain).chain(self.isolated.problems().iter().cloned());
             let problems: Vec<String> = problems.collect();
             return Err(Error::internal(problems.join("; ")));
+        }
+        if config.is_development() {
+            backtraces::capture_in_development();
         }
         self.templates.add_to(&mut self.values, &config)?;
         self.values.insert(urls);

@@ -15,7 +15,8 @@ use crate::background::panics;
 use crate::background::registry;
 use crate::background::scope::Scope;
 use crate::config::Config;
-use crate::error::{Error, Status};
+use crate::error::backtraces::Trace;
+use crate::error::{Error, Status, location};
 use crate::http::error_pages;
 use crate::http::files::compression::{self, CompressedFiles};
 use crate::http::forms::idempotency;
@@ -140,8 +141,8 @@ impl Service {
         let endpoint = if let Found::Route(endpoint, ..) = &found { Some(*endpoint) } else { None };
         let middleware = self.middleware(request.path(), endpoint);
         match found {
-            Found::Route(endpoint, _, params) => {
-                request.set_params(params);
+            Found::Route(endpoint, number, params) => {
+                request.set_route(number, params);
                 self.run_route(endpoint, &middleware, request)
             }
             Found::OtherMethods(methods) => {
@@ -227,7 +228,7 @@ impl Service {
         // Errors of overload are logged elsewhere, once a minute. For errors of the client the access log is enough.
         let is_busy = error.find_source::<Busy>().is_some();
         if error.status_code().is_server_error() && !is_busy && error.find_source::<Unsupported>().is_none() {
-            log_error(request, &error);
+            self.log_error(request, &error);
         }
         let wait = error.find_source::<TooSoon>().map(|soon| soon.seconds);
         let wait = wait.or(is_busy.then_some(RETRY_AFTER.into()));
@@ -248,13 +249,26 @@ impl Service {
         let Some(own) = own else { return error_pages::error_page(request, error) };
         let mut page = caught(|| own(request, error));
         if let Some(second) = page.take_error() {
-            log_error(request, &second.context(format!("cannot render the site's error page for {status}")));
+            self.log_error(request, &second.context(format!("cannot render the site's error page for {status}")));
             return error_pages::error_page(request, error).with_deferred(page.take_deferred());
         }
         if !page.headers().contains("Cache-Control") {
             page.headers_mut().set("Cache-Control", "no-store");
         }
         page.status(status)
+    }
+
+    /// Logs an error of the server, with its location in the application's code: of the error, or else of its route.
+    fn log_error(&self, request: &Request, error: &Error) {
+        let failure = error.source().and_then(|source| source.downcast_ref::<Failure>());
+        let what = failure.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
+        let own = failure.map_or_else(|| error.own_location(), Failure::location).map(|own| format!(" (at {own})"));
+        let of_route = || self.router.routes().get(request.route()).map(|route| location::text(route.location));
+        let location = own.or_else(|| of_route().map(|route| format!(" (route at {route})")));
+        let location = location.filter(|_| !failure.is_some_and(Failure::names_location)).unwrap_or_default();
+        let line = format!("{} {} {} {what}{location}", request.method(), request.path(), request.id());
+        let trace = failure.map_or_else(|| error.trace(), Failure::trace);
+        log::error!(target: "aside::http", "{}{}", escape(&line), Trace::for_log(trace));
     }
 }
 
@@ -314,15 +328,6 @@ pub(super) fn readiness(request: &Request) -> Response {
         false => (Status::SERVICE_UNAVAILABLE, json!({ "status": "unavailable", "reasons": reasons })),
     };
     Json(body).into_response().status(status).header("Cache-Control", "no-store")
-}
-
-fn log_error(request: &Request, error: &Error) {
-    let panic = error.source().and_then(|source| source.downcast_ref::<Failure>());
-    let what = panic.map_or_else(|| format!("failed: {}", error.chain()), Failure::verdict);
-    let backtrace = panic.map_or_else(|| error.backtrace_lines(), Failure::backtrace);
-    let backtrace = backtrace.map_or(String::new(), |lines| format!("\n{lines}"));
-    let line = format!("{} {} {} {what}", request.method(), request.path(), request.id());
-    log::error!(target: "aside::http", "{}{backtrace}", escape(&line));
 }
 
 fn log_access(request: &Request, response: &Response, began: Instant) {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use super::plain_value::PlainValue;
+use crate::error::backtraces::Trace;
 use crate::error::{BoxError, Error, Never};
 use crate::panics::Panic;
 
@@ -44,11 +45,21 @@ impl Failure {
         }
     }
 
-    /// Returns the backtrace of the error or panic, if `RUST_BACKTRACE` enabled it, as lines that follow the log line.
-    pub(crate) fn backtrace(&self) -> Option<String> {
+    /// Returns true if the text of the failure has its location: a panic's.
+    pub(crate) fn names_location(&self) -> bool {
+        self.panic().is_some_and(|panic| panic.location.is_some())
+    }
+
+    /// Returns the location in the application's code, if it is known and not a part of the text.
+    pub(crate) fn location(&self) -> Option<String> {
+        if let Failure::Error(error) = self { error.own_location() } else { None }
+    }
+
+    /// Returns the backtrace of the error or panic, if it was captured.
+    pub(crate) fn trace(&self) -> Option<&Trace> {
         match self {
-            Failure::Error(error) => error.backtrace_lines(),
-            Failure::Panic(panic) => panic.backtrace.as_deref().map(|lines| lines.trim_end().to_owned()),
+            Failure::Error(error) => error.trace(),
+            Failure::Panic(panic) => panic.trace.as_ref(),
             _ => None,
         }
     }

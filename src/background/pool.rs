@@ -13,7 +13,7 @@ use super::run::{Prepared, once};
 use super::scope::{Context, current_task};
 use super::slots::Admission;
 use super::task::Task;
-use crate::error::Result;
+use crate::error::{OrHere, Result};
 use crate::worker_share::{self, Wait};
 
 /// A limit on work that runs at once, on any threads, as a semaphore: image work on two cores, calls to a service that
@@ -64,11 +64,12 @@ impl Pool {
     /// # Errors
     /// 503 with `Retry-After`, in a handler, if too many workers wait already; `f` has not run then. 500 in a task that
     /// would wait forever: every permit is held by work that waits for a task of the pool, such as this one.
+    #[track_caller]
     pub fn run<T>(&self, f: impl FnOnce() -> T) -> Result<T> {
         if self.permits.is_held() {
             return Ok(f());
         }
-        let (permit, _engaged) = self.wait_for_permit()?;
+        let (permit, _engaged) = self.wait_for_permit().or_here()?;
         let _held = permit.hold();
         Ok(f())
     }

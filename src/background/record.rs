@@ -1,5 +1,6 @@
 //! The record of one task: its identity, state, progress and end.
 
+use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
@@ -9,6 +10,8 @@ use super::progress::{FailedAttempt, Progress, TaskState};
 use super::request_info::RequestInfo;
 use super::retry::ScheduledRetry;
 use crate::bounds;
+use crate::error::backtraces::Trace;
+use crate::error::location;
 use crate::log_text::{escape, span};
 use crate::sync::{lock, wait_while_for};
 use crate::watch::Watched;
@@ -18,6 +21,16 @@ pub(super) const LONGEST_NAME: usize = 200;
 /// The longest stored failure of a task, in bytes.
 const LONGEST_FAILURE: usize = 10_000;
 
+/// What a task is, before it begins.
+pub(crate) struct Identity {
+    pub(crate) name: String,
+    pub(crate) key: Option<String>,
+    /// The id of the job that the task is an attempt of.
+    pub(crate) job: Option<u64>,
+    /// The call that starts the task.
+    pub(crate) location: &'static Location<'static>,
+}
+
 /// The record of one task.
 pub(crate) struct Record {
     pub(crate) id: u64,
@@ -26,6 +39,7 @@ pub(crate) struct Record {
     /// The id of the job that the task is an attempt of.
     pub(crate) job: Option<u64>,
     pub(crate) request: Option<Arc<RequestInfo>>,
+    location: &'static Location<'static>,
     began: OnceLock<(Instant, SystemTime)>,
     attempts: AtomicU32,
     end: OnceLock<End>,
@@ -47,25 +61,21 @@ pub(crate) enum Stop {
 struct End {
     elapsed: Duration,
     failure: Option<String>,
-    backtrace: Option<String>,
+    trace: Option<Trace>,
     state: TaskState,
 }
 
 impl Record {
     /// Creates the record of a task that waits.
-    pub(super) fn new(
-        id: u64,
-        name: &str,
-        key: Option<&str>,
-        job: Option<u64>,
-        request: Option<Arc<RequestInfo>>,
-    ) -> Record {
+    pub(super) fn new(id: u64, identity: Identity, request: Option<Arc<RequestInfo>>) -> Record {
+        let Identity { name, key, job, location } = identity;
         Record {
             id,
-            name: bounds::shorten(name, LONGEST_NAME).into_owned(),
-            key: key.map(|key| bounds::key(key, LONGEST_NAME).into_owned()),
+            name: bounds::shorten(&name, LONGEST_NAME).into_owned(),
+            key: key.map(|key| bounds::key(&key, LONGEST_NAME).into_owned()),
             job,
             request,
+            location,
             began: OnceLock::new(),
             attempts: AtomicU32::new(0),
             end: OnceLock::new(),
@@ -150,7 +160,7 @@ impl Record {
         let end = End {
             elapsed: self.elapsed(),
             failure: failure.map(|failure| bounds::shorten(&failure.to_string(), LONGEST_FAILURE).into_owned()),
-            backtrace: failure.and_then(Failure::backtrace),
+            trace: failure.and_then(Failure::trace).cloned(),
             state,
         };
         let is_first = self.end.set(end).is_ok();
@@ -182,7 +192,7 @@ impl Record {
     /// Returns the failure and its backtrace, if the task has failed.
     pub(crate) fn failure(&self) -> Option<(&str, Option<&str>)> {
         let end = self.end.get()?;
-        Some((end.failure.as_deref()?, end.backtrace.as_deref()))
+        Some((end.failure.as_deref()?, end.trace.as_ref().map(Trace::text)))
     }
 
     pub(crate) fn state(&self) -> TaskState {
@@ -197,12 +207,39 @@ impl Record {
 
     /// Returns the log line for an event of the task. Its parts are escaped, so that they cannot break the line.
     pub(super) fn line(&self, event: &str) -> String {
+        self.line_with(event, "")
+    }
+
+    /// Returns the log line for a failed attempt, with its location in the application's code: of the error, or else of the
+    /// call that started the task.
+    pub(super) fn failure_line(&self, event: &str, failure: &Failure) -> String {
+        self.line_with(event, &self.location_of(failure).map_or(String::new(), |location| format!(", {location}")))
+    }
+
+    fn location_of(&self, failure: &Failure) -> Option<String> {
+        if failure.names_location() {
+            return None;
+        }
+        let started = || location::own(self.location).map(location::text).filter(|start| !self.name.contains(start));
+        failure.location().map(|at| format!("at {at}")).or_else(|| Some(format!("started at {}", started()?)))
+    }
+
+    fn line_with(&self, event: &str, more: &str) -> String {
         let request = self.request.as_ref().map_or(String::new(), |request| format!("{request}, "));
         let after = match self.began.get() {
             Some(_) => format!("after {}", span(self.elapsed())),
             None => "never began".to_owned(),
         };
-        escape(&format!("Background task {} {event} (task {}, {request}{after})", self.name, self.id)).into_owned()
+        escape(&format!("Background task {} {event} (task {}, {request}{after}{more})", self.name, self.id))
+            .into_owned()
+    }
+}
+
+#[cfg(test)]
+impl Identity {
+    #[track_caller]
+    pub(crate) fn test(name: &str) -> Identity {
+        Identity { name: name.to_owned(), key: None, job: None, location: Location::caller() }
     }
 }
 
@@ -213,7 +250,7 @@ mod tests {
     /// Regression: the log said "after 0 ms" of a task that never ran.
     #[test]
     fn the_log_says_that_a_task_never_began() {
-        let record = Record::new(1, "mail", None, None, None);
+        let record = Record::new(1, Identity::test("mail"), None);
         assert!(record.line("was abandoned").ends_with("mail was abandoned (task 1, never began)"));
         record.begin();
         assert!(record.line("was abandoned").contains("(task 1, after "));

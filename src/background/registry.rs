@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use super::counts::Counts;
 use super::failure::Failure;
 use super::progress::TaskState;
-use super::record::{LONGEST_NAME, Record, Stop};
+use super::record::{Identity, LONGEST_NAME, Record, Stop};
 use super::request_info::RequestInfo;
 use super::retry::ScheduledRetry;
 use super::slots::{Admission, Entry, Slots, Thread, Turn};
@@ -24,6 +24,7 @@ use crate::bounds;
 use crate::config::Config;
 use crate::deadline;
 use crate::error::Result;
+use crate::error::backtraces::Trace;
 use crate::log_limit::LogLimit;
 use crate::log_text::{numbered, span};
 use crate::panics;
@@ -117,15 +118,9 @@ impl Registry {
     }
 
     /// Registers a new task. `job` is the id of the job that the task is an attempt of.
-    pub(crate) fn enter(
-        &self,
-        name: &str,
-        key: Option<&str>,
-        job: Option<u64>,
-        request: Option<Arc<RequestInfo>>,
-    ) -> Arc<Record> {
+    pub(crate) fn enter(&self, identity: Identity, request: Option<Arc<RequestInfo>>) -> Arc<Record> {
         ENTERED.set(ENTERED.get() + 1);
-        let record = Arc::new(Record::new(self.0.ids.fetch_add(1, Ordering::Relaxed), name, key, job, request));
+        let record = Arc::new(Record::new(self.0.ids.fetch_add(1, Ordering::Relaxed), identity, request));
         self.state().unfinished.insert(record.id, record.clone());
         record
     }
@@ -319,7 +314,7 @@ impl Registry {
     pub(super) fn log_retry(&self, record: &Record, failure: &Failure, retry: ScheduledRetry) {
         let ScheduledRetry { attempt, attempts, wait } = retry;
         let event = format!("{}; attempt {attempt} of {attempts}, the next in {}", failure.verdict(), span(wait));
-        log::warn!(target: "aside::background", "{}", record.line(&event));
+        log::warn!(target: "aside::background", "{}", record.failure_line(&event, failure));
     }
 
     /// Records the end of a task, and logs it once, on one line.
@@ -523,9 +518,9 @@ fn log_end(record: &Record, failure: Option<&Failure>) {
         None => log::debug!(target: "aside::background", "{}", record.line("is done")),
         Some(Failure::Cancelled) => log::info!(target: "aside::background", "{}", record.line("was cancelled")),
         Some(failure) => {
-            let backtrace = record.failure().and_then(|(_, lines)| lines);
-            let backtrace = backtrace.map_or(String::new(), |lines| format!("\n{lines}"));
-            log::error!(target: "aside::background", "{}{backtrace}", record.line(&failure.verdict()));
+            let backtrace = Trace::for_log(failure.trace());
+            let line = record.failure_line(&failure.verdict(), failure);
+            log::error!(target: "aside::background", "{line}{backtrace}");
         }
     }
 }
@@ -537,7 +532,7 @@ mod tests {
     #[test]
     fn a_task_is_cancelled_when_its_last_watcher_leaves_and_not_before_its_first() {
         let registry = Registry::new(&Config::default());
-        let record = registry.enter("t", None, None, None);
+        let record = registry.enter(Identity::test("t"), None);
         let is_cancelled = || {
             registry.cancel_if_unwatched(&record, Duration::ZERO);
             record.is_cancelled()
@@ -555,7 +550,7 @@ mod tests {
     #[test]
     fn a_task_that_is_being_logged_is_listed_as_ended() {
         let registry = Registry::new(&Config::default());
-        let record = registry.enter("t", None, None, None);
+        let record = registry.enter(Identity::test("t"), None);
         let mut found = None;
         registry.end_with(&record, Some(&Failure::Abandoned), || {
             let lists = registry.lists();
@@ -569,7 +564,7 @@ mod tests {
     #[test]
     fn task_names_keys_and_failures_are_truncated() {
         let (registry, long) = (Registry::new(&Config::default()), "a".repeat(1_000_000));
-        let record = registry.enter(&long, Some(&long), None, None);
+        let record = registry.enter(Identity { key: Some(long.clone()), ..Identity::test(&long) }, None);
         registry.end(&record, Some(&Failure::from_error(long.clone().into())));
         assert!(record.name.len() + record.key.as_ref().map_or(0, String::len) < 500);
         assert!(record.failure().unwrap().0.len() < 11_000);
@@ -580,12 +575,12 @@ mod tests {
     fn the_lists_are_bounded() {
         let registry = Registry::new(&Config::default());
         for _ in 0..ENDED + 50 {
-            let record = registry.enter("t", None, None, None);
+            let record = registry.enter(Identity::test("t"), None);
             registry.end(&record, Some(&Failure::Abandoned));
         }
         let retained = registry.state().ended.len();
         assert_eq!((retained, registry.failed().len()), (ENDED, FAILED));
-        let cancelled = registry.enter("t", None, None, None);
+        let cancelled = registry.enter(Identity::test("t"), None);
         registry.end(&cancelled, Some(&Failure::Cancelled));
         let counts = registry.counts();
         assert_eq!((counts.failed, counts.cancelled, counts.done()), (ENDED as u64 + 50, 1, 0));

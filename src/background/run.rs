@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::failure::{Failure, IntoOutcome, Outcome};
 use super::handle::{Promise, TaskHandle, TaskInfo};
-use super::record::{Record, Stop};
+use super::record::{Identity, Record, Stop};
 use super::registry::Registry;
 use super::retry::{AttemptEnd, EndTask, Retry, ScheduledRetry};
 use super::scope::Context;
@@ -47,11 +47,9 @@ impl fmt::Debug for Gate {
     }
 }
 
-/// The name, key, job and time limits of a task.
+/// The identity and the time limits of a task.
 pub(crate) struct Options {
-    pub(super) name: String,
-    pub(super) key: Option<String>,
-    pub(super) job: Option<u64>,
+    pub(super) identity: Identity,
     pub(super) deadline: Option<Duration>,
     pub(super) unwatched: Option<Duration>,
 }
@@ -59,7 +57,7 @@ pub(crate) struct Options {
 impl Options {
     /// Marks the task as an attempt of a job.
     pub(crate) fn for_job(self, id: u64) -> Options {
-        Options { job: Some(id), ..self }
+        Options { identity: Identity { job: Some(id), ..self.identity }, ..self }
     }
 }
 
@@ -145,7 +143,7 @@ impl Prepared {
     pub(crate) fn new(mut context: Context, options: Options) -> Prepared {
         let registry = context.scope.registry().clone();
         let is_nested = context.task.is_some();
-        let record = registry.enter(&options.name, options.key.as_deref(), options.job, context.origin.clone());
+        let record = registry.enter(options.identity, context.origin.clone());
         context.task = Some(record.clone());
         let deadline = options.deadline.map(|time| Deadline(time, None));
         if let Some(grace) = options.unwatched {

@@ -68,34 +68,65 @@ impl Scope {
     ///
     /// # Panics
     /// If `App::state` was not called with a value of that type.
+    #[track_caller]
     pub(crate) fn state<T: Any + Send + Sync>(&self) -> Arc<T> {
-        self.get().unwrap_or_else(|| {
-            let name = std::any::type_name::<T>();
-            panic!("the application has no state of type {name}: add it with `App::state(value)`")
-        })
+        match self.get() {
+            Some(value) => value,
+            None => panic!("{}", self.0.values.no_state(std::any::type_name::<T>())),
+        }
     }
 }
 
 /// The values of a scope that is being built, one for each type.
 #[derive(Default)]
-pub(crate) struct Values(BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>);
+pub(crate) struct Values {
+    by_type: BTreeMap<TypeId, Arc<dyn Any + Send + Sync>>,
+    /// The names of the types that the application has added.
+    states: Vec<&'static str>,
+}
+
+/// The largest number of types that a message lists.
+const MOST_LISTED: usize = 10;
 
 impl Values {
     /// Inserts a value, in place of one of the same type.
     pub(crate) fn insert<T: Any + Send + Sync>(&mut self, value: T) {
-        self.0.insert(TypeId::of::<T>(), Arc::new(value));
+        self.by_type.insert(TypeId::of::<T>(), Arc::new(value));
+    }
+
+    /// Inserts a value that the application has added.
+    pub(crate) fn insert_state<T: Any + Send + Sync>(&mut self, value: T) {
+        let name = std::any::type_name::<T>();
+        // The panel is an application too.
+        self.states.extend(Some(name).filter(|name| !name.starts_with("aside::panel")));
+        self.insert(value);
+    }
+
+    /// Returns the message for a type without a value.
+    fn no_state(&self, name: &str) -> String {
+        let mut message = format!("the application has no state of type `{name}`: add it with `App::state(value)`");
+        let listed: Vec<_> = self.states.iter().take(MOST_LISTED).map(|state| format!("`{state}`")).collect();
+        let rest = self.states.len().saturating_sub(MOST_LISTED);
+        if !listed.is_empty() {
+            message += &format!("; it has state of the types {}", listed.join(", "));
+        }
+        if rest > 0 {
+            message += &format!(" and {rest} more");
+        }
+        message
     }
 
     /// Returns the value of type `T`, if there is one.
     pub(crate) fn get<T: Any + Send + Sync>(&self) -> Option<Arc<T>> {
-        self.0.get(&TypeId::of::<T>()).cloned()?.downcast().ok()
+        self.by_type.get(&TypeId::of::<T>()).cloned()?.downcast().ok()
     }
 
     /// Inserts all values of another set. Values that exist already stay. Returns false if a type was in both sets.
     pub(crate) fn merge(&mut self, others: Values) -> bool {
-        let has_duplicates = others.0.keys().any(|key| self.0.contains_key(key));
-        others.0.into_iter().for_each(|(key, value)| {
-            self.0.entry(key).or_insert(value);
+        let has_duplicates = others.by_type.keys().any(|key| self.by_type.contains_key(key));
+        self.states.extend(others.states);
+        others.by_type.into_iter().for_each(|(key, value)| {
+            self.by_type.entry(key).or_insert(value);
         });
         !has_duplicates
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::failure::{IntoOutcome, Outcome};
 use super::handle::{TaskHandle, TaskInfo, task};
+use super::record::Identity;
 use super::retry::Retry;
 use super::run::{Call, Gate, Options, Run, once};
 use super::scope::Context;
@@ -96,8 +97,9 @@ where
     R: IntoOutcome,
     R::Value: Send + 'static,
 {
-    let name = name_of::<F>(Location::caller());
-    let options = Options { name, key: None, job: None, deadline: None, unwatched: None };
+    let location = Location::caller();
+    let identity = Identity { name: name_of::<F>(location), key: None, job: None, location };
+    let options = Options { identity, deadline: None, unwatched: None };
     Run::new(Context::current(), options, once(move |_| f())).on_own_thread()
 }
 
@@ -226,9 +228,10 @@ impl Task {
     }
 
     /// Returns the options of the task for a function that is started at `location`.
-    pub(crate) fn options<F>(self, location: &Location<'_>) -> Options {
+    pub(crate) fn options<F>(self, location: &'static Location<'static>) -> Options {
         let name = self.name.unwrap_or_else(|| name_of::<F>(location));
-        Options { name, key: self.key, job: None, deadline: self.deadline, unwatched: self.unwatched }
+        let identity = Identity { name, key: self.key, job: None, location };
+        Options { identity, deadline: self.deadline, unwatched: self.unwatched }
     }
 }
 

@@ -92,6 +92,7 @@ impl TaskContext {
     ///
     /// # Panics
     /// If `App::state` was not called with a value of that type.
+    #[track_caller]
     pub fn state<T: Any + Send + Sync>(&self) -> Arc<T> {
         self.context.scope.state()
     }

@@ -12,14 +12,17 @@
 //! assert_eq!(error.status_code(), Status::INTERNAL_SERVER_ERROR);
 //! ```
 
-use std::backtrace::{Backtrace, BacktraceStatus};
+pub(crate) mod backtraces;
+pub(crate) mod frames;
+pub(crate) mod location;
+
+use std::backtrace::Backtrace;
 use std::error::Error as StdError;
 use std::fmt;
 use std::iter::successors;
-use std::mem::replace;
 use std::panic::Location;
-use std::path::Path;
 
+use self::backtraces::Trace;
 use crate::panics;
 
 /// The boxed error of the standard library, as handlers and tasks may return it.
@@ -27,6 +30,21 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// A result whose error type is [`Error`] by default.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Adds a location to the errors of a function that the application calls.
+pub(crate) trait OrHere {
+    /// Returns the result; an error without a location gets the location of the caller. In a function with
+    /// `#[track_caller]` this is the caller of that function: the line that the user can change.
+    fn or_here(self) -> Self;
+}
+
+impl<T> OrHere for Result<T> {
+    #[track_caller]
+    fn or_here(self) -> Self {
+        let caller = Location::caller();
+        self.map_err(|error| error.or_at(caller))
+    }
+}
 
 /// Ends a closure that uses `?` without naming the error type.
 ///
@@ -205,7 +223,7 @@ struct Inner {
     message: Option<String>,
     source: Option<BoxError>,
     location: Option<&'static Location<'static>>,
-    backtrace: Backtrace,
+    trace: Option<Trace>,
 }
 
 /// Catches a panic in the drop of an application's error, wherever its last reference is dropped.
@@ -236,9 +254,9 @@ impl Error {
         source: Option<BoxError>,
     ) -> Error {
         // Capturing is expensive, and a client can request any number of missing pages: only server errors have a backtrace.
-        let backtrace = if status.is_server_error() { Backtrace::capture() } else { Backtrace::disabled() };
-        let location = Some(caller).filter(|location| is_helpful(location));
-        Error(Box::new(Inner { status, message, source, location, backtrace }))
+        let trace = if status.is_server_error() { Trace::capture() } else { None };
+        let location = location::own(caller);
+        Error(Box::new(Inner { status, message, source, location, trace }))
     }
 
     /// Creates a 400: the request is malformed.
@@ -300,8 +318,8 @@ impl Error {
     }
 
     /// Returns the error with this location, if its own is unknown.
-    pub(crate) fn or_at(mut self, caller: &'static Location<'static>) -> Error {
-        self.0.location = self.0.location.or(Some(caller).filter(|location| is_helpful(location)));
+    fn or_at(mut self, caller: &'static Location<'static>) -> Error {
+        self.0.location = self.0.location.or(location::own(caller));
         self
     }
 
@@ -328,9 +346,9 @@ impl Error {
     /// Adds a message in front of the chain, which names the failed operation. The location and the backtrace stay.
     pub fn context(mut self, message: impl Into<String>) -> Error {
         let Inner { status, location, .. } = *self.0;
-        let backtrace = replace(&mut self.0.backtrace, Backtrace::disabled());
+        let trace = self.0.trace.take();
         let source = Some(BoxError::from(self));
-        Error(Box::new(Inner { status, message: Some(message.into()), source, location, backtrace }))
+        Error(Box::new(Inner { status, message: Some(message.into()), source, location, trace }))
     }
 
     /// Sets the source of the error, for the log.
@@ -373,7 +391,8 @@ impl Error {
         self.0.location
     }
 
-    /// Returns the backtrace of the location, if `RUST_BACKTRACE` enables it and the status was 500 or above at creation.
+    /// Returns the backtrace of the location, if the status was 500 or above at creation, in development or if
+    /// `RUST_BACKTRACE` enables it.
     ///
     /// ```
     /// use aside::Error;
@@ -382,12 +401,18 @@ impl Error {
     /// assert!(Error::not_found("There is no such photo.").backtrace().is_none());
     /// ```
     pub fn backtrace(&self) -> Option<&Backtrace> {
-        Some(&self.0.backtrace).filter(|backtrace| backtrace.status() == BacktraceStatus::Captured)
+        self.0.trace.as_ref()?.backtrace()
     }
 
-    /// Returns the backtrace as lines of text, for the log.
-    pub(crate) fn backtrace_lines(&self) -> Option<String> {
-        self.backtrace().map(|backtrace| backtrace.to_string().trim_end().to_owned())
+    /// Returns the backtrace as a shared value.
+    pub(crate) fn trace(&self) -> Option<&Trace> {
+        self.0.trace.as_ref()
+    }
+
+    /// Returns the location in the application's code as text: where the error was created, or the last call in the backtrace.
+    pub(crate) fn own_location(&self) -> Option<String> {
+        let own_call = || frames::last_own_call(self.trace()?.text());
+        self.0.location.map(location::text).or_else(own_call)
     }
 
     /// Returns the first error of this type among the sources.
@@ -455,20 +480,6 @@ fn unpacked<'a>(source: &'a (dyn StdError + 'static)) -> Option<&'a (dyn StdErro
         Some(Carrier(error)) => error.first_source(),
         None => Some(source),
     }
-}
-
-/// Returns true for a location that helps to find the fault: outside this crate and the standard library, whose code calls
-/// functions that are passed as values (`map_err(Error::bad_request)`).
-fn is_helpful(location: &Location<'_>) -> bool {
-    let file = location.file().replace('\\', "/");
-    let is_of_the_library = file.starts_with("/rustc/") || file.contains("/rustlib/src/rust/library/");
-    !is_of_the_library && !is_of_the_framework(location.file())
-}
-
-/// Returns true if a source file, as the compiler names it, belongs to this crate: a location there does not help a user.
-pub(crate) fn is_of_the_framework(file: &str) -> bool {
-    // This file is `src/error/mod.rs`.
-    Path::new(file!()).ancestors().nth(2).is_some_and(|source| Path::new(file).starts_with(source))
 }
 
 impl fmt::Display for Error {

@@ -79,7 +79,7 @@ impl Drop for Hostile {
 fn the_message_of_an_error_that_panics_is_kept_in_part() {
     let error = Error::from(Hostile).context("saving");
     let chain = error.chain();
-    assert!(chain.starts_with("saving: half (its Display panicked: in its display, at src/error/tests.rs:"), "{chain}");
+    assert!(chain.starts_with("saving: half (its Display panicked: in its display"), "{chain}");
     assert!(format!("{error:?}").starts_with(&chain));
     assert!(Error::from(Hostile).to_string().starts_with("half (its Display panicked"));
     assert!(error.find_source::<fmt::Error>().is_none());
@@ -87,12 +87,11 @@ fn the_message_of_an_error_that_panics_is_kept_in_part() {
 }
 
 #[test]
-fn what_a_visitor_did_wrong_takes_no_backtrace_and_context_keeps_the_one_that_is_there() {
+fn an_error_of_the_client_takes_no_backtrace_and_context_keeps_an_existing_one() {
     assert!(Error::not_found("gone").backtrace().is_none() && Error::from(Status::NOT_FOUND).backtrace().is_none());
     let error = Error::internal("ours");
-    let captured = error.backtrace().map(ToString::to_string);
-    assert_eq!(captured.is_some(), Backtrace::capture().status() == BacktraceStatus::Captured);
-    assert_eq!(error.context("outside").backtrace().map(ToString::to_string), captured);
+    let trace = error.trace().map(|trace| trace.text().to_owned());
+    assert_eq!(error.context("outside").trace().map(|trace| trace.text().to_owned()), trace);
 }
 
 /// A location in the standard library is not useful.

@@ -6,7 +6,6 @@ use std::fmt;
 use std::io::{self, Read};
 use std::mem::{replace, take};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
-use std::panic::Location;
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError};
 
 use percent_encoding::percent_decode_str;
@@ -17,8 +16,10 @@ use super::stream::disconnect::Connection;
 use crate::background::request_info::RequestInfo;
 use crate::background::scope::{Context, Scope};
 use crate::config::Config;
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, OrHere, Result, Status};
 use crate::log_text::bytes;
+use crate::nearest::did_you_mean;
+use crate::worker_routes::{NO_ROUTE, RouteNumber};
 
 /// A request method (RFC 9110, section 9). Names are case-sensitive.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -101,6 +102,7 @@ pub struct Request {
     connection: Option<Arc<dyn Connection>>,
     client: Client,
     nonce: Arc<OnceLock<String>>,
+    route: RouteNumber,
     params: Vec<(String, String)>,
     source: ParamSource,
     scope: Option<Scope>,
@@ -153,6 +155,7 @@ impl Request {
             connection: None,
             client: Client::default(),
             nonce: Arc::default(),
+            route: NO_ROUTE,
             params: Vec::new(),
             source: ParamSource::Path,
             scope: None,
@@ -362,7 +365,10 @@ impl Request {
     pub fn param<T: FromParam>(&self, name: &str) -> Result<T> {
         let Some((_, value)) = self.params.iter().find(|(key, _)| key == name) else {
             return Err(match &self.source {
-                ParamSource::Path => Error::internal(format!("this route has no parameter `{{{name}}}`")),
+                ParamSource::Path => {
+                    let hint = did_you_mean(name, self.params.iter().map(|(name, _)| name.as_str()));
+                    Error::internal(format!("this route has no parameter `{{{name}}}`{hint}"))
+                }
                 ParamSource::Call(fragment) => {
                     Error::internal(format!("the template does not pass the argument `{name}` to live(`{fragment}`)"))
                 }
@@ -377,8 +383,14 @@ impl Request {
         &self.params
     }
 
-    pub(crate) fn set_params(&mut self, params: Vec<(String, String)>) {
-        self.params = params;
+    /// Returns the number of the route that handles the request.
+    pub(crate) fn route(&self) -> RouteNumber {
+        self.route
+    }
+
+    /// Sets the route that handles the request, with the parameters of its path.
+    pub(crate) fn set_route(&mut self, route: RouteNumber, params: Vec<(String, String)>) {
+        (self.route, self.params) = (route, params);
     }
 
     /// Calls a function for which [`param`](Request::param) returns these arguments: those that a template passes to
@@ -406,6 +418,7 @@ impl Request {
     ///
     /// # Panics
     /// Panics if `App::state` was not given a value of this type.
+    #[track_caller]
     pub fn state<T: Any + Send + Sync>(&self) -> Arc<T> {
         self.scope().state()
     }
@@ -450,8 +463,7 @@ impl Request {
     /// 413 if it is larger, 400 if it was cut short, 408 if it did not arrive in time.
     #[track_caller]
     pub fn bytes(&mut self) -> Result<Vec<u8>> {
-        let caller = Location::caller();
-        self.read_bytes().map_err(|error| error.or_at(caller))
+        self.read_bytes().or_here()
     }
 
     fn read_bytes(&mut self) -> Result<Vec<u8>> {

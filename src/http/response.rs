@@ -20,7 +20,7 @@ use crate::background::run::Deferred;
 use crate::background::scope::Context;
 use crate::background::task::Task;
 use crate::background::task_context::TaskContext;
-use crate::error::{BoxError, Error, Never, Result, Status};
+use crate::error::{BoxError, Error, Never, OrHere, Result, Status};
 use crate::panics::Contained;
 use crate::random;
 
@@ -230,9 +230,10 @@ impl Response {
     ///
     /// # Errors
     /// 500 if the name is not a token, or the value has a control character such as CR, LF or NUL.
+    #[track_caller]
     pub fn try_header(self, name: &str, value: impl Into<String>) -> Result<Response> {
         let value = value.into();
-        Headers::check(name, &value)?;
+        Headers::check(name, &value).or_here()?;
         Ok(self.header(name, value))
     }
 
@@ -278,6 +279,7 @@ impl Response {
     ///
     /// # Errors
     /// 500 if the body is a stream or a file, which is read while it is sent.
+    #[track_caller]
     pub fn body(&self) -> Result<&[u8]> {
         match &self.body {
             ResponseBody::Bytes(bytes) => Ok(bytes),
@@ -303,6 +305,7 @@ impl Response {
     ///
     /// # Errors
     /// 500 if the body is a stream or a file, which is read while it is sent.
+    #[track_caller]
     pub fn set_body(&mut self, body: impl Into<Vec<u8>>) -> Result<()> {
         self.body()?;
         let body = body.into();

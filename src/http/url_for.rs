@@ -6,7 +6,8 @@ use std::fmt::Display;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::request::Request;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
+use crate::nearest::did_you_mean;
 
 /// The characters that are encoded in a segment of a path (RFC 3986, section 3.3).
 const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC
@@ -49,7 +50,9 @@ impl Urls {
     /// 500 if no route has this name, or if a parameter is missing or invalid in a path.
     pub(crate) fn build(&self, name: &str, mut params: Vec<(&str, String)>) -> Result<String> {
         let unknown = || {
-            Error::internal(format!("no route is named `{name}`: name it with `.route(path, get(handler).name(name))`"))
+            let hint = did_you_mean(name, self.0.keys().map(String::as_str));
+            let remedy = "name it with `.route(path, get(handler).name(name))`";
+            Error::internal(format!("no route is named `{name}`: {remedy}{hint}"))
         };
         let mut rest = self.0.get(name).ok_or_else(unknown)?.as_str();
         let mut url = String::with_capacity(rest.len() + 16);
@@ -111,9 +114,10 @@ impl Request {
     ///
     /// # Errors
     /// 500 if no route has this name, or if a parameter of the route is missing, empty, or `.` or `..`.
+    #[track_caller]
     pub fn url_for(&self, name: &str, params: &[(&str, &dyn Display)]) -> Result<String> {
         let params = params.iter().map(|(name, value)| (*name, value.to_string())).collect();
-        self.scope().get::<Urls>().unwrap_or_default().build(name, params)
+        self.scope().get::<Urls>().unwrap_or_default().build(name, params).or_here()
     }
 }
 

@@ -52,6 +52,7 @@ impl Format {
     ///
     /// # Errors
     /// 500 if the extension is missing or unknown: the program chose the name, not the user.
+    #[track_caller]
     pub fn of(path: impl AsRef<Path>) -> Result<Format> {
         let path = path.as_ref();
         let extension = path.extension().unwrap_or_default().to_ascii_lowercase();

@@ -36,7 +36,7 @@ pub use self::size::{Fit, Size};
 use self::srgb::ToSrgb;
 use crate::background::scope::{Context, is_task};
 use crate::config::Config;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
 
 /// Resizes the image file `from`, and writes the result to `to`.
 ///
@@ -64,6 +64,7 @@ use crate::error::{Error, Result};
 /// # Errors
 /// 422 with a message for the user: not an image, broken, truncated, or over a limit. 500: a file cannot be read or
 /// written, or the extension of `to` is unknown. 503 as for [`Image::open`].
+#[track_caller]
 pub fn resize(from: impl AsRef<Path>, to: impl AsRef<Path>, fit: Fit) -> Result<Size> {
     DecodeOptions::new().largest_fit(fit).open(from)?.save(to, fit)
 }
@@ -123,6 +124,7 @@ impl Image {
     /// # Errors
     /// 422 with a message for the user: not an image, broken, truncated, or over a limit. 500 if the file cannot be
     /// read. 503 with `Retry-After` if too many handlers wait for memory, or no memory was released for a minute.
+    #[track_caller]
     pub fn open(path: impl AsRef<Path>) -> Result<Image> {
         DecodeOptions::new().open(path)
     }
@@ -132,6 +134,7 @@ impl Image {
     /// # Errors
     /// 422 with a message for the user: not an image, broken, truncated, or over a limit. 500 if reading fails. 503 as for
     /// [`Image::open`].
+    #[track_caller]
     pub fn read(from: impl Read) -> Result<Image> {
         DecodeOptions::new().read(from)
     }
@@ -140,6 +143,7 @@ impl Image {
     ///
     /// # Errors
     /// 422 with a message for the user: not an image, broken, truncated, or over a limit. 503 as for [`Image::open`].
+    #[track_caller]
     pub fn decode(bytes: impl AsRef<[u8]>) -> Result<Image> {
         DecodeOptions::new().decode(bytes)
     }
@@ -175,12 +179,13 @@ impl Image {
     ///
     /// # Errors
     /// 500: the file cannot be written, or its extension is unknown.
+    #[track_caller]
     pub fn save(&self, to: impl AsRef<Path>, fit: Fit) -> Result<Size> {
         let to = to.as_ref();
         let _copies = self.copies(fit);
-        let pixels = self.fitted(fit)?;
-        let bytes = encoded(&pixels, Format::of(to)?, self.is_progressive)?;
-        write_atomically(to, &bytes).map_err(|error| error.context(format!("cannot write {to:?}")))?;
+        let pixels = self.fitted(fit).or_here()?;
+        let bytes = encoded(&pixels, Format::of(to)?, self.is_progressive).or_here()?;
+        write_atomically(to, &bytes).map_err(|error| error.context(format!("cannot write {to:?}"))).or_here()?;
         Ok(Size::of(&pixels))
     }
 
@@ -188,9 +193,10 @@ impl Image {
     ///
     /// # Errors
     /// 500: the image is too large for the format (WebP holds 16,383 pixels per side, JPEG and GIF 65,535).
+    #[track_caller]
     pub fn encode(&self, fit: Fit, format: Format) -> Result<Vec<u8>> {
         let _copies = self.copies(fit);
-        encoded(&self.fitted(fit)?, format, self.is_progressive)
+        encoded(&self.fitted(fit).or_here()?, format, self.is_progressive).or_here()
     }
 
     /// Takes the share for the pixels at their new size, and for a second copy on the way to a file. This thread holds the

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::background::failure::{Failure, Outcome};
 use crate::bounds;
+use crate::error::backtraces::Trace;
 use crate::error::{Error, Status};
 use crate::log_text::bytes;
 use crate::panics::Panic;
@@ -176,12 +177,12 @@ impl Ended {
             Failure::Error(error) => Ended::Failed {
                 status: error.status_code().code(),
                 chain: text(&error.chain()),
-                backtrace: error.backtrace_lines().as_deref().map(backtrace),
+                backtrace: error.trace().map(|trace| backtrace(trace.text())),
             },
             Failure::Panic(panic) => Ended::Panicked {
                 message: text(&panic.message),
                 location: panic.location.as_deref().map(text),
-                backtrace: panic.backtrace.as_deref().map(backtrace),
+                backtrace: panic.backtrace().map(backtrace),
             },
             Failure::Cancelled => Ended::Cancelled,
             Failure::TimedOut => Ended::TimedOut,
@@ -199,7 +200,9 @@ impl Ended {
                 Err(_) => Failure::Error(plain_error("its output is not valid UTF-8")),
             },
             Ended::Failed { status, chain, .. } => Failure::Error(error(status, chain)),
-            Ended::Panicked { message, location, backtrace } => Failure::Panic(Panic { message, location, backtrace }),
+            Ended::Panicked { message, location, backtrace } => {
+                Failure::Panic(Panic { message, location, trace: backtrace.map(Trace::from_text) })
+            }
             Ended::Cancelled => Failure::Cancelled,
             Ended::TimedOut => Failure::TimedOut,
             Ended::Abandoned => Failure::Abandoned,
@@ -369,7 +372,11 @@ mod tests {
     #[test]
     fn the_worst_report_is_no_longer_than_it_may_be() {
         let worst = "\u{1}".repeat(1 << 20);
-        let panic = Panic { message: worst.clone(), location: Some(worst.clone()), backtrace: Some(worst.clone()) };
+        let panic = Panic {
+            message: worst.clone(),
+            location: Some(worst.clone()),
+            trace: Some(Trace::from_text(worst.clone())),
+        };
         let (ended, _) = Ended::of(Err(Failure::Panic(panic)));
         assert!(frame(&ToParent::Ended { ended, spent: None }, b"").is_ok());
         assert!(frame(&ToParent::log(log::Level::Info, &worst, &worst), b"").is_ok());
@@ -387,7 +394,7 @@ mod tests {
         let error = plain_error("disk full").context("cannot save").status(Status::CONFLICT);
         let Failure::Error(error) = there_and_back(Failure::Error(error)) else { unreachable!() };
         assert_eq!((error.chain().as_str(), error.status_code()), ("cannot save: disk full", Status::CONFLICT));
-        let panic = Panic { message: "boom".into(), location: Some("a.rs:7".into()), backtrace: None };
+        let panic = Panic { message: "boom".into(), location: Some("a.rs:7".into()), trace: None };
         assert_eq!(there_and_back(Failure::Panic(panic)).to_string(), "panicked: boom, at a.rs:7");
         assert!(matches!(there_and_back(Failure::Cancelled), Failure::Cancelled));
         assert!(matches!(there_and_back(Failure::TimedOut), Failure::TimedOut));

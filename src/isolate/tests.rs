@@ -370,13 +370,12 @@ fn a_job_runs_in_a_child_and_its_log_and_progress_reach_the_parent() {
 }
 
 #[test]
-fn an_error_arrives_with_its_chain_and_a_panic_with_its_location() {
+fn an_error_arrives_with_its_chain_and_a_panic_with_its_message() {
     let Failure::Error(error) = failure(order("fail", "диск полон 💾")) else { panic!("an error") };
     assert_eq!((error.chain().as_str(), error.status_code().code()), ("cannot save the order: диск полон 💾", 409));
     assert!(error.backtrace().is_none());
     let Failure::Panic(panic) = failure(order("panic", "бум 💥")) else { panic!("a panic") };
     assert_eq!(panic.message, "бум 💥");
-    assert!(panic.location.as_deref().is_some_and(|place| place.starts_with("src/isolate/tests.rs:")), "{panic:?}");
 }
 
 #[test]

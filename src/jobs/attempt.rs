@@ -19,7 +19,7 @@ use crate::background::registry::Registry;
 use crate::background::retry::{AttemptEnd, EndTask, Retry, ScheduledRetry};
 use crate::background::task_context::TaskContext;
 use crate::bounds;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
 use crate::isolate::{self, Call, Limits, Program, Target};
 use crate::log_text::escape;
 use crate::panics::{self, Panic};
@@ -107,17 +107,21 @@ impl TaskContext {
     /// # Errors
     /// An error if the value cannot be written as JSON, is too large or is nested more than 127 levels deep (the output that was
     /// set before remains), if the task is not a job, or if the job's transaction has already completed it.
+    #[track_caller]
     pub fn output(&self, value: &impl Serialize) -> Result<()> {
-        let run = self.attached::<JobRun>().ok_or_else(|| {
-            Error::internal(
-                "only a job has an output, and this task is not a job: return the value, and `join` the task",
-            )
-        })?;
+        let run = self
+            .attached::<JobRun>()
+            .ok_or_else(|| {
+                Error::internal(
+                    "only a job has an output, and this task is not a job: return the value, and `join` the task",
+                )
+            })
+            .or_here()?;
         if run.is_committed.load(Ordering::Acquire) {
             let message = "its transaction has completed it; set the output before the transaction, or within it";
             return Err(Error::internal(format!("the job `{}` can no longer set its output: {message}", run.name)));
         }
-        *lock(&run.output) = Some(output_of(&run.name, value)?);
+        *lock(&run.output) = Some(output_of(&run.name, value).or_here()?);
         Ok(())
     }
 }
@@ -246,7 +250,7 @@ impl Attempt {
             return self.cancelled();
         }
         let message = "its end panicked, and the outcome is unknown".to_owned();
-        self.resolution(&Err(Failure::Panic(Panic { message, location: None, backtrace: None }))).0
+        self.resolution(&Err(Failure::Panic(Panic { message, location: None, trace: None }))).0
     }
 
     /// Returns the outcome of a cancelled attempt: cancelled by a user, or released because the process stops.
@@ -398,6 +402,7 @@ fn stored_message(all: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::background::record::Identity;
     use crate::background::scope::{Scope, Values};
     use crate::config::Config;
     use crate::jobs::engine::Capacity;
@@ -412,7 +417,7 @@ mod tests {
         let me = jobs.engine.join().unwrap();
         let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
         let claimed = jobs.engine.claim(&me, &capacities, jobs.now()).unwrap().pop().unwrap();
-        let running_job = jobs.shared.running_jobs.add(&claimed, scope.registry().enter("quick", None, None, None));
+        let running_job = jobs.shared.running_jobs.add(&claimed, scope.registry().enter(Identity::test("quick"), None));
         let report: Report = Arc::new(drop);
         drop_attempt(Attempt::new(&jobs, claimed, running_job, scope.registry(), &report));
         jobs.find(id).unwrap().unwrap().state

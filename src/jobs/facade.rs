@@ -16,7 +16,7 @@ use super::schedule::Schedule;
 
 use crate::background::progress::Progress;
 use crate::background::scope::{Context, Scope, WeakScope};
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, OrHere, Result, Status};
 #[cfg(feature = "live")]
 use crate::live::Live;
 use crate::sync::Notify;
@@ -141,6 +141,7 @@ impl Jobs {
     ///
     /// # Errors
     /// The errors of [`enqueue`](crate::jobs::enqueue()).
+    #[track_caller]
     pub fn enqueue<J: Job>(&self, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
         let mut enqueued = self.enqueue_all([job])?;
         // The engine returns one for each job.
@@ -151,10 +152,11 @@ impl Jobs {
     ///
     /// # Errors
     /// The errors of [`enqueue`](crate::jobs::enqueue()); then no job is enqueued.
+    #[track_caller]
     pub fn enqueue_all<J: Job, N: Into<NewJob<J>>>(&self, jobs: impl IntoIterator<Item = N>) -> Result<Vec<Enqueued>> {
-        let entries = jobs.into_iter().map(|job| self.config.entry(job.into())).collect::<Result<_>>()?;
-        let enqueued = self.engine.enqueue(entries, self.now()).map_err(unavailable)?;
-        self.shared.inline.get().map_or(Ok(()), |run| run(self))?;
+        let entries = jobs.into_iter().map(|job| self.config.entry(job.into())).collect::<Result<_>>().or_here()?;
+        let enqueued = self.engine.enqueue(entries, self.now()).map_err(unavailable).or_here()?;
+        self.shared.inline.get().map_or(Ok(()), |run| run(self)).or_here()?;
         Ok(enqueued)
     }
 
@@ -162,12 +164,13 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[track_caller]
     pub fn find(&self, id: u64) -> Result<Option<JobInfo>> {
         let before = self.shared.running_jobs.of(id);
-        let found = self.engine.find(id)?;
+        let found = self.engine.find(id).or_here()?;
         let job = found.map(|job| self.shared.running_jobs.up_to_date(job, &before));
         let mut jobs: Vec<JobInfo> = job.into_iter().collect();
-        self.set_paused(&mut jobs)?;
+        self.set_paused(&mut jobs).or_here()?;
         Ok(jobs.pop())
     }
 
@@ -190,6 +193,7 @@ impl Jobs {
     /// # Errors
     /// An error if the engine is unreachable.
     #[cfg(feature = "live")]
+    #[track_caller]
     pub fn follow(&self, id: u64) -> Result<Option<Live<Progress>>> {
         let config = self.config.clone();
         self.follow_as(id, move |job| progress(job, &config))
@@ -214,12 +218,13 @@ impl Jobs {
     /// # Errors
     /// An error if the engine is unreachable.
     #[cfg(feature = "live")]
+    #[track_caller]
     pub fn follow_as<T, F>(&self, id: u64, show: F) -> Result<Option<Live<T>>>
     where
         T: Clone + PartialEq + Send + Sync + 'static,
         F: Fn(&JobInfo) -> T + Send + 'static,
     {
-        Ok(self.watch(id, show)?.map(Live::of))
+        Ok(self.watch(id, show).or_here()?.map(Live::of))
     }
 
     pub(super) fn watch<T, F>(&self, id: u64, show: F) -> Result<Option<Arc<Watched<T>>>>
@@ -236,8 +241,9 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[track_caller]
     pub fn list(&self, state: JobState, before: Option<u64>) -> Result<Vec<JobInfo>> {
-        self.newest(state, before, PAGE)
+        self.newest(state, before, PAGE).or_here()
     }
 
     /// Like [`list`](Jobs::list), with at most `most` jobs.
@@ -264,16 +270,18 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[track_caller]
     pub fn counts(&self) -> Result<JobCounts> {
-        self.engine.counts()
+        self.engine.counts().or_here()
     }
 
     /// Returns the queues that have jobs, that are paused, or that this process serves, sorted by name.
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[track_caller]
     pub fn queues(&self) -> Result<Vec<QueueInfo>> {
-        let mut queues = self.engine.queues()?;
+        let mut queues = self.engine.queues().or_here()?;
         for name in self.config.queues().into_keys() {
             if !queues.iter().any(|queue| queue.name == name) {
                 queues.push(QueueInfo { name: name.to_owned(), waiting: 0, running: 0, is_paused: false });
@@ -289,8 +297,9 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[track_caller]
     pub fn cancel(&self, id: u64) -> Result<Option<JobState>> {
-        let state = self.engine.cancel(id, self.now())?;
+        let state = self.engine.cancel(id, self.now()).or_here()?;
         if state == Some(JobState::Running) {
             self.shared.running_jobs.cancel(id);
         }
@@ -303,16 +312,18 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[track_caller]
     pub fn retry(&self, id: u64) -> Result<bool> {
-        self.engine.revive(id, self.now())
+        self.engine.revive(id, self.now()).or_here()
     }
 
     /// Deletes a job that does not run. Returns true if there was one.
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[track_caller]
     pub fn discard(&self, id: u64) -> Result<bool> {
-        self.engine.discard(id)
+        self.engine.discard(id).or_here()
     }
 
     /// Pauses a queue in all processes until it is [resumed](Jobs::resume): no job of it is started. Running jobs
@@ -320,16 +331,18 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[track_caller]
     pub fn pause(&self, queue: &str) -> Result<()> {
-        self.engine.pause(queue, true)
+        self.engine.pause(queue, true).or_here()
     }
 
     /// Resumes a paused queue.
     ///
     /// # Errors
     /// An error if the engine is unreachable.
+    #[track_caller]
     pub fn resume(&self, queue: &str) -> Result<()> {
-        self.engine.pause(queue, false)
+        self.engine.pause(queue, false).or_here()
     }
 
     /// Advances the clock of the jobs, for a test.

@@ -67,7 +67,7 @@ pub use self::record::{JobCounts, JobFailure, JobInfo, JobState, QueueInfo};
 
 use crate::background::scope::Context;
 use crate::background::task_context::TaskContext;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
 use crate::http::request::Request;
 
 /// Enqueues a job of the current application: from a handler, a task or another job.
@@ -94,6 +94,7 @@ use crate::http::request::Request;
 /// An error if the application has no jobs ([`App::jobs`](crate::App::jobs)), the type is not registered, the queue is
 /// unknown, or the job cannot be written as JSON or is larger than 1 MiB; a 503 if the engine cannot store it now. No
 /// job was stored then, unless the reply of a Redis server was lost.
+#[track_caller]
 pub fn enqueue<J: Job>(job: impl Into<NewJob<J>>) -> Result<Enqueued> {
     Jobs::current()?.enqueue(job)
 }
@@ -103,6 +104,7 @@ impl Request {
     ///
     /// # Errors
     /// The errors of [`enqueue`].
+    #[track_caller]
     pub fn enqueue<J: Job>(&self, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
         self.jobs()?.enqueue(job)
     }
@@ -111,8 +113,9 @@ impl Request {
     ///
     /// # Errors
     /// An error if the application has no jobs.
+    #[track_caller]
     pub fn jobs(&self) -> Result<Jobs> {
-        self.scope().get::<Jobs>().map(|jobs| Jobs::clone(&jobs)).ok_or_else(no_jobs)
+        self.scope().get::<Jobs>().map(|jobs| Jobs::clone(&jobs)).ok_or_else(no_jobs).or_here()
     }
 }
 
@@ -121,6 +124,7 @@ impl TaskContext {
     ///
     /// # Errors
     /// An error if the application has no jobs.
+    #[track_caller]
     pub fn jobs(&self) -> Result<Jobs> {
         Jobs::current()
     }
@@ -131,8 +135,9 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if that application has no jobs, or if there is no application.
+    #[track_caller]
     pub fn current() -> Result<Jobs> {
-        Context::current().scope.get::<Jobs>().map(|jobs| Jobs::clone(&jobs)).ok_or_else(no_jobs)
+        Context::current().scope.get::<Jobs>().map(|jobs| Jobs::clone(&jobs)).ok_or_else(no_jobs).or_here()
     }
 }
 

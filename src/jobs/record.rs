@@ -209,6 +209,7 @@ impl JobInfo {
     /// # Errors
     /// An error if the output is not a `T`, or if this comes from [`Jobs::list`](crate::Jobs::list), which leaves outputs out:
     /// ask [`Jobs::output`](crate::Jobs::output).
+    #[track_caller]
     pub fn output<T: for<'de> Deserialize<'de>>(&self) -> Result<Option<T>> {
         match &self.output {
             StoredOutput::Absent => Ok(None),

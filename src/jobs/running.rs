@@ -168,6 +168,7 @@ impl RunningJobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::background::record::Identity;
     use crate::background::registry::Registry;
     use crate::config::Config;
     use crate::jobs::engine::Capacity;
@@ -183,7 +184,7 @@ mod tests {
         let worker = jobs.engine.join().unwrap();
         let claimed = jobs.engine.claim(&worker, &capacities, jobs.now()).unwrap().pop().unwrap();
         let running_job =
-            running_jobs.add(&claimed, Registry::new(&Config::default()).enter("quick", None, None, None));
+            running_jobs.add(&claimed, Registry::new(&Config::default()).enter(Identity::test("quick"), None));
         running_job.record.update(|progress| (progress.done, progress.total) = (4, 5));
         let before = running_jobs.of(claimed.id);
         let found = jobs.engine.find(claimed.id).unwrap().unwrap();

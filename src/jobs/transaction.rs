@@ -11,7 +11,7 @@ use super::facade::Jobs;
 use super::job::{Job, NewJob};
 use super::sqlite::{Sqlite, enqueue_in};
 use crate::background::task_context::TaskContext;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
 use crate::http::request::Request;
 
 impl Jobs {
@@ -52,13 +52,14 @@ impl Jobs {
     /// # Errors
     /// The errors of [`enqueue`](crate::jobs::enqueue()), and an error if the jobs are not stored in SQLite, or in another
     /// file.
+    #[track_caller]
     pub fn enqueue_in<J: Job>(&self, transaction: &Transaction<'_>, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
         let message = "a job can be enqueued in a transaction only if the jobs are in the same SQLite file";
-        let engine = self.engine.as_any().downcast_ref::<Sqlite>().ok_or_else(|| Error::internal(message))?;
+        let engine = self.engine.as_any().downcast_ref::<Sqlite>().ok_or_else(|| Error::internal(message)).or_here()?;
         if !engine.is_same_file(transaction) {
             return Err(Error::internal(format!("{message}; they are in {}", self.describe())));
         }
-        let enqueued = enqueue_in(transaction, &self.config.entry(job.into())?, self.now())?;
+        let enqueued = enqueue_in(transaction, &self.config.entry(job.into()).or_here()?, self.now()).or_here()?;
         engine.poll_soon();
         Ok(enqueued)
     }
@@ -69,6 +70,7 @@ impl Request {
     ///
     /// # Errors
     /// The errors of [`Jobs::enqueue_in`].
+    #[track_caller]
     pub fn enqueue_in<J: Job>(&self, transaction: &Transaction<'_>, job: impl Into<NewJob<J>>) -> Result<Enqueued> {
         self.jobs()?.enqueue_in(transaction, job)
     }
@@ -105,14 +107,17 @@ impl TaskContext {
     /// # Errors
     /// The error of `f` or of the database, or a cancellation if the job was given to another worker: then nothing is
     /// written, and the job continues. An error if the task is not a job, or the jobs are not stored in SQLite.
+    #[track_caller]
     pub fn transaction<T>(&self, f: impl FnOnce(&Transaction<'_>) -> Result<T>) -> Result<T> {
         let run = self
             .attached::<JobRun>()
-            .ok_or_else(|| Error::internal("only a job has a transaction, and this task is not a job"))?;
+            .ok_or_else(|| Error::internal("only a job has a transaction, and this task is not a job"))
+            .or_here()?;
         let message = "a job has a transaction only if the jobs are stored in SQLite (`Jobs::sqlite`)";
-        let engine = run.jobs.engine.as_any().downcast_ref::<Sqlite>().ok_or_else(|| Error::internal(message))?;
+        let engine =
+            run.jobs.engine.as_any().downcast_ref::<Sqlite>().ok_or_else(|| Error::internal(message)).or_here()?;
         let last_values = || run.last_values(self.record());
-        let value = engine.transaction(run.id, run.token, run.jobs.now(), f, last_values)?;
+        let value = engine.transaction(run.id, run.token, run.jobs.now(), f, last_values).or_here()?;
         run.is_committed.store(true, Ordering::Release);
         Ok(value)
     }

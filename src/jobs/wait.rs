@@ -11,7 +11,7 @@ use crate::background::failure::Cancelled;
 use crate::background::record::Record;
 use crate::background::scope::Context;
 use crate::deadline;
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, OrHere, Result, Status};
 use crate::log_text::span;
 use crate::sync::Notify;
 use crate::watch::{Watched, watcher_id};
@@ -35,8 +35,9 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable, or the output is not a `T`.
+    #[track_caller]
     pub fn output<T: for<'de> Deserialize<'de>>(&self, id: u64) -> Result<Option<T>> {
-        self.find(id)?.map_or(Ok(None), |job| job.output())
+        self.find(id)?.map_or(Ok(None), |job| job.output()).or_here()
     }
 
     /// Waits until a job is done, dead or cancelled, in whatever process it runs, and returns it. The retries of a job that
@@ -75,6 +76,7 @@ impl Jobs {
     /// was discarded during the wait. 503 if too many workers already wait. An error if the engine is unreachable at the
     /// beginning, if a job waits for itself, if the task that waits was told to cancel, and in a test if the job is scheduled
     /// for later or its queue is paused.
+    #[track_caller]
     pub fn wait(&self, id: u64, timeout: Duration) -> Result<JobInfo> {
         let task = Context::current().task;
         if task.as_ref().is_some_and(|task| {
@@ -84,15 +86,15 @@ impl Jobs {
         }
         let until = deadline::after(timeout);
         if self.is_test_driven() {
-            self.run_until_ended(id)?;
+            self.run_until_ended(id).or_here()?;
         }
-        let watched = self.watch(id, JobInfo::clone)?.ok_or_else(|| not_kept(id))?;
-        let job = wait_for(&watched, until, task.as_deref())?;
+        let watched = self.watch(id, JobInfo::clone).or_here()?.ok_or_else(|| not_kept(id)).or_here()?;
+        let job = wait_for(&watched, until, task.as_deref()).or_here()?;
         if !job.state.is_finished() {
             return Err(too_late(&job, timeout));
         }
         // A deleted job is shown as cancelled.
-        let is_kept = job.state != JobState::Cancelled || self.engine.find(id)?.is_some();
+        let is_kept = job.state != JobState::Cancelled || self.engine.find(id).or_here()?.is_some();
         if is_kept { Ok(job) } else { Err(not_kept(id)) }
     }
 

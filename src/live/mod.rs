@@ -33,7 +33,7 @@ use serde::{Serialize, Serializer};
 use crate::background::failure::Failure;
 use crate::background::handle::{TaskHandle, TaskInfo};
 use crate::background::progress::Progress;
-use crate::error::Result;
+use crate::error::{OrHere, Result};
 use crate::http::files::hashes;
 use crate::http::html::Escaped;
 use crate::http::request::Request;
@@ -258,9 +258,10 @@ where
     ///
     /// # Errors
     /// 500 if the state cannot be rendered.
+    #[track_caller]
     pub fn fragment(&self, req: &Request, url: &str, template: &str) -> Result<LiveFragment> {
         let seen = self.0.look();
-        let html = fragment(req, template)?.render(&self.0, &seen)?;
+        let html = fragment(req, template).or_here()?.render(&self.0, &seen).or_here()?;
         Ok(LiveFragment { url: (!seen.is_finished).then(|| url.to_owned()), html })
     }
 }
@@ -338,12 +339,13 @@ impl Request {
     ///
     /// # Errors
     /// 500 if the current state cannot be rendered.
+    #[track_caller]
     pub fn live<T>(&self, live: &Live<T>, template: &str) -> Result<Response>
     where
         T: Clone + Serialize + Send + Sync + 'static,
     {
-        let fragment = fragment(self, template)?;
-        fragment.render(&live.0, &live.0.look())?;
+        let fragment = fragment(self, template).or_here()?;
+        fragment.render(&live.0, &live.0.look()).or_here()?;
         let known = self.header("Last-Event-ID").and_then(|id| live.version_of(id)).unwrap_or(0);
         Ok(Response::event_source(Watch::new(live, fragment, known)))
     }

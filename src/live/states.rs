@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use super::{Live, LiveMap};
 use crate::background::task::Task;
 use crate::bounds::{self, LONGEST_KEY};
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
 use crate::http::request::Request;
 use crate::sync::lock;
 
@@ -67,12 +67,13 @@ impl Request {
     ///
     /// # Errors
     /// 500 if the operating system has no random numbers for a new session.
+    #[track_caller]
     pub fn session_live<T>(&mut self) -> Result<Live<T>>
     where
         T: Clone + Default + Send + Sync + 'static,
     {
         let session = self.session().id()?;
-        Ok(self.live_states()?.of_sessions.map().entry(session, T::default))
+        Ok(self.live_states().or_here()?.of_sessions.map().entry(session, T::default))
     }
 
     /// Returns the state of this type that belongs to this key, for all clients, and begins it with its default if there is
@@ -106,12 +107,13 @@ impl Request {
     ///
     /// # Errors
     /// 500 for a request outside an application.
+    #[track_caller]
     pub fn keyed_live<T>(&self, key: impl Display) -> Result<Live<T>>
     where
         T: Clone + Default + Send + Sync + 'static,
     {
         let key = bounds::key(&key.to_string(), LONGEST_KEY).into_owned();
-        Ok(self.live_states()?.of_keys.map().entry(key, T::default))
+        Ok(self.live_states().or_here()?.of_keys.map().entry(key, T::default))
     }
 
     fn live_states(&self) -> Result<Arc<LiveStates>> {
@@ -151,6 +153,7 @@ impl Request {
     ///
     /// # Errors
     /// 500 if the operating system has no random numbers for a new session.
+    #[track_caller]
     pub fn session_task(&mut self, name: &str) -> Result<Task> {
         let session = self.session().id()?;
         Ok(Task::named(name).key(format!("{name} of session {session}")))

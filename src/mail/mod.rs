@@ -45,7 +45,7 @@ use self::fault::is_temporary;
 use crate::background::handle::TaskHandle;
 use crate::background::retry::Retry;
 use crate::background::task::Task;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
 use crate::random;
 
 /// The number of attempts and the first backoff: about 17 minutes in all, longer than a server that greylists (RFC 6647)
@@ -269,6 +269,7 @@ impl Mail {
     /// # Errors
     /// The method itself returns none. An invalid address, a missing sender, a forbidden control character, a template that
     /// does not render, and a refusal by the server are failures of the task: the handle returns them, and they are logged.
+    #[track_caller]
     pub fn send(self) -> TaskHandle<()> {
         let mailer = Mailer::current();
         let retry = Retry::exponential(ATTEMPTS, FIRST_BACKOFF).only_if(is_temporary);
@@ -291,9 +292,10 @@ impl Mail {
     /// # Errors
     /// All errors that [`send`](Mail::send) would log. If a server refused some of the recipients, the others have the
     /// mail.
+    #[track_caller]
     pub fn send_now(self) -> Result<()> {
         let mailer = Mailer::current();
-        Ok(Delivery::new(self.build(&mailer)?).attempt(&mailer)?)
+        Ok(Delivery::new(self.build(&mailer).or_here()?).attempt(&mailer)?)
     }
 
     /// Returns true if this address does not have the mail yet.

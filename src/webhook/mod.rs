@@ -28,7 +28,7 @@ use self::fault::{Fault, is_temporary};
 use crate::background::handle::TaskHandle;
 use crate::background::retry::Retry;
 use crate::background::task::Task;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
 use crate::http::headers::Headers;
 use crate::random;
 use crate::trust;
@@ -187,6 +187,7 @@ impl Webhook {
     /// # Errors
     /// The method itself returns none. An invalid URL, a payload that cannot be written as JSON, an invalid header and a
     /// refusal by the receiver are failures of the task: the handle returns them, and they are logged.
+    #[track_caller]
     pub fn send(self) -> TaskHandle<()> {
         let retry = Retry::exponential(ATTEMPTS, FIRST_BACKOFF).only_if(is_temporary);
         Task::named(self.task_name()).retry(retry).spawn(move |_| self.deliver())
@@ -196,8 +197,9 @@ impl Webhook {
     ///
     /// # Errors
     /// All errors that [`send`](Webhook::send) would log.
+    #[track_caller]
     pub fn send_now(self) -> Result<()> {
-        self.deliver()
+        self.deliver().or_here()
     }
 
     /// Returns the name of the webhook in the log.

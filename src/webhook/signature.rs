@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use sha2::Sha256;
 use subtle::{Choice, ConstantTimeEq as _};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
 use crate::http::request::Request;
 
 /// The largest difference between the clocks of sender and receiver, in seconds.
@@ -24,9 +24,10 @@ pub(super) const TOLERANCE: i64 = 300;
 ///
 /// # Errors
 /// An error if the secret is empty, or is not base64 after `whsec_`.
+#[track_caller]
 pub fn sign(secret: impl AsRef<[u8]>, id: &str, timestamp: i64, body: &[u8]) -> Result<String> {
-    let key = key(secret.as_ref())?;
-    let mut mac = Hmac::<Sha256>::new_from_slice(&key).map_err(Error::from_box)?;
+    let key = key(secret.as_ref()).or_here()?;
+    let mut mac = Hmac::<Sha256>::new_from_slice(&key).map_err(Error::from_box).or_here()?;
     mac.update(format!("{id}.{timestamp}.").as_bytes());
     mac.update(body);
     Ok(format!("v1,{}", STANDARD.encode(mac.finalize().into_bytes())))
@@ -64,8 +65,9 @@ fn key(secret: &[u8]) -> Result<Vec<u8>> {
 /// # Errors
 /// 400 if a header is missing or malformed. 401 if no signature matches, or the timestamp is more than 5 minutes from this
 /// machine's clock. 413 if the body is too large. 500 if `secrets` is empty or has an invalid secret.
+#[track_caller]
 pub fn verify(req: &mut Request, secrets: &[impl AsRef<[u8]>]) -> Result<Vec<u8>> {
-    verify_at(req, secrets, Timestamp::now().as_second())
+    verify_at(req, secrets, Timestamp::now().as_second()).or_here()
 }
 
 pub(super) fn verify_at(req: &mut Request, secrets: &[impl AsRef<[u8]>], now: i64) -> Result<Vec<u8>> {

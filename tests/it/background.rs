@@ -96,13 +96,15 @@ fn a_failed_task_is_logged_on_one_line_and_does_not_change_the_response() {
         background(send_webhook);
         redirect("/thanks")
     });
+    let started = line!() - 3;
     let mut client = TestClient::new(app);
     let response = client.post("/orders").send();
     client.drain();
     assert_eq!(response.status_code(), Status::SEE_OTHER);
     let id = response.header("X-Request-Id").unwrap();
     let line = format!(
-        "aside::background: Background task send_webhook failed: connection refused (task 1, POST /orders {id}, after 0 ms)"
+        "aside::background: Background task send_webhook failed: connection refused \
+         (task 1, POST /orders {id}, after 0 ms, started at tests/it/background.rs:{started})"
     );
     let lines = logs::with(&format!("POST /orders {id}"));
     let lines: Vec<_> = lines.iter().filter(|(_, line)| line.contains("Background")).collect();
@@ -117,8 +119,9 @@ fn without_time(line: &str) -> String {
     let line = line.lines().next().expect("there is a line");
     let (front, after) = line.rsplit_once(" after ").expect("the line says how long");
     let (number, unit) = after.split_once(' ').expect("a number and its unit");
-    assert!(number.parse::<f64>().is_ok() && ["ms)", "s)"].contains(&unit), "{line}");
-    format!("{front} after")
+    let unit_ends = unit.find([',', ')']).expect("the end of the unit");
+    assert!(number.parse::<f64>().is_ok() && ["ms", "s"].contains(&&unit[..unit_ends]), "{line}");
+    format!("{front} after{}", &unit[unit_ends..])
 }
 
 #[test]
@@ -154,7 +157,9 @@ fn the_log_line_of_a_task_without_a_request_names_none() {
     let _ = client.within(|| Task::named(name).spawn(|_| Err::<(), _>("no"))).join();
     client.drain();
     let line = &logs::at(Level::Error, name)[0];
-    let expected = format!("aside::background: Background task {name} failed: no (task 1, after 0 ms)");
+    let location = format!("tests/it/background.rs:{}", line!() - 3);
+    let expected =
+        format!("aside::background: Background task {name} failed: no (task 1, after 0 ms, started at {location})");
     assert_eq!(without_time(line), without_time(&expected));
 }
 

@@ -23,6 +23,7 @@ mod jobs;
 mod limits;
 mod live;
 mod live_fragments;
+mod locations;
 mod log_output;
 mod logs;
 mod middleware;

@@ -91,7 +91,8 @@ fn a_500_shows_its_id_and_logs_its_chain_once() {
     assert_eq!(response.status_code(), Status::INTERNAL_SERVER_ERROR);
     assert!(response.text().contains(id) && !response.text().contains("disk") && !response.text().contains("save"));
     let lines = logs::with("disk-on-fire-17");
-    let line = format!("aside::http: GET /save {id} failed: cannot save: disk-on-fire-17");
+    let location = format!("tests/it/pages.rs:{}", line!() - 8);
+    let line = format!("aside::http: GET /save {id} failed: cannot save: disk-on-fire-17 (at {location})");
     assert_eq!(lines.len(), 1, "{lines:?}");
     // A backtrace follows on further lines, if `RUST_BACKTRACE` is set.
     assert_eq!((lines[0].0, lines[0].1.lines().next()), (Level::Error, Some(line.as_str())));

@@ -2,12 +2,12 @@
 
 use serde::Serialize;
 
-use super::frames::{Frame, frames};
 use super::message::ErrorSummary;
 use super::sanitize::visible;
 use super::source_location::{Excerpt, Line, SourceLocation, is_of_template, locations, named};
 use crate::background::failure::Failure;
 use crate::error::Error;
+use crate::error::frames::{Frame, frames};
 use crate::http::request::Request;
 use crate::panics::Panic;
 
@@ -108,11 +108,13 @@ fn causes(error: &Error, panic: Option<&Panic>) -> Vec<String> {
 }
 
 fn backtrace(error: &Error, panic: Option<&Panic>) -> Vec<Frame> {
-    let lines = match panic {
-        Some(panic) => panic.backtrace.clone(),
-        None => error.backtrace_lines(),
+    let trace = panic.map_or_else(|| error.trace(), |panic| panic.trace.as_ref());
+    let shown = |frame: Frame| Frame {
+        name: visible(&frame.name),
+        location: frame.location.as_deref().map(visible),
+        own: frame.own,
     };
-    lines.map_or_else(Vec::new, |lines| frames(&lines))
+    trace.map_or_else(Vec::new, |trace| frames(trace.text())).into_iter().map(shown).collect()
 }
 
 /// Returns excerpts of the error's locations. If none of them is the application's, adds its last call in the

@@ -10,7 +10,6 @@ mod debug_page;
 #[cfg(not(feature = "templates"))]
 #[path = "debug_page_absent.rs"]
 mod debug_page;
-mod frames;
 mod html;
 mod message;
 mod problem;

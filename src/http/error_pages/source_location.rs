@@ -9,10 +9,10 @@ use serde::Serialize;
 
 pub(super) use self::templates::is_of_template;
 use self::templates::of_templates;
-use super::frames::is_foreign;
 use super::sanitize::visible;
 use crate::background::failure::Failure;
 use crate::error::Error;
+use crate::error::location::is_foreign;
 
 /// The locations in templates.
 #[cfg(feature = "templates")]

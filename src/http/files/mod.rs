@@ -24,7 +24,7 @@ use self::precompressed::{Accepted, CODINGS, Coding, is_compressible};
 use self::ranges::Wanted;
 use super::request::{Method, Request};
 use super::response::{Response, ResponseBody};
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, OrHere, Result, Status};
 
 /// A folder whose files any client may read. Clones share the hashes.
 #[derive(Clone)]
@@ -181,8 +181,9 @@ impl Request {
     ///
     /// # Errors
     /// 404 if there is no such file, 412 if a precondition fails, 500 if it cannot be opened.
+    #[track_caller]
     pub fn send_file(&self, path: impl AsRef<Path>) -> Result<Response> {
-        Opened::at(path.as_ref())?.respond(self, "private, no-cache")
+        Opened::at(path.as_ref()).or_here()?.respond(self, "private, no-cache").or_here()
     }
 }
 

@@ -15,7 +15,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, OrHere, Result, Status};
 use crate::http::cache_control;
 use crate::http::request::Request;
 use crate::http::response::Response;
@@ -102,22 +102,25 @@ impl Request {
     /// [`form_pairs`](Request::form_pairs) if the form is read here; 500 if the store cannot be read, or if the handler
     /// has read the body in another way; 503 if the store cannot tell if the session was ended, and with `Retry-After`
     /// if too many workers (`ASIDE_MAX_WAITING`) wait for first requests.
+    #[track_caller]
     pub fn once(&mut self, f: impl FnOnce(&mut Request) -> Result<Response>) -> Result<Response> {
-        let Some(key) = self.once_key()? else { return f(self) };
+        let Some(key) = self.once_key().or_here()? else { return f(self) };
         let scope = self.scope();
         let (Some(store), Some(in_progress)) = (scope.get::<Store>(), scope.get::<InProgress>()) else {
             return f(self);
         };
-        self.session().check()?;
+        self.session().check().or_here()?;
         let sender = user_of(self);
-        let _claim = in_progress.claim(&key, MAX_WAIT)?;
-        let stored =
-            store.get(EntryKind::AnsweredForms, &key)?.map(|json| serde_json::from_str::<StoredResponse>(&json));
+        let _claim = in_progress.claim(&key, MAX_WAIT).or_here()?;
+        let stored = store
+            .get(EntryKind::AnsweredForms, &key)
+            .or_here()?
+            .map(|json| serde_json::from_str::<StoredResponse>(&json));
         if let Some(stored) = stored.transpose()?.filter(|stored| stored.is_for(&sender)) {
             return self.repeat_response(stored);
         }
         let mark = session::flash_count(self);
-        let response = f(self)?;
+        let response = f(self).or_here()?;
         if response.error().is_none() && response.status_code().code() < 400 {
             let users = vec![sender, user_of(self)];
             let stored = StoredResponse::of(&response, session::flashes_since(self, mark), users);

@@ -9,7 +9,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use super::store::{EntryKind, Store};
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, OrHere, Result, Status};
 use crate::http::request::Request;
 use crate::http::session::{self, Keys, OpenStreams, Session};
 
@@ -82,13 +82,14 @@ impl Request {
     ///
     /// # Errors
     /// 500 if the id is an empty text; 503 if `ASIDE_STORE` cannot be read or written. The session is then unchanged.
+    #[track_caller]
     pub fn login(&mut self, id: impl Display) -> Result<()> {
-        let user = name_of(id)?;
-        let state = SessionState::of(self)?;
+        let user = name_of(id).or_here()?;
+        let state = SessionState::of(self).or_here()?;
         let session = self.session();
-        session.check()?;
-        let mark = state.store.get(EntryKind::EndedUsers, &user).map_err(unavailable)?;
-        state.end(session)?;
+        session.check().or_here()?;
+        let mark = state.store.get(EntryKind::EndedUsers, &user).map_err(unavailable).or_here()?;
+        state.end(session).or_here()?;
         session.begin(user, mark);
         Ok(())
     }
@@ -122,14 +123,15 @@ impl Request {
     ///
     /// # Errors
     /// 503 if `ASIDE_STORE` cannot be written: this browser is logged out, but copies of the cookie stay valid.
+    #[track_caller]
     pub fn logout(&mut self) -> Result<()> {
-        let state = SessionState::of(self)?;
+        let state = SessionState::of(self).or_here()?;
         let session = self.session();
-        session.check()?;
+        session.check().or_here()?;
         // Sessions without a user are not recorded: any client could fill the store with them.
         let ended = session.user().is_some().then(|| state.end(session));
         session.clear();
-        ended.unwrap_or(Ok(()))
+        ended.unwrap_or(Ok(())).or_here()
     }
 
     /// Ends all sessions of a user, in every browser: after a change of the password, when the account is closed, or if
@@ -151,12 +153,13 @@ impl Request {
     ///
     /// # Errors
     /// 500 if the id is an empty text; 503 if `ASIDE_STORE` cannot be written: then no session was ended.
+    #[track_caller]
     pub fn logout_everywhere(&mut self, id: impl Display) -> Result<()> {
-        let user = name_of(id)?;
-        let state = SessionState::of(self)?;
+        let user = name_of(id).or_here()?;
+        let state = SessionState::of(self).or_here()?;
         // Checked first, since this session is one of those that end.
         let session = self.session();
-        state.end_all(&user)?;
+        state.end_all(&user).or_here()?;
         if session.user() == Some(user.as_str()) {
             session.clear();
         }

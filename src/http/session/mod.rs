@@ -44,7 +44,7 @@ use super::input::FromInput;
 use super::request::Request;
 use super::response::Response;
 use super::session::store::Store;
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, OrHere, Result, Status};
 
 const CLEAR_SITE_DATA: &str = "Clear-Site-Data";
 
@@ -127,8 +127,9 @@ impl Session {
     ///
     /// # Errors
     /// 500 if the value cannot be JSON, or if the session would be larger than 2.9 kB with it.
+    #[track_caller]
     pub fn try_insert(&mut self, key: &str, value: impl Serialize) -> Result<()> {
-        let value = serde_json::to_value(value).map_err(|error| unwritable(key, error))?;
+        let value = serde_json::to_value(value).map_err(|error| unwritable(key, error)).or_here()?;
         let former = self.contents.values.insert(key.to_owned(), value);
         if let Err(error) = self.contents.to_json() {
             match former {
@@ -206,9 +207,10 @@ impl Session {
     ///
     /// # Errors
     /// 500 if the operating system provides no random bytes.
+    #[track_caller]
     pub fn id(&mut self) -> Result<String> {
         if self.contents.id.is_empty() {
-            self.contents.id = unguessable()?;
+            self.contents.id = unguessable().or_here()?;
             self.changed = true;
         }
         self.changed |= !std::mem::replace(&mut self.contents.is_key, true);

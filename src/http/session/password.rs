@@ -30,7 +30,7 @@ use argon2::password_hash::{self, CustomizedPasswordHasher, PasswordVerifier};
 
 use super::argon2id::Hasher;
 use super::hashing;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
 use crate::random;
 
 /// The largest length of a password in bytes. Longer input is an attempt to keep the server busy.
@@ -49,14 +49,15 @@ const UNKNOWN_USER: &str =
 /// # Errors
 /// 422 if the password is longer than 1,024 bytes; 503 if too many requests wait for a hash; 500 if the operating
 /// system provides no random bytes or no thread.
+#[track_caller]
 pub fn hash(password: &str) -> Result<String> {
     if password.len() > MAX_BYTES {
         return Err(Error::unprocessable(format!("The password is longer than {MAX_BYTES} bytes.")));
     }
     let password = password.to_owned();
-    let salt = random::bytes::<16>()?;
+    let salt = random::bytes::<16>().or_here()?;
     let hash = move || Hasher.hash_password_with_params(password.as_bytes(), &salt, Params::new(19_456, 2, 1, None)?);
-    let hashed: password_hash::Result<PasswordHash> = hashing::run(hash)?;
+    let hashed: password_hash::Result<PasswordHash> = hashing::run(hash).or_here()?;
     hashed.map(|hash| hash.to_string()).map_err(|error| Error::from(error).context("the password cannot be hashed"))
 }
 
@@ -75,17 +76,18 @@ pub fn hash(password: &str) -> Result<String> {
 ///
 /// # Errors
 /// 503 if too many requests wait for a hash; 500 if the stored hash is invalid. The error does not contain it.
+#[track_caller]
 pub fn verify(typed: &str, stored: Option<&str>) -> Result<bool> {
     if typed.len() > MAX_BYTES {
         return Ok(false);
     }
-    let hash = PasswordHash::new(stored.unwrap_or(UNKNOWN_USER)).map_err(invalid_hash)?;
+    let hash = PasswordHash::new(stored.unwrap_or(UNKNOWN_USER)).map_err(invalid_hash).or_here()?;
     // Without them the library has nothing to compare with, and reports a wrong password.
     if hash.salt.is_none() || hash.hash.is_none() {
         return Err(invalid_hash(password_hash::Error::EncodingInvalid));
     }
     let typed = typed.to_owned();
-    match hashing::run(move || Hasher.verify_password(typed.as_bytes(), &hash))? {
+    match hashing::run(move || Hasher.verify_password(typed.as_bytes(), &hash)).or_here()? {
         Ok(()) => Ok(stored.is_some()),
         Err(password_hash::Error::PasswordInvalid) => Ok(false),
         Err(error) => Err(invalid_hash(error)),

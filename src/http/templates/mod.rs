@@ -28,7 +28,9 @@ use super::response::Response;
 use super::security::headers;
 use super::session::{self, SessionView};
 use super::url_for::Urls;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
+use crate::log_text::absolute;
+use crate::nearest::did_you_mean;
 use crate::random;
 use crate::sync::lock;
 use crate::watch::{Key, Seen, Watched};
@@ -150,7 +152,7 @@ fn loader(
         let Some(path) = files::join(&dir, name) else {
             let message = format!(
                 "`{name}` is not a valid template name, which is a path inside {} without `.` or `..`",
-                shown(&dir)
+                absolute(&dir)
             );
             return Err(minijinja::Error::new(ErrorKind::TemplateNotFound, message));
         };
@@ -161,15 +163,13 @@ fn loader(
             // The embedded template is current until a file of that name exists.
             return Ok(Some(TemplateSource::from(source).with_uptodate_check(move || !path.exists())));
         }
-        let message = format!("there is no file `{name}` in {}, and no embedded template of that name", shown(&dir));
+        let mut names: Vec<String> = lock(&embedded).keys().cloned().collect();
+        collect(&dir, "", &mut names);
+        let hint = did_you_mean(name, names.iter().map(String::as_str));
+        let folder = absolute(&dir);
+        let message = format!("there is no file `{name}` in {folder}, and no embedded template of that name{hint}");
         Err(minijinja::Error::new(ErrorKind::TemplateNotFound, message))
     }
-}
-
-/// Returns the absolute path of the folder: a relative one is resolved from the working directory, which is the most
-/// frequent cause of a missing template.
-fn shown(dir: &Path) -> String {
-    std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()).display().to_string()
 }
 
 /// Chooses the escaping by the template's name: JSON in `.json` and similar files, none in plain text, and HTML in all
@@ -240,14 +240,16 @@ impl Request {
     /// # Errors
     /// 500 if the template is missing, cannot be read or fails; the log has the template, the line and the reason. The
     /// error of a live fragment becomes the page's, with its status.
+    #[track_caller]
     pub fn render(&mut self, name: &str, context: impl Serialize) -> Result<Response> {
-        let templates = templates_of(self)?;
+        let templates = templates_of(self).or_here()?;
         let session_view = Arc::new(SessionView::of(self));
         let flashes = Arc::new(Flashes::of(&session_view));
         let user = Value::from_object(CurrentUser(Arc::clone(&session_view)));
         let has_key = Arc::new(AtomicBool::new(false));
-        let context = merge_maps([provided(self, &flashes, &has_key), user, map(context)?]);
-        let page = live_function::with_function(self, |live| templates.render(name, merge_maps([live, context])))?;
+        let context = merge_maps([provided(self, &flashes, &has_key), user, map(context).or_here()?]);
+        let page =
+            live_function::with_function(self, |live| templates.render(name, merge_maps([live, context]))).or_here()?;
         session_view.note(self);
         if flashes.shown.load(Ordering::Relaxed) {
             session::note_shown(self);

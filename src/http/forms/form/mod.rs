@@ -7,7 +7,6 @@
 mod for_templates;
 
 use std::collections::BTreeMap;
-use std::panic::Location;
 
 use percent_encoding::percent_decode;
 use serde::de::DeserializeOwned;
@@ -18,7 +17,7 @@ use super::deserializer::{self, Reading};
 use super::field_path::Sent;
 use super::idempotency;
 use super::multipart::{Multipart, Part};
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, OrHere, Result, Status};
 use crate::http::input::FromInput;
 use crate::http::request::Request;
 use crate::log_text::numbered;
@@ -81,9 +80,8 @@ impl Request {
     /// field, if a field is missing or cannot be read.
     #[track_caller]
     pub fn form<T: FromInput>(&mut self) -> Result<T> {
-        let caller = Location::caller();
         let read = self.sent::<T>().and_then(|sent| first_refusal(&sent, "field", Status::UNPROCESSABLE_CONTENT));
-        read.map_err(|error| error.or_at(caller))
+        read.or_here()
     }
 
     /// Reads the form in the body together with all its errors, for a page that shows both; see [`Form`].
@@ -118,8 +116,7 @@ impl Request {
     /// [`Form::errors`].
     #[track_caller]
     pub fn submitted<T: FromInput>(&mut self) -> Result<Form<T>> {
-        let caller = Location::caller();
-        self.sent::<T>().map(Form::typed).map_err(|error| error.or_at(caller))
+        self.sent::<T>().map(Form::typed).or_here()
     }
 
     fn sent<T: DeserializeOwned>(&mut self) -> Result<Vec<(String, Sent)>> {
@@ -135,13 +132,12 @@ impl Request {
     /// The errors of [`form`](Request::form) without 422.
     #[track_caller]
     pub fn form_pairs(&mut self) -> Result<Vec<(String, String)>> {
-        let caller = Location::caller();
         let pairs = match self.content_type().as_deref() {
             Some(URLENCODED) => self.urlencoded_pairs(),
             Some(MULTIPART) => self.multipart_with(&mut |_| false).and_then(|body| body.pairs()),
             other => Err(unsupported(&format!("{URLENCODED} or {MULTIPART}"), other)),
         };
-        pairs.map_err(|error| error.or_at(caller))
+        pairs.or_here()
     }
 
     fn urlencoded_pairs(&mut self) -> Result<Pairs> {
@@ -169,10 +165,9 @@ impl Request {
     /// 400, naming the parameter, if a parameter is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS` (1,000).
     #[track_caller]
     pub fn query<T: FromInput>(&self) -> Result<T> {
-        let caller = Location::caller();
         let pairs = self.query_pairs();
         let read = pairs.and_then(|pairs| first_refusal(&texts(pairs), "parameter", Status::BAD_REQUEST));
-        read.map_err(|error| error.or_at(caller))
+        read.or_here()
     }
 
     /// Returns the parameters of the query as pairs of name and value, in order.
@@ -181,9 +176,8 @@ impl Request {
     /// 413 over `ASIDE_MAX_FIELDS` (1,000).
     #[track_caller]
     pub fn query_pairs(&self) -> Result<Vec<(String, String)>> {
-        let caller = Location::caller();
         let pairs = pairs(self.query_string().as_bytes(), self.config().max_fields, "query");
-        pairs.map_err(|error| error.or_at(caller))
+        pairs.or_here()
     }
 
     /// Reads the JSON body into a type.
@@ -207,8 +201,7 @@ impl Request {
     /// match the type.
     #[track_caller]
     pub fn json<T: FromInput>(&mut self) -> Result<T> {
-        let caller = Location::caller();
-        self.read_json().map_err(|error| error.or_at(caller))
+        self.read_json().or_here()
     }
 
     fn read_json<T: DeserializeOwned>(&mut self) -> Result<T> {
@@ -232,9 +225,8 @@ impl Multipart {
     /// 422, naming the field, if a field is missing or cannot be read; 413 over `ASIDE_MAX_FIELDS`.
     #[track_caller]
     pub fn form<T: FromInput>(&self) -> Result<T> {
-        let caller = Location::caller();
         let read = sent(self).and_then(|sent| first_refusal(&sent, "field", Status::UNPROCESSABLE_CONTENT));
-        read.map_err(|error| error.or_at(caller))
+        read.or_here()
     }
 
     /// Reads the fields together with all their errors, for a page that shows both; see [`Form`].
@@ -243,8 +235,7 @@ impl Multipart {
     /// The errors of [`form`](Multipart::form) without 422.
     #[track_caller]
     pub fn submitted<T: FromInput>(&self) -> Result<Form<T>> {
-        let caller = Location::caller();
-        sent(self).map(Form::typed).map_err(|error| error.or_at(caller))
+        sent(self).map(Form::typed).or_here()
     }
 }
 
@@ -544,10 +535,12 @@ impl<T: Serialize> Form<T> {
     ///
     /// # Errors
     /// 500 if the value is not a struct or a map, or cannot be serialized as JSON.
+    #[track_caller]
     pub fn filled(value: &T) -> Result<Form<T>> {
         // Through text: it holds a number in its shortest form, whereas a `Value` made directly holds an `f64`.
         let json: Value = serde_json::from_str(&serde_json::to_string(value)?)?;
-        let fields = json.as_object().ok_or_else(|| Error::internal("Form::filled takes a struct or a map"))?;
+        let fields =
+            json.as_object().ok_or_else(|| Error::internal("Form::filled takes a struct or a map")).or_here()?;
         let mut form = Form::default();
         fields.iter().for_each(|(name, value)| fill(&mut form.lists, name, value));
         Ok(form)

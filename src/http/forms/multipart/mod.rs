@@ -11,7 +11,6 @@ mod upload;
 
 use std::borrow::Cow;
 use std::io::{self, BufWriter, Read, Write};
-use std::panic::Location;
 
 use tempfile::NamedTempFile;
 
@@ -22,7 +21,7 @@ pub use self::part::Part;
 pub use self::upload::Upload;
 use super::idempotency;
 use crate::config::Config;
-use crate::error::{Error, Result, Status};
+use crate::error::{Error, OrHere, Result, Status};
 use crate::http::request::Request;
 use crate::log_text::{bytes, numbered};
 
@@ -47,8 +46,7 @@ impl Request {
     /// malformed; 500 if the temporary files cannot be written.
     #[track_caller]
     pub fn multipart(&mut self) -> Result<Multipart> {
-        let caller = Location::caller();
-        self.multipart_with(&mut |_| true).map_err(|error| error.or_at(caller))
+        self.multipart_with(&mut |_| true).or_here()
     }
 
     /// Returns the multipart body, with only those files whose field names `takes_file` accepts. Other files are not

@@ -75,6 +75,7 @@ impl Part {
     ///
     /// # Errors
     /// 500 if the temporary file cannot be read.
+    #[track_caller]
     pub fn open(&self) -> Result<Box<dyn Read + '_>> {
         Ok(match &self.content {
             Content::Text(bytes, _) => Box::new(bytes.as_slice()),

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use tempfile::{NamedTempFile, TempPath};
 
 use super::filename::clean;
-use crate::error::{Error, Result};
+use crate::error::{Error, OrHere, Result};
 use crate::random;
 
 /// The number of bytes from which the type of a file is detected; `infer` uses no more.
@@ -83,6 +83,7 @@ impl Upload {
     ///
     /// # Errors
     /// 500 if the file cannot be read.
+    #[track_caller]
     pub fn open(&self) -> Result<File> {
         File::open(self.path()).map_err(|error| Error::from(error).context("cannot read an upload"))
     }
@@ -104,9 +105,10 @@ impl Upload {
     ///
     /// # Errors
     /// 500 if the folder cannot be written or the disk is full.
+    #[track_caller]
     pub fn save_to(&self, dir: impl AsRef<Path>) -> Result<PathBuf> {
         let dir = dir.as_ref();
-        let saved = self.save(dir, &random::name()?);
+        let saved = self.save(dir, &random::name().or_here()?);
         saved.map_err(|error| Error::from(error).context(format!("cannot save an upload in {}", dir.display())))
     }
 

@@ -2,37 +2,49 @@
 
 use serde::Serialize;
 
-use super::sanitize::visible;
-use crate::error::is_of_the_framework;
+use super::location::is_foreign;
 
 /// The largest number of frames. A longer backtrace is a recursion, whose start is enough.
 const MAX_FRAMES: usize = 200;
 
 /// A frame of a backtrace.
 #[derive(Debug, Serialize, PartialEq, Eq)]
-pub(super) struct Frame {
+pub(crate) struct Frame {
     /// The name of the function.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// The file, line and column, if the program has debug information.
-    pub(super) location: Option<String>,
+    pub(crate) location: Option<String>,
     /// True if the application wrote the function, and not the standard library, this crate or another.
-    pub(super) own: bool,
+    pub(crate) own: bool,
 }
 
 /// Parses a backtrace as the standard library prints it: `  12: site::save`, and on the next line `             at
 /// ./src/main.rs:17:5`. An inlined call has no number.
-pub(super) fn frames(backtrace: &str) -> Vec<Frame> {
+pub(crate) fn frames(backtrace: &str) -> Vec<Frame> {
     let mut frames: Vec<Frame> = Vec::new();
     for line in backtrace.lines().map(str::trim) {
         if let (Some(location), Some(frame)) = (line.strip_prefix("at "), frames.last_mut()) {
             frame.set_location(location);
         } else if frames.len() < MAX_FRAMES {
-            frames.push(Frame { name: visible(without_number(line)), location: None, own: false });
+            frames.push(Frame { name: without_number(line).to_owned(), location: None, own: false });
         } else {
             break;
         }
     }
     frames
+}
+
+/// The modules from which the framework calls the application. The frames below are of the application that has started the
+/// framework, such as `main` or a test.
+const CALLERS: [&str; 2] = ["aside::app::service::", "aside::background::run::"];
+
+/// Returns the location of the application's last call in a backtrace, as file and line.
+pub(crate) fn last_own_call(backtrace: &str) -> Option<String> {
+    let calls = frames(backtrace).into_iter();
+    let mut within = calls.take_while(|frame| !CALLERS.iter().any(|caller| frame.name.contains(caller)));
+    let own = within.find(|frame| frame.own)?.location?;
+    let (file_and_line, _column) = own.rsplit_once(':')?;
+    Some(file_and_line.trim_start_matches("./").to_owned())
 }
 
 fn without_number(line: &str) -> &str {
@@ -46,16 +58,8 @@ impl Frame {
     fn set_location(&mut self, location: &str) {
         // Frames of the C library have locations too.
         self.own = location.contains(".rs:") && !is_foreign(location) && !is_ours(&self.name);
-        self.location = Some(visible(location));
+        self.location = Some(location.to_owned());
     }
-}
-
-/// Returns true for a file of the standard library, of a dependency that cargo fetched, or of this crate.
-pub(super) fn is_foreign(location: &str) -> bool {
-    let location = location.replace('\\', "/");
-    let folders =
-        ["/rustc/", "/rustlib/", "/.cargo/", "/cargo/registry/", "/library/std/", "/library/core/", "/library/alloc/"];
-    folders.iter().any(|folder| location.contains(folder)) || is_of_the_framework(location.trim_start_matches("./"))
 }
 
 /// Returns true if the function belongs to this crate.
@@ -90,7 +94,10 @@ mod tests {
         let frames = frames(BACKTRACE);
         let own: Vec<_> = frames.iter().filter(|frame| frame.own).map(|frame| frame.name.as_str()).collect();
         assert_eq!(own, ["<shop::Order as core::ops::Drop>::drop", "shop::save"]);
+        assert_eq!(last_own_call(BACKTRACE).as_deref(), Some("site/main.rs:17"));
         assert_eq!(frames.len(), 8);
+        let service = "   1: aside::app::service::Service::dispatch\n             at /aside/src/app/service.rs:9:9\n";
+        assert_eq!(last_own_call(&format!("{service}{BACKTRACE}")), None, "the caller of the framework");
         assert_eq!(frames[3].location.as_deref(), Some("./site/main.rs:40:9"));
         assert_eq!(frames[7], Frame { name: "__libc_start_main".into(), location: None, own: false });
     }
