@@ -56,6 +56,16 @@ pub(crate) fn folder(path: &Path) -> String {
     format!("{}{}", absolute(path), if path.is_dir() { "" } else { " (not there)" })
 }
 
+/// Returns a size as people write it: `32 MB`, `64 KB`, `500 bytes`. A megabyte is 1,048,576 bytes, as file managers count.
+pub(crate) fn size(count: u64) -> String {
+    match count {
+        0..1_024 => bytes(count),
+        1_024..1_048_576 => format!("{} KB", count >> 10),
+        1_048_576..1_073_741_824 => format!("{} MB", count >> 20),
+        _ => format!("{} GB", count >> 30),
+    }
+}
+
 /// Escapes text for one line of the log: line breaks, other control characters, and marks that change the direction of
 /// writing. A client can therefore not forge a log line.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {
@@ -103,6 +113,12 @@ mod tests {
     fn a_count_of_one_is_in_the_singular() {
         assert_eq!([0_u64, 1, 2].map(bytes), ["0 bytes", "1 byte", "2 bytes"]);
         assert_eq!([0_usize, 1, 2].map(|count| numbered(count, "part", "parts")), ["0 parts", "1 part", "2 parts"]);
+    }
+
+    #[test]
+    fn sizes_are_rounded_down_to_the_unit_that_people_use() {
+        let sizes = [1, 1_000, 64 << 10, (1 << 20) - 1, 32 << 20, 5 << 30].map(size);
+        assert_eq!(sizes, ["1 byte", "1000 bytes", "64 KB", "1023 KB", "32 MB", "5 GB"]);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::background::registry;
 use crate::background::scope::Scope;
 use crate::config::Config;
 use crate::error::backtraces::Trace;
-use crate::error::{Error, Status, location};
+use crate::error::{Detail, Error, Status, location};
 use crate::http::error_pages;
 use crate::http::files::compression::{self, CompressedFiles};
 use crate::http::forms::idempotency;
@@ -230,6 +230,9 @@ impl Service {
         if error.status_code().is_server_error() && !is_busy && error.find_source::<Unsupported>().is_none() {
             self.log_error(request, &error);
         }
+        if error.find_source::<Detail>().is_some() {
+            log_refusal(request, &error);
+        }
         let wait = error.find_source::<TooSoon>().map(|soon| soon.seconds);
         let wait = wait.or(is_busy.then_some(RETRY_AFTER.into()));
         wait.iter().for_each(|seconds| response.headers_mut().set("Retry-After", seconds.to_string()));
@@ -272,6 +275,13 @@ impl Service {
     }
 }
 
+/// Logs what the developer needs to know of a refusal, beside the message for the user.
+fn log_refusal(request: &Request, error: &Error) {
+    let at = error.own_location().map_or(String::new(), |location| format!(" (at {location})"));
+    let (method, path, id, status) = (request.method(), request.path(), request.id(), error.status_code().code());
+    log::info!(target: "aside::http", "{}", escape(&format!("{method} {path} {id} refused with {status}: {}{at}", error.chain())));
+}
+
 /// A marker for the refusal of a request that needs an unimplemented feature (501). The client causes it, so it is not an
 /// error of the site.
 #[derive(Debug)]
@@ -297,8 +307,10 @@ fn other_methods(method: &Method, methods: &[String]) -> Response {
     if *method == Method::Options {
         return Response::new().status(Status::NO_CONTENT).header("Allow", allow);
     }
-    let message = format!("{method} is not allowed here. Allowed: {allow}.");
-    Response::from_error(Error::new(Status::METHOD_NOT_ALLOWED, message)).header("Allow", allow)
+    let message = "This page cannot be used in this way. Please go back, and try again.";
+    let error = Error::new(Status::METHOD_NOT_ALLOWED, message);
+    let detail = format!("{method} is not allowed here; allowed: {allow}");
+    Response::from_error(error.with_detail(detail)).header("Allow", allow)
 }
 
 /// Returns the body of `/healthz`: the numbers of tasks by state.

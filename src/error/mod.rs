@@ -351,6 +351,12 @@ impl Error {
         Error(Box::new(Inner { status, message: Some(message.into()), source, location, trace }))
     }
 
+    /// Adds what the developer needs to know beside the message for the user, such as the name of a setting. The log has it, and
+    /// in development the error page.
+    pub(crate) fn with_detail(self, detail: impl Into<String>) -> Error {
+        self.with_source(Detail(detail.into()))
+    }
+
     /// Sets the source of the error, for the log.
     pub fn with_source(mut self, source: impl Into<BoxError>) -> Error {
         self.0.source = Some(source.into());
@@ -437,7 +443,7 @@ impl Error {
     }
 
     /// Returns the message of each error in the chain, its own first. The message of a source is omitted if its parent's
-    /// message ends with it.
+    /// message ends with it. The period of a sentence that a source follows is left out.
     pub(crate) fn causes(&self) -> Vec<String> {
         let mut causes: Vec<String> = Vec::new();
         let first = self.source().map(|source| source as &(dyn StdError + 'static));
@@ -448,10 +454,14 @@ impl Error {
             }
         }
         causes.splice(0..0, self.0.message.clone());
+        if let Some((_, followed)) = causes.split_last_mut() {
+            followed.iter_mut().for_each(|cause| cause.truncate(cause.trim_end_matches('.').len()));
+        }
         causes
     }
 
-    /// Returns the message and those of all sources, joined by `: `, as the log shows them.
+    /// Returns the message and those of all sources, joined by `: `, as the log shows them. The period of a sentence that a source
+    /// follows is left out.
     pub fn chain(&self) -> String {
         let causes = self.causes();
         if causes.is_empty() { self.0.status.to_string() } else { causes.join(": ") }
@@ -544,6 +554,18 @@ pub trait Returns {
 impl<T> Returns for fn() -> T {
     type Value = T;
 }
+
+/// What the developer needs to know beside the message for the user.
+#[derive(Debug)]
+pub(crate) struct Detail(String);
+
+impl fmt::Display for Detail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl StdError for Detail {}
 
 /// Carries an [`Error`] in a `Box<dyn Error>`. `Error` itself cannot implement the trait, since `?` converts every error
 /// that does.

@@ -17,7 +17,7 @@ use crate::background::request_info::RequestInfo;
 use crate::background::scope::{Context, Scope};
 use crate::config::Config;
 use crate::error::{Error, OrHere, Result, Status};
-use crate::log_text::bytes;
+use crate::log_text::{bytes, size};
 use crate::nearest::did_you_mean;
 use crate::worker_routes::{NO_ROUTE, RouteNumber};
 
@@ -468,7 +468,10 @@ impl Request {
 
     fn read_bytes(&mut self) -> Result<Vec<u8>> {
         let limit = self.config.max_form;
-        let too_large = || Error::too_large(format!("The body is larger than {} (ASIDE_MAX_FORM).", bytes(limit)));
+        let too_large = || {
+            let detail = format!("the body is larger than {} (ASIDE_MAX_FORM)", bytes(limit));
+            Error::too_large(format!("What was sent can have at most {}.", size(limit))).with_detail(detail)
+        };
         if self.body.length.is_some_and(|length| length > limit) {
             return Err(too_large());
         }
@@ -526,9 +529,15 @@ fn decode_cookie(value: &str) -> String {
 /// Returns the error for a client whose body could not be read to its end.
 pub(crate) fn unreadable(error: io::Error) -> Error {
     if error.kind() == io::ErrorKind::TimedOut {
-        return Error::new(Status::REQUEST_TIMEOUT, "The request's body did not arrive in time.").with_source(error);
+        return too_slow(error.to_string());
     }
-    Error::bad_request("The request's body was cut short or is malformed.").with_source(error)
+    Error::bad_request("The request was interrupted. Please try again.").with_detail(format!("the body: {error}"))
+}
+
+/// Returns the error for a client whose request did not arrive in time.
+pub(crate) fn too_slow(detail: impl Into<String>) -> Error {
+    let message = "The request took too long to arrive. Please try again.";
+    Error::new(Status::REQUEST_TIMEOUT, message).with_detail(detail)
 }
 
 /// Returns true for a host with an optional port, without a user before it or anything after it (RFC 9110, section
@@ -658,7 +667,8 @@ mod tests {
             Request::new(Method::Post, "/", Headers::new(), Body::new(io::repeat(b'x').take(2 << 20), None));
         let error = request.bytes().unwrap_err();
         assert_eq!(error.status_code(), Status::CONTENT_TOO_LARGE);
-        assert!(error.message().unwrap().contains("ASIDE_MAX_FORM"));
+        assert_eq!(error.message(), Some("What was sent can have at most 1 MB."));
+        assert!(error.chain().contains("ASIDE_MAX_FORM"));
     }
 
     #[test]

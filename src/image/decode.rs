@@ -23,6 +23,9 @@ pub(super) const MAX_JPEG_SCANS: usize = 100;
 
 const JPEG_END: &[u8] = &[0xff, 0xd9];
 
+/// The message for a user whose image exceeds a limit.
+const TOO_LARGE: &str = "The image is too large. Please choose a smaller one.";
+
 pub(super) const NOT_AN_IMAGE: &str = "This is not an image that can be read (JPEG, PNG, WebP or GIF).";
 
 /// Options for decoding an image: its limits, and the largest size that is needed of it.
@@ -182,8 +185,8 @@ impl DecodeOptions {
         }
         let limit = max_memory();
         if bytes > limit {
-            return Err(Error::unprocessable(format!(
-                "The image needs more memory than the limit of {} bytes for all images (ASIDE_MAX_IMAGE_MEMORY).",
+            return Err(Error::unprocessable(TOO_LARGE).with_detail(format!(
+                "it needs more memory than the limit of {} bytes for all images (ASIDE_MAX_IMAGE_MEMORY)",
                 grouped(limit)
             )));
         }
@@ -264,9 +267,9 @@ impl DecodeOptions {
         }
         if size.pixels() > self.max_pixels {
             let limit = rounded(self.max_pixels);
-            return Err(Error::unprocessable(format!(
-                "The image has {size} pixels; the limit is {limit} (image::DecodeOptions::max_pixels)."
-            )));
+            return Err(Error::unprocessable(format!("The image can have at most {limit} pixels.")).with_detail(
+                format!("it has {size} pixels; the limit is {limit} (image::DecodeOptions::max_pixels)"),
+            ));
         }
         Ok(())
     }
@@ -274,14 +277,14 @@ impl DecodeOptions {
     /// Returns the error for the user: over the memory limit, or not a readable image.
     fn refusal(self, error: ImageError) -> Error {
         match error {
-            ImageError::Limits(_) => self.over_memory().with_source(error),
+            ImageError::Limits(_) => self.over_memory(),
             _ => unreadable(error),
         }
     }
 
     fn over_memory(self) -> Error {
-        Error::unprocessable(format!(
-            "The image needs more memory than the limit of {} bytes (image::DecodeOptions::max_memory).",
+        Error::unprocessable(TOO_LARGE).with_detail(format!(
+            "it needs more memory than the limit of {} bytes (image::DecodeOptions::max_memory)",
             grouped(self.max_memory)
         ))
     }

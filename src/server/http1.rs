@@ -37,7 +37,7 @@ pub(crate) const UNKNOWN_METHOD: Malformed = bad_request("The method is not a to
 pub(crate) const LONG_TARGET: Malformed = Malformed(Status::URI_TOO_LONG, "The target is longer than 16 KiB.");
 pub(crate) const LARGE_HEAD: Malformed = Malformed(
     Status::REQUEST_HEADER_FIELDS_TOO_LARGE,
-    "There are too many headers, or they are too long (ASIDE_MAX_HEADERS, ASIDE_MAX_HEAD).",
+    "Your browser sent too much with its request. Deleting the cookies of this site may help.",
 );
 
 const OTHER_CODING: Malformed =
@@ -91,7 +91,11 @@ pub(crate) struct Malformed(pub(crate) Status, pub(crate) &'static str);
 impl Malformed {
     /// Returns the error for the client.
     pub(crate) fn error(&self) -> Error {
-        Error::new(self.0, self.1)
+        let error = Error::new(self.0, self.1);
+        match *self == LARGE_HEAD {
+            true => error.with_detail("the headers are too many or too long (ASIDE_MAX_HEADERS, ASIDE_MAX_HEAD)"),
+            false => error,
+        }
     }
 }
 

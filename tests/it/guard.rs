@@ -152,12 +152,17 @@ fn the_handler_does_not_run_for_a_refused_request() {
 
 #[test]
 fn another_host_is_refused_except_by_the_health_check() {
+    logs::record();
     let mut client = TestClient::new(site(in_production()));
     let mut get = |path: &str, host: &str| client.request("GET", path).header("Host", host).send();
     assert_eq!(get("/", "site.example").text(), "site.example");
     let refused = get("/", "evil.example");
     assert_eq!(refused.status_code(), Status::MISDIRECTED_REQUEST);
-    assert!(refused.text().contains("ASIDE_ALLOWED_HOSTS"), "{refused:?}");
+    let text = refused.text();
+    assert!(text.contains("There is no site at this address.") && !text.contains("ASIDE"), "{refused:?}");
+    let detail = logs::with(refused.header("X-Request-Id").unwrap());
+    let detail = detail.iter().find(|(_, line)| line.contains("refused with 421: ")).unwrap();
+    assert!(detail.1.contains("`evil.example` (ASIDE_ALLOWED_HOSTS)"), "{detail:?}");
     assert_eq!(get("/healthz", "10.0.0.7:8000").status_code(), Status::OK);
 }
 

@@ -96,7 +96,7 @@ fn middleware_sees_an_error_before_it_becomes_a_page() {
         assert_eq!((other_method.status, other_method.header("Allow")), (405, Some("GET, HEAD, OPTIONS")));
         server.stop();
         let seen = seen.lock().unwrap();
-        let starts = ["/closed at the gate: closed", "/broken ", "/none ", "/taken POST is not"];
+        let starts = ["/closed at the gate: closed", "/broken ", "/none ", "/taken This page cannot be used"];
         assert!(seen.len() == 4 && seen.iter().zip(starts).all(|(line, start)| line.starts_with(start)), "{seen:?}");
     });
 }

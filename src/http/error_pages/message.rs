@@ -71,7 +71,7 @@ fn default_message(status: Status) -> &'static str {
         Status::UNAUTHORIZED => "Please log in first.",
         Status::FORBIDDEN => "You are not allowed to see this page.",
         Status::NOT_FOUND => "There is no page at this address.",
-        Status::METHOD_NOT_ALLOWED => "This address does not answer to that method.",
+        Status::METHOD_NOT_ALLOWED => "This page cannot be used in this way.",
         Status::REQUEST_TIMEOUT => "The request took too long to arrive.",
         Status::GONE => "This page has been removed permanently.",
         Status::CONTENT_TOO_LARGE => "The request is larger than this site accepts.",

@@ -39,7 +39,7 @@ impl CrossOrigin {
     /// Refuses a request that a page of another site makes a browser send.
     ///
     /// # Errors
-    /// 403, naming the header that was the reason.
+    /// 403; its detail names the header that was the reason.
     pub(crate) fn check(&self, request: &Request) -> Result<()> {
         if self.is_off || request.method().is_safe() {
             return Ok(());
@@ -64,10 +64,8 @@ fn refusal(site: &str, origin: &str, host: Option<&str>) -> Error {
         "" => format!("its Origin is `{origin}`, and the requested host is `{}`", host.unwrap_or("missing")),
         site => format!("the browser reports it as `{site}`"),
     };
-    Error::forbidden(format!(
-        "This request came from a page of another site: {why}. To send it anyway, open the page on this site and \
-         send it again."
-    ))
+    Error::forbidden("This was sent from a page of another site. Please open the page on this site, and send it again.")
+        .with_detail(format!("a cross-site request: {why} (ASIDE_TRUSTED_ORIGINS)"))
 }
 
 fn is_of(origin: &str, request: &Request) -> bool {
@@ -166,7 +164,7 @@ mod tests {
         let request = Request::new(Method::Post, "/", headers, Body::empty());
         let error = CrossOrigin::new(&Config::default()).unwrap().check(&request).unwrap_err();
         assert_eq!(error.status_code().code(), 403);
-        let message = error.message().unwrap();
+        let message = error.chain();
         assert!(message.contains("https://attacker.example") && message.contains("`site.example`"), "{message}");
     }
 

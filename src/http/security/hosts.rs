@@ -51,16 +51,16 @@ impl Hosts {
         }
         let is_name_known =
             asked.as_ref().is_some_and(|asked| names.iter().any(|allowed| allowed.is_name(&asked.host)));
-        let message = match asked {
+        let detail = match asked {
             Some(Authority { host, port: Some(port) }) if is_name_known => {
-                format!("This site does not answer to `{host}` on port {port} (ASIDE_URL, ASIDE_ALLOWED_HOSTS).")
+                format!("the site does not serve `{host}` on port {port} (ASIDE_URL, ASIDE_ALLOWED_HOSTS)")
             }
             asked => {
                 let name = asked.map_or_else(|| host.to_owned(), |asked| asked.host);
-                format!("This site does not answer to the name `{name}` (ASIDE_ALLOWED_HOSTS).")
+                format!("the site does not serve the name `{name}` (ASIDE_ALLOWED_HOSTS)")
             }
         };
-        Err(Error::new(Status::MISDIRECTED_REQUEST, message))
+        Err(Error::new(Status::MISDIRECTED_REQUEST, "There is no site at this address.").with_detail(detail))
     }
 }
 
@@ -200,12 +200,12 @@ mod tests {
         let request = Request::new(Method::Get, "/", headers, Body::empty());
         let error = Hosts::new(&Config::default()).unwrap().check(&request).unwrap_err();
         assert_eq!(error.status_code().code(), 421);
-        let message = error.message().unwrap();
+        let message = error.chain();
         assert!(message.contains("`evil.example`") && message.contains("ASIDE_ALLOWED_HOSTS"), "{message}");
         let site = config(Mode::Production, Some("https://shop.example:8443"), &[]);
         let headers = Headers::from_iter([("Host", "shop.example:1")]);
         let request = Request::new(Method::Get, "/", headers, Body::empty());
-        let message = Hosts::new(&site).unwrap().check(&request).unwrap_err().to_string();
+        let message = Hosts::new(&site).unwrap().check(&request).unwrap_err().chain();
         assert!(message.contains("`shop.example` on port 1 (ASIDE_URL"), "{message}");
     }
 }

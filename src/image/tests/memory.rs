@@ -80,7 +80,7 @@ fn images_share_one_budget_measured() {
     // An image larger than the whole limit is refused, and the next one is not.
     client.within(|| {
         let refused = Image::decode(red(2500, 2500, Format::Png)).unwrap_err();
-        assert!(refused.message().unwrap().contains("16,777,216 bytes for all images (ASIDE_MAX_IMAGE_MEMORY)"));
+        assert!(refused.chain().contains("16,777,216 bytes for all images (ASIDE_MAX_IMAGE_MEMORY)"));
         assert_eq!(refused.status_code().code(), 422);
         assert!(Image::open(&from).is_ok());
     });

@@ -15,9 +15,9 @@ use super::response::ResponseWriter;
 use super::stream::{Received, Stream};
 use crate::config::Config;
 use crate::deadline;
-use crate::error::{Error, Status};
+use crate::error::Error;
 use crate::http::headers::Headers;
-use crate::http::request::{Body, Method, Request};
+use crate::http::request::{Body, Method, Request, too_slow};
 use crate::server::RATE_GRACE;
 use crate::server::clients::Held;
 use crate::server::http1::{CheckedHead, LOGGED, Malformed};
@@ -371,12 +371,12 @@ impl Connection {
     pub(super) fn overdue(&mut self, shares: &Shares) -> Step {
         match &self.phase {
             Phase::Head(_) if !self.input.is_empty() => {
-                let message = "The request head did not arrive in time (ASIDE_HEAD_TIMEOUT).";
-                Step::Refuse(Box::new(self.untrusted_request()), Error::new(Status::REQUEST_TIMEOUT, message))
+                let detail = "the request head did not arrive in time (ASIDE_HEAD_TIMEOUT)";
+                Step::Refuse(Box::new(self.untrusted_request()), too_slow(detail))
             }
             Phase::Body(_) => {
-                let message = "The request body did not arrive in time (ASIDE_BODY_TIMEOUT, ASIDE_MIN_RATE).";
-                self.refuse_pending(Error::new(Status::REQUEST_TIMEOUT, message))
+                let detail = "the request body did not arrive in time (ASIDE_BODY_TIMEOUT, ASIDE_MIN_RATE)";
+                self.refuse_pending(too_slow(detail))
             }
             Phase::Queued(_) => self.refuse_pending(shares.refuse(Wait::Body)),
             Phase::Live(page) if page.is_flushed() => Step::Live,

@@ -74,10 +74,11 @@ use super::{ServerState, Taken, Transport};
 use crate::background::panics;
 use crate::config::Config;
 use crate::error::{Error, Result, Status};
+use crate::http::forms::multipart::over_upload;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Request};
 use crate::log_limit::LogLimit;
-use crate::log_text::{bytes, numbered};
+use crate::log_text::numbered;
 use crate::sync::{lock, spawn, wait_while_for};
 
 /// How long a probe waits until its connection is accepted, and the pause before a server is replaced.
@@ -472,7 +473,7 @@ impl Transport for TinyHttp {
             }
             Ok(checked) if lock(&exchange).is_huge() => {
                 let request = checked.into_refused(headers, tracked.remote);
-                self.refuse(&exchange, request, too_large(state.service.config().max_upload), tracked, state);
+                self.refuse(&exchange, request, over_upload(state.service.config().max_upload), tracked, state);
             }
             Ok(checked) => self.dispatch(&exchange, checked, headers, tracked, state),
         });
@@ -580,10 +581,6 @@ fn has_waiting(listener: &TcpListener) -> bool {
 #[cfg(not(unix))]
 fn has_waiting(_listener: &TcpListener) -> bool {
     false
-}
-
-fn too_large(limit: u64) -> Error {
-    Error::too_large(format!("The body is larger than {} (ASIDE_MAX_UPLOAD).", bytes(limit)))
 }
 
 fn from(remote: Option<SocketAddr>) -> String {

@@ -55,13 +55,21 @@ impl Refusal {
         self.node.is_none_or(|node| node == ROOT) && self.child.is_none()
     }
 
+    /// Returns the message for the user on a page that does not show the form.
+    pub(crate) fn sentence(&self) -> String {
+        match &self.field {
+            Some(field) => format!("{field}: {}", self.friendly()),
+            None => "Some of what was entered is not valid.".to_owned(),
+        }
+    }
+
     /// Returns the message for a developer. `noun` says what the field is: `field` or `parameter`.
     pub(crate) fn technical(&self, noun: &str) -> String {
         match (&self.field, self.kind) {
             (None, _) => self.message.clone(),
-            (Some(field), Kind::Missing) => format!("The {noun} `{field}` is missing."),
-            (Some(field), Kind::Unexpected) => format!("The {noun} `{field}` is not expected here."),
-            (Some(field), _) => format!("The {noun} `{field}`: {}", self.message),
+            (Some(field), Kind::Missing) => format!("the {noun} `{field}` is missing"),
+            (Some(field), Kind::Unexpected) => format!("the {noun} `{field}` is not expected here"),
+            (Some(field), _) => format!("the {noun} `{field}`: {}", self.message),
         }
     }
 

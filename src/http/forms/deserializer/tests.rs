@@ -59,12 +59,12 @@ fn all_invalid_fields_are_reported() {
     assert_eq!(
         wrong::<Order>("quantity=many&price=NaN&size=huge&news=perhaps&age=300"),
         [
-            "The field `quantity`: invalid digit found in string",
-            "The field `price`: not a finite number",
-            "The field `size`: `huge` is not one of `small`, `large`",
-            "The field `news`: `perhaps` is neither `on` nor `off`",
-            "The field `age`: number too large to fit in target type",
-            "The field `email` is missing.",
+            "the field `quantity`: invalid digit found in string",
+            "the field `price`: not a finite number",
+            "the field `size`: `huge` is not one of `small`, `large`",
+            "the field `news`: `perhaps` is neither `on` nor `off`",
+            "the field `age`: number too large to fit in target type",
+            "the field `email` is missing",
         ]
     );
 }
@@ -90,8 +90,8 @@ fn a_type_without_a_stand_in_does_not_hide_other_errors() {
     }
     let message = wrong::<Both>("mail=x&number=0&list=1&list=b&other=");
     assert_eq!(message.len(), 3, "{message:?}");
-    assert_eq!(message[0], "The field `mail`: This is not a mail address.");
-    assert!(message[1].starts_with("The field `number`") && message[2].starts_with("The field `list`"), "{message:?}");
+    assert_eq!(message[0], "the field `mail`: This is not a mail address.");
+    assert!(message[1].starts_with("the field `number`") && message[2].starts_with("the field `list`"), "{message:?}");
     right::<Both>("mail=@&number=1&other=");
 }
 
@@ -103,7 +103,7 @@ fn a_repeated_field_is_not_a_single_value() {
         id: u32,
         news: bool,
     }
-    assert!(wrong::<One>("id=1&id=2")[0].starts_with("The field `id`: given more than once"));
+    assert!(wrong::<One>("id=1&id=2")[0].starts_with("the field `id`: given more than once"));
     assert!(right::<One>("id=1&news=off&news=on").news);
 }
 
@@ -122,8 +122,8 @@ fn unknown_fields_are_ignored_unless_they_are_denied() {
     }
     right::<Lenient>("id=1&x=1&x=2");
     assert_eq!(wrong::<Strict>("x=1&id=y").len(), 2);
-    assert_eq!(wrong::<Strict>("x=1&id=1"), ["The field `x` is not expected here."]);
-    assert_eq!(wrong::<Strict>("x=&id=1"), ["The field `x` is not expected here."]);
+    assert_eq!(wrong::<Strict>("x=1&id=1"), ["the field `x` is not expected here"]);
+    assert_eq!(wrong::<Strict>("x=&id=1"), ["the field `x` is not expected here"]);
 }
 
 #[test]
@@ -215,16 +215,16 @@ fn errors_in_nested_fields_carry_the_submitted_names() {
     assert_eq!(
         wrong::<Cart>("address[city]=a&items[2][quantity]=x&items[2][gift]=?&items[][sku]=b&items[][quantity]=-1"),
         [
-            "The field `address[zip]` is missing.",
-            "The field `items[2][quantity]`: invalid digit found in string",
-            "The field `items[2][gift]`: `?` is neither `on` nor `off`",
-            "The field `items[2][sku]` is missing.",
-            "The field `items[][quantity]`: negative, where a number from 0 is expected",
+            "the field `address[zip]` is missing",
+            "the field `items[2][quantity]`: invalid digit found in string",
+            "the field `items[2][gift]`: `?` is neither `on` nor `off`",
+            "the field `items[2][sku]` is missing",
+            "the field `items[][quantity]`: negative, where a number from 0 is expected",
         ]
     );
     assert_eq!(
         wrong::<Cart>("tags=a"),
-        ["The field `address[city]` is missing.", "The field `address[zip]` is missing."]
+        ["the field `address[city]` is missing", "the field `address[zip]` is missing"]
     );
 }
 
@@ -236,7 +236,7 @@ fn a_blank_optional_group_is_none() {
     let cart: Cart = right(&format!("{good}&billing="));
     assert_eq!(cart.billing, None);
     assert_eq!(wrong::<Cart>(&format!("{good}&billing[city]=a&billing[zip]=")).len(), 1);
-    assert_eq!(wrong::<Cart>(&format!("{good}&billing[city]=a")), ["The field `billing[zip]` is missing."]);
+    assert_eq!(wrong::<Cart>(&format!("{good}&billing[city]=a")), ["the field `billing[zip]` is missing"]);
     #[derive(Deserialize)]
     struct Rows {
         rows: Vec<Option<Address>>,
@@ -260,7 +260,7 @@ fn a_field_renamed_with_brackets_is_read_literally() {
         (flat.tags, flat.city, flat.address["zip"].as_str()),
         (vec!["a".into(), "b".into()], "Lviv".into(), "1")
     );
-    assert_eq!(wrong::<Flat>("address[zip]=1"), ["The field `address[city]` is missing."]);
+    assert_eq!(wrong::<Flat>("address[zip]=1"), ["the field `address[city]` is missing"]);
 }
 
 #[test]
@@ -298,8 +298,8 @@ fn the_type_decides_between_a_value_and_a_group() {
     assert_eq!(right::<Text>("a=1&a[b]=2").a, "1");
     assert_eq!(right::<Text>("a[b]=2&a=1").a, "1");
     assert_eq!(right::<Group>("a=1&a[b]=2").a["b"], "2");
-    assert_eq!(wrong::<Text>("a[b]=2"), ["The field `a` is missing."]);
-    assert!(wrong::<Group>("a=1")[0].starts_with("The field `a`: a single value"));
+    assert_eq!(wrong::<Text>("a[b]=2"), ["the field `a` is missing"]);
+    assert!(wrong::<Group>("a=1")[0].starts_with("the field `a`: a single value"));
     assert_eq!(right::<Text>("a=1&a[=2&a[b=3&a]=4&[a]=5").a, "1");
 }
 
@@ -318,7 +318,7 @@ fn deny_unknown_fields_applies_to_nested_types() {
     }
     assert_eq!(
         wrong::<Outer>("strict[0][x]=1&strict[0][id]=y&strict[1][id]=1"),
-        ["The field `strict[0][x]` is not expected here.", "The field `strict[0][id]`: invalid digit found in string"]
+        ["the field `strict[0][x]` is not expected here", "the field `strict[0][id]`: invalid digit found in string"]
     );
 }
 
@@ -348,9 +348,9 @@ fn a_group_that_cannot_be_read_does_not_hide_later_errors() {
     assert_eq!(
         wrong::<Team>("head[mail]=x&others[0][mail]=y&size=z"),
         [
-            "The field `head[mail]`: This is not a mail address.",
-            "The field `others[0][mail]`: This is not a mail address.",
-            "The field `size`: invalid digit found in string",
+            "the field `head[mail]`: This is not a mail address.",
+            "the field `others[0][mail]`: This is not a mail address.",
+            "the field `size`: invalid digit found in string",
         ]
     );
 }

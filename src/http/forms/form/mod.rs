@@ -16,11 +16,10 @@ use serde_json::Value;
 use super::deserializer::{self, Reading};
 use super::field_path::Sent;
 use super::idempotency;
-use super::multipart::{Multipart, Part};
+use super::multipart::{Multipart, Part, too_many_fields};
 use crate::error::{Error, OrHere, Result, Status};
 use crate::http::input::FromInput;
 use crate::http::request::Request;
-use crate::log_text::numbered;
 
 const URLENCODED: &str = "application/x-www-form-urlencoded";
 const MULTIPART: &str = "multipart/form-data";
@@ -258,7 +257,7 @@ fn sent(body: &Multipart) -> Result<Vec<(String, Sent)>> {
 fn first_refusal<T: DeserializeOwned>(sent: &[(String, Sent)], noun: &str, status: Status) -> Result<T> {
     let reading = deserializer::read(sent);
     match (reading.refusals.first(), reading.value) {
-        (Some(refusal), _) => Err(Error::new(status, refusal.technical(noun))),
+        (Some(refusal), _) => Err(Error::new(status, refusal.sentence()).with_detail(refusal.technical(noun))),
         (None, Some(value)) => Ok(value),
         (None, None) => Err(Error::new(status, "The form cannot be read.")),
     }
@@ -306,8 +305,7 @@ fn decode(bytes: &[u8]) -> String {
 }
 
 fn check_count(count: usize, limit: usize, noun: &str) -> Result<()> {
-    let message = || format!("The {noun} has more than {} (ASIDE_MAX_FIELDS).", numbered(limit, "field", "fields"));
-    if count > limit { Err(Error::too_large(message())) } else { Ok(()) }
+    if count > limit { Err(too_many_fields(limit, noun)) } else { Ok(()) }
 }
 
 /// A submitted form: the entered values and their errors.

@@ -1,6 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::*;
+use crate::error::Detail;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method};
 
@@ -23,6 +24,13 @@ fn get(target: &str) -> Request {
 fn refused<T>(result: Result<T>) -> (u16, String) {
     let error = result.err().expect("this must be refused");
     (error.status_code().code(), error.message().unwrap_or_default().to_owned())
+}
+
+/// Returns the status, the message for the user and the detail for the developer.
+fn refused_with_detail<T>(result: Result<T>) -> (u16, String, String) {
+    let error = result.err().expect("this must be refused");
+    let detail = error.find_source::<Detail>().expect("a detail").to_string();
+    (error.status_code().code(), error.message().unwrap_or_default().to_owned(), detail)
 }
 
 #[derive(Debug, Deserialize, Serialize, PartialEq)]
@@ -51,11 +59,12 @@ fn another_content_type_is_named_in_the_error() {
 
 #[test]
 fn errors_over_a_limit_name_the_setting() {
-    let (status, message) = refused(typed(&"&a=1".repeat(1_001)).form::<Order>());
-    assert!(status == 413 && message.contains("ASIDE_MAX_FIELDS"), "{message}");
+    let (status, message, detail) = refused_with_detail(typed(&"&a=1".repeat(1_001)).form::<Order>());
+    assert!(status == 413 && detail.contains("ASIDE_MAX_FIELDS") && !message.contains("ASIDE"), "{message}");
     assert_eq!(typed(&"&a=1".repeat(1_000)).form_pairs().unwrap().len(), 1_000);
-    let (status, message) = refused(typed(&"a".repeat((1 << 20) + 1)).form::<Order>());
-    assert!(status == 413 && message.contains("ASIDE_MAX_FORM"), "{message}");
+    let (status, message, detail) = refused_with_detail(typed(&"a".repeat((1 << 20) + 1)).form::<Order>());
+    assert!(status == 413 && message == "What was sent can have at most 1 MB.", "{message}");
+    assert!(detail.contains("ASIDE_MAX_FORM"), "{detail}");
 }
 
 /// The vectors follow the steps of the WHATWG URL standard, section 5.1, and of UTF-8 decode in its Encoding
@@ -131,15 +140,15 @@ proptest::proptest! {
 
 #[test]
 fn an_invalid_field_is_named() {
-    assert_eq!(refused(typed("quantity=1").form::<Order>()), (422, "The field `email` is missing.".into()));
-    assert_eq!(
-        refused(typed("email=a&quantity=x").form::<Order>()),
-        (422, "The field `quantity`: invalid digit found in string".into())
-    );
-    assert_eq!(
-        refused(get("/?email=a&quantity=x").query::<Order>()),
-        (400, "The parameter `quantity`: invalid digit found in string".into())
-    );
+    let expect = |result: Result<Order>, (status, message, detail): (u16, &str, &str)| {
+        assert_eq!(refused_with_detail(result), (status, message.to_owned(), detail.to_owned()));
+    };
+    expect(typed("quantity=1").form(), (422, "email: Please fill this in.", "the field `email` is missing"));
+    let number = "quantity: Please enter a whole number.";
+    let detail = "the field `quantity`: invalid digit found in string";
+    expect(typed("email=a&quantity=x").form(), (422, number, detail));
+    let detail = "the parameter `quantity`: invalid digit found in string";
+    expect(get("/?email=a&quantity=x").query(), (400, number, detail));
 }
 
 #[test]

@@ -23,7 +23,7 @@ use super::idempotency;
 use crate::config::Config;
 use crate::error::{Error, OrHere, Result, Status};
 use crate::http::request::Request;
-use crate::log_text::{bytes, numbered};
+use crate::log_text::{bytes, numbered, size};
 
 impl Request {
     /// Reads the multipart body: text fields and uploaded files.
@@ -110,16 +110,17 @@ impl Limits {
     }
 
     fn over_upload(&self) -> Error {
-        Error::too_large(format!("The body is larger than {} (ASIDE_MAX_UPLOAD).", bytes(self.upload)))
+        over_upload(self.upload)
     }
 
     fn over_text(&self) -> Error {
-        let message = format!("The text fields are larger than {} together (ASIDE_MAX_FORM).", bytes(self.text));
-        Error::too_large(message)
+        let detail = format!("the text fields are larger than {} together (ASIDE_MAX_FORM)", bytes(self.text));
+        Error::too_large(format!("The text can have at most {}.", size(self.text))).with_detail(detail)
     }
 
     fn over_parts(&self) -> Error {
-        Error::too_large(format!("The body has more than {} (ASIDE_MAX_PARTS).", numbered(self.parts, "part", "parts")))
+        let detail = format!("the body has more than {} (ASIDE_MAX_PARTS)", numbered(self.parts, "part", "parts"));
+        Error::too_large("The form has too many fields or files.").with_detail(detail)
     }
 }
 
@@ -227,7 +228,8 @@ impl Multipart {
     pub fn text(&self, name: &str) -> Result<&str> {
         match self.named(name).find_map(Part::text) {
             Some(text) => Ok(text),
-            None => Err(Error::unprocessable(format!("The field `{name}` is missing."))),
+            None => Err(Error::unprocessable(format!("{name}: Please fill this in."))
+                .with_detail(format!("the field `{name}` is missing"))),
         }
     }
 
@@ -244,7 +246,8 @@ impl Multipart {
     pub fn file(&self, name: &str) -> Result<&Upload> {
         match self.named(name).find_map(Part::upload) {
             Some(upload) => Ok(upload),
-            None => Err(Error::unprocessable(format!("The field `{name}` has no file: please choose a file."))),
+            None => Err(Error::unprocessable(format!("{name}: Please choose a file."))
+                .with_detail(format!("the field `{name}` has no file"))),
         }
     }
 
@@ -267,12 +270,22 @@ impl Multipart {
     /// 413 over `ASIDE_MAX_FIELDS`.
     pub(crate) fn check_count(&self) -> Result<()> {
         if self.parts.iter().filter_map(Part::text).count() > self.max_fields {
-            let message =
-                format!("The form has more than {} (ASIDE_MAX_FIELDS).", numbered(self.max_fields, "field", "fields"));
-            return Err(Error::too_large(message));
+            return Err(too_many_fields(self.max_fields, "form"));
         }
         Ok(())
     }
+}
+
+/// Returns the error for a body that is larger than `ASIDE_MAX_UPLOAD`.
+pub(crate) fn over_upload(limit: u64) -> Error {
+    let detail = format!("the body is larger than {} (ASIDE_MAX_UPLOAD)", bytes(limit));
+    Error::too_large(format!("Files can have at most {}.", size(limit))).with_detail(detail)
+}
+
+/// Returns the error for more fields than `ASIDE_MAX_FIELDS`.
+pub(super) fn too_many_fields(limit: usize, noun: &str) -> Error {
+    let detail = format!("the {noun} has more than {} (ASIDE_MAX_FIELDS)", numbered(limit, "field", "fields"));
+    Error::too_large(format!("The {noun} has too many fields.")).with_detail(detail)
 }
 
 /// Returns true for the characters that RFC 2046 (section 5.1.1) allows, and the other ASCII characters that clients
