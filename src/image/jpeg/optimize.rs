@@ -125,7 +125,7 @@ fn lengths(counts: &[u32; 256]) -> [u8; 256] {
     let mut depths = [0_usize; 257];
     while nodes.len() > 1 {
         // The two least frequent ones, the last of which is removed first.
-        nodes.sort_by(|one, other| other.0.cmp(&one.0));
+        nodes.sort_by_key(|node| std::cmp::Reverse(node.0));
         let (one, other) = (nodes.pop().unwrap_or_default(), nodes.pop().unwrap_or_default());
         let symbols = [one.1, other.1].concat();
         symbols.iter().for_each(|symbol| depths[*symbol] += 1);

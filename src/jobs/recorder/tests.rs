@@ -41,13 +41,16 @@ enum Fault {
 
 type Reply = (Vec<bool>, Vec<Claimed>);
 
+/// The outcomes of a call, and its reply.
+type LostCall = (Vec<EndedAttempt>, Reply);
+
 #[derive(Clone)]
 struct Faulty {
     memory: Arc<dyn Engine>,
     /// The faults of the next calls with outcomes.
     faults: Arc<Mutex<VecDeque<Fault>>>,
     /// A lost reply, with the outcomes of its call.
-    lost: Arc<Mutex<Option<(Vec<EndedAttempt>, Reply)>>>,
+    lost: Arc<Mutex<Option<LostCall>>>,
     /// The largest number of jobs that were running in the engine after a call.
     most_running: Arc<AtomicUsize>,
 }
