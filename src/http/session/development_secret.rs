@@ -8,7 +8,8 @@ use tempfile::NamedTempFile;
 
 use crate::error::{Error, Result};
 use crate::log_text::absolute;
-use crate::{private_files, random};
+use crate::private_files;
+use crate::random;
 
 /// The folder of the secret, below the working directory.
 const FOLDER: &str = "data/development";
