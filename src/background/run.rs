@@ -210,7 +210,7 @@ impl<T: Send + 'static> Run<T> {
         let cell = Arc::new(Mutex::new(Some((self, turn))));
         loop {
             let theirs = cell.clone();
-            let spawned = thread_pool::spawn(&record.name.replace('\0', ""), registry.nice(), move || {
+            let spawned = thread_pool::spawn(record.name.replace('\0', ""), registry.nice(), move || {
                 let run = lock(&theirs).take();
                 run.map_or(Err(Failure::Abandoned), |(run, turn)| run.in_turn(turn.as_deref()))
             });

@@ -214,12 +214,12 @@ fn remove_idle(nice: i32, me: &Arc<Idle>) -> bool {
 /// An error if the operating system refuses a thread, or if the limit of task threads is reached. `f` is dropped then: a
 /// caller that must not lose a value keeps it in a cell from which `f` takes it.
 pub(crate) fn spawn<T: Send + 'static>(
-    name: &str,
+    name: impl Into<String>,
     nice: i32,
     f: impl FnOnce() -> T + Send + 'static,
 ) -> io::Result<JoinHandle<T>> {
     let permit = ThreadPermit::take().ok_or(io::ErrorKind::WouldBlock)?;
-    thread::Builder::new().name(name.to_owned()).spawn(move || {
+    thread::Builder::new().name(name.into()).spawn(move || {
         let _permit = permit;
         lower_priority(nice);
         let _thread = TaskThread::enter();

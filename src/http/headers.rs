@@ -55,8 +55,9 @@ impl Headers {
 
     fn replace(&mut self, name: Text, value: Text) {
         let at = self.iter().position(|(key, _)| key.eq_ignore_ascii_case(&name));
+        let Some(at) = at else { return self.0.push((name, value)) };
         self.remove(&name);
-        self.0.insert(at.unwrap_or(self.0.len()), (name, value));
+        self.0.insert(at, (name, value));
     }
 
     /// Adds a field, and keeps those of the same name.

@@ -85,7 +85,8 @@ const CLEAR_SITE_DATA: &str = "Clear-Site-Data";
 /// database, under [`id`](Session::id) or the user.
 #[derive(Debug)]
 pub struct Session {
-    contents: Contents,
+    /// Shared with the opened cookies until the handler changes it.
+    contents: Arc<Contents>,
     flashes: Flashes,
     /// The request's time, in seconds.
     now: i64,
@@ -116,7 +117,7 @@ impl Session {
         match serde_json::to_value(value) {
             Ok(value) => {
                 self.changed |= self.contents.values.get(key) != Some(&value);
-                self.contents.values.insert(key.to_owned(), value);
+                self.contents_mut().values.insert(key.to_owned(), value);
             }
             Err(error) => self.broken = Some(unwritable(key, error)),
         }
@@ -130,11 +131,11 @@ impl Session {
     #[track_caller]
     pub fn try_insert(&mut self, key: &str, value: impl Serialize) -> Result<()> {
         let value = serde_json::to_value(value).map_err(|error| unwritable(key, error)).or_here()?;
-        let former = self.contents.values.insert(key.to_owned(), value);
+        let former = self.contents_mut().values.insert(key.to_owned(), value);
         if let Err(error) = self.contents.to_json() {
             match former {
-                Some(former) => self.contents.values.insert(key.to_owned(), former),
-                None => self.contents.values.remove(key),
+                Some(former) => self.contents_mut().values.insert(key.to_owned(), former),
+                None => self.contents_mut().values.remove(key),
             };
             return Err(error);
         }
@@ -144,13 +145,16 @@ impl Session {
 
     /// Removes the value of this name.
     pub fn remove(&mut self, key: &str) {
-        self.changed |= self.contents.values.remove(key).is_some();
+        if self.contents.values.contains_key(key) {
+            self.contents_mut().values.remove(key);
+            self.changed = true;
+        }
     }
 
     /// Removes all values, the flash messages and the user. The response removes the browser's cookie. To log a user
     /// out, call [`logout`](crate::Request::logout), which also ends copies of the cookie.
     pub fn clear(&mut self) {
-        self.contents = Contents::new(self.now);
+        self.contents = Arc::new(Contents::new(self.now));
         self.flashes.clear();
         self.changed = true;
     }
@@ -176,8 +180,10 @@ impl Session {
     /// The idle limit applies to a remembered session too: if users are to stay logged in for weeks without a visit,
     /// set `ASIDE_SESSION_IDLE` to weeks.
     pub fn remember(&mut self, remember: bool) {
-        self.changed |= self.contents.remember != remember;
-        self.contents.remember = remember;
+        if self.contents.remember != remember {
+            self.contents_mut().remember = remember;
+            self.changed = true;
+        }
     }
 
     /// Returns the time since the session began or its user logged in, in whole seconds. Before a user changes an
@@ -210,11 +216,18 @@ impl Session {
     #[track_caller]
     pub fn id(&mut self) -> Result<String> {
         if self.contents.id.is_empty() {
-            self.contents.id = unguessable().or_here()?;
+            self.contents_mut().id = unguessable().or_here()?;
             self.changed = true;
         }
-        self.changed |= !std::mem::replace(&mut self.contents.is_key, true);
+        if !self.contents.is_key {
+            self.contents_mut().is_key = true;
+            self.changed = true;
+        }
         Ok(self.contents.id.clone())
+    }
+
+    fn contents_mut(&mut self) -> &mut Contents {
+        Arc::make_mut(&mut self.contents)
     }
 
     /// Returns true if the user of the request has been logged out or replaced.
@@ -233,8 +246,9 @@ impl Session {
         if self.user().is_some_and(|former| former != user) {
             self.clear();
         }
-        let contents = &mut self.contents;
-        (contents.id, contents.born) = (String::new(), self.now);
+        let now = self.now;
+        let contents = self.contents_mut();
+        (contents.id, contents.born) = (String::new(), now);
         (contents.user, contents.mark) = (Some(user), mark);
         self.changed = true;
     }
@@ -258,7 +272,7 @@ impl Session {
     fn load(req: &mut Request) -> Session {
         let sealed = Sealed::of(req);
         let opened = sealed.opened();
-        let contents = opened.contents.clone().unwrap_or_else(|| Contents::new(opened.now));
+        let contents = opened.contents.clone().unwrap_or_else(|| Arc::new(Contents::new(opened.now)));
         Session {
             had_user: contents.user.clone(),
             contents,
@@ -283,9 +297,10 @@ impl Session {
             let sent = sent.into_iter().filter(|(was_sent, _)| *was_sent);
             return Ok(sent.map(|(_, plain)| keys.removal(&keys.name(plain))).collect());
         }
-        self.contents.seen = self.now;
+        let now = self.now;
+        self.contents_mut().seen = now;
         if self.contents.id.is_empty() {
-            self.contents.id = unguessable()?;
+            self.contents_mut().id = unguessable()?;
         }
         let cookie = keys.seal(&name, &self.contents.to_json()?)?;
         Ok(vec![cookie.perhaps_max_age(self.max_age(keys)).to_string()])
@@ -364,13 +379,13 @@ pub(crate) fn has_lost_user(req: &mut Request) -> bool {
 pub(crate) struct SessionView {
     sealed: Arc<Sealed>,
     /// The handler's session, if the handler has opened it.
-    session: Option<(Flashes, Option<String>)>,
+    session: Option<(Flashes, Arc<Contents>)>,
     was_read: AtomicBool,
 }
 
 impl SessionView {
     pub(crate) fn of(req: &mut Request) -> SessionView {
-        let seen = |session: &mut Session| (session.flashes.clone(), session.contents.user.clone());
+        let seen = |session: &mut Session| (session.flashes.clone(), Arc::clone(&session.contents));
         let session = req.extension::<Session>().map(seen);
         SessionView { sealed: Sealed::of(req), session, was_read: AtomicBool::new(false) }
     }
@@ -384,7 +399,7 @@ impl SessionView {
     pub(crate) fn user(&self) -> Option<&str> {
         self.was_read.store(true, Ordering::Relaxed);
         let opened = || self.sealed.opened().contents.as_ref()?.user.as_deref();
-        self.session.as_ref().map_or_else(opened, |(_, user)| user.as_deref())
+        self.session.as_ref().map_or_else(opened, |(_, contents)| contents.user.as_deref())
     }
 
     /// Marks the response as one for this client, if the template read the session.

@@ -31,7 +31,7 @@ pub(super) struct Sealed {
 /// The contents of the cookies.
 #[derive(Default)]
 pub(super) struct Opened {
-    pub(super) contents: Option<Contents>,
+    pub(super) contents: Option<Arc<Contents>>,
     pub(super) flashes: Flashes,
     pub(super) now: i64,
     pub(super) is_due: bool,
@@ -101,7 +101,7 @@ impl Sealed {
         match self.was_ended(&contents) {
             Ok(false) => {
                 let is_due = keys.is_due(seen, now);
-                Opened { contents: Some(contents), now, is_due, ..Opened::default() }
+                Opened { contents: Some(Arc::new(contents)), now, is_due, ..Opened::default() }
             }
             Ok(true) => {
                 self.log("was ended");

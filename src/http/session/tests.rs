@@ -198,7 +198,7 @@ fn the_session_id_stays_until_the_login() {
 fn the_size_check_includes_an_id_that_is_not_set_yet() {
     let mut req = request("");
     let session = req.session();
-    let before = serde_json::to_string(&session.contents).unwrap().len() + ID_CHARS;
+    let before = serde_json::to_string(&*session.contents).unwrap().len() + ID_CHARS;
     session.insert("a", 1);
     saved(&mut req);
     let after = req.session().contents.to_json().unwrap().len();

@@ -4,12 +4,12 @@
 //! moved into this one while the page is rendered, and moved back afterwards.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::{Arc, Mutex};
 
-use minijinja::value::Kwargs;
+use minijinja::value::{Enumerator, Kwargs, Object};
 use minijinja::{Error as TemplateError, ErrorKind, Value};
 
-use super::private;
 use crate::error::{Error, Result};
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
@@ -93,11 +93,39 @@ pub(super) fn with_function(req: &mut Request, render: impl FnOnce(Value) -> Res
 }
 
 fn function(fragments: Arc<LiveFragments>, shared: Arc<Shared>) -> Value {
-    let live = move |name: &str, arguments: Kwargs| {
+    Value::from_object(Function { fragments, shared })
+}
+
+/// The name `live` of a page's template, and its function, created when the template reads it.
+struct Function {
+    fragments: Arc<LiveFragments>,
+    shared: Arc<Shared>,
+}
+
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("live")
+    }
+}
+
+impl Object for Function {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        let function = Arc::clone(self);
+        let live = move |name: &str, arguments: Kwargs| function.show(name, &arguments);
+        (key.as_str()? == "live").then(|| Value::from_function(live))
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&["live"])
+    }
+}
+
+impl Function {
+    fn show(&self, name: &str, arguments: &Kwargs) -> std::result::Result<Value, TemplateError> {
         let call = || {
-            let show = fragments.find(name)?;
-            match &mut *lock(&shared.request) {
-                Some(request) => show(request, read(name, &arguments)?),
+            let show = self.fragments.find(name)?;
+            match &mut *lock(&self.shared.request) {
+                Some(request) => show(request, read(name, arguments)?),
                 None => Err(Error::internal(NO_REQUEST)),
             }
         };
@@ -105,12 +133,11 @@ fn function(fragments: Arc<LiveFragments>, shared: Arc<Shared>) -> Value {
             let shown = refuse(error.chain());
             let error =
                 if error.status_code().is_server_error() { error.context(format!("live(`{name}`)")) } else { error };
-            lock(&shared.failure).get_or_insert(error);
+            lock(&self.shared.failure).get_or_insert(error);
             shown
         })?;
-        Ok::<_, TemplateError>(Value::from_safe_string(html))
-    };
-    private::context([("live", Value::from_function(live))])
+        Ok(Value::from_safe_string(html))
+    }
 }
 
 /// The error of a call without a request, for example in a mail.

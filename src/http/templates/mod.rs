@@ -28,6 +28,8 @@ use super::response::Response;
 use super::security::headers;
 use super::session::{self, SessionView};
 use super::url_for::Urls;
+use crate::background::request_info::RequestInfo;
+use crate::background::scope::Scope;
 use crate::error::{Error, OrHere, Result};
 use crate::log_text::absolute;
 use crate::nearest::did_you_mean;
@@ -243,18 +245,15 @@ impl Request {
     #[track_caller]
     pub fn render(&mut self, name: &str, context: impl Serialize) -> Result<Response> {
         let templates = templates_of(self).or_here()?;
-        let session_view = Arc::new(SessionView::of(self));
-        let flashes = Arc::new(Flashes::of(&session_view));
-        let user = Value::from_object(CurrentUser(Arc::clone(&session_view)));
-        let has_key = Arc::new(AtomicBool::new(false));
-        let context = merge_maps([provided(self, &flashes, &has_key), user, map(context).or_here()?]);
+        let provided = Arc::new(Provided::of(self));
+        let context = merge_maps([Value::from_dyn_object(Arc::clone(&provided)), map(context).or_here()?]);
         let page =
             live_function::with_function(self, |live| templates.render(name, merge_maps([live, context]))).or_here()?;
-        session_view.note(self);
-        if flashes.shown.load(Ordering::Relaxed) {
+        provided.session_view.note(self);
+        if provided.has_shown.load(Ordering::Relaxed) {
             session::note_shown(self);
         }
-        if has_key.load(Ordering::Relaxed) {
+        if provided.has_key.load(Ordering::Relaxed) {
             idempotency::note_shown(self);
         }
         Ok(Response::bytes(&content_type(name), page.into_bytes()))
@@ -272,10 +271,7 @@ pub(crate) struct Fragment {
 /// Returns the fragment of a template.
 pub(crate) fn fragment(req: &Request, name: &str) -> Result<Fragment> {
     let templates = templates_of(req)?;
-    let provided = private::context([
-        ("static", static_address(req)),
-        ("url_for", Value::from_function(url_for(req.scope().get().unwrap_or_default()))),
-    ]);
+    let provided = private::context([("static", static_address(&req.scope())), ("url_for", url_for(&req.scope()))]);
     Ok(Fragment { key: (templates.id, name.to_owned()), templates, provided })
 }
 
@@ -300,39 +296,90 @@ fn templates_of(req: &Request) -> Result<Arc<Templates>> {
     })
 }
 
-/// Returns the values that every template has.
-fn provided(req: &Request, flashes: &Arc<Flashes>, has_key: &Arc<AtomicBool>) -> Value {
-    private::context([
-        ("flashes", Value::from_dyn_object(Arc::clone(flashes))),
-        ("once", once(Arc::clone(has_key))),
-        ("path", Value::from(req.path())),
-        ("request_id", Value::from(req.id())),
-        ("csp_nonce", Value::from_object(Nonce(Arc::clone(req.nonce())))),
-        ("static", static_address(req)),
-        ("url_for", Value::from_function(url_for(req.scope().get().unwrap_or_default()))),
-    ])
+/// The values that every template has, each created when the template reads it.
+struct Provided {
+    request: Arc<RequestInfo>,
+    scope: Scope,
+    nonce: Arc<OnceLock<String>>,
+    session_view: SessionView,
+    /// The functions are kept: a template calls them often.
+    url_for: OnceLock<Value>,
+    static_address: OnceLock<Value>,
+    /// The flash messages, read at the template's first access.
+    messages: OnceLock<Vec<Value>>,
+    /// Set when the template takes a message out.
+    has_shown: AtomicBool,
+    /// Set when the template calls `once`.
+    has_key: AtomicBool,
+}
+
+impl Provided {
+    fn of(req: &mut Request) -> Provided {
+        Provided {
+            session_view: SessionView::of(req),
+            request: Arc::clone(req.origin()),
+            scope: req.scope(),
+            nonce: Arc::clone(req.nonce()),
+            url_for: OnceLock::new(),
+            static_address: OnceLock::new(),
+            messages: OnceLock::new(),
+            has_shown: AtomicBool::new(false),
+            has_key: AtomicBool::new(false),
+        }
+    }
+
+    fn messages(&self) -> &[Value] {
+        self.messages.get_or_init(|| self.session_view.flashes().map(private::value).collect())
+    }
+}
+
+impl fmt::Debug for Provided {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Provided")
+    }
+}
+
+impl Object for Provided {
+    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
+        Some(match key.as_str()? {
+            "csp_nonce" => Value::from_object(Nonce(Arc::clone(&self.nonce))),
+            "flashes" => Value::from_object(Flashes(Arc::clone(self))),
+            "once" => once(Arc::clone(self)),
+            "path" => Value::from(self.request.path.as_str()),
+            "request_id" => Value::from(self.request.id.as_str()),
+            "static" => self.static_address.get_or_init(|| static_address(&self.scope)).clone(),
+            "url_for" => self.url_for.get_or_init(|| url_for(&self.scope)).clone(),
+            "user" => Value::from(self.session_view.user()),
+            _ => return None,
+        })
+    }
+
+    fn enumerate(self: &Arc<Self>) -> Enumerator {
+        Enumerator::Str(&["csp_nonce", "flashes", "once", "path", "request_id", "static", "url_for", "user"])
+    }
 }
 
 /// The template function `url_for`: `{{ url_for("photo", id=17) }}`.
-fn url_for(urls: Arc<Urls>) -> impl Fn(&str, Kwargs) -> std::result::Result<Value, minijinja::Error> {
-    move |name, params| {
+fn url_for(scope: &Scope) -> Value {
+    let urls: Arc<Urls> = scope.get().unwrap_or_default();
+    Value::from_function(move |name: &str, params: Kwargs| {
         let value = |key| Ok((key, params.peek::<Value>(key)?.to_string()));
         let pairs: std::result::Result<_, minijinja::Error> = params.args().map(value).collect();
         let url = urls
             .build(name, pairs?)
             .map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.chain()))?;
-        Ok(Value::from(url))
-    }
+        Ok::<_, minijinja::Error>(Value::from(url))
+    })
 }
 
 /// The template function `once`: renders the hidden field with a new key, and records the call.
-fn once(was_called: Arc<AtomicBool>) -> Value {
+fn once(provided: Arc<Provided>) -> Value {
     Value::from_function(move || {
         let key = random::bytes::<{ idempotency::KEY_BYTES }>().map_err(|error| {
             let error = error.context("could not create the key of a form");
             minijinja::Error::new(ErrorKind::InvalidOperation, error.chain())
         })?;
-        was_called.store(true, Ordering::Relaxed);
+        provided.has_key.store(true, Ordering::Relaxed);
         let (name, key) = (idempotency::FIELD, random::hex(&key));
         let field = format!(r#"<input type="hidden" name="{name}" value="{key}">"#);
         Ok::<_, minijinja::Error>(Value::from_safe_string(field))
@@ -359,8 +406,8 @@ impl Object for Nonce {
 }
 
 /// The template function `static`: `static('app.css')`.
-fn static_address(req: &Request) -> Value {
-    let folders = req.scope().get::<StaticFolders>().unwrap_or_default();
+fn static_address(scope: &Scope) -> Value {
+    let folders = scope.get::<StaticFolders>().unwrap_or_default();
     Value::from_function(move |name: &str| {
         folders.url(name).map_err(|error| minijinja::Error::new(ErrorKind::InvalidOperation, error.chain()))
     })
@@ -375,22 +422,8 @@ fn map(context: impl Serialize) -> Result<Value> {
     }
 }
 
-/// The flash messages, read at the template's first access, and marked as shown when it takes one out.
-struct Flashes {
-    session_view: Arc<SessionView>,
-    messages: OnceLock<Vec<Value>>,
-    shown: AtomicBool,
-}
-
-impl Flashes {
-    fn of(session_view: &Arc<SessionView>) -> Flashes {
-        Flashes { session_view: Arc::clone(session_view), messages: OnceLock::new(), shown: AtomicBool::new(false) }
-    }
-
-    fn messages(&self) -> &[Value] {
-        self.messages.get_or_init(|| self.session_view.flashes().map(private::value).collect())
-    }
-}
+/// The flash messages, marked as shown when the template takes one out.
+struct Flashes(Arc<Provided>);
 
 impl fmt::Debug for Flashes {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -404,32 +437,13 @@ impl Object for Flashes {
     }
 
     fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        let message = self.messages().get(key.as_usize()?).cloned();
-        self.shown.fetch_or(message.is_some(), Ordering::Relaxed);
+        let message = self.0.messages().get(key.as_usize()?).cloned();
+        self.0.has_shown.fetch_or(message.is_some(), Ordering::Relaxed);
         message
     }
 
     fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Seq(self.messages().len())
-    }
-}
-
-/// The user of the session, read when a template asks for it.
-struct CurrentUser(Arc<SessionView>);
-
-impl fmt::Debug for CurrentUser {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CurrentUser")
-    }
-}
-
-impl Object for CurrentUser {
-    fn get_value(self: &Arc<Self>, key: &Value) -> Option<Value> {
-        (key.as_str()? == "user").then(|| Value::from(self.0.user()))
-    }
-
-    fn enumerate(self: &Arc<Self>) -> Enumerator {
-        Enumerator::Str(&["user"])
+        Enumerator::Seq(self.0.messages().len())
     }
 }
 
