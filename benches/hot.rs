@@ -203,7 +203,6 @@ fn config(folder: &Path) -> Config {
         address: "127.0.0.1:0".into(),
         secrets: vec!["a secret of more than thirty-two bytes".into()],
         mail_url: Some("memory:".into()),
-        templates: folder.join("templates"),
         ..Config::default()
     }
 }
