@@ -3,11 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
+#[cfg(feature = "mail")]
+use aside::Mail;
 use aside::tasks::Retry;
 use aside::testing::TestClient;
-use aside::{
-    App, Config, Error, Failure, Job, Jobs, Mail, Pool, Request, Response, Result, Task, TaskContext, background,
-};
+use aside::{App, Config, Error, Failure, Job, Jobs, Pool, Request, Response, Result, Task, TaskContext, background};
 use log::Level;
 use serde::{Deserialize, Serialize};
 
