@@ -35,7 +35,7 @@ const COMPARED_FROM: u64 = 4_000_000;
 const THREADS: usize = 2;
 const CONNECTIONS: usize = 16;
 
-/// A connection is replaced after that many requests.
+/// The number of requests after which a connection is replaced.
 const LIFE: u64 = 1_000;
 
 /// The client pauses while more tasks and jobs than this wait.
@@ -162,7 +162,7 @@ impl Server {
         String::from_utf8_lossy(connection.read(200)).trim().parse().expect("a number")
     }
 
-    /// Waits until at most that many of `started` tasks and jobs have not run.
+    /// Waits until at most a given number of the `started` tasks and jobs have not run.
     fn wait(&self, started: u64, left: u64) {
         while self.done() + left < started {
             thread::sleep(Duration::from_millis(2));

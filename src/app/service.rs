@@ -269,7 +269,7 @@ impl Service {
         let of_route = || self.router.routes().get(request.route()).map(|route| location::text(route.location));
         let location = own.or_else(|| of_route().map(|route| format!(" (route at {route})")));
         let location = location.filter(|_| !failure.is_some_and(Failure::names_location)).unwrap_or_default();
-        let line = format!("{} {} {} {what}{location}", request.method(), request.path(), request.id());
+        let line = format!("{} {what}{location}", request.origin());
         let trace = failure.map_or_else(|| error.trace(), Failure::trace);
         log::error!(target: "aside::http", "{}{}", escape(&line), Trace::for_log(trace));
     }
@@ -278,8 +278,9 @@ impl Service {
 /// Logs what the developer needs to know of a refusal, beside the message for the user.
 fn log_refusal(request: &Request, error: &Error) {
     let at = error.own_location().map_or(String::new(), |location| format!(" (at {location})"));
-    let (method, path, id, status) = (request.method(), request.path(), request.id(), error.status_code().code());
-    log::info!(target: "aside::http", "{}", escape(&format!("{method} {path} {id} refused with {status}: {}{at}", error.chain())));
+    let (request, status) = (request.origin(), error.status_code().code());
+    let line = format!("{request} refused with {status}: {}{at}", error.chain());
+    log::info!(target: "aside::http", "{}", escape(&line));
 }
 
 /// A marker for the refusal of a request that needs an unimplemented feature (501). The client causes it, so it is not an

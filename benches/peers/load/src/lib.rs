@@ -78,7 +78,7 @@ pub struct Outcome {
     /// From when a request was sent, or seen to be due, until the last byte of its answer reached the socket, in nanoseconds;
     /// the unanswered with the time they waited.
     pub times: Histogram<u64>,
-    /// The same until this program had read the answer, as a client without stamps measures it.
+    /// The time until this program had read the response, as a client without time stamps measures it.
     pub seen: Histogram<u64>,
     /// The delay of this program itself with requests that were due.
     pub late: Histogram<u64>,

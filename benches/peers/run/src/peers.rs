@@ -180,7 +180,7 @@ impl Running {
         Running::start_with(peer, places, logs, &[])
     }
 
-    /// The same, with more settings in its environment.
+    /// Returns the peer with more settings in its environment.
     ///
     /// # Errors
     /// In words, when it cannot be had or answers wrongly.

@@ -157,7 +157,7 @@ impl Tail {
         }
     }
 
-    /// At most that many microseconds, or what the base needs.
+    /// A limit in microseconds, or the time that the base needs.
     fn p99_goal(&self, text: &mut String, peer: &str, what: &str, aim: Option<f64>) {
         let of = |peer: &str, of: fn(&Row) -> f64| self.median(peer, what, of);
         let figures = |of_row: fn(&Row) -> f64| Some((of(peer, of_row)?, aim.or_else(|| of(BASE, of_row))?));
