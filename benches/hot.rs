@@ -120,7 +120,7 @@ fn ask(page: &str, count: usize) {
         (_, Some(page)) => (page, Some(ServerKind::Epoll)),
         _ => (page, None),
     };
-    let config = Config { server: server.unwrap_or_default(), ..config(folder.path()) };
+    let config = Config { server: server.unwrap_or_default(), ..config() };
     let app = match page {
         "gallery" | "gallery-gzip" | "order" => darkroom(folder.path(), config).expect("the example can be opened"),
         _ => shop(folder.path(), config),
@@ -197,7 +197,7 @@ fn exchange(stream: &mut BufReader<TcpStream>, request: &str) -> String {
 }
 
 /// The configuration for production, with a secret.
-fn config(folder: &Path) -> Config {
+fn config() -> Config {
     Config {
         mode: Mode::Production,
         address: "127.0.0.1:0".into(),
