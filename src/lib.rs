@@ -198,6 +198,7 @@ pub mod tasks {
     pub use crate::background::request_info::RequestInfo;
     pub use crate::background::retry::Retry;
     pub use crate::background::task::RetriedTask;
+    pub use crate::background::trace_id::TraceId;
     #[cfg(feature = "isolate")]
     pub use crate::isolate::{Isolated, IsolatedFunction};
     pub use crate::panics::Panic;

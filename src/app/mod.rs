@@ -33,6 +33,7 @@ use self::parts::{Handler, IntoHookResult, Part};
 use self::routing::{MethodRouter, Next};
 use self::service::{Endpoint, Service};
 use self::templates::TemplateDefinitions;
+use crate::background::observer::Observer;
 use crate::background::registry::Registry;
 use crate::background::scope::{Scope, Values};
 use crate::config::Config;
@@ -566,9 +567,15 @@ impl App {
         #[cfg(feature = "image")]
         self.values.insert(MaxMemory(config.max_image_memory));
         let scope = Scope::new(Registry::new(&config), self.values);
+        scope.registry().set_observers(observers());
         jobs.iter().for_each(|jobs| jobs.belong_to(&scope));
         Ok(Service::new(config, self.router, self.parts, security, scope))
     }
+}
+
+/// Returns the observers of the application's work.
+fn observers() -> Vec<Arc<dyn Observer>> {
+    Vec::new()
 }
 
 /// Returns the names of the routes, with their paths.

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use super::middleware::{self, Middleware};
 use super::parts::{Handler, Part};
 use crate::background::failure::Failure;
+use crate::background::observer::RequestEnd;
 use crate::background::panics;
 use crate::background::registry;
 use crate::background::scope::Scope;
@@ -196,18 +197,28 @@ impl Service {
 
     /// Finishes a response: error page, after-hooks, session, compression, headers, access log.
     fn finish(&self, request: &mut Request, response: Response, began: Instant) -> Response {
-        let mut response = self.render_error(request, response);
+        let mut failure = None;
+        let mut response = self.render_error(request, response, &mut failure);
         self.after(request, &mut response);
         session::save(request, &mut response);
         idempotency::save(request, &mut response);
         compression::compress(request, &mut response, &self.compressed_files);
-        let mut response = self.render_error(request, response);
+        let mut response = self.render_error(request, response, &mut failure);
         self.security.protect(request, &mut response);
         let (status, is_for_options) = (response.status_code().code(), *request.method() == Method::Options);
         cache_control::complete(response.headers_mut(), status, is_for_options);
         response.headers_mut().put("X-Request-Id", request.id().to_owned());
         log_access(request, &response, began);
+        let (info, route, elapsed) = (request.origin(), request.route(), began.elapsed());
+        self.report(&RequestEnd { info, route, status, elapsed, error: failure.as_ref() });
         response
+    }
+
+    /// Tells the observers that a request has ended.
+    fn report(&self, end: &RequestEnd<'_>) {
+        for observer in self.scope.registry().observers() {
+            let _ = panics::catch(|| observer.request_ended(end));
+        }
     }
 
     fn after(&self, request: &mut Request, response: &mut Response) {
@@ -222,12 +233,14 @@ impl Service {
     }
 
     /// Replaces a response that carries an error with the error's page. The deferred tasks of the response stay, and so do
-    /// its headers, except those that describe its body.
-    fn render_error(&self, request: &mut Request, mut response: Response) -> Response {
+    /// its headers, except those that describe its body. `failure` receives an error that is logged as one of the server.
+    fn render_error(&self, request: &mut Request, mut response: Response, failure: &mut Option<Error>) -> Response {
         let Some(error) = response.take_error() else { return response };
         // Errors of overload are logged elsewhere, once a minute. For errors of the client the access log is enough.
         let is_busy = error.find_source::<Busy>().is_some();
-        if error.status_code().is_server_error() && !is_busy && error.find_source::<Unsupported>().is_none() {
+        let is_failure =
+            error.status_code().is_server_error() && !is_busy && error.find_source::<Unsupported>().is_none();
+        if is_failure {
             self.log_error(request, &error);
         }
         if error.find_source::<Detail>().is_some() {
@@ -240,6 +253,9 @@ impl Service {
         let of_the_body = |name: &str| name.to_ascii_lowercase().starts_with("content-");
         let others = response.headers().iter().filter(|(name, _)| !of_the_body(name) && !page.headers().contains(name));
         let others: Vec<_> = others.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();
+        if is_failure {
+            *failure = Some(error);
+        }
         others.into_iter().fold(page, |page, (name, value)| page.append_header(&name, value))
     }
 

@@ -6,9 +6,11 @@ use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::failure::Failure;
+use super::lineage::{Lineage, Parent};
 use super::progress::{FailedAttempt, Progress, TaskState};
 use super::request_info::RequestInfo;
 use super::retry::ScheduledRetry;
+use super::trace_id::TraceId;
 use crate::bounds;
 use crate::error::backtraces::Trace;
 use crate::error::location;
@@ -39,6 +41,9 @@ pub(crate) struct Record {
     /// The id of the job that the task is an attempt of.
     pub(crate) job: Option<u64>,
     pub(crate) request: Option<Arc<RequestInfo>>,
+    pub(crate) trace: TraceId,
+    /// The work that started the task, if a request or a schedule did not.
+    pub(crate) parent: Option<Parent>,
     location: &'static Location<'static>,
     began: OnceLock<(Instant, SystemTime)>,
     attempts: AtomicU32,
@@ -67,7 +72,8 @@ struct End {
 
 impl Record {
     /// Creates the record of a task that waits.
-    pub(super) fn new(id: u64, identity: Identity, request: Option<Arc<RequestInfo>>) -> Record {
+    pub(super) fn new(id: u64, identity: Identity, lineage: Lineage) -> Record {
+        let Lineage { request, trace, parent } = lineage;
         let Identity { name, key, job, location } = identity;
         Record {
             id,
@@ -75,6 +81,8 @@ impl Record {
             key: key.map(|key| bounds::key(&key, LONGEST_NAME).into_owned()),
             job,
             request,
+            trace: trace.unwrap_or_else(TraceId::new),
+            parent,
             location,
             began: OnceLock::new(),
             attempts: AtomicU32::new(0),
@@ -85,6 +93,18 @@ impl Record {
             progress: Arc::new(Watched::new(Progress::default())),
             is_overdue: AtomicBool::new(false),
         }
+    }
+
+    /// Returns the lineage of work that the task starts.
+    pub(crate) fn lineage_within(&self) -> Lineage {
+        let own = self.job.map_or(Parent::Task(self.id), Parent::Job);
+        let parent = if self.is_of_failure_hook() { Parent::FailureHook } else { own };
+        Lineage { request: self.request.clone(), trace: Some(self.trace), parent: Some(parent) }
+    }
+
+    /// Returns true if a hook of `App::on_failure` has started the task, directly or through other work.
+    pub(crate) fn is_of_failure_hook(&self) -> bool {
+        self.parent == Some(Parent::FailureHook)
     }
 
     /// Returns true if the task was told to cancel.
@@ -250,7 +270,7 @@ mod tests {
     /// Regression: the log said "after 0 ms" of a task that never ran.
     #[test]
     fn the_log_says_that_a_task_never_began() {
-        let record = Record::new(1, Identity::test("mail"), None);
+        let record = Record::new(1, Identity::test("mail"), Lineage::default());
         assert!(record.line("was abandoned").ends_with("mail was abandoned (task 1, never began)"));
         record.begin();
         assert!(record.line("was abandoned").contains("(task 1, after "));

@@ -8,14 +8,15 @@
 use std::cell::Cell;
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::counts::Counts;
 use super::failure::Failure;
+use super::lineage::Lineage;
+use super::observer::{AttemptEnded, Next, Observer};
 use super::progress::TaskState;
 use super::record::{Identity, LONGEST_NAME, Record, Stop};
-use super::request_info::RequestInfo;
 use super::retry::ScheduledRetry;
 use super::slots::{Admission, Entry, Slots, Thread, Turn};
 use super::thread_pool::{self, RETRY_SPAWN_AFTER, Work};
@@ -70,6 +71,7 @@ struct Shared {
     ids: AtomicU64,
     /// The server has begun to stop.
     stopping: AtomicBool,
+    observers: OnceLock<Vec<Arc<dyn Observer>>>,
     state: Mutex<State>,
     /// Notified when a task ends, is queued or begins to wait, but only while a thread waits: each notification is a system
     /// call.
@@ -107,6 +109,7 @@ impl Registry {
             queued: AtomicUsize::new(0),
             ids: AtomicU64::new(1),
             stopping: AtomicBool::new(false),
+            observers: OnceLock::new(),
             state: Mutex::default(),
             changed: Condvar::new(),
         }))
@@ -118,9 +121,9 @@ impl Registry {
     }
 
     /// Registers a new task. `job` is the id of the job that the task is an attempt of.
-    pub(crate) fn enter(&self, identity: Identity, request: Option<Arc<RequestInfo>>) -> Arc<Record> {
+    pub(crate) fn enter(&self, identity: Identity, lineage: Lineage) -> Arc<Record> {
         ENTERED.set(ENTERED.get() + 1);
-        let record = Arc::new(Record::new(self.0.ids.fetch_add(1, Ordering::Relaxed), identity, request));
+        let record = Arc::new(Record::new(self.0.ids.fetch_add(1, Ordering::Relaxed), identity, lineage));
         self.state().unfinished.insert(record.id, record.clone());
         record
     }
@@ -310,30 +313,38 @@ impl Registry {
         }
     }
 
-    /// Logs that an attempt failed, and when the next one begins.
-    pub(super) fn log_retry(&self, record: &Record, failure: &Failure, retry: ScheduledRetry) {
-        let ScheduledRetry { attempt, attempts, wait } = retry;
-        let event = format!("{}; attempt {attempt} of {attempts}, the next in {}", failure.verdict(), span(wait));
-        log::warn!(target: "aside::background", "{}", record.failure_line(&event, failure));
+    /// Sets the observers of the application's work, once.
+    pub(crate) fn set_observers(&self, observers: Vec<Arc<dyn Observer>>) {
+        let is_first = self.0.observers.set(observers).is_ok();
+        debug_assert!(is_first, "an application starts once");
     }
 
-    /// Records the end of a task, and logs it once, on one line.
+    /// Returns the observers of the application's work.
+    pub(crate) fn observers(&self) -> &[Arc<dyn Observer>] {
+        self.0.observers.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Logs the end of an attempt once, on one line, and tells the observers.
+    pub(super) fn report(&self, ended: &AttemptEnded<'_>) {
+        // The logger is application code and may panic.
+        let _ = panics::catch(|| log_end(ended));
+        for observer in self.observers() {
+            let _ = panics::catch(|| observer.attempt_ended(ended));
+        }
+    }
+
+    /// Records the end of a task, and reports it.
     pub(crate) fn end(&self, record: &Arc<Record>, failure: Option<&Failure>) {
-        self.end_with(record, failure, || log_end(record, failure));
+        self.end_attempt(&AttemptEnded { record, failure, next: Next::End });
     }
 
-    /// Records the end of a task whose job is retried, and logs the failure as a warning, with the time of the next attempt.
-    pub(super) fn end_retrying(&self, record: &Arc<Record>, failure: &Failure, retry: ScheduledRetry) {
-        self.end_with(record, Some(failure), || self.log_retry(record, failure, retry));
-    }
-
-    /// Records the end of a task, and logs it before any thread that waits for the end continues.
-    fn end_with(&self, record: &Arc<Record>, failure: Option<&Failure>, log: impl FnOnce()) {
+    /// Records the end of a task with its last attempt, and reports it before any thread that waits for the end continues.
+    pub(super) fn end_attempt(&self, ended: &AttemptEnded<'_>) {
+        let AttemptEnded { record, failure, .. } = *ended;
         if !record.end(failure) {
             return;
         }
-        // The logger is application code and may panic.
-        let _ = panics::catch(log);
+        self.report(ended);
         let mut state = self.state();
         state.unfinished.remove(&record.id);
         state.past.add(failure);
@@ -513,8 +524,10 @@ fn retain(list: &mut VecDeque<Arc<Record>>, record: &Arc<Record>, most: usize) {
     list.push_back(record.clone());
 }
 
-fn log_end(record: &Record, failure: Option<&Failure>) {
+fn log_end(ended: &AttemptEnded<'_>) {
+    let AttemptEnded { record, failure, next } = *ended;
     match failure {
+        Some(failure) if let Next::Retry(retry) = next => log_retry(record, failure, retry),
         None => log::debug!(target: "aside::background", "{}", record.line("is done")),
         Some(Failure::Cancelled) => log::info!(target: "aside::background", "{}", record.line("was cancelled")),
         Some(failure) => {
@@ -525,6 +538,13 @@ fn log_end(record: &Record, failure: Option<&Failure>) {
     }
 }
 
+/// Logs that an attempt failed, and when the next one begins.
+fn log_retry(record: &Record, failure: &Failure, retry: ScheduledRetry) {
+    let ScheduledRetry { attempt, attempts, wait } = retry;
+    let event = format!("{}; attempt {attempt} of {attempts}, the next in {}", failure.verdict(), span(wait));
+    log::warn!(target: "aside::background", "{}", record.failure_line(&event, failure));
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -532,7 +552,7 @@ mod tests {
     #[test]
     fn a_task_is_cancelled_when_its_last_watcher_leaves_and_not_before_its_first() {
         let registry = Registry::new(&Config::default());
-        let record = registry.enter(Identity::test("t"), None);
+        let record = registry.enter(Identity::test("t"), Lineage::default());
         let is_cancelled = || {
             registry.cancel_if_unwatched(&record, Duration::ZERO);
             record.is_cancelled()
@@ -546,25 +566,43 @@ mod tests {
         assert!(is_cancelled());
     }
 
+    /// An observer that looks at the registry while a task is reported.
+    struct OnEnd {
+        found: Arc<Mutex<Option<[usize; 3]>>>,
+        look: fn(&Registry) -> [usize; 3],
+        registry: Registry,
+    }
+
+    impl Observer for OnEnd {
+        fn attempt_ended(&self, _end: &AttemptEnded<'_>) {
+            *lock(&self.found) = Some((self.look)(&self.registry));
+        }
+    }
+
     /// Regression: on a busy machine the panel missed a task between its end and its log line.
     #[test]
     fn a_task_that_is_being_logged_is_listed_as_ended() {
         let registry = Registry::new(&Config::default());
-        let record = registry.enter(Identity::test("t"), None);
-        let mut found = None;
-        registry.end_with(&record, Some(&Failure::Abandoned), || {
+        let record = registry.enter(Identity::test("t"), Lineage::default());
+        let lengths = |registry: &Registry| {
             let lists = registry.lists();
-            found = Some([lists.unfinished, lists.failed, lists.ended].map(|list| list.len()));
-        });
-        assert_eq!(found, Some([0, 1, 1]));
-        let lists = registry.lists();
-        assert_eq!([lists.unfinished, lists.failed, lists.ended].map(|list| list.len()), [0, 1, 1]);
+            [lists.unfinished, lists.failed, lists.ended].map(|list| list.len())
+        };
+        let found = Arc::new(Mutex::new(None));
+        registry.set_observers(vec![Arc::new(OnEnd {
+            found: found.clone(),
+            look: lengths,
+            registry: registry.clone(),
+        })]);
+        registry.end(&record, Some(&Failure::Abandoned));
+        assert_eq!(*lock(&found), Some([0, 1, 1]));
+        assert_eq!(lengths(&registry), [0, 1, 1]);
     }
 
     #[test]
     fn task_names_keys_and_failures_are_truncated() {
         let (registry, long) = (Registry::new(&Config::default()), "a".repeat(1_000_000));
-        let record = registry.enter(Identity { key: Some(long.clone()), ..Identity::test(&long) }, None);
+        let record = registry.enter(Identity { key: Some(long.clone()), ..Identity::test(&long) }, Lineage::default());
         registry.end(&record, Some(&Failure::from_error(long.clone().into())));
         assert!(record.name.len() + record.key.as_ref().map_or(0, String::len) < 500);
         assert!(record.failure().unwrap().0.len() < 11_000);
@@ -575,12 +613,12 @@ mod tests {
     fn the_lists_are_bounded() {
         let registry = Registry::new(&Config::default());
         for _ in 0..ENDED + 50 {
-            let record = registry.enter(Identity::test("t"), None);
+            let record = registry.enter(Identity::test("t"), Lineage::default());
             registry.end(&record, Some(&Failure::Abandoned));
         }
         let retained = registry.state().ended.len();
         assert_eq!((retained, registry.failed().len()), (ENDED, FAILED));
-        let cancelled = registry.enter(Identity::test("t"), None);
+        let cancelled = registry.enter(Identity::test("t"), Lineage::default());
         registry.end(&cancelled, Some(&Failure::Cancelled));
         let counts = registry.counts();
         assert_eq!((counts.failed, counts.cancelled, counts.done()), (ENDED as u64 + 50, 1, 0));

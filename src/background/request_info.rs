@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use super::trace_id::TraceId;
+
 /// The request that a task or job was started from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
@@ -12,19 +14,21 @@ pub struct RequestInfo {
     pub method: String,
     /// The path of the request, without the query, which may contain data that does not belong in a log.
     pub path: String,
+    /// The id of the trace: the request with all the work that comes from it.
+    pub trace: TraceId,
 }
 
 impl RequestInfo {
     /// Creates the origin of work that a request starts.
-    pub(crate) fn new(method: &str, path: &str, id: &str) -> RequestInfo {
-        RequestInfo { id: id.to_owned(), method: method.to_owned(), path: path.to_owned() }
+    pub(crate) fn new(method: &str, path: &str, id: &str, trace: TraceId) -> RequestInfo {
+        RequestInfo { id: id.to_owned(), method: method.to_owned(), path: path.to_owned(), trace }
     }
 
-    /// Parses an origin from its display form.
+    /// Parses an origin from its display form, with a new trace.
     pub(crate) fn parse(text: &str) -> Option<RequestInfo> {
         let (rest, id) = text.rsplit_once(' ')?;
         let (method, path) = rest.split_once(' ')?;
-        Some(RequestInfo::new(method, path, id))
+        Some(RequestInfo::new(method, path, id, TraceId::new()))
     }
 }
 

@@ -15,6 +15,8 @@ pub(crate) enum AttemptEnd<T> {
     Ended(Outcome<T>),
     /// The attempt has failed, and the job store retries the job in another task. This task ends.
     Retrying(Failure, ScheduledRetry),
+    /// The attempt has failed, and the job is dead after this number of attempts. This task ends.
+    Dead(Failure, u32),
     /// The attempt of a job is over, and the task ends when the job store has recorded the outcome. No thread waits for
     /// that: the function receives the call that ends the task.
     Later(Box<dyn FnOnce(EndTask<T>) + Send>),

@@ -9,6 +9,9 @@ use std::time::Duration;
 
 use super::failure::{Failure, IntoOutcome, Outcome};
 use super::handle::{Promise, TaskHandle, TaskInfo};
+#[cfg(feature = "isolate")]
+use super::lineage::Lineage;
+use super::observer::{AttemptEnded, Next};
 use super::record::{Identity, Record, Stop};
 use super::registry::Registry;
 use super::retry::{AttemptEnd, EndTask, Retry, ScheduledRetry};
@@ -143,8 +146,8 @@ impl Prepared {
     pub(crate) fn new(mut context: Context, options: Options) -> Prepared {
         let registry = context.scope.registry().clone();
         let is_nested = context.task.is_some();
-        let record = registry.enter(options.identity, context.origin.clone());
-        context.task = Some(record.clone());
+        let record = registry.enter(options.identity, context.lineage);
+        (context.lineage, context.task) = (record.lineage_within(), Some(record.clone()));
         let deadline = options.deadline.map(|time| Deadline(time, None));
         if let Some(grace) = options.unwatched {
             registry.cancel_if_unwatched(&record, grace);
@@ -183,6 +186,13 @@ impl Prepared {
 impl<T: Send + 'static> Run<T> {
     pub(crate) fn new(context: Context, options: Options, call: Call<T>) -> Run<T> {
         Prepared::new(context, options).with(call)
+    }
+
+    /// Sets the lineage of the work that the task starts, for a task that stands for one in another process.
+    #[cfg(feature = "isolate")]
+    pub(crate) fn with_lineage(mut self, lineage: Lineage) -> Run<T> {
+        self.context.lineage = lineage;
+        self
     }
 
     /// Sets the kind of admission.
@@ -276,13 +286,16 @@ impl<T: Send + 'static> Run<T> {
                 self.registry.end(&self.record, outcome.as_ref().err());
                 outcome
             }
-            AttemptEnd::Retrying(failure, retry) => {
-                self.registry.end_retrying(&self.record, &failure, retry);
-                Err(failure)
-            }
+            AttemptEnd::Retrying(failure, retry) => self.end_failed(failure, Next::Retry(retry)),
+            AttemptEnd::Dead(failure, attempts) => self.end_failed(failure, Next::Dead { attempts }),
             // Only a task on a pooled thread can end later.
             AttemptEnd::Later(_) => self.end(AttemptEnd::Ended(Err(Failure::Abandoned))),
         }
+    }
+
+    fn end_failed(&self, failure: Failure, next: Next) -> Outcome<T> {
+        self.registry.end_attempt(&AttemptEnded { record: &self.record, failure: Some(&failure), next });
+        Err(failure)
     }
 
     /// Starts the task on a pooled thread and returns its handle.
@@ -363,7 +376,8 @@ impl<T: Send + 'static> Run<T> {
             return None;
         }
         let scheduled = ScheduledRetry { attempt: self.attempts, attempts: retry.attempts(), wait };
-        self.registry.log_retry(&self.record, failure, scheduled);
+        let ended = AttemptEnded { record: &self.record, failure: Some(failure), next: Next::Retry(scheduled) };
+        self.registry.report(&ended);
         self.record.wait_for_retry(scheduled);
         Some(wait)
     }
@@ -377,7 +391,7 @@ impl<T: Send + 'static> Run<T> {
         self.registry.forget(&self.record);
         match end {
             AttemptEnd::Ended(outcome) => outcome,
-            AttemptEnd::Retrying(failure, _) => Err(failure),
+            AttemptEnd::Retrying(failure, _) | AttemptEnd::Dead(failure, _) => Err(failure),
             AttemptEnd::Later(_) => Err(Failure::Abandoned),
         }
     }

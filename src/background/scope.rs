@@ -9,9 +9,9 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::sync::{Arc, LazyLock, Weak};
 
+use super::lineage::Lineage;
 use super::record::Record;
 use super::registry::Registry;
-use super::request_info::RequestInfo;
 use crate::config::Config;
 
 /// The registry and the values of one application: its tasks, and one value for each type (mailer, templates, state).
@@ -141,17 +141,22 @@ thread_local! {
 pub(crate) struct Context {
     /// The application.
     pub(crate) scope: Scope,
-    /// The request, if there is one.
-    pub(crate) origin: Option<Arc<RequestInfo>>,
+    /// The request and the trace, if there are any, and the work that starts other work here.
+    pub(crate) lineage: Lineage,
     /// The task that this thread runs, if it runs one.
     pub(crate) task: Option<Arc<Record>>,
 }
 
 impl Context {
+    /// Returns the context of work in an application that no request has started.
+    pub(crate) fn of(scope: Scope) -> Context {
+        Context { scope, lineage: Lineage::default(), task: None }
+    }
+
     /// Returns the context of this thread, or of the process if the thread has none.
     pub(crate) fn current() -> Context {
         let current = CURRENT.try_with(|current| current.borrow().clone()).ok().flatten();
-        current.unwrap_or_else(|| Context { scope: Scope::process(), origin: None, task: None })
+        current.unwrap_or_else(|| Context::of(Scope::process()))
     }
 
     /// Makes this the thread's context until the guard is dropped.

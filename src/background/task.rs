@@ -280,7 +280,7 @@ mod tests {
     /// Returns a context with its own registry, which runs `max_tasks` tasks at once.
     fn context(max_tasks: usize) -> Context {
         let registry = Registry::new(&Config { max_tasks, ..Config::default() });
-        Context { scope: Scope::new(registry, Values::default()), origin: None, task: None }
+        Context::of(Scope::new(registry, Values::default()))
     }
 
     #[test]

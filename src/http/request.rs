@@ -13,8 +13,10 @@ use percent_encoding::percent_decode_str;
 use super::headers::Headers;
 use super::input::FromParam;
 use super::stream::disconnect::Connection;
+use crate::background::lineage::Lineage;
 use crate::background::request_info::RequestInfo;
 use crate::background::scope::{Context, Scope};
+use crate::background::trace_id::TraceId;
 use crate::config::Config;
 use crate::error::{Error, OrHere, Result, Status};
 use crate::log_text::{bytes, size};
@@ -144,7 +146,7 @@ impl Request {
         static UNTIL_ADMITTED: LazyLock<Arc<Config>> = LazyLock::new(Arc::default);
         let target = target.into();
         let path = canonical_path(target.split('?').next().unwrap_or(""));
-        let origin = RequestInfo { id: String::new(), method: method.as_str().to_owned(), path };
+        let origin = RequestInfo { id: String::new(), method: method.as_str().to_owned(), path, trace: TraceId::new() };
         Request {
             method,
             target,
@@ -200,7 +202,7 @@ impl Request {
 
     /// Returns the context of the work that this request starts.
     pub(crate) fn context(&self) -> Context {
-        Context { scope: self.scope(), origin: Some(self.origin.clone()), task: None }
+        Context { scope: self.scope(), lineage: Lineage::of(&self.origin), task: None }
     }
 
     /// Returns the description of the request for the log and its tasks.
@@ -328,6 +330,12 @@ impl Request {
     /// client under the [`Session::id`](crate::Session::id).
     pub fn id(&self) -> &str {
         &self.origin.id
+    }
+
+    /// Returns the id of the request's trace: the request with all the tasks, jobs, mails and webhooks that come from it. Unlike
+    /// [`id`](Request::id) it is unique, and cannot be guessed.
+    pub fn trace(&self) -> TraceId {
+        self.origin.trace
     }
 
     /// Returns the cookies in order, without quotes around the values (RFC 6265, section 4.1.1), and with

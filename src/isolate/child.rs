@@ -26,7 +26,6 @@ use crate::background::failure::{Failure, Outcome};
 use crate::background::handle::TaskInfo;
 use crate::background::progress::Progress;
 use crate::background::registry::Registry;
-use crate::background::request_info::RequestInfo;
 use crate::background::run::{Run, call_once};
 use crate::background::scope::{Context, Scope};
 use crate::background::task::Task;
@@ -293,10 +292,11 @@ impl Running {
 
 /// The call as a task of the application.
 fn prepare(scope: &Scope, call: Call, input: String, dispatch: Arc<Dispatch>) -> Run<Option<String>> {
-    let context = context(scope, &call);
+    let lineage = call.lineage.parse();
+    let context = Context { lineage: lineage.clone(), ..Context::of(scope.clone()) };
     let name = Task::named(call.label.clone()).options::<()>(Location::caller());
     // `once` would wrap the failure in an error.
-    Run::new(context, name, call_once(move |task| dispatch(&call, &input, task)))
+    Run::new(context, name, call_once(move |task| dispatch(&call, &input, task))).with_lineage(lineage)
 }
 
 /// Waits for the tasks that a call has started, such as a mail, since they would end with the process. Returns true if
@@ -338,12 +338,6 @@ fn ignore_signals() -> Result<()> {
         signal_hook::flag::register(signal, Arc::new(AtomicBool::new(false)))?;
     }
     Ok(())
-}
-
-/// Returns the request or job that the call comes from.
-fn context(scope: &Scope, call: &Call) -> Context {
-    let origin = call.origin.as_deref().and_then(RequestInfo::parse).map(Arc::new);
-    Context { scope: scope.clone(), origin, task: None }
 }
 
 /// Sends the reports of the child, from any thread. It waits while the parent is behind, so that nothing accumulates.

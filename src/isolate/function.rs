@@ -388,9 +388,9 @@ fn call<F: IsolatedFunction<M>, M>(
         return Err(unknown(name));
     }
     let input = write(&input, "input")?;
-    let origin = task.record().request.as_ref().map(ToString::to_string);
+    let lineage = task.record().lineage_within().texts();
     let (name, label) = (name.to_owned(), task.name().to_owned());
-    let output = isolation.pool.run(&Call { target, name, attempt: 1, label, origin, limits }, &input, task)?;
+    let output = isolation.pool.run(&Call { target, name, attempt: 1, label, lineage, limits }, &input, task)?;
     read(&output.unwrap_or_default()).map_err(|error| not_read::<F::Output>("output", error))
 }
 

@@ -12,6 +12,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::background::failure::{Failure, Outcome};
+use crate::background::lineage::LineageTexts;
 use crate::bounds;
 use crate::error::backtraces::Trace;
 use crate::error::{Error, Status};
@@ -53,8 +54,8 @@ pub(crate) struct Call {
     pub(crate) attempt: u32,
     /// Its name in the log.
     pub(crate) label: String,
-    /// The request that it came from: `POST /orders 3f9a1c`.
-    pub(crate) origin: Option<String>,
+    /// The lineage of the work that it starts.
+    pub(crate) lineage: LineageTexts,
     pub(crate) limits: Limits,
 }
 

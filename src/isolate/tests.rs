@@ -15,6 +15,7 @@ use super::process::Program;
 use super::{Call, Limits, Pool, Target, child_main, is_child, isolated};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::handle::TaskHandle;
+use crate::background::lineage::LineageTexts;
 use crate::background::registry::Registry;
 use crate::background::run::{Run, call_once};
 use crate::background::scope::{Context, Scope, Values};
@@ -98,7 +99,7 @@ fn tell(input: &str, task: &TaskContext) -> Outcome<()> {
     assert_eq!(log::max_level(), log::LevelFilter::Info, "nor is it sent");
     task.progress(2, 3);
     task.message(format!("готово 🎉 {input}"));
-    let origin = Context::current().origin.map_or("none".to_owned(), |origin| origin.path.clone());
+    let origin = Context::current().lineage.request.map_or("none".to_owned(), |origin| origin.path.clone());
     log::warn!(target: "shop::till", "attempt {} of {} from {origin}", task.attempt(), task.name());
     Ok(())
 }
@@ -252,7 +253,7 @@ fn order(name: &str, payload: &str) -> Order {
         name: name.into(),
         attempt: 3,
         label: format!("{name}-job"),
-        origin: Some("POST /orders 3f9a1c".into()),
+        lineage: LineageTexts { request: Some("POST /orders 3f9a1c".into()), ..LineageTexts::default() },
         limits: Limits { deadline: SOON, memory: 0 },
     };
     Order { call, payload: payload.into() }
@@ -279,7 +280,7 @@ fn start_by(command: impl Fn() -> Command + Send + Sync + 'static, order: Order)
 }
 
 fn run_in_a_task<T: Send + 'static>(call: impl FnOnce(&TaskContext) -> Outcome<T> + Send + 'static) -> TaskHandle<T> {
-    let _entered = Context { scope: scope(), origin: None, task: None }.enter();
+    let _entered = Context::of(scope()).enter();
     let name = Task::named("waits").options::<()>(std::panic::Location::caller());
     Run::new(Context::current(), name, call_once(call)).with_handle()
 }

@@ -215,8 +215,9 @@ impl Attempt {
 
     /// Returns the attempt as a call in a child process.
     fn isolated_call(&self, limits: Limits) -> Call {
-        let Claimed { id, token, name, label, attempt, origin, .. } = self.claimed.clone();
-        Call { target: Target::Job { id, token }, name, attempt, label, origin, limits }
+        let Claimed { id, token, name, label, attempt, .. } = self.claimed.clone();
+        let lineage = self.running_job.record().lineage_within().texts();
+        Call { target: Target::Job { id, token }, name, attempt, label, lineage, limits }
     }
 
     fn kind(&self) -> Option<&Kind> {
@@ -367,7 +368,7 @@ impl Ended {
     }
 
     fn end_task(self, is_ours: bool) {
-        let Ended { attempt, outcome, retry_wait, end_task, .. } = self;
+        let Ended { attempt, resolved, outcome, retry_wait, end_task, .. } = self;
         attempt.jobs.shared.running_jobs.remove(&attempt.running_job);
         let end = match (outcome, retry_wait.filter(|_| is_ours)) {
             (Err(failure), _) if attempt.run.is_committed.load(Ordering::Acquire) => {
@@ -378,6 +379,9 @@ impl Ended {
             (Err(failure), Some(wait)) => {
                 let (attempt, attempts) = (attempt.claimed.attempt, attempt.retry().attempts());
                 AttemptEnd::Retrying(failure, ScheduledRetry { attempt, attempts, wait })
+            }
+            (Err(failure), None) if is_ours && matches!(resolved.resolution, Resolution::Dead { .. }) => {
+                AttemptEnd::Dead(failure, attempt.claimed.attempt)
             }
             (outcome, _) => AttemptEnd::Ended(outcome),
         };
@@ -402,6 +406,7 @@ fn stored_message(all: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::background::lineage::Lineage;
     use crate::background::record::Identity;
     use crate::background::scope::{Scope, Values};
     use crate::config::Config;
@@ -417,7 +422,8 @@ mod tests {
         let me = jobs.engine.join().unwrap();
         let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
         let claimed = jobs.engine.claim(&me, &capacities, jobs.now()).unwrap().pop().unwrap();
-        let running_job = jobs.shared.running_jobs.add(&claimed, scope.registry().enter(Identity::test("quick"), None));
+        let running_job =
+            jobs.shared.running_jobs.add(&claimed, scope.registry().enter(Identity::test("quick"), Lineage::default()));
         let report: Report = Arc::new(drop);
         drop_attempt(Attempt::new(&jobs, claimed, running_job, scope.registry(), &report));
         jobs.find(id).unwrap().unwrap().state

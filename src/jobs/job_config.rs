@@ -162,7 +162,7 @@ impl JobConfig {
             priority: new.priority,
             unique: new.unique.map(|key| bounds::key(&key, MOST_KEY).into_owned()),
             when: new.when,
-            origin: Context::current().origin.map(|origin| origin.to_string()),
+            origin: Context::current().lineage.texts().request,
         })
     }
 }

@@ -15,7 +15,7 @@ use super::record::{JobInfo, Millis};
 use super::recorder::{Outcomes, Recorder};
 use super::running::RunningJob;
 use crate::background::handle::TaskHandle;
-use crate::background::request_info::RequestInfo;
+use crate::background::lineage::LineageTexts;
 use crate::background::run::{Prepared, call_once};
 use crate::background::scope::{Context, Scope};
 use crate::background::slots::Admission;
@@ -270,8 +270,8 @@ impl JobRunner {
             Some(deadline) => task.deadline(deadline),
             None => task,
         };
-        let origin = claimed.origin.as_deref().and_then(RequestInfo::parse).map(Arc::new);
-        let context = Context { scope: self.scope.clone(), origin, task: None };
+        let lineage = LineageTexts { request: claimed.origin.clone(), ..LineageTexts::default() }.parse();
+        let context = Context { lineage, ..Context::of(self.scope.clone()) };
         let prepared = Prepared::new(context, task.options::<Attempt>(Location::caller()).for_job(claimed.id));
         let running_job = self.jobs.shared.running_jobs.add(&claimed, prepared.record().clone());
         let attempt = Attempt::new(&self.jobs, claimed, running_job, self.scope.registry(), &self.report);

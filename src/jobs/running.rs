@@ -168,6 +168,7 @@ impl RunningJobs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::background::lineage::Lineage;
     use crate::background::record::Identity;
     use crate::background::registry::Registry;
     use crate::config::Config;
@@ -183,8 +184,8 @@ mod tests {
         let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
         let worker = jobs.engine.join().unwrap();
         let claimed = jobs.engine.claim(&worker, &capacities, jobs.now()).unwrap().pop().unwrap();
-        let running_job =
-            running_jobs.add(&claimed, Registry::new(&Config::default()).enter(Identity::test("quick"), None));
+        let running_job = running_jobs
+            .add(&claimed, Registry::new(&Config::default()).enter(Identity::test("quick"), Lineage::default()));
         running_job.record.update(|progress| (progress.done, progress.total) = (4, 5));
         let before = running_jobs.of(claimed.id);
         let found = jobs.engine.find(claimed.id).unwrap().unwrap();

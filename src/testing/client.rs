@@ -158,7 +158,7 @@ impl TestClient {
     /// assert_eq!(client.failures()[0].failure(), Some("the disk is full"));
     /// ```
     pub fn within<T>(&self, f: impl FnOnce() -> T) -> T {
-        let context = Context { scope: self.service.scope().clone(), origin: None, task: None };
+        let context = Context::of(self.service.scope().clone());
         let _entered = context.enter();
         f()
     }

@@ -79,7 +79,7 @@ fn read(stream: &TcpStream) -> Got {
 /// Sends a webhook, and waits for its outcome without the backoff. Returns the number of logged failures too.
 fn send(webhook: Webhook) -> (Result<(), String>, usize) {
     let scope = Scope::new(Registry::new(&Config::default()), Values::default());
-    let entered = Context { scope: scope.clone(), origin: None, task: None }.enter();
+    let entered = Context::of(scope.clone()).enter();
     let handle = webhook.send();
     drop(entered);
     assert!(scope.registry().wait_until_idle(Instant::now() + Duration::from_secs(30)));

@@ -9,7 +9,7 @@ use crate::mail::smtp_server::{LOCALHOST, Options};
 
 /// Sends `count` mails at once.
 fn send(site: &Site, count: usize) {
-    let _entered = Context { scope: site.0.clone(), origin: None, task: None }.enter();
+    let _entered = Context::of(site.0.clone()).enter();
     (0..count).for_each(|_| drop(mail().send()));
 }
 
@@ -152,7 +152,7 @@ fn a_mail_cancelled_while_waiting_reports_it() {
     wait_until(|| server.received().len() == 1);
     // This mail waits for the connection on a thread, not as a task.
     let waiting = {
-        let _entered = Context { scope: site.0.clone(), origin: None, task: None }.enter();
+        let _entered = Context::of(site.0.clone()).enter();
         Task::named("waits").spawn(|_| mail().send_now())
     };
     wait_until(|| waiting.info().state() == TaskState::Running);

@@ -63,7 +63,7 @@ impl Site {
 
     /// Sends a mail, and waits for its outcome without the backoff.
     fn send(&self, mail: Mail) -> Result<(), String> {
-        let context = Context { scope: self.0.clone(), origin: None, task: None };
+        let context = Context::of(self.0.clone());
         let entered = context.enter();
         let handle = mail.send();
         drop(entered);
@@ -271,7 +271,7 @@ fn a_folder_gets_a_file_for_each_mail() {
 #[test]
 fn send_now_reports_its_outcome() {
     let site = Site::new("memory:");
-    let _entered = Context { scope: site.0.clone(), origin: None, task: None }.enter();
+    let _entered = Context::of(site.0.clone()).enter();
     mail().send_now().unwrap();
     assert!(Mail::to("nobody").send_now().is_err());
     assert_eq!((site.outbox().len(), site.0.registry().counts().ended), (1, 0));
