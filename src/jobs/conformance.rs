@@ -23,8 +23,8 @@ use std::time::{Duration, Instant};
 
 use super::engine::{
     CLOCK_SLACK, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK, LastValues,
-    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, Steps, When, WorkerId,
-    wait_after_interruption,
+    MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OF_TRACE, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, Steps,
+    When, WorkerId, wait_after_interruption,
 };
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 use crate::background::output::Output;
@@ -93,6 +93,9 @@ macro_rules! conformance {
             finished_jobs_are_pruned_by_age,
             finished_jobs_are_pruned_by_count,
             lists_are_paged,
+            the_jobs_of_a_trace_are_listed_oldest_first_in_every_state,
+            a_trace_forgets_deleted_jobs,
+            a_trace_lists_its_first_jobs,
             counts_and_queues_match_the_jobs,
             dead_jobs_are_counted_by_cause,
             unknown_ids_are_not_an_error,
@@ -162,6 +165,8 @@ const LONG: Duration = Duration::from_secs(3600);
 const YEAR: Millis = 365 * 24 * 3_600_000;
 
 const QUEUE: &str = "default";
+
+const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
 
 /// A process with its handle of the engine and its worker.
 struct Process {
@@ -266,6 +271,8 @@ fn entry() -> Entry {
         unique: None,
         when: When::Now,
         origin: None,
+        trace: None,
+        parent: None,
     }
 }
 
@@ -283,6 +290,10 @@ fn timed(when: When) -> Entry {
 
 fn of_queue(queue: &str) -> Entry {
     Entry { queue: queue.to_owned(), ..entry() }
+}
+
+fn of_trace(trace: &str) -> Entry {
+    Entry { trace: Some(trace.to_owned()), ..entry() }
 }
 
 fn capacity(queue: &str, free: usize) -> Capacity {
@@ -441,8 +452,8 @@ pub(crate) fn one_claim_serves_many_queues(bench: &dyn Bench) {
 
 pub(crate) fn a_claim_returns_all_fields_of_the_job(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
-    let full =
-        Entry { priority: 3, unique: Some("photo-7".into()), origin: Some("POST /orders 3f9a1c".into()), ..entry() };
+    let (origin, parent) = (Some("POST /orders 3f9a1c".into()), Some("task 17".into()));
+    let full = Entry { priority: 3, unique: Some("photo-7".into()), origin, parent, ..of_trace(TRACE) };
     let id = one.add(full.clone(), T);
     let waiting = other.info(id);
     assert_eq!((waiting.state, waiting.attempt, waiting.interruptions), (JobState::Waiting, 0, 0));
@@ -450,11 +461,13 @@ pub(crate) fn a_claim_returns_all_fields_of_the_job(bench: &dyn Bench) {
     assert_eq!((waiting.priority, &waiting.unique, &waiting.failures), (3, &full.unique, &Vec::new()));
     assert_eq!((&waiting.name, &waiting.label, &waiting.payload), (&full.name, &full.label, &full.payload));
     assert_eq!((&waiting.queue, &waiting.request), (&full.queue, &full.origin));
+    assert_eq!((&waiting.trace, &waiting.parent), (&full.trace, &full.parent));
 
     let claimed = other.take_one(T + 5);
     assert_eq!((claimed.id, claimed.attempt, claimed.enqueued_at), (id, 1, T));
     assert_eq!((&claimed.name, &claimed.label, &claimed.payload), (&full.name, &full.label, &full.payload));
     assert_eq!((&claimed.queue, &claimed.origin), (&full.queue, &full.origin));
+    assert_eq!((&claimed.trace, &claimed.parent), (&full.trace, &full.parent));
     let running = JobInfo { state: JobState::Running, attempt: 1, began_at: Some(T + 5), ..waiting };
     assert_eq!(one.info(id), running);
 }
@@ -1346,6 +1359,48 @@ pub(crate) fn lists_are_paged(bench: &dyn Bench) {
     assert_eq!(page(Some(all[3]), 2), [all[2], all[1]]);
     assert_eq!(page(Some(all[4]), 2), [all[2], all[1]]);
     assert!(one.list(JobState::Dead, None, 9).unwrap().is_empty());
+}
+
+pub(crate) fn the_jobs_of_a_trace_are_listed_oldest_first_in_every_state(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    one.add(of_trace("00000000000000000000000000000001"), T);
+    one.add(entry(), T);
+    let jobs = one.enqueue(vec![of_trace(TRACE); 4], T).unwrap();
+    let late = other.add(Entry { when: When::After(YEAR), ..of_trace(TRACE) }, T);
+    let jobs: Vec<u64> = jobs.iter().map(|new| new.id).chain([late]).collect();
+    let claimed = other.take(5, T);
+    one.finish(&claimed[2], with_output("7"), T + 1);
+    one.finish(&claimed[3], dead("broken"), T + 1);
+    one.cancel(jobs[3], T + 1).unwrap();
+    let listed = other.of_trace(TRACE, MOST_OF_TRACE).unwrap();
+    assert_eq!(listed.iter().map(|job| job.id).collect::<Vec<_>>(), jobs);
+    let states: Vec<JobState> = listed.iter().map(|job| job.state).collect();
+    use JobState::{Cancelled, Dead, Done, Running, Scheduled};
+    assert_eq!(states, [Done, Dead, Running, Cancelled, Scheduled]);
+    assert_eq!((&listed[0].output, listed[1].failures.len()), (&StoredOutput::LeftOut, 1));
+    assert_eq!(other.of_trace(TRACE, 2).unwrap(), listed[..2]);
+    assert_eq!(other.of_trace("00000000000000000000000000000002", MOST_OF_TRACE).unwrap(), []);
+}
+
+pub(crate) fn a_trace_forgets_deleted_jobs(bench: &dyn Bench) {
+    let process = Process::of(bench);
+    let jobs: Vec<u64> = (0..3).map(|_| process.add(of_trace(TRACE), T)).collect();
+    process.cancel(jobs[0], T).unwrap();
+    process.prune(Retention { age: Duration::MAX, count: 0 }, T).unwrap();
+    process.discard(jobs[1]).unwrap();
+    let listed = || process.of_trace(TRACE, MOST_OF_TRACE).unwrap().iter().map(|job| job.id).collect::<Vec<_>>();
+    assert_eq!(listed(), [jobs[2]]);
+    process.discard(jobs[2]).unwrap();
+    assert_eq!(listed(), Vec::<u64>::new());
+}
+
+pub(crate) fn a_trace_lists_its_first_jobs(bench: &dyn Bench) {
+    let process = Process::of(bench);
+    let jobs = process.enqueue(vec![of_trace(TRACE); MOST_OF_TRACE + 10], T).unwrap();
+    let listed = process.of_trace(TRACE, MOST_OF_TRACE).unwrap();
+    assert!(listed.iter().map(|job| job.id).eq(jobs[..MOST_OF_TRACE].iter().map(|new| new.id)));
+    let last = jobs.last().unwrap().id;
+    assert!(process.discard(last).unwrap() && process.find(last).unwrap().is_none());
 }
 
 pub(crate) fn counts_and_queues_match_the_jobs(bench: &dyn Bench) {

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use crate::background::lineage::LineageTexts;
 use crate::background::output::Output;
 use crate::error::{Error, Result};
 use crate::sync::Notify;
@@ -56,6 +57,9 @@ pub(crate) const LATEST_TICK: Millis = 24 * 3_600_000;
 
 /// The number of failures that are kept of one job: the last ones.
 pub(crate) const MOST_FAILURES: usize = 25;
+
+/// The number of jobs of one trace that can be listed.
+pub(crate) const MOST_OF_TRACE: usize = 500;
 
 /// A job store. The module's documentation says what all engines have in common.
 pub(crate) trait Engine: Send + Sync + 'static {
@@ -148,6 +152,10 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// ([`StoredOutput::LeftOut`](super::record::StoredOutput)).
     fn list(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>>;
 
+    /// Returns at most `most` jobs of a trace, the oldest first, without their outputs. Of a trace with more than
+    /// [`MOST_OF_TRACE`] jobs, later ones may be missing.
+    fn of_trace(&self, trace: &str, most: usize) -> Result<Vec<JobInfo>>;
+
     /// Returns the number of jobs in each state.
     fn counts(&self) -> Result<JobCounts>;
 
@@ -197,6 +205,10 @@ pub(crate) struct Entry {
     pub(crate) unique: Option<String>,
     pub(crate) when: When,
     pub(crate) origin: Option<String>,
+    /// The trace id of the request or the work that enqueued the job: 32 hexadecimal digits.
+    pub(crate) trace: Option<String>,
+    /// The task or job that enqueued the job: `task 17`, `job 4`.
+    pub(crate) parent: Option<String>,
 }
 
 /// The time when a job may start.
@@ -268,7 +280,17 @@ pub(crate) struct Claimed {
     /// The number of the attempt, from 1.
     pub(crate) attempt: u32,
     pub(crate) origin: Option<String>,
+    pub(crate) trace: Option<String>,
+    pub(crate) parent: Option<String>,
     pub(crate) enqueued_at: Millis,
+}
+
+impl Claimed {
+    /// Returns the lineage of the job.
+    pub(crate) fn lineage(&self) -> LineageTexts {
+        let (request, trace, parent) = (self.origin.clone(), self.trace.clone(), self.parent.clone());
+        LineageTexts { request, trace, parent }
+    }
 }
 
 /// A job that a worker says it runs, with its progress.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::engine::{Engine, Enqueued};
+use super::engine::{Engine, Enqueued, MOST_OF_TRACE};
 use super::job::{Job, NewJob};
 use super::job_config::JobConfig;
 use super::progress::{JobFollowers, progress};
@@ -248,11 +248,26 @@ impl Jobs {
 
     /// Like [`list`](Jobs::list), with at most `most` jobs.
     pub(crate) fn newest(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
+        self.up_to_date(|engine| engine.list(state, before, most))
+    }
+
+    /// Returns jobs of the engine with the progress of those that run here.
+    fn up_to_date(&self, list: impl FnOnce(&dyn Engine) -> Result<Vec<JobInfo>>) -> Result<Vec<JobInfo>> {
         let here = self.shared.running_jobs.all();
-        let jobs = self.engine.list(state, before, most)?;
+        let jobs = list(&*self.engine)?;
         let mut jobs = jobs.into_iter().map(|job| self.shared.running_jobs.up_to_date(job, &here)).collect::<Vec<_>>();
         self.set_paused(&mut jobs)?;
         Ok(jobs)
+    }
+
+    /// Returns the jobs of a trace (32 hexadecimal digits), the oldest first: at most [`MOST_OF_TRACE`]. Their outputs are
+    /// left out.
+    ///
+    /// # Errors
+    /// An error if the engine is unreachable.
+    #[allow(dead_code, reason = "the page of a request lists them")]
+    pub(crate) fn of_trace(&self, trace: &str) -> Result<Vec<JobInfo>> {
+        self.up_to_date(|engine| engine.of_trace(trace, MOST_OF_TRACE))
     }
 
     /// Marks the jobs that wait in a paused queue.

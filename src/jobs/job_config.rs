@@ -16,6 +16,7 @@ use crate::background::output::Output;
 use crate::background::retry::Retry;
 use crate::background::scope::Context;
 use crate::background::task_context::TaskContext;
+use crate::background::trace_id::TraceId;
 use crate::bounds;
 use crate::error::{Error, Result};
 use crate::isolate::Limits;
@@ -154,6 +155,7 @@ impl JobConfig {
         if payload.len() > MOST_PAYLOAD {
             return Err(too_large("payload", J::NAME, payload.len()));
         }
+        let lineage = Context::current().lineage.texts();
         Ok(Entry {
             name: J::NAME.to_owned(),
             label: bounds::shorten(&new.job.label(), MOST_NAME).into_owned(),
@@ -162,7 +164,10 @@ impl JobConfig {
             priority: new.priority,
             unique: new.unique.map(|key| bounds::key(&key, MOST_KEY).into_owned()),
             when: new.when,
-            origin: Context::current().lineage.texts().request,
+            origin: lineage.request,
+            // Work outside of all requests and tasks begins a trace.
+            trace: lineage.trace.or_else(|| Some(TraceId::new().to_string())),
+            parent: lineage.parent,
         })
     }
 }

@@ -40,6 +40,8 @@ struct State {
     prunable: BTreeSet<(Millis, u64)>,
     /// The unique keys in use, each with the name of the job's type.
     unique: HashMap<(String, String), u64>,
+    /// The jobs of each trace.
+    by_trace: HashMap<String, BTreeSet<u64>>,
     workers: BTreeMap<String, Worker>,
     paused: BTreeSet<String>,
     ticks: HashMap<String, Millis>,
@@ -170,7 +172,7 @@ impl Engine for Memory {
     fn discard(&self, id: u64) -> Result<bool> {
         let mut state = self.state();
         let is_removable = state.jobs.get(&id).is_some_and(|job| job.info.state != JobState::Running);
-        Ok(is_removable && state.take(id).is_some())
+        Ok(is_removable && state.remove(id))
     }
 
     fn pause(&self, queue: &str, paused: bool) -> Result<()> {
@@ -197,6 +199,12 @@ impl Engine for Memory {
         let Some(ids) = all.by_state.get(&state) else { return Ok(Vec::new()) };
         let newest_first = ids.range(..before.unwrap_or(u64::MAX)).rev().take(most);
         Ok(newest_first.filter_map(|id| all.jobs.get(id)).map(|job| job.info.clone().without_output()).collect())
+    }
+
+    fn of_trace(&self, trace: &str, most: usize) -> Result<Vec<JobInfo>> {
+        let state = self.state();
+        let ids = state.by_trace.get(trace).into_iter().flatten().take(most);
+        Ok(ids.filter_map(|id| state.jobs.get(id)).map(|job| job.info.clone().without_output()).collect())
     }
 
     fn counts(&self) -> Result<JobCounts> {
@@ -284,6 +292,19 @@ impl State {
         self.jobs.insert(id, job);
     }
 
+    /// Deletes a job. Returns true if there was one.
+    fn remove(&mut self, id: u64) -> bool {
+        let Some(job) = self.take(id) else { return false };
+        let Some(trace) = &job.info.trace else { return true };
+        if let Some(jobs) = self.by_trace.get_mut(trace) {
+            jobs.remove(&id);
+        }
+        if self.by_trace.get(trace).is_some_and(BTreeSet::is_empty) {
+            self.by_trace.remove(trace);
+        }
+        true
+    }
+
     /// Changes a job. This is the only way to do so: it moves the job from the indexes of its old state to those of the
     /// new one.
     fn change(&mut self, id: u64, change: impl FnOnce(&mut Job)) {
@@ -359,6 +380,9 @@ impl State {
             return Enqueued { id: *id, is_new: false };
         }
         self.last_id += 1;
+        if let Some(trace) = &job.info.trace {
+            self.by_trace.entry(trace.clone()).or_default().insert(job.info.id);
+        }
         self.put(Box::new(job));
         Enqueued { id: self.last_id, is_new: true }
     }
@@ -475,7 +499,7 @@ impl State {
             if ended_at >= oldest && self.prunable.len() as u64 <= keep.count {
                 break;
             }
-            self.take(id);
+            self.remove(id);
             pruned += 1;
         }
         pruned
@@ -505,6 +529,8 @@ impl Job {
             payload: entry.payload,
             unique: entry.unique,
             request: entry.origin,
+            trace: entry.trace,
+            parent: entry.parent,
             enqueued_at: now,
             due_at: now,
             began_at: None,
@@ -550,6 +576,8 @@ impl Job {
             queue: info.queue.clone(),
             attempt: info.attempt,
             origin: info.request.clone(),
+            trace: info.trace.clone(),
+            parent: info.parent.clone(),
             enqueued_at: info.enqueued_at,
         }
     }
@@ -728,6 +756,8 @@ mod tests {
             unique: i.is_multiple_of(100).then(|| i.to_string()),
             when: if i.is_multiple_of(50) { When::After((i % 1_000) as Millis) } else { When::Now },
             origin: None,
+            trace: Some(format!("{:032x}", i / 3)),
+            parent: None,
         }
     }
 
@@ -799,6 +829,7 @@ mod tests {
         let state = memory.state();
         assert!(state.jobs.is_empty() && state.queue_entries.is_empty() && state.scheduled.is_empty());
         assert!(state.prunable.is_empty() && state.unique.is_empty() && state.workers.is_empty());
+        assert!(state.by_trace.is_empty());
         assert!(state.by_state.values().all(BTreeSet::is_empty) && state.listeners.is_empty());
     }
 }

@@ -148,6 +148,11 @@ pub struct JobInfo {
     pub unique: Option<String>,
     /// The request that enqueued the job: `POST /orders 3f9a1c`.
     pub request: Option<String>,
+    /// The trace id of the request or the work that enqueued the job, by which all that it started is found: 32
+    /// hexadecimal digits. `None` for a job that an earlier version enqueued.
+    pub trace: Option<String>,
+    /// The task or job that enqueued the job: `task 17`, `job 4`. `None` if the request itself or a schedule did.
+    pub parent: Option<String>,
     /// The time when the job was enqueued; milliseconds since 1970, like all times here.
     pub enqueued_at: i64,
     /// The time when the job is, or was, due.

@@ -15,7 +15,6 @@ use super::record::{JobInfo, Millis};
 use super::recorder::{Outcomes, Recorder};
 use super::running::RunningJob;
 use crate::background::handle::TaskHandle;
-use crate::background::lineage::LineageTexts;
 use crate::background::run::{Prepared, call_once};
 use crate::background::scope::{Context, Scope};
 use crate::background::slots::Admission;
@@ -270,7 +269,7 @@ impl JobRunner {
             Some(deadline) => task.deadline(deadline),
             None => task,
         };
-        let lineage = LineageTexts { request: claimed.origin.clone(), ..LineageTexts::default() }.parse();
+        let lineage = claimed.lineage().parse();
         let context = Context { lineage, ..Context::of(self.scope.clone()) };
         let prepared = Prepared::new(context, task.options::<Attempt>(Location::caller()).for_job(claimed.id));
         let running_job = self.jobs.shared.running_jobs.add(&claimed, prepared.record().clone());

@@ -5,6 +5,7 @@ use jiff::Timestamp;
 use super::crontab::Crontab;
 use super::engine::{Engine, Entry};
 use super::record::Millis;
+use crate::background::trace_id::TraceId;
 use crate::error::{Error, Result};
 
 /// A job with the times at which it is enqueued.
@@ -47,12 +48,17 @@ impl Schedule {
         };
         match self.last_due(last, now)? {
             Some(due) => {
-                engine.tick(&self.name, due, Some(self.entry.clone()), now)?;
+                engine.tick(&self.name, due, Some(self.new_entry()), now)?;
                 self.after(now)
             }
             // The clock may have been set back before the last tick.
             None => self.after(last.max(now)),
         }
+    }
+
+    /// Returns the record of a new job, which begins a trace.
+    fn new_entry(&self) -> Entry {
+        Entry { trace: Some(TraceId::new().to_string()), ..self.entry.clone() }
     }
 
     /// Returns the last due time after `after`, and at or before `up_to`.
@@ -92,7 +98,8 @@ mod tests {
 
     fn schedule(crontab: &str) -> Schedule {
         let [name, label, payload, queue] = ["a", "a", "null", "default"].map(str::to_owned);
-        let entry = Entry { name, label, payload, queue, priority: 0, unique: None, when: When::Now, origin: None };
+        let (priority, unique, when, origin, trace, parent) = (0, None, When::Now, None, None, None);
+        let entry = Entry { name, label, payload, queue, priority, unique, when, origin, trace, parent };
         Schedule::new(crontab, entry, 0).unwrap()
     }
 

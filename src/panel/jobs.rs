@@ -215,6 +215,9 @@ mod tests {
         fn list(&self, _: JobState, _: Option<u64>, _: usize) -> Result<Vec<JobInfo>> {
             self.fail()
         }
+        fn of_trace(&self, _: &str, _: usize) -> Result<Vec<JobInfo>> {
+            self.fail()
+        }
         fn counts(&self) -> Result<JobCounts> {
             self.fail()
         }

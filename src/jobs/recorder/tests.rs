@@ -156,6 +156,9 @@ impl Engine for Faulty {
     fn list(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
         self.memory.list(state, before, most)
     }
+    fn of_trace(&self, trace: &str, most: usize) -> Result<Vec<JobInfo>> {
+        self.memory.of_trace(trace, most)
+    }
     fn counts(&self) -> Result<JobCounts> {
         self.memory.counts()
     }

@@ -10,12 +10,13 @@
 --   due                     the scheduled jobs, by time
 --   ended                   the jobs that prune may delete, by the time of their end
 --   uniques                 the unique keys in use, with the id of the job
+--   trace:<trace>           the ids of the jobs of a trace, in the order of their ids: at most MOST_OF_TRACE
 -- A running job is pending in its stream, and its entry there is deleted when it stops running. Numbers stay strings
 -- where possible: Lua prints large ones inexactly.
 
 local P, CALLER, CALL = ARGV[1], ARGV[2], ARGV[3]
 local GROUP, LATE = 'aside', ARGV[1] .. 'late'
-local MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP = 25, 10, 60000
+local MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OF_TRACE, PRIORITY_STEP = 25, 10, 500, 60000
 local CLOCK_SLACK, LATEST_TICK = 15000, 86400000
 local call = redis.call
 
@@ -208,14 +209,28 @@ local function interrupt(job, now)
   finish(job, 'dead', now)
 end
 
--- Stores a new job, whose nine values start at that argument. Returns `<id> 1`, or the id of the job with its unique
+local function trace_key(trace) return P .. 'trace:' .. trace end
+
+local function add_to_trace(id, trace)
+  call('HSET', job_key(id), 'trace', trace)
+  if call('RPUSH', trace_key(trace), id) > MOST_OF_TRACE then call('RPOP', trace_key(trace)) end
+end
+
+-- Deletes a job that was taken from its indexes.
+local function delete(id)
+  local trace = call('HGET', job_key(id), 'trace')
+  if trace then call('LREM', trace_key(trace), 1, id) end
+  call('DEL', job_key(id), P .. 'failures:' .. id)
+end
+
+-- Stores a new job, whose eleven values start at that argument. Returns `<id> 1`, or the id of the job with its unique
 -- key and 0.
 local function enqueue(at, now)
   local job = {
     name = ARGV[at], queue = ARGV[at + 3], priority = ARGV[at + 4], attempt = '0', interruptions = '0', worker = '',
     cancelling = '0', ended_at = '', wait = ARGV[at + 8],
   }
-  local unique, origin = ARGV[at + 5], ARGV[at + 6]
+  local unique, origin, trace, parent = ARGV[at + 5], ARGV[at + 6], ARGV[at + 9], ARGV[at + 10]
   if unique ~= '' then
     job.unique = string.sub(unique, 2)
     local owner = call('HGET', P .. 'uniques', unique_field(job))
@@ -226,6 +241,8 @@ local function enqueue(at, now)
     'priority', job.priority, 'enqueued_at', now)
   if job.unique then call('HSET', job_key(job.id), 'unique', job.unique) end
   if origin ~= '' then call('HSET', job_key(job.id), 'origin', string.sub(origin, 2)) end
+  if parent ~= '' then call('HSET', job_key(job.id), 'parent', string.sub(parent, 2)) end
+  if trace ~= '' then add_to_trace(job.id, string.sub(trace, 2)) end
   wait_until(job, ARGV[at + 7], now)
   put(job)
   return job.id .. ' 1'

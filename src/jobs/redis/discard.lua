@@ -4,5 +4,5 @@ if stored then return stored end
 local job = read(ARGV[4])
 if not job or job.state == 'running' then return reply('0') end
 take(job)
-call('DEL', job_key(job.id), P .. 'failures:' .. job.id)
+delete(job.id)
 return reply('1')

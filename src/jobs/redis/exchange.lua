@@ -7,12 +7,16 @@
 local now, worker, many_ended = ARGV[4], ARGV[5], tonumber(ARGV[6])
 local FIRST_CAPACITY = 7 + 12 * many_ended
 
+local function row(id, job)
+  return { id, job[1], job[2], job[3], job[4], job[5], job[6], job[7], { job[8], job[9], job[10] } }
+end
+
 local function claimed_values(ids)
   local jobs = {}
   for _, id in ipairs(ids) do
-    local job = call('HMGET', job_key(id), 'token', 'name', 'label', 'payload', 'queue', 'attempt', 'origin',
-      'enqueued_at', 'worker', 'state')
-    if job[9] == worker and job[10] == 'running' then jobs[#jobs + 1] = { id, unpack(job, 1, 8) } end
+    local job = call('HMGET', job_key(id), 'token', 'name', 'label', 'payload', 'queue', 'attempt', 'enqueued_at',
+      'origin', 'trace', 'parent', 'worker', 'state')
+    if job[11] == worker and job[12] == 'running' then jobs[#jobs + 1] = row(id, job) end
   end
   return jobs
 end
@@ -207,7 +211,8 @@ end
 
 local function begin(first, at)
   local id, key = first.id, job_key(first.id)
-  local job = call('HMGET', key, 'token', 'name', 'label', 'payload', 'queue', 'attempt', 'origin', 'enqueued_at')
+  local job = call('HMGET', key, 'token', 'name', 'label', 'payload', 'queue', 'attempt', 'enqueued_at', 'origin', 'trace',
+    'parent')
   -- Unique among all claims of the job, even if the server has lost its last second: so the token is not a counter.
   local token = text(math.max(at, tonumber(job[1] or '0') + 1))
   local attempt = text(tonumber(job[6]) + 1)
@@ -219,7 +224,7 @@ local function begin(first, at)
   count_later('waiting', job[5], -1)
   count_later('running', job[5], 1)
   job[1], job[6] = token, attempt
-  return { id, unpack(job, 1, 8) }
+  return row(id, job)
 end
 
 local claimed, ids, fault = {}, {}, ''

@@ -1,27 +1,2 @@
--- Arguments: state, the id before which to start (after `(`, or `+inf`), limit. Returns the fields and the failures
--- of each job. An output may have a megabyte, and is left out: `has_output` says that there is one.
-local SHOWN = {
-  'state', 'queue', 'priority', 'name', 'label', 'payload', 'unique', 'origin', 'attempt', 'interruptions', 'cancelling',
-  'enqueued_at', 'due_at', 'began_at', 'ended_at', 'done', 'total', 'message',
-}
-
-local function fields_of(id)
-  local fields = {}
-  for i, value in ipairs(call('HMGET', job_key(id), unpack(SHOWN))) do
-    if value then
-      table.insert(fields, SHOWN[i])
-      table.insert(fields, value)
-    end
-  end
-  if call('HEXISTS', job_key(id), 'output') == 1 then
-    table.insert(fields, 'has_output')
-    table.insert(fields, '1')
-  end
-  return fields
-end
-
-local found = {}
-for _, id in ipairs(call('ZREVRANGEBYSCORE', P .. 'state:' .. ARGV[4], ARGV[5], '-inf', 'LIMIT', 0, ARGV[6])) do
-  table.insert(found, { id, fields_of(id), call('LRANGE', P .. 'failures:' .. id, 0, -1) })
-end
-return found
+-- Arguments: state, the id before which to start (after `(`, or `+inf`), limit. Returns the jobs as `shown`.
+return shown(call('ZREVRANGEBYSCORE', P .. 'state:' .. ARGV[4], ARGV[5], '-inf', 'LIMIT', 0, ARGV[6]))

@@ -247,6 +247,11 @@ impl Engine for Redis {
         shown.into_iter().map(values::info).collect()
     }
 
+    fn of_trace(&self, trace: &str, most: usize) -> Result<Vec<JobInfo>> {
+        let shown: Vec<values::Shown> = self.run(&scripts::OF_TRACE, &values![trace, most.min(i32::MAX as usize)])?;
+        shown.into_iter().map(values::info).collect()
+    }
+
     fn counts(&self) -> Result<JobCounts> {
         let numbers: Vec<u64> = self.run(&scripts::COUNTS, &counted())?;
         Ok(counts_of(numbers))

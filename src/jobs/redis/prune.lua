@@ -9,6 +9,6 @@ end
 for _, member in ipairs(gone) do
   local job = read(unpadded(member))
   take(job)
-  call('DEL', job_key(job.id), P .. 'failures:' .. job.id)
+  delete(job.id)
 end
 return #gone

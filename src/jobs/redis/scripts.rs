@@ -9,12 +9,12 @@ use std::sync::LazyLock;
 use redis::Script;
 
 macro_rules! scripts {
-    ($($name:ident $file:literal $flags:literal,)*) => {
+    ($($name:ident $($file:literal)+, $flags:literal,)*) => {
         $(pub(super) static $name: LazyLock<Script> = LazyLock::new(|| {
             let code = [
                 concat!("#!lua flags=no-cluster", $flags, "\n"),
                 include_str!("common.lua"),
-                include_str!($file),
+                $(include_str!($file),)+
             ];
             Script::new(&code.concat())
         });)*
@@ -22,27 +22,28 @@ macro_rules! scripts {
 }
 
 scripts! {
-    ENQUEUE "enqueue.lua" "",
-    TICK "tick.lua" "",
-    JOIN "join.lua" ",allow-oom",
-    LEAVE "leave.lua" ",allow-oom",
-    HEARTBEAT "heartbeat.lua" ",allow-oom",
-    WORKERS "workers.lua" ",no-writes",
-    RECOVER "recover.lua" ",allow-oom",
-    EXCHANGE "exchange.lua" ",allow-oom",
-    CANCEL "cancel.lua" ",allow-oom",
-    REVIVE "revive.lua" ",allow-oom",
-    DISCARD "discard.lua" ",allow-oom",
-    PAUSE "pause.lua" ",allow-oom",
-    PRUNE "prune.lua" ",allow-oom",
-    CLOCK_WENT_BACK "clock_went_back.lua" ",allow-oom",
-    FIND "find.lua" ",no-writes",
-    LIST "list.lua" ",no-writes",
-    COUNTS "counts.lua" ",no-writes",
-    QUEUES "queues.lua" ",no-writes",
-    WAKE "wake.lua" ",allow-oom",
-    NEXT_DUE "next_due.lua" ",no-writes",
-    LAST_TICK "last_tick.lua" ",no-writes",
-    SKIP "skip.lua" ",allow-oom",
-    CHECK "check.lua" "",
+    ENQUEUE "enqueue.lua", "",
+    TICK "tick.lua", "",
+    JOIN "join.lua", ",allow-oom",
+    LEAVE "leave.lua", ",allow-oom",
+    HEARTBEAT "heartbeat.lua", ",allow-oom",
+    WORKERS "workers.lua", ",no-writes",
+    RECOVER "recover.lua", ",allow-oom",
+    EXCHANGE "exchange.lua", ",allow-oom",
+    CANCEL "cancel.lua", ",allow-oom",
+    REVIVE "revive.lua", ",allow-oom",
+    DISCARD "discard.lua", ",allow-oom",
+    PAUSE "pause.lua", ",allow-oom",
+    PRUNE "prune.lua", ",allow-oom",
+    CLOCK_WENT_BACK "clock_went_back.lua", ",allow-oom",
+    FIND "find.lua", ",no-writes",
+    LIST "shown.lua" "list.lua", ",no-writes",
+    OF_TRACE "shown.lua" "of_trace.lua", ",no-writes",
+    COUNTS "counts.lua", ",no-writes",
+    QUEUES "queues.lua", ",no-writes",
+    WAKE "wake.lua", ",allow-oom",
+    NEXT_DUE "next_due.lua", ",no-writes",
+    LAST_TICK "last_tick.lua", ",no-writes",
+    SKIP "skip.lua", ",allow-oom",
+    CHECK "check.lua", "",
 }

@@ -17,7 +17,7 @@ use crate::error::{Result, Status};
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::{
     Capacity, ClaimRequest, Claimed, EndedAttempt, Engine, Entry, Exchanged, HeartbeatReply, HeldJob, LastValues,
-    Resolution, ResolvedAttempt, Retention, Unavailable, When, WorkerId,
+    MOST_OF_TRACE, Resolution, ResolvedAttempt, Retention, Unavailable, When, WorkerId,
 };
 use crate::jobs::memory::Memory;
 use crate::jobs::record::{Cause, JobCounts, JobState, Millis, StoredOutput};
@@ -84,6 +84,8 @@ fn entry(label: &str) -> Entry {
         unique: None,
         when: When::Now,
         origin: None,
+        trace: None,
+        parent: None,
     }
 }
 
@@ -765,7 +767,8 @@ impl Dice {
         };
         let queue = ["default", "mail"][self.throw(2) as usize].to_owned();
         let unique = (self.throw(4) == 0).then(|| self.throw(5).to_string());
-        Entry { queue, unique, when, priority: self.throw(3) as i32 - 1, ..entry("job") }
+        let trace = (self.throw(3) > 0).then(|| self.throw(5).to_string());
+        Entry { queue, unique, when, trace, priority: self.throw(3) as i32 - 1, ..entry("job") }
     }
 
     fn resolution(&mut self) -> Resolution {
@@ -842,7 +845,8 @@ impl<E: Engine> Player<E> {
             .collect();
         let engine = &self.engine;
         let (counts, queues, due) = (engine.counts().unwrap(), engine.queues().unwrap(), engine.next_due().unwrap());
-        format!("{jobs:#?}\n{counts:?} {queues:?} {due:?}")
+        let traces: Vec<_> = (0..5).map(|trace| engine.of_trace(&trace.to_string(), 9999).unwrap()).collect();
+        format!("{jobs:#?}\n{counts:?} {queues:?} {due:?}\n{traces:?}")
     }
 }
 
@@ -883,6 +887,19 @@ fn a_record_of_an_earlier_version_is_read() {
     assert_eq!(found.output, StoredOutput::Absent);
     assert_eq!(engine.list(JobState::Done, None, 9).unwrap(), [found]);
     assert!(engine.discard(1).unwrap());
+}
+
+#[test]
+fn the_list_of_a_trace_is_bounded_and_deleted_with_its_last_job() {
+    let Some(server) = RedisServer::start(&[]) else { return };
+    let engine = open(&server);
+    let traced = Entry { trace: Some("4bf9".to_owned()), ..entry("job") };
+    let jobs = engine.enqueue(vec![traced; MOST_OF_TRACE + 9], T).unwrap();
+    assert_eq!(ask::<usize>(&server, "LLEN aside:trace:4bf9"), MOST_OF_TRACE);
+    for job in jobs {
+        assert!(engine.discard(job.id).unwrap());
+    }
+    assert_eq!(ask::<usize>(&server, "EXISTS aside:trace:4bf9"), 0);
 }
 
 #[test]

@@ -26,16 +26,17 @@ fn optional(text: Option<&str>) -> String {
     text.map(|text| format!("={text}")).unwrap_or_default()
 }
 
-/// The nine values of a new job.
-pub(super) fn entry(entry: Entry, now: Millis) -> [String; 9] {
+/// The eleven values of a new job.
+pub(super) fn entry(entry: Entry, now: Millis) -> [String; 11] {
     let (due, wait) = match entry.when {
         When::Now => (now, String::new()),
         When::At(time) => (time, String::new()),
         When::After(wait) => (now.saturating_add(wait), exact(wait).to_string()),
     };
-    let (unique, origin) = (optional(entry.unique.as_deref()), optional(entry.origin.as_deref()));
+    let [unique, origin, trace, parent] =
+        [entry.unique, entry.origin, entry.trace, entry.parent].map(|text| optional(text.as_deref()));
     let (priority, due) = (entry.priority.to_string(), exact(due).to_string());
-    [entry.name, entry.label, entry.payload, entry.queue, priority, unique, origin, due, wait]
+    [entry.name, entry.label, entry.payload, entry.queue, priority, unique, origin, due, wait, trace, parent]
 }
 
 /// Parses the reply `7 1 3 0`: the new job 7, and the existing job 3.
@@ -88,13 +89,16 @@ pub(super) fn held(held: &HeldJob) -> [String; 6] {
     [held.id.to_string(), held.token.to_string(), has_progress, done, total, message]
 }
 
-/// A claimed job as `exchange.lua` returns it: id, token, name, label, payload, queue, attempt, origin, and the time when
-/// it was enqueued.
-pub(super) type ClaimedRow = (u64, u64, String, String, String, String, u32, Option<String>, Millis);
+/// A claimed job as `exchange.lua` returns it: id, token, name, label, payload, queue, attempt, the time when it was
+/// enqueued, and its origin, trace and parent.
+pub(super) type ClaimedRow = (u64, u64, String, String, String, String, u32, Millis, Origin);
+
+/// The origin, trace and parent of a job.
+pub(super) type Origin = (Option<String>, Option<String>, Option<String>);
 
 fn claimed(row: ClaimedRow) -> Claimed {
-    let (id, token, name, label, payload, queue, attempt, origin, enqueued_at) = row;
-    Claimed { id, token, name, label, payload, queue, attempt, origin, enqueued_at }
+    let (id, token, name, label, payload, queue, attempt, enqueued_at, (origin, trace, parent)) = row;
+    Claimed { id, token, name, label, payload, queue, attempt, origin, trace, parent, enqueued_at }
 }
 
 /// Returns the claimed jobs. A fault is an error only if no job was claimed: the claimed jobs must run, and the next claim
@@ -139,6 +143,8 @@ pub(super) fn info((id, mut fields, failures): Shown) -> Result<JobInfo> {
         payload: text("payload").unwrap_or_default(),
         unique: text("unique"),
         request: text("origin"),
+        trace: text("trace"),
+        parent: text("parent"),
         enqueued_at,
         due_at,
         began_at,

@@ -294,6 +294,11 @@ impl Engine for Sqlite {
         self.read(move |db| statements::list(db, state, before, most))
     }
 
+    fn of_trace(&self, trace: &str, most: usize) -> Result<Vec<JobInfo>> {
+        let trace = trace.to_owned();
+        self.read(move |db| statements::of_trace(db, &trace, most))
+    }
+
     fn counts(&self) -> Result<JobCounts> {
         self.read(statements::counts)
     }

@@ -75,8 +75,9 @@ pub(super) fn enqueue(db: &Connection, entry: &Entry, now: Millis) -> Result<Enq
     let (due, since) = due(entry.when, now);
     let wait = if let When::After(wait) = entry.when { Some(wait) } else { None };
     db.prepare_cached(
-        "INSERT INTO aside_jobs (state, rank, queue, name, unique_key, priority, enqueued_at, due_at, wait, label, origin, payload)
-         VALUES (:state, :rank, :queue, :name, :unique, :priority, :now, :due, :wait, :label, :origin, :payload)",
+        "INSERT INTO aside_jobs (state, rank, queue, name, unique_key, priority, enqueued_at, due_at, wait, label, origin, payload,
+                                 trace, parent)
+         VALUES (:state, :rank, :queue, :name, :unique, :priority, :now, :due, :wait, :label, :origin, :payload, :trace, :parent)",
     )?
     .execute(named_params! {
         ":state": number(if due > now { JobState::Scheduled } else { JobState::Waiting }),
@@ -91,6 +92,8 @@ pub(super) fn enqueue(db: &Connection, entry: &Entry, now: Millis) -> Result<Enq
         ":label": entry.label,
         ":origin": entry.origin,
         ":payload": entry.payload,
+        ":trace": entry.trace,
+        ":parent": entry.parent,
     })?;
     Ok(Enqueued { id: db.last_insert_rowid().unsigned_abs(), is_new: true })
 }
@@ -288,7 +291,7 @@ fn claim_of(db: &Connection, worker: &str, capacity: &Capacity, now: Millis) -> 
             state = 2, worker = ?1, token = token + 1, attempt = attempt + 1, began_at = ?2, done = 0, total = 0, message = ''
          WHERE id IN (SELECT id FROM aside_jobs INDEXED BY aside_jobs_waiting
                       WHERE state = 0 AND queue = ?3 ORDER BY rank, id LIMIT ?4)
-         RETURNING id, token, name, label, payload, queue, attempt, origin, enqueued_at, rank",
+         RETURNING id, token, name, label, payload, queue, attempt, origin, trace, parent, enqueued_at, rank",
     )?;
     let rows = claim.query_map(params![worker, now, capacity.queue, count(capacity.free as u64)], claimed_in)?;
     let mut ranked: Vec<(Millis, Claimed)> = rows.collect::<Result<_>>()?;
@@ -307,9 +310,11 @@ fn claimed_in(row: &Row<'_>) -> Result<(Millis, Claimed)> {
         queue: row.get(5)?,
         attempt: row.get(6)?,
         origin: row.get(7)?,
-        enqueued_at: row.get(8)?,
+        trace: row.get(8)?,
+        parent: row.get(9)?,
+        enqueued_at: row.get(10)?,
     };
-    Ok((row.get(9)?, job))
+    Ok((row.get(11)?, job))
 }
 
 pub(super) fn next_due(db: &Connection) -> Result<Option<Millis>> {
@@ -508,7 +513,7 @@ pub(super) fn paused(db: &Connection) -> Result<BTreeSet<String>> {
 
 /// The columns that [`info_in`] reads. After them comes the output, or true if there is one.
 const INFO: &str = "id, name, label, queue, priority, state, attempt, interruptions, payload, unique_key, origin, enqueued_at, \
-                    due_at, began_at, ended_at, is_cancelling, done, total, message";
+                    due_at, began_at, ended_at, is_cancelling, done, total, message, trace, parent";
 
 fn info_in(row: &Row<'_>) -> Result<JobInfo> {
     Ok(JobInfo {
@@ -531,6 +536,8 @@ fn info_in(row: &Row<'_>) -> Result<JobInfo> {
         done: row.get::<_, i64>(16)?.unsigned_abs(),
         total: row.get::<_, i64>(17)?.unsigned_abs(),
         message: row.get(18)?,
+        trace: row.get(19)?,
+        parent: row.get(20)?,
         is_paused: false,
         failures: Vec::new(),
         output: StoredOutput::Absent,
@@ -538,12 +545,12 @@ fn info_in(row: &Row<'_>) -> Result<JobInfo> {
 }
 
 fn whole_in(row: &Row<'_>) -> Result<JobInfo> {
-    let output: Option<String> = row.get(19)?;
+    let output: Option<String> = row.get(21)?;
     Ok(JobInfo { output: output.map(Output::from_json).into(), ..info_in(row)? })
 }
 
 fn listed_in(row: &Row<'_>) -> Result<JobInfo> {
-    let output = if row.get(19)? { StoredOutput::LeftOut } else { StoredOutput::Absent };
+    let output = if row.get(21)? { StoredOutput::LeftOut } else { StoredOutput::Absent };
     Ok(JobInfo { output, ..info_in(row)? })
 }
 
@@ -561,6 +568,16 @@ pub(super) fn list(db: &Connection, state: JobState, before: Option<u64>, most: 
     let before = before.map_or(i64::MAX, count);
     let mut list = db.prepare_cached(&list)?;
     let jobs = list.query_map(params![number(state), before, count(most as u64)], listed_in)?;
+    jobs.map(|info| with_failures(db, info?)).collect()
+}
+
+pub(super) fn of_trace(db: &Connection, trace: &str, most: usize) -> Result<Vec<JobInfo>> {
+    let list = format!(
+        "SELECT {INFO}, output IS NOT NULL FROM aside_jobs INDEXED BY aside_jobs_trace
+         WHERE trace = ?1 ORDER BY id LIMIT ?2"
+    );
+    let mut list = db.prepare_cached(&list)?;
+    let jobs = list.query_map(params![trace, count(most as u64)], listed_in)?;
     jobs.map(|info| with_failures(db, info?)).collect()
 }
 

@@ -62,6 +62,8 @@ fn entry(name: &str) -> Entry {
         unique: None,
         when: When::Now,
         origin: None,
+        trace: None,
+        parent: None,
     }
 }
 
@@ -287,6 +289,23 @@ fn this_version_reads_jobs_of_the_second_version() {
     assert_eq!(jobs.find(2).unwrap().unwrap().output, StoredOutput::Whole(Output::from_json("17")));
 }
 
+/// A file of the third version has jobs without traces.
+#[test]
+fn this_version_reads_jobs_of_the_third_version() {
+    let home = Home::new();
+    let third = schema::prepare(&Database::new(&home.path(), BUSY).unwrap(), &schema::STEPS[..3]).unwrap();
+    let job = "INSERT INTO aside_jobs (state, rank, queue, name, priority, enqueued_at, due_at, label, origin, payload, output)
+               VALUES (0, 0, 'default', 'a', 0, 0, 0, 'a', 'GET / 3f9a1c', '{}', '17')";
+    third.execute_batch(job).unwrap();
+    drop(third);
+    let jobs = home.open();
+    let found = jobs.find(1).unwrap().unwrap();
+    assert_eq!((found.trace, found.parent, found.request.as_deref()), (None, None, Some("GET / 3f9a1c")));
+    assert_eq!(found.output, StoredOutput::Whole(Output::from_json("17")));
+    let worker = jobs.join().unwrap();
+    assert_eq!(take(&jobs, &worker).trace, None);
+}
+
 #[test]
 fn a_later_version_reads_jobs_of_this_version() {
     let home = Home::new();
@@ -295,7 +314,7 @@ fn a_later_version_reads_jobs_of_this_version() {
     let jobs = Sqlite::open_with(&home.path(), BUSY, &steps).unwrap();
     assert_eq!(state(&jobs, id), JobState::Waiting);
     home.connect().prepare("SELECT colour FROM aside_jobs").unwrap();
-    let message = refused(Sqlite::open(&home.path()), "tables of version 4, and this one knows those up to 3");
+    let message = refused(Sqlite::open(&home.path()), "tables of version 5, and this one knows those up to 4");
     assert!(message.contains("jobs.db"), "{message}");
 }
 
