@@ -137,6 +137,36 @@ fn a_job_runs_as_a_task_of_its_request() {
 }
 
 #[test]
+fn a_job_keeps_the_trace_of_its_request_and_the_work_that_enqueued_it() {
+    on_each_engine(|kept| {
+        #[derive(Serialize, Deserialize)]
+        struct Parent;
+        impl Job for Parent {
+            const NAME: &'static str = "parent";
+            fn run(self, task: &TaskContext) -> Result<()> {
+                task.jobs()?.enqueue(Note("from a job".into())).map(drop)
+            }
+        }
+        let app = app(kept.register::<Parent>().register::<Note>()).post("/orders", |req: &mut Request| {
+            let enqueued = req.enqueue(Parent);
+            aside::background(|| aside::jobs::enqueue(Note("from a task".into()))).join().unwrap().unwrap();
+            enqueued.map(|enqueued| enqueued.id.to_string())
+        });
+        let mut client = TestClient::new(app);
+        client.post("/orders").send();
+        client.drain();
+        let [by_request, by_task, by_job] = [1, 2, 3].map(|id| client.jobs().find(id).unwrap().unwrap());
+        let trace = by_request.trace.unwrap();
+        assert!(trace.len() == 32 && trace.bytes().all(|byte| byte.is_ascii_hexdigit()), "{trace}");
+        assert_eq!((by_task.trace.as_ref(), by_job.trace.as_ref()), (Some(&trace), Some(&trace)));
+        assert_eq!((by_request.parent, by_job.parent.as_deref()), (None, Some("job 1")));
+        assert!(by_task.parent.unwrap().starts_with("task "));
+        let alone = client.jobs().enqueue(note("without a request")).unwrap().id;
+        assert!(client.jobs().find(alone).unwrap().unwrap().trace.is_some_and(|own| own != trace));
+    });
+}
+
+#[test]
 fn a_failed_job_is_retried_with_growing_backoff_and_then_dead() {
     on_each_engine(|kept| {
         let mut client = client(kept.register::<Fail>());
