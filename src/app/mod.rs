@@ -427,8 +427,9 @@ impl App {
     /// and `abandoned` (the process stopped before the task ended) are included in `failed`, and `timed_out` in
     /// `cancelled`.
     ///
-    /// The response says only that the process lives. A platform that restarts unresponsive processes should not restart a
-    /// site because its database is locked. [`readyz`](App::readyz) reports whether the site can work.
+    /// The response is 200 for as long as the process lives: a platform that restarts unresponsive processes should not restart
+    /// a site because its database is locked. While the process cannot reach the store of its [jobs](App::jobs), `status` is
+    /// `degraded`, and `jobs` has the reason in place of `ok`. [`readyz`](App::readyz) responds with 503 then.
     #[track_caller]
     pub fn healthz(self) -> App {
         let answer = |req: &mut Request| Json(service::health(req)).into_response().header("Cache-Control", "no-store");

@@ -330,11 +330,13 @@ fn other_methods(method: &Method, methods: &[String]) -> Response {
     Response::from_error(error.with_detail(detail)).header("Allow", allow)
 }
 
-/// Returns the body of `/healthz`: the numbers of tasks by state.
+/// Returns the body of `/healthz`: the numbers of tasks by state, and the state of the job store.
 pub(super) fn health(request: &Request) -> Value {
-    let counts = request.scope().registry().counts();
-    json!({
-        "status": "ok",
+    let scope = request.scope();
+    let counts = scope.registry().counts();
+    let outage = scope.get::<Jobs>().map(|jobs| jobs.outage());
+    let mut health = json!({
+        "status": if outage.flatten().is_some() { "degraded" } else { "ok" },
         "running": counts.unfinished.saturating_sub(counts.queued),
         "waiting": counts.queued,
         "succeeded": counts.done(),
@@ -343,7 +345,11 @@ pub(super) fn health(request: &Request) -> Value {
         "abandoned": counts.abandoned,
         "cancelled": counts.cancelled,
         "timed_out": counts.timed_out,
-    })
+    });
+    if let Some(outage) = outage {
+        health["jobs"] = outage.unwrap_or("ok").into();
+    }
+    health
 }
 
 /// Returns the readiness response: 200, or 503 with reasons that reveal no internals.

@@ -24,6 +24,10 @@ impl Jobs {
         match *self {}
     }
 
+    pub(crate) fn outage(&self) -> Option<&'static str> {
+        match *self {}
+    }
+
     pub(crate) fn ready(&self) -> Result<(), &'static str> {
         match *self {}
     }

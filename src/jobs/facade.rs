@@ -2,14 +2,14 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
-use std::sync::{Arc, LazyLock, OnceLock};
+use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::engine::{Engine, Enqueued, MOST_OF_TRACE};
 use super::job::{Job, NewJob};
 use super::job_config::JobConfig;
 use super::progress::{JobFollowers, progress};
-use super::readiness::Readiness;
+use super::readiness::{self, Readiness};
 use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo, millis};
 use super::running::RunningJobs;
 use super::schedule::Schedule;
@@ -19,7 +19,7 @@ use crate::background::scope::{Context, Scope, WeakScope};
 use crate::error::{Error, OrHere, Result, Status};
 #[cfg(feature = "live")]
 use crate::live::Live;
-use crate::sync::Notify;
+use crate::sync::{Notify, lock};
 use crate::watch::Watched;
 
 /// The number of jobs on one page of a list.
@@ -71,6 +71,8 @@ pub(super) struct Shared {
     pub(super) changed: Arc<Notify>,
     pub(super) running_jobs: RunningJobs,
     readiness: Readiness,
+    /// The reason why this process cannot reach the engine, for clients, while it cannot.
+    outage: Mutex<Option<&'static str>>,
     pub(super) follow: Arc<JobFollowers>,
     /// The application, once it is known.
     pub(super) scope: OnceLock<WeakScope>,
@@ -375,6 +377,17 @@ impl Jobs {
     /// Returns the reason why no job can be enqueued now, as a message for clients. The log has the full reason, once a minute.
     pub(crate) fn ready(&self) -> Result<(), &'static str> {
         self.shared.readiness.ask(|| self.engine.check())
+    }
+
+    /// Returns the reason why the engine cannot be reached, as a message for clients, if the last call of the runner has failed.
+    /// It does not wait for the engine.
+    pub(crate) fn outage(&self) -> Option<&'static str> {
+        *lock(&self.shared.outage)
+    }
+
+    /// Records the result of a call of the runner.
+    pub(super) fn note_outage(&self, error: Option<&Error>) {
+        *lock(&self.shared.outage) = error.map(readiness::reason);
     }
 
     /// Returns the store for the log: `sqlite data/jobs.db`.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::engine::Unavailable;
 use super::outage_log::OutageLog;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::sync::{lock, wait_while_for};
 
 /// The time for which a result is valid.
@@ -61,12 +61,17 @@ impl Readiness {
             }
             Err(error) => {
                 known.outage.log("Jobs cannot be enqueued", &error);
-                Err(error.find_source::<Unavailable>().map_or("jobs cannot be stored", |why| why.reason))
+                Err(reason(&error))
             }
         };
         known.last = Some((Instant::now(), ready));
         ready
     }
+}
+
+/// Returns the reason for clients: without paths, addresses and passwords.
+pub(super) fn reason(error: &Error) -> &'static str {
+    error.find_source::<Unavailable>().map_or("jobs cannot be stored", |why| why.reason)
 }
 
 /// The caller that runs the check; releases the turn even if the check panics.

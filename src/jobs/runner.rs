@@ -315,6 +315,7 @@ impl JobRunner {
                 is_busy || last_heartbeat.elapsed() > lease / 4,
                 last_prune.elapsed() > PRUNE_INTERVAL,
             );
+            self.jobs.note_outage(maintained.as_ref().err());
             match maintained {
                 Ok(maintained) => {
                     last_heartbeat = if maintained.sent_heartbeat { Instant::now() } else { last_heartbeat };

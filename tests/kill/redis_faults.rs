@@ -148,6 +148,7 @@ pub(crate) fn a_server_can_be_unreachable_at_the_start() -> Completion {
         let (status, body) = site.post("/enqueue?id=refused&what=short");
         assert_eq!(status, 503, "{body}");
         site.wait_until_not_ready("the server cannot be reached");
+        site.wait_for_health("degraded", "the server cannot be reached");
         site.child.log.wait_for("Could not reach the job store; retrying: Redis at");
         worker.log.wait_for("Could not reach the job store; retrying: Redis at");
         store.server.restart();
@@ -157,6 +158,7 @@ pub(crate) fn a_server_can_be_unreachable_at_the_start() -> Completion {
             (status == 200).then(|| body.parse().expect("a number"))
         });
         site.wait_for(job, "done");
+        site.wait_for_health("ok", "ok");
         site.child.log.wait_for("The job store is reachable again");
         assert_eq!(store.ledger.times("began", "refused"), 0);
     })

@@ -137,6 +137,18 @@ impl Site {
         until(&format!("it is not ready: {reason}"), || (self.get("/readyz") == (503, told.clone())).then_some(()));
     }
 
+    /// Waits until `/healthz` has this status, and this state of the jobs. The process is alive in any case.
+    #[track_caller]
+    pub(crate) fn wait_for_health(&self, status: &str, jobs: &str) {
+        let told = || {
+            let (code, body) = self.get("/healthz");
+            assert_eq!(code, 200, "{body}");
+            let health: serde_json::Value = serde_json::from_str(&body).expect("the health as JSON");
+            (health["status"] == status && health["jobs"] == jobs).then_some(())
+        };
+        until(&format!("its health is {status}: {jobs}"), told);
+    }
+
     pub(crate) fn wait_until_ready(&self) {
         until("it is ready", || (self.get("/readyz").0 == 200).then_some(()));
     }
@@ -293,6 +305,7 @@ pub(crate) fn run(role: &str) -> Result<()> {
     let app = App::new()
         .jobs(jobs)
         .readyz()
+        .healthz()
         .get("/", |_: &mut Request| "a page")
         .post("/enqueue", enqueue)
         .get("/job", job)
