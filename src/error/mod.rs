@@ -222,8 +222,16 @@ struct Inner {
     status: Status,
     message: Option<String>,
     source: Option<BoxError>,
-    location: Option<&'static Location<'static>>,
+    location: Option<Origin>,
     trace: Option<Trace>,
+}
+
+/// The location where an error was created.
+#[derive(Clone)]
+enum Origin {
+    Here(&'static Location<'static>),
+    /// In another process, as file and line.
+    Child(String),
 }
 
 /// Catches a panic in the drop of an application's error, wherever its last reference is dropped.
@@ -255,8 +263,15 @@ impl Error {
     ) -> Error {
         // Capturing is expensive, and a client can request any number of missing pages: only server errors have a backtrace.
         let trace = if status.is_server_error() { Trace::capture() } else { None };
-        let location = location::own(caller);
+        let location = location::own(caller).map(Origin::Here);
         Error(Box::new(Inner { status, message, source, location, trace }))
+    }
+
+    /// Creates the error of another process, with its location and backtrace there.
+    #[cfg(feature = "isolate")]
+    pub(crate) fn of_child(status: Status, message: String, location: Option<String>, trace: Option<Trace>) -> Error {
+        let (message, location) = (Some(message), location.map(Origin::Child));
+        Error(Box::new(Inner { status, message, source: None, location, trace }))
     }
 
     /// Creates a 400: the request is malformed.
@@ -319,7 +334,8 @@ impl Error {
 
     /// Returns the error with this location, if its own is unknown.
     fn or_at(mut self, caller: &'static Location<'static>) -> Error {
-        self.0.location = self.0.location.or(location::own(caller));
+        let caller = || location::own(caller).map(Origin::Here);
+        self.0.location = self.0.location.take().or_else(caller);
         self
     }
 
@@ -345,8 +361,8 @@ impl Error {
 
     /// Adds a message in front of the chain, which names the failed operation. The location and the backtrace stay.
     pub fn context(mut self, message: impl Into<String>) -> Error {
-        let Inner { status, location, .. } = *self.0;
-        let trace = self.0.trace.take();
+        let status = self.0.status;
+        let (location, trace) = (self.0.location.clone(), self.0.trace.take());
         let source = Some(BoxError::from(self));
         Error(Box::new(Inner { status, message: Some(message.into()), source, location, trace }))
     }
@@ -394,7 +410,10 @@ impl Error {
     /// creates before or after the handler, for an error from a function passed as a value (`map_err(Error::bad_request)`),
     /// and for an error that a handler or a task returns in another type without a `?`.
     pub fn location(&self) -> Option<&'static Location<'static>> {
-        self.0.location
+        match self.0.location.as_ref()? {
+            Origin::Here(location) => Some(location),
+            Origin::Child(_) => None,
+        }
     }
 
     /// Returns the backtrace of the location, if the status was 500 or above at creation, in development or if
@@ -418,7 +437,11 @@ impl Error {
     /// Returns the location in the application's code as text: where the error was created, or the last call in the backtrace.
     pub(crate) fn own_location(&self) -> Option<String> {
         let own_call = || frames::last_own_call(self.trace()?.text());
-        self.0.location.map(location::text).or_else(own_call)
+        match &self.0.location {
+            Some(Origin::Here(location)) => Some(location::text(location)),
+            Some(Origin::Child(location)) => Some(location.clone()),
+            None => own_call(),
+        }
     }
 
     /// Returns the first error of this type among the sources.

@@ -150,7 +150,7 @@ pub(super) enum ToParent {
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
 pub(super) enum Ended {
     Done { has_output: bool },
-    Failed { status: u16, chain: String, backtrace: Option<String> },
+    Failed { status: u16, chain: String, location: Option<String>, backtrace: Option<String> },
     Panicked { message: String, location: Option<String>, backtrace: Option<String> },
     Cancelled,
     TimedOut,
@@ -178,6 +178,7 @@ impl Ended {
             Failure::Error(error) => Ended::Failed {
                 status: error.status_code().code(),
                 chain: text(&error.chain()),
+                location: error.own_location().as_deref().map(text),
                 backtrace: error.trace().map(|trace| backtrace(trace.text())),
             },
             Failure::Panic(panic) => Ended::Panicked {
@@ -192,7 +193,7 @@ impl Ended {
         (ended, None)
     }
 
-    /// Returns the outcome from its sent form. The backtrace of an error is lost: an error cannot hold that of another process.
+    /// Returns the outcome from its sent form.
     pub(super) fn into_outcome(self, output: Vec<u8>) -> Outcome<Option<String>> {
         Err(match self {
             Ended::Done { has_output: false } => return Ok(None),
@@ -200,7 +201,11 @@ impl Ended {
                 Ok(output) => return Ok(Some(output)),
                 Err(_) => Failure::Error(plain_error("its output is not valid UTF-8")),
             },
-            Ended::Failed { status, chain, .. } => Failure::Error(error(status, chain)),
+            Ended::Failed { status, chain, location, backtrace } => {
+                let is_status = (100..=599).contains(&status);
+                let status = if is_status { Status::new(status) } else { Status::INTERNAL_SERVER_ERROR };
+                Failure::Error(Error::of_child(status, chain, location, backtrace.map(Trace::from_text)))
+            }
             Ended::Panicked { message, location, backtrace } => {
                 Failure::Panic(Panic { message, location, trace: backtrace.map(Trace::from_text) })
             }
@@ -209,11 +214,6 @@ impl Ended {
             Ended::Abandoned => Failure::Abandoned,
         })
     }
-}
-
-fn error(status: u16, chain: String) -> Error {
-    let status = if (100..=599).contains(&status) { Status::new(status) } else { Status::INTERNAL_SERVER_ERROR };
-    plain_error(chain).status(status)
 }
 
 /// Returns an error without a backtrace, which would lead to this module and not to the cause.

@@ -42,6 +42,23 @@ fn a_failed_request_has_the_location_of_its_question_mark() {
     assert!(line.ends_with(&format!("invalid digit found in string (at {})", here(LINE_OF_PARSE))), "{line}");
 }
 
+#[cfg(all(unix, feature = "isolate"))]
+fn parse_in_a_child(text: String) -> Result<u16> {
+    parse(&text).map_err(|error| error.context(format!("cannot read the port {text}")))
+}
+
+/// Regression: the location was lost on the way from the child process.
+#[cfg(all(unix, feature = "isolate"))]
+#[test]
+fn a_failed_isolated_function_has_the_location_of_its_question_mark() {
+    logs::record();
+    let client = TestClient::new(App::with_config(Config::default()).isolated(parse_in_a_child));
+    let task = client.within(|| aside::isolated(parse_in_a_child, "px-in-a-child".to_owned()));
+    assert!(task.join().is_err());
+    let line = line(Level::Error, "cannot read the port px-in-a-child");
+    assert!(line.ends_with(&format!(", at {})", here(LINE_OF_PARSE))), "{line}");
+}
+
 #[test]
 fn a_failed_request_without_a_location_has_that_of_its_route() {
     logs::record();
