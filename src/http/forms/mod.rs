@@ -4,4 +4,5 @@ pub(crate) mod deserializer;
 pub(crate) mod field_path;
 pub(crate) mod form;
 pub(crate) mod idempotency;
+pub(crate) mod json;
 pub(crate) mod multipart;

@@ -1,4 +1,4 @@
-//! Typed forms, queries and JSON bodies.
+//! Typed forms and queries.
 //!
 //! [`Request::form`] is for handlers that answer an invalid form with an error page; [`Request::submitted`] and
 //! [`Form`] are for pages that show the entered values with an error beside each.
@@ -178,43 +178,6 @@ impl Request {
         let pairs = pairs(self.query_string().as_bytes(), self.config().max_fields, "query");
         pairs.or_here()
     }
-
-    /// Reads the JSON body into a type.
-    ///
-    /// ```
-    /// use aside::{Request, Result};
-    /// use serde::Deserialize;
-    ///
-    /// #[derive(Deserialize)]
-    /// struct Item { sku: String, quantity: u32 }
-    ///
-    /// fn add(req: &mut Request) -> Result<String> {
-    ///     let items: Vec<Item> = req.json()?;
-    ///     Ok(format!("{} items", items.len()))
-    /// }
-    /// ```
-    ///
-    /// # Errors
-    /// 415 if the content type is neither `application/json` nor ends in `+json`; 413 over `ASIDE_MAX_FORM`; 400 with
-    /// line and column if the body is not valid JSON; 422 with the path (`items[1].quantity`) if the JSON does not
-    /// match the type.
-    #[track_caller]
-    pub fn json<T: FromInput>(&mut self) -> Result<T> {
-        self.read_json().or_here()
-    }
-
-    fn read_json<T: DeserializeOwned>(&mut self) -> Result<T> {
-        let content_type = self.content_type();
-        let is_json = |name: &String| name == "application/json" || name.ends_with("+json");
-        if !content_type.as_ref().is_some_and(is_json) {
-            return Err(unsupported("application/json", content_type.as_deref()));
-        }
-        let bytes = self.bytes()?;
-        let mut json = serde_json::Deserializer::from_slice(&bytes);
-        let value = serde_path_to_error::deserialize(&mut json).map_err(refused_json)?;
-        json.end().map_err(malformed_json)?;
-        Ok(value)
-    }
 }
 
 impl Multipart {
@@ -263,26 +226,10 @@ fn first_refusal<T: DeserializeOwned>(sent: &[(String, Sent)], noun: &str, statu
     }
 }
 
-fn unsupported(expected: &str, received: Option<&str>) -> Error {
+pub(super) fn unsupported(expected: &str, received: Option<&str>) -> Error {
     let received = received.filter(|name| !name.is_empty()).unwrap_or("none");
     let message = format!("The body must be {expected}; its Content-Type is {received}.");
     Error::new(Status::UNSUPPORTED_MEDIA_TYPE, message)
-}
-
-fn refused_json(error: serde_path_to_error::Error<serde_json::Error>) -> Error {
-    if !error.inner().is_data() {
-        return malformed_json(error.into_inner());
-    }
-    let path = error.path().to_string();
-    let message = error.into_inner().to_string();
-    Error::unprocessable(match path.as_str() {
-        "." => format!("The JSON does not fit: {message}"),
-        path => format!("The field `{path}`: {message}"),
-    })
-}
-
-fn malformed_json(error: serde_json::Error) -> Error {
-    Error::bad_request(format!("The body is not valid JSON: {error}."))
 }
 
 /// Parses urlencoded pairs as the WHATWG URL standard does (section 5.1), byte for byte. No input is malformed: an

@@ -173,7 +173,13 @@ fn json_is_read_or_the_error_names_the_location() {
         assert_eq!(refused(json("application/json", malformed)).0, 400, "{malformed}");
     }
     let (status, message) = refused(json("application/json", r#"[{"email":"a","quantity":"x"}]"#));
-    assert!(status == 422 && message.starts_with("The field `[0].quantity`: invalid type"), "{message}");
+    let whole =
+        r#"The field `[0].quantity`: invalid type: string "x", expected a whole number from 0 to 4294967295 at line 1"#;
+    assert!(status == 422 && message.starts_with(whole), "{message}");
+    let (_, message, detail) = refused_with_detail(json("application/json", r#"[{"email":"a","quantity":-1}]"#));
+    assert!(message.contains("`-1`, expected a whole number from 0") && detail.contains("expected u32"), "{message}");
+    let (_, message) = refused(json("application/json", "[7]"));
+    assert_eq!(message, "The field `[0]`: invalid type: integer `7`, expected an object at line 1 column 2.");
     let (status, message) = refused(json("application/json", r#"[{"quantity":1}]"#));
     assert!(status == 422 && message.contains("missing field `email`"), "{message}");
     assert_eq!(refused(json("application/json", "7")).0, 422);
