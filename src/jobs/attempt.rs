@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::engine::{Claimed, EndedAttempt, LastValues, Resolution, ResolvedAttempt};
+use super::engine::{AttemptFailure, Claimed, EndedAttempt, LastValues, Resolution, ResolvedAttempt};
 use super::facade::Jobs;
 use super::job_config::{Kind, output_of};
-use super::record::{Cause, Millis};
+use super::record::{FailureKind, Millis};
 use super::running::{RunningJob, steps};
 use crate::background::failure::{Failure, Outcome};
 use crate::background::output::Output;
@@ -32,8 +32,12 @@ pub(super) const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// Receives an attempt that has ended, and reports its outcome to the engine.
 pub(super) type Report = Arc<dyn Fn(Ended) + Send + Sync>;
 
-/// The longest stored failure, in bytes.
+/// The longest stored message of a failure, in bytes.
 const MAX_FAILURE_LEN: usize = 10_000;
+
+/// The longest stored location, and the longest stored backtrace, in bytes.
+const MAX_LOCATION_LEN: usize = 500;
+const MAX_BACKTRACE_LEN: usize = 20_000;
 
 /// The job that a task is an attempt of, attached to its [`TaskContext`].
 #[cfg_attr(not(feature = "sqlite"), expect(dead_code, reason = "only SQLite completes a job from within"))]
@@ -231,16 +235,16 @@ impl Attempt {
             Err(Failure::Cancelled) => return (self.cancelled(), None),
             Err(failure) => failure,
         };
-        let message = stored_message(&failure.to_string());
         let wait = match failure {
             Failure::TimedOut => self.retry().wait(self.claimed.attempt),
             other => self.retry().wait_after(self.claimed.attempt, other),
         };
+        let failure = stored(failure);
         match wait {
             // The failure may come from the cancellation, so the job is not retried.
-            Some(_) if self.running_job.is_cancelled() => (Resolution::Cancelled { message: Some(message) }, None),
-            Some(wait) => (Resolution::Retry { wait: wait.as_millis() as Millis, message }, Some(wait)),
-            None => (Resolution::Dead { message, cause: cause(failure) }, None),
+            Some(_) if self.running_job.is_cancelled() => (Resolution::Cancelled { failure: Some(failure) }, None),
+            Some(wait) => (Resolution::Retry { wait: wait.as_millis() as Millis, failure }, Some(wait)),
+            None => (Resolution::Dead { failure }, None),
         }
     }
 
@@ -257,7 +261,7 @@ impl Attempt {
     /// Returns the outcome of a cancelled attempt: cancelled by a user, or released because the process stops.
     fn cancelled(&self) -> Resolution {
         let stops_with_the_process = self.registry.is_closing() && !self.running_job.is_cancelled();
-        if stops_with_the_process { Resolution::Released } else { Resolution::Cancelled { message: None } }
+        if stops_with_the_process { Resolution::Released } else { Resolution::Cancelled { failure: None } }
     }
 
     fn retry(&self) -> Retry {
@@ -389,18 +393,25 @@ impl Ended {
     }
 }
 
-fn cause(failure: &Failure) -> Cause {
+fn kind(failure: &Failure) -> FailureKind {
     match failure {
-        Failure::TimedOut => Cause::TimedOut,
-        Failure::Panic(_) => Cause::Panicked,
-        Failure::Abandoned => Cause::Abandoned,
-        Failure::Error(_) | Failure::Cancelled => Cause::Failed,
+        Failure::TimedOut => FailureKind::TimedOut,
+        Failure::Panic(_) => FailureKind::Panicked,
+        Failure::Abandoned => FailureKind::Abandoned,
+        Failure::Error(_) | Failure::Cancelled => FailureKind::Failed,
     }
 }
 
 /// Returns the part of a failure that is stored.
-fn stored_message(all: &str) -> String {
-    bounds::shorten(all, MAX_FAILURE_LEN).into_owned()
+fn stored(failure: &Failure) -> AttemptFailure {
+    let limited = |text: &str, most| bounds::shorten(text, most).into_owned();
+    let location = failure.panic().map_or_else(|| failure.location(), |panic| panic.location.clone());
+    AttemptFailure {
+        kind: kind(failure),
+        message: limited(&failure.to_string(), MAX_FAILURE_LEN),
+        location: location.map(|location| limited(&location, MAX_LOCATION_LEN)),
+        backtrace: failure.trace().map(|trace| limited(trace.text(), MAX_BACKTRACE_LEN)),
+    }
 }
 
 #[cfg(test)]

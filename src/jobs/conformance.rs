@@ -22,11 +22,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    CLOCK_SLACK, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK, LastValues,
-    MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OF_TRACE, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, Steps,
-    When, WorkerId, wait_after_interruption,
+    AttemptFailure, CLOCK_SLACK, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK,
+    LastValues, MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OF_TRACE, PRIORITY_STEP, Resolution, ResolvedAttempt,
+    Retention, Steps, When, WorkerId, wait_after_interruption,
 };
-use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
+use super::record::{FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 use crate::background::output::Output;
 use crate::sync::Notify;
 
@@ -52,6 +52,8 @@ macro_rules! conformance {
             a_retry_waits_for_its_backoff,
             a_released_job_is_first_again,
             a_dead_job_has_its_last_failures,
+            a_failure_has_its_times_its_kind_and_its_location,
+            a_backtrace_is_left_out_of_lists,
             a_job_is_cancelled_with_and_without_a_message,
             cancel_in_every_state,
             a_heartbeat_returns_the_jobs_to_cancel,
@@ -300,16 +302,20 @@ fn capacity(queue: &str, free: usize) -> Capacity {
     Capacity { queue: queue.to_owned(), free }
 }
 
+fn failed(message: &str) -> AttemptFailure {
+    AttemptFailure::new(FailureKind::Failed, message)
+}
+
 fn retry(wait: Millis) -> Resolution {
-    Resolution::Retry { wait, message: "connection refused".to_owned() }
+    Resolution::Retry { wait, failure: failed("connection refused") }
 }
 
 fn dead(message: &str) -> Resolution {
-    Resolution::Dead { message: message.to_owned(), cause: Cause::Failed }
+    Resolution::Dead { failure: failed(message) }
 }
 
 fn cancelled(message: Option<&str>) -> Resolution {
-    Resolution::Cancelled { message: message.map(str::to_owned) }
+    Resolution::Cancelled { failure: message.map(failed) }
 }
 
 fn every_resolution() -> Vec<Resolution> {
@@ -570,7 +576,8 @@ pub(crate) fn a_dead_job_has_its_last_failures(bench: &dyn Bench) {
     let tries = MOST_FAILURES as u32 + 5;
     for attempt in 1..=tries {
         let message = format!("attempt {attempt}");
-        let end = if attempt == tries { dead(&message) } else { Resolution::Retry { wait: 0, message } };
+        let end =
+            if attempt == tries { dead(&message) } else { Resolution::Retry { wait: 0, failure: failed(&message) } };
         process.finish(&process.take_one(T), end, T + i64::from(attempt) - i64::from(tries));
     }
     let info = process.info(id);
@@ -582,6 +589,42 @@ pub(crate) fn a_dead_job_has_its_last_failures(bench: &dyn Bench) {
     assert_eq!(kept[MOST_FAILURES - 1], (tries, T, "attempt 30"));
     assert!(kept.is_sorted());
     assert_eq!(process.take(1, T + YEAR), []);
+}
+
+fn located(kind: FailureKind) -> AttemptFailure {
+    let (location, backtrace) =
+        (Some("src/orders.rs:41".to_owned()), Some("  0: orders::save\n  \"1\": main".to_owned()));
+    AttemptFailure { location, backtrace, ..AttemptFailure::new(kind, "no\n\"credit\"") }
+}
+
+pub(crate) fn a_failure_has_its_times_its_kind_and_its_location(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let id = one.add(entry(), T);
+    for (i, kind) in FailureKind::ALL.into_iter().enumerate() {
+        let began_at = T + 10 * i as Millis;
+        let resolution = Resolution::Retry { wait: 0, failure: located(kind) };
+        one.finish(&one.take_one(began_at), resolution, began_at + 3);
+        let failures = other.info(id).failures;
+        assert_eq!(failures.len(), i + 1);
+        let AttemptFailure { kind, message, location, backtrace } = located(kind);
+        let (attempt, at, began_at) = (i as u32 + 1, began_at + 3, Some(began_at));
+        assert_eq!(failures[i], JobFailure { attempt, at, began_at, kind, message, location, backtrace });
+    }
+    one.finish(&one.take_one(T + 50), retry(0), T + 51);
+    let last = other.info(id).failures.pop().unwrap();
+    assert_eq!((last.kind, last.location, last.backtrace), (FailureKind::Failed, None, None));
+}
+
+pub(crate) fn a_backtrace_is_left_out_of_lists(bench: &dyn Bench) {
+    let process = Process::of(bench);
+    let id = process.add(of_trace(TRACE), T);
+    process.finish(&process.take_one(T), Resolution::Dead { failure: located(FailureKind::Panicked) }, T);
+    let whole = process.info(id);
+    assert!(whole.failures[0].backtrace.is_some());
+    let listed = whole.listed();
+    assert_eq!((&listed.failures[0].backtrace, listed.failures[0].location.is_some()), (&None, true));
+    assert_eq!(process.list(JobState::Dead, None, 9).unwrap(), [listed.clone()]);
+    assert_eq!(process.of_trace(TRACE, 9).unwrap(), [listed]);
 }
 
 pub(crate) fn a_job_is_cancelled_with_and_without_a_message(bench: &dyn Bench) {
@@ -1095,7 +1138,10 @@ pub(crate) fn jobs_of_an_expired_worker_wait_again(bench: &dyn Bench) {
     for lost in &lost {
         let info = other.info(lost.id);
         assert_eq!((info.state, info.attempt, info.interruptions), (JobState::Waiting, 0, 1));
-        assert!(info.failures.is_empty());
+        let failure = &info.failures[0];
+        assert_eq!((info.failures.len(), failure.kind, failure.attempt), (1, FailureKind::Abandoned, 1));
+        assert_eq!((failure.began_at, failure.at), (Some(T), T + 2));
+        assert_eq!(failure.message, "the process ended during the attempt");
     }
     let again = other.take(9, T + 3);
     assert_eq!(ids(&again), [lost[0].id, lost[1].id, later]);
@@ -1119,10 +1165,12 @@ pub(crate) fn a_job_is_dead_after_many_interruptions(bench: &dyn Bench) {
         let info = first.info(id);
         assert_eq!((info.interruptions, info.attempt), (interruptions, 0));
         assert_eq!(info.state == JobState::Dead, interruptions == MOST_INTERRUPTIONS);
-        assert_eq!(info.failures.len(), usize::from(interruptions == MOST_INTERRUPTIONS));
+        assert_eq!(info.failures.len(), interruptions as usize);
     }
     let info = first.info(id);
-    let failure = &info.failures[0];
+    assert!(info.failures.iter().all(|failure| (failure.attempt, failure.kind) == (1, FailureKind::Abandoned)));
+    assert_eq!(info.failures[0].message, "the process ended during the attempt");
+    let failure = info.failures.last().unwrap();
     assert_eq!((failure.attempt, failure.at, info.ended_at), (1, T + 9, Some(T + 9)));
     assert!(failure.message.contains(&MOST_INTERRUPTIONS.to_string()), "{}", failure.message);
     assert_eq!(first.counts().unwrap(), JobCounts { dead: 1, abandoned: 1, ..JobCounts::default() });
@@ -1291,7 +1339,7 @@ pub(crate) fn an_output_of_a_megabyte_is_stored_and_left_out_of_lists(bench: &dy
     let list = other.list(JobState::Done, None, 9).unwrap();
     let listed: Vec<(u64, &StoredOutput)> = list.iter().map(|job| (job.id, &job.output)).collect();
     assert_eq!(listed, [(without, &StoredOutput::Absent), (whole, &StoredOutput::LeftOut)]);
-    assert_eq!(list[1], one.info(whole).without_output(), "all else is there");
+    assert_eq!(list[1], one.info(whole).listed(), "all else is there");
 }
 
 pub(crate) fn outputs_are_deleted_with_their_jobs(bench: &dyn Bench) {
@@ -1442,12 +1490,12 @@ pub(crate) fn dead_jobs_are_counted_by_cause(bench: &dyn Bench) {
     let (one, other) = Process::two(bench);
     let die = |cause| {
         let id = one.add(entry(), T);
-        one.finish(&one.take_one(T), Resolution::Dead { message: "again and again".to_owned(), cause }, T);
+        one.finish(&one.take_one(T), Resolution::Dead { failure: AttemptFailure::new(cause, "again and again") }, T);
         id
     };
-    die(Cause::Failed);
-    let timed_out = [die(Cause::TimedOut), die(Cause::TimedOut)];
-    let panicked = [die(Cause::Panicked), die(Cause::Panicked), die(Cause::Panicked)];
+    die(FailureKind::Failed);
+    let timed_out = [die(FailureKind::TimedOut), die(FailureKind::TimedOut)];
+    let panicked = [die(FailureKind::Panicked), die(FailureKind::Panicked), die(FailureKind::Panicked)];
     let dead = |dead, timed_out, panicked, abandoned, waiting| JobCounts {
         dead,
         timed_out,
@@ -1461,7 +1509,11 @@ pub(crate) fn dead_jobs_are_counted_by_cause(bench: &dyn Bench) {
     assert!(other.revive(panicked[0], T).unwrap());
     assert_eq!(one.counts().unwrap(), dead(4, 1, 2, 0, 1));
     // Another cause the second time.
-    one.finish(&one.take_one(T), Resolution::Dead { message: "too late".to_owned(), cause: Cause::TimedOut }, T);
+    one.finish(
+        &one.take_one(T),
+        Resolution::Dead { failure: AttemptFailure::new(FailureKind::TimedOut, "too late") },
+        T,
+    );
     assert_eq!(one.counts().unwrap(), dead(5, 2, 2, 0, 0));
 }
 

@@ -12,7 +12,7 @@
 //! `recover` releases the jobs of workers whose lease has expired: an observer has seen no heartbeat for a whole lease
 //! **by its own steady clock** (so that a step of a wall clock expires no lease), or the worker is known to be dead
 //! (the operating system has released its lock). A released job waits again at once, before jobs that were enqueued
-//! later, and counts an interruption. A job that is interrupted repeatedly may be the cause: it waits with exponential
+//! later, and counts an interruption, which is listed with its failures. A job that is interrupted repeatedly may be the cause: it waits with exponential
 //! backoff ([`wait_after_interruption`]), and after [`MOST_INTERRUPTIONS`] it is dead.
 //!
 //! **Order** within a queue: by the time from which a job waits, where each point of priority counts as
@@ -27,7 +27,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use serde::Serialize;
+
+use super::record::{FailureKind, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::background::lineage::LineageTexts;
 use crate::background::output::Output;
 use crate::error::{Error, Result};
@@ -145,10 +147,10 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Returns the names of the paused queues.
     fn paused(&self) -> Result<BTreeSet<String>>;
 
-    /// Returns the job with that id, with its output. `is_paused` is left to the caller, here and in `list`.
+    /// Returns the job with that id, with its output and the backtraces of its failures. `is_paused` is left to the caller, here and in `list`.
     fn find(&self, id: u64) -> Result<Option<JobInfo>>;
 
-    /// Returns jobs in that state, by descending id, starting below `before`. Their outputs are left out
+    /// Returns jobs in that state, by descending id, starting below `before`. Their outputs and backtraces are left out
     /// ([`StoredOutput::LeftOut`](super::record::StoredOutput)).
     fn list(&self, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>>;
 
@@ -336,27 +338,61 @@ impl fmt::Display for Unavailable {
 
 impl std::error::Error for Unavailable {}
 
-/// The outcome of an attempt. A message is stored as a [`JobFailure`](super::record::JobFailure).
+/// The outcome of an attempt.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Resolution {
     Done,
     /// The attempt failed, and the job is retried after `wait`.
     Retry {
         wait: Millis,
-        message: String,
+        failure: AttemptFailure,
     },
     /// The attempt failed, and the job is not retried.
     Dead {
-        message: String,
-        cause: Cause,
+        failure: AttemptFailure,
     },
-    /// The job was cancelled. The message is that of a failure that came with it.
+    /// The job was cancelled. The failure is one that came with it.
     Cancelled {
-        message: Option<String>,
+        failure: Option<AttemptFailure>,
     },
     /// The attempt did not complete, and the job waits again at once as if it had not started: `attempt` is
     /// decremented.
     Released,
+}
+
+/// The failure of an attempt, which is stored as a [`JobFailure`](super::record::JobFailure).
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub(crate) struct AttemptFailure {
+    pub(crate) kind: FailureKind,
+    pub(crate) message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) location: Option<String>,
+    #[serde(skip)]
+    pub(crate) backtrace: Option<String>,
+}
+
+impl AttemptFailure {
+    /// Returns a failure without a location.
+    pub(crate) fn new(kind: FailureKind, message: impl Into<String>) -> AttemptFailure {
+        AttemptFailure { kind, message: message.into(), location: None, backtrace: None }
+    }
+
+    /// Returns the failure of an attempt whose process has ended; `interruptions` counts this one.
+    pub(crate) fn interrupted(interruptions: u32) -> AttemptFailure {
+        let message =
+            if interruptions < MOST_INTERRUPTIONS { INTERRUPTED.to_owned() } else { too_many_interruptions() };
+        AttemptFailure::new(FailureKind::Abandoned, message)
+    }
+}
+
+/// The message of an attempt whose process has ended.
+const INTERRUPTED: &str = "the process ended during the attempt";
+
+fn too_many_interruptions() -> String {
+    format!(
+        "the process ended {MOST_INTERRUPTIONS} times while it ran this job, which may be the cause: find out why the process ended \
+         (was its memory exhausted?), then retry the job"
+    )
 }
 
 /// The outcome of an attempt, with its last progress and its output.

@@ -12,11 +12,11 @@ use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    Abilities, CLOCK_SLACK, Capacity, ClaimRequest, Claimed, EndedAttempt, Engine, Enqueued, Entry, Exchanged,
-    HeartbeatReply, HeldJob, LATEST_TICK, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution,
+    Abilities, AttemptFailure, CLOCK_SLACK, Capacity, ClaimRequest, Claimed, EndedAttempt, Engine, Enqueued, Entry,
+    Exchanged, HeartbeatReply, HeldJob, LATEST_TICK, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution,
     ResolvedAttempt, Retention, When, WorkerId, wait_after_interruption,
 };
-use super::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
+use super::record::{FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 use crate::error::Result;
 use crate::sync::{Notify, lock};
 
@@ -60,8 +60,8 @@ struct Job {
     since: Millis,
     /// The delay, if the due time was given as a delay.
     wait: Option<Millis>,
-    /// The cause, for a dead job.
-    cause: Cause,
+    /// The kind of the last failure, for a dead job.
+    cause: FailureKind,
     /// The token of the last claim.
     token: u64,
     /// The worker that runs the job.
@@ -198,13 +198,13 @@ impl Engine for Memory {
         let all = self.state();
         let Some(ids) = all.by_state.get(&state) else { return Ok(Vec::new()) };
         let newest_first = ids.range(..before.unwrap_or(u64::MAX)).rev().take(most);
-        Ok(newest_first.filter_map(|id| all.jobs.get(id)).map(|job| job.info.clone().without_output()).collect())
+        Ok(newest_first.filter_map(|id| all.jobs.get(id)).map(|job| job.info.clone().listed()).collect())
     }
 
     fn of_trace(&self, trace: &str, most: usize) -> Result<Vec<JobInfo>> {
         let state = self.state();
         let ids = state.by_trace.get(trace).into_iter().flatten().take(most);
-        Ok(ids.filter_map(|id| state.jobs.get(id)).map(|job| job.info.clone().without_output()).collect())
+        Ok(ids.filter_map(|id| state.jobs.get(id)).map(|job| job.info.clone().listed()).collect())
     }
 
     fn counts(&self) -> Result<JobCounts> {
@@ -543,7 +543,7 @@ impl Job {
             failures: Vec::new(),
             output: StoredOutput::Absent,
         };
-        let mut job = Job { info, since: now, wait: None, cause: Cause::Failed, token: 0, worker: None };
+        let mut job = Job { info, since: now, wait: None, cause: FailureKind::Failed, token: 0, worker: None };
         job.wait_for(entry.when, now);
         job
     }
@@ -623,17 +623,17 @@ impl Job {
         }
         match resolved.resolution {
             Resolution::Done => self.finish(JobState::Done, now),
-            Resolution::Retry { wait, message } => {
-                self.fail(message, now);
+            Resolution::Retry { wait, failure } => {
+                self.fail(failure, now);
                 self.requeue_or_cancel(now, |job| job.wait_for(When::After(wait), now));
             }
-            Resolution::Dead { message, cause } => {
-                self.fail(message, now);
-                self.cause = cause;
+            Resolution::Dead { failure } => {
+                self.cause = failure.kind;
+                self.fail(failure, now);
                 self.finish(JobState::Dead, now);
             }
-            Resolution::Cancelled { message } => {
-                message.into_iter().for_each(|message| self.fail(message, now));
+            Resolution::Cancelled { failure } => {
+                failure.into_iter().for_each(|failure| self.fail(failure, now));
                 self.finish(JobState::Cancelled, now);
             }
             Resolution::Released => self.release(now),
@@ -655,19 +655,15 @@ impl Job {
     /// often.
     fn interrupt(&mut self, now: Millis) {
         self.info.interruptions += 1;
+        self.fail(AttemptFailure::interrupted(self.info.interruptions), now);
         if self.info.interruptions < MOST_INTERRUPTIONS || self.info.is_cancelling {
             return match wait_after_interruption(self.info.interruptions) {
                 0 => self.release(now),
                 wait => self.release_after(wait, now),
             };
         }
-        let message = format!(
-            "the process ended {MOST_INTERRUPTIONS} times while it ran this job, which may be the cause: find out why the process ended \
-             (was its memory exhausted?), then retry the job"
-        );
-        self.fail(message, now);
         self.info.attempt -= 1;
-        self.cause = Cause::Abandoned;
+        self.cause = FailureKind::Abandoned;
         self.finish(JobState::Dead, now);
     }
 
@@ -680,9 +676,11 @@ impl Job {
         how(self);
     }
 
-    fn fail(&mut self, message: String, now: Millis) {
+    fn fail(&mut self, failure: AttemptFailure, now: Millis) {
+        let AttemptFailure { kind, message, location, backtrace } = failure;
+        let (attempt, began_at) = (self.info.attempt, self.info.began_at);
         let failures = &mut self.info.failures;
-        failures.push(JobFailure { attempt: self.info.attempt, at: now, message });
+        failures.push(JobFailure { attempt, at: now, began_at, kind, message, location, backtrace });
         let surplus = failures.len().saturating_sub(MOST_FAILURES);
         failures.drain(..surplus);
     }

@@ -63,7 +63,7 @@ pub use rusqlite;
 pub use self::engine::Enqueued;
 pub use self::facade::Jobs;
 pub use self::job::{Job, NewJob};
-pub use self::record::{JobCounts, JobFailure, JobInfo, JobState, QueueInfo};
+pub use self::record::{FailureKind, JobCounts, JobFailure, JobInfo, JobState, QueueInfo};
 
 use crate::background::scope::Context;
 use crate::background::task_context::TaskContext;

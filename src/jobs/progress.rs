@@ -7,7 +7,7 @@ use std::thread;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::job_config::JobConfig;
-use super::record::{JobInfo, JobState, Millis, StoredOutput};
+use super::record::{FailureKind, JobFailure, JobInfo, JobState, Millis, StoredOutput};
 use crate::background::progress::{FailedAttempt, Progress, TaskState};
 use crate::error::Result;
 use crate::panics::{self, Contained};
@@ -183,7 +183,9 @@ pub(super) fn progress(job: &JobInfo, config: &JobConfig) -> Progress {
 
 /// Returns the last attempt of a job, if it has failed and no other has begun.
 fn failed(job: &JobInfo, config: &JobConfig) -> Option<FailedAttempt> {
-    let attempt = job.failures.last().map(|failure| failure.attempt).filter(|attempt| *attempt == job.attempt)?;
+    let counts = |failure: &&JobFailure| job.state == JobState::Dead || failure.kind != FailureKind::Abandoned;
+    let last = job.failures.iter().rev().find(counts);
+    let attempt = last.map(|failure| failure.attempt).filter(|attempt| *attempt == job.attempt)?;
     let attempts = match job.state {
         JobState::Waiting | JobState::Scheduled => config.retry(&job.name).attempts().max(attempt),
         JobState::Dead => attempt,

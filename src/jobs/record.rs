@@ -79,31 +79,48 @@ impl fmt::Display for JobState {
     }
 }
 
-/// The cause of a dead job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Cause {
-    /// Its last attempt returned an error.
+/// The kind of a failed attempt.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum FailureKind {
+    /// The attempt returned an error.
+    #[default]
     Failed,
-    /// Its last attempt timed out.
+    /// The attempt timed out.
     TimedOut,
-    /// Its last attempt panicked.
+    /// The attempt panicked.
     Panicked,
-    /// Its process ended several times before the job did.
+    /// The process ended during the attempt. The attempt is not counted, and the job waits again. A job that is abandoned
+    /// several times is dead.
     Abandoned,
 }
 
-#[cfg_attr(not(any(feature = "sqlite", feature = "redis")), allow(dead_code, reason = "memory writes nothing down"))]
-impl Cause {
-    pub(crate) const ALL: [Cause; 4] = [Cause::Failed, Cause::TimedOut, Cause::Panicked, Cause::Abandoned];
+impl FailureKind {
+    /// All kinds.
+    pub const ALL: [FailureKind; 4] =
+        [FailureKind::Failed, FailureKind::TimedOut, FailureKind::Panicked, FailureKind::Abandoned];
 
-    /// Returns the word that engines store.
-    pub(crate) fn as_str(self) -> &'static str {
+    /// Returns the name of the kind, as in a template: `timed_out`.
+    pub fn as_str(self) -> &'static str {
         match self {
-            Cause::Failed => "failed",
-            Cause::TimedOut => "timed_out",
-            Cause::Panicked => "panicked",
-            Cause::Abandoned => "abandoned",
+            FailureKind::Failed => "failed",
+            FailureKind::TimedOut => "timed_out",
+            FailureKind::Panicked => "panicked",
+            FailureKind::Abandoned => "abandoned",
         }
+    }
+
+    /// Returns the kind with that name. A name that a later version has written counts as an error.
+    #[cfg(feature = "sqlite")]
+    pub(crate) fn of(word: &str) -> FailureKind {
+        FailureKind::ALL.into_iter().find(|kind| kind.as_str() == word).unwrap_or_default()
+    }
+}
+
+impl fmt::Display for FailureKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
     }
 }
 
@@ -111,12 +128,26 @@ impl Cause {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct JobFailure {
-    /// The number of the attempt, from 1.
+    /// The number of the attempt, from 1. An [abandoned](FailureKind::Abandoned) attempt is not counted, and the next one has
+    /// the same number.
     pub attempt: u32,
-    /// The time when the attempt ended; milliseconds since 1970.
+    /// The time when the attempt ended; milliseconds since 1970. For an abandoned attempt, the time when another process has
+    /// noticed it.
     pub at: i64,
+    /// The time when the attempt started. `None` if an earlier version has recorded it.
+    #[serde(default)]
+    pub began_at: Option<i64>,
+    /// The kind of the failure.
+    #[serde(default)]
+    pub kind: FailureKind,
     /// The message of the failure, as in the log.
     pub message: String,
+    /// The location of the error or panic in the application's code, if it is known: `src/orders.rs:41`.
+    #[serde(default)]
+    pub location: Option<String>,
+    /// The backtrace, at most 20 kB: in development, and only from [`Jobs::find`](crate::Jobs::find).
+    #[serde(default)]
+    pub backtrace: Option<String>,
 }
 
 /// The record of a job.
@@ -171,7 +202,7 @@ pub struct JobInfo {
     pub message: String,
     /// True if the job waits or is scheduled, and its queue is paused.
     pub is_paused: bool,
-    /// The failed attempts, oldest first: the last 25.
+    /// The failed and the abandoned attempts, oldest first: the last 25.
     pub failures: Vec<JobFailure>,
     /// The output of a done job.
     #[serde(skip)]
@@ -229,8 +260,9 @@ impl JobInfo {
     }
 
     /// Returns the job as it is in a list.
-    pub(crate) fn without_output(self) -> JobInfo {
+    pub(crate) fn listed(mut self) -> JobInfo {
         let output = if self.output == StoredOutput::Absent { StoredOutput::Absent } else { StoredOutput::LeftOut };
+        self.failures.iter_mut().for_each(|failure| failure.backtrace = None);
         JobInfo { output, ..self }
     }
 }
@@ -293,13 +325,13 @@ impl JobCounts {
         }
     }
 
-    /// Returns the count of dead jobs with this cause, if there is one.
-    pub(crate) fn dead_of(&mut self, cause: Cause) -> Option<&mut u64> {
-        match cause {
-            Cause::Failed => None,
-            Cause::TimedOut => Some(&mut self.timed_out),
-            Cause::Panicked => Some(&mut self.panicked),
-            Cause::Abandoned => Some(&mut self.abandoned),
+    /// Returns the count of dead jobs whose last failure is of this kind, if there is one.
+    pub(crate) fn dead_of(&mut self, kind: FailureKind) -> Option<&mut u64> {
+        match kind {
+            FailureKind::Failed => None,
+            FailureKind::TimedOut => Some(&mut self.timed_out),
+            FailureKind::Panicked => Some(&mut self.panicked),
+            FailureKind::Abandoned => Some(&mut self.abandoned),
         }
     }
 }

@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::sync::{PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
-use aside::jobs::{JobState, NewJob};
+use aside::jobs::{FailureKind, JobState, NewJob};
 use aside::tasks::{Retry, TaskState};
 use aside::testing::{TestClient, TestJobs};
 use aside::{App, Config, Error, Job, Jobs, Request, Result, Task, TaskContext};
@@ -202,7 +202,11 @@ fn a_permanent_failure_is_not_retried_and_a_panic_is_a_failure() {
             client.jobs().enqueue(Fail(words.into())).unwrap();
             let job = client.jobs().run_next().unwrap();
             assert_eq!(job.state, state, "{words}");
-            assert!(job.failures[0].message.starts_with(kept), "{:?}", job.failures);
+            let failure = &job.failures[0];
+            assert!(failure.message.starts_with(kept), "{failure:?}");
+            let location = failure.location.as_deref().unwrap_or_default();
+            assert!(location.starts_with("tests/it/jobs.rs:"), "{failure:?}");
+            assert_eq!((failure.kind == FailureKind::Panicked, failure.began_at), (words == "panic", job.began_at));
         }
     });
 }

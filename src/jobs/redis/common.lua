@@ -154,9 +154,11 @@ local function put(job)
   end
 end
 
-local function fail(job, now, message)
-  local failures = P .. 'failures:' .. job.id
-  call('RPUSH', failures, job.attempt .. ' ' .. now .. ' ' .. message)
+-- Stores a failure: an object, to which the attempt and the times are added.
+local function fail(job, now, failure)
+  local failures, began_at = P .. 'failures:' .. job.id, call('HGET', job_key(job.id), 'began_at') or 'null'
+  local fields = '{"attempt":' .. job.attempt .. ',"at":' .. now .. ',"began_at":' .. began_at .. ','
+  call('RPUSH', failures, fields .. string.sub(failure, 2))
   call('LTRIM', failures, -MOST_FAILURES, -1)
 end
 
@@ -195,16 +197,17 @@ local function release_after(wait, job, now)
   end
 end
 
-local TOO_OFTEN = 'the process ended ' .. MOST_INTERRUPTIONS .. ' times while it ran this job, which may be the cause: find '
-  .. 'out why the process ended (was its memory exhausted?), then retry the job'
+local INTERRUPTED = '{"kind":"abandoned","message":"the process ended during the attempt"}'
+local TOO_OFTEN = '{"kind":"abandoned","message":"the process ended ' .. MOST_INTERRUPTIONS .. ' times while it ran this job, which '
+  .. 'may be the cause: find out why the process ended (was its memory exhausted?), then retry the job"}'
 
 -- Counts an interruption, and releases the job unless it was interrupted too often.
 local function interrupt(job, now)
   job.interruptions = text(tonumber(job.interruptions) + 1)
   local times = tonumber(job.interruptions)
+  fail(job, now, times < MOST_INTERRUPTIONS and INTERRUPTED or TOO_OFTEN)
   if times <= 3 then return release(job, now) end
   if times < MOST_INTERRUPTIONS then return release_after(1000 * 2 ^ math.min(times - 4, 6), job, now) end
-  fail(job, now, TOO_OFTEN)
   job.attempt, job.cause = text(tonumber(job.attempt) - 1), 'abandoned'
   finish(job, 'dead', now)
 end

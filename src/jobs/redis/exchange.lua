@@ -90,12 +90,12 @@ local function record_done(job, at)
 end
 
 local function record_other(job, at)
-  local id, ending, message = job.id, ARGV[at + 7], ARGV[at + 8]
+  local id, ending, failure = job.id, ARGV[at + 7], ARGV[at + 8]
   take(job)
   if ARGV[at + 2] == '1' then
     call('HSET', job_key(id), 'done', ARGV[at + 3], 'total', ARGV[at + 4], 'message', ARGV[at + 5])
   end
-  if message ~= '' then fail(job, now, string.sub(message, 2)) end
+  if failure ~= '' then fail(job, now, failure) end
   if ending == 'released' then
     release(job, now)
   elseif ending ~= 'retry' then

@@ -38,7 +38,7 @@ use super::engine::{
     Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, Resolution,
     ResolvedAttempt, Retention, WorkerId,
 };
-use super::record::{Cause, JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use super::record::{FailureKind, JobCounts, JobInfo, JobState, Millis, QueueInfo};
 use crate::error::{Error, Result};
 use crate::random;
 use crate::sync::{Notify, lock};
@@ -322,7 +322,7 @@ struct Observation {
 /// The counters: one for each state, and one for each cause of dead jobs.
 fn counted() -> Vec<String> {
     let states = JobState::ALL.into_iter().map(|state| state.to_string());
-    states.chain(Cause::ALL.map(|cause| format!("dead:{}", cause.as_str()))).collect()
+    states.chain(FailureKind::ALL.map(|cause| format!("dead:{}", cause.as_str()))).collect()
 }
 
 fn counts_of(numbers: Vec<u64>) -> JobCounts {
@@ -330,7 +330,7 @@ fn counts_of(numbers: Vec<u64>) -> JobCounts {
     for (state, number) in JobState::ALL.into_iter().zip(numbers.by_ref()) {
         *counts.of(state) = number;
     }
-    for (cause, number) in Cause::ALL.into_iter().zip(numbers) {
+    for (cause, number) in FailureKind::ALL.into_iter().zip(numbers) {
         counts.dead_of(cause).into_iter().for_each(|count| *count = number);
     }
     counts

@@ -20,11 +20,20 @@ local function fields_of(id)
   return fields
 end
 
+-- Returns the failures of a job without their backtraces, which are on a line of their own.
+local function failures_of(id)
+  local failures = call('LRANGE', P .. 'failures:' .. id, 0, -1)
+  for i, failure in ipairs(failures) do
+    if string.sub(failure, 1, 1) == '{' then failures[i] = string.match(failure, '^[^\n]*') end
+  end
+  return failures
+end
+
 -- Returns the id, the fields and the failures of each job.
 local function shown(ids)
   local found = {}
   for _, id in ipairs(ids) do
-    table.insert(found, { id, fields_of(id), call('LRANGE', P .. 'failures:' .. id, 0, -1) })
+    table.insert(found, { id, fields_of(id), failures_of(id) })
   end
   return found
 end

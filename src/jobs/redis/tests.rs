@@ -16,11 +16,11 @@ use crate::background::output::Output;
 use crate::error::{Result, Status};
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::{
-    Capacity, ClaimRequest, Claimed, EndedAttempt, Engine, Entry, Exchanged, HeartbeatReply, HeldJob, LastValues,
-    MOST_OF_TRACE, Resolution, ResolvedAttempt, Retention, Unavailable, When, WorkerId,
+    AttemptFailure, Capacity, ClaimRequest, Claimed, EndedAttempt, Engine, Entry, Exchanged, HeartbeatReply, HeldJob,
+    LastValues, MOST_OF_TRACE, Resolution, ResolvedAttempt, Retention, Unavailable, When, WorkerId,
 };
 use crate::jobs::memory::Memory;
-use crate::jobs::record::{Cause, JobCounts, JobState, Millis, StoredOutput};
+use crate::jobs::record::{FailureKind, JobCounts, JobState, Millis, StoredOutput};
 use crate::sync::{Notify, lock};
 
 /// One server for all cases, with a key prefix for each.
@@ -99,6 +99,15 @@ fn take(engine: &Redis, worker: &WorkerId, most: usize) -> Result<Vec<Claimed>> 
 
 fn resolve(engine: &Redis, claimed: &Claimed, resolution: Resolution) -> Result<bool> {
     engine.resolve(claimed.id, claimed.token, resolution.into(), T)
+}
+
+fn failure(kind: FailureKind) -> AttemptFailure {
+    let location = Some("src/orders.rs:41".to_owned());
+    AttemptFailure {
+        location,
+        backtrace: Some("  0: save\n  1: run".to_owned()),
+        ..AttemptFailure::new(kind, "broken")
+    }
 }
 
 fn counts(waiting: u64, running: u64, done: u64) -> JobCounts {
@@ -540,10 +549,7 @@ fn a_lost_reply_has_no_effect_twice() {
     let claimed = take(&engine, &worker, 5).unwrap();
     assert_eq!((claimed.len(), claimed[0].id, claimed[0].attempt), (1, id, 1));
     lose();
-    assert!(
-        resolve(&engine, &claimed[0], Resolution::Dead { message: "broken".to_owned(), cause: Cause::Panicked })
-            .unwrap()
-    );
+    assert!(resolve(&engine, &claimed[0], Resolution::Dead { failure: failure(FailureKind::Panicked) }).unwrap());
     assert_eq!(direct.find(id).unwrap().unwrap().failures.len(), 1);
     lose();
     assert!(engine.revive(id, T).unwrap());
@@ -715,7 +721,9 @@ fn a_job_released_by_another_process_notifies() {
     assert!(listener.wait(LONG));
     assert!(resolve(&other, &claimed[0], Resolution::Released).unwrap());
     assert!(listener.wait(LONG));
-    assert!(resolve(&other, &claimed[1], Resolution::Retry { wait: 0, message: "again".to_owned() }).unwrap());
+    assert!(
+        resolve(&other, &claimed[1], Resolution::Retry { wait: 0, failure: failure(FailureKind::TimedOut) }).unwrap()
+    );
     assert!(listener.wait(LONG));
 }
 
@@ -774,9 +782,9 @@ impl Dice {
     fn resolution(&mut self) -> Resolution {
         match self.throw(6) {
             0 => Resolution::Released,
-            1 => Resolution::Retry { wait: self.throw(80) as i64, message: "again".to_owned() },
-            2 => Resolution::Dead { message: "broken".to_owned(), cause: Cause::Panicked },
-            3 => Resolution::Cancelled { message: None },
+            1 => Resolution::Retry { wait: self.throw(80) as i64, failure: failure(FailureKind::TimedOut) },
+            2 => Resolution::Dead { failure: failure(FailureKind::Panicked) },
+            3 => Resolution::Cancelled { failure: None },
             _ => Resolution::Done,
         }
     }
@@ -839,7 +847,7 @@ impl<E: Engine> Player<E> {
         let jobs: Vec<_> = listed
             .map(|job| {
                 let whole = self.engine.find(job.id).unwrap().unwrap();
-                assert_eq!(whole.clone().without_output(), job);
+                assert_eq!(whole.clone().listed(), job);
                 (job.done, job.total, job.message.clone(), whole.output, job)
             })
             .collect();
@@ -872,7 +880,7 @@ fn redis_and_memory_behave_the_same() {
 
 // The keys on the server.
 
-/// A job as a version without outputs has stored it.
+/// A job as a version without outputs, traces and locations has stored it.
 #[test]
 fn a_record_of_an_earlier_version_is_read() {
     let Ok(bench) = RedisBench::new() else { return };
@@ -882,9 +890,14 @@ fn a_record_of_an_earlier_version_is_read() {
                entry  done 3 total 5 message half";
     ask::<u64>(&bench.server, &format!("HSET {}job:1 {job}", bench.prefix));
     ask::<u64>(&bench.server, &format!("ZADD {}state:done 1 1", bench.prefix));
+    let mut connection = Client::open(bench.server.url()).unwrap().get_connection().unwrap();
+    let failures = format!("{}failures:1", bench.prefix);
+    let () = ::redis::cmd("RPUSH").arg(failures).arg("2 7 {not an\nobject}").query(&mut connection).unwrap();
     let found = engine.find(1).unwrap().unwrap();
     assert_eq!((found.state, found.done, found.message.as_str()), (JobState::Done, 3, "half"));
-    assert_eq!(found.output, StoredOutput::Absent);
+    assert_eq!((&found.output, &found.trace, &found.parent), (&StoredOutput::Absent, &None, &None));
+    let failure = &found.failures[0];
+    assert_eq!((failure.attempt, failure.at, failure.message.as_str()), (2, 7, "{not an\nobject}"));
     assert_eq!(engine.list(JobState::Done, None, 9).unwrap(), [found]);
     assert!(engine.discard(1).unwrap());
 }
@@ -910,9 +923,9 @@ fn no_entry_stays_pending_and_no_stream_grows() {
     let ends = [
         Resolution::Done,
         Resolution::Released,
-        Resolution::Retry { wait: 0, message: "again".to_owned() },
-        Resolution::Dead { message: "broken".to_owned(), cause: Cause::Panicked },
-        Resolution::Cancelled { message: None },
+        Resolution::Retry { wait: 0, failure: failure(FailureKind::TimedOut) },
+        Resolution::Dead { failure: failure(FailureKind::Panicked) },
+        Resolution::Cancelled { failure: None },
     ];
     for round in 0..300_usize {
         let priority = [0, 5][round % 2];

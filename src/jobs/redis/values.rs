@@ -4,8 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use crate::background::output::Output;
 use crate::error::{Error, Result};
-use crate::jobs::engine::{Claimed, EndedAttempt, Enqueued, Entry, HeldJob, Resolution, Steps, When};
-use crate::jobs::record::{Cause, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
+use crate::jobs::engine::{AttemptFailure, Claimed, EndedAttempt, Enqueued, Entry, HeldJob, Resolution, Steps, When};
+use crate::jobs::record::{FailureKind, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 
 /// The largest number that is exact in a script, and in a sorted set: 2^53 - 1.
 const LARGEST: Millis = (1 << 53) - 1;
@@ -47,25 +47,37 @@ pub(super) fn enqueued(reply: &str) -> Result<Vec<Enqueued>> {
 }
 
 /// The twelve values of an ended attempt: id, token, its last progress as [`progress_values`] encodes it, the output, the
-/// name of the outcome, the message of its failure, the due time of the next attempt, the backoff, and the cause of a dead
+/// name of the outcome, its failure as [`failure_values`] encodes it, the due time of the next attempt, the backoff, and the cause of a dead
 /// job.
 pub(super) fn ended(ended: &EndedAttempt, now: Millis) -> [String; 12] {
     let resolved = &*ended.resolved;
     let [has_progress, done, total, progress] = progress_values(resolved.last_values.progress.as_ref());
     let output = optional(resolved.output().map(Output::json));
-    let cause = if let Resolution::Dead { cause, .. } = resolved.resolution { cause } else { Cause::Failed };
-    let (state, message, wait) = match &resolved.resolution {
+    let (state, failure, wait) = match &resolved.resolution {
         Resolution::Done => ("done", None, None),
-        Resolution::Retry { wait, message } => ("retry", Some(message), Some(exact(*wait))),
-        Resolution::Dead { message, .. } => ("dead", Some(message), None),
-        Resolution::Cancelled { message } => ("cancelled", message.as_ref(), None),
+        Resolution::Retry { wait, failure } => ("retry", Some(failure), Some(exact(*wait))),
+        Resolution::Dead { failure } => ("dead", Some(failure), None),
+        Resolution::Cancelled { failure } => ("cancelled", failure.as_ref(), None),
         Resolution::Released => ("released", None, None),
     };
     let due = wait.map(|wait| exact(now.saturating_add(wait)).to_string()).unwrap_or_default();
-    let (wait, message) =
-        (wait.map(|wait| wait.to_string()).unwrap_or_default(), optional(message.map(String::as_str)));
-    let [id, token, state, cause] = values![ended.id, ended.token, state, cause.as_str()];
-    [id, token, has_progress, done, total, progress, output, state, message, due, wait, cause]
+    let wait = wait.map(|wait| wait.to_string()).unwrap_or_default();
+    let cause = failure.map(|failure| failure.kind).unwrap_or_default();
+    let failure = failure.map(failure_values).unwrap_or_default();
+    let [id, token, state, cause] = values![ended.id, ended.token, state, cause];
+    [id, token, has_progress, done, total, progress, output, state, failure, due, wait, cause]
+}
+
+/// Encodes a failure: an object, to which the script adds the attempt and the times, and on a line of its own the backtrace,
+/// which lists leave out.
+fn failure_values(failure: &AttemptFailure) -> String {
+    let json = |value: serde_json::Result<String>| value.unwrap_or_default();
+    let mut text = json(serde_json::to_string(failure));
+    if let Some(backtrace) = &failure.backtrace {
+        text.push('\n');
+        text.push_str(&json(serde_json::to_string(backtrace)));
+    }
+    text
 }
 
 /// Parses the reply for an outcome: `1` if it is recorded, `0` if its token was stale, or the error of the server.
@@ -174,11 +186,22 @@ pub(super) fn queues((waiting, running, paused): &Queues) -> Vec<QueueInfo> {
     names.into_iter().map(queue).collect()
 }
 
-/// Parses a failure: `<attempt> <time> <message>`.
-fn failure(line: &str) -> Option<JobFailure> {
-    let mut parts = line.splitn(3, ' ');
-    let (attempt, at) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?);
-    Some(JobFailure { attempt, at, message: parts.next()?.to_owned() })
+/// Parses a failure: an object, and its backtrace on the next line.
+fn failure(text: &str) -> Option<JobFailure> {
+    if !text.starts_with('{') {
+        return earlier_failure(text);
+    }
+    let (failure, backtrace) = text.split_once('\n').map_or((text, None), |(one, other)| (one, Some(other)));
+    let backtrace = backtrace.and_then(|text| serde_json::from_str(text).ok());
+    serde_json::from_str(failure).ok().map(|failure| JobFailure { backtrace, ..failure })
+}
+
+/// Parses a failure that an earlier version has written: `<attempt> <time> <message>`.
+fn earlier_failure(text: &str) -> Option<JobFailure> {
+    let mut parts = text.splitn(3, ' ');
+    let (attempt, at, message) = (parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?.to_owned());
+    let (began_at, kind, location, backtrace) = (None, FailureKind::Failed, None, None);
+    Some(JobFailure { attempt, at, began_at, kind, message, location, backtrace })
 }
 
 fn number(text: &str) -> Result<u64> {

@@ -16,8 +16,13 @@ use crate::jobs::engine::Unavailable;
 use crate::private_files;
 
 /// The migrations, each from one version of the tables to the next. Never change a released one: add another.
-pub(super) const STEPS: &[&str] =
-    &[include_str!("first.sql"), include_str!("second.sql"), include_str!("third.sql"), include_str!("fourth.sql")];
+pub(super) const STEPS: &[&str] = &[
+    include_str!("first.sql"),
+    include_str!("second.sql"),
+    include_str!("third.sql"),
+    include_str!("fourth.sql"),
+    include_str!("fifth.sql"),
+];
 
 /// The largest file, in bytes, that is checked for damage when it is opened. For a larger file the check would take
 /// seconds; damage is then detected when it is read.

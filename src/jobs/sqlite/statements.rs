@@ -10,10 +10,11 @@ use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
 use crate::background::output::Output;
 use crate::jobs::engine::{
-    CLOCK_SLACK, Capacity, Claimed, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK, MOST_FAILURES,
-    MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, When, wait_after_interruption,
+    AttemptFailure, CLOCK_SLACK, Capacity, Claimed, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK,
+    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, When,
+    wait_after_interruption,
 };
-use crate::jobs::record::{Cause, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
+use crate::jobs::record::{FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -215,6 +216,7 @@ fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
                    RETURNING interruptions, is_cancelling";
     let (count, is_cancelling): (u32, bool) =
         db.prepare_cached(counted)?.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    fail(db, id, &AttemptFailure::interrupted(count), now)?;
     if count < MOST_INTERRUPTIONS || is_cancelling {
         return match wait_after_interruption(count) {
             0 => release(db, id, now),
@@ -224,12 +226,7 @@ fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
             }
         };
     }
-    let message = format!(
-        "the process ended {MOST_INTERRUPTIONS} times while it ran this job, which may be the cause: find out why the process ended \
-             (was its memory exhausted?), then retry the job"
-    );
-    fail(db, id, &message, now)?;
-    die(db, id, Cause::Abandoned, now)?;
+    die(db, id, FailureKind::Abandoned, now)?;
     uncount_attempt(db, id)
 }
 
@@ -334,16 +331,16 @@ pub(super) fn resolve(db: &Connection, id: u64, token: u64, resolved: &ResolvedA
     let id = key(id);
     match &resolved.resolution {
         Resolution::Done => finish(db, id, JobState::Done, now)?,
-        Resolution::Retry { wait, message } => {
-            fail(db, id, message, now)?;
+        Resolution::Retry { wait, failure } => {
+            fail(db, id, failure, now)?;
             schedule_retry(db, id, *wait, now)?;
         }
-        Resolution::Dead { message, cause } => {
-            fail(db, id, message, now)?;
-            die(db, id, *cause, now)?;
+        Resolution::Dead { failure } => {
+            fail(db, id, failure, now)?;
+            die(db, id, failure.kind, now)?;
         }
-        Resolution::Cancelled { message } => {
-            message.iter().try_for_each(|message| fail(db, id, message, now))?;
+        Resolution::Cancelled { failure } => {
+            failure.iter().try_for_each(|failure| fail(db, id, failure, now))?;
             finish(db, id, JobState::Cancelled, now)?;
         }
         Resolution::Released => release(db, id, now)?,
@@ -395,7 +392,7 @@ pub(super) fn is_completed(db: &Connection, id: u64, token: u64) -> Result<bool>
         .exists([key(id), key(token)])
 }
 
-fn die(db: &Connection, id: i64, cause: Cause, now: Millis) -> Result<()> {
+fn die(db: &Connection, id: i64, cause: FailureKind, now: Millis) -> Result<()> {
     db.prepare_cached("UPDATE aside_jobs SET cause = ?2 WHERE id = ?1")?.execute(params![id, cause.as_str()])?;
     finish(db, id, JobState::Dead, now)
 }
@@ -432,14 +429,15 @@ fn schedule_retry(db: &Connection, id: i64, wait: Millis, now: Millis) -> Result
 }
 
 /// Stores a failure, and deletes the oldest ones beyond the limit.
-fn fail(db: &Connection, id: i64, message: &str, now: Millis) -> Result<()> {
+fn fail(db: &Connection, id: i64, failure: &AttemptFailure, now: Millis) -> Result<()> {
+    let AttemptFailure { kind, message, location, backtrace } = failure;
     let last = "SELECT coalesce(max(number), 0) FROM aside_failures WHERE job = ?1";
     let number = 1 + db.prepare_cached(last)?.query_row([id], |row| row.get::<_, i64>(0))?;
     db.prepare_cached(
-        "INSERT INTO aside_failures (job, number, attempt, at, words)
-         SELECT id, ?2, attempt, ?3, ?4 FROM aside_jobs WHERE id = ?1",
+        "INSERT INTO aside_failures (job, number, attempt, at, words, kind, location, began_at, backtrace)
+         SELECT id, ?2, attempt, ?3, ?4, ?5, ?6, began_at, ?7 FROM aside_jobs WHERE id = ?1",
     )?
-    .execute(params![id, number, now, message])?;
+    .execute(params![id, number, now, message, kind.as_str(), location, backtrace])?;
     db.prepare_cached("DELETE FROM aside_failures WHERE job = ?1 AND number <= ?2 - ?3")?
         .execute(params![id, number, MOST_FAILURES as i64])
         .map(drop)
@@ -557,7 +555,7 @@ fn listed_in(row: &Row<'_>) -> Result<JobInfo> {
 pub(super) fn find(db: &Connection, id: u64) -> Result<Option<JobInfo>> {
     let mut find = db.prepare_cached(&format!("SELECT {INFO}, output FROM aside_jobs WHERE id = ?1"))?;
     let info = find.query_row([key(id)], whole_in).optional()?;
-    info.map(|info| with_failures(db, info)).transpose()
+    info.map(|info| with_failures(db, info, FAILURES_WITH_BACKTRACES)).transpose()
 }
 
 pub(super) fn list(db: &Connection, state: JobState, before: Option<u64>, most: usize) -> Result<Vec<JobInfo>> {
@@ -568,7 +566,7 @@ pub(super) fn list(db: &Connection, state: JobState, before: Option<u64>, most: 
     let before = before.map_or(i64::MAX, count);
     let mut list = db.prepare_cached(&list)?;
     let jobs = list.query_map(params![number(state), before, count(most as u64)], listed_in)?;
-    jobs.map(|info| with_failures(db, info?)).collect()
+    jobs.map(|info| with_failures(db, info?, FAILURES)).collect()
 }
 
 pub(super) fn of_trace(db: &Connection, trace: &str, most: usize) -> Result<Vec<JobInfo>> {
@@ -578,15 +576,31 @@ pub(super) fn of_trace(db: &Connection, trace: &str, most: usize) -> Result<Vec<
     );
     let mut list = db.prepare_cached(&list)?;
     let jobs = list.query_map(params![trace, count(most as u64)], listed_in)?;
-    jobs.map(|info| with_failures(db, info?)).collect()
+    jobs.map(|info| with_failures(db, info?, FAILURES)).collect()
 }
 
-fn with_failures(db: &Connection, mut info: JobInfo) -> Result<JobInfo> {
-    let mut failures =
-        db.prepare_cached("SELECT attempt, at, words FROM aside_failures WHERE job = ?1 ORDER BY number")?;
-    let read = |row: &Row<'_>| Ok(JobFailure { attempt: row.get(0)?, at: row.get(1)?, message: row.get(2)? });
-    info.failures = failures.query_map([key(info.id)], read)?.collect::<Result<_>>()?;
+/// The failures of a job, and the same with their backtraces.
+const FAILURES: &str =
+    "SELECT attempt, at, began_at, kind, words, location, NULL FROM aside_failures WHERE job = ?1 ORDER BY number";
+const FAILURES_WITH_BACKTRACES: &str =
+    "SELECT attempt, at, began_at, kind, words, location, backtrace FROM aside_failures WHERE job = ?1 ORDER BY number";
+
+fn with_failures(db: &Connection, mut info: JobInfo, failures: &str) -> Result<JobInfo> {
+    let mut failures = db.prepare_cached(failures)?;
+    info.failures = failures.query_map([key(info.id)], failure_in)?.collect::<Result<_>>()?;
     Ok(info)
+}
+
+fn failure_in(row: &Row<'_>) -> Result<JobFailure> {
+    Ok(JobFailure {
+        attempt: row.get(0)?,
+        at: row.get(1)?,
+        began_at: row.get(2)?,
+        kind: FailureKind::of(row.get_ref(3)?.as_str()?),
+        message: row.get(4)?,
+        location: row.get(5)?,
+        backtrace: row.get(6)?,
+    })
 }
 
 pub(super) fn counts(db: &Connection) -> Result<JobCounts> {
@@ -598,7 +612,7 @@ pub(super) fn counts(db: &Connection) -> Result<JobCounts> {
     }
     let mut of =
         db.prepare_cached("SELECT count(*) FROM aside_jobs INDEXED BY aside_jobs_dead WHERE state = 4 AND cause = ?1")?;
-    for cause in Cause::ALL {
+    for cause in FailureKind::ALL {
         if let Some(count) = counts.dead_of(cause) {
             *count = of.query_row([cause.as_str()], |row| row.get::<_, i64>(0))?.unsigned_abs();
         }

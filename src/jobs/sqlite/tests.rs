@@ -10,8 +10,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::background::output::Output;
 use crate::jobs::conformance::{self, Bench};
-use crate::jobs::engine::{Capacity, Claimed, When};
-use crate::jobs::record::{Cause, StoredOutput};
+use crate::jobs::engine::{AttemptFailure, Capacity, Claimed, When};
+use crate::jobs::record::{FailureKind, JobFailure, StoredOutput};
 
 /// A time of the wall clock.
 const T: Millis = 2_000_000_000_000;
@@ -256,7 +256,7 @@ fn this_version_reads_jobs_of_the_first_version() {
     assert!(jobs.revive(1, T).unwrap());
     let worker = jobs.join().unwrap();
     let claimed = jobs.claim(&worker, &[Capacity { queue: "default".into(), free: 1 }], T).unwrap();
-    let panicked = Resolution::Dead { message: "panicked: boom".into(), cause: Cause::Panicked };
+    let panicked = Resolution::Dead { failure: AttemptFailure::new(FailureKind::Panicked, "panicked: boom") };
     assert!(jobs.resolve(1, claimed[0].token, panicked.into(), T).unwrap());
     assert_eq!(jobs.counts().unwrap(), JobCounts { dead: 1, panicked: 1, ..JobCounts::default() });
 }
@@ -278,7 +278,9 @@ fn this_version_reads_jobs_of_the_second_version() {
     let (done, waiting) = (jobs.find(1).unwrap().unwrap(), jobs.find(2).unwrap().unwrap());
     assert_eq!((done.state, done.payload.as_str(), done.ended_at), (JobState::Done, r#"{"id":7}"#, Some(7)));
     assert_eq!((done.done, done.total, done.message.as_str(), done.output), (3, 5, "part 3", StoredOutput::Absent));
-    assert_eq!((done.failures[0].message.as_str(), waiting.output), ("broken", StoredOutput::Absent));
+    let JobFailure { message, kind, location, began_at, backtrace, .. } = done.failures[0].clone();
+    assert_eq!((message.as_str(), kind, waiting.output), ("broken", FailureKind::Failed, StoredOutput::Absent));
+    assert_eq!((location, began_at, backtrace), (None, None, None));
     let worker = jobs.join().unwrap();
     let claimed = take(&jobs, &worker);
     assert_eq!(claimed.id, 2);
@@ -314,7 +316,7 @@ fn a_later_version_reads_jobs_of_this_version() {
     let jobs = Sqlite::open_with(&home.path(), BUSY, &steps).unwrap();
     assert_eq!(state(&jobs, id), JobState::Waiting);
     home.connect().prepare("SELECT colour FROM aside_jobs").unwrap();
-    let message = refused(Sqlite::open(&home.path()), "tables of version 5, and this one knows those up to 4");
+    let message = refused(Sqlite::open(&home.path()), "tables of version 6, and this one knows those up to 5");
     assert!(message.contains("jobs.db"), "{message}");
 }
 
@@ -594,7 +596,7 @@ fn a_transaction_completes_the_job_with_what_it_writes() {
         HeartbeatReply::default(),
         "it is not lost while it comes to its end"
     );
-    let late = Resolution::Retry { wait: 0, message: "too late".to_owned() };
+    let late = Resolution::Retry { wait: 0, failure: AttemptFailure::new(FailureKind::Failed, "too late") };
     assert!(jobs.resolve(claimed.id, claimed.token, late.into(), T).unwrap());
     assert_eq!(state(&jobs, claimed.id), JobState::Done);
     assert!(!jobs.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap());
