@@ -486,12 +486,13 @@ impl App {
     /// [`run`](App::run) and [`start`](App::start) also run the jobs, in the process of the server; [`work`](App::work) runs
     /// jobs without a server. This method also registers `Mail` and `Webhook`, which are jobs too.
     #[cfg(feature = "jobs")]
-    pub fn jobs(self, jobs: Jobs) -> App {
+    pub fn jobs(mut self, jobs: Jobs) -> App {
         #[cfg(feature = "mail")]
         let jobs = jobs.register::<Mail>();
         #[cfg(feature = "webhook")]
         let jobs = jobs.register::<Webhook>();
-        self.state(jobs)
+        self.values.insert(jobs);
+        self
     }
 
     /// Serves the files of a folder below a path: `.static_files("/static", "static")`.

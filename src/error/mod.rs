@@ -525,13 +525,15 @@ impl fmt::Display for Error {
     }
 }
 
-/// Shows the chain on one line, as `main` prints an error that it returns, and the status of an error of the client.
+/// Shows the chain and the location on one line, as `main` prints an error that it returns, and the status of an error of the
+/// client.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.status {
-            status if status.is_server_error() => f.write_str(&self.chain()),
-            status => write!(f, "{} ({status})", self.chain()),
+            status if status.is_server_error() => f.write_str(&self.chain())?,
+            status => write!(f, "{} ({status})", self.chain())?,
         }
+        self.own_location().map_or(Ok(()), |location| write!(f, ", at {location}"))
     }
 }
 

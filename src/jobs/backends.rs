@@ -2,7 +2,8 @@
 
 use super::facade::Jobs;
 use super::memory::Memory;
-use crate::error::{Error, Result};
+use crate::bounds;
+use crate::error::{Error, OrHere, Result};
 
 impl Jobs {
     /// Stores jobs in memory, where they are lost when the process ends: for tests and for a start.
@@ -22,15 +23,18 @@ impl Jobs {
     /// # Errors
     /// An error if the setting names no engine, an engine that this program was built without, or one that cannot be
     /// opened.
+    #[track_caller]
     pub fn open(setting: &str) -> Result<Jobs> {
         match setting.split_once(':') {
             Some(("memory", "")) => Ok(Jobs::memory()),
             Some(("sqlite", path)) if !path.is_empty() => sqlite(path),
             Some(("redis" | "rediss" | "redis+unix", _)) => redis(setting),
-            _ => Err(Error::internal(
-                "the setting for the job store must be `sqlite:PATH`, `redis://HOST:PORT/DATABASE` or `memory:`",
-            )),
+            _ => Err(Error::internal(format!(
+                "{} does not name a job store: write `sqlite:PATH`, `redis://HOST:PORT/DATABASE` or `memory:`",
+                shown(setting)
+            ))),
         }
+        .or_here()
     }
 
     /// Stores jobs in a SQLite file, which is created if it is missing.
@@ -42,8 +46,9 @@ impl Jobs {
     /// # Errors
     /// An error if the file cannot be opened, is damaged, or was written by a later version.
     #[cfg(feature = "sqlite")]
+    #[track_caller]
     pub fn sqlite(path: impl AsRef<std::path::Path>) -> Result<Jobs> {
-        Ok(Jobs::on(super::sqlite::Sqlite::open(path.as_ref())?))
+        Ok(Jobs::on(super::sqlite::Sqlite::open(path.as_ref()).or_here()?))
     }
 
     /// Stores jobs in Redis, 7.0 or later, with persistence: for more than one machine. `redis://:password@host:6379/0`, or
@@ -57,8 +62,17 @@ impl Jobs {
     /// An error if the URL is invalid, the server refuses the connection, or the server would evict jobs when its memory is
     /// full.
     #[cfg(feature = "redis")]
+    #[track_caller]
     pub fn redis(url: &str) -> Result<Jobs> {
-        Ok(Jobs::on(super::redis::Redis::open(url)?))
+        Ok(Jobs::on(super::redis::Redis::open(url).or_here()?))
+    }
+}
+
+/// Returns a setting for a message, without what may be a password.
+fn shown(setting: &str) -> String {
+    match setting.contains('@') {
+        true => "the setting".to_owned(),
+        false => format!("`{}`", bounds::shorten(setting, 100)),
     }
 }
 

@@ -198,6 +198,27 @@ fn a_missing_state_template_or_route_has_the_location_of_its_use_and_a_suggestio
     }
 }
 
+#[test]
+fn a_template_in_a_folder_that_does_not_exist_names_the_folder() {
+    logs::record();
+    let app = App::with_config(Config::default())
+        .templates("tests/no-such-folder-7")
+        .get("/", |req: &mut Request| req.render("home.html", ()));
+    assert_eq!(TestClient::new(app).get("/").status_code().code(), 500);
+    let line = line(Level::Error, "tests/no-such-folder-7 does not exist");
+    assert!(line.contains("the folder /"), "{line}");
+}
+
+/// Regression: a setting that names no job store was refused without the setting and without the line.
+#[test]
+fn a_setting_that_names_no_job_store_is_refused_with_its_location_and_without_a_password() {
+    let (line, refused) = (line!(), ["data/jobs.db", "postgres://me:secret@host/shop"].map(Jobs::open));
+    let [path, url] = refused.map(|refused| format!("{:?}", refused.err().unwrap()));
+    assert!(path.starts_with("`data/jobs.db` does not name a job store: write `sqlite:PATH`"), "{path}");
+    assert!(path.ends_with(&format!(", at {}", here(line))), "{path}");
+    assert!(url.starts_with("the setting does not name a job store") && !url.contains("secret"), "{url}");
+}
+
 /// Functions that fail with an error of the framework's own.
 #[test]
 fn an_error_of_the_framework_has_the_location_of_the_call() {

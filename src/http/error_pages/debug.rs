@@ -123,7 +123,7 @@ fn excerpts(error: &Error, frames: &[Frame]) -> Vec<Excerpt> {
     let mut locations = locations(error);
     if locations.iter().all(SourceLocation::is_foreign) {
         let mut own = frames.iter().filter(|frame| frame.own);
-        locations.extend(own.find_map(|frame| named("Called at", frame.location.as_deref()?)));
+        locations.extend(own.find_map(|frame| named("Called at", frame.location.as_deref()?.trim_start_matches("./"))));
     }
     locations.iter().map(SourceLocation::excerpt).collect()
 }

@@ -169,7 +169,11 @@ fn loader(
         collect(&dir, "", &mut names);
         let hint = did_you_mean(name, names.iter().map(String::as_str));
         let folder = absolute(&dir);
-        let message = format!("there is no file `{name}` in {folder}, and no embedded template of that name{hint}");
+        let missing = match dir.is_dir() {
+            true => format!("there is no file `{name}` in {folder}"),
+            false => format!("the folder {folder} does not exist"),
+        };
+        let message = format!("{missing}, and no embedded template of that name{hint}");
         Err(minijinja::Error::new(ErrorKind::TemplateNotFound, message))
     }
 }
