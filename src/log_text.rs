@@ -9,7 +9,7 @@ use std::time::Duration;
 const DAY: u64 = 24 * 3_600;
 const MANY_YEARS: u64 = 1_000 * 365 * DAY;
 
-/// Returns a duration in a form that people read: `20 ms`, `1.2 s`, `3 min 20 s`.
+/// Returns a duration in a form that people read: `340 µs`, `20 ms`, `1.2 s`, `3 min 20 s`.
 pub(crate) fn span(time: Duration) -> Span {
     Span(time)
 }
@@ -23,7 +23,7 @@ impl fmt::Display for Span {
         match seconds {
             0 if self.0.is_zero() => f.write_str("0 ms"),
             // Not 0: a limit of 0 is another one, and what took no time did not run.
-            0 if micros < 1_000 => write!(f, "{:.1} ms", (micros as f64 / 1e3).max(0.1)),
+            0 if micros < 1_000 => write!(f, "{} µs", micros.max(1)),
             0 => write!(f, "{} ms", self.0.as_millis()),
             1..60 if micros < 59_950_000 => write!(f, "{:.1} s", self.0.as_secs_f64()),
             1..3_600 => write!(f, "{} min {} s", seconds.max(60) / 60, seconds.max(60) % 60),
@@ -103,7 +103,7 @@ mod tests {
     #[test]
     fn very_short_and_very_long_durations_are_readable() {
         let short = [Duration::ZERO, Duration::from_nanos(1), Duration::from_micros(500), Duration::from_micros(1_999)];
-        assert_eq!(short.map(|time| span(time).to_string()), ["0 ms", "0.1 ms", "0.5 ms", "1 ms"]);
+        assert_eq!(short.map(|time| span(time).to_string()), ["0 ms", "1 µs", "500 µs", "1 ms"]);
         let long = [Duration::from_millis(59_949), Duration::from_secs(86_399), Duration::from_secs(266_400)];
         assert_eq!(long.map(|time| span(time).to_string()), ["59.9 s", "23 h 59 min", "3 d 2 h"]);
         assert_eq!(span(Duration::MAX).to_string(), "more than 1000 years");

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Instant;
 
+use log::Level;
 use serde_json::{Value, json};
 
 use super::middleware::{self, Middleware};
@@ -366,7 +367,10 @@ pub(super) fn readiness(request: &Request) -> Response {
 }
 
 fn log_access(request: &Request, response: &Response, began: Instant) {
-    if !log::log_enabled!(target: "aside::access", log::Level::Info) {
+    // Static files tell nothing about the site as long as they are found.
+    let is_routine = response.is_asset && response.status_code().code() < 400;
+    let level = if is_routine { Level::Debug } else { Level::Info };
+    if !log::log_enabled!(target: "aside::access", level) {
         return;
     }
     let client = request.client_ip().map_or(String::new(), |client| format!(", {client}"));
@@ -374,7 +378,7 @@ fn log_access(request: &Request, response: &Response, began: Instant) {
     let (status, after) = (response.status_code().code(), span(began.elapsed()));
     // The id needs no escape: an id from a proxy is used only if its characters are safe.
     let (method, path) = (escape(method.as_str()), escape(path));
-    log::info!(target: "aside::access", "{method} {path} {status} after {after} ({id}{client})");
+    log::log!(target: "aside::access", level, status = status; "{method} {path} {status} after {after} ({id}{client})");
 }
 
 /// A source of request ids: six hexadecimal digits, unique within 16 million requests of a process.

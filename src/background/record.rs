@@ -29,6 +29,8 @@ pub(crate) struct Identity {
     pub(crate) key: Option<String>,
     /// The id of the job that the task is an attempt of.
     pub(crate) job: Option<u64>,
+    /// The number of that attempt, from 1.
+    pub(crate) job_attempt: Option<u32>,
     /// The call that starts the task.
     pub(crate) location: &'static Location<'static>,
 }
@@ -40,6 +42,7 @@ pub(crate) struct Record {
     pub(crate) key: Option<String>,
     /// The id of the job that the task is an attempt of.
     pub(crate) job: Option<u64>,
+    job_attempt: Option<u32>,
     pub(crate) request: Option<Arc<RequestInfo>>,
     pub(crate) trace: TraceId,
     /// The work that started the task, if a request or a schedule did not.
@@ -74,12 +77,13 @@ impl Record {
     /// Creates the record of a task that waits.
     pub(super) fn new(id: u64, identity: Identity, lineage: Lineage) -> Record {
         let Lineage { request, trace, parent } = lineage;
-        let Identity { name, key, job, location } = identity;
+        let Identity { name, key, job, job_attempt, location } = identity;
         Record {
             id,
             name: bounds::shorten(&name, LONGEST_NAME).into_owned(),
             key: key.map(|key| bounds::key(&key, LONGEST_NAME).into_owned()),
             job,
+            job_attempt,
             request,
             trace: trace.unwrap_or_else(TraceId::new),
             parent,
@@ -167,6 +171,11 @@ impl Record {
     /// Returns the number of attempts that have begun.
     pub(crate) fn attempts(&self) -> u32 {
         self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Returns the number of the last attempt, from 1, of the job or else of the task; `None` before the first one.
+    pub(crate) fn attempt(&self) -> Option<u32> {
+        self.job_attempt.or_else(|| Some(self.attempts()).filter(|begun| *begun > 0))
     }
 
     /// Changes the progress, and notifies its watchers.
@@ -259,7 +268,7 @@ impl Record {
 impl Identity {
     #[track_caller]
     pub(crate) fn test(name: &str) -> Identity {
-        Identity { name: name.to_owned(), key: None, job: None, location: Location::caller() }
+        Identity { name: name.to_owned(), key: None, job: None, job_attempt: None, location: Location::caller() }
     }
 }
 

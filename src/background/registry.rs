@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use log::Level;
+
 use super::counts::Counts;
 use super::failure::Failure;
 use super::lineage::Lineage;
@@ -528,13 +530,39 @@ fn log_end(ended: &AttemptEnded<'_>) {
     let AttemptEnded { record, failure, next } = *ended;
     match failure {
         Some(failure) if let Next::Retry(retry) = next => log_retry(record, failure, retry),
-        None => log::debug!(target: "aside::background", "{}", record.line("is done")),
+        None => log_success(record),
         Some(Failure::Cancelled) => log::info!(target: "aside::background", "{}", record.line("was cancelled")),
         Some(failure) => {
             let backtrace = Trace::for_log(failure.trace());
-            let line = record.failure_line(&failure.verdict(), failure);
+            let event = format!("{}{}", failure.verdict(), consequence(record, next));
+            let line = record.failure_line(&event, failure);
             log::error!(target: "aside::background", "{line}{backtrace}");
         }
+    }
+}
+
+/// Logs a success: of a job or a retry for operators, of any other task for developers.
+fn log_success(record: &Record) {
+    let attempt = record.attempt().filter(|attempt| *attempt > 1);
+    let is_notable = record.job.is_some() || attempt.is_some();
+    let level = if is_notable { Level::Info } else { Level::Debug };
+    if log::log_enabled!(target: "aside::background", level) {
+        let attempt = attempt.map_or(String::new(), |attempt| format!(" at attempt {attempt}"));
+        log::log!(target: "aside::background", level, "{}", record.line(&format!("is done{attempt}")));
+    }
+}
+
+/// Returns the part of the log line that says what a final failure leads to.
+fn consequence(record: &Record, next: Next) -> String {
+    match next {
+        Next::Dead { attempts } => format!("; the job is dead after {}", numbered(attempts, "attempt", "attempts")),
+        Next::End if record.job.is_none() && record.attempts() > 1 => {
+            format!("; gave up after {} attempts", record.attempts())
+        }
+        Next::End if record.job.is_some() && record.stop_reason() == Some(Stop::Asked) => {
+            "; the job was told to cancel".to_owned()
+        }
+        _ => String::new(),
     }
 }
 

@@ -58,9 +58,9 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Marks the task as an attempt of a job.
-    pub(crate) fn for_job(self, id: u64) -> Options {
-        Options { identity: Identity { job: Some(id), ..self.identity }, ..self }
+    /// Marks the task as the attempt of a job with this number.
+    pub(crate) fn for_job(self, id: u64, attempt: u32) -> Options {
+        Options { identity: Identity { job: Some(id), job_attempt: Some(attempt), ..self.identity }, ..self }
     }
 }
 

@@ -98,7 +98,7 @@ where
     R::Value: Send + 'static,
 {
     let location = Location::caller();
-    let identity = Identity { name: name_of::<F>(location), key: None, job: None, location };
+    let identity = Identity { name: name_of::<F>(location), key: None, job: None, job_attempt: None, location };
     let options = Options { identity, deadline: None, unwatched: None };
     Run::new(Context::current(), options, once(move |_| f())).on_own_thread()
 }
@@ -230,7 +230,7 @@ impl Task {
     /// Returns the options of the task for a function that is started at `location`.
     pub(crate) fn options<F>(self, location: &'static Location<'static>) -> Options {
         let name = self.name.unwrap_or_else(|| name_of::<F>(location));
-        let identity = Identity { name, key: self.key, job: None, location };
+        let identity = Identity { name, key: self.key, job: None, job_attempt: None, location };
         Options { identity, deadline: self.deadline, unwatched: self.unwatched }
     }
 }

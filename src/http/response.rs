@@ -42,6 +42,8 @@ pub struct Response {
     /// The key of the content, if the body is a whole file that any client may read: what is computed from the content may
     /// be reused for each response with this key.
     pub(crate) public_version: Option<String>,
+    /// True for a file that belongs to pages, such as a style sheet: its access line is logged at `debug`.
+    pub(crate) is_asset: bool,
     error: Option<Error>,
     deferred: Vec<Deferred>,
 }
@@ -103,6 +105,7 @@ impl Default for Response {
             headers: Headers::new(),
             body: ResponseBody::default(),
             public_version: None,
+            is_asset: false,
             error: None,
             deferred: Vec::new(),
         }
@@ -202,6 +205,11 @@ impl Response {
     /// Sets a header, and replaces those of the same name.
     pub fn header(self, name: &str, value: impl Into<String>) -> Response {
         self.change(name, value.into(), |headers, value| headers.set(name, value))
+    }
+
+    /// Marks the response as a file that belongs to pages.
+    pub(crate) fn as_asset(self) -> Response {
+        Response { is_asset: true, ..self }
     }
 
     /// Sets a header with a static name, and perhaps a static value, which are not copied.

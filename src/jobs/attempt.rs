@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use log::Level;
 use serde::Serialize;
 
 use super::engine::{AttemptFailure, Claimed, EndedAttempt, LastValues, Resolution, ResolvedAttempt};
@@ -275,8 +276,12 @@ impl Attempt {
     }
 
     fn warn(&self, what: &str) {
+        self.log(Level::Warn, what);
+    }
+
+    fn log(&self, level: Level, what: &str) {
         let line = format!("Job {} ({}) {what}", self.claimed.id, self.claimed.label);
-        log::warn!(target: "aside::jobs", "{}", escape(&line));
+        log::log!(target: "aside::jobs", level, "{}", escape(&line));
     }
 }
 
@@ -374,6 +379,9 @@ impl Ended {
     fn end_task(self, is_ours: bool) {
         let Ended { attempt, resolved, outcome, retry_wait, end_task, .. } = self;
         attempt.jobs.shared.running_jobs.remove(&attempt.running_job);
+        if is_ours && matches!(resolved.resolution, Resolution::Released) {
+            attempt.log(Level::Info, "is released, since the process stops; it runs again here or in another process");
+        }
         let end = match (outcome, retry_wait.filter(|_| is_ours)) {
             (Err(failure), _) if attempt.run.is_committed.load(Ordering::Acquire) => {
                 attempt

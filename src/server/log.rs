@@ -3,6 +3,7 @@
 use std::cell::Cell;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
@@ -94,6 +95,9 @@ fn color(level: Level) -> &'static str {
     }
 }
 
+/// The code of bold text.
+const BOLD: &str = "\x1b[1m";
+
 fn write_line(out: &mut dyn Write, record: &Record<'_>, is_styled: bool) -> io::Result<()> {
     let mut put_time = |time: &str| write!(out, "[{time}] ");
     // On a thread that is ending the cache no longer exists.
@@ -102,7 +106,52 @@ fn write_line(out: &mut dyn Write, record: &Record<'_>, is_styled: bool) -> io::
     // After the cache was released: a logged value may log something itself while it is formatted.
     let level = record.level();
     let (color, end) = if is_styled { (color(level), "\x1b[0m") } else { ("", "") };
-    writeln!(out, "{color}{level}{end} {}: {}", record.target(), record.args())
+    write!(out, "{color}{level}{end} {}: ", record.target())?;
+    if is_styled {
+        return write_styled(out, record, &record.args().to_string());
+    }
+    writeln!(out, "{}", record.args())
+}
+
+/// Writes a message for a terminal, where the status of an access line and the address in the banner stand out.
+fn write_styled(out: &mut dyn Write, record: &Record<'_>, message: &str) -> io::Result<()> {
+    match emphasized(record, message) {
+        Some((color, part)) => {
+            let (before, after) = (&message[..part.start], &message[part.end..]);
+            writeln!(out, "{before}{color}{}\x1b[0m{after}", &message[part])
+        }
+        None => writeln!(out, "{message}"),
+    }
+}
+
+fn emphasized(record: &Record<'_>, message: &str) -> Option<(&'static str, Range<usize>)> {
+    let field = |name: &str| record.key_values().get(name.into());
+    match record.target() {
+        "aside::access" => {
+            let status = field("status")?.to_u64()?;
+            // The last one: a path may contain the same words.
+            let end = message.rfind(" after ")?;
+            let start = message[..end].rfind(' ')? + 1;
+            Some((status_color(status), start..end))
+        }
+        "aside::server" => {
+            let address = field("address")?.to_string();
+            let start = message.find(&address)?;
+            Some((BOLD, start..start + address.len()))
+        }
+        _ => None,
+    }
+}
+
+/// Returns the code of the color of a status: green for a success, cyan for a redirect, yellow for an error of the client, bold
+/// red for one of the server.
+fn status_color(status: u64) -> &'static str {
+    match status {
+        ..300 => "\x1b[32m",
+        300..400 => "\x1b[36m",
+        400..500 => "\x1b[33m",
+        500.. => "\x1b[1m\x1b[31m",
+    }
 }
 
 /// Returns a time in the time zone of the system.
@@ -163,8 +212,8 @@ fn send(record: &Record<'_>, line: &[u8]) -> io::Result<()> {
     if !HAS_WRITER.load(Ordering::Acquire) {
         return write_to_stderr(line);
     }
-    let is_access = record.level() >= Level::Info && record.target() == "aside::access";
-    QUEUE.push(if is_access { Kind::Access } else { Kind::Other }, line);
+    let is_routine = record.level() >= Level::Info && ["aside::access", "aside::background"].contains(&record.target());
+    QUEUE.push(if is_routine { Kind::Routine } else { Kind::Other }, line);
     Ok(())
 }
 
@@ -242,6 +291,30 @@ mod tests {
         write_line(&mut out, &record, true).unwrap();
         let line = String::from_utf8(out).unwrap();
         assert!(line.ends_with("] \x1b[1m\x1b[31mERROR\x1b[0m aside::test: late\n"), "{line:?}");
+    }
+
+    #[test]
+    fn the_status_of_an_access_line_and_the_address_of_the_banner_stand_out() {
+        let styled = |target: &str, values: &dyn log::kv::Source, message: &str| {
+            let args = format_args!("{message}");
+            let record = Record::builder().target(target).level(Level::Info).key_values(&values).args(args).build();
+            let mut out = Vec::new();
+            write_styled(&mut out, &record, message).unwrap();
+            String::from_utf8(out).unwrap()
+        };
+        let access = |status: u16| {
+            let line = format!("GET /a 404 after x {status} after 3 ms (3f9a1c)");
+            styled("aside::access", &("status", status), &line)
+        };
+        for (status, color) in [(200, "32"), (204, "32"), (303, "36"), (404, "33"), (500, "1m\x1b[31")] {
+            let expected = format!("GET /a 404 after x \x1b[{color}m{status}\x1b[0m after 3 ms (3f9a1c)\n");
+            assert_eq!(access(status), expected);
+        }
+        let banner =
+            styled("aside::server", &("address", "http://[::1]:80"), "aside listens on http://[::1]:80 over epoll");
+        assert_eq!(banner, "aside listens on \x1b[1mhttp://[::1]:80\x1b[0m over epoll\n");
+        assert_eq!(styled("shop", &("status", 200), "GET / 200 after 3 ms"), "GET / 200 after 3 ms\n");
+        assert_eq!(styled("aside::access", &("status", 200), "late"), "late\n");
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The queue between the threads that log and the one thread that writes their lines.
 //!
-//! Lines of the access log wait up to [`LAG`], so that many are written in one call. The thread that logs any other line waits
-//! until it is written, unless the log is not read. All lines are in one buffer and so keep their order, but each kind has
-//! space of its own: a flood of access lines displaces no warning.
+//! Routine lines, of requests, tasks and jobs, wait up to [`LAG`], so that many are written in one call. The thread that logs any
+//! other line waits until it is written, unless the log is not read. All lines are in one buffer and so keep their order, but
+//! each kind has space of its own: a flood of routine lines displaces no warning.
 
 use std::fmt;
 use std::io;
@@ -11,13 +11,13 @@ use std::time::Duration;
 
 use crate::sync::{lock, wait_while, wait_while_for};
 
-/// The longest time that an access line waits for others.
+/// The longest time that a routine line waits for others.
 const LAG: Duration = Duration::from_millis(50);
 
 /// The most bytes of each kind of line that wait while nothing is written.
 const SPACE: usize = 1 << 20;
 
-/// The number of waiting bytes at which access lines are written before their lag is over.
+/// The number of waiting bytes at which routine lines are written before their lag is over.
 const BATCH: usize = 64 << 10;
 
 /// How long a thread waits for its line to be written. A wait that is longer shows that the log is not read.
@@ -26,7 +26,8 @@ const PATIENCE: Duration = Duration::from_millis(200);
 /// The kinds of lines, each with its own space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
-    Access,
+    /// The access log, and tasks and jobs that ended well.
+    Routine,
     Other,
 }
 
@@ -71,7 +72,7 @@ impl Queue {
         Queue { state: Mutex::new(state), work: Condvar::new(), written: Condvar::new() }
     }
 
-    /// Adds a line, or counts it as dropped if its kind has no space left. Waits until a line other than of the access log is
+    /// Adds a line, or counts it as dropped if its kind has no space left. Waits until a line that is not routine is
     /// written, unless the log is not read.
     pub(super) fn push(&self, kind: Kind, line: &[u8]) {
         let mut state = lock(&self.state);
@@ -184,10 +185,10 @@ impl<W: FnMut(&[u8]) -> io::Result<usize>> Output<W> {
     }
 
     fn format_losses(&mut self, format: &impl Fn(&mut Vec<u8>, fmt::Arguments<'_>)) {
-        let [access, other] = self.dropped;
-        if access + other > 0 {
+        let [routine, other] = self.dropped;
+        if routine + other > 0 {
             let text =
-                format_args!("The log was not read: {access} access lines and {other} other lines were dropped.");
+                format_args!("The log was not read: {routine} routine lines and {other} other lines were dropped.");
             format(&mut self.batch, text);
         }
         if let (failed @ 1.., Some(error)) = (self.failed, &self.error) {
@@ -236,11 +237,11 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_access_lines_leaves_space_for_a_warning_after_them() {
+    fn a_flood_of_routine_lines_leaves_space_for_a_warning_after_them() {
         let queue = Queue::new();
         lock(&queue.state).is_stalled = true;
         let line = [b'a'; 1024];
-        (0..3000).for_each(|_| queue.push(Kind::Access, &line));
+        (0..3000).for_each(|_| queue.push(Kind::Routine, &line));
         queue.push(Kind::Other, b"warning\n");
         let mut batch = Vec::new();
         assert_eq!(queue.take(&mut batch).0, [3000 - SPACE as u64 / 1024, 0]);
@@ -260,7 +261,7 @@ mod tests {
             };
             writer.run(&mut Output::new(write), format)
         });
-        queue.push(Kind::Access, b"page\n");
+        queue.push(Kind::Routine, b"page\n");
         queue.push(Kind::Other, b"error\n");
         let state = lock(&queue.state);
         // On a machine that stands still for longer than its patience the thread gives up.
@@ -304,7 +305,7 @@ mod tests {
         output.write([0; 2], &format);
         drop(output);
         let text = String::from_utf8(written).unwrap();
-        let count = "The log was not read: 3 access lines and 1 other lines were dropped.";
+        let count = "The log was not read: 3 routine lines and 1 other lines were dropped.";
         assert_eq!(text, format!("kept\n{count}\nnext\n"));
     }
 }

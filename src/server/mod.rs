@@ -254,9 +254,10 @@ impl App {
     /// listen on port 80.
     ///
     /// The log goes to standard error at `info`, unless `RUST_LOG` is set or the application has installed a logger. If standard
-    /// error is not a terminal, lines of the access log (`aside::access`) are written in batches, at most 50 ms later;
-    /// `abort`, `process::exit` and `kill -9` lose those of the last 50 ms. A panic and the end of `run` write them. All other
-    /// lines are written at once. While the reader of the log does not read, up to 1 MiB of access lines and 1 MiB of other
+    /// error is not a terminal, routine lines are written in batches, at most 50 ms later: the access log (`aside::access`), and
+    /// jobs and tasks that ended well (`aside::background` at `info`). `abort`, `process::exit` and `kill -9` lose those of the last
+    /// 50 ms. A panic and the end of `run` write them. All other
+    /// lines are written at once. While the reader of the log does not read, up to 1 MiB of routine lines and 1 MiB of other
     /// lines wait; further lines are dropped, and their number is logged when the reader reads again.
     ///
     /// # Errors
@@ -264,7 +265,9 @@ impl App {
     pub fn run(self) -> Result<()> {
         let start = |app: App| {
             let server = app.start_on(Listener::handed_over()?)?;
-            ::log::info!(target: "aside::server", "{}", server.service().banner(&server.address(), server.kind));
+            let address = server.address();
+            let banner = server.service().banner(&address, server.kind);
+            ::log::info!(target: "aside::server", address = address.as_str(); "{banner}");
             ::log::debug!(target: "aside::server", "RUST_LOG selects what is logged, for example RUST_LOG=info,aside::access=warn");
             Ok(server)
         };

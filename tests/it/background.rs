@@ -120,7 +120,7 @@ fn without_time(line: &str) -> String {
     let (front, after) = line.rsplit_once(" after ").expect("the line says how long");
     let (number, unit) = after.split_once(' ').expect("a number and its unit");
     let unit_ends = unit.find([',', ')']).expect("the end of the unit");
-    assert!(number.parse::<f64>().is_ok() && ["ms", "s"].contains(&&unit[..unit_ends]), "{line}");
+    assert!(number.parse::<f64>().is_ok() && ["µs", "ms", "s"].contains(&&unit[..unit_ends]), "{line}");
     format!("{front} after{}", &unit[unit_ends..])
 }
 
@@ -352,8 +352,12 @@ fn a_failed_attempt_is_a_warning_and_the_last_one_an_error() {
     assert!(matches!(never.join(), Err(Failure::Error(error)) if error.chain() == "attempt 4 failed"));
     assert_eq!(logs::at(Level::Warn, "third-time-lucky").len(), 2);
     assert_eq!(logs::at(Level::Error, "third-time-lucky").len(), 0);
+    assert_eq!(logs::at(Level::Info, "third-time-lucky is done at attempt 3 (task ").len(), 1);
     assert_eq!(logs::at(Level::Warn, "never-lucky failed: attempt 1 failed; attempt 1 of 4, the next in ").len(), 1);
-    assert_eq!(logs::at(Level::Error, "never-lucky failed: attempt 4 failed (task ").len(), 1);
+    assert_eq!(
+        logs::at(Level::Error, "never-lucky failed: attempt 4 failed; gave up after 4 attempts (task ").len(),
+        1
+    );
 }
 
 #[test]

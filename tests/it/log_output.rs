@@ -151,7 +151,7 @@ fn a_site_whose_log_is_not_read_goes_on_and_logs_later_what_it_dropped() {
     let written = numbers(lines());
     assert!(written.is_sorted() && written.len() < count, "{} lines", written.len());
     let counts = lines()
-        .filter_map(|line| line.split_once(" WARN aside::log: The log was not read: ")?.1.split_once(" access lines"));
+        .filter_map(|line| line.split_once(" WARN aside::log: The log was not read: ")?.1.split_once(" routine lines"));
     let dropped: usize = counts.map(|(count, _)| count.parse::<usize>().unwrap()).sum();
     // The page that failed has an access line too.
     let failed = lines().filter(|line| line.contains("INFO aside::access: GET /fail")).count();

@@ -24,6 +24,7 @@ mod limits;
 mod live;
 mod live_fragments;
 mod locations;
+mod log_lines;
 mod log_output;
 mod logs;
 mod middleware;
