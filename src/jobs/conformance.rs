@@ -22,11 +22,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::engine::{
-    AttemptFailure, CLOCK_SLACK, Capacity, Claimed, Engine, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK,
-    LastValues, MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OF_TRACE, PRIORITY_STEP, Resolution, ResolvedAttempt,
-    Retention, Steps, When, WorkerId, wait_after_interruption,
+    AttemptFailure, CLOCK_SLACK, Capacity, Claimed, EndedAttempt, Engine, Enqueued, Entry, HeartbeatReply, HeldJob,
+    LATEST_TICK, LastValues, MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OF_TRACE, PRIORITY_STEP, Resolution,
+    ResolvedAttempt, Retention, Steps, When, WorkerId, wait_after_interruption,
 };
-use super::record::{FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
+use super::record::{
+    FailureGroup, FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput, WorkerInfo,
+    error_group,
+};
 use crate::background::output::Output;
 use crate::sync::Notify;
 
@@ -100,6 +103,13 @@ macro_rules! conformance {
             a_trace_lists_its_first_jobs,
             counts_and_queues_match_the_jobs,
             dead_jobs_are_counted_by_cause,
+            dead_jobs_are_grouped_by_equal_errors,
+            a_group_forgets_its_revived_and_discarded_jobs,
+            an_abandoned_job_is_in_a_group,
+            the_group_that_failed_last_is_first,
+            waiting_jobs_are_listed_in_the_order_in_which_they_are_claimed,
+            a_queue_has_the_time_of_its_oldest_waiting_job,
+            workers_are_listed_with_their_heartbeats_and_running_jobs,
             unknown_ids_are_not_an_error,
             texts_are_stored_unchanged,
             a_payload_of_a_megabyte_is_stored,
@@ -806,7 +816,7 @@ pub(crate) fn a_paused_queue_starts_no_job(bench: &dyn Bench) {
     // The running job is not affected. The due job waits, so that it is not due again at each claim.
     assert_eq!((one.state(running), one.next_due().unwrap()), (JobState::Running, None));
     let queue = |engine: &dyn Engine| engine.queues().unwrap().into_iter().find(|queue| queue.name == QUEUE);
-    let paused = QueueInfo { name: QUEUE.to_owned(), waiting: 3, running: 1, is_paused: true };
+    let paused = QueueInfo { name: QUEUE.to_owned(), waiting: 3, running: 1, is_paused: true, oldest_at: Some(T) };
     assert_eq!((queue(&*one), queue(&*other)), (Some(paused.clone()), Some(paused)));
     one.pause(QUEUE, false).unwrap();
     one.pause("never paused", false).unwrap();
@@ -844,27 +854,27 @@ pub(crate) fn a_key_is_unique_while_its_job_is_not_finished(bench: &dyn Bench) {
 
 pub(crate) fn unique_by_name_and_key(bench: &dyn Bench) {
     let process = Process::of(bench);
-    let named = |name: &str, key: &str| Entry { name: name.to_owned(), ..unique(key) };
+    let keyed = |name: &str, key: &str| Entry { name: name.to_owned(), ..unique(key) };
     let all = vec![
-        named("resize", "7"),
-        named("import", "7"),
-        named("resize", "8"),
-        named("resize", ""),
-        named("resize:", "7"),
-        named("resize", ":7"),
+        keyed("resize", "7"),
+        keyed("import", "7"),
+        keyed("resize", "8"),
+        keyed("resize", ""),
+        keyed("resize:", "7"),
+        keyed("resize", ":7"),
         entry(),
         entry(),
-        named("resize", "7 "),
-        named("Resize", "7"),
-        named("resize", "é"),
-        named("resize", "É"),
+        keyed("resize", "7 "),
+        keyed("Resize", "7"),
+        keyed("resize", "é"),
+        keyed("resize", "É"),
     ];
     let ids: BTreeSet<u64> = process.enqueue(all.clone(), T).unwrap().iter().map(|new| new.id).collect();
     assert_eq!(ids.len(), all.len());
     let again = process.enqueue(all.into_iter().filter(|entry| entry.unique.is_some()).collect(), T).unwrap();
     assert!(again.iter().all(|same| !same.is_new && ids.contains(&same.id)), "{again:?}");
     // In any queue.
-    let elsewhere = Entry { queue: "mail".to_owned(), ..named("resize", "7") };
+    let elsewhere = Entry { queue: "mail".to_owned(), ..keyed("resize", "7") };
     assert!(!process.try_add(elsewhere, T).is_new);
 }
 
@@ -1478,8 +1488,10 @@ pub(crate) fn counts_and_queues_match_the_jobs(bench: &dyn Bench) {
     other.pause("empty", true).unwrap();
     let ended = one.add(of_queue("ended"), T);
     one.cancel(ended, T).unwrap();
-    let queue =
-        |name: &str, waiting, running, is_paused| QueueInfo { name: name.to_owned(), waiting, running, is_paused };
+    let queue = |name: &str, waiting, running, is_paused| {
+        let oldest_at = (waiting > 0).then_some(T);
+        QueueInfo { name: name.to_owned(), waiting, running, is_paused, oldest_at }
+    };
     let queues =
         [queue("a", 1, 0, false), queue("b", 1, 0, false), queue(QUEUE, 6, 5, false), queue("empty", 0, 0, true)];
     assert_eq!(other.queues().unwrap(), queues);
@@ -1515,6 +1527,153 @@ pub(crate) fn dead_jobs_are_counted_by_cause(bench: &dyn Bench) {
         T,
     );
     assert_eq!(one.counts().unwrap(), dead(5, 2, 2, 0, 0));
+}
+
+fn named(name: &str) -> Entry {
+    Entry { name: name.to_owned(), ..entry() }
+}
+
+/// Creates a job that dies with that message.
+fn die_of(process: &Process, name: &str, message: &str, now: Millis) -> u64 {
+    let id = process.add(named(name), now);
+    let claimed = process.take_one(now);
+    assert_eq!(claimed.id, id);
+    process.finish(&claimed, dead(message), now);
+    id
+}
+
+fn group(name: &str, error: &str, count: u64, last_at: Millis, newest: u64) -> FailureGroup {
+    FailureGroup { name: name.to_owned(), error: error.to_owned(), count, last_at, newest }
+}
+
+pub(crate) fn dead_jobs_are_grouped_by_equal_errors(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    assert_eq!(one.failure_groups(20).unwrap(), []);
+    die_of(&one, "charge", "order 17 not found", T);
+    let newest = die_of(&other, "charge", "order 1800 not found", T + 1);
+    let of_another_type = die_of(&one, "refund", "order 17 not found", T + 2);
+    let of_another_error = die_of(&one, "charge", "no #1 in \u{e9}: 12:30", T + 3);
+    // Neither a failure that is retried nor a cancellation.
+    one.add(named("charge"), T);
+    one.finish(&one.take_one(T), Resolution::Retry { wait: YEAR, failure: failed("order 5 not found") }, T + 4);
+    one.add(named("charge"), T);
+    one.finish(&one.take_one(T), cancelled(Some("order 6 not found")), T + 4);
+    let groups = [
+        group("charge", "no # in \u{e9}: #:#", 1, T + 3, of_another_error),
+        group("refund", "order # not found", 1, T + 2, of_another_type),
+        group("charge", "order # not found", 2, T + 1, newest),
+    ];
+    assert_eq!(other.failure_groups(20).unwrap(), groups);
+    let long = "\u{e9}".repeat(5_000);
+    let id = die_of(&one, "charge", &long, T + 9);
+    assert_eq!(one.failure_groups(1).unwrap(), [group("charge", &"\u{e9}".repeat(200), 1, T + 9, id)]);
+}
+
+pub(crate) fn a_group_forgets_its_revived_and_discarded_jobs(bench: &dyn Bench) {
+    let process = Process::of(bench);
+    let [first, second, third] = [1, 2, 3].map(|i| die_of(&process, "charge", &format!("order {i}"), T + i));
+    let only = |count, last_at, newest| vec![group("charge", "order #", count, last_at, newest)];
+    let groups = || process.failure_groups(20).unwrap();
+    assert_eq!(groups(), only(3, T + 3, third));
+    assert!(process.discard(third).unwrap());
+    assert_eq!(groups(), only(2, T + 2, second));
+    assert!(process.revive(first, T + 4).unwrap());
+    assert_eq!(groups(), only(1, T + 2, second));
+    process.finish(&process.take_one(T + 5), dead("order 4"), T + 5);
+    assert_eq!(groups(), only(2, T + 5, first));
+    process.prune(Retention { age: Duration::ZERO, count: 0 }, T + YEAR).unwrap();
+    assert_eq!(groups(), only(2, T + 5, first));
+    assert!(process.revive(first, T + 6).unwrap() && process.revive(second, T + 6).unwrap());
+    assert_eq!(groups(), []);
+    process.finish(&process.take_one(T + 7), Resolution::Done, T + 7);
+    process.finish(&process.take_one(T + 7), dead("another"), T + 7);
+    assert_eq!(groups().iter().map(|group| group.error.as_str()).collect::<Vec<_>>(), ["another"]);
+}
+
+pub(crate) fn an_abandoned_job_is_in_a_group(bench: &dyn Bench) {
+    let process = Process::of(bench);
+    let id = process.add(named("charge"), T);
+    for interruption in 0..MOST_INTERRUPTIONS {
+        process.revive(id, T).unwrap();
+        let worker = Process::new(process.engine.clone());
+        worker.take_one(T);
+        recover(&process, T + 1);
+        assert_eq!(process.failure_groups(20).unwrap().len(), usize::from(interruption + 1 == MOST_INTERRUPTIONS));
+    }
+    let error = error_group(&process.info(id).failures.pop().unwrap().message);
+    assert!(error.starts_with("the process ended # times"), "{error}");
+    assert_eq!(process.failure_groups(20).unwrap(), [group("charge", &error, 1, T + 1, id)]);
+}
+
+pub(crate) fn the_group_that_failed_last_is_first(bench: &dyn Bench) {
+    let process = Process::of(bench);
+    let letters = || ('a'..='z').map(|letter| letter.to_string());
+    let times: Vec<Millis> = (0..26).map(|i| T + i * 7 % 26).collect();
+    let ids: Vec<u64> =
+        letters().zip(&times).map(|(letter, time)| die_of(&process, "charge", &letter, *time)).collect();
+    let mut groups: Vec<FailureGroup> =
+        letters().zip(&times).zip(ids).map(|((letter, time), id)| group("charge", &letter, 1, *time, id)).collect();
+    groups.sort_by_key(|group| std::cmp::Reverse(group.last_at));
+    assert_eq!(process.failure_groups(20).unwrap(), groups[..20]);
+    assert_eq!(process.failure_groups(99).unwrap(), groups);
+}
+
+pub(crate) fn waiting_jobs_are_listed_in_the_order_in_which_they_are_claimed(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let first = one.add(entry(), T);
+    let released = one.add(entry(), T + 1);
+    let in_mail = one.add(Entry { priority: -1, ..of_queue("mail") }, T + 2);
+    let second = one.add(urgent(1), T + PRIORITY_STEP + 3);
+    let last = one.add(entry(), T + PRIORITY_STEP);
+    one.add(timed(When::After(YEAR)), T);
+    one.pause("mail", true).unwrap();
+    let claimed = other.take(2, T + PRIORITY_STEP + 3);
+    assert_eq!(ids(&claimed), [first, released]);
+    other.finish(&claimed[1], Resolution::Released, T + PRIORITY_STEP + 4);
+    let next = |queue, most| other.next_to_run(queue, most).unwrap().iter().map(|job| job.id).collect::<Vec<_>>();
+    assert_eq!(next(None, 9), [released, second, last, in_mail]);
+    assert_eq!(next(None, 3), [released, second, last]);
+    assert_eq!(next(Some(QUEUE), 9), [released, second, last]);
+    assert_eq!(next(Some(QUEUE), 1), [released]);
+    assert_eq!((next(Some("mail"), 9), next(Some("missing"), 9), next(None, 0)), (vec![in_mail], vec![], vec![]));
+    assert_eq!(other.take_all(T + 2 * PRIORITY_STEP), [released, second, last]);
+}
+
+pub(crate) fn a_queue_has_the_time_of_its_oldest_waiting_job(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let oldest =
+        || other.queues().unwrap().into_iter().find(|queue| queue.name == QUEUE).and_then(|queue| queue.oldest_at);
+    assert_eq!(oldest(), None);
+    let low = one.add(urgent(-3), T + 5);
+    one.add(urgent(2), T + 9);
+    one.add(timed(When::After(YEAR)), T);
+    assert_eq!(oldest(), Some(T + 5), "a job of low priority is older than the next to run");
+    let claimed = one.take(2, T + 10);
+    assert_eq!((claimed[1].id, oldest()), (low, None));
+    one.finish(&claimed[1], Resolution::Released, T + 20);
+    assert_eq!(oldest(), Some(T + 5), "a released job waits as if it had not started");
+    one.finish(&claimed[0], retry(30), T + 20);
+    one.take(1, T + 20);
+    assert_eq!(oldest(), None);
+    one.claim(&one.worker, &[capacity("other", 1)], T + 99).unwrap();
+    assert_eq!(oldest(), Some(T + 50), "a retried job waits from the time at which it was due");
+}
+
+pub(crate) fn workers_are_listed_with_their_heartbeats_and_running_jobs(bench: &dyn Bench) {
+    let (one, other) = Process::two(bench);
+    let of = |process: &Process| other.workers().unwrap().into_iter().find(|info| info.id == process.worker.0);
+    let before = of(&one).unwrap();
+    assert_eq!((before.pid, before.heartbeat_at, before.running), (Some(std::process::id()), None, 0));
+    assert_eq!(before.host, super::engine::host());
+    one.enqueue(vec![entry(); 3], T).unwrap();
+    let claimed = one.take(2, T);
+    one.heartbeat(&one.worker, &[held(&claimed[0]), held(&claimed[1])], T + 7).unwrap();
+    assert_eq!(of(&one), Some(WorkerInfo { heartbeat_at: Some(T + 7), running: 2, ..before }));
+    one.finish(&claimed[0], Resolution::Done, T + 8);
+    assert_eq!(of(&one).unwrap().running, 1);
+    assert!(other.workers().unwrap().is_sorted_by_key(|info| info.id.clone()));
+    one.leaves(T + 9);
+    assert_eq!((of(&one), of(&other).unwrap().running), (None, 0));
 }
 
 pub(crate) fn unknown_ids_are_not_an_error(bench: &dyn Bench) {
@@ -1707,4 +1866,52 @@ pub(crate) fn jobs_survive_a_restart(bench: &dyn Bench) {
     assert!(!again.resolve(running, stale.token, Resolution::Done.into(), T).unwrap());
     again.finish(&claimed, Resolution::Done, T);
     assert!(again.add(entry(), T) > running, "numbers go on where they were");
+}
+
+/// Prints how long the queries of an overview take with 10,000 dead and 1,000,000 done jobs, and 10,000 waiting ones.
+pub(crate) fn measure_overview(engine: Arc<dyn Engine>) {
+    const DONE: usize = 1_000_000;
+    const DEAD: usize = 10_000;
+    const BATCH: usize = 1_000;
+    let process = Process::new(engine);
+    let end = |count: usize, resolution: &dyn Fn(u64) -> Resolution| {
+        for _ in (0..count).step_by(BATCH) {
+            let new = (0..BATCH).map(|i| of_trace(&format!("{:032x}", i / 3))).collect();
+            process.enqueue(new, T).unwrap();
+            let ended = process.take(BATCH, T).into_iter().map(|claimed| {
+                let (id, token, resolved) = (claimed.id, claimed.token, Arc::new(resolution(claimed.id).into()));
+                EndedAttempt { id, token, resolved }
+            });
+            let recorded = process.exchange(&ended.collect::<Vec<_>>(), None, T + 1).unwrap().recorded;
+            assert!(recorded.len() == BATCH && recorded.into_iter().all(Result::unwrap));
+        }
+    };
+    let began = Instant::now();
+    end(DONE, &|_| Resolution::Done);
+    println!("{} jobs done in {:.1?}", DONE, began.elapsed());
+    end(DEAD, &|id| dead(&format!("{} {id} not found", ["order", "user", "photo"][id as usize % 3])));
+    process.enqueue((0..DEAD).map(|i| of_queue(&format!("queue-{}", i % 5))).collect(), T).unwrap();
+    let (mut all, mut sum) = (Vec::new(), Duration::ZERO);
+    let mut measure = |name: &str, ask: &dyn Fn()| {
+        ask();
+        let mut times: Vec<Duration> = (0..21)
+            .map(|_| {
+                let began = Instant::now();
+                ask();
+                began.elapsed()
+            })
+            .collect();
+        times.sort_unstable();
+        sum += times[10];
+        all.push(format!("{name} {:.0?}", times[10]));
+    };
+    measure("counts", &|| assert_eq!(process.counts().unwrap().done, DONE as u64));
+    measure("queues", &|| assert_eq!(process.queues().unwrap().len(), 5));
+    measure("failure_groups", &|| assert_eq!(process.failure_groups(20).unwrap().len(), 3));
+    measure("next_to_run", &|| assert_eq!(process.next_to_run(None, 10).unwrap().len(), 10));
+    measure("workers", &|| assert_eq!(process.workers().unwrap().len(), 1));
+    measure("running", &|| assert_eq!(process.list(JobState::Running, None, 10).unwrap(), []));
+    measure("dead", &|| assert_eq!(process.list(JobState::Dead, None, 10).unwrap().len(), 10));
+    measure("last_tick", &|| assert_eq!(process.last_tick("report").unwrap(), None));
+    println!("{}; in all {sum:.1?}", all.join(", "));
 }

@@ -29,9 +29,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use super::record::{FailureKind, JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use super::record::{FailureGroup, FailureKind, JobCounts, JobInfo, JobState, Millis, QueueInfo, WorkerInfo};
 use crate::background::lineage::LineageTexts;
 use crate::background::output::Output;
+use crate::bounds;
 use crate::error::{Error, Result};
 use crate::sync::Notify;
 
@@ -59,6 +60,9 @@ pub(crate) const LATEST_TICK: Millis = 24 * 3_600_000;
 
 /// The number of failures that are kept of one job: the last ones.
 pub(crate) const MOST_FAILURES: usize = 25;
+
+/// The number of first jobs among which the oldest job of a queue is looked for.
+pub(crate) const MOST_OLDEST: usize = 100;
 
 /// The number of jobs of one trace that can be listed.
 pub(crate) const MOST_OF_TRACE: usize = 500;
@@ -164,6 +168,16 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Returns the queues with waiting or running jobs, and the paused queues, sorted by name.
     fn queues(&self) -> Result<Vec<QueueInfo>>;
 
+    /// Returns the first waiting jobs of a queue, or of all queues, in the order in which they are claimed, without their
+    /// outputs. A paused queue counts like any other.
+    fn next_to_run(&self, queue: Option<&str>, most: usize) -> Result<Vec<JobInfo>>;
+
+    /// Returns the groups of dead jobs with equal errors, those first whose newest job died last.
+    fn failure_groups(&self, most: usize) -> Result<Vec<FailureGroup>>;
+
+    /// Returns the registered workers, sorted by id.
+    fn workers(&self) -> Result<Vec<WorkerInfo>>;
+
     /// Returns the time when a schedule was last due, as recorded by `tick`.
     fn last_tick(&self, schedule: &str) -> Result<Option<Millis>>;
 
@@ -237,6 +251,17 @@ pub struct Enqueued {
 /// The id of one process that runs jobs.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct WorkerId(pub(crate) String);
+
+/// Returns the name of this host, if it is known.
+pub(crate) fn host() -> Option<String> {
+    let read = || std::fs::read_to_string("/proc/sys/kernel/hostname").ok();
+    let named = || ["HOSTNAME", "COMPUTERNAME"].into_iter().find_map(|name| std::env::var(name).ok());
+    let host = read().or_else(named)?;
+    Some(bounds::shorten(host.trim(), MAX_HOST_LEN).into_owned()).filter(|host| !host.is_empty())
+}
+
+/// The longest stored host name, in bytes.
+const MAX_HOST_LEN: usize = 100;
 
 /// The number of jobs that a worker can claim from a queue.
 #[derive(Debug, Clone, PartialEq, Eq)]

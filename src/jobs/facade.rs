@@ -5,12 +5,12 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::engine::{Engine, Enqueued, MOST_OF_TRACE};
+use super::engine::{Engine, Enqueued, Entry, MOST_OF_TRACE};
 use super::job::{Job, NewJob};
 use super::job_config::JobConfig;
 use super::progress::{JobFollowers, progress};
 use super::readiness::{self, Readiness};
-use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo, millis};
+use super::record::{FailureGroup, JobCounts, JobInfo, JobState, Millis, QueueInfo, ScheduleInfo, WorkerInfo, millis};
 use super::running::RunningJobs;
 use super::schedule::Schedule;
 
@@ -24,6 +24,9 @@ use crate::watch::Watched;
 
 /// The number of jobs on one page of a list.
 const PAGE: usize = 100;
+
+/// The number of groups of dead jobs that are listed.
+const MOST_GROUPS: usize = 20;
 
 /// The jobs of an application, in their store. They are created at its start, given to [`App::jobs`](crate::App::jobs),
 /// and returned by [`Request::jobs`](crate::Request::jobs).
@@ -157,8 +160,12 @@ impl Jobs {
     #[track_caller]
     pub fn enqueue_all<J: Job, N: Into<NewJob<J>>>(&self, jobs: impl IntoIterator<Item = N>) -> Result<Vec<Enqueued>> {
         let entries = jobs.into_iter().map(|job| self.config.entry(job.into())).collect::<Result<_>>().or_here()?;
-        let enqueued = self.engine.enqueue(entries, self.now()).map_err(unavailable).or_here()?;
-        self.shared.inline.get().map_or(Ok(()), |run| run(self)).or_here()?;
+        self.enqueue_entries(entries).or_here()
+    }
+
+    fn enqueue_entries(&self, entries: Vec<Entry>) -> Result<Vec<Enqueued>> {
+        let enqueued = self.engine.enqueue(entries, self.now()).map_err(unavailable)?;
+        self.shared.inline.get().map_or(Ok(()), |run| run(self))?;
         Ok(enqueued)
     }
 
@@ -301,11 +308,67 @@ impl Jobs {
         let mut queues = self.engine.queues().or_here()?;
         for name in self.config.queues().into_keys() {
             if !queues.iter().any(|queue| queue.name == name) {
-                queues.push(QueueInfo { name: name.to_owned(), waiting: 0, running: 0, is_paused: false });
+                queues.push(QueueInfo {
+                    name: name.to_owned(),
+                    waiting: 0,
+                    running: 0,
+                    is_paused: false,
+                    oldest_at: None,
+                });
             }
         }
         queues.sort_by(|one, other| one.name.cmp(&other.name));
         Ok(queues)
+    }
+
+    /// Returns the first waiting jobs of a queue, or of all queues, in the order in which they run.
+    ///
+    /// # Errors
+    /// An error if the engine is unreachable.
+    #[allow(dead_code, reason = "the panel lists them")]
+    pub(crate) fn next_to_run(&self, queue: Option<&str>, most: usize) -> Result<Vec<JobInfo>> {
+        self.up_to_date(|engine| engine.next_to_run(queue, most))
+    }
+
+    /// Returns the dead jobs grouped by equal errors, those first whose newest job died last: at most [`MOST_GROUPS`] groups.
+    ///
+    /// # Errors
+    /// An error if the engine is unreachable.
+    #[allow(dead_code, reason = "the panel lists them")]
+    pub(crate) fn failure_groups(&self) -> Result<Vec<FailureGroup>> {
+        self.engine.failure_groups(MOST_GROUPS)
+    }
+
+    /// Returns the processes that run jobs.
+    ///
+    /// # Errors
+    /// An error if the engine is unreachable.
+    #[allow(dead_code, reason = "the panel lists them")]
+    pub(crate) fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.engine.workers()
+    }
+
+    /// Returns the schedules of this process, with their last and next due times.
+    ///
+    /// # Errors
+    /// An error if the engine is unreachable.
+    #[allow(dead_code, reason = "the panel lists them")]
+    pub(crate) fn schedules(&self) -> Result<Vec<ScheduleInfo>> {
+        let now = self.now();
+        self.config.schedules.iter().map(|schedule| schedule.info(&*self.engine, now)).collect()
+    }
+
+    /// Enqueues the job of a schedule now, without a change of its due times. Returns `None` if this process has no schedule
+    /// with that name ([`ScheduleInfo::name`]).
+    ///
+    /// # Errors
+    /// The errors of [`enqueue`](crate::jobs::enqueue()).
+    #[allow(dead_code, reason = "the panel calls it")]
+    pub(crate) fn run_schedule_now(&self, name: &str) -> Result<Option<Enqueued>> {
+        let Some(schedule) = self.config.schedules.iter().find(|schedule| schedule.name() == name) else {
+            return Ok(None);
+        };
+        Ok(self.enqueue_entries(vec![schedule.new_entry()])?.pop())
     }
 
     /// Cancels a job: at once if it waits. A running job is told to cancel, and ends where it checks for that

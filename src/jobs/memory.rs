@@ -7,16 +7,20 @@
 //! All workers are in one process, and still have leases: each [`Jobs`](super) with the same memory is a worker, and
 //! the thread that sends its heartbeats may have ended.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 use std::time::{Duration, Instant};
 
 use super::engine::{
     Abilities, AttemptFailure, CLOCK_SLACK, Capacity, ClaimRequest, Claimed, EndedAttempt, Engine, Enqueued, Entry,
-    Exchanged, HeartbeatReply, HeldJob, LATEST_TICK, MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution,
-    ResolvedAttempt, Retention, When, WorkerId, wait_after_interruption,
+    Exchanged, HeartbeatReply, HeldJob, LATEST_TICK, MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OLDEST, PRIORITY_STEP,
+    Resolution, ResolvedAttempt, Retention, When, WorkerId, host, wait_after_interruption,
 };
-use super::record::{FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
+use super::record::{
+    FailureGroup, FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput, WorkerInfo,
+    error_group,
+};
 use crate::error::Result;
 use crate::sync::{Notify, lock};
 
@@ -42,6 +46,8 @@ struct State {
     unique: HashMap<(String, String), u64>,
     /// The jobs of each trace.
     by_trace: HashMap<String, BTreeSet<u64>>,
+    /// The dead jobs by the time of their end, for each type and error.
+    groups: BTreeMap<(String, String), BTreeSet<(Millis, u64)>>,
     workers: BTreeMap<String, Worker>,
     paused: BTreeSet<String>,
     ticks: HashMap<String, Millis>,
@@ -62,6 +68,8 @@ struct Job {
     wait: Option<Millis>,
     /// The kind of the last failure, for a dead job.
     cause: FailureKind,
+    /// The error of its group, for a dead job.
+    error: String,
     /// The token of the last claim.
     token: u64,
     /// The worker that runs the job.
@@ -79,6 +87,7 @@ struct QueueEntries {
 #[derive(Default)]
 struct Worker {
     heartbeats: u64,
+    heartbeat_at: Option<Millis>,
     /// The number of heartbeats at the last observation, and the time when it was first observed.
     seen: Option<(u64, Instant)>,
     held: BTreeSet<u64>,
@@ -128,8 +137,8 @@ impl Engine for Memory {
         Ok(WorkerId(id))
     }
 
-    fn heartbeat(&self, worker: &WorkerId, held: &[HeldJob], _now: Millis) -> Result<HeartbeatReply> {
-        Ok(self.state().heartbeat(worker, held))
+    fn heartbeat(&self, worker: &WorkerId, held: &[HeldJob], now: Millis) -> Result<HeartbeatReply> {
+        Ok(self.state().heartbeat(worker, held, now))
     }
 
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()> {
@@ -225,6 +234,42 @@ impl Engine for Memory {
         Ok(names.into_iter().map(|name| state.queue(name)).collect())
     }
 
+    fn next_to_run(&self, queue: Option<&str>, most: usize) -> Result<Vec<JobInfo>> {
+        let state = self.state();
+        let of_queue = |name: &String| queue.is_none_or(|queue| queue == name);
+        let queues = state.queue_entries.iter().filter(|(name, _)| of_queue(name));
+        let mut first: Vec<(Millis, u64)> =
+            queues.flat_map(|(_, entries)| entries.waiting.iter().take(most)).copied().collect();
+        first.sort_unstable();
+        let jobs = first.iter().take(most).filter_map(|(_, id)| state.jobs.get(id));
+        Ok(jobs.map(|job| job.info.clone().listed()).collect())
+    }
+
+    fn failure_groups(&self, most: usize) -> Result<Vec<FailureGroup>> {
+        let state = self.state();
+        let group = |((name, error), jobs): (&(String, String), &BTreeSet<(Millis, u64)>)| {
+            let (last_at, newest) = *jobs.last()?;
+            let (name, error, count) = (name.clone(), error.clone(), jobs.len() as u64);
+            Some(FailureGroup { name, error, count, last_at, newest })
+        };
+        let mut groups: Vec<FailureGroup> = state.groups.iter().filter_map(group).collect();
+        groups.sort_by_key(|group| Reverse((group.last_at, group.newest)));
+        groups.truncate(most);
+        Ok(groups)
+    }
+
+    fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        let state = self.state();
+        let info = |(id, worker): (&String, &Worker)| WorkerInfo {
+            id: id.clone(),
+            host: host(),
+            pid: Some(std::process::id()),
+            heartbeat_at: worker.heartbeat_at,
+            running: worker.held.len() as u64,
+        };
+        Ok(state.workers.iter().map(info).collect())
+    }
+
     fn last_tick(&self, schedule: &str) -> Result<Option<Millis>> {
         Ok(self.state().ticks.get(schedule).copied())
     }
@@ -271,7 +316,7 @@ impl State {
             JobState::Waiting | JobState::Running => self.remove_from_queue(&job),
             JobState::Scheduled => drop(self.scheduled.remove(&(job.info.due_at, id))),
             JobState::Done | JobState::Cancelled => drop(self.prunable.remove(&(job.ended_at(), id))),
-            JobState::Dead => {}
+            JobState::Dead => self.remove_from_group(&job),
         }
         Some(job)
     }
@@ -287,7 +332,9 @@ impl State {
             JobState::Waiting | JobState::Running => self.add_to_queue(&job),
             JobState::Scheduled => drop(self.scheduled.insert((job.info.due_at, id))),
             JobState::Done | JobState::Cancelled => drop(self.prunable.insert((job.ended_at(), id))),
-            JobState::Dead => {}
+            JobState::Dead => {
+                self.groups.entry(job.group()).or_default().insert((job.ended_at(), id));
+            }
         }
         self.jobs.insert(id, job);
     }
@@ -311,6 +358,16 @@ impl State {
         if let Some(mut job) = self.take(id) {
             change(&mut job);
             self.put(job);
+        }
+    }
+
+    fn remove_from_group(&mut self, job: &Job) {
+        let group = job.group();
+        if let Some(jobs) = self.groups.get_mut(&group) {
+            jobs.remove(&(job.ended_at(), job.info.id));
+        }
+        if self.groups.get(&group).is_some_and(BTreeSet::is_empty) {
+            self.groups.remove(&group);
         }
     }
 
@@ -358,11 +415,14 @@ impl State {
 
     fn queue(&self, name: &str) -> QueueInfo {
         let entries = self.queue_entries.get(name);
+        let first = entries.into_iter().flat_map(|entries| entries.waiting.iter().take(MOST_OLDEST));
+        let oldest = first.filter_map(|(_, id)| self.jobs.get(id)).map(|job| job.since).min();
         QueueInfo {
             name: name.to_owned(),
             waiting: entries.map_or(0, |entries| entries.waiting.len() as u64),
             running: entries.map_or(0, |entries| entries.running),
             is_paused: self.paused.contains(name),
+            oldest_at: oldest,
         }
     }
 
@@ -433,11 +493,12 @@ impl State {
         }
     }
 
-    fn heartbeat(&mut self, worker: &WorkerId, held: &[HeldJob]) -> HeartbeatReply {
+    fn heartbeat(&mut self, worker: &WorkerId, held: &[HeldJob], now: Millis) -> HeartbeatReply {
         let Some(known) = self.workers.get_mut(&worker.0) else {
             return HeartbeatReply { is_evicted: true, ..HeartbeatReply::default() };
         };
         known.heartbeats += 1;
+        known.heartbeat_at = Some(now);
         let mut reply = HeartbeatReply::default();
         for held in held {
             match self.running(held.id, held.token).map(|job| job.info.is_cancelling) {
@@ -543,7 +604,15 @@ impl Job {
             failures: Vec::new(),
             output: StoredOutput::Absent,
         };
-        let mut job = Job { info, since: now, wait: None, cause: FailureKind::Failed, token: 0, worker: None };
+        let mut job = Job {
+            info,
+            since: now,
+            wait: None,
+            cause: FailureKind::Failed,
+            error: String::new(),
+            token: 0,
+            worker: None,
+        };
         job.wait_for(entry.when, now);
         job
     }
@@ -559,6 +628,10 @@ impl Job {
 
     fn key_in_use(&self) -> Option<(String, String)> {
         self.key().filter(|_| !self.info.state.is_finished())
+    }
+
+    fn group(&self) -> (String, String) {
+        (self.info.name.clone(), self.error.clone())
     }
 
     fn ended_at(&self) -> Millis {
@@ -628,7 +701,7 @@ impl Job {
                 self.requeue_or_cancel(now, |job| job.wait_for(When::After(wait), now));
             }
             Resolution::Dead { failure } => {
-                self.cause = failure.kind;
+                (self.cause, self.error) = (failure.kind, error_group(&failure.message));
                 self.fail(failure, now);
                 self.finish(JobState::Dead, now);
             }
@@ -655,7 +728,9 @@ impl Job {
     /// often.
     fn interrupt(&mut self, now: Millis) {
         self.info.interruptions += 1;
-        self.fail(AttemptFailure::interrupted(self.info.interruptions), now);
+        let failure = AttemptFailure::interrupted(self.info.interruptions);
+        let error = error_group(&failure.message);
+        self.fail(failure, now);
         if self.info.interruptions < MOST_INTERRUPTIONS || self.info.is_cancelling {
             return match wait_after_interruption(self.info.interruptions) {
                 0 => self.release(now),
@@ -663,7 +738,7 @@ impl Job {
             };
         }
         self.info.attempt -= 1;
-        self.cause = FailureKind::Abandoned;
+        (self.cause, self.error) = (FailureKind::Abandoned, error);
         self.finish(JobState::Dead, now);
     }
 
@@ -827,7 +902,7 @@ mod tests {
         let state = memory.state();
         assert!(state.jobs.is_empty() && state.queue_entries.is_empty() && state.scheduled.is_empty());
         assert!(state.prunable.is_empty() && state.unique.is_empty() && state.workers.is_empty());
-        assert!(state.by_trace.is_empty());
+        assert!(state.by_trace.is_empty() && state.groups.is_empty());
         assert!(state.by_state.values().all(BTreeSet::is_empty) && state.listeners.is_empty());
     }
 }

@@ -286,6 +286,70 @@ pub struct QueueInfo {
     pub running: u64,
     /// True if no job of the queue is started until it is resumed.
     pub is_paused: bool,
+    /// The time from which the oldest waiting job has waited; `None` if no job waits. Of a long queue with jobs of several
+    /// priorities, at least the first hundred jobs are considered.
+    pub oldest_at: Option<i64>,
+}
+
+/// Dead jobs with equal errors.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct FailureGroup {
+    /// The name of the job type.
+    pub(crate) name: String,
+    /// The start of the message of the last failure, without its numbers: `order # not found`.
+    pub(crate) error: String,
+    /// The number of dead jobs.
+    pub(crate) count: u64,
+    /// The time when the newest of them died.
+    pub(crate) last_at: Millis,
+    /// The id of the job that died last.
+    pub(crate) newest: u64,
+}
+
+/// The length of a group's error, in characters, and the length of the message that is considered.
+const GROUPED_ERROR: usize = 200;
+const GROUPED_MESSAGE: usize = 1_000;
+
+/// Returns the start of a message with each run of digits as `#`, by which equal errors are grouped.
+pub(crate) fn error_group(message: &str) -> String {
+    let mut error = String::new();
+    for character in message.chars().take(GROUPED_MESSAGE) {
+        let is_number = character == '#' || character.is_ascii_digit();
+        if !is_number {
+            error.push(character);
+        } else if !error.ends_with('#') {
+            error.push('#');
+        }
+    }
+    error.chars().take(GROUPED_ERROR).collect()
+}
+
+/// A process that runs jobs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct WorkerInfo {
+    pub(crate) id: String,
+    /// The host name and the process id; `None` for a process of an earlier version.
+    pub(crate) host: Option<String>,
+    pub(crate) pid: Option<u32>,
+    /// The time of its last heartbeat; `None` before the first one.
+    pub(crate) heartbeat_at: Option<Millis>,
+    /// The number of jobs that it runs.
+    pub(crate) running: u64,
+}
+
+/// A schedule of [`Jobs::cron`](crate::Jobs::cron).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub(crate) struct ScheduleInfo {
+    /// The name, by which it is run now.
+    pub(crate) name: String,
+    /// The name and the label of the job.
+    pub(crate) job: String,
+    pub(crate) label: String,
+    pub(crate) crontab: String,
+    /// The last due time for which the job was enqueued.
+    pub(crate) last: Option<Millis>,
+    /// The next due time.
+    pub(crate) next: Option<Millis>,
 }
 
 /// The number of jobs in each state.

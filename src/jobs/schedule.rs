@@ -4,7 +4,7 @@ use jiff::Timestamp;
 
 use super::crontab::Crontab;
 use super::engine::{Engine, Entry};
-use super::record::Millis;
+use super::record::{Millis, ScheduleInfo};
 use crate::background::trace_id::TraceId;
 use crate::error::{Error, Result};
 
@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 pub(super) struct Schedule {
     /// The name under which the engine stores the last tick.
     name: String,
+    text: String,
     crontab: Crontab,
     entry: Entry,
 }
@@ -26,7 +27,7 @@ impl Schedule {
         let parsed = Crontab::parse(crontab)?;
         // The name does not depend on the payload, which may be private and may differ at each start.
         let name = format!("{} {crontab} {number}", entry.name);
-        let schedule = Schedule { name, crontab: parsed, entry };
+        let schedule = Schedule { name, text: crontab.to_owned(), crontab: parsed, entry };
         schedule.after(0).map(|_| schedule)
     }
 
@@ -56,8 +57,30 @@ impl Schedule {
         }
     }
 
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Returns the schedule with its last and next due times.
+    ///
+    /// # Errors
+    /// An error if the engine is unreachable.
+    pub(super) fn info(&self, engine: &dyn Engine, now: Millis) -> Result<ScheduleInfo> {
+        // The first tick of a new schedule, and one that a clock set back has repaired, are not due times.
+        let is_due_time = |tick: &Millis| self.after(tick - 1).is_ok_and(|due| due == *tick);
+        let last = engine.last_tick(&self.name)?;
+        Ok(ScheduleInfo {
+            name: self.name.clone(),
+            job: self.entry.name.clone(),
+            label: self.entry.label.clone(),
+            crontab: self.text.clone(),
+            last: last.filter(is_due_time),
+            next: self.after(last.map_or(now, |last| last.max(now))).ok(),
+        })
+    }
+
     /// Returns the record of a new job, which begins a trace.
-    fn new_entry(&self) -> Entry {
+    pub(super) fn new_entry(&self) -> Entry {
         Entry { trace: Some(TraceId::new().to_string()), ..self.entry.clone() }
     }
 
@@ -94,6 +117,8 @@ mod tests {
     use super::*;
     use crate::jobs::engine::When;
     use crate::jobs::facade::Jobs;
+    use crate::jobs::job::Job;
+    use crate::jobs::job::tests::Quick;
     use crate::jobs::record::JobState;
 
     fn schedule(crontab: &str) -> Schedule {
@@ -140,5 +165,33 @@ mod tests {
         assert_eq!(last_due("2026-11-01T00:00:00Z", "2026-11-20T03:10:00Z"), Some(last));
         assert_eq!(last_due("2026-11-20T03:01:00Z", "2026-11-20T03:10:00Z"), Some(last));
         assert_eq!(last_due("2026-11-20T03:02:00Z", "2026-11-20T23:00:00Z"), None);
+    }
+
+    #[test]
+    fn a_schedule_shows_its_last_and_next_due_times() {
+        let (jobs, schedule) = (Jobs::memory(), schedule("0 3 * * * Europe/Berlin"));
+        let info = |now| schedule.info(&*jobs.engine, at(now)).unwrap();
+        let (start, first) = ("2026-11-20T12:00:00Z", "2026-11-21T02:00:00Z");
+        assert_eq!((info(start).last, info(start).next), (None, Some(at(first))));
+        schedule.tick(&*jobs.engine, at(start)).unwrap();
+        assert_eq!((info(start).last, info(start).next), (None, Some(at(first))), "the first tick only notes the time");
+        schedule.tick(&*jobs.engine, at("2026-11-21T02:00:10Z")).unwrap();
+        let info = info("2026-11-21T02:00:20Z");
+        assert_eq!((info.last, info.next), (Some(at(first)), Some(at("2026-11-22T02:00:00Z"))));
+        assert_eq!((info.job.as_str(), info.crontab.as_str()), ("a", "0 3 * * * Europe/Berlin"));
+    }
+
+    #[test]
+    fn a_schedule_that_is_run_now_keeps_its_due_times() {
+        let jobs = Jobs::memory().cron("0 3 * * * UTC", Quick).cron("0 4 * * * UTC", Quick);
+        jobs.enqueue_scheduled().unwrap();
+        let before = jobs.schedules().unwrap();
+        let (name, next) = (before[1].name.clone(), before[1].next);
+        let ids = [(); 2].map(|()| jobs.run_schedule_now(&name).unwrap().unwrap().id);
+        let found = ids.map(|id| jobs.find(id).unwrap().unwrap());
+        assert!(found[0].trace.is_some() && found[0].trace != found[1].trace);
+        assert_eq!((found[0].name.as_str(), found[0].state), (Quick::NAME, JobState::Waiting));
+        assert_eq!((jobs.schedules().unwrap()[1].next, jobs.counts().unwrap().waiting), (next, 2));
+        assert_eq!(jobs.run_schedule_now("missing").unwrap(), None);
     }
 }

@@ -74,7 +74,7 @@ struct Queue {
 
 impl Queue {
     fn of(queue: QueueInfo) -> Queue {
-        let QueueInfo { name, waiting, running, is_paused } = queue;
+        let QueueInfo { name, waiting, running, is_paused, .. } = queue;
         Queue { shown: visible_line(&name, LONGEST), name, waiting, running, is_paused }
     }
 }

@@ -138,7 +138,7 @@ mod tests {
         Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, Retention,
         WorkerId,
     };
-    use crate::jobs::record::{JobCounts, Millis, QueueInfo};
+    use crate::jobs::record::{FailureGroup, JobCounts, Millis, QueueInfo, WorkerInfo};
     use crate::sync::{Notify, lock, wait_while};
     use crate::testing::TestClient;
 
@@ -222,6 +222,15 @@ mod tests {
             self.fail()
         }
         fn queues(&self) -> Result<Vec<QueueInfo>> {
+            self.fail()
+        }
+        fn next_to_run(&self, _: Option<&str>, _: usize) -> Result<Vec<JobInfo>> {
+            self.fail()
+        }
+        fn failure_groups(&self, _: usize) -> Result<Vec<FailureGroup>> {
+            self.fail()
+        }
+        fn workers(&self) -> Result<Vec<WorkerInfo>> {
             self.fail()
         }
         fn last_tick(&self, _: &str) -> Result<Option<Millis>> {

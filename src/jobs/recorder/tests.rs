@@ -19,7 +19,7 @@ use crate::jobs::engine::{
 };
 use crate::jobs::facade::Jobs;
 use crate::jobs::job::Job;
-use crate::jobs::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use crate::jobs::record::{FailureGroup, JobCounts, JobInfo, JobState, Millis, QueueInfo, WorkerInfo};
 use crate::jobs::runner::JobRunner;
 use crate::sync::{Notify, lock};
 
@@ -164,6 +164,15 @@ impl Engine for Faulty {
     }
     fn queues(&self) -> Result<Vec<QueueInfo>> {
         self.memory.queues()
+    }
+    fn next_to_run(&self, queue: Option<&str>, most: usize) -> Result<Vec<JobInfo>> {
+        self.memory.next_to_run(queue, most)
+    }
+    fn failure_groups(&self, most: usize) -> Result<Vec<FailureGroup>> {
+        self.memory.failure_groups(most)
+    }
+    fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.memory.workers()
     }
     fn last_tick(&self, schedule: &str) -> Result<Option<Millis>> {
         self.memory.last_tick(schedule)

@@ -8,6 +8,8 @@
 --   back:<queue>            the waiting jobs that arrived too late for that order: by rank
 --   late                    a stream in which a job of `back` is pending while it runs
 --   due                     the scheduled jobs, by time
+--   groups                  the groups of dead jobs with equal errors (<name>\0<error>), by the time when the last one died
+--   group:<group>           the dead jobs of a group, by the time of their end
 --   ended                   the jobs that prune may delete, by the time of their end
 --   uniques                 the unique keys in use, with the id of the job
 --   trace:<trace>           the ids of the jobs of a trace, in the order of their ids: at most MOST_OF_TRACE
@@ -53,7 +55,7 @@ local function job_key(id) return P .. 'job:' .. id end
 
 local FIELDS = {
   'state', 'queue', 'priority', 'since', 'name', 'unique', 'attempt', 'interruptions', 'stream', 'entry', 'token',
-  'worker', 'cancelling', 'due_at', 'ended_at', 'wait', 'cause',
+  'worker', 'cancelling', 'due_at', 'ended_at', 'wait', 'cause', 'group',
 }
 
 local function read(id)
@@ -72,6 +74,28 @@ end
 
 -- The key of the dead jobs with the same cause.
 local function dead_of(job) return P .. 'state:dead:' .. (job.cause or 'failed') end
+
+local function group_of(job, error) return job.name .. '\0' .. error end
+
+-- Adds a dead job to its group.
+local function enter_group(job)
+  call('HSET', job_key(job.id), 'group', job.group)
+  call('ZADD', P .. 'group:' .. job.group, job.ended_at, padded(job.id))
+  call('ZADD', P .. 'groups', 'GT', job.ended_at, job.group)
+end
+
+-- Removes a dead job from its group. One that an earlier version has stored is in none.
+local function leave_group(job)
+  if not job.group then return end
+  local jobs = P .. 'group:' .. job.group
+  call('ZREM', jobs, padded(job.id))
+  local newest = call('ZRANGE', jobs, -1, -1, 'WITHSCORES')
+  if newest[1] then
+    call('ZADD', P .. 'groups', newest[2], job.group)
+  else
+    call('ZREM', P .. 'groups', job.group)
+  end
+end
 
 local function unique_field(job) return job.name .. '\0' .. job.unique end
 
@@ -132,6 +156,7 @@ local function take(job)
     call('ZREM', P .. 'due', padded(job.id))
   elseif job.state == 'dead' then
     call('ZREM', dead_of(job), job.id)
+    leave_group(job)
   else
     call('ZREM', P .. 'ended', padded(job.id))
   end
@@ -149,6 +174,7 @@ local function put(job)
     call('ZADD', P .. 'due', job.due_at, padded(job.id))
   elseif job.state == 'dead' then
     call('ZADD', dead_of(job), job.id, job.id)
+    if job.group then enter_group(job) end
   else
     call('ZADD', P .. 'ended', job.ended_at, padded(job.id))
   end
@@ -197,18 +223,20 @@ local function release_after(wait, job, now)
   end
 end
 
-local INTERRUPTED = '{"kind":"abandoned","message":"the process ended during the attempt"}'
-local TOO_OFTEN = '{"kind":"abandoned","message":"the process ended ' .. MOST_INTERRUPTIONS .. ' times while it ran this job, which '
-  .. 'may be the cause: find out why the process ended (was its memory exhausted?), then retry the job"}'
+local INTERRUPTED = 'the process ended during the attempt'
+local TOO_OFTEN = 'the process ended ' .. MOST_INTERRUPTIONS .. ' times while it ran this job, which may be the cause: find '
+  .. 'out why the process ended (was its memory exhausted?), then retry the job'
 
 -- Counts an interruption, and releases the job unless it was interrupted too often.
 local function interrupt(job, now)
   job.interruptions = text(tonumber(job.interruptions) + 1)
   local times = tonumber(job.interruptions)
-  fail(job, now, times < MOST_INTERRUPTIONS and INTERRUPTED or TOO_OFTEN)
+  local message = times < MOST_INTERRUPTIONS and INTERRUPTED or TOO_OFTEN
+  fail(job, now, '{"kind":"abandoned","message":"' .. message .. '"}')
   if times <= 3 then return release(job, now) end
   if times < MOST_INTERRUPTIONS then return release_after(1000 * 2 ^ math.min(times - 4, 6), job, now) end
   job.attempt, job.cause = text(tonumber(job.attempt) - 1), 'abandoned'
+  job.group = group_of(job, (string.gsub(TOO_OFTEN, '%d+', '#')))
   finish(job, 'dead', now)
 end
 
@@ -289,6 +317,6 @@ local function remove_worker(worker, how, now)
     until #pending == 0
     call('XGROUP', 'DELCONSUMER', stream, GROUP, worker)
   end
-  call('HDEL', P .. 'workers', worker)
+  for _, of in ipairs({ 'workers', 'worker-processes', 'worker-heartbeats' }) do call('HDEL', P .. of, worker) end
   return taken
 end

@@ -1,11 +1,11 @@
--- Arguments: now, worker (or empty), the number of ended attempts, twelve values for each, and for each capacity: queue,
+-- Arguments: now, worker (or empty), the number of ended attempts, thirteen values for each, and for each capacity: queue,
 -- number. Returns for each attempt 1, 0 if its token is stale, or an error; for each claimed job its values; and the last
 -- other error, or an empty string.
 --
 -- A call costs the server about a microsecond, and so most of the duration of this script: what several jobs have in
 -- common is changed by one call for all of them.
 local now, worker, many_ended = ARGV[4], ARGV[5], tonumber(ARGV[6])
-local FIRST_CAPACITY = 7 + 12 * many_ended
+local FIRST_CAPACITY = 7 + 13 * many_ended
 
 local function row(id, job)
   return { id, job[1], job[2], job[3], job[4], job[5], job[6], job[7], { job[8], job[9], job[10] } }
@@ -99,7 +99,7 @@ local function record_other(job, at)
   if ending == 'released' then
     release(job, now)
   elseif ending ~= 'retry' then
-    job.cause = ARGV[at + 11]
+    job.cause, job.group = ARGV[at + 11], group_of(job, ARGV[at + 12])
     finish(job, ending, now)
   elseif may_wait_again(job, now) then
     job.wait = ARGV[at + 10]
@@ -130,7 +130,7 @@ local function message_of(fault) return type(fault) == 'table' and fault.err or 
 -- An outcome that cannot be recorded does not affect the others.
 local recorded = {}
 for i = 1, many_ended do
-  local is_ok, result = pcall(record, 7 + 12 * (i - 1))
+  local is_ok, result = pcall(record, 7 + 13 * (i - 1))
   recorded[i] = is_ok and result or message_of(result)
 end
 
@@ -143,15 +143,6 @@ local function make_due_jobs_wait()
     job.state = 'waiting'
     put(job)
   end
-end
-
-local function delivered(stream)
-  for _, group in ipairs(call('XINFO', 'GROUPS', stream)) do
-    local facts = {}
-    for i = 1, #group, 2 do facts[group[i]] = group[i + 1] end
-    if facts['name'] == GROUP then return facts['last-delivered-id'] end
-  end
-  return '0-0'
 end
 
 -- Makes the first `many` entries of a stream pending.
@@ -169,23 +160,7 @@ end
 
 -- Returns the first jobs of several streams and of the set of released jobs, merged by rank and pending.
 local function first_of_all(queue, priorities, back, many)
-  local first = {}
-  for i = 1, #back, 2 do
-    local id = unpadded(back[i])
-    table.insert(first, { rank = tonumber(back[i + 1]), number = tonumber(id), id = id })
-  end
-  for _, priority in ipairs(priorities) do
-    local stream = ready_stream(queue, priority)
-    for _, entry in ipairs(call('XRANGE', stream, '(' .. delivered(stream), '+', 'COUNT', many)) do
-      local since, id = string.match(entry[1], '^(%d+)-(%d+)$')
-      local job = { since = since, priority = priority }
-      table.insert(first, { rank = rank(job), number = tonumber(id), id = id, stream = stream, entry = entry[1] })
-    end
-  end
-  table.sort(first, function(a, b)
-    if a.rank ~= b.rank then return a.rank < b.rank end
-    return a.number < b.number
-  end)
+  local first = first_waiting(queue, priorities, back, many)
   local chosen, of_stream = {}, {}
   for i = 1, math.min(many, #first) do
     local stream = first[i].stream
@@ -199,7 +174,7 @@ end
 -- Returns the first jobs of a queue, and makes them pending.
 local function first_of(queue, many)
   local priorities = call('SMEMBERS', P .. 'priorities:' .. queue)
-  local back = call('ZRANGE', P .. 'back:' .. queue, 0, many - 1, 'WITHSCORES')
+  local back = first_released(queue, many)
   if #priorities ~= 1 or #back > 0 then return first_of_all(queue, priorities, back, many) end
   -- One stream has the jobs in their order.
   local stream, first = ready_stream(queue, priorities[1]), {}

@@ -35,10 +35,10 @@ use self::liveness::WorkerLiveness;
 use self::losses::{Losses, Snapshot};
 use self::values::values;
 use super::engine::{
-    Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, Resolution,
-    ResolvedAttempt, Retention, WorkerId,
+    Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, MOST_OLDEST,
+    Resolution, ResolvedAttempt, Retention, WorkerId,
 };
-use super::record::{FailureKind, JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use super::record::{FailureGroup, FailureKind, JobCounts, JobInfo, JobState, Millis, QueueInfo, WorkerInfo};
 use crate::error::{Error, Result};
 use crate::random;
 use crate::sync::{Notify, lock};
@@ -156,12 +156,12 @@ impl Engine for Redis {
     fn join(&self) -> Result<WorkerId> {
         server::check(&self.pool)?;
         let id = random::name()?;
-        self.run::<()>(&scripts::JOIN, &values![id])?;
+        self.run::<()>(&scripts::JOIN, &values![id, values::process()])?;
         Ok(WorkerId(id))
     }
 
-    fn heartbeat(&self, worker: &WorkerId, held: &[HeldJob], _now: Millis) -> Result<HeartbeatReply> {
-        let mut values = values![worker.0].to_vec();
+    fn heartbeat(&self, worker: &WorkerId, held: &[HeldJob], now: Millis) -> Result<HeartbeatReply> {
+        let mut values = values![worker.0, values::exact(now)].to_vec();
         values.extend(held.iter().flat_map(values::held));
         let (is_known, cancel, lost): (bool, Vec<u64>, Vec<u64>) = self.run(&scripts::HEARTBEAT, &values)?;
         // A server that lost its data does not know the worker, and no other worker has its jobs.
@@ -231,8 +231,7 @@ impl Engine for Redis {
     }
 
     fn paused(&self) -> Result<BTreeSet<String>> {
-        let (_, _, paused): values::Queues = self.run(&scripts::QUEUES, &[])?;
-        Ok(paused)
+        self.run(&scripts::PAUSED, &[])
     }
 
     fn find(&self, id: u64) -> Result<Option<JobInfo>> {
@@ -258,8 +257,26 @@ impl Engine for Redis {
     }
 
     fn queues(&self) -> Result<Vec<QueueInfo>> {
-        let shown: values::Queues = self.run(&scripts::QUEUES, &[])?;
+        let shown: values::Queues = self.run(&scripts::QUEUES, &values![MOST_OLDEST])?;
         Ok(values::queues(&shown))
+    }
+
+    fn next_to_run(&self, queue: Option<&str>, most: usize) -> Result<Vec<JobInfo>> {
+        let mut values = values![most.min(i32::MAX as usize)].to_vec();
+        values.extend(queue.map(str::to_owned));
+        let shown: Vec<values::Shown> = self.run(&scripts::NEXT_TO_RUN, &values)?;
+        shown.into_iter().map(values::info).collect()
+    }
+
+    fn failure_groups(&self, most: usize) -> Result<Vec<FailureGroup>> {
+        let groups: Vec<values::GroupRow> =
+            self.run(&scripts::FAILURE_GROUPS, &values![most.min(i32::MAX as usize)])?;
+        Ok(groups.into_iter().map(values::group).collect())
+    }
+
+    fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        let workers: values::Workers = self.run(&scripts::WORKER_INFOS, &[])?;
+        Ok(values::workers(&workers))
     }
 
     fn last_tick(&self, schedule: &str) -> Result<Option<Millis>> {

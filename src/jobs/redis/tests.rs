@@ -854,7 +854,10 @@ impl<E: Engine> Player<E> {
         let engine = &self.engine;
         let (counts, queues, due) = (engine.counts().unwrap(), engine.queues().unwrap(), engine.next_due().unwrap());
         let traces: Vec<_> = (0..5).map(|trace| engine.of_trace(&trace.to_string(), 9999).unwrap()).collect();
-        format!("{jobs:#?}\n{counts:?} {queues:?} {due:?}\n{traces:?}")
+        let next = [engine.next_to_run(None, 20), engine.next_to_run(Some("mail"), 5)];
+        let next = next.map(|jobs| jobs.unwrap().iter().map(|job| job.id).collect::<Vec<_>>());
+        let groups = engine.failure_groups(5).unwrap();
+        format!("{jobs:#?}\n{counts:?} {queues:?} {due:?}\n{traces:?} {next:?} {groups:?}")
     }
 }
 
@@ -993,4 +996,11 @@ fn a_claim_without_heartbeats_is_recovered() {
             && !resolve(&engine, &claimed[1], Resolution::Done).unwrap()
     );
     assert_eq!(engine.find(ids[1].id).unwrap().unwrap().interruptions, 1);
+}
+
+#[test]
+#[ignore = "it takes minutes, and prints how long the queries of an overview take"]
+fn an_overview_of_a_million_jobs() {
+    let Some(server) = RedisServer::start(&[]) else { return };
+    conformance::measure_overview(Arc::new(open(&server)));
 }

@@ -2,10 +2,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use serde::{Deserialize, Serialize};
+
 use crate::background::output::Output;
 use crate::error::{Error, Result};
-use crate::jobs::engine::{AttemptFailure, Claimed, EndedAttempt, Enqueued, Entry, HeldJob, Resolution, Steps, When};
-use crate::jobs::record::{FailureKind, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
+use crate::jobs::engine::{
+    AttemptFailure, Claimed, EndedAttempt, Enqueued, Entry, HeldJob, Resolution, Steps, When, host,
+};
+use crate::jobs::record::{
+    FailureGroup, FailureKind, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput, WorkerInfo, error_group,
+};
 
 /// The largest number that is exact in a script, and in a sorted set: 2^53 - 1.
 const LARGEST: Millis = (1 << 53) - 1;
@@ -46,10 +52,10 @@ pub(super) fn enqueued(reply: &str) -> Result<Vec<Enqueued>> {
     pairs.map(|pair| Ok(Enqueued { id: number(pair[0])?, is_new: pair[1] == "1" })).collect()
 }
 
-/// The twelve values of an ended attempt: id, token, its last progress as [`progress_values`] encodes it, the output, the
-/// name of the outcome, its failure as [`failure_values`] encodes it, the due time of the next attempt, the backoff, and the cause of a dead
-/// job.
-pub(super) fn ended(ended: &EndedAttempt, now: Millis) -> [String; 12] {
+/// The thirteen values of an ended attempt: id, token, its last progress as [`progress_values`] encodes it, the output, the
+/// name of the outcome, its failure as [`failure_values`] encodes it, the due time of the next attempt, the backoff, and the cause and the
+/// error group of a dead job.
+pub(super) fn ended(ended: &EndedAttempt, now: Millis) -> [String; 13] {
     let resolved = &*ended.resolved;
     let [has_progress, done, total, progress] = progress_values(resolved.last_values.progress.as_ref());
     let output = optional(resolved.output().map(Output::json));
@@ -63,9 +69,10 @@ pub(super) fn ended(ended: &EndedAttempt, now: Millis) -> [String; 12] {
     let due = wait.map(|wait| exact(now.saturating_add(wait)).to_string()).unwrap_or_default();
     let wait = wait.map(|wait| wait.to_string()).unwrap_or_default();
     let cause = failure.map(|failure| failure.kind).unwrap_or_default();
+    let error = failure.map(|failure| error_group(&failure.message)).unwrap_or_default();
     let failure = failure.map(failure_values).unwrap_or_default();
     let [id, token, state, cause] = values![ended.id, ended.token, state, cause];
-    [id, token, has_progress, done, total, progress, output, state, failure, due, wait, cause]
+    [id, token, has_progress, done, total, progress, output, state, failure, due, wait, cause, error]
 }
 
 /// Encodes a failure: an object, to which the script adds the attempt and the times, and on a line of its own the backtrace,
@@ -171,10 +178,52 @@ pub(super) fn info((id, mut fields, failures): Shown) -> Result<JobInfo> {
     })
 }
 
-/// The numbers of waiting and running jobs by queue, and the paused queues, as `queues.lua` returns them.
-pub(super) type Queues = (HashMap<String, u64>, HashMap<String, u64>, BTreeSet<String>);
+/// A group of dead jobs as `failure_groups.lua` returns it: `<name>\0<error>`, the number of jobs, and the end and the id of
+/// the newest.
+pub(super) type GroupRow = (String, u64, Millis, u64);
 
-pub(super) fn queues((waiting, running, paused): &Queues) -> Vec<QueueInfo> {
+pub(super) fn group((group, count, last_at, newest): GroupRow) -> FailureGroup {
+    let (name, error) = group.split_once('\0').unwrap_or((&group, ""));
+    FailureGroup { name: name.to_owned(), error: error.to_owned(), count, last_at, newest }
+}
+
+/// The process of a worker.
+#[derive(Serialize, Deserialize)]
+struct Process {
+    host: Option<String>,
+    pid: u32,
+}
+
+/// Returns this process, as JSON.
+pub(super) fn process() -> String {
+    serde_json::to_string(&Process { host: host(), pid: std::process::id() }).unwrap_or_default()
+}
+
+/// The numbers of heartbeats by worker, the time of the last one, the processes, and the numbers of running jobs, as
+/// `worker_infos.lua` returns them.
+pub(super) type Workers =
+    (HashMap<String, u64>, HashMap<String, Millis>, HashMap<String, String>, HashMap<String, u64>);
+
+pub(super) fn workers((heartbeats, times, processes, running): &Workers) -> Vec<WorkerInfo> {
+    let ids: BTreeSet<&String> = heartbeats.keys().collect();
+    let info = |id: &String| {
+        let process: Option<Process> = processes.get(id).and_then(|process| serde_json::from_str(process).ok());
+        WorkerInfo {
+            id: id.clone(),
+            pid: process.as_ref().map(|process| process.pid),
+            host: process.and_then(|process| process.host),
+            heartbeat_at: times.get(id).copied(),
+            running: running.get(id).copied().unwrap_or(0),
+        }
+    };
+    ids.into_iter().map(info).collect()
+}
+
+/// The numbers of waiting and running jobs by queue, the paused queues, and the times of the oldest waiting jobs, as
+/// `queues.lua` returns them.
+pub(super) type Queues = (HashMap<String, u64>, HashMap<String, u64>, BTreeSet<String>, HashMap<String, Millis>);
+
+pub(super) fn queues((waiting, running, paused, oldest): &Queues) -> Vec<QueueInfo> {
     let names: BTreeSet<&String> = waiting.keys().chain(running.keys()).chain(paused).collect();
     let of = |counts: &HashMap<String, u64>, name: &str| counts.get(name).copied().unwrap_or(0);
     let queue = |name: &String| QueueInfo {
@@ -182,6 +231,7 @@ pub(super) fn queues((waiting, running, paused): &Queues) -> Vec<QueueInfo> {
         waiting: of(waiting, name),
         running: of(running, name),
         is_paused: paused.contains(name),
+        oldest_at: oldest.get(name).copied(),
     };
     names.into_iter().map(queue).collect()
 }

@@ -20,12 +20,13 @@ use super::engine::{
     Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, LastValues,
     Resolution, ResolvedAttempt, Retention, WorkerId,
 };
-use super::record::{JobCounts, JobInfo, JobState, Millis, QueueInfo};
+use super::record::{FailureGroup, JobCounts, JobInfo, JobState, Millis, QueueInfo, WorkerInfo};
 use crate::background::failure::Cancelled;
 use crate::error::{Error, Result};
 use crate::sync::{Notify, lock};
 
 mod errors;
+mod groups;
 mod schema;
 mod statements;
 #[cfg(test)]
@@ -214,9 +215,9 @@ impl Engine for Sqlite {
         Ok(WorkerId(id))
     }
 
-    fn heartbeat(&self, worker: &WorkerId, held: &[HeldJob], _now: Millis) -> Result<HeartbeatReply> {
+    fn heartbeat(&self, worker: &WorkerId, held: &[HeldJob], now: Millis) -> Result<HeartbeatReply> {
         let (id, held) = (worker.0.clone(), held.to_vec());
-        let heartbeat = self.write(Commit::RELAXED, move |db| statements::heartbeat(db, &id, &held))?;
+        let heartbeat = self.write(Commit::RELAXED, move |db| statements::heartbeat(db, &id, &held, now))?;
         if heartbeat.is_evicted {
             self.workers.end(&worker.0);
         }
@@ -305,6 +306,19 @@ impl Engine for Sqlite {
 
     fn queues(&self) -> Result<Vec<QueueInfo>> {
         self.read(statements::queues)
+    }
+
+    fn next_to_run(&self, queue: Option<&str>, most: usize) -> Result<Vec<JobInfo>> {
+        let queue = queue.map(str::to_owned);
+        self.read(move |db| statements::next_to_run(db, queue.as_deref(), most))
+    }
+
+    fn failure_groups(&self, most: usize) -> Result<Vec<FailureGroup>> {
+        self.read(move |db| groups::first(db, most))
+    }
+
+    fn workers(&self) -> Result<Vec<WorkerInfo>> {
+        self.read(statements::worker_infos)
     }
 
     fn last_tick(&self, schedule: &str) -> Result<Option<Millis>> {

@@ -22,6 +22,7 @@ pub(super) const STEPS: &[&str] = &[
     include_str!("third.sql"),
     include_str!("fourth.sql"),
     include_str!("fifth.sql"),
+    include_str!("sixth.sql"),
 ];
 
 /// The largest file, in bytes, that is checked for damage when it is opened. For a larger file the check would take

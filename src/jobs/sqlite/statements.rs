@@ -8,13 +8,16 @@ use std::collections::BTreeSet;
 
 use rusqlite::{Connection, OptionalExtension, Row, named_params, params};
 
+use super::groups;
 use crate::background::output::Output;
 use crate::jobs::engine::{
     AttemptFailure, CLOCK_SLACK, Capacity, Claimed, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK,
-    MOST_FAILURES, MOST_INTERRUPTIONS, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, When,
+    MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OLDEST, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, When, host,
     wait_after_interruption,
 };
-use crate::jobs::record::{FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput};
+use crate::jobs::record::{
+    FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput, WorkerInfo,
+};
 
 type Result<T> = rusqlite::Result<T>;
 
@@ -114,12 +117,13 @@ fn id_in(row: &Row<'_>) -> Result<u64> {
 }
 
 pub(super) fn join(db: &Connection, worker: &str, has_lock: bool) -> Result<()> {
-    let joined = "INSERT INTO aside_workers (id, beat, has_lock) VALUES (?1, 0, ?2)";
-    db.prepare_cached(joined)?.execute(params![worker, has_lock]).map(drop)
+    let joined = "INSERT INTO aside_workers (id, beat, has_lock, host, pid) VALUES (?1, 0, ?2, ?3, ?4)";
+    db.prepare_cached(joined)?.execute(params![worker, has_lock, host(), std::process::id()]).map(drop)
 }
 
-pub(super) fn heartbeat(db: &Connection, worker: &str, held: &[HeldJob]) -> Result<HeartbeatReply> {
-    let updated = db.prepare_cached("UPDATE aside_workers SET beat = beat + 1 WHERE id = ?1")?.execute([worker])?;
+pub(super) fn heartbeat(db: &Connection, worker: &str, held: &[HeldJob], now: Millis) -> Result<HeartbeatReply> {
+    let beat = "UPDATE aside_workers SET beat = beat + 1, heartbeat_at = ?2 WHERE id = ?1";
+    let updated = db.prepare_cached(beat)?.execute(params![worker, now])?;
     if updated == 0 {
         return Ok(HeartbeatReply { is_evicted: true, ..HeartbeatReply::default() });
     }
@@ -216,7 +220,8 @@ fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
                    RETURNING interruptions, is_cancelling";
     let (count, is_cancelling): (u32, bool) =
         db.prepare_cached(counted)?.query_row([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    fail(db, id, &AttemptFailure::interrupted(count), now)?;
+    let failure = AttemptFailure::interrupted(count);
+    fail(db, id, &failure, now)?;
     if count < MOST_INTERRUPTIONS || is_cancelling {
         return match wait_after_interruption(count) {
             0 => release(db, id, now),
@@ -226,7 +231,7 @@ fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
             }
         };
     }
-    die(db, id, FailureKind::Abandoned, now)?;
+    die(db, id, &failure, now)?;
     uncount_attempt(db, id)
 }
 
@@ -248,6 +253,24 @@ pub(super) fn orphans(db: &Connection) -> Result<Vec<String>> {
 pub(super) fn workers(db: &Connection) -> Result<Vec<(String, i64, bool)>> {
     let mut workers = db.prepare_cached("SELECT id, beat, has_lock FROM aside_workers")?;
     workers.query_map([], |row| Ok((row.get(0)?, row.get(1)?, row.get(2)?)))?.collect()
+}
+
+pub(super) fn worker_infos(db: &Connection) -> Result<Vec<WorkerInfo>> {
+    let mut workers = db.prepare_cached(
+        "SELECT id, host, pid, heartbeat_at, running FROM aside_workers LEFT JOIN (
+            SELECT worker, count(*) AS running FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 GROUP BY worker
+         ) ON worker = id ORDER BY id",
+    )?;
+    let read = workers.query_map([], |row| {
+        Ok(WorkerInfo {
+            id: row.get(0)?,
+            host: row.get(1)?,
+            pid: row.get(2)?,
+            heartbeat_at: row.get(3)?,
+            running: row.get::<_, Option<i64>>(4)?.unwrap_or_default().unsigned_abs(),
+        })
+    })?;
+    read.collect()
 }
 
 pub(super) fn is_worker(db: &Connection, worker: &str) -> Result<bool> {
@@ -337,7 +360,7 @@ pub(super) fn resolve(db: &Connection, id: u64, token: u64, resolved: &ResolvedA
         }
         Resolution::Dead { failure } => {
             fail(db, id, failure, now)?;
-            die(db, id, failure.kind, now)?;
+            die(db, id, failure, now)?;
         }
         Resolution::Cancelled { failure } => {
             failure.iter().try_for_each(|failure| fail(db, id, failure, now))?;
@@ -392,8 +415,10 @@ pub(super) fn is_completed(db: &Connection, id: u64, token: u64) -> Result<bool>
         .exists([key(id), key(token)])
 }
 
-fn die(db: &Connection, id: i64, cause: FailureKind, now: Millis) -> Result<()> {
-    db.prepare_cached("UPDATE aside_jobs SET cause = ?2 WHERE id = ?1")?.execute(params![id, cause.as_str()])?;
+fn die(db: &Connection, id: i64, failure: &AttemptFailure, now: Millis) -> Result<()> {
+    let cause = "UPDATE aside_jobs SET cause = ?2 WHERE id = ?1";
+    db.prepare_cached(cause)?.execute(params![id, failure.kind.as_str()])?;
+    groups::enter(db, id, &failure.message, now)?;
     finish(db, id, JobState::Dead, now)
 }
 
@@ -475,6 +500,7 @@ pub(super) fn revive(db: &Connection, id: u64, now: Millis) -> Result<bool> {
     if owner_of(db, &name, unique.as_deref())?.is_some_and(|owner| owner != id) {
         return Ok(false);
     }
+    let group = groups::of(db, key(id))?;
     let revived = db
         .prepare_cached(
             "UPDATE aside_jobs SET
@@ -484,10 +510,18 @@ pub(super) fn revive(db: &Connection, id: u64, now: Millis) -> Result<bool> {
              WHERE id = ?1",
         )?
         .execute(params![key(id), now, PRIORITY_STEP])?;
+    group.map_or(Ok(()), |group| groups::leave(db, key(id), group))?;
     Ok(revived > 0)
 }
 
 pub(super) fn discard(db: &Connection, id: u64) -> Result<bool> {
+    let group = groups::of(db, key(id))?;
+    let is_discarded = delete(db, id)?;
+    group.map_or(Ok(()), |group| groups::leave(db, key(id), group))?;
+    Ok(is_discarded)
+}
+
+fn delete(db: &Connection, id: u64) -> Result<bool> {
     let discarded = db.prepare_cached("DELETE FROM aside_jobs WHERE id = ?1 AND state <> 2")?.execute([key(id)])?;
     if discarded > 0 {
         db.prepare_cached("DELETE FROM aside_failures WHERE job = ?1")?.execute([key(id)])?;
@@ -605,7 +639,10 @@ fn failure_in(row: &Row<'_>) -> Result<JobFailure> {
 
 pub(super) fn counts(db: &Connection) -> Result<JobCounts> {
     let mut counts = JobCounts::default();
-    let mut each = db.prepare_cached("SELECT state, count(*) FROM aside_jobs GROUP BY state")?;
+    let mut each = db.prepare_cached(
+        "SELECT state, sum(count) FROM aside_counts GROUP BY state
+         UNION ALL SELECT 2, count(*) FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2",
+    )?;
     let mut rows = each.query([])?;
     while let Some(row) = rows.next()? {
         *counts.of(state_of(row.get(0)?)?) = row.get::<_, i64>(1)?.unsigned_abs();
@@ -623,8 +660,8 @@ pub(super) fn counts(db: &Connection) -> Result<JobCounts> {
 pub(super) fn queues(db: &Connection) -> Result<Vec<QueueInfo>> {
     let mut queues = db.prepare_cached(
         "SELECT name, sum(waiting), sum(running), max(is_paused) FROM (
-            SELECT queue AS name, count(*) AS waiting, 0 AS running, 0 AS is_paused
-                FROM aside_jobs INDEXED BY aside_jobs_waiting WHERE state = 0 GROUP BY queue
+            SELECT queue AS name, count AS waiting, 0 AS running, 0 AS is_paused
+                FROM aside_counts WHERE state = 0 AND count > 0
             UNION ALL SELECT queue, 0, count(*), 0 FROM aside_jobs INDEXED BY aside_jobs_state WHERE state = 2 GROUP BY queue
             UNION ALL SELECT name, 0, 0, 1 FROM aside_queues
          ) GROUP BY name ORDER BY name",
@@ -632,9 +669,45 @@ pub(super) fn queues(db: &Connection) -> Result<Vec<QueueInfo>> {
     let rows = queues.query_map([], |row| {
         let (waiting, running): (i64, i64) = (row.get(1)?, row.get(2)?);
         let (waiting, running) = (waiting.unsigned_abs(), running.unsigned_abs());
-        Ok(QueueInfo { name: row.get(0)?, waiting, running, is_paused: row.get(3)? })
+        Ok(QueueInfo { name: row.get(0)?, waiting, running, is_paused: row.get(3)?, oldest_at: None })
     })?;
-    rows.collect()
+    rows.map(|queue| with_oldest(db, queue?)).collect()
+}
+
+fn with_oldest(db: &Connection, mut queue: QueueInfo) -> Result<QueueInfo> {
+    if queue.waiting > 0 {
+        let oldest = "SELECT min(rank + priority * ?2) FROM (
+                         SELECT rank, priority FROM aside_jobs INDEXED BY aside_jobs_waiting
+                         WHERE state = 0 AND queue = ?1 ORDER BY rank, id LIMIT ?3)";
+        let values = params![queue.name, PRIORITY_STEP, count(MOST_OLDEST as u64)];
+        queue.oldest_at = db.prepare_cached(oldest)?.query_row(values, |row| row.get(0))?;
+    }
+    Ok(queue)
+}
+
+/// Returns the first waiting jobs of a queue, or of all queues, in the order in which they are claimed.
+pub(super) fn next_to_run(db: &Connection, queue: Option<&str>, most: usize) -> Result<Vec<JobInfo>> {
+    let queues: Vec<String> = match queue {
+        Some(queue) => vec![queue.to_owned()],
+        None => {
+            let mut queues = db.prepare_cached("SELECT queue FROM aside_counts WHERE state = 0 AND count > 0")?;
+            queues.query_map([], |row| row.get(0))?.collect::<Result<_>>()?
+        }
+    };
+    let mut first: Vec<(Millis, i64)> = Vec::new();
+    let mut of_queue = db.prepare_cached(
+        "SELECT rank, id FROM aside_jobs INDEXED BY aside_jobs_waiting WHERE state = 0 AND queue = ?1 ORDER BY rank, id LIMIT ?2",
+    )?;
+    for queue in queues {
+        let ranked = of_queue.query_map(params![queue, count(most as u64)], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for ranked in ranked {
+            first.push(ranked?);
+        }
+    }
+    first.sort_unstable();
+    first.truncate(most);
+    let mut find = db.prepare_cached(&format!("SELECT {INFO}, output IS NOT NULL FROM aside_jobs WHERE id = ?1"))?;
+    first.into_iter().map(|(_, id)| with_failures(db, find.query_row([id], listed_in)?, FAILURES)).collect()
 }
 
 pub(super) fn last_tick(db: &Connection, schedule: &str) -> Result<Option<Millis>> {
@@ -673,7 +746,9 @@ pub(super) fn prune(db: &Connection, keep: Retention, now: Millis) -> Result<usi
     )?;
     let ids = old.query_map(params![now.saturating_sub(age), last, last_id, MOST_PRUNED as i64], id_in)?;
     let ids: Vec<u64> = ids.collect::<Result<_>>()?;
-    ids.iter().try_for_each(|id| discard(db, *id).map(drop))?;
+    // They are not dead, and in no group.
+    ids.iter().try_for_each(|id| delete(db, *id).map(drop))?;
+    db.prepare_cached("DELETE FROM aside_counts WHERE count = 0")?.execute([])?;
     Ok(ids.len())
 }
 

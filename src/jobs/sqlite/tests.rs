@@ -11,7 +11,7 @@ use super::*;
 use crate::background::output::Output;
 use crate::jobs::conformance::{self, Bench};
 use crate::jobs::engine::{AttemptFailure, Capacity, Claimed, When};
-use crate::jobs::record::{FailureKind, JobFailure, StoredOutput};
+use crate::jobs::record::{FailureKind, JobFailure, StoredOutput, error_group};
 
 /// A time of the wall clock.
 const T: Millis = 2_000_000_000_000;
@@ -308,6 +308,47 @@ fn this_version_reads_jobs_of_the_third_version() {
     assert_eq!(take(&jobs, &worker).trace, None);
 }
 
+/// A file of the fifth version has dead jobs without groups, and no counts.
+#[test]
+fn jobs_of_the_fifth_version_are_counted_and_grouped() {
+    let home = Home::new();
+    let fifth = schema::prepare(&Database::new(&home.path(), BUSY).unwrap(), &schema::STEPS[..5]).unwrap();
+    let messages =
+        ["order 17 of 2026-11-27", "order 1800 of 2027-01-02", "##1#1 \u{e9}", &format!("{} x", "7".repeat(990)), ""];
+    for (id, message) in messages.iter().enumerate() {
+        fifth
+            .execute(
+                "INSERT INTO aside_jobs (state, rank, queue, name, priority, enqueued_at, due_at, ended_at, label, payload)
+                 VALUES (4, 0, 'default', 'a', 0, 0, 0, ?1, 'a', '{}')",
+                [id as i64 + 100],
+            )
+            .unwrap();
+        let failure = "INSERT INTO aside_failures (job, number, attempt, at, words) VALUES (?1, ?2, 1, 5, ?3)";
+        fifth.execute(failure, (id as i64 + 1, 1, "an earlier one")).unwrap();
+        fifth.execute(failure, (id as i64 + 1, 2, message)).unwrap();
+    }
+    let others = "INSERT INTO aside_jobs (state, rank, queue, name, priority, enqueued_at, due_at, label, payload)
+                  VALUES (0, 0, 'default', 'a', 0, 0, 0, 'a', '{}'), (0, 0, 'mail', 'a', 0, 0, 0, 'a', '{}'),
+                         (1, 0, 'mail', 'a', 0, 0, 0, 'a', '{}'), (2, 0, 'mail', 'a', 0, 0, 0, 'a', '{}'),
+                         (3, 0, 'mail', 'a', 0, 0, 0, 'a', '{}')";
+    fifth.execute(others, []).unwrap();
+    drop(fifth);
+    let jobs = home.open();
+    let counts = JobCounts { waiting: 2, scheduled: 1, running: 1, done: 1, dead: 5, ..JobCounts::default() };
+    assert_eq!(jobs.counts().unwrap(), counts);
+    let queues = jobs.queues().unwrap();
+    let waiting: Vec<_> = queues.iter().map(|queue| (queue.name.as_str(), queue.waiting, queue.running)).collect();
+    assert_eq!(waiting, [("default", 1, 0), ("mail", 1, 1)]);
+    let groups = jobs.failure_groups(20).unwrap();
+    let found: Vec<_> =
+        groups.iter().map(|group| (group.error.clone(), group.count, group.last_at, group.newest)).collect();
+    let expected = [(4, 1), (3, 1), (2, 1), (1, 2)]
+        .map(|(job, count)| (error_group(messages[job]), count, job as i64 + 100, job as u64 + 1));
+    assert_eq!(found, expected);
+    assert!(jobs.discard(2).unwrap());
+    assert_eq!((jobs.failure_groups(20).unwrap()[3].newest, jobs.counts().unwrap().dead), (1, 4));
+}
+
 #[test]
 fn a_later_version_reads_jobs_of_this_version() {
     let home = Home::new();
@@ -316,7 +357,7 @@ fn a_later_version_reads_jobs_of_this_version() {
     let jobs = Sqlite::open_with(&home.path(), BUSY, &steps).unwrap();
     assert_eq!(state(&jobs, id), JobState::Waiting);
     home.connect().prepare("SELECT colour FROM aside_jobs").unwrap();
-    let message = refused(Sqlite::open(&home.path()), "tables of version 6, and this one knows those up to 5");
+    let message = refused(Sqlite::open(&home.path()), "tables of version 7, and this one knows those up to 6");
     assert!(message.contains("jobs.db"), "{message}");
 }
 
@@ -818,4 +859,10 @@ fn pruning_takes_several_transactions() {
     assert_eq!(jobs.prune(keep, T).unwrap(), many - 3);
     assert_eq!(jobs.counts().unwrap().cancelled, 3);
     assert_eq!(state(&jobs, all[many - 1].id), JobState::Cancelled);
+}
+
+#[test]
+#[ignore = "it takes minutes, and prints how long the queries of an overview take"]
+fn an_overview_of_a_million_jobs() {
+    conformance::measure_overview(Home::new().engine());
 }

@@ -1,0 +1,2 @@
+-- Returns the paused queues.
+return call('SMEMBERS', P .. 'paused')
