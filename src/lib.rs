@@ -125,6 +125,7 @@ mod log_limit;
 mod log_text;
 #[cfg(feature = "mail")]
 pub mod mail;
+mod metrics;
 mod nearest;
 mod owned_data;
 #[cfg(feature = "panel")]

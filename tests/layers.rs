@@ -47,6 +47,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("jobs::sqlite", 5),
     ("jobs::transaction", 5),
     ("mail", 5),
+    ("metrics", 5),
     ("webhook", 5),
     ("app", 6),
     ("panel", 7),

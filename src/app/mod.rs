@@ -12,6 +12,7 @@ mod live;
 #[cfg(not(feature = "live"))]
 #[path = "live_absent.rs"]
 mod live;
+mod metrics;
 mod middleware;
 pub(crate) mod parts;
 pub mod routing;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 
 use self::isolated::IsolatedFunctions;
 use self::live::LiveDefinitions;
+use self::metrics::MetricsAddress;
 use self::parts::{Handler, IntoHookResult, Part};
 use self::routing::{MethodRouter, Next};
 use self::service::{Endpoint, Service};
@@ -54,6 +56,7 @@ use crate::image::MaxMemory;
 use crate::jobs::Jobs;
 #[cfg(feature = "mail")]
 use crate::mail::{Mail, Mailer};
+use crate::metrics::Metrics;
 #[cfg(feature = "webhook")]
 use crate::webhook::Webhook;
 
@@ -92,6 +95,7 @@ pub struct App {
     static_folders: StaticFolders,
     templates: TemplateDefinitions,
     live: LiveDefinitions,
+    metrics: Vec<MetricsAddress>,
     /// The secret that is kept for development, if the application runs as a process of its own.
     kept_secret: Option<String>,
     problems: Vec<Error>,
@@ -125,6 +129,7 @@ impl App {
             static_folders: StaticFolders::default(),
             templates: TemplateDefinitions::default(),
             live: LiveDefinitions::default(),
+            metrics: Vec::new(),
             kept_secret: None,
             problems: Vec::new(),
         }
@@ -368,6 +373,7 @@ impl App {
         self.static_folders.add_below(prefix, app.static_folders);
         self.templates.mount(app.templates);
         self.mount_live(prefix, app.live);
+        self.metrics.extend(app.metrics.into_iter().map(|address| address.below(prefix)));
         self.problems.extend(app.problems);
         self.isolated.mount(app.isolated);
         if !self.values.merge(app.values) {
@@ -541,6 +547,7 @@ impl App {
     /// If a setting is invalid, or a route is malformed or defined twice; one message names all problems.
     pub(crate) fn build(mut self) -> Result<Service> {
         self.prepare_live();
+        self.add_metrics();
         let config = Arc::new(self.config?);
         config.check()?;
         let jobs = self.values.get::<Jobs>();
@@ -568,16 +575,19 @@ impl App {
         self.values.insert(Mailer::new(&config)?);
         #[cfg(feature = "image")]
         self.values.insert(MaxMemory(config.max_image_memory));
+        let routes = self.router.routes().iter();
+        let metrics = Metrics::new(routes.map(|route| (route.pattern.as_str(), route.method.is_none())));
+        self.values.insert(metrics.clone());
         let scope = Scope::new(Registry::new(&config), self.values);
-        scope.registry().set_observers(observers());
+        scope.registry().set_observers(observers(metrics));
         jobs.iter().for_each(|jobs| jobs.belong_to(&scope));
         Ok(Service::new(config, self.router, self.parts, security, scope))
     }
 }
 
 /// Returns the observers of the application's work.
-fn observers() -> Vec<Arc<dyn Observer>> {
-    Vec::new()
+fn observers(metrics: Arc<Metrics>) -> Vec<Arc<dyn Observer>> {
+    vec![metrics]
 }
 
 /// Returns the names of the routes, with their paths.

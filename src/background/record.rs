@@ -1,5 +1,6 @@
 //! The record of one task: its identity, state, progress and end.
 
+use std::borrow::Cow;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -26,6 +27,8 @@ const LONGEST_FAILURE: usize = 10_000;
 /// What a task is, before it begins.
 pub(crate) struct Identity {
     pub(crate) name: String,
+    /// The name of the type of a job, `mail` or `webhook`: a name without a part that differs from task to task.
+    pub(crate) kind: Option<Cow<'static, str>>,
     pub(crate) key: Option<String>,
     /// The id of the job that the task is an attempt of.
     pub(crate) job: Option<u64>,
@@ -39,6 +42,8 @@ pub(crate) struct Identity {
 pub(crate) struct Record {
     pub(crate) id: u64,
     pub(crate) name: String,
+    /// See [`Identity::kind`].
+    pub(crate) kind: Option<Cow<'static, str>>,
     pub(crate) key: Option<String>,
     /// The id of the job that the task is an attempt of.
     pub(crate) job: Option<u64>,
@@ -77,10 +82,11 @@ impl Record {
     /// Creates the record of a task that waits.
     pub(super) fn new(id: u64, identity: Identity, lineage: Lineage) -> Record {
         let Lineage { request, trace, parent } = lineage;
-        let Identity { name, key, job, job_attempt, location } = identity;
+        let Identity { name, kind, key, job, job_attempt, location } = identity;
         Record {
             id,
             name: bounds::shorten(&name, LONGEST_NAME).into_owned(),
+            kind,
             key: key.map(|key| bounds::key(&key, LONGEST_NAME).into_owned()),
             job,
             job_attempt,
@@ -268,7 +274,8 @@ impl Record {
 impl Identity {
     #[track_caller]
     pub(crate) fn test(name: &str) -> Identity {
-        Identity { name: name.to_owned(), key: None, job: None, job_attempt: None, location: Location::caller() }
+        let location = Location::caller();
+        Identity { name: name.to_owned(), kind: None, key: None, job: None, job_attempt: None, location }
     }
 }
 

@@ -58,9 +58,10 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    /// Marks the task as the attempt of a job with this number.
-    pub(crate) fn for_job(self, id: u64, attempt: u32) -> Options {
-        Options { identity: Identity { job: Some(id), job_attempt: Some(attempt), ..self.identity }, ..self }
+    /// Marks the task as the attempt with this number of a job of the type `name`.
+    pub(crate) fn for_job(self, id: u64, name: &str, attempt: u32) -> Options {
+        let kind = Some(name.to_owned().into());
+        Options { identity: Identity { job: Some(id), job_attempt: Some(attempt), kind, ..self.identity }, ..self }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The public way to start tasks: [`background`] and [`Task`].
 
+use std::borrow::Cow;
 use std::panic::Location;
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -98,7 +99,8 @@ where
     R::Value: Send + 'static,
 {
     let location = Location::caller();
-    let identity = Identity { name: name_of::<F>(location), key: None, job: None, job_attempt: None, location };
+    let identity =
+        Identity { name: name_of::<F>(location), kind: None, key: None, job: None, job_attempt: None, location };
     let options = Options { identity, deadline: None, unwatched: None };
     Run::new(Context::current(), options, once(move |_| f())).on_own_thread()
 }
@@ -129,6 +131,7 @@ where
 #[must_use = "the task starts with `spawn`"]
 pub struct Task {
     name: Option<String>,
+    kind: Option<&'static str>,
     key: Option<String>,
     deadline: Option<Duration>,
     unwatched: Option<Duration>,
@@ -147,6 +150,12 @@ impl Task {
 
     pub(crate) fn with_name(self, name: impl Into<String>) -> Task {
         Task { name: Some(name.into()), ..self }
+    }
+
+    /// Sets the kind, under which metrics count tasks of different names together.
+    #[cfg(any(feature = "mail", feature = "webhook"))]
+    pub(crate) fn kind(self, kind: &'static str) -> Task {
+        Task { kind: Some(kind), ..self }
     }
 
     /// Sets the key by which [`task`](crate::tasks::task()) finds it, for every client. A route that takes the key from its path
@@ -230,7 +239,8 @@ impl Task {
     /// Returns the options of the task for a function that is started at `location`.
     pub(crate) fn options<F>(self, location: &'static Location<'static>) -> Options {
         let name = self.name.unwrap_or_else(|| name_of::<F>(location));
-        let identity = Identity { name, key: self.key, job: None, job_attempt: None, location };
+        let kind = self.kind.map(Cow::Borrowed);
+        let identity = Identity { name, kind, key: self.key, job: None, job_attempt: None, location };
         Options { identity, deadline: self.deadline, unwatched: self.unwatched }
     }
 }

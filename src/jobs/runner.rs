@@ -271,8 +271,10 @@ impl JobRunner {
         };
         let lineage = claimed.lineage().parse();
         let context = Context { lineage, ..Context::of(self.scope.clone()) };
-        let prepared =
-            Prepared::new(context, task.options::<Attempt>(Location::caller()).for_job(claimed.id, claimed.attempt));
+        let prepared = Prepared::new(
+            context,
+            task.options::<Attempt>(Location::caller()).for_job(claimed.id, &claimed.name, claimed.attempt),
+        );
         let running_job = self.jobs.shared.running_jobs.add(&claimed, prepared.record().clone());
         let attempt = Attempt::new(&self.jobs, claimed, running_job, self.scope.registry(), &self.report);
         // The queue limits the number of running jobs: tasks, which are less durable, do not delay them.

@@ -46,6 +46,7 @@ use crate::background::handle::TaskHandle;
 use crate::background::retry::Retry;
 use crate::background::task::Task;
 use crate::error::{Error, OrHere, Result};
+use crate::jobs::Job;
 use crate::random;
 
 /// The number of attempts and the first backoff: about 17 minutes in all, longer than a server that greylists (RFC 6647)
@@ -273,7 +274,7 @@ impl Mail {
     pub fn send(self) -> TaskHandle<()> {
         let mailer = Mailer::current();
         let retry = Retry::exponential(ATTEMPTS, FIRST_BACKOFF).only_if(is_temporary);
-        let task = Task::named(self.task_name()).retry(retry).behind(mailer.sending.gate());
+        let task = Task::named(self.task_name()).kind(<Mail as Job>::NAME).retry(retry).behind(mailer.sending.gate());
         // Built at the first attempt and kept, so that all attempts send the same mail.
         let delivery = RefCell::new(None);
         task.spawn(move |_| {

@@ -99,6 +99,11 @@ pub(crate) trait Transport: Send + Sync + 'static {
     /// grow.
     fn close_slow_connections(&self, state: &ServerState);
 
+    /// Returns the number of open connections, if the transport knows it.
+    fn connections(&self) -> Option<usize> {
+        None
+    }
+
     /// Stops accepting connections.
     fn close(&self);
 
@@ -120,6 +125,7 @@ pub(crate) struct ServerState {
     pub(crate) service: Service,
     stopping: AtomicBool,
     streams: Arc<Counter>,
+    live_pages: Arc<Counter>,
     streams_of_clients: Arc<Clients>,
     streams_refused: LogLimit,
     uploads_of_clients: Arc<Clients>,
@@ -136,6 +142,7 @@ impl ServerState {
         Arc::new(ServerState {
             stopping: AtomicBool::new(false),
             streams: Arc::default(),
+            live_pages: Arc::default(),
             streams_of_clients: clients("Streams", config.streams_per_client(), "ASIDE_MAX_STREAMS_PER_CLIENT"),
             streams_refused: LogLimit::default(),
             uploads_of_clients: clients("Uploads", config.uploads_per_client(), "ASIDE_MAX_UPLOADS_PER_CLIENT"),
@@ -157,11 +164,11 @@ impl ServerState {
     }
 
     /// Takes a slot for one more stream of a client, if it has fewer than `ASIDE_MAX_STREAMS_PER_CLIENT` and all clients
-    /// together have fewer than `ASIDE_MAX_STREAMS`.
+    /// together have fewer than `ASIDE_MAX_STREAMS`. `is_live` is true for a live page.
     ///
     /// # Errors
     /// The message for the client.
-    pub(crate) fn stream_slot(&self, client: Option<IpAddr>) -> Result<StreamSlot, &'static str> {
+    pub(crate) fn stream_slot(&self, client: Option<IpAddr>, is_live: bool) -> Result<StreamSlot, &'static str> {
         let held = self.streams_of_clients.take(client);
         let held = held.ok_or("Too many live pages are open at your address; close some, or try again in a moment.")?;
         let most = self.service.config().max_streams;
@@ -171,7 +178,8 @@ impl ServerState {
             }
             "Too many live pages are open; try again in a moment."
         })?;
-        Ok(StreamSlot { _counted: counted, _held: held })
+        let live = if is_live { Counter::add(&self.live_pages, usize::MAX) } else { None };
+        Ok(StreamSlot { _counted: counted, _live: live, _held: held })
     }
 
     /// Counts one more upload of a client, if it has fewer than `ASIDE_MAX_UPLOADS_PER_CLIENT`.
@@ -186,6 +194,7 @@ impl ServerState {
 /// The slot of a stream in the limit of all streams and in that of its client, until dropped.
 pub(crate) struct StreamSlot {
     _counted: Counted,
+    _live: Option<Counted>,
     _held: Held,
 }
 
@@ -204,6 +213,10 @@ impl Counter {
             *count += 1;
             Counted(counter.clone())
         })
+    }
+
+    fn count(&self) -> usize {
+        *lock(&self.count)
     }
 
     /// Waits until the count is zero, or until a time, and returns the count.

@@ -21,7 +21,7 @@ pub(super) fn take_slot(
     if !(response.is_stream() && options.has_body(response.status_code())) {
         return (response, None);
     }
-    match state.stream_slot(client) {
+    match state.stream_slot(client, response.is_live()) {
         Ok(slot) => (response, Some(slot)),
         Err(message) => (refuse_stream(response, message), None),
     }

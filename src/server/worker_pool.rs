@@ -17,6 +17,7 @@ use super::{Counted, ServerState, Taken, Transport};
 use crate::background::{panics, task_cores};
 use crate::log_limit::LogLimit;
 use crate::log_text::numbered;
+use crate::metrics::{MeasuredServer, Metrics, ServerNumbers};
 use crate::sync::{lock, spawn};
 use crate::worker_routes::RouteNumber;
 
@@ -79,6 +80,10 @@ impl<T: Transport> WorkerPool<T> {
         for _ in 0..fewest {
             Shared::start_worker(&shared)?;
         }
+        if let Some(metrics) = shared.state.service.scope().get::<Arc<Metrics>>() {
+            let measured: Arc<dyn MeasuredServer> = shared.clone();
+            metrics.set_server(Arc::downgrade(&measured));
+        }
         let supervised = shared.clone();
         let supervisor = spawn("aside-pool", move || supervise(&supervised))?;
         let _ = shared.supervisor.set(supervisor.thread().clone());
@@ -90,6 +95,20 @@ impl<T: Transport> WorkerPool<T> {
         self.supervisor.thread().unpark();
         for _ in 0..self.shared.count.now().total {
             self.shared.transport.wake();
+        }
+    }
+}
+
+impl<T: Transport> MeasuredServer for Shared<T> {
+    fn numbers(&self) -> ServerNumbers {
+        let Count { total, busy } = self.count.now();
+        ServerNumbers {
+            in_flight: self.state.routes.in_handlers().iter().map(|(_, count)| count).sum(),
+            busy_workers: busy.min(total),
+            workers: total,
+            connections: self.transport.connections(),
+            streams: self.state.streams.count(),
+            live_pages: self.state.live_pages.count(),
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::background::retry::Retry;
 use crate::background::task::Task;
 use crate::error::{Error, OrHere, Result};
 use crate::http::headers::Headers;
+use crate::jobs::Job;
 use crate::random;
 use crate::trust;
 
@@ -190,7 +191,7 @@ impl Webhook {
     #[track_caller]
     pub fn send(self) -> TaskHandle<()> {
         let retry = Retry::exponential(ATTEMPTS, FIRST_BACKOFF).only_if(is_temporary);
-        Task::named(self.task_name()).retry(retry).spawn(move |_| self.deliver())
+        Task::named(self.task_name()).kind(<Webhook as Job>::NAME).retry(retry).spawn(move |_| self.deliver())
     }
 
     /// Sends the webhook now, on this thread, with one attempt.

@@ -103,6 +103,11 @@ impl<G: TableEntry> ConnectionTable<G> {
         Some((Reservation { table: self.clone(), token }, left))
     }
 
+    /// Returns the number of connections.
+    pub(super) fn len(&self) -> usize {
+        self.slots.len() - lock(&self.free).len()
+    }
+
     /// Parks a connection in its slot, or returns it if it need not wait. `request_event` requests a new event for it.
     ///
     /// # Errors

@@ -721,6 +721,10 @@ impl Transport for Epoll {
     /// Does nothing: a response that its client does not read occupies no worker.
     fn close_slow_connections(&self, _state: &ServerState) {}
 
+    fn connections(&self) -> Option<usize> {
+        Some(self.connections.len())
+    }
+
     fn close(&self) {
         self.is_closed.store(true, Ordering::Release);
         match self.is_handed_over {

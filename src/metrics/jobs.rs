@@ -1,0 +1,130 @@
+//! The figures of the job store, which are read when the metrics are.
+//!
+//! The store may be on another machine and may not answer. So one thread at a time reads it, and those who wait for the result
+//! wait a second at most.
+
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use super::text::Text;
+use crate::background::scope::Scope;
+use crate::background::thread_pool::{self, Work};
+use crate::error::Result;
+use crate::jobs::Jobs;
+use crate::jobs::record::{JobCounts, QueueInfo};
+use crate::panics;
+use crate::sync::{lock, wait_while_for};
+
+/// The longest wait for the store.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// The number of queues with series of their own. Further queues are left out: their names come from the store.
+const MOST_QUEUES: usize = 200;
+
+/// The reader of the store.
+#[derive(Default)]
+pub(super) struct JobMetrics(Arc<Shared>);
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    is_reading: bool,
+    /// The result of the last reading; `None` if it failed.
+    figures: Option<Arc<Figures>>,
+}
+
+struct Figures {
+    counts: JobCounts,
+    queues: Vec<QueueInfo>,
+}
+
+impl Figures {
+    fn read(jobs: &Jobs) -> Result<Figures> {
+        Ok(Figures { counts: jobs.counts()?, queues: jobs.queues()? })
+    }
+}
+
+impl JobMetrics {
+    pub(super) fn write(&self, scope: &Scope, text: &mut Text) {
+        let Some(jobs) = scope.get::<Jobs>() else { return };
+        // While the runner cannot reach the store, a call here would only wait.
+        let figures = if jobs.outage().is_none() { self.read(move || Figures::read(&jobs)) } else { None };
+        let help = "1 if the job store answers, 0 if not; then the figures of jobs and queues are missing.";
+        text.single("aside_jobs_up", "gauge", help, u8::from(figures.is_some()));
+        if let Some(figures) = figures {
+            figures.write(text);
+        }
+    }
+
+    /// Reads the store on another thread, unless a thread does already, and waits for the result.
+    fn read(&self, read: impl FnOnce() -> Result<Figures> + Send + 'static) -> Option<Arc<Figures>> {
+        let mut state = lock(&self.0.state);
+        if !std::mem::replace(&mut state.is_reading, true) {
+            let reading = Reading { shared: self.0.clone(), figures: None };
+            thread_pool::run(
+                0,
+                Work::new(move || {
+                    let _ = panics::catch(|| reading.finish(read()));
+                    None
+                }),
+            );
+        }
+        let state = wait_while_for(&self.0.changed, state, MAX_WAIT, |state| state.is_reading);
+        state.figures.clone().filter(|_| !state.is_reading)
+    }
+}
+
+/// The turn of the thread that reads. It ends however the reading ends.
+struct Reading {
+    shared: Arc<Shared>,
+    figures: Option<Arc<Figures>>,
+}
+
+impl Reading {
+    fn finish(mut self, read: Result<Figures>) {
+        match read {
+            Ok(figures) => self.figures = Some(Arc::new(figures)),
+            Err(error) => log::debug!(target: "aside::metrics", "Could not read the job store: {}", error.chain()),
+        }
+    }
+}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        let mut state = lock(&self.shared.state);
+        (state.is_reading, state.figures) = (false, self.figures.take());
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Figures {
+    fn write(&self, text: &mut Text) {
+        let JobCounts { waiting, scheduled, running, done, dead, cancelled, .. } = self.counts;
+        let states = [
+            ("waiting", waiting),
+            ("scheduled", scheduled),
+            ("running", running),
+            ("done", done),
+            ("dead", dead),
+            ("cancelled", cancelled),
+        ];
+        let name = "aside_jobs";
+        text.family(name, "gauge", "Jobs in the store by state; done and cancelled ones until they are pruned.");
+        states.iter().for_each(|(state, count)| text.sample(name, &[("state", state)], count));
+        let queues = || self.queues.iter().take(MOST_QUEUES);
+        let mut of_queues = |name, help, value: fn(&QueueInfo) -> f64| {
+            text.family(name, "gauge", help);
+            queues().for_each(|queue| text.sample(name, &[("queue", &queue.name)], value(queue)));
+        };
+        of_queues("aside_queue_waiting_jobs", "Jobs that wait for a worker, by queue.", |queue| queue.waiting as f64);
+        of_queues("aside_queue_running_jobs", "Jobs that run, in all processes, by queue.", |queue| {
+            queue.running as f64
+        });
+        of_queues("aside_queue_paused", "1 if the queue is paused.", |queue| f64::from(u8::from(queue.is_paused)));
+    }
+}
