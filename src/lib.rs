@@ -101,6 +101,7 @@ mod background;
 mod bounds;
 mod cache;
 mod channel;
+mod commands;
 pub mod config;
 mod deadline;
 pub mod error;

@@ -53,6 +53,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("panel", 7),
     ("fuzzing", 8),
     ("server", 8),
+    ("commands", 8),
     ("testing", 8),
 ];
 

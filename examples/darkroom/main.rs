@@ -60,7 +60,7 @@ use sizes::{Hang, MakeSizes, RemoveFiles};
 use store::Store;
 
 fn main() -> Result<()> {
-    app_with(Settings::from_env()?, Sources::from_env()?)?.run()
+    app_with(Settings::from_env()?, Sources::from_env()?)?.main()
 }
 
 /// Returns the site without sources for its feed, for tests of other parts.

@@ -19,14 +19,15 @@ impl Service {
         if !self.config().is_development() {
             return format!("aside listens on {address} over {server} (production)");
         }
+        let (routes, surroundings) = (self.route_lines(), self.surroundings());
+        format!("aside listens on {address} over {server} (development)\n{routes}{surroundings}")
+    }
+
+    /// Returns a line for each route of the site, in the order in which they were added.
+    pub(crate) fn route_lines(&self) -> String {
         let routes = self.router.routes().iter().filter(|route| !route.is_builtin());
         let width = routes.clone().map(|route| route.pattern.len()).max().unwrap_or(0).min(40);
-        let routes: Vec<String> = routes.map(|route| line(route, width)).collect();
-        format!(
-            "aside listens on {address} over {server} (development)\n{}\n{}",
-            routes.join("\n"),
-            self.surroundings()
-        )
+        routes.map(|route| line(route, width) + "\n").collect()
     }
 
     fn surroundings(&self) -> String {

@@ -52,11 +52,18 @@ impl Service {
         if self.config().is_development() {
             return;
         }
-        self.config().deploy_check().iter().for_each(|advice| log::warn!(target: "aside::check", "{advice}"));
-        self.missing_folders().iter().for_each(|message| log::warn!(target: "aside::check", "{message}"));
-        if self.scope().get::<Jobs>().is_some_and(|jobs| !jobs.is_durable()) {
-            log::warn!(target: "aside::check", "App::jobs stores jobs in memory, so that they are lost when the process ends: use `Jobs::sqlite`");
-        }
+        self.advice().iter().for_each(|message| log::warn!(target: "aside::check", "{message}"));
+    }
+
+    /// Returns advice on the settings and on the application, and a message for each missing folder.
+    pub(crate) fn advice(&self) -> Vec<String> {
+        let of_settings = self.config().deploy_check().into_iter().map(|advice| advice.to_string());
+        let are_lost = self.scope().get::<Jobs>().is_some_and(|jobs| !jobs.is_durable());
+        let of_jobs = are_lost.then(|| {
+            "App::jobs stores jobs in memory, so that they are lost when the process ends: use `Jobs::sqlite`"
+                .to_owned()
+        });
+        of_settings.chain(self.missing_folders()).chain(of_jobs).collect()
     }
 
     /// Returns a message for each folder that does not exist. The default folder of the templates may be missing.

@@ -240,7 +240,12 @@ impl App {
 
     /// Returns true if it or a mounted application has jobs.
     pub(crate) fn has_jobs(&self) -> bool {
-        self.values.get::<Jobs>().is_some()
+        self.own_jobs().is_some()
+    }
+
+    /// Returns the jobs of the application, if it has any.
+    pub(crate) fn own_jobs(&self) -> Option<Arc<Jobs>> {
+        self.values.get()
     }
 
     /// Adds a hook that runs before the handler. Hooks run in the order in which they were added, for every request that the

@@ -31,8 +31,22 @@ pub(crate) fn frames(backtrace: &str) -> Vec<Frame> {
             break;
         }
     }
+    disown_framework(&mut frames);
     frames
 }
+
+/// Marks the frames in this crate's files as not the application's. The name of an inlined function has no path, and the
+/// debug information has absolute paths, so that neither tells: the call that captures the backtrace does.
+fn disown_framework(frames: &mut [Frame]) {
+    let source_of = |frame: &Frame| Some(frame.location.as_ref()?.split_once(CAPTURE)?.0.to_owned());
+    let Some(source) = frames.iter().filter(|frame| is_ours(&frame.name)).find_map(source_of) else { return };
+    for frame in frames {
+        frame.own &= !frame.location.as_ref().is_some_and(|location| location.starts_with(&source));
+    }
+}
+
+/// The path, within this crate's source folder, of the file that captures backtraces.
+const CAPTURE: &str = "error/backtraces.rs:";
 
 /// The modules from which the framework calls the application. The frames below are of the application that has started the
 /// framework, such as `main` or a test.
@@ -100,6 +114,19 @@ mod tests {
         assert_eq!(last_own_call(&format!("{service}{BACKTRACE}")), None, "the caller of the framework");
         assert_eq!(frames[3].location.as_deref(), Some("./site/main.rs:40:9"));
         assert_eq!(frames[7], Frame { name: "__libc_start_main".into(), location: None, own: false });
+    }
+
+    /// Regression: the name of an inlined function has no path, so that a function of the framework counted as the application's.
+    #[test]
+    fn an_inlined_function_of_the_framework_is_not_the_applications() {
+        let inlined = "   0: aside::error::backtraces::Trace::force_capture
+             at /home/ada/aside/src/error/backtraces.rs:35:48
+   1: made_at
+             at /home/ada/aside/src/error/mod.rs:265:51
+   2: save
+             at /home/ada/shop/src/main.rs:40:9
+";
+        assert_eq!(last_own_call(inlined).as_deref(), Some("/home/ada/shop/src/main.rs:40"));
     }
 
     #[test]
