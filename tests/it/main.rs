@@ -7,6 +7,7 @@ mod bad_input;
 mod comparison;
 mod compiler_messages;
 mod conformance;
+mod endings;
 mod error_pages;
 #[cfg(all(unix, feature = "sqlite", feature = "mail"))]
 mod file_modes;
