@@ -261,7 +261,7 @@ impl Jobs {
     }
 
     /// Returns jobs of the engine with the progress of those that run here.
-    fn up_to_date(&self, list: impl FnOnce(&dyn Engine) -> Result<Vec<JobInfo>>) -> Result<Vec<JobInfo>> {
+    pub(super) fn up_to_date(&self, list: impl FnOnce(&dyn Engine) -> Result<Vec<JobInfo>>) -> Result<Vec<JobInfo>> {
         let here = self.shared.running_jobs.all();
         let jobs = list(&*self.engine)?;
         let mut jobs = jobs.into_iter().map(|job| self.shared.running_jobs.up_to_date(job, &here)).collect::<Vec<_>>();

@@ -50,6 +50,7 @@ mod redis;
 pub(crate) mod runner;
 mod running;
 mod schedule;
+pub(crate) mod search;
 #[cfg(feature = "sqlite")]
 mod sqlite;
 #[cfg(feature = "sqlite")]
