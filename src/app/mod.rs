@@ -37,6 +37,7 @@ use self::service::{Endpoint, Service};
 use self::templates::TemplateDefinitions;
 use crate::background::observer::Observer;
 use crate::background::registry::Registry;
+use crate::background::request_log::RequestLog;
 use crate::background::scope::{Scope, Values};
 use crate::config::Config;
 use crate::error::{Error, Result, backtraces};
@@ -45,7 +46,7 @@ use crate::http::files::folders::StaticFolders;
 use crate::http::forms::idempotency::InProgress;
 use crate::http::request::Request;
 use crate::http::response::{IntoResponse, Json, Response};
-use crate::http::router::{Route, Router};
+use crate::http::router::{BUILTIN, Route, Router};
 use crate::http::security::Security;
 use crate::http::security::headers::Policy;
 use crate::http::session::store::Store;
@@ -581,18 +582,20 @@ impl App {
         #[cfg(feature = "image")]
         self.values.insert(MaxMemory(config.max_image_memory));
         let routes = self.router.routes().iter();
-        let metrics = Metrics::new(routes.map(|route| (route.pattern.as_str(), route.method.is_none())));
+        let metrics = Metrics::new(routes.clone().map(|route| (route.pattern.as_str(), route.method.is_none())));
         self.values.insert(metrics.clone());
+        let requests = Arc::new(RequestLog::new(routes.map(|route| route.pattern.clone()).collect(), BUILTIN));
+        self.values.insert(requests.clone());
         let scope = Scope::new(Registry::new(&config), self.values);
-        scope.registry().set_observers(observers(metrics));
+        scope.registry().set_observers(observers(metrics, requests));
         jobs.iter().for_each(|jobs| jobs.belong_to(&scope));
         Ok(Service::new(config, self.router, self.parts, security, scope))
     }
 }
 
 /// Returns the observers of the application's work.
-fn observers(metrics: Arc<Metrics>) -> Vec<Arc<dyn Observer>> {
-    vec![metrics]
+fn observers(metrics: Arc<Metrics>, requests: Arc<RequestLog>) -> Vec<Arc<dyn Observer>> {
+    vec![metrics, requests]
 }
 
 /// Returns the names of the routes, with their paths.

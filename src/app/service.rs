@@ -116,12 +116,12 @@ impl Service {
     }
 
     fn respond(&self, mut request: Request, answer: impl FnOnce(&mut Request) -> Response) -> Response {
-        let began = Instant::now();
+        let (began, started) = (Instant::now(), registry::started_here());
         request.admit(self.scope.clone(), self.config.clone(), self.ids.next());
         self.security.identify(&mut request);
         let _entered = request.context().enter();
         let response = caught(|| answer(&mut request));
-        let response = self.finish(&mut request, response, began);
+        let response = self.finish(&mut request, response, began, started);
         // The headers may contain values of the application's types.
         panics::discard(request);
         response
@@ -163,7 +163,7 @@ impl Service {
         }
         let entered = registry::entered_here();
         let response = middleware::run(middleware, request, &*endpoint.handler);
-        if !starts_tasks && (response.has_deferred() || registry::entered_here() != entered) {
+        if !starts_tasks && (response.deferred() > 0 || registry::entered_here() != entered) {
             endpoint.starts_tasks.store(true, Ordering::Relaxed);
         }
         response
@@ -197,7 +197,8 @@ impl Service {
     }
 
     /// Finishes a response: error page, after-hooks, session, compression, headers, access log.
-    fn finish(&self, request: &mut Request, response: Response, began: Instant) -> Response {
+    /// `started` is the number of tasks and jobs that this thread had started before.
+    fn finish(&self, request: &mut Request, response: Response, began: Instant, started: u32) -> Response {
         let mut failure = None;
         let mut response = self.render_error(request, response, &mut failure);
         self.after(request, &mut response);
@@ -211,7 +212,8 @@ impl Service {
         response.headers_mut().put("X-Request-Id", request.id().to_owned());
         log_access(request, &response, began);
         let (info, route, elapsed) = (request.origin(), request.route(), began.elapsed());
-        self.report(&RequestEnd { info, route, status, elapsed, error: failure.as_ref() });
+        let started = registry::started_here().wrapping_sub(started) + response.deferred();
+        self.report(&RequestEnd { info, route, status, began, elapsed, started, error: failure.as_ref() });
         response
     }
 

@@ -45,11 +45,23 @@ const MAX_WATCHER_CHECK_INTERVAL: Duration = Duration::from_secs(60);
 thread_local! {
     /// The number of tasks that this thread has registered.
     static ENTERED: Cell<u64> = const { Cell::new(0) };
+    /// The number of tasks and jobs that this thread has started.
+    static STARTED: Cell<u32> = const { Cell::new(0) };
 }
 
 /// Returns the number of tasks that this thread has registered so far, in all applications.
 pub(crate) fn entered_here() -> u64 {
     ENTERED.get()
+}
+
+/// Returns the number of tasks and jobs that this thread has started so far, in all applications.
+pub(crate) fn started_here() -> u32 {
+    STARTED.get()
+}
+
+/// Counts a task or job that this thread starts.
+pub(crate) fn count_started() {
+    STARTED.set(STARTED.get().wrapping_add(1));
 }
 
 /// The tasks of one application.
@@ -125,6 +137,10 @@ impl Registry {
     /// Registers a new task. `job` is the id of the job that the task is an attempt of.
     pub(crate) fn enter(&self, identity: Identity, lineage: Lineage) -> Arc<Record> {
         ENTERED.set(ENTERED.get() + 1);
+        // A job counts when it is enqueued.
+        if identity.job.is_none() {
+            count_started();
+        }
         let record = Arc::new(Record::new(self.0.ids.fetch_add(1, Ordering::Relaxed), identity, lineage));
         self.state().unfinished.insert(record.id, record.clone());
         record

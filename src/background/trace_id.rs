@@ -38,6 +38,12 @@ impl TraceId {
         TraceId((u128::from(high) << 64 | u128::from(low)).max(1))
     }
 
+    /// Returns the lower 64 bits.
+    #[cfg(any(feature = "webhook", test))]
+    pub(crate) fn low(self) -> u64 {
+        self.0 as u64
+    }
+
     /// Parses the text form: 32 lowercase hexadecimal digits, not all of them zero.
     pub(crate) fn parse(text: &str) -> Option<TraceId> {
         let is_valid = text.len() == 32 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
@@ -56,7 +62,7 @@ impl Source {
 }
 
 /// Returns a number that looks random, another one for each input (the finalizer of SplitMix64).
-fn mix(number: u64) -> u64 {
+pub(crate) fn mix(number: u64) -> u64 {
     let number = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
     let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);

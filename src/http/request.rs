@@ -195,6 +195,11 @@ impl Request {
         Arc::make_mut(&mut self.origin).id = id;
     }
 
+    /// Makes the request a part of a trace that another site has begun.
+    pub(crate) fn set_trace(&mut self, trace: TraceId) {
+        Arc::make_mut(&mut self.origin).trace = trace;
+    }
+
     /// Returns the cell of the response's nonce, which may still be empty.
     pub(crate) fn nonce(&self) -> &Arc<OnceLock<String>> {
         &self.nonce

@@ -392,9 +392,9 @@ impl Response {
         std::mem::take(&mut self.deferred)
     }
 
-    /// Returns true if tasks are deferred until the response is sent.
-    pub(crate) fn has_deferred(&self) -> bool {
-        !self.deferred.is_empty()
+    /// Returns the number of tasks that are deferred until the response is sent.
+    pub(crate) fn deferred(&self) -> u32 {
+        self.deferred.len() as u32
     }
 
     /// Adds the deferred tasks of a response that this one replaces.

@@ -14,6 +14,7 @@ use super::schedule::Schedule;
 use crate::background::failure::{Failure, Outcome};
 use crate::background::output::Output;
 use crate::background::retry::Retry;
+use crate::background::registry;
 use crate::background::scope::Context;
 use crate::background::task_context::TaskContext;
 use crate::background::trace_id::TraceId;
@@ -156,6 +157,7 @@ impl JobConfig {
             return Err(too_large("payload", J::NAME, payload.len()));
         }
         let lineage = Context::current().lineage.texts();
+        registry::count_started();
         Ok(Entry {
             name: J::NAME.to_owned(),
             label: bounds::shorten(&new.job.label(), MOST_NAME).into_owned(),

@@ -28,6 +28,7 @@ use self::fault::{Fault, is_temporary};
 use crate::background::handle::TaskHandle;
 use crate::background::retry::Retry;
 use crate::background::task::Task;
+use crate::background::trace_context;
 use crate::error::{Error, OrHere, Result};
 use crate::http::headers::Headers;
 use crate::jobs::Job;
@@ -64,7 +65,8 @@ const RESPONSE: u64 = 64 << 10;
 /// ```
 ///
 /// It has the headers `webhook-id`, which is the same for all attempts, and `webhook-timestamp`; with a secret also
-/// `webhook-signature`.
+/// `webhook-signature`. It also has `traceparent` ([W3C Trace Context](https://www.w3.org/TR/trace-context/)) with the
+/// [trace](crate::Request::trace) of the request that the webhook comes from, unless [`header`](Webhook::header) sets it.
 ///
 /// # Sent or enqueued
 /// [`send`](Webhook::send) is a task: it costs nothing, and is lost if the process dies. Enqueue a webhook that a receiver
@@ -250,6 +252,11 @@ impl Webhook {
         headers.remove("webhook-signature");
         if let Some(secret) = &self.secret {
             headers.set("webhook-signature", sign(secret, &self.id, timestamp, body)?);
+        }
+        if !headers.contains(trace_context::HEADER)
+            && let Some(parent) = trace_context::outgoing()
+        {
+            headers.set(trace_context::HEADER, parent);
         }
         headers.iter().try_for_each(|(name, value)| Headers::check(name, value))?;
         Ok(headers)

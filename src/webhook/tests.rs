@@ -20,6 +20,7 @@ use crate::app::App;
 use crate::background::failure::Failure;
 use crate::background::registry::Registry;
 use crate::background::scope::{Context, Scope, Values};
+use crate::background::trace_context;
 use crate::config::Config;
 use crate::http::request::{Body, Method, Request};
 use crate::jobs::Job;
@@ -180,6 +181,50 @@ fn each_attempt_has_its_own_signature_and_the_same_id() {
         let mut request = Request::new(Method::Post, "/", headers, Body::from(body));
         verify(&mut request, &[SECRET]).unwrap();
     }
+}
+
+/// Returns the `traceparent` headers of the attempts.
+fn traces(receiver: &Receiver) -> Vec<String> {
+    let got = receiver.got();
+    got.iter().map(|(headers, _)| headers.get("traceparent").unwrap_or("none").to_owned()).collect()
+}
+
+#[test]
+fn a_webhook_names_the_trace_of_its_request() {
+    for is_enqueued in [false, true] {
+        let receiver = Receiver::start(&["500 Oh", "200 OK"]);
+        let url = receiver.url.clone();
+        let handler = move |req: &mut Request| {
+            let webhook = Webhook::post(&url).json("x");
+            if is_enqueued {
+                req.enqueue(webhook).map(|_| ())?;
+            } else {
+                drop(webhook.send());
+            }
+            crate::error::ok(req.trace().to_string())
+        };
+        let app = App::with_config(Config::default()).jobs(Jobs::memory()).post("/orders", handler);
+        let mut client = TestClient::new(app);
+        let trace = client.post("/orders").send().text().to_owned();
+        client.drain();
+        client.advance(LATER);
+        client.drain();
+        let sent = traces(&receiver);
+        assert_eq!(sent.len(), 2);
+        assert!(sent.iter().all(|header| header.starts_with(&format!("00-{trace}-")) && header.ends_with("-01")));
+        assert!(sent.iter().all(|header| trace_context::parse(header).is_some()), "{sent:?}");
+        assert_ne!(sent[0], sent[1], "each attempt has a parent id of its own");
+    }
+}
+
+#[test]
+fn a_webhook_keeps_the_trace_that_the_application_set() {
+    let own = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00";
+    let receiver = Receiver::start(&["200 OK"]);
+    let client = site();
+    client.jobs().enqueue(Webhook::post(&receiver.url).json("x").header("Traceparent", own)).unwrap();
+    client.drain();
+    assert_eq!(traces(&receiver), [own]);
 }
 
 #[test]

@@ -8,6 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
+use crate::background::trace_context;
+use crate::background::trace_id::TraceId;
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::http::headers::Headers;
@@ -33,7 +35,7 @@ impl Proxies {
         Ok(Proxies { networks, unix: !unix.is_empty(), host: config.trust_forwarded_host })
     }
 
-    /// Sets the client of a request, and the request id that a trusted proxy sent.
+    /// Sets the client of a request, and the request id and the trace that a trusted proxy sent.
     pub(crate) fn identify(&self, request: &mut Request) {
         let peer = request.remote_addr().map(|peer| peer.ip().to_canonical());
         let trusted = peer.map_or(self.unix, |peer| self.trusts(peer));
@@ -42,10 +44,12 @@ impl Proxies {
         let https = own("X-Forwarded-Proto").map(|scheme| scheme.eq_ignore_ascii_case("https"));
         let host = own("X-Forwarded-Host").filter(|host| self.host && is_authority(host)).map(str::to_owned);
         let id = own("X-Request-Id").filter(|id| is_id(id)).map(str::to_owned);
+        let trace = if trusted { trace(headers) } else { None };
         let ip = self.client_of(headers, request.remote_addr());
         let https = https.unwrap_or_else(|| is_https_site(request.config()));
         request.set_client(Client { ip, https, host });
         id.into_iter().for_each(|id| request.set_id(id));
+        trace.into_iter().for_each(|trace| request.set_trace(trace));
     }
 
     /// Returns the client's address: the peer's, or the one that trusted proxies report.
@@ -95,6 +99,13 @@ fn address(text: &str) -> Option<IpAddr> {
 fn last<'h>(headers: &'h Headers, name: &'h str) -> Option<&'h str> {
     let last = headers.get_all(name).last()?;
     last.rsplit(',').next().map(str::trim).filter(|value| !value.is_empty())
+}
+
+/// Returns the trace of the header `traceparent`. Several such headers are invalid.
+fn trace(headers: &Headers) -> Option<TraceId> {
+    let mut all = headers.get_all("traceparent");
+    let first = all.next()?;
+    if all.next().is_some() { None } else { trace_context::parse(first.trim()) }
 }
 
 /// Returns true if a foreign id is safe in a log line.
@@ -212,6 +223,20 @@ mod tests {
         for id in ["a b", "a\"b", "é", "", &long] {
             assert_eq!(identified(&["unix"], None, &[("X-Request-Id", id)]).id(), "", "{id}");
         }
+    }
+
+    #[test]
+    fn a_trusted_proxy_passes_on_a_trace() {
+        const TRACE: &str = "4bf92f3577b34da6a3ce929d0e0e4736";
+        let sent = format!("00-{TRACE}-00f067aa0ba902b7-01");
+        let trace = |trusted: &str, headers: &[(&str, &str)]| {
+            identified(&[trusted], Some("127.0.0.1:5000"), headers).trace().to_string()
+        };
+        assert_eq!(trace("127.0.0.1", &[("traceparent", &sent)]), TRACE);
+        assert_eq!(trace("127.0.0.1", &[("Traceparent", &sent)]), TRACE);
+        assert_ne!(trace("10.0.0.0/8", &[("traceparent", &sent)]), TRACE, "the peer is not trusted");
+        assert_ne!(trace("127.0.0.1", &[("traceparent", &sent), ("traceparent", &sent)]), TRACE);
+        assert_ne!(trace("127.0.0.1", &[("traceparent", &sent.to_uppercase())]), TRACE);
     }
 
     #[test]
