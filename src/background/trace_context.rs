@@ -119,7 +119,8 @@ mod tests {
     #[test]
     fn each_sender_and_attempt_has_a_valid_parent_id_of_its_own() {
         let trace = TraceId::parse(TRACE).unwrap();
-        let senders = [None, Some(Parent::Task(1)), Some(Parent::Task(2)), Some(Parent::Job(1)), Some(Parent::FailureHook)];
+        let senders =
+            [None, Some(Parent::Task(1)), Some(Parent::Task(2)), Some(Parent::Job(1)), Some(Parent::FailureHook)];
         let headers: Vec<String> =
             senders.iter().flat_map(|sender| (0..3).map(|attempt| format(trace, *sender, attempt))).collect();
         assert!(headers.iter().all(|header| parse(header) == Some(trace)));

@@ -124,7 +124,7 @@ pub struct Config {
     /// none. `*` turns the CSRF protection off.
     pub trusted_origins: Vec<String>,
     /// `ASIDE_TRUSTED_PROXIES`: addresses or networks (`127.0.0.1`, `10.0.0.0/8`) whose `X-Forwarded-For`,
-    /// `X-Forwarded-Proto` and `X-Request-Id` are trusted; none.
+    /// `X-Forwarded-Proto`, `X-Request-Id` and `traceparent` are trusted; none.
     pub trusted_proxies: Vec<String>,
     /// `ASIDE_TRUST_FORWARDED_HOST`: `true` also trusts `X-Forwarded-Host` of the trusted proxies; `false`. Each proxy must
     /// set the field itself: by default nginx passes on the client's value.
