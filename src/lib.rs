@@ -195,6 +195,7 @@ pub mod tasks {
     pub use crate::background::counts::Counts;
     pub use crate::background::failure::{Cancelled, IntoOutcome};
     pub use crate::background::handle::{TaskHandle, TaskInfo, task};
+    pub use crate::background::log_context::LogContext;
     pub use crate::background::plain_value::PlainValue;
     pub use crate::background::progress::{FailedAttempt, Progress, TaskState};
     pub use crate::background::request_info::RequestInfo;

@@ -133,12 +133,16 @@ impl Drop for Depth {
     }
 }
 
-/// Set by [`before_uncaught`].
-static BEFORE_UNCAUGHT: OnceLock<fn()> = OnceLock::new();
+/// Handles a panic outside of a [`catch`], and returns true if it has reported it.
+pub(crate) type UncaughtHandler = fn(&PanicHookInfo<'_>) -> bool;
 
-/// Calls `f` at each panic outside of a [`catch`], which may end the process, before the panic hook of the application.
-pub(crate) fn before_uncaught(f: fn()) {
-    let _ = BEFORE_UNCAUGHT.set(f);
+/// Set by [`on_uncaught`].
+static ON_UNCAUGHT: OnceLock<UncaughtHandler> = OnceLock::new();
+
+/// Calls `f` at each panic outside of a [`catch`], which may end the process, before the panic hook of the application. A panic
+/// that `f` has reported is not printed by the hook of the standard library.
+pub(crate) fn on_uncaught(f: UncaughtHandler) {
+    let _ = ON_UNCAUGHT.set(f);
     install();
 }
 
@@ -150,27 +154,42 @@ fn install() {
     }
     INSTALLED.call_once(|| {
         let previous = take_hook();
+        // Without a hook, the standard library returns its own one.
+        let is_default = is_same(&*previous, &*take_hook());
         set_hook(Box::new(move |info| {
             if CATCHING.try_with(Cell::get).unwrap_or(0) > 0 {
                 return record(info);
             }
-            if let Some(f) = BEFORE_UNCAUGHT.get() {
-                f();
+            let is_reported = ON_UNCAUGHT.get().is_some_and(|f| f(info));
+            if !(is_reported && is_default) {
+                previous(info)
             }
-            previous(info)
         }));
     });
 }
 
+type Hook = dyn Fn(&PanicHookInfo<'_>) + Sync + Send;
+
+/// Returns true if both hooks are the same function without captured values: a different function has another table of methods.
+/// Hooks that compare as different although they are the same are called, which is safe.
+fn is_same(one: &Hook, other: &Hook) -> bool {
+    size_of_val(one) == 0 && std::ptr::eq(one, other)
+}
+
 /// Records a panic for the `catch` that it reaches.
 fn record(info: &PanicHookInfo<'_>) {
+    let panic = panic_of(info);
+    let _ = SEEN.try_with(|seen| seen.replace(Some(panic)));
+}
+
+/// Returns the panic that a hook was called for.
+pub(crate) fn panic_of(info: &PanicHookInfo<'_>) -> Panic {
     let trace = Trace::capture();
     let own = info.location().filter(|location| !is_foreign(location.file()));
     // A panic within the standard library or a dependency: its caller is what the user can change.
     let own_call = || frames::last_own_call(trace.clone().unwrap_or_else(Trace::force_capture).text());
     let location = own.map(location::text).or_else(own_call);
-    let panic = Panic { message: message(info.payload()), location, trace };
-    let _ = SEEN.try_with(|seen| seen.replace(Some(panic)));
+    Panic { message: message(info.payload()), location, trace }
 }
 
 /// Returns the recorded panic of a payload. `resume_unwind` calls no hook: the record of an earlier panic, which `f` caught

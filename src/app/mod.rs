@@ -39,7 +39,7 @@ use crate::background::observer::Observer;
 use crate::background::registry::Registry;
 use crate::background::request_log::RequestLog;
 use crate::background::scope::{Scope, Values};
-use crate::config::Config;
+use crate::config::{Config, LogFormat};
 use crate::error::{Error, Result, backtraces};
 use crate::http::files::StaticFiles;
 use crate::http::files::folders::StaticFolders;
@@ -537,6 +537,11 @@ impl App {
             config.nice = 0;
         }
         self
+    }
+
+    /// Returns the format of the log: with invalid settings, text.
+    pub(crate) fn log_format(&self) -> LogFormat {
+        self.config.as_ref().map_or(LogFormat::Text, |config| config.log)
     }
 
     /// Keeps the secret of sessions in a file, in development without `ASIDE_SECRET`.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::middleware::{self, Middleware};
 use super::parts::{Handler, Part};
 use crate::background::failure::Failure;
+use crate::background::log_fields::{self, ErrorList, LogFields};
 use crate::background::observer::RequestEnd;
 use crate::background::panics;
 use crate::background::registry;
@@ -210,7 +211,7 @@ impl Service {
         let (status, is_for_options) = (response.status_code().code(), *request.method() == Method::Options);
         cache_control::complete(response.headers_mut(), status, is_for_options);
         response.headers_mut().put("X-Request-Id", request.id().to_owned());
-        log_access(request, &response, began);
+        self.log_access(request, &response, began);
         let (info, route, elapsed) = (request.origin(), request.route(), began.elapsed());
         let started = registry::started_here().wrapping_sub(started) + response.deferred();
         self.report(&RequestEnd { info, route, status, began, elapsed, started, error: failure.as_ref() });
@@ -247,7 +248,7 @@ impl Service {
             self.log_error(request, &error);
         }
         if error.find_source::<Detail>().is_some() {
-            log_refusal(request, &error);
+            self.log_refusal(request, &error);
         }
         let wait = error.find_source::<TooSoon>().map(|soon| soon.seconds);
         let wait = wait.or(is_busy.then_some(RETRY_AFTER.into()));
@@ -289,17 +290,54 @@ impl Service {
         let location = own.or_else(|| of_route().map(|route| format!(" (route at {route})")));
         let location = location.filter(|_| !failure.is_some_and(Failure::names_location)).unwrap_or_default();
         let line = format!("{} {what}{location}", request.origin());
-        let trace = failure.map_or_else(|| error.trace(), Failure::trace);
-        log::error!(target: "aside::http", "{}{}", escape(&line), Trace::for_log(trace));
+        let fields = LogFields {
+            error: Some(ErrorList(failure.map_or_else(|| error.messages(), Failure::causes))),
+            location: failure.map_or_else(|| error.own_location(), Failure::place).or_else(of_route),
+            backtrace: Trace::for_log(failure.map_or_else(|| error.trace(), Failure::trace)),
+            status: Some(error.status_code().code()),
+            ..self.log_fields(request)
+        };
+        log_fields::log("aside::http", Level::Error, &fields, format_args!("{}", escape(&line)));
     }
-}
 
-/// Logs what the developer needs to know of a refusal, beside the message for the user.
-fn log_refusal(request: &Request, error: &Error) {
-    let at = error.own_location().map_or(String::new(), |location| format!(" (at {location})"));
-    let (request, status) = (request.origin(), error.status_code().code());
-    let line = format!("{request} refused with {status}: {}{at}", error.chain());
-    log::info!(target: "aside::http", "{}", escape(&line));
+    /// Returns the fields of a log line about a request.
+    fn log_fields<'a>(&'a self, request: &'a Request) -> LogFields<'a> {
+        LogFields {
+            request: Some(request.id()),
+            trace: Some(request.trace()),
+            method: Some(request.method().as_str()),
+            route: self.router.routes().get(request.route()).map(|route| route.pattern.as_str()),
+            path: Some(request.path()),
+            ..LogFields::default()
+        }
+    }
+
+    /// Logs what the developer needs to know of a refusal, beside the message for the user.
+    fn log_refusal(&self, request: &Request, error: &Error) {
+        let location = error.own_location();
+        let at = location.as_ref().map_or(String::new(), |location| format!(" (at {location})"));
+        let status = error.status_code().code();
+        let line = format!("{} refused with {status}: {}{at}", request.origin(), error.chain());
+        let (error, status) = (Some(ErrorList(error.messages())), Some(status));
+        let fields = LogFields { error, location, status, ..self.log_fields(request) };
+        log_fields::log("aside::http", Level::Info, &fields, format_args!("{}", escape(&line)));
+    }
+
+    fn log_access(&self, request: &Request, response: &Response, began: Instant) {
+        let (status, elapsed) = (response.status_code().code(), began.elapsed());
+        // Static files tell nothing about the site as long as they are found.
+        let level = if response.is_asset && status < 400 { Level::Debug } else { Level::Info };
+        if !log::log_enabled!(target: "aside::access", level) {
+            return;
+        }
+        let client = request.client_ip();
+        let from = client.map_or(String::new(), |client| format!(", {client}"));
+        // The id needs no escape: an id from a proxy is used only if its characters are safe.
+        let (method, path, id) = (escape(request.method().as_str()), escape(request.path()), request.id());
+        let line = format_args!("{method} {path} {status} after {} ({id}{from})", span(elapsed));
+        let fields = LogFields { status: Some(status), duration: Some(elapsed), client, ..self.log_fields(request) };
+        log_fields::log("aside::access", level, &fields, line);
+    }
 }
 
 /// A marker for the refusal of a request that needs an unimplemented feature (501). The client causes it, so it is not an
@@ -366,21 +404,6 @@ pub(super) fn readiness(request: &Request) -> Response {
         false => (Status::SERVICE_UNAVAILABLE, json!({ "status": "unavailable", "reasons": reasons })),
     };
     Json(body).into_response().status(status).header("Cache-Control", "no-store")
-}
-
-fn log_access(request: &Request, response: &Response, began: Instant) {
-    // Static files tell nothing about the site as long as they are found.
-    let is_routine = response.is_asset && response.status_code().code() < 400;
-    let level = if is_routine { Level::Debug } else { Level::Info };
-    if !log::log_enabled!(target: "aside::access", level) {
-        return;
-    }
-    let client = request.client_ip().map_or(String::new(), |client| format!(", {client}"));
-    let (method, path, id) = (request.method(), request.path(), request.id());
-    let (status, after) = (response.status_code().code(), span(began.elapsed()));
-    // The id needs no escape: an id from a proxy is used only if its characters are safe.
-    let (method, path) = (escape(method.as_str()), escape(path));
-    log::log!(target: "aside::access", level, status = status; "{method} {path} {status} after {after} ({id}{client})");
 }
 
 /// A source of request ids: six hexadecimal digits, unique within 16 million requests of a process.

@@ -45,6 +45,20 @@ impl Failure {
         }
     }
 
+    /// Returns the messages of the error and its sources, or the cause as the only one.
+    pub(crate) fn causes(&self) -> Vec<String> {
+        match self {
+            Failure::Error(error) => error.messages(),
+            Failure::Panic(panic) => vec![format!("panicked: {}", panic.message)],
+            _ => vec![self.to_string()],
+        }
+    }
+
+    /// Returns the location in the application's code, if it is known.
+    pub(crate) fn place(&self) -> Option<String> {
+        self.panic().and_then(|panic| panic.location.clone()).or_else(|| self.location())
+    }
+
     /// Returns true if the text of the failure has its location: a panic's.
     pub(crate) fn names_location(&self) -> bool {
         self.panic().is_some_and(|panic| panic.location.is_some())

@@ -10,6 +10,8 @@ pub(crate) mod failure;
 mod growth;
 pub(crate) mod handle;
 pub(crate) mod lineage;
+pub(crate) mod log_context;
+pub(crate) mod log_fields;
 pub(crate) mod observer;
 pub(crate) mod output;
 mod permits;

@@ -6,8 +6,11 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use log::Level;
+
 use super::failure::Failure;
 use super::lineage::{Lineage, Parent};
+use super::log_fields::{self, ErrorList, LogFields};
 use super::progress::{FailedAttempt, Progress, TaskState};
 use super::request_info::RequestInfo;
 use super::retry::ScheduledRetry;
@@ -18,6 +21,9 @@ use crate::error::location;
 use crate::log_text::{escape, span};
 use crate::sync::{lock, wait_while_for};
 use crate::watch::Watched;
+
+/// The target of the log lines about tasks.
+const TARGET: &str = "aside::background";
 
 /// The longest stored name and key of a task, in bytes. Clients may influence both.
 pub(super) const LONGEST_NAME: usize = 200;
@@ -240,15 +246,43 @@ impl Record {
         self.end.get().map_or_else(so_far, |end| end.elapsed)
     }
 
-    /// Returns the log line for an event of the task. Its parts are escaped, so that they cannot break the line.
-    pub(super) fn line(&self, event: &str) -> String {
-        self.line_with(event, "")
+    /// Logs an event of the task.
+    pub(super) fn log(&self, level: Level, event: &str) {
+        if log::log_enabled!(target: TARGET, level) {
+            log_fields::log(TARGET, level, &self.log_fields(), format_args!("{}", self.line(event)));
+        }
     }
 
-    /// Returns the log line for a failed attempt, with its location in the application's code: of the error, or else of the
-    /// call that started the task.
-    pub(super) fn failure_line(&self, event: &str, failure: &Failure) -> String {
-        self.line_with(event, &self.location_of(failure).map_or(String::new(), |location| format!(", {location}")))
+    /// Logs a failed attempt, with its location in the application's code: of the error, or else of the call that started the
+    /// task.
+    pub(super) fn log_failure(&self, level: Level, event: &str, failure: &Failure) {
+        let location = self.location_of(failure);
+        let line = self.line_with(event, &location.map_or(String::new(), |location| format!(", {location}")));
+        let fields = LogFields {
+            error: Some(ErrorList(failure.causes())),
+            location: failure.place().or_else(|| location::own(self.location).map(location::text)),
+            backtrace: Trace::for_log(failure.trace()),
+            ..self.log_fields()
+        };
+        log_fields::log(TARGET, level, &fields, format_args!("{line}"));
+    }
+
+    /// Returns the fields of a log line about the task.
+    pub(crate) fn log_fields(&self) -> LogFields<'_> {
+        LogFields {
+            request: self.request.as_ref().map(|request| request.id.as_str()),
+            trace: Some(self.trace),
+            task: Some(self.id),
+            job: self.job,
+            attempt: self.attempt(),
+            duration: self.began.get().map(|_| self.elapsed()),
+            ..LogFields::default()
+        }
+    }
+
+    /// Returns the log line for an event. Its parts are escaped, so that they cannot break the line.
+    fn line(&self, event: &str) -> String {
+        self.line_with(event, "")
     }
 
     fn location_of(&self, failure: &Failure) -> Option<String> {

@@ -27,7 +27,6 @@ use crate::bounds;
 use crate::config::Config;
 use crate::deadline;
 use crate::error::Result;
-use crate::error::backtraces::Trace;
 use crate::log_limit::LogLimit;
 use crate::log_text::{numbered, span};
 use crate::panics;
@@ -166,7 +165,7 @@ impl Registry {
                 true => format!("{waits}: {why}"),
                 false => format!("{waits}: {why}, {}", numbered(callers, "caller waits", "callers wait")),
             };
-            log::warn!(target: "aside::background", "{}", record.line(&event));
+            record.log(Level::Warn, &event);
         }
         let Thread::Wait(turn) = thread else { return false };
         let _away = worker_share::mark_absent();
@@ -227,7 +226,7 @@ impl Registry {
             let run = numbered(most, "task runs", "tasks run");
             let wait = numbered(queued, "waits", "wait");
             let event = format!("waits to begin: {run} already (ASIDE_MAX_TASKS), {wait}");
-            log::warn!(target: "aside::background", "{}", record.line(&event));
+            record.log(Level::Warn, &event);
         }
     }
 
@@ -268,7 +267,7 @@ impl Registry {
     pub(crate) fn wait_for_thread(&self, record: &Record) {
         if self.0.refusals.count().is_some() {
             let event = "waits to begin: the operating system refuses another thread";
-            log::warn!(target: "aside::background", "{}", record.line(event));
+            record.log(Level::Warn, event);
         }
         let _away = worker_share::mark_absent();
         drop(self.wait_for_change(self.state(), Instant::now() + RETRY_SPAWN_AFTER));
@@ -283,7 +282,7 @@ impl Registry {
             }
             record.set_overdue();
             let event = format!("is overdue: past its deadline of {}, told to cancel", span(deadline));
-            log::warn!(target: "aside::background", "{}", record.line(&event));
+            record.log(Level::Warn, &event);
             record.tell_to_stop(Stop::Deadline);
             registry.retry_now(record.id);
         })
@@ -297,7 +296,7 @@ impl Registry {
         let unwatched = record.progress.left_since().map(|left| left.elapsed());
         if unwatched.is_some_and(|time| time >= grace) {
             let event = format!("is told to cancel: no client has watched it for {}", span(grace));
-            log::info!(target: "aside::background", "{}", record.line(&event));
+            record.log(Level::Info, &event);
             record.tell_to_stop(Stop::Asked);
             return self.retry_now(record.id);
         }
@@ -547,12 +546,10 @@ fn log_end(ended: &AttemptEnded<'_>) {
     match failure {
         Some(failure) if let Next::Retry(retry) = next => log_retry(record, failure, retry),
         None => log_success(record),
-        Some(Failure::Cancelled) => log::info!(target: "aside::background", "{}", record.line("was cancelled")),
+        Some(Failure::Cancelled) => record.log(Level::Info, "was cancelled"),
         Some(failure) => {
-            let backtrace = Trace::for_log(failure.trace());
             let event = format!("{}{}", failure.verdict(), consequence(record, next));
-            let line = record.failure_line(&event, failure);
-            log::error!(target: "aside::background", "{line}{backtrace}");
+            record.log_failure(Level::Error, &event, failure);
         }
     }
 }
@@ -562,9 +559,9 @@ fn log_success(record: &Record) {
     let attempt = record.attempt().filter(|attempt| *attempt > 1);
     let is_notable = record.job.is_some() || attempt.is_some();
     let level = if is_notable { Level::Info } else { Level::Debug };
-    if log::log_enabled!(target: "aside::background", level) {
-        let attempt = attempt.map_or(String::new(), |attempt| format!(" at attempt {attempt}"));
-        log::log!(target: "aside::background", level, "{}", record.line(&format!("is done{attempt}")));
+    match attempt {
+        Some(attempt) => record.log(level, &format!("is done at attempt {attempt}")),
+        None => record.log(level, "is done"),
     }
 }
 
@@ -586,7 +583,7 @@ fn consequence(record: &Record, next: Next) -> String {
 fn log_retry(record: &Record, failure: &Failure, retry: ScheduledRetry) {
     let ScheduledRetry { attempt, attempts, wait } = retry;
     let event = format!("{}; attempt {attempt} of {attempts}, the next in {}", failure.verdict(), span(wait));
-    log::warn!(target: "aside::background", "{}", record.failure_line(&event, failure));
+    record.log_failure(Level::Warn, &event, failure);
 }
 
 #[cfg(test)]

@@ -165,6 +165,12 @@ impl Context {
     }
 }
 
+/// Passes the context of this thread to `read`. Returns `None` if there is none, or if it is being changed.
+pub(crate) fn with_current<R>(read: impl FnOnce(&Context) -> R) -> Option<R> {
+    let read = |current: &RefCell<Option<Context>>| Some(read(current.try_borrow().ok()?.as_ref()?));
+    CURRENT.try_with(read).ok().flatten()
+}
+
 /// Returns the task that this thread runs, if it runs one.
 pub(crate) fn current_task() -> Option<Arc<Record>> {
     CURRENT.with_borrow(|current| current.as_ref()?.task.clone())

@@ -67,6 +67,17 @@ impl fmt::Display for ServerKind {
     }
 }
 
+/// The format of the log that [`App::run`](crate::App::run) writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum LogFormat {
+    /// Lines for people. This is the default.
+    #[default]
+    Text,
+    /// One JSON object on each line, for programs that collect logs: the [guide](crate::guide::logs) has the fields.
+    Json,
+}
+
 /// The longest timeout, in seconds: 366 days.
 const MOST_TIMEOUT: u64 = 366 * 24 * 3600;
 
@@ -239,6 +250,9 @@ pub struct Config {
     /// `ASIDE_TEMPLATES`: the folder of the templates (with the feature `templates`); `templates`. Only this default
     /// folder may be missing.
     pub templates: PathBuf,
+    /// `ASIDE_LOG`: the format of the log, `text` (the default) or `json`. It applies to [`App::run`](crate::App::run) and
+    /// [`App::work`](crate::App::work), unless the application has installed a logger. What is logged depends on `RUST_LOG`.
+    pub log: LogFormat,
     /// `ASIDE_LOOPBACK_CLIENTS`, for tests: `true` counts each loopback address as a separate client.
     #[doc(hidden)]
     pub loopback_clients: bool,
@@ -293,6 +307,7 @@ impl Default for Config {
             mail_from: None,
             mail_connections: 4,
             templates: "templates".into(),
+            log: LogFormat::default(),
             loopback_clients: false,
         }
     }
@@ -431,6 +446,18 @@ impl FromStr for Mode {
         match text {
             "development" => Ok(Mode::Development),
             "production" => Ok(Mode::Production),
+            _ => Err(Error::internal("neither")),
+        }
+    }
+}
+
+impl FromStr for LogFormat {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<LogFormat> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
             _ => Err(Error::internal("neither")),
         }
     }

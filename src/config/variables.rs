@@ -98,6 +98,7 @@ impl Variables {
                 "`true` or `false`",
             )?,
             templates: self.text("ASIDE_TEMPLATES").map_or(default.templates, PathBuf::from),
+            log: self.or("ASIDE_LOG", default.log, "`text` or `json`")?,
             loopback_clients: self.or("ASIDE_LOOPBACK_CLIENTS", default.loopback_clients, "`true` or `false`")?,
             ..default
         })

@@ -52,9 +52,9 @@ impl Trace {
         self.0.text.get_or_init(lines)
     }
 
-    /// Returns the text that follows the line in the log: only if `RUST_BACKTRACE` enables it.
-    pub(crate) fn for_log(trace: Option<&Trace>) -> String {
-        trace.filter(|_| is_enabled()).map_or_else(String::new, |trace| format!("\n{}", trace.text()))
+    /// Returns the lines for the log: only if `RUST_BACKTRACE` enables them.
+    pub(crate) fn for_log(trace: Option<&Trace>) -> Option<&str> {
+        trace.filter(|_| is_enabled()).map(Trace::text)
     }
 }
 

@@ -486,8 +486,13 @@ impl Error {
     /// Returns the message and those of all sources, joined by `: `, as the log shows them. The period of a sentence that a source
     /// follows is left out.
     pub fn chain(&self) -> String {
+        self.messages().join(": ")
+    }
+
+    /// Returns the parts of the [`chain`](Error::chain).
+    pub(crate) fn messages(&self) -> Vec<String> {
         let causes = self.causes();
-        if causes.is_empty() { self.0.status.to_string() } else { causes.join(": ") }
+        if causes.is_empty() { vec![self.0.status.to_string()] } else { causes }
     }
 }
 

@@ -29,5 +29,6 @@ page!(testing, "guide/10-testing.md", "mail", "live");
 page!(configuration, "guide/11-configuration.md");
 page!(deployment, "guide/12-deployment.md", "panel");
 page!(coming_from, "guide/13-coming-from.md", "panel");
+page!(logs, "guide/14-logs.md");
 page!(job_guarantees, "job-guarantees.md", "sqlite");
 page!(security, "security.md");

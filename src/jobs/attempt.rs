@@ -14,6 +14,7 @@ use super::job_config::{Kind, output_of};
 use super::record::{FailureKind, Millis};
 use super::running::{RunningJob, steps};
 use crate::background::failure::{Failure, Outcome};
+use crate::background::log_fields;
 use crate::background::output::Output;
 use crate::background::record::{Record, Stop};
 use crate::background::registry::Registry;
@@ -281,7 +282,8 @@ impl Attempt {
 
     fn log(&self, level: Level, what: &str) {
         let line = format!("Job {} ({}) {what}", self.claimed.id, self.claimed.label);
-        log::log!(target: "aside::jobs", level, "{}", escape(&line));
+        let record = self.running_job.record();
+        log_fields::log("aside::jobs", level, &record.log_fields(), format_args!("{}", escape(&line)));
     }
 }
 

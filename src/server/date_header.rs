@@ -14,7 +14,16 @@ impl TimeCache {
 
     /// Passes the text for the current second to `read`. If the cached text is of another second, `write` formats it again.
     pub(crate) fn with_text<T>(&self, write: impl FnOnce(SystemTime) -> String, read: impl FnOnce(&str) -> T) -> T {
-        let now = SystemTime::now();
+        self.with_text_at(SystemTime::now(), write, read)
+    }
+
+    /// Does what [`with_text`](TimeCache::with_text) does, for a time that the caller has read.
+    pub(crate) fn with_text_at<T>(
+        &self,
+        now: SystemTime,
+        write: impl FnOnce(SystemTime) -> String,
+        read: impl FnOnce(&str) -> T,
+    ) -> T {
         let second = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut cached = self.0.borrow_mut();
         if cached.0 != second || cached.1.is_empty() {

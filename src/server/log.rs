@@ -4,19 +4,30 @@ use std::cell::Cell;
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::ops::Range;
+use std::panic::PanicHookInfo;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use env_logger::{Builder, Env, Logger};
+use log::kv::{self, Key, Value, VisitSource};
 use log::{Level, Log, Metadata, Record, SetLoggerError};
 
 use super::date_header::TimeCache;
+use super::log_json;
 use super::log_writer::{Kind, Output, Queue};
+use crate::background::log_fields::{self, ErrorList, LogFields};
+use crate::config::LogFormat;
+use crate::error::Error;
+use crate::error::backtraces::Trace;
+use crate::log_text::escape;
 use crate::panics;
 use crate::sync::spawn;
+use crate::utc;
 
 thread_local! {
     static TIME: TimeCache = const { TimeCache::new() };
+    static JSON_TIME: TimeCache = const { TimeCache::new() };
 
     /// The buffer of this thread's last line.
     static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -28,17 +39,41 @@ const FILTER: &str = "info,tiny_http=off";
 /// The largest buffer, in bytes, that a thread keeps.
 const LARGEST_BUFFER: usize = 4 << 10;
 
-/// Sends the log to standard error: `[2026-04-04 14:32:01] ERROR aside::background: …`, in local time (in UTC without the
-/// feature `local-time`), `info` and above unless `RUST_LOG` is set. A logger that is installed already stays.
-pub(crate) fn init() {
+/// Sends the log to standard error: as JSON, or as text, `[2026-04-04 14:32:01] ERROR aside::background: …`, in local time (in UTC
+/// without the feature `local-time`); `info` and above unless `RUST_LOG` is set. A logger that is installed already stays.
+pub(crate) fn init(format: LogFormat) {
     let logger = Builder::from_env(Env::default().default_filter_or(FILTER)).build();
     let is_terminal = io::stderr().is_terminal();
-    let is_styled = is_styled(|name| std::env::var(name).ok(), is_terminal);
-    // An error means that the application has installed a logger of its own. A person at a terminal sees each line at once.
-    if (LineLogger { logger, is_styled }).try_init().is_ok() && !is_terminal {
-        start_writer();
+    let style = match format {
+        LogFormat::Json => Style::Json,
+        LogFormat::Text if is_styled(|name| std::env::var(name).ok(), is_terminal) => Style::Colored,
+        LogFormat::Text => Style::Plain,
+    };
+    // An error means that the application has installed a logger of its own.
+    if (LineLogger { logger, style }).try_init().is_err() {
+        return;
     }
+    if style == Style::Json {
+        log_fields::leave_backtraces_to_the_field();
+        IS_JSON.store(true, Ordering::Release);
+    }
+    // A person at a terminal sees each line at once.
+    if !is_terminal {
+        start_writer(style);
+    }
+    panics::on_uncaught(on_uncaught);
 }
+
+/// The form of the lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Style {
+    Plain,
+    Colored,
+    Json,
+}
+
+/// Set if this module's logger is installed and writes JSON.
+static IS_JSON: AtomicBool = AtomicBool::new(false);
 
 /// The lines that wait for the writer.
 static QUEUE: Queue = Queue::new();
@@ -50,10 +85,11 @@ static HAS_WRITER: AtomicBool = AtomicBool::new(false);
 const FLUSH: Duration = Duration::from_secs(1);
 
 /// Starts the thread that writes the lines.
-fn start_writer() {
-    let format = |out: &mut Vec<u8>, text: fmt::Arguments<'_>| {
-        let record = Record::builder().target("aside::log").level(Level::Warn).args(text).build();
-        let _ = write_line(out, &record, false);
+fn start_writer(style: Style) {
+    let format = move |out: &mut Vec<u8>, text: fmt::Arguments<'_>| {
+        let mut record = Record::builder();
+        record.target("aside::log").level(Level::Warn).module_path_static(Some(module_path!())).args(text);
+        let _ = write_line(out, &record.build(), style);
     };
     let write = move || {
         let mut output = Output::new(write_some);
@@ -62,7 +98,48 @@ fn start_writer() {
     };
     let thread = spawn("aside-log", write);
     HAS_WRITER.store(thread.is_ok(), Ordering::Release);
-    panics::before_uncaught(|| QUEUE.flush_if_read(FLUSH));
+}
+
+/// Writes what waits before a panic that may end the process, and in JSON the panic itself, whatever `RUST_LOG` selects. Returns
+/// true if it is written.
+fn on_uncaught(info: &PanicHookInfo<'_>) -> bool {
+    let is_json = IS_JSON.load(Ordering::Acquire);
+    if is_json {
+        let panic = panics::panic_of(info);
+        let thread = thread::current();
+        let line = format!("The thread {} panicked: {panic}", thread.name().unwrap_or("without a name"));
+        let error = LogFields {
+            error: Some(ErrorList(vec![format!("panicked: {}", panic.message)])),
+            location: panic.location.clone(),
+            backtrace: Trace::for_log(panic.trace.as_ref()),
+            ..LogFields::default()
+        };
+        write_at_once(&error, &line);
+    }
+    if HAS_WRITER.load(Ordering::Acquire) {
+        QUEUE.flush_if_read(FLUSH);
+    }
+    is_json
+}
+
+/// Writes an error in JSON, past the filter.
+fn write_at_once(fields: &LogFields<'_>, line: &str) {
+    let args = format_args!("{line}");
+    let mut record = Record::builder();
+    record.target("aside::panics").level(Level::Error).module_path_static(Some(module_path!())).key_values(fields);
+    let record = record.args(args).build();
+    let mut out = Vec::new();
+    let _ = write_line(&mut out, &record, Style::Json).and_then(|()| send(&record, &out));
+}
+
+/// Logs an error of the start in JSON. In text, the program prints it when `main` returns it.
+pub(crate) fn log_start_error(error: &Error) {
+    if IS_JSON.load(Ordering::Acquire) {
+        let location = error.own_location();
+        let fields = LogFields { error: Some(ErrorList(error.messages())), location, ..LogFields::default() };
+        let line = format!("The application did not start: {}", error.chain());
+        log_fields::log("aside::server", Level::Error, &fields, format_args!("{}", escape(&line)));
+    }
 }
 
 /// Waits until the lines of this module's logger are written, at most for a second. A process calls this before it ends.
@@ -95,32 +172,72 @@ fn color(level: Level) -> &'static str {
     }
 }
 
-/// The code of bold text.
+/// The codes of bold text and of the end of a style.
 const BOLD: &str = "\x1b[1m";
+const RESET: &str = "\x1b[0m";
 
-fn write_line(out: &mut dyn Write, record: &Record<'_>, is_styled: bool) -> io::Result<()> {
+/// Appends the line of a record. A message or value whose `Display` panics ends there.
+fn write_line(out: &mut Vec<u8>, record: &Record<'_>, style: Style) -> io::Result<()> {
+    if style == Style::Json {
+        let now = SystemTime::now();
+        log_json::write(out, &json_time(now), record);
+        return Ok(());
+    }
     let mut put_time = |time: &str| write!(out, "[{time}] ");
     // On a thread that is ending the cache no longer exists.
     TIME.try_with(|time| time.with_text(time_text, &mut put_time))
         .unwrap_or_else(|_| put_time(&time_text(SystemTime::now())))?;
     // After the cache was released: a logged value may log something itself while it is formatted.
     let level = record.level();
-    let (color, end) = if is_styled { (color(level), "\x1b[0m") } else { ("", "") };
+    let (color, end) = if style == Style::Colored { (color(level), RESET) } else { ("", "") };
     write!(out, "{color}{level}{end} {}: ", record.target())?;
-    if is_styled {
-        return write_styled(out, record, &record.args().to_string());
+    match panics::catch(|| write_message(out, record, style)) {
+        Ok(written) => written?,
+        Err(panic) => write!(out, " (a Display panicked: {})", escape(&panic.to_string()))?,
     }
-    writeln!(out, "{}", record.args())
+    out.push(b'\n');
+    Ok(())
+}
+
+fn write_message(out: &mut Vec<u8>, record: &Record<'_>, style: Style) -> io::Result<()> {
+    match style {
+        Style::Colored => write_styled(out, record, &record.args().to_string())?,
+        _ => write!(out, "{}", record.args())?,
+    }
+    // The messages of the framework contain its fields.
+    if log_json::is_own(record) {
+        return Ok(());
+    }
+    let _ = record.key_values().visit(&mut Pairs(out));
+    Ok(())
+}
+
+/// Writes the key-value pairs of the application behind its message: ` key=value`.
+struct Pairs<'o>(&'o mut Vec<u8>);
+
+impl<'kvs> VisitSource<'kvs> for Pairs<'_> {
+    fn visit_pair(&mut self, key: Key<'kvs>, value: Value<'kvs>) -> Result<(), kv::Error> {
+        write!(self.0, " {}={}", escape(key.as_str()), escape(&value.to_string()))?;
+        Ok(())
+    }
+}
+
+/// Returns a time in UTC with microseconds (RFC 3339).
+fn json_time(now: SystemTime) -> String {
+    let micros = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.subsec_micros());
+    let second = |time| utc::written(time, 'T').unwrap_or_else(|| "1970-01-01T00:00:00".to_owned());
+    let text = |second: &str| format!("{second}.{micros:06}Z");
+    JSON_TIME.try_with(|time| time.with_text_at(now, second, text)).unwrap_or_else(|_| text(&second(now)))
 }
 
 /// Writes a message for a terminal, where the status of an access line and the address in the banner stand out.
-fn write_styled(out: &mut dyn Write, record: &Record<'_>, message: &str) -> io::Result<()> {
+fn write_styled(out: &mut Vec<u8>, record: &Record<'_>, message: &str) -> io::Result<()> {
     match emphasized(record, message) {
         Some((color, part)) => {
             let (before, after) = (&message[..part.start], &message[part.end..]);
-            writeln!(out, "{before}{color}{}\x1b[0m{after}", &message[part])
+            write!(out, "{before}{color}{}{RESET}{after}", &message[part])
         }
-        None => writeln!(out, "{message}"),
+        None => write!(out, "{message}"),
     }
 }
 
@@ -171,7 +288,7 @@ fn time_text(time: SystemTime) -> String {
 struct LineLogger {
     /// Decides which records are written.
     logger: Logger,
-    is_styled: bool,
+    style: Style,
 }
 
 impl LineLogger {
@@ -194,7 +311,7 @@ impl Log for LineLogger {
         // exists.
         let mut line = BUFFER.try_with(Cell::take).unwrap_or_default();
         // A failure to write the log cannot be logged.
-        let _ = write_line(&mut line, record, self.is_styled).and_then(|()| send(record, &line));
+        let _ = write_line(&mut line, record, self.style).and_then(|()| send(record, &line));
         line.clear();
         if line.capacity() <= LARGEST_BUFFER {
             let _ = BUFFER.try_with(|buffer| buffer.set(line));
@@ -256,7 +373,7 @@ mod tests {
     fn line(arguments: fmt::Arguments<'_>) -> String {
         let mut out = Vec::new();
         let record = Record::builder().target("aside::test").level(Level::Info).args(arguments).build();
-        write_line(&mut out, &record, false).unwrap();
+        write_line(&mut out, &record, Style::Plain).unwrap();
         String::from_utf8(out).unwrap()
     }
 
@@ -288,7 +405,7 @@ mod tests {
     fn the_level_alone_is_colored() {
         let mut out = Vec::new();
         let record = Record::builder().target("aside::test").level(Level::Error).args(format_args!("late")).build();
-        write_line(&mut out, &record, true).unwrap();
+        write_line(&mut out, &record, Style::Colored).unwrap();
         let line = String::from_utf8(out).unwrap();
         assert!(line.ends_with("] \x1b[1m\x1b[31mERROR\x1b[0m aside::test: late\n"), "{line:?}");
     }
@@ -307,14 +424,14 @@ mod tests {
             styled("aside::access", &("status", status), &line)
         };
         for (status, color) in [(200, "32"), (204, "32"), (303, "36"), (404, "33"), (500, "1m\x1b[31")] {
-            let expected = format!("GET /a 404 after x \x1b[{color}m{status}\x1b[0m after 3 ms (3f9a1c)\n");
+            let expected = format!("GET /a 404 after x \x1b[{color}m{status}\x1b[0m after 3 ms (3f9a1c)");
             assert_eq!(access(status), expected);
         }
         let banner =
             styled("aside::server", &("address", "http://[::1]:80"), "aside listens on http://[::1]:80 over epoll");
-        assert_eq!(banner, "aside listens on \x1b[1mhttp://[::1]:80\x1b[0m over epoll\n");
-        assert_eq!(styled("shop", &("status", 200), "GET / 200 after 3 ms"), "GET / 200 after 3 ms\n");
-        assert_eq!(styled("aside::access", &("status", 200), "late"), "late\n");
+        assert_eq!(banner, "aside listens on \x1b[1mhttp://[::1]:80\x1b[0m over epoll");
+        assert_eq!(styled("shop", &("status", 200), "GET / 200 after 3 ms"), "GET / 200 after 3 ms");
+        assert_eq!(styled("aside::access", &("status", 200), "late"), "late");
     }
 
     #[test]

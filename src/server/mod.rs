@@ -25,6 +25,7 @@ pub(crate) mod epoll;
 pub(crate) mod http1;
 mod listener;
 pub(crate) mod log;
+mod log_json;
 mod log_writer;
 mod signals;
 pub(crate) mod socket;
@@ -325,10 +326,13 @@ impl App {
         stop: impl FnOnce(R, &'static str),
     ) -> Result<()> {
         let app = self.serve_parent_in_child()?;
-        log::init();
+        log::init(app.log_format());
         config::warn_of_misspelled_variables();
         let signals = Signals::watch()?;
         let ran = start(app.keep_secret()).map(|running| stop(running, signals.wait()));
+        if let Err(error) = &ran {
+            log::log_start_error(error);
+        }
         // An error of the start ends the process too.
         log::flush();
         ran

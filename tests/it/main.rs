@@ -20,6 +20,7 @@ mod images;
 mod isolated;
 mod job_output;
 mod jobs;
+mod json_log;
 #[cfg(all(feature = "epoll", target_os = "linux"))]
 mod limits;
 mod live;
