@@ -77,6 +77,9 @@ fn site_in_a_child() {
     }
     // The test harness has a hook of its own.
     let _ = std::panic::take_hook();
+    if std::env::var_os("ASIDE_TEST_HOOK").is_some() {
+        std::panic::set_hook(Box::new(|_| log::error!("the hook of the application")));
+    }
     let app = App::new()
         .get("/orders/{id}", |req: &mut Request| req.param::<u64>("id").map(|id| id.to_string()))
         .get("/fail", |_: &mut Request| -> Result<()> { Err(Error::internal("the page failed")) })
@@ -398,6 +401,16 @@ fn a_backtrace_is_a_field_of_the_line_and_not_a_part_of_its_message() {
         assert!(!line["message"].as_str().unwrap().contains('\n'), "{line}");
         assert!(line["backtrace"].as_str().unwrap().contains("json_log.rs"), "{line}");
     }
+    site.stop();
+}
+
+#[test]
+fn a_panic_hook_of_the_application_is_called_after_the_line() {
+    let mut site = Site::start(&[("ASIDE_TEST_HOOK", "1")]);
+    let address = site.line("aside listens on ")["address"].as_str().unwrap().to_owned();
+    get(&address, &[("GET", "/thread")]);
+    site.line("a thread panicked");
+    site.line("the hook of the application");
     site.stop();
 }
 
