@@ -334,7 +334,6 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
-    #[allow(dead_code, reason = "the panel lists them")]
     pub(crate) fn failure_groups(&self) -> Result<Vec<FailureGroup>> {
         self.engine.failure_groups(MOST_GROUPS)
     }

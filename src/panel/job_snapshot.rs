@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use jiff::Timestamp;
 use serde::Serialize;
 
-use super::snapshot::{elapsed, format_time};
+use super::moment::Moment;
+use super::snapshot::elapsed;
 use crate::background::progress::Progress;
 use crate::background::scope::Scope;
 use crate::error::{Error, Result};
@@ -21,6 +21,9 @@ const LONGEST: usize = 200;
 const FAILURE: usize = 4_000;
 const JSON: usize = 10_000;
 
+/// The wait of a job for a worker after which its queue lags: a minute.
+const LAG: Millis = 60_000;
+
 /// The maximum indentation of a payload, so that text with a thousand open brackets does not fill a page with spaces.
 const DEEPEST: usize = 12;
 
@@ -28,9 +31,20 @@ const DEEPEST: usize = 12;
 const LISTS: [JobState; 6] =
     [JobState::Running, JobState::Waiting, JobState::Scheduled, JobState::Dead, JobState::Done, JobState::Cancelled];
 
+/// The number of dead jobs, which is on every page.
+pub(super) struct Dead(pub(super) u64);
+
+impl Dead {
+    /// # Errors
+    /// An error if the engine is unreachable.
+    pub(super) fn count(jobs: &Jobs) -> Result<Dead> {
+        Ok(Dead(jobs.counts()?.dead))
+    }
+}
+
 /// The jobs of an application at one moment.
 #[derive(Clone, Default, PartialEq, Serialize)]
-pub(super) struct Overview {
+pub(super) struct JobLists {
     /// The error, if the engine is unreachable.
     outage: Option<String>,
     store: String,
@@ -39,19 +53,19 @@ pub(super) struct Overview {
     lists: Vec<List>,
 }
 
-impl Overview {
-    pub(super) fn of(scope: &Scope) -> Overview {
-        let Some(jobs) = scope.get::<Jobs>() else { return Overview::default() };
-        Overview::read(&jobs).unwrap_or_else(|error| Overview { outage: Some(outage(&error)), ..Overview::default() })
+impl JobLists {
+    pub(super) fn of(scope: &Scope) -> JobLists {
+        let Some(jobs) = scope.get::<Jobs>() else { return JobLists::default() };
+        JobLists::read(&jobs).unwrap_or_else(|error| JobLists { outage: Some(outage(&error)), ..JobLists::default() })
     }
 
-    fn read(jobs: &Jobs) -> Result<Overview> {
-        let list = |state| List::of(jobs, state, None, NEWEST);
-        Ok(Overview {
+    fn read(jobs: &Jobs) -> Result<JobLists> {
+        let (now, list) = (jobs.now(), |state| List::of(jobs, state, None, NEWEST));
+        Ok(JobLists {
             outage: None,
             store: visible_line(&jobs.describe(), LONGEST),
             counts: jobs.counts()?,
-            queues: jobs.queues()?.into_iter().map(Queue::of).collect(),
+            queues: jobs.queues()?.into_iter().map(|queue| Queue::of(queue, now)).collect(),
             lists: LISTS.into_iter().map(list).collect::<Result<_>>()?,
         })
     }
@@ -64,18 +78,29 @@ pub(super) fn outage(error: &Error) -> String {
 
 /// A queue in the list.
 #[derive(Clone, PartialEq, Serialize)]
-struct Queue {
+pub(super) struct Queue {
     name: String,
     shown: String,
     waiting: u64,
     running: u64,
     is_paused: bool,
+    /// The time from which the oldest waiting job has waited.
+    oldest: Option<Moment>,
+    /// True if that is more than a minute ago.
+    lags: bool,
 }
 
 impl Queue {
-    fn of(queue: QueueInfo) -> Queue {
-        let QueueInfo { name, waiting, running, is_paused, .. } = queue;
-        Queue { shown: visible_line(&name, LONGEST), name, waiting, running, is_paused }
+    pub(super) fn of(queue: QueueInfo, now: Millis) -> Queue {
+        let QueueInfo { name, waiting, running, is_paused, oldest_at } = queue;
+        let lags = oldest_at.is_some_and(|oldest| now.saturating_sub(oldest) > LAG);
+        let oldest = oldest_at.and_then(|oldest| Moment::of_job(oldest, now));
+        Queue { shown: visible_line(&name, LONGEST), name, waiting, running, is_paused, oldest, lags }
+    }
+
+    /// Returns true if a person should look at the queue.
+    pub(super) fn needs_attention(&self) -> bool {
+        self.lags || self.is_paused && self.waiting > 0
     }
 }
 
@@ -159,7 +184,7 @@ pub(super) struct Row {
     is_cancelling: bool,
     origin: Option<String>,
     /// The time when the job started, is due or ended, according to its state.
-    time: Option<String>,
+    time: Option<Moment>,
     /// The time for which the job has run.
     elapsed: Option<String>,
     attempts: u32,
@@ -186,7 +211,7 @@ impl Row {
             state: job.state,
             is_cancelling: job.is_cancelling,
             origin: job.request.as_deref().map(line),
-            time: at(time_of(job)),
+            time: at(time_of(job), now),
             elapsed: runs_since.map(|began| elapsed(between(began, now))),
             attempts: job.attempt,
             done: job.done,
@@ -208,8 +233,8 @@ fn time_of(job: &JobInfo) -> Option<Millis> {
     }
 }
 
-fn at(time: Option<Millis>) -> Option<String> {
-    time.and_then(|time| Timestamp::from_millisecond(time).ok()).map(format_time)
+fn at(time: Option<Millis>, now: Millis) -> Option<Moment> {
+    time.and_then(|time| Moment::of_job(time, now))
 }
 
 fn between(from: Millis, to: Millis) -> Duration {
@@ -245,10 +270,10 @@ struct Whole {
     priority: i32,
     unique: Option<String>,
     interruptions: u32,
-    enqueued: Option<String>,
-    due: Option<String>,
-    began: Option<String>,
-    ended: Option<String>,
+    enqueued: Option<Moment>,
+    due: Option<Moment>,
+    began: Option<Moment>,
+    ended: Option<Moment>,
     /// The id of the task of the running attempt, if it runs in this process.
     task: Option<u64>,
     failures: Vec<Failure>,
@@ -265,12 +290,12 @@ impl Whole {
             priority: job.priority,
             unique: job.unique.as_deref().map(|key| visible_line(key, LONGEST)),
             interruptions: job.interruptions,
-            enqueued: at(Some(job.enqueued_at)),
-            due: at(Some(job.due_at)),
-            began: at(job.began_at),
-            ended: at(job.ended_at),
+            enqueued: at(Some(job.enqueued_at), now),
+            due: at(Some(job.due_at), now),
+            began: at(job.began_at, now),
+            ended: at(job.ended_at, now),
             task: task.map(|record| record.id),
-            failures: job.failures.iter().rev().map(Failure::of).collect(),
+            failures: job.failures.iter().rev().map(|failure| Failure::of(failure, now)).collect(),
             has_output: job.output != StoredOutput::Absent,
             output: scope.get::<Jobs>().and_then(|jobs| output(&jobs, job)),
         }
@@ -281,14 +306,14 @@ impl Whole {
 #[derive(Clone, PartialEq, Serialize)]
 struct Failure {
     attempt: u32,
-    at: Option<String>,
+    at: Option<Moment>,
     message: String,
 }
 
 impl Failure {
-    fn of(failure: &JobFailure) -> Failure {
+    fn of(failure: &JobFailure, now: Millis) -> Failure {
         let message = visible_up_to(&failure.message, FAILURE);
-        Failure { attempt: failure.attempt, at: at(Some(failure.at)), message }
+        Failure { attempt: failure.attempt, at: at(Some(failure.at), now), message }
     }
 }
 

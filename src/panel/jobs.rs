@@ -4,7 +4,7 @@
 
 use serde::Deserialize;
 
-use super::job_snapshot::{List, Overview, Shown, outage, payload, short};
+use super::job_snapshot::{JobLists, List, Shown, outage, payload, short};
 use super::page::{gone, page};
 use super::polled_page::{self, PolledPage};
 use crate::background::scope::Scope;
@@ -24,14 +24,14 @@ const RECORD_TEMPLATE: &str = "aside/panel_job_record.html";
 const PAGE: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
-    let polled_page = req.state::<PolledPage<Overview>>();
+    let polled_page = req.state::<PolledPage<JobLists>>();
     let fragment =
         polled_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/jobs/live"), OVERVIEW_TEMPLATE)?;
-    page(req, "aside/panel_jobs.html", "Jobs", context! { fragment })
+    page(req, "aside/panel_live.html", "Jobs", context! { fragment })
 }
 
 pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
-    let (polled_page, scope) = (req.state::<PolledPage<Overview>>(), req.scope());
+    let (polled_page, scope) = (req.state::<PolledPage<JobLists>>(), req.scope());
     let response = req.live(polled_page.refresh(&scope), OVERVIEW_TEMPLATE)?;
     polled_page.start_polling(scope);
     Ok(response)
@@ -275,9 +275,9 @@ mod tests {
     #[test]
     fn the_tasks_are_shown_without_the_engine() {
         let mut client = client(Unreachable(None));
-        let page = client.get("/_aside");
+        let page = client.get("/_aside/tasks");
         assert!(page.text().contains("Nothing runs.") && page.text().contains("/jobs\">Jobs</a>"), "{}", page.text());
-        assert!(client.events("/_aside/live").next().data.contains("Nothing runs."));
+        assert!(client.events("/_aside/tasks/live").next().data.contains("Nothing runs."));
     }
 
     #[test]
@@ -288,7 +288,7 @@ mod tests {
             // Returns while the gate is shut, or never.
             let page = client.get("/_aside");
             assert!(
-                page.text().contains("Nothing runs.") && page.text().contains("/jobs\">Jobs</a>"),
+                page.text().contains("The job store does not answer.") && page.text().contains("/jobs\">Jobs</a>"),
                 "{}",
                 page.text()
             );

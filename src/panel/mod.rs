@@ -4,12 +4,15 @@
 //! machine sees it; all other users, and all users in production, only if a function of the application returns true. A
 //! user who may not see it gets the site's own response for a path without a route.
 
-mod badge;
+mod bounded_query;
+mod failure_groups;
 mod job_actions;
 mod job_snapshot;
 mod jobs;
+mod moment;
 #[cfg(feature = "mail")]
 mod outbox;
+mod overview;
 mod page;
 mod polled_page;
 mod snapshot;
@@ -17,8 +20,9 @@ mod tasks;
 
 use std::sync::Arc;
 
-use self::badge::DeadJobs;
-use self::job_snapshot::Overview;
+use self::bounded_query::BoundedQuery;
+use self::job_snapshot::{Dead, JobLists};
+use self::overview::{JobsSummary, Overview};
 use self::polled_page::PolledPage;
 use self::snapshot::Snapshot;
 use crate::app::App;
@@ -96,13 +100,16 @@ struct Panel {
 
 impl Panel {
     fn new(not_found: Handler) -> Panel {
-        let app = page::with_templates(App::new()).state(PolledPage::new(Snapshot::of));
+        let app =
+            page::with_templates(App::new()).state(PolledPage::new(Overview::of)).state(PolledPage::new(Snapshot::of));
         let panel = Panel { app, not_found };
         let panel = panel
-            .get("/", tasks::overview)
-            .get("/live", tasks::follow_all)
-            .get("/failed", tasks::failed)
-            .get("/ended", tasks::ended)
+            .get("/", overview::overview)
+            .get("/live", overview::follow)
+            .get("/tasks", tasks::overview)
+            .get("/tasks/live", tasks::follow_all)
+            .get("/tasks/failed", tasks::failed)
+            .get("/tasks/ended", tasks::ended)
             .get("/tasks/{id}", tasks::task)
             .get("/tasks/{id}/live", tasks::follow_task)
             .post("/tasks/{id}/cancel", tasks::cancel)
@@ -136,7 +143,8 @@ fn only(methods: &str) -> Result<Response> {
 
 /// Adds the pages about jobs, if the application has jobs.
 fn with_jobs(panel: Panel) -> Panel {
-    let app = panel.app.state(PolledPage::new(Overview::of)).state(DeadJobs::default());
+    let app = panel.app.state(PolledPage::new(JobLists::of)).state(BoundedQuery::new(Dead::count));
+    let app = app.state(BoundedQuery::new(JobsSummary::of));
     Panel { app, ..panel }
         .get("/jobs", jobs::overview)
         .get("/jobs/live", jobs::follow_all)

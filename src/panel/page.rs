@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use serde::Serialize;
 
-use super::badge::JobsBadge;
+use super::bounded_query::BoundedQuery;
+use super::job_snapshot::Dead;
 use crate::app::App;
 use crate::context;
 use crate::error::{Result, Status};
@@ -15,19 +16,19 @@ use crate::http::response::{Response, redirect_or};
 use crate::http::router::BUILTIN;
 
 const TEMPLATES: &[(&str, &str)] = &[
-    ("aside/panel.html", include_str!("../../templates/aside/panel.html")),
     ("aside/panel_base.html", include_str!("../../templates/aside/panel_base.html")),
     ("aside/panel_gone.html", include_str!("../../templates/aside/panel_gone.html")),
     ("aside/panel_job.html", include_str!("../../templates/aside/panel_job.html")),
     ("aside/panel_job_all.html", include_str!("../../templates/aside/panel_job_all.html")),
     ("aside/panel_job_do.html", include_str!("../../templates/aside/panel_job_do.html")),
     ("aside/panel_job_list.html", include_str!("../../templates/aside/panel_job_list.html")),
-    ("aside/panel_job_progress.html", include_str!("../../templates/aside/panel_job_progress.html")),
     ("aside/panel_job_record.html", include_str!("../../templates/aside/panel_job_record.html")),
     ("aside/panel_job_rows.html", include_str!("../../templates/aside/panel_job_rows.html")),
     ("aside/panel_job_outage.html", include_str!("../../templates/aside/panel_job_outage.html")),
-    ("aside/panel_jobs.html", include_str!("../../templates/aside/panel_jobs.html")),
     ("aside/panel_jobs_overview.html", include_str!("../../templates/aside/panel_jobs_overview.html")),
+    ("aside/panel_live.html", include_str!("../../templates/aside/panel_live.html")),
+    ("aside/panel_macros.html", include_str!("../../templates/aside/panel_macros.html")),
+    ("aside/panel_overview.html", include_str!("../../templates/aside/panel_overview.html")),
     ("aside/panel_list.html", include_str!("../../templates/aside/panel_list.html")),
     ("aside/panel_record.html", include_str!("../../templates/aside/panel_record.html")),
     ("aside/panel_rows.html", include_str!("../../templates/aside/panel_rows.html")),
@@ -52,10 +53,44 @@ pub(super) fn with_templates(app: App) -> App {
 
 /// Returns a page of the panel. It is not cached, since its content changes and is not public.
 pub(super) fn page(req: &mut Request, template: &str, title: &str, context: impl Serialize) -> Result<Response> {
-    let badge = JobsBadge::of(req);
-    let head = context! { title, style => &*STYLE_ADDRESS, has_outbox => cfg!(feature = "mail"), badge };
+    let head = context! { title, style => &*STYLE_ADDRESS, links => links(req) };
     let response = req.render(template, context! { page => head, shown => context })?;
     Ok(private(response).header("Content-Security-Policy", POLICY))
+}
+
+/// A link of the navigation.
+#[derive(Serialize)]
+struct Link {
+    path: String,
+    title: &'static str,
+    /// The value of `aria-current`: `page` on the page itself, `true` on the pages below it.
+    current: Option<&'static str>,
+    /// The number of dead jobs.
+    dead: Option<u64>,
+}
+
+/// Returns the links of the navigation. Each page is below one of them.
+fn links(req: &Request) -> Vec<Link> {
+    let jobs = req.jobs().ok();
+    let dead = jobs.as_ref().and_then(|jobs| req.state::<BoundedQuery<Dead>>().ask(jobs));
+    let dead = dead.and_then(|answer| answer.as_ref().as_ref().ok().map(|dead| dead.0)).filter(|dead| *dead > 0);
+    let sections = [
+        ("", "Overview", true),
+        ("/tasks", "Tasks", true),
+        ("/jobs", "Jobs", jobs.is_some()),
+        ("/outbox", "Mail", cfg!(feature = "mail")),
+    ];
+    let link = |(path, title, _)| {
+        let path = format!("{BUILTIN}{path}");
+        let rest = req.path().trim_end_matches('/').strip_prefix(&path);
+        let current = match rest {
+            Some("") => Some("page"),
+            Some(rest) if rest.starts_with('/') && path != BUILTIN => Some("true"),
+            _ => None,
+        };
+        Link { path, title, current, dead: dead.filter(|_| title == "Jobs") }
+    };
+    sections.into_iter().filter(|(_, _, exists)| *exists).map(link).collect()
 }
 
 /// Returns the page for a record that no longer exists, with a link to all records.

@@ -1,12 +1,11 @@
 //! The tasks as the panel shows them: shortened text, with invisible characters escaped.
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use jiff::Timestamp;
-use jiff::tz::TimeZone;
 use serde::Serialize;
 
+use super::moment::Moment;
 use crate::background::progress::{FailedAttempt, TaskState};
 use crate::background::record::Record;
 use crate::background::registry::TaskLists;
@@ -68,13 +67,13 @@ impl Snapshot {
 }
 
 #[cfg(feature = "mail")]
-fn mails(scope: &Scope) -> Option<usize> {
+pub(super) fn mails(scope: &Scope) -> Option<usize> {
     let mailer = scope.get::<Mailer>()?;
     mailer.remembers().then(|| mailer.outbox().len())
 }
 
 #[cfg(not(feature = "mail"))]
-fn mails(_scope: &Scope) -> Option<usize> {
+pub(super) fn mails(_scope: &Scope) -> Option<usize> {
     None
 }
 
@@ -96,7 +95,7 @@ pub(super) struct Row {
     has_ended: bool,
     is_overdue: bool,
     is_cancelling: bool,
-    began: Option<String>,
+    began: Option<Moment>,
     took: String,
     done: u64,
     total: u64,
@@ -119,7 +118,7 @@ impl Row {
             has_ended,
             is_overdue: record.is_overdue(),
             is_cancelling: record.is_cancelled() && !has_ended,
-            began: record.began_at().map(moment),
+            began: record.began_at().and_then(Moment::of_system),
             took: if has_ended { span(record.elapsed()).to_string() } else { elapsed(record.elapsed()) },
             done: progress.done,
             total: progress.total,
@@ -141,7 +140,7 @@ pub(super) struct Whole {
     attempts: u32,
     /// The failed attempt, and the time of the next one, while the task waits for it.
     failed: Option<FailedAttempt>,
-    due: Option<String>,
+    due: Option<Moment>,
     failure: Option<String>,
     backtrace: Option<String>,
 }
@@ -156,7 +155,7 @@ impl Whole {
             row,
             attempts: record.attempts(),
             failed: progress.failed.filter(|_| !progress.is_finished()),
-            due: progress.due_at.map(moment),
+            due: progress.due_at.and_then(Moment::of_system),
             failure: failure.map(|message| visible_up_to(message, FAILURE)),
             backtrace: backtrace.flatten().map(|lines| visible_up_to(lines, BACKTRACE)),
         }
@@ -170,15 +169,6 @@ pub(super) fn elapsed(time: Duration) -> String {
         seconds @ 1..60 => format!("{seconds} s"),
         _ => span(time).to_string(),
     }
-}
-
-fn moment(time: SystemTime) -> String {
-    Timestamp::try_from(time).map_or_else(|_| String::new(), format_time)
-}
-
-/// Returns a time in the format of the log.
-pub(super) fn format_time(time: Timestamp) -> String {
-    time.to_zoned(TimeZone::system()).strftime("%Y-%m-%d %H:%M:%S").to_string()
 }
 
 #[cfg(test)]

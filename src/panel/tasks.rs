@@ -21,13 +21,16 @@ use crate::live::Live;
 const ALL: &str = "aside/panel_tasks.html";
 const RECORD_TEMPLATE: &str = "aside/panel_record.html";
 
+/// The link on the page for a task that does not exist.
+const ALL_TASKS: (&str, &str) = ("/_aside/tasks", "All tasks");
+
 /// The length, in characters, of a name in a heading or a message.
 const NAME: usize = 100;
 
 pub(super) fn overview(req: &mut Request) -> Result<Response> {
     let polled_page = req.state::<PolledPage<Snapshot>>();
-    let fragment = polled_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/live"), ALL)?;
-    page(req, "aside/panel.html", "Tasks", context! { fragment })
+    let fragment = polled_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/tasks/live"), ALL)?;
+    page(req, "aside/panel_live.html", "Tasks", context! { fragment })
 }
 
 pub(super) fn follow_all(req: &mut Request) -> Result<Response> {
@@ -89,7 +92,7 @@ fn read(record: &Record, scope: &Scope) -> (Whole, bool) {
 
 pub(super) fn cancel(req: &mut Request) -> Result<Response> {
     let Some(record) = requested(req)? else { return task_not_found(req) };
-    let back = back(req, BUILTIN)?;
+    let back = back(req, ALL_TASKS.0)?;
     let name = visible_line(&record.name, NAME);
     if record.has_ended() {
         req.flash("warning", format!("{name} (task {}) has already ended.", record.id));
@@ -107,5 +110,5 @@ fn requested(req: &Request) -> Result<Option<Arc<Record>>> {
 
 fn task_not_found(req: &mut Request) -> Result<Response> {
     let text = "There is no task with that number. The last 200 finished and the last 100 failed tasks are stored.";
-    gone(req, text, (BUILTIN, "All tasks"))
+    gone(req, text, ALL_TASKS)
 }

@@ -59,8 +59,10 @@ const PATHS: &[&str] = &[
     "/_aside",
     "/_aside/",
     "/_aside/live",
-    "/_aside/failed",
-    "/_aside/ended",
+    "/_aside/tasks",
+    "/_aside/tasks/live",
+    "/_aside/tasks/failed",
+    "/_aside/tasks/ended",
     "/_aside/tasks/1",
     "/_aside/tasks/1/live",
     "/_aside/tasks/1/cancel",
@@ -112,7 +114,7 @@ fn in_development_a_user_on_the_same_machine_sees_the_panel() {
         assert!(policy.contains("default-src 'none'") && !policy.contains("unsafe"), "{policy}");
         assert!(!response.text().contains("style=") && !response.text().contains("<style"));
     }
-    for path in ["/_aside/", "/_aside/failed", "/_aside/ended"] {
+    for path in ["/_aside/", "/_aside/tasks/failed", "/_aside/tasks/ended"] {
         page(&mut client, path);
     }
 }
@@ -161,7 +163,7 @@ fn the_guard_decides_who_sees_the_panel() {
     assert_hidden(&mut client, |request| request.peer("127.0.0.1:5000").send());
     assert_hidden(&mut client, |request| request.header("X-Key", "shut").send());
     let open = client.request("GET", "/_aside").header("X-Key", "open").peer("192.0.2.1:5000").send();
-    assert!(open.text().contains("Nothing runs."), "{}", open.text());
+    assert!(open.text().contains("All is well."), "{}", open.text());
     // In development, the guard is called for clients on other machines.
     let mut client = TestClient::new(development().panel(|req: &mut Request| req.header("X-Key") == Some("open")));
     let open = client.request("GET", "/_aside").header("X-Key", "open").peer("192.0.2.1:5000").send();
@@ -224,9 +226,51 @@ fn the_style_sheet_is_cached_under_an_address_with_its_hash() {
 
 #[test]
 fn an_empty_panel_has_texts_for_empty_lists() {
-    let page = page(&mut TestClient::new(development()), "/_aside");
+    let page = page(&mut TestClient::new(development()), "/_aside/tasks");
     for words in ["Nothing runs.", "Nothing failed.", "Nothing has ended yet."] {
         assert!(page.contains(words), "{words} in {page}");
+    }
+}
+
+#[test]
+fn the_overview_says_that_all_is_well_until_a_task_fails() {
+    let mut client = TestClient::new(development());
+    client.within(|| Task::named("fine").spawn(|_| ())).join().unwrap();
+    let overview = page(&mut client, "/_aside");
+    assert!(overview.contains("All is well.") && !overview.contains("Needs attention"), "{overview}");
+    for order in [17, 18] {
+        let failing = move |_: &aside::TaskContext| Err::<(), _>(format!("order {order} <is> sold"));
+        client.within(|| Task::named("charge").spawn(failing)).join().unwrap_err();
+    }
+    let overview = page(&mut client, "/_aside");
+    let attention = section(&overview, "Needs attention");
+    assert!(attention.contains("order 18 &lt;is&gt; sold") && !attention.contains("order 17"), "{attention}");
+    assert!(attention.contains("2 tasks") && attention.contains("href=\"/_aside/tasks/3\""), "{attention}");
+    assert!(!overview.contains("All is well."), "{overview}");
+}
+
+#[test]
+fn a_time_is_relative_with_the_exact_time_beside_it() {
+    let mut client = TestClient::new(development());
+    client.within(|| Task::named("fine").spawn(|_| ())).join().unwrap();
+    let list = page(&mut client, "/_aside/tasks");
+    let time = list.split("<time datetime=\"").nth(1).unwrap();
+    assert!(time.starts_with("20") && time.contains("Z\" title=\"20"), "{time}");
+    let shown = time.split('>').nth(1).unwrap().split('<').next().unwrap();
+    assert!(["just now", "1 min ago"].contains(&shown), "{shown}");
+}
+
+#[test]
+fn each_page_is_marked_in_the_navigation() {
+    let mut client = TestClient::new(development());
+    client.within(|| Task::named("fine").spawn(|_| ())).join().unwrap();
+    for (path, marked) in [
+        ("/_aside", "\"/_aside\" aria-current=\"page\">Overview"),
+        ("/_aside/tasks", "\"/_aside/tasks\" aria-current=\"page\">Tasks"),
+        ("/_aside/tasks/1", "\"/_aside/tasks\" aria-current=\"true\">Tasks"),
+    ] {
+        let page = page(&mut client, path);
+        assert!(page.contains(marked) && page.matches("aria-current").count() == 1, "{path}: {page}");
     }
 }
 
@@ -247,23 +291,25 @@ fn a_running_task_is_shown_with_all_its_fields() {
     let mut client = TestClient::new(app);
     let id = client.post("/imports").send().header("X-Request-Id").unwrap().to_owned();
     begun.recv().unwrap();
-    let overview = page(&mut client, "/_aside");
+    let overview = page(&mut client, "/_aside/tasks");
     let now = section(&overview, "Now");
     for words in ["<bdi>import</bdi>", "key <bdi>photo-17</bdi>", "task 1", "running", "row 30 &amp; on", "25 %"] {
         assert!(now.contains(words), "{words} in {now}");
     }
     assert!(now.contains(&format!("POST /imports {id}")) && now.contains("value=\"25\"") && now.contains("30 of 120"));
-    assert!(now.contains("action=\"/_aside/tasks/1/cancel?back=/_aside\""), "{now}");
+    assert!(now.contains("action=\"/_aside/tasks/1/cancel?back=/_aside/tasks\""), "{now}");
     assert!(overview.contains("<dt>Running</dt><dd>1</dd>"), "{overview}");
     let script = overview.split("<script src=\"").nth(1).unwrap().split('"').next().unwrap();
-    assert!(overview.contains("<aside-live src=\"/_aside/live\"") && client.get(script).status_code() == Status::OK);
+    assert!(
+        overview.contains("<aside-live src=\"/_aside/tasks/live\"") && client.get(script).status_code() == Status::OK
+    );
     let whole = page(&mut client, "/_aside/tasks/1");
     for words in ["photo-17", &id, "running", "Cancel", "25 %", "<dt>Attempts</dt><dd class=\"number\">1</dd>"] {
         assert!(whole.contains(words), "{words} in {whole}");
     }
     let_go.send(()).unwrap();
     client.drain();
-    let overview = page(&mut client, "/_aside");
+    let overview = page(&mut client, "/_aside/tasks");
     assert!(section(&overview, "Now").contains("Nothing runs."));
     assert!(section(&overview, "Ended").contains("<bdi>import</bdi>"));
     assert!(overview.contains("<dt>Running</dt><dd>0</dd>") && section(&overview, "Ended").contains("done"));
@@ -275,7 +321,7 @@ fn a_task_that_waits_for_a_slot_is_counted_and_listed() {
     let mut client = TestClient::new(App::with_config(Config { max_tasks: 1, ..Config::default() }));
     let (_, let_go) = held(&client, Task::named("first"));
     client.within(|| Task::named("second").spawn(|_| ()));
-    let overview = page(&mut client, "/_aside");
+    let overview = page(&mut client, "/_aside/tasks");
     assert!(overview.contains("<dt>Running</dt><dd>1</dd>") && overview.contains("<dt>Waiting</dt><dd>1</dd>"));
     let second = overview.split("<bdi>second</bdi>").nth(1).unwrap();
     assert!(second.contains("waiting"), "{second}");
@@ -295,13 +341,13 @@ fn a_failed_task_is_shown_with_its_cause_and_location() {
     let id = client.post("/charge").send().header("X-Request-Id").unwrap().to_owned();
     client.drain();
     client.within(|| Task::named("boom").spawn(|_| panic!("no <paper> left"))).join().map(drop).unwrap_err();
-    let overview = page(&mut client, "/_aside");
+    let overview = page(&mut client, "/_aside/tasks");
     let failed = section(&overview, "Failed");
     for words in ["cannot charge: connection refused", &id, "panicked: no &lt;paper&gt; left, at tests/it/panel.rs:"] {
         assert!(failed.contains(words), "{words} in {failed}");
     }
     assert!(failed.find("boom").unwrap() < failed.find("cannot charge").unwrap(), "the newest first");
-    assert!(page(&mut client, "/_aside/failed").contains("cannot charge: connection refused"));
+    assert!(page(&mut client, "/_aside/tasks/failed").contains("cannot charge: connection refused"));
     assert!(overview.contains("<dt>Failed</dt><dd class=\"bad\">2<small>1 panicked</small></dd>"), "{overview}");
     let whole = page(&mut client, "/_aside/tasks/1");
     assert!(section(&whole, "What went wrong").contains("cannot charge: connection refused"), "{whole}");
@@ -352,7 +398,7 @@ fn a_form_without_scripts_cancels_a_task() {
     assert!(whole.contains("long (task 1) was told to cancel.") && whole.contains("cancelled"), "{whole}");
     assert!(!page(&mut client, "/_aside").contains("was told to cancel"), "it is said once");
     let response = client.post("/_aside/tasks/1/cancel?back=https://elsewhere.example/").send();
-    assert_eq!(response.location(), Some("/_aside"), "nowhere else");
+    assert_eq!(response.location(), Some("/_aside/tasks"), "nowhere else");
     assert!(page(&mut client, "/_aside").contains("long (task 1) has already ended."));
 }
 
@@ -361,7 +407,7 @@ fn a_task_that_ignores_its_cancellation_is_shown_as_told_to_cancel() {
     let mut client = TestClient::new(development());
     let (_, let_go) = held(&client, Task::named("deaf"));
     client.post("/_aside/tasks/1/cancel").send();
-    let overview = page(&mut client, "/_aside");
+    let overview = page(&mut client, "/_aside/tasks");
     let now = section(&overview, "Now");
     assert!(now.contains("told to cancel") && !now.contains("<button>"), "{now}");
     let_go.send(()).unwrap();
@@ -376,7 +422,7 @@ fn a_cross_site_request_cancels_no_task() {
     assert_eq!(response.status_code(), Status::FORBIDDEN);
     let_go.send(()).unwrap();
     handle.join().unwrap();
-    assert!(section(&page(&mut client, "/_aside"), "Ended").contains("done"));
+    assert!(section(&page(&mut client, "/_aside/tasks"), "Ended").contains("done"));
 }
 
 #[test]
@@ -394,9 +440,9 @@ fn the_page_of_a_task_that_is_no_longer_remembered_is_a_404() {
     }
     assert!(page(&mut client, "/_aside/tasks/1").contains("it failed"));
     assert_eq!(client.get("/_aside/tasks/2").status_code(), Status::NOT_FOUND);
-    let ended = page(&mut client, "/_aside/ended");
+    let ended = page(&mut client, "/_aside/tasks/ended");
     assert_eq!(ended.matches("<bdi>later</bdi>").count(), 200);
-    assert_eq!(page(&mut client, "/_aside").matches("<bdi>later</bdi>").count(), 10, "the others have a page");
+    assert_eq!(page(&mut client, "/_aside/tasks").matches("<bdi>later</bdi>").count(), 10, "the others have a page");
 }
 
 #[test]
@@ -406,7 +452,7 @@ fn more_than_a_hundred_running_tasks_are_counted_and_overdue_ones_listed() {
     let mut held_tasks: Vec<_> = (0..104).map(|_| held(&client, Task::named("one of many"))).collect();
     held_tasks.push(held(&client, Task::named("tardy-17").deadline(Duration::from_millis(1))));
     logs::wait_for(1, "tardy-17 is overdue");
-    let overview = page(&mut client, "/_aside");
+    let overview = page(&mut client, "/_aside/tasks");
     let now = section(&overview, "Now");
     assert_eq!(now.matches("<tr").count(), 101, "with the head");
     assert!(now.contains("And 5 more."), "{now}");
@@ -439,7 +485,14 @@ fn a_malicious_task_name_is_harmless() {
     });
     begun.recv().unwrap();
     client.within(|| Task::named(name).spawn(move |_| Err::<(), _>(message))).join().unwrap_err();
-    for path in ["/_aside", "/_aside/failed", "/_aside/ended", "/_aside/tasks/1", "/_aside/tasks/2"] {
+    for path in [
+        "/_aside",
+        "/_aside/tasks",
+        "/_aside/tasks/failed",
+        "/_aside/tasks/ended",
+        "/_aside/tasks/1",
+        "/_aside/tasks/2",
+    ] {
         let page = page(&mut client, path);
         assert!(!page.contains("<script>alert") && !page.contains("onx='1'"), "{path}");
         assert!(!page.contains(['\u{202e}', '\u{7}']), "{path}");
@@ -447,7 +500,7 @@ fn a_malicious_task_name_is_harmless() {
         assert!(page.contains("عربي Привет") && page.len() < 50_000, "{path}: {} bytes", page.len());
     }
     let response = client.post("/_aside/tasks/1/cancel").send();
-    assert_eq!(response.location(), Some("/_aside"));
+    assert_eq!(response.location(), Some("/_aside/tasks"));
     assert!(page(&mut client, "/_aside").contains("(task 1) was told to cancel."));
     let_go.send(()).unwrap();
     running.join().unwrap();
@@ -456,7 +509,7 @@ fn a_malicious_task_name_is_harmless() {
 #[test]
 fn an_open_page_shows_a_task_start_and_end() {
     let mut client = TestClient::new(development());
-    let mut events = client.events("/_aside/live");
+    let mut events = client.events("/_aside/tasks/live");
     assert!(events.next().data.contains("Nothing runs."));
     let (handle, let_go) = held(&client, Task::named("seen-live"));
     let mut shown = |words: &str| {
@@ -515,7 +568,7 @@ fn a_user_of_the_panel_is_not_a_watcher_of_the_task() {
 fn a_reopened_page_is_updated_too() {
     let mut client = TestClient::new(development());
     for name in ["before", "after"] {
-        let mut events = client.events("/_aside/live");
+        let mut events = client.events("/_aside/tasks/live");
         events.next();
         client.within(|| Task::named(name).spawn(|_| ())).join().unwrap();
         while !events.next().data.contains(name) {}
@@ -528,11 +581,11 @@ fn the_panel_works_over_a_socket() {
     let server = App::with_config(config).post("/work", |_: &mut Request| drop(background(|| ()))).start().unwrap();
     let url = |path: &str| format!("http://{}{path}", server.addr());
     ureq::post(url("/work")).send_empty().unwrap();
-    let page = ureq::get(url("/_aside")).call().unwrap().body_mut().read_to_string().unwrap();
+    let page = ureq::get(url("/_aside/tasks")).call().unwrap().body_mut().read_to_string().unwrap();
     assert!(page.contains("<h1>Tasks</h1>") && page.contains("POST /work "), "{page}");
     let forwarded = ureq::get(url("/_aside")).header("X-Forwarded-For", "192.0.2.1").call().unwrap_err();
     assert!(matches!(forwarded, ureq::Error::StatusCode(404)), "{forwarded}");
-    let mut live = ureq::get(url("/_aside/live")).call().unwrap();
+    let mut live = ureq::get(url("/_aside/tasks/live")).call().unwrap();
     assert_eq!(live.headers().get("Content-Type").unwrap(), "text/event-stream");
     let mut start = [0; 16];
     std::io::Read::read_exact(&mut live.body_mut().as_reader(), &mut start).unwrap();

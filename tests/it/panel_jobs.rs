@@ -220,6 +220,24 @@ fn each_empty_list_says_that_it_is_empty() {
 }
 
 #[test]
+fn the_overview_groups_dead_jobs_and_shows_paused_and_lagging_queues() {
+    let mut client = client();
+    for label in ["one", "two", "three"] {
+        dead(&client, label);
+    }
+    enqueue(&client, work("in line"));
+    client.advance(Duration::from_secs(120));
+    let overview = page(&mut client, "/_aside");
+    let attention = section(&overview, "Needs attention");
+    assert!(attention.contains("3 jobs") && attention.contains("it broke"), "{attention}");
+    assert!(attention.contains(">lags</span>") && attention.contains("<bdi>default</bdi>"), "{attention}");
+    client.jobs().pause("default").unwrap();
+    let overview = page(&mut client, "/_aside");
+    let attention = section(&overview, "Needs attention");
+    assert!(attention.contains(">paused</span>") && attention.contains("1 waits"), "{attention}");
+}
+
+#[test]
 fn each_job_is_in_the_list_of_its_state() {
     let mut client = client();
     enqueue(&client, Flaky);
@@ -630,14 +648,14 @@ fn a_malicious_job_is_harmless() {
 fn a_job_and_its_task_link_to_each_other() {
     let mut client = client();
     let holding = Holding::begin(&client.jobs(), "task");
-    let overview = page(&mut client, "/_aside");
+    let overview = page(&mut client, "/_aside/tasks");
     let link = format!("<a href=\"/_aside/jobs/{id}\">job {id}</a>", id = holding.id);
     assert!(section(&overview, "Now").contains(&link), "{overview}");
     assert!(page(&mut client, "/_aside/tasks/1").contains(&format!("href=\"/_aside/jobs/{}\"", holding.id)));
     let shown = page(&mut client, &format!("/_aside/jobs/{}", holding.id));
     assert!(shown.contains("<a href=\"/_aside/tasks/1\">task 1</a>"), "{shown}");
     holding.end();
-    assert!(section(&page(&mut client, "/_aside"), "Ended").contains(&link));
+    assert!(section(&page(&mut client, "/_aside/tasks"), "Ended").contains(&link));
 }
 
 /// Regression: a task with the key `job-17` was shown as an attempt of the job 17.
@@ -645,7 +663,7 @@ fn a_job_and_its_task_link_to_each_other() {
 fn a_task_with_the_key_of_a_job_is_not_shown_as_its_attempt() {
     let mut client = client();
     client.within(|| aside::Task::named("x").key("job-17").spawn(|_| ())).join().unwrap();
-    let overview = page(&mut client, "/_aside");
+    let overview = page(&mut client, "/_aside/tasks");
     assert!(overview.contains("key <bdi>job-17</bdi>") && !overview.contains("/jobs/17"), "{overview}");
 }
 

@@ -1,0 +1,176 @@
+//! The overview: what needs a person first, and the state of all parts of the application.
+
+use std::time::SystemTime;
+
+use serde::Serialize;
+
+use super::bounded_query::BoundedQuery;
+use super::failure_groups::{Failed, FailureGroup, FailureGroups, MOST_GROUPS};
+use super::job_snapshot::{Queue, outage};
+use super::page::page;
+use super::polled_page::PolledPage;
+use super::snapshot::{Row, mails};
+use crate::background::counts::Counts;
+use crate::background::record::Record;
+use crate::background::registry::TaskLists;
+use crate::background::scope::Scope;
+use crate::context;
+use crate::error::Result;
+use crate::http::request::Request;
+use crate::http::response::Response;
+use crate::http::router::BUILTIN;
+use crate::jobs::record::{Millis, millis};
+use crate::jobs::{JobCounts, Jobs};
+
+const TEMPLATE: &str = "aside/panel_overview.html";
+
+/// The age up to which a failed task needs a person: a day. There is no other end to it, since nobody can confirm it.
+const RECENT: Millis = 24 * 3_600_000;
+
+/// The number of overdue tasks on the page.
+const MOST_OVERDUE: usize = 10;
+
+pub(super) fn overview(req: &mut Request) -> Result<Response> {
+    let polled_page = req.state::<PolledPage<Overview>>();
+    let fragment = polled_page.refresh(&req.scope()).fragment(req, &format!("{BUILTIN}/live"), TEMPLATE)?;
+    page(req, "aside/panel_live.html", "Overview", context! { fragment })
+}
+
+pub(super) fn follow(req: &mut Request) -> Result<Response> {
+    let (polled_page, scope) = (req.state::<PolledPage<Overview>>(), req.scope());
+    let response = req.live(polled_page.refresh(&scope), TEMPLATE)?;
+    polled_page.start_polling(scope);
+    Ok(response)
+}
+
+/// The application at one moment.
+#[derive(Clone, Default, PartialEq, Serialize)]
+pub(super) struct Overview {
+    tasks: TaskCounts,
+    failed_tasks: Vec<FailureGroup>,
+    overdue: Vec<Row>,
+    unlisted_overdue: usize,
+    /// `None` if the application has no jobs.
+    jobs: Option<JobsPart>,
+    /// The number of stored mails; `None` if mail is not stored.
+    mails: Option<usize>,
+    /// True if nothing needs a person.
+    is_well: bool,
+}
+
+/// The numbers of tasks.
+#[derive(Clone, Default, PartialEq, Serialize)]
+struct TaskCounts {
+    running: usize,
+    waiting: usize,
+    done: u64,
+    failed: u64,
+    cancelled: u64,
+}
+
+impl TaskCounts {
+    fn of(counts: &Counts) -> TaskCounts {
+        TaskCounts {
+            running: counts.unfinished.saturating_sub(counts.queued),
+            waiting: counts.queued,
+            done: counts.done(),
+            failed: counts.failed,
+            cancelled: counts.cancelled,
+        }
+    }
+}
+
+/// The jobs, or the reason why they cannot be shown.
+#[derive(Clone, Default, PartialEq, Serialize)]
+struct JobsPart {
+    outage: Option<String>,
+    counts: JobCounts,
+    dead: Vec<FailureGroup>,
+    /// The number of dead jobs that are not in a shown group.
+    ungrouped_dead: u64,
+    lagging: Vec<Queue>,
+}
+
+impl Overview {
+    pub(super) fn of(scope: &Scope) -> Overview {
+        let TaskLists { counts, unfinished, failed, .. } = scope.registry().lists();
+        let overdue: Vec<_> = unfinished.iter().filter(|record| record.is_overdue()).collect();
+        let mut overview = Overview {
+            tasks: TaskCounts::of(&counts),
+            failed_tasks: failed_tasks(failed.iter().map(AsRef::as_ref)),
+            unlisted_overdue: overdue.len().saturating_sub(MOST_OVERDUE),
+            overdue: overdue.iter().take(MOST_OVERDUE).map(|record| Row::of(record, scope)).collect(),
+            jobs: scope.get::<Jobs>().map(|jobs| JobsPart::of(&jobs, scope)),
+            mails: mails(scope),
+            is_well: false,
+        };
+        overview.is_well = overview.failed_tasks.is_empty()
+            && overview.overdue.is_empty()
+            && overview.jobs.as_ref().is_none_or(JobsPart::is_well);
+        overview
+    }
+}
+
+/// Groups the failed tasks of the last day. Attempts of jobs are left out: a job is retried, or dead.
+fn failed_tasks<'a>(failed: impl Iterator<Item = &'a Record>) -> Vec<FailureGroup> {
+    let now = millis(SystemTime::now());
+    let mut groups = FailureGroups::default();
+    for record in failed.filter(|record| record.job.is_none()) {
+        let ended = record.began_at().map(|began| millis(began + record.elapsed())).unwrap_or(now);
+        let message = record.failure().map_or("", |(message, _)| message);
+        if now.saturating_sub(ended) < RECENT {
+            groups.add(&Failed { id: record.id, name: &record.name, message, at: ended });
+        }
+    }
+    groups.newest_first(now)
+}
+
+/// The parts of the overview that the job store knows.
+pub(super) struct JobsSummary {
+    counts: JobCounts,
+    dead: Vec<FailureGroup>,
+    grouped_dead: u64,
+    lagging: Vec<Queue>,
+}
+
+impl JobsSummary {
+    /// # Errors
+    /// An error if the engine is unreachable.
+    pub(super) fn of(jobs: &Jobs) -> Result<JobsSummary> {
+        let (counts, now) = (jobs.counts()?, jobs.now());
+        let groups = jobs.failure_groups()?;
+        let shown = &groups[..groups.len().min(MOST_GROUPS)];
+        let dead = shown.iter().map(|group| FailureGroup::of_jobs(group, now)).collect();
+        let grouped_dead = shown.iter().map(|group| group.count).sum();
+        let queues = jobs.queues()?.into_iter().map(|queue| Queue::of(queue, now));
+        let lagging = queues.filter(Queue::needs_attention).collect();
+        Ok(JobsSummary { counts, dead, grouped_dead, lagging })
+    }
+}
+
+impl JobsPart {
+    fn of(jobs: &Jobs, scope: &Scope) -> JobsPart {
+        let Some(query) = scope.get::<BoundedQuery<JobsSummary>>() else { return JobsPart::default() };
+        let Some(answer) = query.ask(jobs) else {
+            return JobsPart::out("The job store does not answer.".to_owned());
+        };
+        match &*answer {
+            Err(error) => JobsPart::out(outage(error)),
+            Ok(summary) => JobsPart {
+                outage: None,
+                counts: summary.counts,
+                dead: summary.dead.clone(),
+                ungrouped_dead: summary.counts.dead.saturating_sub(summary.grouped_dead),
+                lagging: summary.lagging.clone(),
+            },
+        }
+    }
+
+    fn out(outage: String) -> JobsPart {
+        JobsPart { outage: Some(outage), ..JobsPart::default() }
+    }
+
+    fn is_well(&self) -> bool {
+        self.outage.is_none() && self.counts.dead == 0 && self.lagging.is_empty()
+    }
+}
