@@ -1126,7 +1126,7 @@ pub(crate) fn an_unknown_worker_is_evicted(bench: &dyn Bench) {
 
 /// Repeats the recovery until it releases jobs. Returns their number.
 fn recover(process: &Process, now: Millis) -> usize {
-    eventually(|| Some(process.recover(SHORT, now).unwrap()).filter(|jobs| *jobs > 0))
+    eventually(|| Some(process.recover(SHORT, now).unwrap().released).filter(|jobs| *jobs > 0))
 }
 
 pub(crate) fn jobs_of_an_expired_worker_wait_again(bench: &dyn Bench) {
@@ -1139,10 +1139,10 @@ pub(crate) fn jobs_of_an_expired_worker_wait_again(bench: &dyn Bench) {
     other.finish(&tried, Resolution::Released, T + 1);
 
     // Not before the lease expires, which does not depend on the wall clock.
-    assert_eq!(other.recover(LONG, T).unwrap() + other.recover(LONG, T + YEAR).unwrap(), 0);
+    assert_eq!(other.recover(LONG, T).unwrap().released + other.recover(LONG, T + YEAR).unwrap().released, 0);
     let given_back = eventually(|| {
         other.heartbeat_with(&[]);
-        Some(other.recover(SHORT, T + 2).unwrap()).filter(|jobs| *jobs > 0)
+        Some(other.recover(SHORT, T + 2).unwrap().released).filter(|jobs| *jobs > 0)
     });
     assert_eq!(given_back, 2);
     for lost in &lost {
@@ -1156,7 +1156,7 @@ pub(crate) fn jobs_of_an_expired_worker_wait_again(bench: &dyn Bench) {
     let again = other.take(9, T + 3);
     assert_eq!(ids(&again), [lost[0].id, lost[1].id, later]);
     assert!(again.iter().all(|claimed| claimed.attempt == 1), "an interrupted attempt does not count");
-    assert_eq!(other.recover(LONG, T).unwrap(), 0);
+    assert_eq!(other.recover(LONG, T).unwrap().released, 0);
 }
 
 pub(crate) fn a_job_is_dead_after_many_interruptions(bench: &dyn Bench) {
@@ -1168,7 +1168,12 @@ pub(crate) fn a_job_is_dead_after_many_interruptions(bench: &dyn Bench) {
         let worker = Process::new(first.engine.clone());
         assert!(due == T || worker.take(1, due - 1).is_empty(), "the backoff grows");
         assert_eq!(worker.take_one(due).attempt, 1);
-        eventually(|| (observer.recover(SHORT, T + 9).is_ok() && first.state(id) != JobState::Running).then_some(()));
+        let mut died = Vec::new();
+        eventually(|| {
+            died.extend(observer.recover(SHORT, T + 9).unwrap().dead);
+            (first.state(id) != JobState::Running).then_some(())
+        });
+        assert_eq!(died, if interruptions == MOST_INTERRUPTIONS { vec![id] } else { vec![] });
         let wait = wait_after_interruption(interruptions);
         due = if wait == 0 { T } else { T + 9 + wait };
         assert_eq!(first.info(id).state == JobState::Waiting, interruptions <= 3);
@@ -1197,7 +1202,7 @@ pub(crate) fn a_worker_that_sends_heartbeats_is_not_expired(bench: &dyn Bench) {
     while began.elapsed() < 4 * LEASE {
         assert_eq!(one.heartbeat(&one.worker, &[], T).unwrap(), HeartbeatReply::default());
         other.heartbeat_with(&[]);
-        assert_eq!(other.recover(LEASE, T).unwrap(), 0);
+        assert_eq!(other.recover(LEASE, T).unwrap().released, 0);
     }
     assert_eq!(one.state(id), JobState::Running);
 }

@@ -101,10 +101,9 @@ pub(crate) trait Engine: Send + Sync + 'static {
     /// Removes the worker. Its jobs wait again at once, which counts neither as an attempt nor as an interruption.
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()>;
 
-    /// Releases the jobs of workers whose lease has expired or that are known to be dead. Returns the number of
-    /// released jobs. Each process calls this every second or two, and once at its start; a lease can expire at the
+    /// Releases the jobs of workers whose lease has expired or that are known to be dead. Each process calls this every second or two, and once at its start; a lease can expire at the
     /// second call at the earliest.
-    fn recover(&self, lease: Duration, now: Millis) -> Result<usize>;
+    fn recover(&self, lease: Duration, now: Millis) -> Result<Recovered>;
 
     /// Records the outcomes of attempts and claims jobs, in this order and in one round trip: the claim may take the slots
     /// of the attempts that have ended. Each outcome is recorded, in one step with its last progress and, if the job is
@@ -343,6 +342,15 @@ pub(crate) struct HeartbeatReply {
     pub(crate) cancel: Vec<u64>,
     /// The jobs that are no longer this worker's.
     pub(crate) lost: Vec<u64>,
+}
+
+/// The jobs that were taken from workers that have ended.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Recovered {
+    /// The number of all of them.
+    pub(crate) released: usize,
+    /// The jobs that are dead now, since they were interrupted too often.
+    pub(crate) dead: Vec<u64>,
 }
 
 /// The reason why an engine cannot store a job now.

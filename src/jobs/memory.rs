@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use super::engine::{
     Abilities, AttemptFailure, CLOCK_SLACK, Capacity, ClaimRequest, Claimed, EndedAttempt, Engine, Enqueued, Entry,
     Exchanged, HeartbeatReply, HeldJob, LATEST_TICK, MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OLDEST, PRIORITY_STEP,
-    Resolution, ResolvedAttempt, Retention, When, WorkerId, host, wait_after_interruption,
+    Recovered, Resolution, ResolvedAttempt, Retention, When, WorkerId, host, wait_after_interruption,
 };
 use super::record::{
     FailureGroup, FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput, WorkerInfo,
@@ -146,7 +146,7 @@ impl Engine for Memory {
         Ok(())
     }
 
-    fn recover(&self, lease: Duration, now: Millis) -> Result<usize> {
+    fn recover(&self, lease: Duration, now: Millis) -> Result<Recovered> {
         Ok(self.state().recover(lease, now, Instant::now()))
     }
 
@@ -520,19 +520,22 @@ impl State {
         }
     }
 
-    /// Removes a worker, and applies `change` to each of its jobs. Returns the number of jobs.
-    fn remove_worker(&mut self, worker: &str, mut change: impl FnMut(&mut Job)) -> usize {
+    /// Removes a worker, and applies `change` to each of its jobs. Returns these jobs.
+    fn remove_worker(&mut self, worker: &str, mut change: impl FnMut(&mut Job)) -> BTreeSet<u64> {
         let held = self.workers.remove(worker).map(|worker| worker.held).unwrap_or_default();
         for id in &held {
             self.change(*id, &mut change);
         }
         self.notify();
-        held.len()
+        held
     }
 
-    fn recover(&mut self, lease: Duration, now: Millis, at: Instant) -> usize {
+    fn recover(&mut self, lease: Duration, now: Millis, at: Instant) -> Recovered {
         let expired = self.expired(lease, at);
-        expired.iter().map(|worker| self.remove_worker(worker, |job| job.interrupt(now))).sum()
+        let taken: Vec<u64> =
+            expired.iter().flat_map(|worker| self.remove_worker(worker, |job| job.interrupt(now))).collect();
+        let is_dead = |id: &u64| self.jobs.get(id).is_some_and(|job| job.info.state == JobState::Dead);
+        Recovered { released: taken.len(), dead: taken.into_iter().filter(is_dead).collect() }
     }
 
     /// Returns the workers without a heartbeat for a whole lease.
@@ -870,7 +873,7 @@ mod tests {
         assert_eq!(memory.claim(&worker, &[capacity(1)], 0).unwrap().len(), 1);
         let lease = Duration::from_secs(20);
         let began = Instant::now();
-        let look = |seconds| memory.state().recover(lease, 0, began + Duration::from_secs(seconds));
+        let look = |seconds| memory.state().recover(lease, 0, began + Duration::from_secs(seconds)).released;
         assert_eq!([look(0), look(10), look(19)], [0; 3]);
         // The process was suspended for an hour. Then a whole lease of twenty seconds starts again.
         assert_eq!([look(3_619), look(3_625), look(3_635)], [0; 3]);

@@ -8,17 +8,21 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use super::attempt::{Attempt, Report};
-use super::engine::{CLOCK_SLACK, Capacity, ClaimRequest, Claimed, HeldJob, WorkerId};
+use super::engine::{CLOCK_SLACK, Capacity, ClaimRequest, Claimed, HeldJob, Recovered, WorkerId};
 use super::facade::{Jobs, Moment};
 use super::outage_log::{LONGEST_WAIT, OutageLog, log_failure};
 use super::record::{JobInfo, Millis};
 use super::recorder::{Outcomes, Recorder};
 use super::running::RunningJob;
+use crate::background::failure::Failure;
 use crate::background::handle::TaskHandle;
+use crate::background::lineage::LineageTexts;
+use crate::background::retry::AttemptEnd;
 use crate::background::run::{Prepared, call_once};
 use crate::background::scope::{Context, Scope};
 use crate::background::slots::Admission;
 use crate::background::task::Task;
+use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result};
 use crate::panics;
 use crate::sync::{Notify, lock};
@@ -100,7 +104,7 @@ impl JobRunner {
     fn join(&self) -> Result<()> {
         let (jobs, engine) = (&self.jobs, &self.jobs.engine);
         engine.clock_went_back(jobs.now())?;
-        log_recovered(engine.recover(jobs.config.lease, jobs.now())?);
+        self.recover()?;
         // Schedules count from this call on, and not from the first turn of a thread.
         self.tick()?;
         *lock(&self.worker_id) = Some(engine.join()?);
@@ -341,11 +345,33 @@ impl JobRunner {
             log::warn!(target: "aside::jobs", "The wall clock was set back; the due times of delayed jobs were corrected.");
             self.clock_went_back()?;
         }
-        log_recovered(engine.recover(self.jobs.config.lease, self.jobs.now())?);
+        self.recover()?;
         if prune {
             engine.prune(self.jobs.config.retention, self.jobs.now())?;
         }
         Ok(Maintained { sent_heartbeat: heartbeat, has_pruned: prune })
+    }
+
+    /// Releases the jobs of processes that have ended, and reports those that are dead now.
+    fn recover(&self) -> Result<()> {
+        let Recovered { released, dead } = self.jobs.engine.recover(self.jobs.config.lease, self.jobs.now())?;
+        log_recovered(released);
+        dead.into_iter().try_for_each(|id| self.report_dead(id))
+    }
+
+    /// Reports a job that died with its process, as the end of an attempt: to the log, and to all that observe failures.
+    fn report_dead(&self, id: u64) -> Result<()> {
+        let Some(job) = self.jobs.engine.find(id)? else { return Ok(()) };
+        let message = job.failures.last().map_or_else(String::new, |failure| failure.message.clone());
+        let attempts = job.attempt + job.interruptions;
+        let end = move |_: &TaskContext| AttemptEnd::<()>::Dead(Failure::Error(Error::internal(message)), attempts);
+        let lineage = LineageTexts { request: job.request, trace: job.trace, parent: job.parent }.parse();
+        let context = Context { lineage, ..Context::of(self.scope.clone()) };
+        let task = Task::named(format!("{} (job {id})", job.label));
+        let options = task.options::<Attempt>(Location::caller()).for_job(id, &job.name, attempts);
+        let prepared = Prepared::new(context, options);
+        drop(prepared.with(call_once(end)).admitted(Admission::Beside).with_handle());
+        Ok(())
     }
 
     fn clock_went_back(&self) -> Result<()> {
@@ -435,6 +461,7 @@ mod tests {
     use crate::background::registry::Registry;
     use crate::background::scope::Values;
     use crate::config::Config;
+    use crate::jobs::engine::MOST_INTERRUPTIONS;
     use crate::jobs::job::tests::Quick;
     use crate::jobs::record::JobState;
 
@@ -528,6 +555,34 @@ mod tests {
             looks.join().unwrap();
         });
         assert_eq!(*lock(&runner.next_tick), Some(0), "a step back of the clock was detected");
+    }
+
+    #[test]
+    fn a_job_that_died_with_its_process_is_reported_as_a_failure() {
+        let scope = Scope::new(Registry::new(&Config::default()), Values::default());
+        let mut jobs = Jobs::memory().register::<Quick>();
+        Arc::make_mut(&mut jobs.config).lease = Duration::ZERO;
+        let id = jobs.enqueue(Quick).unwrap().id;
+        let runner = JobRunner::test_driven(&jobs, scope.clone());
+        for _ in 0..MOST_INTERRUPTIONS {
+            jobs.engine.revive(id, jobs.now()).unwrap();
+            let dying = jobs.engine.join().unwrap();
+            let capacities = [Capacity { queue: "default".to_owned(), free: 1 }];
+            assert_eq!(jobs.engine.claim(&dying, &capacities, jobs.now()).unwrap().len(), 1);
+            assert_eq!(scope.registry().counts().failed, 0);
+            while jobs.find(id).unwrap().unwrap().state == JobState::Running {
+                runner.recover().unwrap();
+            }
+        }
+        assert_eq!(jobs.find(id).unwrap().unwrap().state, JobState::Dead);
+        let began = Instant::now();
+        while scope.registry().counts().failed == 0 {
+            assert!(began.elapsed() < Duration::from_secs(20), "its death is reported");
+            thread::yield_now();
+        }
+        let record = scope.registry().failed().pop().unwrap();
+        assert_eq!(record.job, Some(id));
+        assert!(record.failure().unwrap().0.contains("the process ended 10 times while it ran this job"));
     }
 
     #[test]

@@ -135,8 +135,8 @@ mod tests {
     use crate::app::App;
     use crate::config::Config;
     use crate::jobs::engine::{
-        Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, Retention,
-        WorkerId,
+        Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, Recovered,
+        Retention, WorkerId,
     };
     use crate::jobs::record::{FailureGroup, JobCounts, Millis, QueueInfo, WorkerInfo};
     use crate::sync::{Notify, lock, wait_while};
@@ -185,7 +185,7 @@ mod tests {
         fn leave(&self, _: &WorkerId, _: Millis) -> Result<()> {
             self.fail()
         }
-        fn recover(&self, _: Duration, _: Millis) -> Result<usize> {
+        fn recover(&self, _: Duration, _: Millis) -> Result<Recovered> {
             self.fail()
         }
         fn exchange(&self, _: &[EndedAttempt], _: Option<ClaimRequest<'_>>, _: Millis) -> Result<Exchanged> {

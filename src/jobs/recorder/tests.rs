@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::jobs::engine::{
     Abilities, ClaimRequest, Claimed, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob,
-    Retention, WorkerId,
+    Recovered, Retention, WorkerId,
 };
 use crate::jobs::facade::Jobs;
 use crate::jobs::job::Job;
@@ -129,7 +129,7 @@ impl Engine for Faulty {
     fn leave(&self, worker: &WorkerId, now: Millis) -> Result<()> {
         self.memory.leave(worker, now)
     }
-    fn recover(&self, lease: Duration, now: Millis) -> Result<usize> {
+    fn recover(&self, lease: Duration, now: Millis) -> Result<Recovered> {
         self.memory.recover(lease, now)
     }
     fn next_due(&self) -> Result<Option<Millis>> {

@@ -36,7 +36,7 @@ use self::losses::{Losses, Snapshot};
 use self::values::values;
 use super::engine::{
     Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, MOST_OLDEST,
-    Resolution, ResolvedAttempt, Retention, WorkerId,
+    Recovered, Resolution, ResolvedAttempt, Retention, WorkerId,
 };
 use super::record::{FailureGroup, FailureKind, JobCounts, JobInfo, JobState, Millis, QueueInfo, WorkerInfo};
 use crate::error::{Error, Result};
@@ -175,17 +175,17 @@ impl Engine for Redis {
         Ok(())
     }
 
-    fn recover(&self, lease: Duration, now: Millis) -> Result<usize> {
+    fn recover(&self, lease: Duration, now: Millis) -> Result<Recovered> {
         let heartbeats = self.observe()?.heartbeats;
         let gone = lock(&self.liveness).expired(heartbeats, lease, Instant::now());
         let span = values::exact(lease.as_millis().try_into().unwrap_or(Millis::MAX));
         let mut values = values![values::exact(now), span].to_vec();
         values.extend(gone.iter().flat_map(|(worker, heartbeats)| values![worker, heartbeats]));
-        let given_back = self.run(&scripts::RECOVER, &values)?;
-        if given_back > 0 {
+        let (released, dead): (usize, Vec<u64>) = self.run(&scripts::RECOVER, &values)?;
+        if released > 0 {
             self.notify();
         }
-        Ok(given_back)
+        Ok(Recovered { released, dead })
     }
 
     fn exchange(&self, ended: &[EndedAttempt], claim: Option<ClaimRequest<'_>>, now: Millis) -> Result<Exchanged> {

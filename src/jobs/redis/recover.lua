@@ -1,11 +1,17 @@
 -- Arguments: now, lease in milliseconds, and for each expired worker: its name, and its last observed number of
--- heartbeats. Returns the number of released jobs.
+-- heartbeats. Returns the number of released jobs, and those of them that are dead now.
 local now, lease = ARGV[4], tonumber(ARGV[5])
-local taken = 0
+local taken, dead = 0, {}
+
+local function interrupt_or_die(job, now)
+  interrupt(job, now)
+  if job.state == 'dead' then table.insert(dead, job.id) end
+end
+
 for at = 6, #ARGV, 2 do
   local worker = ARGV[at]
   -- It may have sent a heartbeat just now.
-  if call('HGET', P .. 'workers', worker) == ARGV[at + 1] then taken = taken + remove_worker(worker, interrupt, now) end
+  if call('HGET', P .. 'workers', worker) == ARGV[at + 1] then taken = taken + remove_worker(worker, interrupt_or_die, now) end
 end
 
 -- Releases jobs that a live worker has not listed for two leases: it never received the reply to that claim. After a
@@ -22,7 +28,7 @@ for _, stream in ipairs(at - since >= silence and streams() or {}) do
     local claimed = call('XAUTOCLAIM', stream, GROUP, 'nobody', text(silence), from, 'COUNT', 1000, 'JUSTID')
     from = claimed[1]
     for _, entry in ipairs(claimed[2]) do
-      if take_back(stream, entry, interrupt, now) then taken = taken + 1 end
+      if take_back(stream, entry, interrupt_or_die, now) then taken = taken + 1 end
     end
   until from == '0-0'
 end
@@ -41,4 +47,4 @@ for _, queue in ipairs(call('SMEMBERS', P .. 'queues')) do
 end
 if call('XLEN', LATE) == 0 then call('DEL', LATE) end
 if taken > 0 then notify() end
-return taken
+return { taken, dead }

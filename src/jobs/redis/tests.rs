@@ -736,7 +736,7 @@ fn a_heartbeat_at_the_last_moment_keeps_the_worker() {
     take(&engine, &worker, 1).unwrap();
     let evict = |heartbeats: u64| {
         let values = [T.to_string(), "20000".to_owned(), worker.0.clone(), heartbeats.to_string()];
-        engine.run::<usize>(&scripts::RECOVER, &values).unwrap()
+        engine.run::<(usize, Vec<u64>)>(&scripts::RECOVER, &values).unwrap().0
     };
     engine.heartbeat(&worker, &[], T).unwrap();
     assert_eq!(evict(0), 0);
@@ -985,10 +985,10 @@ fn a_claim_without_heartbeats_is_recovered() {
     let lease = Duration::from_secs(20);
     // There was no recent observation, so the server may have been unreachable.
     let () = ask(&server, &format!("HSET aside:watch since {before} last {before}"));
-    assert_eq!(engine.recover(lease, T).unwrap(), 0);
+    assert_eq!(engine.recover(lease, T).unwrap().released, 0);
     let () = ask(&server, &format!("HSET aside:watch since {before}"));
     assert_eq!(engine.heartbeat(&worker, &[held(&claimed[0])], T).unwrap(), HeartbeatReply::default());
-    assert_eq!(engine.recover(lease, T).unwrap(), 1);
+    assert_eq!(engine.recover(lease, T).unwrap().released, 1);
     let lost = engine.heartbeat(&worker, &claimed.iter().map(held).collect::<Vec<_>>(), T).unwrap();
     assert_eq!(lost, HeartbeatReply { lost: vec![ids[1].id], ..HeartbeatReply::default() });
     assert!(

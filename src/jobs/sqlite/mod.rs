@@ -18,7 +18,7 @@ use self::workers::Workers;
 use self::writer::{Commit, Writer};
 use super::engine::{
     Abilities, ClaimRequest, EndedAttempt, Engine, Enqueued, Entry, Exchanged, HeartbeatReply, HeldJob, LastValues,
-    Resolution, ResolvedAttempt, Retention, WorkerId,
+    Recovered, Resolution, ResolvedAttempt, Retention, WorkerId,
 };
 use super::record::{FailureGroup, JobCounts, JobInfo, JobState, Millis, QueueInfo, WorkerInfo};
 use crate::background::failure::Cancelled;
@@ -231,13 +231,13 @@ impl Engine for Sqlite {
         Ok(())
     }
 
-    fn recover(&self, lease: Duration, now: Millis) -> Result<usize> {
+    fn recover(&self, lease: Duration, now: Millis) -> Result<Recovered> {
         self.sweep();
         let (workers, orphans) = self.read(|db| Ok((statements::workers(db)?, statements::orphans(db)?)))?;
         let mut suspected = self.workers.suspected(&workers, lease, Instant::now());
         suspected.extend(orphans.into_iter().map(|worker| statements::SuspectedWorker { worker, heartbeat: None }));
         if suspected.is_empty() {
-            return Ok(0);
+            return Ok(Recovered::default());
         }
         let (missing, recovered) = self.write(Commit::NOTIFYING, move |db| statements::recover(db, &suspected, now))?;
         missing.iter().for_each(|id| self.workers.end(id));

@@ -12,8 +12,8 @@ use super::groups;
 use crate::background::output::Output;
 use crate::jobs::engine::{
     AttemptFailure, CLOCK_SLACK, Capacity, Claimed, Enqueued, Entry, HeartbeatReply, HeldJob, LATEST_TICK,
-    MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OLDEST, PRIORITY_STEP, Resolution, ResolvedAttempt, Retention, When, host,
-    wait_after_interruption,
+    MOST_FAILURES, MOST_INTERRUPTIONS, MOST_OLDEST, PRIORITY_STEP, Recovered, Resolution, ResolvedAttempt, Retention,
+    When, host, wait_after_interruption,
 };
 use crate::jobs::record::{
     FailureKind, JobCounts, JobFailure, JobInfo, JobState, Millis, QueueInfo, StoredOutput, WorkerInfo,
@@ -192,30 +192,31 @@ pub(super) struct SuspectedWorker {
     pub(super) heartbeat: Option<i64>,
 }
 
-/// Releases the jobs of expired workers. Returns the workers that were removed, and the number of released jobs.
-pub(super) fn recover(db: &Connection, suspected: &[SuspectedWorker], now: Millis) -> Result<(Vec<String>, usize)> {
-    let (mut missing, mut recovered) = (Vec::new(), 0);
+/// Releases the jobs of expired workers. Returns the workers that were removed, and the released jobs.
+pub(super) fn recover(db: &Connection, suspected: &[SuspectedWorker], now: Millis) -> Result<(Vec<String>, Recovered)> {
+    let (mut missing, mut recovered) = (Vec::new(), Recovered::default());
     for SuspectedWorker { worker, heartbeat } in suspected {
         let mut forget = db.prepare_cached("DELETE FROM aside_workers WHERE id = ?1 AND (?2 IS NULL OR beat = ?2)")?;
         let is_gone = forget.execute(params![worker, heartbeat])? > 0 || heartbeat.is_none();
         if is_gone {
-            recovered += interrupt_all(db, worker, now)?;
+            interrupt_all(db, worker, now, &mut recovered)?;
             missing.push(worker.clone());
         }
     }
     Ok((missing, recovered))
 }
 
-fn interrupt_all(db: &Connection, worker: &str, now: Millis) -> Result<usize> {
-    let held = held_by(db, worker)?;
-    for id in &held {
-        interrupt(db, *id, now)?;
+fn interrupt_all(db: &Connection, worker: &str, now: Millis, recovered: &mut Recovered) -> Result<()> {
+    for id in held_by(db, worker)? {
+        let is_dead = interrupt(db, id, now)?;
+        recovered.dead.extend(is_dead.then_some(id.unsigned_abs()));
+        recovered.released += 1;
     }
-    Ok(held.len())
+    Ok(())
 }
 
-/// Returns a job to its old position in the queue, unless it was interrupted too often.
-fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
+/// Returns a job to its old position in the queue, unless it was interrupted too often. Returns true if it is dead now.
+fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<bool> {
     let counted = "UPDATE aside_jobs SET interruptions = interruptions + 1 WHERE id = ?1
                    RETURNING interruptions, is_cancelling";
     let (count, is_cancelling): (u32, bool) =
@@ -223,16 +224,18 @@ fn interrupt(db: &Connection, id: i64, now: Millis) -> Result<()> {
     let failure = AttemptFailure::interrupted(count);
     fail(db, id, &failure, now)?;
     if count < MOST_INTERRUPTIONS || is_cancelling {
-        return match wait_after_interruption(count) {
-            0 => release(db, id, now),
+        match wait_after_interruption(count) {
+            0 => release(db, id, now)?,
             wait => {
                 uncount_attempt(db, id)?;
-                schedule_retry(db, id, wait, now)
+                schedule_retry(db, id, wait, now)?;
             }
-        };
+        }
+        return Ok(false);
     }
     die(db, id, &failure, now)?;
-    uncount_attempt(db, id)
+    uncount_attempt(db, id)?;
+    Ok(true)
 }
 
 /// Does not count an interrupted attempt.

@@ -169,13 +169,13 @@ fn a_dead_process_is_detected_by_its_lock() {
     let (dying, other) = (home.open(), home.open());
     let (worker, claimed) = running(&dying);
     assert_eq!(home.locks(), 1);
-    assert_eq!(other.recover(LONG, T).unwrap(), 0, "{worker:?} lives");
+    assert_eq!(other.recover(LONG, T).unwrap().released, 0, "{worker:?} lives");
     drop(dying);
-    assert_eq!(other.recover(LONG, T).unwrap(), 1);
+    assert_eq!(other.recover(LONG, T).unwrap().released, 1);
     let info = other.find(claimed.id).unwrap().unwrap();
     assert_eq!((info.state, info.interruptions, info.attempt), (JobState::Waiting, 1, 0));
     assert_eq!(home.locks(), 0);
-    assert_eq!(other.recover(LONG, T).unwrap(), 0);
+    assert_eq!(other.recover(LONG, T).unwrap().released, 0);
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn a_missing_lock_file_means_a_dead_worker() {
     let (one, other) = (home.open(), home.open());
     let (worker, claimed) = running(&one);
     fs::remove_file(home.0.path().join(format!("jobs.db-worker-{}", worker.0))).unwrap();
-    assert_eq!(other.recover(LONG, T).unwrap(), 1);
+    assert_eq!(other.recover(LONG, T).unwrap().released, 1);
     assert!(one.heartbeat(&worker, &[], T).unwrap().is_evicted);
     assert!(!one.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap());
 }
@@ -220,7 +220,7 @@ fn jobs_of_an_unknown_worker_are_released() {
     let jobs = home.open();
     let (_, claimed) = running(&jobs);
     home.connect().execute("DELETE FROM aside_workers", []).unwrap();
-    assert_eq!(jobs.recover(LONG, T).unwrap(), 1);
+    assert_eq!(jobs.recover(LONG, T).unwrap().released, 1);
     assert_eq!(state(&jobs, claimed.id), JobState::Waiting);
 }
 
@@ -232,7 +232,7 @@ fn a_heartbeat_between_observation_and_recovery_counts() {
     let suspected = vec![statements::SuspectedWorker { worker: worker.0.clone(), heartbeat: Some(0) }];
     jobs.heartbeat(&worker, &[], T).unwrap();
     let verdict = jobs.write(Commit::DURABLE, move |db| statements::recover(db, &suspected, T)).unwrap();
-    assert_eq!(verdict, (vec![], 0));
+    assert_eq!(verdict, (vec![], Recovered::default()));
     assert_eq!(state(&jobs, claimed.id), JobState::Running);
 }
 
@@ -834,7 +834,7 @@ fn claims_of_this_process_do_not_notify() {
 fn an_in_memory_database_works_without_files() {
     let jobs = Sqlite::open(Path::new(":memory:")).unwrap();
     let (worker, claimed) = running(&jobs);
-    assert_eq!(jobs.recover(LONG, T).unwrap(), 0);
+    assert_eq!(jobs.recover(LONG, T).unwrap().released, 0);
     assert!(jobs.resolve(claimed.id, claimed.token, Resolution::Done.into(), T).unwrap());
     assert_eq!((state(&jobs, claimed.id), jobs.counts().unwrap().done), (JobState::Done, 1));
     assert!(!jobs.abilities().is_durable && jobs.database.file.is_none());
