@@ -105,6 +105,7 @@ mod commands;
 pub mod config;
 mod deadline;
 pub mod error;
+pub mod failures;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;

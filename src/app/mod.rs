@@ -2,6 +2,7 @@
 
 mod banner;
 pub(crate) mod check;
+mod failure_hooks;
 #[cfg(feature = "isolate")]
 mod isolated;
 #[cfg(not(feature = "isolate"))]
@@ -28,6 +29,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use self::failure_hooks::FailureHooks;
 use self::isolated::IsolatedFunctions;
 use self::live::LiveDefinitions;
 use self::metrics::MetricsAddress;
@@ -97,6 +99,7 @@ pub struct App {
     templates: TemplateDefinitions,
     live: LiveDefinitions,
     metrics: Vec<MetricsAddress>,
+    failure_hooks: FailureHooks,
     /// The secret that is kept for development, if the application runs as a process of its own.
     kept_secret: Option<String>,
     problems: Vec<Error>,
@@ -131,6 +134,7 @@ impl App {
             templates: TemplateDefinitions::default(),
             live: LiveDefinitions::default(),
             metrics: Vec::new(),
+            failure_hooks: FailureHooks::default(),
             kept_secret: None,
             problems: Vec::new(),
         }
@@ -380,6 +384,7 @@ impl App {
         self.templates.mount(app.templates);
         self.mount_live(prefix, app.live);
         self.metrics.extend(app.metrics.into_iter().map(|address| address.below(prefix)));
+        self.failure_hooks.mount(app.failure_hooks);
         self.problems.extend(app.problems);
         self.isolated.mount(app.isolated);
         if !self.values.merge(app.values) {
@@ -591,8 +596,11 @@ impl App {
         self.values.insert(metrics.clone());
         let requests = Arc::new(RequestLog::new(routes.map(|route| route.pattern.clone()).collect(), BUILTIN));
         self.values.insert(requests.clone());
+        let mut observers = observers(metrics, requests);
+        let reporter = self.failure_hooks.add_to(&config, &mut self.values, &mut observers, &self.router);
         let scope = Scope::new(Registry::new(&config), self.values);
-        scope.registry().set_observers(observers(metrics, requests));
+        scope.registry().set_observers(observers);
+        reporter.iter().for_each(|reporter| reporter.belong_to(&scope));
         jobs.iter().for_each(|jobs| jobs.belong_to(&scope));
         Ok(Service::new(config, self.router, self.parts, security, scope))
     }

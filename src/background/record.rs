@@ -285,11 +285,16 @@ impl Record {
         self.line_with(event, "")
     }
 
+    /// Returns the location of the call that started the task, if it is in the application's code.
+    pub(crate) fn start_location(&self) -> Option<String> {
+        location::own(self.location).map(location::text)
+    }
+
     fn location_of(&self, failure: &Failure) -> Option<String> {
         if failure.names_location() {
             return None;
         }
-        let started = || location::own(self.location).map(location::text).filter(|start| !self.name.contains(start));
+        let started = || self.start_location().filter(|start| !self.name.contains(start));
         failure.location().map(|at| format!("at {at}")).or_else(|| Some(format!("started at {}", started()?)))
     }
 

@@ -23,6 +23,7 @@ use std::iter::successors;
 use std::panic::Location;
 
 use self::backtraces::Trace;
+use crate::bounds;
 use crate::panics;
 
 /// The boxed error of the standard library, as handlers and tasks may return it.
@@ -496,15 +497,38 @@ impl Error {
     }
 }
 
-/// Returns the message of an error, or the part before its `Display` failed or panicked. A panic in `Display` must not lose
-/// the task, the job or the response that has already failed.
+/// The longest message of a source, in bytes.
+const LONGEST_MESSAGE: usize = 64 << 10;
+
+/// Returns the message of an error, or the part before its `Display` failed, panicked or was too long. A panic in `Display`
+/// must not lose the task, the job or the response that has already failed.
 fn message(error: &dyn StdError) -> String {
-    let mut message = String::new();
-    if let Err(panic) = panics::catch(|| fmt::write(&mut message, format_args!("{error}")).is_ok()) {
+    let mut message = Bounded(String::new());
+    let written = panics::catch(|| fmt::write(&mut message, format_args!("{error}")).is_ok());
+    let Bounded(mut message) = message;
+    if let Err(panic) = written {
         let gap = if message.is_empty() { "" } else { " " };
-        message += &format!("{gap}(its Display panicked: {panic})");
+        message += &format!("{gap}(its Display panicked: {})", bounds::shorten(&panic.to_string(), LONGEST_MESSAGE));
     }
     message
+}
+
+/// A text that accepts no more than [`LONGEST_MESSAGE`] bytes, and ends in an ellipsis if more were written.
+struct Bounded(String);
+
+impl fmt::Write for Bounded {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let left = LONGEST_MESSAGE.saturating_sub(self.0.len());
+        if text.len() <= left {
+            self.0.push_str(text);
+            return Ok(());
+        }
+        if left > 0 {
+            self.0 += &bounds::shorten(text, left);
+        }
+        // `Display` implementations pass the error on, and stop.
+        Err(fmt::Error)
+    }
 }
 
 /// Returns the source of an error, or `None` if `source` panics.

@@ -27,7 +27,7 @@ page!(live_pages, "guide/08-live-pages.md", "live");
 page!(mail_and_webhooks, "guide/09-mail-and-webhooks.md", "mail", "webhook");
 page!(testing, "guide/10-testing.md", "mail", "live");
 page!(configuration, "guide/11-configuration.md");
-page!(deployment, "guide/12-deployment.md", "panel");
+page!(deployment, "guide/12-deployment.md", "panel", "mail");
 page!(coming_from, "guide/13-coming-from.md", "panel");
 page!(logs, "guide/14-logs.md");
 page!(job_guarantees, "job-guarantees.md", "sqlite");

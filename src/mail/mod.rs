@@ -40,6 +40,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use self::mailer::Mailer;
 
+use self::address::mailbox;
 use self::delivery::Delivery;
 use self::fault::is_temporary;
 use crate::background::handle::TaskHandle;
@@ -272,6 +273,12 @@ impl Mail {
     /// does not render, and a refusal by the server are failures of the task: the handle returns them, and they are logged.
     #[track_caller]
     pub fn send(self) -> TaskHandle<()> {
+        self.send_then(|| ())
+    }
+
+    /// Sends the mail in a background task, and calls `sent` when it is sent. If it is not, `sent` is dropped.
+    #[track_caller]
+    pub(crate) fn send_then(self, sent: impl Fn() + Send + 'static) -> TaskHandle<()> {
         let mailer = Mailer::current();
         let retry = Retry::exponential(ATTEMPTS, FIRST_BACKOFF).only_if(is_temporary);
         let task = Task::named(self.task_name()).kind(<Mail as Job>::NAME).retry(retry).behind(mailer.sending.gate());
@@ -283,8 +290,18 @@ impl Mail {
                 Some(begun) => begun,
                 None => Delivery::new(self.build(&mailer)?),
             };
-            Ok::<_, Error>(delivery.insert(begun).attempt(&mailer)?)
+            delivery.insert(begun).attempt(&mailer)?;
+            sent();
+            Ok::<_, Error>(())
         })
+    }
+
+    /// Checks an address.
+    ///
+    /// # Errors
+    /// If it is not a valid address; the message has it.
+    pub(crate) fn check_address(address: &str) -> Result<()> {
+        mailbox(address).map(drop)
     }
 
     /// Sends the mail now, on this thread, with one attempt: for a command, or a page that must report the outcome. A silent

@@ -50,6 +50,7 @@ use crate::app::service::Service;
 use crate::config::{self, ServerKind};
 use crate::deadline;
 use crate::error::{Error, Result};
+use crate::failures::reporter::Reporter;
 use crate::jobs::{self, Jobs};
 use crate::log_limit::LogLimit;
 use crate::log_text::{numbered, span};
@@ -553,7 +554,7 @@ fn drain_tasks(service: &Service, jobs: Option<&jobs::runner::JobRunner>, until:
     if unfinished > 0 {
         ::log::info!(target: "aside::server", "Waiting for {}, up to {}.", numbered(unfinished, "task", "tasks"), span(grace));
     }
-    let all_have_ended = registry.drain(grace, CANCEL_GRACE);
+    let all_have_ended = registry.drain(grace, CANCEL_GRACE) & finish_reports(service, until);
     if let Some(jobs) = jobs {
         jobs.leave();
     }
@@ -561,6 +562,15 @@ fn drain_tasks(service: &Service, jobs: Option<&jobs::runner::JobRunner>, until:
         true => ::log::info!(target: "aside::server", "Stopped."),
         false => ::log::warn!(target: "aside::server", "Stopped; the tasks named above had not ended."),
     }
+}
+
+/// Waits for the hooks that receive failure reports, and then for the tasks that they start. Returns true if those have
+/// ended. Tasks that were abandoned a moment ago are reported too, so there is some time in any case.
+fn finish_reports(service: &Service, until: Instant) -> bool {
+    let Some(reporter) = service.scope().get::<Reporter>() else { return true };
+    let until = until.max(Instant::now() + CANCEL_GRACE);
+    reporter.finish(until);
+    service.scope().registry().drain(until.saturating_duration_since(Instant::now()), Duration::ZERO)
 }
 
 /// Raises the limit of descriptors to the maximum. Over tiny_http a connection takes two, and the default of a shell is low,

@@ -12,6 +12,7 @@ use crate::app::service::Service;
 use crate::background::counts::Counts;
 use crate::background::handle::TaskInfo;
 use crate::background::scope::Context;
+use crate::failures::reporter::Reporter;
 use crate::http::headers::Headers;
 use crate::http::request::{Body, Method, Request};
 use crate::http::response::Response;
@@ -163,8 +164,8 @@ impl TestClient {
         f()
     }
 
-    /// Waits until all background tasks have ended, and runs the jobs that are due, until there are no more of either. A task
-    /// that waits between two attempts makes the next one at once. Scheduled jobs, and jobs that wait for a retry, do not run
+    /// Waits until all background tasks have ended and the hooks of [`App::on_failure`] have returned, and runs the jobs that
+    /// are due, until there are no more of either. A task that waits between two attempts makes the next one at once. Scheduled jobs, and jobs that wait for a retry, do not run
     /// before [`advance`](TestClient::advance).
     ///
     /// # Panics
@@ -177,10 +178,17 @@ impl TestClient {
             if !self.service.scope().registry().wait_until_idle(until) || Instant::now() > until {
                 panic!("tasks still run, or jobs enqueue further jobs, after {TIMEOUT:?}: {:?}", self.running());
             }
-            if !self.runs_next_job() {
+            self.wait_for_failure_hooks(until);
+            if !self.runs_next_job() && self.running().is_empty() {
                 return;
             }
         }
+    }
+
+    #[track_caller]
+    fn wait_for_failure_hooks(&self, until: Instant) {
+        let left = self.service.scope().get::<Reporter>().map_or(0, |reporter| reporter.wait_until_idle(until));
+        assert!(left == 0, "the hooks of App::on_failure have not handled {left} reports after {TIMEOUT:?}");
     }
 
     /// Returns the tasks that have not ended.

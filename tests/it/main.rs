@@ -9,6 +9,7 @@ mod compiler_messages;
 mod conformance;
 mod endings;
 mod error_pages;
+mod failure_hooks;
 #[cfg(all(unix, feature = "sqlite", feature = "mail"))]
 mod file_modes;
 mod files;
@@ -45,6 +46,7 @@ mod readme;
 #[path = "../support/redis.rs"]
 mod redis_server;
 mod seeds;
+mod sentry;
 mod sessions;
 mod shares;
 mod start;
