@@ -23,9 +23,12 @@ use crate::sync::{lock, spawn, wait_while_for};
 /// The number of reports that wait for the hooks.
 const MOST_QUEUED: usize = 100;
 
+/// The function of a hook.
+type Call = Box<dyn Fn(&FailureReport) -> Outcome<()> + Send + Sync>;
+
 /// A hook of the application.
 pub(crate) struct FailureHook {
-    pub(crate) call: Box<dyn Fn(&FailureReport) -> Outcome<()> + Send + Sync>,
+    pub(crate) call: Call,
     pub(crate) location: &'static Location<'static>,
 }
 
