@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
+use crate::log_text::prefix;
 use crate::random;
 
 /// The longest key, in bytes, of a map that clients can fill.
@@ -28,12 +29,6 @@ pub(crate) fn shorten(text: &str, most: usize) -> Cow<'_, str> {
         return Cow::Borrowed(text);
     }
     Cow::Owned(format!("{}…", prefix(text, most)))
-}
-
-/// Returns the beginning of a text, of at most `most` bytes.
-pub(crate) fn prefix(text: &str, most: usize) -> &str {
-    let end = (0..=most.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
-    &text[..end]
 }
 
 #[cfg(test)]

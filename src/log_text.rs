@@ -66,6 +66,12 @@ pub(crate) fn size(count: u64) -> String {
     }
 }
 
+/// Returns the beginning of a text, of at most `most` bytes.
+pub(crate) fn prefix(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    &text[..end]
+}
+
 /// Escapes text for one line of the log: line breaks, other control characters, and marks that change the direction of
 /// writing. A client can therefore not forge a log line.
 pub(crate) fn escape(text: &str) -> Cow<'_, str> {

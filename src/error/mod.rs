@@ -23,7 +23,7 @@ use std::iter::successors;
 use std::panic::Location;
 
 use self::backtraces::Trace;
-use crate::bounds;
+use crate::log_text::prefix;
 use crate::panics;
 
 /// The boxed error of the standard library, as handlers and tasks may return it.
@@ -508,7 +508,7 @@ fn message(error: &dyn StdError) -> String {
     let Bounded(mut message) = message;
     if let Err(panic) = written {
         let gap = if message.is_empty() { "" } else { " " };
-        message += &format!("{gap}(its Display panicked: {})", bounds::shorten(&panic.to_string(), LONGEST_MESSAGE));
+        message += &format!("{gap}(its Display panicked: {})", prefix(&panic.to_string(), LONGEST_MESSAGE));
     }
     message
 }
@@ -524,7 +524,7 @@ impl fmt::Write for Bounded {
             return Ok(());
         }
         if left > 0 {
-            self.0 += &bounds::shorten(text, left);
+            self.0 += &format!("{}…", prefix(text, left));
         }
         // `Display` implementations pass the error on, and stop.
         Err(fmt::Error)

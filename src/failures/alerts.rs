@@ -16,7 +16,7 @@ use crate::background::scope::{Context, Scope};
 use crate::background::timer;
 use crate::bounds;
 use crate::http::router::BUILTIN;
-use crate::log_text::{escape, numbered};
+use crate::log_text::{escape, numbered, prefix};
 use crate::mail::Mail;
 use crate::sync::lock;
 use crate::utc;
@@ -329,7 +329,7 @@ fn written(time: SystemTime) -> String {
 /// Returns a text with `#` in place of each number, so that two texts that differ in numbers are equal.
 fn without_digits(text: &str) -> String {
     let mut key = String::new();
-    for c in bounds::prefix(text, LONGEST_KEY).chars() {
+    for c in prefix(text, LONGEST_KEY).chars() {
         match c {
             '0'..='9' if key.ends_with('#') => {}
             '0'..='9' => key.push('#'),

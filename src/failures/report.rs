@@ -14,7 +14,7 @@ use crate::bounds;
 use crate::error::Error;
 use crate::error::backtraces::Trace;
 use crate::error::frames::{self, Frame};
-use crate::log_text::{escape, numbered, span};
+use crate::log_text::{escape, numbered, prefix, span};
 
 /// The longest message, the longest cause and the largest number of causes of a report.
 const LONGEST_MESSAGE: usize = 10_000;
@@ -140,7 +140,7 @@ impl FailureReport {
 
     /// Returns the backtrace as lines of text, in development or if `RUST_BACKTRACE` enables it, of at most 100,000 bytes.
     pub fn backtrace(&self) -> Option<&str> {
-        Some(bounds::prefix(self.backtrace.as_ref()?.text(), LONGEST_BACKTRACE))
+        Some(prefix(self.backtrace.as_ref()?.text(), LONGEST_BACKTRACE))
     }
 
     /// Returns the calls of the backtrace, the innermost first: at most 200. It is empty without a backtrace.
