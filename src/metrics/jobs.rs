@@ -53,7 +53,7 @@ impl JobMetrics {
     pub(super) fn write(&self, scope: &Scope, text: &mut Text) {
         let Some(jobs) = scope.get::<Jobs>() else { return };
         // While the runner cannot reach the store, a call here would only wait.
-        let figures = if jobs.outage().is_none() { self.read(move || Figures::read(&jobs)) } else { None };
+        let figures = if jobs.outage().is_none() { self.read(MAX_WAIT, move || Figures::read(&jobs)) } else { None };
         let help = "1 if the job store answers, 0 if not; then the figures of jobs and queues are missing.";
         text.single("aside_jobs_up", "gauge", help, u8::from(figures.is_some()));
         if let Some(figures) = figures {
@@ -61,8 +61,9 @@ impl JobMetrics {
         }
     }
 
-    /// Reads the store on another thread, unless a thread does already, and waits for the result.
-    fn read(&self, read: impl FnOnce() -> Result<Figures> + Send + 'static) -> Option<Arc<Figures>> {
+    /// Reads the store on another thread, unless a thread does already, and waits for the result,
+    /// for `most` at most.
+    fn read(&self, most: Duration, read: impl FnOnce() -> Result<Figures> + Send + 'static) -> Option<Arc<Figures>> {
         let mut state = lock(&self.0.state);
         if !std::mem::replace(&mut state.is_reading, true) {
             let reading = Reading { shared: self.0.clone(), figures: None };
@@ -74,7 +75,7 @@ impl JobMetrics {
                 }),
             );
         }
-        let state = wait_while_for(&self.0.changed, state, MAX_WAIT, |state| state.is_reading);
+        let state = wait_while_for(&self.0.changed, state, most, |state| state.is_reading);
         state.figures.clone().filter(|_| !state.is_reading)
     }
 }
@@ -126,5 +127,46 @@ impl Figures {
             queue.running as f64
         });
         of_queues("aside_queue_paused", "1 if the queue is paused.", |queue| f64::from(u8::from(queue.is_paused)));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+    use crate::error::Error;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    fn figures(waiting: u64) -> Result<Figures> {
+        Ok(Figures { counts: JobCounts { waiting, ..JobCounts::default() }, queues: Vec::new() })
+    }
+
+    fn waiting(read: Option<Arc<Figures>>) -> Option<u64> {
+        read.map(|figures| figures.counts.waiting)
+    }
+
+    #[test]
+    fn a_store_that_hangs_holds_one_thread_and_no_reader_of_the_metrics() {
+        let jobs = JobMetrics::default();
+        let (answer, answers) = mpsc::channel::<()>();
+        let hangs = move || {
+            let _ = answers.recv();
+            figures(17)
+        };
+        assert_eq!(waiting(jobs.read(Duration::ZERO, hangs)), None);
+        assert_eq!(waiting(jobs.read(Duration::ZERO, || unreachable!("a thread reads already"))), None);
+        answer.send(()).unwrap();
+        assert_eq!(waiting(jobs.read(LONG, || figures(18))).map(|waiting| waiting - 17 < 2), Some(true));
+        assert_eq!(waiting(jobs.read(LONG, || figures(19))), Some(19));
+    }
+
+    #[test]
+    fn a_reading_that_fails_or_panics_is_repeated() {
+        let jobs = JobMetrics::default();
+        assert_eq!(waiting(jobs.read(LONG, || Err(Error::internal("the disk is full")))), None);
+        assert_eq!(waiting(jobs.read(LONG, || panic!("boom"))), None);
+        assert_eq!(waiting(jobs.read(LONG, || figures(1))), Some(1));
     }
 }

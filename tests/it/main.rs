@@ -30,6 +30,8 @@ mod locations;
 mod log_lines;
 mod log_output;
 mod logs;
+#[cfg(feature = "mail")]
+mod metrics;
 mod middleware;
 mod minimum_rust;
 mod multipart;
