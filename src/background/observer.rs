@@ -50,7 +50,8 @@ pub(crate) trait Observer: Send + Sync + 'static {
     /// Called once for each request, after its response is finished and before the transport writes it.
     fn request_ended(&self, _end: &RequestEnd<'_>) {}
 
-    /// Called every few seconds with the age of the job that has waited longest in any queue.
+    /// Called every ten seconds in a process that runs jobs, with the time for which the job has waited that has waited
+    /// longest in any queue that is not paused.
     fn queues_observed(&self, _latency: Duration) {}
 
     /// Called once for each attempt, after it is logged and before a caller that waits for the end continues.

@@ -1,7 +1,7 @@
 //! The record of a job: its state, its failures and its progress.
 
 use std::fmt;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
@@ -289,6 +289,13 @@ pub struct QueueInfo {
     /// The time from which the oldest waiting job has waited; `None` if no job waits. Of a long queue with jobs of several
     /// priorities, at least the first hundred jobs are considered.
     pub oldest_at: Option<i64>,
+}
+
+impl QueueInfo {
+    /// Returns the time for which the job that has waited longest has waited; zero if no job waits.
+    pub(crate) fn latency(&self, now: Millis) -> Duration {
+        self.oldest_at.map_or(Duration::ZERO, |at| Duration::from_millis(now.saturating_sub(at).max(0) as u64))
+    }
 }
 
 /// Dead jobs with equal errors.

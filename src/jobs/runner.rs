@@ -33,6 +33,9 @@ const MAX_CLAIM_WAIT: Duration = LONGEST_WAIT;
 /// The interval between two checks for expired leases, and between two heartbeats while jobs run.
 const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(1);
 
+/// The interval between two observations of the queues.
+const OBSERVE_INTERVAL: Duration = Duration::from_secs(10);
+
 /// The interval between two prunings.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(60);
 
@@ -313,7 +316,8 @@ impl JobRunner {
     /// The loop of the thread that sends heartbeats, recovers jobs and prunes.
     fn heartbeat_loop(self: &Arc<JobRunner>, mut outage: OutageLog) {
         let mut clock = SteadyClock::new(self.jobs.moment());
-        let (mut last_heartbeat, mut last_prune) = (Instant::now(), Instant::now());
+        let (mut last_heartbeat, mut last_prune, mut last_observation) =
+            (Instant::now(), Instant::now(), Instant::now());
         let mut wait = HEARTBEAT_INTERVAL;
         while !self.stop.wait(wait) {
             let (is_busy, lease) = (!self.jobs.shared.running_jobs.all().is_empty(), self.jobs.config.lease);
@@ -327,6 +331,10 @@ impl JobRunner {
                 Ok(maintained) => {
                     last_heartbeat = if maintained.sent_heartbeat { Instant::now() } else { last_heartbeat };
                     last_prune = if maintained.has_pruned { Instant::now() } else { last_prune };
+                    if last_observation.elapsed() > OBSERVE_INTERVAL {
+                        self.observe_queues();
+                        last_observation = Instant::now();
+                    }
                     wait = outage.recovered(HEARTBEAT_INTERVAL);
                 }
                 Err(error) => wait = outage.failed(&error),
@@ -372,6 +380,17 @@ impl JobRunner {
         let prepared = Prepared::new(context, options);
         drop(prepared.with(call_once(end)).admitted(Admission::Beside).with_handle());
         Ok(())
+    }
+
+    /// Tells the observers for how long the jobs of a queue wait. Those of a paused queue wait for a user.
+    fn observe_queues(&self) {
+        let Ok(queues) = self.jobs.queues() else { return };
+        let now = self.jobs.now();
+        let waits = queues.iter().filter(|queue| !queue.is_paused).map(|queue| queue.latency(now));
+        let longest = waits.max().unwrap_or_default();
+        for observer in self.scope.registry().observers() {
+            let _ = panics::catch(|| observer.queues_observed(longest));
+        }
     }
 
     fn clock_went_back(&self) -> Result<()> {
@@ -458,6 +477,7 @@ impl fmt::Debug for JobRunner {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::background::observer::Observer;
     use crate::background::registry::Registry;
     use crate::background::scope::Values;
     use crate::config::Config;
@@ -485,6 +505,33 @@ mod tests {
         }
         runner.leave();
         assert!(is_gone(&second));
+    }
+
+    #[test]
+    fn the_observers_learn_how_long_jobs_wait_except_in_paused_queues() {
+        struct Longest(Mutex<Duration>);
+        impl Observer for Longest {
+            fn queues_observed(&self, latency: Duration) {
+                *lock(&self.0) = latency;
+            }
+        }
+        let (scope, longest) = (
+            Scope::new(Registry::new(&Config::default()), Values::default()),
+            Arc::new(Longest(Mutex::new(Duration::MAX))),
+        );
+        scope.registry().set_observers(vec![longest.clone()]);
+        let jobs = Jobs::memory().register::<Quick>();
+        let runner = JobRunner::test_driven(&jobs, scope);
+        let observed = || {
+            runner.observe_queues();
+            lock(&longest.0).as_secs()
+        };
+        assert_eq!(observed(), 0);
+        jobs.enqueue(Quick).unwrap();
+        jobs.advance(Duration::from_secs(90));
+        assert!(observed() >= 90);
+        jobs.pause("default").unwrap();
+        assert_eq!(observed(), 0);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::background::scope::Scope;
 use crate::background::thread_pool::{self, Work};
 use crate::error::Result;
 use crate::jobs::Jobs;
-use crate::jobs::record::{JobCounts, QueueInfo};
+use crate::jobs::record::{JobCounts, Millis, QueueInfo};
 use crate::panics;
 use crate::sync::{lock, wait_while_for};
 
@@ -39,13 +39,15 @@ struct State {
 }
 
 struct Figures {
+    /// The time of the reading by the clock of the store, in milliseconds since 1970.
+    now: Millis,
     counts: JobCounts,
     queues: Vec<QueueInfo>,
 }
 
 impl Figures {
     fn read(jobs: &Jobs) -> Result<Figures> {
-        Ok(Figures { counts: jobs.counts()?, queues: jobs.queues()? })
+        Ok(Figures { now: jobs.now(), counts: jobs.counts()?, queues: jobs.queues()? })
     }
 }
 
@@ -118,15 +120,17 @@ impl Figures {
         text.family(name, "gauge", "Jobs in the store by state; done and cancelled ones until they are pruned.");
         states.iter().for_each(|(state, count)| text.sample(name, &[("state", state)], count));
         let queues = || self.queues.iter().take(MOST_QUEUES);
-        let mut of_queues = |name, help, value: fn(&QueueInfo) -> f64| {
+        let mut of_queues = |name, help, value: &dyn Fn(&QueueInfo) -> f64| {
             text.family(name, "gauge", help);
             queues().for_each(|queue| text.sample(name, &[("queue", &queue.name)], value(queue)));
         };
-        of_queues("aside_queue_waiting_jobs", "Jobs that wait for a worker, by queue.", |queue| queue.waiting as f64);
-        of_queues("aside_queue_running_jobs", "Jobs that run, in all processes, by queue.", |queue| {
+        of_queues("aside_queue_waiting_jobs", "Jobs that wait for a worker, by queue.", &|queue| queue.waiting as f64);
+        of_queues("aside_queue_running_jobs", "Jobs that run, in all processes, by queue.", &|queue| {
             queue.running as f64
         });
-        of_queues("aside_queue_paused", "1 if the queue is paused.", |queue| f64::from(u8::from(queue.is_paused)));
+        let help = "Time for which the job that has waited longest has waited, by queue.";
+        of_queues("aside_queue_latency_seconds", help, &|queue| queue.latency(self.now).as_secs_f64());
+        of_queues("aside_queue_paused", "1 if the queue is paused.", &|queue| f64::from(u8::from(queue.is_paused)));
     }
 }
 
@@ -140,7 +144,7 @@ mod tests {
     const LONG: Duration = Duration::from_secs(60);
 
     fn figures(waiting: u64) -> Result<Figures> {
-        Ok(Figures { counts: JobCounts { waiting, ..JobCounts::default() }, queues: Vec::new() })
+        Ok(Figures { now: 0, counts: JobCounts { waiting, ..JobCounts::default() }, queues: Vec::new() })
     }
 
     fn waiting(read: Option<Arc<Figures>>) -> Option<u64> {

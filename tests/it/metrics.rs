@@ -213,6 +213,12 @@ fn tasks_and_attempts_of_jobs_agree_with_the_counts() {
     }
     assert_eq!(value(&text, "aside_jobs_up"), Some(1.0));
     assert_eq!(value(&text, "aside_tasks_running"), Some(0.0));
+    jobs.enqueue(Work::Succeeds).unwrap();
+    jobs.advance(Duration::from_secs(90));
+    let text = scrape(&mut client);
+    let latency = value(&text, r#"aside_queue_latency_seconds{queue="default"}"#).unwrap();
+    assert!(latency >= 90.0, "{text}");
+    assert_eq!(value(&text, r#"aside_queue_waiting_jobs{queue="default"}"#), Some(1.0));
 }
 
 /// Returns the metrics of a site over the wire.
