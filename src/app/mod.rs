@@ -608,7 +608,10 @@ impl App {
 
 /// Returns the observers of the application's work.
 fn observers(metrics: Arc<Metrics>, requests: Arc<RequestLog>) -> Vec<Arc<dyn Observer>> {
-    vec![metrics, requests]
+    let mut observers: Vec<Arc<dyn Observer>> = vec![metrics];
+    // Only the panel shows them.
+    observers.extend(cfg!(feature = "panel").then_some(requests as Arc<dyn Observer>));
+    observers
 }
 
 /// Returns the names of the routes, with their paths.

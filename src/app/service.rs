@@ -214,7 +214,7 @@ impl Service {
         self.log_access(request, &response, began);
         let (info, route, elapsed) = (request.origin(), request.route(), began.elapsed());
         let started = registry::started_here().wrapping_sub(started) + response.deferred();
-        self.report(&RequestEnd { info, route, status, began, elapsed, started, error: failure.as_ref() });
+        self.report(&RequestEnd { info, route, status, elapsed, started, error: failure.as_ref() });
         response
     }
 

@@ -59,6 +59,17 @@ impl Failure {
         self.panic().and_then(|panic| panic.location.clone()).or_else(|| self.location())
     }
 
+    /// Returns the kind of the failure.
+    pub(crate) fn outcome(&self) -> &'static str {
+        match self {
+            Failure::Error(_) => "failed",
+            Failure::Panic(_) => "panicked",
+            Failure::Cancelled => "cancelled",
+            Failure::TimedOut => "timed out",
+            Failure::Abandoned => "abandoned",
+        }
+    }
+
     /// Returns true if the text of the failure has its location: a panic's.
     pub(crate) fn names_location(&self) -> bool {
         self.panic().is_some_and(|panic| panic.location.is_some())

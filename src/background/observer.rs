@@ -2,7 +2,7 @@
 //! them.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::failure::Failure;
 use super::record::Record;
@@ -17,7 +17,6 @@ pub(crate) struct RequestEnd<'a> {
     /// The number of the route, or [`NO_ROUTE`](crate::worker_routes::NO_ROUTE).
     pub(crate) route: RouteNumber,
     pub(crate) status: u16,
-    pub(crate) began: Instant,
     pub(crate) elapsed: Duration,
     /// The number of tasks and jobs that the request itself has started, with those that are deferred until the response is
     /// sent.

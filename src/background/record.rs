@@ -1,6 +1,7 @@
 //! The record of one task: its identity, state, progress and end.
 
 use std::borrow::Cow;
+use std::collections::VecDeque;
 use std::panic::Location;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
@@ -29,6 +30,9 @@ const TARGET: &str = "aside::background";
 pub(super) const LONGEST_NAME: usize = 200;
 /// The longest stored failure of a task, in bytes.
 const LONGEST_FAILURE: usize = 10_000;
+/// The number of failed attempts that are retained of a task, and the longest failure of each, in bytes.
+const MOST_ATTEMPTS: usize = 10;
+const LONGEST_ATTEMPT: usize = 1_000;
 
 /// What a task is, before it begins.
 pub(crate) struct Identity {
@@ -62,6 +66,8 @@ pub(crate) struct Record {
     began: OnceLock<(Instant, SystemTime)>,
     attempts: AtomicU32,
     end: OnceLock<End>,
+    /// The last failed attempts, oldest first.
+    failed_attempts: Mutex<VecDeque<FailedTaskAttempt>>,
     stop: Mutex<Option<Stop>>,
     stop_changed: Condvar,
     is_cancelled: AtomicBool,
@@ -74,6 +80,20 @@ pub(crate) struct Record {
 pub(crate) enum Stop {
     Asked,
     Deadline,
+}
+
+/// A failed attempt of a task.
+#[derive(Debug, Clone)]
+pub(crate) struct FailedTaskAttempt {
+    /// The number of the attempt, from 1.
+    pub(crate) number: u32,
+    /// The time when it ended.
+    pub(crate) at: SystemTime,
+    /// `failed`, `panicked`, `timed out`, `cancelled`, `abandoned`.
+    pub(crate) outcome: &'static str,
+    pub(crate) message: String,
+    /// The location in the application's code, if it is known and not a part of the message.
+    pub(crate) location: Option<String>,
 }
 
 /// The end of a task.
@@ -103,6 +123,7 @@ impl Record {
             began: OnceLock::new(),
             attempts: AtomicU32::new(0),
             end: OnceLock::new(),
+            failed_attempts: Mutex::default(),
             stop: Mutex::default(),
             stop_changed: Condvar::new(),
             is_cancelled: AtomicBool::new(false),
@@ -163,6 +184,27 @@ impl Record {
             progress.failed = Some(FailedAttempt { attempt, attempts });
             progress.due_at = SystemTime::now().checked_add(wait);
         });
+    }
+
+    /// Records the failure of an attempt.
+    pub(super) fn add_failed_attempt(&self, failure: &Failure) {
+        let attempt = FailedTaskAttempt {
+            number: self.attempts(),
+            at: SystemTime::now(),
+            outcome: failure.outcome(),
+            message: bounds::shorten(&failure.to_string(), LONGEST_ATTEMPT).into_owned(),
+            location: failure.location(),
+        };
+        let mut attempts = lock(&self.failed_attempts);
+        if attempts.len() == MOST_ATTEMPTS {
+            attempts.pop_front();
+        }
+        attempts.push_back(attempt);
+    }
+
+    /// Returns the last failed attempts, oldest first.
+    pub(crate) fn failed_attempts(&self) -> Vec<FailedTaskAttempt> {
+        lock(&self.failed_attempts).iter().cloned().collect()
     }
 
     /// Records that the next attempt is due.

@@ -23,6 +23,7 @@ use super::retry::ScheduledRetry;
 use super::slots::{Admission, Entry, Slots, Thread, Turn};
 use super::thread_pool::{self, RETRY_SPAWN_AFTER, Work};
 use super::timer;
+use super::trace_id::TraceId;
 use crate::bounds;
 use crate::config::Config;
 use crate::deadline;
@@ -343,6 +344,7 @@ impl Registry {
 
     /// Logs the end of an attempt once, on one line, and tells the observers.
     pub(super) fn report(&self, ended: &AttemptEnded<'_>) {
+        ended.failure.iter().for_each(|failure| ended.record.add_failed_attempt(failure));
         // The logger is application code and may panic.
         let _ = panics::catch(|| log_end(ended));
         for observer in self.observers() {
@@ -404,6 +406,22 @@ impl Registry {
         let has_key = |record: &&Arc<Record>| record.key.as_deref() == Some(&*key);
         let running = state.unfinished.values().rev().find(has_key);
         running.or_else(|| state.ended.iter().rev().find(has_key)).cloned()
+    }
+
+    /// Returns the tasks of a trace that have not ended or are retained, the oldest first.
+    pub(crate) fn of_trace(&self, trace: TraceId) -> Vec<Arc<Record>> {
+        self.filter(|record| record.trace == trace)
+    }
+
+    /// Returns the tasks with a property that have not ended or are retained, the oldest first.
+    pub(crate) fn filter(&self, has_property: impl Fn(&Record) -> bool) -> Vec<Arc<Record>> {
+        let state = self.state();
+        let all = state.unfinished.values().chain(&state.ended).chain(&state.failed);
+        let mut found: Vec<Arc<Record>> = all.filter(|record| has_property(record)).cloned().collect();
+        drop(state);
+        found.sort_by_key(|record| record.id);
+        found.dedup_by_key(|record| record.id);
+        found
     }
 
     /// Returns the newest task that is an attempt of a job and has not ended.

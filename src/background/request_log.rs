@@ -4,12 +4,10 @@
 //! the newest [`NOTABLE`] requests that failed or started tasks or jobs, and of the newest [`PLAIN`] of all others. Both
 //! have a fixed size, and an entry has at most about 4 kB: the request of an observer is shared, unless its path is long.
 
-#![allow(dead_code, reason = "the page of a request shows it")]
-
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use super::failure::Failure;
 use super::observer::{Observer, RequestEnd};
@@ -40,7 +38,7 @@ pub(crate) struct EndedRequest {
     pub(crate) info: Arc<RequestInfo>,
     route: RouteNumber,
     pub(crate) status: u16,
-    began: Instant,
+    ended_at: SystemTime,
     pub(crate) elapsed: Duration,
     /// The number of tasks and jobs that the request itself started.
     pub(crate) started: u32,
@@ -56,15 +54,15 @@ pub(crate) struct RequestError {
 
 impl EndedRequest {
     fn of(end: &RequestEnd<'_>) -> EndedRequest {
-        let RequestEnd { info, route, status, began, elapsed, started, error } = *end;
+        let RequestEnd { info, route, status, elapsed, started, error } = *end;
+        let ended_at = SystemTime::now();
         let error = error.map(|error| Arc::new(RequestError::of(error)));
-        EndedRequest { info: bounded(info), route, status, began, elapsed, started, error }
+        EndedRequest { info: bounded(info), route, status, ended_at, elapsed, started, error }
     }
 
     /// Returns the time at which the request began.
     pub(crate) fn began_at(&self) -> SystemTime {
-        let now = SystemTime::now();
-        now.checked_sub(self.began.elapsed()).unwrap_or(now)
+        self.ended_at.checked_sub(self.elapsed).unwrap_or(self.ended_at)
     }
 
     /// Returns true if the server failed to respond properly.
@@ -131,7 +129,7 @@ impl RequestLog {
     fn find(&self, is_wanted: impl Fn(&EndedRequest) -> bool) -> Vec<EndedRequest> {
         let mut found = Vec::new();
         [&self.plain, &self.notable].into_iter().for_each(|ring| ring.collect(&is_wanted, &mut found));
-        found.sort_by_key(|request| std::cmp::Reverse(request.began + request.elapsed));
+        found.sort_by_key(|request| std::cmp::Reverse(request.ended_at));
         found
     }
 }
@@ -191,8 +189,7 @@ mod tests {
     }
 
     fn end(log: &RequestLog, info: &Arc<RequestInfo>, status: u16, started: u32, error: Option<&Error>) {
-        let (began, elapsed) = (Instant::now(), Duration::from_millis(1));
-        log.request_ended(&RequestEnd { info, route: 0, status, began, elapsed, started, error });
+        log.request_ended(&RequestEnd { info, route: 0, status, elapsed: Duration::ZERO, started, error });
     }
 
     #[test]

@@ -21,6 +21,8 @@ pub(crate) struct JobFilter {
     /// A text in the label, the name, the last error or the arguments, in upper or lower case. The arguments of a private job
     /// are not searched.
     pub(crate) text: Option<String>,
+    /// The short id of the request that enqueued the job, in upper or lower case.
+    pub(crate) request_id: Option<String>,
 }
 
 /// The result of a search.
@@ -38,7 +40,7 @@ impl Jobs {
     ///
     /// # Errors
     /// An error if the engine is unreachable.
-    #[allow(dead_code, reason = "the panel searches")]
+
     pub(crate) fn search(&self, filter: &JobFilter, most: usize) -> Result<FoundJobs> {
         self.search_newest(filter, most, MOST_SEARCHED)
     }
@@ -62,6 +64,7 @@ impl Jobs {
 struct Matcher<'a> {
     jobs: &'a Jobs,
     name: Option<&'a str>,
+    request_id: Option<&'a str>,
     /// The text in lower case; empty for none.
     text: String,
     /// The text as it is within a JSON string.
@@ -72,11 +75,14 @@ impl Matcher<'_> {
     fn new<'a>(jobs: &'a Jobs, filter: &'a JobFilter) -> Matcher<'a> {
         let text = filter.text.as_deref().unwrap_or_default().trim().to_lowercase();
         let json = serde_json::Value::from(text.as_str()).to_string();
-        Matcher { jobs, name: filter.name.as_deref(), json: json[1..json.len() - 1].to_owned(), text }
+        let request_id = filter.request_id.as_deref();
+        Matcher { jobs, name: filter.name.as_deref(), request_id, json: json[1..json.len() - 1].to_owned(), text }
     }
 
     fn matches(&self, job: &JobInfo) -> bool {
-        self.name.is_none_or(|name| name == job.name) && (self.text.is_empty() || self.has_text(job))
+        self.name.is_none_or(|name| name == job.name)
+            && self.request_id.is_none_or(|id| has_id(job, id))
+            && (self.text.is_empty() || self.has_text(job))
     }
 
     fn has_text(&self, job: &JobInfo) -> bool {
@@ -90,6 +96,12 @@ impl Matcher<'_> {
         let payload = job.payload.to_lowercase();
         payload.contains(&self.text) || payload.contains(&self.json)
     }
+}
+
+/// Returns true if the request that enqueued the job has this short id: `POST /orders 3f9a1c`.
+fn has_id(job: &JobInfo, id: &str) -> bool {
+    let own = job.request.as_deref().and_then(|request| request.rsplit(' ').next());
+    own.is_some_and(|own| own.eq_ignore_ascii_case(id))
 }
 
 /// The jobs of one or all states, by descending id, read in batches.

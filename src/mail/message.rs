@@ -11,6 +11,7 @@ use lettre::message::{Attachment as AttachedPart, Body, MessageBuilder, MultiPar
 use super::address::mailbox;
 use super::fault::Fault;
 use super::{Attachment, Content, Mail, Mailer, SentMail, one_line};
+use crate::background::lineage::Lineage;
 use crate::background::scope::Context;
 use crate::error::{Error, Result};
 use crate::http::templates::Templates;
@@ -76,6 +77,7 @@ impl Mail {
         for attachment in &self.attachments {
             one_line("attachment's name", &attachment.filename)?;
         }
+        let Lineage { request, trace, parent: sender } = Context::current().lineage;
         let render = |part: &Option<Content>| part.as_ref().map(Content::render).transpose();
         Ok(SentMail {
             to: self.to.clone(),
@@ -89,6 +91,9 @@ impl Mail {
             attachments: self.attachments.clone(),
             message_id: format!("<{}@{domain}>", self.id),
             raw: Vec::new(),
+            trace,
+            sender,
+            request,
         })
     }
 }

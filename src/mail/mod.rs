@@ -31,6 +31,7 @@ mod session;
 
 use std::cell::RefCell;
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use lettre::Address;
@@ -44,8 +45,11 @@ use self::address::mailbox;
 use self::delivery::Delivery;
 use self::fault::is_temporary;
 use crate::background::handle::TaskHandle;
+use crate::background::lineage::Parent;
+use crate::background::request_info::RequestInfo;
 use crate::background::retry::Retry;
 use crate::background::task::Task;
+use crate::background::trace_id::TraceId;
 use crate::error::{Error, OrHere, Result};
 use crate::jobs::Job;
 use crate::random;
@@ -385,6 +389,11 @@ pub struct SentMail {
     pub message_id: String,
     /// The message as it goes over the wire (RFC 5322).
     pub raw: Vec<u8>,
+    /// The trace of the request or the work that sent the mail.
+    pub trace: Option<TraceId>,
+    /// The task or job that sent it, if a request did not do so itself.
+    pub(crate) sender: Option<Parent>,
+    pub(crate) request: Option<Arc<RequestInfo>>,
 }
 
 impl fmt::Debug for SentMail {

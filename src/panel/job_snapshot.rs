@@ -8,6 +8,7 @@ use super::moment::Moment;
 use super::snapshot::elapsed;
 use crate::background::progress::Progress;
 use crate::background::scope::Scope;
+use crate::background::trace_id::TraceId;
 use crate::error::{Error, Result};
 use crate::http::error_pages::sanitize::{visible_line, visible_up_to};
 use crate::jobs::record::{Millis, StoredOutput};
@@ -183,6 +184,8 @@ pub(super) struct Row {
     state: JobState,
     is_cancelling: bool,
     origin: Option<String>,
+    /// The trace id, by which the page of the request is found.
+    trace: Option<String>,
     /// The time when the job started, is due or ended, according to its state.
     time: Option<Moment>,
     /// The time for which the job has run.
@@ -211,6 +214,7 @@ impl Row {
             state: job.state,
             is_cancelling: job.is_cancelling,
             origin: job.request.as_deref().map(line),
+            trace: job.trace.clone().filter(|trace| TraceId::parse(trace).is_some()),
             time: at(time_of(job), now),
             elapsed: runs_since.map(|began| elapsed(between(began, now))),
             attempts: job.attempt,

@@ -15,6 +15,8 @@ mod outbox;
 mod overview;
 mod page;
 mod polled_page;
+mod request_tree;
+mod requests;
 mod snapshot;
 mod tasks;
 
@@ -113,6 +115,9 @@ impl Panel {
             .get("/tasks/{id}", tasks::task)
             .get("/tasks/{id}/live", tasks::follow_task)
             .post("/tasks/{id}/cancel", tasks::cancel)
+            .get("/requests", requests::list)
+            .get("/requests/{id}", requests::request)
+            .get("/requests/{id}/live", requests::follow)
             .get("/panel.css", page::style_sheet);
         with_outbox(panel)
     }

@@ -2,9 +2,11 @@
 
 use std::sync::Arc;
 
+use minijinja::Value;
 use serde::Serialize;
 
 use super::page::{gone, page, private};
+use crate::background::lineage::Parent;
 use crate::context;
 use crate::error::{Error, Result};
 use crate::http::error_pages::sanitize::{visible_line, visible_up_to};
@@ -72,6 +74,9 @@ pub(super) fn mail(req: &mut Request) -> Result<Response> {
         id => id(&mail),
         subject => visible_line(&mail.subject, LINE),
         headers => headers(&mail),
+        origin => mail.request.as_ref().map(|request| visible_line(&request.to_string(), LINE)),
+        trace => mail.trace.map(|trace| trace.to_string()),
+        sender => mail.sender.and_then(sender),
         text => mail.text.as_ref().map(|text| visible_up_to(text, TEXT)),
         has_html => mail.html.is_some(),
         attachments => mail.attachments.iter().map(attachment).collect::<Vec<_>>(),
@@ -111,6 +116,16 @@ fn headers(mail: &SentMail) -> Vec<(&'static str, String)> {
     fields.into_iter().filter(|(_, value)| !value.is_empty()).map(shown).collect()
 }
 
+/// Returns the page of the task or job that sent a mail.
+fn sender(sender: Parent) -> Option<Value> {
+    let path = match sender {
+        Parent::Task(id) => format!("/_aside/tasks/{id}"),
+        Parent::Job(id) => format!("/_aside/jobs/{id}"),
+        Parent::FailureHook => return None,
+    };
+    Some(context! { path, name => sender.to_string() })
+}
+
 /// Returns the date as it is in the mail's header.
 fn date(mail: &SentMail) -> String {
     let date = mail.raw.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"Date: "));
@@ -118,7 +133,7 @@ fn date(mail: &SentMail) -> String {
 }
 
 /// Returns the part of the Message-ID that is unique to this mail.
-fn id(mail: &SentMail) -> &str {
+pub(super) fn id(mail: &SentMail) -> &str {
     mail.message_id.trim_start_matches('<').split('@').next().unwrap_or_default()
 }
 

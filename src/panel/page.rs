@@ -31,6 +31,11 @@ const TEMPLATES: &[(&str, &str)] = &[
     ("aside/panel_overview.html", include_str!("../../templates/aside/panel_overview.html")),
     ("aside/panel_list.html", include_str!("../../templates/aside/panel_list.html")),
     ("aside/panel_record.html", include_str!("../../templates/aside/panel_record.html")),
+    ("aside/panel_request.html", include_str!("../../templates/aside/panel_request.html")),
+    ("aside/panel_request_ids.html", include_str!("../../templates/aside/panel_request_ids.html")),
+    ("aside/panel_request_rows.html", include_str!("../../templates/aside/panel_request_rows.html")),
+    ("aside/panel_request_tree.html", include_str!("../../templates/aside/panel_request_tree.html")),
+    ("aside/panel_requests.html", include_str!("../../templates/aside/panel_requests.html")),
     ("aside/panel_rows.html", include_str!("../../templates/aside/panel_rows.html")),
     ("aside/panel_task.html", include_str!("../../templates/aside/panel_task.html")),
     ("aside/panel_tasks.html", include_str!("../../templates/aside/panel_tasks.html")),
@@ -78,6 +83,7 @@ fn links(req: &Request) -> Vec<Link> {
         ("", "Overview", true),
         ("/tasks", "Tasks", true),
         ("/jobs", "Jobs", jobs.is_some()),
+        ("/requests", "Requests", true),
         ("/outbox", "Mail", cfg!(feature = "mail")),
     ];
     let link = |(path, title, _)| {

@@ -91,6 +91,8 @@ pub(super) struct Row {
     /// The id of the job that the task is an attempt of.
     job: Option<u64>,
     origin: Option<String>,
+    /// The trace id, by which the page of the request is found.
+    trace: String,
     state: TaskState,
     has_ended: bool,
     is_overdue: bool,
@@ -113,6 +115,7 @@ impl Row {
             name: line(&record.name),
             key: record.key.as_deref().map(line),
             job: record.job.filter(|_| scope.get::<Jobs>().is_some()),
+            trace: record.trace.to_string(),
             origin: record.request.as_ref().map(|origin| line(&origin.to_string())),
             state: record.state(),
             has_ended,

@@ -39,6 +39,7 @@ mod nested_tasks;
 mod pages;
 mod panel;
 mod panel_jobs;
+mod panel_requests;
 #[cfg(feature = "sqlite")]
 mod panics;
 mod percent;

@@ -84,6 +84,11 @@ const PATHS: &[&str] = &[
     "/_aside/jobs/1/cancel",
     "/_aside/jobs/1/retry",
     "/_aside/jobs/1/discard",
+    "/_aside/requests",
+    "/_aside/requests?q=000000",
+    "/_aside/requests/000000",
+    "/_aside/requests/4bf92f3577b34da6a3ce929d0e0e4736",
+    "/_aside/requests/4bf92f3577b34da6a3ce929d0e0e4736/live",
     "/_aside/nothing",
 ];
 

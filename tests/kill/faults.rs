@@ -177,6 +177,41 @@ pub(crate) fn jobs_of_a_killed_process_run_in_another_process(env: &Environment)
     env.has_effects(&site, &ids);
 }
 
+/// The process is killed in the middle of a request's jobs. After a restart, the page of the request has each of them, with
+/// each attempt.
+pub(crate) fn the_tree_of_a_request_is_whole_after_a_kill(env: &Environment) {
+    let mut site = env.setup.site();
+    let (status, body) = site.post("/family?id=f");
+    assert_eq!(status, 200, "{body}");
+    let (id, trace) = body.split_once(' ').expect("an id and a trace");
+    until("the first job is done", || (env.ledger.times("done", "f.short") == 1).then_some(()));
+    let run = |times| {
+        let began = || ["f", "f.child"].iter().all(|id| env.ledger.times("began", id) == times);
+        until("both jobs run", || began().then_some(()));
+    };
+    run(1);
+    site.child.kill();
+    let site = env.setup.site();
+    run(2);
+    ["f", "f.child"].iter().for_each(|id| env.ledger.open(id));
+    let page = |id: &str| site.get(&format!("/_aside/requests/{id}"));
+    let (_, page) = until("all jobs are done", || {
+        let shown = page(trace);
+        // A state and an attempt for each job.
+        (shown.1.matches(">done</span>").count() == 6).then_some(shown)
+    });
+    let page = page.replace("&#x2f;", "/");
+    let text: String = page.split('<').filter_map(|part| part.split_once('>')).map(|(_, text)| text).collect();
+    assert!(text.contains("POST /family") && text.contains(id), "{page}");
+    assert_eq!(page.matches("href=\"/_aside/jobs/").count(), 3, "{page}");
+    assert_eq!(page.matches(">interrupted</span>").count(), 2, "{page}");
+    assert_eq!(page.matches("<ol>").count(), 1, "the job that a job has enqueued is below it: {page}");
+    assert!(!page.contains("no longer stored"), "{page}");
+    // The process that has responded is gone, and its short id still leads to the request.
+    let (status, found) = site.get(&format!("/_aside/requests/{id}"));
+    assert!(status == 200 && found.contains(trace), "{found}");
+}
+
 /// A clock that is set back by an hour delays no job by an hour, and no job runs twice.
 pub(crate) fn a_clock_set_back_delays_and_repeats_no_job(env: &Environment) {
     let site = env.setup.site();

@@ -61,6 +61,10 @@ pub(crate) fn running_jobs_are_recovered_after_sigquit() -> Completion {
     with_environment(faults::running_jobs_are_recovered_after_sigquit)
 }
 
+pub(crate) fn the_tree_of_a_request_is_whole_after_a_kill() -> Completion {
+    with_environment(faults::the_tree_of_a_request_is_whole_after_a_kill)
+}
+
 pub(crate) fn jobs_of_a_killed_process_run_in_another_process() -> Completion {
     with_environment(faults::jobs_of_a_killed_process_run_in_another_process)
 }

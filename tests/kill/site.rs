@@ -181,6 +181,14 @@ impl Job for Work {
                     task.sleep(Duration::from_millis(20))?;
                 }
             }
+            "family" => {
+                // A repeated attempt finds the job that the first one has enqueued.
+                let child = Work { id: format!("{}.child", self.id), what: "hold".to_owned() };
+                aside::jobs::enqueue(child.unique(&self.id))?;
+                while !is_open(&self.id) {
+                    task.sleep(Duration::from_millis(20))?;
+                }
+            }
             "stubborn" => {
                 while !is_open(&self.id) {
                     thread::sleep(Duration::from_millis(20));
@@ -308,6 +316,7 @@ pub(crate) fn run(role: &str) -> Result<()> {
         .healthz()
         .get("/", |_: &mut Request| "a page")
         .post("/enqueue", enqueue)
+        .post("/family", family)
         .get("/job", job)
         .post("/retry", retry)
         .get("/dead", |req: &mut Request| req.jobs()?.list(JobState::Dead, None).map(Json))
@@ -335,6 +344,14 @@ fn enqueue(req: &mut Request) -> Result<String> {
         },
     };
     Ok(enqueued.id.to_string())
+}
+
+/// Enqueues a job that ends soon, and one that enqueues another. Returns the id and the trace of the request.
+fn family(req: &mut Request) -> Result<String> {
+    let id = parameter(req, "id")?;
+    req.enqueue(Work { id: format!("{id}.short"), what: "nothing".to_owned() })?;
+    req.enqueue(Work { id, what: "family".to_owned() })?;
+    Ok(format!("{} {}", req.id(), req.trace()))
 }
 
 fn job(req: &mut Request) -> Result<Json<JobInfo>> {

@@ -76,6 +76,10 @@ pub(crate) fn running_jobs_are_recovered_after_sigquit() {
     with_environment(faults::running_jobs_are_recovered_after_sigquit);
 }
 
+pub(crate) fn the_tree_of_a_request_is_whole_after_a_kill() {
+    with_environment(faults::the_tree_of_a_request_is_whole_after_a_kill);
+}
+
 pub(crate) fn jobs_of_a_killed_process_run_in_another_process() {
     with_environment(faults::jobs_of_a_killed_process_run_in_another_process);
 }

@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::message::ErrorSummary;
+use super::message::{ErrorSummary, panel_address};
 use super::sanitize::visible;
 use super::source_location::{Excerpt, Line, SourceLocation, is_of_template, locations, named};
 use crate::background::failure::Failure;
@@ -25,6 +25,8 @@ pub(super) struct Report {
     method: String,
     target: String,
     facts: Vec<(&'static str, String)>,
+    /// The address of the request in the panel.
+    panel: Option<String>,
     params: Vec<(String, String)>,
     headers: Vec<(String, String)>,
 }
@@ -47,6 +49,7 @@ impl Report {
             method: visible(req.method().as_str()),
             target: visible(req.target()),
             facts: facts(req),
+            panel: panel_address(req),
             params: show(req.params()),
             headers: req.headers().iter().map(header).collect(),
         }
@@ -75,7 +78,8 @@ impl Report {
         let params = self.params.iter().map(|(name, value)| format!("  {{{name}}} = {value}\n"));
         let facts = self.facts.iter().map(|(name, value)| format!("  {name}: {value}\n"));
         let headers = self.headers.iter().map(|(name, value)| format!("  {name}: {value}\n"));
-        let lines: String = params.chain(facts).chain(headers).collect();
+        let panel = self.panel.iter().map(|path| format!("  In the panel: {path}\n"));
+        let lines: String = params.chain(facts).chain(panel).chain(headers).collect();
         format!("\n{} {}\n{lines}", self.method, self.target)
     }
 }

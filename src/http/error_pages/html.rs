@@ -29,7 +29,10 @@ fn section(details: &Details, message: &str) -> String {
     let chain = chain.map_or_else(String::new, |chain| format!("<p>{}</p>\n", Escaped(&chain)));
     let location = details.location.as_ref();
     let location = location.map_or_else(String::new, |name| format!("<p>at <code>{}</code></p>\n", Escaped(name)));
-    format!("<section>\n<h2>Details for the developer</h2>\n{chain}{location}</section>\n")
+    let panel = details.panel.as_ref();
+    let panel =
+        panel.map_or_else(String::new, |path| format!("<p><a href=\"{path}\">The request in the panel</a></p>\n"));
+    format!("<section>\n<h2>Details for the developer</h2>\n{chain}{location}{panel}</section>\n")
 }
 
 fn document(summary: &ErrorSummary, nonce: &str, body: &str) -> String {

@@ -4,6 +4,7 @@ use super::sanitize::visible;
 use super::source_location::locations;
 use crate::error::{Error, Status};
 use crate::http::request::Request;
+use crate::http::router::BUILTIN;
 
 /// The contents of an error page.
 #[derive(Debug)]
@@ -22,6 +23,8 @@ pub(super) struct Details {
     pub(super) chain: Vec<String>,
     /// The file or template, and the line.
     pub(super) location: Option<String>,
+    /// The address of the request in the panel.
+    pub(super) panel: Option<String>,
 }
 
 impl ErrorSummary {
@@ -33,14 +36,14 @@ impl ErrorSummary {
             reason: if status.reason().is_empty() { "Error" } else { status.reason() },
             message: own.unwrap_or_else(|| default_message(status)).to_owned(),
             request_id: req.id().to_owned(),
-            details: with_details.then(|| Details::of(error)).filter(|details| details.says_more(error)),
+            details: with_details.then(|| Details::of(req, error)).filter(|details| details.says_more(error)),
         }
     }
 
     /// Returns the page as plain text.
     pub(super) fn text(&self) -> String {
         let mut text = format!("{} {}\n\n{}\n", self.status.code(), self.reason, self.message);
-        if let Some(Details { chain, location }) = &self.details {
+        if let Some(Details { chain, location, .. }) = &self.details {
             let chain = Some(chain.join(": ")).filter(|chain| *chain != self.message && !chain.is_empty());
             let location = location.as_ref().map(|location| format!("at {location}"));
             chain.iter().chain(&location).for_each(|line| text += &format!("\n{line}\n"));
@@ -53,15 +56,21 @@ impl ErrorSummary {
 }
 
 impl Details {
-    fn of(error: &Error) -> Details {
+    fn of(req: &Request, error: &Error) -> Details {
         let chain = error.causes().iter().map(|message| visible(message)).collect();
-        Details { chain, location: locations(error).first().map(|location| visible(&location.to_string())) }
+        let location = locations(error).first().map(|location| visible(&location.to_string()));
+        Details { chain, location, panel: panel_address(req) }
     }
 
     /// Returns false for the framework's own errors, such as the 404 of a path without a route, which have no details.
     fn says_more(&self, error: &Error) -> bool {
         self.location.is_some() || error.source().is_some() || error.status_code().is_server_error()
     }
+}
+
+/// Returns the address of a request in the panel: its trace, with all that it has started.
+pub(super) fn panel_address(req: &Request) -> Option<String> {
+    cfg!(feature = "panel").then(|| format!("{BUILTIN}/requests/{}", req.trace()))
 }
 
 /// Returns the message for an error without one, or without one for the client.
