@@ -3,6 +3,7 @@
 use std::fmt;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::random;
 
@@ -21,19 +22,28 @@ use crate::random;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TraceId(u128);
 
-/// The random values of this process, and the number of ids so far.
+/// The random values of this process, the number of ids so far, and the time when the clock was last read.
 struct Source {
     keys: [u64; 2],
     count: AtomicU64,
+    millis: AtomicU64,
 }
 
+/// The number of ids with the same time. So few ids hardly notice what it takes to read the clock.
+const SAME_TIME: u64 = 16;
+
 impl TraceId {
-    /// Returns an id that no other trace has.
+    /// Returns an id that no other trace has: 48 bits of the time in milliseconds, and 80 random bits. Because of the time, the
+    /// ids of one moment are neighbors in the index of a job store, and share a write to the disk.
     pub(crate) fn new() -> TraceId {
         static SOURCE: OnceLock<Source> = OnceLock::new();
         let source = SOURCE.get_or_init(Source::new);
         let number = source.count.fetch_add(1, Ordering::Relaxed);
+        if number.is_multiple_of(SAME_TIME) {
+            source.millis.fetch_max(millis_now(), Ordering::Relaxed);
+        }
         let [high, low] = source.keys.map(|key| mix(number ^ key).wrapping_add(key.rotate_left(32)));
+        let high = source.millis.load(Ordering::Relaxed) << 16 | high >> 48;
         // All zeros is invalid in the specification.
         TraceId((u128::from(high) << 64 | u128::from(low)).max(1))
     }
@@ -57,8 +67,12 @@ impl Source {
         // Without randomness the ids are still unique within the process and differ between processes.
         let fallback = || mix(u64::from(std::process::id())).to_ne_bytes();
         let key = || u64::from_ne_bytes(random::bytes().unwrap_or_else(|_| fallback()));
-        Source { keys: [key(), key()], count: AtomicU64::new(0) }
+        Source { keys: [key(), key()], count: AtomicU64::new(0), millis: AtomicU64::new(0) }
     }
+}
+
+fn millis_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
 }
 
 /// Returns a number that looks random, another one for each input (the finalizer of SplitMix64).
@@ -88,12 +102,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ids_differ_in_both_halves_and_are_parsed_from_their_text() {
+    fn ids_differ_in_their_random_half_and_are_parsed_from_their_text() {
         let ids: Vec<String> = (0..10_000).map(|_| TraceId::new().to_string()).collect();
-        for half in [0..16, 16..32] {
-            assert_eq!(ids.iter().map(|id| &id[half.clone()]).collect::<HashSet<_>>().len(), ids.len());
-        }
+        assert_eq!(ids.iter().map(|id| &id[16..]).collect::<HashSet<_>>().len(), ids.len());
+        let bits = ids.iter().map(|id| &id[12..16]).collect::<HashSet<_>>().len();
+        assert!(bits > 5_000, "{bits} of 65,536 values");
         assert!(ids.iter().all(|id| TraceId::parse(id).is_some_and(|parsed| parsed.to_string() == *id)));
+    }
+
+    #[test]
+    fn ids_begin_with_the_time_in_milliseconds() {
+        let time = || u64::try_from(TraceId::new().0 >> 80).unwrap();
+        let earliest = millis_now();
+        for _ in 0..SAME_TIME {
+            time();
+        }
+        let ids: Vec<u64> = (0..100).map(|_| time()).collect();
+        assert!(ids.iter().all(|id| (earliest..=millis_now()).contains(id)), "{ids:?}");
     }
 
     #[test]

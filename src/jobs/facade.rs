@@ -7,13 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 
 use super::engine::{Engine, Enqueued, Entry, MOST_OF_TRACE};
 use super::job::{Job, NewJob};
-use super::job_config::JobConfig;
+use super::job_config::{JobConfig, current_lineage};
 use super::progress::{JobFollowers, progress};
 use super::readiness::{self, Readiness};
 use super::record::{FailureGroup, JobCounts, JobInfo, JobState, Millis, QueueInfo, ScheduleInfo, WorkerInfo, millis};
 use super::running::RunningJobs;
 use super::schedule::Schedule;
 
+use crate::background::lineage::LineageTexts;
 use crate::background::progress::Progress;
 use crate::background::scope::{Context, Scope, WeakScope};
 use crate::error::{Error, OrHere, Result, Status};
@@ -135,7 +136,10 @@ impl Jobs {
     pub fn cron<J: Job>(self, crontab: &str, job: impl Into<NewJob<J>>) -> Jobs {
         let jobs = self.register::<J>();
         let number = jobs.config.schedules.iter().filter(|schedule| schedule.is_of(J::NAME, crontab)).count();
-        let schedule = jobs.config.entry(job.into()).and_then(|entry| Schedule::new(crontab, entry, number));
+        let schedule = jobs
+            .config
+            .entry(job.into(), &LineageTexts::default())
+            .and_then(|entry| Schedule::new(crontab, entry, number));
         jobs.configure(|config| match schedule {
             Ok(schedule) => config.schedules.push(schedule),
             Err(error) => config.problems.push(error.context("Jobs::cron").chain()),
@@ -159,8 +163,9 @@ impl Jobs {
     /// The errors of [`enqueue`](crate::jobs::enqueue()); then no job is enqueued.
     #[track_caller]
     pub fn enqueue_all<J: Job, N: Into<NewJob<J>>>(&self, jobs: impl IntoIterator<Item = N>) -> Result<Vec<Enqueued>> {
-        let entries = jobs.into_iter().map(|job| self.config.entry(job.into())).collect::<Result<_>>().or_here()?;
-        self.enqueue_entries(entries).or_here()
+        let lineage = current_lineage();
+        let entries = jobs.into_iter().map(|job| self.config.entry(job.into(), &lineage));
+        self.enqueue_entries(entries.collect::<Result<_>>().or_here()?).or_here()
     }
 
     fn enqueue_entries(&self, entries: Vec<Entry>) -> Result<Vec<Enqueued>> {

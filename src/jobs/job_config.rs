@@ -12,6 +12,7 @@ use super::engine::{Entry, Retention};
 use super::job::{Job, NewJob};
 use super::schedule::Schedule;
 use crate::background::failure::{Failure, Outcome};
+use crate::background::lineage::LineageTexts;
 use crate::background::output::Output;
 use crate::background::registry;
 use crate::background::retry::Retry;
@@ -141,7 +142,7 @@ impl JobConfig {
     ///
     /// # Errors
     /// An error if the type is not registered, no worker serves the queue, or the job cannot be serialized.
-    pub(super) fn entry<J: Job>(&self, new: NewJob<J>) -> Result<Entry> {
+    pub(super) fn entry<J: Job>(&self, new: NewJob<J>, lineage: &LineageTexts) -> Result<Entry> {
         let Some(kind) = self.kinds.get(J::NAME) else {
             let message = "is not registered: add `.register::<…>()` to the jobs of the application";
             return Err(Error::internal(format!("the job `{}` {message}", J::NAME)));
@@ -156,7 +157,6 @@ impl JobConfig {
         if payload.len() > MOST_PAYLOAD {
             return Err(too_large("payload", J::NAME, payload.len()));
         }
-        let lineage = Context::current().lineage.texts();
         registry::count_started();
         Ok(Entry {
             name: J::NAME.to_owned(),
@@ -166,12 +166,17 @@ impl JobConfig {
             priority: new.priority,
             unique: new.unique.map(|key| bounds::key(&key, MOST_KEY).into_owned()),
             when: new.when,
-            origin: lineage.request,
-            // Work outside of all requests and tasks begins a trace.
-            trace: lineage.trace.or_else(|| Some(TraceId::new().to_string())),
-            parent: lineage.parent,
+            origin: lineage.request.clone(),
+            trace: lineage.trace.clone(),
+            parent: lineage.parent.clone(),
         })
     }
+}
+
+/// Returns the lineage of jobs that are enqueued now. Outside of all requests and tasks, they begin a trace together.
+pub(super) fn current_lineage() -> LineageTexts {
+    let lineage = Context::current().lineage.texts();
+    LineageTexts { trace: lineage.trace.or_else(|| Some(TraceId::new().to_string())), ..lineage }
 }
 
 /// Returns the output of a job with that name, serialized.

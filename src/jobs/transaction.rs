@@ -9,6 +9,7 @@ use super::attempt::JobRun;
 use super::engine::Enqueued;
 use super::facade::Jobs;
 use super::job::{Job, NewJob};
+use super::job_config::current_lineage;
 use super::sqlite::{Sqlite, enqueue_in};
 use crate::background::task_context::TaskContext;
 use crate::error::{Error, OrHere, Result};
@@ -59,7 +60,9 @@ impl Jobs {
         if !engine.is_same_file(transaction) {
             return Err(Error::internal(format!("{message}; they are in {}", self.describe())));
         }
-        let enqueued = enqueue_in(transaction, &self.config.entry(job.into()).or_here()?, self.now()).or_here()?;
+        let enqueued =
+            enqueue_in(transaction, &self.config.entry(job.into(), &current_lineage()).or_here()?, self.now())
+                .or_here()?;
         engine.poll_soon();
         Ok(enqueued)
     }

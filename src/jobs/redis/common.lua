@@ -243,7 +243,6 @@ end
 local function trace_key(trace) return P .. 'trace:' .. trace end
 
 local function add_to_trace(id, trace)
-  call('HSET', job_key(id), 'trace', trace)
   if call('RPUSH', trace_key(trace), id) > MOST_OF_TRACE then call('RPOP', trace_key(trace)) end
 end
 
@@ -252,6 +251,13 @@ local function delete(id)
   local trace = call('HGET', job_key(id), 'trace')
   if trace then call('LREM', trace_key(trace), 1, id) end
   call('DEL', job_key(id), P .. 'failures:' .. id)
+end
+
+-- Adds a field with an optional value: `=` and the value, or an empty string.
+local function set_optional(fields, name, value)
+  if value == '' then return end
+  fields[#fields + 1] = name
+  fields[#fields + 1] = string.sub(value, 2)
 end
 
 -- Stores a new job, whose eleven values start at that argument. Returns `<id> 1`, or the id of the job with its unique
@@ -268,11 +274,15 @@ local function enqueue(at, now)
     if owner then return owner .. ' 0' end
   end
   job.id = text(call('INCR', P .. 'last-id'))
-  call('HSET', job_key(job.id), 'name', job.name, 'label', ARGV[at + 1], 'payload', ARGV[at + 2], 'queue', job.queue,
-    'priority', job.priority, 'enqueued_at', now)
-  if job.unique then call('HSET', job_key(job.id), 'unique', job.unique) end
-  if origin ~= '' then call('HSET', job_key(job.id), 'origin', string.sub(origin, 2)) end
-  if parent ~= '' then call('HSET', job_key(job.id), 'parent', string.sub(parent, 2)) end
+  local fields = {
+    'name', job.name, 'label', ARGV[at + 1], 'payload', ARGV[at + 2], 'queue', job.queue, 'priority', job.priority,
+    'enqueued_at', now,
+  }
+  set_optional(fields, 'unique', unique)
+  set_optional(fields, 'origin', origin)
+  set_optional(fields, 'trace', trace)
+  set_optional(fields, 'parent', parent)
+  call('HSET', job_key(job.id), unpack(fields))
   if trace ~= '' then add_to_trace(job.id, string.sub(trace, 2)) end
   wait_until(job, ARGV[at + 7], now)
   put(job)
