@@ -119,6 +119,28 @@ fn a_number_that_is_not_a_status_makes_an_error_a_500_that_says_so() {
     }
 }
 
+/// An error whose message has no end.
+#[derive(Debug)]
+struct Wordy;
+
+impl fmt::Display for Wordy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for _ in 0..1_000_000 {
+            f.write_str("née ")?;
+        }
+        panic!("it is written to the end")
+    }
+}
+
+impl StdError for Wordy {}
+
+#[test]
+fn the_message_of_a_source_is_cut_while_it_is_written() {
+    let chain = Error::from(Wordy).context("cannot save").chain();
+    assert!(chain.starts_with("cannot save: née née ") && chain.ends_with('…'), "{}", &chain[chain.len() - 50..]);
+    assert!((LONGEST_MESSAGE..LONGEST_MESSAGE + 20).contains(&chain.len()), "{}", chain.len());
+}
+
 #[test]
 fn an_error_is_one_pointer() {
     assert_eq!(size_of::<Result<()>>(), size_of::<usize>());

@@ -213,10 +213,16 @@ fn fail_in_a_child(text: String) -> Result<u16> {
 #[cfg(all(unix, feature = "isolate"))]
 #[test]
 fn a_failed_isolated_function_is_reported_once_by_the_parent() {
+    logs::record();
     let reports = Reports::default();
-    let client = TestClient::new(app().isolated(fail_in_a_child).on_failure(reports.hook()));
+    // The log of the child process arrives here too.
+    let logging = |report: &FailureReport| log::info!(target: "aside::test", "hook hx-3: {report}");
+    let app = app().isolated(fail_in_a_child).on_failure(logging).on_failure(reports.hook());
+    let client = TestClient::new(app);
     assert!(client.within(|| aside::isolated(fail_in_a_child, "x".to_owned())).join().is_err());
     client.drain();
+    let lines = logs::with("hook hx-3");
+    assert_eq!(lines.len(), 1, "{lines:?}");
     let report = reports.only();
     assert_eq!((report.kind, report.location), (FailureKind::Task, here(LINE_OF_PARSE)));
 }
@@ -293,11 +299,23 @@ fn notify_operators(report: &FailureReport) -> Result<()> {
 
 #[test]
 fn failures_of_what_a_hook_starts_are_not_reported_also_through_a_stored_job() {
+    report_once(Jobs::memory());
+}
+
+#[cfg(feature = "sqlite")]
+#[test]
+fn failures_of_what_a_hook_starts_are_not_reported_also_through_a_job_in_sqlite() {
+    let folder = tempfile::tempdir().unwrap();
+    report_once(Jobs::sqlite(folder.path().join("jobs.db")).unwrap());
+}
+
+/// Checks that one failed request leads to one report, although all that the hook starts fails too.
+fn report_once(jobs: Jobs) {
     let reports = Reports::default();
     let app = app()
         .on_failure(reports.hook())
         .on_failure(notify_operators)
-        .jobs(Jobs::memory().register::<Notify>())
+        .jobs(jobs.register::<Notify>())
         .get("/", |_: &mut Request| fail::<()>());
     let mut client = TestClient::new(app);
     client.get("/");
