@@ -100,8 +100,8 @@ impl App {
     /// A [`FailureReport`] has the message with its causes, the location in the application's code, the backtrace if it was
     /// captured, the request, the attempt, and whether another one follows. Each failure is one report: an attempt that is
     /// retried too, a cancellation not, a request that the server refuses not (an overload is a 503 and not a failure of the
-    /// site). The failure of an isolated function or job is reported by the process that called it; a task that such a
-    /// function starts in its child process is only logged.
+    /// site). The process that calls an isolated function or job reports its failure, and those of the tasks that it starts in
+    /// its child process.
     ///
     /// Hooks run after one another on a thread of their own, beside the pages, in the order in which they were added and the
     /// failures happened. The hook of a [mounted](App::mount) application receives the failures of the whole site, since a

@@ -8,7 +8,6 @@ use crate::background::failure::Failure;
 use crate::background::scope::Values;
 use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result};
-use crate::failures::reporter::Reporter;
 use crate::isolate::{self, Call, Functions, IsolatedFunction, Isolation, Program, Target};
 use crate::jobs::Jobs;
 
@@ -85,7 +84,6 @@ impl App {
 impl Service {
     /// Runs the calls of the parent process, in a child process, and then exits.
     fn serve_parent(&self) -> ! {
-        self.scope().get::<Reporter>().iter().for_each(|reporter| reporter.close());
         let (isolation, jobs) = (self.isolation(), self.scope().get::<Jobs>());
         let dispatch = move |call: &Call, input: &str, task: &TaskContext| match call.target {
             Target::Function { .. } => isolation.call(&call.name, input, task),

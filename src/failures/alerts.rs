@@ -212,15 +212,15 @@ impl State {
 impl Group {
     fn of(report: &FailureReport) -> Group {
         let chain = report.chain();
-        let dropped = report.dropped();
+        let dropped = &report.dropped;
         let page = match (report.job, &report.request, report.task) {
             (Some(job), ..) => format!("/jobs/{job}"),
             (None, Some(request), _) => format!("/requests/{}", request.id),
             (None, None, task) => format!("/tasks/{}", task.unwrap_or_default()),
         };
         Group {
-            key: format!("{} {}", without_digits(report.group()), without_digits(&chain)),
-            name: report.group().to_owned(),
+            key: format!("{} {}", without_digits(&report.group), without_digits(&chain)),
+            name: report.group.clone(),
             verb: if report.is_panic { "panicked" } else { "failed" },
             message: escape(&bounds::shorten(&chain, LONGEST_MESSAGE)).into_owned(),
             location: report.location.clone(),

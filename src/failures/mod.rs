@@ -11,6 +11,8 @@
 
 #[cfg(feature = "mail")]
 pub(crate) mod alerts;
+#[cfg(all(unix, feature = "isolate"))]
+mod forwarded;
 pub(crate) mod rate;
 mod report;
 pub(crate) mod reporter;

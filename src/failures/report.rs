@@ -89,7 +89,8 @@ pub struct FailureReport {
     pub request: Option<Arc<RequestInfo>>,
     /// The id of the trace: the request with all the work that comes from it.
     pub trace: TraceId,
-    /// The number of the task, or of the task that makes the attempt of the job.
+    /// The number of the task, or of the task that makes the attempt of the job. For work in the child process of an isolated
+    /// function or job, it is the task that made the call.
     pub task: Option<u64>,
     /// The id of the job.
     pub job: Option<u64>,
@@ -106,11 +107,11 @@ pub struct FailureReport {
     /// The number of failures without a report since the last report: beyond the limits of
     /// [`App::on_failure`](crate::App::on_failure), or while 100 reports waited for the hooks.
     pub suppressed: u64,
-    is_location_of_start: bool,
-    backtrace: Option<Trace>,
+    pub(super) is_location_of_start: bool,
+    pub(super) backtrace: Option<Trace>,
     /// The name without the part that differs from task to task.
-    group: String,
-    dropped: Arc<Dropped>,
+    pub(super) group: String,
+    pub(super) dropped: Arc<Dropped>,
 }
 
 /// A call of a backtrace.
@@ -146,18 +147,6 @@ impl FailureReport {
     /// Returns the calls of the backtrace, the innermost first: at most 200. It is empty without a backtrace.
     pub fn frames(&self) -> Vec<StackFrame> {
         frames::frames(self.backtrace().unwrap_or_default()).into_iter().map(StackFrame::from).collect()
-    }
-
-    /// Returns the name without the part that differs from one task to the next.
-    #[cfg(feature = "mail")]
-    pub(super) fn group(&self) -> &str {
-        &self.group
-    }
-
-    /// Returns the counter of equal failures without a report.
-    #[cfg(feature = "mail")]
-    pub(super) fn dropped(&self) -> &Arc<Dropped> {
-        &self.dropped
     }
 
     /// Reports a request.
@@ -283,11 +272,11 @@ impl From<Frame> for StackFrame {
 }
 
 /// The cause of a failure.
-struct Cause {
-    messages: Vec<String>,
-    is_panic: bool,
-    location: Option<String>,
-    backtrace: Option<Trace>,
+pub(super) struct Cause {
+    pub(super) messages: Vec<String>,
+    pub(super) is_panic: bool,
+    pub(super) location: Option<String>,
+    pub(super) backtrace: Option<Trace>,
 }
 
 impl Cause {
@@ -318,7 +307,7 @@ impl Cause {
     }
 
     /// Returns a report of this cause. `start` is the location of the route, or of the call that started the task.
-    fn report(self, name: String, start: Option<String>, dropped: Arc<Dropped>) -> FailureReport {
+    pub(super) fn report(self, name: String, start: Option<String>, dropped: Arc<Dropped>) -> FailureReport {
         let limited = |text: &str, most| bounds::shorten(text, most).into_owned();
         let (message, causes) = self.messages.split_first().map_or(("", &[][..]), |(first, rest)| (first, rest));
         FailureReport {

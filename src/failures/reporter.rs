@@ -9,6 +9,8 @@ use std::panic::Location;
 use std::sync::{Arc, Condvar, Mutex, OnceLock};
 use std::time::Instant;
 
+#[cfg(all(unix, feature = "isolate"))]
+use super::forwarded::ForwardedReport;
 use super::rate::{Dropped, ReportRate};
 use super::report::{FailureReport, kind_of};
 use crate::background::failure::{Failure, Outcome};
@@ -40,6 +42,10 @@ pub(crate) trait Listener: Send + Sync {
     fn finish(&self, scope: &Scope);
 }
 
+/// Passes the bytes of a report to the parent process.
+#[cfg(all(unix, feature = "isolate"))]
+type Forward = Box<dyn Fn(&[u8]) + Send + Sync>;
+
 /// The name and the location of a route.
 pub(crate) struct RouteName {
     pub(crate) name: String,
@@ -55,6 +61,9 @@ struct Shared {
     listeners: Vec<Box<dyn Listener>>,
     routes: Vec<RouteName>,
     scope: OnceLock<WeakScope>,
+    /// Set in a child process.
+    #[cfg(all(unix, feature = "isolate"))]
+    forward: OnceLock<Forward>,
     rate: Mutex<ReportRate>,
     state: Mutex<State>,
     /// Notified when the thread has delivered all reports.
@@ -66,7 +75,6 @@ struct State {
     queue: VecDeque<Box<FailureReport>>,
     has_thread: bool,
     suppressed: u64,
-    is_closed: bool,
 }
 
 impl Reporter {
@@ -77,8 +85,17 @@ impl Reporter {
         routes: Vec<RouteName>,
         others: Arc<Dropped>,
     ) -> Reporter {
-        let (scope, rate, state) = (OnceLock::new(), Mutex::new(ReportRate::new(others)), Mutex::default());
-        Reporter(Arc::new(Shared { hooks, listeners, routes, scope, rate, state, idle: Condvar::new() }))
+        Reporter(Arc::new(Shared {
+            hooks,
+            listeners,
+            routes,
+            scope: OnceLock::new(),
+            #[cfg(all(unix, feature = "isolate"))]
+            forward: OnceLock::new(),
+            rate: Mutex::new(ReportRate::new(others)),
+            state: Mutex::default(),
+            idle: Condvar::new(),
+        }))
     }
 
     /// Sets the application whose failures are reported.
@@ -86,10 +103,36 @@ impl Reporter {
         let _ = self.0.scope.set(scope.downgrade());
     }
 
-    /// Reports nothing from now on: in a child process, whose parent reports the failure of the call.
-    #[cfg(feature = "isolate")]
-    pub(crate) fn close(&self) {
-        lock(&self.0.state).is_closed = true;
+    /// Passes all failures to a function: in a child process, whose parent reports them.
+    #[cfg(all(unix, feature = "isolate"))]
+    pub(crate) fn forward_to(&self, forward: impl Fn(&[u8]) + Send + Sync + 'static) {
+        let _ = self.0.forward.set(Box::new(forward));
+    }
+
+    /// Reports a failure that a child process has passed on. The task with the number `task` has called it.
+    #[cfg(all(unix, feature = "isolate"))]
+    pub(crate) fn report_forwarded(&self, bytes: &[u8], task: u64) {
+        match serde_json::from_slice::<ForwardedReport>(bytes) {
+            Ok(forwarded) => self.report(forwarded.key, |dropped| forwarded.report(task, dropped)),
+            Err(error) => {
+                log::warn!(target: "aside::failures", "A child process sent an invalid failure report: {error}")
+            }
+        }
+    }
+
+    /// Passes a failure to the parent, in a child process. Returns false in any other process.
+    #[cfg(all(unix, feature = "isolate"))]
+    fn is_forwarded(&self, key: u64, report: &FailureReport) -> bool {
+        let Some(forward) = self.0.forward.get() else { return false };
+        if let Ok(bytes) = serde_json::to_vec(&ForwardedReport::new(key, report)) {
+            forward(&bytes);
+        }
+        true
+    }
+
+    #[cfg(not(all(unix, feature = "isolate")))]
+    fn is_forwarded(&self, _key: u64, _report: &FailureReport) -> bool {
+        false
     }
 
     /// Waits until the hooks have received all reports, at most until the time `until`. Returns the number of reports that
@@ -118,15 +161,15 @@ impl Reporter {
 
     /// Reports a failure, unless too many were reported in this minute. `key` is the same for equal failures.
     fn report(&self, key: u64, make: impl FnOnce(Arc<Dropped>) -> FailureReport) {
-        if lock(&self.0.state).is_closed {
-            return;
-        }
         let admitted = lock(&self.0.rate).admit(key, Instant::now());
         let Some(dropped) = admitted else {
             lock(&self.0.state).suppressed += 1;
             return;
         };
         let report = make(dropped);
+        if self.is_forwarded(key, &report) {
+            return;
+        }
         if let Some(scope) = self.scope() {
             self.0.listeners.iter().for_each(|listener| {
                 let _ = panics::catch(|| listener.failed(&report, &scope));

@@ -11,9 +11,11 @@ use super::protocol::{
     Call, Ended, Inbox, LONGEST_VALUE, Order, Target, ToChild, ToParent, VARIABLE, frame, is_child, plain_error,
 };
 use crate::background::failure::{Failure, Outcome};
+use crate::background::scope::Context;
 use crate::background::task_context::TaskContext;
 use crate::bounds;
 use crate::error::Error;
+use crate::failures::reporter::Reporter;
 use crate::log_text::{bytes, escape, span};
 
 /// The time between the cancellation of a call and the kill of its child.
@@ -340,6 +342,10 @@ impl<'c> Calling<'c> {
             ToParent::Progress { done, total, message } => {
                 self.task.progress(done, total);
                 self.task.message(message);
+            }
+            ToParent::Failure => {
+                let reporter = Context::current().scope.get::<Reporter>();
+                reporter.iter().for_each(|reporter| reporter.report_forwarded(&value, self.task.id()));
             }
             ToParent::Ended { ended, spent } => {
                 self.lingers = Some(Instant::now());

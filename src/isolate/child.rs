@@ -31,6 +31,7 @@ use crate::background::scope::{Context, Scope};
 use crate::background::task::Task;
 use crate::background::task_context::TaskContext;
 use crate::error::{Error, Result};
+use crate::failures::reporter::Reporter as FailureReporter;
 use crate::sync::lock;
 
 /// The time before the time limit at which the tasks that a call has left behind are told to cancel.
@@ -121,6 +122,10 @@ fn work(scope: &Scope, arrived: Arrived, dispatch: Arc<Dispatch>) -> Result<()> 
     limits::without_core_files()?;
     let reporter = Reporter::new(channel.try_clone()?);
     reporter.take_over_the_log(&first.order.level);
+    if let Some(failures) = scope.get::<FailureReporter>() {
+        let reporter = reporter.clone();
+        failures.forward_to(move |report| reporter.send_with(&ToParent::Failure, report));
+    }
     reporter.send(&ToParent::Begun);
     let waker = Waker::new()?;
     // If the state is unknown, the process runs one call.

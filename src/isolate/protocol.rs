@@ -138,6 +138,8 @@ pub(super) enum ToParent {
         total: u64,
         message: String,
     },
+    /// A failure in the child that the parent reports, which is the value.
+    Failure,
     /// The outcome of the call; the output is the value. No other report of this call follows.
     Ended {
         ended: Ended,

@@ -49,6 +49,8 @@ fn here(line: u32) -> Option<String> {
     Some(format!("tests/it/failure_hooks.rs:{line}"))
 }
 
+const LINE_OF_FAIL: u32 = line!() + 3;
+
 fn fail<T>() -> Result<T> {
     Err(Error::internal("the till is empty"))
 }
@@ -212,19 +214,27 @@ fn fail_in_a_child(text: String) -> Result<u16> {
 
 #[cfg(all(unix, feature = "isolate"))]
 #[test]
-fn a_failed_isolated_function_is_reported_once_by_the_parent() {
-    logs::record();
+fn a_failed_isolated_function_and_its_tasks_are_reported_once_by_the_parent() {
     let reports = Reports::default();
-    // The log of the child process arrives here too.
-    let logging = |report: &FailureReport| log::info!(target: "aside::test", "hook hx-3: {report}");
-    let app = app().isolated(fail_in_a_child).on_failure(logging).on_failure(reports.hook());
-    let client = TestClient::new(app);
-    assert!(client.within(|| aside::isolated(fail_in_a_child, "x".to_owned())).join().is_err());
+    let app = app().isolated(fail_in_a_child).on_failure(reports.hook()).get("/", |_: &mut Request| {
+        let task = aside::isolated(fail_in_a_child, "x".to_owned());
+        let id = task.id().to_string();
+        task.join().expect_err("it fails");
+        id
+    });
+    let mut client = TestClient::new(app);
+    let response = client.get("/");
+    let (id, request) = (response.text().parse().unwrap(), response.header("X-Request-Id").unwrap());
     client.drain();
-    let lines = logs::with("hook hx-3");
-    assert_eq!(lines.len(), 1, "{lines:?}");
-    let report = reports.only();
-    assert_eq!((report.kind, report.location), (FailureKind::Task, here(LINE_OF_PARSE)));
+    let all = reports.all();
+    assert_eq!(reports.kinds(), [FailureKind::Task, FailureKind::Task], "{all:?}");
+    assert_eq!((all[0].message.as_str(), all[0].location.clone()), ("the till is empty", here(LINE_OF_FAIL)));
+    assert_eq!(
+        (all[1].message.as_str(), all[1].location.clone()),
+        ("invalid digit found in string", here(LINE_OF_PARSE))
+    );
+    assert!(all.iter().all(|report| report.task == Some(id) && report.trace == all[0].trace));
+    assert!(all.iter().all(|report| report.request.as_ref().unwrap().id == request && !report.frames().is_empty()));
 }
 
 #[test]
