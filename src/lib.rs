@@ -71,7 +71,8 @@
 //!
 //! **An [`Error`]** has a [`Status`], a message for the client, and a source for the log. `?` turns any error into a 500; in
 //! development its page shows the location and the source lines. [`error_page`](App::error_page) sets the site's own page. A
-//! closure that uses `?` ends in [`ok(())`](ok()).
+//! closure that uses `?` ends in [`ok(())`](ok()). [`App::on_failure`] passes a report of each failed request, task and job to
+//! a function of the application, and `App::alert_mail` mails them.
 //!
 //! **Tests** call the application through [`testing::TestClient`], which waits for background tasks, runs the jobs when the
 //! test says so, and shows the mail and the failures.

@@ -38,7 +38,7 @@ impl ForwardedReport {
             key,
             kind: report.kind.to_string(),
             name: report.name.clone(),
-            messages: [&[report.message.clone()], &report.causes[..]].concat(),
+            messages: std::iter::once(&report.message).chain(&report.causes).cloned().collect(),
             is_panic: report.is_panic,
             location: report.location.clone(),
             is_location_of_start: report.is_location_of_start,

@@ -1,7 +1,7 @@
 //! Webhooks, sent and received, by the Standard Webhooks specification (<https://www.standardwebhooks.com>).
 //!
 //! [`Webhook::send`] starts a task that posts signed JSON to a URL, and retries it with backoff if a later attempt may
-//! succeed. A [`Webhook`] is a [`Job`](crate::Job) too: an enqueued webhook survives the process.
+//! succeed. A [`Webhook`] is a [`Job`] too: an enqueued webhook survives the process.
 //! [`verify`] checks the signature of a webhook from another site.
 //!
 //! A URL that a user entered may lead anywhere, even into your own network (server-side request forgery): send to it with
