@@ -1,0 +1,157 @@
+//! The command line.
+
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+
+use crate::Failure;
+use crate::feature::Feature;
+use crate::generate::Kind;
+use crate::name::{ItemName, SiteName};
+
+pub const HELP: &str = "\
+aside makes a site, and adds pages, forms, jobs and mails to it.
+
+Usage:
+    aside new NAME [--with FEATURES] [--aside PATH]
+    aside generate page|form|job|mail NAME
+
+aside new NAME makes a site in the folder NAME. Its `cargo test` passes at once.
+    --with FEATURES    login, jobs, mail, uploads, live, separated by commas; or all
+    --aside PATH       the checkout of aside that the site depends on
+
+aside generate adds to the site of the current folder, and overwrites nothing:
+    page NAME          a page with its template, its route and a test
+    form NAME          a page with a form, and errors beside its fields
+    job NAME           a job, which survives a crash
+    mail NAME          a mail with its template
+
+    --help             shows this text
+    --version          shows the version
+";
+
+/// A site to make.
+#[derive(Debug, PartialEq)]
+pub struct NewSite {
+    pub name: SiteName,
+    pub features: BTreeSet<Feature>,
+    /// The checkout of aside; by default the one that this command was built from.
+    pub aside: Option<String>,
+}
+
+#[derive(Debug, PartialEq)]
+pub enum Command {
+    Help,
+    Version,
+    New(NewSite),
+    Generate(Kind, ItemName),
+}
+
+impl Command {
+    /// Parses the arguments after the name of the program.
+    pub fn parse(arguments: impl Iterator<Item = OsString>) -> Result<Command, Failure> {
+        let arguments = arguments.map(text).collect::<Result<Vec<String>, Failure>>()?;
+        let is_help = |argument: &String| argument == "--help" || argument == "-h";
+        if arguments.is_empty() || arguments.iter().any(is_help) {
+            return Ok(Command::Help);
+        }
+        match (arguments[0].as_str(), &arguments[1..]) {
+            ("help", _) => Ok(Command::Help),
+            ("--version" | "-V", _) => Ok(Command::Version),
+            ("new", rest) => new_site(rest).map(Command::New),
+            ("generate" | "g", rest) => generate(rest),
+            (other, _) => Err(misuse(format!("there is no command `{other}`; `aside --help` lists them"))),
+        }
+    }
+}
+
+fn text(argument: OsString) -> Result<String, Failure> {
+    argument.into_string().map_err(|argument| misuse(format!("the argument {argument:?} is not valid UTF-8")))
+}
+
+fn misuse(message: impl Into<String>) -> Failure {
+    Failure::Misuse(message.into())
+}
+
+fn new_site(arguments: &[String]) -> Result<NewSite, Failure> {
+    const USAGE: &str = "`aside new` takes one name, such as `aside new shop`";
+    let (mut names, mut features, mut aside) = (Vec::new(), BTreeSet::new(), None);
+    let mut rest = arguments.iter();
+    while let Some(argument) = rest.next() {
+        let (option, attached) = match argument.split_once('=') {
+            Some((option, value)) if option.starts_with("--") => (option, Some(value.to_owned())),
+            _ => (argument.as_str(), None),
+        };
+        let mut value = || attached.clone().or_else(|| rest.next().cloned()).filter(|value| !value.is_empty());
+        match option {
+            "--with" => features.extend(Feature::parse_list(&value().unwrap_or_default()).map_err(misuse)?),
+            "--aside" => {
+                aside = Some(value().ok_or_else(|| misuse("`--aside` takes the path of a checkout of aside"))?)
+            }
+            // A name that begins with one dash is refused as a name.
+            _ if option.starts_with("--") => {
+                return Err(misuse(format!("`aside new` has no option `{option}`; it takes `--with` and `--aside`")));
+            }
+            _ => names.push(argument),
+        }
+    }
+    match names[..] {
+        [name] => Ok(NewSite { name: SiteName::parse(name).map_err(misuse)?, features, aside }),
+        _ => Err(misuse(USAGE)),
+    }
+}
+
+fn generate(arguments: &[String]) -> Result<Command, Failure> {
+    let [kind, name] = arguments else {
+        return Err(misuse("`aside generate` takes a kind and a name: `aside generate page|form|job|mail NAME`"));
+    };
+    let kind = Kind::parse(kind).ok_or_else(|| {
+        misuse(format!("`aside generate` makes a page, a form, a job or a mail, and not `{}`", kind.escape_debug()))
+    })?;
+    Ok(Command::Generate(kind, ItemName::parse(name).map_err(misuse)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(arguments: &[&str]) -> Result<Command, String> {
+        Command::parse(arguments.iter().map(OsString::from)).map_err(|failure| match failure {
+            Failure::Misuse(message) => message,
+            Failure::Failed(message) => panic!("{message}"),
+        })
+    }
+
+    #[test]
+    fn options_stand_before_or_after_the_name() {
+        let features = BTreeSet::from([Feature::Login, Feature::Jobs]);
+        let site = NewSite { name: SiteName::parse("shop").unwrap(), features, aside: Some("../aside".into()) };
+        let site = Ok(Command::New(site));
+        assert_eq!(parse(&["new", "shop", "--with", "jobs,login", "--aside", "../aside"]), site);
+        assert_eq!(parse(&["new", "--with=jobs", "--aside=../aside", "--with=login", "shop"]), site);
+    }
+
+    #[test]
+    fn a_wrong_command_line_is_refused_with_one_line() {
+        for (arguments, part) in [
+            (&["neu", "shop"][..], "there is no command `neu`"),
+            (&["new"], "takes one name"),
+            (&["new", "shop", "store"], "takes one name"),
+            (&["new", "shop", "--without", "jobs"], "no option `--without`"),
+            (&["new", "shop", "--with"], "--with takes"),
+            (&["new", "shop", "--aside"], "takes the path"),
+            (&["generate"], "takes a kind and a name"),
+            (&["generate", "page"], "takes a kind and a name"),
+            (&["generate", "model", "order"], "a page, a form, a job or a mail"),
+        ] {
+            let message = parse(arguments).unwrap_err();
+            assert!(message.contains(part) && !message.contains('\n'), "{arguments:?}: {message}");
+        }
+    }
+
+    #[test]
+    fn no_arguments_are_a_request_for_help() {
+        for arguments in [&[][..], &["--help"], &["help"], &["new", "--help"], &["generate", "page", "-h"]] {
+            assert_eq!(parse(arguments), Ok(Command::Help), "{arguments:?}");
+        }
+    }
+}

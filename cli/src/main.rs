@@ -1,0 +1,59 @@
+//! The command `aside`: makes a site (`aside new`), and adds to it (`aside generate`).
+
+mod arguments;
+mod changes;
+mod feature;
+mod files;
+mod generate;
+mod name;
+mod new;
+mod rust_source;
+mod template;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use arguments::{Command, HELP};
+
+/// Why a command was not carried out. Each has one line for the user.
+#[derive(Debug)]
+enum Failure {
+    /// The command line is wrong, or does not fit the place. Exit code 2.
+    Misuse(String),
+    /// The operating system refused something. Exit code 1.
+    Failed(String),
+}
+
+impl Failure {
+    /// Returns the failure of an operation on files.
+    fn io(operation: &str, path: &std::path::Path, error: &io::Error) -> Failure {
+        Failure::Failed(format!("could not {operation} {}: {error}", path.display()))
+    }
+}
+
+fn main() -> ExitCode {
+    let outcome = Command::parse(std::env::args_os().skip(1)).and_then(run);
+    let (message, code) = match outcome {
+        Ok(text) => return print(&text),
+        Err(Failure::Misuse(message)) => (message, 2),
+        Err(Failure::Failed(message)) => (message, 1),
+    };
+    let _ = writeln!(io::stderr(), "aside: {message}"); // standard error may be closed
+    ExitCode::from(code)
+}
+
+/// Carries out the command, and returns what it tells the user.
+fn run(command: Command) -> Result<String, Failure> {
+    match command {
+        Command::Help => Ok(HELP.to_owned()),
+        Command::Version => Ok(format!("aside {}\n", env!("CARGO_PKG_VERSION"))),
+        Command::New(site) => new::make(&site),
+        Command::Generate(kind, name) => generate::add(kind, &name),
+    }
+}
+
+/// Prints without a panic when the reader has gone, as in `aside --help | head -1`.
+fn print(text: &str) -> ExitCode {
+    let _ = io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}

@@ -1,0 +1,14 @@
+//! The jobs of the site: work that must survive a crash. They are stored in the site's database.
+
+use std::path::Path;
+
+use aside::{Jobs, Result};
+
+use crate::db;
+
+/// Opens the store of the jobs. Call it before `Db::open`: it creates the file so that only the
+/// site's user can read it.
+pub fn open(data: &Path) -> Result<Jobs> {
+    let jobs = Jobs::sqlite(data.join(db::FILE))?;
+    Ok(jobs.register::<__job__>())
+}

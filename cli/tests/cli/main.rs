@@ -1,0 +1,5 @@
+//! What the command writes and what it refuses. Nothing is built here: see `sites.rs`.
+
+mod generate;
+mod new;
+mod support;
