@@ -2,4 +2,5 @@
 
 mod generate;
 mod new;
+#[path = "../support/mod.rs"]
 mod support;
